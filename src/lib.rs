@@ -1,0 +1,1 @@
+//! hearth: a Matrix homeserver for the smallest computers that people own.

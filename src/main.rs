@@ -1,0 +1,3 @@
+//! The `hearth` program.
+
+fn main() {}
