@@ -1,1 +1,4 @@
 //! hearth: a Matrix homeserver for the smallest computers that people own.
+
+pub mod pool;
+pub mod store;

@@ -1,0 +1,194 @@
+//! Every table, each with its key, its value and what a row means. `README.md` beside this file
+//! describes the encodings.
+
+use std::sync::OnceLock;
+
+use redb::{Key, ReadOnlyTable, ReadTransaction, TableDefinition, Value, WriteTransaction};
+
+use super::{
+    Error, Tx,
+    ids::{DeviceNum, EventNum, NodeNum, Place, Position, RoomNum, StateKeyNum, UserNum},
+    packed::Packed,
+    records::{
+        AccessToken, Account, AccountData, Alias, Device, LoginToken, MemberRow, Notified, Receipt,
+        RefreshToken, Room, RoomHot, SigningKey, Thread, TimelineRow, Transaction,
+    },
+    table::{Rows, SnapshotTable, TxTable},
+};
+
+/// A table's name and the version of its rows.
+#[derive(Clone, Copy, Debug)]
+pub struct TableInfo {
+    /// The name in the database.
+    pub name: &'static str,
+    /// Raised with every change of the key's or the value's encoding, together with a migration.
+    pub version: u32,
+}
+
+macro_rules! tables {
+    ($($(#[$meta:meta])* $name:ident: $key:ty => $value:ty, version $version:literal;)+) => {
+        /// All tables.
+        pub const TABLES: &[TableInfo] =
+            &[$(TableInfo { name: stringify!($name), version: $version }),+];
+
+        /// Makes the tables that do not exist yet.
+        pub(super) fn create_all(txn: &WriteTransaction) -> Result<(), Error> {
+            $(txn.open_table(TableDefinition::<$key, $value>::new(stringify!($name)))?;)+
+            Ok(())
+        }
+
+        /// What can be read, in a snapshot and in a transaction alike.
+        pub trait Reader {
+            /// The type of an open table.
+            type Table<'r, K: Key + 'static, V: Value + 'static>: Rows<K, V>
+            where
+                Self: 'r;
+
+            $(
+                $(#[$meta])*
+                fn $name(&self) -> Result<Self::Table<'_, $key, $value>, Error>;
+            )+
+        }
+
+        /// The tables of one snapshot, each opened when it is first asked for.
+        #[derive(Default)]
+        struct Open {
+            $($name: OnceLock<ReadOnlyTable<$key, $value>>,)+
+        }
+
+        impl Reader for Snapshot {
+            type Table<'r, K: Key + 'static, V: Value + 'static> = SnapshotTable<'r, K, V>;
+
+            $(
+                fn $name(&self) -> Result<SnapshotTable<'_, $key, $value>, Error> {
+                    open(&self.txn, &self.open.$name, stringify!($name))
+                }
+            )+
+        }
+
+        impl Reader for Tx {
+            type Table<'r, K: Key + 'static, V: Value + 'static> = TxTable<'r, K, V>;
+
+            $(
+                fn $name(&self) -> Result<TxTable<'_, $key, $value>, Error> {
+                    self.open(stringify!($name))
+                }
+            )+
+        }
+    };
+}
+
+/// One committed state of the database. Short-lived: what is alive pins the pages of its time.
+pub struct Snapshot {
+    txn: ReadTransaction,
+    open: Open,
+}
+
+impl Snapshot {
+    pub(super) fn new(txn: ReadTransaction) -> Self {
+        Self {
+            txn,
+            open: Open::default(),
+        }
+    }
+}
+
+fn open<'s, K: Key + 'static, V: Value + 'static>(
+    txn: &ReadTransaction,
+    slot: &'s OnceLock<ReadOnlyTable<K, V>>,
+    name: &'static str,
+) -> Result<SnapshotTable<'s, K, V>, Error> {
+    if let Some(table) = slot.get() {
+        return Ok(SnapshotTable(table));
+    }
+    let table = txn.open_table(TableDefinition::<K, V>::new(name))?;
+    Ok(SnapshotTable(slot.get_or_init(|| table)))
+}
+
+tables! {
+    /// The version of each table's rows, by the table's name.
+    table_versions: &'static str => u32, version 1;
+    /// Counters that must not run backwards: an upper bound of what was given out.
+    counters: &'static str => u64, version 1;
+    /// Facts about this database: `server_name`, which cannot change.
+    facts: &'static str => &'static str, version 1;
+    /// The server's own signing keys, by key id (`ed25519:…`).
+    signing_keys: &'static str => Packed<SigningKey>, version 1;
+
+    /// Every user that another row mentions: number → user id.
+    users: UserNum => &'static str, version 1;
+    /// User id → number.
+    user_nums: &'static str => UserNum, version 1;
+    /// Accounts of this server.
+    accounts: UserNum => Packed<Account>, version 1;
+    /// (user, profile field) → the field's value as JSON.
+    profiles: (UserNum, &'static str) => &'static str, version 1;
+    /// (user, device id) → the device.
+    devices: (UserNum, &'static str) => Packed<Device>, version 1;
+    /// Device number → its user and device id.
+    device_ids: DeviceNum => (UserNum, &'static str), version 1;
+    /// SHA-256 of an access token → what it opens.
+    access_tokens: [u8; 32] => Packed<AccessToken>, version 1;
+    /// SHA-256 of a refresh token → what it renews.
+    refresh_tokens: [u8; 32] => Packed<RefreshToken>, version 1;
+    /// (device, SHA-256 of a token): the access and refresh tokens to remove with the device.
+    device_tokens: (DeviceNum, [u8; 32]) => (), version 1;
+    /// SHA-256 of a short-lived login token → whom it logs in.
+    login_tokens: [u8; 32] => Packed<LoginToken>, version 1;
+    /// (user, room, type) → account data; global data stand under the room number `u32::MAX`.
+    account_data: (UserNum, RoomNum, &'static str) => Packed<AccountData>, version 1;
+    /// (user, position) → the (room, type) whose account data last changed there.
+    account_data_log: (UserNum, Position) => (RoomNum, &'static str), version 1;
+    /// (user, filter number) → the filter as JSON.
+    filters: (UserNum, u32) => &'static str, version 1;
+
+    /// Rooms, the part that rarely changes.
+    rooms: RoomNum => Packed<Room>, version 1;
+    /// Room id → number.
+    room_nums: &'static str => RoomNum, version 1;
+    /// Rooms, the part that every event changes.
+    room_hot: RoomNum => Packed<RoomHot>, version 1;
+    /// Event number → a packed [`EventHeader`](super::records::EventHeader), then the event's
+    /// JSON as received (as redacted, once it is).
+    events: EventNum => &'static [u8], version 1;
+    /// Event id → number.
+    event_nums: &'static str => EventNum, version 1;
+    /// (room, event) → the numbers of its auth events, for state events: eight bytes each,
+    /// little-endian.
+    auth: (RoomNum, EventNum) => &'static [u8], version 1;
+    /// (room, place) → the event that stands there.
+    timeline: (RoomNum, Place) => Packed<TimelineRow>, version 1;
+    /// (room, root event) → a thread.
+    threads: (RoomNum, EventNum) => Packed<Thread>, version 1;
+    /// (room, type, state key) → its number in that room.
+    state_keys: (RoomNum, &'static str, &'static str) => StateKeyNum, version 1;
+    /// (room, number) → type and state key.
+    state_key_names: (RoomNum, StateKeyNum) => (&'static str, &'static str), version 1;
+    /// (room, node) → a node of the state tree.
+    state_nodes: (RoomNum, NodeNum) => &'static [u8], version 1;
+    /// (room, state key) → the event in the room's current state.
+    current_state: (RoomNum, StateKeyNum) => EventNum, version 1;
+    /// (room, position, state key) → the event before and after a change of the current state;
+    /// 0 is none.
+    state_changes: (RoomNum, Position, StateKeyNum) => (EventNum, EventNum), version 1;
+    /// (local user, room) → how the user stands to the room.
+    memberships: (UserNum, RoomNum) => Packed<MemberRow>, version 1;
+    /// (room, local user): those who are joined or invited, or knock; the value is the
+    /// [`Membership`](super::records::Membership) as a byte.
+    local_members: (RoomNum, UserNum) => u8, version 1;
+    /// (device, what was sent and its transaction id) → the event it made.
+    transactions: (DeviceNum, &'static str) => Packed<Transaction>, version 1;
+    /// Alias → its room.
+    aliases: &'static str => Packed<Alias>, version 1;
+    /// (room, alias): the aliases of a room.
+    room_aliases: (RoomNum, &'static str) => (), version 1;
+    /// Rooms that the directory lists.
+    public_rooms: RoomNum => (), version 1;
+
+    /// (room, user, receipt kind and thread) → the receipt.
+    receipts: (RoomNum, UserNum, &'static str) => Packed<Receipt>, version 1;
+    /// (room, position) → the (user, kind and thread) whose receipt last moved there.
+    receipt_log: (RoomNum, Position) => (UserNum, &'static str), version 1;
+    /// (user, room, place): events that notify this user otherwise than the timeline's counts say.
+    notified: (UserNum, RoomNum, Place) => Packed<Notified>, version 1;
+}

@@ -1,0 +1,99 @@
+//! Packed records: a version byte, then the fields in postcard's encoding.
+//!
+//! A record's fields may change only together with its version and a migration of its table.
+
+use std::{borrow::Cow, fmt, marker::PhantomData};
+
+use redb::{TypeName, Value};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::Error;
+
+/// Something that is stored packed.
+pub trait Record: Serialize + DeserializeOwned + fmt::Debug + 'static {
+    /// The name that errors and the table's type carry.
+    const NAME: &'static str;
+    /// The version that stands in front of the fields.
+    const VERSION: u8 = 1;
+}
+
+/// The value type of a table whose rows are packed `T`s.
+#[derive(Debug)]
+pub struct Packed<T>(PhantomData<T>);
+
+/// A packed `T`, as bytes.
+pub struct Bytes<'a, T>(Cow<'a, [u8]>, PhantomData<T>);
+
+impl<T> fmt::Debug for Bytes<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
+}
+
+impl<T: Record> Bytes<'_, T> {
+    /// Packs `record`.
+    pub fn pack(record: &T) -> Bytes<'static, T> {
+        Bytes(Cow::Owned(pack_before(record, &[])), PhantomData)
+    }
+
+    /// The record.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if the version or the fields are not those of `T`.
+    pub fn unpack(&self) -> Result<T, Error> {
+        match unpack_before(&self.0)? {
+            (record, []) => Ok(record),
+            _ => Err(Error::Corrupt(T::NAME)),
+        }
+    }
+}
+
+/// `record` packed, followed by `rest` as it is.
+pub fn pack_before<T: Record>(record: &T, rest: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(64 + rest.len());
+    bytes.push(T::VERSION);
+    let mut bytes = postcard::to_extend(record, bytes)
+        .expect("a record holds only what postcard can encode, and memory can grow");
+    bytes.extend_from_slice(rest);
+    bytes
+}
+
+/// The record at the start of `bytes`, and what follows it.
+///
+/// # Errors
+/// [`Error::Corrupt`] if the version or the fields are not those of `T`.
+pub fn unpack_before<T: Record>(bytes: &[u8]) -> Result<(T, &[u8]), Error> {
+    match bytes.split_first() {
+        Some((&version, fields)) if version == T::VERSION => {
+            postcard::take_from_bytes(fields).map_err(|_| Error::Corrupt(T::NAME))
+        }
+        _ => Err(Error::Corrupt(T::NAME)),
+    }
+}
+
+impl<T: Record> Value for Packed<T> {
+    type SelfType<'a> = Bytes<'a, T>;
+    type AsBytes<'a> = &'a [u8];
+
+    fn fixed_width() -> Option<usize> {
+        None
+    }
+
+    fn from_bytes<'a>(data: &'a [u8]) -> Bytes<'a, T>
+    where
+        Self: 'a,
+    {
+        Bytes(Cow::Borrowed(data), PhantomData)
+    }
+
+    fn as_bytes<'a, 'b: 'a>(value: &'a Self::SelfType<'b>) -> &'a [u8]
+    where
+        Self: 'b,
+    {
+        &value.0
+    }
+
+    fn type_name() -> TypeName {
+        TypeName::new(&format!("hearth::Packed<{}>", T::NAME))
+    }
+}

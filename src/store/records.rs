@@ -1,0 +1,301 @@
+//! What the packed rows hold. Changing a field here means raising the record's version and
+//! migrating its table.
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    ids::{DeviceNum, EventNum, NodeNum, Place, Position, RoomNum, StateKeyNum, UserNum},
+    packed::Record,
+};
+
+macro_rules! record {
+    ($(#[$meta:meta])* $name:ident { $($(#[$field_meta:meta])* $field:ident: $type:ty,)+ }) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        pub struct $name {
+            $($(#[$field_meta])* pub $field: $type,)+
+        }
+
+        impl Record for $name {
+            const NAME: &'static str = stringify!($name);
+        }
+    };
+}
+
+record! {
+    /// A signing key of this server.
+    SigningKey {
+        /// The 32 bytes from which the key pair follows. Never shown.
+        seed: [u8; 32],
+        /// When it was made, in milliseconds since the epoch.
+        created_ts: u64,
+        /// When it stopped signing, in milliseconds since the epoch.
+        expired_ts: Option<u64>,
+    }
+}
+
+record! {
+    /// An account of this server.
+    Account {
+        /// The password as an argon2 PHC string; none where nobody can log in with one.
+        password_hash: Option<String>,
+        /// When it was registered, in milliseconds since the epoch.
+        created_ts: u64,
+        /// Whether the owner left for good. The name is never given again.
+        deactivated: bool,
+        /// Whether the account may administer the server.
+        admin: bool,
+    }
+}
+
+record! {
+    /// A device of a local user.
+    Device {
+        /// Its number.
+        num: DeviceNum,
+        /// The name that the user gave it.
+        display_name: Option<String>,
+        /// When it last asked for something, in milliseconds since the epoch.
+        last_seen_ts: Option<u64>,
+        /// From which address.
+        last_seen_ip: Option<String>,
+    }
+}
+
+record! {
+    /// What an access token opens.
+    AccessToken {
+        /// Whose it is.
+        user: UserNum,
+        /// On which device.
+        device: DeviceNum,
+        /// When it ends, in milliseconds since the epoch.
+        expires_ts: Option<u64>,
+        /// SHA-256 of the refresh token given out with it.
+        refresh: Option<[u8; 32]>,
+    }
+}
+
+record! {
+    /// What a refresh token renews.
+    RefreshToken {
+        /// Whose it is.
+        user: UserNum,
+        /// On which device.
+        device: DeviceNum,
+        /// SHA-256 of the access token given out with it.
+        access: [u8; 32],
+        /// SHA-256 of the refresh token that replaced it; both live until the new one is used.
+        replaced_by: Option<[u8; 32]>,
+    }
+}
+
+record! {
+    /// Whom a login token logs in.
+    LoginToken {
+        /// The user.
+        user: UserNum,
+        /// When it ends, in milliseconds since the epoch.
+        expires_ts: u64,
+    }
+}
+
+record! {
+    /// A piece of account data.
+    AccountData {
+        /// When it last changed.
+        position: Position,
+        /// The content as JSON. `{}` stays as a row, so that devices learn of the removal.
+        content: String,
+    }
+}
+
+/// How much of a room this server has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Phase {
+    /// All of it.
+    Full,
+    /// Nothing new: no local user is in it any more.
+    Left,
+}
+
+record! {
+    /// A room, the part that rarely changes.
+    Room {
+        /// Its room id.
+        id: String,
+        /// Its room version.
+        version: String,
+        /// How much of it is here.
+        phase: Phase,
+    }
+}
+
+record! {
+    /// A room, the part that every event changes.
+    RoomHot {
+        /// The events that no other event names as its predecessor.
+        extremities: Vec<EventNum>,
+        /// The greatest depth among the extremities.
+        depth: u64,
+        /// The place of the newest event.
+        last_place: Place,
+        /// The position of the last change that anyone in the room can see.
+        last_position: Position,
+        /// The position of the last change of the current state.
+        state_position: Position,
+        /// The root of the current state.
+        state: NodeNum,
+        /// How many users are joined.
+        joined: u32,
+        /// How many users are invited.
+        invited: u32,
+        /// How many events notify under the default rules.
+        notifying: u32,
+        /// How many of those are outside any thread.
+        notifying_main: u32,
+        /// Local users who wrote here, each with the place of the last thing they wrote: they
+        /// have read up to there.
+        wrote: Vec<(UserNum, Place)>,
+    }
+}
+
+/// What became of an event when it was checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Status {
+    /// Part of the room.
+    Accepted,
+    /// Correct, but the room's current state forbade it: part of the graph, shown to nobody.
+    SoftFailed,
+    /// Its own auth events forbid it.
+    RejectedByAuthEvents,
+    /// The state before it forbids it.
+    RejectedByState,
+    /// Known only because others name it; its place in the room is not known.
+    Outlier,
+}
+
+record! {
+    /// What is known of an event beside its JSON.
+    EventHeader {
+        /// Its room.
+        room: RoomNum,
+        /// What became of it.
+        status: Status,
+        /// Its place in the timeline, if it stands there.
+        place: Option<Place>,
+        /// When it was stored; 0 for what came by backfill.
+        position: Position,
+        /// The state before it.
+        state_before: NodeNum,
+        /// Its (type, state key), if it is a state event.
+        state_key: Option<StateKeyNum>,
+        /// The redaction that took its content.
+        redacted_by: Option<EventNum>,
+        /// The local device that sent it, with its transaction id.
+        sent_by: Option<(DeviceNum, String)>,
+    }
+}
+
+record! {
+    /// An event in a room's timeline.
+    TimelineRow {
+        /// The event.
+        event: EventNum,
+        /// When it was stored; 0 for what came by backfill.
+        position: Position,
+        /// How many events up to here notify under the default rules.
+        notifying: u32,
+        /// How many of those are outside any thread.
+        notifying_main: u32,
+        /// The root of the thread it is in, and how many up to here notify in that thread.
+        thread: Option<(EventNum, u32)>,
+    }
+}
+
+record! {
+    /// A thread.
+    Thread {
+        /// The place of its newest event.
+        last_place: Place,
+        /// How many of its events notify under the default rules.
+        notifying: u32,
+    }
+}
+
+/// How a user stands to a room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[repr(u8)]
+pub enum Membership {
+    /// Not in the room: left, kicked, or never there.
+    Leave = 0,
+    /// In the room.
+    Join = 1,
+    /// Invited.
+    Invite = 2,
+    /// Knocking.
+    Knock = 3,
+    /// Banned.
+    Ban = 4,
+}
+
+record! {
+    /// How a local user stands to a room.
+    MemberRow {
+        /// The membership.
+        membership: Membership,
+        /// The membership event.
+        event: EventNum,
+        /// Its position.
+        position: Position,
+        /// Whether the user asked to forget the room.
+        forgotten: bool,
+    }
+}
+
+record! {
+    /// What a transaction id made.
+    Transaction {
+        /// The event.
+        event: EventNum,
+        /// When, in milliseconds since the epoch.
+        ts: u64,
+    }
+}
+
+record! {
+    /// A room alias of this server.
+    Alias {
+        /// The room it names.
+        room: RoomNum,
+        /// Who made it.
+        creator: UserNum,
+    }
+}
+
+record! {
+    /// A read receipt.
+    Receipt {
+        /// The event up to which was read.
+        event: EventNum,
+        /// Its place.
+        place: Place,
+        /// When, in milliseconds since the epoch.
+        ts: u64,
+        /// When the receipt was stored.
+        position: Position,
+    }
+}
+
+record! {
+    /// How an event notifies one user, where that differs from the timeline's counts.
+    Notified {
+        /// Whether it counts as a notification; the timeline's counts say the opposite.
+        /// `None` where they are right.
+        notify: Option<bool>,
+        /// Whether it is highlighted.
+        highlight: bool,
+        /// The root of the thread it is in.
+        thread: Option<EventNum>,
+    }
+}
