@@ -1,4 +1,5 @@
 //! hearth: a Matrix homeserver for the smallest computers that people own.
 
+pub mod clock;
 pub mod pool;
 pub mod store;
