@@ -1,0 +1,252 @@
+// matrix-js-sdk under test: carries out one command per line of standard input and reports, one JSON
+// object per line of standard output, what the SDK answered and what it saw. `../client.py` is the
+// other end and describes the protocol.
+
+import { createInterface } from "node:readline";
+
+// Node 20 lacks this one function of ES2024 that the SDK uses; Node 22 has it.
+Promise.withResolvers ??= function () {
+    let resolve, reject;
+    const promise = new Promise((yes, no) => ([resolve, reject] = [yes, no]));
+    return { promise, resolve, reject };
+};
+const sdk = await import("matrix-js-sdk");
+const { logger } = await import("matrix-js-sdk/lib/logger.js");
+
+const [baseUrl] = process.argv.slice(2);
+logger.setLevel("warn", false);
+// Standard output belongs to the protocol.
+for (const level of ["trace", "debug", "info", "log", "warn"]) console[level] = console.error;
+
+const say = (message) => process.stdout.write(JSON.stringify(message) + "\n");
+const saw = (what, fields) => say({ saw: what, ...fields });
+
+/** The session in use; commands before `login` use one without a token. */
+let client = sdk.createClient({ baseUrl });
+
+const commands = {
+    /** Registers through user-interactive authentication: asks, is told the stages, completes the dummy one. */
+    async register({ user, password }) {
+        const body = { username: user, password, inhibit_login: true };
+        const challenge = await client.registerRequest(body).then(
+            () => Promise.reject(new Error("registered without authentication")),
+            (error) => error,
+        );
+        if (challenge.httpStatus !== 401) throw challenge;
+        const { flows, session } = challenge.data;
+        if (!flows.some(({ stages }) => stages.join() === "m.login.dummy"))
+            throw new Error(`no flow of m.login.dummy alone in ${JSON.stringify(flows)}`);
+        const answer = await client.registerRequest({ ...body, auth: { type: "m.login.dummy", session } });
+        return { user_id: answer.user_id };
+    },
+
+    async login({ user, password }) {
+        const { flows } = await client.loginFlows();
+        if (!flows.some(({ type }) => type === "m.login.password")) throw new Error("no login by password");
+        const session = await client.loginRequest({
+            type: "m.login.password",
+            identifier: { type: "m.id.user", user },
+            password,
+            initial_device_display_name: "matrix-js-sdk",
+        });
+        client = sdk.createClient({
+            baseUrl,
+            userId: session.user_id,
+            deviceId: session.device_id,
+            accessToken: session.access_token,
+        });
+        const whoami = await client.whoami();
+        return { user_id: whoami.user_id, device_id: whoami.device_id };
+    },
+
+    /** Syncs from now on; answered when the first sync is in. */
+    async sync() {
+        report(client);
+        const { promise, resolve } = Promise.withResolvers();
+        client.on(sdk.ClientEvent.Sync, function first(state) {
+            if (state !== sdk.SyncState.Prepared) return;
+            client.off(sdk.ClientEvent.Sync, first);
+            resolve();
+        });
+        await client.startClient({
+            initialSyncLimit: 100,
+            lazyLoadMembers: true,
+            threadSupport: true,
+            pendingEventOrdering: sdk.PendingEventOrdering.Detached,
+        });
+        await promise;
+    },
+
+    async create_room({ name, topic, invite }) {
+        const answer = await client.createRoom({ preset: sdk.Preset.PrivateChat, name, topic, invite });
+        return { room: answer.room_id };
+    },
+    async invite({ room, user }) {
+        await client.invite(room, user);
+    },
+    async join({ room }) {
+        await client.joinRoom(room);
+    },
+    async leave({ room }) {
+        await client.leave(room);
+    },
+
+    send: ({ room, type, content, txn }) => sent(room, (id) => client.sendEvent(room, type, content, id), txn),
+    redact: ({ room, target, txn }) => sent(room, (id) => client.redactEvent(room, target, id), txn),
+
+    async typing({ room, on }) {
+        await client.sendTyping(room, on, 30_000);
+    },
+    async read({ room, id }) {
+        await client.sendReadReceipt(client.getRoom(room).findEventById(id));
+    },
+    async profile({ name, avatar }) {
+        await client.setDisplayName(name);
+        await client.setAvatarUrl(avatar);
+    },
+
+    /** The whole room, newest first, as pages of /messages. */
+    async history({ room, page }) {
+        const events = [];
+        let from = null;
+        do {
+            const answer = await client.createMessagesRequest(room, from, page, sdk.Direction.Backward);
+            events.push(...answer.chunk);
+            from = answer.chunk.length > 0 ? answer.end : undefined;
+        } while (from);
+        return events.map((event) => plain(event));
+    },
+
+    /** The SDK's own timeline of the room after scrolling back to its beginning, newest first. */
+    async scroll({ room }) {
+        const held = client.getRoom(room);
+        while (held.oldState.paginationToken !== null) await client.scrollback(held, 50);
+        const events = held.getLiveTimeline().getEvents();
+        return events.map((event) => plain(event.event)).reverse();
+    },
+
+    /** The network is back, says the machine. */
+    async network_back() {
+        client.retryImmediately();
+    },
+    async logout() {
+        client.stopClient();
+        await client.logout(true);
+        client = sdk.createClient({ baseUrl });
+    },
+};
+
+/**
+ * Sends, and as long as the SDK marks the event as not sent, sends it again under the same transaction
+ * id once syncing works again, unless that sync shows that it had arrived: what Element does when its
+ * connection comes back.
+ */
+async function sent(room, send, txn) {
+    const held = client.getRoom(room);
+    try {
+        return { id: (await send(txn)).event_id };
+    } catch (error) {
+        for (let failure = error; ; ) {
+            const event = held.getPendingEvents().find((event) => event.getTxnId() === txn);
+            if (event?.status !== sdk.EventStatus.NOT_SENT) throw failure;
+            saw("unsent", { txn, reason: `${failure}` });
+            await syncing();
+            const echo = held.getLiveTimeline().getEvents().find((event) => event.getUnsigned().transaction_id === txn);
+            if (echo) return { id: echo.getId() };
+            try {
+                return { id: (await client.resendEvent(event, held)).event_id };
+            } catch (again) {
+                failure = again;
+            }
+        }
+    }
+}
+
+/** Waits for the next successful sync. */
+async function syncing() {
+    const { promise, resolve } = Promise.withResolvers();
+    const watch = (state) => state === sdk.SyncState.Syncing && resolve();
+    client.on(sdk.ClientEvent.Sync, watch);
+    await promise;
+    client.off(sdk.ClientEvent.Sync, watch);
+}
+
+/** An event as both clients report it. */
+function plain({ event_id, type, sender, state_key, content, unsigned, redacts }) {
+    return {
+        id: event_id,
+        type,
+        sender,
+        state_key,
+        content,
+        redacts: redacts ?? content.redacts,
+        txn: unsigned?.transaction_id,
+    };
+}
+
+/** Reports what the SDK makes of its syncs. */
+function report(client) {
+    client.on(sdk.RoomEvent.Timeline, (event, room, toStart, removed, { liveEvent }) => {
+        if (!room || toStart || !liveEvent) return;
+        saw("event", { room: room.roomId, ...plain(event.event) });
+        if (event.getType() === sdk.EventType.Reaction) setImmediate(() => reaction(room, event));
+    });
+    client.on(sdk.RoomEvent.TimelineReset, (room) => room && saw("gap", { room: room.roomId }));
+    client.on(sdk.RoomEvent.Redaction, (event, room) =>
+        saw("redacted", { room: room.roomId, id: event.getAssociatedId() }),
+    );
+    client.on(sdk.MatrixEventEvent.Replaced, (event) =>
+        saw("edited", { room: event.getRoomId(), id: event.getId(), body: event.getContent().body }),
+    );
+    // The SDK makes up the name after it has noted the membership.
+    for (const change of [sdk.RoomEvent.MyMembership, sdk.RoomEvent.Name])
+        client.on(change, (room) =>
+            saw("membership", { room: room.roomId, membership: room.getMyMembership(), name: room.name }),
+        );
+    client.on(sdk.RoomStateEvent.Members, (_event, state, member) =>
+        saw("member", {
+            room: state.roomId,
+            user: member.userId,
+            membership: member.membership,
+            name: member.rawDisplayName,
+            avatar: member.getMxcAvatarUrl(),
+        }),
+    );
+    client.on(sdk.RoomMemberEvent.Typing, (_event, member) =>
+        saw("typing", { room: member.roomId, user: member.userId, on: member.typing }),
+    );
+    client.on(sdk.RoomEvent.Receipt, (event, room) => {
+        for (const [id, kinds] of Object.entries(event.getContent()))
+            for (const user of Object.keys(kinds["m.read"] ?? {})) saw("receipt", { room: room.roomId, user, id });
+    });
+    client.on(sdk.ClientEvent.Room, (room) =>
+        room.on(sdk.RoomEvent.UnreadNotifications, () =>
+            saw("unread", { room: room.roomId, unread: room.getUnreadNotificationCount() }),
+        ),
+    );
+    client.on(sdk.HttpApiEvent.SessionLoggedOut, (error) => saw("trouble", { what: `logged out: ${error}` }));
+    client.on(sdk.ClientEvent.SyncUnexpectedError, (error) => saw("trouble", { what: `sync: ${error.stack}` }));
+}
+
+/** A reaction, as the SDK has added it up under the event it belongs to. */
+function reaction(room, event) {
+    const { event_id: id, key } = event.getRelation();
+    const known = room.relations.getChildEventsForEvent(id, "m.annotation", "m.reaction");
+    const users = (known?.getSortedAnnotationsByKey() ?? [])
+        .filter(([shown]) => shown === key)
+        .flatMap(([, events]) => [...events].map((event) => event.getSender()));
+    saw("reacted", { room: room.roomId, id, key, users });
+}
+
+process.on("unhandledRejection", (error) => saw("trouble", { what: `unhandled: ${error?.stack ?? error}` }));
+
+const lines = createInterface({ input: process.stdin });
+lines.on("line", async (line) => {
+    const { number, command, ...fields } = JSON.parse(line);
+    try {
+        say({ number, answer: (await commands[command](fields)) ?? null });
+    } catch (error) {
+        say({ number, error: `${error?.stack ?? error}` });
+    }
+});
+lines.on("close", () => process.exit(0));
