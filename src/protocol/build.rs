@@ -1,0 +1,377 @@
+//! Making an event of this server: fill in, hash, sign.
+
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId,
+    OwnedUserId, UInt, canonical_json::to_canonical_value, events::TimelineEventType,
+    room_version_rules::RoomVersionRules, signatures::hash_and_sign_event,
+};
+use serde::Serialize;
+
+use super::{
+    format::{FormatError, check, event_id, not_canonical},
+    pdu::Pdu,
+    server_key::ServerKey,
+};
+
+/// What its sender decides about an event.
+#[derive(Clone, Debug)]
+pub struct EventDraft {
+    /// The room; `None` for the create event of a room whose id is made of that event
+    /// ([`room_id_is_made`]).
+    pub room_id: Option<OwnedRoomId>,
+    /// The user who sends it. Must be of this server, which signs for it.
+    pub sender: OwnedUserId,
+    /// The type.
+    pub event_type: TimelineEventType,
+    /// The state key, for a state event.
+    pub state_key: Option<String>,
+    /// The content, from [`canonical_content`].
+    pub content: CanonicalJsonObject,
+    /// For an `m.room.redaction`: what it redacts. A `redacts` in the content serves as well; either
+    /// way it ends where the room version wants it.
+    pub redacts: Option<OwnedEventId>,
+}
+
+/// What the room's history and the clock decide about an event.
+#[derive(Clone, Debug)]
+pub struct EventPlace {
+    /// The room's extremities, 20 at most.
+    pub prev_events: Vec<OwnedEventId>,
+    /// The events in the room's state under the keys of
+    /// [`auth_types`](super::authorize::auth_types).
+    pub auth_events: Vec<OwnedEventId>,
+    /// One more than the largest depth among the previous events.
+    pub depth: u64,
+    /// Now.
+    pub origin_server_ts: MilliSecondsSinceUnixEpoch,
+}
+
+/// A finished event.
+#[derive(Clone, Debug)]
+pub struct BuiltEvent {
+    /// The bytes to store and to send: canonical JSON with hash and signature.
+    pub json: Vec<u8>,
+    /// The same, parsed.
+    pub pdu: Pdu,
+}
+
+/// Whether the rules make the room's id of its create event, which then has to be built without one.
+///
+/// Source: room version 12, "Event format".
+pub fn room_id_is_made(rules: &RoomVersionRules) -> bool {
+    rules.authorization.room_create_event_id_as_room_id
+}
+
+/// Brings a content into the form that can be hashed: an object without floats and without
+/// integers beyond ±(2^53 − 1).
+///
+/// Source: appendices, "Canonical JSON"; to clients a violation is `M_BAD_JSON` (room version 6).
+pub fn canonical_content(
+    content: &(impl Serialize + ?Sized),
+) -> Result<CanonicalJsonObject, FormatError> {
+    match to_canonical_value(content).map_err(not_canonical)? {
+        CanonicalJsonValue::Object(object) => Ok(object),
+        _ => Err(FormatError::Malformed(
+            "`content` is not an object".to_owned(),
+        )),
+    }
+}
+
+/// Makes the event. It is not authorized yet: that is
+/// [`check_by_state`](super::authorize::check_by_state)'s.
+///
+/// Source: server-server API, "Adding hashes and signatures to outgoing events".
+pub fn build(
+    draft: &EventDraft,
+    place: &EventPlace,
+    rules: &RoomVersionRules,
+    key: &ServerKey,
+) -> Result<BuiltEvent, FormatError> {
+    let mut object = unsigned_event(draft, place, rules)?;
+    let server = draft.sender.server_name().as_str();
+    hash_and_sign_event(server, key, &mut object, &rules.redaction)
+        .map_err(|error| FormatError::Malformed(error.to_string()))?;
+    let json = check(&mut object, rules)?;
+    let pdu = Pdu::parse(event_id(&object, rules)?, &json, rules, false)?;
+    Ok(BuiltEvent { json, pdu })
+}
+
+fn unsigned_event(
+    draft: &EventDraft,
+    place: &EventPlace,
+    rules: &RoomVersionRules,
+) -> Result<CanonicalJsonObject, FormatError> {
+    let mut content = draft.content.clone();
+    let mut object = CanonicalJsonObject::new();
+    if draft.event_type == TimelineEventType::RoomRedaction {
+        place_redacts(draft, &mut content, &mut object, rules);
+    }
+    let mut set = |field: &str, value: CanonicalJsonValue| object.insert(field.to_owned(), value);
+    set("auth_events", ids(&place.auth_events));
+    set("content", content.into());
+    set(
+        "depth",
+        UInt::try_from(place.depth).map_err(not_canonical)?.into(),
+    );
+    set("origin_server_ts", place.origin_server_ts.get().into());
+    set("prev_events", ids(&place.prev_events));
+    set("sender", draft.sender.as_str().into());
+    set("type", draft.event_type.to_string().into());
+    if let Some(room_id) = &draft.room_id {
+        set("room_id", room_id.as_str().into());
+    }
+    if let Some(state_key) = &draft.state_key {
+        set("state_key", state_key.as_str().into());
+    }
+    Ok(object)
+}
+
+/// Source: room version 11, "Moving the `redacts` property"; client-server API,
+/// `PUT /rooms/{roomId}/send/{eventType}/{txnId}`.
+fn place_redacts(
+    draft: &EventDraft,
+    content: &mut CanonicalJsonObject,
+    object: &mut CanonicalJsonObject,
+    rules: &RoomVersionRules,
+) {
+    let in_content = content.remove("redacts");
+    if let Some(redacts) = draft
+        .redacts
+        .as_ref()
+        .map(|id| id.as_str().into())
+        .or(in_content)
+    {
+        let place = if rules.redaction.content_field_redacts {
+            content
+        } else {
+            object
+        };
+        place.insert("redacts".to_owned(), redacts);
+    }
+}
+
+fn ids(ids: &[OwnedEventId]) -> CanonicalJsonValue {
+    CanonicalJsonValue::Array(ids.iter().map(|id| id.as_str().into()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::{
+        RoomVersionId,
+        signatures::{PublicKeyMap, Verified, verify_event},
+    };
+    use serde_json::{Value, json, value::RawValue};
+
+    use super::{BuiltEvent, EventDraft, EventPlace, build, canonical_content};
+    use crate::protocol::{
+        FormatError, ServerKey,
+        format::MAX_EVENT_BYTES,
+        history::{Action, History},
+        versions,
+    };
+
+    const ALICE: &str = "@alice:a.example";
+
+    fn draft(event_type: &str, content: Value) -> EventDraft {
+        EventDraft {
+            room_id: Some("!r:a.example".try_into().unwrap()),
+            sender: ALICE.try_into().unwrap(),
+            event_type: event_type.into(),
+            state_key: None,
+            content: canonical_content(&content).unwrap(),
+            redacts: None,
+        }
+    }
+
+    fn place() -> EventPlace {
+        EventPlace {
+            prev_events: vec!["$prev".try_into().unwrap()],
+            auth_events: vec!["$auth".try_into().unwrap()],
+            depth: 7,
+            origin_server_ts: ruma::MilliSecondsSinceUnixEpoch(ruma::uint!(1000)),
+        }
+    }
+
+    fn build_in(version: RoomVersionId, draft: &EventDraft) -> Result<BuiltEvent, FormatError> {
+        let rules = versions::rules(&version).unwrap();
+        build(draft, &place(), rules, &History::key("a.example"))
+    }
+
+    fn json_of(built: &BuiltEvent) -> Value {
+        serde_json::from_slice(&built.json).unwrap()
+    }
+
+    fn message_of_size(bytes: usize) -> EventDraft {
+        let empty = build_in(
+            RoomVersionId::V12,
+            &draft("m.room.message", json!({ "body": "" })),
+        );
+        let rest = empty.unwrap().json.len();
+        draft(
+            "m.room.message",
+            json!({ "body": "x".repeat(bytes - rest) }),
+        )
+    }
+
+    #[test]
+    fn an_event_is_signed_hashed_and_named_by_its_hash() {
+        for version in versions::SUPPORTED {
+            let built = build_in(
+                version.clone(),
+                &draft("m.room.message", json!({ "body": "hi" })),
+            );
+            let (built, rules) = (built.unwrap(), versions::rules(&version).unwrap());
+            let key = History::key("a.example");
+            let keys = [(key.id().to_string(), key.public_key())].into();
+            let keys: PublicKeyMap = [("a.example".to_owned(), keys)].into();
+            let object = serde_json::from_slice(&built.json).unwrap();
+            assert_eq!(verify_event(&keys, &object, rules).unwrap(), Verified::All);
+            assert_eq!(
+                serde_json::to_vec(&object).unwrap(),
+                built.json,
+                "canonical"
+            );
+            let hash = ruma::signatures::reference_hash(&object, rules).unwrap();
+            assert_eq!(built.pdu.event_id().as_str(), format!("${hash}"));
+        }
+    }
+
+    #[test]
+    fn the_same_draft_in_the_same_place_is_the_same_event() {
+        let draft = draft("m.room.message", json!({ "body": "hi" }));
+        let one = build_in(RoomVersionId::V12, &draft).unwrap();
+        assert_eq!(one.json, build_in(RoomVersionId::V12, &draft).unwrap().json);
+    }
+
+    #[test]
+    fn since_version_12_the_create_event_makes_the_id_of_its_room() {
+        let room = History::new(&RoomVersionId::V12, ALICE);
+        let create = room.create_event();
+        assert!(
+            json_of(&BuiltEvent {
+                json: room.events[0].json.clone(),
+                pdu: create.clone()
+            })
+            .get("room_id")
+            .is_none()
+        );
+        assert_eq!(
+            create.room_id().as_str()[1..],
+            create.event_id().as_str()[1..]
+        );
+        assert!(create.room_id().as_str().starts_with('!'));
+    }
+
+    #[test]
+    fn since_version_12_no_event_names_the_create_event_as_its_authority() {
+        for version in versions::SUPPORTED {
+            let mut room = History::new(&version, ALICE);
+            let join = room.then(Action::join(ALICE));
+            let auth_events = room.events[join].pdu.auth_events();
+            assert_eq!(
+                auth_events.is_empty(),
+                version == RoomVersionId::V12,
+                "{version}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_redacted_stands_where_the_room_version_wants_it() {
+        let mut by_field = draft("m.room.redaction", json!({ "reason": "spam" }));
+        by_field.redacts = Some("$target".try_into().unwrap());
+        let by_content = draft(
+            "m.room.redaction",
+            json!({ "reason": "spam", "redacts": "$target" }),
+        );
+        for draft in [by_field, by_content] {
+            let old = build_in(RoomVersionId::V10, &draft).unwrap();
+            assert_eq!(json_of(&old)["redacts"], "$target");
+            assert_eq!(json_of(&old)["content"], json!({ "reason": "spam" }));
+            let new = build_in(RoomVersionId::V11, &draft).unwrap();
+            assert!(json_of(&new).get("redacts").is_none());
+            assert_eq!(json_of(&new)["content"]["redacts"], "$target");
+            for built in [old, new] {
+                assert_eq!(built.pdu.redacts().unwrap(), "$target");
+            }
+        }
+    }
+
+    #[test]
+    fn an_event_may_have_65536_bytes_and_not_one_more() {
+        let largest = build_in(RoomVersionId::V12, &message_of_size(MAX_EVENT_BYTES)).unwrap();
+        assert_eq!(largest.json.len(), 65_536);
+        let refused = build_in(RoomVersionId::V12, &message_of_size(MAX_EVENT_BYTES + 1));
+        let expected = FormatError::TooLarge {
+            what: "the event",
+            bytes: 65_537,
+            limit: MAX_EVENT_BYTES,
+        };
+        assert_eq!(refused.unwrap_err(), expected);
+    }
+
+    #[test]
+    fn a_state_key_or_type_may_have_255_bytes_and_not_one_more() {
+        let with = |kind: &str, key: &str| {
+            let mut draft = draft(kind, json!({}));
+            draft.state_key = Some(key.to_owned());
+            build_in(RoomVersionId::V12, &draft).map(drop)
+        };
+        let (fits, long) = ("x".repeat(255), "x".repeat(256));
+        with(&fits, &fits).unwrap();
+        let too_large = |what| {
+            Err(FormatError::TooLarge {
+                what,
+                bytes: 256,
+                limit: 255,
+            })
+        };
+        assert_eq!(with("m.type", &long), too_large("state_key"));
+        assert_eq!(with(&long, ""), too_large("type"));
+        // Bytes, not characters.
+        with("m.type", &"ü".repeat(128)).unwrap_err();
+    }
+
+    #[test]
+    fn too_many_previous_events_are_refused() {
+        let place = EventPlace {
+            prev_events: vec!["$p".try_into().unwrap(); 21],
+            ..place()
+        };
+        let rules = versions::rules(&RoomVersionId::V12).unwrap();
+        let key = ServerKey::generate();
+        build(&draft("m.room.message", json!({})), &place, rules, &key).unwrap_err();
+    }
+
+    #[test]
+    fn content_must_be_canonical_json() {
+        for text in [
+            r#"{"a":1.5}"#,
+            r#"{"a":1e3}"#,
+            r#"{"a":-0}"#,
+            r#"{"a":[{"b":9007199254740992}]}"#,
+            r#"{"a":-9007199254740992}"#,
+            r#"{"a":100000000000000000000}"#,
+        ] {
+            let raw: &RawValue = serde_json::from_str(text).unwrap();
+            let refused = canonical_content(raw).unwrap_err();
+            assert!(
+                matches!(refused, FormatError::NotCanonical(_)),
+                "{text}: {refused}"
+            );
+        }
+        let limits: &RawValue =
+            serde_json::from_str(r#"{"b":-9007199254740991,"a":9007199254740991}"#).unwrap();
+        assert_eq!(canonical_content(limits).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn content_must_be_an_object() {
+        for value in [json!([]), json!("text"), json!(null)] {
+            assert!(matches!(
+                canonical_content(&value),
+                Err(FormatError::Malformed(_))
+            ));
+        }
+    }
+}

@@ -1,0 +1,375 @@
+//! One parsed event, as the rules look at it.
+
+use ruma::{
+    EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UInt,
+    UserId,
+    events::{StateEventType, TimelineEventType, room::member::MembershipState},
+    room_version_rules::RoomVersionRules,
+    state_res::Event,
+};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
+use super::{format::FormatError, json::field};
+
+/// A parsed event. It holds what rules and readers ask for and nothing of the store: no hashes, no
+/// signatures, no unsigned, no number.
+#[derive(Clone, Debug)]
+pub struct Pdu {
+    event_id: OwnedEventId,
+    room_id: OwnedRoomId,
+    names_room: bool,
+    sender: OwnedUserId,
+    event_type: TimelineEventType,
+    state_key: Option<Box<str>>,
+    content: Box<RawValue>,
+    prev_events: Box<[OwnedEventId]>,
+    auth_events: Box<[OwnedEventId]>,
+    origin_server_ts: MilliSecondsSinceUnixEpoch,
+    depth: UInt,
+    redacts: Option<OwnedEventId>,
+    rejected: bool,
+}
+
+/// An event in the federation format, as far as it is parsed.
+#[derive(Deserialize)]
+struct Wire<'a> {
+    #[serde(borrow)]
+    content: &'a RawValue,
+    #[serde(default, deserialize_with = "not_null")]
+    room_id: Option<OwnedRoomId>,
+    sender: OwnedUserId,
+    #[serde(rename = "type")]
+    event_type: TimelineEventType,
+    state_key: Option<Box<str>>,
+    prev_events: Box<[OwnedEventId]>,
+    auth_events: Box<[OwnedEventId]>,
+    origin_server_ts: MilliSecondsSinceUnixEpoch,
+    depth: UInt,
+    #[serde(borrow)]
+    redacts: Option<&'a RawValue>,
+}
+
+/// A field that may be absent, but not null: a create event with `"room_id": null` has a room id.
+fn not_null<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    T::deserialize(deserializer).map(Some)
+}
+
+impl Pdu {
+    /// Parses an event that was stored, or has been checked, under this id.
+    ///
+    /// `rejected` says whether the event failed the checks on receipt (spec: "Rejection"); rejected
+    /// events authorize nothing.
+    pub fn parse(
+        event_id: OwnedEventId,
+        json: &[u8],
+        rules: &RoomVersionRules,
+        rejected: bool,
+    ) -> Result<Self, FormatError> {
+        let malformed = |error: serde_json::Error| FormatError::Malformed(error.to_string());
+        let wire: Wire<'_> = serde_json::from_slice(json).map_err(malformed)?;
+        if !wire.content.get().starts_with('{') {
+            return Err(FormatError::Malformed(
+                "`content` is not an object".to_owned(),
+            ));
+        }
+        let names_room = wire.room_id.is_some();
+        let redacts = redacted_event(&wire, rules);
+        let room_id = match wire.room_id {
+            Some(room_id) => room_id,
+            None => room_of_create_event(&event_id, &wire.event_type, rules)?,
+        };
+        Ok(Self {
+            redacts,
+            event_id,
+            room_id,
+            names_room,
+            sender: wire.sender,
+            event_type: wire.event_type,
+            state_key: wire.state_key,
+            content: wire.content.to_owned(),
+            prev_events: wire.prev_events,
+            auth_events: wire.auth_events,
+            origin_server_ts: wire.origin_server_ts,
+            depth: wire.depth,
+            rejected,
+        })
+    }
+
+    /// The id of the event.
+    pub fn event_id(&self) -> &EventId {
+        &self.event_id
+    }
+
+    /// The room of the event. Since room version 12 that of a create event is made of its own id.
+    pub fn room_id(&self) -> &RoomId {
+        &self.room_id
+    }
+
+    /// Who sent the event.
+    pub fn sender(&self) -> &UserId {
+        &self.sender
+    }
+
+    /// The type of the event.
+    pub fn event_type(&self) -> &TimelineEventType {
+        &self.event_type
+    }
+
+    /// The state key, if this is a state event.
+    pub fn state_key(&self) -> Option<&str> {
+        self.state_key.as_deref()
+    }
+
+    /// The key under which this event stands in the room's state, if it is a state event.
+    pub fn state_pair(&self) -> Option<(StateEventType, &str)> {
+        Some((self.event_type.to_string().into(), self.state_key()?))
+    }
+
+    /// The content, a JSON object.
+    pub fn content(&self) -> &RawValue {
+        &self.content
+    }
+
+    /// One field of the content, without building the rest. `None` if it is absent or of another
+    /// type than asked for.
+    pub fn content_field<'a, T: Deserialize<'a>>(&'a self, name: &str) -> Option<T> {
+        field(&self.content, name).ok().flatten()
+    }
+
+    /// The membership that this event gives to the user in its state key, if it is a membership
+    /// event with one.
+    pub fn membership(&self) -> Option<MembershipState> {
+        (self.event_type == TimelineEventType::RoomMember && self.state_key.is_some())
+            .then(|| self.content_field("membership"))?
+    }
+
+    /// The events that this one follows.
+    pub fn prev_events(&self) -> &[OwnedEventId] {
+        &self.prev_events
+    }
+
+    /// The events that authorize this one.
+    pub fn auth_events(&self) -> &[OwnedEventId] {
+        &self.auth_events
+    }
+
+    /// When its server says that it was made, in milliseconds since 1970. Nobody checks that.
+    pub fn origin_server_ts(&self) -> MilliSecondsSinceUnixEpoch {
+        self.origin_server_ts
+    }
+
+    /// One more than the largest depth before it, says its server. Nobody checks that.
+    pub fn depth(&self) -> u64 {
+        self.depth.into()
+    }
+
+    /// Which event this one redacts, if it is an `m.room.redaction`, wherever its room version
+    /// keeps that. Whether it may is another matter (spec: "Handling redactions").
+    pub fn redacts(&self) -> Option<&EventId> {
+        self.redacts.as_deref()
+    }
+
+    /// Whether the event failed the checks on receipt.
+    pub fn rejected(&self) -> bool {
+        self.rejected
+    }
+
+    /// Marks the event as having failed the checks on receipt.
+    pub fn reject(&mut self) {
+        self.rejected = true;
+    }
+}
+
+/// The id of the room that a create event without `room_id` makes.
+///
+/// Source: room version 12, "Event format".
+fn room_of_create_event(
+    event_id: &EventId,
+    event_type: &TimelineEventType,
+    rules: &RoomVersionRules,
+) -> Result<OwnedRoomId, FormatError> {
+    if rules.event_format.require_room_create_room_id
+        || *event_type != TimelineEventType::RoomCreate
+    {
+        return Err(FormatError::Malformed("missing `room_id`".to_owned()));
+    }
+    OwnedRoomId::try_from(format!("!{}", event_id.localpart()))
+        .map_err(|error| FormatError::Malformed(error.to_string()))
+}
+
+/// Source: room version 11, "Moving the `redacts` property".
+fn redacted_event(wire: &Wire<'_>, rules: &RoomVersionRules) -> Option<OwnedEventId> {
+    if wire.event_type != TimelineEventType::RoomRedaction {
+        None
+    } else if rules.redaction.content_field_redacts {
+        field(wire.content, "redacts").ok().flatten()
+    } else {
+        serde_json::from_str(wire.redacts?.get()).ok()
+    }
+}
+
+/// As ruma's rules see it: a create event that does not name its room has no room id.
+impl Event for Pdu {
+    type Id = OwnedEventId;
+
+    fn event_id(&self) -> &OwnedEventId {
+        &self.event_id
+    }
+
+    fn room_id(&self) -> Option<&RoomId> {
+        self.names_room.then_some(&*self.room_id)
+    }
+
+    fn sender(&self) -> &UserId {
+        &self.sender
+    }
+
+    fn origin_server_ts(&self) -> MilliSecondsSinceUnixEpoch {
+        self.origin_server_ts
+    }
+
+    fn event_type(&self) -> &TimelineEventType {
+        &self.event_type
+    }
+
+    fn content(&self) -> &RawValue {
+        &self.content
+    }
+
+    fn state_key(&self) -> Option<&str> {
+        self.state_key.as_deref()
+    }
+
+    fn prev_events(&self) -> Box<dyn DoubleEndedIterator<Item = &OwnedEventId> + '_> {
+        Box::new(self.prev_events.iter())
+    }
+
+    fn auth_events(&self) -> Box<dyn DoubleEndedIterator<Item = &OwnedEventId> + '_> {
+        Box::new(self.auth_events.iter())
+    }
+
+    fn redacts(&self) -> Option<&OwnedEventId> {
+        self.redacts.as_ref()
+    }
+
+    fn rejected(&self) -> bool {
+        self.rejected
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::{
+        RoomVersionId, RoomVersionId::*, events::room::member::MembershipState, state_res::Event,
+    };
+    use serde_json::{Value, json};
+
+    use super::Pdu;
+    use crate::protocol::{FormatError, versions};
+
+    fn parse(version: RoomVersionId, changes: Value) -> Result<Pdu, FormatError> {
+        let mut event = json!({
+            "auth_events": ["$a"], "content": { "body": "hi" }, "depth": 3, "hashes": {},
+            "origin_server_ts": 5, "prev_events": ["$b", "$c"], "room_id": "!r:a.example",
+            "sender": "@alice:a.example", "signatures": {}, "type": "m.room.message",
+        });
+        for (field, value) in changes.as_object().unwrap() {
+            if value == "absent" {
+                event.as_object_mut().unwrap().remove(field);
+            } else {
+                event[field] = value.clone();
+            }
+        }
+        let id = "$id".try_into().unwrap();
+        let rules = versions::rules(&version).unwrap();
+        Pdu::parse(id, event.to_string().as_bytes(), rules, false)
+    }
+
+    #[test]
+    fn every_part_of_an_event_is_found() {
+        let pdu = parse(V12, json!({ "state_key": "k" })).unwrap();
+        assert_eq!(pdu.event_id(), "$id");
+        assert_eq!(pdu.room_id(), "!r:a.example");
+        assert_eq!(pdu.sender(), "@alice:a.example");
+        assert_eq!(pdu.state_pair(), Some(("m.room.message".into(), "k")));
+        assert_eq!(pdu.content().get(), r#"{"body":"hi"}"#);
+        assert_eq!(pdu.prev_events(), ["$b", "$c"]);
+        assert_eq!(pdu.auth_events(), ["$a"]);
+        assert_eq!(
+            (pdu.depth(), pdu.origin_server_ts().get()),
+            (3, ruma::uint!(5))
+        );
+        assert!(!pdu.rejected() && pdu.redacts().is_none());
+    }
+
+    #[test]
+    fn a_field_of_the_content_is_read_alone() {
+        let pdu = parse(V12, json!({ "content": { "a": { "b": [1] }, "n": 4 } })).unwrap();
+        assert_eq!(pdu.content_field::<u8>("n"), Some(4));
+        assert_eq!(pdu.content_field::<String>("n"), None, "another type");
+        assert_eq!(pdu.content_field::<u8>("absent"), None);
+    }
+
+    #[test]
+    fn only_state_events_of_members_have_a_membership() {
+        let content = json!({ "membership": "ban" });
+        let member = |key: Value| {
+            let event = json!({ "type": "m.room.member", "state_key": key, "content": content });
+            parse(V12, event).unwrap().membership()
+        };
+        assert_eq!(member(json!("@b:b.example")), Some(MembershipState::Ban));
+        assert_eq!(member(json!("absent")), None);
+        let other = parse(V12, json!({ "state_key": "", "content": content })).unwrap();
+        assert_eq!(other.membership(), None);
+    }
+
+    #[test]
+    fn since_version_12_only_create_events_need_not_name_their_room() {
+        let create = json!({ "type": "m.room.create", "room_id": "absent" });
+        parse(V11, create.clone()).unwrap_err();
+        parse(V12, json!({ "room_id": "absent" })).unwrap_err();
+        let create = parse(V12, create).unwrap();
+        assert_eq!(create.room_id(), "!id");
+        assert_eq!(Event::room_id(&create), None, "for the rules it has none");
+    }
+
+    #[test]
+    fn a_room_id_that_is_null_is_no_absent_room_id() {
+        parse(V12, json!({ "type": "m.room.create", "room_id": null })).unwrap_err();
+    }
+
+    #[test]
+    fn a_redaction_names_its_target_at_the_top_and_since_version_11_in_its_content() {
+        let event = json!({
+            "type": "m.room.redaction", "redacts": "$top", "content": { "redacts": "$inside" },
+        });
+        assert_eq!(
+            parse(V10, event.clone()).unwrap().redacts().unwrap(),
+            "$top"
+        );
+        assert_eq!(parse(V11, event).unwrap().redacts().unwrap(), "$inside");
+        let message = parse(V10, json!({ "redacts": "$top" })).unwrap();
+        assert_eq!(message.redacts(), None, "only redactions redact");
+    }
+
+    #[test]
+    fn what_is_no_event_is_an_error() {
+        for changes in [
+            json!({ "sender": "alice" }),
+            json!({ "type": 1 }),
+            json!({ "content": [] }),
+            json!({ "depth": -1 }),
+            json!({ "origin_server_ts": "1" }),
+            json!({ "room_id": "r" }),
+            json!({ "prev_events": [["$b", {}]] }),
+            json!({ "auth_events": "absent" }),
+        ] {
+            parse(V12, changes.clone()).expect_err(&changes.to_string());
+        }
+    }
+}

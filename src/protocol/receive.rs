@@ -1,0 +1,288 @@
+//! A PDU as another server hands it in.
+//!
+//! First [`Incoming::parse`]; then the caller gets hold of the keys of [`Incoming::signers`]; then
+//! [`Incoming::verify`]. What fails either of them is dropped, not rejected: it leaves no trace.
+
+use std::collections::BTreeSet;
+
+use ruma::{
+    CanonicalJsonObject, EventId, OwnedEventId, OwnedServerName,
+    room_version_rules::RoomVersionRules,
+    signatures::{
+        PublicKeyMap, Verified, required_server_signatures_to_verify_event, verify_event,
+    },
+};
+
+use super::{
+    format::{FormatError, check, event_id, not_canonical},
+    pdu::Pdu,
+    redact::redact_object,
+};
+
+/// A PDU whose format is right and whose signatures nobody has looked at.
+#[derive(Clone, Debug)]
+pub struct Incoming {
+    event_id: OwnedEventId,
+    object: CanonicalJsonObject,
+    json: Vec<u8>,
+    rules: &'static RoomVersionRules,
+}
+
+/// A PDU that its servers have signed.
+#[derive(Clone, Debug)]
+pub struct Received {
+    /// The bytes to store: canonical JSON without `unsigned`, which is the sending server's own
+    /// remark and true only there.
+    pub json: Vec<u8>,
+    /// The same, parsed.
+    pub pdu: Pdu,
+    /// The content did not match its hash, so the event has been redacted.
+    pub redacted: bool,
+}
+
+/// The signatures that an event needs are not there or not right.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not validly signed: {0}")]
+pub struct SignatureError(String);
+
+/// Why a PDU is dropped.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReceiveError {
+    /// It is not an event of the room's version.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// It is not signed by whom it should be.
+    #[error(transparent)]
+    Signature(#[from] SignatureError),
+}
+
+impl Incoming {
+    /// Parses a PDU of a room with these rules and finds its id. `unsigned` is dropped first and
+    /// does not count for its size: what of it arrives depends on who hands the event on.
+    ///
+    /// Source: server-server API, "Checks performed on receipt of a PDU", 1.
+    pub fn parse(json: &[u8], rules: &'static RoomVersionRules) -> Result<Self, FormatError> {
+        let mut object: CanonicalJsonObject =
+            serde_json::from_slice(json).map_err(not_canonical)?;
+        object.remove("unsigned");
+        let json = check(&mut object, rules)?;
+        Ok(Self {
+            event_id: event_id(&object, rules)?,
+            object,
+            json,
+            rules,
+        })
+    }
+
+    /// The id of the event, computed from it.
+    pub fn event_id(&self) -> &EventId {
+        &self.event_id
+    }
+
+    /// The servers whose signatures the event needs.
+    ///
+    /// Source: server-server API, "Validating hashes and signatures on received events".
+    pub fn signers(&self) -> Result<BTreeSet<OwnedServerName>, SignatureError> {
+        required_server_signatures_to_verify_event(&self.object, &self.rules.signatures)
+            .map_err(|error| SignatureError(error.to_string()))
+    }
+
+    /// The ids of the keys with which a server has signed the event, known or not.
+    pub fn key_ids<'a>(&'a self, server: &str) -> impl Iterator<Item = &'a str> {
+        let signatures = self
+            .object
+            .get("signatures")
+            .and_then(|value| value.as_object());
+        let keys = signatures
+            .and_then(|of| of.get(server))
+            .and_then(|value| value.as_object());
+        keys.into_iter()
+            .flat_map(|keys| keys.keys().map(String::as_str))
+    }
+
+    /// When its server says that the event was made, in milliseconds since 1970: keys must have
+    /// been valid then (since room version 5).
+    pub fn origin_server_ts(&self) -> Option<i64> {
+        Some(self.object.get("origin_server_ts")?.as_integer()?.into())
+    }
+
+    /// Checks signatures and content hash. `keys` holds, by server, those keys that count for this
+    /// event; a signature by any other is skipped.
+    ///
+    /// Source: server-server API, "Validating hashes and signatures on received events".
+    pub fn verify(mut self, keys: &PublicKeyMap) -> Result<Received, ReceiveError> {
+        let verified = verify_event(keys, &self.object, self.rules)
+            .map_err(|error| SignatureError(error.to_string()))?;
+        let redacted = verified == Verified::Signatures;
+        if redacted {
+            redact_object(&mut self.object, self.rules)?;
+            self.json = serde_json::to_vec(&self.object).map_err(not_canonical)?;
+        }
+        let pdu = Pdu::parse(self.event_id, &self.json, self.rules, false)?;
+        Ok(Received {
+            json: self.json,
+            pdu,
+            redacted,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::{RoomVersionId::*, signatures::PublicKeyMap};
+    use serde_json::{Value, json};
+
+    use super::{Incoming, ReceiveError};
+    use crate::protocol::{
+        FormatError,
+        history::{Action, History},
+        versions,
+    };
+
+    const ALICE: &str = "@alice:a.example";
+
+    fn keys(server: &str) -> PublicKeyMap {
+        let key = History::key(server);
+        [(
+            server.to_owned(),
+            [(key.id().to_string(), key.public_key())].into(),
+        )]
+        .into()
+    }
+
+    /// A room of Alice's and in it a topic, as JSON to play with.
+    fn topic(version: &ruma::RoomVersionId) -> (History, Value) {
+        let mut room = History::public(version, ALICE);
+        let topic = Action::state(ALICE, "m.room.topic", "", json!({ "topic": "birds" }));
+        let index = room.then(topic);
+        let json = serde_json::from_slice(&room.events[index].json).unwrap();
+        (room, json)
+    }
+
+    #[test]
+    fn every_event_of_a_room_is_received_as_it_was_made() {
+        for version in versions::SUPPORTED {
+            let (room, _) = topic(&version);
+            for event in &room.events {
+                let incoming = Incoming::parse(&event.json, room.rules).unwrap();
+                assert_eq!(incoming.event_id(), event.pdu.event_id());
+                let servers: Vec<_> = incoming.signers().unwrap().into_iter().collect();
+                assert_eq!(servers, ["a.example"]);
+                assert_eq!(
+                    incoming.key_ids("a.example").collect::<Vec<_>>(),
+                    ["ed25519:test"]
+                );
+                assert_eq!(incoming.key_ids("b.example").count(), 0);
+                let received = incoming.verify(&keys("a.example")).unwrap();
+                assert!(!received.redacted);
+                assert_eq!(received.json, event.json);
+            }
+        }
+    }
+
+    #[test]
+    fn an_event_whose_content_does_not_match_its_hash_is_redacted() {
+        let (room, mut json) = topic(&V12);
+        json["content"]["topic"] = "fish".into();
+        let incoming = Incoming::parse(json.to_string().as_bytes(), room.rules).unwrap();
+        assert_eq!(
+            incoming.event_id(),
+            room.events.last().unwrap().pdu.event_id()
+        );
+        let received = incoming.verify(&keys("a.example")).unwrap();
+        assert!(received.redacted);
+        assert_eq!(received.pdu.content().get(), "{}");
+    }
+
+    #[test]
+    fn an_event_changed_where_redaction_keeps_it_is_dropped() {
+        let (room, mut json) = topic(&V12);
+        json["state_key"] = "other".into();
+        let incoming = Incoming::parse(json.to_string().as_bytes(), room.rules).unwrap();
+        let dropped = incoming.verify(&keys("a.example")).unwrap_err();
+        assert!(matches!(dropped, ReceiveError::Signature(_)), "{dropped}");
+    }
+
+    #[test]
+    fn an_event_signed_by_another_server_is_dropped() {
+        let (room, json) = topic(&V12);
+        let incoming = Incoming::parse(json.to_string().as_bytes(), room.rules).unwrap();
+        incoming.clone().verify(&keys("b.example")).unwrap_err();
+        incoming.clone().verify(&PublicKeyMap::new()).unwrap_err();
+        let mut wrong = keys("b.example");
+        let keys = wrong.remove("b.example").unwrap();
+        incoming
+            .verify(&[("a.example".to_owned(), keys)].into())
+            .unwrap_err();
+    }
+
+    #[test]
+    fn a_join_through_a_restricted_rule_needs_the_signature_of_who_authorized_it_since_version_8() {
+        let signers = |version| {
+            let mut room = History::public(&version, ALICE);
+            let content =
+                json!({ "membership": "join", "join_authorised_via_users_server": "@c:c.example" });
+            let join = Action::state("@bob:b.example", "m.room.member", "@bob:b.example", content);
+            let index = room.append(&[room.events.len() - 1], join);
+            let incoming = Incoming::parse(&room.events[index].json, room.rules).unwrap();
+            incoming
+                .signers()
+                .unwrap()
+                .into_iter()
+                .map(|name| name.to_string())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(signers(V7), ["b.example"]);
+        assert_eq!(signers(V8), ["b.example", "c.example"]);
+    }
+
+    #[test]
+    fn unsigned_is_the_sending_servers_remark_and_dropped() {
+        let (room, mut json) = topic(&V12);
+        json["unsigned"] = json!({ "age": 1, "big": "x".repeat(70_000) });
+        let incoming = Incoming::parse(json.to_string().as_bytes(), room.rules).unwrap();
+        let received = incoming.verify(&keys("a.example")).unwrap();
+        assert!(!received.redacted);
+        assert_eq!(received.json, room.events.last().unwrap().json);
+    }
+
+    #[test]
+    fn what_is_no_event_is_dropped() {
+        let (room, json) = topic(&V12);
+        let parse = |json: &Value| Incoming::parse(json.to_string().as_bytes(), room.rules);
+        let mut large = json.clone();
+        large["content"]["body"] = "x".repeat(65_536).into();
+        assert!(matches!(parse(&large), Err(FormatError::TooLarge { .. })));
+        let mut float = json.clone();
+        float["content"]["body"] = json!(0.5);
+        assert!(matches!(parse(&float), Err(FormatError::NotCanonical(_))));
+        for (field, value) in [
+            ("sender", json!(1)),
+            ("type", json!(null)),
+            ("depth", json!(-1)),
+            ("auth_events", json!(vec!["$x"; 11])),
+            ("prev_events", json!({})),
+            ("room_id", json!("x".repeat(256))),
+            ("auth_events", json!([["$x", {}]])),
+        ] {
+            let mut broken = json.clone();
+            broken[field] = value;
+            parse(&broken).expect_err(field);
+        }
+        for text in ["", "[]", "1", "{", "{}"] {
+            Incoming::parse(text.as_bytes(), room.rules).expect_err(text);
+        }
+    }
+
+    #[test]
+    fn since_version_12_the_create_event_must_not_be_cited() {
+        let (room, mut json) = topic(&V12);
+        let create = room.create_event().event_id().as_str();
+        json["auth_events"]
+            .as_array_mut()
+            .unwrap()
+            .push(create.into());
+        let refused = Incoming::parse(json.to_string().as_bytes(), room.rules);
+        assert!(matches!(refused, Err(FormatError::Malformed(_))));
+    }
+}
