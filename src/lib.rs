@@ -3,4 +3,5 @@
 pub mod clock;
 pub mod pool;
 pub mod protocol;
+pub mod rooms;
 pub mod store;

@@ -11,7 +11,7 @@ use super::{
     packed::Packed,
     records::{
         AccessToken, Account, AccountData, Alias, Device, LoginToken, MemberRow, Notified, Receipt,
-        RefreshToken, Room, RoomHot, SigningKey, Thread, TimelineRow, Transaction,
+        RefreshToken, Room, RoomHot, SigningKey, StateNode, Thread, TimelineRow, Transaction,
     },
     table::{Rows, SnapshotTable, TxTable},
 };
@@ -165,7 +165,7 @@ tables! {
     /// (room, number) → type and state key.
     state_key_names: (RoomNum, StateKeyNum) => (&'static str, &'static str), version 1;
     /// (room, node) → a node of the state tree.
-    state_nodes: (RoomNum, NodeNum) => &'static [u8], version 1;
+    state_nodes: (RoomNum, NodeNum) => Packed<StateNode>, version 1;
     /// (room, state key) → the event in the room's current state.
     current_state: (RoomNum, StateKeyNum) => EventNum, version 1;
     /// (room, position, state key) → the event before and after a change of the current state;

@@ -35,7 +35,7 @@ pub use self::{
     error::Error,
     ids::{DeviceNum, EventNum, NodeNum, Place, Position, RoomNum, StateKeyNum, UserNum},
     packed::{Bytes, Packed, Record, pack_before, unpack_before},
-    table::{Records, Rows, SnapshotTable, TxTable},
+    table::{Range, Records, Row, Rows, SnapshotTable, TxTable},
     tx::Tx,
 };
 use self::{

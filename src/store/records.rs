@@ -110,15 +110,6 @@ record! {
     }
 }
 
-/// How much of a room this server has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Phase {
-    /// All of it.
-    Full,
-    /// Nothing new: no local user is in it any more.
-    Left,
-}
-
 record! {
     /// A room, the part that rarely changes.
     Room {
@@ -126,8 +117,6 @@ record! {
         id: String,
         /// Its room version.
         version: String,
-        /// How much of it is here.
-        phase: Phase,
     }
 }
 
@@ -178,6 +167,8 @@ pub enum Status {
 record! {
     /// What is known of an event beside its JSON.
     EventHeader {
+        /// Its event id.
+        id: String,
         /// Its room.
         room: RoomNum,
         /// What became of it.
@@ -297,5 +288,18 @@ record! {
         highlight: bool,
         /// The root of the thread it is in.
         thread: Option<EventNum>,
+    }
+}
+
+record! {
+    /// A node of a state tree.
+    StateNode {
+        /// How many levels are below it; the slots of level 0 hold event numbers, those of the
+        /// others node numbers.
+        level: u8,
+        /// Bit `i` tells whether slot `i` is filled.
+        filled: u16,
+        /// What the filled slots hold, in the order of the slots.
+        slots: Vec<u64>,
     }
 }

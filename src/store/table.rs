@@ -3,7 +3,7 @@
 
 use std::{borrow::Borrow, cell::Cell, ops::RangeBounds};
 
-use redb::{AccessGuard, Key, Range, ReadOnlyTable, ReadableTable, Table, Value};
+use redb::{AccessGuard, Key, ReadOnlyTable, ReadableTable, Table, Value};
 
 use super::{
     Error,
@@ -47,6 +47,26 @@ pub trait Records<K: Key + 'static, T: Record>: Rows<K, Packed<T>> {
 
 impl<K: Key + 'static, T: Record, R: Rows<K, Packed<T>>> Records<K, T> for R {}
 
+/// The rows of a range, from both ends.
+pub struct Range<'r, K: Key + 'static, V: Value + 'static>(redb::Range<'r, K, V>);
+
+/// A row: its key and its value.
+pub type Row<'r, K, V> = (AccessGuard<'r, K>, AccessGuard<'r, V>);
+
+impl<'r, K: Key + 'static, V: Value + 'static> Iterator for Range<'r, K, V> {
+    type Item = Result<Row<'r, K, V>, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next().map(|row| Ok(row?))
+    }
+}
+
+impl<K: Key + 'static, V: Value + 'static> DoubleEndedIterator for Range<'_, K, V> {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        self.0.next_back().map(|row| Ok(row?))
+    }
+}
+
 /// A table in a snapshot.
 pub struct SnapshotTable<'s, K: Key + 'static, V: Value + 'static>(
     pub(super) &'s ReadOnlyTable<K, V>,
@@ -64,7 +84,7 @@ impl<K: Key + 'static, V: Value + 'static> Rows<K, V> for SnapshotTable<'_, K, V
     where
         B: Borrow<K::SelfType<'k>> + 'k,
     {
-        Ok(ReadableTable::range(self.0, range)?)
+        Ok(Range(ReadableTable::range(self.0, range)?))
     }
 
     fn len(&self) -> Result<u64, Error> {
@@ -91,7 +111,7 @@ impl<K: Key + 'static, V: Value + 'static> Rows<K, V> for TxTable<'_, K, V> {
     where
         B: Borrow<K::SelfType<'k>> + 'k,
     {
-        Ok(self.table.range(range)?)
+        Ok(Range(self.table.range(range)?))
     }
 
     fn len(&self) -> Result<u64, Error> {

@@ -1,0 +1,231 @@
+//! A room's current state, and what follows from it: the log of its changes, the members' counts,
+//! how local users stand to the room.
+
+use ruma::{UserId, events::room::member::MembershipState};
+use serde::Deserialize;
+
+use super::{Error, Local, event, state};
+use crate::store::{
+    Effect, EventNum, NodeNum, Position, Reader, Records, RoomNum, Rows, StateKeyNum, Tx, UserNum,
+    records::{MemberRow, Membership, RoomHot},
+};
+
+const MEMBER: &str = "m.room.member";
+
+impl Membership {
+    /// The membership that a byte of a table stands for.
+    pub fn from_byte(byte: u8) -> Option<Self> {
+        [
+            Self::Leave,
+            Self::Join,
+            Self::Invite,
+            Self::Knock,
+            Self::Ban,
+        ]
+        .into_iter()
+        .find(|membership| *membership as u8 == byte)
+    }
+}
+
+impl From<&MembershipState> for Membership {
+    /// A membership that the specification does not know counts as not being there.
+    fn from(state: &MembershipState) -> Self {
+        match state {
+            MembershipState::Join => Self::Join,
+            MembershipState::Invite => Self::Invite,
+            MembershipState::Knock => Self::Knock,
+            MembershipState::Ban => Self::Ban,
+            _ => Self::Leave,
+        }
+    }
+}
+
+/// The event at (`kind`, `state_key`) in the room's current state.
+pub fn get(
+    r: &impl Reader,
+    room: RoomNum,
+    kind: &str,
+    state_key: &str,
+) -> Result<Option<EventNum>, Error> {
+    match state::key_num(r, room, kind, state_key)? {
+        Some(key) => Ok(r.current_state()?.get((room, key))?.map(|row| row.value())),
+        None => Ok(None),
+    }
+}
+
+/// The membership that a member event gives.
+pub fn membership_of(r: &impl Reader, event: EventNum) -> Result<Membership, Error> {
+    #[derive(Deserialize)]
+    struct Member {
+        content: Content,
+    }
+    #[derive(Deserialize)]
+    struct Content {
+        membership: MembershipState,
+    }
+    // What has no membership was redacted into having none, or is malformed: nobody is in by it.
+    let member = event::load(r, event)?.parse::<Member>();
+    Ok(member.map_or(Membership::Leave, |member| {
+        (&member.content.membership).into()
+    }))
+}
+
+/// How `user` stands to the room now.
+pub fn membership(r: &impl Reader, room: RoomNum, user: &UserId) -> Result<Membership, Error> {
+    match get(r, room, MEMBER, user.as_str())? {
+        Some(event) => membership_of(r, event),
+        None => Ok(Membership::Leave),
+    }
+}
+
+/// Makes `root` the room's current state at `position`, which differs from the one before at
+/// `keys` at most.
+pub fn change(
+    tx: &Tx,
+    local: &Local,
+    room: RoomNum,
+    hot: &mut RoomHot,
+    (root, position): (NodeNum, Position),
+    keys: impl IntoIterator<Item = StateKeyNum>,
+) -> Result<(), Error> {
+    for key in keys {
+        let before = state::get(tx, room, hot.state, key)?;
+        let after = state::get(tx, room, root, key)?;
+        if before == after {
+            continue;
+        }
+        match after {
+            Some(event) => tx.current_state()?.insert((room, key), event)?,
+            None => drop(tx.current_state()?.remove((room, key))?),
+        }
+        let none = EventNum(0);
+        let change = (before.unwrap_or(none), after.unwrap_or(none));
+        tx.state_changes()?.insert((room, position, key), change)?;
+        hot.state_position = position;
+        let (kind, state_key) = state::key_name(tx, room, key)?;
+        if kind == MEMBER
+            && let Ok(user) = <&UserId>::try_from(state_key.as_str())
+        {
+            member_changed(tx, local, room, hot, user, before, (after, position))?;
+        }
+    }
+    hot.state = root;
+    hot.last_position = hot.last_position.max(hot.state_position);
+    Ok(())
+}
+
+fn member_changed(
+    tx: &Tx,
+    local: &Local,
+    room: RoomNum,
+    hot: &mut RoomHot,
+    user: &UserId,
+    before: Option<EventNum>,
+    (after, position): (Option<EventNum>, Position),
+) -> Result<(), Error> {
+    let membership = |event: Option<EventNum>| {
+        event.map_or(Ok(Membership::Leave), |event| membership_of(tx, event))
+    };
+    let (was, is) = (membership(before)?, membership(after)?);
+    for (membership, count) in [
+        (Membership::Join, &mut hot.joined),
+        (Membership::Invite, &mut hot.invited),
+    ] {
+        *count += u32::from(is == membership);
+        *count = count.saturating_sub(u32::from(was == membership));
+    }
+    if local.has(user) {
+        local_member_changed(tx, room, user, is, (after, position))?;
+    }
+    Ok(())
+}
+
+fn local_member_changed(
+    tx: &Tx,
+    room: RoomNum,
+    user: &UserId,
+    membership: Membership,
+    (event, position): (Option<EventNum>, Position),
+) -> Result<(), Error> {
+    let user: UserNum = tx.user_num(user.as_str())?;
+    let mut local_members = tx.local_members()?;
+    match membership {
+        Membership::Join | Membership::Invite | Membership::Knock => {
+            local_members.insert((room, user), membership as u8)?;
+        }
+        Membership::Leave | Membership::Ban => drop(local_members.remove((room, user))?),
+    }
+    drop(local_members);
+    let mut memberships = tx.memberships()?;
+    match event {
+        Some(event) => {
+            let row = MemberRow {
+                membership,
+                event,
+                position,
+                forgotten: false,
+            };
+            memberships.put((user, room), &row)?;
+        }
+        None => drop(memberships.remove((user, room))?),
+    }
+    tx.effect(Effect::UserChanged(user, position));
+    Ok(())
+}
+
+/// How a local user stands to the room, as the user's own rooms have it.
+pub fn local_membership(
+    r: &impl Reader,
+    user: UserNum,
+    room: RoomNum,
+) -> Result<Option<MemberRow>, Error> {
+    Ok(r.memberships()?.load((user, room))?)
+}
+
+/// The local users in the room with their memberships: joined, invited or knocking.
+pub fn local_members(r: &impl Reader, room: RoomNum) -> Result<Vec<(UserNum, Membership)>, Error> {
+    let mut members = Vec::new();
+    for row in r
+        .local_members()?
+        .range((room, UserNum::MIN)..=(room, UserNum::MAX))?
+    {
+        let (key, membership) = row?;
+        let membership = Membership::from_byte(membership.value())
+            .ok_or(Error::corrupt("a membership that is none"))?;
+        members.push((key.value().1, membership));
+    }
+    Ok(members)
+}
+
+/// Every (key, event) of the current state whose type is `kind`. Grows with the room if `kind` is
+/// `m.room.member`: then not for the thread.
+pub fn of_type(
+    r: &impl Reader,
+    room: RoomNum,
+    kind: &str,
+) -> Result<Vec<(String, EventNum)>, Error> {
+    let mut found = Vec::new();
+    let current = r.current_state()?;
+    for row in r.state_keys()?.range((room, kind, "")..)? {
+        let (key, num) = row?;
+        let (of_room, of_kind, state_key) = key.value();
+        if of_room != room || of_kind != kind {
+            break;
+        }
+        if let Some(event) = current.get((room, num.value()))? {
+            found.push((state_key.to_owned(), event.value()));
+        }
+    }
+    Ok(found)
+}
+
+/// Every event of the current state. Grows with the room: not for the thread.
+pub fn all(r: &impl Reader, room: RoomNum) -> Result<Vec<(StateKeyNum, EventNum)>, Error> {
+    let mut found = Vec::new();
+    let current = r.current_state()?;
+    for row in current.range((room, StateKeyNum::MIN)..=(room, StateKeyNum::MAX))? {
+        let (key, event) = row?;
+        found.push((key.value().1, event.value()));
+    }
+    Ok(found)
+}

@@ -1,0 +1,78 @@
+//! What can go wrong with rooms.
+
+use crate::{pool, protocol::FormatError, store};
+
+/// An error of the rooms.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The pool is full.
+    #[error(transparent)]
+    Pool(#[from] pool::Error),
+    /// The server does not know the room.
+    #[error("this server does not know the room")]
+    UnknownRoom,
+    /// There is no such thing, or the user may not know of it.
+    #[error("{0}")]
+    NotFound(&'static str),
+    /// The room's rules, or the server's, forbid it.
+    #[error("{0}")]
+    Forbidden(String),
+    /// What was asked for makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+    /// The content is not what an event may hold.
+    #[error("{0}")]
+    BadContent(String),
+    /// The event would be larger than events may be.
+    #[error("{0}")]
+    TooLarge(String),
+    /// The alias is taken.
+    #[error("that room alias is taken")]
+    AliasTaken,
+    /// The server does not know the room version.
+    #[error("this server does not support room version {0}")]
+    UnsupportedVersion(String),
+    /// The database belongs to another server.
+    #[error(
+        "this database belongs to the server {0}; a server name cannot change: set server_name \
+         back, or name another data_dir"
+    )]
+    OtherServer(String),
+    /// The room has moved since the decision was made; decide again.
+    #[error("the room has changed meanwhile")]
+    Stale,
+    /// An event names others that the server does not have.
+    #[error("an event refers to events that are not here")]
+    Missing,
+}
+
+impl Error {
+    /// A row that contradicts another.
+    pub fn corrupt(what: &'static str) -> Self {
+        Self::Store(store::Error::Corrupt(what))
+    }
+
+    /// Something that the rules forbid, with the reason.
+    pub fn forbidden(reason: impl Into<String>) -> Self {
+        Self::Forbidden(reason.into())
+    }
+
+    /// Something that makes no sense, with the reason.
+    pub fn invalid(reason: impl Into<String>) -> Self {
+        Self::Invalid(reason.into())
+    }
+}
+
+impl From<FormatError> for Error {
+    fn from(error: FormatError) -> Self {
+        match error {
+            FormatError::TooLarge { .. } => Self::TooLarge(error.to_string()),
+            FormatError::NotCanonical(_) | FormatError::Malformed(_) => {
+                Self::BadContent(error.to_string())
+            }
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Stored events.
+
+use ruma::{EventId, OwnedEventId, room_version_rules::RoomVersionRules};
+use serde::de::DeserializeOwned;
+
+use super::Error;
+use crate::{
+    protocol::Pdu,
+    store::{
+        EventNum, Reader, RoomNum, Rows, pack_before,
+        records::{EventHeader, Status},
+        unpack_before,
+    },
+};
+
+/// An event as it is stored.
+#[derive(Clone, Debug)]
+pub struct StoredEvent {
+    /// Its number.
+    pub num: EventNum,
+    /// What is known of it.
+    pub header: EventHeader,
+    /// Its JSON: as received, or as redacted.
+    pub json: Vec<u8>,
+}
+
+impl StoredEvent {
+    /// Its event id.
+    pub fn id(&self) -> Result<OwnedEventId, Error> {
+        OwnedEventId::try_from(self.header.id.as_str())
+            .map_err(|_| Error::corrupt("an event with an id that is none"))
+    }
+
+    /// The event, parsed for the rules of its room.
+    pub fn pdu(&self, rules: &RoomVersionRules) -> Result<Pdu, Error> {
+        let rejected = matches!(
+            self.header.status,
+            Status::RejectedByAuthEvents | Status::RejectedByState
+        );
+        Pdu::parse(self.id()?, &self.json, rules, rejected)
+            .map_err(|_| Error::corrupt("an event that does not parse"))
+    }
+
+    /// Part of its JSON: `T` names the fields.
+    pub fn parse<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        serde_json::from_slice(&self.json)
+            .map_err(|_| Error::corrupt("an event that does not parse"))
+    }
+}
+
+/// The event `num`.
+pub fn load(r: &impl Reader, num: EventNum) -> Result<StoredEvent, Error> {
+    let events = r.events()?;
+    let row = events
+        .get(num)?
+        .ok_or(Error::corrupt("a number without its event"))?;
+    let (header, json) = unpack_before(row.value())?;
+    Ok(StoredEvent {
+        num,
+        header,
+        json: json.to_vec(),
+    })
+}
+
+/// What is known of the event `num`, without its JSON.
+pub fn header(r: &impl Reader, num: EventNum) -> Result<EventHeader, Error> {
+    let events = r.events()?;
+    let row = events
+        .get(num)?
+        .ok_or(Error::corrupt("a number without its event"))?;
+    Ok(unpack_before(row.value())?.0)
+}
+
+/// The number of the event `id`.
+pub fn num_of(r: &impl Reader, id: &EventId) -> Result<Option<EventNum>, Error> {
+    Ok(r.event_nums()?.get(id.as_str())?.map(|row| row.value()))
+}
+
+/// The number of the event `id`, if it is an event of this room.
+pub fn num_in(r: &impl Reader, room: RoomNum, id: &EventId) -> Result<Option<EventNum>, Error> {
+    let Some(num) = num_of(r, id)? else {
+        return Ok(None);
+    };
+    Ok((header(r, num)?.room == room).then_some(num))
+}
+
+/// The row of an event.
+pub(super) fn row(header: &EventHeader, json: &[u8]) -> Vec<u8> {
+    pack_before(header, json)
+}
+
+/// The event id of the event `num`.
+pub fn id(r: &impl Reader, num: EventNum) -> Result<OwnedEventId, Error> {
+    OwnedEventId::try_from(header(r, num)?.id)
+        .map_err(|_| Error::corrupt("an event with an id that is none"))
+}

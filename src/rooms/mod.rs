@@ -1,0 +1,73 @@
+//! Rooms: their events, states, timelines and members.
+//!
+//! - Owns the tables from `rooms` to `public_rooms` in the catalog. Nobody else writes them.
+//! - A local event is made inside the job that stores it ([`append`]), from what the transaction
+//!   sees, so that concurrent senders never fork their own room. A foreign event is decided
+//!   outside, on a snapshot, and its job checks that the room has not moved since ([`receive`]).
+//! - Reads take any [`Reader`](crate::store::Reader); those that grow with a room's history or
+//!   size say so and belong on the pool.
+
+pub mod append;
+pub mod current;
+pub mod event;
+pub mod insert;
+pub mod power;
+mod redaction;
+pub mod state;
+pub mod timeline;
+
+mod error;
+mod local;
+
+use ruma::{OwnedRoomId, RoomId, RoomVersionId, room_version_rules::RoomVersionRules};
+
+pub use self::{error::Error, local::Local};
+use crate::{
+    protocol::versions,
+    store::{
+        Reader, Records, RoomNum, Rows,
+        records::{Room, RoomHot},
+    },
+};
+
+/// The number of the room `id`.
+///
+/// # Errors
+/// [`Error::UnknownRoom`] if the server does not know the room.
+pub fn num(r: &impl Reader, id: &RoomId) -> Result<RoomNum, Error> {
+    let num = r.room_nums()?.get(id.as_str())?.map(|row| row.value());
+    num.ok_or(Error::UnknownRoom)
+}
+
+/// The part of the room that rarely changes.
+pub fn record(r: &impl Reader, room: RoomNum) -> Result<Room, Error> {
+    r.rooms()?
+        .load(room)?
+        .ok_or(Error::corrupt("a room without its record"))
+}
+
+/// The part of the room that every event changes.
+pub fn hot(r: &impl Reader, room: RoomNum) -> Result<RoomHot, Error> {
+    r.room_hot()?
+        .load(room)?
+        .ok_or(Error::corrupt("a room without its hot record"))
+}
+
+/// The rules of the room's version.
+pub fn rules(record: &Room) -> Result<&'static RoomVersionRules, Error> {
+    RoomVersionId::try_from(record.version.as_str())
+        .ok()
+        .and_then(|version| versions::rules(&version))
+        .ok_or(Error::corrupt(
+            "a room of a version that this program does not know",
+        ))
+}
+
+/// The room's id.
+pub fn id(r: &impl Reader, room: RoomNum) -> Result<OwnedRoomId, Error> {
+    OwnedRoomId::try_from(record(r, room)?.id)
+        .map_err(|_| Error::corrupt("a room with an id that is none"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,101 @@
+//! Carrying out redactions.
+
+use ruma::{OwnedUserId, UserId, events::TimelineEventType, room_version_rules::RoomVersionRules};
+use serde::Deserialize;
+
+use super::{Error, event, power};
+use crate::{
+    protocol::{Pdu, build::EventDraft, redact},
+    store::{EventNum, Reader, RoomNum, Tx},
+};
+
+#[derive(Deserialize)]
+struct Sender {
+    sender: OwnedUserId,
+}
+
+fn sender_of(r: &impl Reader, num: EventNum) -> Result<OwnedUserId, Error> {
+    Ok(event::load(r, num)?.parse::<Sender>()?.sender)
+}
+
+/// Whether a local user may send this redaction: of own events whoever may redact at all, of
+/// others' events those with the power for it ([client-server API, "Redactions"]).
+///
+/// [client-server API, "Redactions"]: https://spec.matrix.org/v1.19/client-server-api/#redactions
+///
+/// # Errors
+/// [`Error::NotFound`] if the event is not in the room, [`Error::Forbidden`] if the sender may not.
+pub(super) fn check(
+    r: &impl Reader,
+    room: RoomNum,
+    draft: &EventDraft,
+    rules: &RoomVersionRules,
+) -> Result<(), Error> {
+    if draft.event_type != TimelineEventType::RoomRedaction {
+        return Ok(());
+    }
+    let redacts = draft
+        .redacts
+        .as_ref()
+        .ok_or_else(|| Error::invalid("nothing to redact"))?;
+    let num = event::num_in(r, room, redacts)?.ok_or(Error::NotFound("there is no such event"))?;
+    let own = sender_of(r, num)? == draft.sender;
+    if own || power::levels(r, room, rules)?.user_can_redact_event_of_other(&draft.sender) {
+        return Ok(());
+    }
+    Err(Error::forbidden(
+        "you may not redact other people's events in this room",
+    ))
+}
+
+/// Strips what `redaction` redacts, if it may: its sender has the power, or is of the server whose
+/// user sent the event ([room version 3, "Handling redactions"]).
+///
+/// [room version 3, "Handling redactions"]: https://spec.matrix.org/v1.19/rooms/v3/#handling-redactions
+pub(super) fn apply(
+    tx: &Tx,
+    room: RoomNum,
+    redaction: &Pdu,
+    redaction_num: EventNum,
+    rules: &RoomVersionRules,
+) -> Result<(), Error> {
+    let Some(redacts) = redaction.redacts() else {
+        return Ok(());
+    };
+    let Some(num) = event::num_in(tx, room, redacts)? else {
+        return Ok(());
+    };
+    if !may_redact(tx, room, redaction.sender(), num, rules)? {
+        return Ok(());
+    }
+    redact(tx, num, redaction_num, rules)
+}
+
+fn may_redact(
+    r: &impl Reader,
+    room: RoomNum,
+    sender: &UserId,
+    num: EventNum,
+    rules: &RoomVersionRules,
+) -> Result<bool, Error> {
+    Ok(sender_of(r, num)?.server_name() == sender.server_name()
+        || power::levels(r, room, rules)?.user_can_redact_event_of_other(sender))
+}
+
+fn redact(
+    tx: &Tx,
+    num: EventNum,
+    redaction: EventNum,
+    rules: &RoomVersionRules,
+) -> Result<(), Error> {
+    let mut stored = event::load(tx, num)?;
+    if stored.header.redacted_by.is_some() {
+        return Ok(());
+    }
+    let json = redact::redact(&stored.json, rules)
+        .map_err(|_| Error::corrupt("an event that cannot be redacted"))?;
+    stored.header.redacted_by = Some(redaction);
+    tx.events()?
+        .insert(num, event::row(&stored.header, &json).as_slice())?;
+    Ok(())
+}

@@ -1,0 +1,179 @@
+use ruma::RoomVersionId;
+use serde_json::json;
+
+use super::{
+    alice, bob, content_of, draft, join, local, member, message, open_room, send, with_store,
+};
+use crate::{
+    protocol::versions,
+    rooms::{Error, current, event, hot, timeline},
+    store::{Place, Position, Reader, Records, Tx, records::Membership},
+};
+
+#[test]
+fn a_room_of_every_version_takes_messages_in_a_row() {
+    for version in versions::SUPPORTED {
+        with_store(async |store| {
+            let local = local();
+            let name = version.clone();
+            let job = move |tx: &Tx| {
+                let room = open_room(tx, &local, &name)?;
+                join(tx, &local, &room, bob())?;
+                let first = message(tx, &local, &room, bob(), "one")?;
+                let second = message(tx, &local, &room, alice(), "two")?;
+                assert_eq!(second.place, first.place.next());
+                assert!(second.position > first.position && second.num > first.num);
+                let hot = hot(tx, room.room)?;
+                assert_eq!(hot.extremities, [second.num]);
+                assert_eq!(
+                    (hot.joined, hot.depth, hot.last_place),
+                    (2, 6, second.place)
+                );
+                let rules = versions::rules(&name).expect("a supported version");
+                let pdu = event::load(tx, second.num)?.pdu(rules)?;
+                assert_eq!(pdu.prev_events(), [first.id]);
+                assert_eq!(pdu.room_id(), room.room_id);
+                Ok::<_, Error>(())
+            };
+            store
+                .write(job)
+                .await
+                .unwrap_or_else(|error| panic!("version {version}: {error}"));
+        });
+    }
+}
+
+#[test]
+fn who_is_not_in_the_room_cannot_send_and_nothing_is_left_of_the_attempt() {
+    with_store(async |store| {
+        let local = local();
+        let job = {
+            let local = local.clone();
+            move |tx: &Tx| open_room(tx, &local, &RoomVersionId::V12)
+        };
+        let room = store.write(job).await.expect("the room is made");
+        let before = store
+            .read(|s| hot(s, room.room))
+            .expect("the room is there");
+        let attempt = {
+            let (local, room) = (local.clone(), room.clone());
+            move |tx: &Tx| message(tx, &local, &room, bob(), "let me in")
+        };
+        assert!(matches!(
+            store.write(attempt).await,
+            Err(Error::Forbidden(_))
+        ));
+        assert_eq!(
+            store
+                .read(|s| hot(s, room.room))
+                .expect("the room is there"),
+            before
+        );
+    });
+}
+
+#[test]
+fn memberships_of_local_users_follow_the_current_state() {
+    with_store(async |store| {
+        let local = local();
+        let job = move |tx: &Tx| {
+            let room = open_room(tx, &local, &RoomVersionId::V11)?;
+            let bob_num = tx.user_num(bob().as_str())?;
+            let of_bob = |tx: &Tx| -> Result<_, Error> {
+                let row = tx.memberships()?.load((bob_num, room.room))?;
+                let listed = current::local_members(tx, room.room)?;
+                let listed = listed.into_iter().find(|(user, _)| *user == bob_num);
+                let hot = hot(tx, room.room)?;
+                let row = row.map(|row| row.membership);
+                Ok((
+                    row,
+                    listed.map(|(_, membership)| membership),
+                    hot.joined,
+                    hot.invited,
+                ))
+            };
+            use Membership::{Ban, Invite, Join, Leave};
+            assert_eq!(of_bob(tx)?, (None, None, 1, 0));
+            member(tx, &local, &room, alice(), bob(), "invite")?;
+            assert_eq!(of_bob(tx)?, (Some(Invite), Some(Invite), 1, 1));
+            join(tx, &local, &room, bob())?;
+            assert_eq!(of_bob(tx)?, (Some(Join), Some(Join), 2, 0));
+            member(tx, &local, &room, alice(), bob(), "ban")?;
+            assert_eq!(of_bob(tx)?, (Some(Ban), None, 1, 0));
+            assert!(matches!(
+                join(tx, &local, &room, bob()),
+                Err(Error::Forbidden(_))
+            ));
+            member(tx, &local, &room, alice(), bob(), "leave")?;
+            assert_eq!(of_bob(tx)?, (Some(Leave), None, 1, 0));
+            Ok::<_, Error>(())
+        };
+        store.write(job).await.expect("the job succeeds");
+    });
+}
+
+#[test]
+fn a_redaction_strips_what_it_may_and_nothing_else() {
+    for version in [RoomVersionId::V10, RoomVersionId::V12] {
+        with_store(async |store| {
+            let local = local();
+            let job = move |tx: &Tx| {
+                let room = open_room(tx, &local, &version)?;
+                join(tx, &local, &room, bob())?;
+                let of_alice = message(tx, &local, &room, alice(), "by alice")?;
+                let of_bob = message(tx, &local, &room, bob(), "by bob")?;
+                let redact = |sender, what: &crate::rooms::append::Appended| {
+                    let mut redaction = draft(sender, "m.room.redaction", None, json!({}));
+                    redaction.redacts = Some(what.id.clone());
+                    send(tx, &local, &room, redaction)
+                };
+                assert!(matches!(redact(bob(), &of_alice), Err(Error::Forbidden(_))));
+                assert!(!content_of(&event::load(tx, of_alice.num)?).is_empty());
+                let redaction = redact(alice(), &of_bob)?;
+                let redacted = event::load(tx, of_bob.num)?;
+                assert!(content_of(&redacted).is_empty());
+                assert_eq!(redacted.header.redacted_by, Some(redaction.num));
+                redact(alice(), &of_alice)?;
+                assert!(content_of(&event::load(tx, of_alice.num)?).is_empty());
+                Ok::<_, Error>(())
+            };
+            store.write(job).await.expect("the job succeeds");
+        });
+    }
+}
+
+#[test]
+fn a_position_leads_to_the_place_that_was_last_then() {
+    with_store(async |store| {
+        let local = local();
+        let job = move |tx: &Tx| {
+            let room = open_room(tx, &local, &RoomVersionId::V12)?;
+            let other = append_elsewhere(tx, &local)?;
+            let mut places = Vec::new();
+            for body in ["a", "b", "c", "d", "e"] {
+                let sent = message(tx, &local, &room, alice(), body)?;
+                let between = message(tx, &local, &other, alice(), body)?;
+                places.push((sent.position, sent.place));
+                places.push((between.position, sent.place));
+            }
+            for (position, place) in places {
+                assert_eq!(timeline::place_at(tx, room.room, position)?, Some(place));
+            }
+            assert_eq!(timeline::place_at(tx, room.room, Position(0))?, None);
+            let newest = timeline::backwards(tx, room.room, Place::MAX, 1)?;
+            assert_eq!(
+                timeline::place_at(tx, room.room, Position::MAX)?,
+                Some(newest[0].0)
+            );
+            Ok::<_, Error>(())
+        };
+        store.write(job).await.expect("the job succeeds");
+    });
+}
+
+fn append_elsewhere(
+    tx: &Tx,
+    local: &crate::rooms::Local,
+) -> Result<crate::rooms::append::Appended, Error> {
+    open_room(tx, local, &RoomVersionId::V11)
+}

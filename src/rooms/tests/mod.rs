@@ -1,0 +1,173 @@
+//! Tests of the rooms' core, each with a store of its own.
+
+mod append;
+mod concurrent;
+mod local;
+mod state;
+
+use ruma::{
+    CanonicalJsonObject, MilliSecondsSinceUnixEpoch, OwnedRoomId, RoomVersionId, UInt, UserId,
+    events::TimelineEventType, server_name, user_id,
+};
+use smol::Executor;
+
+use super::{
+    Error, Local,
+    append::{Appended, Sending},
+    insert::Notify,
+};
+use crate::{
+    pool::Pool,
+    protocol::{
+        ServerKey,
+        build::{EventDraft, canonical_content, room_id_is_made},
+        versions,
+    },
+    store::{Options, Store, Tx},
+};
+
+/// Runs `test` with a new store, which is closed after it.
+pub(super) fn with_store<T>(test: impl AsyncFnOnce(&Store) -> T) -> T {
+    let directory = tempfile::tempdir().expect("a directory");
+    let options = Options {
+        directory: directory.path().to_owned(),
+        cache: 4 << 20,
+    };
+    let store = Store::open(&options, Pool::default()).expect("the store opens");
+    let executor = Executor::new();
+    smol::block_on(executor.run(async {
+        let publishing = executor.spawn(store.clone().publish(|_| {}));
+        let result = test(&store).await;
+        store.close().await;
+        publishing.await;
+        result
+    }))
+}
+
+pub(super) fn local() -> Local {
+    Local::new(server_name!("here").to_owned(), ServerKey::generate())
+}
+
+pub(super) fn alice() -> &'static UserId {
+    user_id!("@alice:here")
+}
+
+pub(super) fn bob() -> &'static UserId {
+    user_id!("@bob:here")
+}
+
+/// A draft of an event without its room.
+pub(super) fn draft(
+    sender: &UserId,
+    kind: &str,
+    state_key: Option<&str>,
+    content: serde_json::Value,
+) -> EventDraft {
+    EventDraft {
+        room_id: None,
+        sender: sender.to_owned(),
+        event_type: TimelineEventType::from(kind),
+        state_key: state_key.map(ToOwned::to_owned),
+        content: canonical_content(&content).expect("content that is canonical"),
+        redacts: None,
+    }
+}
+
+pub(super) fn sending() -> Sending {
+    let now = MilliSecondsSinceUnixEpoch(UInt::from(1_700_000_000u32));
+    Sending {
+        now,
+        sent_by: None,
+        notify: Notify::default(),
+    }
+}
+
+/// A room that alice made and is in, open to everybody.
+pub(super) fn open_room(
+    tx: &Tx,
+    local: &Local,
+    version: &RoomVersionId,
+) -> Result<Appended, Error> {
+    let rules = versions::rules(version).expect("a version that is supported");
+    let content = if rules.authorization.use_room_create_sender {
+        serde_json::json!({ "room_version": version })
+    } else {
+        serde_json::json!({ "room_version": version, "creator": alice() })
+    };
+    let mut create = draft(alice(), "m.room.create", Some(""), content);
+    if !room_id_is_made(rules) {
+        create.room_id = Some(OwnedRoomId::try_from("!room:here").expect("a room id"));
+    }
+    let created = super::append::create(tx, local, version, &create, &sending())?;
+    join(tx, local, &created, alice())?;
+    let rule = draft(
+        alice(),
+        "m.room.join_rules",
+        Some(""),
+        serde_json::json!({ "join_rule": "public" }),
+    );
+    send(tx, local, &created, rule)?;
+    Ok(created)
+}
+
+/// Sends `draft` to `room`.
+pub(super) fn send(
+    tx: &Tx,
+    local: &Local,
+    room: &Appended,
+    mut draft: EventDraft,
+) -> Result<Appended, Error> {
+    draft.room_id = Some(room.room_id.clone());
+    super::append::append(tx, local, &draft, &sending())
+}
+
+pub(super) fn join(
+    tx: &Tx,
+    local: &Local,
+    room: &Appended,
+    user: &UserId,
+) -> Result<Appended, Error> {
+    member(tx, local, room, user, user, "join")
+}
+
+pub(super) fn member(
+    tx: &Tx,
+    local: &Local,
+    room: &Appended,
+    sender: &UserId,
+    user: &UserId,
+    membership: &str,
+) -> Result<Appended, Error> {
+    let content = serde_json::json!({ "membership": membership });
+    send(
+        tx,
+        local,
+        room,
+        draft(sender, "m.room.member", Some(user.as_str()), content),
+    )
+}
+
+pub(super) fn message(
+    tx: &Tx,
+    local: &Local,
+    room: &Appended,
+    sender: &UserId,
+    body: &str,
+) -> Result<Appended, Error> {
+    let content = serde_json::json!({ "msgtype": "m.text", "body": body });
+    send(
+        tx,
+        local,
+        room,
+        draft(sender, "m.room.message", None, content),
+    )
+}
+
+/// The content of an event, as the store has it.
+pub(super) fn content_of(event: &super::event::StoredEvent) -> CanonicalJsonObject {
+    #[derive(serde::Deserialize)]
+    struct Event {
+        content: CanonicalJsonObject,
+    }
+    event.parse::<Event>().expect("an event").content
+}
