@@ -10,6 +10,10 @@ pub enum Effect {
     RoomChanged(RoomNum, Position),
     /// Something that only this user can see changed.
     UserChanged(UserNum, Position),
+    /// The store was opened again after a disk error. A write that was answered with an error may
+    /// be stored all the same, without any effect: whatever memory keeps of the store is to be
+    /// derived from it anew, and whoever waits for a change is to be woken.
+    Reopened,
     /// The device is gone, and so is its session.
     DeviceGone(UserNum, DeviceNum),
 }

@@ -11,9 +11,30 @@ pub enum Error {
     /// A row does not decode.
     #[error("the database holds something that this version cannot read: {0}")]
     Corrupt(&'static str),
+    /// A table was written by a newer version of hearth.
+    #[error(
+        "the table `{table}` has version {stored}, this hearth knows version {known} of it: a newer \
+         hearth wrote it; start that one again"
+    )]
+    TooNew {
+        /// The table.
+        table: &'static str,
+        /// The version in the database.
+        stored: u32,
+        /// The version of this program.
+        known: u32,
+    },
     /// The disk has too little space left for anything that grows the database.
     #[error("the disk is almost full; free some space and try again")]
     Full,
+    /// The disk failed a moment ago and the database is being opened again. A write may have been
+    /// stored all the same.
+    #[error("the database is being opened again after a disk error; try again in a moment")]
+    Unavailable,
+    /// The disk did not make a write durable, and the store has ended for good: the server stops,
+    /// and checks the database when it is started again.
+    #[error("the disk does not keep what is written to it, it is probably failing: {0}")]
+    Failed(Arc<std::io::Error>),
     /// The store has been closed, or is being closed.
     #[error("the database is closed")]
     Closed,
@@ -22,21 +43,42 @@ pub enum Error {
     Panicked,
 }
 
+impl Error {
+    /// Whether the database will never open as it is.
+    pub(super) fn is_corruption(&self) -> bool {
+        match self {
+            Self::Corrupt(_) | Self::TooNew { .. } => true,
+            Self::Storage(error) => matches!(**error, redb::Error::Corrupted(_)),
+            _ => false,
+        }
+    }
+}
+
+impl From<redb::Error> for Error {
+    fn from(error: redb::Error) -> Self {
+        match error {
+            // The cause was reported when it happened.
+            redb::Error::PreviousIo | redb::Error::DatabaseClosed => Self::Unavailable,
+            error => Self::Storage(Arc::new(error)),
+        }
+    }
+}
+
 macro_rules! from_redb {
     ($($error:ty),+) => {
         $(impl From<$error> for Error {
             fn from(error: $error) -> Self {
-                Self::Storage(Arc::new(error.into()))
+                redb::Error::from(error).into()
             }
         })+
     };
 }
 
 from_redb!(
+    std::io::Error,
     redb::StorageError,
     redb::TableError,
     redb::TransactionError,
     redb::CommitError,
-    redb::DatabaseError,
-    redb::SetDurabilityError
+    redb::DatabaseError
 );

@@ -27,13 +27,14 @@ pub(super) const MIGRATIONS: &[Migration] = &[];
 /// the database is as before or as after.
 ///
 /// # Errors
-/// [`Error::Corrupt`] if a table is newer than this program or no step leads to its version.
+/// [`Error::TooNew`] if a table is newer than this program, [`Error::Corrupt`] if no step leads to
+/// its version.
 pub(super) fn run(db: &Database, migrations: &[Migration]) -> Result<(), Error> {
     run_for(db, TABLES, migrations)
 }
 
 fn run_for(db: &Database, tables: &[TableInfo], migrations: &[Migration]) -> Result<(), Error> {
-    let txn = db.begin_write()?;
+    let mut txn = db.begin_write()?;
     let mut changed = false;
     for table in tables {
         let stored = txn
@@ -50,9 +51,11 @@ fn run_for(db: &Database, tables: &[TableInfo], migrations: &[Migration]) -> Res
         match stored {
             Some(stored) if stored == table.version => {}
             Some(stored) if stored > table.version => {
-                return Err(Error::Corrupt(
-                    "a table written by a newer version of hearth",
-                ));
+                return Err(Error::TooNew {
+                    table: table.name,
+                    stored,
+                    known: table.version,
+                });
             }
             _ => {
                 txn.open_table(VERSIONS)?
@@ -63,6 +66,7 @@ fn run_for(db: &Database, tables: &[TableInfo], migrations: &[Migration]) -> Res
     }
     if changed {
         create_all(&txn)?;
+        txn.set_quick_repair(true);
         txn.commit()?;
     } else {
         txn.abort()?;

@@ -7,28 +7,42 @@
 //! - [`Store::scan`] reads it on the pool: for whatever grows with history.
 //! - [`Store::publish`] must run on the server's executor: it makes commits visible, applies their
 //!   effects and answers, in that order.
+//! - [`Store::failed`] tells that the disk has failed for good; the server stops then.
 
+mod backend;
+mod batch;
 mod catalog;
+mod disk;
 mod effects;
 mod error;
+mod health;
 mod ids;
+mod inbox;
 mod migrations;
 mod packed;
 pub mod records;
 mod table;
+#[cfg(test)]
+mod tests;
 mod tx;
 mod writer;
 
 use std::{
     fmt,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     thread::JoinHandle,
 };
 
-use redb::{Database, ReadableDatabase};
 use smol::channel::{self, Receiver, Sender};
 
+use self::{
+    batch::{Committed, Job},
+    disk::{Disk, Machine},
+    health::Health,
+    inbox::{Order, Queued, Size, When},
+    writer::Started,
+};
 pub use self::{
     catalog::{Reader, Snapshot, TABLES, TableInfo},
     effects::Effect,
@@ -37,10 +51,6 @@ pub use self::{
     packed::{Bytes, Packed, Record, pack_before, unpack_before},
     table::{Range, Records, Row, Rows, SnapshotTable, TxTable},
     tx::Tx,
-};
-use self::{
-    tx::Counters,
-    writer::{Committed, Job, Order, When},
 };
 use crate::pool::{Kind, Pool};
 
@@ -64,6 +74,7 @@ pub struct Store {
 
 struct Inner {
     orders: Sender<Order>,
+    health: Arc<Health>,
     snapshot: Mutex<Arc<Snapshot>>,
     committed: Receiver<Committed>,
     writer: Mutex<Option<JoinHandle<()>>>,
@@ -85,38 +96,38 @@ impl Store {
     /// If the file cannot be opened, is held by another process, was written by a newer version,
     /// or a migration fails.
     pub fn open(options: &Options, pool: Pool) -> Result<Self, Error> {
-        let db = open_database(&options.directory.join("hearth.redb"), options.cache)?;
-        migrations::run(&db, migrations::MIGRATIONS)?;
-        let snapshot = Snapshot::new(db.begin_read()?);
-        let counters = Counters::load(&snapshot)?;
-        let (orders, queue) = channel::bounded(QUEUE);
-        // One commit is delivered while the next is made; the writer waits for a slow thread.
-        let (results, committed) = channel::bounded(2);
-        let writer = writer::start(db, counters, queue, results)
-            .map_err(|error| Error::from(redb::StorageError::Io(error)))?;
-        Ok(Self {
-            inner: Arc::new(Inner {
-                orders,
-                snapshot: Mutex::new(Arc::new(snapshot)),
-                committed,
-                writer: Mutex::new(Some(writer)),
-                pool,
-            }),
-        })
+        let (opening, opened) = Opening::start(Disk::new(options, Machine::default()))?;
+        opening.finish(opened.recv_blocking(), pool)
+    }
+
+    /// Like [`open`](Self::open), without blocking: the database is opened, and repaired, on the
+    /// writer's thread. How far that is stands in the log.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn open_on_thread(options: &Options, pool: Pool) -> Result<Self, Error> {
+        let (opening, opened) = Opening::start(Disk::new(options, Machine::default()))?;
+        opening.finish(opened.recv().await, pool)
     }
 
     /// Makes commits visible, for as long as the store is open: publishes the snapshot, hands the
-    /// effects to `apply`, delivers the answers. To be spawned once, on the server's executor.
+    /// effects to `apply`, delivers the answers. To be spawned once, on the server's executor. It
+    /// ends when the store has been closed and everything is delivered.
     pub async fn publish(self, mut apply: impl FnMut(&[Effect])) {
-        while let Ok(committed) = self.inner.committed.recv().await {
-            if let Some(snapshot) = committed.snapshot {
+        let publisher = Publisher(&self.inner.committed);
+        while let Ok(mut committed) = publisher.0.recv().await {
+            if let Some(snapshot) = committed.snapshot.take() {
                 *self.current() = snapshot;
             }
             apply(&committed.effects);
-            for answer in committed.answers {
-                answer.deliver();
-            }
+            committed.answer();
         }
+    }
+
+    /// Waits until the disk has failed for good, if ever, and tells how. The server has to stop
+    /// then: nothing is stored or read any more.
+    pub async fn failed(&self) -> Error {
+        self.inner.health.failed().await
     }
 
     /// Runs `job` in the next transaction and answers once it is committed. The job goes on even
@@ -130,7 +141,21 @@ impl Store {
         T: Send + 'static,
         E: From<Error> + Send + 'static,
     {
-        self.queue(job, When::Now).await
+        self.queue(job, When::Now, Size::Grows).await
+    }
+
+    /// Like [`write`](Self::write), for what makes the database smaller: it is done even when the
+    /// disk is so full that nothing else is stored.
+    ///
+    /// # Errors
+    /// What the job returns, or an [`Error`] of the store.
+    pub async fn write_shrinking<T, E, F>(&self, job: F) -> Result<T, E>
+    where
+        F: Fn(&Tx) -> Result<T, E> + Send + 'static,
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+    {
+        self.queue(job, When::Now, Size::Shrinks).await
     }
 
     /// Like [`write`](Self::write), for what can wait up to a second for another commit to ride
@@ -144,15 +169,16 @@ impl Store {
         T: Send + 'static,
         E: From<Error> + Send + 'static,
     {
-        self.queue(job, When::Soon).await
+        self.queue(job, When::Soon, Size::Grows).await
     }
 
-    async fn queue<T, E, F>(&self, job: F, when: When) -> Result<T, E>
+    async fn queue<T, E, F>(&self, job: F, when: When, size: Size) -> Result<T, E>
     where
         F: Fn(&Tx) -> Result<T, E> + Send + 'static,
         T: Send + 'static,
         E: From<Error> + Send + 'static,
     {
+        self.inner.health.check()?;
         let (reply, answer) = channel::bounded(1);
         let job = Box::new(TypedJob {
             job,
@@ -161,7 +187,7 @@ impl Store {
         });
         self.inner
             .orders
-            .send(Order::Write(job, when))
+            .send(Order::Write(Queued { job, size }, when))
             .await
             .map_err(|_| Error::Closed)?;
         answer.recv().await.map_err(|_| Error::Closed)?
@@ -197,7 +223,7 @@ impl Store {
     }
 
     /// Commits what is queued, refuses everything after, and closes the file. Waits for the
-    /// writer to end; [`publish`](Self::publish) must still be running, and ends with it.
+    /// writer to end. [`publish`](Self::publish) delivers the last answers, and ends after it.
     pub async fn close(&self) {
         // If the queue is closed already, somebody else closes.
         let _ = self.inner.orders.send(Order::Close).await;
@@ -224,8 +250,68 @@ impl Store {
     }
 }
 
-fn open_database(file: &Path, cache: usize) -> Result<Database, Error> {
-    Ok(Database::builder().set_cache_size(cache).create(file)?)
+/// A store whose writer is still busy opening the database.
+struct Opening {
+    orders: Sender<Order>,
+    health: Arc<Health>,
+    committed: Receiver<Committed>,
+    writer: JoinHandle<()>,
+}
+
+type Opened = Receiver<Result<Arc<Snapshot>, Error>>;
+
+impl Opening {
+    fn start(disk: Disk) -> Result<(Self, Opened), Error> {
+        let (orders, queue) = channel::bounded(QUEUE);
+        // One commit is delivered while the next is made; the writer waits for a slow thread.
+        let (results, committed) = channel::bounded(2);
+        let waiting = orders.downgrade();
+        let health = Arc::new(Health::new(move || {
+            // A writer whose queue is full does not sleep.
+            if let Some(orders) = waiting.upgrade() {
+                let _ = orders.try_send(Order::Look);
+            }
+        }));
+        let Started { thread, opened } = writer::start(disk, health.clone(), queue, results)?;
+        let opening = Self {
+            orders,
+            health,
+            committed,
+            writer: thread,
+        };
+        Ok((opening, opened))
+    }
+
+    fn finish(
+        self,
+        opened: Result<Result<Arc<Snapshot>, Error>, channel::RecvError>,
+        pool: Pool,
+    ) -> Result<Store, Error> {
+        // The writer's thread ends without an answer only in a panic.
+        let snapshot = opened.map_err(|_| Error::Panicked)??;
+        Ok(Store {
+            inner: Arc::new(Inner {
+                orders: self.orders,
+                health: self.health,
+                snapshot: Mutex::new(snapshot),
+                committed: self.committed,
+                writer: Mutex::new(Some(self.writer)),
+                pool,
+            }),
+        })
+    }
+}
+
+/// Whoever publishes. When that ends, the writer must not wait for it.
+struct Publisher<'a>(&'a Receiver<Committed>);
+
+impl Drop for Publisher<'_> {
+    fn drop(&mut self) {
+        self.0.close();
+        while let Ok(unpublished) = self.0.try_recv() {
+            unpublished.answer();
+        }
+    }
 }
 
 struct TypedJob<F, T, E> {

@@ -63,7 +63,10 @@ pub(super) struct Mark {
 pub struct Tx {
     txn: WriteTransaction,
     counters: Cell<Counters>,
+    /// Whether the job that runs has changed a table.
     dirty: Cell<bool>,
+    /// Whether a job before it has.
+    changed: Cell<bool>,
     effects: RefCell<Vec<Effect>>,
 }
 
@@ -73,6 +76,7 @@ impl Tx {
             txn: db.begin_write()?,
             counters: Cell::new(counters),
             dirty: Cell::new(false),
+            changed: Cell::new(false),
             effects: RefCell::default(),
         })
     }
@@ -90,6 +94,7 @@ impl Tx {
 
     /// Before a job: from here it can be taken back if it changes no table.
     pub(super) fn mark(&self) -> Mark {
+        self.changed.set(self.changed());
         self.dirty.set(false);
         Mark {
             counters: self.counters.get(),
@@ -108,9 +113,21 @@ impl Tx {
         true
     }
 
+    /// Whether there is anything to commit.
+    pub(super) fn changed(&self) -> bool {
+        self.changed.get() || self.dirty.get()
+    }
+
     pub(super) fn commit(self) -> Result<(Counters, Vec<Effect>), Error> {
         let (counters, effects) = (self.counters.get(), self.effects.into_inner());
         self.txn.commit()?;
+        Ok((counters, effects))
+    }
+
+    /// Ends a transaction that changed no table: what it counted and asked for holds all the same.
+    pub(super) fn end(self) -> Result<(Counters, Vec<Effect>), Error> {
+        let (counters, effects) = (self.counters.get(), self.effects.into_inner());
+        self.txn.abort()?;
         Ok((counters, effects))
     }
 

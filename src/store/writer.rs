@@ -1,346 +1,302 @@
-//! The writer: one thread that owns the database's write transactions.
+//! The writer: one thread that owns the database, opens it, writes to it and closes it.
 //!
 //! - It runs all jobs that are waiting as one transaction and commits once. Then it hands the new
 //!   snapshot, the effects and the answers over together, so nothing is answered before it is
 //!   durable and nobody is woken before the snapshot shows why.
-//! - A job that fails or panics after it changed a table is taken out: the transaction is
-//!   aborted, those before it run again and are committed, and those behind it follow in the next
-//!   one. That is why a job may run twice.
-//! - Jobs that can wait ride with the next commit, at the latest after [`SOON`].
-//! - After [`IDLE`] without work one empty commit saves the allocator's state, so that a power cut
-//!   while idle costs no repair.
+//! - When idle it makes one empty commit that saves the allocator's state, so that a power cut
+//!   then costs no repair.
+//! - When the disk has failed a read or a write, redb refuses everything: the writer answers all
+//!   that waits with an error and opens the database again. A failed sync is final.
 
 use std::{
     collections::VecDeque,
-    mem,
+    io,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
-use redb::{Database, ReadableDatabase};
-use smol::{
-    channel::{Receiver, Sender, TryRecvError},
-    future::FutureExt,
-};
+use smol::channel::{self, Receiver, Sender};
 
 use super::{
     Effect, Error, Snapshot,
-    tx::{Counters, Tx},
+    batch::{Batch, Committed},
+    disk::{Disk, Open, Space, is_full},
+    health::{Health, Trouble},
+    inbox::{Inbox, Order, Queued, Size, Work},
 };
 
-/// How long a job that can wait waits for company.
-const SOON: Duration = Duration::from_secs(1);
-/// After how long without work the allocator's state is saved.
-const IDLE: Duration = Duration::from_secs(2);
-/// How many jobs share a commit at most.
-const BATCH: usize = 256;
-/// How many jobs that can wait are held at most before they are committed.
-const SOON_HELD: usize = 1024;
-/// A job that runs longer holds up everyone who writes.
-const SLOW: Duration = Duration::from_millis(5);
+/// How long the free space of the disk is believed.
+const SPACE_HOLDS: Duration = Duration::from_secs(1);
+/// How long nothing may grow after a write found the disk full, whatever its free space is said to
+/// be.
+const FULL_HOLDS: Duration = Duration::from_secs(60);
+/// An opening within this time of the one before it waits first.
+const CALM: Duration = Duration::from_secs(60);
+/// How long the second of several openings in a row waits; each next one waits twice as long …
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+/// … up to this.
+const LAST_WAIT: Duration = Duration::from_secs(60);
 
-/// A job in the queue, with its type hidden.
-pub(super) trait Job: Send {
-    /// Runs it and keeps the result; whether what it did is to be committed.
-    fn run(&mut self, tx: &Tx) -> bool;
-    /// Hands the kept result to whoever waits.
-    fn answer(self: Box<Self>);
-    /// Hands `error` to whoever waits.
-    fn fail(self: Box<Self>, error: Error);
-}
-
-/// When a job is to be committed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum When {
-    Now,
-    Soon,
-}
-
-/// What the writer is asked.
-pub(super) enum Order {
-    Write(Box<dyn Job>, When),
-    Close,
-}
-
-/// What one commit made, to be published in this order: snapshot, effects, answers.
-pub(super) struct Committed {
-    pub snapshot: Option<Arc<Snapshot>>,
-    pub effects: Vec<Effect>,
-    pub answers: Vec<Answer>,
-}
-
-/// A job that has been decided.
-pub(super) enum Answer {
-    Done(Box<dyn Job>),
-    Failed(Box<dyn Job>, Error),
-}
-
-impl Answer {
-    pub fn deliver(self) {
-        match self {
-            Self::Done(job) => job.answer(),
-            Self::Failed(job, error) => job.fail(error),
-        }
-    }
+/// A writer that has been started.
+pub(super) struct Started {
+    pub thread: thread::JoinHandle<()>,
+    /// Yields once, when the database is open or cannot be opened.
+    pub opened: Receiver<Result<Arc<Snapshot>, Error>>,
 }
 
 /// Starts the writer on a thread of its own.
+///
+/// # Errors
+/// If the system gives no thread.
 pub(super) fn start(
-    db: Database,
-    counters: Counters,
+    disk: Disk,
+    health: Arc<Health>,
     orders: Receiver<Order>,
     committed: Sender<Committed>,
-) -> std::io::Result<thread::JoinHandle<()>> {
+) -> io::Result<Started> {
+    let (tell, opened) = channel::bounded(1);
     let writer = Writer {
-        db,
-        counters,
-        orders,
+        disk,
+        health,
+        inbox: Inbox::new(orders),
         committed,
-        soon: Vec::new(),
-        soon_since: None,
+        scarce: Scarcity::default(),
+        opening: Openings::default(),
     };
-    thread::Builder::new()
+    let thread = thread::Builder::new()
         .name("writer".into())
-        .spawn(move || writer.run())
+        .spawn(move || match writer.open() {
+            Ok((open, snapshot)) => {
+                if tell.send_blocking(Ok(snapshot)).is_ok() {
+                    writer.run(open);
+                }
+            }
+            Err(error) => {
+                let _ = tell.send_blocking(Err(error));
+            }
+        })?;
+    Ok(Started { thread, opened })
 }
 
+/// What there is of the writer whether or not the database is open.
 struct Writer {
-    db: Database,
-    counters: Counters,
-    orders: Receiver<Order>,
+    disk: Disk,
+    health: Arc<Health>,
+    inbox: Inbox,
     committed: Sender<Committed>,
-    soon: Vec<Box<dyn Job>>,
-    soon_since: Option<Instant>,
-}
-
-/// What the writer found when it looked for work.
-enum Work {
-    Batch(VecDeque<Box<dyn Job>>),
-    Idle,
-    Closing(VecDeque<Box<dyn Job>>),
+    scarce: Scarcity,
+    opening: Openings,
 }
 
 impl Writer {
-    fn run(mut self) {
-        let mut settled = false;
+    fn open(&self) -> Result<(Open, Arc<Snapshot>), Error> {
+        let (open, snapshot) = guarded(|| self.disk.open(&self.health))?;
+        Ok((open, Arc::new(snapshot)))
+    }
+
+    fn run(mut self, open: Open) {
+        let mut next = Some(open);
+        while let Some(open) = next {
+            next = self
+                .serve(open)
+                .and_then(|trouble| self.open_again(trouble));
+        }
+    }
+
+    /// Works until the store is closed or the disk is in trouble. The database is closed then.
+    fn serve(&mut self, mut open: Open) -> Option<Trouble> {
         loop {
-            match self.wait(settled) {
-                Work::Batch(jobs) => {
-                    self.write(jobs);
-                    settled = false;
+            let mut closing = false;
+            match self.inbox.next(open.settled) {
+                Work::Batch(jobs) => self.write(&mut open, jobs),
+                Work::Idle => self.settle(&mut open),
+                Work::Look => {}
+                Work::Close(jobs) => {
+                    self.write(&mut open, jobs);
+                    closing = true;
                 }
-                Work::Idle => {
-                    self.settle();
-                    settled = true;
+            }
+            if let Some(trouble) = self.health.take_trouble() {
+                self.health.set_reopening();
+                drop(open);
+                // What a reader met until the database was closed is the same trouble.
+                return Some(trouble.or_worse(self.health.take_trouble()));
+            }
+            if closing {
+                if let Err(error) = open.db.close() {
+                    log::error!("the database could not be closed: {error}");
                 }
-                Work::Closing(jobs) => {
-                    self.write(jobs);
-                    self.settle();
+                return self.health.take_trouble();
+            }
+        }
+    }
+
+    /// Commits `jobs`, in as many transactions as their failures make necessary.
+    fn write(&mut self, open: &mut Open, jobs: VecDeque<Queued>) {
+        let jobs = self.refuse_growth(jobs);
+        let (count, start) = (jobs.len(), Instant::now());
+        let mut batch = Batch::new(jobs);
+        while !batch.is_empty() {
+            match guarded(|| batch.transact(&open.db, &mut open.counters)) {
+                Ok(committed) => {
+                    open.settled &= committed.snapshot.is_none();
+                    self.deliver(committed);
+                }
+                Err(error) => {
+                    let told = self.health.blame(&error);
+                    self.deliver(Committed {
+                        snapshot: None,
+                        effects: Vec::new(),
+                        answers: batch.fail(&told),
+                    });
                     return;
                 }
             }
         }
+        self.inbox.committed(count, start.elapsed());
     }
 
-    /// Waits for work: for as long as it takes once the allocator's state is saved (`settled`)
-    /// and no job waits for company.
-    fn wait(&mut self, settled: bool) -> Work {
-        let mut now = VecDeque::new();
-        loop {
-            let order = match self.deadline(settled) {
-                None => smol::block_on(self.orders.recv()).ok(),
-                Some(deadline) => {
-                    let timer = async {
-                        smol::Timer::at(deadline).await;
-                        None
-                    };
-                    let order = async { Some(self.orders.recv().await.ok()) };
-                    match smol::block_on(order.or(timer)) {
-                        Some(order) => order,
-                        None if self.soon.is_empty() => return Work::Idle,
-                        None => return Work::Batch(self.take_soon()),
-                    }
-                }
-            };
-            let mut next = order;
-            let closing = loop {
-                match next {
-                    None | Some(Order::Close) => break true,
-                    Some(Order::Write(job, When::Now)) => now.push_back(job),
-                    Some(Order::Write(job, When::Soon)) => {
-                        self.soon_since.get_or_insert_with(Instant::now);
-                        self.soon.push(job);
-                    }
-                }
-                if now.len() >= BATCH {
-                    break false;
-                }
-                next = match self.orders.try_recv() {
-                    Ok(order) => Some(order),
-                    Err(TryRecvError::Empty) => break false,
-                    Err(TryRecvError::Closed) => break true,
-                };
-            };
-            if closing {
-                now.extend(self.take_soon());
-                return Work::Closing(now);
-            }
-            if !now.is_empty() || self.soon.len() >= SOON_HELD {
-                now.extend(self.take_soon());
-                return Work::Batch(now);
-            }
+    fn deliver(&self, committed: Committed) {
+        if let Err(unsent) = self.committed.send_blocking(committed) {
+            // Nobody publishes any more. What is committed may be said all the same.
+            unsent.into_inner().answer();
         }
     }
 
-    fn deadline(&self, settled: bool) -> Option<Instant> {
-        match self.soon_since {
-            Some(since) => Some(since + SOON),
-            None if settled => None,
-            None => Some(Instant::now() + IDLE),
+    /// Sends away the jobs that grow the database if the disk has no room for them.
+    fn refuse_growth(&mut self, jobs: VecDeque<Queued>) -> VecDeque<Queued> {
+        if !self.scarce.is_now(&self.disk) {
+            return jobs;
         }
-    }
-
-    fn take_soon(&mut self) -> VecDeque<Box<dyn Job>> {
-        self.soon_since = None;
-        mem::take(&mut self.soon).into()
-    }
-
-    /// Commits `jobs`, in as many transactions as their failures make necessary.
-    fn write(&mut self, mut jobs: VecDeque<Box<dyn Job>>) {
-        while !jobs.is_empty() {
-            let mut answers = Vec::new();
-            let (effects, snapshot) = match self.transact(&mut jobs, &mut answers) {
-                Ok((effects, snapshot)) => (effects, Some(Arc::new(snapshot))),
-                Err(error) => {
-                    log::error!("a write failed: {error}");
-                    answers = answers
-                        .into_iter()
-                        .map(|answer| answer.failed(&error))
-                        .collect();
-                    answers.extend(jobs.drain(..).map(|job| Answer::Failed(job, error.clone())));
-                    (Vec::new(), None)
-                }
-            };
-            // The receiver goes away only when the whole store does.
-            let _ = self.committed.send_blocking(Committed {
-                snapshot,
-                effects,
-                answers,
-            });
+        let (grow, shrink): (VecDeque<_>, _) = jobs
+            .into_iter()
+            .partition(|queued| queued.size == Size::Grows);
+        for queued in grow {
+            queued.job.fail(Error::Full);
         }
-    }
-
-    /// Runs jobs from the front of `jobs` in one transaction, up to the first that has to be taken
-    /// out, and commits. Decided jobs move to `answers`.
-    fn transact(
-        &mut self,
-        jobs: &mut VecDeque<Box<dyn Job>>,
-        answers: &mut Vec<Answer>,
-    ) -> Result<(Vec<Effect>, Snapshot), Error> {
-        let mut tx = Tx::begin(&self.db, self.counters)?;
-        let mut done: Vec<Box<dyn Job>> = Vec::new();
-        while let Some(mut job) = jobs.pop_front() {
-            let mark = tx.mark();
-            match attempt(&mut *job, &tx) {
-                Attempt::Keep => done.push(job),
-                attempt => {
-                    let clean = tx.take_back(&mark);
-                    answers.push(attempt.answer(job));
-                    if !clean {
-                        drop(tx);
-                        tx = self.run_again(&mut done, answers)?;
-                        break;
-                    }
-                }
-            }
-        }
-        let committed = tx.commit();
-        answers.extend(done.into_iter().map(Answer::Done));
-        let (counters, effects) = committed?;
-        self.counters = counters;
-        Ok((effects, Snapshot::new(self.db.begin_read()?)))
-    }
-
-    /// A new transaction with what `done` did, after the one before was aborted. A job that fails
-    /// this time is taken out as well.
-    fn run_again(
-        &self,
-        done: &mut Vec<Box<dyn Job>>,
-        answers: &mut Vec<Answer>,
-    ) -> Result<Tx, Error> {
-        'again: loop {
-            let tx = Tx::begin(&self.db, self.counters)?;
-            for at in 0..done.len() {
-                let mark = tx.mark();
-                match attempt(&mut *done[at], &tx) {
-                    Attempt::Keep => {}
-                    attempt => {
-                        let clean = tx.take_back(&mark);
-                        answers.push(attempt.answer(done.remove(at)));
-                        if !clean || at < done.len() {
-                            continue 'again;
-                        }
-                    }
-                }
-            }
-            return Ok(tx);
-        }
+        shrink
     }
 
     /// Saves the allocator's state, so that the next open needs no repair.
-    fn settle(&self) {
-        let saved = self
-            .db
-            .begin_write()
-            .map_err(Error::from)
-            .and_then(|mut txn| {
-                txn.set_quick_repair(true);
-                Ok(txn.commit()?)
-            });
+    fn settle(&self, open: &mut Open) {
+        let saved = guarded(|| {
+            let mut txn = open.db.begin_write()?;
+            txn.set_quick_repair(true);
+            Ok(txn.commit()?)
+        });
         if let Err(error) = saved {
-            log::error!("the database could not be settled: {error}");
+            self.health.blame(&error);
+        }
+        open.settled = true;
+        self.disk.make_ballast();
+    }
+
+    /// Opens the database again, however long that takes; until then whoever asks for something
+    /// is answered with an error. None if that is not wanted any more or makes no sense.
+    fn open_again(&mut self, mut trouble: Trouble) -> Option<Open> {
+        loop {
+            match &trouble {
+                Trouble::Sync(error) => {
+                    return self.end(Error::Failed(error.clone()));
+                }
+                Trouble::Io(error) if is_full(error) => {
+                    self.scarce.found_full();
+                    self.disk.give_up_ballast();
+                }
+                Trouble::Io(_) => {}
+            }
+            let at = self.opening.next();
+            if !self.inbox.refuse_until(Some(at), &Error::Unavailable) {
+                return None;
+            }
+            log::warn!("opening the database again");
+            trouble = match self.open() {
+                Ok((open, snapshot)) => {
+                    self.health.set_open();
+                    self.deliver(Committed {
+                        snapshot: Some(snapshot),
+                        effects: vec![Effect::Reopened],
+                        answers: Vec::new(),
+                    });
+                    log::info!("the database is open again");
+                    return Some(open);
+                }
+                Err(Error::Failed(error)) => Trouble::Sync(error),
+                Err(error) if error.is_corruption() => return self.end(error),
+                Err(error) => {
+                    log::error!("the database cannot be opened: {error}");
+                    Trouble::Io(Arc::new(io::Error::other(error)))
+                }
+            };
         }
     }
+
+    /// The end: only the errors are still answered, until the store is closed.
+    fn end(&mut self, error: Error) -> Option<Open> {
+        self.disk.mark_failed(&error);
+        self.health.fail(error.clone());
+        self.inbox.refuse_until(None, &error);
+        None
+    }
 }
 
-impl Answer {
-    fn failed(self, error: &Error) -> Self {
-        match self {
-            Self::Done(job) => Self::Failed(job, error.clone()),
-            // Its own answer is right whatever became of the commit.
-            Self::Failed(..) => self,
+/// Runs what redb does; its panics are errors, too.
+fn guarded<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(Error::Panicked))
+}
+
+/// Whether the disk has room, asked at most once in [`SPACE_HOLDS`].
+#[derive(Default)]
+struct Scarcity {
+    asked: Option<Instant>,
+    scarce: bool,
+    full_until: Option<Instant>,
+}
+
+impl Scarcity {
+    fn is_now(&mut self, disk: &Disk) -> bool {
+        let now = Instant::now();
+        if self.asked.is_none_or(|at| now >= at + SPACE_HOLDS) {
+            self.asked = Some(now);
+            let full = self.full_until.is_some_and(|until| now < until);
+            let scarce = full || disk.space().is_some_and(Space::is_scarce);
+            if scarce != self.scarce {
+                self.scarce = scarce;
+                match scarce {
+                    true => log::error!("the disk is almost full: only deletions are stored"),
+                    false => log::info!("the disk has room again"),
+                }
+            }
         }
+        self.scarce
+    }
+
+    fn found_full(&mut self) {
+        self.full_until = Some(Instant::now() + FULL_HOLDS);
+        self.asked = None;
     }
 }
 
-/// How a job's run ended.
-enum Attempt {
-    Keep,
-    Refused,
-    Panicked,
+/// When the database was last opened again, so that a disk that fails again and again is not asked
+/// all the time.
+#[derive(Default)]
+struct Openings {
+    last: Option<Instant>,
+    wait: Duration,
 }
 
-impl Attempt {
-    fn answer(self, job: Box<dyn Job>) -> Answer {
-        match self {
-            Self::Panicked => Answer::Failed(job, Error::Panicked),
-            Self::Keep | Self::Refused => Answer::Done(job),
-        }
+impl Openings {
+    fn next(&mut self) -> Instant {
+        let now = Instant::now();
+        self.wait = if self.last.is_some_and(|last| now < last + CALM) {
+            (self.wait * 2).clamp(FIRST_WAIT, LAST_WAIT)
+        } else {
+            Duration::ZERO
+        };
+        let next = now + self.wait;
+        self.last = Some(next);
+        next
     }
-}
-
-fn attempt(job: &mut dyn Job, tx: &Tx) -> Attempt {
-    let start = Instant::now();
-    // After a panic the job is only told so, and its transaction is aborted if it was touched.
-    let attempt = match catch_unwind(AssertUnwindSafe(|| job.run(tx))) {
-        Ok(true) => Attempt::Keep,
-        Ok(false) => Attempt::Refused,
-        Err(_) => Attempt::Panicked,
-    };
-    if start.elapsed() > SLOW {
-        log::debug!("a write job took {:?}", start.elapsed());
-    }
-    attempt
 }

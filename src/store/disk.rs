@@ -1,0 +1,258 @@
+//! What the store stands on: the directory with the database file, the ballast beside it and the
+//! mark that a failed disk leaves.
+
+use std::{
+    cell::Cell,
+    fs::{File, OpenOptions},
+    io::{self, Write},
+    path::{Path, PathBuf},
+    rc::Rc,
+    sync::Arc,
+};
+
+use redb::{Database, ReadableDatabase, StorageBackend, backends::FileBackend};
+
+use super::{
+    Error, Options, Snapshot,
+    backend::Watched,
+    health::{Health, Trouble},
+    migrations,
+    tx::Counters,
+};
+
+const DATABASE: &str = "hearth.redb";
+const BALLAST: &str = "ballast";
+const MARK: &str = "DISK-FAILED.txt";
+
+/// The size of the ballast, in bytes.
+const BALLAST_LEN: u64 = 16 << 20;
+/// Below this part of the disk nothing may grow any more …
+const RESERVE_PART: u64 = 50;
+/// … or below so many bytes, on a disk so large that its part would be more.
+const RESERVE_MAX: u64 = 1 << 30;
+
+/// The room on a disk, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Space {
+    pub total: u64,
+    /// What a process without privileges may still use.
+    pub free: u64,
+}
+
+impl Space {
+    /// Whether so little is free that only what frees space may be written.
+    pub fn is_scarce(self) -> bool {
+        self.free < self.reserve()
+    }
+
+    fn has_room_for_ballast(self) -> bool {
+        self.free > self.reserve() + 2 * BALLAST_LEN
+    }
+
+    fn reserve(self) -> u64 {
+        (self.total / RESERVE_PART).min(RESERVE_MAX)
+    }
+}
+
+/// The machine's part in the disk, which tests replace.
+pub(super) struct Machine {
+    /// Opens the database file, makes it if it does not exist.
+    pub open: Probe<Box<dyn StorageBackend>>,
+    /// The room on the disk that holds the directory.
+    pub space: Probe<Space>,
+}
+
+pub(super) type Probe<T> = Box<dyn Fn(&Path) -> io::Result<T> + Send>;
+
+impl Default for Machine {
+    fn default() -> Self {
+        Self {
+            open: Box::new(open_file),
+            space: Box::new(space),
+        }
+    }
+}
+
+/// The database, while it is open.
+pub(super) struct Open {
+    pub db: Database,
+    pub counters: Counters,
+    /// Whether the file holds the allocator's state, so that the next open needs no repair.
+    pub settled: bool,
+}
+
+/// The disk of one store.
+pub(super) struct Disk {
+    directory: PathBuf,
+    cache: usize,
+    machine: Machine,
+}
+
+impl Disk {
+    pub fn new(options: &Options, machine: Machine) -> Self {
+        Self {
+            directory: options.directory.clone(),
+            cache: options.cache,
+            machine,
+        }
+    }
+
+    /// Opens the database, repairs it if need be, and brings its tables to the versions of this
+    /// program. A full disk costs the ballast; after a failed disk everything is checked.
+    pub fn open(&self, health: &Arc<Health>) -> Result<(Open, Snapshot), Error> {
+        let opened = self.try_open(health);
+        match (&opened, health.take_trouble()) {
+            (Err(_), Some(Trouble::Io(error))) if is_full(&error) && self.give_up_ballast() => {
+                let opened = self.try_open(health);
+                health.take_trouble();
+                opened
+            }
+            (Err(_), Some(Trouble::Sync(error))) => Err(Error::Failed(error)),
+            _ => opened,
+        }
+    }
+
+    fn try_open(&self, health: &Arc<Health>) -> Result<(Open, Snapshot), Error> {
+        let file = self.directory.join(DATABASE);
+        let failed_before = self.directory.join(MARK).exists();
+        if failed_before {
+            log::warn!("the disk failed when hearth last ran: checking every page of the database");
+            forget_cached(&file)?;
+        }
+        let backend = Watched::new((self.machine.open)(&file)?, health.clone());
+        let repaired = Rc::new(Cell::new(false));
+        let noticed = repaired.clone();
+        let db = Database::builder()
+            .set_cache_size(self.cache)
+            .set_check_integrity_on_open(failed_before)
+            .set_repair_callback(move |repair| {
+                let percent = repair.progress() * 100.0;
+                if noticed.replace(true) {
+                    log::info!("checking the database: {percent:.0} % done");
+                } else {
+                    log::info!("the database was not closed: checking and repairing it");
+                }
+            })
+            .create_with_backend(backend)?;
+        migrations::run(&db, migrations::MIGRATIONS)?;
+        let snapshot = Snapshot::new(db.begin_read()?);
+        let counters = Counters::load(&snapshot)?;
+        if failed_before {
+            std::fs::remove_file(self.directory.join(MARK))?;
+        }
+        let open = Open {
+            db,
+            counters,
+            settled: !repaired.get(),
+        };
+        Ok((open, snapshot))
+    }
+
+    /// The room on the disk, if the system tells.
+    pub fn space(&self) -> Option<Space> {
+        (self.machine.space)(&self.directory)
+            .inspect_err(|error| log::debug!("the free space is not known: {error}"))
+            .ok()
+    }
+
+    /// Makes the ballast if it is not there and the disk has room for it.
+    pub fn make_ballast(&self) {
+        let ballast = self.directory.join(BALLAST);
+        let there = ballast
+            .metadata()
+            .is_ok_and(|file| file.len() == BALLAST_LEN);
+        if there || !self.space().is_some_and(Space::has_room_for_ballast) {
+            return;
+        }
+        if let Err(error) = File::create(&ballast).and_then(|file| fill(&file, BALLAST_LEN)) {
+            log::warn!("no ballast could be laid up for a full disk: {error}");
+            let _ = std::fs::remove_file(ballast);
+        }
+    }
+
+    /// Frees what the ballast takes up; whether there was any.
+    pub fn give_up_ballast(&self) -> bool {
+        let given_up = std::fs::remove_file(self.directory.join(BALLAST)).is_ok();
+        if given_up {
+            log::warn!("the disk is full: the ballast of 16 MB is given up");
+        }
+        given_up
+    }
+
+    /// Leaves a mark, so that the next open trusts nothing.
+    pub fn mark_failed(&self, error: &Error) {
+        let mark = self.directory.join(MARK);
+        let text = format!(
+            "hearth stopped: {error}\n\
+             Copy this directory to another disk while it can be read.\n\
+             At its next start hearth checks the whole database, and removes this file if it is \
+             sound.\n"
+        );
+        let written = File::create(mark).and_then(|mut file| {
+            file.write_all(text.as_bytes())?;
+            file.sync_all()
+        });
+        if let Err(error) = written {
+            log::error!("the failure of the disk could not be noted: {error}");
+        }
+    }
+}
+
+/// Whether `error` says that the disk, or the user's part of it, is full.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
+fn open_file(file: &Path) -> io::Result<Box<dyn StorageBackend>> {
+    let is_new = !file.exists();
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    // It holds the server's signing key.
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let opened = options.open(file)?;
+    if is_new && let Some(directory) = file.parent() {
+        // A power cut must not take the name of a file whose contents are durable.
+        File::open(directory)?.sync_all()?;
+    }
+    let backend = FileBackend::new(opened).map_err(io::Error::other)?;
+    Ok(Box::new(backend))
+}
+
+fn space(directory: &Path) -> io::Result<Space> {
+    let stat = rustix::fs::statvfs(directory)?;
+    Ok(Space {
+        total: stat.f_blocks.saturating_mul(stat.f_frsize),
+        free: stat.f_bavail.saturating_mul(stat.f_frsize),
+    })
+}
+
+/// Makes the system read `file` from the disk again: after a failed sync it may hold pages that
+/// never reached it.
+fn forget_cached(file: &Path) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    if file.exists() {
+        let file = File::open(file)?;
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
+    }
+    Ok(())
+}
+
+/// Gives `file` blocks for `len` bytes, which a file system that leaves holes would not.
+fn fill(mut file: &File, len: u64) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        let flags = rustix::fs::FallocateFlags::empty();
+        if rustix::fs::fallocate(file, flags, 0, len).is_ok() {
+            return Ok(());
+        }
+    }
+    let zeros = [0; 1 << 16];
+    for _ in 0..len / zeros.len() as u64 {
+        file.write_all(&zeros)?;
+    }
+    Ok(())
+}
