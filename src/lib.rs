@@ -5,3 +5,4 @@ pub mod pool;
 pub mod protocol;
 pub mod rooms;
 pub mod store;
+pub mod users;

@@ -71,8 +71,8 @@ record! {
         device: DeviceNum,
         /// When it ends, in milliseconds since the epoch.
         expires_ts: Option<u64>,
-        /// SHA-256 of the refresh token given out with it.
-        refresh: Option<[u8; 32]>,
+        /// SHA-256 of the refresh token that ends when this token is first used.
+        replaces: Option<[u8; 32]>,
     }
 }
 
@@ -85,8 +85,8 @@ record! {
         device: DeviceNum,
         /// SHA-256 of the access token given out with it.
         access: [u8; 32],
-        /// SHA-256 of the refresh token that replaced it; both live until the new one is used.
-        replaced_by: Option<[u8; 32]>,
+        /// SHA-256 of the refresh token that ends when this token is first used.
+        replaces: Option<[u8; 32]>,
     }
 }
 

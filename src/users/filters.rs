@@ -1,0 +1,160 @@
+//! Filters that clients stored (client-server API, "Filtering").
+
+use ruma::api::client::filter::FilterDefinition;
+
+use super::{Error, Users};
+use crate::store::{self, Reader, Rows, Tx, UserNum};
+
+/// How large a filter can be as JSON, in bytes.
+const LARGEST: usize = 64 * 1024;
+/// How many filters a user has at most.
+const MOST: usize = 500;
+
+/// The filter with which `user` means `id`.
+///
+/// # Errors
+/// [`Error::NotFound`] if there is none.
+pub fn load(reader: &impl Reader, user: UserNum, id: &str) -> Result<FilterDefinition, Error> {
+    const NO_FILTER: Error = Error::NotFound("you have no filter with this id");
+    let num: u32 = id.parse().map_err(|_| NO_FILTER)?;
+    let filters = reader.filters()?;
+    let row = filters.get((user, num))?.ok_or(NO_FILTER)?;
+    serde_json::from_str(row.value())
+        .map_err(|_| store::Error::Corrupt("a filter that is not one").into())
+}
+
+/// Removes every filter of `user`.
+///
+/// # Errors
+/// If the table cannot be written.
+pub(super) fn remove_all(tx: &Tx, user: UserNum) -> Result<(), store::Error> {
+    tx.filters()?
+        .remove_in((user, u32::MIN)..=(user, u32::MAX), |_, _| true)
+}
+
+/// The number under which `filter` stands, put there if it did not.
+fn enter(tx: &Tx, user: UserNum, filter: &str) -> Result<u32, Error> {
+    let mut count = 0;
+    let mut next = 0;
+    for row in tx.filters()?.range((user, u32::MIN)..=(user, u32::MAX))? {
+        let (key, stored) = row?;
+        let (_, num) = key.value();
+        if stored.value() == filter {
+            return Ok(num);
+        }
+        count += 1;
+        next = num + 1;
+    }
+    if count >= MOST {
+        return Err(Error::TooMany("a user has at most 500 filters"));
+    }
+    tx.filters()?.insert((user, next), filter)?;
+    Ok(next)
+}
+
+impl Users {
+    /// The filter with which `user` means `id`.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is none.
+    pub fn filter(&self, user: UserNum, id: &str) -> Result<FilterDefinition, Error> {
+        self.store.read(|s| load(s, user, id))
+    }
+
+    /// Stores a filter and gives its id, the same one for the same filter.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] or [`Error::TooMany`].
+    pub async fn add_filter(
+        &self,
+        user: UserNum,
+        filter: &FilterDefinition,
+    ) -> Result<String, Error> {
+        let filter =
+            serde_json::to_string(filter).map_err(|_| Error::BadJson("this is not a filter"))?;
+        if filter.len() > LARGEST {
+            return Err(Error::TooLarge("a filter has at most 64 KiB"));
+        }
+        let num = self.store.write(move |tx| enter(tx, user, &filter)).await?;
+        Ok(num.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::api::client::filter::RoomEventFilter;
+
+    use super::*;
+    use crate::users::testing::{across_a_restart, with_server};
+
+    fn with_limit(limit: u32) -> FilterDefinition {
+        let mut filter = FilterDefinition::empty();
+        filter.room.timeline = RoomEventFilter::empty();
+        filter.room.timeline.limit = Some(limit.into());
+        filter
+    }
+
+    #[test]
+    fn the_same_filter_has_the_same_id_and_survives_a_restart() {
+        across_a_restart(
+            async |server| {
+                let login = server.register("alice").await;
+                let user = server.session(&login).await.user;
+                let mut ids = Vec::new();
+                for limit in [1, 2, 1] {
+                    ids.push(
+                        server
+                            .users
+                            .add_filter(user, &with_limit(limit))
+                            .await
+                            .unwrap(),
+                    );
+                }
+                assert_eq!(ids[0], ids[2]);
+                assert_ne!(ids[0], ids[1]);
+                (user, ids)
+            },
+            async |server, (user, ids)| {
+                let filter = server.users.filter(user, &ids[1]).unwrap();
+                assert_eq!(filter.room.timeline.limit, Some(2_u32.into()));
+                let other = UserNum(user.0 + 1);
+                for (user, id) in [(user, "17"), (user, "{}"), (user, ""), (other, &*ids[0])] {
+                    assert!(matches!(
+                        server.users.filter(user, id),
+                        Err(Error::NotFound(_))
+                    ));
+                }
+            },
+        );
+    }
+
+    #[test]
+    fn filters_are_limited_in_size_and_number() {
+        with_server(async |server| {
+            let login = server.register("alice").await;
+            let user = server.session(&login).await.user;
+            let mut large = FilterDefinition::empty();
+            large.event_fields = Some(vec!["x".repeat(64 * 1024)]);
+            assert!(matches!(
+                server.users.add_filter(user, &large).await,
+                Err(Error::TooLarge(_))
+            ));
+            let fill = server.store.write(move |tx| {
+                for limit in 0..MOST as u32 {
+                    enter(
+                        tx,
+                        user,
+                        &serde_json::to_string(&with_limit(limit)).unwrap(),
+                    )?;
+                }
+                Ok::<_, Error>(())
+            });
+            fill.await.unwrap();
+            assert!(matches!(
+                server.users.add_filter(user, &with_limit(100_000)).await,
+                Err(Error::TooMany(_))
+            ));
+            assert!(server.users.add_filter(user, &with_limit(7)).await.is_ok());
+        });
+    }
+}

@@ -1,0 +1,422 @@
+//! Logging in, and renewing what a login gave.
+//!
+//! A refresh gives out a new pair of tokens beside the old one. The old pair ends when either new
+//! token is first used, so a client that never got its answer can ask again (client-server API,
+//! "Refreshing access tokens"). Both answers of two refreshes at once work.
+
+use std::time::Duration;
+
+use ruma::{DeviceId, OwnedDeviceId, OwnedUserId};
+
+use super::{
+    Error, Proof, Token, Users, devices,
+    tokens::{self, Kind, TokenHash},
+};
+use crate::store::{
+    self, DeviceNum, Reader, Records, Rows, Tx,
+    records::{AccessToken, RefreshToken},
+};
+
+/// How long an access token lives that can be refreshed. A renewal is two commits, so this is
+/// generous to the card.
+pub(super) const ACCESS_LIFETIME: Duration = Duration::from_hours(12);
+/// How many pairs of tokens a device has at most: refreshes whose answers were not used.
+const MOST_PAIRS: usize = 8;
+
+/// A login that a client asks for.
+#[derive(Clone, Debug, Default)]
+pub struct NewLogin {
+    /// The device to log in on; a new one is made if the user has none of this id.
+    pub device_id: Option<OwnedDeviceId>,
+    /// The name for a new device.
+    pub display_name: Option<String>,
+    /// Whether the client can refresh its access token; then that token ends.
+    pub refreshable: bool,
+}
+
+/// What a client gets from logging in or refreshing.
+#[derive(Clone, Debug)]
+pub struct Login {
+    /// Who is logged in.
+    pub user_id: OwnedUserId,
+    /// On which device.
+    pub device_id: OwnedDeviceId,
+    /// The token for its requests.
+    pub access_token: Token,
+    /// The token that renews it.
+    pub refresh_token: Option<Token>,
+    /// How long the access token lives.
+    pub expires_in: Option<Duration>,
+}
+
+/// A login with all its secrets made, so that the job that stores it can run twice.
+#[derive(Clone)]
+pub(super) struct Prepared {
+    device_id: OwnedDeviceId,
+    display_name: Option<String>,
+    pair: Pair,
+    now_ms: u64,
+}
+
+#[derive(Clone)]
+struct Pair {
+    access: Token,
+    refresh: Option<Token>,
+    expires_ts: Option<u64>,
+}
+
+impl Pair {
+    fn generate(refreshable: bool, now_ms: u64) -> Self {
+        let lifetime = ACCESS_LIFETIME.as_millis() as u64;
+        Self {
+            access: Token::generate(Kind::Access),
+            refresh: refreshable.then(|| Token::generate(Kind::Refresh)),
+            expires_ts: refreshable.then_some(now_ms + lifetime),
+        }
+    }
+
+    fn store(
+        &self,
+        tx: &Tx,
+        user: store::UserNum,
+        device: DeviceNum,
+        replaces: Option<TokenHash>,
+    ) -> Result<(), store::Error> {
+        let access = self.access.hash();
+        let token = AccessToken {
+            user,
+            device,
+            expires_ts: self.expires_ts,
+            replaces,
+        };
+        tx.access_tokens()?.put(access, &token)?;
+        tx.device_tokens()?.insert((device, access), ())?;
+        if let Some(refresh) = self.refresh.as_ref().map(Token::hash) {
+            let token = RefreshToken {
+                user,
+                device,
+                access,
+                replaces,
+            };
+            tx.refresh_tokens()?.put(refresh, &token)?;
+            tx.device_tokens()?.insert((device, refresh), ())?;
+        }
+        Ok(())
+    }
+
+    fn login(&self, user_id: OwnedUserId, device_id: OwnedDeviceId) -> Login {
+        Login {
+            user_id,
+            device_id,
+            access_token: self.access.clone(),
+            refresh_token: self.refresh.clone(),
+            expires_in: self.expires_ts.map(|_| ACCESS_LIFETIME),
+        }
+    }
+}
+
+/// Stores a login in the transaction in which `proof` is found to hold.
+pub(super) fn make(tx: &Tx, proof: &Proof, new: &Prepared) -> Result<Login, Error> {
+    proof.redeem(tx, new.now_ms)?;
+    let user = proof.user();
+    let device = devices::enter(
+        tx,
+        user,
+        &new.device_id,
+        new.display_name.as_ref(),
+        new.now_ms,
+    )?;
+    new.pair.store(tx, user, device, None)?;
+    let user_id = proof.user_id().to_owned();
+    Ok(new.pair.login(user_id, new.device_id.clone()))
+}
+
+/// Ends the refresh token `hash` and the access token given out with it, if they still live.
+pub(super) fn revoke(tx: &Tx, hash: &TokenHash) -> Result<(), store::Error> {
+    let token = tx.refresh_tokens()?.load(hash)?;
+    if let Some(token) = token {
+        tx.refresh_tokens()?.remove(hash)?;
+        tx.access_tokens()?.remove(token.access)?;
+        let mut of_device = tx.device_tokens()?;
+        of_device.remove((token.device, *hash))?;
+        of_device.remove((token.device, token.access))?;
+    }
+    Ok(())
+}
+
+impl Users {
+    /// Logs in whom `proof` names.
+    ///
+    /// # Errors
+    /// If the proof does not hold any more, or [`Error::InvalidParam`] if the device id or the
+    /// name of the device is too long.
+    pub async fn log_in(&self, proof: Proof, new: NewLogin) -> Result<Login, Error> {
+        let new = self.prepare(new)?;
+        self.store.write(move |tx| make(tx, &proof, &new)).await
+    }
+
+    /// Gives out new tokens for a refresh token.
+    ///
+    /// # Errors
+    /// [`Error::UnknownToken`].
+    pub async fn refresh(&self, refresh_token: &str) -> Result<Login, Error> {
+        let hash = tokens::hash(refresh_token);
+        let pair = Pair::generate(true, self.clock.now_ms());
+        self.store.write(move |tx| renew(tx, &hash, &pair)).await
+    }
+
+    pub(super) fn prepare(&self, new: NewLogin) -> Result<Prepared, Error> {
+        let NewLogin {
+            device_id,
+            display_name,
+            refreshable,
+        } = new;
+        let device_id = device_id.unwrap_or_else(DeviceId::new);
+        if device_id.as_str().is_empty() || device_id.as_str().len() > devices::LONGEST {
+            return Err(Error::InvalidParam("a device id has 1 to 255 bytes"));
+        }
+        if let Some(name) = &display_name {
+            devices::check_display_name(name)?;
+        }
+        let now_ms = self.clock.now_ms();
+        Ok(Prepared {
+            device_id,
+            display_name,
+            pair: Pair::generate(refreshable, now_ms),
+            now_ms,
+        })
+    }
+}
+
+fn renew(tx: &Tx, hash: &TokenHash, pair: &Pair) -> Result<Login, Error> {
+    const UNKNOWN: Error = Error::UnknownToken { soft_logout: false };
+    let token = tx.refresh_tokens()?.load(hash)?.ok_or(UNKNOWN)?;
+    let device_id: OwnedDeviceId = {
+        let device_ids = tx.device_ids()?;
+        let row = device_ids.get(token.device)?.ok_or(UNKNOWN)?;
+        row.value().1.into()
+    };
+    let user_id = super::id_of(tx, token.user)?;
+    if let Some(replaced) = token.replaces {
+        revoke(tx, &replaced)?;
+        let token = RefreshToken {
+            replaces: None,
+            ..token.clone()
+        };
+        tx.refresh_tokens()?.put(hash, &token)?;
+    }
+    make_room(tx, token.device, hash)?;
+    pair.store(tx, token.user, token.device, Some(*hash))?;
+    Ok(pair.login(user_id, device_id))
+}
+
+/// Drops the oldest pair of `device` if it has as many as it can have, but not the one that `used`
+/// belongs to.
+fn make_room(tx: &Tx, device: DeviceNum, used: &TokenHash) -> Result<(), store::Error> {
+    let mut pairs = Vec::new();
+    for row in tx
+        .device_tokens()?
+        .range((device, [0; 32])..=(device, [255; 32]))?
+    {
+        pairs.push(row?.0.value().1);
+    }
+    let mut oldest: Option<(Option<u64>, TokenHash)> = None;
+    let mut count = 0;
+    for hash in pairs {
+        let Some(refresh) = tx.refresh_tokens()?.load(hash)? else {
+            continue;
+        };
+        count += 1;
+        let access = tx.access_tokens()?.load(refresh.access)?;
+        let age = (access.and_then(|access| access.expires_ts), hash);
+        if hash != *used && oldest.is_none_or(|oldest| age < oldest) {
+            oldest = Some(age);
+        }
+    }
+    match oldest {
+        Some((_, hash)) if count >= MOST_PAIRS => revoke(tx, &hash),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use smol::future::zip;
+
+    use super::*;
+    use crate::users::testing::{Server, across_a_restart, with_server};
+
+    fn on(device_id: &str) -> NewLogin {
+        NewLogin {
+            device_id: Some(device_id.into()),
+            ..NewLogin::default()
+        }
+    }
+
+    fn refreshable() -> NewLogin {
+        NewLogin {
+            refreshable: true,
+            ..NewLogin::default()
+        }
+    }
+
+    async fn refresh(server: &Server, login: &Login) -> Result<Login, Error> {
+        let token = login.refresh_token.clone().unwrap().into_string();
+        server.users.refresh(&token).await
+    }
+
+    #[test]
+    fn tokens_survive_a_restart() {
+        across_a_restart(
+            async |server| server.register_with("alice", refreshable()).await,
+            async |server, login| {
+                let session = server.session(&login).await;
+                assert_eq!(session.user_id, login.user_id);
+                assert_eq!(session.device_id, login.device_id);
+                assert!(refresh(&server, &login).await.is_ok());
+            },
+        );
+    }
+
+    #[test]
+    fn a_login_on_a_known_device_keeps_the_device_and_ends_its_old_tokens() {
+        with_server(async |server| {
+            let named = |name: &str| NewLogin {
+                display_name: Some(name.into()),
+                refreshable: true,
+                ..on("PHONE")
+            };
+            let old = server.register_with("alice", named("old")).await;
+            let num = server.session(&old).await.device;
+            let new = server.log_in("alice", named("new")).await;
+            assert!(!server.lets_in(&old).await);
+            assert!(refresh(&server, &old).await.is_err());
+            let session = server.session(&new).await;
+            assert_eq!(session.device, num);
+            let device = server.users.device(session.user, &new.device_id).unwrap();
+            assert_eq!(device.display_name.as_deref(), Some("old"));
+        });
+    }
+
+    #[test]
+    fn two_users_can_have_devices_of_the_same_id() {
+        with_server(async |server| {
+            let alice = server.register_with("alice", on("PHONE")).await;
+            let bob = server.register_with("bob", on("PHONE")).await;
+            assert_ne!(
+                server.session(&alice).await.device,
+                server.session(&bob).await.device
+            );
+        });
+    }
+
+    #[test]
+    fn an_access_token_that_cannot_be_refreshed_does_not_end() {
+        with_server(async |server| {
+            let login = server.register("alice").await;
+            assert!(login.refresh_token.is_none() && login.expires_in.is_none());
+            server.clock.advance(Duration::from_hours(24 * 365));
+            assert!(server.lets_in(&login).await);
+        });
+    }
+
+    #[test]
+    fn an_access_token_that_ended_is_a_soft_logout_and_can_be_refreshed() {
+        with_server(async |server| {
+            let login = server.register_with("alice", refreshable()).await;
+            server.clock.advance(login.expires_in.unwrap());
+            let token = login.access_token.clone().into_string();
+            assert!(matches!(
+                server.users.session(&token, None).await,
+                Err(Error::UnknownToken { soft_logout: true })
+            ));
+            assert!(matches!(
+                server.users.session("hth_never", None).await,
+                Err(Error::UnknownToken { soft_logout: false })
+            ));
+            let login = refresh(&server, &login).await.unwrap();
+            assert!(server.lets_in(&login).await);
+        });
+    }
+
+    #[test]
+    fn a_refresh_whose_answer_got_lost_can_be_repeated() {
+        with_server(async |server| {
+            let old = server.register_with("alice", refreshable()).await;
+            refresh(&server, &old).await.unwrap();
+            assert!(server.lets_in(&old).await);
+            let new = refresh(&server, &old).await.unwrap();
+            assert_eq!(new.device_id, old.device_id);
+            assert!(server.lets_in(&new).await);
+        });
+    }
+
+    #[test]
+    fn the_old_tokens_end_when_the_new_access_token_is_used() {
+        with_server(async |server| {
+            let old = server.register_with("alice", refreshable()).await;
+            let new = refresh(&server, &old).await.unwrap();
+            assert!(server.lets_in(&new).await);
+            assert!(!server.lets_in(&old).await);
+            assert!(refresh(&server, &old).await.is_err());
+            assert!(server.lets_in(&new).await);
+        });
+    }
+
+    #[test]
+    fn the_old_tokens_end_when_the_new_refresh_token_is_used() {
+        with_server(async |server| {
+            let old = server.register_with("alice", refreshable()).await;
+            let new = refresh(&server, &old).await.unwrap();
+            let newest = refresh(&server, &new).await.unwrap();
+            assert!(!server.lets_in(&old).await);
+            assert!(refresh(&server, &old).await.is_err());
+            assert!(server.lets_in(&new).await);
+            assert!(server.lets_in(&newest).await);
+            assert!(!server.lets_in(&new).await);
+        });
+    }
+
+    #[test]
+    fn both_answers_of_two_refreshes_at_once_work() {
+        with_server(async |server| {
+            let old = server.register_with("alice", refreshable()).await;
+            let (one, two) = zip(refresh(&server, &old), refresh(&server, &old)).await;
+            let (one, two) = (one.unwrap(), two.unwrap());
+            assert!(server.lets_in(&one).await && server.lets_in(&two).await);
+            assert!(refresh(&server, &old).await.is_err());
+            assert!(refresh(&server, &one).await.is_ok());
+            assert!(refresh(&server, &two).await.is_ok());
+        });
+    }
+
+    #[test]
+    fn a_client_that_only_refreshes_cannot_fill_the_database() {
+        with_server(async |server| {
+            let old = server.register_with("alice", refreshable()).await;
+            let mut newest = old.clone();
+            for _ in 0..3 * MOST_PAIRS {
+                newest = refresh(&server, &old).await.unwrap();
+                server.clock.advance(Duration::from_secs(1));
+            }
+            let count = |s: &store::Snapshot| s.device_tokens()?.len();
+            assert_eq!(
+                server.store.read(count).unwrap(),
+                2 * MOST_PAIRS as u64,
+                "each pair is two tokens"
+            );
+            assert!(server.lets_in(&newest).await);
+        });
+    }
+
+    #[test]
+    fn an_access_token_is_no_refresh_token_and_a_refresh_token_no_access_token() {
+        with_server(async |server| {
+            let login = server.register_with("alice", refreshable()).await;
+            let access = login.access_token.into_string();
+            assert!(server.users.refresh(&access).await.is_err());
+            let refresh = login.refresh_token.unwrap().into_string();
+            assert!(server.users.session(&refresh, None).await.is_err());
+        });
+    }
+}

@@ -1,0 +1,157 @@
+//! Accounts: who somebody is, on which devices, and what belongs to the user alone.
+//!
+//! - Owns the tables `accounts`, `profiles`, `devices`, `device_ids`, `access_tokens`,
+//!   `refresh_tokens`, `device_tokens`, `login_tokens`, `stale_members`, `account_data`,
+//!   `account_data_log` and `filters`.
+//! - [`Users`] is what handlers call. The functions in [`account_data`], [`profiles`] and
+//!   [`filters`] take a snapshot or a transaction, for other modules that read or write these in
+//!   their own jobs.
+//! - A device ends in one place, [`devices::remove`], with everything that hangs on it.
+//! - Rooms are above this module: what a profile change or a deactivation means for them stands in
+//!   `stale_members` until it is done there, and [`Effect::MembersStale`] tells of it.
+//!
+//! [`Effect::MembersStale`]: crate::store::Effect::MembersStale
+
+pub mod account_data;
+mod accounts;
+pub mod devices;
+mod error;
+mod expiring;
+pub mod filters;
+mod login_tokens;
+mod logins;
+mod names;
+mod passwords;
+pub mod profiles;
+mod proofs;
+mod sessions;
+mod shared_secret;
+mod tags;
+mod tokens;
+mod uia;
+
+use std::fmt;
+
+use ruma::{OwnedServerName, OwnedUserId, UserId};
+
+pub use self::{
+    accounts::NewAccount,
+    error::Error,
+    logins::{Login, NewLogin},
+    proofs::Proof,
+    sessions::Session,
+    shared_secret::SharedSecretRequest,
+    tokens::Token,
+    uia::{Operation, Uia},
+};
+use self::{sessions::LastSeen, shared_secret::Nonces};
+use crate::{
+    clock::Clock,
+    pool::Pool,
+    store::{self, Reader, Rows, Store, UserNum},
+};
+
+/// Who may make an account.
+#[derive(Clone)]
+pub enum Registration {
+    /// Nobody.
+    Closed,
+    /// Whoever knows this token.
+    Token(String),
+    /// Everybody.
+    Open,
+}
+
+impl fmt::Debug for Registration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Closed => "Closed",
+            Self::Token(_) => "Token(…)",
+            Self::Open => "Open",
+        })
+    }
+}
+
+/// What the configuration says about accounts.
+#[derive(Clone)]
+pub struct Options {
+    /// The name of this server.
+    pub server_name: OwnedServerName,
+    /// Who may make an account.
+    pub registration: Registration,
+    /// The secret with which tools register accounts; without it they cannot.
+    pub registration_shared_secret: Option<String>,
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("server_name", &self.server_name)
+            .field("registration", &self.registration)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The accounts of this server.
+pub struct Users {
+    options: Options,
+    store: Store,
+    pool: Pool,
+    clock: Clock,
+    last_seen: LastSeen,
+    nonces: Nonces,
+    /// The sessions of user-interactive authentication.
+    pub uia: Uia,
+}
+
+impl fmt::Debug for Users {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Users")
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Users {
+    /// Accounts over `store`.
+    pub fn new(options: Options, store: Store, pool: Pool, clock: Clock) -> Self {
+        Self {
+            options,
+            store,
+            pool,
+            uia: Uia::new(clock.clone()),
+            nonces: Nonces::new(clock.clone()),
+            clock,
+            last_seen: LastSeen::default(),
+        }
+    }
+
+    /// Who may make an account.
+    pub fn registration(&self) -> &Registration {
+        &self.options.registration
+    }
+}
+
+/// The number of `user_id`, if any row mentions this user.
+///
+/// # Errors
+/// If the tables cannot be read.
+pub fn num_of(reader: &impl Reader, user_id: &UserId) -> Result<Option<UserNum>, store::Error> {
+    let row = reader.user_nums()?;
+    let row = row.get(user_id.as_str())?;
+    Ok(row.map(|row| row.value()))
+}
+
+/// The user id that has the number `user`.
+///
+/// # Errors
+/// If the tables cannot be read, or hold no such number.
+pub fn id_of(reader: &impl Reader, user: UserNum) -> Result<OwnedUserId, store::Error> {
+    let row = reader.users()?;
+    let row = row.get(user)?;
+    row.and_then(|row| UserId::parse(row.value()).ok())
+        .ok_or(store::Error::Corrupt("a user number without its user id"))
+}
+
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,106 @@
+//! Which names new accounts can have, and whom a name means.
+
+use ruma::{OwnedUserId, ServerName, UserId, user_id::localpart_is_fully_conforming};
+
+use super::Error;
+
+/// Names that people would take for the server itself.
+const RESERVED: [&str; 4] = ["hearth", "server", "system", "notices"];
+
+/// The user id that `username` gives a new account.
+///
+/// Capitals are made small, as the grammar asks of servers (appendices, "User Identifiers"). Names
+/// that begin with `_` are kept for application services.
+///
+/// # Errors
+/// [`Error::InvalidUsername`] or [`Error::ReservedUsername`].
+pub(super) fn new_user_id(username: &str, server: &ServerName) -> Result<OwnedUserId, Error> {
+    let localpart = username.to_ascii_lowercase();
+    if !localpart_is_fully_conforming(&localpart).is_ok_and(|conforms| conforms) {
+        return Err(Error::InvalidUsername(
+            "a user name consists of the characters a-z, 0-9, and . _ = - / +",
+        ));
+    }
+    if localpart.starts_with('_') || RESERVED.contains(&&*localpart) {
+        return Err(Error::ReservedUsername);
+    }
+    let user_id = UserId::parse(format!("@{localpart}:{server}"));
+    user_id
+        .ok()
+        .filter(|user_id| user_id.validate_strict().is_ok())
+        .ok_or(Error::InvalidUsername("this user name is too long"))
+}
+
+/// Whom a client may mean by `user`, a user id or a localpart: as it stands, then with capitals
+/// made small, since `@USER:server` is to reach `@user:server` (appendices, "User Identifiers").
+pub(super) fn candidates(user: &str, server: &ServerName) -> Vec<OwnedUserId> {
+    let as_is = UserId::parse_with_server_name(user, server).ok();
+    let small = UserId::parse_with_server_name(user.to_ascii_lowercase(), server).ok();
+    let mut candidates: Vec<_> = as_is.into_iter().chain(small).collect();
+    candidates.retain(|user_id| user_id.server_name() == server);
+    candidates.dedup();
+    candidates
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::{server_name, user_id};
+
+    use super::*;
+
+    fn name(username: &str) -> Result<OwnedUserId, Error> {
+        new_user_id(username, server_name!("example.org"))
+    }
+
+    #[test]
+    fn a_new_name_has_only_the_characters_of_the_grammar() {
+        assert_eq!(
+            name("az09._=-/+").unwrap(),
+            user_id!("@az09._=-/+:example.org")
+        );
+        for bad in ["", "ä", "a b", "a:b", "@a", "@a:example.org", "a\0", "a*"] {
+            assert!(
+                matches!(name(bad), Err(Error::InvalidUsername(_))),
+                "{bad:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn capitals_are_made_small() {
+        assert_eq!(name("Alice").unwrap(), user_id!("@alice:example.org"));
+    }
+
+    #[test]
+    fn a_user_id_has_at_most_255_bytes() {
+        let longest = 255 - "@:example.org".len();
+        assert!(name(&"a".repeat(longest)).is_ok());
+        assert!(matches!(
+            name(&"a".repeat(longest + 1)),
+            Err(Error::InvalidUsername(_))
+        ));
+    }
+
+    #[test]
+    fn names_of_bridges_and_of_the_server_are_reserved() {
+        for reserved in ["_irc_alice", "_", "hearth", "Server"] {
+            assert!(
+                matches!(name(reserved), Err(Error::ReservedUsername)),
+                "{reserved}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_name_means_a_user_of_this_server_only() {
+        let server = server_name!("example.org");
+        let alice = user_id!("@alice:example.org");
+        assert_eq!(candidates("alice", server), [alice.to_owned()]);
+        assert_eq!(candidates("@alice:example.org", server), [alice.to_owned()]);
+        assert_eq!(
+            candidates("ALICE", server),
+            [user_id!("@ALICE:example.org").to_owned(), alice.to_owned()]
+        );
+        assert!(candidates("@alice:elsewhere.org", server).is_empty());
+    }
+}

@@ -1,0 +1,398 @@
+//! Profiles (client-server API, "Profiles").
+
+use ruma::{
+    OwnedMxcUri,
+    profile::{ProfileFieldName, ProfileFieldValue, UserProfile},
+};
+
+use super::{Error, Users};
+use crate::store::{self, Effect, Reader, Rows, Tx, UserNum};
+
+const DISPLAY_NAME: &str = "displayname";
+const AVATAR_URL: &str = "avatar_url";
+
+/// How large a profile can be as one JSON object, in bytes.
+const LARGEST: usize = 64 * 1024;
+/// How long the name of a field can be, in bytes.
+const LONGEST_KEY: usize = 255;
+/// How long a display name can be, in characters: every membership event carries it.
+const LONGEST_NAME: usize = 256;
+/// How long the address of an avatar can be, in bytes.
+const LONGEST_AVATAR: usize = 1000;
+
+/// A change of one field, checked.
+#[derive(Clone, Debug)]
+pub struct Change {
+    field: String,
+    /// The new value as JSON; `None` removes the field.
+    value: Option<String>,
+}
+
+impl Change {
+    /// Sets a field.
+    ///
+    /// NOTSPEC: an empty display name or avatar removes it, as it does elsewhere; older clients
+    /// know no other way.
+    ///
+    /// # Errors
+    /// [`Error::KeyTooLarge`], [`Error::InvalidParam`] or [`Error::ProfileTooLarge`].
+    pub fn set(value: &ProfileFieldValue) -> Result<Self, Error> {
+        let field = value.field_name();
+        check_field(&field)?;
+        let empty = match value {
+            ProfileFieldValue::DisplayName(name) => {
+                if name.chars().count() > LONGEST_NAME {
+                    return Err(Error::InvalidParam(
+                        "a display name has at most 256 characters",
+                    ));
+                }
+                name.is_empty()
+            }
+            ProfileFieldValue::AvatarUrl(uri) => {
+                check_avatar(uri)?;
+                uri.as_str().is_empty()
+            }
+            _ => false,
+        };
+        let json = value.value().to_string();
+        if json.len() > LARGEST {
+            return Err(Error::ProfileTooLarge);
+        }
+        Ok(Self {
+            field: field.as_str().to_owned(),
+            value: (!empty).then_some(json),
+        })
+    }
+
+    /// Removes a field.
+    ///
+    /// # Errors
+    /// [`Error::KeyTooLarge`] or [`Error::InvalidParam`].
+    pub fn remove(field: &ProfileFieldName) -> Result<Self, Error> {
+        check_field(field)?;
+        Ok(Self {
+            field: field.as_str().to_owned(),
+            value: None,
+        })
+    }
+
+    /// Whether membership events carry the field.
+    fn shows_in_rooms(&self) -> bool {
+        [DISPLAY_NAME, AVATAR_URL].contains(&&*self.field)
+    }
+}
+
+/// The pattern of `PUT /profile/{userId}/{keyName}`: the fields of the specification, or a name of
+/// small words joined by dots.
+fn check_field(field: &ProfileFieldName) -> Result<(), Error> {
+    let name = field.as_str();
+    if name.len() > LONGEST_KEY {
+        return Err(Error::KeyTooLarge);
+    }
+    let is_word = |word: &str| {
+        word.starts_with(|c: char| c.is_ascii_lowercase())
+            && word
+                .chars()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+    };
+    if [DISPLAY_NAME, AVATAR_URL].contains(&name)
+        || (name.contains('.') && name.split('.').all(is_word))
+    {
+        return Ok(());
+    }
+    Err(Error::InvalidParam(
+        "this is not the name of a profile field",
+    ))
+}
+
+fn check_avatar(uri: &OwnedMxcUri) -> Result<(), Error> {
+    if uri.as_str().len() > LONGEST_AVATAR || !(uri.as_str().is_empty() || uri.is_valid()) {
+        return Err(Error::InvalidParam(
+            "an avatar is an mxc:// address of at most 1000 bytes",
+        ));
+    }
+    Ok(())
+}
+
+/// The profile of `user`; empty for a user without one.
+///
+/// # Errors
+/// If the table cannot be read.
+pub fn load(reader: &impl Reader, user: UserNum) -> Result<UserProfile, store::Error> {
+    let mut profile = UserProfile::new();
+    for row in reader
+        .profiles()?
+        .range((user, "")..(UserNum(user.0 + 1), ""))?
+    {
+        let (key, value) = row?;
+        let value = serde_json::from_str(value.value()).map_err(|_| NOT_JSON)?;
+        profile.set(key.value().1.to_owned(), value);
+    }
+    Ok(profile)
+}
+
+/// What membership events show of `user`.
+///
+/// # Errors
+/// If the table cannot be read.
+pub fn shown(reader: &impl Reader, user: UserNum) -> Result<Shown, store::Error> {
+    let profiles = reader.profiles()?;
+    let text = |field: &str| -> Result<Option<String>, store::Error> {
+        let row = profiles.get((user, field))?;
+        let text = row.map(|row| serde_json::from_str(row.value()));
+        text.transpose().map_err(|_| NOT_JSON)
+    };
+    Ok(Shown {
+        display_name: text(DISPLAY_NAME)?,
+        avatar_url: text(AVATAR_URL)?.map(OwnedMxcUri::from),
+    })
+}
+
+/// What membership events show of a user.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shown {
+    /// The display name.
+    pub display_name: Option<String>,
+    /// The avatar.
+    pub avatar_url: Option<OwnedMxcUri>,
+}
+
+const NOT_JSON: store::Error = store::Error::Corrupt("a profile field that is not JSON");
+
+/// Makes `change`. If membership events show it, they are noted as stale.
+///
+/// # Errors
+/// [`Error::ProfileTooLarge`].
+pub fn apply(tx: &Tx, user: UserNum, change: &Change) -> Result<(), Error> {
+    let key = (user, change.field.as_str());
+    let before = tx.profiles()?.get(key)?.map(|row| row.value().to_owned());
+    if before == change.value {
+        return Ok(());
+    }
+    match &change.value {
+        Some(value) => {
+            let others = size_without(tx, user, &change.field)?;
+            if others + field_size(&change.field, value) > LARGEST {
+                return Err(Error::ProfileTooLarge);
+            }
+            tx.profiles()?.insert(key, value.as_str())?;
+        }
+        None => {
+            tx.profiles()?.remove(key)?;
+        }
+    }
+    if change.shows_in_rooms() {
+        tx.stale_members()?.insert(user, ())?;
+        tx.effect(Effect::MembersStale(user));
+    }
+    Ok(())
+}
+
+/// The size of the profile as a JSON object, without one field.
+fn size_without(tx: &Tx, user: UserNum, without: &str) -> Result<usize, store::Error> {
+    let mut size = "{}".len();
+    for row in tx
+        .profiles()?
+        .range((user, "")..(UserNum(user.0 + 1), ""))?
+    {
+        let (key, value) = row?;
+        let (_, field) = key.value();
+        if field != without {
+            size += field_size(field, value.value()) + ",".len();
+        }
+    }
+    Ok(size)
+}
+
+/// The size of one field. Its name needs no escapes.
+fn field_size(field: &str, value: &str) -> usize {
+    "\"\":".len() + field.len() + value.len()
+}
+
+/// Removes the whole profile.
+///
+/// # Errors
+/// If the table cannot be written.
+pub(super) fn remove_all(tx: &Tx, user: UserNum) -> Result<(), store::Error> {
+    tx.profiles()?
+        .remove_in((user, "")..(UserNum(user.0 + 1), ""), |_, _| true)
+}
+
+impl Users {
+    /// The profile of a user of this server.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is no such account.
+    pub fn profile(&self, user_id: &ruma::UserId) -> Result<UserProfile, Error> {
+        let (user, _) = self
+            .account(user_id)?
+            .ok_or(Error::NotFound("there is no such user"))?;
+        Ok(self.store.read(|s| load(s, user))?)
+    }
+
+    /// Changes the profile of `user`.
+    ///
+    /// # Errors
+    /// [`Error::ProfileTooLarge`].
+    pub async fn change_profile(&self, user: UserNum, change: Change) -> Result<(), Error> {
+        self.store.write(move |tx| apply(tx, user, &change)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::{
+        profile::ProfileFieldValue::{AvatarUrl, DisplayName},
+        user_id,
+    };
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::users::testing::{Server, with_server};
+
+    fn set(field: &str, value: Value) -> Result<Change, Error> {
+        Change::set(&ProfileFieldValue::new(field, value).unwrap())
+    }
+
+    async fn alice(server: &Server) -> UserNum {
+        let login = server.register("alice").await;
+        let user = server.session(&login).await.user;
+        server.effects();
+        user
+    }
+
+    #[test]
+    fn a_profile_is_what_was_set_and_not_removed() {
+        with_server(async |server| {
+            let user = alice(&server).await;
+            for change in [
+                set("displayname", json!("Alice")),
+                set("avatar_url", json!("mxc://example.org/abc")),
+                set("m.tz", json!("Europe/Berlin")),
+                set("org.example.job", json!({"title": null, "since": 3})),
+                set("org.example.gone", json!(1)),
+                Change::remove(&"org.example.gone".into()),
+                Change::remove(&"org.example.never".into()),
+            ] {
+                server
+                    .users
+                    .change_profile(user, change.unwrap())
+                    .await
+                    .unwrap();
+            }
+            let profile = server
+                .users
+                .profile(user_id!("@alice:example.org"))
+                .unwrap();
+            assert_eq!(
+                serde_json::to_value(profile).unwrap(),
+                json!({
+                    "displayname": "Alice",
+                    "avatar_url": "mxc://example.org/abc",
+                    "m.tz": "Europe/Berlin",
+                    "org.example.job": {"title": null, "since": 3},
+                })
+            );
+            assert_eq!(
+                server.store.read(|s| shown(s, user)).unwrap(),
+                Shown {
+                    display_name: Some("Alice".into()),
+                    avatar_url: Some("mxc://example.org/abc".into()),
+                }
+            );
+        });
+    }
+
+    #[test]
+    fn an_empty_name_or_avatar_is_none() {
+        with_server(async |server| {
+            let user = alice(&server).await;
+            for (field, value) in [("displayname", "Alice"), ("avatar_url", "mxc://a.b/c")] {
+                for value in [value, ""] {
+                    let change = set(field, json!(value)).unwrap();
+                    server.users.change_profile(user, change).await.unwrap();
+                }
+            }
+            assert_eq!(
+                server.store.read(|s| shown(s, user)).unwrap(),
+                Shown::default()
+            );
+        });
+    }
+
+    #[test]
+    fn rooms_are_told_of_a_new_name_or_avatar_and_of_nothing_else() {
+        with_server(async |server| {
+            let user = alice(&server).await;
+            let stale = [Effect::MembersStale(user)];
+            for (change, effects) in [
+                (set("displayname", json!("Alice")), &stale[..]),
+                (set("displayname", json!("Alice")), &[]),
+                (set("avatar_url", json!("mxc://a.b/c")), &stale[..]),
+                (set("m.tz", json!("Europe/Berlin")), &[]),
+                (Change::remove(&"displayname".into()), &stale[..]),
+                (Change::remove(&"displayname".into()), &[]),
+            ] {
+                server
+                    .users
+                    .change_profile(user, change.unwrap())
+                    .await
+                    .unwrap();
+                assert_eq!(server.effects(), effects);
+            }
+            assert!(server.store.read(|s| s.stale_members()?.has(user)).unwrap());
+        });
+    }
+
+    #[test]
+    fn a_profile_has_at_most_64_kib() {
+        with_server(async |server| {
+            let user = alice(&server).await;
+            let overhead = r#"{"org.example.a":"","org.example.b":""}"#.len();
+            let half = 30 * 1024;
+            let rest = 64 * 1024 - overhead - half;
+            let a = set("org.example.a", json!("x".repeat(half))).unwrap();
+            server.users.change_profile(user, a).await.unwrap();
+            let b = set("org.example.b", json!("x".repeat(rest + 1))).unwrap();
+            assert!(matches!(
+                server.users.change_profile(user, b).await,
+                Err(Error::ProfileTooLarge)
+            ));
+            // Replacing a field counts it once.
+            for length in [rest - 1, rest] {
+                let b = set("org.example.b", json!("x".repeat(length))).unwrap();
+                server.users.change_profile(user, b).await.unwrap();
+            }
+        });
+    }
+
+    #[test]
+    fn the_name_of_a_field_follows_its_grammar() {
+        for good in ["displayname", "m.tz", "org.example.a_1", "a.b"] {
+            assert!(Change::remove(&good.into()).is_ok(), "{good}");
+        }
+        let long = format!("a.{}", "b".repeat(254));
+        assert!(matches!(
+            Change::remove(&long.as_str().into()),
+            Err(Error::KeyTooLarge)
+        ));
+        assert!(Change::remove(&long[..255].into()).is_ok());
+        for bad in [
+            "", "tz", "a..b", ".a.b", "a.b.", "A.b", "a.1b", "a.b-c", "a.ä",
+        ] {
+            assert!(
+                matches!(Change::remove(&bad.into()), Err(Error::InvalidParam(_))),
+                "{bad}"
+            );
+        }
+    }
+
+    #[test]
+    fn names_and_avatars_have_their_own_limits() {
+        assert!(Change::set(&DisplayName("ä".repeat(256))).is_ok());
+        assert!(Change::set(&DisplayName("ä".repeat(257))).is_err());
+        assert!(Change::set(&AvatarUrl("https://example.org/a".into())).is_err());
+        let long = format!("mxc://example.org/{}", "a".repeat(1000));
+        assert!(Change::set(&AvatarUrl(long.into())).is_err());
+    }
+}

@@ -1,0 +1,168 @@
+//! Accounts over a store of their own, for the tests of this module.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use ruma::server_name;
+use serde_json::{Value, value::RawValue};
+use smol::Executor;
+use tempfile::TempDir;
+
+use super::{Login, NewAccount, NewLogin, Options, Registration, Session, Users};
+use crate::{
+    clock::Clock,
+    pool::Pool,
+    store::{
+        self, Effect, EventNum, Position, Reader, RoomNum, Store, UserNum,
+        records::{MemberRow, Membership},
+    },
+};
+
+pub(super) const PASSWORD: &str = "correct horse battery";
+
+/// A server with nothing but accounts.
+pub(super) struct Server {
+    pub(super) users: Users,
+    pub(super) store: Store,
+    pub(super) clock: Clock,
+    effects: Arc<Mutex<Vec<Effect>>>,
+    directory: PathBuf,
+}
+
+impl Server {
+    /// The effects of everything committed since they were last asked for.
+    pub(super) fn effects(&self) -> Vec<Effect> {
+        std::mem::take(&mut *self.effects.lock().unwrap())
+    }
+
+    /// Registers `name` and logs in.
+    pub(super) async fn register(&self, name: &str) -> Login {
+        self.register_with(name, NewLogin::default()).await
+    }
+
+    pub(super) async fn register_with(&self, name: &str, login: NewLogin) -> Login {
+        let (_, login) = self
+            .users
+            .register(self.account(name, Some(login)))
+            .await
+            .unwrap();
+        login.unwrap()
+    }
+
+    pub(super) fn account(&self, name: &str, login: Option<NewLogin>) -> NewAccount {
+        NewAccount {
+            user_id: self.users.check_username(name).unwrap(),
+            password: Some(PASSWORD.into()),
+            admin: None,
+            display_name: None,
+            login,
+        }
+    }
+
+    pub(super) async fn log_in(&self, name: &str, login: NewLogin) -> Login {
+        let proof = self.users.prove(name, PASSWORD.into()).await.unwrap();
+        self.users.log_in(proof, login).await.unwrap()
+    }
+
+    pub(super) async fn session(&self, login: &Login) -> Session {
+        let token = login.access_token.clone().into_string();
+        self.users.session(&token, None).await.unwrap()
+    }
+
+    /// Whether `text` stands anywhere in the database file.
+    pub(super) fn database_contains(&self, text: &str) -> bool {
+        let file = std::fs::read(self.directory.join("hearth.redb")).unwrap();
+        file.windows(text.len()).any(|part| part == text.as_bytes())
+    }
+
+    /// Whether the access token of `login` lets anybody in.
+    pub(super) async fn lets_in(&self, login: &Login) -> bool {
+        let token = login.access_token.clone().into_string();
+        self.users.session(&token, None).await.is_ok()
+    }
+}
+
+/// A room of [`alice_and_bob`].
+pub(super) const ROOM: RoomNum = RoomNum(7);
+
+/// Alice, who has left the room `!room:example.org`, and Bob, who was never in one.
+pub(super) async fn alice_and_bob(server: &Server) -> [UserNum; 2] {
+    let mut users = [UserNum(0); 2];
+    for (user, name) in users.iter_mut().zip(["alice", "bob"]) {
+        let login = server.register(name).await;
+        *user = server.session(&login).await.user;
+    }
+    let alice = users[0];
+    let room = server.store.write(move |tx| {
+        tx.room_nums()?.insert("!room:example.org", ROOM)?;
+        let left = MemberRow {
+            membership: Membership::Leave,
+            event: EventNum(1),
+            position: Position(1),
+            forgotten: false,
+        };
+        tx.memberships()?.put((alice, ROOM), &left)
+    });
+    room.await.unwrap();
+    server.effects();
+    users
+}
+
+/// `content` as a client sends it.
+pub(super) fn raw(content: &Value) -> Box<RawValue> {
+    serde_json::value::to_raw_value(content).unwrap()
+}
+
+/// Runs `test` with a new server.
+pub(super) fn with_server(test: impl AsyncFnOnce(Server)) {
+    let dir = TempDir::new().unwrap();
+    start(dir.path(), test);
+}
+
+/// Runs `first` with a server, stops it, and runs `second` with the same data.
+pub(super) fn across_a_restart<T>(
+    first: impl AsyncFnOnce(Server) -> T,
+    second: impl AsyncFnOnce(Server, T),
+) {
+    let dir = TempDir::new().unwrap();
+    let between = start(dir.path(), first);
+    start(dir.path(), async |server| second(server, between).await);
+}
+
+fn start<T>(directory: &Path, test: impl AsyncFnOnce(Server) -> T) -> T {
+    let pool = Pool::default();
+    let options = store::Options {
+        directory: directory.to_owned(),
+        cache: 1 << 20,
+    };
+    let store = Store::open(&options, pool.clone()).unwrap();
+    let clock = Clock::manual(Duration::from_hours(24 * 365 * 56).as_millis() as u64);
+    let options = Options {
+        server_name: server_name!("example.org").into(),
+        registration: Registration::Token("let me in".into()),
+        registration_shared_secret: Some("shared".into()),
+    };
+    let effects = Arc::<Mutex<Vec<Effect>>>::default();
+    let noted = effects.clone();
+    let executor = Executor::new();
+    executor
+        .spawn(store.clone().publish(move |effects: &[Effect]| {
+            noted.lock().unwrap().extend_from_slice(effects);
+        }))
+        .detach();
+    let server = Server {
+        users: Users::new(options, store.clone(), pool, clock.clone()),
+        store: store.clone(),
+        clock,
+        effects,
+        directory: directory.to_owned(),
+    };
+    smol::block_on(executor.run(async {
+        let result = test(server).await;
+        store.close().await;
+        result
+    }))
+}
