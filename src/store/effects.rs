@@ -16,7 +16,4 @@ pub enum Effect {
     Reopened,
     /// The device is gone, and so is its session.
     DeviceGone(UserNum, DeviceNum),
-    /// The user's membership events do not say any more what the profile says, or the account was
-    /// deactivated and is to leave its rooms.
-    MembersStale(UserNum),
 }

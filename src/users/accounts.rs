@@ -12,7 +12,7 @@ use super::{
     Error, Login, NewLogin, Proof, Registration, Users, account_data, devices, filters,
     login_tokens, logins, names, num_of, passwords, profiles, tokens,
 };
-use crate::store::{self, DeviceNum, Effect, Reader, Records, Rows, Tx, UserNum, records::Account};
+use crate::store::{self, DeviceNum, Reader, Records, Rows, Tx, UserNum, records::Account};
 
 /// An account to be made.
 pub struct NewAccount {
@@ -148,8 +148,8 @@ impl Users {
         let user_id = user_id.to_owned();
         self.store
             .write(move |tx| {
-                let user = num_of(tx, &user_id)?.ok_or(Error::NotFound("no such user"))?;
-                let account = load(tx, user)?.ok_or(Error::NotFound("no such user"))?;
+                let user = num_of(tx, &user_id)?.ok_or(NO_USER)?;
+                let account = load(tx, user)?.ok_or(NO_USER)?;
                 if account.deactivated {
                     return Err(Error::Deactivated);
                 }
@@ -166,36 +166,35 @@ impl Users {
             })
             .await
     }
-
-    /// Ends the account of `user` for good: it can never log in again and its name is never given
-    /// again. With `erase` its profile, account data and filters go too. That it leaves its rooms
-    /// is noted in `stale_members`.
-    ///
-    /// # Errors
-    /// If the store fails.
-    pub async fn deactivate(&self, user: UserNum, erase: bool) -> Result<(), Error> {
-        self.store
-            .write(move |tx| {
-                let account = load(tx, user)?.ok_or(Error::NotFound("no such user"))?;
-                let account = Account {
-                    password_hash: None,
-                    deactivated: true,
-                    admin: false,
-                    ..account
-                };
-                tx.accounts()?.put(user, &account)?;
-                login_tokens::remove_of(tx, user)?;
-                devices::remove_all(tx, user, None)?;
-                if erase {
-                    erase_rows(tx, user)?;
-                }
-                tx.stale_members()?.insert(user, ())?;
-                tx.effect(Effect::MembersStale(user));
-                Ok(())
-            })
-            .await
-    }
 }
+
+/// Ends the account of `user` for good: it can never log in again and its name is never given
+/// again. With `erase` its profile, account data and filters go too.
+///
+/// The caller lets it leave its rooms, in the same transaction.
+///
+/// # Errors
+/// [`Error::NotFound`] if there is no such account.
+pub fn end(tx: &Tx, user: UserNum, erase: bool) -> Result<(), Error> {
+    let account = load(tx, user)?.ok_or(NO_USER)?;
+    let account = Account {
+        password_hash: None,
+        deactivated: true,
+        admin: false,
+        ..account
+    };
+    tx.accounts()?.put(user, &account)?;
+    login_tokens::remove_of(tx, user)?;
+    devices::remove_all(tx, user, None)?;
+    if erase {
+        profiles::remove_all(tx, user)?;
+        account_data::remove_all(tx, user)?;
+        filters::remove_all(tx, user)?;
+    }
+    Ok(())
+}
+
+const NO_USER: Error = Error::NotFound("there is no such user");
 
 fn create(
     tx: &Tx,
@@ -221,18 +220,12 @@ fn create(
     Ok(user)
 }
 
-fn erase_rows(tx: &Tx, user: UserNum) -> Result<(), store::Error> {
-    profiles::remove_all(tx, user)?;
-    account_data::remove_all(tx, user)?;
-    filters::remove_all(tx, user)
-}
-
 #[cfg(test)]
 mod tests {
     use ruma::{api::client::filter::FilterDefinition, user_id};
 
     use super::*;
-    use crate::users::testing::{PASSWORD, Server, across_a_restart, with_server};
+    use crate::users::testing::{PASSWORD, Server, with_server};
 
     async fn prove(server: &Server, user: &str, password: &str) -> Result<Proof, Error> {
         server.users.prove(user, password.into()).await
@@ -355,7 +348,7 @@ mod tests {
             let user = server.session(&login).await.user;
             let (token, _) = server.users.login_token(user).await.unwrap();
             let by_token = server.users.prove_by_token(&token.clone().into_string());
-            server.users.deactivate(user, false).await.unwrap();
+            server.end(user, false).await;
 
             assert!(!server.lets_in(&login).await);
             let refresh = login.refresh_token.unwrap().into_string();
@@ -383,32 +376,13 @@ mod tests {
     }
 
     #[test]
-    fn a_deactivated_account_is_noted_to_leave_its_rooms_until_it_has() {
-        across_a_restart(
-            async |server| {
-                let login = server.register("alice").await;
-                let user = server.session(&login).await.user;
-                server.effects();
-                server.users.deactivate(user, false).await.unwrap();
-                let effects = server.effects();
-                assert!(effects.contains(&Effect::MembersStale(user)));
-                assert!(matches!(effects[0], Effect::DeviceGone(gone, _) if gone == user));
-                user
-            },
-            async |server, user| {
-                assert!(server.store.read(|s| s.stale_members()?.has(user)).unwrap());
-            },
-        );
-    }
-
-    #[test]
     fn erasure_takes_what_belongs_to_the_user_alone() {
         with_server(async |server| {
             for (name, erase) in [("alice", false), ("bob", true)] {
                 let login = server.register(name).await;
                 let user = server.session(&login).await.user;
                 let name = profiles::Change::set(&DisplayName(name.into())).unwrap();
-                server.users.change_profile(user, name).await.unwrap();
+                server.change_profile(user, name).await.unwrap();
                 let content = serde_json::value::to_raw_value(&serde_json::json!({})).unwrap();
                 let set = server
                     .users
@@ -416,7 +390,7 @@ mod tests {
                 set.await.unwrap();
                 let filter = FilterDefinition::empty();
                 let filter = server.users.add_filter(user, &filter).await.unwrap();
-                server.users.deactivate(user, erase).await.unwrap();
+                server.end(user, erase).await;
                 let empty = server.users.profile(&login.user_id).unwrap().iter().len() == 0;
                 assert_eq!(empty, erase);
                 let data = server.users.account_data(user, None, "org.example");

@@ -1,19 +1,17 @@
 //! Accounts: who somebody is, on which devices, and what belongs to the user alone.
 //!
 //! - Owns the tables `accounts`, `profiles`, `devices`, `device_ids`, `access_tokens`,
-//!   `refresh_tokens`, `device_tokens`, `login_tokens`, `stale_members`, `account_data`,
-//!   `account_data_log` and `filters`.
+//!   `refresh_tokens`, `device_tokens`, `login_tokens`, `account_data`, `account_data_log` and
+//!   `filters`.
 //! - [`Users`] is what handlers call. The functions in [`account_data`], [`profiles`] and
 //!   [`filters`] take a snapshot or a transaction, for other modules that read or write these in
 //!   their own jobs.
 //! - A device ends in one place, [`devices::remove`], with everything that hangs on it.
-//! - Rooms are above this module: what a profile change or a deactivation means for them stands in
-//!   `stale_members` until it is done there, and [`Effect::MembersStale`] tells of it.
-//!
-//! [`Effect::MembersStale`]: crate::store::Effect::MembersStale
+//! - What a change here means for rooms is up to the caller: [`profiles::apply`] and
+//!   [`accounts::end`] run in a transaction of `api/`, which does the rooms' part in the same one.
 
 pub mod account_data;
-mod accounts;
+pub mod accounts;
 pub mod devices;
 mod error;
 mod expiring;

@@ -6,7 +6,7 @@ use ruma::{
 };
 
 use super::{Error, Users};
-use crate::store::{self, Effect, Reader, Rows, Tx, UserNum};
+use crate::store::{self, Reader, Rows, Tx, UserNum};
 
 const DISPLAY_NAME: &str = "displayname";
 const AVATAR_URL: &str = "avatar_url";
@@ -74,11 +74,6 @@ impl Change {
             field: field.as_str().to_owned(),
             value: None,
         })
-    }
-
-    /// Whether membership events carry the field.
-    fn shows_in_rooms(&self) -> bool {
-        [DISPLAY_NAME, AVATAR_URL].contains(&&*self.field)
     }
 }
 
@@ -159,15 +154,16 @@ pub struct Shown {
 
 const NOT_JSON: store::Error = store::Error::Corrupt("a profile field that is not JSON");
 
-/// Makes `change`. If membership events show it, they are noted as stale.
+/// Makes `change`; whether membership events show `user` otherwise now, which is for the caller to
+/// see to.
 ///
 /// # Errors
 /// [`Error::ProfileTooLarge`].
-pub fn apply(tx: &Tx, user: UserNum, change: &Change) -> Result<(), Error> {
+pub fn apply(tx: &Tx, user: UserNum, change: &Change) -> Result<bool, Error> {
     let key = (user, change.field.as_str());
     let before = tx.profiles()?.get(key)?.map(|row| row.value().to_owned());
     if before == change.value {
-        return Ok(());
+        return Ok(false);
     }
     match &change.value {
         Some(value) => {
@@ -181,11 +177,7 @@ pub fn apply(tx: &Tx, user: UserNum, change: &Change) -> Result<(), Error> {
             tx.profiles()?.remove(key)?;
         }
     }
-    if change.shows_in_rooms() {
-        tx.stale_members()?.insert(user, ())?;
-        tx.effect(Effect::MembersStale(user));
-    }
-    Ok(())
+    Ok([DISPLAY_NAME, AVATAR_URL].contains(&&*change.field))
 }
 
 /// The size of the profile as a JSON object, without one field.
@@ -229,14 +221,6 @@ impl Users {
             .ok_or(Error::NotFound("there is no such user"))?;
         Ok(self.store.read(|s| load(s, user))?)
     }
-
-    /// Changes the profile of `user`.
-    ///
-    /// # Errors
-    /// [`Error::ProfileTooLarge`].
-    pub async fn change_profile(&self, user: UserNum, change: Change) -> Result<(), Error> {
-        self.store.write(move |tx| apply(tx, user, &change)).await
-    }
 }
 
 #[cfg(test)]
@@ -256,9 +240,7 @@ mod tests {
 
     async fn alice(server: &Server) -> UserNum {
         let login = server.register("alice").await;
-        let user = server.session(&login).await.user;
-        server.effects();
-        user
+        server.session(&login).await.user
     }
 
     #[test]
@@ -274,11 +256,7 @@ mod tests {
                 Change::remove(&"org.example.gone".into()),
                 Change::remove(&"org.example.never".into()),
             ] {
-                server
-                    .users
-                    .change_profile(user, change.unwrap())
-                    .await
-                    .unwrap();
+                server.change_profile(user, change.unwrap()).await.unwrap();
             }
             let profile = server
                 .users
@@ -310,7 +288,7 @@ mod tests {
             for (field, value) in [("displayname", "Alice"), ("avatar_url", "mxc://a.b/c")] {
                 for value in [value, ""] {
                     let change = set(field, json!(value)).unwrap();
-                    server.users.change_profile(user, change).await.unwrap();
+                    server.change_profile(user, change).await.unwrap();
                 }
             }
             assert_eq!(
@@ -324,23 +302,17 @@ mod tests {
     fn rooms_are_told_of_a_new_name_or_avatar_and_of_nothing_else() {
         with_server(async |server| {
             let user = alice(&server).await;
-            let stale = [Effect::MembersStale(user)];
-            for (change, effects) in [
-                (set("displayname", json!("Alice")), &stale[..]),
-                (set("displayname", json!("Alice")), &[]),
-                (set("avatar_url", json!("mxc://a.b/c")), &stale[..]),
-                (set("m.tz", json!("Europe/Berlin")), &[]),
-                (Change::remove(&"displayname".into()), &stale[..]),
-                (Change::remove(&"displayname".into()), &[]),
+            for (change, shows) in [
+                (set("displayname", json!("Alice")), true),
+                (set("displayname", json!("Alice")), false),
+                (set("avatar_url", json!("mxc://a.b/c")), true),
+                (set("m.tz", json!("Europe/Berlin")), false),
+                (Change::remove(&"displayname".into()), true),
+                (Change::remove(&"displayname".into()), false),
             ] {
-                server
-                    .users
-                    .change_profile(user, change.unwrap())
-                    .await
-                    .unwrap();
-                assert_eq!(server.effects(), effects);
+                let change = server.change_profile(user, change.unwrap());
+                assert_eq!(change.await.unwrap(), shows);
             }
-            assert!(server.store.read(|s| s.stale_members()?.has(user)).unwrap());
         });
     }
 
@@ -352,16 +324,16 @@ mod tests {
             let half = 30 * 1024;
             let rest = 64 * 1024 - overhead - half;
             let a = set("org.example.a", json!("x".repeat(half))).unwrap();
-            server.users.change_profile(user, a).await.unwrap();
+            server.change_profile(user, a).await.unwrap();
             let b = set("org.example.b", json!("x".repeat(rest + 1))).unwrap();
             assert!(matches!(
-                server.users.change_profile(user, b).await,
+                server.change_profile(user, b).await,
                 Err(Error::ProfileTooLarge)
             ));
             // Replacing a field counts it once.
             for length in [rest - 1, rest] {
                 let b = set("org.example.b", json!("x".repeat(length))).unwrap();
-                server.users.change_profile(user, b).await.unwrap();
+                server.change_profile(user, b).await.unwrap();
             }
         });
     }

@@ -11,7 +11,9 @@ use serde_json::{Value, value::RawValue};
 use smol::Executor;
 use tempfile::TempDir;
 
-use super::{Login, NewAccount, NewLogin, Options, Registration, Session, Users};
+use super::{
+    Error, Login, NewAccount, NewLogin, Options, Registration, Session, Users, accounts, profiles,
+};
 use crate::{
     clock::Clock,
     pool::Pool,
@@ -65,6 +67,24 @@ impl Server {
     pub(super) async fn log_in(&self, name: &str, login: NewLogin) -> Login {
         let proof = self.users.prove(name, PASSWORD.into()).await.unwrap();
         self.users.log_in(proof, login).await.unwrap()
+    }
+
+    /// Ends an account.
+    pub(super) async fn end(&self, user: UserNum, erase: bool) {
+        let end = self.store.write(move |tx| accounts::end(tx, user, erase));
+        end.await.unwrap();
+    }
+
+    /// Changes a profile; whether membership events show it.
+    pub(super) async fn change_profile(
+        &self,
+        user: UserNum,
+        change: profiles::Change,
+    ) -> Result<bool, Error> {
+        let change = self
+            .store
+            .write(move |tx| profiles::apply(tx, user, &change));
+        change.await
     }
 
     pub(super) async fn session(&self, login: &Login) -> Session {
