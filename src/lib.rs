@@ -1,8 +1,16 @@
 //! hearth: a Matrix homeserver for the smallest computers that people own.
 
+pub mod api;
+pub mod cli;
 pub mod clock;
+pub mod config;
+pub mod http;
+pub mod logging;
 pub mod pool;
 pub mod protocol;
 pub mod rooms;
+pub mod rates;
+pub mod server;
+pub mod stop;
 pub mod store;
 pub mod users;

@@ -1,0 +1,27 @@
+//! The client-server API. One file per family of endpoints, named as ruma names them.
+
+pub mod discovery;
+
+use std::sync::Arc;
+
+use crate::{clock::Clock, config::Config, pool::Pool, rates::Rates, stop::Stopping, store::Store};
+
+/// What every handler gets first.
+pub type Api = Arc<ClientApi>;
+
+/// The parts of the server that handlers of clients' requests work with.
+#[derive(Debug)]
+pub struct ClientApi {
+    /// The settings.
+    pub config: Config,
+    /// The time.
+    pub clock: Clock,
+    /// The threads for what takes long.
+    pub pool: Pool,
+    /// The database.
+    pub store: Store,
+    /// How often someone may do something, for what only a handler knows.
+    pub rates: Rates,
+    /// The end of the server: whatever waits longer than a second races against it.
+    pub stopping: Stopping,
+}

@@ -1,0 +1,3 @@
+//! The server-server API. One file per family of endpoints, named as ruma names them.
+
+pub mod discovery;

@@ -1,0 +1,28 @@
+//! What the server can be asked: one function per endpoint, thin: check, call, answer.
+//!
+//! A handler is `async fn(Api, Caller, Request) -> Result<Response, Error>` with ruma's request and
+//! response, and knows nothing of HTTP. Who calls is decided by the authentication that ruma's
+//! metadata demands, and is a type:
+//!
+//! | ruma's scheme | caller |
+//! |---|---|
+//! | `AccessToken` | [`Session`] |
+//! | `AccessTokenOptional` | `Option<Session>` |
+//! | `NoAuthentication`, `NoAccessToken`, `AppserviceTokenOptional` | [`Anyone`] |
+//!
+//! A handler whose answer grows with a room or an account returns [`Streamed`] in place of the
+//! response. `http/` calls the handlers; nothing here calls `http/`.
+
+mod caller;
+pub mod client;
+mod error;
+pub mod federation;
+pub mod health;
+mod streamed;
+
+pub use self::{
+    caller::{Anyone, Session},
+    client::{Api, ClientApi},
+    error::Error,
+    streamed::Streamed,
+};

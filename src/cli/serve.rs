@@ -1,0 +1,65 @@
+use std::{path::PathBuf, process::ExitCode};
+
+use argh::FromArgs;
+
+use crate::{
+    config::{Config, Registration},
+    logging, server,
+};
+
+/// Run the server until it is asked to stop.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "serve")]
+pub(super) struct Serve {
+    /// the file with the settings; without one, a server that only this machine can reach
+    #[argh(option)]
+    config: Option<PathBuf>,
+}
+
+impl Serve {
+    pub(super) fn run(self) -> ExitCode {
+        let config = match Config::load(self.config.as_deref()) {
+            Ok(config) => config,
+            Err(error) => {
+                match self.config {
+                    Some(path) => eprintln!("hearth: {}: {error}", path.display()),
+                    None => eprintln!("hearth: {error}"),
+                }
+                return ExitCode::from(2);
+            }
+        };
+        logging::start(config.log);
+        let greeting = greeting(&config, self.config.is_some());
+        match server::run(config, || print!("{greeting}")) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                log::error!("{error}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+/// Where to go next, for the one who started the server.
+fn greeting(config: &Config, has_file: bool) -> String {
+    let mut text = format!("hearth serves {}\n", config.server_name);
+    for address in &config.listen {
+        text += &format!("  http://{address}\n");
+    }
+    for address in config.tls.iter().flat_map(|tls| &tls.listen) {
+        text += &format!("  https://{address}\n");
+    }
+    text += match config.registration {
+        Registration::Open => {
+            "Give one of these addresses to a Matrix client as its homeserver \
+             and make an account there: registration is open.\n"
+        }
+        Registration::Token(_) => "New accounts need the registration token.\n",
+        Registration::Closed => "Registration is closed.\n",
+    };
+    if !has_file {
+        text += "Nobody but this machine can reach it. For a server with a name of its own, \
+                 write a hearth.toml and start `hearth serve --config hearth.toml`.\n";
+    }
+    text
+}

@@ -1,0 +1,218 @@
+//! The file: its keys, their defaults, and errors that name the line or the key that was meant.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use ruma::{OwnedServerName, owned_server_name};
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, Visitor, value::Error as NoValue},
+    forward_to_deserialize_any,
+};
+
+use super::{Error, Memory, Secret};
+
+/// The settings as the file has them. What each means stands in `hearth.example.toml`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs)] // hearth.example.toml has them
+pub struct Settings {
+    pub server_name: OwnedServerName,
+    pub data_dir: PathBuf,
+    pub listen: Vec<SocketAddr>,
+    pub tls_listen: Vec<SocketAddr>,
+    pub tls_certificate: Option<PathBuf>,
+    pub tls_key: Option<PathBuf>,
+    pub registration: Registration,
+    pub registration_token: Option<Secret>,
+    pub registration_shared_secret: Option<Secret>,
+    pub memory: Memory,
+    pub rate_limits: bool,
+    pub log: log::LevelFilter,
+}
+
+/// How the file says who may make an account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Registration {
+    /// Nobody.
+    Closed,
+    /// Whoever knows the token.
+    Token,
+    /// Everybody.
+    Open,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            server_name: owned_server_name!("localhost"),
+            data_dir: PathBuf::from("./hearth-data"),
+            listen: vec![SocketAddr::from(([127, 0, 0, 1], 8008))],
+            tls_listen: Vec::new(),
+            tls_certificate: None,
+            tls_key: None,
+            registration: Registration::Closed,
+            registration_token: None,
+            registration_shared_secret: None,
+            memory: Memory::DEFAULT,
+            rate_limits: true,
+            log: log::LevelFilter::Info,
+        }
+    }
+}
+
+impl Settings {
+    /// What a server without a file runs with: whoever can reach it sits at this machine, so
+    /// everybody may register.
+    pub fn local() -> Self {
+        Self {
+            registration: Registration::Open,
+            ..Self::default()
+        }
+    }
+
+    /// Reads the text of a file.
+    ///
+    /// # Errors
+    /// If it is not TOML, has a key that no setting has, or a value of the wrong type. No error
+    /// repeats a value, since it may be a secret.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        let table: toml::Table = toml::from_str(text).map_err(|error| syntax(text, &error))?;
+        let known = keys();
+        if let Some(key) = table.keys().find(|key| !known.contains(&key.as_str())) {
+            return Err(unknown(key, known));
+        }
+        toml::from_str(text).map_err(|error| syntax(text, &error))
+    }
+}
+
+fn syntax(text: &str, error: &toml::de::Error) -> Error {
+    let before = error.span().and_then(|span| text.get(..span.start));
+    let line = before.unwrap_or_default().matches('\n').count() + 1;
+    Error::Syntax {
+        line,
+        message: error.message().to_owned(),
+    }
+}
+
+fn unknown(key: &str, known: &[&'static str]) -> Error {
+    let nearest = known
+        .iter()
+        .max_by(|a, b| {
+            let likeness = |name| strsim::normalized_damerau_levenshtein(key, name);
+            likeness(a).total_cmp(&likeness(b))
+        })
+        .expect("there are settings");
+    Error::UnknownKey {
+        key: key.to_owned(),
+        nearest,
+    }
+}
+
+/// The keys of [`Settings`], as serde asks a format for them.
+fn keys() -> &'static [&'static str] {
+    struct Ask<'a>(&'a mut &'static [&'static str]);
+
+    impl<'de> Deserializer<'de> for Ask<'_> {
+        type Error = NoValue;
+
+        fn deserialize_struct<V: Visitor<'de>>(
+            self,
+            _name: &'static str,
+            fields: &'static [&'static str],
+            _visitor: V,
+        ) -> Result<V::Value, NoValue> {
+            *self.0 = fields;
+            Err(de::Error::custom("only the names were wanted"))
+        }
+
+        fn deserialize_any<V: Visitor<'de>>(self, _visitor: V) -> Result<V::Value, NoValue> {
+            Err(de::Error::custom("settings are a struct"))
+        }
+
+        forward_to_deserialize_any! {
+            bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf
+            option unit unit_struct newtype_struct seq tuple tuple_struct map enum identifier
+            ignored_any
+        }
+    }
+
+    let mut keys: &'static [&'static str] = &[];
+    // The error is how the names come out without a value.
+    let _ = Settings::deserialize(Ask(&mut keys));
+    keys
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Error, Settings, keys};
+
+    /// The lines of the example that are settings, with the `#` taken away.
+    fn example() -> String {
+        include_str!("hearth.example.toml")
+            .lines()
+            .filter_map(|line| line.strip_prefix('#'))
+            .filter(|line| line.starts_with(|c: char| c.is_ascii_lowercase()))
+            .flat_map(|line| [line, "\n"])
+            .collect()
+    }
+
+    #[test]
+    fn every_setting_stands_in_the_example_once() {
+        let example: toml::Table = toml::from_str(&example()).unwrap();
+        let mut in_example: Vec<_> = example.keys().map(String::as_str).collect();
+        let mut in_code = keys().to_vec();
+        in_example.sort_unstable();
+        in_code.sort_unstable();
+        assert!(!in_code.is_empty());
+        assert_eq!(in_example, in_code);
+    }
+
+    #[test]
+    fn the_example_shows_the_defaults() {
+        let mut shown = Settings::parse(&example()).unwrap();
+        // What has no default is shown with a value that explains it.
+        for path in [&mut shown.tls_certificate, &mut shown.tls_key] {
+            assert!(path.take().is_some());
+        }
+        for secret in [
+            &mut shown.registration_token,
+            &mut shown.registration_shared_secret,
+        ] {
+            assert!(secret.take().is_some());
+        }
+        assert_eq!(shown, Settings::default());
+    }
+
+    #[test]
+    fn the_example_as_it_stands_is_the_default() {
+        let settings = Settings::parse(include_str!("hearth.example.toml")).unwrap();
+        assert_eq!(settings, Settings::default());
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_by_the_name_of_the_nearest_known_one() {
+        for (wrong, right) in [
+            ("servername", "server_name"),
+            ("tls_certificat", "tls_certificate"),
+            ("ratelimits", "rate_limits"),
+            ("shared_secret", "registration_shared_secret"),
+        ] {
+            let error = Settings::parse(&format!("{wrong} = 1")).unwrap_err();
+            let Error::UnknownKey { key, nearest } = error else {
+                panic!("{error}");
+            };
+            assert_eq!((key.as_str(), nearest), (wrong, right));
+        }
+    }
+
+    #[test]
+    fn a_wrong_value_is_refused_with_its_line_and_without_the_value() {
+        let error = Settings::parse("log = \"info\"\nregistration_token = 4711").unwrap_err();
+        assert!(matches!(error, Error::Syntax { line: 2, .. }), "{error}");
+        let error = Settings::parse("log = \"info\"\n\nmemory = \"a lot\"").unwrap_err();
+        assert!(matches!(error, Error::Syntax { line: 3, .. }), "{error}");
+        let error = Settings::parse("registration = open").unwrap_err();
+        assert!(matches!(error, Error::Syntax { line: 1, .. }), "{error}");
+    }
+}

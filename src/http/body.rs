@@ -1,0 +1,211 @@
+//! Bodies: those of requests, read whole within limits, and those of answers, whole or in pieces.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    sync::atomic::{AtomicUsize, Ordering},
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use http_body_util::BodyExt;
+use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use smol::{Timer, future, stream::Stream};
+
+use super::{
+    error::Refusal,
+    limits::{BODY_PIECE_TIME, BODY_TIME, UNWANTED},
+};
+use crate::api::{self, Streamed};
+
+/// The body of a request that nobody has read yet.
+#[derive(Debug)]
+pub(super) enum Unread {
+    /// From a connection.
+    Incoming(Incoming),
+    /// From a test.
+    Whole(Vec<u8>),
+}
+
+/// The memory for bodies of requests, shared by all connections.
+#[derive(Debug)]
+pub(super) struct Room {
+    left: AtomicUsize,
+}
+
+impl Room {
+    pub(super) fn new(bytes: usize) -> Self {
+        Self {
+            left: AtomicUsize::new(bytes),
+        }
+    }
+
+    fn take(&self, bytes: usize) -> bool {
+        let less = |left: usize| left.checked_sub(bytes);
+        self.left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less)
+            .is_ok()
+    }
+}
+
+/// A body that was read. Gives its memory back when dropped.
+#[derive(Debug)]
+pub(super) struct Read<'a> {
+    bytes: Vec<u8>,
+    room: &'a Room,
+    taken: usize,
+}
+
+impl Read<'_> {
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    fn push(&mut self, piece: &[u8]) -> Result<(), Refusal> {
+        if !self.room.take(piece.len()) {
+            return Err(Refusal::NoRoom);
+        }
+        self.taken += piece.len();
+        self.bytes.extend_from_slice(piece);
+        Ok(())
+    }
+}
+
+impl Drop for Read<'_> {
+    fn drop(&mut self) {
+        self.room.left.fetch_add(self.taken, Ordering::Relaxed);
+    }
+}
+
+impl Unread {
+    /// Reads the whole body, if it has at most `most` bytes. On an error what is left of it is
+    /// still there to be [`skip`](Self::skip)ped.
+    pub(super) async fn read<'a>(
+        &mut self,
+        most: usize,
+        room: &'a Room,
+    ) -> Result<Read<'a>, Refusal> {
+        let mut read = Read {
+            bytes: Vec::new(),
+            room,
+            taken: 0,
+        };
+        match self {
+            Self::Whole(bytes) if bytes.len() > most => return Err(Refusal::TooLarge(most)),
+            Self::Whole(bytes) => read.push(bytes)?,
+            Self::Incoming(body) => {
+                if body.size_hint().lower() > most as u64 {
+                    return Err(Refusal::TooLarge(most));
+                }
+                let start = Instant::now();
+                while let Some(piece) = next_piece(body, start).await? {
+                    if read.bytes.len() + piece.len() > most {
+                        return Err(Refusal::TooLarge(most));
+                    }
+                    read.push(&piece)?;
+                }
+            }
+        }
+        Ok(read)
+    }
+
+    /// Throws away what is left of the body, so that whoever sends it is not cut off before they
+    /// can read the answer. Gives up on what is too long.
+    pub(super) async fn skip(&mut self) {
+        let Self::Incoming(body) = self else { return };
+        let start = Instant::now();
+        let mut left = UNWANTED;
+        if body.size_hint().lower() > left as u64 {
+            return;
+        }
+        while let Ok(Some(piece)) = next_piece(body, start).await {
+            match left.checked_sub(piece.len()) {
+                Some(less) => left = less,
+                None => return,
+            }
+        }
+    }
+}
+
+async fn next_piece(body: &mut Incoming, start: Instant) -> Result<Option<Bytes>, Refusal> {
+    let late = async {
+        Timer::after(BODY_PIECE_TIME).await;
+        None
+    };
+    // The frame first: the timer costs nothing if something has come already.
+    let frame = future::or(async { Some(body.frame().await) }, late).await;
+    match frame {
+        None => Err(Refusal::TooSlow),
+        Some(_) if start.elapsed() > BODY_TIME => Err(Refusal::TooSlow),
+        Some(None) => Ok(None),
+        Some(Some(Err(_))) => Err(Refusal::BrokenOff),
+        // A frame that is not data is trailers, which nobody asked for.
+        Some(Some(Ok(frame))) => Ok(Some(frame.into_data().unwrap_or_default())),
+    }
+}
+
+/// The body of an answer.
+pub(super) enum Answer {
+    Whole(Bytes),
+    Pieces(Pin<Box<dyn Stream<Item = Result<Vec<u8>, api::Error>> + Send>>),
+}
+
+impl From<Vec<u8>> for Answer {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::Whole(bytes.into())
+    }
+}
+
+impl From<Streamed> for Answer {
+    fn from(streamed: Streamed) -> Self {
+        Self::Pieces(streamed.into_inner())
+    }
+}
+
+/// A streamed answer that ends before its end; the connection is closed, so that the client does
+/// not take it for whole.
+#[derive(Debug, thiserror::Error)]
+#[error("the answer broke off")]
+pub(super) struct Broken;
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        match &mut *self {
+            Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Self::Pieces(pieces) => {
+                let poll = catch_unwind(AssertUnwindSafe(|| pieces.as_mut().poll_next(cx)));
+                match poll {
+                    Ok(Poll::Pending) => Poll::Pending,
+                    Ok(Poll::Ready(None)) => Poll::Ready(None),
+                    Ok(Poll::Ready(Some(Ok(piece)))) => {
+                        Poll::Ready(Some(Ok(Frame::data(piece.into()))))
+                    }
+                    Ok(Poll::Ready(Some(Err(error)))) => {
+                        log::error!("an answer broke off: {error}");
+                        Poll::Ready(Some(Err(Broken)))
+                    }
+                    // The panic hook has logged it.
+                    Err(_) => Poll::Ready(Some(Err(Broken))),
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Self::Whole(bytes) if bytes.is_empty())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Pieces(_) => SizeHint::default(),
+        }
+    }
+}

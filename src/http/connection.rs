@@ -1,0 +1,112 @@
+//! One connection, from the handshake to the last answer.
+
+use std::{
+    convert::Infallible,
+    net::{IpAddr, TcpStream},
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use futures_rustls::TlsAcceptor;
+use http::Request;
+use hyper::{
+    body::{Body, Bytes, Frame, Incoming, SizeHint},
+    server::conn::http1,
+    service::service_fn,
+};
+use smol::{Async, future};
+use smol_hyper::rt::FuturesIo;
+
+use super::{
+    body::{Answer, Broken, Unread},
+    limits::HEAD,
+    listen::Front,
+    stream::{Pace, Paced, Stream},
+    tls,
+};
+use crate::stop::Stopping;
+
+/// Serves the connection until its client has had enough, takes too long, or the server stops and
+/// the running request has been answered.
+pub(super) async fn serve(
+    stream: Async<TcpStream>,
+    acceptor: Option<TlsAcceptor>,
+    address: IpAddr,
+    front: Arc<Front>,
+    stopping: Stopping,
+) {
+    let stream = match acceptor {
+        None => Stream::Plain(stream),
+        Some(acceptor) => match tls::accept(&acceptor, stream).await {
+            Some(stream) => Stream::Tls(Box::new(stream)),
+            None => return,
+        },
+    };
+    let pace = Pace::default();
+    let io = FuturesIo::new(Paced::new(stream, pace.clone()));
+    let of_service = pace.clone();
+    let service = service_fn(move |request: Request<Incoming>| {
+        of_service.busy();
+        let front = front.clone();
+        let done = Done(of_service.clone());
+        async move {
+            let answer = front.answer(request.map(Unread::Incoming), address).await;
+            Ok::<_, Infallible>(answer.map(|body| Sent { body, _done: done }))
+        }
+    });
+    let mut connection = pin!(
+        http1::Builder::new()
+            .max_buf_size(HEAD)
+            .serve_connection(io, service)
+    );
+    // How a connection ends, its client knows best.
+    let ended = async {
+        let _ = connection.as_mut().await;
+        true
+    };
+    let stopped = async {
+        stopping.wait().await;
+        false
+    };
+    if future::or(ended, stopped).await || pace.is_idle() {
+        return;
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ = connection.await;
+}
+
+/// Says that the answer is complete, when it is dropped.
+struct Done(Pace);
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        self.0.idle();
+    }
+}
+
+/// An answer on its way out. hyper drops it when all of it is written or buffered.
+struct Sent {
+    body: Answer,
+    _done: Done,
+}
+
+impl Body for Sent {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,239 @@
+//! What goes wrong, as it looks on the wire: the one place where errors get a status.
+//!
+//! The shape is the specification's [standard error response].
+//!
+//! [standard error response]: https://spec.matrix.org/v1.19/client-server-api/#standard-error-response
+
+use std::{borrow::Cow, time::Duration};
+
+use http::{HeaderValue, Response, StatusCode, header};
+use ruma::api::{
+    OutgoingResponseExt,
+    client::uiaa::UiaaResponse,
+    error::{
+        DeserializationError, Error as MatrixError, ErrorBody, ErrorKind, FromHttpRequestError,
+        HeaderDeserializationError, IntoHttpError, LimitExceededErrorData, RetryAfter,
+        StandardErrorBody,
+    },
+};
+use serde_json::error::Category;
+
+use super::body::Answer;
+use crate::{api::Error, store};
+
+/// How long a client is told to wait when the server is busy with others.
+const BUSY: Duration = Duration::from_secs(1);
+
+/// Why the edge itself does not fulfil a request.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// A handler said so, or would have.
+    Api(Error),
+    /// No endpoint has this path.
+    NoSuchPath,
+    /// An endpoint has this path, but not with this method.
+    WrongMethod,
+    /// The body has more bytes than this endpoint takes.
+    TooLarge(usize),
+    /// The body did not come in time.
+    TooSlow,
+    /// The body ended before its end.
+    BrokenOff,
+    /// Too many bodies are being read.
+    NoRoom,
+    /// The server is starting or stopping.
+    NotServing,
+    /// A handler panicked.
+    Panicked,
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Self::Api(error)
+    }
+}
+
+impl Refusal {
+    pub(super) fn answer(self) -> Response<Answer> {
+        match self {
+            Self::Api(error) => answer(error),
+            Self::NoSuchPath => standard(
+                StatusCode::NOT_FOUND,
+                ErrorKind::Unrecognized,
+                "there is no such endpoint here",
+            ),
+            Self::WrongMethod => standard(
+                StatusCode::METHOD_NOT_ALLOWED,
+                ErrorKind::Unrecognized,
+                "this endpoint does not take this method",
+            ),
+            Self::TooLarge(most) => standard(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                ErrorKind::TooLarge,
+                format!("the body may have at most {most} bytes"),
+            ),
+            Self::TooSlow => standard(
+                StatusCode::REQUEST_TIMEOUT,
+                ErrorKind::Unknown,
+                "the body did not come in time",
+            ),
+            Self::BrokenOff => standard(
+                StatusCode::BAD_REQUEST,
+                ErrorKind::Unknown,
+                "the body ended too early",
+            ),
+            Self::NoRoom => busy("too many large requests at once; try again in a moment"),
+            Self::NotServing => {
+                let mut response = standard(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    ErrorKind::Unknown,
+                    "the server is starting or stopping; try again in a moment",
+                );
+                let seconds = HeaderValue::from(BUSY.as_secs());
+                response.headers_mut().insert(header::RETRY_AFTER, seconds);
+                response
+            }
+            Self::Panicked => fault(),
+        }
+    }
+}
+
+/// The one match from errors to status and `errcode`.
+fn answer(error: Error) -> Response<Answer> {
+    match error {
+        Error::Matrix { kind, message } => standard(status(&kind), kind, message),
+        Error::Uiaa(info) => encode(UiaaResponse::AuthResponse(*info)),
+        Error::Limited(limited) => {
+            let message = limited.to_string();
+            limit_exceeded(limited.retry_after, message)
+        }
+        Error::Busy(error) => busy(error.to_string()),
+        Error::Store(store::Error::Full) => standard(
+            StatusCode::INSUFFICIENT_STORAGE,
+            ErrorKind::Unknown,
+            "the server's disk is almost full",
+        ),
+        Error::Store(store::Error::Closed) => Refusal::NotServing.answer(),
+        Error::Store(error @ (store::Error::Storage(_) | store::Error::Corrupt(_))) => {
+            log::error!("{error}");
+            fault()
+        }
+        // The panic hook has logged it.
+        Error::Store(store::Error::Panicked) => fault(),
+        Error::Internal(message) => {
+            log::error!("{message}");
+            fault()
+        }
+    }
+}
+
+fn fault() -> Response<Answer> {
+    standard(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        ErrorKind::Unknown,
+        "something went wrong here; the server's log says what",
+    )
+}
+
+fn busy(message: impl Into<Cow<'static, str>>) -> Response<Answer> {
+    limit_exceeded(BUSY, message)
+}
+
+fn limit_exceeded(
+    retry_after: Duration,
+    message: impl Into<Cow<'static, str>>,
+) -> Response<Answer> {
+    let mut data = LimitExceededErrorData::new();
+    data.retry_after = Some(RetryAfter::Delay(retry_after));
+    let kind = ErrorKind::LimitExceeded(data);
+    standard(StatusCode::TOO_MANY_REQUESTS, kind, message)
+}
+
+/// The status that the specification's endpoints give with an error code. Where they differ, the
+/// code is what counts for clients; the usual one is here.
+fn status(kind: &ErrorKind) -> StatusCode {
+    match kind {
+        ErrorKind::MissingToken | ErrorKind::UnknownToken(_) | ErrorKind::Unauthorized => {
+            StatusCode::UNAUTHORIZED
+        }
+        // A locked account answers as a dead token with `soft_logout` does.
+        ErrorKind::UserLocked => StatusCode::UNAUTHORIZED,
+        ErrorKind::Forbidden
+        | ErrorKind::GuestAccessForbidden
+        | ErrorKind::InviteBlocked
+        | ErrorKind::UserDeactivated
+        | ErrorKind::UserSuspended
+        | ErrorKind::UserLimitExceeded(_)
+        | ErrorKind::ResourceLimitExceeded(_)
+        | ErrorKind::ThreepidAuthFailed
+        | ErrorKind::ThreepidDenied
+        | ErrorKind::CannotLeaveServerNoticeRoom
+        | ErrorKind::WrongRoomKeysVersion(_) => StatusCode::FORBIDDEN,
+        ErrorKind::NotFound
+        | ErrorKind::Unrecognized
+        | ErrorKind::ThreepidNotFound
+        | ErrorKind::UnknownDevice => StatusCode::NOT_FOUND,
+        ErrorKind::CannotOverwriteMedia => StatusCode::CONFLICT,
+        ErrorKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        ErrorKind::LimitExceeded(_) => StatusCode::TOO_MANY_REQUESTS,
+        ErrorKind::ConnectionFailed | ErrorKind::BadStatus(_) => StatusCode::BAD_GATEWAY,
+        ErrorKind::ConnectionTimeout | ErrorKind::NotYetUploaded => StatusCode::GATEWAY_TIMEOUT,
+        _ => StatusCode::BAD_REQUEST,
+    }
+}
+
+fn standard(
+    status: StatusCode,
+    kind: ErrorKind,
+    message: impl Into<Cow<'static, str>>,
+) -> Response<Answer> {
+    let body = StandardErrorBody::new(kind, message.into().into_owned());
+    encode(MatrixError::new(status, ErrorBody::Standard(body)))
+}
+
+/// The answer that one of ruma's responses makes.
+pub(super) fn encode(response: impl OutgoingResponseExt) -> Response<Answer> {
+    match response.try_into_http_response::<Vec<u8>>() {
+        Ok(response) => response.map(Answer::from),
+        Err(error) => {
+            log::error!("an answer cannot be written: {error}");
+            plain_fault(&error)
+        }
+    }
+}
+
+/// [`fault`] without going through [`encode`], which has just failed.
+fn plain_fault(_error: &IntoHttpError) -> Response<Answer> {
+    let body = br#"{"errcode":"M_UNKNOWN","error":"the answer cannot be written"}"#;
+    let mut response = Response::new(Answer::from(body.to_vec()));
+    *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    response
+}
+
+/// What is wrong with a request that ruma cannot make sense of.
+pub(super) fn malformed(error: &FromHttpRequestError) -> Error {
+    let FromHttpRequestError::Deserialization(error) = error else {
+        // tide chose the route by the method.
+        return Error::unrecognized("this endpoint does not take this method");
+    };
+    let message = error.to_string();
+    match error {
+        DeserializationError::Json(error) => match error.classify() {
+            Category::Data if is_missing(&message) => Error::missing_param(message),
+            Category::Data => Error::bad_json(message),
+            Category::Syntax | Category::Eof | Category::Io => Error::not_json(message),
+        },
+        DeserializationError::Query(_) if is_missing(&message) => Error::missing_param(message),
+        DeserializationError::Header(HeaderDeserializationError::MissingHeader(_)) => {
+            Error::missing_param(message)
+        }
+        _ => Error::invalid_param(message),
+    }
+}
+
+/// serde's words for a field that is not there.
+fn is_missing(message: &str) -> bool {
+    message.starts_with("missing field")
+}

@@ -1,0 +1,273 @@
+//! The listeners: who may connect, how many at once, and the orderly end.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    io,
+    net::{IpAddr, SocketAddr, TcpListener},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures_rustls::TlsAcceptor;
+use http::{Request, Response};
+use smol::{
+    Async, Executor, Timer,
+    channel::{self, Sender},
+    future,
+    lock::{Semaphore, SemaphoreGuardArc},
+};
+
+use super::{
+    Edge,
+    body::{Answer, Unread},
+    connection, cors,
+    error::Refusal,
+    limits::{GRACE, PER_HOUSEHOLD},
+    peer, tls,
+};
+use crate::{config::Config, rates::household, stop::Stopping};
+
+/// What the connections talk to: the edge, once the server is open, and 503 before and after.
+#[derive(Debug, Default)]
+pub struct Front(Mutex<Option<Edge>>);
+
+impl Front {
+    /// Serves with `edge` from here on.
+    pub fn open(&self, edge: Edge) {
+        *self.edge() = Some(edge);
+    }
+
+    /// Answers 503 from here on.
+    pub fn shut(&self) {
+        *self.edge() = None;
+    }
+
+    fn edge(&self) -> std::sync::MutexGuard<'_, Option<Edge>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) async fn answer(
+        &self,
+        request: Request<Unread>,
+        address: IpAddr,
+    ) -> Response<Answer> {
+        let edge = self.edge().clone();
+        if let Some(edge) = edge {
+            return edge.answer(request, address).await;
+        }
+        request.into_body().skip().await;
+        let mut response = Refusal::NotServing.answer();
+        cors::allow(response.headers_mut());
+        response
+    }
+}
+
+/// Why nobody can connect.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {error}")]
+    Bind {
+        /// The address as it stands in the settings.
+        address: SocketAddr,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// TLS cannot be served.
+    #[error(transparent)]
+    Tls(#[from] tls::Error),
+}
+
+/// Sockets that clients can already connect to, although nobody answers yet.
+pub struct Listeners {
+    listeners: Vec<Listener>,
+    connections: usize,
+}
+
+struct Listener {
+    socket: Async<TcpListener>,
+    address: SocketAddr,
+    acceptor: Option<TlsAcceptor>,
+}
+
+impl Listeners {
+    /// Listens where the settings say.
+    ///
+    /// # Errors
+    /// If an address is taken or not ours, or the certificate cannot be used.
+    pub fn bind(config: &Config) -> Result<Self, ListenError> {
+        let mut listeners = Vec::new();
+        for &address in &config.listen {
+            listeners.push(Listener::bind(address, None)?);
+        }
+        if let Some(tls) = &config.tls {
+            let acceptor = tls::acceptor(tls)?;
+            for &address in &tls.listen {
+                listeners.push(Listener::bind(address, Some(acceptor.clone()))?);
+            }
+        }
+        Ok(Self {
+            listeners,
+            connections: config.memory.connections(),
+        })
+    }
+
+    /// Where clients can connect: the plain listeners, then those with TLS. A port that was 0 in
+    /// the settings is the one that the system chose.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        let listeners = self.listeners.iter();
+        listeners.map(|listener| listener.address).collect()
+    }
+
+    /// Accepts connections and answers them with `front` until the server stops; then lets the
+    /// running requests end, but not for ever.
+    pub async fn serve(
+        self,
+        executor: &Arc<Executor<'static>>,
+        front: Arc<Front>,
+        stopping: Stopping,
+    ) {
+        let (alive, ended) = channel::bounded(1);
+        let door = Door {
+            executor: executor.clone(),
+            front,
+            stopping: stopping.clone(),
+            slots: Arc::new(Semaphore::new(self.connections)),
+            households: Arc::default(),
+            alive,
+        };
+        let door = Arc::new(door);
+        let accepting: Vec<_> = self
+            .listeners
+            .into_iter()
+            .map(|listener| executor.spawn(accept(listener, door.clone())))
+            .collect();
+        stopping.wait().await;
+        for task in accepting {
+            task.cancel().await;
+        }
+        drop(door);
+        let all_ended = async {
+            // Nothing is ever sent: this returns when the last connection is gone.
+            let _ = ended.recv().await;
+        };
+        let grace = async {
+            Timer::after(GRACE).await;
+            log::warn!("stopping although some requests are still running");
+        };
+        future::or(all_ended, grace).await;
+    }
+}
+
+impl Listener {
+    fn bind(address: SocketAddr, acceptor: Option<TlsAcceptor>) -> Result<Self, ListenError> {
+        let bound = TcpListener::bind(address)
+            .and_then(|socket| Ok((socket.local_addr()?, Async::new(socket)?)));
+        match bound {
+            Ok((address, socket)) => Ok(Self {
+                socket,
+                address,
+                acceptor,
+            }),
+            Err(error) => Err(ListenError::Bind { address, error }),
+        }
+    }
+}
+
+/// What every connection passes through.
+struct Door {
+    executor: Arc<Executor<'static>>,
+    front: Arc<Front>,
+    stopping: Stopping,
+    slots: Arc<Semaphore>,
+    households: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    /// Held by every connection, so that its end is the end of all.
+    alive: Sender<Infallible>,
+}
+
+/// Accepts while there are slots. Whoever comes when there are none waits in the system's queue.
+async fn accept(listener: Listener, door: Arc<Door>) {
+    loop {
+        let slot = door.slots.acquire_arc().await;
+        match listener.socket.accept().await {
+            Ok((stream, address)) => {
+                // Answers are written whole; waiting for more to send with them only delays.
+                let _ = stream.get_ref().set_nodelay(true);
+                match Place::take(&door.households, address.ip()) {
+                    Some(place) => door.welcome(&listener, stream, address.ip(), slot, place),
+                    None => log::debug!("{} has too many connections", address.ip()),
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                // Out of file descriptors, most likely: somebody has to leave first.
+                log::warn!("cannot accept a connection: {error}");
+                Timer::after(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+impl Door {
+    fn welcome(
+        &self,
+        listener: &Listener,
+        stream: Async<std::net::TcpStream>,
+        address: IpAddr,
+        slot: SemaphoreGuardArc,
+        place: Place,
+    ) {
+        let serve = connection::serve(
+            stream,
+            listener.acceptor.clone(),
+            address,
+            self.front.clone(),
+            self.stopping.clone(),
+        );
+        let alive = self.alive.clone();
+        let serve = async move {
+            serve.await;
+            drop((slot, place, alive));
+        };
+        self.executor.spawn(serve).detach();
+    }
+}
+
+/// One of the connections that a household may have.
+struct Place {
+    households: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    household: IpAddr,
+}
+
+impl Place {
+    fn take(households: &Arc<Mutex<HashMap<IpAddr, usize>>>, address: IpAddr) -> Option<Self> {
+        let household = household(address);
+        let mut counts = households.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(household).or_default();
+        if *count >= PER_HOUSEHOLD && !peer::may_be_proxy(address) {
+            return None;
+        }
+        *count += 1;
+        drop(counts);
+        Some(Self {
+            households: households.clone(),
+            household,
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counts = self
+            .households
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.household) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.household);
+            }
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! One endpoint: where it is found, what it wants to know, and how it is called.
+
+use std::{
+    future::Future,
+    net::IpAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+};
+
+use http::{Method, Request, Response, header};
+use ruma::api::{IncomingRequest, IncomingRequestExt, Metadata, path_builder::PathBuilder};
+
+use super::{
+    auth::{Demand, Scheme},
+    body::Answer,
+    error::{encode, malformed},
+    limits,
+    path::Template,
+};
+use crate::{
+    api::{Api, Error, Session, Streamed},
+    rates::Kind,
+};
+
+/// What a handler is called with, before ruma has made a request of it.
+pub(super) struct Call<'a> {
+    pub api: Api,
+    pub session: Option<Session>,
+    pub address: IpAddr,
+    pub request: Request<&'a [u8]>,
+    pub arguments: Vec<String>,
+}
+
+type Handled = Pin<Box<dyn Future<Output = Result<Response<Answer>, Error>> + Send>>;
+type Handle = Box<dyn Fn(Call<'_>) -> Result<Handled, Error> + Send + Sync>;
+
+/// An endpoint of one method and all the paths it ever had.
+pub(super) struct Route {
+    pub method: Method,
+    pub paths: Vec<&'static str>,
+    pub open_end: bool,
+    pub demand: Demand,
+    pub rate: Option<Kind>,
+    pub body: usize,
+    handle: Handle,
+}
+
+impl Route {
+    /// An endpoint whose answer is one of ruma's responses.
+    pub(super) fn new<R, C, F, Fut>(handler: F) -> Self
+    where
+        R: IncomingRequest,
+        R::Authentication: Scheme<Caller = C>,
+        F: Fn(Api, C, R) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<R::OutgoingResponse, Error>> + Send + 'static,
+    {
+        Self::of::<R>(Box::new(move |call| {
+            let (api, caller, request) = parse::<R>(call)?;
+            let answer = handler(api, caller, request);
+            Ok(Box::pin(async move { Ok(encode(answer.await?)) }))
+        }))
+    }
+
+    /// An endpoint whose answer comes in pieces.
+    pub(super) fn streamed<R, C, F, Fut>(handler: F) -> Self
+    where
+        R: IncomingRequest,
+        R::Authentication: Scheme<Caller = C>,
+        F: Fn(Api, C, R) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Streamed, Error>> + Send + 'static,
+    {
+        Self::of::<R>(Box::new(move |call| {
+            let (api, caller, request) = parse::<R>(call)?;
+            let answer = handler(api, caller, request);
+            Ok(Box::pin(async move {
+                let mut response = Response::new(Answer::from(answer.await?));
+                let json = header::HeaderValue::from_static("application/json");
+                response.headers_mut().insert(header::CONTENT_TYPE, json);
+                Ok(response)
+            }))
+        }))
+    }
+
+    fn of<R>(handle: Handle) -> Self
+    where
+        R: Metadata,
+        R::Authentication: Scheme,
+    {
+        Self {
+            method: R::METHOD,
+            paths: R::PATH_BUILDER.all_paths().collect(),
+            open_end: false,
+            demand: R::Authentication::DEMAND,
+            rate: R::RATE_LIMITED.then_some(Kind::Other),
+            body: limits::BODY,
+            handle,
+        }
+    }
+
+    pub(super) fn templates(&self) -> impl Iterator<Item = Template> {
+        let paths = self.paths.iter();
+        paths.map(|path| Template::new(path, self.open_end))
+    }
+
+    /// Makes ruma's request and calls the handler with it. The body is not needed any more once
+    /// this returns.
+    pub(super) fn call(&self, call: Call<'_>) -> Result<Handled, Error> {
+        (self.handle)(call)
+    }
+}
+
+/// What `http/routes.rs` says of an endpoint that ruma does not.
+#[cfg_attr(not(test), allow(dead_code))] // until an endpoint needs it
+impl Route {
+    /// A further path, with the same arguments, that ruma does not know and clients use.
+    pub(super) fn also_at(&mut self, path: &'static str) -> &mut Self {
+        self.paths.push(path);
+        self
+    }
+
+    /// The last argument of the path may be empty, with or without the slash before it.
+    pub(super) fn open_end(&mut self) -> &mut Self {
+        self.open_end = true;
+        self
+    }
+
+    /// How often this may be asked, whatever ruma says.
+    pub(super) fn rate(&mut self, kind: Kind) -> &mut Self {
+        self.rate = Some(kind);
+        self
+    }
+
+    /// How many bytes the body may have.
+    pub(super) fn body(&mut self, most: usize) -> &mut Self {
+        self.body = most;
+        self
+    }
+}
+
+fn parse<R>(call: Call<'_>) -> Result<(Api, <R::Authentication as Scheme>::Caller, R), Error>
+where
+    R: IncomingRequest,
+    R::Authentication: Scheme,
+{
+    let caller = R::Authentication::caller(call.session, call.address)?;
+    let arguments: Vec<&str> = call.arguments.iter().map(String::as_str).collect();
+    // serde reads a struct from an array too, field by field, which no endpoint means.
+    let is_array = call.request.body().trim_ascii_start().starts_with(b"[");
+    // Some of ruma's own deserializers index what may not be there; the panic hook logs it.
+    let parsed = catch_unwind(AssertUnwindSafe(|| {
+        R::try_from_http_request(call.request, &arguments)
+    }));
+    let nonsense = |_| Err(Error::bad_json("this request makes no sense here"));
+    match parsed.map_or_else(nonsense, |parsed| parsed.map_err(|error| malformed(&error)))? {
+        _ if is_array => Err(Error::bad_json("the body must be a JSON object")),
+        request => Ok((call.api, caller, request)),
+    }
+}

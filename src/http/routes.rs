@@ -1,0 +1,79 @@
+//! Everything that is served: the one list.
+//!
+//! Method, paths and authentication come from ruma's metadata. What ruma does not know about an
+//! endpoint is said behind it here: a rate of its own, a larger body, a path outside the
+//! specification with the client that needs it.
+
+use std::future::Future;
+
+use ruma::api::IncomingRequest;
+
+use super::{auth::Scheme, route::Route};
+use crate::api::{Api, Error, Streamed, client, federation, health};
+
+/// The endpoints of the server.
+pub(super) fn all() -> Vec<Route> {
+    let mut routes = Routes::default();
+    routes.add(health::health);
+    discovery(&mut routes);
+    routes.0
+}
+
+fn discovery(routes: &mut Routes) {
+    use client::discovery::{
+        discover_homeserver, discover_support, get_capabilities, get_supported_versions,
+    };
+
+    routes.add(get_supported_versions);
+    routes.add(get_capabilities);
+    routes.add(discover_homeserver);
+    routes.add(discover_support);
+    routes.add(federation::discovery::discover_homeserver);
+}
+
+/// The method and path of every endpoint that is served, as ruma writes them: for the census.
+pub fn served() -> Vec<(http::Method, &'static str)> {
+    let routes = all();
+    let of = |route: &Route| {
+        let templates = route.templates().map(|template| template.as_str());
+        let method = route.method.clone();
+        templates
+            .map(|path| (method.clone(), path))
+            .collect::<Vec<_>>()
+    };
+    routes.iter().flat_map(of).collect()
+}
+
+/// A list of endpoints in the making.
+#[derive(Default)]
+pub(super) struct Routes(pub Vec<Route>);
+
+impl Routes {
+    /// Serves an endpoint whose answer is one of ruma's responses.
+    pub(super) fn add<R, C, F, Fut>(&mut self, handler: F) -> &mut Route
+    where
+        R: IncomingRequest,
+        R::Authentication: Scheme<Caller = C>,
+        F: Fn(Api, C, R) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<R::OutgoingResponse, Error>> + Send + 'static,
+    {
+        self.push(Route::new(handler))
+    }
+
+    /// Serves an endpoint whose answer comes in pieces.
+    #[cfg_attr(not(test), allow(dead_code))] // until an endpoint needs it
+    pub(super) fn stream<R, C, F, Fut>(&mut self, handler: F) -> &mut Route
+    where
+        R: IncomingRequest,
+        R::Authentication: Scheme<Caller = C>,
+        F: Fn(Api, C, R) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Streamed, Error>> + Send + 'static,
+    {
+        self.push(Route::streamed(handler))
+    }
+
+    fn push(&mut self, route: Route) -> &mut Route {
+        self.0.push(route);
+        self.0.last_mut().expect("one was just added")
+    }
+}

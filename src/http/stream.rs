@@ -1,0 +1,186 @@
+//! The bytes of a connection, and how long they may take.
+
+use std::{
+    future::Future,
+    io,
+    net::TcpStream,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use futures_rustls::server::TlsStream;
+use smol::{
+    Async, Timer,
+    io::{AsyncRead, AsyncWrite},
+};
+
+use super::limits::{HEAD_TIME, IDLE_TIME, WRITE_TIME};
+
+/// A connection, encrypted or not.
+pub(super) enum Stream {
+    Plain(Async<TcpStream>),
+    Tls(Box<TlsStream<Async<TcpStream>>>),
+}
+
+/// What a connection is doing: nothing, receiving the head of a request, or serving it.
+///
+/// A step is counted each time that this changes, so that a deadline of an earlier phase is told
+/// from one of this.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Pace(Arc<AtomicUsize>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Idle,
+    Head,
+    Busy,
+}
+
+impl Pace {
+    fn step(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn phase(step: usize) -> Phase {
+        match step % 3 {
+            0 => Phase::Idle,
+            1 => Phase::Head,
+            _ => Phase::Busy,
+        }
+    }
+
+    /// Moves forward to the next step with this phase.
+    fn enter(&self, phase: Phase) {
+        let mut step = self.step();
+        while Self::phase(step) != phase {
+            step = step.wrapping_add(1);
+        }
+        self.0.store(step, Ordering::Relaxed);
+    }
+
+    /// A request is being served.
+    pub(super) fn busy(&self) {
+        self.enter(Phase::Busy);
+    }
+
+    /// The answer is complete.
+    pub(super) fn idle(&self) {
+        self.enter(Phase::Idle);
+    }
+
+    /// Whether nothing of a request has come.
+    pub(super) fn is_idle(&self) -> bool {
+        Self::phase(self.step()) == Phase::Idle
+    }
+}
+
+/// A stream that fails when its client takes too long: to begin a request, to send its head, to
+/// take the answer. (Bodies have their own clock, in [`body`](super::body).)
+pub(super) struct Paced {
+    stream: Stream,
+    pace: Pace,
+    reading: Option<(usize, Timer)>,
+    writing: Option<Timer>,
+}
+
+impl Paced {
+    pub(super) fn new(stream: Stream, pace: Pace) -> Self {
+        Self {
+            stream,
+            pace,
+            reading: None,
+            writing: None,
+        }
+    }
+
+    fn poll_read_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let step = self.pace.step();
+        let time = match Pace::phase(step) {
+            Phase::Idle => IDLE_TIME,
+            Phase::Head => HEAD_TIME,
+            Phase::Busy => {
+                self.reading = None;
+                return Poll::Pending;
+            }
+        };
+        if self.reading.as_ref().is_none_or(|(of, _)| *of != step) {
+            self.reading = Some((step, Timer::after(time)));
+        }
+        let (_, timer) = self.reading.as_mut().expect("it was just set");
+        ready!(Pin::new(timer).poll(cx));
+        Poll::Ready(io::ErrorKind::TimedOut.into())
+    }
+
+    /// Lets a write go on, unless it has waited too long for the client to take something.
+    fn pace_write<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        poll: Poll<io::Result<T>>,
+        time: Duration,
+    ) -> Poll<io::Result<T>> {
+        if poll.is_ready() {
+            self.writing = None;
+            return poll;
+        }
+        let timer = self.writing.get_or_insert_with(|| Timer::after(time));
+        ready!(Pin::new(timer).poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncRead for Paced {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let poll = match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        };
+        match poll {
+            Poll::Pending => self.poll_read_deadline(cx).map(Err),
+            Poll::Ready(result) => {
+                if self.pace.is_idle() && matches!(result, Ok(1..)) {
+                    self.pace.enter(Phase::Head);
+                }
+                Poll::Ready(result)
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Paced {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let poll = match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        };
+        self.pace_write(cx, poll, WRITE_TIME)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let poll = match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        };
+        self.pace_write(cx, poll, WRITE_TIME)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let poll = match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_close(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_close(cx),
+        };
+        self.pace_write(cx, poll, WRITE_TIME)
+    }
+}

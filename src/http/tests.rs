@@ -1,0 +1,487 @@
+//! The edge with endpoints of our own making, each there for one thing that the edge does.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use http::{Method, Request, Response, header};
+use ruma::{
+    api::client::{
+        discovery::get_supported_versions,
+        message::send_message_event,
+        session::{get_login_types, login, logout, refresh_token},
+        state::send_state_event,
+        sync::sync_events,
+    },
+    owned_device_id, owned_event_id, owned_user_id,
+};
+use serde_json::{Value, json};
+use smol::stream;
+
+use super::{Edge, routes::Routes};
+use crate::{
+    api::{Anyone, Api, ClientApi, Error, Session, Streamed},
+    clock::Clock,
+    config::Settings,
+    pool::Pool,
+    rates::{Kind, Rates},
+    stop,
+    store::{DeviceNum, Options, Store, UserNum},
+};
+
+static LOGOUTS: AtomicUsize = AtomicUsize::new(0);
+
+/// Tells which request it got, through the one field of its answer that can hold anything.
+async fn say_login(
+    _api: Api,
+    _who: Anyone,
+    request: login::v3::Request,
+) -> Result<login::v3::Response, Error> {
+    Err(Error::forbidden(format!("{:?}", request.device_id)))
+}
+
+async fn say_state(
+    _api: Api,
+    who: Session,
+    request: send_state_event::v3::Request,
+) -> Result<send_state_event::v3::Response, Error> {
+    Err(Error::forbidden(format!(
+        "{} {} {} {:?}",
+        who.user_id, request.room_id, request.event_type, request.state_key
+    )))
+}
+
+async fn send(
+    _api: Api,
+    _who: Session,
+    _request: send_message_event::v3::Request,
+) -> Result<send_message_event::v3::Response, Error> {
+    Ok(send_message_event::v3::Response::new(owned_event_id!("$e")))
+}
+
+async fn count_logouts(
+    _api: Api,
+    _who: Session,
+    _request: logout::v3::Request,
+) -> Result<logout::v3::Response, Error> {
+    LOGOUTS.fetch_add(1, Ordering::Relaxed);
+    Ok(logout::v3::Response::new())
+}
+
+async fn panic(
+    _api: Api,
+    _who: Anyone,
+    _request: get_login_types::v3::Request,
+) -> Result<get_login_types::v3::Response, Error> {
+    panic!("a handler of a test panics")
+}
+
+async fn fail_inside(
+    _api: Api,
+    _who: Anyone,
+    _request: refresh_token::v3::Request,
+) -> Result<refresh_token::v3::Response, Error> {
+    Err(Error::Internal("the secret reason".into()))
+}
+
+async fn say_who(
+    _api: Api,
+    who: Option<Session>,
+    _request: get_supported_versions::Request,
+) -> Result<get_supported_versions::Response, Error> {
+    let names = who.map(|session| session.user_id.to_string());
+    let response = get_supported_versions::Response::new(names.into_iter().collect());
+    Ok(response)
+}
+
+async fn pieces(
+    _api: Api,
+    _who: Session,
+    _request: sync_events::v3::Request,
+) -> Result<Streamed, Error> {
+    let pieces = ["{\"next_batch\"", ":", "\"s1\"}"];
+    let pieces = pieces.map(|piece| Ok(piece.as_bytes().to_vec()));
+    Ok(Streamed::new(stream::iter(pieces)))
+}
+
+fn routes() -> Routes {
+    let mut routes = Routes::default();
+    routes.add(say_login).rate(Kind::Login).body(1000);
+    routes.add(say_state).open_end();
+    routes
+        .add(send)
+        .rate(Kind::Send)
+        .also_at("/_matrix/client/unstable/test/{room_id}/{event_type}/{txn_id}");
+    routes.add(count_logouts);
+    routes.add(panic);
+    routes.add(fail_inside);
+    routes.add(say_who);
+    routes.stream(pieces);
+    routes
+}
+
+/// Knows the tokens `alice` and, logged out softly, `soft`.
+fn session(token: &str) -> Result<Session, Error> {
+    match token {
+        "alice" => Ok(Session {
+            user_id: owned_user_id!("@alice:localhost"),
+            user: UserNum(1),
+            device_id: owned_device_id!("DEVICE"),
+            device: DeviceNum(1),
+        }),
+        other => Err(Error::unknown_token(other == "soft")),
+    }
+}
+
+struct Test {
+    edge: Edge,
+    store: Store,
+    _directory: tempfile::TempDir,
+}
+
+impl Test {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let options = Options {
+            directory: directory.path().to_owned(),
+            cache: 1 << 20,
+        };
+        let pool = Pool::default();
+        let store = Store::open(&options, pool.clone()).unwrap();
+        let (_stop, stopping) = stop::channel();
+        let clock = Clock::manual(1_000_000);
+        let api = ClientApi {
+            config: Settings::local().try_into().unwrap(),
+            rates: Rates::new(1000, clock.clone()),
+            clock,
+            pool,
+            store: store.clone(),
+            stopping,
+        };
+        let sessions = Box::new(|token: &str, _address| session(token));
+        Self {
+            edge: Edge::with(routes().0, Arc::new(api), sessions),
+            store,
+            _directory: directory,
+        }
+    }
+
+    fn ask(&self, request: Request<Vec<u8>>) -> Response<Vec<u8>> {
+        smol::block_on(self.edge.respond(request))
+    }
+
+    /// The status and the body.
+    fn call(&self, method: Method, path: &str, body: &str) -> (u16, Value) {
+        let request = Request::builder().method(method).uri(path);
+        let request = request.header("authorization", "Bearer alice");
+        read(&self.ask(request.body(body.as_bytes().to_vec()).unwrap()))
+    }
+
+    /// The status and the error code.
+    fn refusal(&self, method: Method, path: &str, body: &str) -> (u16, String) {
+        let (status, body) = self.call(method, path, body);
+        assert!(body["error"].is_string(), "{body}");
+        (status, body["errcode"].as_str().unwrap().to_owned())
+    }
+
+    fn login(&self, body: &str) -> (u16, Value) {
+        self.call(Method::POST, "/_matrix/client/v3/login", body)
+    }
+}
+
+impl Drop for Test {
+    fn drop(&mut self) {
+        smol::block_on(self.store.close());
+    }
+}
+
+fn read(response: &Response<Vec<u8>>) -> (u16, Value) {
+    let body = match response.body().as_slice() {
+        [] => Value::Null,
+        body => serde_json::from_slice(body).unwrap(),
+    };
+    (response.status().as_u16(), body)
+}
+
+fn login_body(device: &str) -> String {
+    json!({
+        "type": "m.login.password",
+        "identifier": { "type": "m.id.user", "user": "alice" },
+        "password": "wrong",
+        "device_id": device,
+    })
+    .to_string()
+}
+
+#[test]
+fn every_path_of_an_endpoints_history_leads_to_its_handler() {
+    let test = Test::new();
+    for version in ["r0", "v3"] {
+        let path = format!("/_matrix/client/{version}/login");
+        let (status, body) = test.call(Method::POST, &path, &login_body("D1"));
+        assert_eq!(status, 403);
+        assert!(body["error"].as_str().unwrap().contains("D1"), "{body}");
+    }
+    let (status, body) = test.call(Method::PUT, "/_matrix/client/unstable/test/!r/t/1", "{}");
+    assert_eq!((status, body), (200, json!({ "event_id": "$e" })));
+}
+
+#[test]
+fn arguments_reach_the_handler_as_the_client_meant_them() {
+    let test = Test::new();
+    let state = |path: &str| {
+        let path = format!("/_matrix/client/v3/rooms/{path}");
+        let (status, body) = test.call(Method::PUT, &path, "{}");
+        (status, body["error"].as_str().unwrap().to_owned())
+    };
+    let said = |key: &str| (403, format!("@alice:localhost !r:hs m.room.name {key:?}"));
+    assert_eq!(state("!r:hs/state/m.room.name"), said(""));
+    assert_eq!(state("!r:hs/state/m.room.name/"), said(""));
+    assert_eq!(state("%21r%3Ahs/state/m%2Eroom.name/k"), said("k"));
+    assert_eq!(state("!r:hs/state/m.room.name/.."), said(".."));
+    assert_eq!(state("!r:hs/state/m.room.name/%2E%2e"), said(".."));
+    assert_eq!(state("!r:hs/state/m.room.name/a%2Fb"), said("a/b"));
+    assert_eq!(state("!r:hs/state/m.room.name/%252F"), said("%2F"));
+    assert_eq!(state("!r:hs/state/m.room.name/a\\b"), said("a\\b"));
+    assert_eq!(state("!r:hs/state/m.room.name/%C3%A4"), said("ä"));
+    assert_eq!(state("!r:hs/state/m.room.name/+"), said("+"));
+    for bad in ["%", "%zz", "%ff", "%C3"] {
+        let path = format!("/_matrix/client/v3/rooms/!r:hs/state/m.room.name/{bad}");
+        let refusal = test.refusal(Method::PUT, &path, "{}");
+        assert_eq!(refusal, (400, "M_INVALID_PARAM".to_owned()), "{bad}");
+    }
+}
+
+#[test]
+fn what_is_not_served_is_unrecognized() {
+    let test = Test::new();
+    for path in [
+        "/",
+        "/_matrix/client/v3/nothing",
+        "/_matrix/client/v3/login/",
+        "//_matrix/client/v3/login",
+        "/_matrix/client/v3/../v3/login",
+        "/_matrix/client/v3/rooms//state/m.room.name",
+        "/%",
+        "/%ff",
+        "/%00",
+    ] {
+        let refusal = test.refusal(Method::POST, path, "");
+        assert_eq!(refusal, (404, "M_UNRECOGNIZED".to_owned()), "{path}");
+    }
+    for method in ["DELETE", "PATCH", "TRACE", "CONNECT", "BREW"] {
+        let method: Method = method.parse().unwrap();
+        let refusal = test.refusal(method.clone(), "/_matrix/client/v3/login", "");
+        assert_eq!(refusal, (405, "M_UNRECOGNIZED".to_owned()), "{method}");
+        let refusal = test.refusal(method, "/nothing", "");
+        assert_eq!(refusal, (404, "M_UNRECOGNIZED".to_owned()));
+    }
+}
+
+#[test]
+fn a_body_that_makes_no_sense_is_refused_for_what_is_wrong_with_it() {
+    let test = Test::new();
+    let code = |body: &str| {
+        let (status, body) = test.login(body);
+        assert_eq!(status, 400, "{body}");
+        body["errcode"].as_str().unwrap().to_owned()
+    };
+    for body in [
+        "{",
+        "nonsense",
+        "{\"type\":}",
+        "{\"type\":\"x\"} {}",
+        "\u{0}",
+    ] {
+        assert_eq!(code(body), "M_NOT_JSON", "{body}");
+    }
+    assert_eq!(code("{\"type\":\"m.login.token\"}"), "M_MISSING_PARAM");
+    // ruma panics when there is no type.
+    for body in ["", "{}", "null", "1", "[]"] {
+        assert_eq!(code(body), "M_BAD_JSON", "{body}");
+    }
+    let mut bytes = login_body("X").into_bytes();
+    let at = bytes.iter().position(|byte| *byte == b'X').unwrap();
+    bytes[at] = 0xff;
+    let request = Request::post("/_matrix/client/v3/login")
+        .body(bytes)
+        .unwrap();
+    let (status, body) = read(&test.ask(request));
+    assert_eq!((status, &body["errcode"]), (400, &json!("M_NOT_JSON")));
+}
+
+#[test]
+fn parameters_that_make_no_sense_are_refused() {
+    let test = Test::new();
+    let sync = "/_matrix/client/v3/sync?timeout=soon";
+    let refusal = test.refusal(Method::GET, sync, "");
+    assert_eq!(refusal, (400, "M_INVALID_PARAM".to_owned()));
+    let path = "/_matrix/client/v3/rooms/no-room/state/m.room.name/";
+    let refusal = test.refusal(Method::PUT, path, "{}");
+    assert_eq!(refusal, (400, "M_INVALID_PARAM".to_owned()));
+}
+
+#[test]
+fn an_empty_body_is_an_empty_object_and_a_content_type_is_not_needed() {
+    let test = Test::new();
+    let before = LOGOUTS.load(Ordering::Relaxed);
+    let path = "/_matrix/client/v3/logout";
+    assert_eq!(test.call(Method::POST, path, ""), (200, json!({})));
+    assert_eq!(test.call(Method::POST, path, "{}"), (200, json!({})));
+    let request = Request::post(path)
+        .header("authorization", "Bearer alice")
+        .header("content-type", "text/plain");
+    let response = test.ask(request.body(b"{}".to_vec()).unwrap());
+    assert_eq!(response.status(), 200);
+    assert_eq!(LOGOUTS.load(Ordering::Relaxed), before + 3);
+}
+
+#[test]
+fn a_body_that_is_too_large_for_its_endpoint_is_refused() {
+    let test = Test::new();
+    let device = "D".repeat(1000);
+    let (status, body) = test.login(&login_body(&device));
+    assert_eq!((status, &body["errcode"]), (413, &json!("M_TOO_LARGE")));
+    let (status, _) = test.login(&login_body(&device[..500]));
+    assert_eq!(status, 403);
+}
+
+#[test]
+fn a_token_comes_in_the_header_or_the_query() {
+    let test = Test::new();
+    let ask = |header: Option<&str>, query: &str| {
+        let mut request = Request::get(format!("/_matrix/client/v3/sync{query}"));
+        if let Some(header) = header {
+            request = request.header("authorization", header);
+        }
+        read(&test.ask(request.body(Vec::new()).unwrap()))
+    };
+    for header in ["Bearer alice", "bearer alice", "BEARER alice"] {
+        assert_eq!(ask(Some(header), "").0, 200, "{header}");
+    }
+    assert_eq!(ask(None, "?access_token=alice").0, 200);
+    assert_eq!(ask(None, "?timeout=0&access_token=%61lice").0, 200);
+
+    for (header, query) in [
+        (None, ""),
+        (None, "?access_tokens=alice"),
+        (Some("Basic YWxpY2U6"), ""),
+        (Some("alice"), ""),
+    ] {
+        let (status, body) = ask(header, query);
+        assert_eq!((status, &body["errcode"]), (401, &json!("M_MISSING_TOKEN")));
+    }
+    for token in ["bob", "", "Alice", "alice "] {
+        let (status, body) = ask(Some(&format!("Bearer {token}")), "");
+        assert_eq!(
+            (status, &body["errcode"]),
+            (401, &json!("M_UNKNOWN_TOKEN")),
+            "{token}"
+        );
+        assert_ne!(body["soft_logout"], json!(true));
+    }
+    let (status, body) = ask(None, "?access_token=soft");
+    assert_eq!((status, &body["errcode"]), (401, &json!("M_UNKNOWN_TOKEN")));
+    assert_eq!(body["soft_logout"], json!(true));
+}
+
+#[test]
+fn where_a_token_is_optional_only_a_wrong_one_is_refused() {
+    let test = Test::new();
+    let ask = |header: Option<&str>| {
+        let mut request = Request::get("/_matrix/client/versions");
+        if let Some(header) = header {
+            request = request.header("authorization", header);
+        }
+        read(&test.ask(request.body(Vec::new()).unwrap()))
+    };
+    assert_eq!(ask(None), (200, json!({ "versions": [] })));
+    assert_eq!(ask(Some("Basic abc")), (200, json!({ "versions": [] })));
+    let (status, body) = ask(Some("Bearer alice"));
+    assert_eq!(
+        (status, body),
+        (200, json!({ "versions": ["@alice:localhost"] }))
+    );
+    assert_eq!(ask(Some("Bearer bob")).0, 401);
+}
+
+#[test]
+fn a_panic_is_an_error_of_ours_and_the_server_lives() {
+    let test = Test::new();
+    let refusal = test.refusal(Method::GET, "/_matrix/client/v3/login", "");
+    assert_eq!(refusal, (500, "M_UNKNOWN".to_owned()));
+    assert_eq!(test.login(&login_body("D1")).0, 403);
+}
+
+#[test]
+fn what_went_wrong_inside_is_not_told() {
+    let test = Test::new();
+    let body = json!({ "refresh_token": "x" }).to_string();
+    let (status, body) = test.call(Method::POST, "/_matrix/client/v3/refresh", &body);
+    assert_eq!((status, &body["errcode"]), (500, &json!("M_UNKNOWN")));
+    assert!(!body.to_string().contains("secret"), "{body}");
+}
+
+#[test]
+fn an_answer_in_pieces_arrives_whole() {
+    let test = Test::new();
+    let request = Request::get("/_matrix/client/v3/sync?access_token=alice");
+    let response = test.ask(request.body(Vec::new()).unwrap());
+    assert_eq!(response.headers()[header::CONTENT_TYPE], "application/json");
+    assert_eq!(read(&response), (200, json!({ "next_batch": "s1" })));
+}
+
+#[test]
+fn a_browser_may_read_every_answer() {
+    let test = Test::new();
+    let cases = [
+        ("GET", "/_matrix/client/versions", 200),
+        ("GET", "/nothing", 404),
+        ("PUT", "/_matrix/client/v3/login", 405),
+        ("GET", "/_matrix/client/v3/login", 500),
+        ("POST", "/_matrix/client/v3/login", 400),
+        ("GET", "/_matrix/client/v3/sync", 401),
+        ("OPTIONS", "/_matrix/client/v3/sync", 204),
+        ("OPTIONS", "/nothing", 204),
+        ("OPTIONS", "*", 204),
+    ];
+    for (method, path, status) in cases {
+        let request = Request::builder().method(method).uri(path);
+        let response = test.ask(request.body(Vec::new()).unwrap());
+        assert_eq!(response.status(), status, "{method} {path}");
+        let headers = response.headers();
+        assert_eq!(headers["access-control-allow-origin"], "*");
+        let methods = &headers["access-control-allow-methods"];
+        assert_eq!(methods, "GET, POST, PUT, DELETE, OPTIONS");
+        let allowed = &headers["access-control-allow-headers"];
+        assert_eq!(allowed, "X-Requested-With, Content-Type, Authorization");
+    }
+}
+
+#[test]
+fn asking_too_often_is_refused_with_the_time_to_wait() {
+    let test = Test::new();
+    let body = login_body("D1");
+    let mut statuses = (0..100).map(|_| test.login(&body).0);
+    assert!(statuses.by_ref().take(20).all(|status| status == 403));
+    assert!(statuses.all(|status| status == 429));
+    let request = Request::post("/_matrix/client/v3/login").body(body.into_bytes());
+    let response = test.ask(request.unwrap());
+    assert_eq!(response.headers()[header::RETRY_AFTER], "5");
+    let (_, body) = read(&response);
+    assert_eq!(body["errcode"], "M_LIMIT_EXCEEDED");
+    assert_eq!(body["retry_after_ms"], 5000);
+}
+
+#[test]
+fn each_user_and_each_kind_has_a_rate_of_its_own() {
+    let test = Test::new();
+    let send = |n: usize| {
+        let path = format!("/_matrix/client/v3/rooms/!r:hs/send/m.room.message/{n}");
+        test.call(Method::PUT, &path, "{}").0
+    };
+    assert_eq!((0..100).take_while(|n| send(*n) == 200).count(), 60);
+    assert_eq!(send(100), 429);
+    assert_eq!(test.login(&login_body("D1")).0, 403);
+}

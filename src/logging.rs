@@ -1,0 +1,54 @@
+//! Lines on standard error, one for each thing worth knowing.
+
+use std::{
+    io::{self, Write},
+    panic,
+    time::SystemTime,
+};
+
+use log::{LevelFilter, Log, Metadata, Record};
+
+/// Of other crates, only what is wrong.
+const OTHERS: LevelFilter = LevelFilter::Warn;
+
+struct Logger {
+    level: LevelFilter,
+}
+
+/// Logs from here on what is at least as important as `level`, panics included. The first call
+/// decides.
+pub fn start(level: LevelFilter) {
+    if log::set_boxed_logger(Box::new(Logger { level })).is_ok() {
+        log::set_max_level(level);
+        panic::set_hook(Box::new(|panic| log::error!("{panic}")));
+    }
+}
+
+impl Log for Logger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        let ours = metadata.target().split("::").next() == Some("hearth");
+        let level = if ours {
+            self.level
+        } else {
+            self.level.min(OTHERS)
+        };
+        metadata.level() <= level
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let now = humantime::format_rfc3339_seconds(SystemTime::now());
+        // Nobody is there to be told that standard error is gone.
+        let _ = writeln!(
+            io::stderr().lock(),
+            "{now} {:5} {}: {}",
+            record.level(),
+            record.target(),
+            record.args()
+        );
+    }
+
+    fn flush(&self) {}
+}

@@ -1,0 +1,232 @@
+//! How often someone may do something: one token bucket for each kind of doing and each someone.
+//!
+//! The edge asks for what it knows (an address, a user); a handler asks for what only it knows,
+//! such as the account that a login names. What is remembered is capped: when it gets too much,
+//! those who were quiet the longest are forgotten, as if they had never come.
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, Hash, RandomState},
+    net::{IpAddr, Ipv6Addr},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use crate::clock::Clock;
+
+/// A kind of doing, each with its own bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Logging in, per address.
+    Login,
+    /// Logging in, per account that is tried.
+    LoginAccount,
+    /// Making accounts, per address.
+    Register,
+    /// Sending events, per user.
+    Send,
+    /// Everything else that the specification marks as rate limited, per user or address.
+    Other,
+}
+
+/// The bucket of one kind: how many at once, and after what time one more.
+struct Bucket {
+    burst: f64,
+    per_second: f64,
+}
+
+impl Kind {
+    /// Generous to a family behind one address, tight enough that guessing passwords is hopeless
+    /// and a runaway program does not wear out the disk.
+    const fn bucket(self) -> Bucket {
+        let (burst, per_second) = match self {
+            Self::Login => (20.0, 0.2),
+            Self::LoginAccount => (10.0, 0.05),
+            Self::Register => (5.0, 0.05),
+            Self::Send => (60.0, 5.0),
+            Self::Other => (120.0, 10.0),
+        };
+        Bucket { burst, per_second }
+    }
+}
+
+/// Too often; the time after which it is worth trying again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("too many requests; try again in {} seconds", retry_after.as_secs())]
+pub struct Limited {
+    /// Whole seconds, at least one.
+    pub retry_after: Duration,
+}
+
+/// The buckets in use.
+#[derive(Debug)]
+pub struct Rates {
+    clock: Clock,
+    most: usize,
+    hasher: RandomState,
+    levels: Mutex<HashMap<u64, Level>>,
+}
+
+/// How full a bucket was when it was last looked at.
+#[derive(Clone, Copy, Debug)]
+struct Level {
+    tokens: f64,
+    at_ms: u64,
+}
+
+impl Rates {
+    /// Remembers at most `most` buckets; with 0 nothing is limited.
+    pub fn new(most: usize, clock: Clock) -> Self {
+        Self {
+            clock,
+            most,
+            hasher: RandomState::new(),
+            levels: Mutex::default(),
+        }
+    }
+
+    /// Takes one token from the bucket of `who`.
+    ///
+    /// # Errors
+    /// If it is empty.
+    pub fn check(&self, kind: Kind, who: impl Hash) -> Result<(), Limited> {
+        if self.most == 0 {
+            return Ok(());
+        }
+        let Bucket { burst, per_second } = kind.bucket();
+        let now = self.clock.now_ms();
+        // A keyed hash stands for the someone: nobody can aim at another's bucket, and an entry's
+        // size does not depend on what a client sends.
+        let key = self.hasher.hash_one((kind, who));
+        let mut levels = self.levels.lock().unwrap_or_else(PoisonError::into_inner);
+        if levels.len() >= self.most && !levels.contains_key(&key) {
+            forget_the_quietest(&mut levels);
+        }
+        let level = levels.entry(key).or_insert(Level {
+            tokens: burst,
+            at_ms: now,
+        });
+        let elapsed = now.saturating_sub(level.at_ms) as f64 / 1000.0;
+        level.tokens = (level.tokens + elapsed * per_second).min(burst);
+        level.at_ms = now;
+        if level.tokens >= 1.0 {
+            level.tokens -= 1.0;
+            return Ok(());
+        }
+        let seconds = ((1.0 - level.tokens) / per_second).ceil().max(1.0);
+        Err(Limited {
+            retry_after: Duration::from_secs_f64(seconds),
+        })
+    }
+}
+
+/// Forgets the half that was quiet the longest, so that the cost of looking for it is spread over
+/// as many newcomers.
+fn forget_the_quietest(levels: &mut HashMap<u64, Level>) {
+    let mut times: Vec<u64> = levels.values().map(|level| level.at_ms).collect();
+    let middle = times.len() / 2;
+    let (_, median, _) = times.select_nth_unstable(middle);
+    let median = *median;
+    let mut to_go = middle.max(1);
+    levels.retain(|_, level| {
+        let goes = to_go > 0 && level.at_ms <= median;
+        to_go -= usize::from(goes);
+        !goes
+    });
+}
+
+/// The part of an address that one household shares: IPv6 gives each a /64 to choose from.
+pub fn household(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => IpAddr::V4(address),
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::IpAddr, time::Duration};
+
+    use super::{Kind, Rates, household};
+    use crate::clock::Clock;
+
+    fn rates(most: usize) -> (Rates, Clock) {
+        let clock = Clock::manual(1_000_000);
+        (Rates::new(most, clock.clone()), clock)
+    }
+
+    fn allowed(rates: &Rates, kind: Kind, who: &str) -> usize {
+        (0..1000)
+            .take_while(|_| rates.check(kind, who).is_ok())
+            .count()
+    }
+
+    #[test]
+    fn a_burst_is_allowed_and_then_one_after_the_time_that_the_error_names() {
+        let (rates, clock) = rates(100);
+        assert_eq!(allowed(&rates, Kind::Login, "a"), 20);
+        let limited = rates.check(Kind::Login, "a").unwrap_err();
+        assert_eq!(limited.retry_after, Duration::from_secs(5));
+        clock.advance(Duration::from_secs(4));
+        rates.check(Kind::Login, "a").unwrap_err();
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(allowed(&rates, Kind::Login, "a"), 1);
+    }
+
+    #[test]
+    fn a_bucket_never_holds_more_than_its_burst() {
+        let (rates, clock) = rates(100);
+        rates.check(Kind::Register, "a").unwrap();
+        clock.advance(Duration::from_secs(1_000_000));
+        assert_eq!(allowed(&rates, Kind::Register, "a"), 5);
+    }
+
+    #[test]
+    fn kinds_and_people_do_not_share_a_bucket() {
+        let (rates, _clock) = rates(100);
+        assert_eq!(allowed(&rates, Kind::Login, "a"), 20);
+        assert_eq!(allowed(&rates, Kind::Login, "b"), 20);
+        assert_eq!(allowed(&rates, Kind::LoginAccount, "a"), 10);
+    }
+
+    #[test]
+    fn who_is_busy_is_remembered_while_thousands_come_by() {
+        let (rates, clock) = rates(100);
+        assert_eq!(allowed(&rates, Kind::Register, "busy"), 5);
+        for stranger in 0..10_000 {
+            rates.check(Kind::Register, stranger).unwrap();
+            clock.advance(Duration::from_micros(1));
+            if stranger % 10 == 0 {
+                clock.advance(Duration::from_millis(1));
+                rates.check(Kind::Register, "busy").unwrap_err();
+            }
+        }
+        assert!(rates.levels.lock().unwrap().len() <= 100);
+    }
+
+    #[test]
+    fn a_clock_that_runs_backwards_locks_nobody_out() {
+        let clock = Clock::manual(5_000_000);
+        let mut rates = Rates::new(10, clock);
+        rates.check(Kind::Login, "a").unwrap();
+        rates.clock = Clock::manual(1_000);
+        rates.check(Kind::Login, "a").unwrap();
+    }
+
+    #[test]
+    fn with_no_room_nothing_is_limited() {
+        let (rates, _clock) = rates(0);
+        assert_eq!(allowed(&rates, Kind::Login, "a"), 1000);
+    }
+
+    #[test]
+    fn a_household_is_an_ipv4_address_or_an_ipv6_network() {
+        let of = |text: &str| household(text.parse::<IpAddr>().unwrap()).to_string();
+        assert_eq!(of("192.0.2.7"), "192.0.2.7");
+        assert_eq!(of("::ffff:192.0.2.7"), "192.0.2.7");
+        assert_eq!(of("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
+    }
+}

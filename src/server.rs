@@ -1,0 +1,192 @@
+//! The whole server: the one place where its parts are made, started and stopped.
+//!
+//! Made from the bottom up: listeners (so that a mistake in the settings shows at once, and
+//! clients that come early are told to wait), store, handlers, edge. Stopped from the top down:
+//! no new connections, running requests end, the last batch is committed, the store closes.
+
+use std::{fs, io, net::SocketAddr, os::unix::fs::DirBuilderExt, path::PathBuf, sync::Arc};
+
+use async_signal::{Signal, Signals};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use smol::{Executor, Task, future, stream::StreamExt};
+
+use crate::{
+    api::{self, ClientApi},
+    clock::Clock,
+    config::Config,
+    http::{Edge, Front, ListenError, Listeners},
+    pool::Pool,
+    rates::Rates,
+    stop::{self, Stop},
+    store::{self, Store},
+};
+
+/// Why the server cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nobody could connect.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The directory for the data cannot be made.
+    #[error("cannot make the directory {}: {error}", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The database cannot be opened.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The system does not tell when to stop.
+    #[error("cannot wait for signals: {0}")]
+    Signals(io::Error),
+}
+
+/// A running server.
+pub struct Server {
+    edge: Edge,
+    front: Arc<Front>,
+    addresses: Vec<SocketAddr>,
+    store: Store,
+    stop: Stop,
+    serving: Task<()>,
+    publishing: Task<()>,
+}
+
+impl Server {
+    /// Makes and starts everything on `executor`, which must be running. Returns when the server
+    /// is open; clients can connect before and are told to wait.
+    ///
+    /// # Errors
+    /// If it cannot listen, or its data cannot be opened.
+    pub async fn start(
+        executor: &Arc<Executor<'static>>,
+        config: Config,
+        clock: Clock,
+    ) -> Result<Self, Error> {
+        let listeners = Listeners::bind(&config)?;
+        let addresses = listeners.addresses();
+        let front = Arc::new(Front::default());
+        let (stop, stopping) = stop::channel();
+        let serving = executor.spawn({
+            let (executor, front, stopping) = (executor.clone(), front.clone(), stopping.clone());
+            async move { listeners.serve(&executor, front, stopping).await }
+        });
+
+        let pool = Pool::default();
+        let store = open_store(&config, pool.clone()).await?;
+        let publishing = executor.spawn(store.clone().publish(|_effects| {}));
+
+        let most = if config.rate_limits {
+            config.memory.rates()
+        } else {
+            0
+        };
+        let api = ClientApi {
+            rates: Rates::new(most, clock.clone()),
+            config,
+            clock,
+            pool,
+            store: store.clone(),
+            stopping,
+        };
+        // Nobody has an account yet.
+        let sessions = Box::new(|_token: &str, _address| Err(api::Error::unknown_token(false)));
+        let edge = Edge::new(Arc::new(api), sessions);
+        front.open(edge.clone());
+
+        Ok(Self {
+            edge,
+            front,
+            addresses,
+            store,
+            stop,
+            serving,
+            publishing,
+        })
+    }
+
+    /// Where clients connect: the plain listeners, then those with TLS.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Answers requests without a connection. For tests.
+    pub fn edge(&self) -> &Edge {
+        &self.edge
+    }
+
+    /// Lets running requests end, commits what is queued and closes the store.
+    pub async fn stop(self) {
+        self.stop.now();
+        self.serving.await;
+        self.front.shut();
+        self.store.close().await;
+        self.publishing.await;
+    }
+}
+
+async fn open_store(config: &Config, pool: Pool) -> Result<Store, Error> {
+    let options = store::Options {
+        directory: config.data_dir.clone(),
+        cache: config.memory.database_cache(),
+    };
+    // Opening may have to repair, which takes long.
+    smol::unblock(move || {
+        let made = fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&options.directory);
+        made.map_err(|error| Error::Directory {
+            path: options.directory.clone(),
+            error,
+        })?;
+        Ok(Store::open(&options, pool)?)
+    })
+    .await
+}
+
+/// Runs a server until the process is asked to stop (SIGTERM, SIGINT). Calls `opened` once it
+/// serves.
+///
+/// # Errors
+/// If it cannot start.
+pub fn run(config: Config, opened: impl FnOnce()) -> Result<(), Error> {
+    raise_file_limit();
+    let executor = Arc::new(Executor::new());
+    smol::block_on(executor.run(async {
+        let mut signals = Signals::new([Signal::Term, Signal::Int]).map_err(Error::Signals)?;
+        let start = async {
+            let server = Server::start(&executor, config, Clock::default()).await?;
+            Ok::<_, Error>(Some(server))
+        };
+        let told = async {
+            signals.next().await;
+            Ok(None)
+        };
+        let Some(server) = future::or(start, told).await? else {
+            return Ok(());
+        };
+        opened();
+        signals.next().await;
+        log::info!("stopping");
+        // Asked twice, it goes at once; nothing acknowledged is lost.
+        let told_again = async {
+            signals.next().await;
+        };
+        future::or(server.stop(), told_again).await;
+        Ok(())
+    }))
+}
+
+/// Connections are files; the system's default allows 1,024 and lets us ask for more.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    // If it is refused, `accept` waits when the files run out.
+    let _ = setrlimit(Resource::Nofile, raised);
+}
