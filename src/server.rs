@@ -11,14 +11,15 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use smol::{Executor, Task, future, stream::StreamExt};
 
 use crate::{
-    api::{self, ClientApi},
+    api::ClientApi,
     clock::Clock,
-    config::Config,
+    config::{Config, Registration},
     http::{Edge, Front, ListenError, Listeners},
     pool::Pool,
     rates::Rates,
     stop::{self, Stop},
     store::{self, Store},
+    users::{self, Users},
 };
 
 /// Why the server cannot run.
@@ -84,6 +85,7 @@ impl Server {
             0
         };
         let api = ClientApi {
+            users: users(&config, &store, &pool, &clock),
             rates: Rates::new(most, clock.clone()),
             config,
             clock,
@@ -91,9 +93,7 @@ impl Server {
             store: store.clone(),
             stopping,
         };
-        // Nobody has an account yet.
-        let sessions = Box::new(|_token: &str, _address| Err(api::Error::unknown_token(false)));
-        let edge = Edge::new(Arc::new(api), sessions);
+        let edge = Edge::new(Arc::new(api));
         front.open(edge.clone());
 
         Ok(Self {
@@ -128,23 +128,34 @@ impl Server {
 }
 
 async fn open_store(config: &Config, pool: Pool) -> Result<Store, Error> {
+    let directory = &config.data_dir;
+    let made = fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory);
+    made.map_err(|error| Error::Directory {
+        path: directory.clone(),
+        error,
+    })?;
     let options = store::Options {
-        directory: config.data_dir.clone(),
+        directory: directory.clone(),
         cache: config.memory.database_cache(),
     };
-    // Opening may have to repair, which takes long.
-    smol::unblock(move || {
-        let made = fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&options.directory);
-        made.map_err(|error| Error::Directory {
-            path: options.directory.clone(),
-            error,
-        })?;
-        Ok(Store::open(&options, pool)?)
-    })
-    .await
+    Ok(Store::open_on_thread(&options, pool).await?)
+}
+
+fn users(config: &Config, store: &Store, pool: &Pool, clock: &Clock) -> Users {
+    let secret = config.registration_shared_secret.as_ref();
+    let options = users::Options {
+        server_name: config.server_name.clone(),
+        registration: match &config.registration {
+            Registration::Closed => users::Registration::Closed,
+            Registration::Token(token) => users::Registration::Token(token.expose().to_owned()),
+            Registration::Open => users::Registration::Open,
+        },
+        registration_shared_secret: secret.map(|secret| secret.expose().to_owned()),
+    };
+    Users::new(options, store.clone(), pool.clone(), clock.clone())
 }
 
 /// Runs a server until the process is asked to stop (SIGTERM, SIGINT). Calls `opened` once it
@@ -169,14 +180,19 @@ pub fn run(config: Config, opened: impl FnOnce()) -> Result<(), Error> {
             return Ok(());
         };
         opened();
-        signals.next().await;
+        let told = async {
+            signals.next().await;
+            Ok(())
+        };
+        let failed = async { Err(server.store.failed().await.into()) };
+        let result = future::or(told, failed).await;
         log::info!("stopping");
         // Asked twice, it goes at once; nothing acknowledged is lost.
         let told_again = async {
             signals.next().await;
         };
         future::or(server.stop(), told_again).await;
-        Ok(())
+        result
     }))
 }
 

@@ -7,7 +7,7 @@ use ruma::api::{
     error::{ErrorKind, LimitExceededErrorData, RetryAfter, UnknownTokenErrorData},
 };
 
-use crate::{pool, rates, store};
+use crate::{pool, rates, rooms, store, users};
 
 /// Why a request is not fulfilled. `http/error.rs` decides what each looks like on the wire; the
 /// errors of other modules become one of these with `?`.
@@ -37,6 +37,12 @@ pub enum Error {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] store::Error),
+    /// An account is not what the request needs it to be.
+    #[error(transparent)]
+    Users(#[from] users::Error),
+    /// A room is not what the request needs it to be.
+    #[error(transparent)]
+    Rooms(#[from] rooms::Error),
     /// Something that cannot happen did. Logged; the caller learns only that the fault is ours.
     #[error("{0}")]
     Internal(Cow<'static, str>),

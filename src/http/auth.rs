@@ -8,11 +8,10 @@ use ruma::api::auth_scheme::{
     extract_bearer_or_query_token,
 };
 
-use crate::api::{Anyone, Error, Session};
-
-/// How an access token, used from an address, becomes a session. Fails with
-/// [`Error::unknown_token`] if the token is not, or no longer, valid.
-pub type Sessions = Box<dyn Fn(&str, IpAddr) -> Result<Session, Error> + Send + Sync>;
+use crate::{
+    api::{Anyone, Error, Session},
+    users::Users,
+};
 
 /// What an endpoint wants to know of its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,17 +70,17 @@ anyone!(NoAuthentication, NoAccessToken, AppserviceTokenOptional);
 
 /// The session behind the token in the `Authorization` header or, as clients still send it, in the
 /// query. What is not a bearer token at all counts as none: a proxy may have left it there.
-pub(super) fn session(
+pub(super) async fn session(
     demand: Demand,
     request: &Request<()>,
     address: IpAddr,
-    sessions: &Sessions,
+    users: &Users,
 ) -> Result<Option<Session>, Error> {
     if demand == Demand::Nothing {
         return Ok(None);
     }
     match extract_bearer_or_query_token(request).ok().flatten() {
-        Some(token) => sessions(&token, address).map(Some),
+        Some(token) => Ok(Some(users.session(&token, Some(address)).await?)),
         None if demand == Demand::Session => Err(missing_token()),
         None => Ok(None),
     }

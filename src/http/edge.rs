@@ -14,7 +14,7 @@ use smol::future::FutureExt;
 use tide::http as http_types;
 
 use super::{
-    auth::{self, Sessions},
+    auth,
     body::{Answer, Room, Unread},
     cors,
     error::Refusal,
@@ -36,7 +36,6 @@ pub struct Edge {
 
 struct State {
     api: Api,
-    sessions: Sessions,
     room: Room,
 }
 
@@ -61,17 +60,13 @@ impl fmt::Debug for Edge {
 
 impl Edge {
     /// Serves what `http/routes.rs` lists.
-    pub fn new(api: Api, sessions: Sessions) -> Self {
-        Self::with(routes::all(), api, sessions)
+    pub fn new(api: Api) -> Self {
+        Self::with(routes::all(), api)
     }
 
-    pub(super) fn with(routes: Vec<Route>, api: Api, sessions: Sessions) -> Self {
+    pub(super) fn with(routes: Vec<Route>, api: Api) -> Self {
         let room = Room::new(api.config.memory.bodies());
-        let mut app = tide::with_state(Arc::new(State {
-            api,
-            sessions,
-            room,
-        }));
+        let mut app = tide::with_state(Arc::new(State { api, room }));
         let mut seen = HashSet::new();
         for route in routes {
             let method = to_tide(&route.method);
@@ -183,7 +178,7 @@ async fn handle(
         address,
     } = exchange;
     let request = Request::from_parts(head, ());
-    let session = auth::session(route.demand, &request, address, &state.sessions)?;
+    let session = auth::session(route.demand, &request, address, &state.api.users).await?;
     if let Some(kind) = route.rate {
         let rates = &state.api.rates;
         match &session {

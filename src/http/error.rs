@@ -19,7 +19,7 @@ use ruma::api::{
 use serde_json::error::Category;
 
 use super::body::Answer;
-use crate::{api::Error, store};
+use crate::{api::Error, rooms, store, users};
 
 /// How long a client is told to wait when the server is busy with others.
 const BUSY: Duration = Duration::from_secs(1);
@@ -108,23 +108,92 @@ fn answer(error: Error) -> Response<Answer> {
             limit_exceeded(limited.retry_after, message)
         }
         Error::Busy(error) => busy(error.to_string()),
-        Error::Store(store::Error::Full) => standard(
-            StatusCode::INSUFFICIENT_STORAGE,
-            ErrorKind::Unknown,
-            "the server's disk is almost full",
-        ),
-        Error::Store(store::Error::Closed) => Refusal::NotServing.answer(),
-        Error::Store(error @ (store::Error::Storage(_) | store::Error::Corrupt(_))) => {
-            log::error!("{error}");
-            fault()
-        }
-        // The panic hook has logged it.
-        Error::Store(store::Error::Panicked) => fault(),
+        Error::Store(error) => of_store(error),
+        Error::Users(error) => of_users(error),
+        Error::Rooms(error) => of_rooms(error),
         Error::Internal(message) => {
             log::error!("{message}");
             fault()
         }
     }
+}
+
+fn of_store(error: store::Error) -> Response<Answer> {
+    use store::Error;
+
+    match error {
+        Error::Full => standard(
+            StatusCode::INSUFFICIENT_STORAGE,
+            ErrorKind::Unknown,
+            "the server's disk is almost full",
+        ),
+        Error::Closed | Error::Unavailable | Error::Failed(_) => Refusal::NotServing.answer(),
+        // The panic hook has logged it.
+        Error::Panicked => fault(),
+        Error::Storage(_) | Error::Corrupt(_) | Error::TooNew { .. } => {
+            log::error!("{error}");
+            fault()
+        }
+    }
+}
+
+fn of_users(error: users::Error) -> Response<Answer> {
+    use users::Error;
+
+    let message = error.to_string();
+    let kind = match error {
+        Error::Store(error) => return of_store(error),
+        Error::Busy(error) => return busy(error.to_string()),
+        Error::UnknownToken { soft_logout } => {
+            return answer(crate::api::Error::unknown_token(soft_logout));
+        }
+        // The specification has this status for account data that only the server sets.
+        Error::ServerManaged => {
+            return standard(StatusCode::METHOD_NOT_ALLOWED, ErrorKind::BadJson, message);
+        }
+        Error::WrongPassword
+        | Error::InvalidLoginToken
+        | Error::RegistrationClosed(_)
+        | Error::WrongSignature => ErrorKind::Forbidden,
+        Error::Deactivated => ErrorKind::UserDeactivated,
+        Error::InvalidUsername(_) => ErrorKind::InvalidUsername,
+        Error::ReservedUsername => ErrorKind::Exclusive,
+        Error::UsernameInUse => ErrorKind::UserInUse,
+        Error::WeakPassword(_) => ErrorKind::WeakPassword,
+        Error::InvalidParam(_) => ErrorKind::InvalidParam,
+        Error::BadJson(_) => ErrorKind::BadJson,
+        Error::TooLarge(_) => ErrorKind::TooLarge,
+        Error::KeyTooLarge => ErrorKind::KeyTooLarge,
+        Error::ProfileTooLarge => ErrorKind::ProfileTooLarge,
+        Error::TooMany(_) => ErrorKind::Unknown,
+        Error::NotFound(_) => ErrorKind::NotFound,
+    };
+    standard(status(&kind), kind, message)
+}
+
+fn of_rooms(error: rooms::Error) -> Response<Answer> {
+    use rooms::Error;
+
+    let message = error.to_string();
+    let kind = match error {
+        Error::Store(error) => return of_store(error),
+        Error::Pool(error) => return busy(error.to_string()),
+        // Both are for whoever called the rooms to deal with.
+        Error::Stale | Error::Missing | Error::OtherServer(_) => {
+            log::error!("{message}");
+            return fault();
+        }
+        Error::UnknownRoom | Error::NotFound(_) => ErrorKind::NotFound,
+        Error::Forbidden(_) => ErrorKind::Forbidden,
+        Error::Invalid(_) => ErrorKind::InvalidParam,
+        Error::BadContent(_) => ErrorKind::BadJson,
+        Error::TooLarge(_) => ErrorKind::TooLarge,
+        Error::AliasTaken => {
+            return standard(StatusCode::CONFLICT, ErrorKind::RoomInUse, message);
+        }
+        Error::UnsupportedVersion(_) => ErrorKind::UnsupportedRoomVersion,
+    };
+    standard(status(&kind), kind, message)
 }
 
 fn fault() -> Response<Answer> {

@@ -27,7 +27,6 @@ mod tests;
 mod tls;
 
 pub use self::{
-    auth::Sessions,
     edge::Edge,
     listen::{Front, ListenError, Listeners},
     routes::served,

@@ -1,8 +1,11 @@
 //! The edge with endpoints of our own making, each there for one thing that the edge does.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use http::{Method, Request, Response, header};
@@ -14,20 +17,21 @@ use ruma::{
         state::send_state_event,
         sync::sync_events,
     },
-    owned_device_id, owned_event_id, owned_user_id,
+    owned_event_id,
 };
 use serde_json::{Value, json};
-use smol::stream;
+use smol::{Executor, stream};
 
 use super::{Edge, routes::Routes};
 use crate::{
     api::{Anyone, Api, ClientApi, Error, Session, Streamed},
     clock::Clock,
-    config::Settings,
+    config::{Config, Settings},
     pool::Pool,
     rates::{Kind, Rates},
     stop,
-    store::{DeviceNum, Options, Store, UserNum},
+    store::{Options, Store},
+    users::{self, NewAccount, NewLogin, Users},
 };
 
 static LOGOUTS: AtomicUsize = AtomicUsize::new(0);
@@ -121,22 +125,14 @@ fn routes() -> Routes {
     routes
 }
 
-/// Knows the tokens `alice` and, logged out softly, `soft`.
-fn session(token: &str) -> Result<Session, Error> {
-    match token {
-        "alice" => Ok(Session {
-            user_id: owned_user_id!("@alice:localhost"),
-            user: UserNum(1),
-            device_id: owned_device_id!("DEVICE"),
-            device: DeviceNum(1),
-        }),
-        other => Err(Error::unknown_token(other == "soft")),
-    }
-}
-
 struct Test {
     edge: Edge,
     store: Store,
+    clock: Clock,
+    /// An access token of `@alice:localhost`.
+    alice: String,
+    /// Another, that can be refreshed and so ends after a while.
+    short: String,
     _directory: tempfile::TempDir,
 }
 
@@ -151,18 +147,33 @@ impl Test {
         let store = Store::open(&options, pool.clone()).unwrap();
         let (_stop, stopping) = stop::channel();
         let clock = Clock::manual(1_000_000);
-        let api = ClientApi {
-            config: Settings::local().try_into().unwrap(),
+        let config: Config = Settings::local().try_into().unwrap();
+        let options = users::Options {
+            server_name: config.server_name.clone(),
+            registration: users::Registration::Open,
+            registration_shared_secret: None,
+        };
+        let api = Arc::new(ClientApi {
+            users: Users::new(options, store.clone(), pool.clone(), clock.clone()),
             rates: Rates::new(1000, clock.clone()),
-            clock,
+            config,
+            clock: clock.clone(),
             pool,
             store: store.clone(),
             stopping,
-        };
-        let sessions = Box::new(|token: &str, _address| session(token));
+        });
+        let publishing = Executor::new();
+        let _published = publishing.spawn(store.clone().publish(|_effects| {}));
+        let (alice, short) = smol::block_on(publishing.run(async {
+            let alice = register(&api, "alice", false).await;
+            (alice, register(&api, "bob", true).await)
+        }));
         Self {
-            edge: Edge::with(routes().0, Arc::new(api), sessions),
+            edge: Edge::with(routes().0, api),
             store,
+            clock,
+            alice,
+            short,
             _directory: directory,
         }
     }
@@ -171,10 +182,14 @@ impl Test {
         smol::block_on(self.edge.respond(request))
     }
 
+    fn bearer(&self) -> String {
+        format!("Bearer {}", self.alice)
+    }
+
     /// The status and the body.
     fn call(&self, method: Method, path: &str, body: &str) -> (u16, Value) {
         let request = Request::builder().method(method).uri(path);
-        let request = request.header("authorization", "Bearer alice");
+        let request = request.header("authorization", self.bearer());
         read(&self.ask(request.body(body.as_bytes().to_vec()).unwrap()))
     }
 
@@ -188,6 +203,22 @@ impl Test {
     fn login(&self, body: &str) -> (u16, Value) {
         self.call(Method::POST, "/_matrix/client/v3/login", body)
     }
+}
+
+/// Makes an account and returns an access token.
+async fn register(api: &Api, name: &str, refresh: bool) -> String {
+    let account = NewAccount {
+        user_id: api.users.check_username(name).unwrap(),
+        password: None,
+        admin: None,
+        display_name: None,
+        login: Some(NewLogin {
+            refreshable: refresh,
+            ..NewLogin::default()
+        }),
+    };
+    let (_, login) = api.users.register(account).await.unwrap();
+    login.unwrap().access_token.into_string()
 }
 
 impl Drop for Test {
@@ -330,7 +361,7 @@ fn an_empty_body_is_an_empty_object_and_a_content_type_is_not_needed() {
     assert_eq!(test.call(Method::POST, path, ""), (200, json!({})));
     assert_eq!(test.call(Method::POST, path, "{}"), (200, json!({})));
     let request = Request::post(path)
-        .header("authorization", "Bearer alice")
+        .header("authorization", test.bearer())
         .header("content-type", "text/plain");
     let response = test.ask(request.body(b"{}".to_vec()).unwrap());
     assert_eq!(response.status(), 200);
@@ -357,33 +388,44 @@ fn a_token_comes_in_the_header_or_the_query() {
         }
         read(&test.ask(request.body(Vec::new()).unwrap()))
     };
-    for header in ["Bearer alice", "bearer alice", "BEARER alice"] {
-        assert_eq!(ask(Some(header), "").0, 200, "{header}");
+    let alice = &test.alice;
+    for scheme in ["Bearer", "bearer", "BEARER"] {
+        let header = format!("{scheme} {alice}");
+        assert_eq!(ask(Some(&header), "").0, 200, "{scheme}");
     }
-    assert_eq!(ask(None, "?access_token=alice").0, 200);
-    assert_eq!(ask(None, "?timeout=0&access_token=%61lice").0, 200);
+    assert_eq!(ask(None, &format!("?access_token={alice}")).0, 200);
+    assert_eq!(
+        ask(None, &format!("?timeout=0&%61ccess_token={alice}")).0,
+        200
+    );
 
     for (header, query) in [
-        (None, ""),
-        (None, "?access_tokens=alice"),
-        (Some("Basic YWxpY2U6"), ""),
-        (Some("alice"), ""),
+        (None, String::new()),
+        (None, format!("?access_tokens={alice}")),
+        (Some("Basic YWxpY2U6"), String::new()),
+        (Some(alice.as_str()), String::new()),
     ] {
-        let (status, body) = ask(header, query);
+        let (status, body) = ask(header, &query);
         assert_eq!((status, &body["errcode"]), (401, &json!("M_MISSING_TOKEN")));
     }
-    for token in ["bob", "", "Alice", "alice "] {
+    for token in ["nonsense", "", &alice.to_uppercase(), &alice[1..]] {
         let (status, body) = ask(Some(&format!("Bearer {token}")), "");
-        assert_eq!(
-            (status, &body["errcode"]),
-            (401, &json!("M_UNKNOWN_TOKEN")),
-            "{token}"
-        );
-        assert_ne!(body["soft_logout"], json!(true));
+        assert_eq!(status, 401);
+        assert_eq!(body["errcode"], "M_UNKNOWN_TOKEN", "{token}");
+        assert_ne!(body["soft_logout"], true);
     }
-    let (status, body) = ask(None, "?access_token=soft");
+}
+
+#[test]
+fn who_lets_a_token_run_out_is_asked_to_log_in_again_softly() {
+    let test = Test::new();
+    let path = format!("/_matrix/client/v3/sync?access_token={}", test.short);
+    let ask = || read(&test.ask(Request::get(&path).body(Vec::new()).unwrap()));
+    assert_eq!(ask().0, 200);
+    test.clock.advance(Duration::from_hours(24 * 365));
+    let (status, body) = ask();
     assert_eq!((status, &body["errcode"]), (401, &json!("M_UNKNOWN_TOKEN")));
-    assert_eq!(body["soft_logout"], json!(true));
+    assert_eq!(body["soft_logout"], true);
 }
 
 #[test]
@@ -398,12 +440,12 @@ fn where_a_token_is_optional_only_a_wrong_one_is_refused() {
     };
     assert_eq!(ask(None), (200, json!({ "versions": [] })));
     assert_eq!(ask(Some("Basic abc")), (200, json!({ "versions": [] })));
-    let (status, body) = ask(Some("Bearer alice"));
+    let (status, body) = ask(Some(&test.bearer()));
     assert_eq!(
         (status, body),
         (200, json!({ "versions": ["@alice:localhost"] }))
     );
-    assert_eq!(ask(Some("Bearer bob")).0, 401);
+    assert_eq!(ask(Some("Bearer nonsense")).0, 401);
 }
 
 #[test]
@@ -426,7 +468,7 @@ fn what_went_wrong_inside_is_not_told() {
 #[test]
 fn an_answer_in_pieces_arrives_whole() {
     let test = Test::new();
-    let request = Request::get("/_matrix/client/v3/sync?access_token=alice");
+    let request = Request::get("/_matrix/client/v3/sync").header("authorization", test.bearer());
     let response = test.ask(request.body(Vec::new()).unwrap());
     assert_eq!(response.headers()[header::CONTENT_TYPE], "application/json");
     assert_eq!(read(&response), (200, json!({ "next_batch": "s1" })));

@@ -4,7 +4,10 @@ pub mod discovery;
 
 use std::sync::Arc;
 
-use crate::{clock::Clock, config::Config, pool::Pool, rates::Rates, stop::Stopping, store::Store};
+use crate::{
+    clock::Clock, config::Config, pool::Pool, rates::Rates, stop::Stopping, store::Store,
+    users::Users,
+};
 
 /// What every handler gets first.
 pub type Api = Arc<ClientApi>;
@@ -20,6 +23,8 @@ pub struct ClientApi {
     pub pool: Pool,
     /// The database.
     pub store: Store,
+    /// The accounts.
+    pub users: Users,
     /// How often someone may do something, for what only a handler knows.
     pub rates: Rates,
     /// The end of the server: whatever waits longer than a second races against it.
