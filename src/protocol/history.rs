@@ -18,6 +18,8 @@ use ruma::{
 };
 use serde_json::{Value, json};
 
+mod random;
+
 use super::{
     Pdu, ServerKey,
     authorize::{AuthError, auth_types, check_by_auth_events, check_by_state},
@@ -39,6 +41,8 @@ pub(crate) struct HistoryEvent {
     pub json: Vec<u8>,
     /// The events that it follows.
     pub prev: Vec<Index>,
+    /// The events that authorize it.
+    pub auth: Vec<Index>,
     /// The state before it.
     pub state_before: Arc<State>,
     /// The state after it; the same as before if it is rejected or no state event.
@@ -277,11 +281,18 @@ impl History {
         } else if let Some((kind, key)) = pdu.state_pair() {
             Arc::make_mut(&mut state_after).insert((kind, key.to_owned()), index);
         }
-        self.by_id.insert(pdu.event_id().to_owned(), index);
+        let auth = pdu
+            .auth_events()
+            .iter()
+            .filter_map(|id| self.index(id))
+            .collect();
+        let other = self.by_id.insert(pdu.event_id().to_owned(), index);
+        assert_eq!(other, None, "the same event twice");
         self.events.push(HistoryEvent {
             pdu: Arc::new(pdu),
             json: built.json,
             prev: prev.to_vec(),
+            auth,
             state_before: state,
             state_after,
         });
@@ -351,22 +362,13 @@ impl History {
             .collect()
     }
 
-    /// The auth events of an event.
-    pub fn auth_events(&self, event: Index) -> impl Iterator<Item = Index> {
-        self.events[event]
-            .pdu
-            .auth_events()
-            .iter()
-            .filter_map(|id| self.index(id))
-    }
-
     /// The events and all that can be reached from them over auth events.
     pub fn auth_chain(&self, start: impl IntoIterator<Item = Index>) -> HashSet<Index> {
         let mut chain = HashSet::new();
         let mut open: Vec<Index> = start.into_iter().collect();
         while let Some(event) = open.pop() {
             if chain.insert(event) {
-                open.extend(self.auth_events(event));
+                open.extend(&self.events[event].auth);
             }
         }
         chain
@@ -374,14 +376,14 @@ impl History {
 
     /// The events on auth paths between two of these, and these themselves.
     fn subgraph(&self, conflicted: &[Index]) -> HashSet<Index> {
+        let mut above: HashSet<Index> = conflicted.iter().copied().collect();
+        for (index, event) in self.events.iter().enumerate() {
+            if event.auth.iter().any(|authority| above.contains(authority)) {
+                above.insert(index);
+            }
+        }
         let below = self.auth_chain(conflicted.iter().copied());
-        below
-            .into_iter()
-            .filter(|event| {
-                let chain = self.auth_chain([*event]);
-                conflicted.iter().any(|end| chain.contains(end))
-            })
-            .collect()
+        above.intersection(&below).copied().collect()
     }
 }
 

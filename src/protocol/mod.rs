@@ -28,6 +28,7 @@ mod json;
 pub mod pdu;
 pub mod receive;
 pub mod redact;
+pub mod resolve;
 pub mod server_key;
 mod stash;
 pub mod versions;
