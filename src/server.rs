@@ -13,7 +13,7 @@ use smol::{Executor, Task, future, stream::StreamExt};
 use crate::{
     api::ClientApi,
     clock::Clock,
-    config::{Config, Registration},
+    config::Config,
     http::{Edge, Front, ListenError, Listeners},
     pool::Pool,
     rates::Rates,
@@ -145,15 +145,10 @@ async fn open_store(config: &Config, pool: Pool) -> Result<Store, Error> {
 }
 
 fn users(config: &Config, store: &Store, pool: &Pool, clock: &Clock) -> Users {
-    let secret = config.registration_shared_secret.as_ref();
     let options = users::Options {
         server_name: config.server_name.clone(),
-        registration: match &config.registration {
-            Registration::Closed => users::Registration::Closed,
-            Registration::Token(token) => users::Registration::Token(token.expose().to_owned()),
-            Registration::Open => users::Registration::Open,
-        },
-        registration_shared_secret: secret.map(|secret| secret.expose().to_owned()),
+        registration: config.registration.clone(),
+        registration_shared_secret: config.registration_shared_secret.clone(),
     };
     Users::new(options, store.clone(), pool.clone(), clock.clone())
 }

@@ -13,6 +13,7 @@
 //! A handler whose answer grows with a room or an account returns [`Streamed`] in place of the
 //! response. `http/` calls the handlers; nothing here calls `http/`.
 
+pub mod admin;
 mod caller;
 pub mod client;
 mod error;

@@ -10,6 +10,11 @@ use serde::Deserialize;
 pub struct Secret(String);
 
 impl Secret {
+    /// Keeps `text` from the log.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
     /// The secret itself, to compare or to compute with.
     pub fn expose(&self) -> &str {
         &self.0

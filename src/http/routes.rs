@@ -9,13 +9,20 @@ use std::future::Future;
 use ruma::api::IncomingRequest;
 
 use super::{auth::Scheme, route::Route};
-use crate::api::{Api, Error, Streamed, client, federation, health};
+use crate::{
+    api::{Api, Error, Streamed, admin, client, federation, health},
+    rates::Kind,
+};
 
 /// The endpoints of the server.
 pub(super) fn all() -> Vec<Route> {
     let mut routes = Routes::default();
     routes.add(health::health);
     discovery(&mut routes);
+    accounts(&mut routes);
+    own_data(&mut routes);
+    routes.add(admin::shared_secret::get_nonce);
+    routes.add(admin::shared_secret::register);
     routes.0
 }
 
@@ -29,6 +36,53 @@ fn discovery(routes: &mut Routes) {
     routes.add(discover_homeserver);
     routes.add(discover_support);
     routes.add(federation::discovery::discover_homeserver);
+}
+
+fn accounts(routes: &mut Routes) {
+    use client::{account, device, register, session};
+
+    routes.add(register::get_username_availability);
+    routes.add(register::check_registration_token_validity);
+    routes.add(register::request_registration_token_via_email);
+    routes.add(register::request_registration_token_via_msisdn);
+    routes.add(register::register);
+    routes.add(session::get_login_types);
+    routes.add(session::login).rate(Kind::Login);
+    routes.add(session::get_login_token);
+    routes.add(session::refresh_token);
+    routes.add(session::logout);
+    routes.add(session::logout_all);
+    routes.add(account::whoami);
+    routes.add(account::change_password);
+    routes.add(account::deactivate);
+    routes.add(account::get_3pids);
+    routes.add(account::request_3pid_management_token_via_email);
+    routes.add(account::request_3pid_management_token_via_msisdn);
+    routes.add(account::request_password_change_token_via_email);
+    routes.add(account::request_password_change_token_via_msisdn);
+    routes.add(device::get_devices);
+    routes.add(device::get_device);
+    routes.add(device::update_device);
+    routes.add(device::delete_device);
+    routes.add(device::delete_devices);
+}
+
+fn own_data(routes: &mut Routes) {
+    use client::{config, filter, profile, tag};
+
+    routes.add(profile::get_profile);
+    routes.add(profile::get_profile_field);
+    routes.add(profile::set_profile_field);
+    routes.add(profile::delete_profile_field);
+    routes.add(config::get_global_account_data);
+    routes.add(config::set_global_account_data);
+    routes.add(config::get_room_account_data);
+    routes.add(config::set_room_account_data);
+    routes.add(tag::get_tags);
+    routes.add(tag::create_tag);
+    routes.add(tag::delete_tag);
+    routes.add(filter::create_filter);
+    routes.add(filter::get_filter);
 }
 
 /// The method and path of every endpoint that is served, as ruma writes them: for the census.

@@ -150,7 +150,7 @@ impl Test {
         let config: Config = Settings::local().try_into().unwrap();
         let options = users::Options {
             server_name: config.server_name.clone(),
-            registration: users::Registration::Open,
+            registration: config.registration.clone(),
             registration_shared_secret: None,
         };
         let api = Arc::new(ClientApi {

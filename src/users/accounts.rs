@@ -9,10 +9,13 @@ use std::fmt;
 use ruma::{OwnedUserId, UserId, profile::ProfileFieldValue::DisplayName};
 
 use super::{
-    Error, Login, NewLogin, Proof, Registration, Users, account_data, devices, filters,
-    login_tokens, logins, names, num_of, passwords, profiles, tokens,
+    Error, Login, NewLogin, Proof, Users, account_data, devices, filters, login_tokens, logins,
+    names, num_of, passwords, profiles, tokens,
 };
-use crate::store::{self, DeviceNum, Reader, Records, Rows, Tx, UserNum, records::Account};
+use crate::{
+    config::Registration,
+    store::{self, DeviceNum, Reader, Records, Rows, Tx, UserNum, records::Account},
+};
 
 /// An account to be made.
 pub struct NewAccount {
@@ -88,7 +91,7 @@ impl Users {
     pub fn is_registration_token(&self, token: &str) -> bool {
         match &self.options.registration {
             // Compared as hashes, so that the time taken tells nothing.
-            Registration::Token(right) => tokens::hash(right) == tokens::hash(token),
+            Registration::Token(right) => tokens::hash(right.expose()) == tokens::hash(token),
             Registration::Closed | Registration::Open => false,
         }
     }

@@ -45,49 +45,20 @@ pub use self::{
 use self::{sessions::LastSeen, shared_secret::Nonces};
 use crate::{
     clock::Clock,
+    config::{Registration, Secret},
     pool::Pool,
     store::{self, Reader, Rows, Store, UserNum},
 };
 
-/// Who may make an account.
-#[derive(Clone)]
-pub enum Registration {
-    /// Nobody.
-    Closed,
-    /// Whoever knows this token.
-    Token(String),
-    /// Everybody.
-    Open,
-}
-
-impl fmt::Debug for Registration {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Closed => "Closed",
-            Self::Token(_) => "Token(…)",
-            Self::Open => "Open",
-        })
-    }
-}
-
 /// What the configuration says about accounts.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// The name of this server.
     pub server_name: OwnedServerName,
     /// Who may make an account.
     pub registration: Registration,
     /// The secret with which tools register accounts; without it they cannot.
-    pub registration_shared_secret: Option<String>,
-}
-
-impl fmt::Debug for Options {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Options")
-            .field("server_name", &self.server_name)
-            .field("registration", &self.registration)
-            .finish_non_exhaustive()
-    }
+    pub registration_shared_secret: Option<Secret>,
 }
 
 /// The accounts of this server.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use ruma::{OwnedUserId, UserId};
 
-use super::{Error, Users, accounts, login_tokens, names, passwords, tokens::TokenHash};
+use super::{Error, Users, accounts, id_of, login_tokens, names, passwords, tokens::TokenHash};
 use crate::store::{Tx, UserNum};
 
 /// That somebody is who they say: what a login or a change of password rests on. It is checked
@@ -77,6 +77,15 @@ impl fmt::Debug for Proof {
 }
 
 impl Users {
+    /// Proof by the authenticated request that made the account `user`, which came once more.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn prove_by_registration(&self, user: UserNum) -> Result<Proof, Error> {
+        let user_id = self.store.read(|s| id_of(s, user))?;
+        Ok(Proof::by_registration(user, user_id))
+    }
+
     /// Proof that whoever knows `password` is `user`, a user id or a localpart.
     ///
     /// # Errors

@@ -20,16 +20,16 @@ const SEEN_EVERY_MS: u64 = 60 * 60 * 1000;
 /// For how many devices memory holds when that was last written.
 const SEEN_HELD: usize = 4096;
 
-/// Who asks, on which device.
+/// A device of a user of this server, proven by its access token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Session {
     /// The user.
     pub user: UserNum,
-    /// The same, by name.
+    /// The user's id.
     pub user_id: OwnedUserId,
     /// The device.
     pub device: DeviceNum,
-    /// The same, by name.
+    /// The device's id.
     pub device_id: OwnedDeviceId,
 }
 

@@ -11,7 +11,7 @@ use ruma::serde::{Base64, base64::UrlSafe};
 use sha1::Sha1;
 
 use super::{Error, Users, expiring::Expiring};
-use crate::clock::Clock;
+use crate::{clock::Clock, config::Secret};
 
 /// How long a nonce can be used.
 const LIFETIME_MS: u64 = 60_000;
@@ -132,7 +132,8 @@ impl Users {
     fn shared_secret(&self) -> Result<&str, Error> {
         self.options
             .registration_shared_secret
-            .as_deref()
+            .as_ref()
+            .map(Secret::expose)
             .ok_or(Error::RegistrationClosed(
                 "this server has no registration_shared_secret",
             ))

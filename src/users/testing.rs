@@ -11,11 +11,10 @@ use serde_json::{Value, value::RawValue};
 use smol::Executor;
 use tempfile::TempDir;
 
-use super::{
-    Error, Login, NewAccount, NewLogin, Options, Registration, Session, Users, accounts, profiles,
-};
+use super::{Error, Login, NewAccount, NewLogin, Options, Session, Users, accounts, profiles};
 use crate::{
     clock::Clock,
+    config::{Registration, Secret},
     pool::Pool,
     store::{
         self, Effect, EventNum, Position, Reader, RoomNum, Store, UserNum,
@@ -162,8 +161,8 @@ fn start<T>(directory: &Path, test: impl AsyncFnOnce(Server) -> T) -> T {
     let clock = Clock::manual(Duration::from_hours(24 * 365 * 56).as_millis() as u64);
     let options = Options {
         server_name: server_name!("example.org").into(),
-        registration: Registration::Token("let me in".into()),
-        registration_shared_secret: Some("shared".into()),
+        registration: Registration::Token(Secret::new("let me in")),
+        registration_shared_secret: Some(Secret::new("shared")),
     };
     let effects = Arc::<Mutex<Vec<Effect>>>::default();
     let noted = effects.clone();

@@ -30,9 +30,10 @@ const MOST: usize = 1024;
 pub struct Operation([u8; 32]);
 
 impl Operation {
-    /// The request to `endpoint` with `rest`, all that it holds but `auth`. Only a hash is kept.
-    pub fn new(endpoint: &str, rest: &impl Serialize) -> Self {
-        let bytes = serde_json::to_vec(&(endpoint, rest))
+    /// The request of `method` to `endpoint` with `rest`, all that it holds but `auth`. Only a
+    /// hash is kept.
+    pub fn new(method: &str, endpoint: &str, rest: &impl Serialize) -> Self {
+        let bytes = serde_json::to_vec(&(method, endpoint, rest))
             .expect("requests are made of strings, numbers and lists, which JSON can hold");
         Self(Sha256::digest(bytes).into())
     }
@@ -152,7 +153,7 @@ mod tests {
     #[test]
     fn a_session_belongs_to_one_request_of_one_user() {
         let (uia, _) = uia();
-        let operation = Operation::new("delete_devices", &["A", "B"]);
+        let operation = Operation::new("POST", "delete_devices", &["A", "B"]);
         let id = uia.begin(operation, ALICE);
         uia.complete(&id, AuthType::Password);
         assert_eq!(
@@ -162,9 +163,10 @@ mod tests {
         assert_eq!(uia.completed(&id, operation, BOB), None);
         assert_eq!(uia.completed(&id, operation, None), None);
         for other in [
-            Operation::new("delete_devices", &["A", "C"]),
-            Operation::new("delete_devices", &["AB"]),
-            Operation::new("deactivate", &["A", "B"]),
+            Operation::new("POST", "delete_devices", &["A", "C"]),
+            Operation::new("POST", "delete_devices", &["AB"]),
+            Operation::new("POST", "deactivate", &["A", "B"]),
+            Operation::new("DELETE", "delete_devices", &["A", "B"]),
         ] {
             assert_eq!(uia.completed(&id, other, ALICE), None);
         }
@@ -173,7 +175,7 @@ mod tests {
     #[test]
     fn a_session_ends_after_a_quarter_of_an_hour() {
         let (uia, clock) = uia();
-        let operation = Operation::new("register", &());
+        let operation = Operation::new("POST", "register", &());
         let id = uia.begin(operation, None);
         clock.advance(Duration::from_mins(15));
         assert!(uia.completed(&id, operation, None).is_some());

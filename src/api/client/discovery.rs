@@ -66,7 +66,7 @@ pub async fn get_capabilities(
     );
     capabilities.profile_fields = Some(ProfileFieldsCapability::new(true));
     capabilities.thirdparty_id_changes = ThirdPartyIdChangesCapability::new(false);
-    capabilities.get_login_token = GetLoginTokenCapability::new(false);
+    capabilities.get_login_token = GetLoginTokenCapability::new(true);
     Ok(Response::new(capabilities))
 }
 

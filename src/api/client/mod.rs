@@ -1,6 +1,15 @@
 //! The client-server API. One file per family of endpoints, named as ruma names them.
 
+pub mod account;
+pub mod config;
+pub mod device;
 pub mod discovery;
+pub mod filter;
+pub mod profile;
+pub mod register;
+pub mod session;
+pub mod tag;
+pub mod uiaa;
 
 use std::sync::Arc;
 

@@ -1,0 +1,201 @@
+//! Registration with the shared secret: `/_synapse/admin/v1/register`, as Synapse documents it for
+//! its `register_new_matrix_user`, which other tools call too. A tool gets a nonce, signs it
+//! together with the account that it wants, and sends both.
+
+use crate::{
+    api::{Anyone, Api, Error},
+    users::{NewAccount, NewLogin, SharedSecretRequest},
+};
+
+/// `GET /_synapse/admin/v1/register`
+pub async fn get_nonce(
+    api: Api,
+    _who: Anyone,
+    _request: get_nonce::Request,
+) -> Result<get_nonce::Response, Error> {
+    let nonce = api.users.shared_secret_nonce()?;
+    Ok(get_nonce::Response { nonce })
+}
+
+/// `POST /_synapse/admin/v1/register`
+pub async fn register(
+    api: Api,
+    _who: Anyone,
+    request: register::Request,
+) -> Result<register::Response, Error> {
+    api.users.check_shared_secret(&SharedSecretRequest {
+        nonce: &request.nonce,
+        username: &request.username,
+        password: &request.password,
+        admin: request.admin,
+        user_type: request.user_type.as_deref(),
+        mac: &request.mac,
+    })?;
+    let user_id = api.users.check_username(&request.username)?;
+    let account = NewAccount {
+        user_id: user_id.clone(),
+        password: Some(request.password),
+        admin: Some(request.admin),
+        display_name: request.displayname,
+        login: (!request.inhibit_login).then(NewLogin::default),
+    };
+    let (_, login) = api.users.register(account).await?;
+    let (device_id, access_token) = login
+        .map(|login| (login.device_id, login.access_token.into_string()))
+        .unzip();
+    Ok(register::Response {
+        home_server: user_id.server_name().to_owned(),
+        user_id,
+        device_id,
+        access_token,
+    })
+}
+
+pub mod get_nonce {
+    //! `GET /_synapse/admin/v1/register`
+
+    use ruma::api::{
+        IncomingRequest, OutgoingBodyJson, OutgoingResponse,
+        auth_scheme::NoAuthentication,
+        error::{DeserializationError, Error as MatrixError, IntoHttpError},
+        metadata,
+    };
+    use serde::Serialize;
+
+    /// Asks for a nonce.
+    #[derive(Clone, Copy, Debug)]
+    pub struct Request;
+
+    metadata! {
+        method: GET,
+        rate_limited: true,
+        authentication: NoAuthentication,
+        path: "/_synapse/admin/v1/register",
+    }
+
+    /// A nonce.
+    #[derive(Clone, Debug, Serialize, OutgoingBodyJson)]
+    pub struct Response {
+        /// To be signed within a minute.
+        pub nonce: String,
+    }
+
+    impl IncomingRequest for Request {
+        type EndpointError = MatrixError;
+        type OutgoingResponse = Response;
+
+        fn try_from_http_request_inner(
+            _request: http::Request<&[u8]>,
+            _path_args: &[&str],
+        ) -> Result<Self, DeserializationError> {
+            Ok(Self)
+        }
+    }
+
+    impl OutgoingResponse for Response {
+        type Body = Self;
+
+        fn try_into_http_response_inner(self) -> Result<http::Response<Self>, IntoHttpError> {
+            Ok(http::Response::new(self))
+        }
+    }
+}
+
+pub mod register {
+    //! `POST /_synapse/admin/v1/register`
+
+    use std::fmt;
+
+    use ruma::{
+        OwnedDeviceId, OwnedServerName, OwnedUserId,
+        api::{
+            IncomingRequest, OutgoingBodyJson, OutgoingResponse,
+            auth_scheme::NoAuthentication,
+            error::{DeserializationError, Error as MatrixError, IntoHttpError},
+            metadata,
+        },
+    };
+    use serde::{Deserialize, Serialize};
+
+    /// An account that a tool wants.
+    #[derive(Clone, Deserialize)]
+    pub struct Request {
+        /// What `GET` gave.
+        pub nonce: String,
+        /// The name of the new user.
+        pub username: String,
+        /// The display name.
+        pub displayname: Option<String>,
+        /// The password.
+        pub password: String,
+        /// Whether the new user administers the server.
+        #[serde(default)]
+        pub admin: bool,
+        /// Synapse's kind of user. It is signed, and means nothing here.
+        pub user_type: Option<String>,
+        /// HMAC-SHA1 over the account under the shared secret, in hexadecimal digits.
+        pub mac: String,
+        /// Whether the tool wants no login.
+        #[serde(default)]
+        pub inhibit_login: bool,
+    }
+
+    impl fmt::Debug for Request {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.debug_struct("Request")
+                .field("username", &self.username)
+                .field("admin", &self.admin)
+                .finish_non_exhaustive()
+        }
+    }
+
+    metadata! {
+        method: POST,
+        rate_limited: true,
+        authentication: NoAuthentication,
+        path: "/_synapse/admin/v1/register",
+    }
+
+    /// The account, and a login unless the tool wanted none.
+    #[derive(Clone, Serialize, OutgoingBodyJson)]
+    pub struct Response {
+        /// Its user id.
+        pub user_id: OwnedUserId,
+        /// This server.
+        pub home_server: OwnedServerName,
+        /// The device that is logged in.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub device_id: Option<OwnedDeviceId>,
+        /// The token of that login.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub access_token: Option<String>,
+    }
+
+    impl fmt::Debug for Response {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.debug_struct("Response")
+                .field("user_id", &self.user_id)
+                .finish_non_exhaustive()
+        }
+    }
+
+    impl IncomingRequest for Request {
+        type EndpointError = MatrixError;
+        type OutgoingResponse = Response;
+
+        fn try_from_http_request_inner(
+            request: http::Request<&[u8]>,
+            _path_args: &[&str],
+        ) -> Result<Self, DeserializationError> {
+            Ok(serde_json::from_slice(request.body())?)
+        }
+    }
+
+    impl OutgoingResponse for Response {
+        type Body = Self;
+
+        fn try_into_http_response_inner(self) -> Result<http::Response<Self>, IntoHttpError> {
+            Ok(http::Response::new(self))
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! One's own account (client-server API, "Account management").
+
+use ruma::api::{
+    client::account::{
+        ThirdPartyIdRemovalStatus, change_password, deactivate, get_3pids,
+        request_3pid_management_token_via_email, request_3pid_management_token_via_msisdn,
+        request_password_change_token_via_email, request_password_change_token_via_msisdn, whoami,
+    },
+    error::ErrorKind,
+};
+
+use super::uiaa::{self, Interactive, authenticate};
+use crate::{
+    api::{Anyone, Api, Error, Session},
+    users::accounts,
+};
+
+/// `GET /_matrix/client/v3/account/whoami`
+pub async fn whoami(
+    _api: Api,
+    who: Session,
+    _request: whoami::v3::Request,
+) -> Result<whoami::v3::Response, Error> {
+    let mut response = whoami::v3::Response::new(who.user_id, false);
+    response.device_id = Some(who.device_id);
+    Ok(response)
+}
+
+/// `POST /_matrix/client/v3/account/password`
+pub async fn change_password(
+    api: Api,
+    who: Option<Session>,
+    Interactive { request, operation }: Interactive<change_password::v3::Request>,
+) -> Result<change_password::v3::Response, Error> {
+    let who = who.ok_or_else(only_logged_in)?;
+    let password = request.new_password;
+    api.users.check_password_strength(&password, &who.user_id)?;
+    let auth = request.auth.as_ref();
+    authenticate(&api, Some(&who), operation, uiaa::PASSWORD, auth).await?;
+    let keep = Some(who.device);
+    let change = api
+        .users
+        .set_password(&who.user_id, password, keep, request.logout_devices);
+    change.await?;
+    Ok(change_password::v3::Response::new())
+}
+
+/// `POST /_matrix/client/v3/account/deactivate`
+pub async fn deactivate(
+    api: Api,
+    who: Option<Session>,
+    Interactive { request, operation }: Interactive<deactivate::v3::Request>,
+) -> Result<deactivate::v3::Response, Error> {
+    let who = who.ok_or_else(only_logged_in)?;
+    let auth = request.auth.as_ref();
+    authenticate(&api, Some(&who), operation, uiaa::PASSWORD, auth).await?;
+    let (user, erase) = (who.user, request.erase);
+    api.store
+        .write(move |tx| {
+            accounts::end(tx, user, erase)?;
+            Ok::<_, Error>(())
+        })
+        .await?;
+    // There is nothing to unbind.
+    let result = ThirdPartyIdRemovalStatus::Success;
+    Ok(deactivate::v3::Response::new(result))
+}
+
+/// Without mail there is no other way to be known than by one's session.
+fn only_logged_in() -> Error {
+    Error::missing_token("this needs an access token")
+}
+
+/// `GET /_matrix/client/v3/account/3pid`: this server keeps no addresses.
+pub async fn get_3pids(
+    _api: Api,
+    _who: Session,
+    _request: get_3pids::v3::Request,
+) -> Result<get_3pids::v3::Response, Error> {
+    Ok(get_3pids::v3::Response::new(Vec::new()))
+}
+
+/// `POST /_matrix/client/v3/account/3pid/email/requestToken`
+pub async fn request_3pid_management_token_via_email(
+    _api: Api,
+    _who: Anyone,
+    _request: request_3pid_management_token_via_email::v3::Request,
+) -> Result<request_3pid_management_token_via_email::v3::Response, Error> {
+    Err(medium_not_supported())
+}
+
+/// `POST /_matrix/client/v3/account/3pid/msisdn/requestToken`
+pub async fn request_3pid_management_token_via_msisdn(
+    _api: Api,
+    _who: Anyone,
+    _request: request_3pid_management_token_via_msisdn::v3::Request,
+) -> Result<request_3pid_management_token_via_msisdn::v3::Response, Error> {
+    Err(medium_not_supported())
+}
+
+fn medium_not_supported() -> Error {
+    Error::new(
+        ErrorKind::ThreepidMediumNotSupported,
+        "accounts of this server have no mail addresses or phone numbers",
+    )
+}
+
+/// `POST /_matrix/client/v3/account/password/email/requestToken`
+pub async fn request_password_change_token_via_email(
+    _api: Api,
+    _who: Anyone,
+    _request: request_password_change_token_via_email::v3::Request,
+) -> Result<request_password_change_token_via_email::v3::Response, Error> {
+    Err(no_such_address())
+}
+
+/// `POST /_matrix/client/v3/account/password/msisdn/requestToken`
+pub async fn request_password_change_token_via_msisdn(
+    _api: Api,
+    _who: Anyone,
+    _request: request_password_change_token_via_msisdn::v3::Request,
+) -> Result<request_password_change_token_via_msisdn::v3::Response, Error> {
+    Err(no_such_address())
+}
+
+fn no_such_address() -> Error {
+    Error::new(
+        ErrorKind::ThreepidNotFound,
+        "no account of this server has this address",
+    )
+}

@@ -1,0 +1,89 @@
+//! The devices of a user (client-server API, "Device Management").
+
+use ruma::{
+    MilliSecondsSinceUnixEpoch, OwnedDeviceId, UInt,
+    api::client::device::{
+        Device, delete_device, delete_devices, get_device, get_devices, update_device,
+    },
+};
+
+use super::uiaa::{self, Interactive, authenticate};
+use crate::{
+    api::{Api, Error, Session},
+    store::records,
+};
+
+/// `GET /_matrix/client/v3/devices`
+pub async fn get_devices(
+    api: Api,
+    who: Session,
+    _request: get_devices::v3::Request,
+) -> Result<get_devices::v3::Response, Error> {
+    let devices = api.users.devices(who.user)?;
+    let devices = devices.into_iter().map(|(id, device)| shown(id, device));
+    Ok(get_devices::v3::Response::new(devices.collect()))
+}
+
+/// `GET /_matrix/client/v3/devices/{deviceId}`
+pub async fn get_device(
+    api: Api,
+    who: Session,
+    request: get_device::v3::Request,
+) -> Result<get_device::v3::Response, Error> {
+    let device = api.users.device(who.user, &request.device_id)?;
+    let device = shown(request.device_id, device);
+    Ok(get_device::v3::Response::new(device))
+}
+
+fn shown(device_id: OwnedDeviceId, device: records::Device) -> Device {
+    let mut shown = Device::new(device_id);
+    shown.display_name = device.display_name;
+    shown.last_seen_ip = device.last_seen_ip;
+    let ts = device.last_seen_ts.map(UInt::new_saturating);
+    shown.last_seen_ts = ts.map(MilliSecondsSinceUnixEpoch);
+    shown
+}
+
+/// `PUT /_matrix/client/v3/devices/{deviceId}`
+pub async fn update_device(
+    api: Api,
+    who: Session,
+    request: update_device::v3::Request,
+) -> Result<update_device::v3::Response, Error> {
+    match request.display_name {
+        Some(name) => {
+            let rename = api.users.rename_device(who.user, request.device_id, name);
+            rename.await?;
+        }
+        None => {
+            api.users.device(who.user, &request.device_id)?;
+        }
+    }
+    Ok(update_device::v3::Response::new())
+}
+
+/// `DELETE /_matrix/client/v3/devices/{deviceId}`
+pub async fn delete_device(
+    api: Api,
+    who: Session,
+    Interactive { request, operation }: Interactive<delete_device::v3::Request>,
+) -> Result<delete_device::v3::Response, Error> {
+    let auth = request.auth.as_ref();
+    authenticate(&api, Some(&who), operation, uiaa::PASSWORD, auth).await?;
+    let devices = vec![request.device_id];
+    api.users.remove_devices(who.user, devices).await?;
+    Ok(delete_device::v3::Response::new())
+}
+
+/// `POST /_matrix/client/v3/delete_devices`
+pub async fn delete_devices(
+    api: Api,
+    who: Session,
+    Interactive { request, operation }: Interactive<delete_devices::v3::Request>,
+) -> Result<delete_devices::v3::Response, Error> {
+    let auth = request.auth.as_ref();
+    authenticate(&api, Some(&who), operation, uiaa::PASSWORD, auth).await?;
+    let remove = api.users.remove_devices(who.user, request.devices);
+    remove.await?;
+    Ok(delete_devices::v3::Response::new())
+}

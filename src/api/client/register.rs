@@ -1,0 +1,171 @@
+//! Making an account (client-server API, "Account registration").
+
+use ruma::{
+    OwnedUserId,
+    api::{
+        client::{
+            account::{
+                check_registration_token_validity, get_username_availability,
+                register::{
+                    self, LoginType, RegistrationKind,
+                    v3::{Request, Response},
+                },
+                request_registration_token_via_email, request_registration_token_via_msisdn,
+            },
+            uiaa::AuthType,
+        },
+        error::ErrorKind,
+    },
+};
+
+use super::uiaa::{Interactive, authenticate};
+use crate::{
+    api::{Anyone, Api, Error},
+    config::Registration,
+    rates::{Kind, household},
+    store::UserNum,
+    users::{Login, NewAccount, NewLogin},
+};
+
+/// The stages where everybody can register.
+const OPEN: &[AuthType] = &[AuthType::Dummy];
+/// The stages where a token is needed. matrix-nio expects one more after the token.
+const WITH_TOKEN: &[AuthType] = &[AuthType::RegistrationToken, AuthType::Dummy];
+
+/// `GET /_matrix/client/v3/register/available`
+pub async fn get_username_availability(
+    api: Api,
+    _who: Anyone,
+    request: get_username_availability::v3::Request,
+) -> Result<get_username_availability::v3::Response, Error> {
+    flow(&api)?;
+    api.users.check_username(&request.username)?;
+    Ok(get_username_availability::v3::Response::new(true))
+}
+
+/// `GET /_matrix/client/v1/register/m.login.registration_token/validity`
+pub async fn check_registration_token_validity(
+    api: Api,
+    who: Anyone,
+    request: check_registration_token_validity::v1::Request,
+) -> Result<check_registration_token_validity::v1::Response, Error> {
+    flow(&api)?;
+    let valid = api.users.is_registration_token(&request.token);
+    if !valid {
+        api.rates.check(Kind::Register, household(who.address))?;
+    }
+    Ok(check_registration_token_validity::v1::Response::new(valid))
+}
+
+/// `POST /_matrix/client/v3/register/email/requestToken`: this server sends no mail.
+pub async fn request_registration_token_via_email(
+    _api: Api,
+    _who: Anyone,
+    _request: request_registration_token_via_email::v3::Request,
+) -> Result<request_registration_token_via_email::v3::Response, Error> {
+    Err(no_contact_details())
+}
+
+/// `POST /_matrix/client/v3/register/msisdn/requestToken`: this server sends no text messages.
+pub async fn request_registration_token_via_msisdn(
+    _api: Api,
+    _who: Anyone,
+    _request: request_registration_token_via_msisdn::v3::Request,
+) -> Result<request_registration_token_via_msisdn::v3::Response, Error> {
+    Err(no_contact_details())
+}
+
+fn no_contact_details() -> Error {
+    Error::new(
+        ErrorKind::ThreepidDenied,
+        "accounts of this server have no mail addresses or phone numbers",
+    )
+}
+
+/// `POST /_matrix/client/v3/register`
+pub async fn register(
+    api: Api,
+    who: Anyone,
+    Interactive { request, operation }: Interactive<register::v3::Request>,
+) -> Result<Response, Error> {
+    check_kind(&request)?;
+    let flow = flow(&api)?;
+    let auth = request.auth.as_ref();
+    if let Some(session) = auth.and_then(|auth| auth.session())
+        && let Some(user) = api.users.uia.registered(session, operation)
+    {
+        return again(&api, user, &request).await;
+    }
+    let user_id = match &request.username {
+        Some(username) => api.users.check_username(username)?,
+        None => api.users.generate_user_id(),
+    };
+    if let Some(password) = &request.password {
+        api.users.check_password_strength(password, &user_id)?;
+    }
+    let session = authenticate(&api, None, operation, flow, auth).await?;
+    api.rates.check(Kind::Register, household(who.address))?;
+    let account = NewAccount {
+        user_id: user_id.clone(),
+        password: request.password.clone(),
+        admin: None,
+        display_name: None,
+        login: (!request.inhibit_login).then(|| new_login(&request)),
+    };
+    let (user, login) = api.users.register(account).await?;
+    api.users.uia.note_registered(&session, user);
+    Ok(response(user_id, login))
+}
+
+/// The same request, sent again because its answer was lost: the account is there, and the client
+/// is logged in anew.
+async fn again(api: &Api, user: UserNum, request: &Request) -> Result<Response, Error> {
+    let proof = api.users.prove_by_registration(user)?;
+    let user_id = proof.user_id().to_owned();
+    if request.inhibit_login {
+        return Ok(response(user_id, None));
+    }
+    let login = api.users.log_in(proof, new_login(request)).await?;
+    Ok(response(user_id, Some(login)))
+}
+
+fn check_kind(request: &Request) -> Result<(), Error> {
+    if matches!(request.login_type, Some(LoginType::ApplicationService)) {
+        return Err(Error::forbidden(
+            "no application service is registered here",
+        ));
+    }
+    match request.kind {
+        RegistrationKind::User => Ok(()),
+        RegistrationKind::Guest => Err(Error::forbidden("this server has no guest accounts")),
+        _ => Err(Error::invalid_param("there is no such kind of account")),
+    }
+}
+
+/// What a client has to go through to make an account.
+fn flow(api: &Api) -> Result<&'static [AuthType], Error> {
+    match api.users.registration() {
+        Registration::Closed => Err(Error::forbidden("this server takes no registrations")),
+        Registration::Token(_) => Ok(WITH_TOKEN),
+        Registration::Open => Ok(OPEN),
+    }
+}
+
+fn new_login(request: &Request) -> NewLogin {
+    NewLogin {
+        device_id: request.device_id.clone(),
+        display_name: request.initial_device_display_name.clone(),
+        refreshable: request.refresh_token,
+    }
+}
+
+fn response(user_id: OwnedUserId, login: Option<Login>) -> Response {
+    let mut response = Response::new(user_id);
+    if let Some(login) = login {
+        response.access_token = Some(login.access_token.into_string());
+        response.device_id = Some(login.device_id);
+        response.refresh_token = login.refresh_token.map(|token| token.into_string());
+        response.expires_in = login.expires_in;
+    }
+    response
+}

@@ -1,0 +1,153 @@
+//! Logging in and out (client-server API, "Login").
+
+use ruma::api::{
+    IncomingRequest, Metadata,
+    client::session::{get_login_token, get_login_types, login, logout, logout_all, refresh_token},
+    client::uiaa::UserIdentifier,
+    error::DeserializationError,
+};
+use ruma::serde::JsonObject;
+use serde::de::Error as _;
+
+use super::uiaa::{self, Interactive, authenticate};
+use crate::{
+    api::{Anyone, Api, Error, Session},
+    rates::Kind,
+    users::{NewLogin, Proof},
+};
+
+/// `GET /_matrix/client/v3/login`
+pub async fn get_login_types(
+    _api: Api,
+    _who: Anyone,
+    _request: get_login_types::v3::Request,
+) -> Result<get_login_types::v3::Response, Error> {
+    use get_login_types::v3::{LoginType, PasswordLoginType, Response, TokenLoginType};
+
+    let mut token = TokenLoginType::new();
+    token.get_login_token = true;
+    Ok(Response::new(vec![
+        LoginType::Password(PasswordLoginType::new()),
+        LoginType::Token(token),
+    ]))
+}
+
+/// A request to log in. ruma's own reading of it panics where `type` is missing.
+#[derive(Debug)]
+pub struct LoginRequest(login::v3::Request);
+
+impl Metadata for LoginRequest {
+    const METHOD: http::Method = login::v3::Request::METHOD;
+    const RATE_LIMITED: bool = login::v3::Request::RATE_LIMITED;
+    type Authentication = <login::v3::Request as Metadata>::Authentication;
+    type PathBuilder = <login::v3::Request as Metadata>::PathBuilder;
+    const PATH_BUILDER: Self::PathBuilder = login::v3::Request::PATH_BUILDER;
+}
+
+impl IncomingRequest for LoginRequest {
+    type EndpointError = <login::v3::Request as IncomingRequest>::EndpointError;
+    type OutgoingResponse = login::v3::Response;
+
+    fn try_from_http_request_inner(
+        request: http::Request<&[u8]>,
+        path_args: &[&str],
+    ) -> Result<Self, DeserializationError> {
+        let body: JsonObject = serde_json::from_slice(request.body())?;
+        if !body.contains_key("type") {
+            return Err(serde_json::Error::missing_field("type").into());
+        }
+        login::v3::Request::try_from_http_request_inner(request, path_args).map(Self)
+    }
+}
+
+/// `POST /_matrix/client/v3/login`
+pub async fn login(
+    api: Api,
+    _who: Anyone,
+    LoginRequest(request): LoginRequest,
+) -> Result<login::v3::Response, Error> {
+    use login::v3::LoginInfo;
+
+    let proof = match request.login_info {
+        LoginInfo::Password(info) => by_password(&api, info).await?,
+        LoginInfo::Token(info) => api.users.prove_by_token(&info.token)?,
+        LoginInfo::ApplicationService(_) => {
+            return Err(Error::forbidden(
+                "no application service is registered here",
+            ));
+        }
+        _ => return Err(Error::unknown("there is no such type of login")),
+    };
+    let new = NewLogin {
+        device_id: request.device_id,
+        display_name: request.initial_device_display_name,
+        refreshable: request.refresh_token,
+    };
+    let login = api.users.log_in(proof, new).await?;
+    let access_token = login.access_token.into_string();
+    let mut response = login::v3::Response::new(login.user_id, access_token, login.device_id);
+    response.refresh_token = login.refresh_token.map(|token| token.into_string());
+    response.expires_in = login.expires_in;
+    Ok(response)
+}
+
+async fn by_password(api: &Api, info: login::v3::Password) -> Result<Proof, Error> {
+    #[expect(deprecated, reason = "older clients name the user only so")]
+    let user = match (info.identifier, info.user) {
+        (Some(UserIdentifier::Matrix(named)), _) => named.user,
+        (None, Some(user)) => user,
+        (Some(_), _) => return Err(Error::forbidden("this identifier belongs to no account")),
+        (None, None) => return Err(Error::missing_param("identifier says who logs in")),
+    };
+    api.rates.check(Kind::LoginAccount, user.to_lowercase())?;
+    Ok(api.users.prove(&user, info.password).await?)
+}
+
+/// `POST /_matrix/client/v1/login/get_token`
+pub async fn get_login_token(
+    api: Api,
+    who: Session,
+    Interactive { request, operation }: Interactive<get_login_token::v1::Request>,
+) -> Result<get_login_token::v1::Response, Error> {
+    let auth = request.auth.as_ref();
+    let session = authenticate(&api, Some(&who), operation, uiaa::PASSWORD, auth).await?;
+    // Each new client needs its own consent.
+    api.users.uia.end(&session);
+    let (token, lifetime) = api.users.login_token(who.user).await?;
+    let token = token.into_string();
+    Ok(get_login_token::v1::Response::new(lifetime, token))
+}
+
+/// `POST /_matrix/client/v3/refresh`
+pub async fn refresh_token(
+    api: Api,
+    _who: Anyone,
+    request: refresh_token::v3::Request,
+) -> Result<refresh_token::v3::Response, Error> {
+    let login = api.users.refresh(&request.refresh_token).await?;
+    let mut response = refresh_token::v3::Response::new(login.access_token.into_string());
+    response.refresh_token = login.refresh_token.map(|token| token.into_string());
+    response.expires_in_ms = login.expires_in;
+    Ok(response)
+}
+
+/// `POST /_matrix/client/v3/logout`
+pub async fn logout(
+    api: Api,
+    who: Session,
+    _request: logout::v3::Request,
+) -> Result<logout::v3::Response, Error> {
+    let devices = vec![who.device_id];
+    api.users.remove_devices(who.user, devices).await?;
+    Ok(logout::v3::Response::new())
+}
+
+/// `POST /_matrix/client/v3/logout/all`
+pub async fn logout_all(
+    api: Api,
+    who: Session,
+    _request: logout_all::v3::Request,
+) -> Result<logout_all::v3::Response, Error> {
+    api.users.remove_all_devices(who.user).await?;
+    Ok(logout_all::v3::Response::new())
+}

@@ -1,0 +1,43 @@
+//! The tags of rooms (client-server API, "Room Tagging").
+
+use ruma::api::client::tag::{create_tag, delete_tag, get_tags};
+
+use super::config::only_own;
+use crate::api::{Api, Error, Session};
+
+/// `GET /_matrix/client/v3/user/{userId}/rooms/{roomId}/tags`
+pub async fn get_tags(
+    api: Api,
+    who: Session,
+    request: get_tags::v3::Request,
+) -> Result<get_tags::v3::Response, Error> {
+    only_own(&who, &request.user_id)?;
+    let tags = api.users.tags(who.user, &request.room_id)?;
+    Ok(get_tags::v3::Response::new(tags))
+}
+
+/// `PUT /_matrix/client/v3/user/{userId}/rooms/{roomId}/tags/{tag}`
+pub async fn create_tag(
+    api: Api,
+    who: Session,
+    request: create_tag::v3::Request,
+) -> Result<create_tag::v3::Response, Error> {
+    only_own(&who, &request.user_id)?;
+    let (room, tag, info) = (&request.room_id, request.tag, &request.tag_info);
+    api.users.set_tag(who.user, room, tag, info).await?;
+    Ok(create_tag::v3::Response::new())
+}
+
+/// `DELETE /_matrix/client/v3/user/{userId}/rooms/{roomId}/tags/{tag}`
+pub async fn delete_tag(
+    api: Api,
+    who: Session,
+    request: delete_tag::v3::Request,
+) -> Result<delete_tag::v3::Response, Error> {
+    only_own(&who, &request.user_id)?;
+    let remove = api
+        .users
+        .remove_tag(who.user, &request.room_id, request.tag);
+    remove.await?;
+    Ok(delete_tag::v3::Response::new())
+}

@@ -1,0 +1,212 @@
+//! User-interactive authentication (client-server API, "User-Interactive Authentication API").
+//!
+//! An endpoint that needs it takes its request [`Interactive`] and calls [`authenticate`] before
+//! it does anything.
+
+use ruma::{
+    api::{
+        IncomingRequest, Metadata,
+        client::uiaa::{AuthData, AuthFlow, AuthType, UiaaInfo, UserIdentifier},
+        error::{DeserializationError, ErrorKind, StandardErrorBody},
+        path_builder::PathBuilder,
+    },
+    serde::JsonObject,
+};
+use serde_json::{Value, json, value::to_raw_value};
+
+use crate::{
+    api::{Api, Error, Session},
+    rates::Kind,
+    users::{self, Operation},
+};
+
+/// The stage with which users show that they are still themselves.
+pub(super) const PASSWORD: &[AuthType] = &[AuthType::Password];
+
+/// A request that is fulfilled after user-interactive authentication.
+#[derive(Debug)]
+pub struct Interactive<R> {
+    /// The request.
+    pub request: R,
+    /// The same without `auth`, as the session of the authentication knows it.
+    pub operation: Operation,
+}
+
+impl<R: Metadata> Metadata for Interactive<R> {
+    const METHOD: http::Method = R::METHOD;
+    const RATE_LIMITED: bool = R::RATE_LIMITED;
+    type Authentication = R::Authentication;
+    type PathBuilder = R::PathBuilder;
+    const PATH_BUILDER: Self::PathBuilder = R::PATH_BUILDER;
+}
+
+impl<R: IncomingRequest> IncomingRequest for Interactive<R> {
+    type EndpointError = R::EndpointError;
+    type OutgoingResponse = R::OutgoingResponse;
+
+    fn try_from_http_request_inner(
+        request: http::Request<&[u8]>,
+        path_args: &[&str],
+    ) -> Result<Self, DeserializationError> {
+        let (parts, body) = request.into_parts();
+        let body: &[u8] = if body.is_empty() { b"{}" } else { body };
+        let mut body: JsonObject = serde_json::from_slice(body)?;
+        let auth = body.remove("auth");
+        let endpoint = R::PATH_BUILDER.all_paths().next().unwrap_or_default();
+        let rest = (path_args, parts.uri.query(), &body);
+        let operation = Operation::new(R::METHOD.as_str(), endpoint, &rest);
+        if let Some(auth) = auth.and_then(modern) {
+            body.insert("auth".to_owned(), auth);
+        }
+        let body = serde_json::to_vec(&body)?;
+        let request = http::Request::from_parts(parts, &*body);
+        let request = R::try_from_http_request_inner(request, path_args)?;
+        Ok(Self { request, operation })
+    }
+}
+
+/// `auth` as the specification has it now.
+///
+/// NOTSPEC: matrix-js-sdk's `register` sends an empty object where it has no `auth` yet, and
+/// matrix-nio names the user as `user`, as versions before r0.4 did.
+fn modern(mut auth: Value) -> Option<Value> {
+    if let Some(auth) = auth.as_object_mut() {
+        if auth.is_empty() {
+            return None;
+        }
+        if !auth.contains_key("identifier")
+            && let Some(user) = auth.remove("user")
+        {
+            let identifier = json!({ "type": "m.id.user", "user": user });
+            auth.insert("identifier".to_owned(), identifier);
+        }
+    }
+    Some(auth)
+}
+
+/// Lets `operation` pass if its session has been through the stages of `flow`, of which `auth` may
+/// be one; gives the session.
+///
+/// # Errors
+/// [`Error::Uiaa`] with what is still to be done; [`Error::Limited`] after too many wrong passwords
+/// or registration tokens.
+pub(super) async fn authenticate(
+    api: &Api,
+    who: Option<&Session>,
+    operation: Operation,
+    flow: &[AuthType],
+    auth: Option<&AuthData>,
+) -> Result<String, Error> {
+    let uia = &api.users.uia;
+    let owner = who.map(|who| who.user);
+    let begin = || Attempt {
+        session: uia.begin(operation, owner),
+        flow,
+        completed: Vec::new(),
+    };
+    let Some(auth) = auth else {
+        return Err(begin().more(None));
+    };
+    // A stage without a session is the first of a new one: scripts that know the flow do that.
+    let attempt = match auth.session() {
+        None => begin(),
+        Some(session) => match uia.completed(session, operation, owner) {
+            Some(completed) => Attempt {
+                session: session.to_owned(),
+                flow,
+                completed,
+            },
+            None => {
+                return Err(
+                    begin().failed("this session is over, or was begun for another request")
+                );
+            }
+        },
+    };
+    let Some(next) = attempt.next() else {
+        return Ok(attempt.session);
+    };
+    match auth.auth_type() {
+        // The client only asks, having sent its user to the fallback page.
+        None => Err(attempt.more(None)),
+        Some(stage) if attempt.completed.contains(&stage) => Err(attempt.more(None)),
+        Some(stage) if stage != *next => Err(attempt.failed("this stage is not the next")),
+        Some(stage) => match check(api, who, auth).await? {
+            Verdict::Wrong(message) => Err(attempt.failed(message)),
+            Verdict::Right => {
+                let completed = uia.complete(&attempt.session, stage);
+                let attempt = Attempt {
+                    completed,
+                    ..attempt
+                };
+                match attempt.next() {
+                    None => Ok(attempt.session),
+                    Some(_) => Err(attempt.more(None)),
+                }
+            }
+        },
+    }
+}
+
+/// What became of a stage.
+enum Verdict {
+    Right,
+    /// The client may try again.
+    Wrong(&'static str),
+}
+
+async fn check(api: &Api, who: Option<&Session>, auth: &AuthData) -> Result<Verdict, Error> {
+    match (auth, who) {
+        (AuthData::Dummy(_), _) => Ok(Verdict::Right),
+        (AuthData::RegistrationToken(auth), _) => {
+            if api.users.is_registration_token(&auth.token) {
+                Ok(Verdict::Right)
+            } else {
+                Ok(Verdict::Wrong("this registration token is not valid"))
+            }
+        }
+        (AuthData::Password(auth), Some(who)) => {
+            let UserIdentifier::Matrix(named) = &auth.identifier else {
+                return Err(Error::forbidden("this identifier belongs to no account"));
+            };
+            api.rates.check(Kind::LoginAccount, who.user)?;
+            match api.users.prove(&named.user, auth.password.clone()).await {
+                Ok(proof) if proof.user() == who.user => Ok(Verdict::Right),
+                Ok(_) | Err(users::Error::WrongPassword) => Ok(Verdict::Wrong("wrong password")),
+                Err(error) => Err(error.into()),
+            }
+        }
+        _ => Ok(Verdict::Wrong("this stage is not served here")),
+    }
+}
+
+/// Where a client stands in a flow.
+struct Attempt<'a> {
+    session: String,
+    flow: &'a [AuthType],
+    completed: Vec<AuthType>,
+}
+
+impl Attempt<'_> {
+    fn next(&self) -> Option<&AuthType> {
+        let mut stages = self.flow.iter();
+        stages.find(|stage| !self.completed.contains(stage))
+    }
+
+    fn failed(self, message: &'static str) -> Error {
+        self.more(Some(StandardErrorBody::new(
+            ErrorKind::Forbidden,
+            message.to_owned(),
+        )))
+    }
+
+    fn more(self, error: Option<StandardErrorBody>) -> Error {
+        let mut info = UiaaInfo::new(vec![AuthFlow::new(self.flow.to_vec())]);
+        info.completed = self.completed;
+        // Clients look into it even where no stage has parameters.
+        info.params = to_raw_value(&json!({})).ok();
+        info.session = Some(self.session);
+        info.auth_error = error.map(Box::new);
+        Error::Uiaa(Box::new(info))
+    }
+}
