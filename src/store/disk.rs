@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use redb::{Database, ReadableDatabase, StorageBackend, backends::FileBackend};
+use redb::{Builder, Database, ReadableDatabase, StorageBackend, backends::FileBackend};
 
 use super::{
     Error, Options, Snapshot,
@@ -55,23 +55,21 @@ impl Space {
 }
 
 /// The machine's part in the disk, which tests replace.
-pub(super) struct Machine {
-    /// Opens the database file, makes it if it does not exist.
-    pub open: Probe<Box<dyn StorageBackend>>,
+pub(super) trait Machine: Send {
+    /// Opens a file for a database; makes it if it does not exist.
+    fn open(&self, file: &Path) -> io::Result<Box<dyn StorageBackend>>;
+    /// Whether there is such a file.
+    fn exists(&self, file: &Path) -> bool;
+    /// Removes a file.
+    fn remove(&self, file: &Path) -> io::Result<()>;
+    /// Gives a file another name in the same directory, for good.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// The room on the disk that holds the directory.
-    pub space: Probe<Space>,
+    fn space(&self, directory: &Path) -> io::Result<Space>;
 }
 
-pub(super) type Probe<T> = Box<dyn Fn(&Path) -> io::Result<T> + Send>;
-
-impl Default for Machine {
-    fn default() -> Self {
-        Self {
-            open: Box::new(open_file),
-            space: Box::new(space),
-        }
-    }
-}
+/// The machine that hearth runs on.
+pub(super) struct ThisMachine;
 
 /// The database, while it is open.
 pub(super) struct Open {
@@ -85,15 +83,15 @@ pub(super) struct Open {
 pub(super) struct Disk {
     directory: PathBuf,
     cache: usize,
-    machine: Machine,
+    machine: Box<dyn Machine>,
 }
 
 impl Disk {
-    pub fn new(options: &Options, machine: Machine) -> Self {
+    pub fn new(options: &Options, machine: impl Machine + 'static) -> Self {
         Self {
             directory: options.directory.clone(),
             cache: options.cache,
-            machine,
+            machine: Box::new(machine),
         }
     }
 
@@ -114,31 +112,25 @@ impl Disk {
 
     fn try_open(&self, health: &Arc<Health>) -> Result<(Open, Snapshot), Error> {
         let file = self.directory.join(DATABASE);
-        let failed_before = self.directory.join(MARK).exists();
+        if !self.machine.exists(&file) {
+            self.create(&file, health)?;
+        }
+        let mark = self.directory.join(MARK);
+        let failed_before = mark.exists();
         if failed_before {
-            log::warn!("the disk failed when hearth last ran: checking every page of the database");
+            log::warn!("the disk failed when hearth last ran: checking the whole database");
             forget_cached(&file)?;
         }
-        let backend = Watched::new((self.machine.open)(&file)?, health.clone());
         let repaired = Rc::new(Cell::new(false));
-        let noticed = repaired.clone();
-        let db = Database::builder()
-            .set_cache_size(self.cache)
+        let db = self
+            .builder(repaired.clone())
             .set_check_integrity_on_open(failed_before)
-            .set_repair_callback(move |repair| {
-                let percent = repair.progress() * 100.0;
-                if noticed.replace(true) {
-                    log::info!("checking the database: {percent:.0} % done");
-                } else {
-                    log::info!("the database was not closed: checking and repairing it");
-                }
-            })
-            .create_with_backend(backend)?;
+            .create_with_backend(self.backend(&file, health)?)?;
         migrations::run(&db, migrations::MIGRATIONS)?;
         let snapshot = Snapshot::new(db.begin_read()?);
         let counters = Counters::load(&snapshot)?;
         if failed_before {
-            std::fs::remove_file(self.directory.join(MARK))?;
+            std::fs::remove_file(mark)?;
         }
         let open = Open {
             db,
@@ -148,9 +140,45 @@ impl Disk {
         Ok((open, snapshot))
     }
 
+    /// Makes a database under another name first: of one that a power cut left half made, redb
+    /// could not tell that it never held anything.
+    fn create(&self, file: &Path, health: &Arc<Health>) -> Result<(), Error> {
+        let unfinished = file.with_extension("new");
+        if self.machine.exists(&unfinished) {
+            self.machine.remove(&unfinished)?;
+        }
+        let db = self
+            .builder(Rc::default())
+            .create_with_backend(self.backend(&unfinished, health)?)?;
+        migrations::run(&db, migrations::MIGRATIONS)?;
+        db.close()?;
+        Ok(self.machine.rename(&unfinished, file)?)
+    }
+
+    fn backend(&self, file: &Path, health: &Arc<Health>) -> io::Result<Watched> {
+        Ok(Watched::new(self.machine.open(file)?, health.clone()))
+    }
+
+    /// What opens a database; `repaired` tells afterwards whether that took a repair.
+    fn builder(&self, repaired: Rc<Cell<bool>>) -> Builder {
+        let mut builder = Database::builder();
+        builder
+            .set_cache_size(self.cache)
+            .set_repair_callback(move |repair| {
+                if repaired.replace(true) {
+                    let percent = repair.progress() * 100.0;
+                    log::info!("checking the database: {percent:.0} % done");
+                } else {
+                    log::info!("the database was not closed: checking and repairing it");
+                }
+            });
+        builder
+    }
+
     /// The room on the disk, if the system tells.
     pub fn space(&self) -> Option<Space> {
-        (self.machine.space)(&self.directory)
+        self.machine
+            .space(&self.directory)
             .inspect_err(|error| log::debug!("the free space is not known: {error}"))
             .ok()
     }
@@ -206,28 +234,40 @@ pub(super) fn is_full(error: &io::Error) -> bool {
     )
 }
 
-fn open_file(file: &Path) -> io::Result<Box<dyn StorageBackend>> {
-    let is_new = !file.exists();
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false);
-    // It holds the server's signing key.
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let opened = options.open(file)?;
-    if is_new && let Some(directory) = file.parent() {
-        // A power cut must not take the name of a file whose contents are durable.
-        File::open(directory)?.sync_all()?;
+impl Machine for ThisMachine {
+    fn open(&self, file: &Path) -> io::Result<Box<dyn StorageBackend>> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        // It holds the server's signing key.
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let backend = FileBackend::new(options.open(file)?).map_err(io::Error::other)?;
+        Ok(Box::new(backend))
     }
-    let backend = FileBackend::new(opened).map_err(io::Error::other)?;
-    Ok(Box::new(backend))
-}
 
-fn space(directory: &Path) -> io::Result<Space> {
-    let stat = rustix::fs::statvfs(directory)?;
-    Ok(Space {
-        total: stat.f_blocks.saturating_mul(stat.f_frsize),
-        free: stat.f_bavail.saturating_mul(stat.f_frsize),
-    })
+    fn exists(&self, file: &Path) -> bool {
+        file.exists()
+    }
+
+    fn remove(&self, file: &Path) -> io::Result<()> {
+        std::fs::remove_file(file)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::rename(from, to)?;
+        match to.parent() {
+            Some(directory) => File::open(directory)?.sync_all(),
+            None => Ok(()),
+        }
+    }
+
+    fn space(&self, directory: &Path) -> io::Result<Space> {
+        let stat = rustix::fs::statvfs(directory)?;
+        Ok(Space {
+            total: stat.f_blocks.saturating_mul(stat.f_frsize),
+            free: stat.f_bavail.saturating_mul(stat.f_frsize),
+        })
+    }
 }
 
 /// Makes the system read `file` from the disk again: after a failed sync it may hold pages that

@@ -38,7 +38,7 @@ use smol::channel::{self, Receiver, Sender};
 
 use self::{
     batch::{Committed, Job},
-    disk::{Disk, Machine},
+    disk::{Disk, ThisMachine},
     health::Health,
     inbox::{Order, Queued, Size, When},
     writer::Started,
@@ -96,7 +96,11 @@ impl Store {
     /// If the file cannot be opened, is held by another process, was written by a newer version,
     /// or a migration fails.
     pub fn open(options: &Options, pool: Pool) -> Result<Self, Error> {
-        let (opening, opened) = Opening::start(Disk::new(options, Machine::default()))?;
+        Self::open_disk(Disk::new(options, ThisMachine), pool)
+    }
+
+    fn open_disk(disk: Disk, pool: Pool) -> Result<Self, Error> {
+        let (opening, opened) = Opening::start(disk)?;
         opening.finish(opened.recv_blocking(), pool)
     }
 
@@ -106,7 +110,11 @@ impl Store {
     /// # Errors
     /// As [`open`](Self::open).
     pub async fn open_on_thread(options: &Options, pool: Pool) -> Result<Self, Error> {
-        let (opening, opened) = Opening::start(Disk::new(options, Machine::default()))?;
+        Self::open_disk_on_thread(Disk::new(options, ThisMachine), pool).await
+    }
+
+    async fn open_disk_on_thread(disk: Disk, pool: Pool) -> Result<Self, Error> {
+        let (opening, opened) = Opening::start(disk)?;
         opening.finish(opened.recv().await, pool)
     }
 

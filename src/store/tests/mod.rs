@@ -1,6 +1,9 @@
 //! Tests of the store. Each has a directory of its own and publishes on the test's thread.
 
+mod fake_disk;
 mod jobs;
+mod power;
+mod trouble;
 
 use std::{
     future::Future,
