@@ -178,8 +178,8 @@ fn of_rooms(error: rooms::Error) -> Response<Answer> {
     let kind = match error {
         Error::Store(error) => return of_store(error),
         Error::Pool(error) => return busy(error.to_string()),
-        // Both are for whoever called the rooms to deal with.
-        Error::Stale | Error::Missing | Error::OtherServer(_) => {
+        // These are for whoever called the rooms to deal with.
+        Error::Stale | Error::Missing | Error::Unresolvable(_) | Error::OtherServer(_) => {
             log::error!("{message}");
             return fault();
         }

@@ -23,8 +23,8 @@ use crate::{
         versions,
     },
     store::{
-        DeviceNum, EventNum, NodeNum, Place, Position, Reader, RoomNum, Rows, Tx,
-        records::{Room, RoomHot, Status},
+        DeviceNum, EventNum, Place, Position, Reader, RoomNum, Tx,
+        records::{RoomHot, Status},
     },
 };
 
@@ -88,16 +88,7 @@ pub fn create(
     };
     let built = build(draft, &place, rules, local.key())?;
     let room_id = built.pdu.room_id();
-    if tx.room_nums()?.has(room_id.as_str())? {
-        return Err(Error::invalid("there is a room of that id already"));
-    }
-    let room = tx.next_room()?;
-    tx.room_nums()?.insert(room_id.as_str(), room)?;
-    let record = Room {
-        id: room_id.as_str().to_owned(),
-        version: version.as_str().to_owned(),
-    };
-    tx.rooms()?.put(room, &record)?;
+    let room = super::make(tx, room_id, version)?;
     let made = Made {
         rules,
         room,
@@ -105,7 +96,7 @@ pub fn create(
         auth: Vec::new(),
         prev: Vec::new(),
     };
-    finish(tx, local, &mut RoomHot::empty(), made, sending)
+    finish(tx, local, &mut super::hot(tx, room)?, made, sending)
 }
 
 /// Makes `draft` the newest event of its room.
@@ -259,24 +250,5 @@ fn forbidden(error: AuthError<Error>) -> Error {
     match error {
         AuthError::Rejected(reason) => Error::Forbidden(reason),
         AuthError::Read(error) => error,
-    }
-}
-
-impl RoomHot {
-    /// A room without events.
-    fn empty() -> Self {
-        Self {
-            extremities: Vec::new(),
-            depth: 0,
-            last_place: Place(Place::FIRST.0 - 1),
-            last_position: Position::MIN,
-            state_position: Position::MIN,
-            state: NodeNum::EMPTY,
-            joined: 0,
-            invited: 0,
-            notifying: 0,
-            notifying_main: 0,
-            wrote: Vec::new(),
-        }
     }
 }

@@ -44,6 +44,9 @@ pub enum Error {
     /// The room has moved since the decision was made; decide again.
     #[error("the room has changed meanwhile")]
     Stale,
+    /// The room's history is not one that state resolution can work with.
+    #[error("{0}")]
+    Unresolvable(String),
     /// An event names others that the server does not have.
     #[error("an event refers to events that are not here")]
     Missing,

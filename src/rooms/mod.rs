@@ -8,13 +8,20 @@
 //!   size say so and belong on the pool.
 
 pub mod append;
+pub mod client_event;
 pub mod current;
 pub mod event;
+pub mod filter;
 pub mod insert;
 pub mod power;
+pub mod receive;
 mod redaction;
+mod resolution;
 pub mod state;
 pub mod timeline;
+pub mod token;
+pub mod view;
+pub mod visibility;
 
 mod error;
 mod local;
@@ -25,10 +32,48 @@ pub use self::{error::Error, local::Local};
 use crate::{
     protocol::versions,
     store::{
-        Reader, Records, RoomNum, Rows,
+        NodeNum, Place, Position, Reader, Records, RoomNum, Rows, Tx,
         records::{Room, RoomHot},
     },
 };
+
+/// Makes the room `id`, which has no events yet.
+///
+/// # Errors
+/// [`Error::Invalid`] if there is a room of that id.
+pub fn make(tx: &Tx, id: &RoomId, version: &RoomVersionId) -> Result<RoomNum, Error> {
+    if tx.room_nums()?.has(id.as_str())? {
+        return Err(Error::invalid("there is a room of that id already"));
+    }
+    let room = tx.next_room()?;
+    tx.room_nums()?.insert(id.as_str(), room)?;
+    let record = Room {
+        id: id.as_str().to_owned(),
+        version: version.as_str().to_owned(),
+    };
+    tx.rooms()?.put(room, &record)?;
+    tx.room_hot()?.put(room, &RoomHot::empty())?;
+    Ok(room)
+}
+
+impl RoomHot {
+    /// A room without events.
+    fn empty() -> Self {
+        Self {
+            extremities: Vec::new(),
+            depth: 0,
+            last_place: Place(Place::FIRST.0 - 1),
+            last_position: Position::MIN,
+            state_position: Position::MIN,
+            state: NodeNum::EMPTY,
+            joined: 0,
+            invited: 0,
+            notifying: 0,
+            notifying_main: 0,
+            wrote: Vec::new(),
+        }
+    }
+}
 
 /// The number of the room `id`.
 ///

@@ -3,6 +3,7 @@
 mod append;
 mod concurrent;
 mod local;
+mod receive;
 mod state;
 
 use ruma::{

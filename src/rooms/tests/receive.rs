@@ -1,0 +1,182 @@
+use std::{collections::BTreeMap, sync::Arc};
+
+use ruma::RoomVersionId;
+use serde_json::json;
+
+use super::{local, with_store};
+use crate::{
+    protocol::{
+        history::{Action, History},
+        versions,
+    },
+    rooms::{self, Error, Local, current, event, hot, insert::Notify, receive, state},
+    store::{EventNum, NodeNum, RoomNum, Snapshot, Store, Tx, records::Status},
+};
+
+const ALICE: &str = "@alice:a.example";
+
+/// A state by names and event ids, whoever holds it.
+type Named = BTreeMap<(String, String), String>;
+
+async fn hand_in(
+    store: &Store,
+    local: &Local,
+    room: RoomNum,
+    history: &History,
+    index: usize,
+) -> Result<Status, Error> {
+    let handed = &history.events[index];
+    let mut pdu = (*handed.pdu).clone();
+    if pdu.rejected() {
+        let rules = history.rules;
+        let id = pdu.event_id().to_owned();
+        pdu = crate::protocol::Pdu::parse(id, &handed.json, rules, false)
+            .expect("an event of the history");
+    }
+    let decision = store.read(|s| receive::decide(s, room, Arc::new(pdu), handed.json.clone()))?;
+    let status = decision.status();
+    let local = local.clone();
+    let job = move |tx: &Tx| receive::store(tx, &local, &decision, &Notify::default());
+    store.write(job).await?;
+    Ok(status)
+}
+
+fn named(s: &Snapshot, room: RoomNum, root: NodeNum) -> Result<Named, Error> {
+    let entries = state::entries(s, room, root)?;
+    entries
+        .into_iter()
+        .map(|(key, num)| Ok((state::key_name(s, room, key)?, event::header(s, num)?.id)))
+        .collect()
+}
+
+fn expected(history: &History, state: &crate::protocol::history::State) -> Named {
+    let name = |index: &usize| history.events[*index].pdu.event_id().to_string();
+    let named = state
+        .iter()
+        .map(|((kind, key), index)| ((kind.to_string(), key.clone()), name(index)));
+    named.collect()
+}
+
+fn check(
+    s: &Snapshot,
+    room: RoomNum,
+    history: &History,
+    nums: &BTreeMap<EventNum, usize>,
+    index: usize,
+) -> Result<(), Error> {
+    let num = event::num_of(s, history.events[index].pdu.event_id())?.expect("it was stored");
+    let header = event::header(s, num)?;
+    let before = named(s, room, header.state_before)?;
+    assert_eq!(
+        before,
+        expected(history, &history.events[index].state_before),
+        "event {index}"
+    );
+    let rejected = matches!(
+        header.status,
+        Status::RejectedByAuthEvents | Status::RejectedByState
+    );
+    assert_eq!(
+        rejected,
+        history.events[index].pdu.rejected(),
+        "event {index}"
+    );
+    let hot = hot(s, room)?;
+    let ends: Vec<usize> = hot.extremities.iter().map(|num| nums[num]).collect();
+    let now = named(s, room, hot.state)?;
+    assert_eq!(
+        now,
+        expected(history, &history.state_after_all(&ends)),
+        "after event {index}"
+    );
+    let table: Named = current::all(s, room)?
+        .into_iter()
+        .map(|(key, num)| Ok((state::key_name(s, room, key)?, event::header(s, num)?.id)))
+        .collect::<Result<_, Error>>()?;
+    assert_eq!(
+        table, now,
+        "the table of the current state is the current state"
+    );
+    Ok(())
+}
+
+#[test]
+fn the_state_at_every_event_of_a_forked_history_is_what_whole_resolution_gives() {
+    let mut seen = BTreeMap::new();
+    for version in versions::SUPPORTED {
+        for seed in 0..2 {
+            let history = History::random(&version, seed, 80);
+            with_store(async |store| {
+                let local = local();
+                let job = {
+                    let (id, version) =
+                        (history.create_event().room_id().to_owned(), version.clone());
+                    move |tx: &Tx| rooms::make(tx, &id, &version)
+                };
+                let room = store.write(job).await.expect("the room is made");
+                let mut nums = BTreeMap::new();
+                for index in 0..history.events.len() {
+                    let status = hand_in(store, &local, room, &history, index)
+                        .await
+                        .unwrap_or_else(|error| panic!("{version}, seed {seed}, {index}: {error}"));
+                    *seen.entry(format!("{status:?}")).or_insert(0) += 1;
+                    let id = history.events[index].pdu.event_id();
+                    let num = store.read(|s| event::num_of(s, id)).expect("a read");
+                    nums.insert(num.expect("it was stored"), index);
+                    let checked = store.read(|s| check(s, room, &history, &nums, index));
+                    checked.unwrap_or_else(|error| panic!("{version}, seed {seed}: {error}"));
+                }
+            });
+        }
+    }
+    for status in ["Accepted", "SoftFailed", "RejectedByAuthEvents"] {
+        assert!(
+            seen.contains_key(status),
+            "the histories have no event that is {status}: {seen:?}"
+        );
+    }
+}
+
+#[test]
+fn a_decision_about_a_room_that_has_moved_is_stale() {
+    let version = RoomVersionId::V12;
+    let mut history = History::public(&version, ALICE);
+    let base = history.events.len() - 1;
+    let action = || Action::message(ALICE, "m.room.message", json!({ "body": "x" }));
+    history.append(&[base], action());
+    history.append(
+        &[base],
+        Action::message(ALICE, "m.room.message", json!({ "body": "y" })),
+    );
+    with_store(async |store| {
+        let local = local();
+        let id = history.create_event().room_id().to_owned();
+        let made = store
+            .write(move |tx: &Tx| rooms::make(tx, &id, &RoomVersionId::V12))
+            .await;
+        let room = made.expect("the room is made");
+        for index in 0..=base {
+            hand_in(store, &local, room, &history, index)
+                .await
+                .expect("it is taken");
+        }
+        let decide = |index: usize| {
+            let handed = &history.events[index];
+            store.read(|s| receive::decide(s, room, handed.pdu.clone(), handed.json.clone()))
+        };
+        let late = decide(base + 2).expect("a decision");
+        hand_in(store, &local, room, &history, base + 1)
+            .await
+            .expect("it is taken");
+        let job = {
+            let local = local.clone();
+            move |tx: &Tx| receive::store(tx, &local, &late, &Notify::default())
+        };
+        assert!(matches!(store.write(job).await, Err(Error::Stale)));
+        hand_in(store, &local, room, &history, base + 2)
+            .await
+            .expect("decided again it is taken");
+        let extremities = store.read(|s| hot(s, room)).expect("a room").extremities;
+        assert_eq!(extremities.len(), 2);
+    });
+}
