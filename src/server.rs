@@ -17,6 +17,7 @@ use crate::{
     http::{Edge, Front, ListenError, Listeners},
     pool::Pool,
     rates::Rates,
+    rooms::{self, Local},
     stop::{self, Stop},
     store::{self, Store},
     users::{self, Users},
@@ -39,6 +40,9 @@ pub enum Error {
     /// The database cannot be opened.
     #[error(transparent)]
     Store(#[from] store::Error),
+    /// The database is not this server's.
+    #[error(transparent)]
+    Rooms(#[from] rooms::Error),
     /// The system does not tell when to stop.
     #[error("cannot wait for signals: {0}")]
     Signals(io::Error),
@@ -84,7 +88,9 @@ impl Server {
         } else {
             0
         };
+        let local = Local::load(&store, config.server_name.clone(), clock.now_ms()).await?;
         let api = ClientApi {
+            local,
             users: users(&config, &store, &pool, &clock),
             rates: Rates::new(most, clock.clone()),
             config,

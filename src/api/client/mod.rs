@@ -14,8 +14,8 @@ pub mod uiaa;
 use std::sync::Arc;
 
 use crate::{
-    clock::Clock, config::Config, pool::Pool, rates::Rates, stop::Stopping, store::Store,
-    users::Users,
+    clock::Clock, config::Config, pool::Pool, rates::Rates, rooms::Local, stop::Stopping,
+    store::Store, users::Users,
 };
 
 /// What every handler gets first.
@@ -32,6 +32,8 @@ pub struct ClientApi {
     pub pool: Pool,
     /// The database.
     pub store: Store,
+    /// Who this server is in rooms.
+    pub local: Local,
     /// The accounts.
     pub users: Users,
     /// How often someone may do something, for what only a handler knows.
