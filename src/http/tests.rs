@@ -28,7 +28,9 @@ use crate::{
     clock::Clock,
     config::{Config, Settings},
     pool::Pool,
+    protocol::ServerKey,
     rates::{Kind, Rates},
+    rooms::Local,
     stop,
     store::{Options, Store},
     users::{self, NewAccount, NewLogin, Users},
@@ -154,6 +156,7 @@ impl Test {
             registration_shared_secret: None,
         };
         let api = Arc::new(ClientApi {
+            local: Local::new(config.server_name.clone(), ServerKey::generate()),
             users: Users::new(options, store.clone(), pool.clone(), clock.clone()),
             rates: Rates::new(1000, clock.clone()),
             config,
