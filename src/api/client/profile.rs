@@ -2,10 +2,15 @@
 //! the endpoints that once were theirs are the same paths.
 
 use ruma::{
-    api::client::profile::{
-        delete_profile_field, get_profile, get_profile_field, set_profile_field,
+    api::{
+        IncomingRequest, Metadata,
+        client::profile::{
+            delete_profile_field, get_profile, get_profile_field, set_profile_field,
+        },
+        error::DeserializationError,
     },
     profile::ProfileFieldValue,
+    serde::JsonObject,
 };
 
 use super::config::only_own;
@@ -38,11 +43,41 @@ pub async fn get_profile_field(
     Ok(get_profile_field::v3::Response::new(value))
 }
 
+/// A request to set a field. ruma's own reading of it takes a body in which another property comes
+/// first for broken JSON.
+#[derive(Debug)]
+pub struct SetField(set_profile_field::v3::Request);
+
+impl Metadata for SetField {
+    const METHOD: http::Method = set_profile_field::v3::Request::METHOD;
+    const RATE_LIMITED: bool = set_profile_field::v3::Request::RATE_LIMITED;
+    type Authentication = <set_profile_field::v3::Request as Metadata>::Authentication;
+    type PathBuilder = <set_profile_field::v3::Request as Metadata>::PathBuilder;
+    const PATH_BUILDER: Self::PathBuilder = set_profile_field::v3::Request::PATH_BUILDER;
+}
+
+impl IncomingRequest for SetField {
+    type EndpointError = <set_profile_field::v3::Request as IncomingRequest>::EndpointError;
+    type OutgoingResponse = set_profile_field::v3::Response;
+
+    fn try_from_http_request_inner(
+        request: http::Request<&[u8]>,
+        path_args: &[&str],
+    ) -> Result<Self, DeserializationError> {
+        let (parts, body) = request.into_parts();
+        let mut body: JsonObject = serde_json::from_slice(body)?;
+        body.retain(|property, _| path_args.last() == Some(&property.as_str()));
+        let body = serde_json::to_vec(&body)?;
+        let request = http::Request::from_parts(parts, &*body);
+        set_profile_field::v3::Request::try_from_http_request_inner(request, path_args).map(Self)
+    }
+}
+
 /// `PUT /_matrix/client/v3/profile/{userId}/{keyName}`
 pub async fn set_profile_field(
     api: Api,
     who: Session,
-    request: set_profile_field::v3::Request,
+    SetField(request): SetField,
 ) -> Result<set_profile_field::v3::Response, Error> {
     only_own(&who, &request.user_id)?;
     change(&api, &who, Change::set(&request.value)?).await?;

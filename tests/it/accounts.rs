@@ -1,0 +1,8 @@
+//! Accounts as clients see them.
+
+mod devices;
+mod login;
+mod own_account;
+mod refresh;
+mod registration;
+mod shared_secret;

@@ -1,0 +1,241 @@
+//! A server in a directory of its own, and people with accounts there.
+
+use std::{future::Future, path::Path, sync::Arc};
+
+use hearth::{
+    clock::Clock,
+    config::{Config, Settings},
+    server::Server,
+};
+use http::{Method, Request};
+use serde_json::{Value, json};
+use smol::Executor;
+use tempfile::TempDir;
+
+/// When the server's clock starts, in milliseconds since the epoch.
+const START: u64 = 1_790_000_000_000;
+
+/// A password that is good enough.
+pub const PASSWORD: &str = "correct horse battery";
+
+/// A server that stands until it is dropped. Its clock stands still until a test advances it.
+pub struct Home {
+    /// The server's clock.
+    pub clock: Clock,
+    executor: Arc<Executor<'static>>,
+    server: Option<Server>,
+    config: Config,
+    directory: TempDir,
+}
+
+/// An answer: its status and its body.
+pub type Answer = (u16, Value);
+
+impl Home {
+    /// A server of the name `localhost` where everybody can register.
+    pub fn new() -> Self {
+        Self::with("registration = \"open\"")
+    }
+
+    /// A server with these lines in its configuration.
+    pub fn with(settings: &str) -> Self {
+        let directory = tempfile::tempdir().expect("a directory can be made");
+        let data = directory.path().join("data");
+        let settings = format!(
+            "data_dir = {data:?}\nlisten = [\"127.0.0.1:0\"]\nrate_limits = false\n{settings}\n"
+        );
+        let settings = Settings::parse(&settings).expect("these are settings");
+        let clock = Clock::manual(START);
+        let executor = Arc::new(Executor::new());
+        let config = Config::try_from(settings).expect("these settings fit together");
+        let server = start(&executor, &config, &clock);
+        Self {
+            clock,
+            executor,
+            server: Some(server),
+            config,
+            directory,
+        }
+    }
+
+    /// Stops the server and starts it again with the same data.
+    pub fn restart(&mut self) {
+        if let Some(server) = self.server.take() {
+            self.run(server.stop());
+        }
+        self.server = Some(start(&self.executor, &self.config, &self.clock));
+    }
+
+    /// The directory with everything that the server wrote.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Runs `future` while the server runs.
+    pub fn run<T>(&self, future: impl Future<Output = T>) -> T {
+        smol::block_on(self.executor.run(future))
+    }
+
+    /// Sends a request.
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        token: Option<&str>,
+        body: &Value,
+    ) -> Answer {
+        let mut request = Request::builder().method(method).uri(path);
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let body = match body {
+            Value::Null => Vec::new(),
+            body => body.to_string().into_bytes(),
+        };
+        let request = request.body(body).expect("this is a request");
+        self.send_raw(request).await
+    }
+
+    /// Sends a request just as it is.
+    pub async fn send_raw(&self, request: Request<Vec<u8>>) -> Answer {
+        let server = self.server.as_ref().expect("the server is running");
+        let response = server.edge().respond(request).await;
+        let body = serde_json::from_slice(response.body()).unwrap_or(Value::Null);
+        (response.status().as_u16(), body)
+    }
+
+    /// Sends a request of nobody in particular.
+    pub fn ask(&self, method: Method, path: &str, body: Value) -> Answer {
+        self.run(self.send(method, path, None, &body))
+    }
+
+    /// Registers `name` with [`PASSWORD`], logged in on a first device.
+    pub fn register(&self, name: &str) -> Person<'_> {
+        let (status, body) = self.ask(
+            Method::POST,
+            "/_matrix/client/v3/register",
+            json!({
+                "username": name,
+                "password": PASSWORD,
+                "auth": {"type": "m.login.dummy"},
+            }),
+        );
+        assert_eq!(status, 200, "{body}");
+        self.person(&body)
+    }
+
+    /// Logs `name` in on another device.
+    pub fn log_in(&self, name: &str) -> Person<'_> {
+        let (status, body) = self.ask(
+            Method::POST,
+            "/_matrix/client/v3/login",
+            json!({
+                "type": "m.login.password",
+                "identifier": {"type": "m.id.user", "user": name},
+                "password": PASSWORD,
+            }),
+        );
+        assert_eq!(status, 200, "{body}");
+        self.person(&body)
+    }
+
+    /// Whoever is logged in by `answer`, of a registration or a login.
+    pub fn person(&self, answer: &Value) -> Person<'_> {
+        let text = |key: &str| answer[key].as_str().expect("a login names this").to_owned();
+        Person {
+            home: self,
+            user_id: text("user_id"),
+            device_id: text("device_id"),
+            token: text("access_token"),
+        }
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        if let Some(server) = self.server.take() {
+            self.run(server.stop());
+        }
+    }
+}
+
+fn start(executor: &Arc<Executor<'static>>, config: &Config, clock: &Clock) -> Server {
+    let start = Server::start(executor, config.clone(), clock.clone());
+    smol::block_on(executor.run(start)).expect("the server starts")
+}
+
+/// Somebody with an account, on one device.
+#[derive(Clone)]
+pub struct Person<'h> {
+    home: &'h Home,
+    /// The user id.
+    pub user_id: String,
+    /// The device id.
+    pub device_id: String,
+    /// The access token.
+    pub token: String,
+}
+
+impl Person<'_> {
+    /// Sends a request.
+    pub fn ask(&self, method: Method, path: &str, body: Value) -> Answer {
+        let send = self.home.send(method, path, Some(&self.token), &body);
+        self.home.run(send)
+    }
+
+    /// `GET`
+    pub fn get(&self, path: &str) -> Answer {
+        self.ask(Method::GET, path, Value::Null)
+    }
+
+    /// `POST`
+    pub fn post(&self, path: &str, body: Value) -> Answer {
+        self.ask(Method::POST, path, body)
+    }
+
+    /// `PUT`
+    pub fn put(&self, path: &str, body: Value) -> Answer {
+        self.ask(Method::PUT, path, body)
+    }
+
+    /// `DELETE`
+    pub fn delete(&self, path: &str, body: Value) -> Answer {
+        self.ask(Method::DELETE, path, body)
+    }
+
+    /// Does what needs the password: asks, is asked to authenticate, and does.
+    pub fn ask_with_password(&self, method: Method, path: &str, mut body: Value) -> Answer {
+        let (status, asked) = self.ask(method.clone(), path, body.clone());
+        assert_eq!(status, 401, "{asked}");
+        assert_eq!(asked["flows"], json!([{"stages": ["m.login.password"]}]));
+        body["auth"] = self.password_stage(&asked["session"]);
+        self.ask(method, path, body)
+    }
+
+    /// The stage `m.login.password` of `session`.
+    pub fn password_stage(&self, session: &Value) -> Value {
+        json!({
+            "type": "m.login.password",
+            "identifier": {"type": "m.id.user", "user": self.user_id},
+            "password": PASSWORD,
+            "session": session,
+        })
+    }
+
+    /// Whether the access token lets anybody in.
+    pub fn is_logged_in(&self) -> bool {
+        self.get("/_matrix/client/v3/account/whoami").0 == 200
+    }
+}
+
+/// Asserts that `answer` is this status and error code.
+#[track_caller]
+pub fn refused(answer: &Answer, status: u16, errcode: &str) {
+    let (got, body) = answer;
+    assert_eq!(
+        (*got, body["errcode"].as_str()),
+        (status, Some(errcode)),
+        "{body}"
+    );
+    assert!(body["error"].is_string(), "{body}");
+}
