@@ -36,6 +36,11 @@ struct Bucket {
 }
 
 impl Kind {
+    /// Whether it is the address that counts even when the user is known.
+    pub fn is_per_address(self) -> bool {
+        matches!(self, Self::Login | Self::Register)
+    }
+
     /// Generous to a family behind one address, tight enough that guessing passwords is hopeless
     /// and a runaway program does not wear out the disk.
     const fn bucket(self) -> Bucket {

@@ -14,7 +14,7 @@ use smol::{Timer, future, stream::Stream};
 
 use super::{
     error::Refusal,
-    limits::{BODY_PIECE_TIME, BODY_TIME, UNWANTED},
+    limits::{Times, UNWANTED},
 };
 use crate::api::{self, Streamed};
 
@@ -84,6 +84,7 @@ impl Unread {
         &mut self,
         most: usize,
         room: &'a Room,
+        times: &Times,
     ) -> Result<Read<'a>, Refusal> {
         let mut read = Read {
             bytes: Vec::new(),
@@ -98,7 +99,7 @@ impl Unread {
                     return Err(Refusal::TooLarge(most));
                 }
                 let start = Instant::now();
-                while let Some(piece) = next_piece(body, start).await? {
+                while let Some(piece) = next_piece(body, start, times).await? {
                     if read.bytes.len() + piece.len() > most {
                         return Err(Refusal::TooLarge(most));
                     }
@@ -111,14 +112,14 @@ impl Unread {
 
     /// Throws away what is left of the body, so that whoever sends it is not cut off before they
     /// can read the answer. Gives up on what is too long.
-    pub(super) async fn skip(&mut self) {
+    pub(super) async fn skip(&mut self, times: &Times) {
         let Self::Incoming(body) = self else { return };
         let start = Instant::now();
         let mut left = UNWANTED;
         if body.size_hint().lower() > left as u64 {
             return;
         }
-        while let Ok(Some(piece)) = next_piece(body, start).await {
+        while let Ok(Some(piece)) = next_piece(body, start, times).await {
             match left.checked_sub(piece.len()) {
                 Some(less) => left = less,
                 None => return,
@@ -127,16 +128,20 @@ impl Unread {
     }
 }
 
-async fn next_piece(body: &mut Incoming, start: Instant) -> Result<Option<Bytes>, Refusal> {
+async fn next_piece(
+    body: &mut Incoming,
+    start: Instant,
+    times: &Times,
+) -> Result<Option<Bytes>, Refusal> {
     let late = async {
-        Timer::after(BODY_PIECE_TIME).await;
+        Timer::after(times.body_piece).await;
         None
     };
     // The frame first: the timer costs nothing if something has come already.
     let frame = future::or(async { Some(body.frame().await) }, late).await;
     match frame {
         None => Err(Refusal::TooSlow),
-        Some(_) if start.elapsed() > BODY_TIME => Err(Refusal::TooSlow),
+        Some(_) if start.elapsed() > times.body => Err(Refusal::TooSlow),
         Some(None) => Ok(None),
         Some(Some(Err(_))) => Err(Refusal::BrokenOff),
         // A frame that is not data is trailers, which nobody asked for.

@@ -16,11 +16,11 @@ use hyper::{
     service::service_fn,
 };
 use smol::{Async, future};
-use smol_hyper::rt::FuturesIo;
+use smol_hyper::rt::{FuturesIo, SmolTimer};
 
 use super::{
     body::{Answer, Broken, Unread},
-    limits::HEAD,
+    limits::{HEAD, Times},
     listen::Front,
     stream::{Pace, Paced, Stream},
     tls,
@@ -34,17 +34,18 @@ pub(super) async fn serve(
     acceptor: Option<TlsAcceptor>,
     address: IpAddr,
     front: Arc<Front>,
+    times: Times,
     stopping: Stopping,
 ) {
     let stream = match acceptor {
         None => Stream::Plain(stream),
-        Some(acceptor) => match tls::accept(&acceptor, stream).await {
+        Some(acceptor) => match tls::accept(&acceptor, stream, times.handshake).await {
             Some(stream) => Stream::Tls(Box::new(stream)),
             None => return,
         },
     };
     let pace = Pace::default();
-    let io = FuturesIo::new(Paced::new(stream, pace.clone()));
+    let io = FuturesIo::new(Paced::new(stream, pace.clone(), times));
     let of_service = pace.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         of_service.busy();
@@ -58,6 +59,10 @@ pub(super) async fn serve(
     let mut connection = pin!(
         http1::Builder::new()
             .max_buf_size(HEAD)
+            .max_header_size(HEAD)
+            // It counts from the end of one request to the head of the next.
+            .timer(SmolTimer::new())
+            .header_read_timeout(times.idle)
             .serve_connection(io, service)
     );
     // How a connection ends, its client knows best.

@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
-use http::{Method, Request, Response, StatusCode, request::Parts};
+use http::{Method, Request, Response, StatusCode, header, request::Parts};
 use http_body_util::BodyExt;
 use smol::future::FutureExt;
 use tide::http as http_types;
@@ -18,15 +18,13 @@ use super::{
     body::{Answer, Room, Unread},
     cors,
     error::Refusal,
+    limits::Times,
     path::{Template, stand_in},
     peer,
     route::{Call, Route},
     routes,
 };
-use crate::{
-    api::Api,
-    rates::{Kind, household},
-};
+use crate::{api::Api, rates::household};
 
 /// Answers requests. Clones are the same edge.
 #[derive(Clone)]
@@ -37,6 +35,7 @@ pub struct Edge {
 struct State {
     api: Api,
     room: Room,
+    times: Times,
 }
 
 /// A request, on its way through tide as an extension of tide's own.
@@ -61,12 +60,12 @@ impl fmt::Debug for Edge {
 impl Edge {
     /// Serves what `http/routes.rs` lists.
     pub fn new(api: Api) -> Self {
-        Self::with(routes::all(), api)
+        Self::with(routes::all(), api, Times::default())
     }
 
-    pub(super) fn with(routes: Vec<Route>, api: Api) -> Self {
+    pub(super) fn with(routes: Vec<Route>, api: Api, times: Times) -> Self {
         let room = Room::new(api.config.memory.bodies());
-        let mut app = tide::with_state(Arc::new(State { api, room }));
+        let mut app = tide::with_state(Arc::new(State { api, room, times }));
         let mut seen = HashSet::new();
         for route in routes {
             let method = to_tide(&route.method);
@@ -107,6 +106,8 @@ impl Edge {
     ) -> Response<Answer> {
         let (head, body) = request.into_parts();
         let body = Arc::new(Mutex::new(Some(body)));
+        // Who waits for leave to send the body need not send what nobody wants.
+        let waits = head.headers.contains_key(header::EXPECT);
         let mut response = if head.method == Method::OPTIONS {
             preflight()
         } else {
@@ -119,8 +120,8 @@ impl Edge {
             routed.unwrap_or_else(|_| Refusal::Panicked.answer())
         };
         let unread = lock(&body).take();
-        if let Some(mut unread) = unread {
-            unread.skip().await;
+        if let Some(mut unread) = unread.filter(|_| !waits) {
+            unread.skip(&self.app.state().times).await;
         }
         cors::allow(response.headers_mut());
         response
@@ -182,9 +183,7 @@ async fn handle(
     if let Some(kind) = route.rate {
         let rates = &state.api.rates;
         match &session {
-            Some(session) if kind != Kind::Login && kind != Kind::Register => {
-                rates.check(kind, session.user)
-            }
+            Some(session) if !kind.is_per_address() => rates.check(kind, session.user),
             _ => rates.check(kind, household(address)),
         }
         .map_err(crate::api::Error::from)?;
@@ -192,7 +191,7 @@ async fn handle(
     let arguments = template.arguments(request.uri().path())?;
     let mut unread = lock(&body).take();
     let read = match &mut unread {
-        Some(unread) => unread.read(route.body, &state.room).await,
+        Some(unread) => unread.read(route.body, &state.room, &state.times).await,
         None => Err(Refusal::BrokenOff),
     };
     let read = match read {

@@ -16,27 +16,39 @@ pub(super) const UNWANTED: usize = 1024 * KIB;
 /// The largest head of a request: line and headers.
 pub(super) const HEAD: usize = 32 * KIB;
 
-/// From the first byte of a head to its last.
-pub(super) const HEAD_TIME: Duration = Duration::from_secs(15);
-
-/// Between two requests of a connection. Longer than proxies keep theirs, so that the proxy is the
-/// one who closes.
-pub(super) const IDLE_TIME: Duration = Duration::from_secs(75);
-
-/// Between two pieces of a body.
-pub(super) const BODY_PIECE_TIME: Duration = Duration::from_secs(20);
-
-/// For a whole body.
-pub(super) const BODY_TIME: Duration = Duration::from_secs(300);
-
-/// Until a client takes more of an answer.
-pub(super) const WRITE_TIME: Duration = Duration::from_secs(30);
-
-/// For a TLS handshake.
-pub(super) const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
-
-/// For running requests to end when the server stops.
-pub(super) const GRACE: Duration = Duration::from_secs(10);
-
 /// Connections of one household at once. Whatever may be a proxy has no such limit.
 pub(super) const PER_HOUSEHOLD: usize = 64;
+
+/// How long things may take. Tests have less patience.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    /// A TLS handshake.
+    pub handshake: Duration,
+    /// From the first byte of a head to its last.
+    pub head: Duration,
+    /// Between two requests of a connection. Longer than proxies keep theirs, so that the proxy is
+    /// the one who closes.
+    pub idle: Duration,
+    /// Between two pieces of a body.
+    pub body_piece: Duration,
+    /// A whole body.
+    pub body: Duration,
+    /// Until a client takes more of an answer.
+    pub write: Duration,
+    /// For running requests to end when the server stops.
+    pub grace: Duration,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        Self {
+            handshake: Duration::from_secs(10),
+            head: Duration::from_secs(15),
+            idle: Duration::from_secs(75),
+            body_piece: Duration::from_secs(20),
+            body: Duration::from_mins(5),
+            write: Duration::from_secs(30),
+            grace: Duration::from_secs(10),
+        }
+    }
+}

@@ -23,7 +23,7 @@ use super::{
     body::{Answer, Unread},
     connection, cors,
     error::Refusal,
-    limits::{GRACE, PER_HOUSEHOLD},
+    limits::{PER_HOUSEHOLD, Times},
     peer, tls,
 };
 use crate::{config::Config, rates::household, stop::Stopping};
@@ -56,7 +56,7 @@ impl Front {
         if let Some(edge) = edge {
             return edge.answer(request, address).await;
         }
-        request.into_body().skip().await;
+        request.into_body().skip(&Times::default()).await;
         let mut response = Refusal::NotServing.answer();
         cors::allow(response.headers_mut());
         response
@@ -82,7 +82,8 @@ pub enum ListenError {
 /// Sockets that clients can already connect to, although nobody answers yet.
 pub struct Listeners {
     listeners: Vec<Listener>,
-    connections: usize,
+    pub(super) connections: usize,
+    pub(super) times: Times,
 }
 
 struct Listener {
@@ -110,6 +111,7 @@ impl Listeners {
         Ok(Self {
             listeners,
             connections: config.memory.connections(),
+            times: Times::default(),
         })
     }
 
@@ -133,6 +135,7 @@ impl Listeners {
             executor: executor.clone(),
             front,
             stopping: stopping.clone(),
+            times: self.times,
             slots: Arc::new(Semaphore::new(self.connections)),
             households: Arc::default(),
             alive,
@@ -153,7 +156,7 @@ impl Listeners {
             let _ = ended.recv().await;
         };
         let grace = async {
-            Timer::after(GRACE).await;
+            Timer::after(self.times.grace).await;
             log::warn!("stopping although some requests are still running");
         };
         future::or(all_ended, grace).await;
@@ -180,6 +183,7 @@ struct Door {
     executor: Arc<Executor<'static>>,
     front: Arc<Front>,
     stopping: Stopping,
+    times: Times,
     slots: Arc<Semaphore>,
     households: Arc<Mutex<HashMap<IpAddr, usize>>>,
     /// Held by every connection, so that its end is the end of all.
@@ -189,9 +193,9 @@ struct Door {
 /// Accepts while there are slots. Whoever comes when there are none waits in the system's queue.
 async fn accept(listener: Listener, door: Arc<Door>) {
     loop {
-        let slot = door.slots.acquire_arc().await;
         match listener.socket.accept().await {
             Ok((stream, address)) => {
+                let slot = door.slots.acquire_arc().await;
                 // Answers are written whole; waiting for more to send with them only delays.
                 let _ = stream.get_ref().set_nodelay(true);
                 match Place::take(&door.households, address.ip()) {
@@ -223,6 +227,7 @@ impl Door {
             listener.acceptor.clone(),
             address,
             self.front.clone(),
+            self.times,
             self.stopping.clone(),
         );
         let alive = self.alive.clone();

@@ -10,7 +10,6 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use futures_rustls::server::TlsStream;
@@ -19,7 +18,7 @@ use smol::{
     io::{AsyncRead, AsyncWrite},
 };
 
-use super::limits::{HEAD_TIME, IDLE_TIME, WRITE_TIME};
+use super::limits::Times;
 
 /// A connection, encrypted or not.
 pub(super) enum Stream {
@@ -79,20 +78,22 @@ impl Pace {
     }
 }
 
-/// A stream that fails when its client takes too long: to begin a request, to send its head, to
-/// take the answer. (Bodies have their own clock, in [`body`](super::body).)
+/// A stream that fails when its client takes too long to send the head of a request or to take the
+/// answer. (Between requests hyper keeps the time, for bodies [`body`](super::body) does.)
 pub(super) struct Paced {
     stream: Stream,
     pace: Pace,
+    times: Times,
     reading: Option<(usize, Timer)>,
     writing: Option<Timer>,
 }
 
 impl Paced {
-    pub(super) fn new(stream: Stream, pace: Pace) -> Self {
+    pub(super) fn new(stream: Stream, pace: Pace, times: Times) -> Self {
         Self {
             stream,
             pace,
+            times,
             reading: None,
             writing: None,
         }
@@ -100,16 +101,12 @@ impl Paced {
 
     fn poll_read_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let step = self.pace.step();
-        let time = match Pace::phase(step) {
-            Phase::Idle => IDLE_TIME,
-            Phase::Head => HEAD_TIME,
-            Phase::Busy => {
-                self.reading = None;
-                return Poll::Pending;
-            }
-        };
+        if Pace::phase(step) != Phase::Head {
+            self.reading = None;
+            return Poll::Pending;
+        }
         if self.reading.as_ref().is_none_or(|(of, _)| *of != step) {
-            self.reading = Some((step, Timer::after(time)));
+            self.reading = Some((step, Timer::after(self.times.head)));
         }
         let (_, timer) = self.reading.as_mut().expect("it was just set");
         ready!(Pin::new(timer).poll(cx));
@@ -121,12 +118,12 @@ impl Paced {
         &mut self,
         cx: &mut Context<'_>,
         poll: Poll<io::Result<T>>,
-        time: Duration,
     ) -> Poll<io::Result<T>> {
         if poll.is_ready() {
             self.writing = None;
             return poll;
         }
+        let time = self.times.write;
         let timer = self.writing.get_or_insert_with(|| Timer::after(time));
         ready!(Pin::new(timer).poll(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
@@ -165,7 +162,7 @@ impl AsyncWrite for Paced {
             Stream::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
             Stream::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         };
-        self.pace_write(cx, poll, WRITE_TIME)
+        self.pace_write(cx, poll)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -173,7 +170,7 @@ impl AsyncWrite for Paced {
             Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
         };
-        self.pace_write(cx, poll, WRITE_TIME)
+        self.pace_write(cx, poll)
     }
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -181,6 +178,6 @@ impl AsyncWrite for Paced {
             Stream::Plain(stream) => Pin::new(stream).poll_close(cx),
             Stream::Tls(stream) => Pin::new(stream).poll_close(cx),
         };
-        self.pace_write(cx, poll, WRITE_TIME)
+        self.pace_write(cx, poll)
     }
 }

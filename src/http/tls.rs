@@ -1,6 +1,6 @@
 //! TLS towards clients and other servers.
 
-use std::{net::TcpStream, path::Path, sync::Arc};
+use std::{net::TcpStream, path::Path, sync::Arc, time::Duration};
 
 use futures_rustls::{TlsAcceptor, server::TlsStream};
 use rustls::{
@@ -10,7 +10,6 @@ use rustls::{
 };
 use smol::{Async, Timer, future};
 
-use super::limits::HANDSHAKE_TIME;
 use crate::config::Tls;
 
 /// Why TLS cannot be served. The messages name the file.
@@ -55,10 +54,11 @@ fn in_file(file: &Path) -> impl Fn(pem::Error) -> Error {
 pub(super) async fn accept(
     acceptor: &TlsAcceptor,
     stream: Async<TcpStream>,
+    time: Duration,
 ) -> Option<TlsStream<Async<TcpStream>>> {
     let shaken = async { acceptor.accept(stream).await.ok() };
     let late = async {
-        Timer::after(HANDSHAKE_TIME).await;
+        Timer::after(time).await;
         None
     };
     future::or(shaken, late).await

@@ -1,183 +1,24 @@
-//! The edge with endpoints of our own making, each there for one thing that the edge does.
+//! What is answered to which request.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::atomic::Ordering, time::Duration};
 
 use http::{Method, Request, Response, header};
-use ruma::{
-    api::client::{
-        discovery::get_supported_versions,
-        message::send_message_event,
-        session::{get_login_types, login, logout, refresh_token},
-        state::send_state_event,
-        sync::sync_events,
-    },
-    owned_event_id,
-};
 use serde_json::{Value, json};
-use smol::{Executor, stream};
 
-use super::{Edge, routes::Routes};
-use crate::{
-    api::{Anyone, Api, ClientApi, Error, Session, Streamed},
-    clock::Clock,
-    config::{Config, Settings},
-    pool::Pool,
-    protocol::ServerKey,
-    rates::{Kind, Rates},
-    rooms::Local,
-    stop,
-    store::{Options, Store},
-    users::{self, NewAccount, NewLogin, Users},
-};
-
-static LOGOUTS: AtomicUsize = AtomicUsize::new(0);
-
-/// Tells which request it got, through the one field of its answer that can hold anything.
-async fn say_login(
-    _api: Api,
-    _who: Anyone,
-    request: login::v3::Request,
-) -> Result<login::v3::Response, Error> {
-    Err(Error::forbidden(format!("{:?}", request.device_id)))
-}
-
-async fn say_state(
-    _api: Api,
-    who: Session,
-    request: send_state_event::v3::Request,
-) -> Result<send_state_event::v3::Response, Error> {
-    Err(Error::forbidden(format!(
-        "{} {} {} {:?}",
-        who.user_id, request.room_id, request.event_type, request.state_key
-    )))
-}
-
-async fn send(
-    _api: Api,
-    _who: Session,
-    _request: send_message_event::v3::Request,
-) -> Result<send_message_event::v3::Response, Error> {
-    Ok(send_message_event::v3::Response::new(owned_event_id!("$e")))
-}
-
-async fn count_logouts(
-    _api: Api,
-    _who: Session,
-    _request: logout::v3::Request,
-) -> Result<logout::v3::Response, Error> {
-    LOGOUTS.fetch_add(1, Ordering::Relaxed);
-    Ok(logout::v3::Response::new())
-}
-
-async fn panic(
-    _api: Api,
-    _who: Anyone,
-    _request: get_login_types::v3::Request,
-) -> Result<get_login_types::v3::Response, Error> {
-    panic!("a handler of a test panics")
-}
-
-async fn fail_inside(
-    _api: Api,
-    _who: Anyone,
-    _request: refresh_token::v3::Request,
-) -> Result<refresh_token::v3::Response, Error> {
-    Err(Error::Internal("the secret reason".into()))
-}
-
-async fn say_who(
-    _api: Api,
-    who: Option<Session>,
-    _request: get_supported_versions::Request,
-) -> Result<get_supported_versions::Response, Error> {
-    let names = who.map(|session| session.user_id.to_string());
-    let response = get_supported_versions::Response::new(names.into_iter().collect());
-    Ok(response)
-}
-
-async fn pieces(
-    _api: Api,
-    _who: Session,
-    _request: sync_events::v3::Request,
-) -> Result<Streamed, Error> {
-    let pieces = ["{\"next_batch\"", ":", "\"s1\"}"];
-    let pieces = pieces.map(|piece| Ok(piece.as_bytes().to_vec()));
-    Ok(Streamed::new(stream::iter(pieces)))
-}
-
-fn routes() -> Routes {
-    let mut routes = Routes::default();
-    routes.add(say_login).rate(Kind::Login).body(1000);
-    routes.add(say_state).open_end();
-    routes
-        .add(send)
-        .rate(Kind::Send)
-        .also_at("/_matrix/client/unstable/test/{room_id}/{event_type}/{txn_id}");
-    routes.add(count_logouts);
-    routes.add(panic);
-    routes.add(fail_inside);
-    routes.add(say_who);
-    routes.stream(pieces);
-    routes
-}
+use super::{House, LOGOUTS, routes};
+use crate::http::{Edge, limits::Times};
 
 struct Test {
     edge: Edge,
-    store: Store,
-    clock: Clock,
-    /// An access token of `@alice:localhost`.
-    alice: String,
-    /// Another, that can be refreshed and so ends after a while.
-    short: String,
-    _directory: tempfile::TempDir,
+    house: House,
 }
 
 impl Test {
     fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let options = Options {
-            directory: directory.path().to_owned(),
-            cache: 1 << 20,
-        };
-        let pool = Pool::default();
-        let store = Store::open(&options, pool.clone()).unwrap();
-        let (_stop, stopping) = stop::channel();
-        let clock = Clock::manual(1_000_000);
-        let config: Config = Settings::local().try_into().unwrap();
-        let options = users::Options {
-            server_name: config.server_name.clone(),
-            registration: config.registration.clone(),
-            registration_shared_secret: None,
-        };
-        let api = Arc::new(ClientApi {
-            local: Local::new(config.server_name.clone(), ServerKey::generate()),
-            users: Users::new(options, store.clone(), pool.clone(), clock.clone()),
-            rates: Rates::new(1000, clock.clone()),
-            config,
-            clock: clock.clone(),
-            pool,
-            store: store.clone(),
-            stopping,
-        });
-        let publishing = Executor::new();
-        let _published = publishing.spawn(store.clone().publish(|_effects| {}));
-        let (alice, short) = smol::block_on(publishing.run(async {
-            let alice = register(&api, "alice", false).await;
-            (alice, register(&api, "bob", true).await)
-        }));
+        let house = House::new();
         Self {
-            edge: Edge::with(routes().0, api),
-            store,
-            clock,
-            alice,
-            short,
-            _directory: directory,
+            edge: Edge::with(routes().0, house.api.clone(), Times::default()),
+            house,
         }
     }
 
@@ -186,7 +27,7 @@ impl Test {
     }
 
     fn bearer(&self) -> String {
-        format!("Bearer {}", self.alice)
+        format!("Bearer {}", self.house.alice)
     }
 
     /// The status and the body.
@@ -205,28 +46,6 @@ impl Test {
 
     fn login(&self, body: &str) -> (u16, Value) {
         self.call(Method::POST, "/_matrix/client/v3/login", body)
-    }
-}
-
-/// Makes an account and returns an access token.
-async fn register(api: &Api, name: &str, refresh: bool) -> String {
-    let account = NewAccount {
-        user_id: api.users.check_username(name).unwrap(),
-        password: None,
-        admin: None,
-        display_name: None,
-        login: Some(NewLogin {
-            refreshable: refresh,
-            ..NewLogin::default()
-        }),
-    };
-    let (_, login) = api.users.register(account).await.unwrap();
-    login.unwrap().access_token.into_string()
-}
-
-impl Drop for Test {
-    fn drop(&mut self) {
-        smol::block_on(self.store.close());
     }
 }
 
@@ -391,7 +210,7 @@ fn a_token_comes_in_the_header_or_the_query() {
         }
         read(&test.ask(request.body(Vec::new()).unwrap()))
     };
-    let alice = &test.alice;
+    let alice = &test.house.alice;
     for scheme in ["Bearer", "bearer", "BEARER"] {
         let header = format!("{scheme} {alice}");
         assert_eq!(ask(Some(&header), "").0, 200, "{scheme}");
@@ -422,10 +241,10 @@ fn a_token_comes_in_the_header_or_the_query() {
 #[test]
 fn who_lets_a_token_run_out_is_asked_to_log_in_again_softly() {
     let test = Test::new();
-    let path = format!("/_matrix/client/v3/sync?access_token={}", test.short);
+    let path = format!("/_matrix/client/v3/sync?access_token={}", test.house.short);
     let ask = || read(&test.ask(Request::get(&path).body(Vec::new()).unwrap()));
     assert_eq!(ask().0, 200);
-    test.clock.advance(Duration::from_hours(24 * 365));
+    test.house.clock.advance(Duration::from_hours(24 * 365));
     let (status, body) = ask();
     assert_eq!((status, &body["errcode"]), (401, &json!("M_UNKNOWN_TOKEN")));
     assert_eq!(body["soft_logout"], true);

@@ -1,0 +1,205 @@
+//! The edge with endpoints of our own making, each there for one thing that the edge does.
+
+mod answers;
+mod wire;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use ruma::{
+    api::client::{
+        discovery::get_supported_versions,
+        message::send_message_event,
+        session::{get_login_types, login, logout, refresh_token},
+        state::send_state_event,
+        sync::sync_events,
+    },
+    owned_event_id,
+};
+use smol::{Executor, stream};
+use tempfile::TempDir;
+
+use super::routes::Routes;
+use crate::{
+    api::{Anyone, Api, ClientApi, Error, Session, Streamed},
+    clock::Clock,
+    config::{Config, Settings},
+    pool::Pool,
+    protocol::ServerKey,
+    rates::{Kind, Rates},
+    rooms::Local,
+    stop::{self, Stop},
+    store::{Options, Store},
+    users::{self, NewAccount, NewLogin, Users},
+};
+
+/// What the handlers of these tests work with.
+struct House {
+    api: Api,
+    clock: Clock,
+    /// An access token of `@alice:localhost`.
+    alice: String,
+    /// Another, of Bob, that can be refreshed and so ends after a while.
+    short: String,
+    _stop: Stop,
+    _directory: TempDir,
+}
+
+impl House {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let options = Options {
+            directory: directory.path().to_owned(),
+            cache: 1 << 20,
+        };
+        let pool = Pool::default();
+        let store = Store::open(&options, pool.clone()).unwrap();
+        let (stop, stopping) = stop::channel();
+        let clock = Clock::manual(1_000_000);
+        let config: Config = Settings::local().try_into().unwrap();
+        let options = users::Options {
+            server_name: config.server_name.clone(),
+            registration: config.registration.clone(),
+            registration_shared_secret: None,
+        };
+        let api = Arc::new(ClientApi {
+            local: Local::new(config.server_name.clone(), ServerKey::generate()),
+            users: Users::new(options, store.clone(), pool.clone(), clock.clone()),
+            rates: Rates::new(1000, clock.clone()),
+            config,
+            clock: clock.clone(),
+            pool,
+            store: store.clone(),
+            stopping,
+        });
+        let publishing = Executor::new();
+        let _published = publishing.spawn(store.publish(|_effects| {}));
+        let (alice, short) = smol::block_on(publishing.run(async {
+            let alice = register(&api, "alice", false).await;
+            (alice, register(&api, "bob", true).await)
+        }));
+        Self {
+            api,
+            clock,
+            alice,
+            short,
+            _stop: stop,
+            _directory: directory,
+        }
+    }
+}
+
+impl Drop for House {
+    fn drop(&mut self) {
+        smol::block_on(self.api.store.close());
+    }
+}
+
+/// Makes an account and returns an access token.
+async fn register(api: &Api, name: &str, refresh: bool) -> String {
+    let account = NewAccount {
+        user_id: api.users.check_username(name).unwrap(),
+        password: None,
+        admin: None,
+        display_name: None,
+        login: Some(NewLogin {
+            refreshable: refresh,
+            ..NewLogin::default()
+        }),
+    };
+    let (_, login) = api.users.register(account).await.unwrap();
+    login.unwrap().access_token.into_string()
+}
+
+static LOGOUTS: AtomicUsize = AtomicUsize::new(0);
+
+/// Tells which request it got, through the one field of its answer that can hold anything.
+async fn say_login(
+    _api: Api,
+    _who: Anyone,
+    request: login::v3::Request,
+) -> Result<login::v3::Response, Error> {
+    Err(Error::forbidden(format!("{:?}", request.device_id)))
+}
+
+async fn say_state(
+    _api: Api,
+    who: Session,
+    request: send_state_event::v3::Request,
+) -> Result<send_state_event::v3::Response, Error> {
+    Err(Error::forbidden(format!(
+        "{} {} {} {:?}",
+        who.user_id, request.room_id, request.event_type, request.state_key
+    )))
+}
+
+async fn send(
+    _api: Api,
+    _who: Session,
+    _request: send_message_event::v3::Request,
+) -> Result<send_message_event::v3::Response, Error> {
+    Ok(send_message_event::v3::Response::new(owned_event_id!("$e")))
+}
+
+async fn count_logouts(
+    _api: Api,
+    _who: Session,
+    _request: logout::v3::Request,
+) -> Result<logout::v3::Response, Error> {
+    LOGOUTS.fetch_add(1, Ordering::Relaxed);
+    Ok(logout::v3::Response::new())
+}
+
+async fn panic(
+    _api: Api,
+    _who: Anyone,
+    _request: get_login_types::v3::Request,
+) -> Result<get_login_types::v3::Response, Error> {
+    panic!("a handler of a test panics")
+}
+
+async fn fail_inside(
+    _api: Api,
+    _who: Anyone,
+    _request: refresh_token::v3::Request,
+) -> Result<refresh_token::v3::Response, Error> {
+    Err(Error::Internal("the secret reason".into()))
+}
+
+async fn say_who(
+    _api: Api,
+    who: Option<Session>,
+    _request: get_supported_versions::Request,
+) -> Result<get_supported_versions::Response, Error> {
+    let names = who.map(|session| session.user_id.to_string());
+    let response = get_supported_versions::Response::new(names.into_iter().collect());
+    Ok(response)
+}
+
+async fn pieces(
+    _api: Api,
+    _who: Session,
+    _request: sync_events::v3::Request,
+) -> Result<Streamed, Error> {
+    let pieces = ["{\"next_batch\"", ":", "\"s1\"}"];
+    let pieces = pieces.map(|piece| Ok(piece.as_bytes().to_vec()));
+    Ok(Streamed::new(stream::iter(pieces)))
+}
+
+fn routes() -> Routes {
+    let mut routes = Routes::default();
+    routes.add(say_login).rate(Kind::Login).body(1000);
+    routes.add(say_state).open_end();
+    routes
+        .add(send)
+        .rate(Kind::Send)
+        .also_at("/_matrix/client/unstable/test/{room_id}/{event_type}/{txn_id}");
+    routes.add(count_logouts);
+    routes.add(panic);
+    routes.add(fail_inside);
+    routes.add(say_who);
+    routes.stream(pieces);
+    routes
+}
