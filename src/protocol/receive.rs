@@ -275,6 +275,25 @@ mod tests {
     }
 
     #[test]
+    fn random_histories_handed_in_by_peers_are_received_and_judged_as_they_were_made() {
+        let keys: PublicKeyMap = ["a.example", "b.example", "c.example"]
+            .into_iter()
+            .flat_map(keys)
+            .collect();
+        for version in versions::SUPPORTED {
+            let room = History::random(&version, 5, 50);
+            for event in &room.events {
+                let incoming = Incoming::parse(&event.json, room.rules).unwrap();
+                let received = incoming.verify(&keys).unwrap();
+                assert!(!received.redacted);
+                assert_eq!(received.pdu.event_id(), event.pdu.event_id());
+                let allowed = room.allows(&received.pdu, &event.state_before).is_ok();
+                assert_eq!(allowed, !event.pdu.rejected(), "version {version}");
+            }
+        }
+    }
+
+    #[test]
     fn since_version_12_the_create_event_must_not_be_cited() {
         let (room, mut json) = topic(&V12);
         let create = room.create_event().event_id().as_str();

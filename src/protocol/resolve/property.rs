@@ -198,3 +198,18 @@ fn a_read_that_fails_anywhere_is_never_taken_for_an_answer() {
         }
     }
 }
+
+/// ruma breaks ties by the order of ids.
+#[test]
+fn event_ids_order_as_text() {
+    let history = History::random(&versions::DEFAULT, 4, 60);
+    let mut ids: Vec<_> = history
+        .events
+        .iter()
+        .map(|event| event.pdu.event_id().to_owned())
+        .collect();
+    let mut texts: Vec<String> = ids.iter().map(|id| id.to_string()).collect();
+    ids.sort();
+    texts.sort();
+    assert_eq!(ids, texts);
+}
