@@ -38,6 +38,14 @@ pub enum Error {
         error: io::Error,
     },
     /// The database cannot be opened.
+    #[error("cannot open the data in {}: {error}", path.display())]
+    Open {
+        /// The directory with the data.
+        path: PathBuf,
+        /// Why not.
+        error: store::Error,
+    },
+    /// The database failed, or its disk.
     #[error(transparent)]
     Store(#[from] store::Error),
     /// The database is not this server's.
@@ -147,7 +155,11 @@ async fn open_store(config: &Config, pool: Pool) -> Result<Store, Error> {
         directory: directory.clone(),
         cache: config.memory.database_cache(),
     };
-    Ok(Store::open_on_thread(&options, pool).await?)
+    let opened = Store::open_on_thread(&options, pool).await;
+    opened.map_err(|error| Error::Open {
+        path: directory.clone(),
+        error,
+    })
 }
 
 fn users(config: &Config, store: &Store, pool: &Pool, clock: &Clock) -> Users {

@@ -10,7 +10,9 @@ use std::{
     sync::Arc,
 };
 
-use redb::{Builder, Database, ReadableDatabase, StorageBackend, backends::FileBackend};
+use redb::{
+    Builder, Database, DatabaseError, ReadableDatabase, StorageBackend, backends::FileBackend,
+};
 
 use super::{
     Error, Options, Snapshot,
@@ -241,8 +243,14 @@ impl Machine for ThisMachine {
         // It holds the server's signing key.
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let backend = FileBackend::new(options.open(file)?).map_err(io::Error::other)?;
-        Ok(Box::new(backend))
+        match FileBackend::new(options.open(file)?) {
+            Ok(backend) => Ok(Box::new(backend)),
+            Err(DatabaseError::DatabaseAlreadyOpen) => Err(io::Error::new(
+                io::ErrorKind::ResourceBusy,
+                "another process has it open; is hearth running already?",
+            )),
+            Err(error) => Err(io::Error::other(error)),
+        }
     }
 
     fn exists(&self, file: &Path) -> bool {
