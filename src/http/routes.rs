@@ -39,13 +39,15 @@ fn discovery(routes: &mut Routes) {
 }
 
 fn accounts(routes: &mut Routes) {
-    use client::{account, device, register, session};
+    use client::{account, device, register, session, uiaa_page};
 
     routes.add(register::get_username_availability);
     routes.add(register::check_registration_token_validity);
     routes.add(register::request_registration_token_via_email);
     routes.add(register::request_registration_token_via_msisdn);
     routes.add(register::register);
+    routes.add(uiaa_page::get_uiaa_fallback_page);
+    routes.add(uiaa_page::submit_uiaa_fallback_page);
     routes.add(session::get_login_types);
     routes.add(session::login).rate(Kind::Login);
     routes.add(session::get_login_token);

@@ -98,6 +98,15 @@ impl Uia {
         .flatten()
     }
 
+    /// The stages completed in session `id` of somebody who is not logged in, for whoever knows
+    /// nothing but the session: the page that completes a stage in a browser.
+    pub fn completed_by_stranger(&self, id: &str) -> Option<Vec<AuthType>> {
+        self.with(id, |progress| {
+            progress.owner.is_none().then(|| progress.completed.clone())
+        })
+        .flatten()
+    }
+
     /// Notes that `stage` of session `id` is complete; gives all that are.
     pub fn complete(&self, id: &str, stage: AuthType) -> Vec<AuthType> {
         let completed = self.with(id, |progress| {

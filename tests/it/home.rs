@@ -5,9 +5,10 @@ use std::{future::Future, path::Path, sync::Arc};
 use hearth::{
     clock::Clock,
     config::{Config, Settings},
+    http::Edge,
     server::Server,
 };
-use http::{Method, Request};
+use http::{Method, Request, Response};
 use serde_json::{Value, json};
 use smol::Executor;
 use tempfile::TempDir;
@@ -37,13 +38,14 @@ impl Home {
         Self::with("registration = \"open\"")
     }
 
-    /// A server with these lines in its configuration.
+    /// A server with these lines in its configuration. It limits no rates unless they say so.
     pub fn with(settings: &str) -> Self {
         let directory = tempfile::tempdir().expect("a directory can be made");
         let data = directory.path().join("data");
-        let settings = format!(
-            "data_dir = {data:?}\nlisten = [\"127.0.0.1:0\"]\nrate_limits = false\n{settings}\n"
-        );
+        let mut settings = format!("data_dir = {data:?}\nlisten = [\"127.0.0.1:0\"]\n{settings}\n");
+        if !settings.contains("rate_limits") {
+            settings += "rate_limits = false\n";
+        }
         let settings = Settings::parse(&settings).expect("these are settings");
         let clock = Clock::manual(START);
         let executor = Arc::new(Executor::new());
@@ -93,15 +95,16 @@ impl Home {
             body => body.to_string().into_bytes(),
         };
         let request = request.body(body).expect("this is a request");
-        self.send_raw(request).await
+        read(&self.edge().respond(request).await)
     }
 
     /// Sends a request just as it is.
-    pub async fn send_raw(&self, request: Request<Vec<u8>>) -> Answer {
-        let server = self.server.as_ref().expect("the server is running");
-        let response = server.edge().respond(request).await;
-        let body = serde_json::from_slice(response.body()).unwrap_or(Value::Null);
-        (response.status().as_u16(), body)
+    pub fn respond(&self, request: Request<Vec<u8>>) -> Response<Vec<u8>> {
+        self.run(self.edge().respond(request))
+    }
+
+    fn edge(&self) -> &Edge {
+        self.server.as_ref().expect("the server is running").edge()
     }
 
     /// Sends a request of nobody in particular.
@@ -149,6 +152,12 @@ impl Home {
             token: text("access_token"),
         }
     }
+}
+
+/// The status and the JSON of `response`.
+pub fn read(response: &Response<Vec<u8>>) -> Answer {
+    let body = serde_json::from_slice(response.body()).unwrap_or(Value::Null);
+    (response.status().as_u16(), body)
 }
 
 impl Drop for Home {

@@ -10,6 +10,7 @@ pub mod register;
 pub mod session;
 pub mod tag;
 pub mod uiaa;
+pub mod uiaa_page;
 
 use std::sync::Arc;
 

@@ -12,7 +12,7 @@ use ruma::{
                 },
                 request_registration_token_via_email, request_registration_token_via_msisdn,
             },
-            uiaa::AuthType,
+            uiaa::{AuthData, AuthType},
         },
         error::ErrorKind,
     },
@@ -50,11 +50,17 @@ pub async fn check_registration_token_validity(
     request: check_registration_token_validity::v1::Request,
 ) -> Result<check_registration_token_validity::v1::Response, Error> {
     flow(&api)?;
-    let valid = api.users.is_registration_token(&request.token);
+    let valid = check_token(&api, who, &request.token)?;
+    Ok(check_registration_token_validity::v1::Response::new(valid))
+}
+
+/// Whether `token` is the one with which accounts can be made. Guessing is slowed down.
+pub(super) fn check_token(api: &Api, who: Anyone, token: &str) -> Result<bool, Error> {
+    let valid = api.users.is_registration_token(token);
     if !valid {
         api.rates.check(Kind::Register, household(who.address))?;
     }
-    Ok(check_registration_token_validity::v1::Response::new(valid))
+    Ok(valid)
 }
 
 /// `POST /_matrix/client/v3/register/email/requestToken`: this server sends no mail.
@@ -103,6 +109,9 @@ pub async fn register(
     if let Some(password) = &request.password {
         api.users.check_password_strength(password, &user_id)?;
     }
+    if let Some(AuthData::RegistrationToken(stage)) = auth {
+        check_token(&api, who, &stage.token)?;
+    }
     let session = authenticate(&api, None, operation, flow, auth).await?;
     api.rates.check(Kind::Register, household(who.address))?;
     let account = NewAccount {
@@ -143,7 +152,7 @@ fn check_kind(request: &Request) -> Result<(), Error> {
 }
 
 /// What a client has to go through to make an account.
-fn flow(api: &Api) -> Result<&'static [AuthType], Error> {
+pub(super) fn flow(api: &Api) -> Result<&'static [AuthType], Error> {
     match api.users.registration() {
         Registration::Closed => Err(Error::forbidden("this server takes no registrations")),
         Registration::Token(_) => Ok(WITH_TOKEN),

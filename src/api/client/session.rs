@@ -99,7 +99,9 @@ async fn by_password(api: &Api, info: login::v3::Password) -> Result<Proof, Erro
         (Some(_), _) => return Err(Error::forbidden("this identifier belongs to no account")),
         (None, None) => return Err(Error::missing_param("identifier says who logs in")),
     };
-    api.rates.check(Kind::LoginAccount, user.to_lowercase())?;
+    let localpart = user.trim_start_matches('@').split(':').next();
+    let tried = localpart.unwrap_or_default().to_lowercase();
+    api.rates.check(Kind::LoginAccount, tried)?;
     Ok(api.users.prove(&user, info.password).await?)
 }
 

@@ -1,7 +1,7 @@
 use http::{Method, Request};
 use serde_json::{Value, json};
 
-use crate::home::{Home, PASSWORD, refused};
+use crate::home::{Home, PASSWORD, read, refused};
 
 const DEVICES: &str = "/_matrix/client/v3/devices";
 const DELETE_DEVICES: &str = "/_matrix/client/v3/delete_devices";
@@ -195,6 +195,5 @@ fn the_body_of_a_deletion_must_be_an_object() {
         .header("authorization", format!("Bearer {}", alice.token))
         .body(b"{\"devices\":".to_vec())
         .unwrap();
-    let (status, body) = home.run(home.send_raw(request));
-    refused(&(status, body), 400, "M_NOT_JSON");
+    refused(&read(&home.respond(request)), 400, "M_NOT_JSON");
 }

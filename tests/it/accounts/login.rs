@@ -227,3 +227,18 @@ fn each_login_token_needs_its_own_consent() {
     let again = json!({"auth": {"session": asked["session"]}});
     refused(&alice.post(path, again), 401, "M_FORBIDDEN");
 }
+
+#[test]
+fn guessing_a_password_is_slowed_down_however_the_user_is_named() {
+    let home = Home::with("registration = \"open\"\nrate_limits = true");
+    home.register("alice");
+    let names = ["alice", "@alice:localhost", "ALICE"].iter().cycle();
+    let statuses: Vec<u16> = names
+        .take(13)
+        .map(|name| log_in(&home, by_password(name, "wrong password")).0)
+        .collect();
+    assert_eq!(statuses[..10], [403; 10]);
+    assert_eq!(statuses[10..], [429; 3]);
+    home.clock.advance(Duration::from_mins(5));
+    assert_eq!(log_in(&home, by_password("alice", PASSWORD)).0, 200);
+}

@@ -1,4 +1,4 @@
-use http::Method;
+use http::{Method, Request};
 use serde_json::{Value, json};
 
 use crate::home::{Answer, Home, PASSWORD, refused};
@@ -372,4 +372,78 @@ fn what_is_no_registration_is_told_so() {
         401,
         "M_FORBIDDEN",
     );
+}
+
+#[test]
+fn a_stage_that_a_client_does_not_know_is_completed_in_a_browser() {
+    let home = Home::with("registration = \"token\"\nregistration_token = \"let me in\"");
+    let session = begin(&home, alice());
+    let page = |method: &Method, stage: &str, form: &str| {
+        let path = format!("/_matrix/client/v3/auth/{stage}/fallback/web?session={session}");
+        let request = Request::builder().method(method).uri(path);
+        let response = home.respond(request.body(form.as_bytes().to_vec()).unwrap());
+        let (head, body) = response.into_parts();
+        (head.status.as_u16(), String::from_utf8(body).unwrap())
+    };
+    let token = "m.login.registration_token";
+    let (status, html) = page(&Method::GET, token, "");
+    assert_eq!(status, 200);
+    assert!(html.starts_with("<!DOCTYPE html>") && html.contains("name=token"));
+    assert_eq!(page(&Method::GET, "m.login.dummy", "").0, 404, "not yet");
+    assert_eq!(page(&Method::POST, "m.login.dummy", "").0, 404, "not yet");
+
+    let (_, html) = page(&Method::POST, token, "token=let+you+in");
+    assert!(!html.contains("onAuthDone"), "{html}");
+    let (_, html) = page(&Method::POST, token, "token=let+me+in");
+    assert!(html.contains("window.onAuthDone()") && html.contains("authDone"));
+    let (status, body) = register(&home, with_auth(alice(), json!({"session": session})));
+    assert_eq!(status, 401);
+    assert_eq!(body["completed"], json!([token]));
+
+    assert!(
+        page(&Method::POST, "m.login.dummy", "")
+            .1
+            .contains("authDone")
+    );
+    let (status, made) = register(&home, with_auth(alice(), json!({"session": session})));
+    assert_eq!(status, 200, "{made}");
+}
+
+#[test]
+fn a_page_of_no_session_or_of_somebody_who_is_logged_in_is_not_there() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let (_, asked) = alice.post("/_matrix/client/v3/delete_devices", json!({"devices": []}));
+    for session in [asked["session"].as_str().unwrap(), "none", ""] {
+        let path = format!("/_matrix/client/v3/auth/m.login.dummy/fallback/web?session={session}");
+        refused(
+            &home.ask(Method::GET, &path, Value::Null),
+            404,
+            "M_NOT_FOUND",
+        );
+    }
+    let path = "/_matrix/client/v3/auth/m.login.dummy/fallback/web";
+    refused(
+        &home.ask(Method::GET, path, Value::Null),
+        400,
+        "M_MISSING_PARAM",
+    );
+}
+
+#[test]
+fn guessing_a_registration_token_is_slowed_down() {
+    let home = Home::with(
+        "registration = \"token\"\nregistration_token = \"let me in\"\nrate_limits = true",
+    );
+    let mut statuses = [(); 20].map(|()| {
+        let auth = json!({"type": "m.login.registration_token", "token": "guess"});
+        let (status, body) = register(&home, with_auth(alice(), auth));
+        if status == 429 {
+            assert_eq!(body["errcode"], "M_LIMIT_EXCEEDED");
+        }
+        status
+    });
+    statuses.sort_unstable();
+    assert_eq!(statuses.first(), Some(&401));
+    assert_eq!(statuses.last(), Some(&429));
 }

@@ -1,0 +1,120 @@
+//! Stages of a registration as pages for a browser, for clients that do not know them
+//! (client-server API, "User-Interactive Authentication API", "Fallback").
+
+use ruma::{
+    api::{
+        IncomingRequest, Metadata,
+        client::uiaa::{
+            AuthType,
+            get_uiaa_fallback_page::v3::{Request, Response},
+        },
+        error::DeserializationError,
+    },
+    exports::serde_html_form,
+};
+use serde::Deserialize;
+
+use super::register;
+use crate::api::{Anyone, Api, Error};
+
+/// `GET /_matrix/client/v3/auth/{authType}/fallback/web`
+pub async fn get_uiaa_fallback_page(
+    api: Api,
+    _who: Anyone,
+    request: Request,
+) -> Result<Response, Error> {
+    check_next(&api, &request.auth_type, &request.session)?;
+    Ok(form(&request.auth_type, ""))
+}
+
+/// `POST /_matrix/client/v3/auth/{authType}/fallback/web`: what the page sends.
+pub async fn submit_uiaa_fallback_page(
+    api: Api,
+    who: Anyone,
+    Submitted { page, token }: Submitted,
+) -> Result<Response, Error> {
+    check_next(&api, &page.auth_type, &page.session)?;
+    if page.auth_type == AuthType::RegistrationToken && !register::check_token(&api, who, &token)? {
+        let message = "<p>This is not a registration token of this server.</p>";
+        return Ok(form(&page.auth_type, message));
+    }
+    api.users.uia.complete(&page.session, page.auth_type);
+    Ok(html(DONE))
+}
+
+/// A page that was filled in, sent to its own address.
+#[derive(Debug)]
+pub struct Submitted {
+    page: Request,
+    token: String,
+}
+
+impl Metadata for Submitted {
+    const METHOD: http::Method = http::Method::POST;
+    const RATE_LIMITED: bool = true;
+    type Authentication = <Request as Metadata>::Authentication;
+    type PathBuilder = <Request as Metadata>::PathBuilder;
+    const PATH_BUILDER: Self::PathBuilder = Request::PATH_BUILDER;
+}
+
+impl IncomingRequest for Submitted {
+    type EndpointError = <Request as IncomingRequest>::EndpointError;
+    type OutgoingResponse = Response;
+
+    fn try_from_http_request_inner(
+        request: http::Request<&[u8]>,
+        path_args: &[&str],
+    ) -> Result<Self, DeserializationError> {
+        /// What can be typed; empty on a page that asks nothing.
+        #[derive(Deserialize)]
+        struct Form {
+            #[serde(default)]
+            token: String,
+        }
+
+        let Form { token } = serde_html_form::from_bytes(request.body())?;
+        let page = Request::try_from_http_request_inner(request, path_args)?;
+        Ok(Self { page, token })
+    }
+}
+
+/// Only a registration has stages with pages, each in its turn.
+fn check_next(api: &Api, stage: &AuthType, session: &str) -> Result<(), Error> {
+    let completed = api.users.uia.completed_by_stranger(session);
+    let completed = completed.ok_or_else(|| Error::not_found("this session is over"))?;
+    let mut flow = register::flow(api)?.iter();
+    if flow.find(|stage| !completed.contains(stage)) == Some(stage) {
+        Ok(())
+    } else {
+        Err(Error::not_found("this stage is not the next"))
+    }
+}
+
+/// The page of a stage. It is sent to its own address, which names the session.
+fn form(stage: &AuthType, message: &str) -> Response {
+    let field = match stage {
+        AuthType::RegistrationToken => {
+            "<p><label>Registration token <input name=token autofocus required></label></p>"
+        }
+        _ => "<p>Nothing more is needed to make an account here.</p>",
+    };
+    html(&format!(
+        "<form method=post>{message}{field}<p><button>Continue</button></p></form>"
+    ))
+}
+
+/// What the specification asks a page to do when its stage is complete.
+const DONE: &str = "<p>Thank you. You can go back to your app.</p><script>\
+    if (window.onAuthDone) { window.onAuthDone(); }\
+    else if (window.opener && window.opener.postMessage) {\
+    window.opener.postMessage(\"authDone\", \"*\"); }\
+    </script>";
+
+fn html(body: &str) -> Response {
+    let page = format!(
+        "<!DOCTYPE html><html lang=en><meta charset=utf-8>\
+         <meta name=viewport content=\"width=device-width\">\
+         <title>Registration</title>{body}</html>"
+    );
+    Response::html(page.into_bytes())
+}
