@@ -17,7 +17,7 @@ use crate::{
     http::{Edge, Front, ListenError, Listeners},
     pool::Pool,
     rates::Rates,
-    rooms::{self, Local},
+    rooms::{self, Local, errands::Errands},
     stop::{self, Stop},
     store::{self, Store},
     users::{self, Users},
@@ -65,6 +65,7 @@ pub struct Server {
     stop: Stop,
     serving: Task<()>,
     publishing: Task<()>,
+    errands: Task<()>,
 }
 
 impl Server {
@@ -89,14 +90,22 @@ impl Server {
 
         let pool = Pool::default();
         let store = open_store(&config, pool.clone()).await?;
-        let publishing = executor.spawn(store.clone().publish(|_effects| {}));
+        let errands = Arc::new(Errands::default());
+        let publishing = executor.spawn(store.clone().publish({
+            let errands = errands.clone();
+            move |effects| effects.iter().for_each(|effect| errands.apply(effect))
+        }));
+        let local = Local::load(&store, config.server_name.clone(), clock.now_ms()).await?;
+        let doing_errands = executor.spawn({
+            let (store, local, clock) = (store.clone(), local.clone(), clock.clone());
+            async move { errands.work(&store, &local, &clock).await }
+        });
 
         let most = if config.rate_limits {
             config.memory.rates()
         } else {
             0
         };
-        let local = Local::load(&store, config.server_name.clone(), clock.now_ms()).await?;
         let api = ClientApi {
             local,
             users: users(&config, &store, &pool, &clock),
@@ -118,6 +127,7 @@ impl Server {
             stop,
             serving,
             publishing,
+            errands: doing_errands,
         })
     }
 
@@ -136,6 +146,7 @@ impl Server {
         self.stop.now();
         self.serving.await;
         self.front.shut();
+        drop(self.errands);
         self.store.close().await;
         self.publishing.await;
     }

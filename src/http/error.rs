@@ -179,7 +179,11 @@ fn of_rooms(error: rooms::Error) -> Response<Answer> {
         Error::Store(error) => return of_store(error),
         Error::Pool(error) => return busy(error.to_string()),
         // These are for whoever called the rooms to deal with.
-        Error::Stale | Error::Missing | Error::Unresolvable(_) | Error::OtherServer(_) => {
+        Error::Stale
+        | Error::Missing
+        | Error::Unresolvable(_)
+        | Error::OtherServer(_)
+        | Error::RoomExists => {
             log::error!("{message}");
             return fault();
         }
@@ -189,8 +193,17 @@ fn of_rooms(error: rooms::Error) -> Response<Answer> {
         Error::BadContent(_) => ErrorKind::BadJson,
         Error::TooLarge(_) => ErrorKind::TooLarge,
         Error::AliasTaken => {
-            return standard(StatusCode::CONFLICT, ErrorKind::RoomInUse, message);
+            return standard(StatusCode::CONFLICT, ErrorKind::Unknown, message);
         }
+        Error::BadState(_) => {
+            return standard(StatusCode::FORBIDDEN, ErrorKind::BadState, message);
+        }
+        Error::RoomInUse => ErrorKind::RoomInUse,
+        Error::InvalidRoomState(_) => ErrorKind::InvalidRoomState,
+        Error::BadAlias(_) => ErrorKind::BadAlias,
+        Error::InviteBlocked => ErrorKind::InviteBlocked,
+        Error::ThirdPartyInvite => ErrorKind::ThreepidDenied,
+        Error::StillInRoom => ErrorKind::Unknown,
         Error::UnsupportedVersion(_) => ErrorKind::UnsupportedRoomVersion,
     };
     standard(status(&kind), kind, message)

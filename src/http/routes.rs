@@ -21,6 +21,7 @@ pub(super) fn all() -> Vec<Route> {
     discovery(&mut routes);
     accounts(&mut routes);
     own_data(&mut routes);
+    rooms(&mut routes);
     routes.add(admin::shared_secret::get_nonce);
     routes.add(admin::shared_secret::register);
     routes.0
@@ -85,6 +86,31 @@ fn own_data(routes: &mut Routes) {
     routes.add(tag::delete_tag);
     routes.add(filter::create_filter);
     routes.add(filter::get_filter);
+}
+
+fn rooms(routes: &mut Routes) {
+    use client::{alias, directory, membership, room};
+
+    routes.add(room::create_room).rate(Kind::Send);
+    routes.add(room::upgrade_room).rate(Kind::Send);
+    routes.add(room::aliases);
+    routes.add(membership::join_room_by_id);
+    routes.add(membership::join_room_by_id_or_alias);
+    routes.add(membership::knock_room);
+    routes.add(membership::leave_room);
+    routes.add(membership::forget_room);
+    routes.add(membership::invite_user);
+    routes.add(membership::kick_user).rate(Kind::Send);
+    routes.add(membership::ban_user).rate(Kind::Send);
+    routes.add(membership::unban_user).rate(Kind::Send);
+    routes.add(membership::joined_rooms);
+    routes.add(alias::create_alias);
+    routes.add(alias::get_alias);
+    routes.add(alias::delete_alias);
+    routes.add(directory::get_room_visibility);
+    routes.add(directory::set_room_visibility);
+    routes.add(directory::get_public_rooms);
+    routes.add(directory::get_public_rooms_filtered);
 }
 
 /// The method and path of every endpoint that is served, as ruma writes them: for the census.

@@ -66,8 +66,7 @@ pub struct Appended {
 ///
 /// # Errors
 /// [`Error::UnsupportedVersion`]; [`Error::Forbidden`] if the rules do not allow the event;
-/// [`Error::BadContent`] or [`Error::TooLarge`] if it is not fit to be one; [`Error::Invalid`] if
-/// the room exists.
+/// [`Error::BadContent`] or [`Error::TooLarge`] if it is not fit to be one; [`Error::RoomExists`].
 pub fn create(
     tx: &Tx,
     local: &Local,

@@ -1,7 +1,7 @@
 //! A room's current state, and what follows from it: the log of its changes, the members' counts,
 //! how local users stand to the room.
 
-use ruma::{UserId, events::room::member::MembershipState};
+use ruma::{OwnedRoomId, UserId, events::room::member::MembershipState};
 use serde::Deserialize;
 
 use super::{Error, Local, event, state};
@@ -159,11 +159,14 @@ fn local_member_changed(
     let mut memberships = tx.memberships()?;
     match event {
         Some(event) => {
+            // Being banned from a forgotten room, or unbanned, does not bring it back to mind.
+            let gone = matches!(membership, Membership::Leave | Membership::Ban);
+            let before = memberships.load((user, room))?;
             let row = MemberRow {
                 membership,
                 event,
                 position,
-                forgotten: false,
+                forgotten: gone && before.is_some_and(|before| before.forgotten),
             };
             memberships.put((user, room), &row)?;
         }
@@ -180,6 +183,21 @@ pub fn local_membership(
     room: RoomNum,
 ) -> Result<Option<MemberRow>, Error> {
     Ok(r.memberships()?.load((user, room))?)
+}
+
+/// The rooms that the local user `user` is in. Grows with the user's rooms.
+pub fn joined(r: &impl Reader, user: UserNum) -> Result<Vec<OwnedRoomId>, Error> {
+    let mut joined = Vec::new();
+    for row in r
+        .memberships()?
+        .range((user, RoomNum::MIN)..=(user, RoomNum::MAX))?
+    {
+        let (key, member) = row?;
+        if member.value().unpack()?.membership == Membership::Join {
+            joined.push(super::id(r, key.value().1)?);
+        }
+    }
+    Ok(joined)
 }
 
 /// The local users in the room with their memberships: joined, invited or knocking.

@@ -32,6 +32,30 @@ pub enum Error {
     /// The alias is taken.
     #[error("that room alias is taken")]
     AliasTaken,
+    /// The alias that a new room was to have is taken.
+    #[error("that room alias is taken")]
+    RoomInUse,
+    /// There is a room of that id already.
+    #[error("there is a room of that id already")]
+    RoomExists,
+    /// A canonical alias event names an alias that does not name the room.
+    #[error("the alias {0} does not point to this room")]
+    BadAlias(String),
+    /// What a new room was to hold makes a room that forbids it.
+    #[error("{0}")]
+    InvalidRoomState(String),
+    /// A change that does not fit the state it is to change.
+    #[error("{0}")]
+    BadState(String),
+    /// Who was to be invited wants no invites.
+    #[error("this user does not accept invites")]
+    InviteBlocked,
+    /// An invite by e-mail address or phone number.
+    #[error("this server does not invite by e-mail address or phone number")]
+    ThirdPartyInvite,
+    /// A room that is to be forgotten must be left first.
+    #[error("leave the room before you forget it")]
+    StillInRoom,
     /// The server does not know the room version.
     #[error("this server does not support room version {0}")]
     UnsupportedVersion(String),

@@ -1,34 +1,51 @@
 //! Rooms: their events, states, timelines and members.
 //!
-//! - Owns the tables from `rooms` to `public_rooms` in the catalog. Nobody else writes them.
+//! - Owns the tables from `rooms` to `successions` in the catalog. Nobody else writes them.
 //! - A local event is made inside the job that stores it ([`append`]), from what the transaction
 //!   sees, so that concurrent senders never fork their own room. A foreign event is decided
 //!   outside, on a snapshot, and its job checks that the room has not moved since ([`receive`]).
+//! - What users do to rooms beside sending is a function of an [`Actor`] in a job: [`create`],
+//!   [`join`], [`leave`], [`moderation`], [`aliases`], [`directory`], [`upgrade`]. What that means
+//!   for more rooms than fit into a job is seen to afterwards, by [`errands`].
 //! - Reads take any [`Reader`](crate::store::Reader); those that grow with a room's history or
 //!   size say so and belong on the pool.
 
+pub mod aliases;
 pub mod append;
 pub mod client_event;
+pub mod content;
+pub mod create;
 pub mod current;
+pub mod directory;
+pub mod errands;
 pub mod event;
 pub mod filter;
 pub mod insert;
+pub mod join;
+pub mod leave;
+pub mod member;
+pub mod memberships;
+pub mod moderation;
 pub mod power;
+pub mod presets;
 pub mod receive;
 mod redaction;
 mod resolution;
 pub mod state;
+mod succession;
 pub mod timeline;
 pub mod token;
+pub mod upgrade;
 pub mod view;
 pub mod visibility;
 
+mod actor;
 mod error;
 mod local;
 
 use ruma::{OwnedRoomId, RoomId, RoomVersionId, room_version_rules::RoomVersionRules};
 
-pub use self::{error::Error, local::Local};
+pub use self::{actor::Actor, error::Error, local::Local};
 use crate::{
     protocol::versions,
     store::{
@@ -40,10 +57,10 @@ use crate::{
 /// Makes the room `id`, which has no events yet.
 ///
 /// # Errors
-/// [`Error::Invalid`] if there is a room of that id.
+/// [`Error::RoomExists`].
 pub fn make(tx: &Tx, id: &RoomId, version: &RoomVersionId) -> Result<RoomNum, Error> {
     if tx.room_nums()?.has(id.as_str())? {
-        return Err(Error::invalid("there is a room of that id already"));
+        return Err(Error::RoomExists);
     }
     let room = tx.next_room()?;
     tx.room_nums()?.insert(id.as_str(), room)?;

@@ -11,7 +11,8 @@ use super::{
     packed::Packed,
     records::{
         AccessToken, Account, AccountData, Alias, Device, LoginToken, MemberRow, Notified, Receipt,
-        RefreshToken, Room, RoomHot, SigningKey, StateNode, Thread, TimelineRow, Transaction,
+        RefreshToken, Room, RoomHot, SigningKey, StateNode, Succession, Thread, TimelineRow,
+        Transaction,
     },
     table::{Rows, SnapshotTable, TxTable},
 };
@@ -184,6 +185,11 @@ tables! {
     room_aliases: (RoomNum, &'static str) => (), version 1;
     /// Rooms that the directory lists.
     public_rooms: RoomNum => (), version 1;
+    /// Users whose membership events are still to be brought into line with their profile, or with
+    /// their account's end → the first of their rooms where that has not been seen to.
+    stale_members: UserNum => RoomNum, version 1;
+    /// Rooms that have not got everything yet from the one that they replace.
+    successions: RoomNum => Packed<Succession>, version 1;
 
     /// (room, user, receipt kind and thread) → the receipt.
     receipts: (RoomNum, UserNum, &'static str) => Packed<Receipt>, version 1;

@@ -16,4 +16,6 @@ pub enum Effect {
     Reopened,
     /// The device is gone, and so is its session.
     DeviceGone(UserNum, DeviceNum),
+    /// Something is to be done in many rooms, or much in one.
+    Errand,
 }

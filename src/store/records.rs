@@ -303,3 +303,15 @@ record! {
         slots: Vec<u64>,
     }
 }
+
+record! {
+    /// What a room that replaces another still has to get from it.
+    Succession {
+        /// The room that is replaced.
+        from: RoomNum,
+        /// Who replaced it.
+        by: UserNum,
+        /// The first of its state keys that has not been seen to.
+        next: StateKeyNum,
+    }
+}

@@ -12,6 +12,7 @@ use ruma::api::{
 use super::uiaa::{self, Interactive, authenticate};
 use crate::{
     api::{Anyone, Api, Error, Session},
+    rooms::memberships,
     users::accounts,
 };
 
@@ -58,6 +59,7 @@ pub async fn deactivate(
     api.store
         .write(move |tx| {
             accounts::end(tx, user, erase)?;
+            memberships::now_stale(tx, user)?;
             Ok::<_, Error>(())
         })
         .await?;

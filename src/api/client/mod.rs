@@ -1,12 +1,16 @@
 //! The client-server API. One file per family of endpoints, named as ruma names them.
 
 pub mod account;
+pub mod alias;
 pub mod config;
 pub mod device;
+pub mod directory;
 pub mod discovery;
 pub mod filter;
+pub mod membership;
 pub mod profile;
 pub mod register;
+pub mod room;
 pub mod session;
 pub mod tag;
 pub mod uiaa;
@@ -14,9 +18,17 @@ pub mod uiaa_page;
 
 use std::sync::Arc;
 
+use ruma::{MilliSecondsSinceUnixEpoch, UInt};
+
 use crate::{
-    clock::Clock, config::Config, pool::Pool, rates::Rates, rooms::Local, stop::Stopping,
-    store::Store, users::Users,
+    clock::Clock,
+    config::Config,
+    pool::Pool,
+    rates::Rates,
+    rooms::{Actor, Local},
+    stop::Stopping,
+    store::Store,
+    users::{Session, Users},
 };
 
 /// What every handler gets first.
@@ -41,4 +53,15 @@ pub struct ClientApi {
     pub rates: Rates,
     /// The end of the server: whatever waits longer than a second races against it.
     pub stopping: Stopping,
+}
+
+impl ClientApi {
+    /// `who` as somebody who does something to a room now.
+    fn actor(&self, who: &Session) -> Actor {
+        Actor {
+            num: who.user,
+            id: who.user_id.clone(),
+            now: MilliSecondsSinceUnixEpoch(UInt::new_saturating(self.clock.now_ms())),
+        }
+    }
 }

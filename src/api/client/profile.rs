@@ -16,6 +16,7 @@ use ruma::{
 use super::config::only_own;
 use crate::{
     api::{Anyone, Api, Error, Session},
+    rooms::memberships,
     users::profiles::{self, Change},
 };
 
@@ -99,7 +100,9 @@ async fn change(api: &Api, who: &Session, change: Change) -> Result<(), Error> {
     let user = who.user;
     api.store
         .write(move |tx| {
-            profiles::apply(tx, user, &change)?;
+            if profiles::apply(tx, user, &change)? {
+                memberships::now_stale(tx, user)?;
+            }
             Ok(())
         })
         .await

@@ -1,10 +1,18 @@
 //! Tests of the rooms' core, each with a store of its own.
 
+mod aliases;
 mod append;
 mod concurrent;
+mod create;
+mod directory;
 mod local;
+mod membership;
+mod memberships;
 mod receive;
+mod restricted;
 mod state;
+mod upgrade;
+mod world;
 
 use ruma::{
     CanonicalJsonObject, MilliSecondsSinceUnixEpoch, OwnedRoomId, RoomVersionId, UInt, UserId,

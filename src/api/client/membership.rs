@@ -1,0 +1,179 @@
+//! Memberships of rooms (client-server API, "Room membership").
+
+use ruma::{
+    OwnedRoomId,
+    api::client::{
+        knock::knock_room,
+        membership::{
+            ban_user, forget_room,
+            invite_user::{self, v3::InvitationRecipient},
+            join_room_by_id, join_room_by_id_or_alias, joined_rooms, kick_user, leave_room,
+            unban_user,
+        },
+    },
+};
+
+use crate::{
+    api::{Api, Error, Session},
+    rooms::{self, Actor, Local, aliases, current, join, leave, moderation},
+    store::{RoomNum, Tx},
+};
+
+/// `POST /_matrix/client/v3/rooms/{roomId}/join`
+pub async fn join_room_by_id(
+    api: Api,
+    who: Session,
+    request: join_room_by_id::v3::Request,
+) -> Result<join_room_by_id::v3::Response, Error> {
+    let reason = request.reason;
+    let join = move |tx: &Tx, local: &Local, actor: &Actor, room| {
+        join::join(tx, local, actor, room, reason.as_deref())
+    };
+    in_room(&api, &who, request.room_id.clone(), join).await?;
+    Ok(join_room_by_id::v3::Response::new(request.room_id))
+}
+
+/// `POST /_matrix/client/v3/join/{roomIdOrAlias}`
+pub async fn join_room_by_id_or_alias(
+    api: Api,
+    who: Session,
+    request: join_room_by_id_or_alias::v3::Request,
+) -> Result<join_room_by_id_or_alias::v3::Response, Error> {
+    let (local, actor) = (api.local.clone(), api.actor(&who));
+    let room_id = api
+        .store
+        .write(move |tx| {
+            let room = aliases::find(tx, &request.room_id_or_alias)?;
+            join::join(tx, &local, &actor, room, request.reason.as_deref())?;
+            rooms::id(tx, room)
+        })
+        .await?;
+    Ok(join_room_by_id_or_alias::v3::Response::new(room_id))
+}
+
+/// `POST /_matrix/client/v3/knock/{roomIdOrAlias}`
+pub async fn knock_room(
+    api: Api,
+    who: Session,
+    request: knock_room::v3::Request,
+) -> Result<knock_room::v3::Response, Error> {
+    let (local, actor) = (api.local.clone(), api.actor(&who));
+    let room_id = api
+        .store
+        .write(move |tx| {
+            let room = aliases::find(tx, &request.room_id_or_alias)?;
+            join::knock(tx, &local, &actor, room, request.reason.as_deref())?;
+            rooms::id(tx, room)
+        })
+        .await?;
+    Ok(knock_room::v3::Response::new(room_id))
+}
+
+/// `POST /_matrix/client/v3/rooms/{roomId}/leave`
+pub async fn leave_room(
+    api: Api,
+    who: Session,
+    request: leave_room::v3::Request,
+) -> Result<leave_room::v3::Response, Error> {
+    let reason = request.reason;
+    let leave = move |tx: &Tx, local: &Local, actor: &Actor, room| {
+        leave::leave(tx, local, actor, room, reason.as_deref())
+    };
+    in_room(&api, &who, request.room_id, leave).await?;
+    Ok(leave_room::v3::Response::new())
+}
+
+/// `POST /_matrix/client/v3/rooms/{roomId}/forget`
+pub async fn forget_room(
+    api: Api,
+    who: Session,
+    request: forget_room::v3::Request,
+) -> Result<forget_room::v3::Response, Error> {
+    let forget = |tx: &Tx, _: &Local, actor: &Actor, room| leave::forget(tx, actor.num, room);
+    in_room(&api, &who, request.room_id, forget).await?;
+    Ok(forget_room::v3::Response::new())
+}
+
+/// `POST /_matrix/client/v3/rooms/{roomId}/invite`
+pub async fn invite_user(
+    api: Api,
+    who: Session,
+    request: invite_user::v3::Request,
+) -> Result<invite_user::v3::Response, Error> {
+    let InvitationRecipient::UserId(invitee) = request.recipient else {
+        return Err(rooms::Error::ThirdPartyInvite.into());
+    };
+    let invite = move |tx: &Tx, local: &Local, actor: &Actor, room| {
+        let reason = invitee.reason.as_deref();
+        moderation::invite(tx, local, actor, room, &invitee.user_id, reason, false)
+    };
+    in_room(&api, &who, request.room_id, invite).await?;
+    Ok(invite_user::v3::Response::new())
+}
+
+/// `POST /_matrix/client/v3/rooms/{roomId}/kick`
+pub async fn kick_user(
+    api: Api,
+    who: Session,
+    request: kick_user::v3::Request,
+) -> Result<kick_user::v3::Response, Error> {
+    let (user, reason) = (request.user_id, request.reason);
+    let kick = move |tx: &Tx, local: &Local, actor: &Actor, room| {
+        moderation::kick(tx, local, actor, room, &user, reason.as_deref())
+    };
+    in_room(&api, &who, request.room_id, kick).await?;
+    Ok(kick_user::v3::Response::new())
+}
+
+/// `POST /_matrix/client/v3/rooms/{roomId}/ban`
+pub async fn ban_user(
+    api: Api,
+    who: Session,
+    request: ban_user::v3::Request,
+) -> Result<ban_user::v3::Response, Error> {
+    let (user, reason) = (request.user_id, request.reason);
+    let ban = move |tx: &Tx, local: &Local, actor: &Actor, room| {
+        moderation::ban(tx, local, actor, room, &user, reason.as_deref())
+    };
+    in_room(&api, &who, request.room_id, ban).await?;
+    Ok(ban_user::v3::Response::new())
+}
+
+/// `POST /_matrix/client/v3/rooms/{roomId}/unban`
+pub async fn unban_user(
+    api: Api,
+    who: Session,
+    request: unban_user::v3::Request,
+) -> Result<unban_user::v3::Response, Error> {
+    let (user, reason) = (request.user_id, request.reason);
+    let unban = move |tx: &Tx, local: &Local, actor: &Actor, room| {
+        moderation::unban(tx, local, actor, room, &user, reason.as_deref())
+    };
+    in_room(&api, &who, request.room_id, unban).await?;
+    Ok(unban_user::v3::Response::new())
+}
+
+/// `GET /_matrix/client/v3/joined_rooms`
+pub async fn joined_rooms(
+    api: Api,
+    who: Session,
+    _request: joined_rooms::v3::Request,
+) -> Result<joined_rooms::v3::Response, Error> {
+    let joined = api
+        .store
+        .scan("joined rooms", move |s| current::joined(s, who.user))
+        .await?;
+    Ok(joined_rooms::v3::Response::new(joined))
+}
+
+/// Lets `who` do something in the room.
+async fn in_room<D>(api: &Api, who: &Session, room: OwnedRoomId, deed: D) -> Result<(), Error>
+where
+    D: Fn(&Tx, &Local, &Actor, RoomNum) -> Result<(), rooms::Error> + Send + 'static,
+{
+    let (local, actor) = (api.local.clone(), api.actor(who));
+    let write = api
+        .store
+        .write(move |tx| deed(tx, &local, &actor, rooms::num(tx, &room)?));
+    Ok(write.await?)
+}

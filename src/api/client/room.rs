@@ -1,0 +1,60 @@
+//! Making rooms and replacing them (client-server API, "Creation" and "Room upgrades").
+
+use ruma::{
+    RoomId,
+    api::client::room::{aliases as get_aliases, create_room, upgrade_room},
+};
+
+use crate::{
+    api::{Api, Error, Session},
+    rooms::{self, aliases, create, presets, upgrade, upgrade::Upgrade},
+};
+
+/// `POST /_matrix/client/v3/createRoom`
+pub async fn create_room(
+    api: Api,
+    who: Session,
+    request: create_room::v3::Request,
+) -> Result<create_room::v3::Response, Error> {
+    let (local, actor) = (api.local.clone(), api.actor(&who));
+    let id = RoomId::new_v1(local.server_name());
+    let plan = presets::blueprint(&local, &actor.id, &request, id)?;
+    let write = api
+        .store
+        .write(move |tx| create::build(tx, &local, &actor, &plan));
+    let (_, room_id) = write.await?;
+    Ok(create_room::v3::Response::new(room_id))
+}
+
+/// `POST /_matrix/client/v3/rooms/{roomId}/upgrade`
+pub async fn upgrade_room(
+    api: Api,
+    who: Session,
+    request: upgrade_room::v3::Request,
+) -> Result<upgrade_room::v3::Response, Error> {
+    let (local, actor) = (api.local.clone(), api.actor(&who));
+    let wish = Upgrade {
+        id: RoomId::new_v1(local.server_name()),
+        version: request.new_version,
+        additional_creators: request.additional_creators,
+    };
+    let write = api.store.write(move |tx| {
+        let old = rooms::num(tx, &request.room_id)?;
+        upgrade::upgrade(tx, &local, &actor, old, &wish)
+    });
+    Ok(upgrade_room::v3::Response::new(write.await?))
+}
+
+/// `GET /_matrix/client/v3/rooms/{roomId}/aliases`
+pub async fn aliases(
+    api: Api,
+    who: Session,
+    request: get_aliases::v3::Request,
+) -> Result<get_aliases::v3::Response, Error> {
+    let actor = api.actor(&who);
+    let aliases = api.store.read(|s| {
+        let room = rooms::num(s, &request.room_id)?;
+        aliases::shown_to(s, &actor, room)
+    })?;
+    Ok(get_aliases::v3::Response::new(aliases))
+}

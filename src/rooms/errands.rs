@@ -1,0 +1,128 @@
+//! What follows from one change in many rooms, or in a large one: a new name shown everywhere,
+//! every room left when an account ends, a replaced room's bans.
+//!
+//! Such an errand is a row, written in the transaction of the change, so it outlives the request
+//! and a restart: `stale_members` and `successions`. One [`Errands::work`] does a slice of each in
+//! turn until none is left.
+
+use std::time::Duration;
+
+use ruma::{MilliSecondsSinceUnixEpoch, UInt};
+use smol::{
+    Timer,
+    channel::{self, Receiver, Sender},
+    future::FutureExt,
+};
+
+use super::{Actor, Error, Local, memberships, succession};
+use crate::{
+    clock::Clock,
+    store::{self, Effect, Reader, RoomNum, Rows, Store, UserNum},
+};
+
+/// How many events one slice sends at most.
+pub(super) const SENT: usize = 8;
+/// How many rows one slice looks at at most.
+pub(super) const LOOKED_AT: usize = 128;
+/// How long everything rests when the store failed.
+const REST: Duration = Duration::from_secs(60);
+
+/// The one who does the errands.
+#[derive(Debug)]
+pub struct Errands {
+    wake: Sender<()>,
+    woken: Receiver<()>,
+}
+
+impl Default for Errands {
+    fn default() -> Self {
+        let (wake, woken) = channel::bounded(1);
+        Self { wake, woken }
+    }
+}
+
+impl Errands {
+    /// To be told of every effect.
+    pub fn apply(&self, effect: &Effect) {
+        if let Effect::Errand | Effect::Reopened = effect {
+            // Who is woken already looks at every errand.
+            let _ = self.wake.try_send(());
+        }
+    }
+
+    /// Does the errands that there are and those that come, until the store is closed. To be
+    /// spawned once.
+    pub async fn work(&self, store: &Store, local: &Local, clock: &Clock) {
+        loop {
+            match round(store, local, clock).await {
+                Ok(true) => {}
+                Ok(false) => self.sleep().await,
+                Err(Error::Store(store::Error::Closed)) => return,
+                Err(error) => {
+                    log::error!("errands: {error}; going on in {REST:?}");
+                    let rest = async {
+                        Timer::after(REST).await;
+                    };
+                    rest.or(self.sleep()).await;
+                }
+            }
+        }
+    }
+
+    /// Waits until there is something to do.
+    async fn sleep(&self) {
+        // It cannot fail: the other end is here too.
+        let _ = self.woken.recv().await;
+    }
+}
+
+/// Does one slice of every errand; whether there was any.
+async fn round(store: &Store, local: &Local, clock: &Clock) -> Result<bool, Error> {
+    let mut any = false;
+    let mut from = UserNum::MIN;
+    while let Some(user) = store.read(|s| first(s.stale_members()?, from))? {
+        let (local, now) = (local.clone(), now(clock));
+        store
+            .write(move |tx| memberships::slice(tx, &local, now, user))
+            .await?;
+        (any, from) = (true, UserNum(user.0 + 1));
+    }
+    let mut from = RoomNum::MIN;
+    while let Some(room) = store.read(|s| first(s.successions()?, from))? {
+        let (local, now) = (local.clone(), now(clock));
+        store
+            .write(move |tx| succession::slice(tx, &local, now, room))
+            .await?;
+        (any, from) = (true, RoomNum(room.0 + 1));
+    }
+    Ok(any)
+}
+
+fn now(clock: &Clock) -> MilliSecondsSinceUnixEpoch {
+    MilliSecondsSinceUnixEpoch(UInt::new_saturating(clock.now_ms()))
+}
+
+/// The first key of `table` from `from` on.
+fn first<K, V>(table: impl Rows<K, V>, from: K) -> Result<Option<K>, Error>
+where
+    K: for<'k> redb::Key<SelfType<'k> = K> + 'static,
+    V: redb::Value + 'static,
+{
+    let row = table.range(from..)?.next().transpose()?;
+    Ok(row.map(|(key, _)| key.value()))
+}
+
+/// Whether something was sent. What a room forbids is not done there, and the errand goes on.
+pub(super) fn tried(
+    result: Result<bool, Error>,
+    actor: &Actor,
+    room: RoomNum,
+) -> Result<bool, Error> {
+    match result {
+        Err(Error::Forbidden(reason)) => {
+            log::warn!("room {}: refused to {}: {reason}", room.0, actor.id);
+            Ok(false)
+        }
+        result => result,
+    }
+}

@@ -1,0 +1,126 @@
+//! Joining a room of which this server has all that it needs, and knocking on it.
+
+use ruma::{
+    OwnedUserId, UserId,
+    events::{StateEventType, room::member::MembershipState},
+    room::{AllowRule, JoinRule},
+    room_version_rules::RoomVersionRules,
+};
+
+use super::{Actor, Error, Local, content, current, member::Change, power};
+use crate::store::{Reader, RoomNum, Rows, Tx, UserNum, records::Membership};
+
+/// Joins `actor` to the room. Who is in it already stays in it, without another event.
+///
+/// # Errors
+/// [`Error::Forbidden`] if the room does not let the user in.
+pub fn join(
+    tx: &Tx,
+    local: &Local,
+    actor: &Actor,
+    room: RoomNum,
+    reason: Option<&str>,
+) -> Result<(), Error> {
+    let membership = current::membership(tx, room, &actor.id)?;
+    if membership == Membership::Join {
+        return Ok(());
+    }
+    let mut change =
+        Change::new(&actor.id, MembershipState::Join, reason).with_profile(tx, local)?;
+    if membership != Membership::Invite {
+        change.content.join_authorized_via_users_server = authorized_via(tx, room, actor)?;
+    }
+    change.send(tx, local, room, actor)
+}
+
+/// Asks to be invited.
+///
+/// # Errors
+/// [`Error::Forbidden`] if the room does not let the user knock.
+pub fn knock(
+    tx: &Tx,
+    local: &Local,
+    actor: &Actor,
+    room: RoomNum,
+    reason: Option<&str>,
+) -> Result<(), Error> {
+    Change::new(&actor.id, MembershipState::Knock, reason)
+        .with_profile(tx, local)?
+        .send(tx, local, room, actor)
+}
+
+/// The local user in whose name `actor` may join although nobody invited them; `None` if the
+/// room's join rule asks for nobody. [Restricted rooms], since room version 8.
+///
+/// [Restricted rooms]: https://spec.matrix.org/v1.19/client-server-api/#restricted-rooms
+fn authorized_via(tx: &Tx, room: RoomNum, actor: &Actor) -> Result<Option<OwnedUserId>, Error> {
+    let rules = super::rules(&super::record(tx, room)?)?;
+    let join_rule = content::current(tx, room, &StateEventType::RoomJoinRules, "")?;
+    let restricted = match join_rule {
+        Some(JoinRule::Restricted(restricted)) if rules.authorization.restricted_join_rule => {
+            restricted
+        }
+        Some(JoinRule::KnockRestricted(restricted))
+            if rules.authorization.knock_restricted_join_rule =>
+        {
+            restricted
+        }
+        _ => return Ok(None),
+    };
+    if !meets_any(tx, &restricted.allow, actor.num)? {
+        let reason = "you are in none of the rooms whose members may join without an invite";
+        return Err(Error::forbidden(reason));
+    }
+    match who_may_invite(tx, room, rules)? {
+        Some(user) => Ok(Some(user)),
+        None => Err(Error::forbidden(
+            "nobody of this server who is in the room may invite you",
+        )),
+    }
+}
+
+/// Whether the local user `user` meets one of `conditions`. One that this server cannot verify is
+/// not met.
+fn meets_any(r: &impl Reader, conditions: &[AllowRule], user: UserNum) -> Result<bool, Error> {
+    for condition in conditions {
+        let AllowRule::RoomMembership(condition) = condition else {
+            continue;
+        };
+        let Ok(room) = super::num(r, &condition.room_id) else {
+            continue;
+        };
+        let row = current::local_membership(r, user, room)?;
+        if row.is_some_and(|row| row.membership == Membership::Join) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// A local user in the room who may invite others to it.
+fn who_may_invite(
+    r: &impl Reader,
+    room: RoomNum,
+    rules: &RoomVersionRules,
+) -> Result<Option<OwnedUserId>, Error> {
+    let levels = power::levels(r, room, rules)?;
+    let users = r.users()?;
+    for row in r
+        .local_members()?
+        .range((room, UserNum::MIN)..=(room, UserNum::MAX))?
+    {
+        let (key, membership) = row?;
+        if membership.value() != Membership::Join as u8 {
+            continue;
+        }
+        let id = users
+            .get(key.value().1)?
+            .ok_or(Error::corrupt("a user without an id"))?;
+        let id = <&UserId>::try_from(id.value())
+            .map_err(|_| Error::corrupt("a user with an id that is none"))?;
+        if levels.user_can_invite(id) {
+            return Ok(Some(id.to_owned()));
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,197 @@
+use std::{path::Path, sync::Arc, time::Duration};
+
+use ruma::{RoomVersionId, events::StateEventType, profile::ProfileFieldValue};
+use serde_json::{Value, json};
+use smol::{Executor, Timer};
+
+use super::{
+    local,
+    world::{World, with_world},
+};
+use crate::{
+    clock::Clock,
+    pool::Pool,
+    rooms::{Actor, Error, Local, content, errands::Errands, memberships},
+    store::{Effect, Options, Reader, Records, RoomNum, Store, Tx, records::Membership},
+    users::profiles,
+};
+
+fn rename(world: &World, user: &Actor, name: &str) -> Result<(), Error> {
+    let name = ProfileFieldValue::DisplayName(name.to_owned());
+    let change = profiles::Change::set(&name).expect("a name");
+    if profiles::apply(world.tx, user.num, &change).expect("the name can be changed") {
+        memberships::now_stale(world.tx, user.num)?;
+    }
+    Ok(())
+}
+
+fn name_in(world: &World, user: &Actor, room: RoomNum) -> Result<Value, Error> {
+    Ok(world.get(room, ("m.room.member", user.id.as_str()))?["displayname"].take())
+}
+
+#[test]
+fn a_new_name_is_shown_in_every_joined_room_and_nowhere_else() {
+    with_world(|world| {
+        let [alice, bob] = world.users(["alice", "bob"])?;
+        let mut rooms = Vec::new();
+        for _ in 0..20 {
+            let room = world.public(&alice, &RoomVersionId::V12)?;
+            world.join(&bob, room)?;
+            rooms.push(room);
+        }
+        let (left, invited) = (rooms[3], world.create(&alice, &json!({}))?);
+        world.leave(&bob, left)?;
+        world.invite(&alice, &bob, invited)?;
+        rename(world, &bob, "Robert")?;
+        assert!(
+            world.see_to_memberships(bob.num)? > 1,
+            "it takes more than one slice"
+        );
+        for room in rooms.iter().filter(|room| **room != left) {
+            assert_eq!(name_in(world, &bob, *room)?, "Robert");
+            assert_eq!(world.membership(&bob, *room)?, Membership::Join);
+        }
+        assert_eq!(name_in(world, &bob, left)?, Value::Null);
+        assert_eq!(world.membership(&bob, invited)?, Membership::Invite);
+        let length = world.length(rooms[0])?;
+        rename(world, &bob, "Rob")?;
+        rename(world, &bob, "Robert")?;
+        world.see_to_memberships(bob.num)?;
+        assert_eq!(
+            world.length(rooms[0])?,
+            length,
+            "what is shown already is not sent again"
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn a_room_that_forbids_the_change_does_not_stop_the_others() {
+    with_world(|world| {
+        let [alice, bob] = world.users(["alice", "bob"])?;
+        let strict = world.public(&alice, &RoomVersionId::V12)?;
+        let open = world.public(&alice, &RoomVersionId::V12)?;
+        for room in [strict, open] {
+            world.join(&bob, room)?;
+        }
+        world.ban(&alice, &bob, strict)?;
+        // As if the ban had come while the slice was under way.
+        let row = world.tx.memberships()?.load((bob.num, strict))?;
+        let mut row = row.expect("a membership");
+        row.membership = Membership::Join;
+        world.tx.memberships()?.put((bob.num, strict), &row)?;
+        rename(world, &bob, "Robert")?;
+        world.see_to_memberships(bob.num)?;
+        assert_eq!(world.membership(&bob, strict)?, Membership::Ban);
+        assert_eq!(name_in(world, &bob, open)?, "Robert");
+        Ok(())
+    });
+}
+
+#[test]
+fn who_ends_the_account_leaves_rooms_invites_and_knocks() {
+    with_world(|world| {
+        let [alice, bob] = world.users(["alice", "bob"])?;
+        let mut rooms = Vec::new();
+        for n in 0..20 {
+            let room = world.create(&alice, &json!({}))?;
+            if n == 0 {
+                let rule = json!({ "join_rule": "knock" });
+                world.set(&alice, room, ("m.room.join_rules", ""), &rule)?;
+                world.knock(&bob, room)?;
+            } else {
+                world.invite(&alice, &bob, room)?;
+            }
+            if n > 10 {
+                world.join(&bob, room)?;
+            }
+            rooms.push(room);
+        }
+        world.ban(&alice, &bob, rooms[19])?;
+        let account = world.tx.accounts()?.load(bob.num)?;
+        let mut account = account.expect("an account");
+        account.deactivated = true;
+        world.tx.accounts()?.put(bob.num, &account)?;
+        memberships::now_stale(world.tx, bob.num)?;
+        assert!(world.see_to_memberships(bob.num)? > 1);
+        for room in &rooms[..19] {
+            assert_eq!(world.membership(&bob, *room)?, Membership::Leave);
+        }
+        assert_eq!(world.membership(&bob, rooms[19])?, Membership::Ban);
+        Ok(())
+    });
+}
+
+/// Runs `test` over the store in `directory`, where errands are done if `diligent`.
+fn run<T>(
+    directory: &Path,
+    local: &Local,
+    diligent: bool,
+    test: impl AsyncFnOnce(&Store) -> T,
+) -> T {
+    let options = Options {
+        directory: directory.to_owned(),
+        cache: 4 << 20,
+    };
+    let store = Store::open(&options, Pool::default()).expect("the store opens");
+    let errands = Arc::new(Errands::default());
+    let executor = Executor::new();
+    smol::block_on(executor.run(async {
+        let told = errands.clone();
+        let apply = move |effects: &[Effect]| effects.iter().for_each(|effect| told.apply(effect));
+        let publishing = executor.spawn(store.clone().publish(apply));
+        let (at, local) = (store.clone(), local.clone());
+        let working = diligent.then(|| {
+            executor.spawn(async move { errands.work(&at, &local, &Clock::default()).await })
+        });
+        let result = test(&store).await;
+        store.close().await;
+        publishing.await;
+        drop(working);
+        result
+    }))
+}
+
+/// Waits until the room shows bob as `name`.
+async fn shown(store: &Store, room: RoomNum, name: &str) {
+    loop {
+        let kind = StateEventType::RoomMember;
+        let content: Option<Value> = store
+            .read(|s| content::current(s, room, &kind, "@bob:here"))
+            .expect("the room can be read");
+        if content.is_some_and(|content| content["displayname"] == name) {
+            return;
+        }
+        Timer::after(Duration::from_millis(1)).await;
+    }
+}
+
+#[test]
+fn errands_outlive_a_restart_and_are_done_as_they_come() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let local = local();
+    let with_local = local.clone();
+    let room = run(directory.path(), &local, false, async |store| {
+        let job = move |tx: &Tx| {
+            let local = with_local.clone();
+            let world = World { tx, local };
+            let bob = world.user("bob")?;
+            let room = world.public(&bob, &RoomVersionId::V12)?;
+            rename(&world, &bob, "Robert")?;
+            Ok::<_, Error>(room)
+        };
+        store.write(job).await.expect("a room is made")
+    });
+    let with_local = local.clone();
+    run(directory.path(), &local, true, async |store| {
+        shown(store, room, "Robert").await;
+        let job = move |tx: &Tx| {
+            let local = with_local.clone();
+            let world = World { tx, local };
+            rename(&world, &world.user("bob")?, "Rob")
+        };
+        store.write(job).await.expect("bob is renamed");
+        shown(store, room, "Rob").await;
+    });
+}

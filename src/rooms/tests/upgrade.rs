@@ -1,0 +1,277 @@
+use ruma::{OwnedRoomId, OwnedUserId, RoomVersionId, room_alias_id};
+use serde_json::{Value, json};
+
+use super::world::{World, refused, some_id, with_world};
+use crate::{
+    protocol::versions,
+    rooms::{Actor, Error, aliases, directory, event, id, num, timeline, upgrade},
+    store::{Place, RoomNum, records::Membership},
+};
+
+const LEVELS: (&str, &str) = ("m.room.power_levels", "");
+
+fn upgrade(
+    world: &World,
+    by: &Actor,
+    old: RoomNum,
+    version: &RoomVersionId,
+    additional_creators: &[OwnedUserId],
+) -> Result<RoomNum, Error> {
+    let wish = upgrade::Upgrade {
+        id: some_id(),
+        version: version.clone(),
+        additional_creators: additional_creators.to_vec(),
+    };
+    let new = upgrade::upgrade(world.tx, &world.local, by, old, &wish)?;
+    num(world.tx, &new)
+}
+
+fn room_id(world: &World, room: RoomNum) -> Result<OwnedRoomId, Error> {
+    id(world.tx, room)
+}
+
+/// A published room of `version` with everything that an upgrade carries over.
+fn furnished(world: &World, alice: &Actor, version: &RoomVersionId) -> Result<RoomNum, Error> {
+    let body = json!({
+        "room_version": version, "visibility": "public", "room_alias_name": "pub",
+        "name": "Pub", "topic": "Beer",
+        "creation_content": { "type": "org.example.pub", "m.federate": false, "x": 1 },
+        "initial_state": STATE
+            .iter()
+            .map(|(kind, content)| {
+                let content: Value = serde_json::from_str(content).expect("JSON");
+                json!({ "type": kind, "content": content })
+            })
+            .collect::<Vec<_>>(),
+    });
+    world.create(alice, &body)
+}
+
+const STATE: [(&str, &str); 6] = [
+    ("m.room.server_acl", r#"{"allow":["*"],"deny":["there"]}"#),
+    (
+        "m.room.encryption",
+        r#"{"algorithm":"m.megolm.v1.aes-sha2"}"#,
+    ),
+    ("m.room.avatar", r#"{"url":"mxc://here/pub"}"#),
+    ("m.room.guest_access", r#"{"guest_access":"can_join"}"#),
+    (
+        "m.room.history_visibility",
+        r#"{"history_visibility":"joined"}"#,
+    ),
+    ("m.room.join_rules", r#"{"join_rule":"knock"}"#),
+];
+
+#[test]
+fn the_new_room_looks_like_the_old_and_they_name_each_other() {
+    for (from, to) in [
+        (RoomVersionId::V6, RoomVersionId::V11),
+        (RoomVersionId::V10, RoomVersionId::V12),
+        (RoomVersionId::V12, RoomVersionId::V12),
+        (RoomVersionId::V12, RoomVersionId::V10),
+    ] {
+        with_world(move |world| {
+            let alice = world.user("alice")?;
+            let old = furnished(world, &alice, &from)?;
+            let newest = timeline::backwards(world.tx, old, Place::MAX, 1)?;
+            let newest = event::id(world.tx, newest[0].1.event)?;
+            let new = upgrade(world, &alice, old, &to, &[])?;
+            for (kind, content) in STATE {
+                let content: Value = serde_json::from_str(content).expect("JSON");
+                assert_eq!(world.get(new, (kind, ""))?, content, "{kind}");
+            }
+            assert_eq!(world.get(new, ("m.room.name", ""))?["name"], "Pub");
+            assert_eq!(world.get(new, ("m.room.topic", ""))?["topic"], "Beer");
+            let create = world.get(new, ("m.room.create", ""))?;
+            assert_eq!(create["type"], "org.example.pub");
+            assert_eq!(create["m.federate"], false);
+            assert_eq!(create["x"], Value::Null);
+            assert_eq!(create["room_version"], to.as_str());
+            let predecessor = json!({ "room_id": room_id(world, old)?, "event_id": newest });
+            assert_eq!(create["predecessor"], predecessor);
+            let tombstone = world.get(old, ("m.room.tombstone", ""))?;
+            assert_eq!(tombstone["replacement_room"], room_id(world, new)?.as_str());
+            assert!(tombstone["body"].is_string());
+            assert_eq!(world.membership(&alice, new)?, Membership::Join);
+            assert_eq!(world.membership(&alice, old)?, Membership::Join);
+            Ok(())
+        });
+    }
+}
+
+#[test]
+fn addresses_and_the_place_in_the_directory_move() {
+    with_world(|world| {
+        let alice = world.user("alice")?;
+        let old = furnished(world, &alice, &RoomVersionId::V10)?;
+        let alias = room_alias_id!("#second:here");
+        aliases::create(world.tx, &world.local, &alice, alias, old)?;
+        let canonical = ("m.room.canonical_alias", "");
+        let content = json!({ "alias": "#pub:here", "alt_aliases": [alias, "#pub:there"] });
+        world.set(&alice, old, canonical, &content)?;
+        let new = upgrade(world, &alice, old, &RoomVersionId::V12, &[])?;
+        for alias in [alias, room_alias_id!("#pub:here")] {
+            assert_eq!(aliases::resolve(world.tx, alias)?, new);
+        }
+        assert_eq!(
+            aliases::of_room(world.tx, new)?,
+            ["#pub:here", "#second:here"]
+        );
+        assert!(aliases::of_room(world.tx, old)?.is_empty());
+        let moved = json!({ "alias": "#pub:here", "alt_aliases": [alias] });
+        assert_eq!(world.get(new, canonical)?, moved);
+        assert_eq!(
+            world.get(old, canonical)?,
+            json!({ "alt_aliases": ["#pub:there"] })
+        );
+        assert!(directory::is_listed(world.tx, new)?);
+        assert!(!directory::is_listed(world.tx, old)?);
+        Ok(())
+    });
+}
+
+#[test]
+fn power_levels_are_kept_and_the_old_room_falls_silent() {
+    with_world(|world| {
+        let [alice, bob] = world.users(["alice", "bob"])?;
+        let old = world.public(&alice, &RoomVersionId::V9)?;
+        let levels = json!({
+            "users": { "@alice:here": 100, "@bob:here": " 50 " },
+            "users_default": 60,
+            "invite": "10",
+            "state_default": 70,
+            "events": { "m.room.name": 100, "m.room.power_levels": 100, "m.room.tombstone": 60 },
+            "org.example": "kept",
+        });
+        world.set(&alice, old, LEVELS, &levels)?;
+        world.join(&bob, old)?;
+        let new = upgrade(world, &alice, old, &RoomVersionId::V11, &[])?;
+        let mut kept = levels.clone();
+        kept["users"] = json!({ "@alice:here": 100, "@bob:here": 50 });
+        kept["invite"] = json!(10);
+        assert_eq!(world.get(new, LEVELS)?, kept);
+        let silent = world.get(old, LEVELS)?;
+        assert_eq!(
+            (&silent["events_default"], &silent["invite"]),
+            (&json!(61), &json!(61))
+        );
+        assert_eq!(silent["users"], levels["users"]);
+        Ok(())
+    });
+}
+
+#[test]
+fn creators_leave_the_levels_where_they_stand_above_and_come_back_where_not() {
+    with_world(|world| {
+        let [alice, bob, carol] = world.users(["alice", "bob", "carol"])?;
+        let old = world.public(&alice, &RoomVersionId::V11)?;
+        world.join(&bob, old)?;
+        let levels = json!({
+            "users": { "@alice:here": 100, "@bob:here": 100, "@carol:here": 50 },
+            "events": { "m.room.tombstone": 40 },
+        });
+        world.set(&alice, old, LEVELS, &levels)?;
+        let creators = [carol.id.clone()];
+        let new = upgrade(world, &bob, old, &RoomVersionId::V12, &creators)?;
+        let levels = world.get(new, LEVELS)?;
+        assert_eq!(levels["users"], json!({ "@alice:here": 100 }));
+        assert_eq!(levels["events"]["m.room.tombstone"], 150);
+        let create = world.get(new, ("m.room.create", ""))?;
+        assert_eq!(create["additional_creators"], json!(["@carol:here"]));
+
+        let again = upgrade(world, &bob, new, &RoomVersionId::V12, &[])?;
+        let create = world.get(again, ("m.room.create", ""))?;
+        assert_eq!(
+            create["additional_creators"],
+            Value::Null,
+            "creators are named anew"
+        );
+
+        let back = upgrade(world, &bob, new, &RoomVersionId::V11, &creators)?;
+        let users = json!({ "@alice:here": 100, "@bob:here": 100, "@carol:here": 100 });
+        assert_eq!(world.get(back, LEVELS)?["users"], users);
+        let create = world.get(back, ("m.room.create", ""))?;
+        assert_eq!(create["additional_creators"], Value::Null);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_user_without_power_over_state_but_over_the_tombstone_can_upgrade() {
+    with_world(|world| {
+        for version in [RoomVersionId::V11, RoomVersionId::V12] {
+            let [alice, bob] = world.users(["alice", "bob"])?;
+            let old = world.public(&alice, &RoomVersionId::V11)?;
+            world.join(&bob, old)?;
+            let levels = json!({
+                "users": { "@alice:here": 100 }, "state_default": 100,
+                "events": { "m.room.tombstone": 0 },
+            });
+            world.set(&alice, old, LEVELS, &levels)?;
+            let new = upgrade(world, &bob, old, &version, &[])?;
+            assert_eq!(
+                world.get(new, LEVELS)?["users"],
+                json!({ "@alice:here": 100 })
+            );
+            assert_eq!(world.get(old, LEVELS)?, levels, "bob may not change them");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn who_may_not_send_a_tombstone_may_not_upgrade() {
+    with_world(|world| {
+        let [alice, bob, carol] = world.users(["alice", "bob", "carol"])?;
+        for version in versions::SUPPORTED {
+            let old = world.public(&alice, &version)?;
+            world.join(&bob, old)?;
+            for by in [&bob, &carol] {
+                refused(upgrade(world, by, old, &RoomVersionId::V12, &[]).map(drop));
+            }
+            let unknown = upgrade(world, &alice, old, &RoomVersionId::V5, &[]);
+            assert!(matches!(unknown, Err(Error::UnsupportedVersion(_))));
+            world.leave(&alice, old)?;
+            refused(upgrade(world, &alice, old, &RoomVersionId::V12, &[]).map(drop));
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn bans_and_the_rooms_of_a_space_follow_in_slices() {
+    with_world(|world| {
+        let alice = world.user("alice")?;
+        let body = json!({ "creation_content": { "type": "m.space" }, "preset": "public_chat" });
+        let old = world.create(&alice, &body)?;
+        for n in 0..12 {
+            let user = world.user(&format!("banned{n}"))?;
+            world.ban(&alice, &user, old)?;
+        }
+        let member = world.user("member")?;
+        world.join(&member, old)?;
+        let child = ("m.space.child", "!child:here");
+        let gone = ("m.space.child", "!gone:here");
+        world.set(
+            &alice,
+            old,
+            child,
+            &json!({ "via": ["here"], "order": "a" }),
+        )?;
+        world.set(&alice, old, gone, &json!({}))?;
+        let new = upgrade(world, &alice, old, &RoomVersionId::V12, &[])?;
+        assert!(world.see_to_succession(new)? > 1);
+        for n in 0..12 {
+            let user = world.user(&format!("banned{n}"))?;
+            assert_eq!(world.membership(&user, new)?, Membership::Ban);
+        }
+        assert_eq!(world.membership(&member, new)?, Membership::Leave);
+        assert_eq!(
+            world.get(new, child)?,
+            json!({ "via": ["here"], "order": "a" })
+        );
+        assert_eq!(world.get(new, gone)?, Value::Null);
+        assert_eq!(world.see_to_succession(new)?, 0);
+        Ok(())
+    });
+}
