@@ -165,7 +165,7 @@ impl Users {
         device_ids: Vec<OwnedDeviceId>,
     ) -> Result<(), Error> {
         self.store
-            .write(move |tx| {
+            .write_shrinking(move |tx| {
                 for device_id in &device_ids {
                     remove(tx, user, device_id)?;
                 }
@@ -180,7 +180,7 @@ impl Users {
     /// If the store fails.
     pub async fn remove_all_devices(&self, user: UserNum) -> Result<(), Error> {
         self.store
-            .write(move |tx| Ok(remove_all(tx, user, None)?))
+            .write_shrinking(move |tx| Ok(remove_all(tx, user, None)?))
             .await
     }
 }

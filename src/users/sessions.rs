@@ -68,7 +68,7 @@ impl Users {
         let (token, session) = self.store.read(|s| look_up(s, &hash, now_ms))?;
         if let Some(replaced) = token.replaces {
             self.store
-                .write(move |tx| confirm(tx, &hash, &replaced))
+                .write_shrinking(move |tx| confirm(tx, &hash, &replaced))
                 .await?;
         }
         if self.last_seen.is_due(session.device, now_ms) {

@@ -57,7 +57,7 @@ pub async fn deactivate(
     authenticate(&api, Some(&who), operation, uiaa::PASSWORD, auth).await?;
     let (user, erase) = (who.user, request.erase);
     api.store
-        .write(move |tx| {
+        .write_shrinking(move |tx| {
             accounts::end(tx, user, erase)?;
             memberships::now_stale(tx, user)?;
             Ok::<_, Error>(())
