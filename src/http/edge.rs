@@ -6,6 +6,7 @@ use std::{
     net::{IpAddr, Ipv4Addr},
     panic::AssertUnwindSafe,
     sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::Instant,
 };
 
 use http::{Method, Request, Response, StatusCode, header, request::Parts};
@@ -104,7 +105,10 @@ impl Edge {
         request: Request<Unread>,
         connection: IpAddr,
     ) -> Response<Answer> {
+        let start = Instant::now();
         let (head, body) = request.into_parts();
+        // Not the query, which may hold a token.
+        let asked = (head.method.clone(), head.uri.path().to_owned());
         let body = Arc::new(Mutex::new(Some(body)));
         // Who waits for leave to send the body need not send what nobody wants.
         let waits = head.headers.contains_key(header::EXPECT);
@@ -124,6 +128,8 @@ impl Edge {
             unread.skip(&self.app.state().times).await;
         }
         cors::allow(response.headers_mut());
+        let ((method, path), status) = (asked, response.status().as_u16());
+        log::debug!("{method} {path}: {status} after {:?}", start.elapsed());
         response
     }
 

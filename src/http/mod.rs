@@ -29,5 +29,4 @@ mod tls;
 pub use self::{
     edge::Edge,
     listen::{Front, ListenError, Listeners},
-    routes::served,
 };

@@ -25,11 +25,6 @@ impl Template {
         Self { path, open_end }
     }
 
-    /// As ruma writes it.
-    pub(super) fn as_str(self) -> &'static str {
-        self.path
-    }
-
     /// The patterns under which tide finds this template.
     pub(super) fn patterns(self) -> Vec<String> {
         let segments = self.path.split('/');

@@ -113,19 +113,6 @@ fn rooms(routes: &mut Routes) {
     routes.add(directory::get_public_rooms_filtered);
 }
 
-/// The method and path of every endpoint that is served, as ruma writes them: for the census.
-pub fn served() -> Vec<(http::Method, &'static str)> {
-    let routes = all();
-    let of = |route: &Route| {
-        let templates = route.templates().map(|template| template.as_str());
-        let method = route.method.clone();
-        templates
-            .map(|path| (method.clone(), path))
-            .collect::<Vec<_>>()
-    };
-    routes.iter().flat_map(of).collect()
-}
-
 /// A list of endpoints in the making.
 #[derive(Default)]
 pub(super) struct Routes(pub Vec<Route>);

@@ -1,5 +1,8 @@
 //! The whole server in this process, asked without a socket.
 
 mod accounts;
+mod census;
+mod edge;
 mod home;
 mod own_data;
+mod program;
