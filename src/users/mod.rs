@@ -7,8 +7,9 @@
 //!   [`filters`] take a snapshot or a transaction, for other modules that read or write these in
 //!   their own jobs.
 //! - A device ends in one place, [`devices::remove`], with everything that hangs on it.
-//! - What a change here means for rooms is up to the caller: [`profiles::apply`] and
-//!   [`accounts::end`] run in a transaction of `api/`, which does the rooms' part in the same one.
+//! - Rooms are above this module. What a change here means for them is up to the caller:
+//!   [`profiles::apply`] and [`accounts::end`] run in a transaction of `api/`, which notes the
+//!   rooms' part in the same one.
 
 pub mod account_data;
 pub mod accounts;
