@@ -178,6 +178,75 @@ fn account_data_and_tags_need_a_room_that_the_user_was_in() {
 }
 
 #[test]
+fn a_room_has_account_data_and_tags_of_each_user_even_after_leaving() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let bob = home.register("bob");
+    let (status, made) = alice.post("/_matrix/client/v3/createRoom", json!({}));
+    assert_eq!(status, 200, "{made}");
+    let room = made["room_id"].as_str().unwrap();
+    let room = room.replace('!', "%21").replace(':', "%3A");
+    let leave = format!("/_matrix/client/v3/rooms/{room}/leave");
+    assert_eq!(alice.post(&leave, json!({})).0, 200);
+
+    let base = format!("/_matrix/client/v3/user/@alice:localhost/rooms/{room}");
+    let (data, tags) = (format!("{base}/account_data"), format!("{base}/tags"));
+    let nothing = (200, json!({}));
+    let kind = format!("{data}/org.example");
+    assert_eq!(alice.put(&kind, json!({"a": 1})), nothing);
+    assert_eq!(alice.get(&kind), (200, json!({"a": 1})));
+    refused(
+        &alice.get(&format!("{DATA}/org.example")),
+        404,
+        "M_NOT_FOUND",
+    );
+    for kind in ["m.fully_read", "m.push_rules"] {
+        let answer = alice.put(&format!("{data}/{kind}"), json!({}));
+        refused(&answer, 405, "M_BAD_JSON");
+    }
+
+    assert_eq!(alice.get(&tags), (200, json!({"tags": {}})));
+    let favourite = json!({"order": 0.25});
+    assert_eq!(
+        alice.put(&format!("{tags}/m.favourite"), favourite.clone()),
+        nothing
+    );
+    assert_eq!(
+        alice.put(&format!("{tags}/u.work%2Fhome"), json!({})),
+        nothing
+    );
+    assert_eq!(
+        alice.get(&tags),
+        (
+            200,
+            json!({"tags": {"m.favourite": favourite, "u.work/home": {}}})
+        )
+    );
+    assert_eq!(alice.get(&format!("{data}/m.tag")), alice.get(&tags));
+    for _ in 0..2 {
+        assert_eq!(
+            alice.delete(&format!("{tags}/u.work%2Fhome"), Value::Null),
+            nothing
+        );
+    }
+    assert_eq!(
+        alice.get(&tags),
+        (200, json!({"tags": {"m.favourite": favourite}}))
+    );
+    let long = format!("{tags}/{}", "x".repeat(256));
+    refused(&alice.put(&long, json!({})), 400, "M_INVALID_PARAM");
+
+    let own = base.replace("alice", "bob");
+    for path in [
+        &format!("{own}/tags"),
+        &format!("{own}/account_data/org.example"),
+    ] {
+        refused(&bob.get(path), 404, "M_NOT_FOUND");
+        refused(&alice.get(path), 403, "M_FORBIDDEN");
+    }
+}
+
+#[test]
 fn the_same_filter_has_the_same_id() {
     let home = Home::new();
     let alice = home.register("alice");
