@@ -13,4 +13,5 @@ pub mod rooms;
 pub mod server;
 pub mod stop;
 pub mod store;
+pub mod sync;
 pub mod users;

@@ -20,7 +20,8 @@ use crate::{
     rooms::{self, Local, errands::Errands},
     stop::{self, Stop},
     store::{self, Store},
-    users::{self, Users},
+    sync::Hub,
+    users::{self, Users, presence::Presence},
 };
 
 /// Why the server cannot run.
@@ -108,6 +109,9 @@ impl Server {
         };
         let api = ClientApi {
             local,
+            hub,
+            typing: Arc::default(),
+            presence: Presence::default(),
             users: users(&config, &store, &pool, &clock),
             rates: Rates::new(most, clock.clone()),
             config,

@@ -1,6 +1,8 @@
 //! A room's current state, and what follows from it: the log of its changes, the members' counts,
 //! how local users stand to the room.
 
+use std::collections::BTreeSet;
+
 use ruma::{OwnedRoomId, UserId, events::room::member::MembershipState};
 use serde::Deserialize;
 
@@ -213,6 +215,26 @@ pub fn local_members(r: &impl Reader, room: RoomNum) -> Result<Vec<(UserNum, Mem
         members.push((key.value().1, membership));
     }
     Ok(members)
+}
+
+/// The local users who are in a room with `user`, `user` among them if in any.
+pub fn sharing_rooms(r: &impl Reader, user: UserNum) -> Result<BTreeSet<UserNum>, Error> {
+    let mut sharing = BTreeSet::new();
+    for row in r
+        .memberships()?
+        .range((user, RoomNum::MIN)..=(user, RoomNum::MAX))?
+    {
+        let (key, row) = row?;
+        if row.value().unpack()?.membership == Membership::Join {
+            let members = local_members(r, key.value().1)?.into_iter();
+            sharing.extend(
+                members
+                    .filter(|(_, is)| *is == Membership::Join)
+                    .map(|(user, _)| user),
+            );
+        }
+    }
+    Ok(sharing)
 }
 
 /// Every (key, event) of the current state whose type is `kind`. Grows with the room if `kind` is

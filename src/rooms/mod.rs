@@ -28,6 +28,7 @@ pub mod memberships;
 pub mod moderation;
 pub mod power;
 pub mod presets;
+pub mod receipts;
 pub mod receive;
 mod redaction;
 mod resolution;
@@ -36,6 +37,8 @@ mod succession;
 pub mod timeline;
 pub mod token;
 pub mod upgrade;
+pub mod typing;
+pub mod unread;
 pub mod view;
 pub mod visibility;
 

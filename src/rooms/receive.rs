@@ -66,7 +66,7 @@ pub fn decide(
     let auth = known(r, room, pdu.auth_events())?;
     let after_prev = prev
         .iter()
-        .map(|num| state_after(r, room, *num))
+        .map(|num| state_after(r, *num))
         .collect::<Result<Vec<_>, _>>()?;
     let state_before = resolution::resolve(r, room, rules, &after_prev, None)?;
     let current = View::of(hot.state);
@@ -81,7 +81,7 @@ pub fn decide(
         };
         let mut states = vec![after];
         for num in hot.extremities.iter().filter(|num| !prev.contains(num)) {
-            states.push(state_after(r, room, *num)?);
+            states.push(state_after(r, *num)?);
         }
         let new = Unnumbered {
             pdu: pdu.clone(),
@@ -110,17 +110,13 @@ fn known(r: &impl Reader, room: RoomNum, ids: &[OwnedEventId]) -> Result<Vec<Eve
         .collect()
 }
 
-/// The state after the event `num`: the one before it, with the event unless it was rejected.
-fn state_after(r: &impl Reader, room: RoomNum, num: EventNum) -> Result<View, Error> {
+/// The state after the event `num`.
+fn state_after(r: &impl Reader, num: EventNum) -> Result<View, Error> {
     let header = event::header(r, num)?;
-    let before = View::of(header.state_before);
-    match (header.status, header.state_key) {
-        (Status::Outlier, _) => Err(Error::Missing),
-        (Status::Accepted | Status::SoftFailed, Some(key)) => {
-            Ok(before.with(state::key_name(r, room, key)?, Some(num)))
-        }
-        _ => Ok(before),
+    if header.status == Status::Outlier {
+        return Err(Error::Missing);
     }
+    View::after(r, num, &header)
 }
 
 /// [Checks performed on receipt of a PDU], from the fourth on.

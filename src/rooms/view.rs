@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::{Error, state};
-use crate::store::{EventNum, NodeNum, Reader, RoomNum, Tx};
+use crate::store::{
+    EventNum, NodeNum, Reader, RoomNum, StateKeyNum, Tx,
+    records::{EventHeader, Status},
+};
 
 /// A (type, state key).
 pub type Key = (String, String);
@@ -25,6 +28,17 @@ impl View {
         Self {
             base: root,
             over: BTreeMap::new(),
+        }
+    }
+
+    /// The state after the event `num`: the one before it, with the event unless it was rejected.
+    pub fn after(r: &impl Reader, num: EventNum, header: &EventHeader) -> Result<Self, Error> {
+        let before = Self::of(header.state_before);
+        match (header.status, header.state_key) {
+            (Status::Accepted | Status::SoftFailed, Some(key)) => {
+                Ok(before.with(state::key_name(r, header.room, key)?, Some(num)))
+            }
+            _ => Ok(before),
         }
     }
 
@@ -56,6 +70,22 @@ impl View {
             Some(event) => Ok(*event),
             None => state::get_named(r, room, self.base, kind, state_key),
         }
+    }
+
+    /// Every (key, event) in it. Grows with the room: not for the thread.
+    pub fn entries(
+        &self,
+        r: &impl Reader,
+        room: RoomNum,
+    ) -> Result<Vec<(StateKeyNum, EventNum)>, Error> {
+        let mut entries = state::entries(r, room, self.base)?;
+        for ((kind, state_key), event) in &self.over {
+            if let Some(key) = state::key_num(r, room, kind, state_key)? {
+                entries.retain(|(other, _)| *other != key);
+                entries.extend(event.map(|event| (key, event)));
+            }
+        }
+        Ok(entries)
     }
 
     /// Stores it; `unnumbered` is the number of the event that stands in it as

@@ -21,6 +21,7 @@ mod login_tokens;
 mod logins;
 mod names;
 mod passwords;
+pub mod presence;
 pub mod profiles;
 mod proofs;
 mod sessions;

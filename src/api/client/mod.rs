@@ -12,6 +12,7 @@ pub mod profile;
 pub mod register;
 pub mod room;
 pub mod session;
+pub mod sync;
 pub mod tag;
 pub mod uiaa;
 pub mod uiaa_page;
@@ -25,10 +26,11 @@ use crate::{
     config::Config,
     pool::Pool,
     rates::Rates,
-    rooms::{Actor, Local},
+    rooms::{Actor, Local, typing::Typing},
     stop::Stopping,
     store::Store,
-    users::{Session, Users},
+    sync::Hub,
+    users::{Session, Users, presence::Presence},
 };
 
 /// What every handler gets first.
@@ -49,6 +51,12 @@ pub struct ClientApi {
     pub local: Local,
     /// The accounts.
     pub users: Users,
+    /// What changed, and who waits for it.
+    pub hub: Arc<Hub>,
+    /// Who is typing.
+    pub typing: Arc<Typing>,
+    /// Who is online.
+    pub presence: Presence,
     /// How often someone may do something, for what only a handler knows.
     pub rates: Rates,
     /// The end of the server: whatever waits longer than a second races against it.

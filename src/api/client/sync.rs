@@ -1,0 +1,218 @@
+//! Following what happens (client-server API, "Syncing").
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use ruma::{
+    api::{
+        IncomingRequest, Metadata,
+        client::{
+            filter::FilterDefinition,
+            sync::sync_events::{self, v3::Filter},
+        },
+        error::DeserializationError,
+    },
+    presence::PresenceState,
+};
+use smol::{
+    Timer, future,
+    stream::{self, StreamExt},
+};
+
+use crate::{
+    api::{Api, Error, Session, Streamed},
+    rooms::current,
+    store::{self, UserNum},
+    sync::{
+        Request, StateAfter, SyncToken,
+        answer::{self, Candidate, Told},
+        frame::{self, Frame},
+        request::Span,
+    },
+};
+
+/// The longest that a sync waits.
+const LONGEST: Duration = Duration::from_secs(120);
+
+/// A request of `/sync`, with the parameter of MSC4222 under its older name, which the
+/// matrix-js-sdk uses.
+#[derive(Debug)]
+pub struct SyncRequest {
+    stable: sync_events::v3::Request,
+    unstable_state_after: bool,
+}
+
+impl Metadata for SyncRequest {
+    const METHOD: http::Method = sync_events::v3::Request::METHOD;
+    const RATE_LIMITED: bool = sync_events::v3::Request::RATE_LIMITED;
+    type Authentication = <sync_events::v3::Request as Metadata>::Authentication;
+    type PathBuilder = <sync_events::v3::Request as Metadata>::PathBuilder;
+    const PATH_BUILDER: Self::PathBuilder = sync_events::v3::Request::PATH_BUILDER;
+}
+
+impl IncomingRequest for SyncRequest {
+    type EndpointError = <sync_events::v3::Request as IncomingRequest>::EndpointError;
+    type OutgoingResponse = sync_events::v3::Response;
+
+    fn try_from_http_request_inner(
+        request: http::Request<&[u8]>,
+        path_args: &[&str],
+    ) -> Result<Self, DeserializationError> {
+        let query = request.uri().query().unwrap_or_default();
+        let unstable_state_after = query
+            .split('&')
+            .any(|pair| pair == "org.matrix.msc4222.use_state_after=true");
+        let stable = sync_events::v3::Request::try_from_http_request_inner(request, path_args)?;
+        Ok(Self {
+            stable,
+            unstable_state_after,
+        })
+    }
+}
+
+/// `GET /_matrix/client/v3/sync`
+pub async fn sync(api: Api, who: Session, asked: SyncRequest) -> Result<Streamed, Error> {
+    let timeout = asked.stable.timeout.unwrap_or_default().min(LONGEST);
+    let presence = asked.stable.set_presence.clone();
+    let request = Arc::new(request(&api, &who, asked)?);
+    let mut deadline = Instant::now() + timeout;
+    if api.presence.synced(who.user, &presence, api.clock.now_ms()) {
+        presence_changed(&api, who.user)?;
+    }
+    loop {
+        expire(&api)?;
+        let changed = api.hub.watch(who.user);
+        let span = request.span(api.hub.now(), api.hub.start());
+        let (candidates, fields) = look(&api, &request, span)?;
+        let next_batch = answer::next_batch(&api.hub, span);
+        if span.since.is_none() || request.full_state {
+            let begin = stream::once(Ok(Frame::begin(next_batch, &fields)));
+            let rooms = frame::rooms(
+                api.store.clone(),
+                api.typing.clone(),
+                request,
+                span,
+                candidates,
+            );
+            return Ok(Streamed::new(begin.chain(rooms.map(|piece| Ok(piece?)))));
+        }
+        let told = read(&api, &request, span, candidates).await?;
+        let late = Instant::now() >= deadline;
+        if !told.is_empty() || !fields.is_empty() || late {
+            let mut out = Frame::begin(next_batch, &fields);
+            let mut frame = Frame::default();
+            told.iter().for_each(|told| frame.room(told, &mut out));
+            frame.end(&mut out);
+            return Ok(Streamed::new(stream::once(Ok(out))));
+        }
+        let woken = async { drop(changed.recv().await) };
+        let timer = async { drop(Timer::at(wake_at(&api, deadline)).await) };
+        let stopping = async {
+            api.stopping.wait().await;
+            deadline = Instant::now();
+        };
+        future::or(future::or(woken, timer), stopping).await;
+    }
+}
+
+fn request(api: &Api, who: &Session, asked: SyncRequest) -> Result<Request, Error> {
+    let state_after = match (asked.stable.use_state_after, asked.unstable_state_after) {
+        (true, _) => StateAfter::Stable,
+        (false, true) => StateAfter::Unstable,
+        (false, false) => StateAfter::No,
+    };
+    let filter = match asked.stable.filter {
+        None => FilterDefinition::default(),
+        Some(Filter::FilterDefinition(filter)) => filter,
+        Some(Filter::FilterId(id)) => api.users.filter(who.user, &id)?,
+        Some(_) => return Err(Error::invalid_param("that is no filter")),
+    };
+    let since = match asked.stable.since {
+        None => None,
+        Some(since) => Some(
+            since
+                .parse::<SyncToken>()
+                .map_err(crate::rooms::Error::from)?,
+        ),
+    };
+    Ok(Request {
+        user: who.user,
+        user_id: who.user_id.clone(),
+        device: who.device,
+        filter,
+        since,
+        full_state: asked.stable.full_state,
+        state_after,
+        now_ms: api.clock.now_ms(),
+    })
+}
+
+type Fields = serde_json::Map<String, serde_json::Value>;
+
+/// The rooms that may have something to tell, and what there is beside rooms.
+fn look(api: &Api, request: &Request, span: Span) -> Result<(Vec<Candidate>, Fields), Error> {
+    api.store.read(|s: &store::Snapshot| {
+        let candidates = answer::candidates(s, &api.hub, &api.typing, request, span)?;
+        let mut fields = answer::beside_rooms(s, &api.hub, request, span)?;
+        if let Some(presence) = answer::presence(s, &api.presence, request, span)? {
+            fields.insert("presence".to_owned(), presence);
+        }
+        Ok((candidates, fields))
+    })
+}
+
+/// What there is to tell of `candidates`.
+async fn read(
+    api: &Api,
+    request: &Arc<Request>,
+    span: Span,
+    mut candidates: Vec<Candidate>,
+) -> Result<Vec<Told>, Error> {
+    if answer::is_small(&candidates, span) {
+        let read = |s: &store::Snapshot| answer::rooms(s, &api.typing, request, span, &candidates);
+        return Ok(api.store.read(read)?);
+    }
+    let mut told = Vec::new();
+    while !candidates.is_empty() {
+        let next = candidates
+            .drain(..candidates.len().min(answer::SLICE))
+            .collect();
+        told.extend(answer::slice(&api.store, &api.typing, request, span, next).await?);
+    }
+    Ok(told)
+}
+
+/// Ends the typing that has run out and the presence of those who have fallen silent, and tells
+/// those whom it concerns.
+fn expire(api: &Api) -> Result<(), Error> {
+    let now = api.clock.now_ms();
+    for room in api.typing.expire(now) {
+        api.typing.changed(room, api.hub.ephemeral(room));
+    }
+    for user in api.presence.expire(now) {
+        presence_changed(api, user)?;
+    }
+    Ok(())
+}
+
+/// Tells those who share rooms with `user` how the user is now.
+pub(super) fn presence_changed(api: &Api, user: UserNum) -> Result<(), Error> {
+    let concerned = api.store.read(|s| current::sharing_rooms(s, user))?;
+    api.presence.changed(user, api.hub.ephemeral_for(concerned));
+    Ok(())
+}
+
+/// When to look again if nothing wakes us: when the time is up, or somebody's typing or presence
+/// runs out.
+fn wake_at(api: &Api, deadline: Instant) -> Instant {
+    let ends = [api.typing.next_end(), api.presence.next_end()];
+    match ends.into_iter().flatten().min() {
+        Some(end) => {
+            let left = end.saturating_sub(api.clock.now_ms()).max(1);
+            deadline.min(Instant::now() + Duration::from_millis(left))
+        }
+        None => deadline,
+    }
+}

@@ -1,0 +1,160 @@
+//! Read receipts: [client-server API, "Receipts"].
+//!
+//! A user has one receipt for each kind and thread. It only moves forward. The key of its row is
+//! the kind, a blank and the thread: nothing for a receipt without thread, `main`, or the root's
+//! event id.
+//!
+//! [client-server API, "Receipts"]: https://spec.matrix.org/v1.19/client-server-api/#receipts
+
+use ruma::{OwnedEventId, OwnedUserId, events::receipt::ReceiptType};
+
+use super::{Error, event};
+use crate::{
+    store::{
+        Effect, EventNum, Place, Position, Reader, Records, RoomNum, Rows, Tx, UserNum,
+        records::Receipt,
+    },
+    users,
+};
+
+/// What a receipt is of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Of {
+    /// `m.read` or `m.read.private`.
+    pub kind: ReceiptType,
+    /// `main`, or the root of a thread; none for a receipt that counts for all.
+    pub thread: Option<String>,
+}
+
+impl Of {
+    fn key(&self) -> String {
+        format!(
+            "{} {}",
+            self.kind,
+            self.thread.as_deref().unwrap_or_default()
+        )
+    }
+
+    fn parse(key: &str) -> Self {
+        let (kind, thread) = key.split_once(' ').unwrap_or((key, ""));
+        let thread = (!thread.is_empty()).then(|| thread.to_owned());
+        Self {
+            kind: ReceiptType::from(kind),
+            thread,
+        }
+    }
+}
+
+/// A receipt as clients are told of it.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// Whose it is.
+    pub user: UserNum,
+    /// The same, by user id.
+    pub user_id: OwnedUserId,
+    /// What it is of.
+    pub of: Of,
+    /// The event up to which was read.
+    pub event: OwnedEventId,
+    /// When, in milliseconds since the epoch.
+    pub ts: u64,
+}
+
+/// Moves a receipt of `user` to `event`, unless it is there or further on already.
+///
+/// # Errors
+/// [`Error::NotFound`] if the event is not in the room's timeline.
+pub fn put(
+    tx: &Tx,
+    room: RoomNum,
+    user: UserNum,
+    of: &Of,
+    event: EventNum,
+    ts: u64,
+) -> Result<(), Error> {
+    let place = event::header(tx, event)?.place;
+    let place = place.ok_or(Error::NotFound("there is no such event to have read"))?;
+    let key = of.key();
+    let before = tx.receipts()?.load((room, user, key.as_str()))?;
+    if before.as_ref().is_some_and(|before| before.place >= place) {
+        return Ok(());
+    }
+    let position = tx.next_position()?;
+    let mut log = tx.receipt_log()?;
+    if let Some(before) = before {
+        log.remove((room, before.position))?;
+    }
+    log.insert((room, position), (user, key.as_str()))?;
+    drop(log);
+    let receipt = Receipt {
+        event,
+        place,
+        ts,
+        position,
+    };
+    tx.receipts()?.put((room, user, key.as_str()), &receipt)?;
+    tx.effect(Effect::RoomChanged(room, position));
+    Ok(())
+}
+
+/// The receipts of `user` in `room`.
+pub fn of_user(r: &impl Reader, room: RoomNum, user: UserNum) -> Result<Vec<(Of, Receipt)>, Error> {
+    let mut found = Vec::new();
+    for row in r.receipts()?.range((room, user, "")..)? {
+        let (key, receipt) = row?;
+        let (of_room, of_user, of) = key.value();
+        if (of_room, of_user) != (room, user) {
+            break;
+        }
+        found.push((Of::parse(of), receipt.value().unpack()?));
+    }
+    Ok(found)
+}
+
+/// The receipts that moved after `after`, up to and including `upto`, as `viewer` may know of
+/// them: private ones are their owner's only. At most `most`, the newest.
+pub fn moved_between(
+    r: &impl Reader,
+    room: RoomNum,
+    (after, upto): (Position, Position),
+    viewer: UserNum,
+    most: usize,
+) -> Result<Vec<Told>, Error> {
+    let mut told = Vec::new();
+    let receipts = r.receipts()?;
+    let log = r.receipt_log()?;
+    for row in log
+        .range((room, Position(after.0.saturating_add(1)))..=(room, upto))?
+        .rev()
+    {
+        let (_, moved) = row?;
+        let (user, key) = moved.value();
+        let of = Of::parse(key);
+        if of.kind == ReceiptType::ReadPrivate && user != viewer {
+            continue;
+        }
+        let receipt = receipts.load((room, user, key))?;
+        let receipt = receipt.ok_or(Error::corrupt("a moved receipt that is not there"))?;
+        told.push(Told {
+            user,
+            user_id: users::id_of(r, user)?,
+            of,
+            event: event::id(r, receipt.event)?,
+            ts: receipt.ts,
+        });
+        if told.len() >= most {
+            break;
+        }
+    }
+    Ok(told)
+}
+
+/// The place up to which `user` has read the room, in the thread (a root), outside threads
+/// (`Some(None)`), or by receipts that count for all.
+pub fn read_upto(receipts: &[(Of, Receipt)], thread: Option<&str>) -> Option<Place> {
+    receipts
+        .iter()
+        .filter(|(of, _)| of.thread.is_none() || of.thread.as_deref() == thread)
+        .map(|(_, receipt)| receipt.place)
+        .max()
+}

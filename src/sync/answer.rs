@@ -1,0 +1,310 @@
+//! One answer of `/sync`: which rooms it tells of, and its frame.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use ruma::{OwnedRoomId, api::client::filter::RoomFilter};
+use serde::Serialize;
+use serde_json::{json, value::RawValue};
+
+use super::{
+    SyncToken,
+    hub::Hub,
+    invited, joined,
+    request::{Request, Span},
+};
+use crate::{
+    rooms::{self, Error, current, filter, typing::Typing},
+    store::{
+        Position, Reader, Records, RoomNum, Rows, Store, UserNum,
+        records::{MemberRow, Membership},
+    },
+    users::{self, account_data, presence::Presence},
+};
+
+/// How many rooms are read from one snapshot.
+pub const SLICE: usize = 16;
+/// So many rooms are read in place; more on the pool.
+const IN_PLACE: usize = 4;
+
+/// Under which heading of the answer a room stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Section {
+    /// The user is in it.
+    Join,
+    /// The user is invited.
+    Invite,
+    /// The user knocks.
+    Knock,
+    /// The user has left it.
+    Leave,
+}
+
+/// A room that an answer may tell of.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    section: Section,
+    room: RoomNum,
+    row: MemberRow,
+}
+
+/// A room of an answer.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// Where it stands.
+    pub section: Section,
+    /// Its id.
+    pub room: OwnedRoomId,
+    /// What is told of it.
+    pub json: Box<RawValue>,
+}
+
+/// The rooms that an answer may tell of, ordered by section.
+pub fn candidates(
+    r: &impl Reader,
+    hub: &Hub,
+    typing: &Typing,
+    request: &Request,
+    span: Span,
+) -> Result<Vec<Candidate>, Error> {
+    let mut found = Vec::new();
+    let mut add = |room: RoomNum, row: MemberRow| -> Result<(), Error> {
+        if let Some(section) = section(request, span, &row)
+            && wants_room(&request.filter.room, &rooms::id(r, room)?)
+        {
+            found.push(Candidate { section, room, row });
+        }
+        Ok(())
+    };
+    match changed_rooms(r, hub, typing, request, span)? {
+        Some(rooms) => {
+            for room in rooms {
+                if let Some(row) = r.memberships()?.load((request.user, room))? {
+                    add(room, row)?;
+                }
+            }
+        }
+        None => {
+            for (room, row) in memberships(r, request.user)? {
+                add(room, row)?;
+            }
+        }
+    }
+    found.sort_by_key(|candidate| candidate.section);
+    Ok(found)
+}
+
+/// The rooms in which something may have changed for the user; `None` if in any.
+fn changed_rooms(
+    r: &impl Reader,
+    hub: &Hub,
+    typing: &Typing,
+    request: &Request,
+    span: Span,
+) -> Result<Option<BTreeSet<RoomNum>>, Error> {
+    let Some(since) = span.since.filter(|_| !request.full_state) else {
+        return Ok(None);
+    };
+    let Some(rooms) = hub.rooms_after(since.position) else {
+        return Ok(None);
+    };
+    let mut rooms: BTreeSet<RoomNum> = rooms.into_iter().collect();
+    rooms.extend(typing.rooms_after(since.ephemeral));
+    if hub.user_changed_after(request.user, since.position) {
+        let changed =
+            account_data::changed_between(r, request.user, since.position, span.now.position)?;
+        rooms.extend(changed.iter().map(|changed| changed.room));
+    }
+    rooms.remove(&account_data::GLOBAL);
+    Ok(Some(rooms))
+}
+
+fn memberships(r: &impl Reader, user: UserNum) -> Result<Vec<(RoomNum, MemberRow)>, Error> {
+    let mut found = Vec::new();
+    for row in r
+        .memberships()?
+        .range((user, RoomNum::MIN)..=(user, RoomNum::MAX))?
+    {
+        let (key, row) = row?;
+        found.push((key.value().1, row.value().unpack()?));
+    }
+    Ok(found)
+}
+
+fn section(request: &Request, span: Span, row: &MemberRow) -> Option<Section> {
+    let since = span.since.map_or(Position::MIN, |since| since.position);
+    let news = row.position > since && row.position <= span.now.position;
+    match row.membership {
+        Membership::Join => Some(Section::Join),
+        Membership::Invite => news.then_some(Section::Invite),
+        Membership::Knock => news.then_some(Section::Knock),
+        Membership::Leave | Membership::Ban => {
+            let whole = span.since.is_none() || request.full_state;
+            let wanted = if whole {
+                request.filter.room.include_leave
+            } else {
+                news
+            };
+            (wanted && !row.forgotten).then_some(Section::Leave)
+        }
+    }
+}
+
+fn wants_room(filter: &RoomFilter, room: &OwnedRoomId) -> bool {
+    !filter.not_rooms.contains(room)
+        && filter
+            .rooms
+            .as_ref()
+            .is_none_or(|rooms| rooms.contains(room))
+}
+
+/// What is told of each of `candidates`, of some of them nothing.
+pub fn rooms(
+    r: &impl Reader,
+    typing: &Typing,
+    request: &Request,
+    span: Span,
+    candidates: &[Candidate],
+) -> Result<Vec<Told>, Error> {
+    let mut told = Vec::new();
+    for Candidate { section, room, row } in candidates {
+        let at = (*room, row.clone());
+        let json = match section {
+            Section::Join => joined::joined(r, request, span, at, typing)?,
+            Section::Leave => joined::left(r, request, span, at)?,
+            Section::Invite | Section::Knock => Some(shown(r, request, *section, at)?),
+        };
+        if let Some(json) = json {
+            told.push(Told {
+                section: *section,
+                room: rooms::id(r, *room)?,
+                json,
+            });
+        }
+    }
+    Ok(told)
+}
+
+fn shown(
+    r: &impl Reader,
+    request: &Request,
+    section: Section,
+    (room, row): (RoomNum, MemberRow),
+) -> Result<Box<RawValue>, Error> {
+    let events = invited::shown_state(r, room, &request.user_id, row.event)?;
+    let name = if section == Section::Invite {
+        "invite_state"
+    } else {
+        "knock_state"
+    };
+    serde_json::value::to_raw_value(&json!({ name: { "events": events } }))
+        .map_err(|_| Error::corrupt("an invitation that does not serialize"))
+}
+
+/// What is told beside the rooms, as the fields of the answer; the empty ones are not there.
+pub fn beside_rooms(
+    r: &impl Reader,
+    hub: &Hub,
+    request: &Request,
+    span: Span,
+) -> Result<serde_json::Map<String, serde_json::Value>, Error> {
+    let mut fields = serde_json::Map::new();
+    let wanted = &request.filter.account_data;
+    let changed = match span.since {
+        Some(since) if hub.user_changed_after(request.user, since.position) => {
+            let span = (since.position, span.now.position);
+            account_data::changed_between(r, request.user, span.0, span.1)?
+        }
+        Some(_) => Vec::new(),
+        None => account_data::all_in(r, request.user, account_data::GLOBAL)?,
+    };
+    let mut events = Vec::new();
+    for changed in changed
+        .iter()
+        .filter(|changed| changed.room == account_data::GLOBAL)
+    {
+        if filter::wants_type(&wanted.types, &wanted.not_types, &changed.kind) {
+            events.push(joined::account_data_event::<serde_json::Value>(changed)?);
+        }
+    }
+    if !events.is_empty() {
+        fields.insert("account_data".to_owned(), json!({ "events": events }));
+    }
+    Ok(fields)
+}
+
+/// How those are whom the user shares rooms with, as far as that changed.
+pub fn presence(
+    r: &impl Reader,
+    presence: &Presence,
+    request: &Request,
+    span: Span,
+) -> Result<Option<serde_json::Value>, Error> {
+    let wanted = &request.filter.presence;
+    let changed = presence.changed_after(span.since.map_or(0, |since| since.ephemeral));
+    if changed.is_empty() || !filter::wants_type(&wanted.types, &wanted.not_types, "m.presence") {
+        return Ok(None);
+    }
+    let known = current::sharing_rooms(r, request.user)?;
+    let mut events = Vec::new();
+    for (user, of) in changed {
+        if user != request.user && !known.contains(&user) {
+            continue;
+        }
+        let sender = users::id_of(r, user)?;
+        if wanted.not_senders.contains(&sender)
+            || wanted
+                .senders
+                .as_ref()
+                .is_some_and(|senders| !senders.contains(&sender))
+        {
+            continue;
+        }
+        let mut content = json!({
+            "presence": of.state,
+            "last_active_ago": request.now_ms.saturating_sub(of.active_ms),
+            "currently_active": of.currently_active(request.now_ms),
+        });
+        if let Some(status_msg) = of.status_msg {
+            content["status_msg"] = status_msg.into();
+        }
+        events.push(json!({ "type": "m.presence", "sender": sender, "content": content }));
+    }
+    Ok((!events.is_empty()).then(|| json!({ "events": events })))
+}
+
+/// Whether `candidates` are few and small enough to be read in place: rooms that the user has been
+/// in all the time, of which only what changed is told.
+pub fn is_small(candidates: &[Candidate], span: Span) -> bool {
+    let since = span.since.map_or(Position::MIN, |since| since.position);
+    candidates.len() <= IN_PLACE
+        && candidates
+            .iter()
+            .all(|candidate| candidate.row.position <= since)
+}
+
+/// The token with which the next answer goes on.
+pub fn next_batch(hub: &Hub, span: Span) -> SyncToken {
+    SyncToken {
+        position: span.now.position,
+        to_device: Position::MIN,
+        start: hub.start(),
+        ephemeral: span.now.ephemeral,
+    }
+}
+
+/// Reads `candidates`, a slice of them, from one snapshot on the pool.
+pub async fn slice(
+    store: &Store,
+    typing: &Arc<Typing>,
+    request: &Arc<Request>,
+    span: Span,
+    candidates: Vec<Candidate>,
+) -> Result<Vec<Told>, Error> {
+    let (typing, request) = (typing.clone(), request.clone());
+    store
+        .scan("sync", move |s| {
+            rooms(s, &typing, &request, span, &candidates)
+        })
+        .await
+}

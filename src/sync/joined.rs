@@ -1,0 +1,359 @@
+//! What is told of one room that the user is in, or was in until just now.
+
+use std::collections::BTreeMap;
+
+use ruma::{
+    OwnedRoomId,
+    api::client::sync::sync_events::{
+        UnreadNotificationsCount,
+        v3::{Ephemeral, JoinedRoom, LeftRoom, RoomAccountData, State, StateEvents, Timeline},
+    },
+    serde::Raw,
+};
+use serde_json::{
+    json,
+    value::{RawValue, to_raw_value},
+};
+
+use super::{
+    ephemeral,
+    request::{Request, Span},
+    shown::show,
+    state::{self, Wanted},
+    summary,
+    timeline::{self, Part, Selected},
+};
+use crate::{
+    rooms::{
+        self, Error,
+        client_event::{Formatter, RoomIds},
+        current, event, filter, state as room_state, timeline as room_timeline,
+        token::PagingToken,
+        typing::Typing,
+        unread,
+        unread::Count,
+        view::View,
+    },
+    store::{
+        Place, Position, Reader, RoomNum,
+        records::{MemberRow, Membership, RoomHot},
+    },
+    users::account_data,
+};
+
+const MEMBER: &str = "m.room.member";
+/// How many of a user's memberships are looked back at to find whether the user was away.
+const MEMBERSHIPS: usize = 64;
+
+/// One room of one answer.
+struct InRoom<'a> {
+    request: &'a Request,
+    room: RoomNum,
+    room_id: OwnedRoomId,
+    hot: RoomHot,
+    row: MemberRow,
+    formatter: Formatter,
+    /// After what something is news; none if everything is.
+    since: Option<Position>,
+    /// Up to where something is told.
+    upto: Position,
+}
+
+/// What is told of a room that the user is in; `None` if nothing is.
+pub fn joined(
+    r: &impl Reader,
+    request: &Request,
+    span: Span,
+    (room, row): (RoomNum, MemberRow),
+    typing: &Typing,
+) -> Result<Option<Box<RawValue>>, Error> {
+    let mut within = InRoom::new(r, request, span, room, row)?;
+    let (last, end) = within.end(r)?;
+    let selected = within.timeline(r, last)?;
+    let mut answer = JoinedRoom::new();
+    let news = within.state(r, &selected, end)?;
+    if within.summary_changed(r)? {
+        answer.summary = summary::summary(r, room, &within.hot, &request.user_id)?;
+    }
+    answer.ephemeral = Ephemeral::default();
+    answer.ephemeral.events = ephemeral::in_room(r, request, span, room, typing)?;
+    answer.account_data = within.account_data(r)?;
+    answer.timeline = within.shown_timeline(r, &selected)?;
+    let nothing = answer.is_empty() && news.is_empty();
+    if nothing && within.since.is_some() {
+        return Ok(None);
+    }
+    within.add_unread(r, &mut answer)?;
+    let state = std::mem::take(&mut answer.state);
+    debug_assert!(state.is_empty(), "the state is added by with_state");
+    with_state(request, answer, news, |answer, state| answer.state = state).map(Some)
+}
+
+/// What is told of a room that the user has left, up to the leaving; `None` if nothing is.
+pub fn left(
+    r: &impl Reader,
+    request: &Request,
+    span: Span,
+    (room, row): (RoomNum, MemberRow),
+) -> Result<Option<Box<RawValue>>, Error> {
+    let header = event::header(r, row.event)?;
+    let Some(last) = header.place else {
+        return Ok(None);
+    };
+    let before = View::of(header.state_before);
+    let end = View::after(r, row.event, &header)?;
+    let mut within = InRoom::new(r, request, span, room, row)?;
+    within.upto = within.row.position;
+    let member = before.get(r, room, MEMBER, request.user_id.as_str())?;
+    let was_in = match member {
+        Some(member) => current::membership_of(r, member)? == Membership::Join,
+        None => false,
+    };
+    if !was_in {
+        return within.turned_away(r).map(Some);
+    }
+    let selected = within.timeline(r, last)?;
+    let news = within.state(r, &selected, end)?;
+    let mut answer = LeftRoom::new();
+    answer.timeline = within.shown_timeline(r, &selected)?;
+    answer.account_data = within.account_data(r)?;
+    with_state(request, answer, news, |answer, state| answer.state = state).map(Some)
+}
+
+impl<'a> InRoom<'a> {
+    fn new(
+        r: &impl Reader,
+        request: &'a Request,
+        span: Span,
+        room: RoomNum,
+        row: MemberRow,
+    ) -> Result<Self, Error> {
+        let reader = (&*request.user_id, Some(request.device));
+        let formatter = Formatter::new(r, room, reader, request.now_ms, RoomIds::Left)?;
+        let since = match span.since {
+            Some(since) if was_in_at(r, room, &row, since.position)? => Some(since.position),
+            _ => None,
+        };
+        Ok(Self {
+            request,
+            room,
+            room_id: rooms::id(r, room)?,
+            hot: rooms::hot(r, room)?,
+            row,
+            formatter,
+            since,
+            upto: span.now.position,
+        })
+    }
+
+    fn timeline(&mut self, r: &impl Reader, upto: Place) -> Result<Selected, Error> {
+        let part = Part {
+            upto,
+            after: self.since,
+            limit: self.request.limit(),
+        };
+        let wanted = &self.request.filter.room.timeline;
+        timeline::select(
+            r,
+            (self.room, &self.room_id),
+            part,
+            wanted,
+            &mut self.formatter,
+        )
+    }
+
+    fn shown_timeline(&mut self, r: &impl Reader, selected: &Selected) -> Result<Timeline, Error> {
+        let mut timeline = Timeline::new();
+        timeline.events = show(r, self.request, &mut self.formatter, &selected.events)?;
+        timeline.limited = selected.limited;
+        if selected.limited || !selected.events.is_empty() {
+            timeline.prev_batch = Some(PagingToken::Place(selected.before).to_string());
+        }
+        Ok(timeline)
+    }
+
+    /// The place of the last event that is told, and the state after it.
+    fn end(&self, r: &impl Reader) -> Result<(Place, View), Error> {
+        let last = room_timeline::place_at(r, self.room, self.upto)?.unwrap_or(Place::MIN);
+        if self.hot.last_position <= self.upto {
+            return Ok((last, View::of(self.hot.state)));
+        }
+        // The room has moved on since this answer's end.
+        let row = room_timeline::backwards(r, self.room, last, 1)?.pop();
+        match row {
+            Some((_, row)) => {
+                let header = event::header(r, row.event)?;
+                Ok((last, View::after(r, row.event, &header)?))
+            }
+            None => Ok((last, View::default())),
+        }
+    }
+
+    /// What is told of a room that the user was invited to, or knocked at, and never was in: the
+    /// event that ended that.
+    fn turned_away(&mut self, r: &impl Reader) -> Result<Box<RawValue>, Error> {
+        let event = event::load(r, self.row.event)?;
+        let mut answer = LeftRoom::new();
+        answer.timeline.events = show(r, self.request, &mut self.formatter, &[event])?;
+        to_raw_value(&answer).map_err(|_| Error::corrupt("a room that does not serialize"))
+    }
+
+    fn state<T>(
+        &mut self,
+        r: &impl Reader,
+        selected: &Selected,
+        end: View,
+    ) -> Result<Vec<Raw<T>>, Error> {
+        let request = self.request;
+        if !filter::wants_room(&request.filter.room.state, &self.room_id) {
+            return Ok(Vec::new());
+        }
+        let wanted = Wanted {
+            room: self.room,
+            timeline: &selected.events,
+            filter: &request.filter.room.state,
+            after: request.state_after.wanted(),
+            user_id: &request.user_id,
+        };
+        let events = match self.since {
+            Some(since) if !request.full_state => state::changed(r, &wanted, (since, self.upto))?,
+            _ => state::whole(r, &wanted, end)?,
+        };
+        show(r, request, &mut self.formatter, &events)
+    }
+
+    fn summary_changed(&self, r: &impl Reader) -> Result<bool, Error> {
+        match self.since {
+            Some(since) if !self.request.full_state => {
+                state::members_changed(r, self.room, (since, self.upto))
+            }
+            _ => Ok(true),
+        }
+    }
+
+    fn account_data(&self, r: &impl Reader) -> Result<RoomAccountData, Error> {
+        let wanted = &self.request.filter.room.account_data;
+        let changed = match self.since {
+            Some(since) => {
+                let changed =
+                    account_data::changed_between(r, self.request.user, since, self.upto)?;
+                changed
+                    .into_iter()
+                    .filter(|changed| changed.room == self.room)
+                    .collect()
+            }
+            None => account_data::all_in(r, self.request.user, self.room)?,
+        };
+        let mut answer = RoomAccountData::new();
+        for changed in changed {
+            if filter::wants_room(wanted, &self.room_id)
+                && filter::wants_type(&wanted.types, &wanted.not_types, &changed.kind)
+            {
+                answer.events.push(account_data_event(&changed)?);
+            }
+        }
+        Ok(answer)
+    }
+
+    fn add_unread(&self, r: &impl Reader, answer: &mut JoinedRoom) -> Result<(), Error> {
+        let joined = event::header(r, self.row.event)?
+            .place
+            .unwrap_or(Place::MIN);
+        let unread = unread::count(r, self.room, &self.hot, self.request.user, joined)?;
+        let by_thread = self
+            .request
+            .filter
+            .room
+            .timeline
+            .unread_thread_notifications;
+        let count = if by_thread { unread.main } else { unread.all() };
+        answer.unread_notifications = told(count);
+        if by_thread {
+            let threads = unread.threads.iter();
+            answer.unread_thread_notifications = threads
+                .map(|(root, count)| Ok((event::id(r, *root)?, told(*count))))
+                .collect::<Result<BTreeMap<_, _>, Error>>()?;
+        }
+        Ok(())
+    }
+}
+
+fn told(count: Count) -> UnreadNotificationsCount {
+    let mut told = UnreadNotificationsCount::new();
+    told.notification_count = Some(count.notify.into());
+    told.highlight_count = Some(count.highlight.into());
+    told
+}
+
+/// A piece of account data as an event.
+pub fn account_data_event<T>(changed: &account_data::Changed) -> Result<Raw<T>, Error> {
+    let corrupt = |_| Error::corrupt("account data that is no JSON");
+    let content: Box<RawValue> = serde_json::from_str(&changed.data.content).map_err(corrupt)?;
+    let event = to_raw_value(&json!({ "type": changed.kind, "content": content }));
+    event.map(Raw::from_json).map_err(corrupt)
+}
+
+/// Whether the user, who stands to the room as `row` says, was in it all the time from `since`
+/// until it ended or until now: else the room is news as a whole.
+fn was_in_at(
+    r: &impl Reader,
+    room: RoomNum,
+    row: &MemberRow,
+    since: Position,
+) -> Result<bool, Error> {
+    let mut event = row.event;
+    let mut ended = row.membership == Membership::Join;
+    for _ in 0..MEMBERSHIPS {
+        let header = event::header(r, event)?;
+        if header.position <= since {
+            return Ok(current::membership_of(r, event)? == Membership::Join);
+        }
+        let Some(key) = header.state_key else { break };
+        let Some(before) = room_state::get(r, room, header.state_before, key)? else {
+            return Ok(false);
+        };
+        // One leaving is the end that is told; another one before it is an absence.
+        let left = current::membership_of(r, before)? != Membership::Join;
+        if left && ended {
+            return Ok(false);
+        }
+        ended = true;
+        event = before;
+    }
+    Ok(false)
+}
+
+/// The room's answer as JSON, with its state under the name that the client wants.
+fn with_state<T: serde::Serialize>(
+    request: &Request,
+    mut answer: T,
+    state: Vec<Raw<ruma::events::AnySyncStateEvent>>,
+    set: impl FnOnce(&mut T, State),
+) -> Result<Box<RawValue>, Error> {
+    use super::request::StateAfter;
+
+    #[derive(serde::Serialize)]
+    struct Unstable<T> {
+        #[serde(flatten)]
+        answer: T,
+        #[serde(rename = "org.matrix.msc4222.state_after")]
+        state_after: StateEvents,
+    }
+
+    let state = StateEvents::with_events(state);
+    let json = match request.state_after {
+        StateAfter::No => {
+            set(&mut answer, State::Before(state));
+            to_raw_value(&answer)
+        }
+        StateAfter::Stable => {
+            set(&mut answer, State::After(state));
+            to_raw_value(&answer)
+        }
+        StateAfter::Unstable => to_raw_value(&Unstable {
+            answer,
+            state_after: state,
+        }),
+    };
+    json.map_err(|_| Error::corrupt("a room that does not serialize"))
+}

@@ -1,0 +1,28 @@
+//! `/sync`: what changed for a user since a position.
+//!
+//! - [`Hub`] knows what changed since this start and wakes those who wait; the store's effects feed
+//!   it. Nothing polls.
+//! - [`answer`] makes one answer out of what the hub names and the store has. A sync costs in
+//!   proportion to what changed; one from before this start looks at each room of the user once.
+//! - An answer ends at the position where the hub was when it was begun. What commits later is the
+//!   next one's, even where later slices of a long answer can see it already.
+//! - Nothing here is remembered for a client: all there is to know stands in its token.
+
+pub mod answer;
+mod ephemeral;
+pub mod frame;
+mod hub;
+mod invited;
+mod joined;
+pub mod request;
+mod shown;
+mod state;
+mod summary;
+mod timeline;
+mod token;
+
+pub use self::{
+    hub::{Hub, Now},
+    request::{Request, StateAfter},
+    token::SyncToken,
+};

@@ -1,0 +1,102 @@
+//! The token of `/sync`: `s1_<position>_<to-device>_<start>_<ephemeral>`.
+//!
+//! Typing and presence are not stored; their counter is valid for one start of the server, which
+//! the token names. From another start it counts as 0, so everything current is told again.
+
+use std::{fmt, str::FromStr};
+
+use crate::{
+    rooms::token::{BadToken, SYNC},
+    store::Position,
+};
+
+/// Where a client's last `/sync` ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SyncToken {
+    /// Everything stored up to here has been told.
+    pub position: Position,
+    /// To-device messages up to here have been told.
+    pub to_device: Position,
+    /// The start of the server that `ephemeral` belongs to.
+    pub start: u64,
+    /// Typing and presence up to here have been told.
+    pub ephemeral: u64,
+}
+
+impl fmt::Display for SyncToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            position,
+            to_device,
+            start,
+            ephemeral,
+        } = self;
+        write!(
+            f,
+            "{SYNC}{}_{}_{start:x}_{ephemeral}",
+            position.0, to_device.0
+        )
+    }
+}
+
+impl FromStr for SyncToken {
+    type Err = BadToken;
+
+    fn from_str(text: &str) -> Result<Self, BadToken> {
+        let parts: Vec<&str> = text
+            .strip_prefix(SYNC)
+            .ok_or(BadToken)?
+            .split('_')
+            .collect();
+        let [position, to_device, start, ephemeral] = parts[..] else {
+            return Err(BadToken);
+        };
+        let number = |text: &str| text.parse::<u64>().map_err(|_| BadToken);
+        Ok(Self {
+            position: Position(number(position)?),
+            to_device: Position(number(to_device)?),
+            start: u64::from_str_radix(start, 16).map_err(|_| BadToken)?,
+            ephemeral: number(ephemeral)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::SyncToken;
+    use crate::{
+        rooms::token::{BadToken, PagingToken},
+        store::Position,
+    };
+
+    const TOKEN: SyncToken = SyncToken {
+        position: Position(9),
+        to_device: Position(4),
+        start: 0xbeef,
+        ephemeral: 2,
+    };
+
+    #[test]
+    fn a_token_is_read_as_it_was_written_and_pages_from_its_position() {
+        assert_eq!(TOKEN.to_string().parse(), Ok(TOKEN));
+        assert_eq!(
+            TOKEN.to_string().parse(),
+            Ok(PagingToken::Position(Position(9)))
+        );
+    }
+
+    #[test]
+    fn what_is_no_token_is_refused() {
+        for text in [
+            "",
+            "s1_",
+            "s1_1_2_3",
+            "s1_1_2_x_4",
+            "s1_1_2_3_4_5",
+            "s1_-1_2_3_4",
+            "p1_9",
+        ] {
+            assert_eq!(text.parse::<SyncToken>(), Err(BadToken), "{text}");
+        }
+    }
+}
