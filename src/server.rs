@@ -92,9 +92,13 @@ impl Server {
         let pool = Pool::default();
         let store = open_store(&config, pool.clone()).await?;
         let errands = Arc::new(Errands::default());
+        let hub = Arc::new(Hub::new(store.clone(), rand::random())?);
         let publishing = executor.spawn(store.clone().publish({
-            let errands = errands.clone();
-            move |effects| effects.iter().for_each(|effect| errands.apply(effect))
+            let (errands, hub) = (errands.clone(), hub.clone());
+            move |effects| {
+                hub.apply(effects);
+                effects.iter().for_each(|effect| errands.apply(effect));
+            }
         }));
         let local = Local::load(&store, config.server_name.clone(), clock.now_ms()).await?;
         let doing_errands = executor.spawn({

@@ -22,6 +22,7 @@ pub(super) fn all() -> Vec<Route> {
     accounts(&mut routes);
     own_data(&mut routes);
     rooms(&mut routes);
+    routes.stream(client::sync::sync);
     routes.add(admin::shared_secret::get_nonce);
     routes.add(admin::shared_secret::register);
     routes.0
@@ -130,7 +131,6 @@ impl Routes {
     }
 
     /// Serves an endpoint whose answer comes in pieces.
-    #[cfg_attr(not(test), allow(dead_code))] // until an endpoint needs it
     pub(super) fn stream<R, C, F, Fut>(&mut self, handler: F) -> &mut Route
     where
         R: IncomingRequest,

@@ -36,9 +36,9 @@ pub mod state;
 mod succession;
 pub mod timeline;
 pub mod token;
-pub mod upgrade;
 pub mod typing;
 pub mod unread;
+pub mod upgrade;
 pub mod view;
 pub mod visibility;
 

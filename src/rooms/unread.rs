@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use super::{Error, event, receipts, timeline};
 use crate::store::{
-    EventNum, Place, Reader, Records, RoomNum, Rows, UserNum,
+    EventNum, Place, Reader, RoomNum, Rows, UserNum,
     records::{Notified, RoomHot},
 };
 

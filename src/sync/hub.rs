@@ -132,6 +132,7 @@ impl Hub {
                 }
                 Effect::Reopened => self.start_over(&mut concerned),
                 Effect::DeviceGone(user, _) => drop(concerned.insert(user)),
+                Effect::Errand => {}
             }
         }
         let mut inner = self.lock();

@@ -6,3 +6,4 @@ mod edge;
 mod home;
 mod own_data;
 mod program;
+mod sync;

@@ -5,16 +5,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ruma::{
-    api::{
-        IncomingRequest, Metadata,
-        client::{
-            filter::FilterDefinition,
-            sync::sync_events::{self, v3::Filter},
-        },
-        error::DeserializationError,
+use ruma::api::{
+    IncomingRequest, Metadata,
+    client::{
+        filter::FilterDefinition,
+        sync::sync_events::{self, v3::Filter},
     },
-    presence::PresenceState,
+    error::DeserializationError,
 };
 use smol::{
     Timer, future,
@@ -107,13 +104,23 @@ pub async fn sync(api: Api, who: Session, asked: SyncRequest) -> Result<Streamed
             frame.end(&mut out);
             return Ok(Streamed::new(stream::once(Ok(out))));
         }
-        let woken = async { drop(changed.recv().await) };
-        let timer = async { drop(Timer::at(wake_at(&api, deadline)).await) };
-        let stopping = async {
-            api.stopping.wait().await;
-            deadline = Instant::now();
+        let woken = async {
+            // An error says that the hub let go of us, which is as good a reason to look.
+            let _ = changed.recv().await;
+            true
         };
-        future::or(future::or(woken, timer), stopping).await;
+        let timer = async {
+            Timer::at(wake_at(&api, deadline)).await;
+            true
+        };
+        let go_on = future::or(woken, timer);
+        let stop = async {
+            api.stopping.wait().await;
+            false
+        };
+        if !future::or(go_on, stop).await {
+            deadline = Instant::now();
+        }
     }
 }
 

@@ -32,7 +32,8 @@ use crate::{
     rooms::Local,
     stop::{self, Stop},
     store::{Options, Store},
-    users::{self, NewAccount, NewLogin, Users},
+    sync::Hub,
+    users::{self, NewAccount, NewLogin, Users, presence::Presence},
 };
 
 /// What the handlers of these tests work with.
@@ -65,6 +66,9 @@ impl House {
             registration_shared_secret: None,
         };
         let api = Arc::new(ClientApi {
+            hub: Arc::new(Hub::new(store.clone(), 1).unwrap()),
+            typing: Arc::default(),
+            presence: Presence::default(),
             local: Local::new(config.server_name.clone(), ServerKey::generate()),
             users: Users::new(options, store.clone(), pool.clone(), clock.clone()),
             rates: Rates::new(1000, clock.clone()),

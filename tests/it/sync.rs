@@ -1,0 +1,198 @@
+//! `/sync` as clients see it.
+
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::home::{Home, Person, refused};
+
+const SYNC: &str = "/_matrix/client/v3/sync";
+
+/// What a sync from `since` answers at once.
+fn sync(who: &Person<'_>, since: Option<&str>) -> Value {
+    let query = since.map_or(String::new(), |since| format!("?since={since}"));
+    let (status, answer) = who.get(&format!("{SYNC}{query}"));
+    assert_eq!(status, 200, "{answer}");
+    answer
+}
+
+fn next(answer: &Value) -> &str {
+    answer["next_batch"]
+        .as_str()
+        .expect("every answer has a token")
+}
+
+fn make_room(who: &Person<'_>, asked: Value) -> String {
+    let (status, answer) = who.post("/_matrix/client/v3/createRoom", asked);
+    assert_eq!(status, 200, "{answer}");
+    answer["room_id"].as_str().expect("a room id").to_owned()
+}
+
+fn join(who: &Person<'_>, room: &str) {
+    let (status, answer) = who.post(&format!("/_matrix/client/v3/rooms/{room}/join"), json!({}));
+    assert_eq!(status, 200, "{answer}");
+}
+
+fn types(events: &Value) -> Vec<&str> {
+    let events = events.as_array().map(Vec::as_slice).unwrap_or_default();
+    events
+        .iter()
+        .map(|event| event["type"].as_str().expect("a type"))
+        .collect()
+}
+
+#[test]
+fn a_new_room_comes_with_its_events_and_then_with_what_is_new() {
+    let home = Home::new();
+    let (alice, bob) = (home.register("alice"), home.register("bob"));
+    let room = make_room(
+        &alice,
+        json!({ "preset": "public_chat", "name": "Kitchen" }),
+    );
+    let first = sync(&alice, None);
+    let joined = &first["rooms"]["join"][&room];
+    let timeline = types(&joined["timeline"]["events"]);
+    assert!(
+        timeline.contains(&"m.room.create") && timeline.contains(&"m.room.name"),
+        "{first}"
+    );
+    assert_eq!(joined["summary"]["m.joined_member_count"], 1);
+    assert_eq!(joined["timeline"]["events"][0]["sender"], alice.user_id);
+    let nothing = sync(&alice, Some(next(&first)));
+    assert_eq!(nothing["rooms"], json!({}));
+    join(&bob, &room);
+    let second = sync(&alice, Some(next(&nothing)));
+    let joined = &second["rooms"]["join"][&room];
+    assert_eq!(types(&joined["timeline"]["events"]), ["m.room.member"]);
+    assert_eq!(joined["timeline"]["limited"], Value::Null);
+    assert_eq!(joined["summary"]["m.joined_member_count"], 2);
+    assert_eq!(
+        joined["timeline"]["events"][0]["unsigned"]["membership"],
+        "join"
+    );
+}
+
+#[test]
+fn an_invitation_shows_what_room_it_is_and_turns_into_the_room() {
+    let home = Home::new();
+    let (alice, bob) = (home.register("alice"), home.register("bob"));
+    let before = sync(&bob, None);
+    let asked = json!({ "preset": "private_chat", "name": "Kitchen", "invite": [bob.user_id] });
+    let room = make_room(&alice, asked);
+    let invited = sync(&bob, Some(next(&before)));
+    let state = &invited["rooms"]["invite"][&room]["invite_state"]["events"];
+    for kind in [
+        "m.room.create",
+        "m.room.name",
+        "m.room.join_rules",
+        "m.room.member",
+    ] {
+        assert!(types(state).contains(&kind), "{kind} is missing: {state}");
+    }
+    assert_eq!(invited["rooms"]["join"], Value::Null);
+    join(&bob, &room);
+    let joined = sync(&bob, Some(next(&invited)));
+    let joined = &joined["rooms"]["join"][&room];
+    let told = [
+        types(&joined["state"]["events"]),
+        types(&joined["timeline"]["events"]),
+    ]
+    .concat();
+    assert!(
+        told.contains(&"m.room.create") && told.contains(&"m.room.name"),
+        "{joined}"
+    );
+}
+
+#[test]
+fn who_declines_an_invitation_learns_nothing_more_of_the_room() {
+    let home = Home::new();
+    let (alice, bob) = (home.register("alice"), home.register("bob"));
+    let asked = json!({ "preset": "private_chat", "topic": "secret", "invite": [bob.user_id] });
+    let room = make_room(&alice, asked);
+    let invited = sync(&bob, None);
+    bob.post(&format!("/_matrix/client/v3/rooms/{room}/leave"), json!({}));
+    let declined = sync(&bob, Some(next(&invited)));
+    let left = &declined["rooms"]["leave"][&room];
+    assert_eq!(types(&left["timeline"]["events"]), ["m.room.member"]);
+    assert_eq!(left["state"], Value::Null);
+}
+
+#[test]
+fn a_token_from_before_a_restart_goes_on_where_it_ended() {
+    let mut home = Home::new();
+    let (token, room, since, alice_token) = {
+        let (alice, bob) = (home.register("alice"), home.register("bob"));
+        let room = make_room(&alice, json!({ "preset": "public_chat" }));
+        let since = next(&sync(&alice, None)).to_owned();
+        (bob.token.clone(), room, since, alice.token.clone())
+    };
+    home.restart();
+    let path = format!("/_matrix/client/v3/rooms/{room}/join");
+    let nothing = json!({});
+    let join = home.send(Method::POST, &path, Some(&token), &nothing);
+    assert_eq!(home.run(join).0, 200);
+    let path = format!("{SYNC}?since={since}");
+    let (status, answer) =
+        home.run(home.send(Method::GET, &path, Some(&alice_token), &Value::Null));
+    assert_eq!(status, 200);
+    let timeline = &answer["rooms"]["join"][&room]["timeline"];
+    assert_eq!(types(&timeline["events"]), ["m.room.member"]);
+}
+
+#[test]
+fn a_waiting_sync_is_woken_by_what_happens() {
+    let home = Home::new();
+    let (alice, bob) = (home.register("alice"), home.register("bob"));
+    let room = make_room(&alice, json!({ "preset": "public_chat" }));
+    let since = next(&sync(&alice, None)).to_owned();
+    let path = format!("{SYNC}?since={since}&timeout=100000");
+    let waiting = home.send(Method::GET, &path, Some(&alice.token), &Value::Null);
+    let path = format!("/_matrix/client/v3/rooms/{room}/join");
+    let body = json!({});
+    let happening = home.send(Method::POST, &path, Some(&bob.token), &body);
+    let started = std::time::Instant::now();
+    let ((status, answer), (joined, _)) = home.run(smol::future::zip(waiting, happening));
+    assert_eq!((status, joined), (200, 200));
+    let timeline = &answer["rooms"]["join"][&room]["timeline"];
+    assert_eq!(types(&timeline["events"]), ["m.room.member"]);
+    assert!(
+        started.elapsed().as_secs() < 50,
+        "it did not wait for its time to be up"
+    );
+}
+
+#[test]
+fn a_token_that_is_none_is_refused() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    for since in ["", "nonsense", "s1_1", "p1_5"] {
+        refused(
+            &alice.get(&format!("{SYNC}?since={since}")),
+            400,
+            "M_INVALID_PARAM",
+        );
+    }
+}
+
+#[test]
+fn the_state_after_the_timeline_comes_under_the_name_that_was_asked_for() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let room = make_room(&alice, json!({ "name": "Kitchen" }));
+    for (parameter, field) in [
+        ("use_state_after", "state_after"),
+        (
+            "org.matrix.msc4222.use_state_after",
+            "org.matrix.msc4222.state_after",
+        ),
+    ] {
+        let (status, answer) = alice.get(&format!("{SYNC}?{parameter}=true"));
+        assert_eq!(status, 200);
+        let joined = &answer["rooms"]["join"][&room];
+        assert!(
+            types(&joined[field]["events"]).contains(&"m.room.name"),
+            "{answer}"
+        );
+        assert_eq!(joined["state"], Value::Null);
+    }
+}
