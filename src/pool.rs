@@ -126,3 +126,137 @@ impl Drop for Permit {
         self.pool.lanes[self.kind as usize].slots.add_permits(1);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, time::Duration};
+
+    use smol::{
+        Executor, Timer,
+        future::{self, poll_once},
+    };
+
+    use super::{Kind, Pool, THREADS, WAITING};
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// Starts `count` pieces of work that last until the sender is dropped, and says how many of
+    /// them ran at once.
+    fn at_once(kinds: &[Kind]) -> usize {
+        let pool = Pool::default();
+        let (began, beginnings) = smol::channel::unbounded();
+        let executor = Executor::new();
+        let mut ends = Vec::new();
+        for kind in kinds {
+            let (pool, kind, began) = (pool.clone(), *kind, began.clone());
+            let (end, ended) = mpsc::channel::<()>();
+            ends.push(end);
+            executor
+                .spawn(async move {
+                    let work = move || {
+                        let _ = began.try_send(());
+                        let _ = ended.recv();
+                    };
+                    pool.run(kind, work).await
+                })
+                .detach();
+        }
+        smol::block_on(executor.run(async {
+            let mut running = 0;
+            let more = async || {
+                let quiet = async {
+                    Timer::after(Duration::from_millis(200)).await;
+                    false
+                };
+                let another = async { beginnings.recv().await.is_ok() };
+                future::or(another, quiet).await
+            };
+            while more().await {
+                running += 1;
+            }
+            running
+        }))
+    }
+
+    #[test]
+    fn each_kind_has_its_own_limit_and_all_have_one_together() {
+        assert_eq!(at_once(&[Kind::Password; 3]), 1);
+        assert_eq!(at_once(&[Kind::Resolve; 3]), 1);
+        assert_eq!(at_once(&[Kind::Scan; 9]), 3);
+        let mut all = vec![Kind::Scan; 9];
+        all.extend([Kind::Password, Kind::Resolve]);
+        assert_eq!(at_once(&all), THREADS);
+    }
+
+    #[test]
+    fn who_waits_gets_a_turn_when_the_one_before_ends() {
+        let pool = Pool::default();
+        let results = smol::block_on(async {
+            let mut results = Vec::new();
+            for n in 0..100 {
+                results.push(pool.run(Kind::Password, move || n).await.unwrap());
+            }
+            results
+        });
+        assert!(results.into_iter().eq(0..100));
+    }
+
+    #[test]
+    fn too_many_who_wait_are_refused() {
+        let pool = Pool::default();
+        let (end, ended) = mpsc::channel::<()>();
+        smol::block_on(async {
+            let mut first = Box::pin(pool.run(Kind::Password, move || {
+                let _ = ended.recv_timeout(PATIENCE);
+            }));
+            assert!(poll_once(&mut first).await.is_none());
+            let mut waiting = Vec::new();
+            for _ in 1..WAITING {
+                let mut next = Box::pin(pool.run(Kind::Password, || ()));
+                assert!(poll_once(&mut next).await.is_none());
+                waiting.push(next);
+            }
+            assert!(pool.run(Kind::Password, || ()).await.is_err());
+            // Another kind does not suffer.
+            pool.run(Kind::Scan, || ()).await.unwrap();
+            drop(end);
+            first.await.unwrap();
+            for next in waiting {
+                next.await.unwrap();
+            }
+            pool.run(Kind::Password, || ()).await.unwrap();
+        });
+    }
+
+    #[test]
+    fn work_that_nobody_waits_for_keeps_its_slot_to_its_end() {
+        let pool = Pool::default();
+        let (end, ended) = mpsc::channel::<()>();
+        let (began, beginning) = mpsc::channel::<()>();
+        smol::block_on(async {
+            let mut first = Box::pin(pool.run(Kind::Password, move || {
+                let _ = began.send(());
+                let _ = ended.recv_timeout(PATIENCE);
+            }));
+            assert!(poll_once(&mut first).await.is_none());
+            beginning.recv_timeout(PATIENCE).unwrap();
+            drop(first);
+            let mut second = Box::pin(pool.run(Kind::Password, || ()));
+            assert!(poll_once(&mut second).await.is_none());
+            drop(end);
+            second.await.unwrap();
+        });
+    }
+
+    #[test]
+    fn a_panic_in_the_pool_gives_its_slot_back() {
+        let pool = Pool::default();
+        smol::block_on(async {
+            let panics = pool.run(Kind::Password, || panic!("work of a test panics"));
+            let panics = std::panic::AssertUnwindSafe(panics);
+            let caught = smol::future::FutureExt::catch_unwind(panics).await;
+            assert!(caught.is_err());
+            pool.run(Kind::Password, || ()).await.unwrap();
+        });
+    }
+}

@@ -214,3 +214,24 @@ impl Body for Answer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Room, Unread};
+    use crate::http::{error::Refusal, limits::Times};
+
+    #[test]
+    fn bodies_share_a_room_and_give_it_back() {
+        let room = Room::new(10);
+        let times = Times::default();
+        smol::block_on(async {
+            let six = || Unread::Whole(vec![0; 6]);
+            let first = six().read(100, &room, &times).await.unwrap();
+            let second = six().read(100, &room, &times).await;
+            assert!(matches!(second, Err(Refusal::NoRoom)));
+            drop(first);
+            let third = six().read(100, &room, &times).await.unwrap();
+            assert_eq!(third.bytes().len(), 6);
+        });
+    }
+}
