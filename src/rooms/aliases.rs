@@ -2,13 +2,10 @@
 
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedRoomAliasId, RoomAliasId, RoomId, RoomOrAliasId,
-    events::{
-        StateEventType, TimelineEventType,
-        room::history_visibility::{HistoryVisibility, RoomHistoryVisibilityEventContent},
-    },
+    events::StateEventType,
 };
 
-use super::{Actor, Error, Local, content, content::StateEvent, current, power};
+use super::{Actor, Error, Local, content, content::StateEvent, current, power, visibility::Sight};
 use crate::store::{
     Reader, Records, RoomNum, Rows, Tx,
     records::{Alias, Membership},
@@ -94,14 +91,8 @@ pub fn shown_to(
     actor: &Actor,
     room: RoomNum,
 ) -> Result<Vec<OwnedRoomAliasId>, Error> {
-    let kind = StateEventType::RoomHistoryVisibility;
-    let joined = current::membership(r, room, &actor.id)? == Membership::Join;
-    if !joined {
-        let history = content::current::<RoomHistoryVisibilityEventContent>(r, room, &kind, "")?;
-        let visibility = history.map(|history| history.history_visibility);
-        if visibility != Some(HistoryVisibility::WorldReadable) {
-            return Err(Error::forbidden("only members of the room see its aliases"));
-        }
+    if !Sight::new(r, room, &actor.id)?.can_see_now(r)? {
+        return Err(Error::forbidden("only members of the room see its aliases"));
     }
     let aliases = of_room(r, room)?.into_iter();
     aliases
@@ -246,10 +237,9 @@ pub(super) fn only(
     content
 }
 
-/// Whether `content` may become the content of the state event (`kind`, `""`): a new alias in a
-/// canonical alias event must be one and name the room. To be asked before a user's state event is
-/// sent; other types pass. Aliases that the current event has already are not looked at ([Sending
-/// state events]).
+/// Whether `content` may become the content of the canonical alias event with `state_key`: a new
+/// alias in it must be one and name the room. Those that the current event has already are not
+/// looked at ([Sending state events]).
 ///
 /// [Sending state events]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3roomsroomidstateeventtypestatekey
 ///
@@ -259,14 +249,12 @@ pub(super) fn only(
 pub fn check_canonical(
     r: &impl Reader,
     room: RoomNum,
-    kind: &TimelineEventType,
+    state_key: &str,
     content: &CanonicalJsonObject,
 ) -> Result<(), Error> {
-    if *kind != TimelineEventType::RoomCanonicalAlias {
-        return Ok(());
-    }
     let kind = StateEventType::RoomCanonicalAlias;
-    let before = content::current::<CanonicalJsonObject>(r, room, &kind, "")?.unwrap_or_default();
+    let before = content::current::<CanonicalJsonObject>(r, room, &kind, state_key)?;
+    let before = before.unwrap_or_default();
     // The current event is anyone's: one that makes no sense has no aliases.
     let before = named_in(&before).unwrap_or_default();
     for alias in named_in(content)? {

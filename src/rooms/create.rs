@@ -114,8 +114,7 @@ fn events(
         .with_profile(tx, local)?
         .send(tx, local, room, actor)?;
     for event in &plan.state {
-        let kind = TimelineEventType::from(event.kind.clone());
-        aliases::check_canonical(tx, room, &kind, &event.content)?;
+        event.check(tx, local, room)?;
         event.send(tx, local, room, actor)?;
     }
     for user in &plan.invite {

@@ -7,7 +7,7 @@ use ruma::{
     room_version_rules::RoomVersionRules,
 };
 
-use super::{Actor, Error, Local, content, current, member::Change, power};
+use super::{Actor, Error, Local, content, current, inherit, member::Change, power};
 use crate::store::{Reader, RoomNum, Rows, Tx, UserNum, records::Membership};
 
 /// Joins `actor` to the room. Who is in it already stays in it, without another event.
@@ -30,7 +30,8 @@ pub fn join(
     if membership != Membership::Invite {
         change.content.join_authorized_via_users_server = authorized_via(tx, room, actor)?;
     }
-    change.send(tx, local, room, actor)
+    change.send(tx, local, room, actor)?;
+    inherit::inherit(tx, actor.num, room)
 }
 
 /// Asks to be invited.

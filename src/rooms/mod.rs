@@ -20,6 +20,7 @@ pub mod directory;
 pub mod errands;
 pub mod event;
 pub mod filter;
+mod inherit;
 pub mod insert;
 pub mod join;
 pub mod leave;

@@ -36,7 +36,10 @@ pub fn invite(
 }
 
 /// Whether `target` can be invited at all.
-pub(super) fn check_invitee(r: &impl Reader, local: &Local, target: &UserId) -> Result<(), Error> {
+///
+/// # Errors
+/// Those of [`invite`] that the room has no part in.
+pub fn check_invitee(r: &impl Reader, local: &Local, target: &UserId) -> Result<(), Error> {
     if !local.has(target) {
         let reason = "this server does not talk to others: only its own users can be invited";
         return Err(Error::forbidden(reason));

@@ -15,7 +15,7 @@ use super::{
     Actor, Error, Local, aliases, content,
     content::StateEvent,
     create::{self, Blueprint},
-    current, directory, event, power, presets, succession, timeline,
+    current, directory, event, inherit, power, presets, succession, timeline,
 };
 use crate::{
     protocol::{build::canonical_content, versions},
@@ -95,6 +95,7 @@ pub fn upgrade(
         levels.send(tx, local, new, actor)?;
     }
     close(tx, local, actor, old, &new_id)?;
+    inherit::inherit(tx, actor.num, new)?;
     succession::begin(tx, actor, old, new)?;
     Ok(new_id)
 }

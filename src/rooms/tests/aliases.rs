@@ -1,10 +1,10 @@
-use ruma::{RoomAliasId, RoomVersionId, events::TimelineEventType, room_alias_id};
+use ruma::{RoomAliasId, RoomVersionId, events::StateEventType, room_alias_id};
 use serde_json::{Value, json};
 
 use super::world::{World, refused, with_world};
 use crate::{
     protocol::build::canonical_content,
-    rooms::{Actor, Error, aliases},
+    rooms::{Actor, Error, aliases, content::StateEvent},
     store::{Reader, Records, RoomNum},
 };
 
@@ -138,8 +138,12 @@ fn a_canonical_alias_must_be_one_and_name_the_room_unless_it_was_there_before() 
         create(world, &alice, room_alias_id!("#mine:here"), room)?;
         create(world, &alice, room_alias_id!("#other:here"), other)?;
         let check = |content: Value| {
-            let kind = TimelineEventType::RoomCanonicalAlias;
-            aliases::check_canonical(world.tx, room, &kind, &canonical_content(&content)?)
+            let content = canonical_content(&content)?;
+            StateEvent::new(StateEventType::RoomCanonicalAlias, content).check(
+                world.tx,
+                &world.local,
+                room,
+            )
         };
         for good in [
             json!({}),
@@ -179,7 +183,7 @@ fn a_canonical_alias_must_be_one_and_name_the_room_unless_it_was_there_before() 
             &json!({ "alt_aliases": ["#other:here", "#x:there"] }),
         )?;
         check(json!({ "alias": "#other:here", "alt_aliases": ["#x:there"] }))?;
-        let elsewhere = canonical_content(&json!({ "alias": 1 }))?;
-        aliases::check_canonical(world.tx, room, &TimelineEventType::RoomName, &elsewhere)
+        let name = canonical_content(&json!({ "alias": 1 }))?;
+        StateEvent::new(StateEventType::RoomName, name).check(world.tx, &world.local, room)
     });
 }

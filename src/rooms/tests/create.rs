@@ -328,7 +328,7 @@ fn set_up(tx: &Tx, local: &Local) -> Result<(), Error> {
 #[test]
 fn a_room_that_cannot_be_as_asked_for_is_not_made_at_all() {
     type Is = fn(&Error) -> bool;
-    let cases: [(Value, Is); 15] = [
+    let cases: [(Value, Is); 16] = [
         (json!({ "room_version": "5" }), |e| {
             matches!(e, Error::UnsupportedVersion(_))
         }),
@@ -376,6 +376,11 @@ fn a_room_that_cannot_be_as_asked_for_is_not_made_at_all() {
             |e| matches!(e, Error::BadContent(_)),
         ),
         (
+            json!({ "initial_state": [ { "type": "m.room.member", "state_key": "@shy:here",
+                                         "content": { "membership": "invite" } } ] }),
+            |e| matches!(e, Error::InviteBlocked),
+        ),
+        (
             json!({ "invite_3pid": [{
                 "id_server": "id.example", "id_access_token": "t",
                 "medium": "email", "address": "bob@example.org",
@@ -384,7 +389,7 @@ fn a_room_that_cannot_be_as_asked_for_is_not_made_at_all() {
         ),
     ];
     let (wishes, expected): (Vec<_>, Vec<_>) = cases.into_iter().unzip();
-    let wishes: [Value; 15] = wishes.try_into().expect("all");
+    let wishes: [Value; 16] = wishes.try_into().expect("all");
     let errors = attempt(wishes.clone());
     for ((wish, is), error) in wishes.iter().zip(expected).zip(&errors) {
         assert!(is(error), "{wish}: {error:?}");

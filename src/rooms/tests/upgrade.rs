@@ -1,4 +1,4 @@
-use ruma::{OwnedRoomId, OwnedUserId, RoomVersionId, room_alias_id};
+use ruma::{OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, room_alias_id};
 use serde_json::{Value, json};
 
 use super::world::{World, refused, some_id, with_world};
@@ -6,6 +6,7 @@ use crate::{
     protocol::versions,
     rooms::{Actor, Error, aliases, directory, event, id, num, timeline, upgrade},
     store::{Place, RoomNum, records::Membership},
+    users::account_data::{GLOBAL, load, put},
 };
 
 const LEVELS: (&str, &str) = ("m.room.power_levels", "");
@@ -272,6 +273,91 @@ fn bans_and_the_rooms_of_a_space_follow_in_slices() {
         );
         assert_eq!(world.get(new, gone)?, Value::Null);
         assert_eq!(world.see_to_succession(new)?, 0);
+        Ok(())
+    });
+}
+
+#[test]
+fn who_follows_a_room_keeps_tags_direct_chats_and_push_rules() {
+    with_world(|world| {
+        let [alice, bob, carol] = world.users(["alice", "bob", "carol"])?;
+        let old = world.public(&alice, &RoomVersionId::V11)?;
+        world.join(&bob, old)?;
+        let old_id = room_id(world, old)?;
+        let settings = |id: &RoomId| {
+            let rule = |id: &str| {
+                json!({ "rule_id": id, "default": false, "enabled": true, "actions": [],
+                        "conditions": [{ "kind": "event_match", "key": "room_id", "pattern": id }] })
+            };
+            let other = json!({ "rule_id": "other", "pattern": id });
+            let both = [rule(old_id.as_str()), rule(id.as_str())];
+            let rules = if id == old_id {
+                vec![both[0].clone(), other]
+            } else {
+                vec![
+                    both[0].clone(),
+                    both[1].clone(),
+                    json!({ "rule_id": "other", "pattern": old_id }),
+                ]
+            };
+            let mut rooms = vec![old_id.clone()];
+            if id != old_id {
+                rooms.push(id.to_owned());
+            }
+            [
+                (
+                    "m.direct",
+                    json!({ "@alice:here": rooms, "@carol:here": ["!x:here"] }),
+                ),
+                (
+                    "m.push_rules",
+                    json!({ "global": { "override": rules, "room": rules } }),
+                ),
+            ]
+        };
+        let tags = json!({ "tags": { "m.favourite": { "order": 0.5 } } });
+        for user in [&alice, &bob, &carol] {
+            put(world.tx, user.num, old, "m.tag", &tags.to_string())?;
+            for (kind, content) in settings(&old_id) {
+                put(world.tx, user.num, GLOBAL, kind, &content.to_string())?;
+            }
+        }
+        let new = upgrade(world, &alice, old, &RoomVersionId::V12, &[])?;
+        world.join(&bob, new)?;
+        world.join(&carol, new)?;
+        let stored = |user: &Actor, room, kind| -> Result<Option<Value>, Error> {
+            let data = load(world.tx, user.num, room, kind)?;
+            Ok(data.map(|data| serde_json::from_str(&data.content).expect("JSON")))
+        };
+        let new_id = room_id(world, new)?;
+        for user in [&alice, &bob] {
+            assert_eq!(stored(user, new, "m.tag")?.as_ref(), Some(&tags));
+            for (kind, content) in settings(&new_id) {
+                assert_eq!(stored(user, GLOBAL, kind)?, Some(content));
+            }
+        }
+        // Carol was not in the old room.
+        assert_eq!(stored(&carol, new, "m.tag")?, None);
+        for (kind, content) in settings(&old_id) {
+            assert_eq!(stored(&carol, GLOBAL, kind)?, Some(content));
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_room_that_only_claims_to_replace_another_inherits_nothing() {
+    with_world(|world| {
+        let [alice, mallory] = world.users(["alice", "mallory"])?;
+        let old = world.public(&alice, &RoomVersionId::V11)?;
+        put(world.tx, alice.num, old, "m.tag", "{}")?;
+        let predecessor = json!({ "room_id": room_id(world, old)? });
+        let body = json!({
+            "preset": "public_chat", "creation_content": { "predecessor": predecessor },
+        });
+        let new = world.create(&mallory, &body)?;
+        world.join(&alice, new)?;
+        assert_eq!(load(world.tx, alice.num, new, "m.tag")?, None);
         Ok(())
     });
 }
