@@ -1,6 +1,12 @@
 //! A server in a directory of its own, and people with accounts there.
 
-use std::{future::Future, path::Path, sync::Arc};
+use std::{
+    future::{Future, poll_fn},
+    path::Path,
+    sync::Arc,
+    task::Poll,
+    time::{Duration, Instant},
+};
 
 use hearth::{
     clock::Clock,
@@ -10,11 +16,14 @@ use hearth::{
 };
 use http::{Method, Request, Response};
 use serde_json::{Value, json};
-use smol::Executor;
+use smol::{Executor, Timer};
 use tempfile::TempDir;
 
 /// When the server's clock starts, in milliseconds since the epoch.
 const START: u64 = 1_790_000_000_000;
+
+/// How long a test waits for what must come about.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A password that is good enough.
 pub const PASSWORD: &str = "correct horse battery";
@@ -105,6 +114,37 @@ impl Home {
 
     fn edge(&self) -> &Edge {
         self.server.as_ref().expect("the server is running").edge()
+    }
+
+    /// Runs all of `futures` at once.
+    pub async fn all<F: Future>(&self, futures: Vec<F>) -> Vec<F::Output> {
+        let mut running: Vec<_> = futures.into_iter().map(Box::pin).collect();
+        let mut done: Vec<_> = running.iter().map(|_| None).collect();
+        poll_fn(|context| {
+            for (future, done) in running.iter_mut().zip(&mut done) {
+                if done.is_none()
+                    && let Poll::Ready(output) = future.as_mut().poll(context)
+                {
+                    *done = Some(output);
+                }
+            }
+            if done.iter().all(Option::is_some) {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
+        done.into_iter().flatten().collect()
+    }
+
+    /// Waits for what comes about behind the answers.
+    pub async fn until(&self, come_about: impl AsyncFn() -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !come_about().await {
+            assert!(Instant::now() < deadline, "it did not come about");
+            Timer::after(Duration::from_millis(2)).await;
+        }
     }
 
     /// Sends a request of nobody in particular.
