@@ -89,8 +89,11 @@ pub fn build(
 ) -> Result<BuiltEvent, FormatError> {
     let mut object = unsigned_event(draft, place, rules)?;
     let server = draft.sender.server_name().as_str();
-    hash_and_sign_event(server, key, &mut object, &rules.redaction)
-        .map_err(|error| FormatError::Malformed(error.to_string()))?;
+    if let Err(error) = hash_and_sign_event(server, key, &mut object, &rules.redaction) {
+        // What is far too large ruma does not even hash.
+        check(&mut object, rules)?;
+        return Err(FormatError::Malformed(error.to_string()));
+    }
     let json = check(&mut object, rules)?;
     let pdu = Pdu::parse(event_id(&object, rules)?, &json, rules, false)?;
     Ok(BuiltEvent { json, pdu })
@@ -308,6 +311,8 @@ mod tests {
             limit: MAX_EVENT_BYTES,
         };
         assert_eq!(refused.unwrap_err(), expected);
+        let huge = build_in(RoomVersionId::V12, &message_of_size(2 * MAX_EVENT_BYTES));
+        assert!(matches!(huge, Err(FormatError::TooLarge { .. })));
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod directory;
 pub mod discovery;
 pub mod filter;
 pub mod membership;
+mod optional_body;
 pub mod profile;
 pub mod register;
 pub mod room;
