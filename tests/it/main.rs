@@ -6,7 +6,7 @@ mod edge;
 mod home;
 mod own_data;
 mod program;
-mod sync;
 mod rooms_create;
 mod rooms_directory;
 mod rooms_members;
+mod sync;
