@@ -128,7 +128,7 @@ impl Disk {
             .builder(repaired.clone())
             .set_check_integrity_on_open(failed_before)
             .create_with_backend(self.backend(&file, health)?)?;
-        migrations::run(&db, migrations::MIGRATIONS)?;
+        migrations::run(&db)?;
         let snapshot = Snapshot::new(db.begin_read()?);
         let counters = Counters::load(&snapshot)?;
         if failed_before {
@@ -152,7 +152,7 @@ impl Disk {
         let db = self
             .builder(Rc::default())
             .create_with_backend(self.backend(&unfinished, health)?)?;
-        migrations::run(&db, migrations::MIGRATIONS)?;
+        migrations::run(&db)?;
         db.close()?;
         Ok(self.machine.rename(&unfinished, file)?)
     }

@@ -11,18 +11,16 @@ pub enum Error {
     /// A row does not decode.
     #[error("the database holds something that this version cannot read: {0}")]
     Corrupt(&'static str),
-    /// A table was written by a newer version of hearth.
+    /// A table is not known to this version of hearth, or not so new a version of it.
     #[error(
-        "the table `{table}` has version {stored}, this hearth knows version {known} of it: a newer \
-         hearth wrote it; start that one again"
+        "a newer hearth has written this database (its table `{table}` has version {stored}): \
+         start that hearth again"
     )]
     TooNew {
         /// The table.
-        table: &'static str,
-        /// The version in the database.
+        table: String,
+        /// Its version in the database.
         stored: u32,
-        /// The version of this program.
-        known: u32,
     },
     /// The disk has too little space left for anything that grows the database.
     #[error("the disk is almost full; free some space and try again")]

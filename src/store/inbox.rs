@@ -25,8 +25,9 @@ const IDLE: Duration = Duration::from_secs(2);
 const BATCH: usize = 256;
 /// How many jobs that can wait are held at most before they are committed.
 const SOON_HELD: usize = 1024;
-/// How long the writer waits for company at most.
-const LINGER: Duration = Duration::from_millis(5);
+/// For how long after an answer the writer waits for the same company. `README.md` says what that
+/// saves.
+const LINGER: Duration = Duration::from_millis(20);
 
 /// When a job is to be committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +73,8 @@ pub(super) struct Inbox {
     now: Vec<Queued>,
     soon: Vec<Queued>,
     soon_since: Instant,
+    /// How many jobs that could not wait were taken last.
+    taken: usize,
     company: Company,
     look: bool,
     closing: bool,
@@ -91,6 +94,7 @@ impl Inbox {
             now: Vec::new(),
             soon: Vec::new(),
             soon_since: now,
+            taken: 0,
             company: Company {
                 expected: 0,
                 until: now,
@@ -122,13 +126,12 @@ impl Inbox {
         }
     }
 
-    /// Tells that `answered` jobs that could not wait were committed, which took `time`: those who
-    /// wait for them may be back soon.
-    pub fn committed(&mut self, answered: usize, time: Duration) {
+    /// Tells that what was taken last has been answered: those who waited for it may be back soon.
+    pub fn answered(&mut self) {
         self.collect();
         self.company = Company {
-            expected: answered + self.now.len(),
-            until: Instant::now() + time.min(LINGER),
+            expected: self.taken + self.now.len(),
+            until: Instant::now() + LINGER,
         };
     }
 
@@ -205,6 +208,7 @@ impl Inbox {
     }
 
     fn take(&mut self) -> VecDeque<Queued> {
+        self.taken = self.now.len();
         let mut batch: VecDeque<_> = mem::take(&mut self.now).into();
         batch.extend(self.soon.drain(..));
         batch

@@ -1,6 +1,8 @@
 //! Brings the tables of an older program to this program's versions, before anything else reads
 //! them.
 
+use std::collections::BTreeMap;
+
 use redb::{Database, ReadableTable, TableDefinition, WriteTransaction};
 
 use super::{
@@ -8,7 +10,7 @@ use super::{
     catalog::{TABLES, TableInfo, create_all},
 };
 
-const VERSIONS: TableDefinition<&str, u32> = TableDefinition::new("table_versions");
+pub(super) const VERSIONS: TableDefinition<&str, u32> = TableDefinition::new("table_versions");
 
 /// One step of one table, from `from` to `from + 1`.
 pub(super) struct Migration {
@@ -20,8 +22,8 @@ pub(super) struct Migration {
     pub step: fn(&WriteTransaction) -> Result<(), Error>,
 }
 
-/// All steps, oldest first.
-pub(super) const MIGRATIONS: &[Migration] = &[];
+/// All steps.
+const MIGRATIONS: &[Migration] = &[];
 
 /// Makes missing tables and runs every step that is due, all in one transaction: after a power cut
 /// the database is as before or as after.
@@ -29,47 +31,66 @@ pub(super) const MIGRATIONS: &[Migration] = &[];
 /// # Errors
 /// [`Error::TooNew`] if a table is newer than this program, [`Error::Corrupt`] if no step leads to
 /// its version.
-pub(super) fn run(db: &Database, migrations: &[Migration]) -> Result<(), Error> {
-    run_for(db, TABLES, migrations)
+pub(super) fn run(db: &Database) -> Result<(), Error> {
+    run_for(db, TABLES, MIGRATIONS, create_all)
 }
 
-fn run_for(db: &Database, tables: &[TableInfo], migrations: &[Migration]) -> Result<(), Error> {
+/// Does what [`run`] says for other `tables` and `steps`; `create` makes the tables that are
+/// missing.
+pub(super) fn run_for(
+    db: &Database,
+    tables: &[TableInfo],
+    steps: &[Migration],
+    create: impl Fn(&WriteTransaction) -> Result<(), Error>,
+) -> Result<(), Error> {
     let mut txn = db.begin_write()?;
-    let mut changed = false;
-    for table in tables {
-        let stored = txn
-            .open_table(VERSIONS)?
-            .get(table.name)?
-            .map(|row| row.value());
-        for from in stored.unwrap_or(table.version)..table.version {
-            let due = migrations
-                .iter()
-                .find(|m| m.table == table.name && m.from == from);
-            (due.ok_or(Error::Corrupt("a table too old for this version"))?
-                .step)(&txn)?;
-        }
-        match stored {
-            Some(stored) if stored == table.version => {}
-            Some(stored) if stored > table.version => {
-                return Err(Error::TooNew {
-                    table: table.name,
-                    stored,
-                    known: table.version,
-                });
-            }
-            _ => {
-                txn.open_table(VERSIONS)?
-                    .insert(table.name, table.version)?;
-                changed = true;
-            }
+    let stored = stored_versions(&txn)?;
+    for (name, version) in &stored {
+        let known = tables.iter().find(|table| table.name == name);
+        if known.is_none_or(|table| table.version < *version) {
+            return Err(Error::TooNew {
+                table: name.clone(),
+                stored: *version,
+            });
         }
     }
+    let mut changed = false;
+    for table in tables {
+        let stored = stored.get(table.name).copied();
+        if stored == Some(table.version) {
+            continue;
+        }
+        for from in stored.unwrap_or(table.version)..table.version {
+            let due = steps
+                .iter()
+                .find(|step| step.table == table.name && step.from == from)
+                .ok_or(Error::Corrupt("a table too old for this version"))?;
+            log::info!(
+                "bringing the table `{}` to version {}",
+                table.name,
+                from + 1
+            );
+            (due.step)(&txn)?;
+        }
+        txn.open_table(VERSIONS)?
+            .insert(table.name, table.version)?;
+        changed = true;
+    }
     if changed {
-        create_all(&txn)?;
+        create(&txn)?;
         txn.set_quick_repair(true);
         txn.commit()?;
     } else {
         txn.abort()?;
     }
     Ok(())
+}
+
+fn stored_versions(txn: &WriteTransaction) -> Result<BTreeMap<String, u32>, Error> {
+    let mut versions = BTreeMap::new();
+    for row in txn.open_table(VERSIONS)?.iter()? {
+        let (name, version) = row?;
+        versions.insert(name.value().to_owned(), version.value());
+    }
+    Ok(versions)
 }

@@ -136,7 +136,6 @@ impl Writer {
     /// Commits `jobs`, in as many transactions as their failures make necessary.
     fn write(&mut self, open: &mut Open, jobs: VecDeque<Queued>) {
         let jobs = self.refuse_growth(jobs);
-        let (count, start) = (jobs.len(), Instant::now());
         let mut batch = Batch::new(jobs);
         while !batch.is_empty() {
             match guarded(|| batch.transact(&open.db, &mut open.counters)) {
@@ -155,7 +154,7 @@ impl Writer {
                 }
             }
         }
-        self.inbox.committed(count, start.elapsed());
+        self.inbox.answered();
     }
 
     fn deliver(&self, committed: Committed) {

@@ -2,6 +2,8 @@
 
 mod fake_disk;
 mod jobs;
+mod migrations;
+mod numbers;
 mod power;
 mod trouble;
 

@@ -1,0 +1,225 @@
+//! Tables of an older hearth come to this one's versions, whole or not at all.
+
+use std::io;
+
+use rand::{SeedableRng, rngs::StdRng};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+
+use super::fake_disk::{Call, FakeDisk, Fault};
+use crate::store::{
+    Error, TableInfo,
+    migrations::{Migration, VERSIONS, run_for},
+};
+
+/// Version 1: a pet → what it says.
+const SAYINGS: TableDefinition<&str, &str> = TableDefinition::new("pets");
+/// Version 2: a pet → how many letters that has. In version 3 they are counted twice.
+const LETTERS: TableDefinition<&str, u64> = TableDefinition::new("pets");
+const OTHERS: TableDefinition<u32, u32> = TableDefinition::new("others");
+
+const STEPS: &[Migration] = &[
+    Migration {
+        table: "pets",
+        from: 2,
+        step: double,
+    },
+    Migration {
+        table: "pets",
+        from: 1,
+        step: count_letters,
+    },
+];
+
+fn count_letters(txn: &WriteTransaction) -> Result<(), Error> {
+    let mut rows = Vec::new();
+    for row in txn.open_table(SAYINGS)?.iter()? {
+        let (pet, says) = row?;
+        rows.push((pet.value().to_owned(), says.value().len() as u64));
+    }
+    txn.delete_table(SAYINGS)?;
+    let mut pets = txn.open_table(LETTERS)?;
+    for (pet, letters) in rows {
+        pets.insert(&*pet, letters)?;
+    }
+    Ok(())
+}
+
+fn double(txn: &WriteTransaction) -> Result<(), Error> {
+    let mut pets = txn.open_table(LETTERS)?;
+    let mut rows = Vec::new();
+    for row in pets.iter()? {
+        let (pet, letters) = row?;
+        rows.push((pet.value().to_owned(), letters.value()));
+    }
+    for (pet, letters) in rows {
+        pets.insert(&*pet, 2 * letters)?;
+    }
+    Ok(())
+}
+
+fn table(name: &'static str, version: u32) -> TableInfo {
+    TableInfo { name, version }
+}
+
+/// What a hearth that knew `pets` in version 1 left behind.
+fn database_at_1() -> FakeDisk {
+    let disk = FakeDisk::default();
+    let db = open(&disk).expect("it opens");
+    migrate(&db, 1).expect("a new table needs no step");
+    let txn = db.begin_write().expect("begun");
+    {
+        let mut pets = txn.open_table(SAYINGS).expect("open");
+        pets.insert("cat", "meow").expect("inserted");
+        pets.insert("dog", "woof!").expect("inserted");
+    }
+    txn.commit().expect("committed");
+    db.close().expect("closed");
+    disk
+}
+
+fn open(disk: &FakeDisk) -> Result<Database, Error> {
+    Ok(Database::builder().create_with_backend(disk.clone())?)
+}
+
+fn migrate(db: &Database, version: u32) -> Result<(), Error> {
+    let make = |txn: &WriteTransaction| {
+        if version == 1 {
+            txn.open_table(SAYINGS)?;
+        } else {
+            txn.open_table(LETTERS)?;
+        }
+        Ok(())
+    };
+    run_for(db, &[table("pets", version)], STEPS, make)
+}
+
+fn version_of_pets(db: &Database) -> u32 {
+    let txn = db.begin_read().expect("begun");
+    let versions = txn.open_table(VERSIONS).expect("open");
+    versions.get("pets").expect("read").expect("known").value()
+}
+
+fn letters(db: &Database) -> Vec<(String, u64)> {
+    let txn = db.begin_read().expect("begun");
+    let pets = txn.open_table(LETTERS).expect("of version 2 or 3");
+    let rows = pets.iter().expect("read").map(|row| {
+        let (pet, letters) = row.expect("read");
+        (pet.value().to_owned(), letters.value())
+    });
+    rows.collect()
+}
+
+fn sayings(db: &Database) -> Vec<String> {
+    let txn = db.begin_read().expect("begun");
+    let pets = txn.open_table(SAYINGS).expect("of version 1");
+    let rows = pets
+        .iter()
+        .expect("read")
+        .map(|row| row.expect("read").1.value().to_owned());
+    rows.collect()
+}
+
+fn rows(of: &[(&str, u64)]) -> Vec<(String, u64)> {
+    of.iter().map(|(pet, n)| ((*pet).to_owned(), *n)).collect()
+}
+
+#[test]
+fn an_old_table_comes_to_the_next_version_with_its_rows() {
+    let db = open(&database_at_1()).expect("it opens");
+    migrate(&db, 2).expect("migrated");
+    assert_eq!(version_of_pets(&db), 2);
+    assert_eq!(letters(&db), rows(&[("cat", 4), ("dog", 5)]));
+}
+
+#[test]
+fn several_steps_run_one_after_another() {
+    let db = open(&database_at_1()).expect("it opens");
+    migrate(&db, 3).expect("migrated");
+    assert_eq!(version_of_pets(&db), 3);
+    assert_eq!(letters(&db), rows(&[("cat", 8), ("dog", 10)]));
+}
+
+#[test]
+fn a_step_runs_once() {
+    let db = open(&database_at_1()).expect("it opens");
+    migrate(&db, 3).expect("migrated");
+    migrate(&db, 3).expect("nothing to do");
+    assert_eq!(letters(&db), rows(&[("cat", 8), ("dog", 10)]));
+}
+
+#[test]
+fn a_table_that_is_new_is_made_beside_the_others() {
+    let db = open(&database_at_1()).expect("it opens");
+    let tables = [table("pets", 1), table("others", 4)];
+    let make = |txn: &WriteTransaction| {
+        txn.open_table(SAYINGS)?;
+        txn.open_table(OTHERS)?;
+        Ok(())
+    };
+    run_for(&db, &tables, STEPS, make).expect("made");
+    assert_eq!(sayings(&db), ["meow", "woof!"]);
+    assert!(db.begin_read().expect("begun").open_table(OTHERS).is_ok());
+}
+
+#[test]
+fn a_table_of_a_newer_hearth_is_refused_with_words_that_help() {
+    let db = open(&database_at_1()).expect("it opens");
+    migrate(&db, 3).expect("migrated");
+    let refused = migrate(&db, 2).expect_err("it is newer");
+    assert_eq!(
+        refused.to_string(),
+        "a newer hearth has written this database (its table `pets` has version 3): start that \
+         hearth again"
+    );
+    assert_eq!(letters(&db), rows(&[("cat", 8), ("dog", 10)]));
+}
+
+#[test]
+fn a_table_that_only_a_newer_hearth_knows_is_refused() {
+    let db = open(&database_at_1()).expect("it opens");
+    let refused = run_for(&db, &[], STEPS, |_| Ok(())).expect_err("nobody would keep it right");
+    assert!(matches!(refused, Error::TooNew { table, stored: 1 } if table == "pets"));
+}
+
+#[test]
+fn a_table_without_a_step_to_its_version_is_refused() {
+    let db = open(&database_at_1()).expect("it opens");
+    let refused = migrate(&db, 4).expect_err("there is no step from 3");
+    assert!(matches!(refused, Error::Corrupt(_)));
+    assert_eq!(version_of_pets(&db), 1);
+    assert_eq!(sayings(&db), ["meow", "woof!"]);
+}
+
+#[test]
+fn a_power_cut_in_the_middle_leaves_all_of_the_old_or_all_of_the_new() {
+    let (mut old, mut new) = (0, 0);
+    for calls in 0.. {
+        let disk = database_at_1();
+        let db = open(&disk).expect("it opens");
+        disk.fail(Fault {
+            after: calls,
+            on: Call::Any,
+            error: io::ErrorKind::Other,
+            lasting: true,
+        });
+        let done = migrate(&db, 3).is_ok();
+        drop(db);
+        let mut random = StdRng::seed_from_u64(calls);
+        let db = open(&disk.after_power_cut(&mut random)).expect("it opens after a power cut");
+        match version_of_pets(&db) {
+            1 => {
+                assert!(!done);
+                old += 1;
+                assert_eq!(sayings(&db), ["meow", "woof!"]);
+                migrate(&db, 3).expect("migrated the next time");
+            }
+            3 => new += 1,
+            other => panic!("left at version {other}"),
+        }
+        assert_eq!(letters(&db), rows(&[("cat", 8), ("dog", 10)]));
+        if done {
+            break;
+        }
+    }
+    assert!(old > 5 && new > 0, "old {old}, new {new}");
+}

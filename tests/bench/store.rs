@@ -1,0 +1,348 @@
+//! The store's numbers, without a server around it: `cargo bench --bench store`, or
+//! `cargo bench --bench store -- messages open memory` for some of them. `src/store/README.md`
+//! holds what they were when the store's constants were chosen.
+
+#[path = "process.rs"]
+mod process;
+
+use std::{
+    cell::{Cell, RefCell},
+    fs::File,
+    path::Path,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use hearth::{
+    pool::Pool,
+    store::{
+        DeviceNum, Effect, Error, EventNum, NodeNum, Options, Place, Reader, RoomNum, Rows,
+        Snapshot, Store, Tx,
+        records::{RoomHot, TimelineRow, Transaction},
+    },
+};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use smol::{LocalExecutor, Timer};
+
+const CACHE: usize = 32 << 20;
+const ROOMS: u32 = 10;
+/// The JSON of an everyday message with its hashes and its signature, in bytes.
+const EVENT: usize = 900;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|argument| argument != "--bench")
+        .collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
+        [] => {
+            messages();
+            memory();
+            open();
+        }
+        ["messages"] => messages(),
+        ["memory"] => memory(),
+        ["open"] => open(),
+        // What the parts have done in processes of their own.
+        ["resident", directory, cache] => {
+            resident(Path::new(directory), cache.parse().expect("bytes"));
+        }
+        ["traffic", directory] => traffic(Path::new(directory), Duration::MAX),
+        ["idle", directory] => traffic(Path::new(directory), Duration::from_secs(1)),
+        ["time", directory] => time(Path::new(directory)),
+        _ => panic!("the parts are `messages`, `memory` and `open`"),
+    }
+}
+
+/// A job of the size of a message: a row each in five tables, and a position.
+fn message(seed: u64, sender: u32) -> impl Fn(&Tx) -> Result<(), Error> + Send + 'static {
+    let mut random = StdRng::seed_from_u64(seed);
+    let room = RoomNum(random.random_range(1..=ROOMS));
+    let json: Vec<u8> = (0..EVENT).map(|_| random.random()).collect();
+    let id: String = (0..44)
+        .map(|_| char::from(b'A' + random.random_range(0..26)))
+        .collect();
+    move |tx| {
+        let event = tx.next_event();
+        let position = tx.next_position()?;
+        tx.events()?.insert(event, &*json)?;
+        tx.event_nums()?.insert(&*id, event)?;
+        let place = Place(Place::FIRST.0 + event.0);
+        let row = TimelineRow {
+            event,
+            position,
+            notifying: 0,
+            notifying_main: 0,
+            thread: None,
+        };
+        tx.timeline()?.put((room, place), &row)?;
+        let hot = RoomHot {
+            extremities: vec![event],
+            depth: event.0,
+            last_place: place,
+            last_position: position,
+            state_position: position,
+            state: NodeNum(1),
+            joined: 20,
+            invited: 0,
+            notifying: 0,
+            notifying_main: 0,
+            wrote: Vec::new(),
+        };
+        tx.room_hot()?.put(room, &hot)?;
+        let transaction = Transaction { event, ts: 0 };
+        tx.transactions()?
+            .put((DeviceNum(sender), &*format!("m{seed}")), &transaction)?;
+        tx.effect(Effect::RoomChanged(room, position));
+        Ok(())
+    }
+}
+
+/// Runs `work` with the store in `directory`.
+fn with_store<T>(directory: &Path, cache: usize, work: impl AsyncFnOnce(&Store) -> T) -> T {
+    let options = Options {
+        directory: directory.to_owned(),
+        cache,
+    };
+    let store = Store::open(&options, Pool::default()).expect("the store opens");
+    let executor = LocalExecutor::new();
+    smol::block_on(executor.run(async {
+        let publishing = executor.spawn(store.clone().publish(|_| {}));
+        let result = work(&store).await;
+        store.close().await;
+        publishing.await;
+        result
+    }))
+}
+
+/// Below `target`, which is on a disk.
+fn directory() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory")
+}
+
+/// Writes `count` messages as fast as it goes.
+async fn fill(store: &Store, from: u64, count: u64) {
+    let next = Cell::new(from);
+    let next = &next;
+    let writers = LocalExecutor::new();
+    let tasks: Vec<_> = (0..200)
+        .map(|sender| {
+            writers.spawn(async move {
+                while next.get() < from + count {
+                    next.set(next.get() + 1);
+                    let job = message(next.get(), sender);
+                    store.write(job).await.expect("written");
+                }
+            })
+        })
+        .collect();
+    writers
+        .run(async {
+            for task in tasks {
+                task.await;
+            }
+        })
+        .await;
+}
+
+/// Bytes written and time taken per message, by how many send at once and how long each takes to
+/// send again.
+fn messages() {
+    println!(
+        "{:>9} {:>8} {:>8} {:>12} {:>9} {:>9} {:>9} {:>9}",
+        "stored", "senders", "pause", "bytes/msg", "msgs/s", "median", "99 %", "CPU/msg"
+    );
+    for stored in [1_000, 100_000] {
+        let directory = directory();
+        let mut seed = 0;
+        with_store(directory.path(), CACHE, async |store| {
+            fill(store, seed, stored).await;
+            seed += 10 * stored;
+            for (senders, pause) in [
+                (1, 0),
+                (1, 100),
+                (3, 30),
+                (20, 0),
+                (20, 2),
+                (20, 10),
+                (20, 30),
+                (20, 100),
+                (20, 1000),
+            ] {
+                let pause = Duration::from_millis(pause);
+                let measured = send(store, &mut seed, senders, pause).await;
+                println!("{stored:>9} {senders:>8} {pause:>8.0?} {measured}");
+            }
+        });
+    }
+}
+
+async fn send(store: &Store, seed: &mut u64, senders: u32, pause: Duration) -> String {
+    let took = RefCell::new(Vec::new());
+    let started = Instant::now();
+    let end = started + Duration::from_secs(4);
+    let (written, cpu) = (written(), cpu());
+    let writers = LocalExecutor::new();
+    let tasks: Vec<_> = (0..senders)
+        .map(|sender| {
+            *seed += 1_000_000;
+            let (mut seed, took) = (*seed, &took);
+            writers.spawn(async move {
+                let mut random = StdRng::seed_from_u64(seed);
+                while Instant::now() < end {
+                    seed += 1;
+                    let begin = Instant::now();
+                    store.write(message(seed, sender)).await.expect("written");
+                    took.borrow_mut().push(begin.elapsed());
+                    // People are not in step.
+                    Timer::after(pause.mul_f64(random.random_range(0.5..1.5))).await;
+                }
+            })
+        })
+        .collect();
+    writers
+        .run(async {
+            for task in tasks {
+                task.await;
+            }
+        })
+        .await;
+    drop(writers);
+    let mut took = took.into_inner();
+    took.sort();
+    let per_second = took.len() as f64 / started.elapsed().as_secs_f64();
+    let bytes = (self::written() - written) / took.len() as u64;
+    let cpu = (self::cpu() - cpu).div_f64(took.len() as f64);
+    let median = took[took.len() / 2];
+    let slow = took[took.len() * 99 / 100];
+    format!("{bytes:>12} {per_second:>9.0} {median:>9.1?} {slow:>9.1?} {cpu:>9.0?}")
+}
+
+fn written() -> u64 {
+    process::written(std::process::id()).expect("the system tells")
+}
+
+fn cpu() -> Duration {
+    process::cpu(std::process::id()).expect("the system tells")
+}
+
+/// Resident memory of a busy store, by the size of its cache.
+fn memory() {
+    println!("{:>12} {:>12} {:>12}", "cache", "at rest", "busy");
+    let directory = directory();
+    with_store(directory.path(), CACHE, async |store| {
+        fill(store, 0, 200_000).await
+    });
+    for cache in [4, 12, 24, 48, 96] {
+        let cache = (cache << 20).to_string();
+        print!("{}", child("resident", directory.path(), &[&cache]));
+    }
+}
+
+/// Everything is read once, then people write.
+fn resident(directory: &Path, cache: usize) {
+    let resident = || process::resident(std::process::id()).expect("the system tells");
+    let rest = with_store(directory, cache, async |_| resident());
+    let busy = with_store(directory, cache, async |store| {
+        let scan = |s: &Snapshot| {
+            for row in s.events()?.range::<EventNum>(..)? {
+                row?;
+            }
+            for row in s.event_nums()?.range::<&str>(..)? {
+                row?;
+            }
+            Ok::<_, Error>(())
+        };
+        store.read(scan).expect("read");
+        fill(store, u64::from(std::process::id()) << 32, 20_000).await;
+        resident()
+    });
+    println!("{cache:>12} {rest:>12} {busy:>12}");
+}
+
+/// How long it takes to open after `kill -9`, by size, in the middle of traffic and when idle.
+fn open() {
+    println!(
+        "{:>12} {:>10} {:>10} {:>10}   (cold: nothing in the system's cache)",
+        "bytes", "killed", "warm", "cold"
+    );
+    let directory = directory();
+    let mut seed = 0;
+    for size in [100_000_000, 1_000_000_000] {
+        with_store(directory.path(), CACHE, async |store| {
+            while process::allocated(directory.path()).expect("readable") < size {
+                fill(store, seed, 10_000).await;
+                seed += 10_010;
+            }
+        });
+        let bytes = process::allocated(directory.path()).expect("readable");
+        let closed = child("time", directory.path(), &[]);
+        println!("{bytes:>12} {:>10} {closed}", "no");
+        for (mode, run) in [("traffic", 2), ("idle", 5)] {
+            let mut columns = Vec::new();
+            for cold in [false, true] {
+                let mut killed = command(mode, directory.path()).spawn().expect("it starts");
+                std::thread::sleep(Duration::from_secs(run));
+                killed.kill().expect("killed");
+                killed.wait().expect("ended");
+                if cold {
+                    forget(directory.path());
+                }
+                columns.push(child("time", directory.path(), &[]));
+            }
+            println!(
+                "{bytes:>12} {mode:>10} {:>10} {:>10}",
+                columns[0], columns[1]
+            );
+        }
+    }
+}
+
+/// Writes for `time`, then does nothing until it is killed.
+fn traffic(directory: &Path, time: Duration) {
+    let start = Instant::now();
+    with_store(directory, CACHE, async |store| {
+        let mut seed = u64::from(std::process::id()) << 32;
+        while start.elapsed() < time {
+            fill(store, seed, 100).await;
+            seed += 1000;
+        }
+        std::future::pending::<()>().await;
+    });
+}
+
+fn time(directory: &Path) {
+    let start = Instant::now();
+    let options = Options {
+        directory: directory.to_owned(),
+        cache: CACHE,
+    };
+    let store = Store::open(&options, Pool::default()).expect("the store opens");
+    println!("{:.0?}", start.elapsed());
+    drop(store);
+}
+
+/// Makes the system read the database from the disk again.
+fn forget(directory: &Path) {
+    let file = File::open(directory.join("hearth.redb")).expect("the database");
+    file.sync_all().expect("synced");
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).expect("forgotten");
+}
+
+fn command(mode: &str, directory: &Path) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    command.arg(mode).arg(directory);
+    command
+}
+
+/// What this program prints in `mode`.
+fn child(mode: &str, directory: &Path, arguments: &[&str]) -> String {
+    let output = command(mode, directory)
+        .args(arguments)
+        .stderr(Stdio::inherit())
+        .output()
+        .expect("it runs");
+    assert!(output.status.success(), "`{mode}` failed");
+    String::from_utf8(output.stdout).expect("text")
+}
