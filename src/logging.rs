@@ -40,14 +40,14 @@ impl Log for Logger {
             return;
         }
         let now = humantime::format_rfc3339_seconds(SystemTime::now());
-        // Nobody is there to be told that standard error is gone.
-        let _ = writeln!(
-            io::stderr().lock(),
-            "{now} {:5} {}: {}",
+        let line = format!(
+            "{now} {:5} {}: {}\n",
             record.level(),
             record.target(),
             record.args()
         );
+        // Nobody is there to be told that standard error is gone.
+        let _ = io::stderr().write_all(line.as_bytes());
     }
 
     fn flush(&self) {}

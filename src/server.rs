@@ -4,11 +4,18 @@
 //! clients that come early are told to wait), store, handlers, edge. Stopped from the top down:
 //! no new connections, running requests end, the last batch is committed, the store closes.
 
-use std::{fs, io, net::SocketAddr, os::unix::fs::DirBuilderExt, path::PathBuf, sync::Arc};
+use std::{
+    fs, io, net::SocketAddr, os::unix::fs::DirBuilderExt, panic::AssertUnwindSafe, path::PathBuf,
+    sync::Arc,
+};
 
 use async_signal::{Signal, Signals};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use smol::{Executor, Task, future, stream::StreamExt};
+use smol::{
+    Executor, Task,
+    future::{self, FutureExt},
+    stream::StreamExt,
+};
 
 use crate::{
     api::ClientApi,
@@ -52,6 +59,9 @@ pub enum Error {
     /// The database is not this server's.
     #[error(transparent)]
     Rooms(#[from] rooms::Error),
+    /// A part without which nothing works has ended, in a panic most likely.
+    #[error("{0} has ended; the log says why")]
+    Ended(&'static str),
     /// The system does not tell when to stop.
     #[error("cannot wait for signals: {0}")]
     Signals(io::Error),
@@ -149,6 +159,14 @@ impl Server {
         &self.edge
     }
 
+    /// Waits until the server cannot go on, if ever, and tells why.
+    pub async fn failed(&mut self) -> Error {
+        let disk = async { self.store.failed().await.into() };
+        let publishing = ended(&mut self.publishing, "the publisher of commits");
+        let serving = ended(&mut self.serving, "the acceptor of connections");
+        future::or(disk, future::or(publishing, serving)).await
+    }
+
     /// Lets running requests end, commits what is queued and closes the store.
     pub async fn stop(self) {
         self.stop.now();
@@ -158,6 +176,13 @@ impl Server {
         self.store.close().await;
         self.publishing.await;
     }
+}
+
+/// What the end of a part means that should run as long as the server does.
+async fn ended(part: &mut Task<()>, name: &'static str) -> Error {
+    // The panic hook has logged why.
+    let _ = AssertUnwindSafe(part).catch_unwind().await;
+    Error::Ended(name)
 }
 
 async fn open_store(config: &Config, pool: Pool) -> Result<Store, Error> {
@@ -208,23 +233,26 @@ pub fn run(config: Config, opened: impl FnOnce()) -> Result<(), Error> {
             signals.next().await;
             Ok(None)
         };
-        let Some(server) = future::or(start, told).await? else {
+        let Some(mut server) = future::or(start, told).await? else {
             return Ok(());
         };
         opened();
         let told = async {
             signals.next().await;
-            Ok(())
+            None
         };
-        let failed = async { Err(server.store.failed().await.into()) };
-        let result = future::or(told, failed).await;
+        let failed = async { Some(server.failed().await) };
+        let failure = future::or(told, failed).await;
+        if matches!(failure, Some(Error::Ended(_))) {
+            return failure.map_or(Ok(()), Err);
+        }
         log::info!("stopping");
         // Asked twice, it goes at once; nothing acknowledged is lost.
         let told_again = async {
             signals.next().await;
         };
         future::or(server.stop(), told_again).await;
-        result
+        failure.map_or(Ok(()), Err)
     }))
 }
 
@@ -237,4 +265,19 @@ fn raise_file_limit() {
     };
     // If it is refused, `accept` waits when the files run out.
     let _ = setrlimit(Resource::Nofile, raised);
+}
+
+#[cfg(test)]
+mod tests {
+    use smol::Executor;
+
+    use super::{Error, ended};
+
+    #[test]
+    fn a_part_that_panics_is_a_part_that_has_ended() {
+        let executor = Executor::new();
+        let mut panics = executor.spawn(async { panic!("a part of a test panics") });
+        let error = smol::block_on(executor.run(ended(&mut panics, "the part")));
+        assert!(matches!(error, Error::Ended("the part")));
+    }
 }

@@ -1,4 +1,8 @@
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use argh::FromArgs;
 
@@ -30,7 +34,7 @@ impl Serve {
         };
         logging::start(config.log);
         let greeting = greeting(&config, self.config.is_some());
-        match server::run(config, || print!("{greeting}")) {
+        match server::run(config, || greet(&greeting)) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 log::error!("{error}");
@@ -38,6 +42,11 @@ impl Serve {
             }
         }
     }
+}
+
+fn greet(greeting: &str) {
+    // Nobody may be there to read it.
+    let _ = io::stdout().write_all(greeting.as_bytes());
 }
 
 /// Where to go next, for the one who started the server.

@@ -16,8 +16,9 @@ pub(super) const UNWANTED: usize = 1024 * KIB;
 /// The largest head of a request: line and headers.
 pub(super) const HEAD: usize = 32 * KIB;
 
-/// Connections of one household at once. Whatever may be a proxy has no such limit.
-pub(super) const PER_HOUSEHOLD: usize = 64;
+/// The part of all connections that one household may have. Whatever may be a proxy has no such
+/// limit.
+pub(super) const HOUSEHOLDS: usize = 4;
 
 /// How long things may take. Tests have less patience.
 #[derive(Clone, Copy, Debug)]

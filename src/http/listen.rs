@@ -1,7 +1,6 @@
 //! The listeners: who may connect, how many at once, and the orderly end.
 
 use std::{
-    collections::HashMap,
     convert::Infallible,
     io,
     net::{IpAddr, SocketAddr, TcpListener},
@@ -23,10 +22,11 @@ use super::{
     body::{Answer, Unread},
     connection, cors,
     error::Refusal,
-    limits::{PER_HOUSEHOLD, Times},
-    peer, tls,
+    households::{Households, Place},
+    limits::{HOUSEHOLDS, Times},
+    tls,
 };
-use crate::{config::Config, rates::household, stop::Stopping};
+use crate::{config::Config, stop::Stopping};
 
 /// What the connections talk to: the edge, once the server is open, and 503 before and after.
 #[derive(Debug, Default)]
@@ -137,7 +137,7 @@ impl Listeners {
             stopping: stopping.clone(),
             times: self.times,
             slots: Arc::new(Semaphore::new(self.connections)),
-            households: Arc::default(),
+            households: Households::new(self.connections / HOUSEHOLDS),
             alive,
         };
         let door = Arc::new(door);
@@ -185,7 +185,7 @@ struct Door {
     stopping: Stopping,
     times: Times,
     slots: Arc<Semaphore>,
-    households: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    households: Arc<Households>,
     /// Held by every connection, so that its end is the end of all.
     alive: Sender<Infallible>,
 }
@@ -198,7 +198,7 @@ async fn accept(listener: Listener, door: Arc<Door>) {
                 let slot = door.slots.acquire_arc().await;
                 // Answers are written whole; waiting for more to send with them only delays.
                 let _ = stream.get_ref().set_nodelay(true);
-                match Place::take(&door.households, address.ip()) {
+                match door.households.enter(address.ip()) {
                     Some(place) => door.welcome(&listener, stream, address.ip(), slot, place),
                     None => log::debug!("{} has too many connections", address.ip()),
                 }
@@ -236,43 +236,5 @@ impl Door {
             drop((slot, place, alive));
         };
         self.executor.spawn(serve).detach();
-    }
-}
-
-/// One of the connections that a household may have.
-struct Place {
-    households: Arc<Mutex<HashMap<IpAddr, usize>>>,
-    household: IpAddr,
-}
-
-impl Place {
-    fn take(households: &Arc<Mutex<HashMap<IpAddr, usize>>>, address: IpAddr) -> Option<Self> {
-        let household = household(address);
-        let mut counts = households.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(household).or_default();
-        if *count >= PER_HOUSEHOLD && !peer::may_be_proxy(address) {
-            return None;
-        }
-        *count += 1;
-        drop(counts);
-        Some(Self {
-            households: households.clone(),
-            household,
-        })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut counts = self
-            .households
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.household) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.household);
-            }
-        }
     }
 }

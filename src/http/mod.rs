@@ -15,6 +15,7 @@ mod connection;
 mod cors;
 mod edge;
 mod error;
+mod households;
 mod limits;
 mod listen;
 mod path;

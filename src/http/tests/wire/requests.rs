@@ -1,0 +1,219 @@
+//! Which bytes are answered with which.
+
+use std::io;
+
+use super::{LOGOUT, Server, VERSIONS};
+
+#[test]
+fn a_connection_serves_one_request_after_the_other() {
+    let server = Server::start();
+    let mut client = server.connect();
+    for _ in 0..3 {
+        let answer = client.send(VERSIONS).answer();
+        assert_eq!(
+            (answer.status, answer.body.as_slice()),
+            (200, &b"{\"versions\":[]}"[..])
+        );
+    }
+    client.send(VERSIONS.repeat(3));
+    for _ in 0..3 {
+        assert_eq!(client.answer().status, 200);
+    }
+    server.stop();
+}
+
+#[test]
+fn who_asks_to_close_is_closed_and_old_clients_are_served() {
+    let server = Server::start();
+    let mut client = server.connect();
+    client.send("GET /_matrix/client/versions HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n");
+    assert_eq!(client.answer().status, 200);
+    assert!(client.is_closed());
+    let mut client = server.connect();
+    client.send("GET /_matrix/client/versions HTTP/1.0\r\n\r\n");
+    assert_eq!(client.answer().status, 200);
+    assert!(client.is_closed());
+    server.stop();
+}
+
+#[test]
+fn head_is_get_without_the_body() {
+    let server = Server::start();
+    let mut client = server.connect();
+    client.send("HEAD /_matrix/client/versions HTTP/1.1\r\nhost: h\r\n\r\n");
+    let head = client.head().unwrap();
+    assert_eq!(
+        (head.status, head.headers["content-length"].as_str()),
+        (200, "15")
+    );
+    assert_eq!(client.send(VERSIONS).answer().body.len(), 15);
+    client.send("HEAD /nothing HTTP/1.1\r\nhost: h\r\n\r\n");
+    assert_eq!(client.head().unwrap().status, 404);
+    client.send(server.head("HEAD", "/_matrix/client/v3/sync", ""));
+    assert_eq!(client.head().unwrap().status, 200);
+    assert_eq!(client.send(VERSIONS).answer().status, 200);
+    server.stop();
+}
+
+#[test]
+fn a_body_may_come_in_chunks() {
+    let server = Server::start();
+    let mut client = server.connect();
+    let body = r#"{"type":"m.login.password","password":"x","device_id":"CHUNKED"}"#;
+    let (one, two) = body.split_at(20);
+    client.send(
+        "POST /_matrix/client/v3/login HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n",
+    );
+    for part in [one, two] {
+        client.send(format!("{:x}\r\n{part}\r\n", part.len()));
+    }
+    client.send("0\r\ntrailer: ignored\r\n\r\n");
+    let answer = client.answer();
+    assert_eq!(answer.status, 403);
+    assert!(String::from_utf8_lossy(&answer.body).contains("CHUNKED"));
+    server.stop();
+}
+
+#[test]
+fn who_waits_for_leave_to_send_gets_it_only_when_the_body_is_wanted() {
+    let server = Server::start();
+    let expect = "content-length: 2\r\nexpect: 100-continue\r\n";
+    let mut client = server.connect();
+    client.send(server.head("POST", LOGOUT, expect));
+    assert_eq!(client.head().unwrap().status, 100);
+    assert_eq!(client.send("{}").answer().status, 200);
+    for request in [
+        format!("POST {LOGOUT} HTTP/1.1\r\nhost: h\r\n{expect}\r\n"),
+        server.head("POST", "/nothing", expect),
+        server.head(
+            "POST",
+            LOGOUT,
+            "content-length: 9999999\r\nexpect: 100-continue\r\n",
+        ),
+    ] {
+        let mut client = server.connect();
+        let answer = client.send(request).answer();
+        assert!(
+            [401, 404, 413].contains(&answer.status),
+            "{}",
+            answer.status
+        );
+    }
+    server.stop();
+}
+
+#[test]
+fn who_sends_too_much_gets_to_read_so() {
+    let server = Server::start();
+    let big = vec![b' '; 900 * 1024];
+    let mut client = server.connect();
+    client.send(server.head(
+        "POST",
+        LOGOUT,
+        &format!("content-length: {}\r\n", big.len()),
+    ));
+    let answer = client.send(&big).answer();
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (413, "M_TOO_LARGE")
+    );
+    assert_eq!(client.send(VERSIONS).answer().status, 200);
+
+    let mut client = server.connect();
+    client.send(server.head("POST", LOGOUT, "transfer-encoding: chunked\r\n"));
+    for part in big.chunks(64 * 1024) {
+        client
+            .send(format!("{:x}\r\n", part.len()))
+            .send(part)
+            .send("\r\n");
+    }
+    let answer = client.send("0\r\n\r\n").answer();
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (413, "M_TOO_LARGE")
+    );
+
+    // What is out of all proportion is not even thrown away.
+    let mut client = server.connect();
+    client.send(server.head("POST", LOGOUT, "content-length: 99999999999\r\n"));
+    let answer = client.answer();
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (413, "M_TOO_LARGE")
+    );
+    assert!(client.is_closed());
+    server.stop();
+}
+
+#[test]
+fn a_refusal_leaves_the_connection_usable_although_a_body_comes() {
+    let server = Server::start();
+    let mut client = server.connect();
+    for path in ["/nothing", LOGOUT, "/_matrix/client/versions"] {
+        client.send(format!(
+            "POST {path} HTTP/1.1\r\nhost: h\r\ncontent-length: 10\r\n\r\n"
+        ));
+        client.send("12345").send("67890");
+        let status = client.answer().status;
+        assert!([401, 404, 405].contains(&status), "{status}");
+    }
+    assert_eq!(client.send(VERSIONS).answer().status, 200);
+    server.stop();
+}
+
+#[test]
+fn nonsense_is_refused_and_the_server_lives() {
+    let server = Server::start();
+    for nonsense in [
+        &b"\r\n\r\n\r\nnonsense\r\n\r\n"[..],
+        b"GET / HTTP/3.0\r\n\r\n",
+        b"GET /a b HTTP/1.1\r\nhost: h\r\n\r\n",
+        b"GET / HTTP/1.1\r\nbad header\r\n\r\n",
+        b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: x\r\n\r\n",
+        b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    ] {
+        let mut client = server.connect();
+        client.send(nonsense);
+        let _ = client.0.get_ref().shutdown(std::net::Shutdown::Write);
+        match client.read() {
+            Ok(answer) => assert_eq!(answer.status, 400, "{}", nonsense.escape_ascii()),
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof),
+        }
+    }
+    let mut client = server.connect();
+    client.send(b"GET /_matrix/client/v3/r\xc3\xa4ume HTTP/1.1\r\nhost: h\r\n\r\n");
+    assert_eq!(client.answer().status, 404);
+    client.send("BREW /_matrix/client/versions HTTP/1.1\r\nhost: h\r\n\r\n");
+    assert_eq!(client.answer().status, 405);
+    assert_eq!(client.send(VERSIONS).answer().status, 200);
+    server.stop();
+}
+
+#[test]
+fn a_head_that_is_too_large_is_refused() {
+    let server = Server::start();
+    let mut client = server.connect();
+    client.send(format!("GET /{} HTTP/1.1\r\n", "a".repeat(20_000)));
+    let _ = client.try_send(format!("x: {}\r\n\r\n", "b".repeat(20_000)));
+    let status = client.answer().status;
+    assert!([414, 431].contains(&status), "{status}");
+    assert!(client.is_closed());
+    server.stop();
+}
+
+#[test]
+fn an_answer_that_breaks_off_does_not_look_whole() {
+    let server = Server::start();
+    for since in ["broken", "panics"] {
+        let mut client = server.connect();
+        let path = format!("/_matrix/client/v3/sync?since={since}");
+        client.send(server.head("GET", &path, ""));
+        assert!(client.read().is_err(), "{since}");
+    }
+    let mut client = server.connect();
+    client.send(server.head("GET", "/_matrix/client/v3/sync", ""));
+    assert_eq!(client.answer().body, b"{\"next_batch\":\"s1\"}");
+    assert_eq!(client.send(VERSIONS).answer().status, 200);
+    server.stop();
+}
