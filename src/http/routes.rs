@@ -22,6 +22,7 @@ pub(super) fn all() -> Vec<Route> {
     accounts(&mut routes);
     own_data(&mut routes);
     rooms(&mut routes);
+    ephemeral(&mut routes);
     routes.stream(client::sync::sync);
     routes.add(admin::shared_secret::get_nonce);
     routes.add(admin::shared_secret::register);
@@ -112,6 +113,16 @@ fn rooms(routes: &mut Routes) {
     routes.add(directory::set_room_visibility);
     routes.add(directory::get_public_rooms);
     routes.add(directory::get_public_rooms_filtered);
+}
+
+fn ephemeral(routes: &mut Routes) {
+    use client::{presence, receipt, typing};
+
+    routes.add(typing::create_typing_event);
+    routes.add(receipt::create_receipt);
+    routes.add(receipt::set_read_marker);
+    routes.add(presence::get_presence);
+    routes.add(presence::set_presence);
 }
 
 /// A list of endpoints in the making.

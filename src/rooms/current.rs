@@ -237,6 +237,25 @@ pub fn sharing_rooms(r: &impl Reader, user: UserNum) -> Result<BTreeSet<UserNum>
     Ok(sharing)
 }
 
+/// Whether two local users are in a room together.
+pub fn share_a_room(r: &impl Reader, one: UserNum, other: UserNum) -> Result<bool, Error> {
+    let local_members = r.local_members()?;
+    for row in r
+        .memberships()?
+        .range((one, RoomNum::MIN)..=(one, RoomNum::MAX))?
+    {
+        let (key, row) = row?;
+        if row.value().unpack()?.membership != Membership::Join {
+            continue;
+        }
+        let member = local_members.get((key.value().1, other))?;
+        if member.is_some_and(|is| is.value() == Membership::Join as u8) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Every (key, event) of the current state whose type is `kind`. Grows with the room if `kind` is
 /// `m.room.member`: then not for the thread.
 pub fn of_type(

@@ -6,7 +6,10 @@
 //!
 //! [client-server API, "Receipts"]: https://spec.matrix.org/v1.19/client-server-api/#receipts
 
-use ruma::{OwnedEventId, OwnedUserId, events::receipt::ReceiptType};
+use ruma::{
+    EventId, OwnedEventId, OwnedUserId,
+    events::{fully_read::FullyReadEventContent, receipt::ReceiptType},
+};
 
 use super::{Error, event};
 use crate::{
@@ -14,8 +17,12 @@ use crate::{
         Effect, EventNum, Place, Position, Reader, Records, RoomNum, Rows, Tx, UserNum,
         records::Receipt,
     },
-    users,
+    users::{self, account_data},
 };
+
+/// The thread of everything that is in none.
+pub const MAIN: &str = "main";
+const FULLY_READ: &str = "m.fully_read";
 
 /// What a receipt is of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,20 +67,25 @@ pub struct Told {
     pub ts: u64,
 }
 
-/// Moves a receipt of `user` to `event`, unless it is there or further on already.
+/// Moves a receipt of `user` to the event `id`, unless it is there or further on already.
 ///
 /// # Errors
-/// [`Error::NotFound`] if the event is not in the room's timeline.
+/// [`Error::NotFound`] if the event is not in the room's timeline, [`Error::Invalid`] if it is
+/// not in the thread.
 pub fn put(
     tx: &Tx,
     room: RoomNum,
     user: UserNum,
     of: &Of,
-    event: EventNum,
+    id: &EventId,
     ts: u64,
 ) -> Result<(), Error> {
-    let place = event::header(tx, event)?.place;
-    let place = place.ok_or(Error::NotFound("there is no such event to have read"))?;
+    let (event, place) = read(tx, room, id)?;
+    if let Some(thread) = &of.thread
+        && !is_in(tx, room, (event, place), thread)?
+    {
+        return Err(Error::invalid("the event is not in this thread"));
+    }
     let key = of.key();
     let before = tx.receipts()?.load((room, user, key.as_str()))?;
     if before.as_ref().is_some_and(|before| before.place >= place) {
@@ -95,6 +107,61 @@ pub fn put(
     tx.receipts()?.put((room, user, key.as_str()), &receipt)?;
     tx.effect(Effect::RoomChanged(room, position));
     Ok(())
+}
+
+/// Moves the fully read marker of `user` to the event `id`, unless it is there or further on
+/// already ([client-server API, "Fully read markers"]).
+///
+/// # Errors
+/// [`Error::NotFound`] if the event is not in the room's timeline.
+///
+/// [client-server API, "Fully read markers"]: https://spec.matrix.org/v1.19/client-server-api/#fully-read-markers
+pub fn put_fully_read(tx: &Tx, room: RoomNum, user: UserNum, id: &EventId) -> Result<(), Error> {
+    let (_, place) = read(tx, room, id)?;
+    let before = account_data::load(tx, user, room, FULLY_READ)?;
+    let before =
+        before.and_then(|row| serde_json::from_str::<FullyReadEventContent>(&row.content).ok());
+    if let Some(before) = before
+        && let Some(event) = event::num_in(tx, room, &before.event_id)?
+        && event::header(tx, event)?.place >= Some(place)
+    {
+        return Ok(());
+    }
+    let content = serde_json::json!({ "event_id": id }).to_string();
+    account_data::put(tx, user, room, FULLY_READ, &content)?;
+    Ok(())
+}
+
+/// The event `id` and its place.
+fn read(r: &impl Reader, room: RoomNum, id: &EventId) -> Result<(EventNum, Place), Error> {
+    let event = event::num_in(r, room, id)?;
+    let place = match event {
+        Some(event) => event::header(r, event)?.place,
+        None => None,
+    };
+    event
+        .zip(place)
+        .ok_or(Error::NotFound("there is no such event to have read"))
+}
+
+/// Whether an event is in `thread`: for [`MAIN`] outside all threads, else in the thread of that
+/// root, or the root itself, with which clients mark a thread without replies.
+fn is_in(
+    r: &impl Reader,
+    room: RoomNum,
+    (event, place): (EventNum, Place),
+    thread: &str,
+) -> Result<bool, Error> {
+    let row = r.timeline()?.load((room, place))?;
+    let root = row.and_then(|row| row.thread).map(|(root, _)| root);
+    if thread == MAIN {
+        return Ok(root.is_none());
+    }
+    let Ok(id) = <&EventId>::try_from(thread) else {
+        return Ok(false);
+    };
+    let of = event::num_in(r, room, id)?;
+    Ok(of.is_some() && (of == root || of == Some(event)))
 }
 
 /// The receipts of `user` in `room`.

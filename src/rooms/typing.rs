@@ -63,12 +63,14 @@ impl Typing {
         }
     }
 
-    /// Takes out what has run out; the rooms that this changes.
-    pub fn expire(&self, now_ms: u64) -> Vec<RoomNum> {
+    /// Takes out what has run out, and who is not in the room any more as `is_in` says; the rooms
+    /// that this changes.
+    pub fn expire(&self, now_ms: u64, is_in: impl Fn(RoomNum, UserNum) -> bool) -> Vec<RoomNum> {
         let mut changed = Vec::new();
         for (num, room) in self.lock().iter_mut() {
             let before = room.users.len();
-            room.users.retain(|(_, until)| *until > now_ms);
+            room.users
+                .retain(|(user, until)| *until > now_ms && is_in(*num, *user));
             if room.users.len() < before {
                 changed.push(*num);
             }

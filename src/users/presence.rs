@@ -1,8 +1,8 @@
 //! Who is online: memory only, gone with the server.
 //!
-//! A user is what the last sync or the last request said, until nothing has been heard for
-//! [`SILENCE_MS`]. Nothing ticks: whoever has fallen silent is found when somebody looks, and
-//! whoever waits for changes asks when the next one would.
+//! A user is what the most present of their devices is. A device is what its last sync or request
+//! said, until nothing has been heard of it for [`SILENCE_MS`]. Nothing ticks: whoever has fallen
+//! silent is found when somebody looks, and whoever waits for changes asks when the next one would.
 //!
 //! Source: client-server API, "Presence".
 
@@ -13,18 +13,21 @@ use std::{
 
 use ruma::presence::PresenceState;
 
-use crate::store::UserNum;
+use crate::store::{DeviceNum, UserNum};
 
-/// After how long without a sync a user is offline, in milliseconds. Longer than the longest sync.
+/// After how long without a sync a device is offline, in milliseconds. Longer than the longest
+/// sync.
 const SILENCE_MS: u64 = 150_000;
 /// For how long after the last sign of life a user is currently active, in milliseconds.
 const ACTIVE_MS: u64 = 60_000;
 /// How many users are remembered; beyond that, those who are offline are forgotten.
 const USERS: usize = 10_000;
+/// How many devices of a user are remembered: those that were heard last.
+const DEVICES: usize = 16;
 
 /// Who is online.
 #[derive(Debug, Default)]
-pub struct Presence(Mutex<HashMap<UserNum, Of>>);
+pub struct Presence(Mutex<HashMap<UserNum, User>>);
 
 /// How a user is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,8 +38,22 @@ pub struct Of {
     pub status_msg: Option<String>,
     /// When the user last did something, in milliseconds since the epoch.
     pub active_ms: u64,
-    heard_ms: u64,
+}
+
+#[derive(Debug)]
+struct User {
+    of: Of,
+    /// Those that are not offline.
+    devices: Vec<Device>,
+    /// The number of the last change, as the hub counts them.
     changed: u64,
+}
+
+#[derive(Debug)]
+struct Device {
+    num: DeviceNum,
+    state: PresenceState,
+    heard_ms: u64,
 }
 
 impl Of {
@@ -47,105 +64,142 @@ impl Of {
 }
 
 impl Presence {
-    /// A device of `user` syncs and says how the user is. Whether that is news; then
+    /// A device of a user syncs and says how the user is. Whether that is news; then
     /// [`changed`](Self::changed) has to follow.
-    pub fn synced(&self, user: UserNum, state: &PresenceState, now_ms: u64) -> bool {
+    pub fn synced(
+        &self,
+        (user, device): (UserNum, DeviceNum),
+        state: &PresenceState,
+        now_ms: u64,
+    ) -> bool {
         // Who syncs without wanting to be seen changes nothing.
         if *state == PresenceState::Offline {
             return false;
         }
         let mut users = self.lock();
-        make_room(&mut users);
-        let of = users.entry(user).or_insert_with(|| Of::silent(now_ms));
-        of.heard_ms = now_ms;
+        let Some(user) = entry(&mut users, user, now_ms) else {
+            return false;
+        };
         if *state == PresenceState::Online {
-            of.active_ms = now_ms;
+            user.of.active_ms = now_ms;
         }
-        let news = of.state != *state;
-        of.state = state.clone();
-        news
+        user.hear(device, state.clone(), now_ms);
+        user.settle()
     }
 
-    /// `user` says how they are. Whether that is news; then [`changed`](Self::changed) has to
-    /// follow.
+    /// A user says how they are, on this device. Whether that is news; then
+    /// [`changed`](Self::changed) has to follow.
     pub fn set(
         &self,
-        user: UserNum,
+        (user, device): (UserNum, DeviceNum),
         state: PresenceState,
         status_msg: Option<String>,
         now_ms: u64,
     ) -> bool {
         let mut users = self.lock();
-        make_room(&mut users);
-        let of = users.entry(user).or_insert_with(|| Of::silent(now_ms));
-        let news = (&of.state, &of.status_msg) != (&state, &status_msg);
-        of.heard_ms = now_ms;
-        of.active_ms = now_ms;
-        (of.state, of.status_msg) = (state, status_msg);
-        news
+        let Some(user) = entry(&mut users, user, now_ms) else {
+            return false;
+        };
+        user.of.active_ms = now_ms;
+        user.hear(device, state, now_ms);
+        let said = user.of.status_msg != status_msg;
+        user.of.status_msg = status_msg;
+        user.settle() || said
     }
 
     /// The last change of `user` has this number.
     pub fn changed(&self, user: UserNum, number: u64) {
-        if let Some(of) = self.lock().get_mut(&user) {
-            of.changed = number;
+        if let Some(user) = self.lock().get_mut(&user) {
+            user.changed = number;
         }
     }
 
     /// How `user` is; `None` if nothing was heard since this start.
     pub fn of(&self, user: UserNum) -> Option<Of> {
-        self.lock().get(&user).cloned()
+        self.lock().get(&user).map(|user| user.of.clone())
     }
 
     /// Those who changed after the change of this number.
     pub fn changed_after(&self, number: u64) -> Vec<(UserNum, Of)> {
         let users = self.lock();
-        let changed = users.iter().filter(|(_, of)| of.changed > number);
-        changed.map(|(user, of)| (*user, of.clone())).collect()
+        let changed = users.iter().filter(|(_, user)| user.changed > number);
+        changed.map(|(num, user)| (*num, user.of.clone())).collect()
     }
 
-    /// Lets those be offline who have fallen silent; who they are.
+    /// Lets those devices be offline that have fallen silent; the users whom that changes.
     pub fn expire(&self, now_ms: u64) -> Vec<UserNum> {
-        let mut silent = Vec::new();
-        for (user, of) in self.lock().iter_mut() {
-            if of.state != PresenceState::Offline && now_ms >= of.heard_ms + SILENCE_MS {
-                of.state = PresenceState::Offline;
-                silent.push(*user);
+        let mut changed = Vec::new();
+        for (num, user) in self.lock().iter_mut() {
+            user.devices
+                .retain(|device| now_ms < device.heard_ms + SILENCE_MS);
+            if user.settle() {
+                changed.push(*num);
             }
         }
-        silent
+        changed
     }
 
-    /// When the next one will have fallen silent, in milliseconds since the epoch.
+    /// When the next device will have fallen silent, in milliseconds since the epoch.
     pub fn next_end(&self) -> Option<u64> {
         let users = self.lock();
-        let here = users
-            .values()
-            .filter(|of| of.state != PresenceState::Offline);
-        here.map(|of| of.heard_ms + SILENCE_MS).min()
+        let devices = users.values().flat_map(|user| &user.devices);
+        devices.map(|device| device.heard_ms + SILENCE_MS).min()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<UserNum, Of>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<UserNum, User>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Of {
-    fn silent(now_ms: u64) -> Self {
-        Self {
-            state: PresenceState::Offline,
-            status_msg: None,
-            active_ms: now_ms,
-            heard_ms: now_ms,
-            changed: 0,
+impl User {
+    fn hear(&mut self, num: DeviceNum, state: PresenceState, heard_ms: u64) {
+        self.devices.retain(|device| device.num != num);
+        if state == PresenceState::Offline {
+            return;
         }
+        if self.devices.len() >= DEVICES {
+            self.devices.remove(0);
+        }
+        self.devices.push(Device {
+            num,
+            state,
+            heard_ms,
+        });
+    }
+
+    /// Makes the user what the devices are; whether that is news.
+    fn settle(&mut self) -> bool {
+        let any = |state| self.devices.iter().any(|device| device.state == state);
+        let state = if any(PresenceState::Online) {
+            PresenceState::Online
+        } else if any(PresenceState::Unavailable) {
+            PresenceState::Unavailable
+        } else {
+            PresenceState::Offline
+        };
+        let news = self.of.state != state;
+        self.of.state = state;
+        news
     }
 }
 
-fn make_room(users: &mut HashMap<UserNum, Of>) {
-    if users.len() >= USERS {
-        users.retain(|_, of| of.state != PresenceState::Offline);
+/// What is known of `user`; `None` if there is no room for one more.
+fn entry(users: &mut HashMap<UserNum, User>, user: UserNum, now_ms: u64) -> Option<&mut User> {
+    if users.len() >= USERS && !users.contains_key(&user) {
+        users.retain(|_, user| !user.devices.is_empty());
+        if users.len() >= USERS {
+            return None;
+        }
     }
+    Some(users.entry(user).or_insert_with(|| User {
+        of: Of {
+            state: PresenceState::Offline,
+            status_msg: None,
+            active_ms: now_ms,
+        },
+        devices: Vec::new(),
+        changed: 0,
+    }))
 }
 
 #[cfg(test)]
@@ -153,26 +207,44 @@ mod tests {
     use ruma::presence::PresenceState;
 
     use super::{Presence, SILENCE_MS};
-    use crate::store::UserNum;
+    use crate::store::{DeviceNum, UserNum};
 
-    const ALICE: UserNum = UserNum(1);
+    const PHONE: (UserNum, DeviceNum) = (UserNum(1), DeviceNum(1));
+    const LAPTOP: (UserNum, DeviceNum) = (UserNum(1), DeviceNum(2));
 
     #[test]
     fn who_falls_silent_is_offline_and_a_sync_brings_them_back() {
         let presence = Presence::default();
-        assert!(presence.synced(ALICE, &PresenceState::Online, 1_000));
-        assert!(!presence.synced(ALICE, &PresenceState::Online, 2_000));
+        assert!(presence.synced(PHONE, &PresenceState::Online, 1_000));
+        assert!(!presence.synced(PHONE, &PresenceState::Online, 2_000));
         assert_eq!(presence.next_end(), Some(2_000 + SILENCE_MS));
         assert!(presence.expire(2_000 + SILENCE_MS - 1).is_empty());
-        assert_eq!(presence.expire(2_000 + SILENCE_MS), [ALICE]);
+        assert_eq!(presence.expire(2_000 + SILENCE_MS), [PHONE.0]);
         assert_eq!(presence.next_end(), None);
-        assert!(presence.synced(ALICE, &PresenceState::Unavailable, 900_000));
+        assert!(presence.synced(PHONE, &PresenceState::Unavailable, 900_000));
     }
 
     #[test]
     fn a_sync_that_does_not_want_to_be_seen_changes_nothing() {
         let presence = Presence::default();
-        assert!(!presence.synced(ALICE, &PresenceState::Offline, 1_000));
-        assert_eq!(presence.of(ALICE), None);
+        assert!(!presence.synced(PHONE, &PresenceState::Offline, 1_000));
+        assert_eq!(presence.of(PHONE.0), None);
+    }
+
+    #[test]
+    fn an_idle_device_and_a_busy_one_do_not_take_turns() {
+        let presence = Presence::default();
+        assert!(presence.synced(LAPTOP, &PresenceState::Unavailable, 1_000));
+        assert!(presence.synced(PHONE, &PresenceState::Online, 1_000));
+        for now in [2_000, 3_000] {
+            assert!(!presence.synced(LAPTOP, &PresenceState::Unavailable, now));
+            assert!(!presence.synced(PHONE, &PresenceState::Online, now));
+        }
+        let state = presence.of(PHONE.0).map(|of| of.state);
+        assert_eq!(state, Some(PresenceState::Online));
+        presence.synced(LAPTOP, &PresenceState::Unavailable, 100_000);
+        assert_eq!(presence.expire(3_000 + SILENCE_MS), [PHONE.0]);
+        let state = presence.of(PHONE.0).map(|of| of.state);
+        assert_eq!(state, Some(PresenceState::Unavailable));
     }
 }

@@ -3,9 +3,11 @@
 mod accounts;
 mod census;
 mod edge;
+mod ephemeral;
 mod home;
 mod own_data;
 mod program;
+mod rooms;
 mod rooms_create;
 mod rooms_directory;
 mod rooms_members;

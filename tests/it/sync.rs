@@ -3,42 +3,12 @@
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::home::{Home, Person, refused};
+use crate::{
+    home::{Home, refused},
+    rooms::{join, make_room, next, sync, types},
+};
 
 const SYNC: &str = "/_matrix/client/v3/sync";
-
-/// What a sync from `since` answers at once.
-fn sync(who: &Person<'_>, since: Option<&str>) -> Value {
-    let query = since.map_or(String::new(), |since| format!("?since={since}"));
-    let (status, answer) = who.get(&format!("{SYNC}{query}"));
-    assert_eq!(status, 200, "{answer}");
-    answer
-}
-
-fn next(answer: &Value) -> &str {
-    answer["next_batch"]
-        .as_str()
-        .expect("every answer has a token")
-}
-
-fn make_room(who: &Person<'_>, asked: Value) -> String {
-    let (status, answer) = who.post("/_matrix/client/v3/createRoom", asked);
-    assert_eq!(status, 200, "{answer}");
-    answer["room_id"].as_str().expect("a room id").to_owned()
-}
-
-fn join(who: &Person<'_>, room: &str) {
-    let (status, answer) = who.post(&format!("/_matrix/client/v3/rooms/{room}/join"), json!({}));
-    assert_eq!(status, 200, "{answer}");
-}
-
-fn types(events: &Value) -> Vec<&str> {
-    let events = events.as_array().map(Vec::as_slice).unwrap_or_default();
-    events
-        .iter()
-        .map(|event| event["type"].as_str().expect("a type"))
-        .collect()
-}
 
 #[test]
 fn a_new_room_comes_with_its_events_and_then_with_what_is_new() {

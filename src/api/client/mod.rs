@@ -9,27 +9,31 @@ pub mod discovery;
 pub mod filter;
 pub mod membership;
 mod optional_body;
+pub mod presence;
 pub mod profile;
+pub mod receipt;
 pub mod register;
 pub mod room;
 pub mod session;
 pub mod sync;
 pub mod tag;
+pub mod typing;
 pub mod uiaa;
 pub mod uiaa_page;
 
 use std::sync::Arc;
 
-use ruma::{MilliSecondsSinceUnixEpoch, UInt};
+use ruma::{MilliSecondsSinceUnixEpoch, RoomId, UInt};
 
+use super::Error;
 use crate::{
     clock::Clock,
     config::Config,
     pool::Pool,
     rates::Rates,
-    rooms::{Actor, Local, typing::Typing},
+    rooms::{self, Actor, Local, current, typing::Typing},
     stop::Stopping,
-    store::Store,
+    store::{RoomNum, Store, records::Membership},
     sync::Hub,
     users::{Session, Users, presence::Presence},
 };
@@ -72,5 +76,19 @@ impl ClientApi {
             id: who.user_id.clone(),
             now: MilliSecondsSinceUnixEpoch(UInt::new_saturating(self.clock.now_ms())),
         }
+    }
+    /// The number of the room `room_id`, which `who` is in. Who is not in it does not learn
+    /// whether there is such a room.
+    fn joined_room(&self, who: &Session, room_id: &RoomId) -> Result<RoomNum, Error> {
+        let room = self.store.read(|s| {
+            let room = match rooms::num(s, room_id) {
+                Err(rooms::Error::UnknownRoom) => return Ok(None),
+                room => room?,
+            };
+            let row = current::local_membership(s, who.user, room)?;
+            let is_in = row.is_some_and(|row| row.membership == Membership::Join);
+            Ok::<_, rooms::Error>(is_in.then_some(room))
+        })?;
+        room.ok_or_else(|| Error::forbidden("you are not in this room"))
     }
 }

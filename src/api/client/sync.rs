@@ -18,10 +18,11 @@ use smol::{
     stream::{self, StreamExt},
 };
 
+use super::presence;
 use crate::{
     api::{Api, Error, Session, Streamed},
     rooms::current,
-    store::{self, UserNum},
+    store::{self, records::Membership},
     sync::{
         Request, StateAfter, SyncToken,
         answer::{self, Candidate, Told},
@@ -72,11 +73,15 @@ impl IncomingRequest for SyncRequest {
 /// `GET /_matrix/client/v3/sync`
 pub async fn sync(api: Api, who: Session, asked: SyncRequest) -> Result<Streamed, Error> {
     let timeout = asked.stable.timeout.unwrap_or_default().min(LONGEST);
-    let presence = asked.stable.set_presence.clone();
+    let set_presence = asked.stable.set_presence.clone();
     let request = Arc::new(request(&api, &who, asked)?);
     let mut deadline = Instant::now() + timeout;
-    if api.presence.synced(who.user, &presence, api.clock.now_ms()) {
-        presence_changed(&api, who.user)?;
+    let device = (who.user, who.device);
+    if api
+        .presence
+        .synced(device, &set_presence, api.clock.now_ms())
+    {
+        presence::changed(&api, who.user)?;
     }
     loop {
         expire(&api)?;
@@ -191,23 +196,24 @@ async fn read(
     Ok(told)
 }
 
-/// Ends the typing that has run out and the presence of those who have fallen silent, and tells
+/// Ends the typing that has run out or whose typists have left, and the presence of those who have fallen silent, and tells
 /// those whom it concerns.
 fn expire(api: &Api) -> Result<(), Error> {
     let now = api.clock.now_ms();
-    for room in api.typing.expire(now) {
+    let changed = api.store.read(|s| {
+        // Where that cannot be read, typing runs out later.
+        api.typing.expire(now, |room, user| {
+            current::local_membership(s, user, room).map_or(true, |row| {
+                row.is_some_and(|row| row.membership == Membership::Join)
+            })
+        })
+    });
+    for room in changed {
         api.typing.changed(room, api.hub.ephemeral(room));
     }
     for user in api.presence.expire(now) {
-        presence_changed(api, user)?;
+        presence::changed(api, user)?;
     }
-    Ok(())
-}
-
-/// Tells those who share rooms with `user` how the user is now.
-pub(super) fn presence_changed(api: &Api, user: UserNum) -> Result<(), Error> {
-    let concerned = api.store.read(|s| current::sharing_rooms(s, user))?;
-    api.presence.changed(user, api.hub.ephemeral_for(concerned));
     Ok(())
 }
 

@@ -1,0 +1,86 @@
+//! Who is online (client-server API, "Presence").
+
+use std::time::Duration;
+
+use ruma::{
+    api::client::presence::{get_presence, set_presence},
+    presence::PresenceState,
+};
+
+use super::config::only_own;
+use crate::{
+    api::{Api, Error, Session},
+    rooms::current,
+    store::UserNum,
+    users,
+};
+
+/// How many bytes a status message can have.
+const LONGEST_STATUS: usize = 1024;
+
+/// `PUT /_matrix/client/v3/presence/{userId}/status`
+pub async fn set_presence(
+    api: Api,
+    who: Session,
+    request: set_presence::v3::Request,
+) -> Result<set_presence::v3::Response, Error> {
+    only_own(&who, &request.user_id)?;
+    let known = matches!(
+        request.presence,
+        PresenceState::Online | PresenceState::Unavailable | PresenceState::Offline
+    );
+    if !known {
+        return Err(Error::invalid_param("there is no such presence"));
+    }
+    let status_msg = request.status_msg.filter(|message| !message.is_empty());
+    if status_msg
+        .as_ref()
+        .is_some_and(|message| message.len() > LONGEST_STATUS)
+    {
+        return Err(Error::invalid_param(
+            "a status message has at most 1024 bytes",
+        ));
+    }
+    let device = (who.user, who.device);
+    let now = api.clock.now_ms();
+    if api.presence.set(device, request.presence, status_msg, now) {
+        changed(&api, who.user)?;
+    }
+    Ok(set_presence::v3::Response::new())
+}
+
+/// `GET /_matrix/client/v3/presence/{userId}/status`
+pub async fn get_presence(
+    api: Api,
+    who: Session,
+    request: get_presence::v3::Request,
+) -> Result<get_presence::v3::Response, Error> {
+    let user = api.store.read(|s| {
+        let user = users::num_of(s, &request.user_id)?;
+        let shared = match user {
+            Some(user) => user == who.user || current::share_a_room(s, who.user, user)?,
+            None => false,
+        };
+        Ok::<_, Error>(user.filter(|_| shared))
+    })?;
+    let user = user.ok_or_else(|| Error::forbidden("you share no room with this user"))?;
+    let now = api.clock.now_ms();
+    for silent in api.presence.expire(now) {
+        changed(&api, silent)?;
+    }
+    let Some(of) = api.presence.of(user) else {
+        return Ok(get_presence::v3::Response::new(PresenceState::Offline));
+    };
+    let mut response = get_presence::v3::Response::new(of.state.clone());
+    response.currently_active = Some(of.currently_active(now));
+    response.last_active_ago = Some(Duration::from_millis(now.saturating_sub(of.active_ms)));
+    response.status_msg = of.status_msg;
+    Ok(response)
+}
+
+/// Tells those who share rooms with `user` how the user is now.
+pub(super) fn changed(api: &Api, user: UserNum) -> Result<(), Error> {
+    let concerned = api.store.read(|s| current::sharing_rooms(s, user))?;
+    api.presence.changed(user, api.hub.ephemeral_for(concerned));
+    Ok(())
+}

@@ -1,0 +1,24 @@
+//! Typing notifications (client-server API, "Typing Notifications").
+
+use ruma::api::client::typing::create_typing_event::{self, v3::Typing};
+
+use super::config::only_own;
+use crate::api::{Api, Error, Session};
+
+/// `PUT /_matrix/client/v3/rooms/{roomId}/typing/{userId}`
+pub async fn create_typing_event(
+    api: Api,
+    who: Session,
+    request: create_typing_event::v3::Request,
+) -> Result<create_typing_event::v3::Response, Error> {
+    only_own(&who, &request.user_id)?;
+    let room = api.joined_room(&who, &request.room_id)?;
+    let for_ms = match request.state {
+        Typing::Yes(typing) => Some(u64::try_from(typing.timeout.as_millis()).unwrap_or(u64::MAX)),
+        Typing::No => None,
+    };
+    if api.typing.set(room, who.user, for_ms, api.clock.now_ms()) {
+        api.typing.changed(room, api.hub.ephemeral(room));
+    }
+    Ok(create_typing_event::v3::Response::new())
+}
