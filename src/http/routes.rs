@@ -23,6 +23,7 @@ pub(super) fn all() -> Vec<Route> {
     own_data(&mut routes);
     rooms(&mut routes);
     ephemeral(&mut routes);
+    events(&mut routes);
     routes.stream(client::sync::sync);
     routes.add(admin::shared_secret::get_nonce);
     routes.add(admin::shared_secret::register);
@@ -123,6 +124,24 @@ fn ephemeral(routes: &mut Routes) {
     routes.add(receipt::set_read_marker);
     routes.add(presence::get_presence);
     routes.add(presence::set_presence);
+}
+
+fn events(routes: &mut Routes) {
+    use client::{message, state};
+
+    routes.add(message::send_message_event).rate(Kind::Send);
+    routes.add(message::redact_event).rate(Kind::Send);
+    routes.add(message::get_message_events);
+    routes.add(message::get_room_event);
+    routes.add(message::get_context);
+    routes
+        .add(state::send_state_event)
+        .open_end()
+        .rate(Kind::Send);
+    routes.add(state::get_state_event_for_key).open_end();
+    routes.add(state::get_state_events);
+    routes.add(state::get_member_events);
+    routes.add(state::joined_members);
 }
 
 /// A list of endpoints in the making.

@@ -26,6 +26,7 @@ pub mod join;
 pub mod leave;
 pub mod member;
 pub mod memberships;
+pub mod messages;
 pub mod moderation;
 pub mod power;
 pub mod presets;
@@ -33,6 +34,7 @@ pub mod receipts;
 pub mod receive;
 mod redaction;
 mod resolution;
+pub mod sending;
 pub mod state;
 mod succession;
 pub mod timeline;
@@ -53,7 +55,7 @@ pub use self::{actor::Actor, error::Error, local::Local};
 use crate::{
     protocol::versions,
     store::{
-        NodeNum, Place, Position, Reader, Records, RoomNum, Rows, Tx,
+        NodeNum, Place, Position, Reader, Records, RoomNum, Rows, Tx, UserNum,
         records::{Room, RoomHot},
     },
 };
@@ -103,6 +105,23 @@ impl RoomHot {
 pub fn num(r: &impl Reader, id: &RoomId) -> Result<RoomNum, Error> {
     let num = r.room_nums()?.get(id.as_str())?.map(|row| row.value());
     num.ok_or(Error::UnknownRoom)
+}
+
+/// The number of the room `id`, for a local user who wants to read of it: not one whom it does not
+/// concern, or who forgot it.
+///
+/// # Errors
+/// [`Error::Forbidden`] also where there is no such room: who is not in it need not know.
+pub fn readable(r: &impl Reader, id: &RoomId, user: UserNum) -> Result<RoomNum, Error> {
+    let forbidden = || Error::forbidden("you are not in this room");
+    let room = r.room_nums()?.get(id.as_str())?.map(|row| row.value());
+    let room = room.ok_or_else(forbidden)?;
+    match current::local_membership(r, user, room)? {
+        Some(row) if row.forgotten => Err(forbidden()),
+        Some(_) => Ok(room),
+        None if visibility::is_world_readable(r, room)? => Ok(room),
+        None => Err(forbidden()),
+    }
 }
 
 /// The part of the room that rarely changes.

@@ -5,7 +5,7 @@
 use ruma::{UserId, events::room::history_visibility::HistoryVisibility};
 use serde::Deserialize;
 
-use super::{Error, current, event, event::StoredEvent, state};
+use super::{Error, current, event, event::StoredEvent, state, timeline, view::View};
 use crate::store::{
     EventNum, NodeNum, Place, Reader, RoomNum, StateKeyNum,
     records::{EventHeader, Membership, Status},
@@ -94,6 +94,25 @@ impl Sight {
         Ok(self.allows(&after, event.header.place))
     }
 
+    /// The state of the room as the user may read it: now, or when the user left; `None` for who
+    /// was never in a room that is not open to the world's eyes.
+    pub fn present(&self, r: &impl Reader) -> Result<Option<View>, Error> {
+        let now = View::of(super::hot(r, self.room)?.state);
+        if self.can_see_now(r)? {
+            return Ok(Some(now));
+        }
+        let Joined::Until(end) = self.joined else {
+            return Ok(None);
+        };
+        match timeline::backwards(r, self.room, end, 1)?.pop() {
+            Some((_, row)) => {
+                let header = event::header(r, row.event)?;
+                View::after(r, row.event, &header).map(Some)
+            }
+            None => Ok(None),
+        }
+    }
+
     /// Whether the user may see the room's present: its current state, what happens next.
     pub fn can_see_now(&self, r: &impl Reader) -> Result<bool, Error> {
         if self.joined == Joined::Now {
@@ -152,6 +171,15 @@ impl Sight {
             },
         })
     }
+}
+
+/// Whether anybody may see what happens in `room` now.
+pub fn is_world_readable(r: &impl Reader, room: RoomNum) -> Result<bool, Error> {
+    let visibility = current::get(r, room, "m.room.history_visibility", "")?;
+    let visibility = visibility
+        .map(|event| visibility_of(r, event))
+        .transpose()?;
+    Ok(visibility == Some(HistoryVisibility::WorldReadable))
 }
 
 fn visibility_of(r: &impl Reader, event: EventNum) -> Result<HistoryVisibility, Error> {

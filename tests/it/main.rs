@@ -5,6 +5,7 @@ mod census;
 mod edge;
 mod ephemeral;
 mod home;
+mod messages;
 mod own_data;
 mod program;
 mod rooms;

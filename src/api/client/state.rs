@@ -1,0 +1,244 @@
+//! A room's state (client-server API, "Getting events for a room" and "Sending events to a room").
+
+use std::collections::BTreeMap;
+
+use ruma::{
+    OwnedRoomId, OwnedUserId,
+    api::client::{
+        membership::{get_member_events, joined_members},
+        state::{
+            get_state_event_for_key::{self, v3::StateEventFormat},
+            get_state_events, send_state_event,
+        },
+    },
+    events::{StateEventType, TimelineEventType, room::member::MembershipState},
+    serde::Raw,
+};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::{
+    api::{Api, Error, Session},
+    protocol::build::{EventDraft, canonical_content},
+    rooms::{
+        self, append,
+        append::Sending,
+        client_event::{Formatter, RoomIds, state_of},
+        content::StateEvent,
+        current, event,
+        insert::Notify,
+        state,
+        token::PagingToken,
+        view::View,
+    },
+    store::{EventNum, RoomNum, Snapshot, Tx, records::Membership},
+};
+
+/// `PUT /_matrix/client/v3/rooms/{roomId}/state/{eventType}/{stateKey}`
+pub async fn send_state_event(
+    api: Api,
+    who: Session,
+    request: send_state_event::v3::Request,
+) -> Result<send_state_event::v3::Response, Error> {
+    let content = canonical_content(request.body.json()).map_err(rooms::Error::from)?;
+    let checked = StateEvent {
+        kind: request.event_type.clone(),
+        state_key: request.state_key.clone(),
+        content: content.clone(),
+    };
+    let draft = EventDraft {
+        room_id: Some(request.room_id.clone()),
+        sender: who.user_id.clone(),
+        event_type: TimelineEventType::from(request.event_type),
+        state_key: Some(request.state_key),
+        content,
+        redacts: None,
+    };
+    let now = api.actor(&who).now;
+    let sending = Sending {
+        now,
+        sent_by: None,
+        notify: Notify::default(),
+    };
+    let local = api.local.clone();
+    let job = move |tx: &Tx| {
+        checked.check(tx, &local, rooms::num(tx, &request.room_id)?)?;
+        append::append(tx, &local, &draft, &sending)
+    };
+    let appended = api.store.write(job).await?;
+    Ok(send_state_event::v3::Response::new(appended.id))
+}
+
+/// The room and its state, as `who` may read it.
+fn readable(
+    s: &Snapshot,
+    who: &Session,
+    room_id: &OwnedRoomId,
+    now_ms: u64,
+) -> Result<(RoomNum, View, Formatter), rooms::Error> {
+    let room = rooms::readable(s, room_id, who.user)?;
+    let reader = (&*who.user_id, Some(who.device));
+    let formatter = Formatter::new(s, room, reader, now_ms, RoomIds::Shown)?;
+    let state = formatter.sight.present(s)?;
+    let state = state.ok_or_else(|| rooms::Error::forbidden("you are not in this room"))?;
+    Ok((room, state, formatter))
+}
+
+/// `GET /_matrix/client/v3/rooms/{roomId}/state/{eventType}/{stateKey}`
+pub async fn get_state_event_for_key(
+    api: Api,
+    who: Session,
+    request: get_state_event_for_key::v3::Request,
+) -> Result<get_state_event_for_key::v3::Response, Error> {
+    #[derive(Deserialize)]
+    struct WithContent {
+        content: Box<RawValue>,
+    }
+    let now_ms = api.clock.now_ms();
+    let shown = api.store.read(|s| {
+        let (room, state, mut formatter) = readable(s, &who, &request.room_id, now_ms)?;
+        let num = state.get(s, room, &request.event_type.to_string(), &request.state_key)?;
+        let num = num.ok_or(rooms::Error::NotFound("the room has no such state"))?;
+        let stored = event::load(s, num)?;
+        match request.format {
+            StateEventFormat::Event => formatter.format(s, &stored),
+            _ => Ok(stored.parse::<WithContent>()?.content),
+        }
+    })?;
+    Ok(get_state_event_for_key::v3::Response::new(shown))
+}
+
+/// `GET /_matrix/client/v3/rooms/{roomId}/state`
+pub async fn get_state_events(
+    api: Api,
+    who: Session,
+    request: get_state_events::v3::Request,
+) -> Result<get_state_events::v3::Response, Error> {
+    let now_ms = api.clock.now_ms();
+    let read = move |s: &Snapshot| {
+        let (room, state, mut formatter) = readable(s, &who, &request.room_id, now_ms)?;
+        let entries = state.entries(s, room)?;
+        show(s, &mut formatter, entries.into_iter().map(|(_, num)| num))
+    };
+    let shown: Result<_, rooms::Error> = api.store.scan("state", read).await;
+    Ok(get_state_events::v3::Response::new(shown?))
+}
+
+fn show<T>(
+    s: &Snapshot,
+    formatter: &mut Formatter,
+    nums: impl Iterator<Item = EventNum>,
+) -> Result<Vec<Raw<T>>, rooms::Error> {
+    nums.map(|num| Ok(Raw::from_json(formatter.format(s, &event::load(s, num)?)?)))
+        .collect()
+}
+
+/// `GET /_matrix/client/v3/rooms/{roomId}/members`
+pub async fn get_member_events(
+    api: Api,
+    who: Session,
+    request: get_member_events::v3::Request,
+) -> Result<get_member_events::v3::Response, Error> {
+    let now_ms = api.clock.now_ms();
+    let read = move |s: &Snapshot| members_of(s, &who, now_ms, &request);
+    Ok(api.store.scan("members", read).await?)
+}
+
+fn members_of(
+    s: &Snapshot,
+    who: &Session,
+    now_ms: u64,
+    request: &get_member_events::v3::Request,
+) -> Result<get_member_events::v3::Response, rooms::Error> {
+    let (room, mut state, mut formatter) = readable(s, who, &request.room_id, now_ms)?;
+    if let Some(at) = &request.at {
+        state = state_at(s, room, at.parse()?, state)?;
+    }
+    let wanted = |membership: Membership| {
+        let membership: MembershipState = state_of(membership);
+        request
+            .membership
+            .as_ref()
+            .is_none_or(|only| *only == membership)
+            && request
+                .not_membership
+                .as_ref()
+                .is_none_or(|not| *not != membership)
+    };
+    let mut members = Vec::new();
+    for (key, num) in state.entries(s, room)? {
+        if state::key_name(s, room, key)?.0 == "m.room.member"
+            && wanted(current::membership_of(s, num)?)
+        {
+            members.push(num);
+        }
+    }
+    let chunk = show(s, &mut formatter, members.into_iter())?;
+    Ok(get_member_events::v3::Response::new(chunk))
+}
+
+/// The state at the point of a token; `present` if that is later than what the user may read.
+fn state_at(
+    s: &Snapshot,
+    room: RoomNum,
+    token: PagingToken,
+    present: View,
+) -> Result<View, rooms::Error> {
+    let place = token.place(s, room)?;
+    if place >= rooms::hot(s, room)?.last_place {
+        return Ok(present);
+    }
+    match rooms::timeline::backwards(s, room, place, 1)?.pop() {
+        Some((_, row)) => View::after(s, row.event, &event::header(s, row.event)?),
+        None => Ok(View::default()),
+    }
+}
+
+/// `GET /_matrix/client/v3/rooms/{roomId}/joined_members`
+pub async fn joined_members(
+    api: Api,
+    who: Session,
+    request: joined_members::v3::Request,
+) -> Result<joined_members::v3::Response, Error> {
+    let read = move |s: &Snapshot| joined_of(s, &who, &request.room_id);
+    let joined: Result<_, rooms::Error> = api.store.scan("joined members", read).await;
+    Ok(joined_members::v3::Response::new(joined?))
+}
+
+fn joined_of(
+    s: &Snapshot,
+    who: &Session,
+    room_id: &OwnedRoomId,
+) -> Result<BTreeMap<OwnedUserId, joined_members::v3::RoomMember>, rooms::Error> {
+    #[derive(Deserialize)]
+    struct Member {
+        content: Shown,
+    }
+    #[derive(Default, Deserialize)]
+    struct Shown {
+        displayname: Option<String>,
+        avatar_url: Option<String>,
+    }
+    let room = rooms::readable(s, room_id, who.user)?;
+    if current::membership(s, room, &who.user_id)? != Membership::Join {
+        return Err(rooms::Error::forbidden("you are not in this room"));
+    }
+    let mut joined = BTreeMap::new();
+    for (user, num) in current::of_type(s, room, &StateEventType::RoomMember.to_string())? {
+        let (Ok(user), Membership::Join) =
+            (OwnedUserId::try_from(user), current::membership_of(s, num)?)
+        else {
+            continue;
+        };
+        let shown = event::load(s, num)?
+            .parse::<Member>()
+            .map(|member| member.content);
+        // What a member calls itself can be malformed; the member is there all the same.
+        let shown = shown.unwrap_or_default();
+        let mut member = joined_members::v3::RoomMember::new();
+        member.display_name = shown.displayname;
+        member.avatar_url = shown.avatar_url.map(Into::into);
+        joined.insert(user, member);
+    }
+    Ok(joined)
+}
