@@ -144,12 +144,15 @@ pub fn page(
     })
 }
 
-/// The listed rooms in their order.
+/// The listed rooms in their order. Those that nobody is in any more are not shown.
 fn ranks(r: &impl Reader) -> Result<Vec<Rank>, Error> {
     let mut ranks = Vec::new();
     for row in r.public_rooms()?.range::<RoomNum>(..)? {
         let room = row?.0.value();
-        ranks.push((Reverse(super::hot(r, room)?.joined), room));
+        let joined = super::hot(r, room)?.joined;
+        if joined > 0 {
+            ranks.push((Reverse(joined), room));
+        }
     }
     ranks.sort_unstable();
     Ok(ranks)

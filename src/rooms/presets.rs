@@ -305,10 +305,8 @@ fn same_key(left: &StateEvent, right: &StateEvent) -> bool {
 /// Gives the tombstone a level above the one for other state, unless it has one: where creators
 /// stand above all levels it must.
 pub(super) fn raise_tombstone(content: &mut CanonicalJsonObject) {
-    let state_default = match content.get("state_default") {
-        Some(CanonicalJsonValue::Integer(level)) => *level,
-        _ => Int::from(MODERATOR),
-    };
+    let state_default = content.get("state_default").and_then(level_in);
+    let state_default = state_default.unwrap_or(Int::from(MODERATOR));
     let events = content
         .entry("events".to_owned())
         .or_insert_with(|| CanonicalJsonValue::Object(CanonicalJsonObject::new()));
@@ -316,13 +314,20 @@ pub(super) fn raise_tombstone(content: &mut CanonicalJsonObject) {
     let CanonicalJsonValue::Object(events) = events else {
         return;
     };
-    match events.get("m.room.tombstone") {
-        Some(CanonicalJsonValue::Integer(level)) if *level > state_default => {}
-        _ => {
-            let above = state_default.saturating_add(Int::from(1));
-            let level = Int::from(ABOVE_ADMINISTRATOR).max(above);
-            events.insert("m.room.tombstone".to_owned(), level.into());
-        }
+    let level = events.get("m.room.tombstone").and_then(level_in);
+    if level.is_none_or(|level| level <= state_default) {
+        let above = state_default.saturating_add(Int::from(1));
+        let level = Int::from(ABOVE_ADMINISTRATOR).max(above);
+        events.insert("m.room.tombstone".to_owned(), level.into());
+    }
+}
+
+/// The level that `value` stands for: older versions allow levels that are texts.
+pub(super) fn level_in(value: &CanonicalJsonValue) -> Option<Int> {
+    match value {
+        CanonicalJsonValue::Integer(level) => Some(*level),
+        CanonicalJsonValue::String(text) => text.trim().parse().ok(),
+        _ => None,
     }
 }
 

@@ -208,16 +208,12 @@ fn power_levels(
 
 /// Makes integers of levels that are texts, which older versions allow, and drops what is neither.
 fn only_integers(content: &mut CanonicalJsonObject) {
-    let fix = |value: &mut CanonicalJsonValue| match value {
-        CanonicalJsonValue::Integer(_) => true,
-        CanonicalJsonValue::String(text) => match text.trim().parse::<Int>() {
-            Ok(level) => {
-                *value = level.into();
-                true
-            }
-            Err(_) => false,
-        },
-        _ => false,
+    let fix = |value: &mut CanonicalJsonValue| match presets::level_in(value) {
+        Some(level) => {
+            *value = level.into();
+            true
+        }
+        None => false,
     };
     content.retain(|field, value| {
         if LEVELS.contains(&field.as_str()) {
@@ -272,12 +268,12 @@ fn close(tx: &Tx, local: &Local, actor: &Actor, old: RoomNum, new: &RoomId) -> R
     let Some(mut content) = content::current::<CanonicalJsonObject>(tx, old, &kind, "")? else {
         return Ok(());
     };
-    let level = |content: &CanonicalJsonObject, field: &str| match content.get(field) {
-        Some(CanonicalJsonValue::Integer(level)) => *level,
-        _ => Int::from(0),
+    let level = |content: &CanonicalJsonObject, field: &str| {
+        let level = content.get(field).and_then(presets::level_in);
+        level.unwrap_or(Int::from(0))
     };
-    let least =
-        Int::from(REPLACED).max(level(&content, "users_default").saturating_add(Int::from(1)));
+    let above = level(&content, "users_default").saturating_add(Int::from(1));
+    let least = Int::from(REPLACED).max(above);
     for field in ["events_default", "invite"] {
         let raised = level(&content, field).max(least);
         content.insert(field.to_owned(), raised.into());

@@ -238,3 +238,33 @@ fn a_deactivated_user_leaves_every_room_and_invite() {
         }));
     }
 }
+
+#[test]
+fn a_new_name_reaches_those_in_the_same_room() {
+    let home = Home::new();
+    let (alice, bob) = (home.register("alice"), home.register("bob"));
+    let room = alice.public_room();
+    done(&act(&bob, &room, "join", json!({})));
+    let sync = async |query: &str| {
+        let path = format!("/_matrix/client/v3/sync?{query}");
+        let (status, body) = home
+            .send(Method::GET, &path, Some(&alice.token), &Value::Null)
+            .await;
+        assert_eq!(status, 200, "{body}");
+        body
+    };
+    let first = home.run(sync(""));
+    let path = format!("/_matrix/client/v3/profile/{}/displayname", bob.user_id);
+    done(&bob.put(&path, json!({ "displayname": "Robert" })));
+    let since = first["next_batch"].as_str().expect("a token");
+    home.run(home.until(async || {
+        let news = sync(&format!("since={since}&timeout=1000")).await;
+        let told = news["rooms"]["join"][&room]["timeline"]["events"].as_array();
+        told.is_some_and(|told| {
+            told.iter().any(|event| {
+                event["state_key"] == bob.user_id.as_str()
+                    && event["content"] == json!({ "membership": "join", "displayname": "Robert" })
+            })
+        })
+    }));
+}

@@ -75,6 +75,8 @@ fn a_page_goes_on_where_it_ended_although_rooms_come_and_go() {
         assert_eq!(names, ["a", "b"]);
         let alice = world.user("alice")?;
         directory::set_listed(world.tx, &alice, rooms[1], false)?;
+        let deserted = publish(world, &[("deserted", 1)])?[0];
+        world.leave(&alice, deserted)?;
         publish(world, &[("first", 4), ("last", 1)])?;
         assert_eq!(page(world, json!({}), next, 5)?.0, ["c", "last"]);
         Ok(())

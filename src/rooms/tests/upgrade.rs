@@ -139,7 +139,7 @@ fn power_levels_are_kept_and_the_old_room_falls_silent() {
         let levels = json!({
             "users": { "@alice:here": 100, "@bob:here": " 50 " },
             "users_default": 60,
-            "invite": "10",
+            "invite": "90",
             "state_default": 70,
             "events": { "m.room.name": 100, "m.room.power_levels": 100, "m.room.tombstone": 60 },
             "org.example": "kept",
@@ -149,12 +149,12 @@ fn power_levels_are_kept_and_the_old_room_falls_silent() {
         let new = upgrade(world, &alice, old, &RoomVersionId::V11, &[])?;
         let mut kept = levels.clone();
         kept["users"] = json!({ "@alice:here": 100, "@bob:here": 50 });
-        kept["invite"] = json!(10);
+        kept["invite"] = json!(90);
         assert_eq!(world.get(new, LEVELS)?, kept);
         let silent = world.get(old, LEVELS)?;
         assert_eq!(
             (&silent["events_default"], &silent["invite"]),
-            (&json!(61), &json!(61))
+            (&json!(61), &json!(90))
         );
         assert_eq!(silent["users"], levels["users"]);
         Ok(())
