@@ -21,6 +21,7 @@ pub(super) fn all() -> Vec<Route> {
     discovery(&mut routes);
     accounts(&mut routes);
     own_data(&mut routes);
+    push_rules(&mut routes);
     rooms(&mut routes);
     ephemeral(&mut routes);
     events(&mut routes);
@@ -89,6 +90,20 @@ fn own_data(routes: &mut Routes) {
     routes.add(tag::delete_tag);
     routes.add(filter::create_filter);
     routes.add(filter::get_filter);
+}
+
+fn push_rules(routes: &mut Routes) {
+    use client::push;
+
+    routes.add(push::get_pushrules_all);
+    routes.add(push::get_pushrules_global_scope);
+    routes.add(push::get_pushrule);
+    routes.add(push::get_pushrule_enabled);
+    routes.add(push::get_pushrule_actions);
+    routes.add(push::set_pushrule);
+    routes.add(push::set_pushrule_enabled);
+    routes.add(push::set_pushrule_actions);
+    routes.add(push::delete_pushrule);
 }
 
 fn rooms(routes: &mut Routes) {

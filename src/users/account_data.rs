@@ -6,7 +6,7 @@
 use ruma::RoomId;
 use serde_json::value::RawValue;
 
-use super::{Error, Users};
+use super::{Error, Users, push_rules};
 use crate::store::{
     self, Effect, Position, Reader, Records, RoomNum, Rows, Tx, UserNum, records::AccountData,
 };
@@ -15,7 +15,7 @@ use crate::store::{
 pub const GLOBAL: RoomNum = RoomNum::MAX;
 
 /// Types that only the server sets (client-server API, "Client Config", "Server Behaviour").
-const SERVER_MANAGED: [&str; 2] = ["m.fully_read", "m.push_rules"];
+const SERVER_MANAGED: [&str; 2] = ["m.fully_read", push_rules::KIND];
 
 /// How large the content of one type can be, in bytes.
 const LARGEST: usize = 256 * 1024;
@@ -33,7 +33,7 @@ pub struct Changed {
     pub data: AccountData,
 }
 
-/// The data of `kind` in `room`, which may be [`GLOBAL`].
+/// The data of `kind` in `room`, which may be [`GLOBAL`], as they are stored.
 ///
 /// # Errors
 /// If the table cannot be read.
@@ -46,7 +46,24 @@ pub fn load(
     reader.account_data()?.load((user, room, kind))
 }
 
-/// All data of `user` in `room`, which may be [`GLOBAL`], in the order of the types.
+/// The data of `kind` in `room` as clients see them: of the push rules not only what is stored.
+fn shown(
+    reader: &impl Reader,
+    user: UserNum,
+    room: RoomNum,
+    kind: &str,
+) -> Result<Option<AccountData>, store::Error> {
+    let stored = load(reader, user, room, kind)?;
+    if (room, kind) != (GLOBAL, push_rules::KIND) {
+        return Ok(stored);
+    }
+    Ok(Some(AccountData {
+        position: stored.map_or(Position::MIN, |stored| stored.position),
+        content: push_rules::shown(reader, user)?,
+    }))
+}
+
+/// All data of `user` in `room`, which may be [`GLOBAL`], as clients see them.
 ///
 /// # Errors
 /// If the table cannot be read.
@@ -62,16 +79,28 @@ pub fn all_in(
         if (of, at) != (user, room) {
             break;
         }
+        if kind != push_rules::KIND {
+            all.push(Changed {
+                room,
+                kind: kind.to_owned(),
+                data: data.value().unpack()?,
+            });
+        }
+    }
+    if room == GLOBAL
+        && let Some(data) = shown(reader, user, room, push_rules::KIND)?
+    {
         all.push(Changed {
             room,
-            kind: kind.to_owned(),
-            data: data.value().unpack()?,
+            kind: push_rules::KIND.to_owned(),
+            data,
         });
     }
     Ok(all)
 }
 
-/// What of `user` changed after `after`, up to and including `upto`, oldest first.
+/// What of `user` changed after `after`, up to and including `upto`, oldest first, as clients see
+/// it.
 ///
 /// # Errors
 /// If the tables cannot be read.
@@ -90,7 +119,7 @@ pub fn changed_between(
     for row in log.range((user, first)..=(user, upto))? {
         let (_, what) = row?;
         let (room, kind) = what.value();
-        let data = load(reader, user, room, kind)?;
+        let data = shown(reader, user, room, kind)?;
         changed.push(Changed {
             room,
             kind: kind.to_owned(),
@@ -202,7 +231,7 @@ impl Users {
     ) -> Result<Box<RawValue>, Error> {
         let data = self.store.read(|s| {
             let room = scope(s, user, room_id)?;
-            Ok::<_, Error>(load(s, user, room, kind)?)
+            Ok::<_, Error>(shown(s, user, room, kind)?)
         })?;
         let data = data.ok_or(Error::NotFound("there is no account data of this type"))?;
         RawValue::from_string(data.content)
@@ -354,7 +383,7 @@ mod tests {
             assert_eq!(told(bob, Position(0), a), [("a".to_owned(), of_bob)]);
             let all = server.store.read(|s| all_in(s, alice, GLOBAL)).unwrap();
             let kinds: Vec<_> = all.iter().map(|changed| &*changed.kind).collect();
-            assert_eq!(kinds, ["a", "b"]);
+            assert_eq!(kinds, ["a", "b", push_rules::KIND]);
         });
     }
 }

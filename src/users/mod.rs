@@ -24,6 +24,7 @@ mod passwords;
 pub mod presence;
 pub mod profiles;
 mod proofs;
+pub mod push_rules;
 mod sessions;
 mod shared_secret;
 mod tags;

@@ -8,6 +8,7 @@ mod home;
 mod messages;
 mod own_data;
 mod program;
+mod push_rules;
 mod rooms;
 mod rooms_create;
 mod rooms_directory;

@@ -12,6 +12,7 @@ pub mod message;
 mod optional_body;
 pub mod presence;
 pub mod profile;
+pub mod push;
 pub mod receipt;
 pub mod register;
 pub mod room;
