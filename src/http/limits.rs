@@ -9,6 +9,9 @@ const KIB: usize = 1024;
 /// JSON may escape its text.
 pub(super) const BODY: usize = 256 * KIB;
 
+/// The largest body of a request that may hold many events.
+pub(super) const LARGE_BODY: usize = 1024 * KIB;
+
 /// What is still read and thrown away of a body that is not wanted, so that its sender gets to
 /// read why.
 pub(super) const UNWANTED: usize = 1024 * KIB;

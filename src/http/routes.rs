@@ -1,14 +1,14 @@
 //! Everything that is served: the one list.
 //!
 //! Method, paths and authentication come from ruma's metadata. What ruma does not know about an
-//! endpoint is said behind it here: a rate of its own, a larger body, a path outside the
-//! specification with the client that needs it.
+//! endpoint is said behind it here: a rate of its own, a larger body, a last argument
+//! that may be empty.
 
 use std::future::Future;
 
 use ruma::api::IncomingRequest;
 
-use super::{auth::Scheme, route::Route};
+use super::{auth::Scheme, limits::LARGE_BODY, route::Route};
 use crate::{
     api::{Api, Error, Streamed, admin, client, federation, health},
     rates::Kind,
@@ -109,7 +109,10 @@ fn push_rules(routes: &mut Routes) {
 fn rooms(routes: &mut Routes) {
     use client::{alias, directory, membership, room};
 
-    routes.add(room::create_room).rate(Kind::Send);
+    routes
+        .add(room::create_room)
+        .rate(Kind::Send)
+        .body(LARGE_BODY);
     routes.add(room::upgrade_room).rate(Kind::Send);
     routes.add(room::aliases);
     routes.add(membership::join_room_by_id);

@@ -13,7 +13,6 @@ use ruma::{
     },
 };
 
-use super::optional_body::OptionalBody;
 use crate::{
     api::{Api, Error, Session},
     rooms::{self, Actor, Local, aliases, current, join, leave, moderation},
@@ -38,7 +37,7 @@ pub async fn join_room_by_id(
 pub async fn join_room_by_id_or_alias(
     api: Api,
     who: Session,
-    OptionalBody(request): OptionalBody<join_room_by_id_or_alias::v3::Request>,
+    request: join_room_by_id_or_alias::v3::Request,
 ) -> Result<join_room_by_id_or_alias::v3::Response, Error> {
     let (local, actor) = (api.local.clone(), api.actor(&who));
     let room_id = api
@@ -56,7 +55,7 @@ pub async fn join_room_by_id_or_alias(
 pub async fn knock_room(
     api: Api,
     who: Session,
-    OptionalBody(request): OptionalBody<knock_room::v3::Request>,
+    request: knock_room::v3::Request,
 ) -> Result<knock_room::v3::Response, Error> {
     let (local, actor) = (api.local.clone(), api.actor(&who));
     let room_id = api

@@ -17,7 +17,6 @@ use ruma::{
 };
 use serde_json::json;
 
-use super::optional_body::OptionalBody;
 use crate::{
     api::{Api, Error, Session},
     protocol::build::{EventDraft, canonical_content},
@@ -64,7 +63,7 @@ pub async fn send_message_event(
 pub async fn redact_event(
     api: Api,
     who: Session,
-    OptionalBody(request): OptionalBody<redact_event::v3::Request>,
+    request: redact_event::v3::Request,
 ) -> Result<redact_event::v3::Response, Error> {
     let content = match &request.reason {
         Some(reason) => json!({ "reason": reason }),

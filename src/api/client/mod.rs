@@ -9,7 +9,6 @@ pub mod discovery;
 pub mod filter;
 pub mod membership;
 pub mod message;
-mod optional_body;
 pub mod presence;
 pub mod profile;
 pub mod push;

@@ -196,10 +196,7 @@ fn routes() -> Routes {
     let mut routes = Routes::default();
     routes.add(say_login).rate(Kind::Login).body(1000);
     routes.add(say_state).open_end();
-    routes
-        .add(send)
-        .rate(Kind::Send)
-        .also_at("/_matrix/client/unstable/test/{room_id}/{event_type}/{txn_id}");
+    routes.add(send).rate(Kind::Send);
     routes.add(count_logouts);
     routes.add(panic);
     routes.add(fail_inside);
