@@ -2,8 +2,8 @@
 //! every room left when an account ends, a replaced room's bans.
 //!
 //! Such an errand is a row, written in the transaction of the change, so it outlives the request
-//! and a restart: `stale_members` and `successions`. One [`Errands::work`] does a slice of each in
-//! turn until none is left.
+//! and a restart: `stale_members` and `successions`. One [`Errands::work`] does them one after the
+//! other, each in slices that leave other jobs their turn.
 
 use std::time::Duration;
 
@@ -17,14 +17,14 @@ use smol::{
 use super::{Actor, Error, Local, memberships, succession};
 use crate::{
     clock::Clock,
-    store::{self, Effect, Reader, RoomNum, Rows, Store, UserNum},
+    store::{self, Effect, Reader, RoomNum, Rows, Store, Tx, UserNum},
 };
 
 /// How many events one slice sends at most.
 pub(super) const SENT: usize = 8;
 /// How many rows one slice looks at at most.
 pub(super) const LOOKED_AT: usize = 128;
-/// How long everything rests when the store failed.
+/// How long what failed rests.
 const REST: Duration = Duration::from_secs(60);
 
 /// The one who does the errands.
@@ -55,16 +55,14 @@ impl Errands {
     pub async fn work(&self, store: &Store, local: &Local, clock: &Clock) {
         loop {
             match round(store, local, clock).await {
-                Ok(true) => {}
-                Ok(false) => self.sleep().await,
-                Err(Error::Store(store::Error::Closed)) => return,
-                Err(error) => {
-                    log::error!("errands: {error}; going on in {REST:?}");
+                Ok(true) => self.sleep().await,
+                Ok(false) => {
                     let rest = async {
                         Timer::after(REST).await;
                     };
                     rest.or(self.sleep()).await;
                 }
+                Err(_) => return,
             }
         }
     }
@@ -76,26 +74,44 @@ impl Errands {
     }
 }
 
-/// Does one slice of every errand; whether there was any.
-async fn round(store: &Store, local: &Local, clock: &Clock) -> Result<bool, Error> {
-    let mut any = false;
+/// The store is closed.
+struct Closed;
+
+/// Does every errand; whether none failed. One that did stays, and keeps no other from being done.
+async fn round(store: &Store, local: &Local, clock: &Clock) -> Result<bool, Closed> {
+    let mut well = true;
     let mut from = UserNum::MIN;
-    while let Some(user) = store.read(|s| first(s.stale_members()?, from))? {
-        let (local, now) = (local.clone(), now(clock));
-        store
-            .write(move |tx| memberships::slice(tx, &local, now, user))
-            .await?;
-        (any, from) = (true, UserNum(user.0 + 1));
+    while let Some(user) = known(store.read(|s| first(s.stale_members()?, from)), &mut well)? {
+        from = UserNum(user.0 + 1);
+        let slice = |local: Local, now| move |tx: &Tx| memberships::slice(tx, &local, now, user);
+        while known(
+            store.write(slice(local.clone(), now(clock))).await,
+            &mut well,
+        )? {}
     }
     let mut from = RoomNum::MIN;
-    while let Some(room) = store.read(|s| first(s.successions()?, from))? {
-        let (local, now) = (local.clone(), now(clock));
-        store
-            .write(move |tx| succession::slice(tx, &local, now, room))
-            .await?;
-        (any, from) = (true, RoomNum(room.0 + 1));
+    while let Some(room) = known(store.read(|s| first(s.successions()?, from)), &mut well)? {
+        from = RoomNum(room.0 + 1);
+        let slice = |local: Local, now| move |tx: &Tx| succession::slice(tx, &local, now, room);
+        while known(
+            store.write(slice(local.clone(), now(clock))).await,
+            &mut well,
+        )? {}
     }
-    Ok(any)
+    Ok(well)
+}
+
+/// What came of a step; nothing if it failed, which is logged and makes things not `well`.
+fn known<T: Default>(result: Result<T, Error>, well: &mut bool) -> Result<T, Closed> {
+    match result {
+        Ok(value) => Ok(value),
+        Err(Error::Store(store::Error::Closed)) => Err(Closed),
+        Err(error) => {
+            log::error!("errands: {error}; trying again in {REST:?}");
+            *well = false;
+            Ok(T::default())
+        }
+    }
 }
 
 fn now(clock: &Clock) -> MilliSecondsSinceUnixEpoch {

@@ -30,15 +30,17 @@ pub fn now_stale(tx: &Tx, user: UserNum) -> Result<(), Error> {
     Ok(())
 }
 
-/// Sees to some more rooms of `user`, who is forgotten when all are seen to.
+/// Sees to some more rooms of `user`; whether there are more yet.
 pub(super) fn slice(
     tx: &Tx,
     local: &Local,
     now: MilliSecondsSinceUnixEpoch,
     user: UserNum,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     let start = tx.stale_members()?.get(user)?.map(|row| row.value());
-    let Some(start) = start else { return Ok(()) };
+    let Some(start) = start else {
+        return Ok(false);
+    };
     let actor = Actor {
         num: user,
         id: users::id_of(tx, user)?,
@@ -47,13 +49,14 @@ pub(super) fn slice(
     let gone = tx.accounts()?.load(user)?;
     let gone = gone.is_none_or(|account| account.deactivated);
     let see_to = if gone { leave_room } else { show_profile };
-    match see_to_some(tx, local, &actor, start, see_to)? {
+    let next = see_to_some(tx, local, &actor, start, see_to)?;
+    match next {
         Some(next) => tx.stale_members()?.insert(user, next)?,
         None => {
             tx.stale_members()?.remove(user)?;
         }
     }
-    Ok(())
+    Ok(next.is_some())
 }
 
 /// What is to be done in a room where the actor has that membership; whether it sent an event.

@@ -32,22 +32,23 @@ pub(super) fn begin(tx: &Tx, actor: &Actor, old: RoomNum, new: RoomNum) -> Resul
     Ok(())
 }
 
-/// Carries some more over into `new`.
+/// Carries some more over into `new`; whether there is more yet.
 pub(super) fn slice(
     tx: &Tx,
     local: &Local,
     now: MilliSecondsSinceUnixEpoch,
     new: RoomNum,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     let Some(mut succession) = tx.successions()?.load(new)? else {
-        return Ok(());
+        return Ok(false);
     };
     let actor = Actor {
         num: succession.by,
         id: users::id_of(tx, succession.by)?,
         now,
     };
-    match carry_some(tx, local, &actor, &succession, new)? {
+    let next = carry_some(tx, local, &actor, &succession, new)?;
+    match next {
         Some(next) => {
             succession.next = next;
             tx.successions()?.put(new, &succession)?;
@@ -56,7 +57,7 @@ pub(super) fn slice(
             tx.successions()?.remove(new)?;
         }
     }
-    Ok(())
+    Ok(next.is_some())
 }
 
 /// Carries over what stands at the keys from the next one on; where to go on.
