@@ -7,6 +7,7 @@
 use ruma::{
     OwnedRoomId, RoomId,
     events::{StateEventType, room::tombstone::RoomTombstoneEventContent},
+    push::ConditionalPushRule,
 };
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -14,7 +15,11 @@ use serde_json::{Map, Value};
 use super::{Error, content, current};
 use crate::{
     store::{RoomNum, Tx, UserNum, records::Membership},
-    users::account_data::{GLOBAL, load, put},
+    users::{
+        self,
+        account_data::{GLOBAL, load, put},
+        push_rules,
+    },
 };
 
 /// Lets `user`, who has joined `new`, keep there what the user has for the room that it replaces,
@@ -33,10 +38,8 @@ pub(super) fn inherit(tx: &Tx, user: UserNum, new: RoomNum) -> Result<(), Error>
         put(tx, user, new, "m.tag", &tags.content)?;
     }
     let (old, new) = (super::id(tx, old)?, super::id(tx, new)?);
-    change(tx, user, "m.direct", |chats| also_direct(chats, &old, &new))?;
-    change(tx, user, "m.push_rules", |rules| {
-        also_for(rules, &old, &new)
-    })
+    inherit_direct(tx, user, &old, &new)?;
+    inherit_push_rules(tx, user, &old, &new)
 }
 
 /// The room that `new` replaces, if that room says so too: anyone can claim to replace a room.
@@ -65,58 +68,63 @@ fn predecessor(tx: &Tx, new: RoomNum) -> Result<Option<RoomNum>, Error> {
         .then_some(old))
 }
 
-/// Stores what `change` makes of the user's global `kind`, if there is any and it says that it
-/// changed something.
-fn change(
-    tx: &Tx,
-    user: UserNum,
-    kind: &str,
-    change: impl Fn(&mut Map<String, Value>) -> bool,
-) -> Result<(), Error> {
-    let data = load(tx, user, GLOBAL, kind)?;
-    let data = data.and_then(|data| serde_json::from_str(&data.content).ok());
-    if let Some(mut data) = data
-        && change(&mut data)
-    {
-        put(tx, user, GLOBAL, kind, &Value::Object(data).to_string())?;
-    }
-    Ok(())
-}
-
 /// Makes `new` a direct chat with everyone with whom `old` is one.
-fn also_direct(chats: &mut Map<String, Value>, old: &RoomId, new: &RoomId) -> bool {
+fn inherit_direct(tx: &Tx, user: UserNum, old: &RoomId, new: &RoomId) -> Result<(), Error> {
+    const KIND: &str = "m.direct";
+    let data = load(tx, user, GLOBAL, KIND)?;
+    // What a client stored there may be anything.
+    let chats =
+        data.and_then(|data| serde_json::from_str::<Map<String, Value>>(&data.content).ok());
+    let Some(mut chats) = chats else {
+        return Ok(());
+    };
     let mut changed = false;
     for rooms in chats.values_mut().filter_map(Value::as_array_mut) {
-        if rooms.iter().any(|room| room == old.as_str())
-            && !rooms.iter().any(|room| room == new.as_str())
-        {
+        let has = |room: &RoomId| rooms.iter().any(|other| other == room.as_str());
+        if has(old) && !has(new) {
             rooms.push(new.as_str().into());
             changed = true;
         }
     }
-    changed
+    if changed {
+        put(tx, user, GLOBAL, KIND, &Value::Object(chats).to_string())?;
+    }
+    Ok(())
 }
 
 /// Gives `new` the push rules that clients make for a room: those of kind `room`, and those of kind
 /// `override` that are named after it.
-fn also_for(rules: &mut Map<String, Value>, old: &RoomId, new: &RoomId) -> bool {
-    let mut changed = false;
-    let Some(global) = rules.get_mut("global") else {
-        return false;
-    };
-    for kind in ["override", "room"] {
-        let Some(rules) = global.get_mut(kind).and_then(Value::as_array_mut) else {
-            continue;
-        };
-        let named = |id: &RoomId| rules.iter().position(|rule| rule["rule_id"] == id.as_str());
-        if let (Some(at), None) = (named(old), named(new)) {
-            let mut rule = rules[at].clone();
-            rename(&mut rule, old, new);
-            rules.insert(at + 1, rule);
-            changed = true;
-        }
+fn inherit_push_rules(tx: &Tx, user: UserNum, old: &RoomId, new: &RoomId) -> Result<(), Error> {
+    if push_rules::stored(tx, user)?.is_none() {
+        return Ok(());
     }
-    changed
+    let id = users::id_of(tx, user)?;
+    let mut rules = push_rules::load(tx, user, &id)?;
+    // Each stands behind the one that it is like, where it has the same weight.
+    let at = rules.room.get_full(old.as_str());
+    if let Some((at, rule)) = at.filter(|_| !rules.room.contains(new.as_str())) {
+        let mut rule = rule.clone();
+        rule.rule_id = new.to_owned();
+        rules.room.shift_insert(at + 1, rule);
+    }
+    let at = rules.override_.get_full(old.as_str());
+    if let Some((at, rule)) = at.filter(|_| !rules.override_.contains(new.as_str()))
+        && let Some(rule) = renamed(rule, old, new)
+    {
+        rules.override_.shift_insert(at + 1, rule);
+    }
+    match push_rules::put(tx, user, &id, rules) {
+        Err(users::Error::Store(error)) => Err(error.into()),
+        // A user who has too many rules follows the room all the same.
+        _ => Ok(()),
+    }
+}
+
+/// `rule` for `new`, where it is for `old`.
+fn renamed(rule: &ConditionalPushRule, old: &RoomId, new: &RoomId) -> Option<ConditionalPushRule> {
+    let mut rule = serde_json::to_value(rule).ok()?;
+    rename(&mut rule, old, new);
+    serde_json::from_value(rule).ok()
 }
 
 /// Puts `new` wherever `value` names `old`.

@@ -95,7 +95,11 @@ fn says_the_same(default: AnyPushRuleRef<'_>, rule: &ConditionalPushRule) -> boo
     default.enabled() == rule.enabled && before.ok() == after.ok()
 }
 
-fn put(tx: &Tx, user: UserNum, user_id: &UserId, rules: Ruleset) -> Result<(), Error> {
+/// Makes `rules` the rules of `user`, whose id is `user_id`.
+///
+/// # Errors
+/// [`Error::TooMany`] and [`Error::TooLarge`], before anything is written.
+pub fn put(tx: &Tx, user: UserNum, user_id: &UserId, rules: Ruleset) -> Result<(), Error> {
     let rules = own(rules, user_id);
     if rules.iter().count() > MOST {
         return Err(Error::TooMany("there can be no more push rules"));

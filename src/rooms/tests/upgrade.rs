@@ -1,4 +1,4 @@
-use ruma::{OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, room_alias_id};
+use ruma::{OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, room_alias_id, room_id};
 use serde_json::{Value, json};
 
 use super::world::{World, refused, some_id, with_world};
@@ -27,7 +27,7 @@ fn upgrade(
     num(world.tx, &new)
 }
 
-fn room_id(world: &World, room: RoomNum) -> Result<OwnedRoomId, Error> {
+fn id_of(world: &World, room: RoomNum) -> Result<OwnedRoomId, Error> {
     id(world.tx, room)
 }
 
@@ -88,10 +88,10 @@ fn the_new_room_looks_like_the_old_and_they_name_each_other() {
             assert_eq!(create["m.federate"], false);
             assert_eq!(create["x"], Value::Null);
             assert_eq!(create["room_version"], to.as_str());
-            let predecessor = json!({ "room_id": room_id(world, old)?, "event_id": newest });
+            let predecessor = json!({ "room_id": id_of(world, old)?, "event_id": newest });
             assert_eq!(create["predecessor"], predecessor);
             let tombstone = world.get(old, ("m.room.tombstone", ""))?;
-            assert_eq!(tombstone["replacement_room"], room_id(world, new)?.as_str());
+            assert_eq!(tombstone["replacement_room"], id_of(world, new)?.as_str());
             assert!(tombstone["body"].is_string());
             assert_eq!(world.membership(&alice, new)?, Membership::Join);
             assert_eq!(world.membership(&alice, old)?, Membership::Join);
@@ -283,42 +283,36 @@ fn who_follows_a_room_keeps_tags_direct_chats_and_push_rules() {
         let [alice, bob, carol] = world.users(["alice", "bob", "carol"])?;
         let old = world.public(&alice, &RoomVersionId::V11)?;
         world.join(&bob, old)?;
-        let old_id = room_id(world, old)?;
-        let settings = |id: &RoomId| {
-            let rule = |id: &str| {
-                json!({ "rule_id": id, "default": false, "enabled": true, "actions": [],
-                        "conditions": [{ "kind": "event_match", "key": "room_id", "pattern": id }] })
+        let old_id = id_of(world, old)?;
+        // The settings of someone for whom the room is also `ids`.
+        let settings = |ids: &[&RoomId]| {
+            let rule = |id: &RoomId, pattern: &RoomId| {
+                json!({
+                    "rule_id": id, "default": false, "enabled": true, "actions": [],
+                    "conditions": [{ "kind": "event_match", "key": "room_id", "pattern": pattern }],
+                })
             };
-            let other = json!({ "rule_id": "other", "pattern": id });
-            let both = [rule(old_id.as_str()), rule(id.as_str())];
-            let rules = if id == old_id {
-                vec![both[0].clone(), other]
-            } else {
-                vec![
-                    both[0].clone(),
-                    both[1].clone(),
-                    json!({ "rule_id": "other", "pattern": old_id }),
-                ]
-            };
-            let mut rooms = vec![old_id.clone()];
-            if id != old_id {
-                rooms.push(id.to_owned());
-            }
+            let plain = |id: &RoomId| json!({ "rule_id": id, "default": false, "enabled": true, "actions": ["notify"] });
+            let other = room_id!("!other:here");
+            let mut overriding: Vec<Value> = ids.iter().map(|id| rule(id, id)).collect();
+            overriding.push(rule(other, ids[0]));
+            let mut rooms: Vec<Value> = ids.iter().map(|id| plain(id)).collect();
+            rooms.push(plain(other));
             [
                 (
                     "m.direct",
-                    json!({ "@alice:here": rooms, "@carol:here": ["!x:here"] }),
+                    json!({ "@alice:here": ids, "@carol:here": ["!x:here"] }),
                 ),
                 (
                     "m.push_rules",
-                    json!({ "global": { "override": rules, "room": rules } }),
+                    json!({ "global": { "override": overriding, "room": rooms } }),
                 ),
             ]
         };
         let tags = json!({ "tags": { "m.favourite": { "order": 0.5 } } });
         for user in [&alice, &bob, &carol] {
             put(world.tx, user.num, old, "m.tag", &tags.to_string())?;
-            for (kind, content) in settings(&old_id) {
+            for (kind, content) in settings(&[&old_id]) {
                 put(world.tx, user.num, GLOBAL, kind, &content.to_string())?;
             }
         }
@@ -329,16 +323,16 @@ fn who_follows_a_room_keeps_tags_direct_chats_and_push_rules() {
             let data = load(world.tx, user.num, room, kind)?;
             Ok(data.map(|data| serde_json::from_str(&data.content).expect("JSON")))
         };
-        let new_id = room_id(world, new)?;
+        let new_id = id_of(world, new)?;
         for user in [&alice, &bob] {
             assert_eq!(stored(user, new, "m.tag")?.as_ref(), Some(&tags));
-            for (kind, content) in settings(&new_id) {
+            for (kind, content) in settings(&[&old_id, &new_id]) {
                 assert_eq!(stored(user, GLOBAL, kind)?, Some(content));
             }
         }
         // Carol was not in the old room.
         assert_eq!(stored(&carol, new, "m.tag")?, None);
-        for (kind, content) in settings(&old_id) {
+        for (kind, content) in settings(&[&old_id]) {
             assert_eq!(stored(&carol, GLOBAL, kind)?, Some(content));
         }
         Ok(())
@@ -351,7 +345,7 @@ fn a_room_that_only_claims_to_replace_another_inherits_nothing() {
         let [alice, mallory] = world.users(["alice", "mallory"])?;
         let old = world.public(&alice, &RoomVersionId::V11)?;
         put(world.tx, alice.num, old, "m.tag", "{}")?;
-        let predecessor = json!({ "room_id": room_id(world, old)? });
+        let predecessor = json!({ "room_id": id_of(world, old)? });
         let body = json!({
             "preset": "public_chat", "creation_content": { "predecessor": predecessor },
         });
