@@ -128,14 +128,26 @@ fn lazy(filter: &RoomEventFilter) -> bool {
 #[derive(Deserialize)]
 struct Sender {
     sender: OwnedUserId,
+    #[serde(rename = "type")]
+    kind: String,
+    state_key: Option<String>,
 }
 
 /// The users whose membership a client that loads members lazily needs: whoever wrote something
-/// in the timeline, and its own user.
+/// in the timeline, and its own user. A client that gets the state after the timeline takes no
+/// state from the timeline itself, so it also needs those whose membership changes there.
 fn needed_members(wanted: &Wanted<'_>) -> Result<BTreeSet<String>, Error> {
     let mut needed = BTreeSet::from([wanted.user_id.to_string()]);
     for event in wanted.timeline {
-        needed.insert(event.parse::<Sender>()?.sender.into());
+        let Sender {
+            sender,
+            kind,
+            state_key,
+        } = event.parse()?;
+        needed.insert(sender.into());
+        if wanted.after && kind == MEMBER {
+            needed.extend(state_key);
+        }
     }
     Ok(needed)
 }

@@ -166,3 +166,21 @@ fn the_state_after_the_timeline_comes_under_the_name_that_was_asked_for() {
         assert_eq!(joined["state"], Value::Null);
     }
 }
+
+#[test]
+fn lazily_loaded_the_state_after_the_timeline_has_the_members_who_changed_in_it() {
+    let home = Home::new();
+    let (alice, bob) = (home.register("alice"), home.register("bob"));
+    let room = make_room(&alice, json!({ "invite": [bob.user_id] }));
+    let filter = "filter=%7B%22room%22:%7B%22state%22:%7B%22lazy_load_members%22:true%7D%7D%7D";
+    let (_, answer) = alice.get(&format!("{SYNC}?use_state_after=true&{filter}"));
+    let state = answer["rooms"]["join"][&room]["state_after"]["events"].clone();
+    let of_bob = |event: &&Value| event["state_key"] == bob.user_id.as_str();
+    let members: Vec<_> = state
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(of_bob)
+        .collect();
+    assert_eq!(members.len(), 1, "{answer}");
+}
