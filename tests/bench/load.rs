@@ -8,9 +8,9 @@ use std::{
 };
 
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::common::http::Client;
+use crate::common::{http::Client, people};
 
 /// How often the server's thread is asked for a sign of life.
 const PROBE: Duration = Duration::from_millis(2);
@@ -34,22 +34,6 @@ pub struct Bustle {
 }
 
 #[derive(Deserialize)]
-struct Registered {
-    access_token: String,
-}
-
-#[derive(Deserialize)]
-struct Room {
-    room_id: String,
-}
-
-#[derive(Deserialize)]
-struct Sent {
-    #[serde(rename = "event_id")]
-    _event_id: String,
-}
-
-#[derive(Deserialize)]
 struct Synced {
     next_batch: String,
 }
@@ -58,33 +42,20 @@ impl Village {
     /// Registers `people` and has them join `rooms`, the first of them makes the rooms.
     pub fn settle(port: u16, people: usize, rooms: usize) -> io::Result<Village> {
         let tokens = (0..people)
-            .map(|number| {
-                let body = json!({
-                    "username": format!("villager{number}"),
-                    "password": "correct horse battery staple",
-                    "auth": {"type": "m.login.dummy"},
-                });
-                let path = "/_matrix/client/v3/register";
-                let registered: Registered =
-                    Client::connect(port, None)?.json("POST", path, Some(&body))?;
-                Ok(registered.access_token)
-            })
+            .map(|number| people::register(port, &format!("villager{number}")))
             .collect::<io::Result<Vec<_>>>()?;
         let mut village = Village {
             tokens,
             rooms: Vec::new(),
         };
-        for number in 0..rooms {
-            let body = json!({"preset": "public_chat", "name": format!("Room {number}")});
-            let path = "/_matrix/client/v3/createRoom";
-            let made: Room = village.client(port, 0)?.json("POST", path, Some(&body))?;
-            village.rooms.push(made.room_id);
+        let mut host = village.client(port, 0)?;
+        for _ in 0..rooms {
+            village.rooms.push(people::make_room(&mut host)?);
         }
         for person in 1..people {
             let mut client = village.client(port, person)?;
             for room in &village.rooms {
-                let path = format!("/_matrix/client/v3/join/{room}");
-                let _: Room = client.json("POST", &path, Some(&json!({})))?;
+                people::join(&mut client, room)?;
             }
         }
         Ok(village)
@@ -104,10 +75,8 @@ impl Village {
         size: usize,
     ) -> io::Result<()> {
         let room = &self.rooms[number % self.rooms.len()];
-        let path = format!("/_matrix/client/v3/rooms/{room}/send/m.room.message/{name}-{number}");
         let text = format!("{number} {}", "lorem ipsum ".repeat(size / 12));
-        let body = json!({"msgtype": "m.text", "body": text});
-        client.json::<Sent>("PUT", &path, Some(&body)).map(drop)
+        people::say(client, room, &format!("{name}-{number}"), &text).map(drop)
     }
 
     /// Everybody sends messages of `size` until `enough` of them say so; nobody syncs.

@@ -11,6 +11,7 @@ use std::{fmt, fs, io, path::Path, thread, time::Duration};
 
 use common::server::{Server, command};
 use load::Village;
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 const MB: u64 = 1_000_000;
@@ -251,7 +252,7 @@ fn fill(directory: &Path, size: u64, text: usize) -> io::Result<Village> {
 }
 
 fn stop(server: Server) -> io::Result<()> {
-    let status = server.stop()?;
+    let status = server.stop(Signal::TERM)?;
     if !status.success() {
         return Err(io::Error::other(format!("the server ended with {status}")));
     }

@@ -28,6 +28,8 @@ class Claims:
         print(f"ok {self.passed + self.failed}: {text}", flush=True)
 
     def _fails(self, text, why):
+        while isinstance(why, BaseExceptionGroup):
+            why = why.exceptions[0]
         self.failed += 1
         print(f"not ok {self.passed + self.failed}: {text}\n    {type(why).__name__}: {why}", flush=True)
 

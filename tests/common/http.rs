@@ -38,6 +38,12 @@ impl Client {
 
     /// Sends a request and waits for the whole answer, whatever its status.
     pub fn call(&mut self, method: &str, path: &str, body: Option<&Value>) -> io::Result<Answer> {
+        self.send(method, path, body)?;
+        self.answer()
+    }
+
+    /// Sends a request, whose answer [`Self::answer`] then waits for.
+    pub fn send(&mut self, method: &str, path: &str, body: Option<&Value>) -> io::Result<()> {
         let body = body.map_or_else(Vec::new, |body| body.to_string().into_bytes());
         let authorization = match &self.token {
             Some(token) => format!("Authorization: Bearer {token}\r\n"),
@@ -50,8 +56,7 @@ impl Client {
         )
         .into_bytes();
         request.extend(body);
-        self.stream.get_mut().write_all(&request)?;
-        self.answer()
+        self.stream.get_mut().write_all(&request)
     }
 
     /// The JSON of a successful answer; any other is an error that shows it.
@@ -71,7 +76,8 @@ impl Client {
         Ok(serde_json::from_slice(&body)?)
     }
 
-    fn answer(&mut self) -> io::Result<Answer> {
+    /// Waits for the whole answer to the request that was sent.
+    pub fn answer(&mut self) -> io::Result<Answer> {
         let status = self.line()?;
         let status = status
             .split(' ')

@@ -106,10 +106,10 @@ impl Server {
         self.child.wait().map(drop)
     }
 
-    /// SIGTERM, as an init system stops it.
-    pub fn stop(mut self) -> io::Result<ExitStatus> {
+    /// SIGTERM, as an init system stops it, or another signal.
+    pub fn stop(mut self, signal: Signal) -> io::Result<ExitStatus> {
         let process = i32::try_from(self.id()).ok().and_then(Pid::from_raw);
-        kill_process(process.expect("Linux gave this id"), Signal::TERM)?;
+        kill_process(process.expect("Linux gave this id"), signal)?;
         self.child.wait()
     }
 }

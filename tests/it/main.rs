@@ -7,7 +7,6 @@ mod ephemeral;
 mod home;
 mod messages;
 mod own_data;
-mod program;
 mod push_rules;
 mod rooms;
 mod rooms_create;
