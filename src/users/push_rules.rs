@@ -9,7 +9,10 @@
 
 use ruma::{
     UserId,
-    push::{AnyPushRuleRef, ConditionalPushRule, RuleKind, Ruleset},
+    push::{
+        AnyPushRuleRef, ConditionalPushRule, InsertPushRuleError, NewPushRule, PushCondition,
+        RuleKind, Ruleset,
+    },
 };
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +25,12 @@ pub const KIND: &str = "m.push_rules";
 const MOST: usize = 500;
 /// How large what is stored of a user's rules can be, in bytes.
 const LARGEST: usize = 64 * 1024;
+
+/// How many patterns with wildcards a user can look for in the text of messages: each costs about a
+/// millisecond for every message.
+const MOST_SEARCHES: usize = 50;
+/// How long such a pattern can be, in bytes. ruma panics over very long ones.
+const LONGEST_SEARCH: usize = 255;
 
 /// The content of the account data: there is no other scope than this one.
 #[derive(Default, Deserialize, Serialize)]
@@ -60,6 +69,34 @@ pub fn whole(stored: &str, user_id: &UserId) -> Result<Ruleset, store::Error> {
     Ok(rules)
 }
 
+/// Puts `rule` behind `after` or else before `before`, over the one of the same name.
+///
+/// # Errors
+/// If there is no such place.
+pub fn insert(
+    rules: &mut Ruleset,
+    rule: NewPushRule,
+    after: Option<&str>,
+    before: Option<&str>,
+) -> Result<(), InsertPushRuleError> {
+    let (kind, id) = (rule.kind(), rule.rule_id().to_owned());
+    if after == Some(&*id) || before == Some(&*id) {
+        return Err(InsertPushRuleError::UnknownRuleId);
+    }
+    let enabled = rules.get(kind.clone(), &id).map(|rule| rule.enabled());
+    if after.is_some() || before.is_some() {
+        // ruma counts the places before it takes out a rule that is there already, and panics
+        // where that leads behind the last one.
+        let _ = rules.remove(kind.clone(), &id);
+    }
+    rules.insert(rule, after, before)?;
+    if let Some(enabled) = enabled {
+        let set = rules.set_enabled(kind, &id, enabled);
+        set.map_err(|_| InsertPushRuleError::UnknownRuleId)?;
+    }
+    Ok(())
+}
+
 /// The rules of `user` as account data: the content that clients see.
 pub(super) fn shown(r: &impl Reader, user: UserNum) -> Result<String, store::Error> {
     let global = load(r, user, &id_of(r, user)?)?;
@@ -95,15 +132,55 @@ fn says_the_same(default: AnyPushRuleRef<'_>, rule: &ConditionalPushRule) -> boo
     default.enabled() == rule.enabled && before.ok() == after.ok()
 }
 
+/// The patterns with wildcards that the rule looks for in the text of messages.
+fn searches(rule: AnyPushRuleRef<'_>) -> Vec<&str> {
+    let patterns: Vec<&str> = match rule {
+        AnyPushRuleRef::Content(rule) => vec![&rule.pattern],
+        AnyPushRuleRef::Override(ConditionalPushRule { conditions, .. })
+        | AnyPushRuleRef::Underride(ConditionalPushRule { conditions, .. }) => conditions
+            .iter()
+            .filter_map(|condition| match condition {
+                PushCondition::EventMatch(data) if data.key == "content.body" => {
+                    Some(&*data.pattern)
+                }
+                _ => None,
+            })
+            .collect(),
+        _ => Vec::new(),
+    };
+    let wild = patterns.into_iter();
+    wild.filter(|pattern| pattern.contains(['*', '?']))
+        .collect()
+}
+
+fn check_searches(rules: &Ruleset) -> Result<(), Error> {
+    let searches: Vec<&str> = rules.iter().flat_map(searches).collect();
+    if searches.len() > MOST_SEARCHES {
+        return Err(Error::TooMany(
+            "there can be no more patterns with wildcards",
+        ));
+    }
+    if searches
+        .iter()
+        .any(|pattern| pattern.len() > LONGEST_SEARCH)
+    {
+        return Err(Error::InvalidParam(
+            "a pattern with wildcards has at most 255 bytes",
+        ));
+    }
+    Ok(())
+}
+
 /// Makes `rules` the rules of `user`, whose id is `user_id`.
 ///
 /// # Errors
-/// [`Error::TooMany`] and [`Error::TooLarge`], before anything is written.
+/// [`Error::TooMany`], [`Error::TooLarge`] and [`Error::InvalidParam`], before anything is written.
 pub fn put(tx: &Tx, user: UserNum, user_id: &UserId, rules: Ruleset) -> Result<(), Error> {
     let rules = own(rules, user_id);
     if rules.iter().count() > MOST {
         return Err(Error::TooMany("there can be no more push rules"));
     }
+    check_searches(&rules)?;
     let content = text(&Content { global: rules })?;
     if content.len() > LARGEST {
         return Err(Error::TooLarge("push rules have at most 64 KiB"));

@@ -95,7 +95,7 @@ fn a_rule_stands_where_it_is_put() {
     let home = Home::new();
     let alice = home.register("alice");
     let put = |id: &str, query: &str| {
-        let body = json!({ "conditions": [], "actions": [] });
+        let body = json!({ "actions": [] });
         alice.put(&format!("{}{query}", path("override", id)), body)
     };
     for id in ["c", "b", "a"] {
@@ -107,9 +107,57 @@ fn a_rule_stands_where_it_is_put() {
     assert_eq!(own_rules(&alice, "override"), ["a", "e", "b", "d", "c"]);
     done(put("c", "?before=a"));
     assert_eq!(own_rules(&alice, "override"), ["c", "a", "e", "b", "d"]);
+    done(put("c", "?after=d"));
+    assert_eq!(own_rules(&alice, "override"), ["a", "e", "b", "d", "c"]);
+    done(put("c", ""));
+    done(put("a", "?before=b&after=e"));
+    assert_eq!(own_rules(&alice, "override"), ["e", "a", "b", "d", "c"]);
+    for query in ["?after=a", "?before=a", "?before=e&after=c"] {
+        refused(&put("a", query), 400, "M_UNKNOWN");
+    }
+    assert_eq!(own_rules(&alice, "override"), ["e", "a", "b", "d", "c"]);
     refused(&put("f", "?before=nothing"), 400, "M_UNKNOWN");
     refused(&put("f", "?after=nothing"), 400, "M_UNKNOWN");
     refused(&put("f", "?after=.m.rule.master"), 400, "M_INVALID_PARAM");
+}
+
+#[test]
+fn a_rule_that_is_moved_stays_disabled() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let rule = json!({ "pattern": "cake", "actions": [] });
+    for id in ["cake", "pie"] {
+        done(alice.put(&path("content", id), rule.clone()));
+    }
+    let enabled = format!("{}/enabled", path("content", "cake"));
+    done(alice.put(&enabled, json!({ "enabled": false })));
+    for (query, order) in [
+        ("?before=pie", ["cake", "pie"]),
+        ("?after=pie", ["pie", "cake"]),
+    ] {
+        let path = format!("{}{query}", path("content", "cake"));
+        done(alice.put(&path, rule.clone()));
+        assert_eq!(own_rules(&alice, "content"), order);
+        assert_eq!(done(alice.get(&enabled)), json!({ "enabled": false }));
+    }
+}
+
+#[test]
+fn patterns_that_take_long_are_few_and_short() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let content = |pattern: &str| json!({ "pattern": pattern, "actions": [] });
+    let put = |kind, id: &str, rule| alice.put(&path(kind, id), rule);
+    let long = "?".repeat(256);
+    refused(&put("content", "a", content(&long)), 400, "M_INVALID_PARAM");
+    let condition = json!({ "kind": "event_match", "key": "content.body", "pattern": long });
+    let rule = json!({ "conditions": [condition], "actions": [] });
+    refused(&put("override", "a", rule), 400, "M_INVALID_PARAM");
+    for number in 0..50 {
+        done(put("content", &number.to_string(), content("c?ke")));
+    }
+    refused(&put("content", "more", content("c*e")), 400, "M_UNKNOWN");
+    done(put("content", "more", content("cake")));
 }
 
 #[test]

@@ -1,18 +1,26 @@
 //! Push rules (client-server API, "Push Rules: API").
 
+use std::borrow::Cow;
+
 use ruma::{
     api::{
+        IncomingRequest, Metadata,
         client::push::{
             delete_pushrule, get_pushrule, get_pushrule_actions, get_pushrule_enabled,
             get_pushrules_all, get_pushrules_global_scope, set_pushrule, set_pushrule_actions,
             set_pushrule_enabled,
         },
-        error::ErrorKind,
+        error::{DeserializationError, ErrorKind},
     },
     push::{AnyPushRule, InsertPushRuleError, RemovePushRuleError, RuleKind, Ruleset},
 };
 
-use crate::api::{Api, Error, Session};
+use serde_json::{Map, Value};
+
+use crate::{
+    api::{Api, Error, Session},
+    users::push_rules,
+};
 
 /// `GET /_matrix/client/v3/pushrules/`
 pub async fn get_pushrules_all(
@@ -65,11 +73,49 @@ pub async fn get_pushrule_actions(
     Ok(get_pushrule_actions::v3::Response::new(actions))
 }
 
+/// A request for a new rule, which need not name conditions where rules can have some, as ruma's
+/// has to.
+#[derive(Debug)]
+pub struct SetPushRule(set_pushrule::v3::Request);
+
+impl Metadata for SetPushRule {
+    const METHOD: http::Method = set_pushrule::v3::Request::METHOD;
+    const RATE_LIMITED: bool = set_pushrule::v3::Request::RATE_LIMITED;
+    type Authentication = <set_pushrule::v3::Request as Metadata>::Authentication;
+    type PathBuilder = <set_pushrule::v3::Request as Metadata>::PathBuilder;
+    const PATH_BUILDER: Self::PathBuilder = set_pushrule::v3::Request::PATH_BUILDER;
+}
+
+impl IncomingRequest for SetPushRule {
+    type EndpointError = <set_pushrule::v3::Request as IncomingRequest>::EndpointError;
+    type OutgoingResponse = set_pushrule::v3::Response;
+
+    fn try_from_http_request_inner(
+        request: http::Request<&[u8]>,
+        path_args: &[&str],
+    ) -> Result<Self, DeserializationError> {
+        let (parts, body) = request.into_parts();
+        let body = with_conditions(body);
+        let request = http::Request::from_parts(parts, &*body);
+        set_pushrule::v3::Request::try_from_http_request_inner(request, path_args).map(Self)
+    }
+}
+
+fn with_conditions(body: &[u8]) -> Cow<'_, [u8]> {
+    match serde_json::from_slice::<Map<String, Value>>(body) {
+        Ok(mut fields) if !fields.contains_key("conditions") => {
+            fields.insert("conditions".to_owned(), Value::Array(Vec::new()));
+            Cow::Owned(Value::Object(fields).to_string().into_bytes())
+        }
+        _ => Cow::Borrowed(body),
+    }
+}
+
 /// `PUT /_matrix/client/v3/pushrules/global/{kind}/{ruleId}`
 pub async fn set_pushrule(
     api: Api,
     who: Session,
-    request: set_pushrule::v3::Request,
+    SetPushRule(request): SetPushRule,
 ) -> Result<set_pushrule::v3::Response, Error> {
     let set_pushrule::v3::Request {
         rule,
@@ -78,8 +124,7 @@ pub async fn set_pushrule(
         ..
     } = request;
     change(&api, &who, move |rules| {
-        rules
-            .insert(rule.clone(), after.as_deref(), before.as_deref())
+        push_rules::insert(rules, rule.clone(), after.as_deref(), before.as_deref())
             .map_err(not_inserted)
     })
     .await?;
