@@ -17,7 +17,7 @@ pub struct Actor {
 }
 
 impl Actor {
-    /// How the actor's state events are sent. They notify nobody.
+    /// How the actor sends: now, and as long as nothing else is said, notifying nobody.
     pub(super) fn sending(&self) -> Sending {
         Sending {
             now: self.now,

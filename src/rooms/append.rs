@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use ruma::{
     EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, RoomVersionId,
-    events::StateEventType, room_version_rules::RoomVersionRules,
+    events::{StateEventType, TimelineEventType},
+    room_version_rules::RoomVersionRules,
 };
 
 use super::{
@@ -23,7 +24,7 @@ use crate::{
         versions,
     },
     store::{
-        DeviceNum, EventNum, Place, Position, Reader, RoomNum, Tx,
+        DeviceNum, EventNum, Place, Position, Reader, RoomNum, Tx, UserNum,
         records::{RoomHot, Status},
     },
 };
@@ -167,6 +168,15 @@ fn auth_events(
     Ok((nums, ids))
 }
 
+/// Who has read the room up to `pdu`, having written it. A new name or picture goes to every room
+/// without a look at any.
+fn writer(tx: &Tx, pdu: &Pdu) -> Result<Option<UserNum>, Error> {
+    if *pdu.event_type() == TimelineEventType::RoomMember {
+        return Ok(None);
+    }
+    Ok(Some(tx.user_num(pdu.sender().as_str())?))
+}
+
 /// Authorizes `made` by the room's current state, stores it, and carries out what it means.
 fn finish(
     tx: &Tx,
@@ -195,7 +205,7 @@ fn finish(
         state_before: hot.state,
         state_key,
         auth: &auth,
-        local_sender: Some(tx.user_num(pdu.sender().as_str())?),
+        wrote: writer(tx, pdu)?,
         sent_by: sending.sent_by.clone(),
         thread: insert::thread_root(tx, room, pdu)?,
         notify: &sending.notify,

@@ -6,7 +6,11 @@ use ruma::{
 };
 use serde::{Deserialize, de::DeserializeOwned};
 
-use super::{Actor, Error, Local, aliases, append, current, event, moderation};
+use super::{
+    Actor, Error, Local, aliases,
+    append::{self, Sending},
+    current, event, moderation, notify,
+};
 use crate::{
     protocol::build::EventDraft,
     store::{Reader, RoomNum, Tx},
@@ -69,7 +73,11 @@ impl StateEvent {
             content: self.content.clone(),
             redacts: None,
         };
-        append::append(tx, local, &draft, &actor.sending())?;
+        let sending = Sending {
+            notify: notify::within(tx, local, room, &draft)?,
+            ..actor.sending()
+        };
+        append::append(tx, local, &draft, &sending)?;
         Ok(())
     }
 

@@ -8,7 +8,8 @@ use serde::Deserialize;
 
 use super::{Error, Local, event, state};
 use crate::store::{
-    Effect, EventNum, NodeNum, Position, Reader, Records, RoomNum, Rows, StateKeyNum, Tx, UserNum,
+    Effect, EventNum, NodeNum, Place, Position, Reader, Records, RoomNum, Rows, StateKeyNum, Tx,
+    UserNum,
     records::{MemberRow, Membership, RoomHot},
 };
 
@@ -164,10 +165,15 @@ fn local_member_changed(
             // Being banned from a forgotten room, or unbanned, does not bring it back to mind.
             let gone = matches!(membership, Membership::Leave | Membership::Ban);
             let before = memberships.load((user, room))?;
+            let since = match &before {
+                Some(before) if before.membership == membership => before.since,
+                _ => event::header(tx, event)?.place.unwrap_or(Place::MIN),
+            };
             let row = MemberRow {
                 membership,
                 event,
                 position,
+                since,
                 forgotten: gone && before.is_some_and(|before| before.forgotten),
             };
             memberships.put((user, room), &row)?;

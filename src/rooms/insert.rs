@@ -3,35 +3,43 @@
 use ruma::{EventId, OwnedEventId};
 use serde::Deserialize;
 
-use super::{Error, event};
+use super::{Error, event, unread};
 use crate::protocol::Pdu;
 use crate::store::{
     DeviceNum, Effect, EventNum, NodeNum, Place, Position, Reader, Records, RoomNum, StateKeyNum,
     Tx, UserNum,
-    records::{EventHeader, Notified, RoomHot, Status, Thread, TimelineRow},
+    records::{Counts, EventHeader, RoomHot, Status, Thread, TimelineRow},
 };
 
-/// How many local writers a room's hot record remembers; the one who wrote longest ago gives way.
+/// How many local writers the record of a room or a thread holds; the one who wrote longest ago
+/// gives way to a row of its own.
 const WRITERS: usize = 64;
+/// What stands for the root of a thread where there is none.
+pub const NO_THREAD: EventNum = EventNum(0);
 
 /// Whom an event notifies.
 #[derive(Clone, Debug, Default)]
 pub struct Notify {
-    /// Whether it notifies under the default rules.
-    pub default: bool,
-    /// Local members for whom that is not the whole answer.
-    pub exceptions: Vec<Exception>,
+    /// What it means under the default rules.
+    pub default: Verdict,
+    /// What it means to those to whom it means something else.
+    pub exceptions: Vec<(UserNum, Verdict)>,
 }
 
-/// What an event means for one user whose rules, or whose mention in it, make a difference.
-#[derive(Clone, Copy, Debug)]
-pub struct Exception {
-    /// The user.
-    pub user: UserNum,
-    /// Whether it notifies this user.
+/// What an event means to a user.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// Whether it notifies.
     pub notify: bool,
-    /// Whether it is highlighted for this user.
+    /// Whether it is highlighted.
     pub highlight: bool,
+}
+
+impl Counts {
+    fn add(&mut self, verdict: Verdict) {
+        self.notify += u32::from(verdict.notify);
+        self.highlight += u32::from(verdict.highlight);
+    }
 }
 
 /// An event to be stored, decided and complete.
@@ -49,8 +57,8 @@ pub struct Insert<'a> {
     pub state_key: Option<StateKeyNum>,
     /// Its auth events.
     pub auth: &'a [EventNum],
-    /// Its sender, if that is a user of this server.
-    pub local_sender: Option<UserNum>,
+    /// The user of this server who has read up to here, having written it.
+    pub wrote: Option<UserNum>,
     /// The device that sent it, with its transaction id.
     pub sent_by: Option<(DeviceNum, String)>,
     /// The root of the thread it is in.
@@ -105,46 +113,25 @@ fn enter_timeline(
     new: &Insert<'_>,
     (event, position, place): (EventNum, Position, Place),
 ) -> Result<(), Error> {
-    hot.notifying += u32::from(new.notify.default);
-    hot.notifying_main += u32::from(new.notify.default && new.thread.is_none());
-    let thread = match new.thread {
-        None => None,
-        Some(root) => {
-            let mut threads = tx.threads()?;
-            let before = threads
-                .load((room, root))?
-                .map_or(0, |thread| thread.notifying);
-            let notifying = before + u32::from(new.notify.default);
-            threads.put(
-                (room, root),
-                &Thread {
-                    last_place: place,
-                    notifying,
-                },
-            )?;
-            Some((root, notifying))
+    match new.thread {
+        None => {
+            hot.main.add(new.notify.default);
+            if let Some(user) = new.wrote {
+                wrote(tx, (room, NO_THREAD), &mut hot.wrote, (user, place))?;
+            }
         }
-    };
+        Some(root) => enter_thread(tx, (room, root), new, place)?,
+    }
     let row = TimelineRow {
         event,
         position,
-        notifying: hot.notifying,
-        notifying_main: hot.notifying_main,
-        thread,
+        main: hot.main,
+        thread: new.thread,
     };
     tx.timeline()?.put((room, place), &row)?;
-    for exception in &new.notify.exceptions {
-        let notify = (exception.notify != new.notify.default).then_some(exception.notify);
-        let notified = Notified {
-            notify,
-            highlight: exception.highlight,
-            thread: new.thread,
-        };
-        tx.notified()?
-            .put((exception.user, room, place), &notified)?;
-    }
-    if let Some(user) = new.local_sender {
-        wrote(hot, user, place);
+    for (user, verdict) in &new.notify.exceptions {
+        let of = (room, *user, new.thread.unwrap_or(NO_THREAD));
+        except(tx, of, place, (*verdict, new.notify.default))?;
     }
     hot.last_place = place;
     hot.last_position = position;
@@ -152,16 +139,65 @@ fn enter_timeline(
     Ok(())
 }
 
-fn wrote(hot: &mut RoomHot, user: UserNum, place: Place) {
-    hot.wrote.retain(|(writer, _)| *writer != user);
-    if hot.wrote.len() >= WRITERS {
-        hot.wrote.remove(0);
+fn enter_thread(
+    tx: &Tx,
+    (room, root): (RoomNum, EventNum),
+    new: &Insert<'_>,
+    place: Place,
+) -> Result<(), Error> {
+    let before = tx.threads()?.load((room, root))?;
+    if let Some(before) = &before {
+        tx.thread_order()?.remove((room, before.last_place))?;
     }
-    hot.wrote.push((user, place));
+    tx.thread_order()?.insert((room, place), root)?;
+    let mut thread = before.unwrap_or(Thread {
+        last_place: place,
+        counts: Counts::default(),
+        wrote: Vec::new(),
+    });
+    thread.last_place = place;
+    thread.counts.add(new.notify.default);
+    if let Some(user) = new.wrote {
+        wrote(tx, (room, root), &mut thread.wrote, (user, place))?;
+    }
+    tx.thread_timeline()?
+        .put((room, root, place), &thread.counts)?;
+    tx.threads()?.put((room, root), &thread)?;
+    Ok(())
 }
 
-/// The root of the thread that `pdu` says it is in, if that is an event of the room
-/// ([client-server API, "Threading"]).
+/// Notes that a user wrote at `place`, behind all others in `lately`.
+fn wrote(
+    tx: &Tx,
+    (room, root): (RoomNum, EventNum),
+    lately: &mut Vec<(UserNum, Place)>,
+    (user, place): (UserNum, Place),
+) -> Result<(), Error> {
+    lately.retain(|(writer, _)| *writer != user);
+    if lately.len() >= WRITERS {
+        let (longest_ago, at) = lately.remove(0);
+        tx.wrote()?.insert((room, root, longest_ago), at)?;
+    }
+    lately.push((user, place));
+    Ok(())
+}
+
+/// Notes that the event at `place` means something else to a user than by default.
+fn except(
+    tx: &Tx,
+    (room, user, root): (RoomNum, UserNum, EventNum),
+    place: Place,
+    (verdict, default): (Verdict, Verdict),
+) -> Result<(), Error> {
+    let mut upto = unread::notified(tx, (room, user, root), place)?;
+    upto.notify += i32::from(verdict.notify) - i32::from(default.notify);
+    upto.highlight += i32::from(verdict.highlight) - i32::from(default.highlight);
+    tx.notified()?.put((room, user, root, place), &upto)?;
+    Ok(())
+}
+
+/// The root of the thread that `pdu` is in: the one that it says it is in, or the one of the event
+/// that it relates to otherwise ([client-server API, "Threading"], "Threaded read receipts").
 ///
 /// [client-server API, "Threading"]: https://spec.matrix.org/v1.19/client-server-api/#threading
 pub fn thread_root(r: &impl Reader, room: RoomNum, pdu: &Pdu) -> Result<Option<EventNum>, Error> {
@@ -170,10 +206,21 @@ pub fn thread_root(r: &impl Reader, room: RoomNum, pdu: &Pdu) -> Result<Option<E
         rel_type: String,
         event_id: OwnedEventId,
     }
-    match pdu.content_field::<Relation>("m.relates_to") {
-        Some(relation) if relation.rel_type == "m.thread" => {
-            event::num_in(r, room, &relation.event_id)
-        }
-        _ => Ok(None),
+    let Some(relation) = pdu.content_field::<Relation>("m.relates_to") else {
+        return Ok(None);
+    };
+    let Some(parent) = event::num_in(r, room, &relation.event_id)? else {
+        return Ok(None);
+    };
+    if relation.rel_type == "m.thread" {
+        return Ok(Some(parent));
+    }
+    // What the parent's parents say was found when it was stored.
+    match event::header(r, parent)?.place {
+        Some(place) => Ok(r
+            .timeline()?
+            .load((room, place))?
+            .and_then(|row| row.thread)),
+        None => Ok(None),
     }
 }

@@ -28,6 +28,7 @@ pub mod member;
 pub mod memberships;
 pub mod messages;
 pub mod moderation;
+pub mod notify;
 pub mod power;
 pub mod presets;
 pub mod receipts;
@@ -56,7 +57,7 @@ use crate::{
     protocol::versions,
     store::{
         NodeNum, Place, Position, Reader, Records, RoomNum, Rows, Tx, UserNum,
-        records::{Room, RoomHot},
+        records::{Counts, Room, RoomHot},
     },
 };
 
@@ -91,8 +92,7 @@ impl RoomHot {
             state: NodeNum::EMPTY,
             joined: 0,
             invited: 0,
-            notifying: 0,
-            notifying_main: 0,
+            main: Counts::default(),
             wrote: Vec::new(),
         }
     }

@@ -153,7 +153,7 @@ fn is_in(
     thread: &str,
 ) -> Result<bool, Error> {
     let row = r.timeline()?.load((room, place))?;
-    let root = row.and_then(|row| row.thread).map(|(root, _)| root);
+    let root = row.and_then(|row| row.thread);
     if thread == MAIN {
         return Ok(root.is_none());
     }
@@ -216,12 +216,16 @@ pub fn moved_between(
     Ok(told)
 }
 
-/// The place up to which `user` has read the room, in the thread (a root), outside threads
-/// (`Some(None)`), or by receipts that count for all.
-pub fn read_upto(receipts: &[(Of, Receipt)], thread: Option<&str>) -> Option<Place> {
-    receipts
-        .iter()
-        .filter(|(of, _)| of.thread.is_none() || of.thread.as_deref() == thread)
-        .map(|(_, receipt)| receipt.place)
-        .max()
+/// The place up to which a thread, or [`MAIN`], has been read by receipts in its name, or by those
+/// that count for all.
+pub fn read_upto(receipts: &[(Of, Receipt)], thread: &str) -> Option<Place> {
+    let counts = |of: &Of| of.thread.as_deref().is_none_or(|name| name == thread);
+    let places = receipts.iter().filter(|(of, _)| counts(of));
+    places.map(|(_, receipt)| receipt.place).max()
+}
+
+/// The place up to which everything has been read, by receipts that count for all.
+pub fn read_upto_anywhere(receipts: &[(Of, Receipt)]) -> Option<Place> {
+    let places = receipts.iter().filter(|(of, _)| of.thread.is_none());
+    places.map(|(_, receipt)| receipt.place).max()
 }

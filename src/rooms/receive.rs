@@ -194,7 +194,7 @@ pub fn store(
         state_before: decision.state_before.store(tx, room, View::UNNUMBERED)?,
         state_key,
         auth: &decision.auth,
-        local_sender: None,
+        wrote: None,
         sent_by: None,
         thread: insert::thread_root(tx, room, pdu)?,
         notify,

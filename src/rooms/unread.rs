@@ -1,43 +1,45 @@
-//! How much a user has not read: arithmetic over the timeline's running counts.
+//! How much a user has not read: arithmetic over running counts.
 //!
-//! Every row of the timeline carries how many events up to it notify under the default rules, in
-//! the room and in its thread. What a user has unread is the count at the end less the count where
-//! the user's receipt stands, corrected by the few rows of events that notify this user otherwise
-//! ([`Notified`]). Who wrote something has read up to it.
+//! Every row of the timeline carries what the events outside threads up to it mean under the
+//! default rules, and `thread_timeline` the same for each thread. What a user has unread is the
+//! count at the end less the count where the user's receipt stands; where events mean something
+//! else to the user, `notified` carries the difference, running as well ([`super::notify`] decides
+//! it before an event is stored). Nobody's unread events are counted one by one.
+//!
+//! Who wrote something has read up to it: outside all threads, or in that thread.
+//!
+//! Source: client-server API, "Receiving notifications", "Threaded read receipts".
 
 use std::collections::BTreeMap;
 
-use super::{Error, event, receipts, timeline};
+use super::{
+    Error, event,
+    insert::NO_THREAD,
+    receipts::{self, MAIN},
+    timeline,
+};
 use crate::store::{
-    EventNum, Place, Reader, RoomNum, Rows, UserNum,
-    records::{Notified, RoomHot},
+    EventNum, Place, Reader, Records, RoomNum, Rows, UserNum,
+    records::{Counts, Notified, RoomHot},
 };
 
-/// How many threads of a room are counted at most, those with something new last.
-const THREADS: usize = 100;
-
-/// What is unread.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Count {
-    /// How many events notify.
-    pub notify: u32,
-    /// How many of them are highlighted.
-    pub highlight: u32,
-}
+/// How many threads of a room are looked at: those with something new last. NOTSPEC: what is
+/// unread in others is not counted.
+const THREADS: usize = 200;
 
 /// What a user has not read in a room.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Unread {
     /// Outside threads.
-    pub main: Count,
+    pub main: Counts,
     /// In each thread where there is something, by its root.
-    pub threads: BTreeMap<EventNum, Count>,
+    pub threads: BTreeMap<EventNum, Counts>,
 }
 
 impl Unread {
     /// Everything together, for clients that do not know threads.
-    pub fn all(&self) -> Count {
-        let add = |a: Count, b: &Count| Count {
+    pub fn all(&self) -> Counts {
+        let add = |a: Counts, b: &Counts| Counts {
             notify: a.notify + b.notify,
             highlight: a.highlight + b.highlight,
         };
@@ -54,123 +56,113 @@ pub fn count(
     joined: Place,
 ) -> Result<Unread, Error> {
     let receipts = receipts::of_user(r, room, user)?;
-    let wrote = hot
-        .wrote
-        .iter()
-        .find(|(writer, _)| *writer == user)
-        .map(|(_, place)| *place);
-    let floor = wrote.max(Some(joined));
-    let main_read = receipts::read_upto(&receipts, Some("main")).max(floor);
-    let mut unread = Unread::default();
-    unread.main.notify = hot
-        .notifying_main
-        .saturating_sub(main_count(r, room, main_read)?);
-    let mut reads = BTreeMap::new();
-    for (root, thread) in threads(r, room)? {
+    let read = |wrote: Option<Place>, thread: &str| {
+        let receipt = receipts::read_upto(&receipts, thread);
+        receipt.max(wrote).unwrap_or(joined).max(joined)
+    };
+    let main_read = read(wrote(r, (room, NO_THREAD, user), &hot.wrote)?, MAIN);
+    let before = timeline::backwards(r, room, main_read, 1)?.pop();
+    let before = before.map_or_else(Counts::default, |(_, row)| row.main);
+    let mut unread = Unread {
+        main: since(r, (room, user, NO_THREAD), main_read, (before, hot.main))?,
+        threads: BTreeMap::new(),
+    };
+    // What counts for all threads has been read of each.
+    let floor = receipts::read_upto_anywhere(&receipts).unwrap_or(joined);
+    for root in lively(r, room, floor.max(joined))? {
+        let thread = r.threads()?.load((room, root))?;
+        let thread = thread.ok_or(Error::corrupt("a thread without its record"))?;
         let root_id = event::id(r, root)?;
-        let read = receipts::read_upto(&receipts, Some(root_id.as_str())).max(floor);
-        reads.insert(root, read);
-        if read.is_some_and(|read| thread.last_place <= read) {
+        let wrote = wrote(r, (room, root, user), &thread.wrote)?;
+        let read = read(wrote, root_id.as_str());
+        if thread.last_place <= read {
             continue;
         }
-        let before = thread_count(r, room, root, read)?;
-        let notify = thread.notifying.saturating_sub(before);
-        unread.threads.insert(
-            root,
-            Count {
-                notify,
-                highlight: 0,
-            },
-        );
+        let before = in_thread(r, (room, root), read)?;
+        let counts = since(r, (room, user, root), read, (before, thread.counts))?;
+        if counts != Counts::default() {
+            unread.threads.insert(root, counts);
+        }
     }
-    let from = reads.values().chain([&main_read]).copied().min().flatten();
-    correct(r, (room, user), from, main_read, &reads, &mut unread)?;
-    unread.threads.retain(|_, count| *count != Count::default());
     Ok(unread)
 }
 
-fn threads(
-    r: &impl Reader,
-    room: RoomNum,
-) -> Result<Vec<(EventNum, crate::store::records::Thread)>, Error> {
-    let mut found = Vec::new();
-    for row in r
-        .threads()?
-        .range((room, EventNum::MIN)..=(room, EventNum::MAX))?
-        .rev()
-    {
-        let (key, thread) = row?;
-        found.push((key.value().1, thread.value().unpack()?));
-        if found.len() >= THREADS {
-            break;
-        }
-    }
-    Ok(found)
+/// The roots of the threads in which something happened after `floor`, the last first.
+fn lively(r: &impl Reader, room: RoomNum, floor: Place) -> Result<Vec<EventNum>, Error> {
+    let order = r.thread_order()?;
+    let rows = order.range((room, floor.next())..=(room, Place::MAX))?;
+    rows.rev()
+        .take(THREADS)
+        .map(|row| Ok(row?.1.value()))
+        .collect()
 }
 
-fn main_count(r: &impl Reader, room: RoomNum, read: Option<Place>) -> Result<u32, Error> {
-    let Some(read) = read else { return Ok(0) };
-    let row = timeline::backwards(r, room, read, 1)?.pop();
-    Ok(row.map_or(0, |(_, row)| row.notifying_main))
+/// Where the user last wrote, if that is known.
+fn wrote(
+    r: &impl Reader,
+    (room, root, user): (RoomNum, EventNum, UserNum),
+    lately: &[(UserNum, Place)],
+) -> Result<Option<Place>, Error> {
+    match lately.iter().find(|(writer, _)| *writer == user) {
+        Some((_, place)) => Ok(Some(*place)),
+        None => Ok(r.wrote()?.get((room, root, user))?.map(|row| row.value())),
+    }
 }
 
-/// How many events of the thread notify up to `read`: the count of its last event there.
-fn thread_count(
+/// What the thread's events up to `read` mean under the default rules.
+fn in_thread(
     r: &impl Reader,
-    room: RoomNum,
-    root: EventNum,
-    read: Option<Place>,
-) -> Result<u32, Error> {
-    let Some(read) = read else { return Ok(0) };
-    let table = r.timeline()?;
-    for row in table.range((room, Place::MIN)..=(room, read))?.rev() {
-        let row = row?.1.value().unpack()?;
-        match row.thread {
-            Some((thread, count)) if thread == root => return Ok(count),
-            _ if row.event <= root => return Ok(0),
-            _ => {}
-        }
-    }
-    Ok(0)
+    (room, root): (RoomNum, EventNum),
+    read: Place,
+) -> Result<Counts, Error> {
+    let counts = r.thread_timeline()?;
+    let row = counts
+        .range((room, root, Place::MIN)..=(room, root, read))?
+        .next_back()
+        .transpose()?;
+    Ok(match row {
+        Some((_, counts)) => counts.value().unpack()?,
+        None => Counts::default(),
+    })
 }
 
-/// Puts right what the counts say for everybody and is not so for this user.
-fn correct(
+/// What happened in a thread, or outside all, after `read`, as it is for the user; the counts are
+/// those of the default rules, at `read` and now.
+fn since(
     r: &impl Reader,
-    (room, user): (RoomNum, UserNum),
-    from: Option<Place>,
-    main_read: Option<Place>,
-    reads: &BTreeMap<EventNum, Option<Place>>,
-    unread: &mut Unread,
-) -> Result<(), Error> {
-    let from = from.map_or(Place::MIN, Place::next);
-    for row in r
-        .notified()?
-        .range((user, room, from)..=(user, room, Place::MAX))?
-    {
-        let (key, notified) = row?;
-        let place = key.value().2;
-        let Notified {
-            notify,
-            highlight,
-            thread,
-        } = notified.value().unpack()?;
-        let (read, count) = match thread {
-            None => (main_read, &mut unread.main),
-            Some(root) => {
-                let read = reads.get(&root).copied().flatten();
-                (read, unread.threads.entry(root).or_default())
-            }
-        };
-        if read.is_some_and(|read| place <= read) {
-            continue;
-        }
-        match notify {
-            Some(true) => count.notify += 1,
-            Some(false) => count.notify = count.notify.saturating_sub(1),
-            None => {}
-        }
-        count.highlight += u32::from(highlight);
-    }
-    Ok(())
+    of: (RoomNum, UserNum, EventNum),
+    read: Place,
+    (before, now): (Counts, Counts),
+) -> Result<Counts, Error> {
+    let (own_before, own_now) = (notified(r, of, read)?, notified(r, of, Place::MAX)?);
+    let count = |before: u32, now: u32, own_before: i32, own_now: i32| {
+        now.saturating_sub(before)
+            .saturating_add_signed(own_now.saturating_sub(own_before))
+    };
+    Ok(Counts {
+        notify: count(before.notify, now.notify, own_before.notify, own_now.notify),
+        highlight: count(
+            before.highlight,
+            now.highlight,
+            own_before.highlight,
+            own_now.highlight,
+        ),
+    })
+}
+
+/// By how much the user's counts up to `upto` differ from those of the default rules.
+pub(super) fn notified(
+    r: &impl Reader,
+    (room, user, root): (RoomNum, UserNum, EventNum),
+    upto: Place,
+) -> Result<Notified, Error> {
+    let rows = r.notified()?;
+    let row = rows
+        .range((room, user, root, Place::MIN)..=(room, user, root, upto))?
+        .next_back()
+        .transpose()?;
+    Ok(match row {
+        Some((_, notified)) => notified.value().unpack()?,
+        None => Notified::default(),
+    })
 }

@@ -10,9 +10,9 @@ use super::{
     ids::{DeviceNum, EventNum, NodeNum, Place, Position, RoomNum, StateKeyNum, UserNum},
     packed::Packed,
     records::{
-        AccessToken, Account, AccountData, Alias, Device, LoginToken, MemberRow, Notified, Receipt,
-        RefreshToken, Room, RoomHot, SigningKey, StateNode, Succession, Thread, TimelineRow,
-        Transaction,
+        AccessToken, Account, AccountData, Alias, Counts, Device, LoginToken, MemberRow, Notified,
+        Receipt, RefreshToken, Room, RoomHot, SigningKey, StateNode, Succession, Thread,
+        TimelineRow, Transaction,
     },
     table::{Rows, SnapshotTable, TxTable},
 };
@@ -161,6 +161,11 @@ tables! {
     timeline: (RoomNum, Place) => Packed<TimelineRow>, version 1;
     /// (room, root event) → a thread.
     threads: (RoomNum, EventNum) => Packed<Thread>, version 1;
+    /// (room, place of a thread's newest event) → its root.
+    thread_order: (RoomNum, Place) => EventNum, version 1;
+    /// (room, root event, place) → what the thread's events up to the one at that place mean under
+    /// the default rules.
+    thread_timeline: (RoomNum, EventNum, Place) => Packed<Counts>, version 1;
     /// (room, type, state key) → its number in that room.
     state_keys: (RoomNum, &'static str, &'static str) => StateKeyNum, version 1;
     /// (room, number) → type and state key.
@@ -195,6 +200,10 @@ tables! {
     receipts: (RoomNum, UserNum, &'static str) => Packed<Receipt>, version 1;
     /// (room, position) → the (user, kind and thread) whose receipt last moved there.
     receipt_log: (RoomNum, Position) => (UserNum, &'static str), version 1;
-    /// (user, room, place): events that notify this user otherwise than the timeline's counts say.
-    notified: (UserNum, RoomNum, Place) => Packed<Notified>, version 1;
+    /// (room, user, root of a thread or 0, place): where an event meant something else to the user
+    /// than under the default rules → the difference up to there.
+    notified: (RoomNum, UserNum, EventNum, Place) => Packed<Notified>, version 1;
+    /// (room, root of a thread or 0, local user) → the place of the last thing that the user wrote
+    /// there, of those whom the room's or the thread's record does not hold any more.
+    wrote: (RoomNum, EventNum, UserNum) => Place, version 1;
 }

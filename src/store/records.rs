@@ -139,12 +139,10 @@ record! {
         joined: u32,
         /// How many users are invited.
         invited: u32,
-        /// How many events notify under the default rules.
-        notifying: u32,
-        /// How many of those are outside any thread.
-        notifying_main: u32,
-        /// Local users who wrote here, each with the place of the last thing they wrote: they
-        /// have read up to there.
+        /// What its events outside all threads mean under the default rules.
+        main: Counts,
+        /// Local users who wrote outside all threads lately, each with the place of the last thing
+        /// they wrote: they have read up to there. Those before them are in the table `wrote`.
         wrote: Vec<(UserNum, Place)>,
     }
 }
@@ -195,12 +193,10 @@ record! {
         event: EventNum,
         /// When it was stored; 0 for what came by backfill.
         position: Position,
-        /// How many events up to here notify under the default rules.
-        notifying: u32,
-        /// How many of those are outside any thread.
-        notifying_main: u32,
-        /// The root of the thread it is in, and how many up to here notify in that thread.
-        thread: Option<(EventNum, u32)>,
+        /// What the events outside all threads up to here mean under the default rules.
+        main: Counts,
+        /// The root of the thread it is in.
+        thread: Option<EventNum>,
     }
 }
 
@@ -209,8 +205,10 @@ record! {
     Thread {
         /// The place of its newest event.
         last_place: Place,
-        /// How many of its events notify under the default rules.
-        notifying: u32,
+        /// What its events mean under the default rules.
+        counts: Counts,
+        /// Local users who wrote in it lately, as in a room's record.
+        wrote: Vec<(UserNum, Place)>,
     }
 }
 
@@ -239,6 +237,9 @@ record! {
         event: EventNum,
         /// Its position.
         position: Position,
+        /// The place of the event that gave this membership first, before the user's name or
+        /// picture changed.
+        since: Place,
         /// Whether the user asked to forget the room.
         forgotten: bool,
     }
@@ -279,15 +280,24 @@ record! {
 }
 
 record! {
-    /// How an event notifies one user, where that differs from the timeline's counts.
+    /// How many events notify.
+    #[derive(Copy, Default)]
+    Counts {
+        /// How many notify.
+        notify: u32,
+        /// How many are highlighted.
+        highlight: u32,
+    }
+}
+
+record! {
+    /// By how much the counts of one user, up to an event, differ from those of the default rules.
+    #[derive(Copy, Default)]
     Notified {
-        /// Whether it counts as a notification; the timeline's counts say the opposite.
-        /// `None` where they are right.
-        notify: Option<bool>,
-        /// Whether it is highlighted.
-        highlight: bool,
-        /// The root of the thread it is in.
-        thread: Option<EventNum>,
+        /// How many more events notify; fewer, if negative.
+        notify: i32,
+        /// How many more are highlighted.
+        highlight: i32,
     }
 }
 

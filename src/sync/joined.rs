@@ -31,12 +31,11 @@ use crate::{
         token::PagingToken,
         typing::Typing,
         unread,
-        unread::Count,
         view::View,
     },
     store::{
         Place, Position, Reader, RoomNum,
-        records::{MemberRow, Membership, RoomHot},
+        records::{Counts, MemberRow, Membership, RoomHot},
     },
     users::account_data,
 };
@@ -256,10 +255,7 @@ impl<'a> InRoom<'a> {
     }
 
     fn add_unread(&self, r: &impl Reader, answer: &mut JoinedRoom) -> Result<(), Error> {
-        let joined = event::header(r, self.row.event)?
-            .place
-            .unwrap_or(Place::MIN);
-        let unread = unread::count(r, self.room, &self.hot, self.request.user, joined)?;
+        let unread = unread::count(r, self.room, &self.hot, self.request.user, self.row.since)?;
         let by_thread = self
             .request
             .filter
@@ -278,7 +274,7 @@ impl<'a> InRoom<'a> {
     }
 }
 
-fn told(count: Count) -> UnreadNotificationsCount {
+fn told(count: Counts) -> UnreadNotificationsCount {
     let mut told = UnreadNotificationsCount::new();
     told.notification_count = Some(count.notify.into());
     told.highlight_count = Some(count.highlight.into());

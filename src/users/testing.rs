@@ -17,7 +17,7 @@ use crate::{
     config::{Registration, Secret},
     pool::Pool,
     store::{
-        self, Effect, EventNum, Position, Reader, RoomNum, Store, UserNum,
+        self, Effect, EventNum, Place, Position, Reader, RoomNum, Store, UserNum,
         records::{MemberRow, Membership},
     },
 };
@@ -121,6 +121,7 @@ pub(super) async fn alice_and_bob(server: &Server) -> [UserNum; 2] {
             membership: Membership::Leave,
             event: EventNum(1),
             position: Position(1),
+            since: Place(1),
             forgotten: false,
         };
         tx.memberships()?.put((alice, ROOM), &left)

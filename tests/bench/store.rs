@@ -18,7 +18,7 @@ use hearth::{
     store::{
         DeviceNum, Effect, Error, EventNum, NodeNum, Options, Place, Reader, RoomNum, Rows,
         Snapshot, Store, Tx,
-        records::{RoomHot, TimelineRow, Transaction},
+        records::{Counts, RoomHot, TimelineRow, Transaction},
     },
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -72,8 +72,7 @@ fn message(seed: u64, sender: u32) -> impl Fn(&Tx) -> Result<(), Error> + Send +
         let row = TimelineRow {
             event,
             position,
-            notifying: 0,
-            notifying_main: 0,
+            main: Counts::default(),
             thread: None,
         };
         tx.timeline()?.put((room, place), &row)?;
@@ -86,8 +85,7 @@ fn message(seed: u64, sender: u32) -> impl Fn(&Tx) -> Result<(), Error> + Send +
             state: NodeNum(1),
             joined: 20,
             invited: 0,
-            notifying: 0,
-            notifying_main: 0,
+            main: Counts::default(),
             wrote: Vec::new(),
         };
         tx.room_hot()?.put(room, &hot)?;

@@ -27,8 +27,8 @@ use crate::{
         event,
         event::StoredEvent,
         filter,
-        insert::Notify,
         messages::{self, Asked, Page},
+        notify,
         sending::{self, Transacted},
         token::PagingToken,
         view::View,
@@ -98,7 +98,7 @@ async fn send(
     let sending = Sending {
         now,
         sent_by: None,
-        notify: Notify::default(),
+        notify: notify::decide(&api.store, &api.local, &draft).await?,
     };
     let job = move |tx: &_| sending::send_once(tx, &local, &transacted, &draft, &sending);
     Ok(api.store.write(job).await?)

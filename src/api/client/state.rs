@@ -25,9 +25,7 @@ use crate::{
         append::Sending,
         client_event::{Formatter, RoomIds, state_of},
         content::StateEvent,
-        current, event,
-        insert::Notify,
-        state,
+        current, event, notify, state,
         token::PagingToken,
         view::View,
     },
@@ -58,7 +56,7 @@ pub async fn send_state_event(
     let sending = Sending {
         now,
         sent_by: None,
-        notify: Notify::default(),
+        notify: notify::decide(&api.store, &api.local, &draft).await?,
     };
     let local = api.local.clone();
     let job = move |tx: &Tx| {

@@ -11,6 +11,7 @@ mod memberships;
 mod receive;
 mod restricted;
 mod state;
+mod unread;
 mod upgrade;
 mod world;
 
