@@ -12,7 +12,8 @@ use ruma::api::{
     client::uiaa::UiaaResponse,
     error::{
         DeserializationError, Error as MatrixError, ErrorBody, ErrorKind, FromHttpRequestError,
-        HeaderDeserializationError, LimitExceededErrorData, RetryAfter, StandardErrorBody,
+        HeaderDeserializationError, IntoHttpError, LimitExceededErrorData, RetryAfter,
+        StandardErrorBody,
     },
 };
 use serde_json::error::Category;
@@ -278,13 +279,13 @@ pub(super) fn encode(response: impl OutgoingResponseExt) -> Response<Answer> {
         Ok(response) => response.map(Answer::from),
         Err(error) => {
             log::error!("an answer cannot be written: {error}");
-            plain_fault()
+            plain_fault(&error)
         }
     }
 }
 
 /// [`fault`] without going through [`encode`], which has just failed.
-fn plain_fault() -> Response<Answer> {
+fn plain_fault(_error: &IntoHttpError) -> Response<Answer> {
     let body = br#"{"errcode":"M_UNKNOWN","error":"the answer cannot be written"}"#;
     let mut response = Response::new(Answer::from(body.to_vec()));
     *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;

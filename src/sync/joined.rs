@@ -34,13 +34,12 @@ use crate::{
         view::View,
     },
     store::{
-        Place, Position, Reader, RoomNum,
+        EventNum, Place, Position, Reader, RoomNum,
         records::{Counts, MemberRow, Membership, RoomHot},
     },
     users::account_data,
 };
 
-const MEMBER: &str = "m.room.member";
 /// How many of a user's memberships are looked back at to find whether the user was away.
 const MEMBERSHIPS: usize = 64;
 
@@ -54,6 +53,8 @@ struct InRoom<'a> {
     formatter: Formatter,
     /// After what something is news; none if everything is.
     since: Option<Position>,
+    /// Where the last answer ended, if the user was in the room then and has been away since.
+    before_absence: Option<Position>,
     /// Up to where something is told.
     upto: Position,
 }
@@ -95,28 +96,52 @@ pub fn left(
     span: Span,
     (room, row): (RoomNum, MemberRow),
 ) -> Result<Option<Box<RawValue>>, Error> {
-    let header = event::header(r, row.event)?;
+    let since = span.since.map_or(Position::MIN, |since| since.position);
+    let mut within = InRoom::new(r, request, span, room, row)?;
+    let Some(end) = end_of_stay(r, room, &within.row, since)? else {
+        return within.turned_away(r).map(Some);
+    };
+    let header = event::header(r, end)?;
     let Some(last) = header.place else {
         return Ok(None);
     };
-    let before = View::of(header.state_before);
-    let end = View::after(r, row.event, &header)?;
-    let mut within = InRoom::new(r, request, span, room, row)?;
-    within.upto = within.row.position;
-    let member = before.get(r, room, MEMBER, request.user_id.as_str())?;
-    let was_in = match member {
-        Some(member) => current::membership_of(r, member)? == Membership::Join,
-        None => false,
-    };
-    if !was_in {
-        return within.turned_away(r).map(Some);
+    let state_after = View::after(r, end, &header)?;
+    within.upto = header.position;
+    let mut selected = within.timeline(r, last)?;
+    let news = within.state(r, &selected, state_after)?;
+    if end != within.row.event {
+        // Who left and was banned then does not see that, but is told.
+        selected.events.push(event::load(r, within.row.event)?);
     }
-    let selected = within.timeline(r, last)?;
-    let news = within.state(r, &selected, end)?;
     let mut answer = LeftRoom::new();
     answer.timeline = within.shown_timeline(r, &selected)?;
     answer.account_data = within.account_data(r)?;
     with_state(request, answer, news, |answer, state| answer.state = state).map(Some)
+}
+
+/// The event after `since` that ended the user's last stay in the room, in which the user is not
+/// any more.
+fn end_of_stay(
+    r: &impl Reader,
+    room: RoomNum,
+    row: &MemberRow,
+    since: Position,
+) -> Result<Option<EventNum>, Error> {
+    let mut event = row.event;
+    for _ in 0..MEMBERSHIPS {
+        let header = event::header(r, event)?;
+        let Some(key) = header.state_key.filter(|_| header.position > since) else {
+            break;
+        };
+        let Some(before) = room_state::get(r, room, header.state_before, key)? else {
+            break;
+        };
+        if current::membership_of(r, before)? == Membership::Join {
+            return Ok(Some(event));
+        }
+        event = before;
+    }
+    Ok(None)
 }
 
 impl<'a> InRoom<'a> {
@@ -129,10 +154,11 @@ impl<'a> InRoom<'a> {
     ) -> Result<Self, Error> {
         let reader = (&*request.user_id, Some(request.device));
         let formatter = Formatter::new(r, room, reader, request.now_ms, RoomIds::Left)?;
-        let since = match span.since {
-            Some(since) if was_in_at(r, room, &row, since.position)? => Some(since.position),
-            _ => None,
+        let stay = match span.since {
+            Some(since) => stay(r, room, &row, since.position)?,
+            None => Stay::New,
         };
+        let since = span.since.map(|since| since.position);
         Ok(Self {
             request,
             room,
@@ -140,7 +166,8 @@ impl<'a> InRoom<'a> {
             hot: rooms::hot(r, room)?,
             row,
             formatter,
-            since,
+            since: since.filter(|_| stay == Stay::Throughout),
+            before_absence: since.filter(|_| stay == Stay::Interrupted),
             upto: span.now.position,
         })
     }
@@ -152,13 +179,12 @@ impl<'a> InRoom<'a> {
             limit: self.request.limit(),
         };
         let wanted = &self.request.filter.room.timeline;
-        timeline::select(
-            r,
-            (self.room, &self.room_id),
-            part,
-            wanted,
-            &mut self.formatter,
-        )
+        let room = (self.room, &self.room_id);
+        let mut selected = timeline::select(r, room, part, wanted, &mut self.formatter)?;
+        // To a room that is news to a client of long standing it may have come before: what it has
+        // does not lead up to this.
+        selected.limited |= self.since.is_none() && self.request.since.is_some();
+        Ok(selected)
     }
 
     fn shown_timeline(&mut self, r: &impl Reader, selected: &Selected) -> Result<Timeline, Error> {
@@ -216,7 +242,7 @@ impl<'a> InRoom<'a> {
         };
         let events = match self.since {
             Some(since) if !request.full_state => state::changed(r, &wanted, (since, self.upto))?,
-            _ => state::whole(r, &wanted, end)?,
+            _ => state::whole(r, &wanted, end, self.before_absence)?,
         };
         show(r, request, &mut self.formatter, &events)
     }
@@ -289,34 +315,41 @@ pub fn account_data_event<T>(changed: &account_data::Changed) -> Result<Raw<T>, 
     event.map(Raw::from_json).map_err(corrupt)
 }
 
-/// Whether the user, who stands to the room as `row` says, was in it all the time from `since`
-/// until it ended or until now: else the room is news as a whole.
-fn was_in_at(
-    r: &impl Reader,
-    room: RoomNum,
-    row: &MemberRow,
-    since: Position,
-) -> Result<bool, Error> {
+/// Whether a user was in a room from some position until it ended or until now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stay {
+    /// All the time.
+    Throughout,
+    /// At first, and again later: the room is news as a whole.
+    Interrupted,
+    /// Only later: the room is news as a whole.
+    New,
+}
+
+/// How the user, who stands to the room as `row` says, was in it from `since` on.
+fn stay(r: &impl Reader, room: RoomNum, row: &MemberRow, since: Position) -> Result<Stay, Error> {
     let mut event = row.event;
     let mut ended = row.membership == Membership::Join;
+    let mut stay = Stay::Throughout;
     for _ in 0..MEMBERSHIPS {
         let header = event::header(r, event)?;
         if header.position <= since {
-            return Ok(current::membership_of(r, event)? == Membership::Join);
+            let was_in = current::membership_of(r, event)? == Membership::Join;
+            return Ok(if was_in { stay } else { Stay::New });
         }
         let Some(key) = header.state_key else { break };
         let Some(before) = room_state::get(r, room, header.state_before, key)? else {
-            return Ok(false);
+            return Ok(Stay::New);
         };
         // One leaving is the end that is told; another one before it is an absence.
         let left = current::membership_of(r, before)? != Membership::Join;
         if left && ended {
-            return Ok(false);
+            stay = Stay::Interrupted;
         }
         ended = true;
         event = before;
     }
-    Ok(false)
+    Ok(Stay::Interrupted)
 }
 
 /// The room's answer as JSON, with its state under the name that the client wants.

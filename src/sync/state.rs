@@ -39,18 +39,36 @@ impl StateAfter {
 }
 
 /// The whole state, before the timeline or after it; `end` is the state where the timeline ends.
-pub fn whole(r: &impl Reader, wanted: &Wanted<'_>, end: View) -> Result<Vec<StoredEvent>, Error> {
-    let state = match wanted.timeline.first() {
-        Some(first) if !wanted.after => View::of(first.header.state_before),
-        _ => end,
-    };
-    let mut entries = state.entries(r, wanted.room)?;
+/// A client that loads members lazily and was told of the room up to `known` is told of those who
+/// changed since, too.
+pub fn whole(
+    r: &impl Reader,
+    wanted: &Wanted<'_>,
+    end: View,
+    known: Option<Position>,
+) -> Result<Vec<StoredEvent>, Error> {
+    let mut entries = end.entries(r, wanted.room)?;
+    if let Some(first) = wanted.timeline.first()
+        && !wanted.after
+    {
+        // The timeline itself tells of its own events, but not of those that its filter left out.
+        let in_timeline: BTreeSet<EventNum> =
+            wanted.timeline.iter().map(|event| event.num).collect();
+        entries.retain(|(_, num)| !in_timeline.contains(num));
+        let known: BTreeSet<StateKeyNum> = entries.iter().map(|(key, _)| *key).collect();
+        let before = View::of(first.header.state_before).entries(r, wanted.room)?;
+        entries.extend(before.into_iter().filter(|(key, _)| !known.contains(key)));
+    }
     if lazy(wanted.filter) {
         let needed = needed_members(wanted)?;
         let all = std::mem::take(&mut entries);
         for (key, num) in all {
             let (kind, state_key) = room_state::key_name(r, wanted.room, key)?;
-            if kind != MEMBER || needed.contains(state_key.as_str()) {
+            let is_news = known.map(|known| Ok(event::header(r, num)?.position > known));
+            if kind != MEMBER
+                || needed.contains(state_key.as_str())
+                || is_news.unwrap_or(Ok::<_, Error>(false))?
+            {
                 entries.push((key, num));
             }
         }
@@ -86,14 +104,9 @@ pub fn changed(
             changes.insert(key, after);
         }
     }
-    let needed = needed_members(wanted)?;
-    let mut found = Vec::new();
-    for (key, num) in changes {
-        let (kind, state_key) = room_state::key_name(r, wanted.room, key)?;
-        if !lazy(wanted.filter) || kind != MEMBER || needed.contains(state_key.as_str()) {
-            found.push(num);
-        }
-    }
+    // Members who changed are told of to clients that load members lazily, too: whoever asked for
+    // the list of members once keeps it by this.
+    let mut found: Vec<EventNum> = changes.into_values().collect();
     if lazy(wanted.filter) {
         found.extend(senders(r, wanted)?);
         found.sort_unstable();
