@@ -16,7 +16,7 @@ use tide::http as http_types;
 
 use super::{
     auth,
-    body::{Answer, Room, Unread},
+    body::{Answer, Read, Room, Unread},
     cors,
     error::Refusal,
     limits::Times,
@@ -25,7 +25,10 @@ use super::{
     route::{Call, Route},
     routes,
 };
-use crate::{api::Api, rates::household};
+use crate::{
+    api::{Api, Error, Session},
+    rates::{Rates, household},
+};
 
 /// Answers requests. Clones are the same edge.
 #[derive(Clone)]
@@ -186,27 +189,9 @@ async fn handle(
     } = exchange;
     let request = Request::from_parts(head, ());
     let session = auth::session(route.demand, &request, address, &state.api.users).await?;
-    if let Some(kind) = route.rate {
-        let rates = &state.api.rates;
-        match &session {
-            Some(session) if !kind.is_per_address() => rates.check(kind, session.user),
-            _ => rates.check(kind, household(address)),
-        }
-        .map_err(crate::api::Error::from)?;
-    }
+    check_rate(route, &state.api.rates, session.as_ref(), address)?;
     let arguments = template.arguments(request.uri().path())?;
-    let mut unread = lock(&body).take();
-    let read = match &mut unread {
-        Some(unread) => unread.read(route.body, &state.room, &state.times).await,
-        None => Err(Refusal::BrokenOff),
-    };
-    let read = match read {
-        Ok(read) => read,
-        Err(refusal) => {
-            *lock(&body) = unread;
-            return Err(refusal);
-        }
-    };
+    let read = read_body(&body, route.body, state).await?;
     let handled = route.call(Call {
         api: state.api.clone(),
         session,
@@ -216,6 +201,31 @@ async fn handle(
     })?;
     drop(read);
     Ok(handled.await?)
+}
+
+fn check_rate(
+    route: &Route,
+    rates: &Rates,
+    session: Option<&Session>,
+    address: IpAddr,
+) -> Result<(), Error> {
+    match (route.rate, session) {
+        (None, _) => Ok(()),
+        (Some(kind), Some(session)) if !kind.is_per_address() => {
+            Ok(rates.check(kind, session.user)?)
+        }
+        (Some(kind), _) => Ok(rates.check(kind, household(address))?),
+    }
+}
+
+/// Reads the body, or puts back what is left of one that is refused.
+async fn read_body<'a>(slot: &Slot, most: usize, state: &'a State) -> Result<Read<'a>, Refusal> {
+    let mut unread = lock(slot).take().ok_or(Refusal::BrokenOff)?;
+    let read = unread.read(most, &state.room, &state.times).await;
+    if read.is_err() {
+        *lock(slot) = Some(unread);
+    }
+    read
 }
 
 fn lock(slot: &Slot) -> std::sync::MutexGuard<'_, Option<Unread>> {

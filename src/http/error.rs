@@ -12,8 +12,7 @@ use ruma::api::{
     client::uiaa::UiaaResponse,
     error::{
         DeserializationError, Error as MatrixError, ErrorBody, ErrorKind, FromHttpRequestError,
-        HeaderDeserializationError, IntoHttpError, LimitExceededErrorData, RetryAfter,
-        StandardErrorBody,
+        HeaderDeserializationError, LimitExceededErrorData, RetryAfter, StandardErrorBody,
     },
 };
 use serde_json::error::Category;
@@ -279,13 +278,13 @@ pub(super) fn encode(response: impl OutgoingResponseExt) -> Response<Answer> {
         Ok(response) => response.map(Answer::from),
         Err(error) => {
             log::error!("an answer cannot be written: {error}");
-            plain_fault(&error)
+            plain_fault()
         }
     }
 }
 
 /// [`fault`] without going through [`encode`], which has just failed.
-fn plain_fault(_error: &IntoHttpError) -> Response<Answer> {
+fn plain_fault() -> Response<Answer> {
     let body = br#"{"errcode":"M_UNKNOWN","error":"the answer cannot be written"}"#;
     let mut response = Response::new(Answer::from(body.to_vec()));
     *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;

@@ -18,9 +18,9 @@ const ENDPOINTS: &str = include_str!("../census/endpoints.tsv");
 const NOT_SERVED: &str = include_str!("../census/not_served.txt");
 
 /// An endpoint, as `METHOD /path/{argument}`.
-type Endpoint<'a> = (&'a str, &'a str);
+pub type Endpoint<'a> = (&'a str, &'a str);
 
-fn endpoints() -> BTreeSet<Endpoint<'static>> {
+pub fn endpoints() -> BTreeSet<Endpoint<'static>> {
     let lines = ENDPOINTS.lines().skip(1);
     let fields = lines.map(|line| line.split('\t').collect::<Vec<_>>());
     fields.map(|fields| (fields[1], fields[2])).collect()

@@ -16,7 +16,7 @@ use hearth::{
 };
 use http::{Method, Request, Response};
 use serde_json::{Value, json};
-use smol::{Executor, Timer};
+use smol::{Executor, LocalExecutor, Timer};
 use tempfile::TempDir;
 
 /// When the server's clock starts, in milliseconds since the epoch.
@@ -110,6 +110,20 @@ impl Home {
     /// Sends a request just as it is.
     pub fn respond(&self, request: Request<Vec<u8>>) -> Response<Vec<u8>> {
         self.run(self.edge().respond(request))
+    }
+
+    /// Sends requests at the same time, just as they are.
+    pub fn respond_all(&self, requests: Vec<Request<Vec<u8>>>) -> Vec<Response<Vec<u8>>> {
+        let together = LocalExecutor::new();
+        let send = |request| together.spawn(self.edge().respond(request));
+        let tasks: Vec<_> = requests.into_iter().map(send).collect();
+        self.run(together.run(async {
+            let mut responses = Vec::new();
+            for task in tasks {
+                responses.push(task.await);
+            }
+            responses
+        }))
     }
 
     fn edge(&self) -> &Edge {

@@ -6,6 +6,7 @@ mod edge;
 mod ephemeral;
 mod home;
 mod messages;
+mod nonsense;
 mod own_data;
 mod push_rules;
 mod rooms;
