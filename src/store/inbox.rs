@@ -19,8 +19,6 @@ use super::{Error, batch::Job};
 
 /// How long a job that can wait waits for company.
 const SOON: Duration = Duration::from_secs(1);
-/// After how long without work the writer is told that it is idle.
-const IDLE: Duration = Duration::from_secs(2);
 /// How many jobs share a commit at most, beside those that could wait.
 const BATCH: usize = 256;
 /// How many jobs that can wait are held at most before they are committed.
@@ -104,10 +102,8 @@ impl Inbox {
         }
     }
 
-    /// Waits for work; for as long as it takes if the database is `settled`, because then there is
-    /// nothing to do when idle.
-    pub fn next(&mut self, settled: bool) -> Work {
-        let idle_at = (!settled).then(|| Instant::now() + IDLE);
+    /// Waits for work, until `idle_at` if there is something to do when there is none.
+    pub fn next(&mut self, idle_at: Option<Instant>) -> Work {
         loop {
             self.collect();
             if self.closing {

@@ -4,7 +4,7 @@
 //!   snapshot, the effects and the answers over together, so nothing is answered before it is
 //!   durable and nobody is woken before the snapshot shows why.
 //! - When idle it makes one empty commit that saves the allocator's state, so that a power cut
-//!   then costs no repair.
+//!   then costs no repair; but not after every message of a slow conversation.
 //! - When the disk has failed a read or a write, redb refuses everything: the writer answers all
 //!   that waits with an error and opens the database again. A failed sync is final.
 
@@ -27,6 +27,10 @@ use super::{
     inbox::{Inbox, Order, Queued, Size, Work},
 };
 
+/// After how long without work the allocator's state is saved …
+const IDLE: Duration = Duration::from_secs(2);
+/// … if that was not done within this time.
+const SETTLED_FOR: Duration = Duration::from_secs(60);
 /// How long the free space of the disk is believed.
 const SPACE_HOLDS: Duration = Duration::from_secs(1);
 /// How long nothing may grow after a write found the disk full, whatever its free space is said to
@@ -62,6 +66,7 @@ pub(super) fn start(
         health,
         inbox: Inbox::new(orders),
         committed,
+        settled: None,
         scarce: Scarcity::default(),
         opening: Openings::default(),
     };
@@ -86,6 +91,8 @@ struct Writer {
     health: Arc<Health>,
     inbox: Inbox,
     committed: Sender<Committed>,
+    /// When the allocator's state was last saved because there was nothing to do.
+    settled: Option<Instant>,
     scarce: Scarcity,
     opening: Openings,
 }
@@ -109,7 +116,8 @@ impl Writer {
     fn serve(&mut self, mut open: Open) -> Option<Trouble> {
         loop {
             let mut closing = false;
-            match self.inbox.next(open.settled) {
+            let settle_at = (!open.settled).then(|| self.settle_at());
+            match self.inbox.next(settle_at) {
                 Work::Batch(jobs) => self.write(&mut open, jobs),
                 Work::Idle => self.settle(&mut open),
                 Work::Look => {}
@@ -178,8 +186,15 @@ impl Writer {
         shrink
     }
 
+    /// When to settle if nothing is asked until then.
+    fn settle_at(&self) -> Instant {
+        let idle = Instant::now() + IDLE;
+        self.settled
+            .map_or(idle, |settled| idle.max(settled + SETTLED_FOR))
+    }
+
     /// Saves the allocator's state, so that the next open needs no repair.
-    fn settle(&self, open: &mut Open) {
+    fn settle(&mut self, open: &mut Open) {
         let saved = guarded(|| {
             let mut txn = open.db.begin_write()?;
             txn.set_quick_repair(true);
@@ -189,6 +204,7 @@ impl Writer {
             self.health.blame(&error);
         }
         open.settled = true;
+        self.settled = Some(Instant::now());
         self.disk.make_ballast();
     }
 

@@ -8,6 +8,7 @@ mod process;
 use std::{
     cell::{Cell, RefCell},
     fs::File,
+    io::Read,
     path::Path,
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -48,8 +49,8 @@ fn main() {
         ["resident", directory, cache] => {
             resident(Path::new(directory), cache.parse().expect("bytes"));
         }
-        ["traffic", directory] => traffic(Path::new(directory), Duration::MAX),
-        ["idle", directory] => traffic(Path::new(directory), Duration::from_secs(1)),
+        ["traffic", directory] => to_be_killed(Path::new(directory), false),
+        ["idle", directory] => to_be_killed(Path::new(directory), true),
         ["time", directory] => time(Path::new(directory)),
         _ => panic!("the parts are `messages`, `memory` and `open`"),
     }
@@ -234,7 +235,7 @@ fn memory() {
     });
     for cache in [4, 12, 24, 48, 96] {
         let cache = (cache << 20).to_string();
-        print!("{}", child("resident", directory.path(), &[&cache]));
+        println!("{}", child("resident", directory.path(), &[&cache]));
     }
 }
 
@@ -276,49 +277,60 @@ fn open() {
         });
         let bytes = process::allocated(directory.path()).expect("readable");
         let closed = child("time", directory.path(), &[]);
-        println!("{bytes:>12} {:>10} {closed}", "no");
-        for (mode, run) in [("traffic", 2), ("idle", 5)] {
-            let mut columns = Vec::new();
-            for cold in [false, true] {
-                let mut killed = command(mode, directory.path()).spawn().expect("it starts");
-                std::thread::sleep(Duration::from_secs(run));
-                killed.kill().expect("killed");
-                killed.wait().expect("ended");
+        println!("{bytes:>12} {:>10} {closed:>10}", "no");
+        for mode in ["traffic", "idle"] {
+            let [warm, cold] = [false, true].map(|cold| {
+                kill(mode, directory.path());
                 if cold {
                     forget(directory.path());
                 }
-                columns.push(child("time", directory.path(), &[]));
-            }
-            println!(
-                "{bytes:>12} {mode:>10} {:>10} {:>10}",
-                columns[0], columns[1]
-            );
+                child("time", directory.path(), &[])
+            });
+            println!("{bytes:>12} {mode:>10} {warm:>10} {cold:>10}");
         }
     }
 }
 
-/// Writes for `time`, then does nothing until it is killed.
-fn traffic(directory: &Path, time: Duration) {
-    let start = Instant::now();
+/// Kills a process when it says that it is in the state that `mode` names.
+fn kill(mode: &str, directory: &Path) {
+    let mut process = command(mode, directory)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let mut said = [0];
+    let mut stdout = process.stdout.take().expect("piped");
+    stdout.read_exact(&mut said).expect("it says something");
+    process.kill().expect("killed");
+    process.wait().expect("ended");
+}
+
+/// Writes for a second and says so; goes on until it is killed, unless it is to be idle first.
+fn to_be_killed(directory: &Path, idle: bool) {
     with_store(directory, CACHE, async |store| {
         let mut seed = u64::from(std::process::id()) << 32;
-        while start.elapsed() < time {
+        let start = Instant::now();
+        let mut said = false;
+        loop {
             fill(store, seed, 100).await;
             seed += 1000;
+            if !said && start.elapsed() > Duration::from_secs(1) {
+                said = true;
+                if idle {
+                    Timer::after(Duration::from_secs(4)).await;
+                }
+                println!("kill me");
+                if idle {
+                    std::future::pending::<()>().await;
+                }
+            }
         }
-        std::future::pending::<()>().await;
     });
 }
 
 fn time(directory: &Path) {
     let start = Instant::now();
-    let options = Options {
-        directory: directory.to_owned(),
-        cache: CACHE,
-    };
-    let store = Store::open(&options, Pool::default()).expect("the store opens");
-    println!("{:.0?}", start.elapsed());
-    drop(store);
+    let took = with_store(directory, CACHE, async |_| start.elapsed());
+    println!("{took:.0?}");
 }
 
 /// Makes the system read the database from the disk again.
@@ -342,5 +354,6 @@ fn child(mode: &str, directory: &Path, arguments: &[&str]) -> String {
         .output()
         .expect("it runs");
     assert!(output.status.success(), "`{mode}` failed");
-    String::from_utf8(output.stdout).expect("text")
+    let text = String::from_utf8(output.stdout).expect("text");
+    text.trim().to_owned()
 }

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use smol::{LocalExecutor, future::poll_once};
+use smol::{LocalExecutor, Timer, future::poll_once};
 
 use super::{
     Applied, Error, database, in_time, note, noted, options, put, run, with_store, with_store_in,
@@ -207,7 +207,7 @@ fn effects_come_in_commit_order_behind_the_snapshot_that_shows_them() {
             // All are queued in this order, in several commits.
             let _ = poll_once(job.as_mut()).await;
             if n % 10 == 9 {
-                smol::Timer::after(Duration::from_millis(5)).await;
+                Timer::after(Duration::from_millis(5)).await;
             }
         }
         for job in jobs {
@@ -248,7 +248,7 @@ fn what_can_wait_rides_with_the_next_commit() {
     with_store(async |store, _| {
         let mut waits = pin!(store.write_soon(note("soon")));
         assert!(poll_once(waits.as_mut()).await.is_none());
-        smol::Timer::after(Duration::from_millis(100)).await;
+        Timer::after(Duration::from_millis(100)).await;
         assert!(poll_once(waits.as_mut()).await.is_none());
         assert!(!noted(store, "soon"), "it was committed alone");
         store.write(note("now")).await.expect("written");
@@ -352,11 +352,26 @@ fn an_idle_store_settles_once_and_then_writes_nothing() {
     with_store_in(directory.path(), async |store, _| {
         store.write(note("first")).await.expect("written");
         let busy = database(directory.path());
-        smol::Timer::after(Duration::from_millis(2500)).await;
+        Timer::after(Duration::from_millis(2500)).await;
         let settled = database(directory.path());
         assert!(busy != settled, "nothing was saved");
-        smol::Timer::after(Duration::from_millis(2500)).await;
+        Timer::after(Duration::from_millis(2500)).await;
         assert!(settled == database(directory.path()), "it does not rest");
+    });
+}
+
+#[test]
+fn a_slow_conversation_does_not_settle_after_every_message() {
+    let directory = tempfile::tempdir().expect("a directory");
+    with_store_in(directory.path(), async |store, _| {
+        store.write(note("first")).await.expect("written");
+        let busy = database(directory.path());
+        Timer::after(Duration::from_millis(2500)).await;
+        assert!(busy != database(directory.path()), "nothing was saved");
+        store.write(note("second")).await.expect("written");
+        let busy = database(directory.path());
+        Timer::after(Duration::from_millis(2500)).await;
+        assert!(busy == database(directory.path()), "it was saved again");
     });
 }
 
@@ -367,7 +382,7 @@ fn a_store_that_only_reads_writes_nothing() {
     with_store_in(directory.path(), async |store, _| {
         let before = database(directory.path());
         assert!(!noted(store, "anything"));
-        smol::Timer::after(Duration::from_millis(2500)).await;
+        Timer::after(Duration::from_millis(2500)).await;
         assert!(before == database(directory.path()), "the file was written");
     });
 }
