@@ -43,6 +43,17 @@ fn a_started_server_says_where_to_go_next_and_stops_when_it_is_asked_to() {
     }
 }
 
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[test]
+fn all_threads_share_one_heap() {
+    let directory = TempDir::new().unwrap();
+    let server = Server::start(directory.path()).unwrap();
+    let environment = fs::read(format!("/proc/{}/environ", server.id())).unwrap();
+    let mut variables = environment.split(|byte| *byte == 0);
+    assert!(variables.any(|variable| variable == b"MALLOC_ARENA_MAX=1"));
+    assert!(server.stop(Signal::TERM).unwrap().success());
+}
+
 #[test]
 fn without_configuration_it_is_a_server_on_port_8008_of_this_machine() {
     // Whoever has the port, it is taken: so the test depends on no port that may be in use.
