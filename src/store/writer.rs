@@ -229,6 +229,7 @@ impl Writer {
             log::warn!("opening the database again");
             trouble = match self.open() {
                 Ok((open, snapshot)) => {
+                    self.settled = None;
                     self.health.set_open();
                     self.deliver(Committed {
                         snapshot: Some(snapshot),
