@@ -342,6 +342,8 @@ fn forget(directory: &Path) {
 
 fn command(mode: &str, directory: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("this program"));
+    // As the program itself has it.
+    command.env("MALLOC_ARENA_MAX", "1");
     command.arg(mode).arg(directory);
     command
 }

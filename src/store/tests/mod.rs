@@ -5,6 +5,7 @@ mod jobs;
 mod migrations;
 mod numbers;
 mod power;
+mod readme;
 mod trouble;
 
 use std::{
