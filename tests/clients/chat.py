@@ -4,7 +4,7 @@ import asyncio
 import dataclasses
 
 from claims import Claims, equal, once
-from client import Client
+from client import SYNC_LIMIT, Client
 from server import SERVER_NAME, Server
 
 MESSAGES = 100
@@ -38,8 +38,9 @@ async def chat(stage):
         await type_and_read(stage, one, other)
         await edit_react_redact(stage, one, other)
         await change_profile(stage, one, other)
-    for one in (stage.alice, stage.bob):
+    for one, other in stage.both_ways():
         await page_back(stage, one)
+        await fall_behind(stage, one, other)
     for host, guest in stage.both_ways():
         await leave_and_rejoin(stage, host, guest)
 
@@ -187,6 +188,40 @@ async def page_back(stage, me):
         equal("the end of the pages and the synced timeline", ids[-len(live) :], live)
         said = [event for event in history if event["content"].get("body", "").find(" says ") > 0]
         assert len(said) == 2 * MESSAGES, f"{len(said)} messages"
+
+
+async def fall_behind(stage, me, other):
+    with stage.claim(f"{me.name} misses more than a sync tells, is told of a gap, and fills it by paging back"):
+        await caught_up(stage)
+        mark = me.mark()
+        await me.call("pause")
+        numbers = iter(range(SYNC_LIMIT + 50))
+        said = {}
+
+        async def say():
+            for number in numbers:
+                body = f"{other.name} goes on: {number}"
+                said[await send(other, stage.room, body)] = body
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(8):
+                group.create_task(say())
+        await me.call("resume")
+        gap = await me.sees("gap", room=stage.room, since=mark)
+        await caught_up(stage)
+        seen = me.seen[mark:]
+        before = [s["id"] for s in seen[: seen.index(gap)] if is_event(s, stage.room)]
+        after = [s["id"] for s in seen[seen.index(gap) :] if is_event(s, stage.room)]
+        last = before[-1] if before else me.timeline(stage.room)[-len(after) - 1]["id"]
+        hidden = await me.call("fill", room=stage.room, token=gap["token"], until=last)
+        whole = before + [event["id"] for event in hidden] + after
+        there = [event["id"] for event in other.timeline(stage.room)]
+        equal("the filled timeline and the other's", whole, there[-len(whole) :])
+        assert said.keys() <= set(whole), "messages are missing"
+
+
+def is_event(sight, room):
+    return sight["saw"] == "event" and sight["room"] == room
 
 
 async def caught_up(stage):

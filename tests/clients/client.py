@@ -6,7 +6,7 @@ two kinds: `{"number": 7, "answer": ...}` or `{"number": 7, "error": "..."}` whe
 
 What agents see (each with `room`, apart from `unsent` and `trouble`):
 - `event`: a timeline event, live and in order: id, type, sender, state_key, content, redacts, txn
-- `gap`: the timeline was limited, so events are missing before the next ones
+- `gap`: the timeline was limited, so events are missing before the next ones; `token` leads back
 - `membership`: the user's own membership, with the room's name as the SDK makes it up
 - `member`: anybody's membership with name and avatar
 - `edited`, `reacted`, `redacted`: what became of the event `id`
@@ -25,6 +25,8 @@ COMMANDS = {
     "js": ["node", HERE / "js/agent.mjs"],
 }
 DEADLINE = 30
+# How many events of a room a sync tells at once; where more have happened, it leaves a gap.
+SYNC_LIMIT = 200
 
 
 class Trouble(Exception):
@@ -48,6 +50,7 @@ class Client:
             self._process = await asyncio.create_subprocess_exec(
                 *COMMANDS[self.kind],
                 url,
+                str(SYNC_LIMIT),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=stderr,

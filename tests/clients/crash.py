@@ -7,9 +7,8 @@ from chat import PASSWORD, caught_up, send
 from claims import equal, once
 
 KILLS = 4
-# Of each client in each round. Both together stay below the 100 events that a sync tells at once: a
-# client that waits before it syncs again, as matrix-js-sdk does, would else be told of a gap.
-MESSAGES = 45
+# Of each client in each round: both together stay below what a sync tells at once.
+MESSAGES = 60
 AT_ONCE = 6
 DELAY = 0.02
 

@@ -13,13 +13,24 @@ Promise.withResolvers ??= function () {
 const sdk = await import("matrix-js-sdk");
 const { logger } = await import("matrix-js-sdk/lib/logger.js");
 
-const [baseUrl] = process.argv.slice(2);
+const [baseUrl, limit] = process.argv.slice(2);
+const syncLimit = Number(limit);
 logger.setLevel("warn", false);
 // Standard output belongs to the protocol.
 for (const level of ["trace", "debug", "info", "log", "warn"]) console[level] = console.error;
 
 const say = (message) => process.stdout.write(JSON.stringify(message) + "\n");
 const saw = (what, fields) => say({ saw: what, ...fields });
+
+/** Resolved unless syncing is paused. */
+let maySync = Promise.withResolvers();
+maySync.resolve();
+
+/** The network: the machine's, except that syncs can be held up. */
+async function fetchFn(url, options) {
+    if (new URL(url).pathname.endsWith("/sync")) await maySync.promise;
+    return fetch(url, options);
+}
 
 /** The session in use; commands before `login` use one without a token. */
 let client = sdk.createClient({ baseUrl });
@@ -51,6 +62,7 @@ const commands = {
         });
         client = sdk.createClient({
             baseUrl,
+            fetchFn,
             userId: session.user_id,
             deviceId: session.device_id,
             accessToken: session.access_token,
@@ -68,8 +80,11 @@ const commands = {
             client.off(sdk.ClientEvent.Sync, first);
             resolve();
         });
+        const filter = new sdk.Filter(client.getUserId());
+        filter.setTimelineLimit(syncLimit);
+        filter.setUnreadThreadNotifications(true);
         await client.startClient({
-            initialSyncLimit: 100,
+            filter,
             lazyLoadMembers: true,
             threadSupport: true,
             pendingEventOrdering: sdk.PendingEventOrdering.Detached,
@@ -105,6 +120,27 @@ const commands = {
         await client.setAvatarUrl(avatar);
     },
 
+    /** Lets no further sync out until `resume`. */
+    async pause() {
+        maySync = Promise.withResolvers();
+    },
+    async resume() {
+        maySync.resolve();
+    },
+
+    /** What a gap in the timeline hides: from its token back to the event `until`, oldest first. */
+    async fill({ room, token, until }) {
+        const events = [];
+        for (let from = token; from; ) {
+            const page = await client.createMessagesRequest(room, from, 50, sdk.Direction.Backward);
+            const end = page.chunk.findIndex((event) => event.event_id === until);
+            events.push(...(end < 0 ? page.chunk : page.chunk.slice(0, end)));
+            if (end >= 0) return events.map(plain).reverse();
+            from = page.end;
+        }
+        throw new Error(`${until} is not before the gap`);
+    },
+
     /** The whole room, newest first, as pages of /messages. */
     async history({ room, page }) {
         const events = [];
@@ -114,7 +150,7 @@ const commands = {
             events.push(...answer.chunk);
             from = answer.chunk.length > 0 ? answer.end : undefined;
         } while (from);
-        return events.map((event) => plain(event));
+        return events.map(plain);
     },
 
     /** The SDK's own timeline of the room after scrolling back to its beginning, newest first. */
@@ -138,26 +174,27 @@ const commands = {
 
 /**
  * Sends, and as long as the SDK marks the event as not sent, sends it again under the same transaction
- * id once syncing works again, unless that sync shows that it had arrived: what Element does when its
- * connection comes back.
+ * id once syncing works again: what Element does when its connection comes back. An event may also
+ * come in through sync although the answer to its request was lost.
  */
 async function sent(room, send, txn) {
     const held = client.getRoom(room);
-    try {
-        return { id: (await send(txn)).event_id };
-    } catch (error) {
-        for (let failure = error; ; ) {
-            const event = held.getPendingEvents().find((event) => event.getTxnId() === txn);
-            if (event?.status !== sdk.EventStatus.NOT_SENT) throw failure;
+    let attempt = () => send(txn);
+    for (;;) {
+        try {
+            return { id: (await attempt()).event_id };
+        } catch (failure) {
             saw("unsent", { txn, reason: `${failure}` });
-            await syncing();
-            const echo = held.getLiveTimeline().getEvents().find((event) => event.getUnsigned().transaction_id === txn);
+            const event = held.getPendingEvents().find((event) => event.getTxnId() === txn);
+            if (event && event.status !== sdk.EventStatus.NOT_SENT) throw failure;
+            if (event) await syncing();
+            const echo = held
+                .getLiveTimeline()
+                .getEvents()
+                .find((event) => event.getUnsigned().transaction_id === txn);
             if (echo) return { id: echo.getId() };
-            try {
-                return { id: (await client.resendEvent(event, held)).event_id };
-            } catch (again) {
-                failure = again;
-            }
+            if (!event) throw failure;
+            attempt = () => client.resendEvent(event, held);
         }
     }
 }
@@ -191,7 +228,11 @@ function report(client) {
         saw("event", { room: room.roomId, ...plain(event.event) });
         if (event.getType() === sdk.EventType.Reaction) setImmediate(() => reaction(room, event));
     });
-    client.on(sdk.RoomEvent.TimelineReset, (room) => room && saw("gap", { room: room.roomId }));
+    client.on(sdk.RoomEvent.TimelineReset, (room, timelines) => {
+        if (!room || timelines !== room.getUnfilteredTimelineSet()) return;
+        const token = timelines.getLiveTimeline().getPaginationToken(sdk.EventTimeline.BACKWARDS);
+        saw("gap", { room: room.roomId, token });
+    });
     client.on(sdk.RoomEvent.Redaction, (event, room) =>
         saw("redacted", { room: room.roomId, id: event.getAssociatedId() }),
     );

@@ -11,7 +11,9 @@ import traceback
 import aiohttp
 import nio
 
-SYNC_FILTER = {"room": {"timeline": {"limit": 100}, "state": {"lazy_load_members": True}}}
+
+# How long to wait, in seconds, before asking again a server that is not ready.
+PAUSE = 0.1
 
 
 def say(message):
@@ -45,18 +47,44 @@ def good(response):
 
 
 async def patiently(call):
-    """Repeats `call` while the server breaks off in the middle of its answer. nio itself repeats
-    requests that got no answer at all."""
+    """Repeats `call` while the server breaks off in the middle of its answer, or says that it is not
+    ready. nio itself repeats requests that got no answer at all."""
     while True:
         try:
-            return good(await call())
+            response = await call()
         except aiohttp.ClientPayloadError as error:
             saw("unsent", reason=str(error))
+            continue
+        if not is_unready(response):
+            return good(response)
+        saw("unsent", reason=str(response))
+        await asyncio.sleep(PAUSE)
+
+
+def is_unready(response):
+    """Whether the server answers that it cannot answer now, as it does while it starts."""
+    return isinstance(response, nio.ErrorResponse) and response.transport_response.status == 503
+
+
+class Client(nio.AsyncClient):
+    """nio, except that syncs can be held up."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.may_sync = asyncio.Event()
+        self.may_sync.set()
+
+    async def sync(self, *arguments, **options):
+        await self.may_sync.wait()
+        return await super().sync(*arguments, **options)
 
 
 class Agent:
-    def __init__(self, base_url):
+    def __init__(self, base_url, sync_limit):
         self.base_url = base_url
+        self.sync_filter = {
+            "room": {"timeline": {"limit": sync_limit}, "state": {"lazy_load_members": True}}
+        }
         self.client = None
         self.syncing = None
         self.reactions = {}
@@ -66,7 +94,7 @@ class Agent:
         config = nio.AsyncClientConfig(
             encryption_enabled=False, request_timeout=60, max_timeout_retry_wait_time=1
         )
-        return nio.AsyncClient(self.base_url, user, config=config)
+        return Client(self.base_url, user, config=config)
 
     async def register(self, user, password):
         """Registers as nio does it: the dummy stage at once, without asking for the flows."""
@@ -98,7 +126,11 @@ class Agent:
                 first.set_result(None)
 
         async def failed(response):
-            saw("trouble", what=f"sync: {response}")
+            if is_unready(response):
+                # nio would ask again at once.
+                await asyncio.sleep(PAUSE)
+            else:
+                saw("trouble", what=f"sync: {response}")
 
         self.client.add_response_callback(synced, nio.SyncResponse)
         self.client.add_response_callback(failed, nio.SyncError)
@@ -108,7 +140,7 @@ class Agent:
     async def sync_on(self):
         while True:
             try:
-                await self.client.sync_forever(timeout=30_000, sync_filter=SYNC_FILTER)
+                await self.client.sync_forever(timeout=30_000, sync_filter=self.sync_filter)
             except aiohttp.ClientPayloadError as error:
                 saw("unsent", reason=f"sync: {error}")
             except Exception:
@@ -128,7 +160,7 @@ class Agent:
     def report_joined(self, room, info):
         held = self.client.rooms[room]
         if info.timeline.limited:
-            saw("gap", room=room)
+            saw("gap", room=room, token=info.timeline.prev_batch)
         self.report_events(room, info)
         for event in [*info.state, *info.timeline.events]:
             if isinstance(event, nio.RoomMemberEvent):
@@ -219,6 +251,25 @@ class Agent:
         good(await self.client.set_displayname(name))
         good(await self.client.set_avatar(avatar))
 
+    async def pause(self):
+        """Lets no further sync out until `resume`."""
+        self.client.may_sync.clear()
+
+    async def resume(self):
+        self.client.may_sync.set()
+
+    async def fill(self, room, token, until):
+        """What a gap in the timeline hides: from its token back to the event `until`, oldest first."""
+        events = []
+        while token:
+            answer = good(await self.client.room_messages(room, token, limit=50))
+            for event in answer.chunk:
+                if event.event_id == until:
+                    return events[::-1]
+                events.append(plain(event))
+            token = answer.end
+        raise RuntimeError(f"{until} is not before the gap")
+
     async def history(self, room, page):
         """The whole room, newest first, as pages of /messages."""
         events, start = [], None
@@ -251,7 +302,7 @@ class Agent:
 
 
 async def main():
-    agent = Agent(sys.argv[1])
+    agent = Agent(sys.argv[1], int(sys.argv[2]))
     lines = asyncio.StreamReader(limit=1 << 24)
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(lines), sys.stdin
