@@ -90,8 +90,9 @@ pub fn check_by_state<E>(
     finish(stash, verdict)
 }
 
-/// The id of the create event that a room's id is made of, since room version 12.
-fn create_event(pdu: &Pdu, rules: &RoomVersionRules) -> Option<OwnedEventId> {
+/// The id of the create event that a room's id is made of, since room version 12: it authorizes
+/// every event of the room without being named.
+pub fn create_event(pdu: &Pdu, rules: &RoomVersionRules) -> Option<OwnedEventId> {
     rules
         .authorization
         .room_create_event_id_as_room_id

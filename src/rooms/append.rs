@@ -200,6 +200,7 @@ fn finish(
     };
     let new = Insert {
         id: pdu.event_id(),
+        outlier: None,
         json: &built.json,
         status: Status::Accepted,
         state_before: hot.state,

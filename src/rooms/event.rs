@@ -6,11 +6,7 @@ use serde::de::DeserializeOwned;
 use super::Error;
 use crate::{
     protocol::Pdu,
-    store::{
-        EventNum, Reader, RoomNum, Rows, pack_before,
-        records::{EventHeader, Status},
-        unpack_before,
-    },
+    store::{EventNum, Reader, RoomNum, Rows, pack_before, records::EventHeader, unpack_before},
 };
 
 /// An event as it is stored.
@@ -33,10 +29,7 @@ impl StoredEvent {
 
     /// The event, parsed for the rules of its room.
     pub fn pdu(&self, rules: &RoomVersionRules) -> Result<Pdu, Error> {
-        let rejected = matches!(
-            self.header.status,
-            Status::RejectedByAuthEvents | Status::RejectedByState
-        );
+        let rejected = self.header.status.is_rejected();
         Pdu::parse(self.id()?, &self.json, rules, rejected)
             .map_err(|_| Error::corrupt("an event that does not parse"))
     }

@@ -47,6 +47,8 @@ impl Counts {
 pub struct Insert<'a> {
     /// Its event id.
     pub id: &'a EventId,
+    /// Its number, if it was an outlier.
+    pub outlier: Option<EventNum>,
     /// Its JSON.
     pub json: &'a [u8],
     /// What became of it. Only an accepted event stands in the timeline.
@@ -75,9 +77,25 @@ pub fn insert(
     hot: &mut RoomHot,
     new: &Insert<'_>,
 ) -> Result<(EventNum, Position), Error> {
-    let num = tx.next_event();
     let position = tx.next_position()?;
     let place = (new.status == Status::Accepted).then(|| hot.last_place.next());
+    let num = store(tx, room, new, (position, place))?;
+    if let Some(place) = place {
+        enter_timeline(tx, room, hot, new, (num, position, place))?;
+    }
+    Ok((num, position))
+}
+
+/// Stores the event itself.
+pub(super) fn store(
+    tx: &Tx,
+    room: RoomNum,
+    new: &Insert<'_>,
+    (position, place): (Position, Option<Place>),
+) -> Result<EventNum, Error> {
+    // An outlier may have been redacted already.
+    let outlier = new.outlier.map(|num| event::load(tx, num)).transpose()?;
+    let num = new.outlier.unwrap_or_else(|| tx.next_event());
     let header = EventHeader {
         id: new.id.as_str().to_owned(),
         room,
@@ -86,11 +104,12 @@ pub fn insert(
         position,
         state_before: new.state_before,
         state_key: new.state_key,
-        redacted_by: None,
+        redacted_by: outlier.as_ref().and_then(|known| known.header.redacted_by),
         sent_by: new.sent_by.clone(),
     };
+    let json = outlier.as_ref().map_or(new.json, |known| &known.json);
     tx.events()?
-        .insert(num, event::row(&header, new.json).as_slice())?;
+        .insert(num, event::row(&header, json).as_slice())?;
     tx.event_nums()?.insert(new.id.as_str(), num)?;
     if new.state_key.is_some() {
         let auth: Vec<u8> = new
@@ -100,10 +119,7 @@ pub fn insert(
             .collect();
         tx.auth()?.insert((room, num), auth.as_slice())?;
     }
-    if let Some(place) = place {
-        enter_timeline(tx, room, hot, new, (num, position, place))?;
-    }
-    Ok((num, position))
+    Ok(num)
 }
 
 fn enter_timeline(

@@ -38,6 +38,8 @@ pub struct Page {
     pub events: Vec<StoredEvent>,
     /// The point at which the next page begins; none if there is nothing more.
     pub end: Option<Place>,
+    /// The place of the event at which the page ends because what is before it is not here.
+    pub gap: Option<Place>,
 }
 
 /// The next events that `wanted` wants and the user may see.
@@ -51,7 +53,13 @@ pub fn page(
     let mut page = Page {
         events: Vec::new(),
         end: Some(asked.from),
+        gap: None,
     };
+    let backward = asked.dir == Direction::Backward;
+    if backward && timeline::gap(r, asked.room, asked.from.next())?.is_some() {
+        page.gap = Some(asked.from.next());
+        return Ok(page);
+    }
     let mut point = asked.from;
     let mut looked_at = 0;
     let wants_room = filter::wants_room(wanted, room_id);
@@ -85,6 +93,11 @@ pub fn page(
             let stored = event::load(r, row.event)?;
             if wants_room && filter::wants(wanted, &stored)? && sight.can_see(r, &stored)? {
                 page.events.push(stored);
+            }
+            if backward && timeline::gap(r, asked.room, place)?.is_some() {
+                page.end = Some(point);
+                page.gap = Some(place);
+                return Ok(page);
             }
         }
     }

@@ -12,6 +12,7 @@
 
 pub mod aliases;
 pub mod append;
+pub mod backfill;
 pub mod client_event;
 pub mod content;
 pub mod create;
@@ -29,6 +30,7 @@ pub mod memberships;
 pub mod messages;
 pub mod moderation;
 pub mod notify;
+pub mod outlier;
 pub mod power;
 pub mod presets;
 pub mod receipts;

@@ -4,10 +4,14 @@
 //!    predecessors disagree), whether it is allowed, what the room's current state becomes.
 //! 2. [`store`], in a job: checks that the room has not moved since, and writes.
 //!
+//! An event whose predecessors nobody has is decided by the state that another server tells; before
+//! it is a gap in the timeline. What the event and that state name must be here, if only as outliers
+//! ([`super::outlier`]).
+//!
 //! One event of a room at a time; an event whose job answers [`Error::Stale`] is decided again.
 //! Signatures, hashes and format are checked before ([`crate::protocol::receive`]).
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use ruma::{EventId, OwnedEventId, events::StateEventType, room_version_rules::RoomVersionRules};
 
@@ -22,10 +26,16 @@ use super::{
 use crate::{
     protocol::{
         Pdu,
-        authorize::{AuthError, check_by_auth_events, check_by_state},
+        authorize::{AuthError, check_by_auth_events, check_by_state, create_event},
     },
-    store::{Effect, EventNum, Reader, RoomNum, Tx, records::Status},
+    store::{
+        Effect, EventNum, Place, Reader, RoomNum, Tx,
+        records::{EventHeader, Gap, Status},
+    },
 };
+
+/// How many places stay free where history is missing.
+const GAP: u64 = 1 << 32;
 
 /// What was decided about a foreign event.
 #[derive(Debug)]
@@ -36,6 +46,8 @@ pub struct Decision {
     /// The room's extremities on the snapshot.
     extremities: Vec<EventNum>,
     prev: Vec<EventNum>,
+    /// Predecessors that are not here.
+    missing: Vec<String>,
     auth: Vec<EventNum>,
     status: Status,
     state_before: View,
@@ -50,25 +62,31 @@ impl Decision {
     }
 }
 
-/// Decides about `pdu`, whose `json` is of this room and has passed the checks of its own.
+/// Decides about `pdu`, whose `json` is of this room and has passed the checks of its own. `told` is
+/// the state before it by another server's account, which counts where predecessors are not here.
 ///
 /// # Errors
-/// [`Error::Missing`] if a predecessor or an auth event is not here.
+/// [`Error::Missing`] if an auth event is not here, or a predecessor, and nothing is told;
+/// [`Error::Invalid`] if it names an event of another room.
 pub fn decide(
     r: &impl Reader,
     room: RoomNum,
     pdu: Arc<Pdu>,
     json: Vec<u8>,
+    told: Option<View>,
 ) -> Result<Decision, Error> {
     let rules = super::rules(&super::record(r, room)?)?;
     let hot = super::hot(r, room)?;
-    let prev = known(r, room, pdu.prev_events())?;
-    let auth = known(r, room, pdu.auth_events())?;
-    let after_prev = prev
-        .iter()
-        .map(|num| state_after(r, *num))
-        .collect::<Result<Vec<_>, _>>()?;
-    let state_before = resolution::resolve(r, room, rules, &after_prev, None)?;
+    let auth = auth_events(r, room, rules, &pdu)?;
+    let Prev {
+        nums: prev,
+        mut states,
+        missing,
+    } = Prev::find(r, room, &pdu)?;
+    if !missing.is_empty() {
+        states.push(told.ok_or(Error::Missing)?);
+    }
+    let state_before = resolution::resolve(r, room, rules, &states, None)?;
     let current = View::of(hot.state);
     let status = check(r, room, rules, &pdu, (&state_before, &current))?;
     let current = if status == Status::Accepted {
@@ -81,7 +99,7 @@ pub fn decide(
         };
         let mut states = vec![after];
         for num in hot.extremities.iter().filter(|num| !prev.contains(num)) {
-            states.push(state_after(r, *num)?);
+            states.push(View::after(r, *num, &event::header(r, *num)?)?);
         }
         let new = Unnumbered {
             pdu: pdu.clone(),
@@ -97,6 +115,7 @@ pub fn decide(
         json,
         extremities: hot.extremities,
         prev,
+        missing,
         auth,
         status,
         state_before,
@@ -104,19 +123,101 @@ pub fn decide(
     })
 }
 
-fn known(r: &impl Reader, room: RoomNum, ids: &[OwnedEventId]) -> Result<Vec<EventNum>, Error> {
-    ids.iter()
-        .map(|id| event::num_in(r, room, id)?.ok_or(Error::Missing))
-        .collect()
+/// The events that come right before one.
+struct Prev {
+    nums: Vec<EventNum>,
+    /// The states after them.
+    states: Vec<View>,
+    /// The ids of those that are not here, or only as outliers.
+    missing: Vec<String>,
 }
 
-/// The state after the event `num`.
-fn state_after(r: &impl Reader, num: EventNum) -> Result<View, Error> {
-    let header = event::header(r, num)?;
-    if header.status == Status::Outlier {
-        return Err(Error::Missing);
+impl Prev {
+    fn find(r: &impl Reader, room: RoomNum, pdu: &Pdu) -> Result<Self, Error> {
+        let mut prev = Self {
+            nums: Vec::new(),
+            states: Vec::new(),
+            missing: Vec::new(),
+        };
+        for id in pdu.prev_events() {
+            match here(r, room, id)? {
+                Some((num, header)) if !header.status.is_outlier() => {
+                    prev.nums.push(num);
+                    prev.states.push(View::after(r, num, &header)?);
+                }
+                _ => prev.missing.push(id.to_string()),
+            }
+        }
+        Ok(prev)
     }
-    View::after(r, num, &header)
+}
+
+/// The state that another server tells, all of whose events are here. What was rejected is not in it.
+/// Grows with the room: for the pool.
+///
+/// # Errors
+/// [`Error::Missing`] if an event is not here; [`Error::Invalid`] if what is told is no state of
+/// the room.
+pub fn told(r: &impl Reader, room: RoomNum, ids: &[OwnedEventId]) -> Result<View, Error> {
+    let mut entries = BTreeMap::new();
+    for id in ids {
+        let (num, header) = here(r, room, id)?.ok_or(Error::Missing)?;
+        let key = header.state_key;
+        let key = key.ok_or_else(|| Error::invalid("a state with an event that has no key"))?;
+        if !header.status.is_rejected() && entries.insert(key, num).is_some() {
+            return Err(Error::invalid("a state with two events of one key"));
+        }
+    }
+    // As a difference from the current state, which it shares most with.
+    let current = super::hot(r, room)?.state;
+    let mut view = View::of(current);
+    for (key, num) in state::entries(r, room, current)? {
+        match entries.remove(&key) {
+            Some(told) if told == num => {}
+            told => view = view.with(state::key_name(r, room, key)?, told),
+        }
+    }
+    for (key, num) in entries {
+        view = view.with(state::key_name(r, room, key)?, Some(num));
+    }
+    Ok(view)
+}
+
+/// The numbers of the events that `pdu` names as its authority.
+///
+/// # Errors
+/// [`Error::Missing`] if one is not here, or the room's create event is not; [`Error::Invalid`] if
+/// one is of another room.
+pub(super) fn auth_events(
+    r: &impl Reader,
+    room: RoomNum,
+    rules: &RoomVersionRules,
+    pdu: &Pdu,
+) -> Result<Vec<EventNum>, Error> {
+    if let Some(create) = create_event(pdu, rules).filter(|id| id != pdu.event_id()) {
+        here(r, room, &create)?.ok_or(Error::Missing)?;
+    }
+    let nums = pdu.auth_events().iter().map(|id| {
+        let (num, _) = here(r, room, id)?.ok_or(Error::Missing)?;
+        Ok(num)
+    });
+    nums.collect()
+}
+
+/// The event `id`, which another event of the room names.
+fn here(
+    r: &impl Reader,
+    room: RoomNum,
+    id: &EventId,
+) -> Result<Option<(EventNum, EventHeader)>, Error> {
+    let Some(num) = event::num_of(r, id)? else {
+        return Ok(None);
+    };
+    let header = event::header(r, num)?;
+    if header.room != room {
+        return Err(Error::invalid("the event names an event of another room"));
+    }
+    Ok(Some((num, header)))
 }
 
 /// [Checks performed on receipt of a PDU], from the fourth on.
@@ -129,25 +230,51 @@ fn check(
     pdu: &Pdu,
     (before, current): (&View, &View),
 ) -> Result<Status, Error> {
-    let load = |num: EventNum| Ok(Arc::new(event::load(r, num)?.pdu(rules)?));
-    let by_id = |id: &EventId| event::num_in(r, room, id)?.map(load).transpose();
-    if !allowed(check_by_auth_events(pdu, rules, by_id))? {
+    if !is_authorized(r, room, rules, pdu)? {
         return Ok(Status::RejectedByAuthEvents);
     }
-    let by_state = |view: &View| {
-        check_by_state(pdu, rules, |kind: &StateEventType, state_key: &str| {
-            view.get(r, room, &kind.to_string(), state_key)?
-                .map(load)
-                .transpose()
-        })
-    };
-    if !allowed(by_state(before))? {
+    if !is_allowed_by(r, room, rules, pdu, before)? {
         return Ok(Status::RejectedByState);
     }
-    if !allowed(by_state(current))? {
+    if !is_allowed_by(r, room, rules, pdu, current)? {
         return Ok(Status::SoftFailed);
     }
     Ok(Status::Accepted)
+}
+
+/// Whether the events that `pdu` names as its authority allow it.
+pub(super) fn is_authorized(
+    r: &impl Reader,
+    room: RoomNum,
+    rules: &RoomVersionRules,
+    pdu: &Pdu,
+) -> Result<bool, Error> {
+    let by_id = |id: &EventId| {
+        event::num_in(r, room, id)?
+            .map(|num| load(r, rules, num))
+            .transpose()
+    };
+    allowed(check_by_auth_events(pdu, rules, by_id))
+}
+
+/// Whether the state `view` allows `pdu`.
+pub(super) fn is_allowed_by(
+    r: &impl Reader,
+    room: RoomNum,
+    rules: &RoomVersionRules,
+    pdu: &Pdu,
+    view: &View,
+) -> Result<bool, Error> {
+    let in_state = |kind: &StateEventType, state_key: &str| {
+        view.get(r, room, &kind.to_string(), state_key)?
+            .map(|num| load(r, rules, num))
+            .transpose()
+    };
+    allowed(check_by_state(pdu, rules, in_state))
+}
+
+fn load(r: &impl Reader, rules: &RoomVersionRules, num: EventNum) -> Result<Arc<Pdu>, Error> {
+    Ok(Arc::new(event::load(r, num)?.pdu(rules)?))
 }
 
 fn allowed(verdict: Result<(), AuthError<Error>>) -> Result<bool, Error> {
@@ -176,8 +303,12 @@ pub fn store(
     } = decision;
     let room = *room;
     let mut hot = super::hot(tx, room)?;
+    let mut outlier = None;
     if let Some(num) = event::num_of(tx, pdu.event_id())? {
-        return Ok(num);
+        if !event::header(tx, num)?.status.is_outlier() {
+            return Ok(num);
+        }
+        outlier = Some(num);
     }
     if hot.extremities != decision.extremities {
         return Err(Error::Stale);
@@ -189,6 +320,7 @@ pub fn store(
     };
     let new = Insert {
         id: pdu.event_id(),
+        outlier,
         json: &decision.json,
         status: decision.status,
         state_before: decision.state_before.store(tx, room, View::UNNUMBERED)?,
@@ -199,7 +331,16 @@ pub fn store(
         thread: insert::thread_root(tx, room, pdu)?,
         notify,
     };
+    let is_after_gap = !decision.missing.is_empty() && new.status == Status::Accepted;
+    if is_after_gap {
+        hot.last_place = Place(hot.last_place.0.saturating_add(GAP));
+    }
     let (num, position) = insert::insert(tx, room, &mut hot, &new)?;
+    redaction::apply_early(tx, room, (pdu.event_id().as_str(), num), rules)?;
+    if is_after_gap {
+        let missing = decision.missing.clone();
+        tx.gaps()?.put((room, hot.last_place), &Gap { missing })?;
+    }
     if let Some(current) = &decision.current {
         let root = current.store(tx, room, num)?;
         let keys = state::differing_keys(tx, room, &[hot.state, root])?;

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use super::{Error, event, power};
 use crate::{
     protocol::{Pdu, build::EventDraft, redact},
-    store::{EventNum, Reader, RoomNum, Tx},
+    store::{EventNum, Reader, RoomNum, Rows, Tx},
 };
 
 #[derive(Deserialize)]
@@ -63,12 +63,34 @@ pub(super) fn apply(
         return Ok(());
     };
     let Some(num) = event::num_in(tx, room, redacts)? else {
+        tx.early_redactions()?
+            .insert((room, redacts.as_str()), redaction_num)?;
         return Ok(());
     };
     if !may_redact(tx, room, redaction.sender(), num, rules)? {
         return Ok(());
     }
     redact(tx, num, redaction_num, rules)
+}
+
+/// Strips the event `num`, which has just been stored, if its redaction came before it.
+pub(super) fn apply_early(
+    tx: &Tx,
+    room: RoomNum,
+    (id, num): (&str, EventNum),
+    rules: &RoomVersionRules,
+) -> Result<(), Error> {
+    let mut early = tx.early_redactions()?;
+    let Some(redaction) = early.get((room, id))?.map(|row| row.value()) else {
+        return Ok(());
+    };
+    early.remove((room, id))?;
+    drop(early);
+    let sender = sender_of(tx, redaction)?;
+    if !may_redact(tx, room, &sender, num, rules)? {
+        return Ok(());
+    }
+    redact(tx, num, redaction, rules)
 }
 
 fn may_redact(

@@ -2,7 +2,8 @@
 
 use super::Error;
 use crate::store::{
-    self, Packed, Place, Position, Reader, RoomNum, Row, Rows, records::TimelineRow,
+    self, Packed, Place, Position, Reader, Records, RoomNum, Row, Rows,
+    records::{Gap, TimelineRow},
 };
 
 /// The events at and before `from`, newest first, at most `limit`.
@@ -29,6 +30,11 @@ pub fn forwards(
     rows.take(limit).map(unpack).collect()
 }
 
+/// What is missing right before the event at `place`, if something is.
+pub fn gap(r: &impl Reader, room: RoomNum, place: Place) -> Result<Option<Gap>, Error> {
+    Ok(r.gaps()?.load((room, place))?)
+}
+
 type Entry<'r> = Row<'r, (RoomNum, Place), Packed<TimelineRow>>;
 
 fn unpack(row: Result<Entry<'_>, store::Error>) -> Result<(Place, TimelineRow), Error> {
@@ -37,7 +43,7 @@ fn unpack(row: Result<Entry<'_>, store::Error>) -> Result<(Place, TimelineRow), 
 }
 
 /// The last place of the room's timeline at `position`: everything up to there was stored no
-/// later. `None` if nothing was. Positions rise with places from [`Place::FIRST`] on, so this
+/// later. `None` if nothing was. Positions never fall with places from [`Place::FIRST`] on, so this
 /// halves the range at each step.
 pub fn place_at(
     r: &impl Reader,

@@ -10,8 +10,8 @@ use super::{
     ids::{DeviceNum, EventNum, NodeNum, Place, Position, RoomNum, StateKeyNum, UserNum},
     packed::Packed,
     records::{
-        AccessToken, Account, AccountData, Alias, Counts, Device, LoginToken, MemberRow, Notified,
-        Receipt, RefreshToken, Room, RoomHot, SigningKey, StateNode, Succession, Thread,
+        AccessToken, Account, AccountData, Alias, Counts, Device, Gap, LoginToken, MemberRow,
+        Notified, Receipt, RefreshToken, Room, RoomHot, SigningKey, StateNode, Succession, Thread,
         TimelineRow, Transaction,
     },
     table::{Rows, SnapshotTable, TxTable},
@@ -154,11 +154,15 @@ tables! {
     events: EventNum => &'static [u8], version 1;
     /// Event id → number.
     event_nums: &'static str => EventNum, version 1;
+    /// (room, event id) → the redaction of an event that is not here.
+    early_redactions: (RoomNum, &'static str) => EventNum, version 1;
     /// (room, event) → the numbers of its auth events, for state events: eight bytes each,
     /// little-endian.
     auth: (RoomNum, EventNum) => &'static [u8], version 1;
     /// (room, place) → the event that stands there.
     timeline: (RoomNum, Place) => Packed<TimelineRow>, version 1;
+    /// (room, place of the first event after it) → a gap in the timeline.
+    gaps: (RoomNum, Place) => Packed<Gap>, version 1;
     /// (room, root event) → a thread.
     threads: (RoomNum, EventNum) => Packed<Thread>, version 1;
     /// (room, place of a thread's newest event) → its root.

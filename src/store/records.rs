@@ -160,6 +160,32 @@ pub enum Status {
     RejectedByState,
     /// Known only because others name it; its place in the room is not known.
     Outlier,
+    /// The same, and its own auth events forbid it.
+    RejectedOutlier,
+}
+
+impl Status {
+    /// Whether the state before the event is not known.
+    pub fn is_outlier(self) -> bool {
+        matches!(self, Self::Outlier | Self::RejectedOutlier)
+    }
+
+    /// Whether the event changes nothing and authorizes nothing.
+    pub fn is_rejected(self) -> bool {
+        use Status::{RejectedByAuthEvents, RejectedByState, RejectedOutlier};
+        matches!(
+            self,
+            RejectedByAuthEvents | RejectedByState | RejectedOutlier
+        )
+    }
+}
+
+record! {
+    /// A place before which history is missing.
+    Gap {
+        /// The ids of events that come before those after the gap, as far as they are known.
+        missing: Vec<String>,
+    }
 }
 
 record! {
@@ -173,7 +199,7 @@ record! {
         status: Status,
         /// Its place in the timeline, if it stands there.
         place: Option<Place>,
-        /// When it was stored; 0 for what came by backfill.
+        /// When it was stored; what came by backfill has the position of the event after the gap.
         position: Position,
         /// The state before it.
         state_before: NodeNum,
@@ -191,7 +217,7 @@ record! {
     TimelineRow {
         /// The event.
         event: EventNum,
-        /// When it was stored; 0 for what came by backfill.
+        /// When it was stored; what came by backfill has the position of the event after the gap.
         position: Position,
         /// What the events outside all threads up to here mean under the default rules.
         main: Counts,

@@ -75,6 +75,10 @@ pub fn select(
             if room_wanted && filter::wants(wanted, &stored)? {
                 selected.events.push(stored);
             }
+            if timeline::gap(r, room, place)?.is_some() {
+                selected.limited = true;
+                break 'looking;
+            }
         }
         if !more {
             break;

@@ -5,6 +5,7 @@ mod append;
 mod concurrent;
 mod create;
 mod directory;
+mod gaps;
 mod local;
 mod membership;
 mod memberships;

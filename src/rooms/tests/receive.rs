@@ -33,7 +33,8 @@ async fn hand_in(
         pdu = crate::protocol::Pdu::parse(id, &handed.json, rules, false)
             .expect("an event of the history");
     }
-    let decision = store.read(|s| receive::decide(s, room, Arc::new(pdu), handed.json.clone()))?;
+    let decision =
+        store.read(|s| receive::decide(s, room, Arc::new(pdu), handed.json.clone(), None))?;
     let status = decision.status();
     let local = local.clone();
     let job = move |tx: &Tx| receive::store(tx, &local, &decision, &Notify::default());
@@ -162,7 +163,7 @@ fn a_decision_about_a_room_that_has_moved_is_stale() {
         }
         let decide = |index: usize| {
             let handed = &history.events[index];
-            store.read(|s| receive::decide(s, room, handed.pdu.clone(), handed.json.clone()))
+            store.read(|s| receive::decide(s, room, handed.pdu.clone(), handed.json.clone(), None))
         };
         let late = decide(base + 2).expect("a decision");
         hand_in(store, &local, room, &history, base + 1)

@@ -1,0 +1,54 @@
+//! Events that are known only because others name them: as their authority, or in a state that
+//! another server tells. They stand in no timeline and change nothing by themselves.
+
+use ruma::room_version_rules::RoomVersionRules;
+
+use super::{
+    Error, event,
+    insert::{self, Insert, Notify},
+    receive, state,
+};
+use crate::{
+    protocol::receive::Received,
+    store::{EventNum, NodeNum, Position, RoomNum, Tx, records::Status},
+};
+
+/// Stores an event whose signatures and hash were checked, unless it is here; its number.
+///
+/// # Errors
+/// [`Error::Missing`] if an event that authorizes it is not here: store those first.
+pub fn store(
+    tx: &Tx,
+    room: RoomNum,
+    rules: &RoomVersionRules,
+    received: &Received,
+) -> Result<EventNum, Error> {
+    let pdu = &received.pdu;
+    if let Some(num) = event::num_in(tx, room, pdu.event_id())? {
+        return Ok(num);
+    }
+    let auth = receive::auth_events(tx, room, rules, pdu)?;
+    let status = if receive::is_authorized(tx, room, rules, pdu)? {
+        Status::Outlier
+    } else {
+        Status::RejectedOutlier
+    };
+    let state_key = match pdu.state_pair() {
+        Some((kind, key)) => Some(state::key_num_or_new(tx, room, &kind.to_string(), key)?),
+        None => None,
+    };
+    let new = Insert {
+        id: pdu.event_id(),
+        outlier: None,
+        json: &received.json,
+        status,
+        state_before: NodeNum::EMPTY,
+        state_key,
+        auth: &auth,
+        wrote: None,
+        sent_by: None,
+        thread: None,
+        notify: &Notify::default(),
+    };
+    insert::store(tx, room, &new, (Position(0), None))
+}
