@@ -5,7 +5,7 @@ import dataclasses
 
 from claims import Claims, equal, once
 from client import SYNC_LIMIT, Client
-from server import SERVER_NAME, Server
+from server import Server
 
 MESSAGES = 100
 PASSWORD = "correct horse battery staple"
@@ -51,7 +51,7 @@ async def log_in(stage, me):
         registered = await me.call("register", user=localpart, password=PASSWORD)
         session = await me.call("login", user=localpart, password=PASSWORD)
         me.user = session["user_id"]
-        assert registered["user_id"] == me.user == f"@{localpart}:{SERVER_NAME}", (registered, session)
+        assert registered["user_id"] == me.user == f"@{localpart}:{stage.server.name}", (registered, session)
         await me.call("sync")
 
 
@@ -171,7 +171,7 @@ async def edit_react_redact(stage, me, other):
 
 
 async def change_profile(stage, me, other):
-    name, avatar = f"{me.name} the Great", f"mxc://{SERVER_NAME}/{me.name}"
+    name, avatar = f"{me.name} the Great", f"mxc://{stage.server.name}/{me.name}"
     with stage.claim(f"{other.name} sees {me.name}'s new name and avatar"):
         await me.call("profile", name=name, avatar=avatar)
         await other.sees("member", room=stage.room, user=me.user, name=name, avatar=avatar)

@@ -10,11 +10,13 @@ import sys
 import tempfile
 import time
 
+sys.path.append(str(pathlib.Path(__file__).parents[1] / "common"))
+
 from chat import Stage, chat
 from claims import Claims, Failed
 from client import COMMANDS, Client
 from crash import crashes
-from server import Server
+from server import Hearth
 
 PAIRS = ["nio+nio", "js+js", "nio+js"]
 LIMIT = 240
@@ -23,7 +25,7 @@ LIMIT = 240
 async def play(binary, pair, claims, directory):
     """Plays the scenario; raises `Failed`, or `TimeoutError`, after printing which claim failed."""
     kinds = pair.split("+")
-    server = Server(binary, directory)
+    server = Hearth(binary, "localhost", directory)
     alice, bob = (Client(name, kind, directory) for name, kind in zip(("Alice", "Bob"), kinds))
     try:
         with claims.claim("the server starts"):
