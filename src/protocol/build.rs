@@ -32,6 +32,20 @@ pub struct EventDraft {
     pub redacts: Option<OwnedEventId>,
 }
 
+impl EventDraft {
+    /// What its sender decided about `pdu`.
+    pub fn of(pdu: &Pdu) -> Result<Self, FormatError> {
+        Ok(Self {
+            room_id: Some(pdu.room_id().to_owned()),
+            sender: pdu.sender().to_owned(),
+            event_type: pdu.event_type().clone(),
+            state_key: pdu.state_key().map(ToOwned::to_owned),
+            content: serde_json::from_str(pdu.content().get()).map_err(not_canonical)?,
+            redacts: pdu.redacts().map(ToOwned::to_owned),
+        })
+    }
+}
+
 /// What the room's history and the clock decide about an event.
 #[derive(Clone, Debug)]
 pub struct EventPlace {

@@ -1,18 +1,21 @@
 //! History that was missing: events from before a gap in the timeline, fetched from other servers.
 //!
 //! First every event, and whatever they and the told states name, is stored as an outlier. Then
-//! [`judge`], on the pool; then [`store`], in a job, which puts them in their places.
+//! [`judge`], on the pool; then [`store`], in a job, which puts them in their places. What the room
+//! ended with before the gap is no end any more once events follow on it that lead to the gap.
 
 use std::collections::{HashMap, HashSet};
 
-use ruma::EventId;
+use ruma::{EventId, room_version_rules::RoomVersionRules};
 
-use super::{Error, event, receive, redaction, resolution, timeline, view::View};
+use super::{
+    Error, Local, current, event, receive, redaction, resolution, state, timeline, view::View,
+};
 use crate::{
     protocol::Pdu,
     store::{
         Effect, EventNum, Place, Reader, Records, RoomNum, Rows, Tx,
-        records::{Counts, EventHeader, Gap, Status, TimelineRow},
+        records::{Counts, EventHeader, Gap, RoomHot, Status, TimelineRow},
     },
 };
 
@@ -29,6 +32,10 @@ pub struct Stretch {
     events: Vec<Judged>,
     /// What is still missing before them.
     missing: Vec<String>,
+    /// What the room ended with.
+    extremities: Vec<EventNum>,
+    /// What it ends with now, and its current state, if that is something else.
+    current: Option<(Vec<EventNum>, View)>,
 }
 
 #[derive(Debug)]
@@ -39,12 +46,25 @@ struct Judged {
     state_before: View,
 }
 
-/// Decides about `events`, outliers from before the gap at `gap`, each after those that it follows.
-/// `told` is the state before those whose predecessors are not here, as another server tells it; for
-/// what it does not name, nothing changed up to the gap.
+impl Judged {
+    fn state_after(&self) -> View {
+        let state = self.state_before.clone();
+        match self.pdu.state_pair() {
+            Some((kind, key)) if self.status == Status::Accepted => {
+                state.with((kind.to_string(), key.to_owned()), Some(self.num))
+            }
+            _ => state,
+        }
+    }
+}
+
+/// Decides about `events`, outliers from before the gap at `gap`, each after those that it follows;
+/// those that do not lead to the gap are left out. `told` is the state before those whose
+/// predecessors are not here, as another server tells it.
 ///
 /// # Errors
-/// [`Error::Stale`] if there is no such gap any more.
+/// [`Error::Stale`] if there is no such gap any more; [`Error::Missing`] if a state would have to
+/// be told and is not.
 pub fn judge(
     r: &impl Reader,
     room: RoomNum,
@@ -54,30 +74,19 @@ pub fn judge(
 ) -> Result<Stretch, Error> {
     let rules = super::rules(&super::record(r, room)?)?;
     let before_gap = timeline::gap(r, room, gap)?.ok_or(Error::Stale)?;
-    let after_gap = event::header(r, row_at(r, room, gap)?.event)?;
-    let mut missing: Vec<String> = before_gap.missing;
+    let mut missing = before_gap.missing.clone();
     let mut judged: Vec<Judged> = Vec::new();
-    for num in events {
-        let stored = event::load(r, *num)?;
-        if !stored.header.status.is_outlier() {
-            continue;
-        }
-        let pdu = Pdu::parse(stored.id()?, &stored.json, rules, false)
-            .map_err(|_| Error::corrupt("an event that does not parse"))?;
+    for (num, pdu) in leading_to(r, rules, events, &missing)? {
         let mut states = Vec::new();
-        let mut complete = true;
+        let mut lacking = Vec::new();
         for id in pdu.prev_events() {
-            match state_after(r, room, &judged, id)? {
+            match known_state_after(r, room, &judged, id)? {
                 Some(state) => states.push(state),
-                None => {
-                    complete = false;
-                    missing.push(id.to_string());
-                }
+                None => lacking.push(id.to_string()),
             }
         }
-        if !complete {
-            let told = told.get(num).cloned();
-            states.push(told.unwrap_or_else(|| View::of(after_gap.state_before)));
+        if !lacking.is_empty() {
+            states = vec![told.get(&num).cloned().ok_or(Error::Missing)?];
         }
         let state_before = resolution::resolve(r, room, rules, &states, None)?;
         let status = if !receive::is_authorized(r, room, rules, &pdu)? {
@@ -87,19 +96,94 @@ pub fn judge(
         } else {
             Status::RejectedByState
         };
+        if status == Status::Accepted {
+            missing.extend(lacking);
+        }
         judged.push(Judged {
-            num: *num,
+            num,
             pdu,
             status,
             state_before,
         });
     }
+    let hot = super::hot(r, room)?;
     Ok(Stretch {
         room,
         gap,
         missing: still_missing(r, room, &judged, missing)?,
+        current: current(r, (room, rules), (&hot, &before_gap), &judged)?,
+        extremities: hot.extremities,
         events: judged,
     })
+}
+
+/// Those of `events` that are `missing`, or come before one that is.
+fn leading_to(
+    r: &impl Reader,
+    rules: &RoomVersionRules,
+    events: &[EventNum],
+    missing: &[String],
+) -> Result<Vec<(EventNum, Pdu)>, Error> {
+    let mut wanted: HashSet<String> = missing.iter().cloned().collect();
+    let mut leading = Vec::new();
+    for num in events.iter().rev() {
+        let stored = event::load(r, *num)?;
+        if !stored.header.status.is_outlier() || !wanted.contains(&stored.header.id) {
+            continue;
+        }
+        let pdu = Pdu::parse(stored.id()?, &stored.json, rules, false)
+            .map_err(|_| Error::corrupt("an event that does not parse"))?;
+        wanted.extend(pdu.prev_events().iter().map(ToString::to_string));
+        leading.push((*num, pdu));
+    }
+    leading.reverse();
+    Ok(leading)
+}
+
+/// What the room ends with and its current state with `judged` before the gap; `None` if it ends
+/// with what it did.
+fn current(
+    r: &impl Reader,
+    (room, rules): (RoomNum, &RoomVersionRules),
+    (hot, gap): (&RoomHot, &Gap),
+    judged: &[Judged],
+) -> Result<Option<(Vec<EventNum>, View)>, Error> {
+    let accepted = || {
+        judged
+            .iter()
+            .filter(|judged| judged.status == Status::Accepted)
+    };
+    let mut followed = HashSet::new();
+    for judged in accepted() {
+        for id in judged.pdu.prev_events() {
+            followed.extend(event::num_in(r, room, id)?);
+        }
+    }
+    let ends = hot.extremities.iter().filter(|end| !followed.contains(end));
+    let mut ends: Vec<EventNum> = ends.copied().collect();
+    let mut states = Vec::new();
+    for end in &ends {
+        states.push(View::after(r, *end, &event::header(r, *end)?)?);
+    }
+    // Those on which only follows what was rejected.
+    for judged in accepted().filter(|judged| !followed.contains(&judged.num)) {
+        if !gap.missing.iter().any(|id| judged.pdu.event_id() == id) {
+            ends.push(judged.num);
+            states.push(judged.state_after());
+        }
+    }
+    if ends == hot.extremities || ends.is_empty() {
+        return Ok(None);
+    }
+    let state = resolution::resolve(r, room, rules, &states, None)?;
+    Ok(Some((ends, state)))
+}
+
+/// The state before the first event after the gap at `gap`: the state before every event of a
+/// stretch that leads to it and changes nothing.
+pub fn state_after(r: &impl Reader, room: RoomNum, gap: Place) -> Result<View, Error> {
+    let header = event::header(r, row_at(r, room, gap)?.event)?;
+    Ok(View::of(header.state_before))
 }
 
 fn row_at(r: &impl Reader, room: RoomNum, place: Place) -> Result<TimelineRow, Error> {
@@ -109,7 +193,7 @@ fn row_at(r: &impl Reader, room: RoomNum, place: Place) -> Result<TimelineRow, E
 }
 
 /// The state after an event that is here, or among those that were judged.
-fn state_after(
+fn known_state_after(
     r: &impl Reader,
     room: RoomNum,
     judged: &[Judged],
@@ -122,16 +206,8 @@ fn state_after(
     if !header.status.is_outlier() {
         return View::after(r, num, &header).map(Some);
     }
-    let Some(event) = judged.iter().find(|event| event.num == num) else {
-        return Ok(None);
-    };
-    let state = event.state_before.clone();
-    Ok(Some(match event.pdu.state_pair() {
-        Some((kind, key)) if event.status == Status::Accepted => {
-            state.with((kind.to_string(), key.to_owned()), Some(num))
-        }
-        _ => state,
-    }))
+    let event = judged.iter().find(|event| event.num == num);
+    Ok(event.map(Judged::state_after))
 }
 
 /// Those of `missing` that are neither here nor among those that were judged.
@@ -164,13 +240,15 @@ fn still_missing(
 /// more.
 ///
 /// # Errors
-/// [`Error::Stale`] if there is no such gap any more.
-pub fn store(tx: &Tx, stretch: &Stretch) -> Result<(), Error> {
+/// [`Error::Stale`] if there is no such gap any more, or the room has moved: judge again.
+pub fn store(tx: &Tx, local: &Local, stretch: &Stretch) -> Result<(), Error> {
     let room = stretch.room;
-    let after_gap = row_at(tx, room, stretch.gap)?;
-    if !tx.gaps()?.remove((room, stretch.gap))? {
+    let mut hot = super::hot(tx, room)?;
+    if hot.extremities != stretch.extremities || !tx.gaps()?.has((room, stretch.gap))? {
         return Err(Error::Stale);
     }
+    let after_gap = row_at(tx, room, stretch.gap)?;
+    tx.gaps()?.remove((room, stretch.gap))?;
     let before_gap = timeline::backwards(tx, room, Place(stretch.gap.0 - 1), 1)?.pop();
     // What is older than what was read already counts as read.
     let main = before_gap.map_or_else(Counts::default, |(_, row)| row.main);
@@ -211,6 +289,43 @@ pub fn store(tx: &Tx, stretch: &Stretch) -> Result<(), Error> {
         let missing = stretch.missing.clone();
         tx.gaps()?.put((room, place), &Gap { missing })?;
     }
-    tx.effect(Effect::RoomChanged(room, after_gap.position));
+    close_gaps(tx, room, stretch)?;
+    if let Some((ends, current)) = &stretch.current {
+        let root = current.store(tx, room, View::UNNUMBERED)?;
+        let keys = state::differing_keys(tx, room, &[hot.state, root])?;
+        let position = tx.next_position()?;
+        current::change(tx, local, room, &mut hot, (root, position), keys)?;
+        hot.extremities.clone_from(ends);
+        tx.room_hot()?.put(room, &hot)?;
+        tx.effect(Effect::RoomChanged(room, position));
+    }
+    Ok(())
+}
+
+/// Takes what `stretch` brings from what is missing elsewhere.
+fn close_gaps(tx: &Tx, room: RoomNum, stretch: &Stretch) -> Result<(), Error> {
+    let here: HashSet<&str> = stretch
+        .events
+        .iter()
+        .map(|judged| judged.pdu.event_id().as_str())
+        .collect();
+    let mut gaps = tx.gaps()?;
+    let mut changed = Vec::new();
+    for row in gaps.range((room, Place::MIN)..=(room, Place::MAX))? {
+        let (key, gap) = row?;
+        let mut gap: Gap = gap.value().unpack()?;
+        let before = gap.missing.len();
+        gap.missing.retain(|id| !here.contains(id.as_str()));
+        if gap.missing.len() < before {
+            changed.push((key.value().1, gap));
+        }
+    }
+    for (place, gap) in changed {
+        if gap.missing.is_empty() {
+            gaps.remove((room, place))?;
+        } else {
+            gaps.put((room, place), &gap)?;
+        }
+    }
     Ok(())
 }

@@ -10,6 +10,7 @@
 //! - Reads take any [`Reader`](crate::store::Reader); those that grow with a room's history or
 //!   size say so and belong on the pool.
 
+pub mod acl;
 pub mod aliases;
 pub mod append;
 pub mod backfill;

@@ -1,5 +1,7 @@
 //! A room's timeline: which event stands at which place.
 
+use ruma::EventId;
+
 use super::Error;
 use crate::store::{
     self, Packed, Place, Position, Reader, Records, RoomNum, Row, Rows,
@@ -33,6 +35,23 @@ pub fn forwards(
 /// What is missing right before the event at `place`, if something is.
 pub fn gap(r: &impl Reader, room: RoomNum, place: Place) -> Result<Option<Gap>, Error> {
     Ok(r.gaps()?.load((room, place))?)
+}
+
+/// The place of the gap in which the event `id` is missing, if it is in one.
+pub fn gap_of(r: &impl Reader, room: RoomNum, id: &EventId) -> Result<Option<Place>, Error> {
+    for row in r.gaps()?.range((room, Place::MIN)..=(room, Place::MAX))? {
+        let (key, gap) = row?;
+        if gap
+            .value()
+            .unpack()?
+            .missing
+            .iter()
+            .any(|missing| missing == id.as_str())
+        {
+            return Ok(Some(key.value().1));
+        }
+    }
+    Ok(None)
 }
 
 type Entry<'r> = Row<'r, (RoomNum, Place), Packed<TimelineRow>>;

@@ -12,7 +12,7 @@ use super::{
     records::{
         AccessToken, Account, AccountData, Alias, Counts, Device, Gap, LoginToken, MemberRow,
         Notified, Receipt, RefreshToken, Room, RoomHot, SigningKey, StateNode, Succession, Thread,
-        TimelineRow, Transaction,
+        TimelineRow, Transaction, Waiting,
     },
     table::{Rows, SnapshotTable, TxTable},
 };
@@ -154,6 +154,8 @@ tables! {
     events: EventNum => &'static [u8], version 1;
     /// Event id → number.
     event_nums: &'static str => EventNum, version 1;
+    /// (room, event id) → an event that waits for what comes before it.
+    waiting: (RoomNum, &'static str) => Packed<Waiting>, version 1;
     /// (room, event id) → the redaction of an event that is not here.
     early_redactions: (RoomNum, &'static str) => EventNum, version 1;
     /// (room, event) → the numbers of its auth events, for state events: eight bytes each,

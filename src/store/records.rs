@@ -181,6 +181,16 @@ impl Status {
 }
 
 record! {
+    /// An event of another server that cannot be worked in yet.
+    Waiting {
+        /// The server that sent it.
+        origin: String,
+        /// Its JSON, whose signatures and hash were checked.
+        json: Vec<u8>,
+    }
+}
+
+record! {
     /// A place before which history is missing.
     Gap {
         /// The ids of events that come before those after the gap, as far as they are known.

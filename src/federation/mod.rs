@@ -1,0 +1,3 @@
+//! Towards other servers.
+
+pub mod receive;

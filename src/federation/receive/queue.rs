@@ -1,0 +1,334 @@
+//! Events that wait for what comes before them: one task a room works them off.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use ruma::{EventId, OwnedServerName, ServerName};
+use smol::{
+    Executor, Task, Timer,
+    channel::{self, Receiver as Woken, Sender},
+    future::FutureExt,
+    lock::Semaphore,
+};
+
+use super::{
+    Error,
+    fetch::{Fetch, Room, is_here},
+    order::sorted,
+    peers::Peers,
+    work::Receiver,
+};
+use crate::{
+    protocol::{Pdu, receive::Received},
+    rooms::{self, event},
+    store::{Reader, RoomNum, Rows, Store, Tx, records::Waiting},
+};
+
+/// How many events of one room may wait; what is beyond is found again by what comes after it.
+const WAITING: usize = 200;
+/// How many of them one server may have sent.
+const WAITING_OF_ONE: usize = 100;
+/// How many rooms are worked on at once.
+const ROOMS: usize = 8;
+/// How long a room in which nothing went forward rests at first; twice as long each time.
+const REST: Duration = Duration::from_secs(15);
+/// How often it does before what waits is given up.
+const RESTS: u32 = 8;
+
+impl<P: Peers> Receiver<P> {
+    /// Stores `event` as waiting.
+    ///
+    /// # Errors
+    /// If too much waits already.
+    pub(super) async fn let_wait(
+        &self,
+        origin: &ServerName,
+        room: &Room,
+        event: Received,
+    ) -> Result<(), Error> {
+        let (num, origin) = (room.num, origin.to_string());
+        let job = move |tx: &Tx| {
+            let waiting = waiting(tx, num)?;
+            let of_origin = waiting.values().filter(|event| event.origin == origin);
+            if waiting.len() >= WAITING || of_origin.count() >= WAITING_OF_ONE {
+                return Err(rooms::Error::forbidden("too many events of the room wait"));
+            }
+            let record = Waiting {
+                origin: origin.clone(),
+                json: event.json.clone(),
+            };
+            Ok(tx
+                .waiting()?
+                .put((num, event.pdu.event_id().as_str()), &record)?)
+        };
+        Ok(self.store().write(job).await?)
+    }
+}
+
+/// The room's waiting events by their ids.
+fn waiting(r: &impl Reader, room: RoomNum) -> Result<BTreeMap<String, Waiting>, rooms::Error> {
+    let mut found = BTreeMap::new();
+    for row in r.waiting()?.range((room, "")..)? {
+        let (key, waiting) = row?;
+        let (of_room, id) = key.value();
+        if of_room != room {
+            break;
+        }
+        found.insert(id.to_owned(), waiting.value().unpack()?);
+    }
+    Ok(found)
+}
+
+/// The tasks that work off what waits.
+pub struct Queues<P> {
+    executor: Arc<Executor<'static>>,
+    receiver: Receiver<P>,
+    rooms: Arc<Mutex<HashMap<RoomNum, Queue>>>,
+    slots: Arc<Semaphore>,
+}
+
+struct Queue {
+    wake: Sender<()>,
+    _task: Task<()>,
+}
+
+impl<P: Peers> Queues<P> {
+    /// The tasks for what `receiver` lets wait, beginning with what waited when the server stopped.
+    pub fn start(executor: &Arc<Executor<'static>>, receiver: Receiver<P>) -> Result<Self, Error> {
+        let queues = Self {
+            executor: executor.clone(),
+            receiver,
+            rooms: Arc::default(),
+            slots: Arc::new(Semaphore::new(ROOMS)),
+        };
+        for room in queues.receiver.store().read(rooms_that_wait)? {
+            queues.wake(room);
+        }
+        Ok(queues)
+    }
+
+    /// Has what waits in `room` worked off.
+    pub fn wake(&self, room: RoomNum) {
+        let mut rooms = lock(&self.rooms);
+        if let Some(queue) = rooms.get(&room) {
+            // Whoever is woken already looks at everything.
+            let _ = queue.wake.try_send(());
+            return;
+        }
+        let (wake, woken) = channel::bounded(1);
+        let (receiver, slots, all) = (
+            self.receiver.clone(),
+            self.slots.clone(),
+            self.rooms.clone(),
+        );
+        let task = self.executor.spawn(async move {
+            work_off(&receiver, &slots, room, &woken).await;
+            lock(&all).remove(&room);
+        });
+        rooms.insert(room, Queue { wake, _task: task });
+    }
+}
+
+fn lock(rooms: &Mutex<HashMap<RoomNum, Queue>>) -> MutexGuard<'_, HashMap<RoomNum, Queue>> {
+    rooms.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn rooms_that_wait(r: &impl Reader) -> Result<Vec<RoomNum>, rooms::Error> {
+    let mut found: Vec<RoomNum> = Vec::new();
+    let table = r.waiting()?;
+    loop {
+        let from = found
+            .last()
+            .map_or(RoomNum::MIN, |last| RoomNum(last.0 + 1));
+        let Some(row) = table.range((from, "")..)?.next() else {
+            return Ok(found);
+        };
+        found.push(row?.0.value().0);
+    }
+}
+
+/// Works off what waits in `room`, until nothing does or nothing goes forward any more.
+async fn work_off<P: Peers>(
+    receiver: &Receiver<P>,
+    slots: &Semaphore,
+    room: RoomNum,
+    woken: &Woken<()>,
+) {
+    let mut rests = 0;
+    loop {
+        let slot = slots.acquire().await;
+        let round = round(receiver, room).await;
+        drop(slot);
+        match round {
+            Ok(Round::Empty) => return,
+            Ok(Round::Forward) => rests = 0,
+            Ok(Round::Stuck) if rests < RESTS => {
+                let time = REST * 2_u32.pow(rests);
+                let rest = async {
+                    Timer::after(time).await;
+                };
+                let woken = async {
+                    let _ = woken.recv().await;
+                };
+                rests += 1;
+                rest.or(woken).await;
+            }
+            Ok(Round::Stuck) => {
+                log::warn!("gave up on events whose history no server gives");
+                if give_up(receiver.store(), room).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                log::error!("cannot work off what other servers sent: {error}");
+                return;
+            }
+        }
+    }
+}
+
+/// What a look at everything that waits in a room came to.
+enum Round {
+    /// Nothing waits.
+    Empty,
+    /// Something was worked in.
+    Forward,
+    /// Nothing was.
+    Stuck,
+}
+
+async fn round<P: Peers>(receiver: &Receiver<P>, num: RoomNum) -> Result<Round, Error> {
+    let store = receiver.store();
+    let (room, rows) =
+        store.read(|s| Ok::<_, rooms::Error>((Room::load(s, num)?, waiting(s, num)?)))?;
+    if rows.is_empty() {
+        return Ok(Round::Empty);
+    }
+    let mut origins = HashMap::new();
+    let mut events = Vec::new();
+    for (id, row) in rows {
+        match parse(&room, &id, &row) {
+            Some((origin, event)) => {
+                origins.insert(event.pdu.event_id().to_owned(), origin);
+                events.push(event);
+            }
+            None => done(store, num, &id).await?,
+        }
+    }
+    let mut forward = false;
+    for event in sorted(events, Pdu::prev_events) {
+        let id = event.pdu.event_id().to_owned();
+        let Some(origin) = origins.remove(&id) else {
+            continue;
+        };
+        match complete(receiver, &room, origin, event).await {
+            Ok(()) => {
+                done(store, num, id.as_str()).await?;
+                forward = true;
+            }
+            Err(Error::Rooms(rooms::Error::Store(error))) => return Err(error.into()),
+            Err(error @ Error::Rooms(rooms::Error::Invalid(_))) => {
+                log::debug!("dropped {id}: {error}");
+                done(store, num, id.as_str()).await?;
+            }
+            Err(error) => log::debug!("{id} goes on waiting: {error}"),
+        }
+    }
+    Ok(if forward {
+        Round::Forward
+    } else {
+        Round::Stuck
+    })
+}
+
+fn parse(room: &Room, id: &str, row: &Waiting) -> Option<(OwnedServerName, Received)> {
+    let id = <&EventId>::try_from(id).ok()?.to_owned();
+    let event = Received {
+        pdu: Pdu::parse(id, &row.json, room.rules, false).ok()?,
+        json: row.json.clone(),
+        redacted: false,
+    };
+    Some((OwnedServerName::try_from(row.origin.as_str()).ok()?, event))
+}
+
+async fn done(store: &Store, room: RoomNum, id: &str) -> Result<(), Error> {
+    let id = id.to_owned();
+    let job = move |tx: &Tx| {
+        tx.waiting()?.remove((room, id.as_str()))?;
+        Ok::<_, rooms::Error>(())
+    };
+    Ok(store.write(job).await?)
+}
+
+async fn give_up(store: &Store, room: RoomNum) -> Result<(), Error> {
+    let job = move |tx: &Tx| {
+        for id in waiting(tx, room)?.keys() {
+            tx.waiting()?.remove((room, id.as_str()))?;
+        }
+        Ok::<_, rooms::Error>(())
+    };
+    Ok(store.write(job).await?)
+}
+
+/// Fetches what `event` lacks, and works it in.
+async fn complete<P: Peers>(
+    receiver: &Receiver<P>,
+    room: &Room,
+    origin: OwnedServerName,
+    event: Received,
+) -> Result<(), Error> {
+    let fetch = Fetch {
+        store: receiver.store(),
+        peers: receiver.peers(),
+        room,
+        server: origin,
+    };
+    let mut events = Vec::new();
+    if lacks_history(&fetch, &event)? {
+        events = missing(&fetch, event.pdu.event_id()).await?;
+        events.retain(|found| found.pdu.event_id() != event.pdu.event_id());
+    }
+    events.push(event);
+    fetch.authorities(&events).await?;
+    for event in sorted(events, Pdu::prev_events) {
+        if fetch.store.read(|s| is_here(s, event.pdu.event_id()))? {
+            continue;
+        }
+        let told = if lacks_history(&fetch, &event)? {
+            Some(fetch.state_before(event.pdu.event_id()).await?)
+        } else {
+            None
+        };
+        receiver.work_in(room, event, told).await?;
+    }
+    Ok(())
+}
+
+fn lacks_history<P>(fetch: &Fetch<'_, P>, event: &Received) -> Result<bool, Error> {
+    fetch.store.read(|s| {
+        for id in event.pdu.prev_events() {
+            if !is_here(s, id)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    })
+}
+
+/// The events between what the room ends with and `event`.
+async fn missing<P: Peers>(fetch: &Fetch<'_, P>, event: &EventId) -> Result<Vec<Received>, Error> {
+    let earliest = fetch.store.read(|s| {
+        let ends = rooms::hot(s, fetch.room.num)?.extremities;
+        ends.into_iter()
+            .map(|num| event::id(s, num))
+            .collect::<Result<Vec<_>, _>>()
+    })?;
+    let span = (earliest, vec![event.to_owned()]);
+    let (server, room) = (&fetch.server, &fetch.room.id);
+    // Without them the state before the event has to do.
+    let raw = fetch.peers.missing_events(server, room, span).await;
+    Ok(fetch.check(raw.unwrap_or_default()).await)
+}

@@ -1,0 +1,263 @@
+//! Working one room's events in.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use ruma::{OwnedEventId, OwnedRoomId, RoomId, ServerName};
+use serde::Deserialize;
+use smol::lock::{Mutex, MutexGuard};
+
+use super::{
+    Error,
+    fetch::{self, Room},
+    history::Before,
+    peers::{Peers, RawPdu},
+};
+use crate::{
+    protocol::{
+        Pdu,
+        build::EventDraft,
+        receive::{Incoming, Received},
+    },
+    rooms::{
+        self, Local, acl, current, event, notify,
+        receive::{self, decide},
+        view::View,
+    },
+    store::{Reader, RoomNum, Store, Tx, records::Membership},
+};
+
+/// How often an event is decided again because its room has moved.
+pub(super) const TRIES: usize = 20;
+/// Rooms share so many locks.
+const LOCKS: usize = 64;
+
+/// What receives events. Clones are the same.
+pub struct Receiver<P>(Arc<Parts<P>>);
+
+struct Parts<P> {
+    store: Store,
+    local: Local,
+    peers: P,
+    locks: [Mutex<()>; LOCKS],
+}
+
+impl<P> Clone for Receiver<P> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+/// What became of an event that was handed in.
+#[derive(Debug)]
+pub enum Taken {
+    /// It is worked in, or was here.
+    In,
+    /// It waits for what it names.
+    Waits(RoomNum),
+}
+
+impl<P: Peers> Receiver<P> {
+    /// A receiver that asks `peers` for what is missing.
+    pub fn new(store: Store, local: Local, peers: P) -> Self {
+        Self(Arc::new(Parts {
+            store,
+            local,
+            peers,
+            locks: [const { Mutex::new(()) }; LOCKS],
+        }))
+    }
+
+    pub(super) fn store(&self) -> &Store {
+        &self.0.store
+    }
+
+    pub(super) fn local(&self) -> &Local {
+        &self.0.local
+    }
+
+    /// Of a room's events one is decided at a time: by whoever holds this.
+    pub(super) async fn decides(&self, room: RoomNum) -> MutexGuard<'_, ()> {
+        self.0.locks[room.0 as usize % LOCKS].lock().await
+    }
+
+    pub(super) fn peers(&self) -> &P {
+        &self.0.peers
+    }
+
+    /// Takes what `origin` sends: for each event what became of it, an error as a text for `origin`.
+    /// What is not fit to have an event id is dropped. One bad event costs the others nothing.
+    pub async fn take(
+        &self,
+        origin: &ServerName,
+        pdus: Vec<RawPdu>,
+    ) -> BTreeMap<OwnedEventId, Result<Taken, String>> {
+        let mut results = BTreeMap::new();
+        let mut rooms: BTreeMap<OwnedRoomId, Vec<RawPdu>> = BTreeMap::new();
+        for pdu in pdus {
+            if let Some(room) = room_of(&pdu) {
+                rooms.entry(room).or_default().push(pdu);
+            }
+        }
+        for (id, pdus) in rooms {
+            match self.admit(origin, &id) {
+                Ok(room) => results.extend(self.take_in(origin, &room, pdus).await),
+                Err(error) => log::debug!("{origin} sends to {id}: {error}"),
+            }
+        }
+        results
+    }
+
+    /// The room `id`, if `origin` may send to it and somebody here is in it.
+    fn admit(&self, origin: &ServerName, id: &RoomId) -> Result<Room, rooms::Error> {
+        self.0.store.read(|s| {
+            let num = rooms::num(s, id)?;
+            let members = current::local_members(s, num)?;
+            if !members.iter().any(|(_, is)| *is == Membership::Join) {
+                return Err(rooms::Error::UnknownRoom);
+            }
+            if !acl::allows(s, num, origin)? {
+                return Err(rooms::Error::forbidden(
+                    "the room does not let your server in",
+                ));
+            }
+            Room::load(s, num)
+        })
+    }
+
+    /// Takes what `origin` sends to one room.
+    pub(super) async fn take_in(
+        &self,
+        origin: &ServerName,
+        room: &Room,
+        pdus: Vec<RawPdu>,
+    ) -> BTreeMap<OwnedEventId, Result<Taken, String>> {
+        let mut results = BTreeMap::new();
+        let mut new = Vec::new();
+        for pdu in pdus {
+            let Ok(event) = Incoming::parse(pdu.get().as_bytes(), room.rules) else {
+                continue;
+            };
+            let id = event.event_id().to_owned();
+            match self.0.store.read(|s| fetch::is_here(s, &id)) {
+                Ok(true) => drop(results.insert(id, Ok(Taken::In))),
+                Ok(false) => new.push((id, event)),
+                Err(error) => drop(results.insert(id, Err(error.to_string()))),
+            }
+        }
+        let (ids, events): (Vec<_>, Vec<_>) = new.into_iter().unzip();
+        let checked = self.0.peers.verify(events).await;
+        for (id, checked) in ids.into_iter().zip(checked) {
+            let result = match checked {
+                Ok(event) if event.pdu.room_id() == room.id => self
+                    .take_one(origin, room, event)
+                    .await
+                    .map_err(|error| error.to_string()),
+                Ok(_) => Err("the event is of another room".to_owned()),
+                Err(error) => Err(error.to_string()),
+            };
+            results.insert(id, result);
+        }
+        results
+    }
+
+    /// Works `event` in, or lets it wait.
+    async fn take_one(
+        &self,
+        origin: &ServerName,
+        room: &Room,
+        event: Received,
+    ) -> Result<Taken, Error> {
+        match self.work_in(room, event.clone(), None).await {
+            Ok(()) => Ok(Taken::In),
+            Err(Error::Rooms(rooms::Error::Missing)) => {
+                self.let_wait(origin, room, event).await?;
+                Ok(Taken::Waits(room.num))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Works an event in whose signatures and hash were checked. `told` is the state before it as
+    /// another server has it, all of it here.
+    ///
+    /// # Errors
+    /// [`rooms::Error::Missing`] if something that it names is not here.
+    pub(super) async fn work_in(
+        &self,
+        room: &Room,
+        event: Received,
+        told: Option<Vec<OwnedEventId>>,
+    ) -> Result<(), Error> {
+        let num = room.num;
+        let gap = |s: &_| rooms::timeline::gap_of(s, num, event.pdu.event_id());
+        if let Some(gap) = self.0.store.read(gap)? {
+            let told = told
+                .into_iter()
+                .map(|told| (event.pdu.event_id().to_owned(), told));
+            let before = Before::Told(told.collect());
+            return self.fill(room, gap, vec![event], before).await;
+        }
+        let _decides = self.decides(num).await;
+        let notify = self.notify(&event.pdu).await?;
+        let pdu = Arc::new(event.pdu);
+        for _ in 0..TRIES {
+            let decision = self.decide(num, &pdu, &event.json, told.as_deref()).await?;
+            let (local, notify) = (self.0.local.clone(), notify.clone());
+            let job = move |tx: &Tx| receive::store(tx, &local, &decision, &notify);
+            match self.0.store.write(job).await {
+                Err(rooms::Error::Stale) => {}
+                Err(error) => return Err(error.into()),
+                Ok(_) => return Ok(()),
+            }
+        }
+        Err(rooms::Error::Stale.into())
+    }
+
+    /// In place where the event follows on what the room ends with, else on the pool, as states may
+    /// have to be resolved.
+    async fn decide(
+        &self,
+        room: RoomNum,
+        pdu: &Arc<Pdu>,
+        json: &[u8],
+        told: Option<&[OwnedEventId]>,
+    ) -> Result<receive::Decision, rooms::Error> {
+        let store = &self.0.store;
+        if told.is_none() && store.read(|s| follows(s, room, pdu))? {
+            return store.read(|s| decide(s, room, pdu.clone(), json.to_vec(), None));
+        }
+        let (pdu, json, told) = (pdu.clone(), json.to_vec(), told.map(<[_]>::to_vec));
+        let decide = move |s: &_| {
+            let told: Option<View> = told
+                .as_deref()
+                .map(|ids| receive::told(s, room, ids))
+                .transpose()?;
+            decide(s, room, pdu.clone(), json.clone(), told)
+        };
+        store.scan("an event of another server", decide).await
+    }
+
+    async fn notify(&self, pdu: &Pdu) -> Result<rooms::insert::Notify, rooms::Error> {
+        let draft = EventDraft::of(pdu)?;
+        notify::decide(&self.0.store, &self.0.local, &draft).await
+    }
+}
+
+/// Whether the room ends with one event, and `pdu` follows on it.
+fn follows(r: &impl Reader, room: RoomNum, pdu: &Pdu) -> Result<bool, rooms::Error> {
+    let hot = rooms::hot(r, room)?;
+    match (hot.extremities.as_slice(), pdu.prev_events()) {
+        ([end], [prev]) => Ok(event::num_of(r, prev)? == Some(*end)),
+        _ => Ok(false),
+    }
+}
+
+/// The room that an event says it is of.
+fn room_of(pdu: &RawPdu) -> Option<OwnedRoomId> {
+    #[derive(Deserialize)]
+    struct OfRoom {
+        room_id: OwnedRoomId,
+    }
+    let of_room: OfRoom = serde_json::from_str(pdu.get()).ok()?;
+    Some(of_room.room_id)
+}
