@@ -24,14 +24,25 @@ pub enum Kind {
     Resolve,
     /// Reading what grows with history.
     Scan,
+    /// Checking signatures.
+    Verify,
+    /// Asking the system's resolver for addresses.
+    LookUp,
 }
 
 impl Kind {
-    const ALL: [Self; 3] = [Self::Password, Self::Resolve, Self::Scan];
+    const ALL: [Self; 5] = [
+        Self::Password,
+        Self::Resolve,
+        Self::Scan,
+        Self::Verify,
+        Self::LookUp,
+    ];
 
     fn limit(self) -> usize {
         match self {
-            Self::Password | Self::Resolve => 1,
+            Self::Password | Self::Resolve | Self::Verify => 1,
+            Self::LookUp => 2,
             Self::Scan => 3,
         }
     }

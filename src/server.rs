@@ -21,6 +21,7 @@ use crate::{
     api::ClientApi,
     clock::Clock,
     config::Config,
+    federation::{self, Federation},
     http::{Edge, Front, ListenError, Listeners},
     pool::Pool,
     rates::Rates,
@@ -59,6 +60,9 @@ pub enum Error {
     /// The database is not this server's.
     #[error(transparent)]
     Rooms(#[from] rooms::Error),
+    /// Other servers cannot be spoken with.
+    #[error(transparent)]
+    Federation(#[from] federation::StartError),
     /// A part without which nothing works has ended, in a panic most likely.
     #[error("{0} has ended; the log says why")]
     Ended(&'static str),
@@ -121,8 +125,10 @@ impl Server {
         } else {
             0
         };
+        let federation = Federation::start(&config, (&store, &local), (&clock, &pool), executor)?;
         let api = ClientApi {
             local,
+            federation,
             hub,
             typing: Arc::default(),
             presence: Presence::default(),

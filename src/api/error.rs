@@ -81,6 +81,8 @@ constructors! {
     too_large => TooLarge;
     /// 400: the request is wrong in a way that has no code of its own.
     unknown => Unknown;
+    /// 401: the signature of another server is missing, or wrong.
+    unauthorized => Unauthorized;
     /// 401: there is no access token.
     missing_token => MissingToken;
 }

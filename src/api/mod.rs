@@ -9,6 +9,7 @@
 //! | `AccessToken` | [`Session`] |
 //! | `AccessTokenOptional` | `Option<Session>` |
 //! | `NoAuthentication`, `NoAccessToken`, `AppserviceTokenOptional` | [`Anyone`] |
+//! | `ServerSignatures` | [`Origin`] |
 //!
 //! A handler whose answer grows with a room or an account returns [`Streamed`] in place of the
 //! response. `http/` calls the handlers; nothing here calls `http/`.
@@ -22,7 +23,7 @@ pub mod health;
 mod streamed;
 
 pub use self::{
-    caller::{Anyone, Session},
+    caller::{Anyone, Origin, Session},
     client::{Api, ClientApi},
     error::Error,
     streamed::Streamed,

@@ -4,6 +4,7 @@
 //! it is consistent. A new setting is a field of [`Settings`] and an entry in
 //! `hearth.example.toml`; a test holds the two together.
 
+mod federation;
 mod memory;
 mod secret;
 mod settings;
@@ -16,7 +17,7 @@ use std::{
 
 use ruma::{OwnedServerName, ServerName};
 
-pub use self::{memory::Memory, secret::Secret, settings::Settings};
+pub use self::{federation::Federation, memory::Memory, secret::Secret, settings::Settings};
 
 /// Settings that fit together.
 #[derive(Clone, Debug)]
@@ -33,6 +34,12 @@ pub struct Config {
     pub registration: Registration,
     /// What tools sign their registrations with, if they may.
     pub registration_shared_secret: Option<Secret>,
+    /// Which other servers this one has to do with.
+    pub federation: Federation,
+    /// A PEM file with authorities that vouch for other servers, beside the system's.
+    pub extra_ca: Option<PathBuf>,
+    /// Whether other servers may be at addresses of private networks.
+    pub allow_private_addresses: bool,
     /// What the whole process may use.
     pub memory: Memory,
     /// Whether clients are slowed down when they ask too often.
@@ -149,6 +156,9 @@ impl TryFrom<Settings> for Config {
             tls,
             registration,
             registration_shared_secret: settings.registration_shared_secret,
+            federation: settings.federation,
+            extra_ca: settings.extra_ca,
+            allow_private_addresses: settings.allow_private_addresses,
             memory: settings.memory,
             rate_limits: settings.rate_limits,
             log: settings.log,

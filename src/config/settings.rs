@@ -9,7 +9,7 @@ use serde::{
     forward_to_deserialize_any,
 };
 
-use super::{Error, Memory, Secret};
+use super::{Error, Federation, Memory, Secret};
 
 /// The settings as the file has them. What each means stands in `hearth.example.toml`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -25,6 +25,9 @@ pub struct Settings {
     pub registration: Registration,
     pub registration_token: Option<Secret>,
     pub registration_shared_secret: Option<Secret>,
+    pub federation: Federation,
+    pub extra_ca: Option<PathBuf>,
+    pub allow_private_addresses: bool,
     pub memory: Memory,
     pub rate_limits: bool,
     pub log: log::LevelFilter,
@@ -54,6 +57,9 @@ impl Default for Settings {
             registration: Registration::Closed,
             registration_token: None,
             registration_shared_secret: None,
+            federation: Federation::On,
+            extra_ca: None,
+            allow_private_addresses: false,
             memory: Memory::DEFAULT,
             rate_limits: true,
             log: log::LevelFilter::Info,
@@ -172,7 +178,11 @@ mod tests {
     fn the_example_shows_the_defaults() {
         let mut shown = Settings::parse(&example()).unwrap();
         // What has no default is shown with a value that explains it.
-        for path in [&mut shown.tls_certificate, &mut shown.tls_key] {
+        for path in [
+            &mut shown.tls_certificate,
+            &mut shown.tls_key,
+            &mut shown.extra_ca,
+        ] {
             assert!(path.take().is_some());
         }
         for secret in [

@@ -1,15 +1,23 @@
-//! Who is asking: from the access token to the type that the handler takes.
+//! Who is asking: from the access token, or another server's signature, to the type that the handler
+//! takes.
 
 use std::net::IpAddr;
 
 use http::Request;
-use ruma::api::auth_scheme::{
-    AccessToken, AccessTokenOptional, AppserviceTokenOptional, NoAccessToken, NoAuthentication,
-    extract_bearer_or_query_token,
+use ruma::{
+    OwnedServerName,
+    api::{
+        auth_scheme::{
+            AccessToken, AccessTokenOptional, AppserviceTokenOptional, NoAccessToken,
+            NoAuthentication, extract_bearer_or_query_token,
+        },
+        federation::authentication::{ServerSignatures, XMatrix},
+    },
 };
 
 use crate::{
-    api::{Anyone, Error, Session},
+    api::{Anyone, Error, Origin, Session},
+    federation::Federation,
     users::Users,
 };
 
@@ -22,6 +30,15 @@ pub(super) enum Demand {
     Perhaps,
     /// A session.
     Session,
+    /// Another server's signature.
+    Server,
+}
+
+/// What has been found of a caller.
+pub(super) struct Proof {
+    pub session: Option<Session>,
+    pub server: Option<OwnedServerName>,
+    pub address: IpAddr,
 }
 
 /// One of ruma's authentication schemes, and the type of caller that it comes down to.
@@ -30,15 +47,15 @@ pub(super) trait Scheme {
     const DEMAND: Demand;
 
     /// The caller, when what [`DEMAND`](Self::DEMAND) asks for has been found.
-    fn caller(session: Option<Session>, address: IpAddr) -> Result<Self::Caller, Error>;
+    fn caller(proof: Proof) -> Result<Self::Caller, Error>;
 }
 
 impl Scheme for AccessToken {
     type Caller = Session;
     const DEMAND: Demand = Demand::Session;
 
-    fn caller(session: Option<Session>, _address: IpAddr) -> Result<Session, Error> {
-        session.ok_or_else(missing_token)
+    fn caller(proof: Proof) -> Result<Session, Error> {
+        proof.session.ok_or_else(missing_token)
     }
 }
 
@@ -46,8 +63,18 @@ impl Scheme for AccessTokenOptional {
     type Caller = Option<Session>;
     const DEMAND: Demand = Demand::Perhaps;
 
-    fn caller(session: Option<Session>, _address: IpAddr) -> Result<Option<Session>, Error> {
-        Ok(session)
+    fn caller(proof: Proof) -> Result<Option<Session>, Error> {
+        Ok(proof.session)
+    }
+}
+
+impl Scheme for ServerSignatures {
+    type Caller = Origin;
+    const DEMAND: Demand = Demand::Server;
+
+    fn caller(proof: Proof) -> Result<Origin, Error> {
+        let server = proof.server.ok_or_else(unsigned)?;
+        Ok(Origin { server })
     }
 }
 
@@ -59,8 +86,8 @@ macro_rules! anyone {
             type Caller = Anyone;
             const DEMAND: Demand = Demand::Nothing;
 
-            fn caller(_session: Option<Session>, address: IpAddr) -> Result<Anyone, Error> {
-                Ok(Anyone { address })
+            fn caller(proof: Proof) -> Result<Anyone, Error> {
+                Ok(Anyone { address: proof.address })
             }
         })+
     };
@@ -76,7 +103,7 @@ pub(super) async fn session(
     address: IpAddr,
     users: &Users,
 ) -> Result<Option<Session>, Error> {
-    if demand == Demand::Nothing {
+    if let Demand::Nothing | Demand::Server = demand {
         return Ok(None);
     }
     match extract_bearer_or_query_token(request).ok().flatten() {
@@ -84,6 +111,43 @@ pub(super) async fn session(
         None if demand == Demand::Session => Err(missing_token()),
         None => Ok(None),
     }
+}
+
+/// What a request says about the server that has signed it, before anything is checked.
+///
+/// Source: server-server API, "Request authentication".
+pub(super) fn signature(
+    demand: Demand,
+    request: &Request<()>,
+    federation: &Federation,
+) -> Result<Option<XMatrix>, Error> {
+    if demand != Demand::Server {
+        return Ok(None);
+    }
+    let signed = XMatrix::extract_from_http_headers(request.headers()).map_err(|_| unsigned())?;
+    if !federation.allows(&signed.origin) {
+        return Err(Error::forbidden("this server does not federate with yours"));
+    }
+    Ok(Some(signed))
+}
+
+/// The server that has signed `request`, as it says.
+pub(super) async fn server(
+    signed: XMatrix,
+    request: &Request<&[u8]>,
+    federation: &Federation,
+) -> Result<OwnedServerName, Error> {
+    if federation.is_signed(&signed, request).await? {
+        Ok(signed.origin)
+    } else {
+        Err(Error::unauthorized(
+            "this request is not signed by a key that your server shows",
+        ))
+    }
+}
+
+fn unsigned() -> Error {
+    Error::unauthorized("this needs the signature of a server")
 }
 
 fn missing_token() -> Error {

@@ -15,7 +15,7 @@ use smol::future::FutureExt;
 use tide::http as http_types;
 
 use super::{
-    auth,
+    auth::{self, Proof},
     body::{Answer, Read, Room, Unread},
     cors,
     error::Refusal,
@@ -190,13 +190,23 @@ async fn handle(
     let request = Request::from_parts(head, ());
     let session = auth::session(route.demand, &request, address, &state.api.users).await?;
     check_rate(route, &state.api.rates, session.as_ref(), address)?;
+    let federation = &state.api.federation;
+    let signed = auth::signature(route.demand, &request, federation)?;
     let arguments = template.arguments(request.uri().path())?;
     let read = read_body(&body, route.body, state).await?;
+    let request = request.map(|()| read.bytes());
+    let server = match signed {
+        Some(signed) => Some(auth::server(signed, &request, federation).await?),
+        None => None,
+    };
     let handled = route.call(Call {
         api: state.api.clone(),
-        session,
-        address,
-        request: request.map(|()| read.bytes()),
+        proof: Proof {
+            session,
+            server,
+            address,
+        },
+        request,
         arguments,
     })?;
     drop(read);

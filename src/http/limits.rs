@@ -12,6 +12,10 @@ pub(super) const BODY: usize = 256 * KIB;
 /// The largest body of a request that may hold many events.
 pub(super) const LARGE_BODY: usize = 1024 * KIB;
 
+/// The largest body of another server's transaction: 50 events, and 100 messages to devices that
+/// may be as large.
+pub(super) const TRANSACTION: usize = 12 * 1024 * KIB;
+
 /// What is still read and thrown away of a body that is not wanted, so that its sender gets to
 /// read why.
 pub(super) const UNWANTED: usize = 1024 * KIB;

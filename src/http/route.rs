@@ -2,7 +2,6 @@
 
 use std::{
     future::Future,
-    net::IpAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
 };
@@ -11,22 +10,21 @@ use http::{Method, Request, Response, header};
 use ruma::api::{IncomingRequest, IncomingRequestExt, Metadata, path_builder::PathBuilder};
 
 use super::{
-    auth::{Demand, Scheme},
+    auth::{Demand, Proof, Scheme},
     body::Answer,
     error::{encode, malformed},
     limits,
     path::Template,
 };
 use crate::{
-    api::{Api, Error, Session, Streamed},
+    api::{Api, Error, Streamed},
     rates::Kind,
 };
 
 /// What a handler is called with, before ruma has made a request of it.
 pub(super) struct Call<'a> {
     pub api: Api,
-    pub session: Option<Session>,
-    pub address: IpAddr,
+    pub proof: Proof,
     pub request: Request<&'a [u8]>,
     pub arguments: Vec<String>,
 }
@@ -135,7 +133,7 @@ where
     R: IncomingRequest,
     R::Authentication: Scheme,
 {
-    let caller = R::Authentication::caller(call.session, call.address)?;
+    let caller = R::Authentication::caller(call.proof)?;
     let arguments: Vec<&str> = call.arguments.iter().map(String::as_str).collect();
     // serde reads a struct from an array too, field by field, which no endpoint means.
     let is_array = call.request.body().trim_ascii_start().starts_with(b"[");

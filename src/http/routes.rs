@@ -8,7 +8,11 @@ use std::future::Future;
 
 use ruma::api::IncomingRequest;
 
-use super::{auth::Scheme, limits::LARGE_BODY, route::Route};
+use super::{
+    auth::Scheme,
+    limits::{LARGE_BODY, TRANSACTION},
+    route::Route,
+};
 use crate::{
     api::{Api, Error, Streamed, admin, client, federation, health},
     rates::Kind,
@@ -26,6 +30,7 @@ pub(super) fn all() -> Vec<Route> {
     ephemeral(&mut routes);
     events(&mut routes);
     routes.stream(client::sync::sync);
+    between_servers(&mut routes);
     routes.add(admin::shared_secret::get_nonce);
     routes.add(admin::shared_secret::register);
     routes.0
@@ -41,6 +46,16 @@ fn discovery(routes: &mut Routes) {
     routes.add(discover_homeserver);
     routes.add(discover_support);
     routes.add(federation::discovery::discover_homeserver);
+}
+
+fn between_servers(routes: &mut Routes) {
+    use federation::{keys, transaction, version};
+
+    routes.add(version::get_server_version);
+    routes.add(keys::get_server_keys);
+    routes
+        .add(transaction::send_transaction_message)
+        .body(TRANSACTION);
 }
 
 fn accounts(routes: &mut Routes) {

@@ -100,6 +100,13 @@ impl Incoming {
             .flat_map(|keys| keys.keys().map(String::as_str))
     }
 
+    /// Whether keys must have been valid when the event was made.
+    ///
+    /// Source: room version 5, "Signing key validity period".
+    pub fn enforces_key_validity(&self) -> bool {
+        self.rules.enforce_key_validity
+    }
+
     /// When its server says that the event was made, in milliseconds since 1970: keys must have
     /// been valid then (since room version 5).
     pub fn origin_server_ts(&self) -> Option<i64> {

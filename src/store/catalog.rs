@@ -11,8 +11,8 @@ use super::{
     packed::Packed,
     records::{
         AccessToken, Account, AccountData, Alias, Counts, Device, Gap, LoginToken, MemberRow,
-        Notified, Receipt, RefreshToken, Room, RoomHot, SigningKey, StateNode, Succession, Thread,
-        TimelineRow, Transaction, Waiting,
+        Notified, Receipt, RefreshToken, RemoteKey, Room, RoomHot, SigningKey, StateNode,
+        Succession, Thread, TimelineRow, Transaction, Waiting,
     },
     table::{Rows, SnapshotTable, TxTable},
 };
@@ -115,6 +115,8 @@ tables! {
     facts: &'static str => &'static str, version 1;
     /// The server's own signing keys, by key id (`ed25519:…`).
     signing_keys: &'static str => Packed<SigningKey>, version 1;
+    /// (server, key id) → a signing key of another server.
+    remote_keys: (&'static str, &'static str) => Packed<RemoteKey>, version 1;
 
     /// Every user that another row mentions: number → user id.
     users: UserNum => &'static str, version 1;

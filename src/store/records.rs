@@ -35,6 +35,16 @@ record! {
 }
 
 record! {
+    /// A signing key of another server.
+    RemoteKey {
+        /// The public key.
+        key: [u8; 32],
+        /// Until when it signs, or signed, in milliseconds since the epoch.
+        valid_until_ts: u64,
+    }
+}
+
+record! {
     /// An account of this server.
     Account {
         /// The password as an argon2 PHC string; none where nobody can log in with one.

@@ -31,6 +31,7 @@ use super::Error;
 use crate::{
     clock::Clock,
     config::Config,
+    federation::Federation,
     pool::Pool,
     rates::Rates,
     rooms::{self, Actor, Local, current, typing::Typing},
@@ -43,7 +44,7 @@ use crate::{
 /// What every handler gets first.
 pub type Api = Arc<ClientApi>;
 
-/// The parts of the server that handlers of clients' requests work with.
+/// The parts of the server that handlers work with.
 #[derive(Debug)]
 pub struct ClientApi {
     /// The settings.
@@ -60,6 +61,8 @@ pub struct ClientApi {
     pub users: Users,
     /// What changed, and who waits for it.
     pub hub: Arc<Hub>,
+    /// Other servers.
+    pub federation: Federation,
     /// Who is typing.
     pub typing: Arc<Typing>,
     /// Who is online.

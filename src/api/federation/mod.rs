@@ -1,3 +1,6 @@
 //! The server-server API. One file per family of endpoints, named as ruma names them.
 
 pub mod discovery;
+pub mod keys;
+pub mod transaction;
+pub mod version;

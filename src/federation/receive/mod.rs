@@ -17,7 +17,7 @@ mod work;
 pub use self::{
     peers::{Peers, RawPdu, Refused, Told},
     queue::Queues,
-    work::Receiver,
+    work::{Receiver, Taken},
 };
 
 use crate::{rooms, store};

@@ -97,7 +97,10 @@ struct Queue {
 
 impl<P: Peers> Queues<P> {
     /// The tasks for what `receiver` lets wait, beginning with what waited when the server stopped.
-    pub fn start(executor: &Arc<Executor<'static>>, receiver: Receiver<P>) -> Result<Self, Error> {
+    pub fn start(
+        executor: &Arc<Executor<'static>>,
+        receiver: Receiver<P>,
+    ) -> Result<Self, rooms::Error> {
         let queues = Self {
             executor: executor.clone(),
             receiver,

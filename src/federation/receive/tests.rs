@@ -15,7 +15,7 @@ use ruma::{
 use serde_json::{json, value::RawValue};
 use smol::{Executor, future};
 
-use super::{Peers, Queues, RawPdu, Receiver, Refused, Told, work::Taken};
+use super::{Peers, Queues, RawPdu, Receiver, Refused, Taken, Told};
 use crate::{
     pool::Pool,
     protocol::{

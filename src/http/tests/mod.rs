@@ -26,6 +26,7 @@ use crate::{
     api::{Anyone, Api, ClientApi, Error, Session, Streamed},
     clock::Clock,
     config::{Config, Settings},
+    federation::Federation,
     pool::Pool,
     protocol::ServerKey,
     rates::{Kind, Rates},
@@ -65,11 +66,16 @@ impl House {
             registration: config.registration.clone(),
             registration_shared_secret: None,
         };
+        let local = Local::new(config.server_name.clone(), ServerKey::generate());
+        let executor = Arc::new(Executor::new());
+        let federation =
+            Federation::start(&config, (&store, &local), (&clock, &pool), &executor).unwrap();
         let api = Arc::new(ClientApi {
+            federation,
             hub: Arc::new(Hub::new(store.clone(), 1).unwrap()),
             typing: Arc::default(),
             presence: Presence::default(),
-            local: Local::new(config.server_name.clone(), ServerKey::generate()),
+            local,
             users: Users::new(options, store.clone(), pool.clone(), clock.clone()),
             rates: Rates::new(1000, clock.clone()),
             config,

@@ -1,0 +1,19 @@
+//! What software this is.
+
+use ruma::api::federation::discovery::get_server_version;
+
+use crate::api::{Anyone, Api, Error};
+
+/// `GET /_matrix/federation/v1/version`
+pub async fn get_server_version(
+    _api: Api,
+    _who: Anyone,
+    _request: get_server_version::v1::Request,
+) -> Result<get_server_version::v1::Response, Error> {
+    let mut server = get_server_version::v1::Server::new();
+    server.name = Some(env!("CARGO_PKG_NAME").to_owned());
+    server.version = Some(env!("CARGO_PKG_VERSION").to_owned());
+    let mut answer = get_server_version::v1::Response::new();
+    answer.server = Some(server);
+    Ok(answer)
+}

@@ -1,0 +1,245 @@
+//! Signing keys: this server's as others see them, and those of others.
+//!
+//! What another server has told of its keys is stored, so that its events can be checked when it is
+//! gone. It is asked again when a key is wanted that is not known, or not known to be valid at the
+//! time that matters.
+//!
+//! Source: server-server API, "Retrieving server keys".
+
+mod own;
+mod stored;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use ruma::{
+    OwnedServerName, ServerName,
+    api::federation::{authentication::XMatrix, discovery::get_server_keys},
+    signatures::PublicKeyMap,
+};
+use smol::{Executor, lock::Semaphore};
+
+pub use self::own::published;
+use self::stored::Known;
+use super::Client;
+use crate::{
+    clock::Clock,
+    pool::{Kind, Pool},
+    protocol::receive::{Incoming, ReceiveError, Received},
+    rooms::{self, Local},
+    store::Store,
+};
+
+/// How long a server is not asked again for keys that it did not give.
+const REST: Duration = Duration::from_mins(5);
+/// How many servers that did not give theirs are remembered.
+const REMEMBERED: usize = 1000;
+/// How many servers are asked at once.
+const AT_ONCE: usize = 16;
+/// As many events are checked in place, more on the pool.
+const IN_PLACE: usize = 4;
+
+/// The keys of all servers. Clones are the same.
+#[derive(Clone)]
+pub struct Keys(Arc<Parts>);
+
+struct Parts {
+    store: Store,
+    local: Local,
+    client: Client,
+    clock: Clock,
+    pool: Pool,
+    executor: Arc<Executor<'static>>,
+    slots: Semaphore,
+    /// Until when servers are not asked again, in milliseconds since the epoch.
+    resting: Mutex<HashMap<OwnedServerName, u64>>,
+}
+
+/// A key that is wanted: its id, and when it must have been valid, in milliseconds since the epoch.
+type Wanted = (String, u64);
+
+impl Keys {
+    /// The keys that `store` knows and `client` can ask for.
+    pub fn new(
+        (store, local): (&Store, &Local),
+        client: &Client,
+        (clock, pool): (&Clock, &Pool),
+        executor: &Arc<Executor<'static>>,
+    ) -> Self {
+        Self(Arc::new(Parts {
+            store: store.clone(),
+            local: local.clone(),
+            client: client.clone(),
+            clock: clock.clone(),
+            pool: pool.clone(),
+            executor: executor.clone(),
+            slots: Semaphore::new(AT_ONCE),
+            resting: Mutex::default(),
+        }))
+    }
+
+    /// Whether `request`, which `signed` says comes from its origin, does.
+    ///
+    /// Source: server-server API, "Request authentication".
+    pub async fn is_signed(
+        &self,
+        signed: &XMatrix,
+        request: &http::Request<&[u8]>,
+    ) -> Result<bool, rooms::Error> {
+        let now = self.0.clock.now_ms();
+        let wanted = [(signed.key.to_string(), now)];
+        let known = self.of_server(&signed.origin, &wanted).await?;
+        let keys = PublicKeyMap::from([(signed.origin.to_string(), known.valid_at(Some(now)))]);
+        let name = self.0.local.server_name();
+        Ok(signed.verify_http_request(request, name, &keys).is_ok())
+    }
+
+    /// Checks signatures and hashes of `events`, each by the keys that count for it.
+    pub async fn verify(&self, events: Vec<Incoming>) -> Vec<Result<Received, ReceiveError>> {
+        let known = self.of_servers(wanted_by(&events)).await;
+        let checked: Vec<(Incoming, PublicKeyMap)> = events
+            .into_iter()
+            .map(|event| {
+                let keys = keys_for(&event, &known);
+                (event, keys)
+            })
+            .collect();
+        let verify = |checked: Vec<(Incoming, PublicKeyMap)>| {
+            let each = checked.into_iter();
+            each.map(|(event, keys)| event.verify(&keys)).collect()
+        };
+        if checked.len() <= IN_PLACE {
+            return verify(checked);
+        }
+        let mut results = Vec::new();
+        let mut checked = checked.into_iter().peekable();
+        while checked.peek().is_some() {
+            let some: Vec<_> = checked.by_ref().take(100).collect();
+            let again = some.clone();
+            match self.0.pool.run(Kind::Verify, move || verify(some)).await {
+                Ok(verified) => results.extend::<Vec<_>>(verified),
+                // Whoever is in the pool's queue waits for others of this kind.
+                Err(_) => results.extend::<Vec<_>>(verify(again)),
+            }
+        }
+        results
+    }
+
+    /// The keys of several servers, asked at once.
+    async fn of_servers(
+        &self,
+        wanted: BTreeMap<OwnedServerName, Vec<Wanted>>,
+    ) -> BTreeMap<OwnedServerName, Known> {
+        let asking: Vec<_> = wanted
+            .into_iter()
+            .map(|(server, wanted)| {
+                let keys = self.clone();
+                self.0.executor.spawn(async move {
+                    let _slot = keys.0.slots.acquire().await;
+                    let known = keys.of_server(&server, &wanted).await;
+                    (server, known.unwrap_or_default())
+                })
+            })
+            .collect();
+        let mut known = BTreeMap::new();
+        for server in asking {
+            let (server, keys) = server.await;
+            known.insert(server, keys);
+        }
+        known
+    }
+
+    /// What is known of a server's keys, after asking it if a key is wanted that is not.
+    async fn of_server(
+        &self,
+        server: &ServerName,
+        wanted: &[Wanted],
+    ) -> Result<Known, rooms::Error> {
+        let store = &self.0.store;
+        if server == self.0.local.server_name() {
+            return store.read(own::known);
+        }
+        let known = store.read(|s| stored::of(s, server))?;
+        if known.satisfies(wanted) || self.rests(server) {
+            return Ok(known);
+        }
+        match self.ask(server).await {
+            Some(told) => {
+                let (server, job_told) = (server.to_owned(), told.clone());
+                store
+                    .write(move |tx| stored::put(tx, &server, &job_told))
+                    .await?;
+                Ok(known.with(told))
+            }
+            None => Ok(known),
+        }
+    }
+
+    /// Asks a server for its keys.
+    async fn ask(&self, server: &ServerName) -> Option<Known> {
+        let now = self.0.clock.now_ms();
+        let request = get_server_keys::v2::Request::new();
+        let told = self.0.client.send(server, request).await;
+        let told = told.map_err(|error| error.to_string());
+        let told = told.and_then(|told| stored::parse(server, &told.server_key, now));
+        // Also after an answer: whoever sends what is signed with keys that do not exist must not
+        // have their server asked each time.
+        self.let_rest(server, now);
+        told.map_err(|error| log::debug!("{server} does not tell its keys: {error}"))
+            .ok()
+    }
+
+    fn rests(&self, server: &ServerName) -> bool {
+        let resting = self.0.resting.lock();
+        let resting = resting.unwrap_or_else(PoisonError::into_inner);
+        let until = resting.get(server);
+        until.is_some_and(|until| self.0.clock.now_ms() < *until)
+    }
+
+    fn let_rest(&self, server: &ServerName, now: u64) {
+        let resting = self.0.resting.lock();
+        let mut resting = resting.unwrap_or_else(PoisonError::into_inner);
+        if resting.len() >= REMEMBERED {
+            resting.retain(|_, until| now < *until);
+            if resting.len() >= REMEMBERED {
+                resting.clear();
+            }
+        }
+        let rest = u64::try_from(REST.as_millis()).unwrap_or(u64::MAX);
+        resting.insert(server.to_owned(), now.saturating_add(rest));
+    }
+}
+
+/// The keys that `events` say they are signed with.
+fn wanted_by(events: &[Incoming]) -> BTreeMap<OwnedServerName, Vec<Wanted>> {
+    let mut wanted: BTreeMap<OwnedServerName, Vec<Wanted>> = BTreeMap::new();
+    for event in events {
+        let at = when(event).unwrap_or(0);
+        for server in event.signers().unwrap_or_default() {
+            let ids = event.key_ids(server.as_str()).map(|id| (id.to_owned(), at));
+            let ids: Vec<Wanted> = ids.take(8).collect();
+            wanted.entry(server).or_default().extend(ids);
+        }
+    }
+    wanted
+}
+
+/// When the keys of an event must have been valid, if that matters.
+fn when(event: &Incoming) -> Option<u64> {
+    let at = event
+        .enforces_key_validity()
+        .then(|| event.origin_server_ts())??;
+    Some(u64::try_from(at).unwrap_or(0))
+}
+
+fn keys_for(event: &Incoming, known: &BTreeMap<OwnedServerName, Known>) -> PublicKeyMap {
+    let signers = event.signers().unwrap_or_default().into_iter();
+    let keys = signers.filter_map(|server| {
+        let valid = known.get(&server)?.valid_at(when(event));
+        Some((server.to_string(), valid))
+    });
+    keys.collect()
+}

@@ -1,0 +1,86 @@
+//! This server's own keys, as others see them.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use ruma::{
+    MilliSecondsSinceUnixEpoch, UInt,
+    api::federation::discovery::{OldVerifyKey, ServerSigningKeys, VerifyKey},
+    canonical_json::to_canonical_value,
+    serde::Raw,
+    signatures::sign_json,
+};
+
+use super::stored::Known;
+use crate::{
+    protocol::ServerKey,
+    rooms::{self, Local},
+    store::{
+        Reader, Rows,
+        records::{RemoteKey, SigningKey},
+    },
+};
+
+/// How long others may go on with what they were told, before they ask again.
+const VALID: Duration = Duration::from_hours(24);
+
+/// Every key that this server ever signed with, and when it stopped, in milliseconds since the epoch.
+fn all(r: &impl Reader) -> Result<Vec<(ServerKey, Option<u64>)>, rooms::Error> {
+    let mut keys = Vec::new();
+    for row in r.signing_keys()?.range::<&str>(..)? {
+        let (id, record) = row?;
+        let record: SigningKey = record.value().unpack()?;
+        let (_, version) = id.value().split_once(':').unwrap_or_default();
+        let key = ServerKey::from_seed(record.seed, version)
+            .map_err(|_| rooms::Error::corrupt("a signing key that is none"))?;
+        keys.push((key, record.expired_ts));
+    }
+    Ok(keys)
+}
+
+/// The keys by which this server's own events are checked when they come back from others.
+pub(super) fn known(r: &impl Reader) -> Result<Known, rooms::Error> {
+    let mut known = BTreeMap::new();
+    for (key, expired_ts) in all(r)? {
+        let public = key.public_key();
+        let public = <[u8; 32]>::try_from(public.as_bytes())
+            .map_err(|_| rooms::Error::corrupt("a signing key that is none"))?;
+        let record = RemoteKey {
+            key: public,
+            valid_until_ts: expired_ts.unwrap_or(u64::MAX),
+        };
+        known.insert(key.id().to_string(), record);
+    }
+    Ok(Known(known))
+}
+
+/// What this server tells of its keys, signed.
+///
+/// Source: server-server API, `GET /_matrix/key/v2/server`.
+pub fn published(
+    r: &impl Reader,
+    local: &Local,
+    now_ms: u64,
+) -> Result<Raw<ServerSigningKeys>, rooms::Error> {
+    let at = |ms: u64| MilliSecondsSinceUnixEpoch(UInt::new_saturating(ms));
+    let valid_until = now_ms.saturating_add(VALID.as_secs() * 1000);
+    let mut keys = ServerSigningKeys::new(local.server_name().to_owned(), at(valid_until));
+    for (key, expired_ts) in all(r)? {
+        let (id, public) = (key.id().to_owned(), key.public_key());
+        match expired_ts {
+            None => drop(keys.verify_keys.insert(id, VerifyKey::new(public))),
+            Some(ts) => drop(
+                keys.old_verify_keys
+                    .insert(id, OldVerifyKey::new(at(ts), public)),
+            ),
+        }
+    }
+    let unfit = |_| rooms::Error::corrupt("signing keys that cannot be shown");
+    let object = to_canonical_value(&keys).ok();
+    let Some(ruma::CanonicalJsonValue::Object(mut object)) = object else {
+        return Err(rooms::Error::corrupt("signing keys that cannot be shown"));
+    };
+    object.remove("signatures");
+    sign_json(local.server_name().as_str(), local.key(), &mut object)
+        .map_err(|_| rooms::Error::corrupt("signing keys that cannot be signed"))?;
+    Ok(Raw::new(&object).map_err(unfit)?.cast_unchecked())
+}

@@ -1,0 +1,95 @@
+//! TLS towards other servers: whom to believe.
+
+use std::{io, path::Path, sync::Arc};
+
+use futures_rustls::TlsConnector;
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::ring,
+    pki_types::{CertificateDer, pem, pem::PemObject},
+};
+
+/// Why TLS cannot be spoken with other servers. The messages name the file.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The file with further authorities cannot be read, or is not what it should be.
+    #[error("{file}: {error}")]
+    File {
+        /// The path as it stands in the settings.
+        file: String,
+        /// What is wrong.
+        error: pem::Error,
+    },
+    /// A certificate in it is no authority's.
+    #[error("{file}: {error}")]
+    Authority {
+        /// The path as it stands in the settings.
+        file: String,
+        /// What is wrong.
+        error: rustls::Error,
+    },
+}
+
+/// Whom to believe that another server is who it says: the authorities of the system, and those in
+/// the file of the setting `extra_ca`.
+#[derive(Clone, Debug, Default)]
+pub struct Authorities {
+    extra: Vec<CertificateDer<'static>>,
+}
+
+impl Authorities {
+    /// Reads `extra_ca`.
+    ///
+    /// # Errors
+    /// If it is no file of authorities.
+    pub fn load(extra_ca: Option<&Path>) -> Result<Self, TlsError> {
+        let Some(path) = extra_ca else {
+            return Ok(Self::default());
+        };
+        let file = || path.display().to_string();
+        let in_file = |error| TlsError::File {
+            file: file(),
+            error,
+        };
+        let found = CertificateDer::pem_file_iter(path).map_err(in_file)?;
+        let extra = found.collect::<Result<Vec<_>, _>>().map_err(in_file)?;
+        let mut roots = RootCertStore::empty();
+        for certificate in &extra {
+            let added = roots.add(certificate.clone());
+            added.map_err(|error| TlsError::Authority {
+                file: file(),
+                error,
+            })?;
+        }
+        if extra.is_empty() {
+            let nothing = io::Error::new(io::ErrorKind::InvalidData, "no certificate in it");
+            return Err(in_file(pem::Error::Io(nothing)));
+        }
+        Ok(Self { extra })
+    }
+
+    /// What speaks TLS with those for whom they vouch. Reads the system's files.
+    pub fn connector(&self) -> Result<TlsConnector, rustls::Error> {
+        let mut roots = RootCertStore::empty();
+        let system = rustls_native_certs::load_native_certs();
+        for error in &system.errors {
+            log::debug!("an authority of this machine cannot be read: {error}");
+        }
+        roots.add_parsable_certificates(system.certs);
+        for certificate in &self.extra {
+            roots.add(certificate.clone())?;
+        }
+        if roots.is_empty() {
+            log::warn!(
+                "no certificate authorities were found, so no other server can be reached: \
+                 install the package ca-certificates"
+            );
+        }
+        let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(TlsConnector::from(Arc::new(config)))
+    }
+}
