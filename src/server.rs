@@ -131,6 +131,7 @@ impl Server {
             federation,
             hub,
             typing: Arc::default(),
+            known_members: Arc::default(),
             presence: Presence::default(),
             users: users(&config, &store, &pool, &clock),
             rates: Rates::new(most, clock.clone()),

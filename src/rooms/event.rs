@@ -1,7 +1,7 @@
 //! Stored events.
 
-use ruma::{EventId, OwnedEventId, room_version_rules::RoomVersionRules};
-use serde::de::DeserializeOwned;
+use ruma::{EventId, OwnedEventId, OwnedUserId, room_version_rules::RoomVersionRules};
+use serde::{Deserialize, de::DeserializeOwned};
 
 use super::Error;
 use crate::{
@@ -32,6 +32,30 @@ impl StoredEvent {
         let rejected = self.header.status.is_rejected();
         Pdu::parse(self.id()?, &self.json, rules, rejected)
             .map_err(|_| Error::corrupt("an event that does not parse"))
+    }
+
+    /// Who sent it.
+    pub fn sender(&self) -> Result<OwnedUserId, Error> {
+        #[derive(Deserialize)]
+        struct Sender {
+            sender: OwnedUserId,
+        }
+        Ok(self.parse::<Sender>()?.sender)
+    }
+
+    /// Whose membership it is of, if it is a member event.
+    pub fn member(&self) -> Result<Option<String>, Error> {
+        #[derive(Deserialize)]
+        struct Keyed {
+            #[serde(rename = "type")]
+            kind: String,
+            state_key: Option<String>,
+        }
+        if self.header.state_key.is_none() {
+            return Ok(None);
+        }
+        let keyed = self.parse::<Keyed>()?;
+        Ok(keyed.state_key.filter(|_| keyed.kind == "m.room.member"))
     }
 
     /// Part of its JSON: `T` names the fields.

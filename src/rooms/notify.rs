@@ -17,7 +17,7 @@ use std::{
 
 use ruma::{
     OwnedUserId, RoomId, UInt, UserId,
-    events::{TimelineEventType, ignored_user_list::IgnoredUserListEventContent},
+    events::TimelineEventType,
     push::{
         AnyPushRuleRef, FlattenedJson, PredefinedOverrideRuleId, PushConditionRoomCtx, Ruleset,
     },
@@ -35,14 +35,13 @@ use super::{
 use crate::{
     protocol::build::EventDraft,
     store::{Reader, RoomNum, Rows, Store, UserNum, records::Membership},
-    users::{self, account_data, push_rules},
+    users::{self, ignored, push_rules},
 };
 
 /// So many local members are asked about in place, more on the pool.
 const MEMBERS_IN_PLACE: usize = 64;
 /// So many bytes of their own rules are read in place.
 const RULES_IN_PLACE: usize = 16 * 1024;
-const IGNORED: &str = "m.ignored_user_list";
 
 /// Somebody whom no event is from: for the default rules.
 fn nobody() -> &'static UserId {
@@ -190,7 +189,7 @@ impl<'a> Asked<'a> {
         (user, id): (UserNum, &UserId),
         known: &mut HashMap<String, Verdict>,
     ) -> Result<Verdict, Error> {
-        if ignores(r, user, &self.draft.sender)? {
+        if ignored::list(r, user)?.contains(&self.draft.sender) {
             return Ok(Verdict::default());
         }
         let own = push_rules::stored(r, user)?.map(|rules| rules.content);
@@ -279,14 +278,4 @@ fn flattened(draft: &EventDraft, room_id: &RoomId) -> Result<FlattenedJson, Erro
     }
     let event = to_raw_value(&event).map_err(|error| Error::BadContent(error.to_string()))?;
     Ok(FlattenedJson::from_raw(&Raw::<()>::from_json(event)))
-}
-
-/// Whether `user` wants to see nothing of `sender` ([client-server API, "Ignoring Users"]).
-///
-/// [client-server API, "Ignoring Users"]: https://spec.matrix.org/v1.19/client-server-api/#ignoring-users
-fn ignores(r: &impl Reader, user: UserNum, sender: &UserId) -> Result<bool, Error> {
-    let data = account_data::load(r, user, account_data::GLOBAL, IGNORED)?;
-    let list = data
-        .and_then(|data| serde_json::from_str::<IgnoredUserListEventContent>(&data.content).ok());
-    Ok(list.is_some_and(|list| list.ignored_users.contains_key(sender)))
 }

@@ -13,7 +13,7 @@ use super::{
     request::{Request, Span},
 };
 use crate::{
-    rooms::{self, Error, current, filter, typing::Typing},
+    rooms::{self, Error, current, event, filter, typing::Typing},
     store::{
         Position, Reader, Records, RoomNum, Rows, Store, UserNum,
         records::{MemberRow, Membership},
@@ -25,6 +25,8 @@ use crate::{
 pub const SLICE: usize = 16;
 /// So many rooms are read in place; more on the pool.
 const IN_PLACE: usize = 4;
+/// So many changes of the server are read in place; more on the pool.
+const POSITIONS_IN_PLACE: u64 = 256;
 
 /// Under which heading of the answer a room stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -140,12 +142,10 @@ fn section(request: &Request, span: Span, row: &MemberRow) -> Option<Section> {
         Membership::Knock => news.then_some(Section::Knock),
         Membership::Leave | Membership::Ban => {
             let whole = span.since.is_none() || request.full_state;
-            let wanted = if whole {
-                request.filter.room.include_leave
-            } else {
-                news
-            };
-            (wanted && !row.forgotten).then_some(Section::Leave)
+            let archived = whole && request.filter.room.include_leave && !row.forgotten;
+            // A room that another device forgot must still be left on this one.
+            let left = span.since.is_some() && news;
+            (left || archived).then_some(Section::Leave)
         }
     }
 }
@@ -169,6 +169,9 @@ pub fn rooms(
     let mut told = Vec::new();
     for Candidate { section, room, row } in candidates {
         let at = (*room, row.clone());
+        if *section == Section::Invite && is_ignored(r, request, row)? {
+            continue;
+        }
         let json = match section {
             Section::Join => joined::joined(r, request, span, at, typing)?,
             Section::Leave => joined::left(r, request, span, at)?,
@@ -183,6 +186,15 @@ pub fn rooms(
         }
     }
     Ok(told)
+}
+
+/// Whether the membership is the deed of somebody whom the user ignores.
+fn is_ignored(r: &impl Reader, request: &Request, row: &MemberRow) -> Result<bool, Error> {
+    if request.ignored.is_empty() {
+        return Ok(false);
+    }
+    let sender = event::load(r, row.event)?.sender()?;
+    Ok(request.ignored.contains(&sender))
 }
 
 fn shown(
@@ -233,15 +245,21 @@ pub fn beside_rooms(
     Ok(fields)
 }
 
-/// How those are whom the user shares rooms with, as far as that changed.
+/// How those are whom the user shares rooms with, as far as that changed or is new to the user.
 pub fn presence(
     r: &impl Reader,
     presence: &Presence,
     request: &Request,
     span: Span,
+    candidates: &[Candidate],
 ) -> Result<Option<serde_json::Value>, Error> {
     let wanted = &request.filter.presence;
-    let changed = presence.changed_after(span.since.map_or(0, |since| since.ephemeral));
+    let mut changed = presence.changed_after(span.since.map_or(0, |since| since.ephemeral));
+    for met in newly_met(r, span, candidates)? {
+        if !changed.iter().any(|(user, _)| *user == met) {
+            changed.extend(presence.of(met).map(|of| (met, of)));
+        }
+    }
     if changed.is_empty() || !filter::wants_type(&wanted.types, &wanted.not_types, "m.presence") {
         return Ok(None);
     }
@@ -273,11 +291,38 @@ pub fn presence(
     Ok((!events.is_empty()).then(|| json!({ "events": events })))
 }
 
+/// The local users who have come into a room of the user's, or into whose rooms the user has come.
+fn newly_met(
+    r: &impl Reader,
+    span: Span,
+    candidates: &[Candidate],
+) -> Result<BTreeSet<UserNum>, Error> {
+    let mut met = BTreeSet::new();
+    let Some(since) = span.since else {
+        return Ok(met);
+    };
+    for Candidate { section, room, row } in candidates {
+        if *section != Section::Join || rooms::hot(r, *room)?.state_position <= since.position {
+            continue;
+        }
+        for (user, membership) in current::local_members(r, *room)? {
+            let news = row.position > since.position
+                || current::local_membership(r, user, *room)?
+                    .is_some_and(|row| row.position > since.position);
+            if membership == Membership::Join && news {
+                met.insert(user);
+            }
+        }
+    }
+    Ok(met)
+}
+
 /// Whether `candidates` are few and small enough to be read in place: rooms that the user has been
-/// in all the time, of which only what changed is told.
+/// in all the time, of which only what changed a short while ago is told.
 pub fn is_small(candidates: &[Candidate], span: Span) -> bool {
     let since = span.since.map_or(Position::MIN, |since| since.position);
     candidates.len() <= IN_PLACE
+        && span.now.position.0.saturating_sub(since.0) <= POSITIONS_IN_PLACE
         && candidates
             .iter()
             .all(|candidate| candidate.row.position <= since)

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use ruma::{
+    RoomId,
     api::client::filter::RoomEventFilter,
     events::{AnySyncEphemeralRoomEvent, receipt::ReceiptType},
     serde::Raw,
@@ -19,16 +20,19 @@ use crate::{
 /// How many receipts of a room are told at once: in a room with more readers the newest.
 const RECEIPTS: usize = 1000;
 
-/// What is told of `room` beside its events.
+/// What is told of `room` beside its events; everything, if `span` has no beginning.
 pub fn in_room(
     r: &impl Reader,
     request: &Request,
     span: Span,
-    room: RoomNum,
+    (room, room_id): (RoomNum, &RoomId),
     typing: &Typing,
 ) -> Result<Vec<Raw<AnySyncEphemeralRoomEvent>>, Error> {
     let wanted = &request.filter.room.ephemeral;
     let mut told = Vec::new();
+    if !filter::wants_room(wanted, room_id) {
+        return Ok(Vec::new());
+    }
     if wants(wanted, "m.typing") {
         let since = span.since.map_or(0, |since| since.ephemeral);
         if let Some(users) = typing.changed_after(room, since) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ruma::{
-    OwnedRoomId,
+    OwnedRoomId, OwnedUserId,
     api::client::sync::sync_events::{
         UnreadNotificationsCount,
         v3::{Ephemeral, JoinedRoom, LeftRoom, RoomAccountData, State, StateEvents, Timeline},
@@ -27,14 +27,14 @@ use crate::{
     rooms::{
         self, Error,
         client_event::{Formatter, RoomIds},
-        current, event, filter, state as room_state, timeline as room_timeline,
+        current, event, filter, receipts, state as room_state, timeline as room_timeline,
         token::PagingToken,
         typing::Typing,
         unread,
         view::View,
     },
     store::{
-        EventNum, Place, Position, Reader, RoomNum,
+        EventNum, Place, Position, Reader, RoomNum, Rows, StateKeyNum,
         records::{Counts, MemberRow, Membership, RoomHot},
     },
     users::account_data,
@@ -71,15 +71,20 @@ pub fn joined(
     let (last, end) = within.end(r)?;
     let selected = within.timeline(r, last)?;
     let mut answer = JoinedRoom::new();
-    let news = within.state(r, &selected, end)?;
     if within.summary_changed(r)? {
         answer.summary = summary::summary(r, room, &within.hot, &request.user_id)?;
     }
+    let news = within.state(r, &selected, &end, &answer.summary.heroes)?;
     answer.ephemeral = Ephemeral::default();
-    answer.ephemeral.events = ephemeral::in_room(r, request, span, room, typing)?;
+    let room_id = within.room_id.clone();
+    let span = Span {
+        since: span.since.filter(|_| within.since.is_some()),
+        ..span
+    };
+    answer.ephemeral.events = ephemeral::in_room(r, request, span, (room, &room_id), typing)?;
     answer.account_data = within.account_data(r)?;
     answer.timeline = within.shown_timeline(r, &selected)?;
-    let nothing = answer.is_empty() && news.is_empty();
+    let nothing = answer.is_empty() && news.is_empty() && !within.read_elsewhere(r)?;
     if nothing && within.since.is_some() {
         return Ok(None);
     }
@@ -108,7 +113,7 @@ pub fn left(
     let state_after = View::after(r, end, &header)?;
     within.upto = header.position;
     let mut selected = within.timeline(r, last)?;
-    let news = within.state(r, &selected, state_after)?;
+    let news = within.state(r, &selected, &state_after, &[])?;
     if end != within.row.event {
         // Who left and was banned then does not see that, but is told.
         selected.events.push(event::load(r, within.row.event)?);
@@ -177,6 +182,7 @@ impl<'a> InRoom<'a> {
             upto,
             after: self.since,
             limit: self.request.limit(),
+            ignored: &self.request.ignored,
         };
         let wanted = &self.request.filter.room.timeline;
         let room = (self.room, &self.room_id);
@@ -200,18 +206,24 @@ impl<'a> InRoom<'a> {
     /// The place of the last event that is told, and the state after it.
     fn end(&self, r: &impl Reader) -> Result<(Place, View), Error> {
         let last = room_timeline::place_at(r, self.room, self.upto)?.unwrap_or(Place::MIN);
-        if self.hot.last_position <= self.upto {
-            return Ok((last, View::of(self.hot.state)));
+        let mut state = View::of(self.hot.state);
+        // Where the room has moved on since this answer's end, what changed is taken back.
+        let later = (
+            self.room,
+            Position(self.upto.0.saturating_add(1)),
+            StateKeyNum::MIN,
+        );
+        let changes = r.state_changes()?;
+        for row in changes
+            .range(later..=(self.room, Position::MAX, StateKeyNum::MAX))?
+            .rev()
+        {
+            let (key, change) = row?;
+            let (before, _) = change.value();
+            let key = room_state::key_name(r, self.room, key.value().2)?;
+            state = state.with(key, (before != EventNum(0)).then_some(before));
         }
-        // The room has moved on since this answer's end.
-        let row = room_timeline::backwards(r, self.room, last, 1)?.pop();
-        match row {
-            Some((_, row)) => {
-                let header = event::header(r, row.event)?;
-                Ok((last, View::after(r, row.event, &header)?))
-            }
-            None => Ok((last, View::default())),
-        }
+        Ok((last, state))
     }
 
     /// What is told of a room that the user was invited to, or knocked at, and never was in: the
@@ -227,7 +239,8 @@ impl<'a> InRoom<'a> {
         &mut self,
         r: &impl Reader,
         selected: &Selected,
-        end: View,
+        end: &View,
+        heroes: &[OwnedUserId],
     ) -> Result<Vec<Raw<T>>, Error> {
         let request = self.request;
         if !filter::wants_room(&request.filter.room.state, &self.room_id) {
@@ -236,13 +249,17 @@ impl<'a> InRoom<'a> {
         let wanted = Wanted {
             room: self.room,
             timeline: &selected.events,
+            end,
             filter: &request.filter.room.state,
             after: request.state_after.wanted(),
             user_id: &request.user_id,
+            heroes,
+            known: &request.known,
+            upto: self.upto,
         };
         let events = match self.since {
-            Some(since) if !request.full_state => state::changed(r, &wanted, (since, self.upto))?,
-            _ => state::whole(r, &wanted, end, self.before_absence)?,
+            Some(since) if !request.full_state => state::changed(r, &wanted, since)?,
+            _ => state::whole(r, &wanted, self.before_absence)?,
         };
         show(r, request, &mut self.formatter, &events)
     }
@@ -278,6 +295,13 @@ impl<'a> InRoom<'a> {
             }
         }
         Ok(answer)
+    }
+
+    /// Whether a receipt of the user's own has moved, so that less is unread.
+    fn read_elsewhere(&self, r: &impl Reader) -> Result<bool, Error> {
+        let since = self.since.unwrap_or(Position::MIN);
+        let own = receipts::of_user(r, self.room, self.request.user)?;
+        Ok(own.iter().any(|(_, receipt)| receipt.position > since))
     }
 
     fn add_unread(&self, r: &impl Reader, answer: &mut JoinedRoom) -> Result<(), Error> {

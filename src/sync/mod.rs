@@ -6,7 +6,8 @@
 //!   proportion to what changed; one from before this start looks at each room of the user once.
 //! - An answer ends at the position where the hub was when it was begun. What commits later is the
 //!   next one's, even where later slices of a long answer can see it already.
-//! - Nothing here is remembered for a client: all there is to know stands in its token.
+//! - All that has to be remembered for a client stands in its token. [`KnownMembers`] can be lost:
+//!   it saves bytes.
 
 pub mod answer;
 mod ephemeral;
@@ -14,15 +15,19 @@ pub mod frame;
 mod hub;
 mod invited;
 mod joined;
+mod known;
 pub mod request;
 mod shown;
 mod state;
 mod summary;
+#[cfg(test)]
+mod tests;
 mod timeline;
 mod token;
 
 pub use self::{
     hub::{Hub, Now},
+    known::KnownMembers,
     request::{Request, StateAfter},
     token::SyncToken,
 };

@@ -1,8 +1,10 @@
 //! What a client asks of `/sync`.
 
+use std::collections::BTreeSet;
+
 use ruma::{OwnedUserId, api::client::filter::FilterDefinition};
 
-use super::{hub::Now, token::SyncToken};
+use super::{hub::Now, known::OfDevice, token::SyncToken};
 use crate::store::{DeviceNum, UserNum};
 
 /// How many events a timeline has if the filter does not say.
@@ -29,6 +31,10 @@ pub struct Request {
     pub state_after: StateAfter,
     /// When it was asked, in milliseconds since the epoch.
     pub now_ms: u64,
+    /// Whom the user ignores.
+    pub ignored: BTreeSet<OwnedUserId>,
+    /// Which members the device has been told of.
+    pub known: OfDevice,
 }
 
 /// Whether a client wants the state after the timeline, and under which name.

@@ -22,8 +22,8 @@ pub fn show<T>(
             _ => formatter.format(r, event)?,
         };
         match &request.filter.event_fields {
-            Some(fields) => Ok(Raw::from_json(only(&json, fields)?)),
-            None => Ok(Raw::from_json(json)),
+            Some(fields) if !fields.is_empty() => Ok(Raw::from_json(only(&json, fields)?)),
+            _ => Ok(Raw::from_json(json)),
         }
     };
     events.iter().map(show).collect()

@@ -6,11 +6,10 @@ use ruma::{
     OwnedUserId,
     api::client::filter::{LazyLoadOptions, RoomEventFilter},
 };
-use serde::Deserialize;
 
-use super::request::StateAfter;
+use super::{known::OfDevice, request::StateAfter};
 use crate::{
-    rooms::{Error, current, event, event::StoredEvent, filter, state as room_state, view::View},
+    rooms::{Error, event, event::StoredEvent, filter, state as room_state, view::View},
     store::{EventNum, Position, Reader, RoomNum, Rows, StateKeyNum},
 };
 
@@ -23,12 +22,20 @@ pub struct Wanted<'a> {
     pub room: RoomNum,
     /// Its timeline in this answer, oldest first.
     pub timeline: &'a [StoredEvent],
+    /// The state where the timeline ends.
+    pub end: &'a View,
     /// The client's filter for state.
     pub filter: &'a RoomEventFilter,
     /// Whether the state after the timeline is wanted.
     pub after: bool,
     /// Who asks: the own membership is always told.
     pub user_id: &'a OwnedUserId,
+    /// Members of whom the room's name is made, if that is told.
+    pub heroes: &'a [OwnedUserId],
+    /// Which members the client knows.
+    pub known: &'a OfDevice,
+    /// Where the answer ends.
+    pub upto: Position,
 }
 
 impl StateAfter {
@@ -38,54 +45,70 @@ impl StateAfter {
     }
 }
 
-/// The whole state, before the timeline or after it; `end` is the state where the timeline ends.
-/// A client that loads members lazily and was told of the room up to `known` is told of those who
-/// changed since, too.
+/// State by its keys.
+type Entries = BTreeMap<StateKeyNum, EventNum>;
+
+/// The whole state, before the timeline or after it.
+///
+/// The state before the timeline has also what the timeline leaves out up to its end: a client
+/// that lays the timeline over it has the room's state. A client that loads members lazily and was
+/// told of the room up to `known` is told of those who changed since, too.
 pub fn whole(
     r: &impl Reader,
     wanted: &Wanted<'_>,
-    end: View,
     known: Option<Position>,
 ) -> Result<Vec<StoredEvent>, Error> {
-    let mut entries = end.entries(r, wanted.room)?;
-    if let Some(first) = wanted.timeline.first()
-        && !wanted.after
-    {
-        // The timeline itself tells of its own events, but not of those that its filter left out.
-        let in_timeline: BTreeSet<EventNum> =
-            wanted.timeline.iter().map(|event| event.num).collect();
-        entries.retain(|(_, num)| !in_timeline.contains(num));
-        let known: BTreeSet<StateKeyNum> = entries.iter().map(|(key, _)| *key).collect();
-        let before = View::of(first.header.state_before).entries(r, wanted.room)?;
-        entries.extend(before.into_iter().filter(|(key, _)| !known.contains(key)));
-    }
-    if lazy(wanted.filter) {
+    let mut entries: Entries = match wanted.timeline.first() {
+        Some(first) if !wanted.after => before(r, wanted, first)?,
+        _ => wanted.end.entries(r, wanted.room)?.into_iter().collect(),
+    };
+    if lazy(wanted) {
         let needed = needed_members(wanted)?;
         let all = std::mem::take(&mut entries);
         for (key, num) in all {
-            let (kind, state_key) = room_state::key_name(r, wanted.room, key)?;
-            let is_news = known.map(|known| Ok(event::header(r, num)?.position > known));
-            if kind != MEMBER
-                || needed.contains(state_key.as_str())
-                || is_news.unwrap_or(Ok::<_, Error>(false))?
-            {
-                entries.push((key, num));
+            let (kind, member) = room_state::key_name(r, wanted.room, key)?;
+            let is_needed = kind != MEMBER
+                || member == wanted.user_id.as_str()
+                || needed.contains(&member)
+                || is_after(r, num, known)?;
+            if is_needed {
+                entries.insert(key, num);
             }
         }
     }
-    load(r, wanted, entries.into_iter().map(|(_, num)| num))
+    load(r, wanted, entries)
 }
 
-/// What changed after `since`: up to the timeline's first event, and whatever state resolution
-/// changed beside it, or, where the state after the timeline is wanted, up to `upto`.
+/// The state before `first`, with the changes up to the end of which the timeline does not tell.
+fn before(r: &impl Reader, wanted: &Wanted<'_>, first: &StoredEvent) -> Result<Entries, Error> {
+    let start = first.header.state_before;
+    let state = room_state::entries(r, wanted.room, start)?;
+    let mut entries: Entries = state.into_iter().collect();
+    let in_timeline = in_timeline(wanted);
+    let roots = [start, wanted.end.base()];
+    let mut differing = room_state::differing_keys(r, wanted.room, &roots)?;
+    for (kind, state_key) in wanted.end.changed() {
+        differing.extend(room_state::key_num(r, wanted.room, kind, state_key)?);
+    }
+    for key in differing {
+        let (kind, state_key) = room_state::key_name(r, wanted.room, key)?;
+        let end = wanted.end.get(r, wanted.room, &kind, &state_key)?;
+        if let Some(event) = end.filter(|event| !in_timeline.contains(event)) {
+            entries.insert(key, event);
+        }
+    }
+    Ok(entries)
+}
+
+/// What changed after `since`: as far as the timeline does not tell of it, or, where the state
+/// after the timeline is wanted, all of it.
 pub fn changed(
     r: &impl Reader,
     wanted: &Wanted<'_>,
-    (since, upto): (Position, Position),
+    since: Position,
 ) -> Result<Vec<StoredEvent>, Error> {
-    let mut changes: BTreeMap<StateKeyNum, EventNum> = BTreeMap::new();
-    let first = wanted.timeline.first().map(|first| first.header.position);
-    let in_timeline: BTreeSet<EventNum> = wanted.timeline.iter().map(|event| event.num).collect();
+    let mut changes = Entries::new();
+    let in_timeline = in_timeline(wanted);
     let from = (
         wanted.room,
         Position(since.0.saturating_add(1)),
@@ -93,26 +116,29 @@ pub fn changed(
     );
     for row in r
         .state_changes()?
-        .range(from..=(wanted.room, upto, StateKeyNum::MAX))?
+        .range(from..=(wanted.room, wanted.upto, StateKeyNum::MAX))?
     {
         let (key, change) = row?;
-        let (_, position, key) = key.value();
+        let (_, _, key) = key.value();
         let (_, after) = change.value();
-        // The timeline itself tells of its own events.
-        let told = first.is_some_and(|first| position >= first) && in_timeline.contains(&after);
-        if after != EventNum(0) && (wanted.after || !told) {
+        if after != EventNum(0) && (wanted.after || !in_timeline.contains(&after)) {
             changes.insert(key, after);
         }
     }
     // Members who changed are told of to clients that load members lazily, too: whoever asked for
     // the list of members once keeps it by this.
-    let mut found: Vec<EventNum> = changes.into_values().collect();
-    if lazy(wanted.filter) {
-        found.extend(senders(r, wanted)?);
-        found.sort_unstable();
-        found.dedup();
+    if lazy(wanted) {
+        for (key, num) in members(r, wanted, &needed_members(wanted)?)? {
+            if redundant(wanted) || !wanted.known.has(wanted.room, key, num) {
+                changes.entry(key).or_insert(num);
+            }
+        }
     }
-    load(r, wanted, found)
+    load(r, wanted, changes)
+}
+
+fn in_timeline(wanted: &Wanted<'_>) -> BTreeSet<EventNum> {
+    wanted.timeline.iter().map(|event| event.num).collect()
 }
 
 /// Whether somebody's membership changed in between.
@@ -134,70 +160,88 @@ pub fn members_changed(
     Ok(false)
 }
 
-fn lazy(filter: &RoomEventFilter) -> bool {
-    !matches!(filter.lazy_load_options, LazyLoadOptions::Disabled)
+fn lazy(wanted: &Wanted<'_>) -> bool {
+    !matches!(wanted.filter.lazy_load_options, LazyLoadOptions::Disabled)
 }
 
-#[derive(Deserialize)]
-struct Sender {
-    sender: OwnedUserId,
-    #[serde(rename = "type")]
-    kind: String,
-    state_key: Option<String>,
+/// Whether the client wants to be told of members again whom it knows.
+fn redundant(wanted: &Wanted<'_>) -> bool {
+    matches!(
+        wanted.filter.lazy_load_options,
+        LazyLoadOptions::Enabled {
+            include_redundant_members: true
+        }
+    )
 }
 
 /// The users whose membership a client that loads members lazily needs: whoever wrote something
-/// in the timeline, and its own user. A client that gets the state after the timeline takes no
-/// state from the timeline itself, so it also needs those whose membership changes there.
+/// in the timeline, and of whom the room's name is made; where the timeline is not to be taken for
+/// state, also those whose membership it changes.
 fn needed_members(wanted: &Wanted<'_>) -> Result<BTreeSet<String>, Error> {
-    let mut needed = BTreeSet::from([wanted.user_id.to_string()]);
+    let mut needed: BTreeSet<String> = wanted.heroes.iter().map(ToString::to_string).collect();
     for event in wanted.timeline {
-        let Sender {
-            sender,
-            kind,
-            state_key,
-        } = event.parse()?;
-        needed.insert(sender.into());
-        if wanted.after && kind == MEMBER {
-            needed.extend(state_key);
+        needed.insert(event.sender()?.into());
+        if wanted.after {
+            needed.extend(event.member()?);
         }
     }
     Ok(needed)
 }
 
-/// The member events of those who wrote something in the timeline, as they were before it (or are
-/// now, where the state after it is wanted).
-fn senders(r: &impl Reader, wanted: &Wanted<'_>) -> Result<Vec<EventNum>, Error> {
-    let in_timeline: BTreeSet<EventNum> = wanted.timeline.iter().map(|event| event.num).collect();
+fn is_after(r: &impl Reader, num: EventNum, known: Option<Position>) -> Result<bool, Error> {
+    match known {
+        Some(known) => Ok(event::header(r, num)?.position > known),
+        None => Ok(false),
+    }
+}
+
+/// The member events of `needed` before the timeline, or after it, where that is wanted; those
+/// who came in with the timeline are told of by it.
+fn members(
+    r: &impl Reader,
+    wanted: &Wanted<'_>,
+    needed: &BTreeSet<String>,
+) -> Result<Vec<(StateKeyNum, EventNum)>, Error> {
+    let start = wanted.timeline.first().filter(|_| !wanted.after);
+    let start = start.map(|first| View::of(first.header.state_before));
+    let state = start.as_ref().unwrap_or(wanted.end);
     let mut found = Vec::new();
-    let mut seen = BTreeSet::new();
-    for event in wanted.timeline {
-        let sender = event.parse::<Sender>()?.sender;
-        if !seen.insert(sender.clone()) {
-            continue;
+    for user in needed {
+        if let Some(key) = room_state::key_num(r, wanted.room, MEMBER, user)?
+            && let Some(event) = state.get(r, wanted.room, MEMBER, user)?
+        {
+            found.push((key, event));
         }
-        let member = if wanted.after {
-            current::get(r, wanted.room, MEMBER, sender.as_str())?
-        } else {
-            let root = event.header.state_before;
-            room_state::get_named(r, wanted.room, root, MEMBER, sender.as_str())?
-        };
-        found.extend(member.filter(|num| wanted.after || !in_timeline.contains(num)));
     }
     Ok(found)
 }
 
-fn load(
-    r: &impl Reader,
-    wanted: &Wanted<'_>,
-    nums: impl IntoIterator<Item = EventNum>,
-) -> Result<Vec<StoredEvent>, Error> {
+/// The events that the filter wants. The client knows those of members from then on.
+fn load(r: &impl Reader, wanted: &Wanted<'_>, entries: Entries) -> Result<Vec<StoredEvent>, Error> {
     let mut events = Vec::new();
-    for num in nums {
+    for num in entries.into_values() {
         let stored = event::load(r, num)?;
         if filter::wants(wanted.filter, &stored)? {
             events.push(stored);
         }
     }
+    if lazy(wanted) {
+        remember(wanted, &events)?;
+    }
     Ok(events)
+}
+
+/// Notes the members whom the client is told of by the state, and then by the timeline.
+fn remember(wanted: &Wanted<'_>, state: &[StoredEvent]) -> Result<(), Error> {
+    let mut told = Vec::new();
+    let timeline = wanted.timeline.iter().filter(|_| !wanted.after);
+    for event in state.iter().chain(timeline) {
+        if let Some(key) = event.header.state_key
+            && event.member()?.is_some()
+        {
+            told.push((key, event.num));
+        }
+    }
+    wanted.known.told(wanted.room, told, wanted.upto);
+    Ok(())
 }

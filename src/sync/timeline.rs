@@ -1,6 +1,8 @@
 //! The timeline of one room in one answer.
 
-use ruma::{OwnedRoomId, api::client::filter::RoomEventFilter};
+use std::collections::BTreeSet;
+
+use ruma::{OwnedRoomId, OwnedUserId, api::client::filter::RoomEventFilter};
 
 use crate::{
     rooms::{Error, client_event::Formatter, event, event::StoredEvent, filter, timeline},
@@ -25,20 +27,22 @@ pub struct Selected {
 
 /// Which part of a timeline is wanted.
 #[derive(Clone, Copy, Debug)]
-pub struct Part {
+pub struct Part<'a> {
     /// The last place.
     pub upto: Place,
     /// Events after this position; all, if none.
     pub after: Option<Position>,
     /// How many at most.
     pub limit: usize,
+    /// Whose events are left out, but for state.
+    pub ignored: &'a BTreeSet<OwnedUserId>,
 }
 
 /// The newest events of `part` that the filter wants and the user may see.
 pub fn select(
     r: &impl Reader,
     room: (RoomNum, &OwnedRoomId),
-    part: Part,
+    part: Part<'_>,
     wanted: &RoomEventFilter,
     formatter: &mut Formatter,
 ) -> Result<Selected, Error> {
@@ -72,7 +76,8 @@ pub fn select(
                 selected.limited = true;
                 break 'looking;
             }
-            if room_wanted && filter::wants(wanted, &stored)? {
+            if room_wanted && filter::wants(wanted, &stored)? && !is_ignored(part.ignored, &stored)?
+            {
                 selected.events.push(stored);
             }
             if timeline::gap(r, room, place)?.is_some() {
@@ -89,4 +94,9 @@ pub fn select(
     }
     selected.events.reverse();
     Ok(selected)
+}
+
+fn is_ignored(ignored: &BTreeSet<OwnedUserId>, event: &StoredEvent) -> Result<bool, Error> {
+    let is_state = event.header.state_key.is_some();
+    Ok(!is_state && !ignored.is_empty() && ignored.contains(&event.sender()?))
 }

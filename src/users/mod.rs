@@ -17,6 +17,7 @@ pub mod devices;
 mod error;
 mod expiring;
 pub mod filters;
+pub mod ignored;
 mod login_tokens;
 mod logins;
 mod names;

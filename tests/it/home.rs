@@ -196,6 +196,14 @@ impl Home {
         self.person(&body)
     }
 
+    /// Whoever has this access token.
+    pub fn with_token(&self, token: &str) -> Person<'_> {
+        let path = "/_matrix/client/v3/account/whoami";
+        let (_, mut body) = self.run(self.send(Method::GET, path, Some(token), &Value::Null));
+        body["access_token"] = token.into();
+        self.person(&body)
+    }
+
     /// Whoever is logged in by `answer`, of a registration or a login.
     pub fn person(&self, answer: &Value) -> Person<'_> {
         let text = |key: &str| answer[key].as_str().expect("a login names this").to_owned();

@@ -14,4 +14,8 @@ mod rooms_create;
 mod rooms_directory;
 mod rooms_members;
 mod sync;
+mod sync_filters;
+mod sync_lazy;
 mod sync_property;
+mod sync_state;
+mod unread;

@@ -1,5 +1,7 @@
 //! What people do in rooms, in one call each, and what a sync tells of it.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use http::Method;
 use serde_json::{Value, json};
 
@@ -110,4 +112,45 @@ pub fn receipt(
 ) -> (u16, Value) {
     let path = format!("{CLIENT}/rooms/{room}/receipt/{kind}/{}", escaped(event));
     who.ask(Method::POST, &path, body)
+}
+
+/// Sends an event that is no state; its id.
+#[track_caller]
+pub fn send(who: &Person<'_>, room: &str, kind: &str, content: Value) -> String {
+    static SENT: AtomicUsize = AtomicUsize::new(0);
+    let transaction = SENT.fetch_add(1, Ordering::Relaxed);
+    let path = format!("{CLIENT}/rooms/{room}/send/{kind}/{transaction}");
+    let answer = done(who.put(&path, content));
+    answer["event_id"].as_str().expect("an event id").to_owned()
+}
+
+/// Sends a text; its id.
+#[track_caller]
+pub fn say(who: &Person<'_>, room: &str, body: &str) -> String {
+    let content = json!({ "msgtype": "m.text", "body": body });
+    send(who, room, "m.room.message", content)
+}
+
+/// Sends a text into the thread of `root`; its id.
+#[track_caller]
+pub fn reply(who: &Person<'_>, room: &str, root: &str, body: &str) -> String {
+    let relation = json!({ "rel_type": "m.thread", "event_id": root });
+    let content = json!({ "msgtype": "m.text", "body": body, "m.relates_to": relation });
+    send(who, room, "m.room.message", content)
+}
+
+/// Sets a piece of state.
+#[track_caller]
+pub fn set(who: &Person<'_>, room: &str, (kind, key): (&str, &str), content: Value) {
+    let path = format!("{CLIENT}/rooms/{room}/state/{kind}/{}", escaped(key));
+    done(who.put(&path, content));
+}
+
+/// The bodies of the messages among `events`.
+pub fn bodies(events: &Value) -> Vec<&str> {
+    let events = events.as_array().map(Vec::as_slice).unwrap_or_default();
+    events
+        .iter()
+        .filter_map(|event| event["content"]["body"].as_str())
+        .collect()
 }

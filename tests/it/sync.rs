@@ -184,3 +184,28 @@ fn lazily_loaded_the_state_after_the_timeline_has_the_members_who_changed_in_it(
         .collect();
     assert_eq!(members.len(), 1, "{answer}");
 }
+
+#[test]
+fn a_device_that_is_logged_out_while_it_waits_hears_nothing_more() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let laptop = home.log_in("alice");
+    let room = make_room(&alice, json!({}));
+    let since = next(&sync(&laptop, None)).to_owned();
+    let path = format!("{SYNC}?since={since}&timeout=100000");
+    let waiting = home.send(Method::GET, &path, Some(&laptop.token), &Value::Null);
+    let logout = "/_matrix/client/v3/logout";
+    let nothing = json!({});
+    let logging_out = async {
+        let out = home
+            .send(Method::POST, logout, Some(&laptop.token), &nothing)
+            .await;
+        let path = format!("/_matrix/client/v3/rooms/{room}/leave");
+        home.send(Method::POST, &path, Some(&alice.token), &nothing)
+            .await;
+        out
+    };
+    let (answer, (out, _)) = home.run(smol::future::zip(waiting, logging_out));
+    assert_eq!(out, 200);
+    refused(&answer, 401, "M_UNKNOWN_TOKEN");
+}

@@ -37,7 +37,7 @@ use crate::{
     rooms::{self, Actor, Local, current, typing::Typing},
     stop::Stopping,
     store::{RoomNum, Store, records::Membership},
-    sync::Hub,
+    sync::{Hub, KnownMembers},
     users::{Session, Users, presence::Presence},
 };
 
@@ -65,6 +65,8 @@ pub struct ClientApi {
     pub federation: Federation,
     /// Who is typing.
     pub typing: Arc<Typing>,
+    /// Which members devices have been told of.
+    pub known_members: Arc<KnownMembers>,
     /// Who is online.
     pub presence: Presence,
     /// How often someone may do something, for what only a handler knows.

@@ -22,13 +22,14 @@ use super::presence;
 use crate::{
     api::{Api, Error, Session, Streamed},
     rooms::current,
-    store::{self, records::Membership},
+    store::{self, Reader, Rows, records::Membership},
     sync::{
         Request, StateAfter, SyncToken,
         answer::{self, Candidate, Told},
         frame::{self, Frame},
         request::Span,
     },
+    users::ignored,
 };
 
 /// The longest that a sync waits.
@@ -126,6 +127,17 @@ pub async fn sync(api: Api, who: Session, asked: SyncRequest) -> Result<Streamed
         if !future::or(go_on, stop).await {
             deadline = Instant::now();
         }
+        still_there(&api, &who)?;
+    }
+}
+
+/// A device that was logged out while it waited hears nothing more.
+fn still_there(api: &Api, who: &Session) -> Result<(), Error> {
+    let is_there = api.store.read(|s| s.device_ids()?.has(who.device))?;
+    if is_there {
+        Ok(())
+    } else {
+        Err(Error::unknown_token(false))
     }
 }
 
@@ -158,6 +170,10 @@ fn request(api: &Api, who: &Session, asked: SyncRequest) -> Result<Request, Erro
         full_state: asked.stable.full_state,
         state_after,
         now_ms: api.clock.now_ms(),
+        ignored: api.store.read(|s| ignored::list(s, who.user))?,
+        known: api
+            .known_members
+            .begin(who.device, since.map(|since| since.position)),
     })
 }
 
@@ -168,7 +184,8 @@ fn look(api: &Api, request: &Request, span: Span) -> Result<(Vec<Candidate>, Fie
     api.store.read(|s: &store::Snapshot| {
         let candidates = answer::candidates(s, &api.hub, &api.typing, request, span)?;
         let mut fields = answer::beside_rooms(s, &api.hub, request, span)?;
-        if let Some(presence) = answer::presence(s, &api.presence, request, span)? {
+        let presence = answer::presence(s, &api.presence, request, span, &candidates)?;
+        if let Some(presence) = presence {
             fields.insert("presence".to_owned(), presence);
         }
         Ok((candidates, fields))
@@ -196,8 +213,8 @@ async fn read(
     Ok(told)
 }
 
-/// Ends the typing that has run out or whose typists have left, and the presence of those who have fallen silent, and tells
-/// those whom it concerns.
+/// Ends the typing that has run out or whose typists have left, and the presence of those who have
+/// fallen silent, and tells those whom it concerns.
 fn expire(api: &Api) -> Result<(), Error> {
     let now = api.clock.now_ms();
     let changed = api.store.read(|s| {

@@ -74,6 +74,7 @@ impl House {
             federation,
             hub: Arc::new(Hub::new(store.clone(), 1).unwrap()),
             typing: Arc::default(),
+            known_members: Arc::default(),
             presence: Presence::default(),
             local,
             users: Users::new(options, store.clone(), pool.clone(), clock.clone()),
