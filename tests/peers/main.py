@@ -6,11 +6,13 @@ true without hearth."""
 import argparse
 import asyncio
 import contextlib
+import dataclasses
 import pathlib
 import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Awaitable, Callable
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "common"))
 
@@ -18,6 +20,7 @@ from chat import chat
 from claims import Claims, Failed
 from history import history
 from joins import joins, upgrade
+from lies import lies
 from outage import outage
 from play import Play
 from server import free_port
@@ -28,18 +31,27 @@ from user import User
 
 CASTS = ["hearth+synapse"]
 VERSIONS = ["6", "9", "10", "11", "12"]
-# What two people do, in which room versions; each is played in both directions.
+
+
+@dataclasses.dataclass
+class Scenario:
+    play: Callable[[Play], Awaitable]
+    versions: list[str]
+    # Whether each of the two is the host once; and whether nothing else may go on meanwhile
+    both_ways: bool = True
+    alone: bool = False
+
+
 SCENARIOS = {
-    "chat": (chat, VERSIONS),
-    "joins": (joins, VERSIONS),
-    "upgrade": (upgrade, VERSIONS),
-    "history": (history, VERSIONS),
-    "signs": (signs, ["11"]),
-    "outage": (outage, ["11"]),
+    "chat": Scenario(chat, VERSIONS),
+    "joins": Scenario(joins, VERSIONS),
+    "upgrade": Scenario(upgrade, VERSIONS),
+    "history": Scenario(history, VERSIONS),
+    "signs": Scenario(signs, ["11"]),
+    "outage": Scenario(outage, ["11"], alone=True),
+    "lies": Scenario(lies, ["11"], both_ways=False, alone=True),
 }
-# These stop servers.
-ALONE = {"outage"}
-LIMIT = 120
+LIMIT = 240
 
 
 async def meet(arguments, cast, claims, directory):
@@ -60,7 +72,7 @@ async def meet(arguments, cast, claims, directory):
             people.append(User(server, name))
             with claims.claim(f"{name} is on {server.name} ({server.directory.name})"):
                 await people[-1].start()
-        await play(arguments, claims, people)
+        await play(arguments, claims, people, trust)
     finally:
         for person in people:
             await person.stop()
@@ -68,20 +80,18 @@ async def meet(arguments, cast, claims, directory):
             server.clean_up()
 
 
-async def play(arguments, claims, people):
-    """Plays each scenario in all versions and both directions side by side."""
+async def play(arguments, claims, people, trust):
+    """Plays each scenario in all its versions and directions, side by side if it may be."""
     alice, bob = people
     for name in arguments.scenarios:
         begun = time.monotonic()
-        scenario, versions = SCENARIOS[name]
-        plays = [
-            Play(claims, *pair, version)
-            for version in arguments.versions or versions
-            for pair in ((alice, bob), (bob, alice))
-        ]
-        turns = [[play] for play in plays] if name in ALONE else [plays]
+        scenario = SCENARIOS[name]
+        pairs = ((alice, bob), (bob, alice)) if scenario.both_ways else ((alice, bob),)
+        versions = arguments.versions or scenario.versions
+        plays = [Play(claims, *pair, version, trust) for version in versions for pair in pairs]
+        turns = [[play] for play in plays] if scenario.alone else [plays]
         for turn in turns:
-            await asyncio.gather(*(limited(scenario(play)) for play in turn))
+            await asyncio.gather(*(limited(scenario.play(play)) for play in turn))
         print(f"--- {name} took {time.monotonic() - begun:.0f} s", flush=True)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 
 from claims import Claims, Failed, equal
+from trust import Trust
 from user import Refused, User, eventually
 
 
@@ -15,6 +16,7 @@ class Play:
     host: User
     guest: User
     version: str
+    trust: Trust
 
     def claim(self, text):
         return self.claims.claim(f"version {self.version} at {self.host}'s: {text}")

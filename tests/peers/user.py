@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import json
 import urllib.parse
 
 import aiohttp
@@ -48,6 +49,8 @@ class User:
         self.id = f"@{name}:{server.name}"
         self.rooms = {}
         self.presence = {}
+        # The answers to all syncs, as text
+        self.told = []
         self._numbers = itertools.count(1)
         self._news = asyncio.Condition()
         self._task = None
@@ -167,6 +170,7 @@ class User:
                 await asyncio.sleep(0.1)  # the server is down
                 continue
             query["since"] = answer["next_batch"]
+            self.told.append(json.dumps(answer))
             self._notice(answer)
             async with self._news:
                 self._news.notify_all()
