@@ -16,7 +16,7 @@ use std::{
 };
 
 use ruma::{
-    OwnedUserId, RoomId, UInt, UserId,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedUserId, RoomId, UInt, UserId,
     events::TimelineEventType,
     push::{
         AnyPushRuleRef, FlattenedJson, PredefinedOverrideRuleId, PushConditionRoomCtx, Ruleset,
@@ -25,7 +25,7 @@ use ruma::{
     user_id,
 };
 use serde::Deserialize;
-use serde_json::{json, value::to_raw_value};
+use serde_json::{Map, Value, json, value::to_raw_value};
 
 use super::{
     Error, Local, current, event,
@@ -40,8 +40,22 @@ use crate::{
 
 /// So many local members are asked about in place, more on the pool.
 const MEMBERS_IN_PLACE: usize = 64;
-/// So many bytes of their own rules are read in place.
-const RULES_IN_PLACE: usize = 16 * 1024;
+/// So many bytes of their own rules are read in place: in the worst case each byte of a pattern is
+/// held against each of a text.
+const RULES_IN_PLACE: usize = 4 * 1024;
+
+/// How many properties of an event rules can look at.
+///
+/// NOTSPEC: the specification has no end to this and to the following ones. But ruma writes out
+/// every property with its whole path, which grows with the square of a hostile event, and each
+/// rule looks anew.
+const MOST_PROPERTIES: usize = 1000;
+/// How long the path of such a property is, in bytes, before dots in keys are escaped.
+const LONGEST_PATH: usize = 255;
+/// How much of a message's text rules look at, in bytes.
+const LONGEST_BODY: usize = 8 * 1024;
+/// How much of any other text, in bytes.
+const LONGEST_TEXT: usize = 1024;
 
 /// Somebody whom no event is from: for the default rules.
 fn nobody() -> &'static UserId {
@@ -93,7 +107,7 @@ pub fn within(
     room: RoomNum,
     draft: &EventDraft,
 ) -> Result<Notify, Error> {
-    let asked = Asked::new(r, room, draft)?;
+    let mut asked = Asked::new(r, room, draft)?;
     let mut notify = Notify {
         default: asked.by(&default_rules(), nobody(), ""),
         exceptions: Vec::new(),
@@ -184,7 +198,7 @@ impl<'a> Asked<'a> {
     /// What the event means to a local user. `known` is what it means to those with the same rules
     /// of their own whom it does not name.
     fn of_member(
-        &self,
+        &mut self,
         r: &impl Reader,
         (user, id): (UserNum, &UserId),
         known: &mut HashMap<String, Verdict>,
@@ -244,19 +258,18 @@ impl<'a> Asked<'a> {
     }
 
     /// What `rules` say, as those of the user `id`.
-    fn by(&self, rules: &Ruleset, id: &UserId, name: &str) -> Verdict {
-        let mut context = self.context.clone();
-        context.user_id = id.to_owned();
-        context.user_display_name = name.to_owned();
-        let rule = rules.iter().find(|rule| self.applies(*rule, &context));
+    fn by(&mut self, rules: &Ruleset, id: &UserId, name: &str) -> Verdict {
+        self.context.user_id = id.to_owned();
+        self.context.user_display_name = name.to_owned();
+        let rule = rules.iter().find(|rule| self.applies(*rule));
         rule.map_or_else(Verdict::default, |rule| Verdict {
             notify: rule.triggers_notification(),
             highlight: rule.triggers_notification() && rule.triggers_highlight(),
         })
     }
 
-    fn applies(&self, rule: AnyPushRuleRef<'_>, context: &PushConditionRoomCtx) -> bool {
-        let applies = pin!(rule.applies(&self.event, context));
+    fn applies(&self, rule: AnyPushRuleRef<'_>) -> bool {
+        let applies = pin!(rule.applies(&self.event, &self.context));
         // It waits only for what hearth does not give it: subscriptions of threads.
         match applies.poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(applies) => applies,
@@ -265,17 +278,126 @@ impl<'a> Asked<'a> {
     }
 }
 
-/// The event as rules see it, as far as it exists before it is stored.
+/// The event as rules see it, as far as it exists before it is stored, and as far as it is not
+/// larger than what rules look at.
 fn flattened(draft: &EventDraft, room_id: &RoomId) -> Result<FlattenedJson, Error> {
+    let mut left = MOST_PROPERTIES;
     let mut event = json!({
         "type": draft.event_type,
         "sender": draft.sender,
         "room_id": room_id,
-        "content": draft.content,
+        "content": shortened(&draft.content, "content", &mut left),
     });
     if let Some(state_key) = &draft.state_key {
         event["state_key"] = state_key.as_str().into();
     }
     let event = to_raw_value(&event).map_err(|error| Error::BadContent(error.to_string()))?;
     Ok(FlattenedJson::from_raw(&Raw::<()>::from_json(event)))
+}
+
+/// What rules look at of the object at `path`: the first `left` properties whose path is not too
+/// long, those below it included.
+fn shortened(object: &CanonicalJsonObject, path: &str, left: &mut usize) -> Map<String, Value> {
+    let mut kept = Map::new();
+    for (key, value) in object {
+        if path.len() + 1 + key.len() > LONGEST_PATH {
+            continue;
+        }
+        if *left == 0 {
+            break;
+        }
+        *left -= 1;
+        let path = format!("{path}.{key}");
+        let value = match value {
+            CanonicalJsonValue::Object(below) => Value::Object(shortened(below, &path, left)),
+            CanonicalJsonValue::String(text) => {
+                let longest = match path.as_str() {
+                    "content.body" => LONGEST_BODY,
+                    _ => LONGEST_TEXT,
+                };
+                text[..text.floor_char_boundary(longest)].into()
+            }
+            value => value.clone().into(),
+        };
+        kept.insert(key.clone(), value);
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::room_id;
+
+    use super::*;
+    use crate::protocol::build::canonical_content;
+
+    /// As large as an event can be.
+    const LARGE: usize = 64 * 1024;
+
+    fn draft(content: &Value) -> EventDraft {
+        EventDraft {
+            room_id: None,
+            sender: user_id!("@mallory:here").to_owned(),
+            event_type: TimelineEventType::from("m.room.message"),
+            state_key: None,
+            content: canonical_content(content).expect("content"),
+            redacts: None,
+        }
+    }
+
+    fn seen(content: &Value) -> FlattenedJson {
+        flattened(&draft(content), room_id!("!room:here")).expect("an event")
+    }
+
+    /// `count` properties, each with `value`.
+    fn properties(count: usize, value: &Value) -> Value {
+        (0..count)
+            .map(|n| (format!("{n:x}"), value.clone()))
+            .collect()
+    }
+
+    fn nested(depth: usize, key: &str, innermost: Value) -> Value {
+        (0..depth).fold(innermost, |below, _| json!({ key: below }))
+    }
+
+    #[test]
+    fn what_rules_look_at_does_not_grow_with_the_square_of_a_hostile_event() {
+        let long = "k".repeat(LARGE / 2);
+        let almost = "k".repeat(LONGEST_PATH - 20);
+        let hostile = [
+            json!({ long: properties(LARGE / 20, &json!(0)) }),
+            json!({ almost.as_str(): properties(LARGE / 10, &json!(0)) }),
+            json!({ almost.as_str(): properties(LARGE / 20, &json!({})) }),
+            json!({ almost.as_str(): properties(LARGE / 40, &json!({ "too-long": { "a": 0 } })) }),
+            nested(100, &"k".repeat(300), properties(LARGE / 20, &json!(0))),
+            nested(60, "..", properties(LARGE / 10, &json!(0))),
+            nested(100, "", properties(LARGE / 10, &json!(0))),
+            properties(LARGE / 10, &json!("")),
+            properties(LARGE / 600, &json!("a".repeat(600))),
+            json!({ "body": "a".repeat(LARGE / 2), "formatted_body": "a".repeat(LARGE / 2) }),
+        ];
+        for content in hostile {
+            let written = format!("{:?}", seen(&content)).len();
+            assert!(written < 10 * LARGE, "{written} bytes");
+        }
+    }
+
+    #[test]
+    fn the_beginning_of_what_is_too_large_is_looked_at() {
+        let long = "k".repeat(LONGEST_PATH);
+        let event = seen(&json!({
+            "body": "ä".repeat(LONGEST_BODY),
+            "formatted_body": "ä".repeat(LONGEST_BODY),
+            "short": { "leaf": "seen" },
+            long.as_str(): "unseen",
+            "deep": { long.as_str(): { "leaf": "unseen" }, "leaf": "seen" },
+        }));
+        let length = |path: &str| event.get_str(path).map(str::len);
+        assert_eq!(length("content.body"), Some(LONGEST_BODY));
+        assert_eq!(length("content.formatted_body"), Some(LONGEST_TEXT));
+        for path in ["content.short.leaf", "content.deep.leaf"] {
+            assert_eq!(event.get_str(path), Some("seen"));
+        }
+        assert!(!format!("{event:?}").contains("unseen"));
+    }
 }
