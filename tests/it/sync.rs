@@ -186,26 +186,35 @@ fn lazily_loaded_the_state_after_the_timeline_has_the_members_who_changed_in_it(
 }
 
 #[test]
-fn a_device_that_is_logged_out_while_it_waits_hears_nothing_more() {
+fn a_sync_ends_at_once_when_its_device_is_logged_out() {
     let home = Home::new();
-    let alice = home.register("alice");
-    let laptop = home.log_in("alice");
-    let room = make_room(&alice, json!({}));
-    let since = next(&sync(&laptop, None)).to_owned();
-    let path = format!("{SYNC}?since={since}&timeout=100000");
-    let waiting = home.send(Method::GET, &path, Some(&laptop.token), &Value::Null);
-    let logout = "/_matrix/client/v3/logout";
-    let nothing = json!({});
-    let logging_out = async {
-        let out = home
-            .send(Method::POST, logout, Some(&laptop.token), &nothing)
-            .await;
-        let path = format!("/_matrix/client/v3/rooms/{room}/leave");
-        home.send(Method::POST, &path, Some(&alice.token), &nothing)
-            .await;
-        out
-    };
-    let (answer, (out, _)) = home.run(smol::future::zip(waiting, logging_out));
-    assert_eq!(out, 200);
-    refused(&answer, 401, "M_UNKNOWN_TOKEN");
+    let phone = home.register("alice");
+    let ways = [
+        (Method::POST, "/logout", "itself"),
+        (Method::DELETE, "/devices/{deviceId}", "another"),
+        (Method::POST, "/logout/all", "another"),
+    ];
+    for (method, path, by) in ways {
+        let laptop = home.log_in("alice");
+        let path = path.replace("{deviceId}", &laptop.device_id);
+        let path = format!("/_matrix/client/v3{path}");
+        let mut body = json!({});
+        if method == Method::DELETE {
+            let (_, asked) = phone.delete(&path, json!({}));
+            body["auth"] = phone.password_stage(&asked["session"]);
+        }
+        let by = if by == "itself" { &laptop } else { &phone };
+        let since = next(&sync(&laptop, None)).to_owned();
+        let sync = format!("{SYNC}?since={since}&timeout=100000");
+        let waiting = home.send(Method::GET, &sync, Some(&laptop.token), &Value::Null);
+        let logging_out = home.send(method, &path, Some(&by.token), &body);
+        let started = std::time::Instant::now();
+        let (answer, (out, _)) = home.run(smol::future::zip(waiting, logging_out));
+        assert_eq!(out, 200, "{path}");
+        refused(&answer, 401, "M_UNKNOWN_TOKEN");
+        assert!(
+            started.elapsed().as_secs() < 50,
+            "{path}: it did not wait for its time to be up"
+        );
+    }
 }

@@ -87,6 +87,7 @@ pub async fn sync(api: Api, who: Session, asked: SyncRequest) -> Result<Streamed
     loop {
         expire(&api)?;
         let changed = api.hub.watch(who.user);
+        still_there(&api, &who)?;
         let span = request.span(api.hub.now(), api.hub.start());
         let (candidates, fields) = look(&api, &request, span)?;
         let next_batch = answer::next_batch(&api.hub, span);
@@ -127,11 +128,10 @@ pub async fn sync(api: Api, who: Session, asked: SyncRequest) -> Result<Streamed
         if !future::or(go_on, stop).await {
             deadline = Instant::now();
         }
-        still_there(&api, &who)?;
     }
 }
 
-/// A device that was logged out while it waited hears nothing more.
+/// A device that is logged out while it waits hears nothing more.
 fn still_there(api: &Api, who: &Session) -> Result<(), Error> {
     let is_there = api.store.read(|s| s.device_ids()?.has(who.device))?;
     if is_there {
