@@ -1,15 +1,15 @@
 //! The contents of state events: reading those of the current state, writing new ones.
 
 use ruma::{
-    CanonicalJsonObject, UserId,
+    CanonicalJsonObject,
     events::{StateEventType, TimelineEventType},
 };
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{
-    Actor, Error, Local, aliases,
+    Actor, Error, Local,
     append::{self, Sending},
-    current, event, moderation, notify,
+    current, event, notify,
 };
 use crate::{
     protocol::build::EventDraft,
@@ -34,29 +34,6 @@ impl StateEvent {
             kind,
             state_key: String::new(),
             content,
-        }
-    }
-
-    /// Whether a client may ask for it, as far as the client-server API adds to the rooms' own
-    /// rules. To be asked by whoever sends a state event that a client wrote.
-    ///
-    /// # Errors
-    /// Those of [`aliases::check_canonical`] and [`moderation::check_invitee`].
-    pub fn check(&self, r: &impl Reader, local: &Local, room: RoomNum) -> Result<(), Error> {
-        match self.kind {
-            StateEventType::RoomCanonicalAlias => {
-                aliases::check_canonical(r, room, &self.state_key, &self.content)
-            }
-            StateEventType::RoomMember => {
-                let membership = self.content.get("membership");
-                match <&UserId>::try_from(self.state_key.as_str()) {
-                    Ok(user) if membership.and_then(|text| text.as_str()) == Some("invite") => {
-                        moderation::check_invitee(r, local, user)
-                    }
-                    _ => Ok(()),
-                }
-            }
-            _ => Ok(()),
         }
     }
 

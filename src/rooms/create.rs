@@ -10,6 +10,7 @@ use ruma::{
 use super::{
     Actor, Error, Local, aliases,
     append::{self, Appended},
+    checks,
     content::StateEvent,
     directory,
     member::Change,
@@ -114,7 +115,7 @@ fn events(
         .with_profile(tx, local)?
         .send(tx, local, room, actor)?;
     for event in &plan.state {
-        event.check(tx, local, room)?;
+        checks::state_event(tx, local, room, event)?;
         event.send(tx, local, room, actor)?;
     }
     for user in &plan.invite {

@@ -14,16 +14,12 @@ use smol::{
     future::FutureExt,
 };
 
-use super::{Actor, Error, Local, memberships, succession};
+use super::{Error, Local, memberships, succession};
 use crate::{
     clock::Clock,
     store::{self, Effect, Reader, RoomNum, Rows, Store, Tx, UserNum},
 };
 
-/// How many events one slice sends at most.
-pub(super) const SENT: usize = 8;
-/// How many rows one slice looks at at most.
-pub(super) const LOOKED_AT: usize = 128;
 /// How long what failed rests.
 const REST: Duration = Duration::from_secs(60);
 
@@ -126,19 +122,4 @@ where
 {
     let row = table.range(from..)?.next().transpose()?;
     Ok(row.map(|(key, _)| key.value()))
-}
-
-/// Whether something was sent. What a room forbids is not done there, and the errand goes on.
-pub(super) fn tried(
-    result: Result<bool, Error>,
-    actor: &Actor,
-    room: RoomNum,
-) -> Result<bool, Error> {
-    match result {
-        Err(Error::Forbidden(reason)) => {
-            log::warn!("room {}: refused to {}: {reason}", room.0, actor.id);
-            Ok(false)
-        }
-        result => result,
-    }
 }

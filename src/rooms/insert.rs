@@ -3,7 +3,10 @@
 use ruma::{EventId, OwnedEventId};
 use serde::Deserialize;
 
-use super::{Error, event, unread};
+use super::{
+    Error, event,
+    unread::{self, NO_THREAD},
+};
 use crate::protocol::Pdu;
 use crate::store::{
     DeviceNum, Effect, EventNum, NodeNum, Place, Position, Reader, Records, RoomNum, StateKeyNum,
@@ -14,8 +17,6 @@ use crate::store::{
 /// How many local writers the record of a room or a thread holds; the one who wrote longest ago
 /// gives way to a row of its own.
 const WRITERS: usize = 64;
-/// What stands for the root of a thread where there is none.
-pub const NO_THREAD: EventNum = EventNum(0);
 
 /// Whom an event notifies.
 #[derive(Clone, Debug, Default)]

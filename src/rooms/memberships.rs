@@ -12,10 +12,9 @@ use ruma::{
 };
 
 use super::{
-    Actor, Error, Local, content,
-    errands::{LOOKED_AT, SENT, tried},
-    leave,
+    Actor, Error, Local, content, leave,
     member::Change,
+    slice::{LOOKED_AT, SENT, tried},
 };
 use crate::{
     store::{Effect, Reader, Records, RoomNum, Rows, Tx, UserNum, records::Membership},

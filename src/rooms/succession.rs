@@ -12,8 +12,9 @@ use ruma::{
 use super::{
     Actor, Error, Local, content,
     content::StateEvent,
-    errands::{LOOKED_AT, SENT, tried},
-    moderation, state,
+    moderation,
+    slice::{LOOKED_AT, SENT, tried},
+    state,
 };
 use crate::{
     store::{Effect, Reader, Records, RoomNum, Rows, StateKeyNum, Tx, records::Succession},

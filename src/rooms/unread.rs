@@ -14,7 +14,6 @@ use std::collections::BTreeMap;
 
 use super::{
     Error, event,
-    insert::NO_THREAD,
     receipts::{self, MAIN},
     timeline,
 };
@@ -26,6 +25,8 @@ use crate::store::{
 /// How many threads of a room are looked at: those with something new last. NOTSPEC: what is
 /// unread in others is not counted.
 const THREADS: usize = 200;
+/// What stands for the root of a thread where there is none.
+pub const NO_THREAD: EventNum = EventNum(0);
 
 /// What a user has not read in a room.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -23,6 +23,7 @@ use crate::{
     rooms::{
         self, append,
         append::Sending,
+        checks,
         client_event::{Formatter, RoomIds, state_of},
         content::StateEvent,
         current, event, notify, state,
@@ -60,7 +61,8 @@ pub async fn send_state_event(
     };
     let local = api.local.clone();
     let job = move |tx: &Tx| {
-        checked.check(tx, &local, rooms::num(tx, &request.room_id)?)?;
+        let room = rooms::num(tx, &request.room_id)?;
+        checks::state_event(tx, &local, room, &checked)?;
         append::append(tx, &local, &draft, &sending)
     };
     let appended = api.store.write(job).await?;

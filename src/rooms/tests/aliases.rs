@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use super::world::{World, refused, with_world};
 use crate::{
     protocol::build::canonical_content,
-    rooms::{Actor, Error, aliases, content::StateEvent},
+    rooms::{Actor, Error, aliases, checks, content::StateEvent},
     store::{Reader, Records, RoomNum},
 };
 
@@ -139,11 +139,8 @@ fn a_canonical_alias_must_be_one_and_name_the_room_unless_it_was_there_before() 
         create(world, &alice, room_alias_id!("#other:here"), other)?;
         let check = |content: Value| {
             let content = canonical_content(&content)?;
-            StateEvent::new(StateEventType::RoomCanonicalAlias, content).check(
-                world.tx,
-                &world.local,
-                room,
-            )
+            let event = StateEvent::new(StateEventType::RoomCanonicalAlias, content);
+            checks::state_event(world.tx, &world.local, room, &event)
         };
         for good in [
             json!({}),
@@ -184,6 +181,7 @@ fn a_canonical_alias_must_be_one_and_name_the_room_unless_it_was_there_before() 
         )?;
         check(json!({ "alias": "#other:here", "alt_aliases": ["#x:there"] }))?;
         let name = canonical_content(&json!({ "alias": 1 }))?;
-        StateEvent::new(StateEventType::RoomName, name).check(world.tx, &world.local, room)
+        let event = StateEvent::new(StateEventType::RoomName, name);
+        checks::state_event(world.tx, &world.local, room, &event)
     });
 }

@@ -1,0 +1,24 @@
+//! How far one slice of an [errand](super::errands) goes.
+
+use super::{Actor, Error};
+use crate::store::RoomNum;
+
+/// How many events it sends at most.
+pub(super) const SENT: usize = 8;
+/// How many rows it looks at at most.
+pub(super) const LOOKED_AT: usize = 128;
+
+/// Whether something was sent. What a room forbids is not done there, and the errand goes on.
+pub(super) fn tried(
+    result: Result<bool, Error>,
+    actor: &Actor,
+    room: RoomNum,
+) -> Result<bool, Error> {
+    match result {
+        Err(Error::Forbidden(reason)) => {
+            log::warn!("room {}: refused to {}: {reason}", room.0, actor.id);
+            Ok(false)
+        }
+        result => result,
+    }
+}
