@@ -15,4 +15,5 @@ pub mod server;
 pub mod stop;
 pub mod store;
 pub mod sync;
+pub mod systemd;
 pub mod users;

@@ -29,6 +29,7 @@ use crate::{
     stop::{self, Stop},
     store::{self, Store},
     sync::Hub,
+    systemd::{Manager, Sockets},
     users::{self, Users, presence::Presence},
 };
 
@@ -85,16 +86,18 @@ pub struct Server {
 
 impl Server {
     /// Makes and starts everything on `executor`, which must be running. Returns when the server
-    /// is open; clients can connect before and are told to wait.
+    /// is open; clients can connect before and are told to wait. What is `handed` over need not be
+    /// listened on again.
     ///
     /// # Errors
     /// If it cannot listen, or its data cannot be opened.
     pub async fn start(
         executor: &Arc<Executor<'static>>,
         config: Config,
+        handed: Sockets,
         clock: Clock,
     ) -> Result<Self, Error> {
-        let listeners = Listeners::bind(&config)?;
+        let listeners = Listeners::bind(&config, handed)?;
         let addresses = listeners.addresses();
         let front = Arc::new(Front::default());
         let (stop, stopping) = stop::channel();
@@ -223,18 +226,20 @@ fn users(config: &Config, store: &Store, pool: &Pool, clock: &Clock) -> Users {
 }
 
 /// Runs a server until the process is asked to stop (SIGTERM, SIGINT). Calls `opened` once it
-/// serves.
+/// serves; systemd is told itself.
 ///
 /// # Errors
 /// If it cannot start.
-pub fn run(config: Config, opened: impl FnOnce()) -> Result<(), Error> {
+pub fn run(config: Config, handed: Sockets, opened: impl FnOnce()) -> Result<(), Error> {
     raise_file_limit();
+    let manager = Manager::from_env();
+    let serving = format!("serving {}", config.server_name);
     let executor = Arc::new(Executor::new());
     smol::block_on(executor.run(async {
         let mut signals = Signals::new([Signal::Term, Signal::Int]).map_err(Error::Signals)?;
         let start = async {
-            let server = Server::start(&executor, config, Clock::default()).await?;
-            Ok::<_, Error>(Some(server))
+            let start = Server::start(&executor, config, handed, Clock::default());
+            Ok::<_, Error>(Some(manager.starting(start).await?))
         };
         let told = async {
             signals.next().await;
@@ -243,13 +248,15 @@ pub fn run(config: Config, opened: impl FnOnce()) -> Result<(), Error> {
         let Some(mut server) = future::or(start, told).await? else {
             return Ok(());
         };
+        manager.ready(&serving);
         opened();
         let told = async {
             signals.next().await;
             None
         };
         let failed = async { Some(server.failed().await) };
-        let failure = future::or(told, failed).await;
+        let failure = manager.watching(future::or(told, failed)).await;
+        manager.stopping();
         if matches!(failure, Some(Error::Ended(_))) {
             return failure.map_or(Ok(()), Err);
         }

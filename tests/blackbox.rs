@@ -1,6 +1,8 @@
 //! The started binary, as the one who runs it sees it.
 
 mod common;
+#[path = "blackbox/systemd.rs"]
+mod systemd;
 
 use std::{
     collections::HashMap,

@@ -9,6 +9,7 @@ use argh::FromArgs;
 use crate::{
     config::{Config, Registration},
     logging, server,
+    systemd::{self, Sockets},
 };
 
 /// Run the server until it is asked to stop.
@@ -22,7 +23,15 @@ pub(super) struct Serve {
 
 impl Serve {
     pub(super) fn run(self) -> ExitCode {
-        let config = match Config::load(self.config.as_deref()) {
+        let handed = match Sockets::from_env() {
+            Ok(sockets) => sockets,
+            Err(error) => {
+                eprintln!("hearth: cannot use the sockets that were handed over: {error}");
+                return ExitCode::from(2);
+            }
+        };
+        let credentials = systemd::credentials();
+        let config = match Config::load(self.config.as_deref(), credentials.as_deref()) {
             Ok(config) => config,
             Err(error) => {
                 match self.config {
@@ -34,7 +43,16 @@ impl Serve {
         };
         logging::start(config.log);
         let greeting = greeting(&config, self.config.is_some());
-        match server::run(config, || greet(&greeting)) {
+        let name = config.server_name.clone();
+        let greet = || {
+            if systemd::journal_reads_stderr() {
+                log::info!("version {} serves {name}", env!("CARGO_PKG_VERSION"));
+            } else {
+                // Nobody may be there to read it.
+                let _ = io::stdout().write_all(greeting.as_bytes());
+            }
+        };
+        match server::run(config, handed, greet) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 log::error!("{error}");
@@ -42,11 +60,6 @@ impl Serve {
             }
         }
     }
-}
-
-fn greet(greeting: &str) {
-    // Nobody may be there to read it.
-    let _ = io::stdout().write_all(greeting.as_bytes());
 }
 
 /// Where to go next, for the one who started the server.

@@ -3,7 +3,7 @@
 //! The program itself takes about 12 MB and one password hash 19 MiB; the shares below leave room
 //! for both from 64M on.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, fs, path::Path, str::FromStr};
 
 use serde::{Deserialize, Deserializer, de};
 
@@ -23,6 +23,16 @@ impl Memory {
     pub const DEFAULT: Self = Self(128 * M);
     /// With less, the shares are too small to work with.
     const LEAST: Self = Self(32 * M);
+
+    /// Three quarters of what Linux allows the control group of this process (`MemoryMax` of a
+    /// systemd unit, the limit of a container), or the default. The rest is for what the heap loses
+    /// between its blocks and what the system keeps for our files and sockets; a group that takes
+    /// more is killed.
+    pub fn of_group() -> Self {
+        let group = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        group_limit(&group, |path| fs::read_to_string(path).ok())
+            .map_or(Self::DEFAULT, |limit| Self(limit / 4 * 3).max(Self::LEAST))
+    }
 
     /// What the database may keep of its pages.
     pub fn database_cache(self) -> usize {
@@ -46,10 +56,18 @@ impl Memory {
     }
 }
 
-impl Default for Memory {
-    fn default() -> Self {
-        Self::DEFAULT
-    }
+/// The least of the limits of a group and those around it: cgroups(7), version 2. `group` is what
+/// `/proc/self/cgroup` says.
+fn group_limit(group: &str, read: impl Fn(&Path) -> Option<String>) -> Option<usize> {
+    let path = group.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let limits = Path::new(path).ancestors().filter_map(|group| {
+        let file = Path::new("/sys/fs/cgroup").join(group).join("memory.max");
+        // Where there is no limit it says `max`.
+        read(&file)?.trim().parse::<u64>().ok()
+    });
+    limits
+        .min()
+        .map(|limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
 impl FromStr for Memory {
@@ -91,7 +109,9 @@ impl<'de> Deserialize<'de> for Memory {
 
 #[cfg(test)]
 mod tests {
-    use super::Memory;
+    use std::{collections::HashMap, path::Path};
+
+    use super::{Memory, group_limit};
 
     #[test]
     fn a_size_is_a_number_and_a_unit() {
@@ -112,6 +132,33 @@ mod tests {
         "31M"
             .parse::<Memory>()
             .expect_err("too little to work with");
+    }
+
+    #[test]
+    fn the_narrowest_group_around_the_process_limits_it() {
+        let limits = HashMap::from([
+            ("/sys/fs/cgroup/system.slice/memory.max", "300000000\n"),
+            (
+                "/sys/fs/cgroup/system.slice/a.service/memory.max",
+                "400000000\n",
+            ),
+            ("/sys/fs/cgroup/system.slice/b.service/memory.max", "max\n"),
+            (
+                "/sys/fs/cgroup/system.slice/c.service/memory.max",
+                "200000000\n",
+            ),
+        ]);
+        let read = |path: &Path| limits.get(path.to_str()?).map(ToString::to_string);
+        for (group, limit) in [
+            ("0::/system.slice/a.service\n", Some(300_000_000)),
+            ("0::/system.slice/b.service\n", Some(300_000_000)),
+            ("0::/system.slice/c.service\n", Some(200_000_000)),
+            ("0::/user.slice\n", None),
+            ("4:memory:/system.slice/c.service\n", None),
+            ("", None),
+        ] {
+            assert_eq!(group_limit(group, read), limit, "{group}");
+        }
     }
 
     #[test]

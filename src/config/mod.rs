@@ -97,25 +97,41 @@ pub enum Error {
         /// The setting whose name is nearest.
         nearest: &'static str,
     },
+    /// A setting that is also handed over.
+    #[error(
+        "`{key}` stands in the settings, and there is a credential `hearth_{key}` too; \
+         remove one of them"
+    )]
+    Twice {
+        /// The setting.
+        key: &'static str,
+    },
     /// Settings that contradict each other.
     #[error("{0}")]
     Contradiction(&'static str),
 }
 
 impl Config {
-    /// The settings of `file`, or those for a server that only this machine can reach.
+    /// The settings of `file`, or those for a server that only this machine can reach, with the
+    /// secrets from a directory of `credentials`.
     ///
     /// # Errors
-    /// If the file cannot be read, or what it says does not fit together.
-    pub fn load(file: Option<&Path>) -> Result<Self, Error> {
-        let Some(path) = file else {
-            return Settings::local().try_into();
+    /// If a file cannot be read, or what they say does not fit together.
+    pub fn load(file: Option<&Path>, credentials: Option<&Path>) -> Result<Self, Error> {
+        let mut settings = match file {
+            None => Settings::local(),
+            Some(path) => {
+                let text = fs::read_to_string(path).map_err(|error| Error::Read {
+                    path: path.to_owned(),
+                    error,
+                })?;
+                Settings::parse(&text)?
+            }
         };
-        let text = fs::read_to_string(path).map_err(|error| Error::Read {
-            path: path.to_owned(),
-            error,
-        })?;
-        Settings::parse(&text)?.try_into()
+        if let Some(directory) = credentials {
+            settings.take_credentials(directory)?;
+        }
+        settings.try_into()
     }
 
     /// Whether only this machine knows the server by its name.
@@ -159,7 +175,7 @@ impl TryFrom<Settings> for Config {
             federation: settings.federation,
             extra_ca: settings.extra_ca,
             allow_private_addresses: settings.allow_private_addresses,
-            memory: settings.memory,
+            memory: settings.memory.unwrap_or_else(Memory::of_group),
             rate_limits: settings.rate_limits,
             log: settings.log,
         })
@@ -236,7 +252,7 @@ mod tests {
 
     #[test]
     fn without_a_file_registration_is_open_and_nobody_else_can_reach_the_server() {
-        let config = Config::load(None).unwrap();
+        let config = Config::load(None, None).unwrap();
         assert!(matches!(config.registration, Registration::Open));
         assert!(config.is_local());
         assert!(

@@ -1,6 +1,10 @@
 //! The file: its keys, their defaults, and errors that name the line or the key that was meant.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use ruma::{OwnedServerName, owned_server_name};
 use serde::{
@@ -28,7 +32,7 @@ pub struct Settings {
     pub federation: Federation,
     pub extra_ca: Option<PathBuf>,
     pub allow_private_addresses: bool,
-    pub memory: Memory,
+    pub memory: Option<Memory>,
     pub rate_limits: bool,
     pub log: log::LevelFilter,
 }
@@ -60,7 +64,7 @@ impl Default for Settings {
             federation: Federation::On,
             extra_ca: None,
             allow_private_addresses: false,
-            memory: Memory::DEFAULT,
+            memory: None,
             rate_limits: true,
             log: log::LevelFilter::Info,
         }
@@ -90,6 +94,48 @@ impl Settings {
         }
         toml::from_str(text).map_err(|error| syntax(text, &error))
     }
+
+    /// Takes what is secret from the files in a directory, as systemd hands credentials over. Each
+    /// has the name of its setting, after `hearth_`.
+    ///
+    /// # Errors
+    /// If one cannot be read, or the setting has a value already.
+    pub fn take_credentials(&mut self, directory: &Path) -> Result<(), Error> {
+        let read = |path: PathBuf| match fs::read_to_string(&path) {
+            Ok(text) => Ok(Secret::new(text.trim_end())),
+            Err(error) => Err(Error::Read { path, error }),
+        };
+        let token = credential(directory, "registration_token");
+        fill(&mut self.registration_token, token, read)?;
+        let secret = credential(directory, "registration_shared_secret");
+        fill(&mut self.registration_shared_secret, secret, read)?;
+        let certificate = credential(directory, "tls_certificate");
+        fill(&mut self.tls_certificate, certificate, Ok)?;
+        fill(&mut self.tls_key, credential(directory, "tls_key"), Ok)
+    }
+}
+
+/// The name of a setting, and the file that has its value if there is one.
+type Credential = (&'static str, Option<PathBuf>);
+
+fn credential(directory: &Path, key: &'static str) -> Credential {
+    let path = directory.join(format!("hearth_{key}"));
+    (key, path.is_file().then_some(path))
+}
+
+fn fill<T>(
+    setting: &mut Option<T>,
+    (key, path): Credential,
+    read: impl FnOnce(PathBuf) -> Result<T, Error>,
+) -> Result<(), Error> {
+    let Some(path) = path else {
+        return Ok(());
+    };
+    if setting.is_some() {
+        return Err(Error::Twice { key });
+    }
+    *setting = Some(read(path)?);
+    Ok(())
 }
 
 fn syntax(text: &str, error: &toml::de::Error) -> Error {
@@ -151,7 +197,9 @@ fn keys() -> &'static [&'static str] {
 
 #[cfg(test)]
 mod tests {
-    use super::{Error, Settings, keys};
+    use std::fs;
+
+    use super::{Error, Memory, Secret, Settings, keys};
 
     /// The lines of the example that are settings, with the `#` taken away.
     fn example() -> String {
@@ -185,6 +233,7 @@ mod tests {
         ] {
             assert!(path.take().is_some());
         }
+        assert_eq!(shown.memory.take(), Some(Memory::DEFAULT));
         for secret in [
             &mut shown.registration_token,
             &mut shown.registration_shared_secret,
@@ -224,5 +273,36 @@ mod tests {
         assert!(matches!(error, Error::Syntax { line: 3, .. }), "{error}");
         let error = Settings::parse("registration = open").unwrap_err();
         assert!(matches!(error, Error::Syntax { line: 1, .. }), "{error}");
+    }
+
+    #[test]
+    fn secrets_come_from_credentials_and_files_by_their_path() {
+        let directory = tempfile::tempdir().unwrap();
+        let put = |name: &str, text: &str| {
+            let path = directory.path().join(name);
+            fs::write(&path, text).unwrap();
+            path
+        };
+        put("hearth_registration_token", "swordfish\n");
+        put("hearth_unknown", "for somebody else");
+        let key = put("hearth_tls_key", "PEM");
+        let mut settings = Settings::default();
+        settings.take_credentials(directory.path()).unwrap();
+        let expected = Settings {
+            registration_token: Some(Secret::new("swordfish")),
+            tls_key: Some(key),
+            ..Settings::default()
+        };
+        assert_eq!(settings, expected);
+    }
+
+    #[test]
+    fn a_credential_for_what_the_file_sets_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("hearth_registration_token"), "a").unwrap();
+        let mut settings = Settings::parse("registration_token = \"b\"").unwrap();
+        let error = settings.take_credentials(directory.path()).unwrap_err();
+        let message = error.to_string();
+        assert!(message.contains("`registration_token`"), "{message}");
     }
 }

@@ -26,7 +26,7 @@ use super::{
     limits::{HOUSEHOLDS, Times},
     tls,
 };
-use crate::{config::Config, stop::Stopping};
+use crate::{config::Config, stop::Stopping, systemd::Sockets};
 
 /// What the connections talk to: the edge, once the server is open, and 503 before and after.
 #[derive(Debug, Default)]
@@ -74,6 +74,12 @@ pub enum ListenError {
         /// What the system said.
         error: io::Error,
     },
+    /// A socket was handed over, and whether it is for TLS is not known.
+    #[error(
+        "a socket for {0} was handed over, which is neither in `listen` nor in `tls_listen`; \
+         hearth.socket and hearth.toml must name the same addresses"
+    )]
+    Handed(SocketAddr),
     /// TLS cannot be served.
     #[error(transparent)]
     Tls(#[from] tls::Error),
@@ -93,20 +99,25 @@ struct Listener {
 }
 
 impl Listeners {
-    /// Listens where the settings say.
+    /// Listens where the settings say, on the sockets that were handed over for these addresses.
     ///
     /// # Errors
-    /// If an address is taken or not ours, or the certificate cannot be used.
-    pub fn bind(config: &Config) -> Result<Self, ListenError> {
+    /// If an address is taken or not ours, a socket is for no address, or the certificate cannot be
+    /// used.
+    pub fn bind(config: &Config, mut handed: Sockets) -> Result<Self, ListenError> {
         let mut listeners = Vec::new();
         for &address in &config.listen {
-            listeners.push(Listener::bind(address, None)?);
+            listeners.push(Listener::bind(address, &mut handed, None)?);
         }
         if let Some(tls) = &config.tls {
             let acceptor = tls::acceptor(tls)?;
             for &address in &tls.listen {
-                listeners.push(Listener::bind(address, Some(acceptor.clone()))?);
+                let acceptor = Some(acceptor.clone());
+                listeners.push(Listener::bind(address, &mut handed, acceptor)?);
             }
+        }
+        if let Some(address) = handed.left() {
+            return Err(ListenError::Handed(address));
         }
         Ok(Self {
             listeners,
@@ -164,8 +175,14 @@ impl Listeners {
 }
 
 impl Listener {
-    fn bind(address: SocketAddr, acceptor: Option<TlsAcceptor>) -> Result<Self, ListenError> {
-        let bound = TcpListener::bind(address)
+    fn bind(
+        address: SocketAddr,
+        handed: &mut Sockets,
+        acceptor: Option<TlsAcceptor>,
+    ) -> Result<Self, ListenError> {
+        let bound = handed
+            .take(address)
+            .map_or_else(|| TcpListener::bind(address), Ok)
             .and_then(|socket| Ok((socket.local_addr()?, Async::new(socket)?)));
         match bound {
             Ok((address, socket)) => Ok(Self {

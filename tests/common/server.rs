@@ -47,7 +47,11 @@ pub struct Server {
 impl Server {
     /// Starts a server on the data in `directory` and waits until it answers.
     pub fn start(directory: &Path) -> io::Result<Server> {
-        let port = free_port()?;
+        Self::start_with(command(), directory, free_port()?)
+    }
+
+    /// Starts a server with a command of its own, to answer on `port`.
+    pub fn start_with(mut command: Command, directory: &Path, port: u16) -> io::Result<Server> {
         let config = directory.join("hearth.toml");
         let data = directory.join("data");
         fs::write(
@@ -62,7 +66,7 @@ impl Server {
             .append(true)
             .open(directory.join("log"))?;
         let begun = Instant::now();
-        let child = command()
+        let child = command
             .args(["serve", "--config"])
             .arg(config)
             .stdout(log.try_clone()?)

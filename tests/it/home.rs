@@ -13,6 +13,7 @@ use hearth::{
     config::{Config, Settings},
     http::Edge,
     server::Server,
+    systemd::Sockets,
 };
 use http::{Method, Request, Response};
 use serde_json::{Value, json};
@@ -231,7 +232,7 @@ impl Drop for Home {
 }
 
 fn start(executor: &Arc<Executor<'static>>, config: &Config, clock: &Clock) -> Server {
-    let start = Server::start(executor, config.clone(), clock.clone());
+    let start = Server::start(executor, config.clone(), Sockets::default(), clock.clone());
     smol::block_on(executor.run(start)).expect("the server starts")
 }
 

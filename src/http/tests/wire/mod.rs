@@ -27,6 +27,7 @@ use crate::{
     config::{Config, Settings, Tls},
     http::{Edge, Front, Listeners, limits::Times, routes::Routes},
     stop::{self, Stop},
+    systemd::Sockets,
 };
 
 /// Longer than anything here takes; a test that waits for so long fails.
@@ -116,7 +117,7 @@ impl Server {
         add_sync(&mut ours, is_gone.clone());
         add_whoami(&mut ours, was_entered, is_released, is_gone);
 
-        let mut listeners = Listeners::bind(&config()).unwrap();
+        let mut listeners = Listeners::bind(&config(), Sockets::default()).unwrap();
         listeners.times = times;
         listeners.connections = connections;
         let addresses = listeners.addresses();
