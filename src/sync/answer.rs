@@ -280,8 +280,8 @@ pub fn presence(
         }
         let mut content = json!({
             "presence": of.state,
-            "last_active_ago": request.now_ms.saturating_sub(of.active_ms),
-            "currently_active": of.currently_active(request.now_ms),
+            "last_active_ago": span.now_ms.saturating_sub(of.active_ms),
+            "currently_active": of.currently_active(span.now_ms),
         });
         if let Some(status_msg) = of.status_msg {
             content["status_msg"] = status_msg.into();

@@ -132,7 +132,7 @@ impl Hub {
                 }
                 Effect::Reopened => self.start_over(&mut concerned),
                 Effect::DeviceGone(user, _) => drop(concerned.insert(user)),
-                Effect::Errand => {}
+                Effect::Errand | Effect::Outgoing => {}
             }
         }
         let mut inner = self.lock();

@@ -6,8 +6,9 @@ use ruma::{
     OwnedRoomId, OwnedUserId,
     api::client::sync::sync_events::{
         UnreadNotificationsCount,
-        v3::{Ephemeral, JoinedRoom, LeftRoom, RoomAccountData, State, StateEvents, Timeline},
+        v3::{Ephemeral, JoinedRoom, LeftRoom, RoomAccountData, Timeline},
     },
+    events::AnySyncStateEvent,
     serde::Raw,
 };
 use serde_json::{
@@ -17,7 +18,7 @@ use serde_json::{
 
 use super::{
     ephemeral,
-    request::{Request, Span},
+    request::{Request, Span, StateAfter},
     shown::show,
     state::{self, Wanted},
     summary,
@@ -89,9 +90,7 @@ pub fn joined(
         return Ok(None);
     }
     within.add_unread(r, &mut answer)?;
-    let state = std::mem::take(&mut answer.state);
-    debug_assert!(state.is_empty(), "the state is added by with_state");
-    with_state(request, answer, news, |answer, state| answer.state = state).map(Some)
+    with_state(request, answer, news).map(Some)
 }
 
 /// What is told of a room that the user has left, up to the leaving; `None` if nothing is.
@@ -121,7 +120,7 @@ pub fn left(
     let mut answer = LeftRoom::new();
     answer.timeline = within.shown_timeline(r, &selected)?;
     answer.account_data = within.account_data(r)?;
-    with_state(request, answer, news, |answer, state| answer.state = state).map(Some)
+    with_state(request, answer, news).map(Some)
 }
 
 /// The event after `since` that ended the user's last stay in the room, in which the user is not
@@ -158,7 +157,7 @@ impl<'a> InRoom<'a> {
         row: MemberRow,
     ) -> Result<Self, Error> {
         let reader = (&*request.user_id, Some(request.device));
-        let formatter = Formatter::new(r, room, reader, request.now_ms, RoomIds::Left)?;
+        let formatter = Formatter::new(r, room, reader, span.now_ms, RoomIds::Left)?;
         let stay = match span.since {
             Some(since) => stay(r, room, &row, since.position)?,
             None => Stay::New,
@@ -232,7 +231,7 @@ impl<'a> InRoom<'a> {
         let event = event::load(r, self.row.event)?;
         let mut answer = LeftRoom::new();
         answer.timeline.events = show(r, self.request, &mut self.formatter, &[event])?;
-        to_raw_value(&answer).map_err(|_| Error::corrupt("a room that does not serialize"))
+        with_state(self.request, answer, Vec::new())
     }
 
     fn state<T>(
@@ -376,37 +375,41 @@ fn stay(r: &impl Reader, room: RoomNum, row: &MemberRow, since: Position) -> Res
     Ok(Stay::Interrupted)
 }
 
-/// The room's answer as JSON, with its state under the name that the client wants.
+/// The room's answer as JSON, with its state under the name that the client wants. The state is
+/// there even if it is empty: nio takes no room that was left without it.
 fn with_state<T: serde::Serialize>(
     request: &Request,
-    mut answer: T,
-    state: Vec<Raw<ruma::events::AnySyncStateEvent>>,
-    set: impl FnOnce(&mut T, State),
+    answer: T,
+    events: Vec<Raw<AnySyncStateEvent>>,
 ) -> Result<Box<RawValue>, Error> {
-    use super::request::StateAfter;
-
     #[derive(serde::Serialize)]
-    struct Unstable<T> {
-        #[serde(flatten)]
-        answer: T,
-        #[serde(rename = "org.matrix.msc4222.state_after")]
-        state_after: StateEvents,
+    struct State {
+        events: Vec<Raw<AnySyncStateEvent>>,
     }
 
-    let state = StateEvents::with_events(state);
-    let json = match request.state_after {
-        StateAfter::No => {
-            set(&mut answer, State::Before(state));
-            to_raw_value(&answer)
-        }
-        StateAfter::Stable => {
-            set(&mut answer, State::After(state));
-            to_raw_value(&answer)
-        }
-        StateAfter::Unstable => to_raw_value(&Unstable {
-            answer,
-            state_after: state,
-        }),
+    #[derive(serde::Serialize)]
+    #[serde(rename_all = "snake_case")]
+    enum Named {
+        State(State),
+        StateAfter(State),
+        #[serde(rename = "org.matrix.msc4222.state_after")]
+        Unstable(State),
+    }
+
+    #[derive(serde::Serialize)]
+    struct Room<T> {
+        #[serde(flatten)]
+        answer: T,
+        #[serde(flatten)]
+        state: Named,
+    }
+
+    let state = State { events };
+    let state = match request.state_after {
+        StateAfter::No => Named::State(state),
+        StateAfter::Stable => Named::StateAfter(state),
+        StateAfter::Unstable => Named::Unstable(state),
     };
-    json.map_err(|_| Error::corrupt("a room that does not serialize"))
+    to_raw_value(&Room { answer, state })
+        .map_err(|_| Error::corrupt("a room that does not serialize"))
 }

@@ -29,8 +29,6 @@ pub struct Request {
     pub full_state: bool,
     /// Whether the state after the timeline is wanted in place of the one before it.
     pub state_after: StateAfter,
-    /// When it was asked, in milliseconds since the epoch.
-    pub now_ms: u64,
     /// Whom the user ignores.
     pub ignored: BTreeSet<OwnedUserId>,
     /// Which members the device has been told of.
@@ -55,6 +53,8 @@ pub struct Span {
     pub since: Option<Since>,
     /// Where this one ends.
     pub now: Now,
+    /// When it is made, in milliseconds since the epoch.
+    pub now_ms: u64,
 }
 
 /// Where the last answer ended.
@@ -78,8 +78,8 @@ impl Request {
         limit.unwrap_or(TIMELINE_LIMIT).min(MOST_IN_TIMELINE)
     }
 
-    /// Where this request's answer begins and, at `now`, ends.
-    pub fn span(&self, now: Now, start: u64) -> Span {
+    /// Where this request's answer, made at `now_ms`, begins and, at `now`, ends.
+    pub fn span(&self, now: Now, start: u64, now_ms: u64) -> Span {
         let since = self.since.map(|token| Since {
             position: token.position,
             ephemeral: if token.start == start {
@@ -88,6 +88,6 @@ impl Request {
                 0
             },
         });
-        Span { since, now }
+        Span { since, now, now_ms }
     }
 }

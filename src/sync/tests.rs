@@ -49,7 +49,6 @@ fn request(since: Option<SyncToken>) -> Request {
         since,
         full_state: false,
         state_after: StateAfter::No,
-        now_ms: 0,
         ignored: BTreeSet::new(),
         known: known.begin(DeviceNum(1), since.map(|since| since.position)),
     }
@@ -58,7 +57,7 @@ fn request(since: Option<SyncToken>) -> Request {
 /// How many rooms a sync from `since` looks at, and where the next one goes on.
 fn looked_at(store: &Store, hub: &Hub, since: Option<SyncToken>) -> (usize, SyncToken) {
     let request = request(since);
-    let span = request.span(hub.now(), hub.start());
+    let span = request.span(hub.now(), hub.start(), 0);
     let found = store.read(|s| candidates(s, hub, &Typing::default(), &request, span));
     let found = found.expect("the store can be read");
     (found.len(), answer::next_batch(hub, span))

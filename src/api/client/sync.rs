@@ -88,7 +88,7 @@ pub async fn sync(api: Api, who: Session, asked: SyncRequest) -> Result<Streamed
         expire(&api)?;
         let changed = api.hub.watch(who.user);
         still_there(&api, &who)?;
-        let span = request.span(api.hub.now(), api.hub.start());
+        let span = request.span(api.hub.now(), api.hub.start(), api.clock.now_ms());
         let (candidates, fields) = look(&api, &request, span)?;
         let next_batch = answer::next_batch(&api.hub, span);
         if span.since.is_none() || request.full_state {
@@ -169,7 +169,6 @@ fn request(api: &Api, who: &Session, asked: SyncRequest) -> Result<Request, Erro
         since,
         full_state: asked.stable.full_state,
         state_after,
-        now_ms: api.clock.now_ms(),
         ignored: api.store.read(|s| ignored::list(s, who.user))?,
         known: api
             .known_members

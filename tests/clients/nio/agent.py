@@ -21,7 +21,7 @@ def say(message):
     sys.stdout.flush()
 
 
-def saw(what, **fields):
+def saw(what, /, **fields):
     say({"saw": what, **fields})
 
 
