@@ -5,8 +5,12 @@
 //! no new connections, running requests end, the last batch is committed, the store closes.
 
 use std::{
-    fs, io, net::SocketAddr, os::unix::fs::DirBuilderExt, panic::AssertUnwindSafe, path::PathBuf,
-    sync::Arc,
+    fs, io,
+    net::SocketAddr,
+    os::unix::fs::DirBuilderExt,
+    panic::AssertUnwindSafe,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
 };
 
 use async_signal::{Signal, Signals};
@@ -110,11 +114,16 @@ impl Server {
         let store = open_store(&config, pool.clone()).await?;
         let errands = Arc::new(Errands::default());
         let hub = Arc::new(Hub::new(store.clone(), rand::random())?);
+        // Made when there is something to publish already; it looks for itself what came before it.
+        let others: Arc<OnceLock<Arc<Federation>>> = Arc::default();
         let publishing = executor.spawn(store.clone().publish({
-            let (errands, hub) = (errands.clone(), hub.clone());
+            let (errands, hub, others) = (errands.clone(), hub.clone(), others.clone());
             move |effects| {
                 hub.apply(effects);
                 effects.iter().for_each(|effect| errands.apply(effect));
+                if let Some(federation) = others.get() {
+                    effects.iter().for_each(|effect| federation.apply(effect));
+                }
             }
         }));
         let local = Local::load(&store, config.server_name.clone(), clock.now_ms()).await?;
@@ -129,6 +138,9 @@ impl Server {
             0
         };
         let federation = Federation::start(&config, (&store, &local), (&clock, &pool), executor)?;
+        let federation = Arc::new(federation);
+        // It is the only one.
+        let _ = others.set(federation.clone());
         let api = ClientApi {
             local,
             federation,

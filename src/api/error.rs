@@ -7,7 +7,7 @@ use ruma::api::{
     error::{ErrorKind, LimitExceededErrorData, RetryAfter, UnknownTokenErrorData},
 };
 
-use crate::{pool, rates, rooms, store, users};
+use crate::{federation, pool, rates, rooms, store, users};
 
 /// Why a request is not fulfilled. `http/error.rs` decides what each looks like on the wire; the
 /// errors of other modules become one of these with `?`.
@@ -43,9 +43,21 @@ pub enum Error {
     /// A room is not what the request needs it to be.
     #[error(transparent)]
     Rooms(#[from] rooms::Error),
+    /// Another server does not do what this one needs of it.
+    #[error(transparent)]
+    Peer(#[from] federation::Error),
     /// Something that cannot happen did. Logged; the caller learns only that the fault is ours.
     #[error("{0}")]
     Internal(Cow<'static, str>),
+}
+
+impl From<federation::EnterError> for Error {
+    fn from(error: federation::EnterError) -> Self {
+        match error {
+            federation::EnterError::Peer(error) => Self::Peer(error),
+            federation::EnterError::Rooms(error) => Self::Rooms(error),
+        }
+    }
 }
 
 /// Makes a constructor for each error that carries nothing but its message.

@@ -124,6 +124,11 @@ impl Client {
         })))
     }
 
+    /// Whether this server has to do with `server`, and is another.
+    pub fn may_ask(&self, server: &ServerName) -> bool {
+        self.0.federation.allows(server) && server != self.0.local.server_name()
+    }
+
     /// Asks `server`, and waits for the answer.
     pub async fn send<R>(
         &self,
@@ -148,7 +153,7 @@ impl Client {
         R: OutgoingRequest<PathBuilder = SinglePath>,
         R::Authentication: Signed,
     {
-        if !self.0.federation.allows(server) || server == self.0.local.server_name() {
+        if !self.may_ask(server) {
             return Err(Error::NotAllowed);
         }
         let request = self.request(server, request)?;

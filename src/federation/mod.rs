@@ -7,38 +7,51 @@ mod address;
 mod ask;
 mod client;
 mod connect;
+mod enter;
 mod error;
 pub mod keys;
 pub mod receive;
 mod resolve;
+mod sender;
 mod tls;
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use ruma::{
     OwnedEventId, ServerName,
     api::federation::{authentication::XMatrix, discovery::ServerSigningKeys},
     serde::Raw,
 };
-use smol::Executor;
+use smol::{Executor, channel};
 
 use self::{
     ask::Asker,
     keys::Keys,
     receive::{Queues, RawPdu, Receiver, Taken},
+    sender::Sender,
 };
-pub use self::{client::Client, connect::Limits, error::Error, tls::TlsError};
+pub use self::{
+    client::Client,
+    connect::Limits,
+    enter::{Door, Error as EnterError},
+    error::Error,
+    tls::TlsError,
+};
 use crate::{
     clock::Clock,
-    config::{self, Config},
+    config::Config,
     pool::Pool,
-    rooms::{self, Local},
-    store::Store,
+    rooms::{self, Local, servers},
+    store::{Effect, Place, RoomNum, Store},
 };
+
+/// How many servers are asked in turn for a room's history.
+const HISTORY_FROM: usize = 5;
+/// How long somebody waits for it.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Everything that has to do with other servers.
 pub struct Federation {
-    allowed: config::Federation,
     store: Store,
     local: Local,
     clock: Clock,
@@ -46,6 +59,9 @@ pub struct Federation {
     keys: Keys,
     receiver: Receiver<Asker>,
     queues: Queues<Asker>,
+    door: Door,
+    sender: Sender,
+    executor: Arc<Executor<'static>>,
 }
 
 impl fmt::Debug for Federation {
@@ -79,9 +95,11 @@ impl Federation {
             client: client.clone(),
             keys: keys.clone(),
         };
-        let receiver = Receiver::new(store.clone(), local.clone(), asker);
+        let receiver = Receiver::new(store.clone(), local.clone(), asker.clone());
         Ok(Self {
-            allowed: config.federation.clone(),
+            executor: executor.clone(),
+            sender: Sender::start((store, local), (&client, clock), executor)?,
+            door: Door::new((store, local), clock, (&asker, &receiver), executor),
             store: store.clone(),
             local: local.clone(),
             clock: clock.clone(),
@@ -97,9 +115,14 @@ impl Federation {
         &self.client
     }
 
-    /// Whether this server has to do with `server`.
+    /// Who gets people into rooms of other servers.
+    pub fn door(&self) -> &Door {
+        &self.door
+    }
+
+    /// Whether this server has to do with `server`, and is another.
     pub fn allows(&self, server: &ServerName) -> bool {
-        self.allowed.allows(server)
+        self.client.may_ask(server)
     }
 
     /// Whether `request`, which `signed` says comes from its origin, does.
@@ -108,13 +131,42 @@ impl Federation {
         signed: &XMatrix,
         request: &http::Request<&[u8]>,
     ) -> Result<bool, rooms::Error> {
-        self.keys.is_signed(signed, request).await
+        let is_signed = self.keys.is_signed(signed, request).await?;
+        if is_signed {
+            self.sender.alive(&signed.origin);
+        }
+        Ok(is_signed)
+    }
+
+    /// To be told of every effect.
+    pub fn apply(&self, effect: &Effect) {
+        self.sender.apply(effect);
     }
 
     /// What this server tells of its keys.
     pub fn published_keys(&self) -> Result<Raw<ServerSigningKeys>, rooms::Error> {
         let now = self.clock.now_ms();
         self.store.read(|s| keys::published(s, &self.local, now))
+    }
+
+    /// Fetches some of what comes before the gap at `gap` from servers that are in the room; whether
+    /// anything came. Who waits for it does not wait long; it goes on by itself.
+    pub async fn fetch_history(&self, room: RoomNum, gap: Place) -> Result<bool, rooms::Error> {
+        let servers = self.store.read(|s| servers::names(s, room))?;
+        let servers = servers.into_iter().filter(|server| self.allows(server));
+        let servers: Vec<_> = servers.take(HISTORY_FROM).collect();
+        let receiver = self.receiver.clone();
+        let (done, result) = channel::bounded(1);
+        let task = self.executor.spawn(async move {
+            // Nobody may be waiting any more.
+            let _ = done.try_send(receiver.fetch_history(room, gap, servers).await);
+        });
+        task.detach();
+        match connect::in_time(PATIENCE, result.recv()).await {
+            Ok(Ok(Err(receive::Error::Rooms(error)))) => Err(error),
+            Ok(Ok(Ok(fetched))) => Ok(fetched),
+            _ => Ok(false),
+        }
     }
 
     /// Takes events that `origin` sends; for each that is one, what became of it.

@@ -18,7 +18,7 @@ use ruma::api::{
 use serde_json::error::Category;
 
 use super::body::Answer;
-use crate::{api::Error, rooms, store, users};
+use crate::{api::Error, federation, rooms, store, users};
 
 /// How long a client is told to wait when the server is busy with others.
 const BUSY: Duration = Duration::from_secs(1);
@@ -110,6 +110,7 @@ fn answer(error: Error) -> Response<Answer> {
         Error::Store(error) => of_store(error),
         Error::Users(error) => of_users(error),
         Error::Rooms(error) => of_rooms(error),
+        Error::Peer(error) => of_peer(error),
         Error::Internal(message) => {
             log::error!("{message}");
             fault()
@@ -206,6 +207,24 @@ fn of_rooms(error: rooms::Error) -> Response<Answer> {
         Error::UnsupportedVersion(_) => ErrorKind::UnsupportedRoomVersion,
     };
     standard(status(&kind), kind, message)
+}
+
+/// What another server says to a request of ours on a client's behalf is passed on; where it says
+/// nothing, the fault is on the way.
+fn of_peer(error: federation::Error) -> Response<Answer> {
+    use federation::Error;
+
+    let message = error.to_string();
+    match error {
+        Error::NotAllowed => standard(StatusCode::FORBIDDEN, ErrorKind::Forbidden, message),
+        Error::Status(status, Some(said)) if status.is_client_error() => {
+            standard(status, said.kind, message)
+        }
+        Error::TimedOut => standard(StatusCode::GATEWAY_TIMEOUT, ErrorKind::Unknown, message),
+        Error::Unresolvable | Error::Unreachable(_) | Error::Status(..) | Error::Nonsense(_) => {
+            standard(StatusCode::BAD_GATEWAY, ErrorKind::Unknown, message)
+        }
+    }
 }
 
 fn fault() -> Response<Answer> {

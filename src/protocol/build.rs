@@ -5,7 +5,7 @@ use ruma::{
     OwnedUserId, UInt, canonical_json::to_canonical_value, events::TimelineEventType,
     room_version_rules::RoomVersionRules, signatures::hash_and_sign_event,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     format::{FormatError, check, event_id, not_canonical},
@@ -111,6 +111,47 @@ pub fn build(
     let json = check(&mut object, rules)?;
     let pdu = Pdu::parse(event_id(&object, rules)?, &json, rules, false)?;
     Ok(BuiltEvent { json, pdu })
+}
+
+/// Makes the event for which another server, which knows the room, has given the `template`: its
+/// place in the room and, where a room lets in only whom somebody vouches for, who does.
+///
+/// # Errors
+/// [`FormatError`] if the template is not one for `draft`.
+///
+/// Source: server-server API, "Joining Rooms", "Leaving Rooms", "Knocking upon a room".
+pub fn build_from(
+    template: &str,
+    draft: &EventDraft,
+    now: MilliSecondsSinceUnixEpoch,
+    rules: &RoomVersionRules,
+    key: &ServerKey,
+) -> Result<BuiltEvent, FormatError> {
+    #[derive(Deserialize)]
+    struct Template {
+        auth_events: Vec<OwnedEventId>,
+        prev_events: Vec<OwnedEventId>,
+        depth: UInt,
+        content: Vouched,
+    }
+    #[derive(Deserialize)]
+    struct Vouched {
+        #[serde(rename = "join_authorised_via_users_server")]
+        via: Option<OwnedUserId>,
+    }
+    let given: Template = serde_json::from_str(template).map_err(not_canonical)?;
+    let mut draft = draft.clone();
+    if let Some(via) = given.content.via {
+        let field = "join_authorised_via_users_server".to_owned();
+        draft.content.insert(field, via.as_str().into());
+    }
+    let place = EventPlace {
+        prev_events: given.prev_events,
+        auth_events: given.auth_events,
+        depth: given.depth.into(),
+        origin_server_ts: now,
+    };
+    build(&draft, &place, rules, key)
 }
 
 fn unsigned_event(

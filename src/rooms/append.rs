@@ -14,7 +14,7 @@ use ruma::{
 use super::{
     Error, Local, current, event,
     insert::{self, Insert, Notify},
-    redaction, state,
+    outgoing, redaction, state,
 };
 use crate::{
     protocol::{
@@ -217,6 +217,7 @@ fn finish(
         current::change(tx, local, room, hot, (root, position), [key])?;
     }
     redaction::apply(tx, room, pdu, num, rules)?;
+    outgoing::note(tx, local, room, pdu, (num, position))?;
     hot.extremities
         .retain(|extremity| !prev.contains(extremity));
     hot.extremities.push(num);

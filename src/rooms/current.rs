@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use ruma::{OwnedRoomId, UserId, events::room::member::MembershipState};
 use serde::Deserialize;
 
-use super::{Error, Local, event, state};
+use super::{Error, Local, event, servers, state};
 use crate::store::{
     Effect, EventNum, NodeNum, Place, Position, Reader, Records, RoomNum, Rows, StateKeyNum, Tx,
     UserNum,
@@ -138,9 +138,13 @@ fn member_changed(
         *count = count.saturating_sub(u32::from(was == membership));
     }
     if local.has(user) {
-        local_member_changed(tx, room, user, is, (after, position))?;
+        return local_member_changed(tx, room, user, is, (after, position));
     }
-    Ok(())
+    match (was == Membership::Join, is == Membership::Join) {
+        (false, true) => servers::change(tx, room, user.server_name(), 1),
+        (true, false) => servers::change(tx, room, user.server_name(), -1),
+        _ => Ok(()),
+    }
 }
 
 fn local_member_changed(
@@ -221,6 +225,17 @@ pub fn local_members(r: &impl Reader, room: RoomNum) -> Result<Vec<(UserNum, Mem
         members.push((key.value().1, membership));
     }
     Ok(members)
+}
+
+/// Whether a local user is joined to the room.
+pub fn has_joined(r: &impl Reader, room: RoomNum) -> Result<bool, Error> {
+    let table = r.local_members()?;
+    for row in table.range((room, UserNum::MIN)..=(room, UserNum::MAX))? {
+        if row?.1.value() == Membership::Join as u8 {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The local users who are in a room with `user`, `user` among them if in any.

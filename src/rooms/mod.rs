@@ -11,6 +11,7 @@
 //!   size say so and belong on the pool.
 
 pub mod acl;
+pub mod adopt;
 pub mod aliases;
 pub mod append;
 pub mod backfill;
@@ -32,6 +33,7 @@ pub mod memberships;
 pub mod messages;
 pub mod moderation;
 pub mod notify;
+pub mod outgoing;
 pub mod outlier;
 pub mod power;
 pub mod presets;
@@ -40,6 +42,7 @@ pub mod receive;
 mod redaction;
 mod resolution;
 pub mod sending;
+pub mod servers;
 mod slice;
 pub mod state;
 mod succession;

@@ -24,7 +24,7 @@ pub fn store(
     received: &Received,
 ) -> Result<EventNum, Error> {
     let pdu = &received.pdu;
-    if let Some(num) = event::num_in(tx, room, pdu.event_id())? {
+    if let Some((num, _)) = receive::here(tx, room, pdu.event_id())? {
         return Ok(num);
     }
     let auth = receive::auth_events(tx, room, rules, pdu)?;
@@ -33,6 +33,24 @@ pub fn store(
     } else {
         Status::RejectedOutlier
     };
+    insert(tx, room, received, (status, &auth))
+}
+
+/// Stores an event that came alone: of what it names nothing is here.
+pub fn store_alone(tx: &Tx, room: RoomNum, received: &Received) -> Result<EventNum, Error> {
+    match event::num_in(tx, room, received.pdu.event_id())? {
+        Some(num) => Ok(num),
+        None => insert(tx, room, received, (Status::Alone, &[])),
+    }
+}
+
+fn insert(
+    tx: &Tx,
+    room: RoomNum,
+    received: &Received,
+    (status, auth): (Status, &[EventNum]),
+) -> Result<EventNum, Error> {
+    let pdu = &received.pdu;
     let state_key = match pdu.state_pair() {
         Some((kind, key)) => Some(state::key_num_or_new(tx, room, &kind.to_string(), key)?),
         None => None,
@@ -44,7 +62,7 @@ pub fn store(
         status,
         state_before: NodeNum::EMPTY,
         state_key,
-        auth: &auth,
+        auth,
         wrote: None,
         sent_by: None,
         thread: None,

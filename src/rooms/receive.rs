@@ -18,7 +18,7 @@ use ruma::{EventId, OwnedEventId, events::StateEventType, room_version_rules::Ro
 use super::{
     Error, Local, current, event,
     insert::{self, Insert, Notify},
-    redaction,
+    outgoing, redaction,
     resolution::{self, Unnumbered},
     state,
     view::View,
@@ -30,7 +30,7 @@ use crate::{
     },
     store::{
         Effect, EventNum, Place, Reader, RoomNum, Tx,
-        records::{EventHeader, Gap, Status},
+        records::{EventHeader, Gap, RoomHot, Status},
     },
 };
 
@@ -53,12 +53,22 @@ pub struct Decision {
     state_before: View,
     /// The room's current state with the event, if the event changes anything about it.
     current: Option<View>,
+    hand_on: bool,
 }
 
 impl Decision {
     /// What becomes of the event.
     pub fn status(&self) -> Status {
         self.status
+    }
+
+    /// The same, of an event that this server takes for another one and hands on to those in the
+    /// room.
+    pub fn handed_on(self) -> Self {
+        Self {
+            hand_on: true,
+            ..self
+        }
     }
 }
 
@@ -122,6 +132,7 @@ pub fn decide(
         status,
         state_before,
         current,
+        hand_on: false,
     })
 }
 
@@ -185,6 +196,16 @@ pub fn told(r: &impl Reader, room: RoomNum, ids: &[OwnedEventId]) -> Result<View
     Ok(view)
 }
 
+/// The ids of the events before `pdu` that are not here, or only as outliers.
+pub(super) fn missing(r: &impl Reader, room: RoomNum, pdu: &Pdu) -> Result<Vec<String>, Error> {
+    Ok(Prev::find(r, room, pdu)?.missing)
+}
+
+/// Leaves room in the timeline for what is missing.
+pub(super) fn leave_gap(hot: &mut RoomHot) {
+    hot.last_place = Place(hot.last_place.0.saturating_add(GAP));
+}
+
 /// The numbers of the events that `pdu` names as its authority.
 ///
 /// # Errors
@@ -206,8 +227,8 @@ pub(super) fn auth_events(
     nums.collect()
 }
 
-/// The event `id`, which another event of the room names.
-fn here(
+/// The event `id` of the room, unless it came alone.
+pub(super) fn here(
     r: &impl Reader,
     room: RoomNum,
     id: &EventId,
@@ -219,7 +240,7 @@ fn here(
     if header.room != room {
         return Err(Error::invalid("the event names an event of another room"));
     }
-    Ok(Some((num, header)))
+    Ok((header.status != Status::Alone).then_some((num, header)))
 }
 
 /// [Checks performed on receipt of a PDU], from the fourth on.
@@ -306,8 +327,8 @@ pub fn store(
     let room = *room;
     let mut hot = super::hot(tx, room)?;
     let mut outlier = None;
-    if let Some(num) = event::num_of(tx, pdu.event_id())? {
-        if !event::header(tx, num)?.status.is_outlier() {
+    if let Some((num, header)) = here(tx, room, pdu.event_id())? {
+        if !header.status.is_outlier() {
             return Ok(num);
         }
         outlier = Some(num);
@@ -335,7 +356,7 @@ pub fn store(
     };
     let is_after_gap = !decision.missing.is_empty() && new.status == Status::Accepted;
     if is_after_gap {
-        hot.last_place = Place(hot.last_place.0.saturating_add(GAP));
+        leave_gap(&mut hot);
     }
     let (num, position) = insert::insert(tx, room, &mut hot, &new)?;
     redaction::apply_early(tx, room, (pdu.event_id().as_str(), num), rules)?;
@@ -348,6 +369,9 @@ pub fn store(
         let keys = state::differing_keys(tx, room, &[hot.state, root])?;
         current::change(tx, local, room, &mut hot, (root, position), keys)?;
         redaction::apply(tx, room, pdu, num, rules)?;
+        if decision.hand_on {
+            outgoing::note(tx, local, room, pdu, (num, position))?;
+        }
         hot.extremities
             .retain(|extremity| !prev.contains(extremity));
         hot.extremities.push(num);

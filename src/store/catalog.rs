@@ -7,12 +7,14 @@ use redb::{Key, ReadOnlyTable, ReadTransaction, TableDefinition, Value, WriteTra
 
 use super::{
     Error, Tx,
-    ids::{DeviceNum, EventNum, NodeNum, Place, Position, RoomNum, StateKeyNum, UserNum},
+    ids::{
+        DeviceNum, EventNum, NodeNum, Place, Position, RoomNum, ServerNum, StateKeyNum, UserNum,
+    },
     packed::Packed,
     records::{
-        AccessToken, Account, AccountData, Alias, Counts, Device, Gap, LoginToken, MemberRow,
-        Notified, Receipt, RefreshToken, RemoteKey, Room, RoomHot, SigningKey, StateNode,
-        Succession, Thread, TimelineRow, Transaction, Waiting,
+        AccessToken, Account, AccountData, Alias, Counts, Device, Gap, Invitation, LoginToken,
+        MemberRow, Notified, Outgoing, Receipt, RefreshToken, RemoteKey, Room, RoomHot, SigningKey,
+        StateNode, Succession, Thread, TimelineRow, Transaction, Waiting,
     },
     table::{Rows, SnapshotTable, TxTable},
 };
@@ -145,6 +147,19 @@ tables! {
     /// (user, filter number) → the filter as JSON.
     filters: (UserNum, u32) => &'static str, version 1;
 
+    /// Every other server that another row mentions: number → name.
+    servers: ServerNum => &'static str, version 1;
+    /// Server name → number.
+    server_nums: &'static str => ServerNum, version 1;
+    /// Servers that do not have everything from this position on → it.
+    behind: ServerNum => Position, version 1;
+    /// (room, other server) → how many of its users are joined.
+    room_servers: (RoomNum, ServerNum) => u32, version 1;
+    /// (other server, room): the rooms that it has users in.
+    server_rooms: (ServerNum, RoomNum) => (), version 1;
+    /// Position → an event that other servers are to get.
+    outgoing: Position => Packed<Outgoing>, version 1;
+
     /// Rooms, the part that rarely changes.
     rooms: RoomNum => Packed<Room>, version 1;
     /// Room id → number.
@@ -187,6 +202,8 @@ tables! {
     state_changes: (RoomNum, Position, StateKeyNum) => (EventNum, EventNum), version 1;
     /// (local user, room) → how the user stands to the room.
     memberships: (UserNum, RoomNum) => Packed<MemberRow>, version 1;
+    /// (local user, room) → what an invitation to a room that this server is not in shows of it.
+    invitations: (UserNum, RoomNum) => Packed<Invitation>, version 1;
     /// (room, local user): those who are joined or invited, or knock; the value is the
     /// [`Membership`](super::records::Membership) as a byte.
     local_members: (RoomNum, UserNum) => u8, version 1;

@@ -18,4 +18,6 @@ pub enum Effect {
     DeviceGone(UserNum, DeviceNum),
     /// Something is to be done in many rooms, or much in one.
     Errand,
+    /// Other servers are to get something.
+    Outgoing,
 }

@@ -76,6 +76,10 @@ number! {
     DeviceNum(u32)
 }
 number! {
+    /// Another server.
+    ServerNum(u32)
+}
+number! {
     /// A (type, state key) pair within one room; dense from 0.
     StateKeyNum(u32)
 }

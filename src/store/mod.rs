@@ -47,7 +47,9 @@ pub use self::{
     catalog::{Reader, Snapshot, TABLES, TableInfo},
     effects::Effect,
     error::Error,
-    ids::{DeviceNum, EventNum, NodeNum, Place, Position, RoomNum, StateKeyNum, UserNum},
+    ids::{
+        DeviceNum, EventNum, NodeNum, Place, Position, RoomNum, ServerNum, StateKeyNum, UserNum,
+    },
     packed::{Bytes, Packed, Record, pack_before, unpack_before},
     table::{Range, Records, Row, Rows, SnapshotTable, TxTable},
     tx::Tx,

@@ -4,7 +4,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ids::{DeviceNum, EventNum, NodeNum, Place, Position, RoomNum, StateKeyNum, UserNum},
+    ids::{
+        DeviceNum, EventNum, NodeNum, Place, Position, RoomNum, ServerNum, StateKeyNum, UserNum,
+    },
     packed::Record,
 };
 
@@ -172,12 +174,15 @@ pub enum Status {
     Outlier,
     /// The same, and its own auth events forbid it.
     RejectedOutlier,
+    /// It came alone, as an invitation does: nothing that it names is here, so it authorizes nothing
+    /// and is stored anew if it comes with its room.
+    Alone,
 }
 
 impl Status {
     /// Whether the state before the event is not known.
     pub fn is_outlier(self) -> bool {
-        matches!(self, Self::Outlier | Self::RejectedOutlier)
+        matches!(self, Self::Outlier | Self::RejectedOutlier | Self::Alone)
     }
 
     /// Whether the event changes nothing and authorizes nothing.
@@ -187,6 +192,28 @@ impl Status {
             self,
             RejectedByAuthEvents | RejectedByState | RejectedOutlier
         )
+    }
+}
+
+record! {
+    /// An event that other servers are to get.
+    Outgoing {
+        /// The event.
+        event: EventNum,
+        /// Its room: whoever is in it gets the event.
+        room: RoomNum,
+        /// Servers that get it although they are not in the room, or not any more.
+        also: Vec<ServerNum>,
+    }
+}
+
+record! {
+    /// An invitation to a room that the server is not in, or a knock on one.
+    Invitation {
+        /// The server through which it came: it is in the room.
+        server: String,
+        /// Some of the room's state, stripped events as JSON.
+        state: Vec<String>,
     }
 }
 

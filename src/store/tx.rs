@@ -7,7 +7,7 @@ use redb::{Database, Key, TableDefinition, Value, WriteTransaction};
 use super::{
     Effect, Error,
     catalog::Reader,
-    ids::{DeviceNum, EventNum, Position, RoomNum, UserNum},
+    ids::{DeviceNum, EventNum, Position, RoomNum, ServerNum, UserNum},
     table::{Rows, TxTable},
 };
 
@@ -192,6 +192,20 @@ impl Tx {
         self.user_nums()?.insert(user_id, user)?;
         self.users()?.insert(user, user_id)?;
         Ok(user)
+    }
+
+    /// The number of the other server `name`, given now if it has none yet.
+    ///
+    /// # Errors
+    /// If the tables cannot be read or written.
+    pub fn server_num(&self, name: &str) -> Result<ServerNum, Error> {
+        if let Some(row) = self.server_nums()?.get(name)? {
+            return Ok(row.value());
+        }
+        let server = ServerNum(self.count("server")?);
+        self.server_nums()?.insert(name, server)?;
+        self.servers()?.insert(server, name)?;
+        Ok(server)
     }
 
     /// Counts up in the table, for what can be deleted: its last row does not tell what was given.

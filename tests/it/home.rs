@@ -48,13 +48,17 @@ impl Home {
         Self::with("registration = \"open\"")
     }
 
-    /// A server with these lines in its configuration. It limits no rates unless they say so.
+    /// A server with these lines in its configuration. It limits no rates, and has to do with
+    /// no other server, unless they say so.
     pub fn with(settings: &str) -> Self {
         let directory = tempfile::tempdir().expect("a directory can be made");
         let data = directory.path().join("data");
         let mut settings = format!("data_dir = {data:?}\nlisten = [\"127.0.0.1:0\"]\n{settings}\n");
         if !settings.contains("rate_limits") {
             settings += "rate_limits = false\n";
+        }
+        if !settings.contains("federation") {
+            settings += "federation = \"off\"\n";
         }
         let settings = Settings::parse(&settings).expect("these are settings");
         let clock = Clock::manual(START);

@@ -1,7 +1,7 @@
 //! Memberships of rooms (client-server API, "Room membership").
 
 use ruma::{
-    OwnedRoomId,
+    OwnedRoomId, OwnedRoomOrAliasId, OwnedServerName, RoomId,
     api::client::{
         knock::knock_room,
         membership::{
@@ -15,8 +15,8 @@ use ruma::{
 
 use crate::{
     api::{Api, Error, Session},
-    rooms::{self, Actor, Local, aliases, current, join, leave, moderation},
-    store::{RoomNum, Tx},
+    rooms::{self, Actor, Local, aliases, current, join, leave, moderation, servers},
+    store::{Reader, RoomNum, Tx},
 };
 
 /// `POST /_matrix/client/v3/rooms/{roomId}/join`
@@ -25,12 +25,9 @@ pub async fn join_room_by_id(
     who: Session,
     request: join_room_by_id::v3::Request,
 ) -> Result<join_room_by_id::v3::Response, Error> {
-    let reason = request.reason;
-    let join = move |tx: &Tx, local: &Local, actor: &Actor, room| {
-        join::join(tx, local, actor, room, reason.as_deref())
-    };
-    in_room(&api, &who, request.room_id.clone(), join).await?;
-    Ok(join_room_by_id::v3::Response::new(request.room_id))
+    let room = request.room_id;
+    join_anywhere(&api, &who, &room, Vec::new(), request.reason).await?;
+    Ok(join_room_by_id::v3::Response::new(room))
 }
 
 /// `POST /_matrix/client/v3/join/{roomIdOrAlias}`
@@ -39,16 +36,67 @@ pub async fn join_room_by_id_or_alias(
     who: Session,
     request: join_room_by_id_or_alias::v3::Request,
 ) -> Result<join_room_by_id_or_alias::v3::Response, Error> {
-    let (local, actor) = (api.local.clone(), api.actor(&who));
-    let room_id = api
-        .store
-        .write(move |tx| {
-            let room = aliases::find(tx, &request.room_id_or_alias)?;
-            join::join(tx, &local, &actor, room, request.reason.as_deref())?;
-            rooms::id(tx, room)
-        })
-        .await?;
-    Ok(join_room_by_id_or_alias::v3::Response::new(room_id))
+    let (room, servers) = find(&api, request.room_id_or_alias, request.via).await?;
+    join_anywhere(&api, &who, &room, servers, request.reason).await?;
+    Ok(join_room_by_id_or_alias::v3::Response::new(room))
+}
+
+/// The room that is meant, and servers that may let somebody in.
+async fn find(
+    api: &Api,
+    room: OwnedRoomOrAliasId,
+    via: Vec<OwnedServerName>,
+) -> Result<(OwnedRoomId, Vec<OwnedServerName>), Error> {
+    let alias = match OwnedRoomId::try_from(room) {
+        Ok(id) => return Ok((id, via)),
+        Err(alias) => alias,
+    };
+    let found = super::alias::find(api, &alias).await?;
+    Ok((
+        found.room_id,
+        via.into_iter().chain(found.servers).collect(),
+    ))
+}
+
+/// Joins `who` here, if this server has the room, else through a server that does.
+async fn join_anywhere(
+    api: &Api,
+    who: &Session,
+    room: &OwnedRoomId,
+    mut servers: Vec<OwnedServerName>,
+    reason: Option<String>,
+) -> Result<(), Error> {
+    let door = api.federation.door();
+    if door.has(room)? {
+        let text = reason.clone();
+        let join = move |tx: &Tx, local: &Local, actor: &Actor, room| {
+            join::join(tx, local, actor, room, text.as_deref())
+        };
+        match in_room(api, who, room.clone(), join).await {
+            // Somebody elsewhere may let in whom nobody here may.
+            Err(Error::Rooms(rooms::Error::Forbidden(reason))) => {
+                if !api.store.read(|s| is_shared(s, room))? {
+                    return Err(rooms::Error::Forbidden(reason).into());
+                }
+            }
+            result => return result,
+        }
+    }
+    servers.extend(api.store.read(|s| known_servers(s, room))?);
+    servers.extend(room.server_name().map(ToOwned::to_owned));
+    Ok(door.join(&api.actor(who), room, servers, reason).await?)
+}
+
+fn is_shared(r: &impl Reader, room: &RoomId) -> Result<bool, rooms::Error> {
+    servers::is_shared(r, rooms::num(r, room)?)
+}
+
+/// Other servers that are, or were, in the room.
+fn known_servers(r: &impl Reader, room: &RoomId) -> Result<Vec<OwnedServerName>, rooms::Error> {
+    match rooms::num(r, room) {
+        Err(rooms::Error::UnknownRoom) => Ok(Vec::new()),
+        room => servers::names(r, room?),
+    }
 }
 
 /// `POST /_matrix/client/v3/knock/{roomIdOrAlias}`

@@ -38,6 +38,8 @@ use crate::{
 
 /// The most events of one page.
 const MOST: usize = 100;
+/// How often one request has history fetched from other servers.
+const FETCHES: usize = 3;
 
 /// `PUT /_matrix/client/v3/rooms/{roomId}/send/{eventType}/{txnId}`
 pub async fn send_message_event(
@@ -189,15 +191,31 @@ pub async fn get_message_events(
     request: get_message_events::v3::Request,
 ) -> Result<get_message_events::v3::Response, Error> {
     let now_ms = api.clock.now_ms();
+    for _ in 0..FETCHES {
+        let (who, request) = (who.clone(), request.clone());
+        let read = move |s: &Snapshot| messages_of(s, (&who, now_ms), request);
+        let (mut answer, gap) = api.store.scan("messages", read).await?;
+        let Some((room, gap)) = gap else {
+            return Ok(answer);
+        };
+        if !api.federation.fetch_history(room, gap).await? {
+            // There is no more to be had now, and nothing by which to ask for it.
+            if answer.chunk.is_empty() {
+                answer.end = None;
+            }
+            return Ok(answer);
+        }
+    }
     let read = move |s: &Snapshot| messages_of(s, (&who, now_ms), request);
-    Ok(api.store.scan("messages", read).await?)
+    Ok(api.store.scan("messages", read).await?.0)
 }
 
+/// A page; and, if it ended too early at a gap, the room and the place of that.
 fn messages_of(
     s: &Snapshot,
     who: (&Session, u64),
     request: get_message_events::v3::Request,
-) -> Result<get_message_events::v3::Response, rooms::Error> {
+) -> Result<(get_message_events::v3::Response, Option<(RoomNum, Place)>), rooms::Error> {
     let mut reading = Reading::new(s, who, request.room_id, request.filter)?;
     let place = |token: &Option<String>| match token {
         Some(token) => token
@@ -223,7 +241,8 @@ fn messages_of(
     if reading.is_lazy() {
         answer.state = reading.senders(s, &page.events)?;
     }
-    Ok(answer)
+    let gap = page.gap.filter(|_| page.events.len() < limit);
+    Ok((answer, gap.map(|gap| (reading.room, gap))))
 }
 
 /// `GET /_matrix/client/v3/rooms/{roomId}/event/{eventId}`

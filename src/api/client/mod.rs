@@ -62,7 +62,7 @@ pub struct ClientApi {
     /// What changed, and who waits for it.
     pub hub: Arc<Hub>,
     /// Other servers.
-    pub federation: Federation,
+    pub federation: Arc<Federation>,
     /// Who is typing.
     pub typing: Arc<Typing>,
     /// Which members devices have been told of.

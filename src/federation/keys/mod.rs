@@ -11,7 +11,7 @@ mod stored;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{self, Arc, PoisonError},
     time::Duration,
 };
 
@@ -20,7 +20,10 @@ use ruma::{
     api::federation::{authentication::XMatrix, discovery::get_server_keys},
     signatures::PublicKeyMap,
 };
-use smol::{Executor, lock::Semaphore};
+use smol::{
+    Executor,
+    lock::{Mutex, Semaphore},
+};
 
 pub use self::own::published;
 use self::stored::Known;
@@ -39,6 +42,8 @@ const REST: Duration = Duration::from_mins(5);
 const REMEMBERED: usize = 1000;
 /// How many servers are asked at once.
 const AT_ONCE: usize = 16;
+/// Servers share so many locks.
+const LOCKS: usize = 64;
 /// As many events are checked in place, more on the pool.
 const IN_PLACE: usize = 4;
 
@@ -54,8 +59,10 @@ struct Parts {
     pool: Pool,
     executor: Arc<Executor<'static>>,
     slots: Semaphore,
+    /// A server is asked by one at a time.
+    locks: [Mutex<()>; LOCKS],
     /// Until when servers are not asked again, in milliseconds since the epoch.
-    resting: Mutex<HashMap<OwnedServerName, u64>>,
+    resting: sync::Mutex<HashMap<OwnedServerName, u64>>,
 }
 
 /// A key that is wanted: its id, and when it must have been valid, in milliseconds since the epoch.
@@ -77,7 +84,8 @@ impl Keys {
             pool: pool.clone(),
             executor: executor.clone(),
             slots: Semaphore::new(AT_ONCE),
-            resting: Mutex::default(),
+            locks: [const { Mutex::new(()) }; LOCKS],
+            resting: sync::Mutex::default(),
         }))
     }
 
@@ -163,19 +171,29 @@ impl Keys {
             return store.read(own::known);
         }
         let known = store.read(|s| stored::of(s, server))?;
+        if known.satisfies(wanted) {
+            return Ok(known);
+        }
+        // Who comes while the server is being asked waits for that answer.
+        let _one = self.0.locks[lock_of(server)].lock().await;
+        let known = store.read(|s| stored::of(s, server))?;
         if known.satisfies(wanted) || self.rests(server) {
             return Ok(known);
         }
-        match self.ask(server).await {
-            Some(told) => {
-                let (server, job_told) = (server.to_owned(), told.clone());
-                store
-                    .write(move |tx| stored::put(tx, &server, &job_told))
-                    .await?;
-                Ok(known.with(told))
-            }
-            None => Ok(known),
+        let told = self.ask(server).await;
+        if let Some(told) = told.clone() {
+            let server = server.to_owned();
+            store
+                .write(move |tx| stored::put(tx, &server, &told))
+                .await?;
         }
+        // Also after an answer: whoever sends what is signed with keys that do not exist must not
+        // have their server asked each time.
+        self.let_rest(server, self.0.clock.now_ms());
+        Ok(match told {
+            Some(told) => known.with(told),
+            None => known,
+        })
     }
 
     /// Asks a server for its keys.
@@ -185,9 +203,6 @@ impl Keys {
         let told = self.0.client.send(server, request).await;
         let told = told.map_err(|error| error.to_string());
         let told = told.and_then(|told| stored::parse(server, &told.server_key, now));
-        // Also after an answer: whoever sends what is signed with keys that do not exist must not
-        // have their server asked each time.
-        self.let_rest(server, now);
         told.map_err(|error| log::debug!("{server} does not tell its keys: {error}"))
             .ok()
     }
@@ -211,6 +226,13 @@ impl Keys {
         let rest = u64::try_from(REST.as_millis()).unwrap_or(u64::MAX);
         resting.insert(server.to_owned(), now.saturating_add(rest));
     }
+}
+
+fn lock_of(server: &ServerName) -> usize {
+    let bytes = server.as_bytes().iter();
+    bytes.fold(0, |sum: usize, byte| {
+        (sum * 31 + usize::from(*byte)) % LOCKS
+    })
 }
 
 /// The keys that `events` say they are signed with.

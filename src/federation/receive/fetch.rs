@@ -52,8 +52,11 @@ impl Room {
 
 /// Fetches from one server what is missing in one room.
 pub struct Fetch<'a, P> {
+    /// Where it goes.
     pub store: &'a Store,
+    /// Through whom it is asked.
     pub peers: &'a P,
+    /// The room.
     pub room: &'a Room,
     /// Who is asked.
     pub server: OwnedServerName,

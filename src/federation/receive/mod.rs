@@ -15,6 +15,7 @@ mod queue;
 mod work;
 
 pub use self::{
+    fetch::{Fetch, Room},
     peers::{Peers, RawPdu, Refused, Told},
     queue::Queues,
     work::{Receiver, Taken},

@@ -1,4 +1,5 @@
-//! Events in an order in which each comes after those that it names.
+//! Events in an order in which each comes after those that it names, and the create event first,
+//! which authorizes all without being named in every version.
 
 use std::collections::HashMap;
 
@@ -39,7 +40,11 @@ pub fn sorted(events: Vec<Received>, named: fn(&Pdu) -> &[OwnedEventId]) -> Vec<
             free.push(index);
         }
     }
-    free.reverse();
+    // The last is taken first.
+    free.sort_by_key(|index| {
+        let event = events[*index].as_ref();
+        event.is_some_and(|event| event.pdu.prev_events().is_empty())
+    });
     let mut order = Vec::new();
     while let Some(index) = free.pop() {
         let Some(event) = events[index].take() else {

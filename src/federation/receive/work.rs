@@ -23,7 +23,7 @@ use crate::{
         receive::{self, decide},
         view::View,
     },
-    store::{Reader, RoomNum, Store, Tx, records::Membership},
+    store::{Reader, RoomNum, Store, Tx},
 };
 
 /// How often an event is decided again because its room has moved.
@@ -76,7 +76,7 @@ impl<P: Peers> Receiver<P> {
     }
 
     /// Of a room's events one is decided at a time: by whoever holds this.
-    pub(super) async fn decides(&self, room: RoomNum) -> MutexGuard<'_, ()> {
+    pub(in crate::federation) async fn decides(&self, room: RoomNum) -> MutexGuard<'_, ()> {
         self.0.locks[room.0 as usize % LOCKS].lock().await
     }
 
@@ -111,8 +111,7 @@ impl<P: Peers> Receiver<P> {
     fn admit(&self, origin: &ServerName, id: &RoomId) -> Result<Room, rooms::Error> {
         self.0.store.read(|s| {
             let num = rooms::num(s, id)?;
-            let members = current::local_members(s, num)?;
-            if !members.iter().any(|(_, is)| *is == Membership::Join) {
+            if !current::has_joined(s, num)? {
                 return Err(rooms::Error::UnknownRoom);
             }
             if !acl::allows(s, num, origin)? {

@@ -71,7 +71,7 @@ impl House {
         let federation =
             Federation::start(&config, (&store, &local), (&clock, &pool), &executor).unwrap();
         let api = Arc::new(ClientApi {
-            federation,
+            federation: Arc::new(federation),
             hub: Arc::new(Hub::new(store.clone(), 1).unwrap()),
             typing: Arc::default(),
             known_members: Arc::default(),

@@ -1,0 +1,341 @@
+//! Getting into a room, or out of one, through a server that is in it.
+//!
+//! Source: server-server API, "Joining Rooms", "Leaving Rooms", "Knocking upon a room".
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use ruma::{
+    MilliSecondsSinceUnixEpoch, OwnedRoomId, OwnedServerName, RoomId, RoomVersionId, ServerName,
+    UInt,
+    api::federation::membership::{create_join_event, prepare_join_event},
+    events::{StateEventType, TimelineEventType, room::member::MembershipState},
+    room_version_rules::RoomVersionRules,
+};
+use serde_json::value::{RawValue, to_raw_value};
+use smol::{Executor, channel, lock::Mutex};
+
+use super::{
+    Client, Error as Fault, Limits,
+    ask::Asker,
+    receive::{self, Fetch, Receiver, Room},
+};
+use crate::{
+    clock::Clock,
+    protocol::{
+        build::{BuiltEvent, EventDraft, build_from, canonical_content},
+        receive::{Incoming, Received},
+        versions,
+    },
+    rooms::{self, Actor, Local, adopt, event, member::Change},
+    store::{EventNum, Reader, RoomNum, Rows, Store, Tx},
+};
+
+/// How many servers are asked to let somebody in.
+const SERVERS: usize = 5;
+/// What an answer with the whole state of a room may take.
+const WHOLE_ROOM: Limits = Limits {
+    time: Duration::from_mins(5),
+    size: 256 * 1024 * 1024,
+};
+/// Rooms share so many locks.
+const LOCKS: usize = 16;
+
+/// Why somebody did not get in or out.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Another server, and no other did.
+    #[error(transparent)]
+    Peer(#[from] Fault),
+    /// This server.
+    #[error(transparent)]
+    Rooms(#[from] rooms::Error),
+}
+
+impl From<crate::store::Error> for Error {
+    fn from(error: crate::store::Error) -> Self {
+        Self::Rooms(error.into())
+    }
+}
+
+impl From<receive::Error> for Error {
+    fn from(error: receive::Error) -> Self {
+        match error {
+            receive::Error::Rooms(error) => error.into(),
+            receive::Error::Missing => nonsense("it leaves out what authorizes its state"),
+        }
+    }
+}
+
+fn nonsense(error: impl ToString) -> Error {
+    Error::Peer(Fault::Nonsense(error.to_string()))
+}
+
+/// Who gets people in. Clones are the same.
+#[derive(Clone)]
+pub struct Door(Arc<Parts>);
+
+struct Parts {
+    store: Store,
+    local: Local,
+    clock: Clock,
+    client: Client,
+    asker: Asker,
+    receiver: Receiver<Asker>,
+    executor: Arc<Executor<'static>>,
+    /// One gets into a room at a time.
+    locks: [Mutex<()>; LOCKS],
+}
+
+impl Door {
+    pub(super) fn new(
+        (store, local): (&Store, &Local),
+        clock: &Clock,
+        (asker, receiver): (&Asker, &Receiver<Asker>),
+        executor: &Arc<Executor<'static>>,
+    ) -> Self {
+        Self(Arc::new(Parts {
+            store: store.clone(),
+            local: local.clone(),
+            clock: clock.clone(),
+            client: asker.client.clone(),
+            asker: asker.clone(),
+            receiver: receiver.clone(),
+            executor: executor.clone(),
+            locks: [const { Mutex::new(()) }; LOCKS],
+        }))
+    }
+
+    /// Joins `actor` to the room through the first of `servers` that lets them in. Goes on to its
+    /// end even if the caller does not wait.
+    ///
+    /// # Errors
+    /// What the last of them said, or that the room is unknown if there is none.
+    pub async fn join(
+        &self,
+        actor: &Actor,
+        room: &RoomId,
+        servers: Vec<OwnedServerName>,
+        reason: Option<String>,
+    ) -> Result<(), Error> {
+        let (done, result) = channel::bounded(1);
+        let (door, actor, room) = (self.clone(), actor.clone(), room.to_owned());
+        let task = self.0.executor.spawn(async move {
+            // Nobody may be waiting any more.
+            let _ = done.try_send(door.join_through(&actor, &room, servers, reason).await);
+        });
+        task.detach();
+        result
+            .recv()
+            .await
+            .unwrap_or(Err(Error::Rooms(rooms::Error::Stale)))
+    }
+
+    async fn join_through(
+        &self,
+        actor: &Actor,
+        room: &OwnedRoomId,
+        servers: Vec<OwnedServerName>,
+        reason: Option<String>,
+    ) -> Result<(), Error> {
+        let lock = room
+            .as_bytes()
+            .iter()
+            .map(|byte| usize::from(*byte))
+            .sum::<usize>()
+            % LOCKS;
+        let _one = self.0.locks[lock].lock().await;
+        let mut failure = Error::Rooms(rooms::Error::UnknownRoom);
+        let mut seen = HashSet::new();
+        let others = servers
+            .into_iter()
+            .filter(|server| self.0.client.may_ask(server) && seen.insert(server.clone()));
+        for server in others.take(SERVERS) {
+            match self.join_via(actor, room, &server, reason.as_deref()).await {
+                Ok(()) => return Ok(()),
+                Err(error @ Error::Rooms(rooms::Error::Store(_))) => return Err(error),
+                Err(error) => {
+                    log::info!("{server} does not let anybody into {room}: {error}");
+                    // A server that says why counts more than one that is not there.
+                    let says_why = matches!(&failure, Error::Peer(fault) if fault.kind().is_some());
+                    if !says_why {
+                        failure = error;
+                    }
+                }
+            }
+        }
+        Err(failure)
+    }
+
+    async fn join_via(
+        &self,
+        actor: &Actor,
+        room: &OwnedRoomId,
+        server: &ServerName,
+        reason: Option<&str>,
+    ) -> Result<(), Error> {
+        let mut request = prepare_join_event::v1::Request::new(room.clone(), actor.id.clone());
+        request.ver = versions::SUPPORTED.to_vec();
+        let template = self.0.client.send(server, request).await?;
+        let version = template.room_version.unwrap_or(RoomVersionId::V1);
+        let rules = versions::rules(&version)
+            .ok_or_else(|| Error::Rooms(rooms::Error::UnsupportedVersion(version.to_string())))?;
+        let draft = self
+            .draft(actor, room, MembershipState::Join, reason)
+            .await?;
+        let built = self.sign(&template.event, &draft, rules)?;
+        let raw = raw(&built)?;
+        let request =
+            create_join_event::v2::Request::new(room.clone(), built.pdu.event_id().to_owned(), raw);
+        let answer = self
+            .0
+            .client
+            .send_within(server, request, WHOLE_ROOM)
+            .await?;
+        let given = answer.room_state;
+        let num = self.room(room, &version).await?;
+        let room = Room {
+            num,
+            id: room.clone(),
+            rules,
+        };
+        let fetch = Fetch {
+            store: &self.0.store,
+            peers: &self.0.asker,
+            room: &room,
+            server: server.to_owned(),
+        };
+        // A server that vouches for the user has signed the event too.
+        let join = self.joined(&fetch, built, given.event).await?;
+        let state = fetch.check(given.state).await;
+        let ids: Vec<_> = state
+            .iter()
+            .map(|event| event.pdu.event_id().to_owned())
+            .collect();
+        let mut all = fetch.check(given.auth_chain).await;
+        all.extend(state);
+        let mut once = HashSet::new();
+        all.retain(|event| once.insert(event.pdu.event_id().to_owned()));
+        fetch.authorities(&all).await?;
+        fetch.keep(all).await?;
+        fetch.authorities(std::slice::from_ref(&join)).await?;
+        self.take_over(actor, num, &ids, join).await
+    }
+
+    /// The event by which `actor` becomes `membership`, as far as the room has no part in it.
+    async fn draft(
+        &self,
+        actor: &Actor,
+        room: &RoomId,
+        membership: MembershipState,
+        reason: Option<&str>,
+    ) -> Result<EventDraft, Error> {
+        let (local, change) = (
+            self.0.local.clone(),
+            Change::new(&actor.id, membership, reason),
+        );
+        let job = move |tx: &Tx| change.clone().with_profile(tx, &local);
+        let change = self.0.store.write(job).await?;
+        Ok(EventDraft {
+            room_id: Some(room.to_owned()),
+            sender: actor.id.clone(),
+            event_type: TimelineEventType::from(StateEventType::RoomMember),
+            state_key: Some(actor.id.to_string()),
+            content: canonical_content(&change.content).map_err(rooms::Error::from)?,
+            redacts: None,
+        })
+    }
+
+    fn sign(
+        &self,
+        template: &RawValue,
+        draft: &EventDraft,
+        rules: &RoomVersionRules,
+    ) -> Result<BuiltEvent, Error> {
+        let now = MilliSecondsSinceUnixEpoch(UInt::new_saturating(self.0.clock.now_ms()));
+        build_from(template.get(), draft, now, rules, self.0.local.key()).map_err(nonsense)
+    }
+
+    /// The number of the room, which is noted now if it is not known.
+    async fn room(&self, room: &RoomId, version: &RoomVersionId) -> Result<RoomNum, Error> {
+        let (room, version) = (room.to_owned(), version.clone());
+        let job = move |tx: &Tx| match rooms::num(tx, &room) {
+            Err(rooms::Error::UnknownRoom) => rooms::make(tx, &room, &version),
+            Ok(num) if rooms::record(tx, num)?.version != version.as_str() => Err(
+                rooms::Error::forbidden("the other server has the room in another version"),
+            ),
+            num => num,
+        };
+        Ok(self.0.store.write(job).await?)
+    }
+
+    /// The event by which the user joined, with whatever signature it got on the way.
+    async fn joined(
+        &self,
+        fetch: &Fetch<'_, Asker>,
+        built: BuiltEvent,
+        signed: Option<Box<RawValue>>,
+    ) -> Result<Received, Error> {
+        if let Some(signed) = signed {
+            let mut found = fetch.check(vec![signed]).await;
+            found.retain(|event| event.pdu.event_id() == built.pdu.event_id());
+            if let Some(event) = found.pop() {
+                return Ok(event);
+            }
+        }
+        let incoming = Incoming::parse(&built.json, fetch.room.rules).map_err(nonsense)?;
+        if incoming.signers().map_err(nonsense)?.len() > 1 {
+            return Err(nonsense("it has not signed the event for which it vouches"));
+        }
+        Ok(Received {
+            json: built.json,
+            pdu: built.pdu,
+            redacted: false,
+        })
+    }
+
+    /// Makes the room what the other server gave, with the user in it.
+    async fn take_over(
+        &self,
+        actor: &Actor,
+        room: RoomNum,
+        state: &[ruma::OwnedEventId],
+        join: Received,
+    ) -> Result<(), Error> {
+        let store = &self.0.store;
+        let _decides = self.0.receiver.decides(room).await;
+        let state = state.to_vec();
+        let plan = store.scan("a room to take over", move |s| {
+            let mut nums: Vec<EventNum> = Vec::new();
+            for id in &state {
+                nums.extend(event::num_in(s, room, id)?);
+            }
+            adopt::Plan::new(s, room, &nums)
+        });
+        for slice in plan.await?.slices() {
+            let local = self.0.local.clone();
+            let job = move |tx: &Tx| adopt::slice(tx, &local, room, &slice);
+            store.write(job).await?;
+        }
+        let (local, user) = (self.0.local.clone(), actor.num);
+        let job = move |tx: &Tx| adopt::enter(tx, &local, room, (&join, user));
+        Ok(store.write(job).await?)
+    }
+
+    /// Whether the room is one that this server has all of: somebody here is in it, or nobody else.
+    pub fn has(&self, room: &RoomId) -> Result<bool, rooms::Error> {
+        self.0.store.read(|s| {
+            let Some(num) = s.room_nums()?.get(room.as_str())?.map(|row| row.value()) else {
+                return Ok(false);
+            };
+            if rooms::hot(s, num)?.extremities.is_empty() {
+                return Ok(false);
+            }
+            Ok(rooms::current::has_joined(s, num)? || !rooms::servers::is_shared(s, num)?)
+        })
+    }
+}
+
+fn raw(built: &BuiltEvent) -> Result<Box<RawValue>, Error> {
+    let event: &RawValue = serde_json::from_slice(&built.json).map_err(nonsense)?;
+    to_raw_value(event).map_err(nonsense)
+}

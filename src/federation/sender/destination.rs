@@ -1,0 +1,170 @@
+//! One server that gets what happens here.
+
+use std::{sync::Weak, time::Duration};
+
+use ruma::{
+    MilliSecondsSinceUnixEpoch, OwnedServerName, UInt,
+    api::federation::transactions::send_transaction_message,
+};
+use serde_json::value::RawValue;
+use smol::{Timer, channel::Receiver, future::FutureExt};
+
+use super::{Parts, Sender, rows};
+use crate::{
+    rooms::{self, servers},
+    store::{self, EventNum, Position, ServerNum, Tx},
+};
+
+/// How many events a transaction has at the most.
+const PDUS: usize = 50;
+/// How many rows are looked at for one transaction to a server that is behind.
+const LOOKED_AT: usize = 1000;
+/// How long a server that does not answer rests at first, and at the most.
+const REST: Duration = Duration::from_secs(2);
+const LONGEST_REST: Duration = Duration::from_hours(1);
+
+/// Sends to `server` what it is to get, until nothing is left.
+pub(super) async fn work(sender: &Weak<Parts>, server: ServerNum, alive: &Receiver<()>) {
+    let mut rest = REST;
+    loop {
+        let Some(parts) = sender.upgrade() else {
+            return;
+        };
+        let sender = Sender(parts);
+        match step(&sender, server).await {
+            Ok(Step::Done) => return,
+            Ok(Step::Sent) => rest = REST,
+            Ok(Step::Failed) => {
+                drop(sender);
+                // Not all at once, who failed at once.
+                let jitter = Duration::from_millis(rand::random::<u64>() % 1000);
+                let rested = async {
+                    Timer::after(rest + jitter).await;
+                };
+                let is_alive = async {
+                    let _ = alive.recv().await;
+                };
+                rested.or(is_alive).await;
+                rest = (rest * 2).min(LONGEST_REST);
+            }
+            Err(rooms::Error::Store(store::Error::Closed)) => return,
+            Err(error) => {
+                log::error!("cannot send to another server: {error}");
+                drop(sender);
+                Timer::after(LONGEST_REST).await;
+            }
+        }
+    }
+}
+
+enum Step {
+    /// It has everything.
+    Done,
+    /// It got something.
+    Sent,
+    /// It does not answer.
+    Failed,
+}
+
+async fn step(sender: &Sender, server: ServerNum) -> Result<Step, rooms::Error> {
+    let behind = {
+        let state = sender.lock();
+        match state.destinations.get(&server) {
+            Some(destination) => destination.behind,
+            None => return Ok(Step::Done),
+        }
+    };
+    match behind {
+        Some(from) => catch_up(sender, server, from).await,
+        None => go_on(sender, server).await,
+    }
+}
+
+/// Sends what has been handed out for it.
+async fn go_on(sender: &Sender, server: ServerNum) -> Result<Step, rooms::Error> {
+    let next = sender.next(server, PDUS);
+    if next.is_empty() {
+        sender.note().await?;
+        return Ok(Step::Done);
+    }
+    let events: Vec<EventNum> = next.iter().map(|(_, event)| *event).collect();
+    if transact(sender, server, &events).await? {
+        if let Some(destination) = sender.lock().destinations.get_mut(&server) {
+            let last = next.last().map(|(position, _)| *position);
+            destination
+                .waiting
+                .retain(|(position, _)| Some(*position) > last);
+        }
+        return Ok(Step::Sent);
+    }
+    if let Some((first, _)) = next.first() {
+        sender.fall_behind(server, *first).await?;
+    }
+    Ok(Step::Failed)
+}
+
+/// Sends what it lacks, from `from` on.
+async fn catch_up(
+    sender: &Sender,
+    server: ServerNum,
+    from: Position,
+) -> Result<Step, rooms::Error> {
+    let store = &sender.0.store;
+    let handed = sender.lock().handed;
+    let scan = move |s: &_| rows::for_server(s, server, from, LOOKED_AT);
+    let (mut lacks, mut next) = store.scan("what a server lacks", scan).await?;
+    if lacks.len() > PDUS {
+        next = Some(lacks[PDUS].0);
+        lacks.truncate(PDUS);
+    }
+    let events: Vec<EventNum> = lacks.iter().map(|(_, event)| *event).collect();
+    if !events.is_empty() && !transact(sender, server, &events).await? {
+        return Ok(Step::Failed);
+    }
+    // It has everything up to here, and what is handed out from now on it is handed too.
+    if next.is_none() && sender.is_up_to_date(server, handed) {
+        let job = move |tx: &Tx| rows::catch_up(tx, server, from);
+        store.write(job).await?;
+        return Ok(Step::Sent);
+    }
+    let next = next.unwrap_or(Position(handed.0 + 1));
+    sender.fall_behind(server, next).await?;
+    Ok(Step::Sent)
+}
+
+/// Sends one transaction; whether the server has taken it.
+async fn transact(
+    sender: &Sender,
+    server: ServerNum,
+    events: &[EventNum],
+) -> Result<bool, rooms::Error> {
+    let (name, pdus) = sender.0.store.read(|s| {
+        let name = servers::name(s, server)?;
+        let mut pdus: Vec<Box<RawValue>> = Vec::new();
+        for event in events {
+            let json = String::from_utf8(rows::pdu(s, *event)?).ok();
+            let pdu = json.and_then(|json| RawValue::from_string(json).ok());
+            pdus.push(pdu.ok_or(rooms::Error::corrupt("an event that is no JSON"))?);
+        }
+        Ok::<(OwnedServerName, _), rooms::Error>((name, pdus))
+    })?;
+    let now = MilliSecondsSinceUnixEpoch(UInt::new_saturating(sender.0.clock.now_ms()));
+    let origin = sender.0.local.server_name().to_owned();
+    let id = sender.transaction_id();
+    let mut request = send_transaction_message::v1::Request::new(id.into(), origin, now);
+    request.pdus = pdus;
+    match sender.0.client.send(&name, request).await {
+        Ok(answer) => {
+            for (id, result) in answer.pdus {
+                if let Err(reason) = result {
+                    log::debug!("{name} does not take {id}: {reason}");
+                }
+            }
+            Ok(true)
+        }
+        Err(error) => {
+            log::debug!("{name} does not take a transaction: {error}");
+            Ok(false)
+        }
+    }
+}

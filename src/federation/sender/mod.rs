@@ -1,0 +1,289 @@
+//! Sending to other servers what happens here.
+//!
+//! The table `outgoing` has every event that others are to get, by position. One task reads it as it
+//! grows and hands each event to the servers that are to get it; a task for each server sends them in
+//! order, one transaction at a time. A server that does not take them gets a row in `behind`, and its
+//! task goes on from there, as patiently as the server is long gone.
+//!
+//! The number `sent` says up to where every server has everything or is in `behind`. It is written
+//! now and then: what lies behind it at a start is sent again, and every server knows an event that it
+//! has already.
+//!
+//! Source: server-server API, "Transactions".
+
+mod destination;
+mod rows;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use ruma::ServerName;
+use smol::{
+    Executor, Task,
+    channel::{self, Receiver, Sender as Channel},
+};
+
+use self::destination::work;
+use super::Client;
+use crate::{
+    clock::Clock,
+    rooms::{self, Local, servers},
+    store::{self, Effect, EventNum, Position, ServerNum, Store},
+};
+
+/// How many rows of `outgoing` are read at once.
+const ROWS: usize = 100;
+/// How many events wait in memory for one server; one that has more to get is behind.
+const WAITING: usize = 200;
+/// How often, at the most, it is noted how far everybody is.
+const NOTED: Duration = Duration::from_mins(1);
+
+/// Sends. Clones are the same.
+#[derive(Clone)]
+pub struct Sender(Arc<Parts>);
+
+struct Parts {
+    store: Store,
+    local: Local,
+    client: Client,
+    clock: Clock,
+    executor: Arc<Executor<'static>>,
+    wake: Channel<()>,
+    /// Names this start's transactions.
+    start: u64,
+    transactions: AtomicU64,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The last position that was handed out.
+    handed: Position,
+    destinations: HashMap<ServerNum, Destination>,
+    noted: Option<(Position, Instant)>,
+}
+
+/// A server that has something to get.
+struct Destination {
+    /// What it gets next. Empty if it is behind.
+    waiting: VecDeque<(Position, EventNum)>,
+    /// From where on it lacks everything, as `behind` has it.
+    behind: Option<Position>,
+    /// Says that it is there.
+    alive: Channel<()>,
+    task: Task<()>,
+}
+
+impl Sender {
+    /// Goes on with what others had not got when the server stopped. Ends when `woken` does.
+    pub fn start(
+        (store, local): (&Store, &Local),
+        (client, clock): (&Client, &Clock),
+        executor: &Arc<Executor<'static>>,
+    ) -> Result<Self, rooms::Error> {
+        let (wake, woken) = channel::bounded(1);
+        let sender = Self(Arc::new(Parts {
+            store: store.clone(),
+            local: local.clone(),
+            client: client.clone(),
+            clock: clock.clone(),
+            executor: executor.clone(),
+            wake,
+            start: rand::random(),
+            transactions: AtomicU64::new(0),
+            state: Mutex::default(),
+        }));
+        let (sent, behind) =
+            store.read(|s| Ok::<_, rooms::Error>((rows::sent(s)?, rows::behind(s)?)))?;
+        let mut state = sender.lock();
+        state.handed = sent;
+        for (server, from) in behind {
+            let destination = sender.destination(server, Some(from));
+            state.destinations.insert(server, destination);
+        }
+        drop(state);
+        let (weak, task) = (Arc::downgrade(&sender.0), woken);
+        let handing = executor.spawn(async move {
+            hand_out(&weak, &task).await;
+        });
+        handing.detach();
+        sender.wake();
+        Ok(sender)
+    }
+
+    /// To be told of every effect.
+    pub fn apply(&self, effect: &Effect) {
+        if let Effect::Outgoing | Effect::Reopened = effect {
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        // Who is woken already looks at everything.
+        let _ = self.0.wake.try_send(());
+    }
+
+    /// `server` has shown that it is there.
+    pub fn alive(&self, server: &ServerName) {
+        let num = self.0.store.read(|s| rows::num(s, server));
+        let state = self.lock();
+        if let Ok(Some(num)) = num
+            && let Some(destination) = state.destinations.get(&num)
+        {
+            let _ = destination.alive.try_send(());
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A server with its task, which does not begin before the lock on the state is released.
+    fn destination(&self, server: ServerNum, behind: Option<Position>) -> Destination {
+        let (alive, is_alive) = channel::bounded(1);
+        let sender = Arc::downgrade(&self.0);
+        let task = self.0.executor.spawn(async move {
+            work(&sender, server, &is_alive).await;
+        });
+        Destination {
+            waiting: VecDeque::new(),
+            behind,
+            alive,
+            task,
+        }
+    }
+
+    /// What `server` gets next. If that is nothing, its task is about to end, and the next event makes
+    /// a new one.
+    fn next(&self, server: ServerNum, most: usize) -> Vec<(Position, EventNum)> {
+        let mut state = self.lock();
+        let waiting = state.destinations.get(&server);
+        let waiting = waiting.map(|destination| destination.waiting.iter());
+        let next: Vec<_> = waiting.into_iter().flatten().take(most).copied().collect();
+        if next.is_empty()
+            && let Some(destination) = state.destinations.remove(&server)
+        {
+            destination.task.detach();
+        }
+        next
+    }
+
+    /// Whether nothing was handed out since `handed`: then `server` is not behind any more.
+    fn is_up_to_date(&self, server: ServerNum, handed: Position) -> bool {
+        let mut state = self.lock();
+        let is_up_to_date = state.handed == handed;
+        if is_up_to_date && let Some(destination) = state.destinations.get_mut(&server) {
+            destination.behind = None;
+        }
+        is_up_to_date
+    }
+
+    /// Hands out the next rows; whether there were any.
+    async fn hand_on(&self) -> Result<bool, rooms::Error> {
+        let from = self.lock().handed;
+        let rows = self.0.store.read(|s| rows::after(s, from, ROWS))?;
+        for (position, event, to) in &rows {
+            for server in to {
+                self.hand(*server, (*position, *event)).await?;
+            }
+            self.lock().handed = *position;
+        }
+        Ok(!rows.is_empty())
+    }
+
+    async fn hand(
+        &self,
+        server: ServerNum,
+        (position, event): (Position, EventNum),
+    ) -> Result<(), rooms::Error> {
+        let name = self.0.store.read(|s| servers::name(s, server))?;
+        if !self.0.client.may_ask(&name) {
+            return Ok(());
+        }
+        let first = {
+            let mut state = self.lock();
+            let new = || self.destination(server, None);
+            let destination = state.destinations.entry(server).or_insert_with(new);
+            if destination.behind.is_some() {
+                return Ok(());
+            }
+            destination.waiting.push_back((position, event));
+            if destination.waiting.len() <= WAITING {
+                return Ok(());
+            }
+            destination.waiting.front().map(|(first, _)| *first)
+        };
+        match first {
+            Some(first) => self.fall_behind(server, first).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Notes that a server lacks everything from `from` on.
+    async fn fall_behind(&self, server: ServerNum, from: Position) -> Result<(), rooms::Error> {
+        let job = move |tx: &store::Tx| rows::fall_behind(tx, server, from);
+        self.0.store.write(job).await?;
+        if let Some(destination) = self.lock().destinations.get_mut(&server) {
+            destination.waiting.clear();
+            destination.behind = Some(from);
+        }
+        Ok(())
+    }
+
+    /// Notes how far everybody is, unless that was noted lately, and forgets what nobody needs.
+    async fn note(&self) -> Result<(), rooms::Error> {
+        let upto = {
+            let mut state = self.lock();
+            let waits = state.destinations.values();
+            let first = waits.filter_map(|destination| destination.waiting.front());
+            let first = first
+                .map(|(position, _)| Position(position.0.saturating_sub(1)))
+                .min();
+            let upto = first.unwrap_or(state.handed);
+            let is_news = state
+                .noted
+                .is_none_or(|(noted, at)| noted < upto && at.elapsed() > NOTED);
+            if !is_news {
+                return Ok(());
+            }
+            state.noted = Some((upto, Instant::now()));
+            upto
+        };
+        self.0
+            .store
+            .write_soon(move |tx: &store::Tx| rows::note(tx, upto))
+            .await
+    }
+
+    fn transaction_id(&self) -> String {
+        let count = self.0.transactions.fetch_add(1, Ordering::Relaxed);
+        format!("{:x}.{count}", self.0.start)
+    }
+}
+
+/// Hands out what there is and what comes, until the sender is gone.
+async fn hand_out(sender: &std::sync::Weak<Parts>, woken: &Receiver<()>) {
+    while woken.recv().await.is_ok() {
+        let Some(parts) = sender.upgrade() else {
+            return;
+        };
+        let sender = Sender(parts);
+        loop {
+            match sender.hand_on().await {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(rooms::Error::Store(store::Error::Closed)) => return,
+                Err(error) => {
+                    log::error!("cannot send to other servers: {error}");
+                    break;
+                }
+            }
+        }
+    }
+}
