@@ -79,6 +79,7 @@ pub enum Error {
 /// A running server.
 pub struct Server {
     edge: Edge,
+    federation: Arc<Federation>,
     front: Arc<Front>,
     addresses: Vec<SocketAddr>,
     store: Store,
@@ -143,7 +144,7 @@ impl Server {
         let _ = others.set(federation.clone());
         let api = ClientApi {
             local,
-            federation,
+            federation: federation.clone(),
             hub,
             typing: Arc::default(),
             known_members: Arc::default(),
@@ -161,6 +162,7 @@ impl Server {
 
         Ok(Self {
             edge,
+            federation,
             front,
             addresses,
             store,
@@ -179,6 +181,11 @@ impl Server {
     /// Answers requests without a connection. For tests.
     pub fn edge(&self) -> &Edge {
         &self.edge
+    }
+
+    /// Asks other servers, in this one's name. For tests.
+    pub fn federation(&self) -> &Federation {
+        &self.federation
     }
 
     /// Waits until the server cannot go on, if ever, and tells why.

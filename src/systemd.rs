@@ -125,11 +125,19 @@ impl Sockets {
         let mut handed = ListenFd::from_env();
         let mut sockets = Vec::new();
         for index in 0..handed.len() {
-            if let Some(socket) = handed.take_tcp_listener(index)? {
-                sockets.push((socket.local_addr()?, socket));
-            }
+            sockets.extend(handed.take_tcp_listener(index)?);
         }
-        Ok(Self(sockets))
+        Self::new(sockets)
+    }
+
+    /// These.
+    ///
+    /// # Errors
+    /// If one of them has no address.
+    pub fn new(sockets: Vec<TcpListener>) -> io::Result<Self> {
+        let sockets = sockets.into_iter();
+        let with_address = sockets.map(|socket| Ok((socket.local_addr()?, socket)));
+        with_address.collect::<io::Result<_>>().map(Self)
     }
 
     /// The socket with this address.

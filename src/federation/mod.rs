@@ -10,6 +10,7 @@ mod connect;
 mod enter;
 mod error;
 pub mod keys;
+mod profiles;
 pub mod receive;
 mod resolve;
 mod sender;
@@ -18,8 +19,9 @@ mod tls;
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use ruma::{
-    OwnedEventId, ServerName,
+    OwnedEventId, ServerName, UserId,
     api::federation::{authentication::XMatrix, discovery::ServerSigningKeys},
+    profile::UserProfile,
     serde::Raw,
 };
 use smol::{Executor, channel};
@@ -27,6 +29,7 @@ use smol::{Executor, channel};
 use self::{
     ask::Asker,
     keys::Keys,
+    profiles::Profiles,
     receive::{Queues, RawPdu, Receiver, Taken},
     sender::Sender,
 };
@@ -57,6 +60,7 @@ pub struct Federation {
     clock: Clock,
     client: Client,
     keys: Keys,
+    profiles: Profiles,
     receiver: Receiver<Asker>,
     queues: Queues<Asker>,
     door: Door,
@@ -103,6 +107,7 @@ impl Federation {
             store: store.clone(),
             local: local.clone(),
             clock: clock.clone(),
+            profiles: Profiles::new(&client, clock),
             client,
             keys,
             queues: Queues::start(executor, receiver.clone())?,
@@ -118,6 +123,11 @@ impl Federation {
     /// Who gets people into rooms of other servers.
     pub fn door(&self) -> &Door {
         &self.door
+    }
+
+    /// The profile of a user of another server, as that server tells it now or told it lately.
+    pub async fn profile(&self, user: &UserId) -> Result<UserProfile, Error> {
+        self.profiles.of(user).await
     }
 
     /// Whether this server has to do with `server`, and is another.

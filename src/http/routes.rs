@@ -49,13 +49,15 @@ fn discovery(routes: &mut Routes) {
 }
 
 fn between_servers(routes: &mut Routes) {
-    use federation::{keys, transaction, version};
+    use federation::{keys, query, transaction, version};
 
     routes.add(version::get_server_version);
     routes.add(keys::get_server_keys);
     routes
         .add(transaction::send_transaction_message)
         .body(TRANSACTION);
+    routes.add(query::get_profile_information);
+    routes.add(query::get_room_information);
 }
 
 fn accounts(routes: &mut Routes) {

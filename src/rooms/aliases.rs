@@ -1,11 +1,15 @@
 //! Room aliases of this server, and what `m.room.canonical_alias` may say.
 
+use std::iter;
+
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomAliasId, RoomAliasId, RoomId, RoomOrAliasId,
-    events::StateEventType,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomAliasId, OwnedRoomId, OwnedServerName,
+    RoomAliasId, RoomId, RoomOrAliasId, events::StateEventType,
 };
 
-use super::{Actor, Error, Local, content, content::StateEvent, current, power, visibility::Sight};
+use super::{
+    Actor, Error, Local, content, content::StateEvent, current, power, servers, visibility::Sight,
+};
 use crate::store::{
     Reader, Records, RoomNum, Rows, Tx,
     records::{Alias, Membership},
@@ -15,6 +19,8 @@ use crate::store::{
 ///
 /// [Room aliases]: https://spec.matrix.org/v1.19/appendices/#room-aliases
 const LONGEST: usize = 255;
+/// How many other servers are named that are in a room.
+const SERVERS: usize = 20;
 
 /// The alias of this server whose local part is `localpart`.
 ///
@@ -54,6 +60,22 @@ pub fn resolve(r: &impl Reader, alias: &RoomAliasId) -> Result<RoomNum, Error> {
     let row = r.aliases()?.load(alias.as_str())?;
     row.map(|row| row.room)
         .ok_or(Error::NotFound("no room has that alias"))
+}
+
+/// The room that `alias` names, if it is an alias of this server, and servers that are in the room:
+/// this one first.
+///
+/// # Errors
+/// [`Error::NotFound`] if it names none.
+pub fn look_up(
+    r: &impl Reader,
+    local: &Local,
+    alias: &RoomAliasId,
+) -> Result<(OwnedRoomId, Vec<OwnedServerName>), Error> {
+    let room = resolve(r, alias)?;
+    let own = local.server_name().to_owned();
+    let others = servers::names(r, room)?.into_iter().take(SERVERS);
+    Ok((super::id(r, room)?, iter::once(own).chain(others).collect()))
 }
 
 /// The room that is meant by its id or by an alias of this server.

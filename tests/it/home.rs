@@ -2,6 +2,7 @@
 
 use std::{
     future::{Future, poll_fn},
+    net::TcpListener,
     path::Path,
     sync::Arc,
     task::Poll,
@@ -11,11 +12,13 @@ use std::{
 use hearth::{
     clock::Clock,
     config::{Config, Settings},
+    federation::Client,
     http::Edge,
     server::Server,
     systemd::Sockets,
 };
 use http::{Method, Request, Response};
+use ruma::ServerName;
 use serde_json::{Value, json};
 use smol::{Executor, LocalExecutor, Timer};
 use tempfile::TempDir;
@@ -37,6 +40,8 @@ pub struct Home {
     server: Option<Server>,
     config: Config,
     directory: TempDir,
+    /// Where other servers connect, if they may.
+    door: Option<TcpListener>,
 }
 
 /// An answer: its status and its body.
@@ -51,6 +56,39 @@ impl Home {
     /// A server with these lines in its configuration. It limits no rates, and has to do with
     /// no other server, unless they say so.
     pub fn with(settings: &str) -> Self {
+        Self::among(Arc::default(), Clock::manual(START), None, settings)
+    }
+
+    /// Servers that federate with each other on the loopback, with the same clock. While one of
+    /// them is made to do something, all of them run.
+    pub fn federating<const N: usize>() -> [Self; N] {
+        let (executor, clock) = (Arc::default(), Clock::manual(START));
+        [(); N].map(|()| {
+            let door = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+            let address = door.local_addr().expect("it has an address");
+            let certificates = concat!(env!("CARGO_MANIFEST_DIR"), "/src/http/tests");
+            let settings = format!(
+                "registration = \"open\"\n\
+                 federation = \"on\"\n\
+                 server_name = \"localhost:{}\"\n\
+                 tls_listen = [\"{address}\"]\n\
+                 tls_certificate = \"{certificates}/localhost.pem\"\n\
+                 tls_key = \"{certificates}/localhost.key.pem\"\n\
+                 extra_ca = \"{certificates}/root.pem\"\n\
+                 allow_private_addresses = true",
+                address.port()
+            );
+            Self::among(Arc::clone(&executor), clock.clone(), Some(door), &settings)
+        })
+    }
+
+    /// A server on the executor of others.
+    fn among(
+        executor: Arc<Executor<'static>>,
+        clock: Clock,
+        door: Option<TcpListener>,
+        settings: &str,
+    ) -> Self {
         let directory = tempfile::tempdir().expect("a directory can be made");
         let data = directory.path().join("data");
         let mut settings = format!("data_dir = {data:?}\nlisten = [\"127.0.0.1:0\"]\n{settings}\n");
@@ -61,17 +99,30 @@ impl Home {
             settings += "federation = \"off\"\n";
         }
         let settings = Settings::parse(&settings).expect("these are settings");
-        let clock = Clock::manual(START);
-        let executor = Arc::new(Executor::new());
-        let config = Config::try_from(settings).expect("these settings fit together");
-        let server = start(&executor, &config, &clock);
-        Self {
+        let mut home = Self {
             clock,
             executor,
-            server: Some(server),
-            config,
+            server: None,
+            config: Config::try_from(settings).expect("these settings fit together"),
             directory,
-        }
+            door,
+        };
+        home.start();
+        home
+    }
+
+    fn start(&mut self) {
+        // The door stays open while nobody answers it, so that nobody else takes its port.
+        let doors = self.door.iter().map(TcpListener::try_clone);
+        let doors = doors.collect::<Result<_, _>>().and_then(Sockets::new);
+        let doors = doors.expect("a socket can be handed over");
+        let start = Server::start(
+            &self.executor,
+            self.config.clone(),
+            doors,
+            self.clock.clone(),
+        );
+        self.server = Some(self.run(start).expect("the server starts"));
     }
 
     /// Stops the server and starts it again with the same data.
@@ -79,7 +130,12 @@ impl Home {
         if let Some(server) = self.server.take() {
             self.run(server.stop());
         }
-        self.server = Some(start(&self.executor, &self.config, &self.clock));
+        self.start();
+    }
+
+    /// The server's name.
+    pub fn name(&self) -> &ServerName {
+        &self.config.server_name
     }
 
     /// The directory with everything that the server wrote.
@@ -131,8 +187,17 @@ impl Home {
         }))
     }
 
+    /// Asks other servers in this one's name.
+    pub fn client(&self) -> &Client {
+        self.server().federation().client()
+    }
+
     fn edge(&self) -> &Edge {
-        self.server.as_ref().expect("the server is running").edge()
+        self.server().edge()
+    }
+
+    fn server(&self) -> &Server {
+        self.server.as_ref().expect("the server is running")
     }
 
     /// Runs all of `futures` at once.
@@ -233,11 +298,6 @@ impl Drop for Home {
             self.run(server.stop());
         }
     }
-}
-
-fn start(executor: &Arc<Executor<'static>>, config: &Config, clock: &Clock) -> Server {
-    let start = Server::start(executor, config.clone(), Sockets::default(), clock.clone());
-    smol::block_on(executor.run(start)).expect("the server starts")
 }
 
 /// Somebody with an account, on one device.

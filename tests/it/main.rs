@@ -4,6 +4,7 @@ mod accounts;
 mod census;
 mod edge;
 mod ephemeral;
+mod federation;
 mod home;
 mod messages;
 mod nonsense;

@@ -10,11 +10,8 @@ use ruma::{
 
 use crate::{
     api::{Anyone, Api, Error, Session},
-    rooms::{self, aliases, servers},
+    rooms::{self, aliases},
 };
-
-/// How many other servers are named that are in a room.
-const SERVERS: usize = 20;
 
 /// `PUT /_matrix/client/v3/directory/room/{roomAlias}`
 pub async fn create_alias(
@@ -51,13 +48,9 @@ pub(super) async fn find(api: &Api, alias: &RoomAliasId) -> Result<get_alias::v3
             .await?;
         return Ok(get_alias::v3::Response::new(found.room_id, found.servers));
     }
-    let (room_id, others) = api.store.read(|s| {
-        let room = aliases::resolve(s, alias)?;
-        Ok::<_, rooms::Error>((rooms::id(s, room)?, servers::names(s, room)?))
-    })?;
-    let own = api.local.server_name().to_owned();
-    let servers = [own].into_iter().chain(others.into_iter().take(SERVERS));
-    Ok(get_alias::v3::Response::new(room_id, servers.collect()))
+    let found = |s: &_| aliases::look_up(s, &api.local, alias);
+    let (room_id, servers) = api.store.read(found)?;
+    Ok(get_alias::v3::Response::new(room_id, servers))
 }
 
 /// `DELETE /_matrix/client/v3/directory/room/{roomAlias}`

@@ -2,6 +2,7 @@
 //! the endpoints that once were theirs are the same paths.
 
 use ruma::{
+    UserId,
     api::{
         IncomingRequest, Metadata,
         client::profile::{
@@ -9,7 +10,7 @@ use ruma::{
         },
         error::DeserializationError,
     },
-    profile::ProfileFieldValue,
+    profile::{ProfileFieldValue, UserProfile},
     serde::JsonObject,
 };
 
@@ -26,7 +27,7 @@ pub async fn get_profile(
     _who: Anyone,
     request: get_profile::v3::Request,
 ) -> Result<get_profile::v3::Response, Error> {
-    Ok(api.users.profile(&request.user_id)?.into())
+    Ok(profile_of(&api, &request.user_id).await?.into())
 }
 
 /// `GET /_matrix/client/v3/profile/{userId}/{keyName}`
@@ -35,13 +36,22 @@ pub async fn get_profile_field(
     _who: Anyone,
     request: get_profile_field::v3::Request,
 ) -> Result<get_profile_field::v3::Response, Error> {
-    let profile = api.users.profile(&request.user_id)?;
+    let profile = profile_of(&api, &request.user_id).await?;
     let field = request.field.as_str();
     let value = profile
         .get(field)
         .and_then(|value| ProfileFieldValue::new(field, value.clone()).ok())
         .ok_or_else(|| Error::not_found("this profile has no such field"))?;
     Ok(get_profile_field::v3::Response::new(value))
+}
+
+/// The profile of a user, here or on the user's server.
+async fn profile_of(api: &Api, user: &UserId) -> Result<UserProfile, Error> {
+    if api.federation.allows(user.server_name()) {
+        Ok(api.federation.profile(user).await?)
+    } else {
+        Ok(api.users.profile(user)?)
+    }
 }
 
 /// A request to set a field. ruma's own reading of it takes a body in which another property comes

@@ -2,5 +2,6 @@
 
 pub mod discovery;
 pub mod keys;
+pub mod query;
 pub mod transaction;
 pub mod version;

@@ -1,0 +1,41 @@
+//! What other servers ask of this one's users and aliases (server-server API, "Querying for
+//! information").
+
+use ruma::{
+    api::federation::query::{get_profile_information, get_room_information},
+    profile::UserProfile,
+};
+
+use crate::{
+    api::{Api, Error, Origin},
+    rooms::aliases,
+};
+
+/// `GET /_matrix/federation/v1/query/profile`
+pub async fn get_profile_information(
+    api: Api,
+    _who: Origin,
+    request: get_profile_information::v1::Request,
+) -> Result<get_profile_information::v1::Response, Error> {
+    let profile = api.users.profile(&request.user_id)?;
+    let told: UserProfile = match &request.field {
+        None => profile,
+        Some(field) => {
+            let value = profile.get(field.as_str()).cloned();
+            let field = value.map(|value| (field.as_str().to_owned(), value));
+            field.into_iter().collect()
+        }
+    };
+    Ok(told.into())
+}
+
+/// `GET /_matrix/federation/v1/query/directory`
+pub async fn get_room_information(
+    api: Api,
+    _who: Origin,
+    request: get_room_information::v1::Request,
+) -> Result<get_room_information::v1::Response, Error> {
+    let found = |s: &_| aliases::look_up(s, &api.local, &request.room_alias);
+    let (room_id, servers) = api.store.read(found)?;
+    Ok(get_room_information::v1::Response::new(room_id, servers))
+}

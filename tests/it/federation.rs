@@ -1,0 +1,4 @@
+//! Several servers that federate.
+
+mod directory;
+mod profiles;
