@@ -49,7 +49,7 @@ fn discovery(routes: &mut Routes) {
 }
 
 fn between_servers(routes: &mut Routes) {
-    use federation::{keys, query, transaction, version};
+    use federation::{directory, keys, query, transaction, version};
 
     routes.add(version::get_server_version);
     routes.add(keys::get_server_keys);
@@ -58,6 +58,8 @@ fn between_servers(routes: &mut Routes) {
         .body(TRANSACTION);
     routes.add(query::get_profile_information);
     routes.add(query::get_room_information);
+    routes.add(directory::get_public_rooms);
+    routes.add(directory::get_public_rooms_filtered);
 }
 
 fn accounts(routes: &mut Routes) {

@@ -4,22 +4,13 @@
 
 use std::{cmp::Reverse, fmt, str::FromStr};
 
-use ruma::{
-    OwnedMxcUri, OwnedRoomAliasId, UInt,
-    directory::{Filter, PublicRoomsChunk, PublicRoomsChunkInit, RoomTypeFilter},
-    events::{
-        StateEventType,
-        room::{guest_access::GuestAccess, history_visibility::HistoryVisibility},
-    },
-    room::{JoinRuleKind, RoomType},
-};
-use serde::{Deserialize, de::DeserializeOwned};
+use ruma::directory::{Filter, PublicRoomsChunk, RoomTypeFilter};
 
-use super::{Actor, Error, aliases, content};
+use super::{Actor, Error, aliases, summary};
 use crate::store::{Reader, RoomNum, Rows, Tx};
 
 /// The most rooms on a page, and how many there are if the client does not say.
-const PAGE: usize = 100;
+pub const PAGE: u8 = 100;
 
 /// Whether the directory lists the room.
 pub fn is_listed(r: &impl Reader, room: RoomNum) -> Result<bool, Error> {
@@ -107,34 +98,55 @@ pub struct Page {
     pub total: usize,
 }
 
-/// The page of the directory at `since` with what fits `filter`. Grows with the directory: not for
-/// the thread.
-pub fn page(
-    r: &impl Reader,
-    filter: &Filter,
-    since: Option<Since>,
-    limit: Option<usize>,
-) -> Result<Page, Error> {
-    let limit = limit.unwrap_or(PAGE).clamp(1, PAGE);
+/// Who reads the directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readers {
+    /// Users of this server.
+    Users,
+    /// Other servers, for theirs.
+    OtherServers,
+}
+
+/// What is wanted of the directory.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// What the rooms must be like.
+    pub filter: Filter,
+    /// Where the page begins; at the top if nowhere.
+    pub since: Option<Since>,
+    /// How many rooms it has at most.
+    pub limit: Option<usize>,
+    /// For whom it is.
+    pub readers: Readers,
+}
+
+/// A page of the directory. Grows with the directory: not for the thread.
+pub fn page(r: &impl Reader, wanted: &Wanted) -> Result<Page, Error> {
+    let most = usize::from(PAGE);
+    let limit = wanted.limit.map_or(most, |limit| limit.clamp(1, most));
     let ranks = ranks(r)?;
     let total = ranks.len();
-    let (mut found, more) = match since {
+    let (mut found, more) = match wanted.since {
         Some(Since::Before(rank)) => {
             let end = ranks.partition_point(|other| *other < rank);
-            take(r, filter, ranks[..end].iter().rev(), limit)?
+            take(r, wanted, ranks[..end].iter().rev(), limit)?
         }
         Some(Since::After(rank)) => {
             let start = ranks.partition_point(|other| *other <= rank);
-            take(r, filter, ranks[start..].iter(), limit)?
+            take(r, wanted, ranks[start..].iter(), limit)?
         }
-        None => take(r, filter, ranks.iter(), limit)?,
+        None => take(r, wanted, ranks.iter(), limit)?,
     };
-    let backwards = matches!(since, Some(Since::Before(_)));
+    let backwards = matches!(wanted.since, Some(Since::Before(_)));
     if backwards {
         found.reverse();
     }
     let next = (backwards || more).then(|| found.last().map(|(rank, _)| Since::After(*rank)));
-    let previous = if backwards { more } else { since.is_some() };
+    let previous = if backwards {
+        more
+    } else {
+        wanted.since.is_some()
+    };
     let previous = previous.then(|| found.first().map(|(rank, _)| Since::Before(*rank)));
     Ok(Page {
         next: next.flatten(),
@@ -161,17 +173,21 @@ fn ranks(r: &impl Reader) -> Result<Vec<Rank>, Error> {
 /// The first `limit` rooms of `ranks` that fit, and whether another one does.
 fn take<'a>(
     r: &impl Reader,
-    filter: &Filter,
+    wanted: &Wanted,
     ranks: impl Iterator<Item = &'a Rank>,
     limit: usize,
 ) -> Result<(Vec<(Rank, PublicRoomsChunk)>, bool), Error> {
+    let filter = &wanted.filter;
     let term = filter
         .generic_search_term
         .as_ref()
         .map(|term| term.to_lowercase());
     let mut found = Vec::new();
     for rank in ranks {
-        let room = describe(r, rank.1)?;
+        if wanted.readers == Readers::OtherServers && !summary::is_for_all_servers(r, rank.1)? {
+            continue;
+        }
+        let room = PublicRoomsChunk::from(summary::of(r, rank.1)?);
         if !fits(&room, &filter.room_types, term.as_deref()) {
             continue;
         }
@@ -194,72 +210,4 @@ fn fits(room: &PublicRoomsChunk, types: &[RoomTypeFilter], term: Option<&str>) -
         .into_iter()
         .flatten()
         .any(|text| text.to_lowercase().contains(term))
-}
-
-/// What the directory says of the room.
-fn describe(r: &impl Reader, room: RoomNum) -> Result<PublicRoomsChunk, Error> {
-    #[derive(Deserialize)]
-    struct Name {
-        name: Option<String>,
-    }
-    #[derive(Deserialize)]
-    struct Topic {
-        topic: Option<String>,
-    }
-    #[derive(Deserialize)]
-    struct Avatar {
-        url: Option<OwnedMxcUri>,
-    }
-    #[derive(Deserialize)]
-    struct CanonicalAlias {
-        alias: Option<OwnedRoomAliasId>,
-    }
-    #[derive(Deserialize)]
-    struct Create {
-        #[serde(rename = "type")]
-        room_type: Option<RoomType>,
-    }
-    #[derive(Deserialize)]
-    struct Guests {
-        guest_access: GuestAccess,
-    }
-    #[derive(Deserialize)]
-    struct History {
-        history_visibility: HistoryVisibility,
-    }
-    #[derive(Deserialize)]
-    struct JoinRules {
-        join_rule: JoinRuleKind,
-    }
-    fn of<T: DeserializeOwned>(
-        r: &impl Reader,
-        room: RoomNum,
-        kind: StateEventType,
-    ) -> Result<Option<T>, Error> {
-        content::current(r, room, &kind, "")
-    }
-    let history = of::<History>(r, room, StateEventType::RoomHistoryVisibility)?;
-    let guests = of::<Guests>(r, room, StateEventType::RoomGuestAccess)?;
-    let mut chunk = PublicRoomsChunk::from(PublicRoomsChunkInit {
-        num_joined_members: UInt::from(super::hot(r, room)?.joined),
-        room_id: super::id(r, room)?,
-        world_readable: history
-            .is_some_and(|content| content.history_visibility == HistoryVisibility::WorldReadable),
-        guest_can_join: guests.is_some_and(|content| content.guest_access == GuestAccess::CanJoin),
-    });
-    let some = |text: &String| !text.is_empty();
-    let name = of::<Name>(r, room, StateEventType::RoomName)?;
-    chunk.name = name.and_then(|content| content.name).filter(some);
-    let topic = of::<Topic>(r, room, StateEventType::RoomTopic)?;
-    chunk.topic = topic.and_then(|content| content.topic).filter(some);
-    let avatar = of::<Avatar>(r, room, StateEventType::RoomAvatar)?;
-    chunk.avatar_url = avatar.and_then(|content| content.url);
-    let alias = of::<CanonicalAlias>(r, room, StateEventType::RoomCanonicalAlias)?;
-    chunk.canonical_alias = alias.and_then(|content| content.alias);
-    let create = of::<Create>(r, room, StateEventType::RoomCreate)?;
-    chunk.room_type = create.and_then(|content| content.room_type);
-    let rule = of::<JoinRules>(r, room, StateEventType::RoomJoinRules)?;
-    // A room without join rules is as one with `invite`.
-    chunk.join_rule = rule.map_or(JoinRuleKind::Invite, |content| content.join_rule);
-    Ok(chunk)
 }

@@ -46,6 +46,7 @@ pub mod servers;
 mod slice;
 pub mod state;
 mod succession;
+pub mod summary;
 pub mod timeline;
 pub mod token;
 pub mod typing;

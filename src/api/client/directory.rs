@@ -1,7 +1,9 @@
 //! The directory of published rooms (client-server API, "Published room directory").
 
+use std::time::Duration;
+
 use ruma::{
-    ServerName, UInt,
+    OwnedServerName, UInt,
     api::{
         IncomingRequest, Metadata,
         client::{
@@ -12,14 +14,21 @@ use ruma::{
             room::Visibility,
         },
         error::DeserializationError,
+        federation::directory::get_public_rooms_filtered as listing,
     },
-    directory::{Filter, RoomNetwork},
     serde::JsonObject,
 };
 
 use crate::{
-    api::{Anyone, Api, Error, Session},
-    rooms::{self, directory, directory::Page},
+    api::{Anyone, Api, Error, Session, federation},
+    federation::Limits,
+    rooms::{self, directory, directory::Readers},
+};
+
+/// How long another server may take to list rooms, and how many bytes a page may have.
+const LIMITS: Limits = Limits {
+    time: Duration::from_secs(20),
+    size: 4 * 1024 * 1024,
 };
 
 /// `GET /_matrix/client/v3/directory/list/room/{roomId}`
@@ -98,12 +107,14 @@ pub async fn get_public_rooms(
     _who: Anyone,
     request: get_public_rooms::v3::Request,
 ) -> Result<get_public_rooms::v3::Response, Error> {
-    only_local(&api, request.server.as_deref())?;
-    let page = page(&api, Filter::new(), request.since.as_deref(), request.limit).await?;
-    let mut response = get_public_rooms::v3::Response::new(page.rooms);
-    response.next_batch = page.next.map(|since| since.to_string());
-    response.prev_batch = page.previous.map(|since| since.to_string());
-    response.total_room_count_estimate = UInt::try_from(page.total).ok();
+    let mut wanted = listing::v1::Request::new();
+    wanted.limit = request.limit;
+    wanted.since = request.since;
+    let listed = listed(&api, request.server, wanted).await?;
+    let mut response = get_public_rooms::v3::Response::new(listed.chunk);
+    response.next_batch = listed.next_batch;
+    response.prev_batch = listed.prev_batch;
+    response.total_room_count_estimate = listed.total_room_count_estimate;
     Ok(response)
 }
 
@@ -113,45 +124,32 @@ pub async fn get_public_rooms_filtered(
     _who: Session,
     request: get_public_rooms_filtered::v3::Request,
 ) -> Result<get_public_rooms_filtered::v3::Response, Error> {
-    only_local(&api, request.server.as_deref())?;
+    let mut wanted = listing::v1::Request::new();
+    wanted.limit = request.limit;
+    wanted.since = request.since;
+    wanted.filter = request.filter;
+    wanted.room_network = request.room_network;
+    let listed = listed(&api, request.server, wanted).await?;
     let mut response = get_public_rooms_filtered::v3::Response::new();
-    if let RoomNetwork::ThirdParty(_) = request.room_network {
-        // No other network is known here, so none of its rooms are.
-        return Ok(response);
-    }
-    let page = page(
-        &api,
-        request.filter,
-        request.since.as_deref(),
-        request.limit,
-    )
-    .await?;
-    response.chunk = page.rooms;
-    response.next_batch = page.next.map(|since| since.to_string());
-    response.prev_batch = page.previous.map(|since| since.to_string());
-    response.total_room_count_estimate = UInt::try_from(page.total).ok();
+    response.chunk = listed.chunk;
+    response.next_batch = listed.next_batch;
+    response.prev_batch = listed.prev_batch;
+    response.total_room_count_estimate = listed.total_room_count_estimate;
     Ok(response)
 }
 
-fn only_local(api: &Api, server: Option<&ServerName>) -> Result<(), Error> {
-    match server {
-        Some(server) if server != api.local.server_name() => Err(Error::not_found(
-            "this server does not ask others for their rooms",
-        )),
-        _ => Ok(()),
-    }
-}
-
-async fn page(
+/// What the directory of this server lists, or that of another `server`.
+async fn listed(
     api: &Api,
-    filter: Filter,
-    since: Option<&str>,
-    limit: Option<UInt>,
-) -> Result<Page, Error> {
-    let since = since.map(str::parse).transpose()?;
-    let limit = limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
-    let scan = api.store.scan("public rooms", move |s| {
-        directory::page(s, &filter, since, limit)
-    });
-    Ok(scan.await?)
+    server: Option<OwnedServerName>,
+    mut wanted: listing::v1::Request,
+) -> Result<listing::v1::Response, Error> {
+    let other = server.filter(|server| server != api.local.server_name());
+    let Some(other) = other else {
+        return federation::directory::listed(api, wanted, Readers::Users).await;
+    };
+    let most = UInt::from(directory::PAGE);
+    wanted.limit = Some(wanted.limit.map_or(most, |limit| limit.min(most)));
+    let listed = api.federation.client().send_within(&other, wanted, LIMITS);
+    Ok(listed.await?)
 }

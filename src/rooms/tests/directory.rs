@@ -1,25 +1,38 @@
-use ruma::{RoomVersionId, directory::Filter};
+use ruma::RoomVersionId;
 use serde_json::{Value, json};
 
 use super::world::{World, refused, with_world};
 use crate::{
     rooms::{
         Error,
-        directory::{self, Since},
+        directory::{self, Readers, Since, Wanted},
     },
     store::RoomNum,
 };
 
-fn filter(filter: Value) -> Filter {
-    serde_json::from_value(filter).expect("a filter")
+/// Everything that fits `filter`.
+fn wanted(filter: Value) -> Wanted {
+    Wanted {
+        filter: serde_json::from_value(filter).expect("a filter"),
+        since: None,
+        limit: None,
+        readers: Readers::Users,
+    }
 }
 
 /// The names on a page, and where it goes on and back.
 type Named = (Vec<String>, Option<Since>, Option<Since>);
 
 /// The page as names.
-fn page(world: &World, wanted: Value, since: Option<Since>, limit: usize) -> Result<Named, Error> {
-    let page = directory::page(world.tx, &filter(wanted), since, Some(limit))?;
+fn page(world: &World, filter: Value, since: Option<Since>, limit: usize) -> Result<Named, Error> {
+    let page = directory::page(
+        world.tx,
+        &Wanted {
+            since,
+            limit: Some(limit),
+            ..wanted(filter)
+        },
+    )?;
     let names = page
         .rooms
         .into_iter()
@@ -61,7 +74,7 @@ fn pages_lead_forth_and_back_through_all_rooms_by_their_members() {
         let (third, end, previous) = page(world, all(), next, 2)?;
         assert_eq!((third, end), (vec!["e".to_owned()], None));
         assert_eq!(page(world, all(), previous, 1)?.0, ["d"]);
-        let total = directory::page(world.tx, &Filter::new(), None, Some(1))?.total;
+        let total = directory::page(world.tx, &wanted(json!({})))?.total;
         assert_eq!(total, 5);
         Ok(())
     });
@@ -143,7 +156,7 @@ fn a_room_is_described_by_its_state() {
             ],
         });
         let room = world.create(&alice, &body)?;
-        let page = directory::page(world.tx, &Filter::new(), None, None)?;
+        let page = directory::page(world.tx, &wanted(json!({})))?;
         assert_eq!(
             serde_json::to_value(&page.rooms).expect("JSON"),
             json!([{
@@ -158,7 +171,7 @@ fn a_room_is_described_by_its_state() {
         for kind in ["name", "topic", "avatar", "canonical_alias"] {
             world.set(&alice, room, (&format!("m.room.{kind}"), ""), &nonsense)?;
         }
-        let page = directory::page(world.tx, &Filter::new(), None, None)?;
+        let page = directory::page(world.tx, &wanted(json!({})))?;
         let room = page.rooms.first().expect("a room");
         assert_eq!(
             (&room.name, &room.topic, &room.avatar_url),
@@ -211,4 +224,33 @@ fn only_its_own_tokens_lead_through_the_directory() {
             "{token}"
         );
     }
+}
+
+#[test]
+fn other_servers_are_not_shown_rooms_that_are_for_this_one_alone() {
+    with_world(|world| {
+        let alice = world.user("alice")?;
+        for (name, federate) in [("ours", false), ("everybody's", true)] {
+            let body = json!({
+                "visibility": "public", "name": name,
+                "creation_content": { "m.federate": federate },
+            });
+            world.create(&alice, &body)?;
+        }
+        let names = |readers| -> Result<Vec<_>, Error> {
+            let wanted = Wanted {
+                readers,
+                ..wanted(json!({}))
+            };
+            let page = directory::page(world.tx, &wanted)?;
+            Ok(page
+                .rooms
+                .into_iter()
+                .filter_map(|room| room.name)
+                .collect())
+        };
+        assert_eq!(names(Readers::Users)?, ["ours", "everybody's"]);
+        assert_eq!(names(Readers::OtherServers)?, ["everybody's"]);
+        Ok(())
+    });
 }

@@ -1,0 +1,71 @@
+//! The directory of published rooms, for other servers (server-server API, "Published Room
+//! Directory").
+
+use ruma::{
+    UInt,
+    api::federation::directory::{get_public_rooms, get_public_rooms_filtered},
+    directory::RoomNetwork,
+};
+
+use crate::{
+    api::{Api, Error, Origin},
+    rooms::directory::{self, Readers, Wanted},
+};
+
+/// `GET /_matrix/federation/v1/publicRooms`
+pub async fn get_public_rooms(
+    api: Api,
+    _who: Origin,
+    request: get_public_rooms::v1::Request,
+) -> Result<get_public_rooms::v1::Response, Error> {
+    let mut wanted = get_public_rooms_filtered::v1::Request::new();
+    wanted.limit = request.limit;
+    wanted.since = request.since;
+    wanted.room_network = request.room_network;
+    let listed = listed(&api, wanted, Readers::OtherServers).await?;
+    let mut response = get_public_rooms::v1::Response::new();
+    response.chunk = listed.chunk;
+    response.next_batch = listed.next_batch;
+    response.prev_batch = listed.prev_batch;
+    response.total_room_count_estimate = listed.total_room_count_estimate;
+    Ok(response)
+}
+
+/// `POST /_matrix/federation/v1/publicRooms`
+pub async fn get_public_rooms_filtered(
+    api: Api,
+    _who: Origin,
+    request: get_public_rooms_filtered::v1::Request,
+) -> Result<get_public_rooms_filtered::v1::Response, Error> {
+    listed(&api, request, Readers::OtherServers).await
+}
+
+/// What this server's directory lists.
+pub(in crate::api) async fn listed(
+    api: &Api,
+    request: get_public_rooms_filtered::v1::Request,
+    readers: Readers,
+) -> Result<get_public_rooms_filtered::v1::Response, Error> {
+    let mut response = get_public_rooms_filtered::v1::Response::new();
+    if let RoomNetwork::ThirdParty(_) = request.room_network {
+        // No other network is known here, so none of its rooms are.
+        return Ok(response);
+    }
+    let wanted = Wanted {
+        filter: request.filter,
+        since: request.since.as_deref().map(str::parse).transpose()?,
+        limit: request
+            .limit
+            .map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)),
+        readers,
+    };
+    let scan = api
+        .store
+        .scan("public rooms", move |s| directory::page(s, &wanted));
+    let page = scan.await?;
+    response.chunk = page.rooms;
+    response.next_batch = page.next.map(|since| since.to_string());
+    response.prev_batch = page.previous.map(|since| since.to_string());
+    response.total_room_count_estimate = UInt::try_from(page.total).ok();
+    Ok(response)
+}
