@@ -172,8 +172,8 @@ fn the_directory_is_read_page_by_page_and_searched() {
     let elsewhere = format!("{PUBLIC_ROOMS}?server=elsewhere.example");
     refused(
         &home.ask(Method::GET, &elsewhere, Value::Null),
-        404,
-        "M_NOT_FOUND",
+        403,
+        "M_FORBIDDEN",
     );
     refused(
         &home.ask(Method::POST, PUBLIC_ROOMS, json!({})),
