@@ -10,6 +10,8 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use ruma::{MilliSecondsSinceUnixEpoch, UInt};
+
 /// A clock. Clones are the same clock.
 #[derive(Clone, Debug, Default)]
 pub struct Clock(Source);
@@ -38,6 +40,11 @@ impl Clock {
             }
             Source::Manual(now) => now.load(Ordering::Relaxed),
         }
+    }
+
+    /// The time as events and requests carry it.
+    pub fn timestamp(&self) -> MilliSecondsSinceUnixEpoch {
+        MilliSecondsSinceUnixEpoch(UInt::new_saturating(self.now_ms()))
     }
 
     /// Moves a manual clock forward; the machine's does not follow.

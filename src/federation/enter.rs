@@ -5,8 +5,7 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use ruma::{
-    MilliSecondsSinceUnixEpoch, OwnedRoomId, OwnedServerName, RoomId, RoomVersionId, ServerName,
-    UInt,
+    OwnedRoomId, OwnedServerName, RoomId, RoomVersionId, ServerName,
     api::federation::membership::{create_join_event, prepare_join_event},
     events::{StateEventType, TimelineEventType, room::member::MembershipState},
     room_version_rules::RoomVersionRules,
@@ -251,7 +250,7 @@ impl Door {
         draft: &EventDraft,
         rules: &RoomVersionRules,
     ) -> Result<BuiltEvent, Error> {
-        let now = MilliSecondsSinceUnixEpoch(UInt::new_saturating(self.0.clock.now_ms()));
+        let now = self.0.clock.timestamp();
         build_from(template.get(), draft, now, rules, self.0.local.key()).map_err(nonsense)
     }
 

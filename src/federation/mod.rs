@@ -12,6 +12,7 @@ mod error;
 pub mod keys;
 mod profiles;
 pub mod receive;
+mod resident;
 mod resolve;
 mod sender;
 mod tls;
@@ -38,6 +39,7 @@ pub use self::{
     connect::Limits,
     enter::{Door, Error as EnterError},
     error::Error,
+    resident::Admitted,
     tls::TlsError,
 };
 use crate::{

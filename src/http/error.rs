@@ -189,6 +189,8 @@ fn of_rooms(error: rooms::Error) -> Response<Answer> {
         }
         Error::UnknownRoom | Error::NotFound(_) => ErrorKind::NotFound,
         Error::Forbidden(_) => ErrorKind::Forbidden,
+        Error::UnableToAuthorizeJoin => ErrorKind::UnableToAuthorizeJoin,
+        Error::UnableToGrantJoin => ErrorKind::UnableToGrantJoin,
         Error::Invalid(_) => ErrorKind::InvalidParam,
         Error::BadContent(_) => ErrorKind::BadJson,
         Error::TooLarge(_) => ErrorKind::TooLarge,

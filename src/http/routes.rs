@@ -49,10 +49,24 @@ fn discovery(routes: &mut Routes) {
 }
 
 fn between_servers(routes: &mut Routes) {
-    use federation::{directory, keys, query, transaction, version};
+    use federation::{directory, event, keys, membership, query, transaction, version};
 
     routes.add(version::get_server_version);
     routes.add(keys::get_server_keys);
+    routes.add(event::get_event);
+    routes.add(event::get_backfill);
+    routes.add(event::get_missing_events);
+    routes.add(event::get_room_state_ids);
+    routes.stream(event::get_room_state);
+    routes.stream(event::get_event_authorization);
+    routes.add(membership::prepare_join_event);
+    routes.stream(membership::create_join_event);
+    routes.stream(membership::create_join_event_v1);
+    routes.add(membership::prepare_leave_event);
+    routes.add(membership::create_leave_event);
+    routes.stream(membership::create_leave_event_v1);
+    routes.add(membership::prepare_knock_event);
+    routes.add(membership::create_knock_event);
     routes
         .add(transaction::send_transaction_message)
         .body(TRANSACTION);

@@ -154,6 +154,18 @@ pub fn build_from(
     build(&draft, &place, rules, key)
 }
 
+/// The template of an event for another server to fill in, hash and sign.
+///
+/// Source: server-server API, `GET /_matrix/federation/v1/make_join/{roomId}/{userId}`.
+pub fn template(built: &BuiltEvent) -> Result<Vec<u8>, FormatError> {
+    let mut object: CanonicalJsonObject =
+        serde_json::from_slice(&built.json).map_err(not_canonical)?;
+    for made_by_the_sender in ["hashes", "signatures"] {
+        object.remove(made_by_the_sender);
+    }
+    serde_json::to_vec(&object).map_err(not_canonical)
+}
+
 fn unsigned_event(
     draft: &EventDraft,
     place: &EventPlace,

@@ -6,10 +6,10 @@
 use std::collections::BTreeSet;
 
 use ruma::{
-    CanonicalJsonObject, EventId, OwnedEventId, OwnedServerName,
+    CanonicalJsonObject, EventId, OwnedEventId, OwnedServerName, ServerName,
     room_version_rules::RoomVersionRules,
     signatures::{
-        PublicKeyMap, Verified, required_server_signatures_to_verify_event, verify_event,
+        PublicKeyMap, Verified, required_server_signatures_to_verify_event, sign_json, verify_event,
     },
 };
 
@@ -17,6 +17,7 @@ use super::{
     format::{FormatError, check, event_id, not_canonical},
     pdu::Pdu,
     redact::redact_object,
+    server_key::ServerKey,
 };
 
 /// A PDU whose format is right and whose signatures nobody has looked at.
@@ -85,6 +86,19 @@ impl Incoming {
     pub fn signers(&self) -> Result<BTreeSet<OwnedServerName>, SignatureError> {
         required_server_signatures_to_verify_event(&self.object, &self.rules.signatures)
             .map_err(|error| SignatureError(error.to_string()))
+    }
+
+    /// Adds the signature of `server`: it vouches for the event, or has taken note of it.
+    ///
+    /// Source: server-server API, "Restricted rooms", "Inviting to a room".
+    pub fn sign(&mut self, server: &ServerName, key: &ServerKey) -> Result<(), FormatError> {
+        let mut redacted = self.object.clone();
+        redact_object(&mut redacted, self.rules)?;
+        sign_json(server.as_str(), key, &mut redacted)
+            .map_err(|error| FormatError::Malformed(error.to_string()))?;
+        self.object.extend(redacted.remove_entry("signatures"));
+        self.json = check(&mut self.object, self.rules)?;
+        Ok(())
     }
 
     /// The ids of the keys with which a server has signed the event, known or not.

@@ -114,32 +114,24 @@ pub fn append(
     let rules = super::rules(&super::record(tx, room)?)?;
     let mut hot = super::hot(tx, room)?;
     redaction::check(tx, room, draft, rules)?;
-    let (auth, auth_events) = auth_events(tx, room, draft, rules)?;
-    let prev: Vec<EventNum> = hot
-        .extremities
-        .iter()
-        .rev()
-        .take(PREV_EVENTS)
-        .copied()
-        .collect();
-    let place = EventPlace {
-        prev_events: prev
-            .iter()
-            .map(|num| event::id(tx, *num))
-            .collect::<Result<_, _>>()?,
-        auth_events,
-        depth: (hot.depth + 1).min(MAX_DEPTH),
-        origin_server_ts: sending.now,
-    };
-    let built = build(draft, &place, rules, local.key())?;
-    let made = Made {
-        rules,
-        room,
-        built,
-        auth,
-        prev,
-    };
+    let made = make(tx, local, (room, &hot), draft, sending.now)?;
     finish(tx, local, &mut hot, made, sending)
+}
+
+/// Makes `draft` an event that would be the newest of its room, and stores nothing.
+///
+/// # Errors
+/// Those of [`append`].
+pub fn build_only(
+    r: &impl Reader,
+    local: &Local,
+    room: RoomNum,
+    draft: &EventDraft,
+    now: MilliSecondsSinceUnixEpoch,
+) -> Result<BuiltEvent, Error> {
+    let made = make(r, local, (room, &super::hot(r, room)?), draft, now)?;
+    authorize(r, room, &made.built.pdu, made.rules)?;
+    Ok(made.built)
 }
 
 /// An event that was made and is not allowed yet.
@@ -151,18 +143,47 @@ struct Made {
     prev: Vec<EventNum>,
 }
 
+fn make(
+    r: &impl Reader,
+    local: &Local,
+    (room, hot): (RoomNum, &RoomHot),
+    draft: &EventDraft,
+    now: MilliSecondsSinceUnixEpoch,
+) -> Result<Made, Error> {
+    let rules = super::rules(&super::record(r, room)?)?;
+    let (auth, auth_events) = auth_events(r, room, draft, rules)?;
+    let newest = hot.extremities.iter().rev().take(PREV_EVENTS);
+    let prev: Vec<EventNum> = newest.copied().collect();
+    let place = EventPlace {
+        prev_events: prev
+            .iter()
+            .map(|num| event::id(r, *num))
+            .collect::<Result<_, _>>()?,
+        auth_events,
+        depth: (hot.depth + 1).min(MAX_DEPTH),
+        origin_server_ts: now,
+    };
+    Ok(Made {
+        rules,
+        room,
+        built: build(draft, &place, rules, local.key())?,
+        auth,
+        prev,
+    })
+}
+
 /// The events in the room's current state that authorize `draft`.
 fn auth_events(
-    tx: &Tx,
+    r: &impl Reader,
     room: RoomNum,
     draft: &EventDraft,
     rules: &RoomVersionRules,
 ) -> Result<(Vec<EventNum>, Vec<OwnedEventId>), Error> {
     let (mut nums, mut ids) = (Vec::new(), Vec::new());
     for (kind, state_key) in auth_types(draft, rules)? {
-        if let Some(num) = current::get(tx, room, &kind.to_string(), &state_key)? {
+        if let Some(num) = current::get(r, room, &kind.to_string(), &state_key)? {
             nums.push(num);
-            ids.push(event::id(tx, num)?);
+            ids.push(event::id(r, num)?);
         }
     }
     Ok((nums, ids))
@@ -234,20 +255,25 @@ fn finish(
     })
 }
 
-fn authorize(tx: &Tx, room: RoomNum, pdu: &Pdu, rules: &RoomVersionRules) -> Result<(), Error> {
+fn authorize(
+    r: &impl Reader,
+    room: RoomNum,
+    pdu: &Pdu,
+    rules: &RoomVersionRules,
+) -> Result<(), Error> {
     let by_id = |id: &EventId| {
-        event::num_in(tx, room, id)?
-            .map(|num| load(tx, num, rules))
+        event::num_in(r, room, id)?
+            .map(|num| load(r, num, rules))
             .transpose()
     };
     check_by_auth_events(pdu, rules, by_id).map_err(forbidden)?;
     let in_state = |kind: &StateEventType, state_key: &str| match current::get(
-        tx,
+        r,
         room,
         &kind.to_string(),
         state_key,
     )? {
-        Some(num) => load(tx, num, rules).map(Some),
+        Some(num) => load(r, num, rules).map(Some),
         None => Ok(None),
     };
     check_by_state(pdu, rules, in_state).map_err(forbidden)

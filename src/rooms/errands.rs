@@ -7,7 +7,6 @@
 
 use std::time::Duration;
 
-use ruma::{MilliSecondsSinceUnixEpoch, UInt};
 use smol::{
     Timer,
     channel::{self, Receiver, Sender},
@@ -81,7 +80,7 @@ async fn round(store: &Store, local: &Local, clock: &Clock) -> Result<bool, Clos
         from = UserNum(user.0 + 1);
         let slice = |local: Local, now| move |tx: &Tx| memberships::slice(tx, &local, now, user);
         while known(
-            store.write(slice(local.clone(), now(clock))).await,
+            store.write(slice(local.clone(), clock.timestamp())).await,
             &mut well,
         )? {}
     }
@@ -90,7 +89,7 @@ async fn round(store: &Store, local: &Local, clock: &Clock) -> Result<bool, Clos
         from = RoomNum(room.0 + 1);
         let slice = |local: Local, now| move |tx: &Tx| succession::slice(tx, &local, now, room);
         while known(
-            store.write(slice(local.clone(), now(clock))).await,
+            store.write(slice(local.clone(), clock.timestamp())).await,
             &mut well,
         )? {}
     }
@@ -108,10 +107,6 @@ fn known<T: Default>(result: Result<T, Error>, well: &mut bool) -> Result<T, Clo
             Ok(T::default())
         }
     }
-}
-
-fn now(clock: &Clock) -> MilliSecondsSinceUnixEpoch {
-    MilliSecondsSinceUnixEpoch(UInt::new_saturating(clock.now_ms()))
 }
 
 /// The first key of `table` from `from` on.

@@ -20,6 +20,12 @@ pub enum Error {
     /// The room's rules, or the server's, forbid it.
     #[error("{0}")]
     Forbidden(String),
+    /// The room lets in members of rooms that this server does not have.
+    #[error("this server does not have the rooms whose members may join without an invite")]
+    UnableToAuthorizeJoin,
+    /// The room lets in whom this server cannot vouch for: none of its users there may invite.
+    #[error("nobody of this server who is in the room may invite you")]
+    UnableToGrantJoin,
     /// What was asked for makes no sense.
     #[error("{0}")]
     Invalid(String),

@@ -28,7 +28,7 @@ pub fn join(
     let mut change =
         Change::new(&actor.id, MembershipState::Join, reason).with_profile(tx, local)?;
     if membership != Membership::Invite {
-        change.content.join_authorized_via_users_server = authorized_via(tx, room, actor)?;
+        change.content.join_authorized_via_users_server = authorized_via(tx, room, &actor.id)?;
     }
     change.send(tx, local, room, actor)?;
     inherit::inherit(tx, actor.num, room)
@@ -50,13 +50,22 @@ pub fn knock(
         .send(tx, local, room, actor)
 }
 
-/// The local user in whose name `actor` may join although nobody invited them; `None` if the
+/// The local user in whose name `user` may join although nobody invited them; `None` if the
 /// room's join rule asks for nobody. [Restricted rooms], since room version 8.
 ///
+/// # Errors
+/// [`Error::Forbidden`] if the user meets none of the room's conditions;
+/// [`Error::UnableToAuthorizeJoin`] and [`Error::UnableToGrantJoin`] if another server may let them
+/// in all the same.
+///
 /// [Restricted rooms]: https://spec.matrix.org/v1.19/client-server-api/#restricted-rooms
-fn authorized_via(tx: &Tx, room: RoomNum, actor: &Actor) -> Result<Option<OwnedUserId>, Error> {
-    let rules = super::rules(&super::record(tx, room)?)?;
-    let join_rule = content::current(tx, room, &StateEventType::RoomJoinRules, "")?;
+pub fn authorized_via(
+    r: &impl Reader,
+    room: RoomNum,
+    user: &UserId,
+) -> Result<Option<OwnedUserId>, Error> {
+    let rules = super::rules(&super::record(r, room)?)?;
+    let join_rule = content::current(r, room, &StateEventType::RoomJoinRules, "")?;
     let restricted = match join_rule {
         Some(JoinRule::Restricted(restricted)) if rules.authorization.restricted_join_rule => {
             restricted
@@ -68,34 +77,40 @@ fn authorized_via(tx: &Tx, room: RoomNum, actor: &Actor) -> Result<Option<OwnedU
         }
         _ => return Ok(None),
     };
-    if !meets_any(tx, &restricted.allow, actor.num)? {
-        let reason = "you are in none of the rooms whose members may join without an invite";
-        return Err(Error::forbidden(reason));
-    }
-    match who_may_invite(tx, room, rules)? {
-        Some(user) => Ok(Some(user)),
-        None => Err(Error::forbidden(
-            "nobody of this server who is in the room may invite you",
+    match meets_any(r, &restricted.allow, user)? {
+        Some(true) => who_may_invite(r, room, rules)?
+            .map(Some)
+            .ok_or(Error::UnableToGrantJoin),
+        Some(false) => Err(Error::forbidden(
+            "you are in none of the rooms whose members may join without an invite",
         )),
+        None => Err(Error::UnableToAuthorizeJoin),
     }
 }
 
-/// Whether the local user `user` meets one of `conditions`. One that this server cannot verify is
-/// not met.
-fn meets_any(r: &impl Reader, conditions: &[AllowRule], user: UserNum) -> Result<bool, Error> {
+/// Whether `user` meets one of `conditions`; `None` if that would be for others to say: this server
+/// has not all of the rooms that they name.
+fn meets_any(
+    r: &impl Reader,
+    conditions: &[AllowRule],
+    user: &UserId,
+) -> Result<Option<bool>, Error> {
+    let mut knows_all = true;
     for condition in conditions {
         let AllowRule::RoomMembership(condition) = condition else {
             continue;
         };
-        let Ok(room) = super::num(r, &condition.room_id) else {
-            continue;
-        };
-        let row = current::local_membership(r, user, room)?;
-        if row.is_some_and(|row| row.membership == Membership::Join) {
-            return Ok(true);
+        match super::num(r, &condition.room_id) {
+            Ok(room) if current::has_joined(r, room)? => {
+                if current::membership(r, room, user)? == Membership::Join {
+                    return Ok(Some(true));
+                }
+            }
+            Ok(_) | Err(Error::UnknownRoom) => knows_all = false,
+            Err(error) => return Err(error),
         }
     }
-    Ok(false)
+    Ok(knows_all.then_some(false))
 }
 
 /// A local user in the room who may invite others to it.

@@ -30,7 +30,16 @@ pub(super) fn note(
     if also.is_empty() && !servers::is_shared(tx, room)? {
         return Ok(());
     }
-    let row = Outgoing { event, room, also };
+    let from = match pdu.sender() {
+        sender if local.has(sender) => None,
+        sender => Some(tx.server_num(sender.server_name().as_str())?),
+    };
+    let row = Outgoing {
+        event,
+        room,
+        also,
+        from,
+    };
     tx.outgoing()?.put(position, &row)?;
     tx.effect(Effect::Outgoing);
     Ok(())

@@ -182,7 +182,7 @@ pub fn is_world_readable(r: &impl Reader, room: RoomNum) -> Result<bool, Error> 
     Ok(visibility == Some(HistoryVisibility::WorldReadable))
 }
 
-fn visibility_of(r: &impl Reader, event: EventNum) -> Result<HistoryVisibility, Error> {
+pub(super) fn visibility_of(r: &impl Reader, event: EventNum) -> Result<HistoryVisibility, Error> {
     #[derive(Deserialize)]
     struct Event {
         content: Content,

@@ -204,6 +204,8 @@ record! {
         room: RoomNum,
         /// Servers that get it although they are not in the room, or not any more.
         also: Vec<ServerNum>,
+        /// The server that made it, if that is another.
+        from: Option<ServerNum>,
     }
 }
 

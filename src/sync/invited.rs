@@ -6,21 +6,9 @@ use ruma::{UserId, events::AnyStrippedStateEvent, serde::Raw};
 use serde::Deserialize;
 
 use crate::{
-    rooms::{Error, client_event::stripped, current, event},
+    rooms::{Error, client_event::stripped, event, shown},
     store::{EventNum, Reader, RoomNum},
 };
-
-/// The state that tells what room it is.
-const TYPES: [&str; 7] = [
-    "m.room.create",
-    "m.room.join_rules",
-    "m.room.canonical_alias",
-    "m.room.avatar",
-    "m.room.encryption",
-    "m.room.name",
-    "m.room.topic",
-];
-const MEMBER: &str = "m.room.member";
 
 /// What a user who is not in the room is shown of it: `member` is the event that invited or
 /// knocked.
@@ -34,14 +22,9 @@ pub fn shown_state(
     struct Sender {
         sender: String,
     }
-    let mut shown = Vec::new();
-    for kind in TYPES {
-        shown.extend(current::get(r, room, kind, "")?);
-    }
     let sender = event::load(r, member)?.parse::<Sender>()?.sender;
-    if sender != user.as_str() {
-        shown.extend(current::get(r, room, MEMBER, &sender)?);
-    }
+    let inviter = Some(&*sender).filter(|sender| *sender != user.as_str());
+    let mut shown = shown::of_room(r, room, inviter)?;
     shown.push(member);
     shown
         .into_iter()

@@ -74,9 +74,13 @@ async fn join_anywhere(
         };
         match in_room(api, who, room.clone(), join).await {
             // Somebody elsewhere may let in whom nobody here may.
-            Err(Error::Rooms(rooms::Error::Forbidden(reason))) => {
+            Err(Error::Rooms(
+                error @ (rooms::Error::Forbidden(_)
+                | rooms::Error::UnableToAuthorizeJoin
+                | rooms::Error::UnableToGrantJoin),
+            )) => {
                 if !api.store.read(|s| is_shared(s, room))? {
-                    return Err(rooms::Error::Forbidden(reason).into());
+                    return Err(rooms::Error::forbidden(error.to_string()).into());
                 }
             }
             result => return result,

@@ -25,7 +25,7 @@ pub mod uiaa_page;
 
 use std::sync::Arc;
 
-use ruma::{MilliSecondsSinceUnixEpoch, RoomId, UInt};
+use ruma::RoomId;
 
 use super::Error;
 use crate::{
@@ -81,9 +81,10 @@ impl ClientApi {
         Actor {
             num: who.user,
             id: who.user_id.clone(),
-            now: MilliSecondsSinceUnixEpoch(UInt::new_saturating(self.clock.now_ms())),
+            now: self.clock.timestamp(),
         }
     }
+
     /// The number of the room `room_id`, which `who` is in. Who is not in it does not learn
     /// whether there is such a room.
     fn joined_room(&self, who: &Session, room_id: &RoomId) -> Result<RoomNum, Error> {

@@ -2,7 +2,11 @@
 
 pub mod directory;
 pub mod discovery;
+pub mod event;
 pub mod keys;
+pub mod membership;
+mod pieces;
 pub mod query;
 pub mod transaction;
+mod v1;
 pub mod version;

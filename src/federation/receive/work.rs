@@ -19,7 +19,7 @@ use crate::{
         receive::{Incoming, Received},
     },
     rooms::{
-        self, Local, acl, current, event, notify,
+        self, Local, acl, event, notify,
         receive::{self, decide},
         view::View,
     },
@@ -80,7 +80,7 @@ impl<P: Peers> Receiver<P> {
         self.0.locks[room.0 as usize % LOCKS].lock().await
     }
 
-    pub(super) fn peers(&self) -> &P {
+    pub(in crate::federation) fn peers(&self) -> &P {
         &self.0.peers
     }
 
@@ -110,15 +110,7 @@ impl<P: Peers> Receiver<P> {
     /// The room `id`, if `origin` may send to it and somebody here is in it.
     fn admit(&self, origin: &ServerName, id: &RoomId) -> Result<Room, rooms::Error> {
         self.0.store.read(|s| {
-            let num = rooms::num(s, id)?;
-            if !current::has_joined(s, num)? {
-                return Err(rooms::Error::UnknownRoom);
-            }
-            if !acl::allows(s, num, origin)? {
-                return Err(rooms::Error::forbidden(
-                    "the room does not let your server in",
-                ));
-            }
+            let num = acl::open_to(s, id, origin)?;
             Room::load(s, num)
         })
     }
@@ -176,6 +168,19 @@ impl<P: Peers> Receiver<P> {
         }
     }
 
+    /// Works an event in that was handed in here for others too: they get it from here.
+    ///
+    /// # Errors
+    /// Those of [`work_in`](Self::work_in).
+    pub(in crate::federation) async fn work_in_for_others(
+        &self,
+        room: &Room,
+        event: Received,
+    ) -> Result<(), Error> {
+        let _decides = self.decides(room.num).await;
+        self.settle(room.num, event, (None, true)).await
+    }
+
     /// Works an event in whose signatures and hash were checked. `told` is the state before it as
     /// another server has it, all of it here.
     ///
@@ -197,10 +202,25 @@ impl<P: Peers> Receiver<P> {
             return self.fill(room, gap, vec![event], before).await;
         }
         let _decides = self.decides(num).await;
+        self.settle(num, event, (told, false)).await
+    }
+
+    /// Decides about an event and stores it, as often as it takes.
+    async fn settle(
+        &self,
+        num: RoomNum,
+        event: Received,
+        (told, hand_on): (Option<Vec<OwnedEventId>>, bool),
+    ) -> Result<(), Error> {
         let notify = self.notify(&event.pdu).await?;
         let pdu = Arc::new(event.pdu);
         for _ in 0..TRIES {
             let decision = self.decide(num, &pdu, &event.json, told.as_deref()).await?;
+            let decision = if hand_on {
+                decision.handed_on()
+            } else {
+                decision
+            };
             let (local, notify) = (self.0.local.clone(), notify.clone());
             let job = move |tx: &Tx| receive::store(tx, &local, &decision, &notify);
             match self.0.store.write(job).await {

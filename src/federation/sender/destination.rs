@@ -2,10 +2,7 @@
 
 use std::{sync::Weak, time::Duration};
 
-use ruma::{
-    MilliSecondsSinceUnixEpoch, OwnedServerName, UInt,
-    api::federation::transactions::send_transaction_message,
-};
+use ruma::{OwnedServerName, api::federation::transactions::send_transaction_message};
 use serde_json::value::RawValue;
 use smol::{Timer, channel::Receiver, future::FutureExt};
 
@@ -148,7 +145,7 @@ async fn transact(
         }
         Ok::<(OwnedServerName, _), rooms::Error>((name, pdus))
     })?;
-    let now = MilliSecondsSinceUnixEpoch(UInt::new_saturating(sender.0.clock.now_ms()));
+    let now = sender.0.clock.timestamp();
     let origin = sender.0.local.server_name().to_owned();
     let id = sender.transaction_id();
     let mut request = send_transaction_message::v1::Request::new(id.into(), origin, now);

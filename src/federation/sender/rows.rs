@@ -50,6 +50,7 @@ pub fn after(r: &impl Reader, from: Position, most: usize) -> Result<Vec<Row>, r
                 to.push(server);
             }
         }
+        to.retain(|server| Some(*server) != row.from);
         rows.push((position.value(), row.event, to));
     }
     Ok(rows)
@@ -74,7 +75,8 @@ pub fn for_server(
             return Ok((events, Some(position.value())));
         }
         let row: Outgoing = row.value().unpack()?;
-        if row.also.contains(&server) || room_servers.has((row.room, server))? {
+        let wants = row.also.contains(&server) || room_servers.has((row.room, server))?;
+        if wants && row.from != Some(server) {
             events.push((position.value(), row.event));
         }
     }

@@ -1,0 +1,210 @@
+//! Users of other servers who come into rooms of this one, and go.
+
+use ruma::{
+    OwnedRoomId, OwnedUserId, RoomVersionId, ServerName, UserId,
+    api::{
+        error::{ErrorKind, IncompatibleRoomVersionErrorData},
+        federation::membership::{
+            RawStrippedState, create_join_event, create_knock_event, create_leave_event,
+            prepare_join_event, prepare_knock_event, prepare_leave_event,
+        },
+    },
+    events::room::member::MembershipState,
+};
+use serde_json::{json, value::RawValue};
+
+use super::{event::raw, pieces::Pieces, v1};
+use crate::{
+    api::{Api, Error, Origin, Streamed},
+    federation::Admitted,
+    rooms::{self, acl, event, graph::Authorized, resident, servers, shown},
+    store::{EventNum, Reader, RoomNum},
+};
+
+/// `GET /_matrix/federation/v1/make_join/{roomId}/{userId}`
+pub async fn prepare_join_event(
+    api: Api,
+    who: Origin,
+    request: prepare_join_event::v1::Request,
+) -> Result<prepare_join_event::v1::Response, Error> {
+    let of = (request.room_id, request.user_id, MembershipState::Join);
+    let (version, event) = template(&api, &who, of, Some(request.ver)).await?;
+    let mut answer = prepare_join_event::v1::Response::new(event);
+    answer.room_version = Some(version);
+    Ok(answer)
+}
+
+/// `GET /_matrix/federation/v1/make_leave/{roomId}/{userId}`
+pub async fn prepare_leave_event(
+    api: Api,
+    who: Origin,
+    request: prepare_leave_event::v1::Request,
+) -> Result<prepare_leave_event::v1::Response, Error> {
+    let of = (request.room_id, request.user_id, MembershipState::Leave);
+    let (version, event) = template(&api, &who, of, None).await?;
+    Ok(prepare_leave_event::v1::Response::new(Some(version), event))
+}
+
+/// `GET /_matrix/federation/v1/make_knock/{roomId}/{userId}`
+pub async fn prepare_knock_event(
+    api: Api,
+    who: Origin,
+    request: prepare_knock_event::v1::Request,
+) -> Result<prepare_knock_event::v1::Response, Error> {
+    let of = (request.room_id, request.user_id, MembershipState::Knock);
+    let (version, event) = template(&api, &who, of, Some(request.ver)).await?;
+    Ok(prepare_knock_event::v1::Response::new(version, event))
+}
+
+/// The template of a membership event, and the version of its room, which must be one of
+/// `versions`.
+async fn template(
+    api: &Api,
+    who: &Origin,
+    (room, user, membership): (OwnedRoomId, OwnedUserId, MembershipState),
+    versions: Option<Vec<RoomVersionId>>,
+) -> Result<(RoomVersionId, Box<RawValue>), Error> {
+    of_server(&who.server, &user)?;
+    let version = api.store.read(|s| {
+        let room = acl::open_to(s, &room, &who.server)?;
+        let version = RoomVersionId::try_from(rooms::record(s, room)?.version);
+        version.map_err(|_| rooms::Error::corrupt("a room version that is none"))
+    })?;
+    if versions.is_some_and(|versions| !versions.contains(&version)) {
+        let data = IncompatibleRoomVersionErrorData::new(version);
+        return Err(Error::new(
+            ErrorKind::IncompatibleRoomVersion(data),
+            "your server does not know the version of this room",
+        ));
+    }
+    let (local, now) = (api.local.clone(), api.clock.timestamp());
+    let event = api
+        .store
+        .scan("a template", move |s| {
+            let room = rooms::num(s, &room)?;
+            resident::membership_template(s, &local, room, (&user, membership), now)
+        })
+        .await?;
+    Ok((version, raw(event)?))
+}
+
+fn of_server(server: &ServerName, user: &UserId) -> Result<(), Error> {
+    if user.server_name() == server {
+        Ok(())
+    } else {
+        Err(Error::forbidden("that is not a user of your server"))
+    }
+}
+
+/// `PUT /_matrix/federation/v2/send_join/{roomId}/{eventId}`
+pub async fn create_join_event(
+    api: Api,
+    who: Origin,
+    request: create_join_event::v2::Request,
+) -> Result<Streamed, Error> {
+    let pieces = join(&api, &who, request).await?;
+    Ok(pieces.streamed(&api.store))
+}
+
+/// `PUT /_matrix/federation/v1/send_join/{roomId}/{eventId}`
+pub async fn create_join_event_v1(
+    api: Api,
+    who: Origin,
+    request: v1::SendJoin,
+) -> Result<Streamed, Error> {
+    let pieces = join(&api, &who, request.0).await?;
+    Ok(pieces.within("[200,", "]").streamed(&api.store))
+}
+
+async fn join(
+    api: &Api,
+    who: &Origin,
+    request: create_join_event::v2::Request,
+) -> Result<Pieces, Error> {
+    let of = (&*request.room_id, &*request.event_id);
+    // Who was there before.
+    let others = api.store.read(|s| {
+        let room = acl::open_to(s, &request.room_id, &who.server)?;
+        servers::names(s, room)
+    })?;
+    let Admitted { room, event } = api
+        .federation
+        .admit(&who.server, of, request.pdu, MembershipState::Join)
+        .await?;
+    let omit = request.omit_members;
+    let (given, omitted) = api
+        .store
+        .scan("a room for another server", move |s| {
+            room_before(s, (room, event), omit)
+        })
+        .await?;
+    let own = std::iter::once(api.local.server_name().to_owned());
+    let servers: Vec<_> = own.chain(others).collect();
+    let head = json!({ "members_omitted": omitted, "servers_in_room": servers });
+    let head = head.to_string();
+    Ok(Pieces::default()
+        .text(head.trim_end_matches('}'))
+        .text(r#","event":"#)
+        .event(event)
+        .text(r#","state":"#)
+        .events(given.state)
+        .text(r#","auth_chain":"#)
+        .events(given.auth_chain)
+        .text("}"))
+}
+
+/// The room before the event of a join, and whether members are left out.
+fn room_before(
+    r: &impl Reader,
+    (room, event): (RoomNum, EventNum),
+    omit: bool,
+) -> Result<(Authorized, bool), rooms::Error> {
+    // Of a room without a name the members make one.
+    let omit = omit && shown::is_named(r, room)?;
+    Ok((Authorized::before_join(r, room, event, omit)?, omit))
+}
+
+/// `PUT /_matrix/federation/v2/send_leave/{roomId}/{eventId}`
+pub async fn create_leave_event(
+    api: Api,
+    who: Origin,
+    request: create_leave_event::v2::Request,
+) -> Result<create_leave_event::v2::Response, Error> {
+    let of = (&*request.room_id, &*request.event_id);
+    let leave = MembershipState::Leave;
+    api.federation
+        .admit(&who.server, of, request.pdu, leave)
+        .await?;
+    Ok(create_leave_event::v2::Response::new())
+}
+
+/// `PUT /_matrix/federation/v1/send_leave/{roomId}/{eventId}`
+pub async fn create_leave_event_v1(
+    api: Api,
+    who: Origin,
+    request: v1::SendLeave,
+) -> Result<Streamed, Error> {
+    create_leave_event(api.clone(), who, request.0).await?;
+    Ok(Pieces::default().text("[200,{}]").streamed(&api.store))
+}
+
+/// `PUT /_matrix/federation/v1/send_knock/{roomId}/{eventId}`
+pub async fn create_knock_event(
+    api: Api,
+    who: Origin,
+    request: create_knock_event::v1::Request,
+) -> Result<create_knock_event::v1::Response, Error> {
+    let of = (&*request.room_id, &*request.event_id);
+    let knock = MembershipState::Knock;
+    let admitted = api
+        .federation
+        .admit(&who.server, of, request.pdu, knock)
+        .await?;
+    let state = api.store.read(|s| shown::of_room(s, admitted.room, None))?;
+    let state = state.into_iter().map(|num| {
+        let event = api.store.read(|s| event::load(s, num))?;
+        Ok(RawStrippedState::Pdu(raw(event.json)?))
+    });
+    let state = state.collect::<Result<_, rooms::Error>>()?;
+    Ok(create_knock_event::v1::Response::new(state))
+}
