@@ -16,6 +16,7 @@ use smol::{Executor, channel, lock::Mutex};
 use super::{
     Client, Error as Fault, Limits,
     ask::Asker,
+    outside::Outside,
     receive::{self, Fetch, Receiver, Room},
 };
 use crate::{
@@ -65,19 +66,44 @@ impl From<receive::Error> for Error {
     }
 }
 
-fn nonsense(error: impl ToString) -> Error {
+pub(super) fn nonsense(error: impl ToString) -> Error {
     Error::Peer(Fault::Nonsense(error.to_string()))
 }
 
-/// Who gets people in. Clones are the same.
-#[derive(Clone)]
-pub struct Door(Arc<Parts>);
+/// What a local user wants of a room that this server is not in, or not any more.
+pub(super) struct Wish {
+    pub(super) actor: Actor,
+    pub(super) room: OwnedRoomId,
+    reason: Option<String>,
+    deed: Deed,
+}
 
-struct Parts {
-    store: Store,
-    local: Local,
+pub(super) enum Deed {
+    Join,
+    Knock,
+    Leave(Arc<Outside>),
+}
+
+impl Wish {
+    pub(super) fn new(actor: &Actor, room: &RoomId, reason: Option<String>, deed: Deed) -> Self {
+        Self {
+            actor: actor.clone(),
+            room: room.to_owned(),
+            reason,
+            deed,
+        }
+    }
+}
+
+/// Who gets people in, and out. Clones are the same.
+#[derive(Clone)]
+pub struct Door(pub(super) Arc<Parts>);
+
+pub(super) struct Parts {
+    pub(super) store: Store,
+    pub(super) local: Local,
     clock: Clock,
-    client: Client,
+    pub(super) client: Client,
     asker: Asker,
     receiver: Receiver<Asker>,
     executor: Arc<Executor<'static>>,
@@ -116,11 +142,20 @@ impl Door {
         servers: Vec<OwnedServerName>,
         reason: Option<String>,
     ) -> Result<(), Error> {
+        let (door, wish) = (self.clone(), Wish::new(actor, room, reason, Deed::Join));
+        self.to_its_end(async move { door.through(&wish, servers).await })
+            .await
+    }
+
+    /// Does something even if the caller stops waiting for it.
+    pub(super) async fn to_its_end(
+        &self,
+        deed: impl Future<Output = Result<(), Error>> + Send + 'static,
+    ) -> Result<(), Error> {
         let (done, result) = channel::bounded(1);
-        let (door, actor, room) = (self.clone(), actor.clone(), room.to_owned());
         let task = self.0.executor.spawn(async move {
             // Nobody may be waiting any more.
-            let _ = done.try_send(door.join_through(&actor, &room, servers, reason).await);
+            let _ = done.try_send(deed.await);
         });
         task.detach();
         result
@@ -129,13 +164,13 @@ impl Door {
             .unwrap_or(Err(Error::Rooms(rooms::Error::Stale)))
     }
 
-    async fn join_through(
+    /// Fulfils a wish through the first of `servers` with which that works.
+    pub(super) async fn through(
         &self,
-        actor: &Actor,
-        room: &OwnedRoomId,
+        wish: &Wish,
         servers: Vec<OwnedServerName>,
-        reason: Option<String>,
     ) -> Result<(), Error> {
+        let room = &wish.room;
         let lock = room
             .as_bytes()
             .iter()
@@ -149,11 +184,16 @@ impl Door {
             .into_iter()
             .filter(|server| self.0.client.may_ask(server) && seen.insert(server.clone()));
         for server in others.take(SERVERS) {
-            match self.join_via(actor, room, &server, reason.as_deref()).await {
+            let done = match &wish.deed {
+                Deed::Join => self.join_via(wish, &server).await,
+                Deed::Knock => self.knock_via(wish, &server).await,
+                Deed::Leave(outside) => self.leave_via(wish, outside, &server).await,
+            };
+            match done {
                 Ok(()) => return Ok(()),
                 Err(error @ Error::Rooms(rooms::Error::Store(_))) => return Err(error),
                 Err(error) => {
-                    log::info!("{server} does not let anybody into {room}: {error}");
+                    log::info!("room {room}, through {server}: {error}");
                     // A server that says why counts more than one that is not there.
                     let says_why = matches!(&failure, Error::Peer(fault) if fault.kind().is_some());
                     if !says_why {
@@ -165,24 +205,17 @@ impl Door {
         Err(failure)
     }
 
-    async fn join_via(
-        &self,
-        actor: &Actor,
-        room: &OwnedRoomId,
-        server: &ServerName,
-        reason: Option<&str>,
-    ) -> Result<(), Error> {
+    async fn join_via(&self, wish: &Wish, server: &ServerName) -> Result<(), Error> {
+        let Wish { actor, room, .. } = wish;
         let mut request = prepare_join_event::v1::Request::new(room.clone(), actor.id.clone());
         request.ver = versions::SUPPORTED.to_vec();
         let template = self.0.client.send(server, request).await?;
         let version = template.room_version.unwrap_or(RoomVersionId::V1);
         let rules = versions::rules(&version)
             .ok_or_else(|| Error::Rooms(rooms::Error::UnsupportedVersion(version.to_string())))?;
-        let draft = self
-            .draft(actor, room, MembershipState::Join, reason)
-            .await?;
+        let draft = self.draft(wish).await?;
         let built = self.sign(&template.event, &draft, rules)?;
-        let raw = raw(&built)?;
+        let raw = raw(&built.json)?;
         let request =
             create_join_event::v2::Request::new(room.clone(), built.pdu.event_id().to_owned(), raw);
         let answer = self
@@ -220,22 +253,25 @@ impl Door {
         self.take_over(actor, num, &ids, join).await
     }
 
-    /// The event by which `actor` becomes `membership`, as far as the room has no part in it.
-    async fn draft(
-        &self,
-        actor: &Actor,
-        room: &RoomId,
-        membership: MembershipState,
-        reason: Option<&str>,
-    ) -> Result<EventDraft, Error> {
-        let (local, change) = (
-            self.0.local.clone(),
-            Change::new(&actor.id, membership, reason),
-        );
-        let job = move |tx: &Tx| change.clone().with_profile(tx, &local);
-        let change = self.0.store.write(job).await?;
+    /// The event that is wished for, as far as the room has no part in it.
+    pub(super) async fn draft(&self, wish: &Wish) -> Result<EventDraft, Error> {
+        let Wish { actor, room, .. } = wish;
+        let membership = match &wish.deed {
+            Deed::Join => MembershipState::Join,
+            Deed::Knock => MembershipState::Knock,
+            Deed::Leave(_) => MembershipState::Leave,
+        };
+        let comes = membership != MembershipState::Leave;
+        let change = Change::new(&actor.id, membership, wish.reason.as_deref());
+        let local = self.0.local.clone();
+        let change = if comes {
+            let job = move |tx: &Tx| change.clone().with_profile(tx, &local);
+            self.0.store.write(job).await?
+        } else {
+            change
+        };
         Ok(EventDraft {
-            room_id: Some(room.to_owned()),
+            room_id: Some(room.clone()),
             sender: actor.id.clone(),
             event_type: TimelineEventType::from(StateEventType::RoomMember),
             state_key: Some(actor.id.to_string()),
@@ -244,7 +280,7 @@ impl Door {
         })
     }
 
-    fn sign(
+    pub(super) fn sign(
         &self,
         template: &RawValue,
         draft: &EventDraft,
@@ -334,7 +370,7 @@ impl Door {
     }
 }
 
-fn raw(built: &BuiltEvent) -> Result<Box<RawValue>, Error> {
-    let event: &RawValue = serde_json::from_slice(&built.json).map_err(nonsense)?;
+pub(super) fn raw(json: &[u8]) -> Result<Box<RawValue>, Error> {
+    let event: &RawValue = serde_json::from_slice(json).map_err(nonsense)?;
     to_raw_value(event).map_err(nonsense)
 }

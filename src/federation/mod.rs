@@ -9,7 +9,9 @@ mod client;
 mod connect;
 mod enter;
 mod error;
+mod invite;
 pub mod keys;
+mod outside;
 mod profiles;
 pub mod receive;
 mod resident;
@@ -39,6 +41,8 @@ pub use self::{
     connect::Limits,
     enter::{Door, Error as EnterError},
     error::Error,
+    invite::Handed,
+    outside::text,
     resident::Admitted,
     tls::TlsError,
 };

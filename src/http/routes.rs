@@ -67,6 +67,7 @@ fn between_servers(routes: &mut Routes) {
     routes.stream(membership::create_leave_event_v1);
     routes.add(membership::prepare_knock_event);
     routes.add(membership::create_knock_event);
+    routes.add(membership::create_invite);
     routes
         .add(transaction::send_transaction_message)
         .body(TRANSACTION);

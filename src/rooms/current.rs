@@ -147,7 +147,8 @@ fn member_changed(
     }
 }
 
-fn local_member_changed(
+/// Notes how a local user stands to the room now; an invitation from outside is settled by that.
+pub(super) fn local_member_changed(
     tx: &Tx,
     room: RoomNum,
     user: &UserId,
@@ -163,6 +164,7 @@ fn local_member_changed(
         Membership::Leave | Membership::Ban => drop(local_members.remove((room, user))?),
     }
     drop(local_members);
+    tx.invitations()?.remove((user, room))?;
     let mut memberships = tx.memberships()?;
     match event {
         Some(event) => {

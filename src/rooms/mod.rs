@@ -27,6 +27,7 @@ pub mod filter;
 pub mod graph;
 mod inherit;
 pub mod insert;
+pub mod invitation;
 pub mod join;
 pub mod leave;
 pub mod member;

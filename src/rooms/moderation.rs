@@ -41,7 +41,7 @@ pub fn invite(
 /// Those of [`invite`] that the room has no part in.
 pub fn check_invitee(r: &impl Reader, local: &Local, target: &UserId) -> Result<(), Error> {
     if !local.has(target) {
-        let reason = "this server does not talk to others: only its own users can be invited";
+        let reason = "users of other servers are invited through their server";
         return Err(Error::forbidden(reason));
     }
     let num = users::num_of(r, target)?;

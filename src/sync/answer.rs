@@ -203,7 +203,7 @@ fn shown(
     section: Section,
     (room, row): (RoomNum, MemberRow),
 ) -> Result<Box<RawValue>, Error> {
-    let events = invited::shown_state(r, room, &request.user_id, row.event)?;
+    let events = invited::shown_state(r, room, (request.user, &request.user_id), row.event)?;
     let name = if section == Section::Invite {
         "invite_state"
     } else {

@@ -4,10 +4,11 @@
 
 use ruma::{UserId, events::AnyStrippedStateEvent, serde::Raw};
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use crate::{
-    rooms::{Error, client_event::stripped, event, shown},
-    store::{EventNum, Reader, RoomNum},
+    rooms::{Error, client_event::stripped, event, invitation, shown},
+    store::{EventNum, Reader, RoomNum, UserNum},
 };
 
 /// What a user who is not in the room is shown of it: `member` is the event that invited or
@@ -15,12 +16,19 @@ use crate::{
 pub fn shown_state(
     r: &impl Reader,
     room: RoomNum,
-    user: &UserId,
+    (num, user): (UserNum, &UserId),
     member: EventNum,
 ) -> Result<Vec<Raw<AnyStrippedStateEvent>>, Error> {
     #[derive(Deserialize)]
     struct Sender {
         sender: String,
+    }
+    if let Some(invitation) = invitation::load(r, num, room)? {
+        let corrupt = |_| Error::corrupt("an invitation that is no JSON");
+        let state = invitation.state.into_iter();
+        let state = state.map(|event| RawValue::from_string(event).map_err(corrupt));
+        let state = state.chain([stripped(r, member)]);
+        return state.map(|event| Ok(Raw::from_json(event?))).collect();
     }
     let sender = event::load(r, member)?.parse::<Sender>()?.sender;
     let inviter = Some(&*sender).filter(|sender| *sender != user.as_str());

@@ -11,11 +11,12 @@ use ruma::{
             unban_user,
         },
     },
+    events::room::member::{MembershipState, RoomMemberEventContent},
 };
 
 use crate::{
     api::{Api, Error, Session},
-    rooms::{self, Actor, Local, aliases, current, join, leave, moderation, servers},
+    rooms::{self, Actor, Local, current, join, leave, moderation, servers},
     store::{Reader, RoomNum, Tx},
 };
 
@@ -86,13 +87,19 @@ async fn join_anywhere(
             result => return result,
         }
     }
-    servers.extend(api.store.read(|s| known_servers(s, room))?);
-    servers.extend(room.server_name().map(ToOwned::to_owned));
+    servers.extend(others_in(api, room)?);
     Ok(door.join(&api.actor(who), room, servers, reason).await?)
 }
 
 fn is_shared(r: &impl Reader, room: &RoomId) -> Result<bool, rooms::Error> {
     servers::is_shared(r, rooms::num(r, room)?)
+}
+
+/// Other servers that may know the room.
+fn others_in(api: &Api, room: &RoomId) -> Result<Vec<OwnedServerName>, rooms::Error> {
+    let mut servers = api.store.read(|s| known_servers(s, room))?;
+    servers.extend(room.server_name().map(ToOwned::to_owned));
+    Ok(servers)
 }
 
 /// Other servers that are, or were, in the room.
@@ -109,16 +116,18 @@ pub async fn knock_room(
     who: Session,
     request: knock_room::v3::Request,
 ) -> Result<knock_room::v3::Response, Error> {
-    let (local, actor) = (api.local.clone(), api.actor(&who));
-    let room_id = api
-        .store
-        .write(move |tx| {
-            let room = aliases::find(tx, &request.room_id_or_alias)?;
-            join::knock(tx, &local, &actor, room, request.reason.as_deref())?;
-            rooms::id(tx, room)
-        })
-        .await?;
-    Ok(knock_room::v3::Response::new(room_id))
+    let (room, mut servers) = find(&api, request.room_id_or_alias, request.via).await?;
+    let (door, reason) = (api.federation.door(), request.reason);
+    if door.has(&room)? {
+        let knock = move |tx: &Tx, local: &Local, actor: &Actor, room| {
+            join::knock(tx, local, actor, room, reason.as_deref())
+        };
+        in_room(&api, &who, room.clone(), knock).await?;
+    } else {
+        servers.extend(others_in(&api, &room)?);
+        door.knock(&api.actor(&who), &room, servers, reason).await?;
+    }
+    Ok(knock_room::v3::Response::new(room))
 }
 
 /// `POST /_matrix/client/v3/rooms/{roomId}/leave`
@@ -127,11 +136,16 @@ pub async fn leave_room(
     who: Session,
     request: leave_room::v3::Request,
 ) -> Result<leave_room::v3::Response, Error> {
-    let reason = request.reason;
+    let (room, reason) = (request.room_id, request.reason);
+    let (door, actor) = (api.federation.door(), api.actor(&who));
+    if door.is_outside(&actor, &room)? {
+        door.leave(&actor, &room, reason).await?;
+        return Ok(leave_room::v3::Response::new());
+    }
     let leave = move |tx: &Tx, local: &Local, actor: &Actor, room| {
         leave::leave(tx, local, actor, room, reason.as_deref())
     };
-    in_room(&api, &who, request.room_id, leave).await?;
+    in_room(&api, &who, room, leave).await?;
     Ok(leave_room::v3::Response::new())
 }
 
@@ -155,6 +169,15 @@ pub async fn invite_user(
     let InvitationRecipient::UserId(invitee) = request.recipient else {
         return Err(rooms::Error::ThirdPartyInvite.into());
     };
+    if !api.local.has(&invitee.user_id) {
+        let mut content = RoomMemberEventContent::new(MembershipState::Invite);
+        content.reason = invitee.reason;
+        let target = (&*invitee.user_id, content);
+        api.federation
+            .invite(&api.actor(&who), &request.room_id, target)
+            .await?;
+        return Ok(invite_user::v3::Response::new());
+    }
     let invite = move |tx: &Tx, local: &Local, actor: &Actor, room| {
         let reason = invitee.reason.as_deref();
         moderation::invite(tx, local, actor, room, &invitee.user_id, reason, false)

@@ -3,6 +3,7 @@
 use ruma::{
     RoomId,
     api::client::room::{aliases as get_aliases, create_room, upgrade_room},
+    events::room::member::{MembershipState, RoomMemberEventContent},
 };
 
 use crate::{
@@ -18,11 +19,29 @@ pub async fn create_room(
 ) -> Result<create_room::v3::Response, Error> {
     let (local, actor) = (api.local.clone(), api.actor(&who));
     let id = RoomId::new_v1(local.server_name());
-    let plan = presets::blueprint(&local, &actor.id, &request, id)?;
+    let mut plan = presets::blueprint(&local, &actor.id, &request, id)?;
+    let elsewhere: Vec<_> = plan
+        .invite
+        .extract_if(.., |user| !local.has(user))
+        .collect();
+    let is_direct = plan.is_direct;
     let write = api
         .store
         .write(move |tx| create::build(tx, &local, &actor, &plan));
     let (_, room_id) = write.await?;
+    let actor = api.actor(&who);
+    for user in elsewhere {
+        let mut content = RoomMemberEventContent::new(MembershipState::Invite);
+        content.is_direct = is_direct.then_some(true);
+        let invite = api
+            .federation
+            .invite(&actor, &room_id, (&user, content))
+            .await;
+        // The room is there; its owner sees who is in it, and can invite once more.
+        if let Err(error) = invite {
+            log::info!("{user} is not invited to {room_id}: {error}");
+        }
+    }
     Ok(create_room::v3::Response::new(room_id))
 }
 

@@ -5,8 +5,8 @@ use ruma::{
     api::{
         error::{ErrorKind, IncompatibleRoomVersionErrorData},
         federation::membership::{
-            RawStrippedState, create_join_event, create_knock_event, create_leave_event,
-            prepare_join_event, prepare_knock_event, prepare_leave_event,
+            RawStrippedState, create_invite, create_join_event, create_knock_event,
+            create_leave_event, prepare_join_event, prepare_knock_event, prepare_leave_event,
         },
     },
     events::room::member::MembershipState,
@@ -16,7 +16,7 @@ use serde_json::{json, value::RawValue};
 use super::{event::raw, pieces::Pieces, v1};
 use crate::{
     api::{Api, Error, Origin, Streamed},
-    federation::Admitted,
+    federation::{Admitted, EnterError, Handed, text},
     rooms::{self, acl, event, graph::Authorized, resident, servers, shown},
     store::{EventNum, Reader, RoomNum},
 };
@@ -71,11 +71,7 @@ async fn template(
         version.map_err(|_| rooms::Error::corrupt("a room version that is none"))
     })?;
     if versions.is_some_and(|versions| !versions.contains(&version)) {
-        let data = IncompatibleRoomVersionErrorData::new(version);
-        return Err(Error::new(
-            ErrorKind::IncompatibleRoomVersion(data),
-            "your server does not know the version of this room",
-        ));
+        return Err(incompatible(version));
     }
     let (local, now) = (api.local.clone(), api.clock.timestamp());
     let event = api
@@ -86,6 +82,14 @@ async fn template(
         })
         .await?;
     Ok((version, raw(event)?))
+}
+
+fn incompatible(version: RoomVersionId) -> Error {
+    let data = IncompatibleRoomVersionErrorData::new(version);
+    Error::new(
+        ErrorKind::IncompatibleRoomVersion(data),
+        "one of our servers does not know the version of this room",
+    )
 }
 
 fn of_server(server: &ServerName, user: &UserId) -> Result<(), Error> {
@@ -207,4 +211,27 @@ pub async fn create_knock_event(
     });
     let state = state.collect::<Result<_, rooms::Error>>()?;
     Ok(create_knock_event::v1::Response::new(state))
+}
+
+/// `PUT /_matrix/federation/v2/invite/{roomId}/{eventId}`
+pub async fn create_invite(
+    api: Api,
+    who: Origin,
+    request: create_invite::v2::Request,
+) -> Result<create_invite::v2::Response, Error> {
+    let shown: Vec<_> = request.invite_room_state.iter().map(text).collect();
+    let handed = Handed {
+        room: &request.room_id,
+        version: &request.room_version,
+        id: &request.event_id,
+        event: &request.event,
+        shown: &shown,
+    };
+    match api.federation.take_invite(&who.server, handed).await {
+        Ok(event) => Ok(create_invite::v2::Response::new(event)),
+        Err(EnterError::Rooms(rooms::Error::UnsupportedVersion(_))) => {
+            Err(incompatible(request.room_version))
+        }
+        Err(error) => Err(error.into()),
+    }
 }

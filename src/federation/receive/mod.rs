@@ -15,7 +15,7 @@ mod queue;
 mod work;
 
 pub use self::{
-    fetch::{Fetch, Room},
+    fetch::{Fetch, Room, check},
     peers::{Peers, RawPdu, Refused, Told},
     queue::Queues,
     work::{Receiver, Taken},
