@@ -7,7 +7,7 @@ use super::{Error, current, outlier};
 use crate::{
     protocol::{client_event::StrippedEvent, receive::Received},
     store::{
-        Reader, Records, RoomNum, Rows, Tx, UserNum,
+        Effect, Reader, Records, RoomNum, Rows, Tx, UserNum,
         records::{Invitation, Membership},
     },
 };
@@ -55,7 +55,9 @@ fn now_is(
 ) -> Result<(), Error> {
     let num = outlier::store_alone(tx, room, event)?;
     let position = tx.next_position()?;
-    current::local_member_changed(tx, room, user, membership, (Some(num), position))
+    current::local_member_changed(tx, room, user, membership, (Some(num), position))?;
+    tx.effect(Effect::RoomChanged(room, position));
+    Ok(())
 }
 
 /// The invitation of `user` to a room that this server is not in.

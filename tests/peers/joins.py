@@ -85,7 +85,7 @@ async def turn_away(play):
         await knock_on(play, room)
         await host.act("kick", room, guest)
         await host.sees_member(room, guest, "leave")
-        if "to hear that a knock was refused" not in guest.server.lacks:
+        if "to hear that a knock was refused" not in host.server.lacks | guest.server.lacks:
             await guest.sees_self(room, "leave")
 
 

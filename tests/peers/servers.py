@@ -26,8 +26,8 @@ def hearth(binary, name, directory, trust, tls_port):
 class Synapse(Server):
     lacks = frozenset(
         {
-            # Version 1.163 forgets which server it has knocked through, and of a room that it is not in works
-            # in invitations only.
+            # Version 1.163 forgets which server it has knocked through, tells nobody who is not in the room
+            # that it has refused a knock, and of a room that it is not in works in invitations only.
             "to take a knock back",
             "to hear that a knock was refused",
             # It answers 500.

@@ -16,7 +16,7 @@ use ruma::{
 
 use crate::{
     api::{Api, Error, Session},
-    rooms::{self, Actor, Local, current, join, leave, moderation, servers},
+    rooms::{self, Actor, Local, current, invitation, join, leave, moderation, servers},
     store::{Reader, RoomNum, Tx},
 };
 
@@ -87,7 +87,7 @@ async fn join_anywhere(
             result => return result,
         }
     }
-    servers.extend(others_in(api, room)?);
+    servers.extend(others_in(api, who, room)?);
     Ok(door.join(&api.actor(who), room, servers, reason).await?)
 }
 
@@ -95,19 +95,28 @@ fn is_shared(r: &impl Reader, room: &RoomId) -> Result<bool, rooms::Error> {
     servers::is_shared(r, rooms::num(r, room)?)
 }
 
-/// Other servers that may know the room.
-fn others_in(api: &Api, room: &RoomId) -> Result<Vec<OwnedServerName>, rooms::Error> {
-    let mut servers = api.store.read(|s| known_servers(s, room))?;
-    servers.extend(room.server_name().map(ToOwned::to_owned));
-    Ok(servers)
-}
-
-/// Other servers that are, or were, in the room.
-fn known_servers(r: &impl Reader, room: &RoomId) -> Result<Vec<OwnedServerName>, rooms::Error> {
-    match rooms::num(r, room) {
-        Err(rooms::Error::UnknownRoom) => Ok(Vec::new()),
-        room => servers::names(r, room?),
-    }
+/// Other servers that may know the room: who invited `who`, who is in the room or was, who made it.
+fn others_in(
+    api: &Api,
+    who: &Session,
+    room: &RoomId,
+) -> Result<Vec<OwnedServerName>, rooms::Error> {
+    api.store.read(|s| {
+        let mut others = Vec::new();
+        match rooms::num(s, room) {
+            Err(rooms::Error::UnknownRoom) => {}
+            num => {
+                let num = num?;
+                let invitation = invitation::load(s, who.user, num)?;
+                let host =
+                    invitation.map(|invitation| OwnedServerName::try_from(invitation.server));
+                others.extend(host.and_then(Result::ok));
+                others.extend(servers::names(s, num)?);
+            }
+        }
+        others.extend(room.server_name().map(ToOwned::to_owned));
+        Ok(others)
+    })
 }
 
 /// `POST /_matrix/client/v3/knock/{roomIdOrAlias}`
@@ -124,7 +133,7 @@ pub async fn knock_room(
         };
         in_room(&api, &who, room.clone(), knock).await?;
     } else {
-        servers.extend(others_in(&api, &room)?);
+        servers.extend(others_in(&api, &who, &room)?);
         door.knock(&api.actor(&who), &room, servers, reason).await?;
     }
     Ok(knock_room::v3::Response::new(room))

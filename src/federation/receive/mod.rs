@@ -10,6 +10,7 @@
 mod fetch;
 mod history;
 mod order;
+mod outside;
 mod peers;
 mod queue;
 mod work;

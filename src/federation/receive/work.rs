@@ -101,6 +101,12 @@ impl<P: Peers> Receiver<P> {
         for (id, pdus) in rooms {
             match self.admit(origin, &id) {
                 Ok(room) => results.extend(self.take_in(origin, &room, pdus).await),
+                Err(rooms::Error::UnknownRoom) => {
+                    match self.take_outside(origin, &id, pdus).await {
+                        Ok(taken) => results.extend(taken),
+                        Err(error) => log::debug!("{origin} sends to {id}: {error}"),
+                    }
+                }
                 Err(error) => log::debug!("{origin} sends to {id}: {error}"),
             }
         }
