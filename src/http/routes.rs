@@ -68,6 +68,7 @@ fn between_servers(routes: &mut Routes) {
     routes.add(membership::prepare_knock_event);
     routes.add(membership::create_knock_event);
     routes.add(membership::create_invite);
+    routes.add(membership::create_invite_v1);
     routes
         .add(transaction::send_transaction_message)
         .body(TRANSACTION);

@@ -235,3 +235,13 @@ pub async fn create_invite(
         Err(error) => Err(error.into()),
     }
 }
+
+/// `PUT /_matrix/federation/v1/invite/{roomId}/{eventId}`, by which servers invite to rooms of the
+/// versions 1 and 2.
+pub async fn create_invite_v1(
+    _api: Api,
+    _who: Origin,
+    _request: create_invite::v1::Request,
+) -> Result<create_invite::v1::Response, Error> {
+    Err(incompatible(RoomVersionId::V1))
+}
