@@ -14,9 +14,11 @@ pub mod keys;
 mod outside;
 mod profiles;
 pub mod receive;
+mod remembered;
 mod resident;
 mod resolve;
 mod sender;
+mod spaces;
 mod tls;
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
@@ -44,6 +46,7 @@ pub use self::{
     invite::Handed,
     outside::text,
     resident::Admitted,
+    spaces::Spaces,
     tls::TlsError,
 };
 use crate::{
@@ -67,6 +70,7 @@ pub struct Federation {
     client: Client,
     keys: Keys,
     profiles: Profiles,
+    spaces: Spaces,
     receiver: Receiver<Asker>,
     queues: Queues<Asker>,
     door: Door,
@@ -114,6 +118,7 @@ impl Federation {
             local: local.clone(),
             clock: clock.clone(),
             profiles: Profiles::new(&client, clock),
+            spaces: Spaces::new(&client, clock),
             client,
             keys,
             queues: Queues::start(executor, receiver.clone())?,
@@ -134,6 +139,11 @@ impl Federation {
     /// The profile of a user of another server, as that server tells it now or told it lately.
     pub async fn profile(&self, user: &UserId) -> Result<UserProfile, Error> {
         self.profiles.of(user).await
+    }
+
+    /// What other servers tell of rooms that this one is not in.
+    pub fn spaces(&self) -> &Spaces {
+        &self.spaces
     }
 
     /// Whether this server has to do with `server`, and is another.

@@ -49,7 +49,7 @@ fn discovery(routes: &mut Routes) {
 }
 
 fn between_servers(routes: &mut Routes) {
-    use federation::{directory, event, keys, membership, query, transaction, version};
+    use federation::{directory, event, keys, membership, query, space, transaction, version};
 
     routes.add(version::get_server_version);
     routes.add(keys::get_server_keys);
@@ -76,6 +76,7 @@ fn between_servers(routes: &mut Routes) {
     routes.add(query::get_room_information);
     routes.add(directory::get_public_rooms);
     routes.add(directory::get_public_rooms_filtered);
+    routes.add(space::get_hierarchy);
 }
 
 fn accounts(routes: &mut Routes) {
@@ -142,7 +143,7 @@ fn push_rules(routes: &mut Routes) {
 }
 
 fn rooms(routes: &mut Routes) {
-    use client::{alias, directory, membership, room};
+    use client::{alias, directory, membership, room, space, summary};
 
     routes
         .add(room::create_room)
@@ -167,6 +168,8 @@ fn rooms(routes: &mut Routes) {
     routes.add(directory::set_room_visibility);
     routes.add(directory::get_public_rooms);
     routes.add(directory::get_public_rooms_filtered);
+    routes.add(space::get_hierarchy);
+    routes.add(summary::get_summary).rate(Kind::Other);
 }
 
 fn ephemeral(routes: &mut Routes) {

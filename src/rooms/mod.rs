@@ -49,6 +49,7 @@ pub mod server_sight;
 pub mod servers;
 pub mod shown;
 mod slice;
+pub mod spaces;
 pub mod state;
 mod succession;
 pub mod summary;

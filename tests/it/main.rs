@@ -14,6 +14,7 @@ mod rooms;
 mod rooms_create;
 mod rooms_directory;
 mod rooms_members;
+mod spaces;
 mod sync;
 mod sync_filters;
 mod sync_lazy;

@@ -7,6 +7,7 @@ pub mod keys;
 pub mod membership;
 mod pieces;
 pub mod query;
+pub mod space;
 pub mod transaction;
 mod v1;
 pub mod version;

@@ -1,0 +1,66 @@
+//! What is told of a room to those who are not in it (client-server API, "Room Summaries").
+
+use ruma::{
+    OwnedRoomId, OwnedServerName, RoomId,
+    api::client::room::get_summary::v1::{Request, Response},
+    room::RoomSummary,
+};
+
+use super::alias;
+use crate::{
+    api::{Api, Error, Session},
+    rooms::{self, client_event::state_of, spaces, summary},
+};
+
+/// `GET /_matrix/client/v1/room_summary/{roomIdOrAlias}`
+pub async fn get_summary(
+    api: Api,
+    who: Option<Session>,
+    request: Request,
+) -> Result<Response, Error> {
+    let (room, servers) = match OwnedRoomId::try_from(request.room_id_or_alias) {
+        Ok(room) => (room, request.via),
+        Err(alias) => {
+            let found = alias::find(&api, &alias).await?;
+            (found.room_id, [request.via, found.servers].concat())
+        }
+    };
+    let user = who.map(|who| who.user);
+    let told = summary_of(&api, &room, servers).await?;
+    let (shown, membership) = api.store.read(|s| {
+        let membership = user.map(|user| spaces::membership(s, &room, user));
+        Ok::<_, rooms::Error>((
+            spaces::may_be_shown(s, &told, user)?,
+            membership.transpose()?,
+        ))
+    })?;
+    if !shown {
+        return Err(unknown());
+    }
+    let mut response = Response::new(told);
+    response.membership = membership.map(state_of);
+    Ok(response)
+}
+
+/// The summary of the room, by this server or else by one of `servers`.
+async fn summary_of(
+    api: &Api,
+    room: &RoomId,
+    servers: Vec<OwnedServerName>,
+) -> Result<RoomSummary, Error> {
+    let here = api.store.read(|s| {
+        let room = spaces::here(s, room)?;
+        room.map(|room| summary::of(s, room)).transpose()
+    })?;
+    if let Some(told) = here {
+        return Ok(told);
+    }
+    let own = room.server_name().map(ToOwned::to_owned);
+    let servers = [servers, Vec::from_iter(own)].concat();
+    let told = api.federation.spaces().of(room, false, &servers).await;
+    told.map(|told| told.room.clone()).map_err(|_| unknown())
+}
+
+fn unknown() -> Error {
+    Error::not_found("there is no such room, or it is not shown to you")
+}
