@@ -11,6 +11,7 @@ mod enter;
 mod error;
 mod invite;
 pub mod keys;
+mod moment;
 mod outside;
 mod profiles;
 pub mod receive;

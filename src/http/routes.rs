@@ -49,7 +49,9 @@ fn discovery(routes: &mut Routes) {
 }
 
 fn between_servers(routes: &mut Routes) {
-    use federation::{directory, event, keys, membership, query, space, transaction, version};
+    use federation::{
+        directory, event, keys, membership, query, space, timestamp, transaction, version,
+    };
 
     routes.add(version::get_server_version);
     routes.add(keys::get_server_keys);
@@ -77,6 +79,7 @@ fn between_servers(routes: &mut Routes) {
     routes.add(directory::get_public_rooms);
     routes.add(directory::get_public_rooms_filtered);
     routes.add(space::get_hierarchy);
+    routes.add(timestamp::get_event_by_timestamp);
 }
 
 fn accounts(routes: &mut Routes) {
@@ -183,13 +186,14 @@ fn ephemeral(routes: &mut Routes) {
 }
 
 fn events(routes: &mut Routes) {
-    use client::{message, state};
+    use client::{message, state, timestamp};
 
     routes.add(message::send_message_event).rate(Kind::Send);
     routes.add(message::redact_event).rate(Kind::Send);
     routes.add(message::get_message_events);
     routes.add(message::get_room_event);
     routes.add(message::get_context);
+    routes.add(timestamp::get_event_by_timestamp);
     routes
         .add(state::send_state_event)
         .open_end()

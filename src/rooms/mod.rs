@@ -34,6 +34,7 @@ pub mod member;
 pub mod memberships;
 pub mod messages;
 pub mod moderation;
+pub mod moment;
 pub mod notify;
 pub mod outgoing;
 pub mod outlier;

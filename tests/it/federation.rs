@@ -3,3 +3,4 @@
 mod directory;
 mod profiles;
 mod spaces;
+mod times;

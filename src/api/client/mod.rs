@@ -21,6 +21,7 @@ pub mod state;
 pub mod summary;
 pub mod sync;
 pub mod tag;
+pub mod timestamp;
 pub mod typing;
 pub mod uiaa;
 pub mod uiaa_page;

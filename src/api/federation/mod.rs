@@ -8,6 +8,7 @@ pub mod membership;
 mod pieces;
 pub mod query;
 pub mod space;
+pub mod timestamp;
 pub mod transaction;
 mod v1;
 pub mod version;

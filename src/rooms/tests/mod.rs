@@ -9,6 +9,7 @@ mod gaps;
 mod local;
 mod membership;
 mod memberships;
+mod moment;
 mod receive;
 mod restricted;
 mod state;

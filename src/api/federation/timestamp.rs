@@ -1,0 +1,31 @@
+//! What happened at a certain time, for other servers.
+
+use ruma::{
+    MilliSecondsSinceUnixEpoch, UInt,
+    api::federation::event::get_event_by_timestamp::v1::{Request, Response},
+};
+
+use crate::{
+    api::{Api, Error, Origin},
+    rooms::{acl, moment},
+    store::records::Status,
+};
+
+/// `GET /_matrix/federation/v1/timestamp_to_event/{roomId}`
+pub async fn get_event_by_timestamp(
+    api: Api,
+    who: Origin,
+    request: Request,
+) -> Result<Response, Error> {
+    let moment = (u64::from(request.ts.get()), request.dir);
+    let scan = api.store.scan("a time for another server", move |s| {
+        let room = acl::shared_with(s, &request.room_id, &who.server)?;
+        moment::nearest(s, room, moment, |event| {
+            Ok(event.header.status == Status::Accepted)
+        })
+    });
+    let nearest = scan.await?.event;
+    let (id, ts) = nearest.ok_or_else(|| Error::not_found("there is no such event here"))?;
+    let ts = MilliSecondsSinceUnixEpoch(UInt::new_saturating(ts));
+    Ok(Response::new(id, ts))
+}
