@@ -50,7 +50,8 @@ fn discovery(routes: &mut Routes) {
 
 fn between_servers(routes: &mut Routes) {
     use federation::{
-        directory, event, keys, membership, query, space, timestamp, transaction, version,
+        device, directory, event, keys, membership, openid, query, space, timestamp, transaction,
+        version,
     };
 
     routes.add(version::get_server_version);
@@ -80,10 +81,14 @@ fn between_servers(routes: &mut Routes) {
     routes.add(directory::get_public_rooms_filtered);
     routes.add(space::get_hierarchy);
     routes.add(timestamp::get_event_by_timestamp);
+    routes.add(openid::get_openid_userinfo);
+    routes.add(device::get_devices);
+    routes.add(device::get_keys);
+    routes.add(device::claim_keys);
 }
 
 fn accounts(routes: &mut Routes) {
-    use client::{account, device, register, session, uiaa_page};
+    use client::{account, device, openid, register, session, uiaa_page};
 
     routes.add(register::get_username_availability);
     routes.add(register::check_registration_token_validity);
@@ -106,6 +111,7 @@ fn accounts(routes: &mut Routes) {
     routes.add(account::request_3pid_management_token_via_msisdn);
     routes.add(account::request_password_change_token_via_email);
     routes.add(account::request_password_change_token_via_msisdn);
+    routes.add(openid::request_openid_token);
     routes.add(device::get_devices);
     routes.add(device::get_device);
     routes.add(device::update_device);

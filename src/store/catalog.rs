@@ -140,6 +140,9 @@ tables! {
     device_tokens: (DeviceNum, [u8; 32]) => (), version 1;
     /// SHA-256 of a short-lived login token → whom it logs in.
     login_tokens: [u8; 32] => Packed<LoginToken>, version 1;
+    /// SHA-256 of a token that proves who somebody is → who, and when it ends, in milliseconds
+    /// since the epoch.
+    openid_tokens: [u8; 32] => (UserNum, u64), version 1;
     /// (user, room, type) → account data; global data stand under the room number `u32::MAX`.
     account_data: (UserNum, RoomNum, &'static str) => Packed<AccountData>, version 1;
     /// (user, position) → the (room, type) whose account data last changed there.

@@ -10,7 +10,7 @@ use ruma::{OwnedUserId, UserId, profile::ProfileFieldValue::DisplayName};
 
 use super::{
     Error, Login, NewLogin, Proof, Users, account_data, devices, filters, login_tokens, logins,
-    names, num_of, passwords, profiles, tokens,
+    names, num_of, openid, passwords, profiles, tokens,
 };
 use crate::{
     config::Registration,
@@ -44,7 +44,7 @@ impl fmt::Debug for NewAccount {
 ///
 /// # Errors
 /// If the table cannot be read.
-pub(super) fn load(reader: &impl Reader, user: UserNum) -> Result<Option<Account>, store::Error> {
+pub fn load(reader: &impl Reader, user: UserNum) -> Result<Option<Account>, store::Error> {
     reader.accounts()?.load(user)
 }
 
@@ -188,6 +188,7 @@ pub fn end(tx: &Tx, user: UserNum, erase: bool) -> Result<(), Error> {
     };
     tx.accounts()?.put(user, &account)?;
     login_tokens::remove_of(tx, user)?;
+    openid::remove_of(tx, user)?;
     devices::remove_all(tx, user, None)?;
     if erase {
         profiles::remove_all(tx, user)?;

@@ -1,7 +1,7 @@
 //! Accounts: who somebody is, on which devices, and what belongs to the user alone.
 //!
 //! - Owns the tables `accounts`, `profiles`, `devices`, `device_ids`, `access_tokens`,
-//!   `refresh_tokens`, `device_tokens`, `login_tokens`, `account_data`, `account_data_log` and
+//!   `refresh_tokens`, `device_tokens`, `login_tokens`, `openid_tokens`, `account_data`, `account_data_log` and
 //!   `filters`.
 //! - [`Users`] is what handlers call. The functions in [`account_data`], [`profiles`] and
 //!   [`filters`] take a snapshot or a transaction, for other modules that read or write these in
@@ -21,6 +21,7 @@ pub mod ignored;
 mod login_tokens;
 mod logins;
 mod names;
+mod openid;
 mod passwords;
 pub mod presence;
 pub mod profiles;

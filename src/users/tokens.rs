@@ -15,6 +15,7 @@ pub(super) enum Kind {
     Access,
     Refresh,
     Login,
+    OpenId,
 }
 
 impl Kind {
@@ -23,6 +24,7 @@ impl Kind {
             Self::Access => "hth_",
             Self::Refresh => "hthr_",
             Self::Login => "hthl_",
+            Self::OpenId => "htho_",
         }
     }
 }

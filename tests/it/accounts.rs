@@ -2,6 +2,7 @@
 
 mod devices;
 mod login;
+mod openid;
 mod own_account;
 mod refresh;
 mod registration;

@@ -1,5 +1,6 @@
 //! Several servers that federate.
 
+mod devices;
 mod directory;
 mod profiles;
 mod spaces;

@@ -9,6 +9,7 @@ pub mod discovery;
 pub mod filter;
 pub mod membership;
 pub mod message;
+pub mod openid;
 pub mod presence;
 pub mod profile;
 pub mod push;

@@ -1,10 +1,12 @@
 //! The server-server API. One file per family of endpoints, named as ruma names them.
 
+pub mod device;
 pub mod directory;
 pub mod discovery;
 pub mod event;
 pub mod keys;
 pub mod membership;
+pub mod openid;
 mod pieces;
 pub mod query;
 pub mod space;

@@ -1,0 +1,125 @@
+//! Tokens by which a user proves to another service who they are (client-server API, "OpenID").
+
+use std::{ops::RangeInclusive, time::Duration};
+
+use ruma::OwnedUserId;
+
+use super::{
+    Error, Token, Users, id_of,
+    tokens::{self, Kind, TokenHash},
+};
+use crate::store::{self, Reader, Rows, Tx, UserNum};
+
+/// How long a token lives.
+const LIFETIME: Duration = Duration::from_hours(1);
+/// How many a user has at once. One more ends the oldest.
+const MOST: usize = 20;
+
+const EVERY_HASH: RangeInclusive<TokenHash> = [0; 32]..=[255; 32];
+
+/// Ends the tokens of `user`.
+pub(super) fn remove_of(tx: &Tx, user: UserNum) -> Result<(), store::Error> {
+    tx.openid_tokens()?
+        .remove_in(EVERY_HASH, |_, (of_user, _)| of_user == user)
+}
+
+/// Makes room for one more token of `user`.
+fn make_room(tx: &Tx, user: UserNum, now_ms: u64) -> Result<(), store::Error> {
+    let mut tokens = tx.openid_tokens()?;
+    // The table holds an hour's worth of tokens, so looking through it is nothing.
+    tokens.remove_in(EVERY_HASH, |_, (_, expires_ts)| expires_ts <= now_ms)?;
+    let mut own = Vec::new();
+    for row in tokens.range(EVERY_HASH)? {
+        let (hash, token) = row?;
+        let (of_user, expires_ts) = token.value();
+        if of_user == user {
+            own.push((expires_ts, hash.value()));
+        }
+    }
+    own.sort_unstable();
+    let surplus = own.len().saturating_sub(MOST - 1);
+    for (_, hash) in &own[..surplus] {
+        tokens.remove(hash)?;
+    }
+    Ok(())
+}
+
+impl Users {
+    /// A token by which others can ask who `user` is, and how long it lives.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub async fn openid_token(&self, user: UserNum) -> Result<(Token, Duration), Error> {
+        let token = Token::generate(Kind::OpenId);
+        let now_ms = self.clock.now_ms();
+        let hash = token.hash();
+        let stored = self.store.write(move |tx| {
+            make_room(tx, user, now_ms)?;
+            let expires_ts = now_ms + LIFETIME.as_millis() as u64;
+            Ok::<_, Error>(tx.openid_tokens()?.insert(hash, (user, expires_ts))?)
+        });
+        stored.await?;
+        Ok((token, LIFETIME))
+    }
+
+    /// Who asked for `token`.
+    ///
+    /// # Errors
+    /// [`Error::UnknownToken`] if nobody did, or too long ago.
+    pub fn openid_user(&self, token: &str) -> Result<OwnedUserId, Error> {
+        const UNKNOWN: Error = Error::UnknownToken { soft_logout: false };
+        let hash = tokens::hash(token);
+        self.store.read(|s| {
+            let token = s.openid_tokens()?.get(hash)?.map(|row| row.value());
+            let (user, expires_ts) = token.ok_or(UNKNOWN)?;
+            if expires_ts <= self.clock.now_ms() {
+                return Err(UNKNOWN);
+            }
+            Ok(id_of(s, user)?)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Error, MOST, Token};
+    use crate::{
+        store::{Reader, Rows},
+        users::testing::{Server, with_server},
+    };
+
+    fn is_known(server: &Server, token: &Token) -> bool {
+        let user = server.users.openid_user(&token.clone().into_string());
+        assert!(matches!(user, Ok(_) | Err(Error::UnknownToken { .. })));
+        user.is_ok_and(|user| user == "@alice:example.org")
+    }
+
+    #[test]
+    fn a_token_tells_who_asked_for_it_until_it_ends() {
+        with_server(async |server| {
+            let login = server.register("alice").await;
+            let user = server.session(&login).await.user;
+            let (token, lifetime) = server.users.openid_token(user).await.unwrap();
+            assert!(is_known(&server, &token));
+            server.clock.advance(lifetime);
+            assert!(!is_known(&server, &token));
+            server.users.openid_token(user).await.unwrap();
+            assert_eq!(server.store.read(|s| s.openid_tokens()?.len()).unwrap(), 1);
+        });
+    }
+
+    #[test]
+    fn one_token_too_many_ends_the_oldest() {
+        with_server(async |server| {
+            let login = server.register("alice").await;
+            let user = server.session(&login).await.user;
+            let mut tokens = Vec::new();
+            for _ in 0..=MOST {
+                tokens.push(server.users.openid_token(user).await.unwrap().0);
+                server.clock.advance(std::time::Duration::from_millis(1));
+            }
+            assert!(!is_known(&server, &tokens[0]));
+            assert!(tokens[1..].iter().all(|token| is_known(&server, token)));
+        });
+    }
+}
