@@ -25,7 +25,7 @@ mod tls;
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use ruma::{
-    OwnedEventId, ServerName, UserId,
+    OwnedEventId, OwnedServerName, ServerName, UserId,
     api::federation::{authentication::XMatrix, discovery::ServerSigningKeys},
     profile::UserProfile,
     serde::Raw,
@@ -34,7 +34,7 @@ use smol::{Executor, channel};
 
 use self::{
     ask::Asker,
-    keys::Keys,
+    keys::{Keys, Query},
     profiles::Profiles,
     receive::{Queues, RawPdu, Receiver, Taken},
     sender::Sender,
@@ -174,6 +174,14 @@ impl Federation {
     pub fn published_keys(&self) -> Result<Raw<ServerSigningKeys>, rooms::Error> {
         let now = self.clock.now_ms();
         self.store.read(|s| keys::published(s, &self.local, now))
+    }
+
+    /// What servers tell of their keys, vouched for by this one.
+    pub async fn vouched_keys(
+        &self,
+        wanted: BTreeMap<OwnedServerName, Query>,
+    ) -> Result<Vec<Raw<ServerSigningKeys>>, rooms::Error> {
+        self.keys.vouched(wanted).await
     }
 
     /// Fetches some of what comes before the gap at `gap` from servers that are in the room; whether

@@ -56,6 +56,10 @@ fn between_servers(routes: &mut Routes) {
 
     routes.add(version::get_server_version);
     routes.add(keys::get_server_keys);
+    routes.add(keys::get_remote_server_keys).rate(Kind::Other);
+    routes
+        .add(keys::get_remote_server_keys_batch)
+        .rate(Kind::Other);
     routes.add(event::get_event);
     routes.add(event::get_backfill);
     routes.add(event::get_missing_events);

@@ -119,6 +119,8 @@ tables! {
     signing_keys: &'static str => Packed<SigningKey>, version 1;
     /// (server, key id) → a signing key of another server.
     remote_keys: (&'static str, &'static str) => Packed<RemoteKey>, version 1;
+    /// Server → what it last told of its keys, as JSON, with its signature.
+    told_keys: &'static str => &'static str, version 1;
 
     /// Every user that another row mentions: number → user id.
     users: UserNum => &'static str, version 1;

@@ -2,6 +2,7 @@
 
 mod devices;
 mod directory;
+mod keys;
 mod profiles;
 mod spaces;
 mod times;

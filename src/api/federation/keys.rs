@@ -1,8 +1,16 @@
-//! The keys by which others check what this server signs.
+//! The keys by which others check what this server signs, and those of others for which it vouches
+//! (server-server API, "Retrieving server keys"). Nobody need be a server to ask.
 
-use ruma::api::federation::discovery::get_server_keys;
+use std::collections::BTreeMap;
 
-use crate::api::{Anyone, Api, Error};
+use ruma::api::federation::discovery::{
+    get_remote_server_keys, get_remote_server_keys_batch, get_server_keys,
+};
+
+use crate::{
+    api::{Anyone, Api, Error},
+    federation::keys::Query,
+};
 
 /// `GET /_matrix/key/v2/server`
 pub async fn get_server_keys(
@@ -12,4 +20,41 @@ pub async fn get_server_keys(
 ) -> Result<get_server_keys::v2::Response, Error> {
     let keys = api.federation.published_keys()?;
     Ok(get_server_keys::v2::Response::new(keys))
+}
+
+/// `GET /_matrix/key/v2/query/{serverName}`
+pub async fn get_remote_server_keys(
+    api: Api,
+    _who: Anyone,
+    request: get_remote_server_keys::v2::Request,
+) -> Result<get_remote_server_keys::v2::Response, Error> {
+    let at = u64::from(request.minimum_valid_until_ts.get());
+    let wanted = BTreeMap::from([(request.server_name, Query::ValidAt(at))]);
+    let keys = api.federation.vouched_keys(wanted).await?;
+    Ok(get_remote_server_keys::v2::Response::new(keys))
+}
+
+/// `POST /_matrix/key/v2/query`
+pub async fn get_remote_server_keys_batch(
+    api: Api,
+    _who: Anyone,
+    request: get_remote_server_keys_batch::v2::Request,
+) -> Result<get_remote_server_keys_batch::v2::Response, Error> {
+    let now = api.clock.now_ms();
+    let servers = request.server_keys.into_iter();
+    let wanted = servers.map(|(server, keys)| {
+        let keys = keys.into_iter().map(|(id, criteria)| {
+            let at = criteria.minimum_valid_until_ts;
+            (id.to_string(), at.map_or(now, |at| u64::from(at.get())))
+        });
+        let keys: Vec<_> = keys.collect();
+        let query = if keys.is_empty() {
+            Query::ValidAt(now)
+        } else {
+            Query::These(keys)
+        };
+        (server, query)
+    });
+    let keys = api.federation.vouched_keys(wanted.collect()).await?;
+    Ok(get_remote_server_keys_batch::v2::Response::new(keys))
 }

@@ -6,6 +6,7 @@
 //!
 //! Source: server-server API, "Retrieving server keys".
 
+mod notary;
 mod own;
 mod stored;
 
@@ -25,8 +26,8 @@ use smol::{
     lock::{Mutex, Semaphore},
 };
 
-pub use self::own::published;
 use self::stored::Known;
+pub use self::{notary::Query, own::published};
 use super::Client;
 use crate::{
     clock::Clock,
@@ -42,6 +43,8 @@ const REST: Duration = Duration::from_mins(5);
 const REMEMBERED: usize = 1000;
 /// How many servers are asked at once.
 const AT_ONCE: usize = 16;
+/// How many of them because somebody else wants to know.
+const VOUCHED_AT_ONCE: usize = 8;
 /// Servers share so many locks.
 const LOCKS: usize = 64;
 /// As many events are checked in place, more on the pool.
@@ -59,6 +62,7 @@ struct Parts {
     pool: Pool,
     executor: Arc<Executor<'static>>,
     slots: Semaphore,
+    vouching: Semaphore,
     /// A server is asked by one at a time.
     locks: [Mutex<()>; LOCKS],
     /// Until when servers are not asked again, in milliseconds since the epoch.
@@ -66,7 +70,7 @@ struct Parts {
 }
 
 /// A key that is wanted: its id, and when it must have been valid, in milliseconds since the epoch.
-type Wanted = (String, u64);
+pub type Wanted = (String, u64);
 
 impl Keys {
     /// The keys that `store` knows and `client` can ask for.
@@ -84,6 +88,7 @@ impl Keys {
             pool: pool.clone(),
             executor: executor.clone(),
             slots: Semaphore::new(AT_ONCE),
+            vouching: Semaphore::new(VOUCHED_AT_ONCE),
             locks: [const { Mutex::new(()) }; LOCKS],
             resting: sync::Mutex::default(),
         }))
@@ -99,7 +104,8 @@ impl Keys {
     ) -> Result<bool, rooms::Error> {
         let now = self.0.clock.now_ms();
         let wanted = [(signed.key.to_string(), now)];
-        let known = self.of_server(&signed.origin, &wanted).await?;
+        let enough = |known: &Known| known.satisfies(&wanted);
+        let known = self.of_server(&signed.origin, enough).await?;
         let keys = PublicKeyMap::from([(signed.origin.to_string(), known.valid_at(Some(now)))]);
         let name = self.0.local.server_name();
         Ok(signed.verify_http_request(request, name, &keys).is_ok())
@@ -147,7 +153,8 @@ impl Keys {
                 let keys = self.clone();
                 self.0.executor.spawn(async move {
                     let _slot = keys.0.slots.acquire().await;
-                    let known = keys.of_server(&server, &wanted).await;
+                    let enough = |known: &Known| known.satisfies(&wanted);
+                    let known = keys.of_server(&server, enough).await;
                     (server, known.unwrap_or_default())
                 })
             })
@@ -160,49 +167,52 @@ impl Keys {
         known
     }
 
-    /// What is known of a server's keys, after asking it if a key is wanted that is not.
+    /// What is known of a server's keys, after asking it if that is not enough.
     async fn of_server(
         &self,
         server: &ServerName,
-        wanted: &[Wanted],
+        enough: impl Fn(&Known) -> bool,
     ) -> Result<Known, rooms::Error> {
         let store = &self.0.store;
         if server == self.0.local.server_name() {
             return store.read(own::known);
         }
         let known = store.read(|s| stored::of(s, server))?;
-        if known.satisfies(wanted) {
+        if enough(&known) {
             return Ok(known);
         }
         // Who comes while the server is being asked waits for that answer.
         let _one = self.0.locks[lock_of(server)].lock().await;
         let known = store.read(|s| stored::of(s, server))?;
-        if known.satisfies(wanted) || self.rests(server) {
+        if enough(&known) || self.rests(server) {
             return Ok(known);
         }
         let told = self.ask(server).await;
-        if let Some(told) = told.clone() {
+        if let Some((told, json)) = told.clone() {
             let server = server.to_owned();
             store
-                .write(move |tx| stored::put(tx, &server, &told))
+                .write(move |tx| stored::put(tx, &server, &told, &json))
                 .await?;
         }
         // Also after an answer: whoever sends what is signed with keys that do not exist must not
         // have their server asked each time.
         self.let_rest(server, self.0.clock.now_ms());
         Ok(match told {
-            Some(told) => known.with(told),
+            Some((told, _)) => known.with(told),
             None => known,
         })
     }
 
-    /// Asks a server for its keys.
-    async fn ask(&self, server: &ServerName) -> Option<Known> {
+    /// Asks a server for its keys: what they are, and how it says so.
+    async fn ask(&self, server: &ServerName) -> Option<(Known, String)> {
         let now = self.0.clock.now_ms();
         let request = get_server_keys::v2::Request::new();
         let told = self.0.client.send(server, request).await;
         let told = told.map_err(|error| error.to_string());
-        let told = told.and_then(|told| stored::parse(server, &told.server_key, now));
+        let told = told.and_then(|told| {
+            let known = stored::parse(server, &told.server_key, now)?;
+            Ok((known, told.server_key.into_json().to_string()))
+        });
         told.map_err(|error| log::debug!("{server} does not tell its keys: {error}"))
             .ok()
     }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use ruma::{
-    MilliSecondsSinceUnixEpoch, UInt,
+    CanonicalJsonObject, CanonicalJsonValue, MilliSecondsSinceUnixEpoch, UInt,
     api::federation::discovery::{OldVerifyKey, ServerSigningKeys, VerifyKey},
     canonical_json::to_canonical_value,
     serde::Raw,
@@ -74,13 +74,20 @@ pub fn published(
             ),
         }
     }
-    let unfit = |_| rooms::Error::corrupt("signing keys that cannot be shown");
     let object = to_canonical_value(&keys).ok();
-    let Some(ruma::CanonicalJsonValue::Object(mut object)) = object else {
+    let Some(CanonicalJsonValue::Object(mut object)) = object else {
         return Err(rooms::Error::corrupt("signing keys that cannot be shown"));
     };
     object.remove("signatures");
-    sign_json(local.server_name().as_str(), local.key(), &mut object)
-        .map_err(|_| rooms::Error::corrupt("signing keys that cannot be signed"))?;
-    Ok(Raw::new(&object).map_err(unfit)?.cast_unchecked())
+    signed(object, local)
+}
+
+/// What a server tells of its keys, with this server's signature beside those that it has.
+pub(super) fn signed(
+    mut keys: CanonicalJsonObject,
+    local: &Local,
+) -> Result<Raw<ServerSigningKeys>, rooms::Error> {
+    let unfit = || rooms::Error::corrupt("signing keys that cannot be signed");
+    sign_json(local.server_name().as_str(), local.key(), &mut keys).map_err(|_| unfit())?;
+    Ok(Raw::new(&keys).map_err(|_| unfit())?.cast_unchecked())
 }

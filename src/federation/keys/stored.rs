@@ -21,6 +21,8 @@ use crate::{
 const LONGEST: Duration = Duration::from_hours(7 * 24);
 /// How many keys of one server are kept.
 const KEYS: usize = 64;
+/// How many bytes are kept of what it said.
+const LONGEST_JSON: usize = 32 * 1024;
 
 /// A server's keys by their ids.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,6 +41,11 @@ impl Known {
             let mut of_time = wanted.iter().filter(|(_, at)| at == time);
             of_time.any(|(id, at)| is_valid(id, *at))
         })
+    }
+
+    /// Whether a key is there that is valid at a time.
+    pub fn has_valid_at(&self, at: u64) -> bool {
+        self.0.values().any(|key| at <= key.valid_until_ts)
     }
 
     /// The keys that were valid at a time, or all.
@@ -71,11 +78,26 @@ pub(super) fn of(r: &impl Reader, server: &ServerName) -> Result<Known, rooms::E
     Ok(Known(known))
 }
 
-/// Stores what a server has told of its keys.
-pub(super) fn put(tx: &Tx, server: &ServerName, told: &Known) -> Result<(), rooms::Error> {
+/// What the server has last told, with its signature.
+pub(super) fn told(r: &impl Reader, server: &ServerName) -> Result<Option<String>, rooms::Error> {
+    let told = r.told_keys()?;
+    let told = told.get(server.as_str())?;
+    Ok(told.map(|told| told.value().to_owned()))
+}
+
+/// Stores what a server has told of its keys, and how it said it.
+pub(super) fn put(
+    tx: &Tx,
+    server: &ServerName,
+    told: &Known,
+    json: &str,
+) -> Result<(), rooms::Error> {
     let mut table = tx.remote_keys()?;
     for (id, key) in &told.0 {
         table.put((server.as_str(), id.as_str()), key)?;
+    }
+    if json.len() <= LONGEST_JSON {
+        tx.told_keys()?.insert(server.as_str(), json)?;
     }
     Ok(())
 }
