@@ -40,11 +40,11 @@ fn is_signed_by(keys: &Value, servers: &[&Home]) -> bool {
         });
         known.insert(server.name().to_string(), own.collect());
     }
-    let mut keys: CanonicalJsonObject = serde_json::from_value(keys.clone()).expect("an object");
+    let keys: CanonicalJsonObject = serde_json::from_value(keys.clone()).expect("an object");
     servers.iter().all(|server| {
         let signatures = keys["signatures"].as_object().expect("signatures");
         signatures.contains_key(server.name().as_str())
-    }) && verify_json(&known, &mut keys).is_ok()
+    }) && verify_json(&known, &keys).is_ok()
 }
 
 #[test]
