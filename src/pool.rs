@@ -26,7 +26,7 @@ pub enum Kind {
     Scan,
     /// Checking signatures.
     Verify,
-    /// Asking the system's resolver for addresses.
+    /// Reading what this machine has in files of other servers: their names, their authorities.
     LookUp,
 }
 

@@ -21,15 +21,13 @@ use ruma::{
     serde::Base64,
     signatures::KeyPair,
 };
-use smol::{
-    Executor,
-    lock::{OnceCell, Semaphore},
-};
+use smol::{Executor, lock::Semaphore};
 
 use super::{
     Error,
     connect::{Connection, Connector, Limits, Target, exchange},
-    resolve::Resolver,
+    dns::{Dns, Files},
+    resolve::{Ports, Resolver, Search},
     tls::{Authorities, TlsError},
 };
 use crate::{
@@ -84,7 +82,7 @@ pub struct Client(Arc<Parts>);
 struct Parts {
     local: Local,
     federation: Federation,
-    connector: Arc<Connector>,
+    connector: Connector,
     resolver: Resolver,
     idle: Mutex<HashMap<OwnedServerName, Vec<Idle>>>,
     slots: Semaphore,
@@ -107,17 +105,18 @@ impl Client {
         (clock, pool): (&Clock, &Pool),
         executor: &Arc<Executor<'static>>,
     ) -> Result<Self, TlsError> {
-        let connector = Arc::new(Connector {
-            authorities: Authorities::load(config.extra_ca.as_deref())?,
-            tls: OnceCell::new(),
-            allow_private: config.allow_private_addresses,
-            pool: pool.clone(),
-            executor: executor.clone(),
-        });
+        let authorities = Authorities::load(config.extra_ca.as_deref())?;
+        let private = config.allow_private_addresses;
+        let connector = Connector::new(authorities, private, pool, executor);
+        let search = Search::new(
+            &connector,
+            Dns::new(Files::default(), pool),
+            Ports::default(),
+        );
         Ok(Self(Arc::new(Parts {
             local: local.clone(),
             federation: config.federation.clone(),
-            resolver: Resolver::new(connector.clone(), clock.clone()),
+            resolver: Resolver::new(search, clock),
             connector,
             idle: Mutex::default(),
             slots: Semaphore::new(AT_ONCE),

@@ -1,7 +1,7 @@
 //! Connections to other servers: TCP, TLS, HTTP.
 
 use std::{
-    net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs},
+    net::{SocketAddr, TcpStream},
     sync::Arc,
     time::Duration,
 };
@@ -14,26 +14,26 @@ use hyper::{
     client::conn::http1::{self, SendRequest},
 };
 use rustls::pki_types::ServerName as TlsName;
-use smol::{Async, Executor, Timer, future, lock::OnceCell};
+use smol::{Async, Executor, Timer, channel, future, lock::OnceCell};
 use smol_hyper::rt::FuturesIo;
 
 use super::{Error, address::is_public, tls::Authorities};
 use crate::pool::{Kind, Pool};
 
-/// How long it may take to find a name's addresses, to connect to one, and to shake hands.
+/// How long it may take to connect to an address, and to shake hands.
 const CONNECT: Duration = Duration::from_secs(10);
-/// How many of a host's addresses are tried.
-const ADDRESSES: usize = 4;
+/// How many of a server's addresses are tried.
+const ADDRESSES: usize = 6;
+/// After what time the next one is tried too, although the one before has not failed yet.
+const NEXT: Duration = Duration::from_millis(500);
 /// The largest head of an answer.
 const HEAD: usize = 64 * 1024;
 
 /// Where to connect, and as whom to address the one who is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// A host name or an address, without brackets.
-    pub host: String,
-    /// The port.
-    pub port: u16,
+    /// The best first.
+    pub addresses: Vec<SocketAddr>,
     /// What stands in the `Host` header.
     pub authority: String,
     /// Whose certificate it must show: a host name or an address, without brackets.
@@ -52,24 +52,64 @@ pub struct Limits {
     pub size: usize,
 }
 
-/// Makes connections.
-pub struct Connector {
+/// Makes connections. Clones are the same.
+#[derive(Clone)]
+pub struct Connector(Arc<Parts>);
+
+struct Parts {
     /// Whom to believe who is who.
-    pub authorities: Authorities,
+    authorities: Authorities,
     /// What follows from that, once somebody is to be connected to.
-    pub tls: OnceCell<TlsConnector>,
+    tls: OnceCell<TlsConnector>,
     /// Whether addresses of private networks may be connected to.
-    pub allow_private: bool,
-    pub pool: Pool,
-    pub executor: Arc<Executor<'static>>,
+    allow_private: bool,
+    pool: Pool,
+    executor: Arc<Executor<'static>>,
 }
 
 impl Connector {
-    /// A new connection to `target`.
+    /// Believes whom `authorities` believe.
+    pub fn new(
+        authorities: Authorities,
+        allow_private: bool,
+        pool: &Pool,
+        executor: &Arc<Executor<'static>>,
+    ) -> Self {
+        Self(Arc::new(Parts {
+            authorities,
+            tls: OnceCell::new(),
+            allow_private,
+            pool: pool.clone(),
+            executor: executor.clone(),
+        }))
+    }
+
+    /// A new connection to `target`: to the first of its addresses where one comes about. The next is
+    /// tried when the one before fails or takes long.
     pub async fn connect(&self, target: &Target) -> Result<Connection, Error> {
+        let allowed = |address: &&SocketAddr| self.0.allow_private || is_public(address.ip());
+        let addresses: Vec<_> = target.addresses.iter().filter(allowed).collect();
         let mut failure = Error::Unresolvable;
-        for address in self.addresses(target).await? {
-            match self.connect_to(address, &target.tls_name).await {
+        let mut trying = Vec::new();
+        let (report, result) = channel::bounded(ADDRESSES);
+        for address in addresses.into_iter().take(ADDRESSES).copied() {
+            let (connector, name) = (self.clone(), target.tls_name.clone());
+            let report = report.clone();
+            trying.push(self.0.executor.spawn(async move {
+                let _ = report
+                    .send(connector.connect_to(address, &name).await)
+                    .await;
+            }));
+            match in_time(NEXT, result.recv()).await {
+                Ok(Ok(Ok(connection))) => return Ok(connection),
+                Ok(Ok(Err(error))) => failure = error,
+                // It takes long, and is waited for below.
+                _ => {}
+            }
+        }
+        drop(report);
+        while let Ok(tried) = result.recv().await {
+            match tried {
                 Ok(connection) => return Ok(connection),
                 Err(error) => failure = error,
             }
@@ -77,30 +117,13 @@ impl Connector {
         Err(failure)
     }
 
-    /// The addresses of the target's host: by the system's own resolver, which knows its name
-    /// servers and `/etc/hosts`.
-    async fn addresses(&self, target: &Target) -> Result<Vec<SocketAddr>, Error> {
-        let found = match target.host.parse::<IpAddr>() {
-            Ok(address) => vec![SocketAddr::new(address, target.port)],
-            Err(_) => {
-                let (host, port) = (target.host.clone(), target.port);
-                let look_up = self.pool.run(Kind::LookUp, move || {
-                    let found = (host.as_str(), port).to_socket_addrs();
-                    found.map(Iterator::collect::<Vec<_>>)
-                });
-                let found = in_time(CONNECT, look_up).await?;
-                let found = found.map_err(|busy| Error::Unreachable(busy.to_string()))?;
-                found.map_err(|_| Error::Unresolvable)?
-            }
-        };
-        let allowed = |address: &SocketAddr| self.allow_private || is_public(address.ip());
-        Ok(found.into_iter().filter(allowed).take(ADDRESSES).collect())
-    }
-
     async fn tls(&self) -> Result<&TlsConnector, Error> {
-        let made = self.tls.get_or_try_init(async || {
-            let authorities = self.authorities.clone();
-            let made = self.pool.run(Kind::LookUp, move || authorities.connector());
+        let made = self.0.tls.get_or_try_init(async || {
+            let authorities = self.0.authorities.clone();
+            let made = self
+                .0
+                .pool
+                .run(Kind::LookUp, move || authorities.connector());
             made.await.map_err(unreachable)?.map_err(unreachable)
         });
         made.await
@@ -118,7 +141,8 @@ impl Connector {
         let shaken = http1::Builder::new().max_buf_size(HEAD).handshake(io).await;
         let (connection, driver) = shaken.map_err(unreachable)?;
         // It ends with the connection: when the other end closes it, or `connection` is dropped.
-        self.executor
+        self.0
+            .executor
             .spawn(async {
                 let _ = driver.await;
             })

@@ -7,6 +7,7 @@ mod address;
 mod ask;
 mod client;
 mod connect;
+mod dns;
 mod enter;
 mod error;
 mod invite;

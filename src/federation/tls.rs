@@ -68,6 +68,12 @@ impl Authorities {
         Ok(Self { extra })
     }
 
+    /// These, beside the system's.
+    #[cfg(test)]
+    pub fn of(extra: Vec<CertificateDer<'static>>) -> Self {
+        Self { extra }
+    }
+
     /// What speaks TLS with those for whom they vouch. Reads the system's files.
     pub fn connector(&self) -> Result<TlsConnector, rustls::Error> {
         let mut roots = RootCertStore::empty();

@@ -1,0 +1,356 @@
+//! Names are looked up at a name server on the loopback.
+
+use std::{
+    fs,
+    net::{IpAddr, TcpListener, TcpStream, UdpSocket},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use simple_dns::{
+    CLASS, Name, Packet, PacketFlag, QTYPE, RCODE, ResourceRecord, TYPE,
+    rdata::{A, AAAA, CNAME, RData, SRV},
+};
+use smol::{
+    Async, Executor,
+    io::{AsyncReadExt, AsyncWriteExt},
+};
+use tempfile::TempDir;
+
+use super::{Dns, Error, Files, Found, Service};
+use crate::pool::Pool;
+
+/// A name server that knows what a test tells it. Of names that begin with
+/// - `large.` it says by UDP only that there is more,
+/// - `broken.` it does not want to know anything,
+/// - `forged.` it says something of another name first.
+pub struct NameServer {
+    zone: Mutex<String>,
+    asked: Mutex<Vec<String>>,
+}
+
+/// How one can look up names at a [`NameServer`].
+pub struct Lookups {
+    pub server: Arc<NameServer>,
+    pub dns: Dns,
+    directory: TempDir,
+}
+
+impl Lookups {
+    /// A name server that knows the lines of `zone`: name, time to live, type, and what it says.
+    pub fn new(executor: &Arc<Executor<'static>>, zone: &str) -> Self {
+        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let port = udp.local_addr().unwrap().port();
+        let tcp = TcpListener::bind(("127.0.0.1", port)).unwrap();
+        let server = Arc::new(NameServer {
+            zone: Mutex::new(zone.to_owned()),
+            asked: Mutex::default(),
+        });
+        let (udp, tcp) = (Async::new(udp).unwrap(), Async::new(tcp).unwrap());
+        executor.spawn(by_udp(server.clone(), udp)).detach();
+        executor.spawn(by_tcp(server.clone(), tcp)).detach();
+        let directory = tempfile::tempdir().unwrap();
+        let files = Files {
+            resolvers: directory.path().join("resolv.conf"),
+            hosts: directory.path().join("hosts"),
+            port,
+        };
+        let settings = "nameserver 127.0.0.1\noptions timeout:1\n";
+        fs::write(&files.resolvers, settings).unwrap();
+        Self {
+            server,
+            dns: Dns::new(files, &Pool::default()),
+            directory,
+        }
+    }
+
+    /// Writes the table of hosts.
+    pub fn hosts(&self, text: &str) {
+        fs::write(self.directory.path().join("hosts"), text).unwrap();
+    }
+
+    fn resolvers(&self, text: &str) {
+        fs::write(self.directory.path().join("resolv.conf"), text).unwrap();
+    }
+}
+
+impl NameServer {
+    /// Knows something else from here on.
+    pub fn know(&self, zone: &str) {
+        zone.clone_into(&mut self.zone.lock().unwrap());
+    }
+
+    /// What it was asked since the last time, each as name and type.
+    pub fn asked(&self) -> Vec<String> {
+        std::mem::take(&mut self.asked.lock().unwrap())
+    }
+
+    /// Answers in as many messages as it likes.
+    fn answers(&self, question: &[u8], is_udp: bool) -> Vec<Vec<u8>> {
+        let packet = Packet::parse(question).unwrap();
+        let asked = &packet.questions[0];
+        let name = asked.qname.to_string();
+        let QTYPE::TYPE(what) = asked.qtype else {
+            panic!("a type that is none")
+        };
+        self.asked.lock().unwrap().push(format!("{name} {what:?}"));
+        let zone = self.zone.lock().unwrap().clone();
+        let mut reply = packet.clone().into_reply();
+        if name.starts_with("broken.") {
+            *reply.rcode_mut() = RCODE::ServerFailure;
+        } else if name.starts_with("large.") && is_udp {
+            reply.set_flags(PacketFlag::TRUNCATION);
+        } else {
+            reply.answers = of_name(&zone, &name, what);
+            if reply.answers.is_empty() {
+                *reply.rcode_mut() = RCODE::NameError;
+            }
+        }
+        let mut answers = Vec::new();
+        if name.starts_with("forged.") {
+            let lie = record("forged.example 60 A 203.0.113.66").unwrap();
+            for (id, qname) in [(packet.id() ^ 1, &*name), (packet.id(), "other.example")] {
+                let mut other = reply.clone();
+                other.set_id(id);
+                other.questions[0].qname = Name::new(qname).unwrap();
+                other.answers = vec![lie.clone()];
+                answers.push(other.build_bytes_vec().unwrap());
+            }
+            answers.push(vec![0xff; 3]);
+            let mut impossible = question.to_vec();
+            impossible[6..12].fill(0xff);
+            answers.push(impossible);
+        }
+        answers.push(reply.build_bytes_vec_compressed().unwrap());
+        answers
+    }
+}
+
+async fn by_udp(server: Arc<NameServer>, socket: Async<UdpSocket>) {
+    let mut packet = [0; 512];
+    loop {
+        let (size, from) = socket.recv_from(&mut packet).await.unwrap();
+        for answer in server.answers(&packet[..size], true) {
+            socket.send_to(&answer, from).await.unwrap();
+        }
+    }
+}
+
+async fn by_tcp(server: Arc<NameServer>, listener: Async<TcpListener>) {
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        answer_by_tcp(&server, stream).await;
+    }
+}
+
+async fn answer_by_tcp(server: &NameServer, mut stream: Async<TcpStream>) {
+    let mut length = [0; 2];
+    stream.read_exact(&mut length).await.unwrap();
+    let mut question = vec![0; u16::from_be_bytes(length).into()];
+    stream.read_exact(&mut question).await.unwrap();
+    for answer in server.answers(&question, false) {
+        let length = u16::try_from(answer.len()).unwrap().to_be_bytes();
+        stream.write_all(&length).await.unwrap();
+        stream.write_all(&answer).await.unwrap();
+    }
+}
+
+/// The records of type `what` at `name`, and at what it is an alias of.
+fn of_name(zone: &str, name: &str, what: TYPE) -> Vec<ResourceRecord<'static>> {
+    let mut found = Vec::new();
+    let records = zone.lines().filter_map(record);
+    for record in records.filter(|record| record.name == Name::new(name).unwrap()) {
+        if let RData::CNAME(alias) = &record.rdata {
+            let alias = alias.0.to_string();
+            found.push(record);
+            if !alias.starts_with("elsewhere.") {
+                found.extend(of_name(zone, &alias, what));
+            }
+        } else if record.rdata.type_code() == what {
+            found.push(record);
+        }
+    }
+    found
+}
+
+fn record(line: &str) -> Option<ResourceRecord<'static>> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let named = |name: &str| Name::new(name).unwrap().into_owned();
+    let (name, ttl, data) = match words.as_slice() {
+        [] => return None,
+        [name, ttl, "A", address] => {
+            let address: std::net::Ipv4Addr = address.parse().unwrap();
+            (
+                name,
+                ttl,
+                RData::A(A {
+                    address: address.into(),
+                }),
+            )
+        }
+        [name, ttl, "AAAA", address] => {
+            let address: std::net::Ipv6Addr = address.parse().unwrap();
+            (
+                name,
+                ttl,
+                RData::AAAA(AAAA {
+                    address: address.into(),
+                }),
+            )
+        }
+        [name, ttl, "CNAME", to] => (name, ttl, RData::CNAME(CNAME(named(to)))),
+        [name, ttl, "SRV", priority, weight, port, host] => {
+            let srv = SRV {
+                priority: priority.parse().unwrap(),
+                weight: weight.parse().unwrap(),
+                port: port.parse().unwrap(),
+                target: named(host),
+            };
+            (name, ttl, RData::SRV(srv))
+        }
+        _ => panic!("no record: {line}"),
+    };
+    let ttl = ttl.parse().unwrap();
+    Some(ResourceRecord::new(named(name), CLASS::IN, ttl, data))
+}
+
+/// Looks names up at a name server that knows `zone`.
+fn with(zone: &str, test: impl AsyncFnOnce(Lookups)) {
+    let executor = Arc::new(Executor::new());
+    let lookups = Lookups::new(&executor, zone);
+    smol::block_on(executor.run(test(lookups)));
+}
+
+fn addresses(texts: &[&str]) -> Vec<IpAddr> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+#[test]
+fn a_host_has_addresses_of_both_families_in_turn_and_they_hold_as_long_as_the_shortest() {
+    let zone = "a.example 60 A 192.0.2.1\n\
+                a.example 60 A 192.0.2.2\n\
+                a.example 90 AAAA 2001:db8::1\n\
+                b.example 90 A 192.0.2.3";
+    with(zone, async |lookups| {
+        let found = lookups.dns.addresses("A.Example").await.unwrap();
+        let both = addresses(&["2001:db8::1", "192.0.2.1", "192.0.2.2"]);
+        assert_eq!((found.records, found.holds.as_secs()), (both, 60));
+        let mut asked = lookups.server.asked();
+        asked.sort_unstable();
+        assert_eq!(asked, ["A.Example A", "A.Example AAAA"]);
+    });
+}
+
+#[test]
+fn aliases_lead_on_whether_the_name_server_follows_them_or_not() {
+    let zone = "a.example 60 CNAME b.example\n\
+                b.example 30 CNAME c.example\n\
+                c.example 90 A 192.0.2.1\n\
+                d.example 60 CNAME elsewhere.example\n\
+                elsewhere.example 90 A 192.0.2.2";
+    with(zone, async |lookups| {
+        let found = lookups.dns.addresses("a.example").await.unwrap();
+        assert_eq!(found.records, addresses(&["192.0.2.1"]));
+        assert_eq!(found.holds, Duration::from_secs(30));
+        let found = lookups.dns.addresses("d.example").await.unwrap();
+        assert_eq!(found.records, addresses(&["192.0.2.2"]));
+    });
+}
+
+#[test]
+fn aliases_that_lead_round_lead_nowhere() {
+    let zone = "a.example 60 CNAME elsewhere.a.example\n\
+                elsewhere.a.example 60 CNAME elsewhere.b.example\n\
+                elsewhere.b.example 60 CNAME elsewhere.a.example";
+    with(zone, async |lookups| {
+        let found = lookups.dns.addresses("a.example").await;
+        assert!(matches!(found, Err(Error::Refused(_))), "{found:?}");
+    });
+}
+
+#[test]
+fn services_are_told_with_all_that_they_are() {
+    let zone = "_s._tcp.a.example 60 SRV 10 5 443 b.example\n\
+                _s._tcp.a.example 70 SRV 20 0 80 .\n";
+    with(zone, async |lookups| {
+        let found = lookups.dns.services("_s._tcp.a.example").await.unwrap();
+        let service = |priority, weight, port, host: &str| Service {
+            priority,
+            weight,
+            port,
+            host: host.to_owned(),
+        };
+        let both = vec![service(10, 5, 443, "b.example"), service(20, 0, 80, "")];
+        let expected = Found {
+            records: both,
+            holds: Duration::from_secs(60),
+        };
+        assert_eq!(found, expected);
+        let none = lookups.dns.services("_s._tcp.b.example").await.unwrap();
+        assert_eq!(none.records, []);
+    });
+}
+
+#[test]
+fn what_has_no_room_in_a_packet_is_asked_for_by_tcp() {
+    let zone: String = (0..100)
+        .map(|n| format!("large.example 60 A 192.0.2.{n}\n"))
+        .collect();
+    with(&zone, async |lookups| {
+        let found = lookups.dns.addresses("large.example").await.unwrap();
+        assert_eq!(found.records.len(), 100);
+    });
+}
+
+#[test]
+fn who_is_to_be_asked_by_tcp_is_not_asked_otherwise() {
+    with("a.example 60 A 192.0.2.1", async |lookups| {
+        lookups.resolvers("nameserver 127.0.0.1\noptions use-vc\n");
+        let found = lookups.dns.addresses("a.example").await.unwrap();
+        assert_eq!(found.records, addresses(&["192.0.2.1"]));
+        assert_eq!(lookups.server.asked().len(), 2);
+    });
+}
+
+#[test]
+fn answers_to_other_questions_are_none() {
+    with("forged.example 60 A 192.0.2.1", async |lookups| {
+        let found = lookups.dns.addresses("forged.example").await.unwrap();
+        assert_eq!(found.records, addresses(&["192.0.2.1"]));
+    });
+}
+
+#[test]
+fn the_table_of_hosts_goes_before_the_name_servers() {
+    with("a.example 60 A 192.0.2.1", async |lookups| {
+        lookups.hosts("192.0.2.99 a.example\n");
+        let found = lookups.dns.addresses("a.example").await.unwrap();
+        assert_eq!(found.records, addresses(&["192.0.2.99"]));
+        assert_eq!(lookups.server.asked(), [] as [&str; 0]);
+    });
+}
+
+#[test]
+fn the_next_name_server_is_asked_when_one_is_silent_or_refuses() {
+    with("a.example 60 A 192.0.2.1", async |lookups| {
+        // Nobody is at the first: the loopback has many addresses.
+        lookups.resolvers("nameserver 127.0.0.99\nnameserver 127.0.0.1\noptions timeout:1\n");
+        let found = lookups.dns.addresses("a.example").await.unwrap();
+        assert_eq!(found.records, addresses(&["192.0.2.1"]));
+        let refused = lookups.dns.addresses("broken.example").await;
+        assert!(refused.is_err(), "{refused:?}");
+    });
+}
+
+#[test]
+fn what_is_not_there_is_no_failure_and_what_is_no_name_is() {
+    let long = "a".repeat(64) + ".example";
+    with("", async |lookups| {
+        let found = lookups.dns.addresses("a.example").await.unwrap();
+        assert_eq!(found.records, [] as [IpAddr; 0]);
+        let failed = lookups.dns.addresses(&long).await;
+        assert!(matches!(failed, Err(Error::NoName)), "{failed:?}");
+        let failed = lookups.dns.services("broken.example").await;
+        assert!(matches!(failed, Err(Error::Refused(_))), "{failed:?}");
+    });
+}
