@@ -59,6 +59,9 @@ pub enum Error {
         /// Why not.
         error: store::Error,
     },
+    /// There are no data to do something to.
+    #[error("there are no data of a server in {}", .0.display())]
+    NoData(PathBuf),
     /// The database failed, or its disk.
     #[error(transparent)]
     Store(#[from] store::Error),
@@ -233,6 +236,28 @@ async fn open_store(config: &Config, pool: Pool) -> Result<Store, Error> {
         path: directory.clone(),
         error,
     })
+}
+
+/// Does something to the data of a server that does not run.
+///
+/// # Errors
+/// If there are none, or the server does run, or `work` fails.
+pub fn with_data<T>(
+    config: &Config,
+    work: impl AsyncFnOnce(&Store) -> Result<T, Error>,
+) -> Result<T, Error> {
+    if !Store::exists(&config.data_dir) {
+        return Err(Error::NoData(config.data_dir.clone()));
+    }
+    let executor = Executor::new();
+    smol::block_on(executor.run(async {
+        let store = open_store(config, Pool::default()).await?;
+        let publishing = executor.spawn(store.clone().publish(|_| {}));
+        let result = work(&store).await;
+        store.close().await;
+        publishing.await;
+        result
+    }))
 }
 
 fn users(config: &Config, store: &Store, pool: &Pool, clock: &Clock) -> Users {

@@ -5,7 +5,7 @@ mod common;
 mod systemd;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fs,
     net::{Ipv4Addr, TcpListener},
     process::Output,
@@ -89,6 +89,57 @@ fn a_second_start_on_the_same_data_fails_and_leaves_the_first_alone() {
     let said = misconfigured(&format!("data_dir = {data:?}"), 1);
     assert!(said.contains(data.to_str().unwrap()), "{said}");
     register(server.port, "still-there").unwrap();
+}
+
+#[test]
+fn a_server_that_was_given_a_new_key_still_shows_the_old_one_as_one_of_the_past() {
+    let directory = TempDir::new().unwrap();
+    let rotate = || {
+        let config = directory.path().join("hearth.toml");
+        let rotate = command()
+            .args(["rotate-key", "--config"])
+            .arg(config)
+            .output();
+        rotate.unwrap()
+    };
+    let keys = |server: &Server| -> Keys {
+        let mut client = Client::connect(server.port, None).unwrap();
+        client.json("GET", "/_matrix/key/v2/server", None).unwrap()
+    };
+    let server = Server::start(directory.path()).unwrap();
+    let before = keys(&server);
+    let said = refusal(&rotate(), 1);
+    assert!(said.contains("already open"), "{said}");
+    assert!(server.stop(Signal::TERM).unwrap().success());
+    let output = rotate();
+    assert!(output.status.success(), "{output:?}");
+    let server = Server::start(directory.path()).unwrap();
+    let after = keys(&server);
+    assert_eq!(after.verify_keys.len(), 1);
+    assert_ne!(after.verify_keys, before.verify_keys);
+    let old: Vec<_> = after.old_verify_keys.keys().collect();
+    assert_eq!(old, before.verify_keys.keys().collect::<Vec<_>>());
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        after.verify_keys.keys().all(|id| said.contains(id)),
+        "{said}"
+    );
+}
+
+#[test]
+fn without_data_there_is_no_key_to_replace() {
+    let directory = TempDir::new().unwrap();
+    let output = command().arg("rotate-key").current_dir(&directory).output();
+    let said = refusal(&output.unwrap(), 1);
+    assert!(said.contains("hearth-data"), "{said}");
+    assert!(!directory.path().join("hearth-data").exists());
+}
+
+/// What a server tells of its keys.
+#[derive(Deserialize)]
+struct Keys {
+    verify_keys: BTreeMap<String, serde_json::Value>,
+    old_verify_keys: BTreeMap<String, serde_json::Value>,
 }
 
 #[test]

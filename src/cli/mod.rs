@@ -1,11 +1,14 @@
 //! The command line: one file per command, each a struct with `run`.
 
+mod rotate_key;
 mod serve;
 mod version;
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
 use argh::FromArgs;
+
+use crate::{config::Config, systemd};
 
 /// A Matrix homeserver for the smallest computers that people own.
 #[derive(FromArgs)]
@@ -18,6 +21,7 @@ struct Hearth {
 #[argh(subcommand)]
 enum Command {
     Serve(serve::Serve),
+    RotateKey(rotate_key::RotateKey),
     Version(version::Version),
 }
 
@@ -26,6 +30,20 @@ enum Command {
 pub fn main() -> ExitCode {
     match argh::from_env::<Hearth>().command {
         Command::Serve(command) => command.run(),
+        Command::RotateKey(command) => command.run(),
         Command::Version(command) => command.run(),
     }
+}
+
+/// The settings of `file`, or those without one. If they make no sense, it is said why, and how the
+/// process is to end.
+fn config(file: Option<&Path>) -> Result<Config, ExitCode> {
+    let credentials = systemd::credentials();
+    Config::load(file, credentials.as_deref()).map_err(|error| {
+        match file {
+            Some(path) => eprintln!("hearth: {}: {error}", path.display()),
+            None => eprintln!("hearth: {error}"),
+        }
+        ExitCode::from(2)
+    })
 }

@@ -6,6 +6,7 @@ use std::{
 
 use argh::FromArgs;
 
+use super::config;
 use crate::{
     config::{Config, Registration},
     logging, server,
@@ -30,16 +31,9 @@ impl Serve {
                 return ExitCode::from(2);
             }
         };
-        let credentials = systemd::credentials();
-        let config = match Config::load(self.config.as_deref(), credentials.as_deref()) {
+        let config = match config(self.config.as_deref()) {
             Ok(config) => config,
-            Err(error) => {
-                match self.config {
-                    Some(path) => eprintln!("hearth: {}: {error}", path.display()),
-                    None => eprintln!("hearth: {error}"),
-                }
-                return ExitCode::from(2);
-            }
+            Err(code) => return code,
         };
         logging::start(config.log);
         let greeting = greeting(&config, self.config.is_some());

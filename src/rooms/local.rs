@@ -7,7 +7,7 @@ use ruma::{OwnedServerName, ServerName, UserId};
 use super::Error;
 use crate::{
     protocol::ServerKey,
-    store::{Bytes, Reader, Rows, Store, Tx, records::SigningKey},
+    store::{Bytes, Reader, Records, Rows, Store, Tx, records::SigningKey},
 };
 
 /// The fact that says whose database this is.
@@ -70,6 +70,42 @@ impl Local {
         let key = ServerKey::from_seed(seed, version)
             .map_err(|_| Error::corrupt("a signing key that is none"))?;
         Ok(Self::new(server_name, key))
+    }
+
+    /// Gives the server whose database `store` is a new key, with which it signs from its next
+    /// start on. The one before stays known for what it has signed. The ids of both.
+    ///
+    /// # Errors
+    /// [`Error::OtherServer`] if the database belongs to a server of another name.
+    pub async fn rotate_key(
+        store: &Store,
+        server_name: OwnedServerName,
+        now_ms: u64,
+    ) -> Result<(Option<String>, String), Error> {
+        let mut new = ServerKey::generate();
+        while store.read(|s| s.signing_keys()?.has(new.id().as_str()))? {
+            new = ServerKey::generate();
+        }
+        let (id, seed) = (new.id().as_str().to_owned(), new.seed());
+        let write = store.write(move |tx: &Tx| {
+            claim(tx, &server_name)?;
+            let before = current_key(tx)?.map(|(before, _)| before);
+            let mut keys = tx.signing_keys()?;
+            if let Some(before) = &before
+                && let Some(key) = keys.load(before.as_str())?
+            {
+                let expired_ts = Some(now_ms);
+                keys.put(before.as_str(), &SigningKey { expired_ts, ..key })?;
+            }
+            let key = SigningKey {
+                seed,
+                created_ts: now_ms,
+                expired_ts: None,
+            };
+            keys.put(id.as_str(), &key)?;
+            Ok::<_, Error>((before, id.clone()))
+        });
+        write.await
     }
 
     /// The server's name.

@@ -22,7 +22,7 @@ use super::{
     tx::Counters,
 };
 
-const DATABASE: &str = "hearth.redb";
+pub(super) const DATABASE: &str = "hearth.redb";
 const BALLAST: &str = "ballast";
 const MARK: &str = "DISK-FAILED.txt";
 

@@ -29,7 +29,7 @@ mod writer;
 
 use std::{
     fmt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     thread::JoinHandle,
 };
@@ -38,7 +38,7 @@ use smol::channel::{self, Receiver, Sender};
 
 use self::{
     batch::{Committed, Job},
-    disk::{Disk, ThisMachine},
+    disk::{DATABASE, Disk, ThisMachine},
     health::Health,
     inbox::{Order, Queued, Size, When},
     writer::Started,
@@ -90,6 +90,11 @@ impl fmt::Debug for Store {
 }
 
 impl Store {
+    /// Whether there is a database in `directory`. Blocks the caller for a moment.
+    pub fn exists(directory: &Path) -> bool {
+        directory.join(DATABASE).exists()
+    }
+
     /// Opens the database, makes it if it does not exist, and brings its tables to the versions of
     /// this program. Blocks the caller, for long if a power cut in the middle of traffic has to be
     /// repaired.

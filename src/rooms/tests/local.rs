@@ -1,7 +1,10 @@
 use ruma::server_name;
 
 use super::with_store;
-use crate::rooms::{Error, Local};
+use crate::{
+    rooms::{Error, Local},
+    store::{Reader, Records},
+};
 
 #[test]
 fn a_server_keeps_its_key_and_no_other_server_takes_its_database() {
@@ -15,5 +18,26 @@ fn a_server_keeps_its_key_and_no_other_server_takes_its_database() {
         assert_eq!(first.key().public_key(), again.key().public_key());
         let other = Local::load(store, server_name!("there").to_owned(), 3).await;
         assert!(matches!(other, Err(Error::OtherServer(name)) if name == "here"));
+    });
+}
+
+#[test]
+fn a_new_key_signs_from_the_next_start_on_and_the_old_one_stays_known() {
+    with_store(async |store| {
+        let here = server_name!("here").to_owned();
+        let first = Local::load(store, here.clone(), 1)
+            .await
+            .expect("a key is made");
+        let rotated = Local::rotate_key(store, here.clone(), 5).await;
+        let (before, now) = rotated.expect("a new key is made");
+        assert_eq!(before.as_deref(), Some(first.key().id().as_str()));
+        let again = Local::load(store, here, 6).await.expect("the key is found");
+        assert_eq!(again.key().id().as_str(), now);
+        let old = store.read(|s| s.signing_keys()?.load(first.key().id().as_str()));
+        let old = old.expect("a read").expect("the key is kept");
+        assert_eq!((old.seed, old.expired_ts), (first.key().seed(), Some(5)));
+        let other = server_name!("there").to_owned();
+        let refused = Local::rotate_key(store, other, 8).await;
+        assert!(matches!(refused, Err(Error::OtherServer(name)) if name == "here"));
     });
 }
