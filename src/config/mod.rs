@@ -36,6 +36,8 @@ pub struct Config {
     pub registration_shared_secret: Option<Secret>,
     /// Which other servers this one has to do with.
     pub federation: Federation,
+    /// Who is believed about the keys of servers that are gone.
+    pub notaries: Vec<OwnedServerName>,
     /// A PEM file with authorities that vouch for other servers, beside the system's.
     pub extra_ca: Option<PathBuf>,
     /// Whether other servers may be at addresses of private networks.
@@ -173,6 +175,7 @@ impl TryFrom<Settings> for Config {
             registration,
             registration_shared_secret: settings.registration_shared_secret,
             federation: settings.federation,
+            notaries: settings.notaries,
             extra_ca: settings.extra_ca,
             allow_private_addresses: settings.allow_private_addresses,
             memory: settings.memory.unwrap_or_else(Memory::of_group),

@@ -106,7 +106,13 @@ impl Federation {
         executor: &Arc<Executor<'static>>,
     ) -> Result<Self, StartError> {
         let client = Client::new(config, local, (clock, pool), executor)?;
-        let keys = Keys::new((store, local), &client, (clock, pool), executor);
+        let keys = Keys::new(
+            (store, local),
+            &client,
+            &config.notaries,
+            (clock, pool),
+            executor,
+        );
         let asker = Asker {
             client: client.clone(),
             keys: keys.clone(),

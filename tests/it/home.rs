@@ -62,23 +62,41 @@ impl Home {
     /// Servers that federate with each other on the loopback, with the same clock. While one of
     /// them is made to do something, all of them run.
     pub fn federating<const N: usize>() -> [Self; N] {
+        Self::federating_with(|_| [const { String::new() }; N])
+    }
+
+    /// The same with these lines in the configuration of each, which may depend on their names.
+    pub fn federating_with<const N: usize>(
+        settings: impl FnOnce(&[String; N]) -> [String; N],
+    ) -> [Self; N] {
         let (executor, clock) = (Arc::default(), Clock::manual(START));
-        [(); N].map(|()| {
-            let door = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let doors = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").expect("a port is free"));
+        let ports = doors.each_ref().map(|door| {
             let address = door.local_addr().expect("it has an address");
+            address.port()
+        });
+        let names = ports.map(|port| format!("localhost:{port}"));
+        let mut settings = settings(&names).into_iter();
+        let mut doors = doors.into_iter();
+        ports.map(|port| {
             let certificates = concat!(env!("CARGO_MANIFEST_DIR"), "/src/http/tests");
             let settings = format!(
                 "registration = \"open\"\n\
                  federation = \"on\"\n\
-                 server_name = \"localhost:{}\"\n\
-                 tls_listen = [\"{address}\"]\n\
+                 server_name = \"localhost:{port}\"\n\
+                 tls_listen = [\"127.0.0.1:{port}\"]\n\
                  tls_certificate = \"{certificates}/localhost.pem\"\n\
                  tls_key = \"{certificates}/localhost.key.pem\"\n\
                  extra_ca = \"{certificates}/root.pem\"\n\
-                 allow_private_addresses = true",
-                address.port()
+                 allow_private_addresses = true\n{}",
+                settings.next().unwrap_or_default()
             );
-            Self::among(Arc::clone(&executor), clock.clone(), Some(door), &settings)
+            Self::among(
+                Arc::clone(&executor),
+                clock.clone(),
+                doors.next(),
+                &settings,
+            )
         })
     }
 

@@ -6,15 +6,13 @@
 //!
 //! Source: server-server API, "Retrieving server keys".
 
+mod notaries;
 mod notary;
 mod own;
+mod rest;
 mod stored;
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::{self, Arc, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use ruma::{
     OwnedServerName, ServerName,
@@ -26,8 +24,8 @@ use smol::{
     lock::{Mutex, Semaphore},
 };
 
-use self::stored::Known;
 pub use self::{notary::Query, own::published};
+use self::{rest::Resting, stored::Known};
 use super::Client;
 use crate::{
     clock::Clock,
@@ -37,10 +35,6 @@ use crate::{
     store::Store,
 };
 
-/// How long a server is not asked again for keys that it did not give.
-const REST: Duration = Duration::from_mins(5);
-/// How many servers that did not give theirs are remembered.
-const REMEMBERED: usize = 1000;
 /// How many servers are asked at once.
 const AT_ONCE: usize = 16;
 /// How many of them because somebody else wants to know.
@@ -65,18 +59,22 @@ struct Parts {
     vouching: Semaphore,
     /// A server is asked by one at a time.
     locks: [Mutex<()>; LOCKS],
-    /// Until when servers are not asked again, in milliseconds since the epoch.
-    resting: sync::Mutex<HashMap<OwnedServerName, u64>>,
+    /// Those that did not give what was wanted.
+    resting: Resting,
+    notaries: Vec<OwnedServerName>,
+    /// Those about which notaries did not say what was wanted.
+    notaries_rest: Resting,
 }
 
 /// A key that is wanted: its id, and when it must have been valid, in milliseconds since the epoch.
 pub type Wanted = (String, u64);
 
 impl Keys {
-    /// The keys that `store` knows and `client` can ask for.
+    /// The keys that `store` knows and `client` can ask for, of `notaries` too.
     pub fn new(
         (store, local): (&Store, &Local),
         client: &Client,
+        notaries: &[OwnedServerName],
         (clock, pool): (&Clock, &Pool),
         executor: &Arc<Executor<'static>>,
     ) -> Self {
@@ -90,7 +88,9 @@ impl Keys {
             slots: Semaphore::new(AT_ONCE),
             vouching: Semaphore::new(VOUCHED_AT_ONCE),
             locks: [const { Mutex::new(()) }; LOCKS],
-            resting: sync::Mutex::default(),
+            resting: Resting::default(),
+            notaries: notaries.to_vec(),
+            notaries_rest: Resting::default(),
         }))
     }
 
@@ -148,9 +148,9 @@ impl Keys {
         wanted: BTreeMap<OwnedServerName, Vec<Wanted>>,
     ) -> BTreeMap<OwnedServerName, Known> {
         let asking: Vec<_> = wanted
-            .into_iter()
+            .iter()
             .map(|(server, wanted)| {
-                let keys = self.clone();
+                let (keys, server, wanted) = (self.clone(), server.clone(), wanted.clone());
                 self.0.executor.spawn(async move {
                     let _slot = keys.0.slots.acquire().await;
                     let enough = |known: &Known| known.satisfies(&wanted);
@@ -163,6 +163,9 @@ impl Keys {
         for server in asking {
             let (server, keys) = server.await;
             known.insert(server, keys);
+        }
+        if let Err(error) = self.by_notaries(wanted, &mut known).await {
+            log::error!("the keys of other servers: {error}");
         }
         known
     }
@@ -184,7 +187,7 @@ impl Keys {
         // Who comes while the server is being asked waits for that answer.
         let _one = self.0.locks[lock_of(server)].lock().await;
         let known = store.read(|s| stored::of(s, server))?;
-        if enough(&known) || self.rests(server) {
+        if enough(&known) || self.0.resting.has(server, self.0.clock.now_ms()) {
             return Ok(known);
         }
         let told = self.ask(server).await;
@@ -196,7 +199,7 @@ impl Keys {
         }
         // Also after an answer: whoever sends what is signed with keys that do not exist must not
         // have their server asked each time.
-        self.let_rest(server, self.0.clock.now_ms());
+        self.0.resting.put(server, self.0.clock.now_ms());
         Ok(match told {
             Some((told, _)) => known.with(told),
             None => known,
@@ -215,26 +218,6 @@ impl Keys {
         });
         told.map_err(|error| log::debug!("{server} does not tell its keys: {error}"))
             .ok()
-    }
-
-    fn rests(&self, server: &ServerName) -> bool {
-        let resting = self.0.resting.lock();
-        let resting = resting.unwrap_or_else(PoisonError::into_inner);
-        let until = resting.get(server);
-        until.is_some_and(|until| self.0.clock.now_ms() < *until)
-    }
-
-    fn let_rest(&self, server: &ServerName, now: u64) {
-        let resting = self.0.resting.lock();
-        let mut resting = resting.unwrap_or_else(PoisonError::into_inner);
-        if resting.len() >= REMEMBERED {
-            resting.retain(|_, until| now < *until);
-            if resting.len() >= REMEMBERED {
-                resting.clear();
-            }
-        }
-        let rest = u64::try_from(REST.as_millis()).unwrap_or(u64::MAX);
-        resting.insert(server.to_owned(), now.saturating_add(rest));
     }
 }
 

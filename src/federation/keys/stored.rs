@@ -57,6 +57,15 @@ impl Known {
             .collect()
     }
 
+    /// What of this is not known, or not known to have been valid as long.
+    pub fn unknown_to(mut self, known: &Self) -> Self {
+        self.0.retain(|id, key| {
+            let known = known.0.get(id);
+            known.is_none_or(|known| known.valid_until_ts < key.valid_until_ts)
+        });
+        self
+    }
+
     /// The same, where the server has told anew what it has told.
     pub fn with(mut self, told: Self) -> Self {
         self.0.extend(told.0);
@@ -116,17 +125,7 @@ pub(super) fn parse(
     let set: PublicKeySet = ids
         .map(|(id, key)| (id.to_string(), key.key.clone()))
         .collect();
-    let mut object: CanonicalJsonObject =
-        serde_json::from_str(told.json().get()).map_err(|error| error.to_string())?;
-    // Whoever else may have signed it.
-    if let Some(signatures) = object
-        .get_mut("signatures")
-        .and_then(|of| of.as_object_mut())
-    {
-        signatures.retain(|signer, _| signer == server.as_str());
-    }
-    verify_json(&PublicKeyMap::from([(server.to_string(), set)]), &object)
-        .map_err(|error| error.to_string())?;
+    verify(server, told, set)?;
     let longest = now_ms.saturating_add(LONGEST.as_secs() * 1000);
     let until = u64::from(keys.valid_until_ts.get()).min(longest);
     let current = keys.verify_keys.into_iter();
@@ -145,6 +144,24 @@ pub(super) fn parse(
         ))
     });
     Ok(Known(all.take(KEYS).collect()))
+}
+
+/// Checks that `signer` has signed what is told, whoever else may have.
+pub(super) fn verify(
+    signer: &ServerName,
+    told: &Raw<ServerSigningKeys>,
+    keys: PublicKeySet,
+) -> Result<(), String> {
+    let mut object: CanonicalJsonObject =
+        serde_json::from_str(told.json().get()).map_err(|error| error.to_string())?;
+    if let Some(signatures) = object
+        .get_mut("signatures")
+        .and_then(|of| of.as_object_mut())
+    {
+        signatures.retain(|other, _| other == signer.as_str());
+    }
+    verify_json(&PublicKeyMap::from([(signer.to_string(), keys)]), &object)
+        .map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -10,7 +10,10 @@ use ruma::{
 };
 use serde_json::{Value, json};
 
-use crate::{home::Home, rooms::done};
+use crate::{
+    home::Home,
+    rooms::{done, escaped, make_room},
+};
 
 /// What a server tells of its own keys.
 fn own_keys(home: &Home) -> Value {
@@ -83,4 +86,24 @@ fn a_notary_knows_the_keys_of_a_server_that_is_gone() {
     let path = format!("/_matrix/key/v2/query/{name}");
     let keys = listed(done(notary.ask(Method::GET, &path, Value::Null)));
     assert_eq!(keys[0]["verify_keys"], before[0]["verify_keys"]);
+}
+
+#[test]
+fn who_was_named_a_notary_is_believed_about_the_keys_of_a_server_that_is_gone() {
+    let [gone, notary, believer, doubter] = Home::federating_with(|names| {
+        let notary = format!("notaries = [\"{}\"]", names[1]);
+        ["", "", &notary, ""].map(ToOwned::to_owned)
+    });
+    let alice = gone.register("alice");
+    let room = make_room(&alice, json!({ "preset": "public_chat" }));
+    let join = |home: &Home, via: &Home| {
+        let path = format!("/_matrix/client/v3/join/{}", escaped(&room));
+        let path = format!("{path}?via={}", via.name());
+        let somebody = home.register("somebody");
+        somebody.post(&path, json!({}))
+    };
+    done(join(&notary, &gone));
+    drop(gone);
+    assert_ne!(join(&doubter, &notary).0, 200);
+    done(join(&believer, &notary));
 }
