@@ -35,6 +35,7 @@ use crate::{
     config::{Config, Federation},
     pool::Pool,
     rooms::Local,
+    store::Store,
 };
 
 /// How many requests are under way at once.
@@ -101,7 +102,7 @@ impl Client {
     /// If the authorities of the settings cannot be read.
     pub fn new(
         config: &Config,
-        local: &Local,
+        (store, local): (&Store, &Local),
         (clock, pool): (&Clock, &Pool),
         executor: &Arc<Executor<'static>>,
     ) -> Result<Self, TlsError> {
@@ -116,7 +117,7 @@ impl Client {
         Ok(Self(Arc::new(Parts {
             local: local.clone(),
             federation: config.federation.clone(),
-            resolver: Resolver::new(search, clock),
+            resolver: Resolver::new(search, store, clock, executor),
             connector,
             idle: Mutex::default(),
             slots: Semaphore::new(AT_ONCE),
@@ -234,7 +235,7 @@ impl Client {
             }
         }
         let target = self.0.resolver.resolve(server).await?;
-        let connection = self.0.connector.connect(&target).await?;
+        let (connection, target) = self.connect(server, target).await?;
         let mut idle = Idle {
             connection,
             target,
@@ -243,6 +244,22 @@ impl Client {
         let result = exchange(&mut idle.connection, &idle.target, copy(), limits).await;
         self.keep(server, idle, &result);
         result
+    }
+
+    /// A new connection to `server`, at `target` or where it is found if it is not there.
+    async fn connect(
+        &self,
+        server: &ServerName,
+        target: Target,
+    ) -> Result<(Connection, Target), Error> {
+        let connector = &self.0.connector;
+        let failure = match connector.connect(&target).await {
+            Ok(connection) => return Ok((connection, target)),
+            Err(error) => error,
+        };
+        let elsewhere = self.0.resolver.resolve_again(server).await;
+        let elsewhere = elsewhere.ok_or(failure)?;
+        Ok((connector.connect(&elsewhere).await?, elsewhere))
     }
 
     /// A connection to `server` that nobody uses.

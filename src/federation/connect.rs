@@ -17,7 +17,7 @@ use rustls::pki_types::ServerName as TlsName;
 use smol::{Async, Executor, Timer, channel, future, lock::OnceCell};
 use smol_hyper::rt::FuturesIo;
 
-use super::{Error, address::is_public, tls::Authorities};
+use super::{Error, address::is_public, pace::Pace, tls::Authorities};
 use crate::pool::{Kind, Pool};
 
 /// How long it may take to connect to an address, and to shake hands.
@@ -26,6 +26,10 @@ const CONNECT: Duration = Duration::from_secs(10);
 const ADDRESSES: usize = 6;
 /// After what time the next one is tried too, although the one before has not failed yet.
 const NEXT: Duration = Duration::from_millis(500);
+/// How many connections are made at once, and after what time one more: routers for homes remember
+/// few, and shaking hands is work for a small board.
+const AT_ONCE: u32 = 50;
+const EVERY: Duration = Duration::from_millis(50);
 /// The largest head of an answer.
 const HEAD: usize = 64 * 1024;
 
@@ -63,6 +67,7 @@ struct Parts {
     tls: OnceCell<TlsConnector>,
     /// Whether addresses of private networks may be connected to.
     allow_private: bool,
+    pace: Pace,
     pool: Pool,
     executor: Arc<Executor<'static>>,
 }
@@ -79,6 +84,7 @@ impl Connector {
             authorities,
             tls: OnceCell::new(),
             allow_private,
+            pace: Pace::new(AT_ONCE, EVERY),
             pool: pool.clone(),
             executor: executor.clone(),
         }))
@@ -131,6 +137,7 @@ impl Connector {
 
     async fn connect_to(&self, address: SocketAddr, name: &str) -> Result<Connection, Error> {
         let name = TlsName::try_from(name.to_owned()).map_err(|_| Error::Unresolvable)?;
+        self.0.pace.turn().await;
         let stream = in_time(CONNECT, Async::<TcpStream>::connect(address)).await?;
         let stream = stream.map_err(unreachable)?;
         // What is sent is complete.

@@ -14,6 +14,7 @@ mod invite;
 pub mod keys;
 mod moment;
 mod outside;
+mod pace;
 mod profiles;
 pub mod receive;
 mod remembered;
@@ -105,7 +106,7 @@ impl Federation {
         (clock, pool): (&Clock, &Pool),
         executor: &Arc<Executor<'static>>,
     ) -> Result<Self, StartError> {
-        let client = Client::new(config, local, (clock, pool), executor)?;
+        let client = Client::new(config, (store, local), (clock, pool), executor)?;
         let keys = Keys::new(
             (store, local),
             &client,

@@ -14,7 +14,7 @@ use super::{
     records::{
         AccessToken, Account, AccountData, Alias, Counts, Device, Gap, Invitation, LoginToken,
         MemberRow, Notified, Outgoing, Receipt, RefreshToken, RemoteKey, Room, RoomHot, SigningKey,
-        StateNode, Succession, Thread, TimelineRow, Transaction, Waiting,
+        StateNode, Succession, Thread, TimelineRow, Transaction, Waiting, Whereabouts,
     },
     table::{Rows, SnapshotTable, TxTable},
 };
@@ -156,6 +156,8 @@ tables! {
     servers: ServerNum => &'static str, version 1;
     /// Server name → number.
     server_nums: &'static str => ServerNum, version 1;
+    /// Server name → where it is.
+    whereabouts: &'static str => Packed<Whereabouts>, version 1;
     /// Servers that do not have everything from this position on → it.
     behind: ServerNum => Position, version 1;
     /// (room, other server) → how many of its users are joined.

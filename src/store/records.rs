@@ -1,6 +1,8 @@
 //! What the packed rows hold. Changing a field here means raising the record's version and
 //! migrating its table.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -44,6 +46,33 @@ record! {
         /// Until when it signs, or signed, in milliseconds since the epoch.
         valid_until_ts: u64,
     }
+}
+
+record! {
+    /// Where another server is.
+    Whereabouts {
+        /// The server name to which its own delegates.
+        delegated: Option<String>,
+        /// Until when that holds, or that it does not, in milliseconds since the epoch.
+        delegated_until_ts: u64,
+        /// Where it can be reached; never empty.
+        endpoints: Vec<Endpoint>,
+        /// Until when all of this holds, in milliseconds since the epoch.
+        until_ts: u64,
+    }
+}
+
+/// A host of another server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// The lowest goes first.
+    pub priority: u16,
+    /// How often it goes first among its equals.
+    pub weight: u16,
+    /// The port.
+    pub port: u16,
+    /// The host's addresses; never empty.
+    pub addresses: Vec<IpAddr>,
 }
 
 record! {

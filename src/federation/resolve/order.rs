@@ -2,7 +2,7 @@
 //!
 //! Source: [RFC 2782](https://www.rfc-editor.org/rfc/rfc2782), "The format of the SRV RR".
 
-use super::search::Endpoint;
+use crate::store::records::Endpoint;
 
 /// The endpoints, those of the lowest priority first; among equals each goes first as often as its
 /// weight says. `random` gives a number up to and including its argument.

@@ -11,10 +11,13 @@ use super::{
     order::in_order,
     well_known::{self, WellKnown},
 };
-use crate::federation::{
-    Error,
-    connect::{Connector, Target, in_time},
-    dns::{Dns, Found, Service},
+use crate::{
+    federation::{
+        Error,
+        connect::{Connector, Target, in_time},
+        dns::{Dns, Found, Service},
+    },
+    store::records::{Endpoint, Whereabouts},
 };
 
 /// The services that a domain can have in its records, and the second is deprecated.
@@ -29,8 +32,11 @@ const NAME_SERVERS: Duration = Duration::from_secs(10);
 /// wherever it is, and is looked for again when it is not where it was.
 const HOLDS_AT_LEAST: Duration = Duration::from_hours(1);
 const HOLDS_AT_MOST: Duration = Duration::from_hours(24);
-/// How long they hold if the name servers did not say everything.
+/// How long they hold if the name servers did not say everything, and what a domain said before it
+/// could not be asked.
 const UNSURE: Duration = Duration::from_mins(5);
+/// How long it holds that a domain does not delegate.
+const NONE_HOLDS: Duration = Duration::from_hours(1);
 
 /// The ports of those whose names have none.
 #[derive(Clone, Copy, Debug)]
@@ -50,30 +56,6 @@ impl Default for Ports {
     }
 }
 
-/// Where a server is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Whereabouts {
-    /// The name to which its own delegates.
-    pub delegated: Option<OwnedServerName>,
-    /// Where it can be reached; never empty.
-    pub endpoints: Vec<Endpoint>,
-    /// How long that holds.
-    pub holds: Duration,
-}
-
-/// A host of a server.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Endpoint {
-    /// The lowest goes first.
-    pub priority: u16,
-    /// How often it goes first among its equals.
-    pub weight: u16,
-    /// The port.
-    pub port: u16,
-    /// The host's addresses; never empty.
-    pub addresses: Vec<IpAddr>,
-}
-
 /// Searches. Asks others each time.
 pub struct Search {
     connector: Connector,
@@ -83,7 +65,7 @@ pub struct Search {
 
 /// Where to connect for the server `name`, which is found there.
 pub fn target(name: &ServerName, found: &Whereabouts) -> Target {
-    let name = found.delegated.as_deref().unwrap_or(name);
+    let name = delegated(found).unwrap_or(name);
     let endpoints = in_order(&found.endpoints, |sum| rand::random_range(0..=sum));
     let addresses = endpoints.into_iter().flat_map(|endpoint| {
         let addresses = endpoint.addresses.iter();
@@ -94,6 +76,15 @@ pub fn target(name: &ServerName, found: &Whereabouts) -> Target {
         authority: name.as_str().to_owned(),
         tls_name: without_brackets(name.host()).to_owned(),
     }
+}
+
+fn delegated(found: &Whereabouts) -> Option<&ServerName> {
+    // It was a name when it was stored.
+    <&ServerName>::try_from(found.delegated.as_deref()?).ok()
+}
+
+fn after(now: u64, time: Duration) -> u64 {
+    now.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// A host as certificates and sockets have it.
@@ -111,23 +102,45 @@ impl Search {
         }
     }
 
-    /// Where the server `name` is.
-    pub async fn find(&self, name: &ServerName) -> Result<Whereabouts, Error> {
-        let is_complete = name.is_ip_literal() || name.port().is_some();
-        let (delegated, delegated_holds) = if is_complete {
-            (None, HOLDS_AT_MOST)
-        } else {
-            match well_known::ask(self, name).await {
-                WellKnown::Delegates(to, holds) => (Some(to), holds),
-                WellKnown::Nothing(holds) => (None, holds),
-            }
-        };
-        let (endpoints, holds) = self.endpoints(delegated.as_deref().unwrap_or(name)).await?;
+    /// Where the server `name` is, at `now` (milliseconds since the epoch), if it was last found where
+    /// `before` says.
+    pub async fn find(
+        &self,
+        name: &ServerName,
+        before: Option<&Whereabouts>,
+        now: u64,
+    ) -> Result<Whereabouts, Error> {
+        let (to, delegated_until_ts) = self.delegation(name, before, now).await;
+        let (endpoints, holds) = self.endpoints(to.as_deref().unwrap_or(name)).await?;
         Ok(Whereabouts {
-            delegated,
+            delegated: to.map(String::from),
+            delegated_until_ts,
             endpoints,
-            holds: holds.min(delegated_holds),
+            until_ts: after(now, holds).min(delegated_until_ts),
         })
+    }
+
+    /// To which name `name` delegates, and until when that holds.
+    async fn delegation(
+        &self,
+        name: &ServerName,
+        before: Option<&Whereabouts>,
+        now: u64,
+    ) -> (Option<OwnedServerName>, u64) {
+        if name.is_ip_literal() || name.port().is_some() {
+            return (None, u64::MAX);
+        }
+        let known = before.and_then(delegated).map(ToOwned::to_owned);
+        if let Some(before) = before
+            && now < before.delegated_until_ts
+        {
+            return (known, before.delegated_until_ts);
+        }
+        match well_known::ask(self, name).await {
+            WellKnown::Delegates(to, holds) => (Some(to), after(now, holds)),
+            WellKnown::Silence if known.is_some() => (known, after(now, UNSURE)),
+            WellKnown::Nothing | WellKnown::Silence => (None, after(now, NONE_HOLDS)),
+        }
     }
 
     /// Who connects.

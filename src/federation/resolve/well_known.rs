@@ -26,15 +26,16 @@ const LIMITS: Limits = Limits {
 const HOLDS: Duration = Duration::from_hours(24);
 const HOLDS_AT_LEAST: Duration = Duration::from_mins(5);
 const HOLDS_AT_MOST: Duration = Duration::from_hours(48);
-/// How long it holds that there is none.
-const NONE_HOLDS: Duration = Duration::from_hours(1);
 
-/// What a domain says, and how long that holds.
+/// What a domain says.
+#[derive(Debug)]
 pub enum WellKnown {
-    /// Its server has another name.
+    /// Its server has another name, for so long.
     Delegates(OwnedServerName, Duration),
     /// Nothing of use.
-    Nothing(Duration),
+    Nothing,
+    /// It cannot be asked.
+    Silence,
 }
 
 /// Asks the domain of the server `name`.
@@ -46,7 +47,11 @@ pub async fn ask(search: &Search, name: &ServerName) -> WellKnown {
         Ok((delegated, holds)) => WellKnown::Delegates(delegated, holds),
         Err(error) => {
             log::debug!("{name} has no .well-known: {error}");
-            WellKnown::Nothing(NONE_HOLDS)
+            match error {
+                Error::Nonsense(_) => WellKnown::Nothing,
+                Error::Status(status, _) if !status.is_server_error() => WellKnown::Nothing,
+                _ => WellKnown::Silence,
+            }
         }
     }
 }
