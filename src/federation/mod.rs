@@ -22,6 +22,7 @@ mod resident;
 mod resolve;
 mod sender;
 mod spaces;
+mod third_party;
 mod tls;
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};

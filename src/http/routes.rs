@@ -50,8 +50,8 @@ fn discovery(routes: &mut Routes) {
 
 fn between_servers(routes: &mut Routes) {
     use federation::{
-        device, directory, event, keys, membership, openid, query, space, timestamp, transaction,
-        version,
+        device, directory, event, keys, membership, openid, query, space, thirdparty, timestamp,
+        transaction, version,
     };
 
     routes.add(version::get_server_version);
@@ -89,6 +89,8 @@ fn between_servers(routes: &mut Routes) {
     routes.add(device::get_devices);
     routes.add(device::get_keys);
     routes.add(device::claim_keys);
+    routes.add(thirdparty::exchange_invite);
+    routes.add(thirdparty::bind_callback).rate(Kind::Other);
 }
 
 fn accounts(routes: &mut Routes) {

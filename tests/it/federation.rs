@@ -5,4 +5,5 @@ mod directory;
 mod keys;
 mod profiles;
 mod spaces;
+mod third_party;
 mod times;

@@ -10,6 +10,7 @@ pub mod openid;
 mod pieces;
 pub mod query;
 pub mod space;
+pub mod thirdparty;
 pub mod timestamp;
 pub mod transaction;
 mod v1;
