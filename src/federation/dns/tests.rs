@@ -1,7 +1,7 @@
 //! Names are looked up at a name server on the loopback.
 
 use std::{
-    fs,
+    fs, iter,
     net::{IpAddr, TcpListener, TcpStream, UdpSocket},
     sync::{Arc, Mutex},
     time::Duration,
@@ -39,9 +39,15 @@ pub struct Lookups {
 impl Lookups {
     /// A name server that knows the lines of `zone`: name, time to live, type, and what it says.
     pub fn new(executor: &Arc<Executor<'static>>, zone: &str) -> Self {
-        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let port = udp.local_addr().unwrap().port();
-        let tcp = TcpListener::bind(("127.0.0.1", port)).unwrap();
+        // A port that is free for one may be taken for the other.
+        let (tcp, udp) = iter::repeat_with(|| {
+            let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+            let udp = UdpSocket::bind(tcp.local_addr().unwrap());
+            (tcp, udp)
+        })
+        .find_map(|(tcp, udp)| Some((tcp, udp.ok()?)))
+        .unwrap();
+        let port = tcp.local_addr().unwrap().port();
         let server = Arc::new(NameServer {
             zone: Mutex::new(zone.to_owned()),
             asked: Mutex::default(),
