@@ -26,7 +26,7 @@ use crate::{
     clock::Clock,
     config::Config,
     federation::{self, Federation},
-    http::{Edge, Front, ListenError, Listeners},
+    http::{Certificate, Edge, Front, ListenError, Listeners},
     pool::Pool,
     rates::Rates,
     rooms::{self, Local, errands::Errands},
@@ -85,6 +85,7 @@ pub struct Server {
     federation: Arc<Federation>,
     front: Arc<Front>,
     addresses: Vec<SocketAddr>,
+    certificate: Option<Certificate>,
     store: Store,
     stop: Stop,
     serving: Task<()>,
@@ -105,8 +106,10 @@ impl Server {
         handed: Sockets,
         clock: Clock,
     ) -> Result<Self, Error> {
-        let listeners = Listeners::bind(&config, handed)?;
+        let pool = Pool::default();
+        let listeners = Listeners::bind(&config, handed, &pool)?;
         let addresses = listeners.addresses();
+        let certificate = listeners.certificate();
         let front = Arc::new(Front::default());
         let (stop, stopping) = stop::channel();
         let serving = executor.spawn({
@@ -114,7 +117,6 @@ impl Server {
             async move { listeners.serve(&executor, front, stopping).await }
         });
 
-        let pool = Pool::default();
         let store = open_store(&config, pool.clone()).await?;
         let errands = Arc::new(Errands::default());
         let hub = Arc::new(Hub::new(store.clone(), rand::random())?);
@@ -168,6 +170,7 @@ impl Server {
             federation,
             front,
             addresses,
+            certificate,
             store,
             stop,
             serving,
@@ -269,8 +272,8 @@ fn users(config: &Config, store: &Store, pool: &Pool, clock: &Clock) -> Users {
     Users::new(options, store.clone(), pool.clone(), clock.clone())
 }
 
-/// Runs a server until the process is asked to stop (SIGTERM, SIGINT). Calls `opened` once it
-/// serves; systemd is told itself.
+/// Runs a server until the process is asked to stop (SIGTERM, SIGINT). Reads the certificate again
+/// when it is asked to (SIGHUP). Calls `opened` once it serves; systemd is told itself.
 ///
 /// # Errors
 /// If it cannot start.
@@ -280,13 +283,14 @@ pub fn run(config: Config, handed: Sockets, opened: impl FnOnce()) -> Result<(),
     let serving = format!("serving {}", config.server_name);
     let executor = Arc::new(Executor::new());
     smol::block_on(executor.run(async {
-        let mut signals = Signals::new([Signal::Term, Signal::Int]).map_err(Error::Signals)?;
+        let signals = Signals::new([Signal::Term, Signal::Int, Signal::Hup]);
+        let mut signals = signals.map_err(Error::Signals)?;
         let start = async {
             let start = Server::start(&executor, config, handed, Clock::default());
             Ok::<_, Error>(Some(manager.starting(start).await?))
         };
         let told = async {
-            signals.next().await;
+            told_to_stop(&mut signals, None).await;
             Ok(None)
         };
         let Some(mut server) = future::or(start, told).await? else {
@@ -294,8 +298,9 @@ pub fn run(config: Config, handed: Sockets, opened: impl FnOnce()) -> Result<(),
         };
         manager.ready(&serving);
         opened();
+        let certificate = server.certificate.clone();
         let told = async {
-            signals.next().await;
+            told_to_stop(&mut signals, certificate.as_ref()).await;
             None
         };
         let failed = async { Some(server.failed().await) };
@@ -306,12 +311,18 @@ pub fn run(config: Config, handed: Sockets, opened: impl FnOnce()) -> Result<(),
         }
         log::info!("stopping");
         // Asked twice, it goes at once; nothing acknowledged is lost.
-        let told_again = async {
-            signals.next().await;
-        };
-        future::or(server.stop(), told_again).await;
+        future::or(server.stop(), told_to_stop(&mut signals, None)).await;
         failure.map_or(Ok(()), Err)
     }))
+}
+
+/// Waits until the process is asked to stop, and reads the certificate again whenever it is asked to.
+async fn told_to_stop(signals: &mut Signals, certificate: Option<&Certificate>) {
+    while let Some(Ok(Signal::Hup)) = signals.next().await {
+        if let Some(certificate) = certificate {
+            certificate.reload().await;
+        }
+    }
 }
 
 /// Connections are files; the system's default allows 1,024 and lets us ask for more.

@@ -19,7 +19,7 @@ use common::{
     people::{join, make_room, register, say},
     server::{Server, command, free_port},
 };
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 use tempfile::TempDir;
 
@@ -43,6 +43,16 @@ fn a_started_server_says_where_to_go_next_and_stops_when_it_is_asked_to() {
         let said = fs::read_to_string(directory.path().join("log")).unwrap();
         assert!(said.contains(&address), "{said}");
     }
+}
+
+#[test]
+fn a_server_that_is_to_read_its_certificate_again_does_not_stop_for_that() {
+    let directory = TempDir::new().unwrap();
+    let server = Server::start(directory.path()).unwrap();
+    let process = i32::try_from(server.id()).ok().and_then(Pid::from_raw);
+    kill_process(process.unwrap(), Signal::HUP).unwrap();
+    // It would have ended by that, and without success.
+    assert!(server.stop(Signal::TERM).unwrap().success());
 }
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]

@@ -8,7 +8,6 @@ use std::{
     task::{Context, Poll},
 };
 
-use futures_rustls::TlsAcceptor;
 use http::Request;
 use hyper::{
     body::{Body, Bytes, Frame, Incoming, SizeHint},
@@ -23,7 +22,7 @@ use super::{
     limits::{HEAD, Times},
     listen::Front,
     stream::{Pace, Paced, Stream},
-    tls,
+    tls::{self, Certificate},
 };
 use crate::stop::Stopping;
 
@@ -31,18 +30,21 @@ use crate::stop::Stopping;
 /// the running request has been answered.
 pub(super) async fn serve(
     stream: Async<TcpStream>,
-    acceptor: Option<TlsAcceptor>,
+    certificate: Option<Certificate>,
     address: IpAddr,
     front: Arc<Front>,
     times: Times,
     stopping: Stopping,
 ) {
-    let stream = match acceptor {
+    let stream = match certificate {
         None => Stream::Plain(stream),
-        Some(acceptor) => match tls::accept(&acceptor, stream, times.handshake).await {
-            Some(stream) => Stream::Tls(Box::new(stream)),
-            None => return,
-        },
+        Some(certificate) => {
+            let acceptor = certificate.acceptor(times.certificate).await;
+            match tls::accept(&acceptor, stream, times.handshake).await {
+                Some(stream) => Stream::Tls(Box::new(stream)),
+                None => return,
+            }
+        }
     };
     let pace = Pace::default();
     let io = FuturesIo::new(Paced::new(stream, pace.clone(), times));

@@ -32,6 +32,8 @@ pub(super) const HOUSEHOLDS: usize = 4;
 pub(super) struct Times {
     /// A TLS handshake.
     pub handshake: Duration,
+    /// Between two looks at the files of the certificate, as long as somebody connects.
+    pub certificate: Duration,
     /// From the first byte of a head to its last.
     pub head: Duration,
     /// Between two requests of a connection. Longer than proxies keep theirs, so that the proxy is
@@ -51,6 +53,7 @@ impl Default for Times {
     fn default() -> Self {
         Self {
             handshake: Duration::from_secs(10),
+            certificate: Duration::from_mins(1),
             head: Duration::from_secs(15),
             idle: Duration::from_secs(75),
             body_piece: Duration::from_secs(20),

@@ -8,7 +8,6 @@ use std::{
     time::Duration,
 };
 
-use futures_rustls::TlsAcceptor;
 use http::{Request, Response};
 use smol::{
     Async, Executor, Timer,
@@ -24,9 +23,9 @@ use super::{
     error::Refusal,
     households::{Households, Place},
     limits::{HOUSEHOLDS, Times},
-    tls,
+    tls::{self, Certificate},
 };
-use crate::{config::Config, stop::Stopping, systemd::Sockets};
+use crate::{config::Config, pool::Pool, stop::Stopping, systemd::Sockets};
 
 /// What the connections talk to: the edge, once the server is open, and 503 before and after.
 #[derive(Debug, Default)]
@@ -88,6 +87,7 @@ pub enum ListenError {
 /// Sockets that clients can already connect to, although nobody answers yet.
 pub struct Listeners {
     listeners: Vec<Listener>,
+    certificate: Option<Certificate>,
     pub(super) connections: usize,
     pub(super) times: Times,
 }
@@ -95,7 +95,7 @@ pub struct Listeners {
 struct Listener {
     socket: Async<TcpListener>,
     address: SocketAddr,
-    acceptor: Option<TlsAcceptor>,
+    certificate: Option<Certificate>,
 }
 
 impl Listeners {
@@ -104,16 +104,18 @@ impl Listeners {
     /// # Errors
     /// If an address is taken or not ours, a socket is for no address, or the certificate cannot be
     /// used.
-    pub fn bind(config: &Config, mut handed: Sockets) -> Result<Self, ListenError> {
+    pub fn bind(config: &Config, mut handed: Sockets, pool: &Pool) -> Result<Self, ListenError> {
         let mut listeners = Vec::new();
+        let certificate = config.tls.as_ref();
+        let certificate = certificate.map(|tls| Certificate::load(tls, pool));
+        let certificate = certificate.transpose()?;
         for &address in &config.listen {
             listeners.push(Listener::bind(address, &mut handed, None)?);
         }
         if let Some(tls) = &config.tls {
-            let acceptor = tls::acceptor(tls)?;
             for &address in &tls.listen {
-                let acceptor = Some(acceptor.clone());
-                listeners.push(Listener::bind(address, &mut handed, acceptor)?);
+                let certificate = certificate.clone();
+                listeners.push(Listener::bind(address, &mut handed, certificate)?);
             }
         }
         if let Some(address) = handed.left() {
@@ -121,6 +123,7 @@ impl Listeners {
         }
         Ok(Self {
             listeners,
+            certificate,
             connections: config.memory.connections(),
             times: Times::default(),
         })
@@ -131,6 +134,11 @@ impl Listeners {
     pub fn addresses(&self) -> Vec<SocketAddr> {
         let listeners = self.listeners.iter();
         listeners.map(|listener| listener.address).collect()
+    }
+
+    /// What is shown to whoever connects with TLS.
+    pub fn certificate(&self) -> Option<Certificate> {
+        self.certificate.clone()
     }
 
     /// Accepts connections and answers them with `front` until the server stops; then lets the
@@ -178,7 +186,7 @@ impl Listener {
     fn bind(
         address: SocketAddr,
         handed: &mut Sockets,
-        acceptor: Option<TlsAcceptor>,
+        certificate: Option<Certificate>,
     ) -> Result<Self, ListenError> {
         let bound = handed
             .take(address)
@@ -188,7 +196,7 @@ impl Listener {
             Ok((address, socket)) => Ok(Self {
                 socket,
                 address,
-                acceptor,
+                certificate,
             }),
             Err(error) => Err(ListenError::Bind { address, error }),
         }
@@ -239,9 +247,10 @@ impl Door {
         slot: SemaphoreGuardArc,
         place: Place,
     ) {
+        let certificate = listener.certificate.clone();
         let serve = connection::serve(
             stream,
-            listener.acceptor.clone(),
+            certificate,
             address,
             self.front.clone(),
             self.times,

@@ -30,4 +30,5 @@ mod tls;
 pub use self::{
     edge::Edge,
     listen::{Front, ListenError, Listeners},
+    tls::Certificate,
 };

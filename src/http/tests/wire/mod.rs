@@ -25,7 +25,8 @@ use super::{House, routes};
 use crate::{
     api::{Api, Error, Session, Streamed},
     config::{Config, Settings, Tls},
-    http::{Edge, Front, Listeners, limits::Times, routes::Routes},
+    http::{Certificate, Edge, Front, Listeners, limits::Times, routes::Routes},
+    pool::Pool,
     stop::{self, Stop},
     systemd::Sockets,
 };
@@ -39,6 +40,7 @@ struct Server {
     front: Arc<Front>,
     address: SocketAddr,
     tls: SocketAddr,
+    certificate: Certificate,
     /// Says that the handler of [`whoami`] has begun.
     entered: Receiver<()>,
     /// Lets the handler of [`whoami`] go on.
@@ -107,6 +109,10 @@ impl Server {
     }
 
     fn with(times: Times, connections: usize) -> Self {
+        Self::of(&config(), times, connections)
+    }
+
+    fn of(config: &Config, times: Times, connections: usize) -> Self {
         let house = House::new();
         let (was_entered, entered) = channel::unbounded();
         let (release, is_released) = channel::unbounded();
@@ -117,10 +123,11 @@ impl Server {
         add_sync(&mut ours, is_gone.clone());
         add_whoami(&mut ours, was_entered, is_released, is_gone);
 
-        let mut listeners = Listeners::bind(&config(), Sockets::default()).unwrap();
+        let mut listeners = Listeners::bind(config, Sockets::default(), &Pool::default()).unwrap();
         listeners.times = times;
         listeners.connections = connections;
         let addresses = listeners.addresses();
+        let certificate = listeners.certificate().unwrap();
         let front = Arc::new(Front::default());
         front.open(Edge::with(ours.0, house.api.clone(), times));
         let (stop, stopping) = stop::channel();
@@ -135,6 +142,7 @@ impl Server {
             front,
             address: addresses[0],
             tls: addresses[1],
+            certificate,
             entered,
             release,
             gone,
