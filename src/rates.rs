@@ -25,6 +25,8 @@ pub enum Kind {
     Register,
     /// Sending events, per user.
     Send,
+    /// Having other servers asked by somebody who need not say who they are, per address.
+    Ask,
     /// Everything else that the specification marks as rate limited, per user or address.
     Other,
 }
@@ -38,7 +40,7 @@ struct Bucket {
 impl Kind {
     /// Whether it is the address that counts even when the user is known.
     pub fn is_per_address(self) -> bool {
-        matches!(self, Self::Login | Self::Register)
+        matches!(self, Self::Login | Self::Register | Self::Ask)
     }
 
     /// Generous to a family behind one address, tight enough that guessing passwords is hopeless
@@ -49,6 +51,8 @@ impl Kind {
             Self::LoginAccount => (10.0, 0.05),
             Self::Register => (5.0, 0.05),
             Self::Send => (60.0, 5.0),
+            // Whoever does not answer holds a place for some ten seconds.
+            Self::Ask => (60.0, 2.0),
             Self::Other => (120.0, 10.0),
         };
         Bucket { burst, per_second }

@@ -28,9 +28,8 @@ mod tls;
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use ruma::{
-    OwnedEventId, OwnedServerName, ServerName, UserId,
+    OwnedEventId, OwnedServerName, ServerName,
     api::federation::{authentication::XMatrix, discovery::ServerSigningKeys},
-    profile::UserProfile,
     serde::Raw,
 };
 use smol::{Executor, channel};
@@ -38,7 +37,6 @@ use smol::{Executor, channel};
 use self::{
     ask::Asker,
     keys::{Keys, Query},
-    profiles::Profiles,
     receive::{Queues, RawPdu, Receiver, Taken},
     sender::Sender,
 };
@@ -49,6 +47,7 @@ pub use self::{
     error::Error,
     invite::Handed,
     outside::text,
+    profiles::Profiles,
     resident::Admitted,
     spaces::Spaces,
     tls::TlsError,
@@ -146,9 +145,9 @@ impl Federation {
         &self.door
     }
 
-    /// The profile of a user of another server, as that server tells it now or told it lately.
-    pub async fn profile(&self, user: &UserId) -> Result<UserProfile, Error> {
-        self.profiles.of(user).await
+    /// The profiles of users of other servers.
+    pub fn profiles(&self) -> &Profiles {
+        &self.profiles
     }
 
     /// What other servers tell of rooms that this one is not in.

@@ -39,11 +39,13 @@ impl Profiles {
         }
     }
 
-    /// The profile of a user, as the user's server tells it.
-    pub async fn of(&self, user: &UserId) -> Result<UserProfile, Error> {
-        if let Some(told) = self.known.get(user) {
-            return told;
-        }
+    /// What the user's server told lately.
+    pub fn known(&self, user: &UserId) -> Option<Result<UserProfile, Error>> {
+        self.known.get(user)
+    }
+
+    /// The profile of a user, as the user's server tells it now.
+    pub async fn ask(&self, user: &UserId) -> Result<UserProfile, Error> {
         let request = get_profile_information::v1::Request::new(user.to_owned());
         let told = self.client.send_within(user.server_name(), request, LIMITS);
         let profile = told.await.map(|told| told.data);

@@ -10,6 +10,7 @@ use ruma::{
 
 use crate::{
     api::{Anyone, Api, Error, Session},
+    rates::{Kind, household},
     rooms::{self, aliases},
 };
 
@@ -31,9 +32,12 @@ pub async fn create_alias(
 /// `GET /_matrix/client/v3/directory/room/{roomAlias}`
 pub async fn get_alias(
     api: Api,
-    _who: Anyone,
+    who: Anyone,
     request: get_alias::v3::Request,
 ) -> Result<get_alias::v3::Response, Error> {
+    if api.federation.allows(request.room_alias.server_name()) {
+        api.rates.check(Kind::Ask, household(who.address))?;
+    }
     find(&api, &request.room_alias).await
 }
 

@@ -22,6 +22,7 @@ use ruma::{
 use crate::{
     api::{Anyone, Api, Error, Session, federation},
     federation::Limits,
+    rates::{Kind, household},
     rooms::{self, directory, directory::Readers},
 };
 
@@ -104,9 +105,12 @@ pub async fn set_room_visibility(
 /// `GET /_matrix/client/v3/publicRooms`
 pub async fn get_public_rooms(
     api: Api,
-    _who: Anyone,
+    who: Anyone,
     request: get_public_rooms::v3::Request,
 ) -> Result<get_public_rooms::v3::Response, Error> {
+    if request.server.is_some() {
+        api.rates.check(Kind::Ask, household(who.address))?;
+    }
     let mut wanted = listing::v1::Request::new();
     wanted.limit = request.limit;
     wanted.since = request.since;

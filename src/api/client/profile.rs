@@ -17,6 +17,7 @@ use ruma::{
 use super::config::only_own;
 use crate::{
     api::{Anyone, Api, Error, Session},
+    rates::{Kind, household},
     rooms::memberships,
     users::profiles::{self, Change},
 };
@@ -24,19 +25,19 @@ use crate::{
 /// `GET /_matrix/client/v3/profile/{userId}`
 pub async fn get_profile(
     api: Api,
-    _who: Anyone,
+    who: Anyone,
     request: get_profile::v3::Request,
 ) -> Result<get_profile::v3::Response, Error> {
-    Ok(profile_of(&api, &request.user_id).await?.into())
+    Ok(profile_of(&api, who, &request.user_id).await?.into())
 }
 
 /// `GET /_matrix/client/v3/profile/{userId}/{keyName}`
 pub async fn get_profile_field(
     api: Api,
-    _who: Anyone,
+    who: Anyone,
     request: get_profile_field::v3::Request,
 ) -> Result<get_profile_field::v3::Response, Error> {
-    let profile = profile_of(&api, &request.user_id).await?;
+    let profile = profile_of(&api, who, &request.user_id).await?;
     let field = request.field.as_str();
     let value = profile
         .get(field)
@@ -46,12 +47,16 @@ pub async fn get_profile_field(
 }
 
 /// The profile of a user, here or on the user's server.
-async fn profile_of(api: &Api, user: &UserId) -> Result<UserProfile, Error> {
-    if api.federation.allows(user.server_name()) {
-        Ok(api.federation.profile(user).await?)
-    } else {
-        Ok(api.users.profile(user)?)
+async fn profile_of(api: &Api, who: Anyone, user: &UserId) -> Result<UserProfile, Error> {
+    if !api.federation.allows(user.server_name()) {
+        return Ok(api.users.profile(user)?);
     }
+    let profiles = api.federation.profiles();
+    if let Some(told) = profiles.known(user) {
+        return Ok(told?);
+    }
+    api.rates.check(Kind::Ask, household(who.address))?;
+    Ok(profiles.ask(user).await?)
 }
 
 /// A request to set a field. ruma's own reading of it takes a body in which another property comes

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http::Method;
 use ruma::{OwnedUserId, api::federation::query::get_profile_information};
 use serde_json::{Value, json};
 
@@ -73,4 +74,19 @@ fn a_server_can_ask_for_one_field_of_a_profile() {
         [("displayname".to_owned(), Value::from("Bob"))]
     );
     assert_eq!(ask("avatar_url"), []);
+}
+
+#[test]
+fn who_need_not_say_who_they_are_cannot_have_other_servers_asked_without_end() {
+    let [here, there] =
+        Home::federating_with(|_| ["rate_limits = true", ""].map(ToOwned::to_owned));
+    let ask = |name: usize| {
+        let path = format!("/_matrix/client/v3/profile/@{name}:{}", there.name());
+        here.ask(Method::GET, &path, Value::Null)
+    };
+    let limited = (0..100).find(|name| ask(*name).0 == 429);
+    let limited = limited.expect("there is an end");
+    refused(&ask(limited), 429, "M_LIMIT_EXCEEDED");
+    // What is known costs nothing.
+    refused(&ask(0), 404, "M_NOT_FOUND");
 }
