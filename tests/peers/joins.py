@@ -11,7 +11,7 @@ NEXT = {"6": "9", "9": "10", "10": "11", "11": "12", "12": "12"}
 
 async def joins(play):
     version = int(play.version)
-    scenes = [alias(play)]
+    scenes = [alias(play), space(play)]
     if version >= KNOCK:
         scenes += [knock(play), walk_off(play), turn_away(play)]
     if version >= RESTRICTED:
@@ -44,6 +44,36 @@ async def alias(play):
         await play.see_each_other(room)
         await play.talk(room)
         await play.agree(room)
+
+
+async def space(play):
+    """A space of the guest's with a space of the host's in it, of which the guest's server knows nothing."""
+    host, guest = play.host, play.guest
+
+    async def make(who, name, preset, **more):
+        return await who.create(play.version, name=name, preset=preset, **more)
+
+    async def put(who, space, room, of, order):
+        child = {"via": [of.server.name], "order": order}
+        await who.ask("PUT", "rooms", space, "state", "m.space.child", room, body=child)
+
+    async def names(who, space):
+        answer = await who.ask("GET", "rooms", space, "hierarchy", version="v1")
+        return [room["name"] for room in answer["rooms"]]
+
+    with play.claim(f"{guest} is shown what {host}'s space has for those who may come in"):
+        is_space = {"creation_content": {"type": "m.space"}}
+        outer = await make(guest, "Outer", "public_chat", **is_space)
+        inner = await make(host, "Inner", "public_chat", **is_space)
+        hall = await make(host, "Open hall", "public_chat")
+        cellar = await make(host, "Closed cellar", "private_chat")
+        await put(guest, outer, inner, host, "a")
+        await put(host, inner, hall, host, "a")
+        await put(host, inner, cellar, host, "b")
+        assert await names(guest, outer) == ["Outer", "Inner", "Open hall"]
+        assert await names(host, inner) == ["Inner", "Open hall", "Closed cellar"]
+        told = await guest.ask("GET", "room_summary", hall, version="v1", via=host.server.name)
+        assert told["name"] == "Open hall" and told["membership"] == "leave", told
 
 
 async def closed(play, rules):
