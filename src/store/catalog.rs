@@ -13,8 +13,8 @@ use super::{
     packed::Packed,
     records::{
         AccessToken, Account, AccountData, Alias, Counts, Device, Gap, Invitation, LoginToken,
-        MemberRow, Notified, Outgoing, Receipt, RefreshToken, RemoteKey, Room, RoomHot, SigningKey,
-        StateNode, Succession, Thread, TimelineRow, Transaction, Waiting, Whereabouts,
+        MemberRow, Notified, Outgoing, Receipt, RefreshToken, RemoteKey, Rest, Room, RoomHot,
+        SigningKey, StateNode, Succession, Thread, TimelineRow, Transaction, Waiting, Whereabouts,
     },
     table::{Rows, SnapshotTable, TxTable},
 };
@@ -160,6 +160,8 @@ tables! {
     whereabouts: &'static str => Packed<Whereabouts>, version 1;
     /// Servers that do not have everything from this position on → it.
     behind: ServerNum => Position, version 1;
+    /// Servers that did not answer → until when they are left alone.
+    resting: ServerNum => Packed<Rest>, version 1;
     /// (room, other server) → how many of its users are joined.
     room_servers: (RoomNum, ServerNum) => u32, version 1;
     /// (other server, room): the rooms that it has users in.

@@ -49,6 +49,16 @@ record! {
 }
 
 record! {
+    /// How long a server that did not answer is left alone.
+    Rest {
+        /// In milliseconds; the next one lasts longer.
+        lasts_ms: u64,
+        /// When it ends, in milliseconds since the epoch.
+        until_ts: u64,
+    }
+}
+
+record! {
     /// Where another server is.
     Whereabouts {
         /// The server name to which its own delegates.

@@ -4,6 +4,7 @@ mod devices;
 mod directory;
 mod keys;
 mod profiles;
+mod rest;
 mod spaces;
 mod third_party;
 mod times;

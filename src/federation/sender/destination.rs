@@ -4,9 +4,9 @@ use std::{sync::Weak, time::Duration};
 
 use ruma::{OwnedServerName, api::federation::transactions::send_transaction_message};
 use serde_json::value::RawValue;
-use smol::{Timer, channel::Receiver, future::FutureExt};
+use smol::{Timer, channel::Receiver};
 
-use super::{Parts, Sender, rows};
+use super::{Parts, Sender, rest, rows};
 use crate::{
     rooms::{self, servers},
     store::{self, EventNum, Position, ServerNum, Tx},
@@ -16,39 +16,50 @@ use crate::{
 const PDUS: usize = 50;
 /// How many rows are looked at for one transaction to a server that is behind.
 const LOOKED_AT: usize = 1000;
-/// How long a server that does not answer rests at first, and at the most.
-const REST: Duration = Duration::from_secs(2);
-const LONGEST_REST: Duration = Duration::from_hours(1);
+/// How long it is before something is tried again that went wrong here.
+const OWN_REST: Duration = Duration::from_hours(1);
 
 /// Sends to `server` what it is to get, until nothing is left.
 pub(super) async fn work(sender: &Weak<Parts>, server: ServerNum, alive: &Receiver<()>) {
-    let mut rest = REST;
+    let mut resting = match sender.upgrade() {
+        Some(parts) => Sender(parts).rest(server),
+        None => return,
+    };
+    // Also after it has shown life: only when it has taken something, nothing is stored any more.
+    let mut is_noted = resting.is_some();
     loop {
+        if let Some(rest) = &resting {
+            let Some(clock) = sender.upgrade().map(|parts| parts.clock.clone()) else {
+                return;
+            };
+            if rest::wait(rest, &clock, alive).await {
+                resting = None;
+            }
+        }
         let Some(parts) = sender.upgrade() else {
             return;
         };
         let sender = Sender(parts);
         match step(&sender, server).await {
             Ok(Step::Done) => return,
-            Ok(Step::Sent) => rest = REST,
+            Ok(Step::Sent) => {
+                resting = None;
+                if std::mem::take(&mut is_noted) {
+                    sender.end_rest(server);
+                }
+            }
             Ok(Step::Failed) => {
-                drop(sender);
-                // Not all at once, who failed at once.
-                let jitter = Duration::from_millis(rand::random::<u64>() % 1000);
-                let rested = async {
-                    Timer::after(rest + jitter).await;
-                };
-                let is_alive = async {
-                    let _ = alive.recv().await;
-                };
-                rested.or(is_alive).await;
-                rest = (rest * 2).min(LONGEST_REST);
+                let now = sender.0.clock.now_ms();
+                let rest = rest::next(resting.as_ref(), now, rand::random());
+                sender.note_rest(server, rest.clone());
+                is_noted = true;
+                resting = Some(rest);
             }
             Err(rooms::Error::Store(store::Error::Closed)) => return,
             Err(error) => {
                 log::error!("cannot send to another server: {error}");
                 drop(sender);
-                Timer::after(LONGEST_REST).await;
+                Timer::after(OWN_REST).await;
             }
         }
     }

@@ -3,7 +3,7 @@
 //! The table `outgoing` has every event that others are to get, by position. One task reads it as it
 //! grows and hands each event to the servers that are to get it; a task for each server sends them in
 //! order, one transaction at a time. A server that does not take them gets a row in `behind`, and its
-//! task goes on from there, as patiently as the server is long gone.
+//! task goes on from there, as patiently as the server is long gone: how long it rests is stored too.
 //!
 //! The number `sent` says up to where every server has everything or is in `behind`. It is written
 //! now and then: what lies behind it at a start is sent again, and every server knows an event that it
@@ -12,6 +12,7 @@
 //! Source: server-server API, "Transactions".
 
 mod destination;
+mod rest;
 mod rows;
 
 use std::{
@@ -34,7 +35,7 @@ use super::Client;
 use crate::{
     clock::Clock,
     rooms::{self, Local, servers},
-    store::{self, Effect, EventNum, Position, ServerNum, Store},
+    store::{self, Effect, EventNum, Position, ServerNum, Store, Tx, records::Rest},
 };
 
 /// How many rows of `outgoing` are read at once.
@@ -131,13 +132,44 @@ impl Sender {
 
     /// `server` has shown that it is there.
     pub fn alive(&self, server: &ServerName) {
-        let num = self.0.store.read(|s| rows::num(s, server));
-        let state = self.lock();
-        if let Ok(Some(num)) = num
-            && let Some(destination) = state.destinations.get(&num)
-        {
+        let Ok(Some(num)) = self.0.store.read(|s| rows::num(s, server)) else {
+            return;
+        };
+        if self.rest(num).is_some() {
+            self.end_rest(num);
+        }
+        if let Some(destination) = self.lock().destinations.get(&num) {
             let _ = destination.alive.try_send(());
         }
+    }
+
+    /// How long `server` rests, if it does.
+    fn rest(&self, server: ServerNum) -> Option<Rest> {
+        let rest = self.0.store.read(|s| rest::of(s, server));
+        rest.unwrap_or_else(|error| {
+            log::error!("cannot read whether a server rests: {error}");
+            None
+        })
+    }
+
+    fn note_rest(&self, server: ServerNum, rest: Rest) {
+        self.write_soon(move |tx: &Tx| rest::put(tx, server, &rest));
+    }
+
+    fn end_rest(&self, server: ServerNum) {
+        self.write_soon(move |tx: &Tx| rest::end(tx, server));
+    }
+
+    /// Writes what nobody waits for.
+    fn write_soon(&self, job: impl Fn(&Tx) -> Result<(), rooms::Error> + Send + Sync + 'static) {
+        let store = self.0.store.clone();
+        let write = async move {
+            match store.write_soon(job).await {
+                Ok(()) | Err(rooms::Error::Store(store::Error::Closed)) => {}
+                Err(error) => log::debug!("cannot note how long a server rests: {error}"),
+            }
+        };
+        self.0.executor.spawn(write).detach();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -227,7 +259,7 @@ impl Sender {
 
     /// Notes that a server lacks everything from `from` on.
     async fn fall_behind(&self, server: ServerNum, from: Position) -> Result<(), rooms::Error> {
-        let job = move |tx: &store::Tx| rows::fall_behind(tx, server, from);
+        let job = move |tx: &Tx| rows::fall_behind(tx, server, from);
         self.0.store.write(job).await?;
         if let Some(destination) = self.lock().destinations.get_mut(&server) {
             destination.waiting.clear();
@@ -257,7 +289,7 @@ impl Sender {
         };
         self.0
             .store
-            .write_soon(move |tx: &store::Tx| rows::note(tx, upto))
+            .write_soon(move |tx: &Tx| rows::note(tx, upto))
             .await
     }
 
