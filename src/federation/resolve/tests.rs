@@ -23,7 +23,7 @@ use smol::{
 };
 use tempfile::TempDir;
 
-use super::{Ports, Resolver, Search, search::target, stored};
+use super::{Ports, Resolver, Search, WAITING, search::target, stored};
 use crate::{
     clock::Clock,
     federation::{
@@ -473,6 +473,22 @@ fn a_server_whose_first_address_is_dead_is_reached_at_the_next() {
     assert!(world.run(world.connector.connect(&target)).is_ok());
 }
 
+#[test]
+fn a_server_that_is_silent_at_its_first_address_is_reached_at_the_next() {
+    let world = World::new("", &[]);
+    // It is connected to, and never says a word.
+    let silent = TcpListener::bind(("127.0.0.9", world.port)).unwrap();
+    let target = Target {
+        addresses: vec![
+            silent.local_addr().unwrap(),
+            SocketAddr::from(([127, 0, 0, 1], world.port)),
+        ],
+        authority: "a.example".to_owned(),
+        tls_name: "a.example".to_owned(),
+    };
+    assert!(world.run(world.connector.connect(&target)).is_ok());
+}
+
 /// A resolver, what it stores, and its clock.
 struct House<'w> {
     world: &'w World,
@@ -687,6 +703,21 @@ fn who_is_looked_for_by_many_is_looked_for_once() {
         }
     });
     assert_eq!(world.lookups.server.asked().len(), 2);
+}
+
+#[test]
+fn not_everybody_is_looked_for_at_once() {
+    let world = World::new("", &[]);
+    let house = House::new(&world);
+    // Nothing runs meanwhile.
+    let start = |n: usize| {
+        let name = OwnedServerName::try_from(format!("s{n}.example")).unwrap();
+        house.resolver.start(&name, None).map(drop)
+    };
+    let started = (0..1000).take_while(|n| start(*n).is_ok()).count();
+    assert_eq!(started, WAITING);
+    // Who looks for the same waits with the others.
+    start(0).unwrap();
 }
 
 #[test]
