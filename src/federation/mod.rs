@@ -25,11 +25,18 @@ mod spaces;
 mod third_party;
 mod tls;
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
 
 use ruma::{
     OwnedEventId, OwnedServerName, ServerName,
-    api::federation::{authentication::XMatrix, discovery::ServerSigningKeys},
+    api::federation::{
+        authentication::XMatrix, discovery::ServerSigningKeys, transactions::edu::PresenceUpdate,
+    },
     serde::Raw,
 };
 use smol::{Executor, channel};
@@ -49,6 +56,7 @@ pub use self::{
     outside::text,
     profiles::Profiles,
     resident::Admitted,
+    sender::Happening,
     spaces::Spaces,
     tls::TlsError,
 };
@@ -57,11 +65,13 @@ use crate::{
     config::Config,
     pool::Pool,
     rooms::{self, Local, servers},
-    store::{Effect, Place, RoomNum, Store},
+    store::{Effect, Place, Reader, RoomNum, Rows, ServerNum, Store, UserNum, records::Membership},
 };
 
 /// How many servers are asked in turn for a room's history.
 const HISTORY_FROM: usize = 5;
+/// How many members a room has at the most whose servers hear who is online.
+const FRIENDS: u32 = 50;
 /// How long somebody waits for it.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -178,6 +188,25 @@ impl Federation {
         self.sender.apply(effect);
     }
 
+    /// Tells the other servers in `room` of something that is not stored.
+    pub fn tell_room(&self, room: RoomNum, happening: &Happening) -> Result<(), rooms::Error> {
+        let others = self.store.read(|s| servers::of_room(s, room))?;
+        self.sender.tell(&others, happening)
+    }
+
+    /// Tells the servers of those how `user` is with whom the user is in rooms of a few: in a large
+    /// one it costs everybody more than it is worth to anybody.
+    pub fn tell_friends(&self, user: UserNum, update: PresenceUpdate) -> Result<(), rooms::Error> {
+        let others = self.store.read(|s| friends(s, user))?;
+        let others: Vec<_> = others.into_iter().collect();
+        self.sender.tell(&others, &Happening::Presence(update))
+    }
+
+    /// Does something for which nobody waits.
+    pub fn in_background(&self, deed: impl Future<Output = ()> + Send + 'static) {
+        self.executor.spawn(deed).detach();
+    }
+
     /// What this server tells of its keys.
     pub fn published_keys(&self) -> Result<Raw<ServerSigningKeys>, rooms::Error> {
         let now = self.clock.now_ms();
@@ -229,4 +258,19 @@ impl Federation {
         });
         results.collect()
     }
+}
+
+/// The other servers in the small rooms of a local user.
+fn friends(r: &impl Reader, user: UserNum) -> Result<BTreeSet<ServerNum>, rooms::Error> {
+    let mut friends = BTreeSet::new();
+    let rooms = (user, RoomNum::MIN)..=(user, RoomNum::MAX);
+    for row in r.memberships()?.range(rooms)? {
+        let (key, row) = row?;
+        let room = key.value().1;
+        let is_in = row.value().unpack()?.membership == Membership::Join;
+        if is_in && rooms::hot(r, room)?.joined <= FRIENDS {
+            friends.extend(servers::of_room(r, room)?);
+        }
+    }
+    Ok(friends)
 }

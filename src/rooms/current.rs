@@ -260,9 +260,24 @@ pub fn sharing_rooms(r: &impl Reader, user: UserNum) -> Result<BTreeSet<UserNum>
     Ok(sharing)
 }
 
-/// Whether two local users are in a room together.
-pub fn share_a_room(r: &impl Reader, one: UserNum, other: UserNum) -> Result<bool, Error> {
-    let local_members = r.local_members()?;
+/// The local users who are in a room with `user` of another server.
+pub fn sharing_rooms_with(r: &impl Reader, user: &UserId) -> Result<BTreeSet<UserNum>, Error> {
+    let mut sharing = BTreeSet::new();
+    let Some(server) = servers::num(r, user.server_name())? else {
+        return Ok(sharing);
+    };
+    for room in servers::rooms(r, server)? {
+        if membership(r, room, user)? == Membership::Join {
+            let members = local_members(r, room)?.into_iter();
+            let joined = members.filter(|(_, is)| *is == Membership::Join);
+            sharing.extend(joined.map(|(user, _)| user));
+        }
+    }
+    Ok(sharing)
+}
+
+/// Whether a local user is in a room with `other`.
+pub fn share_a_room(r: &impl Reader, one: UserNum, other: &UserId) -> Result<bool, Error> {
     for row in r
         .memberships()?
         .range((one, RoomNum::MIN)..=(one, RoomNum::MAX))?
@@ -271,8 +286,7 @@ pub fn share_a_room(r: &impl Reader, one: UserNum, other: UserNum) -> Result<boo
         if row.value().unpack()?.membership != Membership::Join {
             continue;
         }
-        let member = local_members.get((key.value().1, other))?;
-        if member.is_some_and(|is| is.value() == Membership::Join as u8) {
+        if membership(r, key.value().1, other)? == Membership::Join {
             return Ok(true);
         }
     }

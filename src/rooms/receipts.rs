@@ -8,7 +8,10 @@
 
 use ruma::{
     EventId, OwnedEventId, OwnedUserId,
-    events::{fully_read::FullyReadEventContent, receipt::ReceiptType},
+    events::{
+        fully_read::FullyReadEventContent,
+        receipt::{ReceiptThread, ReceiptType},
+    },
 };
 
 use super::{Error, event};
@@ -34,6 +37,23 @@ pub struct Of {
 }
 
 impl Of {
+    /// What a receipt is of that names `thread`; `None` if that is none.
+    pub fn new(kind: ReceiptType, thread: &ReceiptThread) -> Option<Self> {
+        let thread = match thread {
+            ReceiptThread::Unthreaded => None,
+            ReceiptThread::Main => Some(MAIN.to_owned()),
+            ReceiptThread::Thread(root) => Some(root.to_string()),
+            _ => return None,
+        };
+        Some(Self { kind, thread })
+    }
+
+    /// The thread as a receipt names it.
+    pub fn thread(&self) -> ReceiptThread {
+        let thread = ReceiptThread::try_from(self.thread.as_deref());
+        thread.unwrap_or(ReceiptThread::Unthreaded)
+    }
+
     fn key(&self) -> String {
         format!(
             "{} {}",
@@ -67,7 +87,8 @@ pub struct Told {
     pub ts: u64,
 }
 
-/// Moves a receipt of `user` to the event `id`, unless it is there or further on already.
+/// Moves a receipt of `user` to the event `id`, unless it is there or further on already; whether it
+/// moved.
 ///
 /// # Errors
 /// [`Error::NotFound`] if the event is not in the room's timeline, [`Error::Invalid`] if it is
@@ -79,7 +100,7 @@ pub fn put(
     of: &Of,
     id: &EventId,
     ts: u64,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     let (event, place) = read(tx, room, id)?;
     if let Some(thread) = &of.thread
         && !is_in(tx, room, (event, place), thread)?
@@ -89,7 +110,7 @@ pub fn put(
     let key = of.key();
     let before = tx.receipts()?.load((room, user, key.as_str()))?;
     if before.as_ref().is_some_and(|before| before.place >= place) {
-        return Ok(());
+        return Ok(false);
     }
     let position = tx.next_position()?;
     let mut log = tx.receipt_log()?;
@@ -106,7 +127,7 @@ pub fn put(
     };
     tx.receipts()?.put((room, user, key.as_str()), &receipt)?;
     tx.effect(Effect::RoomChanged(room, position));
-    Ok(())
+    Ok(true)
 }
 
 /// Moves the fully read marker of `user` to the event `id`, unless it is there or further on

@@ -59,10 +59,17 @@ pub fn is_shared(r: &impl Reader, room: RoomNum) -> Result<bool, Error> {
 
 /// Whether the other server `name` is in the room.
 pub fn is_in(r: &impl Reader, room: RoomNum, name: &ServerName) -> Result<bool, Error> {
-    match r.server_nums()?.get(name.as_str())? {
-        Some(server) => Ok(r.room_servers()?.has((room, server.value()))?),
+    match num(r, name)? {
+        Some(server) => Ok(r.room_servers()?.has((room, server))?),
         None => Ok(false),
     }
+}
+
+/// The number of a server, if it has one.
+pub fn num(r: &impl Reader, name: &ServerName) -> Result<Option<ServerNum>, Error> {
+    let nums = r.server_nums()?;
+    let server = nums.get(name.as_str())?;
+    Ok(server.map(|server| server.value()))
 }
 
 /// The rooms that another server is in.

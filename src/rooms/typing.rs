@@ -16,6 +16,8 @@ const ROOMS: usize = 1000;
 const USERS: usize = 50;
 /// The longest that a client may ask for, in milliseconds.
 const LONGEST_MS: u64 = 120_000;
+/// For how long another server need not hear again that somebody types, in milliseconds.
+const AGAIN_MS: u64 = 20_000;
 
 /// Who is typing in which room.
 #[derive(Debug, Default)]
@@ -25,35 +27,68 @@ pub struct Typing(Mutex<HashMap<RoomNum, InRoom>>);
 struct InRoom {
     /// The number of the last change, as the hub counts them.
     changed: u64,
-    /// Each with the time in milliseconds at which it runs out.
-    users: Vec<(UserNum, u64)>,
+    users: Vec<Typist>,
+}
+
+#[derive(Debug)]
+struct Typist {
+    user: UserNum,
+    /// When it runs out, in milliseconds since the epoch.
+    until_ms: u64,
+    /// When it was last said to be told.
+    told_ms: u64,
+}
+
+/// What it means that a user types, or no longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Nothing new.
+    None,
+    /// Nothing new, but those have to hear it once more who would forget it.
+    Again,
+    /// News; then [`Typing::changed`] has to follow.
+    News,
 }
 
 impl Typing {
-    /// `user` types in `room` for `for_ms` more milliseconds, or no longer. Whether that is news;
-    /// then [`changed`](Self::changed) has to follow.
-    pub fn set(&self, room: RoomNum, user: UserNum, for_ms: Option<u64>, now_ms: u64) -> bool {
+    /// `user` types in `room` for `for_ms` more milliseconds, or no longer.
+    pub fn set(&self, room: RoomNum, user: UserNum, for_ms: Option<u64>, now_ms: u64) -> Change {
         let mut rooms = self.lock();
         if for_ms.is_some() && !rooms.contains_key(&room) && rooms.len() >= ROOMS {
-            rooms.retain(|_, room| room.users.iter().any(|(_, until)| *until > now_ms));
+            rooms.retain(|_, room| room.users.iter().any(|typist| typist.until_ms > now_ms));
             if rooms.len() >= ROOMS {
-                return false;
+                return Change::None;
             }
         }
         if for_ms.is_none() && !rooms.contains_key(&room) {
-            return false;
+            return Change::None;
         }
         let users = &mut rooms.entry(room).or_default().users;
-        let was = users.iter().position(|(typing, _)| *typing == user);
+        let was = users.iter().position(|typist| typist.user == user);
+        let until_ms = now_ms + for_ms.unwrap_or_default().min(LONGEST_MS);
         match (was, for_ms) {
-            (Some(at), Some(ms)) => users[at].1 = now_ms + ms.min(LONGEST_MS),
-            (Some(at), None) => drop(users.remove(at)),
-            (None, Some(ms)) if users.len() < USERS => {
-                users.push((user, now_ms + ms.min(LONGEST_MS)));
+            (Some(at), Some(_)) => {
+                users[at].until_ms = until_ms;
+                if now_ms < users[at].told_ms + AGAIN_MS {
+                    return Change::None;
+                }
+                users[at].told_ms = now_ms;
+                Change::Again
             }
-            (None, _) => return false,
+            (Some(at), None) => {
+                users.remove(at);
+                Change::News
+            }
+            (None, Some(_)) if users.len() < USERS => {
+                users.push(Typist {
+                    user,
+                    until_ms,
+                    told_ms: now_ms,
+                });
+                Change::News
+            }
+            (None, _) => Change::None,
         }
-        was.is_some() != for_ms.is_some()
     }
 
     /// The last change in `room` has this number.
@@ -70,7 +105,7 @@ impl Typing {
         for (num, room) in self.lock().iter_mut() {
             let before = room.users.len();
             room.users
-                .retain(|(user, until)| *until > now_ms && is_in(*num, *user));
+                .retain(|typist| typist.until_ms > now_ms && is_in(*num, typist.user));
             if room.users.len() < before {
                 changed.push(*num);
             }
@@ -83,7 +118,7 @@ impl Typing {
         self.lock()
             .values()
             .flat_map(|room| &room.users)
-            .map(|(_, until)| *until)
+            .map(|typist| typist.until_ms)
             .min()
     }
 
@@ -91,7 +126,7 @@ impl Typing {
     pub fn changed_after(&self, room: RoomNum, number: u64) -> Option<Vec<UserNum>> {
         let rooms = self.lock();
         let room = rooms.get(&room).filter(|room| room.changed > number)?;
-        Some(room.users.iter().map(|(user, _)| *user).collect())
+        Some(room.users.iter().map(|typist| typist.user).collect())
     }
 
     /// The rooms in which something changed after the change of this number.

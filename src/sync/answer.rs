@@ -266,10 +266,14 @@ pub fn presence(
     let known = current::sharing_rooms(r, request.user)?;
     let mut events = Vec::new();
     for (user, of) in changed {
-        if user != request.user && !known.contains(&user) {
+        let sender = users::id_of(r, user)?;
+        let is_local = sender.server_name() == request.user_id.server_name();
+        let is_known = user == request.user
+            || known.contains(&user)
+            || !is_local && current::share_a_room(r, request.user, &sender)?;
+        if !is_known {
             continue;
         }
-        let sender = users::id_of(r, user)?;
         if wanted.not_senders.contains(&sender)
             || wanted
                 .senders

@@ -18,6 +18,11 @@ use crate::store::{DeviceNum, UserNum};
 /// After how long without a sync a device is offline, in milliseconds. Longer than the longest
 /// sync.
 const SILENCE_MS: u64 = 150_000;
+/// After how long a user of another server is offline of whom it says nothing more, in
+/// milliseconds.
+const TOLD_MS: u64 = 30 * 60_000;
+/// The one device of a user of another server, as far as this one knows.
+const ELSEWHERE: DeviceNum = DeviceNum(0);
 /// For how long after the last sign of life a user is currently active, in milliseconds.
 const ACTIVE_MS: u64 = 60_000;
 /// How many users are remembered; beyond that, those who are offline are forgotten.
@@ -102,6 +107,26 @@ impl Presence {
         };
         user.of.active_ms = now_ms;
         user.hear(device, state, now_ms);
+        let said = user.of.status_msg != status_msg;
+        user.of.status_msg = status_msg;
+        user.settle() || said
+    }
+
+    /// Another server says how one of its users is, who was active at `active_ms`. Whether that is
+    /// news; then [`changed`](Self::changed) has to follow.
+    pub fn told(
+        &self,
+        user: UserNum,
+        (state, status_msg): (PresenceState, Option<String>),
+        active_ms: u64,
+        now_ms: u64,
+    ) -> bool {
+        let mut users = self.lock();
+        let Some(user) = entry(&mut users, user, now_ms) else {
+            return false;
+        };
+        user.of.active_ms = active_ms;
+        user.hear(ELSEWHERE, state, now_ms + TOLD_MS - SILENCE_MS);
         let said = user.of.status_msg != status_msg;
         user.of.status_msg = status_msg;
         user.settle() || said
@@ -206,11 +231,26 @@ fn entry(users: &mut HashMap<UserNum, User>, user: UserNum, now_ms: u64) -> Opti
 mod tests {
     use ruma::presence::PresenceState;
 
-    use super::{Presence, SILENCE_MS};
+    use super::{Presence, SILENCE_MS, TOLD_MS};
     use crate::store::{DeviceNum, UserNum};
 
     const PHONE: (UserNum, DeviceNum) = (UserNum(1), DeviceNum(1));
     const LAPTOP: (UserNum, DeviceNum) = (UserNum(1), DeviceNum(2));
+
+    #[test]
+    fn who_is_elsewhere_is_what_their_server_says_as_long_as_it_says_something_now_and_then() {
+        let presence = Presence::default();
+        let user = UserNum(2);
+        let online = || (PresenceState::Online, Some("out".to_owned()));
+        assert!(presence.told(user, online(), 500, 1_000));
+        assert!(!presence.told(user, online(), 600, 2_000));
+        assert_eq!(presence.of(user).unwrap().active_ms, 600);
+        assert_eq!(presence.next_end(), Some(2_000 + TOLD_MS));
+        assert!(presence.expire(2_000 + TOLD_MS - 1).is_empty());
+        assert_eq!(presence.expire(2_000 + TOLD_MS), [user]);
+        let offline = (PresenceState::Offline, None);
+        assert!(presence.told(user, offline, 600, 3_000_000));
+    }
 
     #[test]
     fn who_falls_silent_is_offline_and_a_sync_brings_them_back() {

@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use ruma::{
-    api::client::presence::{get_presence, set_presence},
+    UInt,
+    api::{
+        client::presence::{get_presence, set_presence},
+        federation::transactions::edu::PresenceUpdate,
+    },
     presence::PresenceState,
 };
 
@@ -57,10 +61,8 @@ pub async fn get_presence(
 ) -> Result<get_presence::v3::Response, Error> {
     let user = api.store.read(|s| {
         let user = users::num_of(s, &request.user_id)?;
-        let shared = match user {
-            Some(user) => user == who.user || current::share_a_room(s, who.user, user)?,
-            None => false,
-        };
+        let shared =
+            user == Some(who.user) || current::share_a_room(s, who.user, &request.user_id)?;
         Ok::<_, Error>(user.filter(|_| shared))
     })?;
     let user = user.ok_or_else(|| Error::forbidden("you share no room with this user"))?;
@@ -79,8 +81,24 @@ pub async fn get_presence(
 }
 
 /// Tells those who share rooms with `user` how the user is now.
-pub(super) fn changed(api: &Api, user: UserNum) -> Result<(), Error> {
-    let concerned = api.store.read(|s| current::sharing_rooms(s, user))?;
+pub fn changed(api: &Api, user: UserNum) -> Result<(), Error> {
+    let id = api.store.read(|s| users::id_of(s, user))?;
+    let is_local = api.local.has(&id);
+    let concerned = api.store.read(|s| {
+        if is_local {
+            current::sharing_rooms(s, user)
+        } else {
+            current::sharing_rooms_with(s, &id)
+        }
+    })?;
     api.presence.changed(user, api.hub.ephemeral_for(concerned));
+    if is_local && let Some(of) = api.presence.of(user) {
+        let now = api.clock.now_ms();
+        let ago = UInt::new_saturating(now.saturating_sub(of.active_ms));
+        let mut update = PresenceUpdate::new(id, of.state.clone(), ago);
+        update.currently_active = of.currently_active(now);
+        update.status_msg = of.status_msg;
+        api.federation.tell_friends(user, update)?;
+    }
     Ok(())
 }

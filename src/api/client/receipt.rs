@@ -15,6 +15,7 @@ use ruma::{
 
 use crate::{
     api::{Api, Error, Session},
+    federation::Happening,
     rooms::receipts::{self, Of},
 };
 
@@ -77,13 +78,9 @@ impl Moves {
         thread: &ReceiptThread,
         event: OwnedEventId,
     ) -> Result<(), Error> {
-        let thread = match thread {
-            ReceiptThread::Unthreaded => None,
-            ReceiptThread::Main => Some(receipts::MAIN.to_owned()),
-            ReceiptThread::Thread(root) => Some(root.to_string()),
-            _ => return Err(Error::invalid_param("thread_id is no thread")),
-        };
-        self.receipts.push((Of { kind, thread }, event));
+        let of = Of::new(kind, thread);
+        let of = of.ok_or_else(|| Error::invalid_param("thread_id is no thread"))?;
+        self.receipts.push((of, event));
         Ok(())
     }
 
@@ -91,14 +88,29 @@ impl Moves {
         let room = api.joined_room(who, room_id)?;
         let (user, now_ms) = (who.user, api.clock.now_ms());
         let write = api.store.write_soon(move |tx| {
+            let mut moved = Vec::new();
             for (of, event) in &self.receipts {
-                receipts::put(tx, room, user, of, event, now_ms)?;
+                if receipts::put(tx, room, user, of, event, now_ms)? {
+                    moved.push((of.clone(), event.clone()));
+                }
             }
             if let Some(event) = &self.fully_read {
                 receipts::put_fully_read(tx, room, user, event)?;
             }
-            Ok::<_, crate::rooms::Error>(())
+            Ok::<_, crate::rooms::Error>(moved)
         });
-        Ok(write.await?)
+        for (of, event) in write.await? {
+            if of.kind == Kind::Read {
+                let read = Happening::Read {
+                    room: room_id.to_owned(),
+                    user: who.user_id.clone(),
+                    thread: of.thread(),
+                    event,
+                    ts: api.clock.timestamp(),
+                };
+                api.federation.tell_room(room, &read)?;
+            }
+        }
+        Ok(())
     }
 }

@@ -29,7 +29,7 @@ use crate::{
         frame::{self, Frame},
         request::Span,
     },
-    users::ignored,
+    users::{self, ignored},
 };
 
 /// The longest that a sync waits.
@@ -219,9 +219,10 @@ fn expire(api: &Api) -> Result<(), Error> {
     let changed = api.store.read(|s| {
         // Where that cannot be read, typing runs out later.
         api.typing.expire(now, |room, user| {
-            current::local_membership(s, user, room).map_or(true, |row| {
-                row.is_some_and(|row| row.membership == Membership::Join)
-            })
+            let is_in = users::id_of(s, user)
+                .map_err(Into::into)
+                .and_then(|user| current::membership(s, room, &user));
+            is_in.map_or(true, |membership| membership == Membership::Join)
         })
     });
     for room in changed {

@@ -3,7 +3,11 @@
 use ruma::api::client::typing::create_typing_event::{self, v3::Typing};
 
 use super::config::only_own;
-use crate::api::{Api, Error, Session};
+use crate::{
+    api::{Api, Error, Session},
+    federation::Happening,
+    rooms::typing::Change,
+};
 
 /// `PUT /_matrix/client/v3/rooms/{roomId}/typing/{userId}`
 pub async fn create_typing_event(
@@ -17,8 +21,13 @@ pub async fn create_typing_event(
         Typing::Yes(typing) => Some(u64::try_from(typing.timeout.as_millis()).unwrap_or(u64::MAX)),
         Typing::No => None,
     };
-    if api.typing.set(room, who.user, for_ms, api.clock.now_ms()) {
+    let change = api.typing.set(room, who.user, for_ms, api.clock.now_ms());
+    if change == Change::News {
         api.typing.changed(room, api.hub.ephemeral(room));
+    }
+    if change != Change::None {
+        let typing = Happening::Typing(request.room_id, who.user_id, for_ms.is_some());
+        api.federation.tell_room(room, &typing)?;
     }
     Ok(create_typing_event::v3::Response::new())
 }

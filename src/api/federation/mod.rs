@@ -3,6 +3,7 @@
 pub mod device;
 pub mod directory;
 pub mod discovery;
+mod edu;
 pub mod event;
 pub mod keys;
 pub mod membership;

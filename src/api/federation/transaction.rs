@@ -26,5 +26,6 @@ pub async fn send_transaction_message(
         ));
     }
     let results = api.federation.receive(&who.server, request.pdus).await;
+    super::edu::take(&api, &who.server, request.edus).await?;
     Ok(send_transaction_message::v1::Response::new(results))
 }

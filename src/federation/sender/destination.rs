@@ -2,11 +2,15 @@
 
 use std::{sync::Weak, time::Duration};
 
-use ruma::{OwnedServerName, api::federation::transactions::send_transaction_message};
+use ruma::{
+    OwnedServerName,
+    api::federation::transactions::{edu::Edu, send_transaction_message},
+    serde::Raw,
+};
 use serde_json::value::RawValue;
 use smol::{Timer, channel::Receiver};
 
-use super::{Parts, Sender, rest, rows};
+use super::{Next, Parts, Sender, rest, rows};
 use crate::{
     rooms::{self, servers},
     store::{self, EventNum, Position, ServerNum, Tx},
@@ -90,23 +94,21 @@ async fn step(sender: &Sender, server: ServerNum) -> Result<Step, rooms::Error> 
 
 /// Sends what has been handed out for it.
 async fn go_on(sender: &Sender, server: ServerNum) -> Result<Step, rooms::Error> {
-    let next = sender.next(server, PDUS);
-    if next.is_empty() {
+    let mut next = sender.next(server, PDUS);
+    if next.events.is_empty() && next.edus.is_empty() {
         sender.note().await?;
         return Ok(Step::Done);
     }
-    let events: Vec<EventNum> = next.iter().map(|(_, event)| *event).collect();
-    if transact(sender, server, &events).await? {
-        if let Some(destination) = sender.lock().destinations.get_mut(&server) {
-            let last = next.last().map(|(position, _)| *position);
-            destination
-                .waiting
-                .retain(|(position, _)| Some(*position) > last);
-        }
+    let events: Vec<EventNum> = next.events.iter().map(|(_, event)| *event).collect();
+    let edus = std::mem::take(&mut next.edus);
+    let taken = transact(sender, server, &events, edus).await?;
+    let first = next.events.first().map(|(first, _)| *first);
+    sender.taken(server, taken, next);
+    if taken {
         return Ok(Step::Sent);
     }
-    if let Some((first, _)) = next.first() {
-        sender.fall_behind(server, *first).await?;
+    if let Some(first) = first {
+        sender.fall_behind(server, first).await?;
     }
     Ok(Step::Failed)
 }
@@ -126,8 +128,12 @@ async fn catch_up(
         lacks.truncate(PDUS);
     }
     let events: Vec<EventNum> = lacks.iter().map(|(_, event)| *event).collect();
-    if !events.is_empty() && !transact(sender, server, &events).await? {
-        return Ok(Step::Failed);
+    if !events.is_empty() {
+        let taken = transact(sender, server, &events, Vec::new()).await?;
+        sender.taken(server, taken, Next::default());
+        if !taken {
+            return Ok(Step::Failed);
+        }
     }
     // It has everything up to here, and what is handed out from now on it is handed too.
     if next.is_none() && sender.is_up_to_date(server, handed) {
@@ -145,6 +151,7 @@ async fn transact(
     sender: &Sender,
     server: ServerNum,
     events: &[EventNum],
+    edus: Vec<Edu>,
 ) -> Result<bool, rooms::Error> {
     let (name, pdus) = sender.0.store.read(|s| {
         let name = servers::name(s, server)?;
@@ -161,6 +168,11 @@ async fn transact(
     let id = sender.transaction_id();
     let mut request = send_transaction_message::v1::Request::new(id.into(), origin, now);
     request.pdus = pdus;
+    request.edus = edus
+        .iter()
+        .map(Raw::new)
+        .collect::<Result<_, _>>()
+        .map_err(|_| rooms::Error::corrupt("an ephemeral message that does not serialize"))?;
     match sender.0.client.send(&name, request).await {
         Ok(answer) => {
             for (id, result) in answer.pdus {

@@ -12,6 +12,7 @@
 //! Source: server-server API, "Transactions".
 
 mod destination;
+mod edus;
 mod rest;
 mod rows;
 
@@ -24,13 +25,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ruma::ServerName;
+use ruma::{ServerName, api::federation::transactions::edu::Edu};
 use smol::{
     Executor, Task,
     channel::{self, Receiver, Sender as Channel},
 };
 
-use self::destination::work;
+pub use self::edus::Happening;
+use self::{destination::work, edus::Edus};
 use super::Client;
 use crate::{
     clock::Clock,
@@ -76,9 +78,22 @@ struct Destination {
     waiting: VecDeque<(Position, EventNum)>,
     /// From where on it lacks everything, as `behind` has it.
     behind: Option<Position>,
+    /// What it is told beside events.
+    edus: Edus,
+    /// Whether it did not take the last transaction.
+    fails: bool,
     /// Says that it is there.
     alive: Channel<()>,
     task: Task<()>,
+}
+
+/// What a server gets next.
+#[derive(Default)]
+struct Next {
+    events: Vec<(Position, EventNum)>,
+    edus: Vec<Edu>,
+    /// The receipts among them, for the case that it does not get them.
+    receipts: edus::Receipts,
 }
 
 impl Sender {
@@ -186,24 +201,68 @@ impl Sender {
         Destination {
             waiting: VecDeque::new(),
             behind,
+            edus: Edus::default(),
+            fails: false,
             alive,
             task,
         }
     }
 
+    /// Tells `to` something that is not stored, as soon as may be. To a server that does not answer
+    /// only what it can still use later is told.
+    pub fn tell(&self, to: &[ServerNum], happening: &Happening) -> Result<(), rooms::Error> {
+        for server in to {
+            let name = self.0.store.read(|s| servers::name(s, *server))?;
+            if !self.0.client.may_ask(&name) {
+                continue;
+            }
+            let mut state = self.lock();
+            let new = || self.destination(*server, None);
+            let destination = state.destinations.entry(*server).or_insert_with(new);
+            if !destination.fails || matches!(happening, Happening::Read { .. }) {
+                destination.edus.put(happening.clone());
+            }
+        }
+        Ok(())
+    }
+
     /// What `server` gets next. If that is nothing, its task is about to end, and the next event makes
     /// a new one.
-    fn next(&self, server: ServerNum, most: usize) -> Vec<(Position, EventNum)> {
+    fn next(&self, server: ServerNum, most: usize) -> Next {
         let mut state = self.lock();
-        let waiting = state.destinations.get(&server);
-        let waiting = waiting.map(|destination| destination.waiting.iter());
-        let next: Vec<_> = waiting.into_iter().flatten().take(most).copied().collect();
-        if next.is_empty()
+        let Some(destination) = state.destinations.get_mut(&server) else {
+            return Next::default();
+        };
+        let events: Vec<_> = destination.waiting.iter().take(most).copied().collect();
+        let receipts = destination.edus.receipts();
+        let edus = destination.edus.take();
+        if events.is_empty()
+            && edus.is_empty()
             && let Some(destination) = state.destinations.remove(&server)
         {
             destination.task.detach();
         }
-        next
+        Next {
+            events,
+            edus,
+            receipts,
+        }
+    }
+
+    /// Notes whether `server` has taken `next`.
+    fn taken(&self, server: ServerNum, taken: bool, next: Next) {
+        let mut state = self.lock();
+        let Some(destination) = state.destinations.get_mut(&server) else {
+            return;
+        };
+        destination.fails = !taken;
+        if taken {
+            let last = next.events.last().map(|(position, _)| *position);
+            let waiting = &mut destination.waiting;
+            waiting.retain(|(position, _)| Some(*position) > last);
+        } else {
+            destination.edus.put_back(next.receipts);
+        }
     }
 
     /// Whether nothing was handed out since `handed`: then `server` is not behind any more.

@@ -1,0 +1,161 @@
+//! What other servers tell that is not stored as an event.
+//!
+//! What makes no sense, or is not the server's to tell, is dropped: a transaction is not refused for
+//! it (server-server API, "EDUs").
+
+use ruma::{
+    OwnedUserId, RoomId, ServerName, UserId,
+    api::federation::transactions::edu::{
+        Edu, PresenceContent, PresenceUpdate, ReceiptContent, TypingContent,
+    },
+    events::receipt::ReceiptType,
+    serde::Raw,
+};
+
+use crate::{
+    api::{Api, Error, client::presence},
+    rooms::{
+        self, acl, current,
+        receipts::{self, Of},
+        typing::Change,
+    },
+    store::{RoomNum, Tx, UserNum, records::Membership},
+    users,
+};
+
+/// For how long somebody types of whom another server says so, in milliseconds.
+const TYPING_MS: u64 = 60_000;
+/// How many bytes of a status message are kept.
+const LONGEST_STATUS: usize = 1024;
+
+/// Takes what `origin` tells.
+pub(super) async fn take(api: &Api, origin: &ServerName, edus: Vec<Raw<Edu>>) -> Result<(), Error> {
+    for edu in edus {
+        match edu.deserialize() {
+            Ok(Edu::Typing(typing)) => typing_changed(api, origin, typing).await?,
+            Ok(Edu::Receipt(content)) => read(api, origin, content)?,
+            Ok(Edu::Presence(content)) => present(api, origin, content).await?,
+            Ok(_) => {}
+            Err(error) => log::debug!("{origin} sends a broken EDU: {error}"),
+        }
+    }
+    Ok(())
+}
+
+async fn typing_changed(
+    api: &Api,
+    origin: &ServerName,
+    content: TypingContent,
+) -> Result<(), Error> {
+    let Some(room) = shared(api, origin, &content.room_id, &content.user_id)? else {
+        return Ok(());
+    };
+    let user = num_of(api, content.user_id).await?;
+    let for_ms = content.typing.then_some(TYPING_MS);
+    let change = api.typing.set(room, user, for_ms, api.clock.now_ms());
+    if change == Change::News {
+        api.typing.changed(room, api.hub.ephemeral(room));
+    }
+    Ok(())
+}
+
+fn read(api: &Api, origin: &ServerName, content: ReceiptContent) -> Result<(), Error> {
+    let mut moves = Vec::new();
+    for (room_id, receipts) in content.receipts {
+        for (user, receipt) in receipts.read {
+            let Some(room) = shared(api, origin, &room_id, &user)? else {
+                continue;
+            };
+            let ts = receipt.data.ts.map_or(api.clock.now_ms(), |ts| ts.0.into());
+            if let Some(of) = Of::new(ReceiptType::Read, &receipt.data.thread)
+                && let Some(event) = receipt.event_ids.into_iter().next()
+            {
+                moves.push((room, user, of, event, ts));
+            }
+        }
+    }
+    if moves.is_empty() {
+        return Ok(());
+    }
+    let job = move |tx: &Tx| {
+        for (room, user, of, event, ts) in &moves {
+            let user = tx.user_num(user.as_str())?;
+            let moved = receipts::put(tx, *room, user, of, event, *ts);
+            // Any other error says that the event is not here, or not yet.
+            if let Err(error @ rooms::Error::Store(_)) = moved {
+                return Err(error);
+            }
+        }
+        Ok(())
+    };
+    // The next transaction, which may have messages, does not wait for it.
+    let store = api.store.clone();
+    api.federation.in_background(async move {
+        if let Err(error) = store.write_soon(job).await {
+            log::debug!("receipts are lost: {error}");
+        }
+    });
+    Ok(())
+}
+
+async fn present(api: &Api, origin: &ServerName, content: PresenceContent) -> Result<(), Error> {
+    let now = api.clock.now_ms();
+    for update in content.push {
+        let PresenceUpdate {
+            user_id,
+            presence: state,
+            mut status_msg,
+            last_active_ago,
+            ..
+        } = update;
+        if user_id.server_name() != origin || !is_known(api, &user_id)? {
+            continue;
+        }
+        if let Some(status) = &mut status_msg {
+            status.truncate(status.floor_char_boundary(LONGEST_STATUS));
+        }
+        let user = num_of(api, user_id).await?;
+        let active_ms = now.saturating_sub(last_active_ago.into());
+        if api.presence.told(user, (state, status_msg), active_ms, now) {
+            presence::changed(api, user)?;
+        }
+    }
+    Ok(())
+}
+
+/// The room, if the user is one of `origin` and in it, and it lets `origin` take part.
+fn shared(
+    api: &Api,
+    origin: &ServerName,
+    room: &RoomId,
+    user: &UserId,
+) -> Result<Option<RoomNum>, Error> {
+    if user.server_name() != origin {
+        return Ok(None);
+    }
+    let shared = api.store.read(|s| {
+        let room = acl::shared_with(s, room, origin)?;
+        let is_in = current::membership(s, room, user)? == Membership::Join;
+        Ok(is_in.then_some(room))
+    });
+    match shared {
+        Ok(room) => Ok(room),
+        Err(rooms::Error::UnknownRoom | rooms::Error::Forbidden(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether anybody here is in a room with the user.
+fn is_known(api: &Api, user: &UserId) -> Result<bool, Error> {
+    let sharing = api.store.read(|s| current::sharing_rooms_with(s, user))?;
+    Ok(!sharing.is_empty())
+}
+
+/// The number of a user, who gets one if they have none.
+async fn num_of(api: &Api, user: OwnedUserId) -> Result<UserNum, Error> {
+    if let Some(num) = api.store.read(|s| users::num_of(s, &user))? {
+        return Ok(num);
+    }
+    let job = move |tx: &Tx| Ok::<_, rooms::Error>(tx.user_num(user.as_str())?);
+    Ok(api.store.write(job).await?)
+}
