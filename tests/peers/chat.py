@@ -47,9 +47,10 @@ async def edit(play, room, one, other):
         edit = await one.say(room, "* right", **{"m.new_content": new, "m.relates_to": relation})
         seen = await other.sees(room, edit)
         assert seen["content"]["m.new_content"] == new, seen
-        original = await other.ask("GET", "rooms", room, "event", first)
-        bundled = original["unsigned"]["m.relations"]["m.replace"]
-        assert bundled["event_id"] == edit, original
+        if "to show with an event what replaced it" not in other.server.lacks:
+            original = await other.ask("GET", "rooms", room, "event", first)
+            bundled = original["unsigned"]["m.relations"]["m.replace"]
+            assert bundled["event_id"] == edit, original
 
 
 async def redact(play, room, one, other):

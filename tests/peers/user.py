@@ -17,6 +17,7 @@ class Refused(Exception):
     """The server answered with an error."""
 
     def __init__(self, status, answer, asked):
+        self.status = status
         self.code = answer.get("errcode")
         super().__init__(f"{status} {self.code} {answer.get('error')} ({asked})")
 
@@ -168,6 +169,11 @@ class User:
                 answer = await self.ask("GET", "sync", within=60, **query)
             except (aiohttp.ClientError, TimeoutError, ValueError):
                 await asyncio.sleep(0.1)  # the server is down
+                continue
+            except Refused as refusal:
+                if refusal.status != 503:
+                    raise
+                await asyncio.sleep(0.1)  # it is starting or stopping
                 continue
             query["since"] = answer["next_batch"]
             self.told.append(json.dumps(answer))
