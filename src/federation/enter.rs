@@ -238,17 +238,9 @@ impl Door {
         };
         // A server that vouches for the user has signed the event too.
         let join = self.joined(&fetch, built, given.event).await?;
-        let state = fetch.check(given.state).await;
-        let ids: Vec<_> = state
-            .iter()
-            .map(|event| event.pdu.event_id().to_owned())
-            .collect();
-        let mut all = fetch.check(given.auth_chain).await;
-        all.extend(state);
-        let mut once = HashSet::new();
-        all.retain(|event| once.insert(event.pdu.event_id().to_owned()));
-        fetch.authorities(&all).await?;
-        fetch.keep(all).await?;
+        let count = given.state.len();
+        let given = given.state.into_iter().chain(given.auth_chain);
+        let ids = fetch.keep_all(given.map(Some).collect(), count).await?;
         fetch.authorities(std::slice::from_ref(&join)).await?;
         self.take_over(actor, num, &ids, join).await
     }

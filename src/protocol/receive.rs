@@ -121,6 +121,15 @@ impl Incoming {
         self.rules.enforce_key_validity
     }
 
+    /// The ids of the events that it names in `field`: `auth_events` or `prev_events`.
+    pub fn names(&self, field: &str) -> Vec<OwnedEventId> {
+        let named = self.object.get(field).and_then(|value| value.as_array());
+        let named = named.into_iter().flatten();
+        named
+            .filter_map(|id| OwnedEventId::try_from(id.as_str()?).ok())
+            .collect()
+    }
+
     /// When its server says that the event was made, in milliseconds since 1970: keys must have
     /// been valid then (since room version 5).
     pub fn origin_server_ts(&self) -> Option<i64> {

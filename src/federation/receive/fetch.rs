@@ -74,12 +74,19 @@ impl<P: Peers> Fetch<'_, P> {
     /// # Errors
     /// [`Error::Missing`] if the server does not give it.
     pub async fn authorities(&self, events: &[Received]) -> Result<(), Error> {
-        let mut known: HashSet<OwnedEventId> = events
-            .iter()
-            .map(|event| event.pdu.event_id().to_owned())
-            .collect();
+        let known = events.iter().map(|event| event.pdu.event_id().to_owned());
+        let mut known: HashSet<OwnedEventId> = known.collect();
+        let open = self.lacking_authorities(events, &mut known)?;
+        self.complete(open, known).await
+    }
+
+    /// Fetches and keeps `open` and all that authorizes it, apart from what is `known`.
+    pub(super) async fn complete(
+        &self,
+        mut open: Vec<OwnedEventId>,
+        mut known: HashSet<OwnedEventId>,
+    ) -> Result<(), Error> {
         let mut fetched = Vec::new();
-        let mut open = self.lacking_authorities(events, &mut known)?;
         while !open.is_empty() {
             if fetched.len() + open.len() > ONE_BY_ONE {
                 return Err(Error::Missing);
@@ -107,7 +114,7 @@ impl<P: Peers> Fetch<'_, P> {
         self.lacking(named)
     }
 
-    fn lacking(&self, mut ids: Vec<OwnedEventId>) -> Result<Vec<OwnedEventId>, Error> {
+    pub(super) fn lacking(&self, mut ids: Vec<OwnedEventId>) -> Result<Vec<OwnedEventId>, Error> {
         self.store.read(|s| {
             let known = s.event_nums()?;
             let mut failure = None;

@@ -13,6 +13,7 @@ mod order;
 mod outside;
 mod peers;
 mod queue;
+mod whole;
 mod work;
 
 pub use self::{
