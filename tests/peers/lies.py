@@ -61,7 +61,7 @@ class Scene:
 
 
 async def lies(play):
-    async with Liar(play.trust) as liar:
+    async with Liar(play.cast.trust) as liar:
         with play.claim("mallory joins from a server that lies, and is heard when telling the truth"):
             scene = await meet(play, liar)
             await scene.go_on()

@@ -21,15 +21,18 @@ from claims import Claims, Failed
 from history import history
 from joins import joins, upgrade
 from lies import lies
+from links import links
 from outage import outage
-from play import Play
+from net import Net
+from play import Cast, Play
 from server import free_port
 from servers import KINDS
 from signs import signs
 from trust import Trust
 from user import User
 
-CASTS = ["hearth+synapse"]
+CASTS = ["hearth+synapse", "hearth+hearth+hearth"]
+NAMES = ("alice", "bob", "carol")
 VERSIONS = ["6", "9", "10", "11", "12"]
 
 
@@ -40,6 +43,7 @@ class Scenario:
     # Whether each of the two is the host once; and whether nothing else may go on meanwhile
     both_ways: bool = True
     alone: bool = False
+    servers: int = 2
 
 
 SCENARIOS = {
@@ -50,49 +54,47 @@ SCENARIOS = {
     "signs": Scenario(signs, ["11"]),
     "outage": Scenario(outage, ["11"], alone=True),
     "lies": Scenario(lies, ["11"], both_ways=False, alone=True),
+    "links": Scenario(links, ["10", "12"], both_ways=False, alone=True, servers=3),
 }
 LIMIT = 240
 
 
-async def meet(arguments, cast, claims, directory):
-    """Starts the servers of a cast and plays all scenarios on them."""
+async def meet(arguments, kinds, claims, directory):
+    """Starts the servers of a cast and plays the scenarios for that many."""
     trust = Trust(directory)
     servers = []
-    people = []
-    try:
-        for number, kind in enumerate(cast.split("+")):
+    async with contextlib.AsyncExitStack() as stack:
+        for number, kind in enumerate(kinds):
             home = directory / f"{number}-{kind}"
             home.mkdir()
             port = free_port()
             name = f"{('localhost', '127.0.0.1')[number % 2]}:{port}"
-            servers.append(KINDS[kind](arguments.binary, name, home, trust, port))
+            tls_port = port if len(kinds) == 2 else free_port()
+            servers.append(KINDS[kind](arguments.binary, name, home, trust, tls_port))
+            stack.callback(servers[-1].clean_up)
+        net = await stack.enter_async_context(Net(servers)) if len(kinds) == 3 else None
         with claims.claim("the servers start"):
             await asyncio.gather(*(asyncio.to_thread(server.start) for server in servers))
-        for server, name in zip(servers, ("alice", "bob", "carol")):
-            people.append(User(server, name))
-            with claims.claim(f"{name} is on {server.name} ({server.directory.name})"):
-                await people[-1].start()
-        await play(arguments, claims, people, trust)
-    finally:
-        for person in people:
-            await person.stop()
-        for server in servers:
-            server.clean_up()
+        cast = Cast(claims, trust, [User(server, name) for server, name in zip(servers, NAMES)], net)
+        for person in cast.people:
+            stack.push_async_callback(person.stop)
+            with claims.claim(f"{person} is on {person.server.name} ({person.server.directory.name})"):
+                await person.start()
+        for name in arguments.scenarios:
+            if SCENARIOS[name].servers == len(kinds):
+                begun = time.monotonic()
+                await play(SCENARIOS[name], arguments.versions, cast)
+                print(f"--- {name} took {time.monotonic() - begun:.0f} s", flush=True)
 
 
-async def play(arguments, claims, people, trust):
-    """Plays each scenario in all its versions and directions, side by side if it may be."""
-    alice, bob = people
-    for name in arguments.scenarios:
-        begun = time.monotonic()
-        scenario = SCENARIOS[name]
-        pairs = ((alice, bob), (bob, alice)) if scenario.both_ways else ((alice, bob),)
-        versions = arguments.versions or scenario.versions
-        plays = [Play(claims, *pair, version, trust) for version in versions for pair in pairs]
-        turns = [[play] for play in plays] if scenario.alone else [plays]
-        for turn in turns:
-            await asyncio.gather(*(limited(scenario.play(play)) for play in turn))
-        print(f"--- {name} took {time.monotonic() - begun:.0f} s", flush=True)
+async def play(scenario, versions, cast):
+    """Plays a scenario in all its versions and directions, side by side if it may be."""
+    alice, bob, *_ = cast.people
+    pairs = ((alice, bob), (bob, alice)) if scenario.both_ways else ((alice, bob),)
+    plays = [Play(cast, *pair, version) for version in versions or scenario.versions for pair in pairs]
+    turns = [[play] for play in plays] if scenario.alone else [plays]
+    for turn in turns:
+        await asyncio.gather(*(limited(scenario.play(play)) for play in turn))
 
 
 async def limited(scenario):
@@ -120,15 +122,15 @@ def main():
     if unknown := set(arguments.scenarios) - SCENARIOS.keys():
         parser.error(f"there is no {', '.join(unknown)}; there are {', '.join(SCENARIOS)}")
     for cast in arguments.casts or CASTS:
-        if not set(cast.split("+")) <= KINDS.keys() or cast.count("+") != 1:
-            parser.error(f"{cast}: a cast is two of {', '.join(KINDS)}, joined by +")
+        if not set(cast.split("+")) <= KINDS.keys() or cast.count("+") not in (1, 2):
+            parser.error(f"{cast}: a cast is two or three of {', '.join(KINDS)}, joined by +")
     claims = Claims()
     for cast in arguments.casts or CASTS:
         directory = pathlib.Path(tempfile.mkdtemp(prefix="hearth-peers-"))
         print(f"--- {cast}", flush=True)
         begun, failed = time.monotonic(), claims.failed
         with contextlib.suppress(Failed):
-            asyncio.run(meet(arguments, cast, claims, directory))
+            asyncio.run(meet(arguments, cast.split("+"), claims, directory))
         if claims.failed > failed:
             show_ends(directory)
         print(f"--- {cast} took {time.monotonic() - begun:.0f} s", flush=True)

@@ -4,22 +4,32 @@ import contextlib
 import dataclasses
 
 from claims import Claims, Failed, equal
+from net import Net
 from trust import Trust
 from user import Refused, User, eventually
+
+
+@dataclasses.dataclass
+class Cast:
+    """Who has met for some scenarios; `net` are the links between three servers."""
+
+    claims: Claims
+    trust: Trust
+    people: list[User]
+    net: Net | None
 
 
 @dataclasses.dataclass
 class Play:
     """One scenario in one direction: `host` has the rooms, `guest` lives on another server."""
 
-    claims: Claims
+    cast: Cast
     host: User
     guest: User
     version: str
-    trust: Trust
 
     def claim(self, text):
-        return self.claims.claim(f"version {self.version} at {self.host}'s: {text}")
+        return self.cast.claims.claim(f"version {self.version} at {self.host}'s: {text}")
 
     def both_ways(self):
         return ((self.host, self.guest), (self.guest, self.host))

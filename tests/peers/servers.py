@@ -10,19 +10,21 @@ from server import Hearth, Server, free_port
 from signedjson.key import generate_signing_key, write_signing_keys
 
 
-def hearth(binary, name, directory, trust, tls_port):
-    server = Hearth(
-        binary,
-        name,
-        directory,
-        tls_listen=[f"127.0.0.1:{tls_port}"],
-        tls_certificate=str(trust.certificate),
-        tls_key=str(trust.key),
-        extra_ca=str(trust.authority),
-        allow_private_addresses=True,
-    )
-    server.lacks = frozenset({"to show with an event what replaced it"})
-    return server
+class FederatedHearth(Hearth):
+    lacks = frozenset({"to show with an event what replaced it"})
+
+    def __init__(self, binary, name, directory, trust, tls_port):
+        self.tls_port = tls_port
+        super().__init__(
+            binary,
+            name,
+            directory,
+            tls_listen=[f"127.0.0.1:{tls_port}"],
+            tls_certificate=str(trust.certificate),
+            tls_key=str(trust.key),
+            extra_ca=str(trust.authority),
+            allow_private_addresses=True,
+        )
 
 
 class Synapse(Server):
@@ -41,7 +43,9 @@ class Synapse(Server):
         }
     )
 
-    def __init__(self, name, directory, trust, tls_port):
+    def __init__(self, binary, name, directory, trust, tls_port):
+        """`binary` is not asked for."""
+        self.tls_port = tls_port
         port = free_port()
         super().__init__(name, directory, port)
         files = {file: str(directory / file) for file in ("homeserver.db", "signing.key", "log.yaml", "media")}
@@ -114,7 +118,4 @@ LOG = {
     "loggers": {"synapse.storage": {"level": "WARNING"}, "synapse.util": {"level": "WARNING"}},
 }
 
-KINDS = {
-    "hearth": hearth,
-    "synapse": lambda _, *rest: Synapse(*rest),
-}
+KINDS = {"hearth": FederatedHearth, "synapse": Synapse}

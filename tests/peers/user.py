@@ -59,13 +59,14 @@ class User:
     def __str__(self):
         return self.name
 
-    async def start(self):
+    async def start(self, sync=True):
         self._http = aiohttp.ClientSession()
         self._token = None
         body = {"username": self.name, "password": PASSWORD, "auth": {"type": "m.login.dummy"}}
         registered = await self.ask("POST", "register", body=body)
         self._token = registered["access_token"]
-        self._task = asyncio.create_task(self._sync())
+        if sync:
+            self._task = asyncio.create_task(self._sync())
 
     async def stop(self):
         if self._task:
