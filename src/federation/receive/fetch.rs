@@ -148,6 +148,19 @@ impl<P: Peers> Fetch<'_, P> {
         }
     }
 
+    /// Makes sure that the events right before `event` are here, if only as outliers. What comes from
+    /// nowhere must not become what the room ends with: others would ask here for what comes before
+    /// it, and get nothing.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] if the server does not give them.
+    pub async fn predecessors(&self, event: &Received) -> Result<(), Error> {
+        let ids = self.lacking(event.pdu.prev_events().to_vec())?;
+        let found = self.events(ids).await?;
+        self.authorities(&found).await?;
+        self.keep(found).await
+    }
+
     /// Makes sure that the state before `event`, as the server has it, is here; its ids.
     ///
     /// # Errors

@@ -301,6 +301,7 @@ async fn complete<P: Peers>(
             continue;
         }
         let told = if lacks_history(&fetch, &event)? {
+            fetch.predecessors(&event).await?;
             Some(fetch.state_before(event.pdu.event_id()).await?)
         } else {
             None
