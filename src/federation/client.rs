@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     fmt,
+    fs::File,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -25,7 +26,7 @@ use smol::{Executor, lock::Semaphore};
 
 use super::{
     Error,
-    connect::{Connection, Connector, Limits, Target, exchange},
+    connect::{Connection, Connector, Limits, Target, download, exchange},
     dns::{Dns, Files},
     resolve::{Ports, Resolver, Search},
     tls::{Authorities, TlsError},
@@ -166,6 +167,31 @@ impl Client {
         }
         R::IncomingResponse::try_from_http_response(Response::from_parts(head, &*body))
             .map_err(|error| Error::Nonsense(error.to_string()))
+    }
+
+    /// Asks `server` for what may be more than is to be in memory: the answer is in `file` then.
+    pub async fn download<R>(
+        &self,
+        server: &ServerName,
+        request: R,
+        (file, limits): (File, Limits),
+    ) -> Result<File, Error>
+    where
+        R: OutgoingRequest<PathBuilder = SinglePath>,
+        R::Authentication: Signed,
+    {
+        if !self.may_ask(server) {
+            return Err(Error::NotAllowed);
+        }
+        let request = self.request(server, request)?.map(Full::new);
+        let _slot = self.0.slots.acquire().await;
+        let target = self.0.resolver.resolve(server).await?;
+        let mut connection = self.0.connector.connect(&target).await?;
+        let answer = download(&mut connection, &target, request, (file, limits)).await?;
+        answer.map_err(|refusal| {
+            let said = serde_json::from_slice(refusal.body()).ok();
+            Error::Status(refusal.status(), said.map(Box::new))
+        })
     }
 
     /// The request as it goes over the wire, signed if it is to be.

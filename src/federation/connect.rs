@@ -1,6 +1,7 @@
 //! Connections to other servers: TCP, TLS, HTTP.
 
 use std::{
+    fs::File,
     net::{SocketAddr, TcpStream},
     sync::Arc,
     time::Duration,
@@ -10,11 +11,11 @@ use futures_rustls::TlsConnector;
 use http::{Request, Response, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
-    body::Bytes,
+    body::{Bytes, Incoming},
     client::conn::http1::{self, SendRequest},
 };
 use rustls::pki_types::ServerName as TlsName;
-use smol::{Async, Executor, Timer, channel, future, lock::OnceCell};
+use smol::{Async, Executor, Timer, Unblock, channel, future, io::AsyncWriteExt, lock::OnceCell};
 use smol_hyper::rt::FuturesIo;
 
 use super::{Error, address::is_public, pace::Pace, tls::Authorities};
@@ -30,6 +31,8 @@ const NEXT: Duration = Duration::from_millis(500);
 /// few, and shaking hands is work for a small board.
 const AT_ONCE: u32 = 50;
 const EVERY: Duration = Duration::from_millis(50);
+/// The largest answer that says why not.
+const REFUSAL: usize = 64 * 1024;
 /// The largest head of an answer.
 const HEAD: usize = 64 * 1024;
 
@@ -162,23 +165,59 @@ impl Connector {
 pub async fn exchange(
     connection: &mut Connection,
     target: &Target,
-    mut request: Request<Full<Bytes>>,
+    request: Request<Full<Bytes>>,
     limits: Limits,
 ) -> Result<Response<Bytes>, Error> {
+    let answer = async {
+        let (head, body) = ask(connection, target, request).await?.into_parts();
+        Ok(Response::from_parts(head, whole(body, limits.size).await?))
+    };
+    in_time(limits.time, answer).await?
+}
+
+/// Sends `request` over `connection` and waits for an answer, which if it is a good one goes to
+/// `file`; else it is given back.
+pub async fn download(
+    connection: &mut Connection,
+    target: &Target,
+    request: Request<Full<Bytes>>,
+    (file, limits): (File, Limits),
+) -> Result<Result<File, Response<Bytes>>, Error> {
+    let answer = async {
+        let (head, body) = ask(connection, target, request).await?.into_parts();
+        if !head.status.is_success() {
+            let body = whole(body, REFUSAL).await?;
+            return Ok(Err(Response::from_parts(head, body)));
+        }
+        let mut body = Limited::new(body, limits.size);
+        let mut out = Unblock::new(file);
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| Error::Nonsense(error.to_string()))?;
+            if let Ok(data) = frame.into_data() {
+                out.write_all(&data).await.map_err(Error::disk)?;
+            }
+        }
+        out.flush().await.map_err(Error::disk)?;
+        Ok(Ok(out.into_inner().await))
+    };
+    in_time(limits.time, answer).await?
+}
+
+async fn ask(
+    connection: &mut Connection,
+    target: &Target,
+    mut request: Request<Full<Bytes>>,
+) -> Result<Response<Incoming>, Error> {
     let authority = target.authority.parse();
     let authority = authority.map_err(|_| Error::Unresolvable)?;
     request.headers_mut().insert(header::HOST, authority);
-    let answer = async {
-        let answer = connection
-            .send_request(request)
-            .await
-            .map_err(unreachable)?;
-        let (head, body) = answer.into_parts();
-        let body = Limited::new(body, limits.size).collect().await;
-        let body = body.map_err(|error| Error::Nonsense(error.to_string()))?;
-        Ok(Response::from_parts(head, body.to_bytes()))
-    };
-    in_time(limits.time, answer).await?
+    connection.send_request(request).await.map_err(unreachable)
+}
+
+async fn whole(body: Incoming, most: usize) -> Result<Bytes, Error> {
+    let body = Limited::new(body, most).collect().await;
+    let body = body.map_err(|error| Error::Nonsense(error.to_string()))?;
+    Ok(body.to_bytes())
 }
 
 fn unreachable(error: impl ToString) -> Error {

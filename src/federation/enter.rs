@@ -2,7 +2,12 @@
 //!
 //! Source: server-server API, "Joining Rooms", "Leaving Rooms", "Knocking upon a room".
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use ruma::{
     OwnedRoomId, OwnedServerName, RoomId, RoomVersionId, ServerName,
@@ -17,7 +22,7 @@ use super::{
     Client, Error as Fault, Limits,
     ask::Asker,
     outside::Outside,
-    receive::{self, Fetch, Receiver, Room},
+    receive::{self, Fetch, Given, Receiver, Room, new_file},
 };
 use crate::{
     clock::Clock,
@@ -61,6 +66,7 @@ impl From<receive::Error> for Error {
     fn from(error: receive::Error) -> Self {
         match error {
             receive::Error::Rooms(error) => error.into(),
+            receive::Error::Unreadable(error) => nonsense(error),
             receive::Error::Missing => nonsense("it leaves out what authorizes its state"),
         }
     }
@@ -103,6 +109,8 @@ pub(super) struct Parts {
     pub(super) store: Store,
     pub(super) local: Local,
     clock: Clock,
+    /// Where what is too large for the memory is put for a while.
+    directory: PathBuf,
     pub(super) client: Client,
     asker: Asker,
     receiver: Receiver<Asker>,
@@ -117,8 +125,10 @@ impl Door {
         clock: &Clock,
         (asker, receiver): (&Asker, &Receiver<Asker>),
         executor: &Arc<Executor<'static>>,
+        directory: &Path,
     ) -> Self {
         Self(Arc::new(Parts {
+            directory: directory.to_owned(),
             store: store.clone(),
             local: local.clone(),
             clock: clock.clone(),
@@ -218,12 +228,7 @@ impl Door {
         let raw = raw(&built.json)?;
         let request =
             create_join_event::v2::Request::new(room.clone(), built.pdu.event_id().to_owned(), raw);
-        let answer = self
-            .0
-            .client
-            .send_within(server, request, WHOLE_ROOM)
-            .await?;
-        let given = answer.room_state;
+        let given = self.given(server, request, rules).await?;
         let num = self.room(room, &version).await?;
         let room = Room {
             num,
@@ -237,12 +242,26 @@ impl Door {
             server: server.to_owned(),
         };
         // A server that vouches for the user has signed the event too.
-        let join = self.joined(&fetch, built, given.event).await?;
-        let count = given.state.len();
-        let given = given.state.into_iter().chain(given.auth_chain);
-        let ids = fetch.keep_all(given.map(Some).collect(), count).await?;
+        let join = self.joined(&fetch, built, given.event.clone()).await?;
+        fetch.keep_all(&given).await?;
         fetch.authorities(std::slice::from_ref(&join)).await?;
-        self.take_over(actor, num, &ids, join).await
+        self.take_over(actor, num, &given.state, join).await
+    }
+
+    /// What `server` gives to who joins.
+    async fn given(
+        &self,
+        server: &ServerName,
+        request: create_join_event::v2::Request,
+        rules: &'static RoomVersionRules,
+    ) -> Result<Given, Error> {
+        let directory = self.0.directory.clone();
+        let file = new_file(&directory).map_err(Fault::disk)?;
+        let answer = (file, WHOLE_ROOM);
+        let answer = self.0.client.download(server, request, answer).await?;
+        let read = move |_: &_| Given::read(answer, &directory, rules);
+        let given = self.0.store.scan("a room that is given", read).await;
+        given.map_err(nonsense)
     }
 
     /// The event that is wished for, as far as the room has no part in it.

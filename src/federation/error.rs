@@ -21,12 +21,20 @@ pub enum Error {
     /// It answered with an error.
     #[error("the other server says: {}", .1.as_ref().map_or("an error", |body| &body.message))]
     Status(StatusCode, Option<Box<StandardErrorBody>>),
+    /// The answer cannot be put on this server's disk.
+    #[error("this server cannot store the answer: {0}")]
+    Disk(String),
     /// Its answer is not what the specification says, or is too large.
     #[error("the other server answers nonsense: {0}")]
     Nonsense(String),
 }
 
 impl Error {
+    /// This server's disk fails.
+    pub fn disk(error: std::io::Error) -> Self {
+        Self::Disk(error.to_string())
+    }
+
     /// The Matrix error code that the other server gave.
     pub fn kind(&self) -> Option<&ErrorKind> {
         match self {

@@ -132,7 +132,13 @@ impl Federation {
         Ok(Self {
             executor: executor.clone(),
             sender: Sender::start((store, local), (&client, clock), executor)?,
-            door: Door::new((store, local), clock, (&asker, &receiver), executor),
+            door: Door::new(
+                (store, local),
+                clock,
+                (&asker, &receiver),
+                executor,
+                &config.data_dir,
+            ),
             store: store.clone(),
             local: local.clone(),
             clock: clock.clone(),

@@ -81,7 +81,9 @@ impl Federation {
         };
         let worked_in = self.receiver.work_in_for_others(&room, event).await;
         worked_in.map_err(|error| match error {
-            receive::Error::Rooms(rooms::Error::Missing) | receive::Error::Missing => {
+            receive::Error::Rooms(rooms::Error::Missing)
+            | receive::Error::Missing
+            | receive::Error::Unreadable(_) => {
                 rooms::Error::invalid("it names events that are not here; ask for a new template")
             }
             receive::Error::Rooms(error) => error,

@@ -223,6 +223,10 @@ fn of_peer(error: federation::Error) -> Response<Answer> {
             standard(status, said.kind, message)
         }
         Error::TimedOut => standard(StatusCode::GATEWAY_TIMEOUT, ErrorKind::Unknown, message),
+        Error::Disk(_) => {
+            log::error!("{message}");
+            fault()
+        }
         Error::Unresolvable | Error::Unreachable(_) | Error::Status(..) | Error::Nonsense(_) => {
             standard(StatusCode::BAD_GATEWAY, ErrorKind::Unknown, message)
         }

@@ -13,6 +13,7 @@ mod order;
 mod outside;
 mod peers;
 mod queue;
+mod spool;
 mod whole;
 mod work;
 
@@ -20,6 +21,7 @@ pub use self::{
     fetch::{Fetch, Room, check},
     peers::{Peers, RawPdu, Refused, Told},
     queue::Queues,
+    spool::{Given, Unreadable, new_file},
     work::{Receiver, Taken},
 };
 
@@ -31,6 +33,9 @@ pub enum Error {
     /// The rooms, or the store.
     #[error(transparent)]
     Rooms(#[from] rooms::Error),
+    /// What was given cannot be read.
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
     /// Something that the event names cannot be had now.
     #[error("an event that it names cannot be had")]
     Missing,

@@ -16,8 +16,9 @@ use super::{
 };
 use crate::{
     protocol::Pdu,
-    rooms::{self, Local, invitation},
-    store::{Reader, RoomNum, Rows, Tx},
+    rooms::{self, Local, event, invitation},
+    store::{Reader, Records, RoomNum, Rows, Tx},
+    users,
 };
 
 impl<P: Peers> Receiver<P> {
@@ -41,10 +42,10 @@ impl<P: Peers> Receiver<P> {
             let Some(user) = turned_away else {
                 continue;
             };
-            let is_by_host = self
+            let ends = self
                 .store()
-                .read(|s| is_by_host(s, num, &user, (origin, event.pdu.sender().server_name())))?;
-            if is_by_host {
+                .read(|s| ends_invitation(s, num, &user, (origin, &event.pdu)))?;
+            if ends {
                 results.insert(event.pdu.event_id().to_owned(), Ok(Taken::In));
                 let job = move |tx: &Tx| invitation::end(tx, num, &user, &event);
                 self.store().write(job).await?;
@@ -67,22 +68,29 @@ fn turned_away<'a>(local: &Local, pdu: &'a Pdu) -> Option<&'a UserId> {
     (out && local.has(user)).then_some(user)
 }
 
-/// Whether the user's invitation came from one of these servers.
-fn is_by_host(
+/// Whether `pdu` ends the user's invitation: it must name that as its authority, being older
+/// otherwise, as the lifting of a ban is, and come from where the invitation came from.
+fn ends_invitation(
     r: &impl Reader,
     room: RoomNum,
     user: &UserId,
-    (origin, sender): (&ServerName, &ServerName),
+    (origin, pdu): (&ServerName, &Pdu),
 ) -> Result<bool, rooms::Error> {
-    let Some(user) = crate::users::num_of(r, user)? else {
+    let Some(user) = users::num_of(r, user)? else {
         return Ok(false);
     };
-    let host = invitation::load(r, user, room)?.map(|invitation| invitation.server);
-    Ok(host.is_some_and(|host| {
-        [origin, sender]
-            .iter()
-            .any(|server| server.as_str() == host)
-    }))
+    let (Some(invitation), Some(row)) = (
+        invitation::load(r, user, room)?,
+        r.memberships()?.load((user, room))?,
+    ) else {
+        return Ok(false);
+    };
+    let is_later = pdu.auth_events().contains(&event::id(r, row.event)?);
+    let servers = [origin, pdu.sender().server_name()];
+    let is_by_host = servers
+        .iter()
+        .any(|server| server.as_str() == invitation.server);
+    Ok(is_later && is_by_host)
 }
 
 /// Whether anybody here is invited to the room, or knocks.

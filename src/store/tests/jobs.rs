@@ -3,8 +3,9 @@
 use std::{
     pin::{Pin, pin},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
+        mpsc,
     },
     time::{Duration, Instant},
 };
@@ -24,8 +25,11 @@ type Job<'a> = Pin<Box<dyn Future<Output = Result<(), Error>> + 'a>>;
 /// Has all of `jobs` run in one transaction, behind one that keeps the writer busy while they
 /// queue up, and returns their answers.
 async fn together<const N: usize>(store: &Store, jobs: [Job<'_>; N]) -> [Result<(), Error>; N] {
-    let mut hold = pin!(store.write(|_| {
-        std::thread::sleep(Duration::from_millis(50));
+    let (release, released) = mpsc::channel::<()>();
+    let released = Mutex::new(released);
+    let mut hold = pin!(store.write(move |_| {
+        // The end of the channel is what is waited for.
+        let _ = released.lock().expect("one writer").recv();
         Ok::<_, Error>(())
     }));
     assert!(poll_once(hold.as_mut()).await.is_none());
@@ -34,6 +38,7 @@ async fn together<const N: usize>(store: &Store, jobs: [Job<'_>; N]) -> [Result<
         assert!(poll_once(job.as_mut()).await.is_none(), "the writer holds");
         queued.push(job);
     }
+    drop(release);
     hold.await.expect("held");
     let mut answers = Vec::new();
     for job in queued {
