@@ -31,7 +31,7 @@ from signs import signs
 from trust import Trust
 from user import User
 
-CASTS = ["hearth+synapse", "hearth+hearth+hearth"]
+CASTS = ["hearth+synapse", "hearth+hearth", "hearth+hearth+hearth"]
 NAMES = ("alice", "bob", "carol")
 VERSIONS = ["6", "9", "10", "11", "12"]
 
