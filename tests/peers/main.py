@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import pathlib
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -119,6 +120,8 @@ def main():
     parser.add_argument("--cast", action="append", dest="casts")
     parser.add_argument("--version", action="append", dest="versions", choices=VERSIONS)
     arguments = parser.parse_args()
+    # Whoever ends this program leaves no servers behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if unknown := set(arguments.scenarios) - SCENARIOS.keys():
         parser.error(f"there is no {', '.join(unknown)}; there are {', '.join(SCENARIOS)}")
     for cast in arguments.casts or CASTS:
@@ -129,12 +132,14 @@ def main():
         directory = pathlib.Path(tempfile.mkdtemp(prefix="hearth-peers-"))
         print(f"--- {cast}", flush=True)
         begun, failed = time.monotonic(), claims.failed
-        with contextlib.suppress(Failed):
-            asyncio.run(meet(arguments, cast.split("+"), claims, directory))
-        if claims.failed > failed:
-            show_ends(directory)
+        try:
+            with contextlib.suppress(Failed):
+                asyncio.run(meet(arguments, cast.split("+"), claims, directory))
+            if claims.failed > failed:
+                show_ends(directory)
+        finally:
+            shutil.rmtree(directory)
         print(f"--- {cast} took {time.monotonic() - begun:.0f} s", flush=True)
-        shutil.rmtree(directory)
     print(f"{claims.passed} passed, {claims.failed} failed")
     return 1 if claims.failed else 0
 
