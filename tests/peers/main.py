@@ -118,7 +118,8 @@ def show_ends(directory, lines=15):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("binary", type=lambda path: pathlib.Path(path).resolve())
-    parser.add_argument("scenarios", nargs="*", default=[name for name in SCENARIOS if name not in OPEN], metavar="SCENARIO")
+    usual = [name for name in SCENARIOS if name not in OPEN]
+    parser.add_argument("scenarios", nargs="*", default=usual, metavar="SCENARIO")
     parser.add_argument("--cast", action="append", dest="casts")
     parser.add_argument("--version", action="append", dest="versions", choices=VERSIONS)
     arguments = parser.parse_args()
