@@ -3,6 +3,7 @@
 mod devices;
 mod directory;
 mod keys;
+mod outage;
 mod profiles;
 mod rest;
 mod spaces;

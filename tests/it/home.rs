@@ -129,7 +129,8 @@ impl Home {
         home
     }
 
-    fn start(&mut self) {
+    /// Starts the server, which was stopped.
+    pub fn start(&mut self) {
         // The door stays open while nobody answers it, so that nobody else takes its port.
         let doors = self.door.iter().map(TcpListener::try_clone);
         let doors = doors.collect::<Result<_, _>>().and_then(Sockets::new);
@@ -143,11 +144,16 @@ impl Home {
         self.server = Some(self.run(start).expect("the server starts"));
     }
 
-    /// Stops the server and starts it again with the same data.
-    pub fn restart(&mut self) {
+    /// Stops the server; until it is started again nobody answers for it.
+    pub fn stop(&mut self) {
         if let Some(server) = self.server.take() {
             self.run(server.stop());
         }
+    }
+
+    /// Stops the server and starts it again with the same data.
+    pub fn restart(&mut self) {
+        self.stop();
         self.start();
     }
 

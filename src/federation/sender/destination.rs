@@ -18,7 +18,8 @@ use crate::{
 
 /// How many events a transaction has at the most.
 const PDUS: usize = 50;
-/// How many rows are looked at for one transaction to a server that is behind.
+/// How many rows are looked at for one transaction to a server that is behind. One that lacks more is
+/// told only how things stand.
 const LOOKED_AT: usize = 1000;
 /// How long it is before something is tried again that went wrong here.
 const OWN_REST: Duration = Duration::from_hours(1);
@@ -123,6 +124,9 @@ async fn catch_up(
     let handed = sender.lock().handed;
     let scan = move |s: &_| rows::for_server(s, server, from, LOOKED_AT);
     let (mut lacks, mut next) = store.scan("what a server lacks", scan).await?;
+    if next.is_some() || from < rows::kept_from(handed) {
+        return bring_up_to_date(sender, server, (from, handed)).await;
+    }
     if lacks.len() > PDUS {
         next = Some(lacks[PDUS].0);
         lacks.truncate(PDUS);
@@ -143,6 +147,26 @@ async fn catch_up(
     }
     let next = next.unwrap_or(Position(handed.0 + 1));
     sender.fall_behind(server, next).await?;
+    Ok(Step::Sent)
+}
+
+/// Sends with what its rooms end to a server that lacks too much since `from`.
+async fn bring_up_to_date(
+    sender: &Sender,
+    server: ServerNum,
+    (from, handed): (Position, Position),
+) -> Result<Step, rooms::Error> {
+    let scan = move |s: &_| rows::current(s, server, from);
+    let store = &sender.0.store;
+    let events = store.scan("with what rooms end", scan).await?;
+    for events in events.chunks(PDUS) {
+        let taken = transact(sender, server, events, Vec::new()).await?;
+        sender.taken(server, taken, Next::default());
+        if !taken {
+            return Ok(Step::Failed);
+        }
+    }
+    sender.fall_behind(server, Position(handed.0 + 1)).await?;
     Ok(Step::Sent)
 }
 

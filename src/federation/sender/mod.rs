@@ -147,7 +147,7 @@ impl Sender {
 
     /// `server` has shown that it is there.
     pub fn alive(&self, server: &ServerName) {
-        let Ok(Some(num)) = self.0.store.read(|s| rows::num(s, server)) else {
+        let Ok(Some(num)) = self.0.store.read(|s| servers::num(s, server)) else {
             return;
         };
         if self.rest(num).is_some() {

@@ -1,7 +1,5 @@
 //! What the store has of what is to be sent.
 
-use ruma::ServerName;
-
 use crate::{
     rooms::{self, event, servers},
     store::{EventNum, Position, Reader, Rows, ServerNum, Tx, records::Outgoing},
@@ -10,7 +8,9 @@ use crate::{
 /// The counter that says up to where every server has everything, or is in `behind`.
 const SENT: &str = "sent";
 /// How many rows that nobody needs are removed at once.
-const REMOVED: usize = 200;
+const REMOVED: usize = 1000;
+/// For how many positions rows are kept for servers that are behind.
+const KEPT: u64 = 100_000;
 
 /// Up to where every server has everything, or is in `behind`.
 pub fn sent(r: &impl Reader) -> Result<Position, rooms::Error> {
@@ -26,13 +26,6 @@ pub fn behind(r: &impl Reader) -> Result<Vec<(ServerNum, Position)>, rooms::Erro
         behind.push((server.value(), from.value()));
     }
     Ok(behind)
-}
-
-/// The number of a server, if it has one.
-pub fn num(r: &impl Reader, server: &ServerName) -> Result<Option<ServerNum>, rooms::Error> {
-    let nums = r.server_nums()?;
-    let num = nums.get(server.as_str())?;
-    Ok(num.map(|row| row.value()))
 }
 
 /// An event that is to be sent, and to whom.
@@ -54,6 +47,12 @@ pub fn after(r: &impl Reader, from: Position, most: usize) -> Result<Vec<Row>, r
         rows.push((position.value(), row.event, to));
     }
     Ok(rows)
+}
+
+/// From where on rows are kept for servers that are behind, if everything up to `upto` has been
+/// handed out.
+pub fn kept_from(upto: Position) -> Position {
+    Position(upto.0.saturating_sub(KEPT))
 }
 
 /// What one server is to get, and where to go on if there is more to look at.
@@ -83,6 +82,30 @@ pub fn for_server(
     Ok((events, None))
 }
 
+/// What `server` is to get that has been away too long to get everything from `from` on: with what
+/// each of its rooms ends, from which it finds the rest. Grows with its rooms: for the pool.
+///
+/// # Errors
+/// If the store cannot be read.
+pub fn current(
+    r: &impl Reader,
+    server: ServerNum,
+    from: Position,
+) -> Result<Vec<EventNum>, rooms::Error> {
+    let name = servers::name(r, server)?;
+    let mut ends = Vec::new();
+    for room in servers::rooms(r, server)? {
+        for num in rooms::hot(r, room)?.extremities {
+            let event = event::load(r, num)?;
+            if event.header.position >= from && event.sender()?.server_name() != name {
+                ends.push((event.header.position, num));
+            }
+        }
+    }
+    ends.sort_unstable();
+    Ok(ends.into_iter().map(|(_, num)| num).collect())
+}
+
 /// Notes that `server` lacks everything from `from` on.
 pub fn fall_behind(tx: &Tx, server: ServerNum, from: Position) -> Result<(), rooms::Error> {
     tx.behind()?.insert(server, from)?;
@@ -106,7 +129,8 @@ pub fn note(tx: &Tx, upto: Position) -> Result<(), rooms::Error> {
     let first = behind(tx)?.into_iter().map(|(_, from)| from).min();
     let needed = first
         .unwrap_or(Position(upto.0 + 1))
-        .min(Position(upto.0 + 1));
+        .min(Position(upto.0 + 1))
+        .max(kept_from(upto));
     let mut left = REMOVED;
     tx.outgoing()?.remove_in(Position::MIN..needed, |_, _| {
         left = left.saturating_sub(1);
