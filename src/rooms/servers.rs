@@ -82,6 +82,22 @@ pub fn rooms(r: &impl Reader, server: ServerNum) -> Result<Vec<RoomNum>, Error> 
     Ok(rooms)
 }
 
+/// The other servers in any room, with their names.
+pub fn all(r: &impl Reader) -> Result<Vec<(ServerNum, OwnedServerName)>, Error> {
+    let mut found: Vec<(ServerNum, OwnedServerName)> = Vec::new();
+    let table = r.server_rooms()?;
+    loop {
+        let from = found
+            .last()
+            .map_or(ServerNum::MIN, |(last, _)| ServerNum(last.0 + 1));
+        let Some(row) = table.range((from, RoomNum::MIN)..)?.next() else {
+            return Ok(found);
+        };
+        let (server, _) = row?.0.value();
+        found.push((server, name(r, server)?));
+    }
+}
+
 /// The name of a server.
 pub fn name(r: &impl Reader, server: ServerNum) -> Result<OwnedServerName, Error> {
     let servers = r.servers()?;

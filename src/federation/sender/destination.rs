@@ -96,7 +96,7 @@ async fn step(sender: &Sender, server: ServerNum) -> Result<Step, rooms::Error> 
 /// Sends what has been handed out for it.
 async fn go_on(sender: &Sender, server: ServerNum) -> Result<Step, rooms::Error> {
     let mut next = sender.next(server, PDUS);
-    if next.events.is_empty() && next.edus.is_empty() {
+    if next.events.is_empty() && next.edus.is_empty() && !next.greets {
         sender.note().await?;
         return Ok(Step::Done);
     }

@@ -9,6 +9,9 @@
 //! now and then: what lies behind it at a start is sent again, and every server knows an event that it
 //! has already.
 //!
+//! After a start every server in a room with users of this one is sent a transaction, an empty one if
+//! need be: who had given up on this one hears that it is back.
+//!
 //! Source: server-server API, "Transactions".
 
 mod destination;
@@ -44,6 +47,8 @@ use crate::{
 const ROWS: usize = 100;
 /// How many events wait in memory for one server; one that has more to get is behind.
 const WAITING: usize = 200;
+/// How many servers are told at a start that this one is back.
+const GREETED: usize = 200;
 /// How often, at the most, it is noted how far everybody is.
 const NOTED: Duration = Duration::from_mins(1);
 
@@ -82,6 +87,8 @@ struct Destination {
     edus: Edus,
     /// Whether it did not take the last transaction.
     fails: bool,
+    /// Whether it is to hear that this server is back, if there is nothing else to say.
+    greets: bool,
     /// Says that it is there.
     alive: Channel<()>,
     task: Task<()>,
@@ -92,6 +99,7 @@ struct Destination {
 struct Next {
     events: Vec<(Position, EventNum)>,
     edus: Vec<Edu>,
+    greets: bool,
     /// The receipts among them, for the case that it does not get them.
     receipts: edus::Receipts,
 }
@@ -115,13 +123,22 @@ impl Sender {
             transactions: AtomicU64::new(0),
             state: Mutex::default(),
         }));
-        let (sent, behind) =
-            store.read(|s| Ok::<_, rooms::Error>((rows::sent(s)?, rows::behind(s)?)))?;
+        let (sent, behind, others) = store.read(|s| {
+            let others = servers::all(s)?.into_iter();
+            let others = others.filter(|(_, name)| client.may_ask(name));
+            let others: Vec<_> = others.map(|(server, _)| server).collect();
+            Ok::<_, rooms::Error>((rows::sent(s)?, rows::behind(s)?, others))
+        })?;
         let mut state = sender.lock();
         state.handed = sent;
         for (server, from) in behind {
             let destination = sender.destination(server, Some(from));
             state.destinations.insert(server, destination);
+        }
+        for server in others.into_iter().take(GREETED) {
+            let new = || sender.destination(server, None);
+            let destination = state.destinations.entry(server).or_insert_with(new);
+            destination.greets = true;
         }
         drop(state);
         let (weak, task) = (Arc::downgrade(&sender.0), woken);
@@ -203,6 +220,7 @@ impl Sender {
             behind,
             edus: Edus::default(),
             fails: false,
+            greets: false,
             alive,
             task,
         }
@@ -236,8 +254,10 @@ impl Sender {
         let events: Vec<_> = destination.waiting.iter().take(most).copied().collect();
         let receipts = destination.edus.receipts();
         let edus = destination.edus.take();
+        let greets = std::mem::take(&mut destination.greets);
         if events.is_empty()
             && edus.is_empty()
+            && !greets
             && let Some(destination) = state.destinations.remove(&server)
         {
             destination.task.detach();
@@ -245,6 +265,7 @@ impl Sender {
         Next {
             events,
             edus,
+            greets,
             receipts,
         }
     }

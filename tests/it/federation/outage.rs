@@ -1,25 +1,25 @@
 //! Servers that were away.
 
-use std::time::Duration;
+use std::{
+    net::{Ipv4Addr, TcpListener},
+    time::Duration,
+};
 
 use serde_json::{Value, json};
+use smol::{Async, Timer, future};
 
 use crate::{
     home::{Home, Person},
-    rooms::{done, escaped, make_room, next, sync, sync_with},
+    rooms::{done, escaped, make_room, next, say, sync, sync_with},
 };
 
 /// More than a server is told one by one.
 const MESSAGES: usize = 1100;
 
-fn say(who: &Person<'_>, room: &str, text: &str) -> String {
-    let path = format!(
-        "/_matrix/client/v3/rooms/{}/send/m.room.message/{}",
-        escaped(room),
-        escaped(text)
-    );
-    let answer = done(who.put(&path, json!({ "msgtype": "m.text", "body": text })));
-    answer["event_id"].as_str().expect("an event id").to_owned()
+fn join_via(who: &Person<'_>, room: &str, server: &Home) {
+    let (room, via) = (escaped(room), escaped(server.name().as_str()));
+    let path = format!("/_matrix/client/v3/join/{room}?via={via}");
+    done(who.post(&path, json!({})));
 }
 
 /// Waits until a sync tells `who` of the event.
@@ -61,12 +61,7 @@ fn a_server_that_was_away_for_long_is_told_how_things_stand_and_finds_the_rest_i
     let room = make_room(&alice, json!({ "preset": "public_chat" }));
     let since = {
         let bob = there.with_token(&token);
-        let path = format!(
-            "/_matrix/client/v3/join/{}?via={}",
-            escaped(&room),
-            escaped(here.name().as_str())
-        );
-        done(bob.post(&path, json!({})));
+        join_via(&bob, &room, &here);
         next(&sync(&bob, None)).to_owned()
     };
     there.stop();
@@ -93,4 +88,25 @@ fn a_server_that_was_away_for_long_is_told_how_things_stand_and_finds_the_rest_i
         .filter(|id| said.iter().any(|said| said == id))
         .collect();
     assert!(found.into_iter().rev().eq(&said), "each once and in order");
+}
+
+#[test]
+fn a_server_that_is_back_says_so_to_those_with_whom_it_shares_rooms() {
+    let [mut here, there] = Home::federating();
+    let port = there.name().port().expect("its name has a port");
+    {
+        let (alice, bob) = (here.register("alice"), there.register("bob"));
+        let room = make_room(&alice, json!({ "preset": "public_chat" }));
+        join_via(&bob, &room, &here);
+    }
+    drop(there);
+    let door = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).expect("the port is free again");
+    let door = Async::new(door).expect("it can be waited for");
+    here.restart();
+    let comes = async { door.accept().await.is_ok() };
+    let late = async {
+        Timer::after(Duration::from_secs(30)).await;
+        false
+    };
+    assert!(here.run(future::or(comes, late)), "nobody says anything");
 }
