@@ -32,7 +32,7 @@ use crate::{
         versions,
     },
     rooms::{self, Actor, Local, adopt, event, member::Change},
-    store::{EventNum, Reader, RoomNum, Rows, Store, Tx},
+    store::{EventNum, Reader, RoomNum, Rows, Store, Tx, records::Membership},
 };
 
 /// How many servers are asked to let somebody in.
@@ -245,7 +245,24 @@ impl Door {
         let join = self.joined(&fetch, built, given.event.clone()).await?;
         fetch.keep_all(&given).await?;
         fetch.authorities(std::slice::from_ref(&join)).await?;
+        if self.has(&room.id)? {
+            return self.join_here(actor, &room, join).await;
+        }
         self.take_over(actor, num, &given.state, join).await
+    }
+
+    /// Works in a join of a room that is here, for which another server vouches: what the room's state
+    /// is, is for this server to judge.
+    async fn join_here(&self, actor: &Actor, room: &Room, join: Received) -> Result<(), Error> {
+        self.0.receiver.work_in(room, join, None).await?;
+        let membership = self
+            .0
+            .store
+            .read(|s| rooms::current::membership(s, room.num, &actor.id))?;
+        if membership == Membership::Join {
+            return Ok(());
+        }
+        Err(rooms::Error::forbidden("the room does not let you in").into())
     }
 
     /// What `server` gives to who joins.

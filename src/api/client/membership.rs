@@ -74,11 +74,10 @@ async fn join_anywhere(
             join::join(tx, local, actor, room, text.as_deref())
         };
         match in_room(api, who, room.clone(), join).await {
-            // Somebody elsewhere may let in whom nobody here may.
+            // Somebody elsewhere may vouch for whom nobody here can. Whom the room itself keeps out
+            // nobody lets in.
             Err(Error::Rooms(
-                error @ (rooms::Error::Forbidden(_)
-                | rooms::Error::UnableToAuthorizeJoin
-                | rooms::Error::UnableToGrantJoin),
+                error @ (rooms::Error::UnableToAuthorizeJoin | rooms::Error::UnableToGrantJoin),
             )) => {
                 if !api.store.read(|s| is_shared(s, room))? {
                     return Err(rooms::Error::forbidden(error.to_string()).into());

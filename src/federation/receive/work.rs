@@ -192,7 +192,7 @@ impl<P: Peers> Receiver<P> {
     ///
     /// # Errors
     /// [`rooms::Error::Missing`] if something that it names is not here.
-    pub(super) async fn work_in(
+    pub(in crate::federation) async fn work_in(
         &self,
         room: &Room,
         event: Received,
