@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{HeaderValue, Request, Response, header};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Bytes;
 use ruma::{
@@ -26,7 +26,7 @@ use smol::{Executor, lock::Semaphore};
 
 use super::{
     Error,
-    connect::{Connection, Connector, Limits, Target, download, exchange},
+    connect::{Connection, Connector, Limits, Target, download, exchange, in_time},
     dns::{Dns, Files},
     resolve::{Ports, Resolver, Search},
     tls::{Authorities, TlsError},
@@ -46,6 +46,8 @@ const IDLE: usize = 64;
 const IDLE_OF_ONE: usize = 2;
 /// How long one is kept.
 const IDLE_TIME: Duration = Duration::from_secs(50);
+/// How long it may take to find a server and to connect to it, before the request's own time.
+const FINDING: Duration = Duration::from_secs(25);
 /// What most requests need.
 const USUAL: Limits = Limits {
     time: Duration::from_secs(30),
@@ -162,8 +164,7 @@ impl Client {
         let answer = self.exchange(server, request, limits).await?;
         let (head, body) = answer.into_parts();
         if !head.status.is_success() {
-            let said = serde_json::from_slice(&body).ok();
-            return Err(Error::Status(head.status, said.map(Box::new)));
+            return Err(refused(head.status, &body));
         }
         R::IncomingResponse::try_from_http_response(Response::from_parts(head, &*body))
             .map_err(|error| Error::Nonsense(error.to_string()))
@@ -185,13 +186,9 @@ impl Client {
         }
         let request = self.request(server, request)?.map(Full::new);
         let _slot = self.0.slots.acquire().await;
-        let target = self.0.resolver.resolve(server).await?;
-        let mut connection = self.0.connector.connect(&target).await?;
+        let (mut connection, target) = self.connect(server).await?;
         let answer = download(&mut connection, &target, request, (file, limits)).await?;
-        answer.map_err(|refusal| {
-            let said = serde_json::from_slice(refusal.body()).ok();
-            Error::Status(refusal.status(), said.map(Box::new))
-        })
+        answer.map_err(|refusal| refused(refusal.status(), refusal.body()))
     }
 
     /// The request as it goes over the wire, signed if it is to be.
@@ -260,8 +257,7 @@ impl Client {
                 }
             }
         }
-        let target = self.0.resolver.resolve(server).await?;
-        let (connection, target) = self.connect(server, target).await?;
+        let (connection, target) = self.connect(server).await?;
         let mut idle = Idle {
             connection,
             target,
@@ -272,13 +268,15 @@ impl Client {
         result
     }
 
-    /// A new connection to `server`, at `target` or where it is found if it is not there.
-    async fn connect(
-        &self,
-        server: &ServerName,
-        target: Target,
-    ) -> Result<(Connection, Target), Error> {
+    /// A new connection to `server`: where it was last, or where it is found if it is not there.
+    async fn connect(&self, server: &ServerName) -> Result<(Connection, Target), Error> {
+        // It is rare and large, and would make every request as large.
+        in_time(FINDING, Box::pin(self.find(server))).await?
+    }
+
+    async fn find(&self, server: &ServerName) -> Result<(Connection, Target), Error> {
         let connector = &self.0.connector;
+        let target = self.0.resolver.resolve(server).await?;
         let failure = match connector.connect(&target).await {
             Ok(connection) => return Ok((connection, target)),
             Err(error) => error,
@@ -315,6 +313,12 @@ impl Client {
             all.entry(server.to_owned()).or_default().push(idle);
         }
     }
+}
+
+/// What a server says that does not do as it is asked.
+fn refused(status: StatusCode, body: &[u8]) -> Error {
+    let said = serde_json::from_slice(body).ok();
+    Error::Status(status, said.map(Box::new))
 }
 
 impl Idle {

@@ -16,11 +16,12 @@ use ruma::{
     room_version_rules::RoomVersionRules,
 };
 use serde_json::value::{RawValue, to_raw_value};
-use smol::{Executor, channel, lock::Mutex};
+use smol::{Executor, channel};
 
 use super::{
     Client, Error as Fault, Limits,
     ask::Asker,
+    locks::Locks,
     outside::Outside,
     receive::{self, Fetch, Given, Receiver, Room, new_file},
 };
@@ -31,7 +32,7 @@ use crate::{
         receive::{Incoming, Received},
         versions,
     },
-    rooms::{self, Actor, Local, adopt, event, member::Change},
+    rooms::{self, Actor, Local, adopt, event, inherit, member::Change},
     store::{EventNum, Reader, RoomNum, Rows, Store, Tx, records::Membership},
 };
 
@@ -116,7 +117,7 @@ pub(super) struct Parts {
     receiver: Receiver<Asker>,
     executor: Arc<Executor<'static>>,
     /// One gets into a room at a time.
-    locks: [Mutex<()>; LOCKS],
+    locks: Locks<LOCKS>,
 }
 
 impl Door {
@@ -136,7 +137,7 @@ impl Door {
             asker: asker.clone(),
             receiver: receiver.clone(),
             executor: executor.clone(),
-            locks: [const { Mutex::new(()) }; LOCKS],
+            locks: Locks::default(),
         }))
     }
 
@@ -181,13 +182,7 @@ impl Door {
         servers: Vec<OwnedServerName>,
     ) -> Result<(), Error> {
         let room = &wish.room;
-        let lock = room
-            .as_bytes()
-            .iter()
-            .map(|byte| usize::from(*byte))
-            .sum::<usize>()
-            % LOCKS;
-        let _one = self.0.locks[lock].lock().await;
+        let _one = self.0.locks.of(room).await;
         let mut failure = Error::Rooms(rooms::Error::UnknownRoom);
         let mut seen = HashSet::new();
         let others = servers
@@ -221,8 +216,7 @@ impl Door {
         request.ver = versions::SUPPORTED.to_vec();
         let template = self.0.client.send(server, request).await?;
         let version = template.room_version.unwrap_or(RoomVersionId::V1);
-        let rules = versions::rules(&version)
-            .ok_or_else(|| Error::Rooms(rooms::Error::UnsupportedVersion(version.to_string())))?;
+        let rules = rooms::rules_of(&version)?;
         let draft = self.draft(wish).await?;
         let built = self.sign(&template.event, &draft, rules)?;
         let raw = raw(&built.json)?;
@@ -246,23 +240,32 @@ impl Door {
         fetch.keep_all(&given).await?;
         fetch.authorities(std::slice::from_ref(&join)).await?;
         if self.has(&room.id)? {
-            return self.join_here(actor, &room, join).await;
+            return self.join_here(actor, fetch, join).await;
         }
         self.take_over(actor, num, &given.state, join).await
     }
 
     /// Works in a join of a room that is here, for which another server vouches: what the room's state
     /// is, is for this server to judge.
-    async fn join_here(&self, actor: &Actor, room: &Room, join: Received) -> Result<(), Error> {
-        self.0.receiver.work_in(room, join, None).await?;
+    async fn join_here(
+        &self,
+        actor: &Actor,
+        fetch: Fetch<'_, Asker>,
+        join: Received,
+    ) -> Result<(), Error> {
+        let room = fetch.room;
+        let receiver = &self.0.receiver;
+        receiver.complete(room, fetch.server, join).await?;
         let membership = self
             .0
             .store
             .read(|s| rooms::current::membership(s, room.num, &actor.id))?;
-        if membership == Membership::Join {
-            return Ok(());
+        if membership != Membership::Join {
+            return Err(rooms::Error::forbidden("the room does not let you in").into());
         }
-        Err(rooms::Error::forbidden("the room does not let you in").into())
+        let (user, room) = (actor.num, room.num);
+        let job = move |tx: &Tx| inherit::inherit(tx, user, room);
+        Ok(self.0.store.write(job).await?)
     }
 
     /// What `server` gives to who joins.
@@ -349,11 +352,7 @@ impl Door {
         if incoming.signers().map_err(nonsense)?.len() > 1 {
             return Err(nonsense("it has not signed the event for which it vouches"));
         }
-        Ok(Received {
-            json: built.json,
-            pdu: built.pdu,
-            redacted: false,
-        })
+        Ok(built.into())
     }
 
     /// Makes the room what the other server gave, with the user in it.

@@ -3,32 +3,28 @@
 //! Source: server-server API, "Inviting to a room".
 
 use ruma::{
-    EventId, OwnedUserId, RoomId, RoomVersionId, ServerName, UserId,
+    EventId, RoomId, RoomVersionId, ServerName, UserId,
     api::federation::membership::{RawStrippedState, create_invite},
     events::{
         StateEventType, TimelineEventType,
         room::member::{MembershipState, RoomMemberEventContent},
     },
 };
-use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
     EnterError as Error, Federation,
     enter::{nonsense, raw},
-    receive::{self, Peers, RawPdu, Room},
+    receive::{self, RawPdu, Room},
+    resident::MemberEvent,
 };
 use crate::{
     protocol::{
         build::{EventDraft, canonical_content},
         receive::Incoming,
-        versions,
     },
     rooms::{self, Actor, acl, append, current, event, invitation, moderation, shown},
-    store::{
-        Reader, Tx,
-        records::{Membership, Status},
-    },
+    store::{Reader, Tx, records::Membership},
 };
 
 /// An invitation as another server hands it in.
@@ -46,16 +42,6 @@ pub struct Handed<'a> {
     pub shown: &'a [&'a str],
 }
 
-/// What a member event says.
-#[derive(Deserialize)]
-struct Member {
-    sender: OwnedUserId,
-    state_key: OwnedUserId,
-    #[serde(rename = "type")]
-    kind: StateEventType,
-    content: RoomMemberEventContent,
-}
-
 impl Federation {
     /// Takes the event by which a user of `origin` invites a user of this server; the same, signed
     /// by this server too.
@@ -69,8 +55,7 @@ impl Federation {
         origin: &ServerName,
         handed: Handed<'_>,
     ) -> Result<Box<RawValue>, Error> {
-        let rules = versions::rules(handed.version)
-            .ok_or_else(|| rooms::Error::UnsupportedVersion(handed.version.to_string()))?;
+        let rules = rooms::rules_of(handed.version)?;
         let text = handed.event.get();
         let mut incoming = Incoming::parse(text.as_bytes(), rules).map_err(rooms::Error::from)?;
         let member = self.invited_by(origin, text)?;
@@ -83,14 +68,7 @@ impl Federation {
         })?;
         let (name, key) = (self.local.server_name(), self.local.key());
         incoming.sign(name, key).map_err(rooms::Error::from)?;
-        let mut checked = self.receiver.peers().verify(vec![incoming]).await;
-        let event = match checked.pop() {
-            Some(Ok(event)) if event.pdu.room_id() == handed.room => event,
-            Some(Ok(_)) | None => {
-                return Err(rooms::Error::invalid("the event is of another room").into());
-            }
-            Some(Err(error)) => return Err(rooms::Error::forbidden(error.to_string()).into()),
-        };
+        let event = self.receiver.verify(handed.room, incoming).await?;
         let signed = raw(&event.json)?;
         // Where this server is in the room the event comes with the others, and is worked in then.
         if !is_here {
@@ -106,12 +84,9 @@ impl Federation {
     }
 
     /// What an event says by which a user of `origin` invites one of this server.
-    fn invited_by(&self, origin: &ServerName, event: &str) -> Result<Member, rooms::Error> {
-        let member: Member = serde_json::from_str(event)
-            .map_err(|_| rooms::Error::invalid("that is no membership event"))?;
-        let is_invite = member.kind == StateEventType::RoomMember
-            && member.content.membership == MembershipState::Invite;
-        if !is_invite || !self.local.has(&member.state_key) {
+    fn invited_by(&self, origin: &ServerName, event: &str) -> Result<MemberEvent, rooms::Error> {
+        let member = MemberEvent::parse(event, &MembershipState::Invite)?;
+        if !self.local.has(&member.state_key) {
             let reason = "that invites no user of this server";
             return Err(rooms::Error::invalid(reason));
         }
@@ -147,8 +122,7 @@ impl Federation {
             redacts: None,
         };
         let (version, built, shown) = self.store.read(|s| {
-            let version = RoomVersionId::try_from(rooms::record(s, room.num)?.version)
-                .map_err(|_| rooms::Error::corrupt("a room version that is none"))?;
+            let version = rooms::version(s, room.num)?;
             let built = append::build_only(s, &self.local, room.num, &draft, actor.now)?;
             let shown = shown::of_room(s, room.num, Some(actor.id.as_str()))?;
             let shown = shown.into_iter().map(|num| event::load(s, num));
@@ -174,13 +148,8 @@ impl Federation {
         let event = checked.pop().filter(|event| event.pdu.event_id() == id);
         let event = event.ok_or_else(|| nonsense("it changed the invitation"))?;
         self.receiver.work_in_for_others(room, event).await?;
-        self.store.read(|s| {
-            let num = event::num_in(s, room.num, id)?.ok_or(rooms::Error::Missing)?;
-            match event::header(s, num)?.status {
-                Status::Accepted => Ok(()),
-                _ => Err(rooms::Error::forbidden("the room does not allow it").into()),
-            }
-        })
+        self.store.read(|s| event::accepted(s, room.num, id))?;
+        Ok(())
     }
 }
 

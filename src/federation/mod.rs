@@ -12,6 +12,7 @@ mod enter;
 mod error;
 mod invite;
 pub mod keys;
+mod locks;
 mod moment;
 mod outside;
 mod pace;

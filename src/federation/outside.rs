@@ -6,7 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use ruma::{
-    OwnedServerName, RoomId, RoomVersionId, ServerName,
+    OwnedServerName, RoomId, ServerName,
     api::federation::membership::{
         RawStrippedState, create_knock_event, create_leave_event, prepare_knock_event,
         prepare_leave_event,
@@ -67,14 +67,14 @@ impl Door {
         request.ver = versions::SUPPORTED.to_vec();
         let template = self.0.client.send(server, request).await?;
         let version = template.room_version;
-        let rules = rules(&version)?;
+        let rules = rooms::rules_of(&version)?;
         let built = self.sign(&template.event, &self.draft(wish).await?, rules)?;
         let (id, pdu) = (built.pdu.event_id().to_owned(), raw(&built.json)?);
         let request = create_knock_event::v1::Request::new(room.clone(), id, pdu);
         let answer = self.0.client.send(server, request).await?;
         let shown = answer.knock_room_state.iter().map(text);
         let invitation = invitation::shown_by(server.as_str(), shown);
-        let (event, user, room) = (received(built), actor.id.clone(), room.clone());
+        let (event, user, room) = (Received::from(built), actor.id.clone(), room.clone());
         let job = move |tx: &Tx| {
             let who = (&*user, Membership::Knock);
             invitation::note(tx, (&room, &version), who, &event, &invitation)
@@ -155,7 +155,7 @@ impl Door {
         room: RoomNum,
         built: BuiltEvent,
     ) -> Result<(), Error> {
-        let (event, user) = (received(built), actor.id.clone());
+        let (event, user) = (Received::from(built), actor.id.clone());
         let job = move |tx: &Tx| invitation::end(tx, room, &user, &event);
         Ok(self.0.store.write(job).await?)
     }
@@ -165,7 +165,7 @@ impl Outside {
     fn load(r: &impl Reader, actor: &Actor, room: &RoomId) -> Result<Self, rooms::Error> {
         let nothing = || rooms::Error::forbidden("you are not in this room");
         let num = rooms::num(r, room)?;
-        let rules = rooms::rules(&rooms::record(r, num)?)?;
+        let rules = rooms::rules(r, num)?;
         let invitation = invitation::load(r, actor.num, num)?.ok_or_else(nothing)?;
         let row = r.memberships()?.load((actor.num, num))?;
         let event = event::load(r, row.ok_or_else(nothing)?.event)?.pdu(rules)?;
@@ -177,19 +177,6 @@ impl Outside {
             event,
             servers,
         })
-    }
-}
-
-fn rules(version: &RoomVersionId) -> Result<&'static RoomVersionRules, Error> {
-    let rules = versions::rules(version);
-    rules.ok_or_else(|| rooms::Error::UnsupportedVersion(version.to_string()).into())
-}
-
-fn received(built: BuiltEvent) -> Received {
-    Received {
-        json: built.json,
-        pdu: built.pdu,
-        redacted: false,
     }
 }
 

@@ -10,12 +10,12 @@ use serde::Deserialize;
 
 use super::{
     Federation,
-    receive::{self, Peers, RawPdu, Room},
+    receive::{self, RawPdu, Room},
 };
 use crate::{
     protocol::receive::Incoming,
     rooms::{self, acl, event, join},
-    store::{EventNum, RoomNum, records::Status},
+    store::{EventNum, RoomNum},
 };
 
 /// A membership event that is in the room now.
@@ -29,9 +29,9 @@ pub struct Admitted {
 
 /// What a member event says.
 #[derive(Deserialize)]
-struct Member {
-    sender: OwnedUserId,
-    state_key: OwnedUserId,
+pub(super) struct MemberEvent {
+    pub(super) sender: OwnedUserId,
+    pub(super) state_key: OwnedUserId,
     #[serde(rename = "type")]
     kind: StateEventType,
     content: Content,
@@ -41,6 +41,20 @@ struct Member {
 struct Content {
     membership: MembershipState,
     join_authorised_via_users_server: Option<OwnedUserId>,
+}
+
+impl MemberEvent {
+    /// The event, if it is one of `membership`.
+    pub(super) fn parse(event: &str, membership: &MembershipState) -> Result<Self, rooms::Error> {
+        let member: Self = serde_json::from_str(event)
+            .map_err(|_| rooms::Error::invalid("that is no membership event"))?;
+        if member.kind != StateEventType::RoomMember || member.content.membership != *membership {
+            return Err(rooms::Error::invalid(format!(
+                "that is no event of the membership {membership}"
+            )));
+        }
+        Ok(member)
+    }
 }
 
 impl Federation {
@@ -73,12 +87,7 @@ impl Federation {
                 .read(|s| join::authorized_via(s, room.num, &member.sender))?;
             incoming.sign(self.local.server_name(), self.local.key())?;
         }
-        let mut checked = self.receiver.peers().verify(vec![incoming]).await;
-        let event = match checked.pop() {
-            Some(Ok(event)) if event.pdu.room_id() == room.id => event,
-            Some(Ok(_)) | None => return Err(rooms::Error::invalid("it is of another room")),
-            Some(Err(error)) => return Err(rooms::Error::forbidden(error.to_string())),
-        };
+        let event = self.receiver.verify(&room.id, incoming).await?;
         let worked_in = self.receiver.work_in_for_others(&room, event).await;
         worked_in.map_err(|error| match error {
             receive::Error::Rooms(rooms::Error::Missing)
@@ -88,15 +97,9 @@ impl Federation {
             }
             receive::Error::Rooms(error) => error,
         })?;
-        self.store.read(|s| {
-            let num = event::num_in(s, room.num, id)?.ok_or(rooms::Error::Missing)?;
-            match event::header(s, num)?.status {
-                Status::Accepted => Ok(Admitted {
-                    room: room.num,
-                    event: num,
-                }),
-                _ => Err(rooms::Error::forbidden("the room does not allow it")),
-            }
+        Ok(Admitted {
+            room: room.num,
+            event: self.store.read(|s| event::accepted(s, room.num, id))?,
         })
     }
 }
@@ -106,14 +109,8 @@ fn member_of(
     pdu: &RawPdu,
     origin: &ServerName,
     membership: &MembershipState,
-) -> Result<Member, rooms::Error> {
-    let member: Member = serde_json::from_str(pdu.get())
-        .map_err(|_| rooms::Error::invalid("that is no membership event"))?;
-    if member.kind != StateEventType::RoomMember || member.content.membership != *membership {
-        return Err(rooms::Error::invalid(format!(
-            "that is no event of the membership {membership}"
-        )));
-    }
+) -> Result<MemberEvent, rooms::Error> {
+    let member = MemberEvent::parse(pdu.get(), membership)?;
     if member.sender != member.state_key {
         return Err(rooms::Error::invalid("the event is not its user's own"));
     }

@@ -14,6 +14,7 @@ use ruma::{
 };
 
 use super::{
+    build::BuiltEvent,
     format::{FormatError, check, event_id, not_canonical},
     pdu::Pdu,
     redact::redact_object,
@@ -39,6 +40,16 @@ pub struct Received {
     pub pdu: Pdu,
     /// The content did not match its hash, so the event has been redacted.
     pub redacted: bool,
+}
+
+impl From<BuiltEvent> for Received {
+    fn from(built: BuiltEvent) -> Self {
+        Self {
+            json: built.json,
+            pdu: built.pdu,
+            redacted: false,
+        }
+    }
 }
 
 /// The signatures that an event needs are not there or not right.

@@ -80,7 +80,7 @@ pub fn enter(
     (event, user): (&Received, UserNum),
 ) -> Result<(), Error> {
     let mut hot = super::hot(tx, room)?;
-    let rules = super::rules(&super::record(tx, room)?)?;
+    let rules = super::rules(tx, room)?;
     let pdu = &event.pdu;
     let auth = receive::auth_events(tx, room, rules, pdu)?;
     let before = super::view::View::of(hot.state);

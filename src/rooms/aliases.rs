@@ -209,7 +209,7 @@ pub(super) fn may_publish(r: &impl Reader, room: RoomNum, actor: &Actor) -> Resu
     if current::membership(r, room, &actor.id)? != Membership::Join {
         return Ok(false);
     }
-    let rules = super::rules(&super::record(r, room)?)?;
+    let rules = super::rules(r, room)?;
     let levels = power::levels(r, room, rules)?;
     Ok(levels.user_can_send_state(&actor.id, StateEventType::RoomCanonicalAlias))
 }

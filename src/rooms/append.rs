@@ -21,7 +21,6 @@ use crate::{
         Pdu,
         authorize::{AuthError, auth_types, check_by_auth_events, check_by_state},
         build::{BuiltEvent, EventDraft, EventPlace, build, room_id_is_made},
-        versions,
     },
     store::{
         DeviceNum, EventNum, Place, Position, Reader, RoomNum, Tx, UserNum,
@@ -75,8 +74,7 @@ pub fn create(
     draft: &EventDraft,
     sending: &Sending,
 ) -> Result<Appended, Error> {
-    let rules = versions::rules(version)
-        .ok_or_else(|| Error::UnsupportedVersion(version.as_str().to_owned()))?;
+    let rules = super::rules_of(version)?;
     if draft.room_id.is_none() != room_id_is_made(rules) {
         return Err(Error::invalid("the room id does not fit the room version"));
     }
@@ -111,7 +109,7 @@ pub fn append(
     sending: &Sending,
 ) -> Result<Appended, Error> {
     let room = super::num(tx, draft.room_id.as_deref().ok_or(Error::UnknownRoom)?)?;
-    let rules = super::rules(&super::record(tx, room)?)?;
+    let rules = super::rules(tx, room)?;
     let mut hot = super::hot(tx, room)?;
     redaction::check(tx, room, draft, rules)?;
     let made = make(tx, local, (room, &hot), draft, sending.now)?;
@@ -150,7 +148,7 @@ fn make(
     draft: &EventDraft,
     now: MilliSecondsSinceUnixEpoch,
 ) -> Result<Made, Error> {
-    let rules = super::rules(&super::record(r, room)?)?;
+    let rules = super::rules(r, room)?;
     let (auth, auth_events) = auth_events(r, room, draft, rules)?;
     let newest = hot.extremities.iter().rev().take(PREV_EVENTS);
     let prev: Vec<EventNum> = newest.copied().collect();

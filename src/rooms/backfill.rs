@@ -72,7 +72,7 @@ pub fn judge(
     events: &[EventNum],
     told: &HashMap<EventNum, View>,
 ) -> Result<Stretch, Error> {
-    let rules = super::rules(&super::record(r, room)?)?;
+    let rules = super::rules(r, room)?;
     let before_gap = timeline::gap(r, room, gap)?.ok_or(Error::Stale)?;
     let mut missing = before_gap.missing.clone();
     let mut judged: Vec<Judged> = Vec::new();
@@ -279,7 +279,7 @@ pub fn store(tx: &Tx, local: &Local, stretch: &Stretch) -> Result<(), Error> {
             tx.timeline()?.put((room, place), &row)?;
         }
     }
-    let rules = super::rules(&super::record(tx, room)?)?;
+    let rules = super::rules(tx, room)?;
     for judged in &stretch.events {
         if judged.status == Status::Accepted {
             redaction::apply(tx, room, &judged.pdu, judged.num, rules)?;

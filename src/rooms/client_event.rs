@@ -63,7 +63,7 @@ impl Formatter {
         Ok(Self {
             room,
             room_id: super::id(r, room)?,
-            rules: super::rules(&super::record(r, room)?)?,
+            rules: super::rules(r, room)?,
             device,
             now_ms,
             room_ids,

@@ -17,10 +17,7 @@ use super::{
     moderation,
 };
 use crate::{
-    protocol::{
-        build::{EventDraft, room_id_is_made},
-        versions,
-    },
+    protocol::build::{EventDraft, room_id_is_made},
     store::{RoomNum, Tx},
 };
 
@@ -81,8 +78,7 @@ pub fn build(
 /// of the same user in the same millisecond would be the same room: the later one moves on by a
 /// millisecond until it is another.
 fn create(tx: &Tx, local: &Local, actor: &Actor, plan: &Blueprint) -> Result<Appended, Error> {
-    let rules = versions::rules(&plan.version)
-        .ok_or_else(|| Error::UnsupportedVersion(plan.version.to_string()))?;
+    let rules = super::rules_of(&plan.version)?;
     let made = room_id_is_made(rules);
     let draft = EventDraft {
         room_id: (!made).then(|| plan.id.clone()),

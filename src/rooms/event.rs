@@ -6,7 +6,11 @@ use serde::{Deserialize, de::DeserializeOwned};
 use super::Error;
 use crate::{
     protocol::Pdu,
-    store::{EventNum, Reader, RoomNum, Rows, pack_before, records::EventHeader, unpack_before},
+    store::{
+        EventNum, Reader, RoomNum, Rows, pack_before,
+        records::{EventHeader, Status},
+        unpack_before,
+    },
 };
 
 /// An event as it is stored.
@@ -62,6 +66,19 @@ impl StoredEvent {
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, Error> {
         serde_json::from_slice(&self.json)
             .map_err(|_| Error::corrupt("an event that does not parse"))
+    }
+}
+
+/// The number of the event, if the room has let it in.
+///
+/// # Errors
+/// [`Error::Missing`] if it is not here; [`Error::Forbidden`] if the room has rejected it, or lets it
+/// count for nothing.
+pub fn accepted(r: &impl Reader, room: RoomNum, id: &EventId) -> Result<EventNum, Error> {
+    let num = num_in(r, room, id)?.ok_or(Error::Missing)?;
+    match header(r, num)?.status {
+        Status::Accepted => Ok(num),
+        _ => Err(Error::forbidden("the room does not allow it")),
     }
 }
 

@@ -24,7 +24,7 @@ use crate::{
 
 /// Lets `user`, who has joined `new`, keep there what the user has for the room that it replaces,
 /// if the user is in that one.
-pub(super) fn inherit(tx: &Tx, user: UserNum, new: RoomNum) -> Result<(), Error> {
+pub fn inherit(tx: &Tx, user: UserNum, new: RoomNum) -> Result<(), Error> {
     let Some(old) = predecessor(tx, new)? else {
         return Ok(());
     };

@@ -64,7 +64,7 @@ pub fn authorized_via(
     room: RoomNum,
     user: &UserId,
 ) -> Result<Option<OwnedUserId>, Error> {
-    let rules = super::rules(&super::record(r, room)?)?;
+    let rules = super::rules(r, room)?;
     let join_rule = content::current(r, room, &StateEventType::RoomJoinRules, "")?;
     let restricted = match join_rule {
         Some(JoinRule::Restricted(restricted)) if rules.authorization.restricted_join_rule => {

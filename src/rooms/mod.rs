@@ -25,7 +25,7 @@ pub mod errands;
 pub mod event;
 pub mod filter;
 pub mod graph;
-mod inherit;
+pub mod inherit;
 pub mod insert;
 pub mod invitation;
 pub mod join;
@@ -154,14 +154,25 @@ pub fn hot(r: &impl Reader, room: RoomNum) -> Result<RoomHot, Error> {
         .ok_or(Error::corrupt("a room without its hot record"))
 }
 
+/// The room's version.
+pub fn version(r: &impl Reader, room: RoomNum) -> Result<RoomVersionId, Error> {
+    RoomVersionId::try_from(record(r, room)?.version)
+        .map_err(|_| Error::corrupt("a room version that is none"))
+}
+
 /// The rules of the room's version.
-pub fn rules(record: &Room) -> Result<&'static RoomVersionRules, Error> {
-    RoomVersionId::try_from(record.version.as_str())
-        .ok()
-        .and_then(|version| versions::rules(&version))
-        .ok_or(Error::corrupt(
-            "a room of a version that this program does not know",
-        ))
+pub fn rules(r: &impl Reader, room: RoomNum) -> Result<&'static RoomVersionRules, Error> {
+    versions::rules(&version(r, room)?).ok_or(Error::corrupt(
+        "a room of a version that this program does not know",
+    ))
+}
+
+/// The rules of `version`.
+///
+/// # Errors
+/// [`Error::UnsupportedVersion`].
+pub fn rules_of(version: &RoomVersionId) -> Result<&'static RoomVersionRules, Error> {
+    versions::rules(version).ok_or_else(|| Error::UnsupportedVersion(version.to_string()))
 }
 
 /// The room's id.

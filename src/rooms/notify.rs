@@ -181,7 +181,7 @@ impl<'a> Asked<'a> {
         let mentions = draft.content.get("m.mentions").cloned();
         let mentions = mentions.map(|mentions| serde_json::from_value(mentions.into()));
         let mentions: Mentions = mentions.and_then(Result::ok).unwrap_or_default();
-        let rules = super::rules(&super::record(r, room)?)?;
+        let rules = super::rules(r, room)?;
         let joined = UInt::from(super::hot(r, room)?.joined);
         let context =
             PushConditionRoomCtx::new(room_id.clone(), joined, nobody().to_owned(), String::new())

@@ -53,8 +53,7 @@ pub fn blueprint(
     id: OwnedRoomId,
 ) -> Result<Blueprint, Error> {
     let version = request.room_version.clone().unwrap_or(versions::DEFAULT);
-    let rules =
-        versions::rules(&version).ok_or_else(|| Error::UnsupportedVersion(version.to_string()))?;
+    let rules = super::rules_of(&version)?;
     if !request.invite_3pid.is_empty() {
         return Err(Error::ThirdPartyInvite);
     }

@@ -85,7 +85,7 @@ pub fn decide(
     json: Vec<u8>,
     told: Option<View>,
 ) -> Result<Decision, Error> {
-    let rules = super::rules(&super::record(r, room)?)?;
+    let rules = super::rules(r, room)?;
     let hot = super::hot(r, room)?;
     let auth = auth_events(r, room, rules, &pdu)?;
     let Prev {
@@ -336,7 +336,7 @@ pub fn store(
     if hot.extremities != decision.extremities {
         return Err(Error::Stale);
     }
-    let rules = super::rules(&super::record(tx, room)?)?;
+    let rules = super::rules(tx, room)?;
     let state_key = match pdu.state_pair() {
         Some((kind, key)) => Some(state::key_num_or_new(tx, room, &kind.to_string(), key)?),
         None => None,

@@ -33,7 +33,7 @@ impl ServerSight {
     pub fn new(r: &impl Reader, room: RoomNum, server: &ServerName) -> Result<Self, Error> {
         Ok(Self {
             room,
-            rules: super::rules(&super::record(r, room)?)?,
+            rules: super::rules(r, room)?,
             server: server.to_owned(),
             known: HashMap::new(),
         })

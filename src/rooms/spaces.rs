@@ -86,7 +86,8 @@ pub fn here(r: &impl Reader, id: &RoomId) -> Result<Option<RoomNum>, Error> {
     }
 }
 
-/// Whether the local user `user`, or who has not said who they are, may be shown the room of which this is known.
+/// Whether the local user `user`, or somebody who has not said who they are, may be shown the room
+/// of which this is known.
 ///
 /// Source: client-server API, `GET /rooms/{roomId}/hierarchy`.
 pub fn may_be_shown(

@@ -1,7 +1,7 @@
 //! What is told of a room to those who are not in it: its name, its topic, who may come in.
 
 use ruma::{
-    EventEncryptionAlgorithm, OwnedMxcUri, OwnedRoomAliasId, RoomVersionId, UInt,
+    EventEncryptionAlgorithm, OwnedMxcUri, OwnedRoomAliasId, UInt,
     events::{
         StateEventType,
         room::{guest_access::GuestAccess, history_visibility::HistoryVisibility},
@@ -67,7 +67,7 @@ pub fn of(r: &impl Reader, room: RoomNum) -> Result<RoomSummary, Error> {
     let encryption: Option<Encryption> = current(r, room, StateEventType::RoomEncryption)?;
     summary.encryption = encryption.map(|content| content.algorithm);
     summary.room_type = room_type(r, room)?;
-    summary.room_version = RoomVersionId::try_from(super::record(r, room)?.version).ok();
+    summary.room_version = Some(super::version(r, room)?);
     Ok(summary)
 }
 

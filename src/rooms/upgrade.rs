@@ -18,7 +18,7 @@ use super::{
     current, directory, event, inherit, power, presets, succession, timeline,
 };
 use crate::{
-    protocol::{build::canonical_content, versions},
+    protocol::build::canonical_content,
     store::{Place, Reader, RoomNum, Tx, records::Membership},
 };
 
@@ -73,9 +73,7 @@ pub fn upgrade(
     old: RoomNum,
     wish: &Upgrade,
 ) -> Result<OwnedRoomId, Error> {
-    let rules = &versions::rules(&wish.version)
-        .ok_or_else(|| Error::UnsupportedVersion(wish.version.to_string()))?
-        .authorization;
+    let rules = &super::rules_of(&wish.version)?.authorization;
     check_permission(tx, actor, old)?;
     let plan = Blueprint {
         id: wish.id.clone(),
@@ -101,7 +99,7 @@ pub fn upgrade(
 }
 
 fn check_permission(r: &impl Reader, actor: &Actor, old: RoomNum) -> Result<(), Error> {
-    let rules = super::rules(&super::record(r, old)?)?;
+    let rules = super::rules(r, old)?;
     let levels = power::levels(r, old, rules)?;
     if current::membership(r, old, &actor.id)? == Membership::Join
         && levels.user_can_send_state(&actor.id, StateEventType::RoomTombstone)
@@ -178,7 +176,7 @@ fn power_levels(
     if rules.integer_power_levels {
         only_integers(&mut content);
     }
-    let old_rules = super::rules(&super::record(r, old)?)?;
+    let old_rules = super::rules(r, old)?;
     if let Some(CanonicalJsonValue::Object(users)) = content.get_mut("users")
         && rules.explicitly_privilege_room_creators
     {

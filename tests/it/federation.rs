@@ -6,6 +6,7 @@ mod keys;
 mod outage;
 mod profiles;
 mod rest;
+mod restricted;
 mod spaces;
 mod third_party;
 mod times;

@@ -13,7 +13,7 @@ use ruma::{
 };
 
 use crate::{
-    api::{Api, Error, client::presence},
+    api::{Api, Error},
     rooms::{
         self, acl, current,
         receipts::{self, Of},
@@ -27,6 +27,9 @@ use crate::{
 const TYPING_MS: u64 = 60_000;
 /// How many bytes of a status message are kept.
 const LONGEST_STATUS: usize = 1024;
+/// How many users' presence one EDU may tell, and how many receipts; the rest is dropped.
+const PRESENCES: usize = 200;
+const RECEIPTS: usize = 500;
 
 /// Takes what `origin` tells.
 pub(super) async fn take(api: &Api, origin: &ServerName, edus: Vec<Raw<Edu>>) -> Result<(), Error> {
@@ -61,17 +64,19 @@ async fn typing_changed(
 
 fn read(api: &Api, origin: &ServerName, content: ReceiptContent) -> Result<(), Error> {
     let mut moves = Vec::new();
-    for (room_id, receipts) in content.receipts {
-        for (user, receipt) in receipts.read {
-            let Some(room) = shared(api, origin, &room_id, &user)? else {
-                continue;
-            };
-            let ts = receipt.data.ts.map_or(api.clock.now_ms(), |ts| ts.0.into());
-            if let Some(of) = Of::new(ReceiptType::Read, &receipt.data.thread)
-                && let Some(event) = receipt.event_ids.into_iter().next()
-            {
-                moves.push((room, user, of, event, ts));
-            }
+    let receipts = content.receipts.into_iter().flat_map(|(room, receipts)| {
+        let of_users = receipts.read.into_iter();
+        of_users.map(move |(user, receipt)| (room.clone(), user, receipt))
+    });
+    for (room, user, receipt) in receipts.take(RECEIPTS) {
+        let Some(room) = shared(api, origin, &room, &user)? else {
+            continue;
+        };
+        let ts = receipt.data.ts.map_or(api.clock.now_ms(), |ts| ts.0.into());
+        if let Some(of) = Of::new(ReceiptType::Read, &receipt.data.thread)
+            && let Some(event) = receipt.event_ids.into_iter().next()
+        {
+            moves.push((room, user, of, event, ts));
         }
     }
     if moves.is_empty() {
@@ -100,7 +105,7 @@ fn read(api: &Api, origin: &ServerName, content: ReceiptContent) -> Result<(), E
 
 async fn present(api: &Api, origin: &ServerName, content: PresenceContent) -> Result<(), Error> {
     let now = api.clock.now_ms();
-    for update in content.push {
+    for update in content.push.into_iter().take(PRESENCES) {
         let PresenceUpdate {
             user_id,
             presence: state,
@@ -108,7 +113,13 @@ async fn present(api: &Api, origin: &ServerName, content: PresenceContent) -> Re
             last_active_ago,
             ..
         } = update;
-        if user_id.server_name() != origin || !is_known(api, &user_id)? {
+        if user_id.server_name() != origin {
+            continue;
+        }
+        let concerned = api
+            .store
+            .read(|s| current::sharing_rooms_with(s, &user_id))?;
+        if concerned.is_empty() {
             continue;
         }
         if let Some(status) = &mut status_msg {
@@ -117,7 +128,7 @@ async fn present(api: &Api, origin: &ServerName, content: PresenceContent) -> Re
         let user = num_of(api, user_id).await?;
         let active_ms = now.saturating_sub(last_active_ago.into());
         if api.presence.told(user, (state, status_msg), active_ms, now) {
-            presence::changed(api, user)?;
+            api.presence.changed(user, api.hub.ephemeral_for(concerned));
         }
     }
     Ok(())
@@ -143,12 +154,6 @@ fn shared(
         Err(rooms::Error::UnknownRoom | rooms::Error::Forbidden(_)) => Ok(None),
         Err(error) => Err(error.into()),
     }
-}
-
-/// Whether anybody here is in a room with the user.
-fn is_known(api: &Api, user: &UserId) -> Result<bool, Error> {
-    let sharing = api.store.read(|s| current::sharing_rooms_with(s, user))?;
-    Ok(!sharing.is_empty())
 }
 
 /// The number of a user, who gets one if they have none.

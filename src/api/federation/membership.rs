@@ -67,8 +67,7 @@ async fn template(
     of_server(&who.server, &user)?;
     let version = api.store.read(|s| {
         let room = acl::open_to(s, &room, &who.server)?;
-        let version = RoomVersionId::try_from(rooms::record(s, room)?.version);
-        version.map_err(|_| rooms::Error::corrupt("a room version that is none"))
+        rooms::version(s, room)
     })?;
     if versions.is_some_and(|versions| !versions.contains(&version)) {
         return Err(incompatible(version));

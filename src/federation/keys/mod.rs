@@ -9,24 +9,20 @@
 mod notaries;
 mod notary;
 mod own;
-mod rest;
 mod stored;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use ruma::{
     OwnedServerName, ServerName,
     api::federation::{authentication::XMatrix, discovery::get_server_keys},
     signatures::PublicKeyMap,
 };
-use smol::{
-    Executor,
-    lock::{Mutex, Semaphore},
-};
+use smol::{Executor, lock::Semaphore};
 
+use self::stored::Known;
 pub use self::{notary::Query, own::published};
-use self::{rest::Resting, stored::Known};
-use super::Client;
+use super::{Client, locks::Locks, remembered::Remembered};
 use crate::{
     clock::Clock,
     pool::{Kind, Pool},
@@ -44,6 +40,15 @@ const LOCKS: usize = 64;
 /// As many events are checked in place, more on the pool.
 const IN_PLACE: usize = 4;
 
+/// How long a server is not asked again.
+const REST: Duration = Duration::from_mins(5);
+/// Of how many servers, and of how many bytes of their names, that is remembered.
+const RESTING: usize = 1000;
+const RESTING_BYTES: usize = 64 * 1024;
+
+/// Servers that are not asked again for a while.
+type Resting = Remembered<OwnedServerName, ()>;
+
 /// The keys of all servers. Clones are the same.
 #[derive(Clone)]
 pub struct Keys(Arc<Parts>);
@@ -58,7 +63,7 @@ struct Parts {
     slots: Semaphore,
     vouching: Semaphore,
     /// A server is asked by one at a time.
-    locks: [Mutex<()>; LOCKS],
+    locks: Locks<LOCKS>,
     /// Those that did not give what was wanted.
     resting: Resting,
     notaries: Vec<OwnedServerName>,
@@ -87,10 +92,10 @@ impl Keys {
             executor: executor.clone(),
             slots: Semaphore::new(AT_ONCE),
             vouching: Semaphore::new(VOUCHED_AT_ONCE),
-            locks: [const { Mutex::new(()) }; LOCKS],
-            resting: Resting::default(),
+            locks: Locks::default(),
+            resting: resting(clock),
             notaries: notaries.to_vec(),
-            notaries_rest: Resting::default(),
+            notaries_rest: resting(clock),
         }))
     }
 
@@ -185,12 +190,13 @@ impl Keys {
             return Ok(known);
         }
         // Who comes while the server is being asked waits for that answer.
-        let _one = self.0.locks[lock_of(server)].lock().await;
+        let _one = self.0.locks.of(server).await;
         let known = store.read(|s| stored::of(s, server))?;
-        if enough(&known) || self.0.resting.has(server, self.0.clock.now_ms()) {
+        if enough(&known) || self.0.resting.get(server).is_some() {
             return Ok(known);
         }
-        let told = self.ask(server).await;
+        // It is rare and large, and would make every request that is checked as large.
+        let told = Box::pin(self.ask(server)).await;
         if let Some((told, json)) = told.clone() {
             let server = server.to_owned();
             store
@@ -199,7 +205,7 @@ impl Keys {
         }
         // Also after an answer: whoever sends what is signed with keys that do not exist must not
         // have their server asked each time.
-        self.0.resting.put(server, self.0.clock.now_ms());
+        rest(&self.0.resting, server);
         Ok(match told {
             Some((told, _)) => known.with(told),
             None => known,
@@ -221,11 +227,13 @@ impl Keys {
     }
 }
 
-fn lock_of(server: &ServerName) -> usize {
-    let bytes = server.as_bytes().iter();
-    bytes.fold(0, |sum: usize, byte| {
-        (sum * 31 + usize::from(*byte)) % LOCKS
-    })
+fn resting(clock: &Clock) -> Resting {
+    Remembered::new(clock, RESTING, RESTING_BYTES)
+}
+
+/// Lets `server` rest from now on.
+fn rest(resting: &Resting, server: &ServerName) {
+    resting.put(server.to_owned(), (), server.as_str().len(), REST);
 }
 
 /// The keys that `events` say they are signed with.

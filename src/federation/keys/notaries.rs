@@ -16,7 +16,7 @@ use ruma::{
     serde::Raw,
 };
 
-use super::{Keys, Known, Wanted, stored};
+use super::{Keys, Known, Wanted, rest, stored};
 use crate::{federation::Limits, rooms};
 
 /// About how many servers a notary is asked at once.
@@ -33,12 +33,11 @@ impl Keys {
         wanted: BTreeMap<OwnedServerName, Vec<Wanted>>,
         known: &mut BTreeMap<OwnedServerName, Known>,
     ) -> Result<(), rooms::Error> {
-        let now = self.0.clock.now_ms();
         let is_missing = |(server, wanted): &(OwnedServerName, Vec<Wanted>)| {
             let known = known.get(server);
             !known.is_some_and(|known| known.satisfies(wanted))
                 && self.0.client.may_ask(server)
-                && !self.0.notaries_rest.has(server, now)
+                && self.0.notaries_rest.get(server).is_none()
         };
         let mut missing: Vec<_> = wanted.into_iter().filter(is_missing).collect();
         for notary in &self.0.notaries {
@@ -60,7 +59,7 @@ impl Keys {
             });
         }
         for (server, _) in missing {
-            self.0.notaries_rest.put(&server, now);
+            rest(&self.0.notaries_rest, &server);
         }
         Ok(())
     }

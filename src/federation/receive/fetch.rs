@@ -45,7 +45,7 @@ impl Room {
         Ok(Self {
             num,
             id: rooms::id(r, num)?,
-            rules: rooms::rules(&rooms::record(r, num)?)?,
+            rules: rooms::rules(r, num)?,
         })
     }
 }

@@ -66,6 +66,44 @@ impl<P: Peers> Receiver<P> {
         };
         Ok(self.store().write(job).await?)
     }
+
+    /// Fetches what `event` lacks, from `origin` above all, and works it in.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] if no server gives it; those of [`work_in`](Self::work_in).
+    pub(in crate::federation) async fn complete(
+        &self,
+        room: &Room,
+        origin: OwnedServerName,
+        event: Received,
+    ) -> Result<(), Error> {
+        let fetch = Fetch {
+            store: self.store(),
+            peers: self.peers(),
+            room,
+            server: origin,
+        };
+        let mut events = Vec::new();
+        if lacks_history(&fetch, &event)? {
+            events = missing(&fetch, event.pdu.event_id()).await?;
+            events.retain(|found| found.pdu.event_id() != event.pdu.event_id());
+        }
+        events.push(event);
+        fetch.authorities(&events).await?;
+        for event in sorted(events, Pdu::prev_events) {
+            if fetch.store.read(|s| is_here(s, event.pdu.event_id()))? {
+                continue;
+            }
+            let told = if lacks_history(&fetch, &event)? {
+                fetch.predecessors(&event).await?;
+                Some(fetch.state_before(event.pdu.event_id()).await?)
+            } else {
+                None
+            };
+            self.work_in(room, event, told).await?;
+        }
+        Ok(())
+    }
 }
 
 /// The room's waiting events by their ids.
@@ -227,7 +265,7 @@ async fn round<P: Peers>(receiver: &Receiver<P>, num: RoomNum) -> Result<Round, 
         let Some(origin) = origins.remove(&id) else {
             continue;
         };
-        match complete(receiver, &room, origin, event).await {
+        match receiver.complete(&room, origin, event).await {
             Ok(()) => {
                 done(store, num, id.as_str()).await?;
                 forward = true;
@@ -274,41 +312,6 @@ async fn give_up(store: &Store, room: RoomNum) -> Result<(), Error> {
         Ok::<_, rooms::Error>(())
     };
     Ok(store.write(job).await?)
-}
-
-/// Fetches what `event` lacks, and works it in.
-async fn complete<P: Peers>(
-    receiver: &Receiver<P>,
-    room: &Room,
-    origin: OwnedServerName,
-    event: Received,
-) -> Result<(), Error> {
-    let fetch = Fetch {
-        store: receiver.store(),
-        peers: receiver.peers(),
-        room,
-        server: origin,
-    };
-    let mut events = Vec::new();
-    if lacks_history(&fetch, &event)? {
-        events = missing(&fetch, event.pdu.event_id()).await?;
-        events.retain(|found| found.pdu.event_id() != event.pdu.event_id());
-    }
-    events.push(event);
-    fetch.authorities(&events).await?;
-    for event in sorted(events, Pdu::prev_events) {
-        if fetch.store.read(|s| is_here(s, event.pdu.event_id()))? {
-            continue;
-        }
-        let told = if lacks_history(&fetch, &event)? {
-            fetch.predecessors(&event).await?;
-            Some(fetch.state_before(event.pdu.event_id()).await?)
-        } else {
-            None
-        };
-        receiver.work_in(room, event, told).await?;
-    }
-    Ok(())
 }
 
 fn lacks_history<P>(fetch: &Fetch<'_, P>, event: &Received) -> Result<bool, Error> {

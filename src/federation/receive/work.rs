@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use ruma::{OwnedEventId, OwnedRoomId, RoomId, ServerName};
 use serde::Deserialize;
-use smol::lock::{Mutex, MutexGuard};
+use smol::lock::MutexGuard;
 
 use super::{
     Error,
@@ -13,6 +13,7 @@ use super::{
     peers::{Peers, RawPdu},
 };
 use crate::{
+    federation::locks::Locks,
     protocol::{
         Pdu,
         build::EventDraft,
@@ -38,7 +39,7 @@ struct Parts<P> {
     store: Store,
     local: Local,
     peers: P,
-    locks: [Mutex<()>; LOCKS],
+    locks: Locks<LOCKS>,
 }
 
 impl<P> Clone for Receiver<P> {
@@ -63,7 +64,7 @@ impl<P: Peers> Receiver<P> {
             store,
             local,
             peers,
-            locks: [const { Mutex::new(()) }; LOCKS],
+            locks: Locks::default(),
         }))
     }
 
@@ -77,7 +78,7 @@ impl<P: Peers> Receiver<P> {
 
     /// Of a room's events one is decided at a time: by whoever holds this.
     pub(in crate::federation) async fn decides(&self, room: RoomNum) -> MutexGuard<'_, ()> {
-        self.0.locks[room.0 as usize % LOCKS].lock().await
+        self.0.locks.of(room).await
     }
 
     pub(in crate::federation) fn peers(&self) -> &P {
@@ -171,6 +172,23 @@ impl<P: Peers> Receiver<P> {
                 Ok(Taken::Waits(room.num))
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// Checks the signatures and the hash of an event that is to be one of `room`.
+    ///
+    /// # Errors
+    /// [`rooms::Error::Forbidden`] if they are not right; [`rooms::Error::Invalid`] if it is of another
+    /// room.
+    pub(in crate::federation) async fn verify(
+        &self,
+        room: &RoomId,
+        event: Incoming,
+    ) -> Result<Received, rooms::Error> {
+        match self.0.peers.verify(vec![event]).await.pop() {
+            Some(Ok(event)) if event.pdu.room_id() == room => Ok(event),
+            Some(Ok(_)) | None => Err(rooms::Error::invalid("the event is of another room")),
+            Some(Err(error)) => Err(rooms::Error::forbidden(error.to_string())),
         }
     }
 

@@ -100,7 +100,9 @@ impl Resolver {
     /// Where the server `name` is, or was before it is looked for again.
     pub async fn resolve(&self, name: &ServerName) -> Result<Target, Error> {
         if name.is_ip_literal() {
-            return Ok(target(name, &self.0.search.find(name, None, 0).await?));
+            // What looks for a name is large, and would be part of every request.
+            let found = Box::pin(self.0.search.find(name, None, 0)).await?;
+            return Ok(target(name, &found));
         }
         if let Some(found) = self.0.recent.get(name) {
             return Ok(target(name, &*found?));

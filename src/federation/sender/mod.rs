@@ -105,7 +105,7 @@ struct Next {
 }
 
 impl Sender {
-    /// Goes on with what others had not got when the server stopped. Ends when `woken` does.
+    /// Goes on with what others had not got when the server stopped.
     pub fn start(
         (store, local): (&Store, &Local),
         (client, clock): (&Client, &Clock),

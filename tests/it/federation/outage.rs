@@ -16,7 +16,7 @@ use crate::{
 /// More than a server is told one by one.
 const MESSAGES: usize = 1100;
 
-fn join_via(who: &Person<'_>, room: &str, server: &Home) {
+pub fn join_via(who: &Person<'_>, room: &str, server: &Home) {
     let (room, via) = (escaped(room), escaped(server.name().as_str()));
     let path = format!("/_matrix/client/v3/join/{room}?via={via}");
     done(who.post(&path, json!({})));
