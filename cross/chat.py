@@ -1,0 +1,137 @@
+"""Two people chat on a server: `chat.py COMMAND...`, the command being the binary or what emulates its processor.
+
+Needs nothing but Python. Ends with the line `N passed, N failed`."""
+
+import contextlib
+import http.client
+import json
+import pathlib
+import ssl
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).parents[1]
+sys.path.append(str(ROOT / "tests/common"))
+
+from claims import Claims, Failed
+from server import Hearth, free_port
+
+CERTIFICATES = ROOT / "src/http/tests"
+CLIENT = "/_matrix/client/v3"
+PASSWORD = "correct horse battery"
+
+# Each way in which rustls and ring may agree with a client: elliptic curves aside, these are the ciphers.
+CIPHERS = {
+    "TLS 1.3": None,
+    "TLS 1.2 with AES-128-GCM": "ECDHE+AESGCM+AES128",
+    "TLS 1.2 with AES-256-GCM": "ECDHE+AESGCM+AES256",
+    "TLS 1.2 with ChaCha20-Poly1305": "ECDHE+CHACHA20",
+}
+
+
+class Person:
+    def __init__(self, server, name):
+        self.server = server
+        self.name = name
+        self.token = None
+
+    def call(self, method, path, body=None, connection=None):
+        connection = connection or http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=60)
+        with contextlib.closing(connection):
+            headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+            connection.request(method, CLIENT + path, body and json.dumps(body), headers)
+            answer = connection.getresponse()
+            text = answer.read()
+            if answer.status != 200:
+                raise AssertionError(f"{method} {path}: {answer.status} {text[:200]}")
+            return json.loads(text)
+
+    def register(self):
+        self.call("POST", "/register", {"username": self.name, "password": PASSWORD, "auth": {"type": "m.login.dummy"}})
+
+    def log_in(self):
+        who = {"type": "m.id.user", "user": self.name}
+        login = {"type": "m.login.password", "identifier": who, "password": PASSWORD}
+        self.token = self.call("POST", "/login", login)["access_token"]
+
+    def say(self, room, text):
+        message = {"msgtype": "m.text", "body": text}
+        return self.call("PUT", f"/rooms/{room}/send/m.room.message/{text}", message)["event_id"]
+
+    def said(self, room):
+        page = self.call("GET", f"/rooms/{room}/messages?dir=b&limit=100")
+        return [event["content"]["body"] for event in reversed(page["chunk"]) if event["type"] == "m.room.message"]
+
+
+def chat(claims, server):
+    with claims.claim("the server starts"):
+        server.start()
+    alice, bob = Person(server, "alice"), Person(server, "bob")
+    with claims.claim("two people register and log in"):
+        for person in alice, bob:
+            person.register()
+            person.log_in()
+    with claims.claim("one makes a room, the other joins and sees what is said"):
+        room = alice.call("POST", "/createRoom", {"preset": "public_chat"})["room_id"]
+        bob.call("POST", f"/join/{room}", {})
+        since = bob.call("GET", "/sync")["next_batch"]
+        event = alice.say(room, "one")
+        timeline = bob.call("GET", f"/sync?since={since}&timeout=10000")["rooms"]["join"][room]["timeline"]
+        assert [seen["event_id"] for seen in timeline["events"]] == [event], timeline
+    with claims.claim("what was said is there after a restart"):
+        status = server.stop()
+        assert status == 0, status
+        server.start()
+        assert bob.said(room) == ["one"], bob.said(room)
+    with claims.claim("what was acknowledged is there after a kill"):
+        bob.say(room, "two")
+        server.kill()
+        server.start()
+        assert alice.said(room) == ["one", "two"], alice.said(room)
+    for name, ciphers in CIPHERS.items():
+        with claims.claim(f"{name} is spoken"):
+            context = ssl.create_default_context(cafile=CERTIFICATES / "root.pem")
+            if ciphers:
+                context.maximum_version = ssl.TLSVersion.TLSv1_2
+                context.set_ciphers(ciphers)
+            tls = http.client.HTTPSConnection("localhost", server.tls_port, timeout=60, context=context)
+            assert alice.call("GET", "/account/whoami", connection=tls)["user_id"] == "@alice:localhost"
+    with claims.claim(f"it serves on: {server.resident()} kB are resident, the emulator's included"):
+        assert bob.say(room, "three")
+
+
+class Emulated(Hearth):
+    def __init__(self, command, directory):
+        self.tls_port = free_port()
+        super().__init__(
+            command[-1],
+            "localhost",
+            directory,
+            tls_listen=[f"127.0.0.1:{self.tls_port}"],
+            tls_certificate=str(CERTIFICATES / "localhost.pem"),
+            tls_key=str(CERTIFICATES / "localhost.key.pem"),
+        )
+        self.port = int(self.url.rsplit(":", 1)[1])
+        self.command = command[:-1] + self.command
+
+    def resident(self):
+        status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
+        return next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:"))
+
+
+def main():
+    claims = Claims()
+    with tempfile.TemporaryDirectory(prefix="hearth-cross-") as directory:
+        server = Emulated(sys.argv[1:], pathlib.Path(directory))
+        try:
+            chat(claims, server)
+        except Failed:
+            print(server.log.read_text()[-4000:])
+        finally:
+            server.clean_up()
+    print(f"{claims.passed} passed, {claims.failed} failed")
+    return claims.failed > 0 or claims.passed == 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
