@@ -7,6 +7,7 @@ pub mod config;
 pub mod federation;
 pub mod http;
 pub mod logging;
+pub mod media;
 pub mod pool;
 pub mod protocol;
 pub mod rates;

@@ -12,7 +12,7 @@ use smol::lock::Semaphore;
 
 /// How many pieces of work run at once, of all kinds together.
 const THREADS: usize = 4;
-/// How many pieces of one kind may wait.
+/// How many pieces of most kinds may wait.
 const WAITING: usize = 64;
 
 /// A kind of work, each with its own limit.
@@ -28,22 +28,34 @@ pub enum Kind {
     Verify,
     /// Reading what this machine has in files of other servers: their names, their authorities.
     LookUp,
+    /// A piece of a file with media.
+    File,
 }
 
 impl Kind {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Password,
         Self::Resolve,
         Self::Scan,
         Self::Verify,
         Self::LookUp,
+        Self::File,
     ];
 
     fn limit(self) -> usize {
         match self {
             Self::Password | Self::Resolve | Self::Verify => 1,
-            Self::LookUp => 2,
+            Self::LookUp | Self::File => 2,
             Self::Scan => 3,
+        }
+    }
+
+    /// How many pieces may wait.
+    fn waiting(self) -> usize {
+        match self {
+            // Each comes from a connection, of which there are so many at the most.
+            Self::File => usize::MAX,
+            _ => WAITING,
         }
     }
 }
@@ -91,7 +103,7 @@ impl Pool {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Error> {
         let lane = &self.lanes[kind as usize];
-        let _waiting = Waiting::enter(&lane.waiting).ok_or(Error)?;
+        let _waiting = Waiting::enter(&lane.waiting, kind.waiting()).ok_or(Error)?;
         let slot = lane.slots.acquire().await;
         let thread = self.all.acquire().await;
         // A guard that borrows cannot go to the other thread, so the permits are given back by a
@@ -113,10 +125,10 @@ impl Pool {
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl<'a> Waiting<'a> {
-    fn enter(count: &'a AtomicUsize) -> Option<Self> {
+    fn enter(count: &'a AtomicUsize, most: usize) -> Option<Self> {
         let before = count.fetch_add(1, Ordering::Relaxed);
         let waiting = Self(count);
-        (before < WAITING).then_some(waiting)
+        (before < most).then_some(waiting)
     }
 }
 

@@ -27,6 +27,7 @@ use crate::{
     config::Config,
     federation::{self, Federation},
     http::{Certificate, Edge, Front, ListenError, Listeners},
+    media::{self, Media},
     pool::Pool,
     rates::Rates,
     rooms::{self, Local, errands::Errands},
@@ -68,6 +69,9 @@ pub enum Error {
     /// The database is not this server's.
     #[error(transparent)]
     Rooms(#[from] rooms::Error),
+    /// The media cannot be read.
+    #[error(transparent)]
+    Media(#[from] media::Error),
     /// Other servers cannot be spoken with.
     #[error(transparent)]
     Federation(#[from] federation::StartError),
@@ -138,6 +142,7 @@ impl Server {
             async move { errands.work(&store, &local, &clock).await }
         });
 
+        let media = Media::start(&config, &store, (&clock, &pool), executor).await?;
         let most = if config.rate_limits {
             config.memory.rates()
         } else {
@@ -151,6 +156,7 @@ impl Server {
             local,
             federation: federation.clone(),
             hub,
+            media,
             typing: Arc::default(),
             known_members: Arc::default(),
             presence: Presence::default(),

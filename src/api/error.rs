@@ -7,7 +7,7 @@ use ruma::api::{
     error::{ErrorKind, LimitExceededErrorData, RetryAfter, UnknownTokenErrorData},
 };
 
-use crate::{federation, pool, rates, rooms, store, users};
+use crate::{federation, media, pool, rates, rooms, store, users};
 
 /// Why a request is not fulfilled. `http/error.rs` decides what each looks like on the wire; the
 /// errors of other modules become one of these with `?`.
@@ -43,6 +43,9 @@ pub enum Error {
     /// A room is not what the request needs it to be.
     #[error(transparent)]
     Rooms(#[from] rooms::Error),
+    /// Media are not there, or are not taken.
+    #[error(transparent)]
+    Media(#[from] media::Error),
     /// Another server does not do what this one needs of it.
     #[error(transparent)]
     Peer(#[from] federation::Error),

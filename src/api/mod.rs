@@ -12,13 +12,15 @@
 //! | `ServerSignatures` | [`Origin`] |
 //!
 //! A handler whose answer grows with a room or an account returns [`Streamed`] in place of the
-//! response. `http/` calls the handlers; nothing here calls `http/`.
+//! response; one that takes a file gets it as an [`Upload`] behind the request, and one that answers
+//! with a file returns a [`Download`]. `http/` calls the handlers; nothing here calls `http/`.
 
 pub mod admin;
 mod caller;
 pub mod client;
 mod error;
 pub mod federation;
+mod files;
 pub mod health;
 mod streamed;
 
@@ -26,5 +28,6 @@ pub use self::{
     caller::{Anyone, Origin, Session},
     client::{Api, ClientApi},
     error::Error,
+    files::{Download, Upload},
     streamed::Streamed,
 };

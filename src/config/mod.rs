@@ -8,6 +8,7 @@ mod federation;
 mod memory;
 mod secret;
 mod settings;
+mod size;
 
 use std::{
     fs, io,
@@ -17,7 +18,9 @@ use std::{
 
 use ruma::{OwnedServerName, ServerName};
 
-pub use self::{federation::Federation, memory::Memory, secret::Secret, settings::Settings};
+pub use self::{
+    federation::Federation, memory::Memory, secret::Secret, settings::Settings, size::Size,
+};
 
 /// Settings that fit together.
 #[derive(Clone, Debug)]
@@ -44,6 +47,10 @@ pub struct Config {
     pub allow_private_addresses: bool,
     /// What the whole process may use.
     pub memory: Memory,
+    /// The largest file, of a user here or of another server.
+    pub max_upload: Size,
+    /// How much a user may upload in all; none where that has no end.
+    pub user_quota: Option<Size>,
     /// Whether clients are slowed down when they ask too often.
     pub rate_limits: bool,
     /// What is worth a line in the log.
@@ -179,6 +186,8 @@ impl TryFrom<Settings> for Config {
             extra_ca: settings.extra_ca,
             allow_private_addresses: settings.allow_private_addresses,
             memory: settings.memory.unwrap_or_else(Memory::of_group),
+            max_upload: settings.max_upload,
+            user_quota: settings.user_quota,
             rate_limits: settings.rate_limits,
             log: settings.log,
         })

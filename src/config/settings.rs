@@ -13,7 +13,7 @@ use serde::{
     forward_to_deserialize_any,
 };
 
-use super::{Error, Federation, Memory, Secret};
+use super::{Error, Federation, Memory, Secret, Size};
 
 /// The settings as the file has them. What each means stands in `hearth.example.toml`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -34,6 +34,8 @@ pub struct Settings {
     pub extra_ca: Option<PathBuf>,
     pub allow_private_addresses: bool,
     pub memory: Option<Memory>,
+    pub max_upload: Size,
+    pub user_quota: Option<Size>,
     pub rate_limits: bool,
     pub log: log::LevelFilter,
 }
@@ -67,6 +69,8 @@ impl Default for Settings {
             extra_ca: None,
             allow_private_addresses: false,
             memory: None,
+            max_upload: Size::mebi(100),
+            user_quota: None,
             rate_limits: true,
             log: log::LevelFilter::Info,
         }
@@ -236,6 +240,7 @@ mod tests {
             assert!(path.take().is_some());
         }
         assert_eq!(shown.memory.take(), Some(Memory::DEFAULT));
+        assert!(shown.user_quota.take().is_some());
         for secret in [
             &mut shown.registration_token,
             &mut shown.registration_shared_secret,

@@ -1,6 +1,7 @@
 //! Bodies: those of requests, read whole within limits, and those of answers, whole or in pieces.
 
 use std::{
+    ops::Range,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::atomic::{AtomicUsize, Ordering},
@@ -10,13 +11,19 @@ use std::{
 
 use http_body_util::BodyExt;
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
-use smol::{Timer, future, stream::Stream};
+use smol::{
+    Timer, future,
+    stream::{Stream, StreamExt},
+};
 
 use super::{
     error::Refusal,
     limits::{Times, UNWANTED},
 };
-use crate::api::{self, Streamed};
+use crate::{
+    api::{self, Streamed},
+    media::Opened,
+};
 
 /// The body of a request that nobody has read yet.
 #[derive(Debug)]
@@ -110,6 +117,19 @@ impl Unread {
         Ok(read)
     }
 
+    /// The next piece of the body, which somebody takes as it comes since `start`; none at the end.
+    pub(super) async fn next_piece(
+        &mut self,
+        start: Instant,
+        times: &Times,
+    ) -> Result<Option<Bytes>, Refusal> {
+        match self {
+            Self::Whole(bytes) if bytes.is_empty() => Ok(None),
+            Self::Whole(bytes) => Ok(Some(std::mem::take(bytes).into())),
+            Self::Incoming(body) => next_piece(body, start, times).await,
+        }
+    }
+
     /// Throws away what is left of the body, so that whoever sends it is not cut off before they
     /// can read the answer. Gives up on what is too long.
     pub(super) async fn skip(&mut self, times: &Times) {
@@ -152,7 +172,23 @@ async fn next_piece(
 /// The body of an answer.
 pub(super) enum Answer {
     Whole(Bytes),
-    Pieces(Pin<Box<dyn Stream<Item = Result<Vec<u8>, api::Error>> + Send>>),
+    Pieces {
+        pieces: Pin<Box<dyn Stream<Item = Result<Vec<u8>, api::Error>> + Send>>,
+        /// How many bytes are still to come, if that is known.
+        left: Option<u64>,
+    },
+}
+
+impl Answer {
+    /// A part of a file.
+    pub(super) fn file(file: Opened, part: Range<u64>) -> Self {
+        let left = Some(part.end - part.start);
+        let pieces = file.pieces(part).map(|piece| Ok(piece?));
+        Self::Pieces {
+            pieces: Box::pin(pieces),
+            left,
+        }
+    }
 }
 
 impl From<Vec<u8>> for Answer {
@@ -163,7 +199,10 @@ impl From<Vec<u8>> for Answer {
 
 impl From<Streamed> for Answer {
     fn from(streamed: Streamed) -> Self {
-        Self::Pieces(streamed.into_inner())
+        Self::Pieces {
+            pieces: streamed.into_inner(),
+            left: None,
+        }
     }
 }
 
@@ -184,12 +223,14 @@ impl Body for Answer {
         match &mut *self {
             Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
             Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Self::Pieces(pieces) => {
+            Self::Pieces { pieces, left } => {
                 let poll = catch_unwind(AssertUnwindSafe(|| pieces.as_mut().poll_next(cx)));
                 match poll {
                     Ok(Poll::Pending) => Poll::Pending,
                     Ok(Poll::Ready(None)) => Poll::Ready(None),
                     Ok(Poll::Ready(Some(Ok(piece)))) => {
+                        let length = piece.len() as u64;
+                        *left = left.map(|left| left.saturating_sub(length));
                         Poll::Ready(Some(Ok(Frame::data(piece.into()))))
                     }
                     Ok(Poll::Ready(Some(Err(error)))) => {
@@ -204,13 +245,16 @@ impl Body for Answer {
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self, Self::Whole(bytes) if bytes.is_empty())
+        match self {
+            Self::Whole(bytes) => bytes.is_empty(),
+            Self::Pieces { left, .. } => *left == Some(0),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Self::Pieces(_) => SizeHint::default(),
+            Self::Pieces { left, .. } => left.map_or_else(SizeHint::default, SizeHint::with_exact),
         }
     }
 }

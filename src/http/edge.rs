@@ -19,10 +19,11 @@ use super::{
     body::{Answer, Read, Room, Unread},
     cors,
     error::Refusal,
+    files,
     limits::Times,
     path::{Template, stand_in},
     peer,
-    route::{Call, Route},
+    route::{Call, Route, Takes},
     routes,
 };
 use crate::{
@@ -50,7 +51,7 @@ struct Exchange {
 }
 
 /// Holds the body for as long as nobody has read it.
-type Slot = Arc<Mutex<Option<Unread>>>;
+pub(super) type Slot = Arc<Mutex<Option<Unread>>>;
 
 /// The answer, on its way back. An extension must be `Sync`, which a stream is not.
 struct Done(Mutex<Response<Answer>>);
@@ -193,8 +194,11 @@ async fn handle(
     let federation = &state.api.federation;
     let signed = auth::signature(route.demand, &request, federation)?;
     let arguments = template.arguments(request.uri().path())?;
-    let read = read_body(&body, route.body, state).await?;
-    let request = request.map(|()| read.bytes());
+    let (read, upload) = match route.body {
+        Takes::Whole(most) => (Some(read_body(&body, most, state).await?), None),
+        Takes::Pieces => (None, Some(files::upload(&body, state.times)?)),
+    };
+    let request = request.map(|()| read.as_ref().map_or(&[][..], Read::bytes));
     let server = match signed {
         Some(signed) => Some(auth::server(signed, &request, federation).await?),
         None => None,
@@ -208,6 +212,7 @@ async fn handle(
         },
         request,
         arguments,
+        upload,
     })?;
     drop(read);
     Ok(handled.await?)

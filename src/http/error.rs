@@ -18,10 +18,13 @@ use ruma::api::{
 use serde_json::error::Category;
 
 use super::body::Answer;
-use crate::{api::Error, federation, rooms, store, users};
+use crate::{api::Error, federation, media, rooms, store, users};
 
 /// How long a client is told to wait when the server is busy with others.
 const BUSY: Duration = Duration::from_secs(1);
+
+const LATE: &str = "the body did not come in time";
+const BROKEN_OFF: &str = "the body ended too early";
 
 /// Why the edge itself does not fulfil a request.
 #[derive(Debug)]
@@ -71,16 +74,8 @@ impl Refusal {
                 ErrorKind::TooLarge,
                 format!("the body may have at most {most} bytes"),
             ),
-            Self::TooSlow => standard(
-                StatusCode::REQUEST_TIMEOUT,
-                ErrorKind::Unknown,
-                "the body did not come in time",
-            ),
-            Self::BrokenOff => standard(
-                StatusCode::BAD_REQUEST,
-                ErrorKind::Unknown,
-                "the body ended too early",
-            ),
+            Self::TooSlow => standard(StatusCode::REQUEST_TIMEOUT, ErrorKind::Unknown, LATE),
+            Self::BrokenOff => standard(StatusCode::BAD_REQUEST, ErrorKind::Unknown, BROKEN_OFF),
             Self::NoRoom => busy("too many large requests at once; try again in a moment"),
             Self::NotServing => {
                 let mut response = standard(
@@ -97,6 +92,29 @@ impl Refusal {
     }
 }
 
+impl Refusal {
+    /// What to say of a body that a handler was taking.
+    pub(super) fn interruption(&self) -> &'static str {
+        match self {
+            Self::TooSlow => LATE,
+            _ => BROKEN_OFF,
+        }
+    }
+}
+
+/// The answer to one who asks for a part of `size` bytes where there is none.
+pub(super) fn no_such_part(size: u64) -> Response<Answer> {
+    let mut response = standard(
+        StatusCode::RANGE_NOT_SATISFIABLE,
+        ErrorKind::InvalidParam,
+        "the file is shorter than that",
+    );
+    if let Ok(range) = HeaderValue::from_str(&format!("bytes */{size}")) {
+        response.headers_mut().insert(header::CONTENT_RANGE, range);
+    }
+    response
+}
+
 /// The one match from errors to status and `errcode`.
 fn answer(error: Error) -> Response<Answer> {
     match error {
@@ -110,6 +128,7 @@ fn answer(error: Error) -> Response<Answer> {
         Error::Store(error) => of_store(error),
         Error::Users(error) => of_users(error),
         Error::Rooms(error) => of_rooms(error),
+        Error::Media(error) => of_media(error),
         Error::Peer(error) => of_peer(error),
         Error::Internal(message) => {
             log::error!("{message}");
@@ -207,6 +226,29 @@ fn of_rooms(error: rooms::Error) -> Response<Answer> {
         Error::ThirdPartyInvite => ErrorKind::ThreepidDenied,
         Error::StillInRoom => ErrorKind::Unknown,
         Error::UnsupportedVersion(_) => ErrorKind::UnsupportedRoomVersion,
+    };
+    standard(status(&kind), kind, message)
+}
+
+fn of_media(error: media::Error) -> Response<Answer> {
+    use media::Error;
+
+    let message = error.to_string();
+    let kind = match error {
+        Error::Store(error) => return of_store(error),
+        Error::Busy(error) => return busy(error.to_string()),
+        Error::Full => return of_store(store::Error::Full),
+        Error::Disk(_) => {
+            log::error!("{message}");
+            return fault();
+        }
+        Error::TooManyPending => return busy(message),
+        Error::NotFound => ErrorKind::NotFound,
+        Error::NotYetUploaded => ErrorKind::NotYetUploaded,
+        Error::CannotOverwrite => ErrorKind::CannotOverwriteMedia,
+        Error::NotYours | Error::OverQuota(_) => ErrorKind::Forbidden,
+        Error::TooLarge(_) => ErrorKind::TooLarge,
+        Error::Invalid(_) => ErrorKind::InvalidParam,
     };
     standard(status(&kind), kind, message)
 }

@@ -43,6 +43,8 @@ pub(super) struct Times {
     pub body_piece: Duration,
     /// A whole body.
     pub body: Duration,
+    /// A whole file. Somebody's line up may be slow.
+    pub upload: Duration,
     /// Until a client takes more of an answer.
     pub write: Duration,
     /// For running requests to end when the server stops.
@@ -58,6 +60,7 @@ impl Default for Times {
             idle: Duration::from_secs(75),
             body_piece: Duration::from_secs(20),
             body: Duration::from_mins(5),
+            upload: Duration::from_hours(2),
             write: Duration::from_secs(30),
             grace: Duration::from_secs(10),
         }

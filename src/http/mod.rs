@@ -6,7 +6,8 @@
 //! ([`error`]). Only this module names tide, http-types or hyper's server.
 //!
 //! In order, for each request: CORS preflight; route; access token; rate; body; parse; handler.
-//! Nothing waits for a handler that has not been read to its end, and nobody has a body read for
+//! Nothing waits for a handler that has not been read to its end, but for files, which the handler
+//! takes as they come ([`files`]); and nobody has a body read for
 //! them before they have said who they are.
 
 mod auth;
@@ -15,6 +16,7 @@ mod connection;
 mod cors;
 mod edge;
 mod error;
+mod files;
 mod households;
 mod limits;
 mod listen;

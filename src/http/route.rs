@@ -7,17 +7,20 @@ use std::{
 };
 
 use http::{Method, Request, Response, header};
-use ruma::api::{IncomingRequest, IncomingRequestExt, Metadata, path_builder::PathBuilder};
+use ruma::api::{
+    IncomingRequest, IncomingRequestExt, Metadata, OutgoingResponse, path_builder::PathBuilder,
+};
 
 use super::{
     auth::{Demand, Proof, Scheme},
     body::Answer,
     error::{encode, malformed},
+    files::{self, Wants},
     limits,
     path::Template,
 };
 use crate::{
-    api::{Api, Error, Streamed},
+    api::{Api, Download, Error, Streamed, Upload},
     rates::Kind,
 };
 
@@ -27,6 +30,17 @@ pub(super) struct Call<'a> {
     pub proof: Proof,
     pub request: Request<&'a [u8]>,
     pub arguments: Vec<String>,
+    /// The body, where the handler takes it as it comes.
+    pub upload: Option<Upload>,
+}
+
+/// How a handler takes the body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Takes {
+    /// Read to its end, and with at most so many bytes.
+    Whole(usize),
+    /// As it comes.
+    Pieces,
 }
 
 type Handled = Pin<Box<dyn Future<Output = Result<Response<Answer>, Error>> + Send>>;
@@ -39,7 +53,7 @@ pub(super) struct Route {
     pub open_end: bool,
     pub demand: Demand,
     pub rate: Option<Kind>,
-    pub body: usize,
+    pub body: Takes,
     handle: Handle,
 }
 
@@ -79,6 +93,44 @@ impl Route {
         }))
     }
 
+    /// An endpoint that takes a file. ruma's request is without it.
+    pub(super) fn upload<R, C, A, F, Fut>(handler: F) -> Self
+    where
+        R: IncomingRequest,
+        R::Authentication: Scheme<Caller = C>,
+        A: OutgoingResponse,
+        F: Fn(Api, C, R, Upload) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<A, Error>> + Send + 'static,
+    {
+        let mut route = Self::of::<R>(Box::new(move |mut call| {
+            let upload = call.upload.take();
+            let upload = upload.ok_or(Error::Internal("an upload without a body".into()))?;
+            let (api, caller, request) = parse::<R>(call)?;
+            let answer = handler(api, caller, request, upload);
+            Ok(Box::pin(async move { Ok(encode(answer.await?)) }))
+        }));
+        route.body = Takes::Pieces;
+        route
+    }
+
+    /// An endpoint that gives a file.
+    pub(super) fn file<R, C, F, Fut>(handler: F) -> Self
+    where
+        R: IncomingRequest,
+        R::Authentication: Scheme<Caller = C>,
+        F: Fn(Api, C, R) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Download, Error>> + Send + 'static,
+    {
+        Self::of::<R>(Box::new(move |call| {
+            let wants = Wants::of(call.request.headers());
+            let (api, caller, request) = parse::<R>(call)?;
+            let answer = handler(api, caller, request);
+            Ok(Box::pin(
+                async move { Ok(files::file(answer.await?, &wants)) },
+            ))
+        }))
+    }
+
     fn of<R>(handle: Handle) -> Self
     where
         R: Metadata,
@@ -90,7 +142,7 @@ impl Route {
             open_end: false,
             demand: R::Authentication::DEMAND,
             rate: R::RATE_LIMITED.then_some(Kind::Other),
-            body: limits::BODY,
+            body: Takes::Whole(limits::BODY),
             handle,
         }
     }
@@ -123,7 +175,7 @@ impl Route {
 
     /// How many bytes the body may have.
     pub(super) fn body(&mut self, most: usize) -> &mut Self {
-        self.body = most;
+        self.body = Takes::Whole(most);
         self
     }
 }

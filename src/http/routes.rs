@@ -6,7 +6,7 @@
 
 use std::future::Future;
 
-use ruma::api::IncomingRequest;
+use ruma::api::{IncomingRequest, OutgoingResponse};
 
 use super::{
     auth::Scheme,
@@ -14,7 +14,7 @@ use super::{
     route::Route,
 };
 use crate::{
-    api::{Api, Error, Streamed, admin, client, federation, health},
+    api::{Api, Download, Error, Streamed, Upload, admin, client, federation, health},
     rates::Kind,
 };
 
@@ -29,6 +29,7 @@ pub(super) fn all() -> Vec<Route> {
     rooms(&mut routes);
     ephemeral(&mut routes);
     events(&mut routes);
+    media(&mut routes);
     routes.stream(client::sync::sync);
     between_servers(&mut routes);
     routes.add(admin::shared_secret::get_nonce);
@@ -216,6 +217,21 @@ fn events(routes: &mut Routes) {
     routes.add(state::joined_members);
 }
 
+fn media(routes: &mut Routes) {
+    use client::media;
+
+    routes.upload(media::create_content);
+    routes.upload(media::create_content_async);
+    routes.add(media::create_mxc_uri);
+    routes.file(media::get_content);
+    routes.file(media::get_content_as_filename);
+    routes.add(media::get_media_config);
+    routes.add(media::get_media_config_v3);
+    routes.add(media::get_frozen_content);
+    routes.add(media::get_frozen_content_as_filename);
+    routes.add(media::get_frozen_content_thumbnail);
+}
+
 /// A list of endpoints in the making.
 #[derive(Default)]
 pub(super) struct Routes(pub Vec<Route>);
@@ -241,6 +257,29 @@ impl Routes {
         Fut: Future<Output = Result<Streamed, Error>> + Send + 'static,
     {
         self.push(Route::streamed(handler))
+    }
+
+    /// Serves an endpoint that takes a file.
+    pub(super) fn upload<R, C, A, F, Fut>(&mut self, handler: F) -> &mut Route
+    where
+        R: IncomingRequest,
+        R::Authentication: Scheme<Caller = C>,
+        A: OutgoingResponse,
+        F: Fn(Api, C, R, Upload) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<A, Error>> + Send + 'static,
+    {
+        self.push(Route::upload(handler))
+    }
+
+    /// Serves an endpoint that gives a file.
+    pub(super) fn file<R, C, F, Fut>(&mut self, handler: F) -> &mut Route
+    where
+        R: IncomingRequest,
+        R::Authentication: Scheme<Caller = C>,
+        F: Fn(Api, C, R) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Download, Error>> + Send + 'static,
+    {
+        self.push(Route::file(handler))
     }
 
     fn push(&mut self, route: Route) -> &mut Route {

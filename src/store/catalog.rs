@@ -13,8 +13,9 @@ use super::{
     packed::Packed,
     records::{
         AccessToken, Account, AccountData, Alias, Counts, Device, Gap, Invitation, LoginToken,
-        MemberRow, Notified, Outgoing, Receipt, RefreshToken, RemoteKey, Rest, Room, RoomHot,
-        SigningKey, StateNode, Succession, Thread, TimelineRow, Transaction, Waiting, Whereabouts,
+        Media, MediaFile, MemberRow, Notified, Outgoing, Receipt, RefreshToken, RemoteKey, Rest,
+        Room, RoomHot, SigningKey, StateNode, Succession, Thread, TimelineRow, Transaction,
+        Waiting, Whereabouts,
     },
     table::{Rows, SnapshotTable, TxTable},
 };
@@ -240,4 +241,18 @@ tables! {
     /// (room, root of a thread or 0, local user) → the place of the last thing that the user wrote
     /// there, of those whom the room's or the thread's record does not hold any more.
     wrote: (RoomNum, EventNum, UserNum) => Place, version 1;
+
+    /// (server or 0 for this one, media id) → what it is.
+    media: (ServerNum, &'static str) => Packed<Media>, version 1;
+    /// Id of a file, the SHA-256 of its content → the file.
+    media_files: [u8; 32] => Packed<MediaFile>, version 1;
+    /// (file, server, media id): `media` by file.
+    media_of_file: ([u8; 32], ServerNum, &'static str) => (), version 1;
+    /// (local user, media id): what the user uploaded.
+    uploads: (UserNum, &'static str) => (), version 1;
+    /// Local user → how many bytes the user uploaded.
+    media_space: UserNum => u64, version 1;
+    /// Media id that was given out and has no content yet → to whom, and until when it may get it,
+    /// in milliseconds since the epoch.
+    pending_media: &'static str => (UserNum, u64), version 1;
 }

@@ -35,13 +35,26 @@ const RESERVE_MAX: u64 = 1 << 30;
 
 /// The room on a disk, in bytes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Space {
+pub struct Space {
+    /// All of it.
     pub total: u64,
     /// What a process without privileges may still use.
     pub free: u64,
 }
 
 impl Space {
+    /// The room on the disk that holds `directory`.
+    ///
+    /// # Errors
+    /// If the system does not tell.
+    pub fn of(directory: &Path) -> io::Result<Self> {
+        let stat = rustix::fs::statvfs(directory)?;
+        Ok(Self {
+            total: stat.f_blocks.saturating_mul(stat.f_frsize),
+            free: stat.f_bavail.saturating_mul(stat.f_frsize),
+        })
+    }
+
     /// Whether so little is free that only what frees space may be written.
     pub fn is_scarce(self) -> bool {
         self.free < self.reserve()
@@ -51,7 +64,8 @@ impl Space {
         self.free > self.reserve() + 2 * BALLAST_LEN
     }
 
-    fn reserve(self) -> u64 {
+    /// What is to stay free.
+    pub fn reserve(self) -> u64 {
         (self.total / RESERVE_PART).min(RESERVE_MAX)
     }
 }
@@ -229,7 +243,7 @@ impl Disk {
 }
 
 /// Whether `error` says that the disk, or the user's part of it, is full.
-pub(super) fn is_full(error: &io::Error) -> bool {
+pub fn is_full(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
@@ -270,11 +284,7 @@ impl Machine for ThisMachine {
     }
 
     fn space(&self, directory: &Path) -> io::Result<Space> {
-        let stat = rustix::fs::statvfs(directory)?;
-        Ok(Space {
-            total: stat.f_blocks.saturating_mul(stat.f_frsize),
-            free: stat.f_bavail.saturating_mul(stat.f_frsize),
-        })
+        Space::of(directory)
     }
 }
 

@@ -45,6 +45,7 @@ use self::{
 };
 pub use self::{
     catalog::{Reader, Snapshot, TABLES, TableInfo},
+    disk::{Space, is_full},
     effects::Effect,
     error::Error,
     ids::{

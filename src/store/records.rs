@@ -439,3 +439,27 @@ record! {
         next: StateKeyNum,
     }
 }
+
+record! {
+    /// A piece of media.
+    Media {
+        /// Its content.
+        file: [u8; 32],
+        /// What kind of content that is, as whoever uploaded it says; empty if they do not.
+        content_type: String,
+        /// The name of the file it was uploaded from.
+        name: Option<String>,
+        /// Who uploaded it, of this server's users.
+        uploader: Option<UserNum>,
+        /// When it came here, in milliseconds since the epoch.
+        created_ts: u64,
+    }
+}
+
+record! {
+    /// A file with media.
+    MediaFile {
+        /// In bytes.
+        size: u64,
+    }
+}

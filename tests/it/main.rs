@@ -6,6 +6,7 @@ mod edge;
 mod ephemeral;
 mod federation;
 mod home;
+mod media;
 mod messages;
 mod nonsense;
 mod own_data;

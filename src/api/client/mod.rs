@@ -7,6 +7,7 @@ pub mod device;
 pub mod directory;
 pub mod discovery;
 pub mod filter;
+pub mod media;
 pub mod membership;
 pub mod message;
 pub mod openid;
@@ -36,6 +37,7 @@ use crate::{
     clock::Clock,
     config::Config,
     federation::Federation,
+    media::Media,
     pool::Pool,
     rates::Rates,
     rooms::{self, Actor, Local, current, typing::Typing},
@@ -67,6 +69,8 @@ pub struct ClientApi {
     pub hub: Arc<Hub>,
     /// Other servers.
     pub federation: Arc<Federation>,
+    /// Pictures and files.
+    pub media: Media,
     /// Who is typing.
     pub typing: Arc<Typing>,
     /// Which members devices have been told of.

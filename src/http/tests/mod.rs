@@ -27,6 +27,7 @@ use crate::{
     clock::Clock,
     config::{Config, Settings},
     federation::Federation,
+    media::Media,
     pool::Pool,
     protocol::ServerKey,
     rates::{Kind, Rates},
@@ -70,7 +71,9 @@ impl House {
         let executor = Arc::new(Executor::new());
         let federation =
             Federation::start(&config, (&store, &local), (&clock, &pool), &executor).unwrap();
+        let media = Media::start(&config, &store, (&clock, &pool), &executor);
         let api = Arc::new(ClientApi {
+            media: smol::block_on(media).unwrap(),
             federation: Arc::new(federation),
             hub: Arc::new(Hub::new(store.clone(), 1).unwrap()),
             typing: Arc::default(),

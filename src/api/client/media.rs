@@ -1,0 +1,271 @@
+//! Pictures and files ([content repository]).
+//!
+//! The endpoints that need no token are frozen, as the specification asks of servers: they have what
+//! was there before the freeze, which here is nothing.
+//!
+//! [content repository]: https://spec.matrix.org/v1.19/client-server-api/#content-repository
+
+use std::time::Duration;
+
+use ruma::{
+    MilliSecondsSinceUnixEpoch, OwnedMxcUri, ServerName, UInt,
+    api::client::{
+        authenticated_media::{get_content, get_content_as_filename, get_media_config},
+        media::{
+            create_content, create_content_async, create_mxc_uri,
+            get_content as get_frozen_content,
+            get_content_as_filename as get_frozen_content_as_filename,
+            get_content_thumbnail as get_frozen_content_thumbnail,
+            get_media_config as get_media_config_v3,
+        },
+    },
+    api::{EmptyBody, OutgoingResponse, error::IntoHttpError},
+    http_headers::{ContentDisposition, ContentDispositionType},
+};
+use smol::{Timer, future};
+
+use super::{Api, ClientApi};
+use crate::{
+    api::{Anyone, Download, Error, Session, Upload},
+    media::{self, About, Draft, Found},
+};
+
+/// How long somebody can wait for what has not been uploaded yet.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What browsers only ever show as what it claims to be ([serving inline content]).
+///
+/// [serving inline content]: https://spec.matrix.org/v1.19/client-server-api/#serving-inline-content
+const INLINE: [&str; 26] = [
+    "text/css",
+    "text/plain",
+    "text/csv",
+    "application/json",
+    "application/ld+json",
+    "image/jpeg",
+    "image/gif",
+    "image/png",
+    "image/apng",
+    "image/webp",
+    "image/avif",
+    "video/mp4",
+    "video/webm",
+    "video/ogg",
+    "video/quicktime",
+    "audio/mp4",
+    "audio/webm",
+    "audio/aac",
+    "audio/mpeg",
+    "audio/ogg",
+    "audio/wave",
+    "audio/wav",
+    "audio/x-wav",
+    "audio/x-pn-wav",
+    "audio/flac",
+    "audio/x-flac",
+];
+
+/// `POST /_matrix/media/v3/upload`
+pub async fn create_content(
+    api: Api,
+    who: Session,
+    request: create_content::v3::Request,
+    upload: Upload,
+) -> Result<create_content::v3::Response, Error> {
+    let about = About::new(request.content_type, request.filename)?;
+    let draft = api.media.upload(who.user, upload.length()).await?;
+    let content = receive(draft, upload).await?.finish().await?;
+    let id = api.media.store(who.user, about, content).await?;
+    Ok(create_content::v3::Response::new(api.mxc(&id)))
+}
+
+/// `POST /_matrix/media/v1/create`
+pub async fn create_mxc_uri(
+    api: Api,
+    who: Session,
+    _request: create_mxc_uri::v1::Request,
+) -> Result<create_mxc_uri::v1::Response, Error> {
+    let (id, until) = api.media.create(who.user).await?;
+    let mut response = create_mxc_uri::v1::Response::new(api.mxc(&id));
+    let until = MilliSecondsSinceUnixEpoch(UInt::new_saturating(until));
+    response.unused_expires_at = Some(until);
+    Ok(response)
+}
+
+/// `PUT /_matrix/media/v3/upload/{serverName}/{mediaId}`
+pub async fn create_content_async(
+    api: Api,
+    who: Session,
+    request: create_content_async::v3::Request,
+    upload: Upload,
+) -> Result<Filled, Error> {
+    if !api.media.is_local(&request.server_name) {
+        return Err(media::Error::NotFound.into());
+    }
+    let about = About::new(request.content_type, request.filename)?;
+    let id = request.media_id;
+    api.media.may_fill(who.user, &id)?;
+    let draft = api.media.upload(who.user, upload.length()).await?;
+    let content = receive(draft, upload).await?.finish().await?;
+    api.media.fill(who.user, (&id, about), content).await?;
+    Ok(Filled)
+}
+
+/// An empty object, which ruma's own response cannot be made as.
+#[derive(Clone, Copy, Debug)]
+pub struct Filled;
+
+impl OutgoingResponse for Filled {
+    type Body = EmptyBody<false>;
+
+    fn try_into_http_response_inner(self) -> Result<http::Response<Self::Body>, IntoHttpError> {
+        Ok(http::Response::new(EmptyBody))
+    }
+}
+
+async fn receive(mut draft: Draft, mut upload: Upload) -> Result<Draft, Error> {
+    while let Some(piece) = upload.next().await? {
+        draft.write(&piece).await?;
+    }
+    Ok(draft)
+}
+
+/// `GET /_matrix/client/v1/media/download/{serverName}/{mediaId}`
+pub async fn get_content(
+    api: Api,
+    _who: Session,
+    request: get_content::v1::Request,
+) -> Result<Download, Error> {
+    let found = find(
+        &api,
+        (&request.server_name, &request.media_id),
+        request.timeout_ms,
+    );
+    let found = found.await?;
+    let name = found.about.name.clone();
+    download(&api, found, name).await
+}
+
+/// `GET /_matrix/client/v1/media/download/{serverName}/{mediaId}/{fileName}`
+pub async fn get_content_as_filename(
+    api: Api,
+    _who: Session,
+    request: get_content_as_filename::v1::Request,
+) -> Result<Download, Error> {
+    let found = find(
+        &api,
+        (&request.server_name, &request.media_id),
+        request.timeout_ms,
+    );
+    download(&api, found.await?, Some(request.filename)).await
+}
+
+/// `GET /_matrix/client/v1/media/config`
+pub async fn get_media_config(
+    api: Api,
+    _who: Session,
+    _request: get_media_config::v1::Request,
+) -> Result<get_media_config::v1::Response, Error> {
+    let most = UInt::new_saturating(api.media.max_upload().bytes());
+    Ok(get_media_config::v1::Response::new(most))
+}
+
+/// `GET /_matrix/media/v3/config`
+#[expect(deprecated)] // for clients from before Matrix 1.11
+pub async fn get_media_config_v3(
+    api: Api,
+    _who: Session,
+    _request: get_media_config_v3::v3::Request,
+) -> Result<get_media_config_v3::v3::Response, Error> {
+    let most = UInt::new_saturating(api.media.max_upload().bytes());
+    Ok(get_media_config_v3::v3::Response::new(most))
+}
+
+/// `GET /_matrix/media/v3/download/{serverName}/{mediaId}`
+#[expect(deprecated)]
+pub async fn get_frozen_content(
+    _api: Api,
+    _who: Anyone,
+    _request: get_frozen_content::v3::Request,
+) -> Result<get_frozen_content::v3::Response, Error> {
+    Err(frozen())
+}
+
+/// `GET /_matrix/media/v3/download/{serverName}/{mediaId}/{fileName}`
+#[expect(deprecated)]
+pub async fn get_frozen_content_as_filename(
+    _api: Api,
+    _who: Anyone,
+    _request: get_frozen_content_as_filename::v3::Request,
+) -> Result<get_frozen_content_as_filename::v3::Response, Error> {
+    Err(frozen())
+}
+
+/// `GET /_matrix/media/v3/thumbnail/{serverName}/{mediaId}`
+#[expect(deprecated)]
+pub async fn get_frozen_content_thumbnail(
+    _api: Api,
+    _who: Anyone,
+    _request: get_frozen_content_thumbnail::v3::Request,
+) -> Result<get_frozen_content_thumbnail::v3::Response, Error> {
+    Err(frozen())
+}
+
+fn frozen() -> Error {
+    Error::not_found("media are shown only to those who say who they are")
+}
+
+/// The media, once they are there: waits for so long if they are announced.
+async fn find(
+    api: &Api,
+    (server, id): (&ServerName, &str),
+    timeout: Duration,
+) -> Result<Found, Error> {
+    if !api.media.is_local(server) {
+        return Err(media::Error::NotFound.into());
+    }
+    match api.media.local(id) {
+        Err(media::Error::NotYetUploaded) => {}
+        found => return Ok(found?),
+    }
+    let late = async {
+        Timer::after(timeout.min(PATIENCE)).await;
+    };
+    let over = future::or(late, api.stopping.wait());
+    future::or(api.media.uploaded(id), over).await;
+    Ok(api.media.local(id)?)
+}
+
+async fn download(api: &Api, found: Found, name: Option<String>) -> Result<Download, Error> {
+    let file = api.media.open(&found).await?;
+    let content_type = match found.about.content_type {
+        unknown if unknown.is_empty() => "application/octet-stream".to_owned(),
+        known => known,
+    };
+    Ok(Download {
+        file,
+        disposition: disposition(&content_type).with_filename(name),
+        content_type,
+        tag: found.hash[..16]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect(),
+    })
+}
+
+fn disposition(content_type: &str) -> ContentDisposition {
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    let is_safe = INLINE.iter().any(|safe| essence.eq_ignore_ascii_case(safe));
+    ContentDisposition::new(if is_safe {
+        ContentDispositionType::Inline
+    } else {
+        ContentDispositionType::Attachment
+    })
+}
+
+impl ClientApi {
+    /// The address of this server's media `id`.
+    fn mxc(&self, id: &str) -> OwnedMxcUri {
+        format!("mxc://{}/{id}", self.config.server_name).into()
+    }
+}
