@@ -348,7 +348,7 @@ struct Event {
 }
 
 fn client(port: u16, token: &str) -> Client {
-    Client::connect(port, Some(token)).unwrap()
+    Client::connect(port, Some(&format!("Bearer {token}"))).unwrap()
 }
 
 fn sync(client: &mut Client, query: &str) -> Synced {

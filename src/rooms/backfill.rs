@@ -153,10 +153,33 @@ fn current(
             .iter()
             .filter(|judged| judged.status == Status::Accepted)
     };
-    let mut followed = HashSet::new();
+    let of_stretch: HashMap<EventNum, &Judged> =
+        judged.iter().map(|judged| (judged.num, judged)).collect();
+    let mut open = Vec::new();
+    for id in &gap.missing {
+        if let Ok(id) = <&EventId>::try_from(id.as_str()) {
+            open.extend(event::num_in(r, room, id)?);
+        }
+    }
     for judged in accepted() {
         for id in judged.pdu.prev_events() {
-            followed.extend(event::num_in(r, room, id)?);
+            open.extend(event::num_in(r, room, id)?);
+        }
+    }
+    // Also what something follows on only behind what counts for nothing.
+    let mut followed = HashSet::new();
+    while let Some(num) = open.pop() {
+        if !followed.insert(num) {
+            continue;
+        }
+        match of_stretch.get(&num) {
+            Some(judged) if judged.status == Status::Accepted => {}
+            Some(judged) => {
+                for id in judged.pdu.prev_events() {
+                    open.extend(event::num_in(r, room, id)?);
+                }
+            }
+            None => open.extend(receive::before_nothing(r, room, rules, num)?),
         }
     }
     let ends = hot.extremities.iter().filter(|end| !followed.contains(end));
@@ -167,10 +190,8 @@ fn current(
     }
     // Those on which only follows what was rejected.
     for judged in accepted().filter(|judged| !followed.contains(&judged.num)) {
-        if !gap.missing.iter().any(|id| judged.pdu.event_id() == id) {
-            ends.push(judged.num);
-            states.push(judged.state_after());
-        }
+        ends.push(judged.num);
+        states.push(judged.state_after());
     }
     if ends == hot.extremities || ends.is_empty() {
         return Ok(None);

@@ -36,6 +36,8 @@ use crate::{
 
 /// How many places stay free where history is missing.
 const GAP: u64 = 1 << 32;
+/// How many events before one that is stored are looked at for ends that it takes.
+const ENDED: usize = 100;
 
 /// What was decided about a foreign event.
 #[derive(Debug)]
@@ -45,7 +47,8 @@ pub struct Decision {
     json: Vec<u8>,
     /// The room's extremities on the snapshot.
     extremities: Vec<EventNum>,
-    prev: Vec<EventNum>,
+    /// What is no end of the room any more.
+    ended: Vec<EventNum>,
     /// Predecessors that are not here.
     missing: Vec<String>,
     auth: Vec<EventNum>,
@@ -99,6 +102,7 @@ pub fn decide(
         states = vec![told.ok_or(Error::Missing)?];
     }
     let state_before = resolution::resolve(r, room, rules, &states, None)?;
+    let ended = ended(r, room, rules, prev)?;
     let current = View::of(hot.state);
     let status = check(r, room, rules, &pdu, (&state_before, &current))?;
     let current = if status == Status::Accepted {
@@ -110,7 +114,7 @@ pub fn decide(
             None => state_before.clone(),
         };
         let mut states = vec![after];
-        for num in hot.extremities.iter().filter(|num| !prev.contains(num)) {
+        for num in hot.extremities.iter().filter(|num| !ended.contains(num)) {
             states.push(View::after(r, *num, &event::header(r, *num)?)?);
         }
         let new = Unnumbered {
@@ -126,7 +130,7 @@ pub fn decide(
         pdu,
         json,
         extremities: hot.extremities,
-        prev,
+        ended,
         missing,
         auth,
         status,
@@ -134,6 +138,45 @@ pub fn decide(
         current,
         hand_on: false,
     })
+}
+
+/// What is no end of the room any more once an event follows on `prev`: those, and what comes before
+/// those of them that count for nothing here, which else would stay ends for ever.
+fn ended(
+    r: &impl Reader,
+    room: RoomNum,
+    rules: &RoomVersionRules,
+    prev: Vec<EventNum>,
+) -> Result<Vec<EventNum>, Error> {
+    let mut ended = prev;
+    let mut looked_at = 0;
+    while looked_at < ended.len() && ended.len() < ENDED {
+        for before in before_nothing(r, room, rules, ended[looked_at])? {
+            if !ended.contains(&before) {
+                ended.push(before);
+            }
+        }
+        looked_at += 1;
+    }
+    Ok(ended)
+}
+
+/// What comes right before the event `num`, if that has its place and counts for nothing here.
+pub(super) fn before_nothing(
+    r: &impl Reader,
+    room: RoomNum,
+    rules: &RoomVersionRules,
+    num: EventNum,
+) -> Result<Vec<EventNum>, Error> {
+    let status = event::header(r, num)?.status;
+    let counts = !status.is_rejected() && status != Status::SoftFailed;
+    if counts || status.is_outlier() {
+        return Ok(Vec::new());
+    }
+    let pdu = event::load(r, num)?.pdu(rules)?;
+    let before = pdu.prev_events().iter();
+    let before = before.map(|id| event::num_in(r, room, id));
+    before.filter_map(Result::transpose).collect()
 }
 
 /// The events that come right before one.
@@ -321,9 +364,7 @@ pub fn store(
     decision: &Decision,
     notify: &Notify,
 ) -> Result<EventNum, Error> {
-    let Decision {
-        room, pdu, prev, ..
-    } = decision;
+    let Decision { room, pdu, .. } = decision;
     let room = *room;
     let mut hot = super::hot(tx, room)?;
     let mut outlier = None;
@@ -373,7 +414,7 @@ pub fn store(
             outgoing::note(tx, local, room, pdu, (num, position))?;
         }
         hot.extremities
-            .retain(|extremity| !prev.contains(extremity));
+            .retain(|extremity| !decision.ended.contains(extremity));
         hot.extremities.push(num);
         hot.depth = hot.depth.max(pdu.depth());
         tx.effect(Effect::RoomChanged(room, position));

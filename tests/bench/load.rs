@@ -63,7 +63,7 @@ impl Village {
 
     /// A connection on which a person is logged in.
     pub fn client(&self, port: u16, person: usize) -> io::Result<Client> {
-        Client::connect(port, Some(&self.tokens[person]))
+        Client::connect(port, Some(&format!("Bearer {}", self.tokens[person])))
     }
 
     /// Sends one message of `size` bytes of text. `name` tells it from all others of this person.

@@ -2,16 +2,30 @@
 //! `cargo bench -- alone crowd` for some of them. Data lies below `target/tmp`, which must be on a
 //! disk: a file system in memory writes nothing.
 
+mod city;
 #[path = "../common/mod.rs"]
 mod common;
 mod load;
+mod peak;
 mod process;
 
-use std::{fmt, fs, io, path::Path, thread, time::Duration};
+use std::{
+    fmt, fs, io,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
 
-use common::server::{Server, command};
+use city::City;
+use common::{
+    http::Client,
+    people,
+    server::{Server, command, free_port},
+};
 use load::Village;
+use ruma::{OwnedEventId, RoomId, ServerName};
 use rustix::process::Signal;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 const MB: u64 = 1_000_000;
@@ -29,13 +43,15 @@ type Measured = io::Result<Vec<Row>>;
 type Part = (&'static str, fn() -> Measured);
 
 fn main() -> io::Result<()> {
-    let parts: [Part; 6] = [
+    let parts: [Part; 8] = [
         ("size", size),
         ("idle", idle),
         ("start", start),
         ("alone", alone),
         ("crowd", crowd),
         ("killed", killed),
+        ("joining", joining),
+        ("receiving", receiving),
     ];
     let wanted: Vec<_> = std::env::args()
         .skip(1)
@@ -223,6 +239,94 @@ fn killed() -> Measured {
     Ok(vec![idle, busy])
 }
 
+fn joining() -> Measured {
+    let members = 20_000;
+    let mut memory = Row::of(
+        "joining a room of 20,000 members elsewhere: peak memory",
+        "MB",
+        [],
+    );
+    let mut time = Row::of("- time per 1,000 members", "s", []);
+    let mut syncing = Row::of("- memory after the first sync", "MB", []);
+    let city = City::found()?;
+    let room = city.settle(members);
+    for _ in 0..3 {
+        let directory = directory()?;
+        let server = start_federating(directory.path())?;
+        let mut guest = guest(server.port)?;
+        peak::forget(server.id())?;
+        let begun = Instant::now();
+        join(&mut guest, &room, &city)?;
+        let thousands = members as f64 / 1e3;
+        time.values.push(begun.elapsed().as_secs_f64() / thousands);
+        memory.values.push(peak::of(server.id())? as f64 / 1e6);
+        guest.json::<Value>("GET", "/_matrix/client/v3/sync", None)?;
+        syncing
+            .values
+            .push(process::resident(server.id())? as f64 / 1e6);
+        stop(server)?;
+    }
+    Ok(vec![memory.at_most(128.0), time, syncing])
+}
+
+fn receiving() -> Measured {
+    let messages = 5_000;
+    let directory = directory()?;
+    let server = start_federating(directory.path())?;
+    let city = City::found()?;
+    let mut guest = guest(server.port)?;
+    let name = ServerName::parse("localhost").map_err(io::Error::other)?;
+    let mut speed = Row::of(
+        "one linear room of another server: received events",
+        "1/s",
+        [],
+    );
+    let mut cpu = Row::of("- CPU of the server per event", "ms", []);
+    for _ in 0..3 {
+        let room = city.settle(2);
+        let said = city.chat(&room, &join(&mut guest, &room, &city)?, messages);
+        let (begun, used) = (Instant::now(), process::cpu(server.id())?);
+        city.send((&name, server.port), &said)?;
+        speed
+            .values
+            .push(messages as f64 / begun.elapsed().as_secs_f64());
+        let used = process::cpu(server.id())? - used;
+        cpu.values.push(milliseconds(used) / messages as f64);
+        let last = said.last().map(|event| event.pdu.event_id().to_owned());
+        let path = format!("/_matrix/client/v3/rooms/{room}/messages?dir=b&limit=1");
+        let newest: Value = guest.json("GET", &path, None)?;
+        if newest["chunk"][0]["event_id"].as_str() != last.as_ref().map(|id| id.as_str()) {
+            return Err(io::Error::other(format!("the newest is {newest}")));
+        }
+    }
+    stop(server)?;
+    Ok(vec![speed.at_least(1000.0), cpu])
+}
+
+/// A server that federates with whom the tests certify.
+fn start_federating(directory: &Path) -> io::Result<Server> {
+    let authority = concat!(env!("CARGO_MANIFEST_DIR"), "/src/http/tests/root.pem");
+    let settings =
+        format!("federation = \"on\"\nextra_ca = {authority:?}\nallow_private_addresses = true\n");
+    Server::start_with(command(), directory, free_port()?, &settings)
+}
+
+/// Somebody who is registered now.
+fn guest(port: u16) -> io::Result<Client> {
+    let token = people::register(port, "guest")?;
+    Client::connect(port, Some(&format!("Bearer {token}")))
+}
+
+/// Joins a room of the city's: the event by which that came about.
+fn join(guest: &mut Client, room: &RoomId, city: &City) -> io::Result<OwnedEventId> {
+    let path = format!("/_matrix/client/v3/join/{room}?via={}", city.name());
+    guest.json::<Value>("POST", &path, Some(&json!({})))?;
+    let path = format!("/_matrix/client/v3/rooms/{room}/messages?dir=b&limit=1");
+    let newest: Value = guest.json("GET", &path, None)?;
+    let id = newest["chunk"][0]["event_id"].as_str().unwrap_or_default();
+    OwnedEventId::try_from(id).map_err(io::Error::other)
+}
+
 fn kill_in_traffic(server: Server, village: &Village, run: usize) -> io::Result<()> {
     let port = server.port;
     thread::scope(|scope| {
@@ -268,7 +372,12 @@ struct Row {
     what: &'static str,
     unit: &'static str,
     values: Vec<f64>,
-    target: Option<f64>,
+    target: Option<Target>,
+}
+
+enum Target {
+    AtMost(f64),
+    AtLeast(f64),
 }
 
 impl Row {
@@ -282,7 +391,12 @@ impl Row {
     }
 
     fn at_most(mut self, target: f64) -> Row {
-        self.target = Some(target);
+        self.target = Some(Target::AtMost(target));
+        self
+    }
+
+    fn at_least(mut self, target: f64) -> Row {
+        self.target = Some(Target::AtLeast(target));
         self
     }
 }
@@ -300,8 +414,10 @@ impl fmt::Display for Row {
             values.len()
         )?;
         match self.target {
-            Some(target) if median > target => write!(f, "  ≤ {target} missed"),
-            Some(target) => write!(f, "  ≤ {target}"),
+            Some(Target::AtMost(target)) if median > target => write!(f, "  ≤ {target} missed"),
+            Some(Target::AtMost(target)) => write!(f, "  ≤ {target}"),
+            Some(Target::AtLeast(target)) if median < target => write!(f, "  ≥ {target} missed"),
+            Some(Target::AtLeast(target)) => write!(f, "  ≥ {target}"),
             None => Ok(()),
         }
     }

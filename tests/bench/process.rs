@@ -45,7 +45,8 @@ pub fn allocated(directory: &Path) -> io::Result<u64> {
     Ok(total)
 }
 
-fn field(text: &str, name: &str) -> io::Result<u64> {
+/// The number that `text`, as Linux writes it, has for `name`.
+pub fn field(text: &str, name: &str) -> io::Result<u64> {
     text.lines()
         .find_map(|line| line.strip_prefix(name))
         .and_then(|rest| rest.split_whitespace().next())

@@ -34,7 +34,7 @@ fn systemd_is_told_that_the_server_opens_serves_lives_and_stops() {
     let mut command = command();
     command.env("NOTIFY_SOCKET", name);
     command.env("WATCHDOG_USEC", "200000");
-    let server = Server::start_with(command, directory.path(), free_port().unwrap()).unwrap();
+    let server = Server::start_with(command, directory.path(), free_port().unwrap(), "").unwrap();
     assert_eq!(heard(), "STATUS=opening the database");
     assert_eq!(heard(), "EXTEND_TIMEOUT_USEC=60000000");
     assert_eq!(heard(), "READY=1\nSTATUS=serving localhost");
@@ -55,7 +55,7 @@ fn who_comes_while_the_server_restarts_is_answered_if_systemd_listens() {
         client
             .send("GET", "/_matrix/client/versions", None)
             .unwrap();
-        let server = Server::start_with(activated(&socket), directory.path(), port).unwrap();
+        let server = Server::start_with(activated(&socket), directory.path(), port, "").unwrap();
         assert!(client.answer().is_ok());
         assert!(server.stop(Signal::TERM).unwrap().success());
     }
@@ -96,7 +96,7 @@ fn the_journal_gets_one_line_for_a_start() {
         "JOURNAL_STREAM",
         format!("{}:{}", journal.dev(), journal.ino()),
     );
-    let server = Server::start_with(command, directory.path(), free_port().unwrap()).unwrap();
+    let server = Server::start_with(command, directory.path(), free_port().unwrap(), "").unwrap();
     let said = fs::read_to_string(log).unwrap();
     let lines: Vec<_> = said.lines().collect();
     assert!(

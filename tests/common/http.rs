@@ -12,10 +12,10 @@ use serde_json::Value;
 /// The longest that an answer may take; a long poll asks for less.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A connection, kept alive between requests, and the access token that goes with each.
+/// A connection, kept alive between requests, and who asks in each.
 pub struct Client {
     stream: BufReader<TcpStream>,
-    token: Option<String>,
+    authorization: Option<String>,
 }
 
 /// Status and body of an answer.
@@ -25,14 +25,14 @@ pub struct Answer {
 }
 
 impl Client {
-    /// Connects to a port of this machine.
-    pub fn connect(port: u16, token: Option<&str>) -> io::Result<Client> {
+    /// Connects to a port of this machine. `authorization` is the header of that name.
+    pub fn connect(port: u16, authorization: Option<&str>) -> io::Result<Client> {
         let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         Ok(Client {
             stream: BufReader::new(stream),
-            token: token.map(str::to_owned),
+            authorization: authorization.map(str::to_owned),
         })
     }
 
@@ -45,8 +45,8 @@ impl Client {
     /// Sends a request, whose answer [`Self::answer`] then waits for.
     pub fn send(&mut self, method: &str, path: &str, body: Option<&Value>) -> io::Result<()> {
         let body = body.map_or_else(Vec::new, |body| body.to_string().into_bytes());
-        let authorization = match &self.token {
-            Some(token) => format!("Authorization: Bearer {token}\r\n"),
+        let authorization = match &self.authorization {
+            Some(value) => format!("Authorization: {value}\r\n"),
             None => String::new(),
         };
         let mut request = format!(

@@ -47,18 +47,24 @@ pub struct Server {
 impl Server {
     /// Starts a server on the data in `directory` and waits until it answers.
     pub fn start(directory: &Path) -> io::Result<Server> {
-        Self::start_with(command(), directory, free_port()?)
+        Self::start_with(command(), directory, free_port()?, "")
     }
 
-    /// Starts a server with a command of its own, to answer on `port`.
-    pub fn start_with(mut command: Command, directory: &Path, port: u16) -> io::Result<Server> {
+    /// Starts a server with a command of its own, to answer on `port`, and with these lines in its
+    /// configuration beside the usual ones.
+    pub fn start_with(
+        mut command: Command,
+        directory: &Path,
+        port: u16,
+        settings: &str,
+    ) -> io::Result<Server> {
         let config = directory.join("hearth.toml");
         let data = directory.join("data");
         fs::write(
             &config,
             format!(
                 "server_name = \"localhost\"\ndata_dir = {data:?}\nlisten = [\"127.0.0.1:{port}\"]\n\
-                 registration = \"open\"\nrate_limits = false\n"
+                 registration = \"open\"\nrate_limits = false\n{settings}"
             ),
         )?;
         let log = File::options()

@@ -335,43 +335,85 @@ impl Server<'_> {
 #[test]
 fn in_whatever_order_a_history_comes_the_state_is_what_whole_resolution_gives() {
     for version in versions::SUPPORTED {
-        let peer = Peer::new(History::random(&version, 21, 60));
-        with_server(&peer, 8, async |server| {
-            let mut order: Vec<usize> = (8..60).collect();
-            order.shuffle(&mut StdRng::seed_from_u64(3));
-            for some in order.chunks(5) {
-                // Whether anybody here is in the room changes on the way.
-                let raw = some.iter().map(|index| peer.raw(*index)).collect();
-                let room = server
-                    .store
-                    .read(|s| super::fetch::Room::load(s, server.room));
-                let (origin, room) = (server_name!("b.example"), room.expect("a room"));
-                let taken = server.receiver.take_in(origin, &room, raw).await;
-                server.queues.wake(server.room);
-                assert!(taken.values().all(Result::is_ok), "{taken:?}");
-            }
-            server.worked_off().await;
-            for index in 0..60 {
-                assert!(server.has(index), "version {version}, event {index}");
-            }
-            let history = &server.peer.history;
-            let ends = server
-                .store
-                .read(|s| rooms::hot(s, server.room))
-                .expect("a room");
-            let ends: Vec<usize> = ends
-                .extremities
-                .iter()
-                .map(|num| server.index(*num))
-                .collect();
-            let expected = history.state_after_all(&ends);
-            assert_eq!(
-                server.current(),
-                server.named(&expected),
-                "version {version}"
-            );
-        });
+        let mut order: Vec<usize> = (8..60).collect();
+        order.shuffle(&mut StdRng::seed_from_u64(3));
+        comes(History::random(&version, 21, 60), &order, 5);
     }
+}
+
+#[test]
+fn what_comes_in_line_gives_the_state_that_whole_resolution_gives() {
+    for version in versions::SUPPORTED {
+        for seed in 0..3 {
+            let order: Vec<usize> = (8..60).collect();
+            comes(History::random(&version, seed, 60), &order, 50);
+        }
+    }
+}
+
+/// Takes the events of a history in this order, so many at once, and compares the state at its end.
+fn comes(history: History, order: &[usize], together: usize) {
+    let peer = Peer::new(history);
+    let history = &peer.history;
+    with_server(&peer, 8, async |server| {
+        for some in order.chunks(together) {
+            // Whether anybody here is in the room changes on the way.
+            let raw = some.iter().map(|index| peer.raw(*index)).collect();
+            let room = server
+                .store
+                .read(|s| super::fetch::Room::load(s, server.room));
+            let (origin, room) = (server_name!("b.example"), room.expect("a room"));
+            let taken = server.receiver.take_in(origin, &room, raw).await;
+            server.queues.wake(server.room);
+            assert!(taken.values().all(Result::is_ok), "{taken:?}");
+        }
+        server.worked_off().await;
+        for index in 0..history.events.len() {
+            assert!(
+                server.has(index),
+                "version {}, event {index}",
+                history.version
+            );
+        }
+        let ends = server
+            .store
+            .read(|s| rooms::hot(s, server.room))
+            .expect("a room");
+        let ends: Vec<usize> = ends
+            .extremities
+            .iter()
+            .map(|num| server.index(*num))
+            .collect();
+        let expected = history.state_after_all(&ends);
+        assert_eq!(
+            server.current(),
+            server.named(&expected),
+            "version {}",
+            history.version
+        );
+    });
+}
+
+#[test]
+fn what_counts_for_nothing_leaves_no_end_of_the_room_behind_it() {
+    const CAROL: &str = "@carol:c.example";
+    let mut history = History::public(&RoomVersionId::V11, ALICE);
+    history.then(Action::join(BOB));
+    let joined = history.then(Action::join(CAROL));
+    let say = |who| Action::message(who, "m.room.message", json!({ "body": "" }));
+    let ban = history.after(&[joined], Action::member(ALICE, BOB, "ban"));
+    let fork = history.after(&[joined], say(CAROL));
+    let by_banned = history.after(&[fork], say(BOB));
+    let behind = history.after(&[by_banned], say(CAROL));
+    with_server(&Peer::new(history), joined + 1, async |server| {
+        for index in [ban, fork, by_banned, behind] {
+            server.take(&[index]).await;
+        }
+        let ends = server.store.read(|s| rooms::hot(s, server.room));
+        let ends = ends.expect("a room").extremities;
+        let ends: Vec<usize> = ends.into_iter().map(|num| server.index(num)).collect();
+        assert_eq!(ends, [ban, behind]);
+    });
 }
 
 /// A history that says `count` things at its end.

@@ -1,6 +1,10 @@
 //! Working one room's events in.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use ruma::{OwnedEventId, OwnedRoomId, RoomId, ServerName};
 use serde::Deserialize;
@@ -31,6 +35,10 @@ use crate::{
 pub(super) const TRIES: usize = 20;
 /// Rooms share so many locks.
 const LOCKS: usize = 64;
+/// How many events one job works in that follow one upon the other, and after what time it leaves
+/// the rest to the next, so that others get their turn.
+const IN_LINE: usize = 32;
+const JOB: Duration = Duration::from_millis(5);
 
 /// What receives events. Clones are the same.
 pub struct Receiver<P>(Arc<Parts<P>>);
@@ -144,18 +152,73 @@ impl<P: Peers> Receiver<P> {
         }
         let (ids, events): (Vec<_>, Vec<_>) = new.into_iter().unzip();
         let checked = self.0.peers.verify(events).await;
+        let mut good = VecDeque::new();
         for (id, checked) in ids.into_iter().zip(checked) {
-            let result = match checked {
-                Ok(event) if event.pdu.room_id() == room.id => self
-                    .take_one(origin, room, event)
-                    .await
-                    .map_err(|error| error.to_string()),
-                Ok(_) => Err("the event is of another room".to_owned()),
-                Err(error) => Err(error.to_string()),
-            };
-            results.insert(id, result);
+            match checked {
+                Ok(event) if event.pdu.room_id() == room.id => good.push_back(event),
+                Ok(_) => drop(results.insert(id, Err("the event is of another room".to_owned()))),
+                Err(error) => drop(results.insert(id, Err(error.to_string()))),
+            }
+        }
+        while let Some(event) = good.front() {
+            let id = event.pdu.event_id().to_owned();
+            // What goes wrong with them together is told of the one with which it does.
+            let in_line = self.work_in_line(room, good.make_contiguous()).await;
+            for event in good.drain(..in_line.unwrap_or(0)) {
+                results.insert(event.pdu.event_id().to_owned(), Ok(Taken::In));
+            }
+            if !results.contains_key(&id)
+                && let Some(event) = good.pop_front()
+            {
+                let taken = self.take_one(origin, room, event).await;
+                results.insert(id, taken.map_err(|error| error.to_string()));
+            }
         }
         results
+    }
+
+    /// Works in the first of `events` that follow one upon the other on what the room ends with, as
+    /// many as one job may: how many those are.
+    async fn work_in_line(&self, room: &Room, events: &[Received]) -> Result<usize, Error> {
+        let num = room.num;
+        let mut length = usize::from(self.0.store.read(|s| match events.first() {
+            Some(first) => follows(s, num, &first.pdu),
+            None => Ok(false),
+        })?);
+        while length > 0
+            && length < IN_LINE
+            && let Some(next) = events.get(length)
+            && *next.pdu.prev_events() == [events[length - 1].pdu.event_id().to_owned()]
+        {
+            length += 1;
+        }
+        if length < 2 {
+            return Ok(0);
+        }
+        let _decides = self.decides(num).await;
+        let mut line = Vec::new();
+        for event in &events[..length] {
+            line.push((event.clone(), self.notify(&event.pdu).await?));
+        }
+        let local = self.0.local.clone();
+        let line = Arc::new(line);
+        let job = move |tx: &Tx| {
+            let begun = Instant::now();
+            for (number, (event, notify)) in line.iter().enumerate() {
+                let pdu = Arc::new(event.pdu.clone());
+                let fills_gap = rooms::timeline::gap_of(tx, num, pdu.event_id())?.is_some();
+                if begun.elapsed() > JOB || fills_gap || !follows(tx, num, &pdu)? {
+                    return Ok(number);
+                }
+                match decide(tx, num, pdu, event.json.clone(), None) {
+                    Ok(decision) => receive::store(tx, &local, &decision, notify)?,
+                    Err(error @ rooms::Error::Store(_)) => return Err(error),
+                    Err(_) => return Ok(number),
+                };
+            }
+            Ok(line.len())
+        };
+        Ok(self.0.store.write(job).await?)
     }
 
     /// Works `event` in, or lets it wait.

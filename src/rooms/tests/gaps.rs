@@ -183,18 +183,22 @@ impl<'a> Copy<'a> {
     }
 
     /// Checks that the current state is that of what the room ends with here, and that it ends with
-    /// what nothing follows on, apart from what came too late to be allowed.
+    /// what nothing follows on, not even behind what came too late to be allowed.
     fn check_current(&self) {
         let hot = self.store.read(|s| hot(s, self.room)).expect("a room");
         let is_in = |index: &usize| self.status(*index) == Status::Accepted;
-        let is_end = |index: &usize| {
-            let events = self.history.events.iter().enumerate();
-            is_in(index)
-                && !events
-                    .filter(|(of, _)| is_in(of))
-                    .any(|(_, event)| event.prev.contains(index))
-        };
-        let ends: Vec<usize> = (0..self.history.events.len()).filter(is_end).collect();
+        let all = 0..self.history.events.len();
+        let mut ended = BTreeSet::new();
+        let mut open: Vec<usize> = all.clone().filter(is_in).collect();
+        while let Some(index) = open.pop() {
+            for before in &self.history.events[index].prev {
+                if ended.insert(*before) && !is_in(before) {
+                    open.push(*before);
+                }
+            }
+        }
+        let is_end = |index: &usize| is_in(index) && !ended.contains(index);
+        let ends: Vec<usize> = all.filter(is_end).collect();
         let nums: BTreeSet<EventNum> = ends.iter().map(|index| self.num(*index)).collect();
         assert_eq!(
             hot.extremities.iter().copied().collect::<BTreeSet<_>>(),
