@@ -65,7 +65,7 @@ impl Default for Settings {
             registration_token: None,
             registration_shared_secret: None,
             federation: Federation::On,
-            notaries: Vec::new(),
+            notaries: vec![owned_server_name!("matrix.org")],
             extra_ca: None,
             allow_private_addresses: false,
             memory: None,

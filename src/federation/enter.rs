@@ -4,14 +4,22 @@
 
 use std::{
     collections::HashSet,
+    iter, mem,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
 use ruma::{
-    OwnedRoomId, OwnedServerName, RoomId, RoomVersionId, ServerName,
-    api::federation::membership::{create_join_event, prepare_join_event},
+    EventId, OwnedRoomId, OwnedServerName, RoomId, RoomVersionId, ServerName,
+    api::{
+        OutgoingRequest,
+        federation::{
+            event::get_room_state,
+            membership::{create_join_event, prepare_join_event},
+        },
+        path_builder::SinglePath,
+    },
     events::{StateEventType, TimelineEventType, room::member::MembershipState},
     room_version_rules::RoomVersionRules,
 };
@@ -21,6 +29,7 @@ use smol::{Executor, channel};
 use super::{
     Client, Error as Fault, Limits,
     ask::Asker,
+    client::Signed,
     locks::Locks,
     outside::Outside,
     receive::{self, Fetch, Given, Receiver, Room, new_file},
@@ -220,9 +229,15 @@ impl Door {
         let draft = self.draft(wish).await?;
         let built = self.sign(&template.event, &draft, rules)?;
         let raw = raw(&built.json)?;
-        let request =
-            create_join_event::v2::Request::new(room.clone(), built.pdu.event_id().to_owned(), raw);
-        let given = self.given(server, request, rules).await?;
+        let id = built.pdu.event_id().to_owned();
+        let mut request = create_join_event::v2::Request::new(room.clone(), id.clone(), raw);
+        request.omit_members = true;
+        let mut given = self.given(server, request, rules).await?;
+        if given.members_omitted {
+            let whole = self.whole(server, &given, (room, &id), rules).await?;
+            let reduced = mem::replace(&mut given, whole);
+            given.event = reduced.event;
+        }
         let num = self.room(room, &version).await?;
         let room = Room {
             num,
@@ -268,13 +283,42 @@ impl Door {
         Ok(self.0.store.write(job).await?)
     }
 
-    /// What `server` gives to who joins.
-    async fn given(
+    /// The state before the event by which the user joined, with all members: from `server`, which
+    /// has answered sooner without them, or from another that is in the room.
+    async fn whole(
         &self,
         server: &ServerName,
-        request: create_join_event::v2::Request,
+        given: &Given,
+        (room, join): (&RoomId, &EventId),
         rules: &'static RoomVersionRules,
     ) -> Result<Given, Error> {
+        let others = given.servers.iter().map(|server| &**server);
+        let others = others.filter(|other| *other != server && self.0.client.may_ask(other));
+        let mut failure = Error::Rooms(rooms::Error::UnknownRoom);
+        for server in iter::once(server).chain(others).take(SERVERS) {
+            let request = get_room_state::v1::Request::new(join.to_owned(), room.to_owned());
+            match self.given(server, request, rules).await {
+                Ok(whole) => return Ok(whole),
+                Err(error) => {
+                    log::info!("room {room}, its state from {server}: {error}");
+                    failure = error;
+                }
+            }
+        }
+        Err(failure)
+    }
+
+    /// What `server` gives of a room.
+    async fn given<R>(
+        &self,
+        server: &ServerName,
+        request: R,
+        rules: &'static RoomVersionRules,
+    ) -> Result<Given, Error>
+    where
+        R: OutgoingRequest<PathBuilder = SinglePath>,
+        R::Authentication: Signed,
+    {
         let directory = self.0.directory.clone();
         let file = new_file(&directory).map_err(Fault::disk)?;
         let answer = (file, WHOLE_ROOM);

@@ -228,7 +228,8 @@ impl City {
 
     fn answer(&self, path: &str) -> (u16, String) {
         let path = percent_encoding::percent_decode_str(path).decode_utf8_lossy();
-        let path = path.split('?').next().unwrap_or_default();
+        let (path, query) = path.split_once('?').unwrap_or((&path, ""));
+        let omit = query.contains("omit_members=true");
         let rest = path.strip_prefix("/_matrix/").unwrap_or_default();
         let parts: Vec<&str> = rest.split('/').collect();
         let rooms = self.rooms.read().expect("nobody panics with it");
@@ -238,7 +239,10 @@ impl City {
         match (parts.as_slice(), room) {
             (["key", "v2", "server", ..], _) => (200, self.keys()),
             (["federation", "v1", "make_join", _, user], Some(room)) => (200, room.template(user)),
-            (["federation", "v2", "send_join", ..], Some(room)) => (200, room.given(&self.name)),
+            (["federation", "v2", "send_join", ..], Some(room)) => {
+                (200, room.given(&self.name, omit))
+            }
+            (["federation", "v1", "state", ..], Some(room)) => (200, room.whole()),
             (["federation", "v1", "send", ..], _) => (200, json!({ "pdus": {} }).to_string()),
             _ => (
                 404,
@@ -308,16 +312,19 @@ impl Room {
     }
 
     /// What who has joined is given.
-    fn given(&self, city: &ServerName) -> String {
-        let all = |events: &[BuiltEvent]| -> String {
-            let texts: Vec<&str> = events.iter().map(text).collect();
-            texts.join(",")
-        };
+    fn given(&self, city: &ServerName, omit: bool) -> String {
+        let state = if omit { &self.state[..4] } else { &self.state };
         format!(
-            r#"{{"origin":"{city}","members_omitted":false,"auth_chain":[{}],"state":[{}]}}"#,
-            all(&self.state[..4]),
-            all(&self.state),
+            r#"{{"origin":"{city}","members_omitted":{omit},"auth_chain":[{}],"state":[{}]}}"#,
+            texts(&self.state[..4]),
+            texts(state),
         )
+    }
+
+    /// The whole state, with what authorizes it.
+    fn whole(&self) -> String {
+        let (chain, state) = (texts(&self.state[..4]), texts(&self.state));
+        format!(r#"{{"auth_chain":[{chain}],"pdus":[{state}]}}"#)
     }
 }
 
@@ -360,8 +367,11 @@ fn now() -> MilliSecondsSinceUnixEpoch {
     MilliSecondsSinceUnixEpoch::now()
 }
 
-fn text(event: &BuiltEvent) -> &str {
-    str::from_utf8(&event.json).expect("it is JSON")
+fn texts(events: &[BuiltEvent]) -> String {
+    let texts = events
+        .iter()
+        .map(|event| str::from_utf8(&event.json).expect("it is JSON"));
+    texts.collect::<Vec<&str>>().join(",")
 }
 
 fn json_of(event: &BuiltEvent) -> Value {

@@ -306,8 +306,9 @@ fn receiving() -> Measured {
 /// A server that federates with whom the tests certify.
 fn start_federating(directory: &Path) -> io::Result<Server> {
     let authority = concat!(env!("CARGO_MANIFEST_DIR"), "/src/http/tests/root.pem");
-    let settings =
-        format!("federation = \"on\"\nextra_ca = {authority:?}\nallow_private_addresses = true\n");
+    let settings = format!(
+        "federation = \"on\"\nnotaries = []\nextra_ca = {authority:?}\nallow_private_addresses = true\n"
+    );
     Server::start_with(command(), directory, free_port()?, &settings)
 }
 

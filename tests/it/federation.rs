@@ -2,6 +2,7 @@
 
 mod devices;
 mod directory;
+mod join;
 mod keys;
 mod outage;
 mod profiles;

@@ -110,6 +110,9 @@ impl Home {
         let directory = tempfile::tempdir().expect("a directory can be made");
         let data = directory.path().join("data");
         let mut settings = format!("data_dir = {data:?}\nlisten = [\"127.0.0.1:0\"]\n{settings}\n");
+        if !settings.contains("notaries") {
+            settings += "notaries = []\n";
+        }
         if !settings.contains("rate_limits") {
             settings += "rate_limits = false\n";
         }

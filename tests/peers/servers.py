@@ -24,6 +24,7 @@ class FederatedHearth(Hearth):
             tls_key=str(trust.key),
             extra_ca=str(trust.authority),
             allow_private_addresses=True,
+            notaries=[],
         )
 
 

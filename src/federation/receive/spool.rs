@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use ruma::{OwnedEventId, room_version_rules::RoomVersionRules};
+use ruma::{OwnedEventId, OwnedServerName, room_version_rules::RoomVersionRules};
 use serde::{
     Deserializer,
     de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor},
@@ -25,6 +25,9 @@ use crate::{pool, protocol::receive::Incoming};
 const PIECE: usize = 4 * 1024 * 1024;
 /// How many events a room may be given as.
 const EVENTS: usize = 1_000_000;
+
+/// How many of the servers that are in a room are remembered.
+const SERVERS: usize = 20;
 
 /// A new file in `directory` that nobody else sees and that is gone with its last handle.
 pub fn new_file(directory: &Path) -> io::Result<File> {
@@ -50,7 +53,7 @@ pub enum Unreadable {
     Busy(#[from] pool::Error),
 }
 
-/// A room that was given: the answer to `send_join`.
+/// A room that was given: the answer to `send_join`, or to `state`.
 pub struct Given {
     events: Arc<File>,
     /// Where each event stands, in the order in which they came.
@@ -61,6 +64,10 @@ pub struct Given {
     pub state: Vec<OwnedEventId>,
     /// The event by which the user joined, with the signature of who vouches for it.
     pub event: Option<RawPdu>,
+    /// Whether the state is without the members.
+    pub members_omitted: bool,
+    /// Servers that are in the room, some of them if they are many.
+    pub servers: Vec<OwnedServerName>,
 }
 
 impl Given {
@@ -90,6 +97,8 @@ impl Given {
             nodes: Vec::new(),
             state: Vec::new(),
             event: None,
+            members_omitted: false,
+            servers: Vec::new(),
         };
         let mut json = serde_json::Deserializer::from_reader(reader);
         json.deserialize_map(&mut outline)
@@ -105,6 +114,8 @@ impl Given {
             nodes: outline.nodes,
             state: outline.state,
             event: outline.event,
+            members_omitted: outline.members_omitted,
+            servers: outline.servers,
         })
     }
 
@@ -155,6 +166,8 @@ struct Outline {
     nodes: Vec<Node>,
     state: Vec<OwnedEventId>,
     event: Option<RawPdu>,
+    members_omitted: bool,
+    servers: Vec<OwnedServerName>,
 }
 
 impl Outline {
@@ -193,9 +206,15 @@ impl<'de> Visitor<'de> for &mut Outline {
         while let Some(field) = map.next_key::<String>()? {
             self.left.set(PIECE);
             match field.as_str() {
-                "state" => map.next_value_seed(List(self, true))?,
+                "state" | "pdus" => map.next_value_seed(List(self, true))?,
                 "auth_chain" => map.next_value_seed(List(self, false))?,
                 "event" => self.event = map.next_value()?,
+                "members_omitted" => self.members_omitted = map.next_value()?,
+                "servers_in_room" => {
+                    let servers: Vec<String> = map.next_value()?;
+                    let servers = servers.into_iter().map(OwnedServerName::try_from);
+                    self.servers = servers.flatten().take(SERVERS).collect();
+                }
                 _ => drop(map.next_value::<IgnoredAny>()?),
             }
         }
@@ -257,7 +276,7 @@ mod tests {
             .collect();
         let answer = json!({
             "origin": "a.example", "auth_chain": [json[0], { "is": "no event" }],
-            "members_omitted": false, "state": json[1..], "event": json[1],
+            "members_omitted": true, "state": json[1..], "event": json[1],
         });
         let given = read(&answer.to_string()).unwrap();
         assert_eq!(given.nodes.len(), json.len());
@@ -269,7 +288,7 @@ mod tests {
             .map(|raw| serde_json::from_str(raw.get()).unwrap())
             .collect();
         assert_eq!(parsed, [json[2].clone(), json[0].clone()]);
-        assert!(given.event.is_some());
+        assert!(given.event.is_some() && given.members_omitted);
     }
 
     #[test]
