@@ -95,7 +95,7 @@ fn between_servers(routes: &mut Routes) {
 }
 
 fn accounts(routes: &mut Routes) {
-    use client::{account, device, openid, register, session, uiaa_page};
+    use client::{account, device, device_list, openid, register, session, uiaa_page};
 
     routes.add(register::get_username_availability);
     routes.add(register::check_registration_token_validity);
@@ -124,6 +124,7 @@ fn accounts(routes: &mut Routes) {
     routes.add(device::update_device);
     routes.add(device::delete_device);
     routes.add(device::delete_devices);
+    routes.add(device_list::get_key_changes);
 }
 
 fn own_data(routes: &mut Routes) {

@@ -12,10 +12,10 @@ use super::{
     },
     packed::Packed,
     records::{
-        AccessToken, Account, AccountData, Alias, Counts, Device, Gap, Invitation, LoginToken,
-        Media, MediaFile, MemberRow, Notified, Outgoing, Receipt, RefreshToken, RemoteKey, Rest,
-        Room, RoomHot, SigningKey, StateNode, Succession, Thread, TimelineRow, Transaction,
-        Waiting, Whereabouts,
+        AccessToken, Account, AccountData, Alias, Counts, Device, DeviceList, Gap, Invitation,
+        ListChange, LoginToken, Media, MediaFile, MemberRow, Notified, Outgoing, Receipt,
+        RefreshToken, RemoteKey, Rest, Room, RoomHot, SigningKey, StateNode, Succession, Thread,
+        TimelineRow, Transaction, Waiting, Whereabouts,
     },
     table::{Rows, SnapshotTable, TxTable},
 };
@@ -135,6 +135,10 @@ tables! {
     devices: (UserNum, &'static str) => Packed<Device>, version 1;
     /// Device number → its user and device id.
     device_ids: DeviceNum => (UserNum, &'static str), version 1;
+    /// User, local or not → when the list of their devices last changed.
+    device_lists: UserNum => Packed<DeviceList>, version 1;
+    /// Position → the change of a list of devices there.
+    device_list_log: Position => Packed<ListChange>, version 1;
     /// SHA-256 of an access token → what it opens.
     access_tokens: [u8; 32] => Packed<AccessToken>, version 1;
     /// SHA-256 of a refresh token → what it renews.

@@ -16,6 +16,8 @@ pub enum Effect {
     Reopened,
     /// The device is gone, and so is its session.
     DeviceGone(UserNum, DeviceNum),
+    /// The list of devices of this user, local or not, changed.
+    DeviceListChanged(UserNum, Position),
     /// Something is to be done in many rooms, or much in one.
     Errand,
     /// Other servers are to get something.

@@ -49,6 +49,35 @@ record! {
 }
 
 record! {
+    /// When the list of a user's devices changed.
+    DeviceList {
+        /// The last positions of its changes, the newest last.
+        recent: Vec<Position>,
+    }
+}
+
+record! {
+    /// A change of the list of a user's devices.
+    ListChange {
+        /// Whose it is.
+        user: UserNum,
+        /// What changed.
+        what: WhatChanged,
+        /// The position of the change of the same list before this one; 0 if there was none.
+        before: Position,
+    }
+}
+
+/// What changed of the list of a user's devices.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WhatChanged {
+    /// A device of a local user.
+    Device(String),
+    /// The cross-signing keys of a local user.
+    SigningKeys,
+}
+
+record! {
     /// How long a server that did not answer is left alone.
     Rest {
         /// In milliseconds; the next one lasts longer.

@@ -8,7 +8,7 @@
 //!   start, and from the syncs that wait; all three are capped by what the store and the edge hold.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     hash::Hash,
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -18,6 +18,7 @@ use smol::channel::{self, Receiver, Sender};
 use crate::{
     rooms::{self, current},
     store::{Effect, Position, Reader, RoomNum, Rows, Store, UserNum},
+    users,
 };
 
 /// The index of changes and the waiting syncs.
@@ -130,6 +131,12 @@ impl Hub {
                     inner.last = inner.last.max(position);
                     concerned.insert(user);
                 }
+                Effect::DeviceListChanged(user, position) => {
+                    let mut inner = self.lock();
+                    inner.last = inner.last.max(position);
+                    drop(inner);
+                    concerned.extend(self.sharing_rooms(user));
+                }
                 Effect::Reopened => self.start_over(&mut concerned),
                 Effect::DeviceGone(user, _) => drop(concerned.insert(user)),
                 Effect::Errand | Effect::Outgoing => {}
@@ -216,6 +223,21 @@ impl Hub {
                 Vec::new()
             }
         }
+    }
+
+    /// The local users whom it concerns when the devices of `user` change: themselves too.
+    fn sharing_rooms(&self, user: UserNum) -> BTreeSet<UserNum> {
+        let sharing = self.store.read(|s| {
+            let user_id = users::id_of(s, user)?;
+            let mut sharing = current::sharing_rooms(s, user)?;
+            sharing.extend(current::sharing_rooms_with(s, &user_id)?);
+            sharing.insert(user);
+            Ok::<_, rooms::Error>(sharing)
+        });
+        sharing.unwrap_or_else(|error| {
+            log::error!("nobody can be told of a changed device: {error}");
+            BTreeSet::new()
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -10,6 +10,7 @@
 //!   it saves bytes.
 
 pub mod answer;
+pub mod device_lists;
 mod ephemeral;
 pub mod frame;
 mod hub;

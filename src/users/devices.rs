@@ -2,7 +2,7 @@
 
 use ruma::{DeviceId, OwnedDeviceId};
 
-use super::{Error, Users};
+use super::{Error, Users, device_lists};
 use crate::store::{self, DeviceNum, Effect, Reader, Records, Rows, Tx, UserNum, records::Device};
 
 /// How many devices a user has at most. One more logs out the one that was silent for longest.
@@ -52,6 +52,7 @@ pub(super) fn enter(
     tx.devices()?.put((user, device_id.as_str()), &device)?;
     tx.device_ids()?
         .insert(device.num, (user, device_id.as_str()))?;
+    device_lists::device_changed(tx, user, device_id)?;
     Ok(device.num)
 }
 
@@ -84,6 +85,7 @@ pub fn remove(tx: &Tx, user: UserNum, device_id: &DeviceId) -> Result<bool, stor
     tx.transactions()?
         .remove_in((num, "")..(DeviceNum(num.0 + 1), ""), |_, _| true)?;
     tx.effect(Effect::DeviceGone(user, num));
+    device_lists::device_changed(tx, user, device_id)?;
     Ok(true)
 }
 
@@ -150,7 +152,8 @@ impl Users {
                 let key = (user, device_id.as_str());
                 let mut device = tx.devices()?.load(key)?.ok_or(NO_DEVICE)?;
                 device.display_name = Some(display_name.clone());
-                Ok(tx.devices()?.put(key, &device)?)
+                tx.devices()?.put(key, &device)?;
+                Ok(device_lists::device_changed(tx, user, &device_id)?)
             })
             .await
     }
@@ -234,10 +237,11 @@ mod tests {
             removed.await.unwrap();
             assert!(!server.lets_in(&login).await);
             assert!(server.lets_in(&other).await);
-            assert_eq!(
-                server.effects(),
-                [Effect::DeviceGone(session.user, session.device)]
-            );
+            let gone = Effect::DeviceGone(session.user, session.device);
+            assert!(matches!(
+                server.effects()[..],
+                [first, Effect::DeviceListChanged(user, _)] if first == gone && user == session.user
+            ));
             server.store.read(|s| {
                 assert_eq!(s.devices().unwrap().len().unwrap(), 1);
                 assert_eq!(s.device_ids().unwrap().len().unwrap(), 1);

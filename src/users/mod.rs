@@ -1,6 +1,7 @@
 //! Accounts: who somebody is, on which devices, and what belongs to the user alone.
 //!
-//! - Owns the tables `accounts`, `profiles`, `devices`, `device_ids`, `access_tokens`,
+//! - Owns the tables `accounts`, `profiles`, `devices`, `device_ids`, `device_lists`,
+//!   `device_list_log`, `access_tokens`,
 //!   `refresh_tokens`, `device_tokens`, `login_tokens`, `openid_tokens`, `account_data`, `account_data_log` and
 //!   `filters`.
 //! - [`Users`] is what handlers call. The functions in [`account_data`], [`profiles`] and
@@ -13,6 +14,7 @@
 
 pub mod account_data;
 pub mod accounts;
+pub mod device_lists;
 pub mod devices;
 mod error;
 mod expiring;

@@ -4,6 +4,7 @@ pub mod account;
 pub mod alias;
 pub mod config;
 pub mod device;
+pub mod device_list;
 pub mod directory;
 pub mod discovery;
 pub mod filter;

@@ -18,7 +18,7 @@ use smol::{
     stream::{self, StreamExt},
 };
 
-use super::presence;
+use super::{device_list::device_lists_between, presence};
 use crate::{
     api::{Api, Error, Session, Streamed},
     rooms::current,
@@ -26,6 +26,7 @@ use crate::{
     sync::{
         Request, StateAfter, SyncToken,
         answer::{self, Candidate, Told},
+        device_lists::{Asked, DeviceLists},
         frame::{self, Frame},
         request::Span,
     },
@@ -89,7 +90,11 @@ pub async fn sync(api: Api, who: Session, asked: SyncRequest) -> Result<Streamed
         let changed = api.hub.watch(who.user);
         still_there(&api, &who)?;
         let span = request.span(api.hub.now(), api.hub.start(), api.clock.now_ms());
-        let (candidates, fields) = look(&api, &request, span)?;
+        let (candidates, mut fields) = look(&api, &request, span)?;
+        let lists = device_lists(&api, &request, span).await?;
+        if !lists.is_empty() {
+            fields.insert("device_lists".to_owned(), serde_json::json!(lists));
+        }
         let next_batch = answer::next_batch(&api.hub, span);
         if span.since.is_none() || request.full_state {
             let begin = stream::once(Ok(Frame::begin(next_batch, &fields)));
@@ -174,6 +179,20 @@ fn request(api: &Api, who: &Session, asked: SyncRequest) -> Result<Request, Erro
             .known_members
             .begin(who.device, since.map(|since| since.position)),
     })
+}
+
+/// Whose devices the client has to look at again: in an initial sync it has to look at all.
+async fn device_lists(api: &Api, request: &Request, span: Span) -> Result<DeviceLists, Error> {
+    let Some(since) = span.since else {
+        return Ok(DeviceLists::default());
+    };
+    let asked = Asked {
+        user: request.user,
+        user_id: request.user_id.clone(),
+        after: since.position,
+        upto: span.now.position,
+    };
+    device_lists_between(api, asked).await
 }
 
 type Fields = serde_json::Map<String, serde_json::Value>;
