@@ -54,6 +54,15 @@ pub enum Error {
     Internal(Cow<'static, str>),
 }
 
+impl From<federation::MediaError> for Error {
+    fn from(error: federation::MediaError) -> Self {
+        match error {
+            federation::MediaError::Peer(error) => Self::Peer(error),
+            federation::MediaError::Media(error) => Self::Media(error),
+        }
+    }
+}
+
 impl From<federation::EnterError> for Error {
     fn from(error: federation::EnterError) -> Self {
         match error {

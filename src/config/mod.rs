@@ -51,6 +51,8 @@ pub struct Config {
     pub max_upload: Size,
     /// How much a user may upload in all; none where that has no end.
     pub user_quota: Option<Size>,
+    /// What everything in `data_dir` may take up of the disk, as far as it can be had again.
+    pub disk: Option<Size>,
     /// Whether clients are slowed down when they ask too often.
     pub rate_limits: bool,
     /// What is worth a line in the log.
@@ -188,6 +190,7 @@ impl TryFrom<Settings> for Config {
             memory: settings.memory.unwrap_or_else(Memory::of_group),
             max_upload: settings.max_upload,
             user_quota: settings.user_quota,
+            disk: settings.disk,
             rate_limits: settings.rate_limits,
             log: settings.log,
         })

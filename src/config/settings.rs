@@ -36,6 +36,7 @@ pub struct Settings {
     pub memory: Option<Memory>,
     pub max_upload: Size,
     pub user_quota: Option<Size>,
+    pub disk: Option<Size>,
     pub rate_limits: bool,
     pub log: log::LevelFilter,
 }
@@ -71,6 +72,7 @@ impl Default for Settings {
             memory: None,
             max_upload: Size::mebi(100),
             user_quota: None,
+            disk: None,
             rate_limits: true,
             log: log::LevelFilter::Info,
         }
@@ -240,7 +242,9 @@ mod tests {
             assert!(path.take().is_some());
         }
         assert_eq!(shown.memory.take(), Some(Memory::DEFAULT));
-        assert!(shown.user_quota.take().is_some());
+        for size in [&mut shown.user_quota, &mut shown.disk] {
+            assert!(size.take().is_some());
+        }
         for secret in [
             &mut shown.registration_token,
             &mut shown.registration_shared_secret,

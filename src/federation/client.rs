@@ -26,10 +26,13 @@ use smol::{Executor, lock::Semaphore};
 
 use super::{
     Error,
-    connect::{Connection, Connector, Limits, Target, download, exchange, in_time},
+    connect::{
+        Answer, Connection, Connector, Limits, REFUSAL, Target, download, exchange, in_time, open,
+    },
     dns::{Dns, Files},
     resolve::{Ports, Resolver, Search},
     tls::{Authorities, TlsError},
+    web::{self, Place},
 };
 use crate::{
     clock::Clock,
@@ -189,6 +192,41 @@ impl Client {
         let (mut connection, target) = self.connect(server).await?;
         let answer = download(&mut connection, &target, request, (file, limits)).await?;
         answer.map_err(|refusal| refused(refusal.status(), refusal.body()))
+    }
+
+    /// Asks `server` for what may be more than is to be in memory: the answer comes as it is taken.
+    pub async fn open<R>(&self, server: &ServerName, request: R) -> Result<Answer, Error>
+    where
+        R: OutgoingRequest<PathBuilder = SinglePath>,
+        R::Authentication: Signed,
+    {
+        self.open_as_it_is(server, self.request(server, request)?)
+            .await
+    }
+
+    /// The same with a request that ruma does not make.
+    pub async fn open_as_it_is(
+        &self,
+        server: &ServerName,
+        request: Request<Bytes>,
+    ) -> Result<Answer, Error> {
+        if !self.may_ask(server) {
+            return Err(Error::NotAllowed);
+        }
+        let (connection, target) = self.connect(server).await?;
+        let answer = open(connection, &target, request.map(Full::new)).await?;
+        let status = answer.head.status;
+        if status.is_success() {
+            return Ok(answer);
+        }
+        let body = answer.whole(REFUSAL).await?;
+        let said = serde_json::from_slice(&body).ok();
+        Err(Error::Status(status, said.map(Box::new)))
+    }
+
+    /// Asks for what is on the web, by `https`: the answer comes as it is taken.
+    pub async fn open_on_the_web(&self, place: Place) -> Result<Answer, Error> {
+        web::get(self.0.resolver.searcher(), place).await
     }
 
     /// The request as it goes over the wire, signed if it is to be.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use futures_rustls::TlsConnector;
-use http::{Request, Response, header};
+use http::{Request, Response, header, response::Parts};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
     body::{Bytes, Incoming},
@@ -31,8 +31,11 @@ const NEXT: Duration = Duration::from_millis(500);
 /// few, and shaking hands is work for a small board.
 const AT_ONCE: u32 = 50;
 const EVERY: Duration = Duration::from_millis(50);
+/// How long the head of an answer that is taken as it comes may take, and each piece.
+const HEAD_TIME: Duration = Duration::from_secs(60);
+const PIECE_TIME: Duration = Duration::from_secs(30);
 /// The largest answer that says why not.
-const REFUSAL: usize = 64 * 1024;
+pub const REFUSAL: usize = 64 * 1024;
 /// The largest head of an answer.
 const HEAD: usize = 64 * 1024;
 
@@ -61,9 +64,9 @@ pub struct Limits {
 
 /// Makes connections. Clones are the same.
 #[derive(Clone)]
-pub struct Connector(Arc<Parts>);
+pub struct Connector(Arc<Shared>);
 
-struct Parts {
+struct Shared {
     /// Whom to believe who is who.
     authorities: Authorities,
     /// What follows from that, once somebody is to be connected to.
@@ -83,7 +86,7 @@ impl Connector {
         pool: &Pool,
         executor: &Arc<Executor<'static>>,
     ) -> Self {
-        Self(Arc::new(Parts {
+        Self(Arc::new(Shared {
             authorities,
             tls: OnceCell::new(),
             allow_private,
@@ -201,6 +204,46 @@ pub async fn download(
         Ok(Ok(out.into_inner().await))
     };
     in_time(limits.time, answer).await?
+}
+
+/// An answer whose body comes as it is taken.
+pub struct Answer {
+    pub head: Parts,
+    body: Incoming,
+    /// It ends with this.
+    _connection: Connection,
+}
+
+/// Sends `request` over `connection` and waits for the head of the answer.
+pub async fn open(
+    mut connection: Connection,
+    target: &Target,
+    request: Request<Full<Bytes>>,
+) -> Result<Answer, Error> {
+    let (head, body) = in_time(HEAD_TIME, ask(&mut connection, target, request))
+        .await??
+        .into_parts();
+    Ok(Answer {
+        head,
+        body,
+        _connection: connection,
+    })
+}
+
+impl Answer {
+    /// The next piece of the body; none at the end.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        match in_time(PIECE_TIME, self.body.frame()).await? {
+            None => Ok(None),
+            Some(Ok(frame)) => Ok(Some(frame.into_data().unwrap_or_default())),
+            Some(Err(error)) => Err(unreachable(error)),
+        }
+    }
+
+    /// The whole body, of at most so many bytes.
+    pub async fn whole(self, most: usize) -> Result<Bytes, Error> {
+        whole(self.body, most).await
+    }
 }
 
 async fn ask(

@@ -13,6 +13,7 @@ mod error;
 mod invite;
 pub mod keys;
 mod locks;
+mod media;
 mod moment;
 mod outside;
 mod pace;
@@ -25,6 +26,7 @@ mod sender;
 mod spaces;
 mod third_party;
 mod tls;
+mod web;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -54,6 +56,7 @@ pub use self::{
     enter::{Door, Error as EnterError},
     error::Error,
     invite::Handed,
+    media::{Error as MediaError, RemoteMedia},
     outside::text,
     profiles::Profiles,
     resident::Admitted,

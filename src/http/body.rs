@@ -13,7 +13,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use smol::{
     Timer, future,
-    stream::{Stream, StreamExt},
+    stream::{self, Stream, StreamExt},
 };
 
 use super::{
@@ -180,6 +180,19 @@ pub(super) enum Answer {
 }
 
 impl Answer {
+    /// A file with something before and behind it.
+    pub(super) fn framed(before: String, file: Opened, behind: String) -> Self {
+        let size = file.size();
+        let left = Some(size + (before.len() + behind.len()) as u64);
+        let before = stream::once(Ok(before.into_bytes()));
+        let behind = stream::once(Ok(behind.into_bytes()));
+        let content = file.pieces(0..size).map(|piece| Ok(piece?));
+        Self::Pieces {
+            pieces: Box::pin(before.chain(content).chain(behind)),
+            left,
+        }
+    }
+
     /// A part of a file.
     pub(super) fn file(file: Opened, part: Range<u64>) -> Self {
         let left = Some(part.end - part.start);

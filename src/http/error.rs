@@ -243,6 +243,9 @@ fn of_media(error: media::Error) -> Response<Answer> {
             return fault();
         }
         Error::TooManyPending => return busy(message),
+        Error::RemoteTooLarge(_) => {
+            return standard(StatusCode::BAD_GATEWAY, ErrorKind::TooLarge, message);
+        }
         Error::NotFound => ErrorKind::NotFound,
         Error::NotYetUploaded => ErrorKind::NotYetUploaded,
         Error::CannotOverwrite => ErrorKind::CannotOverwriteMedia,

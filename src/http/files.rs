@@ -155,6 +155,24 @@ pub(super) fn file(download: Download, wants: &Wants) -> Response<Answer> {
     response
 }
 
+/// The answer with a file for another server: what is known of it, which nobody has a use for yet, and
+/// the file ([content repository]).
+///
+/// [content repository]: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1mediadownloadmediaid
+pub(super) fn multipart(download: Download) -> Response<Answer> {
+    let boundary = format!("{:032x}", rand::random::<u128>());
+    let before = format!(
+        "--{boundary}\r\nContent-Type: application/json\r\n\r\n{{}}\r\n\
+         --{boundary}\r\nContent-Type: {}\r\nContent-Disposition: {}\r\n\r\n",
+        download.content_type, download.disposition
+    );
+    let behind = format!("\r\n--{boundary}--\r\n");
+    let mut response = Response::new(Answer::framed(before, download.file, behind));
+    let kind = format!("multipart/mixed; boundary={boundary}");
+    put(&mut response, header::CONTENT_TYPE, &kind);
+    response
+}
+
 fn with_headers(
     body: Answer,
     status: StatusCode,

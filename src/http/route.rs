@@ -131,6 +131,21 @@ impl Route {
         }))
     }
 
+    /// An endpoint that gives a file to another server.
+    pub(super) fn multipart<R, C, F, Fut>(handler: F) -> Self
+    where
+        R: IncomingRequest,
+        R::Authentication: Scheme<Caller = C>,
+        F: Fn(Api, C, R) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Download, Error>> + Send + 'static,
+    {
+        Self::of::<R>(Box::new(move |call| {
+            let (api, caller, request) = parse::<R>(call)?;
+            let answer = handler(api, caller, request);
+            Ok(Box::pin(async move { Ok(files::multipart(answer.await?)) }))
+        }))
+    }
+
     fn of<R>(handle: Handle) -> Self
     where
         R: Metadata,

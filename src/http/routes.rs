@@ -90,6 +90,7 @@ fn between_servers(routes: &mut Routes) {
     routes.add(device::get_devices);
     routes.add(device::get_keys);
     routes.add(device::claim_keys);
+    routes.multipart(federation::media::get_content);
     routes.add(thirdparty::exchange_invite);
     routes.add(thirdparty::bind_callback).rate(Kind::Other);
 }
@@ -281,6 +282,17 @@ impl Routes {
         Fut: Future<Output = Result<Download, Error>> + Send + 'static,
     {
         self.push(Route::file(handler))
+    }
+
+    /// Serves an endpoint that gives a file to another server.
+    pub(super) fn multipart<R, C, F, Fut>(&mut self, handler: F) -> &mut Route
+    where
+        R: IncomingRequest,
+        R::Authentication: Scheme<Caller = C>,
+        F: Fn(Api, C, R) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Download, Error>> + Send + 'static,
+    {
+        self.push(Route::multipart(handler))
     }
 
     fn push(&mut self, route: Route) -> &mut Route {

@@ -22,6 +22,9 @@ pub enum Error {
     /// It is larger than media may be here.
     #[error("files of more than {0} are not taken here")]
     TooLarge(Size),
+    /// It is larger than what is fetched from other servers.
+    #[error("files of more than {0} are not fetched from other servers")]
+    RemoteTooLarge(Size),
     /// The user has uploaded as much as one user may.
     #[error("you may upload {0} in all, and this would be more")]
     OverQuota(Size),

@@ -1,7 +1,7 @@
 //! Media: pictures, voice messages, files.
 //!
-//! - Owns the tables `media`, `media_files`, `media_of_file`, `uploads`, `media_space` and
-//!   `pending_media`, and the directory `media` beside the database. Files that are the same are
+//! - Owns the tables `media`, `media_files`, `media_of_file`, `uploads`, `media_space`,
+//!   `cached_files`, `cache_order`, `doomed_files` and `pending_media`, and the directory `media` beside the database. Files that are the same are
 //!   one file.
 //! - [`Media`] is what handlers call: a [`Draft`] is written, and then stored under a media id. What
 //!   it is goes with it in [`About`].
@@ -9,12 +9,15 @@
 //!   meanwhile: both are done under the lock `ending`.
 //! - Nothing here asks other servers; what they have is brought by `federation/`.
 
+mod cache;
 mod error;
 mod files;
 mod pending;
 mod rows;
+#[cfg(test)]
+mod tests;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, path::PathBuf, sync::Arc};
 
 use rand::RngExt;
 use ruma::{OwnedServerName, ServerName};
@@ -34,6 +37,8 @@ use crate::{
 
 /// The length of a media id: it cannot be guessed.
 const ID: usize = 24;
+/// How long the media ids of other servers can be.
+const LONGEST_ID: usize = 255;
 /// How long the name of a file can be, and the name of its type, in bytes.
 const LONGEST_NAME: usize = 1000;
 const LONGEST_TYPE: usize = 255;
@@ -50,6 +55,9 @@ struct Parts {
     files: Files,
     max_upload: Size,
     user_quota: Option<Size>,
+    disk: Option<Size>,
+    data_dir: PathBuf,
+    pool: Pool,
     /// Held while a file comes to be, or ceases to.
     ending: Mutex<()>,
     waiting: Waiting,
@@ -88,6 +96,13 @@ impl About {
     }
 }
 
+impl About {
+    /// What another server says; what makes no sense of that is left out.
+    pub fn told(content_type: String, name: Option<String>) -> Self {
+        Self::new(Some(content_type), name).unwrap_or_default()
+    }
+}
+
 /// Media that are here.
 #[derive(Clone, Debug)]
 pub struct Found {
@@ -119,6 +134,9 @@ impl Media {
             files: Files::new(directory, pool.clone()),
             max_upload: config.max_upload,
             user_quota: config.user_quota,
+            disk: config.disk,
+            data_dir: config.data_dir.clone(),
+            pool: pool.clone(),
             ending: Mutex::new(()),
             waiting: Waiting::default(),
         }));
@@ -127,6 +145,7 @@ impl Media {
                 media.0.files.remove(file).await?;
             }
         }
+        media.sweep().await?;
         Ok(media)
     }
 
@@ -156,7 +175,7 @@ impl Media {
                 return Err(Error::OverQuota(quota));
             }
         }
-        self.0.files.draft(*max_upload).await
+        self.draft().await
     }
 
     /// Stores what `user` uploaded under a media id of its own, which is returned.
@@ -271,6 +290,14 @@ impl From<(records::Media, records::MediaFile)> for Found {
             size: file.size,
         }
     }
+}
+
+/// Whether `id` can be the id of media ([security considerations]).
+///
+/// [security considerations]: https://spec.matrix.org/v1.19/client-server-api/#content-repo-security-considerations
+pub fn is_media_id(id: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
+    (1..=LONGEST_ID).contains(&id.len()) && id.bytes().all(allowed)
 }
 
 fn new_id() -> String {

@@ -1,5 +1,7 @@
 //! The rows: what each file is, to whom it belongs, and when nothing speaks of it any more.
 
+use ruma::ServerName;
+
 use super::{Error, files::FileId};
 use crate::{
     config::Size,
@@ -11,6 +13,9 @@ use crate::{
 
 /// This server among the servers that media are of.
 pub(super) const OWN: ServerNum = ServerNum::MIN;
+
+/// What can be had again, among those whose bytes are counted.
+const CACHE: UserNum = UserNum::MIN;
 
 /// Which media.
 pub(super) type Key<'a> = (ServerNum, &'a str);
@@ -55,6 +60,7 @@ pub(super) fn put(
         tx.media_space()?.insert(user, used)?;
         tx.uploads()?.insert((user, key.1), ())?;
     }
+    uncache(tx, media.file, size)?;
     tx.media()?.put(key, media)?;
     tx.media_files()?.put(media.file, &MediaFile { size })?;
     Ok(tx.media_of_file()?.insert((media.file, key.0, key.1), ())?)
@@ -63,4 +69,158 @@ pub(super) fn put(
 /// Whether a row speaks of the file.
 pub(super) fn is_known(reader: &impl Reader, file: FileId) -> Result<bool, store::Error> {
     reader.media_files()?.has(file)
+}
+
+/// The number of another server, if a row mentions it.
+pub(super) fn server(
+    reader: &impl Reader,
+    name: &ServerName,
+) -> Result<Option<ServerNum>, store::Error> {
+    let nums = reader.server_nums()?;
+    let num = nums.get(name.as_str())?;
+    Ok(num.map(|num| num.value()))
+}
+
+/// Stores media of another server, whose file is in its place.
+pub(super) fn put_remote(
+    tx: &Tx,
+    key: Key<'_>,
+    media: &Media,
+    size: u64,
+) -> Result<(), store::Error> {
+    remove(tx, key)?;
+    tx.media()?.put(key, media)?;
+    tx.media_files()?.put(media.file, &MediaFile { size })?;
+    tx.media_of_file()?.insert((media.file, key.0, key.1), ())?;
+    if holder(tx, media.file)?.is_some_and(|(server, _)| server != OWN) {
+        cache(tx, media.file, size, media.created_ts)?;
+    }
+    Ok(())
+}
+
+/// Removes media; whether there were any. A file of which nothing else speaks is doomed.
+pub(super) fn remove(tx: &Tx, key: Key<'_>) -> Result<bool, store::Error> {
+    let Some((media, MediaFile { size })) = get(tx, key)? else {
+        return Ok(false);
+    };
+    tx.media()?.remove(key)?;
+    tx.media_of_file()?.remove((media.file, key.0, key.1))?;
+    if let Some(user) = media.uploader {
+        let left = used(tx, user)?.saturating_sub(size);
+        tx.media_space()?.insert(user, left)?;
+        tx.uploads()?.remove((user, key.1))?;
+    }
+    match holder(tx, media.file)? {
+        None => {
+            uncache(tx, media.file, size)?;
+            tx.media_files()?.remove(media.file)?;
+            tx.doomed_files()?.insert(media.file, ())?;
+        }
+        Some((OWN, _)) => {}
+        Some(_) => cache(tx, media.file, size, media.created_ts)?,
+    }
+    Ok(true)
+}
+
+/// The first of the media that are in the file: if any of them are this server's, that.
+fn holder(reader: &impl Reader, file: FileId) -> Result<Option<(ServerNum, String)>, store::Error> {
+    let table = reader.media_of_file()?;
+    let row = table.range((file, OWN, "")..)?.next().transpose()?;
+    Ok(row.and_then(|(key, _)| {
+        let (of, server, id) = key.value();
+        (of == file).then(|| (server, id.to_owned()))
+    }))
+}
+
+/// From now on the file is one that can be had again.
+fn cache(tx: &Tx, file: FileId, size: u64, now: u64) -> Result<(), store::Error> {
+    if tx.cached_files()?.has(file)? {
+        return touch(tx, file, now);
+    }
+    tx.cached_files()?.insert(file, now)?;
+    tx.cache_order()?.insert((now, file), ())?;
+    let cached = used(tx, CACHE)? + size;
+    tx.media_space()?.insert(CACHE, cached)
+}
+
+/// From now on it is not.
+fn uncache(tx: &Tx, file: FileId, size: u64) -> Result<(), store::Error> {
+    let since = tx.cached_files()?.get(file)?.map(|row| row.value());
+    let Some(since) = since else {
+        return Ok(());
+    };
+    tx.cached_files()?.remove(file)?;
+    tx.cache_order()?.remove((since, file))?;
+    let cached = used(tx, CACHE)?.saturating_sub(size);
+    tx.media_space()?.insert(CACHE, cached)
+}
+
+/// Notes that a file was asked for, if it is one that can be had again.
+pub(super) fn touch(tx: &Tx, file: FileId, now: u64) -> Result<(), store::Error> {
+    let since = tx.cached_files()?.get(file)?.map(|row| row.value());
+    if let Some(since) = since {
+        tx.cache_order()?.remove((since, file))?;
+        tx.cache_order()?.insert((now, file), ())?;
+        tx.cached_files()?.insert(file, now)?;
+    }
+    Ok(())
+}
+
+/// Lets go of files that can be had again and that nobody has asked for the longest, until `excess`
+/// bytes are gone, and of so many at most; how many went. `but` stays.
+pub(super) fn evict(
+    tx: &Tx,
+    (excess, most): (u64, usize),
+    but: Option<FileId>,
+) -> Result<usize, Error> {
+    let (mut gone, mut count) = (0, 0);
+    while gone < excess && count < most {
+        let Some(file) = oldest(tx, but)? else {
+            break;
+        };
+        gone += tx.media_files()?.load(file)?.map_or(0, |file| file.size);
+        while let Some((server, id)) = holder(tx, file)? {
+            remove(tx, (server, &id))?;
+        }
+        count += 1;
+    }
+    Ok(count)
+}
+
+/// The file that can be had again and that nobody has asked for the longest.
+fn oldest(reader: &impl Reader, but: Option<FileId>) -> Result<Option<FileId>, store::Error> {
+    for row in reader.cache_order()?.range::<(u64, FileId)>(..)? {
+        let (_, file) = row?.0.value();
+        if Some(file) != but {
+            return Ok(Some(file));
+        }
+    }
+    Ok(None)
+}
+
+/// How many bytes this server's own media take up, and how many can be had again.
+pub(super) fn spaces(reader: &impl Reader) -> Result<(u64, u64), store::Error> {
+    let (mut own, mut cached) = (0, 0);
+    for row in reader.media_space()?.range::<UserNum>(..)? {
+        let (user, bytes) = row?;
+        match user.value() {
+            CACHE => cached = bytes.value(),
+            _ => own += bytes.value(),
+        }
+    }
+    Ok((own, cached))
+}
+
+/// Some of the files that are to be removed, and whether each is in use again.
+pub(super) fn doomed(
+    reader: &impl Reader,
+    most: usize,
+) -> Result<Vec<(FileId, bool)>, store::Error> {
+    let table = reader.doomed_files()?;
+    let rows = table.range::<FileId>(..)?.take(most);
+    rows.map(|row| {
+        let file = row?.0.value();
+        Ok((file, is_known(reader, file)?))
+    })
+    .collect()
 }

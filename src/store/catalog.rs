@@ -254,8 +254,14 @@ tables! {
     media_of_file: ([u8; 32], ServerNum, &'static str) => (), version 1;
     /// (local user, media id): what the user uploaded.
     uploads: (UserNum, &'static str) => (), version 1;
-    /// Local user → how many bytes the user uploaded.
+    /// Local user → how many bytes the user uploaded; 0 → how many bytes `cached_files` are.
     media_space: UserNum => u64, version 1;
+    /// Files that can be had again → when they were last asked for, in milliseconds since the epoch.
+    cached_files: [u8; 32] => u64, version 1;
+    /// (time, file): `cached_files` by time.
+    cache_order: (u64, [u8; 32]) => (), version 1;
+    /// Files that no row speaks of any more, and that are to be removed from the disk.
+    doomed_files: [u8; 32] => (), version 1;
     /// Media id that was given out and has no content yet → to whom, and until when it may get it,
     /// in milliseconds since the epoch.
     pending_media: &'static str => (UserNum, u64), version 1;

@@ -242,6 +242,15 @@ impl Disk {
     }
 }
 
+/// How many bytes of the disk the database in `directory` takes up.
+///
+/// # Errors
+/// If there is none.
+pub fn database_size(directory: &Path) -> io::Result<u64> {
+    let file = directory.join(DATABASE).metadata()?;
+    Ok(std::os::unix::fs::MetadataExt::blocks(&file) * 512)
+}
+
 /// Whether `error` says that the disk, or the user's part of it, is full.
 pub fn is_full(error: &io::Error) -> bool {
     matches!(

@@ -45,7 +45,7 @@ use self::{
 };
 pub use self::{
     catalog::{Reader, Snapshot, TABLES, TableInfo},
-    disk::{Space, is_full},
+    disk::{Space, database_size, is_full},
     effects::Effect,
     error::Error,
     ids::{

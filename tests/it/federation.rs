@@ -4,6 +4,7 @@ mod devices;
 mod directory;
 mod join;
 mod keys;
+mod media;
 mod outage;
 mod profiles;
 mod rest;

@@ -32,6 +32,8 @@ use crate::{
 
 /// How long somebody can wait for what has not been uploaded yet.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long somebody can wait for what is fetched from another server.
+const FETCH: Duration = Duration::from_mins(5);
 
 /// What browsers only ever show as what it claims to be ([serving inline content]).
 ///
@@ -222,21 +224,54 @@ async fn find(
     timeout: Duration,
 ) -> Result<Found, Error> {
     if !api.media.is_local(server) {
-        return Err(media::Error::NotFound.into());
+        return find_remote(api, server, id).await;
     }
+    find_own(api, id, timeout).await
+}
+
+/// This server's media `id`, once they are there.
+pub(in crate::api) async fn find_own(
+    api: &Api,
+    id: &str,
+    timeout: Duration,
+) -> Result<Found, Error> {
     match api.media.local(id) {
         Err(media::Error::NotYetUploaded) => {}
         found => return Ok(found?),
     }
-    let late = async {
-        Timer::after(timeout.min(PATIENCE)).await;
-    };
-    let over = future::or(late, api.stopping.wait());
+    let over = future::or(wait(timeout.min(PATIENCE)), api.stopping.wait());
     future::or(api.media.uploaded(id), over).await;
     Ok(api.media.local(id)?)
 }
 
-async fn download(api: &Api, found: Found, name: Option<String>) -> Result<Download, Error> {
+async fn wait(time: Duration) {
+    Timer::after(time).await;
+}
+
+/// The media of another server, which are fetched if they are not here.
+async fn find_remote(api: &Api, server: &ServerName, id: &str) -> Result<Found, Error> {
+    if let Some(found) = api.media.remote(server, id)? {
+        return Ok(found);
+    }
+    let fetched = async {
+        api.remote_media.fetch(server, id).await?;
+        Ok::<_, Error>(())
+    };
+    let late = async {
+        future::or(wait(FETCH), api.stopping.wait()).await;
+        Err(media::Error::NotYetUploaded.into())
+    };
+    future::or(fetched, late).await?;
+    let found = api.media.remote(server, id)?;
+    Ok(found.ok_or(media::Error::NotFound)?)
+}
+
+/// What was found, to be sent under this name.
+pub(in crate::api) async fn download(
+    api: &Api,
+    found: Found,
+    name: Option<String>,
+) -> Result<Download, Error> {
     let file = api.media.open(&found).await?;
     let content_type = match found.about.content_type {
         unknown if unknown.is_empty() => "application/octet-stream".to_owned(),

@@ -37,7 +37,7 @@ use super::Error;
 use crate::{
     clock::Clock,
     config::Config,
-    federation::Federation,
+    federation::{Federation, RemoteMedia},
     media::Media,
     pool::Pool,
     rates::Rates,
@@ -72,6 +72,8 @@ pub struct ClientApi {
     pub federation: Arc<Federation>,
     /// Pictures and files.
     pub media: Media,
+    /// Those of other servers.
+    pub remote_media: RemoteMedia,
     /// Who is typing.
     pub typing: Arc<Typing>,
     /// Which members devices have been told of.

@@ -6,6 +6,7 @@ pub mod discovery;
 mod edu;
 pub mod event;
 pub mod keys;
+pub mod media;
 pub mod membership;
 pub mod openid;
 mod pieces;

@@ -138,6 +138,11 @@ impl Resolver {
         is_elsewhere.then(|| target(name, &found))
     }
 
+    /// Who searches.
+    pub fn searcher(&self) -> &Search {
+        &self.0.search
+    }
+
     fn stored(&self, name: &ServerName) -> Option<Whereabouts> {
         let stored = self.0.store.read(|s| stored::get(s, name));
         stored.unwrap_or_else(|error| {

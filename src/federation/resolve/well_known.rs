@@ -2,26 +2,21 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, Request, StatusCode, Uri, header};
-use http_body_util::Full;
-use hyper::body::Bytes;
+use http::{HeaderMap, header};
 use ruma::{OwnedServerName, ServerName};
 use serde::Deserialize;
 
 use super::search::Search;
 use crate::federation::{
     Error,
-    connect::{Limits, exchange, in_time},
+    connect::in_time,
+    web::{self, Place},
 };
 
 const PATH: &str = "/.well-known/matrix/server";
-/// How often a domain may send us elsewhere.
-const REDIRECTS: usize = 3;
-/// What one answer may take, and all of them together.
-const LIMITS: Limits = Limits {
-    time: Duration::from_secs(10),
-    size: 16 * 1024,
-};
+/// How long it may take until a domain has answered, and how large the answer may be.
+const PATIENCE: Duration = Duration::from_secs(10);
+const LARGEST: usize = 16 * 1024;
 /// How long an answer holds that does not say, and the least and the most that one can say.
 const HOLDS: Duration = Duration::from_hours(24);
 const HOLDS_AT_LEAST: Duration = Duration::from_mins(5);
@@ -40,7 +35,7 @@ pub enum WellKnown {
 
 /// Asks the domain of the server `name`.
 pub async fn ask(search: &Search, name: &ServerName) -> WellKnown {
-    let asked = in_time(LIMITS.time, Box::pin(fetch(search, name)))
+    let asked = in_time(PATIENCE, Box::pin(fetch(search, name)))
         .await
         .flatten();
     match asked {
@@ -63,66 +58,20 @@ struct Body {
 }
 
 async fn fetch(search: &Search, name: &ServerName) -> Result<(OwnedServerName, Duration), Error> {
-    let mut place = Place {
+    let place = Place {
         host: name.host().to_owned(),
         port: None,
         path: PATH.to_owned(),
     };
-    for _ in 0..=REDIRECTS {
-        let request = Request::get(&place.path).body(Full::<Bytes>::default());
-        let request = request.map_err(nonsense)?;
-        let target = search.web_host(&place.host, place.port).await?;
-        let mut connection = search.connector().connect(&target).await?;
-        let answer = exchange(&mut connection, &target, request, LIMITS).await?;
-        match answer.status() {
-            StatusCode::OK => {
-                let body: Body = serde_json::from_slice(answer.body()).map_err(nonsense)?;
-                return Ok((body.server, holds(answer.headers())));
-            }
-            status if status.is_redirection() => {
-                let location = answer.headers().get(header::LOCATION);
-                let location = location.and_then(|location| location.to_str().ok());
-                place = place
-                    .redirected(location.unwrap_or_default())
-                    .ok_or_else(|| nonsense("a redirect to nowhere"))?;
-            }
-            status => return Err(Error::Status(status, None)),
-        }
-    }
-    Err(nonsense("too many redirects"))
+    let answer = web::get(search, place).await?;
+    let holds = holds(&answer.head.headers);
+    let body = answer.whole(LARGEST).await?;
+    let body: Body = serde_json::from_slice(&body).map_err(nonsense)?;
+    Ok((body.server, holds))
 }
 
 fn nonsense(error: impl ToString) -> Error {
     Error::Nonsense(error.to_string())
-}
-
-/// Where something is on the web, by `https`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Place {
-    host: String,
-    port: Option<u16>,
-    path: String,
-}
-
-impl Place {
-    /// Where `location` leads from here: to another host, or another path.
-    fn redirected(&self, location: &str) -> Option<Self> {
-        let location: Uri = location.parse().ok()?;
-        let path = location.path_and_query();
-        let path = path.map_or("/", |path| path.as_str()).to_owned();
-        match location.authority() {
-            Some(authority) if location.scheme_str() == Some("https") => Some(Self {
-                host: authority.host().to_owned(),
-                port: authority.port_u16(),
-                path,
-            }),
-            None if path.starts_with('/') && !path.starts_with("//") => Some(Self {
-                path,
-                ..self.clone()
-            }),
-            _ => None,
-        }
-    }
 }
 
 /// How long an answer with these headers holds.
@@ -154,35 +103,7 @@ fn holds(headers: &HeaderMap) -> Duration {
 mod tests {
     use http::{HeaderMap, header::CACHE_CONTROL};
 
-    use super::{HOLDS, HOLDS_AT_LEAST, HOLDS_AT_MOST, Place, holds};
-
-    #[test]
-    fn redirects_lead_to_https_alone() {
-        let place = |host: &str, port, path: &str| Place {
-            host: host.to_owned(),
-            port,
-            path: path.to_owned(),
-        };
-        let from = place("a.example", None, "/");
-        for (location, to) in [
-            ("https://b.example/c?d", place("b.example", None, "/c?d")),
-            ("https://b.example:80", place("b.example", Some(80), "/")),
-            ("https://u:p@b.example/c", place("b.example", None, "/c")),
-            ("https://[::1]:8/c", place("[::1]", Some(8), "/c")),
-            ("/c", place("a.example", None, "/c")),
-        ] {
-            assert_eq!(from.redirected(location), Some(to), "{location}");
-        }
-        for location in [
-            "http://b.example/c",
-            "ftp://b.example",
-            "//b.example/c",
-            "",
-            "b",
-        ] {
-            assert_eq!(from.redirected(location), None, "{location}");
-        }
-    }
+    use super::{HOLDS, HOLDS_AT_LEAST, HOLDS_AT_MOST, holds};
 
     #[test]
     fn an_answer_holds_as_long_as_it_says_within_reason() {

@@ -26,7 +26,7 @@ use crate::{
     api::{Anyone, Api, ClientApi, Error, Session, Streamed},
     clock::Clock,
     config::{Config, Settings},
-    federation::Federation,
+    federation::{Federation, RemoteMedia},
     media::Media,
     pool::Pool,
     protocol::ServerKey,
@@ -72,8 +72,10 @@ impl House {
         let federation =
             Federation::start(&config, (&store, &local), (&clock, &pool), &executor).unwrap();
         let media = Media::start(&config, &store, (&clock, &pool), &executor);
+        let media = smol::block_on(media).unwrap();
         let api = Arc::new(ClientApi {
-            media: smol::block_on(media).unwrap(),
+            remote_media: RemoteMedia::new(federation.client(), &media, &clock, &executor),
+            media,
             federation: Arc::new(federation),
             hub: Arc::new(Hub::new(store.clone(), 1).unwrap()),
             typing: Arc::default(),

@@ -1,0 +1,260 @@
+//! Media of other servers: fetched when somebody here wants to see them, once for all who want to,
+//! and kept as long as there is room ([server-server API, "Content Repository"]).
+//!
+//! [server-server API, "Content Repository"]: https://spec.matrix.org/v1.19/server-server-api/#content-repository
+
+mod multipart;
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use http::{Request, StatusCode};
+use ruma::{
+    OwnedServerName, ServerName,
+    api::{error::ErrorKind, federation::authenticated_media::get_content::v1},
+};
+use smol::{
+    Executor,
+    lock::{OnceCell, Semaphore},
+};
+
+use self::multipart::{Parts, Told};
+use super::{
+    Client, Error as PeerError,
+    connect::{Answer, in_time},
+    remembered::Remembered,
+    web::Place,
+};
+use crate::{
+    clock::Clock,
+    media::{self, About, Draft, Media, is_media_id},
+};
+
+/// How many are fetched at once, and how many wait for that.
+const AT_ONCE: usize = 8;
+const WAITING: usize = 500;
+/// How long fetching one may take.
+const PATIENCE: Duration = Duration::from_mins(10);
+/// For how long one that could not be had is not asked for again, and how many of those are known.
+const FAILED: Duration = Duration::from_mins(1);
+const REMEMBERED: usize = 1000;
+const BYTES_EACH: usize = 256;
+
+/// Why media of another server cannot be had.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// Because of their server, or of the way there.
+    #[error(transparent)]
+    Peer(#[from] PeerError),
+    /// Because of this one.
+    #[error(transparent)]
+    Media(#[from] media::Error),
+}
+
+/// Which media.
+type Name = (OwnedServerName, String);
+type Outcome = Result<(), Error>;
+
+/// The media of other servers. Clones are the same.
+#[derive(Clone)]
+pub struct RemoteMedia(Arc<Shared>);
+
+struct Shared {
+    client: Client,
+    media: Media,
+    executor: Arc<Executor<'static>>,
+    fetches: Mutex<HashMap<Name, Arc<OnceCell<Outcome>>>>,
+    failed: Remembered<Name, Error>,
+    slots: Semaphore,
+}
+
+impl fmt::Debug for RemoteMedia {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RemoteMedia").finish_non_exhaustive()
+    }
+}
+
+impl RemoteMedia {
+    /// Fetches with `client` into `media`.
+    pub fn new(
+        client: &Client,
+        media: &Media,
+        clock: &Clock,
+        executor: &Arc<Executor<'static>>,
+    ) -> Self {
+        Self(Arc::new(Shared {
+            client: client.clone(),
+            media: media.clone(),
+            executor: executor.clone(),
+            fetches: Mutex::default(),
+            failed: Remembered::new(clock, REMEMBERED, REMEMBERED * BYTES_EACH),
+            slots: Semaphore::new(AT_ONCE),
+        }))
+    }
+
+    /// Fetches the media `id` of `server`, if they are not here. It goes on if the one who asked has
+    /// gone.
+    ///
+    /// # Errors
+    /// If they cannot be had.
+    pub async fn fetch(&self, server: &ServerName, id: &str) -> Result<(), Error> {
+        if !is_media_id(id) {
+            return Err(media::Error::NotFound.into());
+        }
+        let name = (server.to_owned(), id.to_owned());
+        if let Some(error) = self.0.failed.get(&name) {
+            return Err(error);
+        }
+        self.start(name)?.wait().await.clone()
+    }
+
+    fn fetches(&self) -> MutexGuard<'_, HashMap<Name, Arc<OnceCell<Outcome>>>> {
+        self.0
+            .fetches
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts fetching, unless that is under way.
+    fn start(&self, name: Name) -> Result<Arc<OnceCell<Outcome>>, Error> {
+        let mut fetches = self.fetches();
+        if let Some(fetch) = fetches.get(&name) {
+            return Ok(fetch.clone());
+        }
+        if fetches.len() >= WAITING {
+            return Err(PeerError::TimedOut.into());
+        }
+        let fetch = Arc::new(OnceCell::new());
+        fetches.insert(name.clone(), fetch.clone());
+        let (this, outcome) = (self.clone(), fetch.clone());
+        let task = self.0.executor.spawn(async move {
+            // Whoever waits is told also if it panics.
+            let mut end = End {
+                of: &this,
+                name,
+                outcome,
+                result: Err(PeerError::TimedOut.into()),
+            };
+            let _slot = this.0.slots.acquire().await;
+            end.result = this.bring(&end.name.0, &end.name.1).await;
+        });
+        task.detach();
+        Ok(fetch)
+    }
+
+    async fn bring(&self, server: &ServerName, id: &str) -> Outcome {
+        let fetched = in_time(PATIENCE, Box::pin(self.download(server, id))).await;
+        let (draft, told) = fetched??;
+        let about = About::told(told.content_type, told.name);
+        let content = draft.finish().await?;
+        let (server, id) = (server.to_owned(), id.to_owned());
+        Ok(self.0.media.keep(server, id, about, content).await?)
+    }
+
+    async fn download(&self, server: &ServerName, id: &str) -> Result<(Draft, Told), Error> {
+        let draft = self.0.media.download().await?;
+        let request = v1::Request::new(id.to_owned());
+        match self.0.client.open(server, request).await {
+            Ok(answer) => {
+                let (draft, told) = parts(answer, draft).await?;
+                match &told.location {
+                    None => Ok((draft, told)),
+                    Some(url) => self.redirected(url, draft).await,
+                }
+            }
+            Err(error) if is_unrecognized(&error) => self.from_before_1_11(server, id, draft).await,
+            Err(error) => Err(absence(error)),
+        }
+    }
+
+    /// From where the server says that they are.
+    async fn redirected(&self, url: &str, draft: Draft) -> Result<(Draft, Told), Error> {
+        let place = Place::of(url);
+        let place = place.ok_or_else(|| PeerError::Nonsense("a redirect to nowhere".to_owned()))?;
+        whole(self.0.client.open_on_the_web(place).await?, draft).await
+    }
+
+    /// From a server that does not know the endpoint for servers: by the one for clients, as the
+    /// specification says.
+    async fn from_before_1_11(
+        &self,
+        server: &ServerName,
+        id: &str,
+        draft: Draft,
+    ) -> Result<(Draft, Told), Error> {
+        let path = format!("/_matrix/media/v3/download/{server}/{id}?allow_remote=false");
+        let request = Request::get(path).body(hyper::body::Bytes::new());
+        let request = request.map_err(|error| PeerError::Nonsense(error.to_string()))?;
+        let answer = self.0.client.open_as_it_is(server, request).await;
+        whole(answer.map_err(absence)?, draft).await
+    }
+}
+
+/// Says how a fetch ended, when it is dropped.
+struct End<'a> {
+    of: &'a RemoteMedia,
+    name: Name,
+    outcome: Arc<OnceCell<Outcome>>,
+    result: Outcome,
+}
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.of.fetches().remove(&self.name);
+        if let Err(error) = &self.result {
+            log::debug!("mxc://{}/{}: {error}", self.name.0, self.name.1);
+            let failed = &self.of.0.failed;
+            failed.put(self.name.clone(), error.clone(), BYTES_EACH, FAILED);
+        }
+        let result = std::mem::replace(&mut self.result, Ok(()));
+        // Nobody else sets it.
+        let _ = self.outcome.set_blocking(result);
+    }
+}
+
+/// Whether a server does not know the endpoint.
+fn is_unrecognized(error: &PeerError) -> bool {
+    matches!(error, PeerError::Status(StatusCode::NOT_FOUND, _))
+        && matches!(error.kind(), Some(ErrorKind::Unrecognized))
+}
+
+/// What a server says of media that it does not give.
+fn absence(error: PeerError) -> Error {
+    match (&error, error.kind()) {
+        (_, Some(ErrorKind::NotYetUploaded)) => media::Error::NotYetUploaded.into(),
+        (PeerError::NotAllowed | PeerError::Status(StatusCode::NOT_FOUND, _), _) => media::Error::NotFound.into(),
+        _ => error.into(),
+    }
+}
+
+/// Takes the media out of an answer in several parts.
+async fn parts(mut answer: Answer, mut draft: Draft) -> Result<(Draft, Told), Error> {
+    let mut parts = Parts::new(&answer.head.headers)?;
+    while let Some(piece) = answer.next().await? {
+        write(&mut draft, &parts.push(&piece)?).await?;
+        if parts.is_whole() {
+            return Ok((draft, parts.told().clone()));
+        }
+    }
+    Err(PeerError::Nonsense("media that break off".to_owned()).into())
+}
+
+/// Takes an answer that is the media.
+async fn whole(mut answer: Answer, mut draft: Draft) -> Result<(Draft, Told), Error> {
+    let told = Told::of(&answer.head.headers);
+    while let Some(piece) = answer.next().await? {
+        write(&mut draft, &piece).await?;
+    }
+    Ok((draft, told))
+}
+
+async fn write(draft: &mut Draft, piece: &[u8]) -> Result<(), Error> {
+    draft.write(piece).await.map_err(|error| match error {
+        media::Error::TooLarge(most) => media::Error::RemoteTooLarge(most).into(),
+        error => error.into(),
+    })
+}

@@ -1,0 +1,100 @@
+//! What goes first when there is no room.
+
+use smol::Executor;
+use tempfile::TempDir;
+
+use super::{Error, files::FileId, rows};
+use crate::{
+    pool::Pool,
+    store::{Options, Reader, Rows, ServerNum, Store, Tx, UserNum, records},
+};
+
+fn with_store(work: impl AsyncFnOnce(&Store)) {
+    let directory = TempDir::new().unwrap();
+    let options = Options {
+        directory: directory.path().to_owned(),
+        cache: 1 << 20,
+    };
+    let store = Store::open(&options, Pool::default()).unwrap();
+    let executor = Executor::new();
+    let publishing = executor.spawn(store.clone().publish(|_| {}));
+    smol::block_on(executor.run(async {
+        work(&store).await;
+        store.close().await;
+        publishing.await;
+    }));
+}
+
+fn media(file: u8, uploader: Option<UserNum>, now: u64) -> records::Media {
+    records::Media {
+        file: [file; 32],
+        content_type: String::new(),
+        name: None,
+        uploader,
+        created_ts: now,
+    }
+}
+
+/// Stores media of another server, of 100 bytes, at this time.
+async fn fetch(store: &Store, id: &'static str, file: u8, now: u64) {
+    let job = move |tx: &Tx| {
+        let key = (ServerNum(1), id);
+        Ok::<_, Error>(rows::put_remote(tx, key, &media(file, None, now), 100)?)
+    };
+    store.write(job).await.unwrap();
+}
+
+async fn upload(store: &Store, id: &'static str, file: u8) {
+    let job = move |tx: &Tx| {
+        let media = media(file, Some(UserNum(7)), 1);
+        rows::put(tx, (rows::OWN, id), &media, 100, None)
+    };
+    store.write(job).await.unwrap();
+}
+
+async fn evict(store: &Store, excess: u64) -> Vec<u8> {
+    let job = move |tx: &Tx| rows::evict(tx, (excess, 10), None);
+    store.write(job).await.unwrap();
+    let doomed = store.read(|s| rows::doomed(s, 100)).unwrap();
+    doomed
+        .iter()
+        .map(|(file, _): &(FileId, bool)| file[0])
+        .collect()
+}
+
+fn spaces(store: &Store) -> (u64, u64) {
+    store.read(|s| rows::spaces(s)).unwrap()
+}
+
+#[test]
+fn what_nobody_has_asked_for_the_longest_goes_first() {
+    with_store(async |store| {
+        for (place, id) in ["a", "b", "c"].into_iter().enumerate() {
+            fetch(store, id, place as u8 + 1, place as u64).await;
+        }
+        assert_eq!(spaces(store), (0, 300));
+        store
+            .write(|tx| rows::touch(tx, [1; 32], 10))
+            .await
+            .unwrap();
+        assert_eq!(evict(store, 101).await, [2, 3]);
+        assert_eq!(spaces(store), (0, 100));
+    });
+}
+
+#[test]
+fn a_file_that_somebody_here_uploaded_too_never_goes() {
+    with_store(async |store| {
+        fetch(store, "a", 1, 1).await;
+        upload(store, "mine", 1).await;
+        assert_eq!(spaces(store), (100, 0));
+        fetch(store, "b", 1, 2).await;
+        assert!(evict(store, 1000).await.is_empty());
+        // Once theirs is gone, it is one that can be had again.
+        let remove = |tx: &Tx| rows::remove(tx, (rows::OWN, "mine"));
+        assert!(store.write(remove).await.unwrap());
+        assert_eq!(spaces(store), (0, 100));
+        assert_eq!(evict(store, 1000).await, [1]);
+        assert!(store.read(|s| s.media()?.is_empty()).unwrap());
+    });
+}
