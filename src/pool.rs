@@ -30,21 +30,24 @@ pub enum Kind {
     LookUp,
     /// A piece of a file with media.
     File,
+    /// Making a picture smaller: as much memory as its pixels take.
+    Picture,
 }
 
 impl Kind {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Password,
         Self::Resolve,
         Self::Scan,
         Self::Verify,
         Self::LookUp,
         Self::File,
+        Self::Picture,
     ];
 
     fn limit(self) -> usize {
         match self {
-            Self::Password | Self::Resolve | Self::Verify => 1,
+            Self::Password | Self::Resolve | Self::Verify | Self::Picture => 1,
             Self::LookUp | Self::File => 2,
             Self::Scan => 3,
         }

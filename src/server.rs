@@ -126,11 +126,16 @@ impl Server {
         let hub = Arc::new(Hub::new(store.clone(), rand::random())?);
         // Made when there is something to publish already; it looks for itself what came before it.
         let others: Arc<OnceLock<Arc<Federation>>> = Arc::default();
+        let files: Arc<OnceLock<Media>> = Arc::default();
         let publishing = executor.spawn(store.clone().publish({
-            let (errands, hub, others) = (errands.clone(), hub.clone(), others.clone());
+            let (errands, hub) = (errands.clone(), hub.clone());
+            let (others, files) = (others.clone(), files.clone());
             move |effects| {
                 hub.apply(effects);
                 effects.iter().for_each(|effect| errands.apply(effect));
+                if let Some(media) = files.get() {
+                    effects.iter().for_each(|effect| media.apply(effect));
+                }
                 if let Some(federation) = others.get() {
                     effects.iter().for_each(|effect| federation.apply(effect));
                 }
@@ -143,6 +148,8 @@ impl Server {
         });
 
         let media = Media::start(&config, &store, (&clock, &pool), executor).await?;
+        // It is the only one.
+        let _ = files.set(media.clone());
         let most = if config.rate_limits {
             config.memory.rates()
         } else {

@@ -1,5 +1,6 @@
 //! The command line: one file per command, each a struct with `run`.
 
+mod media;
 mod rotate_key;
 mod serve;
 mod version;
@@ -21,6 +22,7 @@ struct Hearth {
 #[argh(subcommand)]
 enum Command {
     Serve(serve::Serve),
+    Media(media::Media),
     RotateKey(rotate_key::RotateKey),
     Version(version::Version),
 }
@@ -30,6 +32,7 @@ enum Command {
 pub fn main() -> ExitCode {
     match argh::from_env::<Hearth>().command {
         Command::Serve(command) => command.run(),
+        Command::Media(command) => command.run(),
         Command::RotateKey(command) => command.run(),
         Command::Version(command) => command.run(),
     }

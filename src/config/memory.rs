@@ -50,6 +50,12 @@ impl Memory {
         self.0 / 16
     }
 
+    /// What the pixels of a picture may take up while it is made smaller, one at a time. No share is
+    /// kept for that: it is taken from what is free of the others for a moment.
+    pub fn picture(self) -> usize {
+        self.0 / 8 * 3
+    }
+
     /// How many clients' rates are remembered.
     pub fn rates(self) -> usize {
         // An entry takes about 64 bytes of the 1/128 that this is.

@@ -243,14 +243,15 @@ fn of_media(error: media::Error) -> Response<Answer> {
             return fault();
         }
         Error::TooManyPending => return busy(message),
-        Error::RemoteTooLarge(_) => {
+        Error::RemoteTooLarge(_) | Error::RemoteTooManyPixels => {
             return standard(StatusCode::BAD_GATEWAY, ErrorKind::TooLarge, message);
         }
         Error::NotFound => ErrorKind::NotFound,
         Error::NotYetUploaded => ErrorKind::NotYetUploaded,
         Error::CannotOverwrite => ErrorKind::CannotOverwriteMedia,
-        Error::NotYours | Error::OverQuota(_) => ErrorKind::Forbidden,
-        Error::TooLarge(_) => ErrorKind::TooLarge,
+        Error::NoPicture => ErrorKind::Unknown,
+        Error::NotYours | Error::OverQuota(_) | Error::Quarantined => ErrorKind::Forbidden,
+        Error::TooLarge(_) | Error::TooManyPixels => ErrorKind::TooLarge,
         Error::Invalid(_) => ErrorKind::InvalidParam,
     };
     standard(status(&kind), kind, message)

@@ -91,6 +91,7 @@ fn between_servers(routes: &mut Routes) {
     routes.add(device::get_keys);
     routes.add(device::claim_keys);
     routes.multipart(federation::media::get_content);
+    routes.multipart(federation::media::get_content_thumbnail);
     routes.add(thirdparty::exchange_invite);
     routes.add(thirdparty::bind_callback).rate(Kind::Other);
 }
@@ -227,6 +228,7 @@ fn media(routes: &mut Routes) {
     routes.add(media::create_mxc_uri);
     routes.file(media::get_content);
     routes.file(media::get_content_as_filename);
+    routes.file(media::get_content_thumbnail);
     routes.add(media::get_media_config);
     routes.add(media::get_media_config_v3);
     routes.add(media::get_frozen_content);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ruma::{OwnedServerName, ServerName};
 
-use super::{About, Draft, Error, Found, Media, Whole, files::FileId, rows};
+use super::{About, Draft, Error, Found, Media, Whole, files::FileId, removal, rows};
 use crate::{
     config::Size,
     pool::Kind,
@@ -62,8 +62,14 @@ impl Media {
         let Some((found, used)) = found else {
             return Ok(None);
         };
+        self.note_use(found.hash, used, now);
+        Ok(Some(found))
+    }
+
+    /// Notes that a file was asked for, which was last asked for at `used` as far as is known.
+    pub(super) fn note_use(&self, file: FileId, used: Option<u64>, now: u64) {
         if used.is_some_and(|used| used + (EXACTLY.as_millis() as u64) < now) {
-            let (store, file) = (self.0.store.clone(), found.hash);
+            let store = self.0.store.clone();
             let noting = self.0.executor.spawn(async move {
                 let noted = store.write_soon(move |tx| rows::touch(tx, file, now));
                 if let Err(error) = noted.await {
@@ -72,7 +78,6 @@ impl Media {
             });
             noting.detach();
         }
-        Ok(Some(found))
     }
 
     /// Begins a file that comes from another server.
@@ -104,7 +109,7 @@ impl Media {
         };
         let job = move |tx: &Tx| {
             let key = (tx.server_num(server.as_str())?, &*id);
-            Ok(rows::put_remote(tx, key, &media, size)?)
+            rows::put_remote(tx, key, &media, size)
         };
         self.end(content, job).await?;
         self.make_room(Some(file)).await
@@ -123,7 +128,7 @@ impl Media {
     }
 
     /// Lets go what can be had again, until there is no more of it than there may be. `but` stays.
-    async fn make_room(&self, but: Option<FileId>) -> Result<(), Error> {
+    pub(super) async fn make_room(&self, but: Option<FileId>) -> Result<(), Error> {
         loop {
             let excess = self.excess().await?;
             if excess == 0 {
@@ -139,7 +144,7 @@ impl Media {
 
     /// How much too much there is of what can be had again, in bytes.
     async fn excess(&self) -> Result<u64, Error> {
-        let (own, cached) = self.0.store.read(|s| rows::spaces(s))?;
+        let (own, cached) = self.0.store.read(rows::spaces)?;
         let (directory, budget) = (self.0.data_dir.clone(), self.0.disk);
         let measured = self.0.pool.run(Kind::File, move || {
             let taken = Taken {
@@ -152,8 +157,11 @@ impl Media {
         Ok(cached.saturating_sub(measured.await?))
     }
 
-    /// Removes the files of which the database does not speak any more.
+    /// Removes what left users uploaded, and the files of which the database does not speak any more.
     pub(super) async fn sweep(&self) -> Result<(), Error> {
+        while !self.0.store.read(|s| s.erased_uploaders()?.is_empty())? {
+            self.0.store.write_shrinking(removal::erase_some).await?;
+        }
         let _ending = self.0.ending.lock().await;
         loop {
             let doomed = self.0.store.read(|s| rows::doomed(s, SLICE))?;

@@ -25,6 +25,18 @@ pub enum Error {
     /// It is larger than what is fetched from other servers.
     #[error("files of more than {0} are not fetched from other servers")]
     RemoteTooLarge(Size),
+    /// It is no picture of a kind that is known here.
+    #[error("no thumbnail can be made of this")]
+    NoPicture,
+    /// It has too many pixels.
+    #[error("this picture is too large for a thumbnail")]
+    TooManyPixels,
+    /// The same, of another server.
+    #[error("this picture of another server is too large for a thumbnail")]
+    RemoteTooManyPixels,
+    /// The owner of the server does not want it here.
+    #[error("this file is not taken here")]
+    Quarantined,
     /// The user has uploaded as much as one user may.
     #[error("you may upload {0} in all, and this would be more")]
     OverQuota(Size),

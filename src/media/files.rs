@@ -62,7 +62,8 @@ impl Files {
         self.directory.join("new")
     }
 
-    fn path(&self, id: &FileId) -> PathBuf {
+    /// Where the file `id` is.
+    pub(super) fn path(&self, id: &FileId) -> PathBuf {
         let name = hex(id);
         let (directory, rest) = name.split_at(2);
         self.directory.join("files").join(directory).join(rest)
@@ -185,7 +186,7 @@ struct Writing {
 #[derive(Debug)]
 pub struct Whole {
     path: Temporary,
-    /// SHA-256 of what is in it.
+    /// What it is to be known by: the SHA-256 of what is in it, unless somebody says otherwise.
     pub hash: [u8; 32],
     /// In bytes.
     pub size: u64,
@@ -351,7 +352,8 @@ fn hex(id: &FileId) -> String {
     id.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn unhex(name: &str) -> Option<FileId> {
+/// What is known by this name.
+pub(super) fn unhex(name: &str) -> Option<FileId> {
     let digits = name.as_bytes();
     if digits.len() != 64 {
         return None;

@@ -1,10 +1,12 @@
 //! Media: pictures, voice messages, files.
 //!
 //! - Owns the tables `media`, `media_files`, `media_of_file`, `uploads`, `media_space`,
-//!   `cached_files`, `cache_order`, `doomed_files` and `pending_media`, and the directory `media` beside the database. Files that are the same are
+//!   `cached_files`, `cache_order`, `thumbnails`, `thumbnail_of`, `quarantined_files`,
+//!   `erased_uploaders`, `doomed_files` and `pending_media`, and the directory `media` beside the database. Files that are the same are
 //!   one file.
 //! - [`Media`] is what handlers call: a [`Draft`] is written, and then stored under a media id. What
 //!   it is goes with it in [`About`].
+//! - [`redact`] and [`erase`] run in the transactions of others.
 //! - A file is in its place and durable before the database speaks of it, and nobody removes one
 //!   meanwhile: both are done under the lock `ending`.
 //! - Nothing here asks other servers; what they have is brought by `federation/`.
@@ -13,9 +15,12 @@ mod cache;
 mod error;
 mod files;
 mod pending;
+mod picture;
+mod removal;
 mod rows;
 #[cfg(test)]
 mod tests;
+mod thumbnails;
 
 use std::{fmt, path::PathBuf, sync::Arc};
 
@@ -26,13 +31,15 @@ use smol::{Executor, channel, lock::Mutex};
 pub use self::{
     error::Error,
     files::{Draft, Opened, Whole},
+    removal::{Named, Usage, delete, erase, quarantine, redact, usage},
+    thumbnails::Wanted,
 };
 use self::{files::Files, pending::Waiting};
 use crate::{
     clock::Clock,
     config::{Config, Size},
     pool::Pool,
-    store::{self, Store, Tx, UserNum, records},
+    store::{self, Effect, Store, Tx, UserNum, records},
 };
 
 /// The length of a media id: it cannot be guessed.
@@ -61,6 +68,10 @@ struct Parts {
     /// Held while a file comes to be, or ceases to.
     ending: Mutex<()>,
     waiting: Waiting,
+    /// Held while a thumbnail is made.
+    making: Mutex<()>,
+    /// How many bytes the pixels of a picture may take up.
+    picture_memory: u64,
 }
 
 impl fmt::Debug for Media {
@@ -139,13 +150,15 @@ impl Media {
             pool: pool.clone(),
             ending: Mutex::new(()),
             waiting: Waiting::default(),
+            making: Mutex::new(()),
+            picture_memory: config.memory.picture() as u64,
         }));
         for file in media.0.files.left_over().await? {
             if !store.read(|s| rows::is_known(s, file))? {
                 media.0.files.remove(file).await?;
             }
         }
-        media.sweep().await?;
+        media.apply(&Effect::MediaGone);
         Ok(media)
     }
 

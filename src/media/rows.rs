@@ -7,7 +7,7 @@ use crate::{
     config::Size,
     store::{
         self, Reader, Records, Rows, ServerNum, Tx, UserNum,
-        records::{Media, MediaFile},
+        records::{Media, MediaFile, Thumbnail},
     },
 };
 
@@ -15,7 +15,7 @@ use crate::{
 pub(super) const OWN: ServerNum = ServerNum::MIN;
 
 /// What can be had again, among those whose bytes are counted.
-const CACHE: UserNum = UserNum::MIN;
+pub(super) const CACHE: UserNum = UserNum::MIN;
 
 /// Which media.
 pub(super) type Key<'a> = (ServerNum, &'a str);
@@ -28,8 +28,20 @@ pub(super) fn used(reader: &impl Reader, user: UserNum) -> Result<u64, store::Er
         .map_or(0, |row| row.value()))
 }
 
-/// Media and the size of its file.
+/// Media and their file, unless they are kept from everybody.
 pub(super) fn get(
+    reader: &impl Reader,
+    key: Key<'_>,
+) -> Result<Option<(Media, MediaFile)>, store::Error> {
+    let Some((media, file)) = load(reader, key)? else {
+        return Ok(None);
+    };
+    let is_kept = reader.quarantined_files()?.has(media.file)?;
+    Ok((!is_kept).then_some((media, file)))
+}
+
+/// Media and their file.
+pub(super) fn load(
     reader: &impl Reader,
     key: Key<'_>,
 ) -> Result<Option<(Media, MediaFile)>, store::Error> {
@@ -52,6 +64,9 @@ pub(super) fn put(
     size: u64,
     quota: Option<Size>,
 ) -> Result<(), Error> {
+    if tx.quarantined_files()?.has(media.file)? {
+        return Err(Error::Quarantined);
+    }
     if let Some(user) = media.uploader {
         let used = used(tx, user)? + size;
         if let Some(quota) = quota.filter(|quota| used > quota.bytes()) {
@@ -82,12 +97,10 @@ pub(super) fn server(
 }
 
 /// Stores media of another server, whose file is in its place.
-pub(super) fn put_remote(
-    tx: &Tx,
-    key: Key<'_>,
-    media: &Media,
-    size: u64,
-) -> Result<(), store::Error> {
+pub(super) fn put_remote(tx: &Tx, key: Key<'_>, media: &Media, size: u64) -> Result<(), Error> {
+    if tx.quarantined_files()?.has(media.file)? {
+        return Err(Error::NotFound);
+    }
     remove(tx, key)?;
     tx.media()?.put(key, media)?;
     tx.media_files()?.put(media.file, &MediaFile { size })?;
@@ -100,7 +113,7 @@ pub(super) fn put_remote(
 
 /// Removes media; whether there were any. A file of which nothing else speaks is doomed.
 pub(super) fn remove(tx: &Tx, key: Key<'_>) -> Result<bool, store::Error> {
-    let Some((media, MediaFile { size })) = get(tx, key)? else {
+    let Some((media, MediaFile { size })) = load(tx, key)? else {
         return Ok(false);
     };
     tx.media()?.remove(key)?;
@@ -111,15 +124,82 @@ pub(super) fn remove(tx: &Tx, key: Key<'_>) -> Result<bool, store::Error> {
         tx.uploads()?.remove((user, key.1))?;
     }
     match holder(tx, media.file)? {
-        None => {
-            uncache(tx, media.file, size)?;
-            tx.media_files()?.remove(media.file)?;
-            tx.doomed_files()?.insert(media.file, ())?;
-        }
+        None => forget(tx, media.file, size)?,
         Some((OWN, _)) => {}
         Some(_) => cache(tx, media.file, size, media.created_ts)?,
     }
     Ok(true)
+}
+
+/// Stores what the picture in the file `source` is in a smaller shape; its file is in its place.
+///
+/// # Errors
+/// [`Error::NotFound`] if `source` has gone.
+pub(super) fn put_thumbnail(
+    tx: &Tx,
+    (source, shape): (FileId, &str),
+    thumbnail: &Thumbnail,
+    (size, now): (u64, u64),
+) -> Result<(), Error> {
+    if !is_known(tx, source)? {
+        return Err(Error::NotFound);
+    }
+    let file = thumbnail.file;
+    tx.thumbnails()?.put((source, shape), thumbnail)?;
+    tx.thumbnail_of()?.insert(file, (source, shape))?;
+    tx.media_files()?.put(file, &MediaFile { size })?;
+    Ok(cache(tx, file, size, now)?)
+}
+
+/// Removes a file, and whatever speaks of it; whether there was one.
+pub(super) fn remove_file(tx: &Tx, file: FileId) -> Result<bool, store::Error> {
+    let Some(MediaFile { size }) = tx.media_files()?.load(file)? else {
+        return Ok(false);
+    };
+    while let Some((server, id)) = holder(tx, file)? {
+        remove(tx, (server, &id))?;
+    }
+    // With the last of the media the file went. A thumbnail is in no media.
+    if is_known(tx, file)? {
+        forget(tx, file, size)?;
+    }
+    Ok(true)
+}
+
+/// Dooms a file of which no media speak any more, and its thumbnails.
+fn forget(tx: &Tx, file: FileId, size: u64) -> Result<(), store::Error> {
+    uncache(tx, file, size)?;
+    tx.media_files()?.remove(file)?;
+    tx.doomed_files()?.insert(file, ())?;
+    let of = tx.thumbnail_of()?.get(file)?.map(|of| {
+        let (source, shape) = of.value();
+        (source, shape.to_owned())
+    });
+    if let Some((source, shape)) = of {
+        tx.thumbnails()?.remove((source, &*shape))?;
+        tx.thumbnail_of()?.remove(file)?;
+    }
+    while let Some((thumbnail, size)) = thumbnail(tx, file)? {
+        forget(tx, thumbnail, size)?;
+    }
+    Ok(())
+}
+
+/// One of the thumbnails of the picture in a file, and its size.
+fn thumbnail(reader: &impl Reader, source: FileId) -> Result<Option<(FileId, u64)>, store::Error> {
+    let table = reader.thumbnails()?;
+    let Some(row) = table.range((source, "")..)?.next().transpose()? else {
+        return Ok(None);
+    };
+    if row.0.value().0 != source {
+        return Ok(None);
+    }
+    let file = row.1.value().unpack()?.file;
+    let size = reader
+        .media_files()?
+        .load(file)?
+        .map_or(0, |file| file.size);
+    Ok(Some((file, size)))
 }
 
 /// The first of the media that are in the file: if any of them are this server's, that.
@@ -179,9 +259,7 @@ pub(super) fn evict(
             break;
         };
         gone += tx.media_files()?.load(file)?.map_or(0, |file| file.size);
-        while let Some((server, id)) = holder(tx, file)? {
-            remove(tx, (server, &id))?;
-        }
+        remove_file(tx, file)?;
         count += 1;
     }
     Ok(count)

@@ -3,7 +3,7 @@
 use smol::Executor;
 use tempfile::TempDir;
 
-use super::{Error, files::FileId, rows};
+use super::{files::FileId, rows};
 use crate::{
     pool::Pool,
     store::{Options, Reader, Rows, ServerNum, Store, Tx, UserNum, records},
@@ -39,7 +39,7 @@ fn media(file: u8, uploader: Option<UserNum>, now: u64) -> records::Media {
 async fn fetch(store: &Store, id: &'static str, file: u8, now: u64) {
     let job = move |tx: &Tx| {
         let key = (ServerNum(1), id);
-        Ok::<_, Error>(rows::put_remote(tx, key, &media(file, None, now), 100)?)
+        rows::put_remote(tx, key, &media(file, None, now), 100)
     };
     store.write(job).await.unwrap();
 }
@@ -63,7 +63,7 @@ async fn evict(store: &Store, excess: u64) -> Vec<u8> {
 }
 
 fn spaces(store: &Store) -> (u64, u64) {
-    store.read(|s| rows::spaces(s)).unwrap()
+    store.read(rows::spaces).unwrap()
 }
 
 #[test]

@@ -2,9 +2,11 @@
 
 use ruma::{OwnedUserId, UserId, events::TimelineEventType, room_version_rules::RoomVersionRules};
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::{Error, event, power};
 use crate::{
+    media,
     protocol::{Pdu, build::EventDraft, redact},
     store::{EventNum, Reader, RoomNum, Rows, Tx},
 };
@@ -12,6 +14,12 @@ use crate::{
 #[derive(Deserialize)]
 struct Sender {
     sender: OwnedUserId,
+}
+
+#[derive(Deserialize)]
+struct Shown {
+    sender: OwnedUserId,
+    content: Box<RawValue>,
 }
 
 fn sender_of(r: &impl Reader, num: EventNum) -> Result<OwnedUserId, Error> {
@@ -113,6 +121,10 @@ fn redact(
     let mut stored = event::load(tx, num)?;
     if stored.header.redacted_by.is_some() {
         return Ok(());
+    }
+    if stored.header.state_key.is_none() {
+        let shown = stored.parse::<Shown>()?;
+        media::redact(tx, &shown.sender, shown.content.get())?;
     }
     let json = redact::redact(&stored.json, rules)
         .map_err(|_| Error::corrupt("an event that cannot be redacted"))?;

@@ -15,7 +15,7 @@ use super::{
         AccessToken, Account, AccountData, Alias, Counts, Device, DeviceList, Gap, Invitation,
         ListChange, LoginToken, Media, MediaFile, MemberRow, Notified, Outgoing, Receipt,
         RefreshToken, RemoteKey, Rest, Room, RoomHot, SigningKey, StateNode, Succession, Thread,
-        TimelineRow, Transaction, Waiting, Whereabouts,
+        Thumbnail, TimelineRow, Transaction, Waiting, Whereabouts,
     },
     table::{Rows, SnapshotTable, TxTable},
 };
@@ -248,7 +248,7 @@ tables! {
 
     /// (server or 0 for this one, media id) → what it is.
     media: (ServerNum, &'static str) => Packed<Media>, version 1;
-    /// Id of a file, the SHA-256 of its content → the file.
+    /// Id of a file, the SHA-256 of its content or of what it is a thumbnail of → the file.
     media_files: [u8; 32] => Packed<MediaFile>, version 1;
     /// (file, server, media id): `media` by file.
     media_of_file: ([u8; 32], ServerNum, &'static str) => (), version 1;
@@ -260,6 +260,14 @@ tables! {
     cached_files: [u8; 32] => u64, version 1;
     /// (time, file): `cached_files` by time.
     cache_order: (u64, [u8; 32]) => (), version 1;
+    /// (file, shape) → the picture in the file in that shape.
+    thumbnails: ([u8; 32], &'static str) => Packed<Thumbnail>, version 1;
+    /// File → of what file it is a thumbnail, and in what shape.
+    thumbnail_of: [u8; 32] => ([u8; 32], &'static str), version 1;
+    /// Files that nobody gets and that are not taken again.
+    quarantined_files: [u8; 32] => (), version 1;
+    /// Local users who left, and whose uploads are still to be removed.
+    erased_uploaders: UserNum => (), version 1;
     /// Files that no row speaks of any more, and that are to be removed from the disk.
     doomed_files: [u8; 32] => (), version 1;
     /// Media id that was given out and has no content yet → to whom, and until when it may get it,

@@ -20,6 +20,8 @@ pub enum Effect {
     DeviceListChanged(UserNum, Position),
     /// Something is to be done in many rooms, or much in one.
     Errand,
+    /// Files with media are to be removed from the disk.
+    MediaGone,
     /// Other servers are to get something.
     Outgoing,
 }

@@ -486,6 +486,16 @@ record! {
 }
 
 record! {
+    /// A picture made smaller.
+    Thumbnail {
+        /// Its content.
+        file: [u8; 32],
+        /// What kind of content that is.
+        content_type: String,
+    }
+}
+
+record! {
     /// A file with media.
     MediaFile {
         /// In bytes.

@@ -139,7 +139,7 @@ impl Hub {
                 }
                 Effect::Reopened => self.start_over(&mut concerned),
                 Effect::DeviceGone(user, _) => drop(concerned.insert(user)),
-                Effect::Errand | Effect::Outgoing => {}
+                Effect::Errand | Effect::Outgoing | Effect::MediaGone => {}
             }
         }
         let mut inner = self.lock();

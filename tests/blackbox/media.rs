@@ -1,15 +1,20 @@
-//! Large files, over a socket.
+//! Large files over a socket, and what their owner does with them.
 
 use std::{
     fs,
     io::{self, BufRead, BufReader, Read, Write},
     net::{Ipv4Addr, TcpStream},
+    path::Path,
 };
 
+use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::common::{people::register, server::Server};
+use crate::common::{
+    people::register,
+    server::{Server, command},
+};
 
 /// Of the file, in bytes: many times what the server may grow by.
 const LARGE: usize = 64 << 20;
@@ -32,9 +37,19 @@ fn status(server: &Server, field: &str) -> u64 {
     number.parse().unwrap()
 }
 
-/// Sends a head, and then so many pieces; returns the head of the answer and what follows it.
-fn ask(server: &Server, head: &str, pieces: usize) -> io::Result<(String, BufReader<TcpStream>)> {
+/// Sends a request with so many pieces; returns the head of the answer and what follows it.
+fn ask(
+    server: &Server,
+    token: &str,
+    line: &str,
+    pieces: usize,
+) -> io::Result<(String, BufReader<TcpStream>)> {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, server.port))?;
+    let head = format!(
+        "{line} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+         Authorization: Bearer {token}\r\nContent-Length: {}\r\n\r\n",
+        pieces * PIECE
+    );
     stream.write_all(head.as_bytes())?;
     for number in 0..pieces {
         stream.write_all(&piece(number))?;
@@ -49,31 +64,31 @@ fn ask(server: &Server, head: &str, pieces: usize) -> io::Result<(String, BufRea
     Ok((said, answer))
 }
 
+/// Uploads so many pieces; the server and the media id.
+fn upload(server: &Server, token: &str, pieces: usize) -> String {
+    let (said, mut answer) = ask(server, token, "POST /_matrix/media/v3/upload", pieces).unwrap();
+    assert!(said.starts_with("HTTP/1.1 200 "), "{said}");
+    let mut body = String::new();
+    answer.read_to_string(&mut body).unwrap();
+    let body: Value = serde_json::from_str(&body).unwrap();
+    let uri = body["content_uri"].as_str().unwrap();
+    uri.strip_prefix("mxc://").unwrap().to_owned()
+}
+
+fn download(server: &Server, token: &str, media: &str) -> (String, BufReader<TcpStream>) {
+    let line = format!("GET /_matrix/client/v1/media/download/{media}");
+    ask(server, token, &line, 0).unwrap()
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_large_file_goes_through_the_server_and_leaves_its_memory_as_it_was() {
     let directory = TempDir::new().unwrap();
     let server = Server::start(directory.path()).unwrap();
     let token = register(server.port, "alice").unwrap();
-    let head = |line: &str, length: usize| {
-        format!(
-            "{line} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
-             Authorization: Bearer {token}\r\nContent-Length: {length}\r\n\r\n"
-        )
-    };
-    let upload = |pieces: usize| {
-        let post = head("POST /_matrix/media/v3/upload", pieces * PIECE);
-        let (said, mut answer) = ask(&server, &post, pieces).unwrap();
-        assert!(said.starts_with("HTTP/1.1 200 "), "{said}");
-        let mut body = String::new();
-        answer.read_to_string(&mut body).unwrap();
-        let body: Value = serde_json::from_str(&body).unwrap();
-        let uri = body["content_uri"].as_str().unwrap();
-        uri.strip_prefix("mxc://").unwrap().to_owned()
-    };
-    let download = |media: &str, pieces: usize| {
-        let get = head(&format!("GET /_matrix/client/v1/media/download/{media}"), 0);
-        let (said, mut answer) = ask(&server, &get, 0).unwrap();
+    let there_and_back = |pieces: usize| {
+        let media = upload(&server, &token, pieces);
+        let (said, mut answer) = download(&server, &token, &media);
         assert!(said.starts_with("HTTP/1.1 200 "), "{said}");
         let mut got = vec![0; PIECE];
         for number in 0..pieces {
@@ -83,14 +98,67 @@ fn a_large_file_goes_through_the_server_and_leaves_its_memory_as_it_was() {
         assert_eq!(answer.read(&mut got).unwrap(), 0);
     };
     // What is made when it is first needed is made now.
-    download(&upload(16), 16);
+    there_and_back(16);
     // What it took at the most is counted from now on: proc(5), `clear_refs`.
     fs::write(format!("/proc/{}/clear_refs", server.id()), "5").unwrap();
     let before = status(&server, "VmRSS:");
-    download(&upload(LARGE / PIECE), LARGE / PIECE);
+    there_and_back(LARGE / PIECE);
     let most = status(&server, "VmHWM:");
     assert!(
         most <= before + GROWTH,
         "{before} kB grew to {most} kB at the most"
     );
+}
+
+/// Runs `hearth media …` on the data of a server that does not run; what it said.
+fn media(directory: &Path, arguments: &[&str]) -> Result<String, String> {
+    let output = command()
+        .arg("media")
+        .args(arguments)
+        .arg("--config")
+        .arg(directory.join("hearth.toml"))
+        .output()
+        .unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    if output.status.success() {
+        Ok(text(output.stdout))
+    } else {
+        Err(text(output.stderr))
+    }
+}
+
+#[test]
+fn the_owner_sees_who_takes_up_how_much_and_takes_files_away() {
+    let directory = TempDir::new().unwrap();
+    let data = directory.path();
+    let server = Server::start(data).unwrap();
+    let token = register(server.port, "alice").unwrap();
+    let [bad, good] = [3, 16].map(|pieces| upload(&server, &token, pieces));
+    assert!(server.stop(Signal::TERM).unwrap().success());
+
+    let usage = media(data, &["usage"]).unwrap();
+    let line = usage.lines().find(|line| line.contains("@alice:localhost"));
+    let words: Vec<_> = line.unwrap().split_whitespace().collect();
+    assert_eq!(words, ["1.1", "MB", "2", "@alice:localhost"]);
+
+    let address = format!("mxc://{bad}");
+    let shown = |media: &str| {
+        let server = Server::start(data).unwrap();
+        let (said, _) = download(&server, &token, media);
+        assert!(server.stop(Signal::TERM).unwrap().success());
+        said.starts_with("HTTP/1.1 200 ")
+    };
+    media(data, &["quarantine", &address]).unwrap();
+    assert!(!shown(&bad) && shown(&good));
+    media(data, &["quarantine", "--release", &address]).unwrap();
+    assert!(shown(&bad));
+    media(data, &["delete", &address]).unwrap();
+    assert!(!shown(&bad) && shown(&good));
+
+    for nothing in [&*address, "mxc://localhost/nothing", &"ab".repeat(32)] {
+        let said = media(data, &["delete", nothing]).unwrap_err();
+        assert!(said.contains("there is no such media"), "{said}");
+    }
+    let said = media(data, &["delete", "cat.jpg"]).unwrap_err();
+    assert!(said.contains("SHA-256"), "{said}");
 }

@@ -8,6 +8,7 @@ mod ephemeral;
 mod federation;
 mod home;
 mod media;
+mod media_pictures;
 mod messages;
 mod nonsense;
 mod own_data;

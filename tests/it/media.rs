@@ -77,7 +77,7 @@ fn files(directory: &Path) -> usize {
         .sum()
 }
 
-fn stored(home: &Home) -> usize {
+pub fn stored(home: &Home) -> usize {
     files(&home.directory().join("data/media"))
 }
 

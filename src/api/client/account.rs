@@ -12,6 +12,7 @@ use ruma::api::{
 use super::uiaa::{self, Interactive, authenticate};
 use crate::{
     api::{Anyone, Api, Error, Session},
+    media,
     rooms::memberships,
     users::accounts,
 };
@@ -59,6 +60,9 @@ pub async fn deactivate(
     api.store
         .write_shrinking(move |tx| {
             accounts::end(tx, user, erase)?;
+            if erase {
+                media::erase(tx, user)?;
+            }
             memberships::now_stale(tx, user)?;
             Ok::<_, Error>(())
         })

@@ -10,7 +10,9 @@ use std::time::Duration;
 use ruma::{
     MilliSecondsSinceUnixEpoch, OwnedMxcUri, ServerName, UInt,
     api::client::{
-        authenticated_media::{get_content, get_content_as_filename, get_media_config},
+        authenticated_media::{
+            get_content, get_content_as_filename, get_content_thumbnail, get_media_config,
+        },
         media::{
             create_content, create_content_async, create_mxc_uri,
             get_content as get_frozen_content,
@@ -21,13 +23,14 @@ use ruma::{
     },
     api::{EmptyBody, OutgoingResponse, error::IntoHttpError},
     http_headers::{ContentDisposition, ContentDispositionType},
+    media::Method,
 };
 use smol::{Timer, future};
 
 use super::{Api, ClientApi};
 use crate::{
     api::{Anyone, Download, Error, Session, Upload},
-    media::{self, About, Draft, Found},
+    media::{self, About, Draft, Found, Wanted},
 };
 
 /// How long somebody can wait for what has not been uploaded yet.
@@ -143,9 +146,7 @@ pub async fn get_content(
         (&request.server_name, &request.media_id),
         request.timeout_ms,
     );
-    let found = found.await?;
-    let name = found.about.name.clone();
-    download(&api, found, name).await
+    shown(&api, found.await?).await
 }
 
 /// `GET /_matrix/client/v1/media/download/{serverName}/{mediaId}/{fileName}`
@@ -160,6 +161,28 @@ pub async fn get_content_as_filename(
         request.timeout_ms,
     );
     download(&api, found.await?, Some(request.filename)).await
+}
+
+/// `GET /_matrix/client/v1/media/thumbnail/{serverName}/{mediaId}`
+pub async fn get_content_thumbnail(
+    api: Api,
+    _who: Session,
+    request: get_content_thumbnail::v1::Request,
+) -> Result<Download, Error> {
+    let name = (&*request.server_name, &*request.media_id);
+    let found = find(&api, name, request.timeout_ms).await?;
+    let wanted = Wanted {
+        width: request.width.into(),
+        height: request.height.into(),
+        crop: request.method == Some(Method::Crop),
+        animated: request.animated == Some(true),
+    };
+    match api.media.thumbnail(found, wanted).await {
+        Err(media::Error::TooManyPixels) if !api.media.is_local(name.0) => {
+            Err(media::Error::RemoteTooManyPixels.into())
+        }
+        made => shown(&api, made?).await,
+    }
 }
 
 /// `GET /_matrix/client/v1/media/config`
@@ -266,12 +289,14 @@ async fn find_remote(api: &Api, server: &ServerName, id: &str) -> Result<Found, 
     Ok(found.ok_or(media::Error::NotFound)?)
 }
 
+/// What was found, to be sent under its own name.
+pub(in crate::api) async fn shown(api: &Api, found: Found) -> Result<Download, Error> {
+    let name = found.about.name.clone();
+    download(api, found, name).await
+}
+
 /// What was found, to be sent under this name.
-pub(in crate::api) async fn download(
-    api: &Api,
-    found: Found,
-    name: Option<String>,
-) -> Result<Download, Error> {
+async fn download(api: &Api, found: Found, name: Option<String>) -> Result<Download, Error> {
     let file = api.media.open(&found).await?;
     let content_type = match found.about.content_type {
         unknown if unknown.is_empty() => "application/octet-stream".to_owned(),

@@ -3,11 +3,17 @@
 //!
 //! [content repository]: https://spec.matrix.org/v1.19/server-server-api/#content-repository
 
-use ruma::api::federation::authenticated_media::get_content;
+use ruma::{
+    api::federation::authenticated_media::{get_content, get_content_thumbnail},
+    media::Method,
+};
 
-use crate::api::{
-    Api, Download, Error, Origin,
-    client::media::{download, find_own},
+use crate::{
+    api::{
+        Api, Download, Error, Origin,
+        client::media::{find_own, shown},
+    },
+    media::Wanted,
 };
 
 /// `GET /_matrix/federation/v1/media/download/{mediaId}`
@@ -17,6 +23,21 @@ pub async fn get_content(
     request: get_content::v1::Request,
 ) -> Result<Download, Error> {
     let found = find_own(&api, &request.media_id, request.timeout_ms).await?;
-    let name = found.about.name.clone();
-    download(&api, found, name).await
+    shown(&api, found).await
+}
+
+/// `GET /_matrix/federation/v1/media/thumbnail/{mediaId}`
+pub async fn get_content_thumbnail(
+    api: Api,
+    _who: Origin,
+    request: get_content_thumbnail::v1::Request,
+) -> Result<Download, Error> {
+    let found = find_own(&api, &request.media_id, request.timeout_ms).await?;
+    let wanted = Wanted {
+        width: request.width.into(),
+        height: request.height.into(),
+        crop: request.method == Some(Method::Crop),
+        animated: request.animated == Some(true),
+    };
+    shown(&api, api.media.thumbnail(found, wanted).await?).await
 }

@@ -166,7 +166,7 @@ impl RemoteMedia {
                     Some(url) => self.redirected(url, draft).await,
                 }
             }
-            Err(error) if is_unrecognized(&error) => self.from_before_1_11(server, id, draft).await,
+            Err(error) if is_unrecognized(&error) => self.by_the_old_way(server, id, draft).await,
             Err(error) => Err(absence(error)),
         }
     }
@@ -180,7 +180,7 @@ impl RemoteMedia {
 
     /// From a server that does not know the endpoint for servers: by the one for clients, as the
     /// specification says.
-    async fn from_before_1_11(
+    async fn by_the_old_way(
         &self,
         server: &ServerName,
         id: &str,
@@ -226,7 +226,9 @@ fn is_unrecognized(error: &PeerError) -> bool {
 fn absence(error: PeerError) -> Error {
     match (&error, error.kind()) {
         (_, Some(ErrorKind::NotYetUploaded)) => media::Error::NotYetUploaded.into(),
-        (PeerError::NotAllowed | PeerError::Status(StatusCode::NOT_FOUND, _), _) => media::Error::NotFound.into(),
+        (PeerError::NotAllowed | PeerError::Status(StatusCode::NOT_FOUND, _), _) => {
+            media::Error::NotFound.into()
+        }
         _ => error.into(),
     }
 }

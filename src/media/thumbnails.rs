@@ -1,0 +1,243 @@
+//! Small pictures of large ones, made when somebody asks for them and kept while there is room
+//! ([client-server API, "Thumbnails"]).
+//!
+//! [client-server API, "Thumbnails"]: https://spec.matrix.org/v1.19/client-server-api/#thumbnails
+
+use sha2::{Digest, Sha256};
+
+use super::{
+    About, Error, Found, Media,
+    files::FileId,
+    picture::{self, Failure, Picture, Shape},
+    rows,
+};
+use crate::{
+    pool::Kind,
+    store::{self, Reader, Records, Rows, Tx, records},
+};
+
+/// The sizes that there are, the smallest first; only the first two are square. Those up to 800 × 600
+/// are the specification's.
+const SIZES: [(u32, u32); 6] = [
+    (32, 32),
+    (96, 96),
+    (320, 240),
+    (640, 480),
+    (800, 600),
+    (1600, 1200),
+];
+
+/// What somebody asks for: at least so large, where the picture is.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// In pixels.
+    pub width: u64,
+    /// In pixels.
+    pub height: u64,
+    /// Whether the picture is to be cut to this shape.
+    pub crop: bool,
+    /// Whether it may move.
+    pub animated: bool,
+}
+
+impl Wanted {
+    /// What is made for that; none if it is larger than anything that is made.
+    fn shape(self) -> Option<Shape> {
+        let (width, height) = (self.width.max(1), self.height.max(1));
+        let fits = |(w, h): &&(u32, u32)| width <= u64::from(*w) && height <= u64::from(*h);
+        let &(mut made_width, mut made_height) = SIZES.iter().find(fits)?;
+        if self.crop {
+            // The largest of the shape that was asked for.
+            let (across, down) = (
+                u64::from(made_width) * height,
+                u64::from(made_height) * width,
+            );
+            if across > down {
+                made_width = (down / height).max(width) as u32;
+            } else {
+                made_height = (across / width).max(height) as u32;
+            }
+        }
+        Some(Shape {
+            width: made_width,
+            height: made_height,
+            crop: self.crop,
+            animated: self.animated,
+        })
+    }
+}
+
+/// What thumbnails of this shape are stored under.
+fn variant(shape: Shape) -> String {
+    let Shape {
+        width,
+        height,
+        crop,
+        animated,
+    } = shape;
+    let how = if crop { "crop" } else { "scale" };
+    let moves = if animated { " animated" } else { "" };
+    format!("{width}x{height} {how}{moves}")
+}
+
+impl Media {
+    /// The picture `found`, made smaller. It may be the picture itself, if that is small already.
+    ///
+    /// # Errors
+    /// [`Error::NoPicture`] or [`Error::TooManyPixels`].
+    pub async fn thumbnail(&self, found: Found, wanted: Wanted) -> Result<Found, Error> {
+        let Some(shape) = wanted.shape() else {
+            return self.as_it_is(found).await;
+        };
+        let variant = variant(shape);
+        if let Some(made) = self.made(found.hash, &variant)? {
+            return Ok(made);
+        }
+        // One at a time, for the memory's sake; whoever waited may find it made.
+        let _making = self.0.making.lock().await;
+        if let Some(made) = self.made(found.hash, &variant)? {
+            return Ok(made);
+        }
+        match self.make(&found, shape).await? {
+            Picture::Small(content_type) => Ok(with_type(found, content_type)),
+            Picture::Made(bytes, content_type) => {
+                self.keep_thumbnail(found.hash, variant, &bytes, content_type)
+                    .await
+            }
+        }
+    }
+
+    /// The picture as it is: it is larger than what is made, or who knows.
+    async fn as_it_is(&self, found: Found) -> Result<Found, Error> {
+        let file = self.0.files.path(&found.hash);
+        let read = self.0.pool.run(Kind::File, move || picture::kind_of(file));
+        match read.await? {
+            Ok(content_type) => Ok(with_type(found, content_type)),
+            Err(failure) => Err(failure.into()),
+        }
+    }
+
+    fn made(&self, source: FileId, variant: &str) -> Result<Option<Found>, Error> {
+        let now = self.0.clock.now_ms();
+        let row = self.0.store.read(|s| {
+            let Some(made) = s.thumbnails()?.load((source, variant))? else {
+                return Ok(None);
+            };
+            let file = s.media_files()?.load(made.file)?;
+            let used = s.cached_files()?.get(made.file)?.map(|row| row.value());
+            Ok::<_, store::Error>(file.map(|file| (made, file.size, used)))
+        })?;
+        Ok(row.map(|(made, size, used)| {
+            self.note_use(made.file, used, now);
+            thumbnail(made.file, size, made.content_type)
+        }))
+    }
+
+    async fn make(&self, found: &Found, shape: Shape) -> Result<Picture, Error> {
+        let (path, memory) = (self.0.files.path(&found.hash), self.0.picture_memory);
+        let made = self.0.pool.run(Kind::Picture, move || {
+            let file = std::fs::File::open(path)?;
+            Ok::<_, std::io::Error>(picture::make(file, shape, memory))
+        });
+        match made.await?? {
+            Ok(picture) => Ok(picture),
+            Err(failure) => Err(failure.into()),
+        }
+    }
+
+    async fn keep_thumbnail(
+        &self,
+        source: FileId,
+        variant: String,
+        bytes: &[u8],
+        content_type: &'static str,
+    ) -> Result<Found, Error> {
+        let mut draft = self.draft().await?;
+        draft.write(bytes).await?;
+        let mut content = draft.finish().await?;
+        // Not what is in it: somebody may upload that too.
+        content.hash = Sha256::new()
+            .chain_update(source)
+            .chain_update(&variant)
+            .finalize()
+            .into();
+        let (file, size, now) = (content.hash, content.size, self.0.clock.now_ms());
+        let row = records::Thumbnail {
+            file,
+            content_type: content_type.to_owned(),
+        };
+        let job = move |tx: &Tx| rows::put_thumbnail(tx, (source, &variant), &row, (size, now));
+        self.end(content, job).await?;
+        self.make_room(Some(file)).await?;
+        Ok(thumbnail(file, size, content_type.to_owned()))
+    }
+}
+
+fn thumbnail(file: FileId, size: u64, content_type: String) -> Found {
+    let ending = content_type.strip_prefix("image/").unwrap_or_default();
+    Found {
+        about: About {
+            name: Some(format!("thumbnail.{ending}")),
+            content_type,
+        },
+        hash: file,
+        size,
+    }
+}
+
+fn with_type(found: Found, content_type: &str) -> Found {
+    Found {
+        about: About {
+            content_type: content_type.to_owned(),
+            ..found.about
+        },
+        ..found
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::NoPicture => Self::NoPicture,
+            Failure::TooLarge => Self::TooManyPixels,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Wanted, variant};
+
+    fn shape(width: u64, height: u64, crop: bool) -> Option<String> {
+        let wanted = Wanted {
+            width,
+            height,
+            crop,
+            animated: false,
+        };
+        wanted.shape().map(variant)
+    }
+
+    #[test]
+    fn what_is_made_is_never_smaller_than_what_is_asked_for() {
+        for (wanted, made) in [
+            ((1, 1, true), "32x32 crop"),
+            ((32, 32, true), "32x32 crop"),
+            ((33, 33, true), "96x96 crop"),
+            ((100, 100, true), "240x240 crop"),
+            ((64, 32, true), "96x48 crop"),
+            ((320, 240, true), "320x240 crop"),
+            ((500, 250, true), "640x320 crop"),
+            ((1, 1000, true), "1x1200 crop"),
+            ((0, 0, false), "32x32 scale"),
+            ((320, 240, false), "320x240 scale"),
+            ((321, 1, false), "640x480 scale"),
+            ((801, 601, false), "1600x1200 scale"),
+        ] {
+            let (width, height, crop) = wanted;
+            assert_eq!(shape(width, height, crop).as_deref(), Some(made));
+        }
+        assert_eq!(shape(1601, 1, false), None);
+        assert_eq!(shape(1, u64::MAX, true), None);
+    }
+}
