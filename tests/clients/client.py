@@ -4,7 +4,7 @@ An agent reads one JSON object per line, `{"number": 7, "command": "join", ...}`
 two kinds: `{"number": 7, "answer": ...}` or `{"number": 7, "error": "..."}` when a command is done, and
 `{"saw": "typing", ...}` whenever the SDK noticed something. Commands run side by side.
 
-What agents see (each with `room`, apart from `unsent` and `trouble`):
+What agents see (in rooms each with `room`):
 - `event`: a timeline event, live and in order: id, type, sender, state_key, content, redacts, txn
 - `gap`: the timeline was limited, so events are missing before the next ones; `token` leads back
 - `membership`: the user's own membership, with the room's name as the SDK makes it up
@@ -12,6 +12,8 @@ What agents see (each with `room`, apart from `unsent` and `trouble`):
 - `edited`, `reacted`, `redacted`: what became of the event `id`
 - `typing`, `receipt`, `unread`: the last with the number that the SDK shows
 - `unsent`: a request broke off and is being repeated
+- of encryption: `secret` (an event that could be read, now or later, with sender and body), `unreadable`,
+  and of verifications under way `asked`, `emoji`, `verified` (with user and device of the other end)
 - `trouble`: something that must not happen; it fails the scenario
 """
 
@@ -24,6 +26,15 @@ COMMANDS = {
     "nio": [HERE / ".venv/bin/python", HERE / "nio/agent.py"],
     "js": ["node", HERE / "js/agent.mjs"],
 }
+ENCRYPTED = {
+    "nio": [HERE / ".venv/bin/python", HERE / "nio/encrypted.py"],
+    "js": ["node", HERE / "js/encrypted.mjs"],
+}
+# What an SDK cannot do; a scenario does not ask for that.
+LACKS = {
+    "nio": {"cross-signing", "key backup"},
+    "js": set(),
+}
 DEADLINE = 30
 # How many events of a room a sync tells at once; where more have happened, it leaves a gap.
 SYNC_LIMIT = 200
@@ -34,12 +45,13 @@ class Trouble(Exception):
 
 
 class Client:
-    def __init__(self, name, kind, directory):
+    def __init__(self, name, kind, directory, commands=COMMANDS):
         self.name = name
         self.kind = kind
         self.stderr = directory / f"{name}-{kind}.log"
         self.seen = []
         self.user = None
+        self._command = commands[kind]
         self._calls = {}
         self._watchers = []
         self._troubled = None
@@ -48,7 +60,7 @@ class Client:
     async def start(self, url):
         with self.stderr.open("ab") as stderr:
             self._process = await asyncio.create_subprocess_exec(
-                *COMMANDS[self.kind],
+                *self._command,
                 url,
                 str(SYNC_LIMIT),
                 stdin=asyncio.subprocess.PIPE,

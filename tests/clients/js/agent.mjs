@@ -1,6 +1,6 @@
 // matrix-js-sdk under test: carries out one command per line of standard input and reports, one JSON
 // object per line of standard output, what the SDK answered and what it saw. `../client.py` is the
-// other end and describes the protocol.
+// other end and describes the protocol. `encrypted.mjs` adds encryption to it.
 
 import { createInterface } from "node:readline";
 
@@ -10,7 +10,7 @@ Promise.withResolvers ??= function () {
     const promise = new Promise((yes, no) => ([resolve, reject] = [yes, no]));
     return { promise, resolve, reject };
 };
-const sdk = await import("matrix-js-sdk");
+export const sdk = await import("matrix-js-sdk");
 const { logger } = await import("matrix-js-sdk/lib/logger.js");
 
 const [baseUrl, limit] = process.argv.slice(2);
@@ -20,7 +20,7 @@ logger.setLevel("warn", false);
 for (const level of ["trace", "debug", "info", "log", "warn"]) console[level] = console.error;
 
 const say = (message) => process.stdout.write(JSON.stringify(message) + "\n");
-const saw = (what, fields) => say({ saw: what, ...fields });
+export const saw = (what, fields) => say({ saw: what, ...fields });
 
 /** Resolved unless syncing is paused. */
 let maySync = Promise.withResolvers();
@@ -34,8 +34,12 @@ async function fetchFn(url, options) {
 
 /** The session in use; commands before `login` use one without a token. */
 let client = sdk.createClient({ baseUrl });
+export const current = () => client;
 
-const commands = {
+/** What a login does besides: options for the client, and what comes before its first sync. */
+export const atLogin = { options: {}, async prepare() {} };
+
+export const commands = {
     /** Registers through user-interactive authentication: asks, is told the stages, completes the dummy one. */
     async register({ user, password }) {
         const body = { username: user, password, inhibit_login: true };
@@ -66,7 +70,9 @@ const commands = {
             userId: session.user_id,
             deviceId: session.device_id,
             accessToken: session.access_token,
+            ...atLogin.options,
         });
+        await atLogin.prepare(client);
         const whoami = await client.whoami();
         return { user_id: whoami.user_id, device_id: whoami.device_id };
     },

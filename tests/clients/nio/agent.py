@@ -1,6 +1,6 @@
 """matrix-nio under test: carries out one command per line of standard input and reports, one JSON
 object per line of standard output, what the library answered and what it saw. `../client.py` is the
-other end and describes the protocol."""
+other end and describes the protocol. `encrypted.py` adds encryption to it."""
 
 import asyncio
 import json
@@ -301,8 +301,8 @@ class Agent:
             say({"number": number, "error": traceback.format_exc()})
 
 
-async def main():
-    agent = Agent(sys.argv[1], int(sys.argv[2]))
+async def main(kind):
+    agent = kind(sys.argv[1], int(sys.argv[2]))
     lines = asyncio.StreamReader(limit=1 << 24)
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(lines), sys.stdin
@@ -314,5 +314,10 @@ async def main():
         task.add_done_callback(running.discard)
 
 
-logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
-asyncio.run(main())
+def run(kind):
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
+    asyncio.run(main(kind))
+
+
+if __name__ == "__main__":
+    run(Agent)
