@@ -16,6 +16,7 @@ from chat import Stage, chat
 from claims import Claims, Failed
 from client import COMMANDS, Client
 from crash import crashes
+from files import share
 from server import Hearth
 
 PAIRS = ["nio+nio", "js+js", "nio+js"]
@@ -35,6 +36,7 @@ async def play(binary, pair, claims, directory):
         stage = Stage(claims, server, alice, bob)
         async with asyncio.timeout(LIMIT):
             await chat(stage)
+            await share(stage)
             await crashes(stage)
     finally:
         for person in (alice, bob):

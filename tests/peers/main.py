@@ -25,6 +25,7 @@ from lies import lies
 from links import links
 from outage import outage
 from net import Net
+from pictures import pictures
 from play import Cast, Play
 from server import free_port
 from servers import KINDS
@@ -53,6 +54,7 @@ SCENARIOS = {
     "upgrade": Scenario(upgrade, VERSIONS),
     "history": Scenario(history, VERSIONS),
     "signs": Scenario(signs, ["11"]),
+    "pictures": Scenario(pictures, ["11"]),
     "outage": Scenario(outage, ["11"], alone=True),
     "lies": Scenario(lies, ["11"], both_ways=False, alone=True),
     "links": Scenario(links, ["10", "12"], both_ways=False, alone=True, servers=3),

@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import itertools
 import json
 import urllib.parse
+from collections.abc import Mapping
 
 import aiohttp
 import yarl
@@ -20,6 +22,14 @@ class Refused(Exception):
         self.status = status
         self.code = answer.get("errcode")
         super().__init__(f"{status} {self.code} {answer.get('error')} ({asked})")
+
+
+@dataclasses.dataclass
+class File:
+    """What was downloaded."""
+
+    content: bytes
+    headers: Mapping[str, str]
 
 
 class Room:
@@ -90,6 +100,26 @@ class User:
         if response.status != 200:
             raise Refused(response.status, answer, f"{method} {tail}")
         return answer
+
+    async def upload(self, content, type, name):
+        """Returns the address of what was uploaded."""
+        url = f"{self.server.url}/_matrix/media/v3/upload?filename={urllib.parse.quote(name)}"
+        headers = {"Authorization": f"Bearer {self._token}", "Content-Type": type}
+        async with self._http.post(yarl.URL(url, encoded=True), data=content, headers=headers) as response:
+            return (await response.json())["content_uri"]
+
+    async def download(self, uri, what="download", **query):
+        """What is at an address, as `File`. Raises `Refused`."""
+        path = f"{what}/{uri.removeprefix('mxc://')}"
+        url = f"{self.server.url}/_matrix/client/v1/media/{path}?{urllib.parse.urlencode(query)}"
+        headers = {"Authorization": f"Bearer {self._token}"}
+        async with (
+            asyncio.timeout(DEADLINE),
+            self._http.get(yarl.URL(url, encoded=True), headers=headers) as response,
+        ):
+            if response.status != 200:
+                raise Refused(response.status, await response.json(), path)
+            return File(await response.read(), response.headers)
 
     # What people do
 

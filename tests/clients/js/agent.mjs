@@ -3,6 +3,7 @@
 // other end and describes the protocol. `encrypted.mjs` adds encryption to it.
 
 import { createInterface } from "node:readline";
+import { webcrypto } from "node:crypto";
 
 // Node 20 lacks this one function of ES2024 that the SDK uses; Node 22 has it.
 Promise.withResolvers ??= function () {
@@ -126,6 +127,20 @@ export const commands = {
         await client.setAvatarUrl(avatar);
     },
 
+    async upload({ data, name, type, encrypt }) {
+        let bytes = Buffer.from(data, "base64");
+        let file = null;
+        if (encrypt) [bytes, file] = await encrypted(bytes);
+        const { content_uri: url } = await client.uploadContent(new Blob([bytes], { type }), { name, type });
+        return { url, file: file && { ...file, url } };
+    },
+    async download({ url, file }) {
+        const got = await media(client.mxcUrlToHttp(url, undefined, undefined, undefined, false, true, true));
+        return file ? { ...got, data: await decrypted(got.data, file) } : got;
+    },
+    thumbnail: ({ url, width, height }) =>
+        media(client.mxcUrlToHttp(url, width, height, "crop", false, true, true)),
+
     /** Lets no further sync out until `resume`. */
     async pause() {
         maySync = Promise.withResolvers();
@@ -203,6 +218,41 @@ async function sent(room, send, txn) {
             attempt = () => client.resendEvent(event, held);
         }
     }
+}
+
+/** What is at an address of the content repository, fetched as Element's service worker does it. */
+async function media(address) {
+    const answer = await fetch(address, { headers: { Authorization: `Bearer ${client.getAccessToken()}` } });
+    if (!answer.ok) throw new Error(`${answer.status} ${await answer.text()}`);
+    const data = Buffer.from(await answer.arrayBuffer()).toString("base64");
+    return { type: answer.headers.get("Content-Type"), data };
+}
+
+const unpadded = (bytes) => Buffer.from(bytes).toString("base64").replace(/=+$/, "");
+
+/** An encrypted attachment and its key, as the specification has them. */
+async function encrypted(bytes) {
+    const counter = webcrypto.getRandomValues(new Uint8Array(16)).fill(0, 8);
+    const key = await webcrypto.subtle.generateKey({ name: "AES-CTR", length: 256 }, true, ["encrypt", "decrypt"]);
+    const sealed = await webcrypto.subtle.encrypt({ name: "AES-CTR", counter, length: 64 }, key, bytes);
+    const hash = await webcrypto.subtle.digest("SHA-256", sealed);
+    const file = {
+        v: "v2",
+        key: await webcrypto.subtle.exportKey("jwk", key),
+        iv: unpadded(counter),
+        hashes: { sha256: unpadded(hash) },
+    };
+    return [Buffer.from(sealed), file];
+}
+
+async function decrypted(data, { key: jwk, iv, hashes }) {
+    const sealed = Buffer.from(data, "base64");
+    const hash = unpadded(await webcrypto.subtle.digest("SHA-256", sealed));
+    if (hash !== hashes.sha256) throw new Error("the file is not what was sent");
+    const key = await webcrypto.subtle.importKey("jwk", jwk, "AES-CTR", false, ["decrypt"]);
+    const counter = Buffer.from(iv, "base64");
+    const clear = await webcrypto.subtle.decrypt({ name: "AES-CTR", counter, length: 64 }, key, sealed);
+    return Buffer.from(clear).toString("base64");
 }
 
 /** Waits for the next successful sync. */

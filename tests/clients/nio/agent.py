@@ -3,6 +3,8 @@ object per line of standard output, what the library answered and what it saw. `
 other end and describes the protocol. `encrypted.py` adds encryption to it."""
 
 import asyncio
+import base64
+import io
 import json
 import logging
 import sys
@@ -10,6 +12,7 @@ import traceback
 
 import aiohttp
 import nio
+from nio.crypto import decrypt_attachment, encrypt_attachment
 
 
 # How long to wait, in seconds, before asking again a server that is not ready.
@@ -250,6 +253,29 @@ class Agent:
     async def profile(self, name, avatar):
         good(await self.client.set_displayname(name))
         good(await self.client.set_avatar(avatar))
+
+    async def upload(self, data, name, type, encrypt):
+        data, file = base64.b64decode(data), None
+        if encrypt:
+            data, file = encrypt_attachment(data)
+        size = len(data)
+        answer, _ = await self.client.upload(io.BytesIO(data), type, name, filesize=size)
+        url = good(answer).content_uri
+        return {"url": url, "file": file and {**file, "url": url}}
+
+    async def download(self, url, file=None):
+        answer = good(await self.client.download(url))
+        data = answer.body
+        if file:
+            data = decrypt_attachment(
+                data, file["key"]["k"], file["hashes"]["sha256"], file["iv"]
+            )
+        return {"type": answer.content_type, "data": base64.b64encode(data).decode()}
+
+    async def thumbnail(self, url, width, height):
+        server, media = url.removeprefix("mxc://").split("/")
+        answer = good(await self.client.thumbnail(server, media, width, height))
+        return {"type": answer.content_type, "data": base64.b64encode(answer.body).decode()}
 
     async def pause(self):
         """Lets no further sync out until `resume`."""
