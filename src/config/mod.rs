@@ -53,6 +53,8 @@ pub struct Config {
     pub user_quota: Option<Size>,
     /// What everything in `data_dir` may take up of the disk, as far as it can be had again.
     pub disk: Option<Size>,
+    /// Whether web pages are asked what they say of themselves when somebody here sends a link.
+    pub url_previews: bool,
     /// Whether clients are slowed down when they ask too often.
     pub rate_limits: bool,
     /// What is worth a line in the log.
@@ -191,6 +193,7 @@ impl TryFrom<Settings> for Config {
             max_upload: settings.max_upload,
             user_quota: settings.user_quota,
             disk: settings.disk,
+            url_previews: settings.url_previews,
             rate_limits: settings.rate_limits,
             log: settings.log,
         })

@@ -37,6 +37,7 @@ pub struct Settings {
     pub max_upload: Size,
     pub user_quota: Option<Size>,
     pub disk: Option<Size>,
+    pub url_previews: bool,
     pub rate_limits: bool,
     pub log: log::LevelFilter,
 }
@@ -73,6 +74,7 @@ impl Default for Settings {
             max_upload: Size::mebi(100),
             user_quota: None,
             disk: None,
+            url_previews: false,
             rate_limits: true,
             log: log::LevelFilter::Info,
         }

@@ -32,7 +32,7 @@ use super::{
     dns::{Dns, Files},
     resolve::{Ports, Resolver, Search},
     tls::{Authorities, TlsError},
-    web::{self, Place},
+    web::{self, Place, Reach},
 };
 use crate::{
     clock::Clock,
@@ -93,6 +93,8 @@ struct Parts {
     resolver: Resolver,
     idle: Mutex<HashMap<OwnedServerName, Vec<Idle>>>,
     slots: Semaphore,
+    /// Where what is on the web may be.
+    web: Reach,
 }
 
 impl fmt::Debug for Client {
@@ -127,6 +129,12 @@ impl Client {
             connector,
             idle: Mutex::default(),
             slots: Semaphore::new(AT_ONCE),
+            // On a server that is known to its own machine alone there are no strangers.
+            web: if private && config.is_local() {
+                Reach::AsServers
+            } else {
+                Reach::Public
+            },
         })))
     }
 
@@ -225,8 +233,9 @@ impl Client {
     }
 
     /// Asks for what is on the web, by `https`: the answer comes as it is taken.
-    pub async fn open_on_the_web(&self, place: Place) -> Result<Answer, Error> {
-        web::get(self.0.resolver.searcher(), place).await
+    /// Where it was in the end is returned too.
+    pub async fn open_on_the_web(&self, place: Place) -> Result<(Place, Answer), Error> {
+        web::get(self.0.resolver.searcher(), place, self.0.web).await
     }
 
     /// The request as it goes over the wire, signed if it is to be.

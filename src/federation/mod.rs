@@ -17,6 +17,7 @@ mod media;
 mod moment;
 mod outside;
 mod pace;
+mod previews;
 mod profiles;
 pub mod receive;
 mod remembered;
@@ -58,6 +59,7 @@ pub use self::{
     invite::Handed,
     media::{Error as MediaError, RemoteMedia},
     outside::text,
+    previews::Previews,
     profiles::Profiles,
     resident::Admitted,
     sender::Happening,

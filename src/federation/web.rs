@@ -7,12 +7,14 @@ use hyper::body::Bytes;
 
 use super::{
     Error,
+    address::is_public,
     connect::{Answer, open},
     resolve::Search,
 };
 
 /// How often one may be sent elsewhere.
 const REDIRECTS: usize = 3;
+const AGENT: &str = concat!("hearth/", env!("CARGO_PKG_VERSION"));
 
 /// Where something is on the web, by `https`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,16 +56,36 @@ impl Place {
     }
 }
 
-/// Asks for what is at `place`, or wherever that leads. The answer is a good one.
-pub async fn get(search: &Search, mut place: Place) -> Result<Answer, Error> {
+/// Where something may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Wherever other servers may be.
+    AsServers,
+    /// Nowhere but where everybody can go: it is not for the one who names it to make this server ask
+    /// what only this server can.
+    Public,
+}
+
+/// Asks for what is at `place`, or wherever that leads, which is returned too. The answer is a good one.
+pub async fn get(
+    search: &Search,
+    mut place: Place,
+    reach: Reach,
+) -> Result<(Place, Answer), Error> {
     for _ in 0..=REDIRECTS {
-        let request = Request::get(&place.path).body(Full::<Bytes>::default());
+        // There are those who do not answer one who does not say what it is.
+        let request = Request::get(&place.path)
+            .header(header::USER_AGENT, AGENT)
+            .body(Full::<Bytes>::default());
         let request = request.map_err(nonsense)?;
-        let target = search.web_host(&place.host, place.port).await?;
+        let mut target = search.web_host(&place.host, place.port).await?;
+        if reach == Reach::Public {
+            target.addresses.retain(|address| is_public(address.ip()));
+        }
         let connection = search.connector().connect(&target).await?;
         let answer = open(connection, &target, request).await?;
         match answer.head.status {
-            status if status.is_success() => return Ok(answer),
+            status if status.is_success() => return Ok((place, answer)),
             status if status.is_redirection() => {
                 let location = answer.head.headers.get(header::LOCATION);
                 let location = location.and_then(|location| location.to_str().ok());

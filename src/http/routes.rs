@@ -229,6 +229,8 @@ fn media(routes: &mut Routes) {
     routes.file(media::get_content);
     routes.file(media::get_content_as_filename);
     routes.file(media::get_content_thumbnail);
+    routes.add(media::get_media_preview);
+    routes.add(media::get_media_preview_v3);
     routes.add(media::get_media_config);
     routes.add(media::get_media_config_v3);
     routes.add(media::get_frozen_content);

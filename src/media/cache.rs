@@ -3,9 +3,15 @@
 
 use std::time::Duration;
 
-use ruma::{OwnedServerName, ServerName};
+use ruma::{OwnedMxcUri, OwnedServerName, ServerName};
 
-use super::{About, Draft, Error, Found, Media, Whole, files::FileId, removal, rows};
+use super::{
+    About, Draft, Error, Found, Media, Whole,
+    files::FileId,
+    new_id,
+    picture::{self, Seen},
+    removal, rows,
+};
 use crate::{
     config::Size,
     pool::Kind,
@@ -113,6 +119,33 @@ impl Media {
         };
         self.end(content, job).await?;
         self.make_room(Some(file)).await
+    }
+
+    /// Keeps a picture from the web as media of this server, if it is one; their address, and what it
+    /// looks like.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub async fn keep_picture(&self, content: Whole) -> Result<Option<(OwnedMxcUri, Seen)>, Error> {
+        let path = content.path();
+        let looked = self.0.pool.run(Kind::File, move || picture::look(path));
+        let Ok(seen) = looked.await? else {
+            return Ok(None);
+        };
+        let (file, size) = (content.hash, content.size);
+        let media = records::Media {
+            file,
+            content_type: seen.kind.to_owned(),
+            name: None,
+            uploader: None,
+            created_ts: self.0.clock.now_ms(),
+        };
+        let id = new_id();
+        let address = format!("mxc://{}/{id}", self.0.server_name);
+        let job = move |tx: &Tx| rows::put_remote(tx, (rows::OWN, &id), &media, size);
+        self.end(content, job).await?;
+        self.make_room(Some(file)).await?;
+        Ok(Some((address.into(), seen)))
     }
 
     /// Begins a file, for which what can be had again makes room if need be.

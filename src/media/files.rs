@@ -192,6 +192,13 @@ pub struct Whole {
     pub size: u64,
 }
 
+impl Whole {
+    /// Where it is.
+    pub(super) fn path(&self) -> PathBuf {
+        self.path.0.clone()
+    }
+}
+
 impl Draft {
     /// Writes `piece` behind what was written.
     ///

@@ -14,6 +14,7 @@
 mod cache;
 mod error;
 mod files;
+mod page;
 mod pending;
 mod picture;
 mod removal;
@@ -31,6 +32,8 @@ use smol::{Executor, channel, lock::Mutex};
 pub use self::{
     error::Error,
     files::{Draft, Opened, Whole},
+    page::{Page, read as read_page},
+    picture::Seen,
     removal::{Named, Usage, delete, erase, quarantine, redact, usage},
     thumbnails::Wanted,
 };

@@ -132,6 +132,34 @@ pub fn kind_of(path: impl AsRef<Path>) -> Result<&'static str, Failure> {
     kind(format).ok_or(Failure::NoPicture)
 }
 
+/// What a picture looks like from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Its type.
+    pub kind: &'static str,
+    /// In pixels.
+    pub width: u32,
+    /// In pixels.
+    pub height: u32,
+}
+
+/// Looks at the picture at `path`.
+pub fn look(path: impl AsRef<Path>) -> Result<Seen, Failure> {
+    let mut file = BufReader::new(File::open(path)?);
+    let format = format(&mut file)?;
+    let kind = kind(format).ok_or(Failure::NoPicture)?;
+    file.seek(SeekFrom::Start(0))?;
+    let looked = catch_unwind(AssertUnwindSafe(|| {
+        ImageReader::with_format(file, format).into_dimensions()
+    }));
+    let (width, height) = looked.map_err(|_| Failure::NoPicture)??;
+    Ok(Seen {
+        kind,
+        width,
+        height,
+    })
+}
+
 fn format(file: &mut impl Read) -> Result<ImageFormat, Failure> {
     let mut start = [0; 32];
     let mut length = 0;

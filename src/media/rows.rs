@@ -96,7 +96,7 @@ pub(super) fn server(
     Ok(num.map(|num| num.value()))
 }
 
-/// Stores media of another server, whose file is in its place.
+/// Stores media of another server, or from the web, whose file is in its place.
 pub(super) fn put_remote(tx: &Tx, key: Key<'_>, media: &Media, size: u64) -> Result<(), Error> {
     if tx.quarantined_files()?.has(media.file)? {
         return Err(Error::NotFound);
@@ -105,7 +105,7 @@ pub(super) fn put_remote(tx: &Tx, key: Key<'_>, media: &Media, size: u64) -> Res
     tx.media()?.put(key, media)?;
     tx.media_files()?.put(media.file, &MediaFile { size })?;
     tx.media_of_file()?.insert((media.file, key.0, key.1), ())?;
-    if holder(tx, media.file)?.is_some_and(|(server, _)| server != OWN) {
+    if !is_uploaded(tx, media.file)? {
         cache(tx, media.file, size, media.created_ts)?;
     }
     Ok(())
@@ -125,7 +125,7 @@ pub(super) fn remove(tx: &Tx, key: Key<'_>) -> Result<bool, store::Error> {
     }
     match holder(tx, media.file)? {
         None => forget(tx, media.file, size)?,
-        Some((OWN, _)) => {}
+        Some(_) if is_uploaded(tx, media.file)? => {}
         Some(_) => cache(tx, media.file, size, media.created_ts)?,
     }
     Ok(true)
@@ -202,7 +202,26 @@ fn thumbnail(reader: &impl Reader, source: FileId) -> Result<Option<(FileId, u64
     Ok(Some((file, size)))
 }
 
-/// The first of the media that are in the file: if any of them are this server's, that.
+/// Whether somebody here uploaded the file, so that it cannot be had again.
+fn is_uploaded(reader: &impl Reader, file: FileId) -> Result<bool, store::Error> {
+    let (all, media) = (reader.media_of_file()?, reader.media()?);
+    for row in all.range((file, OWN, "")..)? {
+        let row = row?.0;
+        let (of, server, id) = row.value();
+        if (of, server) != (file, OWN) {
+            break;
+        }
+        if media
+            .load((server, id))?
+            .is_some_and(|it| it.uploader.is_some())
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// One of the media that are in the file.
 fn holder(reader: &impl Reader, file: FileId) -> Result<Option<(ServerNum, String)>, store::Error> {
     let table = reader.media_of_file()?;
     let row = table.range((file, OWN, "")..)?.next().transpose()?;

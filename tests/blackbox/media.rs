@@ -4,7 +4,9 @@ use std::{
     fs,
     io::{self, BufRead, BufReader, Read, Write},
     net::{Ipv4Addr, TcpStream},
+    ops::Range,
     path::Path,
+    process::{Command, Stdio},
 };
 
 use rustix::process::Signal;
@@ -13,7 +15,7 @@ use tempfile::TempDir;
 
 use crate::common::{
     people::register,
-    server::{Server, command},
+    server::{Server, command, free_port},
 };
 
 /// Of the file, in bytes: many times what the server may grow by.
@@ -37,21 +39,21 @@ fn status(server: &Server, field: &str) -> u64 {
     number.parse().unwrap()
 }
 
-/// Sends a request with so many pieces; returns the head of the answer and what follows it.
+/// Sends a request with these pieces; returns the head of the answer and what follows it.
 fn ask(
     server: &Server,
     token: &str,
     line: &str,
-    pieces: usize,
+    pieces: Range<usize>,
 ) -> io::Result<(String, BufReader<TcpStream>)> {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, server.port))?;
     let head = format!(
         "{line} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
          Authorization: Bearer {token}\r\nContent-Length: {}\r\n\r\n",
-        pieces * PIECE
+        pieces.len() * PIECE
     );
     stream.write_all(head.as_bytes())?;
-    for number in 0..pieces {
+    for number in pieces {
         stream.write_all(&piece(number))?;
     }
     let mut answer = BufReader::with_capacity(PIECE, stream);
@@ -66,7 +68,8 @@ fn ask(
 
 /// Uploads so many pieces; the server and the media id.
 fn upload(server: &Server, token: &str, pieces: usize) -> String {
-    let (said, mut answer) = ask(server, token, "POST /_matrix/media/v3/upload", pieces).unwrap();
+    let (said, mut answer) =
+        ask(server, token, "POST /_matrix/media/v3/upload", 0..pieces).unwrap();
     assert!(said.starts_with("HTTP/1.1 200 "), "{said}");
     let mut body = String::new();
     answer.read_to_string(&mut body).unwrap();
@@ -77,7 +80,7 @@ fn upload(server: &Server, token: &str, pieces: usize) -> String {
 
 fn download(server: &Server, token: &str, media: &str) -> (String, BufReader<TcpStream>) {
     let line = format!("GET /_matrix/client/v1/media/download/{media}");
-    ask(server, token, &line, 0).unwrap()
+    ask(server, token, &line, 0..0).unwrap()
 }
 
 #[cfg(target_os = "linux")]
@@ -161,4 +164,65 @@ fn the_owner_sees_who_takes_up_how_much_and_takes_files_away() {
     }
     let said = media(data, &["delete", "cat.jpg"]).unwrap_err();
     assert!(said.contains("SHA-256"), "{said}");
+}
+
+/// Starts a server whose data are on a disk of their own, of so many megabytes, if this machine lets
+/// one make such a disk without being its owner (`unshare`, tmpfs).
+#[cfg(target_os = "linux")]
+fn on_a_small_disk(directory: &Path, megabytes: u32) -> Option<Server> {
+    let data = directory.join("data");
+    fs::create_dir(&data).unwrap();
+    let mount = format!(
+        "mount -t tmpfs -o size={megabytes}m none {}",
+        data.display()
+    );
+    let unshare = |script: &str| {
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--mount", "sh", "-c", script]);
+        command
+    };
+    if !unshare(&mount)
+        .status()
+        .is_ok_and(|status| status.success())
+    {
+        eprintln!("no disk can be made here");
+        return None;
+    }
+    let binary = command().get_program().to_owned();
+    let script = format!("{mount} && exec {} \"$@\"", binary.display());
+    let mut command = unshare(&script);
+    command.arg("sh").stdin(Stdio::null());
+    Some(Server::start_with(command, directory, free_port().unwrap(), "").unwrap())
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_disk_that_is_full_refuses_files_and_serves_what_is_there() {
+    let directory = TempDir::new().unwrap();
+    let Some(server) = on_a_small_disk(directory.path(), 96) else {
+        return;
+    };
+    let token = register(server.port, "alice").unwrap();
+    let media = upload(&server, &token, 16);
+    let mut fits = 0;
+    let refusal = loop {
+        // Each is another: the same would be stored once.
+        let line = "POST /_matrix/media/v3/upload";
+        let (said, mut answer) = ask(&server, &token, line, fits * 16..fits * 16 + 15).unwrap();
+        let mut body = String::new();
+        answer.read_to_string(&mut body).unwrap();
+        if !said.starts_with("HTTP/1.1 200 ") {
+            break (said, body);
+        }
+        fits += 1;
+        assert!(fits < 110, "it takes more than it can hold");
+    };
+    assert!(refusal.0.starts_with("HTTP/1.1 507 "), "{refusal:?}");
+    assert!(refusal.1.contains("almost full"), "{refusal:?}");
+    let (said, mut answer) = download(&server, &token, &media);
+    assert!(said.starts_with("HTTP/1.1 200 "), "{said}");
+    let mut got = Vec::new();
+    answer.read_to_end(&mut got).unwrap();
+    assert_eq!(got.len(), 16 * PIECE);
+    assert!(server.stop(Signal::TERM).unwrap().success());
 }

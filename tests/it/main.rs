@@ -9,6 +9,7 @@ mod federation;
 mod home;
 mod media;
 mod media_pictures;
+mod media_previews;
 mod messages;
 mod nonsense;
 mod own_data;

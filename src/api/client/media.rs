@@ -12,19 +12,21 @@ use ruma::{
     api::client::{
         authenticated_media::{
             get_content, get_content_as_filename, get_content_thumbnail, get_media_config,
+            get_media_preview,
         },
         media::{
             create_content, create_content_async, create_mxc_uri,
             get_content as get_frozen_content,
             get_content_as_filename as get_frozen_content_as_filename,
             get_content_thumbnail as get_frozen_content_thumbnail,
-            get_media_config as get_media_config_v3,
+            get_media_config as get_media_config_v3, get_media_preview as get_media_preview_v3,
         },
     },
     api::{EmptyBody, OutgoingResponse, error::IntoHttpError},
     http_headers::{ContentDisposition, ContentDispositionType},
     media::Method,
 };
+use serde_json::value::{RawValue, to_raw_value};
 use smol::{Timer, future};
 
 use super::{Api, ClientApi};
@@ -204,6 +206,38 @@ pub async fn get_media_config_v3(
 ) -> Result<get_media_config_v3::v3::Response, Error> {
     let most = UInt::new_saturating(api.media.max_upload().bytes());
     Ok(get_media_config_v3::v3::Response::new(most))
+}
+
+/// `GET /_matrix/client/v1/media/preview_url`
+pub async fn get_media_preview(
+    api: Api,
+    _who: Session,
+    request: get_media_preview::v1::Request,
+) -> Result<get_media_preview::v1::Response, Error> {
+    let shown = preview(&api, &request.url).await?;
+    Ok(get_media_preview::v1::Response::from_raw_value(shown))
+}
+
+/// `GET /_matrix/media/v3/preview_url`
+#[expect(deprecated)] // for clients from before Matrix 1.11
+pub async fn get_media_preview_v3(
+    api: Api,
+    _who: Session,
+    request: get_media_preview_v3::v3::Request,
+) -> Result<get_media_preview_v3::v3::Response, Error> {
+    let shown = preview(&api, &request.url).await?;
+    Ok(get_media_preview_v3::v3::Response::from_raw_value(shown))
+}
+
+/// What is shown of the page at `url`. How it looked at some time, for which clients can ask, nobody
+/// remembers here.
+async fn preview(api: &Api, url: &str) -> Result<Box<RawValue>, Error> {
+    if !api.config.url_previews {
+        return Err(Error::forbidden("this server does not look at web pages"));
+    }
+    let shown = api.previews.preview(url).await?;
+    let written = to_raw_value(&*shown);
+    written.map_err(|_| Error::Internal("a preview that is no JSON".into()))
 }
 
 /// `GET /_matrix/media/v3/download/{serverName}/{mediaId}`

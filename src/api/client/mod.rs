@@ -37,7 +37,7 @@ use super::Error;
 use crate::{
     clock::Clock,
     config::Config,
-    federation::{Federation, RemoteMedia},
+    federation::{Federation, Previews, RemoteMedia},
     media::Media,
     pool::Pool,
     rates::Rates,
@@ -74,6 +74,8 @@ pub struct ClientApi {
     pub media: Media,
     /// Those of other servers.
     pub remote_media: RemoteMedia,
+    /// What is shown of web pages.
+    pub previews: Previews,
     /// Who is typing.
     pub typing: Arc<Typing>,
     /// Which members devices have been told of.

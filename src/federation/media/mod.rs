@@ -35,7 +35,7 @@ use crate::{
 };
 
 /// How many are fetched at once, and how many wait for that.
-const AT_ONCE: usize = 8;
+const AT_ONCE: usize = 32;
 const WAITING: usize = 500;
 /// How long fetching one may take.
 const PATIENCE: Duration = Duration::from_mins(10);
@@ -175,7 +175,8 @@ impl RemoteMedia {
     async fn redirected(&self, url: &str, draft: Draft) -> Result<(Draft, Told), Error> {
         let place = Place::of(url);
         let place = place.ok_or_else(|| PeerError::Nonsense("a redirect to nowhere".to_owned()))?;
-        whole(self.0.client.open_on_the_web(place).await?, draft).await
+        let (_, answer) = self.0.client.open_on_the_web(place).await?;
+        whole(answer, draft).await
     }
 
     /// From a server that does not know the endpoint for servers: by the one for clients, as the
@@ -207,8 +208,11 @@ impl Drop for End<'_> {
         self.of.fetches().remove(&self.name);
         if let Err(error) = &self.result {
             log::debug!("mxc://{}/{}: {error}", self.name.0, self.name.1);
-            let failed = &self.of.0.failed;
-            failed.put(self.name.clone(), error.clone(), BYTES_EACH, FAILED);
+            // What is announced may come any moment.
+            if !matches!(error, Error::Media(media::Error::NotYetUploaded)) {
+                let failed = &self.of.0.failed;
+                failed.put(self.name.clone(), error.clone(), BYTES_EACH, FAILED);
+            }
         }
         let result = std::mem::replace(&mut self.result, Ok(()));
         // Nobody else sets it.

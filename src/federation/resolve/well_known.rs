@@ -10,7 +10,7 @@ use super::search::Search;
 use crate::federation::{
     Error,
     connect::in_time,
-    web::{self, Place},
+    web::{self, Place, Reach},
 };
 
 const PATH: &str = "/.well-known/matrix/server";
@@ -63,7 +63,7 @@ async fn fetch(search: &Search, name: &ServerName) -> Result<(OwnedServerName, D
         port: None,
         path: PATH.to_owned(),
     };
-    let answer = web::get(search, place).await?;
+    let (_, answer) = web::get(search, place, Reach::AsServers).await?;
     let holds = holds(&answer.head.headers);
     let body = answer.whole(LARGEST).await?;
     let body: Body = serde_json::from_slice(&body).map_err(nonsense)?;

@@ -26,7 +26,7 @@ use crate::{
     api::{Anyone, Api, ClientApi, Error, Session, Streamed},
     clock::Clock,
     config::{Config, Settings},
-    federation::{Federation, RemoteMedia},
+    federation::{Federation, Previews, RemoteMedia},
     media::Media,
     pool::Pool,
     protocol::ServerKey,
@@ -74,6 +74,7 @@ impl House {
         let media = Media::start(&config, &store, (&clock, &pool), &executor);
         let media = smol::block_on(media).unwrap();
         let api = Arc::new(ClientApi {
+            previews: Previews::new(federation.client(), &media, (&clock, &pool)),
             remote_media: RemoteMedia::new(federation.client(), &media, &clock, &executor),
             media,
             federation: Arc::new(federation),
