@@ -550,6 +550,29 @@ fn one_bad_event_costs_the_others_nothing() {
 }
 
 #[test]
+fn an_event_that_comes_twice_at_once_is_worked_in_once() {
+    let history = talk(&RoomVersionId::V12, 4);
+    let last = history.events.len() - 1;
+    with_server(&Peer::new(history), last - 3, async |server| {
+        let again = [
+            last - 3,
+            last - 3,
+            last - 2,
+            last - 2,
+            last - 3,
+            last - 1,
+            last,
+        ];
+        let taken = server.take(&again).await;
+        assert!(taken.values().all(|taken| matches!(taken, Ok(Taken::In))));
+        let rows = server
+            .store
+            .read(|s| timeline::forwards(s, server.room, Place::MIN, 100));
+        assert_eq!(rows.expect("a timeline").len(), last + 1);
+    });
+}
+
+#[test]
 fn a_server_that_the_room_keeps_out_is_not_heard() {
     let version = RoomVersionId::V12;
     let mut history = History::public(&version, ALICE);

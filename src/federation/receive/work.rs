@@ -160,16 +160,17 @@ impl<P: Peers> Receiver<P> {
                 Err(error) => drop(results.insert(id, Err(error.to_string()))),
             }
         }
-        while let Some(event) = good.front() {
-            let id = event.pdu.event_id().to_owned();
+        while !good.is_empty() {
             // What goes wrong with them together is told of the one with which it does.
             let in_line = self.work_in_line(room, good.make_contiguous()).await;
-            for event in good.drain(..in_line.unwrap_or(0)) {
+            let in_line = in_line.unwrap_or(0);
+            for event in good.drain(..in_line) {
                 results.insert(event.pdu.event_id().to_owned(), Ok(Taken::In));
             }
-            if !results.contains_key(&id)
+            if in_line == 0
                 && let Some(event) = good.pop_front()
             {
+                let id = event.pdu.event_id().to_owned();
                 let taken = self.take_one(origin, room, event).await;
                 results.insert(id, taken.map_err(|error| error.to_string()));
             }
