@@ -181,6 +181,7 @@ fn of_users(error: users::Error) -> Response<Answer> {
         Error::WeakPassword(_) => ErrorKind::WeakPassword,
         Error::InvalidParam(_) => ErrorKind::InvalidParam,
         Error::BadJson(_) => ErrorKind::BadJson,
+        Error::InvalidSignature(_) => invalid_signature(),
         Error::TooLarge(_) => ErrorKind::TooLarge,
         Error::KeyTooLarge => ErrorKind::KeyTooLarge,
         Error::ProfileTooLarge => ErrorKind::ProfileTooLarge,
@@ -303,6 +304,13 @@ fn limit_exceeded(
 
 /// The status that the specification's endpoints give with an error code. Where they differ, the
 /// code is what counts for clients; the usual one is here.
+/// `M_INVALID_SIGNATURE`, which ruma has no name for: client-server API,
+/// `POST /keys/device_signing/upload`.
+fn invalid_signature() -> ErrorKind {
+    let code = serde_json::json!({ "errcode": "M_INVALID_SIGNATURE" });
+    serde_json::from_value(code).unwrap_or(ErrorKind::InvalidParam)
+}
+
 fn status(kind: &ErrorKind) -> StatusCode {
     match kind {
         ErrorKind::MissingToken | ErrorKind::UnknownToken(_) | ErrorKind::Unauthorized => {

@@ -97,7 +97,7 @@ fn between_servers(routes: &mut Routes) {
 }
 
 fn accounts(routes: &mut Routes) {
-    use client::{account, device, device_list, openid, register, session, uiaa_page};
+    use client::{account, device, device_list, keys, openid, register, session, uiaa_page};
 
     routes.add(register::get_username_availability);
     routes.add(register::check_registration_token_validity);
@@ -127,6 +127,11 @@ fn accounts(routes: &mut Routes) {
     routes.add(device::delete_device);
     routes.add(device::delete_devices);
     routes.add(device_list::get_key_changes);
+    routes.add(keys::upload_keys);
+    routes.add(keys::get_keys);
+    routes.add(keys::claim_keys);
+    routes.add(keys::upload_signing_keys);
+    routes.add(keys::upload_signatures);
 }
 
 fn own_data(routes: &mut Routes) {

@@ -12,10 +12,10 @@ use super::{
     },
     packed::Packed,
     records::{
-        AccessToken, Account, AccountData, Alias, Counts, Device, DeviceList, Gap, Invitation,
-        ListChange, LoginToken, Media, MediaFile, MemberRow, Notified, Outgoing, Receipt,
-        RefreshToken, RemoteKey, Rest, Room, RoomHot, SigningKey, StateNode, Succession, Thread,
-        Thumbnail, TimelineRow, Transaction, Waiting, Whereabouts,
+        AccessToken, Account, AccountData, Alias, Counts, Device, DeviceList, FallbackKey, Gap,
+        Invitation, ListChange, LoginToken, Media, MediaFile, MemberRow, Notified, OneTimeKey,
+        Outgoing, Receipt, RefreshToken, RemoteKey, Rest, Room, RoomHot, SigningKey, StateNode,
+        Succession, Thread, Thumbnail, TimelineRow, Transaction, Waiting, Whereabouts,
     },
     table::{Rows, SnapshotTable, TxTable},
 };
@@ -139,6 +139,21 @@ tables! {
     device_lists: UserNum => Packed<DeviceList>, version 1;
     /// Position → the change of a list of devices there.
     device_list_log: Position => Packed<ListChange>, version 1;
+    /// (user, device id) → the keys by which the device is known, as JSON.
+    device_keys: (UserNum, &'static str) => &'static str, version 1;
+    /// (device, algorithm, order) → a key that is given out once.
+    one_time_keys: (DeviceNum, &'static str, u64) => Packed<OneTimeKey>, version 1;
+    /// (device, order) → the id of a key that was given out.
+    claimed_keys: (DeviceNum, u64) => &'static str, version 1;
+    /// (device, algorithm) → the key that is given out when there is no other.
+    fallback_keys: (DeviceNum, &'static str) => Packed<FallbackKey>, version 1;
+    /// Device → where it last changed how many of its keys can be given out.
+    claims: DeviceNum => Position, version 1;
+    /// (user, usage) → a key with which the user signs keys, as JSON.
+    cross_signing_keys: (UserNum, &'static str) => &'static str, version 1;
+    /// (local user, another user, key id) → what the first has signed of the other's key, as JSON: the
+    /// signatures by the ids of the keys that made them.
+    key_signatures: (UserNum, UserNum, &'static str) => &'static str, version 1;
     /// SHA-256 of an access token → what it opens.
     access_tokens: [u8; 32] => Packed<AccessToken>, version 1;
     /// SHA-256 of a refresh token → what it renews.

@@ -78,6 +78,28 @@ pub enum WhatChanged {
 }
 
 record! {
+    /// A key that is given out once.
+    OneTimeKey {
+        /// Its id, with the algorithm.
+        id: String,
+        /// What was uploaded, as JSON.
+        json: String,
+    }
+}
+
+record! {
+    /// A key that is given out again and again when there is no other.
+    FallbackKey {
+        /// Its id, with the algorithm.
+        id: String,
+        /// What was uploaded, as JSON.
+        json: String,
+        /// Whether it has been given out.
+        used: bool,
+    }
+}
+
+record! {
     /// How long a server that did not answer is left alone.
     Rest {
         /// In milliseconds; the next one lasts longer.

@@ -2,7 +2,7 @@
 
 use ruma::{DeviceId, OwnedDeviceId};
 
-use super::{Error, Users, device_lists};
+use super::{Error, Users, device_lists, keys};
 use crate::store::{self, DeviceNum, Effect, Reader, Records, Rows, Tx, UserNum, records::Device};
 
 /// How many devices a user has at most. One more logs out the one that was silent for longest.
@@ -84,6 +84,7 @@ pub fn remove(tx: &Tx, user: UserNum, device_id: &DeviceId) -> Result<bool, stor
     tx.device_ids()?.remove(num)?;
     tx.transactions()?
         .remove_in((num, "")..(DeviceNum(num.0 + 1), ""), |_, _| true)?;
+    keys::devices::forget(tx, (user, device_id), num)?;
     tx.effect(Effect::DeviceGone(user, num));
     device_lists::device_changed(tx, user, device_id)?;
     Ok(true)

@@ -47,6 +47,9 @@ pub enum Error {
     /// A value that the client chose breaks a rule.
     #[error("{0}")]
     InvalidParam(&'static str),
+    /// A key is not signed as it must be.
+    #[error("{0}")]
+    InvalidSignature(&'static str),
     /// The content has the wrong shape.
     #[error("{0}")]
     BadJson(&'static str),

@@ -1,5 +1,6 @@
 //! Accounts: who somebody is, on which devices, and what belongs to the user alone.
 //!
+//! - [`keys`] has what encryption needs, in tables of its own.
 //! - Owns the tables `accounts`, `profiles`, `devices`, `device_ids`, `device_lists`,
 //!   `device_list_log`, `access_tokens`,
 //!   `refresh_tokens`, `device_tokens`, `login_tokens`, `openid_tokens`, `account_data`, `account_data_log` and
@@ -20,6 +21,7 @@ mod error;
 mod expiring;
 pub mod filters;
 pub mod ignored;
+pub mod keys;
 mod login_tokens;
 mod logins;
 mod names;

@@ -8,6 +8,7 @@ pub mod device_list;
 pub mod directory;
 pub mod discovery;
 pub mod filter;
+pub mod keys;
 pub mod media;
 pub mod membership;
 pub mod message;

@@ -22,7 +22,7 @@ use super::{device_list::device_lists_between, presence};
 use crate::{
     api::{Api, Error, Session, Streamed},
     rooms::current,
-    store::{self, Reader, Rows, records::Membership},
+    store::{self, Position, Reader, Rows, records::Membership},
     sync::{
         Request, StateAfter, SyncToken,
         answer::{self, Candidate, Told},
@@ -30,11 +30,13 @@ use crate::{
         frame::{self, Frame},
         request::Span,
     },
-    users::{self, ignored},
+    users::{self, ignored, keys::one_time},
 };
 
 /// The longest that a sync waits.
 const LONGEST: Duration = Duration::from_secs(120);
+/// The algorithm of one-time keys that clients have.
+const USUAL: &str = "signed_curve25519";
 
 /// A request of `/sync`, with the parameter of MSC4222 under its older name, which the
 /// matrix-js-sdk uses.
@@ -97,6 +99,7 @@ pub async fn sync(api: Api, who: Session, asked: SyncRequest) -> Result<Streamed
         }
         let next_batch = answer::next_batch(&api.hub, span);
         if span.since.is_none() || request.full_state {
+            keys_left(&api, &who, &mut fields)?;
             let begin = stream::once(Ok(Frame::begin(next_batch, &fields)));
             let rooms = frame::rooms(
                 api.store.clone(),
@@ -109,7 +112,8 @@ pub async fn sync(api: Api, who: Session, asked: SyncRequest) -> Result<Streamed
         }
         let told = read(&api, &request, span, candidates).await?;
         let late = Instant::now() >= deadline;
-        if !told.is_empty() || !fields.is_empty() || late {
+        if !told.is_empty() || !fields.is_empty() || claimed(&api, &request, span)? || late {
+            keys_left(&api, &who, &mut fields)?;
             let mut out = Frame::begin(next_batch, &fields);
             let mut frame = Frame::default();
             told.iter().for_each(|told| frame.room(told, &mut out));
@@ -193,6 +197,25 @@ async fn device_lists(api: &Api, request: &Request, span: Span) -> Result<Device
         upto: span.now.position,
     };
     device_lists_between(api, asked).await
+}
+
+/// Whether keys of the device have been given out since.
+fn claimed(api: &Api, request: &Request, span: Span) -> Result<bool, Error> {
+    let since = span.since.map_or(Position::MIN, |since| since.position);
+    let claimed = |s: &store::Snapshot| one_time::claimed_after(s, request.device, since);
+    Ok(api.store.read(claimed)?)
+}
+
+/// How many keys the device has left, which every answer tells: without it a client may think that
+/// nothing has changed. The usual algorithm is named also when none is left.
+fn keys_left(api: &Api, who: &Session, fields: &mut Fields) -> Result<(), Error> {
+    let mut left = api.store.read(|s| one_time::left(s, who.device))?;
+    left.counts.entry(USUAL.to_owned()).or_default();
+    let counts = serde_json::json!(left.counts);
+    fields.insert("device_one_time_keys_count".to_owned(), counts);
+    let unused = serde_json::json!(left.unused_fallback);
+    fields.insert("device_unused_fallback_key_types".to_owned(), unused);
+    Ok(())
 }
 
 type Fields = serde_json::Map<String, serde_json::Value>;

@@ -1,8 +1,7 @@
 //! The devices of this server's users and their keys, for other servers (server-server API,
 //! "Device Management" and "End-to-End Encryption").
 //!
-//! No device can hand in keys here yet. One without keys is not told of: nobody could send it
-//! anything.
+//! A device without keys is not told of: nobody could send it anything.
 
 use std::collections::BTreeMap;
 
@@ -15,9 +14,18 @@ use ruma::{
 };
 
 use crate::{
-    api::{Api, Error, Origin},
+    api::{
+        Api, Error, Origin,
+        client::keys::{claim, raw},
+    },
     store,
-    users::{self, accounts},
+    users::{
+        self, accounts,
+        keys::{
+            cross_signing::{self, Usage},
+            devices,
+        },
+    },
 };
 
 /// The version of a list of devices that never changed.
@@ -42,24 +50,43 @@ pub async fn get_keys(
     request: get_keys::v1::Request,
 ) -> Result<get_keys::v1::Response, Error> {
     let scan = api.store.scan("keys for another server", move |s| {
-        let mut keys = BTreeMap::new();
-        for user in request.device_keys.into_keys() {
-            if has_account(s, &user)? {
-                keys.insert(user, BTreeMap::new());
+        let mut response = get_keys::v1::Response::new(BTreeMap::new());
+        for (user_id, wanted) in request.device_keys {
+            let Some(user) = users::num_of(s, &user_id)? else {
+                continue;
+            };
+            if accounts::load(s, user)?.is_none() {
+                continue;
             }
+            let mut of_user = BTreeMap::new();
+            for (device_id, keys) in devices::of_user(s, user)? {
+                if wanted.is_empty() || wanted.contains(&device_id) {
+                    of_user.insert(device_id, raw(&keys)?);
+                }
+            }
+            if let Some(key) = cross_signing::of_user(s, user, Usage::Master)? {
+                response.master_keys.insert(user_id.clone(), raw(&key)?);
+            }
+            if let Some(key) = cross_signing::of_user(s, user, Usage::SelfSigning)? {
+                response
+                    .self_signing_keys
+                    .insert(user_id.clone(), raw(&key)?);
+            }
+            response.device_keys.insert(user_id, of_user);
         }
-        Ok::<_, users::Error>(keys)
+        Ok::<_, Error>(response)
     });
-    Ok(get_keys::v1::Response::new(scan.await?))
+    scan.await
 }
 
 /// `POST /_matrix/federation/v1/user/keys/claim`. What has no key left is left out.
 pub async fn claim_keys(
-    _api: Api,
+    api: Api,
     _who: Origin,
-    _request: claim_keys::v1::Request,
+    request: claim_keys::v1::Request,
 ) -> Result<claim_keys::v1::Response, Error> {
-    Ok(claim_keys::v1::Response::new(BTreeMap::new()))
+    let claimed = claim(&api, request.one_time_keys).await?;
+    Ok(claim_keys::v1::Response::new(claimed))
 }
 
 fn has_account(r: &impl store::Reader, user: &UserId) -> Result<bool, store::Error> {

@@ -1,0 +1,181 @@
+//! Signatures that users add to keys: to those of their own devices, to their own master key, and to
+//! other users' master keys. The last are shown to nobody but who made them.
+//!
+//! Source: client-server API, "Signature visibility" in "Cross-signing", `POST /keys/signatures/upload`.
+
+use ruma::{CanonicalJsonObject, UserId};
+
+use super::{
+    Error,
+    cross_signing::{self, Usage},
+    devices, is_same, is_signed, parse, public_keys, put_signature, signature, stored, text,
+    text_of,
+};
+use crate::{
+    store::{self, Reader, Rows, Tx, UserNum},
+    users::{device_lists, num_of},
+};
+
+/// How many keys of others a user can have signed.
+const MOST: usize = 10_000;
+
+/// Who signs.
+#[derive(Clone, Debug)]
+pub struct Signer {
+    /// The number.
+    pub user: UserNum,
+    /// The user id.
+    pub id: ruma::OwnedUserId,
+}
+
+/// Adds the signatures of `signer` that are on `json`, which is the key `key` of `of`: a device's id,
+/// or a public key.
+///
+/// # Errors
+/// [`Error::InvalidSignature`] if it is not signed, or not by a key that may; [`Error::NotFound`] if
+/// there is no such key here; [`Error::InvalidParam`] if it is another than the one here;
+/// [`Error::BadJson`]; [`Error::TooLarge`].
+pub fn add(tx: &Tx, signer: &Signer, (of, key): (&UserId, &str), json: &str) -> Result<(), Error> {
+    let signed = parse(json)?;
+    if text_of(&signed, "user_id") != Some(of.as_str()) {
+        return Err(Error::InvalidParam("this is the key of another user"));
+    }
+    if *of != signer.id {
+        return sign_other(tx, signer, of, key, &signed);
+    }
+    match text_of(&signed, "device_id") {
+        Some(device) if device == key => sign_device(tx, signer, key, &signed),
+        Some(_) => Err(Error::InvalidParam("this is the key of another device")),
+        None => sign_master(tx, signer, &signed),
+    }
+}
+
+fn sign_device(
+    tx: &Tx,
+    signer: &Signer,
+    device: &str,
+    signed: &CanonicalJsonObject,
+) -> Result<(), Error> {
+    let mut keys = devices::of_device(tx, signer.user, device.into())?.ok_or(NO_KEY)?;
+    if !is_same(&keys, signed) {
+        return Err(ANOTHER);
+    }
+    let by = public(tx, signer.user, Usage::SelfSigning)?;
+    let (id, signature) = check(signed, &signer.id, &by)?;
+    put_signature(&mut keys, signer.id.as_str(), (id, signature));
+    Ok(devices::put_signed(
+        tx,
+        (signer.user, device.into()),
+        &keys,
+    )?)
+}
+
+/// A user's own devices sign the master key.
+fn sign_master(tx: &Tx, signer: &Signer, signed: &CanonicalJsonObject) -> Result<(), Error> {
+    let mut master = cross_signing::of_user(tx, signer.user, Usage::Master)?.ok_or(NO_KEY)?;
+    if !is_same(&master, signed) {
+        return Err(ANOTHER);
+    }
+    let mut added = false;
+    for (_, keys) in devices::of_user(tx, signer.user)? {
+        for by in public_keys(&keys) {
+            if is_signed(signed, &signer.id, by)
+                && let Some(signature) = signature(signed, &signer.id, by.0)
+            {
+                put_signature(
+                    &mut master,
+                    signer.id.as_str(),
+                    (by.0, signature.to_owned()),
+                );
+                added = true;
+            }
+        }
+    }
+    if !added {
+        return Err(NOT_SIGNED);
+    }
+    cross_signing::put(tx, signer.user, Usage::Master, &master)?;
+    Ok(device_lists::changed(tx, signer.user)?)
+}
+
+fn sign_other(
+    tx: &Tx,
+    signer: &Signer,
+    of: &UserId,
+    key: &str,
+    signed: &CanonicalJsonObject,
+) -> Result<(), Error> {
+    if !public_keys(signed).any(|(_, public)| public == key) {
+        return Err(Error::InvalidParam("the key has another id"));
+    }
+    let of = match num_of(tx, of)? {
+        Some(of) => of,
+        None => tx.user_num(of.as_str())?,
+    };
+    // Of users of other servers the signature is all that is kept: it is shown with the key that it is of.
+    if let Some(master) = cross_signing::of_user(tx, of, Usage::Master)?
+        && !is_same(&master, signed)
+    {
+        return Err(ANOTHER);
+    }
+    let by = public(tx, signer.user, Usage::UserSigning)?;
+    let (id, signature) = check(signed, &signer.id, &by)?;
+    let mut table = tx.key_signatures()?;
+    let of_signer = (signer.user, UserNum::MIN, "")..(UserNum(signer.user.0 + 1), UserNum::MIN, "");
+    if table.range(of_signer)?.count() >= MOST {
+        return Err(Error::TooMany("a user can have signed at most 10,000 keys"));
+    }
+    let json = text(&[(id.to_owned(), signature.into())].into())?;
+    table.insert((signer.user, of, key), json.as_str())?;
+    drop(table);
+    // The signer's other devices want to know.
+    Ok(device_lists::changed(tx, signer.user)?)
+}
+
+const NO_KEY: Error = Error::NotFound("there is no such key");
+const ANOTHER: Error = Error::InvalidParam("the key that is here is another");
+const NOT_SIGNED: Error =
+    Error::InvalidSignature("it is not validly signed by a key that may sign it");
+
+/// The id and the public key of a user's key.
+fn public(r: &impl Reader, user: UserNum, usage: Usage) -> Result<(String, String), Error> {
+    let key = cross_signing::of_user(r, user, usage)?.ok_or(NOT_SIGNED)?;
+    let (id, public) = public_keys(&key).next().ok_or(NOT_SIGNED)?;
+    Ok((id.to_owned(), public.to_owned()))
+}
+
+/// The signature on `signed` by that key, if it is right.
+fn check<'b>(
+    signed: &CanonicalJsonObject,
+    user: &UserId,
+    (id, public): &'b (String, String),
+) -> Result<(&'b str, String), Error> {
+    match signature(signed, user, id) {
+        Some(signature) if is_signed(signed, user, (id, public)) => Ok((id, signature.to_owned())),
+        _ => Err(NOT_SIGNED),
+    }
+}
+
+/// Adds to `key`, a master key of `of`, what `viewer` has signed of it.
+///
+/// # Errors
+/// If the tables cannot be read.
+pub fn show_to(
+    r: &impl Reader,
+    viewer: &Signer,
+    of: UserNum,
+    key: &mut CanonicalJsonObject,
+) -> Result<(), store::Error> {
+    let mut found = CanonicalJsonObject::new();
+    for (_, public) in public_keys(key) {
+        if let Some(row) = r.key_signatures()?.get((viewer.user, of, public))? {
+            found.extend(stored(row.value())?);
+        }
+    }
+    for (id, signature) in found {
+        if let Some(signature) = signature.as_str() {
+            put_signature(key, viewer.id.as_str(), (&id, signature.to_owned()));
+        }
+    }
+    Ok(())
+}
