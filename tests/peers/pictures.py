@@ -1,10 +1,13 @@
 """Pictures and files, which each server fetches from the other when somebody there looks at them."""
 
+import contextlib
 import random
 import struct
 import zlib
 
+from aiohttp import web
 from play import refused
+from server import free_port
 
 
 def picture(width, height):
@@ -22,7 +25,7 @@ def picture(width, height):
 
 async def pictures(play):
     one, other = play.host, play.guest
-    await play.each(as_they_are(play, one, other), small(play, one, other), missing(play, one, other))
+    await play.each(as_they_are(play, one, other), small(play, one, other), missing(play, one, other), odd(play, other))
 
 
 async def as_they_are(play, one, other):
@@ -48,3 +51,65 @@ async def missing(play, one, other):
     with play.claim(f"{other} is told that {one}'s server does not have what it never had"):
         async with refused("M_NOT_FOUND"):
             await other.download(f"mxc://{one.server.name}/nothing")
+
+
+@contextlib.asynccontextmanager
+async def odd_server(trust):
+    """A server that has media in other ways than most; its name."""
+    port = free_port()
+    name = f"localhost:{port}"
+    kind = "multipart/mixed; boundary=abc"
+    before = b"--abc\r\nContent-Type: application/json\r\n\r\n{}\r\n--abc\r\n"
+
+    async def federation(request):
+        match request.match_info["media"]:
+            case "elsewhere":
+                body = before + f"Location: https://{name}/there\r\n\r\n\r\n--abc--".encode()
+            case "cut":
+                body = before + b"Content-Type: image/png\r\n\r\nthe beginning"
+            case "nonsense":
+                return web.Response(body=b"a page", content_type="text/html")
+            case _:
+                return web.json_response({"errcode": "M_UNRECOGNIZED", "error": "what?"}, status=404)
+        return web.Response(body=body, headers={"Content-Type": kind})
+
+    async def there(_request):
+        raise web.HTTPFound("/further")
+
+    async def further(_request):
+        return web.Response(body=b"from elsewhere", content_type="image/png")
+
+    async def old(request):
+        assert request.query["allow_remote"] == "false", request.query
+        return web.Response(body=b"the old way", content_type="image/png")
+
+    app = web.Application()
+    app.router.add_get("/_matrix/federation/v1/media/download/{media}", federation)
+    app.router.add_get(f"/_matrix/media/v3/download/{name}/old", old)
+    app.router.add_get("/there", there)
+    app.router.add_get("/further", further)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", port, ssl_context=trust.for_servers()).start()
+        yield name
+    finally:
+        await runner.cleanup()
+
+
+async def odd(play, person):
+    async with odd_server(play.cast.trust) as name:
+        if "to fetch media from elsewhere" not in person.server.lacks:
+            with play.claim(f"{person} gets what another server says is elsewhere"):
+                got = await person.download(f"mxc://{name}/elsewhere")
+                assert got.content == b"from elsewhere", got
+        with play.claim(f"{person} gets what a server has that knows only the old way"):
+            got = await person.download(f"mxc://{name}/old")
+            assert got.content == b"the old way", got
+        with play.claim(f"{person} does not get what is nonsense"):
+            async with refused("M_UNKNOWN", "M_NOT_FOUND"):
+                await person.download(f"mxc://{name}/nonsense")
+        if "to refuse media that break off" not in person.server.lacks:
+            with play.claim(f"{person} does not get what breaks off"):
+                async with refused("M_UNKNOWN"):
+                    await person.download(f"mxc://{name}/cut")
