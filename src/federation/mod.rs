@@ -27,6 +27,7 @@ mod sender;
 mod spaces;
 mod third_party;
 mod tls;
+mod user_keys;
 mod web;
 
 use std::{
@@ -65,6 +66,7 @@ pub use self::{
     sender::Happening,
     spaces::Spaces,
     tls::TlsError,
+    user_keys::UserKeys,
 };
 use crate::{
     clock::Clock,
@@ -88,6 +90,7 @@ pub struct Federation {
     clock: Clock,
     client: Client,
     keys: Keys,
+    user_keys: UserKeys,
     profiles: Profiles,
     spaces: Spaces,
     receiver: Receiver<Asker>,
@@ -137,6 +140,7 @@ impl Federation {
         let receiver = Receiver::new(store.clone(), local.clone(), asker.clone());
         Ok(Self {
             executor: executor.clone(),
+            user_keys: UserKeys::new(&client, executor),
             sender: Sender::start((store, local), (&client, clock), executor)?,
             door: Door::new(
                 (store, local),
@@ -170,6 +174,11 @@ impl Federation {
     /// The profiles of users of other servers.
     pub fn profiles(&self) -> &Profiles {
         &self.profiles
+    }
+
+    /// The keys of users of other servers.
+    pub fn user_keys(&self) -> &UserKeys {
+        &self.user_keys
     }
 
     /// What other servers tell of rooms that this one is not in.

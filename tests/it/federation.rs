@@ -12,3 +12,4 @@ mod restricted;
 mod spaces;
 mod third_party;
 mod times;
+mod user_keys;

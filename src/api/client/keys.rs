@@ -1,19 +1,22 @@
 //! Keys of devices and users (client-server API, "End-to-End Encryption").
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedUserId,
-    api::client::keys::{
-        claim_keys, get_keys, upload_keys, upload_signatures, upload_signing_keys,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedDeviceId, OwnedUserId,
+    api::{
+        client::keys::{claim_keys, get_keys, upload_keys, upload_signatures, upload_signing_keys},
+        error::ErrorKind,
     },
+    encryption::CrossSigningKey,
     serde::Raw,
 };
-use serde_json::{json, value::to_raw_value};
+use serde_json::{Value, json, value::to_raw_value};
 
 use super::uiaa::{self, Interactive, authenticate};
 use crate::{
     api::{Api, Error, Session},
+    federation,
     store::{Reader, Records, Tx, UserNum},
     users::{
         self,
@@ -27,6 +30,10 @@ use crate::{
 
 /// How many keys one request may ask for.
 const MOST: usize = 10_000;
+
+/// How long other servers are waited for if the client does not say, and at most.
+const PATIENCE: Duration = Duration::from_secs(10);
+const LONGEST: Duration = Duration::from_secs(30);
 
 /// `POST /_matrix/client/v3/keys/upload`
 pub async fn upload_keys(
@@ -75,15 +82,85 @@ pub async fn get_keys(
     if request.device_keys.len() > MOST {
         return Err(Error::too_large("too many users at once"));
     }
+    let time = request.timeout.unwrap_or(PATIENCE).min(LONGEST);
     let viewer = Signer {
         user: who.user,
         id: who.user_id,
     };
-    let local = api.local.clone();
+    let (of_local, remote) = by_place(&api, request.device_keys);
+    let mut response = of_local_users(&api, viewer.clone(), of_local).await?;
+    let asked = remote.clone();
+    for (server, answer) in api.federation.user_keys().query(remote, time).await {
+        match answer {
+            Ok(answer) => {
+                let is_asked =
+                    |user: &OwnedUserId| user.server_name() == server && asked.contains_key(user);
+                let devices = answer.device_keys.into_iter();
+                let devices = devices.filter(|(user, _)| is_asked(user));
+                response.device_keys.extend(devices);
+                for (user, master) in answer.master_keys {
+                    if is_asked(&user) {
+                        let master = as_seen_by(&api, &viewer, &user, master)?;
+                        response.master_keys.insert(user, master);
+                    }
+                }
+                let signing = answer.self_signing_keys.into_iter();
+                let signing = signing.filter(|(user, _)| is_asked(user));
+                response.self_signing_keys.extend(signing);
+            }
+            Err(error) => drop(
+                response
+                    .failures
+                    .insert(server.to_string(), failure(&error)),
+            ),
+        }
+    }
+    Ok(response)
+}
+
+/// What is asked of users of this server, and of users of others.
+fn by_place<T>(
+    api: &Api,
+    asked: BTreeMap<OwnedUserId, T>,
+) -> (BTreeMap<OwnedUserId, T>, BTreeMap<OwnedUserId, T>) {
+    asked.into_iter().partition(|(user, _)| api.local.has(user))
+}
+
+fn failure(error: &federation::Error) -> Value {
+    let kind = error.kind().unwrap_or(&ErrorKind::Unknown);
+    json!({ "errcode": kind.errcode().as_str(), "error": error.to_string() })
+}
+
+/// The master key of another server's user with what `viewer` has signed of it.
+fn as_seen_by(
+    api: &Api,
+    viewer: &Signer,
+    user: &OwnedUserId,
+    master: Raw<CrossSigningKey>,
+) -> Result<Raw<CrossSigningKey>, Error> {
+    let Ok(mut key) = master.deserialize_as_unchecked::<CanonicalJsonObject>() else {
+        return Ok(master);
+    };
+    api.store.read(|s| {
+        if let Some(num) = users::num_of(s, user)? {
+            signatures::show_to(s, viewer, num, &mut key)?;
+        }
+        raw(&key)
+    })
+}
+
+/// What is asked of devices: of which users, and of which devices; none are all.
+type Asked = BTreeMap<OwnedUserId, Vec<OwnedDeviceId>>;
+
+async fn of_local_users(
+    api: &Api,
+    viewer: Signer,
+    asked: Asked,
+) -> Result<get_keys::v3::Response, Error> {
     let scan = api.store.scan("keys", move |s| {
         let mut response = get_keys::v3::Response::new();
-        for (user_id, wanted) in &request.device_keys {
-            let Some(user) = users::num_of(s, user_id)?.filter(|_| local.has(user_id)) else {
+        for (user_id, wanted) in &asked {
+            let Some(user) = users::num_of(s, user_id)? else {
                 continue;
             };
             let mut of_user = BTreeMap::new();
@@ -151,10 +228,26 @@ pub async fn claim_keys(
     _who: Session,
     request: claim_keys::v3::Request,
 ) -> Result<claim_keys::v3::Response, Error> {
-    let wanted = request.one_time_keys.into_iter();
-    let of_local = wanted.filter(|(user, _)| api.local.has(user)).collect();
-    let claimed = claim(&api, of_local).await?;
-    Ok(claim_keys::v3::Response::new(claimed))
+    let time = request.timeout.unwrap_or(PATIENCE).min(LONGEST);
+    let (of_local, remote) = by_place(&api, request.one_time_keys);
+    let mut response = claim_keys::v3::Response::new(claim(&api, of_local).await?);
+    let asked = remote.clone();
+    for (server, answer) in api.federation.user_keys().claim(remote, time).await {
+        match answer {
+            Ok(answer) => {
+                let given = answer.one_time_keys.into_iter();
+                let given = given
+                    .filter(|(user, _)| user.server_name() == server && asked.contains_key(user));
+                response.one_time_keys.extend(given);
+            }
+            Err(error) => drop(
+                response
+                    .failures
+                    .insert(server.to_string(), failure(&error)),
+            ),
+        }
+    }
+    Ok(response)
 }
 
 /// Gives out a key of each of these devices of local users that has one.

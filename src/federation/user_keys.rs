@@ -1,0 +1,89 @@
+//! The keys of other servers' users (server-server API, "End-to-End Encryption").
+//!
+//! Every server is asked by a task of its own, so a slow one holds up nobody's answer but its own.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use ruma::{
+    OneTimeKeyAlgorithm, OwnedDeviceId, OwnedServerName, OwnedUserId,
+    api::federation::keys::{claim_keys, get_keys},
+};
+use smol::{Executor, Task};
+
+use super::{Client, Error, Limits, connect::in_time};
+
+/// How much one server may answer, in bytes.
+const SIZE: usize = 4 * 1024 * 1024;
+
+/// What each server says.
+pub type Answers<T> = Vec<(OwnedServerName, Result<T, Error>)>;
+/// Which devices of whom; none are all.
+pub type Asked = BTreeMap<OwnedUserId, Vec<OwnedDeviceId>>;
+/// Of which devices a key is wanted, and of which kind.
+pub type Claims = BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, OneTimeKeyAlgorithm>>;
+
+/// Asks for keys. Clones are the same.
+#[derive(Clone)]
+pub struct UserKeys {
+    client: Client,
+    executor: Arc<Executor<'static>>,
+}
+
+impl UserKeys {
+    /// Asks through `client`.
+    pub fn new(client: &Client, executor: &Arc<Executor<'static>>) -> Self {
+        Self {
+            client: client.clone(),
+            executor: executor.clone(),
+        }
+    }
+
+    /// The identity keys of devices.
+    pub async fn query(&self, asked: Asked, time: Duration) -> Answers<get_keys::v1::Response> {
+        let limits = Limits { time, size: SIZE };
+        self.each(asked, move |client, server, asked| async move {
+            let request = get_keys::v1::Request::new(asked);
+            in_time(time, client.send_within(&server, request, limits)).await?
+        })
+        .await
+    }
+
+    /// One-time keys of devices.
+    pub async fn claim(&self, claims: Claims, time: Duration) -> Answers<claim_keys::v1::Response> {
+        let limits = Limits { time, size: SIZE };
+        self.each(claims, move |client, server, claims| async move {
+            let request = claim_keys::v1::Request::new(claims);
+            in_time(time, client.send_within(&server, request, limits)).await?
+        })
+        .await
+    }
+
+    /// Asks the server of each user, all of them side by side.
+    async fn each<W, T, F>(
+        &self,
+        wanted: BTreeMap<OwnedUserId, W>,
+        ask: impl Fn(Client, OwnedServerName, BTreeMap<OwnedUserId, W>) -> F,
+    ) -> Answers<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Error>> + Send + 'static,
+    {
+        let mut by_server: BTreeMap<OwnedServerName, BTreeMap<OwnedUserId, W>> = BTreeMap::new();
+        for (user, wanted) in wanted {
+            let of_server = by_server.entry(user.server_name().to_owned()).or_default();
+            of_server.insert(user, wanted);
+        }
+        let tasks: Vec<(_, Task<_>)> = by_server
+            .into_iter()
+            .map(|(server, wanted)| {
+                let asking = ask(self.client.clone(), server.clone(), wanted);
+                (server, self.executor.spawn(asking))
+            })
+            .collect();
+        let mut answers = Answers::new();
+        for (server, task) in tasks {
+            answers.push((server, task.await));
+        }
+        answers
+    }
+}

@@ -1,0 +1,90 @@
+//! Keys of other servers' users, as clients get them.
+
+use serde_json::{Value, json};
+
+use crate::{
+    home::{Home, Person},
+    rooms::done,
+};
+
+const KEYS: &str = "/_matrix/client/v3/keys";
+const ALGORITHM: &str = "signed_curve25519";
+
+fn identity(who: &Person<'_>) -> Value {
+    let id = &who.device_id;
+    json!({
+        "user_id": who.user_id,
+        "device_id": id,
+        "algorithms": ["m.olm.v1.curve25519-aes-sha2"],
+        "keys": { format!("ed25519:{id}"): "key" },
+        "signatures": { &who.user_id: { format!("ed25519:{id}"): "signature" } },
+        "of.the.future": { "kept": [1, 2] },
+    })
+}
+
+/// Hands in the keys of a device: two that are given out once, `A` and `B`.
+fn upload(who: &Person<'_>) {
+    let key = json!({ "key": "aaaa", "signatures": {} });
+    let once = json!({ format!("{ALGORITHM}:A"): key, format!("{ALGORITHM}:B"): key });
+    let body = json!({ "device_keys": identity(who), "one_time_keys": once });
+    done(who.post(&format!("{KEYS}/upload"), body));
+}
+
+fn claim(who: &Person<'_>, of: &Person<'_>) -> Value {
+    let wanted = json!({ &of.user_id: { &of.device_id: ALGORITHM } });
+    done(who.post(&format!("{KEYS}/claim"), json!({ "one_time_keys": wanted })))
+}
+
+fn given(answer: &Value, of: &Person<'_>) -> Vec<String> {
+    let keys = answer["one_time_keys"][&of.user_id][&of.device_id].as_object();
+    keys.into_iter()
+        .flatten()
+        .map(|(id, _)| id.clone())
+        .collect()
+}
+
+#[test]
+fn keys_of_another_servers_user_are_shown_as_signed_and_given_out_once() {
+    let [here, there] = Home::federating();
+    let (alice, bob) = (here.register("alice"), there.register("bob"));
+    let carol = there.register("carol");
+    upload(&bob);
+    let asked = json!({ "device_keys": { &bob.user_id: [], &alice.user_id: [] } });
+    let answer = done(alice.post(&format!("{KEYS}/query"), asked));
+    assert_eq!(
+        answer["device_keys"][&bob.user_id],
+        json!({ &bob.device_id: identity(&bob) })
+    );
+    assert_eq!(answer["device_keys"][&alice.user_id], json!({}));
+    assert_eq!(answer["failures"], Value::Null);
+    assert_eq!(
+        given(&claim(&alice, &bob), &bob),
+        [format!("{ALGORITHM}:A")]
+    );
+    assert_eq!(
+        given(&claim(&carol, &bob), &bob),
+        [format!("{ALGORITHM}:B")]
+    );
+    assert!(given(&claim(&alice, &bob), &bob).is_empty());
+}
+
+#[test]
+fn a_server_that_is_gone_is_named_and_the_others_answer() {
+    let [here, mut there] = Home::federating();
+    let gone = there.name().to_string();
+    let bob = format!("@bob:{gone}");
+    there.stop();
+    let alice = here.register("alice");
+    upload(&alice);
+    let asked = json!({ "timeout": 2000, "device_keys": { &bob: [], &alice.user_id: [] } });
+    let answer = done(alice.post(&format!("{KEYS}/query"), asked));
+    assert!(answer["failures"][&gone]["errcode"].is_string(), "{answer}");
+    assert!(answer["device_keys"][&alice.user_id][&alice.device_id].is_object());
+    assert_eq!(answer["device_keys"][&bob], Value::Null);
+    let wanted =
+        json!({ &bob: { "PHONE": ALGORITHM }, &alice.user_id: { &alice.device_id: ALGORITHM } });
+    let asked = json!({ "timeout": 2000, "one_time_keys": wanted });
+    let answer = done(alice.post(&format!("{KEYS}/claim"), asked));
+    assert!(answer["failures"][&gone]["errcode"].is_string(), "{answer}");
+    assert_eq!(given(&answer, &alice), [format!("{ALGORITHM}:A")]);
+}
