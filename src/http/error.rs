@@ -13,6 +13,7 @@ use ruma::api::{
     error::{
         DeserializationError, Error as MatrixError, ErrorBody, ErrorKind, FromHttpRequestError,
         HeaderDeserializationError, LimitExceededErrorData, RetryAfter, StandardErrorBody,
+        WrongRoomKeysVersionErrorData,
     },
 };
 use serde_json::error::Category;
@@ -182,6 +183,9 @@ fn of_users(error: users::Error) -> Response<Answer> {
         Error::InvalidParam(_) => ErrorKind::InvalidParam,
         Error::BadJson(_) => ErrorKind::BadJson,
         Error::InvalidSignature(_) => invalid_signature(),
+        Error::WrongBackup(latest) => {
+            ErrorKind::WrongRoomKeysVersion(WrongRoomKeysVersionErrorData::new(latest.to_string()))
+        }
         Error::TooLarge(_) => ErrorKind::TooLarge,
         Error::KeyTooLarge => ErrorKind::KeyTooLarge,
         Error::ProfileTooLarge => ErrorKind::ProfileTooLarge,
@@ -302,8 +306,6 @@ fn limit_exceeded(
     standard(StatusCode::TOO_MANY_REQUESTS, kind, message)
 }
 
-/// The status that the specification's endpoints give with an error code. Where they differ, the
-/// code is what counts for clients; the usual one is here.
 /// `M_INVALID_SIGNATURE`, which ruma has no name for: client-server API,
 /// `POST /keys/device_signing/upload`.
 fn invalid_signature() -> ErrorKind {
@@ -311,6 +313,8 @@ fn invalid_signature() -> ErrorKind {
     serde_json::from_value(code).unwrap_or(ErrorKind::InvalidParam)
 }
 
+/// The status that the specification's endpoints give with an error code. Where they differ, the
+/// code is what counts for clients; the usual one is here.
 fn status(kind: &ErrorKind) -> StatusCode {
     match kind {
         ErrorKind::MissingToken | ErrorKind::UnknownToken(_) | ErrorKind::Unauthorized => {

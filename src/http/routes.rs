@@ -26,6 +26,7 @@ pub(super) fn all() -> Vec<Route> {
     accounts(&mut routes);
     own_data(&mut routes);
     push_rules(&mut routes);
+    key_backup(&mut routes);
     rooms(&mut routes);
     ephemeral(&mut routes);
     events(&mut routes);
@@ -164,6 +165,27 @@ fn push_rules(routes: &mut Routes) {
     routes.add(push::set_pushrule_enabled);
     routes.add(push::set_pushrule_actions);
     routes.add(push::delete_pushrule);
+}
+
+fn key_backup(routes: &mut Routes) {
+    use client::backup;
+
+    routes.add(backup::create_backup_version);
+    routes.add(backup::get_latest_backup_info);
+    routes.add(backup::get_backup_info);
+    routes.add(backup::update_backup_version);
+    routes.add(backup::delete_backup_version);
+    routes.add(backup::add_backup_keys).body(LARGE_BODY);
+    routes
+        .add(backup::add_backup_keys_for_room)
+        .body(LARGE_BODY);
+    routes.add(backup::add_backup_keys_for_session);
+    routes.add(backup::get_backup_keys);
+    routes.add(backup::get_backup_keys_for_room);
+    routes.add(backup::get_backup_keys_for_session);
+    routes.add(backup::delete_backup_keys);
+    routes.add(backup::delete_backup_keys_for_room);
+    routes.add(backup::delete_backup_keys_for_session);
 }
 
 fn rooms(routes: &mut Routes) {

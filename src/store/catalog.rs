@@ -12,8 +12,8 @@ use super::{
     },
     packed::Packed,
     records::{
-        AccessToken, Account, AccountData, Alias, Counts, Device, DeviceList, FallbackKey, Gap,
-        Invitation, ListChange, LoginToken, Media, MediaFile, MemberRow, Notified, OneTimeKey,
+        AccessToken, Account, AccountData, Alias, Backup, Counts, Device, DeviceList, FallbackKey,
+        Gap, Invitation, ListChange, LoginToken, Media, MediaFile, MemberRow, Notified, OneTimeKey,
         Outgoing, Receipt, RefreshToken, RemoteKey, Rest, Room, RoomHot, SigningKey, StateNode,
         Succession, Thread, Thumbnail, TimelineRow, Transaction, Waiting, Whereabouts,
     },
@@ -154,6 +154,12 @@ tables! {
     /// (local user, another user, key id) → what the first has signed of the other's key, as JSON: the
     /// signatures by the ids of the keys that made them.
     key_signatures: (UserNum, UserNum, &'static str) => &'static str, version 1;
+    /// (user, version) → a backup of room keys.
+    backups: (UserNum, u32) => Packed<Backup>, version 1;
+    /// User → the last version that was given to a backup.
+    backup_versions: UserNum => u32, version 1;
+    /// (user, version of the backup, room id, session id) → a room key, as JSON.
+    backed_up: (UserNum, u32, &'static str, &'static str) => &'static str, version 1;
     /// SHA-256 of an access token → what it opens.
     access_tokens: [u8; 32] => Packed<AccessToken>, version 1;
     /// SHA-256 of a refresh token → what it renews.

@@ -165,6 +165,18 @@ record! {
 }
 
 record! {
+    /// A backup of room keys.
+    Backup {
+        /// Its algorithm and its data, as JSON.
+        info: String,
+        /// Counts the changes of its keys.
+        etag: u64,
+        /// How many keys it has.
+        count: u32,
+    }
+}
+
+record! {
     /// What an access token opens.
     AccessToken {
         /// Whose it is.

@@ -68,6 +68,9 @@ pub enum Error {
     /// The user has as many of something as the server keeps.
     #[error("{0}")]
     TooMany(&'static str),
+    /// The backup of keys is not the latest, which is this one.
+    #[error("that is not the latest backup")]
+    WrongBackup(u32),
     /// What was asked for is not there.
     #[error("{0}")]
     NotFound(&'static str),

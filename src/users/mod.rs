@@ -8,6 +8,7 @@
 //! - [`Users`] is what handlers call. The functions in [`account_data`], [`profiles`] and
 //!   [`filters`] take a snapshot or a transaction, for other modules that read or write these in
 //!   their own jobs.
+//! - [`backup`] and [`keys`] have tables of their own.
 //! - A device ends in one place, [`devices::remove`], with everything that hangs on it.
 //! - Rooms are above this module. What a change here means for them is up to the caller:
 //!   [`profiles::apply`] and [`accounts::end`] run in a transaction of `api/`, which notes the
@@ -15,6 +16,7 @@
 
 pub mod account_data;
 pub mod accounts;
+pub mod backup;
 pub mod device_lists;
 pub mod devices;
 mod error;

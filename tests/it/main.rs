@@ -7,6 +7,7 @@ mod edge;
 mod ephemeral;
 mod federation;
 mod home;
+mod key_backup;
 mod keys;
 mod media;
 mod media_pictures;

@@ -2,6 +2,7 @@
 
 pub mod account;
 pub mod alias;
+pub mod backup;
 pub mod config;
 pub mod device;
 pub mod device_list;

@@ -1,0 +1,126 @@
+//! Backups of room keys.
+
+use serde_json::{Value, json};
+
+use crate::{
+    home::{Home, Person, refused},
+    rooms::done,
+};
+
+const PATH: &str = "/_matrix/client/v3/room_keys";
+const ROOM: &str = "!room:example.org";
+
+fn info(data: &str) -> Value {
+    json!({
+        "algorithm": "m.megolm_backup.v1.curve25519-aes-sha2",
+        "auth_data": { "public_key": data, "of.the.future": 1 },
+    })
+}
+
+fn create(who: &Person<'_>) -> String {
+    let answer = done(who.post(&format!("{PATH}/version"), info("first")));
+    answer["version"].as_str().expect("a version").to_owned()
+}
+
+/// A key that is verified or not, with its first index and how often it was forwarded.
+fn key(is_verified: bool, first: u32, forwarded: u32) -> Value {
+    json!({
+        "first_message_index": first,
+        "forwarded_count": forwarded,
+        "is_verified": is_verified,
+        "session_data": { "ephemeral": "aaaa", "ciphertext": "aaaa", "mac": "aaaa" },
+    })
+}
+
+fn of_session(version: &str, session: &str) -> String {
+    format!("{PATH}/keys/{ROOM}/{session}?version={version}")
+}
+
+#[test]
+fn a_backup_has_versions_of_which_the_latest_is_written_to() {
+    let home = Home::new();
+    let (alice, bob) = (home.register("alice"), home.register("bob"));
+    refused(&alice.get(&format!("{PATH}/version")), 404, "M_NOT_FOUND");
+    let first = create(&alice);
+    let path = format!("{PATH}/version/{first}");
+    done(alice.put(&path, info("changed")));
+    let mut told = info("changed");
+    told["version"] = json!(first);
+    told["count"] = json!(0);
+    told["etag"] = json!("0");
+    assert_eq!(done(alice.get(&path)), told);
+    assert_eq!(done(alice.get(&format!("{PATH}/version"))), told);
+    refused(&bob.get(&path), 404, "M_NOT_FOUND");
+    let other = json!({ "algorithm": "other", "auth_data": {} });
+    refused(&alice.put(&path, other), 400, "M_INVALID_PARAM");
+
+    let second = create(&alice);
+    let answer = alice.put(&of_session(&first, "s"), key(true, 0, 0));
+    refused(&answer, 403, "M_WRONG_ROOM_KEYS_VERSION");
+    assert_eq!(answer.1["current_version"], json!(second));
+    done(alice.put(&of_session(&second, "s"), key(true, 0, 0)));
+    done(alice.delete(&format!("{PATH}/version/{second}"), json!({})));
+    done(alice.delete(&format!("{PATH}/version/{second}"), json!({})));
+    refused(&alice.get(&of_session(&second, "s")), 404, "M_NOT_FOUND");
+    let third = create(&alice);
+    assert_ne!(third, second);
+    let none = done(alice.get(&format!("{PATH}/keys?version={third}")));
+    assert_eq!(none, json!({ "rooms": {} }));
+}
+
+#[test]
+fn of_two_keys_of_a_session_the_better_one_stays() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let version = create(&alice);
+    let path = of_session(&version, "s");
+    let mut etag = Value::Null;
+    for (next, stays) in [
+        (key(false, 5, 5), true),
+        (key(false, 6, 0), false),
+        (key(false, 5, 5), false),
+        (key(false, 5, 4), true),
+        (key(false, 4, 9), true),
+        (key(true, 9, 9), true),
+        (key(false, 0, 0), false),
+    ] {
+        let answer = done(alice.put(&path, next.clone()));
+        assert_eq!(answer["count"], 1);
+        assert_eq!(answer["etag"] != etag, stays, "{next}");
+        etag = answer["etag"].clone();
+        assert_eq!(
+            done(alice.get(&path)) == next,
+            stays || next == key(false, 5, 5)
+        );
+    }
+}
+
+#[test]
+fn keys_are_kept_read_and_deleted_one_by_one_by_room_and_all_together() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let version = create(&alice);
+    let all = format!("{PATH}/keys?version={version}");
+    let room = format!("{PATH}/keys/{ROOM}?version={version}");
+    let keys = |names: &[&str]| {
+        let keys = names
+            .iter()
+            .map(|name| ((*name).to_owned(), key(true, 1, 0)));
+        json!({ "sessions": serde_json::Map::from_iter(keys) })
+    };
+    let both = json!({ "rooms": { ROOM: keys(&["a", "b"]), "!other": keys(&["a"]) } });
+    assert_eq!(done(alice.put(&all, both.clone()))["count"], 3);
+    assert_eq!(done(alice.get(&all)), both);
+    assert_eq!(done(alice.put(&room, keys(&["c"])))["count"], 4);
+    assert_eq!(done(alice.get(&room)), keys(&["a", "b", "c"]));
+    assert_eq!(
+        done(alice.delete(&of_session(&version, "b"), json!({})))["count"],
+        3
+    );
+    refused(&alice.get(&of_session(&version, "b")), 404, "M_NOT_FOUND");
+    assert_eq!(done(alice.delete(&room, json!({})))["count"], 1);
+    assert_eq!(done(alice.get(&room)), json!({ "sessions": {} }));
+    let rest = json!({ "rooms": { "!other": keys(&["a"]) } });
+    assert_eq!(done(alice.get(&all)), rest);
+    assert_eq!(done(alice.delete(&all, json!({})))["count"], 0);
+}
