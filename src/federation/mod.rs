@@ -7,6 +7,7 @@ mod address;
 mod ask;
 mod client;
 mod connect;
+mod device_lists;
 mod dns;
 mod enter;
 mod error;
@@ -55,6 +56,7 @@ use self::{
 pub use self::{
     client::Client,
     connect::Limits,
+    device_lists::{DeviceLists, Update as DeviceUpdate},
     enter::{Door, Error as EnterError},
     error::Error,
     invite::Handed,
@@ -92,6 +94,7 @@ pub struct Federation {
     keys: Keys,
     user_keys: UserKeys,
     profiles: Profiles,
+    device_lists: DeviceLists,
     spaces: Spaces,
     receiver: Receiver<Asker>,
     queues: Queues<Asker>,
@@ -153,6 +156,7 @@ impl Federation {
             local: local.clone(),
             clock: clock.clone(),
             profiles: Profiles::new(&client, clock),
+            device_lists: DeviceLists::new(store, (&client, clock), executor),
             spaces: Spaces::new(&client, clock),
             client,
             keys,
@@ -179,6 +183,11 @@ impl Federation {
     /// The keys of users of other servers.
     pub fn user_keys(&self) -> &UserKeys {
         &self.user_keys
+    }
+
+    /// The devices of users of other servers.
+    pub fn device_lists(&self) -> &DeviceLists {
+        &self.device_lists
     }
 
     /// What other servers tell of rooms that this one is not in.

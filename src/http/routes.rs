@@ -98,7 +98,9 @@ fn between_servers(routes: &mut Routes) {
 }
 
 fn accounts(routes: &mut Routes) {
-    use client::{account, device, device_list, keys, openid, register, session, uiaa_page};
+    use client::{
+        account, device, device_list, keys, openid, register, session, to_device, uiaa_page,
+    };
 
     routes.add(register::get_username_availability);
     routes.add(register::check_registration_token_validity);
@@ -128,6 +130,7 @@ fn accounts(routes: &mut Routes) {
     routes.add(device::delete_device);
     routes.add(device::delete_devices);
     routes.add(device_list::get_key_changes);
+    routes.add(to_device::send_event_to_device).body(LARGE_BODY);
     routes.add(keys::upload_keys);
     routes.add(keys::get_keys);
     routes.add(keys::claim_keys);

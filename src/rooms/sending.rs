@@ -8,7 +8,7 @@ use ruma::OwnedEventId;
 use super::{Error, Local, append, append::Sending, event};
 use crate::{
     protocol::build::EventDraft,
-    store::{DeviceNum, Reader, Records, Rows, Tx, records::Transaction},
+    store::{DeviceNum, EventNum, Reader, Records, Rows, Tx, records::Transaction},
 };
 
 /// For how long a transaction id is remembered, in milliseconds.
@@ -64,6 +64,26 @@ pub fn send_once(
         .put((transacted.device, key.as_str()), &made)?;
     forget(tx, transacted.device, &key, now_ms)?;
     Ok(appended.id)
+}
+
+/// Whether the transaction comes for the first time; it is remembered. For what makes no event.
+///
+/// # Errors
+/// If the tables cannot be read or written.
+pub fn is_new(tx: &Tx, transacted: &Transacted, now_ms: u64) -> Result<bool, Error> {
+    let key = transacted.key();
+    let mut transactions = tx.transactions()?;
+    if transactions.has((transacted.device, key.as_str()))? {
+        return Ok(false);
+    }
+    let made = Transaction {
+        event: EventNum(0),
+        ts: now_ms,
+    };
+    transactions.put((transacted.device, key.as_str()), &made)?;
+    drop(transactions);
+    forget(tx, transacted.device, &key, now_ms)?;
+    Ok(true)
 }
 
 /// Forgets what is too old among the rows that follow `key`, around the end to the beginning.

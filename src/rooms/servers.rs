@@ -1,9 +1,11 @@
 //! Which other servers are in which room: those of whose users one is joined.
 
+use std::collections::BTreeSet;
+
 use ruma::{OwnedServerName, ServerName};
 
 use super::Error;
-use crate::store::{Reader, RoomNum, Rows, ServerNum, Tx};
+use crate::store::{Reader, RoomNum, Rows, ServerNum, Tx, UserNum, records::Membership};
 
 /// Notes that `by` more (or fewer) users of the other server `name` are joined.
 pub(super) fn change(tx: &Tx, room: RoomNum, name: &ServerName, by: i32) -> Result<(), Error> {
@@ -31,6 +33,21 @@ pub fn of_room(r: &impl Reader, room: RoomNum) -> Result<Vec<ServerNum>, Error> 
     let table = r.room_servers()?;
     for row in table.range((room, ServerNum::MIN)..=(room, ServerNum::MAX))? {
         servers.push(row?.0.value().1);
+    }
+    Ok(servers)
+}
+
+/// The other servers in any of the rooms that the local user `user` is in. Grows with these.
+pub fn sharing_rooms(r: &impl Reader, user: UserNum) -> Result<BTreeSet<ServerNum>, Error> {
+    let mut servers = BTreeSet::new();
+    for row in r
+        .memberships()?
+        .range((user, RoomNum::MIN)..=(user, RoomNum::MAX))?
+    {
+        let (key, row) = row?;
+        if row.value().unpack()?.membership == Membership::Join {
+            servers.extend(of_room(r, key.value().1)?);
+        }
     }
     Ok(servers)
 }

@@ -13,9 +13,10 @@ use super::{
     packed::Packed,
     records::{
         AccessToken, Account, AccountData, Alias, Backup, Counts, Device, DeviceList, FallbackKey,
-        Gap, Invitation, ListChange, LoginToken, Media, MediaFile, MemberRow, Notified, OneTimeKey,
-        Outgoing, Receipt, RefreshToken, RemoteKey, Rest, Room, RoomHot, SigningKey, StateNode,
-        Succession, Thread, Thumbnail, TimelineRow, Transaction, Waiting, Whereabouts,
+        Gap, Invitation, Letter, ListChange, LoginToken, Media, MediaFile, MemberRow, Notified,
+        OneTimeKey, Outgoing, Receipt, RefreshToken, RemoteDevice, RemoteKey, RemoteList, Rest,
+        Room, RoomHot, SigningKey, StateNode, Succession, Thread, Thumbnail, TimelineRow,
+        Transaction, Waiting, Whereabouts,
     },
     table::{Rows, SnapshotTable, TxTable},
 };
@@ -160,6 +161,14 @@ tables! {
     backup_versions: UserNum => u32, version 1;
     /// (user, version of the backup, room id, session id) → a room key, as JSON.
     backed_up: (UserNum, u32, &'static str, &'static str) => &'static str, version 1;
+    /// Position → the user of another server the list of whose devices last changed there.
+    remote_list_log: Position => UserNum, version 1;
+    /// User of another server → the list of their devices that is kept.
+    remote_lists: UserNum => Packed<RemoteList>, version 1;
+    /// (user of another server, device id) → the device.
+    remote_devices: (UserNum, &'static str) => Packed<RemoteDevice>, version 1;
+    /// (device, position) → a message that waits for the device.
+    to_device: (DeviceNum, Position) => Packed<Letter>, version 1;
     /// SHA-256 of an access token → what it opens.
     access_tokens: [u8; 32] => Packed<AccessToken>, version 1;
     /// SHA-256 of a refresh token → what it renews.
@@ -184,6 +193,14 @@ tables! {
     server_nums: &'static str => ServerNum, version 1;
     /// Server name → where it is.
     whereabouts: &'static str => Packed<Whereabouts>, version 1;
+    /// (server, position) → a message to its users' devices, which it is to get.
+    to_server: (ServerNum, Position) => Packed<Letter>, version 1;
+    /// Server → up to where it has been told of `device_list_log`.
+    told_lists: ServerNum => Position, version 1;
+    /// (server, the id of a message to devices), of those that came lately.
+    messages_seen: (ServerNum, &'static str) => (), version 1;
+    /// (server, number) → `messages_seen` in the order in which they came.
+    messages_in_order: (ServerNum, u64) => &'static str, version 1;
     /// Servers that do not have everything from this position on → it.
     behind: ServerNum => Position, version 1;
     /// Servers that did not answer → until when they are left alone.

@@ -1,6 +1,6 @@
 //! What a job wants done on the server's thread once it is committed.
 
-use super::ids::{DeviceNum, Position, RoomNum, UserNum};
+use super::ids::{DeviceNum, Position, RoomNum, ServerNum, UserNum};
 
 /// One consequence of a commit. Effects reach the thread in commit order, after the snapshot that
 /// shows what they tell of, and whether or not the one who asked for the job still waits.
@@ -18,6 +18,8 @@ pub enum Effect {
     DeviceGone(UserNum, DeviceNum),
     /// The list of devices of this user, local or not, changed.
     DeviceListChanged(UserNum, Position),
+    /// This other server is to get a message.
+    ServerAddressed(ServerNum),
     /// Something is to be done in many rooms, or much in one.
     Errand,
     /// Files with media are to be removed from the disk.

@@ -57,13 +57,13 @@ record! {
 }
 
 record! {
-    /// A change of the list of a user's devices.
+    /// A change of the list of a local user's devices.
     ListChange {
         /// Whose it is.
         user: UserNum,
         /// What changed.
         what: WhatChanged,
-        /// The position of the change of the same list before this one; 0 if there was none.
+        /// The position of the change of a device of the same user before this one; 0 if there was none.
         before: Position,
     }
 }
@@ -83,6 +83,42 @@ record! {
         /// Its id, with the algorithm.
         id: String,
         /// What was uploaded, as JSON.
+        json: String,
+    }
+}
+
+record! {
+    /// What is kept of the devices of another server's user.
+    RemoteList {
+        /// What the user's server calls this version of it.
+        stream_id: u64,
+        /// When it was fetched, in milliseconds since the epoch.
+        fetched_ts: u64,
+        /// Whether something has changed since that is not in it.
+        is_stale: bool,
+        /// The user's master key, as JSON.
+        master_key: Option<String>,
+        /// The key with which the user signs devices, as JSON.
+        self_signing_key: Option<String>,
+    }
+}
+
+record! {
+    /// A device of another server's user.
+    RemoteDevice {
+        /// Its name.
+        display_name: Option<String>,
+        /// Its keys, as JSON.
+        keys: Option<String>,
+    }
+}
+
+record! {
+    /// Something that waits to be fetched or sent.
+    Letter {
+        /// Counts those that wait in the same row: two of them say how many are between.
+        index: u64,
+        /// What it says, as JSON.
         json: String,
     }
 }

@@ -332,11 +332,12 @@ pub fn is_small(candidates: &[Candidate], span: Span) -> bool {
             .all(|candidate| candidate.row.position <= since)
 }
 
-/// The token with which the next answer goes on.
-pub fn next_batch(hub: &Hub, span: Span) -> SyncToken {
+/// The token with which the next answer goes on, if messages to the device were told up to
+/// `to_device`.
+pub fn next_batch(hub: &Hub, span: Span, to_device: Position) -> SyncToken {
     SyncToken {
         position: span.now.position,
-        to_device: Position::MIN,
+        to_device,
         start: hub.start(),
         ephemeral: span.now.ephemeral,
     }

@@ -73,9 +73,8 @@ pub fn concerned(r: &impl Reader, hub: &Hub, asked: &Asked) -> Result<Option<Vec
             concerned.push(room);
         }
     }
-    let log = r.device_list_log()?;
-    let mut changes = log.range(Position(asked.after.0 + 1)..)?;
-    let is_quiet = concerned.is_empty() && changes.next().transpose()?.is_none();
+    let is_quiet =
+        concerned.is_empty() && device_lists::users_between(r, asked.after, asked.upto)?.is_empty();
     Ok((!is_quiet).then_some(concerned))
 }
 
@@ -104,11 +103,11 @@ pub fn between(r: &impl Reader, asked: &Asked, rooms: &[RoomNum]) -> Result<Devi
     let mut lists = DeviceLists::default();
     met.came.remove(&asked.user_id);
     met.went.remove(&asked.user_id);
-    for (_, change) in device_lists::changed_between(r, asked.after, asked.upto)? {
-        if change.user == asked.user {
+    for user in device_lists::users_between(r, asked.after, asked.upto)? {
+        if user == asked.user {
             lists.changed.insert(asked.user_id.clone());
         } else {
-            met.came.insert(users::id_of(r, change.user)?);
+            met.came.insert(users::id_of(r, user)?);
         }
     }
     for user in met.came {
@@ -143,7 +142,7 @@ impl Met {
         let own = state::key_num(r, room, MEMBER, asked.user_id.as_str())?;
         let (came_in, went) = match own {
             Some(own) => moved(r, room, asked, own)?,
-            None => (false, false),
+            None => (None, false),
         };
         // What happened in a room that the user was not in does not concern the user.
         if !is_in && !went {
@@ -154,11 +153,10 @@ impl Met {
             Some(key) => r.current_state()?.has((room, key))?,
             None => false,
         };
-        if !came_in || is_encrypted {
-            self.changes(r, asked, room)?;
-        }
+        let after = came_in.filter(|_| !is_encrypted);
+        self.changes(r, asked, room, after.unwrap_or(asked.after))?;
         let is_new = match encrypted {
-            Some(key) => came_in || is_set(r, room, asked, key)?,
+            Some(key) => came_in.is_some() || is_set(r, room, asked, key)?,
             None => false,
         };
         if is_encrypted && (is_new || went) {
@@ -173,9 +171,18 @@ impl Met {
         Ok(())
     }
 
-    /// Who came and who went while the user was there.
-    fn changes(&mut self, r: &impl Reader, asked: &Asked, room: RoomNum) -> Result<(), Error> {
-        for (key, before, after) in changes(r, room, asked)? {
+    /// Who came and who went after `since`.
+    fn changes(
+        &mut self,
+        r: &impl Reader,
+        asked: &Asked,
+        room: RoomNum,
+        since: Position,
+    ) -> Result<(), Error> {
+        for (position, key, before, after) in changes(r, room, asked)? {
+            if position <= since {
+                continue;
+            }
             let (kind, state_key) = state::key_name(r, room, key)?;
             if kind != MEMBER {
                 continue;
@@ -193,7 +200,7 @@ impl Met {
     }
 }
 
-type Change = (StateKeyNum, EventNum, EventNum);
+type Change = (Position, StateKeyNum, EventNum, EventNum);
 
 fn changes(r: &impl Reader, room: RoomNum, asked: &Asked) -> Result<Vec<Change>, Error> {
     let mut changes = Vec::new();
@@ -202,23 +209,26 @@ fn changes(r: &impl Reader, room: RoomNum, asked: &Asked) -> Result<Vec<Change>,
     for row in log.range((room, first, StateKeyNum::MIN)..=(room, asked.upto, StateKeyNum::MAX))? {
         let (key, change) = row?;
         let (before, after) = change.value();
-        changes.push((key.value().2, before, after));
+        let (_, position, key) = key.value();
+        changes.push((position, key, before, after));
     }
     Ok(changes)
 }
 
-/// Whether the member came in, and whether they went.
+/// Where the member came in last, and whether they went.
 fn moved(
     r: &impl Reader,
     room: RoomNum,
     asked: &Asked,
     member: StateKeyNum,
-) -> Result<(bool, bool), Error> {
-    let (mut came, mut went) = (false, false);
-    for (key, before, after) in changes(r, room, asked)? {
+) -> Result<(Option<Position>, bool), Error> {
+    let (mut came, mut went) = (None, false);
+    for (position, key, before, after) in changes(r, room, asked)? {
         if key == member {
             let (was, is) = (is_joined(r, before)?, is_joined(r, after)?);
-            came |= !was && is;
+            if !was && is {
+                came = Some(position);
+            }
             went |= was && !is;
         }
     }
@@ -228,7 +238,7 @@ fn moved(
 /// Whether there was nothing at `at`, and then something.
 fn is_set(r: &impl Reader, room: RoomNum, asked: &Asked, at: StateKeyNum) -> Result<bool, Error> {
     let mut changes = changes(r, room, asked)?.into_iter();
-    Ok(changes.any(|(key, before, _)| key == at && before == EventNum(0)))
+    Ok(changes.any(|(_, key, before, _)| key == at && before == EventNum(0)))
 }
 
 fn is_joined(r: &impl Reader, event: EventNum) -> Result<bool, Error> {

@@ -139,7 +139,10 @@ impl Hub {
                 }
                 Effect::Reopened => self.start_over(&mut concerned),
                 Effect::DeviceGone(user, _) => drop(concerned.insert(user)),
-                Effect::Errand | Effect::Outgoing | Effect::MediaGone => {}
+                Effect::Errand
+                | Effect::Outgoing
+                | Effect::MediaGone
+                | Effect::ServerAddressed(_) => {}
             }
         }
         let mut inner = self.lock();

@@ -60,7 +60,7 @@ fn looked_at(store: &Store, hub: &Hub, since: Option<SyncToken>) -> (usize, Sync
     let span = request.span(hub.now(), hub.start(), 0);
     let found = store.read(|s| candidates(s, hub, &Typing::default(), &request, span));
     let found = found.expect("the store can be read");
-    (found.len(), answer::next_batch(hub, span))
+    (found.len(), answer::next_batch(hub, span, Position::MIN))
 }
 
 #[test]

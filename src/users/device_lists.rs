@@ -6,6 +6,8 @@
 //! are kept, of which each names the one before it. Who looks for one that is gone takes the list as it
 //! is.
 
+use std::collections::BTreeSet;
+
 use ruma::DeviceId;
 
 use crate::store::{
@@ -34,12 +36,9 @@ pub fn device_changed(tx: &Tx, user: UserNum, device: &DeviceId) -> Result<(), E
 
 fn note(tx: &Tx, user: UserNum, what: WhatChanged) -> Result<(), Error> {
     let position = tx.next_position()?;
+    let before = stream_id(tx, user)?;
     let mut recent = recent(tx, user)?;
-    let change = ListChange {
-        user,
-        what,
-        before: recent.last().copied().unwrap_or_default(),
-    };
+    let change = ListChange { user, what, before };
     recent.push(position);
     let mut log = tx.device_list_log()?;
     for old in recent.drain(..recent.len().saturating_sub(KEPT)) {
@@ -52,12 +51,66 @@ fn note(tx: &Tx, user: UserNum, what: WhatChanged) -> Result<(), Error> {
     Ok(())
 }
 
+/// Notes that the devices or the keys of `user` of another server changed, or may have.
+///
+/// # Errors
+/// If the tables cannot be written.
+pub fn remote_changed(tx: &Tx, user: UserNum) -> Result<(), Error> {
+    let position = tx.next_position()?;
+    let mut log = tx.remote_list_log()?;
+    for old in recent(tx, user)? {
+        log.remove(old)?;
+    }
+    log.insert(position, user)?;
+    drop(log);
+    let recent = vec![position];
+    tx.device_lists()?.put(user, &DeviceList { recent })?;
+    tx.effect(Effect::DeviceListChanged(user, position));
+    Ok(())
+}
+
+/// What other servers call the list of the local user `user` as it is: the position of the last change
+/// of a device, 0 if there was none.
+///
+/// # Errors
+/// If the tables cannot be read.
+pub fn stream_id(reader: &impl Reader, user: UserNum) -> Result<Position, Error> {
+    let Some(last) = recent(reader, user)?.last().copied() else {
+        return Ok(Position::MIN);
+    };
+    let change = reader.device_list_log()?.load(last)?;
+    Ok(change.map_or(Position::MIN, |change| match change.what {
+        WhatChanged::Device(_) => last,
+        WhatChanged::SigningKeys => change.before,
+    }))
+}
+
+/// Whose lists changed after `after`, up to and including `upto`, whether they are local or not.
+///
+/// # Errors
+/// If the tables cannot be read.
+pub fn users_between(
+    reader: &impl Reader,
+    after: Position,
+    upto: Position,
+) -> Result<BTreeSet<UserNum>, Error> {
+    let changes = changed_between(reader, after, upto)?.into_iter();
+    let mut users: BTreeSet<UserNum> = changes.map(|(_, change)| change.user).collect();
+    if after < upto {
+        let log = reader.remote_list_log()?;
+        for row in log.range(Position(after.0 + 1)..=upto)? {
+            users.insert(row?.1.value());
+        }
+    }
+    Ok(users)
+}
+
 fn recent(reader: &impl Reader, user: UserNum) -> Result<Vec<Position>, Error> {
     let list = reader.device_lists()?.load(user)?;
     Ok(list.map_or_else(Vec::new, |list| list.recent))
 }
 
-/// The changes after `after`, up to and including `upto`, oldest first.
+/// The changes of local users' lists after `after`, up to and including `upto`, oldest first.
 ///
 /// # Errors
 /// If the table cannot be read.

@@ -2,8 +2,10 @@
 
 use ruma::{DeviceId, OwnedDeviceId};
 
-use super::{Error, Users, device_lists, keys};
-use crate::store::{self, DeviceNum, Effect, Reader, Records, Rows, Tx, UserNum, records::Device};
+use super::{Error, Users, device_lists, keys, to_device};
+use crate::store::{
+    self, DeviceNum, Effect, Position, Reader, Records, Rows, Tx, UserNum, records::Device,
+};
 
 /// How many devices a user has at most. One more logs out the one that was silent for longest.
 const MOST: usize = 512;
@@ -85,6 +87,7 @@ pub fn remove(tx: &Tx, user: UserNum, device_id: &DeviceId) -> Result<bool, stor
     tx.transactions()?
         .remove_in((num, "")..(DeviceNum(num.0 + 1), ""), |_, _| true)?;
     keys::devices::forget(tx, (user, device_id), num)?;
+    to_device::forget(tx, num, Position::MAX)?;
     tx.effect(Effect::DeviceGone(user, num));
     device_lists::device_changed(tx, user, device_id)?;
     Ok(true)

@@ -2,7 +2,8 @@
 //!
 //! - [`keys`] has what encryption needs, in tables of its own.
 //! - Owns the tables `accounts`, `profiles`, `devices`, `device_ids`, `device_lists`,
-//!   `device_list_log`, `access_tokens`,
+//!   `device_list_log`, `to_device`, `to_server`, `messages_seen`,
+//!   `messages_in_order`, `remote_list_log`, `remote_lists`, `remote_devices`, `told_lists`, `access_tokens`,
 //!   `refresh_tokens`, `device_tokens`, `login_tokens`, `openid_tokens`, `account_data`, `account_data_log` and
 //!   `filters`.
 //! - [`Users`] is what handlers call. The functions in [`account_data`], [`profiles`] and
@@ -33,9 +34,11 @@ pub mod presence;
 pub mod profiles;
 mod proofs;
 pub mod push_rules;
+pub mod remote_devices;
 mod sessions;
 mod shared_secret;
 mod tags;
+pub mod to_device;
 mod tokens;
 mod uia;
 

@@ -125,6 +125,16 @@ fn who_comes_in_is_told_as_changed_and_who_shares_no_room_any_more_as_left() {
 }
 
 #[test]
+fn who_follows_into_a_new_room_is_told_to_the_one_who_made_it() {
+    let home = Home::new();
+    let (alice, bob) = (home.register("alice"), home.register("bob"));
+    let start = sync(&alice, None);
+    room_of(&[&alice, &bob]);
+    let made = sync(&alice, Some(next(&start)));
+    assert_eq!(told(&made), changed(&[&bob]));
+}
+
+#[test]
 fn who_enters_or_leaves_an_encrypted_room_is_told_of_everybody_there() {
     let home = Home::new();
     let (alice, bob) = (home.register("alice"), home.register("bob"));

@@ -1,5 +1,6 @@
 //! Several servers that federate.
 
+mod device_lists;
 mod devices;
 mod directory;
 mod join;
@@ -12,4 +13,5 @@ mod restricted;
 mod spaces;
 mod third_party;
 mod times;
+mod to_device;
 mod user_keys;

@@ -12,7 +12,7 @@ use std::{
 use hearth::{
     clock::Clock,
     config::{Config, Settings},
-    federation::Client,
+    federation::{Client, Federation},
     http::Edge,
     server::Server,
     systemd::Sockets,
@@ -216,7 +216,12 @@ impl Home {
 
     /// Asks other servers in this one's name.
     pub fn client(&self) -> &Client {
-        self.server().federation().client()
+        self.federation().client()
+    }
+
+    /// The part of the server that has to do with others.
+    pub fn federation(&self) -> &Federation {
+        self.server().federation()
     }
 
     fn edge(&self) -> &Edge {

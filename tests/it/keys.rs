@@ -20,7 +20,7 @@ const SIGNING: &str = "/_matrix/client/v3/keys/device_signing/upload";
 const SIGNATURES: &str = "/_matrix/client/v3/keys/signatures/upload";
 
 /// A key that signs keys.
-struct Signing(ServerKey);
+pub struct Signing(ServerKey);
 
 impl Signing {
     fn new() -> Self {
@@ -59,7 +59,7 @@ impl Signing {
 }
 
 /// The keys of the person's device, with the one that it signs with.
-fn device(who: &Person<'_>) -> (Signing, Value) {
+pub fn device(who: &Person<'_>) -> (Signing, Value) {
     let (key, id) = (Signing::new(), who.device_id.as_str());
     let keys = json!({
         "user_id": who.user_id, "device_id": id,
@@ -70,7 +70,7 @@ fn device(who: &Person<'_>) -> (Signing, Value) {
     (key, keys)
 }
 
-fn upload_keys(who: &Person<'_>, body: Value) -> Value {
+pub fn upload_keys(who: &Person<'_>, body: Value) -> Value {
     done(who.post(UPLOAD, body))["one_time_key_counts"].clone()
 }
 

@@ -26,4 +26,5 @@ mod sync_filters;
 mod sync_lazy;
 mod sync_property;
 mod sync_state;
+mod to_device;
 mod unread;

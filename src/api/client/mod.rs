@@ -27,6 +27,7 @@ pub mod summary;
 pub mod sync;
 pub mod tag;
 pub mod timestamp;
+pub mod to_device;
 pub mod typing;
 pub mod uiaa;
 pub mod uiaa_page;

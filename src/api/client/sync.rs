@@ -13,6 +13,7 @@ use ruma::api::{
     },
     error::DeserializationError,
 };
+use serde_json::json;
 use smol::{
     Timer, future,
     stream::{self, StreamExt},
@@ -22,7 +23,7 @@ use super::{device_list::device_lists_between, presence};
 use crate::{
     api::{Api, Error, Session, Streamed},
     rooms::current,
-    store::{self, Position, Reader, Rows, records::Membership},
+    store::{self, DeviceNum, Position, Reader, Rows, Tx, records::Membership},
     sync::{
         Request, StateAfter, SyncToken,
         answer::{self, Candidate, Told},
@@ -30,7 +31,7 @@ use crate::{
         frame::{self, Frame},
         request::Span,
     },
-    users::{self, ignored, keys::one_time},
+    users::{self, ignored, keys::one_time, to_device},
 };
 
 /// The longest that a sync waits.
@@ -87,6 +88,8 @@ pub async fn sync(api: Api, who: Session, asked: SyncRequest) -> Result<Streamed
     {
         presence::changed(&api, who.user)?;
     }
+    let arrived = request.since.map_or(Position::MIN, |since| since.to_device);
+    forget_arrived(&api, who.device, arrived)?;
     loop {
         expire(&api)?;
         let changed = api.hub.watch(who.user);
@@ -95,9 +98,16 @@ pub async fn sync(api: Api, who: Session, asked: SyncRequest) -> Result<Streamed
         let (candidates, mut fields) = look(&api, &request, span)?;
         let lists = device_lists(&api, &request, span).await?;
         if !lists.is_empty() {
-            fields.insert("device_lists".to_owned(), serde_json::json!(lists));
+            fields.insert("device_lists".to_owned(), json!(lists));
         }
-        let next_batch = answer::next_batch(&api.hub, span);
+        let (letters, upto) = api.store.read(|s| {
+            let upto = span.now.position;
+            to_device::waiting(s, who.device, arrived, upto)
+        })?;
+        if !letters.is_empty() {
+            fields.insert("to_device".to_owned(), json!({ "events": letters }));
+        }
+        let next_batch = answer::next_batch(&api.hub, span, upto);
         if span.since.is_none() || request.full_state {
             keys_left(&api, &who, &mut fields)?;
             let begin = stream::once(Ok(Frame::begin(next_batch, &fields)));
@@ -138,6 +148,23 @@ pub async fn sync(api: Api, who: Session, asked: SyncRequest) -> Result<Streamed
             deadline = Instant::now();
         }
     }
+}
+
+/// The device has got its messages up to `arrived`: they need not be kept.
+fn forget_arrived(api: &Api, device: DeviceNum, arrived: Position) -> Result<(), Error> {
+    if api
+        .store
+        .read(|s| to_device::has_until(s, device, arrived))?
+    {
+        let store = api.store.clone();
+        api.federation.in_background(async move {
+            let job = move |tx: &Tx| to_device::forget(tx, device, arrived);
+            if let Err(error) = store.write_soon(job).await {
+                log::debug!("messages that have arrived are kept for longer: {error}");
+            }
+        });
+    }
+    Ok(())
 }
 
 /// A device that is logged out while it waits hears nothing more.

@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 
 use ruma::{
-    UInt, UserId,
+    UInt,
     api::federation::{
-        device::get_devices,
+        device::get_devices::{self, v1::UserDevice},
         keys::{claim_keys, get_keys},
     },
 };
@@ -18,9 +18,9 @@ use crate::{
         Api, Error, Origin,
         client::keys::{claim, raw},
     },
-    store,
+    store::{Reader, Records},
     users::{
-        self, accounts,
+        self, accounts, device_lists,
         keys::{
             cross_signing::{self, Usage},
             devices,
@@ -28,19 +28,37 @@ use crate::{
     },
 };
 
-/// The version of a list of devices that never changed.
-const UNCHANGED: UInt = UInt::MIN;
-
 /// `GET /_matrix/federation/v1/user/devices/{userId}`
 pub async fn get_devices(
     api: Api,
     _who: Origin,
     request: get_devices::v1::Request,
 ) -> Result<get_devices::v1::Response, Error> {
-    if !api.store.read(|s| has_account(s, &request.user_id))? {
-        return Err(Error::not_found("there is no such user"));
-    }
-    Ok(get_devices::v1::Response::new(request.user_id, UNCHANGED))
+    let scan = api.store.scan("devices for another server", move |s| {
+        let Some(user) = users::num_of(s, &request.user_id)? else {
+            return Ok(None);
+        };
+        if accounts::load(s, user)?.is_none() {
+            return Ok(None);
+        }
+        let version = UInt::new_saturating(device_lists::stream_id(s, user)?.0);
+        let mut response = get_devices::v1::Response::new(request.user_id.clone(), version);
+        for (device_id, keys) in devices::of_user(s, user)? {
+            let device = s.devices()?.load((user, device_id.as_str()))?;
+            let mut told = UserDevice::new(device_id, raw(&keys)?);
+            told.device_display_name = device.and_then(|device| device.display_name);
+            response.devices.push(told);
+        }
+        let key = |usage| {
+            let key = cross_signing::of_user(s, user, usage)?;
+            key.map(|key| raw(&key)).transpose()
+        };
+        response.master_key = key(Usage::Master)?;
+        response.self_signing_key = key(Usage::SelfSigning)?;
+        Ok::<_, Error>(Some(response))
+    });
+    let response = scan.await?;
+    response.ok_or_else(|| Error::not_found("there is no such user"))
 }
 
 /// `POST /_matrix/federation/v1/user/keys/query`
@@ -87,11 +105,4 @@ pub async fn claim_keys(
 ) -> Result<claim_keys::v1::Response, Error> {
     let claimed = claim(&api, request.one_time_keys).await?;
     Ok(claim_keys::v1::Response::new(claimed))
-}
-
-fn has_account(r: &impl store::Reader, user: &UserId) -> Result<bool, store::Error> {
-    match users::num_of(r, user)? {
-        Some(num) => Ok(accounts::load(r, num)?.is_some()),
-        None => Ok(false),
-    }
 }

@@ -3,10 +3,12 @@
 //! What makes no sense, or is not the server's to tell, is dropped: a transaction is not refused for
 //! it (server-server API, "EDUs").
 
+use std::collections::BTreeMap;
+
 use ruma::{
     OwnedUserId, RoomId, ServerName, UserId,
     api::federation::transactions::edu::{
-        Edu, PresenceContent, PresenceUpdate, ReceiptContent, TypingContent,
+        DirectDeviceContent, Edu, PresenceContent, PresenceUpdate, ReceiptContent, TypingContent,
     },
     events::receipt::ReceiptType,
     serde::Raw,
@@ -14,27 +16,36 @@ use ruma::{
 
 use crate::{
     api::{Api, Error},
+    federation::DeviceUpdate,
     rooms::{
         self, acl, current,
         receipts::{self, Of},
         typing::Change,
     },
     store::{RoomNum, Tx, UserNum, records::Membership},
-    users,
+    users::{self, to_device},
 };
 
 /// For how long somebody types of whom another server says so, in milliseconds.
 const TYPING_MS: u64 = 60_000;
 /// How many bytes of a status message are kept.
 const LONGEST_STATUS: usize = 1024;
+/// How long the id of a message to devices can be, in bytes.
+const LONGEST_ID: usize = 255;
 /// How many users' presence one EDU may tell, and how many receipts; the rest is dropped.
 const PRESENCES: usize = 200;
 const RECEIPTS: usize = 500;
 
 /// Takes what `origin` tells.
 pub(super) async fn take(api: &Api, origin: &ServerName, edus: Vec<Raw<Edu>>) -> Result<(), Error> {
+    let (mut messages, mut updates) = (Vec::new(), Vec::new());
     for edu in edus {
         match edu.deserialize() {
+            Ok(Edu::DirectToDevice(content)) if is_proper(origin, &content) => {
+                messages.push(content);
+            }
+            Ok(Edu::DeviceListUpdate(update)) => updates.push(DeviceUpdate::Device(update)),
+            Ok(Edu::SigningKeyUpdate(update)) => updates.push(DeviceUpdate::Keys(update)),
             Ok(Edu::Typing(typing)) => typing_changed(api, origin, typing).await?,
             Ok(Edu::Receipt(content)) => read(api, origin, content)?,
             Ok(Edu::Presence(content)) => present(api, origin, content).await?,
@@ -42,7 +53,41 @@ pub(super) async fn take(api: &Api, origin: &ServerName, edus: Vec<Raw<Edu>>) ->
             Err(error) => log::debug!("{origin} sends a broken EDU: {error}"),
         }
     }
-    Ok(())
+    updates.retain(|update| update.user().server_name() == origin);
+    api.federation.device_lists().follow(updates).await?;
+    deliver(api, origin, messages).await
+}
+
+/// Whether a message to devices is `origin`'s to send, and not too long.
+fn is_proper(origin: &ServerName, content: &DirectDeviceContent) -> bool {
+    let mut messages = content.messages.values().flat_map(BTreeMap::values);
+    content.sender.server_name() == origin
+        && content.message_id.as_str().len() <= LONGEST_ID
+        && messages.all(|message| message.json().get().len() <= to_device::LONGEST)
+}
+
+/// Leaves messages to the devices of this server, each once however often it comes (server-server API,
+/// "Send-to-device messaging").
+async fn deliver(
+    api: &Api,
+    origin: &ServerName,
+    messages: Vec<DirectDeviceContent>,
+) -> Result<(), Error> {
+    if messages.is_empty() {
+        return Ok(());
+    }
+    let origin = origin.to_owned();
+    let job = move |tx: &Tx| {
+        let server = tx.server_num(origin.as_str())?;
+        for content in &messages {
+            if to_device::is_new(tx, server, content.message_id.as_str())? {
+                let from = (&*content.sender, &content.ev_type);
+                to_device::deliver(tx, from, &content.messages)?;
+            }
+        }
+        Ok::<_, rooms::Error>(())
+    };
+    Ok(api.store.write(job).await?)
 }
 
 async fn typing_changed(

@@ -10,7 +10,7 @@ use ruma::{
 use serde_json::value::RawValue;
 use smol::{Timer, channel::Receiver};
 
-use super::{Next, Parts, Sender, rest, rows};
+use super::{Next, Parts, Sender, durable::Durable, rest, rows};
 use crate::{
     rooms::{self, servers},
     store::{self, EventNum, Position, ServerNum, Tx},
@@ -95,14 +95,15 @@ async fn step(sender: &Sender, server: ServerNum) -> Result<Step, rooms::Error> 
 
 /// Sends what has been handed out for it.
 async fn go_on(sender: &Sender, server: ServerNum) -> Result<Step, rooms::Error> {
-    let mut next = sender.next(server, PDUS);
-    if next.events.is_empty() && next.edus.is_empty() && !next.greets {
+    let durable = sender.durable(server)?;
+    let mut next = sender.next(server, PDUS, durable.edus.len());
+    if next.events.is_empty() && next.edus.is_empty() && durable.edus.is_empty() && !next.greets {
         sender.note().await?;
         return Ok(Step::Done);
     }
     let events: Vec<EventNum> = next.events.iter().map(|(_, event)| *event).collect();
     let edus = std::mem::take(&mut next.edus);
-    let taken = transact(sender, server, &events, edus).await?;
+    let taken = transact(sender, server, &events, (durable, edus)).await?;
     let first = next.events.first().map(|(first, _)| *first);
     sender.taken(server, taken, next);
     if taken {
@@ -133,7 +134,8 @@ async fn catch_up(
     }
     let events: Vec<EventNum> = lacks.iter().map(|(_, event)| *event).collect();
     if !events.is_empty() {
-        let taken = transact(sender, server, &events, Vec::new()).await?;
+        let edus = (sender.durable(server)?, Vec::new());
+        let taken = transact(sender, server, &events, edus).await?;
         sender.taken(server, taken, Next::default());
         if !taken {
             return Ok(Step::Failed);
@@ -160,7 +162,8 @@ async fn bring_up_to_date(
     let store = &sender.0.store;
     let events = store.scan("with what rooms end", scan).await?;
     for events in events.chunks(PDUS) {
-        let taken = transact(sender, server, events, Vec::new()).await?;
+        let edus = (sender.durable(server)?, Vec::new());
+        let taken = transact(sender, server, events, edus).await?;
         sender.taken(server, taken, Next::default());
         if !taken {
             return Ok(Step::Failed);
@@ -175,7 +178,7 @@ async fn transact(
     sender: &Sender,
     server: ServerNum,
     events: &[EventNum],
-    edus: Vec<Edu>,
+    (mut durable, edus): (Durable, Vec<Edu>),
 ) -> Result<bool, rooms::Error> {
     let (name, pdus) = sender.0.store.read(|s| {
         let name = servers::name(s, server)?;
@@ -192,17 +195,21 @@ async fn transact(
     let id = sender.transaction_id();
     let mut request = send_transaction_message::v1::Request::new(id.into(), origin, now);
     request.pdus = pdus;
-    request.edus = edus
-        .iter()
-        .map(Raw::new)
-        .collect::<Result<_, _>>()
-        .map_err(|_| rooms::Error::corrupt("an ephemeral message that does not serialize"))?;
+    let edus = edus.iter().map(Raw::new).collect::<Result<Vec<_>, _>>();
+    let edus =
+        edus.map_err(|_| rooms::Error::corrupt("an ephemeral message that does not serialize"))?;
+    request.edus = std::mem::take(&mut durable.edus);
+    request.edus.extend(edus);
     match sender.0.client.send(&name, request).await {
         Ok(answer) => {
             for (id, result) in answer.pdus {
                 if let Err(reason) = result {
                     log::debug!("{name} does not take {id}: {reason}");
                 }
+            }
+            if durable.is_to_be_noted() {
+                let job = move |tx: &Tx| durable.taken(tx, server);
+                sender.0.store.write(job).await?;
             }
             Ok(true)
         }

@@ -9,18 +9,22 @@
 //! now and then: what lies behind it at a start is sent again, and every server knows an event that it
 //! has already.
 //!
+//! Messages to devices wait in the table `to_server` and go into whatever transaction is next, ahead
+//! of typing, receipts and presence, which are in memory only.
+//!
 //! After a start every server in a room with users of this one is sent a transaction, an empty one if
 //! need be: who had given up on this one hears that it is back.
 //!
 //! Source: server-server API, "Transactions".
 
 mod destination;
+mod durable;
 mod edus;
 mod rest;
 mod rows;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -35,12 +39,13 @@ use smol::{
 };
 
 pub use self::edus::Happening;
-use self::{destination::work, edus::Edus};
+use self::{destination::work, durable::Durable, edus::Edus};
 use super::Client;
 use crate::{
     clock::Clock,
     rooms::{self, Local, servers},
-    store::{self, Effect, EventNum, Position, ServerNum, Store, Tx, records::Rest},
+    store::{self, Effect, EventNum, Position, ServerNum, Store, Tx, UserNum, records::Rest},
+    users::{self, to_device},
 };
 
 /// How many rows of `outgoing` are read at once.
@@ -141,6 +146,10 @@ impl Sender {
             destination.greets = true;
         }
         drop(state);
+        let addressed = store.read(to_device::addressed_servers);
+        for server in addressed.map_err(rooms::Error::from)? {
+            sender.address(server);
+        }
         let (weak, task) = (Arc::downgrade(&sender.0), woken);
         let handing = executor.spawn(async move {
             hand_out(&weak, &task).await;
@@ -152,9 +161,53 @@ impl Sender {
 
     /// To be told of every effect.
     pub fn apply(&self, effect: &Effect) {
-        if let Effect::Outgoing | Effect::Reopened = effect {
-            self.wake();
+        match effect {
+            Effect::Outgoing | Effect::Reopened => self.wake(),
+            Effect::ServerAddressed(server) => self.address(*server),
+            Effect::DeviceListChanged(user, _) => self.address_servers_of(*user),
+            _ => {}
         }
+    }
+
+    /// Something that lasts waits for `server`.
+    fn address(&self, server: ServerNum) {
+        match self.0.store.read(|s| servers::name(s, server)) {
+            Ok(name) if self.0.client.may_ask(&name) => {
+                let new = || self.destination(server, None);
+                self.lock().destinations.entry(server).or_insert_with(new);
+            }
+            Ok(_) => {}
+            Err(error) => log::error!("a server has to wait for its messages: {error}"),
+        }
+    }
+
+    /// The servers that `user` shares rooms with are to hear of a change of the user's devices, if it is
+    /// a user of this one.
+    fn address_servers_of(&self, user: UserNum) {
+        let sender = self.clone();
+        let address = async move {
+            let local = sender.0.local.clone();
+            let scan = move |s: &_| {
+                let user_id = users::id_of(s, user)?;
+                if local.has(&user_id) {
+                    servers::sharing_rooms(s, user)
+                } else {
+                    Ok(BTreeSet::new())
+                }
+            };
+            match sender.0.store.scan("who hears of a device", scan).await {
+                Ok(servers) => servers
+                    .into_iter()
+                    .for_each(|server| sender.address(server)),
+                Err(error) => log::error!("other servers do not hear of a device: {error}"),
+            }
+        };
+        self.0.executor.spawn(address).detach();
+    }
+
+    /// What `server` is to get next of what lasts.
+    fn durable(&self, server: ServerNum) -> Result<Durable, rooms::Error> {
+        self.0.store.read(|s| Durable::next(s, server))
     }
 
     fn wake(&self) {
@@ -244,19 +297,20 @@ impl Sender {
         Ok(())
     }
 
-    /// What `server` gets next. If that is nothing, its task is about to end, and the next event makes
+    /// What `server` gets next beside so much that is `durable`. If that is nothing, its task is about to end, and the next event makes
     /// a new one.
-    fn next(&self, server: ServerNum, most: usize) -> Next {
+    fn next(&self, server: ServerNum, most: usize, durable: usize) -> Next {
         let mut state = self.lock();
         let Some(destination) = state.destinations.get_mut(&server) else {
             return Next::default();
         };
         let events: Vec<_> = destination.waiting.iter().take(most).copied().collect();
         let receipts = destination.edus.receipts();
-        let edus = destination.edus.take();
+        let edus = destination.edus.take(durable);
         let greets = std::mem::take(&mut destination.greets);
         if events.is_empty()
             && edus.is_empty()
+            && durable == 0
             && !greets
             && let Some(destination) = state.destinations.remove(&server)
         {

@@ -1,0 +1,49 @@
+//! Messages from device to device (client-server API, "Send-to-Device messaging").
+
+use ruma::api::client::to_device::send_event_to_device;
+
+use crate::{
+    api::{Api, Error, Session},
+    rooms::{self, sending},
+    store::Tx,
+    users::to_device::{self, Batch},
+};
+
+/// `PUT /_matrix/client/v3/sendToDevice/{eventType}/{txnId}`
+pub async fn send_event_to_device(
+    api: Api,
+    who: Session,
+    request: send_event_to_device::v3::Request,
+) -> Result<send_event_to_device::v3::Response, Error> {
+    let transacted = sending::Transacted {
+        device: who.device,
+        scope: format!("to-device {}", request.event_type),
+        id: request.txn_id.to_string(),
+    };
+    let kind = request.event_type.clone();
+    let batch = Batch {
+        kind: request.event_type,
+        messages: request.messages,
+    };
+    batch.check()?;
+    let mut elsewhere = batch.by_server();
+    let here = elsewhere.remove(api.local.server_name());
+    elsewhere.retain(|server, _| api.federation.client().may_ask(server));
+    let id = format!("{:032x}", rand::random::<u128>()).into();
+    let now = api.clock.now_ms();
+    let job = move |tx: &Tx| {
+        if !sending::is_new(tx, &transacted, now)? {
+            return Ok(());
+        }
+        let from = (&*who.user_id, &kind);
+        if let Some(here) = &here {
+            to_device::deliver(tx, from, here)?;
+        }
+        for (server, messages) in &elsewhere {
+            to_device::post(tx, server, from, (&id, messages))?;
+        }
+        Ok::<_, rooms::Error>(())
+    };
+    api.store.write(job).await?;
+    Ok(send_event_to_device::v3::Response::new())
+}

@@ -1,0 +1,234 @@
+//! The devices of other servers' users, kept for as long as one of them is in a room with somebody
+//! here (server-server API, "Device Management").
+//!
+//! - A list is fetched when it is first asked for, and then follows the updates that the user's server
+//!   sends. Each names the one before it; where the list has not got that, one was lost: the list is
+//!   stale, and fetched before it is used again.
+//! - A list that is older than a week is used, and fetched anew in the background.
+//! - That something changed is told to those who share a room with the user, whether a list is kept or
+//!   not.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use ruma::{
+    OwnedUserId, UserId,
+    api::federation::{
+        device::get_devices,
+        transactions::edu::{DeviceListUpdateContent, SigningKeyUpdateContent},
+    },
+};
+use smol::Executor;
+
+use super::{Client, Limits, locks::Locks};
+use crate::{
+    clock::Clock,
+    rooms::{self, current},
+    store::{Store, Tx},
+    users::{
+        device_lists,
+        remote_devices::{self, Devices, Followed},
+    },
+};
+
+/// For how long a list is used before it is fetched anew, in milliseconds.
+const OLD_MS: u64 = 7 * 24 * 60 * 60 * 1000;
+/// How long a server has to answer, and how much it may say of one user.
+const LIMITS: Limits = Limits {
+    time: Duration::from_secs(10),
+    size: 1024 * 1024,
+};
+/// How many lists are fetched in the background at once; the others stay stale until they are used.
+const IN_BACKGROUND: usize = 20;
+
+/// What a server says of one of its users.
+#[derive(Debug)]
+pub enum Update {
+    /// A device came, changed, or went.
+    Device(DeviceListUpdateContent),
+    /// The cross-signing keys changed.
+    Keys(SigningKeyUpdateContent),
+}
+
+impl Update {
+    /// Of whom.
+    pub fn user(&self) -> &UserId {
+        match self {
+            Self::Device(update) => &update.user_id,
+            Self::Keys(update) => &update.user_id,
+        }
+    }
+}
+
+/// Keeps them. Clones are the same.
+#[derive(Clone)]
+pub struct DeviceLists(Arc<Parts>);
+
+struct Parts {
+    store: Store,
+    client: Client,
+    clock: Clock,
+    executor: Arc<Executor<'static>>,
+    /// Who fetches the list of a user: the others wait for it.
+    fetching: Locks<32>,
+    in_background: AtomicUsize,
+}
+
+impl DeviceLists {
+    /// Keeps them in `store`.
+    pub fn new(
+        store: &Store,
+        (client, clock): (&Client, &Clock),
+        executor: &Arc<Executor<'static>>,
+    ) -> Self {
+        Self(Arc::new(Parts {
+            store: store.clone(),
+            client: client.clone(),
+            clock: clock.clone(),
+            executor: executor.clone(),
+            fetching: Locks::default(),
+            in_background: AtomicUsize::new(0),
+        }))
+    }
+
+    /// The devices of `user` of another server: those that are kept, fetched before if need be. `None`
+    /// if nobody here is in a room with `user`, or they cannot be fetched.
+    ///
+    /// # Errors
+    /// If the store cannot be read or written.
+    pub async fn of(&self, user: &UserId) -> Result<Option<Devices>, rooms::Error> {
+        if !self.is_known(user)? {
+            self.forget(user).await?;
+            return Ok(None);
+        }
+        if self.kept(user)?.is_none() {
+            self.fetch(user).await?;
+        }
+        let kept = self.kept(user)?;
+        let now = self.0.clock.now_ms();
+        if kept.as_ref().is_some_and(|kept| is_old(kept, now)) {
+            self.fetch_in_background(user.to_owned());
+        }
+        Ok(kept)
+    }
+
+    /// Takes in what a server says of its users, in the order in which it says it.
+    ///
+    /// # Errors
+    /// If the store cannot be read or written.
+    pub async fn follow(&self, updates: Vec<Update>) -> Result<(), rooms::Error> {
+        let mut known = Vec::new();
+        for update in updates {
+            if self.is_known(update.user())? {
+                known.push(update);
+            }
+        }
+        if known.is_empty() {
+            return Ok(());
+        }
+        let job = move |tx: &Tx| {
+            let mut stale = BTreeSet::new();
+            for update in &known {
+                let followed = match update {
+                    Update::Device(update) => remote_devices::follow(tx, update)?,
+                    Update::Keys(update) => remote_devices::follow_keys(tx, update)?,
+                };
+                if followed != Followed::No {
+                    let user = tx.user_num(update.user().as_str())?;
+                    device_lists::remote_changed(tx, user)?;
+                }
+                if followed == Followed::Stale {
+                    stale.insert(update.user().to_owned());
+                }
+            }
+            Ok::<_, rooms::Error>(stale)
+        };
+        for user in self.0.store.write(job).await? {
+            self.fetch_in_background(user);
+        }
+        Ok(())
+    }
+
+    /// Whether somebody here is in a room with `user`.
+    fn is_known(&self, user: &UserId) -> Result<bool, rooms::Error> {
+        let sharing = |s: &_| current::sharing_rooms_with(s, user);
+        Ok(!self.0.store.read(sharing)?.is_empty())
+    }
+
+    fn kept(&self, user: &UserId) -> Result<Option<Devices>, rooms::Error> {
+        let kept = self.0.store.read(|s| remote_devices::load(s, user))?;
+        Ok(kept.filter(|kept| !kept.is_stale))
+    }
+
+    async fn forget(&self, user: &UserId) -> Result<(), rooms::Error> {
+        let is_kept = self.0.store.read(|s| remote_devices::load(s, user))?;
+        if is_kept.is_some() {
+            let user = user.to_owned();
+            let job = move |tx: &Tx| Ok(remote_devices::forget(tx, &user)?);
+            self.0.store.write::<_, rooms::Error, _>(job).await?;
+        }
+        Ok(())
+    }
+
+    /// Fetches the list of `user`, unless somebody else has done so just now.
+    async fn fetch(&self, user: &UserId) -> Result<(), rooms::Error> {
+        let _turn = self.0.fetching.of(user).await;
+        let now = self.0.clock.now_ms();
+        if self.kept(user)?.is_some_and(|kept| !is_old(&kept, now)) {
+            return Ok(());
+        }
+        let request = get_devices::v1::Request::new(user.to_owned());
+        let client = &self.0.client;
+        let told = client
+            .send_within(user.server_name(), request, LIMITS)
+            .await;
+        let told = match told {
+            Ok(told) if told.user_id == user => told,
+            Ok(_) => return Ok(()),
+            Err(error) => {
+                log::debug!("the devices of {user} cannot be fetched: {error}");
+                return Ok(());
+            }
+        };
+        let user = user.to_owned();
+        let job = move |tx: &Tx| {
+            // Whoever shared a room with the user may have left meanwhile.
+            if current::sharing_rooms_with(tx, &user)?.is_empty() {
+                return Ok(());
+            }
+            let was_kept = remote_devices::load(tx, &user)?.is_some();
+            remote_devices::replace(tx, &user, &told, now)?;
+            if was_kept {
+                let user = tx.user_num(user.as_str())?;
+                device_lists::remote_changed(tx, user)?;
+            }
+            Ok::<_, rooms::Error>(())
+        };
+        self.0.store.write(job).await
+    }
+
+    fn fetch_in_background(&self, user: OwnedUserId) {
+        let lists = self.clone();
+        if self.0.in_background.fetch_add(1, Ordering::Relaxed) >= IN_BACKGROUND {
+            self.0.in_background.fetch_sub(1, Ordering::Relaxed);
+            return;
+        }
+        let fetch = async move {
+            if let Err(error) = lists.fetch(&user).await {
+                log::debug!("the devices of {user} are not kept: {error}");
+            }
+            lists.0.in_background.fetch_sub(1, Ordering::Relaxed);
+        };
+        self.0.executor.spawn(fetch).detach();
+    }
+}
+
+fn is_old(kept: &Devices, now: u64) -> bool {
+    kept.fetched_ts.saturating_add(OLD_MS) < now
+}

@@ -1,0 +1,330 @@
+//! Messages from device to device (client-server API, "Send-to-Device messaging").
+//!
+//! - What is for a device of this server waits in `to_device` until a sync with a token behind it says
+//!   that it has arrived; what is for another server, in `to_server` until that server has taken it.
+//! - Whoever writes has decided that the sender may: [`deliver`] and [`post`] are called in the job that
+//!   makes sure that this happens once.
+//! - What waits is capped for each device and each server. A message too many is left out: those that
+//!   are there were promised.
+
+use std::collections::BTreeMap;
+
+use ruma::{
+    OwnedServerName, OwnedTransactionId, ServerName, UserId,
+    api::federation::transactions::edu::{DirectDeviceContent, DirectDeviceMessages},
+    events::ToDeviceEventType,
+    to_device::DeviceIdOrAllDevices,
+};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::{Error, devices, num_of};
+use crate::store::{
+    self, DeviceNum, Effect, Position, Reader, Records, Rows, ServerNum, Tx, UserNum,
+    records::Letter,
+};
+
+/// How long the content of one message can be, in bytes.
+pub const LONGEST: usize = 64 * 1024;
+/// How much one request, or one EDU, may leave at this server's devices, in bytes.
+const MOST_AT_ONCE: usize = 2 * 1024 * 1024;
+/// How many messages wait for a device, and how many EDUs for a server.
+const WAITING: u64 = 5000;
+/// How many messages of a server are remembered, so that each is delivered once.
+const REMEMBERED: u64 = 2000;
+/// How many messages one sync tells at the most, and of how many bytes.
+const TOLD: usize = 100;
+const TOLD_BYTES: usize = 1024 * 1024;
+/// How many EDUs one transaction takes along at the most, and of how many bytes.
+const SENT_BYTES: usize = 512 * 1024;
+
+/// What one sends to many devices.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// What kind of message it is.
+    pub kind: ToDeviceEventType,
+    /// For whom, and the content for each.
+    pub messages: DirectDeviceMessages,
+}
+
+impl Batch {
+    /// Whether every message is short enough.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] if one is not.
+    pub fn check(&self) -> Result<(), Error> {
+        let mut contents = self.messages.values().flat_map(BTreeMap::values);
+        if contents.any(|content| content.json().get().len() > LONGEST) {
+            return Err(Error::TooLarge("a message to a device has at most 64 KiB"));
+        }
+        Ok(())
+    }
+
+    /// What of it is for each server.
+    pub fn by_server(self) -> BTreeMap<OwnedServerName, DirectDeviceMessages> {
+        let mut servers: BTreeMap<_, DirectDeviceMessages> = BTreeMap::new();
+        for (user, messages) in self.messages {
+            let server = servers.entry(user.server_name().to_owned()).or_default();
+            server.insert(user, messages);
+        }
+        servers
+    }
+}
+
+#[derive(Serialize)]
+struct Event<'a> {
+    sender: &'a UserId,
+    #[serde(rename = "type")]
+    kind: &'a ToDeviceEventType,
+    content: &'a RawValue,
+}
+
+/// Leaves `messages` for those devices of this server that there are.
+///
+/// # Errors
+/// If the store cannot be written.
+pub fn deliver(
+    tx: &Tx,
+    (sender, kind): (&UserId, &ToDeviceEventType),
+    messages: &DirectDeviceMessages,
+) -> Result<(), store::Error> {
+    let mut left = MOST_AT_ONCE;
+    for (user_id, contents) in messages {
+        let Some(user) = num_of(tx, user_id)? else {
+            continue;
+        };
+        for (to, content) in contents {
+            let event = Event {
+                sender,
+                kind,
+                content: content.json(),
+            };
+            let json = serde_json::to_string(&event)
+                .map_err(|_| store::Error::Corrupt("a message that does not serialize"))?;
+            for device in addressed(tx, user, to)? {
+                match left.checked_sub(json.len()) {
+                    Some(rest) => left = rest,
+                    None => return Ok(()),
+                }
+                put(tx, user, device, &json)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn addressed(
+    tx: &Tx,
+    user: UserNum,
+    to: &DeviceIdOrAllDevices,
+) -> Result<Vec<DeviceNum>, store::Error> {
+    match to {
+        DeviceIdOrAllDevices::DeviceId(id) => {
+            let device = tx.devices()?.load((user, id.as_str()))?;
+            Ok(device.iter().map(|device| device.num).collect())
+        }
+        DeviceIdOrAllDevices::AllDevices => {
+            let devices = devices::all(tx, user)?.into_iter();
+            Ok(devices.map(|(_, device)| device.num).collect())
+        }
+    }
+}
+
+fn put(tx: &Tx, user: UserNum, device: DeviceNum, json: &str) -> Result<(), store::Error> {
+    let position = tx.next_position()?;
+    let mut table = tx.to_device()?;
+    let range = (device, Position::MIN)..=(device, Position::MAX);
+    let Some(index) = next_index(table.range(range)?)? else {
+        log::warn!("too many messages wait for a device: one is left out");
+        return Ok(());
+    };
+    let json = json.to_owned();
+    table.put((device, position), &Letter { index, json })?;
+    drop(table);
+    tx.effect(Effect::UserChanged(user, position));
+    Ok(())
+}
+
+/// The index of the letter behind `rows`; none if there are too many.
+fn next_index<K: redb::Key>(
+    mut rows: store::Range<'_, K, store::Packed<Letter>>,
+) -> Result<Option<u64>, store::Error> {
+    let Some(first) = rows.next().transpose()? else {
+        return Ok(Some(0));
+    };
+    let first = first.1.value().unpack()?.index;
+    let last = match rows.next_back().transpose()? {
+        Some(last) => last.1.value().unpack()?.index,
+        None => first,
+    };
+    Ok((last - first < WAITING - 1).then_some(last + 1))
+}
+
+/// What waits for `device` after `after`, up to and including `upto`, oldest first, as much as one
+/// sync tells; and up to where that is.
+///
+/// # Errors
+/// If the table cannot be read.
+pub fn waiting(
+    r: &impl Reader,
+    device: DeviceNum,
+    after: Position,
+    upto: Position,
+) -> Result<(Vec<Box<RawValue>>, Position), store::Error> {
+    let (mut told, mut bytes, mut last) = (Vec::new(), 0, after);
+    if after >= upto {
+        return Ok((told, after));
+    }
+    let range = (device, Position(after.0 + 1))..=(device, upto);
+    for row in r.to_device()?.range(range)? {
+        let (key, letter) = row?;
+        let json = letter.value().unpack()?.json;
+        bytes += json.len();
+        if told.len() == TOLD || !told.is_empty() && bytes > TOLD_BYTES {
+            return Ok((told, last));
+        }
+        last = key.value().1;
+        told.push(raw(json)?);
+    }
+    Ok((told, upto))
+}
+
+/// Whether something waits that has arrived, if all up to `upto` has.
+///
+/// # Errors
+/// If the table cannot be read.
+pub fn has_until(r: &impl Reader, device: DeviceNum, upto: Position) -> Result<bool, store::Error> {
+    let table = r.to_device()?;
+    let mut rows = table.range((device, Position::MIN)..=(device, upto))?;
+    Ok(rows.next().transpose()?.is_some())
+}
+
+/// Forgets what has arrived at `device`: everything up to and including `upto`.
+///
+/// # Errors
+/// If the table cannot be written.
+pub fn forget(tx: &Tx, device: DeviceNum, upto: Position) -> Result<(), store::Error> {
+    tx.to_device()?
+        .remove_in((device, Position::MIN)..=(device, upto), |_, _| true)
+}
+
+/// Leaves `messages` for `server` to be sent.
+///
+/// # Errors
+/// If the store cannot be written.
+pub fn post(
+    tx: &Tx,
+    server: &ServerName,
+    (sender, kind): (&UserId, &ToDeviceEventType),
+    (id, messages): (&OwnedTransactionId, &DirectDeviceMessages),
+) -> Result<(), store::Error> {
+    let server = tx.server_num(server.as_str())?;
+    let mut content = DirectDeviceContent::new(sender.to_owned(), kind.clone(), id.clone());
+    content.messages = messages.clone();
+    let json = serde_json::to_string(&content)
+        .map_err(|_| store::Error::Corrupt("a message that does not serialize"))?;
+    let position = tx.next_position()?;
+    let mut table = tx.to_server()?;
+    let range = (server, Position::MIN)..=(server, Position::MAX);
+    let Some(index) = next_index(table.range(range)?)? else {
+        log::warn!("too many messages wait for a server: one is left out");
+        return Ok(());
+    };
+    table.put((server, position), &Letter { index, json })?;
+    drop(table);
+    tx.effect(Effect::ServerAddressed(server));
+    Ok(())
+}
+
+/// What waits for a server, and the position of the last of it.
+pub type Posted = (Vec<Box<RawValue>>, Position);
+
+/// What waits for `server`, oldest first, as much as goes into one transaction with room for `most`
+/// of them; and the position of the last one.
+///
+/// # Errors
+/// If the table cannot be read.
+pub fn posted(
+    r: &impl Reader,
+    server: ServerNum,
+    most: usize,
+) -> Result<Option<Posted>, store::Error> {
+    let (mut posted, mut bytes) = (Vec::new(), 0);
+    let mut last = None;
+    let range = (server, Position::MIN)..=(server, Position::MAX);
+    for row in r.to_server()?.range(range)?.take(most) {
+        let (key, letter) = row?;
+        let json = letter.value().unpack()?.json;
+        bytes += json.len();
+        if !posted.is_empty() && bytes > SENT_BYTES {
+            break;
+        }
+        last = Some(key.value().1);
+        posted.push(raw(json)?);
+    }
+    Ok(last.map(|last| (posted, last)))
+}
+
+/// Forgets what `server` has taken: everything up to and including `upto`.
+///
+/// # Errors
+/// If the table cannot be written.
+pub fn has_taken(tx: &Tx, server: ServerNum, upto: Position) -> Result<(), store::Error> {
+    tx.to_server()?
+        .remove_in((server, Position::MIN)..=(server, upto), |_, _| true)
+}
+
+/// The servers for which something waits.
+///
+/// # Errors
+/// If the table cannot be read.
+pub fn addressed_servers(r: &impl Reader) -> Result<Vec<ServerNum>, store::Error> {
+    let mut found: Vec<ServerNum> = Vec::new();
+    let table = r.to_server()?;
+    loop {
+        let from = match found.last() {
+            Some(&ServerNum::MAX) => return Ok(found),
+            Some(last) => ServerNum(last.0 + 1),
+            None => ServerNum::MIN,
+        };
+        let Some(row) = table.range((from, Position::MIN)..)?.next() else {
+            return Ok(found);
+        };
+        found.push(row?.0.value().0);
+    }
+}
+
+/// Whether the message that `server` calls `id` comes for the first time, of those that came lately;
+/// it is remembered.
+///
+/// # Errors
+/// If the store cannot be written.
+pub fn is_new(tx: &Tx, server: ServerNum, id: &str) -> Result<bool, store::Error> {
+    let mut came = tx.messages_seen()?;
+    if came.has((server, id))? {
+        return Ok(false);
+    }
+    let mut forgotten: Vec<String> = Vec::new();
+    let mut order = tx.messages_in_order()?;
+    let last = order
+        .range((server, u64::MIN)..=(server, u64::MAX))?
+        .next_back()
+        .transpose()?
+        .map_or(0, |row| row.0.value().1);
+    if let Some(old) = last.checked_sub(REMEMBERED) {
+        order.remove_in((server, u64::MIN)..=(server, old), |_, id| {
+            forgotten.push(id.to_owned());
+            true
+        })?;
+    }
+    order.insert((server, last + 1), id)?;
+    came.insert((server, id), ())?;
+    for id in forgotten {
+        came.remove((server, id.as_str()))?;
+    }
+    Ok(true)
+}
+
+fn raw(json: String) -> Result<Box<RawValue>, store::Error> {
+    RawValue::from_string(json).map_err(|_| store::Error::Corrupt("a message that is no JSON"))
+}

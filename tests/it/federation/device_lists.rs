@@ -1,0 +1,201 @@
+//! The devices of other servers' users: of whose clients are told, and what is kept of them.
+
+use std::time::Duration;
+
+use ruma::{DeviceId, UserId, api::federation::device::get_devices};
+use serde_json::{Value, json};
+
+use super::{outage::join_via, to_device::tell};
+use crate::{
+    home::{Home, Person},
+    keys::{device, upload_keys},
+    rooms::{done, leave, make_room, next, sync, sync_with},
+};
+
+const CLIENT: &str = "/_matrix/client/v3";
+
+fn rename(who: &Person<'_>, name: &str) {
+    let path = format!("{CLIENT}/devices/{}", who.device_id);
+    done(who.put(&path, json!({ "display_name": name })));
+}
+
+/// A room that `who` makes and `other`, of another server, joins.
+fn share(who: &Person<'_>, server: &Home, other: &Person<'_>) -> String {
+    let room = make_room(who, json!({ "preset": "public_chat" }));
+    join_via(other, &room, server);
+    room
+}
+
+/// Waits until a sync tells that the devices of `user` changed; where the next one goes on.
+fn hears(who: &Person<'_>, user: &str, mut since: String) -> String {
+    for _ in 0..100 {
+        let answer = sync_with(who, &[("since", &since), ("timeout", "10000")]);
+        since = next(&answer).to_owned();
+        let changed = answer["device_lists"]["changed"].as_array();
+        if changed.into_iter().flatten().any(|changed| changed == user) {
+            return since;
+        }
+    }
+    panic!("{} does not hear of {user}", who.user_id);
+}
+
+/// What `server` keeps of the devices of `user`: their names by their ids.
+fn kept(server: &Home, user: &str) -> Option<Value> {
+    let user = UserId::parse(user).expect("a user id");
+    let lists = server.federation().device_lists();
+    let kept = server.run(lists.of(&user)).expect("the store works")?;
+    let devices = kept.devices.into_iter();
+    Some(
+        devices
+            .map(|(id, device)| (id.to_string(), device.display_name))
+            .collect(),
+    )
+}
+
+/// What the server of `user` calls the list as it is.
+fn version(asks: &Home, user: &str) -> u64 {
+    let user = UserId::parse(user).expect("a user id");
+    let server = user.server_name().to_owned();
+    let request = get_devices::v1::Request::new(user);
+    let answer = asks.run(asks.client().send(&server, request));
+    answer.expect("it answers").stream_id.into()
+}
+
+/// An update of a device that there is not.
+fn update(user: &str, device: &str, id: u64, before: u64) -> Value {
+    json!({
+        "edu_type": "m.device_list_update",
+        "content": {
+            "user_id": user, "device_id": device, "device_display_name": device,
+            "stream_id": id, "prev_id": [before],
+            "keys": {
+                "user_id": user, "device_id": device, "algorithms": [],
+                "keys": {}, "signatures": {},
+            },
+        },
+    })
+}
+
+#[test]
+fn a_device_that_changes_elsewhere_is_told_to_those_in_a_room_with_it() {
+    let [here, there] = Home::federating();
+    let (alice, bob) = (here.register("alice"), there.register("bob"));
+    share(&alice, &here, &bob);
+    let since = next(&sync(&alice, None)).to_owned();
+    rename(&bob, "laptop");
+    let since = hears(&alice, &bob.user_id, since);
+    let new = there.log_in("bob");
+    let since = hears(&alice, &bob.user_id, since);
+    done(new.post(&format!("{CLIENT}/logout"), json!({})));
+    hears(&alice, &bob.user_id, since);
+}
+
+#[test]
+fn a_server_that_was_away_hears_which_devices_changed() {
+    let [mut here, there] = Home::federating();
+    let bob = there.register("bob");
+    let (token, since) = {
+        let alice = here.register("alice");
+        share(&alice, &here, &bob);
+        (alice.token.clone(), next(&sync(&alice, None)).to_owned())
+    };
+    here.stop();
+    rename(&bob, "laptop");
+    here.start();
+    there.clock.advance(Duration::from_hours(2));
+    hears(&here.with_token(&token), &bob.user_id, since);
+}
+
+#[test]
+fn a_list_follows_the_updates_and_is_fetched_again_when_one_is_missing() {
+    let [here, there] = Home::federating();
+    let (alice, bob) = (here.register("alice"), there.register("bob"));
+    let user = &*bob.user_id;
+    let mut since = next(&sync(&alice, None)).to_owned();
+    share(&alice, &here, &bob);
+    since = hears(&alice, user, since);
+    assert_eq!(kept(&here, user), Some(json!({})), "no device has keys");
+    rename(&bob, "laptop");
+    since = hears(&alice, user, since);
+    let laptop = (bob.device_id.clone(), json!("laptop"));
+    assert_eq!(kept(&here, user), Some(Value::from_iter([laptop.clone()])));
+
+    let last = version(&here, user);
+    let next = update(user, "NEXT", last + 1, last);
+    tell(&there, &here, "1", &[next.clone(), next]);
+    since = hears(&alice, user, since);
+    let both = [laptop, ("NEXT".to_owned(), json!("NEXT"))];
+    assert_eq!(kept(&here, user), Some(Value::from_iter(both)));
+
+    let behind_a_gap = update(user, "GAP", last + 3, last + 2);
+    tell(&there, &here, "2", &[behind_a_gap]);
+    hears(&alice, user, since);
+    assert_eq!(
+        kept(&here, user),
+        Some(json!({})),
+        "it is as its server has it"
+    );
+}
+
+#[test]
+fn the_keys_of_a_device_come_with_its_update_and_with_the_whole_list() {
+    let [here, there] = Home::federating();
+    let (alice, bob) = (here.register("alice"), there.register("bob"));
+    share(&alice, &here, &bob);
+    assert_eq!(kept(&here, &bob.user_id), Some(json!({})));
+    let since = next(&sync(&alice, None)).to_owned();
+    let (_, keys) = device(&bob);
+    upload_keys(&bob, json!({ "device_keys": keys }));
+    hears(&alice, &bob.user_id, since);
+    let user = UserId::parse(&*bob.user_id).expect("a user id");
+    let lists = here.federation().device_lists();
+    let followed = here.run(lists.of(&user)).expect("the store works");
+    let followed = followed.expect("a room is shared").devices;
+    let of_device = followed[<&DeviceId>::from(&*bob.device_id)].keys.as_ref();
+    let of_device = serde_json::from_str::<Value>(of_device.expect("it has keys").json().get());
+    assert_eq!(of_device.expect("JSON"), keys);
+    let request = get_devices::v1::Request::new(user);
+    let whole = here.run(here.client().send(there.name(), request));
+    let whole = whole.expect("it answers").devices;
+    let only = serde_json::from_str::<Value>(whole[0].keys.json().get());
+    assert_eq!((whole.len(), only.expect("JSON")), (1, keys));
+}
+
+#[test]
+fn a_list_is_refreshed_after_a_week_and_forgotten_when_no_room_is_shared() {
+    let [here, there] = Home::federating();
+    let (alice, bob) = (here.register("alice"), there.register("bob"));
+    let user = &*bob.user_id;
+    assert_eq!(kept(&here, user), None);
+    let room = share(&alice, &here, &bob);
+    assert_eq!(kept(&here, user), Some(json!({})));
+    let last = version(&here, user);
+    tell(&there, &here, "1", &[update(user, "OLD", last + 1, last)]);
+    let old = Some(json!({ "OLD": "OLD" }));
+    assert_eq!(kept(&here, user), old);
+    let since = next(&sync(&alice, None)).to_owned();
+    here.clock.advance(Duration::from_hours(8 * 24));
+    assert_eq!(kept(&here, user), old, "nobody waits for the refreshing");
+    hears(&alice, user, since);
+    assert_eq!(kept(&here, user), Some(json!({})));
+    leave(&alice, &room);
+    assert_eq!(kept(&here, user), None);
+}
+
+#[test]
+fn updates_of_others_than_the_servers_own_users_are_not_taken() {
+    let [here, there] = Home::federating();
+    let (alice, bob) = (here.register("alice"), there.register("bob"));
+    share(&alice, &here, &bob);
+    kept(&here, &bob.user_id);
+    let since = next(&sync(&alice, None)).to_owned();
+    let last = version(&here, &bob.user_id);
+    let (foreign, wrong) = (&*alice.user_id, &*bob.user_id);
+    let mut keys_of_another = update(wrong, "WRONG", last + 1, last);
+    keys_of_another["content"]["keys"]["user_id"] = foreign.into();
+    let edus = [update(foreign, "MINE", 1, 0), keys_of_another];
+    tell(&there, &here, "1", &edus);
+    let answer = sync(&alice, Some(&since));
+    assert_eq!(answer["device_lists"], Value::Null);
+    assert_eq!(kept(&here, &bob.user_id), Some(json!({})));
+}
