@@ -142,7 +142,7 @@ async def judge(play, crowd, witness):
 
         await eventually(check)
     with play.claim(f"{people[0]}'s server has all events, and so all that anybody was told was sent"):
-        events = await everything(witness, people[0].server.name, room, end)
+        events = await eventually(lambda: everything(witness, people[0], room, end))
         lost = [id for id in crowd.sent if id not in events]
         assert not lost, "acknowledged, but not before the end: " + await told_of(witness, people, lost[0])
     await play.each(*(has(play, witness, one, room, events) for one in people[1:]), right(play, room, events, end))
@@ -158,7 +158,6 @@ async def has(play, witness, one, room, events):
     with play.claim(f"{one}'s server has the same events"):
 
         async def check():
-            # What was missed and is not needed for the state is fetched when somebody looks.
             await one.history(room)
             answers = [await witness.ask(one.server.name, "GET", "event", id) for id in events]
             missing = [id for id, (status, _) in zip(events, answers) if status != 200]
@@ -174,9 +173,12 @@ async def right(play, room, events, end):
         equal("state", sorted((await play.host.state(room)).items()), sorted(state.items()))
 
 
-async def everything(witness, server, room, end):
-    """Id -> event: `end` and all before it."""
+async def everything(witness, one, room, end):
+    """Id -> event: `end` and all before it, as the server of `one` has it."""
+    server = one.server.name
     events, open = {}, {end}
+    # What was missed and is not needed for the state is fetched when somebody looks.
+    await one.history(room)
     while open:
         asked = open - events.keys()
         answers = await asyncio.gather(*(witness.ask(server, "GET", "event", id) for id in asked))

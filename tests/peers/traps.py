@@ -181,7 +181,7 @@ async def endless(scene):
 
         async def answer(trap, request):
             name, *rest = liar.question(request)
-            if name == "event":
+            if name == "event" and rest[0] in places:
                 return web.json_response(liar.transaction([past[places[rest[0]]]]))
             if name not in ("get_missing_events", "backfill"):
                 return web.json_response({}, status=404)
