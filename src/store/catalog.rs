@@ -155,6 +155,8 @@ tables! {
     /// (local user, another user, key id) → what the first has signed of the other's key, as JSON: the
     /// signatures by the ids of the keys that made them.
     key_signatures: (UserNum, UserNum, &'static str) => &'static str, version 1;
+    /// (local user, position) → the other user of whose keys the first last signed one there.
+    signed_log: (UserNum, Position) => UserNum, version 1;
     /// (user, version) → a backup of room keys.
     backups: (UserNum, u32) => Packed<Backup>, version 1;
     /// User → the last version that was given to a backup.

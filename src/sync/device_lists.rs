@@ -4,6 +4,7 @@
 //! - `changed` has those of any of the user's rooms whose devices or keys changed or who have come in;
 //!   and everybody in an encrypted room that is new to the user, or has become encrypted. In a room
 //!   without encryption nobody's devices matter to who comes in, however many are there.
+//!   And it has those whose keys the user has signed on another device: only the user sees that.
 //! - `left` has those who were in a room with the user and now are in none.
 
 use std::collections::BTreeSet;
@@ -18,7 +19,7 @@ use crate::{
         EventNum, Position, Reader, Records, RoomNum, Rows, StateKeyNum, UserNum,
         records::{MemberRow, Membership},
     },
-    users::{self, device_lists},
+    users::{self, device_lists, keys::signatures},
 };
 
 const MEMBER: &str = "m.room.member";
@@ -73,8 +74,9 @@ pub fn concerned(r: &impl Reader, hub: &Hub, asked: &Asked) -> Result<Option<Vec
             concerned.push(room);
         }
     }
-    let is_quiet =
-        concerned.is_empty() && device_lists::users_between(r, asked.after, asked.upto)?.is_empty();
+    let is_quiet = concerned.is_empty()
+        && device_lists::users_between(r, asked.after, asked.upto)?.is_empty()
+        && signatures::signed_between(r, asked.user, (asked.after, asked.upto))?.is_empty();
     Ok((!is_quiet).then_some(concerned))
 }
 
@@ -109,6 +111,9 @@ pub fn between(r: &impl Reader, asked: &Asked, rooms: &[RoomNum]) -> Result<Devi
         } else {
             met.came.insert(users::id_of(r, user)?);
         }
+    }
+    for user in signatures::signed_between(r, asked.user, (asked.after, asked.upto))? {
+        lists.changed.insert(users::id_of(r, user)?);
     }
     for user in met.came {
         if current::share_a_room(r, asked.user, &user)? {

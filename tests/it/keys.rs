@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::{
     home::{Home, Person, refused},
-    rooms::{done, next, sync, sync_with},
+    rooms::{done, next, room_of, sync, sync_with},
 };
 
 const UPLOAD: &str = "/_matrix/client/v3/keys/upload";
@@ -306,4 +306,30 @@ fn users_see_the_signatures_that_are_for_them() {
     let failures = done(alice.post(SIGNATURES, uploaded))["failures"].clone();
     let failure = &failures[&bob.user_id][of_bob.master.public()]["errcode"];
     assert_eq!(failure, "M_INVALID_SIGNATURE");
+}
+
+#[test]
+fn whose_keys_a_user_has_signed_is_told_to_the_users_own_devices_and_to_nobody_else() {
+    let home = Home::new();
+    let (alice, bob) = (home.register("alice"), home.register("bob"));
+    room_of(&[&alice, &bob]);
+    let other_device = home.log_in("alice");
+    let (of_alice, of_bob) = (Identity::new(), Identity::new());
+    done(alice.post(SIGNING, of_alice.keys(&alice.user_id)));
+    done(bob.post(SIGNING, of_bob.keys(&bob.user_id)));
+    let [own, others] = [&other_device, &bob].map(|who| sync(who, None));
+
+    let master = of_bob.master.key(&bob.user_id, "master");
+    let signed = of_alice.others.sign(master, &alice.user_id);
+    let uploaded = json!({ &bob.user_id: { of_bob.master.public(): signed } });
+    for _ in 0..2 {
+        done(alice.post(SIGNATURES, uploaded.clone()));
+    }
+
+    let told = sync(&other_device, Some(next(&own)));
+    assert_eq!(told["device_lists"]["changed"], json!([bob.user_id]));
+    let told = sync(&other_device, Some(next(&told)));
+    assert_eq!(told["device_lists"], Value::Null);
+    let told = sync(&bob, Some(next(&others)));
+    assert_eq!(told["device_lists"], Value::Null);
 }

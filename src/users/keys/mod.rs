@@ -2,7 +2,7 @@
 //! encrypt to and to trust.
 //!
 //! - Owns the tables `device_keys`, `one_time_keys`, `claimed_keys`, `fallback_keys`, `claims`,
-//!   `cross_signing_keys` and `key_signatures`.
+//!   `cross_signing_keys`, `key_signatures` and `signed_log`.
 //! - A key is kept as it came, with every field: its signatures are over all of them.
 //! - What changes a key that others see is noted in [`super::device_lists`], in the same job.
 //!

@@ -3,6 +3,8 @@
 //!
 //! Source: client-server API, "Signature visibility" in "Cross-signing", `POST /keys/signatures/upload`.
 
+use std::collections::BTreeSet;
+
 use ruma::{CanonicalJsonObject, UserId};
 
 use super::{
@@ -12,7 +14,7 @@ use super::{
     text_of,
 };
 use crate::{
-    store::{self, Reader, Rows, Tx, UserNum},
+    store::{self, Effect, Position, Reader, Rows, Tx, UserNum},
     users::{device_lists, num_of},
 };
 
@@ -128,8 +130,45 @@ fn sign_other(
     let json = text(&[(id.to_owned(), signature.into())].into())?;
     table.insert((signer.user, of, key), json.as_str())?;
     drop(table);
-    // The signer's other devices want to know.
-    Ok(device_lists::changed(tx, signer.user)?)
+    Ok(log(tx, signer.user, of)?)
+}
+
+/// The signer's other devices, and nobody else, are to look at the keys of `of` again.
+fn log(tx: &Tx, signer: UserNum, of: UserNum) -> Result<(), store::Error> {
+    let position = tx.next_position()?;
+    let mut log = tx.signed_log()?;
+    let mut before = Vec::new();
+    for row in log.range((signer, Position::MIN)..=(signer, Position::MAX))? {
+        let (key, signed) = row?;
+        if signed.value() == of {
+            before.push(key.value());
+        }
+    }
+    for key in before {
+        log.remove(key)?;
+    }
+    log.insert((signer, position), of)?;
+    tx.effect(Effect::UserChanged(signer, position));
+    Ok(())
+}
+
+/// Of whose keys `signer` signed one after `after`, up to and including `upto`.
+///
+/// # Errors
+/// If the table cannot be read.
+pub fn signed_between(
+    r: &impl Reader,
+    signer: UserNum,
+    (after, upto): (Position, Position),
+) -> Result<BTreeSet<UserNum>, store::Error> {
+    let mut signed = BTreeSet::new();
+    if after < upto {
+        let log = r.signed_log()?;
+        for row in log.range((signer, Position(after.0 + 1))..=(signer, upto))? {
+            signed.insert(row?.1.value());
+        }
+    }
+    Ok(signed)
 }
 
 const NO_KEY: Error = Error::NotFound("there is no such key");
