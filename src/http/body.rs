@@ -130,16 +130,31 @@ impl Unread {
         }
     }
 
+    /// Whether nothing more can come.
+    pub(super) fn is_empty(&self) -> bool {
+        match self {
+            Self::Whole(_) => true,
+            Self::Incoming(body) => body.is_end_stream(),
+        }
+    }
+
     /// Throws away what is left of the body, so that whoever sends it is not cut off before they
-    /// can read the answer. Gives up on what is too long.
-    pub(super) async fn skip(&mut self, times: &Times) {
-        let Self::Incoming(body) = self else { return };
+    /// can read the answer. Gives up on what is too long or too slow.
+    pub(super) async fn skip(mut self, times: &Times) {
+        let Self::Incoming(body) = &mut self else {
+            return;
+        };
         let start = Instant::now();
         let mut left = UNWANTED;
         if body.size_hint().lower() > left as u64 {
             return;
         }
-        while let Ok(Some(piece)) = next_piece(body, start, times).await {
+        let times = Times {
+            body: times.unwanted,
+            body_piece: times.unwanted_piece,
+            ..*times
+        };
+        while let Ok(Some(piece)) = next_piece(body, start, &times).await {
             match left.checked_sub(piece.len()) {
                 Some(less) => left = less,
                 None => return,

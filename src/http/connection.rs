@@ -14,11 +14,12 @@ use hyper::{
     server::conn::http1,
     service::service_fn,
 };
-use smol::{Async, future};
+use smol::{Async, channel, future};
 use smol_hyper::rt::{FuturesIo, SmolTimer};
 
 use super::{
     body::{Answer, Broken, Unread},
+    edge::Outcome,
     limits::{HEAD, Times},
     listen::Front,
     stream::{Pace, Paced, Stream},
@@ -49,12 +50,17 @@ pub(super) async fn serve(
     let pace = Pace::default();
     let io = FuturesIo::new(Paced::new(stream, pace.clone(), times));
     let of_service = pace.clone();
+    let (unwanted, left) = channel::bounded::<(Unread, Arc<Done>)>(1);
     let service = service_fn(move |request: Request<Incoming>| {
-        of_service.busy();
-        let front = front.clone();
-        let done = Done(of_service.clone());
+        let done = Arc::new(Done(of_service.clone(), of_service.busy()));
+        let (front, unwanted) = (front.clone(), unwanted.clone());
         async move {
-            let answer = front.answer(request.map(Unread::Incoming), address).await;
+            let outcome = front.answer(request.map(Unread::Incoming), address);
+            let Outcome { answer, unread } = outcome.await;
+            if let Some(unread) = unread {
+                // There is room: the body before has been read, or the connection ends.
+                let _ = unwanted.try_send((unread, done.clone()));
+            }
             Ok::<_, Infallible>(answer.map(|body| Sent { body, _done: done }))
         }
     });
@@ -67,35 +73,46 @@ pub(super) async fn serve(
             .header_read_timeout(times.idle)
             .serve_connection(io, service)
     );
-    // How a connection ends, its client knows best.
-    let ended = async {
-        let _ = connection.as_mut().await;
-        true
+    let serving = async {
+        // How a connection ends, its client knows best.
+        let ended = async {
+            let _ = connection.as_mut().await;
+            true
+        };
+        let stopped = async {
+            stopping.wait().await;
+            false
+        };
+        if future::or(ended, stopped).await || pace.is_idle() {
+            return;
+        }
+        connection.as_mut().graceful_shutdown();
+        let _ = connection.await;
     };
-    let stopped = async {
-        stopping.wait().await;
-        false
+    // While the answer is on its way already.
+    let skipping = async {
+        while let Ok((unread, _done)) = left.recv().await {
+            unread.skip(&times).await;
+        }
+        future::pending().await
     };
-    if future::or(ended, stopped).await || pace.is_idle() {
-        return;
-    }
-    connection.as_mut().graceful_shutdown();
-    let _ = connection.await;
+    future::or(serving, skipping).await;
 }
 
-/// Says that the answer is complete, when it is dropped.
-struct Done(Pace);
+/// Says that a request has ended, when it is dropped: the answer is complete, and nothing is left of the
+/// body.
+struct Done(Pace, usize);
 
 impl Drop for Done {
     fn drop(&mut self) {
-        self.0.idle();
+        self.0.idle(self.1);
     }
 }
 
 /// An answer on its way out. hyper drops it when all of it is written or buffered.
 struct Sent {
     body: Answer,
-    _done: Done,
+    _done: Arc<Done>,
 }
 
 impl Body for Sent {

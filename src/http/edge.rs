@@ -53,6 +53,13 @@ struct Exchange {
 /// Holds the body for as long as nobody has read it.
 pub(super) type Slot = Arc<Mutex<Option<Unread>>>;
 
+/// What a request comes to.
+pub(super) struct Outcome {
+    pub(super) answer: Response<Answer>,
+    /// What is left of the request's body, if anything may still come of it.
+    pub(super) unread: Option<Unread>,
+}
+
 /// The answer, on its way back. An extension must be `Sync`, which a stream is not.
 struct Done(Mutex<Response<Answer>>);
 
@@ -92,10 +99,10 @@ impl Edge {
     /// Answers a request that did not come over a connection, as if it came from this machine.
     /// For tests.
     pub async fn respond(&self, request: Request<Vec<u8>>) -> Response<Vec<u8>> {
-        let answer = self
+        let outcome = self
             .answer(request.map(Unread::Whole), Ipv4Addr::LOCALHOST.into())
             .await;
-        let (head, body) = answer.into_parts();
+        let (head, body) = outcome.answer.into_parts();
         let body = match body.collect().await {
             Ok(body) => body.to_bytes().to_vec(),
             Err(_) => Vec::new(),
@@ -108,7 +115,7 @@ impl Edge {
         &self,
         request: Request<Unread>,
         connection: IpAddr,
-    ) -> Response<Answer> {
+    ) -> Outcome {
         let start = Instant::now();
         let (head, body) = request.into_parts();
         // Not the query, which may hold a token.
@@ -116,7 +123,7 @@ impl Edge {
         let body = Arc::new(Mutex::new(Some(body)));
         // Who waits for leave to send the body need not send what nobody wants.
         let waits = head.headers.contains_key(header::EXPECT);
-        let mut response = if head.method == Method::OPTIONS {
+        let mut answer = if head.method == Method::OPTIONS {
             preflight()
         } else {
             let exchange = Exchange {
@@ -128,13 +135,11 @@ impl Edge {
             routed.unwrap_or_else(|_| Refusal::Panicked.answer())
         };
         let unread = lock(&body).take();
-        if let Some(mut unread) = unread.filter(|_| !waits) {
-            unread.skip(&self.app.state().times).await;
-        }
-        cors::allow(response.headers_mut());
-        let ((method, path), status) = (asked, response.status().as_u16());
+        let unread = unread.filter(|unread| !waits && !unread.is_empty());
+        cors::allow(answer.headers_mut());
+        let ((method, path), status) = (asked, answer.status().as_u16());
         log::debug!("{method} {path}: {status} after {:?}", start.elapsed());
-        response
+        Outcome { answer, unread }
     }
 
     async fn route(&self, exchange: Exchange) -> Response<Answer> {

@@ -17,8 +17,8 @@ pub(super) const LARGE_BODY: usize = 1024 * KIB;
 pub(super) const TRANSACTION: usize = 12 * 1024 * KIB;
 
 /// What is still read and thrown away of a body that is not wanted, so that its sender gets to
-/// read why.
-pub(super) const UNWANTED: usize = 1024 * KIB;
+/// read why: many send a whole file before they read anything.
+pub(super) const UNWANTED: usize = 256 * 1024 * KIB;
 
 /// The largest head of a request: line and headers.
 pub(super) const HEAD: usize = 32 * KIB;
@@ -45,6 +45,10 @@ pub(super) struct Times {
     pub body: Duration,
     /// A whole file. Somebody's line up may be slow.
     pub upload: Duration,
+    /// Throwing away a body that is not wanted.
+    pub unwanted: Duration,
+    /// Between two pieces of that.
+    pub unwanted_piece: Duration,
     /// Until a client takes more of an answer.
     pub write: Duration,
     /// For running requests to end when the server stops.
@@ -61,6 +65,8 @@ impl Default for Times {
             body_piece: Duration::from_secs(20),
             body: Duration::from_mins(5),
             upload: Duration::from_hours(2),
+            unwanted: Duration::from_secs(30),
+            unwanted_piece: Duration::from_secs(5),
             write: Duration::from_secs(30),
             grace: Duration::from_secs(10),
         }

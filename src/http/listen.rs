@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response};
+use http::Request;
 use smol::{
     Async, Executor, Timer,
     channel::{self, Sender},
@@ -18,8 +18,9 @@ use smol::{
 
 use super::{
     Edge,
-    body::{Answer, Unread},
+    body::Unread,
     connection, cors,
+    edge::Outcome,
     error::Refusal,
     households::{Households, Place},
     limits::{HOUSEHOLDS, Times},
@@ -50,15 +51,15 @@ impl Front {
         &self,
         request: Request<Unread>,
         address: IpAddr,
-    ) -> Response<Answer> {
+    ) -> Outcome {
         let edge = self.edge().clone();
         if let Some(edge) = edge {
             return edge.answer(request, address).await;
         }
-        request.into_body().skip(&Times::default()).await;
-        let mut response = Refusal::NotServing.answer();
-        cors::allow(response.headers_mut());
-        response
+        let mut answer = Refusal::NotServing.answer();
+        cors::allow(answer.headers_mut());
+        let unread = Some(request.into_body());
+        Outcome { answer, unread }
     }
 }
 

@@ -53,23 +53,25 @@ impl Pace {
         }
     }
 
-    /// Moves forward to the next step with this phase.
-    fn enter(&self, phase: Phase) {
-        let mut step = self.step();
+    /// Moves forward from `step` to the next one with this phase.
+    fn enter(&self, phase: Phase, mut step: usize) -> usize {
         while Self::phase(step) != phase {
             step = step.wrapping_add(1);
         }
         self.0.store(step, Ordering::Relaxed);
+        step
     }
 
-    /// A request is being served.
-    pub(super) fn busy(&self) {
-        self.enter(Phase::Busy);
+    /// A request is being served: which.
+    pub(super) fn busy(&self) -> usize {
+        self.enter(Phase::Busy, self.step().wrapping_add(1))
     }
 
-    /// The answer is complete.
-    pub(super) fn idle(&self) {
-        self.enter(Phase::Idle);
+    /// The request that is `step` has ended. The next may have begun already.
+    pub(super) fn idle(&self, step: usize) {
+        if self.step() == step {
+            self.enter(Phase::Idle, step);
+        }
     }
 
     /// Whether nothing of a request has come.
@@ -144,7 +146,7 @@ impl AsyncRead for Paced {
             Poll::Pending => self.poll_read_deadline(cx).map(Err),
             Poll::Ready(result) => {
                 if self.pace.is_idle() && matches!(result, Ok(1..)) {
-                    self.pace.enter(Phase::Head);
+                    self.pace.enter(Phase::Head, self.pace.step());
                 }
                 Poll::Ready(result)
             }

@@ -146,6 +146,35 @@ fn who_sends_too_much_gets_to_read_so() {
 }
 
 #[test]
+fn who_sends_everything_before_reading_anything_gets_to_read_why_it_is_refused() {
+    let server = Server::start();
+    let mut client = server.connect();
+    let large = vec![b' '; 30 << 20];
+    let length = format!("content-length: {}\r\n", large.len());
+    client.send(server.head("POST", LOGOUT, &length));
+    let answer = client.send(&large).answer();
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (413, "M_TOO_LARGE")
+    );
+    assert_eq!(client.send(VERSIONS).answer().status, 200);
+    server.stop();
+}
+
+#[test]
+fn a_refusal_does_not_wait_for_the_body() {
+    let server = Server::start();
+    let mut client = server.connect();
+    for _ in 0..2 {
+        client.send(server.head("POST", LOGOUT, "content-length: 1000000\r\n"));
+        assert_eq!(client.answer().status, 413);
+        client.send(vec![b' '; 1_000_000]);
+    }
+    assert_eq!(client.send(VERSIONS).answer().status, 200);
+    server.stop();
+}
+
+#[test]
 fn a_refusal_leaves_the_connection_usable_although_a_body_comes() {
     let server = Server::start();
     let mut client = server.connect();

@@ -63,6 +63,7 @@ fn a_long_request_is_not_an_idle_connection() {
 fn a_body_that_does_not_come_is_not_waited_for() {
     let times = Times {
         body_piece: Duration::from_millis(200),
+        unwanted_piece: Duration::from_millis(200),
         ..Times::default()
     };
     let server = Server::with(times, 100);
@@ -96,6 +97,24 @@ fn a_body_that_comes_too_slowly_is_not_waited_for() {
         }
     }
     assert_eq!(client.answer().status, 408);
+    server.stop();
+}
+
+#[test]
+fn nobody_sends_for_ever_what_is_not_wanted() {
+    let times = Times {
+        unwanted: Duration::from_millis(300),
+        ..Times::default()
+    };
+    let server = Server::with(times, 100);
+    let mut client = server.connect();
+    client.send(server.head("POST", LOGOUT, "content-length: 1000000\r\n"));
+    assert_eq!(client.answer().status, 413);
+    let start = Instant::now();
+    while start.elapsed() < PATIENCE && client.try_send(" ").is_ok() {
+        thread::sleep(Duration::from_millis(10));
+    }
+    assert!(start.elapsed() < PATIENCE, "the server reads for ever");
     server.stop();
 }
 
