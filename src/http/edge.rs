@@ -111,11 +111,7 @@ impl Edge {
     }
 
     /// Answers a request of a connection from `connection`.
-    pub(super) async fn answer(
-        &self,
-        request: Request<Unread>,
-        connection: IpAddr,
-    ) -> Outcome {
+    pub(super) async fn answer(&self, request: Request<Unread>, connection: IpAddr) -> Outcome {
         let start = Instant::now();
         let (head, body) = request.into_parts();
         // Not the query, which may hold a token.

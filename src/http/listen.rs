@@ -47,11 +47,7 @@ impl Front {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) async fn answer(
-        &self,
-        request: Request<Unread>,
-        address: IpAddr,
-    ) -> Outcome {
+    pub(super) async fn answer(&self, request: Request<Unread>, address: IpAddr) -> Outcome {
         let edge = self.edge().clone();
         if let Some(edge) = edge {
             return edge.answer(request, address).await;

@@ -127,9 +127,11 @@ impl Media {
     /// # Errors
     /// What the disk says.
     pub async fn keep_picture(&self, content: Whole) -> Result<Option<(OwnedMxcUri, Seen)>, Error> {
-        let path = content.path();
-        let looked = self.0.pool.run(Kind::File, move || picture::look(path));
-        let Ok(seen) = looked.await? else {
+        let (path, memory) = (content.path(), self.0.picture_memory);
+        let looked = self.0.pool.run(Kind::Picture, move || {
+            Ok::<_, std::io::Error>(picture::look(std::fs::File::open(path)?, memory))
+        });
+        let Ok(seen) = looked.await?? else {
             return Ok(None);
         };
         let (file, size) = (content.hash, content.size);

@@ -32,7 +32,7 @@ pub type FileId = [u8; 32];
 /// How much of a file is in memory at once, in bytes.
 const PIECE: usize = 32 * 1024;
 /// After how many bytes what was written is made durable, so that the end does not take long, and
-/// the room on the disk is looked at.
+/// the room on the disk is looked at, if there was so much.
 const STRETCH: u64 = 8 << 20;
 
 /// The directory with the files. Clones are the same.
@@ -74,23 +74,19 @@ impl Files {
         let (directory, new) = (self.directory.clone(), self.new_files());
         let name: u128 = rand::random();
         let path = new.join(format!("{name:032x}.part"));
-        let (file, path) = self
+        let (writing, path) = self
             .on_pool(move || {
                 make_directory(&new)?;
-                check_room(&directory)?;
+                let room = room(&directory)?;
                 let mut options = OpenOptions::new();
                 options.write(true).create_new(true).mode(0o600);
-                Ok((options.open(&path)?, Temporary(path)))
+                let (file, path) = (options.open(&path)?, Temporary(path));
+                Ok((Writing::new(file, directory, room), path))
             })
             .await?;
         Ok(Draft {
             files: self.clone(),
-            writing: Some(Writing {
-                file,
-                hash: Sha256::new(),
-                since_sync: 0,
-                directory: self.directory.clone(),
-            }),
+            writing: Some(writing),
             buffer: Vec::new(),
             size: 0,
             most,
@@ -179,6 +175,8 @@ struct Writing {
     file: File,
     hash: Sha256,
     since_sync: u64,
+    /// How much may be written until the disk is looked at again.
+    room: u64,
     directory: Arc<Path>,
 }
 
@@ -251,14 +249,28 @@ impl Draft {
 }
 
 impl Writing {
+    fn new(file: File, directory: Arc<Path>, room: u64) -> Self {
+        Self {
+            file,
+            hash: Sha256::new(),
+            since_sync: 0,
+            room,
+            directory,
+        }
+    }
+
     fn write(&mut self, piece: &[u8]) -> Result<(), Error> {
+        let length = piece.len() as u64;
+        if self.room < length {
+            self.room = room(&self.directory)?;
+        }
+        self.room = self.room.checked_sub(length).ok_or(Error::Full)?;
         self.file.write_all(piece)?;
         self.hash.update(piece);
-        self.since_sync += piece.len() as u64;
+        self.since_sync += length;
         if self.since_sync >= STRETCH {
             self.since_sync = 0;
             self.file.sync_data()?;
-            check_room(&self.directory)?;
         }
         Ok(())
     }
@@ -346,12 +358,14 @@ fn make_directory(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Media never take what the database needs to go on.
-fn check_room(directory: &Path) -> Result<(), Error> {
+/// How much may be written until this is asked again: media never take what the database needs to go
+/// on.
+fn room(directory: &Path) -> Result<u64, Error> {
     match Space::of(directory) {
         Ok(space) if space.is_scarce() => Err(Error::Full),
+        Ok(space) => Ok(STRETCH.min(space.free - space.reserve())),
         // If the system does not tell, it says so when it is full.
-        _ => Ok(()),
+        Err(_) => Ok(STRETCH),
     }
 }
 
@@ -371,4 +385,99 @@ pub(super) fn unhex(name: &str) -> Option<FileId> {
         *byte = u8::from_str_radix(digits, 16).ok()?;
     }
     Some(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs::{self, File},
+        io,
+        path::Path,
+        sync::Arc,
+    };
+
+    use tempfile::TempDir;
+
+    use super::{Draft, Files, PIECE, STRETCH, Temporary, Writing};
+    use crate::{config::Size, media::Error, pool::Pool};
+
+    fn files(directory: &Path) -> Files {
+        Files::new(directory.to_owned(), Pool::default())
+    }
+
+    /// A draft that `file` takes, which says of its disk that there is room.
+    fn draft(files: &Files, file: File, path: &Path) -> Draft {
+        let writing = Writing::new(file, files.directory.clone(), STRETCH);
+        Draft {
+            files: files.clone(),
+            writing: Some(writing),
+            buffer: Vec::new(),
+            size: 0,
+            most: Size::mebi(100),
+            path: Temporary(path.to_owned()),
+        }
+    }
+
+    /// What is in the directory, once that is so much.
+    fn wait_for(directory: &Path, count: usize) {
+        while fs::read_dir(directory).unwrap().count() != count {
+            std::thread::yield_now();
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_disk_that_fills_up_in_the_middle_of_a_file_is_full_and_nothing_of_it_stays() {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("some.part");
+        // On it there is never room, whatever one is told before.
+        let full = || File::options().write(true).open("/dev/full").unwrap();
+        smol::block_on(async {
+            for pieces in [0, 1, 3] {
+                fs::write(&path, b"the beginning").unwrap();
+                let files = files(directory.path());
+                let mut draft = draft(&files, full(), &path);
+                let mut result = Ok(());
+                for _ in 0..pieces {
+                    result = result.and(draft.write(&[1; PIECE]).await);
+                }
+                match result {
+                    Ok(()) => {
+                        draft.write(&[1]).await.unwrap();
+                        result = draft.finish().await.map(|_| ());
+                    }
+                    Err(_) => drop(draft),
+                }
+                assert!(matches!(result, Err(Error::Full)), "{result:?}");
+                wait_for(directory.path(), 0);
+                // The next one finds everything as it was.
+                let next = files.draft(Size::mebi(1)).await.unwrap();
+                drop(next.finish().await.unwrap());
+                wait_for(&directory.path().join("new"), 0);
+                fs::remove_dir(directory.path().join("new")).unwrap();
+            }
+        });
+    }
+
+    #[test]
+    fn what_would_take_the_last_room_is_not_written() {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("some.part");
+        let file = File::create(&path).unwrap();
+        // A disk that does not tell has room for a stretch.
+        let nowhere: Arc<Path> = Path::new("/nowhere").into();
+        let mut writing = Writing::new(file, nowhere, 0);
+        writing.write(&[1; PIECE]).unwrap();
+        assert_eq!(writing.room, STRETCH - PIECE as u64);
+        let more = vec![1; STRETCH as usize + 1];
+        assert!(matches!(writing.write(&more), Err(Error::Full)));
+        assert_eq!(fs::metadata(&path).unwrap().len(), PIECE as u64);
+    }
+
+    #[test]
+    fn a_full_disk_and_a_quota_that_is_spent_are_the_same() {
+        for kind in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded] {
+            assert!(matches!(Error::from(io::Error::from(kind)), Error::Full));
+        }
+    }
 }

@@ -1,13 +1,13 @@
 //! Making a small picture of a large one. Pure: from the bytes of a file to those of another.
 //!
-//! Whoever uploaded the file may mean harm: how many pixels it claims to have is looked at before
-//! anything is decoded, and what the decoders make of it is caught.
+//! Whoever uploaded the file may mean harm: how many pixels it claims to have, and what decoding them
+//! takes up, is looked at before anything is decoded, and what the decoders make of it is caught.
+
+mod cost;
 
 use std::{
-    fs::File,
-    io::{BufReader, Cursor, Read, Seek, SeekFrom},
+    io::{BufRead, BufReader, Cursor, Read, Seek, SeekFrom},
     panic::{AssertUnwindSafe, catch_unwind},
-    path::Path,
 };
 
 use image::{
@@ -26,7 +26,7 @@ use image::{
 const QUALITY: u8 = 80;
 /// How many frames, and how many pixels of them in all, become an animation; of what is more, only the
 /// first frame is shown.
-const FRAMES: usize = 300;
+const FRAMES: u64 = 300;
 const FRAME_PIXELS: u64 = 40_000_000;
 
 /// How a picture is to be made smaller.
@@ -75,7 +75,7 @@ impl From<std::io::Error> for Failure {
     }
 }
 
-/// Makes a picture of this shape of the one in `file`, whose pixels may take up `memory` bytes.
+/// Makes a picture of this shape of the one in `file`, for which `memory` bytes may be taken up.
 pub fn make(file: impl Read + Seek, shape: Shape, memory: u64) -> Result<Picture, Failure> {
     let made = catch_unwind(AssertUnwindSafe(|| {
         make_unguarded(BufReader::new(file), shape, memory)
@@ -97,16 +97,11 @@ fn make_unguarded(
         return Ok(moving);
     }
     file.seek(SeekFrom::Start(0))?;
-    let may_stay = shape.animated || !may_move(&mut file, format);
-    file.seek(SeekFrom::Start(0))?;
-    let mut reader = ImageReader::with_format(file, format);
-    reader.limits(limits(memory));
-    let mut decoder = reader.into_decoder()?;
-    if decoder.total_bytes() > memory {
-        return Err(Failure::TooLarge);
-    }
+    let moves = may_move(&mut file, format, memory);
+    let may_stay = shape.animated || !moves;
+    let mut decoder = decoder(&mut file, format, memory)?;
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let (width, height) = decoder.dimensions();
+    let ((width, height), bytes) = (decoder.dimensions(), decoder.total_bytes());
     let shape = if is_turned(orientation) {
         Shape {
             width: shape.height,
@@ -120,16 +115,34 @@ fn make_unguarded(
     if is_small && may_stay {
         return Ok(Picture::Small(kind));
     }
-    let picture = DynamicImage::from_decoder(decoder)?;
+    drop(decoder);
+    // What does not become smaller is there twice when it is written.
+    let again = if is_small { bytes } else { 0 };
+    let beside = cost::beside(&mut file, format, (width, height), moves)?;
+    if bytes.saturating_add(again).saturating_add(beside) > memory {
+        return Err(Failure::TooLarge);
+    }
+    let picture = DynamicImage::from_decoder(self::decoder(&mut file, format, memory)?)?;
     let mut small = shrink(picture, shape);
     small.apply_orientation(orientation);
     encode(&small)
 }
 
-/// The type of the picture at `path`, by how it begins.
-pub fn kind_of(path: impl AsRef<Path>) -> Result<&'static str, Failure> {
-    let format = format(&mut File::open(path)?)?;
-    kind(format).ok_or(Failure::NoPicture)
+/// What decodes the picture in `file`, from its head.
+fn decoder<'f>(
+    file: &'f mut (impl BufRead + Seek),
+    format: ImageFormat,
+    memory: u64,
+) -> Result<Box<dyn ImageDecoder + 'f>, Failure> {
+    let length = file.seek(SeekFrom::End(0))?;
+    if format == ImageFormat::Jpeg && length > memory {
+        // It reads all of the file for its head.
+        return Err(Failure::TooLarge);
+    }
+    file.seek(SeekFrom::Start(0))?;
+    let mut reader = ImageReader::with_format(file, format);
+    reader.limits(limits(memory));
+    Ok(Box::new(reader.into_decoder()?))
 }
 
 /// What a picture looks like from outside.
@@ -143,16 +156,15 @@ pub struct Seen {
     pub height: u32,
 }
 
-/// Looks at the picture at `path`.
-pub fn look(path: impl AsRef<Path>) -> Result<Seen, Failure> {
-    let mut file = BufReader::new(File::open(path)?);
+/// Looks at the picture in `file`, for which `memory` bytes may be taken up.
+pub fn look(file: impl Read + Seek, memory: u64) -> Result<Seen, Failure> {
+    let mut file = BufReader::new(file);
     let format = format(&mut file)?;
     let kind = kind(format).ok_or(Failure::NoPicture)?;
-    file.seek(SeekFrom::Start(0))?;
     let looked = catch_unwind(AssertUnwindSafe(|| {
-        ImageReader::with_format(file, format).into_dimensions()
+        Ok(decoder(&mut file, format, memory)?.dimensions())
     }));
-    let (width, height) = looked.map_err(|_| Failure::NoPicture)??;
+    let (width, height) = looked.unwrap_or(Err(Failure::NoPicture))?;
     Ok(Seen {
         kind,
         width,
@@ -183,19 +195,22 @@ fn kind(format: ImageFormat) -> Option<&'static str> {
     }
 }
 
+/// For what decoders keep beside the pixels, a profile of colors, say. What grows is there twice for a
+/// moment.
 fn limits(memory: u64) -> Limits {
     let mut limits = Limits::default();
-    limits.max_alloc = Some(memory);
+    limits.max_alloc = Some(memory / 2);
     limits
 }
 
 /// Whether the picture in `file` may be one that moves.
-fn may_move(file: &mut BufReader<impl Read + Seek>, format: ImageFormat) -> bool {
+fn may_move(file: &mut (impl BufRead + Seek), format: ImageFormat, memory: u64) -> bool {
     match format {
         ImageFormat::Gif => true,
         ImageFormat::WebP => WebPDecoder::new(file).is_ok_and(|decoder| decoder.has_animation()),
         ImageFormat::Png => {
-            PngDecoder::new(file).is_ok_and(|decoder| decoder.is_apng().unwrap_or(true))
+            let decoder = PngDecoder::with_limits(file, limits(memory));
+            decoder.is_ok_and(|decoder| decoder.is_apng().unwrap_or(true))
         }
         _ => false,
     }
@@ -303,9 +318,10 @@ fn frames(
     }
     let pixels = u64::from(width) * u64::from(height);
     // One frame, the canvas that it is laid on, and what the decoder keeps of it.
-    if pixels.checked_mul(12)? > memory {
-        return None;
-    }
+    let memory = memory.checked_sub(pixels.checked_mul(12)?)?;
+    let (small_width, small_height) = size(width, height, shape);
+    // A GIF has codes of 12 bits at the most, and a palette for each frame.
+    let small = u64::from(small_width) * u64::from(small_height) * 3 / 2 + 1024;
     let mut bytes = Vec::new();
     let mut count = 0;
     {
@@ -314,7 +330,7 @@ fn frames(
         for frame in frames {
             let frame = frame.ok()?;
             count += 1;
-            if count > FRAMES || pixels * count as u64 > FRAME_PIXELS {
+            if count > FRAMES || pixels * count > FRAME_PIXELS || small * count > memory {
                 return None;
             }
             encoder.encode_frame(smaller(frame, shape)).ok()?;

@@ -26,6 +26,8 @@ const SIZES: [(u32, u32); 6] = [
     (800, 600),
     (1600, 1200),
 ];
+/// No picture is larger.
+const AS_IT_IS: (u32, u32) = (u32::MAX, u32::MAX);
 
 /// What somebody asks for: at least so large, where the picture is.
 #[derive(Clone, Copy, Debug)]
@@ -41,12 +43,14 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    /// What is made for that; none if it is larger than anything that is made.
-    fn shape(self) -> Option<Shape> {
+    /// What is made for that: if it is larger than any size there is, the picture as large as it is.
+    fn shape(self) -> Shape {
         let (width, height) = (self.width.max(1), self.height.max(1));
         let fits = |(w, h): &&(u32, u32)| width <= u64::from(*w) && height <= u64::from(*h);
-        let &(mut made_width, mut made_height) = SIZES.iter().find(fits)?;
-        if self.crop {
+        let size = SIZES.iter().find(fits);
+        let &(mut made_width, mut made_height) = size.unwrap_or(&AS_IT_IS);
+        let crop = self.crop && size.is_some();
+        if crop {
             // The largest of the shape that was asked for.
             let (across, down) = (
                 u64::from(made_width) * height,
@@ -58,12 +62,12 @@ impl Wanted {
                 made_height = (across / width).max(height) as u32;
             }
         }
-        Some(Shape {
+        Shape {
             width: made_width,
             height: made_height,
-            crop: self.crop,
+            crop,
             animated: self.animated,
-        })
+        }
     }
 }
 
@@ -86,9 +90,7 @@ impl Media {
     /// # Errors
     /// [`Error::NoPicture`] or [`Error::TooManyPixels`].
     pub async fn thumbnail(&self, found: Found, wanted: Wanted) -> Result<Found, Error> {
-        let Some(shape) = wanted.shape() else {
-            return self.as_it_is(found).await;
-        };
+        let shape = wanted.shape();
         let variant = variant(shape);
         if let Some(made) = self.made(found.hash, &variant)? {
             return Ok(made);
@@ -104,16 +106,6 @@ impl Media {
                 self.keep_thumbnail(found.hash, variant, &bytes, content_type)
                     .await
             }
-        }
-    }
-
-    /// The picture as it is: it is larger than what is made, or who knows.
-    async fn as_it_is(&self, found: Found) -> Result<Found, Error> {
-        let file = self.0.files.path(&found.hash);
-        let read = self.0.pool.run(Kind::File, move || picture::kind_of(file));
-        match read.await? {
-            Ok(content_type) => Ok(with_type(found, content_type)),
-            Err(failure) => Err(failure.into()),
         }
     }
 
@@ -208,14 +200,14 @@ impl From<Failure> for Error {
 mod tests {
     use super::{Wanted, variant};
 
-    fn shape(width: u64, height: u64, crop: bool) -> Option<String> {
+    fn shape(width: u64, height: u64, crop: bool) -> String {
         let wanted = Wanted {
             width,
             height,
             crop,
             animated: false,
         };
-        wanted.shape().map(variant)
+        variant(wanted.shape())
     }
 
     #[test]
@@ -233,11 +225,11 @@ mod tests {
             ((320, 240, false), "320x240 scale"),
             ((321, 1, false), "640x480 scale"),
             ((801, 601, false), "1600x1200 scale"),
+            ((1601, 1, false), "4294967295x4294967295 scale"),
+            ((1, u64::MAX, true), "4294967295x4294967295 scale"),
         ] {
             let (width, height, crop) = wanted;
-            assert_eq!(shape(width, height, crop).as_deref(), Some(made));
+            assert_eq!(shape(width, height, crop), made);
         }
-        assert_eq!(shape(1601, 1, false), None);
-        assert_eq!(shape(1, u64::MAX, true), None);
     }
 }

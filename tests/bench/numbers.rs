@@ -18,6 +18,7 @@ use std::{
 
 use city::City;
 use common::{
+    files::{self, PIECE},
     http::Client,
     people,
     server::{Server, command, free_port},
@@ -43,7 +44,7 @@ type Measured = io::Result<Vec<Row>>;
 type Part = (&'static str, fn() -> Measured);
 
 fn main() -> io::Result<()> {
-    let parts: [Part; 8] = [
+    let parts: [Part; 9] = [
         ("size", size),
         ("idle", idle),
         ("start", start),
@@ -52,6 +53,7 @@ fn main() -> io::Result<()> {
         ("killed", killed),
         ("joining", joining),
         ("receiving", receiving),
+        ("media", media),
     ];
     let wanted: Vec<_> = std::env::args()
         .skip(1)
@@ -301,6 +303,45 @@ fn receiving() -> Measured {
     }
     stop(server)?;
     Ok(vec![speed.at_least(1000.0), cpu])
+}
+
+fn media() -> Measured {
+    let pieces = (500 << 20) / PIECE;
+    let directory = directory()?;
+    let settings = "max_upload = \"500M\"";
+    let server = Server::start_with(command(), directory.path(), free_port()?, settings)?;
+    let token = people::register(server.port, "alice")?;
+    let who = (server.port, &*token);
+    let mut up = Row::of("a file of 500 MiB: speed up", "MB/s", []);
+    let mut down = Row::of("- speed down", "MB/s", []);
+    let mut peak = Row::of("- peak memory, more than before", "MB", []);
+    let mut later = Row::of("- memory behind it, more than before", "MB", []);
+    let there_and_back = |pieces: usize| {
+        let begun = Instant::now();
+        let file = files::upload(who, pieces)?;
+        let uploaded = begun.elapsed();
+        let (said, mut got) = files::download(who, &file)?;
+        if !files::is_whole(&mut got, pieces)? {
+            return Err(io::Error::other(format!("it is another: {said}")));
+        }
+        Ok((uploaded, begun.elapsed() - uploaded))
+    };
+    // What is made when it is first needed is made now.
+    there_and_back(16)?;
+    let megabytes = (pieces * PIECE) as f64 / 1e6;
+    for _ in 0..3 {
+        peak::forget(server.id())?;
+        let before = process::resident(server.id())? as f64;
+        let (upload, download) = there_and_back(pieces)?;
+        up.values.push(megabytes / upload.as_secs_f64());
+        down.values.push(megabytes / download.as_secs_f64());
+        peak.values
+            .push((peak::of(server.id())? as f64 - before) / 1e6);
+        let after = process::resident(server.id())? as f64;
+        later.values.push((after - before) / 1e6);
+    }
+    stop(server)?;
+    Ok(vec![up, down, peak.at_most(4.0), later.at_most(4.0)])
 }
 
 /// A server that federates with whom the tests certify.

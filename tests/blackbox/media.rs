@@ -2,18 +2,22 @@
 
 use std::{
     fs,
-    io::{self, BufRead, BufReader, Read, Write},
+    io::{Cursor, Read, Write},
     net::{Ipv4Addr, TcpStream},
-    ops::Range,
     path::Path,
     process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
+use image::{ImageFormat, RgbImage};
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::common::{
+    files::{PIECE, ask, download, is_whole, send, upload},
+    http::Client,
     people::register,
     server::{Server, command, free_port},
 };
@@ -22,14 +26,6 @@ use crate::common::{
 const LARGE: usize = 64 << 20;
 /// By how much the server's memory may grow, in kilobytes.
 const GROWTH: u64 = 4096;
-const PIECE: usize = 1 << 16;
-
-/// A file that compresses to nothing of itself: each piece begins with its number.
-fn piece(number: usize) -> Vec<u8> {
-    let mut piece = vec![0x5a; PIECE];
-    piece[..8].copy_from_slice(&(number as u64).to_le_bytes());
-    piece
-}
 
 /// What a field of `/proc/PID/status` says, in kilobytes.
 fn status(server: &Server, field: &str) -> u64 {
@@ -39,78 +35,131 @@ fn status(server: &Server, field: &str) -> u64 {
     number.parse().unwrap()
 }
 
-/// Sends a request with these pieces; returns the head of the answer and what follows it.
-fn ask(
-    server: &Server,
-    token: &str,
-    line: &str,
-    pieces: Range<usize>,
-) -> io::Result<(String, BufReader<TcpStream>)> {
-    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, server.port))?;
-    let head = format!(
-        "{line} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
-         Authorization: Bearer {token}\r\nContent-Length: {}\r\n\r\n",
-        pieces.len() * PIECE
-    );
-    stream.write_all(head.as_bytes())?;
-    for number in pieces {
-        stream.write_all(&piece(number))?;
-    }
-    let mut answer = BufReader::with_capacity(PIECE, stream);
-    let mut said = String::new();
-    while !said.ends_with("\r\n\r\n") {
-        if answer.read_line(&mut said)? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-    }
-    Ok((said, answer))
-}
-
-/// Uploads so many pieces; the server and the media id.
-fn upload(server: &Server, token: &str, pieces: usize) -> String {
-    let (said, mut answer) =
-        ask(server, token, "POST /_matrix/media/v3/upload", 0..pieces).unwrap();
-    assert!(said.starts_with("HTTP/1.1 200 "), "{said}");
-    let mut body = String::new();
-    answer.read_to_string(&mut body).unwrap();
-    let body: Value = serde_json::from_str(&body).unwrap();
-    let uri = body["content_uri"].as_str().unwrap();
-    uri.strip_prefix("mxc://").unwrap().to_owned()
-}
-
-fn download(server: &Server, token: &str, media: &str) -> (String, BufReader<TcpStream>) {
-    let line = format!("GET /_matrix/client/v1/media/download/{media}");
-    ask(server, token, &line, 0..0).unwrap()
-}
-
 #[cfg(target_os = "linux")]
 #[test]
 fn a_large_file_goes_through_the_server_and_leaves_its_memory_as_it_was() {
     let directory = TempDir::new().unwrap();
     let server = Server::start(directory.path()).unwrap();
     let token = register(server.port, "alice").unwrap();
+    let who = (server.port, &*token);
     let there_and_back = |pieces: usize| {
-        let media = upload(&server, &token, pieces);
-        let (said, mut answer) = download(&server, &token, &media);
+        let media = upload(who, pieces).unwrap();
+        let (said, mut file) = download(who, &media).unwrap();
         assert!(said.starts_with("HTTP/1.1 200 "), "{said}");
-        let mut got = vec![0; PIECE];
-        for number in 0..pieces {
-            answer.read_exact(&mut got).unwrap();
-            assert!(got == piece(number), "piece {number} is another");
-        }
-        assert_eq!(answer.read(&mut got).unwrap(), 0);
+        assert!(is_whole(&mut file, pieces).unwrap());
     };
     // What is made when it is first needed is made now.
     there_and_back(16);
-    // What it took at the most is counted from now on: proc(5), `clear_refs`.
+    let grew = growth(&server, || there_and_back(LARGE / PIECE));
+    assert!(grew <= GROWTH, "it grew by {grew} kB");
+}
+
+/// By how much the server's memory grows at the most while this happens, in kilobytes.
+fn growth(server: &Server, work: impl FnOnce()) -> u64 {
+    // What it takes at the most is counted from now on: proc(5), `clear_refs`.
     fs::write(format!("/proc/{}/clear_refs", server.id()), "5").unwrap();
-    let before = status(&server, "VmRSS:");
-    there_and_back(LARGE / PIECE);
-    let most = status(&server, "VmHWM:");
-    assert!(
-        most <= before + GROWTH,
-        "{before} kB grew to {most} kB at the most"
+    let before = status(server, "VmRSS:");
+    work();
+    status(server, "VmHWM:").saturating_sub(before)
+}
+
+/// A JPEG of 300 by 300 pixels, with so many bytes behind it.
+fn padded_jpeg(padding: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    RgbImage::new(300, 300)
+        .write_to(&mut Cursor::new(&mut bytes), ImageFormat::Jpeg)
+        .unwrap();
+    bytes.resize(bytes.len() + padding, 0);
+    bytes
+}
+
+/// A PNG of 300 by 300 pixels whose color profile unpacks to so many bytes, which are all zero.
+fn png_with_profile(length: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    RgbImage::new(300, 300)
+        .write_to(&mut Cursor::new(&mut bytes), ImageFormat::Png)
+        .unwrap();
+    // One block with fixed codes, RFC 1951: a zero, and again and again "the last byte 258 times".
+    let mut bits = vec![true, true, false];
+    bits.extend([false, false, true, true, false, false, false, false]);
+    for _ in 0..length / 258 {
+        bits.extend([true, true, false, false, false, true, false, true]);
+        bits.extend([false; 5]);
+    }
+    bits.extend([false; 7]);
+    let mut profile = b"iCCPx\0\0\x78\x01".to_vec();
+    profile.extend(bits.chunks(8).map(|byte| {
+        let bits = byte.iter().enumerate();
+        bits.fold(0, |byte, (place, bit)| byte | (u8::from(*bit) << place))
+    }));
+    let sum = (1 + length / 258 * 258) as u32 % 65521;
+    profile.extend(((sum << 16) | 1).to_be_bytes());
+    let checksum = !profile.iter().fold(u32::MAX, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+            (crc >> 1) ^ (0xedb8_8320 * (crc & 1))
+        })
+    });
+    let chunk = [
+        &((profile.len() - 4) as u32).to_be_bytes(),
+        &*profile,
+        &checksum.to_be_bytes(),
+    ];
+    // Behind the head of the picture.
+    bytes.splice(33..33, chunk.concat());
+    bytes
+}
+
+fn upload_bytes((port, token): (u16, &str), content: &[u8]) -> String {
+    let head = format!(
+        "POST /_matrix/media/v3/upload HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+         Authorization: Bearer {token}\r\nContent-Length: {}\r\n\r\n",
+        content.len()
     );
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(content).unwrap();
+    let mut said = String::new();
+    stream.read_to_string(&mut said).unwrap();
+    let body = said.split_once("\r\n\r\n").unwrap().1;
+    let body: Value = serde_json::from_str(body).unwrap();
+    let uri = body["content_uri"].as_str().unwrap();
+    uri.strip_prefix("mxc://").unwrap().to_owned()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_picture_takes_no_more_memory_than_pictures_may_whatever_is_in_its_file() {
+    let directory = TempDir::new().unwrap();
+    let port = free_port().unwrap();
+    let settings = "memory = \"64M\"";
+    let server = Server::start_with(command(), directory.path(), port, settings).unwrap();
+    let token = register(server.port, "alice").unwrap();
+    let who = (server.port, &*token);
+    // Three eighths are for pictures.
+    let most = (24 << 10) + GROWTH;
+    let files = [padded_jpeg(80 << 20), png_with_profile(200 << 20)];
+    for (file, status) in files.into_iter().zip(["413", "200"]) {
+        let media = upload_bytes(who, &file);
+        let line = format!("GET /_matrix/client/v1/media/thumbnail/{media}?width=32&height=32");
+        let grew = growth(&server, || {
+            let (said, _) = ask(who, &line, (0, 0)).unwrap();
+            assert!(said.starts_with(&format!("HTTP/1.1 {status} ")), "{said}");
+        });
+        assert!(grew <= most, "it grew by {grew} kB");
+    }
+}
+
+#[test]
+fn who_sends_too_much_is_told_so_although_it_was_sent_before_anything_was_read() {
+    let directory = TempDir::new().unwrap();
+    let port = free_port().unwrap();
+    let settings = "max_upload = \"30M\"\nuser_quota = \"10M\"";
+    let server = Server::start_with(command(), directory.path(), port, settings).unwrap();
+    let token = register(server.port, "alice").unwrap();
+    for (pieces, status, errcode) in [(1000, 413, "M_TOO_LARGE"), (400, 403, "M_FORBIDDEN")] {
+        let (said, body) = send((server.port, &token), (0, pieces)).unwrap();
+        assert_eq!((said, &body["errcode"]), (status, &json!(errcode)));
+    }
 }
 
 /// Runs `hearth media …` on the data of a server that does not run; what it said.
@@ -136,7 +185,7 @@ fn the_owner_sees_who_takes_up_how_much_and_takes_files_away() {
     let data = directory.path();
     let server = Server::start(data).unwrap();
     let token = register(server.port, "alice").unwrap();
-    let [bad, good] = [3, 16].map(|pieces| upload(&server, &token, pieces));
+    let [bad, good] = [3, 16].map(|pieces| upload((server.port, &token), pieces).unwrap());
     assert!(server.stop(Signal::TERM).unwrap().success());
 
     let usage = media(data, &["usage"]).unwrap();
@@ -147,7 +196,7 @@ fn the_owner_sees_who_takes_up_how_much_and_takes_files_away() {
     let address = format!("mxc://{bad}");
     let shown = |media: &str| {
         let server = Server::start(data).unwrap();
-        let (said, _) = download(&server, &token, media);
+        let (said, _) = download((server.port, &token), media).unwrap();
         assert!(server.stop(Signal::TERM).unwrap().success());
         said.starts_with("HTTP/1.1 200 ")
     };
@@ -164,6 +213,15 @@ fn the_owner_sees_who_takes_up_how_much_and_takes_files_away() {
     }
     let said = media(data, &["delete", "cat.jpg"]).unwrap_err();
     assert!(said.contains("SHA-256"), "{said}");
+}
+
+/// Waits until something that is under way is so.
+fn wait_until(is_so: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "it never is");
+        thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// Starts a server whose data are on a disk of their own, of so many megabytes, if this machine lets
@@ -203,26 +261,39 @@ fn a_disk_that_is_full_refuses_files_and_serves_what_is_there() {
         return;
     };
     let token = register(server.port, "alice").unwrap();
-    let media = upload(&server, &token, 16);
+    let who = (server.port, &*token);
+    let media = upload(who, 16).unwrap();
+    let is_full = |(status, body): (u16, Value)| {
+        let said = body["error"].as_str().unwrap_or_default();
+        assert!(
+            status == 507 && said.contains("almost full"),
+            "{status} {body}"
+        );
+    };
+    // There is room for much of it, and then none: nothing of it stays.
+    is_full(send(who, (0, 1600)).unwrap());
+    let new = directory.path().join("data/media/new");
+    // As the server sees it: nobody else sees its disk.
+    let new = format!("/proc/{}/root{}", server.id(), new.display());
+    wait_until(|| fs::read_dir(&new).unwrap().count() == 0);
+    // The database asks for its room no more than once in a while.
+    wait_until(|| send(who, (0, 1)).unwrap().0 == 200);
     let mut fits = 0;
-    let refusal = loop {
+    loop {
         // Each is another: the same would be stored once.
-        let line = "POST /_matrix/media/v3/upload";
-        let (said, mut answer) = ask(&server, &token, line, fits * 16..fits * 16 + 15).unwrap();
-        let mut body = String::new();
-        answer.read_to_string(&mut body).unwrap();
-        if !said.starts_with("HTTP/1.1 200 ") {
-            break (said, body);
+        let answer = send(who, (fits * 16, 15)).unwrap();
+        if answer.0 != 200 {
+            break is_full(answer);
         }
         fits += 1;
         assert!(fits < 110, "it takes more than it can hold");
-    };
-    assert!(refusal.0.starts_with("HTTP/1.1 507 "), "{refusal:?}");
-    assert!(refusal.1.contains("almost full"), "{refusal:?}");
-    let (said, mut answer) = download(&server, &token, &media);
+    }
+    assert!(fits > 30, "it takes {fits} and then no more");
+    let (said, mut file) = download(who, &media).unwrap();
     assert!(said.starts_with("HTTP/1.1 200 "), "{said}");
-    let mut got = Vec::new();
-    answer.read_to_end(&mut got).unwrap();
-    assert_eq!(got.len(), 16 * PIECE);
+    assert!(is_whole(&mut file, 16).unwrap());
+    let mut client = Client::connect(server.port, Some(&format!("Bearer {token}"))).unwrap();
+    let synced = client.call("GET", "/_matrix/client/v3/sync", None).unwrap();
+    assert_eq!(synced.status, 200);
     assert!(server.stop(Signal::TERM).unwrap().success());
 }
