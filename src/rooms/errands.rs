@@ -16,7 +16,7 @@ use smol::{
 use super::{Error, Local, memberships, succession};
 use crate::{
     clock::Clock,
-    store::{self, Effect, Reader, RoomNum, Rows, Store, Tx, UserNum},
+    store::{self, Effect, Field, Reader, RoomNum, Rows, Store, Tx, UserNum},
 };
 
 /// How long what failed rests.
@@ -112,8 +112,8 @@ fn known<T: Default>(result: Result<T, Error>, well: &mut bool) -> Result<T, Clo
 /// The first key of `table` from `from` on.
 fn first<K, V>(table: impl Rows<K, V>, from: K) -> Result<Option<K>, Error>
 where
-    K: for<'k> redb::Key<SelfType<'k> = K> + 'static,
-    V: redb::Value + 'static,
+    K: for<'k> Field<View<'k> = K>,
+    V: Field,
 {
     let row = table.range(from..)?.next().transpose()?;
     Ok(row.map(|(key, _)| key.value()))

@@ -3,10 +3,11 @@
 
 use std::sync::OnceLock;
 
-use redb::{Key, ReadOnlyTable, ReadTransaction, TableDefinition, Value, WriteTransaction};
+use redb::{ReadTransaction, WriteTransaction};
 
 use super::{
     Error, Tx,
+    field::Field,
     ids::{
         DeviceNum, EventNum, NodeNum, Place, Position, RoomNum, ServerNum, StateKeyNum, UserNum,
     },
@@ -18,7 +19,7 @@ use super::{
         Room, RoomHot, SigningKey, StateNode, Succession, Thread, Thumbnail, TimelineRow,
         Transaction, Waiting, Whereabouts,
     },
-    table::{Rows, SnapshotTable, TxTable},
+    table::{RawSnapshotTable, Rows, SnapshotTable, TxTable, raw},
 };
 
 /// A table's name and the version of its rows.
@@ -36,16 +37,10 @@ macro_rules! tables {
         pub const TABLES: &[TableInfo] =
             &[$(TableInfo { name: stringify!($name), version: $version }),+];
 
-        /// Makes the tables that do not exist yet.
-        pub(super) fn create_all(txn: &WriteTransaction) -> Result<(), Error> {
-            $(txn.open_table(TableDefinition::<$key, $value>::new(stringify!($name)))?;)+
-            Ok(())
-        }
-
         /// What can be read, in a snapshot and in a transaction alike.
         pub trait Reader {
             /// The type of an open table.
-            type Table<'r, K: Key + 'static, V: Value + 'static>: Rows<K, V>
+            type Table<'r, K: Field, V: Field>: Rows<K, V>
             where
                 Self: 'r;
 
@@ -58,21 +53,21 @@ macro_rules! tables {
         /// The tables of one snapshot, each opened when it is first asked for.
         #[derive(Default)]
         struct Open {
-            $($name: OnceLock<ReadOnlyTable<$key, $value>>,)+
+            $($name: OnceLock<RawSnapshotTable>,)+
         }
 
         impl Reader for Snapshot {
-            type Table<'r, K: Key + 'static, V: Value + 'static> = SnapshotTable<'r, K, V>;
+            type Table<'r, K: Field, V: Field> = SnapshotTable<'r, K, V>;
 
             $(
                 fn $name(&self) -> Result<SnapshotTable<'_, $key, $value>, Error> {
-                    open(&self.txn, &self.open.$name, stringify!($name))
+                    Ok(SnapshotTable::new(open(&self.txn, &self.open.$name, stringify!($name))?))
                 }
             )+
         }
 
         impl Reader for Tx {
-            type Table<'r, K: Key + 'static, V: Value + 'static> = TxTable<'r, K, V>;
+            type Table<'r, K: Field, V: Field> = TxTable<'r, K, V>;
 
             $(
                 fn $name(&self) -> Result<TxTable<'_, $key, $value>, Error> {
@@ -98,16 +93,24 @@ impl Snapshot {
     }
 }
 
-fn open<'s, K: Key + 'static, V: Value + 'static>(
+fn open<'s>(
     txn: &ReadTransaction,
-    slot: &'s OnceLock<ReadOnlyTable<K, V>>,
+    slot: &'s OnceLock<RawSnapshotTable>,
     name: &'static str,
-) -> Result<SnapshotTable<'s, K, V>, Error> {
+) -> Result<&'s RawSnapshotTable, Error> {
     if let Some(table) = slot.get() {
-        return Ok(SnapshotTable(table));
+        return Ok(table);
     }
-    let table = txn.open_table(TableDefinition::<K, V>::new(name))?;
-    Ok(SnapshotTable(slot.get_or_init(|| table)))
+    let table = txn.open_table(raw(name))?;
+    Ok(slot.get_or_init(|| table))
+}
+
+/// Makes the tables that do not exist yet.
+pub(super) fn create_all(txn: &WriteTransaction) -> Result<(), Error> {
+    for table in TABLES {
+        txn.open_table(raw(table.name))?;
+    }
+    Ok(())
 }
 
 tables! {

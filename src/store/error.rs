@@ -22,6 +22,12 @@ pub enum Error {
         /// Its version in the database.
         stored: u32,
     },
+    /// The file is from before hearth's first release, and no step leads from there.
+    #[error(
+        "a hearth from before the first release has written this database, and this one cannot read \
+         it: set `data_dir` to another, empty directory"
+    )]
+    TooOld,
     /// The disk has too little space left for anything that grows the database.
     #[error("the disk is almost full; free some space and try again")]
     Full,
@@ -45,7 +51,7 @@ impl Error {
     /// Whether the database will never open as it is.
     pub(super) fn is_corruption(&self) -> bool {
         match self {
-            Self::Corrupt(_) | Self::TooNew { .. } => true,
+            Self::Corrupt(_) | Self::TooNew { .. } | Self::TooOld => true,
             Self::Storage(error) => matches!(**error, redb::Error::Corrupted(_)),
             _ => false,
         }

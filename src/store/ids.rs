@@ -3,10 +3,9 @@
 //! A full identifier is stored once, beside its number; every other row refers to it by number. A
 //! number is given when the thing is first stored, inside the transaction that stores it.
 
-use std::cmp::Ordering;
-
-use redb::{Key, TypeName, Value};
 use serde::{Deserialize, Serialize};
+
+use super::field::Field;
 
 macro_rules! number {
     ($(#[$meta:meta])* $name:ident($int:ty)) => {
@@ -23,36 +22,15 @@ macro_rules! number {
             pub const MAX: Self = Self(<$int>::MAX);
         }
 
-        impl Value for $name {
-            type SelfType<'a> = $name;
-            type AsBytes<'a> = [u8; size_of::<$int>()];
+        impl Field for $name {
+            type View<'a> = $name;
 
-            fn fixed_width() -> Option<usize> {
-                Some(size_of::<$int>())
+            fn write(view: &$name, last: bool, bytes: &mut Vec<u8>) {
+                <$int>::write(&view.0, last, bytes);
             }
 
-            fn from_bytes<'a>(data: &'a [u8]) -> $name
-            where
-                Self: 'a,
-            {
-                $name(<$int>::from_le_bytes(data.try_into().expect("redb keeps fixed widths")))
-            }
-
-            fn as_bytes<'a, 'b: 'a>(value: &'a Self::SelfType<'b>) -> Self::AsBytes<'a>
-            where
-                Self: 'b,
-            {
-                value.0.to_le_bytes()
-            }
-
-            fn type_name() -> TypeName {
-                TypeName::new(concat!("hearth::", stringify!($name)))
-            }
-        }
-
-        impl Key for $name {
-            fn compare(left: &[u8], right: &[u8]) -> Ordering {
-                Self::from_bytes(left).cmp(&Self::from_bytes(right))
+            fn read(bytes: &mut &[u8], last: bool) -> $name {
+                $name(<$int>::read(bytes, last))
             }
         }
     };

@@ -3,14 +3,16 @@
 
 use std::collections::BTreeMap;
 
-use redb::{Database, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{Database, ReadableTable, TableError, WriteTransaction};
 
 use super::{
     Error,
     catalog::{TABLES, TableInfo, create_all},
+    field::{bytes_of, view_of},
+    table::raw,
 };
 
-pub(super) const VERSIONS: TableDefinition<&str, u32> = TableDefinition::new("table_versions");
+const VERSIONS: &str = "table_versions";
 
 /// One step of one table, from `from` to `from + 1`.
 pub(super) struct Migration {
@@ -29,7 +31,8 @@ const MIGRATIONS: &[Migration] = &[];
 /// the database is as before or as after.
 ///
 /// # Errors
-/// [`Error::TooNew`] if a table is newer than this program, [`Error::Corrupt`] if no step leads to
+/// [`Error::TooNew`] if a table is newer than this program, [`Error::TooOld`] if the file is from before
+/// the first release, [`Error::Corrupt`] if no step leads to
 /// its version.
 pub(super) fn run(db: &Database) -> Result<(), Error> {
     run_for(db, TABLES, MIGRATIONS, create_all)
@@ -72,8 +75,11 @@ pub(super) fn run_for(
             );
             (due.step)(&txn)?;
         }
-        txn.open_table(VERSIONS)?
-            .insert(table.name, table.version)?;
+        let (name, version) = (
+            bytes_of::<&str>(&table.name),
+            bytes_of::<u32>(&table.version),
+        );
+        txn.open_table(raw(VERSIONS))?.insert(&*name, &*version)?;
         changed = true;
     }
     if changed {
@@ -86,11 +92,20 @@ pub(super) fn run_for(
     Ok(())
 }
 
-fn stored_versions(txn: &WriteTransaction) -> Result<BTreeMap<String, u32>, Error> {
+/// The version of each table that there is.
+///
+/// # Errors
+/// [`Error::TooOld`] if the tables are not of bytes.
+pub(super) fn stored_versions(txn: &WriteTransaction) -> Result<BTreeMap<String, u32>, Error> {
+    let table = txn.open_table(raw(VERSIONS)).map_err(|error| match error {
+        TableError::TableTypeMismatch { .. } => Error::TooOld,
+        error => error.into(),
+    })?;
     let mut versions = BTreeMap::new();
-    for row in txn.open_table(VERSIONS)?.iter()? {
+    for row in table.iter()? {
         let (name, version) = row?;
-        versions.insert(name.value().to_owned(), version.value());
+        let name = view_of::<&str>(name.value()).to_owned();
+        versions.insert(name, view_of::<u32>(version.value()));
     }
     Ok(versions)
 }

@@ -15,6 +15,7 @@ mod catalog;
 mod disk;
 mod effects;
 mod error;
+mod field;
 mod health;
 mod ids;
 mod inbox;
@@ -48,11 +49,12 @@ pub use self::{
     disk::{Space, database_size, is_full},
     effects::Effect,
     error::Error,
+    field::Field,
     ids::{
         DeviceNum, EventNum, NodeNum, Place, Position, RoomNum, ServerNum, StateKeyNum, UserNum,
     },
     packed::{Bytes, Packed, Record, pack_before, unpack_before},
-    table::{Range, Records, Row, Rows, SnapshotTable, TxTable},
+    table::{Found, Range, Records, Row, Rows, SnapshotTable, TxTable},
     tx::Tx,
 };
 use crate::pool::{Kind, Pool};

@@ -2,16 +2,15 @@
 //!
 //! A record's fields may change only together with its version and a migration of its table.
 
-use std::{borrow::Cow, fmt, marker::PhantomData};
+use std::{fmt, marker::PhantomData};
 
-use redb::{TypeName, Value};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::Error;
+use super::{Error, field::Field};
 
 /// Something that is stored packed.
 pub trait Record: Serialize + DeserializeOwned + fmt::Debug + 'static {
-    /// The name that errors and the table's type carry.
+    /// The name that errors carry.
     const NAME: &'static str;
     /// The version that stands in front of the fields.
     const VERSION: u8 = 1;
@@ -22,7 +21,7 @@ pub trait Record: Serialize + DeserializeOwned + fmt::Debug + 'static {
 pub struct Packed<T>(PhantomData<T>);
 
 /// A packed `T`, as bytes.
-pub struct Bytes<'a, T>(Cow<'a, [u8]>, PhantomData<T>);
+pub struct Bytes<'a, T>(&'a [u8], PhantomData<T>);
 
 impl<T> fmt::Debug for Bytes<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -31,17 +30,12 @@ impl<T> fmt::Debug for Bytes<'_, T> {
 }
 
 impl<T: Record> Bytes<'_, T> {
-    /// Packs `record`.
-    pub fn pack(record: &T) -> Bytes<'static, T> {
-        Bytes(Cow::Owned(pack_before(record, &[])), PhantomData)
-    }
-
     /// The record.
     ///
     /// # Errors
     /// [`Error::Corrupt`] if the version or the fields are not those of `T`.
     pub fn unpack(&self) -> Result<T, Error> {
-        match unpack_before(&self.0)? {
+        match unpack_before(self.0)? {
             (record, []) => Ok(record),
             _ => Err(Error::Corrupt(T::NAME)),
         }
@@ -71,29 +65,14 @@ pub fn unpack_before<T: Record>(bytes: &[u8]) -> Result<(T, &[u8]), Error> {
     }
 }
 
-impl<T: Record> Value for Packed<T> {
-    type SelfType<'a> = Bytes<'a, T>;
-    type AsBytes<'a> = &'a [u8];
+impl<T: Record> Field for Packed<T> {
+    type View<'a> = Bytes<'a, T>;
 
-    fn fixed_width() -> Option<usize> {
-        None
+    fn write(view: &Bytes<'_, T>, last: bool, bytes: &mut Vec<u8>) {
+        <&[u8]>::write(&view.0, last, bytes);
     }
 
-    fn from_bytes<'a>(data: &'a [u8]) -> Bytes<'a, T>
-    where
-        Self: 'a,
-    {
-        Bytes(Cow::Borrowed(data), PhantomData)
-    }
-
-    fn as_bytes<'a, 'b: 'a>(value: &'a Self::SelfType<'b>) -> &'a [u8]
-    where
-        Self: 'b,
-    {
-        &value.0
-    }
-
-    fn type_name() -> TypeName {
-        TypeName::new(&format!("hearth::Packed<{}>", T::NAME))
+    fn read<'a>(bytes: &mut &'a [u8], last: bool) -> Bytes<'a, T> {
+        Bytes(<&[u8]>::read(bytes, last), PhantomData)
     }
 }

@@ -1,27 +1,67 @@
 //! Tables as the rest of the server sees them: the same reads in a snapshot and in a transaction,
 //! writes in a transaction only.
 
-use std::{borrow::Borrow, cell::Cell, ops::RangeBounds};
+use std::{
+    borrow::Borrow,
+    cell::Cell,
+    fmt,
+    marker::PhantomData,
+    ops::{Bound, RangeBounds},
+};
 
-use redb::{AccessGuard, Key, ReadOnlyTable, ReadableTable, Table, Value};
+use redb::{
+    AccessGuard, ReadOnlyTable, ReadableTable, ReadableTableMetadata, Table, TableDefinition,
+};
 
 use super::{
     Error,
-    packed::{Bytes, Packed, Record},
+    field::{Field, bytes_of, view_of},
+    packed::{Packed, Record, pack_before},
 };
 
+/// What redb sees of any key and any value.
+type Raw = &'static [u8];
+/// The bounds of a range, as redb sees them.
+type RawBounds = (Bound<Vec<u8>>, Bound<Vec<u8>>);
+/// A table in a snapshot, as redb has it.
+pub(super) type RawSnapshotTable = ReadOnlyTable<Raw, Raw>;
+/// A table in a write transaction, as redb has it.
+pub(super) type RawTxTable<'t> = Table<'t, Raw, Raw>;
+
+/// A table by its name, as redb knows it.
+pub(super) const fn raw(name: &str) -> TableDefinition<'_, Raw, Raw> {
+    TableDefinition::new(name)
+}
+
+/// A key or a value in the file.
+pub struct Found<'r, F: Field>(AccessGuard<'r, Raw>, PhantomData<F>);
+
+impl<F: Field> Found<'_, F> {
+    /// What it is.
+    pub fn value(&self) -> F::View<'_> {
+        view_of::<F>(self.0.value())
+    }
+}
+
+impl<F: Field> fmt::Debug for Found<'_, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.value().len())
+    }
+}
+
+fn found<F: Field>(guard: AccessGuard<'_, Raw>) -> Found<'_, F> {
+    Found(guard, PhantomData)
+}
+
 /// What can be read of a table, in a [`Snapshot`](super::Snapshot) or a [`Tx`](super::Tx).
-pub trait Rows<K: Key + 'static, V: Value + 'static> {
+pub trait Rows<K: Field, V: Field> {
     /// The row at `key`.
-    fn get<'k>(
-        &self,
-        key: impl Borrow<K::SelfType<'k>>,
-    ) -> Result<Option<AccessGuard<'_, V>>, Error>;
+    fn get<'k>(&self, key: impl Borrow<K::View<'k>>) -> Result<Option<Found<'_, V>>, Error>;
 
     /// The rows in `range`, in the order of their keys, readable from both ends.
     fn range<'k, B>(&self, range: impl RangeBounds<B> + 'k) -> Result<Range<'_, K, V>, Error>
     where
-        B: Borrow<K::SelfType<'k>> + 'k;
+        B: Borrow<K::View<'k>> + 'k;
 
     /// How many rows there are.
     fn len(&self) -> Result<u64, Error>;
@@ -32,130 +72,206 @@ pub trait Rows<K: Key + 'static, V: Value + 'static> {
     }
 
     /// Whether there is a row at `key`.
-    fn has<'k>(&self, key: impl Borrow<K::SelfType<'k>>) -> Result<bool, Error> {
+    fn has<'k>(&self, key: impl Borrow<K::View<'k>>) -> Result<bool, Error> {
         Ok(self.get(key)?.is_some())
     }
 }
 
 /// What can be read of a table of packed records.
-pub trait Records<K: Key + 'static, T: Record>: Rows<K, Packed<T>> {
+pub trait Records<K: Field, T: Record>: Rows<K, Packed<T>> {
     /// The record at `key`.
-    fn load<'k>(&self, key: impl Borrow<K::SelfType<'k>>) -> Result<Option<T>, Error> {
+    fn load<'k>(&self, key: impl Borrow<K::View<'k>>) -> Result<Option<T>, Error> {
         self.get(key)?.map(|row| row.value().unpack()).transpose()
     }
 }
 
-impl<K: Key + 'static, T: Record, R: Rows<K, Packed<T>>> Records<K, T> for R {}
+impl<K: Field, T: Record, R: Rows<K, Packed<T>>> Records<K, T> for R {}
 
 /// The rows of a range, from both ends.
-pub struct Range<'r, K: Key + 'static, V: Value + 'static>(redb::Range<'r, K, V>);
+pub struct Range<'r, K: Field, V: Field>(redb::Range<'r, Raw, Raw>, PhantomData<(K, V)>);
 
 /// A row: its key and its value.
-pub type Row<'r, K, V> = (AccessGuard<'r, K>, AccessGuard<'r, V>);
+pub type Row<'r, K, V> = (Found<'r, K>, Found<'r, V>);
 
-impl<'r, K: Key + 'static, V: Value + 'static> Iterator for Range<'r, K, V> {
+impl<'r, K: Field, V: Field> Iterator for Range<'r, K, V> {
     type Item = Result<Row<'r, K, V>, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.0.next().map(|row| Ok(row?))
+        let row = raw_next(&mut self.0)?;
+        Some(row.map(|(key, value)| (found(key), found(value))))
     }
 }
 
-impl<K: Key + 'static, V: Value + 'static> DoubleEndedIterator for Range<'_, K, V> {
+impl<K: Field, V: Field> DoubleEndedIterator for Range<'_, K, V> {
     fn next_back(&mut self) -> Option<Self::Item> {
-        self.0.next_back().map(|row| Ok(row?))
+        let row = raw_next_back(&mut self.0)?;
+        Some(row.map(|(key, value)| (found(key), found(value))))
     }
 }
 
 /// A table in a snapshot.
-pub struct SnapshotTable<'s, K: Key + 'static, V: Value + 'static>(
-    pub(super) &'s ReadOnlyTable<K, V>,
-);
+pub struct SnapshotTable<'s, K: Field, V: Field> {
+    table: &'s RawSnapshotTable,
+    types: PhantomData<(K, V)>,
+}
 
-impl<K: Key + 'static, V: Value + 'static> Rows<K, V> for SnapshotTable<'_, K, V> {
-    fn get<'k>(
-        &self,
-        key: impl Borrow<K::SelfType<'k>>,
-    ) -> Result<Option<AccessGuard<'_, V>>, Error> {
-        Ok(ReadableTable::get(self.0, key)?)
+impl<'s, K: Field, V: Field> SnapshotTable<'s, K, V> {
+    pub(super) fn new(table: &'s RawSnapshotTable) -> Self {
+        Self {
+            table,
+            types: PhantomData,
+        }
+    }
+}
+
+impl<K: Field, V: Field> Rows<K, V> for SnapshotTable<'_, K, V> {
+    fn get<'k>(&self, key: impl Borrow<K::View<'k>>) -> Result<Option<Found<'_, V>>, Error> {
+        let row = raw_get(self.table, &bytes_of::<K>(key.borrow()))?;
+        Ok(row.map(found))
     }
 
     fn range<'k, B>(&self, range: impl RangeBounds<B> + 'k) -> Result<Range<'_, K, V>, Error>
     where
-        B: Borrow<K::SelfType<'k>> + 'k,
+        B: Borrow<K::View<'k>> + 'k,
     {
-        Ok(Range(ReadableTable::range(self.0, range)?))
+        let rows = raw_range(self.table, &bounds::<K, B>(&range))?;
+        Ok(Range(rows, PhantomData))
     }
 
     fn len(&self) -> Result<u64, Error> {
-        Ok(redb::ReadableTableMetadata::len(self.0)?)
+        Ok(self.table.len()?)
     }
 }
 
 /// A table in a write transaction. Open it in the smallest scope: redb refuses to open it again
 /// while it is held.
-pub struct TxTable<'t, K: Key + 'static, V: Value + 'static> {
-    pub(super) table: Table<'t, K, V>,
-    pub(super) dirty: &'t Cell<bool>,
+pub struct TxTable<'t, K: Field, V: Field> {
+    table: RawTxTable<'t>,
+    dirty: &'t Cell<bool>,
+    types: PhantomData<(K, V)>,
 }
 
-impl<K: Key + 'static, V: Value + 'static> Rows<K, V> for TxTable<'_, K, V> {
-    fn get<'k>(
-        &self,
-        key: impl Borrow<K::SelfType<'k>>,
-    ) -> Result<Option<AccessGuard<'_, V>>, Error> {
-        Ok(self.table.get(key)?)
+impl<K: Field, V: Field> Rows<K, V> for TxTable<'_, K, V> {
+    fn get<'k>(&self, key: impl Borrow<K::View<'k>>) -> Result<Option<Found<'_, V>>, Error> {
+        let row = raw_get(&self.table, &bytes_of::<K>(key.borrow()))?;
+        Ok(row.map(found))
     }
 
     fn range<'k, B>(&self, range: impl RangeBounds<B> + 'k) -> Result<Range<'_, K, V>, Error>
     where
-        B: Borrow<K::SelfType<'k>> + 'k,
+        B: Borrow<K::View<'k>> + 'k,
     {
-        Ok(Range(self.table.range(range)?))
+        let rows = raw_range(&self.table, &bounds::<K, B>(&range))?;
+        Ok(Range(rows, PhantomData))
     }
 
     fn len(&self) -> Result<u64, Error> {
-        Ok(redb::ReadableTableMetadata::len(&self.table)?)
+        Ok(self.table.len()?)
     }
 }
 
-impl<K: Key + 'static, V: Value + 'static> TxTable<'_, K, V> {
+impl<'t, K: Field, V: Field> TxTable<'t, K, V> {
+    /// `table`, which sets `dirty` as soon as it is changed.
+    pub(super) fn new(table: RawTxTable<'t>, dirty: &'t Cell<bool>) -> Self {
+        Self {
+            table,
+            dirty,
+            types: PhantomData,
+        }
+    }
+
     /// Puts `value` at `key`, over what was there.
     pub fn insert<'k, 'v>(
         &mut self,
-        key: impl Borrow<K::SelfType<'k>>,
-        value: impl Borrow<V::SelfType<'v>>,
+        key: impl Borrow<K::View<'k>>,
+        value: impl Borrow<V::View<'v>>,
     ) -> Result<(), Error> {
         self.dirty.set(true);
-        self.table.insert(key, value)?;
-        Ok(())
+        let (key, value) = (bytes_of::<K>(key.borrow()), bytes_of::<V>(value.borrow()));
+        raw_insert(&mut self.table, &key, &value)
     }
 
     /// Removes the row at `key`; whether there was one.
-    pub fn remove<'k>(&mut self, key: impl Borrow<K::SelfType<'k>>) -> Result<bool, Error> {
+    pub fn remove<'k>(&mut self, key: impl Borrow<K::View<'k>>) -> Result<bool, Error> {
         self.dirty.set(true);
-        Ok(self.table.remove(key)?.is_some())
+        raw_remove(&mut self.table, &bytes_of::<K>(key.borrow()))
     }
 
     /// Removes every row in `range` for which `gone` holds.
     pub fn remove_in<'k, B>(
         &mut self,
         range: impl RangeBounds<B> + 'k,
-        mut gone: impl FnMut(K::SelfType<'_>, V::SelfType<'_>) -> bool,
+        mut gone: impl FnMut(K::View<'_>, V::View<'_>) -> bool,
     ) -> Result<(), Error>
     where
-        B: Borrow<K::SelfType<'k>> + 'k,
+        B: Borrow<K::View<'k>> + 'k,
     {
         self.dirty.set(true);
-        self.table
-            .retain_in(range, |key, value| !gone(key, value))?;
-        Ok(())
+        let mut gone = |key: &[u8], value: &[u8]| gone(view_of::<K>(key), view_of::<V>(value));
+        raw_remove_in(&mut self.table, &bounds::<K, B>(&range), &mut gone)
     }
 }
 
-impl<K: Key + 'static, T: Record> TxTable<'_, K, Packed<T>> {
+impl<K: Field, T: Record> TxTable<'_, K, Packed<T>> {
     /// Packs `record` and puts it at `key`.
-    pub fn put<'k>(&mut self, key: impl Borrow<K::SelfType<'k>>, record: &T) -> Result<(), Error> {
-        self.insert(key, Bytes::pack(record))
+    pub fn put<'k>(&mut self, key: impl Borrow<K::View<'k>>, record: &T) -> Result<(), Error> {
+        self.dirty.set(true);
+        let key = bytes_of::<K>(key.borrow());
+        raw_insert(&mut self.table, &key, &pack_before(record, &[]))
     }
+}
+
+fn bounds<'k, K: Field, B: Borrow<K::View<'k>>>(range: &impl RangeBounds<B>) -> RawBounds {
+    let bytes = |bound: &B| bytes_of::<K>(bound.borrow());
+    (range.start_bound().map(bytes), range.end_bound().map(bytes))
+}
+
+// What works on redb's tables is not generic in the types of a table, so that it exists once.
+
+type RawRow<'r> = (AccessGuard<'r, Raw>, AccessGuard<'r, Raw>);
+
+fn raw_get<'t>(
+    table: &'t impl ReadableTable<Raw, Raw>,
+    key: &[u8],
+) -> Result<Option<AccessGuard<'t, Raw>>, Error> {
+    Ok(table.get(key)?)
+}
+
+fn raw_range<'t>(
+    table: &'t impl ReadableTable<Raw, Raw>,
+    bounds: &RawBounds,
+) -> Result<redb::Range<'t, Raw, Raw>, Error> {
+    Ok(table.range::<&[u8]>(slices(bounds))?)
+}
+
+fn raw_next<'r>(rows: &mut redb::Range<'r, Raw, Raw>) -> Option<Result<RawRow<'r>, Error>> {
+    Some(rows.next()?.map_err(Error::from))
+}
+
+fn raw_next_back<'r>(rows: &mut redb::Range<'r, Raw, Raw>) -> Option<Result<RawRow<'r>, Error>> {
+    Some(rows.next_back()?.map_err(Error::from))
+}
+
+fn raw_insert(table: &mut RawTxTable<'_>, key: &[u8], value: &[u8]) -> Result<(), Error> {
+    table.insert(key, value)?;
+    Ok(())
+}
+
+fn raw_remove(table: &mut RawTxTable<'_>, key: &[u8]) -> Result<bool, Error> {
+    Ok(table.remove(key)?.is_some())
+}
+
+fn raw_remove_in(
+    table: &mut RawTxTable<'_>,
+    bounds: &RawBounds,
+    gone: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+) -> Result<(), Error> {
+    Ok(table.retain_in::<&[u8], _>(slices(bounds), |key, value| !gone(key, value))?)
+}
+
+fn slices((start, end): &RawBounds) -> (Bound<&[u8]>, Bound<&[u8]>) {
+    (
+        start.as_ref().map(Vec::as_slice),
+        end.as_ref().map(Vec::as_slice),
+    )
 }

@@ -2,13 +2,14 @@
 
 use std::cell::{Cell, RefCell};
 
-use redb::{Database, Key, TableDefinition, Value, WriteTransaction};
+use redb::{Database, WriteTransaction};
 
 use super::{
     Effect, Error,
     catalog::Reader,
+    field::Field,
     ids::{DeviceNum, EventNum, Position, RoomNum, ServerNum, UserNum},
-    table::{Rows, TxTable},
+    table::{Rows, TxTable, raw},
 };
 
 /// How many positions are reserved at once, so that the counter is written once in as many.
@@ -45,8 +46,8 @@ impl Counters {
 
 fn last<K, V>(table: impl Rows<K, V>) -> Result<Option<K>, Error>
 where
-    K: for<'k> Key<SelfType<'k> = K> + 'static,
-    V: Value + 'static,
+    K: for<'k> Field<View<'k> = K>,
+    V: Field,
 {
     let last = table.range::<K>(..)?.next_back().transpose()?;
     Ok(last.map(|(key, _)| key.value()))
@@ -81,15 +82,12 @@ impl Tx {
         })
     }
 
-    pub(super) fn open<K: Key + 'static, V: Value + 'static>(
+    pub(super) fn open<K: Field, V: Field>(
         &self,
         name: &'static str,
     ) -> Result<TxTable<'_, K, V>, Error> {
-        let table = self.txn.open_table(TableDefinition::<K, V>::new(name))?;
-        Ok(TxTable {
-            table,
-            dirty: &self.dirty,
-        })
+        let table = self.txn.open_table(raw(name))?;
+        Ok(TxTable::new(table, &self.dirty))
     }
 
     /// Before a job: from here it can be taken back if it changes no table.

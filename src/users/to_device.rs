@@ -146,7 +146,7 @@ fn put(tx: &Tx, user: UserNum, device: DeviceNum, json: &str) -> Result<(), stor
 }
 
 /// The index of the letter behind `rows`; none if there are too many.
-fn next_index<K: redb::Key>(
+fn next_index<K: store::Field>(
     mut rows: store::Range<'_, K, store::Packed<Letter>>,
 ) -> Result<Option<u64>, store::Error> {
     let Some(first) = rows.next().transpose()? else {

@@ -8,7 +8,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTran
 use super::fake_disk::{Call, FakeDisk, Fault};
 use crate::store::{
     Error, TableInfo,
-    migrations::{Migration, VERSIONS, run_for},
+    migrations::{Migration, run_for, stored_versions},
 };
 
 /// Version 1: a pet → what it says.
@@ -94,9 +94,8 @@ fn migrate(db: &Database, version: u32) -> Result<(), Error> {
 }
 
 fn version_of_pets(db: &Database) -> u32 {
-    let txn = db.begin_read().expect("begun");
-    let versions = txn.open_table(VERSIONS).expect("open");
-    versions.get("pets").expect("read").expect("known").value()
+    let txn = db.begin_write().expect("begun");
+    stored_versions(&txn).expect("read")["pets"]
 }
 
 fn letters(db: &Database) -> Vec<(String, u64)> {
@@ -137,6 +136,20 @@ fn several_steps_run_one_after_another() {
     migrate(&db, 3).expect("migrated");
     assert_eq!(version_of_pets(&db), 3);
     assert_eq!(letters(&db), rows(&[("cat", 8), ("dog", 10)]));
+}
+
+#[test]
+fn a_file_from_before_the_first_release_is_refused_by_what_it_is() {
+    const TYPED: TableDefinition<&str, u32> = TableDefinition::new("table_versions");
+    let db = open(&FakeDisk::default()).expect("it opens");
+    let txn = db.begin_write().expect("begun");
+    txn.open_table(TYPED)
+        .expect("open")
+        .insert("pets", 1)
+        .expect("inserted");
+    txn.commit().expect("committed");
+    let refused = migrate(&db, 2);
+    assert!(matches!(refused, Err(Error::TooOld)), "{refused:?}");
 }
 
 #[test]

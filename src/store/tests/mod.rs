@@ -1,6 +1,7 @@
 //! Tests of the store. Each has a directory of its own and publishes on the test's thread.
 
 mod fake_disk;
+mod fields;
 mod jobs;
 mod migrations;
 mod numbers;

@@ -9,7 +9,11 @@ use crate::{
     pool::Pool,
     store::{
         DeviceNum, EventNum, Packed, Position, Reader, Record, Records, RoomNum, Rows, Store, Tx,
-        UserNum, pack_before, records::Device, unpack_before,
+        UserNum,
+        field::{bytes_of, view_of},
+        pack_before,
+        table::raw,
+        unpack_before,
     },
 };
 
@@ -168,7 +172,7 @@ fn a_packed_record_begins_with_its_version_and_what_follows_it_is_left_as_it_is(
 
 #[test]
 fn a_packed_record_of_another_version_or_cut_short_or_too_long_is_corrupt() {
-    let unpack = |bytes: &[u8]| <Packed<Note> as redb::Value>::from_bytes(bytes).unpack();
+    let unpack = |bytes: &[u8]| view_of::<Packed<Note>>(bytes).unpack();
     let whole = pack_before(&a_note(), &[]);
     assert_eq!(unpack(&whole).expect("unpacked"), a_note());
     for version in [0, 1, 2, 4, 255] {
@@ -191,14 +195,11 @@ fn a_record_that_does_not_decode_is_an_error_of_the_one_who_reads_it() {
     let key = (UserNum(1), "DEVICE");
     {
         // As a program would leave it that writes what this one does not know.
-        let raw: redb::TableDefinition<(UserNum, &str), Packed<Device>> =
-            redb::TableDefinition::new("devices");
         let db = redb::Database::create(&file).expect("opened");
         let txn = db.begin_write().expect("begun");
-        let bytes = <Packed<Device> as redb::Value>::from_bytes(b"\xffunknown");
-        txn.open_table(raw)
+        txn.open_table(raw("devices"))
             .expect("open")
-            .insert(key, bytes)
+            .insert(&*bytes_of::<(UserNum, &str)>(&key), &b"\xffunknown"[..])
             .expect("inserted");
         txn.commit().expect("committed");
     }

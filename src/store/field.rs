@@ -1,0 +1,136 @@
+//! How keys and values stand in the file: as bytes, in one encoding for both, whose order is the
+//! order of the keys.
+//!
+//! To redb every table is one of bytes. So its trees exist once in the program, not once for every
+//! pair of types, which are a third of the binary otherwise; and comparing keys is comparing bytes.
+
+/// What can be a key, a value, or a part of one.
+pub trait Field: 'static {
+    /// One, as it is handed in, and as it is read from bytes that live for `'a`.
+    type View<'a>;
+
+    /// Appends `view` to `bytes`. What is `last` need not tell where it ends.
+    fn write(view: &Self::View<'_>, last: bool, bytes: &mut Vec<u8>);
+
+    /// Takes what [`write`](Self::write) has written from the front of `bytes`.
+    fn read<'a>(bytes: &mut &'a [u8], last: bool) -> Self::View<'a>;
+}
+
+/// Why reading cannot fail: redb holds checksums of its pages, and versions of tables tell who wrote
+/// them.
+const WRITTEN: &str = "a row holds what was written";
+
+/// The bytes of one key or value.
+pub(super) fn bytes_of<F: Field>(view: &F::View<'_>) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(48);
+    F::write(view, true, &mut bytes);
+    bytes
+}
+
+/// The key or value that `bytes` are.
+pub(super) fn view_of<F: Field>(mut bytes: &[u8]) -> F::View<'_> {
+    F::read(&mut bytes, true)
+}
+
+impl Field for () {
+    type View<'a> = ();
+
+    fn write((): &(), _: bool, _: &mut Vec<u8>) {}
+
+    fn read(_: &mut &[u8], _: bool) {}
+}
+
+/// Numbers stand with their highest byte first.
+macro_rules! number {
+    ($($int:ty),+) => {
+        $(impl Field for $int {
+            type View<'a> = $int;
+
+            fn write(view: &$int, _: bool, bytes: &mut Vec<u8>) {
+                bytes.extend_from_slice(&view.to_be_bytes());
+            }
+
+            fn read(bytes: &mut &[u8], _: bool) -> $int {
+                <$int>::from_be_bytes(*take(bytes))
+            }
+        })+
+    };
+}
+
+number!(u8, u32, u64);
+
+impl<const N: usize> Field for [u8; N] {
+    type View<'a> = [u8; N];
+
+    fn write(view: &[u8; N], _: bool, bytes: &mut Vec<u8>) {
+        bytes.extend_from_slice(view);
+    }
+
+    fn read(bytes: &mut &[u8], _: bool) -> [u8; N] {
+        *take(bytes)
+    }
+}
+
+/// Bytes stand behind their number, unless they are last: then they are in the order of bytes, else
+/// the shorter ones come first.
+impl Field for &'static [u8] {
+    type View<'a> = &'a [u8];
+
+    fn write(view: &&[u8], last: bool, bytes: &mut Vec<u8>) {
+        if !last {
+            let length = u32::try_from(view.len()).expect("what is not last is an identifier");
+            u32::write(&length, false, bytes);
+        }
+        bytes.extend_from_slice(view);
+    }
+
+    fn read<'a>(bytes: &mut &'a [u8], last: bool) -> &'a [u8] {
+        let length = if last {
+            bytes.len()
+        } else {
+            u32::read(bytes, false) as usize
+        };
+        bytes.split_off(..length).expect(WRITTEN)
+    }
+}
+
+/// A text is its UTF-8.
+impl Field for &'static str {
+    type View<'a> = &'a str;
+
+    fn write(view: &&str, last: bool, bytes: &mut Vec<u8>) {
+        <&[u8]>::write(&view.as_bytes(), last, bytes);
+    }
+
+    fn read<'a>(bytes: &mut &'a [u8], last: bool) -> &'a str {
+        std::str::from_utf8(<&[u8]>::read(bytes, last)).expect(WRITTEN)
+    }
+}
+
+/// Parts stand one behind the other.
+macro_rules! parts {
+    ($($part:ident $place:tt),+; $end:ident $last:tt) => {
+        impl<$($part: Field,)+ $end: Field> Field for ($($part,)+ $end) {
+            type View<'a> = ($($part::View<'a>,)+ $end::View<'a>);
+
+            fn write(view: &Self::View<'_>, last: bool, bytes: &mut Vec<u8>) {
+                $($part::write(&view.$place, false, bytes);)+
+                $end::write(&view.$last, last, bytes);
+            }
+
+            fn read<'a>(bytes: &mut &'a [u8], last: bool) -> Self::View<'a> {
+                ($($part::read(bytes, false),)+ $end::read(bytes, last))
+            }
+        }
+    };
+}
+
+parts!(A 0; B 1);
+parts!(A 0, B 1; C 2);
+parts!(A 0, B 1, C 2; D 3);
+
+fn take<'a, const N: usize>(bytes: &mut &'a [u8]) -> &'a [u8; N] {
+    let (taken, rest) = bytes.split_first_chunk().expect(WRITTEN);
+    *bytes = rest;
+    taken
+}
