@@ -9,7 +9,7 @@
 //!   not.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -18,19 +18,22 @@ use std::{
 };
 
 use ruma::{
-    OwnedUserId, UserId,
-    api::federation::{
-        device::get_devices,
-        transactions::edu::{DeviceListUpdateContent, SigningKeyUpdateContent},
+    OwnedServerName, OwnedUserId, UserId,
+    api::{
+        error::ErrorKind,
+        federation::{
+            device::get_devices,
+            transactions::edu::{DeviceListUpdateContent, SigningKeyUpdateContent},
+        },
     },
 };
-use smol::Executor;
+use smol::{Executor, Task};
 
-use super::{Client, Limits, locks::Locks};
+use super::{Client, Error, Limits, connect::in_time, locks::Locks};
 use crate::{
     clock::Clock,
     rooms::{self, current},
-    store::{Store, Tx},
+    store::{Reader, Store, Tx},
     users::{
         device_lists,
         remote_devices::{self, Devices, Followed},
@@ -44,6 +47,8 @@ const LIMITS: Limits = Limits {
     time: Duration::from_secs(10),
     size: 1024 * 1024,
 };
+/// How many lists one server is asked for at once.
+const SIDE_BY_SIDE: usize = 8;
 /// How many lists are fetched in the background at once; the others stay stale until they are used.
 const IN_BACKGROUND: usize = 20;
 
@@ -64,6 +69,17 @@ impl Update {
             Self::Keys(update) => &update.user_id,
         }
     }
+}
+
+/// What there is of the devices of some users.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The lists that are kept, fetched before if need be.
+    pub lists: BTreeMap<OwnedUserId, Devices>,
+    /// Who is in no room with anybody here: nothing is kept of their devices.
+    pub strangers: BTreeSet<OwnedUserId>,
+    /// Which servers did not tell what was not kept.
+    pub failures: BTreeMap<OwnedServerName, Error>,
 }
 
 /// Keeps them. Clones are the same.
@@ -97,25 +113,60 @@ impl DeviceLists {
         }))
     }
 
-    /// The devices of `user` of another server: those that are kept, fetched before if need be. `None`
-    /// if nobody here is in a room with `user`, or they cannot be fetched.
+    /// The devices of `users` of other servers. Those that are not kept are fetched, from each server by
+    /// a task of its own, for at most `time`.
     ///
     /// # Errors
     /// If the store cannot be read or written.
-    pub async fn of(&self, user: &UserId) -> Result<Option<Devices>, rooms::Error> {
-        if !self.is_known(user)? {
-            self.forget(user).await?;
-            return Ok(None);
-        }
-        if self.kept(user)?.is_none() {
-            self.fetch(user).await?;
-        }
-        let kept = self.kept(user)?;
+    pub async fn of(&self, users: Vec<OwnedUserId>, time: Duration) -> Result<Found, rooms::Error> {
+        let scan = move |r: &_| look_up(r, users);
+        let (mut found, lacking) = self.0.store.scan("devices of others", scan).await?;
+        self.forget(found.strangers.clone()).await?;
         let now = self.0.clock.now_ms();
-        if kept.as_ref().is_some_and(|kept| is_old(kept, now)) {
-            self.fetch_in_background(user.to_owned());
+        for (user, _) in found.lists.iter().filter(|(_, kept)| is_old(kept, now)) {
+            self.fetch_in_background(user.clone());
         }
-        Ok(kept)
+        let tasks: Vec<(_, _, Task<_>)> = lacking
+            .into_iter()
+            .map(|(server, users)| {
+                let fetch = self.clone().fetch_all(users.clone());
+                let task = self.0.executor.spawn(in_time(time, fetch));
+                (server, users, task)
+            })
+            .collect();
+        for (server, users, task) in tasks {
+            let fetched = match task.await {
+                Ok(fetched) => fetched?,
+                Err(late) => Err(late),
+            };
+            if let Err(error) = fetched {
+                found.failures.insert(server, error);
+            }
+            for user in users {
+                if let Some(kept) = self.kept(&user)? {
+                    found.lists.insert(user, kept);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Fetches lists of users of one server, up to the first that it does not tell.
+    async fn fetch_all(self, users: Vec<OwnedUserId>) -> Result<Result<(), Error>, rooms::Error> {
+        for users in users.chunks(SIDE_BY_SIDE) {
+            let spawn = |user: &OwnedUserId| {
+                let (lists, user) = (self.clone(), user.clone());
+                let fetch = async move { lists.fetch(&user).await };
+                self.0.executor.spawn(fetch)
+            };
+            let tasks: Vec<Task<_>> = users.iter().map(spawn).collect();
+            for task in tasks {
+                if let Err(error) = task.await? {
+                    return Ok(Err(error));
+                }
+            }
+        }
+        Ok(Ok(()))
     }
 
     /// Takes in what a server says of its users, in the order in which it says it.
@@ -162,26 +213,32 @@ impl DeviceLists {
     }
 
     fn kept(&self, user: &UserId) -> Result<Option<Devices>, rooms::Error> {
-        let kept = self.0.store.read(|s| remote_devices::load(s, user))?;
-        Ok(kept.filter(|kept| !kept.is_stale))
+        self.0.store.read(|s| kept(s, user))
     }
 
-    async fn forget(&self, user: &UserId) -> Result<(), rooms::Error> {
-        let is_kept = self.0.store.read(|s| remote_devices::load(s, user))?;
-        if is_kept.is_some() {
-            let user = user.to_owned();
-            let job = move |tx: &Tx| Ok(remote_devices::forget(tx, &user)?);
-            self.0.store.write::<_, rooms::Error, _>(job).await?;
+    async fn forget(&self, users: BTreeSet<OwnedUserId>) -> Result<(), rooms::Error> {
+        let mut is_kept = Vec::new();
+        for user in users {
+            if self.0.store.read(|s| remote_devices::has(s, &user))? {
+                is_kept.push(user);
+            }
         }
-        Ok(())
+        if is_kept.is_empty() {
+            return Ok(());
+        }
+        let job = move |tx: &Tx| {
+            let mut users = is_kept.iter();
+            Ok(users.try_for_each(|user| remote_devices::forget(tx, user))?)
+        };
+        self.0.store.write::<_, rooms::Error, _>(job).await
     }
 
     /// Fetches the list of `user`, unless somebody else has done so just now.
-    async fn fetch(&self, user: &UserId) -> Result<(), rooms::Error> {
+    async fn fetch(&self, user: &UserId) -> Result<Result<(), Error>, rooms::Error> {
         let _turn = self.0.fetching.of(user).await;
         let now = self.0.clock.now_ms();
         if self.kept(user)?.is_some_and(|kept| !is_old(&kept, now)) {
-            return Ok(());
+            return Ok(Ok(()));
         }
         let request = get_devices::v1::Request::new(user.to_owned());
         let client = &self.0.client;
@@ -190,11 +247,10 @@ impl DeviceLists {
             .await;
         let told = match told {
             Ok(told) if told.user_id == user => told,
-            Ok(_) => return Ok(()),
-            Err(error) => {
-                log::debug!("the devices of {user} cannot be fetched: {error}");
-                return Ok(());
-            }
+            Ok(_) => return Ok(Err(Error::Nonsense("devices of another user".into()))),
+            // The others of its users have theirs.
+            Err(error) if matches!(error.kind(), Some(ErrorKind::NotFound)) => return Ok(Ok(())),
+            Err(error) => return Ok(Err(error)),
         };
         let user = user.to_owned();
         let job = move |tx: &Tx| {
@@ -210,7 +266,7 @@ impl DeviceLists {
             }
             Ok::<_, rooms::Error>(())
         };
-        self.0.store.write(job).await
+        self.0.store.write(job).await.map(Ok)
     }
 
     fn fetch_in_background(&self, user: OwnedUserId) {
@@ -220,13 +276,40 @@ impl DeviceLists {
             return;
         }
         let fetch = async move {
-            if let Err(error) = lists.fetch(&user).await {
-                log::debug!("the devices of {user} are not kept: {error}");
+            match lists.fetch(&user).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => log::debug!("the devices of {user} cannot be fetched: {error}"),
+                Err(error) => log::error!("the devices of {user} cannot be kept: {error}"),
             }
             lists.0.in_background.fetch_sub(1, Ordering::Relaxed);
         };
         self.0.executor.spawn(fetch).detach();
     }
+}
+
+/// Which lists are kept, who is a stranger, and whose lists each server is to be asked for.
+fn look_up(
+    r: &impl Reader,
+    users: Vec<OwnedUserId>,
+) -> Result<(Found, BTreeMap<OwnedServerName, Vec<OwnedUserId>>), rooms::Error> {
+    let mut found = Found::default();
+    let mut lacking: BTreeMap<OwnedServerName, Vec<OwnedUserId>> = BTreeMap::new();
+    for user in users {
+        if current::sharing_rooms_with(r, &user)?.is_empty() {
+            found.strangers.insert(user);
+        } else if let Some(kept) = kept(r, &user)? {
+            found.lists.insert(user, kept);
+        } else {
+            let server = user.server_name().to_owned();
+            lacking.entry(server).or_default().push(user);
+        }
+    }
+    Ok((found, lacking))
+}
+
+fn kept(r: &impl Reader, user: &UserId) -> Result<Option<Devices>, rooms::Error> {
+    let kept = remote_devices::load(r, user)?;
+    Ok(kept.filter(|kept| !kept.is_stale))
 }
 
 fn is_old(kept: &Devices, now: u64) -> bool {

@@ -99,7 +99,8 @@ fn between_servers(routes: &mut Routes) {
 
 fn accounts(routes: &mut Routes) {
     use client::{
-        account, device, device_list, keys, openid, register, session, to_device, uiaa_page,
+        account, device, device_list, key_query, keys, openid, register, session, to_device,
+        uiaa_page,
     };
 
     routes.add(register::get_username_availability);
@@ -132,7 +133,7 @@ fn accounts(routes: &mut Routes) {
     routes.add(device_list::get_key_changes);
     routes.add(to_device::send_event_to_device).body(LARGE_BODY);
     routes.add(keys::upload_keys);
-    routes.add(keys::get_keys);
+    routes.add(key_query::get_keys);
     routes.add(keys::claim_keys);
     routes.add(keys::upload_signing_keys);
     routes.add(keys::upload_signatures);

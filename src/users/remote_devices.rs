@@ -61,6 +61,15 @@ pub enum Followed {
     Stale,
 }
 
+/// Whether anything is kept of `user`.
+///
+/// # Errors
+/// If the tables cannot be read.
+pub fn has(r: &impl Reader, user: &UserId) -> Result<bool, store::Error> {
+    let num = num_of(r, user)?;
+    num.map_or(Ok(false), |num| r.remote_lists()?.has(num))
+}
+
 /// What is kept of `user`.
 ///
 /// # Errors

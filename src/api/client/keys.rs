@@ -3,12 +3,11 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedDeviceId, OwnedUserId,
+    CanonicalJsonObject, OwnedUserId,
     api::{
-        client::keys::{claim_keys, get_keys, upload_keys, upload_signatures, upload_signing_keys},
+        client::keys::{claim_keys, upload_keys, upload_signatures, upload_signing_keys},
         error::ErrorKind,
     },
-    encryption::CrossSigningKey,
     serde::Raw,
 };
 use serde_json::{Value, json, value::to_raw_value};
@@ -17,11 +16,11 @@ use super::uiaa::{self, Interactive, authenticate};
 use crate::{
     api::{Api, Error, Session},
     federation,
-    store::{Reader, Records, Tx, UserNum},
+    store::{Reader, Records, Tx},
     users::{
         self,
         keys::{
-            cross_signing::{self, Upload, Usage},
+            cross_signing::{Upload, Usage},
             devices, one_time,
             signatures::{self, Signer},
         },
@@ -29,11 +28,11 @@ use crate::{
 };
 
 /// How many keys one request may ask for.
-const MOST: usize = 10_000;
+pub(super) const MOST: usize = 10_000;
 
 /// How long other servers are waited for if the client does not say, and at most.
-const PATIENCE: Duration = Duration::from_secs(10);
-const LONGEST: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const LONGEST: Duration = Duration::from_secs(30);
 
 /// `POST /_matrix/client/v3/keys/upload`
 pub async fn upload_keys(
@@ -73,146 +72,17 @@ pub async fn upload_keys(
     ))
 }
 
-/// `POST /_matrix/client/v3/keys/query`
-pub async fn get_keys(
-    api: Api,
-    who: Session,
-    request: get_keys::v3::Request,
-) -> Result<get_keys::v3::Response, Error> {
-    if request.device_keys.len() > MOST {
-        return Err(Error::too_large("too many users at once"));
-    }
-    let time = request.timeout.unwrap_or(PATIENCE).min(LONGEST);
-    let viewer = Signer {
-        user: who.user,
-        id: who.user_id,
-    };
-    let (of_local, remote) = by_place(&api, request.device_keys);
-    let mut response = of_local_users(&api, viewer.clone(), of_local).await?;
-    let asked = remote.clone();
-    for (server, answer) in api.federation.user_keys().query(remote, time).await {
-        match answer {
-            Ok(answer) => {
-                let is_asked =
-                    |user: &OwnedUserId| user.server_name() == server && asked.contains_key(user);
-                let devices = answer.device_keys.into_iter();
-                let devices = devices.filter(|(user, _)| is_asked(user));
-                response.device_keys.extend(devices);
-                for (user, master) in answer.master_keys {
-                    if is_asked(&user) {
-                        let master = as_seen_by(&api, &viewer, &user, master)?;
-                        response.master_keys.insert(user, master);
-                    }
-                }
-                let signing = answer.self_signing_keys.into_iter();
-                let signing = signing.filter(|(user, _)| is_asked(user));
-                response.self_signing_keys.extend(signing);
-            }
-            Err(error) => drop(
-                response
-                    .failures
-                    .insert(server.to_string(), failure(&error)),
-            ),
-        }
-    }
-    Ok(response)
-}
-
 /// What is asked of users of this server, and of users of others.
-fn by_place<T>(
+pub(super) fn by_place<T>(
     api: &Api,
     asked: BTreeMap<OwnedUserId, T>,
 ) -> (BTreeMap<OwnedUserId, T>, BTreeMap<OwnedUserId, T>) {
     asked.into_iter().partition(|(user, _)| api.local.has(user))
 }
 
-fn failure(error: &federation::Error) -> Value {
+pub(super) fn failure(error: &federation::Error) -> Value {
     let kind = error.kind().unwrap_or(&ErrorKind::Unknown);
     json!({ "errcode": kind.errcode().as_str(), "error": error.to_string() })
-}
-
-/// The master key of another server's user with what `viewer` has signed of it.
-fn as_seen_by(
-    api: &Api,
-    viewer: &Signer,
-    user: &OwnedUserId,
-    master: Raw<CrossSigningKey>,
-) -> Result<Raw<CrossSigningKey>, Error> {
-    let Ok(mut key) = master.deserialize_as_unchecked::<CanonicalJsonObject>() else {
-        return Ok(master);
-    };
-    api.store.read(|s| {
-        if let Some(num) = users::num_of(s, user)? {
-            signatures::show_to(s, viewer, num, &mut key)?;
-        }
-        raw(&key)
-    })
-}
-
-/// What is asked of devices: of which users, and of which devices; none are all.
-type Asked = BTreeMap<OwnedUserId, Vec<OwnedDeviceId>>;
-
-async fn of_local_users(
-    api: &Api,
-    viewer: Signer,
-    asked: Asked,
-) -> Result<get_keys::v3::Response, Error> {
-    let scan = api.store.scan("keys", move |s| {
-        let mut response = get_keys::v3::Response::new();
-        for (user_id, wanted) in &asked {
-            let Some(user) = users::num_of(s, user_id)? else {
-                continue;
-            };
-            let mut of_user = BTreeMap::new();
-            for (device_id, mut keys) in devices::of_user(s, user)? {
-                if wanted.is_empty() || wanted.contains(&device_id) {
-                    let device = s.devices()?.load((user, device_id.as_str()))?;
-                    let name = device.and_then(|device| device.display_name);
-                    show_name(&mut keys, name);
-                    of_user.insert(device_id, raw(&keys)?);
-                }
-            }
-            response.device_keys.insert(user_id.clone(), of_user);
-            show_signing_keys(s, &viewer, (user, user_id), &mut response)?;
-        }
-        Ok::<_, Error>(response)
-    });
-    scan.await
-}
-
-fn show_signing_keys(
-    s: &impl Reader,
-    viewer: &Signer,
-    (user, user_id): (UserNum, &OwnedUserId),
-    response: &mut get_keys::v3::Response,
-) -> Result<(), Error> {
-    if let Some(mut master) = cross_signing::of_user(s, user, Usage::Master)? {
-        signatures::show_to(s, viewer, user, &mut master)?;
-        response.master_keys.insert(user_id.clone(), raw(&master)?);
-    }
-    if let Some(key) = cross_signing::of_user(s, user, Usage::SelfSigning)? {
-        response
-            .self_signing_keys
-            .insert(user_id.clone(), raw(&key)?);
-    }
-    // Whom users trust is nobody else's business.
-    if user == viewer.user
-        && let Some(key) = cross_signing::of_user(s, user, Usage::UserSigning)?
-    {
-        response
-            .user_signing_keys
-            .insert(user_id.clone(), raw(&key)?);
-    }
-    Ok(())
-}
-
-fn show_name(keys: &mut CanonicalJsonObject, name: Option<String>) {
-    let mut unsigned = CanonicalJsonObject::new();
-    if let Some(name) = name {
-        unsigned.insert("device_display_name".to_owned(), name.into());
-    }
-    let unsigned = CanonicalJsonValue::Object(unsigned);
-    keys.insert("unsigned".to_owned(), unsigned);
 }
 
 /// A key as answers have it.

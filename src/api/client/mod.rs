@@ -9,6 +9,7 @@ pub mod device_list;
 pub mod directory;
 pub mod discovery;
 pub mod filter;
+pub mod key_query;
 pub mod keys;
 pub mod media;
 pub mod membership;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use hearth::users::remote_devices::Devices;
 use ruma::{DeviceId, UserId, api::federation::device::get_devices};
 use serde_json::{Value, json};
 
@@ -20,7 +21,7 @@ fn rename(who: &Person<'_>, name: &str) {
 }
 
 /// A room that `who` makes and `other`, of another server, joins.
-fn share(who: &Person<'_>, server: &Home, other: &Person<'_>) -> String {
+pub fn share(who: &Person<'_>, server: &Home, other: &Person<'_>) -> String {
     let room = make_room(who, json!({ "preset": "public_chat" }));
     join_via(other, &room, server);
     room
@@ -39,12 +40,16 @@ fn hears(who: &Person<'_>, user: &str, mut since: String) -> String {
     panic!("{} does not hear of {user}", who.user_id);
 }
 
-/// What `server` keeps of the devices of `user`: their names by their ids.
-fn kept(server: &Home, user: &str) -> Option<Value> {
+fn list(server: &Home, user: &str) -> Option<Devices> {
     let user = UserId::parse(user).expect("a user id");
     let lists = server.federation().device_lists();
-    let kept = server.run(lists.of(&user)).expect("the store works")?;
-    let devices = kept.devices.into_iter();
+    let found = server.run(lists.of(vec![user.clone()], Duration::from_secs(10)));
+    found.expect("the store works").lists.remove(&user)
+}
+
+/// What `server` keeps of the devices of `user`: their names by their ids.
+fn kept(server: &Home, user: &str) -> Option<Value> {
+    let devices = list(server, user)?.devices.into_iter();
     Some(
         devices
             .map(|(id, device)| (id.to_string(), device.display_name))
@@ -148,9 +153,7 @@ fn the_keys_of_a_device_come_with_its_update_and_with_the_whole_list() {
     upload_keys(&bob, json!({ "device_keys": keys }));
     hears(&alice, &bob.user_id, since);
     let user = UserId::parse(&*bob.user_id).expect("a user id");
-    let lists = here.federation().device_lists();
-    let followed = here.run(lists.of(&user)).expect("the store works");
-    let followed = followed.expect("a room is shared").devices;
+    let followed = list(&here, &bob.user_id).expect("a room is shared").devices;
     let of_device = followed[<&DeviceId>::from(&*bob.device_id)].keys.as_ref();
     let of_device = serde_json::from_str::<Value>(of_device.expect("it has keys").json().get());
     assert_eq!(of_device.expect("JSON"), keys);

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::device_lists::share;
 use crate::{
     home::{Home, Person},
     rooms::done,
@@ -66,6 +67,33 @@ fn keys_of_another_servers_user_are_shown_as_signed_and_given_out_once() {
         [format!("{ALGORITHM}:B")]
     );
     assert!(given(&claim(&alice, &bob), &bob).is_empty());
+}
+
+#[test]
+fn the_keys_of_who_shares_a_room_are_known_while_their_server_is_away() {
+    let [here, mut there] = Home::federating();
+    let (alice, carol) = (here.register("alice"), here.register("carol"));
+    let (asked, shown) = {
+        let (bob, dan) = (there.register("bob"), there.register("dan"));
+        share(&alice, &here, &bob);
+        upload(&bob);
+        upload(&dan);
+        let mut shown = identity(&bob);
+        shown["unsigned"] = json!({});
+        let asked = json!({ "device_keys": { &bob.user_id: [] } });
+        let both = json!({ "device_keys": { &bob.user_id: [], &dan.user_id: [] } });
+        let answer = done(alice.post(&format!("{KEYS}/query"), both));
+        assert_eq!(answer["failures"], Value::Null);
+        let of_stranger = &answer["device_keys"][&dan.user_id][&dan.device_id];
+        assert_eq!(*of_stranger, identity(&dan));
+        (asked, json!({ &bob.user_id: { &bob.device_id: shown } }))
+    };
+    there.stop();
+    for who in [&alice, &carol] {
+        let answer = done(who.post(&format!("{KEYS}/query"), asked.clone()));
+        assert_eq!(answer["device_keys"], shown);
+        assert_eq!(answer["failures"], Value::Null);
+    }
 }
 
 #[test]
