@@ -1,12 +1,12 @@
 //! Events that wait for what comes before them: one task a room works them off.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use ruma::{EventId, OwnedServerName, ServerName};
+use ruma::{EventId, OwnedEventId, OwnedServerName, ServerName};
 use smol::{
     Executor, Task, Timer,
     channel::{self, Receiver as Woken, Sender},
@@ -33,10 +33,14 @@ const WAITING: usize = 200;
 const WAITING_OF_ONE: usize = 100;
 /// How many rooms are worked on at once.
 const ROOMS: usize = 8;
-/// How long a room in which nothing went forward rests at first; twice as long each time.
+/// How long a room in which nothing went forward rests at first; twice as long each time, so often.
 const REST: Duration = Duration::from_secs(15);
-/// How often it does before what waits is given up.
-const RESTS: u32 = 8;
+const DOUBLED: u32 = 6;
+/// How long it rests even if more comes.
+const BREATH: Duration = Duration::from_millis(200);
+/// How long an event waits, since this server started, before it is given up: servers that cannot be
+/// reached for a while cost nothing, whatever comes meanwhile.
+const PATIENCE: Duration = Duration::from_secs(3600);
 
 impl<P: Peers> Receiver<P> {
     /// Stores `event` as waiting.
@@ -191,63 +195,64 @@ fn rooms_that_wait(r: &impl Reader) -> Result<Vec<RoomNum>, rooms::Error> {
     }
 }
 
-/// Works off what waits in `room`, until nothing does or nothing goes forward any more.
+/// Works off what waits in `room`, until nothing does: it is worked in, or waited too long.
 async fn work_off<P: Peers>(
     receiver: &Receiver<P>,
     slots: &Semaphore,
     room: RoomNum,
     woken: &Woken<()>,
 ) {
+    let mut since: HashMap<OwnedEventId, Instant> = HashMap::new();
     let mut rests = 0;
     loop {
         let slot = slots.acquire().await;
         let round = round(receiver, room).await;
         drop(slot);
-        match round {
-            Ok(Round::Empty) => return,
-            Ok(Round::Forward) => rests = 0,
-            Ok(Round::Stuck) if rests < RESTS => {
-                let time = REST * 2_u32.pow(rests);
-                let rest = async {
-                    Timer::after(time).await;
-                };
-                let woken = async {
-                    let _ = woken.recv().await;
-                };
-                rests += 1;
-                rest.or(woken).await;
+        let result = match round {
+            Ok(Round { forward: true, .. }) => {
+                rests = 0;
+                continue;
             }
-            Ok(Round::Stuck) => {
-                log::warn!("gave up on events whose history no server gives");
-                if give_up(receiver.store(), room).await.is_err() {
-                    return;
+            Ok(Round { stuck, .. }) if stuck.is_empty() => return,
+            Ok(Round { stuck, .. }) => {
+                since.retain(|id, _| stuck.contains(id));
+                for id in stuck {
+                    since.entry(id).or_insert_with(Instant::now);
                 }
+                give_up(receiver.store(), room, &mut since).await
             }
-            Err(error) => {
-                log::error!("cannot work off what other servers sent: {error}");
-                return;
-            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = result {
+            log::error!("cannot work off what other servers sent: {error}");
+            return;
         }
+        let time = REST * 2_u32.pow(rests);
+        let rest = async {
+            Timer::after(time).await;
+            (rests + 1).min(DOUBLED)
+        };
+        let woken = async {
+            Timer::after(BREATH).await;
+            let _ = woken.recv().await;
+            0
+        };
+        rests = rest.or(woken).await;
     }
 }
 
 /// What a look at everything that waits in a room came to.
-enum Round {
-    /// Nothing waits.
-    Empty,
-    /// Something was worked in.
-    Forward,
-    /// Nothing was.
-    Stuck,
+struct Round {
+    /// Whether something was worked in.
+    forward: bool,
+    /// What goes on waiting.
+    stuck: HashSet<OwnedEventId>,
 }
 
 async fn round<P: Peers>(receiver: &Receiver<P>, num: RoomNum) -> Result<Round, Error> {
     let store = receiver.store();
     let (room, rows) =
         store.read(|s| Ok::<_, rooms::Error>((Room::load(s, num)?, waiting(s, num)?)))?;
-    if rows.is_empty() {
-        return Ok(Round::Empty);
-    }
     let mut origins = HashMap::new();
     let mut events = Vec::new();
     for (id, row) in rows {
@@ -259,7 +264,10 @@ async fn round<P: Peers>(receiver: &Receiver<P>, num: RoomNum) -> Result<Round, 
             None => done(store, num, &id).await?,
         }
     }
-    let mut forward = false;
+    let mut round = Round {
+        forward: false,
+        stuck: HashSet::new(),
+    };
     for event in sorted(events, Pdu::prev_events) {
         let id = event.pdu.event_id().to_owned();
         let Some(origin) = origins.remove(&id) else {
@@ -268,21 +276,20 @@ async fn round<P: Peers>(receiver: &Receiver<P>, num: RoomNum) -> Result<Round, 
         match receiver.complete(&room, origin, event).await {
             Ok(()) => {
                 done(store, num, id.as_str()).await?;
-                forward = true;
+                round.forward = true;
             }
             Err(Error::Rooms(rooms::Error::Store(error))) => return Err(error.into()),
             Err(error @ Error::Rooms(rooms::Error::Invalid(_))) => {
                 log::debug!("dropped {id}: {error}");
                 done(store, num, id.as_str()).await?;
             }
-            Err(error) => log::debug!("{id} goes on waiting: {error}"),
+            Err(error) => {
+                log::debug!("{id} goes on waiting: {error}");
+                round.stuck.insert(id);
+            }
         }
     }
-    Ok(if forward {
-        Round::Forward
-    } else {
-        Round::Stuck
-    })
+    Ok(round)
 }
 
 fn parse(room: &Room, id: &str, row: &Waiting) -> Option<(OwnedServerName, Received)> {
@@ -304,14 +311,18 @@ async fn done(store: &Store, room: RoomNum, id: &str) -> Result<(), Error> {
     Ok(store.write(job).await?)
 }
 
-async fn give_up(store: &Store, room: RoomNum) -> Result<(), Error> {
-    let job = move |tx: &Tx| {
-        for id in waiting(tx, room)?.keys() {
-            tx.waiting()?.remove((room, id.as_str()))?;
-        }
-        Ok::<_, rooms::Error>(())
-    };
-    Ok(store.write(job).await?)
+/// Forgets what has waited too long. What comes after it finds it again, or leaves a gap.
+async fn give_up(
+    store: &Store,
+    room: RoomNum,
+    since: &mut HashMap<OwnedEventId, Instant>,
+) -> Result<(), Error> {
+    let too_long = since.extract_if(|_, since| since.elapsed() > PATIENCE);
+    for (id, _) in too_long.collect::<Vec<_>>() {
+        log::warn!("gave up on {id}, whose history no server gives");
+        done(store, room, id.as_str()).await?;
+    }
+    Ok(())
 }
 
 fn lacks_history<P>(fetch: &Fetch<'_, P>, event: &Received) -> Result<bool, Error> {

@@ -514,6 +514,27 @@ fn what_nobody_can_complete_waits_for_a_server_that_can() {
 }
 
 #[test]
+fn what_waits_is_not_given_up_because_more_comes() {
+    let history = talk(&RoomVersionId::V12, 40);
+    let last = history.events.len() - 1;
+    with_server(&Peer::new(history), last - 39, async |server| {
+        server.peer.gives.store(false, Ordering::Relaxed);
+        for index in last - 12..=last {
+            let asked = server.peer.asked.load(Ordering::Relaxed);
+            server.take(&[index]).await;
+            while server.peer.asked.load(Ordering::Relaxed) == asked {
+                future::yield_now().await;
+            }
+        }
+        assert_eq!(server.waiting(), 13);
+        server.peer.gives.store(true, Ordering::Relaxed);
+        server.queues.wake(server.room);
+        server.worked_off().await;
+        assert!((last - 12..=last).all(|index| server.has(index)));
+    });
+}
+
+#[test]
 fn one_bad_event_costs_the_others_nothing() {
     let history = talk(&RoomVersionId::V12, 4);
     let last = history.events.len() - 1;
