@@ -41,7 +41,7 @@ fn upload_as(
 }
 
 /// The path under which what was uploaded is downloaded.
-fn path_of(uri: &Value) -> String {
+pub fn path_of(uri: &Value) -> String {
     let uri = uri.as_str().expect("an address");
     let uri = uri.strip_prefix("mxc://").expect("an mxc address");
     format!("{DOWNLOAD}/{uri}")

@@ -34,9 +34,12 @@ use crate::{
     media::{self, About, Draft, Media, is_media_id},
 };
 
-/// How many are fetched at once, and how many wait for that.
+/// How many are fetched at once, of all servers and of one: none keeps the others waiting.
 const AT_ONCE: usize = 32;
+const AT_ONCE_OF_ONE: usize = 8;
+/// How many are fetched or wait for that.
 const WAITING: usize = 500;
+const WAITING_OF_ONE: usize = 150;
 /// How long fetching one may take.
 const PATIENCE: Duration = Duration::from_mins(10);
 /// For how long one that could not be had is not asked for again, and how many of those are known.
@@ -58,6 +61,13 @@ pub enum Error {
 /// Which media.
 type Name = (OwnedServerName, String);
 type Outcome = Result<(), Error>;
+type Fetch = Arc<OnceCell<Outcome>>;
+
+/// What is fetched from one server, or waits for that.
+struct Queue {
+    fetches: HashMap<String, Fetch>,
+    slots: Arc<Semaphore>,
+}
 
 /// The media of other servers. Clones are the same.
 #[derive(Clone)]
@@ -67,7 +77,7 @@ struct Shared {
     client: Client,
     media: Media,
     executor: Arc<Executor<'static>>,
-    fetches: Mutex<HashMap<Name, Arc<OnceCell<Outcome>>>>,
+    queues: Mutex<HashMap<OwnedServerName, Queue>>,
     failed: Remembered<Name, Error>,
     slots: Semaphore,
 }
@@ -90,7 +100,7 @@ impl RemoteMedia {
             client: client.clone(),
             media: media.clone(),
             executor: executor.clone(),
-            fetches: Mutex::default(),
+            queues: Mutex::default(),
             failed: Remembered::new(clock, REMEMBERED, REMEMBERED * BYTES_EACH),
             slots: Semaphore::new(AT_ONCE),
         }))
@@ -112,24 +122,29 @@ impl RemoteMedia {
         self.start(name)?.wait().await.clone()
     }
 
-    fn fetches(&self) -> MutexGuard<'_, HashMap<Name, Arc<OnceCell<Outcome>>>> {
-        self.0
-            .fetches
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn queues(&self) -> MutexGuard<'_, HashMap<OwnedServerName, Queue>> {
+        self.0.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Starts fetching, unless that is under way.
-    fn start(&self, name: Name) -> Result<Arc<OnceCell<Outcome>>, Error> {
-        let mut fetches = self.fetches();
-        if let Some(fetch) = fetches.get(&name) {
+    fn start(&self, name: Name) -> Result<Fetch, Error> {
+        let mut queues = self.queues();
+        let of_one = queues.get(&name.0).map(|queue| &queue.fetches);
+        if let Some(fetch) = of_one.and_then(|fetches| fetches.get(&name.1)) {
             return Ok(fetch.clone());
         }
-        if fetches.len() >= WAITING {
+        let waiting_of_one = of_one.map_or(0, HashMap::len);
+        let waiting: usize = queues.values().map(|queue| queue.fetches.len()).sum();
+        if waiting >= WAITING || waiting_of_one >= WAITING_OF_ONE {
             return Err(PeerError::TimedOut.into());
         }
+        let queue = queues.entry(name.0.clone()).or_insert_with(|| Queue {
+            fetches: HashMap::new(),
+            slots: Arc::new(Semaphore::new(AT_ONCE_OF_ONE)),
+        });
         let fetch = Arc::new(OnceCell::new());
-        fetches.insert(name.clone(), fetch.clone());
+        queue.fetches.insert(name.1.clone(), fetch.clone());
+        let of_one = queue.slots.clone();
         let (this, outcome) = (self.clone(), fetch.clone());
         let task = self.0.executor.spawn(async move {
             // Whoever waits is told also if it panics.
@@ -139,11 +154,23 @@ impl RemoteMedia {
                 outcome,
                 result: Err(PeerError::TimedOut.into()),
             };
+            let _slot_of_one = of_one.acquire().await;
             let _slot = this.0.slots.acquire().await;
             end.result = this.bring(&end.name.0, &end.name.1).await;
         });
         task.detach();
         Ok(fetch)
+    }
+
+    /// Forgets what is under way no more.
+    fn ended(&self, (server, id): &Name) {
+        let mut queues = self.queues();
+        if let Some(queue) = queues.get_mut(server) {
+            queue.fetches.remove(id);
+            if queue.fetches.is_empty() {
+                queues.remove(server);
+            }
+        }
     }
 
     async fn bring(&self, server: &ServerName, id: &str) -> Outcome {
@@ -205,7 +232,7 @@ struct End<'a> {
 
 impl Drop for End<'_> {
     fn drop(&mut self) {
-        self.of.fetches().remove(&self.name);
+        self.of.ended(&self.name);
         if let Err(error) = &self.result {
             log::debug!("mxc://{}/{}: {error}", self.name.0, self.name.1);
             // What is announced may come any moment.

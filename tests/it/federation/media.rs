@@ -3,11 +3,13 @@
 use std::{fs, path::Path};
 
 use http::{Method, Request};
-use serde_json::Value;
+use serde_json::{Value, json};
+use smol::future;
 
 use crate::{
     home::{Home, Person, read, refused},
-    media::{get, upload},
+    media::{get, path_of, upload},
+    rooms::done,
 };
 
 /// How many bytes of media a server keeps.
@@ -44,6 +46,42 @@ fn what_another_server_has_is_fetched_once_for_all_who_ask_and_kept() {
     assert_eq!(kept(&here), content.len() as u64);
     drop(there);
     assert!(*get(&here, &alice, &path, &[]).body() == content);
+}
+
+/// Addresses on a server to which nothing has been uploaded: who fetches them waits for a while.
+fn promised(home: &Home, count: usize) -> Vec<String> {
+    let bob = home.register("bob");
+    let create = || done(bob.post("/_matrix/media/v1/create", json!({})));
+    let path = |created: Value| path_of(&created["content_uri"]);
+    (0..count).map(|_| path(create())).collect()
+}
+
+#[test]
+fn a_server_that_takes_its_time_does_not_keep_the_media_of_others_waiting() {
+    let [here, slow, quick] = Home::federating();
+    let alice = here.register("alice");
+    let promised = promised(&slow, 40);
+    let path = upload(&quick, &quick.register("carol"), "image/png", b"content");
+    let ask = |path: &str| {
+        let (path, token) = (path.to_owned(), alice.token.clone());
+        let here = &here;
+        async move {
+            here.send(Method::GET, &path, Some(&token), &Value::Null)
+                .await
+        }
+    };
+    let waiting = promised[1..].iter().map(|path| ask(path)).collect();
+    let all = async {
+        here.all(waiting).await;
+        None
+    };
+    let first = async {
+        ask(&promised[0]).await;
+        None
+    };
+    let other = async { Some(ask(&path).await.0) };
+    let came = here.run(future::or(first, future::or(all, other)));
+    assert_eq!(came, Some(200));
 }
 
 #[test]
