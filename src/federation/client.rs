@@ -26,6 +26,7 @@ use smol::{Executor, lock::Semaphore};
 
 use super::{
     Error,
+    address::is_public,
     connect::{
         Answer, Connection, Connector, Limits, REFUSAL, Target, download, exchange, in_time, open,
     },
@@ -133,7 +134,7 @@ impl Client {
             web: if private && config.is_local() {
                 Reach::AsServers
             } else {
-                Reach::Public
+                Reach::Only(is_public)
             },
         })))
     }

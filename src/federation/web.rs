@@ -1,13 +1,14 @@
 //! The web, by `https`: where something is, and how it is fetched. Each host on the way, also behind a
 //! redirect, is looked up and must be at an address that everybody knows.
 
+use std::net::IpAddr;
+
 use http::{Request, Uri, header};
 use http_body_util::Full;
 use hyper::body::Bytes;
 
 use super::{
     Error,
-    address::is_public,
     connect::{Answer, open},
     resolve::Search,
 };
@@ -57,13 +58,13 @@ impl Place {
 }
 
 /// Where something may be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub enum Reach {
     /// Wherever other servers may be.
     AsServers,
-    /// Nowhere but where everybody can go: it is not for the one who names it to make this server ask
-    /// what only this server can.
-    Public,
+    /// Nowhere but at such addresses: it is not for the one who names it to make this server ask what
+    /// only this server can.
+    Only(fn(IpAddr) -> bool),
 }
 
 /// Asks for what is at `place`, or wherever that leads, which is returned too. The answer is a good one.
@@ -79,8 +80,8 @@ pub async fn get(
             .body(Full::<Bytes>::default());
         let request = request.map_err(nonsense)?;
         let mut target = search.web_host(&place.host, place.port).await?;
-        if reach == Reach::Public {
-            target.addresses.retain(|address| is_public(address.ip()));
+        if let Reach::Only(may_be) = reach {
+            target.addresses.retain(|address| may_be(address.ip()));
         }
         let connection = search.connector().connect(&target).await?;
         let answer = open(connection, &target, request).await?;

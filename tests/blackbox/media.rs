@@ -13,6 +13,7 @@ use std::{
 use image::{ImageFormat, RgbImage};
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use crate::common::{
@@ -109,7 +110,8 @@ fn png_with_profile(length: usize) -> Vec<u8> {
     bytes
 }
 
-fn upload_bytes((port, token): (u16, &str), content: &[u8]) -> String {
+/// Uploads this: status and answer.
+fn post((port, token): (u16, &str), content: &[u8]) -> (u16, Value) {
     let head = format!(
         "POST /_matrix/media/v3/upload HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
          Authorization: Bearer {token}\r\nContent-Length: {}\r\n\r\n",
@@ -120,10 +122,9 @@ fn upload_bytes((port, token): (u16, &str), content: &[u8]) -> String {
     stream.write_all(content).unwrap();
     let mut said = String::new();
     stream.read_to_string(&mut said).unwrap();
-    let body = said.split_once("\r\n\r\n").unwrap().1;
-    let body: Value = serde_json::from_str(body).unwrap();
-    let uri = body["content_uri"].as_str().unwrap();
-    uri.strip_prefix("mxc://").unwrap().to_owned()
+    let (head, body) = said.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap();
+    (status.parse().unwrap(), serde_json::from_str(body).unwrap())
 }
 
 #[cfg(target_os = "linux")]
@@ -139,7 +140,8 @@ fn a_picture_takes_no_more_memory_than_pictures_may_whatever_is_in_its_file() {
     let most = (24 << 10) + GROWTH;
     let files = [padded_jpeg(80 << 20), png_with_profile(200 << 20)];
     for (file, status) in files.into_iter().zip(["413", "200"]) {
-        let media = upload_bytes(who, &file);
+        let (_, answer) = post(who, &file);
+        let media = &answer["content_uri"].as_str().unwrap()["mxc://".len()..];
         let line = format!("GET /_matrix/client/v1/media/thumbnail/{media}?width=32&height=32");
         let grew = growth(&server, || {
             let (said, _) = ask(who, &line, (0, 0)).unwrap();
@@ -213,6 +215,49 @@ fn the_owner_sees_who_takes_up_how_much_and_takes_files_away() {
     }
     let said = media(data, &["delete", "cat.jpg"]).unwrap_err();
     assert!(said.contains("SHA-256"), "{said}");
+}
+
+#[test]
+fn a_file_is_known_by_what_is_in_it_wherever_it_comes_from() {
+    let directory = TempDir::new().unwrap();
+    let data = directory.path();
+    let content = b"what nobody is to see";
+    let hash: String = Sha256::digest(content)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let token = {
+        let server = Server::start(data).unwrap();
+        register(server.port, "alice").unwrap()
+    };
+    let try_upload = || {
+        let server = Server::start(data).unwrap();
+        let answer = post((server.port, &token), content);
+        assert!(server.stop(Signal::TERM).unwrap().success());
+        answer
+    };
+    // Before it has ever been here.
+    media(data, &["quarantine", &hash]).unwrap();
+    let (status, refused) = try_upload();
+    assert_eq!((status, &refused["errcode"]), (403, &json!("M_FORBIDDEN")));
+    let usage = media(data, &["usage"]).unwrap();
+    assert!(usage.contains("1 kept from everybody"), "{usage}");
+    media(data, &["quarantine", "--release", &hash]).unwrap();
+    let [one, other] = [try_upload(), try_upload()].map(|(status, answer)| {
+        assert_eq!(status, 200, "{answer}");
+        answer["content_uri"].as_str().unwrap()["mxc://".len()..].to_owned()
+    });
+    media(data, &["delete", &hash]).unwrap();
+    let server = Server::start(data).unwrap();
+    for address in [one, other] {
+        let (said, _) = download((server.port, &token), &address).unwrap();
+        assert!(said.starts_with("HTTP/1.1 404 "), "{said}");
+    }
+    let file = data
+        .join("data/media/files")
+        .join(&hash[..2])
+        .join(&hash[2..]);
+    wait_until(|| !file.exists());
 }
 
 /// Waits until something that is under way is so.

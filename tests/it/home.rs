@@ -224,7 +224,8 @@ impl Home {
         self.server().federation()
     }
 
-    fn edge(&self) -> &Edge {
+    /// What answers requests.
+    pub fn edge(&self) -> &Edge {
         self.server().edge()
     }
 

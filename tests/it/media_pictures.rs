@@ -92,11 +92,11 @@ fn a_picture_with_too_many_pixels_has_no_thumbnail_and_can_be_downloaded() {
     assert!(*get(&home, &alice, &path, &[]).body() == large);
 }
 
-fn mxc(path: &str) -> String {
+pub fn mxc(path: &str) -> String {
     path.replace("/_matrix/client/v1/media/download/", "mxc://")
 }
 
-fn redact(who: &Person<'_>, room: &str, event: &str) {
+pub fn redact(who: &Person<'_>, room: &str, event: &str) {
     let path = format!("/_matrix/client/v3/rooms/{room}/redact/{event}/1");
     done(who.put(&path, json!({})));
 }

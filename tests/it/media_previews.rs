@@ -58,22 +58,33 @@ fn what_is_no_page_is_shown_as_nothing_and_what_is_not_there_is_not_shown() {
 
 #[test]
 fn nobody_makes_the_server_look_at_what_is_next_to_it() {
-    let home = Home::with("registration = \"open\"\nurl_previews = true");
-    let alice = home.register("alice");
     let door = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let port = door.local_addr().expect("it has an address").port();
-    for host in [
-        "127.0.0.1",
-        "localhost",
-        "[::1]",
-        "[::ffff:127.0.0.1]",
-        "0.0.0.0",
-    ] {
-        assert_eq!(
-            preview(&alice, &format!("https://{host}:{port}/")).0,
-            502,
-            "{host}"
-        );
+    // Where servers may be next to it, web pages may not.
+    for servers in ["", "allow_private_addresses = true"] {
+        let home = Home::with(&format!(
+            "registration = \"token\"\nregistration_token = \"secret\"\nurl_previews = true\n\
+             server_name = \"here.example\"\n{servers}"
+        ));
+        let register = |auth: Value| {
+            let asked = json!({ "username": "alice", "password": "a good password", "auth": auth });
+            home.ask(Method::POST, "/_matrix/client/v3/register", asked)
+                .1
+        };
+        let token = json!({ "type": "m.login.registration_token", "token": "secret" });
+        let session = &register(token)["session"];
+        let account = register(json!({ "type": "m.login.dummy", "session": session }));
+        let alice = home.person(&account);
+        for host in [
+            "127.0.0.1",
+            "localhost",
+            "[::1]",
+            "[::ffff:127.0.0.1]",
+            "0.0.0.0",
+        ] {
+            let link = format!("https://{host}:{port}/");
+            assert_eq!(preview(&alice, &link).0, 502, "{host}");
+        }
     }
     door.set_nonblocking(true).expect("it can be asked");
     let knocked = door.accept().expect_err("somebody came");

@@ -1,15 +1,24 @@
 //! Media across servers.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 use http::{Method, Request};
+use ruma::{
+    api::{
+        error::ErrorKind,
+        federation::authenticated_media::{FileOrLocation, get_content, get_content_thumbnail},
+    },
+    uint,
+};
 use serde_json::{Value, json};
-use smol::future;
+use smol::{Timer, future};
 
+use super::outage::join_via;
 use crate::{
     home::{Home, Person, read, refused},
     media::{get, path_of, upload},
-    rooms::done,
+    media_pictures::{mxc, picture, redact},
+    rooms::{done, make_room, send},
 };
 
 /// How many bytes of media a server keeps.
@@ -56,32 +65,126 @@ fn promised(home: &Home, count: usize) -> Vec<String> {
     (0..count).map(|_| path(create())).collect()
 }
 
-#[test]
-fn a_server_that_takes_its_time_does_not_keep_the_media_of_others_waiting() {
-    let [here, slow, quick] = Home::federating();
-    let alice = here.register("alice");
-    let promised = promised(&slow, 40);
-    let path = upload(&quick, &quick.register("carol"), "image/png", b"content");
+/// Whether the media at `path` come while whoever asks for what was `promised` still waits.
+fn comes_before(home: &Home, path: &str, promised: &[String]) -> bool {
+    let alice = home.register("alice");
     let ask = |path: &str| {
         let (path, token) = (path.to_owned(), alice.token.clone());
-        let here = &here;
         async move {
-            here.send(Method::GET, &path, Some(&token), &Value::Null)
+            home.send(Method::GET, &path, Some(&token), &Value::Null)
                 .await
         }
     };
-    let waiting = promised[1..].iter().map(|path| ask(path)).collect();
-    let all = async {
-        here.all(waiting).await;
-        None
+    let mut others = promised.iter().map(|path| ask(path));
+    let first = others.next().expect("there is one");
+    let others = home.all(others.collect());
+    let came = async { ask(path).await.0 == 200 };
+    home.run(future::or(
+        async {
+            first.await;
+            false
+        },
+        future::or(
+            async {
+                others.await;
+                false
+            },
+            came,
+        ),
+    ))
+}
+
+#[test]
+fn a_server_that_takes_its_time_does_not_keep_the_media_of_others_waiting() {
+    let [here, slow, quick] = Home::federating();
+    let path = upload(&quick, &quick.register("carol"), "image/png", b"content");
+    assert!(comes_before(&here, &path, &promised(&slow, 40)));
+}
+
+#[test]
+fn who_asks_for_the_same_waits_for_the_same() {
+    let [here, there] = Home::federating();
+    let path = upload(&there, &there.register("carol"), "image/png", b"content");
+    // If each of them fetched it, there would be no turn left for the other.
+    let same = vec![promised(&there, 1).remove(0); 20];
+    assert!(comes_before(&here, &path, &same));
+}
+
+#[test]
+fn what_has_been_promised_is_fetched_when_it_has_come() {
+    let [here, there] = Home::federating();
+    let (alice, bob) = (here.register("alice"), there.register("bob"));
+    let created = done(bob.post("/_matrix/media/v1/create", json!({})));
+    let path = path_of(&created["content_uri"]);
+    let ask = here.send(Method::GET, &path, Some(&alice.token), &Value::Null);
+    // The other server waits for it in the name of those who wait here.
+    let fill = Request::put(path.replace("/client/v1/media/download/", "/media/v3/upload/"))
+        .header("authorization", format!("Bearer {}", bob.token))
+        .body(b"\"at last\"".to_vec())
+        .expect("a request");
+    let filled = async {
+        Timer::after(Duration::from_millis(50)).await;
+        there.edge().respond(fill).await.status().as_u16()
     };
-    let first = async {
-        ask(&promised[0]).await;
-        None
+    let (answer, filled) = here.run(future::zip(ask, filled));
+    assert_eq!((answer, filled), ((200, json!("at last")), 200));
+}
+
+#[test]
+fn other_servers_get_media_and_small_pictures_in_parts() {
+    let [here, there] = Home::federating();
+    let path = upload(
+        &there,
+        &there.register("bob"),
+        "image/jpeg",
+        &picture(500, 300),
+    );
+    let id = path.rsplit('/').next().expect("an id").to_owned();
+    let (client, name) = (here.client(), there.name());
+    let of = |parts: FileOrLocation| match parts {
+        FileOrLocation::File(content) => content,
+        elsewhere => panic!("{elsewhere:?}"),
     };
-    let other = async { Some(ask(&path).await.0) };
-    let came = here.run(future::or(first, future::or(all, other)));
-    assert_eq!(came, Some(200));
+    let request = get_content::v1::Request::new(id.clone());
+    let whole = of(here.run(client.send(name, request)).expect("media").content);
+    assert!(whole.file == picture(500, 300));
+    assert_eq!(whole.content_type.as_deref(), Some("image/jpeg"));
+    let disposition = whole.content_disposition.expect("it says how");
+    assert_eq!(disposition.filename.as_deref(), Some("file"));
+    let (width, height) = (uint!(32), uint!(32));
+    let request = get_content_thumbnail::v1::Request::new(id, width, height);
+    let small = of(here.run(client.send(name, request)).expect("media").content);
+    let small = image::load_from_memory(&small.file).expect("a picture");
+    assert_eq!((small.width(), small.height()), (32, 20));
+    let request = get_content_thumbnail::v1::Request::new("nothing".to_owned(), width, height);
+    let refused = here.run(client.send(name, request)).expect_err("nothing");
+    assert_eq!(refused.kind(), Some(&ErrorKind::NotFound));
+}
+
+#[test]
+fn what_a_redacted_message_showed_is_gone_on_every_server() {
+    let [here, there] = Home::federating();
+    let (alice, bob) = (here.register("alice"), there.register("bob"));
+    let room = make_room(&bob, json!({ "preset": "public_chat" }));
+    join_via(&alice, &room, &there);
+    let [shown, other] = [b"shown", b"other"].map(|it| upload(&there, &bob, "image/png", it));
+    for path in [&shown, &other] {
+        assert_eq!(get(&here, &alice, path, &[]).status(), 200);
+    }
+    // Not what alice shows of bob's, but what he showed himself.
+    for who in [&alice, &bob] {
+        let path = if who.token == bob.token {
+            &shown
+        } else {
+            &other
+        };
+        let content = json!({ "msgtype": "m.image", "body": "", "url": mxc(path) });
+        let event = send(who, &room, "m.room.message", content);
+        redact(who, &room, &event);
+    }
+    here.run(here.until(async || kept(&here) == 5 && kept(&there) == 5));
+    refused(&read(&get(&here, &alice, &shown, &[])), 404, "M_NOT_FOUND");
+    assert_eq!(get(&here, &alice, &other, &[]).body(), b"other");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod kept;
 mod steps;
+mod web;
 
 use std::{
     collections::HashMap,
