@@ -50,8 +50,9 @@ impl Memory {
         self.0 / 16
     }
 
-    /// What the pixels of a picture may take up while it is made smaller, one at a time. No share is
-    /// kept for that: it is taken from what is free of the others for a moment.
+    /// What a picture may take up while it is made smaller, one at a time: its pixels, and what decoding
+    /// them takes beside. No share is kept for that: it is taken from what is free of the others for a
+    /// moment.
     pub fn picture(self) -> usize {
         self.0 / 8 * 3
     }

@@ -256,6 +256,7 @@ fn of_media(error: media::Error) -> Response<Answer> {
         Error::CannotOverwrite => ErrorKind::CannotOverwriteMedia,
         Error::NoPicture => ErrorKind::Unknown,
         Error::NotYours | Error::OverQuota(_) | Error::Quarantined => ErrorKind::Forbidden,
+        Error::Deactivated => ErrorKind::UserDeactivated,
         Error::TooLarge(_) | Error::TooManyPixels => ErrorKind::TooLarge,
         Error::Invalid(_) => ErrorKind::InvalidParam,
     };

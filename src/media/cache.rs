@@ -63,7 +63,7 @@ impl Media {
                 return Ok(None);
             };
             let used = s.cached_files()?.get(row.0.file)?.map(|row| row.value());
-            Ok::<_, store::Error>(Some((Found::from(row), used)))
+            Ok::<_, Error>(Some((Found::from(row), used)))
         })?;
         let Some((found, used)) = found else {
             return Ok(None);

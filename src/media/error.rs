@@ -40,6 +40,9 @@ pub enum Error {
     /// The user has uploaded as much as one user may.
     #[error("you may upload {0} in all, and this would be more")]
     OverQuota(Size),
+    /// The user has left.
+    #[error("this account has been deactivated")]
+    Deactivated,
     /// Too many media ids wait for something to be uploaded.
     #[error("you have too many uploads that were announced and did not come")]
     TooManyPending,

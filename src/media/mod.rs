@@ -73,7 +73,7 @@ struct Parts {
     waiting: Waiting,
     /// Held while a thumbnail is made.
     making: Mutex<()>,
-    /// How many bytes the pixels of a picture may take up.
+    /// How many bytes making a picture smaller may take up.
     picture_memory: u64,
 }
 

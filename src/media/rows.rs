@@ -6,9 +6,10 @@ use super::{Error, files::FileId};
 use crate::{
     config::Size,
     store::{
-        self, Reader, Records, Rows, ServerNum, Tx, UserNum,
+        self, Effect, Reader, Records, Rows, ServerNum, Tx, UserNum,
         records::{Media, MediaFile, Thumbnail},
     },
+    users::accounts,
 };
 
 /// This server among the servers that media are of.
@@ -16,6 +17,9 @@ pub(super) const OWN: ServerNum = ServerNum::MIN;
 
 /// What can be had again, among those whose bytes are counted.
 pub(super) const CACHE: UserNum = UserNum::MIN;
+
+/// How many thumbnails are kept of one picture: a crop can have any shape.
+const THUMBNAILS: usize = 24;
 
 /// Which media.
 pub(super) type Key<'a> = (ServerNum, &'a str);
@@ -28,16 +32,18 @@ pub(super) fn used(reader: &impl Reader, user: UserNum) -> Result<u64, store::Er
         .map_or(0, |row| row.value()))
 }
 
-/// Media and their file, unless they are kept from everybody.
-pub(super) fn get(
-    reader: &impl Reader,
-    key: Key<'_>,
-) -> Result<Option<(Media, MediaFile)>, store::Error> {
-    let Some((media, file)) = load(reader, key)? else {
-        return Ok(None);
-    };
-    let is_kept = reader.quarantined_files()?.has(media.file)?;
-    Ok((!is_kept).then_some((media, file)))
+/// Media and their file.
+///
+/// # Errors
+/// [`Error::NotFound`] if they are here and kept from everybody.
+pub(super) fn get(reader: &impl Reader, key: Key<'_>) -> Result<Option<(Media, MediaFile)>, Error> {
+    let row = load(reader, key)?;
+    if let Some((media, _)) = &row
+        && reader.quarantined_files()?.has(media.file)?
+    {
+        return Err(Error::NotFound);
+    }
+    Ok(row)
 }
 
 /// Media and their file.
@@ -56,7 +62,8 @@ pub(super) fn load(
 /// Stores media whose file is in its place.
 ///
 /// # Errors
-/// [`Error::OverQuota`] if its uploader has more than `quota` then.
+/// [`Error::OverQuota`] if its uploader has more than `quota` then, [`Error::Deactivated`] if they have
+/// left meanwhile.
 pub(super) fn put(
     tx: &Tx,
     key: Key<'_>,
@@ -68,6 +75,9 @@ pub(super) fn put(
         return Err(Error::Quarantined);
     }
     if let Some(user) = media.uploader {
+        if accounts::has_ended(tx, user)? {
+            return Err(Error::Deactivated);
+        }
         let used = used(tx, user)? + size;
         if let Some(quota) = quota.filter(|quota| used > quota.bytes()) {
             return Err(Error::OverQuota(quota));
@@ -131,7 +141,8 @@ pub(super) fn remove(tx: &Tx, key: Key<'_>) -> Result<bool, store::Error> {
     Ok(true)
 }
 
-/// Stores what the picture in the file `source` is in a smaller shape; its file is in its place.
+/// Stores what the picture in the file `source` is in a smaller shape; its file is in its place. If there
+/// are many, another goes.
 ///
 /// # Errors
 /// [`Error::NotFound`] if `source` has gone.
@@ -145,6 +156,12 @@ pub(super) fn put_thumbnail(
         return Err(Error::NotFound);
     }
     let file = thumbnail.file;
+    if thumbnails(tx, source)? >= THUMBNAILS
+        && let Some((other, _)) = self::thumbnail(tx, source)?
+    {
+        remove_file(tx, other)?;
+        tx.effect(Effect::MediaGone);
+    }
     tx.thumbnails()?.put((source, shape), thumbnail)?;
     tx.thumbnail_of()?.insert(file, (source, shape))?;
     tx.media_files()?.put(file, &MediaFile { size })?;
@@ -183,6 +200,19 @@ fn forget(tx: &Tx, file: FileId, size: u64) -> Result<(), store::Error> {
         forget(tx, thumbnail, size)?;
     }
     Ok(())
+}
+
+/// How many thumbnails there are of the picture in a file.
+fn thumbnails(reader: &impl Reader, source: FileId) -> Result<usize, store::Error> {
+    let table = reader.thumbnails()?;
+    let mut count = 0;
+    for row in table.range((source, "")..)? {
+        if row?.0.value().0 != source {
+            break;
+        }
+        count += 1;
+    }
+    Ok(count)
 }
 
 /// One of the thumbnails of the picture in a file, and its size.

@@ -1,10 +1,15 @@
-//! What goes first when there is no room.
+//! What goes first when there is no room, and what does not come.
 
+use std::sync::Arc;
+
+use ruma::server_name;
 use smol::Executor;
 use tempfile::TempDir;
 
-use super::{files::FileId, rows};
+use super::{About, Draft, Error, Media, Named, Whole, files::FileId, quarantine, rows};
 use crate::{
+    clock::Clock,
+    config::{Config, Settings},
     pool::Pool,
     store::{Options, Reader, Rows, ServerNum, Store, Tx, UserNum, records},
 };
@@ -23,6 +28,69 @@ fn with_store(work: impl AsyncFnOnce(&Store)) {
         store.close().await;
         publishing.await;
     }));
+}
+
+/// Media in a directory of their own.
+fn with_media(work: impl AsyncFnOnce(&Media, &Store)) {
+    let directory = TempDir::new().unwrap();
+    let mut config = Config::try_from(Settings::local()).unwrap();
+    config.data_dir = directory.path().to_owned();
+    let options = Options {
+        directory: directory.path().to_owned(),
+        cache: 1 << 20,
+    };
+    let (clock, pool) = (Clock::manual(1), Pool::default());
+    let store = Store::open(&options, pool.clone()).unwrap();
+    let executor = Arc::new(Executor::new());
+    let publishing = executor.spawn(store.clone().publish(|_| {}));
+    smol::block_on(executor.run(async {
+        let media = Media::start(&config, &store, (&clock, &pool), &executor);
+        work(&media.await.unwrap(), &store).await;
+        store.close().await;
+        publishing.await;
+    }));
+}
+
+async fn written(mut draft: Draft) -> Whole {
+    draft.write(b"content").await.unwrap();
+    draft.finish().await.unwrap()
+}
+
+#[test]
+fn what_one_was_uploading_does_not_come_after_one_has_left() {
+    with_media(async |media, store| {
+        let user = UserNum(7);
+        let content = written(media.upload(user, None).await.unwrap()).await;
+        let account = records::Account {
+            password_hash: None,
+            created_ts: 1,
+            deactivated: true,
+            admin: false,
+        };
+        let end = move |tx: &Tx| tx.accounts()?.put(user, &account);
+        store.write(end).await.unwrap();
+        let stored = media.store(user, About::default(), content).await;
+        assert!(matches!(stored, Err(Error::Deactivated)), "{stored:?}");
+        assert!(store.read(|s| s.media_files()?.is_empty()).unwrap());
+    });
+}
+
+#[test]
+fn what_is_kept_from_everybody_is_not_fetched_again() {
+    with_media(async |media, store| {
+        let elsewhere = server_name!("elsewhere.example");
+        assert!(media.remote(elsewhere, "id").unwrap().is_none());
+        let content = written(media.download().await.unwrap()).await;
+        let hash = content.hash;
+        let kept = media.keep(elsewhere.to_owned(), "id".into(), About::default(), content);
+        kept.await.unwrap();
+        assert!(media.remote(elsewhere, "id").unwrap().is_some());
+        quarantine(store, Named::File(hash), true).await.unwrap();
+        let refused = media.remote(elsewhere, "id");
+        assert!(matches!(refused, Err(Error::NotFound)), "{refused:?}");
+        quarantine(store, Named::File(hash), false).await.unwrap();
+        assert!(media.remote(elsewhere, "id").unwrap().is_some());
+    });
 }
 
 fn media(file: u8, uploader: Option<UserNum>, now: u64) -> records::Media {

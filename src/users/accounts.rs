@@ -199,6 +199,14 @@ pub fn end(tx: &Tx, user: UserNum, erase: bool) -> Result<(), Error> {
     Ok(())
 }
 
+/// Whether the account of `user` has been [`end`]ed.
+///
+/// # Errors
+/// If the table cannot be read.
+pub fn has_ended(reader: &impl Reader, user: UserNum) -> Result<bool, store::Error> {
+    Ok(load(reader, user)?.is_some_and(|account| account.deactivated))
+}
+
 const NO_USER: Error = Error::NotFound("there is no such user");
 
 fn create(

@@ -121,11 +121,19 @@ fn a_download_says_how_it_is_to_be_shown_and_that_nothing_in_it_is_run() {
             "TEXT/PLAIN",
             "inline; filename=\"ab: c\\\".txt\"",
         ),
+        (
+            "ä\r\nb: c",
+            "image/gif",
+            "inline; filename*=utf-8''%C3%A4%0D%0Ab%3A%20c",
+        ),
+        ("x", "text/plain, text/html", "attachment; filename=x"),
+        ("x", "application/xhtml+xml", "attachment; filename=x"),
     ] {
         let answer = done(upload_as(&home, &alice, (name, kind), b"content"));
         let response = get(&home, &alice, &path_of(&answer["content_uri"]), &[]);
         assert_eq!(header(&response, "content-type"), kind);
         assert_eq!(header(&response, "content-disposition"), disposition);
+        assert_eq!(header(&response, "x-content-type-options"), "nosniff");
         let policy = header(&response, "content-security-policy");
         assert!(
             policy.starts_with("sandbox; default-src 'none';"),

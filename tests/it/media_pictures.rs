@@ -67,6 +67,22 @@ fn a_thumbnail_is_made_once() {
 }
 
 #[test]
+fn of_one_picture_so_many_thumbnails_are_kept_and_no_more() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let path = upload(&home, &alice, "image/jpeg", &picture(200, 200));
+    for height in 1..=32 {
+        let query = format!("width=32&height={height}&method=crop");
+        let (width, _) = size(&thumbnail(&home, &alice, &path, &query));
+        assert_eq!(width, 32);
+    }
+    home.run(home.until(async || stored(&home) == 1 + 24));
+    // What went is made again.
+    let again = thumbnail(&home, &alice, &path, "width=32&height=1&method=crop");
+    assert_eq!(size(&again), (32, 1));
+}
+
+#[test]
 fn what_is_no_picture_has_no_thumbnail() {
     let home = Home::new();
     let alice = home.register("alice");

@@ -168,6 +168,9 @@ impl Parts {
         while let Some(length) = memchr(b'\n', &self.buffer[start..]) {
             let line = self.buffer[start..start + length].trim_ascii();
             start += length + 1;
+            if start > HEADERS {
+                break;
+            }
             match line {
                 line if std::mem::take(&mut is_first) => {
                     if !line.is_empty() {
@@ -303,6 +306,8 @@ mod tests {
         let endless = "x".repeat(200_000);
         let headers = format!("--abc\r\n{}: y", "x".repeat(20_000));
         let many = format!("--abc\r\n{}", "a: b\r\n".repeat(50_000));
+        let many_in_one = format!("--abc\n{}\n\n--abc\n\n\n--abc--", "a:\n".repeat(40_000));
+        assert!(read(many_in_one.as_bytes(), many_in_one.len()).is_err());
         for body in [
             "--abc--\r\n\r\n",
             "--abc\r\nno colon\r\n\r\n",
