@@ -198,15 +198,24 @@ impl Whole {
 }
 
 impl Draft {
+    /// Whether so many bytes may be written in all.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] if not.
+    pub fn check(&self, length: u64) -> Result<(), Error> {
+        if length > self.most.bytes() {
+            return Err(Error::TooLarge(self.most));
+        }
+        Ok(())
+    }
+
     /// Writes `piece` behind what was written.
     ///
     /// # Errors
     /// [`Error::TooLarge`], or what the disk says. The draft is of no use then.
     pub async fn write(&mut self, piece: &[u8]) -> Result<(), Error> {
         self.size += piece.len() as u64;
-        if self.size > self.most.bytes() {
-            return Err(Error::TooLarge(self.most));
-        }
+        self.check(self.size)?;
         self.buffer.extend_from_slice(piece);
         if self.buffer.len() < PIECE {
             return Ok(());

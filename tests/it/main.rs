@@ -28,3 +28,4 @@ mod sync_property;
 mod sync_state;
 mod to_device;
 mod unread;
+mod web;

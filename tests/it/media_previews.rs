@@ -7,7 +7,10 @@ use serde_json::{Value, json};
 
 use crate::{
     home::{Home, Person, refused},
+    media::{get, stored},
+    media_pictures::picture,
     rooms::{done, escaped},
+    web::Web,
 };
 
 const WITH_PREVIEWS: &str = "url_previews = true";
@@ -54,6 +57,70 @@ fn what_is_no_page_is_shown_as_nothing_and_what_is_not_there_is_not_shown() {
     for link in ["", "nonsense", "file:///etc/passwd", "ftp://a.example/"] {
         refused(&preview(&alice, link), 400, "M_INVALID_PARAM");
     }
+}
+
+/// A server on which links are shown, which may ask those next to it.
+fn with_previews() -> Home {
+    let [home] = Home::federating_with(|_| [WITH_PREVIEWS.to_owned()]);
+    home
+}
+
+#[test]
+fn a_page_is_shown_with_its_picture_which_is_kept_here() {
+    let page = "<title>Fish</title><meta property=og:image content=/fish.jpg>";
+    let web = Web::with([
+        ("/", ("text/html; charset=utf-8", page.into())),
+        ("/fish.jpg", ("image/jpeg", picture(300, 200))),
+    ]);
+    let home = with_previews();
+    let alice = home.register("alice");
+    let shown = done(preview(&alice, &web.link("/#part")));
+    let uri = shown["og:image"].as_str().expect("a picture");
+    let expected = json!({
+        "og:title": "Fish",
+        "og:image": uri,
+        "og:image:type": "image/jpeg",
+        "og:image:width": 300,
+        "og:image:height": 200,
+        "matrix:image:size": picture(300, 200).len(),
+    });
+    assert_eq!(shown, expected);
+    let path = uri.replace("mxc://", "/_matrix/client/v1/media/download/");
+    let kept = get(&home, &alice, &path, &[]);
+    assert_eq!(kept.headers()["content-type"], "image/jpeg");
+    assert!(*kept.body() == picture(300, 200));
+    assert_eq!(done(preview(&alice, &web.link("/"))), expected);
+    assert_eq!(web.asked(), 2);
+    let alone = done(preview(&alice, &web.link("/fish.jpg")));
+    assert_eq!(alone["og:image:width"], 300);
+}
+
+#[test]
+fn of_what_is_large_the_beginning_is_read_and_pictures_are_left_out() {
+    let begun = b"<title>Long</title><meta property=og:image content=large.jpg>".to_vec();
+    let mut long = begun.clone();
+    long.resize(600 << 10, b' ');
+    long.extend(b"<meta property=og:title content=Late>");
+    let mut large = picture(300, 200);
+    large.resize(11 << 20, 0);
+    let none = b"<title>None</title><meta property=og:image content=none.jpg>";
+    let web = Web::with([
+        ("/long", ("text/html", long)),
+        ("/large.jpg", ("image/jpeg", large)),
+        ("/none", ("text/html", none.to_vec())),
+        ("/none.jpg", ("image/jpeg", b"this is none".to_vec())),
+        ("/video", ("video/mp4", vec![0; 1000])),
+    ]);
+    let home = with_previews();
+    let alice = home.register("alice");
+    let shown = |path: &str| done(preview(&alice, &web.link(path)));
+    assert_eq!(shown("/long"), json!({ "og:title": "Long" }));
+    assert_eq!(shown("/none"), json!({ "og:title": "None" }));
+    assert_eq!(shown("/none.jpg"), json!({}));
+    assert_eq!(shown("/video"), json!({}));
+    let (status, _) = preview(&alice, &web.link("/large.jpg"));
+    assert_eq!(status, 502);
+    home.run(home.until(async || stored(&home) == 0));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, StatusCode};
+use http::{Request, StatusCode, header};
 use ruma::{
     OwnedServerName, ServerName,
     api::{error::ErrorKind, federation::authenticated_media::get_content::v1},
@@ -22,7 +22,7 @@ use smol::{
     lock::{OnceCell, Semaphore},
 };
 
-use self::multipart::{Parts, Told};
+use self::multipart::{AROUND, Parts, Told};
 use super::{
     Client, Error as PeerError,
     connect::{Answer, in_time},
@@ -267,6 +267,7 @@ fn absence(error: PeerError) -> Error {
 /// Takes the media out of an answer in several parts.
 async fn parts(mut answer: Answer, mut draft: Draft) -> Result<(Draft, Told), Error> {
     let mut parts = Parts::new(&answer.head.headers)?;
+    check(&draft, announced(&answer).saturating_sub(AROUND))?;
     while let Some(piece) = answer.next().await? {
         write(&mut draft, &parts.push(&piece)?).await?;
         if parts.is_whole() {
@@ -279,15 +280,32 @@ async fn parts(mut answer: Answer, mut draft: Draft) -> Result<(Draft, Told), Er
 /// Takes an answer that is the media.
 async fn whole(mut answer: Answer, mut draft: Draft) -> Result<(Draft, Told), Error> {
     let told = Told::of(&answer.head.headers);
+    check(&draft, announced(&answer))?;
     while let Some(piece) = answer.next().await? {
         write(&mut draft, &piece).await?;
     }
     Ok((draft, told))
 }
 
+/// How many bytes an answer has, as far as it says so.
+fn announced(answer: &Answer) -> u64 {
+    let length = answer.head.headers.get(header::CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+    length.unwrap_or(0)
+}
+
+/// Refuses before anything has come what would be too large in the end.
+fn check(draft: &Draft, length: u64) -> Result<(), Error> {
+    draft.check(length).map_err(of_remote)
+}
+
 async fn write(draft: &mut Draft, piece: &[u8]) -> Result<(), Error> {
-    draft.write(piece).await.map_err(|error| match error {
+    draft.write(piece).await.map_err(of_remote)
+}
+
+fn of_remote(error: media::Error) -> Error {
+    match error {
         media::Error::TooLarge(most) => media::Error::RemoteTooLarge(most).into(),
         error => error.into(),
-    })
+    }
 }

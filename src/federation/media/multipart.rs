@@ -12,6 +12,8 @@ use crate::federation::Error;
 /// How large the headers of a part can be, and everything before the media, in bytes.
 const HEADERS: usize = 16 * 1024;
 const BEFORE: usize = 128 * 1024;
+/// What may be around the media, in bytes.
+pub const AROUND: u64 = 2 * BEFORE as u64;
 /// The longest that a boundary can be.
 const BOUNDARY: usize = 70;
 

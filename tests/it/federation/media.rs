@@ -19,6 +19,7 @@ use crate::{
     media::{get, path_of, upload},
     media_pictures::{mxc, picture, redact},
     rooms::{done, make_room, send},
+    web::Web,
 };
 
 /// How many bytes of media a server keeps.
@@ -226,6 +227,20 @@ fn what_is_too_large_is_not_fetched() {
     let answer = read(&get(&here, &alice, &path, &[]));
     refused(&answer, 502, "M_TOO_LARGE");
     here.run(here.until(async || kept(&here) == 0));
+}
+
+#[test]
+fn what_is_announced_as_too_large_is_not_even_begun() {
+    let path = "/_matrix/federation/v1/media/download/large";
+    let kind = "multipart/mixed; boundary=abc";
+    let there = Web::that_promises(path, kind, 200 << 20);
+    let [here] = Home::federating();
+    let alice = here.register("alice");
+    let path = format!("/_matrix/client/v1/media/download/{}/large", there.name());
+    refused(&alice.get(&path), 502, "M_TOO_LARGE");
+    // What cannot be had is not asked for again at once.
+    refused(&alice.get(&path), 502, "M_TOO_LARGE");
+    assert_eq!(there.asked(), 1);
 }
 
 #[test]
