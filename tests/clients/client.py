@@ -88,7 +88,7 @@ class Client:
             async with asyncio.timeout(within):
                 return await answer
         except TimeoutError:
-            raise Trouble(f"{self.name} got no answer to {line} within {within} s") from None
+            raise Trouble(f"{self.name} got no answer to {line[:300]} within {within} s") from None
 
     async def sees(self, what, count=1, within=DEADLINE, since=0, **fields):
         """Waits until the client has seen `count` such things since `since` (of `mark`) and returns the last.

@@ -5,8 +5,13 @@ import random
 import struct
 import zlib
 
+from client import Trouble
+
 # Of the larger file, in bytes.
 LARGE = 5_000_000
+# What the server takes at the most, as its settings have it, and the length of a file that is larger.
+MOST = "8M"
+TOO_LARGE = 12_000_000
 
 
 def picture(width, height):
@@ -30,6 +35,7 @@ async def share(stage):
     for one, other in stage.both_ways():
         await send_picture(stage, one, other)
         await send_encrypted(stage, one, other)
+        await send_too_large(stage, one)
 
 
 async def send_picture(stage, me, you):
@@ -62,6 +68,17 @@ async def send_encrypted(stage, me, you):
         file = seen["content"]["file"]
         got = await you.call("download", url=file["url"], file=file)
         assert got["data"] == text(content)
+
+
+async def send_too_large(stage, me):
+    with stage.claim(f"{me.name} is told that a file of {TOO_LARGE} bytes is too large"):
+        fields = {"name": "large", "type": "application/octet-stream", "encrypt": False}
+        try:
+            await me.call("upload", data=text(bytes(TOO_LARGE)), **fields)
+        except Trouble as trouble:
+            assert "M_TOO_LARGE" in str(trouble), trouble
+        else:
+            raise AssertionError("it was taken")
 
 
 async def send(stage, me, content, type="m.room.message"):

@@ -16,7 +16,7 @@ from chat import Stage, chat
 from claims import Claims, Failed
 from client import COMMANDS, Client
 from crash import crashes
-from files import share
+from files import MOST, share
 from server import Hearth
 
 PAIRS = ["nio+nio", "js+js", "nio+js"]
@@ -26,7 +26,7 @@ LIMIT = 240
 async def play(binary, pair, claims, directory):
     """Plays the scenario; raises `Failed`, or `TimeoutError`, after printing which claim failed."""
     kinds = pair.split("+")
-    server = Hearth(binary, "localhost", directory)
+    server = Hearth(binary, "localhost", directory, max_upload=MOST)
     alice, bob = (Client(name, kind, directory) for name, kind in zip(("Alice", "Bob"), kinds))
     try:
         with claims.claim("the server starts"):
