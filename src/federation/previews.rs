@@ -14,6 +14,7 @@ use smol::lock::Semaphore;
 use super::{
     Client,
     connect::{Answer, in_time},
+    locks::Locks,
     media::Error,
     remembered::Remembered,
     web::Place,
@@ -30,11 +31,13 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// How much of a page is read, and how large its picture may be.
 const PAGE: usize = 512 * 1024;
 const PICTURE: Size = Size::mebi(10);
-/// How many are made at once.
+/// How many are made at once, and among how many locks those that are wanted are divided.
 const AT_ONCE: usize = 4;
+const LOCKS: usize = 64;
 /// How long one is shown, and nothing where there was none; how many are remembered, and the memory
 /// that they take.
 const SHOWN: Duration = Duration::from_hours(1);
+const FAILED: Duration = Duration::from_mins(5);
 const REMEMBERED: usize = 500;
 const BYTES: usize = 512 * 1024;
 /// How long a link may be.
@@ -49,6 +52,8 @@ pub struct Previews {
     media: Media,
     pool: Pool,
     known: Remembered<String, Result<Preview, Error>>,
+    /// Each is made once for all who want it.
+    turns: Locks<LOCKS>,
     slots: Semaphore,
 }
 
@@ -66,6 +71,7 @@ impl Previews {
             media: media.clone(),
             pool: pool.clone(),
             known: Remembered::new(clock, REMEMBERED, BYTES),
+            turns: Locks::default(),
             slots: Semaphore::new(AT_ONCE),
         }
     }
@@ -80,15 +86,17 @@ impl Previews {
         if let Some(known) = self.known.get(&key) {
             return known;
         }
-        let _slot = self.slots.acquire().await;
+        let _turn = self.turns.of(&key).await;
         if let Some(known) = self.known.get(&key) {
             return known;
         }
+        let _slot = self.slots.acquire().await;
         let made = in_time(PATIENCE, Box::pin(self.make(place))).await;
         let made = made.map_err(Error::from).flatten().map(Arc::new);
         let bytes = made.as_ref().map_or(0, |made| size(made));
         let size = key.len() + bytes + 256;
-        self.known.put(key, made.clone(), size, SHOWN);
+        let holds = if made.is_ok() { SHOWN } else { FAILED };
+        self.known.put(key, made.clone(), size, holds);
         made
     }
 

@@ -1,6 +1,6 @@
 //! What is shown of web pages.
 
-use std::{io::ErrorKind, net::TcpListener};
+use std::{io::ErrorKind, net::TcpListener, time::Duration};
 
 use http::Method;
 use serde_json::{Value, json};
@@ -13,11 +13,11 @@ use crate::{
     web::Web,
 };
 
+const PREVIEW: &str = "/_matrix/client/v1/media/preview_url";
 const WITH_PREVIEWS: &str = "url_previews = true";
 
 fn preview(who: &Person<'_>, url: &str) -> (u16, Value) {
-    let path = "/_matrix/client/v1/media/preview_url";
-    who.get(&format!("{path}?url={}", escaped(url)))
+    who.get(&format!("{PREVIEW}?url={}", escaped(url)))
 }
 
 #[test]
@@ -74,7 +74,12 @@ fn a_page_is_shown_with_its_picture_which_is_kept_here() {
     ]);
     let home = with_previews();
     let alice = home.register("alice");
-    let shown = done(preview(&alice, &web.link("/#part")));
+    let link = web.link("/#part");
+    let path = format!("{PREVIEW}?url={}", escaped(&link));
+    let ask = || home.send(Method::GET, &path, Some(&alice.token), &Value::Null);
+    // Of those who ask at the same time, too.
+    let shown = home.run(home.all(vec![ask(), ask(), ask()])).remove(1);
+    let shown = done(shown);
     let uri = shown["og:image"].as_str().expect("a picture");
     let expected = json!({
         "og:title": "Fish",
@@ -93,6 +98,21 @@ fn a_page_is_shown_with_its_picture_which_is_kept_here() {
     assert_eq!(web.asked(), 2);
     let alone = done(preview(&alice, &web.link("/fish.jpg")));
     assert_eq!(alone["og:image:width"], 300);
+}
+
+#[test]
+fn a_page_is_asked_for_again_after_an_hour_and_one_that_was_not_there_after_minutes() {
+    let page = ("text/html", b"<title>Fish</title>".to_vec());
+    let web = Web::with([("/", page)]);
+    let home = with_previews();
+    let alice = home.register("alice");
+    let [there, gone] = ["/", "/gone"].map(|path| web.link(path));
+    for (minutes, asked) in [(0, 2), (4, 2), (2, 3), (50, 4), (10, 6)] {
+        home.clock.advance(Duration::from_mins(minutes));
+        assert_eq!(preview(&alice, &there).0, 200);
+        assert_eq!(preview(&alice, &gone).0, 502);
+        assert_eq!(web.asked(), asked, "{minutes} minutes later");
+    }
 }
 
 #[test]
