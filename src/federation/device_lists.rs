@@ -4,7 +4,8 @@
 //! - A list is fetched when it is first asked for, and then follows the updates that the user's server
 //!   sends. Each names the one before it; where the list has not got that, one was lost: the list is
 //!   stale, and fetched before it is used again.
-//! - A list that is older than a week is used, and fetched anew in the background.
+//! - A list that is older than a week is used, and fetched anew in the background. One that nobody could
+//!   follow for a while, as no room was shared, is stale (`rooms::strangers`).
 //! - That something changed is told to those who share a room with the user, whether a list is kept or
 //!   not.
 

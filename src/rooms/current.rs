@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use ruma::{OwnedRoomId, UserId, events::room::member::MembershipState};
 use serde::Deserialize;
 
-use super::{Error, Local, event, servers, state};
+use super::{Error, Local, event, servers, state, strangers};
 use crate::store::{
     Effect, EventNum, NodeNum, Place, Position, Reader, Records, RoomNum, Rows, StateKeyNum, Tx,
     UserNum,
@@ -138,11 +138,18 @@ fn member_changed(
         *count = count.saturating_sub(u32::from(was == membership));
     }
     if local.has(user) {
-        return local_member_changed(tx, room, user, is, (after, position));
+        local_member_changed(tx, room, user, is, (after, position))?;
+        if was == Membership::Join && !has_joined(tx, room)? {
+            strangers::all_have_left(tx, room)?;
+        }
+        return Ok(());
     }
     match (was == Membership::Join, is == Membership::Join) {
         (false, true) => servers::change(tx, room, user.server_name(), 1),
-        (true, false) => servers::change(tx, room, user.server_name(), -1),
+        (true, false) => {
+            servers::change(tx, room, user.server_name(), -1)?;
+            strangers::has_left(tx, user)
+        }
         _ => Ok(()),
     }
 }

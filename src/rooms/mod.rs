@@ -52,6 +52,7 @@ pub mod shown;
 mod slice;
 pub mod spaces;
 pub mod state;
+mod strangers;
 mod succession;
 pub mod summary;
 pub mod timeline;

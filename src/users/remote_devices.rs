@@ -206,6 +206,32 @@ pub fn replace(
     Ok(())
 }
 
+/// Whose lists are kept.
+///
+/// # Errors
+/// If the table cannot be read.
+pub fn all(r: &impl Reader) -> Result<Vec<UserNum>, store::Error> {
+    let table = r.remote_lists()?;
+    let rows = table.range(UserNum::MIN..)?;
+    rows.map(|row| Ok(row?.0.value())).collect()
+}
+
+/// What is kept of `user` may not be what is: it is fetched anew before it is used again.
+///
+/// # Errors
+/// If the table cannot be written.
+pub fn outdate(tx: &Tx, user: UserNum) -> Result<(), store::Error> {
+    let list = tx.remote_lists()?.load(user)?;
+    if let Some(list) = list.filter(|list| !list.is_stale) {
+        let list = RemoteList {
+            is_stale: true,
+            ..list
+        };
+        tx.remote_lists()?.put(user, &list)?;
+    }
+    Ok(())
+}
+
 /// Keeps nothing of `user` any more.
 ///
 /// # Errors

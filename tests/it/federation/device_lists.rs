@@ -40,6 +40,19 @@ fn hears(who: &Person<'_>, user: &str, mut since: String) -> String {
     panic!("{} does not hear of {user}", who.user_id);
 }
 
+/// Waits until a sync tells that `who` shares no room with `user` any more.
+fn loses(who: &Person<'_>, user: &str, mut since: String) {
+    for _ in 0..100 {
+        let answer = sync_with(who, &[("since", &since), ("timeout", "10000")]);
+        since = next(&answer).to_owned();
+        let left = answer["device_lists"]["left"].as_array();
+        if left.into_iter().flatten().any(|left| left == user) {
+            return;
+        }
+    }
+    panic!("{} does not lose {user}", who.user_id);
+}
+
 fn list(server: &Home, user: &str) -> Option<Devices> {
     let user = UserId::parse(user).expect("a user id");
     let lists = server.federation().device_lists();
@@ -183,6 +196,31 @@ fn a_list_is_refreshed_after_a_week_and_forgotten_when_no_room_is_shared() {
     assert_eq!(kept(&here, user), Some(json!({})));
     leave(&alice, &room);
     assert_eq!(kept(&here, user), None);
+}
+
+#[test]
+fn a_list_that_nobody_followed_for_a_while_is_fetched_before_it_is_used_again() {
+    let [here, there] = Home::federating();
+    let (alice, bob) = (here.register("alice"), there.register("bob"));
+    let user = &*bob.user_id;
+    let encryption = json!({
+        "type": "m.room.encryption", "content": { "algorithm": "m.megolm.v1.aes-sha2" },
+    });
+    let encrypted = json!({ "preset": "public_chat", "initial_state": [encryption] });
+    for (turn, leaver) in [&alice, &bob].into_iter().enumerate() {
+        let room = make_room(&alice, encrypted.clone());
+        join_via(&bob, &room, &here);
+        assert_eq!(kept(&here, user), Some(json!({})));
+        let last = version(&here, user);
+        let old = update(user, "OLD", last + 1, last);
+        tell(&there, &here, &turn.to_string(), &[old]);
+        assert_eq!(kept(&here, user), Some(json!({ "OLD": "OLD" })));
+        let since = next(&sync(&alice, None)).to_owned();
+        leave(leaver, &room);
+        loses(&alice, user, since);
+    }
+    share(&alice, &here, &bob);
+    assert_eq!(kept(&here, user), Some(json!({})));
 }
 
 #[test]
