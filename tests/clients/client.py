@@ -1,5 +1,7 @@
 """A real client in a process of its own (an *agent*), and what it reports.
 
+Its working directory is the test's: what it keeps there is gone when the test is over.
+
 An agent reads one JSON object per line, `{"number": 7, "command": "join", ...}`, and writes lines of
 two kinds: `{"number": 7, "answer": ...}` or `{"number": 7, "error": "..."}` when a command is done, and
 `{"saw": "typing", ...}` whenever the SDK noticed something. Commands run side by side.
@@ -63,6 +65,7 @@ class Client:
                 *self._command,
                 url,
                 str(SYNC_LIMIT),
+                cwd=self.stderr.parent,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=stderr,

@@ -18,6 +18,8 @@ async def encryption(stage):
     for me, other in stage.both_ways():
         if me.can("key backup"):
             await recover_on_new_device(stage, me, other)
+    if stage.alice.can("cross-signing") and stage.bob.can("cross-signing"):
+        await verify_each_other(stage)
     await come_and_go(stage)
     for me, other in stage.both_ways():
         await log_out(stage, me, other)
@@ -75,6 +77,7 @@ async def verify_new_device(stage, me, other):
         await known(new, old, *other.devices)
         await known(old, new)
     with stage.claim(f"both devices of {me} show the same seven emoji, and then each holds the other for verified"):
+        await old.call("verify", user=me.id, device=new.id)
         await compare_emoji(old, new)
     if me.can("cross-signing"):
         with stage.claim(f"{me}'s new device is signed, and has been sent the account's secrets"):
@@ -91,16 +94,16 @@ async def is_signed(witness, device):
     return opinion is not None and opinion["signed"]
 
 
-async def compare_emoji(old, new):
-    await old.call("verify", user=new.user, device=new.id)
-    asked = await new.sees("asked", user=old.user, device=old.id)
-    await new.call("accept", id=asked["id"])
-    shown = [(await device.sees("emoji", id=asked["id"]))["emoji"] for device in (old, new)]
+async def compare_emoji(asking, asked):
+    """What follows when one device has asked to be verified with another."""
+    id = (await asked.sees("asked", user=asking.user))["id"]
+    await asked.call("accept", id=id)
+    shown = [(await device.sees("emoji", id=id))["emoji"] for device in (asking, asked)]
     assert shown[0] == shown[1] and len(shown[0]) == 7, shown
-    for device in (old, new):
-        await device.call("confirm", id=asked["id"])
-    await old.sees("verified", user=new.user, device=new.id)
-    await new.sees("verified", user=old.user, device=old.id)
+    for device in (asking, asked):
+        await device.call("confirm", id=id)
+    await asking.sees("verified", user=asked.user, device=asked.id)
+    await asked.sees("verified", user=asking.user, device=asking.id)
 
 
 async def hear_each_other(stage, new, other):
@@ -124,6 +127,17 @@ async def recover_on_new_device(stage, me, other):
     with stage.claim(f"it reads all {len(stage.said)} messages from before it was there"):
         await reads_all(stage, new, stage.said)
     await hear_each_other(stage, new, other)
+
+
+async def verify_each_other(stage):
+    alice, bob = stage.alice, stage.bob
+    with stage.claim(f"{alice} and {bob} see the same seven emoji in the room, and then each holds the other for verified"):
+        await alice.first.call("verify_user", user=bob.id, room=stage.room)
+        await compare_emoji(alice.first, bob.first)
+    for me, other in stage.both_ways():
+        with stage.claim(f"so does every device of {me}"):
+            for device in me.devices:
+                await until(lambda: device.call("trusts_user", user=other.id))
 
 
 async def come_and_go(stage):

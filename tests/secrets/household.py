@@ -82,9 +82,10 @@ class Person:
 
 @dataclasses.dataclass
 class Stage:
-    """Who and what the scenario has to do with; `room` is the encrypted one."""
+    """Who and what the scenario has to do with; `play` is what the play is called, `room` the encrypted one."""
 
     claims: Claims
+    play: str
     alice: Person
     bob: Person
     carol: Person
@@ -93,7 +94,7 @@ class Stage:
     numbers: itertools.count = dataclasses.field(default_factory=lambda: itertools.count(1))
 
     def claim(self, text):
-        return self.claims.claim(text)
+        return self.claims.claim(f"{self.play}: {text}")
 
     def both_ways(self):
         return ((self.alice, self.bob), (self.bob, self.alice))

@@ -21,7 +21,7 @@ atLogin.prepare = async (client) => {
     await client.initRustCrypto({ useIndexedDB: false });
     client.on(CryptoEvent.VerificationRequestReceived, (request) => {
         const { transactionId: id, otherUserId: user, otherDeviceId: device } = request;
-        follow(request, user, device);
+        verifications.set(id, { request });
         saw("asked", { id, user, device });
     });
     client.on(sdk.MatrixEventEvent.Decrypted, (event) => {
@@ -86,13 +86,23 @@ Object.assign(commands, {
     },
 
     async verify({ user, device }) {
-        follow(await crypto().requestDeviceVerification(user, device), user, device);
+        follow(await crypto().requestDeviceVerification(user, device));
+    },
+    /** Verifies a user, whichever device in the room accepts. */
+    async verify_user({ user, room }) {
+        follow(await crypto().requestVerificationDM(user, room));
     },
     async accept({ id }) {
-        await verifications.get(id).request.accept();
+        const { request } = verifications.get(id);
+        follow(request);
+        await request.accept();
     },
     async confirm({ id }) {
         await verifications.get(id).sas.confirm();
+    },
+    /** Whether this device holds a user for verified. */
+    async trusts_user({ user }) {
+        return (await crypto().getUserVerificationStatus(user)).isCrossSigningVerified();
     },
     /** What this device makes of another: whether its owner has signed it, and whether it trusts it. */
     async opinion({ user, device }) {
@@ -150,12 +160,14 @@ async function confirmed(ask, password) {
 }
 
 /** Takes a verification from the request to the emoji, and reports how it ends. */
-function follow(request, user, device) {
-    const id = request.transactionId;
+function follow(request) {
+    const { transactionId: id, otherUserId: user } = request;
     const own = { request, sas: null };
     verifications.set(id, own);
-    let verifier = null;
+    let verifier, device;
     const step = async () => {
+        // It is not known before somebody accepts, and not any more at the end.
+        device = request.otherDeviceId ?? device;
         if (request.phase === VerificationPhase.Ready && request.initiatedByMe) {
             await request.startVerification("m.sas.v1");
         } else if (request.phase === VerificationPhase.Cancelled) {

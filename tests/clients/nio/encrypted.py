@@ -1,11 +1,7 @@
 """matrix-nio with encryption: what `agent.py` does, and commands for keys, devices and verification."""
 
-import tempfile
-
 import nio
 from agent import Agent, Client, good, run, saw
-
-OWN_DIRECTORY = tempfile.TemporaryDirectory(prefix="hearth-nio-")
 
 
 class EncryptedClient(Client):
@@ -27,7 +23,7 @@ class EncryptedAgent(Agent):
             request_timeout=60,
             max_timeout_retry_wait_time=1,
         )
-        return EncryptedClient(self.base_url, user, store_path=OWN_DIRECTORY.name, config=config)
+        return EncryptedClient(self.base_url, user, store_path=".", config=config)
 
     async def login(self, user, password):
         session = await super().login(user, password)
