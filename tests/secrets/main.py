@@ -32,7 +32,7 @@ CASTS = {
     "hearth": ["js+js", "nio+js", "nio+nio"],
 }
 AT_ONCE = 2
-LIMIT = 400
+LIMIT = 500
 
 
 async def play_all(binary, plays, claims):
