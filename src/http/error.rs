@@ -174,6 +174,7 @@ fn of_users(error: users::Error) -> Response<Answer> {
         Error::WrongPassword
         | Error::InvalidLoginToken
         | Error::RegistrationClosed(_)
+        | Error::KeyInUse
         | Error::WrongSignature => ErrorKind::Forbidden,
         Error::Deactivated => ErrorKind::UserDeactivated,
         Error::InvalidUsername(_) => ErrorKind::InvalidUsername,
@@ -181,6 +182,7 @@ fn of_users(error: users::Error) -> Response<Answer> {
         Error::UsernameInUse => ErrorKind::UserInUse,
         Error::WeakPassword(_) => ErrorKind::WeakPassword,
         Error::InvalidParam(_) => ErrorKind::InvalidParam,
+        Error::MissingParam(_) => ErrorKind::MissingParam,
         Error::BadJson(_) => ErrorKind::BadJson,
         Error::InvalidSignature(_) => invalid_signature(),
         Error::WrongBackup(latest) => {

@@ -147,8 +147,8 @@ tables! {
     device_keys: (UserNum, &'static str) => &'static str, version 1;
     /// (device, algorithm, order) → a key that is given out once.
     one_time_keys: (DeviceNum, &'static str, u64) => Packed<OneTimeKey>, version 1;
-    /// (device, order) → the id of a key that was given out.
-    claimed_keys: (DeviceNum, u64) => &'static str, version 1;
+    /// (device, order) → the id of a key that was given out, and the SHA-256 of the key.
+    claimed_keys: (DeviceNum, u64) => (&'static str, [u8; 32]), version 1;
     /// (device, algorithm) → the key that is given out when there is no other.
     fallback_keys: (DeviceNum, &'static str) => Packed<FallbackKey>, version 1;
     /// Device → where it last changed how many of its keys can be given out.

@@ -9,8 +9,8 @@ use std::fmt;
 use ruma::{OwnedUserId, UserId, profile::ProfileFieldValue::DisplayName};
 
 use super::{
-    Error, Login, NewLogin, Proof, Users, account_data, backup, devices, filters, login_tokens,
-    logins, names, num_of, openid, passwords, profiles, tokens,
+    Error, Login, NewLogin, Proof, Users, account_data, backup, devices, filters, keys,
+    login_tokens, logins, names, num_of, openid, passwords, profiles, tokens,
 };
 use crate::{
     config::Registration,
@@ -190,6 +190,7 @@ pub fn end(tx: &Tx, user: UserNum, erase: bool) -> Result<(), Error> {
     login_tokens::remove_of(tx, user)?;
     openid::remove_of(tx, user)?;
     devices::remove_all(tx, user, None)?;
+    keys::forget(tx, user)?;
     backup::forget(tx, user)?;
     if erase {
         profiles::remove_all(tx, user)?;

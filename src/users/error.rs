@@ -47,6 +47,12 @@ pub enum Error {
     /// A value that the client chose breaks a rule.
     #[error("{0}")]
     InvalidParam(&'static str),
+    /// Something has to be there that is not.
+    #[error("{0}")]
+    MissingParam(&'static str),
+    /// A cross-signing key is a device's, or another one's.
+    #[error("a device or another key of yours has this public key as its name")]
+    KeyInUse,
     /// A key is not signed as it must be.
     #[error("{0}")]
     InvalidSignature(&'static str),

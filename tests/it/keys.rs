@@ -152,6 +152,44 @@ fn keys_are_given_out_in_their_order_each_once_and_then_the_fallback_key() {
 }
 
 #[test]
+fn a_fallback_key_that_is_handed_in_again_stays_used() {
+    let home = Home::new();
+    let (alice, bob) = (home.register("alice"), home.register("bob"));
+    let unused = |fallback: &str| {
+        let key = json!({ fallback: { "key": "last", "fallback": true } });
+        upload_keys(&alice, json!({ "fallback_keys": key }));
+        sync(&alice, None)["device_unused_fallback_key_types"].clone()
+    };
+    assert_eq!(
+        unused("signed_curve25519:ONE"),
+        json!(["signed_curve25519"])
+    );
+    assert!(claim(&bob, &alice).is_some());
+    assert_eq!(unused("signed_curve25519:ONE"), json!([]));
+    assert_eq!(
+        unused("signed_curve25519:TWO"),
+        json!(["signed_curve25519"])
+    );
+}
+
+#[test]
+fn keys_to_be_given_out_go_with_the_keys_of_the_device_that_they_are_of() {
+    let home = Home::new();
+    let (alice, bob) = (home.register("alice"), home.register("bob"));
+    let (_, first) = device(&alice);
+    upload_keys(&alice, json!({ "device_keys": first }));
+    upload_keys(&alice, one_time(0..3));
+    let counts = upload_keys(&alice, json!({ "device_keys": first }));
+    assert_eq!(counts, json!({ "signed_curve25519": 3 }));
+    let mut body = one_time([9]);
+    body["device_keys"] = device(&alice).1;
+    let counts = upload_keys(&alice, body);
+    assert_eq!(counts, json!({ "signed_curve25519": 1 }));
+    let given = claim(&bob, &alice);
+    assert_eq!(given.as_deref(), Some("signed_curve25519:K0009"));
+}
+
+#[test]
 fn another_key_of_an_id_that_is_there_is_refused_and_the_same_is_taken_as_one() {
     let home = Home::new();
     let alice = home.register("alice");
@@ -159,6 +197,12 @@ fn another_key_of_an_id_that_is_there_is_refused_and_the_same_is_taken_as_one() 
         let counts = upload_keys(&alice, one_time([1]));
         assert_eq!(counts["signed_curve25519"], 1);
     }
+    let other = json!({ "one_time_keys": { "signed_curve25519:K0001": { "key": "other" } } });
+    refused(&alice.post(UPLOAD, other), 400, "M_INVALID_PARAM");
+    let bob = home.register("bob");
+    assert!(claim(&bob, &alice).is_some());
+    let counts = upload_keys(&alice, one_time([1]));
+    assert_eq!(counts, json!({}), "it was given out");
     let other = json!({ "one_time_keys": { "signed_curve25519:K0001": { "key": "other" } } });
     refused(&alice.post(UPLOAD, other), 400, "M_INVALID_PARAM");
     let nonsense = json!({ "one_time_keys": { "signed_curve25519:K0002": [1.5] } });
@@ -236,6 +280,59 @@ impl Identity {
             "user_signing_key": self.master.sign(self.others.key(user, "user_signing"), user),
         })
     }
+}
+
+#[test]
+fn of_two_first_signing_keys_at_once_one_needs_a_password() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let (one, other) = (Identity::new(), Identity::new());
+    let user = alice.user_id.as_str();
+    let bodies = [one.keys(user), other.keys(user)];
+    let send = |body| home.send(Method::POST, SIGNING, Some(&alice.token), body);
+    let answers = home.run(home.all(bodies.iter().map(send).collect()));
+    let mut statuses: Vec<u16> = answers.into_iter().map(|(status, _)| status).collect();
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 401]);
+}
+
+#[test]
+fn a_new_master_key_ends_what_the_one_before_has_signed() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let (first, second) = (Identity::new(), Identity::new());
+    let user = alice.user_id.as_str();
+    let alone = json!({ "self_signing_key": first.keys(user)["self_signing_key"] });
+    refused(&alice.post(SIGNING, alone), 400, "M_MISSING_PARAM");
+    done(alice.post(SIGNING, first.keys(user)));
+    let master = json!({ "master_key": second.keys(user)["master_key"] });
+    done(alice.ask_with_password(Method::POST, SIGNING, master));
+    let found = query(&alice, &alice);
+    assert!(found["master_keys"][user].is_object());
+    assert_eq!(found["self_signing_keys"][user], Value::Null);
+    assert_eq!(found["user_signing_keys"][user], Value::Null);
+}
+
+#[test]
+fn a_signing_key_has_a_name_of_its_own_and_ends_with_the_account() {
+    let home = Home::new();
+    let (alice, bob) = (home.register("alice"), home.register("bob"));
+    let mut identity = Identity::new();
+    let user = alice.user_id.as_str();
+    done(alice.post(SIGNING, identity.keys(user)));
+    let found = query(&bob, &alice);
+    assert!(found["master_keys"][user].is_object());
+    identity.own = Signing::new();
+    let mut twice = identity.keys(user);
+    twice["self_signing_key"] = identity
+        .master
+        .sign(identity.master.key(user, "self_signing"), user);
+    let refusal = alice.ask_with_password(Method::POST, SIGNING, twice);
+    refused(&refusal, 403, "M_FORBIDDEN");
+    let path = "/_matrix/client/v3/account/deactivate";
+    done(alice.ask_with_password(Method::POST, path, json!({})));
+    let found = query(&bob, &alice);
+    assert_eq!(found["master_keys"][user], Value::Null);
 }
 
 #[test]

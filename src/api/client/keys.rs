@@ -3,11 +3,13 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use ruma::{
-    CanonicalJsonObject, OwnedUserId,
+    CanonicalJsonObject, DeviceId, OwnedOneTimeKeyId, OwnedUserId, UserId,
     api::{
         client::keys::{claim_keys, upload_keys, upload_signatures, upload_signing_keys},
         error::ErrorKind,
+        federation::keys::claim_keys::v1::{OneTimeKeyClaims, OneTimeKeys},
     },
+    encryption::OneTimeKey,
     serde::Raw,
 };
 use serde_json::{Value, json, value::to_raw_value};
@@ -20,7 +22,7 @@ use crate::{
     users::{
         self,
         keys::{
-            cross_signing::{Upload, Usage},
+            cross_signing::{Kept, Proven, Upload, Usage},
             devices, one_time,
             signatures::{self, Signer},
         },
@@ -28,7 +30,9 @@ use crate::{
 };
 
 /// How many keys one request may ask for.
-pub(super) const MOST: usize = 10_000;
+pub(in crate::api) const MOST: usize = 10_000;
+/// How many keys one job gives out.
+const CLAIMED_AT_ONCE: usize = 100;
 
 /// How long other servers are waited for if the client does not say, and at most.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -49,7 +53,7 @@ pub async fn upload_keys(
     };
     let raw = |keys: BTreeMap<_, Raw<_>>| -> one_time::Uploaded {
         let keys = keys.into_iter();
-        keys.map(|(id, key): (ruma::OwnedOneTimeKeyId, Raw<_>)| (id.to_string(), key.into_json()))
+        keys.map(|(id, key): (OwnedOneTimeKeyId, Raw<_>)| (id.to_string(), key.into_json()))
             .collect()
     };
     let (once, fallback) = (raw(request.one_time_keys), raw(request.fallback_keys));
@@ -57,7 +61,7 @@ pub async fn upload_keys(
     one_time::check(&fallback)?;
     let job = move |tx: &Tx| {
         if let Some(keys) = &device_keys {
-            devices::put(tx, (who.user, &who.device_id), keys)?;
+            devices::put(tx, (who.user, &who.device_id, who.device), keys)?;
         }
         one_time::add(tx, who.device, &once)?;
         one_time::put_fallback(tx, who.device, &fallback)?;
@@ -123,35 +127,48 @@ pub async fn claim_keys(
 /// Gives out a key of each of these devices of local users that has one.
 pub(in crate::api) async fn claim(
     api: &Api,
-    wanted: ruma::api::federation::keys::claim_keys::v1::OneTimeKeyClaims,
-) -> Result<ruma::api::federation::keys::claim_keys::v1::OneTimeKeys, Error> {
+    wanted: OneTimeKeyClaims,
+) -> Result<OneTimeKeys, Error> {
     if wanted.values().map(BTreeMap::len).sum::<usize>() > MOST {
         return Err(Error::too_large("too many devices at once"));
     }
-    let job = move |tx: &Tx| {
-        let mut claimed = BTreeMap::new();
-        for (user_id, wanted) in &wanted {
-            let Some(user) = users::num_of(tx, user_id)? else {
-                continue;
-            };
-            let mut of_user = BTreeMap::new();
-            for (device_id, algorithm) in wanted {
-                let Some(device) = tx.devices()?.load((user, device_id.as_str()))? else {
-                    continue;
-                };
-                let key = one_time::claim(tx, (user, device.num), algorithm.as_ref())?;
-                let key = key.and_then(|(id, json)| Some((id.try_into().ok()?, raw_text(json)?)));
-                if let Some(key) = key {
-                    of_user.insert(device_id.clone(), BTreeMap::from([key]));
-                }
+    let each = wanted.into_iter().flat_map(|(user, devices)| {
+        let devices = devices.into_iter();
+        devices.map(move |(device, algorithm)| (user.clone(), device, algorithm))
+    });
+    let mut each = each.peekable();
+    let mut claimed = OneTimeKeys::new();
+    while each.peek().is_some() {
+        let some: Vec<_> = each.by_ref().take(CLAIMED_AT_ONCE).collect();
+        let job = move |tx: &Tx| {
+            let mut found = Vec::new();
+            for (user, device, algorithm) in &some {
+                let key = claim_one(tx, (user, device), algorithm.as_ref())?;
+                found.extend(key.map(|key| (user.clone(), device.clone(), key)));
             }
-            if !of_user.is_empty() {
-                claimed.insert(user_id.clone(), of_user);
-            }
+            Ok::<_, users::Error>(found)
+        };
+        for (user, device, key) in api.store.write(job).await? {
+            let of_user = claimed.entry(user).or_default();
+            of_user.insert(device, BTreeMap::from([key]));
         }
-        Ok::<_, users::Error>(claimed)
+    }
+    Ok(claimed)
+}
+
+fn claim_one(
+    tx: &Tx,
+    (user_id, device_id): (&UserId, &DeviceId),
+    algorithm: &str,
+) -> Result<Option<(OwnedOneTimeKeyId, Raw<OneTimeKey>)>, users::Error> {
+    let Some(user) = users::num_of(tx, user_id)? else {
+        return Ok(None);
     };
-    Ok(api.store.write(job).await?)
+    let Some(device) = tx.devices()?.load((user, device_id.as_str()))? else {
+        return Ok(None);
+    };
+    let key = one_time::claim(tx, (user, device.num), algorithm)?;
+    Ok(key.and_then(|(id, json)| Some((id.try_into().ok()?, raw_text(json)?))))
 }
 
 fn raw_text<T>(json: String) -> Option<Raw<T>> {
@@ -175,13 +192,16 @@ pub async fn upload_signing_keys(
             upload.add(usage, key.json().get(), &who.user_id)?;
         }
     }
-    let asks = |s: &_| upload.needs_authentication(s, who.user);
-    if api.store.read(asks)? {
+    let keep = |proven: Proven| {
+        let (upload, user, user_id) = (upload.clone(), who.user, who.user_id.clone());
+        api.store
+            .write(move |tx| upload.keep(tx, (user, &user_id), proven))
+    };
+    if keep(Proven::No).await? == Kept::NotWithoutProof {
         let auth = request.auth.as_ref();
         authenticate(&api, Some(&who), operation, uiaa::PASSWORD, auth).await?;
+        keep(Proven::Yes).await?;
     }
-    let job = move |tx: &Tx| upload.keep(tx, (who.user, &who.user_id));
-    api.store.write(job).await?;
     Ok(upload_signing_keys::v3::Response::new())
 }
 

@@ -16,7 +16,7 @@ use ruma::{
 use crate::{
     api::{
         Api, Error, Origin,
-        client::keys::{claim, raw},
+        client::keys::{MOST, claim, raw},
     },
     store::{Reader, Records},
     users::{
@@ -67,6 +67,9 @@ pub async fn get_keys(
     _who: Origin,
     request: get_keys::v1::Request,
 ) -> Result<get_keys::v1::Response, Error> {
+    if request.device_keys.len() > MOST {
+        return Err(Error::too_large("too many users at once"));
+    }
     let scan = api.store.scan("keys for another server", move |s| {
         let mut response = get_keys::v1::Response::new(BTreeMap::new());
         for (user_id, wanted) in request.device_keys {

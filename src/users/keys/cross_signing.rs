@@ -36,6 +36,26 @@ impl Usage {
     }
 }
 
+/// Whether a user has just proved who it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proven {
+    /// By a password, say.
+    Yes,
+    /// Only by the session.
+    No,
+}
+
+/// What became of keys that were handed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// They are kept.
+    Yes,
+    /// Others are there, and the user has to prove who it is to replace them.
+    NotWithoutProof,
+}
+
+const NO_MASTER: Error = Error::MissingParam("there is no master key");
+
 /// Keys that a client hands in, by what they are for.
 #[derive(Clone, Debug, Default)]
 pub struct Upload(Vec<(Usage, CanonicalJsonObject)>);
@@ -72,16 +92,9 @@ impl Upload {
         Ok(())
     }
 
-    /// Whether the user has to authenticate for this: not for the first keys, and not for those that
-    /// are there.
-    ///
-    /// # Errors
-    /// If the tables cannot be read.
-    pub fn needs_authentication(
-        &self,
-        r: &impl Reader,
-        user: UserNum,
-    ) -> Result<bool, store::Error> {
+    /// Whether the user has to prove who it is: not for the first keys, and not for those that are
+    /// there.
+    fn needs_proof(&self, r: &impl Reader, user: UserNum) -> Result<bool, store::Error> {
         if of_user(r, user, Usage::Master)?.is_none() {
             return Ok(false);
         }
@@ -93,28 +106,41 @@ impl Upload {
         Ok(false)
     }
 
-    /// Keeps the keys.
+    /// Keeps the keys. What a master key before has signed ends with it.
     ///
     /// # Errors
-    /// [`Error::InvalidParam`] without a master key; [`Error::InvalidSignature`] if that has not
-    /// signed the others.
-    pub fn keep(&self, tx: &Tx, (user, user_id): (UserNum, &UserId)) -> Result<(), Error> {
+    /// [`Error::MissingParam`] without a master key; [`Error::InvalidSignature`] if that has not
+    /// signed the others; [`Error::KeyInUse`].
+    pub fn keep(
+        &self,
+        tx: &Tx,
+        (user, user_id): (UserNum, &UserId),
+        proven: Proven,
+    ) -> Result<Kept, Error> {
+        if proven == Proven::No && self.needs_proof(tx, user)? {
+            return Ok(Kept::NotWithoutProof);
+        }
+        let before = of_user(tx, user, Usage::Master)?;
         let given = self.0.iter().find(|(usage, _)| *usage == Usage::Master);
-        let master = match given {
-            Some((_, key)) => key.clone(),
-            None => of_user(tx, user, Usage::Master)?
-                .ok_or(Error::InvalidParam("there is no master key"))?,
-        };
-        let master = public_keys(&master).next();
-        let master = master.ok_or(Error::InvalidParam("there is no master key"))?;
+        let master = given.map(|(_, key)| key).or(before.as_ref());
+        let master = master.ok_or(NO_MASTER)?;
+        let signs = public_keys(master).next().ok_or(NO_MASTER)?;
         for (usage, key) in &self.0 {
-            if *usage != Usage::Master && !is_signed(key, user_id, master) {
+            if *usage != Usage::Master && !is_signed(key, user_id, signs) {
                 return Err(Error::InvalidSignature(
                     "the master key has not signed the other keys",
                 ));
             }
+            self.check_unused(tx, user, (*usage, key))?;
         }
         let mut changed = false;
+        if before
+            .as_ref()
+            .is_some_and(|before| !is_same(before, master))
+        {
+            forget(tx, user)?;
+            changed = true;
+        }
         for (usage, key) in &self.0 {
             // The signatures that others have added since stay with it.
             if !of_user(tx, user, *usage)?.is_some_and(|before| is_same(&before, key)) {
@@ -125,8 +151,44 @@ impl Upload {
         if changed {
             device_lists::changed(tx, user)?;
         }
+        Ok(Kept::Yes)
+    }
+
+    /// Whether nothing else of the user's is known by the same public key.
+    fn check_unused(
+        &self,
+        r: &impl Reader,
+        user: UserNum,
+        (usage, key): (Usage, &CanonicalJsonObject),
+    ) -> Result<(), Error> {
+        let mut others = Vec::new();
+        for other in Usage::ALL.into_iter().filter(|other| *other != usage) {
+            let given = self.0.iter().find(|(usage, _)| *usage == other);
+            match given {
+                Some((_, key)) => others.push(key.clone()),
+                None => others.extend(of_user(r, user, other)?),
+            }
+        }
+        for (_, public) in public_keys(key) {
+            let of_other = others.iter().flat_map(public_keys);
+            let is_used = of_other.into_iter().any(|(_, other)| other == public);
+            if is_used || r.devices()?.has((user, public))? {
+                return Err(Error::KeyInUse);
+            }
+        }
         Ok(())
     }
+}
+
+/// Removes the keys of `user`.
+///
+/// # Errors
+/// If the table cannot be written.
+pub fn forget(tx: &Tx, user: UserNum) -> Result<(), store::Error> {
+    for usage in Usage::ALL {
+        tx.cross_signing_keys()?.remove((user, usage.as_str()))?;
+    }
+    Ok(())
 }
 
 /// Keeps a key, with whatever signatures are on it.

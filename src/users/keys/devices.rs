@@ -26,19 +26,23 @@ pub fn check(
     Ok(keys)
 }
 
-/// Keeps the keys of a device. Signatures of others on the same keys stay.
+/// Keeps the keys of a device. Signatures of others on the same keys stay; keys to be given out that
+/// belong to other ones go.
 ///
 /// # Errors
 /// If the tables cannot be written.
 pub fn put(
     tx: &Tx,
-    (user, device_id): (UserNum, &DeviceId),
+    (user, device_id, device): (UserNum, &DeviceId, DeviceNum),
     keys: &CanonicalJsonObject,
 ) -> Result<(), store::Error> {
-    if let Some(before) = of_device(tx, user, device_id)?
-        && is_same(&before, keys)
-    {
-        return Ok(());
+    if let Some(before) = of_device(tx, user, device_id)? {
+        if is_same(&before, keys) {
+            return Ok(());
+        }
+        if before.get("keys") != keys.get("keys") {
+            one_time::forget(tx, device)?;
+        }
     }
     tx.device_keys()?
         .insert((user, device_id.as_str()), text(keys)?.as_str())?;

@@ -15,8 +15,18 @@ pub mod signatures;
 
 use ruma::{CanonicalJsonObject, CanonicalJsonValue, UserId, signatures::verify_json};
 
-use super::Error;
-use crate::store;
+use super::{Error, device_lists};
+use crate::store::{self, Tx, UserNum};
+
+/// Removes the keys with which `user` signs, and what they have signed of others: the user is gone.
+///
+/// # Errors
+/// If the tables cannot be written.
+pub fn forget(tx: &Tx, user: UserNum) -> Result<(), store::Error> {
+    cross_signing::forget(tx, user)?;
+    signatures::forget(tx, user)?;
+    device_lists::changed(tx, user)
+}
 
 /// How long a key can be with everything around it, in bytes.
 const LONGEST: usize = 32 * 1024;

@@ -1,9 +1,10 @@
 //! Keys that are given out to those who begin an encrypted session with a device: each once, in the
 //! order in which they came, and when there is none left a fallback key, again and again.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
 
 use super::{Error, parse};
 use crate::store::{
@@ -71,7 +72,7 @@ pub fn check(keys: &Uploaded) -> Result<(), Error> {
 /// already does not come back.
 ///
 /// # Errors
-/// [`Error::InvalidParam`] if one has the id of another; [`Error::TooMany`].
+/// [`Error::InvalidParam`] if one has the id of another, given out or not; [`Error::TooMany`].
 pub fn add(tx: &Tx, device: DeviceNum, keys: &Uploaded) -> Result<(), Error> {
     if keys.is_empty() {
         return Ok(());
@@ -80,15 +81,18 @@ pub fn add(tx: &Tx, device: DeviceNum, keys: &Uploaded) -> Result<(), Error> {
         .into_iter()
         .map(|key| (key.id, key.json))
         .collect();
-    let claimed: HashSet<String> = claimed(tx, device)?.into_iter().map(|(_, id)| id).collect();
+    let claimed: HashMap<String, Hash> = claimed(tx, device)?
+        .into_iter()
+        .map(|(_, id, hash)| (id, hash))
+        .collect();
     let first = tx.next_position()?.0 * ORDERS;
     let mut count = known.len();
     for (order, (id, json)) in (first..).zip(keys) {
-        match known.get(id) {
-            Some(before) if before == json.get() => continue,
-            Some(_) => return Err(Error::InvalidParam("another key has this id already")),
-            None if claimed.contains(id) => continue,
-            None => {}
+        match (known.get(id), claimed.get(id)) {
+            (Some(before), _) if before == json.get() => continue,
+            (None, Some(before)) if *before == hash(json.get()) => continue,
+            (None, None) => {}
+            _ => return Err(Error::InvalidParam("another key has this id already")),
         }
         count += 1;
         if count > MOST {
@@ -106,7 +110,8 @@ pub fn add(tx: &Tx, device: DeviceNum, keys: &Uploaded) -> Result<(), Error> {
     Ok(())
 }
 
-/// Replaces the fallback keys of their algorithms by `keys`, which were [checked](check).
+/// Replaces the fallback keys of their algorithms by `keys`, which were [checked](check). One that is
+/// there already stays as it is, used or not.
 ///
 /// # Errors
 /// [`Error::TooMany`] if they are of too many algorithms.
@@ -114,9 +119,14 @@ pub fn put_fallback(tx: &Tx, device: DeviceNum, keys: &Uploaded) -> Result<(), E
     for (id, json) in keys {
         let algorithm = algorithm_of(id);
         let mut table = tx.fallback_keys()?;
-        if !table.has((device, algorithm))?
-            && table.range(of_fallback(device))?.count() >= MOST_FALLBACK
+        let before = table.load((device, algorithm))?;
+        if before
+            .as_ref()
+            .is_some_and(|before| before.id == *id && before.json == json.get())
         {
+            continue;
+        }
+        if before.is_none() && table.range(of_fallback(device))?.count() >= MOST_FALLBACK {
             return Err(Error::TooMany(
                 "a device has fallback keys of eight algorithms at most",
             ));
@@ -148,10 +158,10 @@ pub fn claim(
     };
     if let Some((order, key)) = first {
         tx.one_time_keys()?.remove((device, algorithm, order))?;
-        tx.claimed_keys()?
-            .insert((device, order), key.id.as_str())?;
+        let given = (key.id.as_str(), hash(&key.json));
+        tx.claimed_keys()?.insert((device, order), given)?;
         let claimed = claimed(tx, device)?;
-        for (order, _) in claimed.iter().take(claimed.len().saturating_sub(CLAIMED)) {
+        for (order, ..) in claimed.iter().take(claimed.len().saturating_sub(CLAIMED)) {
             tx.claimed_keys()?.remove((device, *order))?;
         }
         note(tx, user, device)?;
@@ -208,7 +218,7 @@ pub fn left(r: &impl Reader, device: DeviceNum) -> Result<Left, store::Error> {
     Ok(left)
 }
 
-/// Removes all of them, of a device that ends.
+/// Removes all of them, of a device that ends, or is known by other keys from now on.
 pub(super) fn forget(tx: &Tx, device: DeviceNum) -> Result<(), store::Error> {
     tx.one_time_keys()?
         .remove_in(of_device(device), |_, _| true)?;
@@ -226,12 +236,19 @@ fn all(r: &impl Reader, device: DeviceNum) -> Result<Vec<OneTimeKey>, store::Err
     rows.map(|row| row?.1.value().unpack()).collect()
 }
 
-fn claimed(r: &impl Reader, device: DeviceNum) -> Result<Vec<(u64, String)>, store::Error> {
+type Hash = [u8; 32];
+
+fn hash(json: &str) -> Hash {
+    Sha256::digest(json).into()
+}
+
+fn claimed(r: &impl Reader, device: DeviceNum) -> Result<Vec<(u64, String, Hash)>, store::Error> {
     let table = r.claimed_keys()?;
     let rows = table.range((device, 0)..=(device, u64::MAX))?;
     let rows = rows.map(|row| {
-        let (key, id) = row?;
-        Ok((key.value().1, id.value().to_owned()))
+        let (key, given) = row?;
+        let (id, hash) = given.value();
+        Ok((key.value().1, id.to_owned(), hash))
     });
     rows.collect()
 }

@@ -133,6 +133,14 @@ fn sign_other(
     Ok(log(tx, signer.user, of)?)
 }
 
+/// Removes what `signer` has signed of others.
+pub(super) fn forget(tx: &Tx, signer: UserNum) -> Result<(), store::Error> {
+    let signed = (signer, UserNum::MIN, "")..(UserNum(signer.0 + 1), UserNum::MIN, "");
+    tx.key_signatures()?.remove_in(signed, |_, _| true)?;
+    let log = (signer, Position::MIN)..=(signer, Position::MAX);
+    tx.signed_log()?.remove_in(log, |_, _| true)
+}
+
 /// The signer's other devices, and nobody else, are to look at the keys of `of` again.
 fn log(tx: &Tx, signer: UserNum, of: UserNum) -> Result<(), store::Error> {
     let position = tx.next_position()?;
