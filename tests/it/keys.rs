@@ -9,15 +9,15 @@ use ruma::{CanonicalJsonObject, serde::Base64, signatures::KeyPair};
 use serde_json::{Value, json};
 
 use crate::{
-    home::{Home, Person, refused},
+    home::{Home, PASSWORD, Person, refused},
     rooms::{done, next, room_of, sync, sync_with},
 };
 
 const UPLOAD: &str = "/_matrix/client/v3/keys/upload";
 const QUERY: &str = "/_matrix/client/v3/keys/query";
 const CLAIM: &str = "/_matrix/client/v3/keys/claim";
-const SIGNING: &str = "/_matrix/client/v3/keys/device_signing/upload";
-const SIGNATURES: &str = "/_matrix/client/v3/keys/signatures/upload";
+pub const SIGNING: &str = "/_matrix/client/v3/keys/device_signing/upload";
+pub const SIGNATURES: &str = "/_matrix/client/v3/keys/signatures/upload";
 
 /// A key that signs keys.
 pub struct Signing(ServerKey);
@@ -27,11 +27,11 @@ impl Signing {
         Self(ServerKey::generate())
     }
 
-    fn public(&self) -> String {
+    pub fn public(&self) -> String {
         self.0.public_key().encode()
     }
 
-    fn id(&self) -> String {
+    pub fn id(&self) -> String {
         format!("ed25519:{}", self.public())
     }
 
@@ -48,12 +48,12 @@ impl Signing {
         key
     }
 
-    fn sign(&self, key: Value, user: &str) -> Value {
+    pub fn sign(&self, key: Value, user: &str) -> Value {
         self.sign_as(key, user, &self.id())
     }
 
     /// The key itself, for `usage`.
-    fn key(&self, user: &str, usage: &str) -> Value {
+    pub fn key(&self, user: &str, usage: &str) -> Value {
         json!({ "user_id": user, "usage": [usage], "keys": { self.id(): self.public() } })
     }
 }
@@ -257,15 +257,15 @@ fn whatever_happens_no_key_is_given_out_twice_and_none_is_lost() {
     }
 }
 
-/// Cross-signing keys of a person.
-struct Identity {
-    master: Signing,
-    own: Signing,
-    others: Signing,
+/// The keys with which a user signs.
+pub struct Identity {
+    pub master: Signing,
+    pub own: Signing,
+    pub others: Signing,
 }
 
 impl Identity {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             master: Signing::new(),
             own: Signing::new(),
@@ -273,7 +273,7 @@ impl Identity {
         }
     }
 
-    fn keys(&self, user: &str) -> Value {
+    pub fn keys(&self, user: &str) -> Value {
         json!({
             "master_key": self.master.key(user, "master"),
             "self_signing_key": self.master.sign(self.own.key(user, "self_signing"), user),
@@ -328,6 +328,13 @@ fn a_signing_key_has_a_name_of_its_own_and_ends_with_the_account() {
         .master
         .sign(identity.master.key(user, "self_signing"), user);
     let refusal = alice.ask_with_password(Method::POST, SIGNING, twice);
+    refused(&refusal, 403, "M_FORBIDDEN");
+    let device = json!({
+        "type": "m.login.password", "password": PASSWORD, "device_id": identity.own.public(),
+        "identifier": { "type": "m.id.user", "user": "alice" },
+    });
+    done(home.ask(Method::POST, "/_matrix/client/v3/login", device));
+    let refusal = alice.ask_with_password(Method::POST, SIGNING, identity.keys(user));
     refused(&refusal, 403, "M_FORBIDDEN");
     let path = "/_matrix/client/v3/account/deactivate";
     done(alice.ask_with_password(Method::POST, path, json!({})));

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     store::{self, Effect, Position, Reader, Rows, Tx, UserNum},
-    users::{device_lists, num_of},
+    users::{device_lists, remote_devices},
 };
 
 /// How many keys of others a user can have signed.
@@ -110,14 +110,15 @@ fn sign_other(
     if !public_keys(signed).any(|(_, public)| public == key) {
         return Err(Error::InvalidParam("the key has another id"));
     }
-    let of = match num_of(tx, of)? {
-        Some(of) => of,
-        None => tx.user_num(of.as_str())?,
+    let of_id = of;
+    let of = tx.user_num(of.as_str())?;
+    // Where nothing is known of the user, the signature is all that is kept: it is shown with the key that
+    // it is of.
+    let master = match cross_signing::of_user(tx, of, Usage::Master)? {
+        Some(master) => Some(master),
+        None => remote_master(tx, of_id)?,
     };
-    // Of users of other servers the signature is all that is kept: it is shown with the key that it is of.
-    if let Some(master) = cross_signing::of_user(tx, of, Usage::Master)?
-        && !is_same(&master, signed)
-    {
+    if master.is_some_and(|master| !is_same(&master, signed)) {
         return Err(ANOTHER);
     }
     let by = public(tx, signer.user, Usage::UserSigning)?;
@@ -139,6 +140,13 @@ pub(super) fn forget(tx: &Tx, signer: UserNum) -> Result<(), store::Error> {
     tx.key_signatures()?.remove_in(signed, |_, _| true)?;
     let log = (signer, Position::MIN)..=(signer, Position::MAX);
     tx.signed_log()?.remove_in(log, |_, _| true)
+}
+
+/// The master key of a user of another server, if the list of the user's devices is kept and followed.
+fn remote_master(tx: &Tx, of: &UserId) -> Result<Option<CanonicalJsonObject>, store::Error> {
+    let list = remote_devices::load(tx, of)?.filter(|list| !list.is_stale);
+    let master = list.and_then(|list| list.master_key);
+    Ok(master.and_then(|master| parse(master.json().get()).ok()))
 }
 
 /// The signer's other devices, and nobody else, are to look at the keys of `of` again.

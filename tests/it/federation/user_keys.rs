@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::device_lists::share;
 use crate::{
     home::{Home, Person},
+    keys::{Identity, SIGNATURES, SIGNING},
     rooms::done,
 };
 
@@ -115,4 +116,29 @@ fn a_server_that_is_gone_is_named_and_the_others_answer() {
     let answer = done(alice.post(&format!("{KEYS}/claim"), asked));
     assert!(answer["failures"][&gone]["errcode"].is_string(), "{answer}");
     assert_eq!(given(&answer, &alice), [format!("{ALGORITHM}:A")]);
+}
+
+#[test]
+fn a_signature_on_another_servers_user_is_shown_to_its_maker_and_must_be_on_the_users_key() {
+    let [here, there] = Home::federating();
+    let (alice, bob) = (here.register("alice"), there.register("bob"));
+    share(&alice, &here, &bob);
+    let (of_alice, of_bob, other) = (Identity::new(), Identity::new(), Identity::new());
+    done(alice.post(SIGNING, of_alice.keys(&alice.user_id)));
+    done(bob.post(SIGNING, of_bob.keys(&bob.user_id)));
+    let query = || {
+        let asked = json!({ "device_keys": { &bob.user_id: [] } });
+        done(alice.post(&format!("{KEYS}/query"), asked))["master_keys"][&bob.user_id].clone()
+    };
+    assert!(query().is_object());
+    let sign = |identity: &Identity| {
+        let master = identity.master.key(&bob.user_id, "master");
+        let signed = of_alice.others.sign(master, &alice.user_id);
+        let uploaded = json!({ &bob.user_id: { identity.master.public(): signed } });
+        let failures = done(alice.post(SIGNATURES, uploaded))["failures"].clone();
+        failures[&bob.user_id][identity.master.public()]["errcode"].clone()
+    };
+    assert_eq!(sign(&other), "M_INVALID_PARAM");
+    assert_eq!(sign(&of_bob), Value::Null);
+    assert!(query()["signatures"][&alice.user_id][of_alice.others.id()].is_string());
 }
