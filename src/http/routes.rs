@@ -45,7 +45,7 @@ fn discovery(routes: &mut Routes) {
 
     routes.add(get_supported_versions);
     routes.add(get_capabilities);
-    routes.add(discover_homeserver);
+    routes.stream(discover_homeserver);
     routes.add(discover_support);
     routes.add(federation::discovery::discover_homeserver);
 }
@@ -99,7 +99,7 @@ fn between_servers(routes: &mut Routes) {
 
 fn accounts(routes: &mut Routes) {
     use client::{
-        account, device, device_list, key_query, keys, openid, register, session, to_device,
+        account, dehydrated_device, device, device_list, key_query, keys, openid, register, session, to_device,
         uiaa_page,
     };
 
@@ -130,6 +130,12 @@ fn accounts(routes: &mut Routes) {
     routes.add(device::update_device);
     routes.add(device::delete_device);
     routes.add(device::delete_devices);
+    routes
+        .add(dehydrated_device::put_dehydrated_device)
+        .body(LARGE_BODY);
+    routes.add(dehydrated_device::get_dehydrated_device);
+    routes.add(dehydrated_device::delete_dehydrated_device);
+    routes.add(dehydrated_device::get_events);
     routes.add(device_list::get_key_changes);
     routes.add(to_device::send_event_to_device).body(LARGE_BODY);
     routes.add(keys::upload_keys);

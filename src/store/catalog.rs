@@ -139,6 +139,9 @@ tables! {
     devices: (UserNum, &'static str) => Packed<Device>, version 1;
     /// Device number → its user and device id.
     device_ids: DeviceNum => (UserNum, &'static str), version 1;
+    /// User → the device that the user's clients have left here, dehydrated: its id, and what only
+    /// they can read of it, as JSON.
+    dehydrated_devices: UserNum => (&'static str, &'static str), version 1;
     /// User, local or not → when the list of their devices last changed.
     device_lists: UserNum => Packed<DeviceList>, version 1;
     /// Position → the change of a list of devices there.

@@ -2,7 +2,7 @@
 
 use ruma::{DeviceId, OwnedDeviceId};
 
-use super::{Error, Users, device_lists, keys, to_device};
+use super::{Error, Users, dehydrated, device_lists, keys, to_device};
 use crate::store::{
     self, DeviceNum, Effect, Position, Reader, Records, Rows, Tx, UserNum, records::Device,
 };
@@ -31,7 +31,8 @@ pub fn all(
     Ok(devices)
 }
 
-/// The device `device_id` of `user`: kept with its tokens taken away if it exists, made if not.
+/// The device `device_id` of `user`: kept with its tokens taken away if it exists, made if not. A
+/// dehydrated one is another device than whoever logs in under its name.
 pub(super) fn enter(
     tx: &Tx,
     user: UserNum,
@@ -39,11 +40,24 @@ pub(super) fn enter(
     display_name: Option<&String>,
     now_ms: u64,
 ) -> Result<DeviceNum, store::Error> {
+    if dehydrated::is(tx, user, device_id)? {
+        remove(tx, user, device_id)?;
+    }
     let known = tx.devices()?.load((user, device_id.as_str()))?;
     if let Some(device) = known {
         remove_tokens(tx, device.num)?;
         return Ok(device.num);
     }
+    make(tx, (user, device_id), display_name, now_ms)
+}
+
+/// Makes the device `device_id` of `user`, who has none of this id.
+pub(super) fn make(
+    tx: &Tx,
+    (user, device_id): (UserNum, &DeviceId),
+    display_name: Option<&String>,
+    now_ms: u64,
+) -> Result<DeviceNum, store::Error> {
     make_room(tx, user)?;
     let device = Device {
         num: tx.next_device()?,
@@ -86,6 +100,7 @@ pub fn remove(tx: &Tx, user: UserNum, device_id: &DeviceId) -> Result<bool, stor
     tx.device_ids()?.remove(num)?;
     tx.transactions()?
         .remove_in((num, "")..(DeviceNum(num.0 + 1), ""), |_, _| true)?;
+    dehydrated::forget(tx, user, device_id)?;
     keys::devices::forget(tx, (user, device_id), num)?;
     to_device::forget(tx, num, Position::MAX)?;
     tx.effect(Effect::DeviceGone(user, num));
@@ -193,6 +208,14 @@ impl Users {
 }
 
 const NO_DEVICE: Error = Error::NotFound("you have no device with this id");
+
+/// Whether a device can have this id, which a client chose.
+pub(super) fn check_id(id: &DeviceId) -> Result<(), Error> {
+    if id.as_str().is_empty() || id.as_str().len() > LONGEST {
+        return Err(Error::InvalidParam("a device id has 1 to 255 bytes"));
+    }
+    Ok(())
+}
 
 pub(super) fn check_display_name(name: &str) -> Result<(), Error> {
     if name.len() > LONGEST {

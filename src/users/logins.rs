@@ -172,9 +172,7 @@ impl Users {
             refreshable,
         } = new;
         let device_id = device_id.unwrap_or_else(DeviceId::new);
-        if device_id.as_str().is_empty() || device_id.as_str().len() > devices::LONGEST {
-            return Err(Error::InvalidParam("a device id has 1 to 255 bytes"));
-        }
+        devices::check_id(&device_id)?;
         if let Some(name) = &display_name {
             devices::check_display_name(name)?;
         }

@@ -1,11 +1,10 @@
 //! Accounts: who somebody is, on which devices, and what belongs to the user alone.
 //!
 //! - [`keys`] has what encryption needs, in tables of its own.
-//! - Owns the tables `accounts`, `profiles`, `devices`, `device_ids`, `device_lists`,
-//!   `device_list_log`, `to_device`, `to_server`, `messages_seen`,
-//!   `messages_in_order`, `remote_list_log`, `remote_lists`, `remote_devices`, `told_lists`, `access_tokens`,
-//!   `refresh_tokens`, `device_tokens`, `login_tokens`, `openid_tokens`, `account_data`, `account_data_log` and
-//!   `filters`.
+//! - Owns the tables `accounts`, `profiles`, `devices`, `device_ids`, `dehydrated_devices`,
+//!   `device_lists`, `device_list_log`, `to_device`, `to_server`, `messages_seen`, `messages_in_order`,
+//!   `remote_list_log`, `remote_lists`, `remote_devices`, `told_lists`, `access_tokens`, `refresh_tokens`,
+//!   `device_tokens`, `login_tokens`, `openid_tokens`, `account_data`, `account_data_log` and `filters`.
 //! - [`Users`] is what handlers call. The functions in [`account_data`], [`profiles`] and
 //!   [`filters`] take a snapshot or a transaction, for other modules that read or write these in
 //!   their own jobs.
@@ -18,6 +17,7 @@
 pub mod account_data;
 pub mod accounts;
 pub mod backup;
+pub mod dehydrated;
 pub mod device_lists;
 pub mod devices;
 mod error;

@@ -54,6 +54,7 @@ fn a_local_server_is_found_where_it_listens() {
     assert_eq!(status, 200);
     let base = body["m.homeserver"]["base_url"].as_str().unwrap();
     assert!(base.starts_with("http://hs.localhost:"), "{base}");
+    assert_eq!(body["org.matrix.msc3814"], true, "Element asks");
     for path in ["/.well-known/matrix/server", "/.well-known/matrix/support"] {
         refused(&get(&home, path), 404, "M_NOT_FOUND");
     }

@@ -83,7 +83,7 @@ fn one_time(names: impl IntoIterator<Item = usize>) -> Value {
 }
 
 /// The id of the key that `who` is given for the device of `of`.
-fn claim(who: &Person<'_>, of: &Person<'_>) -> Option<String> {
+pub fn claim(who: &Person<'_>, of: &Person<'_>) -> Option<String> {
     let wanted = json!({ &of.user_id: { &of.device_id: "signed_curve25519" } });
     let answer = done(who.post(CLAIM, json!({ "one_time_keys": wanted })));
     let keys = answer["one_time_keys"][&of.user_id][&of.device_id]
@@ -93,7 +93,7 @@ fn claim(who: &Person<'_>, of: &Person<'_>) -> Option<String> {
     keys.into_iter().next().map(|(id, _)| id)
 }
 
-fn query(who: &Person<'_>, of: &Person<'_>) -> Value {
+pub fn query(who: &Person<'_>, of: &Person<'_>) -> Value {
     done(who.post(QUERY, json!({ "device_keys": { &of.user_id: [] } })))
 }
 

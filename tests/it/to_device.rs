@@ -13,22 +13,26 @@ use crate::{
 const CLIENT: &str = "/_matrix/client/v3";
 
 /// Sends `content` to a device of `to`, or to all of them, as the transaction `id`.
-fn send(who: &Person<'_>, (to, device): (&str, &str), id: &str, content: Value) -> (u16, Value) {
+pub fn send(who: &Person<'_>, (to, device): (&str, &str), id: &str, content: Value) -> (u16, Value) {
     let path = format!("{CLIENT}/sendToDevice/org.example.note/{id}");
     who.put(&path, json!({ "messages": { to: { device: content } } }))
 }
 
 /// The numbers in the messages that a sync tells.
 fn numbers(answer: &Value) -> Vec<u64> {
-    let events = answer["to_device"]["events"].as_array();
-    let events = events.map(Vec::as_slice).unwrap_or_default();
+    numbers_of(&answer["to_device"]["events"])
+}
+
+/// The numbers in messages.
+pub fn numbers_of(events: &Value) -> Vec<u64> {
+    let events = events.as_array().map(Vec::as_slice).unwrap_or_default();
     events
         .iter()
         .map(|event| event["content"]["n"].as_u64().expect("a number"))
         .collect()
 }
 
-fn note(who: &Person<'_>, to: &Person<'_>, n: u64) {
+pub fn note(who: &Person<'_>, to: &Person<'_>, n: u64) {
     let address = (to.user_id.as_str(), to.device_id.as_str());
     done(send(who, address, &format!("t{n}"), json!({ "n": n })));
 }

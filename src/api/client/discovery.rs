@@ -7,7 +7,10 @@ use ruma::{
     },
 };
 
-use crate::api::{Anyone, Api, Error, Session};
+use serde_json::json;
+use smol::stream;
+
+use crate::api::{Anyone, Api, Error, Session, Streamed};
 
 /// The versions of the specification that clients may go by. Naming one is a promise of what it
 /// added and of everything before, so the first that is missing is the first whose additions
@@ -16,6 +19,9 @@ const VERSIONS: &[&str] = &["v1.1", "v1.2", "v1.3"];
 
 /// Features that are not in any of these versions, under the names that clients look for.
 const UNSTABLE_FEATURES: &[&str] = &[];
+
+/// What Element looks for here before it leaves a [dehydrated device](super::dehydrated_device).
+const DEHYDRATION: &str = "org.matrix.msc3814";
 
 /// The room versions that can be made and joined here. All are stable.
 const ROOM_VERSIONS: &[RoomVersionId] = &[
@@ -77,7 +83,7 @@ pub async fn discover_homeserver(
     api: Api,
     _who: Anyone,
     _request: discover_homeserver::Request,
-) -> Result<discover_homeserver::Response, Error> {
+) -> Result<Streamed, Error> {
     let config = &api.config;
     let base_url = if !config.is_local() {
         format!("https://{}", config.server_name)
@@ -93,8 +99,9 @@ pub async fn discover_homeserver(
             address.port()
         )
     };
-    let homeserver = discover_homeserver::HomeserverInfo::new(base_url);
-    Ok(discover_homeserver::Response::new(homeserver))
+    let answer = json!({ "m.homeserver": { "base_url": base_url }, DEHYDRATION: true });
+    let answer = answer.to_string().into_bytes();
+    Ok(Streamed::new(stream::once(Ok(answer))))
 }
 
 /// `GET /.well-known/matrix/support`: whom to ask for help, which nobody has said.

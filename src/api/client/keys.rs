@@ -51,12 +51,8 @@ pub async fn upload_keys(
         }
         None => None,
     };
-    let raw = |keys: BTreeMap<_, Raw<_>>| -> one_time::Uploaded {
-        let keys = keys.into_iter();
-        keys.map(|(id, key): (OwnedOneTimeKeyId, Raw<_>)| (id.to_string(), key.into_json()))
-            .collect()
-    };
-    let (once, fallback) = (raw(request.one_time_keys), raw(request.fallback_keys));
+    let once = uploaded(request.one_time_keys);
+    let fallback = uploaded(request.fallback_keys);
     one_time::check(&once)?;
     one_time::check(&fallback)?;
     let job = move |tx: &Tx| {
@@ -74,6 +70,13 @@ pub async fn upload_keys(
             .map(|(algorithm, count)| (algorithm.into(), ruma::UInt::new_saturating(count)))
             .collect(),
     ))
+}
+
+/// Keys to be given out, as they came.
+pub(super) fn uploaded(keys: BTreeMap<OwnedOneTimeKeyId, Raw<OneTimeKey>>) -> one_time::Uploaded {
+    let keys = keys.into_iter();
+    keys.map(|(id, key)| (id.to_string(), key.into_json()))
+        .collect()
 }
 
 /// What is asked of users of this server, and of users of others.

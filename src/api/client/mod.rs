@@ -4,6 +4,7 @@ pub mod account;
 pub mod alias;
 pub mod backup;
 pub mod config;
+pub mod dehydrated_device;
 pub mod device;
 pub mod device_list;
 pub mod directory;
