@@ -135,7 +135,8 @@ fn accounts(routes: &mut Routes) {
         .body(LARGE_BODY);
     routes.add(dehydrated_device::get_dehydrated_device);
     routes.add(dehydrated_device::delete_dehydrated_device);
-    routes.add(dehydrated_device::get_events);
+    routes.stream(dehydrated_device::get_events);
+    routes.stream(dehydrated_device::post_events);
     routes.add(device_list::get_key_changes);
     routes.add(to_device::send_event_to_device).body(LARGE_BODY);
     routes.add(keys::upload_keys);

@@ -34,7 +34,7 @@ ENCRYPTED = {
 }
 # What an SDK cannot do; a scenario does not ask for that.
 LACKS = {
-    "nio": {"cross-signing", "key backup"},
+    "nio": {"cross-signing", "key backup", "dehydrated devices"},
     "js": set(),
 }
 DEADLINE = 30

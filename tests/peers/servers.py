@@ -76,6 +76,7 @@ class Synapse(Server):
                     "enable_registration_without_verification": True,
                     "allow_public_rooms_over_federation": True,
                     "room_list_publication_rules": [{"action": "allow"}],
+                    "experimental_features": {"msc3814_enabled": True},
                     "federation": {
                         "client_timeout": "10s",
                         "max_short_retries": 1,

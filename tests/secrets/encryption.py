@@ -26,6 +26,9 @@ async def encryption(stage):
         await log_out(stage, me, other)
     for me, other in stage.both_ways():
         await be_away(stage, me, other)
+    for me, other in stage.both_ways():
+        if me.can("dehydrated devices"):
+            await leave_and_return(stage, me, other)
 
 
 async def begin(stage, person):
@@ -69,7 +72,11 @@ async def known(device, *witnesses):
 
 
 async def knows(witness, device):
-    return device.id in await witness.call("devices", user=device.user)
+    return await knows_id(witness, device.user, device.id)
+
+
+async def knows_id(witness, user, device):
+    return device in await witness.call("devices", user=user)
 
 
 async def verify_new_device(stage, me, other):
@@ -226,6 +233,32 @@ async def be_away(stage, me, other):
         for device in me.devices:
             await stage.talk(device, *other.devices)
         await stage.talk(new, *me.devices)
+
+
+async def leave_and_return(stage, me, other):
+    with stage.claim(f"{me} leaves a sealed device on the server, and {other} comes to know it"):
+        left = await me.first.call("leave_device")
+        assert left["messages"] == 0, left
+        for witness in other.devices:
+            await until(lambda: knows_id(witness, me.id, left["device"]))
+    with stage.claim(f"{me} logs out everywhere, and {other} goes on talking"):
+        while me.devices:
+            gone = me.devices.pop()
+            await gone.call("logout")
+            await gone.stop()
+            for witness in other.devices:
+                await until(lambda: forgot(witness, gone))
+        said = [await stage.say(device, f"{device} waits for {me}") for device in other.devices for _ in range(3)]
+    with stage.claim(f"{me} logs in again, wakes the sealed device, and reads what was said meanwhile"):
+        new = await me.add_device()
+        await new.call("recover", recovery_key=me.recovery_key)
+        woken = await new.call("leave_device")
+        assert woken["keys"] == len(other.devices) and woken["device"] != left["device"], woken
+        await reads_all(stage, new, said)
+        for witness in other.devices:
+            await until(lambda: knows_id(witness, me.id, woken["device"]))
+            assert not await knows_id(witness, me.id, left["device"])
+    await hear_each_other(stage, new, other)
 
 
 async def reads_all(stage, device, ids):

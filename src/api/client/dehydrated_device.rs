@@ -1,15 +1,23 @@
 //! Devices that a user's clients leave here (MSC3814; see [`dehydrated`]).
 
 use ruma::{
-    api::client::dehydrated_device::{
-        delete_dehydrated_device, get_dehydrated_device, get_events, put_dehydrated_device,
+    api::{
+        IncomingRequest, Metadata,
+        client::dehydrated_device::{
+            delete_dehydrated_device, get_dehydrated_device, get_events, put_dehydrated_device,
+        },
+        error::DeserializationError,
     },
     serde::Raw,
 };
 
+use serde::Serialize;
+use serde_json::value::RawValue;
+use smol::stream;
+
 use super::keys::uploaded;
 use crate::{
-    api::{Api, Error, Session},
+    api::{Api, Error, Session, Streamed},
     store::{self, Position, Tx},
     users::dehydrated::{self, NewDevice},
 };
@@ -65,14 +73,55 @@ pub async fn delete_dehydrated_device(
     Ok(delete_dehydrated_device::unstable::Response::new(device_id))
 }
 
-/// `POST /_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device/{device_id}/events`. The last
-/// page is the one without events; nothing is forgotten by being read, as whoever reads may not get to
-/// the end.
+/// [`get_events`] by `GET`, the token in the query: as matrix-js-sdk asks. Others, which go by an
+/// earlier text of the proposal, ask by `POST`, as ruma does.
+#[derive(Debug)]
+pub struct GetEvents(get_events::unstable::Request);
+
+impl Metadata for GetEvents {
+    const METHOD: http::Method = http::Method::GET;
+    const RATE_LIMITED: bool = get_events::unstable::Request::RATE_LIMITED;
+    type Authentication = <get_events::unstable::Request as Metadata>::Authentication;
+    type PathBuilder = <get_events::unstable::Request as Metadata>::PathBuilder;
+    const PATH_BUILDER: Self::PathBuilder = get_events::unstable::Request::PATH_BUILDER;
+}
+
+impl IncomingRequest for GetEvents {
+    type EndpointError = <get_events::unstable::Request as IncomingRequest>::EndpointError;
+    type OutgoingResponse = get_events::unstable::Response;
+
+    fn try_from_http_request_inner(
+        request: http::Request<&[u8]>,
+        path_args: &[&str],
+    ) -> Result<Self, DeserializationError> {
+        let mut pairs = request.uri().query().unwrap_or_default().split('&');
+        let from = pairs.find_map(|pair| pair.strip_prefix("from="));
+        let from = from.map(str::to_owned);
+        let empty = request.map(|_| &b"{}"[..]);
+        let mut request =
+            get_events::unstable::Request::try_from_http_request_inner(empty, path_args)?;
+        request.next_batch = from;
+        Ok(Self(request))
+    }
+}
+
+/// `GET /_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device/{device_id}/events`
 pub async fn get_events(
     api: Api,
     who: Session,
+    GetEvents(request): GetEvents,
+) -> Result<Streamed, Error> {
+    post_events(api, who, request).await
+}
+
+/// `POST /_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device/{device_id}/events`. The last
+/// page is the one without events, and without a token: some look at the one, some at the other.
+/// Nothing is forgotten by being read, as whoever reads may not get to the end.
+pub async fn post_events(
+    api: Api,
+    who: Session,
     request: get_events::unstable::Request,
-) -> Result<get_events::unstable::Response, Error> {
+) -> Result<Streamed, Error> {
     let after = match &request.next_batch {
         None => Position::MIN,
         Some(token) => position(token)?,
@@ -84,10 +133,21 @@ pub async fn get_events(
         .read(|s| dehydrated::messages(s, device, (after, upto)))?;
     let (messages, upto) =
         told.ok_or_else(|| Error::forbidden("that is not your dehydrated device"))?;
-    let events = messages.into_iter().map(Raw::from_json).collect();
-    let mut response = get_events::unstable::Response::new(events);
-    response.next_batch = Some(format!("{TOKEN}{}", upto.0));
-    Ok(response)
+    let events = Events {
+        next_batch: (!messages.is_empty()).then(|| format!("{TOKEN}{}", upto.0)),
+        events: messages,
+    };
+    let answer = serde_json::to_vec(&events)
+        .map_err(|_| Error::Internal("messages that do not serialize".into()))?;
+    Ok(Streamed::new(stream::once(Ok(answer))))
+}
+
+/// What ruma's response has, which would say `null` for no token: matrix-js-sdk goes on with that.
+#[derive(Serialize)]
+struct Events {
+    events: Vec<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_batch: Option<String>,
 }
 
 fn position(token: &str) -> Result<Position, Error> {

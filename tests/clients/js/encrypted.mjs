@@ -141,6 +141,21 @@ Object.assign(commands, {
         const { total, imported } = await crypto().restoreKeyBackup();
         return { total, imported };
     },
+    /** Takes over what was sent to the device that was left on the server, if there is one, and leaves a new
+     * one there; the number of messages taken over, of room keys in them, and the id of the new one. */
+    async leave_device() {
+        const taken = { messages: 0, keys: 0 };
+        const client = current();
+        const count = (keys, messages) => Object.assign(taken, { messages, keys });
+        client.on(CryptoEvent.RehydrationProgress, count);
+        client.once(CryptoEvent.RehydrationError, (what) => saw("trouble", { what: `rehydration: ${what}` }));
+        await crypto().startDehydration();
+        client.off(CryptoEvent.RehydrationProgress, count);
+        const prefix = "/_matrix/client/unstable/org.matrix.msc3814.v1";
+        const args = ["/dehydrated_device", undefined, undefined, { prefix }];
+        const { device_id } = await client.http.authedRequest(sdk.Method.Get, ...args);
+        return { ...taken, device: device_id };
+    },
     /** Whether a device that was verified has been given the account's secrets by the one that did it. */
     async has_secrets() {
         const { privateKeysCachedLocally: keys } = await crypto().getCrossSigningStatus();
