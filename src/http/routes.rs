@@ -99,8 +99,8 @@ fn between_servers(routes: &mut Routes) {
 
 fn accounts(routes: &mut Routes) {
     use client::{
-        account, dehydrated_device, device, device_list, key_query, keys, openid, register, session, to_device,
-        uiaa_page,
+        account, dehydrated_device, device, device_list, key_query, keys, openid, register,
+        session, to_device, uiaa_page,
     };
 
     routes.add(register::get_username_availability);
@@ -140,8 +140,8 @@ fn accounts(routes: &mut Routes) {
     routes.add(device_list::get_key_changes);
     routes.add(to_device::send_event_to_device).body(LARGE_BODY);
     routes.add(keys::upload_keys);
-    routes.add(key_query::get_keys);
-    routes.add(keys::claim_keys);
+    routes.add(key_query::get_keys).body(LARGE_BODY);
+    routes.add(keys::claim_keys).body(LARGE_BODY);
     routes.add(keys::upload_signing_keys);
     routes.add(keys::upload_signatures);
 }

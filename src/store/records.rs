@@ -116,7 +116,8 @@ record! {
 record! {
     /// Something that waits to be fetched or sent.
     Letter {
-        /// Counts those that wait in the same row: two of them say how many are between.
+        /// How much came before it for the same one, in a unit of whoever writes it: two of them say how
+        /// much is between.
         index: u64,
         /// What it says, as JSON.
         json: String,

@@ -8,6 +8,7 @@ use serde_json::{json, value::RawValue};
 
 use super::{
     SyncToken,
+    fields::Fields,
     hub::Hub,
     invited, joined,
     request::{Request, Span},
@@ -219,8 +220,8 @@ pub fn beside_rooms(
     hub: &Hub,
     request: &Request,
     span: Span,
-) -> Result<serde_json::Map<String, serde_json::Value>, Error> {
-    let mut fields = serde_json::Map::new();
+) -> Result<Fields, Error> {
+    let mut fields = Fields::default();
     let wanted = &request.filter.account_data;
     let changed = match span.since {
         Some(since) if hub.user_changed_after(request.user, since.position) => {
@@ -240,7 +241,7 @@ pub fn beside_rooms(
         }
     }
     if !events.is_empty() {
-        fields.insert("account_data".to_owned(), json!({ "events": events }));
+        fields.put_events("account_data", &events)?;
     }
     Ok(fields)
 }

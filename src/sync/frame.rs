@@ -1,14 +1,14 @@
 //! The frame of an answer around its rooms, written by hand so that the rooms can come in slices.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 use smol::stream::{self, Stream};
 
 use super::{
     SyncToken,
     answer::{Candidate, SLICE, Section, Told, slice},
+    fields::Fields,
     request::{Request, Span},
 };
 use crate::{
@@ -25,9 +25,9 @@ pub struct Frame {
 
 impl Frame {
     /// The answer up to its rooms.
-    pub fn begin(next_batch: SyncToken, fields: &Map<String, Value>) -> Vec<u8> {
+    pub fn begin(next_batch: SyncToken, fields: &Fields) -> Vec<u8> {
         let mut text = format!(r#"{{"next_batch":"{next_batch}","#);
-        for (name, value) in fields {
+        for (name, value) in fields.iter() {
             text.push_str(&format!(r#""{name}":{value},"#));
         }
         text.push_str(r#""rooms":{"#);
@@ -96,7 +96,7 @@ pub fn rooms(
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Map, Value, json, value::to_raw_value};
+    use serde_json::{Value, json, value::to_raw_value};
 
     use super::Frame;
     use crate::{
@@ -104,6 +104,7 @@ mod tests {
         sync::{
             SyncToken,
             answer::{Section, Told},
+            fields::Fields,
         },
     };
 
@@ -114,9 +115,8 @@ mod tests {
         ephemeral: 3,
     };
 
-    fn written(rooms: &[(Section, &str)], fields: Value) -> Value {
-        let fields: Map<String, Value> = serde_json::from_value(fields).expect("an object");
-        let mut out = Frame::begin(TOKEN, &fields);
+    fn written(rooms: &[(Section, &str)], fields: &Fields) -> Value {
+        let mut out = Frame::begin(TOKEN, fields);
         let mut frame = Frame::default();
         for (section, room) in rooms {
             let room = (*room).try_into().expect("a room id");
@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn an_answer_without_rooms_is_whole() {
         let expected = json!({ "next_batch": TOKEN.to_string(), "rooms": {} });
-        assert_eq!(written(&[], json!({})), expected);
+        assert_eq!(written(&[], &Fields::default()), expected);
     }
 
     #[test]
@@ -155,9 +155,8 @@ mod tests {
                 "leave": { "!e:f": { "a": 1 } },
             },
         });
-        assert_eq!(
-            written(&rooms, json!({ "account_data": { "events": [] } })),
-            expected
-        );
+        let mut fields = Fields::default();
+        fields.put_events("account_data", &[0; 0]).expect("JSON");
+        assert_eq!(written(&rooms, &fields), expected);
     }
 }

@@ -11,10 +11,8 @@ use ruma::{
     events::AnySyncStateEvent,
     serde::Raw,
 };
-use serde_json::{
-    json,
-    value::{RawValue, to_raw_value},
-};
+use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
     ephemeral,
@@ -333,9 +331,19 @@ fn told(count: Counts) -> UnreadNotificationsCount {
 /// A piece of account data as an event.
 pub fn account_data_event<T>(changed: &account_data::Changed) -> Result<Raw<T>, Error> {
     let corrupt = |_| Error::corrupt("account data that is no JSON");
-    let content: Box<RawValue> = serde_json::from_str(&changed.data.content).map_err(corrupt)?;
-    let event = to_raw_value(&json!({ "type": changed.kind, "content": content }));
+    let event = Event {
+        kind: &changed.kind,
+        content: serde_json::from_str(&changed.data.content).map_err(corrupt)?,
+    };
+    let event = to_raw_value(&event);
     event.map(Raw::from_json).map_err(corrupt)
+}
+
+#[derive(Serialize)]
+struct Event<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    content: &'a RawValue,
 }
 
 /// Whether a user was in a room from some position until it ended or until now.

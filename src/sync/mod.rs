@@ -12,6 +12,7 @@
 pub mod answer;
 pub mod device_lists;
 mod ephemeral;
+pub mod fields;
 pub mod frame;
 mod hub;
 mod invited;

@@ -39,7 +39,7 @@ pub(super) fn enter(
     device_id: &DeviceId,
     display_name: Option<&String>,
     now_ms: u64,
-) -> Result<DeviceNum, store::Error> {
+) -> Result<DeviceNum, Error> {
     if dehydrated::is(tx, user, device_id)? {
         remove(tx, user, device_id)?;
     }
@@ -51,13 +51,19 @@ pub(super) fn enter(
     make(tx, (user, device_id), display_name, now_ms)
 }
 
-/// Makes the device `device_id` of `user`, who has none of this id.
+/// Makes the device `device_id` of `user`, who has none of this id. A cross-signing key has its public key
+/// as its name among the user's keys, which then no device can have (client-server API, "Cross-signing").
 pub(super) fn make(
     tx: &Tx,
     (user, device_id): (UserNum, &DeviceId),
     display_name: Option<&String>,
     now_ms: u64,
-) -> Result<DeviceNum, store::Error> {
+) -> Result<DeviceNum, Error> {
+    if keys::cross_signing::has(tx, user, device_id.as_str())? {
+        return Err(Error::InvalidParam(
+            "one of your cross-signing keys has this id; choose another device id",
+        ));
+    }
     make_room(tx, user)?;
     let device = Device {
         num: tx.next_device()?,
@@ -102,6 +108,7 @@ pub fn remove(tx: &Tx, user: UserNum, device_id: &DeviceId) -> Result<bool, stor
         .remove_in((num, "")..(DeviceNum(num.0 + 1), ""), |_, _| true)?;
     dehydrated::forget(tx, user, device_id)?;
     keys::devices::forget(tx, (user, device_id), num)?;
+    keys::signatures::forget_device(tx, user, device_id)?;
     to_device::forget(tx, num, Position::MAX)?;
     tx.effect(Effect::DeviceGone(user, num));
     device_lists::device_changed(tx, user, device_id)?;
@@ -292,7 +299,7 @@ mod tests {
                     let device_id = format!("D{at}");
                     enter(tx, user, device_id.as_str().into(), None, 1_000 + at as u64)?;
                 }
-                Ok::<_, store::Error>(())
+                Ok::<_, Error>(())
             });
             fill.await.unwrap();
             let newest = server.log_in("alice", NewLogin::default()).await;

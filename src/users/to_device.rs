@@ -5,12 +5,13 @@
 //! - Whoever writes has decided that the sender may: [`deliver`] and [`post`] are called in the job that
 //!   makes sure that this happens once.
 //! - What waits is capped for each device and each server. A message too many is left out: those that
-//!   are there were promised.
+//!   are there were promised. NOTSPEC: all are to be kept until they are delivered; the disk of a small
+//!   computer is not for a device that has been off for years.
 
 use std::collections::BTreeMap;
 
 use ruma::{
-    OwnedServerName, OwnedTransactionId, ServerName, UserId,
+    CanonicalJsonObject, OwnedServerName, OwnedTransactionId, ServerName, UserId,
     api::federation::transactions::edu::{DirectDeviceContent, DirectDeviceMessages},
     events::ToDeviceEventType,
     to_device::DeviceIdOrAllDevices,
@@ -26,10 +27,15 @@ use crate::store::{
 
 /// How long the content of one message can be, in bytes.
 pub const LONGEST: usize = 64 * 1024;
-/// How much one request, or one EDU, may leave at this server's devices, in bytes.
+/// How long its type can be, in bytes.
+pub const LONGEST_KIND: usize = 255;
+/// How much one request, or one EDU, may leave at this server's devices, in bytes, and about how much one
+/// job does.
 const MOST_AT_ONCE: usize = 2 * 1024 * 1024;
-/// How many messages wait for a device, and how many EDUs for a server.
+/// How much waits for a device, or for a server, in units: 20 MB, or 5,000 messages.
 const WAITING: u64 = 5000;
+/// One unit of that, in bytes. No message counts as less.
+const UNIT: usize = 4 * 1024;
 /// How many messages of a server are remembered, so that each is delivered once.
 const REMEMBERED: u64 = 2000;
 /// How many messages one sync tells at the most, and of how many bytes.
@@ -48,14 +54,27 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Whether every message is short enough.
+    /// Whether every message is short enough, and what a message can be: what other servers are sent is
+    /// signed, and canonical JSON therefore.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] if one is not.
+    /// [`Error::TooLarge`] or [`Error::BadJson`] if one is not.
     pub fn check(&self) -> Result<(), Error> {
-        let mut contents = self.messages.values().flat_map(BTreeMap::values);
-        if contents.any(|content| content.json().get().len() > LONGEST) {
-            return Err(Error::TooLarge("a message to a device has at most 64 KiB"));
+        if self.kind.to_string().len() > LONGEST_KIND {
+            return Err(Error::TooLarge(
+                "the type of a message to a device has at most 255 bytes",
+            ));
+        }
+        for content in self.messages.values().flat_map(BTreeMap::values) {
+            let json = content.json().get();
+            if json.len() > LONGEST {
+                return Err(Error::TooLarge("a message to a device has at most 64 KiB"));
+            }
+            serde_json::from_str::<CanonicalJsonObject>(json).map_err(|_| {
+                Error::BadJson(
+                    "a message to a device is an object of canonical JSON, so without fractions",
+                )
+            })?;
         }
         Ok(())
     }
@@ -82,15 +101,72 @@ struct Event<'a> {
 /// Leaves `messages` for those devices of this server that there are.
 ///
 /// # Errors
-/// If the store cannot be written.
+/// [`Error::TooLarge`], and nothing is written, if it is too much for one request.
 pub fn deliver(
     tx: &Tx,
+    from: (&UserId, &ToDeviceEventType),
+    messages: &DirectDeviceMessages,
+) -> Result<(), Error> {
+    let letters = letters(tx, from, messages)?;
+    let letters = letters.ok_or(Error::TooLarge(
+        "this is too much for so many devices at once; send it to some of them at a time",
+    ))?;
+    letters.iter().try_for_each(|letter| put(tx, letter))?;
+    Ok(())
+}
+
+/// Leaves what a server has sent, each message once however often it comes, from the one of this number
+/// on, for about as long as a job may take; the number to go on with. What is too much for one EDU is
+/// left out.
+///
+/// # Errors
+/// If the store cannot be written.
+pub fn deliver_from(
+    tx: &Tx,
+    server: ServerNum,
+    (contents, first): (&[DirectDeviceContent], usize),
+) -> Result<usize, store::Error> {
+    let mut bytes = 0;
+    for (number, content) in contents.iter().enumerate().skip(first) {
+        let from = (&*content.sender, &content.ev_type);
+        let letters = letters(tx, from, &content.messages)?;
+        let size = |letters: &Vec<Letters>| letters.iter().map(Letters::size).sum();
+        bytes += letters.as_ref().map_or(0, size);
+        if number > first && bytes > MOST_AT_ONCE {
+            return Ok(number);
+        }
+        if is_new(tx, server, content.message_id.as_str())? {
+            match &letters {
+                Some(letters) => letters.iter().try_for_each(|letter| put(tx, letter))?,
+                None => log::warn!("{} sends too much to devices at once", content.sender),
+            }
+        }
+    }
+    Ok(contents.len())
+}
+
+/// One message, and the devices that are to have it.
+struct Letters {
+    user: UserNum,
+    devices: Vec<DeviceNum>,
+    json: String,
+}
+
+impl Letters {
+    fn size(&self) -> usize {
+        self.json.len() * self.devices.len()
+    }
+}
+
+/// What is to be written for `messages`; nothing if that is too much for one request.
+fn letters(
+    r: &impl Reader,
     (sender, kind): (&UserId, &ToDeviceEventType),
     messages: &DirectDeviceMessages,
-) -> Result<(), store::Error> {
-    let mut left = MOST_AT_ONCE;
+) -> Result<Option<Vec<Letters>>, store::Error> {
+    let (mut found, mut left) = (Vec::new(), MOST_AT_ONCE);
     for (user_id, contents) in messages {
-        let Some(user) = num_of(tx, user_id)? else {
+        let Some(user) = num_of(r, user_id)? else {
             continue;
         };
         for (to, content) in contents {
@@ -101,63 +177,75 @@ pub fn deliver(
             };
             let json = serde_json::to_string(&event)
                 .map_err(|_| store::Error::Corrupt("a message that does not serialize"))?;
-            for device in addressed(tx, user, to)? {
-                match left.checked_sub(json.len()) {
-                    Some(rest) => left = rest,
-                    None => return Ok(()),
-                }
-                put(tx, user, device, &json)?;
+            let letters = Letters {
+                user,
+                devices: addressed(r, user, to)?,
+                json,
+            };
+            match left.checked_sub(letters.size()) {
+                Some(rest) => left = rest,
+                None => return Ok(None),
             }
+            found.push(letters);
         }
     }
-    Ok(())
+    Ok(Some(found))
 }
 
 fn addressed(
-    tx: &Tx,
+    r: &impl Reader,
     user: UserNum,
     to: &DeviceIdOrAllDevices,
 ) -> Result<Vec<DeviceNum>, store::Error> {
     match to {
         DeviceIdOrAllDevices::DeviceId(id) => {
-            let device = tx.devices()?.load((user, id.as_str()))?;
+            let device = r.devices()?.load((user, id.as_str()))?;
             Ok(device.iter().map(|device| device.num).collect())
         }
         DeviceIdOrAllDevices::AllDevices => {
-            let devices = devices::all(tx, user)?.into_iter();
+            let devices = devices::all(r, user)?.into_iter();
             Ok(devices.map(|(_, device)| device.num).collect())
         }
     }
 }
 
-fn put(tx: &Tx, user: UserNum, device: DeviceNum, json: &str) -> Result<(), store::Error> {
-    let position = tx.next_position()?;
-    let mut table = tx.to_device()?;
-    let range = (device, Position::MIN)..=(device, Position::MAX);
-    let Some(index) = next_index(table.range(range)?)? else {
-        log::warn!("too many messages wait for a device: one is left out");
-        return Ok(());
-    };
-    let json = json.to_owned();
-    table.put((device, position), &Letter { index, json })?;
-    drop(table);
-    tx.effect(Effect::UserChanged(user, position));
+fn put(tx: &Tx, letters: &Letters) -> Result<(), store::Error> {
+    for device in &letters.devices {
+        let position = tx.next_position()?;
+        let mut table = tx.to_device()?;
+        let range = (*device, Position::MIN)..=(*device, Position::MAX);
+        let Some(index) = next_index(table.range(range)?, &letters.json)? else {
+            log::warn!("too many messages wait for a device: one is left out");
+            continue;
+        };
+        let json = letters.json.clone();
+        table.put((*device, position), &Letter { index, json })?;
+        drop(table);
+        tx.effect(Effect::UserChanged(letters.user, position));
+    }
     Ok(())
 }
 
-/// The index of the letter behind `rows`; none if there are too many.
+/// The index of the letter `json` behind `rows`; none if there is too much.
 fn next_index<K: store::Field>(
     mut rows: store::Range<'_, K, store::Packed<Letter>>,
+    json: &str,
 ) -> Result<Option<u64>, store::Error> {
     let Some(first) = rows.next().transpose()? else {
         return Ok(Some(0));
     };
-    let first = first.1.value().unpack()?.index;
-    let last = match rows.next_back().transpose()? {
-        Some(last) => last.1.value().unpack()?.index,
-        None => first,
+    let first = first.1.value().unpack()?;
+    let (begin, last) = match rows.next_back().transpose()? {
+        Some(last) => (first.index, last.1.value().unpack()?),
+        None => (first.index, first),
     };
-    Ok((last - first < WAITING - 1).then_some(last + 1))
+    let next = last.index.saturating_add(units(&last.json));
+    let waiting = next.saturating_sub(begin).saturating_add(units(json));
+    Ok((waiting <= WAITING).then_some(next))
+}
+
+fn units(json: &str) -> u64 {
+    json.len().div_ceil(UNIT).max(1) as u64
 }
 
 /// What waits for `device` after `after`, up to and including `upto`, oldest first, as much as one
@@ -226,7 +314,7 @@ pub fn post(
     let position = tx.next_position()?;
     let mut table = tx.to_server()?;
     let range = (server, Position::MIN)..=(server, Position::MAX);
-    let Some(index) = next_index(table.range(range)?)? else {
+    let Some(index) = next_index(table.range(range)?, &json)? else {
         log::warn!("too many messages wait for a server: one is left out");
         return Ok(());
     };
@@ -299,7 +387,7 @@ pub fn addressed_servers(r: &impl Reader) -> Result<Vec<ServerNum>, store::Error
 ///
 /// # Errors
 /// If the store cannot be written.
-pub fn is_new(tx: &Tx, server: ServerNum, id: &str) -> Result<bool, store::Error> {
+fn is_new(tx: &Tx, server: ServerNum, id: &str) -> Result<bool, store::Error> {
     let mut came = tx.messages_seen()?;
     if came.has((server, id))? {
         return Ok(false);
@@ -328,3 +416,6 @@ pub fn is_new(tx: &Tx, server: ServerNum, id: &str) -> Result<bool, store::Error
 fn raw(json: String) -> Result<Box<RawValue>, store::Error> {
     RawValue::from_string(json).map_err(|_| store::Error::Corrupt("a message that is no JSON"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -148,10 +148,7 @@ fn one_that_is_left_again_keeps_what_was_given_out_and_what_it_was_sent() {
     assert_eq!(claimed.as_deref(), Some("signed_curve25519:A"));
     note(&bob, &sealed, 7);
     leave_behind(&alice, "SEALED");
-    assert_eq!(
-        claim(&bob, &sealed).as_deref(),
-        Some("signed_curve25519:B")
-    );
+    assert_eq!(claim(&bob, &sealed).as_deref(), Some("signed_curve25519:B"));
     assert_eq!(read(&alice, "SEALED"), [7]);
 }
 

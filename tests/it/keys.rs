@@ -3,27 +3,25 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hearth::protocol::ServerKey;
-use http::Method;
+use http::{Method, Request};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use ruma::{CanonicalJsonObject, serde::Base64, signatures::KeyPair};
 use serde_json::{Value, json};
 
 use crate::{
-    home::{Home, PASSWORD, Person, refused},
-    rooms::{done, next, room_of, sync, sync_with},
+    home::{Home, Person, read, refused},
+    rooms::{done, next, sync, sync_with},
 };
 
 const UPLOAD: &str = "/_matrix/client/v3/keys/upload";
 const QUERY: &str = "/_matrix/client/v3/keys/query";
 const CLAIM: &str = "/_matrix/client/v3/keys/claim";
-pub const SIGNING: &str = "/_matrix/client/v3/keys/device_signing/upload";
-pub const SIGNATURES: &str = "/_matrix/client/v3/keys/signatures/upload";
 
 /// A key that signs keys.
 pub struct Signing(ServerKey);
 
 impl Signing {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self(ServerKey::generate())
     }
 
@@ -36,7 +34,7 @@ impl Signing {
     }
 
     /// Adds its signature, under `id`, to those on `key`.
-    fn sign_as(&self, mut key: Value, user: &str, id: &str) -> Value {
+    pub fn sign_as(&self, mut key: Value, user: &str, id: &str) -> Value {
         let mut signed: CanonicalJsonObject = serde_json::from_value(key.clone()).unwrap();
         signed.remove("signatures");
         signed.remove("unsigned");
@@ -209,6 +207,68 @@ fn another_key_of_an_id_that_is_there_is_refused_and_the_same_is_taken_as_one() 
     refused(&alice.post(UPLOAD, nonsense), 400, "M_BAD_JSON");
 }
 
+/// Uploads keys just as they are written.
+fn upload_text(home: &Home, who: &Person<'_>, body: &str) -> (u16, Value) {
+    let request = Request::post(UPLOAD)
+        .header("authorization", format!("Bearer {}", who.token))
+        .body(body.into());
+    read(&home.respond(request.expect("this is a request")))
+}
+
+#[test]
+fn a_key_that_is_written_otherwise_is_the_same_key() {
+    let home = Home::new();
+    let (alice, bob) = (home.register("alice"), home.register("bob"));
+    let written = [
+        r#"{"one_time_keys":{"signed_curve25519:A":{"key":"a","signatures":{}}},
+            "fallback_keys":{"signed_curve25519:B":{"key":"b","fallback":true}}}"#,
+        r#"{"one_time_keys":{"signed_curve25519:A":{"signatures": {}, "key":"a"}},
+            "fallback_keys":{"signed_curve25519:B":{"fallback":true,"key":"b"}}}"#,
+    ];
+    for _ in 0..2 {
+        for body in written {
+            done(upload_text(&home, &alice, body));
+        }
+        // First the one, then the other: from then on both are used.
+        assert!(claim(&bob, &alice).is_some());
+    }
+    let synced = sync(&alice, None);
+    assert_eq!(synced["device_one_time_keys_count"]["signed_curve25519"], 0);
+    assert_eq!(synced["device_unused_fallback_key_types"], json!([]));
+}
+
+#[test]
+fn signatures_that_come_with_keys_that_are_there_are_added() {
+    let home = Home::new();
+    let (alice, bob) = (home.register("alice"), home.register("bob"));
+    let (_, keys) = device(&alice);
+    upload_keys(&alice, json!({ "device_keys": keys }));
+    let other = Signing::new();
+    let signed = other.sign(keys.clone(), &alice.user_id);
+    upload_keys(&alice, json!({ "device_keys": signed }));
+    let found = &query(&bob, &alice)["device_keys"][&alice.user_id][&alice.device_id];
+    let signatures = &found["signatures"][&alice.user_id];
+    assert!(signatures[other.id()].is_string(), "{found}");
+    let of_device = format!("ed25519:{}", alice.device_id);
+    assert!(signatures[of_device].is_string(), "{found}");
+}
+
+#[test]
+fn keys_that_arrive_as_their_device_is_logged_out_stay_nowhere() {
+    let home = Home::new();
+    let (alice, bob) = (home.register("alice"), home.register("bob"));
+    let body = json!({ "device_keys": device(&alice).1 });
+    let token = Some(alice.token.as_str());
+    let ask = |path: &'static str, body| home.send(Method::POST, path, token, body);
+    let none = json!({});
+    let both = vec![ask("/_matrix/client/v3/logout", &none), ask(UPLOAD, &body)];
+    let answers = home.run(home.all(both));
+    assert_eq!(answers[0].0, 200);
+    refused(&answers[1], 401, "M_UNKNOWN_TOKEN");
+    let found = &query(&bob, &alice)["device_keys"][&alice.user_id];
+    assert_eq!(*found, json!({}));
+}
+
 #[test]
 fn whatever_happens_no_key_is_given_out_twice_and_none_is_lost() {
     for seed in 0..4 {
@@ -255,185 +315,4 @@ fn whatever_happens_no_key_is_given_out_twice_and_none_is_lost() {
         assert_eq!(once.len(), given.len(), "given out twice: {given:?}");
         assert_eq!(once, uploaded, "seed {seed}");
     }
-}
-
-/// The keys with which a user signs.
-pub struct Identity {
-    pub master: Signing,
-    pub own: Signing,
-    pub others: Signing,
-}
-
-impl Identity {
-    pub fn new() -> Self {
-        Self {
-            master: Signing::new(),
-            own: Signing::new(),
-            others: Signing::new(),
-        }
-    }
-
-    pub fn keys(&self, user: &str) -> Value {
-        json!({
-            "master_key": self.master.key(user, "master"),
-            "self_signing_key": self.master.sign(self.own.key(user, "self_signing"), user),
-            "user_signing_key": self.master.sign(self.others.key(user, "user_signing"), user),
-        })
-    }
-}
-
-#[test]
-fn of_two_first_signing_keys_at_once_one_needs_a_password() {
-    let home = Home::new();
-    let alice = home.register("alice");
-    let (one, other) = (Identity::new(), Identity::new());
-    let user = alice.user_id.as_str();
-    let bodies = [one.keys(user), other.keys(user)];
-    let send = |body| home.send(Method::POST, SIGNING, Some(&alice.token), body);
-    let answers = home.run(home.all(bodies.iter().map(send).collect()));
-    let mut statuses: Vec<u16> = answers.into_iter().map(|(status, _)| status).collect();
-    statuses.sort_unstable();
-    assert_eq!(statuses, [200, 401]);
-}
-
-#[test]
-fn a_new_master_key_ends_what_the_one_before_has_signed() {
-    let home = Home::new();
-    let alice = home.register("alice");
-    let (first, second) = (Identity::new(), Identity::new());
-    let user = alice.user_id.as_str();
-    let alone = json!({ "self_signing_key": first.keys(user)["self_signing_key"] });
-    refused(&alice.post(SIGNING, alone), 400, "M_MISSING_PARAM");
-    done(alice.post(SIGNING, first.keys(user)));
-    let master = json!({ "master_key": second.keys(user)["master_key"] });
-    done(alice.ask_with_password(Method::POST, SIGNING, master));
-    let found = query(&alice, &alice);
-    assert!(found["master_keys"][user].is_object());
-    assert_eq!(found["self_signing_keys"][user], Value::Null);
-    assert_eq!(found["user_signing_keys"][user], Value::Null);
-}
-
-#[test]
-fn a_signing_key_has_a_name_of_its_own_and_ends_with_the_account() {
-    let home = Home::new();
-    let (alice, bob) = (home.register("alice"), home.register("bob"));
-    let mut identity = Identity::new();
-    let user = alice.user_id.as_str();
-    done(alice.post(SIGNING, identity.keys(user)));
-    let found = query(&bob, &alice);
-    assert!(found["master_keys"][user].is_object());
-    identity.own = Signing::new();
-    let mut twice = identity.keys(user);
-    twice["self_signing_key"] = identity
-        .master
-        .sign(identity.master.key(user, "self_signing"), user);
-    let refusal = alice.ask_with_password(Method::POST, SIGNING, twice);
-    refused(&refusal, 403, "M_FORBIDDEN");
-    let device = json!({
-        "type": "m.login.password", "password": PASSWORD, "device_id": identity.own.public(),
-        "identifier": { "type": "m.id.user", "user": "alice" },
-    });
-    done(home.ask(Method::POST, "/_matrix/client/v3/login", device));
-    let refusal = alice.ask_with_password(Method::POST, SIGNING, identity.keys(user));
-    refused(&refusal, 403, "M_FORBIDDEN");
-    let path = "/_matrix/client/v3/account/deactivate";
-    done(alice.ask_with_password(Method::POST, path, json!({})));
-    let found = query(&bob, &alice);
-    assert_eq!(found["master_keys"][user], Value::Null);
-}
-
-#[test]
-fn the_first_signing_keys_need_no_password_and_later_ones_do() {
-    let home = Home::new();
-    let alice = home.register("alice");
-    let (first, second) = (Identity::new(), Identity::new());
-    let user = alice.user_id.as_str();
-    let mut unsigned = first.keys(user);
-    unsigned["self_signing_key"] = second
-        .master
-        .sign(first.own.key(user, "self_signing"), user);
-    refused(&alice.post(SIGNING, unsigned), 400, "M_INVALID_SIGNATURE");
-    for _ in 0..2 {
-        done(alice.post(SIGNING, first.keys(user)));
-    }
-    let (status, _) = alice.post(SIGNING, second.keys(user));
-    assert_eq!(status, 401);
-    done(alice.ask_with_password(Method::POST, SIGNING, second.keys(user)));
-    let found = query(&alice, &alice);
-    let master = &found["master_keys"][user]["keys"];
-    assert_eq!(
-        master,
-        &json!({ second.master.id(): second.master.public() })
-    );
-}
-
-#[test]
-fn users_see_the_signatures_that_are_for_them() {
-    let home = Home::new();
-    let (alice, bob) = (home.register("alice"), home.register("bob"));
-    let (of_alice, of_bob) = (Identity::new(), Identity::new());
-    done(alice.post(SIGNING, of_alice.keys(&alice.user_id)));
-    done(bob.post(SIGNING, of_bob.keys(&bob.user_id)));
-    let (key, keys) = device(&alice);
-    upload_keys(&alice, json!({ "device_keys": keys }));
-
-    let signed_device = of_alice.own.sign(keys.clone(), &alice.user_id);
-    let master = of_alice.master.key(&alice.user_id, "master");
-    let device_key_id = format!("ed25519:{}", alice.device_id);
-    let signed_master = key.sign_as(master, &alice.user_id, &device_key_id);
-    let other_master = of_bob.master.key(&bob.user_id, "master");
-    let signed_other = of_alice.others.sign(other_master.clone(), &alice.user_id);
-    let uploaded = json!({
-        &alice.user_id: { &alice.device_id: signed_device, of_alice.master.public(): signed_master },
-        &bob.user_id: { of_bob.master.public(): signed_other },
-    });
-    assert_eq!(done(alice.post(SIGNATURES, uploaded)), json!({}));
-
-    for viewer in [&alice, &bob] {
-        let found = query(viewer, &alice);
-        let device = &found["device_keys"][&alice.user_id][&alice.device_id];
-        assert!(device["signatures"][&alice.user_id][of_alice.own.id()].is_string());
-        assert!(device["signatures"][&alice.user_id][&device_key_id].is_string());
-        let master = &found["master_keys"][&alice.user_id];
-        assert!(master["signatures"][&alice.user_id][&device_key_id].is_string());
-        let is_own = viewer.user_id == alice.user_id;
-        assert_eq!(
-            found["user_signing_keys"][&alice.user_id].is_object(),
-            is_own
-        );
-        let trust = &query(viewer, &bob)["master_keys"][&bob.user_id]["signatures"][&alice.user_id];
-        assert_eq!(trust[of_alice.others.id()].is_string(), is_own);
-    }
-
-    let forged = of_bob.others.sign(other_master, &alice.user_id);
-    let uploaded = json!({ &bob.user_id: { of_bob.master.public(): forged } });
-    let failures = done(alice.post(SIGNATURES, uploaded))["failures"].clone();
-    let failure = &failures[&bob.user_id][of_bob.master.public()]["errcode"];
-    assert_eq!(failure, "M_INVALID_SIGNATURE");
-}
-
-#[test]
-fn whose_keys_a_user_has_signed_is_told_to_the_users_own_devices_and_to_nobody_else() {
-    let home = Home::new();
-    let (alice, bob) = (home.register("alice"), home.register("bob"));
-    room_of(&[&alice, &bob]);
-    let other_device = home.log_in("alice");
-    let (of_alice, of_bob) = (Identity::new(), Identity::new());
-    done(alice.post(SIGNING, of_alice.keys(&alice.user_id)));
-    done(bob.post(SIGNING, of_bob.keys(&bob.user_id)));
-    let [own, others] = [&other_device, &bob].map(|who| sync(who, None));
-
-    let master = of_bob.master.key(&bob.user_id, "master");
-    let signed = of_alice.others.sign(master, &alice.user_id);
-    let uploaded = json!({ &bob.user_id: { of_bob.master.public(): signed } });
-    for _ in 0..2 {
-        done(alice.post(SIGNATURES, uploaded.clone()));
-    }
-
-    let told = sync(&other_device, Some(next(&own)));
-    assert_eq!(told["device_lists"]["changed"], json!([bob.user_id]));
-    let told = sync(&other_device, Some(next(&told)));
-    assert_eq!(told["device_lists"], Value::Null);
-    let told = sync(&bob, Some(next(&others)));
-    assert_eq!(told["device_lists"], Value::Null);
 }

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod census;
+mod cross_signing;
 mod dehydrated_devices;
 mod device_lists;
 mod edge;

@@ -6,14 +6,19 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    home::{Home, Person, refused},
+    home::{Home, Person, read, refused},
     rooms::{done, escaped, next, sync},
 };
 
 const CLIENT: &str = "/_matrix/client/v3";
 
 /// Sends `content` to a device of `to`, or to all of them, as the transaction `id`.
-pub fn send(who: &Person<'_>, (to, device): (&str, &str), id: &str, content: Value) -> (u16, Value) {
+pub fn send(
+    who: &Person<'_>,
+    (to, device): (&str, &str),
+    id: &str,
+    content: Value,
+) -> (u16, Value) {
     let path = format!("{CLIENT}/sendToDevice/org.example.note/{id}");
     who.put(&path, json!({ "messages": { to: { device: content } } }))
 }
@@ -154,4 +159,58 @@ fn a_message_that_is_too_long_is_refused() {
     let answer = send(&alice, (&bob.user_id, "*"), "1", long);
     refused(&answer, 413, "M_TOO_LARGE");
     assert_eq!(numbers(&sync(&bob, None)), [0; 0]);
+}
+
+/// Texts that pass for JSON, of which no event can be made.
+const NOTHING: &[&str] = &[r#""\ud800""#, "1e400", "1.5", "9007199254740993", "[NEST]"];
+
+#[test]
+fn what_no_event_can_be_made_of_is_refused_and_syncs_go_on() {
+    let home = Home::new();
+    let (alice, bob) = (home.register("alice"), home.register("bob"));
+    let put = |path: &str, body: String| {
+        let request = http::Request::put(path)
+            .header("authorization", format!("Bearer {}", alice.token))
+            .body(body.into_bytes());
+        read(&home.respond(request.expect("this is a request")))
+    };
+    let nested = format!("{}{}", "[".repeat(500), "]".repeat(500));
+    for (number, text) in NOTHING.iter().enumerate() {
+        let content = format!(r#"{{"n":{}}}"#, text.replace("[NEST]", &nested));
+        let path = format!("{CLIENT}/sendToDevice/org.example.note/{number}");
+        for to in [&bob.user_id, "@carol:elsewhere.example"] {
+            let body = format!(r#"{{"messages":{{"{to}":{{"*":{content}}}}}}}"#);
+            refused(&put(&path, body), 400, "M_BAD_JSON");
+        }
+        let path = format!("{CLIENT}/user/{}/account_data/org.example", alice.user_id);
+        let (status, answer) = put(&path, content);
+        let is_a_number = ["1.5", "9007199254740993"].contains(text);
+        assert_eq!(status, if is_a_number { 200 } else { 400 }, "{answer}");
+    }
+    let path = format!("{CLIENT}/sendToDevice/org.example.note/list");
+    let list = format!(r#"{{"messages":{{"{}":{{"*":[]}}}}}}"#, bob.user_id);
+    refused(&put(&path, list), 400, "M_BAD_JSON");
+    note(&alice, &bob, 1);
+    assert_eq!(numbers(&sync(&bob, None)), [1]);
+    sync(&alice, None);
+}
+
+#[test]
+fn one_message_is_delivered_once_however_often_it_is_sent_also_over_a_restart() {
+    let mut home = Home::new();
+    let tokens = {
+        let (alice, bob) = (home.register("alice"), home.register("bob"));
+        done(send(&alice, (&bob.user_id, "*"), "same", json!({ "n": 1 })));
+        [alice.token.clone(), bob.token.clone()]
+    };
+    home.restart();
+    let [alice, bob] = tokens.each_ref().map(|token| home.with_token(token));
+    done(send(&alice, (&bob.user_id, "*"), "same", json!({ "n": 1 })));
+    done(send(
+        &alice,
+        (&bob.user_id, "*"),
+        "other",
+        json!({ "n": 2 }),
+    ));
+    assert_eq!(numbers(&sync(&bob, None)), [1, 2]);
 }

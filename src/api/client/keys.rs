@@ -18,7 +18,7 @@ use super::uiaa::{self, Interactive, authenticate};
 use crate::{
     api::{Api, Error, Session},
     federation,
-    store::{Reader, Records, Tx},
+    store::{Reader, Records, Rows, Tx},
     users::{
         self,
         keys::{
@@ -33,6 +33,8 @@ use crate::{
 pub(in crate::api) const MOST: usize = 10_000;
 /// How many keys one job gives out.
 const CLAIMED_AT_ONCE: usize = 100;
+/// How many signatures one job takes.
+const SIGNED_AT_ONCE: usize = 20;
 
 /// How long other servers are waited for if the client does not say, and at most.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -56,6 +58,10 @@ pub async fn upload_keys(
     one_time::check(&once)?;
     one_time::check(&fallback)?;
     let job = move |tx: &Tx| {
+        // It may have been logged out meanwhile, and its keys would stay for ever.
+        if !tx.device_ids()?.has(who.device)? {
+            return Err(users::Error::UnknownToken { soft_logout: false });
+        }
         if let Some(keys) = &device_keys {
             devices::put(tx, (who.user, &who.device_id, who.device), keys)?;
         }
@@ -228,28 +234,38 @@ pub async fn upload_signatures(
         id: who.user_id,
     };
     let mut failures: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
-    for (user, id, json) in signed {
-        let (signer, of, key) = (signer.clone(), user.clone(), id.clone());
-        let job = move |tx: &Tx| signatures::add(tx, &signer, (&of, &key), &json);
-        match api.store.write(job).await {
-            Ok(()) => {}
-            Err(error @ users::Error::Store(_)) => return Err(error.into()),
-            Err(error) => {
-                let errcode = match &error {
-                    users::Error::InvalidSignature(_) => "M_INVALID_SIGNATURE",
-                    users::Error::NotFound(_) => "M_NOT_FOUND",
-                    users::Error::BadJson(_) => "M_BAD_JSON",
-                    users::Error::TooLarge(_) => "M_TOO_LARGE",
-                    _ => "M_INVALID_PARAM",
-                };
-                let failure = json!({ "errcode": errcode, "error": error.to_string() });
-                let failure = serde_json::from_value(failure)
-                    .map_err(|_| Error::Internal("a failure that does not parse".into()))?;
-                failures.entry(user).or_default().insert(id, failure);
+    for some in signed.chunks(SIGNED_AT_ONCE) {
+        let (signer, some) = (signer.clone(), some.to_vec());
+        let job = move |tx: &Tx| {
+            let mut refused = Vec::new();
+            for (of, key, json) in &some {
+                match signatures::add(tx, &signer, (of, key), json) {
+                    Ok(()) => {}
+                    Err(error @ users::Error::Store(_)) => return Err(error),
+                    Err(error) => refused.push((of.clone(), key.clone(), error)),
+                }
             }
+            Ok(refused)
+        };
+        for (user, key, error) in api.store.write(job).await? {
+            let failure = serde_json::from_value(refusal(&error))
+                .map_err(|_| Error::Internal("a failure that does not parse".into()))?;
+            failures.entry(user).or_default().insert(key, failure);
         }
     }
     let mut response = upload_signatures::v3::Response::new();
     response.failures = failures;
     Ok(response)
+}
+
+/// Why a signature was not taken, as the answer has it.
+fn refusal(error: &users::Error) -> Value {
+    let errcode = match error {
+        users::Error::InvalidSignature(_) => "M_INVALID_SIGNATURE",
+        users::Error::NotFound(_) => "M_NOT_FOUND",
+        users::Error::BadJson(_) => "M_BAD_JSON",
+        users::Error::TooLarge(_) => "M_TOO_LARGE",
+        _ => "M_INVALID_PARAM",
+    };
+    json!({ "errcode": errcode, "error": error.to_string() })
 }

@@ -13,7 +13,6 @@ use ruma::api::{
     },
     error::DeserializationError,
 };
-use serde_json::json;
 use smol::{
     Timer, future,
     stream::{self, StreamExt},
@@ -28,6 +27,7 @@ use crate::{
         Request, StateAfter, SyncToken,
         answer::{self, Candidate, Told},
         device_lists::{Asked, DeviceLists},
+        fields::Fields,
         frame::{self, Frame},
         request::Span,
     },
@@ -98,14 +98,14 @@ pub async fn sync(api: Api, who: Session, asked: SyncRequest) -> Result<Streamed
         let (candidates, mut fields) = look(&api, &request, span)?;
         let lists = device_lists(&api, &request, span).await?;
         if !lists.is_empty() {
-            fields.insert("device_lists".to_owned(), json!(lists));
+            fields.put("device_lists", &lists)?;
         }
         let (letters, upto) = api.store.read(|s| {
             let upto = span.now.position;
             to_device::waiting(s, who.device, arrived, upto)
         })?;
         if !letters.is_empty() {
-            fields.insert("to_device".to_owned(), json!({ "events": letters }));
+            fields.put_events("to_device", &letters)?;
         }
         let next_batch = answer::next_batch(&api.hub, span, upto);
         if span.since.is_none() || request.full_state {
@@ -238,14 +238,10 @@ fn claimed(api: &Api, request: &Request, span: Span) -> Result<bool, Error> {
 fn keys_left(api: &Api, who: &Session, fields: &mut Fields) -> Result<(), Error> {
     let mut left = api.store.read(|s| one_time::left(s, who.device))?;
     left.counts.entry(USUAL.to_owned()).or_default();
-    let counts = serde_json::json!(left.counts);
-    fields.insert("device_one_time_keys_count".to_owned(), counts);
-    let unused = serde_json::json!(left.unused_fallback);
-    fields.insert("device_unused_fallback_key_types".to_owned(), unused);
+    fields.put("device_one_time_keys_count", &left.counts)?;
+    fields.put("device_unused_fallback_key_types", &left.unused_fallback)?;
     Ok(())
 }
-
-type Fields = serde_json::Map<String, serde_json::Value>;
 
 /// The rooms that may have something to tell, and what there is beside rooms.
 fn look(api: &Api, request: &Request, span: Span) -> Result<(Vec<Candidate>, Fields), Error> {
@@ -254,7 +250,7 @@ fn look(api: &Api, request: &Request, span: Span) -> Result<(Vec<Candidate>, Fie
         let mut fields = answer::beside_rooms(s, &api.hub, request, span)?;
         let presence = answer::presence(s, &api.presence, request, span, &candidates)?;
         if let Some(presence) = presence {
-            fields.insert("presence".to_owned(), presence);
+            fields.put("presence", &presence)?;
         }
         Ok((candidates, fields))
     })

@@ -4,7 +4,7 @@ use ruma::api::client::to_device::send_event_to_device;
 
 use crate::{
     api::{Api, Error, Session},
-    rooms::{self, sending},
+    rooms::sending,
     store::Tx,
     users::to_device::{self, Batch},
 };
@@ -42,7 +42,7 @@ pub async fn send_event_to_device(
         for (server, messages) in &elsewhere {
             to_device::post(tx, server, from, (&id, messages))?;
         }
-        Ok::<_, rooms::Error>(())
+        Ok::<_, Error>(())
     };
     api.store.write(job).await?;
     Ok(send_event_to_device::v3::Response::new())

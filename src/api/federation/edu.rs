@@ -3,7 +3,7 @@
 //! What makes no sense, or is not the server's to tell, is dropped: a transaction is not refused for
 //! it (server-server API, "EDUs").
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use ruma::{
     OwnedUserId, RoomId, ServerName, UserId,
@@ -62,6 +62,7 @@ pub(super) async fn take(api: &Api, origin: &ServerName, edus: Vec<Raw<Edu>>) ->
 fn is_proper(origin: &ServerName, content: &DirectDeviceContent) -> bool {
     let mut messages = content.messages.values().flat_map(BTreeMap::values);
     content.sender.server_name() == origin
+        && content.ev_type.to_string().len() <= to_device::LONGEST_KIND
         && content.message_id.as_str().len() <= LONGEST_ID
         && messages.all(|message| message.json().get().len() <= to_device::LONGEST)
 }
@@ -76,18 +77,17 @@ async fn deliver(
     if messages.is_empty() {
         return Ok(());
     }
-    let origin = origin.to_owned();
-    let job = move |tx: &Tx| {
-        let server = tx.server_num(origin.as_str())?;
-        for content in &messages {
-            if to_device::is_new(tx, server, content.message_id.as_str())? {
-                let from = (&*content.sender, &content.ev_type);
-                to_device::deliver(tx, from, &content.messages)?;
-            }
-        }
-        Ok::<_, rooms::Error>(())
-    };
-    Ok(api.store.write(job).await?)
+    let (origin, messages) = (origin.to_owned(), Arc::new(messages));
+    let mut next = 0;
+    while next < messages.len() {
+        let (origin, messages) = (origin.clone(), Arc::clone(&messages));
+        let job = move |tx: &Tx| {
+            let server = tx.server_num(origin.as_str())?;
+            Ok::<_, rooms::Error>(to_device::deliver_from(tx, server, (&messages, next))?)
+        };
+        next = api.store.write(job).await?;
+    }
+    Ok(())
 }
 
 async fn typing_changed(

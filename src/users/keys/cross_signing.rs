@@ -203,6 +203,21 @@ pub(super) fn put(
     Ok(())
 }
 
+/// Whether one of the keys of `user` is `public`.
+///
+/// # Errors
+/// If the tables cannot be read.
+pub fn has(r: &impl Reader, user: UserNum, public: &str) -> Result<bool, store::Error> {
+    for usage in Usage::ALL {
+        if let Some(key) = of_user(r, user, usage)?
+            && public_keys(&key).any(|(_, other)| other == public)
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// The key of a user, with the signatures that everybody may see who may see the key.
 ///
 /// # Errors

@@ -2,7 +2,7 @@
 
 use ruma::{CanonicalJsonObject, DeviceId, OwnedDeviceId, UserId};
 
-use super::{Error, is_same, one_time, parse, stored, text, text_of};
+use super::{Error, is_same, one_time, parse, put_signature, signatures_of, stored, text, text_of};
 use crate::{
     store::{self, DeviceNum, Reader, Rows, Tx, UserNum},
     users::device_lists,
@@ -26,8 +26,8 @@ pub fn check(
     Ok(keys)
 }
 
-/// Keeps the keys of a device. Signatures of others on the same keys stay; keys to be given out that
-/// belong to other ones go.
+/// Keeps the keys of a device. Of the same keys only the signatures of their user that are new are taken;
+/// keys to be given out that belong to other ones go.
 ///
 /// # Errors
 /// If the tables cannot be written.
@@ -36,9 +36,12 @@ pub fn put(
     (user, device_id, device): (UserNum, &DeviceId, DeviceNum),
     keys: &CanonicalJsonObject,
 ) -> Result<(), store::Error> {
-    if let Some(before) = of_device(tx, user, device_id)? {
+    if let Some(mut before) = of_device(tx, user, device_id)? {
         if is_same(&before, keys) {
-            return Ok(());
+            if !add_signatures(&mut before, keys) {
+                return Ok(());
+            }
+            return put_signed(tx, (user, device_id), &before);
         }
         if before.get("keys") != keys.get("keys") {
             one_time::forget(tx, device)?;
@@ -47,6 +50,22 @@ pub fn put(
     tx.device_keys()?
         .insert((user, device_id.as_str()), text(keys)?.as_str())?;
     device_lists::device_changed(tx, user, device_id)
+}
+
+/// Adds to `keys` what their user has signed of them in `signed`; whether anything was new.
+fn add_signatures(keys: &mut CanonicalJsonObject, signed: &CanonicalJsonObject) -> bool {
+    let Some(user) = text_of(signed, "user_id") else {
+        return false;
+    };
+    let mut is_new = false;
+    for (id, new) in signatures_of(signed, user) {
+        let known = signatures_of(keys, user).any(|known| known == (id, new));
+        if !known {
+            put_signature(keys, user, (id, new.to_owned()));
+            is_new = true;
+        }
+    }
+    is_new
 }
 
 /// Keeps signatures on the keys of a device.

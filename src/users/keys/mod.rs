@@ -63,14 +63,23 @@ fn public_keys(object: &CanonicalJsonObject) -> impl Iterator<Item = (&str, &str
     keys.filter_map(|(id, key)| Some((id.as_str(), key.as_str()?)))
 }
 
+/// The signatures of `user` on `object`, by the ids of their keys.
+fn signatures_of<'o>(
+    object: &'o CanonicalJsonObject,
+    user: &str,
+) -> impl Iterator<Item = (&'o str, &'o str)> {
+    let signatures = object
+        .get("signatures")
+        .and_then(CanonicalJsonValue::as_object);
+    let of_user = signatures.and_then(|signatures| signatures.get(user)?.as_object());
+    let of_user = of_user.into_iter().flatten();
+    of_user.filter_map(|(id, signature)| Some((id.as_str(), signature.as_str()?)))
+}
+
 /// The signature of `user` on `object` by the key `id`.
 fn signature<'o>(object: &'o CanonicalJsonObject, user: &UserId, id: &str) -> Option<&'o str> {
-    let signatures = object.get("signatures")?.as_object()?;
-    signatures
-        .get(user.as_str())?
-        .as_object()?
-        .get(id)?
-        .as_str()
+    let mut signatures = signatures_of(object, user.as_str());
+    signatures.find_map(|(by, signature)| (by == id).then_some(signature))
 }
 
 /// Whether `user` has signed `object` with the key `id`, which is `public`.

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use ruma::CanonicalJsonValue;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
@@ -81,15 +82,12 @@ pub fn add(tx: &Tx, device: DeviceNum, keys: &Uploaded) -> Result<(), Error> {
         .into_iter()
         .map(|key| (key.id, key.json))
         .collect();
-    let claimed: HashMap<String, Hash> = claimed(tx, device)?
-        .into_iter()
-        .map(|(_, id, hash)| (id, hash))
-        .collect();
+    let claimed: HashMap<String, Hash> = remembered(tx, device)?;
     let first = tx.next_position()?.0 * ORDERS;
     let mut count = known.len();
     for (order, (id, json)) in (first..).zip(keys) {
         match (known.get(id), claimed.get(id)) {
-            (Some(before), _) if before == json.get() => continue,
+            (Some(before), _) if is_same(before, json.get()) => continue,
             (None, Some(before)) if *before == hash(json.get()) => continue,
             (None, None) => {}
             _ => return Err(Error::InvalidParam("another key has this id already")),
@@ -122,7 +120,7 @@ pub fn put_fallback(tx: &Tx, device: DeviceNum, keys: &Uploaded) -> Result<(), E
         let before = table.load((device, algorithm))?;
         if before
             .as_ref()
-            .is_some_and(|before| before.id == *id && before.json == json.get())
+            .is_some_and(|before| before.id == *id && is_same(&before.json, json.get()))
         {
             continue;
         }
@@ -160,10 +158,6 @@ pub fn claim(
         tx.one_time_keys()?.remove((device, algorithm, order))?;
         let given = (key.id.as_str(), hash(&key.json));
         tx.claimed_keys()?.insert((device, order), given)?;
-        let claimed = claimed(tx, device)?;
-        for (order, ..) in claimed.iter().take(claimed.len().saturating_sub(CLAIMED)) {
-            tx.claimed_keys()?.remove((device, *order))?;
-        }
         note(tx, user, device)?;
         return Ok(Some((key.id, key.json)));
     }
@@ -239,18 +233,37 @@ fn all(r: &impl Reader, device: DeviceNum) -> Result<Vec<OneTimeKey>, store::Err
 type Hash = [u8; 32];
 
 fn hash(json: &str) -> Hash {
-    Sha256::digest(json).into()
+    Sha256::digest(canonical(json)).into()
 }
 
-fn claimed(r: &impl Reader, device: DeviceNum) -> Result<Vec<(u64, String, Hash)>, store::Error> {
-    let table = r.claimed_keys()?;
-    let rows = table.range((device, 0)..=(device, u64::MAX))?;
-    let rows = rows.map(|row| {
+fn is_same(one: &str, other: &str) -> bool {
+    one == other || canonical(one) == canonical(other)
+}
+
+/// The key, however a client has written it this time.
+fn canonical(json: &str) -> String {
+    let value = serde_json::from_str::<CanonicalJsonValue>(json);
+    value.map_or_else(|_| json.to_owned(), |value| value.to_string())
+}
+
+/// What was given out, by its id, of the last keys; those before them are forgotten. No more come than
+/// there are keys to give out, until some are handed in.
+fn remembered(tx: &Tx, device: DeviceNum) -> Result<HashMap<String, Hash>, store::Error> {
+    let mut table = tx.claimed_keys()?;
+    let mut claimed = Vec::new();
+    for row in table.range((device, 0)..=(device, u64::MAX))? {
         let (key, given) = row?;
         let (id, hash) = given.value();
-        Ok((key.value().1, id.to_owned(), hash))
-    });
-    rows.collect()
+        claimed.push((key.value().1, id.to_owned(), hash));
+    }
+    let old = claimed.len().saturating_sub(CLAIMED);
+    for (order, ..) in claimed.drain(..old) {
+        table.remove((device, order))?;
+    }
+    Ok(claimed
+        .into_iter()
+        .map(|(_, id, hash)| (id, hash))
+        .collect())
 }
 
 fn of_device(device: DeviceNum) -> std::ops::Range<(DeviceNum, &'static str, u64)> {

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use ruma::{CanonicalJsonObject, UserId};
+use ruma::{CanonicalJsonObject, CanonicalJsonValue, DeviceId, UserId};
 
 use super::{
     Error,
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     store::{self, Effect, Position, Reader, Rows, Tx, UserNum},
-    users::{device_lists, remote_devices},
+    users::{device_lists, num_of, remote_devices},
 };
 
 /// How many keys of others a user can have signed.
@@ -31,7 +31,7 @@ pub struct Signer {
 }
 
 /// Adds the signatures of `signer` that are on `json`, which is the key `key` of `of`: a device's id,
-/// or a public key.
+/// or a public key. Where that cannot be, nothing is written but after a failure of the store.
 ///
 /// # Errors
 /// [`Error::InvalidSignature`] if it is not signed, or not by a key that may; [`Error::NotFound`] if
@@ -48,7 +48,7 @@ pub fn add(tx: &Tx, signer: &Signer, (of, key): (&UserId, &str), json: &str) -> 
     match text_of(&signed, "device_id") {
         Some(device) if device == key => sign_device(tx, signer, key, &signed),
         Some(_) => Err(Error::InvalidParam("this is the key of another device")),
-        None => sign_master(tx, signer, &signed),
+        None => sign_master(tx, signer, key, &signed),
     }
 }
 
@@ -73,7 +73,13 @@ fn sign_device(
 }
 
 /// A user's own devices sign the master key.
-fn sign_master(tx: &Tx, signer: &Signer, signed: &CanonicalJsonObject) -> Result<(), Error> {
+fn sign_master(
+    tx: &Tx,
+    signer: &Signer,
+    key: &str,
+    signed: &CanonicalJsonObject,
+) -> Result<(), Error> {
+    check_id(key, signed)?;
     let mut master = cross_signing::of_user(tx, signer.user, Usage::Master)?.ok_or(NO_KEY)?;
     if !is_same(&master, signed) {
         return Err(ANOTHER);
@@ -107,31 +113,78 @@ fn sign_other(
     key: &str,
     signed: &CanonicalJsonObject,
 ) -> Result<(), Error> {
-    if !public_keys(signed).any(|(_, public)| public == key) {
-        return Err(Error::InvalidParam("the key has another id"));
-    }
-    let of_id = of;
-    let of = tx.user_num(of.as_str())?;
-    // Where nothing is known of the user, the signature is all that is kept: it is shown with the key that
-    // it is of.
-    let master = match cross_signing::of_user(tx, of, Usage::Master)? {
-        Some(master) => Some(master),
-        None => remote_master(tx, of_id)?,
-    };
-    if master.is_some_and(|master| !is_same(&master, signed)) {
-        return Err(ANOTHER);
+    check_id(key, signed)?;
+    match master_of(tx, signer, of)? {
+        Some(master) if !is_same(&master, signed) => return Err(ANOTHER),
+        Some(_) => {}
+        None if of.server_name() == signer.id.server_name() => return Err(NO_KEY),
+        // Where nothing is known of the user, the signature is all that is kept: it is shown with the key
+        // that it is of.
+        None => {}
     }
     let by = public(tx, signer.user, Usage::UserSigning)?;
     let (id, signature) = check(signed, &signer.id, &by)?;
+    let of = tx.user_num(of.as_str())?;
     let mut table = tx.key_signatures()?;
     let of_signer = (signer.user, UserNum::MIN, "")..(UserNum(signer.user.0 + 1), UserNum::MIN, "");
-    if table.range(of_signer)?.count() >= MOST {
+    let is_new = !table.has((signer.user, of, key))?;
+    if is_new && table.range(of_signer)?.count() >= MOST {
         return Err(Error::TooMany("a user can have signed at most 10,000 keys"));
     }
     let json = text(&[(id.to_owned(), signature.into())].into())?;
     table.insert((signer.user, of, key), json.as_str())?;
     drop(table);
     Ok(log(tx, signer.user, of)?)
+}
+
+/// A key that signs is called by its public key.
+fn check_id(key: &str, signed: &CanonicalJsonObject) -> Result<(), Error> {
+    if public_keys(signed).any(|(_, public)| public == key) {
+        Ok(())
+    } else {
+        Err(Error::InvalidParam("the key has another id"))
+    }
+}
+
+/// The master key of another user than the signer, if it is known here.
+fn master_of(
+    tx: &Tx,
+    signer: &Signer,
+    of: &UserId,
+) -> Result<Option<CanonicalJsonObject>, store::Error> {
+    if of.server_name() != signer.id.server_name() {
+        return remote_master(tx, of);
+    }
+    match num_of(tx, of)? {
+        Some(of) => cross_signing::of_user(tx, of, Usage::Master),
+        None => Ok(None),
+    }
+}
+
+/// Removes what `device` has signed of its user's master key: the device ends.
+pub(in crate::users) fn forget_device(
+    tx: &Tx,
+    user: UserNum,
+    device: &DeviceId,
+) -> Result<(), store::Error> {
+    let Some(mut master) = cross_signing::of_user(tx, user, Usage::Master)? else {
+        return Ok(());
+    };
+    let signatures = match master.get_mut("signatures") {
+        Some(CanonicalJsonValue::Object(signatures)) => signatures,
+        _ => return Ok(()),
+    };
+    let mut gone = false;
+    for of_user in signatures.values_mut() {
+        if let CanonicalJsonValue::Object(of_user) = of_user {
+            gone |= of_user.remove(&format!("ed25519:{device}")).is_some();
+        }
+    }
+    if gone {
+        cross_signing::put(tx, user, Usage::Master, &master)?;
+        device_lists::changed(tx, user)?;
+    }
+    Ok(())
 }
 
 /// Removes what `signer` has signed of others.

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use super::device_lists::share;
 use crate::{
+    cross_signing::{Identity, SIGNATURES, SIGNING},
     home::{Home, Person},
-    keys::{Identity, SIGNATURES, SIGNING},
     rooms::done,
 };
 
