@@ -1,6 +1,8 @@
 //! The started binary, as the one who runs it sees it.
 
 mod common;
+#[path = "blackbox/keys.rs"]
+mod keys;
 #[path = "blackbox/media.rs"]
 mod media;
 #[path = "blackbox/systemd.rs"]

@@ -60,10 +60,14 @@ impl Server {
     ) -> io::Result<Server> {
         let config = directory.join("hearth.toml");
         let data = directory.join("data");
+        let name = match settings.contains("server_name") {
+            true => "",
+            false => "server_name = \"localhost\"\n",
+        };
         fs::write(
             &config,
             format!(
-                "server_name = \"localhost\"\ndata_dir = {data:?}\nlisten = [\"127.0.0.1:{port}\"]\n\
+                "{name}data_dir = {data:?}\nlisten = [\"127.0.0.1:{port}\"]\n\
                  registration = \"open\"\nrate_limits = false\n{settings}"
             ),
         )?;
