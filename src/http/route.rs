@@ -8,7 +8,8 @@ use std::{
 
 use http::{Method, Request, Response, header};
 use ruma::api::{
-    IncomingRequest, IncomingRequestExt, Metadata, OutgoingResponse, path_builder::PathBuilder,
+    IncomingRequest, IncomingRequestExt, Metadata, OutgoingResponse, error::FromHttpRequestError,
+    path_builder::PathBuilder,
 };
 
 use super::{
@@ -200,7 +201,20 @@ where
     R: IncomingRequest,
     R::Authentication: Scheme,
 {
-    let caller = R::Authentication::caller(call.proof)?;
+    let mut request = None;
+    let (api, proof) = read(call, &mut |call, arguments| {
+        request = Some(R::try_from_http_request(call, arguments)?);
+        Ok(())
+    })?;
+    let caller = R::Authentication::caller(proof)?;
+    let request = request.ok_or(Error::Internal("a request that was not read".into()))?;
+    Ok((api, caller, request))
+}
+
+type Reads<'a> = dyn FnMut(Request<&[u8]>, &[&str]) -> Result<(), FromHttpRequestError> + 'a;
+
+/// What is the same for every endpoint when ruma `reads` its request, and so is in the program once.
+fn read(call: Call<'_>, reads: &mut Reads<'_>) -> Result<(Api, Proof), Error> {
     let arguments: Vec<&str> = call.arguments.iter().map(String::as_str).collect();
     // serde reads a struct from an array too, field by field, which no endpoint means.
     let is_array = call.request.body().trim_ascii_start().starts_with(b"[");
@@ -210,12 +224,10 @@ where
         body => body,
     });
     // Some of ruma's own deserializers index what may not be there; the panic hook logs it.
-    let parsed = catch_unwind(AssertUnwindSafe(|| {
-        R::try_from_http_request(request, &arguments)
-    }));
-    let nonsense = |_| Err(Error::bad_json("this request makes no sense here"));
-    match parsed.map_or_else(nonsense, |parsed| parsed.map_err(|error| malformed(&error)))? {
-        _ if is_array => Err(Error::bad_json("the body must be a JSON object")),
-        request => Ok((call.api, caller, request)),
+    match catch_unwind(AssertUnwindSafe(|| reads(request, &arguments))) {
+        Err(_) => Err(Error::bad_json("this request makes no sense here")),
+        Ok(Err(error)) => Err(malformed(&error)),
+        Ok(Ok(())) if is_array => Err(Error::bad_json("the body must be a JSON object")),
+        Ok(Ok(())) => Ok((call.api, call.proof)),
     }
 }
