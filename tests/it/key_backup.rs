@@ -69,6 +69,32 @@ fn a_backup_has_versions_of_which_the_latest_is_written_to() {
 }
 
 #[test]
+fn what_is_said_about_a_backup_must_be_about_the_one_in_the_path() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let version = create(&alice);
+    let path = format!("{PATH}/version/{version}");
+    let with = |version: Value| {
+        let mut changed = info("changed");
+        changed["version"] = version;
+        changed
+    };
+    for other in [json!("7"), json!(1), json!(null), json!([version])] {
+        refused(&alice.put(&path, with(other)), 400, "M_INVALID_PARAM");
+    }
+    assert_eq!(
+        done(alice.get(&path))["auth_data"],
+        info("first")["auth_data"]
+    );
+    done(alice.put(&path, with(json!(version))));
+    let told = done(alice.get(&path));
+    assert_eq!(told["auth_data"], info("changed")["auth_data"]);
+    assert_eq!(told["version"], json!(version));
+    let never = alice.put(&format!("{PATH}/version/7"), info("changed"));
+    refused(&never, 404, "M_NOT_FOUND");
+}
+
+#[test]
 fn of_two_keys_of_a_session_the_better_one_stays() {
     let home = Home::new();
     let alice = home.register("alice");

@@ -13,6 +13,7 @@ use ruma::{
     },
     serde::Raw,
 };
+use serde_json::Value;
 
 use crate::{
     api::{Api, Error, Session},
@@ -70,7 +71,8 @@ pub async fn update_backup_version(
     request: update_backup_version::v3::Request,
 ) -> Result<update_backup_version::v3::Response, Error> {
     let info = request.algorithm.json();
-    if let Ok(Some(version)) = request.algorithm.get_field::<String>("version")
+    // What is no object at all is refused below.
+    if let Ok(Some(version)) = request.algorithm.get_field::<Value>("version")
         && version != request.version
     {
         return Err(Error::invalid_param("the body is about another backup"));
