@@ -6,11 +6,8 @@
 
 use std::collections::BTreeMap;
 
-use ruma::{
-    OwnedRoomId, RoomId, UInt,
-    api::client::backup::{KeyBackupData, RoomKeyBackup},
-    serde::Raw,
-};
+use ruma::{OwnedRoomId, RoomId, UInt, api::client::backup::RoomKeyBackup, serde::Raw};
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
 use super::{Error, Users};
@@ -64,7 +61,7 @@ pub fn parse(rooms: Rooms) -> Result<Vec<NewKey>, Error> {
             if session.len() > LONGEST_ID || json.len() > LARGEST {
                 return Err(Error::TooLarge("a key or its session id is too large"));
             }
-            let rank = rank(&key).ok_or(Error::BadJson("that is no key of a backup"))?;
+            let rank = rank(json).ok_or(Error::BadJson("that is no key of a backup"))?;
             keys.push(NewKey {
                 room: room.clone(),
                 session,
@@ -76,10 +73,21 @@ pub fn parse(rooms: Rooms) -> Result<Vec<NewKey>, Error> {
     Ok(keys)
 }
 
+/// What every key of a backup tells. ruma's `KeyBackupData` wants the fields of one algorithm in
+/// `session_data`, and which algorithm a backup has is up to its client.
+#[derive(Deserialize)]
+struct Told {
+    is_verified: bool,
+    first_message_index: UInt,
+    forwarded_count: UInt,
+    #[serde(rename = "session_data")]
+    _session_data: BTreeMap<String, IgnoredAny>,
+}
+
 /// Of two keys of a session that stays which is verified, else which begins earlier, else which was
-/// forwarded less often.
-fn rank(key: &Raw<KeyBackupData>) -> Option<Rank> {
-    let key = key.deserialize().ok()?;
+/// forwarded less often. Nothing if that is no key.
+fn rank(key: &str) -> Option<Rank> {
+    let key: Told = serde_json::from_str(key).ok()?;
     Some((
         !key.is_verified,
         key.first_message_index,
@@ -243,19 +251,14 @@ impl Users {
                 let mut table = tx.backed_up()?;
                 for key in &keys {
                     let place = (user, number, key.room.as_str(), key.session.as_str());
-                    let before = table.get(place)?.map(|row| row.value().to_owned());
+                    let before = table.get(place)?.map(|row| rank(row.value()));
                     match before {
                         None if backup.count >= MOST_KEYS => {
                             return Err(Error::TooMany("the backup is full"));
                         }
                         None => backup.count += 1,
-                        Some(before) => {
-                            let before = Raw::from_json_string(before).ok();
-                            let before = before.and_then(|before| rank(&before));
-                            if before.is_some_and(|before| before <= key.rank) {
-                                continue;
-                            }
-                        }
+                        Some(Some(before)) if before <= key.rank => continue,
+                        Some(_) => {}
                     }
                     table.insert(place, &*key.json)?;
                     changed = true;
@@ -371,7 +374,7 @@ fn check_info(info: &RawValue) -> Result<String, Error> {
 }
 
 fn algorithm(info: &str) -> Option<String> {
-    #[derive(serde::Deserialize)]
+    #[derive(Deserialize)]
     struct Info {
         algorithm: String,
         #[serde(rename = "auth_data")]

@@ -122,6 +122,34 @@ fn of_two_keys_of_a_session_the_better_one_stays() {
 }
 
 #[test]
+fn what_a_key_is_sealed_with_is_up_to_its_client() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let asked = json!({ "algorithm": "org.example.later", "auth_data": {} });
+    let answer = done(alice.post(&format!("{PATH}/version"), asked));
+    let version = answer["version"].as_str().expect("a version");
+    let path = of_session(version, "s");
+    let mut later = key(true, 0, 0);
+    later["session_data"] = json!({ "sealed": "in another way" });
+    done(alice.put(&path, later.clone()));
+    assert_eq!(done(alice.get(&path)), later);
+    for (field, value) in [
+        ("session_data", json!("a text")),
+        ("session_data", json!([])),
+        ("is_verified", json!(1)),
+        ("first_message_index", json!(-1)),
+        ("forwarded_count", json!("1")),
+    ] {
+        let mut wrong = key(true, 0, 0);
+        wrong[field] = value;
+        refused(&alice.put(&path, wrong.clone()), 400, "M_BAD_JSON");
+        wrong.as_object_mut().expect("an object").remove(field);
+        refused(&alice.put(&path, wrong), 400, "M_BAD_JSON");
+    }
+    assert_eq!(done(alice.get(&path)), later);
+}
+
+#[test]
 fn keys_are_kept_read_and_deleted_one_by_one_by_room_and_all_together() {
     let home = Home::new();
     let alice = home.register("alice");
