@@ -122,11 +122,11 @@ fn load(r: &impl Reader, user: UserNum, version: &str) -> Result<(u32, Backup), 
 
 /// The backup `version`, which has to be the latest.
 fn current(tx: &Tx, user: UserNum, version: &str) -> Result<(u32, Backup), Error> {
-    let (number, backup) = latest(tx, user)?.ok_or(NO_BACKUP)?;
-    if number.to_string() == version {
-        return Ok((number, backup));
+    let (number, backup) = load(tx, user, version)?;
+    match latest(tx, user)? {
+        Some((latest, _)) if latest != number => Err(Error::WrongBackup(latest)),
+        _ => Ok((number, backup)),
     }
-    Err(Error::WrongBackup(number))
 }
 
 impl Users {

@@ -150,6 +150,34 @@ fn what_a_key_is_sealed_with_is_up_to_its_client() {
 }
 
 #[test]
+fn where_there_is_no_backup_nothing_is_kept_read_or_deleted() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let latest = create(&alice);
+    for version in ["7", "0", "01", "one", ""] {
+        let all = format!("{PATH}/keys?version={version}");
+        let room = format!("{PATH}/keys/{ROOM}?version={version}");
+        let one = of_session(version, "s");
+        let sessions = json!({ "sessions": { "s": key(true, 0, 0) } });
+        for (path, body) in [
+            (&all, json!({ "rooms": { ROOM: sessions } })),
+            (&room, sessions.clone()),
+            (&one, key(true, 0, 0)),
+        ] {
+            refused(&alice.put(path, body), 404, "M_NOT_FOUND");
+            refused(&alice.get(path), 404, "M_NOT_FOUND");
+            refused(&alice.delete(path, json!({})), 404, "M_NOT_FOUND");
+        }
+        if !version.is_empty() {
+            let path = format!("{PATH}/version/{version}");
+            refused(&alice.delete(&path, json!({})), 404, "M_NOT_FOUND");
+        }
+    }
+    let told = done(alice.get(&format!("{PATH}/version/{latest}")));
+    assert_eq!(told["count"], 0);
+}
+
+#[test]
 fn keys_are_kept_read_and_deleted_one_by_one_by_room_and_all_together() {
     let home = Home::new();
     let alice = home.register("alice");
