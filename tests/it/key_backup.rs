@@ -206,3 +206,53 @@ fn keys_are_kept_read_and_deleted_one_by_one_by_room_and_all_together() {
     assert_eq!(done(alice.get(&all)), rest);
     assert_eq!(done(alice.delete(&all, json!({})))["count"], 0);
 }
+
+/// Keys of `count` sessions, in so many requests as it takes.
+fn fill(who: &Person<'_>, version: &str, count: usize) -> Value {
+    let mut rooms = serde_json::Map::new();
+    let ids: Vec<usize> = (0..count).collect();
+    for some in ids.chunks(1000) {
+        let mut part = serde_json::Map::new();
+        for id in some {
+            let room = format!("!room {}:example.org", id % 7);
+            let session = format!("\"{id}\\ü");
+            for rooms in [&mut part, &mut rooms] {
+                let room = rooms.entry(&room).or_insert(json!({ "sessions": {} }));
+                room["sessions"][&session] = key(true, u32::try_from(*id).expect("few"), 0);
+            }
+        }
+        let path = format!("{PATH}/keys?version={version}");
+        done(who.put(&path, json!({ "rooms": part })));
+    }
+    json!({ "rooms": rooms })
+}
+
+#[test]
+fn a_large_backup_is_read_whole_and_deleted_in_slices() {
+    const COUNT: usize = 3000;
+    let home = Home::new();
+    let (alice, bob) = (home.register("alice"), home.register("bob"));
+    let version = create(&alice);
+    let kept = fill(&alice, &version, COUNT);
+    assert_eq!(create(&bob), version);
+    let of_bob = fill(&bob, &version, 10);
+    let all = format!("{PATH}/keys?version={version}");
+    assert_eq!(done(alice.get(&all)), kept);
+    let mut left = COUNT;
+    for name in ["!room%203:example.org", "!room%206:example.org"] {
+        let room = format!("{PATH}/keys/{name}?version={version}");
+        let id = name.replace("%20", " ");
+        assert_eq!(done(alice.get(&room)), kept["rooms"][&id]);
+        let sessions = kept["rooms"][&id]["sessions"].as_object();
+        left -= sessions.expect("sessions").len();
+        assert_eq!(done(alice.delete(&room, json!({})))["count"], left);
+        assert_eq!(done(alice.get(&room)), json!({ "sessions": {} }));
+    }
+    let mut rest = kept.clone();
+    let rooms = rest["rooms"].as_object_mut().expect("rooms");
+    rooms.retain(|room, _| !room.contains('3') && !room.contains('6'));
+    assert_eq!(done(alice.get(&all)), rest);
+    assert_eq!(done(alice.delete(&all, json!({})))["count"], 0);
+    assert_eq!(done(alice.get(&all)), json!({ "rooms": {} }));
+    assert_eq!(done(bob.get(&all)), of_bob);
+}
