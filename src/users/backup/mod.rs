@@ -1,8 +1,10 @@
 //! Room keys that clients keep here, encrypted for themselves (client-server API, "Server-side key
 //! backups").
 //!
-//! Owns the tables `backups`, `backup_versions` and `backed_up`. A user writes to the latest backup
-//! only; older ones can be read until they are deleted.
+//! Owns the tables `backups`, `backup_versions`, `backed_up` and `doomed_backups`. A user writes to the
+//! latest backup only; older ones can be read until they are deleted. What is deleted is in
+//! `doomed_backups` until the last of its keys is removed, which is one of the errands of the rooms;
+//! its version is not given again.
 
 mod keys;
 
@@ -12,7 +14,7 @@ use serde_json::value::RawValue;
 pub use self::keys::{Cursor, KeptKey, NewKey, Rooms, Slice, Which, parse};
 
 use super::{Error, Users};
-use crate::store::{self, Reader, Records, Rows, Tx, UserNum, records::Backup};
+use crate::store::{self, Effect, Reader, Records, Rows, Tx, UserNum, records::Backup};
 
 /// How many backups a user can have.
 const MOST: usize = 32;
@@ -124,7 +126,8 @@ impl Users {
             .await
     }
 
-    /// Deletes a backup with its keys; one that was deleted before is gone already.
+    /// Deletes a backup. It is gone at once, its keys in a moment. One that was deleted before is gone
+    /// already.
     ///
     /// # Errors
     /// [`Error::NotFound`] if there never was one.
@@ -139,14 +142,47 @@ impl Users {
                 if number > last {
                     return Err(NO_BACKUP);
                 }
-                tx.backups()?.remove((user, number))?;
-                Ok(tx.backed_up()?.remove_in(
-                    (user, number, "", "")..(user, number + 1, "", ""),
-                    |_, _| true,
-                )?)
+                Ok(doom(tx, user, number)?)
             })
             .await
     }
+}
+
+/// Lets a backup go, and its keys after it, which may be more than fit into one job.
+fn doom(tx: &Tx, user: UserNum, number: u32) -> Result<(), store::Error> {
+    if tx.backups()?.remove((user, number))? {
+        tx.doomed_backups()?.insert((user, number), ())?;
+        tx.effect(Effect::Errand);
+    }
+    Ok(())
+}
+
+/// Whether [`remove_doomed`] has something to do.
+///
+/// # Errors
+/// If the table cannot be read.
+pub fn is_any_doomed(r: &impl Reader) -> Result<bool, store::Error> {
+    Ok(!r.doomed_backups()?.is_empty()?)
+}
+
+/// Removes some keys of a backup that was deleted, if there is one.
+///
+/// # Errors
+/// If the tables cannot be written.
+pub fn remove_doomed(tx: &Tx) -> Result<(), store::Error> {
+    let first = {
+        let table = tx.doomed_backups()?;
+        let first = table.range::<(UserNum, u32)>(..)?.next().transpose()?;
+        first.map(|(backup, _)| backup.value())
+    };
+    let Some(backup) = first else {
+        return Ok(());
+    };
+    let (_, next) = keys::remove_some(tx, backup, None, None)?;
+    if next.is_none() {
+        tx.doomed_backups()?.remove(backup)?;
+    }
+    Ok(())
 }
 
 fn check_info(info: &RawValue) -> Result<String, Error> {
@@ -175,10 +211,108 @@ fn algorithm(info: &str) -> Option<String> {
 /// # Errors
 /// If the tables cannot be written.
 pub fn forget(tx: &Tx, user: UserNum) -> Result<(), store::Error> {
-    tx.backups()?
-        .remove_in((user, 0)..=(user, u32::MAX), |_, _| true)?;
-    tx.backed_up()?.remove_in(
-        (user, 0, "", "")..(UserNum(user.0 + 1), 0, "", ""),
-        |_, _| true,
-    )
+    let mut numbers = Vec::new();
+    for row in tx.backups()?.range((user, 0)..=(user, u32::MAX))? {
+        numbers.push(row?.0.value().1);
+    }
+    for number in numbers {
+        doom(tx, user, number)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use ruma::{api::client::backup::RoomKeyBackup, room_id, serde::Raw};
+    use serde_json::json;
+
+    use super::*;
+    use crate::users::testing::{Server, alice_and_bob, raw, with_server};
+
+    /// More than fit into one job.
+    const COUNT: u32 = 300;
+
+    async fn create(server: &Server, user: UserNum) -> String {
+        let info = raw(&json!({ "algorithm": "a", "auth_data": {} }));
+        let version = server.users.create_backup(user, &info).await.unwrap();
+        version.to_string()
+    }
+
+    fn some_keys(count: u32) -> Vec<NewKey> {
+        let key = |id: u32| {
+            let key = json!({
+                "first_message_index": id,
+                "forwarded_count": 0,
+                "is_verified": false,
+                "session_data": {},
+            });
+            (id.to_string(), Raw::new(&key).unwrap().cast_unchecked())
+        };
+        let sessions: BTreeMap<_, _> = (0..count).map(key).collect();
+        let room = room_id!("!room:example.org").to_owned();
+        parse(Rooms::from([(room, RoomKeyBackup::new(sessions))])).unwrap()
+    }
+
+    fn rows(server: &Server) -> u64 {
+        server.store.read(|s| s.backed_up()?.len()).unwrap()
+    }
+
+    async fn remove_doomed_once(server: &Server) {
+        server.store.write(remove_doomed).await.unwrap();
+    }
+
+    #[test]
+    fn what_is_deleted_is_gone_at_once_and_its_keys_go_in_slices() {
+        with_server(async |server| {
+            let [alice, bob] = alice_and_bob(&server).await;
+            for user in [alice, bob] {
+                for _ in 0..2 {
+                    let version = create(&server, user).await;
+                    let keep = server.users.back_up(user, version, some_keys(COUNT));
+                    keep.await.unwrap();
+                }
+            }
+            server.effects();
+            server.users.delete_backup(alice, "1").await.unwrap();
+            assert_eq!(server.effects(), [Effect::Errand]);
+            let gone = server.users.backup(alice, Some("1"));
+            assert!(matches!(gone, Err(Error::NotFound(_))));
+            let gone = server
+                .users
+                .backed_up(alice, "1".to_owned(), None, None)
+                .await;
+            assert!(matches!(gone, Err(Error::NotFound(_))));
+            assert_eq!(rows(&server), 4 * u64::from(COUNT));
+            remove_doomed_once(&server).await;
+            let left = 3 * u64::from(COUNT) + 1..4 * u64::from(COUNT);
+            assert!(left.contains(&rows(&server)));
+            remove_doomed_once(&server).await;
+            assert!(!server.store.read(is_any_doomed).unwrap());
+            assert_eq!(rows(&server), 3 * u64::from(COUNT));
+
+            server.users.delete_backup(alice, "1").await.unwrap();
+            assert!(!server.store.read(is_any_doomed).unwrap());
+        });
+    }
+
+    #[test]
+    fn backups_end_with_the_account() {
+        with_server(async |server| {
+            let [alice, bob] = alice_and_bob(&server).await;
+            for (user, count) in [(alice, COUNT), (alice, 5), (bob, 7)] {
+                let version = create(&server, user).await;
+                let keep = server.users.back_up(user, version, some_keys(count));
+                keep.await.unwrap();
+            }
+            server.end(alice, false).await;
+            let gone = server.users.backup(alice, None);
+            assert!(matches!(gone, Err(Error::NotFound(_))));
+            while server.store.read(is_any_doomed).unwrap() {
+                remove_doomed_once(&server).await;
+            }
+            assert_eq!(rows(&server), 7);
+        });
+    }
 }
