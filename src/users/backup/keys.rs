@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::Bound};
 use ruma::{OwnedRoomId, RoomId, UInt, api::client::backup::RoomKeyBackup};
 use serde::{Deserialize, de::IgnoredAny};
 
-use super::{LARGEST, LONGEST_ID, MOST_KEYS, current, load};
+use super::{LARGEST, LONGEST_ID, MOST_KEYS, count, current, load};
 use crate::{
     store::{self, Reader, Row, Rows, Tx, UserNum, records::Backup},
     users::{Error, Users},
@@ -43,7 +43,9 @@ pub fn parse(rooms: Rooms) -> Result<Vec<NewKey>, Error> {
         for (session, key) in backup.sessions {
             let json = key.json().get();
             if session.len() > LONGEST_ID || json.len() > LARGEST {
-                return Err(Error::TooLarge("a key or its session id is too large"));
+                return Err(Error::TooLarge(
+                    "a key of a backup may have at most 8 KiB, and the id of its session 255 bytes",
+                ));
             }
             let rank = rank(json).ok_or(Error::BadJson("that is no key of a backup"))?;
             keys.push(NewKey {
@@ -78,6 +80,8 @@ fn rank(key: &str) -> Option<Rank> {
         key.forwarded_count,
     ))
 }
+
+const FULL: Error = Error::TooMany("your backups of keys are full; delete an older one");
 
 /// Which keys of a backup.
 #[derive(Clone, Debug)]
@@ -119,7 +123,7 @@ impl Users {
     ///
     /// # Errors
     /// [`Error::NotFound`] if there is no backup, [`Error::WrongBackup`] if `version` is not the latest,
-    /// [`Error::TooMany`] if it is full.
+    /// [`Error::TooMany`] if the user's backups are full.
     pub async fn back_up(
         &self,
         user: UserNum,
@@ -143,16 +147,18 @@ impl Users {
         self.store
             .write(move |tx| {
                 let (number, mut backup) = current(tx, user, &version)?;
+                let mut total = count(tx, user)?;
                 let mut changed = false;
                 let mut table = tx.backed_up()?;
                 for key in &keys {
                     let place = (user, number, key.room.as_str(), key.session.as_str());
                     let before = table.get(place)?.map(|row| rank(row.value()));
                     match before {
-                        None if backup.count >= MOST_KEYS => {
-                            return Err(Error::TooMany("the backup is full"));
+                        None if total >= MOST_KEYS => return Err(FULL),
+                        None => {
+                            backup.count += 1;
+                            total += 1;
                         }
-                        None => backup.count += 1,
                         Some(Some(before)) if before <= key.rank => continue,
                         Some(_) => {}
                     }

@@ -16,13 +16,17 @@ pub use self::keys::{Cursor, KeptKey, NewKey, Rooms, Slice, Which, parse};
 use super::{Error, Users};
 use crate::store::{self, Effect, Reader, Records, Rows, Tx, UserNum, records::Backup};
 
-/// How many backups a user can have.
-const MOST: usize = 32;
-/// How many keys one backup can hold.
-const MOST_KEYS: u32 = 500_000;
-/// How large the information about a backup can be, and one key, in bytes.
+/// How many backups a user can have. Clients make another one at each reset, and not all of them delete
+/// the one before.
+const MOST: usize = 16;
+/// How many keys all backups of a user can hold together. Somebody who is in many rooms for years has some
+/// 20,000.
+const MOST_KEYS: u32 = 250_000;
+/// How large the information about a backup can be, in bytes.
 const LARGEST_INFO: usize = 32 * 1024;
-const LARGEST: usize = 16 * 1024;
+/// How large a key can be, in bytes: a usual one has 1,000, and another 60 for each device that passed
+/// it on. So a user who means ill takes up 2 GB, and who does not some 20 MB a backup.
+const LARGEST: usize = 8 * 1024;
 /// How long the id of a session can be, in bytes.
 const LONGEST_ID: usize = 255;
 
@@ -71,7 +75,9 @@ impl Users {
             .write(move |tx| {
                 let range = (user, 0)..=(user, u32::MAX);
                 if tx.backups()?.range(range)?.count() >= MOST {
-                    return Err(Error::TooMany("you have too many backups; delete one"));
+                    return Err(Error::TooMany(
+                        "you have too many backups of keys; delete an older one",
+                    ));
                 }
                 let last = tx
                     .backup_versions()?
@@ -146,6 +152,15 @@ impl Users {
             })
             .await
     }
+}
+
+/// How many keys all backups of `user` have.
+fn count(r: &impl Reader, user: UserNum) -> Result<u32, store::Error> {
+    let mut count: u32 = 0;
+    for row in r.backups()?.range((user, 0)..=(user, u32::MAX))? {
+        count = count.saturating_add(row?.1.value().unpack()?.count);
+    }
+    Ok(count)
 }
 
 /// Lets a backup go, and its keys after it, which may be more than fit into one job.
@@ -294,6 +309,49 @@ mod tests {
 
             server.users.delete_backup(alice, "1").await.unwrap();
             assert!(!server.store.read(is_any_doomed).unwrap());
+        });
+    }
+
+    #[test]
+    fn all_backups_of_a_user_together_have_so_many_keys_and_no_more() {
+        with_server(async |server| {
+            let [alice, bob] = alice_and_bob(&server).await;
+            let back_up = async |user, version, count| {
+                server.users.back_up(user, version, some_keys(count)).await
+            };
+            let older = create(&server, alice).await;
+            back_up(alice, older.clone(), 3).await.unwrap();
+            let fill = move |tx: &Tx| {
+                let mut backup = tx.backups()?.load((alice, 1))?.unwrap();
+                backup.count = MOST_KEYS - 2;
+                tx.backups()?.put((alice, 1), &backup)
+            };
+            server.store.write(fill).await.unwrap();
+            let version = create(&server, alice).await;
+            assert_eq!(back_up(alice, version.clone(), 2).await.unwrap().count, 2);
+            let full = back_up(alice, version.clone(), 3).await;
+            assert!(matches!(full, Err(Error::TooMany(_))));
+            assert_eq!(back_up(alice, version.clone(), 2).await.unwrap().count, 2);
+            let of_bob = create(&server, bob).await;
+            back_up(bob, of_bob, 3).await.unwrap();
+            server.users.delete_backup(alice, &older).await.unwrap();
+            assert_eq!(back_up(alice, version, 3).await.unwrap().count, 3);
+        });
+    }
+
+    #[test]
+    fn a_user_has_so_many_backups_and_no_more() {
+        with_server(async |server| {
+            let [alice, bob] = alice_and_bob(&server).await;
+            for _ in 0..MOST {
+                create(&server, alice).await;
+            }
+            let info = raw(&json!({ "algorithm": "a", "auth_data": {} }));
+            let more = server.users.create_backup(alice, &info).await;
+            assert!(matches!(more, Err(Error::TooMany(_))));
+            create(&server, bob).await;
+            server.users.delete_backup(alice, "1").await.unwrap();
+            create(&server, alice).await;
         });
     }
 
