@@ -193,8 +193,8 @@ fn keys_are_kept_read_and_deleted_one_by_one_by_room_and_all_together() {
     let both = json!({ "rooms": { ROOM: keys(&["a", "b"]), "!other": keys(&["a"]) } });
     assert_eq!(done(alice.put(&all, both.clone()))["count"], 3);
     assert_eq!(done(alice.get(&all)), both);
-    assert_eq!(done(alice.put(&room, keys(&["c"])))["count"], 4);
-    assert_eq!(done(alice.get(&room)), keys(&["a", "b", "c"]));
+    assert_eq!(done(alice.put(&room, keys(&["\u{10ffff}c"])))["count"], 4);
+    assert_eq!(done(alice.get(&room)), keys(&["a", "b", "\u{10ffff}c"]));
     assert_eq!(
         done(alice.delete(&of_session(&version, "b"), json!({})))["count"],
         3
@@ -255,4 +255,120 @@ fn a_large_backup_is_read_whole_and_deleted_in_slices() {
     assert_eq!(done(alice.delete(&all, json!({})))["count"], 0);
     assert_eq!(done(alice.get(&all)), json!({ "rooms": {} }));
     assert_eq!(done(bob.get(&all)), of_bob);
+}
+
+#[test]
+fn an_older_backup_is_read_and_its_keys_are_deleted_until_it_is() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let older = create(&alice);
+    let kept = fill(&alice, &older, 20);
+    let latest = create(&alice);
+    done(alice.put(&of_session(&latest, "s"), key(true, 0, 0)));
+    let all = format!("{PATH}/keys?version={older}");
+    assert_eq!(done(alice.get(&all)), kept);
+    let session = format!("{PATH}/keys/!room%200:example.org/%220%5C%C3%BC?version={older}");
+    assert_eq!(done(alice.get(&session)), key(true, 0, 0));
+    assert_eq!(done(alice.delete(&session, json!({})))["count"], 19);
+    refused(&alice.get(&session), 404, "M_NOT_FOUND");
+    let path = format!("{PATH}/version/{older}");
+    assert_eq!(done(alice.get(&path))["count"], 19);
+    done(alice.delete(&path, json!({})));
+    for path in [&path, &all, &session] {
+        refused(&alice.get(path), 404, "M_NOT_FOUND");
+    }
+    let told = done(alice.get(&format!("{PATH}/version")));
+    assert_eq!(
+        (&told["version"], &told["count"]),
+        (&json!(latest), &json!(1))
+    );
+    done(alice.get(&of_session(&latest, "s")));
+}
+
+#[test]
+fn the_etag_changes_with_the_keys_and_only_then() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let version = create(&alice);
+    let path = format!("{PATH}/version/{version}");
+    let (one, all) = (
+        of_session(&version, "s"),
+        format!("{PATH}/keys?version={version}"),
+    );
+    let mut etag = done(alice.get(&path))["etag"].clone();
+    let mut after = |answer: Value, is_changed: bool| {
+        assert_eq!(answer["etag"] != etag, is_changed, "{answer}");
+        etag = answer["etag"].clone();
+        assert_eq!(done(alice.get(&path))["etag"], etag);
+    };
+    after(done(alice.put(&one, key(true, 0, 0))), true);
+    after(done(alice.put(&one, key(true, 0, 0))), false);
+    after(
+        done(alice.delete(&of_session(&version, "t"), json!({}))),
+        false,
+    );
+    after(done(alice.delete(&one, json!({}))), true);
+    after(done(alice.delete(&all, json!({}))), false);
+    after(done(alice.put(&one, key(true, 0, 0))), true);
+    after(done(alice.delete(&all, json!({}))), true);
+}
+
+#[test]
+fn a_backup_outlives_a_restart_and_the_device_that_made_it() {
+    let mut home = Home::new();
+    let alice = home.register("alice");
+    let version = create(&alice);
+    let kept = fill(&alice, &version, 100);
+    let gone = create(&alice);
+    fill(&alice, &gone, 1000);
+    done(alice.delete(&format!("{PATH}/version/{gone}"), json!({})));
+    let before = done(alice.get(&format!("{PATH}/version")));
+    done(alice.post("/_matrix/client/v3/logout", json!({})));
+    home.restart();
+    let alice = home.log_in("alice");
+    assert_eq!(done(alice.get(&format!("{PATH}/version"))), before);
+    assert_eq!(
+        done(alice.get(&format!("{PATH}/keys?version={version}"))),
+        kept
+    );
+    let path = format!("{PATH}/keys?version={gone}");
+    refused(&alice.get(&path), 404, "M_NOT_FOUND");
+    assert!(![version, gone].contains(&create(&alice)));
+}
+
+#[test]
+fn nobody_gets_at_the_keys_of_another_user() {
+    let home = Home::new();
+    let (alice, bob) = (home.register("alice"), home.register("bob"));
+    let version = create(&alice);
+    let one = of_session(&version, "s");
+    let all = format!("{PATH}/keys?version={version}");
+    done(alice.put(&one, key(true, 0, 0)));
+    for path in [&one, &all] {
+        refused(&bob.get(path), 404, "M_NOT_FOUND");
+        refused(&bob.delete(path, json!({})), 404, "M_NOT_FOUND");
+    }
+    refused(&bob.put(&one, key(true, 0, 0)), 404, "M_NOT_FOUND");
+    assert_eq!(create(&bob), version);
+    assert_eq!(done(bob.get(&all)), json!({ "rooms": {} }));
+    refused(&bob.get(&one), 404, "M_NOT_FOUND");
+    assert_eq!(done(bob.delete(&all, json!({})))["count"], 0);
+    done(bob.delete(&format!("{PATH}/version/{version}"), json!({})));
+    assert_eq!(done(alice.get(&one)), key(true, 0, 0));
+}
+
+#[test]
+fn what_is_too_large_for_a_backup_is_refused() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let version = create(&alice);
+    let mut large = key(true, 0, 0);
+    large["session_data"]["ciphertext"] = json!("a".repeat(8 * 1024));
+    let answer = alice.put(&of_session(&version, "s"), large);
+    refused(&answer, 413, "M_TOO_LARGE");
+    let session = of_session(&version, &"s".repeat(256));
+    let answer = alice.put(&session, key(true, 0, 0));
+    refused(&answer, 413, "M_TOO_LARGE");
+    let path = format!("{PATH}/version/{version}");
+    assert_eq!(done(alice.get(&path))["count"], 0);
 }
