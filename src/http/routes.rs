@@ -191,8 +191,8 @@ fn key_backup(routes: &mut Routes) {
         .add(backup::add_backup_keys_for_room)
         .body(LARGE_BODY);
     routes.add(backup::add_backup_keys_for_session);
-    routes.add(backup::get_backup_keys);
-    routes.add(backup::get_backup_keys_for_room);
+    routes.stream(backup::get_backup_keys);
+    routes.stream(backup::get_backup_keys_for_room);
     routes.add(backup::get_backup_keys_for_session);
     routes.add(backup::delete_backup_keys);
     routes.add(backup::delete_backup_keys_for_room);

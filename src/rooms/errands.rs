@@ -1,8 +1,9 @@
 //! What follows from one change in many rooms, or in a large one: a new name shown everywhere,
-//! every room left when an account ends, a replaced room's bans.
+//! every room left when an account ends, a replaced room's bans. And the keys that go with a
+//! [backup] of keys.
 //!
 //! Such an errand is a row, written in the transaction of the change, so it outlives the request
-//! and a restart: `stale_members` and `successions`. One [`Errands::work`] does them one after the
+//! and a restart: `stale_members`, `successions` and `doomed_backups`. One [`Errands::work`] does them one after the
 //! other, each in slices that leave other jobs their turn.
 
 use std::time::Duration;
@@ -17,6 +18,7 @@ use super::{Error, Local, memberships, succession};
 use crate::{
     clock::Clock,
     store::{self, Effect, Field, Reader, RoomNum, Rows, Store, Tx, UserNum},
+    users::backup,
 };
 
 /// How long what failed rests.
@@ -93,7 +95,22 @@ async fn round(store: &Store, local: &Local, clock: &Clock) -> Result<bool, Clos
             &mut well,
         )? {}
     }
+    remove_backups(store, &mut well).await?;
     Ok(well)
+}
+
+/// Removes the keys of the backups that were deleted.
+async fn remove_backups(store: &Store, well: &mut bool) -> Result<(), Closed> {
+    let remove = |tx: &Tx| -> Result<bool, Error> {
+        backup::remove_doomed(tx)?;
+        Ok(backup::is_any_doomed(tx)?)
+    };
+    let is_any = store.read(|s| Ok(backup::is_any_doomed(s)?));
+    let mut more = known(is_any, well)?;
+    while more {
+        more = known(store.write_shrinking(remove).await, well)?;
+    }
+    Ok(())
 }
 
 /// What came of a step; nothing if it failed, which is logged and makes things not `well`.

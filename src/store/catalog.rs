@@ -169,6 +169,8 @@ tables! {
     backup_versions: UserNum => u32, version 1;
     /// (user, version of the backup, room id, session id) → a room key, as JSON.
     backed_up: (UserNum, u32, &'static str, &'static str) => &'static str, version 1;
+    /// (user, version of a backup that is not in `backups` any more): its keys are still to be removed.
+    doomed_backups: (UserNum, u32) => (), version 1;
     /// Position → the user of another server the list of whose devices last changed there.
     remote_list_log: Position => UserNum, version 1;
     /// User of another server → the list of their devices that is kept.

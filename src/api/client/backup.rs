@@ -13,11 +13,13 @@ use ruma::{
     },
     serde::Raw,
 };
+use serde_json::Value;
+use smol::stream::{self, StreamExt};
 
 use crate::{
-    api::{Api, Error, Session},
-    store::{self, records::Backup},
-    users::backup::{self, Rooms, Which},
+    api::{Api, Error, Session, Streamed},
+    store::{self, UserNum, records::Backup},
+    users::backup::{self, KeptKey, Rooms, Slice, Which},
 };
 
 /// `POST /_matrix/client/v3/room_keys/version`
@@ -70,7 +72,8 @@ pub async fn update_backup_version(
     request: update_backup_version::v3::Request,
 ) -> Result<update_backup_version::v3::Response, Error> {
     let info = request.algorithm.json();
-    if let Ok(Some(version)) = request.algorithm.get_field::<String>("version")
+    // What is no object at all is refused below.
+    if let Ok(Some(version)) = request.algorithm.get_field::<Value>("version")
         && version != request.version
     {
         return Err(Error::invalid_param("the body is about another backup"));
@@ -143,10 +146,8 @@ pub async fn get_backup_keys(
     api: Api,
     who: Session,
     request: get_backup_keys::v3::Request,
-) -> Result<get_backup_keys::v3::Response, Error> {
-    let all = Which::default();
-    let rooms = api.users.backed_up(who.user, request.version, all).await?;
-    Ok(get_backup_keys::v3::Response::new(rooms))
+) -> Result<Streamed, Error> {
+    streamed(api, who.user, request.version, None).await
 }
 
 /// `GET /_matrix/client/v3/room_keys/keys/{roomId}`
@@ -154,15 +155,95 @@ pub async fn get_backup_keys_for_room(
     api: Api,
     who: Session,
     request: get_backup_keys_for_room::v3::Request,
-) -> Result<get_backup_keys_for_room::v3::Response, Error> {
-    let which = of_room(request.room_id);
-    let rooms = api
-        .users
-        .backed_up(who.user, request.version, which)
-        .await?;
-    let sessions = rooms.into_values().next().map(|room| room.sessions);
-    let sessions = sessions.unwrap_or_default();
-    Ok(get_backup_keys_for_room::v3::Response::new(sessions))
+) -> Result<Streamed, Error> {
+    streamed(api, who.user, request.version, Some(request.room_id)).await
+}
+
+/// The keys of a backup, those of `room` if one is given, each slice read when the one before has been
+/// taken. It breaks off if the backup is deleted meanwhile, so that nobody takes a part for the whole.
+async fn streamed(
+    api: Api,
+    user: UserNum,
+    version: String,
+    room: Option<OwnedRoomId>,
+) -> Result<Streamed, Error> {
+    let mut frame = Frame::new(room.is_some());
+    let read = move |after| {
+        let (api, version, room) = (api.clone(), version.clone(), room.clone());
+        async move { api.users.backed_up(user, version, room, after).await }
+    };
+    // Whether there is such a backup is known with the first slice.
+    let Slice { keys, next } = read(None).await?;
+    let first = frame.piece(&keys, next.is_none());
+    let rest = stream::try_unfold((frame, next), move |(mut frame, next)| {
+        let slice = next.map(|after| read(Some(after)));
+        async move {
+            let Some(slice) = slice else {
+                return Ok(None);
+            };
+            let Slice { keys, next } = slice.await?;
+            let piece = frame.piece(&keys, next.is_none());
+            Ok(Some((piece, (frame, next))))
+        }
+    });
+    Ok(Streamed::new(stream::once(Ok(first)).chain(rest)))
+}
+
+/// The answer around the keys, and their JSON as it is stored, written by hand so that they can come in
+/// slices.
+#[derive(Debug)]
+struct Frame {
+    /// Whether the answer is about one room, and so does not name it.
+    is_of_room: bool,
+    /// The room of the last key that was written.
+    room: Option<String>,
+    has_begun: bool,
+}
+
+impl Frame {
+    fn new(is_of_room: bool) -> Self {
+        Self {
+            is_of_room,
+            room: None,
+            has_begun: false,
+        }
+    }
+
+    /// The next piece of the answer, with `keys`; with everything behind them if they are the last.
+    fn piece(&mut self, keys: &[KeptKey], is_last: bool) -> Vec<u8> {
+        let mut out = String::new();
+        if !self.has_begun {
+            out.push_str(if self.is_of_room {
+                r#"{"sessions":{"#
+            } else {
+                r#"{"rooms":{"#
+            });
+            self.has_begun = true;
+        }
+        for key in keys {
+            self.key(key, &mut out);
+        }
+        if is_last {
+            let in_a_room = !self.is_of_room && self.room.is_some();
+            out.push_str(if in_a_room { "}}}}" } else { "}}" });
+        }
+        out.into_bytes()
+    }
+
+    fn key(&mut self, key: &KeptKey, out: &mut String) {
+        if self.room.as_ref() == Some(&key.room) {
+            out.push(',');
+        } else {
+            if !self.is_of_room {
+                let close = if self.room.is_some() { "}}," } else { "" };
+                let room = Value::from(&*key.room);
+                out.push_str(&format!(r#"{close}{room}:{{"sessions":{{"#));
+            }
+            self.room = Some(key.room.clone());
+        }
+        let session = Value::from(&*key.session);
+        out.push_str(&format!("{session}:{}", key.json));
+    }
 }
 
 /// `GET /_matrix/client/v3/room_keys/keys/{roomId}/{sessionId}`
@@ -171,31 +252,15 @@ pub async fn get_backup_keys_for_session(
     who: Session,
     request: get_backup_keys_for_session::v3::Request,
 ) -> Result<get_backup_keys_for_session::v3::Response, Error> {
-    let which = of_session(request.room_id, request.session_id);
-    let rooms = api
+    let which = (&*request.room_id, &*request.session_id);
+    let key = api
         .users
-        .backed_up(who.user, request.version, which)
-        .await?;
-    let mut keys = rooms.into_values().flat_map(|room| room.sessions);
-    let (_, key) = keys
-        .next()
-        .ok_or_else(|| Error::not_found("the backup has no such key"))?;
+        .backed_up_session(who.user, &request.version, which)?;
+    let key = Raw::from_json_string(key).map_err(|_| NO_KEY)?;
     Ok(get_backup_keys_for_session::v3::Response::new(key))
 }
 
-fn of_room(room: OwnedRoomId) -> Which {
-    Which {
-        room: Some(room),
-        session: None,
-    }
-}
-
-fn of_session(room: OwnedRoomId, session: String) -> Which {
-    Which {
-        room: Some(room),
-        session: Some(session),
-    }
-}
+const NO_KEY: store::Error = store::Error::Corrupt("a key of a backup that is no JSON");
 
 async fn delete(
     api: &Api,
@@ -213,7 +278,7 @@ pub async fn delete_backup_keys(
     who: Session,
     request: delete_backup_keys::v3::Request,
 ) -> Result<delete_backup_keys::v3::Response, Error> {
-    let (etag, count) = delete(&api, &who, request.version, Which::default()).await?;
+    let (etag, count) = delete(&api, &who, request.version, Which::All).await?;
     Ok(delete_backup_keys::v3::Response::new(etag, count))
 }
 
@@ -223,7 +288,7 @@ pub async fn delete_backup_keys_for_room(
     who: Session,
     request: delete_backup_keys_for_room::v3::Request,
 ) -> Result<delete_backup_keys_for_room::v3::Response, Error> {
-    let which = of_room(request.room_id);
+    let which = Which::Room(request.room_id);
     let (etag, count) = delete(&api, &who, request.version, which).await?;
     Ok(delete_backup_keys_for_room::v3::Response::new(etag, count))
 }
@@ -234,7 +299,7 @@ pub async fn delete_backup_keys_for_session(
     who: Session,
     request: delete_backup_keys_for_session::v3::Request,
 ) -> Result<delete_backup_keys_for_session::v3::Response, Error> {
-    let which = of_session(request.room_id, request.session_id);
+    let which = Which::Session(request.room_id, request.session_id);
     let (etag, count) = delete(&api, &who, request.version, which).await?;
     Ok(delete_backup_keys_for_session::v3::Response::new(
         etag, count,

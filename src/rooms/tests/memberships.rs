@@ -12,8 +12,11 @@ use crate::{
     clock::Clock,
     pool::Pool,
     rooms::{Actor, Error, Local, content, errands::Errands, memberships},
-    store::{Effect, Options, Reader, Records, RoomNum, Store, Tx, UserNum, records::Membership},
-    users::profiles,
+    store::{
+        Effect, Options, Reader, Records, RoomNum, Rows, Store, Tx, UserNum,
+        records::{Backup, Membership},
+    },
+    users::{backup, profiles},
 };
 
 fn rename(world: &World, user: &Actor, name: &str) -> Result<(), Error> {
@@ -195,5 +198,43 @@ fn errands_outlive_a_restart_and_are_done_as_they_come_although_one_fails() {
         };
         store.write(job).await.expect("bob is renamed");
         shown(store, room, "Rob").await;
+    });
+}
+
+#[test]
+fn the_keys_of_a_deleted_backup_go_also_after_a_restart() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let local = local();
+    let delete = |number: u32| {
+        move |tx: &Tx| {
+            let user = UserNum(1);
+            let backup = Backup {
+                info: "{}".to_owned(),
+                etag: 0,
+                count: 1000,
+            };
+            tx.backups()?.put((user, number), &backup)?;
+            for id in 0..1000 {
+                let session = id.to_string();
+                tx.backed_up()?
+                    .insert((user, number, "!room", &*session), "{}")?;
+            }
+            backup::forget(tx, user)
+        }
+    };
+    run(directory.path(), &local, false, async |store| {
+        store.write(delete(1)).await.expect("it is deleted");
+        let left = store.read(|s| s.backed_up()?.len());
+        assert_eq!(left.expect("it can be read"), 1000);
+    });
+    run(directory.path(), &local, true, async |store| {
+        let all_gone = async || {
+            while !store.read(|s| s.backed_up()?.is_empty()).expect("a table") {
+                Timer::after(Duration::from_millis(1)).await;
+            }
+        };
+        all_gone().await;
+        store.write(delete(2)).await.expect("it is deleted");
+        all_gone().await;
     });
 }
