@@ -140,7 +140,7 @@ pub fn messages(
     r: &impl Reader,
     (user, device_id): (UserNum, &DeviceId),
     (after, upto): (Position, Position),
-) -> Result<Option<(Vec<Box<RawValue>>, Position)>, store::Error> {
+) -> Result<Option<to_device::Told>, store::Error> {
     if !is(r, user, device_id)? {
         return Ok(None);
     }

@@ -248,6 +248,9 @@ fn units(json: &str) -> u64 {
     json.len().div_ceil(UNIT).max(1) as u64
 }
 
+/// Messages, and up to which position they are all that there are.
+pub type Told = (Vec<Box<RawValue>>, Position);
+
 /// What waits for `device` after `after`, up to and including `upto`, oldest first, as much as one
 /// sync tells; and up to where that is.
 ///
@@ -258,7 +261,7 @@ pub fn waiting(
     device: DeviceNum,
     after: Position,
     upto: Position,
-) -> Result<(Vec<Box<RawValue>>, Position), store::Error> {
+) -> Result<Told, store::Error> {
     let (mut told, mut bytes, mut last) = (Vec::new(), 0, after);
     if after >= upto {
         return Ok((told, after));
