@@ -4,6 +4,7 @@ mod accounts;
 mod census;
 mod dehydrated_devices;
 mod device_lists;
+mod device_lists_property;
 mod edge;
 mod ephemeral;
 mod federation;
