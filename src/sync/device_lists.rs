@@ -86,8 +86,8 @@ pub fn concerned(r: &impl Reader, hub: &Hub, asked: &Asked) -> Result<Option<Vec
         }
     }
     let is_quiet = concerned.is_empty()
-        && device_lists::users_between(r, asked.after, asked.upto)?.is_empty()
-        && signatures::signed_between(r, asked.user, (asked.after, asked.upto))?.is_empty();
+        && !device_lists::has_changes(r, asked.after, asked.upto)?
+        && !signatures::has_signed(r, asked.user, (asked.after, asked.upto))?;
     Ok((!is_quiet).then_some(concerned))
 }
 
