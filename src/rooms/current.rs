@@ -283,6 +283,57 @@ pub fn sharing_rooms_with(r: &impl Reader, user: &UserId) -> Result<BTreeSet<Use
     Ok(sharing)
 }
 
+/// The local users who are in a room with `user`, who may be of another server. `None` if more than
+/// `rows` rows have to be read for that; those that were read are taken off.
+pub fn sharing_rooms_within(
+    r: &impl Reader,
+    (user, user_id): (UserNum, &UserId),
+    rows: &mut usize,
+) -> Result<Option<BTreeSet<UserNum>>, Error> {
+    let mut is_too_much = || {
+        let left = rows.checked_sub(1);
+        *rows = left.unwrap_or(0);
+        left.is_none()
+    };
+    let mut rooms = Vec::new();
+    for row in r
+        .memberships()?
+        .range((user, RoomNum::MIN)..=(user, RoomNum::MAX))?
+    {
+        if is_too_much() {
+            return Ok(None);
+        }
+        let (key, row) = row?;
+        if row.value().unpack()?.membership == Membership::Join {
+            rooms.push(key.value().1);
+        }
+    }
+    if let Some(server) = servers::num(r, user_id.server_name())? {
+        for room in servers::rooms(r, server)? {
+            if is_too_much() {
+                return Ok(None);
+            }
+            if membership(r, room, user_id)? == Membership::Join {
+                rooms.push(room);
+            }
+        }
+    }
+    let mut sharing = BTreeSet::new();
+    let members = r.local_members()?;
+    for room in rooms {
+        for row in members.range((room, UserNum::MIN)..=(room, UserNum::MAX))? {
+            if is_too_much() {
+                return Ok(None);
+            }
+            let (key, membership) = row?;
+            if membership.value() == Membership::Join as u8 {
+                sharing.insert(key.value().1);
+            }
+        }
+    }
+    Ok(Some(sharing))
+}
+
 /// Whether a local user is in a room with `other`.
 pub fn share_a_room(r: &impl Reader, one: UserNum, other: &UserId) -> Result<bool, Error> {
     for row in r

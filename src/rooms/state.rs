@@ -263,15 +263,19 @@ pub fn key_num_or_new(
     if let Some(num) = key_num(tx, room, kind, state_key)? {
         return Ok(num);
     }
-    let mut names = tx.state_key_names()?;
-    let num = names
-        .range((room, StateKeyNum::MIN)..=(room, StateKeyNum::MAX))?
-        .next_back()
-        .transpose()?
-        .map_or(StateKeyNum(0), |(key, _)| StateKeyNum(key.value().1.0 + 1));
-    names.insert((room, num), (kind, state_key))?;
+    let num = StateKeyNum(key_count(tx, room)?);
+    tx.state_key_names()?
+        .insert((room, num), (kind, state_key))?;
     tx.state_keys()?.insert((room, kind, state_key), num)?;
     Ok(num)
+}
+
+/// How many state keys the room's states ever had.
+pub fn key_count(r: &impl Reader, room: RoomNum) -> Result<u32, Error> {
+    let names = r.state_key_names()?;
+    let mut rows = names.range((room, StateKeyNum::MIN)..=(room, StateKeyNum::MAX))?;
+    let last = rows.next_back().transpose()?;
+    Ok(last.map_or(0, |(key, _)| key.value().1.0 + 1))
 }
 
 /// The (type, state key) that `num` stands for.

@@ -1,29 +1,37 @@
 //! Whose devices a client has to look at again, and whose no longer (client-server API, "Tracking the
 //! device list for a user").
 //!
-//! - `changed` has those of any of the user's rooms whose devices or keys changed or who have come in;
-//!   and everybody in an encrypted room that is new to the user, or has become encrypted. In a room
-//!   without encryption nobody's devices matter to who comes in, however many are there.
-//!   And it has those whose keys the user has signed on another device: only the user sees that.
-//! - `left` has those who were in a room with the user and now are in none.
+//! Two users share a room if both are joined to one, encrypted or not: as long as they do, each is told
+//! when the other's devices change, and once they do not, no more. So that is what counts.
+//!
+//! - `changed` has those who share a room with the user at the end of the span and whose devices or
+//!   keys changed in it; or who came into that room in the span, or the user did; or the room became
+//!   encrypted. And it has those whose keys the user has signed on another device: only the user sees
+//!   that.
+//! - `left` has those who shared a room with the user at the beginning of the span, and share none at
+//!   its end. Nobody is in both: who came back is changed.
+//!
+//! Both ends count as they were, whatever happened later: so a span tells what its parts, one after the
+//! other, tell.
+//!
+//! NOTSPEC: the table of `device_lists` speaks of encrypted rooms only, the notes beside it of any room.
+//! A client may follow whom it shares only a room without encryption with, to verify them, say; it has to
+//! hear when their changes are told no more, and when they are told again. Synapse does the same.
 
 use std::collections::BTreeSet;
 
-use ruma::{OwnedUserId, UserId};
+use ruma::OwnedUserId;
 use serde::Serialize;
 
-use super::hub::Hub;
+use super::{
+    hub::Hub,
+    sharing::{self, Moves},
+};
 use crate::{
-    rooms::{self, Error, current, state},
-    store::{
-        EventNum, Position, Reader, Records, RoomNum, Rows, StateKeyNum, UserNum,
-        records::{MemberRow, Membership},
-    },
+    rooms::{self, Error},
+    store::{Position, Reader, Records, RoomNum, Rows, UserNum, records::Membership},
     users::{self, device_lists, keys::signatures},
 };
-
-const MEMBER: &str = "m.room.member";
-const ENCRYPTION: &str = "m.room.encryption";
 
 /// Of whom a client is told.
 #[derive(Debug, Default, Serialize)]
@@ -68,15 +76,18 @@ pub fn concerned(r: &impl Reader, hub: &Hub, asked: &Asked) -> Result<Option<Vec
     };
     let mut concerned = Vec::new();
     for room in rooms {
-        if rooms::hot(r, room)?.state_position > asked.after
-            && r.memberships()?.has((asked.user, room))?
-        {
+        let Some(row) = r.memberships()?.load((asked.user, room))? else {
+            continue;
+        };
+        // Who is not in the room, and has not moved since, has not been in it since.
+        let may_have_been_in = row.membership == Membership::Join || row.position > asked.after;
+        if may_have_been_in && rooms::hot(r, room)?.state_position > asked.after {
             concerned.push(room);
         }
     }
     let is_quiet = concerned.is_empty()
-        && device_lists::users_between(r, asked.after, asked.upto)?.is_empty()
-        && signatures::signed_between(r, asked.user, (asked.after, asked.upto))?.is_empty();
+        && !device_lists::has_changes(r, asked.after, asked.upto)?
+        && !signatures::has_signed(r, asked.user, (asked.after, asked.upto))?;
     Ok((!is_quiet).then_some(concerned))
 }
 
@@ -91,173 +102,73 @@ fn own_rooms(r: &impl Reader, user: UserNum) -> Result<Vec<RoomNum>, Error> {
     Ok(rooms)
 }
 
-/// What there is to tell. Grows with encrypted rooms that are new: for the pool.
+/// What there is to tell. Grows with the rooms that the user entered or left: for the pool.
 ///
 /// # Errors
 /// If the store cannot be read.
 pub fn between(r: &impl Reader, asked: &Asked, rooms: &[RoomNum]) -> Result<DeviceLists, Error> {
     let mut met = Met::default();
     for room in rooms {
-        if let Some(row) = r.memberships()?.load((asked.user, *room))? {
-            met.in_room(r, asked, *room, &row)?;
-        }
+        met.in_room(r, asked, *room)?;
     }
-    let mut lists = DeviceLists::default();
-    met.came.remove(&asked.user_id);
-    met.went.remove(&asked.user_id);
+    let Met { mut came, mut went } = met;
+    let mut changed = BTreeSet::new();
     for user in device_lists::users_between(r, asked.after, asked.upto)? {
-        if user == asked.user {
-            lists.changed.insert(asked.user_id.clone());
-        } else {
-            met.came.insert(users::id_of(r, user)?);
-        }
+        changed.insert(users::id_of(r, user)?);
     }
+    let own = changed.take(&asked.user_id);
+    came.remove(&asked.user_id);
+    went.remove(&asked.user_id);
+    // Who is known to be in a room with the user need not be looked for.
+    let unsure = (&changed | &went).difference(&came).cloned().collect();
+    let sharing = sharing::sharing(r, asked, unsure)?;
+    let left = &(&went - &sharing) - &came;
     for user in signatures::signed_between(r, asked.user, (asked.after, asked.upto))? {
-        lists.changed.insert(users::id_of(r, user)?);
+        came.insert(users::id_of(r, user)?);
     }
-    for user in met.came {
-        if current::share_a_room(r, asked.user, &user)? {
-            lists.changed.insert(user);
-        }
-    }
-    for user in met.went {
-        if !current::share_a_room(r, asked.user, &user)? {
-            lists.left.insert(user);
-        }
-    }
-    Ok(lists)
+    came.extend(own);
+    came.extend(&changed & &sharing);
+    // Who has left is changed when they are met again: until then the client need not follow them.
+    Ok(DeviceLists {
+        changed: &came - &left,
+        left,
+    })
 }
 
-/// Who came into rooms of the user's, and who went.
+/// Whom the user may have met or lost.
 #[derive(Default)]
 struct Met {
+    /// Those in a room with the user at the end, into which they or the user came, or which became
+    /// encrypted.
     came: BTreeSet<OwnedUserId>,
+    /// Those in a room with the user at the beginning, and not in the same one at the end.
     went: BTreeSet<OwnedUserId>,
 }
 
 impl Met {
-    fn in_room(
-        &mut self,
-        r: &impl Reader,
-        asked: &Asked,
-        room: RoomNum,
-        row: &MemberRow,
-    ) -> Result<(), Error> {
-        let is_in = row.membership == Membership::Join;
-        let own = state::key_num(r, room, MEMBER, asked.user_id.as_str())?;
-        let (came_in, went) = match own {
-            Some(own) => moved(r, room, asked, own)?,
-            None => (None, false),
-        };
-        // What happened in a room that the user was not in does not concern the user.
-        if !is_in && !went {
+    fn in_room(&mut self, r: &impl Reader, asked: &Asked, room: RoomNum) -> Result<(), Error> {
+        let Some(row) = r.memberships()?.load((asked.user, room))? else {
             return Ok(());
-        }
-        let encrypted = state::key_num(r, room, ENCRYPTION, "")?;
-        let is_encrypted = match encrypted {
-            Some(key) => r.current_state()?.has((room, key))?,
-            None => false,
         };
-        let after = came_in.filter(|_| !is_encrypted);
-        self.changes(r, asked, room, after.unwrap_or(asked.after))?;
-        let is_new = match encrypted {
-            Some(key) => came_in.is_some() || is_set(r, room, asked, key)?,
-            None => false,
-        };
-        if is_encrypted && (is_new || went) {
-            let members = members(r, room)?;
-            let met = if is_in {
-                &mut self.came
+        let moves = Moves::between(r, room, (asked.after, asked.upto))?;
+        let own = moves.stay_of(&asked.user_id, &row);
+        if own.is_in {
+            if own.came || moves.was_encrypted {
+                self.came.extend(moves.members(r, room, |stay| stay.is_in)?);
             } else {
-                &mut self.went
-            };
-            met.extend(members);
+                let came = moves.moved(|stay| stay.came && stay.is_in);
+                self.came.extend(came.cloned());
+            }
         }
-        Ok(())
-    }
-
-    /// Who came and who went after `since`.
-    fn changes(
-        &mut self,
-        r: &impl Reader,
-        asked: &Asked,
-        room: RoomNum,
-        since: Position,
-    ) -> Result<(), Error> {
-        for (position, key, before, after) in changes(r, room, asked)? {
-            if position <= since {
-                continue;
-            }
-            let (kind, state_key) = state::key_name(r, room, key)?;
-            if kind != MEMBER {
-                continue;
-            }
-            let Ok(user) = UserId::parse(&state_key) else {
-                continue;
-            };
-            match (is_joined(r, before)?, is_joined(r, after)?) {
-                (false, true) => drop(self.came.insert(user)),
-                (true, false) => drop(self.went.insert(user)),
-                _ => {}
+        if own.was_in {
+            if own.is_in {
+                let went = moves.moved(|stay| stay.was_in && !stay.is_in);
+                self.went.extend(went.cloned());
+            } else {
+                let members = moves.members(r, room, |stay| stay.was_in)?;
+                self.went.extend(members);
             }
         }
         Ok(())
     }
-}
-
-type Change = (Position, StateKeyNum, EventNum, EventNum);
-
-fn changes(r: &impl Reader, room: RoomNum, asked: &Asked) -> Result<Vec<Change>, Error> {
-    let mut changes = Vec::new();
-    let first = Position(asked.after.0 + 1);
-    let log = r.state_changes()?;
-    for row in log.range((room, first, StateKeyNum::MIN)..=(room, asked.upto, StateKeyNum::MAX))? {
-        let (key, change) = row?;
-        let (before, after) = change.value();
-        let (_, position, key) = key.value();
-        changes.push((position, key, before, after));
-    }
-    Ok(changes)
-}
-
-/// Where the member came in last, and whether they went.
-fn moved(
-    r: &impl Reader,
-    room: RoomNum,
-    asked: &Asked,
-    member: StateKeyNum,
-) -> Result<(Option<Position>, bool), Error> {
-    let (mut came, mut went) = (None, false);
-    for (position, key, before, after) in changes(r, room, asked)? {
-        if key == member {
-            let (was, is) = (is_joined(r, before)?, is_joined(r, after)?);
-            if !was && is {
-                came = Some(position);
-            }
-            went |= was && !is;
-        }
-    }
-    Ok((came, went))
-}
-
-/// Whether there was nothing at `at`, and then something.
-fn is_set(r: &impl Reader, room: RoomNum, asked: &Asked, at: StateKeyNum) -> Result<bool, Error> {
-    let mut changes = changes(r, room, asked)?.into_iter();
-    Ok(changes.any(|(_, key, before, _)| key == at && before == EventNum(0)))
-}
-
-fn is_joined(r: &impl Reader, event: EventNum) -> Result<bool, Error> {
-    Ok(event != EventNum(0) && current::membership_of(r, event)? == Membership::Join)
-}
-
-fn members(r: &impl Reader, room: RoomNum) -> Result<Vec<OwnedUserId>, Error> {
-    let mut members = Vec::new();
-    for (user, event) in current::of_type(r, room, MEMBER)? {
-        if is_joined(r, event)?
-            && let Ok(user) = UserId::parse(&user)
-        {
-            members.push(user);
-        }
-    }
-    Ok(members)
 }

@@ -4,11 +4,13 @@
 //!   the published snapshot shows agree for as long as nobody awaits in between.
 //! - A token from this start looks only at rooms that changed since; for one from before it, each
 //!   of the user's rooms is looked at once.
+//! - Whom changed devices concern is looked up for each change, as far as that takes little. Beyond,
+//!   everybody who waits is woken, and looks on the pool.
 //! - Its size follows from the rooms that changed and the local users who changed since this
 //!   start, and from the syncs that wait; all three are capped by what the store and the edge hold.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     hash::Hash,
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -20,6 +22,9 @@ use crate::{
     store::{Effect, Position, Reader, RoomNum, Rows, Store, UserNum},
     users,
 };
+
+/// How many rows are read to find whom the changed devices of one commit concern.
+const LOOKED_AT: usize = 1000;
 
 /// The index of changes and the waiting syncs.
 #[derive(Debug)]
@@ -116,6 +121,7 @@ impl Hub {
     /// Takes in what a commit changed, and wakes those whom it concerns.
     pub fn apply(&self, effects: &[Effect]) {
         let mut concerned: HashSet<UserNum> = HashSet::new();
+        let mut rows = LOOKED_AT;
         for effect in effects {
             match *effect {
                 Effect::RoomChanged(room, position) => {
@@ -135,7 +141,8 @@ impl Hub {
                     let mut inner = self.lock();
                     inner.last = inner.last.max(position);
                     drop(inner);
-                    concerned.extend(self.sharing_rooms(user));
+                    concerned.insert(user);
+                    self.sharing_rooms(user, &mut rows, &mut concerned);
                 }
                 Effect::Reopened => self.start_over(&mut concerned),
                 Effect::DeviceGone(user, _) => drop(concerned.insert(user)),
@@ -228,19 +235,21 @@ impl Hub {
         }
     }
 
-    /// The local users whom it concerns when the devices of `user` change: themselves too.
-    fn sharing_rooms(&self, user: UserNum) -> BTreeSet<UserNum> {
+    /// Adds the local users whom it concerns when the devices of `user` change; all who wait, if there
+    /// is more to look at than `rows`.
+    fn sharing_rooms(&self, user: UserNum, rows: &mut usize, concerned: &mut HashSet<UserNum>) {
         let sharing = self.store.read(|s| {
             let user_id = users::id_of(s, user)?;
-            let mut sharing = current::sharing_rooms(s, user)?;
-            sharing.extend(current::sharing_rooms_with(s, &user_id)?);
-            sharing.insert(user);
-            Ok::<_, rooms::Error>(sharing)
+            current::sharing_rooms_within(s, (user, &user_id), rows)
         });
-        sharing.unwrap_or_else(|error| {
-            log::error!("nobody can be told of a changed device: {error}");
-            BTreeSet::new()
-        })
+        let sharing = sharing.unwrap_or_else(|error| {
+            log::error!("it is not known whom a changed device concerns: {error}");
+            None
+        });
+        match sharing {
+            Some(sharing) => concerned.extend(sharing),
+            None => concerned.extend(self.lock().waiting.keys()),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

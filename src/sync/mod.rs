@@ -19,6 +19,7 @@ mod invited;
 mod joined;
 mod known;
 pub mod request;
+mod sharing;
 mod shown;
 mod state;
 mod summary;

@@ -19,6 +19,7 @@ use crate::{
 };
 
 const ALICE: UserNum = UserNum(1);
+const BOB: UserNum = UserNum(2);
 const ROOMS: u32 = 500;
 
 /// Rooms that alice is in, without anything in them.
@@ -63,8 +64,8 @@ fn looked_at(store: &Store, hub: &Hub, since: Option<SyncToken>) -> (usize, Sync
     (found.len(), answer::next_batch(hub, span, Position::MIN))
 }
 
-#[test]
-fn a_sync_looks_at_the_rooms_that_changed_and_not_at_five_hundred_idle_ones() {
+/// Runs `test` with a store and a hub that is fed by it.
+fn with_hub(test: impl AsyncFnOnce(&Store, &Hub)) {
     let directory = tempfile::tempdir().expect("a directory");
     let options = Options {
         directory: directory.path().to_owned(),
@@ -78,27 +79,56 @@ fn a_sync_looks_at_the_rooms_that_changed_and_not_at_five_hundred_idle_ones() {
             let hub = hub.clone();
             move |effects| hub.apply(effects)
         }));
+        test(&store, &hub).await;
+        store.close().await;
+        publishing.await;
+    }));
+}
+
+#[test]
+fn a_sync_looks_at_the_rooms_that_changed_and_not_at_five_hundred_idle_ones() {
+    with_hub(async |store, hub| {
         store.write(make_rooms).await.expect("written");
-        let (initial, token) = looked_at(&store, &hub, None);
+        let (initial, token) = looked_at(store, hub, None);
         assert_eq!(initial, ROOMS as usize);
-        assert_eq!(looked_at(&store, &hub, Some(token)).0, 0);
+        assert_eq!(looked_at(store, hub, Some(token)).0, 0);
         let change = |tx: &Tx| {
             let position = tx.next_position()?;
             tx.effect(Effect::RoomChanged(RoomNum(7), position));
             Ok::<_, rooms::Error>(())
         };
         store.write(change).await.expect("written");
-        let (changed, next) = looked_at(&store, &hub, Some(token));
+        let (changed, next) = looked_at(store, hub, Some(token));
         assert_eq!(changed, 1);
-        assert_eq!(looked_at(&store, &hub, Some(next)).0, 0);
+        assert_eq!(looked_at(store, hub, Some(next)).0, 0);
         // A token from before this start says nothing about what changed since.
         let before = Hub::new(store.clone(), 2).expect("a hub");
         let old = SyncToken {
             position: Position(token.position.0 - 1),
             ..token
         };
-        assert_eq!(looked_at(&store, &before, Some(old)).0, ROOMS as usize);
-        store.close().await;
-        publishing.await;
-    }));
+        assert_eq!(looked_at(store, &before, Some(old)).0, ROOMS as usize);
+    });
+}
+
+#[test]
+fn who_shares_many_rooms_is_not_looked_for_in_all_of_them_but_all_who_wait_are_woken() {
+    with_hub(async |store, hub| {
+        store.write(make_rooms).await.expect("written");
+        let is_woken = async |times: usize| {
+            let waits = hub.watch(BOB);
+            let change = move |tx: &Tx| {
+                let alice = tx.user_num("@alice:here")?;
+                assert_eq!(alice, ALICE);
+                for _ in 0..times {
+                    tx.effect(Effect::DeviceListChanged(alice, tx.next_position()?));
+                }
+                Ok::<_, rooms::Error>(())
+            };
+            store.write(change).await.expect("written");
+            waits.try_recv().is_ok()
+        };
+        assert!(!is_woken(1).await, "bob is in none of her rooms");
+        assert!(is_woken(10).await, "that is more than one looks at");
+    });
 }

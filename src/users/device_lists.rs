@@ -105,6 +105,20 @@ pub fn users_between(
     Ok(users)
 }
 
+/// Whether anybody's list changed after `after`, up to and including `upto`.
+///
+/// # Errors
+/// If the tables cannot be read.
+pub fn has_changes(reader: &impl Reader, after: Position, upto: Position) -> Result<bool, Error> {
+    if after >= upto {
+        return Ok(false);
+    }
+    let span = Position(after.0 + 1)..=upto;
+    let (local, remote) = (reader.device_list_log()?, reader.remote_list_log()?);
+    let first = local.range(span.clone())?.next().transpose()?;
+    Ok(first.is_some() || remote.range(span)?.next().transpose()?.is_some())
+}
+
 fn recent(reader: &impl Reader, user: UserNum) -> Result<Vec<Position>, Error> {
     let list = reader.device_lists()?.load(user)?;
     Ok(list.map_or_else(Vec::new, |list| list.recent))

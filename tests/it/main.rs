@@ -5,6 +5,7 @@ mod census;
 mod cross_signing;
 mod dehydrated_devices;
 mod device_lists;
+mod device_lists_property;
 mod edge;
 mod ephemeral;
 mod federation;

@@ -240,6 +240,22 @@ pub fn signed_between(
     Ok(signed)
 }
 
+/// Whether `signer` signed a key of anybody else after `after`, up to and including `upto`.
+///
+/// # Errors
+/// If the table cannot be read.
+pub fn has_signed(
+    r: &impl Reader,
+    signer: UserNum,
+    (after, upto): (Position, Position),
+) -> Result<bool, store::Error> {
+    if after >= upto {
+        return Ok(false);
+    }
+    let span = (signer, Position(after.0 + 1))..=(signer, upto);
+    Ok(r.signed_log()?.range(span)?.next().transpose()?.is_some())
+}
+
 const NO_KEY: Error = Error::NotFound("there is no such key");
 const ANOTHER: Error = Error::InvalidParam("the key that is here is another");
 const NOT_SIGNED: Error =
