@@ -3,9 +3,12 @@
 //! At most [`THREADS`] pieces run at once, and of each kind at most its own limit, so that slow
 //! passwords never keep a scan waiting. Who waits is capped too.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    any::Any,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use smol::lock::Semaphore;
@@ -105,6 +108,17 @@ impl Pool {
         kind: Kind,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Error> {
+        let work = move || -> Done { Box::new(work()) };
+        let done = self.run_boxed(kind, Box::new(work)).await?;
+        Ok(*done.downcast().expect("this is what the work made"))
+    }
+
+    /// The same for work of every type: in the program once.
+    async fn run_boxed(
+        &self,
+        kind: Kind,
+        work: Box<dyn FnOnce() -> Done + Send>,
+    ) -> Result<Done, Error> {
         let lane = &self.lanes[kind as usize];
         let _waiting = Waiting::enter(&lane.waiting, kind.waiting()).ok_or(Error)?;
         let slot = lane.slots.acquire().await;
@@ -124,6 +138,9 @@ impl Pool {
         .await)
     }
 }
+
+/// What a piece of work has made.
+type Done = Box<dyn Any + Send>;
 
 struct Waiting<'a>(&'a AtomicUsize);
 
