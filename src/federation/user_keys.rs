@@ -10,7 +10,7 @@ use ruma::{
 };
 use smol::{Executor, Task};
 
-use super::{Client, Error, Limits, connect::in_time};
+use super::{Client, Error, Limits, connect::in_time, patience::Patience};
 
 /// How much one server may answer, in bytes.
 const SIZE: usize = 4 * 1024 * 1024;
@@ -26,14 +26,16 @@ pub type Claims = BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, OneTimeKeyAlgori
 #[derive(Clone)]
 pub struct UserKeys {
     client: Client,
+    patience: Patience,
     executor: Arc<Executor<'static>>,
 }
 
 impl UserKeys {
     /// Asks through `client`.
-    pub fn new(client: &Client, executor: &Arc<Executor<'static>>) -> Self {
+    pub fn new(client: &Client, patience: &Patience, executor: &Arc<Executor<'static>>) -> Self {
         Self {
             client: client.clone(),
+            patience: patience.clone(),
             executor: executor.clone(),
         }
     }
@@ -76,7 +78,12 @@ impl UserKeys {
         let tasks: Vec<(_, Task<_>)> = by_server
             .into_iter()
             .map(|(server, wanted)| {
+                let is_there = self.patience.check(&server);
                 let asking = ask(self.client.clone(), server.clone(), wanted);
+                let asking = async move {
+                    is_there?;
+                    asking.await
+                };
                 (server, self.executor.spawn(asking))
             })
             .collect();
