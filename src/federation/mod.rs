@@ -159,7 +159,7 @@ impl Federation {
             local: local.clone(),
             clock: clock.clone(),
             profiles: Profiles::new(&client, clock),
-            device_lists: DeviceLists::new(store, (&client, clock), executor),
+            device_lists: DeviceLists::new(store, (&client, clock), &patience, executor),
             spaces: Spaces::new(&client, clock),
             client,
             keys,
@@ -212,6 +212,7 @@ impl Federation {
         let is_signed = self.keys.is_signed(signed, request).await?;
         if is_signed {
             self.sender.alive(&signed.origin);
+            self.device_lists.alive(&signed.origin);
         }
         Ok(is_signed)
     }

@@ -119,6 +119,23 @@ fn a_server_that_is_gone_is_named_and_the_others_answer() {
 }
 
 #[test]
+fn a_server_that_does_not_answer_leaves_time_for_those_that_do() {
+    let [here, mut gone, there] = Home::federating();
+    let (alice, carol) = (here.register("alice"), there.register("carol"));
+    upload(&carol);
+    let bob = gone.register("bob");
+    share(&alice, &here, &bob);
+    let bob = bob.user_id.clone();
+    gone.stop();
+    let asked = json!({ "timeout": 2000, "device_keys": { &bob: [], &carol.user_id: [] } });
+    let answer = done(alice.post(&format!("{KEYS}/query"), asked));
+    let failures = answer["failures"].as_object().expect("one failed");
+    assert!(failures.keys().eq([gone.name().as_str()]), "{answer}");
+    let of_carol = &answer["device_keys"][&carol.user_id][&carol.device_id];
+    assert_eq!(*of_carol, identity(&carol));
+}
+
+#[test]
 fn a_signature_on_another_servers_user_is_shown_to_its_maker_and_must_be_on_the_users_key() {
     let [here, there] = Home::federating();
     let (alice, bob) = (here.register("alice"), there.register("bob"));
