@@ -168,18 +168,33 @@ impl Client {
         R: OutgoingRequest<PathBuilder = SinglePath>,
         R::Authentication: Signed,
     {
+        let (head, body) = self.answer(server, request, limits).await?.into_parts();
+        R::IncomingResponse::try_from_http_response(Response::from_parts(head, &*body))
+            .map_err(|error| Error::Nonsense(error.to_string()))
+    }
+
+    /// The same, for a good answer as it came.
+    pub async fn answer<R>(
+        &self,
+        server: &ServerName,
+        request: R,
+        limits: Limits,
+    ) -> Result<Response<Bytes>, Error>
+    where
+        R: OutgoingRequest<PathBuilder = SinglePath>,
+        R::Authentication: Signed,
+    {
         if !self.may_ask(server) {
             return Err(Error::NotAllowed);
         }
         let request = self.request(server, request)?;
         let _slot = self.0.slots.acquire().await;
         let answer = self.exchange(server, request, limits).await?;
-        let (head, body) = answer.into_parts();
-        if !head.status.is_success() {
-            return Err(refused(head.status, &body));
+        if answer.status().is_success() {
+            Ok(answer)
+        } else {
+            Err(refused(answer.status(), answer.body()))
         }
-        R::IncomingResponse::try_from_http_response(Response::from_parts(head, &*body))
-            .map_err(|error| Error::Nonsense(error.to_string()))
     }
 
     /// Asks `server` for what may be more than is to be in memory: the answer is in `file` then.

@@ -43,6 +43,14 @@ impl Error {
         }
     }
 
+    /// Whether the other server was not reached, or not in time: it would not be for another question.
+    pub fn is_away(&self) -> bool {
+        matches!(
+            self,
+            Self::NotAllowed | Self::Unresolvable | Self::Unreachable(_) | Self::TimedOut
+        )
+    }
+
     /// Whether the other server is there and answers for itself.
     pub fn is_alive(&self) -> bool {
         matches!(self, Self::Status(status, _) if status.is_client_error())

@@ -18,6 +18,7 @@ mod media;
 mod moment;
 mod outside;
 mod pace;
+mod patience;
 mod previews;
 mod profiles;
 pub mod receive;
@@ -50,6 +51,7 @@ use smol::{Executor, channel};
 use self::{
     ask::Asker,
     keys::{Keys, Query},
+    patience::Patience,
     receive::{Queues, RawPdu, Receiver, Taken},
     sender::Sender,
 };
@@ -141,9 +143,10 @@ impl Federation {
             keys: keys.clone(),
         };
         let receiver = Receiver::new(store.clone(), local.clone(), asker.clone());
+        let patience = Patience::new(store, clock);
         Ok(Self {
             executor: executor.clone(),
-            user_keys: UserKeys::new(&client, executor),
+            user_keys: UserKeys::new(&client, &patience, executor),
             sender: Sender::start((store, local), (&client, clock), executor)?,
             door: Door::new(
                 (store, local),
@@ -156,7 +159,7 @@ impl Federation {
             local: local.clone(),
             clock: clock.clone(),
             profiles: Profiles::new(&client, clock),
-            device_lists: DeviceLists::new(store, (&client, clock), executor),
+            device_lists: DeviceLists::new(store, (&client, clock), &patience, executor),
             spaces: Spaces::new(&client, clock),
             client,
             keys,
@@ -209,6 +212,7 @@ impl Federation {
         let is_signed = self.keys.is_signed(signed, request).await?;
         if is_signed {
             self.sender.alive(&signed.origin);
+            self.device_lists.alive(&signed.origin);
         }
         Ok(is_signed)
     }

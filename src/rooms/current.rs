@@ -334,6 +334,19 @@ pub fn sharing_rooms_within(
     Ok(Some(sharing))
 }
 
+/// Whether any local user is in a room with `user` of another server.
+pub fn shares_any_room(r: &impl Reader, user: &UserId) -> Result<bool, Error> {
+    let Some(server) = servers::num(r, user.server_name())? else {
+        return Ok(false);
+    };
+    for room in servers::rooms(r, server)? {
+        if membership(r, room, user)? == Membership::Join && has_joined(r, room)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Whether a local user is in a room with `other`.
 pub fn share_a_room(r: &impl Reader, one: UserNum, other: &UserId) -> Result<bool, Error> {
     for row in r

@@ -34,7 +34,7 @@ pub(super) fn all_have_left(tx: &Tx, room: RoomNum) -> Result<(), Error> {
 }
 
 fn outdate_stranger(tx: &Tx, num: UserNum, user: &UserId) -> Result<(), Error> {
-    if current::sharing_rooms_with(tx, user)?.is_empty() {
+    if !current::shares_any_room(tx, user)? {
         remote_devices::outdate(tx, num)?;
     }
     Ok(())

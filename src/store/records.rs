@@ -92,7 +92,7 @@ record! {
     RemoteList {
         /// What the user's server calls this version of it.
         stream_id: u64,
-        /// When it was fetched, in milliseconds since the epoch.
+        /// When it was fetched, in milliseconds since the epoch; 0 if it never was, but is wanted.
         fetched_ts: u64,
         /// Whether something has changed since that is not in it.
         is_stale: bool,

@@ -69,13 +69,21 @@ pub fn remote_changed(tx: &Tx, user: UserNum) -> Result<(), Error> {
     Ok(())
 }
 
+/// Where it was last noted that the list of `user` changed.
+///
+/// # Errors
+/// If the tables cannot be read.
+pub fn last_change(reader: &impl Reader, user: UserNum) -> Result<Option<Position>, Error> {
+    Ok(recent(reader, user)?.last().copied())
+}
+
 /// What other servers call the list of the local user `user` as it is: the position of the last change
 /// of a device, 0 if there was none.
 ///
 /// # Errors
 /// If the tables cannot be read.
 pub fn stream_id(reader: &impl Reader, user: UserNum) -> Result<Position, Error> {
-    let Some(last) = recent(reader, user)?.last().copied() else {
+    let Some(last) = last_change(reader, user)? else {
         return Ok(Position::MIN);
     };
     let change = reader.device_list_log()?.load(last)?;

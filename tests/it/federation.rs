@@ -5,6 +5,7 @@ mod devices;
 mod directory;
 mod join;
 mod keys;
+mod list_fetches;
 mod media;
 mod outage;
 mod profiles;

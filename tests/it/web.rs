@@ -44,8 +44,25 @@ impl Web {
         Self::serving(HashMap::from([(path, ((kind, Vec::new()), length))]))
     }
 
+    /// A server at `port` that makes up what is at a path when it is asked, one request after the other.
+    pub fn answering(port: u16, page: impl Fn(&str) -> Option<Vec<u8>> + Send + 'static) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", port)).expect("the port is free");
+        Self::on(listener, move |path| {
+            let content = page(path)?;
+            let length = content.len();
+            Some((("application/json", content), length))
+        })
+    }
+
     fn serving(pages: HashMap<&'static str, Announced>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        Self::on(listener, move |path| pages.get(path).cloned())
+    }
+
+    fn on(
+        listener: TcpListener,
+        page: impl Fn(&str) -> Option<Announced> + Send + 'static,
+    ) -> Self {
         let web = Self {
             port: listener.local_addr().expect("it has an address").port(),
             asked: Arc::default(),
@@ -64,9 +81,9 @@ impl Web {
                 }
                 asked.fetch_add(1, Ordering::Relaxed);
                 let path = head.split([' ', '?']).nth(1);
-                let page = path.and_then(|path| pages.get(path));
+                let page = path.and_then(&page);
                 // Who asks may have had enough.
-                let _ = answer(stream.get_mut(), page);
+                let _ = answer(stream.get_mut(), page.as_ref());
             }
         });
         web

@@ -1,17 +1,18 @@
 //! The keys of devices and users, and what users have signed of them (client-server API, "End-to-End
 //! Encryption").
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, time::Instant};
 
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedDeviceId, OwnedUserId,
-    api::client::keys::get_keys::v3::{Request, Response},
+    api::{
+        client::keys::get_keys::v3::{Request, Response},
+        federation::keys::get_keys as get_remote_keys,
+    },
     encryption::CrossSigningKey,
     serde::Raw,
 };
+use smol::future;
 
 use super::keys::{LONGEST, MOST, PATIENCE, by_place, failure, raw};
 use crate::{
@@ -33,6 +34,7 @@ type Asked = BTreeMap<OwnedUserId, Vec<OwnedDeviceId>>;
 
 /// `POST /_matrix/client/v3/keys/query`. Of users of other servers with whom somebody here shares a room
 /// it answers from the lists of their devices, also while their servers are away; others are asked for.
+/// A list that may be out of date is shown together with the failure of its server.
 pub async fn get_keys(api: Api, who: Session, request: Request) -> Result<Response, Error> {
     if request.device_keys.len() > MOST {
         return Err(Error::too_large("too many users at once"));
@@ -46,17 +48,29 @@ pub async fn get_keys(api: Api, who: Session, request: Request) -> Result<Respon
     let (of_local, mut remote) = by_place(&api, request.device_keys);
     let mut response = of_local_users(&api, viewer.clone(), of_local).await?;
     let lists = api.federation.device_lists();
-    let found = lists.of(remote.keys().cloned().collect(), left()).await?;
+    let (found, lacking) = lists.look_up(remote.keys().cloned().collect()).await?;
+    let mut of_strangers = remote.clone();
+    of_strangers.retain(|user, _| found.strangers.contains(user));
+    let (found, answers) = future::zip(
+        lists.fetch_lacking((found, lacking), left()),
+        api.federation.user_keys().query(of_strangers, left()),
+    )
+    .await;
+    let found = found?;
     for (user, list) in found.lists {
         let wanted = remote.remove(&user).unwrap_or_default();
         show_list(&api, &viewer, (user, list, &wanted), &mut response)?;
     }
-    for (server, error) in found.failures {
-        let failure = failure(&error);
-        response.failures.insert(server.to_string(), failure);
+    let mut failures = found.failures;
+    for (server, answer) in answers {
+        match answer {
+            Ok(answer) => show_answer(&api, &viewer, answer, &mut response)?,
+            Err(error) => drop(failures.insert(server, error)),
+        }
     }
-    remote.retain(|user, _| found.strangers.contains(user));
-    of_strangers(&api, &viewer, (remote, left()), &mut response).await?;
+    let failures = failures.into_iter();
+    let failures = failures.map(|(server, error)| (server.to_string(), failure(&error)));
+    response.failures.extend(failures);
     Ok(response)
 }
 
@@ -95,38 +109,19 @@ fn show_list(
     Ok(())
 }
 
-/// Asks the servers of users of whom no list is kept.
-async fn of_strangers(
+/// Shows what a server says of users of whom no list is kept.
+fn show_answer(
     api: &Api,
     viewer: &Signer,
-    (asked, time): (Asked, Duration),
+    answer: get_remote_keys::v1::Response,
     response: &mut Response,
 ) -> Result<(), Error> {
-    for (server, answer) in api.federation.user_keys().query(asked.clone(), time).await {
-        match answer {
-            Ok(answer) => {
-                let is_asked =
-                    |user: &OwnedUserId| user.server_name() == server && asked.contains_key(user);
-                let devices = answer.device_keys.into_iter();
-                let devices = devices.filter(|(user, _)| is_asked(user));
-                response.device_keys.extend(devices);
-                for (user, master) in answer.master_keys {
-                    if is_asked(&user) {
-                        let master = as_seen_by(api, viewer, &user, master)?;
-                        response.master_keys.insert(user, master);
-                    }
-                }
-                let signing = answer.self_signing_keys.into_iter();
-                let signing = signing.filter(|(user, _)| is_asked(user));
-                response.self_signing_keys.extend(signing);
-            }
-            Err(error) => drop(
-                response
-                    .failures
-                    .insert(server.to_string(), failure(&error)),
-            ),
-        }
+    response.device_keys.extend(answer.device_keys);
+    for (user, master) in answer.master_keys {
+        let master = as_seen_by(api, viewer, &user, master)?;
+        response.master_keys.insert(user, master);
     }
+    response.self_signing_keys.extend(answer.self_signing_keys);
     Ok(())
 }
 

@@ -114,15 +114,9 @@ pub async fn claim_keys(
     let time = request.timeout.unwrap_or(PATIENCE).min(LONGEST);
     let (of_local, remote) = by_place(&api, request.one_time_keys);
     let mut response = claim_keys::v3::Response::new(claim(&api, of_local).await?);
-    let asked = remote.clone();
     for (server, answer) in api.federation.user_keys().claim(remote, time).await {
         match answer {
-            Ok(answer) => {
-                let given = answer.one_time_keys.into_iter();
-                let given = given
-                    .filter(|(user, _)| user.server_name() == server && asked.contains_key(user));
-                response.one_time_keys.extend(given);
-            }
+            Ok(answer) => response.one_time_keys.extend(answer.one_time_keys),
             Err(error) => drop(
                 response
                     .failures

@@ -20,7 +20,7 @@
 mod destination;
 mod durable;
 mod edus;
-mod rest;
+pub mod rest;
 mod rows;
 
 use std::{

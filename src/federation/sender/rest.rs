@@ -15,6 +15,9 @@ use crate::{
 const FIRST: Duration = Duration::from_secs(2);
 const LONGEST: Duration = Duration::from_hours(1);
 
+/// The longest rest of a server that is asked nevertheless when somebody waits for its answer.
+const ASKED: Duration = Duration::from_mins(1);
+
 /// How long `server` rests, if it does.
 pub fn of(r: &impl Reader, server: ServerNum) -> Result<Option<Rest>, rooms::Error> {
     Ok(r.resting()?.load(server)?)
@@ -44,6 +47,11 @@ pub fn next(before: Option<&Rest>, now: u64, random: f64) -> Rest {
         lasts_ms: lasts,
         until_ts: now.saturating_add(lasts).saturating_add(ms(jitter)),
     }
+}
+
+/// Whether a server has failed for so long that nobody is to wait for it before this rest ends.
+pub fn is_long(rest: &Rest, now: u64) -> bool {
+    rest.lasts_ms > ms(ASKED) && !left(rest, now).is_zero()
 }
 
 /// Waits for the end of a rest, or until the server is `alive`; whether that is so. Who shows life
@@ -76,7 +84,7 @@ mod tests {
 
     use smol::channel;
 
-    use super::{FIRST, LONGEST, left, ms, next, wait};
+    use super::{ASKED, FIRST, LONGEST, is_long, left, ms, next, wait};
     use crate::{clock::Clock, store::records::Rest};
 
     const NOW: u64 = 1_000_000;
@@ -104,6 +112,18 @@ mod tests {
         let rest = next(None, NOW * 1000, 0.0);
         assert!(left(&rest, NOW) <= LONGEST + Duration::from_mins(1));
         assert_eq!(left(&rest, u64::MAX), Duration::ZERO);
+    }
+
+    #[test]
+    fn nobody_waits_for_a_server_that_has_failed_for_a_while_until_its_rest_has_ended() {
+        let (mut rest, mut now) = (next(None, NOW, 0.0), NOW);
+        while rest.lasts_ms <= ms(ASKED) {
+            assert!(!is_long(&rest, now));
+            now = rest.until_ts;
+            rest = next(Some(&rest), now, 0.0);
+        }
+        assert!(is_long(&rest, now));
+        assert!(!is_long(&rest, rest.until_ts));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{outage::join_via, to_device::tell};
 use crate::{
     home::{Home, Person},
-    keys::{device, upload_keys},
+    keys::{Identity, SIGNING, device, upload_keys},
     rooms::{done, leave, make_room, next, sync, sync_with},
 };
 
@@ -28,7 +28,7 @@ pub fn share(who: &Person<'_>, server: &Home, other: &Person<'_>) -> String {
 }
 
 /// Waits until a sync tells that the devices of `user` changed; where the next one goes on.
-fn hears(who: &Person<'_>, user: &str, mut since: String) -> String {
+pub fn hears(who: &Person<'_>, user: &str, mut since: String) -> String {
     for _ in 0..100 {
         let answer = sync_with(who, &[("since", &since), ("timeout", "10000")]);
         since = next(&answer).to_owned();
@@ -53,21 +53,31 @@ fn loses(who: &Person<'_>, user: &str, mut since: String) {
     panic!("{} does not lose {user}", who.user_id);
 }
 
-fn list(server: &Home, user: &str) -> Option<Devices> {
+/// What `server` keeps of the devices of `user`, fetched if need be.
+pub async fn fetched(server: &Home, user: &str) -> Option<Devices> {
     let user = UserId::parse(user).expect("a user id");
     let lists = server.federation().device_lists();
-    let found = server.run(lists.of(vec![user.clone()], Duration::from_secs(10)));
-    found.expect("the store works").lists.remove(&user)
+    let looked_up = lists.look_up(vec![user.clone()]).await;
+    let looked_up = looked_up.expect("the store works");
+    let found = lists.fetch_lacking(looked_up, Duration::from_secs(10));
+    found.await.expect("the store works").lists.remove(&user)
+}
+
+fn list(server: &Home, user: &str) -> Option<Devices> {
+    server.run(fetched(server, user))
 }
 
 /// What `server` keeps of the devices of `user`: their names by their ids.
 fn kept(server: &Home, user: &str) -> Option<Value> {
-    let devices = list(server, user)?.devices.into_iter();
-    Some(
-        devices
-            .map(|(id, device)| (id.to_string(), device.display_name))
-            .collect(),
-    )
+    list(server, user).map(names)
+}
+
+/// The names of devices by their ids.
+pub fn names(list: Devices) -> Value {
+    let devices = list.devices.into_iter();
+    devices
+        .map(|(id, device)| (id.to_string(), device.display_name))
+        .collect()
 }
 
 /// What the server of `user` calls the list as it is.
@@ -81,11 +91,16 @@ fn version(asks: &Home, user: &str) -> u64 {
 
 /// An update of a device that there is not.
 fn update(user: &str, device: &str, id: u64, before: u64) -> Value {
+    update_after(user, device, id, &[before])
+}
+
+/// The same with these updates before it.
+pub fn update_after(user: &str, device: &str, id: u64, before: &[u64]) -> Value {
     json!({
         "edu_type": "m.device_list_update",
         "content": {
             "user_id": user, "device_id": device, "device_display_name": device,
-            "stream_id": id, "prev_id": [before],
+            "stream_id": id, "prev_id": before,
             "keys": {
                 "user_id": user, "device_id": device, "algorithms": [],
                 "keys": {}, "signatures": {},
@@ -239,4 +254,128 @@ fn updates_of_others_than_the_servers_own_users_are_not_taken() {
     let answer = sync(&alice, Some(&since));
     assert_eq!(answer["device_lists"], Value::Null);
     assert_eq!(kept(&here, &bob.user_id), Some(json!({})));
+}
+
+/// What becomes of a list with the device `OLD`, which its server does not have, after an update. Each is
+/// made from the user's id and what the list's version is called.
+fn after(updates: &[&dyn Fn(&str, u64) -> Value]) -> Value {
+    let [here, there] = Home::federating();
+    let (alice, bob) = (here.register("alice"), there.register("bob"));
+    let user = &*bob.user_id;
+    share(&alice, &here, &bob);
+    assert_eq!(kept(&here, user), Some(json!({})));
+    let last = version(&here, user);
+    tell(&there, &here, "1", &[update(user, "OLD", last + 1, last)]);
+    assert_eq!(kept(&here, user), Some(json!({ "OLD": "OLD" })));
+    for (turn, update) in updates.iter().enumerate() {
+        let since = next(&sync(&alice, None)).to_owned();
+        let id = format!("turn {turn}");
+        tell(&there, &here, &id, &[update(user, last + 1)]);
+        hears(&alice, user, since);
+    }
+    kept(&here, user).expect("a room is shared")
+}
+
+#[test]
+fn an_update_with_none_before_it_begins_a_new_sequence_and_the_list_is_fetched() {
+    for id in [1, 0, u64::MAX >> 12] {
+        let first = |user: &str, _| update_after(user, "NEW", id, &[]);
+        assert_eq!(after(&[&first]), json!({}), "the update {id}");
+    }
+}
+
+#[test]
+fn a_server_that_counts_anew_is_followed_from_there() {
+    let anew = |user: &str, _| update(user, "NEW", 2, 1);
+    assert_eq!(after(&[&anew]), json!({}));
+    let of_the_same_id = |user: &str, last| update(user, "OTHER", last, last - 1);
+    assert_eq!(after(&[&of_the_same_id]), json!({}));
+}
+
+#[test]
+fn an_update_may_come_after_several_of_which_all_are_needed() {
+    let known = |user: &str, last| update_after(user, "NEW", last + 1, &[last - 1, last]);
+    let both = json!({ "OLD": "OLD", "NEW": "NEW" });
+    assert_eq!(after(&[&known]), both);
+    let lost = |user: &str, last| update_after(user, "NEW", last + 3, &[last, last + 2]);
+    assert_eq!(after(&[&lost]), json!({}));
+}
+
+#[test]
+fn a_device_that_was_deleted_elsewhere_goes_from_the_list() {
+    let new = |user: &str, last| update(user, "NEW", last + 1, last);
+    let deleted = |user: &str, last| {
+        let mut deleted = update(user, "OLD", last + 2, last + 1);
+        let content = deleted["content"].as_object_mut().expect("an object");
+        content.remove("keys");
+        content.insert("deleted".to_owned(), true.into());
+        deleted
+    };
+    assert_eq!(after(&[&new, &deleted]), json!({ "NEW": "NEW" }));
+}
+
+#[test]
+fn an_update_that_comes_again_changes_nothing() {
+    let [here, there] = Home::federating();
+    let (alice, bob) = (here.register("alice"), there.register("bob"));
+    let user = &*bob.user_id;
+    share(&alice, &here, &bob);
+    kept(&here, user);
+    let last = version(&here, user);
+    let [one, two] =
+        [("ONE", 1), ("TWO", 2)].map(|(device, id)| update(user, device, last + id, last + id - 1));
+    tell(&there, &here, "1", &[one.clone(), two.clone()]);
+    let since = next(&sync(&alice, None)).to_owned();
+    tell(&there, &here, "2", &[one, two]);
+    assert_eq!(sync(&alice, Some(&since))["device_lists"], Value::Null);
+    let both = json!({ "ONE": "ONE", "TWO": "TWO" });
+    assert_eq!(kept(&here, user), Some(both));
+}
+
+#[test]
+fn new_cross_signing_keys_are_told_and_taken_into_the_list() {
+    let [here, there] = Home::federating();
+    let (alice, bob) = (here.register("alice"), there.register("bob"));
+    share(&alice, &here, &bob);
+    let before = list(&here, &bob.user_id).expect("a room is shared");
+    assert!(before.master_key.is_none());
+    let since = next(&sync(&alice, None)).to_owned();
+    here.clock.advance(Duration::from_mins(1));
+    let identity = Identity::new();
+    done(bob.post(SIGNING, identity.keys(&bob.user_id)));
+    hears(&alice, &bob.user_id, since);
+    let list = list(&here, &bob.user_id).expect("a room is shared");
+    assert_eq!(list.fetched_ts, before.fetched_ts, "nothing was fetched");
+    let master = list
+        .master_key
+        .expect("it was told")
+        .json()
+        .get()
+        .to_owned();
+    assert!(master.contains(&identity.master.public()));
+    assert!(list.self_signing_key.is_some());
+}
+
+#[test]
+fn a_stale_list_is_fetched_when_its_server_shows_life_after_a_restart() {
+    let [mut here, there] = Home::federating();
+    let bob = there.register("bob");
+    let (token, since) = {
+        let alice = here.register("alice");
+        let room = share(&alice, &here, &bob);
+        assert_eq!(kept(&here, &bob.user_id), Some(json!({})));
+        leave(&alice, &room);
+        share(&alice, &here, &bob);
+        (alice.token.clone(), next(&sync(&alice, None)).to_owned())
+    };
+    here.restart();
+    let alice = here.with_token(&token);
+    let hears = || {
+        let told = sync(&alice, Some(&since))["device_lists"]["changed"].clone();
+        told.as_array()
+            .is_some_and(|changed| changed.contains(&json!(bob.user_id)))
+    };
+    // Any signed request shows that the server is there; right after the start that may be too early.
+    let mut requests = (0..1000).map(|_| version(&there, &alice.user_id));
+    assert!(requests.any(|_| hears()));
 }

@@ -1,5 +1,7 @@
 //! Keys of other servers' users, as clients get them.
 
+use std::sync::OnceLock;
+
 use serde_json::{Value, json};
 
 use super::device_lists::share;
@@ -7,10 +9,13 @@ use crate::{
     cross_signing::{Identity, SIGNATURES, SIGNING},
     home::{Home, Person},
     rooms::done,
+    web::Web,
 };
 
 const KEYS: &str = "/_matrix/client/v3/keys";
 const ALGORITHM: &str = "signed_curve25519";
+/// The name of the server that answers too much, once it has one.
+static NAME: OnceLock<String> = OnceLock::new();
 
 fn identity(who: &Person<'_>) -> Value {
     let id = &who.device_id;
@@ -116,6 +121,81 @@ fn a_server_that_is_gone_is_named_and_the_others_answer() {
     let answer = done(alice.post(&format!("{KEYS}/claim"), asked));
     assert!(answer["failures"][&gone]["errcode"].is_string(), "{answer}");
     assert_eq!(given(&answer, &alice), [format!("{ALGORITHM}:A")]);
+}
+
+#[test]
+fn a_server_that_does_not_answer_leaves_time_for_those_that_do() {
+    let [here, mut gone, there] = Home::federating();
+    let (alice, carol) = (here.register("alice"), there.register("carol"));
+    upload(&carol);
+    let bob = gone.register("bob");
+    share(&alice, &here, &bob);
+    let bob = bob.user_id.clone();
+    gone.stop();
+    let asked = json!({ "timeout": 2000, "device_keys": { &bob: [], &carol.user_id: [] } });
+    let answer = done(alice.post(&format!("{KEYS}/query"), asked));
+    let failures = answer["failures"].as_object().expect("one failed");
+    assert!(failures.keys().eq([gone.name().as_str()]), "{answer}");
+    let of_carol = &answer["device_keys"][&carol.user_id][&carol.device_id];
+    assert_eq!(*of_carol, identity(&carol));
+}
+
+#[test]
+fn of_what_a_server_answers_only_that_is_shown_which_it_was_asked_for() {
+    let [here] = Home::federating();
+    let alice = here.register("alice");
+    let server = Web::answering(0, |path| {
+        let name = NAME.get()?;
+        let (bob, eve) = (format!("@bob:{name}"), format!("@eve:{name}"));
+        let keys = |user: &str, device: &str| {
+            json!({
+                "user_id": user, "device_id": device, "algorithms": [], "keys": {},
+                "signatures": {},
+            })
+        };
+        let master = |user: &str| json!({ "user_id": user, "usage": ["master"], "keys": {} });
+        let devices = json!({
+            "PHONE": keys(&bob, "PHONE"), "OTHER": keys(&bob, "OTHER"),
+            "LAPTOP": keys(&bob, "ANOTHER"), "TABLET": keys(&eve, "TABLET"),
+        });
+        let key = json!({ "key": "aaaa", "signatures": {} });
+        let given = json!({
+            format!("{ALGORITHM}:A"): key, format!("{ALGORITHM}:B"): key, "other:C": key,
+        });
+        let answer = match path {
+            "/_matrix/federation/v1/user/keys/query" => json!({
+                "device_keys": { &bob: devices, &eve: { "PHONE": keys(&eve, "PHONE") } },
+                "master_keys": { &bob: master(&eve), &eve: master(&eve) },
+                "self_signing_keys": { &bob: master(&bob) },
+            }),
+            "/_matrix/federation/v1/user/keys/claim" => json!({
+                "one_time_keys": {
+                    &bob: { "PHONE": given, "OTHER": given, "LAPTOP": { "other:C": key } },
+                    &eve: { "PHONE": given },
+                },
+            }),
+            _ => return None,
+        };
+        Some(answer.to_string().into_bytes())
+    });
+    let name = NAME.get_or_init(|| server.name());
+    let bob = format!("@bob:{name}");
+    let asked = json!({ "device_keys": { &bob: ["PHONE", "LAPTOP", "TABLET"] } });
+    let answer = done(alice.post(&format!("{KEYS}/query"), asked));
+    let ids = |of: &Value| -> Vec<String> {
+        let of = of.as_object().into_iter().flatten();
+        of.map(|(id, _)| id.clone()).collect()
+    };
+    assert_eq!(ids(&answer["device_keys"]), [&*bob]);
+    assert_eq!(ids(&answer["device_keys"][&bob]), ["PHONE"]);
+    assert_eq!(answer["master_keys"], Value::Null);
+    assert_eq!(ids(&answer["self_signing_keys"]), [&*bob]);
+    let wanted = json!({ &bob: { "PHONE": ALGORITHM, "LAPTOP": ALGORITHM } });
+    let answer = done(alice.post(&format!("{KEYS}/claim"), json!({ "one_time_keys": wanted })));
+    assert_eq!(ids(&answer["one_time_keys"]), [&*bob]);
+    assert_eq!(ids(&answer["one_time_keys"][&bob]), ["PHONE"]);
+    let given = ids(&answer["one_time_keys"][&bob]["PHONE"]);
+    assert_eq!(given, [format!("{ALGORITHM}:A")]);
 }
 
 #[test]
