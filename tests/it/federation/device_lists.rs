@@ -8,8 +8,9 @@ use serde_json::{Value, json};
 
 use super::{outage::join_via, to_device::tell};
 use crate::{
+    cross_signing::{Identity, SIGNING},
     home::{Home, Person},
-    keys::{Identity, SIGNING, device, upload_keys},
+    keys::{device, upload_keys},
     rooms::{done, leave, make_room, next, sync, sync_with},
 };
 
