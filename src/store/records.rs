@@ -116,7 +116,8 @@ record! {
 record! {
     /// Something that waits to be fetched or sent.
     Letter {
-        /// Counts those that wait in the same row: two of them say how many are between.
+        /// Counts those that wait in the same row: two of them say how many are between. A long one
+        /// for a server counts as several.
         index: u64,
         /// What it says, as JSON.
         json: String,

@@ -30,6 +30,10 @@ pub const LONGEST: usize = 64 * 1024;
 const MOST_AT_ONCE: usize = 2 * 1024 * 1024;
 /// How many messages wait for a device, and how many EDUs for a server.
 const WAITING: u64 = 5000;
+/// How many bytes wait for a server: EDUs that are longer than most count as several.
+const WAITING_BYTES: u64 = 16 * 1024 * 1024;
+/// How many EDUs for a server that is given up are thrown away at once.
+const THROWN_AWAY: usize = 1000;
 /// How many messages of a server are remembered, so that each is delivered once.
 const REMEMBERED: u64 = 2000;
 /// How many messages one sync tells at the most, and of how many bytes.
@@ -230,6 +234,7 @@ pub fn post(
         log::warn!("too many messages wait for a server: one is left out");
         return Ok(());
     };
+    let index = index + json.len() as u64 / (WAITING_BYTES / WAITING);
     table.put((server, position), &Letter { index, json })?;
     drop(table);
     tx.effect(Effect::ServerAddressed(server));
@@ -272,6 +277,23 @@ pub fn posted(
 pub fn has_taken(tx: &Tx, server: ServerNum, upto: Position) -> Result<(), store::Error> {
     tx.to_server()?
         .remove_in((server, Position::MIN)..=(server, upto), |_, _| true)
+}
+
+/// Throws away some of what waits for `server`, which does not answer any more.
+///
+/// # Errors
+/// If the table cannot be written.
+pub fn give_up(tx: &Tx, server: ServerNum) -> Result<(), store::Error> {
+    let mut thrown_away = 0;
+    let range = (server, Position::MIN)..=(server, Position::MAX);
+    tx.to_server()?.remove_in(range, |_, _| {
+        thrown_away += 1;
+        thrown_away <= THROWN_AWAY
+    })?;
+    if thrown_away > 0 {
+        log::warn!("messages to devices of a server that is long gone are thrown away");
+    }
+    Ok(())
 }
 
 /// The servers for which something waits.
