@@ -7,6 +7,7 @@ mod join;
 mod keys;
 mod media;
 mod outage;
+mod peer;
 mod profiles;
 mod rest;
 mod restricted;

@@ -155,7 +155,7 @@ fn many_servers(tx: &Tx) -> Result<(), rooms::Error> {
         let server = server(tx, number)?;
         is_in_the_room(tx, server)?;
         let told = if number == MANY {
-            Position(1)
+            Position::MIN
         } else {
             position
         };
