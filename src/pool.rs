@@ -121,7 +121,17 @@ impl Pool {
     ) -> Result<Done, Error> {
         let lane = &self.lanes[kind as usize];
         let _waiting = Waiting::enter(&lane.waiting, kind.waiting()).ok_or(Error)?;
-        let slot = lane.slots.acquire().await;
+        Ok(self.run_whenever(kind, work).await)
+    }
+
+    /// The same, however many are waiting: for the server's own tasks, which have nobody whom they could
+    /// refuse. Each of them sees to it that only a few of its pieces wait.
+    pub async fn run_whenever<T: Send + 'static>(
+        &self,
+        kind: Kind,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> T {
+        let slot = self.lanes[kind as usize].slots.acquire().await;
         let thread = self.all.acquire().await;
         // A guard that borrows cannot go to the other thread, so the permits are given back by a
         // value that owns the pool.
@@ -131,11 +141,11 @@ impl Pool {
             pool: self.clone(),
             kind,
         };
-        Ok(smol::unblock(move || {
+        smol::unblock(move || {
             let _permit = permit;
             work()
         })
-        .await)
+        .await
     }
 }
 
@@ -262,11 +272,15 @@ mod tests {
             assert!(pool.run(Kind::Password, || ()).await.is_err());
             // Another kind does not suffer.
             pool.run(Kind::Scan, || ()).await.unwrap();
+            // Who must not be refused waits with them.
+            let mut patient = Box::pin(pool.run_whenever(Kind::Password, || ()));
+            assert!(poll_once(&mut patient).await.is_none());
             drop(end);
             first.await.unwrap();
             for next in waiting {
                 next.await.unwrap();
             }
+            patient.await;
             pool.run(Kind::Password, || ()).await.unwrap();
         });
     }

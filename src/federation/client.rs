@@ -260,9 +260,9 @@ impl Client {
         R: OutgoingRequest<PathBuilder = SinglePath>,
         R::Authentication: Signed,
     {
-        let nonsense = |error: &dyn fmt::Display| Error::Nonsense(error.to_string());
+        let unsendable = |error: &dyn fmt::Display| Error::Unsendable(error.to_string());
         let request = request.try_into_http_request_inner("", ());
-        let (mut head, body) = request.map_err(|error| nonsense(&error))?.into_parts();
+        let (mut head, body) = request.map_err(|error| unsendable(&error))?.into_parts();
         if let Some(content_type) = body.content_type() {
             head.headers
                 .entry(header::CONTENT_TYPE)
@@ -270,11 +270,11 @@ impl Client {
         }
         let body: Vec<u8> = body
             .try_into_buf()
-            .map_err(|error| nonsense(&error.into()))?;
+            .map_err(|error| unsendable(&error.into()))?;
         let mut request = Request::from_parts(head, Bytes::from(body));
         if R::Authentication::SIGNED {
             let signature = self.signature(server, &request);
-            let signature = signature.map_err(|error| nonsense(&error))?;
+            let signature = signature.map_err(|error| unsendable(&error))?;
             request
                 .headers_mut()
                 .insert(header::AUTHORIZATION, signature);

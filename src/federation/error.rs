@@ -24,6 +24,9 @@ pub enum Error {
     /// The answer cannot be put on this server's disk.
     #[error("this server cannot store the answer: {0}")]
     Disk(String),
+    /// What it was to get cannot be written as a request: it has heard nothing.
+    #[error("this server cannot put the request together: {0}")]
+    Unsendable(String),
     /// Its answer is not what the specification says, or is too large.
     #[error("the other server answers nonsense: {0}")]
     Nonsense(String),

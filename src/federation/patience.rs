@@ -85,7 +85,7 @@ mod tests {
                     return rest::end(tx, server);
                 };
                 let until_ts = now + lasts_ms;
-                rest::put(tx, server, &Rest { lasts_ms, until_ts })
+                rest::put(tx, server, &Rest { lasts_ms, until_ts }, now)
             };
             let noted = executor.run(store.write::<_, rooms::Error, _>(job));
             smol::block_on(noted).unwrap();

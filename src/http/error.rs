@@ -281,9 +281,11 @@ fn of_peer(error: federation::Error) -> Response<Answer> {
             log::error!("{message}");
             fault()
         }
-        Error::Unresolvable | Error::Unreachable(_) | Error::Status(..) | Error::Nonsense(_) => {
-            standard(StatusCode::BAD_GATEWAY, ErrorKind::Unknown, message)
-        }
+        Error::Unresolvable
+        | Error::Unreachable(_)
+        | Error::Status(..)
+        | Error::Unsendable(_)
+        | Error::Nonsense(_) => standard(StatusCode::BAD_GATEWAY, ErrorKind::Unknown, message),
     }
 }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use ruma::{OwnedRoomId, UserId, events::room::member::MembershipState};
 use serde::Deserialize;
 
-use super::{Error, Local, event, servers, state, strangers};
+use super::{Error, Local, event, newcomers, servers, state, strangers};
 use crate::store::{
     Effect, EventNum, NodeNum, Place, Position, Reader, Records, RoomNum, Rows, StateKeyNum, Tx,
     UserNum,
@@ -139,6 +139,9 @@ fn member_changed(
     }
     if local.has(user) {
         local_member_changed(tx, room, user, is, (after, position))?;
+        if was != Membership::Join && is == Membership::Join {
+            newcomers::has_joined(tx, room, user)?;
+        }
         if was == Membership::Join && !has_joined(tx, room)? {
             strangers::all_have_left(tx, room)?;
         }

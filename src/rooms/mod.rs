@@ -35,6 +35,7 @@ pub mod memberships;
 pub mod messages;
 pub mod moderation;
 pub mod moment;
+mod newcomers;
 pub mod notify;
 pub mod outgoing;
 pub mod outlier;

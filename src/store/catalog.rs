@@ -215,6 +215,9 @@ tables! {
     behind: ServerNum => Position, version 1;
     /// Servers that did not answer → until when they are left alone.
     resting: ServerNum => Packed<Rest>, version 1;
+    /// Servers that did not answer → since when none of their answers came, in milliseconds since the
+    /// epoch.
+    silent: ServerNum => u64, version 1;
     /// (room, other server) → how many of its users are joined.
     room_servers: (RoomNum, ServerNum) => u32, version 1;
     /// (other server, room): the rooms that it has users in.

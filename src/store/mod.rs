@@ -229,15 +229,27 @@ impl Store {
         E: From<crate::pool::Error> + Send + 'static,
     {
         let snapshot = self.current().clone();
-        self.inner
-            .pool
-            .run(Kind::Scan, move || {
-                let start = std::time::Instant::now();
-                let result = scan(&snapshot);
-                log::trace!("scan {name}: {:?}", start.elapsed());
-                result
-            })
-            .await?
+        let run = move || timed(name, || scan(&snapshot));
+        self.inner.pool.run(Kind::Scan, run).await?
+    }
+
+    /// Like [`scan`](Self::scan), for a task of the server's own: it waits for its turn, however many
+    /// others do, and reads what is published when it comes.
+    ///
+    /// # Errors
+    /// What `scan` returns.
+    pub async fn scan_whenever<T, E, F>(&self, name: &'static str, scan: F) -> Result<T, E>
+    where
+        F: FnOnce(&Snapshot) -> Result<T, E> + Send + 'static,
+        T: Send + 'static,
+        E: Send + 'static,
+    {
+        let store = self.clone();
+        let run = move || {
+            let snapshot = store.current().clone();
+            timed(name, || scan(&snapshot))
+        };
+        self.inner.pool.run_whenever(Kind::Scan, run).await
     }
 
     /// Commits what is queued, refuses everything after, and closes the file. Waits for the
@@ -266,6 +278,14 @@ impl Store {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Scans, and logs how long that takes.
+fn timed<T>(name: &str, scan: impl FnOnce() -> T) -> T {
+    let start = std::time::Instant::now();
+    let result = scan();
+    log::trace!("scan {name}: {:?}", start.elapsed());
+    result
 }
 
 /// A store whose writer is still busy opening the database.

@@ -34,6 +34,18 @@ pub fn device_changed(tx: &Tx, user: UserNum, device: &DeviceId) -> Result<(), E
     note(tx, user, WhatChanged::Device(device.to_string()))
 }
 
+/// Notes the last change of a device of the local user `user` once more, for those to whom the user was
+/// nobody when it happened.
+///
+/// # Errors
+/// If the tables cannot be written.
+pub fn told_again(tx: &Tx, user: UserNum) -> Result<(), Error> {
+    match last_of_device(tx, user)? {
+        Some((_, change)) => note(tx, user, change.what),
+        None => Ok(()),
+    }
+}
+
 fn note(tx: &Tx, user: UserNum, what: WhatChanged) -> Result<(), Error> {
     let position = tx.next_position()?;
     let before = stream_id(tx, user)?;
@@ -127,9 +139,49 @@ pub fn has_changes(reader: &impl Reader, after: Position, upto: Position) -> Res
     Ok(first.is_some() || remote.range(span)?.next().transpose()?.is_some())
 }
 
+/// Whether changes of the list of `user` after `after` may not be kept any more.
+///
+/// # Errors
+/// If the table cannot be read.
+pub fn is_cut_after(reader: &impl Reader, user: UserNum, after: Position) -> Result<bool, Error> {
+    let recent = recent(reader, user)?;
+    Ok(recent.len() >= KEPT && recent.first().is_some_and(|first| *first > after))
+}
+
+/// The last change of a device of the local user `user`, if it is kept.
+///
+/// # Errors
+/// If the tables cannot be read.
+pub fn last_of_device(
+    reader: &impl Reader,
+    user: UserNum,
+) -> Result<Option<(Position, ListChange)>, Error> {
+    let position = stream_id(reader, user)?;
+    let change = reader.device_list_log()?.load(position)?;
+    Ok(change.map(|change| (position, change)))
+}
+
 fn recent(reader: &impl Reader, user: UserNum) -> Result<Vec<Position>, Error> {
     let list = reader.device_lists()?.load(user)?;
     Ok(list.map_or_else(Vec::new, |list| list.recent))
+}
+
+/// The first `most` changes of local users' lists after `after`, oldest first.
+///
+/// # Errors
+/// If the table cannot be read.
+pub fn changes_after(
+    reader: &impl Reader,
+    after: Position,
+    most: usize,
+) -> Result<Vec<(Position, ListChange)>, Error> {
+    let log = reader.device_list_log()?;
+    let rows = log.range(Position(after.0 + 1)..)?.take(most);
+    rows.map(|row| {
+        let (position, change) = row?;
+        Ok((position.value(), change.value().unpack()?))
+    })
+    .collect()
 }
 
 /// The changes of local users' lists after `after`, up to and including `upto`, oldest first.

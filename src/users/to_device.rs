@@ -36,6 +36,8 @@ const MOST_AT_ONCE: usize = 2 * 1024 * 1024;
 const WAITING: u64 = 5000;
 /// One unit of that, in bytes. No message counts as less.
 const UNIT: usize = 4 * 1024;
+/// How many EDUs for a server that is given up are thrown away at once.
+const THROWN_AWAY: usize = 1000;
 /// How many messages of a server are remembered, so that each is delivered once.
 const REMEMBERED: u64 = 2000;
 /// How many messages one sync tells at the most, and of how many bytes.
@@ -363,6 +365,23 @@ pub fn posted(
 pub fn has_taken(tx: &Tx, server: ServerNum, upto: Position) -> Result<(), store::Error> {
     tx.to_server()?
         .remove_in((server, Position::MIN)..=(server, upto), |_, _| true)
+}
+
+/// Throws away some of what waits for `server`, which does not answer any more.
+///
+/// # Errors
+/// If the table cannot be written.
+pub fn give_up(tx: &Tx, server: ServerNum) -> Result<(), store::Error> {
+    let mut thrown_away = 0;
+    let range = (server, Position::MIN)..=(server, Position::MAX);
+    tx.to_server()?.remove_in(range, |_, _| {
+        thrown_away += 1;
+        thrown_away <= THROWN_AWAY
+    })?;
+    if thrown_away > 0 {
+        log::warn!("messages to devices of a server that is long gone are thrown away");
+    }
+    Ok(())
 }
 
 /// The servers for which something waits.

@@ -8,6 +8,7 @@ mod keys;
 mod list_fetches;
 mod media;
 mod outage;
+mod peer;
 mod profiles;
 mod rest;
 mod restricted;

@@ -116,7 +116,8 @@ fn answer(to: &mut impl Write, page: Option<&Announced>) -> std::io::Result<()> 
     to.flush()
 }
 
-fn config() -> Arc<ServerConfig> {
+/// How it proves that it is `localhost`.
+pub fn config() -> Arc<ServerConfig> {
     let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/src/http/tests");
     let certificate = CertificateDer::from_pem_file(format!("{directory}/localhost.pem"));
     let key = PrivateKeyDer::from_pem_file(format!("{directory}/localhost.key.pem"));

@@ -36,26 +36,39 @@ const LONGEST_ID: usize = 255;
 const PRESENCES: usize = 200;
 const RECEIPTS: usize = 500;
 
-/// Takes what `origin` tells.
-pub(super) async fn take(api: &Api, origin: &ServerName, edus: Vec<Raw<Edu>>) -> Result<(), Error> {
-    let (mut messages, mut updates) = (Vec::new(), Vec::new());
+/// What `origin` tells: the messages to devices, and the rest.
+pub(super) fn read(
+    origin: &ServerName,
+    edus: Vec<Raw<Edu>>,
+) -> (Vec<DirectDeviceContent>, Vec<Edu>) {
+    let (mut messages, mut others) = (Vec::new(), Vec::new());
     for edu in edus {
         match edu.deserialize() {
             Ok(Edu::DirectToDevice(content)) if is_proper(origin, &content) => {
                 messages.push(content);
             }
-            Ok(Edu::DeviceListUpdate(update)) => updates.push(DeviceUpdate::Device(update)),
-            Ok(Edu::SigningKeyUpdate(update)) => updates.push(DeviceUpdate::Keys(update)),
-            Ok(Edu::Typing(typing)) => typing_changed(api, origin, typing).await?,
-            Ok(Edu::Receipt(content)) => read(api, origin, content)?,
-            Ok(Edu::Presence(content)) => present(api, origin, content).await?,
-            Ok(_) => {}
+            Ok(edu) => others.push(edu),
             Err(error) => log::debug!("{origin} sends a broken EDU: {error}"),
         }
     }
+    (messages, others)
+}
+
+/// Takes what `origin` tells beside messages to devices.
+pub(super) async fn take(api: &Api, origin: &ServerName, edus: Vec<Edu>) -> Result<(), Error> {
+    let mut updates = Vec::new();
+    for edu in edus {
+        match edu {
+            Edu::DeviceListUpdate(update) => updates.push(DeviceUpdate::Device(update)),
+            Edu::SigningKeyUpdate(update) => updates.push(DeviceUpdate::Keys(update)),
+            Edu::Typing(typing) => typing_changed(api, origin, typing).await?,
+            Edu::Receipt(content) => have_read(api, origin, content)?,
+            Edu::Presence(content) => present(api, origin, content).await?,
+            _ => {}
+        }
+    }
     updates.retain(|update| update.user().server_name() == origin);
-    api.federation.device_lists().follow(updates).await?;
-    deliver(api, origin, messages).await
+    Ok(api.federation.device_lists().follow(updates).await?)
 }
 
 /// Whether a message to devices is `origin`'s to send, and not too long.
@@ -69,7 +82,7 @@ fn is_proper(origin: &ServerName, content: &DirectDeviceContent) -> bool {
 
 /// Leaves messages to the devices of this server, each once however often it comes (server-server API,
 /// "Send-to-device messaging").
-async fn deliver(
+pub(super) async fn deliver(
     api: &Api,
     origin: &ServerName,
     messages: Vec<DirectDeviceContent>,
@@ -107,7 +120,7 @@ async fn typing_changed(
     Ok(())
 }
 
-fn read(api: &Api, origin: &ServerName, content: ReceiptContent) -> Result<(), Error> {
+fn have_read(api: &Api, origin: &ServerName, content: ReceiptContent) -> Result<(), Error> {
     let mut moves = Vec::new();
     let receipts = content.receipts.into_iter().flat_map(|(room, receipts)| {
         let of_users = receipts.read.into_iter();

@@ -2,6 +2,7 @@
 
 use ruma::api::federation::transactions::send_transaction_message;
 
+use super::edu;
 use crate::api::{Api, Error, Origin};
 
 /// How many events and how many ephemeral messages a transaction may have.
@@ -25,7 +26,11 @@ pub async fn send_transaction_message(
             "a transaction has at most 50 PDUs and 100 EDUs",
         ));
     }
+    let (messages, others) = edu::read(&who.server, request.edus);
+    // They wait for nothing that the events may need from elsewhere. Whether the others concern anybody
+    // depends on who joins by the events.
+    edu::deliver(&api, &who.server, messages).await?;
     let results = api.federation.receive(&who.server, request.pdus).await;
-    super::edu::take(&api, &who.server, request.edus).await?;
+    edu::take(&api, &who.server, others).await?;
     Ok(send_transaction_message::v1::Response::new(results))
 }

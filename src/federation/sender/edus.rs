@@ -95,10 +95,10 @@ impl Edus {
         }
     }
 
-    /// Takes out what one transaction can have that has `others` already.
-    pub fn take(&mut self, others: usize) -> Vec<Edu> {
+    /// Takes out `most` messages at the most.
+    pub fn take(&mut self, most: usize) -> Vec<Edu> {
         let mut edus = Vec::new();
-        while others + edus.len() < EDUS
+        while edus.len() < most
             && let Some(edu) = self.next()
         {
             edus.push(edu);
@@ -157,7 +157,7 @@ mod tests {
     };
     use serde_json::{Value, json};
 
-    use super::{Edus, Happening, IN_ONE, WAITING};
+    use super::{EDUS, Edus, Happening, IN_ONE, WAITING};
 
     fn read(user: &str, thread: ReceiptThread, event: &str) -> Happening {
         Happening::Read {
@@ -198,8 +198,8 @@ mod tests {
                 "@a:here": receipt("$2"), "@b:here": receipt("$1"),
             } } } },
         ]);
-        assert_eq!(json_of(&edus.take(0)), expected);
-        assert!(edus.take(0).is_empty());
+        assert_eq!(json_of(&edus.take(EDUS)), expected);
+        assert!(edus.take(EDUS).is_empty());
     }
 
     #[test]
@@ -211,7 +211,7 @@ mod tests {
             ReceiptThread::Thread("$t".try_into().unwrap()),
             "$2",
         ));
-        let told = json_of(&edus.take(0));
+        let told = json_of(&edus.take(EDUS));
         let of = |index: usize| &told[index]["content"]["!r:here"]["m.read"]["@a:here"];
         assert_eq!(of(0)["data"]["thread_id"], "$t");
         assert_eq!(of(1)["data"]["thread_id"], "main");
@@ -221,9 +221,9 @@ mod tests {
     fn what_waits_has_an_end() {
         let mut edus = Edus::default();
         (0..2 * WAITING).for_each(|n| edus.put(presence(n)));
-        let told = edus.take(0);
+        let told = edus.take(EDUS);
         assert_eq!(told.len(), WAITING / IN_ONE);
-        assert!(edus.take(0).is_empty());
+        assert!(edus.take(EDUS).is_empty());
     }
 
     #[test]
@@ -231,10 +231,10 @@ mod tests {
         let mut edus = Edus::default();
         edus.put(read("@a:here", ReceiptThread::Unthreaded, "$1"));
         edus.put(read("@b:here", ReceiptThread::Unthreaded, "$1"));
-        let (receipts, _) = (edus.receipts(), edus.take(0));
+        let (receipts, _) = (edus.receipts(), edus.take(EDUS));
         edus.put(read("@a:here", ReceiptThread::Unthreaded, "$2"));
         edus.put_back(receipts);
-        let told = json_of(&edus.take(0));
+        let told = json_of(&edus.take(EDUS));
         let read = &told[0]["content"]["!r:here"]["m.read"];
         assert_eq!(read["@a:here"]["event_ids"], json!(["$2"]));
         assert_eq!(read["@b:here"]["event_ids"], json!(["$1"]));

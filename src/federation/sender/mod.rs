@@ -12,11 +12,15 @@
 //! Messages to devices wait in the table `to_server` and go into whatever transaction is next, ahead
 //! of typing, receipts and presence, which are in memory only.
 //!
+//! Who is to hear of changes of devices is found from `told_lists` at a start, and when the store was
+//! opened again (`addressing.rs`).
+//!
 //! After a start every server in a room with users of this one is sent a transaction, an empty one if
 //! need be: who had given up on this one hears that it is back.
 //!
 //! Source: server-server API, "Transactions".
 
+mod addressing;
 mod destination;
 mod durable;
 mod edus;
@@ -24,7 +28,7 @@ pub mod rest;
 mod rows;
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{HashMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -36,18 +40,25 @@ use ruma::{ServerName, api::federation::transactions::edu::Edu};
 use smol::{
     Executor, Task,
     channel::{self, Receiver, Sender as Channel},
+    lock::Semaphore,
 };
 
 pub use self::edus::Happening;
-use self::{destination::work, durable::Durable, edus::Edus};
+use self::{
+    addressing::Unheard,
+    destination::work,
+    durable::Durable,
+    edus::{EDUS, Edus},
+};
 use super::Client;
 use crate::{
     clock::Clock,
     rooms::{self, Local, servers},
-    store::{self, Effect, EventNum, Position, ServerNum, Store, Tx, UserNum, records::Rest},
-    users::{self, to_device},
+    store::{self, Effect, EventNum, Position, ServerNum, Snapshot, Store, Tx, records::Rest},
 };
 
+/// How many events a transaction has at the most.
+const PDUS: usize = 50;
 /// How many rows of `outgoing` are read at once.
 const ROWS: usize = 100;
 /// How many events wait in memory for one server; one that has more to get is behind.
@@ -68,6 +79,10 @@ struct Parts {
     clock: Clock,
     executor: Arc<Executor<'static>>,
     wake: Channel<()>,
+    /// Says that somebody is to be addressed.
+    unheard: Channel<()>,
+    /// One scan at a time, of all servers: clients are to find a slot of the pool free.
+    scans: Semaphore,
     /// Names this start's transactions.
     start: u64,
     transactions: AtomicU64,
@@ -80,6 +95,8 @@ struct State {
     handed: Position,
     destinations: HashMap<ServerNum, Destination>,
     noted: Option<(Position, Instant)>,
+    /// Of what servers may not have heard.
+    unheard: Unheard,
 }
 
 /// A server that has something to get.
@@ -92,6 +109,8 @@ struct Destination {
     edus: Edus,
     /// Whether it did not take the last transaction.
     fails: bool,
+    /// Whether it waits because something went wrong here.
+    is_stuck: bool,
     /// Whether it is to hear that this server is back, if there is nothing else to say.
     greets: bool,
     /// Says that it is there.
@@ -117,6 +136,7 @@ impl Sender {
         executor: &Arc<Executor<'static>>,
     ) -> Result<Self, rooms::Error> {
         let (wake, woken) = channel::bounded(1);
+        let (unheard, is_unheard) = channel::bounded(1);
         let sender = Self(Arc::new(Parts {
             store: store.clone(),
             local: local.clone(),
@@ -124,6 +144,8 @@ impl Sender {
             clock: clock.clone(),
             executor: executor.clone(),
             wake,
+            unheard,
+            scans: Semaphore::new(1),
             start: rand::random(),
             transactions: AtomicU64::new(0),
             state: Mutex::default(),
@@ -146,13 +168,15 @@ impl Sender {
             destination.greets = true;
         }
         drop(state);
-        let addressed = store.read(to_device::addressed_servers);
-        for server in addressed.map_err(rooms::Error::from)? {
-            sender.address(server);
-        }
-        let (weak, task) = (Arc::downgrade(&sender.0), woken);
+        let weak = Arc::downgrade(&sender.0);
+        let addressing = executor.spawn(async move {
+            addressing::work(&weak, &is_unheard).await;
+        });
+        addressing.detach();
+        sender.look_at_all();
+        let weak = Arc::downgrade(&sender.0);
         let handing = executor.spawn(async move {
-            hand_out(&weak, &task).await;
+            hand_out(&weak, &woken).await;
         });
         handing.detach();
         sender.wake();
@@ -162,52 +186,46 @@ impl Sender {
     /// To be told of every effect.
     pub fn apply(&self, effect: &Effect) {
         match effect {
-            Effect::Outgoing | Effect::Reopened => self.wake(),
+            Effect::Outgoing => self.wake(),
             Effect::ServerAddressed(server) => self.address(*server),
-            Effect::DeviceListChanged(user, _) => self.address_servers_of(*user),
+            Effect::DeviceListChanged(user, _) => self.list_changed(*user),
+            Effect::Reopened => self.start_over(),
             _ => {}
         }
     }
 
-    /// Something that lasts waits for `server`.
-    fn address(&self, server: ServerNum) {
-        match self.0.store.read(|s| servers::name(s, server)) {
-            Ok(name) if self.0.client.may_ask(&name) => {
-                let new = || self.destination(server, None);
-                self.lock().destinations.entry(server).or_insert_with(new);
+    /// The store may have what nobody was told of, and those that failed at it may go on.
+    fn start_over(&self) {
+        self.wake();
+        self.look_at_all();
+        for destination in self.lock().destinations.values_mut() {
+            if std::mem::take(&mut destination.is_stuck) {
+                let _ = destination.alive.try_send(());
             }
-            Ok(_) => {}
-            Err(error) => log::error!("a server has to wait for its messages: {error}"),
         }
     }
 
-    /// The servers that `user` shares rooms with are to hear of a change of the user's devices, if it is
-    /// a user of this one.
-    fn address_servers_of(&self, user: UserNum) {
-        let sender = self.clone();
-        let address = async move {
-            let local = sender.0.local.clone();
-            let scan = move |s: &_| {
-                let user_id = users::id_of(s, user)?;
-                if local.has(&user_id) {
-                    servers::sharing_rooms(s, user)
-                } else {
-                    Ok(BTreeSet::new())
-                }
-            };
-            match sender.0.store.scan("who hears of a device", scan).await {
-                Ok(servers) => servers
-                    .into_iter()
-                    .for_each(|server| sender.address(server)),
-                Err(error) => log::error!("other servers do not hear of a device: {error}"),
+    /// What `server` is to get next of what lasts, `most` messages or one more.
+    async fn durable(&self, server: ServerNum, most: usize) -> Result<Durable, rooms::Error> {
+        loop {
+            let durable = self.0.store.read(|s| Durable::next(s, server, most))?;
+            if !durable.edus.is_empty() || !durable.is_to_be_noted() {
+                return Ok(durable);
             }
-        };
-        self.0.executor.spawn(address).detach();
+            // Nothing of what was looked at is for it.
+            let job = move |tx: &Tx| durable.taken(tx, server);
+            self.0.store.write(job).await?;
+        }
     }
 
-    /// What `server` is to get next of what lasts.
-    fn durable(&self, server: ServerNum) -> Result<Durable, rooms::Error> {
-        self.0.store.read(|s| Durable::next(s, server))
+    /// Reads what grows, however busy the pool is.
+    async fn scan<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        scan: impl FnOnce(&Snapshot) -> Result<T, rooms::Error> + Send + 'static,
+    ) -> Result<T, rooms::Error> {
+        let _turn = self.0.scans.acquire().await;
+        self.0.store.scan_whenever(name, scan).await
     }
 
     fn wake(&self) {
@@ -237,8 +255,8 @@ impl Sender {
         })
     }
 
-    fn note_rest(&self, server: ServerNum, rest: Rest) {
-        self.write_soon(move |tx: &Tx| rest::put(tx, server, &rest));
+    fn note_rest(&self, server: ServerNum, rest: Rest, now: u64) {
+        self.write_soon(move |tx: &Tx| rest::put(tx, server, &rest, now));
     }
 
     fn end_rest(&self, server: ServerNum) {
@@ -273,6 +291,7 @@ impl Sender {
             behind,
             edus: Edus::default(),
             fails: false,
+            is_stuck: false,
             greets: false,
             alive,
             task,
@@ -297,16 +316,19 @@ impl Sender {
         Ok(())
     }
 
-    /// What `server` gets next beside so much that is `durable`. If that is nothing, its task is about to end, and the next event makes
-    /// a new one.
+    /// What `server` gets next beside so much that is `durable`, `most` of everything together. If that is
+    /// nothing, its task is about to end, and the next event makes a new one.
     fn next(&self, server: ServerNum, most: usize, durable: usize) -> Next {
         let mut state = self.lock();
         let Some(destination) = state.destinations.get_mut(&server) else {
             return Next::default();
         };
-        let events: Vec<_> = destination.waiting.iter().take(most).copied().collect();
+        let room = most.saturating_sub(durable);
+        let events = destination.waiting.iter().take(room.min(PDUS));
+        let events: Vec<_> = events.copied().collect();
         let receipts = destination.edus.receipts();
-        let edus = destination.edus.take(durable);
+        let room = (room - events.len()).min(EDUS.saturating_sub(durable));
+        let edus = destination.edus.take(room);
         let greets = std::mem::take(&mut destination.greets);
         if events.is_empty()
             && edus.is_empty()
@@ -324,6 +346,13 @@ impl Sender {
         }
     }
 
+    /// Notes that the task of `server` cannot go on.
+    fn is_stuck(&self, server: ServerNum) {
+        if let Some(destination) = self.lock().destinations.get_mut(&server) {
+            destination.is_stuck = true;
+        }
+    }
+
     /// Notes whether `server` has taken `next`.
     fn taken(&self, server: ServerNum, taken: bool, next: Next) {
         let mut state = self.lock();
@@ -331,6 +360,7 @@ impl Sender {
             return;
         };
         destination.fails = !taken;
+        destination.is_stuck = false;
         if taken {
             let last = next.events.last().map(|(position, _)| *position);
             let waiting = &mut destination.waiting;
@@ -453,3 +483,6 @@ async fn hand_out(sender: &std::sync::Weak<Parts>, woken: &Receiver<()>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

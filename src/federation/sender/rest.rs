@@ -9,6 +9,7 @@ use crate::{
     clock::Clock,
     rooms,
     store::{Reader, Records, Rows, ServerNum, Tx, records::Rest},
+    users::to_device,
 };
 
 /// How long it rests at first, and at the most.
@@ -17,15 +18,28 @@ const LONGEST: Duration = Duration::from_hours(1);
 
 /// The longest rest of a server that is asked nevertheless when somebody waits for its answer.
 const ASKED: Duration = Duration::from_mins(1);
+/// For how long a server is silent before messages to its users' devices do not wait for it any more.
+const GIVEN_UP: Duration = Duration::from_hours(30 * 24);
 
 /// How long `server` rests, if it does.
 pub fn of(r: &impl Reader, server: ServerNum) -> Result<Option<Rest>, rooms::Error> {
     Ok(r.resting()?.load(server)?)
 }
 
-/// Notes that `server` rests.
-pub fn put(tx: &Tx, server: ServerNum, rest: &Rest) -> Result<(), rooms::Error> {
-    Ok(tx.resting()?.put(server, rest)?)
+/// Notes at `now` that `server` rests. What waits for one that has been silent for too long is thrown
+/// away, some of it each time.
+pub fn put(tx: &Tx, server: ServerNum, rest: &Rest, now: u64) -> Result<(), rooms::Error> {
+    tx.resting()?.put(server, rest)?;
+    let mut silent = tx.silent()?;
+    let since = silent.get(server)?.map(|row| row.value());
+    let Some(since) = since else {
+        return Ok(silent.insert(server, now)?);
+    };
+    drop(silent);
+    if since.saturating_add(ms(GIVEN_UP)) < now {
+        to_device::give_up(tx, server)?;
+    }
+    Ok(())
 }
 
 /// Notes that `server` rests no more.
@@ -33,6 +47,8 @@ pub fn end(tx: &Tx, server: ServerNum) -> Result<(), rooms::Error> {
     let mut resting = tx.resting()?;
     if resting.has(server)? {
         resting.remove(server)?;
+        drop(resting);
+        tx.silent()?.remove(server)?;
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ mod local;
 mod membership;
 mod memberships;
 mod moment;
+mod newcomers;
 mod receive;
 mod restricted;
 mod state;

@@ -14,7 +14,9 @@ use ruma::{
     },
 };
 
-use crate::home::Home;
+use serde_json::json;
+
+use crate::{home::Home, keys::upload_keys};
 
 fn user(id: &str) -> OwnedUserId {
     OwnedUserId::try_from(id).expect("a user id")
@@ -52,4 +54,31 @@ fn who_has_no_account_has_no_devices() {
         error,
         hearth::federation::Error::Status(StatusCode::NOT_FOUND, _)
     ));
+}
+
+#[test]
+fn a_fallback_key_is_given_to_other_servers_when_there_is_no_other() {
+    let [here, there] = Home::federating();
+    let bob = there.register("bob");
+    let key = |name: &str| json!({ "key": name, "signatures": {} });
+    let once = json!({ "signed_curve25519:ONCE": key("once") });
+    let mut last = json!({ "signed_curve25519:LAST": key("last") });
+    last["signed_curve25519:LAST"]["fallback"] = true.into();
+    upload_keys(
+        &bob,
+        json!({ "one_time_keys": once, "fallback_keys": last }),
+    );
+    let claim = || {
+        let wanted = BTreeMap::from([(bob.device_id.as_str().into(), "signed_curve25519".into())]);
+        let claims = BTreeMap::from([(user(&bob.user_id), wanted)]);
+        let request = claim_keys::v1::Request::new(claims);
+        let answer = here.run(here.client().send(there.name(), request));
+        let given = answer.expect("an answer").one_time_keys;
+        let ids = given.into_values().flat_map(BTreeMap::into_values);
+        let ids = ids.flat_map(BTreeMap::into_keys);
+        ids.map(|id| id.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(claim(), ["signed_curve25519:ONCE"]);
+    assert_eq!(claim(), ["signed_curve25519:LAST"]);
+    assert_eq!(claim(), ["signed_curve25519:LAST"]);
 }

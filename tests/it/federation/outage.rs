@@ -8,6 +8,7 @@ use std::{
 use serde_json::{Value, json};
 use smol::{Async, Timer, future};
 
+use super::to_device::{self, note};
 use crate::{
     home::{Home, Person},
     rooms::{done, escaped, make_room, next, say, sync, sync_with},
@@ -64,10 +65,12 @@ fn a_server_that_was_away_for_long_is_told_how_things_stand_and_finds_the_rest_i
         join_via(&bob, &room, &here);
         next(&sync(&bob, None)).to_owned()
     };
+    let other = there.log_in("bob").token;
     there.stop();
     let said: Vec<String> = (0..MESSAGES)
         .map(|number| say(&alice, &room, &format!("into the dark {number}")))
         .collect();
+    note(&alice, &format!("@bob:{}", there.name()), 1);
     there.start();
     // So long that nobody rests any more.
     here.clock.advance(Duration::from_hours(2));
@@ -88,6 +91,7 @@ fn a_server_that_was_away_for_long_is_told_how_things_stand_and_finds_the_rest_i
         .filter(|id| said.iter().any(|said| said == id))
         .collect();
     assert!(found.into_iter().rev().eq(&said), "each once and in order");
+    assert_eq!(to_device::hears(&there.with_token(&other), 1), [1]);
 }
 
 #[test]

@@ -1,27 +1,30 @@
 //! Messages to devices of other servers' users.
 
-use std::time::Duration;
+use std::{net::TcpListener, time::Duration};
 
+use http::Method;
 use ruma::{
     api::federation::transactions::{edu::Edu, send_transaction_message},
     serde::Raw,
 };
-use serde_json::{Value, json};
+use serde_json::{Value, json, value::to_raw_value};
+use smol::future;
 
+use super::{device_lists::share, peer::Peer};
 use crate::{
     home::{Home, Person},
-    rooms::{done, escaped, next, sync_with},
+    rooms::{done, escaped, next, sync, sync_with},
 };
 
 /// Sends `{"n": n}` to every device of `to`.
-fn note(who: &Person<'_>, to: &str, n: u64) {
+pub fn note(who: &Person<'_>, to: &str, n: u64) {
     let path = format!("/_matrix/client/v3/sendToDevice/org.example.note/t{n}");
     let messages = json!({ "messages": { to: { "*": { "n": n } } } });
     done(who.put(&path, messages));
 }
 
 /// Waits for `count` messages; their numbers.
-fn hears(who: &Person<'_>, count: usize) -> Vec<u64> {
+pub fn hears(who: &Person<'_>, count: usize) -> Vec<u64> {
     let (mut heard, mut since) = (Vec::new(), None::<String>);
     for _ in 0..200 {
         let since_now = since.clone().unwrap_or_default();
@@ -112,4 +115,78 @@ fn a_message_that_comes_again_is_delivered_once_and_another_servers_not_at_all()
     ];
     tell(&here, &there, "2", &again);
     assert_eq!(hears(&bob, 2), [1, 4]);
+}
+
+#[test]
+fn a_server_that_takes_less_at_once_gets_less_and_not_what_is_too_large_alone() {
+    const TAKES: usize = 40_000;
+    let peer = Peer::answering(|size| if size > TAKES { 413 } else { 200 });
+    let [here] = Home::federating();
+    let alice = here.register("alice");
+    let to = format!("@bob:{}", peer.name());
+    // One that is too large is among many that are so together, and all come at once.
+    let message = |n: usize| {
+        let length = if n == 7 { 2 * TAKES } else { 10_000 };
+        let text = "x".repeat(length.min(60_000));
+        json!({ "n": n, "text": text })
+    };
+    let send = |n: usize| {
+        let path = format!("/_matrix/client/v3/sendToDevice/org.example.note/t{n}");
+        let body = json!({ "messages": { &to: { "*": message(n) } } });
+        let token = alice.token.clone();
+        let here = &here;
+        async move { here.send(Method::PUT, &path, Some(&token), &body).await }
+    };
+    let answers = here.run(here.all((0..20).map(send).collect()));
+    assert!(answers.iter().all(|(status, _)| *status == 200));
+    let heard = || {
+        let taken = peer.has_taken().into_iter();
+        let numbers = taken.filter_map(|edu| edu["content"]["messages"][&to]["*"]["n"].as_u64());
+        let mut numbers: Vec<u64> = numbers.collect();
+        numbers.sort_unstable();
+        numbers
+    };
+    here.run(here.until(async || heard().len() >= 19));
+    let expected: Vec<u64> = (0..20).filter(|n| *n != 7).collect();
+    assert_eq!(heard(), expected);
+}
+
+#[test]
+fn messages_do_not_wait_for_the_keys_that_events_need() {
+    let [here, there] = Home::federating();
+    let (alice, bob) = (here.register("alice"), there.register("bob"));
+    let room = share(&alice, &here, &bob);
+    let since = next(&sync(&bob, None)).to_owned();
+    // It is there, and never says anything.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let port = silent.local_addr().expect("it has an address").port();
+    let third = format!("localhost:{port}");
+    let event = json!({
+        "type": "m.room.message", "room_id": room, "sender": format!("@x:{third}"),
+        "content": { "body": "hm", "msgtype": "m.text" }, "depth": 9, "origin_server_ts": 9,
+        "prev_events": [], "auth_events": [], "hashes": { "sha256": "A".repeat(43) },
+        "signatures": { &third: { "ed25519:1": "A".repeat(86) } },
+    });
+    let (origin, now) = (here.name().to_owned(), here.clock.timestamp());
+    let mut request = send_transaction_message::v1::Request::new("slow".into(), origin, now);
+    request.pdus = vec![to_raw_value(&event).expect("JSON")];
+    let edu = direct(&alice.user_id, "m1", &bob.user_id, 1);
+    request.edus = vec![Raw::from_json_string(edu.to_string()).expect("JSON")];
+    let path = format!("/_matrix/client/v3/sync?timeout=20000&since={since}");
+    let answered = async {
+        let answer = here.client().send(there.name(), request).await;
+        panic!("it did not need the keys: {answer:?}");
+    };
+    let heard = async {
+        loop {
+            let (_, answer) = there
+                .send(Method::GET, &path, Some(&bob.token), &Value::Null)
+                .await;
+            let events = &answer["to_device"]["events"];
+            if events[0]["content"]["n"] == 1 {
+                break;
+            }
+        }
+    };
+    here.run(future::or(heard, answered));
 }
