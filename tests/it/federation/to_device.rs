@@ -8,7 +8,11 @@ use ruma::{
     serde::Raw,
 };
 use serde_json::{Value, json, value::to_raw_value};
-use smol::future;
+use smol::{
+    Async,
+    future::{self, poll_once},
+    io::AsyncReadExt,
+};
 
 use super::{device_lists::share, peer::Peer};
 use crate::{
@@ -160,6 +164,7 @@ fn messages_do_not_wait_for_the_keys_that_events_need() {
     // It is there, and never says anything.
     let silent = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let port = silent.local_addr().expect("it has an address").port();
+    let silent = Async::new(silent).expect("it can be waited for");
     let third = format!("localhost:{port}");
     let event = json!({
         "type": "m.room.message", "room_id": room, "sender": format!("@x:{third}"),
@@ -185,6 +190,19 @@ fn messages_do_not_wait_for_the_keys_that_events_need() {
             let events = &answer["to_device"]["events"];
             if events[0]["content"]["n"] == 1 {
                 break;
+            }
+        }
+    };
+    // The message is there while the server still waits for the keys.
+    let heard = async {
+        heard.await;
+        let (mut asked, _) = silent.accept().await.expect("it is asked");
+        let mut hello = [0; 4096];
+        loop {
+            match poll_once(asked.read(&mut hello)).await {
+                Some(Ok(1..)) => {}
+                Some(_) => panic!("the server waits no more"),
+                None => break,
             }
         }
     };
