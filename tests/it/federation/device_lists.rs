@@ -261,9 +261,12 @@ fn updates_of_others_than_the_servers_own_users_are_not_taken() {
     assert_eq!(kept(&here, &bob.user_id), Some(json!({})));
 }
 
+/// An update, made from the user's id and from what the list's version is called.
+type Update<'a> = &'a dyn Fn(&str, u64) -> Value;
+
 /// What becomes of a list with the device `OLD`, which its server does not have, after an update. Each is
 /// made from the user's id and what the list's version is called.
-fn after(updates: &[&dyn Fn(&str, u64) -> Value]) -> Value {
+fn after(updates: &[Update<'_>]) -> Value {
     let [here, there] = Home::federating();
     let (alice, bob) = (here.register("alice"), there.register("bob"));
     let user = &*bob.user_id;
