@@ -34,6 +34,9 @@ pub const LONGEST_KIND: usize = 255;
 const MOST_AT_ONCE: usize = 2 * 1024 * 1024;
 /// How much waits for a device, or for a server, in units: 20 MB, or 5,000 messages.
 const WAITING: u64 = 5000;
+/// How much of that a user of another server can fill who is in no room with the device's owner: no
+/// stranger keeps the keys away that others send.
+const FOR_STRANGERS: u64 = WAITING / 10;
 /// One unit of that, in bytes. No message counts as less.
 const UNIT: usize = 4 * 1024;
 /// How many EDUs for a server that is given up are thrown away at once.
@@ -113,21 +116,23 @@ pub fn deliver(
     let letters = letters.ok_or(Error::TooLarge(
         "this is too much for so many devices at once; send it to some of them at a time",
     ))?;
-    letters.iter().try_for_each(|letter| put(tx, letter))?;
-    Ok(())
+    letters
+        .iter()
+        .try_for_each(|letter| put(tx, letter, || Ok(true)))
 }
 
 /// Leaves what a server has sent, each message once however often it comes, from the one of this number
 /// on, for about as long as a job may take; the number to go on with. What is too much for one EDU is
-/// left out.
+/// left out. `knows` says whether a local user is in a room with a sender.
 ///
 /// # Errors
 /// If the store cannot be written.
-pub fn deliver_from(
+pub fn deliver_from<E: From<store::Error>>(
     tx: &Tx,
     server: ServerNum,
     (contents, first): (&[DirectDeviceContent], usize),
-) -> Result<usize, store::Error> {
+    knows: impl Fn(UserNum, &UserId) -> Result<bool, E>,
+) -> Result<usize, E> {
     let mut bytes = 0;
     for (number, content) in contents.iter().enumerate().skip(first) {
         let from = (&*content.sender, &content.ev_type);
@@ -139,7 +144,11 @@ pub fn deliver_from(
         }
         if is_new(tx, server, content.message_id.as_str())? {
             match &letters {
-                Some(letters) => letters.iter().try_for_each(|letter| put(tx, letter))?,
+                Some(letters) => {
+                    for letter in letters {
+                        put(tx, letter, || knows(letter.user, &content.sender))?;
+                    }
+                }
                 None => log::warn!("{} sends too much to devices at once", content.sender),
             }
         }
@@ -211,30 +220,35 @@ fn addressed(
     }
 }
 
-fn put(tx: &Tx, letters: &Letters) -> Result<(), store::Error> {
+/// Leaves a message at its devices, of a sender of whom `is_known` says whether they are no stranger.
+fn put<E: From<store::Error>>(
+    tx: &Tx,
+    letters: &Letters,
+    is_known: impl Fn() -> Result<bool, E>,
+) -> Result<(), E> {
     for device in &letters.devices {
         let position = tx.next_position()?;
-        let mut table = tx.to_device()?;
         let range = (*device, Position::MIN)..=(*device, Position::MAX);
-        let Some(index) = next_index(table.range(range)?, &letters.json)? else {
+        let (index, waiting) = next_index(tx.to_device()?.range(range)?, &letters.json)?;
+        if waiting > WAITING || waiting > FOR_STRANGERS && !is_known()? {
             log::warn!("too many messages wait for a device: one is left out");
             continue;
-        };
+        }
         let json = letters.json.clone();
-        table.put((*device, position), &Letter { index, json })?;
-        drop(table);
+        tx.to_device()?
+            .put((*device, position), &Letter { index, json })?;
         tx.effect(Effect::UserChanged(letters.user, position));
     }
     Ok(())
 }
 
-/// The index of the letter `json` behind `rows`; none if there is too much.
+/// The index of the letter `json` behind `rows`, and how much waits then, with it.
 fn next_index<K: store::Field>(
     mut rows: store::Range<'_, K, store::Packed<Letter>>,
     json: &str,
-) -> Result<Option<u64>, store::Error> {
+) -> Result<(u64, u64), store::Error> {
     let Some(first) = rows.next().transpose()? else {
-        return Ok(Some(0));
+        return Ok((0, units(json)));
     };
     let first = first.1.value().unpack()?;
     let (begin, last) = match rows.next_back().transpose()? {
@@ -243,7 +257,7 @@ fn next_index<K: store::Field>(
     };
     let next = last.index.saturating_add(units(&last.json));
     let waiting = next.saturating_sub(begin).saturating_add(units(json));
-    Ok((waiting <= WAITING).then_some(next))
+    Ok((next, waiting))
 }
 
 fn units(json: &str) -> u64 {
@@ -319,10 +333,11 @@ pub fn post(
     let position = tx.next_position()?;
     let mut table = tx.to_server()?;
     let range = (server, Position::MIN)..=(server, Position::MAX);
-    let Some(index) = next_index(table.range(range)?, &json)? else {
+    let (index, waiting) = next_index(table.range(range)?, &json)?;
+    if waiting > WAITING {
         log::warn!("too many messages wait for a server: one is left out");
         return Ok(());
-    };
+    }
     table.put((server, position), &Letter { index, json })?;
     drop(table);
     tx.effect(Effect::ServerAddressed(server));

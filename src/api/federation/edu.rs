@@ -96,7 +96,8 @@ pub(super) async fn deliver(
         let (origin, messages) = (origin.clone(), Arc::clone(&messages));
         let job = move |tx: &Tx| {
             let server = tx.server_num(origin.as_str())?;
-            Ok::<_, rooms::Error>(to_device::deliver_from(tx, server, (&messages, next))?)
+            let knows = |user, sender: &UserId| current::share_a_room(tx, user, sender);
+            to_device::deliver_from(tx, server, (&messages, next), knows)
         };
         next = api.store.write(job).await?;
     }

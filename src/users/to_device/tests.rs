@@ -86,14 +86,35 @@ fn what_waits_for_a_device_has_an_end_by_number_and_by_size() {
                     devices: addressed(tx, alice, &device(name))?,
                     json: "x".repeat(size),
                 };
-                (0..WAITING + 10).try_for_each(|_| put(tx, &letters))
+                (0..WAITING + 10).try_for_each(|_| put(tx, &letters, || Ok(true)))
             };
-            server.store.write(job).await.unwrap();
+            let job = server.store.write::<_, store::Error, _>(job);
+            job.await.unwrap();
         }
         let large = WAITING / (LONGEST / UNIT) as u64;
         let mut waiting = waiting_for(&server, alice);
         waiting.sort_unstable();
         assert_eq!(waiting, [0, large, WAITING]);
+    });
+}
+
+#[test]
+fn a_stranger_does_not_fill_the_place_of_those_whom_one_knows() {
+    with_server(async |server| {
+        let [alice, _] = alice_and_bob(&server).await;
+        let job = move |tx: &Tx| {
+            let letters = Letters {
+                user: alice,
+                devices: addressed(tx, alice, &EVERY)?,
+                json: "{}".into(),
+            };
+            let stranger = || Ok::<_, store::Error>(false);
+            (0..WAITING).try_for_each(|_| put(tx, &letters, stranger))?;
+            (0..100).try_for_each(|_| put(tx, &letters, || Ok(true)))
+        };
+        let job = server.store.write::<_, store::Error, _>(job);
+        job.await.unwrap();
+        assert_eq!(waiting_for(&server, alice), [FOR_STRANGERS + 100]);
     });
 }
 
@@ -124,7 +145,7 @@ fn what_a_server_sends_is_taken_in_pieces_each_message_once() {
                 let contents = contents.clone();
                 let job = move |tx: &Tx| {
                     let server = tx.server_num("elsewhere.example")?;
-                    deliver_from(tx, server, (&contents, next))
+                    deliver_from(tx, server, (&contents, next), |_, _| Ok(true))
                 };
                 next = server.store.write::<_, store::Error, _>(job).await.unwrap();
                 pieces.push(next);
