@@ -1,7 +1,7 @@
 //! Invitations to rooms that this server is not in, and knocks on such rooms: how a local user
 //! stands to the room, and what the server through which it came shows of it.
 
-use ruma::{RoomId, RoomVersionId, UserId};
+use ruma::{CanonicalJsonObject, RoomId, RoomVersionId, UserId};
 
 use super::{Error, current, outlier};
 use crate::{
@@ -66,11 +66,14 @@ pub fn load(r: &impl Reader, user: UserNum, room: RoomNum) -> Result<Option<Invi
 }
 
 /// What `server` shows of a room: those of `events` that are state events, as far as there is room
-/// for them.
+/// for them. What answers a knock is not signed, so it is not known yet to be canonical JSON.
 pub fn shown_by<'a>(server: &str, events: impl IntoIterator<Item = &'a str>) -> Invitation {
     let mut state = Vec::new();
     let mut bytes = 0;
     for event in events.into_iter().take(SHOWN) {
+        if serde_json::from_str::<CanonicalJsonObject>(event).is_err() {
+            continue;
+        }
         let stripped = StrippedEvent::new(event.as_bytes());
         if let Ok(json) = stripped.and_then(|event| serde_json::to_string(&event)) {
             bytes += json.len();
@@ -83,5 +86,24 @@ pub fn shown_by<'a>(server: &str, events: impl IntoIterator<Item = &'a str>) -> 
     Invitation {
         server: server.to_owned(),
         state,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shown_by;
+
+    #[test]
+    fn of_what_a_server_shows_only_events_are_taken() {
+        let event = |content: &str| {
+            format!(
+                r#"{{"content":{{"name":{content}}},"sender":"@a:b","state_key":"","type":"m.room.name"}}"#
+            )
+        };
+        let nested = format!("{}{}", "[".repeat(500), "]".repeat(500));
+        let contents = [r#""a""#, r#""\ud800""#, "1e400", "1.5", &nested];
+        let events = contents.map(event);
+        let shown = shown_by("b", events.iter().map(String::as_str));
+        assert_eq!(shown.state, [events[0].clone()]);
     }
 }

@@ -1,6 +1,9 @@
 //! One answer of `/sync`: which rooms it tells of, and its frame.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use ruma::{OwnedRoomId, api::client::filter::RoomFilter};
 use serde::Serialize;
@@ -210,7 +213,8 @@ fn shown(
     } else {
         "knock_state"
     };
-    serde_json::value::to_raw_value(&json!({ name: { "events": events } }))
+    let shown = BTreeMap::from([(name, BTreeMap::from([("events", events)]))]);
+    serde_json::value::to_raw_value(&shown)
         .map_err(|_| Error::corrupt("an invitation that does not serialize"))
 }
 
