@@ -108,17 +108,6 @@ impl Pool {
         kind: Kind,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Error> {
-        let work = move || -> Done { Box::new(work()) };
-        let done = self.run_boxed(kind, Box::new(work)).await?;
-        Ok(*done.downcast().expect("this is what the work made"))
-    }
-
-    /// The same for work of every type: in the program once.
-    async fn run_boxed(
-        &self,
-        kind: Kind,
-        work: Box<dyn FnOnce() -> Done + Send>,
-    ) -> Result<Done, Error> {
         let lane = &self.lanes[kind as usize];
         let _waiting = Waiting::enter(&lane.waiting, kind.waiting()).ok_or(Error)?;
         Ok(self.run_whenever(kind, work).await)
@@ -131,6 +120,13 @@ impl Pool {
         kind: Kind,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> T {
+        let work = move || -> Done { Box::new(work()) };
+        let done = self.run_boxed(kind, Box::new(work)).await;
+        *done.downcast().expect("this is what the work made")
+    }
+
+    /// The same for work of every type: in the program once.
+    async fn run_boxed(&self, kind: Kind, work: Box<dyn FnOnce() -> Done + Send>) -> Done {
         let slot = self.lanes[kind as usize].slots.acquire().await;
         let thread = self.all.acquire().await;
         // A guard that borrows cannot go to the other thread, so the permits are given back by a

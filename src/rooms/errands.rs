@@ -3,8 +3,8 @@
 //! [backup] of keys.
 //!
 //! Such an errand is a row, written in the transaction of the change, so it outlives the request
-//! and a restart: `stale_members`, `successions` and `doomed_backups`. One [`Errands::work`] does them one after the
-//! other, each in slices that leave other jobs their turn.
+//! and a restart: `stale_members`, `successions` and `doomed_backups`. One [`Errands::work`] does them
+//! one after the other, each in slices that leave other jobs their turn.
 
 use std::time::Duration;
 

@@ -11,6 +11,7 @@ use std::{
 };
 
 use hearth::federation::DeviceUpdate;
+use http::Method;
 use ruma::{ServerName, api::federation::transactions::edu::Edu};
 use serde_json::{Value, json};
 use smol::future;
@@ -21,7 +22,7 @@ use super::{
 };
 use crate::{
     home::Home,
-    rooms::{done, make_room, next, sync},
+    rooms::{done, escaped, make_room, next, sync},
     web::Web,
 };
 
@@ -36,7 +37,14 @@ fn with_users<const N: usize>(users: [&str; N]) -> (Home, String, [String; N], u
         let alice = here.register("alice");
         let room = make_room(&alice, json!({ "preset": "public_chat" }));
         for user in users {
-            join_via(&there.register(user), &room, &here);
+            let user = there.register(user);
+            join_via(&user, &room, &here);
+            // Only the first comes in through here; of the others this server hears behind their answer.
+            let path = format!("/_matrix/client/v3/rooms/{}/joined_members", escaped(&room));
+            here.run(here.until(async || {
+                let asked = here.send(Method::GET, &path, Some(&alice.token), &Value::Null);
+                asked.await.1["joined"][&user.user_id].is_object()
+            }));
         }
         alice.token
     };
