@@ -39,12 +39,19 @@ fn with_users<const N: usize>(users: [&str; N]) -> (Home, String, [String; N], u
         for user in users {
             let user = there.register(user);
             join_via(&user, &room, &here);
-            // Only the first comes in through here; of the others this server hears behind their answer.
-            let path = format!("/_matrix/client/v3/rooms/{}/joined_members", escaped(&room));
-            here.run(here.until(async || {
-                let asked = here.send(Method::GET, &path, Some(&alice.token), &Value::Null);
-                asked.await.1["joined"][&user.user_id].is_object()
-            }));
+            // One transaction at a time: when the second message is here, so is all that was told before the
+            // first, as that the user joined and has a device.
+            for text in ["first", "second"] {
+                let rooms = format!("/_matrix/client/v3/rooms/{}", escaped(&room));
+                let message = json!({ "msgtype": "m.text", "body": text });
+                let sent = user.put(&format!("{rooms}/send/m.room.message/{text}"), message);
+                let id = done(sent)["event_id"].as_str().map(escaped);
+                let path = format!("{rooms}/event/{}", id.expect("an event id"));
+                here.run(here.until(async || {
+                    let asked = here.send(Method::GET, &path, Some(&alice.token), &Value::Null);
+                    asked.await.0 == 200
+                }));
+            }
         }
         alice.token
     };
