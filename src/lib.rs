@@ -4,6 +4,7 @@ pub mod api;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod executor;
 pub mod federation;
 pub mod http;
 pub mod logging;

@@ -181,11 +181,12 @@ mod tests {
     use std::{sync::mpsc, time::Duration};
 
     use smol::{
-        Executor, Timer,
+        Timer,
         future::{self, poll_once},
     };
 
     use super::{Kind, Pool, THREADS, WAITING};
+    use crate::executor::Executor;
 
     const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -194,7 +195,7 @@ mod tests {
     fn at_once(kinds: &[Kind]) -> usize {
         let pool = Pool::default();
         let (began, beginnings) = smol::channel::unbounded();
-        let executor = Executor::new();
+        let executor = Executor::default();
         let mut ends = Vec::new();
         for kind in kinds {
             let (pool, kind, began) = (pool.clone(), *kind, began.clone());

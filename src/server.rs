@@ -16,7 +16,7 @@ use std::{
 use async_signal::{Signal, Signals};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use smol::{
-    Executor, Task,
+    Task,
     future::{self, FutureExt},
     stream::StreamExt,
 };
@@ -25,6 +25,7 @@ use crate::{
     api::ClientApi,
     clock::Clock,
     config::Config,
+    executor::Executor,
     federation::{self, Federation, Previews, RemoteMedia},
     http::{Certificate, Edge, Front, ListenError, Listeners},
     media::{self, Media},
@@ -105,7 +106,7 @@ impl Server {
     /// # Errors
     /// If it cannot listen, or its data cannot be opened.
     pub async fn start(
-        executor: &Arc<Executor<'static>>,
+        executor: &Executor,
         config: Config,
         handed: Sockets,
         clock: Clock,
@@ -267,7 +268,7 @@ pub fn with_data<T>(
     if !Store::exists(&config.data_dir) {
         return Err(Error::NoData(config.data_dir.clone()));
     }
-    let executor = Executor::new();
+    let executor = Executor::default();
     smol::block_on(executor.run(async {
         let store = open_store(config, Pool::default()).await?;
         let publishing = executor.spawn(store.clone().publish(|_| {}));
@@ -296,7 +297,7 @@ pub fn run(config: Config, handed: Sockets, opened: impl FnOnce()) -> Result<(),
     raise_file_limit();
     let manager = Manager::from_env();
     let serving = format!("serving {}", config.server_name);
-    let executor = Arc::new(Executor::new());
+    let executor = Executor::default();
     smol::block_on(executor.run(async {
         let signals = Signals::new([Signal::Term, Signal::Int, Signal::Hup]);
         let mut signals = signals.map_err(Error::Signals)?;
@@ -353,13 +354,12 @@ fn raise_file_limit() {
 
 #[cfg(test)]
 mod tests {
-    use smol::Executor;
 
-    use super::{Error, ended};
+    use super::{Error, Executor, ended};
 
     #[test]
     fn a_part_that_panics_is_a_part_that_has_ended() {
-        let executor = Executor::new();
+        let executor = Executor::default();
         let mut panics = executor.spawn(async { panic!("a part of a test panics") });
         let error = smol::block_on(executor.run(ended(&mut panics, "the part")));
         assert!(matches!(error, Error::Ended("the part")));

@@ -16,13 +16,8 @@ pub enum Error {
     /// One of the specification's [standard errors], with a sentence for whoever reads it.
     ///
     /// [standard errors]: https://spec.matrix.org/v1.19/client-server-api/#standard-error-response
-    #[error("{}: {message}", kind.errcode())]
-    Matrix {
-        /// The error code and what belongs to it.
-        kind: ErrorKind,
-        /// One sentence, without secrets.
-        message: Cow<'static, str>,
-    },
+    #[error("{}: {}", .0.kind.errcode(), .0.message)]
+    Matrix(Box<Standard>),
     /// More is wanted before the request is fulfilled: [user-interactive authentication].
     ///
     /// [user-interactive authentication]: https://spec.matrix.org/v1.19/client-server-api/#user-interactive-authentication-api
@@ -51,7 +46,16 @@ pub enum Error {
     Peer(#[from] federation::Error),
     /// Something that cannot happen did. Logged; the caller learns only that the fault is ours.
     #[error("{0}")]
-    Internal(Cow<'static, str>),
+    Internal(&'static str),
+}
+
+/// One of the specification's standard errors.
+#[derive(Debug)]
+pub struct Standard {
+    /// The error code and what belongs to it.
+    pub kind: ErrorKind,
+    /// One sentence, without secrets.
+    pub message: Cow<'static, str>,
 }
 
 impl From<federation::MediaError> for Error {
@@ -114,10 +118,10 @@ constructors! {
 impl Error {
     /// A standard error of any kind.
     pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
-        Self::Matrix {
+        Self::Matrix(Box::new(Standard {
             kind,
             message: message.into(),
-        }
+        }))
     }
 
     /// 401: the access token is not, or no longer, one of this server. With `soft_logout` the

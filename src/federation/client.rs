@@ -22,7 +22,7 @@ use ruma::{
     serde::Base64,
     signatures::KeyPair,
 };
-use smol::{Executor, lock::Semaphore};
+use smol::lock::Semaphore;
 
 use super::{
     Error,
@@ -38,6 +38,7 @@ use super::{
 use crate::{
     clock::Clock,
     config::{Config, Federation},
+    executor::Executor,
     pool::Pool,
     rooms::Local,
     store::Store,
@@ -113,7 +114,7 @@ impl Client {
         config: &Config,
         (store, local): (&Store, &Local),
         (clock, pool): (&Clock, &Pool),
-        executor: &Arc<Executor<'static>>,
+        executor: &Executor,
     ) -> Result<Self, TlsError> {
         let authorities = Authorities::load(config.extra_ca.as_deref())?;
         let private = config.allow_private_addresses;
@@ -170,7 +171,7 @@ impl Client {
     {
         let (head, body) = self.answer(server, request, limits).await?.into_parts();
         R::IncomingResponse::try_from_http_response(Response::from_parts(head, &*body))
-            .map_err(|error| Error::Nonsense(error.to_string()))
+            .map_err(|error| Error::Nonsense(error.to_string().into()))
     }
 
     /// The same, for a good answer as it came.
@@ -260,7 +261,7 @@ impl Client {
         R: OutgoingRequest<PathBuilder = SinglePath>,
         R::Authentication: Signed,
     {
-        let unsendable = |error: &dyn fmt::Display| Error::Unsendable(error.to_string());
+        let unsendable = |error: &dyn fmt::Display| Error::Unsendable(error.to_string().into());
         let request = request.try_into_http_request_inner("", ());
         let (mut head, body) = request.map_err(|error| unsendable(&error))?.into_parts();
         if let Some(content_type) = body.content_type() {

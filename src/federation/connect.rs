@@ -15,10 +15,11 @@ use hyper::{
     client::conn::http1::{self, SendRequest},
 };
 use rustls::pki_types::ServerName as TlsName;
-use smol::{Async, Executor, Timer, Unblock, channel, future, io::AsyncWriteExt, lock::OnceCell};
+use smol::{Async, Timer, Unblock, channel, future, io::AsyncWriteExt, lock::OnceCell};
 use smol_hyper::rt::FuturesIo;
 
 use super::{Error, address::is_public, pace::Pace, tls::Authorities};
+use crate::executor::Executor;
 use crate::pool::{Kind, Pool};
 
 /// How long it may take to connect to an address, and to shake hands.
@@ -75,7 +76,7 @@ struct Shared {
     allow_private: bool,
     pace: Pace,
     pool: Pool,
-    executor: Arc<Executor<'static>>,
+    executor: Executor,
 }
 
 impl Connector {
@@ -84,7 +85,7 @@ impl Connector {
         authorities: Authorities,
         allow_private: bool,
         pool: &Pool,
-        executor: &Arc<Executor<'static>>,
+        executor: &Executor,
     ) -> Self {
         Self(Arc::new(Shared {
             authorities,
@@ -195,7 +196,7 @@ pub async fn download(
         let mut body = Limited::new(body, limits.size);
         let mut out = Unblock::new(file);
         while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| Error::Nonsense(error.to_string()))?;
+            let frame = frame.map_err(|error| Error::Nonsense(error.to_string().into()))?;
             if let Ok(data) = frame.into_data() {
                 out.write_all(&data).await.map_err(Error::disk)?;
             }
@@ -259,12 +260,12 @@ async fn ask(
 
 async fn whole(body: Incoming, most: usize) -> Result<Bytes, Error> {
     let body = Limited::new(body, most).collect().await;
-    let body = body.map_err(|error| Error::Nonsense(error.to_string()))?;
+    let body = body.map_err(|error| Error::Nonsense(error.to_string().into()))?;
     Ok(body.to_bytes())
 }
 
 fn unreachable(error: impl ToString) -> Error {
-    Error::Unreachable(error.to_string())
+    Error::Unreachable(error.to_string().into())
 }
 
 /// What `work` gives, if it ends in time.

@@ -24,7 +24,7 @@ use ruma::{
     room_version_rules::RoomVersionRules,
 };
 use serde_json::value::{RawValue, to_raw_value};
-use smol::{Executor, channel};
+use smol::channel;
 
 use super::{
     Client, Error as Fault, Limits,
@@ -36,6 +36,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
+    executor::Executor,
     protocol::{
         build::{BuiltEvent, EventDraft, build_from, canonical_content},
         receive::{Incoming, Received},
@@ -83,7 +84,7 @@ impl From<receive::Error> for Error {
 }
 
 pub(super) fn nonsense(error: impl ToString) -> Error {
-    Error::Peer(Fault::Nonsense(error.to_string()))
+    Error::Peer(Fault::Nonsense(error.to_string().into()))
 }
 
 /// What a local user wants of a room that this server is not in, or not any more.
@@ -124,7 +125,7 @@ pub(super) struct Parts {
     pub(super) client: Client,
     asker: Asker,
     receiver: Receiver<Asker>,
-    executor: Arc<Executor<'static>>,
+    executor: Executor,
     /// One gets into a room at a time.
     locks: Locks<LOCKS>,
 }
@@ -134,7 +135,7 @@ impl Door {
         (store, local): (&Store, &Local),
         clock: &Clock,
         (asker, receiver): (&Asker, &Receiver<Asker>),
-        executor: &Arc<Executor<'static>>,
+        executor: &Executor,
         directory: &Path,
     ) -> Self {
         Self(Arc::new(Parts {

@@ -14,7 +14,7 @@ pub enum Error {
     Unresolvable,
     /// It is where its name leads to, but cannot be reached, or proves to be somebody else.
     #[error("the other server cannot be reached: {0}")]
-    Unreachable(String),
+    Unreachable(Box<str>),
     /// It took too long.
     #[error("the other server takes too long")]
     TimedOut,
@@ -23,19 +23,19 @@ pub enum Error {
     Status(StatusCode, Option<Box<StandardErrorBody>>),
     /// The answer cannot be put on this server's disk.
     #[error("this server cannot store the answer: {0}")]
-    Disk(String),
+    Disk(Box<str>),
     /// What it was to get cannot be written as a request: it has heard nothing.
     #[error("this server cannot put the request together: {0}")]
-    Unsendable(String),
+    Unsendable(Box<str>),
     /// Its answer is not what the specification says, or is too large.
     #[error("the other server answers nonsense: {0}")]
-    Nonsense(String),
+    Nonsense(Box<str>),
 }
 
 impl Error {
     /// This server's disk fails.
     pub fn disk(error: std::io::Error) -> Self {
-        Self::Disk(error.to_string())
+        Self::Disk(error.to_string().into())
     }
 
     /// The Matrix error code that the other server gave.

@@ -35,7 +35,6 @@ mod web;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    sync::Arc,
     time::Duration,
 };
 
@@ -46,7 +45,7 @@ use ruma::{
     },
     serde::Raw,
 };
-use smol::{Executor, channel};
+use smol::channel;
 
 use self::{
     ask::Asker,
@@ -75,6 +74,7 @@ pub use self::{
 use crate::{
     clock::Clock,
     config::Config,
+    executor::Executor,
     pool::Pool,
     rooms::{self, Local, servers},
     store::{Effect, Place, Reader, RoomNum, Rows, ServerNum, Store, UserNum, records::Membership},
@@ -102,7 +102,7 @@ pub struct Federation {
     queues: Queues<Asker>,
     door: Door,
     sender: Sender,
-    executor: Arc<Executor<'static>>,
+    executor: Executor,
 }
 
 impl fmt::Debug for Federation {
@@ -128,7 +128,7 @@ impl Federation {
         config: &Config,
         (store, local): (&Store, &Local),
         (clock, pool): (&Clock, &Pool),
-        executor: &Arc<Executor<'static>>,
+        executor: &Executor,
     ) -> Result<Self, StartError> {
         let client = Client::new(config, (store, local), (clock, pool), executor)?;
         let keys = Keys::new(

@@ -32,10 +32,10 @@ impl Patience {
     /// [`Error::Unreachable`] if not.
     pub fn check(&self, server: &ServerName) -> Result<(), Error> {
         let rest = self.store.read(|s| rest_of(s, server));
-        let rest = rest.map_err(|error| Error::Disk(error.to_string()))?;
+        let rest = rest.map_err(|error| Error::Disk(error.to_string().into()))?;
         let now = self.clock.now_ms();
         if rest.is_some_and(|rest| rest::is_long(&rest, now)) {
-            return Err(Error::Unreachable("it has not answered lately".to_owned()));
+            return Err(Error::Unreachable("it has not answered lately".into()));
         }
         Ok(())
     }
@@ -53,11 +53,11 @@ mod tests {
     use std::time::Duration;
 
     use ruma::server_name;
-    use smol::Executor;
 
     use super::{Patience, rest};
     use crate::{
         clock::Clock,
+        executor::Executor,
         pool::Pool,
         rooms,
         store::{Options, Store, Tx, records::Rest},
@@ -71,7 +71,7 @@ mod tests {
             cache: 1 << 20,
         };
         let store = Store::open(&options, Pool::default()).unwrap();
-        let executor = Executor::new();
+        let executor = Executor::default();
         executor.spawn(store.clone().publish(|_| ())).detach();
         let clock = Clock::manual(1_000_000);
         let patience = Patience::new(&store, &clock);

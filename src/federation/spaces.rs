@@ -107,7 +107,7 @@ impl Spaces {
         request.suggested_only = suggested_only;
         let answer = self.client.send_within(server, request, LIMITS).await?;
         if answer.room.summary.room_id != room {
-            return Err(Error::Nonsense("this is another room".to_owned()));
+            return Err(Error::Nonsense("this is another room".into()));
         }
         let children = spaces::in_order(answer.room.children_state, suggested_only);
         let of_children = |room: &RoomId| children.iter().any(|child| child.room_id == room);

@@ -3,15 +3,16 @@
 //! Every server is asked by a task of its own, so a slow one holds up nobody's answer but its own. Of what
 //! it answers only that counts which it was asked for.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use ruma::{
     OneTimeKeyAlgorithm, OwnedDeviceId, OwnedServerName, OwnedUserId,
     api::federation::keys::{claim_keys, get_keys},
 };
-use smol::{Executor, Task};
+use smol::Task;
 
 use super::{Client, Error, Limits, connect::in_time, patience::Patience};
+use crate::executor::Executor;
 use crate::users::remote_devices::{fits, is_of};
 
 /// How much one server may answer, in bytes.
@@ -29,12 +30,12 @@ pub type Claims = BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, OneTimeKeyAlgori
 pub struct UserKeys {
     client: Client,
     patience: Patience,
-    executor: Arc<Executor<'static>>,
+    executor: Executor,
 }
 
 impl UserKeys {
     /// Asks through `client`.
-    pub fn new(client: &Client, patience: &Patience, executor: &Arc<Executor<'static>>) -> Self {
+    pub fn new(client: &Client, patience: &Patience, executor: &Executor) -> Self {
         Self {
             client: client.clone(),
             patience: patience.clone(),

@@ -100,7 +100,7 @@ pub async fn get(
 }
 
 fn nonsense(error: impl ToString) -> Error {
-    Error::Nonsense(error.to_string())
+    Error::Nonsense(error.to_string().into())
 }
 
 #[cfg(test)]

@@ -119,7 +119,7 @@ pub(super) fn no_such_part(size: u64) -> Response<Answer> {
 /// The one match from errors to status and `errcode`.
 fn answer(error: Error) -> Response<Answer> {
     match error {
-        Error::Matrix { kind, message } => standard(status(&kind), kind, message),
+        Error::Matrix(error) => standard(status(&error.kind), error.kind, error.message),
         Error::Uiaa(info) => encode(UiaaResponse::AuthResponse(*info)),
         Error::Limited(limited) => {
             let message = limited.to_string();

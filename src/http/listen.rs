@@ -10,7 +10,7 @@ use std::{
 
 use http::Request;
 use smol::{
-    Async, Executor, Timer,
+    Async, Timer,
     channel::{self, Sender},
     future,
     lock::{Semaphore, SemaphoreGuardArc},
@@ -26,7 +26,7 @@ use super::{
     limits::{HOUSEHOLDS, Times},
     tls::{self, Certificate},
 };
-use crate::{config::Config, pool::Pool, stop::Stopping, systemd::Sockets};
+use crate::{config::Config, executor::Executor, pool::Pool, stop::Stopping, systemd::Sockets};
 
 /// What the connections talk to: the edge, once the server is open, and 503 before and after.
 #[derive(Debug, Default)]
@@ -140,12 +140,7 @@ impl Listeners {
 
     /// Accepts connections and answers them with `front` until the server stops; then lets the
     /// running requests end, but not for ever.
-    pub async fn serve(
-        self,
-        executor: &Arc<Executor<'static>>,
-        front: Arc<Front>,
-        stopping: Stopping,
-    ) {
+    pub async fn serve(self, executor: &Executor, front: Arc<Front>, stopping: Stopping) {
         let (alive, ended) = channel::bounded(1);
         let door = Door {
             executor: executor.clone(),
@@ -202,7 +197,7 @@ impl Listener {
 
 /// What every connection passes through.
 struct Door {
-    executor: Arc<Executor<'static>>,
+    executor: Executor,
     front: Arc<Front>,
     stopping: Stopping,
     times: Times,

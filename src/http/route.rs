@@ -105,7 +105,7 @@ impl Route {
     {
         let mut route = Self::of::<R>(Box::new(move |mut call| {
             let upload = call.upload.take();
-            let upload = upload.ok_or(Error::Internal("an upload without a body".into()))?;
+            let upload = upload.ok_or(Error::Internal("an upload without a body"))?;
             let (api, caller, request) = parse::<R>(call)?;
             let answer = handler(api, caller, request, upload);
             Ok(Box::pin(async move { Ok(encode(answer.await?)) }))
@@ -207,7 +207,7 @@ where
         Ok(())
     })?;
     let caller = R::Authentication::caller(proof)?;
-    let request = request.ok_or(Error::Internal("a request that was not read".into()))?;
+    let request = request.ok_or(Error::Internal("a request that was not read"))?;
     Ok((api, caller, request))
 }
 

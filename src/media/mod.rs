@@ -27,7 +27,7 @@ use std::{fmt, path::PathBuf, sync::Arc};
 
 use rand::RngExt;
 use ruma::{OwnedServerName, ServerName};
-use smol::{Executor, channel, lock::Mutex};
+use smol::{channel, lock::Mutex};
 
 pub use self::{
     error::Error,
@@ -41,6 +41,7 @@ use self::{files::Files, pending::Waiting};
 use crate::{
     clock::Clock,
     config::{Config, Size},
+    executor::Executor,
     pool::Pool,
     store::{self, Effect, Store, Tx, UserNum, records},
 };
@@ -61,7 +62,7 @@ struct Parts {
     server_name: OwnedServerName,
     store: Store,
     clock: Clock,
-    executor: Arc<Executor<'static>>,
+    executor: Executor,
     files: Files,
     max_upload: Size,
     user_quota: Option<Size>,
@@ -137,7 +138,7 @@ impl Media {
         config: &Config,
         store: &Store,
         (clock, pool): (&Clock, &Pool),
-        executor: &Arc<Executor<'static>>,
+        executor: &Executor,
     ) -> Result<Self, Error> {
         let directory = config.data_dir.join("media");
         let media = Self(Arc::new(Parts {

@@ -1,15 +1,13 @@
 //! What goes first when there is no room, and what does not come.
 
-use std::sync::Arc;
-
 use ruma::server_name;
-use smol::Executor;
 use tempfile::TempDir;
 
 use super::{About, Draft, Error, Media, Named, Whole, files::FileId, quarantine, rows};
 use crate::{
     clock::Clock,
     config::{Config, Settings},
+    executor::Executor,
     pool::Pool,
     store::{Options, Reader, Rows, ServerNum, Store, Tx, UserNum, records},
 };
@@ -21,7 +19,7 @@ fn with_store(work: impl AsyncFnOnce(&Store)) {
         cache: 1 << 20,
     };
     let store = Store::open(&options, Pool::default()).unwrap();
-    let executor = Executor::new();
+    let executor = Executor::default();
     let publishing = executor.spawn(store.clone().publish(|_| {}));
     smol::block_on(executor.run(async {
         work(&store).await;
@@ -41,7 +39,7 @@ fn with_media(work: impl AsyncFnOnce(&Media, &Store)) {
     };
     let (clock, pool) = (Clock::manual(1), Pool::default());
     let store = Store::open(&options, pool.clone()).unwrap();
-    let executor = Arc::new(Executor::new());
+    let executor = Executor::default();
     let publishing = executor.spawn(store.clone().publish(|_| {}));
     smol::block_on(executor.run(async {
         let media = Media::start(&config, &store, (&clock, &pool), &executor);

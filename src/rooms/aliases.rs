@@ -289,7 +289,9 @@ pub fn check_canonical(
             .ok_or_else(|| Error::invalid(format!("{alias} is not a room alias")))?;
         match resolve(r, alias) {
             Ok(named) if named == room => {}
-            Ok(_) | Err(Error::NotFound(_)) => return Err(Error::BadAlias(alias.to_string())),
+            Ok(_) | Err(Error::NotFound(_)) => {
+                return Err(Error::BadAlias(alias.to_string().into()));
+            }
             Err(error) => return Err(error),
         }
     }

@@ -283,7 +283,7 @@ fn load(r: &impl Reader, num: EventNum, rules: &RoomVersionRules) -> Result<Arc<
 
 fn forbidden(error: AuthError<Error>) -> Error {
     match error {
-        AuthError::Rejected(reason) => Error::Forbidden(reason),
+        AuthError::Rejected(reason) => Error::Forbidden(reason.into()),
         AuthError::Read(error) => error,
     }
 }

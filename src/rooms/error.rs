@@ -19,7 +19,7 @@ pub enum Error {
     NotFound(&'static str),
     /// The room's rules, or the server's, forbid it.
     #[error("{0}")]
-    Forbidden(String),
+    Forbidden(Box<str>),
     /// The room lets in members of rooms that this server does not have.
     #[error("this server does not have the rooms whose members may join without an invite")]
     UnableToAuthorizeJoin,
@@ -28,13 +28,13 @@ pub enum Error {
     UnableToGrantJoin,
     /// What was asked for makes no sense.
     #[error("{0}")]
-    Invalid(String),
+    Invalid(Box<str>),
     /// The content is not what an event may hold.
     #[error("{0}")]
-    BadContent(String),
+    BadContent(Box<str>),
     /// The event would be larger than events may be.
     #[error("{0}")]
-    TooLarge(String),
+    TooLarge(Box<str>),
     /// The alias is taken.
     #[error("that room alias is taken")]
     AliasTaken,
@@ -46,13 +46,13 @@ pub enum Error {
     RoomExists,
     /// A canonical alias event names an alias that does not name the room.
     #[error("the alias {0} does not point to this room")]
-    BadAlias(String),
+    BadAlias(Box<str>),
     /// What a new room was to hold makes a room that forbids it.
     #[error("{0}")]
-    InvalidRoomState(String),
+    InvalidRoomState(Box<str>),
     /// A change that does not fit the state it is to change.
     #[error("{0}")]
-    BadState(String),
+    BadState(Box<str>),
     /// Who was to be invited wants no invites.
     #[error("this user does not accept invites")]
     InviteBlocked,
@@ -64,19 +64,19 @@ pub enum Error {
     StillInRoom,
     /// The server does not know the room version.
     #[error("this server does not support room version {0}")]
-    UnsupportedVersion(String),
+    UnsupportedVersion(Box<str>),
     /// The database belongs to another server.
     #[error(
         "this database belongs to the server {0}; a server name cannot change: set server_name \
          back, or name another data_dir"
     )]
-    OtherServer(String),
+    OtherServer(Box<str>),
     /// The room has moved since the decision was made; decide again.
     #[error("the room has changed meanwhile")]
     Stale,
     /// The room's history is not one that state resolution can work with.
     #[error("{0}")]
-    Unresolvable(String),
+    Unresolvable(Box<str>),
     /// An event names others that the server does not have.
     #[error("an event refers to events that are not here")]
     Missing,
@@ -89,12 +89,12 @@ impl Error {
     }
 
     /// Something that the rules forbid, with the reason.
-    pub fn forbidden(reason: impl Into<String>) -> Self {
+    pub fn forbidden(reason: impl Into<Box<str>>) -> Self {
         Self::Forbidden(reason.into())
     }
 
     /// Something that makes no sense, with the reason.
-    pub fn invalid(reason: impl Into<String>) -> Self {
+    pub fn invalid(reason: impl Into<Box<str>>) -> Self {
         Self::Invalid(reason.into())
     }
 }
@@ -102,9 +102,9 @@ impl Error {
 impl From<FormatError> for Error {
     fn from(error: FormatError) -> Self {
         match error {
-            FormatError::TooLarge { .. } => Self::TooLarge(error.to_string()),
+            FormatError::TooLarge { .. } => Self::TooLarge(error.to_string().into()),
             FormatError::NotCanonical(_) | FormatError::Malformed(_) => {
-                Self::BadContent(error.to_string())
+                Self::BadContent(error.to_string().into())
             }
         }
     }

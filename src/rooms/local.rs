@@ -132,7 +132,7 @@ fn claim(tx: &Tx, name: &ServerName) -> Result<(), Error> {
         .map(|row| row.value().to_owned());
     match owner {
         Some(owner) if owner == name.as_str() => Ok(()),
-        Some(owner) => Err(Error::OtherServer(owner)),
+        Some(owner) => Err(Error::OtherServer(owner.into())),
         None => Ok(tx.facts()?.insert(SERVER_NAME, name.as_str())?),
     }
 }

@@ -174,7 +174,7 @@ pub fn rules(r: &impl Reader, room: RoomNum) -> Result<&'static RoomVersionRules
 /// # Errors
 /// [`Error::UnsupportedVersion`].
 pub fn rules_of(version: &RoomVersionId) -> Result<&'static RoomVersionRules, Error> {
-    versions::rules(version).ok_or_else(|| Error::UnsupportedVersion(version.to_string()))
+    versions::rules(version).ok_or_else(|| Error::UnsupportedVersion(version.to_string().into()))
 }
 
 /// The room's id.

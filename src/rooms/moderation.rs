@@ -126,9 +126,9 @@ pub fn unban(
     reason: Option<&str>,
 ) -> Result<(), Error> {
     if current::membership(tx, room, target)? != Membership::Ban {
-        return Err(Error::BadState(format!(
-            "{target} is not banned from the room"
-        )));
+        return Err(Error::BadState(
+            format!("{target} is not banned from the room").into(),
+        ));
     }
     Change::new(target, MembershipState::Leave, reason).send(tx, local, room, actor)
 }

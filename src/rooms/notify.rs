@@ -291,7 +291,8 @@ fn flattened(draft: &EventDraft, room_id: &RoomId) -> Result<FlattenedJson, Erro
     if let Some(state_key) = &draft.state_key {
         event["state_key"] = state_key.as_str().into();
     }
-    let event = to_raw_value(&event).map_err(|error| Error::BadContent(error.to_string()))?;
+    let event =
+        to_raw_value(&event).map_err(|error| Error::BadContent(error.to_string().into()))?;
     Ok(FlattenedJson::from_raw(&Raw::<()>::from_json(event)))
 }
 

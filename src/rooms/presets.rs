@@ -131,7 +131,8 @@ fn optional<T>(raw: Option<&Raw<T>>) -> Result<CanonicalJsonObject, Error> {
 }
 
 fn object<T>(raw: &Raw<T>) -> Result<CanonicalJsonObject, Error> {
-    serde_json::from_str(raw.json().get()).map_err(|error| Error::BadContent(error.to_string()))
+    serde_json::from_str(raw.json().get())
+        .map_err(|error| Error::BadContent(error.to_string().into()))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -266,7 +267,7 @@ impl Wish<'_> {
         let mut initial = Vec::with_capacity(request.initial_state.len());
         for raw in &request.initial_state {
             let event: InitialState = serde_json::from_str(raw.json().get())
-                .map_err(|error| Error::BadContent(error.to_string()))?;
+                .map_err(|error| Error::BadContent(error.to_string().into()))?;
             let InitialState {
                 kind,
                 state_key,

@@ -67,7 +67,7 @@ pub(super) fn resolve(
     };
     let resolved = resolve::resolve(rules, &conflicts, &source).map_err(|error| match error {
         ResolveError::Read(error) => error,
-        other => Error::Unresolvable(other.to_string()),
+        other => Error::Unresolvable(other.to_string().into()),
     })?;
     let cleared = source.conflicts.iter().cloned();
     let cleared = cleared.fold(first.clone(), |state, key| state.with(key, None));

@@ -18,7 +18,7 @@ pub enum Error {
     )]
     TooNew {
         /// The table.
-        table: String,
+        table: Box<str>,
         /// Its version in the database.
         stored: u32,
     },

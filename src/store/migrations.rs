@@ -52,7 +52,7 @@ pub(super) fn run_for(
         let known = tables.iter().find(|table| table.name == name);
         if known.is_none_or(|table| table.version < *version) {
             return Err(Error::TooNew {
-                table: name.clone(),
+                table: name.as_str().into(),
                 stored: *version,
             });
         }

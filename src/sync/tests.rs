@@ -3,13 +3,13 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use ruma::{OwnedRoomId, RoomVersionId, api::client::filter::FilterDefinition, user_id};
-use smol::Executor;
 
 use super::{
     Hub, KnownMembers, Request, StateAfter, SyncToken,
     answer::{self, candidates},
 };
 use crate::{
+    executor::Executor,
     pool::Pool,
     rooms::{self, typing::Typing},
     store::{
@@ -72,7 +72,7 @@ fn with_hub(test: impl AsyncFnOnce(&Store, &Hub)) {
         cache: 4 << 20,
     };
     let store = Store::open(&options, Pool::default()).expect("the store opens");
-    let executor = Executor::new();
+    let executor = Executor::default();
     smol::block_on(executor.run(async {
         let hub = Arc::new(Hub::new(store.clone(), 1).expect("a hub"));
         let publishing = executor.spawn(store.clone().publish({

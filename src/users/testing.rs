@@ -8,13 +8,13 @@ use std::{
 
 use ruma::server_name;
 use serde_json::{Value, value::RawValue};
-use smol::Executor;
 use tempfile::TempDir;
 
 use super::{Error, Login, NewAccount, NewLogin, Options, Session, Users, accounts, profiles};
 use crate::{
     clock::Clock,
     config::{Registration, Secret},
+    executor::Executor,
     pool::Pool,
     store::{
         self, Effect, EventNum, Place, Position, Reader, RoomNum, Store, UserNum,
@@ -167,7 +167,7 @@ fn start<T>(directory: &Path, test: impl AsyncFnOnce(Server) -> T) -> T {
     };
     let effects = Arc::<Mutex<Vec<Effect>>>::default();
     let noted = effects.clone();
-    let executor = Executor::new();
+    let executor = Executor::default();
     executor
         .spawn(store.clone().publish(move |effects: &[Effect]| {
             noted.lock().unwrap().extend_from_slice(effects);

@@ -4,7 +4,6 @@ use std::{
     future::{Future, poll_fn},
     net::TcpListener,
     path::Path,
-    sync::Arc,
     task::Poll,
     time::{Duration, Instant},
 };
@@ -12,6 +11,7 @@ use std::{
 use hearth::{
     clock::Clock,
     config::{Config, Settings},
+    executor::Executor,
     federation::{Client, Federation},
     http::Edge,
     server::Server,
@@ -20,7 +20,7 @@ use hearth::{
 use http::{Method, Request, Response};
 use ruma::ServerName;
 use serde_json::{Value, json};
-use smol::{Executor, LocalExecutor, Timer};
+use smol::{LocalExecutor, Timer};
 use tempfile::TempDir;
 
 /// When the server's clock starts, in milliseconds since the epoch.
@@ -36,7 +36,7 @@ pub const PASSWORD: &str = "correct horse battery";
 pub struct Home {
     /// The server's clock.
     pub clock: Clock,
-    executor: Arc<Executor<'static>>,
+    executor: Executor,
     server: Option<Server>,
     config: Config,
     directory: TempDir,
@@ -56,7 +56,7 @@ impl Home {
     /// A server with these lines in its configuration. It limits no rates, and has to do with
     /// no other server, unless they say so.
     pub fn with(settings: &str) -> Self {
-        Self::among(Arc::default(), Clock::manual(START), None, settings)
+        Self::among(Executor::default(), Clock::manual(START), None, settings)
     }
 
     /// Servers that federate with each other on the loopback, with the same clock. While one of
@@ -69,7 +69,7 @@ impl Home {
     pub fn federating_with<const N: usize>(
         settings: impl FnOnce(&[String; N]) -> [String; N],
     ) -> [Self; N] {
-        let (executor, clock) = (Arc::default(), Clock::manual(START));
+        let (executor, clock) = (Executor::default(), Clock::manual(START));
         let doors = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").expect("a port is free"));
         let ports = doors.each_ref().map(|door| {
             let address = door.local_addr().expect("it has an address");
@@ -91,22 +91,12 @@ impl Home {
                  allow_private_addresses = true\n{}",
                 settings.next().unwrap_or_default()
             );
-            Self::among(
-                Arc::clone(&executor),
-                clock.clone(),
-                doors.next(),
-                &settings,
-            )
+            Self::among(executor.clone(), clock.clone(), doors.next(), &settings)
         })
     }
 
     /// A server on the executor of others.
-    fn among(
-        executor: Arc<Executor<'static>>,
-        clock: Clock,
-        door: Option<TcpListener>,
-        settings: &str,
-    ) -> Self {
+    fn among(executor: Executor, clock: Clock, door: Option<TcpListener>, settings: &str) -> Self {
         let directory = tempfile::tempdir().expect("a directory can be made");
         let data = directory.path().join("data");
         let mut settings = format!("data_dir = {data:?}\nlisten = [\"127.0.0.1:0\"]\n{settings}\n");

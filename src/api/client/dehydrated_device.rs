@@ -138,7 +138,7 @@ pub async fn post_events(
         events: messages,
     };
     let answer = serde_json::to_vec(&events)
-        .map_err(|_| Error::Internal("messages that do not serialize".into()))?;
+        .map_err(|_| Error::Internal("messages that do not serialize"))?;
     Ok(Streamed::new(stream::once(Ok(answer))))
 }
 

@@ -102,7 +102,7 @@ pub(super) fn failure(error: &federation::Error) -> Value {
 pub(in crate::api) fn raw<T>(key: &CanonicalJsonObject) -> Result<Raw<T>, Error> {
     to_raw_value(key)
         .map(Raw::from_json)
-        .map_err(|_| Error::Internal("a key that does not serialize".into()))
+        .map_err(|_| Error::Internal("a key that does not serialize"))
 }
 
 /// `POST /_matrix/client/v3/keys/claim`
@@ -243,7 +243,7 @@ pub async fn upload_signatures(
         };
         for (user, key, error) in api.store.write(job).await? {
             let failure = serde_json::from_value(refusal(&error))
-                .map_err(|_| Error::Internal("a failure that does not parse".into()))?;
+                .map_err(|_| Error::Internal("a failure that does not parse"))?;
             failures.entry(user).or_default().insert(key, failure);
         }
     }

@@ -237,7 +237,7 @@ async fn preview(api: &Api, url: &str) -> Result<Box<RawValue>, Error> {
     }
     let shown = api.previews.preview(url).await?;
     let written = to_raw_value(&*shown);
-    written.map_err(|_| Error::Internal("a preview that is no JSON".into()))
+    written.map_err(|_| Error::Internal("a preview that is no JSON"))
 }
 
 /// `GET /_matrix/media/v3/download/{serverName}/{mediaId}`

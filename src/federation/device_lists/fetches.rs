@@ -151,7 +151,9 @@ impl DeviceLists {
         let request = get_devices::v1::Request::new(user.to_owned());
         let answer = self.0.client.answer(user.server_name(), request, LIMITS);
         let told = match answer.await {
-            Ok(answer) => Told::parse(user, answer.body()).map_err(Error::Nonsense)?,
+            Ok(answer) => {
+                Told::parse(user, answer.body()).map_err(|why| Error::Nonsense(why.into()))?
+            }
             Err(error) if matches!(error.kind(), Some(ErrorKind::NotFound)) => {
                 return self.forget_one(user).await;
             }
@@ -204,7 +206,7 @@ fn keep(
 }
 
 fn own(error: rooms::Error) -> Error {
-    Error::Disk(error.to_string())
+    Error::Disk(error.to_string().into())
 }
 
 /// Says how a fetch ended, when it is dropped.

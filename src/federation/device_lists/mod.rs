@@ -24,12 +24,13 @@ use ruma::{
     OwnedServerName, OwnedUserId, ServerName, UserId,
     api::federation::transactions::edu::{DeviceListUpdateContent, SigningKeyUpdateContent},
 };
-use smol::{Executor, Task, lock::Semaphore};
+use smol::{Task, lock::Semaphore};
 
 use self::{fetches::Fetches, waiting::Waiting};
 use super::{Client, Error, connect::in_time, patience::Patience};
 use crate::{
     clock::Clock,
+    executor::Executor,
     rooms::{self, current},
     store::{self, Reader, Store, Tx},
     users::{
@@ -98,7 +99,7 @@ struct Parts {
     store: Store,
     client: Client,
     clock: Clock,
-    executor: Arc<Executor<'static>>,
+    executor: Executor,
     patience: Patience,
     fetches: Fetches,
     waiting: Waiting,
@@ -111,7 +112,7 @@ impl DeviceLists {
         store: &Store,
         (client, clock): (&Client, &Clock),
         patience: &Patience,
-        executor: &Arc<Executor<'static>>,
+        executor: &Executor,
     ) -> Self {
         let lists = Self(Arc::new(Parts {
             store: store.clone(),

@@ -12,12 +12,13 @@ use simple_dns::{
     rdata::{A, AAAA, CNAME, RData, SRV},
 };
 use smol::{
-    Async, Executor,
+    Async,
     io::{AsyncReadExt, AsyncWriteExt},
 };
 use tempfile::TempDir;
 
 use super::{Dns, Error, Files, Found, Service};
+use crate::executor::Executor;
 use crate::pool::Pool;
 
 /// A name server that knows what a test tells it. Of names that begin with
@@ -38,7 +39,7 @@ pub struct Lookups {
 
 impl Lookups {
     /// A name server that knows the lines of `zone`: name, time to live, type, and what it says.
-    pub fn new(executor: &Arc<Executor<'static>>, zone: &str) -> Self {
+    pub fn new(executor: &Executor, zone: &str) -> Self {
         // A port that is free for one may be taken for the other.
         let (tcp, udp) = iter::repeat_with(|| {
             let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -222,7 +223,7 @@ fn record(line: &str) -> Option<ResourceRecord<'static>> {
 
 /// Looks names up at a name server that knows `zone`.
 fn with(zone: &str, test: impl AsyncFnOnce(Lookups)) {
-    let executor = Arc::new(Executor::new());
+    let executor = Executor::default();
     let lookups = Lookups::new(&executor, zone);
     smol::block_on(executor.run(test(lookups)));
 }

@@ -18,13 +18,14 @@ use ruma::{
     api::federation::{authentication::XMatrix, discovery::get_server_keys},
     signatures::PublicKeyMap,
 };
-use smol::{Executor, lock::Semaphore};
+use smol::lock::Semaphore;
 
 use self::stored::Known;
 pub use self::{notary::Query, own::published};
 use super::{Client, locks::Locks, remembered::Remembered};
 use crate::{
     clock::Clock,
+    executor::Executor,
     pool::{Kind, Pool},
     protocol::receive::{Incoming, ReceiveError, Received},
     rooms::{self, Local},
@@ -59,7 +60,7 @@ struct Parts {
     client: Client,
     clock: Clock,
     pool: Pool,
-    executor: Arc<Executor<'static>>,
+    executor: Executor,
     slots: Semaphore,
     vouching: Semaphore,
     /// A server is asked by one at a time.
@@ -81,7 +82,7 @@ impl Keys {
         client: &Client,
         notaries: &[OwnedServerName],
         (clock, pool): (&Clock, &Pool),
-        executor: &Arc<Executor<'static>>,
+        executor: &Executor,
     ) -> Self {
         Self(Arc::new(Parts {
             store: store.clone(),

@@ -17,10 +17,7 @@ use ruma::{
     OwnedServerName, ServerName,
     api::{error::ErrorKind, federation::authenticated_media::get_content::v1},
 };
-use smol::{
-    Executor,
-    lock::{OnceCell, Semaphore},
-};
+use smol::lock::{OnceCell, Semaphore};
 
 use self::multipart::{AROUND, Parts, Told};
 use super::{
@@ -31,6 +28,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
+    executor::Executor,
     media::{self, About, Draft, Media, is_media_id},
 };
 
@@ -76,7 +74,7 @@ pub struct RemoteMedia(Arc<Shared>);
 struct Shared {
     client: Client,
     media: Media,
-    executor: Arc<Executor<'static>>,
+    executor: Executor,
     queues: Mutex<HashMap<OwnedServerName, Queue>>,
     failed: Remembered<Name, Error>,
     slots: Semaphore,
@@ -90,12 +88,7 @@ impl fmt::Debug for RemoteMedia {
 
 impl RemoteMedia {
     /// Fetches with `client` into `media`.
-    pub fn new(
-        client: &Client,
-        media: &Media,
-        clock: &Clock,
-        executor: &Arc<Executor<'static>>,
-    ) -> Self {
+    pub fn new(client: &Client, media: &Media, clock: &Clock, executor: &Executor) -> Self {
         Self(Arc::new(Shared {
             client: client.clone(),
             media: media.clone(),
@@ -201,7 +194,7 @@ impl RemoteMedia {
     /// From where the server says that they are.
     async fn redirected(&self, url: &str, draft: Draft) -> Result<(Draft, Told), Error> {
         let place = Place::of(url);
-        let place = place.ok_or_else(|| PeerError::Nonsense("a redirect to nowhere".to_owned()))?;
+        let place = place.ok_or_else(|| PeerError::Nonsense("a redirect to nowhere".into()))?;
         let (_, answer) = self.0.client.open_on_the_web(place).await?;
         whole(answer, draft).await
     }
@@ -216,7 +209,7 @@ impl RemoteMedia {
     ) -> Result<(Draft, Told), Error> {
         let path = format!("/_matrix/media/v3/download/{server}/{id}?allow_remote=false");
         let request = Request::get(path).body(hyper::body::Bytes::new());
-        let request = request.map_err(|error| PeerError::Nonsense(error.to_string()))?;
+        let request = request.map_err(|error| PeerError::Nonsense(error.to_string().into()))?;
         let answer = self.0.client.open_as_it_is(server, request).await;
         whole(answer.map_err(absence)?, draft).await
     }
@@ -274,7 +267,7 @@ async fn parts(mut answer: Answer, mut draft: Draft) -> Result<(Draft, Told), Er
             return Ok((draft, parts.told().clone()));
         }
     }
-    Err(PeerError::Nonsense("media that break off".to_owned()).into())
+    Err(PeerError::Nonsense("media that break off".into()).into())
 }
 
 /// Takes an answer that is the media.

@@ -222,7 +222,7 @@ fn boundary(content_type: &str) -> Option<String> {
 }
 
 fn nonsense(why: &str) -> Error {
-    Error::Nonsense(why.to_owned())
+    Error::Nonsense(why.into())
 }
 
 #[cfg(test)]

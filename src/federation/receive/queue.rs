@@ -8,7 +8,7 @@ use std::{
 
 use ruma::{EventId, OwnedEventId, OwnedServerName, ServerName};
 use smol::{
-    Executor, Task, Timer,
+    Task, Timer,
     channel::{self, Receiver as Woken, Sender},
     future::FutureExt,
     lock::Semaphore,
@@ -22,6 +22,7 @@ use super::{
     work::Receiver,
 };
 use crate::{
+    executor::Executor,
     protocol::{Pdu, receive::Received},
     rooms::{self, event},
     store::{Reader, RoomNum, Rows, Store, Tx, records::Waiting},
@@ -126,7 +127,7 @@ fn waiting(r: &impl Reader, room: RoomNum) -> Result<BTreeMap<String, Waiting>, 
 
 /// The tasks that work off what waits.
 pub struct Queues<P> {
-    executor: Arc<Executor<'static>>,
+    executor: Executor,
     receiver: Receiver<P>,
     rooms: Arc<Mutex<HashMap<RoomNum, Queue>>>,
     slots: Arc<Semaphore>,
@@ -139,10 +140,7 @@ struct Queue {
 
 impl<P: Peers> Queues<P> {
     /// The tasks for what `receiver` lets wait, beginning with what waited when the server stopped.
-    pub fn start(
-        executor: &Arc<Executor<'static>>,
-        receiver: Receiver<P>,
-    ) -> Result<Self, rooms::Error> {
+    pub fn start(executor: &Executor, receiver: Receiver<P>) -> Result<Self, rooms::Error> {
         let queues = Self {
             executor: executor.clone(),
             receiver,

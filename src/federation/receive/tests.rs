@@ -13,10 +13,11 @@ use ruma::{
     EventId, OwnedEventId, RoomId, RoomVersionId, ServerName, server_name, signatures::PublicKeyMap,
 };
 use serde_json::{json, value::RawValue};
-use smol::{Executor, future};
+use smol::future;
 
 use super::{Peers, Queues, RawPdu, Receiver, Refused, Taken, Told};
 use crate::{
+    executor::Executor,
     pool::Pool,
     protocol::{
         Pdu, ServerKey,
@@ -204,7 +205,7 @@ fn with_server<T>(peer: &Peer, known: usize, test: impl AsyncFnOnce(&Server<'_>)
         cache: 4 << 20,
     };
     let store = Store::open(&options, Pool::default()).expect("the store opens");
-    let executor = Arc::new(Executor::new());
+    let executor = Executor::default();
     smol::block_on(executor.run(async {
         let publishing = executor.spawn(store.clone().publish(|_| {}));
         let local = Local::new(server_name!("a.example").to_owned(), ServerKey::generate());

@@ -22,7 +22,6 @@ use std::{
 
 use ruma::{OwnedServerName, ServerName};
 use smol::{
-    Executor,
     channel::{self, Receiver},
     lock::Semaphore,
 };
@@ -37,6 +36,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
+    executor::Executor,
     store::{self, Store, Tx, records::Whereabouts},
 };
 
@@ -68,7 +68,7 @@ struct Parts {
     search: Search,
     store: Store,
     clock: Clock,
-    executor: Arc<Executor<'static>>,
+    executor: Executor,
     /// What the last searches found, before it is stored too.
     recent: Remembered<OwnedServerName, Result<Arc<Whereabouts>, Error>>,
     /// The searches under way; each channel is closed when its search is over.
@@ -79,12 +79,7 @@ struct Parts {
 
 impl Resolver {
     /// Stores what `search` finds.
-    pub fn new(
-        search: Search,
-        store: &Store,
-        clock: &Clock,
-        executor: &Arc<Executor<'static>>,
-    ) -> Self {
+    pub fn new(search: Search, store: &Store, clock: &Clock, executor: &Executor) -> Self {
         Self(Arc::new(Parts {
             search,
             store: store.clone(),
@@ -178,7 +173,7 @@ impl Resolver {
         }
         if searches.len() >= WAITING {
             let busy = "too many servers are being looked for";
-            return Err(Error::Unreachable(busy.to_owned()));
+            return Err(Error::Unreachable(busy.into()));
         }
         let (end, search) = channel::bounded(1);
         searches.insert(name.to_owned(), search.clone());

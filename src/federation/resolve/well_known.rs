@@ -71,7 +71,7 @@ async fn fetch(search: &Search, name: &ServerName) -> Result<(OwnedServerName, D
 }
 
 fn nonsense(error: impl ToString) -> Error {
-    Error::Nonsense(error.to_string())
+    Error::Nonsense(error.to_string().into())
 }
 
 /// How long an answer with these headers holds.

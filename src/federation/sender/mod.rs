@@ -38,7 +38,7 @@ use std::{
 
 use ruma::{ServerName, api::federation::transactions::edu::Edu};
 use smol::{
-    Executor, Task,
+    Task,
     channel::{self, Receiver, Sender as Channel},
     lock::Semaphore,
 };
@@ -53,6 +53,7 @@ use self::{
 use super::Client;
 use crate::{
     clock::Clock,
+    executor::Executor,
     rooms::{self, Local, servers},
     store::{self, Effect, EventNum, Position, ServerNum, Snapshot, Store, Tx, records::Rest},
 };
@@ -77,7 +78,7 @@ struct Parts {
     local: Local,
     client: Client,
     clock: Clock,
-    executor: Arc<Executor<'static>>,
+    executor: Executor,
     wake: Channel<()>,
     /// Says that somebody is to be addressed.
     unheard: Channel<()>,
@@ -133,7 +134,7 @@ impl Sender {
     pub fn start(
         (store, local): (&Store, &Local),
         (client, clock): (&Client, &Clock),
-        executor: &Arc<Executor<'static>>,
+        executor: &Executor,
     ) -> Result<Self, rooms::Error> {
         let (wake, woken) = channel::bounded(1);
         let (unheard, is_unheard) = channel::bounded(1);

@@ -1,9 +1,6 @@
 //! The senders over a store of their own; nobody whom they send to answers.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use ruma::{
     OwnedTransactionId,
@@ -15,12 +12,13 @@ use ruma::{
     uint, user_id,
 };
 use serde_json::{Value, json};
-use smol::{Executor, Timer};
+use smol::Timer;
 
 use super::{EDUS, Edus, Happening, Sender, durable::Durable, rest};
 use crate::{
     clock::Clock,
     config::{Config, Settings},
+    executor::Executor,
     federation::Client,
     pool::Pool,
     protocol::ServerKey,
@@ -59,7 +57,7 @@ fn with_sender(before: fn(&Tx) -> Result<(), rooms::Error>, test: impl AsyncFnOn
     let settings = Settings::parse(&settings).expect("these are settings");
     let config = Config::try_from(settings).expect("these settings fit together");
     let clock = Clock::manual(NOW);
-    let executor = Arc::new(Executor::new());
+    let executor = Executor::default();
     smol::block_on(executor.run(async {
         let publishing = executor.spawn(store.clone().publish(|_| {}));
         store.write(before).await.expect("it is written");

@@ -18,7 +18,7 @@ use ruma::{
     },
     owned_event_id,
 };
-use smol::{Executor, stream};
+use smol::stream;
 use tempfile::TempDir;
 
 use super::routes::Routes;
@@ -26,6 +26,7 @@ use crate::{
     api::{Anyone, Api, ClientApi, Error, Session, Streamed},
     clock::Clock,
     config::{Config, Settings},
+    executor::Executor,
     federation::{Federation, Previews, RemoteMedia},
     media::Media,
     pool::Pool,
@@ -68,7 +69,7 @@ impl House {
             registration_shared_secret: None,
         };
         let local = Local::new(config.server_name.clone(), ServerKey::generate());
-        let executor = Arc::new(Executor::new());
+        let executor = Executor::default();
         let federation =
             Federation::start(&config, (&store, &local), (&clock, &pool), &executor).unwrap();
         let media = Media::start(&config, &store, (&clock, &pool), &executor);
@@ -91,7 +92,7 @@ impl House {
             store: store.clone(),
             stopping,
         });
-        let publishing = Executor::new();
+        let publishing = Executor::default();
         let _published = publishing.spawn(store.publish(|_effects| {}));
         let (alice, short) = smol::block_on(publishing.run(async {
             let alice = register(&api, "alice", false).await;
@@ -182,7 +183,7 @@ async fn fail_inside(
     _who: Anyone,
     _request: refresh_token::v3::Request,
 ) -> Result<refresh_token::v3::Response, Error> {
-    Err(Error::Internal("the secret reason".into()))
+    Err(Error::Internal("the secret reason"))
 }
 
 async fn say_who(

@@ -17,7 +17,7 @@ fn a_server_keeps_its_key_and_no_other_server_takes_its_database() {
         assert_eq!(first.key().id(), again.key().id());
         assert_eq!(first.key().public_key(), again.key().public_key());
         let other = Local::load(store, server_name!("there").to_owned(), 3).await;
-        assert!(matches!(other, Err(Error::OtherServer(name)) if name == "here"));
+        assert!(matches!(other, Err(Error::OtherServer(name)) if *name == *"here"));
     });
 }
 
@@ -38,6 +38,6 @@ fn a_new_key_signs_from_the_next_start_on_and_the_old_one_stays_known() {
         assert_eq!((old.seed, old.expired_ts), (first.key().seed(), Some(5)));
         let other = server_name!("there").to_owned();
         let refused = Local::rotate_key(store, other, 8).await;
-        assert!(matches!(refused, Err(Error::OtherServer(name)) if name == "here"));
+        assert!(matches!(refused, Err(Error::OtherServer(name)) if *name == *"here"));
     });
 }

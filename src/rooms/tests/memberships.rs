@@ -2,7 +2,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use ruma::{RoomVersionId, events::StateEventType, profile::ProfileFieldValue};
 use serde_json::{Value, json};
-use smol::{Executor, Timer};
+use smol::Timer;
 
 use super::{
     local,
@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
+    executor::Executor,
     pool::Pool,
     rooms::{Actor, Error, Local, content, errands::Errands, memberships},
     store::{
@@ -139,7 +140,7 @@ fn run<T>(
     };
     let store = Store::open(&options, Pool::default()).expect("the store opens");
     let errands = Arc::new(Errands::default());
-    let executor = Executor::new();
+    let executor = Executor::default();
     smol::block_on(executor.run(async {
         let told = errands.clone();
         let apply = move |effects: &[Effect]| effects.iter().for_each(|effect| told.apply(effect));

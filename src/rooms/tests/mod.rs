@@ -22,7 +22,6 @@ use ruma::{
     CanonicalJsonObject, MilliSecondsSinceUnixEpoch, OwnedRoomId, RoomVersionId, UInt, UserId,
     events::TimelineEventType, server_name, user_id,
 };
-use smol::Executor;
 
 use super::{
     Error, Local,
@@ -30,6 +29,7 @@ use super::{
     insert::Notify,
 };
 use crate::{
+    executor::Executor,
     pool::Pool,
     protocol::{
         ServerKey,
@@ -47,7 +47,7 @@ pub(super) fn with_store<T>(test: impl AsyncFnOnce(&Store) -> T) -> T {
         cache: 4 << 20,
     };
     let store = Store::open(&options, Pool::default()).expect("the store opens");
-    let executor = Executor::new();
+    let executor = Executor::default();
     smol::block_on(executor.run(async {
         let publishing = executor.spawn(store.clone().publish(|_| {}));
         let result = test(&store).await;

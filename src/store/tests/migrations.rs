@@ -191,7 +191,7 @@ fn a_table_of_a_newer_hearth_is_refused_with_words_that_help() {
 fn a_table_that_only_a_newer_hearth_knows_is_refused() {
     let db = open(&database_at_1()).expect("it opens");
     let refused = run_for(&db, &[], STEPS, |_| Ok(())).expect_err("nobody would keep it right");
-    assert!(matches!(refused, Error::TooNew { table, stored: 1 } if table == "pets"));
+    assert!(matches!(refused, Error::TooNew { table, stored: 1 } if *table == *"pets"));
 }
 
 #[test]

@@ -19,12 +19,13 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer},
 };
 use smol::{
-    Async, Executor,
+    Async,
     io::{AsyncReadExt, AsyncWriteExt},
 };
 
 use super::{Ports, Search, search::target};
 use crate::{
+    executor::Executor,
     federation::{
         Error,
         connect::{Connector, Target},
@@ -48,7 +49,7 @@ type Pages = HashMap<&'static str, String>;
 type Came = (String, String, String);
 
 struct World {
-    executor: Arc<Executor<'static>>,
+    executor: Executor,
     lookups: Lookups,
     connector: Connector,
     pages: Arc<Mutex<Pages>>,
@@ -63,7 +64,7 @@ impl World {
     }
 
     fn with(zone: &str, pages: &[(&'static str, &str)], allow_private: bool) -> Self {
-        let executor = Arc::new(Executor::new());
+        let executor = Executor::default();
         let (authority, acceptor) = authority();
         let authorities = Authorities::of(vec![authority]);
         let connector = Connector::new(authorities, allow_private, &Pool::default(), &executor);

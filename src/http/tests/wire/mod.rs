@@ -16,7 +16,6 @@ use std::{
 
 use ruma::api::client::{account::whoami, sync::sync_events};
 use smol::{
-    Executor,
     channel::{self, Receiver, Sender},
     stream,
 };
@@ -25,6 +24,7 @@ use super::{House, routes};
 use crate::{
     api::{Api, Error, Session, Streamed},
     config::{Config, Settings, Tls},
+    executor::Executor,
     http::{Certificate, Edge, Front, Listeners, limits::Times, routes::Routes},
     pool::Pool,
     stop::{self, Stop},
@@ -74,7 +74,7 @@ fn add_sync(routes: &mut Routes, gone: Sender<()>) {
                     })),
                     Some("broken") => Streamed::new(stream::iter([
                         first(),
-                        Err(Error::Internal("broken on purpose".into())),
+                        Err(Error::Internal("broken on purpose")),
                     ])),
                     Some("panics") => Streamed::new(stream::iter((0..2).map(move |n| match n {
                         0 => first(),
@@ -133,7 +133,7 @@ impl Server {
         let (stop, stopping) = stop::channel();
         let served = front.clone();
         let thread = thread::spawn(move || {
-            let executor = Arc::new(Executor::new());
+            let executor = Executor::default();
             let serve = listeners.serve(&executor, served, stopping);
             smol::block_on(executor.run(serve));
         });
