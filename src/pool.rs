@@ -5,6 +5,7 @@
 
 use std::{
     any::Any,
+    future::Future,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -103,30 +104,39 @@ impl Pool {
     ///
     /// # Errors
     /// If too many pieces of this kind are waiting.
-    pub async fn run<T: Send + 'static>(
+    pub fn run<T: Send + 'static>(
         &self,
         kind: Kind,
         work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, Error> {
-        let lane = &self.lanes[kind as usize];
-        let _waiting = Waiting::enter(&lane.waiting, kind.waiting()).ok_or(Error)?;
-        Ok(self.run_whenever(kind, work).await)
+    ) -> impl Future<Output = Result<T, Error>> + Send {
+        self.unless_busy(kind, boxed(work))
     }
 
     /// The same, however many are waiting: for the server's own tasks, which have nobody whom they could
     /// refuse. Each of them sees to it that only a few of its pieces wait.
-    pub async fn run_whenever<T: Send + 'static>(
+    pub fn run_whenever<T: Send + 'static>(
         &self,
         kind: Kind,
         work: impl FnOnce() -> T + Send + 'static,
-    ) -> T {
-        let work = move || -> Done { Box::new(work()) };
-        let done = self.run_boxed(kind, Box::new(work)).await;
+    ) -> impl Future<Output = T> + Send {
+        self.whenever(kind, boxed(work))
+    }
+
+    // These are in the program once for every type of result, not for every piece of work.
+
+    async fn unless_busy<T: 'static>(&self, kind: Kind, work: Work) -> Result<T, Error> {
+        let lane = &self.lanes[kind as usize];
+        let _waiting = Waiting::enter(&lane.waiting, kind.waiting()).ok_or(Error)?;
+        Ok(self.whenever(kind, work).await)
+    }
+
+    async fn whenever<T: 'static>(&self, kind: Kind, work: Work) -> T {
+        let done = self.run_boxed(kind, work).await;
         *done.downcast().expect("this is what the work made")
     }
 
-    /// The same for work of every type: in the program once.
-    async fn run_boxed(&self, kind: Kind, work: Box<dyn FnOnce() -> Done + Send>) -> Done {
+    /// The same for every type of result.
+    async fn run_boxed(&self, kind: Kind, work: Work) -> Done {
         let slot = self.lanes[kind as usize].slots.acquire().await;
         let thread = self.all.acquire().await;
         // A guard that borrows cannot go to the other thread, so the permits are given back by a
@@ -145,8 +155,15 @@ impl Pool {
     }
 }
 
+/// A piece of work.
+type Work = Box<dyn FnOnce() -> Done + Send>;
+
 /// What a piece of work has made.
 type Done = Box<dyn Any + Send>;
+
+fn boxed<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Work {
+    Box::new(move || Box::new(work()))
+}
 
 struct Waiting<'a>(&'a AtomicUsize);
 

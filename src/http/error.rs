@@ -12,8 +12,8 @@ use ruma::api::{
     client::uiaa::UiaaResponse,
     error::{
         DeserializationError, Error as MatrixError, ErrorBody, ErrorKind, FromHttpRequestError,
-        HeaderDeserializationError, LimitExceededErrorData, RetryAfter, StandardErrorBody,
-        WrongRoomKeysVersionErrorData,
+        HeaderDeserializationError, IntoHttpError, LimitExceededErrorData, RetryAfter,
+        StandardErrorBody, WrongRoomKeysVersionErrorData,
     },
 };
 use serde_json::error::Category;
@@ -362,7 +362,12 @@ fn standard(
 
 /// The answer that one of ruma's responses makes.
 pub(super) fn encode(response: impl OutgoingResponseExt) -> Response<Answer> {
-    match response.try_into_http_response::<Vec<u8>>() {
+    encoded(response.try_into_http_response())
+}
+
+/// What is the same for every response, and so is in the program once.
+fn encoded(response: Result<Response<Vec<u8>>, IntoHttpError>) -> Response<Answer> {
+    match response {
         Ok(response) => response.map(Answer::from),
         Err(error) => {
             log::error!("an answer cannot be written: {error}");

@@ -2,14 +2,15 @@
 
 use std::{
     future::Future,
+    mem,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
+    task::{Context, Poll, ready},
 };
 
 use http::{Method, Request, Response, header};
 use ruma::api::{
-    IncomingRequest, IncomingRequestExt, Metadata, OutgoingResponse, error::FromHttpRequestError,
-    path_builder::PathBuilder,
+    IncomingRequest, IncomingRequestExt, Metadata, OutgoingResponse, path_builder::PathBuilder,
 };
 
 use super::{
@@ -45,7 +46,7 @@ pub(super) enum Takes {
 }
 
 type Handled = Pin<Box<dyn Future<Output = Result<Response<Answer>, Error>> + Send>>;
-type Handle = Box<dyn Fn(Call<'_>) -> Result<Handled, Error> + Send + Sync>;
+type Handle = Box<dyn Fn(Call<'_>, &[&str]) -> Result<Handled, Error> + Send + Sync>;
 
 /// An endpoint of one method and all the paths it ever had.
 pub(super) struct Route {
@@ -66,11 +67,12 @@ impl Route {
         R::Authentication: Scheme<Caller = C>,
         F: Fn(Api, C, R) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<R::OutgoingResponse, Error>> + Send + 'static,
+        R::OutgoingResponse: 'static,
     {
-        Self::of::<R>(Box::new(move |call| {
-            let (api, caller, request) = parse::<R>(call)?;
+        Self::of::<R>(Box::new(move |call, arguments| {
+            let (api, caller, request) = parse::<R>(call, arguments)?;
             let answer = handler(api, caller, request);
-            Ok(Box::pin(async move { Ok(encode(answer.await?)) }))
+            Ok(answered(answer, encode))
         }))
     }
 
@@ -82,15 +84,10 @@ impl Route {
         F: Fn(Api, C, R) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Streamed, Error>> + Send + 'static,
     {
-        Self::of::<R>(Box::new(move |call| {
-            let (api, caller, request) = parse::<R>(call)?;
+        Self::of::<R>(Box::new(move |call, arguments| {
+            let (api, caller, request) = parse::<R>(call, arguments)?;
             let answer = handler(api, caller, request);
-            Ok(Box::pin(async move {
-                let mut response = Response::new(Answer::from(answer.await?));
-                let json = header::HeaderValue::from_static("application/json");
-                response.headers_mut().insert(header::CONTENT_TYPE, json);
-                Ok(response)
-            }))
+            Ok(answered(answer, pieces))
         }))
     }
 
@@ -99,16 +96,16 @@ impl Route {
     where
         R: IncomingRequest,
         R::Authentication: Scheme<Caller = C>,
-        A: OutgoingResponse,
+        A: OutgoingResponse + 'static,
         F: Fn(Api, C, R, Upload) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<A, Error>> + Send + 'static,
     {
-        let mut route = Self::of::<R>(Box::new(move |mut call| {
+        let mut route = Self::of::<R>(Box::new(move |mut call, arguments| {
             let upload = call.upload.take();
             let upload = upload.ok_or(Error::Internal("an upload without a body"))?;
-            let (api, caller, request) = parse::<R>(call)?;
+            let (api, caller, request) = parse::<R>(call, arguments)?;
             let answer = handler(api, caller, request, upload);
-            Ok(Box::pin(async move { Ok(encode(answer.await?)) }))
+            Ok(answered(answer, encode))
         }));
         route.body = Takes::Pieces;
         route
@@ -122,13 +119,11 @@ impl Route {
         F: Fn(Api, C, R) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Download, Error>> + Send + 'static,
     {
-        Self::of::<R>(Box::new(move |call| {
+        Self::of::<R>(Box::new(move |call, arguments| {
             let wants = Wants::of(call.request.headers());
-            let (api, caller, request) = parse::<R>(call)?;
+            let (api, caller, request) = parse::<R>(call, arguments)?;
             let answer = handler(api, caller, request);
-            Ok(Box::pin(
-                async move { Ok(files::file(answer.await?, &wants)) },
-            ))
+            Ok(answered(answer, move |file| files::file(file, &wants)))
         }))
     }
 
@@ -140,10 +135,10 @@ impl Route {
         F: Fn(Api, C, R) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Download, Error>> + Send + 'static,
     {
-        Self::of::<R>(Box::new(move |call| {
-            let (api, caller, request) = parse::<R>(call)?;
+        Self::of::<R>(Box::new(move |call, arguments| {
+            let (api, caller, request) = parse::<R>(call, arguments)?;
             let answer = handler(api, caller, request);
-            Ok(Box::pin(async move { Ok(files::multipart(answer.await?)) }))
+            Ok(answered(answer, files::multipart))
         }))
     }
 
@@ -170,8 +165,21 @@ impl Route {
 
     /// Makes ruma's request and calls the handler with it. The body is not needed any more once
     /// this returns.
-    pub(super) fn call(&self, call: Call<'_>) -> Result<Handled, Error> {
-        (self.handle)(call)
+    pub(super) fn call(&self, mut call: Call<'_>) -> Result<Handled, Error> {
+        // serde reads a struct from an array too, field by field, which no endpoint means.
+        let is_array = call.request.body().trim_ascii_start().starts_with(b"[");
+        // Most of ruma's requests read no body as an empty object, but not all that could.
+        if call.request.body().is_empty() {
+            *call.request.body_mut() = b"{}";
+        }
+        let arguments = mem::take(&mut call.arguments);
+        let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+        // Some of ruma's own deserializers index what may not be there; the panic hook logs it.
+        match catch_unwind(AssertUnwindSafe(|| (self.handle)(call, &arguments))) {
+            Err(_) => Err(Error::bad_json("this request makes no sense here")),
+            Ok(Ok(_)) if is_array => Err(Error::bad_json("the body must be a JSON object")),
+            Ok(handled) => handled,
+        }
     }
 }
 
@@ -196,38 +204,54 @@ impl Route {
     }
 }
 
-fn parse<R>(call: Call<'_>) -> Result<(Api, <R::Authentication as Scheme>::Caller, R), Error>
+pin_project_lite::pin_project! {
+    /// A handler at work, and what makes an answer of what it returns. (An `async` block around the
+    /// handler would take twice the handler's memory.)
+    struct Answered<F, M> {
+        #[pin]
+        handled: F,
+        answer: M,
+    }
+}
+
+impl<T, F, M> Future for Answered<F, M>
+where
+    F: Future<Output = Result<T, Error>>,
+    M: Fn(T) -> Response<Answer>,
+{
+    type Output = Result<Response<Answer>, Error>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let handled = ready!(this.handled.poll(context));
+        Poll::Ready(handled.map(&*this.answer))
+    }
+}
+
+fn answered<T, F, M>(handled: F, answer: M) -> Handled
+where
+    F: Future<Output = Result<T, Error>> + Send + 'static,
+    M: Fn(T) -> Response<Answer> + Send + 'static,
+{
+    Box::pin(Answered { handled, answer })
+}
+
+fn pieces(streamed: Streamed) -> Response<Answer> {
+    let mut response = Response::new(Answer::from(streamed));
+    let json = header::HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    response
+}
+
+fn parse<R>(
+    call: Call<'_>,
+    arguments: &[&str],
+) -> Result<(Api, <R::Authentication as Scheme>::Caller, R), Error>
 where
     R: IncomingRequest,
     R::Authentication: Scheme,
 {
-    let mut request = None;
-    let (api, proof) = read(call, &mut |call, arguments| {
-        request = Some(R::try_from_http_request(call, arguments)?);
-        Ok(())
-    })?;
-    let caller = R::Authentication::caller(proof)?;
-    let request = request.ok_or(Error::Internal("a request that was not read"))?;
-    Ok((api, caller, request))
-}
-
-type Reads<'a> = dyn FnMut(Request<&[u8]>, &[&str]) -> Result<(), FromHttpRequestError> + 'a;
-
-/// What is the same for every endpoint when ruma `reads` its request, and so is in the program once.
-fn read(call: Call<'_>, reads: &mut Reads<'_>) -> Result<(Api, Proof), Error> {
-    let arguments: Vec<&str> = call.arguments.iter().map(String::as_str).collect();
-    // serde reads a struct from an array too, field by field, which no endpoint means.
-    let is_array = call.request.body().trim_ascii_start().starts_with(b"[");
-    // Most of ruma's requests read no body as an empty object, but not all that could.
-    let request = call.request.map(|body| match body {
-        [] => b"{}",
-        body => body,
-    });
-    // Some of ruma's own deserializers index what may not be there; the panic hook logs it.
-    match catch_unwind(AssertUnwindSafe(|| reads(request, &arguments))) {
-        Err(_) => Err(Error::bad_json("this request makes no sense here")),
-        Ok(Err(error)) => Err(malformed(&error)),
-        Ok(Ok(())) if is_array => Err(Error::bad_json("the body must be a JSON object")),
-        Ok(Ok(())) => Ok((call.api, call.proof)),
-    }
+    let request = R::try_from_http_request(call.request, arguments);
+    let request = request.map_err(|error| malformed(&error))?;
+    Ok((call.api, R::Authentication::caller(call.proof)?, request))
 }

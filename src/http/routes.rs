@@ -288,6 +288,7 @@ impl Routes {
         R::Authentication: Scheme<Caller = C>,
         F: Fn(Api, C, R) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<R::OutgoingResponse, Error>> + Send + 'static,
+        R::OutgoingResponse: 'static,
     {
         self.push(Route::new(handler))
     }
@@ -308,7 +309,7 @@ impl Routes {
     where
         R: IncomingRequest,
         R::Authentication: Scheme<Caller = C>,
-        A: OutgoingResponse,
+        A: OutgoingResponse + 'static,
         F: Fn(Api, C, R, Upload) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<A, Error>> + Send + 'static,
     {

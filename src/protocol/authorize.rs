@@ -66,9 +66,14 @@ pub fn check_by_auth_events<E>(
     fetch: impl Fn(&EventId) -> Result<Option<Arc<Pdu>>, E>,
 ) -> Result<(), AuthError<E>> {
     let stash = Stash::new();
-    let fetch = |id: &EventId| stash.read(|| fetch(id));
-    let verdict = check_state_independent_auth_rules(&rules.authorization, pdu, fetch)
-        .and_then(|()| check_by(pdu, rules, &authorities(pdu, rules, fetch)));
+    let fetch: &dyn Fn(&EventId) -> Option<Arc<Pdu>> = &|id| stash.read(|| fetch(id));
+    let verdict =
+        check_state_independent_auth_rules(&rules.authorization, pdu, fetch).and_then(|()| {
+            let state = authorities(pdu, rules, fetch);
+            check_by(pdu, rules, &|kind, key| {
+                state.get(&(kind.clone(), key.to_owned())).cloned()
+            })
+        });
     finish(stash, verdict)
 }
 
@@ -84,7 +89,7 @@ pub fn check_by_state<E>(
     fetch_state: impl Fn(&StateEventType, &str) -> Result<Option<Arc<Pdu>>, E>,
 ) -> Result<(), AuthError<E>> {
     let stash = Stash::new();
-    let verdict = check_state_dependent_auth_rules(&rules.authorization, pdu, |kind, key| {
+    let verdict = check_by(pdu, rules, &|kind, key| {
         stash.read(|| fetch_state(kind, key))
     });
     finish(stash, verdict)
@@ -103,7 +108,7 @@ pub fn create_event(pdu: &Pdu, rules: &RoomVersionRules) -> Option<OwnedEventId>
 fn authorities(
     pdu: &Pdu,
     rules: &RoomVersionRules,
-    fetch: impl Fn(&EventId) -> Option<Arc<Pdu>>,
+    fetch: &dyn Fn(&EventId) -> Option<Arc<Pdu>>,
 ) -> HashMap<(StateEventType, String), Arc<Pdu>> {
     let create = create_event(pdu, rules);
     let ids = pdu.auth_events().iter().chain(create.as_ref());
@@ -115,14 +120,13 @@ fn authorities(
     .collect()
 }
 
+/// The rules that depend on a state. They are in the program once for each type of closure.
 fn check_by(
     pdu: &Pdu,
     rules: &RoomVersionRules,
-    state: &HashMap<(StateEventType, String), Arc<Pdu>>,
+    fetch_state: &dyn Fn(&StateEventType, &str) -> Option<Arc<Pdu>>,
 ) -> Result<(), String> {
-    check_state_dependent_auth_rules(&rules.authorization, pdu, |kind, key| {
-        state.get(&(kind.clone(), key.to_owned()))
-    })
+    check_state_dependent_auth_rules(&rules.authorization, pdu, fetch_state)
 }
 
 fn finish<E>(stash: Stash<E>, verdict: Result<(), String>) -> Result<(), AuthError<E>> {

@@ -29,7 +29,9 @@ mod tx;
 mod writer;
 
 use std::{
+    any::Any,
     fmt,
+    future::Future,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     thread::JoinHandle,
@@ -153,13 +155,13 @@ impl Store {
     ///
     /// # Errors
     /// What the job returns, or an [`Error`] of the store.
-    pub async fn write<T, E, F>(&self, job: F) -> Result<T, E>
+    pub fn write<T, E, F>(&self, job: F) -> impl Future<Output = Result<T, E>> + Send
     where
         F: Fn(&Tx) -> Result<T, E> + Send + 'static,
         T: Send + 'static,
         E: From<Error> + Send + 'static,
     {
-        self.queue(job, When::Now, Size::Grows).await
+        self.queue(job, When::Now, Size::Grows)
     }
 
     /// Like [`write`](Self::write), for what makes the database smaller: it is done even when the
@@ -167,13 +169,13 @@ impl Store {
     ///
     /// # Errors
     /// What the job returns, or an [`Error`] of the store.
-    pub async fn write_shrinking<T, E, F>(&self, job: F) -> Result<T, E>
+    pub fn write_shrinking<T, E, F>(&self, job: F) -> impl Future<Output = Result<T, E>> + Send
     where
         F: Fn(&Tx) -> Result<T, E> + Send + 'static,
         T: Send + 'static,
         E: From<Error> + Send + 'static,
     {
-        self.queue(job, When::Now, Size::Shrinks).await
+        self.queue(job, When::Now, Size::Shrinks)
     }
 
     /// Like [`write`](Self::write), for what can wait up to a second for another commit to ride
@@ -181,34 +183,53 @@ impl Store {
     ///
     /// # Errors
     /// What the job returns, or an [`Error`] of the store.
-    pub async fn write_soon<T, E, F>(&self, job: F) -> Result<T, E>
+    pub fn write_soon<T, E, F>(&self, job: F) -> impl Future<Output = Result<T, E>> + Send
     where
         F: Fn(&Tx) -> Result<T, E> + Send + 'static,
         T: Send + 'static,
         E: From<Error> + Send + 'static,
     {
-        self.queue(job, When::Soon, Size::Grows).await
+        self.queue(job, When::Soon, Size::Grows)
     }
 
-    async fn queue<T, E, F>(&self, job: F, when: When, size: Size) -> Result<T, E>
+    fn queue<T, E, F>(
+        &self,
+        job: F,
+        when: When,
+        size: Size,
+    ) -> impl Future<Output = Result<T, E>> + Send
     where
         F: Fn(&Tx) -> Result<T, E> + Send + 'static,
         T: Send + 'static,
         E: From<Error> + Send + 'static,
     {
-        self.inner.health.check()?;
         let (reply, answer) = channel::bounded(1);
         let job = Box::new(TypedJob {
             job,
             result: None,
             reply,
         });
-        self.inner
-            .orders
-            .send(Order::Write(Queued { job, size }, when))
-            .await
-            .map_err(|_| Error::Closed)?;
-        answer.recv().await.map_err(|_| Error::Closed)?
+        self.answered(Queued { job, size }, when, answer)
+    }
+
+    /// Queues a job, and waits for its answer: in the program once for every type of answer, not for
+    /// every job.
+    async fn answered<T, E>(&self, job: Queued, when: When, answer: Receiver<Done>) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+    {
+        let answer = self.order(job, when, answer).await?;
+        *answer.downcast().expect("this is what the job answers")
+    }
+
+    /// The same for every type of answer.
+    async fn order(&self, job: Queued, when: When, answer: Receiver<Done>) -> Result<Done, Error> {
+        self.inner.health.check()?;
+        let order = Order::Write(job, when);
+        let ordered = self.inner.orders.send(order).await;
+        ordered.map_err(|_| Error::Closed)?;
+        answer.recv().await.map_err(|_| Error::Closed)
     }
 
     /// Reads the last published snapshot in place. For a handful of rows: this runs on the one
@@ -222,7 +243,11 @@ impl Store {
     ///
     /// # Errors
     /// What `scan` returns, or [`crate::pool::Error`] as an error of its own.
-    pub async fn scan<T, E, F>(&self, name: &'static str, scan: F) -> Result<T, E>
+    pub fn scan<T, E, F>(
+        &self,
+        name: &'static str,
+        scan: F,
+    ) -> impl Future<Output = Result<T, E>> + Send
     where
         F: FnOnce(&Snapshot) -> Result<T, E> + Send + 'static,
         T: Send + 'static,
@@ -230,7 +255,7 @@ impl Store {
     {
         let snapshot = self.current().clone();
         let run = move || timed(name, || scan(&snapshot));
-        self.inner.pool.run(Kind::Scan, run).await?
+        scanned(self.inner.pool.run(Kind::Scan, run))
     }
 
     /// Like [`scan`](Self::scan), for a task of the server's own: it waits for its turn, however many
@@ -238,7 +263,11 @@ impl Store {
     ///
     /// # Errors
     /// What `scan` returns.
-    pub async fn scan_whenever<T, E, F>(&self, name: &'static str, scan: F) -> Result<T, E>
+    pub fn scan_whenever<T, E, F>(
+        &self,
+        name: &'static str,
+        scan: F,
+    ) -> impl Future<Output = Result<T, E>> + Send
     where
         F: FnOnce(&Snapshot) -> Result<T, E> + Send + 'static,
         T: Send + 'static,
@@ -249,7 +278,7 @@ impl Store {
             let snapshot = store.current().clone();
             timed(name, || scan(&snapshot))
         };
-        self.inner.pool.run_whenever(Kind::Scan, run).await
+        self.inner.pool.run_whenever(Kind::Scan, run)
     }
 
     /// Commits what is queued, refuses everything after, and closes the file. Waits for the
@@ -278,6 +307,15 @@ impl Store {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+async fn scanned<T, E>(
+    scan: impl Future<Output = Result<Result<T, E>, crate::pool::Error>>,
+) -> Result<T, E>
+where
+    E: From<crate::pool::Error>,
+{
+    scan.await?
 }
 
 /// Scans, and logs how long that takes.
@@ -352,17 +390,20 @@ impl Drop for Publisher<'_> {
     }
 }
 
+/// What a job answers, its type hidden.
+type Done = Box<dyn Any + Send>;
+
 struct TypedJob<F, T, E> {
     job: F,
     result: Option<Result<T, E>>,
-    reply: Sender<Result<T, E>>,
+    reply: Sender<Done>,
 }
 
 impl<F, T, E> Job for TypedJob<F, T, E>
 where
     F: Fn(&Tx) -> Result<T, E> + Send,
-    T: Send,
-    E: From<Error> + Send,
+    T: Send + 'static,
+    E: From<Error> + Send + 'static,
 {
     fn run(&mut self, tx: &Tx) -> bool {
         let result = (self.job)(tx);
@@ -374,10 +415,11 @@ where
     fn answer(self: Box<Self>) {
         let result = self.result.unwrap_or_else(|| Err(Error::Closed.into()));
         // Nobody may be waiting any more.
-        let _ = self.reply.try_send(result);
+        let _ = self.reply.try_send(Box::new(result));
     }
 
     fn fail(self: Box<Self>, error: Error) {
-        let _ = self.reply.try_send(Err(error.into()));
+        let result: Result<T, E> = Err(error.into());
+        let _ = self.reply.try_send(Box::new(result));
     }
 }

@@ -282,13 +282,17 @@ impl<'a, S: StateSource> Reduced<'a, S> {
                 .filter(|(_, event)| events.contains(event));
             among.map(|(id, _)| id.clone()).collect()
         };
+        // ruma's resolution is in the program once for each type of closure, and there are several
+        // sources.
+        let fetch: &dyn Fn(&EventId) -> Option<Arc<Pdu>> = &|id| stash.read(|| self.fetch(id));
+        let subgraph: &dyn Fn(&StateMap<_>) -> _ = &|_| Some(ids(subgraph));
         let resolved = state_res::resolve(
             &self.rules.authorization,
             state_res,
             &self.states,
             vec![ids(difference), EventIdSet::new()],
-            |id| stash.read(|| self.fetch(id)),
-            |_| Some(ids(subgraph)),
+            fetch,
+            subgraph,
         );
         stash.check()?;
         let resolved = resolved.map_err(|error| ResolveError::Unresolvable(error.to_string()))?;
