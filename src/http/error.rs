@@ -6,12 +6,12 @@
 
 use std::{borrow::Cow, time::Duration};
 
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderValue, Response, StatusCode, header, response::Parts};
 use ruma::api::{
-    OutgoingResponseExt,
+    OutgoingBody, OutgoingResponse,
     client::uiaa::UiaaResponse,
     error::{
-        DeserializationError, Error as MatrixError, ErrorBody, ErrorKind, FromHttpRequestError,
+        DeserializationError, Error as MatrixError, ErrorBody, ErrorKind,
         HeaderDeserializationError, IntoHttpError, LimitExceededErrorData, RetryAfter,
         StandardErrorBody, WrongRoomKeysVersionErrorData,
     },
@@ -361,14 +361,30 @@ fn standard(
 }
 
 /// The answer that one of ruma's responses makes.
-pub(super) fn encode(response: impl OutgoingResponseExt) -> Response<Answer> {
-    encoded(response.try_into_http_response())
+pub(super) fn encode(response: impl OutgoingResponse) -> Response<Answer> {
+    let written = response
+        .try_into_http_response_inner()
+        .and_then(|response| {
+            let (parts, body) = response.into_parts();
+            let content_type = body.content_type();
+            let body = body.try_into_buf().map_err(Into::into)?;
+            Ok((parts, content_type, body))
+        });
+    encoded(written)
 }
 
+type Written = (Parts, Option<HeaderValue>, Vec<u8>);
+
 /// What is the same for every response, and so is in the program once.
-fn encoded(response: Result<Response<Vec<u8>>, IntoHttpError>) -> Response<Answer> {
-    match response {
-        Ok(response) => response.map(Answer::from),
+fn encoded(written: Result<Written, IntoHttpError>) -> Response<Answer> {
+    match written {
+        Ok((mut parts, content_type, body)) => {
+            if let Some(content_type) = content_type {
+                let headers = &mut parts.headers;
+                headers.entry(header::CONTENT_TYPE).or_insert(content_type);
+            }
+            Response::from_parts(parts, Answer::from(body))
+        }
         Err(error) => {
             log::error!("an answer cannot be written: {error}");
             plain_fault()
@@ -387,11 +403,7 @@ fn plain_fault() -> Response<Answer> {
 }
 
 /// What is wrong with a request that ruma cannot make sense of.
-pub(super) fn malformed(error: &FromHttpRequestError) -> Error {
-    let FromHttpRequestError::Deserialization(error) = error else {
-        // tide chose the route by the method.
-        return Error::unrecognized("this endpoint does not take this method");
-    };
+pub(super) fn malformed(error: &DeserializationError) -> Error {
     let message = error.to_string();
     match error {
         DeserializationError::Json(error) => match error.classify() {

@@ -9,9 +9,7 @@ use std::{
 };
 
 use http::{Method, Request, Response, header};
-use ruma::api::{
-    IncomingRequest, IncomingRequestExt, Metadata, OutgoingResponse, path_builder::PathBuilder,
-};
+use ruma::api::{IncomingRequest, Metadata, OutgoingResponse, path_builder::PathBuilder};
 
 use super::{
     auth::{Demand, Proof, Scheme},
@@ -251,7 +249,8 @@ where
     R: IncomingRequest,
     R::Authentication: Scheme,
 {
-    let request = R::try_from_http_request(call.request, arguments);
+    // tide has chosen the route by the method.
+    let request = R::try_from_http_request_inner(call.request, arguments);
     let request = request.map_err(|error| malformed(&error))?;
     Ok((call.api, R::Authentication::caller(call.proof)?, request))
 }
