@@ -354,7 +354,6 @@ fn raise_file_limit() {
 
 #[cfg(test)]
 mod tests {
-
     use super::{Error, Executor, ended};
 
     #[test]

@@ -19,8 +19,10 @@ use smol::{Async, Timer, Unblock, channel, future, io::AsyncWriteExt, lock::Once
 use smol_hyper::rt::FuturesIo;
 
 use super::{Error, address::is_public, pace::Pace, tls::Authorities};
-use crate::executor::Executor;
-use crate::pool::{Kind, Pool};
+use crate::{
+    executor::Executor,
+    pool::{Kind, Pool},
+};
 
 /// How long it may take to connect to an address, and to shake hands.
 const CONNECT: Duration = Duration::from_secs(10);

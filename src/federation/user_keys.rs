@@ -12,8 +12,10 @@ use ruma::{
 use smol::Task;
 
 use super::{Client, Error, Limits, connect::in_time, patience::Patience};
-use crate::executor::Executor;
-use crate::users::remote_devices::{fits, is_of};
+use crate::{
+    executor::Executor,
+    users::remote_devices::{fits, is_of},
+};
 
 /// How much one server may answer, in bytes.
 const SIZE: usize = 4 * 1024 * 1024;

@@ -120,7 +120,8 @@ fn authorities(
     .collect()
 }
 
-/// The rules that depend on a state. They are in the program once for each type of closure.
+/// The rules that depend on a state. ruma's code for them is in the program once for each type of
+/// closure, so it gets one type.
 fn check_by(
     pdu: &Pdu,
     rules: &RoomVersionRules,

@@ -18,8 +18,7 @@ use smol::{
 use tempfile::TempDir;
 
 use super::{Dns, Error, Files, Found, Service};
-use crate::executor::Executor;
-use crate::pool::Pool;
+use crate::{executor::Executor, pool::Pool};
 
 /// A name server that knows what a test tells it. Of names that begin with
 /// - `large.` it says by UDP only that there is more,
