@@ -31,7 +31,7 @@ use crate::{
     media::{self, Media},
     pool::Pool,
     rates::Rates,
-    rooms::{self, Local, errands::Errands},
+    rooms::{self, Local, background::jobs::Errands},
     stop::{self, Stop},
     store::{self, Store},
     sync::Hub,

@@ -18,7 +18,6 @@ use super::{Error, Federation, Memory, Secret, Size};
 /// The settings as the file has them. What each means stands in `hearth.example.toml`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-#[allow(missing_docs)] // hearth.example.toml has them
 pub struct Settings {
     pub server_name: OwnedServerName,
     pub data_dir: PathBuf,

@@ -3,34 +3,18 @@
 //! [`Client`] asks them, [`keys`] knows by what keys they sign, [`receive`] takes what they send.
 //! [`Federation`] is all of it, for those above. Nobody below calls this.
 
-mod address;
-mod ask;
-mod client;
-mod connect;
-mod device_lists;
-mod dns;
-mod enter;
+mod devices;
+mod discovery;
 mod error;
-mod invite;
+pub mod inbound;
 pub mod keys;
 mod locks;
 mod media;
-mod moment;
-mod outside;
-mod pace;
-mod patience;
-mod previews;
-mod profiles;
-pub mod receive;
+mod membership;
+mod outbound;
+mod queries;
 mod remembered;
-mod resident;
-mod resolve;
-mod sender;
-mod spaces;
-mod third_party;
-mod tls;
-mod user_keys;
-mod web;
+mod transport;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -47,36 +31,34 @@ use ruma::{
 };
 use smol::channel;
 
-use self::{
-    ask::Asker,
-    keys::{Keys, Query},
-    patience::Patience,
-    receive::{Queues, RawPdu, Receiver, Taken},
-    sender::Sender,
-};
 pub use self::{
-    client::Client,
-    connect::Limits,
-    device_lists::{DeviceLists, Update as DeviceUpdate},
-    enter::{Door, Error as EnterError},
+    devices::{
+        device_lists::{DeviceLists, Update as DeviceUpdate},
+        user_keys::UserKeys,
+    },
     error::Error,
-    invite::Handed,
-    media::{Error as MediaError, RemoteMedia},
-    outside::text,
-    previews::Previews,
-    profiles::Profiles,
-    resident::Admitted,
-    sender::Happening,
-    spaces::Spaces,
-    tls::TlsError,
-    user_keys::UserKeys,
+    media::{Error as MediaError, RemoteMedia, previews::Previews},
+    membership::{
+        invite::Handed,
+        remote_join::{Door, Error as EnterError},
+        remote_leave::text,
+        resident::Admitted,
+    },
+    outbound::Happening,
+    queries::{profiles::Profiles, spaces::Spaces},
+    transport::{client::Client, connect::Limits, tls::TlsError},
+};
+use self::{
+    inbound::{Queues, RawPdu, Receiver, Taken, ask::Asker},
+    keys::{Keys, Query},
+    outbound::{Sender, backoff::Patience},
 };
 use crate::{
     clock::Clock,
     config::Config,
     executor::Executor,
     pool::Pool,
-    rooms::{self, Local, servers},
+    rooms::{self, Local, room, servers},
     store::{Effect, Place, Reader, RoomNum, Rows, ServerNum, Store, UserNum, records::Membership},
 };
 
@@ -268,8 +250,8 @@ impl Federation {
             let _ = done.try_send(receiver.fetch_history(room, gap, servers).await);
         });
         task.detach();
-        match connect::in_time(PATIENCE, result.recv()).await {
-            Ok(Ok(Err(receive::Error::Rooms(error)))) => Err(error),
+        match transport::connect::in_time(PATIENCE, result.recv()).await {
+            Ok(Ok(Err(inbound::Error::Rooms(error)))) => Err(error),
             Ok(Ok(Ok(fetched))) => Ok(fetched),
             _ => Ok(false),
         }
@@ -302,7 +284,7 @@ fn friends(r: &impl Reader, user: UserNum) -> Result<BTreeSet<ServerNum>, rooms:
         let (key, row) = row?;
         let room = key.value().1;
         let is_in = row.value().unpack()?.membership == Membership::Join;
-        if is_in && rooms::hot(r, room)?.joined <= FRIENDS {
+        if is_in && room::hot(r, room)?.joined <= FRIENDS {
             friends.extend(servers::of_room(r, room)?);
         }
     }

@@ -2,7 +2,7 @@
 
 use ruma::{MilliSecondsSinceUnixEpoch, OwnedUserId};
 
-use super::{append::Sending, insert::Notify};
+use super::event::{append::Sending, insert::Notify};
 use crate::store::UserNum;
 
 /// A local user who does something, with the time at which that happens.

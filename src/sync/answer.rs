@@ -17,7 +17,7 @@ use super::{
     request::{Request, Span},
 };
 use crate::{
-    rooms::{self, Error, current, event, filter, typing::Typing},
+    rooms::{Error, event, room, state::current, timeline::filter, typing::Typing},
     store::{
         Position, Reader, Records, RoomNum, Rows, Store, UserNum,
         records::{MemberRow, Membership},
@@ -76,7 +76,7 @@ pub fn candidates(
     let mut found = Vec::new();
     let mut add = |room: RoomNum, row: MemberRow| -> Result<(), Error> {
         if let Some(section) = section(request, span, &row)
-            && wants_room(&request.filter.room, &rooms::id(r, room)?)
+            && wants_room(&request.filter.room, &room::id(r, room)?)
         {
             found.push(Candidate { section, room, row });
         }
@@ -184,7 +184,7 @@ pub fn rooms(
         if let Some(json) = json {
             told.push(Told {
                 section: *section,
-                room: rooms::id(r, *room)?,
+                room: room::id(r, *room)?,
                 json,
             });
         }
@@ -311,7 +311,7 @@ fn newly_met(
         return Ok(met);
     };
     for Candidate { section, room, row } in candidates {
-        if *section != Section::Join || rooms::hot(r, *room)?.state_position <= since.position {
+        if *section != Section::Join || room::hot(r, *room)?.state_position <= since.position {
             continue;
         }
         for (user, membership) in current::local_members(r, *room)? {

@@ -28,7 +28,7 @@ use super::{
     sharing::{self, Moves},
 };
 use crate::{
-    rooms::{self, Error},
+    rooms::{Error, room},
     store::{Position, Reader, Records, RoomNum, Rows, UserNum, records::Membership},
     users::{self, device_lists, keys::signatures},
 };
@@ -81,7 +81,7 @@ pub fn concerned(r: &impl Reader, hub: &Hub, asked: &Asked) -> Result<Option<Vec
         };
         // Who is not in the room, and has not moved since, has not been in it since.
         let may_have_been_in = row.membership == Membership::Join || row.position > asked.after;
-        if may_have_been_in && rooms::hot(r, room)?.state_position > asked.after {
+        if may_have_been_in && room::hot(r, room)?.state_position > asked.after {
             concerned.push(room);
         }
     }

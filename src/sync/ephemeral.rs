@@ -12,7 +12,7 @@ use serde_json::{Value, json, value::to_raw_value};
 
 use super::request::{Request, Span};
 use crate::{
-    rooms::{Error, filter, receipts, typing::Typing},
+    rooms::{Error, timeline::filter, typing::Typing, unread::receipts},
     store::{Position, Reader, RoomNum},
     users,
 };

@@ -18,7 +18,7 @@ use std::{
 use smol::channel::{self, Receiver, Sender};
 
 use crate::{
-    rooms::{self, current},
+    rooms::{self, state::current},
     store::{Effect, Position, Reader, RoomNum, Rows, Store, UserNum},
     users,
 };

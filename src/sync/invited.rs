@@ -7,7 +7,11 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::{
-    rooms::{Error, client_event::stripped, event, invitation, shown},
+    rooms::{
+        Error, event,
+        membership::{invitation, stripped_state},
+        timeline::client_event::stripped,
+    },
     store::{EventNum, Reader, RoomNum, UserNum},
 };
 
@@ -32,7 +36,7 @@ pub fn shown_state(
     }
     let sender = event::load(r, member)?.parse::<Sender>()?.sender;
     let inviter = Some(&*sender).filter(|sender| *sender != user.as_str());
-    let mut shown = shown::of_room(r, room, inviter)?;
+    let mut shown = stripped_state::of_room(r, room, inviter)?;
     shown.push(member);
     shown
         .into_iter()

@@ -24,13 +24,16 @@ use super::{
 };
 use crate::{
     rooms::{
-        self, Error,
-        client_event::{Formatter, RoomIds},
-        current, event, filter, receipts, state as room_state, timeline as room_timeline,
-        token::PagingToken,
+        Error, event, room,
+        state::{self as room_state, current, overlay::View},
+        timeline::{
+            self as room_timeline,
+            client_event::{Formatter, RoomIds},
+            filter,
+            pagination_token::PagingToken,
+        },
         typing::Typing,
-        unread,
-        view::View,
+        unread::{self, receipts},
     },
     store::{
         EventNum, Place, Position, Reader, RoomNum, Rows, StateKeyNum,
@@ -164,8 +167,8 @@ impl<'a> InRoom<'a> {
         Ok(Self {
             request,
             room,
-            room_id: rooms::id(r, room)?,
-            hot: rooms::hot(r, room)?,
+            room_id: room::id(r, room)?,
+            hot: room::hot(r, room)?,
             row,
             formatter,
             since: since.filter(|_| stay == Stay::Throughout),

@@ -7,7 +7,10 @@ use ruma::{OwnedUserId, UserId};
 
 use super::device_lists::Asked;
 use crate::{
-    rooms::{self, Error, current, state},
+    rooms::{
+        Error, room,
+        state::{self, current},
+    },
     store::{
         EventNum, Position, Reader, RoomNum, Rows, StateKeyNum,
         records::{MemberRow, Membership},
@@ -69,7 +72,7 @@ impl Moves {
 
     /// What happened after `position`: everybody's stay is as it was then.
     fn since(r: &impl Reader, room: RoomNum, position: Position) -> Result<Self, Error> {
-        if rooms::hot(r, room)?.state_position <= position {
+        if room::hot(r, room)?.state_position <= position {
             return Ok(Self::default());
         }
         Self::between(r, room, (position, position))

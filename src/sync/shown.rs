@@ -5,7 +5,7 @@ use serde_json::{Map, Value, value::RawValue};
 
 use super::request::Request;
 use crate::{
-    rooms::{Error, client_event::Formatter, event::StoredEvent},
+    rooms::{Error, event::StoredEvent, timeline::client_event::Formatter},
     store::Reader,
 };
 

@@ -9,7 +9,12 @@ use ruma::{
 
 use super::{known::OfDevice, request::StateAfter};
 use crate::{
-    rooms::{Error, event, event::StoredEvent, filter, state as room_state, view::View},
+    rooms::{
+        Error,
+        event::{self, StoredEvent},
+        state::{self as room_state, overlay::View},
+        timeline::filter,
+    },
     store::{EventNum, Position, Reader, RoomNum, Rows, StateKeyNum},
 };
 

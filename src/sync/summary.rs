@@ -9,7 +9,10 @@ use ruma::{
 use serde::Deserialize;
 
 use crate::{
-    rooms::{Error, content, current, state},
+    rooms::{
+        Error,
+        state::{self, content, current},
+    },
     store::{
         Reader, RoomNum, Rows, StateKeyNum,
         records::{Membership, RoomHot},

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     executor::Executor,
     pool::Pool,
-    rooms::{self, typing::Typing},
+    rooms::{self, room, typing::Typing},
     store::{
         DeviceNum, Effect, EventNum, Options, Place, Position, Reader, RoomNum, Store, Tx, UserNum,
         records::{MemberRow, Membership},
@@ -26,7 +26,7 @@ const ROOMS: u32 = 500;
 fn make_rooms(tx: &Tx) -> Result<(), rooms::Error> {
     for n in 0..ROOMS {
         let id = OwnedRoomId::try_from(format!("!room{n}:here")).expect("a room id");
-        let room = rooms::make(tx, &id, &RoomVersionId::V12)?;
+        let room = room::make(tx, &id, &RoomVersionId::V12)?;
         let row = MemberRow {
             membership: Membership::Join,
             event: EventNum(1),

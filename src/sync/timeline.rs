@@ -5,7 +5,11 @@ use std::collections::BTreeSet;
 use ruma::{OwnedRoomId, OwnedUserId, api::client::filter::RoomEventFilter};
 
 use crate::{
-    rooms::{Error, client_event::Formatter, event, event::StoredEvent, filter, timeline},
+    rooms::{
+        Error,
+        event::{self, StoredEvent},
+        timeline::{self, client_event::Formatter, filter},
+    },
     store::{Place, Position, Reader, RoomNum},
 };
 

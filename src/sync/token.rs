@@ -6,7 +6,7 @@
 use std::{fmt, str::FromStr};
 
 use crate::{
-    rooms::token::{BadToken, SYNC},
+    rooms::timeline::pagination_token::{BadToken, SYNC},
     store::Position,
 };
 
@@ -65,7 +65,7 @@ impl FromStr for SyncToken {
 mod tests {
     use super::SyncToken;
     use crate::{
-        rooms::token::{BadToken, PagingToken},
+        rooms::timeline::pagination_token::{BadToken, PagingToken},
         store::Position,
     };
 

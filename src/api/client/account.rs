@@ -13,7 +13,7 @@ use super::uiaa::{self, Interactive, authenticate};
 use crate::{
     api::{Anyone, Api, Error, Session},
     media,
-    rooms::memberships,
+    rooms::background::memberships,
     users::accounts,
 };
 

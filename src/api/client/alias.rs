@@ -11,7 +11,7 @@ use ruma::{
 use crate::{
     api::{Anyone, Api, Error, Session},
     rates::{Kind, household},
-    rooms::{self, aliases},
+    rooms::{directory::aliases, room},
 };
 
 /// `PUT /_matrix/client/v3/directory/room/{roomAlias}`
@@ -22,7 +22,7 @@ pub async fn create_alias(
 ) -> Result<create_alias::v3::Response, Error> {
     let (local, actor) = (api.local.clone(), api.actor(&who));
     let write = api.store.write(move |tx| {
-        let room = rooms::num(tx, &request.room_id)?;
+        let room = room::num(tx, &request.room_id)?;
         aliases::create(tx, &local, &actor, &request.room_alias, room)
     });
     write.await?;

@@ -23,7 +23,10 @@ use crate::{
     api::{Anyone, Api, Error, Session, federation},
     federation::Limits,
     rates::{Kind, household},
-    rooms::{self, directory, directory::Readers},
+    rooms::{
+        directory::{self, Readers},
+        room,
+    },
 };
 
 /// How long another server may take to list rooms, and how many bytes a page may have.
@@ -39,7 +42,7 @@ pub async fn get_room_visibility(
     request: get_room_visibility::v3::Request,
 ) -> Result<get_room_visibility::v3::Response, Error> {
     let listed = api.store.read(|s| {
-        let room = rooms::num(s, &request.room_id)?;
+        let room = room::num(s, &request.room_id)?;
         directory::is_listed(s, room)
     })?;
     let visibility = if listed {
@@ -95,7 +98,7 @@ pub async fn set_room_visibility(
     };
     let actor = api.actor(&who);
     let write = api.store.write(move |tx| {
-        let room = rooms::num(tx, &request.room_id)?;
+        let room = room::num(tx, &request.room_id)?;
         directory::set_listed(tx, &actor, room, listed)
     });
     write.await?;

@@ -16,7 +16,12 @@ use ruma::{
 
 use crate::{
     api::{Api, Error, Session},
-    rooms::{self, Actor, Local, current, invitation, join, leave, moderation, servers},
+    rooms::{
+        self, Actor, Local,
+        membership::{invitation, join, leave, moderation},
+        room, servers,
+        state::current,
+    },
     store::{Reader, RoomNum, Tx},
 };
 
@@ -91,7 +96,7 @@ async fn join_anywhere(
 }
 
 fn is_shared(r: &impl Reader, room: &RoomId) -> Result<bool, rooms::Error> {
-    servers::is_shared(r, rooms::num(r, room)?)
+    servers::is_shared(r, room::num(r, room)?)
 }
 
 /// Other servers that may know the room: who invited `who`, who is in the room or was, who made it.
@@ -102,7 +107,7 @@ fn others_in(
 ) -> Result<Vec<OwnedServerName>, rooms::Error> {
     api.store.read(|s| {
         let mut others = Vec::new();
-        match rooms::num(s, room) {
+        match room::num(s, room) {
             Err(rooms::Error::UnknownRoom) => {}
             num => {
                 let num = num?;
@@ -257,6 +262,6 @@ where
     let (local, actor) = (api.local.clone(), api.actor(who));
     let write = api
         .store
-        .write(move |tx| deed(tx, &local, &actor, rooms::num(tx, &room)?));
+        .write(move |tx| deed(tx, &local, &actor, room::num(tx, &room)?));
     Ok(write.await?)
 }

@@ -22,16 +22,20 @@ use crate::{
     protocol::build::{EventDraft, canonical_content},
     rooms::{
         self,
-        append::Sending,
-        client_event::{Formatter, RoomIds},
-        event,
-        event::StoredEvent,
-        filter,
-        messages::{self, Asked, Page},
-        notify,
-        sending::{self, Transacted},
-        token::PagingToken,
-        view::View,
+        event::{
+            self, StoredEvent,
+            append::Sending,
+            send::{self, Transacted},
+        },
+        room,
+        state::overlay::View,
+        timeline::{
+            client_event::{Formatter, RoomIds},
+            filter, history_visibility,
+            messages::{self, Asked, Page},
+            pagination_token::PagingToken,
+        },
+        unread::notify,
     },
     store::{Place, RoomNum, Snapshot},
 };
@@ -102,7 +106,7 @@ async fn send(
         sent_by: None,
         notify: notify::decide(&api.store, &api.local, &draft).await?,
     };
-    let job = move |tx: &_| sending::send_once(tx, &local, &transacted, &draft, &sending);
+    let job = move |tx: &_| send::send_once(tx, &local, &transacted, &draft, &sending);
     Ok(api.store.write(job).await?)
 }
 
@@ -121,7 +125,7 @@ impl Reading {
         room_id: OwnedRoomId,
         filter: RoomEventFilter,
     ) -> Result<Self, rooms::Error> {
-        let room = rooms::readable(s, &room_id, who.user)?;
+        let room = history_visibility::readable(s, &room_id, who.user)?;
         let reader = (&*who.user_id, Some(who.device));
         let formatter = Formatter::new(s, room, reader, now_ms, RoomIds::Shown)?;
         Ok(Self {
@@ -227,7 +231,7 @@ fn messages_of(
     let (from, to) = (place(&request.from)?, place(&request.to)?);
     let from = match (from, request.dir) {
         (Some(from), _) => from,
-        (None, Direction::Backward) => rooms::hot(s, reading.room)?.last_place,
+        (None, Direction::Backward) => room::hot(s, reading.room)?.last_place,
         (None, Direction::Forward) => Place::MIN,
     };
     let limit = usize::try_from(u64::from(request.limit))

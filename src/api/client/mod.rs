@@ -46,7 +46,7 @@ use crate::{
     media::Media,
     pool::Pool,
     rates::Rates,
-    rooms::{self, Actor, Local, current, typing::Typing},
+    rooms::{self, Actor, Local, state::current, typing::Typing},
     stop::Stopping,
     store::{RoomNum, Store, records::Membership},
     sync::{Hub, KnownMembers},
@@ -107,7 +107,7 @@ impl ClientApi {
     /// whether there is such a room.
     fn joined_room(&self, who: &Session, room_id: &RoomId) -> Result<RoomNum, Error> {
         let room = self.store.read(|s| {
-            let room = match rooms::num(s, room_id) {
+            let room = match rooms::room::num(s, room_id) {
                 Err(rooms::Error::UnknownRoom) => return Ok(None),
                 room => room?,
             };

@@ -14,7 +14,7 @@ use ruma::{
 use super::config::only_own;
 use crate::{
     api::{Api, Error, Session},
-    rooms::current,
+    rooms::state::current,
     store::UserNum,
     users,
 };

@@ -18,7 +18,7 @@ use super::config::only_own;
 use crate::{
     api::{Anyone, Api, Error, Session},
     rates::{Kind, household},
-    rooms::memberships,
+    rooms::background::memberships,
     users::profiles::{self, Change},
 };
 

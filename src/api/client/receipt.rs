@@ -16,7 +16,7 @@ use ruma::{
 use crate::{
     api::{Api, Error, Session},
     federation::Happening,
-    rooms::receipts::{self, Of},
+    rooms::unread::receipts::{self, Of},
 };
 
 /// `POST /_matrix/client/v3/rooms/{roomId}/receipt/{receiptType}/{eventId}`

@@ -8,7 +8,12 @@ use ruma::{
 
 use crate::{
     api::{Api, Error, Session},
-    rooms::{self, aliases, create, presets, upgrade, upgrade::Upgrade},
+    rooms::{
+        create::{self, presets},
+        directory::aliases,
+        room,
+        upgrade::{self, Upgrade},
+    },
 };
 
 /// `POST /_matrix/client/v3/createRoom`
@@ -58,7 +63,7 @@ pub async fn upgrade_room(
         additional_creators: request.additional_creators,
     };
     let write = api.store.write(move |tx| {
-        let old = rooms::num(tx, &request.room_id)?;
+        let old = room::num(tx, &request.room_id)?;
         upgrade::upgrade(tx, &local, &actor, old, &wish)
     });
     Ok(upgrade_room::v3::Response::new(write.await?))
@@ -72,7 +77,7 @@ pub async fn aliases(
 ) -> Result<get_aliases::v3::Response, Error> {
     let actor = api.actor(&who);
     let aliases = api.store.read(|s| {
-        let room = rooms::num(s, &request.room_id)?;
+        let room = room::num(s, &request.room_id)?;
         aliases::shown_to(s, &actor, room)
     })?;
     Ok(get_aliases::v3::Response::new(aliases))

@@ -20,8 +20,10 @@ use crate::{
     api::{Api, Error, Session},
     rooms::{
         self,
-        spaces::{self, Child},
-        summary,
+        directory::{
+            spaces::{self, Child},
+            summary,
+        },
     },
     store::UserNum,
 };

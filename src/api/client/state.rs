@@ -21,14 +21,20 @@ use crate::{
     api::{Api, Error, Session},
     protocol::build::{EventDraft, canonical_content},
     rooms::{
-        self, append,
-        append::Sending,
-        checks,
-        client_event::{Formatter, RoomIds, state_of},
-        content::StateEvent,
-        current, event, notify, state,
-        token::PagingToken,
-        view::View,
+        self,
+        create::checks,
+        event::{
+            self,
+            append::{self, Sending},
+        },
+        room,
+        state::{self, content::StateEvent, current, overlay::View},
+        timeline::{
+            client_event::{Formatter, RoomIds, state_of},
+            history_visibility,
+            pagination_token::PagingToken,
+        },
+        unread::notify,
     },
     store::{EventNum, RoomNum, Snapshot, Tx, records::Membership},
 };
@@ -61,7 +67,7 @@ pub async fn send_state_event(
     };
     let local = api.local.clone();
     let job = move |tx: &Tx| {
-        let room = rooms::num(tx, &request.room_id)?;
+        let room = room::num(tx, &request.room_id)?;
         checks::state_event(tx, &local, room, &checked)?;
         append::append(tx, &local, &draft, &sending)
     };
@@ -76,7 +82,7 @@ fn readable(
     room_id: &OwnedRoomId,
     now_ms: u64,
 ) -> Result<(RoomNum, View, Formatter), rooms::Error> {
-    let room = rooms::readable(s, room_id, who.user)?;
+    let room = history_visibility::readable(s, room_id, who.user)?;
     let reader = (&*who.user_id, Some(who.device));
     let formatter = Formatter::new(s, room, reader, now_ms, RoomIds::Shown)?;
     let state = formatter.sight.present(s)?;
@@ -185,7 +191,7 @@ fn state_at(
     present: View,
 ) -> Result<View, rooms::Error> {
     let place = token.place(s, room)?;
-    if place >= rooms::hot(s, room)?.last_place {
+    if place >= room::hot(s, room)?.last_place {
         return Ok(present);
     }
     match rooms::timeline::backwards(s, room, place, 1)?.pop() {
@@ -219,7 +225,7 @@ fn joined_of(
         displayname: Option<String>,
         avatar_url: Option<String>,
     }
-    let room = rooms::readable(s, room_id, who.user)?;
+    let room = history_visibility::readable(s, room_id, who.user)?;
     if current::membership(s, room, &who.user_id)? != Membership::Join {
         return Err(rooms::Error::forbidden("you are not in this room"));
     }

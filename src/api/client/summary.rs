@@ -9,7 +9,11 @@ use ruma::{
 use super::alias;
 use crate::{
     api::{Api, Error, Session},
-    rooms::{self, client_event::state_of, spaces, summary},
+    rooms::{
+        self,
+        directory::{spaces, summary},
+        timeline::client_event::state_of,
+    },
 };
 
 /// `GET /_matrix/client/v1/room_summary/{roomIdOrAlias}`

@@ -21,7 +21,7 @@ use smol::{
 use super::{device_list::device_lists_between, presence};
 use crate::{
     api::{Api, Error, Session, Streamed},
-    rooms::current,
+    rooms::state::current,
     store::{self, DeviceNum, Position, Reader, Rows, Tx, records::Membership},
     sync::{
         Request, StateAfter, SyncToken,

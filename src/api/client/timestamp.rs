@@ -10,10 +10,9 @@ use ruma::{
 
 use crate::{
     api::{Api, Error, Session},
-    rooms::{
-        self,
-        moment::{self, Nearest},
-        visibility::Sight,
+    rooms::timeline::{
+        history_visibility::{self, Sight},
+        timestamp_to_event::{self, Nearest},
     },
     store::RoomNum,
 };
@@ -28,7 +27,9 @@ pub async fn get_event_by_timestamp(
     request: Request,
 ) -> Result<Response, Error> {
     let room_id = &*request.room_id;
-    let room = api.store.read(|s| rooms::readable(s, room_id, who.user))?;
+    let room = api
+        .store
+        .read(|s| history_visibility::readable(s, room_id, who.user))?;
     let moment = (u64::from(request.ts.get()), request.dir);
     let mut nearest = look(&api, &who, room, moment).await?;
     if nearest.gap.is_some() {
@@ -50,7 +51,7 @@ async fn look(
     let user = who.user_id.clone();
     let scan = api.store.scan("a time", move |s| {
         let mut sight = Sight::new(s, room, &user)?;
-        moment::nearest(s, room, moment, |event| sight.can_see(s, event))
+        timestamp_to_event::nearest(s, room, moment, |event| sight.can_see(s, event))
     });
     Ok(scan.await?)
 }

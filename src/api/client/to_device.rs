@@ -4,7 +4,7 @@ use ruma::api::client::to_device::send_event_to_device;
 
 use crate::{
     api::{Api, Error, Session},
-    rooms::sending,
+    rooms::event::send,
     store::Tx,
     users::to_device::{self, Batch},
 };
@@ -15,7 +15,7 @@ pub async fn send_event_to_device(
     who: Session,
     request: send_event_to_device::v3::Request,
 ) -> Result<send_event_to_device::v3::Response, Error> {
-    let transacted = sending::Transacted {
+    let transacted = send::Transacted {
         device: who.device,
         scope: format!("to-device {}", request.event_type),
         id: request.txn_id.to_string(),
@@ -32,7 +32,7 @@ pub async fn send_event_to_device(
     let id = format!("{:032x}", rand::random::<u128>()).into();
     let now = api.clock.now_ms();
     let job = move |tx: &Tx| {
-        if !sending::is_new(tx, &transacted, now)? {
+        if !send::is_new(tx, &transacted, now)? {
             return Ok(());
         }
         let from = (&*who.user_id, &kind);

@@ -18,9 +18,10 @@ use crate::{
     api::{Api, Error},
     federation::DeviceUpdate,
     rooms::{
-        self, acl, current,
-        receipts::{self, Of},
+        self,
+        state::{current, server_acl},
         typing::Change,
+        unread::receipts::{self, Of},
     },
     store::{RoomNum, Tx, UserNum, records::Membership},
     users::{self, to_device},
@@ -204,7 +205,7 @@ fn shared(
         return Ok(None);
     }
     let shared = api.store.read(|s| {
-        let room = acl::shared_with(s, room, origin)?;
+        let room = server_acl::shared_with(s, room, origin)?;
         let is_in = current::membership(s, room, user)? == Membership::Join;
         Ok(is_in.then_some(room))
     });

@@ -14,9 +14,14 @@ use super::pieces::Pieces;
 use crate::{
     api::{Api, Error, Origin, Streamed},
     rooms::{
-        self, acl, event,
-        graph::{self, Authorized},
-        server_sight,
+        self,
+        event::{
+            self,
+            graph::{self, Authorized},
+        },
+        room,
+        state::server_acl,
+        timeline::server_history_visibility,
     },
     store::{EventNum, Reader, RoomNum},
 };
@@ -37,8 +42,8 @@ pub async fn get_event(
         .scan("an event for another server", move |s| {
             let num = event::num_of(s, &request.event_id)?.ok_or(NO_EVENT)?;
             let room = event::header(s, num)?.room;
-            acl::shared_with(s, &rooms::id(s, room)?, &who.server)?;
-            let mut shown = server_sight::shown(s, room, &who.server, [num])?;
+            server_acl::shared_with(s, &room::id(s, room)?, &who.server)?;
+            let mut shown = server_history_visibility::shown(s, room, &who.server, [num])?;
             raw(shown.pop().unwrap_or_default())
         })
         .await?;
@@ -61,7 +66,7 @@ pub async fn get_backfill(
     let pdus = api
         .store
         .scan("history for another server", move |s| {
-            let room = acl::shared_with(s, &request.room_id, &who.server)?;
+            let room = server_acl::shared_with(s, &request.room_id, &who.server)?;
             let nums = graph::backwards(s, room, &request.v, limit)?;
             shown(s, room, &who, nums)
         })
@@ -85,7 +90,7 @@ pub async fn get_missing_events(
     let events = api
         .store
         .scan("missing events for another server", move |s| {
-            let room = acl::shared_with(s, &request.room_id, &who.server)?;
+            let room = server_acl::shared_with(s, &request.room_id, &who.server)?;
             let ends = (&*request.earliest_events, &*request.latest_events);
             let depth = request.min_depth.into();
             let nums = graph::between(s, room, ends, depth, most(request.limit))?;
@@ -162,7 +167,7 @@ fn shared_event(
     who: &Origin,
     (room, event): (&RoomId, &EventId),
 ) -> Result<(RoomNum, EventNum), rooms::Error> {
-    let room = acl::shared_with(r, room, &who.server)?;
+    let room = server_acl::shared_with(r, room, &who.server)?;
     let num = event::num_in(r, room, event)?.ok_or(NO_EVENT)?;
     if event::header(r, num)?.status.is_outlier() {
         return Err(NO_EVENT);
@@ -180,7 +185,7 @@ fn shown(
     who: &Origin,
     nums: Vec<EventNum>,
 ) -> Result<Vec<Box<RawValue>>, rooms::Error> {
-    let shown = server_sight::shown(r, room, &who.server, nums)?;
+    let shown = server_history_visibility::shown(r, room, &who.server, nums)?;
     shown.into_iter().map(raw).collect()
 }
 

@@ -17,7 +17,13 @@ use super::{event::raw, pieces::Pieces, v1};
 use crate::{
     api::{Api, Error, Origin, Streamed},
     federation::{Admitted, EnterError, Handed, text},
-    rooms::{self, acl, event, graph::Authorized, resident, servers, shown},
+    rooms::{
+        self,
+        event::{self, graph::Authorized},
+        membership::{resident, stripped_state},
+        room, servers,
+        state::server_acl,
+    },
     store::{EventNum, Reader, RoomNum},
 };
 
@@ -66,8 +72,8 @@ async fn template(
 ) -> Result<(RoomVersionId, Box<RawValue>), Error> {
     of_server(&who.server, &user)?;
     let version = api.store.read(|s| {
-        let room = acl::open_to(s, &room, &who.server)?;
-        rooms::version(s, room)
+        let room = server_acl::open_to(s, &room, &who.server)?;
+        room::version(s, room)
     })?;
     if versions.is_some_and(|versions| !versions.contains(&version)) {
         return Err(incompatible(version));
@@ -76,7 +82,7 @@ async fn template(
     let event = api
         .store
         .scan("a template", move |s| {
-            let room = rooms::num(s, &room)?;
+            let room = room::num(s, &room)?;
             resident::membership_template(s, &local, room, (&user, membership), now)
         })
         .await?;
@@ -127,7 +133,7 @@ async fn join(
     let of = (&*request.room_id, &*request.event_id);
     // Who was there before.
     let others = api.store.read(|s| {
-        let room = acl::open_to(s, &request.room_id, &who.server)?;
+        let room = server_acl::open_to(s, &request.room_id, &who.server)?;
         servers::names(s, room)
     })?;
     let Admitted { room, event } = api
@@ -163,7 +169,7 @@ fn room_before(
     omit: bool,
 ) -> Result<(Authorized, bool), rooms::Error> {
     // Of a room without a name the members make one.
-    let omit = omit && shown::is_named(r, room)?;
+    let omit = omit && stripped_state::is_named(r, room)?;
     Ok((Authorized::before_join(r, room, event, omit)?, omit))
 }
 
@@ -203,7 +209,9 @@ pub async fn create_knock_event(
         .federation
         .admit(&who.server, of, request.pdu, knock)
         .await?;
-    let state = api.store.read(|s| shown::of_room(s, admitted.room, None))?;
+    let state = api
+        .store
+        .read(|s| stripped_state::of_room(s, admitted.room, None))?;
     let state = state.into_iter().map(|num| {
         let event = api.store.read(|s| event::load(s, num))?;
         Ok(RawStrippedState::Pdu(raw(event.json)?))

@@ -8,7 +8,7 @@ use ruma::{
 
 use crate::{
     api::{Api, Error, Origin},
-    rooms::aliases,
+    rooms::directory::aliases,
 };
 
 /// `GET /_matrix/federation/v1/query/profile`

@@ -8,7 +8,11 @@ use ruma::{
 
 use crate::{
     api::{Api, Error, Origin},
-    rooms::{self, spaces, summary},
+    rooms::{
+        self,
+        directory::{spaces, summary},
+        room,
+    },
     store::Reader,
 };
 
@@ -34,7 +38,7 @@ fn hierarchy(
             "there is no such room for your server",
         ));
     };
-    let num = rooms::num(r, &request.room_id)?;
+    let num = room::num(r, &request.room_id)?;
     let children = spaces::children(r, num, request.suggested_only)?;
     let (ids, events): (Vec<OwnedRoomId>, Vec<_>) = children
         .into_iter()

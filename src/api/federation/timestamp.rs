@@ -7,7 +7,7 @@ use ruma::{
 
 use crate::{
     api::{Api, Error, Origin},
-    rooms::{acl, moment},
+    rooms::{state::server_acl, timeline::timestamp_to_event},
     store::records::Status,
 };
 
@@ -19,8 +19,8 @@ pub async fn get_event_by_timestamp(
 ) -> Result<Response, Error> {
     let moment = (u64::from(request.ts.get()), request.dir);
     let scan = api.store.scan("a time for another server", move |s| {
-        let room = acl::shared_with(s, &request.room_id, &who.server)?;
-        moment::nearest(s, room, moment, |event| {
+        let room = server_acl::shared_with(s, &request.room_id, &who.server)?;
+        timestamp_to_event::nearest(s, room, moment, |event| {
             Ok(event.header.status == Status::Accepted)
         })
     });

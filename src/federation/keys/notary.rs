@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, slice, time::Duration};
 use ruma::{OwnedServerName, api::federation::discovery::ServerSigningKeys, serde::Raw};
 
 use super::{Keys, Known, Wanted, own, stored};
-use crate::{federation::connect::in_time, rooms};
+use crate::{federation::transport::connect::in_time, rooms};
 
 /// How many servers one may ask about at once.
 const SERVERS: usize = 100;

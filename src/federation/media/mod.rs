@@ -4,6 +4,7 @@
 //! [server-server API, "Content Repository"]: https://spec.matrix.org/v1.19/server-server-api/#content-repository
 
 mod multipart;
+pub mod previews;
 
 use std::{
     collections::HashMap,
@@ -22,9 +23,11 @@ use smol::lock::{OnceCell, Semaphore};
 use self::multipart::{AROUND, Parts, Told};
 use super::{
     Client, Error as PeerError,
-    connect::{Answer, in_time},
     remembered::Remembered,
-    web::Place,
+    transport::{
+        connect::{Answer, in_time},
+        web::Place,
+    },
 };
 use crate::{
     clock::Clock,

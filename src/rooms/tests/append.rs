@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     protocol::versions,
-    rooms::{Error, current, event, hot, timeline},
+    rooms::{Error, event, room::hot, state::current, timeline},
     store::{Place, Position, Reader, Records, Tx, records::Membership},
 };
 
@@ -122,7 +122,7 @@ fn a_redaction_strips_what_it_may_and_nothing_else() {
                 join(tx, &local, &room, bob())?;
                 let of_alice = message(tx, &local, &room, alice(), "by alice")?;
                 let of_bob = message(tx, &local, &room, bob(), "by bob")?;
-                let redact = |sender, what: &crate::rooms::append::Appended| {
+                let redact = |sender, what: &crate::rooms::event::append::Appended| {
                     let mut redaction = draft(sender, "m.room.redaction", None, json!({}));
                     redaction.redacts = Some(what.id.clone());
                     send(tx, &local, &room, redaction)
@@ -174,6 +174,6 @@ fn a_position_leads_to_the_place_that_was_last_then() {
 fn append_elsewhere(
     tx: &Tx,
     local: &crate::rooms::Local,
-) -> Result<crate::rooms::append::Appended, Error> {
+) -> Result<crate::rooms::event::append::Appended, Error> {
     open_room(tx, local, &RoomVersionId::V11)
 }

@@ -8,7 +8,13 @@ use smol::future::zip;
 use super::{alice, draft, local, open_room, send, with_store};
 use crate::{
     protocol::versions,
-    rooms::{Error, Local, append::Appended, current, event, hot, state, timeline},
+    rooms::{
+        Error, Local,
+        event::{self, append::Appended},
+        room::hot,
+        state::{self, current},
+        timeline,
+    },
     store::{EventNum, Place, Reader, Rows, Snapshot, StateKeyNum, Store, Tx, records::Membership},
 };
 

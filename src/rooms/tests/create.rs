@@ -7,7 +7,13 @@ use super::{
 };
 use crate::{
     protocol::versions,
-    rooms::{Actor, Error, Local, aliases, content, create, directory, id, power, presets},
+    rooms::{
+        Actor, Error, Local,
+        create::{self, presets},
+        directory::{self, aliases},
+        room::id,
+        state::{content, power_levels},
+    },
     store::{Reader, Records, RoomNum, Rows, Tx, records::Membership},
     users::account_data,
 };
@@ -59,7 +65,7 @@ fn a_private_chat_is_for_the_invited() {
             json!({ &alice.id: 100 })
         };
         assert_eq!(levels["users"], users, "version {version}");
-        let levels = power::levels(world.tx, room, rules)?;
+        let levels = power_levels::levels(world.tx, room, rules)?;
         assert!(levels.user_can_send_state(&alice.id, StateEventType::RoomTombstone));
         assert!(!levels.user_can_send_state(&bob.id, StateEventType::RoomName));
         assert!(levels.user_can_invite(&bob.id));
@@ -72,7 +78,7 @@ fn a_public_chat_is_for_everyone() {
     with_preset("public_chat", |world, [_, bob], room, version| {
         assert_eq!(settings(world, room)?, ["public", "shared", "forbidden"]);
         let rules = versions::rules(version).expect("a supported version");
-        assert!(!power::levels(world.tx, room, rules)?.user_can_invite(&bob.id));
+        assert!(!power_levels::levels(world.tx, room, rules)?.user_can_invite(&bob.id));
         world.join(&world.user("carol")?, room)
     });
 }
@@ -84,7 +90,7 @@ fn in_a_trusted_private_chat_the_invited_are_the_creators_equals() {
         |world, [alice, bob], room, version| {
             assert_eq!(settings(world, room)?, ["invite", "shared", "can_join"]);
             let rules = versions::rules(version).expect("a supported version");
-            let levels = power::levels(world.tx, room, rules)?;
+            let levels = power_levels::levels(world.tx, room, rules)?;
             assert_eq!(levels.for_user(&alice.id), levels.for_user(&bob.id));
             assert!(levels.user_can_send_state(&bob.id, StateEventType::RoomTombstone));
             Ok(())

@@ -160,7 +160,7 @@ fn a_room_is_described_by_its_state() {
         assert_eq!(
             serde_json::to_value(&page.rooms).expect("JSON"),
             json!([{
-                "room_id": crate::rooms::id(world.tx, room)?,
+                "room_id": crate::rooms::room::id(world.tx, room)?,
                 "name": "Pub", "topic": "Beer", "canonical_alias": "#pub:here",
                 "avatar_url": "mxc://here/pub", "join_rule": "knock", "room_type": "m.space",
                 "world_readable": true, "guest_can_join": true, "num_joined_members": 1,

@@ -17,8 +17,11 @@ use crate::{
         versions,
     },
     rooms::{
-        self, Error, Local, backfill, event, hot, insert::Notify, outlier, receive, state,
-        timeline, view::View,
+        Error, Local,
+        event::{self, backfill, insert::Notify, outlier, receive},
+        room::{self, hot},
+        state::{self, overlay::View},
+        timeline,
     },
     store::{EventNum, NodeNum, Place, RoomNum, Store, Tx, records::Status},
 };
@@ -39,7 +42,7 @@ struct Copy<'a> {
 impl<'a> Copy<'a> {
     async fn new(store: &'a Store, history: &'a History, version: &RoomVersionId) -> Self {
         let (id, version) = (history.create_event().room_id().to_owned(), version.clone());
-        let room = store.write(move |tx: &Tx| rooms::make(tx, &id, &version));
+        let room = store.write(move |tx: &Tx| room::make(tx, &id, &version));
         Self {
             store,
             local: local(),

@@ -4,7 +4,10 @@ use serde_json::json;
 use super::world::{World, refused, with_world};
 use crate::{
     protocol::versions,
-    rooms::{Actor, Error, join, leave, moderation},
+    rooms::{
+        Actor, Error,
+        membership::{join, leave, moderation},
+    },
     store::{Reader, Records, RoomNum, records::Membership},
 };
 

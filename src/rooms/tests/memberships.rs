@@ -12,7 +12,11 @@ use crate::{
     clock::Clock,
     executor::Executor,
     pool::Pool,
-    rooms::{Actor, Error, Local, content, errands::Errands, memberships},
+    rooms::{
+        Actor, Error, Local,
+        background::{jobs::Errands, memberships},
+        state::content,
+    },
     store::{
         Effect, Options, Reader, Records, RoomNum, Rows, Store, Tx, UserNum,
         records::{Backup, Membership},

@@ -25,8 +25,10 @@ use ruma::{
 
 use super::{
     Error, Local,
-    append::{Appended, Sending},
-    insert::Notify,
+    event::{
+        append::{Appended, Sending},
+        insert::Notify,
+    },
 };
 use crate::{
     executor::Executor,
@@ -111,7 +113,7 @@ pub(super) fn open_room(
     if !room_id_is_made(rules) {
         create.room_id = Some(OwnedRoomId::try_from("!room:here").expect("a room id"));
     }
-    let created = super::append::create(tx, local, version, &create, &sending())?;
+    let created = super::event::append::create(tx, local, version, &create, &sending())?;
     join(tx, local, &created, alice())?;
     let rule = draft(
         alice(),
@@ -131,7 +133,7 @@ pub(super) fn send(
     mut draft: EventDraft,
 ) -> Result<Appended, Error> {
     draft.room_id = Some(room.room_id.clone());
-    super::append::append(tx, local, &draft, &sending())
+    super::event::append::append(tx, local, &draft, &sending())
 }
 
 pub(super) fn join(

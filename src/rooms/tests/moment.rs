@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::world::{World, with_world};
 use crate::{
-    rooms::{Actor, Error, event::StoredEvent, moment},
+    rooms::{Actor, Error, event::StoredEvent, timeline::timestamp_to_event},
     store::RoomNum,
 };
 
@@ -38,7 +38,7 @@ fn find(
     moment: (u64, Direction),
     fit: impl Fn(&StoredEvent) -> bool,
 ) -> Result<Option<u64>, Error> {
-    let nearest = moment::nearest(world.tx, room, moment, |event| Ok(fit(event)))?;
+    let nearest = timestamp_to_event::nearest(world.tx, room, moment, |event| Ok(fit(event)))?;
     assert_eq!(nearest.gap, None);
     Ok(nearest.event.map(|(_, time)| time))
 }

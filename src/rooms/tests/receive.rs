@@ -9,7 +9,12 @@ use crate::{
         history::{Action, History},
         versions,
     },
-    rooms::{self, Error, Local, current, event, hot, insert::Notify, receive, state},
+    rooms::{
+        Error, Local,
+        event::{self, insert::Notify, receive},
+        room::{self, hot},
+        state::{self, current},
+    },
     store::{EventNum, NodeNum, RoomNum, Snapshot, Store, Tx, records::Status},
 };
 
@@ -112,7 +117,7 @@ fn the_state_at_every_event_of_a_forked_history_is_what_whole_resolution_gives()
                 let job = {
                     let (id, version) =
                         (history.create_event().room_id().to_owned(), version.clone());
-                    move |tx: &Tx| rooms::make(tx, &id, &version)
+                    move |tx: &Tx| room::make(tx, &id, &version)
                 };
                 let room = store.write(job).await.expect("the room is made");
                 let mut nums = BTreeMap::new();
@@ -153,7 +158,7 @@ fn a_decision_about_a_room_that_has_moved_is_stale() {
         let local = local();
         let id = history.create_event().room_id().to_owned();
         let made = store
-            .write(move |tx: &Tx| rooms::make(tx, &id, &RoomVersionId::V12))
+            .write(move |tx: &Tx| room::make(tx, &id, &RoomVersionId::V12))
             .await;
         let room = made.expect("the room is made");
         for index in 0..=base {

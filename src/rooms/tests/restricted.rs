@@ -4,7 +4,7 @@ use serde_json::json;
 use super::world::{World, refused, with_world};
 use crate::{
     protocol::versions,
-    rooms::{Actor, Error, id},
+    rooms::{Actor, Error, room::id},
     store::{RoomNum, records::Membership},
 };
 

@@ -19,13 +19,15 @@ use super::world::{World, with_world};
 use crate::{
     protocol::build::{EventDraft, canonical_content},
     rooms::{
-        self, Actor, Error, append,
-        append::Sending,
-        current,
-        member::Change,
-        notify,
-        receipts::{self, MAIN, Of},
-        unread::{self, Unread},
+        self, Actor, Error,
+        event::append::{self, Sending},
+        membership::change::Change,
+        room,
+        state::current,
+        unread::{
+            self, Unread, notify,
+            receipts::{self, MAIN, Of},
+        },
     },
     store::{
         Place, Reader, Records, RoomNum,
@@ -44,7 +46,7 @@ impl World<'_> {
         content: &Value,
     ) -> Result<(OwnedEventId, Place), Error> {
         let draft = EventDraft {
-            room_id: Some(rooms::id(self.tx, room)?),
+            room_id: Some(room::id(self.tx, room)?),
             sender: user.id.clone(),
             event_type: TimelineEventType::from(kind),
             state_key: None,
@@ -67,7 +69,7 @@ impl World<'_> {
     fn unread(&self, user: &Actor, room: RoomNum) -> Result<Unread, Error> {
         let row = current::local_membership(self.tx, user.num, room)?;
         let row = row.expect("the user is in the room");
-        let hot = rooms::hot(self.tx, room)?;
+        let hot = room::hot(self.tx, room)?;
         unread::count(self.tx, room, &hot, user.num, row.since)
     }
 
@@ -125,7 +127,7 @@ struct Model<'w, 't> {
 
 impl Model<'_, '_> {
     fn last_place(&self) -> Result<Place, Error> {
-        Ok(rooms::hot(self.world.tx, self.room)?.last_place)
+        Ok(room::hot(self.world.tx, self.room)?.last_place)
     }
 
     /// Sends something random.
@@ -249,7 +251,7 @@ impl Model<'_, '_> {
             Rules::Cake,
             Rules::NotFrom(other),
         ][rng.random_range(0..4)];
-        let room = rooms::id(self.world.tx, self.room)?;
+        let room = room::id(self.world.tx, self.room)?;
         let rule = match rules {
             Rules::TheServers => None,
             Rules::Quiet => Some(NewPushRule::Room(NewSimplePushRule::new(room, vec![]))),
@@ -412,7 +414,7 @@ fn only_the_invited_one_is_notified_of_an_invite_and_everybody_of_a_tombstone() 
         assert_eq!(world.unread(&bob, room)?.main, counts(0, 0));
         let row = current::local_membership(world.tx, carol.num, room)?.expect("invited");
         assert_eq!(row.membership, Membership::Invite);
-        let last = rooms::hot(world.tx, room)?.last_place;
+        let last = room::hot(world.tx, room)?.last_place;
         let of = (room, carol.num, crate::store::EventNum(0));
         assert_eq!(unread::notified(world.tx, of, last)?.notify, 1);
         let tombstone = json!({ "body": "gone", "replacement_room": "!new:here" });

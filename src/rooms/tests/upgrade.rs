@@ -4,7 +4,13 @@ use serde_json::{Value, json};
 use super::world::{World, refused, some_id, with_world};
 use crate::{
     protocol::versions,
-    rooms::{Actor, Error, aliases, directory, event, id, num, timeline, upgrade},
+    rooms::{
+        Actor, Error,
+        directory::{self, aliases},
+        event,
+        room::{id, num},
+        timeline, upgrade,
+    },
     store::{Place, RoomNum, records::Membership},
     users::account_data::{GLOBAL, load, put},
 };

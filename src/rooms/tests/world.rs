@@ -11,8 +11,18 @@ use super::{local, with_store};
 use crate::{
     protocol::build::canonical_content,
     rooms::{
-        Actor, Error, Local, content, content::StateEvent, create, current, event, join, leave,
-        memberships, moderation, presets, state, succession, timeline,
+        Actor, Error, Local,
+        background::memberships,
+        create::{self, presets},
+        event,
+        membership::{join, leave, moderation},
+        state::{
+            self,
+            content::{self, StateEvent},
+            current,
+        },
+        timeline,
+        upgrade::room_data,
     },
     store::{
         Place, Reader, RoomNum, Rows, Tx, UserNum,
@@ -191,7 +201,7 @@ impl World<'_> {
     pub(super) fn see_to_succession(&self, room: RoomNum) -> Result<usize, Error> {
         let mut slices = 0;
         while self.tx.successions()?.has(room)? {
-            succession::slice(self.tx, &self.local, now(), room)?;
+            room_data::slice(self.tx, &self.local, now(), room)?;
             slices += 1;
         }
         Ok(slices)

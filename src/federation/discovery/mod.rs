@@ -1,0 +1,4 @@
+//! Where another server is: well-known, SRV, addresses.
+
+pub mod dns;
+pub mod resolver;

@@ -1,0 +1,641 @@
+//! Receiving from a peer that has the whole of a random history.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+
+use rand::{SeedableRng, rngs::StdRng, seq::SliceRandom};
+use ruma::{
+    EventId, OwnedEventId, RoomId, RoomVersionId, ServerName, server_name, signatures::PublicKeyMap,
+};
+use serde_json::{json, value::RawValue};
+use smol::future;
+
+use super::{Peers, Queues, RawPdu, Receiver, Refused, Taken, Told, fetch};
+use crate::{
+    executor::Executor,
+    pool::Pool,
+    protocol::{
+        Pdu, ServerKey,
+        history::{Action, History, State},
+        receive::{Incoming, ReceiveError, Received},
+        versions,
+    },
+    rooms::{
+        self, Local,
+        event::{self, insert::Notify, receive},
+        room,
+        state::{self, current},
+        timeline,
+    },
+    store::{EventNum, Options, Place, Reader, RoomNum, Rows, Store, Tx},
+};
+
+const ALICE: &str = "@alice:a.example";
+const BOB: &str = "@bob:b.example";
+
+/// How many events that lead to another a peer gives at once.
+const MISSING: usize = 10;
+
+/// A peer that has all of a history.
+#[derive(Clone)]
+struct Peer {
+    history: Arc<History>,
+    /// Whether it gives anything.
+    gives: Arc<AtomicBool>,
+    asked: Arc<AtomicUsize>,
+    keys: Arc<PublicKeyMap>,
+}
+
+impl Peer {
+    fn new(history: History) -> Self {
+        let keys = ["a.example", "b.example", "c.example"].map(|server| {
+            let key = History::key(server);
+            let keys = [(key.id().to_string(), key.public_key())];
+            (server.to_owned(), keys.into())
+        });
+        Self {
+            history: Arc::new(history),
+            gives: Arc::new(AtomicBool::new(true)),
+            asked: Arc::default(),
+            keys: Arc::new(keys.into_iter().collect()),
+        }
+    }
+
+    fn raw(&self, index: usize) -> RawPdu {
+        let json = String::from_utf8(self.history.events[index].json.clone()).expect("JSON");
+        RawValue::from_string(json).expect("JSON")
+    }
+
+    fn find(&self, id: &EventId) -> Result<usize, Refused> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        if !self.gives.load(Ordering::Relaxed) {
+            return Err(Refused);
+        }
+        self.history.index(id).ok_or(Refused)
+    }
+
+    fn told(&self, id: &EventId) -> Result<Told<usize>, Refused> {
+        let state = self.history.events[self.find(id)?].state_before.clone();
+        let mut open: Vec<usize> = state.values().copied().collect();
+        let mut chain = BTreeMap::new();
+        while let Some(index) = open.pop() {
+            for auth in &self.history.events[index].auth {
+                if chain.insert(*auth, ()).is_none() {
+                    open.push(*auth);
+                }
+            }
+        }
+        let create = Some(0).filter(|_| !chain.contains_key(&0));
+        Ok(Told {
+            state: state.values().copied().collect(),
+            auth_chain: chain.into_keys().chain(create).collect(),
+        })
+    }
+
+    fn id(&self, index: usize) -> OwnedEventId {
+        self.history.events[index].pdu.event_id().to_owned()
+    }
+}
+
+impl Peers for Peer {
+    async fn missing_events(
+        &self,
+        _: &ServerName,
+        _: &RoomId,
+        (earliest, latest): (Vec<OwnedEventId>, Vec<OwnedEventId>),
+    ) -> Result<Vec<RawPdu>, Refused> {
+        let mut found = Vec::new();
+        let mut open: Vec<usize> = Vec::new();
+        for id in &latest {
+            open.extend(&self.history.events[self.find(id)?].prev);
+        }
+        while let Some(index) = open.pop() {
+            if !earliest.contains(&self.id(index))
+                && !found.contains(&index)
+                && found.len() < MISSING
+            {
+                found.push(index);
+                open.extend(&self.history.events[index].prev);
+            }
+        }
+        Ok(found.into_iter().map(|index| self.raw(index)).collect())
+    }
+
+    async fn state_ids(
+        &self,
+        _: &ServerName,
+        _: &RoomId,
+        event: &EventId,
+    ) -> Result<Told<OwnedEventId>, Refused> {
+        let told = self.told(event)?;
+        Ok(Told {
+            state: told.state.into_iter().map(|index| self.id(index)).collect(),
+            auth_chain: told
+                .auth_chain
+                .into_iter()
+                .map(|index| self.id(index))
+                .collect(),
+        })
+    }
+
+    async fn state(
+        &self,
+        _: &ServerName,
+        _: &RoomId,
+        event: &EventId,
+    ) -> Result<Told<RawPdu>, Refused> {
+        let told = self.told(event)?;
+        Ok(Told {
+            state: told
+                .state
+                .into_iter()
+                .map(|index| self.raw(index))
+                .collect(),
+            auth_chain: told
+                .auth_chain
+                .into_iter()
+                .map(|index| self.raw(index))
+                .collect(),
+        })
+    }
+
+    async fn event(&self, _: &ServerName, event: &EventId) -> Result<RawPdu, Refused> {
+        Ok(self.raw(self.find(event)?))
+    }
+
+    async fn backfill(
+        &self,
+        _: &ServerName,
+        _: &RoomId,
+        upto: Vec<OwnedEventId>,
+    ) -> Result<Vec<RawPdu>, Refused> {
+        let mut found = BTreeSet::new();
+        let mut open = BTreeSet::new();
+        for id in &upto {
+            open.insert(self.find(id)?);
+        }
+        while let Some(index) = open.pop_last() {
+            if found.len() < MISSING {
+                found.insert(index);
+                open.extend(&self.history.events[index].prev);
+            }
+        }
+        Ok(found.into_iter().map(|index| self.raw(index)).collect())
+    }
+
+    async fn verify(&self, events: Vec<Incoming>) -> Vec<Result<Received, ReceiveError>> {
+        let checked = events.into_iter().map(|event| event.verify(&self.keys));
+        checked.collect()
+    }
+}
+
+/// A server of the name a.example that receives a room's events.
+struct Server<'a> {
+    store: &'a Store,
+    receiver: Receiver<Peer>,
+    queues: Queues<Peer>,
+    peer: Peer,
+    room: RoomNum,
+}
+
+/// Runs `test` on a server that has a room of the peer's and its first `known` events.
+fn with_server<T>(peer: &Peer, known: usize, test: impl AsyncFnOnce(&Server<'_>) -> T) -> T {
+    let directory = tempfile::tempdir().expect("a directory");
+    let options = Options {
+        directory: directory.path().to_owned(),
+        cache: 4 << 20,
+    };
+    let store = Store::open(&options, Pool::default()).expect("the store opens");
+    let executor = Executor::default();
+    smol::block_on(executor.run(async {
+        let publishing = executor.spawn(store.clone().publish(|_| {}));
+        let local = Local::new(server_name!("a.example").to_owned(), ServerKey::generate());
+        let (id, version) = (
+            peer.history.create_event().room_id().to_owned(),
+            peer.history.version.clone(),
+        );
+        let room = store
+            .write(move |tx: &Tx| room::make(tx, &id, &version))
+            .await;
+        let room = room.expect("the room is made");
+        let receiver = Receiver::new(store.clone(), local, peer.clone());
+        let queues = Queues::start(&executor, receiver.clone()).expect("the queues start");
+        let server = Server {
+            store: &store,
+            receiver,
+            queues,
+            peer: peer.clone(),
+            room,
+        };
+        for index in 0..known {
+            server.work_in(index).await;
+        }
+        let result = test(&server).await;
+        drop(server);
+        store.close().await;
+        publishing.await;
+        result
+    }))
+}
+
+impl Server<'_> {
+    /// Stores the next event, as it is.
+    async fn work_in(&self, index: usize) {
+        let handed = &self.peer.history.events[index];
+        let id = handed.pdu.event_id().to_owned();
+        let pdu = Pdu::parse(id, &handed.json, self.peer.history.rules, false).expect("an event");
+        let (room, json) = (self.room, handed.json.clone());
+        let decision = self
+            .store
+            .read(|s| receive::decide(s, room, Arc::new(pdu), json, None))
+            .expect("a decision");
+        let local = Local::new(server_name!("a.example").to_owned(), ServerKey::generate());
+        let job = move |tx: &Tx| receive::store(tx, &local, &decision, &Notify::default());
+        self.store.write(job).await.expect("it is stored");
+    }
+
+    /// Takes events of the history from b.example.
+    async fn take(&self, indices: &[usize]) -> BTreeMap<OwnedEventId, Result<Taken, String>> {
+        let raw = indices.iter().map(|index| self.peer.raw(*index)).collect();
+        let taken = self.receiver.take(server_name!("b.example"), raw).await;
+        if taken
+            .values()
+            .any(|taken| matches!(taken, Ok(Taken::Waits(_))))
+        {
+            self.queues.wake(self.room);
+        }
+        taken
+    }
+
+    fn waiting(&self) -> usize {
+        let rows = self
+            .store
+            .read(|s| Ok::<_, rooms::Error>(s.waiting()?.range((RoomNum::MIN, "")..)?.count()));
+        rows.expect("a read")
+    }
+
+    /// Lets the tasks work until nothing waits.
+    async fn worked_off(&self) {
+        while self.waiting() > 0 {
+            future::yield_now().await;
+        }
+    }
+
+    fn has(&self, index: usize) -> bool {
+        let id = self.peer.id(index);
+        self.store.read(|s| fetch::is_here(s, &id)).expect("a read")
+    }
+
+    fn index(&self, num: EventNum) -> usize {
+        let id = self.store.read(|s| event::id(s, num)).expect("an event");
+        self.peer
+            .history
+            .index(&id)
+            .expect("an event of the history")
+    }
+
+    /// The last gap.
+    fn gap(&self) -> Option<Place> {
+        let rows = self.store.read(|s| {
+            let gaps = s.gaps()?;
+            let rows = gaps.range((self.room, Place::MIN)..=(self.room, Place::MAX))?;
+            let last = rows.last().transpose()?.map(|(key, _)| key.value().1);
+            Ok::<_, rooms::Error>(last)
+        });
+        rows.expect("a read")
+    }
+
+    /// The current state, by event ids.
+    fn current(&self) -> BTreeMap<(String, String), String> {
+        let state = self.store.read(|s| {
+            let entries = current::all(s, self.room)?;
+            let name = |(key, num)| {
+                Ok::<_, rooms::Error>((
+                    state::key_name(s, self.room, key)?,
+                    event::header(s, num)?.id,
+                ))
+            };
+            entries.into_iter().map(name).collect::<Result<_, _>>()
+        });
+        state.expect("a state")
+    }
+
+    fn named(&self, state: &State) -> BTreeMap<(String, String), String> {
+        let name = |((kind, key), index): (&(_, String), &usize)| {
+            let kind: &ruma::events::StateEventType = kind;
+            (
+                (kind.to_string(), key.clone()),
+                self.peer.id(*index).to_string(),
+            )
+        };
+        state.iter().map(name).collect()
+    }
+}
+
+#[test]
+fn in_whatever_order_a_history_comes_the_state_is_what_whole_resolution_gives() {
+    for version in versions::SUPPORTED {
+        let mut order: Vec<usize> = (8..60).collect();
+        order.shuffle(&mut StdRng::seed_from_u64(3));
+        comes(History::random(&version, 21, 60), &order, 5);
+    }
+}
+
+#[test]
+fn what_comes_in_line_gives_the_state_that_whole_resolution_gives() {
+    for version in versions::SUPPORTED {
+        for seed in 0..3 {
+            let order: Vec<usize> = (8..60).collect();
+            comes(History::random(&version, seed, 60), &order, 50);
+        }
+    }
+}
+
+/// Takes the events of a history in this order, so many at once, and compares the state at its end.
+fn comes(history: History, order: &[usize], together: usize) {
+    let peer = Peer::new(history);
+    let history = &peer.history;
+    with_server(&peer, 8, async |server| {
+        for some in order.chunks(together) {
+            // Whether anybody here is in the room changes on the way.
+            let raw = some.iter().map(|index| peer.raw(*index)).collect();
+            let room = server.store.read(|s| fetch::Room::load(s, server.room));
+            let (origin, room) = (server_name!("b.example"), room.expect("a room"));
+            let taken = server.receiver.take_in(origin, &room, raw).await;
+            server.queues.wake(server.room);
+            assert!(taken.values().all(Result::is_ok), "{taken:?}");
+        }
+        server.worked_off().await;
+        for index in 0..history.events.len() {
+            assert!(
+                server.has(index),
+                "version {}, event {index}",
+                history.version
+            );
+        }
+        let ends = server
+            .store
+            .read(|s| room::hot(s, server.room))
+            .expect("a room");
+        let ends: Vec<usize> = ends
+            .extremities
+            .iter()
+            .map(|num| server.index(*num))
+            .collect();
+        let expected = history.state_after_all(&ends);
+        assert_eq!(
+            server.current(),
+            server.named(&expected),
+            "version {}",
+            history.version
+        );
+    });
+}
+
+#[test]
+fn what_counts_for_nothing_leaves_no_end_of_the_room_behind_it() {
+    const CAROL: &str = "@carol:c.example";
+    let mut history = History::public(&RoomVersionId::V11, ALICE);
+    history.then(Action::join(BOB));
+    let joined = history.then(Action::join(CAROL));
+    let say = |who| Action::message(who, "m.room.message", json!({ "body": "" }));
+    let ban = history.after(&[joined], Action::member(ALICE, BOB, "ban"));
+    let fork = history.after(&[joined], say(CAROL));
+    let by_banned = history.after(&[fork], say(BOB));
+    let behind = history.after(&[by_banned], say(CAROL));
+    with_server(&Peer::new(history), joined + 1, async |server| {
+        for index in [ban, fork, by_banned, behind] {
+            server.take(&[index]).await;
+        }
+        let ends = server.store.read(|s| room::hot(s, server.room));
+        let ends = ends.expect("a room").extremities;
+        let ends: Vec<usize> = ends.into_iter().map(|num| server.index(num)).collect();
+        assert_eq!(ends, [ban, behind]);
+    });
+}
+
+/// A history that says `count` things at its end.
+fn talk(version: &RoomVersionId, count: usize) -> History {
+    let mut history = History::public(version, ALICE);
+    history.then(Action::join(BOB));
+    for number in 0..count {
+        let body = json!({ "msgtype": "m.text", "body": number.to_string() });
+        history.then(Action::message(BOB, "m.room.message", body));
+    }
+    history
+}
+
+#[test]
+fn a_few_missing_events_are_fetched_and_leave_no_gap() {
+    let history = talk(&RoomVersionId::V12, 8);
+    let last = history.events.len() - 1;
+    with_server(&Peer::new(history), last - 7, async |server| {
+        server.take(&[last]).await;
+        server.worked_off().await;
+        let rows = server
+            .store
+            .read(|s| timeline::forwards(s, server.room, Place::MIN, 100));
+        let rows = rows.expect("a timeline");
+        assert_eq!(rows.len(), last + 1);
+        for (place, _) in rows {
+            let gap = server.store.read(|s| timeline::gap(s, server.room, place));
+            assert!(gap.expect("a read").is_none());
+        }
+    });
+}
+
+#[test]
+fn behind_many_missing_events_is_a_gap_and_the_room_goes_on() {
+    let history = talk(&RoomVersionId::V12, 50);
+    let last = history.events.len() - 1;
+    with_server(&Peer::new(history), last - 49, async |server| {
+        server.take(&[last - 1]).await;
+        server.worked_off().await;
+        assert!(server.has(last - 1));
+        assert!(!server.has(last - 30));
+        let taken = server.take(&[last]).await;
+        assert!(taken.values().all(|taken| matches!(taken, Ok(Taken::In))));
+    });
+}
+
+#[test]
+fn a_gap_is_filled_page_by_page_until_the_history_is_whole() {
+    for version in [RoomVersionId::V6, RoomVersionId::V12] {
+        let mut history = History::random(&version, 5, 60);
+        let end = history.append(&[59], Action::message(ALICE, "m.room.message", json!({})));
+        let peer = Peer::new(history);
+        with_server(&peer, 8, async |server| {
+            server.take(&[end]).await;
+            server.worked_off().await;
+            let mut pages = 0;
+            while let Some(gap) = server.gap() {
+                let servers = vec![server_name!("b.example").to_owned()];
+                let fetched = server
+                    .receiver
+                    .fetch_history(server.room, gap, servers)
+                    .await;
+                assert!(fetched.expect("no trouble"), "version {version}");
+                pages += 1;
+            }
+            assert!(pages > 1);
+            let mut open = vec![end];
+            while let Some(index) = open.pop() {
+                let event = &peer.history.events[index];
+                assert!(server.has(index) || event.pdu.rejected());
+                open.extend(event.prev.iter().filter(|prev| **prev >= 8));
+            }
+        });
+    }
+}
+
+#[test]
+fn what_nobody_can_complete_waits_for_a_server_that_can() {
+    let history = talk(&RoomVersionId::V12, 8);
+    let last = history.events.len() - 1;
+    with_server(&Peer::new(history), last - 7, async |server| {
+        server.peer.gives.store(false, Ordering::Relaxed);
+        let taken = server.take(&[last]).await;
+        assert!(
+            taken
+                .values()
+                .all(|taken| matches!(taken, Ok(Taken::Waits(_))))
+        );
+        while server.peer.asked.load(Ordering::Relaxed) == 0 {
+            future::yield_now().await;
+        }
+        assert_eq!(server.waiting(), 1);
+        server.peer.gives.store(true, Ordering::Relaxed);
+        server.queues.wake(server.room);
+        server.worked_off().await;
+        assert!(server.has(last));
+    });
+}
+
+#[test]
+fn what_waits_is_not_given_up_because_more_comes() {
+    let history = talk(&RoomVersionId::V12, 40);
+    let last = history.events.len() - 1;
+    with_server(&Peer::new(history), last - 39, async |server| {
+        server.peer.gives.store(false, Ordering::Relaxed);
+        for index in last - 12..=last {
+            let asked = server.peer.asked.load(Ordering::Relaxed);
+            server.take(&[index]).await;
+            while server.peer.asked.load(Ordering::Relaxed) == asked {
+                future::yield_now().await;
+            }
+        }
+        assert_eq!(server.waiting(), 13);
+        server.peer.gives.store(true, Ordering::Relaxed);
+        server.queues.wake(server.room);
+        server.worked_off().await;
+        assert!((last - 12..=last).all(|index| server.has(index)));
+    });
+}
+
+#[test]
+fn one_bad_event_costs_the_others_nothing() {
+    let history = talk(&RoomVersionId::V12, 4);
+    let last = history.events.len() - 1;
+    with_server(&Peer::new(history), last - 3, async |server| {
+        let text = |index: usize| server.peer.raw(index).get().to_owned();
+        let forged = text(last - 2).replace(r#""body":"1""#, r#""body":"one""#);
+        let unsigned = text(last - 1).replace("ed25519:test", "ed25519:none");
+        let elsewhere = text(last).replace("\"sender\":\"@bob:b", "\"sender\":\"@bob:z");
+        let pdus = [
+            text(last - 3),
+            forged,
+            unsigned,
+            elsewhere,
+            "{}".into(),
+            "7".into(),
+        ];
+        let pdus = pdus.map(|text| RawValue::from_string(text).expect("JSON"));
+        let taken = server
+            .receiver
+            .take(server_name!("b.example"), pdus.into())
+            .await;
+        let taken: Vec<bool> = (last - 3..=last)
+            .map(|index| matches!(taken.get(&server.peer.id(index)), Some(Ok(Taken::In))))
+            .collect();
+        // What was changed counts without its content.
+        assert_eq!(taken, [true, true, false, false]);
+        let redacted = server.store.read(|s| {
+            let num = event::num_of(s, &server.peer.id(last - 2))?.expect("it is here");
+            Ok::<_, rooms::Error>(event::load(s, num)?.json)
+        });
+        let redacted = String::from_utf8(redacted.expect("an event")).expect("JSON");
+        assert!(redacted.contains(r#""content":{}"#), "{redacted}");
+    });
+}
+
+#[test]
+fn an_event_that_comes_twice_at_once_is_worked_in_once() {
+    let history = talk(&RoomVersionId::V12, 4);
+    let last = history.events.len() - 1;
+    with_server(&Peer::new(history), last - 3, async |server| {
+        let again = [
+            last - 3,
+            last - 3,
+            last - 2,
+            last - 2,
+            last - 3,
+            last - 1,
+            last,
+        ];
+        let taken = server.take(&again).await;
+        assert!(taken.values().all(|taken| matches!(taken, Ok(Taken::In))));
+        let rows = server
+            .store
+            .read(|s| timeline::forwards(s, server.room, Place::MIN, 100));
+        assert_eq!(rows.expect("a timeline").len(), last + 1);
+    });
+}
+
+#[test]
+fn a_server_that_the_room_keeps_out_is_not_heard() {
+    let version = RoomVersionId::V12;
+    let mut history = History::public(&version, ALICE);
+    history.then(Action::join(BOB));
+    let list = json!({ "allow": ["*"], "deny": ["b.example"], "allow_ip_literals": true });
+    history.then(Action::state(ALICE, "m.room.server_acl", "", list));
+    let body = json!({ "msgtype": "m.text", "body": "hello" });
+    let last = history.then(Action::message(BOB, "m.room.message", body));
+    with_server(&Peer::new(history), last, async |server| {
+        assert!(server.take(&[last]).await.is_empty());
+        assert!(!server.has(last));
+        let raw = vec![server.peer.raw(last)];
+        server.receiver.take(server_name!("c.example"), raw).await;
+        assert!(server.has(last));
+    });
+}
+
+#[test]
+fn a_told_state_is_no_way_in_for_events_that_the_room_forbids() {
+    let version = RoomVersionId::V12;
+    let mut history = talk(&version, 2);
+    let end = history.events.len() - 1;
+    history.then(Action::member(ALICE, BOB, "ban"));
+    let banned = history.events.len() - 1;
+    // On the branch without the ban.
+    let body = json!({ "msgtype": "m.text", "body": "still here" });
+    let late = history.append(&[end], Action::message(BOB, "m.room.message", body));
+    with_server(&Peer::new(history), banned + 1, async |server| {
+        server.take(&[late]).await;
+        let status = server.store.read(|s| {
+            let num = event::num_of(s, &server.peer.id(late))?.expect("it is here");
+            Ok::<_, rooms::Error>(event::header(s, num)?.status)
+        });
+        let soft_failed = crate::store::records::Status::SoftFailed;
+        assert_eq!(status.expect("an event"), soft_failed);
+        let told = server.store.read(|s| {
+            let ids = [server.peer.id(0), server.peer.id(1)];
+            receive::told(s, server.room, &ids).map(drop)
+        });
+        assert!(told.is_ok());
+    });
+}

@@ -1,0 +1,193 @@
+//! Rooms that this server is not in: knocking on them, and leaving those to which its users are
+//! invited.
+//!
+//! Source: server-server API, "Knocking upon a room", "Leaving Rooms (Rejecting Invites)".
+
+use std::{sync::Arc, time::Duration};
+
+use ruma::{
+    OwnedServerName, RoomId, ServerName,
+    api::federation::membership::{
+        RawStrippedState, create_knock_event, create_leave_event, prepare_knock_event,
+        prepare_leave_event,
+    },
+    room_version_rules::RoomVersionRules,
+};
+
+use super::remote_join::{Deed, Door, Error, Wish, raw};
+use crate::{
+    federation::transport::connect::in_time,
+    protocol::{
+        Pdu,
+        build::{BuiltEvent, EventPlace, build},
+        receive::Received,
+        versions,
+    },
+    rooms::{self, Actor, event, membership::invitation, room},
+    store::{Reader, Records, RoomNum, Tx, records::Membership},
+};
+
+/// How long a user who goes waits for other servers to know of it.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How many events may authorize one.
+const AUTH_EVENTS: usize = 10;
+
+/// A room of which a user has only heard.
+pub(in crate::federation) struct Outside {
+    num: RoomNum,
+    rules: &'static RoomVersionRules,
+    /// The event by which the user is invited, or knocks.
+    event: Pdu,
+    /// Who may know more of the room.
+    servers: Vec<OwnedServerName>,
+}
+
+impl Door {
+    /// Knocks on a room through the first of `servers` that takes the knock.
+    ///
+    /// # Errors
+    /// What the last of them said, or that the room is unknown if there is none.
+    pub async fn knock(
+        &self,
+        actor: &Actor,
+        room: &RoomId,
+        servers: Vec<OwnedServerName>,
+        reason: Option<String>,
+    ) -> Result<(), Error> {
+        let (door, wish) = (self.clone(), Wish::new(actor, room, reason, Deed::Knock));
+        self.to_its_end(async move { door.through(&wish, servers).await })
+            .await
+    }
+
+    pub(in crate::federation) async fn knock_via(
+        &self,
+        wish: &Wish,
+        server: &ServerName,
+    ) -> Result<(), Error> {
+        let Wish { actor, room, .. } = wish;
+        let mut request = prepare_knock_event::v1::Request::new(room.clone(), actor.id.clone());
+        request.ver = versions::SUPPORTED.to_vec();
+        let template = self.0.client.send(server, request).await?;
+        let version = template.room_version;
+        let rules = room::rules_of(&version)?;
+        let built = self.sign(&template.event, &self.draft(wish).await?, rules)?;
+        let (id, pdu) = (built.pdu.event_id().to_owned(), raw(&built.json)?);
+        let request = create_knock_event::v1::Request::new(room.clone(), id, pdu);
+        let answer = self.0.client.send(server, request).await?;
+        let shown = answer.knock_room_state.iter().map(text);
+        let invitation = invitation::shown_by(server.as_str(), shown);
+        let (event, user, room) = (Received::from(built), actor.id.clone(), room.clone());
+        let job = move |tx: &Tx| {
+            let who = (&*user, Membership::Knock);
+            invitation::note(tx, (&room, &version), who, &event, &invitation)
+        };
+        Ok(self.0.store.write(job).await?)
+    }
+
+    /// Whether `actor` only knows of the room from outside.
+    pub fn is_outside(&self, actor: &Actor, room: &RoomId) -> Result<bool, rooms::Error> {
+        self.0.store.read(|s| match room::num(s, room) {
+            Ok(num) => Ok(invitation::load(s, actor.num, num)?.is_some()),
+            Err(rooms::Error::UnknownRoom) => Ok(false),
+            Err(error) => Err(error),
+        })
+    }
+
+    /// Rejects the invitation to a room that this server is not in, or takes the knock on it back.
+    /// That others cannot be told of it does not hinder it.
+    ///
+    /// # Errors
+    /// If nothing was to be rejected, or the store fails.
+    pub async fn leave(
+        &self,
+        actor: &Actor,
+        room: &RoomId,
+        reason: Option<String>,
+    ) -> Result<(), Error> {
+        let outside = Arc::new(self.0.store.read(|s| Outside::load(s, actor, room))?);
+        let leave = Deed::Leave(outside.clone());
+        let (door, wish) = (self.clone(), Wish::new(actor, room, reason, leave));
+        self.to_its_end(async move { door.leave_anyway(&wish, &outside).await })
+            .await
+    }
+
+    async fn leave_anyway(&self, wish: &Wish, outside: &Outside) -> Result<(), Error> {
+        let Wish { actor, room, .. } = wish;
+        let told = in_time(PATIENCE, self.through(wish, outside.servers.clone())).await;
+        match told {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(Error::Rooms(error @ rooms::Error::Store(_)))) => return Err(error.into()),
+            Ok(Err(error)) => log::info!("{} leaves {room} alone: {error}", actor.id),
+            Err(_) => log::info!("{} leaves {room} alone: no server answers", actor.id),
+        }
+        let draft = self.draft(wish).await?;
+        let mut auth_events = outside.event.auth_events().to_vec();
+        auth_events.truncate(AUTH_EVENTS - 1);
+        auth_events.push(outside.event.event_id().to_owned());
+        let place = EventPlace {
+            prev_events: vec![outside.event.event_id().to_owned()],
+            auth_events,
+            depth: outside.event.depth() + 1,
+            origin_server_ts: actor.now,
+        };
+        let built = build(&draft, &place, outside.rules, self.0.local.key());
+        let built = built.map_err(rooms::Error::from)?;
+        self.note_leave(actor, outside.num, built).await
+    }
+
+    pub(in crate::federation) async fn leave_via(
+        &self,
+        wish: &Wish,
+        outside: &Outside,
+        server: &ServerName,
+    ) -> Result<(), Error> {
+        let Wish { actor, room, .. } = wish;
+        let request = prepare_leave_event::v1::Request::new(room.clone(), actor.id.clone());
+        let template = self.0.client.send(server, request).await?;
+        let built = self.sign(&template.event, &self.draft(wish).await?, outside.rules)?;
+        let (id, pdu) = (built.pdu.event_id().to_owned(), raw(&built.json)?);
+        let request = create_leave_event::v2::Request::new(room.clone(), id, pdu);
+        self.0.client.send(server, request).await?;
+        self.note_leave(actor, outside.num, built).await
+    }
+
+    async fn note_leave(
+        &self,
+        actor: &Actor,
+        room: RoomNum,
+        built: BuiltEvent,
+    ) -> Result<(), Error> {
+        let (event, user) = (Received::from(built), actor.id.clone());
+        let job = move |tx: &Tx| invitation::end(tx, room, &user, &event);
+        Ok(self.0.store.write(job).await?)
+    }
+}
+
+impl Outside {
+    fn load(r: &impl Reader, actor: &Actor, room: &RoomId) -> Result<Self, rooms::Error> {
+        let nothing = || rooms::Error::forbidden("you are not in this room");
+        let num = room::num(r, room)?;
+        let rules = room::rules(r, num)?;
+        let invitation = invitation::load(r, actor.num, num)?.ok_or_else(nothing)?;
+        let row = r.memberships()?.load((actor.num, num))?;
+        let event = event::load(r, row.ok_or_else(nothing)?.event)?.pdu(rules)?;
+        let mut servers = vec![event.sender().server_name().to_owned()];
+        servers.extend(OwnedServerName::try_from(invitation.server).ok());
+        Ok(Self {
+            num,
+            rules,
+            event,
+            servers,
+        })
+    }
+}
+
+/// The JSON of an event that shows something of a room, stripped or whole.
+pub fn text(event: &RawStrippedState) -> &str {
+    match event {
+        RawStrippedState::Pdu(event) => event.get(),
+        #[expect(deprecated, reason = "servers of before Matrix 1.16 send it")]
+        RawStrippedState::Stripped(event) => event.json().get(),
+        _ => "",
+    }
+}

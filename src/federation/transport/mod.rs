@@ -1,0 +1,8 @@
+//! Connections to other servers and to the web.
+
+pub mod address;
+pub mod client;
+pub mod connect;
+pub mod pace;
+pub mod tls;
+pub mod web;

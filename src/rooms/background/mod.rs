@@ -1,0 +1,5 @@
+//! Work that follows from one change but is too large for one job: done in batches, also after a restart.
+
+pub mod batch;
+pub mod jobs;
+pub mod memberships;

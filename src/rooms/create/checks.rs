@@ -1,0 +1,37 @@
+//! What the client-server API asks of the state events that clients write, beyond the rooms' own
+//! rules.
+
+use ruma::{UserId, events::StateEventType};
+
+use crate::{
+    rooms::{Error, Local, directory::aliases, membership::moderation, state::content::StateEvent},
+    store::{Reader, RoomNum},
+};
+
+/// Whether a client may ask for `event`. To be asked by whoever sends a state event that a client
+/// wrote.
+///
+/// # Errors
+/// Those of [`aliases::check_canonical`] and [`moderation::check_invitee`].
+pub fn state_event(
+    r: &impl Reader,
+    local: &Local,
+    room: RoomNum,
+    event: &StateEvent,
+) -> Result<(), Error> {
+    match event.kind {
+        StateEventType::RoomCanonicalAlias => {
+            aliases::check_canonical(r, room, &event.state_key, &event.content)
+        }
+        StateEventType::RoomMember => {
+            let membership = event.content.get("membership");
+            match <&UserId>::try_from(event.state_key.as_str()) {
+                Ok(user) if membership.and_then(|text| text.as_str()) == Some("invite") => {
+                    moderation::check_invitee(r, local, user)
+                }
+                _ => Ok(()),
+            }
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,9 @@
+//! Finding rooms: aliases, the published directory, summaries and spaces.
+
+pub mod aliases;
+pub mod published;
+pub mod spaces;
+pub mod summary;
+
+pub use self::published::{PAGE, Page, Readers, Since, Wanted, is_listed, page, set_listed};
+pub(in crate::rooms) use self::published::{list, unlist};

@@ -1,0 +1,196 @@
+//! Spaces: which rooms they have, and who may be shown which of them.
+//!
+//! Source: [client-server API, "Spaces"](https://spec.matrix.org/v1.19/client-server-api/#spaces).
+
+use ruma::{
+    OwnedRoomId, OwnedServerName, RoomId, ServerName, UserId,
+    events::space::child::HierarchySpaceChildEvent,
+    room::{JoinRuleSummary, RoomSummary, RoomType},
+    serde::Raw,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::summary;
+use crate::{
+    rooms::{
+        Error, event, room, servers,
+        state::{current, server_acl},
+    },
+    store::{Reader, RoomNum, UserNum, records::Membership},
+};
+
+/// How many rooms of one space are told of.
+const CHILDREN: usize = 500;
+
+/// A room of a space.
+#[derive(Clone, Debug)]
+pub struct Child {
+    /// The room.
+    pub room_id: OwnedRoomId,
+    /// Servers that are likely to be in it.
+    pub via: Vec<OwnedServerName>,
+    /// The event that makes it one.
+    pub event: Raw<HierarchySpaceChildEvent>,
+}
+
+/// The rooms that `events` name, in the order in which they are shown, or only those that are
+/// suggested. What names no servers names no room.
+///
+/// Source: "Ordering of children within a space".
+pub fn in_order(events: Vec<Raw<HierarchySpaceChildEvent>>, suggested_only: bool) -> Vec<Child> {
+    let parsed = events.into_iter().filter_map(|raw| {
+        let event = raw.deserialize().ok()?;
+        Some((event, raw))
+    });
+    let is_wanted = |(event, _): &(HierarchySpaceChildEvent, _)| {
+        !event.content.via.is_empty() && (event.content.suggested || !suggested_only)
+    };
+    let mut wanted: Vec<_> = parsed.filter(is_wanted).collect();
+    wanted.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let children = wanted.into_iter().map(|(event, raw)| Child {
+        room_id: event.state_key,
+        via: event.content.via,
+        event: raw,
+    });
+    children.take(CHILDREN).collect()
+}
+
+/// The rooms of the space `room` in their order, or only those that are suggested; none if it is no
+/// space. Grows with the space: not for the thread.
+pub fn children(r: &impl Reader, room: RoomNum, suggested_only: bool) -> Result<Vec<Child>, Error> {
+    /// The parts of an event that are shown: stripped state with a time.
+    #[derive(Deserialize, Serialize)]
+    struct Stripped {
+        #[serde(rename = "type")]
+        kind: String,
+        state_key: String,
+        content: Box<RawValue>,
+        sender: String,
+        origin_server_ts: u64,
+    }
+    if summary::room_type(r, room)? != Some(RoomType::Space) {
+        return Ok(Vec::new());
+    }
+    let mut events = Vec::new();
+    for (_, num) in current::of_type(r, room, "m.space.child")? {
+        let stripped = event::load(r, num)?.parse::<Stripped>();
+        let raw = stripped.ok().and_then(|stripped| Raw::new(&stripped).ok());
+        events.extend(raw.map(Raw::cast_unchecked));
+    }
+    Ok(in_order(events, suggested_only))
+}
+
+/// The number of the room `id`, if this server is in it, and so knows how it is now.
+pub fn here(r: &impl Reader, id: &RoomId) -> Result<Option<RoomNum>, Error> {
+    match room::num(r, id) {
+        Err(Error::UnknownRoom) => Ok(None),
+        room => {
+            let room = room?;
+            Ok(current::has_joined(r, room)?.then_some(room))
+        }
+    }
+}
+
+/// Whether the local user `user`, or somebody who has not said who they are, may be shown the room
+/// of which this is known.
+///
+/// Source: client-server API, `GET /rooms/{roomId}/hierarchy`.
+pub fn may_be_shown(
+    r: &impl Reader,
+    room: &RoomSummary,
+    user: Option<UserNum>,
+) -> Result<bool, Error> {
+    let membership = match user {
+        Some(user) => membership(r, &room.room_id, user)?,
+        None => Membership::Leave,
+    };
+    if room.world_readable || matches!(membership, Membership::Join | Membership::Invite) {
+        return Ok(true);
+    }
+    if membership == Membership::Ban {
+        return Ok(false);
+    }
+    may_come_in(room, |allowed| match user {
+        Some(user) => Ok(self::membership(r, allowed, user)? == Membership::Join),
+        None => Ok(false),
+    })
+}
+
+/// Whether users of `server` may be shown the room, of which this server has all that it needs.
+/// Grows with the room if it is a private one: not for the thread.
+///
+/// Source: server-server API, `GET /hierarchy/{roomId}`.
+pub fn may_be_shown_to_server(
+    r: &impl Reader,
+    room: RoomNum,
+    told: &RoomSummary,
+    server: &ServerName,
+) -> Result<bool, Error> {
+    if !server_acl::allows(r, room, server)? || !summary::is_for_all_servers(r, room)? {
+        return Ok(false);
+    }
+    if told.world_readable || servers::is_in(r, room, server)? {
+        return Ok(true);
+    }
+    let may_come_in = may_come_in(told, |allowed| match room::num(r, allowed) {
+        Err(Error::UnknownRoom) => Ok(false),
+        room => servers::is_in(r, room?, server),
+    });
+    Ok(may_come_in? || has_invited(r, room, server)?)
+}
+
+/// Whether the room lets in, or may be asked to, who is in one of the rooms that `is_in` knows.
+fn may_come_in(
+    room: &RoomSummary,
+    is_in: impl Fn(&RoomId) -> Result<bool, Error>,
+) -> Result<bool, Error> {
+    let rules = room.room_version.as_ref();
+    let rules = rules
+        .and_then(|version| version.rules())
+        .map(|rules| rules.authorization);
+    let allowed = match &room.join_rule {
+        JoinRuleSummary::Public => return Ok(true),
+        JoinRuleSummary::Knock => return Ok(rules.is_none_or(|rules| rules.knocking)),
+        JoinRuleSummary::KnockRestricted(_) => {
+            return Ok(rules.is_none_or(|rules| rules.knock_restricted_join_rule));
+        }
+        JoinRuleSummary::Restricted(restricted)
+            if rules.is_none_or(|rules| rules.restricted_join_rule) =>
+        {
+            &restricted.allowed_room_ids
+        }
+        _ => return Ok(false),
+    };
+    for room in allowed {
+        if is_in(room)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// How a local user stands to a room that this server may not know.
+pub fn membership(r: &impl Reader, room: &RoomId, user: UserNum) -> Result<Membership, Error> {
+    let room = match room::num(r, room) {
+        Err(Error::UnknownRoom) => return Ok(Membership::Leave),
+        room => room?,
+    };
+    let row = current::local_membership(r, user, room)?;
+    Ok(row.map_or(Membership::Leave, |row| row.membership))
+}
+
+/// Whether a user of `server` is invited.
+fn has_invited(r: &impl Reader, room: RoomNum, server: &ServerName) -> Result<bool, Error> {
+    if room::hot(r, room)?.invited == 0 {
+        return Ok(false);
+    }
+    for (user, event) in current::of_type(r, room, "m.room.member")? {
+        let is_of_server =
+            <&UserId>::try_from(user.as_str()).is_ok_and(|user| user.server_name() == server);
+        if is_of_server && current::membership_of(r, event)? == Membership::Invite {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}

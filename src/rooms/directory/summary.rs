@@ -1,0 +1,126 @@
+//! What is told of a room to those who are not in it: its name, its topic, who may come in.
+
+use ruma::{
+    EventEncryptionAlgorithm, OwnedMxcUri, OwnedRoomAliasId, UInt,
+    events::{
+        StateEventType,
+        room::{guest_access::GuestAccess, history_visibility::HistoryVisibility},
+    },
+    room::{JoinRule, JoinRuleSummary, RoomSummary, RoomType},
+};
+use serde::{Deserialize, de::DeserializeOwned};
+
+use crate::{
+    rooms::{Error, room, state::content},
+    store::{Reader, RoomNum},
+};
+
+/// The summary of the room as it is now.
+///
+/// Source: client-server API, `GET /room_summary/{roomIdOrAlias}`.
+pub fn of(r: &impl Reader, room: RoomNum) -> Result<RoomSummary, Error> {
+    #[derive(Deserialize)]
+    struct Name {
+        name: Option<String>,
+    }
+    #[derive(Deserialize)]
+    struct Topic {
+        topic: Option<String>,
+    }
+    #[derive(Deserialize)]
+    struct Avatar {
+        url: Option<OwnedMxcUri>,
+    }
+    #[derive(Deserialize)]
+    struct CanonicalAlias {
+        alias: Option<OwnedRoomAliasId>,
+    }
+    #[derive(Deserialize)]
+    struct Guests {
+        guest_access: GuestAccess,
+    }
+    #[derive(Deserialize)]
+    struct History {
+        history_visibility: HistoryVisibility,
+    }
+    #[derive(Deserialize)]
+    struct Encryption {
+        algorithm: EventEncryptionAlgorithm,
+    }
+    let history: Option<History> = current(r, room, StateEventType::RoomHistoryVisibility)?;
+    let guests: Option<Guests> = current(r, room, StateEventType::RoomGuestAccess)?;
+    let mut summary = RoomSummary::new(
+        room::id(r, room)?,
+        join_rule(r, room)?,
+        guests.is_some_and(|content| content.guest_access == GuestAccess::CanJoin),
+        UInt::from(room::hot(r, room)?.joined),
+        history
+            .is_some_and(|content| content.history_visibility == HistoryVisibility::WorldReadable),
+    );
+    let some = |text: &String| !text.is_empty();
+    let name: Option<Name> = current(r, room, StateEventType::RoomName)?;
+    summary.name = name.and_then(|content| content.name).filter(some);
+    let topic: Option<Topic> = current(r, room, StateEventType::RoomTopic)?;
+    summary.topic = topic.and_then(|content| content.topic).filter(some);
+    let avatar: Option<Avatar> = current(r, room, StateEventType::RoomAvatar)?;
+    summary.avatar_url = avatar.and_then(|content| content.url);
+    let alias: Option<CanonicalAlias> = current(r, room, StateEventType::RoomCanonicalAlias)?;
+    summary.canonical_alias = alias.and_then(|content| content.alias);
+    let encryption: Option<Encryption> = current(r, room, StateEventType::RoomEncryption)?;
+    summary.encryption = encryption.map(|content| content.algorithm);
+    summary.room_type = room_type(r, room)?;
+    summary.room_version = Some(room::version(r, room)?);
+    Ok(summary)
+}
+
+/// What kind of room it is, if it is one of a kind: a space, say.
+pub fn room_type(r: &impl Reader, room: RoomNum) -> Result<Option<RoomType>, Error> {
+    #[derive(Deserialize)]
+    struct Create {
+        #[serde(rename = "type")]
+        room_type: Option<RoomType>,
+    }
+    let create: Option<Create> = current(r, room, StateEventType::RoomCreate)?;
+    Ok(create.and_then(|content| content.room_type))
+}
+
+/// Who may join. A room without join rules is as one with `invite`; so is one with a rule that the
+/// specification does not know, as nobody comes in by that.
+pub fn join_rule(r: &impl Reader, room: RoomNum) -> Result<JoinRuleSummary, Error> {
+    let rule: Option<JoinRule> = current(r, room, StateEventType::RoomJoinRules)?;
+    Ok(known(rule.map_or(JoinRuleSummary::Invite, Into::into)))
+}
+
+/// The join rule, or `invite` where it is one that cannot be told on.
+pub fn known(rule: JoinRuleSummary) -> JoinRuleSummary {
+    match rule {
+        JoinRuleSummary::Invite
+        | JoinRuleSummary::Knock
+        | JoinRuleSummary::Private
+        | JoinRuleSummary::Restricted(_)
+        | JoinRuleSummary::KnockRestricted(_)
+        | JoinRuleSummary::Public => rule,
+        _ => JoinRuleSummary::Invite,
+    }
+}
+
+/// Whether users of other servers may be in the room.
+///
+/// Source: client-server API, `m.room.create`, `m.federate`.
+pub fn is_for_all_servers(r: &impl Reader, room: RoomNum) -> Result<bool, Error> {
+    #[derive(Deserialize)]
+    struct Create {
+        #[serde(rename = "m.federate")]
+        federate: Option<bool>,
+    }
+    let create: Option<Create> = current(r, room, StateEventType::RoomCreate)?;
+    Ok(create.is_none_or(|content| content.federate != Some(false)))
+}
+
+fn current<T: DeserializeOwned>(
+    r: &impl Reader,
+    room: RoomNum,
+    kind: StateEventType,
+) -> Result<Option<T>, Error> {
+    content::current(r, room, &kind, "")
+}

@@ -1,0 +1,198 @@
+//! The events of a room as the graph that they make, read backwards: for servers that lack some.
+
+use std::collections::{BTreeSet, HashSet};
+
+use ruma::OwnedEventId;
+use serde::Deserialize;
+
+use crate::{
+    rooms::{Error, event, state},
+    store::{EventNum, NodeNum, Reader, RoomNum, Rows, records::Status},
+};
+
+/// What an event says of its place in the graph.
+#[derive(Deserialize)]
+struct Links {
+    depth: u64,
+    prev_events: Vec<OwnedEventId>,
+    auth_events: Vec<OwnedEventId>,
+}
+
+/// The numbers of the events that authorize the event `num`.
+pub fn auth_events(r: &impl Reader, room: RoomNum, num: EventNum) -> Result<Vec<EventNum>, Error> {
+    if let Some(row) = r.auth()?.get((room, num))? {
+        let (nums, _) = row.value().as_chunks::<8>();
+        let nums = nums.iter().map(|num| EventNum(u64::from_le_bytes(*num)));
+        return Ok(nums.collect());
+    }
+    let links: Links = event::load(r, num)?.parse()?;
+    known(r, room, &links.auth_events)
+}
+
+/// Everything that authorizes `events`, and what authorizes that, down to the beginning; of
+/// `events` only what authorizes another of them. Grows with the room: for the pool.
+pub fn auth_chain(
+    r: &impl Reader,
+    room: RoomNum,
+    events: impl IntoIterator<Item = EventNum>,
+) -> Result<BTreeSet<EventNum>, Error> {
+    let mut chain = BTreeSet::new();
+    let mut open: Vec<EventNum> = events.into_iter().collect();
+    while let Some(num) = open.pop() {
+        for num in auth_events(r, room, num)? {
+            if chain.insert(num) {
+                open.push(num);
+            }
+        }
+    }
+    Ok(chain)
+}
+
+/// A state, and everything that authorizes it.
+#[derive(Clone, Debug)]
+pub struct Authorized {
+    /// The events of the state.
+    pub state: Vec<EventNum>,
+    /// What authorizes them, in the order in which it came here.
+    pub auth_chain: Vec<EventNum>,
+}
+
+impl Authorized {
+    /// The state `root`, with what authorizes it. Grows with the room: for the pool.
+    pub fn state(r: &impl Reader, room: RoomNum, root: NodeNum) -> Result<Self, Error> {
+        let entries = state::entries(r, room, root)?;
+        let state = entries.into_iter().map(|(_, event)| event).collect();
+        Self::of(r, room, state, None)
+    }
+
+    /// The room before the event of a join: its state and, with `omit_members`, as little of it as
+    /// lets the new server judge by itself who may do what.
+    ///
+    /// Source: server-server API, `PUT /_matrix/federation/v2/send_join/{roomId}/{eventId}`.
+    pub fn before_join(
+        r: &impl Reader,
+        room: RoomNum,
+        join: EventNum,
+        omit_members: bool,
+    ) -> Result<Self, Error> {
+        let root = event::header(r, join)?.state_before;
+        let mut state = Vec::new();
+        for (key, event) in state::entries(r, room, root)? {
+            if !omit_members || state::key_name(r, room, key)?.0 != "m.room.member" {
+                state.push(event);
+            }
+        }
+        let mut given = Self::of(r, room, state, Some(join))?;
+        if omit_members {
+            let state: HashSet<_> = given.state.iter().collect();
+            given.auth_chain.retain(|event| !state.contains(event));
+        }
+        Ok(given)
+    }
+
+    fn of(
+        r: &impl Reader,
+        room: RoomNum,
+        state: Vec<EventNum>,
+        join: Option<EventNum>,
+    ) -> Result<Self, Error> {
+        let auth_chain = auth_chain(r, room, state.iter().copied().chain(join))?;
+        Ok(Self {
+            state,
+            auth_chain: auth_chain.into_iter().collect(),
+        })
+    }
+}
+
+/// At most `limit` events: `ids`, as far as they are here, and what comes before them, the deepest
+/// first.
+pub fn backwards(
+    r: &impl Reader,
+    room: RoomNum,
+    ids: &[OwnedEventId],
+    limit: usize,
+) -> Result<Vec<EventNum>, Error> {
+    let mut walk = Walk::default();
+    walk.add(r, room, ids)?;
+    let mut found = Vec::new();
+    while found.len() < limit
+        && let Some((num, prev)) = walk.next()
+    {
+        found.push(num);
+        walk.add(r, room, &prev)?;
+    }
+    Ok(found)
+}
+
+/// At most `limit` events that lead to `latest`, which are not among them, and are neither one of
+/// `earliest`, nor before one, nor less deep than `min_depth`; the deepest last.
+pub fn between(
+    r: &impl Reader,
+    room: RoomNum,
+    (earliest, latest): (&[OwnedEventId], &[OwnedEventId]),
+    min_depth: u64,
+    limit: usize,
+) -> Result<Vec<EventNum>, Error> {
+    let mut walk = Walk::default();
+    for num in known(r, room, earliest)? {
+        walk.seen.insert(num);
+    }
+    let mut found = Vec::new();
+    for num in known(r, room, latest)? {
+        let links: Links = event::load(r, num)?.parse()?;
+        walk.add(r, room, &links.prev_events)?;
+    }
+    while found.len() < limit
+        && let Some((num, prev)) = walk.next_from(min_depth)
+    {
+        found.push(num);
+        walk.add(r, room, &prev)?;
+    }
+    found.reverse();
+    Ok(found)
+}
+
+/// A walk against the arrows, the deepest event first.
+#[derive(Default)]
+struct Walk {
+    seen: HashSet<EventNum>,
+    open: BTreeSet<(u64, EventNum, Vec<OwnedEventId>)>,
+}
+
+impl Walk {
+    fn add(&mut self, r: &impl Reader, room: RoomNum, ids: &[OwnedEventId]) -> Result<(), Error> {
+        for num in known(r, room, ids)? {
+            if self.seen.insert(num) {
+                let stored = event::load(r, num)?;
+                if is_placed(stored.header.status) {
+                    let links: Links = stored.parse()?;
+                    self.open.insert((links.depth, num, links.prev_events));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn next(&mut self) -> Option<(EventNum, Vec<OwnedEventId>)> {
+        self.next_from(0)
+    }
+
+    fn next_from(&mut self, min_depth: u64) -> Option<(EventNum, Vec<OwnedEventId>)> {
+        let (depth, num, prev) = self.open.pop_last()?;
+        (depth >= min_depth).then_some((num, prev))
+    }
+}
+
+/// Whether an event with this status has its place in the graph and may be handed on.
+fn is_placed(status: Status) -> bool {
+    !status.is_outlier() && !status.is_rejected()
+}
+
+/// The numbers of those of `ids` that are events of the room.
+fn known(r: &impl Reader, room: RoomNum, ids: &[OwnedEventId]) -> Result<Vec<EventNum>, Error> {
+    let mut nums = Vec::new();
+    for id in ids {
+        nums.extend(event::num_in(r, room, id)?);
+    }
+    Ok(nums)
+}

@@ -1,0 +1,132 @@
+//! Taking over a room that this server was let into by another one.
+//!
+//! 1. The state that the other server gives, and what authorizes it, is kept as outliers.
+//! 2. [`slice`] by slice the room's current state becomes the one that was given. Nobody here is in
+//!    the room yet, so nobody sees it grow.
+//! 3. [`enter`] stores the event that lets a local user in: with it the room is there.
+
+use std::collections::BTreeMap;
+
+use super::{
+    insert::{self, Insert, Notify},
+    receive, redaction,
+};
+use crate::{
+    protocol::receive::Received,
+    rooms::{
+        Error, Local, event, room,
+        state::{self, current, overlay},
+        upgrade::user_data,
+    },
+    store::{
+        Effect, EventNum, Place, Reader, RoomNum, StateKeyNum, Tx, UserNum,
+        records::{Gap, Status},
+    },
+};
+
+/// How many state events one slice lays down.
+const SLICE: usize = 64;
+
+/// The state that a room is to get.
+#[derive(Clone, Debug)]
+pub struct Plan(Vec<(StateKeyNum, Option<EventNum>)>);
+
+impl Plan {
+    /// What has to change for the current state to become `given`, all of which is here. Grows with
+    /// the room: for the pool.
+    pub fn new(r: &impl Reader, room: RoomNum, given: &[EventNum]) -> Result<Self, Error> {
+        let mut wanted = BTreeMap::new();
+        for num in given {
+            let header = event::header(r, *num)?;
+            if let Some(key) = header.state_key.filter(|_| !header.status.is_rejected()) {
+                wanted.insert(key, *num);
+            }
+        }
+        let mut changes = Vec::new();
+        for (key, num) in state::entries(r, room, room::hot(r, room)?.state)? {
+            match wanted.remove(&key) {
+                Some(given) if given == num => {}
+                given => changes.push((key, given)),
+            }
+        }
+        changes.extend(wanted.into_iter().map(|(key, num)| (key, Some(num))));
+        Ok(Self(changes))
+    }
+
+    /// The slices in which to lay it down.
+    pub fn slices(&self) -> impl Iterator<Item = Self> {
+        self.0.chunks(SLICE).map(|slice| Self(slice.to_vec()))
+    }
+}
+
+/// Lays down one slice of a plan.
+pub fn slice(tx: &Tx, local: &Local, room: RoomNum, plan: &Plan) -> Result<(), Error> {
+    let mut hot = room::hot(tx, room)?;
+    let mut root = hot.state;
+    for (key, event) in &plan.0 {
+        root = state::set(tx, room, root, *key, *event)?;
+    }
+    let position = tx.next_position()?;
+    let keys = plan.0.iter().map(|(key, _)| *key);
+    current::change(tx, local, room, &mut hot, (root, position), keys)?;
+    Ok(tx.room_hot()?.put(room, &hot)?)
+}
+
+/// Stores the event by which `user` enters the room, whose current state has become the one before
+/// that event.
+///
+/// # Errors
+/// [`Error::Forbidden`] if the state does not allow it: who gave it has lied.
+pub fn enter(
+    tx: &Tx,
+    local: &Local,
+    room: RoomNum,
+    (event, user): (&Received, UserNum),
+) -> Result<(), Error> {
+    let mut hot = room::hot(tx, room)?;
+    let rules = room::rules(tx, room)?;
+    let pdu = &event.pdu;
+    let auth = receive::auth_events(tx, room, rules, pdu)?;
+    let before = overlay::View::of(hot.state);
+    let is_allowed = receive::is_authorized(tx, room, rules, pdu)?
+        && receive::is_allowed_by(tx, room, rules, pdu, &before)?;
+    if !is_allowed {
+        return Err(Error::forbidden(
+            "the other server gave a state that does not let you in",
+        ));
+    }
+    let (kind, key) = pdu
+        .state_pair()
+        .ok_or(Error::corrupt("a join without a state key"))?;
+    let key = state::key_num_or_new(tx, room, &kind.to_string(), key)?;
+    let outlier = receive::here(tx, room, pdu.event_id())?.map(|(num, _)| num);
+    let missing = receive::missing(tx, room, pdu)?;
+    if !missing.is_empty() && hot.last_place >= Place::FIRST {
+        receive::leave_gap(&mut hot);
+    }
+    let new = Insert {
+        id: pdu.event_id(),
+        outlier,
+        json: &event.json,
+        status: Status::Accepted,
+        state_before: hot.state,
+        state_key: Some(key),
+        auth: &auth,
+        wrote: None,
+        sent_by: None,
+        thread: None,
+        notify: &Notify::default(),
+    };
+    let (num, position) = insert::insert(tx, room, &mut hot, &new)?;
+    if !missing.is_empty() {
+        tx.gaps()?.put((room, hot.last_place), &Gap { missing })?;
+    }
+    let root = state::set(tx, room, hot.state, key, Some(num))?;
+    current::change(tx, local, room, &mut hot, (root, position), [key])?;
+    redaction::apply_early(tx, room, (pdu.event_id().as_str(), num), rules)?;
+    hot.extremities = vec![num];
+    hot.depth = hot.depth.max(pdu.depth());
+    tx.room_hot()?.put(room, &hot)?;
+    tx.effect(Effect::RoomChanged(room, position));
+    user_data::inherit(tx, user, room)
+}

@@ -1,0 +1,47 @@
+//! Leaving rooms, and forgetting those that were left.
+
+use ruma::events::room::member::MembershipState;
+
+use super::change::Change;
+use crate::{
+    rooms::{Actor, Error, Local, state::current},
+    store::{Reader, RoomNum, Tx, UserNum, records::Membership},
+};
+
+/// Takes `actor` out of the room: leaves it, rejects the invite to it, takes back the knock. Who
+/// has left already has left, without another event.
+///
+/// # Errors
+/// [`Error::Forbidden`] if the user never was in the room, or is banned from it.
+pub fn leave(
+    tx: &Tx,
+    local: &Local,
+    actor: &Actor,
+    room: RoomNum,
+    reason: Option<&str>,
+) -> Result<(), Error> {
+    match current::local_membership(tx, actor.num, room)?.map(|row| row.membership) {
+        Some(Membership::Leave) => Ok(()),
+        None => Err(Error::forbidden("you are not in this room")),
+        Some(_) => {
+            Change::new(&actor.id, MembershipState::Leave, reason).send(tx, local, room, actor)
+        }
+    }
+}
+
+/// Makes the room one that `user` never hears of again, unless by a new membership.
+///
+/// # Errors
+/// [`Error::StillInRoom`] unless the user has left.
+pub fn forget(tx: &Tx, user: UserNum, room: RoomNum) -> Result<(), Error> {
+    let Some(mut row) = current::local_membership(tx, user, room)? else {
+        return Ok(());
+    };
+    match row.membership {
+        Membership::Leave | Membership::Ban => {
+            row.forgotten = true;
+            Ok(tx.memberships()?.put((user, room), &row)?)
+        }
+        Membership::Join | Membership::Invite | Membership::Knock => Err(Error::StillInRoom),
+    }
+}

@@ -1,0 +1,49 @@
+//! What this server does, being in a room, for users of other servers who want to come in or go.
+//!
+//! Source: server-server API, "Joining Rooms", "Knocking upon a room", "Leaving Rooms".
+
+use ruma::{
+    MilliSecondsSinceUnixEpoch, UserId,
+    events::{
+        StateEventType, TimelineEventType,
+        room::member::{MembershipState, RoomMemberEventContent},
+    },
+};
+
+use super::join;
+use crate::{
+    protocol::build::{EventDraft, canonical_content, template},
+    rooms::{Error, Local, event::append, room, state::current},
+    store::{Reader, RoomNum, records::Membership},
+};
+
+/// The template of the event by which `user` becomes `membership`.
+///
+/// # Errors
+/// [`Error::Forbidden`] if the room does not allow it, and those of [`join::authorized_via`].
+pub fn membership_template(
+    r: &impl Reader,
+    local: &Local,
+    room: RoomNum,
+    (user, membership): (&UserId, MembershipState),
+    now: MilliSecondsSinceUnixEpoch,
+) -> Result<Vec<u8>, Error> {
+    let mut content = RoomMemberEventContent::new(membership);
+    let is_in = matches!(
+        current::membership(r, room, user)?,
+        Membership::Join | Membership::Invite
+    );
+    if content.membership == MembershipState::Join && !is_in {
+        content.join_authorized_via_users_server = join::authorized_via(r, room, user)?;
+    }
+    let draft = EventDraft {
+        room_id: Some(room::id(r, room)?),
+        sender: user.to_owned(),
+        event_type: TimelineEventType::from(StateEventType::RoomMember),
+        state_key: Some(user.to_string()),
+        content: canonical_content(&content)?,
+        redacts: None,
+    };
+    let built = append::build_only(r, local, room, &draft, now)?;
+    Ok(template(&built)?)
+}

@@ -1,0 +1,99 @@
+//! A room's own records: its number, its id, its version, and what every event of it changes.
+
+use ruma::{OwnedRoomId, RoomId, RoomVersionId, room_version_rules::RoomVersionRules};
+
+use super::Error;
+use crate::{
+    protocol::versions,
+    store::{
+        NodeNum, Place, Position, Reader, Records, RoomNum, Rows, Tx,
+        records::{Counts, Room, RoomHot},
+    },
+};
+
+/// Makes the room `id`, which has no events yet.
+///
+/// # Errors
+/// [`Error::RoomExists`].
+pub fn make(tx: &Tx, id: &RoomId, version: &RoomVersionId) -> Result<RoomNum, Error> {
+    if tx.room_nums()?.has(id.as_str())? {
+        return Err(Error::RoomExists);
+    }
+    let room = tx.next_room()?;
+    tx.room_nums()?.insert(id.as_str(), room)?;
+    let record = Room {
+        id: id.as_str().to_owned(),
+        version: version.as_str().to_owned(),
+    };
+    tx.rooms()?.put(room, &record)?;
+    tx.room_hot()?.put(room, &RoomHot::empty())?;
+    Ok(room)
+}
+
+impl RoomHot {
+    /// A room without events.
+    fn empty() -> Self {
+        Self {
+            extremities: Vec::new(),
+            depth: 0,
+            last_place: Place(Place::FIRST.0 - 1),
+            last_position: Position::MIN,
+            state_position: Position::MIN,
+            state: NodeNum::EMPTY,
+            joined: 0,
+            invited: 0,
+            main: Counts::default(),
+            wrote: Vec::new(),
+        }
+    }
+}
+
+/// The number of the room `id`.
+///
+/// # Errors
+/// [`Error::UnknownRoom`] if the server does not know the room.
+pub fn num(r: &impl Reader, id: &RoomId) -> Result<RoomNum, Error> {
+    let num = r.room_nums()?.get(id.as_str())?.map(|row| row.value());
+    num.ok_or(Error::UnknownRoom)
+}
+
+/// The part of the room that rarely changes.
+pub fn record(r: &impl Reader, room: RoomNum) -> Result<Room, Error> {
+    r.rooms()?
+        .load(room)?
+        .ok_or(Error::corrupt("a room without its record"))
+}
+
+/// The part of the room that every event changes.
+pub fn hot(r: &impl Reader, room: RoomNum) -> Result<RoomHot, Error> {
+    r.room_hot()?
+        .load(room)?
+        .ok_or(Error::corrupt("a room without its hot record"))
+}
+
+/// The room's version.
+pub fn version(r: &impl Reader, room: RoomNum) -> Result<RoomVersionId, Error> {
+    RoomVersionId::try_from(record(r, room)?.version)
+        .map_err(|_| Error::corrupt("a room version that is none"))
+}
+
+/// The rules of the room's version.
+pub fn rules(r: &impl Reader, room: RoomNum) -> Result<&'static RoomVersionRules, Error> {
+    versions::rules(&version(r, room)?).ok_or(Error::corrupt(
+        "a room of a version that this program does not know",
+    ))
+}
+
+/// The rules of `version`.
+///
+/// # Errors
+/// [`Error::UnsupportedVersion`].
+pub fn rules_of(version: &RoomVersionId) -> Result<&'static RoomVersionRules, Error> {
+    versions::rules(version).ok_or_else(|| Error::UnsupportedVersion(version.to_string().into()))
+}
+
+/// The room's id.
+pub fn id(r: &impl Reader, room: RoomNum) -> Result<OwnedRoomId, Error> {
+    OwnedRoomId::try_from(record(r, room)?.id)
+        .map_err(|_| Error::corrupt("a room with an id that is none"))
+}

@@ -1,0 +1,131 @@
+//! Which other servers are in which room: those of whose users one is joined.
+
+use std::collections::BTreeSet;
+
+use ruma::{OwnedServerName, ServerName};
+
+use crate::{
+    rooms::Error,
+    store::{Reader, RoomNum, Rows, ServerNum, Tx, UserNum, records::Membership},
+};
+
+/// Notes that `by` more (or fewer) users of the other server `name` are joined.
+pub(in crate::rooms) fn change(
+    tx: &Tx,
+    room: RoomNum,
+    name: &ServerName,
+    by: i32,
+) -> Result<(), Error> {
+    let server = tx.server_num(name.as_str())?;
+    let mut table = tx.room_servers()?;
+    let before = table.get((room, server))?.map_or(0, |row| row.value());
+    let after = before.saturating_add_signed(by);
+    match (before, after) {
+        (0, 0) => return Ok(()),
+        (_, 0) => drop(table.remove((room, server))?),
+        _ => drop(table.insert((room, server), after)?),
+    }
+    drop(table);
+    match (before, after) {
+        (0, _) => drop(tx.server_rooms()?.insert((server, room), ())?),
+        (_, 0) => drop(tx.server_rooms()?.remove((server, room))?),
+        _ => {}
+    }
+    Ok(())
+}
+
+/// The other servers in the room.
+pub fn of_room(r: &impl Reader, room: RoomNum) -> Result<Vec<ServerNum>, Error> {
+    let mut servers = Vec::new();
+    let table = r.room_servers()?;
+    for row in table.range((room, ServerNum::MIN)..=(room, ServerNum::MAX))? {
+        servers.push(row?.0.value().1);
+    }
+    Ok(servers)
+}
+
+/// The other servers in any of the rooms that the local user `user` is in. Grows with these.
+pub fn sharing_rooms(r: &impl Reader, user: UserNum) -> Result<BTreeSet<ServerNum>, Error> {
+    let mut servers = BTreeSet::new();
+    for row in r
+        .memberships()?
+        .range((user, RoomNum::MIN)..=(user, RoomNum::MAX))?
+    {
+        let (key, row) = row?;
+        if row.value().unpack()?.membership == Membership::Join {
+            servers.extend(of_room(r, key.value().1)?);
+        }
+    }
+    Ok(servers)
+}
+
+/// The names of the other servers in the room, those with the most users first.
+pub fn names(r: &impl Reader, room: RoomNum) -> Result<Vec<OwnedServerName>, Error> {
+    let mut servers = Vec::new();
+    let table = r.room_servers()?;
+    for row in table.range((room, ServerNum::MIN)..=(room, ServerNum::MAX))? {
+        let (key, users) = row?;
+        servers.push((users.value(), key.value().1));
+    }
+    servers.sort_unstable_by(|a, b| b.cmp(a));
+    servers
+        .into_iter()
+        .map(|(_, server)| name(r, server))
+        .collect()
+}
+
+/// Whether there is another server in the room.
+pub fn is_shared(r: &impl Reader, room: RoomNum) -> Result<bool, Error> {
+    let table = r.room_servers()?;
+    let mut rows = table.range((room, ServerNum::MIN)..=(room, ServerNum::MAX))?;
+    Ok(rows.next().transpose()?.is_some())
+}
+
+/// Whether the other server `name` is in the room.
+pub fn is_in(r: &impl Reader, room: RoomNum, name: &ServerName) -> Result<bool, Error> {
+    match num(r, name)? {
+        Some(server) => Ok(r.room_servers()?.has((room, server))?),
+        None => Ok(false),
+    }
+}
+
+/// The number of a server, if it has one.
+pub fn num(r: &impl Reader, name: &ServerName) -> Result<Option<ServerNum>, Error> {
+    let nums = r.server_nums()?;
+    let server = nums.get(name.as_str())?;
+    Ok(server.map(|server| server.value()))
+}
+
+/// The rooms that another server is in.
+pub fn rooms(r: &impl Reader, server: ServerNum) -> Result<Vec<RoomNum>, Error> {
+    let mut rooms = Vec::new();
+    let table = r.server_rooms()?;
+    for row in table.range((server, RoomNum::MIN)..=(server, RoomNum::MAX))? {
+        rooms.push(row?.0.value().1);
+    }
+    Ok(rooms)
+}
+
+/// The other servers in any room, with their names.
+pub fn all(r: &impl Reader) -> Result<Vec<(ServerNum, OwnedServerName)>, Error> {
+    let mut found: Vec<(ServerNum, OwnedServerName)> = Vec::new();
+    let table = r.server_rooms()?;
+    loop {
+        let from = found
+            .last()
+            .map_or(ServerNum::MIN, |(last, _)| ServerNum(last.0 + 1));
+        let Some(row) = table.range((from, RoomNum::MIN)..)?.next() else {
+            return Ok(found);
+        };
+        let (server, _) = row?.0.value();
+        found.push((server, name(r, server)?));
+    }
+}
+
+/// The name of a server.
+pub fn name(r: &impl Reader, server: ServerNum) -> Result<OwnedServerName, Error> {
+    let servers = r.servers()?;
+    let name = servers.get(server)?;
+    let name = name.and_then(|name| OwnedServerName::try_from(name.value()).ok());
+    name.ok_or(Error::corrupt("a server without a name"))
+}

@@ -1,0 +1,113 @@
+//! The contents of state events: reading those of the current state, writing new ones.
+
+use ruma::{
+    CanonicalJsonObject,
+    events::{StateEventType, TimelineEventType},
+};
+use serde::{Deserialize, de::DeserializeOwned};
+
+use super::current;
+use crate::{
+    protocol::build::EventDraft,
+    rooms::{
+        Actor, Error, Local,
+        event::{
+            self,
+            append::{self, Sending},
+        },
+        room,
+        unread::notify,
+    },
+    store::{Reader, RoomNum, Tx},
+};
+
+/// A state event that is to be sent.
+#[derive(Clone, Debug)]
+pub struct StateEvent {
+    /// Its type.
+    pub kind: StateEventType,
+    /// Its state key.
+    pub state_key: String,
+    /// Its content.
+    pub content: CanonicalJsonObject,
+}
+
+impl StateEvent {
+    /// A state event with an empty state key.
+    pub fn new(kind: StateEventType, content: CanonicalJsonObject) -> Self {
+        Self {
+            kind,
+            state_key: String::new(),
+            content,
+        }
+    }
+
+    /// Sends it into the room in `actor`'s name.
+    ///
+    /// # Errors
+    /// Those of [`append::append`].
+    pub fn send(&self, tx: &Tx, local: &Local, room: RoomNum, actor: &Actor) -> Result<(), Error> {
+        let draft = EventDraft {
+            room_id: Some(room::id(tx, room)?),
+            sender: actor.id.clone(),
+            event_type: TimelineEventType::from(self.kind.clone()),
+            state_key: Some(self.state_key.clone()),
+            content: self.content.clone(),
+            redacts: None,
+        };
+        let sending = Sending {
+            notify: notify::within(tx, local, room, &draft)?,
+            ..actor.sending()
+        };
+        append::append(tx, local, &draft, &sending)?;
+        Ok(())
+    }
+
+    /// Like [`send`](Self::send), but nothing is sent where the current state has an event of the
+    /// same sender with the same content.
+    ///
+    /// # Errors
+    /// Those of [`append::append`].
+    pub fn send_once(
+        &self,
+        tx: &Tx,
+        local: &Local,
+        room: RoomNum,
+        actor: &Actor,
+    ) -> Result<(), Error> {
+        #[derive(Deserialize)]
+        struct Sent {
+            sender: String,
+            content: CanonicalJsonObject,
+        }
+        if let Some(num) = current::get(tx, room, &self.kind.to_string(), &self.state_key)?
+            && let Ok(sent) = event::load(tx, num)?.parse::<Sent>()
+            && sent.sender == actor.id.as_str()
+            && sent.content == self.content
+        {
+            return Ok(());
+        }
+        self.send(tx, local, room, actor)
+    }
+}
+
+/// The content of the event at (`kind`, `state_key`) in the room's current state. `None` also
+/// where it is not a `T`: what anyone may send into a room must not break the room.
+pub fn current<T: DeserializeOwned>(
+    r: &impl Reader,
+    room: RoomNum,
+    kind: &StateEventType,
+    state_key: &str,
+) -> Result<Option<T>, Error> {
+    #[derive(Deserialize)]
+    struct WithContent<T> {
+        content: T,
+    }
+    match current::get(r, room, &kind.to_string(), state_key)? {
+        Some(num) => Ok(event::load(r, num)?
+            .parse::<WithContent<T>>()
+            .ok()
+            .map(|event| event.content)),
+        None => Ok(None),
+    }
+}

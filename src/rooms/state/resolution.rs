@@ -1,0 +1,186 @@
+//! The resolved state of several, from the store's rows: see [`protocol::resolve`] for how.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
+
+use ruma::{EventId, events::StateEventType, room_version_rules::RoomVersionRules};
+
+use super::overlay::{Key, View};
+use crate::{
+    protocol::{
+        Pdu,
+        resolve::{self, Conflict, ResolveError, StateSource},
+    },
+    rooms::{Error, event, state},
+    store::{EventNum, Reader, RoomNum, Rows, StateKeyNum},
+};
+
+/// How many parsed events are kept while one state is resolved; what is beyond is parsed again.
+const PARSED: usize = 10_000;
+
+/// An event that is not stored yet, as it stands in the states to be resolved.
+#[derive(Clone, Debug)]
+pub(in crate::rooms) struct Unnumbered {
+    /// The event.
+    pub pdu: Arc<Pdu>,
+    /// Its auth events.
+    pub auth: Vec<EventNum>,
+}
+
+/// The state that the room's rules make of `states`. `new` is the event that stands in them under
+/// [`View::UNNUMBERED`].
+///
+/// Takes time in proportion to how they differ, and at worst to the size of the room: for the pool.
+pub(in crate::rooms) fn resolve(
+    r: &impl Reader,
+    room: RoomNum,
+    rules: &RoomVersionRules,
+    states: &[View],
+    new: Option<Unnumbered>,
+) -> Result<View, Error> {
+    let [first, others @ ..] = states else {
+        return Ok(View::default());
+    };
+    if others.iter().all(|other| other == first) {
+        return Ok(first.clone());
+    }
+    let conflicts = conflicts(r, room, states)?;
+    if conflicts.is_empty() {
+        return Ok(first.clone());
+    }
+    let source = Source {
+        r,
+        room,
+        rules,
+        common: first,
+        conflicts: conflicts
+            .iter()
+            .map(|conflict| key(&conflict.key))
+            .collect(),
+        new,
+        parsed: RefCell::default(),
+    };
+    let resolved = resolve::resolve(rules, &conflicts, &source).map_err(|error| match error {
+        ResolveError::Read(error) => error,
+        other => Error::Unresolvable(other.to_string().into()),
+    })?;
+    let cleared = source.conflicts.iter().cloned();
+    let cleared = cleared.fold(first.clone(), |state, key| state.with(key, None));
+    Ok(resolved
+        .into_iter()
+        .fold(cleared, |state, (at, num)| state.with(key(&at), Some(num))))
+}
+
+fn key((kind, state_key): &resolve::StateKey) -> Key {
+    (kind.to_string(), state_key.clone())
+}
+
+/// The keys at which the states are not all the same, with what each has there.
+fn conflicts(
+    r: &impl Reader,
+    room: RoomNum,
+    states: &[View],
+) -> Result<Vec<Conflict<EventNum>>, Error> {
+    let bases: Vec<_> = states.iter().map(View::base).collect();
+    let mut keys: BTreeSet<Key> = states.iter().flat_map(View::changed).cloned().collect();
+    for num in state::differing_keys(r, room, &bases)? {
+        keys.insert(state::key_name(r, room, num)?);
+    }
+    let mut conflicts = Vec::new();
+    for (kind, state_key) in keys {
+        let entries = states
+            .iter()
+            .map(|state| state.get(r, room, &kind, &state_key))
+            .collect::<Result<Vec<_>, _>>()?;
+        if entries.iter().any(|entry| *entry != entries[0]) {
+            conflicts.push(Conflict {
+                key: (kind.into(), state_key),
+                entries,
+            });
+        }
+    }
+    Ok(conflicts)
+}
+
+/// The room as resolution reads it.
+struct Source<'a, R> {
+    r: &'a R,
+    room: RoomNum,
+    rules: &'a RoomVersionRules,
+    /// Any of the states: they are the same outside the conflict.
+    common: &'a View,
+    conflicts: HashSet<Key>,
+    new: Option<Unnumbered>,
+    parsed: RefCell<HashMap<EventNum, Arc<Pdu>>>,
+}
+
+impl<R: Reader> StateSource for Source<'_, R> {
+    type Num = EventNum;
+    type Error = Error;
+
+    fn auth_events(&self, num: EventNum, auth_events: &mut Vec<EventNum>) -> Result<(), Error> {
+        match &self.new {
+            Some(new) if num == View::UNNUMBERED => auth_events.extend(&new.auth),
+            _ => {
+                let table = self.r.auth()?;
+                let row = table.get((self.room, num))?;
+                let row = row.ok_or(Error::corrupt("a state event without its auth events"))?;
+                let (nums, _) = row.value().as_chunks::<8>();
+                auth_events.extend(nums.iter().map(|num| EventNum(u64::from_le_bytes(*num))));
+            }
+        }
+        Ok(())
+    }
+
+    fn pdu(&self, num: EventNum) -> Result<Arc<Pdu>, Error> {
+        if let Some(new) = &self.new
+            && num == View::UNNUMBERED
+        {
+            return Ok(new.pdu.clone());
+        }
+        if let Some(pdu) = self.parsed.borrow().get(&num) {
+            return Ok(pdu.clone());
+        }
+        let pdu = Arc::new(event::load(self.r, num)?.pdu(self.rules)?);
+        let mut parsed = self.parsed.borrow_mut();
+        if parsed.len() < PARSED {
+            parsed.insert(num, pdu.clone());
+        }
+        Ok(pdu)
+    }
+
+    fn number(&self, id: &EventId) -> Result<Option<EventNum>, Error> {
+        match &self.new {
+            Some(new) if new.pdu.event_id() == id => Ok(Some(View::UNNUMBERED)),
+            _ => event::num_in(self.r, self.room, id),
+        }
+    }
+
+    fn common(&self, kind: &StateEventType, state_key: &str) -> Result<Option<EventNum>, Error> {
+        self.common
+            .get(self.r, self.room, &kind.to_string(), state_key)
+    }
+
+    fn each_common(&self, visit: &mut dyn FnMut(EventNum)) -> Result<(), Error> {
+        let mut elsewhere: HashSet<StateKeyNum> = HashSet::new();
+        for (kind, state_key) in self.conflicts.iter().chain(self.common.changed()) {
+            elsewhere.extend(state::key_num(self.r, self.room, kind, state_key)?);
+        }
+        for (key, num) in state::entries(self.r, self.room, self.common.base())? {
+            if !elsewhere.contains(&key) {
+                visit(num);
+            }
+        }
+        for (kind, state_key) in self.common.changed() {
+            if !self.conflicts.contains(&(kind.clone(), state_key.clone()))
+                && let Some(num) = self.common.get(self.r, self.room, kind, state_key)?
+            {
+                visit(num);
+            }
+        }
+        Ok(())
+    }
+}

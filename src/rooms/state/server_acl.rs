@@ -1,0 +1,52 @@
+//! Which servers a room lets take part: [server access control lists].
+//!
+//! [server access control lists]: https://spec.matrix.org/v1.19/server-server-api/#server-access-control-lists-acls
+
+use ruma::{
+    RoomId, ServerName,
+    events::{StateEventType, room::server_acl::RoomServerAclEventContent},
+};
+
+use super::{content, current};
+use crate::{
+    rooms::{Error, room, servers},
+    store::{Reader, RoomNum},
+};
+
+/// Whether the room's access control list lets `server` take part in it. A room without one lets
+/// everybody.
+pub fn allows(r: &impl Reader, room: RoomNum, server: &ServerName) -> Result<bool, Error> {
+    let list: Option<RoomServerAclEventContent> =
+        content::current(r, room, &StateEventType::RoomServerAcl, "")?;
+    Ok(list.is_none_or(|list| list.is_allowed(server)))
+}
+
+/// The room `id`, if somebody here is in it and it lets `server` take part.
+///
+/// # Errors
+/// [`Error::UnknownRoom`]; [`Error::Forbidden`].
+pub fn open_to(r: &impl Reader, id: &RoomId, server: &ServerName) -> Result<RoomNum, Error> {
+    let room = room::num(r, id)?;
+    if !current::has_joined(r, room)? {
+        return Err(Error::UnknownRoom);
+    }
+    if !allows(r, room, server)? {
+        return Err(Error::forbidden(
+            "the room does not let your server take part",
+        ));
+    }
+    Ok(room)
+}
+
+/// The room `id`, if `server` takes part in it too.
+///
+/// # Errors
+/// [`Error::UnknownRoom`]; [`Error::Forbidden`].
+pub fn shared_with(r: &impl Reader, id: &RoomId, server: &ServerName) -> Result<RoomNum, Error> {
+    let room = open_to(r, id, server)?;
+    if servers::is_in(r, room, server)? {
+        Ok(room)
+    } else {
+        Err(Error::forbidden("your server is not in this room"))
+    }
+}

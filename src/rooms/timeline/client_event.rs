@@ -1,0 +1,169 @@
+//! Events as one client gets them: what is stored, with what the server knows of it for this user
+//! and device.
+
+use std::borrow::Cow;
+
+use ruma::{
+    EventId, OwnedRoomId, OwnedUserId, TransactionId, UserId,
+    events::room::member::MembershipState, room_version_rules::RoomVersionRules,
+};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::history_visibility::Sight;
+use crate::{
+    protocol::client_event::{ClientEvent, StrippedEvent, Unsigned},
+    rooms::{
+        Error,
+        event::{self, StoredEvent},
+        room, state,
+    },
+    store::{DeviceNum, EventNum, Reader, RoomNum, records::Membership},
+};
+
+/// Whether an event says which room it is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RoomIds {
+    /// It does.
+    Shown,
+    /// The answer says it otherwise, as `/sync` does.
+    Left,
+}
+
+/// Formats the events of one room for one device. It remembers what it read for the last event:
+/// format neighbours one after the other.
+#[derive(Debug)]
+pub struct Formatter {
+    room: RoomNum,
+    room_id: OwnedRoomId,
+    rules: &'static RoomVersionRules,
+    device: Option<DeviceNum>,
+    now_ms: u64,
+    room_ids: RoomIds,
+    /// What the user may see.
+    pub sight: Sight,
+}
+
+/// What is read of an event that is not shown itself.
+#[derive(Deserialize)]
+struct Replaced {
+    sender: OwnedUserId,
+    content: Box<RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Sent {
+    origin_server_ts: u64,
+}
+
+impl Formatter {
+    /// For `user` on `device`; without a device no event shows a transaction id.
+    pub fn new(
+        r: &impl Reader,
+        room: RoomNum,
+        (user, device): (&UserId, Option<DeviceNum>),
+        now_ms: u64,
+        room_ids: RoomIds,
+    ) -> Result<Self, Error> {
+        Ok(Self {
+            room,
+            room_id: room::id(r, room)?,
+            rules: room::rules(r, room)?,
+            device,
+            now_ms,
+            room_ids,
+            sight: Sight::new(r, room, user)?,
+        })
+    }
+
+    /// The event in the client format ([client-server API, "Room event format"]).
+    ///
+    /// [client-server API, "Room event format"]: https://spec.matrix.org/v1.19/client-server-api/#room-event-format
+    pub fn format(
+        &mut self,
+        r: &impl Reader,
+        stored: &StoredEvent,
+    ) -> Result<Box<RawValue>, Error> {
+        let replaced_num = self.replaced(r, stored)?;
+        let replaced = match replaced_num {
+            Some(num) => Some((
+                event::id(r, num)?,
+                event::load(r, num)?.parse::<Replaced>()?,
+            )),
+            None => None,
+        };
+        let redaction = match stored.header.redacted_by {
+            Some(num) => Some(self.redaction(r, num)?),
+            None => None,
+        };
+        let (id, sent) = (stored.id()?, stored.parse::<Sent>()?);
+        let membership = self.sight.membership_at(r, stored)?;
+        let mut shown = self.bare(&id, &stored.json)?;
+        shown.unsigned = Unsigned {
+            age: Some(self.now_ms as i64 - sent.origin_server_ts as i64),
+            membership: Some(state_of(membership)),
+            prev_content: replaced
+                .as_ref()
+                .map(|(_, event)| Cow::Borrowed(&*event.content)),
+            prev_sender: replaced.as_ref().map(|(_, event)| &*event.sender),
+            redacted_because: redaction.map(Cow::Owned),
+            replaces_state: replaced.as_ref().map(|(id, _)| &**id),
+            transaction_id: self.transaction_id(stored),
+        };
+        shown
+            .to_json()
+            .map_err(|_| Error::corrupt("an event that does not serialize"))
+    }
+
+    fn bare<'a>(&'a self, id: &'a EventId, json: &'a [u8]) -> Result<ClientEvent<'a>, Error> {
+        let mut shown = ClientEvent::new(id, json, self.rules)
+            .map_err(|_| Error::corrupt("an event that does not parse"))?;
+        shown.room_id = (self.room_ids == RoomIds::Shown).then_some(&*self.room_id);
+        Ok(shown)
+    }
+
+    /// The state event that `stored` replaced.
+    fn replaced(&self, r: &impl Reader, stored: &StoredEvent) -> Result<Option<EventNum>, Error> {
+        match stored.header.state_key {
+            Some(key) => state::get(r, self.room, stored.header.state_before, key),
+            None => Ok(None),
+        }
+    }
+
+    fn redaction(&self, r: &impl Reader, num: EventNum) -> Result<Box<RawValue>, Error> {
+        let redaction = event::load(r, num)?;
+        let (id, sent) = (redaction.id()?, redaction.parse::<Sent>()?);
+        let mut shown = self.bare(&id, &redaction.json)?;
+        shown.unsigned.age = Some(self.now_ms as i64 - sent.origin_server_ts as i64);
+        shown
+            .to_json()
+            .map_err(|_| Error::corrupt("an event that does not serialize"))
+    }
+
+    fn transaction_id<'a>(&self, stored: &'a StoredEvent) -> Option<&'a TransactionId> {
+        let (device, id) = stored.header.sent_by.as_ref()?;
+        (Some(*device) == self.device).then(|| id.as_str().into())
+    }
+}
+
+/// The membership as clients read it.
+pub fn state_of(membership: Membership) -> MembershipState {
+    match membership {
+        Membership::Leave => MembershipState::Leave,
+        Membership::Join => MembershipState::Join,
+        Membership::Invite => MembershipState::Invite,
+        Membership::Knock => MembershipState::Knock,
+        Membership::Ban => MembershipState::Ban,
+    }
+}
+
+/// The event `num` as people see it who are not in the room ([client-server API, "Stripped
+/// state"]).
+///
+/// [client-server API, "Stripped state"]: https://spec.matrix.org/v1.19/client-server-api/#stripped-state
+pub fn stripped(r: &impl Reader, num: EventNum) -> Result<Box<RawValue>, Error> {
+    let stored = event::load(r, num)?;
+    StrippedEvent::new(&stored.json)
+        .and_then(|event| serde_json::value::to_raw_value(&event))
+        .map_err(|_| Error::corrupt("a state event that does not parse"))
+}

@@ -1,0 +1,93 @@
+//! A room's timeline: which event stands at which place.
+
+use ruma::EventId;
+
+use crate::{
+    rooms::Error,
+    store::{
+        self, Packed, Place, Position, Reader, Records, RoomNum, Row, Rows,
+        records::{Gap, TimelineRow},
+    },
+};
+
+/// The events at and before `from`, newest first, at most `limit`.
+pub fn backwards(
+    r: &impl Reader,
+    room: RoomNum,
+    from: Place,
+    limit: usize,
+) -> Result<Vec<(Place, TimelineRow)>, Error> {
+    let timeline = r.timeline()?;
+    let rows = timeline.range((room, Place::MIN)..=(room, from))?;
+    rows.rev().take(limit).map(unpack).collect()
+}
+
+/// The events at and after `from`, oldest first, at most `limit`.
+pub fn forwards(
+    r: &impl Reader,
+    room: RoomNum,
+    from: Place,
+    limit: usize,
+) -> Result<Vec<(Place, TimelineRow)>, Error> {
+    let timeline = r.timeline()?;
+    let rows = timeline.range((room, from)..=(room, Place::MAX))?;
+    rows.take(limit).map(unpack).collect()
+}
+
+/// What is missing right before the event at `place`, if something is.
+pub fn gap(r: &impl Reader, room: RoomNum, place: Place) -> Result<Option<Gap>, Error> {
+    Ok(r.gaps()?.load((room, place))?)
+}
+
+/// The place of the gap in which the event `id` is missing, if it is in one.
+pub fn gap_of(r: &impl Reader, room: RoomNum, id: &EventId) -> Result<Option<Place>, Error> {
+    for row in r.gaps()?.range((room, Place::MIN)..=(room, Place::MAX))? {
+        let (key, gap) = row?;
+        if gap
+            .value()
+            .unpack()?
+            .missing
+            .iter()
+            .any(|missing| missing == id.as_str())
+        {
+            return Ok(Some(key.value().1));
+        }
+    }
+    Ok(None)
+}
+
+type Entry<'r> = Row<'r, (RoomNum, Place), Packed<TimelineRow>>;
+
+fn unpack(row: Result<Entry<'_>, store::Error>) -> Result<(Place, TimelineRow), Error> {
+    let (key, row) = row?;
+    Ok((key.value().1, row.value().unpack()?))
+}
+
+/// The last place of the room's timeline at `position`: everything up to there was stored no
+/// later. `None` if nothing was. Positions never fall with places from [`Place::FIRST`] on, so this
+/// halves the range at each step.
+pub fn place_at(
+    r: &impl Reader,
+    room: RoomNum,
+    position: Position,
+) -> Result<Option<Place>, Error> {
+    let Some((last, row)) = backwards(r, room, Place::MAX, 1)?.pop() else {
+        return Ok(None);
+    };
+    if row.position <= position {
+        return Ok(Some(last));
+    }
+    // The first place later than `position` is in (low, high].
+    let (mut low, mut high) = (Place(Place::FIRST.0 - 1), last);
+    while high.0 - low.0 > 1 {
+        let middle = Place(low.0 + (high.0 - low.0) / 2);
+        match forwards(r, room, middle, 1)?.pop() {
+            Some((_, row)) if row.position > position => high = middle,
+            Some((place, _)) => low = place,
+            None => high = middle,
+        }
+    }
+    Ok(backwards(r, room, Place(high.0 - 1), 1)?
+        .pop()
+        .map(|(place, _)| place))
+}

@@ -1,0 +1,119 @@
+//! What another server may read of a room's history: what one of its users may.
+//!
+//! The specification says who of the users may see an event (client-server API, "Room History
+//! Visibility"), and leaves to servers what they hand to each other. What no user of a server was
+//! let see that server gets redacted, so that the graph stays whole.
+
+use std::collections::HashMap;
+
+use ruma::{
+    OwnedServerName, ServerName, UserId, events::room::history_visibility::HistoryVisibility,
+    room_version_rules::RoomVersionRules,
+};
+
+use super::history_visibility::visibility_of;
+use crate::{
+    protocol::redact::redact,
+    rooms::{
+        Error,
+        event::{self, StoredEvent},
+        room,
+        state::{self, current},
+    },
+    store::{EventNum, NodeNum, Reader, RoomNum, records::Membership},
+};
+
+const VISIBILITY: &str = "m.room.history_visibility";
+
+/// What one server may read of one room.
+pub struct ServerSight {
+    room: RoomNum,
+    rules: &'static RoomVersionRules,
+    server: OwnedServerName,
+    /// What was found for states in which not everything is shared.
+    known: HashMap<NodeNum, bool>,
+}
+
+impl ServerSight {
+    /// What `server` may read of `room`.
+    pub fn new(r: &impl Reader, room: RoomNum, server: &ServerName) -> Result<Self, Error> {
+        Ok(Self {
+            room,
+            rules: room::rules(r, room)?,
+            server: server.to_owned(),
+            known: HashMap::new(),
+        })
+    }
+
+    /// The JSON of an event as the server may have it. Where history is not shared it grows with
+    /// the room: for the pool.
+    pub fn shown(&mut self, r: &impl Reader, event: StoredEvent) -> Result<Vec<u8>, Error> {
+        if self.can_see(r, &event)? {
+            return Ok(event.json);
+        }
+        redact(&event.json, self.rules).map_err(|_| Error::corrupt("an event that does not parse"))
+    }
+
+    fn can_see(&mut self, r: &impl Reader, event: &StoredEvent) -> Result<bool, Error> {
+        let before = event.header.state_before;
+        let can_see = match self.known.get(&before) {
+            Some(known) => *known,
+            None => {
+                let can_see = self.sees_in(r, before)?;
+                self.known.insert(before, can_see);
+                can_see
+            }
+        };
+        if can_see {
+            return Ok(true);
+        }
+        // The event by which somebody of the server comes in.
+        let member = event.member()?;
+        Ok(member.is_some_and(|user| self.is_of_server(&user))
+            && current::membership_of(r, event.num)? == Membership::Join)
+    }
+
+    fn sees_in(&self, r: &impl Reader, root: NodeNum) -> Result<bool, Error> {
+        let visibility = match state::get_named(r, self.room, root, VISIBILITY, "")? {
+            Some(event) => visibility_of(r, event)?,
+            None => HistoryVisibility::Shared,
+        };
+        let lets_see = |membership: Membership| match visibility {
+            HistoryVisibility::Joined => membership == Membership::Join,
+            HistoryVisibility::Invited => {
+                matches!(membership, Membership::Join | Membership::Invite)
+            }
+            _ => true,
+        };
+        if lets_see(Membership::Leave) {
+            return Ok(true);
+        }
+        for (key, event) in state::entries(r, self.room, root)? {
+            let (kind, user) = state::key_name(r, self.room, key)?;
+            if kind == "m.room.member"
+                && self.is_of_server(&user)
+                && lets_see(current::membership_of(r, event)?)
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn is_of_server(&self, user: &str) -> bool {
+        <&UserId>::try_from(user).is_ok_and(|user| user.server_name() == self.server)
+    }
+}
+
+/// The JSON of the events `nums` as `server` may have them.
+pub fn shown(
+    r: &impl Reader,
+    room: RoomNum,
+    server: &ServerName,
+    nums: impl IntoIterator<Item = EventNum>,
+) -> Result<Vec<Vec<u8>>, Error> {
+    let mut sight = ServerSight::new(r, room, server)?;
+    nums.into_iter()
+        .map(|num| sight.shown(r, event::load(r, num)?))
+        .collect()
+}

@@ -1,0 +1,408 @@
+//! Whom an event notifies: push rules, asked before the event is stored.
+//!
+//! The default rules are asked once, for everybody. A local member is asked about only if their own
+//! rules, a mention, an invite or somebody they ignore may make it another answer, and rule sets
+//! that say the same are asked once. Nobody is notified of what they sent.
+//!
+//! [`decide`] is for what is sent into rooms; [`within`] for the few state events that are made
+//! inside a job.
+//!
+//! Source: client-server API, "Push Rules", "Receiving notifications".
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    pin::pin,
+    task::{Context, Poll, Waker},
+};
+
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, OwnedUserId, RoomId, UInt, UserId,
+    events::TimelineEventType,
+    push::{
+        AnyPushRuleRef, FlattenedJson, PredefinedOverrideRuleId, PushConditionRoomCtx, Ruleset,
+    },
+    serde::Raw,
+    user_id,
+};
+use serde::Deserialize;
+use serde_json::{Map, Value, json, value::to_raw_value};
+
+use crate::{
+    protocol::build::EventDraft,
+    rooms::{
+        Error, Local,
+        event::{
+            self,
+            insert::{Notify, Verdict},
+        },
+        room,
+        state::{current, power_levels},
+    },
+    store::{Reader, RoomNum, Rows, Store, UserNum, records::Membership},
+    users::{self, ignored, push_rules},
+};
+
+/// So many local members are asked about in place, more on the pool.
+const MEMBERS_IN_PLACE: usize = 64;
+/// So many bytes of their own rules are read in place: in the worst case each byte of a pattern is
+/// held against each of a text.
+const RULES_IN_PLACE: usize = 4 * 1024;
+
+/// How many properties of an event rules can look at.
+///
+/// NOTSPEC: the specification has no end to this and to the following ones. But ruma writes out
+/// every property with its whole path, which grows with the square of a hostile event, and each
+/// rule looks anew.
+const MOST_PROPERTIES: usize = 1000;
+/// How long the path of such a property is, in bytes, before dots in keys are escaped.
+const LONGEST_PATH: usize = 255;
+/// How much of a message's text rules look at, in bytes.
+const LONGEST_BODY: usize = 8 * 1024;
+/// How much of any other text, in bytes.
+const LONGEST_TEXT: usize = 1024;
+
+/// Somebody whom no event is from: for the default rules.
+fn nobody() -> &'static UserId {
+    user_id!("@nobody:invalid")
+}
+
+/// Whom `draft` notifies, if it is sent: in place where few are to be asked about, else on the
+/// pool.
+pub async fn decide(store: &Store, local: &Local, draft: &EventDraft) -> Result<Notify, Error> {
+    let room_id = draft.room_id.as_deref();
+    let room = match room_id.map(|id| store.read(|s| room::num(s, id))) {
+        Some(Ok(room)) => room,
+        // Whoever sends the draft is told what is wrong with that.
+        None | Some(Err(Error::UnknownRoom)) => return Ok(Notify::default()),
+        Some(Err(error)) => return Err(error),
+    };
+    if store.read(|s| is_small(s, room))? {
+        return store.read(|s| within(s, local, room, draft));
+    }
+    let (local, draft) = (local.clone(), draft.clone());
+    store
+        .scan("push rules", move |s| within(s, &local, room, &draft))
+        .await
+}
+
+/// Whether asking about the room's local members is little work.
+fn is_small(r: &impl Reader, room: RoomNum) -> Result<bool, Error> {
+    let members = r.local_members()?;
+    let mut bytes = 0;
+    for (asked, row) in members
+        .range((room, UserNum::MIN)..=(room, UserNum::MAX))?
+        .enumerate()
+    {
+        let user = row?.0.value().1;
+        if let Some(rules) = push_rules::stored(r, user)? {
+            bytes += rules.content.len();
+        }
+        if asked >= MEMBERS_IN_PLACE || bytes > RULES_IN_PLACE {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Whom `draft` notifies, if it is sent into `room`. Grows with the room's local members.
+pub fn within(
+    r: &impl Reader,
+    local: &Local,
+    room: RoomNum,
+    draft: &EventDraft,
+) -> Result<Notify, Error> {
+    let mut asked = Asked::new(r, room, draft)?;
+    let mut notify = Notify {
+        default: asked.by(&default_rules(), nobody(), ""),
+        exceptions: Vec::new(),
+    };
+    let mut known = HashMap::new();
+    for (user, id) in audience(r, local, room, draft)? {
+        let verdict = asked.of_member(r, (user, &id), &mut known)?;
+        if verdict != notify.default {
+            notify.exceptions.push((user, verdict));
+        }
+    }
+    Ok(notify)
+}
+
+/// The default rules without those that are about one user.
+fn default_rules() -> Ruleset {
+    let mut rules = Ruleset::server_default(nobody());
+    for id in [
+        PredefinedOverrideRuleId::InviteForMe,
+        PredefinedOverrideRuleId::IsUserMention,
+    ] {
+        rules.override_.shift_remove(id.as_str());
+    }
+    rules
+}
+
+/// The local users whom an event could notify: those who are in the room, and the one whom it
+/// invites; not its sender.
+fn audience(
+    r: &impl Reader,
+    local: &Local,
+    room: RoomNum,
+    draft: &EventDraft,
+) -> Result<Vec<(UserNum, OwnedUserId)>, Error> {
+    let mut audience = Vec::new();
+    for (user, membership) in current::local_members(r, room)? {
+        if membership == Membership::Join {
+            audience.push((user, users::id_of(r, user)?));
+        }
+    }
+    if let Some(target) = draft.state_key.as_deref()
+        && draft.event_type == TimelineEventType::RoomMember
+        && let Ok(target) = UserId::parse(target)
+        && local.has(&target)
+        && let Some(user) = users::num_of(r, &target)?
+        && !audience.iter().any(|(member, _)| *member == user)
+    {
+        audience.push((user, target));
+    }
+    audience.retain(|(_, id)| *id != draft.sender);
+    Ok(audience)
+}
+
+/// An event that rules are asked about.
+struct Asked<'a> {
+    room: RoomNum,
+    draft: &'a EventDraft,
+    event: FlattenedJson,
+    context: PushConditionRoomCtx,
+    mentions: BTreeSet<String>,
+}
+
+impl<'a> Asked<'a> {
+    fn new(r: &impl Reader, room: RoomNum, draft: &'a EventDraft) -> Result<Self, Error> {
+        #[derive(Default, Deserialize)]
+        struct Mentions {
+            #[serde(default)]
+            user_ids: BTreeSet<String>,
+        }
+        let room_id = room::id(r, room)?;
+        let mentions = draft.content.get("m.mentions").cloned();
+        let mentions = mentions.map(|mentions| serde_json::from_value(mentions.into()));
+        let mentions: Mentions = mentions.and_then(Result::ok).unwrap_or_default();
+        let rules = room::rules(r, room)?;
+        let joined = UInt::from(room::hot(r, room)?.joined);
+        let context =
+            PushConditionRoomCtx::new(room_id.clone(), joined, nobody().to_owned(), String::new())
+                .with_power_levels(power_levels::levels(r, room, rules)?.into());
+        Ok(Self {
+            room,
+            event: flattened(draft, &room_id)?,
+            draft,
+            context,
+            mentions: mentions.user_ids,
+        })
+    }
+
+    /// What the event means to a local user. `known` is what it means to those with the same rules
+    /// of their own whom it does not name.
+    fn of_member(
+        &mut self,
+        r: &impl Reader,
+        (user, id): (UserNum, &UserId),
+        known: &mut HashMap<String, Verdict>,
+    ) -> Result<Verdict, Error> {
+        if ignored::list(r, user)?.contains(&self.draft.sender) {
+            return Ok(Verdict::default());
+        }
+        let own = push_rules::stored(r, user)?.map(|rules| rules.content);
+        let own = own.unwrap_or_default();
+        let named = self.mentions.contains(id.as_str())
+            || self.draft.state_key.as_deref() == Some(id.as_str());
+        let asks_for_name = own.contains("contains_display_name");
+        if !named
+            && !asks_for_name
+            && let Some(verdict) = known.get(&own)
+        {
+            return Ok(*verdict);
+        }
+        let rules = if own.is_empty() {
+            Ruleset::server_default(id)
+        } else {
+            // One unreadable row must not keep everybody else in the room from being heard.
+            push_rules::whole(&own, id).unwrap_or_else(|error| {
+                log::error!("{id}: {error}");
+                Ruleset::server_default(id)
+            })
+        };
+        let name = if asks_for_name {
+            self.display_name(r, id)?
+        } else {
+            String::new()
+        };
+        let verdict = self.by(&rules, id, &name);
+        if !named && !asks_for_name {
+            known.insert(own, verdict);
+        }
+        Ok(verdict)
+    }
+
+    fn display_name(&self, r: &impl Reader, id: &UserId) -> Result<String, Error> {
+        #[derive(Deserialize)]
+        struct Member {
+            content: Content,
+        }
+        #[derive(Deserialize)]
+        struct Content {
+            displayname: Option<String>,
+        }
+        let member = current::get(r, self.room, "m.room.member", id.as_str())?;
+        let name = match member {
+            Some(member) => event::load(r, member)?.parse::<Member>().ok(),
+            None => None,
+        };
+        Ok(name
+            .and_then(|member| member.content.displayname)
+            .unwrap_or_default())
+    }
+
+    /// What `rules` say, as those of the user `id`.
+    fn by(&mut self, rules: &Ruleset, id: &UserId, name: &str) -> Verdict {
+        self.context.user_id = id.to_owned();
+        self.context.user_display_name = name.to_owned();
+        let rule = rules.iter().find(|rule| self.applies(*rule));
+        rule.map_or_else(Verdict::default, |rule| Verdict {
+            notify: rule.triggers_notification(),
+            highlight: rule.triggers_notification() && rule.triggers_highlight(),
+        })
+    }
+
+    fn applies(&self, rule: AnyPushRuleRef<'_>) -> bool {
+        let applies = pin!(rule.applies(&self.event, &self.context));
+        // It waits only for what hearth does not give it: subscriptions of threads.
+        match applies.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(applies) => applies,
+            Poll::Pending => false,
+        }
+    }
+}
+
+/// The event as rules see it, as far as it exists before it is stored, and as far as it is not
+/// larger than what rules look at.
+fn flattened(draft: &EventDraft, room_id: &RoomId) -> Result<FlattenedJson, Error> {
+    let mut left = MOST_PROPERTIES;
+    let mut event = json!({
+        "type": draft.event_type,
+        "sender": draft.sender,
+        "room_id": room_id,
+        "content": shortened(&draft.content, "content", &mut left),
+    });
+    if let Some(state_key) = &draft.state_key {
+        event["state_key"] = state_key.as_str().into();
+    }
+    let event =
+        to_raw_value(&event).map_err(|error| Error::BadContent(error.to_string().into()))?;
+    Ok(FlattenedJson::from_raw(&Raw::<()>::from_json(event)))
+}
+
+/// What rules look at of the object at `path`: the first `left` properties whose path is not too
+/// long, those below it included.
+fn shortened(object: &CanonicalJsonObject, path: &str, left: &mut usize) -> Map<String, Value> {
+    let mut kept = Map::new();
+    for (key, value) in object {
+        if path.len() + 1 + key.len() > LONGEST_PATH {
+            continue;
+        }
+        if *left == 0 {
+            break;
+        }
+        *left -= 1;
+        let path = format!("{path}.{key}");
+        let value = match value {
+            CanonicalJsonValue::Object(below) => Value::Object(shortened(below, &path, left)),
+            CanonicalJsonValue::String(text) => {
+                let longest = match path.as_str() {
+                    "content.body" => LONGEST_BODY,
+                    _ => LONGEST_TEXT,
+                };
+                text[..text.floor_char_boundary(longest)].into()
+            }
+            value => value.clone().into(),
+        };
+        kept.insert(key.clone(), value);
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::room_id;
+
+    use super::*;
+    use crate::protocol::build::canonical_content;
+
+    /// As large as an event can be.
+    const LARGE: usize = 64 * 1024;
+
+    fn draft(content: &Value) -> EventDraft {
+        EventDraft {
+            room_id: None,
+            sender: user_id!("@mallory:here").to_owned(),
+            event_type: TimelineEventType::from("m.room.message"),
+            state_key: None,
+            content: canonical_content(content).expect("content"),
+            redacts: None,
+        }
+    }
+
+    fn seen(content: &Value) -> FlattenedJson {
+        flattened(&draft(content), room_id!("!room:here")).expect("an event")
+    }
+
+    /// `count` properties, each with `value`.
+    fn properties(count: usize, value: &Value) -> Value {
+        (0..count)
+            .map(|n| (format!("{n:x}"), value.clone()))
+            .collect()
+    }
+
+    fn nested(depth: usize, key: &str, innermost: Value) -> Value {
+        (0..depth).fold(innermost, |below, _| json!({ key: below }))
+    }
+
+    #[test]
+    fn what_rules_look_at_does_not_grow_with_the_square_of_a_hostile_event() {
+        let long = "k".repeat(LARGE / 2);
+        let almost = "k".repeat(LONGEST_PATH - 20);
+        let hostile = [
+            json!({ long: properties(LARGE / 20, &json!(0)) }),
+            json!({ almost.as_str(): properties(LARGE / 10, &json!(0)) }),
+            json!({ almost.as_str(): properties(LARGE / 20, &json!({})) }),
+            json!({ almost.as_str(): properties(LARGE / 40, &json!({ "too-long": { "a": 0 } })) }),
+            nested(100, &"k".repeat(300), properties(LARGE / 20, &json!(0))),
+            nested(60, "..", properties(LARGE / 10, &json!(0))),
+            nested(100, "", properties(LARGE / 10, &json!(0))),
+            properties(LARGE / 10, &json!("")),
+            properties(LARGE / 600, &json!("a".repeat(600))),
+            json!({ "body": "a".repeat(LARGE / 2), "formatted_body": "a".repeat(LARGE / 2) }),
+        ];
+        for content in hostile {
+            let written = format!("{:?}", seen(&content)).len();
+            assert!(written < 10 * LARGE, "{written} bytes");
+        }
+    }
+
+    #[test]
+    fn the_beginning_of_what_is_too_large_is_looked_at() {
+        let long = "k".repeat(LONGEST_PATH);
+        let event = seen(&json!({
+            "body": "ä".repeat(LONGEST_BODY),
+            "formatted_body": "ä".repeat(LONGEST_BODY),
+            "short": { "leaf": "seen" },
+            long.as_str(): "unseen",
+            "deep": { long.as_str(): { "leaf": "unseen" }, "leaf": "seen" },
+        }));
+        let length = |path: &str| event.get_str(path).map(str::len);
+        assert_eq!(length("content.body"), Some(LONGEST_BODY));
+        assert_eq!(length("content.formatted_body"), Some(LONGEST_TEXT));
+        for path in ["content.short.leaf", "content.deep.leaf"] {
+            assert_eq!(event.get_str(path), Some("seen"));
+        }
+        assert!(!format!("{event:?}").contains("unseen"));
+    }
+}
