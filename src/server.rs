@@ -22,7 +22,7 @@ use smol::{
 };
 
 use crate::{
-    api::ClientApi,
+    api::Context,
     clock::Clock,
     config::Config,
     executor::Executor,
@@ -34,7 +34,7 @@ use crate::{
     rooms::{self, Local, background::jobs::Errands},
     stop::{self, Stop},
     store::{self, Store},
-    sync::Hub,
+    sync::Notifier,
     systemd::{Manager, Sockets},
     users::{self, Users, presence::Presence},
 };
@@ -124,15 +124,15 @@ impl Server {
 
         let store = open_store(&config, pool.clone()).await?;
         let errands = Arc::new(Errands::default());
-        let hub = Arc::new(Hub::new(store.clone(), rand::random())?);
+        let notifier = Arc::new(Notifier::new(store.clone(), rand::random())?);
         // Made when there is something to publish already; it looks for itself what came before it.
         let others: Arc<OnceLock<Arc<Federation>>> = Arc::default();
         let files: Arc<OnceLock<Media>> = Arc::default();
         let publishing = executor.spawn(store.clone().publish({
-            let (errands, hub) = (errands.clone(), hub.clone());
+            let (errands, notifier) = (errands.clone(), notifier.clone());
             let (others, files) = (others.clone(), files.clone());
             move |effects| {
-                hub.apply(effects);
+                notifier.apply(effects);
                 effects.iter().for_each(|effect| errands.apply(effect));
                 if let Some(media) = files.get() {
                     effects.iter().for_each(|effect| media.apply(effect));
@@ -160,15 +160,15 @@ impl Server {
         let federation = Arc::new(federation);
         // It is the only one.
         let _ = others.set(federation.clone());
-        let api = ClientApi {
+        let api = Context {
             local,
             federation: federation.clone(),
-            hub,
+            notifier,
             previews: Previews::new(federation.client(), &media, (&clock, &pool)),
             remote_media: RemoteMedia::new(federation.client(), &media, &clock, executor),
             media,
             typing: Arc::default(),
-            known_members: Arc::default(),
+            lazy_loaded_members: Arc::default(),
             presence: Presence::default(),
             users: users(&config, &store, &pool, &clock),
             rates: Rates::new(most, clock.clone()),

@@ -8,7 +8,7 @@ pub use crate::users::Session;
 
 /// Somebody who need not say who they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Anyone {
+pub struct Unauthenticated {
     /// Where they call from: their own address, or what a proxy on our side says it is.
     pub address: IpAddr,
 }

@@ -7,7 +7,7 @@ use ruma::api::{
     metadata,
 };
 
-use super::{Anyone, Api, Error};
+use super::{Api, Error, Unauthenticated};
 use crate::store::{Reader, Rows};
 
 /// `GET /health`, which no specification has: Synapse's name for it, so that watchers and
@@ -47,7 +47,7 @@ impl OutgoingResponse for Response {
 }
 
 /// `GET /health`
-pub async fn health(api: Api, _who: Anyone, _request: Request) -> Result<Response, Error> {
+pub async fn health(api: Api, _who: Unauthenticated, _request: Request) -> Result<Response, Error> {
     api.store
         .read(|s| s.facts()?.get("server_name").map(drop))?;
     Ok(Response)

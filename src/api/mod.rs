@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `AccessToken` | [`Session`] |
 //! | `AccessTokenOptional` | `Option<Session>` |
-//! | `NoAuthentication`, `NoAccessToken`, `AppserviceTokenOptional` | [`Anyone`] |
+//! | `NoAuthentication`, `NoAccessToken`, `AppserviceTokenOptional` | [`Unauthenticated`] |
 //! | `ServerSignatures` | [`Origin`] |
 //!
 //! A handler whose answer grows with a room or an account returns [`Streamed`] in place of the
@@ -18,6 +18,7 @@
 pub mod admin;
 mod caller;
 pub mod client;
+mod context;
 mod error;
 pub mod federation;
 mod files;
@@ -25,8 +26,8 @@ pub mod health;
 mod streamed;
 
 pub use self::{
-    caller::{Anyone, Origin, Session},
-    client::{Api, ClientApi},
+    caller::{Origin, Session, Unauthenticated},
+    context::{Api, Context},
     error::Error,
     files::{Download, Upload},
     streamed::Streamed,

@@ -16,7 +16,7 @@ use ruma::{
 };
 
 use crate::{
-    api::{Anyone, Error, Origin, Session},
+    api::{Error, Origin, Session, Unauthenticated},
     federation::Federation,
     users::Users,
 };
@@ -83,11 +83,11 @@ impl Scheme for ServerSignatures {
 macro_rules! anyone {
     ($($scheme:ty),+) => {
         $(impl Scheme for $scheme {
-            type Caller = Anyone;
+            type Caller = Unauthenticated;
             const DEMAND: Demand = Demand::Nothing;
 
-            fn caller(proof: Proof) -> Result<Anyone, Error> {
-                Ok(Anyone { address: proof.address })
+            fn caller(proof: Proof) -> Result<Unauthenticated, Error> {
+                Ok(Unauthenticated { address: proof.address })
             }
         })+
     };

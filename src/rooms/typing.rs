@@ -25,7 +25,7 @@ pub struct Typing(Mutex<HashMap<RoomNum, InRoom>>);
 
 #[derive(Debug, Default)]
 struct InRoom {
-    /// The number of the last change, as the hub counts them.
+    /// The number of the last change, as the notifier counts them.
     changed: u64,
     users: Vec<Typist>,
 }

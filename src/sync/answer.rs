@@ -12,9 +12,9 @@ use serde_json::{json, value::RawValue};
 use super::{
     SyncToken,
     fields::Fields,
-    hub::Hub,
     invited, joined,
-    request::{Request, Span},
+    notifier::Notifier,
+    request::{Request, SyncRange},
 };
 use crate::{
     rooms::{Error, event, room, state::current, timeline::filter, typing::Typing},
@@ -68,21 +68,21 @@ pub struct Told {
 /// The rooms that an answer may tell of, ordered by section.
 pub fn candidates(
     r: &impl Reader,
-    hub: &Hub,
+    notifier: &Notifier,
     typing: &Typing,
     request: &Request,
-    span: Span,
+    range: SyncRange,
 ) -> Result<Vec<Candidate>, Error> {
     let mut found = Vec::new();
     let mut add = |room: RoomNum, row: MemberRow| -> Result<(), Error> {
-        if let Some(section) = section(request, span, &row)
+        if let Some(section) = section(request, range, &row)
             && wants_room(&request.filter.room, &room::id(r, room)?)
         {
             found.push(Candidate { section, room, row });
         }
         Ok(())
     };
-    match changed_rooms(r, hub, typing, request, span)? {
+    match changed_rooms(r, notifier, typing, request, range)? {
         Some(rooms) => {
             for room in rooms {
                 if let Some(row) = r.memberships()?.load((request.user, room))? {
@@ -103,22 +103,22 @@ pub fn candidates(
 /// The rooms in which something may have changed for the user; `None` if in any.
 fn changed_rooms(
     r: &impl Reader,
-    hub: &Hub,
+    notifier: &Notifier,
     typing: &Typing,
     request: &Request,
-    span: Span,
+    range: SyncRange,
 ) -> Result<Option<BTreeSet<RoomNum>>, Error> {
-    let Some(since) = span.since.filter(|_| !request.full_state) else {
+    let Some(since) = range.since.filter(|_| !request.full_state) else {
         return Ok(None);
     };
-    let Some(rooms) = hub.rooms_after(since.position) else {
+    let Some(rooms) = notifier.rooms_after(since.position) else {
         return Ok(None);
     };
     let mut rooms: BTreeSet<RoomNum> = rooms.into_iter().collect();
     rooms.extend(typing.rooms_after(since.ephemeral));
-    if hub.user_changed_after(request.user, since.position) {
+    if notifier.user_changed_after(request.user, since.position) {
         let changed =
-            account_data::changed_between(r, request.user, since.position, span.now.position)?;
+            account_data::changed_between(r, request.user, since.position, range.end.stored)?;
         rooms.extend(changed.iter().map(|changed| changed.room));
     }
     rooms.remove(&account_data::GLOBAL);
@@ -137,18 +137,18 @@ fn memberships(r: &impl Reader, user: UserNum) -> Result<Vec<(RoomNum, MemberRow
     Ok(found)
 }
 
-fn section(request: &Request, span: Span, row: &MemberRow) -> Option<Section> {
-    let since = span.since.map_or(Position::MIN, |since| since.position);
-    let news = row.position > since && row.position <= span.now.position;
+fn section(request: &Request, range: SyncRange, row: &MemberRow) -> Option<Section> {
+    let since = range.since.map_or(Position::MIN, |since| since.position);
+    let news = row.position > since && row.position <= range.end.stored;
     match row.membership {
         Membership::Join => Some(Section::Join),
         Membership::Invite => news.then_some(Section::Invite),
         Membership::Knock => news.then_some(Section::Knock),
         Membership::Leave | Membership::Ban => {
-            let whole = span.since.is_none() || request.full_state;
+            let whole = range.since.is_none() || request.full_state;
             let archived = whole && request.filter.room.include_leave && !row.forgotten;
             // A room that another device forgot must still be left on this one.
-            let left = span.since.is_some() && news;
+            let left = range.since.is_some() && news;
             (left || archived).then_some(Section::Leave)
         }
     }
@@ -167,7 +167,7 @@ pub fn rooms(
     r: &impl Reader,
     typing: &Typing,
     request: &Request,
-    span: Span,
+    range: SyncRange,
     candidates: &[Candidate],
 ) -> Result<Vec<Told>, Error> {
     let mut told = Vec::new();
@@ -177,8 +177,8 @@ pub fn rooms(
             continue;
         }
         let json = match section {
-            Section::Join => joined::joined(r, request, span, at, typing)?,
-            Section::Leave => joined::left(r, request, span, at)?,
+            Section::Join => joined::joined(r, request, range, at, typing)?,
+            Section::Leave => joined::left(r, request, range, at)?,
             Section::Invite | Section::Knock => Some(shown(r, request, *section, at)?),
         };
         if let Some(json) = json {
@@ -221,16 +221,16 @@ fn shown(
 /// What is told beside the rooms, as the fields of the answer; the empty ones are not there.
 pub fn beside_rooms(
     r: &impl Reader,
-    hub: &Hub,
+    notifier: &Notifier,
     request: &Request,
-    span: Span,
+    range: SyncRange,
 ) -> Result<Fields, Error> {
     let mut fields = Fields::default();
     let wanted = &request.filter.account_data;
-    let changed = match span.since {
-        Some(since) if hub.user_changed_after(request.user, since.position) => {
-            let span = (since.position, span.now.position);
-            account_data::changed_between(r, request.user, span.0, span.1)?
+    let changed = match range.since {
+        Some(since) if notifier.user_changed_after(request.user, since.position) => {
+            let range = (since.position, range.end.stored);
+            account_data::changed_between(r, request.user, range.0, range.1)?
         }
         Some(_) => Vec::new(),
         None => account_data::all_in(r, request.user, account_data::GLOBAL)?,
@@ -255,12 +255,12 @@ pub fn presence(
     r: &impl Reader,
     presence: &Presence,
     request: &Request,
-    span: Span,
+    range: SyncRange,
     candidates: &[Candidate],
 ) -> Result<Option<serde_json::Value>, Error> {
     let wanted = &request.filter.presence;
-    let mut changed = presence.changed_after(span.since.map_or(0, |since| since.ephemeral));
-    for met in newly_met(r, span, candidates)? {
+    let mut changed = presence.changed_after(range.since.map_or(0, |since| since.ephemeral));
+    for met in newly_met(r, range, candidates)? {
         if !changed.iter().any(|(user, _)| *user == met) {
             changed.extend(presence.of(met).map(|of| (met, of)));
         }
@@ -289,8 +289,8 @@ pub fn presence(
         }
         let mut content = json!({
             "presence": of.state,
-            "last_active_ago": span.now_ms.saturating_sub(of.active_ms),
-            "currently_active": of.currently_active(span.now_ms),
+            "last_active_ago": range.now_ms.saturating_sub(of.active_ms),
+            "currently_active": of.currently_active(range.now_ms),
         });
         if let Some(status_msg) = of.status_msg {
             content["status_msg"] = status_msg.into();
@@ -303,11 +303,11 @@ pub fn presence(
 /// The local users who have come into a room of the user's, or into whose rooms the user has come.
 fn newly_met(
     r: &impl Reader,
-    span: Span,
+    range: SyncRange,
     candidates: &[Candidate],
 ) -> Result<BTreeSet<UserNum>, Error> {
     let mut met = BTreeSet::new();
-    let Some(since) = span.since else {
+    let Some(since) = range.since else {
         return Ok(met);
     };
     for Candidate { section, room, row } in candidates {
@@ -328,10 +328,10 @@ fn newly_met(
 
 /// Whether `candidates` are few and small enough to be read in place: rooms that the user has been
 /// in all the time, of which only what changed a short while ago is told.
-pub fn is_small(candidates: &[Candidate], span: Span) -> bool {
-    let since = span.since.map_or(Position::MIN, |since| since.position);
+pub fn is_small(candidates: &[Candidate], range: SyncRange) -> bool {
+    let since = range.since.map_or(Position::MIN, |since| since.position);
     candidates.len() <= IN_PLACE
-        && span.now.position.0.saturating_sub(since.0) <= POSITIONS_IN_PLACE
+        && range.end.stored.0.saturating_sub(since.0) <= POSITIONS_IN_PLACE
         && candidates
             .iter()
             .all(|candidate| candidate.row.position <= since)
@@ -339,12 +339,12 @@ pub fn is_small(candidates: &[Candidate], span: Span) -> bool {
 
 /// The token with which the next answer goes on, if messages to the device were told up to
 /// `to_device`.
-pub fn next_batch(hub: &Hub, span: Span, to_device: Position) -> SyncToken {
+pub fn next_batch(notifier: &Notifier, range: SyncRange, to_device: Position) -> SyncToken {
     SyncToken {
-        position: span.now.position,
+        position: range.end.stored,
         to_device,
-        start: hub.start(),
-        ephemeral: span.now.ephemeral,
+        instance: notifier.instance(),
+        ephemeral: range.end.ephemeral,
     }
 }
 
@@ -353,13 +353,13 @@ pub async fn slice(
     store: &Store,
     typing: &Arc<Typing>,
     request: &Arc<Request>,
-    span: Span,
+    range: SyncRange,
     candidates: Vec<Candidate>,
 ) -> Result<Vec<Told>, Error> {
     let (typing, request) = (typing.clone(), request.clone());
     store
         .scan("sync", move |s| {
-            rooms(s, &typing, &request, span, &candidates)
+            rooms(s, &typing, &request, range, &candidates)
         })
         .await
 }

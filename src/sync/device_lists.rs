@@ -4,14 +4,14 @@
 //! Two users share a room if both are joined to one, encrypted or not: as long as they do, each is told
 //! when the other's devices change, and once they do not, no more. So that is what counts.
 //!
-//! - `changed` has those who share a room with the user at the end of the span and whose devices or
-//!   keys changed in it; or who came into that room in the span, or the user did; or the room became
+//! - `changed` has those who share a room with the user at the end of the range and whose devices or
+//!   keys changed in it; or who came into that room in the range, or the user did; or the room became
 //!   encrypted. And it has those whose keys the user has signed on another device: only the user sees
 //!   that.
-//! - `left` has those who shared a room with the user at the beginning of the span, and share none at
+//! - `left` has those who shared a room with the user at the beginning of the range, and share none at
 //!   its end. Nobody is in both: who came back is changed.
 //!
-//! Both ends count as they were, whatever happened later: so a span tells what its parts, one after the
+//! Both ends count as they were, whatever happened later: so a range tells what its parts, one after the
 //! other, tell.
 //!
 //! NOTSPEC: the table of `device_lists` speaks of encrypted rooms only, the notes beside it of any room.
@@ -24,7 +24,7 @@ use ruma::OwnedUserId;
 use serde::Serialize;
 
 use super::{
-    hub::Hub,
+    notifier::Notifier,
     sharing::{self, Moves},
 };
 use crate::{
@@ -66,11 +66,15 @@ pub struct Asked {
 ///
 /// # Errors
 /// If the store cannot be read.
-pub fn concerned(r: &impl Reader, hub: &Hub, asked: &Asked) -> Result<Option<Vec<RoomNum>>, Error> {
+pub fn concerned(
+    r: &impl Reader,
+    notifier: &Notifier,
+    asked: &Asked,
+) -> Result<Option<Vec<RoomNum>>, Error> {
     if asked.after >= asked.upto {
         return Ok(None);
     }
-    let rooms = match hub.rooms_after(asked.after) {
+    let rooms = match notifier.rooms_after(asked.after) {
         Some(rooms) => rooms,
         None => own_rooms(r, asked.user)?,
     };

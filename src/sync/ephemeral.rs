@@ -10,7 +10,7 @@ use ruma::{
 };
 use serde_json::{Value, json, value::to_raw_value};
 
-use super::request::{Request, Span};
+use super::request::{Request, SyncRange};
 use crate::{
     rooms::{Error, timeline::filter, typing::Typing, unread::receipts},
     store::{Position, Reader, RoomNum},
@@ -20,11 +20,11 @@ use crate::{
 /// How many receipts of a room are told at once: in a room with more readers the newest.
 const RECEIPTS: usize = 1000;
 
-/// What is told of `room` beside its events; everything, if `span` has no beginning.
+/// What is told of `room` beside its events; everything, if `range` has no beginning.
 pub fn in_room(
     r: &impl Reader,
     request: &Request,
-    span: Span,
+    range: SyncRange,
     (room, room_id): (RoomNum, &RoomId),
     typing: &Typing,
 ) -> Result<Vec<Raw<AnySyncEphemeralRoomEvent>>, Error> {
@@ -34,7 +34,7 @@ pub fn in_room(
         return Ok(Vec::new());
     }
     if wants(wanted, "m.typing") {
-        let since = span.since.map_or(0, |since| since.ephemeral);
+        let since = range.since.map_or(0, |since| since.ephemeral);
         if let Some(users) = typing.changed_after(room, since) {
             let users = users.into_iter().map(|user| users::id_of(r, user));
             let users = users.collect::<Result<Vec<_>, _>>()?;
@@ -42,9 +42,9 @@ pub fn in_room(
         }
     }
     if wants(wanted, "m.receipt") {
-        let since = span.since.map_or(Position::MIN, |since| since.position);
+        let since = range.since.map_or(Position::MIN, |since| since.position);
         let moved =
-            receipts::moved_between(r, room, (since, span.now.position), request.user, RECEIPTS)?;
+            receipts::moved_between(r, room, (since, range.end.stored), request.user, RECEIPTS)?;
         if !moved.is_empty() {
             told.push(json!({ "type": "m.receipt", "content": content_of(moved) }));
         }

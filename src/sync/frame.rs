@@ -9,7 +9,7 @@ use super::{
     SyncToken,
     answer::{Candidate, SLICE, Section, Told, slice},
     fields::Fields,
-    request::{Request, Span},
+    request::{Request, SyncRange},
 };
 use crate::{
     rooms::{Error, typing::Typing},
@@ -70,7 +70,7 @@ pub fn rooms(
     store: Store,
     typing: Arc<Typing>,
     request: Arc<Request>,
-    span: Span,
+    range: SyncRange,
     candidates: Vec<Candidate>,
 ) -> impl Stream<Item = Result<Vec<u8>, Error>> {
     let start = Some((Frame::default(), VecDeque::from(candidates)));
@@ -86,7 +86,7 @@ pub fn rooms(
                 frame.end(&mut out);
                 return Ok(Some((out, None)));
             }
-            for told in slice(&store, &typing, &request, span, next).await? {
+            for told in slice(&store, &typing, &request, range, next).await? {
                 frame.room(&told, &mut out);
             }
             Ok(Some((out, Some((frame, candidates)))))
@@ -111,7 +111,7 @@ mod tests {
     const TOKEN: SyncToken = SyncToken {
         position: Position(1),
         to_device: Position(0),
-        start: 2,
+        instance: 2,
         ephemeral: 3,
     };
 

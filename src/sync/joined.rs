@@ -16,7 +16,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
     ephemeral,
-    request::{Request, Span, StateAfter},
+    request::{Request, StateAfter, SyncRange},
     shown::show,
     state::{self, Wanted},
     summary,
@@ -65,11 +65,11 @@ struct InRoom<'a> {
 pub fn joined(
     r: &impl Reader,
     request: &Request,
-    span: Span,
+    range: SyncRange,
     (room, row): (RoomNum, MemberRow),
     typing: &Typing,
 ) -> Result<Option<Box<RawValue>>, Error> {
-    let mut within = InRoom::new(r, request, span, room, row)?;
+    let mut within = InRoom::new(r, request, range, room, row)?;
     let (last, end) = within.end(r)?;
     let selected = within.timeline(r, last)?;
     let mut answer = JoinedRoom::new();
@@ -79,11 +79,11 @@ pub fn joined(
     let news = within.state(r, &selected, &end, &answer.summary.heroes)?;
     answer.ephemeral = Ephemeral::default();
     let room_id = within.room_id.clone();
-    let span = Span {
-        since: span.since.filter(|_| within.since.is_some()),
-        ..span
+    let range = SyncRange {
+        since: range.since.filter(|_| within.since.is_some()),
+        ..range
     };
-    answer.ephemeral.events = ephemeral::in_room(r, request, span, (room, &room_id), typing)?;
+    answer.ephemeral.events = ephemeral::in_room(r, request, range, (room, &room_id), typing)?;
     answer.account_data = within.account_data(r)?;
     answer.timeline = within.shown_timeline(r, &selected)?;
     let nothing = answer.is_empty() && news.is_empty() && !within.read_elsewhere(r)?;
@@ -98,11 +98,11 @@ pub fn joined(
 pub fn left(
     r: &impl Reader,
     request: &Request,
-    span: Span,
+    range: SyncRange,
     (room, row): (RoomNum, MemberRow),
 ) -> Result<Option<Box<RawValue>>, Error> {
-    let since = span.since.map_or(Position::MIN, |since| since.position);
-    let mut within = InRoom::new(r, request, span, room, row)?;
+    let since = range.since.map_or(Position::MIN, |since| since.position);
+    let mut within = InRoom::new(r, request, range, room, row)?;
     let Some(end) = end_of_stay(r, room, &within.row, since)? else {
         return within.turned_away(r).map(Some);
     };
@@ -153,17 +153,17 @@ impl<'a> InRoom<'a> {
     fn new(
         r: &impl Reader,
         request: &'a Request,
-        span: Span,
+        range: SyncRange,
         room: RoomNum,
         row: MemberRow,
     ) -> Result<Self, Error> {
         let reader = (&*request.user_id, Some(request.device));
-        let formatter = Formatter::new(r, room, reader, span.now_ms, RoomIds::Left)?;
-        let stay = match span.since {
+        let formatter = Formatter::new(r, room, reader, range.now_ms, RoomIds::Left)?;
+        let stay = match range.since {
             Some(since) => stay(r, room, &row, since.position)?,
             None => Stay::New,
         };
-        let since = span.since.map(|since| since.position);
+        let since = range.since.map(|since| since.position);
         Ok(Self {
             request,
             room,
@@ -173,7 +173,7 @@ impl<'a> InRoom<'a> {
             formatter,
             since: since.filter(|_| stay == Stay::Throughout),
             before_absence: since.filter(|_| stay == Stay::Interrupted),
-            upto: span.now.position,
+            upto: range.end.stored,
         })
     }
 

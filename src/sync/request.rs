@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use ruma::{OwnedUserId, api::client::filter::FilterDefinition};
 
-use super::{hub::Now, known::OfDevice, token::SyncToken};
+use super::{lazy_members::OfDevice, notifier::StreamPosition, token::SyncToken};
 use crate::store::{DeviceNum, UserNum};
 
 /// How many events a timeline has if the filter does not say.
@@ -48,11 +48,11 @@ pub enum StateAfter {
 
 /// From where to where an answer goes.
 #[derive(Clone, Copy, Debug)]
-pub struct Span {
+pub struct SyncRange {
     /// Where the last answer ended; none for an initial sync.
     pub since: Option<Since>,
     /// Where this one ends.
-    pub now: Now,
+    pub end: StreamPosition,
     /// When it is made, in milliseconds since the epoch.
     pub now_ms: u64,
 }
@@ -78,16 +78,16 @@ impl Request {
         limit.unwrap_or(TIMELINE_LIMIT).min(MOST_IN_TIMELINE)
     }
 
-    /// Where this request's answer, made at `now_ms`, begins and, at `now`, ends.
-    pub fn span(&self, now: Now, start: u64, now_ms: u64) -> Span {
+    /// The range from the request's token to `end`; `instance` is that of the notifier.
+    pub fn range(&self, end: StreamPosition, instance: u64, now_ms: u64) -> SyncRange {
         let since = self.since.map(|token| Since {
             position: token.position,
-            ephemeral: if token.start == start {
+            ephemeral: if token.instance == instance {
                 token.ephemeral
             } else {
                 0
             },
         });
-        Span { since, now, now_ms }
+        SyncRange { since, end, now_ms }
     }
 }

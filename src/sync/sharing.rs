@@ -20,21 +20,21 @@ use crate::{
 const MEMBER: &str = "m.room.member";
 const ENCRYPTION: &str = "m.room.encryption";
 
-/// How somebody was in a room at the ends of a span, and in between.
+/// How somebody was in a room at the ends of a range, and in between.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stay {
-    /// Whether they were in it where the span begins.
+    /// Whether they were in it where the range begins.
     pub was_in: bool,
-    /// Whether they were in it where the span ends.
+    /// Whether they were in it where the range ends.
     pub is_in: bool,
     /// Whether they came in between, from wherever they had been before.
     pub came: bool,
 }
 
-/// What happened in a room in a span.
+/// What happened in a room in a range.
 #[derive(Debug, Default)]
 pub struct Moves {
-    /// How those were in it whose membership changed after the span began, also after its end.
+    /// How those were in it whose membership changed after the range began, also after its end.
     stays: BTreeMap<OwnedUserId, Stay>,
     /// Whether it became encrypted.
     pub was_encrypted: bool,
@@ -123,7 +123,7 @@ impl Moves {
         moved.map(|(user, _)| user)
     }
 
-    /// Who was in the room at one `end` of the span. Grows with the room.
+    /// Who was in the room at one `end` of the range. Grows with the room.
     ///
     /// # Errors
     /// If the store cannot be read.

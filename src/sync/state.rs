@@ -7,7 +7,7 @@ use ruma::{
     api::client::filter::{LazyLoadOptions, RoomEventFilter},
 };
 
-use super::{known::OfDevice, request::StateAfter};
+use super::{lazy_members::OfDevice, request::StateAfter};
 use crate::{
     rooms::{
         Error,

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use ruma::{OwnedRoomId, RoomVersionId, api::client::filter::FilterDefinition, user_id};
 
 use super::{
-    Hub, KnownMembers, Request, StateAfter, SyncToken,
+    LazyLoadedMembers, Notifier, Request, StateAfter, SyncToken,
     answer::{self, candidates},
 };
 use crate::{
@@ -41,7 +41,7 @@ fn make_rooms(tx: &Tx) -> Result<(), rooms::Error> {
 }
 
 fn request(since: Option<SyncToken>) -> Request {
-    let known = Arc::new(KnownMembers::default());
+    let known = Arc::new(LazyLoadedMembers::default());
     Request {
         user: ALICE,
         user_id: user_id!("@alice:here").to_owned(),
@@ -56,16 +56,19 @@ fn request(since: Option<SyncToken>) -> Request {
 }
 
 /// How many rooms a sync from `since` looks at, and where the next one goes on.
-fn looked_at(store: &Store, hub: &Hub, since: Option<SyncToken>) -> (usize, SyncToken) {
+fn looked_at(store: &Store, notifier: &Notifier, since: Option<SyncToken>) -> (usize, SyncToken) {
     let request = request(since);
-    let span = request.span(hub.now(), hub.start(), 0);
-    let found = store.read(|s| candidates(s, hub, &Typing::default(), &request, span));
+    let range = request.range(notifier.position(), notifier.instance(), 0);
+    let found = store.read(|s| candidates(s, notifier, &Typing::default(), &request, range));
     let found = found.expect("the store can be read");
-    (found.len(), answer::next_batch(hub, span, Position::MIN))
+    (
+        found.len(),
+        answer::next_batch(notifier, range, Position::MIN),
+    )
 }
 
-/// Runs `test` with a store and a hub that is fed by it.
-fn with_hub(test: impl AsyncFnOnce(&Store, &Hub)) {
+/// Runs `test` with a store and a notifier that is fed by it.
+fn with_hub(test: impl AsyncFnOnce(&Store, &Notifier)) {
     let directory = tempfile::tempdir().expect("a directory");
     let options = Options {
         directory: directory.path().to_owned(),
@@ -74,12 +77,12 @@ fn with_hub(test: impl AsyncFnOnce(&Store, &Hub)) {
     let store = Store::open(&options, Pool::default()).expect("the store opens");
     let executor = Executor::default();
     smol::block_on(executor.run(async {
-        let hub = Arc::new(Hub::new(store.clone(), 1).expect("a hub"));
+        let notifier = Arc::new(Notifier::new(store.clone(), 1).expect("a notifier"));
         let publishing = executor.spawn(store.clone().publish({
-            let hub = hub.clone();
-            move |effects| hub.apply(effects)
+            let notifier = notifier.clone();
+            move |effects| notifier.apply(effects)
         }));
-        test(&store, &hub).await;
+        test(&store, &notifier).await;
         store.close().await;
         publishing.await;
     }));
@@ -87,22 +90,22 @@ fn with_hub(test: impl AsyncFnOnce(&Store, &Hub)) {
 
 #[test]
 fn a_sync_looks_at_the_rooms_that_changed_and_not_at_five_hundred_idle_ones() {
-    with_hub(async |store, hub| {
+    with_hub(async |store, notifier| {
         store.write(make_rooms).await.expect("written");
-        let (initial, token) = looked_at(store, hub, None);
+        let (initial, token) = looked_at(store, notifier, None);
         assert_eq!(initial, ROOMS as usize);
-        assert_eq!(looked_at(store, hub, Some(token)).0, 0);
+        assert_eq!(looked_at(store, notifier, Some(token)).0, 0);
         let change = |tx: &Tx| {
             let position = tx.next_position()?;
             tx.effect(Effect::RoomChanged(RoomNum(7), position));
             Ok::<_, rooms::Error>(())
         };
         store.write(change).await.expect("written");
-        let (changed, next) = looked_at(store, hub, Some(token));
+        let (changed, next) = looked_at(store, notifier, Some(token));
         assert_eq!(changed, 1);
-        assert_eq!(looked_at(store, hub, Some(next)).0, 0);
+        assert_eq!(looked_at(store, notifier, Some(next)).0, 0);
         // A token from before this start says nothing about what changed since.
-        let before = Hub::new(store.clone(), 2).expect("a hub");
+        let before = Notifier::new(store.clone(), 2).expect("a notifier");
         let old = SyncToken {
             position: Position(token.position.0 - 1),
             ..token
@@ -113,10 +116,10 @@ fn a_sync_looks_at_the_rooms_that_changed_and_not_at_five_hundred_idle_ones() {
 
 #[test]
 fn who_shares_many_rooms_is_not_looked_for_in_all_of_them_but_all_who_wait_are_woken() {
-    with_hub(async |store, hub| {
+    with_hub(async |store, notifier| {
         store.write(make_rooms).await.expect("written");
         let is_woken = async |times: usize| {
-            let waits = hub.watch(BOB);
+            let waits = notifier.subscribe(BOB);
             let change = move |tx: &Tx| {
                 let alice = tx.user_num("@alice:here")?;
                 assert_eq!(alice, ALICE);

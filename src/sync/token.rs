@@ -1,4 +1,4 @@
-//! The token of `/sync`: `s1_<position>_<to-device>_<start>_<ephemeral>`.
+//! The token of `/sync`: `s1_<position>_<to-device>_<instance>_<ephemeral>`.
 //!
 //! Typing and presence are not stored; their counter is valid for one start of the server, which
 //! the token names. From another start it counts as 0, so everything current is told again.
@@ -18,7 +18,7 @@ pub struct SyncToken {
     /// To-device messages up to here have been told.
     pub to_device: Position,
     /// The start of the server that `ephemeral` belongs to.
-    pub start: u64,
+    pub instance: u64,
     /// Typing and presence up to here have been told.
     pub ephemeral: u64,
 }
@@ -28,12 +28,12 @@ impl fmt::Display for SyncToken {
         let Self {
             position,
             to_device,
-            start,
+            instance,
             ephemeral,
         } = self;
         write!(
             f,
-            "{SYNC}{}_{}_{start:x}_{ephemeral}",
+            "{SYNC}{}_{}_{instance:x}_{ephemeral}",
             position.0, to_device.0
         )
     }
@@ -48,14 +48,14 @@ impl FromStr for SyncToken {
             .ok_or(BadToken)?
             .split('_')
             .collect();
-        let [position, to_device, start, ephemeral] = parts[..] else {
+        let [position, to_device, instance, ephemeral] = parts[..] else {
             return Err(BadToken);
         };
         let number = |text: &str| text.parse::<u64>().map_err(|_| BadToken);
         Ok(Self {
             position: Position(number(position)?),
             to_device: Position(number(to_device)?),
-            start: u64::from_str_radix(start, 16).map_err(|_| BadToken)?,
+            instance: u64::from_str_radix(instance, 16).map_err(|_| BadToken)?,
             ephemeral: number(ephemeral)?,
         })
     }
@@ -72,7 +72,7 @@ mod tests {
     const TOKEN: SyncToken = SyncToken {
         position: Position(9),
         to_device: Position(4),
-        start: 0xbeef,
+        instance: 0xbeef,
         ephemeral: 2,
     };
 

@@ -50,7 +50,7 @@ struct User {
     of: Of,
     /// Those that are not offline.
     devices: Vec<Device>,
-    /// The number of the last change, as the hub counts them.
+    /// The number of the last change, as the notifier counts them.
     changed: u64,
 }
 

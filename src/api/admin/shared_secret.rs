@@ -3,14 +3,14 @@
 //! together with the account that it wants, and sends both.
 
 use crate::{
-    api::{Anyone, Api, Error},
+    api::{Api, Error, Unauthenticated},
     users::{NewAccount, NewLogin, SharedSecretRequest},
 };
 
 /// `GET /_synapse/admin/v1/register`
 pub async fn get_nonce(
     api: Api,
-    _who: Anyone,
+    _who: Unauthenticated,
     _request: get_nonce::Request,
 ) -> Result<get_nonce::Response, Error> {
     let nonce = api.users.shared_secret_nonce()?;
@@ -20,7 +20,7 @@ pub async fn get_nonce(
 /// `POST /_synapse/admin/v1/register`
 pub async fn register(
     api: Api,
-    _who: Anyone,
+    _who: Unauthenticated,
     request: register::Request,
 ) -> Result<register::Response, Error> {
     api.users.check_shared_secret(&SharedSecretRequest {

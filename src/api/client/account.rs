@@ -11,7 +11,7 @@ use ruma::api::{
 
 use super::uiaa::{self, Interactive, authenticate};
 use crate::{
-    api::{Anyone, Api, Error, Session},
+    api::{Api, Error, Session, Unauthenticated},
     media,
     rooms::background::memberships,
     users::accounts,
@@ -89,7 +89,7 @@ pub async fn get_3pids(
 /// `POST /_matrix/client/v3/account/3pid/email/requestToken`
 pub async fn request_3pid_management_token_via_email(
     _api: Api,
-    _who: Anyone,
+    _who: Unauthenticated,
     _request: request_3pid_management_token_via_email::v3::Request,
 ) -> Result<request_3pid_management_token_via_email::v3::Response, Error> {
     Err(medium_not_supported())
@@ -98,7 +98,7 @@ pub async fn request_3pid_management_token_via_email(
 /// `POST /_matrix/client/v3/account/3pid/msisdn/requestToken`
 pub async fn request_3pid_management_token_via_msisdn(
     _api: Api,
-    _who: Anyone,
+    _who: Unauthenticated,
     _request: request_3pid_management_token_via_msisdn::v3::Request,
 ) -> Result<request_3pid_management_token_via_msisdn::v3::Response, Error> {
     Err(medium_not_supported())
@@ -114,7 +114,7 @@ fn medium_not_supported() -> Error {
 /// `POST /_matrix/client/v3/account/password/email/requestToken`
 pub async fn request_password_change_token_via_email(
     _api: Api,
-    _who: Anyone,
+    _who: Unauthenticated,
     _request: request_password_change_token_via_email::v3::Request,
 ) -> Result<request_password_change_token_via_email::v3::Response, Error> {
     Err(no_such_address())
@@ -123,7 +123,7 @@ pub async fn request_password_change_token_via_email(
 /// `POST /_matrix/client/v3/account/password/msisdn/requestToken`
 pub async fn request_password_change_token_via_msisdn(
     _api: Api,
-    _who: Anyone,
+    _who: Unauthenticated,
     _request: request_password_change_token_via_msisdn::v3::Request,
 ) -> Result<request_password_change_token_via_msisdn::v3::Response, Error> {
     Err(no_such_address())

@@ -9,7 +9,7 @@ use ruma::{
 };
 
 use crate::{
-    api::{Anyone, Api, Error, Session},
+    api::{Api, Error, Session, Unauthenticated},
     rates::{Kind, household},
     rooms::{directory::aliases, room},
 };
@@ -32,7 +32,7 @@ pub async fn create_alias(
 /// `GET /_matrix/client/v3/directory/room/{roomAlias}`
 pub async fn get_alias(
     api: Api,
-    who: Anyone,
+    who: Unauthenticated,
     request: get_alias::v3::Request,
 ) -> Result<get_alias::v3::Response, Error> {
     if api.federation.allows(request.room_alias.server_name()) {

@@ -126,7 +126,7 @@ pub async fn post_events(
         None => Position::MIN,
         Some(token) => position(token)?,
     };
-    let upto = api.hub.now().position;
+    let upto = api.notifier.position().stored;
     let device = (who.user, &*request.device_id);
     let told = api
         .store

@@ -22,7 +22,7 @@ pub async fn get_key_changes(
         user: who.user,
         user_id: who.user_id,
         after: position(&request.from)?,
-        upto: position(&request.to)?.min(api.hub.now().position),
+        upto: position(&request.to)?.min(api.notifier.position().stored),
     };
     let lists = device_lists_between(&api, asked).await?;
     Ok(get_key_changes::v3::Response::new(
@@ -38,7 +38,7 @@ pub(super) async fn device_lists_between(
 ) -> Result<device_lists::DeviceLists, Error> {
     let rooms = api
         .store
-        .read(|s| device_lists::concerned(s, &api.hub, &asked))?;
+        .read(|s| device_lists::concerned(s, &api.notifier, &asked))?;
     let Some(rooms) = rooms else {
         return Ok(device_lists::DeviceLists::default());
     };

@@ -20,7 +20,7 @@ use ruma::{
 };
 
 use crate::{
-    api::{Anyone, Api, Error, Session, federation},
+    api::{Api, Error, Session, Unauthenticated, federation},
     federation::Limits,
     rates::{Kind, household},
     rooms::{
@@ -38,7 +38,7 @@ const LIMITS: Limits = Limits {
 /// `GET /_matrix/client/v3/directory/list/room/{roomId}`
 pub async fn get_room_visibility(
     api: Api,
-    _who: Anyone,
+    _who: Unauthenticated,
     request: get_room_visibility::v3::Request,
 ) -> Result<get_room_visibility::v3::Response, Error> {
     let listed = api.store.read(|s| {
@@ -108,7 +108,7 @@ pub async fn set_room_visibility(
 /// `GET /_matrix/client/v3/publicRooms`
 pub async fn get_public_rooms(
     api: Api,
-    who: Anyone,
+    who: Unauthenticated,
     request: get_public_rooms::v3::Request,
 ) -> Result<get_public_rooms::v3::Response, Error> {
     if request.server.is_some() {

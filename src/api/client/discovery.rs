@@ -10,7 +10,7 @@ use ruma::{
 use serde_json::json;
 use smol::stream;
 
-use crate::api::{Anyone, Api, Error, Session, Streamed};
+use crate::api::{Api, Error, Session, Streamed, Unauthenticated};
 
 /// The versions of the specification that clients may go by. Naming one is a promise of what it
 /// added and of everything before, so the first that is missing is the first whose additions
@@ -81,7 +81,7 @@ pub async fn get_capabilities(
 /// proxy before it. A local one is where it listens.
 pub async fn discover_homeserver(
     api: Api,
-    _who: Anyone,
+    _who: Unauthenticated,
     _request: discover_homeserver::Request,
 ) -> Result<Streamed, Error> {
     let config = &api.config;
@@ -107,7 +107,7 @@ pub async fn discover_homeserver(
 /// `GET /.well-known/matrix/support`: whom to ask for help, which nobody has said.
 pub async fn discover_support(
     _api: Api,
-    _who: Anyone,
+    _who: Unauthenticated,
     _request: discover_support::Request,
 ) -> Result<discover_support::Response, Error> {
     Err(Error::not_found("nobody is named here"))

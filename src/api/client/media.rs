@@ -29,9 +29,8 @@ use ruma::{
 use serde_json::value::{RawValue, to_raw_value};
 use smol::{Timer, future};
 
-use super::{Api, ClientApi};
 use crate::{
-    api::{Anyone, Download, Error, Session, Upload},
+    api::{Api, Context, Download, Error, Session, Unauthenticated, Upload},
     media::{self, About, Draft, Found, Wanted},
 };
 
@@ -244,7 +243,7 @@ async fn preview(api: &Api, url: &str) -> Result<Box<RawValue>, Error> {
 #[expect(deprecated)]
 pub async fn get_frozen_content(
     _api: Api,
-    _who: Anyone,
+    _who: Unauthenticated,
     _request: get_frozen_content::v3::Request,
 ) -> Result<get_frozen_content::v3::Response, Error> {
     Err(frozen())
@@ -254,7 +253,7 @@ pub async fn get_frozen_content(
 #[expect(deprecated)]
 pub async fn get_frozen_content_as_filename(
     _api: Api,
-    _who: Anyone,
+    _who: Unauthenticated,
     _request: get_frozen_content_as_filename::v3::Request,
 ) -> Result<get_frozen_content_as_filename::v3::Response, Error> {
     Err(frozen())
@@ -264,7 +263,7 @@ pub async fn get_frozen_content_as_filename(
 #[expect(deprecated)]
 pub async fn get_frozen_content_thumbnail(
     _api: Api,
-    _who: Anyone,
+    _who: Unauthenticated,
     _request: get_frozen_content_thumbnail::v3::Request,
 ) -> Result<get_frozen_content_thumbnail::v3::Response, Error> {
     Err(frozen())
@@ -357,7 +356,7 @@ fn disposition(content_type: &str) -> ContentDisposition {
     })
 }
 
-impl ClientApi {
+impl Context {
     /// The address of this server's media `id`.
     fn mxc(&self, id: &str) -> OwnedMxcUri {
         format!("mxc://{}/{id}", self.config.server_name).into()

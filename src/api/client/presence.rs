@@ -91,7 +91,8 @@ pub fn changed(api: &Api, user: UserNum) -> Result<(), Error> {
             current::sharing_rooms_with(s, &id)
         }
     })?;
-    api.presence.changed(user, api.hub.ephemeral_for(concerned));
+    api.presence
+        .changed(user, api.notifier.ephemeral_changed_for(concerned));
     if is_local && let Some(of) = api.presence.of(user) {
         let now = api.clock.now_ms();
         let ago = UInt::new_saturating(now.saturating_sub(of.active_ms));

@@ -16,7 +16,7 @@ use ruma::{
 
 use super::config::only_own;
 use crate::{
-    api::{Anyone, Api, Error, Session},
+    api::{Api, Error, Session, Unauthenticated},
     rates::{Kind, household},
     rooms::background::memberships,
     users::profiles::{self, Change},
@@ -25,7 +25,7 @@ use crate::{
 /// `GET /_matrix/client/v3/profile/{userId}`
 pub async fn get_profile(
     api: Api,
-    who: Anyone,
+    who: Unauthenticated,
     request: get_profile::v3::Request,
 ) -> Result<get_profile::v3::Response, Error> {
     Ok(profile_of(&api, who, &request.user_id).await?.into())
@@ -34,7 +34,7 @@ pub async fn get_profile(
 /// `GET /_matrix/client/v3/profile/{userId}/{keyName}`
 pub async fn get_profile_field(
     api: Api,
-    who: Anyone,
+    who: Unauthenticated,
     request: get_profile_field::v3::Request,
 ) -> Result<get_profile_field::v3::Response, Error> {
     let profile = profile_of(&api, who, &request.user_id).await?;
@@ -47,7 +47,7 @@ pub async fn get_profile_field(
 }
 
 /// The profile of a user, here or on the user's server.
-async fn profile_of(api: &Api, who: Anyone, user: &UserId) -> Result<UserProfile, Error> {
+async fn profile_of(api: &Api, who: Unauthenticated, user: &UserId) -> Result<UserProfile, Error> {
     if !api.federation.allows(user.server_name()) {
         return Ok(api.users.profile(user)?);
     }

@@ -20,7 +20,7 @@ use ruma::{
 
 use super::uiaa::{Interactive, authenticate};
 use crate::{
-    api::{Anyone, Api, Error},
+    api::{Api, Error, Unauthenticated},
     config::Registration,
     rates::{Kind, household},
     store::UserNum,
@@ -35,7 +35,7 @@ const WITH_TOKEN: &[AuthType] = &[AuthType::RegistrationToken, AuthType::Dummy];
 /// `GET /_matrix/client/v3/register/available`
 pub async fn get_username_availability(
     api: Api,
-    _who: Anyone,
+    _who: Unauthenticated,
     request: get_username_availability::v3::Request,
 ) -> Result<get_username_availability::v3::Response, Error> {
     flow(&api)?;
@@ -46,7 +46,7 @@ pub async fn get_username_availability(
 /// `GET /_matrix/client/v1/register/m.login.registration_token/validity`
 pub async fn check_registration_token_validity(
     api: Api,
-    who: Anyone,
+    who: Unauthenticated,
     request: check_registration_token_validity::v1::Request,
 ) -> Result<check_registration_token_validity::v1::Response, Error> {
     flow(&api)?;
@@ -55,7 +55,7 @@ pub async fn check_registration_token_validity(
 }
 
 /// Whether `token` is the one with which accounts can be made. Guessing is slowed down.
-pub(super) fn check_token(api: &Api, who: Anyone, token: &str) -> Result<bool, Error> {
+pub(super) fn check_token(api: &Api, who: Unauthenticated, token: &str) -> Result<bool, Error> {
     let valid = api.users.is_registration_token(token);
     if !valid {
         api.rates.check(Kind::Register, household(who.address))?;
@@ -66,7 +66,7 @@ pub(super) fn check_token(api: &Api, who: Anyone, token: &str) -> Result<bool, E
 /// `POST /_matrix/client/v3/register/email/requestToken`: this server sends no mail.
 pub async fn request_registration_token_via_email(
     _api: Api,
-    _who: Anyone,
+    _who: Unauthenticated,
     _request: request_registration_token_via_email::v3::Request,
 ) -> Result<request_registration_token_via_email::v3::Response, Error> {
     Err(no_contact_details())
@@ -75,7 +75,7 @@ pub async fn request_registration_token_via_email(
 /// `POST /_matrix/client/v3/register/msisdn/requestToken`: this server sends no text messages.
 pub async fn request_registration_token_via_msisdn(
     _api: Api,
-    _who: Anyone,
+    _who: Unauthenticated,
     _request: request_registration_token_via_msisdn::v3::Request,
 ) -> Result<request_registration_token_via_msisdn::v3::Response, Error> {
     Err(no_contact_details())
@@ -91,7 +91,7 @@ fn no_contact_details() -> Error {
 /// `POST /_matrix/client/v3/register`
 pub async fn register(
     api: Api,
-    who: Anyone,
+    who: Unauthenticated,
     Interactive { request, operation }: Interactive<register::v3::Request>,
 ) -> Result<Response, Error> {
     check_kind(&request)?;

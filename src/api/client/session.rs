@@ -11,7 +11,7 @@ use serde::de::Error as _;
 
 use super::uiaa::{self, Interactive, authenticate};
 use crate::{
-    api::{Anyone, Api, Error, Session},
+    api::{Api, Error, Session, Unauthenticated},
     rates::Kind,
     users::{NewLogin, Proof},
 };
@@ -19,7 +19,7 @@ use crate::{
 /// `GET /_matrix/client/v3/login`
 pub async fn get_login_types(
     _api: Api,
-    _who: Anyone,
+    _who: Unauthenticated,
     _request: get_login_types::v3::Request,
 ) -> Result<get_login_types::v3::Response, Error> {
     use get_login_types::v3::{LoginType, PasswordLoginType, Response, TokenLoginType};
@@ -63,7 +63,7 @@ impl IncomingRequest for LoginRequest {
 /// `POST /_matrix/client/v3/login`
 pub async fn login(
     api: Api,
-    _who: Anyone,
+    _who: Unauthenticated,
     LoginRequest(request): LoginRequest,
 ) -> Result<login::v3::Response, Error> {
     use login::v3::LoginInfo;
@@ -123,7 +123,7 @@ pub async fn get_login_token(
 /// `POST /_matrix/client/v3/refresh`
 pub async fn refresh_token(
     api: Api,
-    _who: Anyone,
+    _who: Unauthenticated,
     request: refresh_token::v3::Request,
 ) -> Result<refresh_token::v3::Response, Error> {
     let login = api.users.refresh(&request.refresh_token).await?;

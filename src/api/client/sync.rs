@@ -29,7 +29,7 @@ use crate::{
         device_lists::{Asked, DeviceLists},
         fields::Fields,
         frame::{self, Frame},
-        request::Span,
+        request::SyncRange,
     },
     users::{self, ignored, keys::one_time, to_device},
 };
@@ -92,37 +92,41 @@ pub async fn sync(api: Api, who: Session, asked: SyncRequest) -> Result<Streamed
     forget_arrived(&api, who.device, arrived)?;
     loop {
         expire(&api)?;
-        let changed = api.hub.watch(who.user);
+        let changed = api.notifier.subscribe(who.user);
         still_there(&api, &who)?;
-        let span = request.span(api.hub.now(), api.hub.start(), api.clock.now_ms());
-        let (candidates, mut fields) = look(&api, &request, span)?;
-        let lists = device_lists(&api, &request, span).await?;
+        let range = request.range(
+            api.notifier.position(),
+            api.notifier.instance(),
+            api.clock.now_ms(),
+        );
+        let (candidates, mut fields) = look(&api, &request, range)?;
+        let lists = device_lists(&api, &request, range).await?;
         if !lists.is_empty() {
             fields.put("device_lists", &lists)?;
         }
         let (letters, upto) = api.store.read(|s| {
-            let upto = span.now.position;
+            let upto = range.end.stored;
             to_device::waiting(s, who.device, arrived, upto)
         })?;
         if !letters.is_empty() {
             fields.put_events("to_device", &letters)?;
         }
-        let next_batch = answer::next_batch(&api.hub, span, upto);
-        if span.since.is_none() || request.full_state {
+        let next_batch = answer::next_batch(&api.notifier, range, upto);
+        if range.since.is_none() || request.full_state {
             keys_left(&api, &who, &mut fields)?;
             let begin = stream::once(Ok(Frame::begin(next_batch, &fields)));
             let rooms = frame::rooms(
                 api.store.clone(),
                 api.typing.clone(),
                 request,
-                span,
+                range,
                 candidates,
             );
             return Ok(Streamed::new(begin.chain(rooms.map(|piece| Ok(piece?)))));
         }
-        let told = read(&api, &request, span, candidates).await?;
+        let told = read(&api, &request, range, candidates).await?;
         let late = Instant::now() >= deadline;
-        if !told.is_empty() || !fields.is_empty() || claimed(&api, &request, span)? || late {
+        if !told.is_empty() || !fields.is_empty() || claimed(&api, &request, range)? || late {
             keys_left(&api, &who, &mut fields)?;
             let mut out = Frame::begin(next_batch, &fields);
             let mut frame = Frame::default();
@@ -131,7 +135,7 @@ pub async fn sync(api: Api, who: Session, asked: SyncRequest) -> Result<Streamed
             return Ok(Streamed::new(stream::once(Ok(out))));
         }
         let woken = async {
-            // An error says that the hub let go of us, which is as good a reason to look.
+            // An error says that the notifier let go of us, which is as good a reason to look.
             let _ = changed.recv().await;
             true
         };
@@ -207,28 +211,32 @@ fn request(api: &Api, who: &Session, asked: SyncRequest) -> Result<Request, Erro
         state_after,
         ignored: api.store.read(|s| ignored::list(s, who.user))?,
         known: api
-            .known_members
+            .lazy_loaded_members
             .begin(who.device, since.map(|since| since.position)),
     })
 }
 
 /// Whose devices the client has to look at again: in an initial sync it has to look at all.
-async fn device_lists(api: &Api, request: &Request, span: Span) -> Result<DeviceLists, Error> {
-    let Some(since) = span.since else {
+async fn device_lists(
+    api: &Api,
+    request: &Request,
+    range: SyncRange,
+) -> Result<DeviceLists, Error> {
+    let Some(since) = range.since else {
         return Ok(DeviceLists::default());
     };
     let asked = Asked {
         user: request.user,
         user_id: request.user_id.clone(),
         after: since.position,
-        upto: span.now.position,
+        upto: range.end.stored,
     };
     device_lists_between(api, asked).await
 }
 
 /// Whether keys of the device have been given out since.
-fn claimed(api: &Api, request: &Request, span: Span) -> Result<bool, Error> {
-    let since = span.since.map_or(Position::MIN, |since| since.position);
+fn claimed(api: &Api, request: &Request, range: SyncRange) -> Result<bool, Error> {
+    let since = range.since.map_or(Position::MIN, |since| since.position);
     let claimed = |s: &store::Snapshot| one_time::claimed_after(s, request.device, since);
     Ok(api.store.read(claimed)?)
 }
@@ -244,11 +252,11 @@ fn keys_left(api: &Api, who: &Session, fields: &mut Fields) -> Result<(), Error>
 }
 
 /// The rooms that may have something to tell, and what there is beside rooms.
-fn look(api: &Api, request: &Request, span: Span) -> Result<(Vec<Candidate>, Fields), Error> {
+fn look(api: &Api, request: &Request, range: SyncRange) -> Result<(Vec<Candidate>, Fields), Error> {
     api.store.read(|s: &store::Snapshot| {
-        let candidates = answer::candidates(s, &api.hub, &api.typing, request, span)?;
-        let mut fields = answer::beside_rooms(s, &api.hub, request, span)?;
-        let presence = answer::presence(s, &api.presence, request, span, &candidates)?;
+        let candidates = answer::candidates(s, &api.notifier, &api.typing, request, range)?;
+        let mut fields = answer::beside_rooms(s, &api.notifier, request, range)?;
+        let presence = answer::presence(s, &api.presence, request, range, &candidates)?;
         if let Some(presence) = presence {
             fields.put("presence", &presence)?;
         }
@@ -260,11 +268,11 @@ fn look(api: &Api, request: &Request, span: Span) -> Result<(Vec<Candidate>, Fie
 async fn read(
     api: &Api,
     request: &Arc<Request>,
-    span: Span,
+    range: SyncRange,
     mut candidates: Vec<Candidate>,
 ) -> Result<Vec<Told>, Error> {
-    if answer::is_small(&candidates, span) {
-        let read = |s: &store::Snapshot| answer::rooms(s, &api.typing, request, span, &candidates);
+    if answer::is_small(&candidates, range) {
+        let read = |s: &store::Snapshot| answer::rooms(s, &api.typing, request, range, &candidates);
         return Ok(api.store.read(read)?);
     }
     let mut told = Vec::new();
@@ -272,7 +280,7 @@ async fn read(
         let next = candidates
             .drain(..candidates.len().min(answer::SLICE))
             .collect();
-        told.extend(answer::slice(&api.store, &api.typing, request, span, next).await?);
+        told.extend(answer::slice(&api.store, &api.typing, request, range, next).await?);
     }
     Ok(told)
 }
@@ -291,7 +299,8 @@ fn expire(api: &Api) -> Result<(), Error> {
         })
     });
     for room in changed {
-        api.typing.changed(room, api.hub.ephemeral(room));
+        api.typing
+            .changed(room, api.notifier.ephemeral_changed_in(room));
     }
     for user in api.presence.expire(now) {
         presence::changed(api, user)?;

@@ -23,7 +23,8 @@ pub async fn create_typing_event(
     };
     let change = api.typing.set(room, who.user, for_ms, api.clock.now_ms());
     if change == Change::News {
-        api.typing.changed(room, api.hub.ephemeral(room));
+        api.typing
+            .changed(room, api.notifier.ephemeral_changed_in(room));
     }
     if change != Change::None {
         let typing = Happening::Typing(request.room_id, who.user_id, for_ms.is_some());

@@ -15,12 +15,12 @@ use ruma::{
 use serde::Deserialize;
 
 use super::register;
-use crate::api::{Anyone, Api, Error};
+use crate::api::{Api, Error, Unauthenticated};
 
 /// `GET /_matrix/client/v3/auth/{authType}/fallback/web`
 pub async fn get_uiaa_fallback_page(
     api: Api,
-    _who: Anyone,
+    _who: Unauthenticated,
     request: Request,
 ) -> Result<Response, Error> {
     check_next(&api, &request.auth_type, &request.session)?;
@@ -30,7 +30,7 @@ pub async fn get_uiaa_fallback_page(
 /// `POST /_matrix/client/v3/auth/{authType}/fallback/web`: what the page sends.
 pub async fn submit_uiaa_fallback_page(
     api: Api,
-    who: Anyone,
+    who: Unauthenticated,
     Submitted { page, token }: Submitted,
 ) -> Result<Response, Error> {
     check_next(&api, &page.auth_type, &page.session)?;

@@ -3,7 +3,7 @@
 use ruma::{ServerName, api::federation::discovery::discover_homeserver};
 
 use crate::{
-    api::{Anyone, Api, Error},
+    api::{Api, Error, Unauthenticated},
     config::Config,
 };
 
@@ -13,7 +13,7 @@ const FEDERATION_PORT: u16 = 8448;
 /// `GET /.well-known/matrix/server`: at which host and port other servers find this one.
 pub async fn discover_homeserver(
     api: Api,
-    _who: Anyone,
+    _who: Unauthenticated,
     _request: discover_homeserver::Request,
 ) -> Result<discover_homeserver::Response, Error> {
     let server = delegated(&api.config)

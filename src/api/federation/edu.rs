@@ -117,7 +117,8 @@ async fn typing_changed(
     let for_ms = content.typing.then_some(TYPING_MS);
     let change = api.typing.set(room, user, for_ms, api.clock.now_ms());
     if change == Change::News {
-        api.typing.changed(room, api.hub.ephemeral(room));
+        api.typing
+            .changed(room, api.notifier.ephemeral_changed_in(room));
     }
     Ok(())
 }
@@ -188,7 +189,8 @@ async fn present(api: &Api, origin: &ServerName, content: PresenceContent) -> Re
         let user = num_of(api, user_id).await?;
         let active_ms = now.saturating_sub(last_active_ago.into());
         if api.presence.told(user, (state, status_msg), active_ms, now) {
-            api.presence.changed(user, api.hub.ephemeral_for(concerned));
+            api.presence
+                .changed(user, api.notifier.ephemeral_changed_for(concerned));
         }
     }
     Ok(())

@@ -2,12 +2,12 @@
 
 use ruma::api::federation::openid::get_openid_userinfo::v1::{Request, Response};
 
-use crate::api::{Anyone, Api, Error};
+use crate::api::{Api, Error, Unauthenticated};
 
 /// `GET /_matrix/federation/v1/openid/userinfo`
 pub async fn get_openid_userinfo(
     api: Api,
-    _who: Anyone,
+    _who: Unauthenticated,
     request: Request,
 ) -> Result<Response, Error> {
     Ok(Response::new(api.users.openid_user(&request.access_token)?))

@@ -2,7 +2,7 @@
 
 use ruma::api::federation::thirdparty::{bind_callback, exchange_invite};
 
-use crate::api::{Anyone, Api, Error, Origin};
+use crate::api::{Api, Error, Origin, Unauthenticated};
 
 /// How many invitations an identity server may tell of at once.
 const INVITES: usize = 20;
@@ -11,7 +11,7 @@ const INVITES: usize = 20;
 /// says is believed only where a room names the key with which it is signed.
 pub async fn bind_callback(
     api: Api,
-    _who: Anyone,
+    _who: Unauthenticated,
     request: bind_callback::v1::Request,
 ) -> Result<bind_callback::v1::Response, Error> {
     if !api.local.has(&request.mxid) {

@@ -23,7 +23,7 @@ use tempfile::TempDir;
 
 use super::routes::Routes;
 use crate::{
-    api::{Anyone, Api, ClientApi, Error, Session, Streamed},
+    api::{Api, Context, Error, Session, Streamed, Unauthenticated},
     clock::Clock,
     config::{Config, Settings},
     executor::Executor,
@@ -35,7 +35,7 @@ use crate::{
     rooms::Local,
     stop::{self, Stop},
     store::{Options, Store},
-    sync::Hub,
+    sync::Notifier,
     users::{self, NewAccount, NewLogin, Users, presence::Presence},
 };
 
@@ -74,14 +74,14 @@ impl House {
             Federation::start(&config, (&store, &local), (&clock, &pool), &executor).unwrap();
         let media = Media::start(&config, &store, (&clock, &pool), &executor);
         let media = smol::block_on(media).unwrap();
-        let api = Arc::new(ClientApi {
+        let api = Arc::new(Context {
             previews: Previews::new(federation.client(), &media, (&clock, &pool)),
             remote_media: RemoteMedia::new(federation.client(), &media, &clock, &executor),
             media,
             federation: Arc::new(federation),
-            hub: Arc::new(Hub::new(store.clone(), 1).unwrap()),
+            notifier: Arc::new(Notifier::new(store.clone(), 1).unwrap()),
             typing: Arc::default(),
-            known_members: Arc::default(),
+            lazy_loaded_members: Arc::default(),
             presence: Presence::default(),
             local,
             users: Users::new(options, store.clone(), pool.clone(), clock.clone()),
@@ -136,7 +136,7 @@ static LOGOUTS: AtomicUsize = AtomicUsize::new(0);
 /// Tells which request it got, through the one field of its answer that can hold anything.
 async fn say_login(
     _api: Api,
-    _who: Anyone,
+    _who: Unauthenticated,
     request: login::v3::Request,
 ) -> Result<login::v3::Response, Error> {
     Err(Error::forbidden(format!("{:?}", request.device_id)))
@@ -172,7 +172,7 @@ async fn count_logouts(
 
 async fn panic(
     _api: Api,
-    _who: Anyone,
+    _who: Unauthenticated,
     _request: get_login_types::v3::Request,
 ) -> Result<get_login_types::v3::Response, Error> {
     panic!("a handler of a test panics")
@@ -180,7 +180,7 @@ async fn panic(
 
 async fn fail_inside(
     _api: Api,
-    _who: Anyone,
+    _who: Unauthenticated,
     _request: refresh_token::v3::Request,
 ) -> Result<refresh_token::v3::Response, Error> {
     Err(Error::Internal("the secret reason"))

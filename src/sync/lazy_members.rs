@@ -22,7 +22,7 @@ const DEVICES: usize = 1_000;
 
 /// What the devices know.
 #[derive(Debug, Default)]
-pub struct KnownMembers(Mutex<Devices>);
+pub struct LazyLoadedMembers(Mutex<Devices>);
 
 #[derive(Debug, Default)]
 struct Devices {
@@ -49,13 +49,13 @@ struct Member {
 /// What one device knows while it is answered.
 #[derive(Clone, Debug)]
 pub struct OfDevice {
-    all: Arc<KnownMembers>,
+    all: Arc<LazyLoadedMembers>,
     device: DeviceNum,
     sync: u64,
     since: Option<Position>,
 }
 
-impl KnownMembers {
+impl LazyLoadedMembers {
     /// Begins to answer a device whose last answer ended at `since`; none for an initial sync.
     pub fn begin(self: &Arc<Self>, device: DeviceNum, since: Option<Position>) -> OfDevice {
         let mut all = self.lock();
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn a_member_is_known_once_the_answer_has_arrived_and_until_it_changes() {
-        let all = Arc::new(KnownMembers::default());
+        let all = Arc::new(LazyLoadedMembers::default());
         let first = all.begin(PHONE, None);
         first.told(ROOM, [(BOB, JOINED)], Position(5));
         assert!(!first.has(ROOM, BOB, JOINED), "it may not arrive");
@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn an_answer_that_got_lost_and_an_initial_sync_make_forget() {
-        let all = Arc::new(KnownMembers::default());
+        let all = Arc::new(LazyLoadedMembers::default());
         let tell = |since| {
             let knows = all.begin(PHONE, since);
             knows.told(ROOM, [(BOB, JOINED)], Position(5));
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn an_answer_that_was_given_up_while_it_was_made_tells_nothing() {
-        let all = Arc::new(KnownMembers::default());
+        let all = Arc::new(LazyLoadedMembers::default());
         let given_up = all.begin(PHONE, Some(Position(3)));
         all.begin(PHONE, Some(Position(3)));
         given_up.told(ROOM, [(BOB, JOINED)], Position(5));
@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn memory_has_an_end_and_forgets_who_synced_longest_ago() {
-        let all = Arc::new(KnownMembers::default());
+        let all = Arc::new(LazyLoadedMembers::default());
         let members = |count: u32| (0..count).map(|key| (StateKeyNum(key), JOINED));
         for device in 1..=11 {
             let knows = all.begin(DeviceNum(device), Some(Position(1)));

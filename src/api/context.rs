@@ -1,0 +1,72 @@
+//! What handlers work with.
+
+use std::sync::Arc;
+
+use ruma::RoomId;
+
+use super::{Error, Session};
+use crate::{
+    clock::Clock,
+    config::Config,
+    federation::{Federation, Previews, RemoteMedia},
+    media::Media,
+    pool::Pool,
+    rates::Rates,
+    rooms::{self, Actor, Local, state::current, typing::Typing},
+    stop::Stopping,
+    store::{RoomNum, Store, records::Membership},
+    sync::{LazyLoadedMembers, Notifier},
+    users::{Users, presence::Presence},
+};
+
+/// The first argument of every handler.
+pub type Api = Arc<Context>;
+
+/// The parts of the server that handlers call.
+#[derive(Debug)]
+pub struct Context {
+    pub config: Config,
+    pub clock: Clock,
+    pub pool: Pool,
+    pub store: Store,
+    pub local: Local,
+    pub users: Users,
+    pub notifier: Arc<Notifier>,
+    pub federation: Arc<Federation>,
+    pub media: Media,
+    pub remote_media: RemoteMedia,
+    pub previews: Previews,
+    pub typing: Arc<Typing>,
+    pub lazy_loaded_members: Arc<LazyLoadedMembers>,
+    pub presence: Presence,
+    /// The rate limits that depend on what only the handler knows.
+    pub rates: Rates,
+    /// Resolves when the server stops. A handler that waits longer than a second waits for this too.
+    pub stopping: Stopping,
+}
+
+impl Context {
+    /// The user of `who` as the sender of events that are made now.
+    pub(super) fn actor(&self, who: &Session) -> Actor {
+        Actor {
+            num: who.user,
+            id: who.user_id.clone(),
+            now: self.clock.timestamp(),
+        }
+    }
+
+    /// The number of the room `room_id`, of which `who` must be a joined member. Others get the same
+    /// error whether the room exists or not.
+    pub(super) fn joined_room(&self, who: &Session, room_id: &RoomId) -> Result<RoomNum, Error> {
+        let room = self.store.read(|s| {
+            let room = match rooms::room::num(s, room_id) {
+                Err(rooms::Error::UnknownRoom) => return Ok(None),
+                room => room?,
+            };
+            let row = current::local_membership(s, who.user, room)?;
+            let is_in = row.is_some_and(|row| row.membership == Membership::Join);
+            Ok::<_, rooms::Error>(is_in.then_some(room))
+        })?;
+        room.ok_or_else(|| Error::forbidden("you are not joined to this room"))
+    }
+}
