@@ -67,11 +67,11 @@ impl From<federation::MediaError> for Error {
     }
 }
 
-impl From<federation::EnterError> for Error {
-    fn from(error: federation::EnterError) -> Self {
+impl From<federation::MembershipError> for Error {
+    fn from(error: federation::MembershipError) -> Self {
         match error {
-            federation::EnterError::Peer(error) => Self::Peer(error),
-            federation::EnterError::Rooms(error) => Self::Rooms(error),
+            federation::MembershipError::Peer(error) => Self::Peer(error),
+            federation::MembershipError::Rooms(error) => Self::Rooms(error),
         }
     }
 }

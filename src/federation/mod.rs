@@ -39,17 +39,17 @@ pub use self::{
     error::Error,
     media::{Error as MediaError, RemoteMedia, previews::Previews},
     membership::{
-        invite::Handed,
-        remote_join::{Door, Error as EnterError},
-        remote_leave::text,
-        resident::Admitted,
+        invite::ReceivedInvite,
+        remote_join::{Error as MembershipError, MembershipClient},
+        remote_leave::stripped_event_json,
+        resident::AcceptedMemberEvent,
     },
     outbound::Happening,
     queries::{profiles::Profiles, spaces::Spaces},
     transport::{client::Client, connect::Limits, tls::TlsError},
 };
 use self::{
-    inbound::{Queues, RawPdu, Receiver, Taken, ask::Asker},
+    inbound::{Queues, RawPdu, Receiver, Taken, ask::RemoteEventSource},
     keys::{Keys, Query},
     outbound::{Sender, backoff::Patience},
 };
@@ -80,9 +80,9 @@ pub struct Federation {
     profiles: Profiles,
     device_lists: DeviceLists,
     spaces: Spaces,
-    receiver: Receiver<Asker>,
-    queues: Queues<Asker>,
-    door: Door,
+    receiver: Receiver<RemoteEventSource>,
+    queues: Queues<RemoteEventSource>,
+    membership_client: MembershipClient,
     sender: Sender,
     executor: Executor,
 }
@@ -120,7 +120,7 @@ impl Federation {
             (clock, pool),
             executor,
         );
-        let asker = Asker {
+        let asker = RemoteEventSource {
             client: client.clone(),
             keys: keys.clone(),
         };
@@ -130,7 +130,7 @@ impl Federation {
             executor: executor.clone(),
             user_keys: UserKeys::new(&client, &patience, executor),
             sender: Sender::start((store, local), (&client, clock), executor)?,
-            door: Door::new(
+            membership_client: MembershipClient::new(
                 (store, local),
                 clock,
                 (&asker, &receiver),
@@ -156,8 +156,8 @@ impl Federation {
     }
 
     /// Who gets people into rooms of other servers.
-    pub fn door(&self) -> &Door {
-        &self.door
+    pub fn membership_client(&self) -> &MembershipClient {
+        &self.membership_client
     }
 
     /// The profiles of users of other servers.
@@ -205,21 +205,25 @@ impl Federation {
     }
 
     /// Tells the other servers in `room` of something that is not stored.
-    pub fn tell_room(&self, room: RoomNum, happening: &Happening) -> Result<(), rooms::Error> {
+    pub fn send_edu_to_room(
+        &self,
+        room: RoomNum,
+        happening: &Happening,
+    ) -> Result<(), rooms::Error> {
         let others = self.store.read(|s| servers::of_room(s, room))?;
         self.sender.tell(&others, happening)
     }
 
     /// Tells the servers of those how `user` is with whom the user is in rooms of a few: in a large
     /// one it costs everybody more than it is worth to anybody.
-    pub fn tell_friends(&self, user: UserNum, update: PresenceUpdate) -> Result<(), rooms::Error> {
+    pub fn send_presence(&self, user: UserNum, update: PresenceUpdate) -> Result<(), rooms::Error> {
         let others = self.store.read(|s| friends(s, user))?;
         let others: Vec<_> = others.into_iter().collect();
         self.sender.tell(&others, &Happening::Presence(update))
     }
 
     /// Does something for which nobody waits.
-    pub fn in_background(&self, deed: impl Future<Output = ()> + Send + 'static) {
+    pub fn spawn(&self, deed: impl Future<Output = ()> + Send + 'static) {
         self.executor.spawn(deed).detach();
     }
 
@@ -230,7 +234,7 @@ impl Federation {
     }
 
     /// What servers tell of their keys, vouched for by this one.
-    pub async fn vouched_keys(
+    pub async fn notarized_keys(
         &self,
         wanted: BTreeMap<OwnedServerName, Query>,
     ) -> Result<Vec<Raw<ServerSigningKeys>>, rooms::Error> {
@@ -239,7 +243,7 @@ impl Federation {
 
     /// Fetches some of what comes before the gap at `gap` from servers that are in the room; whether
     /// anything came. Who waits for it does not wait long; it goes on by itself.
-    pub async fn fetch_history(&self, room: RoomNum, gap: Place) -> Result<bool, rooms::Error> {
+    pub async fn backfill(&self, room: RoomNum, gap: Place) -> Result<bool, rooms::Error> {
         let servers = self.store.read(|s| servers::names(s, room))?;
         let servers = servers.into_iter().filter(|server| self.allows(server));
         let servers: Vec<_> = servers.take(HISTORY_FROM).collect();
@@ -247,7 +251,7 @@ impl Federation {
         let (done, result) = channel::bounded(1);
         let task = self.executor.spawn(async move {
             // Nobody may be waiting any more.
-            let _ = done.try_send(receiver.fetch_history(room, gap, servers).await);
+            let _ = done.try_send(receiver.backfill(room, gap, servers).await);
         });
         task.detach();
         match transport::connect::in_time(PATIENCE, result.recv()).await {

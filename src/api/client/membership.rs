@@ -72,8 +72,8 @@ async fn join_anywhere(
     mut servers: Vec<OwnedServerName>,
     reason: Option<String>,
 ) -> Result<(), Error> {
-    let door = api.federation.door();
-    if door.has(room)? {
+    let client = api.federation.membership_client();
+    if client.is_resident(room)? {
         let text = reason.clone();
         let join = move |tx: &Tx, local: &Local, actor: &Actor, room| {
             join::join(tx, local, actor, room, text.as_deref())
@@ -92,7 +92,7 @@ async fn join_anywhere(
         }
     }
     servers.extend(others_in(api, who, room)?);
-    Ok(door.join(&api.actor(who), room, servers, reason).await?)
+    Ok(client.join(&api.actor(who), room, servers, reason).await?)
 }
 
 fn is_shared(r: &impl Reader, room: &RoomId) -> Result<bool, rooms::Error> {
@@ -130,15 +130,17 @@ pub async fn knock_room(
     request: knock_room::v3::Request,
 ) -> Result<knock_room::v3::Response, Error> {
     let (room, mut servers) = find(&api, request.room_id_or_alias, request.via).await?;
-    let (door, reason) = (api.federation.door(), request.reason);
-    if door.has(&room)? {
+    let (client, reason) = (api.federation.membership_client(), request.reason);
+    if client.is_resident(&room)? {
         let knock = move |tx: &Tx, local: &Local, actor: &Actor, room| {
             join::knock(tx, local, actor, room, reason.as_deref())
         };
         in_room(&api, &who, room.clone(), knock).await?;
     } else {
         servers.extend(others_in(&api, &who, &room)?);
-        door.knock(&api.actor(&who), &room, servers, reason).await?;
+        client
+            .knock(&api.actor(&who), &room, servers, reason)
+            .await?;
     }
     Ok(knock_room::v3::Response::new(room))
 }
@@ -150,9 +152,9 @@ pub async fn leave_room(
     request: leave_room::v3::Request,
 ) -> Result<leave_room::v3::Response, Error> {
     let (room, reason) = (request.room_id, request.reason);
-    let (door, actor) = (api.federation.door(), api.actor(&who));
-    if door.is_outside(&actor, &room)? {
-        door.leave(&actor, &room, reason).await?;
+    let (client, actor) = (api.federation.membership_client(), api.actor(&who));
+    if client.is_out_of_band(&actor, &room)? {
+        client.leave(&actor, &room, reason).await?;
         return Ok(leave_room::v3::Response::new());
     }
     let leave = move |tx: &Tx, local: &Local, actor: &Actor, room| {

@@ -202,7 +202,7 @@ pub async fn get_message_events(
         let Some((room, gap)) = gap else {
             return Ok(answer);
         };
-        if !api.federation.fetch_history(room, gap).await? {
+        if !api.federation.backfill(room, gap).await? {
             // There is no more to be had now, and nothing by which to ask for it.
             if answer.chunk.is_empty() {
                 answer.end = None;

@@ -99,7 +99,7 @@ pub fn changed(api: &Api, user: UserNum) -> Result<(), Error> {
         let mut update = PresenceUpdate::new(id, of.state.clone(), ago);
         update.currently_active = of.currently_active(now);
         update.status_msg = of.status_msg;
-        api.federation.tell_friends(user, update)?;
+        api.federation.send_presence(user, update)?;
     }
     Ok(())
 }

@@ -108,7 +108,7 @@ impl Moves {
                     event,
                     ts: api.clock.timestamp(),
                 };
-                api.federation.tell_room(room, &read)?;
+                api.federation.send_edu_to_room(room, &read)?;
             }
         }
         Ok(())

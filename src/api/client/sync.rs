@@ -161,7 +161,7 @@ fn forget_arrived(api: &Api, device: DeviceNum, arrived: Position) -> Result<(),
         .read(|s| to_device::has_until(s, device, arrived))?
     {
         let store = api.store.clone();
-        api.federation.in_background(async move {
+        api.federation.spawn(async move {
             let job = move |tx: &Tx| to_device::forget(tx, device, arrived);
             if let Err(error) = store.write_soon(job).await {
                 log::debug!("messages that have arrived are kept for longer: {error}");

@@ -69,7 +69,7 @@ async fn look_further(
         let (Some(gap), Some((_, ts))) = (nearest.gap, &told) else {
             break;
         };
-        if !is_nearer(*ts, &nearest, moment) || !api.federation.fetch_history(room, gap).await? {
+        if !is_nearer(*ts, &nearest, moment) || !api.federation.backfill(room, gap).await? {
             break;
         }
         nearest = look(api, who, room, moment).await?;

@@ -28,7 +28,7 @@ pub async fn create_typing_event(
     }
     if change != Change::None {
         let typing = Happening::Typing(request.room_id, who.user_id, for_ms.is_some());
-        api.federation.tell_room(room, &typing)?;
+        api.federation.send_edu_to_room(room, &typing)?;
     }
     Ok(create_typing_event::v3::Response::new())
 }

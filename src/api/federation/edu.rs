@@ -156,7 +156,7 @@ fn have_read(api: &Api, origin: &ServerName, content: ReceiptContent) -> Result<
     };
     // The next transaction, which may have messages, does not wait for it.
     let store = api.store.clone();
-    api.federation.in_background(async move {
+    api.federation.spawn(async move {
         if let Err(error) = store.write_soon(job).await {
             log::debug!("receipts are lost: {error}");
         }

@@ -30,7 +30,7 @@ pub async fn get_remote_server_keys(
 ) -> Result<get_remote_server_keys::v2::Response, Error> {
     let at = u64::from(request.minimum_valid_until_ts.get());
     let wanted = BTreeMap::from([(request.server_name, Query::ValidAt(at))]);
-    let keys = api.federation.vouched_keys(wanted).await?;
+    let keys = api.federation.notarized_keys(wanted).await?;
     Ok(get_remote_server_keys::v2::Response::new(keys))
 }
 
@@ -55,6 +55,6 @@ pub async fn get_remote_server_keys_batch(
         };
         (server, query)
     });
-    let keys = api.federation.vouched_keys(wanted.collect()).await?;
+    let keys = api.federation.notarized_keys(wanted.collect()).await?;
     Ok(get_remote_server_keys_batch::v2::Response::new(keys))
 }

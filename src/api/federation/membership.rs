@@ -16,7 +16,7 @@ use serde_json::{json, value::RawValue};
 use super::{event::raw, pieces::Pieces, v1};
 use crate::{
     api::{Api, Error, Origin, Streamed},
-    federation::{Admitted, EnterError, Handed, text},
+    federation::{AcceptedMemberEvent, MembershipError, ReceivedInvite, stripped_event_json},
     rooms::{
         self,
         event::{self, graph::Authorized},
@@ -136,9 +136,9 @@ async fn join(
         let room = server_acl::open_to(s, &request.room_id, &who.server)?;
         servers::names(s, room)
     })?;
-    let Admitted { room, event } = api
+    let AcceptedMemberEvent { room, event } = api
         .federation
-        .admit(&who.server, of, request.pdu, MembershipState::Join)
+        .receive_member_event(&who.server, of, request.pdu, MembershipState::Join)
         .await?;
     let omit = request.omit_members;
     let (given, omitted) = api
@@ -182,7 +182,7 @@ pub async fn create_leave_event(
     let of = (&*request.room_id, &*request.event_id);
     let leave = MembershipState::Leave;
     api.federation
-        .admit(&who.server, of, request.pdu, leave)
+        .receive_member_event(&who.server, of, request.pdu, leave)
         .await?;
     Ok(create_leave_event::v2::Response::new())
 }
@@ -207,7 +207,7 @@ pub async fn create_knock_event(
     let knock = MembershipState::Knock;
     let admitted = api
         .federation
-        .admit(&who.server, of, request.pdu, knock)
+        .receive_member_event(&who.server, of, request.pdu, knock)
         .await?;
     let state = api
         .store
@@ -226,17 +226,21 @@ pub async fn create_invite(
     who: Origin,
     request: create_invite::v2::Request,
 ) -> Result<create_invite::v2::Response, Error> {
-    let shown: Vec<_> = request.invite_room_state.iter().map(text).collect();
-    let handed = Handed {
+    let shown: Vec<_> = request
+        .invite_room_state
+        .iter()
+        .map(stripped_event_json)
+        .collect();
+    let handed = ReceivedInvite {
         room: &request.room_id,
         version: &request.room_version,
         id: &request.event_id,
         event: &request.event,
         shown: &shown,
     };
-    match api.federation.take_invite(&who.server, handed).await {
+    match api.federation.receive_invite(&who.server, handed).await {
         Ok(event) => Ok(create_invite::v2::Response::new(event)),
-        Err(EnterError::Rooms(rooms::Error::UnsupportedVersion(_))) => {
+        Err(MembershipError::Rooms(rooms::Error::UnsupportedVersion(_))) => {
             Err(incompatible(request.room_version))
         }
         Err(error) => Err(error.into()),

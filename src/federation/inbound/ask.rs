@@ -8,7 +8,7 @@ use ruma::{
     },
 };
 
-use super::{Peers, RawPdu, Refused, Told};
+use super::{EventSource, RawPdu, Told, Unavailable};
 use crate::{
     federation::{Client, Error, keys::Keys},
     protocol::receive::{Incoming, ReceiveError, Received},
@@ -21,25 +21,25 @@ const HISTORY: u32 = 100;
 
 /// Asks other servers.
 #[derive(Clone)]
-pub struct Asker {
+pub struct RemoteEventSource {
     pub client: Client,
     pub keys: Keys,
 }
 
-fn refused(server: &ServerName) -> impl Fn(Error) -> Refused {
+fn refused(server: &ServerName) -> impl Fn(Error) -> Unavailable {
     move |error| {
         log::debug!("{server}: {error}");
-        Refused
+        Unavailable
     }
 }
 
-impl Peers for Asker {
+impl EventSource for RemoteEventSource {
     async fn missing_events(
         &self,
         server: &ServerName,
         room: &RoomId,
         (earliest, latest): (Vec<OwnedEventId>, Vec<OwnedEventId>),
-    ) -> Result<Vec<RawPdu>, Refused> {
+    ) -> Result<Vec<RawPdu>, Unavailable> {
         let mut request = get_missing_events::v1::Request::new(room.to_owned(), earliest, latest);
         request.limit = UInt::from(MISSING);
         let answer = self.client.send(server, request).await;
@@ -51,7 +51,7 @@ impl Peers for Asker {
         server: &ServerName,
         room: &RoomId,
         event: &EventId,
-    ) -> Result<Told<OwnedEventId>, Refused> {
+    ) -> Result<Told<OwnedEventId>, Unavailable> {
         let request = get_room_state_ids::v1::Request::new(event.to_owned(), room.to_owned());
         let answer = self.client.send(server, request).await;
         let answer = answer.map_err(refused(server))?;
@@ -66,7 +66,7 @@ impl Peers for Asker {
         server: &ServerName,
         room: &RoomId,
         event: &EventId,
-    ) -> Result<Told<RawPdu>, Refused> {
+    ) -> Result<Told<RawPdu>, Unavailable> {
         let request = get_room_state::v1::Request::new(event.to_owned(), room.to_owned());
         let answer = self.client.send(server, request).await;
         let answer = answer.map_err(refused(server))?;
@@ -76,7 +76,7 @@ impl Peers for Asker {
         })
     }
 
-    async fn event(&self, server: &ServerName, event: &EventId) -> Result<RawPdu, Refused> {
+    async fn event(&self, server: &ServerName, event: &EventId) -> Result<RawPdu, Unavailable> {
         let request = get_event::v1::Request::new(event.to_owned());
         let answer = self.client.send(server, request).await;
         Ok(answer.map_err(refused(server))?.pdu)
@@ -87,7 +87,7 @@ impl Peers for Asker {
         server: &ServerName,
         room: &RoomId,
         upto: Vec<OwnedEventId>,
-    ) -> Result<Vec<RawPdu>, Refused> {
+    ) -> Result<Vec<RawPdu>, Unavailable> {
         let request = get_backfill::v1::Request::new(room.to_owned(), upto, UInt::from(HISTORY));
         let answer = self.client.send(server, request).await;
         Ok(answer.map_err(refused(server))?.pdus)

@@ -11,7 +11,7 @@ use ruma::{
 use super::{
     Error,
     order::sorted,
-    peers::{Peers, RawPdu},
+    peers::{EventSource, RawPdu},
 };
 use crate::{
     protocol::{
@@ -66,7 +66,7 @@ pub struct Fetch<'a, P> {
     pub server: OwnedServerName,
 }
 
-impl<P: Peers> Fetch<'_, P> {
+impl<P: EventSource> Fetch<'_, P> {
     /// Those of `raw` that are events of the room, signed by whom they should be. The others leave
     /// no trace.
     pub async fn check(&self, raw: Vec<RawPdu>) -> Vec<Received> {
@@ -211,7 +211,7 @@ impl<P: Peers> Fetch<'_, P> {
 }
 
 /// Those of `raw` that are events of `room`, signed by whom they should be.
-pub async fn check<P: Peers>(peers: &P, room: &Room, raw: Vec<RawPdu>) -> Vec<Received> {
+pub async fn check<P: EventSource>(peers: &P, room: &Room, raw: Vec<RawPdu>) -> Vec<Received> {
     let mut parsed: HashMap<OwnedEventId, Incoming> = HashMap::new();
     for raw in raw {
         match Incoming::parse(raw.get().as_bytes(), room.rules) {

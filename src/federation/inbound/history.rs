@@ -8,7 +8,7 @@ use super::{
     Error,
     fetch::{self, Fetch, Room},
     order::sorted,
-    peers::Peers,
+    peers::EventSource,
     work::{Receiver, TRIES},
 };
 use crate::{
@@ -33,10 +33,10 @@ pub(super) enum Before {
     Unchanged,
 }
 
-impl<P: Peers> Receiver<P> {
+impl<P: EventSource> Receiver<P> {
     /// Fetches some of what comes before the gap at `gap` from the first of `servers` that gives
     /// it; whether one did.
-    pub async fn fetch_history(
+    pub async fn backfill(
         &self,
         room: RoomNum,
         gap: Place,
@@ -118,7 +118,7 @@ impl<P: Peers> Receiver<P> {
         before: Before,
     ) -> Result<(), Error> {
         let (num, rules) = (room.num, room.rules);
-        let _decides = self.decides(num).await;
+        let _room_lock = self.lock_room(num).await;
         let job = move |tx: &Tx| {
             let each = events.iter();
             each.map(|event| outlier::store(tx, num, rules, event))

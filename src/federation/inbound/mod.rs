@@ -20,7 +20,7 @@ mod work;
 
 pub use self::{
     fetch::{Fetch, Room, check},
-    peers::{Peers, RawPdu, Refused, Told},
+    peers::{EventSource, RawPdu, Told, Unavailable},
     queue::Queues,
     spool::{Given, Unreadable, new_file},
     work::{Receiver, Taken},

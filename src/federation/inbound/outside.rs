@@ -11,7 +11,7 @@ use ruma::{
 use super::{
     Error,
     fetch::{Room, check},
-    peers::{Peers, RawPdu},
+    peers::{EventSource, RawPdu},
     work::{Receiver, Taken},
 };
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
     users,
 };
 
-impl<P: Peers> Receiver<P> {
+impl<P: EventSource> Receiver<P> {
     /// Takes what `origin` sends of a room that this server is not in; what does not concern an
     /// invitation that came from there is dropped.
     pub(super) async fn take_outside(

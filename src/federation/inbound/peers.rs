@@ -9,7 +9,7 @@ use crate::protocol::receive::{Incoming, ReceiveError, Received};
 /// nonsense.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the other server does not give it")]
-pub struct Refused;
+pub struct Unavailable;
 
 /// The state before an event, as another server has it.
 #[derive(Clone, Debug)]
@@ -25,14 +25,14 @@ pub type RawPdu = Box<RawValue>;
 
 /// Other servers, as receiving needs them. Every answer is bounded in size and time by who gives
 /// it; nothing in it is checked.
-pub trait Peers: Send + Sync + 'static {
+pub trait EventSource: Send + Sync + 'static {
     /// Events that lead from `earliest` to `latest`.
     fn missing_events(
         &self,
         server: &ServerName,
         room: &RoomId,
         span: (Vec<OwnedEventId>, Vec<OwnedEventId>),
-    ) -> impl Future<Output = Result<Vec<RawPdu>, Refused>> + Send;
+    ) -> impl Future<Output = Result<Vec<RawPdu>, Unavailable>> + Send;
 
     /// The ids of the state before `event`.
     fn state_ids(
@@ -40,7 +40,7 @@ pub trait Peers: Send + Sync + 'static {
         server: &ServerName,
         room: &RoomId,
         event: &EventId,
-    ) -> impl Future<Output = Result<Told<OwnedEventId>, Refused>> + Send;
+    ) -> impl Future<Output = Result<Told<OwnedEventId>, Unavailable>> + Send;
 
     /// The state before `event`.
     fn state(
@@ -48,14 +48,14 @@ pub trait Peers: Send + Sync + 'static {
         server: &ServerName,
         room: &RoomId,
         event: &EventId,
-    ) -> impl Future<Output = Result<Told<RawPdu>, Refused>> + Send;
+    ) -> impl Future<Output = Result<Told<RawPdu>, Unavailable>> + Send;
 
     /// One event.
     fn event(
         &self,
         server: &ServerName,
         event: &EventId,
-    ) -> impl Future<Output = Result<RawPdu, Refused>> + Send;
+    ) -> impl Future<Output = Result<RawPdu, Unavailable>> + Send;
 
     /// Events up to `upto`, going back.
     fn backfill(
@@ -63,7 +63,7 @@ pub trait Peers: Send + Sync + 'static {
         server: &ServerName,
         room: &RoomId,
         upto: Vec<OwnedEventId>,
-    ) -> impl Future<Output = Result<Vec<RawPdu>, Refused>> + Send;
+    ) -> impl Future<Output = Result<Vec<RawPdu>, Unavailable>> + Send;
 
     /// Checks signatures and hashes, fetching the keys for it.
     fn verify(

@@ -18,7 +18,7 @@ use super::{
     Error,
     fetch::{Fetch, Room, is_here},
     order::sorted,
-    peers::Peers,
+    peers::EventSource,
     work::Receiver,
 };
 use crate::{
@@ -43,7 +43,7 @@ const BREATH: Duration = Duration::from_millis(200);
 /// reached for a while cost nothing, whatever comes meanwhile.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
-impl<P: Peers> Receiver<P> {
+impl<P: EventSource> Receiver<P> {
     /// Stores `event` as waiting.
     ///
     /// # Errors
@@ -138,7 +138,7 @@ struct Queue {
     _task: Task<()>,
 }
 
-impl<P: Peers> Queues<P> {
+impl<P: EventSource> Queues<P> {
     /// The tasks for what `receiver` lets wait, beginning with what waited when the server stopped.
     pub fn start(executor: &Executor, receiver: Receiver<P>) -> Result<Self, rooms::Error> {
         let queues = Self {
@@ -194,7 +194,7 @@ fn rooms_that_wait(r: &impl Reader) -> Result<Vec<RoomNum>, rooms::Error> {
 }
 
 /// Works off what waits in `room`, until nothing does: it is worked in, or waited too long.
-async fn work_off<P: Peers>(
+async fn work_off<P: EventSource>(
     receiver: &Receiver<P>,
     slots: &Semaphore,
     room: RoomNum,
@@ -247,7 +247,7 @@ struct Round {
     stuck: HashSet<OwnedEventId>,
 }
 
-async fn round<P: Peers>(receiver: &Receiver<P>, num: RoomNum) -> Result<Round, Error> {
+async fn round<P: EventSource>(receiver: &Receiver<P>, num: RoomNum) -> Result<Round, Error> {
     let store = receiver.store();
     let (room, rows) =
         store.read(|s| Ok::<_, rooms::Error>((Room::load(s, num)?, waiting(s, num)?)))?;
@@ -335,7 +335,10 @@ fn lacks_history<P>(fetch: &Fetch<'_, P>, event: &Received) -> Result<bool, Erro
 }
 
 /// The events between what the room ends with and `event`.
-async fn missing<P: Peers>(fetch: &Fetch<'_, P>, event: &EventId) -> Result<Vec<Received>, Error> {
+async fn missing<P: EventSource>(
+    fetch: &Fetch<'_, P>,
+    event: &EventId,
+) -> Result<Vec<Received>, Error> {
     let earliest = fetch.store.read(|s| {
         let ends = room::hot(s, fetch.room.num)?.extremities;
         ends.into_iter()

@@ -15,7 +15,7 @@ use ruma::{
 use serde_json::{json, value::RawValue};
 use smol::future;
 
-use super::{Peers, Queues, RawPdu, Receiver, Refused, Taken, Told, fetch};
+use super::{EventSource, Queues, RawPdu, Receiver, Taken, Told, Unavailable, fetch};
 use crate::{
     executor::Executor,
     pool::Pool,
@@ -71,15 +71,15 @@ impl Peer {
         RawValue::from_string(json).expect("JSON")
     }
 
-    fn find(&self, id: &EventId) -> Result<usize, Refused> {
+    fn find(&self, id: &EventId) -> Result<usize, Unavailable> {
         self.asked.fetch_add(1, Ordering::Relaxed);
         if !self.gives.load(Ordering::Relaxed) {
-            return Err(Refused);
+            return Err(Unavailable);
         }
-        self.history.index(id).ok_or(Refused)
+        self.history.index(id).ok_or(Unavailable)
     }
 
-    fn told(&self, id: &EventId) -> Result<Told<usize>, Refused> {
+    fn told(&self, id: &EventId) -> Result<Told<usize>, Unavailable> {
         let state = self.history.events[self.find(id)?].state_before.clone();
         let mut open: Vec<usize> = state.values().copied().collect();
         let mut chain = BTreeMap::new();
@@ -102,13 +102,13 @@ impl Peer {
     }
 }
 
-impl Peers for Peer {
+impl EventSource for Peer {
     async fn missing_events(
         &self,
         _: &ServerName,
         _: &RoomId,
         (earliest, latest): (Vec<OwnedEventId>, Vec<OwnedEventId>),
-    ) -> Result<Vec<RawPdu>, Refused> {
+    ) -> Result<Vec<RawPdu>, Unavailable> {
         let mut found = Vec::new();
         let mut open: Vec<usize> = Vec::new();
         for id in &latest {
@@ -131,7 +131,7 @@ impl Peers for Peer {
         _: &ServerName,
         _: &RoomId,
         event: &EventId,
-    ) -> Result<Told<OwnedEventId>, Refused> {
+    ) -> Result<Told<OwnedEventId>, Unavailable> {
         let told = self.told(event)?;
         Ok(Told {
             state: told.state.into_iter().map(|index| self.id(index)).collect(),
@@ -148,7 +148,7 @@ impl Peers for Peer {
         _: &ServerName,
         _: &RoomId,
         event: &EventId,
-    ) -> Result<Told<RawPdu>, Refused> {
+    ) -> Result<Told<RawPdu>, Unavailable> {
         let told = self.told(event)?;
         Ok(Told {
             state: told
@@ -164,7 +164,7 @@ impl Peers for Peer {
         })
     }
 
-    async fn event(&self, _: &ServerName, event: &EventId) -> Result<RawPdu, Refused> {
+    async fn event(&self, _: &ServerName, event: &EventId) -> Result<RawPdu, Unavailable> {
         Ok(self.raw(self.find(event)?))
     }
 
@@ -173,7 +173,7 @@ impl Peers for Peer {
         _: &ServerName,
         _: &RoomId,
         upto: Vec<OwnedEventId>,
-    ) -> Result<Vec<RawPdu>, Refused> {
+    ) -> Result<Vec<RawPdu>, Unavailable> {
         let mut found = BTreeSet::new();
         let mut open = BTreeSet::new();
         for id in &upto {
@@ -475,10 +475,7 @@ fn a_gap_is_filled_page_by_page_until_the_history_is_whole() {
             let mut pages = 0;
             while let Some(gap) = server.gap() {
                 let servers = vec![server_name!("b.example").to_owned()];
-                let fetched = server
-                    .receiver
-                    .fetch_history(server.room, gap, servers)
-                    .await;
+                let fetched = server.receiver.backfill(server.room, gap, servers).await;
                 assert!(fetched.expect("no trouble"), "version {version}");
                 pages += 1;
             }

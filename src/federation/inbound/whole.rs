@@ -4,12 +4,12 @@ use std::collections::HashSet;
 
 use ruma::OwnedEventId;
 
-use super::{Error, fetch::Fetch, order::order, peers::Peers, spool::Given};
+use super::{Error, fetch::Fetch, order::order, peers::EventSource, spool::Given};
 
 /// How many events are parsed and checked at once.
 const SLICE: usize = 64;
 
-impl<P: Peers> Fetch<'_, P> {
+impl<P: EventSource> Fetch<'_, P> {
     /// Keeps, as outliers, those events that are of the room, signed by whom they should be, and
     /// what authorizes them.
     ///

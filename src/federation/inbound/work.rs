@@ -14,7 +14,7 @@ use super::{
     Error,
     fetch::{self, Room},
     history::Before,
-    peers::{Peers, RawPdu},
+    peers::{EventSource, RawPdu},
 };
 use crate::{
     federation::locks::Locks,
@@ -70,7 +70,7 @@ pub enum Taken {
     Waits(RoomNum),
 }
 
-impl<P: Peers> Receiver<P> {
+impl<P: EventSource> Receiver<P> {
     /// A receiver that asks `peers` for what is missing.
     pub fn new(store: Store, local: Local, peers: P) -> Self {
         Self(Arc::new(Parts {
@@ -90,7 +90,7 @@ impl<P: Peers> Receiver<P> {
     }
 
     /// Of a room's events one is decided at a time: by whoever holds this.
-    pub(in crate::federation) async fn decides(&self, room: RoomNum) -> MutexGuard<'_, ()> {
+    pub(in crate::federation) async fn lock_room(&self, room: RoomNum) -> MutexGuard<'_, ()> {
         self.0.locks.of(room).await
     }
 
@@ -201,7 +201,7 @@ impl<P: Peers> Receiver<P> {
         if length < 2 {
             return Ok(0);
         }
-        let _decides = self.decides(num).await;
+        let _room_lock = self.lock_room(num).await;
         let mut line = Vec::new();
         for event in &events[..length] {
             line.push((event.clone(), self.notify(&event.pdu).await?));
@@ -270,7 +270,7 @@ impl<P: Peers> Receiver<P> {
         room: &Room,
         event: Received,
     ) -> Result<(), Error> {
-        let _decides = self.decides(room.num).await;
+        let _room_lock = self.lock_room(room.num).await;
         self.settle(room.num, event, (None, true)).await
     }
 
@@ -294,7 +294,7 @@ impl<P: Peers> Receiver<P> {
             let before = Before::Told(told.collect());
             return self.fill(room, gap, vec![event], before).await;
         }
-        let _decides = self.decides(num).await;
+        let _room_lock = self.lock_room(num).await;
         self.settle(num, event, (told, false)).await
     }
 

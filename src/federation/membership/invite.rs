@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     federation::{
-        EnterError as Error, Federation,
+        Federation, MembershipError as Error,
         inbound::{self, RawPdu, Room},
     },
     protocol::{
@@ -37,7 +37,7 @@ use crate::{
 
 /// An invitation as another server hands it in.
 #[derive(Clone, Copy, Debug)]
-pub struct Handed<'a> {
+pub struct ReceivedInvite<'a> {
     /// The room.
     pub room: &'a RoomId,
     /// Its version.
@@ -58,10 +58,10 @@ impl Federation {
     /// [`rooms::Error::UnsupportedVersion`]; [`rooms::Error::Invalid`] if it is no such event;
     /// [`rooms::Error::Forbidden`] if it is not signed by `origin`, or the room's access control
     /// list keeps `origin` out; those of [`moderation::check_invitee`].
-    pub async fn take_invite(
+    pub async fn receive_invite(
         &self,
         origin: &ServerName,
-        handed: Handed<'_>,
+        handed: ReceivedInvite<'_>,
     ) -> Result<Box<RawValue>, Error> {
         let rules = room::rules_of(handed.version)?;
         let text = handed.event.get();

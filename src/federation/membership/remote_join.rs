@@ -32,7 +32,7 @@ use crate::{
     executor::Executor,
     federation::{
         Client, Error as Fault, Limits,
-        inbound::{self, Fetch, Given, Receiver, Room, ask::Asker, new_file},
+        inbound::{self, Fetch, Given, Receiver, Room, ask::RemoteEventSource, new_file},
         locks::Locks,
         transport::client::Signed,
     },
@@ -93,25 +93,25 @@ pub(in crate::federation) fn nonsense(error: impl ToString) -> Error {
 }
 
 /// What a local user wants of a room that this server is not in, or not any more.
-pub(in crate::federation) struct Wish {
+pub(in crate::federation) struct Request {
     pub(in crate::federation) actor: Actor,
     pub(in crate::federation) room: OwnedRoomId,
     reason: Option<String>,
-    deed: Deed,
+    deed: Action,
 }
 
-pub(in crate::federation) enum Deed {
+pub(in crate::federation) enum Action {
     Join,
     Knock,
     Leave(Arc<Outside>),
 }
 
-impl Wish {
+impl Request {
     pub(in crate::federation) fn new(
         actor: &Actor,
         room: &RoomId,
         reason: Option<String>,
-        deed: Deed,
+        deed: Action,
     ) -> Self {
         Self {
             actor: actor.clone(),
@@ -124,7 +124,7 @@ impl Wish {
 
 /// Who gets people in, and out. Clones are the same.
 #[derive(Clone)]
-pub struct Door(pub(in crate::federation) Arc<Parts>);
+pub struct MembershipClient(pub(in crate::federation) Arc<Parts>);
 
 pub(in crate::federation) struct Parts {
     pub(in crate::federation) store: Store,
@@ -133,18 +133,18 @@ pub(in crate::federation) struct Parts {
     /// Where what is too large for the memory is put for a while.
     directory: PathBuf,
     pub(in crate::federation) client: Client,
-    asker: Asker,
-    receiver: Receiver<Asker>,
+    asker: RemoteEventSource,
+    receiver: Receiver<RemoteEventSource>,
     executor: Executor,
     /// One gets into a room at a time.
     locks: Locks<LOCKS>,
 }
 
-impl Door {
+impl MembershipClient {
     pub(in crate::federation) fn new(
         (store, local): (&Store, &Local),
         clock: &Clock,
-        (asker, receiver): (&Asker, &Receiver<Asker>),
+        (asker, receiver): (&RemoteEventSource, &Receiver<RemoteEventSource>),
         executor: &Executor,
         directory: &Path,
     ) -> Self {
@@ -173,8 +173,11 @@ impl Door {
         servers: Vec<OwnedServerName>,
         reason: Option<String>,
     ) -> Result<(), Error> {
-        let (door, wish) = (self.clone(), Wish::new(actor, room, reason, Deed::Join));
-        self.to_its_end(async move { door.through(&wish, servers).await })
+        let (client, wish) = (
+            self.clone(),
+            Request::new(actor, room, reason, Action::Join),
+        );
+        self.to_its_end(async move { client.through(&wish, servers).await })
             .await
     }
 
@@ -198,7 +201,7 @@ impl Door {
     /// Fulfils a wish through the first of `servers` with which that works.
     pub(in crate::federation) async fn through(
         &self,
-        wish: &Wish,
+        wish: &Request,
         servers: Vec<OwnedServerName>,
     ) -> Result<(), Error> {
         let room = &wish.room;
@@ -210,9 +213,9 @@ impl Door {
             .filter(|server| self.0.client.may_ask(server) && seen.insert(server.clone()));
         for server in others.take(SERVERS) {
             let done = match &wish.deed {
-                Deed::Join => self.join_via(wish, &server).await,
-                Deed::Knock => self.knock_via(wish, &server).await,
-                Deed::Leave(outside) => self.leave_via(wish, outside, &server).await,
+                Action::Join => self.join_via(wish, &server).await,
+                Action::Knock => self.knock_via(wish, &server).await,
+                Action::Leave(outside) => self.leave_via(wish, outside, &server).await,
             };
             match done {
                 Ok(()) => return Ok(()),
@@ -230,8 +233,8 @@ impl Door {
         Err(failure)
     }
 
-    async fn join_via(&self, wish: &Wish, server: &ServerName) -> Result<(), Error> {
-        let Wish { actor, room, .. } = wish;
+    async fn join_via(&self, wish: &Request, server: &ServerName) -> Result<(), Error> {
+        let Request { actor, room, .. } = wish;
         let mut request = prepare_join_event::v1::Request::new(room.clone(), actor.id.clone());
         request.ver = versions::SUPPORTED.to_vec();
         let template = self.0.client.send(server, request).await?;
@@ -265,7 +268,7 @@ impl Door {
         let join = self.joined(&fetch, built, given.event.clone()).await?;
         fetch.keep_all(&given).await?;
         fetch.authorities(std::slice::from_ref(&join)).await?;
-        if self.has(&room.id)? {
+        if self.is_resident(&room.id)? {
             return self.join_here(actor, fetch, join).await;
         }
         self.take_over(actor, num, &given.state, join).await
@@ -276,7 +279,7 @@ impl Door {
     async fn join_here(
         &self,
         actor: &Actor,
-        fetch: Fetch<'_, Asker>,
+        fetch: Fetch<'_, RemoteEventSource>,
         join: Received,
     ) -> Result<(), Error> {
         let room = fetch.room;
@@ -340,12 +343,12 @@ impl Door {
     }
 
     /// The event that is wished for, as far as the room has no part in it.
-    pub(in crate::federation) async fn draft(&self, wish: &Wish) -> Result<EventDraft, Error> {
-        let Wish { actor, room, .. } = wish;
+    pub(in crate::federation) async fn draft(&self, wish: &Request) -> Result<EventDraft, Error> {
+        let Request { actor, room, .. } = wish;
         let membership = match &wish.deed {
-            Deed::Join => MembershipState::Join,
-            Deed::Knock => MembershipState::Knock,
-            Deed::Leave(_) => MembershipState::Leave,
+            Action::Join => MembershipState::Join,
+            Action::Knock => MembershipState::Knock,
+            Action::Leave(_) => MembershipState::Leave,
         };
         let comes = membership != MembershipState::Leave;
         let change = Change::new(&actor.id, membership, wish.reason.as_deref());
@@ -392,7 +395,7 @@ impl Door {
     /// The event by which the user joined, with whatever signature it got on the way.
     async fn joined(
         &self,
-        fetch: &Fetch<'_, Asker>,
+        fetch: &Fetch<'_, RemoteEventSource>,
         built: BuiltEvent,
         signed: Option<Box<RawValue>>,
     ) -> Result<Received, Error> {
@@ -419,7 +422,7 @@ impl Door {
         join: Received,
     ) -> Result<(), Error> {
         let store = &self.0.store;
-        let _decides = self.0.receiver.decides(room).await;
+        let _room_lock = self.0.receiver.lock_room(room).await;
         let state = state.to_vec();
         let plan = store.scan("a room to take over", move |s| {
             let mut nums: Vec<EventNum> = Vec::new();
@@ -439,7 +442,7 @@ impl Door {
     }
 
     /// Whether the room is one that this server has all of: somebody here is in it, or nobody else.
-    pub fn has(&self, room: &RoomId) -> Result<bool, rooms::Error> {
+    pub fn is_resident(&self, room: &RoomId) -> Result<bool, rooms::Error> {
         self.0.store.read(|s| {
             let Some(num) = s.room_nums()?.get(room.as_str())?.map(|row| row.value()) else {
                 return Ok(false);

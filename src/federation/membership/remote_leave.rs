@@ -14,7 +14,7 @@ use ruma::{
     room_version_rules::RoomVersionRules,
 };
 
-use super::remote_join::{Deed, Door, Error, Wish, raw};
+use super::remote_join::{Action, Error, MembershipClient, Request, raw};
 use crate::{
     federation::transport::connect::in_time,
     protocol::{
@@ -42,7 +42,7 @@ pub(in crate::federation) struct Outside {
     servers: Vec<OwnedServerName>,
 }
 
-impl Door {
+impl MembershipClient {
     /// Knocks on a room through the first of `servers` that takes the knock.
     ///
     /// # Errors
@@ -54,27 +54,30 @@ impl Door {
         servers: Vec<OwnedServerName>,
         reason: Option<String>,
     ) -> Result<(), Error> {
-        let (door, wish) = (self.clone(), Wish::new(actor, room, reason, Deed::Knock));
-        self.to_its_end(async move { door.through(&wish, servers).await })
+        let (client, member_request) = (
+            self.clone(),
+            Request::new(actor, room, reason, Action::Knock),
+        );
+        self.to_its_end(async move { client.through(&member_request, servers).await })
             .await
     }
 
     pub(in crate::federation) async fn knock_via(
         &self,
-        wish: &Wish,
+        member_request: &Request,
         server: &ServerName,
     ) -> Result<(), Error> {
-        let Wish { actor, room, .. } = wish;
+        let Request { actor, room, .. } = member_request;
         let mut request = prepare_knock_event::v1::Request::new(room.clone(), actor.id.clone());
         request.ver = versions::SUPPORTED.to_vec();
         let template = self.0.client.send(server, request).await?;
         let version = template.room_version;
         let rules = room::rules_of(&version)?;
-        let built = self.sign(&template.event, &self.draft(wish).await?, rules)?;
+        let built = self.sign(&template.event, &self.draft(member_request).await?, rules)?;
         let (id, pdu) = (built.pdu.event_id().to_owned(), raw(&built.json)?);
         let request = create_knock_event::v1::Request::new(room.clone(), id, pdu);
         let answer = self.0.client.send(server, request).await?;
-        let shown = answer.knock_room_state.iter().map(text);
+        let shown = answer.knock_room_state.iter().map(stripped_event_json);
         let invitation = invitation::shown_by(server.as_str(), shown);
         let (event, user, room) = (Received::from(built), actor.id.clone(), room.clone());
         let job = move |tx: &Tx| {
@@ -85,7 +88,7 @@ impl Door {
     }
 
     /// Whether `actor` only knows of the room from outside.
-    pub fn is_outside(&self, actor: &Actor, room: &RoomId) -> Result<bool, rooms::Error> {
+    pub fn is_out_of_band(&self, actor: &Actor, room: &RoomId) -> Result<bool, rooms::Error> {
         self.0.store.read(|s| match room::num(s, room) {
             Ok(num) => Ok(invitation::load(s, actor.num, num)?.is_some()),
             Err(rooms::Error::UnknownRoom) => Ok(false),
@@ -105,22 +108,26 @@ impl Door {
         reason: Option<String>,
     ) -> Result<(), Error> {
         let outside = Arc::new(self.0.store.read(|s| Outside::load(s, actor, room))?);
-        let leave = Deed::Leave(outside.clone());
-        let (door, wish) = (self.clone(), Wish::new(actor, room, reason, leave));
-        self.to_its_end(async move { door.leave_anyway(&wish, &outside).await })
+        let leave = Action::Leave(outside.clone());
+        let (client, member_request) = (self.clone(), Request::new(actor, room, reason, leave));
+        self.to_its_end(async move { client.leave_anyway(&member_request, &outside).await })
             .await
     }
 
-    async fn leave_anyway(&self, wish: &Wish, outside: &Outside) -> Result<(), Error> {
-        let Wish { actor, room, .. } = wish;
-        let told = in_time(PATIENCE, self.through(wish, outside.servers.clone())).await;
+    async fn leave_anyway(&self, member_request: &Request, outside: &Outside) -> Result<(), Error> {
+        let Request { actor, room, .. } = member_request;
+        let told = in_time(
+            PATIENCE,
+            self.through(member_request, outside.servers.clone()),
+        )
+        .await;
         match told {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(Error::Rooms(error @ rooms::Error::Store(_)))) => return Err(error.into()),
             Ok(Err(error)) => log::info!("{} leaves {room} alone: {error}", actor.id),
             Err(_) => log::info!("{} leaves {room} alone: no server answers", actor.id),
         }
-        let draft = self.draft(wish).await?;
+        let draft = self.draft(member_request).await?;
         let mut auth_events = outside.event.auth_events().to_vec();
         auth_events.truncate(AUTH_EVENTS - 1);
         auth_events.push(outside.event.event_id().to_owned());
@@ -137,14 +144,18 @@ impl Door {
 
     pub(in crate::federation) async fn leave_via(
         &self,
-        wish: &Wish,
+        member_request: &Request,
         outside: &Outside,
         server: &ServerName,
     ) -> Result<(), Error> {
-        let Wish { actor, room, .. } = wish;
+        let Request { actor, room, .. } = member_request;
         let request = prepare_leave_event::v1::Request::new(room.clone(), actor.id.clone());
         let template = self.0.client.send(server, request).await?;
-        let built = self.sign(&template.event, &self.draft(wish).await?, outside.rules)?;
+        let built = self.sign(
+            &template.event,
+            &self.draft(member_request).await?,
+            outside.rules,
+        )?;
         let (id, pdu) = (built.pdu.event_id().to_owned(), raw(&built.json)?);
         let request = create_leave_event::v2::Request::new(room.clone(), id, pdu);
         self.0.client.send(server, request).await?;
@@ -183,7 +194,7 @@ impl Outside {
 }
 
 /// The JSON of an event that shows something of a room, stripped or whole.
-pub fn text(event: &RawStrippedState) -> &str {
+pub fn stripped_event_json(event: &RawStrippedState) -> &str {
     match event {
         RawStrippedState::Pdu(event) => event.get(),
         #[expect(deprecated, reason = "servers of before Matrix 1.16 send it")]

@@ -20,7 +20,7 @@ use crate::{
 
 /// A membership event that is in the room now.
 #[derive(Clone, Copy, Debug)]
-pub struct Admitted {
+pub struct AcceptedMemberEvent {
     /// The room.
     pub room: RoomNum,
     /// The event.
@@ -67,13 +67,13 @@ impl Federation {
     /// # Errors
     /// [`rooms::Error::Invalid`] if it is another event; [`rooms::Error::Forbidden`] if the room
     /// does not allow it; those of [`join::authorized_via`].
-    pub async fn admit(
+    pub async fn receive_member_event(
         &self,
         origin: &ServerName,
         (room, id): (&RoomId, &EventId),
         pdu: RawPdu,
         membership: MembershipState,
-    ) -> Result<Admitted, rooms::Error> {
+    ) -> Result<AcceptedMemberEvent, rooms::Error> {
         let room = self.store.read(|s| {
             let num = server_acl::open_to(s, room, origin)?;
             Room::load(s, num)
@@ -100,7 +100,7 @@ impl Federation {
             }
             inbound::Error::Rooms(error) => error,
         })?;
-        Ok(Admitted {
+        Ok(AcceptedMemberEvent {
             room: room.num,
             event: self.store.read(|s| event::accepted(s, room.num, id))?,
         })

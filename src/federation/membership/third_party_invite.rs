@@ -17,7 +17,7 @@ use ruma::{
 use serde::Deserialize;
 
 use crate::{
-    federation::{EnterError as Error, Federation, Limits},
+    federation::{Federation, Limits, MembershipError as Error},
     rooms::{
         self, Actor,
         membership::{change::Change, moderation},
