@@ -7,7 +7,7 @@ use ruma::http_headers::ContentDisposition;
 use smol::stream::{Stream, StreamExt};
 
 use super::Error;
-use crate::media::Opened;
+use crate::media::FileReader;
 
 /// A file that a client sends: its pieces are taken as they come, and no faster.
 pub struct Upload {
@@ -53,7 +53,7 @@ impl fmt::Debug for Upload {
 #[derive(Clone, Debug)]
 pub struct Download {
     /// What is in it.
-    pub file: Opened,
+    pub file: FileReader,
     /// What kind of content that is.
     pub content_type: String,
     /// Whether it is to be shown or saved, and under what name.

@@ -6,7 +6,7 @@ use super::config;
 use crate::{
     config::{Config, Size},
     logging,
-    media::{self, Named},
+    media::{self, MediaSelector},
     server::{self, Error},
 };
 
@@ -100,9 +100,9 @@ impl Media {
 fn on(
     config: &Config,
     file: &str,
-    work: impl AsyncFnOnce(&crate::store::Store, Named) -> Result<(), media::Error>,
+    work: impl AsyncFnOnce(&crate::store::Store, MediaSelector) -> Result<(), media::Error>,
 ) -> Result<String, Error> {
-    let named = Named::parse(file).ok_or(media::Error::Invalid(
+    let named = MediaSelector::parse(file).ok_or(media::Error::Invalid(
         "name a file by its address (mxc://…) or by the SHA-256 of its content",
     ))?;
     server::with_data(config, async |store| {

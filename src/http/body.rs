@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     api::{self, Streamed},
-    media::Opened,
+    media::FileReader,
 };
 
 /// The body of a request that nobody has read yet.
@@ -196,7 +196,7 @@ pub(super) enum Answer {
 
 impl Answer {
     /// A file with something before and behind it.
-    pub(super) fn framed(before: String, file: Opened, behind: String) -> Self {
+    pub(super) fn framed(before: String, file: FileReader, behind: String) -> Self {
         let size = file.size();
         let left = Some(size + (before.len() + behind.len()) as u64);
         let before = stream::once(Ok(before.into_bytes()));
@@ -209,7 +209,7 @@ impl Answer {
     }
 
     /// A part of a file.
-    pub(super) fn file(file: Opened, part: Range<u64>) -> Self {
+    pub(super) fn file(file: FileReader, part: Range<u64>) -> Self {
         let left = Some(part.end - part.start);
         let pieces = file.pieces(part).map(|piece| Ok(piece?));
         Self::Pieces {

@@ -6,10 +6,10 @@ use std::time::Duration;
 use ruma::{OwnedMxcUri, OwnedServerName, ServerName};
 
 use super::{
-    About, Draft, Error, Found, Media, Whole,
+    Error, FileWriter, FinishedFile, Media, MediaInfo, StoredMedia,
     files::FileId,
     new_id,
-    picture::{self, Seen},
+    picture::{self, PictureInfo},
     removal, rows,
 };
 use crate::{
@@ -53,7 +53,7 @@ impl Media {
     ///
     /// # Errors
     /// If the tables cannot be read.
-    pub fn remote(&self, server: &ServerName, id: &str) -> Result<Option<Found>, Error> {
+    pub fn find_remote(&self, server: &ServerName, id: &str) -> Result<Option<StoredMedia>, Error> {
         let now = self.0.clock.now_ms();
         let found = self.0.store.read(|s| {
             let Some(server) = rows::server(s, server)? else {
@@ -63,7 +63,7 @@ impl Media {
                 return Ok(None);
             };
             let used = s.cached_files()?.get(row.0.file)?.map(|row| row.value());
-            Ok::<_, Error>(Some((Found::from(row), used)))
+            Ok::<_, Error>(Some((StoredMedia::from(row), used)))
         })?;
         let Some((found, used)) = found else {
             return Ok(None);
@@ -90,7 +90,7 @@ impl Media {
     ///
     /// # Errors
     /// [`Error::Full`], or what the disk says.
-    pub async fn download(&self) -> Result<Draft, Error> {
+    pub async fn begin_download(&self) -> Result<FileWriter, Error> {
         self.draft().await
     }
 
@@ -98,12 +98,12 @@ impl Media {
     ///
     /// # Errors
     /// What the disk says.
-    pub async fn keep(
+    pub async fn store_remote(
         &self,
         server: OwnedServerName,
         id: String,
-        about: About,
-        content: Whole,
+        about: MediaInfo,
+        content: FinishedFile,
     ) -> Result<(), Error> {
         let (file, size, now) = (content.hash, content.size, self.0.clock.now_ms());
         let media = records::Media {
@@ -126,7 +126,10 @@ impl Media {
     ///
     /// # Errors
     /// What the disk says.
-    pub async fn keep_picture(&self, content: Whole) -> Result<Option<(OwnedMxcUri, Seen)>, Error> {
+    pub async fn store_preview_image(
+        &self,
+        content: FinishedFile,
+    ) -> Result<Option<(OwnedMxcUri, PictureInfo)>, Error> {
         let (path, memory) = (content.path(), self.0.picture_memory);
         let looked = self.0.pool.run(Kind::Picture, move || {
             Ok::<_, std::io::Error>(picture::look(std::fs::File::open(path)?, memory))
@@ -151,7 +154,7 @@ impl Media {
     }
 
     /// Begins a file, for which what can be had again makes room if need be.
-    pub(super) async fn draft(&self) -> Result<Draft, Error> {
+    pub(super) async fn draft(&self) -> Result<FileWriter, Error> {
         let most = self.0.max_upload;
         match self.0.files.draft(most).await {
             Err(Error::Full) => {
@@ -195,21 +198,24 @@ impl Media {
     /// Removes what left users uploaded, and the files of which the database does not speak any more.
     pub(super) async fn sweep(&self) -> Result<(), Error> {
         while !self.0.store.read(|s| s.erased_uploaders()?.is_empty())? {
-            self.0.store.write_shrinking(removal::erase_some).await?;
+            self.0
+                .store
+                .write_shrinking(removal::remove_some_uploads)
+                .await?;
         }
         let _ending = self.0.ending.lock().await;
         loop {
-            let doomed = self.0.store.read(|s| rows::doomed(s, SLICE))?;
+            let doomed = self.0.store.read(|s| rows::pending_deletion(s, SLICE))?;
             if doomed.is_empty() {
                 return Ok(());
             }
-            for (file, is_back) in &doomed {
-                if !is_back {
+            for (file, is_in_use) in &doomed {
+                if !is_in_use {
                     self.0.files.remove(*file).await?;
                 }
             }
             let done = move |tx: &Tx| {
-                let mut table = tx.doomed_files()?;
+                let mut table = tx.pending_deletion_files()?;
                 for (file, _) in &doomed {
                     table.remove(*file)?;
                 }

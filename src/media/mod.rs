@@ -1,12 +1,12 @@
 //! Media: pictures, voice messages, files.
 //!
-//! - Owns the tables `media`, `media_files`, `media_of_file`, `uploads`, `media_space`,
-//!   `cached_files`, `cache_order`, `thumbnails`, `thumbnail_of`, `quarantined_files`,
-//!   `erased_uploaders`, `doomed_files` and `pending_media`, and the directory `media` beside the database. Files that are the same are
+//! - Owns the tables `media`, `media_files`, `media_of_file`, `uploads`, `media_usage`,
+//!   `cached_files`, `cached_files_lru`, `thumbnails`, `thumbnail_sources`, `quarantined_files`,
+//!   `erased_uploaders`, `pending_deletion_files` and `pending_media`, and the directory `media` beside the database. Files that are the same are
 //!   one file.
-//! - [`Media`] is what handlers call: a [`Draft`] is written, and then stored under a media id. What
-//!   it is goes with it in [`About`].
-//! - [`redact`] and [`erase`] run in the transactions of others.
+//! - [`Media`] is what handlers call: a [`FileWriter`] is written, and then stored under a media id. What
+//!   it is goes with it in [`MediaInfo`].
+//! - [`remove_redacted`] and [`remove_uploads_of`] run in the transactions of others.
 //! - A file is in its place and durable before the database speaks of it, and nobody removes one
 //!   meanwhile: both are done under the lock `ending`.
 //! - Nothing here asks other servers; what they have is brought by `federation/`.
@@ -14,7 +14,7 @@
 mod cache;
 mod error;
 mod files;
-mod page;
+mod html_metadata;
 mod pending;
 mod picture;
 mod removal;
@@ -31,11 +31,13 @@ use smol::{channel, lock::Mutex};
 
 pub use self::{
     error::Error,
-    files::{Draft, Opened, Whole},
-    page::{Page, read as read_page},
-    picture::Seen,
-    removal::{Named, Usage, delete, erase, quarantine, redact, usage},
-    thumbnails::Wanted,
+    files::{FileReader, FileWriter, FinishedFile},
+    html_metadata::{PageMetadata, parse as parse_html_metadata},
+    picture::PictureInfo,
+    removal::{
+        MediaSelector, Usage, delete, quarantine, remove_redacted, remove_uploads_of, usage,
+    },
+    thumbnails::ThumbnailRequest,
 };
 use self::{files::Files, pending::Waiting};
 use crate::{
@@ -56,9 +58,9 @@ const LONGEST_TYPE: usize = 255;
 
 /// The media of this server. Clones are the same.
 #[derive(Clone)]
-pub struct Media(Arc<Parts>);
+pub struct Media(Arc<MediaInner>);
 
-struct Parts {
+struct MediaInner {
     server_name: OwnedServerName,
     store: Store,
     clock: Clock,
@@ -86,14 +88,14 @@ impl fmt::Debug for Media {
 
 /// What is known of media beside their content.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct About {
+pub struct MediaInfo {
     /// What kind of content it is; empty if nobody said.
     pub content_type: String,
     /// The name of the file it was uploaded from.
     pub name: Option<String>,
 }
 
-impl About {
+impl MediaInfo {
     /// What an upload says of itself.
     ///
     /// # Errors
@@ -111,18 +113,18 @@ impl About {
     }
 }
 
-impl About {
+impl MediaInfo {
     /// What another server says; what makes no sense of that is left out.
-    pub fn told(content_type: String, name: Option<String>) -> Self {
+    pub fn from_remote(content_type: String, name: Option<String>) -> Self {
         Self::new(Some(content_type), name).unwrap_or_default()
     }
 }
 
 /// Media that are here.
 #[derive(Clone, Debug)]
-pub struct Found {
+pub struct StoredMedia {
     /// What they are.
-    pub about: About,
+    pub about: MediaInfo,
     /// SHA-256 of the content.
     pub hash: [u8; 32],
     /// In bytes.
@@ -141,7 +143,7 @@ impl Media {
         executor: &Executor,
     ) -> Result<Self, Error> {
         let directory = config.data_dir.join("media");
-        let media = Self(Arc::new(Parts {
+        let media = Self(Arc::new(MediaInner {
             server_name: config.server_name.clone(),
             store: store.clone(),
             clock: clock.clone(),
@@ -175,8 +177,12 @@ impl Media {
     ///
     /// # Errors
     /// [`Error::TooLarge`], [`Error::OverQuota`] or [`Error::Full`].
-    pub async fn upload(&self, user: UserNum, length: Option<u64>) -> Result<Draft, Error> {
-        let Parts {
+    pub async fn begin_upload(
+        &self,
+        user: UserNum,
+        length: Option<u64>,
+    ) -> Result<FileWriter, Error> {
+        let MediaInner {
             store,
             max_upload,
             user_quota,
@@ -202,8 +208,8 @@ impl Media {
     pub async fn store(
         &self,
         user: UserNum,
-        about: About,
-        content: Whole,
+        about: MediaInfo,
+        content: FinishedFile,
     ) -> Result<String, Error> {
         let id = new_id();
         self.end_upload(user, (id.clone(), about), content, |_, _| Ok(()))
@@ -216,8 +222,8 @@ impl Media {
     async fn end_upload(
         &self,
         user: UserNum,
-        (id, about): (String, About),
-        content: Whole,
+        (id, about): (String, MediaInfo),
+        content: FinishedFile,
         also: impl Fn(&Tx, &str) -> Result<(), Error> + Send + 'static,
     ) -> Result<(), Error> {
         let (file, size, quota) = (content.hash, content.size, self.0.user_quota);
@@ -248,10 +254,10 @@ impl Media {
     /// Puts `content` in its place and does `job`, which tells the database of it.
     async fn end(
         &self,
-        content: Whole,
+        content: FinishedFile,
         job: impl Fn(&Tx) -> Result<(), Error> + Send + 'static,
     ) -> Result<(), Error> {
-        let Parts { store, files, .. } = &*self.0;
+        let MediaInner { store, files, .. } = &*self.0;
         let file = content.hash;
         let _ending = self.0.ending.lock().await;
         if store.read(|s| rows::is_known(s, file))? {
@@ -272,9 +278,9 @@ impl Media {
     ///
     /// # Errors
     /// [`Error::NotFound`] or [`Error::NotYetUploaded`].
-    pub fn local(&self, id: &str) -> Result<Found, Error> {
+    pub fn find_local(&self, id: &str) -> Result<StoredMedia, Error> {
         self.0.store.read(|s| match rows::get(s, (rows::OWN, id))? {
-            Some(row) => Ok(Found::from(row)),
+            Some(row) => Ok(StoredMedia::from(row)),
             None if pending::is_pending(s, id, self.0.clock.now_ms())? => {
                 Err(Error::NotYetUploaded)
             }
@@ -291,15 +297,15 @@ impl Media {
     ///
     /// # Errors
     /// What the disk says.
-    pub async fn open(&self, found: &Found) -> Result<Opened, Error> {
+    pub async fn open(&self, found: &StoredMedia) -> Result<FileReader, Error> {
         self.0.files.open(found.hash, found.size).await
     }
 }
 
-impl From<(records::Media, records::MediaFile)> for Found {
+impl From<(records::Media, records::MediaFile)> for StoredMedia {
     fn from((media, file): (records::Media, records::MediaFile)) -> Self {
         Self {
-            about: About {
+            about: MediaInfo {
                 content_type: media.content_type,
                 name: media.name,
             },

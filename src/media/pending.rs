@@ -10,7 +10,7 @@ use std::{
 
 use smol::channel::{self, Receiver, Sender};
 
-use super::{About, Error, Media, Whole, new_id, rows};
+use super::{Error, FinishedFile, Media, MediaInfo, new_id, rows};
 use crate::store::{self, Reader, Rows, Tx, UserNum};
 
 /// How long something may be uploaded to a media id: what the specification recommends.
@@ -119,7 +119,7 @@ impl Media {
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::NotYours`] or [`Error::CannotOverwrite`].
-    pub fn may_fill(&self, user: UserNum, id: &str) -> Result<(), Error> {
+    pub fn check_pending_upload(&self, user: UserNum, id: &str) -> Result<(), Error> {
         let now = self.0.clock.now_ms();
         self.0.store.read(|s| check(s, id, user, now))
     }
@@ -127,12 +127,12 @@ impl Media {
     /// Stores what `user` uploaded to the media id `id`.
     ///
     /// # Errors
-    /// As [`may_fill`](Self::may_fill) and [`store`](Self::store).
-    pub async fn fill(
+    /// As [`check_pending_upload`](Self::check_pending_upload) and [`store`](Self::store).
+    pub async fn store_pending(
         &self,
         user: UserNum,
-        (id, about): (&str, About),
-        content: Whole,
+        (id, about): (&str, MediaInfo),
+        content: FinishedFile,
     ) -> Result<(), Error> {
         let now = self.0.clock.now_ms();
         let also = move |tx: &Tx, id: &str| {
@@ -145,7 +145,7 @@ impl Media {
     }
 
     /// Waits until something is uploaded to the media id `id`.
-    pub async fn uploaded(&self, id: &str) {
+    pub async fn wait_for_upload(&self, id: &str) {
         self.0.waiting.wait(id).await;
     }
 }

@@ -36,7 +36,7 @@ struct Info {
 ///
 /// # Errors
 /// If the tables cannot be read or written.
-pub fn redact(tx: &Tx, sender: &UserId, content: &str) -> Result<(), store::Error> {
+pub fn remove_redacted(tx: &Tx, sender: &UserId, content: &str) -> Result<(), store::Error> {
     // What is not as it should be shows nothing.
     let shows: Shows = serde_json::from_str(content).unwrap_or_default();
     let info = shows.info;
@@ -72,13 +72,13 @@ pub fn redact(tx: &Tx, sender: &UserId, content: &str) -> Result<(), store::Erro
 ///
 /// # Errors
 /// If the table cannot be written.
-pub fn erase(tx: &Tx, user: UserNum) -> Result<(), store::Error> {
+pub fn remove_uploads_of(tx: &Tx, user: UserNum) -> Result<(), store::Error> {
     tx.effect(Effect::MediaGone);
     tx.erased_uploaders()?.insert(user, ())
 }
 
 /// Some of what has to go with its uploader; whether there is more.
-pub(super) fn erase_some(tx: &Tx) -> Result<bool, Error> {
+pub(super) fn remove_some_uploads(tx: &Tx) -> Result<bool, Error> {
     let Some(user) = next_erased(tx)? else {
         return Ok(false);
     };
@@ -138,14 +138,14 @@ impl Media {
 
 /// Media as the owner of the server names them: by their address, or by the SHA-256 of the content.
 #[derive(Clone, Debug)]
-pub enum Named {
+pub enum MediaSelector {
     /// `mxc://…`
     Address(OwnedMxcUri),
     /// The file.
     File(FileId),
 }
 
-impl Named {
+impl MediaSelector {
     /// What `text` names.
     pub fn parse(text: &str) -> Option<Self> {
         let address = OwnedMxcUri::from(text);
@@ -175,7 +175,7 @@ impl Named {
 ///
 /// # Errors
 /// [`Error::NotFound`].
-pub async fn delete(store: &Store, named: Named) -> Result<(), Error> {
+pub async fn delete(store: &Store, named: MediaSelector) -> Result<(), Error> {
     let job = move |tx: &Tx| {
         let file = named.file(tx)?.ok_or(Error::NotFound)?;
         if !rows::remove_file(tx, file)? {
@@ -190,7 +190,7 @@ pub async fn delete(store: &Store, named: Named) -> Result<(), Error> {
 ///
 /// # Errors
 /// [`Error::NotFound`].
-pub async fn quarantine(store: &Store, named: Named, is_bad: bool) -> Result<(), Error> {
+pub async fn quarantine(store: &Store, named: MediaSelector, is_bad: bool) -> Result<(), Error> {
     let job = move |tx: &Tx| {
         let file = named.file(tx)?.ok_or(Error::NotFound)?;
         let mut table = tx.quarantined_files()?;
@@ -225,7 +225,7 @@ pub struct Usage {
 pub fn usage(r: &impl Reader) -> Result<Usage, store::Error> {
     let mut users = Vec::new();
     let mut cached = 0;
-    for row in r.media_space()?.range::<UserNum>(..)? {
+    for row in r.media_usage()?.range::<UserNum>(..)? {
         let (user, bytes) = row?;
         let (user, bytes) = (user.value(), bytes.value());
         if user == rows::CACHE {

@@ -27,7 +27,7 @@ pub(super) type Key<'a> = (ServerNum, &'a str);
 /// How many bytes `user` uploaded.
 pub(super) fn used(reader: &impl Reader, user: UserNum) -> Result<u64, store::Error> {
     Ok(reader
-        .media_space()?
+        .media_usage()?
         .get(user)?
         .map_or(0, |row| row.value()))
 }
@@ -75,14 +75,14 @@ pub(super) fn put(
         return Err(Error::Quarantined);
     }
     if let Some(user) = media.uploader {
-        if accounts::has_ended(tx, user)? {
+        if accounts::is_deactivated(tx, user)? {
             return Err(Error::Deactivated);
         }
         let used = used(tx, user)? + size;
         if let Some(quota) = quota.filter(|quota| used > quota.bytes()) {
             return Err(Error::OverQuota(quota));
         }
-        tx.media_space()?.insert(user, used)?;
+        tx.media_usage()?.insert(user, used)?;
         tx.uploads()?.insert((user, key.1), ())?;
     }
     uncache(tx, media.file, size)?;
@@ -130,7 +130,7 @@ pub(super) fn remove(tx: &Tx, key: Key<'_>) -> Result<bool, store::Error> {
     tx.media_of_file()?.remove((media.file, key.0, key.1))?;
     if let Some(user) = media.uploader {
         let left = used(tx, user)?.saturating_sub(size);
-        tx.media_space()?.insert(user, left)?;
+        tx.media_usage()?.insert(user, left)?;
         tx.uploads()?.remove((user, key.1))?;
     }
     match holder(tx, media.file)? {
@@ -163,7 +163,7 @@ pub(super) fn put_thumbnail(
         tx.effect(Effect::MediaGone);
     }
     tx.thumbnails()?.put((source, shape), thumbnail)?;
-    tx.thumbnail_of()?.insert(file, (source, shape))?;
+    tx.thumbnail_sources()?.insert(file, (source, shape))?;
     tx.media_files()?.put(file, &MediaFile { size })?;
     Ok(cache(tx, file, size, now)?)
 }
@@ -187,14 +187,14 @@ pub(super) fn remove_file(tx: &Tx, file: FileId) -> Result<bool, store::Error> {
 fn forget(tx: &Tx, file: FileId, size: u64) -> Result<(), store::Error> {
     uncache(tx, file, size)?;
     tx.media_files()?.remove(file)?;
-    tx.doomed_files()?.insert(file, ())?;
-    let of = tx.thumbnail_of()?.get(file)?.map(|of| {
+    tx.pending_deletion_files()?.insert(file, ())?;
+    let of = tx.thumbnail_sources()?.get(file)?.map(|of| {
         let (source, shape) = of.value();
         (source, shape.to_owned())
     });
     if let Some((source, shape)) = of {
         tx.thumbnails()?.remove((source, &*shape))?;
-        tx.thumbnail_of()?.remove(file)?;
+        tx.thumbnail_sources()?.remove(file)?;
     }
     while let Some((thumbnail, size)) = thumbnail(tx, file)? {
         forget(tx, thumbnail, size)?;
@@ -267,9 +267,9 @@ fn cache(tx: &Tx, file: FileId, size: u64, now: u64) -> Result<(), store::Error>
         return touch(tx, file, now);
     }
     tx.cached_files()?.insert(file, now)?;
-    tx.cache_order()?.insert((now, file), ())?;
+    tx.cached_files_lru()?.insert((now, file), ())?;
     let cached = used(tx, CACHE)? + size;
-    tx.media_space()?.insert(CACHE, cached)
+    tx.media_usage()?.insert(CACHE, cached)
 }
 
 /// From now on it is not.
@@ -279,17 +279,17 @@ fn uncache(tx: &Tx, file: FileId, size: u64) -> Result<(), store::Error> {
         return Ok(());
     };
     tx.cached_files()?.remove(file)?;
-    tx.cache_order()?.remove((since, file))?;
+    tx.cached_files_lru()?.remove((since, file))?;
     let cached = used(tx, CACHE)?.saturating_sub(size);
-    tx.media_space()?.insert(CACHE, cached)
+    tx.media_usage()?.insert(CACHE, cached)
 }
 
 /// Notes that a file was asked for, if it is one that can be had again.
 pub(super) fn touch(tx: &Tx, file: FileId, now: u64) -> Result<(), store::Error> {
     let since = tx.cached_files()?.get(file)?.map(|row| row.value());
     if let Some(since) = since {
-        tx.cache_order()?.remove((since, file))?;
-        tx.cache_order()?.insert((now, file), ())?;
+        tx.cached_files_lru()?.remove((since, file))?;
+        tx.cached_files_lru()?.insert((now, file), ())?;
         tx.cached_files()?.insert(file, now)?;
     }
     Ok(())
@@ -316,7 +316,7 @@ pub(super) fn evict(
 
 /// The file that can be had again and that nobody has asked for the longest.
 fn oldest(reader: &impl Reader, but: Option<FileId>) -> Result<Option<FileId>, store::Error> {
-    for row in reader.cache_order()?.range::<(u64, FileId)>(..)? {
+    for row in reader.cached_files_lru()?.range::<(u64, FileId)>(..)? {
         let (_, file) = row?.0.value();
         if Some(file) != but {
             return Ok(Some(file));
@@ -328,7 +328,7 @@ fn oldest(reader: &impl Reader, but: Option<FileId>) -> Result<Option<FileId>, s
 /// How many bytes this server's own media take up, and how many can be had again.
 pub(super) fn spaces(reader: &impl Reader) -> Result<(u64, u64), store::Error> {
     let (mut own, mut cached) = (0, 0);
-    for row in reader.media_space()?.range::<UserNum>(..)? {
+    for row in reader.media_usage()?.range::<UserNum>(..)? {
         let (user, bytes) = row?;
         match user.value() {
             CACHE => cached = bytes.value(),
@@ -339,11 +339,11 @@ pub(super) fn spaces(reader: &impl Reader) -> Result<(u64, u64), store::Error> {
 }
 
 /// Some of the files that are to be removed, and whether each is in use again.
-pub(super) fn doomed(
+pub(super) fn pending_deletion(
     reader: &impl Reader,
     most: usize,
 ) -> Result<Vec<(FileId, bool)>, store::Error> {
-    let table = reader.doomed_files()?;
+    let table = reader.pending_deletion_files()?;
     let rows = table.range::<FileId>(..)?.take(most);
     rows.map(|row| {
         let file = row?.0.value();

@@ -3,7 +3,10 @@
 use ruma::server_name;
 use tempfile::TempDir;
 
-use super::{About, Draft, Error, Media, Named, Whole, files::FileId, quarantine, rows};
+use super::{
+    Error, FileWriter, FinishedFile, Media, MediaInfo, MediaSelector, files::FileId, quarantine,
+    rows,
+};
 use crate::{
     clock::Clock,
     config::{Config, Settings},
@@ -49,7 +52,7 @@ fn with_media(work: impl AsyncFnOnce(&Media, &Store)) {
     }));
 }
 
-async fn written(mut draft: Draft) -> Whole {
+async fn written(mut draft: FileWriter) -> FinishedFile {
     draft.write(b"content").await.unwrap();
     draft.finish().await.unwrap()
 }
@@ -58,7 +61,7 @@ async fn written(mut draft: Draft) -> Whole {
 fn what_one_was_uploading_does_not_come_after_one_has_left() {
     with_media(async |media, store| {
         let user = UserNum(7);
-        let content = written(media.upload(user, None).await.unwrap()).await;
+        let content = written(media.begin_upload(user, None).await.unwrap()).await;
         let account = records::Account {
             password_hash: None,
             created_ts: 1,
@@ -67,7 +70,7 @@ fn what_one_was_uploading_does_not_come_after_one_has_left() {
         };
         let end = move |tx: &Tx| tx.accounts()?.put(user, &account);
         store.write(end).await.unwrap();
-        let stored = media.store(user, About::default(), content).await;
+        let stored = media.store(user, MediaInfo::default(), content).await;
         assert!(matches!(stored, Err(Error::Deactivated)), "{stored:?}");
         assert!(store.read(|s| s.media_files()?.is_empty()).unwrap());
     });
@@ -77,17 +80,26 @@ fn what_one_was_uploading_does_not_come_after_one_has_left() {
 fn what_is_kept_from_everybody_is_not_fetched_again() {
     with_media(async |media, store| {
         let elsewhere = server_name!("elsewhere.example");
-        assert!(media.remote(elsewhere, "id").unwrap().is_none());
-        let content = written(media.download().await.unwrap()).await;
+        assert!(media.find_remote(elsewhere, "id").unwrap().is_none());
+        let content = written(media.begin_download().await.unwrap()).await;
         let hash = content.hash;
-        let kept = media.keep(elsewhere.to_owned(), "id".into(), About::default(), content);
+        let kept = media.store_remote(
+            elsewhere.to_owned(),
+            "id".into(),
+            MediaInfo::default(),
+            content,
+        );
         kept.await.unwrap();
-        assert!(media.remote(elsewhere, "id").unwrap().is_some());
-        quarantine(store, Named::File(hash), true).await.unwrap();
-        let refused = media.remote(elsewhere, "id");
+        assert!(media.find_remote(elsewhere, "id").unwrap().is_some());
+        quarantine(store, MediaSelector::File(hash), true)
+            .await
+            .unwrap();
+        let refused = media.find_remote(elsewhere, "id");
         assert!(matches!(refused, Err(Error::NotFound)), "{refused:?}");
-        quarantine(store, Named::File(hash), false).await.unwrap();
-        assert!(media.remote(elsewhere, "id").unwrap().is_some());
+        quarantine(store, MediaSelector::File(hash), false)
+            .await
+            .unwrap();
+        assert!(media.find_remote(elsewhere, "id").unwrap().is_some());
     });
 }
 
@@ -121,7 +133,7 @@ async fn upload(store: &Store, id: &'static str, file: u8) {
 async fn evict(store: &Store, excess: u64) -> Vec<u8> {
     let job = move |tx: &Tx| rows::evict(tx, (excess, 10), None);
     store.write(job).await.unwrap();
-    let doomed = store.read(|s| rows::doomed(s, 100)).unwrap();
+    let doomed = store.read(|s| rows::pending_deletion(s, 100)).unwrap();
     doomed
         .iter()
         .map(|(file, _): &(FileId, bool)| file[0])

@@ -6,7 +6,7 @@
 use sha2::{Digest, Sha256};
 
 use super::{
-    About, Error, Found, Media,
+    Error, Media, MediaInfo, StoredMedia,
     files::FileId,
     picture::{self, Failure, Picture, Shape},
     rows,
@@ -31,7 +31,7 @@ const AS_IT_IS: (u32, u32) = (u32::MAX, u32::MAX);
 
 /// What somebody asks for: at least so large, where the picture is.
 #[derive(Clone, Copy, Debug)]
-pub struct Wanted {
+pub struct ThumbnailRequest {
     /// In pixels.
     pub width: u64,
     /// In pixels.
@@ -42,7 +42,7 @@ pub struct Wanted {
     pub animated: bool,
 }
 
-impl Wanted {
+impl ThumbnailRequest {
     /// What is made for that: if it is larger than any size there is, the picture as large as it is.
     fn shape(self) -> Shape {
         let (width, height) = (self.width.max(1), self.height.max(1));
@@ -89,7 +89,11 @@ impl Media {
     ///
     /// # Errors
     /// [`Error::NoPicture`] or [`Error::TooManyPixels`].
-    pub async fn thumbnail(&self, found: Found, wanted: Wanted) -> Result<Found, Error> {
+    pub async fn thumbnail(
+        &self,
+        found: StoredMedia,
+        wanted: ThumbnailRequest,
+    ) -> Result<StoredMedia, Error> {
         let shape = wanted.shape();
         let variant = variant(shape);
         if let Some(made) = self.made(found.hash, &variant)? {
@@ -109,7 +113,7 @@ impl Media {
         }
     }
 
-    fn made(&self, source: FileId, variant: &str) -> Result<Option<Found>, Error> {
+    fn made(&self, source: FileId, variant: &str) -> Result<Option<StoredMedia>, Error> {
         let now = self.0.clock.now_ms();
         let row = self.0.store.read(|s| {
             let Some(made) = s.thumbnails()?.load((source, variant))? else {
@@ -125,7 +129,7 @@ impl Media {
         }))
     }
 
-    async fn make(&self, found: &Found, shape: Shape) -> Result<Picture, Error> {
+    async fn make(&self, found: &StoredMedia, shape: Shape) -> Result<Picture, Error> {
         let (path, memory) = (self.0.files.path(&found.hash), self.0.picture_memory);
         let made = self.0.pool.run(Kind::Picture, move || {
             let file = std::fs::File::open(path)?;
@@ -143,7 +147,7 @@ impl Media {
         variant: String,
         bytes: &[u8],
         content_type: &'static str,
-    ) -> Result<Found, Error> {
+    ) -> Result<StoredMedia, Error> {
         let mut draft = self.draft().await?;
         draft.write(bytes).await?;
         let mut content = draft.finish().await?;
@@ -165,10 +169,10 @@ impl Media {
     }
 }
 
-fn thumbnail(file: FileId, size: u64, content_type: String) -> Found {
+fn thumbnail(file: FileId, size: u64, content_type: String) -> StoredMedia {
     let ending = content_type.strip_prefix("image/").unwrap_or_default();
-    Found {
-        about: About {
+    StoredMedia {
+        about: MediaInfo {
             name: Some(format!("thumbnail.{ending}")),
             content_type,
         },
@@ -177,9 +181,9 @@ fn thumbnail(file: FileId, size: u64, content_type: String) -> Found {
     }
 }
 
-fn with_type(found: Found, content_type: &str) -> Found {
-    Found {
-        about: About {
+fn with_type(found: StoredMedia, content_type: &str) -> StoredMedia {
+    StoredMedia {
+        about: MediaInfo {
             content_type: content_type.to_owned(),
             ..found.about
         },
@@ -198,10 +202,10 @@ impl From<Failure> for Error {
 
 #[cfg(test)]
 mod tests {
-    use super::{Wanted, variant};
+    use super::{ThumbnailRequest, variant};
 
     fn shape(width: u64, height: u64, crop: bool) -> String {
-        let wanted = Wanted {
+        let wanted = ThumbnailRequest {
             width,
             height,
             crop,

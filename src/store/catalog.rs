@@ -13,11 +13,11 @@ use super::{
     },
     packed::Packed,
     records::{
-        AccessToken, Account, AccountData, Alias, Backup, Counts, Device, DeviceList, FallbackKey,
-        Gap, Invitation, Letter, ListChange, LoginToken, Media, MediaFile, MemberRow, Notified,
-        OneTimeKey, Outgoing, Receipt, RefreshToken, RemoteDevice, RemoteKey, RemoteList, Rest,
-        Room, RoomHot, SigningKey, StateNode, Succession, Thread, Thumbnail, TimelineRow,
-        Transaction, Waiting, Whereabouts,
+        AccessToken, Account, AccountData, Alias, Backup, Counts, Device, DeviceList,
+        DeviceListChange, FallbackKey, Gap, Invitation, LoginToken, Media, MediaFile, MemberRow,
+        Notified, OneTimeKey, Outgoing, Receipt, RefreshToken, RemoteDevice, RemoteDeviceList,
+        RemoteKey, Rest, Room, RoomHot, SigningKey, StateNode, Succession, Thread, Thumbnail,
+        TimelineRow, ToDeviceMessage, Transaction, Waiting, Whereabouts,
     },
     table::{RawSnapshotTable, Rows, SnapshotTable, TxTable, raw},
 };
@@ -145,7 +145,7 @@ tables! {
     /// User, local or not → when the list of their devices last changed.
     device_lists: UserNum => Packed<DeviceList>, version 1;
     /// Position → the change of a list of devices there.
-    device_list_log: Position => Packed<ListChange>, version 1;
+    device_list_log: Position => Packed<DeviceListChange>, version 1;
     /// (user, device id) → the keys by which the device is known, as JSON.
     device_keys: (UserNum, &'static str) => &'static str, version 1;
     /// (device, algorithm, order) → a key that is given out once.
@@ -155,30 +155,30 @@ tables! {
     /// (device, algorithm) → the key that is given out when there is no other.
     fallback_keys: (DeviceNum, &'static str) => Packed<FallbackKey>, version 1;
     /// Device → where it last changed how many of its keys can be given out.
-    claims: DeviceNum => Position, version 1;
+    one_time_key_changes: DeviceNum => Position, version 1;
     /// (user, usage) → a key with which the user signs keys, as JSON.
     cross_signing_keys: (UserNum, &'static str) => &'static str, version 1;
     /// (local user, another user, key id) → what the first has signed of the other's key, as JSON: the
     /// signatures by the ids of the keys that made them.
     key_signatures: (UserNum, UserNum, &'static str) => &'static str, version 1;
     /// (local user, position) → the other user of whose keys the first last signed one there.
-    signed_log: (UserNum, Position) => UserNum, version 1;
+    user_signature_log: (UserNum, Position) => UserNum, version 1;
     /// (user, version) → a backup of room keys.
     backups: (UserNum, u32) => Packed<Backup>, version 1;
     /// User → the last version that was given to a backup.
     backup_versions: UserNum => u32, version 1;
     /// (user, version of the backup, room id, session id) → a room key, as JSON.
-    backed_up: (UserNum, u32, &'static str, &'static str) => &'static str, version 1;
+    backup_keys: (UserNum, u32, &'static str, &'static str) => &'static str, version 1;
     /// (user, version of a backup that is not in `backups` any more): its keys are still to be removed.
-    doomed_backups: (UserNum, u32) => (), version 1;
+    pending_deletion_backups: (UserNum, u32) => (), version 1;
     /// Position → the user of another server the list of whose devices last changed there.
-    remote_list_log: Position => UserNum, version 1;
+    remote_device_list_log: Position => UserNum, version 1;
     /// User of another server → the list of their devices that is kept.
-    remote_lists: UserNum => Packed<RemoteList>, version 1;
+    remote_device_lists: UserNum => Packed<RemoteDeviceList>, version 1;
     /// (user of another server, device id) → the device.
     remote_devices: (UserNum, &'static str) => Packed<RemoteDevice>, version 1;
     /// (device, position) → a message that waits for the device.
-    to_device: (DeviceNum, Position) => Packed<Letter>, version 1;
+    to_device: (DeviceNum, Position) => Packed<ToDeviceMessage>, version 1;
     /// SHA-256 of an access token → what it opens.
     access_tokens: [u8; 32] => Packed<AccessToken>, version 1;
     /// SHA-256 of a refresh token → what it renews.
@@ -204,13 +204,13 @@ tables! {
     /// Server name → where it is.
     whereabouts: &'static str => Packed<Whereabouts>, version 1;
     /// (server, position) → a message to its users' devices, which it is to get.
-    to_server: (ServerNum, Position) => Packed<Letter>, version 1;
+    outbound_to_device: (ServerNum, Position) => Packed<ToDeviceMessage>, version 1;
     /// Server → up to where it has been told of `device_list_log`.
     told_lists: ServerNum => Position, version 1;
     /// (server, the id of a message to devices), of those that came lately.
     messages_seen: (ServerNum, &'static str) => (), version 1;
     /// (server, number) → `messages_seen` in the order in which they came.
-    messages_in_order: (ServerNum, u64) => &'static str, version 1;
+    messages_seen_order: (ServerNum, u64) => &'static str, version 1;
     /// Servers that do not have everything from this position on → it.
     behind: ServerNum => Position, version 1;
     /// Servers that did not answer → until when they are left alone.
@@ -306,21 +306,21 @@ tables! {
     /// (local user, media id): what the user uploaded.
     uploads: (UserNum, &'static str) => (), version 1;
     /// Local user → how many bytes the user uploaded; 0 → how many bytes `cached_files` are.
-    media_space: UserNum => u64, version 1;
+    media_usage: UserNum => u64, version 1;
     /// Files that can be had again → when they were last asked for, in milliseconds since the epoch.
     cached_files: [u8; 32] => u64, version 1;
     /// (time, file): `cached_files` by time.
-    cache_order: (u64, [u8; 32]) => (), version 1;
+    cached_files_lru: (u64, [u8; 32]) => (), version 1;
     /// (file, shape) → the picture in the file in that shape.
     thumbnails: ([u8; 32], &'static str) => Packed<Thumbnail>, version 1;
     /// File → of what file it is a thumbnail, and in what shape.
-    thumbnail_of: [u8; 32] => ([u8; 32], &'static str), version 1;
+    thumbnail_sources: [u8; 32] => ([u8; 32], &'static str), version 1;
     /// Files that nobody gets and that are not taken again.
     quarantined_files: [u8; 32] => (), version 1;
     /// Local users who left, and whose uploads are still to be removed.
     erased_uploaders: UserNum => (), version 1;
     /// Files that no row speaks of any more, and that are to be removed from the disk.
-    doomed_files: [u8; 32] => (), version 1;
+    pending_deletion_files: [u8; 32] => (), version 1;
     /// Media id that was given out and has no content yet → to whom, and until when it may get it,
     /// in milliseconds since the epoch.
     pending_media: &'static str => (UserNum, u64), version 1;

@@ -58,11 +58,11 @@ record! {
 
 record! {
     /// A change of the list of a local user's devices.
-    ListChange {
+    DeviceListChange {
         /// Whose it is.
         user: UserNum,
         /// What changed.
-        what: WhatChanged,
+        what: ChangedPart,
         /// The position of the change of a device of the same user before this one; 0 if there was none.
         before: Position,
     }
@@ -70,11 +70,11 @@ record! {
 
 /// What changed of the list of a user's devices.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum WhatChanged {
+pub enum ChangedPart {
     /// A device of a local user.
     Device(String),
     /// The cross-signing keys of a local user.
-    SigningKeys,
+    CrossSigningKeys,
 }
 
 record! {
@@ -89,7 +89,7 @@ record! {
 
 record! {
     /// What is kept of the devices of another server's user.
-    RemoteList {
+    RemoteDeviceList {
         /// What the user's server calls this version of it.
         stream_id: u64,
         /// When it was fetched, in milliseconds since the epoch; 0 if it never was, but is wanted.
@@ -115,7 +115,7 @@ record! {
 
 record! {
     /// Something that waits to be fetched or sent.
-    Letter {
+    ToDeviceMessage {
         /// How much came before it for the same one, in a unit of whoever writes it: two of them say how
         /// much is between.
         index: u64,

@@ -262,7 +262,7 @@ pub fn presence(
     let mut changed = presence.changed_after(range.since.map_or(0, |since| since.ephemeral));
     for met in newly_met(r, range, candidates)? {
         if !changed.iter().any(|(user, _)| *user == met) {
-            changed.extend(presence.of(met).map(|of| (met, of)));
+            changed.extend(presence.get(met).map(|of| (met, of)));
         }
     }
     if changed.is_empty() || !filter::wants_type(&wanted.types, &wanted.not_types, "m.presence") {

@@ -91,7 +91,7 @@ pub fn concerned(
     }
     let is_quiet = concerned.is_empty()
         && !device_lists::has_changes(r, asked.after, asked.upto)?
-        && !signatures::has_signed(r, asked.user, (asked.after, asked.upto))?;
+        && !signatures::has_signed_between(r, asked.user, (asked.after, asked.upto))?;
     Ok((!is_quiet).then_some(concerned))
 }
 
@@ -117,7 +117,7 @@ pub fn between(r: &impl Reader, asked: &Asked, rooms: &[RoomNum]) -> Result<Devi
     }
     let Met { mut came, mut went } = met;
     let mut changed = BTreeSet::new();
-    for user in device_lists::users_between(r, asked.after, asked.upto)? {
+    for user in device_lists::changed_users(r, asked.after, asked.upto)? {
         changed.insert(users::id_of(r, user)?);
     }
     let own = changed.take(&asked.user_id);
@@ -127,7 +127,7 @@ pub fn between(r: &impl Reader, asked: &Asked, rooms: &[RoomNum]) -> Result<Devi
     let unsure = (&changed | &went).difference(&came).cloned().collect();
     let sharing = sharing::sharing(r, asked, unsure)?;
     let left = &(&went - &sharing) - &came;
-    for user in signatures::signed_between(r, asked.user, (asked.after, asked.upto))? {
+    for user in signatures::signed_users_between(r, asked.user, (asked.after, asked.upto))? {
         came.insert(users::id_of(r, user)?);
     }
     came.extend(own);

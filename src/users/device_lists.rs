@@ -1,7 +1,7 @@
 //! At which position whose list of devices changed: what `/sync` and `/keys/changes` tell, and what
 //! other servers are told of local users.
 //!
-//! [`changed`] and its sisters are called in the job that changes a device, its keys, or the keys with
+//! [`cross_signing_keys_changed`] and its sisters are called in the job that changes a device, its keys, or the keys with
 //! which a user signs devices. Every change is a row of `device_list_log`; of a user only the last ones
 //! are kept, of which each names the one before it. Who looks for one that is gone takes the list as it
 //! is.
@@ -12,7 +12,7 @@ use ruma::DeviceId;
 
 use crate::store::{
     Effect, Error, Position, Reader, Records, Rows, Tx, UserNum,
-    records::{DeviceList, ListChange, WhatChanged},
+    records::{ChangedPart, DeviceList, DeviceListChange},
 };
 
 /// How many changes are kept of a local user.
@@ -22,8 +22,8 @@ const KEPT: usize = 32;
 ///
 /// # Errors
 /// If the tables cannot be written.
-pub fn changed(tx: &Tx, user: UserNum) -> Result<(), Error> {
-    note(tx, user, WhatChanged::SigningKeys)
+pub fn cross_signing_keys_changed(tx: &Tx, user: UserNum) -> Result<(), Error> {
+    note(tx, user, ChangedPart::CrossSigningKeys)
 }
 
 /// Notes that a device of the local user `user` came, went, or changed its name or its keys.
@@ -31,7 +31,7 @@ pub fn changed(tx: &Tx, user: UserNum) -> Result<(), Error> {
 /// # Errors
 /// If the tables cannot be written.
 pub fn device_changed(tx: &Tx, user: UserNum, device: &DeviceId) -> Result<(), Error> {
-    note(tx, user, WhatChanged::Device(device.to_string()))
+    note(tx, user, ChangedPart::Device(device.to_string()))
 }
 
 /// Notes the last change of a device of the local user `user` once more, for those to whom the user was
@@ -39,18 +39,18 @@ pub fn device_changed(tx: &Tx, user: UserNum, device: &DeviceId) -> Result<(), E
 ///
 /// # Errors
 /// If the tables cannot be written.
-pub fn told_again(tx: &Tx, user: UserNum) -> Result<(), Error> {
-    match last_of_device(tx, user)? {
+pub fn reannounce(tx: &Tx, user: UserNum) -> Result<(), Error> {
+    match last_device_change(tx, user)? {
         Some((_, change)) => note(tx, user, change.what),
         None => Ok(()),
     }
 }
 
-fn note(tx: &Tx, user: UserNum, what: WhatChanged) -> Result<(), Error> {
+fn note(tx: &Tx, user: UserNum, what: ChangedPart) -> Result<(), Error> {
     let position = tx.next_position()?;
     let before = stream_id(tx, user)?;
     let mut recent = recent(tx, user)?;
-    let change = ListChange { user, what, before };
+    let change = DeviceListChange { user, what, before };
     recent.push(position);
     let mut log = tx.device_list_log()?;
     for old in recent.drain(..recent.len().saturating_sub(KEPT)) {
@@ -69,7 +69,7 @@ fn note(tx: &Tx, user: UserNum, what: WhatChanged) -> Result<(), Error> {
 /// If the tables cannot be written.
 pub fn remote_changed(tx: &Tx, user: UserNum) -> Result<(), Error> {
     let position = tx.next_position()?;
-    let mut log = tx.remote_list_log()?;
+    let mut log = tx.remote_device_list_log()?;
     for old in recent(tx, user)? {
         log.remove(old)?;
     }
@@ -100,8 +100,8 @@ pub fn stream_id(reader: &impl Reader, user: UserNum) -> Result<Position, Error>
     };
     let change = reader.device_list_log()?.load(last)?;
     Ok(change.map_or(Position::MIN, |change| match change.what {
-        WhatChanged::Device(_) => last,
-        WhatChanged::SigningKeys => change.before,
+        ChangedPart::Device(_) => last,
+        ChangedPart::CrossSigningKeys => change.before,
     }))
 }
 
@@ -109,15 +109,15 @@ pub fn stream_id(reader: &impl Reader, user: UserNum) -> Result<Position, Error>
 ///
 /// # Errors
 /// If the tables cannot be read.
-pub fn users_between(
+pub fn changed_users(
     reader: &impl Reader,
     after: Position,
     upto: Position,
 ) -> Result<BTreeSet<UserNum>, Error> {
-    let changes = changed_between(reader, after, upto)?.into_iter();
+    let changes = changes_between(reader, after, upto)?.into_iter();
     let mut users: BTreeSet<UserNum> = changes.map(|(_, change)| change.user).collect();
     if after < upto {
-        let log = reader.remote_list_log()?;
+        let log = reader.remote_device_list_log()?;
         for row in log.range(Position(after.0 + 1)..=upto)? {
             users.insert(row?.1.value());
         }
@@ -134,7 +134,7 @@ pub fn has_changes(reader: &impl Reader, after: Position, upto: Position) -> Res
         return Ok(false);
     }
     let span = Position(after.0 + 1)..=upto;
-    let (local, remote) = (reader.device_list_log()?, reader.remote_list_log()?);
+    let (local, remote) = (reader.device_list_log()?, reader.remote_device_list_log()?);
     let first = local.range(span.clone())?.next().transpose()?;
     Ok(first.is_some() || remote.range(span)?.next().transpose()?.is_some())
 }
@@ -143,7 +143,11 @@ pub fn has_changes(reader: &impl Reader, after: Position, upto: Position) -> Res
 ///
 /// # Errors
 /// If the table cannot be read.
-pub fn is_cut_after(reader: &impl Reader, user: UserNum, after: Position) -> Result<bool, Error> {
+pub fn is_truncated_after(
+    reader: &impl Reader,
+    user: UserNum,
+    after: Position,
+) -> Result<bool, Error> {
     let recent = recent(reader, user)?;
     Ok(recent.len() >= KEPT && recent.first().is_some_and(|first| *first > after))
 }
@@ -152,10 +156,10 @@ pub fn is_cut_after(reader: &impl Reader, user: UserNum, after: Position) -> Res
 ///
 /// # Errors
 /// If the tables cannot be read.
-pub fn last_of_device(
+pub fn last_device_change(
     reader: &impl Reader,
     user: UserNum,
-) -> Result<Option<(Position, ListChange)>, Error> {
+) -> Result<Option<(Position, DeviceListChange)>, Error> {
     let position = stream_id(reader, user)?;
     let change = reader.device_list_log()?.load(position)?;
     Ok(change.map(|change| (position, change)))
@@ -174,7 +178,7 @@ pub fn changes_after(
     reader: &impl Reader,
     after: Position,
     most: usize,
-) -> Result<Vec<(Position, ListChange)>, Error> {
+) -> Result<Vec<(Position, DeviceListChange)>, Error> {
     let log = reader.device_list_log()?;
     let rows = log.range(Position(after.0 + 1)..)?.take(most);
     rows.map(|row| {
@@ -188,11 +192,11 @@ pub fn changes_after(
 ///
 /// # Errors
 /// If the table cannot be read.
-pub fn changed_between(
+pub fn changes_between(
     reader: &impl Reader,
     after: Position,
     upto: Position,
-) -> Result<Vec<(Position, ListChange)>, Error> {
+) -> Result<Vec<(Position, DeviceListChange)>, Error> {
     let mut changes = Vec::new();
     if after >= upto {
         return Ok(changes);
@@ -218,12 +222,12 @@ mod tests {
                 for _ in 0..2 * KEPT {
                     device_changed(tx, alice, "PHONE".into())?;
                 }
-                changed(tx, bob)
+                cross_signing_keys_changed(tx, bob)
             });
             change.await.unwrap();
             let all = server
                 .store
-                .read(|s| changed_between(s, Position::MIN, Position::MAX))
+                .read(|s| changes_between(s, Position::MIN, Position::MAX))
                 .unwrap();
             let of_alice: Vec<_> = all
                 .iter()
@@ -235,7 +239,10 @@ mod tests {
             }
             assert!(of_alice[0].1.before < of_alice[0].0);
             let (_, last) = all.last().unwrap();
-            assert_eq!((last.user, &last.what), (bob, &WhatChanged::SigningKeys));
+            assert_eq!(
+                (last.user, &last.what),
+                (bob, &ChangedPart::CrossSigningKeys)
+            );
         });
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! - [`keys`] has what encryption needs, in tables of its own.
 //! - Owns the tables `accounts`, `profiles`, `devices`, `device_ids`, `dehydrated_devices`,
-//!   `device_lists`, `device_list_log`, `to_device`, `to_server`, `messages_seen`, `messages_in_order`,
-//!   `remote_list_log`, `remote_lists`, `remote_devices`, `told_lists`, `access_tokens`, `refresh_tokens`,
+//!   `device_lists`, `device_list_log`, `to_device`, `outbound_to_device`, `messages_seen`, `messages_seen_order`,
+//!   `remote_device_list_log`, `remote_device_lists`, `remote_devices`, `told_lists`, `access_tokens`, `refresh_tokens`,
 //!   `device_tokens`, `login_tokens`, `openid_tokens`, `account_data`, `account_data_log` and `filters`.
 //! - [`Users`] is what handlers call. The functions in [`account_data`], [`profiles`] and
 //!   [`filters`] take a snapshot or a transaction, for other modules that read or write these in
@@ -11,52 +11,35 @@
 //! - [`backup`] and [`keys`] have tables of their own.
 //! - A device ends in one place, [`devices::remove`], with everything that hangs on it.
 //! - Rooms are above this module. What a change here means for them is up to the caller:
-//!   [`profiles::apply`] and [`accounts::end`] run in a transaction of `api/`, which notes the
+//!   [`profiles::apply`] and [`accounts::deactivate`] run in a transaction of `api/`, which notes the
 //!   rooms' part in the same one.
 
 pub mod account_data;
 pub mod accounts;
-pub mod backup;
-pub mod dehydrated;
+mod auth;
+pub mod dehydrated_devices;
 pub mod device_lists;
 pub mod devices;
 mod error;
 mod expiring;
 pub mod filters;
-pub mod ignored;
+pub mod key_backup;
 pub mod keys;
-mod login_tokens;
-mod logins;
-mod names;
-mod openid;
-mod passwords;
 pub mod presence;
 pub mod profiles;
-mod proofs;
-pub mod push_rules;
 pub mod remote_devices;
-mod sessions;
-mod shared_secret;
-mod tags;
 pub mod to_device;
-mod tokens;
-mod uia;
 
 use std::fmt;
 
 use ruma::{OwnedServerName, OwnedUserId, UserId};
 
+use self::{accounts::Nonces, auth::LastSeen};
 pub use self::{
-    accounts::NewAccount,
+    accounts::{NewAccount, SharedSecretRequest},
+    auth::{AuthenticatedUser, Login, NewLogin, Operation, Session, Token, UiaSessions},
     error::Error,
-    logins::{Login, NewLogin},
-    proofs::Proof,
-    sessions::Session,
-    shared_secret::SharedSecretRequest,
-    tokens::Token,
-    uia::{Operation, Uia},
 };
-use self::{sessions::LastSeen, shared_secret::Nonces};
 use crate::{
     clock::Clock,
     config::{Registration, Secret},
@@ -84,7 +67,7 @@ pub struct Users {
     last_seen: LastSeen,
     nonces: Nonces,
     /// The sessions of user-interactive authentication.
-    pub uia: Uia,
+    pub uia: UiaSessions,
 }
 
 impl fmt::Debug for Users {
@@ -102,7 +85,7 @@ impl Users {
             options,
             store,
             pool,
-            uia: Uia::new(clock.clone()),
+            uia: UiaSessions::new(clock.clone()),
             nonces: Nonces::new(clock.clone()),
             clock,
             last_seen: LastSeen::default(),

@@ -1,7 +1,7 @@
 //! Who is online: memory only, gone with the server.
 //!
 //! A user is what the most present of their devices is. A device is what its last sync or request
-//! said, until nothing has been heard of it for [`SILENCE_MS`]. Nothing ticks: whoever has fallen
+//! said, until nothing has been heard of it for [`DEVICE_TIMEOUT_MS`]. Nothing ticks: whoever has fallen
 //! silent is found when somebody looks, and whoever waits for changes asks when the next one would.
 //!
 //! Source: client-server API, "Presence".
@@ -17,18 +17,18 @@ use crate::store::{DeviceNum, UserNum};
 
 /// After how long without a sync a device is offline, in milliseconds. Longer than the longest
 /// sync.
-const SILENCE_MS: u64 = 150_000;
+const DEVICE_TIMEOUT_MS: u64 = 150_000;
 /// After how long a user of another server is offline of whom it says nothing more, in
 /// milliseconds.
-const TOLD_MS: u64 = 30 * 60_000;
+const REMOTE_TIMEOUT_MS: u64 = 30 * 60_000;
 /// The one device of a user of another server, as far as this one knows.
-const ELSEWHERE: DeviceNum = DeviceNum(0);
+const REMOTE_DEVICE: DeviceNum = DeviceNum(0);
 /// For how long after the last sign of life a user is currently active, in milliseconds.
 const ACTIVE_MS: u64 = 60_000;
 /// How many users are remembered; beyond that, those who are offline are forgotten.
-const USERS: usize = 10_000;
+const MAX_USERS: usize = 10_000;
 /// How many devices of a user are remembered: those that were heard last.
-const DEVICES: usize = 16;
+const MAX_DEVICES_PER_USER: usize = 16;
 
 /// Who is online.
 #[derive(Debug, Default)]
@@ -36,7 +36,7 @@ pub struct Presence(Mutex<HashMap<UserNum, User>>);
 
 /// How a user is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Of {
+pub struct UserPresence {
     /// Online, unavailable or offline.
     pub state: PresenceState,
     /// What the user wants to say about it.
@@ -47,7 +47,7 @@ pub struct Of {
 
 #[derive(Debug)]
 struct User {
-    of: Of,
+    presence: UserPresence,
     /// Those that are not offline.
     devices: Vec<Device>,
     /// The number of the last change, as the notifier counts them.
@@ -58,10 +58,10 @@ struct User {
 struct Device {
     num: DeviceNum,
     state: PresenceState,
-    heard_ms: u64,
+    last_update_ms: u64,
 }
 
-impl Of {
+impl UserPresence {
     /// Whether the user did something just now.
     pub fn currently_active(&self, now_ms: u64) -> bool {
         self.state == PresenceState::Online && now_ms.saturating_sub(self.active_ms) < ACTIVE_MS
@@ -70,7 +70,7 @@ impl Of {
 
 impl Presence {
     /// A device of a user syncs and says how the user is. Whether that is news; then
-    /// [`changed`](Self::changed) has to follow.
+    /// [`set_change_number`](Self::set_change_number) has to follow.
     pub fn synced(
         &self,
         (user, device): (UserNum, DeviceNum),
@@ -86,14 +86,14 @@ impl Presence {
             return false;
         };
         if *state == PresenceState::Online {
-            user.of.active_ms = now_ms;
+            user.presence.active_ms = now_ms;
         }
-        user.hear(device, state.clone(), now_ms);
-        user.settle()
+        user.update_device(device, state.clone(), now_ms);
+        user.update_state()
     }
 
     /// A user says how they are, on this device. Whether that is news; then
-    /// [`changed`](Self::changed) has to follow.
+    /// [`set_change_number`](Self::set_change_number) has to follow.
     pub fn set(
         &self,
         (user, device): (UserNum, DeviceNum),
@@ -105,16 +105,16 @@ impl Presence {
         let Some(user) = entry(&mut users, user, now_ms) else {
             return false;
         };
-        user.of.active_ms = now_ms;
-        user.hear(device, state, now_ms);
-        let said = user.of.status_msg != status_msg;
-        user.of.status_msg = status_msg;
-        user.settle() || said
+        user.presence.active_ms = now_ms;
+        user.update_device(device, state, now_ms);
+        let said = user.presence.status_msg != status_msg;
+        user.presence.status_msg = status_msg;
+        user.update_state() || said
     }
 
     /// Another server says how one of its users is, who was active at `active_ms`. Whether that is
-    /// news; then [`changed`](Self::changed) has to follow.
-    pub fn told(
+    /// news; then [`set_change_number`](Self::set_change_number) has to follow.
+    pub fn set_remote(
         &self,
         user: UserNum,
         (state, status_msg): (PresenceState, Option<String>),
@@ -125,30 +125,36 @@ impl Presence {
         let Some(user) = entry(&mut users, user, now_ms) else {
             return false;
         };
-        user.of.active_ms = active_ms;
-        user.hear(ELSEWHERE, state, now_ms + TOLD_MS - SILENCE_MS);
-        let said = user.of.status_msg != status_msg;
-        user.of.status_msg = status_msg;
-        user.settle() || said
+        user.presence.active_ms = active_ms;
+        user.update_device(
+            REMOTE_DEVICE,
+            state,
+            now_ms + REMOTE_TIMEOUT_MS - DEVICE_TIMEOUT_MS,
+        );
+        let said = user.presence.status_msg != status_msg;
+        user.presence.status_msg = status_msg;
+        user.update_state() || said
     }
 
     /// The last change of `user` has this number.
-    pub fn changed(&self, user: UserNum, number: u64) {
+    pub fn set_change_number(&self, user: UserNum, number: u64) {
         if let Some(user) = self.lock().get_mut(&user) {
             user.changed = number;
         }
     }
 
     /// How `user` is; `None` if nothing was heard since this start.
-    pub fn of(&self, user: UserNum) -> Option<Of> {
-        self.lock().get(&user).map(|user| user.of.clone())
+    pub fn get(&self, user: UserNum) -> Option<UserPresence> {
+        self.lock().get(&user).map(|user| user.presence.clone())
     }
 
     /// Those who changed after the change of this number.
-    pub fn changed_after(&self, number: u64) -> Vec<(UserNum, Of)> {
+    pub fn changed_after(&self, number: u64) -> Vec<(UserNum, UserPresence)> {
         let users = self.lock();
         let changed = users.iter().filter(|(_, user)| user.changed > number);
-        changed.map(|(num, user)| (*num, user.of.clone())).collect()
+        changed
+            .map(|(num, user)| (*num, user.presence.clone()))
+            .collect()
     }
 
     /// Lets those devices be offline that have fallen silent; the users whom that changes.
@@ -156,8 +162,8 @@ impl Presence {
         let mut changed = Vec::new();
         for (num, user) in self.lock().iter_mut() {
             user.devices
-                .retain(|device| now_ms < device.heard_ms + SILENCE_MS);
-            if user.settle() {
+                .retain(|device| now_ms < device.last_update_ms + DEVICE_TIMEOUT_MS);
+            if user.update_state() {
                 changed.push(*num);
             }
         }
@@ -165,10 +171,12 @@ impl Presence {
     }
 
     /// When the next device will have fallen silent, in milliseconds since the epoch.
-    pub fn next_end(&self) -> Option<u64> {
+    pub fn next_expiry(&self) -> Option<u64> {
         let users = self.lock();
         let devices = users.values().flat_map(|user| &user.devices);
-        devices.map(|device| device.heard_ms + SILENCE_MS).min()
+        devices
+            .map(|device| device.last_update_ms + DEVICE_TIMEOUT_MS)
+            .min()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<UserNum, User>> {
@@ -177,23 +185,23 @@ impl Presence {
 }
 
 impl User {
-    fn hear(&mut self, num: DeviceNum, state: PresenceState, heard_ms: u64) {
+    fn update_device(&mut self, num: DeviceNum, state: PresenceState, last_update_ms: u64) {
         self.devices.retain(|device| device.num != num);
         if state == PresenceState::Offline {
             return;
         }
-        if self.devices.len() >= DEVICES {
+        if self.devices.len() >= MAX_DEVICES_PER_USER {
             self.devices.remove(0);
         }
         self.devices.push(Device {
             num,
             state,
-            heard_ms,
+            last_update_ms,
         });
     }
 
     /// Makes the user what the devices are; whether that is news.
-    fn settle(&mut self) -> bool {
+    fn update_state(&mut self) -> bool {
         let any = |state| self.devices.iter().any(|device| device.state == state);
         let state = if any(PresenceState::Online) {
             PresenceState::Online
@@ -202,22 +210,22 @@ impl User {
         } else {
             PresenceState::Offline
         };
-        let news = self.of.state != state;
-        self.of.state = state;
+        let news = self.presence.state != state;
+        self.presence.state = state;
         news
     }
 }
 
 /// What is known of `user`; `None` if there is no room for one more.
 fn entry(users: &mut HashMap<UserNum, User>, user: UserNum, now_ms: u64) -> Option<&mut User> {
-    if users.len() >= USERS && !users.contains_key(&user) {
+    if users.len() >= MAX_USERS && !users.contains_key(&user) {
         users.retain(|_, user| !user.devices.is_empty());
-        if users.len() >= USERS {
+        if users.len() >= MAX_USERS {
             return None;
         }
     }
     Some(users.entry(user).or_insert_with(|| User {
-        of: Of {
+        presence: UserPresence {
             state: PresenceState::Offline,
             status_msg: None,
             active_ms: now_ms,
@@ -231,7 +239,7 @@ fn entry(users: &mut HashMap<UserNum, User>, user: UserNum, now_ms: u64) -> Opti
 mod tests {
     use ruma::presence::PresenceState;
 
-    use super::{Presence, SILENCE_MS, TOLD_MS};
+    use super::{DEVICE_TIMEOUT_MS, Presence, REMOTE_TIMEOUT_MS};
     use crate::store::{DeviceNum, UserNum};
 
     const PHONE: (UserNum, DeviceNum) = (UserNum(1), DeviceNum(1));
@@ -242,14 +250,14 @@ mod tests {
         let presence = Presence::default();
         let user = UserNum(2);
         let online = || (PresenceState::Online, Some("out".to_owned()));
-        assert!(presence.told(user, online(), 500, 1_000));
-        assert!(!presence.told(user, online(), 600, 2_000));
-        assert_eq!(presence.of(user).unwrap().active_ms, 600);
-        assert_eq!(presence.next_end(), Some(2_000 + TOLD_MS));
-        assert!(presence.expire(2_000 + TOLD_MS - 1).is_empty());
-        assert_eq!(presence.expire(2_000 + TOLD_MS), [user]);
+        assert!(presence.set_remote(user, online(), 500, 1_000));
+        assert!(!presence.set_remote(user, online(), 600, 2_000));
+        assert_eq!(presence.get(user).unwrap().active_ms, 600);
+        assert_eq!(presence.next_expiry(), Some(2_000 + REMOTE_TIMEOUT_MS));
+        assert!(presence.expire(2_000 + REMOTE_TIMEOUT_MS - 1).is_empty());
+        assert_eq!(presence.expire(2_000 + REMOTE_TIMEOUT_MS), [user]);
         let offline = (PresenceState::Offline, None);
-        assert!(presence.told(user, offline, 600, 3_000_000));
+        assert!(presence.set_remote(user, offline, 600, 3_000_000));
     }
 
     #[test]
@@ -257,10 +265,10 @@ mod tests {
         let presence = Presence::default();
         assert!(presence.synced(PHONE, &PresenceState::Online, 1_000));
         assert!(!presence.synced(PHONE, &PresenceState::Online, 2_000));
-        assert_eq!(presence.next_end(), Some(2_000 + SILENCE_MS));
-        assert!(presence.expire(2_000 + SILENCE_MS - 1).is_empty());
-        assert_eq!(presence.expire(2_000 + SILENCE_MS), [PHONE.0]);
-        assert_eq!(presence.next_end(), None);
+        assert_eq!(presence.next_expiry(), Some(2_000 + DEVICE_TIMEOUT_MS));
+        assert!(presence.expire(2_000 + DEVICE_TIMEOUT_MS - 1).is_empty());
+        assert_eq!(presence.expire(2_000 + DEVICE_TIMEOUT_MS), [PHONE.0]);
+        assert_eq!(presence.next_expiry(), None);
         assert!(presence.synced(PHONE, &PresenceState::Unavailable, 900_000));
     }
 
@@ -268,7 +276,7 @@ mod tests {
     fn a_sync_that_does_not_want_to_be_seen_changes_nothing() {
         let presence = Presence::default();
         assert!(!presence.synced(PHONE, &PresenceState::Offline, 1_000));
-        assert_eq!(presence.of(PHONE.0), None);
+        assert_eq!(presence.get(PHONE.0), None);
     }
 
     #[test]
@@ -280,11 +288,11 @@ mod tests {
             assert!(!presence.synced(LAPTOP, &PresenceState::Unavailable, now));
             assert!(!presence.synced(PHONE, &PresenceState::Online, now));
         }
-        let state = presence.of(PHONE.0).map(|of| of.state);
+        let state = presence.get(PHONE.0).map(|of| of.state);
         assert_eq!(state, Some(PresenceState::Online));
         presence.synced(LAPTOP, &PresenceState::Unavailable, 100_000);
-        assert_eq!(presence.expire(3_000 + SILENCE_MS), [PHONE.0]);
-        let state = presence.of(PHONE.0).map(|of| of.state);
+        assert_eq!(presence.expire(3_000 + DEVICE_TIMEOUT_MS), [PHONE.0]);
+        let state = presence.get(PHONE.0).map(|of| of.state);
         assert_eq!(state, Some(PresenceState::Unavailable));
     }
 }

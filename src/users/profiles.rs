@@ -130,14 +130,14 @@ pub fn load(reader: &impl Reader, user: UserNum) -> Result<UserProfile, store::E
 ///
 /// # Errors
 /// If the table cannot be read.
-pub fn shown(reader: &impl Reader, user: UserNum) -> Result<Shown, store::Error> {
+pub fn member_profile(reader: &impl Reader, user: UserNum) -> Result<MemberProfile, store::Error> {
     let profiles = reader.profiles()?;
     let text = |field: &str| -> Result<Option<String>, store::Error> {
         let row = profiles.get((user, field))?;
         let text = row.map(|row| serde_json::from_str(row.value()));
         text.transpose().map_err(|_| NOT_JSON)
     };
-    Ok(Shown {
+    Ok(MemberProfile {
         display_name: text(DISPLAY_NAME)?,
         avatar_url: text(AVATAR_URL)?.map(OwnedMxcUri::from),
     })
@@ -145,7 +145,7 @@ pub fn shown(reader: &impl Reader, user: UserNum) -> Result<Shown, store::Error>
 
 /// What membership events show of a user.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Shown {
+pub struct MemberProfile {
     /// The display name.
     pub display_name: Option<String>,
     /// The avatar.
@@ -272,8 +272,8 @@ mod tests {
                 })
             );
             assert_eq!(
-                server.store.read(|s| shown(s, user)).unwrap(),
-                Shown {
+                server.store.read(|s| member_profile(s, user)).unwrap(),
+                MemberProfile {
                     display_name: Some("Alice".into()),
                     avatar_url: Some("mxc://example.org/abc".into()),
                 }
@@ -292,8 +292,8 @@ mod tests {
                 }
             }
             assert_eq!(
-                server.store.read(|s| shown(s, user)).unwrap(),
-                Shown::default()
+                server.store.read(|s| member_profile(s, user)).unwrap(),
+                MemberProfile::default()
             );
         });
     }

@@ -64,13 +64,19 @@ impl Server {
     }
 
     pub(super) async fn log_in(&self, name: &str, login: NewLogin) -> Login {
-        let proof = self.users.prove(name, PASSWORD.into()).await.unwrap();
+        let proof = self
+            .users
+            .authenticate_by_password(name, PASSWORD.into())
+            .await
+            .unwrap();
         self.users.log_in(proof, login).await.unwrap()
     }
 
     /// Ends an account.
     pub(super) async fn end(&self, user: UserNum, erase: bool) {
-        let end = self.store.write(move |tx| accounts::end(tx, user, erase));
+        let end = self
+            .store
+            .write(move |tx| accounts::deactivate(tx, user, erase));
         end.await.unwrap();
     }
 

@@ -59,9 +59,9 @@ pub async fn deactivate(
     let (user, erase) = (who.user, request.erase);
     api.store
         .write_shrinking(move |tx| {
-            accounts::end(tx, user, erase)?;
+            accounts::deactivate(tx, user, erase)?;
             if erase {
-                media::erase(tx, user)?;
+                media::remove_uploads_of(tx, user)?;
             }
             memberships::now_stale(tx, user)?;
             Ok::<_, Error>(())

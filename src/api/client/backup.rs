@@ -19,7 +19,7 @@ use smol::stream::{self, StreamExt};
 use crate::{
     api::{Api, Error, Session, Streamed},
     store::{self, UserNum, records::Backup},
-    users::backup::{self, KeptKey, Rooms, Slice, Which},
+    users::key_backup::{self, KeySelection, KeysPage, RoomBackups, StoredKey},
 };
 
 /// `POST /_matrix/client/v3/room_keys/version`
@@ -102,10 +102,12 @@ async fn keep(
     api: &Api,
     who: &Session,
     version: String,
-    rooms: Rooms,
+    rooms: RoomBackups,
 ) -> Result<(String, UInt), Error> {
-    let keys = backup::parse(rooms)?;
-    Ok(told(&api.users.back_up(who.user, version, keys).await?))
+    let keys = key_backup::parse(rooms)?;
+    Ok(told(
+        &api.users.add_backup_keys(who.user, version, keys).await?,
+    ))
 }
 
 /// `PUT /_matrix/client/v3/room_keys/keys`
@@ -124,7 +126,7 @@ pub async fn add_backup_keys_for_room(
     who: Session,
     request: add_backup_keys_for_room::v3::Request,
 ) -> Result<add_backup_keys_for_room::v3::Response, Error> {
-    let rooms = Rooms::from([(request.room_id, RoomKeyBackup::new(request.sessions))]);
+    let rooms = RoomBackups::from([(request.room_id, RoomKeyBackup::new(request.sessions))]);
     let (etag, count) = keep(&api, &who, request.version, rooms).await?;
     Ok(add_backup_keys_for_room::v3::Response::new(etag, count))
 }
@@ -136,7 +138,7 @@ pub async fn add_backup_keys_for_session(
     request: add_backup_keys_for_session::v3::Request,
 ) -> Result<add_backup_keys_for_session::v3::Response, Error> {
     let sessions = BTreeMap::from([(request.session_id, request.session_data)]);
-    let rooms = Rooms::from([(request.room_id, RoomKeyBackup::new(sessions))]);
+    let rooms = RoomBackups::from([(request.room_id, RoomKeyBackup::new(sessions))]);
     let (etag, count) = keep(&api, &who, request.version, rooms).await?;
     Ok(add_backup_keys_for_session::v3::Response::new(etag, count))
 }
@@ -170,10 +172,10 @@ async fn streamed(
     let mut frame = Frame::new(room.is_some());
     let read = move |after| {
         let (api, version, room) = (api.clone(), version.clone(), room.clone());
-        async move { api.users.backed_up(user, version, room, after).await }
+        async move { api.users.backup_keys(user, version, room, after).await }
     };
     // Whether there is such a backup is known with the first slice.
-    let Slice { keys, next } = read(None).await?;
+    let KeysPage { keys, next } = read(None).await?;
     let first = frame.piece(&keys, next.is_none());
     let rest = stream::try_unfold((frame, next), move |(mut frame, next)| {
         let slice = next.map(|after| read(Some(after)));
@@ -181,7 +183,7 @@ async fn streamed(
             let Some(slice) = slice else {
                 return Ok(None);
             };
-            let Slice { keys, next } = slice.await?;
+            let KeysPage { keys, next } = slice.await?;
             let piece = frame.piece(&keys, next.is_none());
             Ok(Some((piece, (frame, next))))
         }
@@ -210,7 +212,7 @@ impl Frame {
     }
 
     /// The next piece of the answer, with `keys`; with everything behind them if they are the last.
-    fn piece(&mut self, keys: &[KeptKey], is_last: bool) -> Vec<u8> {
+    fn piece(&mut self, keys: &[StoredKey], is_last: bool) -> Vec<u8> {
         let mut out = String::new();
         if !self.has_begun {
             out.push_str(if self.is_of_room {
@@ -230,7 +232,7 @@ impl Frame {
         out.into_bytes()
     }
 
-    fn key(&mut self, key: &KeptKey, out: &mut String) {
+    fn key(&mut self, key: &StoredKey, out: &mut String) {
         if self.room.as_ref() == Some(&key.room) {
             out.push(',');
         } else {
@@ -253,9 +255,7 @@ pub async fn get_backup_keys_for_session(
     request: get_backup_keys_for_session::v3::Request,
 ) -> Result<get_backup_keys_for_session::v3::Response, Error> {
     let which = (&*request.room_id, &*request.session_id);
-    let key = api
-        .users
-        .backed_up_session(who.user, &request.version, which)?;
+    let key = api.users.backup_key(who.user, &request.version, which)?;
     let key = Raw::from_json_string(key).map_err(|_| NO_KEY)?;
     Ok(get_backup_keys_for_session::v3::Response::new(key))
 }
@@ -266,9 +266,9 @@ async fn delete(
     api: &Api,
     who: &Session,
     version: String,
-    which: Which,
+    which: KeySelection,
 ) -> Result<(String, UInt), Error> {
-    let delete = api.users.delete_backed_up(who.user, version, which);
+    let delete = api.users.delete_backup_keys(who.user, version, which);
     Ok(told(&delete.await?))
 }
 
@@ -278,7 +278,7 @@ pub async fn delete_backup_keys(
     who: Session,
     request: delete_backup_keys::v3::Request,
 ) -> Result<delete_backup_keys::v3::Response, Error> {
-    let (etag, count) = delete(&api, &who, request.version, Which::All).await?;
+    let (etag, count) = delete(&api, &who, request.version, KeySelection::All).await?;
     Ok(delete_backup_keys::v3::Response::new(etag, count))
 }
 
@@ -288,7 +288,7 @@ pub async fn delete_backup_keys_for_room(
     who: Session,
     request: delete_backup_keys_for_room::v3::Request,
 ) -> Result<delete_backup_keys_for_room::v3::Response, Error> {
-    let which = Which::Room(request.room_id);
+    let which = KeySelection::Room(request.room_id);
     let (etag, count) = delete(&api, &who, request.version, which).await?;
     Ok(delete_backup_keys_for_room::v3::Response::new(etag, count))
 }
@@ -299,7 +299,7 @@ pub async fn delete_backup_keys_for_session(
     who: Session,
     request: delete_backup_keys_for_session::v3::Request,
 ) -> Result<delete_backup_keys_for_session::v3::Response, Error> {
-    let which = Which::Session(request.room_id, request.session_id);
+    let which = KeySelection::Session(request.room_id, request.session_id);
     let (etag, count) = delete(&api, &who, request.version, which).await?;
     Ok(delete_backup_keys_for_session::v3::Response::new(
         etag, count,

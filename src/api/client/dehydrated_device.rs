@@ -1,4 +1,4 @@
-//! Devices that a user's clients leave here (MSC3814; see [`dehydrated`]).
+//! Devices that a user's clients leave here (MSC3814; see [`dehydrated_devices`]).
 
 use ruma::{
     api::{
@@ -19,7 +19,7 @@ use super::keys::uploaded;
 use crate::{
     api::{Api, Error, Session, Streamed},
     store::{self, Position, Tx},
-    users::dehydrated::{self, NewDevice},
+    users::dehydrated_devices::{self, NewDevice},
 };
 
 /// What a token of [`get_events`] begins with; a position follows.
@@ -42,7 +42,7 @@ pub async fn put_dehydrated_device(
         ),
     )?;
     let now = api.clock.now_ms();
-    let keep = move |tx: &Tx| device.keep(tx, who.user, now);
+    let keep = move |tx: &Tx| device.store(tx, who.user, now);
     api.store.write(keep).await?;
     Ok(put_dehydrated_device::unstable::Response::new(device_id))
 }
@@ -53,8 +53,8 @@ pub async fn get_dehydrated_device(
     who: Session,
     _request: get_dehydrated_device::unstable::Request,
 ) -> Result<get_dehydrated_device::unstable::Response, Error> {
-    let device = api.store.read(|s| dehydrated::load(s, who.user))?;
-    let (device_id, data) = device.ok_or(dehydrated::NONE)?;
+    let device = api.store.read(|s| dehydrated_devices::load(s, who.user))?;
+    let (device_id, data) = device.ok_or(dehydrated_devices::NO_DEHYDRATED_DEVICE)?;
     let data = Raw::from_json_string(data)
         .map_err(|_| store::Error::Corrupt("a dehydrated device that is no JSON"))?;
     Ok(get_dehydrated_device::unstable::Response::new(
@@ -68,7 +68,7 @@ pub async fn delete_dehydrated_device(
     who: Session,
     _request: delete_dehydrated_device::unstable::Request,
 ) -> Result<delete_dehydrated_device::unstable::Response, Error> {
-    let remove = move |tx: &Tx| dehydrated::remove(tx, who.user);
+    let remove = move |tx: &Tx| dehydrated_devices::remove(tx, who.user);
     let device_id = api.store.write_shrinking(remove).await?;
     Ok(delete_dehydrated_device::unstable::Response::new(device_id))
 }
@@ -130,7 +130,7 @@ pub async fn post_events(
     let device = (who.user, &*request.device_id);
     let told = api
         .store
-        .read(|s| dehydrated::messages(s, device, (after, upto)))?;
+        .read(|s| dehydrated_devices::messages(s, device, (after, upto)))?;
     let (messages, upto) =
         told.ok_or_else(|| Error::forbidden("that is not your dehydrated device"))?;
     let events = Events {

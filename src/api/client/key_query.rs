@@ -22,10 +22,10 @@ use crate::{
         self,
         keys::{
             cross_signing::{self, Usage},
-            devices,
+            device_keys,
             signatures::{self, Signer},
         },
-        remote_devices::Devices,
+        remote_devices::DeviceList,
     },
 };
 
@@ -81,7 +81,7 @@ fn is_wanted(wanted: &[OwnedDeviceId], device_id: &OwnedDeviceId) -> bool {
 fn show_list(
     api: &Api,
     viewer: &Signer,
-    (user, list, wanted): (OwnedUserId, Devices, &[OwnedDeviceId]),
+    (user, list, wanted): (OwnedUserId, DeviceList, &[OwnedDeviceId]),
     response: &mut Response,
 ) -> Result<(), Error> {
     let mut of_user = BTreeMap::new();
@@ -137,7 +137,7 @@ fn as_seen_by(
     };
     api.store.read(|s| {
         if let Some(num) = users::num_of(s, user)? {
-            signatures::show_to(s, viewer, num, &mut key)?;
+            signatures::add_viewer_signatures(s, viewer, num, &mut key)?;
         }
         raw(&key)
     })
@@ -151,7 +151,7 @@ async fn of_local_users(api: &Api, viewer: Signer, asked: Asked) -> Result<Respo
                 continue;
             };
             let mut of_user = BTreeMap::new();
-            for (device_id, mut keys) in devices::of_user(s, user)? {
+            for (device_id, mut keys) in device_keys::of_user(s, user)? {
                 if is_wanted(wanted, &device_id) {
                     let device = s.devices()?.load((user, device_id.as_str()))?;
                     let name = device.and_then(|device| device.display_name);
@@ -173,18 +173,18 @@ fn show_signing_keys(
     (user, user_id): (UserNum, &OwnedUserId),
     response: &mut Response,
 ) -> Result<(), Error> {
-    if let Some(mut master) = cross_signing::of_user(s, user, Usage::Master)? {
-        signatures::show_to(s, viewer, user, &mut master)?;
+    if let Some(mut master) = cross_signing::load(s, user, Usage::Master)? {
+        signatures::add_viewer_signatures(s, viewer, user, &mut master)?;
         response.master_keys.insert(user_id.clone(), raw(&master)?);
     }
-    if let Some(key) = cross_signing::of_user(s, user, Usage::SelfSigning)? {
+    if let Some(key) = cross_signing::load(s, user, Usage::SelfSigning)? {
         response
             .self_signing_keys
             .insert(user_id.clone(), raw(&key)?);
     }
     // Whom users trust is nobody else's business.
     if user == viewer.user
-        && let Some(key) = cross_signing::of_user(s, user, Usage::UserSigning)?
+        && let Some(key) = cross_signing::load(s, user, Usage::UserSigning)?
     {
         response
             .user_signing_keys

@@ -22,8 +22,8 @@ use crate::{
     users::{
         self,
         keys::{
-            cross_signing::{Kept, Proven, Upload, Usage},
-            devices, one_time,
+            cross_signing::{AuthLevel, StoreOutcome, Upload, Usage},
+            device_keys, one_time_keys,
             signatures::{self, Signer},
         },
     },
@@ -49,25 +49,25 @@ pub async fn upload_keys(
     let device_keys = match &request.device_keys {
         Some(keys) => {
             let json = keys.json().get();
-            Some(devices::check(json, (&who.user_id, &who.device_id))?)
+            Some(device_keys::check(json, (&who.user_id, &who.device_id))?)
         }
         None => None,
     };
     let once = uploaded(request.one_time_keys);
     let fallback = uploaded(request.fallback_keys);
-    one_time::check(&once)?;
-    one_time::check(&fallback)?;
+    one_time_keys::check(&once)?;
+    one_time_keys::check(&fallback)?;
     let job = move |tx: &Tx| {
         // It may have been logged out meanwhile, and its keys would stay for ever.
         if !tx.device_ids()?.has(who.device)? {
             return Err(users::Error::UnknownToken { soft_logout: false });
         }
         if let Some(keys) = &device_keys {
-            devices::put(tx, (who.user, &who.device_id, who.device), keys)?;
+            device_keys::put(tx, (who.user, &who.device_id, who.device), keys)?;
         }
-        one_time::add(tx, who.device, &once)?;
-        one_time::put_fallback(tx, who.device, &fallback)?;
-        Ok::<_, users::Error>(one_time::left(tx, who.device)?)
+        one_time_keys::add(tx, who.device, &once)?;
+        one_time_keys::put_fallback(tx, who.device, &fallback)?;
+        Ok::<_, users::Error>(one_time_keys::counts(tx, who.device)?)
     };
     let left = api.store.write(job).await?;
     let counts = left.counts.into_iter();
@@ -79,7 +79,9 @@ pub async fn upload_keys(
 }
 
 /// Keys to be given out, as they came.
-pub(super) fn uploaded(keys: BTreeMap<OwnedOneTimeKeyId, Raw<OneTimeKey>>) -> one_time::Uploaded {
+pub(super) fn uploaded(
+    keys: BTreeMap<OwnedOneTimeKeyId, Raw<OneTimeKey>>,
+) -> one_time_keys::UploadedKeys {
     let keys = keys.into_iter();
     keys.map(|(id, key)| (id.to_string(), key.into_json()))
         .collect()
@@ -170,7 +172,7 @@ fn claim_one(
     let Some(device) = tx.devices()?.load((user, device_id.as_str()))? else {
         return Ok(None);
     };
-    let key = one_time::claim(tx, (user, device.num), algorithm)?;
+    let key = one_time_keys::claim(tx, (user, device.num), algorithm)?;
     Ok(key.and_then(|(id, json)| Some((id.try_into().ok()?, raw_text(json)?))))
 }
 
@@ -195,15 +197,15 @@ pub async fn upload_signing_keys(
             upload.add(usage, key.json().get(), &who.user_id)?;
         }
     }
-    let keep = |proven: Proven| {
+    let keep = |proven: AuthLevel| {
         let (upload, user, user_id) = (upload.clone(), who.user, who.user_id.clone());
         api.store
-            .write(move |tx| upload.keep(tx, (user, &user_id), proven))
+            .write(move |tx| upload.store(tx, (user, &user_id), proven))
     };
-    if keep(Proven::No).await? == Kept::NotWithoutProof {
+    if keep(AuthLevel::AccessToken).await? == StoreOutcome::AuthenticationRequired {
         let auth = request.auth.as_ref();
         authenticate(&api, Some(&who), operation, uiaa::PASSWORD, auth).await?;
-        keep(Proven::Yes).await?;
+        keep(AuthLevel::UserInteractive).await?;
     }
     Ok(upload_signing_keys::v3::Response::new())
 }

@@ -31,7 +31,7 @@ use smol::{Timer, future};
 
 use crate::{
     api::{Api, Context, Download, Error, Session, Unauthenticated, Upload},
-    media::{self, About, Draft, Found, Wanted},
+    media::{self, FileWriter, MediaInfo, StoredMedia, ThumbnailRequest},
 };
 
 /// How long somebody can wait for what has not been uploaded yet.
@@ -78,8 +78,8 @@ pub async fn create_content(
     request: create_content::v3::Request,
     upload: Upload,
 ) -> Result<create_content::v3::Response, Error> {
-    let about = About::new(request.content_type, request.filename)?;
-    let draft = api.media.upload(who.user, upload.length()).await?;
+    let about = MediaInfo::new(request.content_type, request.filename)?;
+    let draft = api.media.begin_upload(who.user, upload.length()).await?;
     let content = receive(draft, upload).await?.finish().await?;
     let id = api.media.store(who.user, about, content).await?;
     Ok(create_content::v3::Response::new(api.mxc(&id)))
@@ -108,12 +108,14 @@ pub async fn create_content_async(
     if !api.media.is_local(&request.server_name) {
         return Err(media::Error::NotFound.into());
     }
-    let about = About::new(request.content_type, request.filename)?;
+    let about = MediaInfo::new(request.content_type, request.filename)?;
     let id = request.media_id;
-    api.media.may_fill(who.user, &id)?;
-    let draft = api.media.upload(who.user, upload.length()).await?;
+    api.media.check_pending_upload(who.user, &id)?;
+    let draft = api.media.begin_upload(who.user, upload.length()).await?;
     let content = receive(draft, upload).await?.finish().await?;
-    api.media.fill(who.user, (&id, about), content).await?;
+    api.media
+        .store_pending(who.user, (&id, about), content)
+        .await?;
     Ok(Filled)
 }
 
@@ -129,7 +131,7 @@ impl OutgoingResponse for Filled {
     }
 }
 
-async fn receive(mut draft: Draft, mut upload: Upload) -> Result<Draft, Error> {
+async fn receive(mut draft: FileWriter, mut upload: Upload) -> Result<FileWriter, Error> {
     while let Some(piece) = upload.next().await? {
         draft.write(&piece).await?;
     }
@@ -172,7 +174,7 @@ pub async fn get_content_thumbnail(
 ) -> Result<Download, Error> {
     let name = (&*request.server_name, &*request.media_id);
     let found = find(&api, name, request.timeout_ms).await?;
-    let wanted = Wanted {
+    let wanted = ThumbnailRequest {
         width: request.width.into(),
         height: request.height.into(),
         crop: request.method == Some(Method::Crop),
@@ -278,7 +280,7 @@ async fn find(
     api: &Api,
     (server, id): (&ServerName, &str),
     timeout: Duration,
-) -> Result<Found, Error> {
+) -> Result<StoredMedia, Error> {
     if !api.media.is_local(server) {
         return find_remote(api, server, id).await;
     }
@@ -290,14 +292,14 @@ pub(in crate::api) async fn find_own(
     api: &Api,
     id: &str,
     timeout: Duration,
-) -> Result<Found, Error> {
-    match api.media.local(id) {
+) -> Result<StoredMedia, Error> {
+    match api.media.find_local(id) {
         Err(media::Error::NotYetUploaded) => {}
         found => return Ok(found?),
     }
     let over = future::or(wait(timeout.min(PATIENCE)), api.stopping.wait());
-    future::or(api.media.uploaded(id), over).await;
-    Ok(api.media.local(id)?)
+    future::or(api.media.wait_for_upload(id), over).await;
+    Ok(api.media.find_local(id)?)
 }
 
 async fn wait(time: Duration) {
@@ -305,8 +307,8 @@ async fn wait(time: Duration) {
 }
 
 /// The media of another server, which are fetched if they are not here.
-async fn find_remote(api: &Api, server: &ServerName, id: &str) -> Result<Found, Error> {
-    if let Some(found) = api.media.remote(server, id)? {
+async fn find_remote(api: &Api, server: &ServerName, id: &str) -> Result<StoredMedia, Error> {
+    if let Some(found) = api.media.find_remote(server, id)? {
         return Ok(found);
     }
     let fetched = async {
@@ -318,18 +320,18 @@ async fn find_remote(api: &Api, server: &ServerName, id: &str) -> Result<Found, 
         Err(media::Error::NotYetUploaded.into())
     };
     future::or(fetched, late).await?;
-    let found = api.media.remote(server, id)?;
+    let found = api.media.find_remote(server, id)?;
     Ok(found.ok_or(media::Error::NotFound)?)
 }
 
 /// What was found, to be sent under its own name.
-pub(in crate::api) async fn shown(api: &Api, found: Found) -> Result<Download, Error> {
+pub(in crate::api) async fn shown(api: &Api, found: StoredMedia) -> Result<Download, Error> {
     let name = found.about.name.clone();
     download(api, found, name).await
 }
 
 /// What was found, to be sent under this name.
-async fn download(api: &Api, found: Found, name: Option<String>) -> Result<Download, Error> {
+async fn download(api: &Api, found: StoredMedia, name: Option<String>) -> Result<Download, Error> {
     let file = api.media.open(&found).await?;
     let content_type = match found.about.content_type {
         unknown if unknown.is_empty() => "application/octet-stream".to_owned(),

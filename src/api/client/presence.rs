@@ -70,7 +70,7 @@ pub async fn get_presence(
     for silent in api.presence.expire(now) {
         changed(&api, silent)?;
     }
-    let Some(of) = api.presence.of(user) else {
+    let Some(of) = api.presence.get(user) else {
         return Ok(get_presence::v3::Response::new(PresenceState::Offline));
     };
     let mut response = get_presence::v3::Response::new(of.state.clone());
@@ -92,8 +92,8 @@ pub fn changed(api: &Api, user: UserNum) -> Result<(), Error> {
         }
     })?;
     api.presence
-        .changed(user, api.notifier.ephemeral_changed_for(concerned));
-    if is_local && let Some(of) = api.presence.of(user) {
+        .set_change_number(user, api.notifier.ephemeral_changed_for(concerned));
+    if is_local && let Some(of) = api.presence.get(user) {
         let now = api.clock.now_ms();
         let ago = UInt::new_saturating(now.saturating_sub(of.active_ms));
         let mut update = PresenceUpdate::new(id, of.state.clone(), ago);

@@ -19,7 +19,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     api::{Api, Error, Session},
-    users::push_rules,
+    users::account_data::push_rules,
 };
 
 /// `GET /_matrix/client/v3/pushrules/`

@@ -129,7 +129,7 @@ pub async fn register(
 /// The same request, sent again because its answer was lost: the account is there, and the client
 /// is logged in anew.
 async fn again(api: &Api, user: UserNum, request: &Request) -> Result<Response, Error> {
-    let proof = api.users.prove_by_registration(user)?;
+    let proof = api.users.authenticate_by_registration(user)?;
     let user_id = proof.user_id().to_owned();
     if request.inhibit_login {
         return Ok(response(user_id, None));

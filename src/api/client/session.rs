@@ -13,7 +13,7 @@ use super::uiaa::{self, Interactive, authenticate};
 use crate::{
     api::{Api, Error, Session, Unauthenticated},
     rates::Kind,
-    users::{NewLogin, Proof},
+    users::{AuthenticatedUser, NewLogin},
 };
 
 /// `GET /_matrix/client/v3/login`
@@ -70,7 +70,7 @@ pub async fn login(
 
     let proof = match request.login_info {
         LoginInfo::Password(info) => by_password(&api, info).await?,
-        LoginInfo::Token(info) => api.users.prove_by_token(&info.token)?,
+        LoginInfo::Token(info) => api.users.authenticate_by_login_token(&info.token)?,
         LoginInfo::ApplicationService(_) => {
             return Err(Error::forbidden(
                 "no application service is registered here",
@@ -91,7 +91,7 @@ pub async fn login(
     Ok(response)
 }
 
-async fn by_password(api: &Api, info: login::v3::Password) -> Result<Proof, Error> {
+async fn by_password(api: &Api, info: login::v3::Password) -> Result<AuthenticatedUser, Error> {
     #[expect(deprecated, reason = "older clients name the user only so")]
     let user = match (info.identifier, info.user) {
         (Some(UserIdentifier::Matrix(named)), _) => named.user,
@@ -102,7 +102,10 @@ async fn by_password(api: &Api, info: login::v3::Password) -> Result<Proof, Erro
     let localpart = user.trim_start_matches('@').split(':').next();
     let tried = localpart.unwrap_or_default().to_lowercase();
     api.rates.check(Kind::LoginAccount, tried)?;
-    Ok(api.users.prove(&user, info.password).await?)
+    Ok(api
+        .users
+        .authenticate_by_password(&user, info.password)
+        .await?)
 }
 
 /// `POST /_matrix/client/v1/login/get_token`

@@ -31,7 +31,7 @@ use crate::{
         frame::{self, Frame},
         request::SyncRange,
     },
-    users::{self, ignored, keys::one_time, to_device},
+    users::{self, account_data::ignored_users, keys::one_time_keys, to_device},
 };
 
 /// The longest that a sync waits.
@@ -106,7 +106,7 @@ pub async fn sync(api: Api, who: Session, asked: SyncRequest) -> Result<Streamed
         }
         let (letters, upto) = api.store.read(|s| {
             let upto = range.end.stored;
-            to_device::waiting(s, who.device, arrived, upto)
+            to_device::pending(s, who.device, arrived, upto)
         })?;
         if !letters.is_empty() {
             fields.put_events("to_device", &letters)?;
@@ -158,11 +158,11 @@ pub async fn sync(api: Api, who: Session, asked: SyncRequest) -> Result<Streamed
 fn forget_arrived(api: &Api, device: DeviceNum, arrived: Position) -> Result<(), Error> {
     if api
         .store
-        .read(|s| to_device::has_until(s, device, arrived))?
+        .read(|s| to_device::has_pending_until(s, device, arrived))?
     {
         let store = api.store.clone();
         api.federation.spawn(async move {
-            let job = move |tx: &Tx| to_device::forget(tx, device, arrived);
+            let job = move |tx: &Tx| to_device::remove_until(tx, device, arrived);
             if let Err(error) = store.write_soon(job).await {
                 log::debug!("messages that have arrived are kept for longer: {error}");
             }
@@ -209,7 +209,7 @@ fn request(api: &Api, who: &Session, asked: SyncRequest) -> Result<Request, Erro
         since,
         full_state: asked.stable.full_state,
         state_after,
-        ignored: api.store.read(|s| ignored::list(s, who.user))?,
+        ignored: api.store.read(|s| ignored_users::load(s, who.user))?,
         known: api
             .lazy_loaded_members
             .begin(who.device, since.map(|since| since.position)),
@@ -237,14 +237,15 @@ async fn device_lists(
 /// Whether keys of the device have been given out since.
 fn claimed(api: &Api, request: &Request, range: SyncRange) -> Result<bool, Error> {
     let since = range.since.map_or(Position::MIN, |since| since.position);
-    let claimed = |s: &store::Snapshot| one_time::claimed_after(s, request.device, since);
+    let claimed =
+        |s: &store::Snapshot| one_time_keys::counts_changed_after(s, request.device, since);
     Ok(api.store.read(claimed)?)
 }
 
 /// How many keys the device has left, which every answer tells: without it a client may think that
 /// nothing has changed. The usual algorithm is named also when none is left.
 fn keys_left(api: &Api, who: &Session, fields: &mut Fields) -> Result<(), Error> {
-    let mut left = api.store.read(|s| one_time::left(s, who.device))?;
+    let mut left = api.store.read(|s| one_time_keys::counts(s, who.device))?;
     left.counts.entry(USUAL.to_owned()).or_default();
     fields.put("device_one_time_keys_count", &left.counts)?;
     fields.put("device_unused_fallback_key_types", &left.unused_fallback)?;
@@ -311,7 +312,7 @@ fn expire(api: &Api) -> Result<(), Error> {
 /// When to look again if nothing wakes us: when the time is up, or somebody's typing or presence
 /// runs out.
 fn wake_at(api: &Api, deadline: Instant) -> Instant {
-    let ends = [api.typing.next_end(), api.presence.next_end()];
+    let ends = [api.typing.next_end(), api.presence.next_expiry()];
     match ends.into_iter().flatten().min() {
         Some(end) => {
             let left = end.saturating_sub(api.clock.now_ms()).max(1);

@@ -40,7 +40,7 @@ pub async fn send_event_to_device(
             to_device::deliver(tx, from, here)?;
         }
         for (server, messages) in &elsewhere {
-            to_device::post(tx, server, from, (&id, messages))?;
+            to_device::queue_outbound(tx, server, from, (&id, messages))?;
         }
         Ok::<_, Error>(())
     };

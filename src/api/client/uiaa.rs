@@ -170,7 +170,11 @@ async fn check(api: &Api, who: Option<&Session>, auth: &AuthData) -> Result<Verd
                 return Err(Error::forbidden("this identifier belongs to no account"));
             };
             api.rates.check(Kind::LoginAccount, who.user)?;
-            match api.users.prove(&named.user, auth.password.clone()).await {
+            match api
+                .users
+                .authenticate_by_password(&named.user, auth.password.clone())
+                .await
+            {
                 Ok(proof) if proof.user() == who.user => Ok(Verdict::Right),
                 Ok(_) | Err(users::Error::WrongPassword) => Ok(Verdict::Wrong("wrong password")),
                 Err(error) => Err(error.into()),

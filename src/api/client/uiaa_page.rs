@@ -80,7 +80,7 @@ impl IncomingRequest for Submitted {
 
 /// Only a registration has stages with pages, each in its turn.
 fn check_next(api: &Api, stage: &AuthType, session: &str) -> Result<(), Error> {
-    let completed = api.users.uia.completed_by_stranger(session);
+    let completed = api.users.uia.completed_unauthenticated(session);
     let completed = completed.ok_or_else(|| Error::not_found("this session is over"))?;
     let mut flow = register::flow(api)?.iter();
     if flow.find(|stage| !completed.contains(stage)) == Some(stage) {

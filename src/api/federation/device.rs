@@ -23,7 +23,7 @@ use crate::{
         self, accounts, device_lists,
         keys::{
             cross_signing::{self, Usage},
-            devices,
+            device_keys,
         },
     },
 };
@@ -43,14 +43,14 @@ pub async fn get_devices(
         }
         let version = UInt::new_saturating(device_lists::stream_id(s, user)?.0);
         let mut response = get_devices::v1::Response::new(request.user_id.clone(), version);
-        for (device_id, keys) in devices::of_user(s, user)? {
+        for (device_id, keys) in device_keys::of_user(s, user)? {
             let device = s.devices()?.load((user, device_id.as_str()))?;
             let mut told = UserDevice::new(device_id, raw(&keys)?);
             told.device_display_name = device.and_then(|device| device.display_name);
             response.devices.push(told);
         }
         let key = |usage| {
-            let key = cross_signing::of_user(s, user, usage)?;
+            let key = cross_signing::load(s, user, usage)?;
             key.map(|key| raw(&key)).transpose()
         };
         response.master_key = key(Usage::Master)?;
@@ -80,15 +80,15 @@ pub async fn get_keys(
                 continue;
             }
             let mut of_user = BTreeMap::new();
-            for (device_id, keys) in devices::of_user(s, user)? {
+            for (device_id, keys) in device_keys::of_user(s, user)? {
                 if wanted.is_empty() || wanted.contains(&device_id) {
                     of_user.insert(device_id, raw(&keys)?);
                 }
             }
-            if let Some(key) = cross_signing::of_user(s, user, Usage::Master)? {
+            if let Some(key) = cross_signing::load(s, user, Usage::Master)? {
                 response.master_keys.insert(user_id.clone(), raw(&key)?);
             }
-            if let Some(key) = cross_signing::of_user(s, user, Usage::SelfSigning)? {
+            if let Some(key) = cross_signing::load(s, user, Usage::SelfSigning)? {
                 response
                     .self_signing_keys
                     .insert(user_id.clone(), raw(&key)?);

@@ -76,9 +76,9 @@ pub(super) async fn take(api: &Api, origin: &ServerName, edus: Vec<Edu>) -> Resu
 fn is_proper(origin: &ServerName, content: &DirectDeviceContent) -> bool {
     let mut messages = content.messages.values().flat_map(BTreeMap::values);
     content.sender.server_name() == origin
-        && content.ev_type.to_string().len() <= to_device::LONGEST_KIND
+        && content.ev_type.to_string().len() <= to_device::MAX_TYPE_BYTES
         && content.message_id.as_str().len() <= LONGEST_ID
-        && messages.all(|message| message.json().get().len() <= to_device::LONGEST)
+        && messages.all(|message| message.json().get().len() <= to_device::MAX_CONTENT_BYTES)
 }
 
 /// Leaves messages to the devices of this server, each once however often it comes (server-server API,
@@ -98,7 +98,7 @@ pub(super) async fn deliver(
         let job = move |tx: &Tx| {
             let server = tx.server_num(origin.as_str())?;
             let knows = |user, sender: &UserId| current::share_a_room(tx, user, sender);
-            to_device::deliver_from(tx, server, (&messages, next), knows)
+            to_device::deliver_remote(tx, server, (&messages, next), knows)
         };
         next = api.store.write(job).await?;
     }
@@ -188,9 +188,12 @@ async fn present(api: &Api, origin: &ServerName, content: PresenceContent) -> Re
         }
         let user = num_of(api, user_id).await?;
         let active_ms = now.saturating_sub(last_active_ago.into());
-        if api.presence.told(user, (state, status_msg), active_ms, now) {
+        if api
+            .presence
+            .set_remote(user, (state, status_msg), active_ms, now)
+        {
             api.presence
-                .changed(user, api.notifier.ephemeral_changed_for(concerned));
+                .set_change_number(user, api.notifier.ephemeral_changed_for(concerned));
         }
     }
     Ok(())

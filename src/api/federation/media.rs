@@ -13,7 +13,7 @@ use crate::{
         Api, Download, Error, Origin,
         client::media::{find_own, shown},
     },
-    media::Wanted,
+    media::ThumbnailRequest,
 };
 
 /// `GET /_matrix/federation/v1/media/download/{mediaId}`
@@ -33,7 +33,7 @@ pub async fn get_content_thumbnail(
     request: get_content_thumbnail::v1::Request,
 ) -> Result<Download, Error> {
     let found = find_own(&api, &request.media_id, request.timeout_ms).await?;
-    let wanted = Wanted {
+    let wanted = ThumbnailRequest {
         width: request.width.into(),
         height: request.height.into(),
         crop: request.method == Some(Method::Crop),

@@ -14,7 +14,7 @@ use smol::Task;
 use crate::{
     executor::Executor,
     federation::{Client, Error, Limits, outbound::backoff::Patience, transport::connect::in_time},
-    users::remote_devices::{fits, is_of},
+    users::remote_devices::{are_valid_device_keys, is_valid_cross_signing_key},
 };
 
 /// How much one server may answer, in bytes.
@@ -108,12 +108,12 @@ fn only_asked(mut answer: get_keys::v1::Response, asked: &Asked) -> get_keys::v1
         let wanted = asked.get(user);
         devices.retain(|id, keys| {
             wanted.is_some_and(|wanted| wanted.is_empty() || wanted.contains(id))
-                && fits(user, id, keys)
+                && are_valid_device_keys(user, id, keys)
         });
         wanted.is_some()
     });
     for keys in [&mut answer.master_keys, &mut answer.self_signing_keys] {
-        keys.retain(|user, key| asked.contains_key(user) && is_of(user, key));
+        keys.retain(|user, key| asked.contains_key(user) && is_valid_cross_signing_key(user, key));
     }
     answer
 }

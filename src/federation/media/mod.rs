@@ -32,7 +32,7 @@ use super::{
 use crate::{
     clock::Clock,
     executor::Executor,
-    media::{self, About, Draft, Media, is_media_id},
+    media::{self, FileWriter, Media, MediaInfo, is_media_id},
 };
 
 /// How many are fetched at once, of all servers and of one: none keeps the others waiting.
@@ -172,14 +172,18 @@ impl RemoteMedia {
     async fn bring(&self, server: &ServerName, id: &str) -> Outcome {
         let fetched = in_time(PATIENCE, Box::pin(self.download(server, id))).await;
         let (draft, told) = fetched??;
-        let about = About::told(told.content_type, told.name);
+        let about = MediaInfo::from_remote(told.content_type, told.name);
         let content = draft.finish().await?;
         let (server, id) = (server.to_owned(), id.to_owned());
-        Ok(self.0.media.keep(server, id, about, content).await?)
+        Ok(self
+            .0
+            .media
+            .store_remote(server, id, about, content)
+            .await?)
     }
 
-    async fn download(&self, server: &ServerName, id: &str) -> Result<(Draft, Told), Error> {
-        let draft = self.0.media.download().await?;
+    async fn download(&self, server: &ServerName, id: &str) -> Result<(FileWriter, Told), Error> {
+        let draft = self.0.media.begin_download().await?;
         let request = v1::Request::new(id.to_owned());
         match self.0.client.open(server, request).await {
             Ok(answer) => {
@@ -195,7 +199,7 @@ impl RemoteMedia {
     }
 
     /// From where the server says that they are.
-    async fn redirected(&self, url: &str, draft: Draft) -> Result<(Draft, Told), Error> {
+    async fn redirected(&self, url: &str, draft: FileWriter) -> Result<(FileWriter, Told), Error> {
         let place = Place::of(url);
         let place = place.ok_or_else(|| PeerError::Nonsense("a redirect to nowhere".into()))?;
         let (_, answer) = self.0.client.open_on_the_web(place).await?;
@@ -208,8 +212,8 @@ impl RemoteMedia {
         &self,
         server: &ServerName,
         id: &str,
-        draft: Draft,
-    ) -> Result<(Draft, Told), Error> {
+        draft: FileWriter,
+    ) -> Result<(FileWriter, Told), Error> {
         let path = format!("/_matrix/media/v3/download/{server}/{id}?allow_remote=false");
         let request = Request::get(path).body(hyper::body::Bytes::new());
         let request = request.map_err(|error| PeerError::Nonsense(error.to_string().into()))?;
@@ -261,7 +265,7 @@ fn absence(error: PeerError) -> Error {
 }
 
 /// Takes the media out of an answer in several parts.
-async fn parts(mut answer: Answer, mut draft: Draft) -> Result<(Draft, Told), Error> {
+async fn parts(mut answer: Answer, mut draft: FileWriter) -> Result<(FileWriter, Told), Error> {
     let mut parts = Parts::new(&answer.head.headers)?;
     check(&draft, announced(&answer).saturating_sub(AROUND))?;
     while let Some(piece) = answer.next().await? {
@@ -274,7 +278,7 @@ async fn parts(mut answer: Answer, mut draft: Draft) -> Result<(Draft, Told), Er
 }
 
 /// Takes an answer that is the media.
-async fn whole(mut answer: Answer, mut draft: Draft) -> Result<(Draft, Told), Error> {
+async fn whole(mut answer: Answer, mut draft: FileWriter) -> Result<(FileWriter, Told), Error> {
     let told = Told::of(&answer.head.headers);
     check(&draft, announced(&answer))?;
     while let Some(piece) = answer.next().await? {
@@ -291,11 +295,11 @@ fn announced(answer: &Answer) -> u64 {
 }
 
 /// Refuses before anything has come what would be too large in the end.
-fn check(draft: &Draft, length: u64) -> Result<(), Error> {
+fn check(draft: &FileWriter, length: u64) -> Result<(), Error> {
     draft.check(length).map_err(of_remote)
 }
 
-async fn write(draft: &mut Draft, piece: &[u8]) -> Result<(), Error> {
+async fn write(draft: &mut FileWriter, piece: &[u8]) -> Result<(), Error> {
     draft.write(piece).await.map_err(of_remote)
 }
 

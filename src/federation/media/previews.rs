@@ -24,7 +24,7 @@ use crate::{
             web::Place,
         },
     },
-    media::{self, Media, Page},
+    media::{self, Media, PageMetadata},
     pool::{self, Kind, Pool},
 };
 
@@ -128,7 +128,7 @@ impl Previews {
         Ok(shown)
     }
 
-    async fn page(&self, mut answer: Answer) -> Result<Page, Error> {
+    async fn page(&self, mut answer: Answer) -> Result<PageMetadata, Error> {
         let mut html = Vec::new();
         while let Some(piece) = answer.next().await? {
             let room = PAGE - html.len();
@@ -138,7 +138,7 @@ impl Previews {
                 break;
             }
         }
-        let read = move || media::read_page(&String::from_utf8_lossy(&html));
+        let read = move || media::parse_html_metadata(&String::from_utf8_lossy(&html));
         let page = self.pool.run(Kind::Picture, read).await;
         Ok(page.map_err(|error: pool::Error| media::Error::from(error))?)
     }
@@ -150,7 +150,7 @@ impl Previews {
 
     /// Keeps the picture in an answer, if it is one; what is shown of it.
     async fn picture(&self, mut answer: Answer) -> Result<Option<Map<String, Value>>, Error> {
-        let mut draft = self.media.download().await?;
+        let mut draft = self.media.begin_download().await?;
         let mut left = PICTURE.bytes();
         while let Some(piece) = answer.next().await? {
             let Some(less) = left.checked_sub(piece.len() as u64) else {
@@ -161,7 +161,7 @@ impl Previews {
         }
         let content = draft.finish().await?;
         let size = content.size;
-        let Some((uri, seen)) = self.media.keep_picture(content).await? else {
+        let Some((uri, seen)) = self.media.store_preview_image(content).await? else {
             return Ok(None);
         };
         Ok(Some(Map::from_iter([

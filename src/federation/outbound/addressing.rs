@@ -80,7 +80,7 @@ impl Sender {
 
     async fn address_all(&self, unheard: Unheard) -> Result<(), rooms::Error> {
         if unheard.all {
-            let waiting = |s: &_| Ok(to_device::addressed_servers(s)?);
+            let waiting = |s: &_| Ok(to_device::servers_with_outbound(s)?);
             let waiting = self.scan("for whom messages wait", waiting).await?;
             waiting.into_iter().for_each(|server| self.address(server));
             let all = self.scan("other servers", servers::all).await?;

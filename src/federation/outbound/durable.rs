@@ -26,7 +26,7 @@ use crate::{
     rooms::{self, state::current},
     store::{
         Position, Reader, Records, Rows, ServerNum, Tx, UserNum,
-        records::{ListChange, Membership, WhatChanged},
+        records::{ChangedPart, DeviceListChange, Membership},
     },
     users::{
         self, device_lists,
@@ -63,7 +63,7 @@ impl Durable {
     pub fn next(r: &impl Reader, server: ServerNum, most: usize) -> Result<Self, rooms::Error> {
         let mut durable = Self::default();
         let most = most.min(EDUS);
-        if let Some((letters, last)) = to_device::posted(r, server, most)? {
+        if let Some((letters, last)) = to_device::outbound(r, server, most)? {
             for content in &letters {
                 let edu = named("m.direct_to_device", content)?;
                 if is_sendable(&edu) {
@@ -115,10 +115,10 @@ impl Durable {
     /// Adds the last change of a device of `user`, from which the server sees that it lacks others, and
     /// the keys with which the user signs, which it would not ask for.
     fn add_whole(&mut self, r: &impl Reader, user: UserNum) -> Result<(), rooms::Error> {
-        if let Some((position, change)) = device_lists::last_of_device(r, user)? {
+        if let Some((position, change)) = device_lists::last_device_change(r, user)? {
             self.push(told_of(r, position, change)?)?;
         }
-        if cross_signing::of_user(r, user, Usage::Master)?.is_some() {
+        if cross_signing::load(r, user, Usage::Master)?.is_some() {
             self.push(signing_keys(r, user)?)?;
         }
         Ok(())
@@ -139,7 +139,7 @@ impl Durable {
     /// What of it need not be sent again, now that `server` has taken it.
     pub fn taken(&self, tx: &Tx, server: ServerNum) -> Result<(), rooms::Error> {
         if let Some(last) = self.letters {
-            to_device::has_taken(tx, server, last)?;
+            to_device::remove_outbound_until(tx, server, last)?;
         }
         if let Some(upto) = self.lists {
             tx.told_lists()?.insert(server, upto)?;
@@ -171,7 +171,7 @@ impl Way {
         Ok(if !shares_a_room(r, server, user)? {
             Self::NotAtAll
         } else if let Some(told) = told
-            && !device_lists::is_cut_after(r, user, told)?
+            && !device_lists::is_truncated_after(r, user, told)?
         {
             Self::Each
         } else {
@@ -191,10 +191,14 @@ fn shares_a_room(r: &impl Reader, server: ServerNum, user: UserNum) -> Result<bo
 }
 
 /// What a server is told of a change: how things are now.
-fn told_of(r: &impl Reader, position: Position, change: ListChange) -> Result<Edu, rooms::Error> {
+fn told_of(
+    r: &impl Reader,
+    position: Position,
+    change: DeviceListChange,
+) -> Result<Edu, rooms::Error> {
     let id = |position: Position| UInt::new_saturating(position.0);
     match change.what {
-        WhatChanged::Device(device_id) => {
+        ChangedPart::Device(device_id) => {
             let user_id: OwnedUserId = users::id_of(r, change.user)?;
             let device = r.devices()?.load((change.user, device_id.as_str()))?;
             let mut update = DeviceListUpdateContent::new(user_id, device_id.into(), id(position));
@@ -202,19 +206,19 @@ fn told_of(r: &impl Reader, position: Position, change: ListChange) -> Result<Ed
                 update.prev_id = vec![id(change.before)];
             }
             update.deleted = Some(device.is_none());
-            let keys = keys::devices::of_device(r, change.user, &update.device_id)?;
+            let keys = keys::device_keys::of_device(r, change.user, &update.device_id)?;
             update.keys = keys.map(|keys| raw(&keys)).transpose()?;
             update.device_display_name = device.and_then(|device| device.display_name);
             Ok(Edu::DeviceListUpdate(update))
         }
-        WhatChanged::SigningKeys => signing_keys(r, change.user),
+        ChangedPart::CrossSigningKeys => signing_keys(r, change.user),
     }
 }
 
 /// With which keys `user` signs now.
 fn signing_keys(r: &impl Reader, user: UserNum) -> Result<Edu, rooms::Error> {
     let key = |usage| {
-        let key = cross_signing::of_user(r, user, usage)?;
+        let key = cross_signing::load(r, user, usage)?;
         key.map(|key| raw(&key)).transpose()
     };
     let mut update = SigningKeyUpdateContent::new(users::id_of(r, user)?);

@@ -9,7 +9,7 @@
 //! now and then: what lies behind it at a start is sent again, and every server knows an event that it
 //! has already.
 //!
-//! Messages to devices wait in the table `to_server` and go into whatever transaction is next, ahead
+//! Messages to devices wait in the table `outbound_to_device` and go into whatever transaction is next, ahead
 //! of typing, receipts and presence, which are in memory only.
 //!
 //! Who is to hear of changes of devices is found from `told_lists` at a start, and when the store was

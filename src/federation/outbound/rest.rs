@@ -37,7 +37,7 @@ pub fn put(tx: &Tx, server: ServerNum, rest: &Rest, now: u64) -> Result<(), room
     };
     drop(silent);
     if since.saturating_add(ms(GIVEN_UP)) < now {
-        to_device::give_up(tx, server)?;
+        to_device::discard_outbound(tx, server)?;
     }
     Ok(())
 }

@@ -26,7 +26,7 @@ use crate::{
     store::{
         self, Effect, EventNum, Options, Place, Position, Reader, RoomNum, Rows, ServerNum, Store,
         Tx, UserNum,
-        records::{Letter, MemberRow, Membership},
+        records::{MemberRow, Membership, ToDeviceMessage},
     },
     users::{device_lists, to_device},
 };
@@ -127,8 +127,8 @@ fn is_in_the_room(tx: &Tx, server: ServerNum) -> Result<(), store::Error> {
 fn letter(tx: &Tx, server: ServerNum, json: &str) -> Result<(), store::Error> {
     let position = tx.next_position()?;
     let (index, json) = (position.0, json.to_owned());
-    tx.to_server()?
-        .put((server, position), &Letter { index, json })
+    tx.outbound_to_device()?
+        .put((server, position), &ToDeviceMessage { index, json })
 }
 
 fn told(durable: &Durable) -> Vec<Value> {
@@ -196,7 +196,8 @@ fn who_waits_because_something_is_wrong_here_goes_on_soon_after_that_is_mended()
                     .is_some_and(|is| is.is_stuck)
             };
             world.until(is_stuck).await;
-            let job = move |tx: &Tx| Ok(to_device::has_taken(tx, server, Position::MAX)?);
+            let job =
+                move |tx: &Tx| Ok(to_device::remove_outbound_until(tx, server, Position::MAX)?);
             world.write(job).await;
             world.sender.apply(&Effect::Reopened);
             world.until(|| !world.is_addressed(server)).await;
@@ -233,7 +234,7 @@ fn a_message_that_cannot_be_sent_is_left_out_and_blocks_nobody() {
             let next = world.sender.durable(server, EDUS).await;
             let next = next.expect("the store works");
             assert!(next.edus.is_empty() && !next.is_to_be_noted());
-            let waits = |s: &_| to_device::posted(s, server, EDUS);
+            let waits = |s: &_| to_device::outbound(s, server, EDUS);
             assert!(world.store.read(waits).expect("it can be read").is_none());
         },
     );
@@ -268,7 +269,7 @@ fn much_of_alice(tx: &Tx) -> Result<(), rooms::Error> {
     let key = json!({ "user_id": "@alice:here.example", "usage": ["master"], "keys": {} });
     tx.cross_signing_keys()?
         .insert((alice, "master"), &*key.to_string())?;
-    device_lists::changed(tx, alice)?;
+    device_lists::cross_signing_keys_changed(tx, alice)?;
     for _ in 0..40 {
         device_lists::device_changed(tx, alice, "PHONE".into())?;
     }
@@ -315,7 +316,7 @@ fn who_is_new_to_a_server_is_shown_to_it_by_the_last_change_once_more() {
         let job = |tx: &Tx| {
             let alice = alice(tx, Membership::Join)?;
             let before = device_lists::stream_id(tx, alice)?;
-            device_lists::told_again(tx, alice)?;
+            device_lists::reannounce(tx, alice)?;
             Ok(before)
         };
         let before = world.write(job).await;
@@ -374,9 +375,9 @@ fn what_waits_for_a_server_is_capped_by_its_bytes() {
                 for number in 0..400 {
                     let id = OwnedTransactionId::from(format!("{number}"));
                     let name = bob.server_name();
-                    to_device::post(tx, name, (alice, &kind), (&id, &messages))?;
+                    to_device::queue_outbound(tx, name, (alice, &kind), (&id, &messages))?;
                 }
-                Ok(tx.to_server()?.len()?)
+                Ok(tx.outbound_to_device()?.len()?)
             };
             let waiting = world.write(job).await;
             assert!((300..350).contains(&waiting), "{waiting}");

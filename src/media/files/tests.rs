@@ -9,7 +9,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::{Draft, Files, PIECE, STRETCH, Temporary, Writing};
+use super::{FileWriter, Files, PIECE, STRETCH, Temporary, Writing};
 use crate::{config::Size, media::Error, pool::Pool};
 
 fn files(directory: &Path) -> Files {
@@ -17,9 +17,9 @@ fn files(directory: &Path) -> Files {
 }
 
 /// A draft that `file` takes, which says of its disk that there is room.
-fn draft(files: &Files, file: File, path: &Path) -> Draft {
+fn draft(files: &Files, file: File, path: &Path) -> FileWriter {
     let writing = Writing::new(file, files.directory.clone(), STRETCH);
-    Draft {
+    FileWriter {
         files: files.clone(),
         writing: Some(writing),
         buffer: Vec::new(),

@@ -3,7 +3,7 @@
 //! [backup] of keys.
 //!
 //! Such an errand is a row, written in the transaction of the change, so it outlives the request
-//! and a restart: `stale_members`, `successions` and `doomed_backups`. One [`Errands::work`] does them
+//! and a restart: `stale_members`, `successions` and `pending_deletion_backups`. One [`Errands::work`] does them
 //! one after the other, each in slices that leave other jobs their turn.
 
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::{
     clock::Clock,
     rooms::{Error, Local, upgrade::room_data},
     store::{self, Effect, Field, Reader, RoomNum, Rows, Store, Tx, UserNum},
-    users::backup,
+    users::key_backup,
 };
 
 /// How long what failed rests.
@@ -103,10 +103,10 @@ async fn round(store: &Store, local: &Local, clock: &Clock) -> Result<bool, Clos
 /// Removes the keys of the backups that were deleted.
 async fn remove_backups(store: &Store, well: &mut bool) -> Result<(), Closed> {
     let remove = |tx: &Tx| -> Result<bool, Error> {
-        backup::remove_doomed(tx)?;
-        Ok(backup::is_any_doomed(tx)?)
+        key_backup::delete_pending(tx)?;
+        Ok(key_backup::has_pending_deletion(tx)?)
     };
-    let is_any = store.read(|s| Ok(backup::is_any_doomed(s)?));
+    let is_any = store.read(|s| Ok(key_backup::has_pending_deletion(s)?));
     let mut more = known(is_any, well)?;
     while more {
         more = known(store.write_shrinking(remove).await, well)?;

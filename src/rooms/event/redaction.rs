@@ -124,7 +124,7 @@ fn redact(
     }
     if stored.header.state_key.is_none() {
         let shown = stored.parse::<Shown>()?;
-        media::redact(tx, &shown.sender, shown.content.get())?;
+        media::remove_redacted(tx, &shown.sender, shown.content.get())?;
     }
     let json = redact::redact(&stored.json, rules)
         .map_err(|_| Error::corrupt("an event that cannot be redacted"))?;

@@ -40,7 +40,7 @@ impl Change {
     /// it from the one before, and a ban should not repeat what it is for.
     pub fn with_profile(mut self, tx: &Tx, local: &Local) -> Result<Self, Error> {
         if local.has(&self.target) {
-            let shown = profiles::shown(tx, tx.user_num(self.target.as_str())?)?;
+            let shown = profiles::member_profile(tx, tx.user_num(self.target.as_str())?)?;
             self.content.displayname = shown.display_name;
             self.content.avatar_url = shown.avatar_url;
         }

@@ -20,7 +20,7 @@ const LOOKED_UP: usize = 1000;
 pub(in crate::rooms) fn has_joined(tx: &Tx, room: RoomNum, user: &UserId) -> Result<(), Error> {
     let user = tx.user_num(user.as_str())?;
     if is_new_to_somebody(tx, room, user)? {
-        device_lists::told_again(tx, user)?;
+        device_lists::reannounce(tx, user)?;
     }
     Ok(())
 }

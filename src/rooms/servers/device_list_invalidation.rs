@@ -16,7 +16,7 @@ pub(in crate::rooms) fn has_left(tx: &Tx, user: &UserId) -> Result<(), Error> {
     let Some(num) = users::num_of(tx, user)? else {
         return Ok(());
     };
-    if remote_devices::has(tx, user)? {
+    if remote_devices::is_tracked(tx, user)? {
         outdate_stranger(tx, num, user)?;
     }
     Ok(())
@@ -24,7 +24,7 @@ pub(in crate::rooms) fn has_left(tx: &Tx, user: &UserId) -> Result<(), Error> {
 
 /// After the last local user has left `room`. Grows with how many lists are kept.
 pub(in crate::rooms) fn all_have_left(tx: &Tx, room: RoomNum) -> Result<(), Error> {
-    for num in remote_devices::all(tx)? {
+    for num in remote_devices::tracked_users(tx)? {
         let user = users::id_of(tx, num)?;
         if current::membership(tx, room, &user)? == Membership::Join {
             outdate_stranger(tx, num, &user)?;
@@ -35,7 +35,7 @@ pub(in crate::rooms) fn all_have_left(tx: &Tx, room: RoomNum) -> Result<(), Erro
 
 fn outdate_stranger(tx: &Tx, num: UserNum, user: &UserId) -> Result<(), Error> {
     if !current::shares_any_room(tx, user)? {
-        remote_devices::outdate(tx, num)?;
+        remote_devices::mark_stale(tx, num)?;
     }
     Ok(())
 }

@@ -21,7 +21,7 @@ use crate::{
         Effect, Options, Reader, Records, RoomNum, Rows, Store, Tx, UserNum,
         records::{Backup, Membership},
     },
-    users::{backup, profiles},
+    users::{key_backup, profiles},
 };
 
 fn rename(world: &World, user: &Actor, name: &str) -> Result<(), Error> {
@@ -221,20 +221,23 @@ fn the_keys_of_a_deleted_backup_go_also_after_a_restart() {
             tx.backups()?.put((user, number), &backup)?;
             for id in 0..1000 {
                 let session = id.to_string();
-                tx.backed_up()?
+                tx.backup_keys()?
                     .insert((user, number, "!room", &*session), "{}")?;
             }
-            backup::forget(tx, user)
+            key_backup::delete_all(tx, user)
         }
     };
     run(directory.path(), &local, false, async |store| {
         store.write(delete(1)).await.expect("it is deleted");
-        let left = store.read(|s| s.backed_up()?.len());
+        let left = store.read(|s| s.backup_keys()?.len());
         assert_eq!(left.expect("it can be read"), 1000);
     });
     run(directory.path(), &local, true, async |store| {
         let all_gone = async || {
-            while !store.read(|s| s.backed_up()?.is_empty()).expect("a table") {
+            while !store
+                .read(|s| s.backup_keys()?.is_empty())
+                .expect("a table")
+            {
                 Timer::after(Duration::from_millis(1)).await;
             }
         };

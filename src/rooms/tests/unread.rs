@@ -33,7 +33,7 @@ use crate::{
         Place, Reader, Records, RoomNum,
         records::{Counts, Membership},
     },
-    users::{account_data, push_rules},
+    users::account_data::{self, push_rules},
 };
 
 impl World<'_> {
@@ -79,7 +79,7 @@ impl World<'_> {
         change(&mut rules);
         let content = json!({ "global": rules }).to_string();
         let room = account_data::GLOBAL;
-        account_data::put(self.tx, user.num, room, push_rules::KIND, &content)?;
+        account_data::put(self.tx, user.num, room, push_rules::EVENT_TYPE, &content)?;
         Ok(())
     }
 }

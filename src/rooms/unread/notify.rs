@@ -39,7 +39,10 @@ use crate::{
         state::{current, power_levels},
     },
     store::{Reader, RoomNum, Rows, Store, UserNum, records::Membership},
-    users::{self, ignored, push_rules},
+    users::{
+        self,
+        account_data::{ignored_users, push_rules},
+    },
 };
 
 /// So many local members are asked about in place, more on the pool.
@@ -207,7 +210,7 @@ impl<'a> Asked<'a> {
         (user, id): (UserNum, &UserId),
         known: &mut HashMap<String, Verdict>,
     ) -> Result<Verdict, Error> {
-        if ignored::list(r, user)?.contains(&self.draft.sender) {
+        if ignored_users::load(r, user)?.contains(&self.draft.sender) {
             return Ok(Verdict::default());
         }
         let own = push_rules::stored(r, user)?.map(|rules| rules.content);
@@ -225,7 +228,7 @@ impl<'a> Asked<'a> {
             Ruleset::server_default(id)
         } else {
             // One unreadable row must not keep everybody else in the room from being heard.
-            push_rules::whole(&own, id).unwrap_or_else(|error| {
+            push_rules::with_server_defaults(&own, id).unwrap_or_else(|error| {
                 log::error!("{id}: {error}");
                 Ruleset::server_default(id)
             })

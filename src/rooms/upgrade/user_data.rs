@@ -20,8 +20,7 @@ use crate::{
     store::{RoomNum, Tx, UserNum, records::Membership},
     users::{
         self,
-        account_data::{GLOBAL, load, put},
-        push_rules,
+        account_data::{GLOBAL, load, push_rules, put},
     },
 };
 

@@ -38,20 +38,20 @@ impl Usage {
 
 /// Whether a user has just proved who it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Proven {
+pub enum AuthLevel {
     /// By a password, say.
-    Yes,
+    UserInteractive,
     /// Only by the session.
-    No,
+    AccessToken,
 }
 
 /// What became of keys that were handed in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kept {
+pub enum StoreOutcome {
     /// They are kept.
-    Yes,
+    Stored,
     /// Others are there, and the user has to prove who it is to replace them.
-    NotWithoutProof,
+    AuthenticationRequired,
 }
 
 const NO_MASTER: Error = Error::MissingParam("there is no master key");
@@ -95,11 +95,11 @@ impl Upload {
     /// Whether the user has to prove who it is: not for the first keys, and not for those that are
     /// there.
     fn needs_proof(&self, r: &impl Reader, user: UserNum) -> Result<bool, store::Error> {
-        if of_user(r, user, Usage::Master)?.is_none() {
+        if load(r, user, Usage::Master)?.is_none() {
             return Ok(false);
         }
         for (usage, key) in &self.0 {
-            if !of_user(r, user, *usage)?.is_some_and(|before| is_same(&before, key)) {
+            if !load(r, user, *usage)?.is_some_and(|before| is_same(&before, key)) {
                 return Ok(true);
             }
         }
@@ -111,16 +111,16 @@ impl Upload {
     /// # Errors
     /// [`Error::MissingParam`] without a master key; [`Error::InvalidSignature`] if that has not
     /// signed the others; [`Error::KeyInUse`].
-    pub fn keep(
+    pub fn store(
         &self,
         tx: &Tx,
         (user, user_id): (UserNum, &UserId),
-        proven: Proven,
-    ) -> Result<Kept, Error> {
-        if proven == Proven::No && self.needs_proof(tx, user)? {
-            return Ok(Kept::NotWithoutProof);
+        auth: AuthLevel,
+    ) -> Result<StoreOutcome, Error> {
+        if auth == AuthLevel::AccessToken && self.needs_proof(tx, user)? {
+            return Ok(StoreOutcome::AuthenticationRequired);
         }
-        let before = of_user(tx, user, Usage::Master)?;
+        let before = load(tx, user, Usage::Master)?;
         let given = self.0.iter().find(|(usage, _)| *usage == Usage::Master);
         let master = given.map(|(_, key)| key).or(before.as_ref());
         let master = master.ok_or(NO_MASTER)?;
@@ -138,20 +138,20 @@ impl Upload {
             .as_ref()
             .is_some_and(|before| !is_same(before, master))
         {
-            forget(tx, user)?;
+            remove_all(tx, user)?;
             changed = true;
         }
         for (usage, key) in &self.0 {
             // The signatures that others have added since stay with it.
-            if !of_user(tx, user, *usage)?.is_some_and(|before| is_same(&before, key)) {
+            if !load(tx, user, *usage)?.is_some_and(|before| is_same(&before, key)) {
                 put(tx, user, *usage, key)?;
                 changed = true;
             }
         }
         if changed {
-            device_lists::changed(tx, user)?;
+            device_lists::cross_signing_keys_changed(tx, user)?;
         }
-        Ok(Kept::Yes)
+        Ok(StoreOutcome::Stored)
     }
 
     /// Whether nothing else of the user's is known by the same public key.
@@ -166,7 +166,7 @@ impl Upload {
             let given = self.0.iter().find(|(usage, _)| *usage == other);
             match given {
                 Some((_, key)) => others.push(key.clone()),
-                None => others.extend(of_user(r, user, other)?),
+                None => others.extend(load(r, user, other)?),
             }
         }
         for (_, public) in public_keys(key) {
@@ -184,7 +184,7 @@ impl Upload {
 ///
 /// # Errors
 /// If the table cannot be written.
-pub fn forget(tx: &Tx, user: UserNum) -> Result<(), store::Error> {
+pub fn remove_all(tx: &Tx, user: UserNum) -> Result<(), store::Error> {
     for usage in Usage::ALL {
         tx.cross_signing_keys()?.remove((user, usage.as_str()))?;
     }
@@ -207,9 +207,9 @@ pub(super) fn put(
 ///
 /// # Errors
 /// If the tables cannot be read.
-pub fn has(r: &impl Reader, user: UserNum, public: &str) -> Result<bool, store::Error> {
+pub fn has_public_key(r: &impl Reader, user: UserNum, public: &str) -> Result<bool, store::Error> {
     for usage in Usage::ALL {
-        if let Some(key) = of_user(r, user, usage)?
+        if let Some(key) = load(r, user, usage)?
             && public_keys(&key).any(|(_, other)| other == public)
         {
             return Ok(true);
@@ -222,7 +222,7 @@ pub fn has(r: &impl Reader, user: UserNum, public: &str) -> Result<bool, store::
 ///
 /// # Errors
 /// If the tables cannot be read.
-pub fn of_user(
+pub fn load(
     r: &impl Reader,
     user: UserNum,
     usage: Usage,

@@ -1,16 +1,16 @@
 //! Keys of users' devices, and keys with which users sign keys: handed in by clients, for others to
 //! encrypt to and to trust.
 //!
-//! - Owns the tables `device_keys`, `one_time_keys`, `claimed_keys`, `fallback_keys`, `claims`,
-//!   `cross_signing_keys`, `key_signatures` and `signed_log`.
+//! - Owns the tables `device_keys`, `one_time_keys`, `claimed_keys`, `fallback_keys`, `one_time_key_changes`,
+//!   `cross_signing_keys`, `key_signatures` and `user_signature_log`.
 //! - A key is kept as it came, with every field: its signatures are over all of them.
 //! - What changes a key that others see is noted in [`super::device_lists`], in the same job.
 //!
 //! Source: client-server API, "End-to-End Encryption".
 
 pub mod cross_signing;
-pub mod devices;
-pub mod one_time;
+pub mod device_keys;
+pub mod one_time_keys;
 pub mod signatures;
 
 use ruma::{CanonicalJsonObject, CanonicalJsonValue, UserId, signatures::verify_json};
@@ -22,10 +22,10 @@ use crate::store::{self, Tx, UserNum};
 ///
 /// # Errors
 /// If the tables cannot be written.
-pub fn forget(tx: &Tx, user: UserNum) -> Result<(), store::Error> {
-    cross_signing::forget(tx, user)?;
-    signatures::forget(tx, user)?;
-    device_lists::changed(tx, user)
+pub fn remove_all(tx: &Tx, user: UserNum) -> Result<(), store::Error> {
+    cross_signing::remove_all(tx, user)?;
+    signatures::remove_all(tx, user)?;
+    device_lists::cross_signing_keys_changed(tx, user)
 }
 
 /// How long a key can be with everything around it, in bytes.

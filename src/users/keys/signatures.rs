@@ -10,7 +10,7 @@ use ruma::{CanonicalJsonObject, CanonicalJsonValue, DeviceId, UserId};
 use super::{
     Error,
     cross_signing::{self, Usage},
-    devices, is_same, is_signed, parse, public_keys, put_signature, signature, stored, text,
+    device_keys, is_same, is_signed, parse, public_keys, put_signature, signature, stored, text,
     text_of,
 };
 use crate::{
@@ -58,14 +58,14 @@ fn sign_device(
     device: &str,
     signed: &CanonicalJsonObject,
 ) -> Result<(), Error> {
-    let mut keys = devices::of_device(tx, signer.user, device.into())?.ok_or(NO_KEY)?;
+    let mut keys = device_keys::of_device(tx, signer.user, device.into())?.ok_or(NO_KEY)?;
     if !is_same(&keys, signed) {
         return Err(ANOTHER);
     }
     let by = public(tx, signer.user, Usage::SelfSigning)?;
     let (id, signature) = check(signed, &signer.id, &by)?;
     put_signature(&mut keys, signer.id.as_str(), (id, signature));
-    Ok(devices::put_signed(
+    Ok(device_keys::put_signed(
         tx,
         (signer.user, device.into()),
         &keys,
@@ -80,12 +80,12 @@ fn sign_master(
     signed: &CanonicalJsonObject,
 ) -> Result<(), Error> {
     check_id(key, signed)?;
-    let mut master = cross_signing::of_user(tx, signer.user, Usage::Master)?.ok_or(NO_KEY)?;
+    let mut master = cross_signing::load(tx, signer.user, Usage::Master)?.ok_or(NO_KEY)?;
     if !is_same(&master, signed) {
         return Err(ANOTHER);
     }
     let mut added = false;
-    for (_, keys) in devices::of_user(tx, signer.user)? {
+    for (_, keys) in device_keys::of_user(tx, signer.user)? {
         for by in public_keys(&keys) {
             if is_signed(signed, &signer.id, by)
                 && let Some(signature) = signature(signed, &signer.id, by.0)
@@ -103,7 +103,7 @@ fn sign_master(
         return Err(NOT_SIGNED);
     }
     cross_signing::put(tx, signer.user, Usage::Master, &master)?;
-    Ok(device_lists::changed(tx, signer.user)?)
+    Ok(device_lists::cross_signing_keys_changed(tx, signer.user)?)
 }
 
 fn sign_other(
@@ -156,18 +156,18 @@ fn master_of(
         return remote_master(tx, of);
     }
     match num_of(tx, of)? {
-        Some(of) => cross_signing::of_user(tx, of, Usage::Master),
+        Some(of) => cross_signing::load(tx, of, Usage::Master),
         None => Ok(None),
     }
 }
 
 /// Removes what `device` has signed of its user's master key: the device ends.
-pub(in crate::users) fn forget_device(
+pub(in crate::users) fn remove_of_device(
     tx: &Tx,
     user: UserNum,
     device: &DeviceId,
 ) -> Result<(), store::Error> {
-    let Some(mut master) = cross_signing::of_user(tx, user, Usage::Master)? else {
+    let Some(mut master) = cross_signing::load(tx, user, Usage::Master)? else {
         return Ok(());
     };
     let signatures = match master.get_mut("signatures") {
@@ -182,17 +182,17 @@ pub(in crate::users) fn forget_device(
     }
     if gone {
         cross_signing::put(tx, user, Usage::Master, &master)?;
-        device_lists::changed(tx, user)?;
+        device_lists::cross_signing_keys_changed(tx, user)?;
     }
     Ok(())
 }
 
 /// Removes what `signer` has signed of others.
-pub(super) fn forget(tx: &Tx, signer: UserNum) -> Result<(), store::Error> {
+pub(super) fn remove_all(tx: &Tx, signer: UserNum) -> Result<(), store::Error> {
     let signed = (signer, UserNum::MIN, "")..(UserNum(signer.0 + 1), UserNum::MIN, "");
     tx.key_signatures()?.remove_in(signed, |_, _| true)?;
     let log = (signer, Position::MIN)..=(signer, Position::MAX);
-    tx.signed_log()?.remove_in(log, |_, _| true)
+    tx.user_signature_log()?.remove_in(log, |_, _| true)
 }
 
 /// The master key of a user of another server, if the list of the user's devices is kept and followed.
@@ -205,7 +205,7 @@ fn remote_master(tx: &Tx, of: &UserId) -> Result<Option<CanonicalJsonObject>, st
 /// The signer's other devices, and nobody else, are to look at the keys of `of` again.
 fn log(tx: &Tx, signer: UserNum, of: UserNum) -> Result<(), store::Error> {
     let position = tx.next_position()?;
-    let mut log = tx.signed_log()?;
+    let mut log = tx.user_signature_log()?;
     let mut before = Vec::new();
     for row in log.range((signer, Position::MIN)..=(signer, Position::MAX))? {
         let (key, signed) = row?;
@@ -225,14 +225,14 @@ fn log(tx: &Tx, signer: UserNum, of: UserNum) -> Result<(), store::Error> {
 ///
 /// # Errors
 /// If the table cannot be read.
-pub fn signed_between(
+pub fn signed_users_between(
     r: &impl Reader,
     signer: UserNum,
     (after, upto): (Position, Position),
 ) -> Result<BTreeSet<UserNum>, store::Error> {
     let mut signed = BTreeSet::new();
     if after < upto {
-        let log = r.signed_log()?;
+        let log = r.user_signature_log()?;
         for row in log.range((signer, Position(after.0 + 1))..=(signer, upto))? {
             signed.insert(row?.1.value());
         }
@@ -244,7 +244,7 @@ pub fn signed_between(
 ///
 /// # Errors
 /// If the table cannot be read.
-pub fn has_signed(
+pub fn has_signed_between(
     r: &impl Reader,
     signer: UserNum,
     (after, upto): (Position, Position),
@@ -253,7 +253,11 @@ pub fn has_signed(
         return Ok(false);
     }
     let span = (signer, Position(after.0 + 1))..=(signer, upto);
-    Ok(r.signed_log()?.range(span)?.next().transpose()?.is_some())
+    Ok(r.user_signature_log()?
+        .range(span)?
+        .next()
+        .transpose()?
+        .is_some())
 }
 
 const NO_KEY: Error = Error::NotFound("there is no such key");
@@ -263,7 +267,7 @@ const NOT_SIGNED: Error =
 
 /// The id and the public key of a user's key.
 fn public(r: &impl Reader, user: UserNum, usage: Usage) -> Result<(String, String), Error> {
-    let key = cross_signing::of_user(r, user, usage)?.ok_or(NOT_SIGNED)?;
+    let key = cross_signing::load(r, user, usage)?.ok_or(NOT_SIGNED)?;
     let (id, public) = public_keys(&key).next().ok_or(NOT_SIGNED)?;
     Ok((id.to_owned(), public.to_owned()))
 }
@@ -284,7 +288,7 @@ fn check<'b>(
 ///
 /// # Errors
 /// If the tables cannot be read.
-pub fn show_to(
+pub fn add_viewer_signatures(
     r: &impl Reader,
     viewer: &Signer,
     of: UserNum,

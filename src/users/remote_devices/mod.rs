@@ -3,7 +3,7 @@
 //!
 //! A list that somebody wanted and that its server has not told yet is kept too: stale and empty.
 
-mod told;
+mod response;
 
 use std::collections::BTreeMap;
 
@@ -15,11 +15,11 @@ use ruma::{
 };
 use serde_json::Value;
 
-pub use self::told::Told;
+pub use self::response::DeviceListResponse;
 use super::{devices::LONGEST, num_of};
 use crate::store::{
     self, Reader, Records, Rows, Tx, UserNum,
-    records::{RemoteDevice, RemoteList},
+    records::{RemoteDevice, RemoteDeviceList},
 };
 
 /// How many devices of one user are kept.
@@ -31,7 +31,7 @@ const LONGEST_KEYS: usize = 16 * 1024;
 
 /// The devices of a user.
 #[derive(Clone, Debug)]
-pub struct Devices {
+pub struct DeviceList {
     /// When they were fetched, in milliseconds since the epoch; 0 if they never were.
     pub fetched_ts: u64,
     /// Whether something has changed since that is not known.
@@ -55,13 +55,13 @@ pub struct Device {
 
 /// What became of an update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Followed {
+pub enum UpdateOutcome {
     /// It told nothing new, or nothing that makes sense.
-    No,
+    Duplicate,
     /// No list is kept that it could change.
-    NotKept,
+    NotTracked,
     /// The list has it.
-    Yes,
+    Applied,
     /// The list lacks others.
     Stale,
 }
@@ -70,20 +70,20 @@ pub enum Followed {
 ///
 /// # Errors
 /// If the tables cannot be read.
-pub fn has(r: &impl Reader, user: &UserId) -> Result<bool, store::Error> {
+pub fn is_tracked(r: &impl Reader, user: &UserId) -> Result<bool, store::Error> {
     let num = num_of(r, user)?;
-    num.map_or(Ok(false), |num| r.remote_lists()?.has(num))
+    num.map_or(Ok(false), |num| r.remote_device_lists()?.has(num))
 }
 
 /// What is kept of `user`.
 ///
 /// # Errors
 /// If the tables cannot be read.
-pub fn load(r: &impl Reader, user: &UserId) -> Result<Option<Devices>, store::Error> {
+pub fn load(r: &impl Reader, user: &UserId) -> Result<Option<DeviceList>, store::Error> {
     let Some(num) = num_of(r, user)? else {
         return Ok(None);
     };
-    let Some(list) = r.remote_lists()?.load(num)? else {
+    let Some(list) = r.remote_device_lists()?.load(num)? else {
         return Ok(None);
     };
     let mut devices = BTreeMap::new();
@@ -99,7 +99,7 @@ pub fn load(r: &impl Reader, user: &UserId) -> Result<Option<Devices>, store::Er
         };
         devices.insert(key.value().1.into(), device);
     }
-    Ok(Some(Devices {
+    Ok(Some(DeviceList {
         fetched_ts: list.fetched_ts,
         is_stale: list.is_stale,
         master_key: list.master_key.map(raw).transpose()?,
@@ -113,20 +113,20 @@ fn raw<T>(json: String) -> Result<Raw<T>, store::Error> {
 }
 
 /// Whether an update of a device makes sense.
-pub fn is_proper(update: &DeviceListUpdateContent) -> bool {
+pub fn is_valid_update(update: &DeviceListUpdateContent) -> bool {
     let (user, id) = (&update.user_id, &update.device_id);
     let keys = update.keys.as_ref();
-    id.as_str().len() <= LONGEST && keys.is_none_or(|keys| fits(user, id, keys))
+    id.as_str().len() <= LONGEST && keys.is_none_or(|keys| are_valid_device_keys(user, id, keys))
 }
 
 /// Whether an update of cross-signing keys makes sense.
-pub fn is_proper_of_keys(update: &SigningKeyUpdateContent) -> bool {
+pub fn is_valid_signing_key_update(update: &SigningKeyUpdateContent) -> bool {
     let keys = [&update.master_key, &update.self_signing_key];
     let mut keys = keys.into_iter().flatten();
-    keys.all(|key| is_of(&update.user_id, key))
+    keys.all(|key| is_valid_cross_signing_key(&update.user_id, key))
 }
 
-/// Takes an update of one device, which [`is_proper`], into the list of its user.
+/// Takes an update of one device, which [`is_valid_update`], into the list of its user.
 ///
 /// Its user's server counts its updates up. An update that begins a new sequence, or is no later than the
 /// list and yet says something else, shows that the server counts anew; one that comes after others which
@@ -134,35 +134,38 @@ pub fn is_proper_of_keys(update: &SigningKeyUpdateContent) -> bool {
 ///
 /// # Errors
 /// If the tables cannot be written.
-pub fn follow(tx: &Tx, update: &DeviceListUpdateContent) -> Result<Followed, store::Error> {
+pub fn apply_update(
+    tx: &Tx,
+    update: &DeviceListUpdateContent,
+) -> Result<UpdateOutcome, store::Error> {
     let user = tx.user_num(update.user_id.as_str())?;
-    let Some(mut list) = tx.remote_lists()?.load(user)? else {
-        return Ok(Followed::NotKept);
+    let Some(mut list) = tx.remote_device_lists()?.load(user)? else {
+        return Ok(UpdateOutcome::NotTracked);
     };
     if list.is_stale {
-        return Ok(Followed::Stale);
+        return Ok(UpdateOutcome::Stale);
     }
     let (id, last) = (u64::from(update.stream_id), list.stream_id);
     let mut before = update.prev_id.iter();
     let is_in_sequence =
         !update.prev_id.is_empty() && before.all(|before| u64::from(*before) <= last);
     if is_in_sequence && id <= last && is_contained(tx, user, update)? {
-        return Ok(Followed::No);
+        return Ok(UpdateOutcome::Duplicate);
     }
     if !is_in_sequence || id <= last {
         list.is_stale = true;
-        tx.remote_lists()?.put(user, &list)?;
-        return Ok(Followed::Stale);
+        tx.remote_device_lists()?.put(user, &list)?;
+        return Ok(UpdateOutcome::Stale);
     }
     list.stream_id = id;
-    tx.remote_lists()?.put(user, &list)?;
+    tx.remote_device_lists()?.put(user, &list)?;
     let device = update.device_id.as_str();
     if update.deleted == Some(true) {
         tx.remote_devices()?.remove((user, device))?;
     } else {
         put(tx, user, device, &updated(update))?;
     }
-    Ok(Followed::Yes)
+    Ok(UpdateOutcome::Applied)
 }
 
 /// Whether the list says the same as `update`.
@@ -194,17 +197,20 @@ fn updated(update: &DeviceListUpdateContent) -> RemoteDevice {
     }
 }
 
-/// Takes new cross-signing keys, which are [proper](is_proper_of_keys), into the list of their user.
+/// Takes new cross-signing keys, which are [proper](is_valid_signing_key_update), into the list of their user.
 ///
 /// # Errors
 /// If the tables cannot be written.
-pub fn follow_keys(tx: &Tx, update: &SigningKeyUpdateContent) -> Result<Followed, store::Error> {
+pub fn apply_signing_key_update(
+    tx: &Tx,
+    update: &SigningKeyUpdateContent,
+) -> Result<UpdateOutcome, store::Error> {
     let user = tx.user_num(update.user_id.as_str())?;
-    let Some(mut list) = tx.remote_lists()?.load(user)? else {
-        return Ok(Followed::NotKept);
+    let Some(mut list) = tx.remote_device_lists()?.load(user)? else {
+        return Ok(UpdateOutcome::NotTracked);
     };
     if list.is_stale {
-        return Ok(Followed::Stale);
+        return Ok(UpdateOutcome::Stale);
     }
     if let Some(key) = &update.master_key {
         list.master_key = Some(text(key));
@@ -212,8 +218,8 @@ pub fn follow_keys(tx: &Tx, update: &SigningKeyUpdateContent) -> Result<Followed
     if let Some(key) = &update.self_signing_key {
         list.self_signing_key = Some(text(key));
     }
-    tx.remote_lists()?.put(user, &list)?;
-    Ok(Followed::Yes)
+    tx.remote_device_lists()?.put(user, &list)?;
+    Ok(UpdateOutcome::Applied)
 }
 
 /// Keeps what the server of `user` says at `now_ms` that the user's devices are; `is_stale` if it is known
@@ -224,11 +230,11 @@ pub fn follow_keys(tx: &Tx, update: &SigningKeyUpdateContent) -> Result<Followed
 pub fn replace(
     tx: &Tx,
     user: &UserId,
-    told: &Told,
+    told: &DeviceListResponse,
     (now_ms, is_stale): (u64, bool),
 ) -> Result<(), store::Error> {
-    forget(tx, user)?;
-    let list = RemoteList {
+    remove(tx, user)?;
+    let list = RemoteDeviceList {
         stream_id: told.stream_id,
         fetched_ts: now_ms.max(1),
         is_stale,
@@ -236,7 +242,7 @@ pub fn replace(
         self_signing_key: told.self_signing_key.clone(),
     };
     let user = tx.user_num(user.as_str())?;
-    tx.remote_lists()?.put(user, &list)?;
+    tx.remote_device_lists()?.put(user, &list)?;
     let mut table = tx.remote_devices()?;
     for (id, device) in &told.devices {
         table.put((user, id.as_str()), device)?;
@@ -248,13 +254,13 @@ pub fn replace(
 ///
 /// # Errors
 /// If the tables cannot be written.
-pub fn expect(tx: &Tx, user: &UserId) -> Result<(), store::Error> {
+pub fn track(tx: &Tx, user: &UserId) -> Result<(), store::Error> {
     let user = tx.user_num(user.as_str())?;
-    let mut lists = tx.remote_lists()?;
+    let mut lists = tx.remote_device_lists()?;
     if lists.has(user)? {
         return Ok(());
     }
-    let list = RemoteList {
+    let list = RemoteDeviceList {
         stream_id: 0,
         fetched_ts: 0,
         is_stale: true,
@@ -272,7 +278,7 @@ pub fn is_stale(r: &impl Reader, user: &UserId) -> Result<Option<bool>, store::E
     let Some(num) = num_of(r, user)? else {
         return Ok(None);
     };
-    let list = r.remote_lists()?.load(num)?;
+    let list = r.remote_device_lists()?.load(num)?;
     Ok(list.map(|list| list.is_stale))
 }
 
@@ -280,8 +286,8 @@ pub fn is_stale(r: &impl Reader, user: &UserId) -> Result<Option<bool>, store::E
 ///
 /// # Errors
 /// If the table cannot be read.
-pub fn stale(r: &impl Reader, most: usize) -> Result<Vec<UserNum>, store::Error> {
-    let (table, mut stale) = (r.remote_lists()?, Vec::new());
+pub fn stale_users(r: &impl Reader, most: usize) -> Result<Vec<UserNum>, store::Error> {
+    let (table, mut stale) = (r.remote_device_lists()?, Vec::new());
     for row in table.range(UserNum::MIN..)? {
         let (user, list) = row?;
         if list.value().unpack()?.is_stale {
@@ -298,8 +304,8 @@ pub fn stale(r: &impl Reader, most: usize) -> Result<Vec<UserNum>, store::Error>
 ///
 /// # Errors
 /// If the table cannot be read.
-pub fn all(r: &impl Reader) -> Result<Vec<UserNum>, store::Error> {
-    let table = r.remote_lists()?;
+pub fn tracked_users(r: &impl Reader) -> Result<Vec<UserNum>, store::Error> {
+    let table = r.remote_device_lists()?;
     let rows = table.range(UserNum::MIN..)?;
     rows.map(|row| Ok(row?.0.value())).collect()
 }
@@ -308,14 +314,14 @@ pub fn all(r: &impl Reader) -> Result<Vec<UserNum>, store::Error> {
 ///
 /// # Errors
 /// If the table cannot be written.
-pub fn outdate(tx: &Tx, user: UserNum) -> Result<(), store::Error> {
-    let list = tx.remote_lists()?.load(user)?;
+pub fn mark_stale(tx: &Tx, user: UserNum) -> Result<(), store::Error> {
+    let list = tx.remote_device_lists()?.load(user)?;
     if let Some(list) = list.filter(|list| !list.is_stale) {
-        let list = RemoteList {
+        let list = RemoteDeviceList {
             is_stale: true,
             ..list
         };
-        tx.remote_lists()?.put(user, &list)?;
+        tx.remote_device_lists()?.put(user, &list)?;
     }
     Ok(())
 }
@@ -324,9 +330,9 @@ pub fn outdate(tx: &Tx, user: UserNum) -> Result<(), store::Error> {
 ///
 /// # Errors
 /// If the tables cannot be written.
-pub fn forget(tx: &Tx, user: &UserId) -> Result<(), store::Error> {
+pub fn remove(tx: &Tx, user: &UserId) -> Result<(), store::Error> {
     if let Some(num) = num_of(tx, user)? {
-        tx.remote_lists()?.remove(num)?;
+        tx.remote_device_lists()?.remove(num)?;
         let devices = (num, "")..(UserNum(num.0 + 1), "");
         tx.remote_devices()?.remove_in(devices, |_, _| true)?;
     }
@@ -365,7 +371,7 @@ fn shortened(name: &str) -> String {
 }
 
 /// Whether `keys` are those of this device, and not too long.
-pub fn fits(user: &UserId, device: &DeviceId, keys: &Raw<DeviceKeys>) -> bool {
+pub fn are_valid_device_keys(user: &UserId, device: &DeviceId, keys: &Raw<DeviceKeys>) -> bool {
     let is_short = keys.json().get().len() <= LONGEST_KEYS;
     is_short
         && keys
@@ -374,7 +380,7 @@ pub fn fits(user: &UserId, device: &DeviceId, keys: &Raw<DeviceKeys>) -> bool {
 }
 
 /// Whether `key` is one of `user`, and not too long.
-pub fn is_of(user: &UserId, key: &Raw<CrossSigningKey>) -> bool {
+pub fn is_valid_cross_signing_key(user: &UserId, key: &Raw<CrossSigningKey>) -> bool {
     let is_short = key.json().get().len() <= LONGEST_KEYS;
     is_short && key.deserialize().is_ok_and(|key| key.user_id == user)
 }

@@ -31,7 +31,7 @@ const EVERY: DeviceIdOrAllDevices = DeviceIdOrAllDevices::AllDevices;
 async fn enter(server: &Server, user: UserNum, names: Vec<String>) {
     let enter = server.store.write(move |tx| {
         for name in &names {
-            devices::enter(tx, user, name.as_str().into(), None, 0)?;
+            devices::get_or_create(tx, user, name.as_str().into(), None, 0)?;
         }
         Ok::<_, Error>(())
     });
@@ -78,7 +78,7 @@ fn too_much_for_so_many_devices_is_refused_as_a_whole() {
 fn what_waits_for_a_device_has_an_end_by_number_and_by_size() {
     with_server(async |server| {
         let [alice, _] = alice_and_bob(&server).await;
-        for (name, size) in [("SMALL", 10), ("LARGE", LONGEST - 100)] {
+        for (name, size) in [("SMALL", 10), ("LARGE", MAX_CONTENT_BYTES - 100)] {
             enter(&server, alice, vec![name.into()]).await;
             let job = move |tx: &Tx| {
                 let letters = Letters {
@@ -91,7 +91,7 @@ fn what_waits_for_a_device_has_an_end_by_number_and_by_size() {
             let job = server.store.write::<_, store::Error, _>(job);
             job.await.unwrap();
         }
-        let large = WAITING / (LONGEST / UNIT) as u64;
+        let large = WAITING / (MAX_CONTENT_BYTES / UNIT) as u64;
         let mut waiting = waiting_for(&server, alice);
         waiting.sort_unstable();
         assert_eq!(waiting, [0, large, WAITING]);
@@ -145,7 +145,7 @@ fn what_a_server_sends_is_taken_in_pieces_each_message_once() {
                 let contents = contents.clone();
                 let job = move |tx: &Tx| {
                     let server = tx.server_num("elsewhere.example")?;
-                    deliver_from(tx, server, (&contents, next), |_, _| Ok(true))
+                    deliver_remote(tx, server, (&contents, next), |_, _| Ok(true))
                 };
                 next = server.store.write::<_, store::Error, _>(job).await.unwrap();
                 pieces.push(next);

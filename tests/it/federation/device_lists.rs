@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hearth::users::remote_devices::Devices;
+use hearth::users::remote_devices::DeviceList;
 use ruma::{DeviceId, UserId, api::federation::device::get_devices};
 use serde_json::{Value, json};
 
@@ -55,7 +55,7 @@ fn loses(who: &Person<'_>, user: &str, mut since: String) {
 }
 
 /// What `server` keeps of the devices of `user`, fetched if need be.
-pub async fn fetched(server: &Home, user: &str) -> Option<Devices> {
+pub async fn fetched(server: &Home, user: &str) -> Option<DeviceList> {
     let user = UserId::parse(user).expect("a user id");
     let lists = server.federation().device_lists();
     let looked_up = lists.look_up(vec![user.clone()]).await;
@@ -64,7 +64,7 @@ pub async fn fetched(server: &Home, user: &str) -> Option<Devices> {
     found.await.expect("the store works").lists.remove(&user)
 }
 
-fn list(server: &Home, user: &str) -> Option<Devices> {
+fn list(server: &Home, user: &str) -> Option<DeviceList> {
     server.run(fetched(server, user))
 }
 
@@ -74,7 +74,7 @@ fn kept(server: &Home, user: &str) -> Option<Value> {
 }
 
 /// The names of devices by their ids.
-pub fn names(list: Devices) -> Value {
+pub fn names(list: DeviceList) -> Value {
     let devices = list.devices.into_iter();
     devices
         .map(|(id, device)| (id.to_string(), device.display_name))

@@ -20,7 +20,7 @@ use crate::{
     store::{Position, Tx},
     users::{
         self, device_lists,
-        remote_devices::{self, Told},
+        remote_devices::{self, DeviceListResponse},
     },
 };
 
@@ -151,9 +151,8 @@ impl DeviceLists {
         let request = get_devices::v1::Request::new(user.to_owned());
         let answer = self.0.client.answer(user.server_name(), request, LIMITS);
         let told = match answer.await {
-            Ok(answer) => {
-                Told::parse(user, answer.body()).map_err(|why| Error::Nonsense(why.into()))?
-            }
+            Ok(answer) => DeviceListResponse::parse(user, answer.body())
+                .map_err(|why| Error::Nonsense(why.into()))?,
             Err(error) if matches!(error.kind(), Some(ErrorKind::NotFound)) => {
                 return self.forget_one(user).await;
             }
@@ -168,8 +167,8 @@ impl DeviceLists {
     async fn forget_one(&self, user: &UserId) -> Result<Round, Error> {
         let user = user.to_owned();
         let job = move |tx: &Tx| {
-            if remote_devices::has(tx, &user)? {
-                remote_devices::forget(tx, &user)?;
+            if remote_devices::is_tracked(tx, &user)? {
+                remote_devices::remove(tx, &user)?;
                 let user = tx.user_num(user.as_str())?;
                 device_lists::remote_changed(tx, user)?;
             }
@@ -184,7 +183,7 @@ impl DeviceLists {
 fn keep(
     tx: &Tx,
     user: &UserId,
-    told: &Told,
+    told: &DeviceListResponse,
     (before, now): (Option<Position>, u64),
 ) -> Result<Round, rooms::Error> {
     // Whoever shared a room with the user may have left meanwhile.

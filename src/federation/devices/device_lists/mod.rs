@@ -35,7 +35,7 @@ use crate::{
     store::{self, Reader, Store, Tx},
     users::{
         self, device_lists,
-        remote_devices::{self, Devices, Followed},
+        remote_devices::{self, DeviceList, UpdateOutcome},
     },
 };
 
@@ -71,8 +71,8 @@ impl Update {
 
     fn is_proper(&self) -> bool {
         match self {
-            Self::Device(update) => remote_devices::is_proper(update),
-            Self::Keys(update) => remote_devices::is_proper_of_keys(update),
+            Self::Device(update) => remote_devices::is_valid_update(update),
+            Self::Keys(update) => remote_devices::is_valid_signing_key_update(update),
         }
     }
 }
@@ -81,7 +81,7 @@ impl Update {
 #[derive(Debug, Default)]
 pub struct Found {
     /// The lists that are kept, fetched before if need be: as they were, where that failed.
-    pub lists: BTreeMap<OwnedUserId, Devices>,
+    pub lists: BTreeMap<OwnedUserId, DeviceList>,
     /// Who is in no room with anybody here: nothing is kept of their devices.
     pub strangers: BTreeSet<OwnedUserId>,
     /// Which servers did not tell what was not kept.
@@ -132,7 +132,7 @@ impl DeviceLists {
     /// Lets the lists wait that were stale when the server stopped.
     async fn find_stale(self) {
         let scan = |s: &_| {
-            let stale = remote_devices::stale(s, STALE)?.into_iter();
+            let stale = remote_devices::stale_users(s, STALE)?.into_iter();
             let stale = stale.map(|user| users::id_of(s, user));
             stale.collect::<Result<Vec<_>, _>>().map_err(Into::into)
         };
@@ -237,7 +237,7 @@ impl DeviceLists {
             let job = move |tx: &Tx| {
                 for user in &users {
                     if current::shares_any_room(tx, user)? {
-                        remote_devices::expect(tx, user)?;
+                        remote_devices::track(tx, user)?;
                     }
                 }
                 Ok::<_, rooms::Error>(())
@@ -294,7 +294,11 @@ impl DeviceLists {
     async fn forget(&self, users: BTreeSet<OwnedUserId>) -> Result<(), rooms::Error> {
         let mut is_kept = Vec::new();
         for user in users {
-            if self.0.store.read(|s| remote_devices::has(s, &user))? {
+            if self
+                .0
+                .store
+                .read(|s| remote_devices::is_tracked(s, &user))?
+            {
                 is_kept.push(user);
             }
         }
@@ -303,7 +307,7 @@ impl DeviceLists {
         }
         let job = move |tx: &Tx| {
             let mut users = is_kept.iter();
-            Ok(users.try_for_each(|user| remote_devices::forget(tx, user))?)
+            Ok(users.try_for_each(|user| remote_devices::remove(tx, user))?)
         };
         self.0.store.write::<_, rooms::Error, _>(job).await
     }
@@ -327,14 +331,14 @@ fn follow(tx: &Tx, updates: &[Update]) -> Result<BTreeSet<OwnedUserId>, rooms::E
     let mut stale = BTreeSet::new();
     for update in updates {
         let followed = match update {
-            Update::Device(update) => remote_devices::follow(tx, update)?,
-            Update::Keys(update) => remote_devices::follow_keys(tx, update)?,
+            Update::Device(update) => remote_devices::apply_update(tx, update)?,
+            Update::Keys(update) => remote_devices::apply_signing_key_update(tx, update)?,
         };
-        if followed != Followed::No {
+        if followed != UpdateOutcome::Duplicate {
             let user = tx.user_num(update.user().as_str())?;
             device_lists::remote_changed(tx, user)?;
         }
-        if followed == Followed::Stale {
+        if followed == UpdateOutcome::Stale {
             stale.insert(update.user().to_owned());
         }
     }
@@ -357,11 +361,11 @@ fn look_up(r: &impl Reader, users: Vec<OwnedUserId>) -> Result<(Found, Lacking),
     Ok((found, lacking))
 }
 
-fn kept(r: &impl Reader, user: &UserId) -> Result<Option<Devices>, rooms::Error> {
+fn kept(r: &impl Reader, user: &UserId) -> Result<Option<DeviceList>, rooms::Error> {
     let kept = remote_devices::load(r, user)?;
     Ok(kept.filter(|kept| !kept.is_stale))
 }
 
-fn is_old(kept: &Devices, now: u64) -> bool {
+fn is_old(kept: &DeviceList, now: u64) -> bool {
     kept.fetched_ts.saturating_add(OLD_MS) < now
 }

@@ -11,7 +11,7 @@ pub type TokenHash = [u8; 32];
 /// What a token is for. Each kind has a prefix of its own, so that a leaked token can be told for
 /// what it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(in crate::users) enum Kind {
     Access,
     Refresh,
     Login,
@@ -35,13 +35,13 @@ pub struct Token(String);
 
 impl Token {
     /// A new token with 256 random bits.
-    pub(super) fn generate(kind: Kind) -> Self {
+    pub(in crate::users) fn generate(kind: Kind) -> Self {
         let secret = Base64::<UrlSafe, _>::new(rand::random::<[u8; 32]>());
         Self(format!("{}{}", kind.prefix(), secret.encode()))
     }
 
     /// What the database knows it by.
-    pub(super) fn hash(&self) -> TokenHash {
+    pub(in crate::users) fn hash(&self) -> TokenHash {
         hash(&self.0)
     }
 
@@ -58,6 +58,6 @@ impl fmt::Debug for Token {
 }
 
 /// What the database knows `token` by.
-pub(super) fn hash(token: &str) -> TokenHash {
+pub(in crate::users) fn hash(token: &str) -> TokenHash {
     Sha256::digest(token).into()
 }

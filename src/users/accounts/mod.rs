@@ -8,9 +8,15 @@ use std::fmt;
 
 use ruma::{OwnedUserId, UserId, profile::ProfileFieldValue::DisplayName};
 
+pub(super) mod shared_secret;
+pub(super) mod usernames;
+
+pub(super) use self::shared_secret::Nonces;
+pub use self::shared_secret::SharedSecretRequest;
 use super::{
-    Error, Login, NewLogin, Proof, Users, account_data, backup, devices, filters, keys,
-    login_tokens, logins, names, num_of, openid, passwords, profiles, tokens,
+    AuthenticatedUser, Error, Login, NewLogin, Users, account_data,
+    auth::{login_tokens, logins, openid, passwords, tokens},
+    devices, filters, key_backup, keys, num_of, profiles,
 };
 use crate::{
     config::Registration,
@@ -54,7 +60,7 @@ impl Users {
     /// # Errors
     /// [`Error::InvalidUsername`], [`Error::ReservedUsername`] or [`Error::UsernameInUse`].
     pub fn check_username(&self, username: &str) -> Result<OwnedUserId, Error> {
-        let user_id = names::new_user_id(username, &self.options.server_name)?;
+        let user_id = usernames::new_user_id(username, &self.options.server_name)?;
         match self.account(&user_id)? {
             Some(_) => Err(Error::UsernameInUse),
             None => Ok(user_id),
@@ -126,7 +132,7 @@ impl Users {
                 if let Some(name) = &name {
                     profiles::apply(tx, user, name)?;
                 }
-                let proof = Proof::by_registration(user, user_id.clone());
+                let proof = AuthenticatedUser::by_registration(user, user_id.clone());
                 let login = login.as_ref().map(|login| logins::make(tx, &proof, login));
                 Ok((user, login.transpose()?))
             })
@@ -178,7 +184,7 @@ impl Users {
 ///
 /// # Errors
 /// [`Error::NotFound`] if there is no such account.
-pub fn end(tx: &Tx, user: UserNum, erase: bool) -> Result<(), Error> {
+pub fn deactivate(tx: &Tx, user: UserNum, erase: bool) -> Result<(), Error> {
     let account = load(tx, user)?.ok_or(NO_USER)?;
     let account = Account {
         password_hash: None,
@@ -190,8 +196,8 @@ pub fn end(tx: &Tx, user: UserNum, erase: bool) -> Result<(), Error> {
     login_tokens::remove_of(tx, user)?;
     openid::remove_of(tx, user)?;
     devices::remove_all(tx, user, None)?;
-    keys::forget(tx, user)?;
-    backup::forget(tx, user)?;
+    keys::remove_all(tx, user)?;
+    key_backup::delete_all(tx, user)?;
     if erase {
         profiles::remove_all(tx, user)?;
         account_data::remove_all(tx, user)?;
@@ -200,11 +206,11 @@ pub fn end(tx: &Tx, user: UserNum, erase: bool) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether the account of `user` has been [`end`]ed.
+/// Whether the account of `user` has been [`deactivate`]ed.
 ///
 /// # Errors
 /// If the table cannot be read.
-pub fn has_ended(reader: &impl Reader, user: UserNum) -> Result<bool, store::Error> {
+pub fn is_deactivated(reader: &impl Reader, user: UserNum) -> Result<bool, store::Error> {
     Ok(load(reader, user)?.is_some_and(|account| account.deactivated))
 }
 
@@ -241,8 +247,15 @@ mod tests {
     use super::*;
     use crate::users::testing::{PASSWORD, Server, with_server};
 
-    async fn prove(server: &Server, user: &str, password: &str) -> Result<Proof, Error> {
-        server.users.prove(user, password.into()).await
+    async fn prove(
+        server: &Server,
+        user: &str,
+        password: &str,
+    ) -> Result<AuthenticatedUser, Error> {
+        server
+            .users
+            .authenticate_by_password(user, password.into())
+            .await
     }
 
     #[test]
@@ -361,7 +374,9 @@ mod tests {
             let login = server.register_with("alice", refreshable()).await;
             let user = server.session(&login).await.user;
             let (token, _) = server.users.login_token(user).await.unwrap();
-            let by_token = server.users.prove_by_token(&token.clone().into_string());
+            let by_token = server
+                .users
+                .authenticate_by_login_token(&token.clone().into_string());
             server.end(user, false).await;
 
             assert!(!server.lets_in(&login).await);

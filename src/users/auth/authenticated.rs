@@ -1,16 +1,23 @@
-//! Proof that somebody is who they say.
+//! AuthenticatedUser that somebody is who they say.
 
 use std::fmt;
 
 use ruma::{OwnedUserId, UserId};
 
-use super::{Error, Users, accounts, id_of, login_tokens, names, passwords, tokens::TokenHash};
-use crate::store::{Tx, UserNum};
+use super::{login_tokens, passwords, tokens::TokenHash};
+use crate::{
+    store::{Tx, UserNum},
+    users::{
+        Error, Users,
+        accounts::{self, usernames},
+        id_of,
+    },
+};
 
 /// That somebody is who they say: what a login or a change of password rests on. It is checked
 /// once more where the change is made, since the password may have changed meanwhile.
 #[derive(Clone)]
-pub struct Proof {
+pub struct AuthenticatedUser {
     user: UserNum,
     user_id: OwnedUserId,
     by: By,
@@ -23,7 +30,7 @@ enum By {
     Registration,
 }
 
-impl Proof {
+impl AuthenticatedUser {
     /// Whose identity is proven.
     pub fn user(&self) -> UserNum {
         self.user
@@ -34,8 +41,8 @@ impl Proof {
         &self.user_id
     }
 
-    /// Proof by having just registered `user_id` in the same authenticated request.
-    pub(super) fn by_registration(user: UserNum, user_id: OwnedUserId) -> Self {
+    /// AuthenticatedUser by having just registered `user_id` in the same authenticated request.
+    pub(in crate::users) fn by_registration(user: UserNum, user_id: OwnedUserId) -> Self {
         Self {
             user,
             user_id,
@@ -43,8 +50,12 @@ impl Proof {
         }
     }
 
-    /// Proof by the login token of which `hash` is the SHA-256.
-    pub(super) fn by_login_token(user: UserNum, user_id: OwnedUserId, hash: TokenHash) -> Self {
+    /// AuthenticatedUser by the login token of which `hash` is the SHA-256.
+    pub(in crate::users) fn by_login_token(
+        user: UserNum,
+        user_id: OwnedUserId,
+        hash: TokenHash,
+    ) -> Self {
         Self {
             user,
             user_id,
@@ -54,7 +65,7 @@ impl Proof {
 
     /// Checks in the transaction that uses the proof that it still holds, and uses up what can be
     /// used only once.
-    pub(super) fn redeem(&self, tx: &Tx, now_ms: u64) -> Result<(), Error> {
+    pub(in crate::users) fn redeem(&self, tx: &Tx, now_ms: u64) -> Result<(), Error> {
         let account = accounts::load(tx, self.user)?.ok_or(Error::WrongPassword)?;
         if account.deactivated {
             return Err(Error::Deactivated);
@@ -68,31 +79,35 @@ impl Proof {
     }
 }
 
-impl fmt::Debug for Proof {
+impl fmt::Debug for AuthenticatedUser {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Proof")
+        f.debug_struct("AuthenticatedUser")
             .field("user_id", &self.user_id)
             .finish_non_exhaustive()
     }
 }
 
 impl Users {
-    /// Proof by the authenticated request that made the account `user`, which came once more.
+    /// AuthenticatedUser by the authenticated request that made the account `user`, which came once more.
     ///
     /// # Errors
     /// If the store fails.
-    pub fn prove_by_registration(&self, user: UserNum) -> Result<Proof, Error> {
+    pub fn authenticate_by_registration(&self, user: UserNum) -> Result<AuthenticatedUser, Error> {
         let user_id = self.store.read(|s| id_of(s, user))?;
-        Ok(Proof::by_registration(user, user_id))
+        Ok(AuthenticatedUser::by_registration(user, user_id))
     }
 
-    /// Proof that whoever knows `password` is `user`, a user id or a localpart.
+    /// AuthenticatedUser that whoever knows `password` is `user`, a user id or a localpart.
     ///
     /// # Errors
     /// [`Error::WrongPassword`], after the same work whether or not there is such a user.
-    pub async fn prove(&self, user: &str, password: String) -> Result<Proof, Error> {
+    pub async fn authenticate_by_password(
+        &self,
+        user: &str,
+        password: String,
+    ) -> Result<AuthenticatedUser, Error> {
         let mut found = None;
-        for user_id in names::candidates(user, &self.options.server_name) {
+        for user_id in usernames::candidates(user, &self.options.server_name) {
             if let Some((user, account)) = self.account(&user_id)? {
                 found = Some((user, user_id, account.password_hash));
                 break;
@@ -103,7 +118,7 @@ impl Users {
             return Err(Error::WrongPassword);
         }
         match found {
-            Some((user, user_id, Some(hash))) => Ok(Proof {
+            Some((user, user_id, Some(hash))) => Ok(AuthenticatedUser {
                 user,
                 user_id,
                 by: By::Password { hash },

@@ -9,10 +9,13 @@ use std::{
 use ruma::{OwnedDeviceId, OwnedUserId};
 use smol::future::poll_once;
 
-use super::{Error, Users, id_of, logins, tokens};
-use crate::store::{
-    self, DeviceNum, Reader, Records, Rows, Snapshot, Tx, UserNum,
-    records::{AccessToken, Device},
+use super::{logins, tokens};
+use crate::{
+    store::{
+        self, DeviceNum, Reader, Records, Rows, Snapshot, Tx, UserNum,
+        records::{AccessToken, Device},
+    },
+    users::{Error, Users, id_of},
 };
 
 /// How often it is written down that a device was seen: each time costs the card some kilobytes.
@@ -35,7 +38,7 @@ pub struct Session {
 
 /// When it was last written that a device was seen.
 #[derive(Debug, Default)]
-pub(super) struct LastSeen(Mutex<HashMap<DeviceNum, u64>>);
+pub(in crate::users) struct LastSeen(Mutex<HashMap<DeviceNum, u64>>);
 
 impl LastSeen {
     /// Whether it is time to write again, which is taken as done.

@@ -2,7 +2,9 @@
 
 use ruma::{CanonicalJsonObject, DeviceId, OwnedDeviceId, UserId};
 
-use super::{Error, is_same, one_time, parse, put_signature, signatures_of, stored, text, text_of};
+use super::{
+    Error, is_same, one_time_keys, parse, put_signature, signatures_of, stored, text, text_of,
+};
 use crate::{
     store::{self, DeviceNum, Reader, Rows, Tx, UserNum},
     users::device_lists,
@@ -44,7 +46,7 @@ pub fn put(
             return put_signed(tx, (user, device_id), &before);
         }
         if before.get("keys") != keys.get("keys") {
-            one_time::forget(tx, device)?;
+            one_time_keys::remove_all(tx, device)?;
         }
     }
     tx.device_keys()?
@@ -114,11 +116,11 @@ pub fn of_user(
 ///
 /// # Errors
 /// If the tables cannot be written.
-pub fn forget(
+pub fn remove(
     tx: &Tx,
     (user, device_id): (UserNum, &DeviceId),
     device: DeviceNum,
 ) -> Result<(), store::Error> {
     tx.device_keys()?.remove((user, device_id.as_str()))?;
-    one_time::forget(tx, device)
+    one_time_keys::remove_all(tx, device)
 }

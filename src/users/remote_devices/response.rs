@@ -10,12 +10,14 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{MOST, MOST_BYTES, fits, is_of, shortened, size, text};
+use super::{
+    MOST, MOST_BYTES, are_valid_device_keys, is_valid_cross_signing_key, shortened, size, text,
+};
 use crate::{store::records::RemoteDevice, users::devices::LONGEST};
 
 /// The list of a user's devices as the user's server tells it, as far as it makes sense and is kept.
 #[derive(Clone, Debug)]
-pub struct Told {
+pub struct DeviceListResponse {
     /// What the server calls this version of it.
     pub(super) stream_id: u64,
     pub(super) master_key: Option<String>,
@@ -42,8 +44,8 @@ struct Device {
     keys: Raw<DeviceKeys>,
 }
 
-impl Told {
-    /// Reads what is told of `user`. Devices that make no sense, and those for which there is no room,
+impl DeviceListResponse {
+    /// Reads what is told of `user`. DeviceList that make no sense, and those for which there is no room,
     /// are left out.
     ///
     /// # Errors
@@ -54,7 +56,7 @@ impl Told {
             return Err("devices of another user".into());
         }
         let key = |key: Option<Raw<CrossSigningKey>>| {
-            let key = key.filter(|key| is_of(user, key));
+            let key = key.filter(|key| is_valid_cross_signing_key(user, key));
             key.as_ref().map(text)
         };
         Ok(Self {
@@ -74,7 +76,7 @@ fn kept(user: &UserId, told: &[&RawValue]) -> BTreeMap<OwnedDeviceId, RemoteDevi
             continue;
         };
         let id = device.device_id;
-        if id.as_str().len() > LONGEST || !fits(user, &id, &device.keys) {
+        if id.as_str().len() > LONGEST || !are_valid_device_keys(user, &id, &device.keys) {
             continue;
         }
         let name = device.device_display_name.as_deref();
@@ -96,7 +98,7 @@ mod tests {
     use ruma::user_id;
     use serde_json::{Value, json};
 
-    use super::{MOST, MOST_BYTES, Told};
+    use super::{DeviceListResponse, MOST, MOST_BYTES};
 
     fn device(id: &str, filling: usize) -> Value {
         json!({
@@ -108,9 +110,9 @@ mod tests {
         })
     }
 
-    fn parse(devices: Vec<Value>) -> Result<Told, String> {
+    fn parse(devices: Vec<Value>) -> Result<DeviceListResponse, String> {
         let json = json!({ "user_id": "@bob:b.example", "stream_id": 7, "devices": devices });
-        Told::parse(user_id!("@bob:b.example"), json.to_string().as_bytes())
+        DeviceListResponse::parse(user_id!("@bob:b.example"), json.to_string().as_bytes())
     }
 
     fn ids(devices: Vec<Value>) -> Vec<String> {
@@ -131,9 +133,9 @@ mod tests {
         assert_eq!(ids(all), ["FIRST", "LAST"]);
         let (user, other) = (user_id!("@bob:b.example"), user_id!("@eve:b.example"));
         let json = json!({ "user_id": user, "stream_id": 7, "devices": [] }).to_string();
-        assert!(Told::parse(user, json.as_bytes()).is_ok());
-        assert!(Told::parse(other, json.as_bytes()).is_err());
-        assert!(Told::parse(user, b"{}").is_err());
+        assert!(DeviceListResponse::parse(user, json.as_bytes()).is_ok());
+        assert!(DeviceListResponse::parse(other, json.as_bytes()).is_err());
+        assert!(DeviceListResponse::parse(user, b"{}").is_err());
     }
 
     #[test]

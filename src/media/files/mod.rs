@@ -70,7 +70,7 @@ impl Files {
     }
 
     /// Begins a file of at most `most` bytes.
-    pub async fn draft(&self, most: Size) -> Result<Draft, Error> {
+    pub async fn draft(&self, most: Size) -> Result<FileWriter, Error> {
         let (directory, new) = (self.directory.clone(), self.new_files());
         let name: u128 = rand::random();
         let path = new.join(format!("{name:032x}.part"));
@@ -84,7 +84,7 @@ impl Files {
                 Ok((Writing::new(file, directory, room), path))
             })
             .await?;
-        Ok(Draft {
+        Ok(FileWriter {
             files: self.clone(),
             writing: Some(writing),
             buffer: Vec::new(),
@@ -96,7 +96,7 @@ impl Files {
 
     /// Puts a whole draft where the file `id` belongs, unless it is there. To be followed by
     /// [`forget`](Self::forget) when the database has been told.
-    pub async fn keep(&self, id: FileId, draft: Whole) -> Result<(), Error> {
+    pub async fn keep(&self, id: FileId, draft: FinishedFile) -> Result<(), Error> {
         let (new, path) = (self.new_files(), self.path(&id));
         self.on_pool(move || {
             announce(&new, &id)?;
@@ -127,10 +127,10 @@ impl Files {
     }
 
     /// Opens the file `id` of `size` bytes.
-    pub async fn open(&self, id: FileId, size: u64) -> Result<Opened, Error> {
+    pub async fn open(&self, id: FileId, size: u64) -> Result<FileReader, Error> {
         let path = self.path(&id);
         let file = self.on_pool(move || Ok(File::open(path)?)).await?;
-        Ok(Opened {
+        Ok(FileReader {
             file: Arc::new(file),
             size,
             pool: self.pool.clone(),
@@ -160,7 +160,7 @@ impl Files {
 
 /// A file that is being written. Dropped before its end it leaves nothing.
 #[derive(Debug)]
-pub struct Draft {
+pub struct FileWriter {
     files: Files,
     /// Away while something is being written, and for good if that failed.
     writing: Option<Writing>,
@@ -182,7 +182,7 @@ struct Writing {
 
 /// A file that is written and durable, under a name of its own. Dropped it leaves nothing.
 #[derive(Debug)]
-pub struct Whole {
+pub struct FinishedFile {
     path: Temporary,
     /// What it is to be known by: the SHA-256 of what is in it, unless somebody says otherwise.
     pub hash: [u8; 32],
@@ -190,14 +190,14 @@ pub struct Whole {
     pub size: u64,
 }
 
-impl Whole {
+impl FinishedFile {
     /// Where it is.
     pub(super) fn path(&self) -> PathBuf {
         self.path.0.clone()
     }
 }
 
-impl Draft {
+impl FileWriter {
     /// Whether so many bytes may be written in all.
     ///
     /// # Errors
@@ -227,14 +227,14 @@ impl Draft {
     ///
     /// # Errors
     /// What the disk says.
-    pub async fn finish(mut self) -> Result<Whole, Error> {
+    pub async fn finish(mut self) -> Result<FinishedFile, Error> {
         self.flush().await?;
         let (files, size) = (self.files.clone(), self.size);
         files
             .on_pool(move || {
                 let writing = self.writing.take().ok_or_else(broken)?;
                 writing.file.sync_all()?;
-                Ok(Whole {
+                Ok(FinishedFile {
                     path: self.path,
                     hash: writing.hash.finalize().into(),
                     size,
@@ -292,13 +292,13 @@ fn broken() -> Error {
 
 /// A file that is open to be read, also when it is removed meanwhile. Clones are the same.
 #[derive(Clone, Debug)]
-pub struct Opened {
+pub struct FileReader {
     file: Arc<File>,
     size: u64,
     pool: Pool,
 }
 
-impl Opened {
+impl FileReader {
     /// In bytes.
     pub fn size(&self) -> u64 {
         self.size

@@ -17,8 +17,7 @@ use ruma::{
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::expiring::Expiring;
-use crate::{clock::Clock, store::UserNum};
+use crate::{clock::Clock, store::UserNum, users::expiring::Expiring};
 
 /// How long a client has for all stages together.
 const LIFETIME_MS: u64 = 15 * 60 * 1000;
@@ -55,13 +54,13 @@ struct Progress {
 
 /// The sessions.
 #[derive(Debug)]
-pub struct Uia {
+pub struct UiaSessions {
     clock: Clock,
     sessions: Mutex<Expiring<Progress>>,
 }
 
-impl Uia {
-    pub(super) fn new(clock: Clock) -> Self {
+impl UiaSessions {
+    pub(in crate::users) fn new(clock: Clock) -> Self {
         Self {
             clock,
             sessions: Mutex::new(Expiring::new(LIFETIME_MS, MOST)),
@@ -100,7 +99,7 @@ impl Uia {
 
     /// The stages completed in session `id` of somebody who is not logged in, for whoever knows
     /// nothing but the session: the page that completes a stage in a browser.
-    pub fn completed_by_stranger(&self, id: &str) -> Option<Vec<AuthType>> {
+    pub fn completed_unauthenticated(&self, id: &str) -> Option<Vec<AuthType>> {
         self.with(id, |progress| {
             progress.owner.is_none().then(|| progress.completed.clone())
         })
@@ -154,9 +153,9 @@ mod tests {
     const ALICE: Option<UserNum> = Some(UserNum(1));
     const BOB: Option<UserNum> = Some(UserNum(2));
 
-    fn uia() -> (Uia, Clock) {
+    fn uia() -> (UiaSessions, Clock) {
         let clock = Clock::manual(1_000_000);
-        (Uia::new(clock.clone()), clock)
+        (UiaSessions::new(clock.clone()), clock)
     }
 
     #[test]

@@ -9,17 +9,20 @@ use std::time::Duration;
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId};
 
 use super::{
-    Error, Proof, Token, Users, devices,
-    tokens::{self, Kind, TokenHash},
+    AuthenticatedUser,
+    tokens::{self, Kind, Token, TokenHash},
 };
-use crate::store::{
-    self, DeviceNum, Reader, Records, Rows, Tx,
-    records::{AccessToken, RefreshToken},
+use crate::{
+    store::{
+        self, DeviceNum, Reader, Records, Rows, Tx,
+        records::{AccessToken, RefreshToken},
+    },
+    users::{Error, Users, devices, id_of},
 };
 
 /// How long an access token lives that can be refreshed. A renewal is two commits, so this is
 /// generous to the card.
-pub(super) const ACCESS_LIFETIME: Duration = Duration::from_hours(12);
+pub(in crate::users) const ACCESS_LIFETIME: Duration = Duration::from_hours(12);
 /// How many pairs of tokens a device has at most: refreshes whose answers were not used.
 const MOST_PAIRS: usize = 8;
 
@@ -51,7 +54,7 @@ pub struct Login {
 
 /// A login with all its secrets made, so that the job that stores it can run twice.
 #[derive(Clone)]
-pub(super) struct Prepared {
+pub(in crate::users) struct Prepared {
     device_id: OwnedDeviceId,
     display_name: Option<String>,
     pair: Pair,
@@ -116,10 +119,14 @@ impl Pair {
 }
 
 /// Stores a login in the transaction in which `proof` is found to hold.
-pub(super) fn make(tx: &Tx, proof: &Proof, new: &Prepared) -> Result<Login, Error> {
+pub(in crate::users) fn make(
+    tx: &Tx,
+    proof: &AuthenticatedUser,
+    new: &Prepared,
+) -> Result<Login, Error> {
     proof.redeem(tx, new.now_ms)?;
     let user = proof.user();
-    let device = devices::enter(
+    let device = devices::get_or_create(
         tx,
         user,
         &new.device_id,
@@ -132,7 +139,7 @@ pub(super) fn make(tx: &Tx, proof: &Proof, new: &Prepared) -> Result<Login, Erro
 }
 
 /// Ends the refresh token `hash` and the access token given out with it, if they still live.
-pub(super) fn revoke(tx: &Tx, hash: &TokenHash) -> Result<(), store::Error> {
+pub(in crate::users) fn revoke(tx: &Tx, hash: &TokenHash) -> Result<(), store::Error> {
     let token = tx.refresh_tokens()?.load(hash)?;
     if let Some(token) = token {
         tx.refresh_tokens()?.remove(hash)?;
@@ -150,7 +157,7 @@ impl Users {
     /// # Errors
     /// If the proof does not hold any more, or [`Error::InvalidParam`] if the device id or the
     /// name of the device is too long.
-    pub async fn log_in(&self, proof: Proof, new: NewLogin) -> Result<Login, Error> {
+    pub async fn log_in(&self, proof: AuthenticatedUser, new: NewLogin) -> Result<Login, Error> {
         let new = self.prepare(new)?;
         self.store.write(move |tx| make(tx, &proof, &new)).await
     }
@@ -165,7 +172,7 @@ impl Users {
         self.store.write(move |tx| renew(tx, &hash, &pair)).await
     }
 
-    pub(super) fn prepare(&self, new: NewLogin) -> Result<Prepared, Error> {
+    pub(in crate::users) fn prepare(&self, new: NewLogin) -> Result<Prepared, Error> {
         let NewLogin {
             device_id,
             display_name,
@@ -194,7 +201,7 @@ fn renew(tx: &Tx, hash: &TokenHash, pair: &Pair) -> Result<Login, Error> {
         let row = device_ids.get(token.device)?.ok_or(UNKNOWN)?;
         row.value().1.into()
     };
-    let user_id = super::id_of(tx, token.user)?;
+    let user_id = id_of(tx, token.user)?;
     if let Some(replaced) = token.replaces {
         revoke(tx, &replaced)?;
         let token = RefreshToken {

@@ -4,11 +4,11 @@ use std::{ops::RangeInclusive, time::Duration};
 
 use ruma::OwnedUserId;
 
-use super::{
-    Error, Token, Users, id_of,
-    tokens::{self, Kind, TokenHash},
+use super::tokens::{self, Kind, Token, TokenHash};
+use crate::{
+    store::{self, Reader, Rows, Tx, UserNum},
+    users::{Error, Users, id_of},
 };
-use crate::store::{self, Reader, Rows, Tx, UserNum};
 
 /// How long a token lives.
 const LIFETIME: Duration = Duration::from_hours(1);
@@ -18,7 +18,7 @@ const MOST: usize = 20;
 const EVERY_HASH: RangeInclusive<TokenHash> = [0; 32]..=[255; 32];
 
 /// Ends the tokens of `user`.
-pub(super) fn remove_of(tx: &Tx, user: UserNum) -> Result<(), store::Error> {
+pub(in crate::users) fn remove_of(tx: &Tx, user: UserNum) -> Result<(), store::Error> {
     tx.openid_tokens()?
         .remove_in(EVERY_HASH, |_, (of_user, _)| of_user == user)
 }

@@ -1,9 +1,9 @@
 //! Room keys that clients keep here, encrypted for themselves (client-server API, "Server-side key
 //! backups").
 //!
-//! Owns the tables `backups`, `backup_versions`, `backed_up` and `doomed_backups`. A user writes to the
+//! Owns the tables `backups`, `backup_versions`, `backup_keys` and `pending_deletion_backups`. A user writes to the
 //! latest backup only; older ones can be read until they are deleted. What is deleted is in
-//! `doomed_backups` until the last of its keys is removed, which is one of the errands of the rooms;
+//! `pending_deletion_backups` until the last of its keys is removed, which is one of the errands of the rooms;
 //! its version is not given again.
 
 mod keys;
@@ -11,7 +11,7 @@ mod keys;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-pub use self::keys::{Cursor, KeptKey, NewKey, Rooms, Slice, Which, parse};
+pub use self::keys::{Cursor, KeySelection, KeysPage, NewKey, RoomBackups, StoredKey, parse};
 
 use super::{Error, Users};
 use crate::store::{self, Effect, Reader, Records, Rows, Tx, UserNum, records::Backup};
@@ -148,7 +148,7 @@ impl Users {
                 if number > last {
                     return Err(NO_BACKUP);
                 }
-                Ok(doom(tx, user, number)?)
+                Ok(delete(tx, user, number)?)
             })
             .await
     }
@@ -164,29 +164,29 @@ fn count(r: &impl Reader, user: UserNum) -> Result<u32, store::Error> {
 }
 
 /// Lets a backup go, and its keys after it, which may be more than fit into one job.
-fn doom(tx: &Tx, user: UserNum, number: u32) -> Result<(), store::Error> {
+fn delete(tx: &Tx, user: UserNum, number: u32) -> Result<(), store::Error> {
     if tx.backups()?.remove((user, number))? {
-        tx.doomed_backups()?.insert((user, number), ())?;
+        tx.pending_deletion_backups()?.insert((user, number), ())?;
         tx.effect(Effect::Errand);
     }
     Ok(())
 }
 
-/// Whether [`remove_doomed`] has something to do.
+/// Whether [`delete_pending`] has something to do.
 ///
 /// # Errors
 /// If the table cannot be read.
-pub fn is_any_doomed(r: &impl Reader) -> Result<bool, store::Error> {
-    Ok(!r.doomed_backups()?.is_empty()?)
+pub fn has_pending_deletion(r: &impl Reader) -> Result<bool, store::Error> {
+    Ok(!r.pending_deletion_backups()?.is_empty()?)
 }
 
 /// Removes some keys of a backup that was deleted, if there is one.
 ///
 /// # Errors
 /// If the tables cannot be written.
-pub fn remove_doomed(tx: &Tx) -> Result<(), store::Error> {
+pub fn delete_pending(tx: &Tx) -> Result<(), store::Error> {
     let first = {
-        let table = tx.doomed_backups()?;
+        let table = tx.pending_deletion_backups()?;
         let first = table.range::<(UserNum, u32)>(..)?.next().transpose()?;
         first.map(|(backup, _)| backup.value())
     };
@@ -195,7 +195,7 @@ pub fn remove_doomed(tx: &Tx) -> Result<(), store::Error> {
     };
     let (_, next) = keys::remove_some(tx, backup, None, None)?;
     if next.is_none() {
-        tx.doomed_backups()?.remove(backup)?;
+        tx.pending_deletion_backups()?.remove(backup)?;
     }
     Ok(())
 }
@@ -225,13 +225,13 @@ fn algorithm(info: &str) -> Option<String> {
 ///
 /// # Errors
 /// If the tables cannot be written.
-pub fn forget(tx: &Tx, user: UserNum) -> Result<(), store::Error> {
+pub fn delete_all(tx: &Tx, user: UserNum) -> Result<(), store::Error> {
     let mut numbers = Vec::new();
     for row in tx.backups()?.range((user, 0)..=(user, u32::MAX))? {
         numbers.push(row?.0.value().1);
     }
     for number in numbers {
-        doom(tx, user, number)?;
+        delete(tx, user, number)?;
     }
     Ok(())
 }
@@ -267,15 +267,15 @@ mod tests {
         };
         let sessions: BTreeMap<_, _> = (0..count).map(key).collect();
         let room = room_id!("!room:example.org").to_owned();
-        parse(Rooms::from([(room, RoomKeyBackup::new(sessions))])).unwrap()
+        parse(RoomBackups::from([(room, RoomKeyBackup::new(sessions))])).unwrap()
     }
 
     fn rows(server: &Server) -> u64 {
-        server.store.read(|s| s.backed_up()?.len()).unwrap()
+        server.store.read(|s| s.backup_keys()?.len()).unwrap()
     }
 
-    async fn remove_doomed_once(server: &Server) {
-        server.store.write(remove_doomed).await.unwrap();
+    async fn delete_pending_once(server: &Server) {
+        server.store.write(delete_pending).await.unwrap();
     }
 
     #[test]
@@ -285,7 +285,9 @@ mod tests {
             for user in [alice, bob] {
                 for _ in 0..2 {
                     let version = create(&server, user).await;
-                    let keep = server.users.back_up(user, version, some_keys(COUNT));
+                    let keep = server
+                        .users
+                        .add_backup_keys(user, version, some_keys(COUNT));
                     keep.await.unwrap();
                 }
             }
@@ -296,19 +298,19 @@ mod tests {
             assert!(matches!(gone, Err(Error::NotFound(_))));
             let gone = server
                 .users
-                .backed_up(alice, "1".to_owned(), None, None)
+                .backup_keys(alice, "1".to_owned(), None, None)
                 .await;
             assert!(matches!(gone, Err(Error::NotFound(_))));
             assert_eq!(rows(&server), 4 * u64::from(COUNT));
-            remove_doomed_once(&server).await;
+            delete_pending_once(&server).await;
             let left = 3 * u64::from(COUNT) + 1..4 * u64::from(COUNT);
             assert!(left.contains(&rows(&server)));
-            remove_doomed_once(&server).await;
-            assert!(!server.store.read(is_any_doomed).unwrap());
+            delete_pending_once(&server).await;
+            assert!(!server.store.read(has_pending_deletion).unwrap());
             assert_eq!(rows(&server), 3 * u64::from(COUNT));
 
             server.users.delete_backup(alice, "1").await.unwrap();
-            assert!(!server.store.read(is_any_doomed).unwrap());
+            assert!(!server.store.read(has_pending_deletion).unwrap());
         });
     }
 
@@ -316,11 +318,14 @@ mod tests {
     fn all_backups_of_a_user_together_have_so_many_keys_and_no_more() {
         with_server(async |server| {
             let [alice, bob] = alice_and_bob(&server).await;
-            let back_up = async |user, version, count| {
-                server.users.back_up(user, version, some_keys(count)).await
+            let add_keys = async |user, version, count| {
+                server
+                    .users
+                    .add_backup_keys(user, version, some_keys(count))
+                    .await
             };
             let older = create(&server, alice).await;
-            back_up(alice, older.clone(), 3).await.unwrap();
+            add_keys(alice, older.clone(), 3).await.unwrap();
             let fill = move |tx: &Tx| {
                 let mut backup = tx.backups()?.load((alice, 1))?.unwrap();
                 backup.count = MOST_KEYS - 2;
@@ -328,14 +333,14 @@ mod tests {
             };
             server.store.write(fill).await.unwrap();
             let version = create(&server, alice).await;
-            assert_eq!(back_up(alice, version.clone(), 2).await.unwrap().count, 2);
-            let full = back_up(alice, version.clone(), 3).await;
+            assert_eq!(add_keys(alice, version.clone(), 2).await.unwrap().count, 2);
+            let full = add_keys(alice, version.clone(), 3).await;
             assert!(matches!(full, Err(Error::TooMany(_))));
-            assert_eq!(back_up(alice, version.clone(), 2).await.unwrap().count, 2);
+            assert_eq!(add_keys(alice, version.clone(), 2).await.unwrap().count, 2);
             let of_bob = create(&server, bob).await;
-            back_up(bob, of_bob, 3).await.unwrap();
+            add_keys(bob, of_bob, 3).await.unwrap();
             server.users.delete_backup(alice, &older).await.unwrap();
-            assert_eq!(back_up(alice, version, 3).await.unwrap().count, 3);
+            assert_eq!(add_keys(alice, version, 3).await.unwrap().count, 3);
         });
     }
 
@@ -361,14 +366,16 @@ mod tests {
             let [alice, bob] = alice_and_bob(&server).await;
             for (user, count) in [(alice, COUNT), (alice, 5), (bob, 7)] {
                 let version = create(&server, user).await;
-                let keep = server.users.back_up(user, version, some_keys(count));
+                let keep = server
+                    .users
+                    .add_backup_keys(user, version, some_keys(count));
                 keep.await.unwrap();
             }
             server.end(alice, false).await;
             let gone = server.users.backup(alice, None);
             assert!(matches!(gone, Err(Error::NotFound(_))));
-            while server.store.read(is_any_doomed).unwrap() {
-                remove_doomed_once(&server).await;
+            while server.store.read(has_pending_deletion).unwrap() {
+                delete_pending_once(&server).await;
             }
             assert_eq!(rows(&server), 7);
         });

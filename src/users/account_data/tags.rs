@@ -7,11 +7,11 @@ use ruma::{
 };
 use serde_json::{Map, Value};
 
-use super::{
-    Error, Users,
-    account_data::{LONGEST_NAME, check_size, load, own_room, put},
+use super::{LONGEST_NAME, check_size, load, own_room, put};
+use crate::{
+    store::{UserNum, records::AccountData},
+    users::{Error, Users},
 };
-use crate::store::{UserNum, records::AccountData};
 
 const TAGS: &str = "m.tag";
 

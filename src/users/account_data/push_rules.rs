@@ -1,6 +1,6 @@
 //! Which events notify a user: push rules ([client-server API, "Push Rules"]).
 //!
-//! They are account data of the type [`KIND`]. Stored is only what the user made of them: rules of
+//! They are account data of the type [`EVENT_TYPE`]. Stored is only what the user made of them: rules of
 //! their own, and those of the server's that they changed. The others are added when the rules are
 //! read, so they cost nobody a row, and are those of the program that runs. A user who changed
 //! nothing has the server's rules all the same.
@@ -16,11 +16,14 @@ use ruma::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Users, account_data, id_of};
-use crate::store::{self, Reader, Tx, UserNum, records::AccountData};
+use super::GLOBAL;
+use crate::{
+    store::{self, Reader, Tx, UserNum, records::AccountData},
+    users::{Error, Users, account_data, id_of},
+};
 
 /// The type of account data that push rules are.
-pub const KIND: &str = "m.push_rules";
+pub const EVENT_TYPE: &str = "m.push_rules";
 /// How many rules of their own a user can have.
 const MOST: usize = 500;
 /// How large what is stored of a user's rules can be, in bytes.
@@ -44,24 +47,24 @@ struct Content {
 /// If the table cannot be read.
 pub fn load(r: &impl Reader, user: UserNum, user_id: &UserId) -> Result<Ruleset, store::Error> {
     match stored(r, user)? {
-        Some(data) => whole(&data.content, user_id),
+        Some(data) => with_server_defaults(&data.content, user_id),
         None => Ok(Ruleset::server_default(user_id)),
     }
 }
 
-/// What `user` made of the rules, as it is stored: for [`whole`].
+/// What `user` made of the rules, as it is stored: for [`with_server_defaults`].
 ///
 /// # Errors
 /// If the table cannot be read.
 pub fn stored(r: &impl Reader, user: UserNum) -> Result<Option<AccountData>, store::Error> {
-    account_data::load(r, user, account_data::GLOBAL, KIND)
+    account_data::load(r, user, GLOBAL, EVENT_TYPE)
 }
 
 /// The rules of the user `user_id`, who made `stored` of them.
 ///
 /// # Errors
 /// If that is not what can be stored.
-pub fn whole(stored: &str, user_id: &UserId) -> Result<Ruleset, store::Error> {
+pub fn with_server_defaults(stored: &str, user_id: &UserId) -> Result<Ruleset, store::Error> {
     let content: Content = serde_json::from_str(stored)
         .map_err(|_| store::Error::Corrupt("push rules that do not parse"))?;
     let mut rules = content.global;
@@ -98,7 +101,7 @@ pub fn insert(
 }
 
 /// The rules of `user` as account data: the content that clients see.
-pub(super) fn shown(r: &impl Reader, user: UserNum) -> Result<String, store::Error> {
+pub(super) fn client_content(r: &impl Reader, user: UserNum) -> Result<String, store::Error> {
     let global = load(r, user, &id_of(r, user)?)?;
     text(&Content { global })
 }
@@ -187,7 +190,7 @@ pub fn put(tx: &Tx, user: UserNum, user_id: &UserId, rules: Ruleset) -> Result<(
     }
     let before = stored(tx, user)?;
     if before.is_none_or(|before| before.content != content) {
-        account_data::put(tx, user, account_data::GLOBAL, KIND, &content)?;
+        account_data::put(tx, user, GLOBAL, EVENT_TYPE, &content)?;
     }
     Ok(())
 }
@@ -285,7 +288,7 @@ mod tests {
         let stored = text(&Content {
             global: own(old, id),
         });
-        let new = whole(&stored.unwrap(), id).unwrap();
+        let new = with_server_defaults(&stored.unwrap(), id).unwrap();
         let actions = |rules: &Ruleset, rule: &str| {
             let rule = rules.get(kind.clone(), rule).unwrap();
             rule.actions().iter().any(Action::should_notify)

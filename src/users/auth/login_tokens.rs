@@ -4,10 +4,13 @@
 use std::time::Duration;
 
 use super::{
-    Error, Proof, Token, Users, id_of,
-    tokens::{self, Kind, TokenHash},
+    AuthenticatedUser,
+    tokens::{self, Kind, Token, TokenHash},
 };
-use crate::store::{self, Reader, Records, Tx, UserNum, records::LoginToken};
+use crate::{
+    store::{self, Reader, Records, Tx, UserNum, records::LoginToken},
+    users::{Error, Users, id_of},
+};
 
 /// How long a login token lives, as the specification recommends.
 const LIFETIME: Duration = Duration::from_mins(2);
@@ -15,7 +18,7 @@ const LIFETIME: Duration = Duration::from_mins(2);
 const EVERY_HASH: std::ops::RangeInclusive<TokenHash> = [0; 32]..=[255; 32];
 
 /// Uses up the token `hash`.
-pub(super) fn redeem(tx: &Tx, hash: &TokenHash, now_ms: u64) -> Result<(), Error> {
+pub(in crate::users) fn redeem(tx: &Tx, hash: &TokenHash, now_ms: u64) -> Result<(), Error> {
     let token = tx.login_tokens()?.load(hash)?;
     match token {
         Some(token) if token.expires_ts > now_ms => {
@@ -27,7 +30,7 @@ pub(super) fn redeem(tx: &Tx, hash: &TokenHash, now_ms: u64) -> Result<(), Error
 }
 
 /// Ends the login tokens of `user`.
-pub(super) fn remove_of(tx: &Tx, user: UserNum) -> Result<(), store::Error> {
+pub(in crate::users) fn remove_of(tx: &Tx, user: UserNum) -> Result<(), store::Error> {
     // The table holds two minutes' worth of tokens, so looking through it is nothing.
     tx.login_tokens()?.remove_in(EVERY_HASH, |_, token| {
         token.unpack().is_ok_and(|token| token.user == user)
@@ -60,17 +63,17 @@ impl Users {
         Ok((token, LIFETIME))
     }
 
-    /// Proof by a login token; the login itself uses it up.
+    /// AuthenticatedUser by a login token; the login itself uses it up.
     ///
     /// # Errors
     /// [`Error::InvalidLoginToken`].
-    pub fn prove_by_token(&self, token: &str) -> Result<Proof, Error> {
+    pub fn authenticate_by_login_token(&self, token: &str) -> Result<AuthenticatedUser, Error> {
         let hash = tokens::hash(token);
         self.store.read(|s| {
             let token = s.login_tokens()?.load(hash)?;
             let token = token.ok_or(Error::InvalidLoginToken)?;
             let user_id = id_of(s, token.user)?;
-            Ok(Proof::by_login_token(token.user, user_id, hash))
+            Ok(AuthenticatedUser::by_login_token(token.user, user_id, hash))
         })
     }
 }
@@ -87,7 +90,9 @@ mod tests {
     };
 
     async fn log_in(server: &Server, token: &Token) -> Result<Login, Error> {
-        let proof = server.users.prove_by_token(&token.clone().into_string())?;
+        let proof = server
+            .users
+            .authenticate_by_login_token(&token.clone().into_string())?;
         server.users.log_in(proof, NewLogin::default()).await
     }
 

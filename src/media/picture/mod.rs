@@ -147,7 +147,7 @@ fn decoder<'f>(
 
 /// What a picture looks like from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Seen {
+pub struct PictureInfo {
     /// Its type.
     pub kind: &'static str,
     /// In pixels.
@@ -157,7 +157,7 @@ pub struct Seen {
 }
 
 /// Looks at the picture in `file`, for which `memory` bytes may be taken up.
-pub fn look(file: impl Read + Seek, memory: u64) -> Result<Seen, Failure> {
+pub fn look(file: impl Read + Seek, memory: u64) -> Result<PictureInfo, Failure> {
     let mut file = BufReader::new(file);
     let format = format(&mut file)?;
     let kind = kind(format).ok_or(Failure::NoPicture)?;
@@ -165,7 +165,7 @@ pub fn look(file: impl Read + Seek, memory: u64) -> Result<Seen, Failure> {
         Ok(decoder(&mut file, format, memory)?.dimensions())
     }));
     let (width, height) = looked.unwrap_or(Err(Failure::NoPicture))?;
-    Ok(Seen {
+    Ok(PictureInfo {
         kind,
         width,
         height,

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use super::{
     Error, devices,
-    keys::{self, one_time},
+    keys::{self, one_time_keys},
     to_device,
 };
 use crate::store::{self, Position, Reader, Records, Rows, Tx, UserNum};
@@ -28,8 +28,8 @@ pub struct NewDevice {
     /// What the user's clients wake it with.
     data: String,
     keys: CanonicalJsonObject,
-    one_time: one_time::Uploaded,
-    fallback: one_time::Uploaded,
+    one_time: one_time_keys::UploadedKeys,
+    fallback: one_time_keys::UploadedKeys,
 }
 
 impl NewDevice {
@@ -40,7 +40,7 @@ impl NewDevice {
     pub fn new(
         (user_id, id, display_name): (&UserId, OwnedDeviceId, Option<String>),
         (data, keys): (&RawValue, &RawValue),
-        (one_time, fallback): (one_time::Uploaded, one_time::Uploaded),
+        (one_time, fallback): (one_time_keys::UploadedKeys, one_time_keys::UploadedKeys),
     ) -> Result<Self, Error> {
         devices::check_id(&id)?;
         if let Some(name) = &display_name {
@@ -51,9 +51,9 @@ impl NewDevice {
                 "a dehydrated device may have at most 128 KiB",
             ));
         }
-        let keys = keys::devices::check(keys.get(), (user_id, &id))?;
-        one_time::check(&one_time)?;
-        one_time::check(&fallback)?;
+        let keys = keys::device_keys::check(keys.get(), (user_id, &id))?;
+        one_time_keys::check(&one_time)?;
+        one_time_keys::check(&fallback)?;
         Ok(Self {
             id,
             display_name,
@@ -69,7 +69,7 @@ impl NewDevice {
     /// # Errors
     /// [`Error::InvalidParam`] if the user has logged in on a device of this id; whatever keys can be
     /// refused for.
-    pub fn keep(&self, tx: &Tx, user: UserNum, now_ms: u64) -> Result<(), Error> {
+    pub fn store(&self, tx: &Tx, user: UserNum, now_ms: u64) -> Result<(), Error> {
         let before = load(tx, user)?.map(|(id, _)| id);
         if let Some(other) = before.as_ref().filter(|before| **before != self.id) {
             devices::remove(tx, user, other)?;
@@ -81,14 +81,14 @@ impl NewDevice {
             Some(_) => return Err(Error::InvalidParam("you are logged in on this device")),
             None => {
                 let name = self.display_name.as_ref();
-                devices::make(tx, (user, &self.id), name, now_ms)?
+                devices::create(tx, (user, &self.id), name, now_ms)?
             }
         };
         tx.dehydrated_devices()?
             .insert(user, (self.id.as_str(), self.data.as_str()))?;
-        keys::devices::put(tx, (user, &self.id, device), &self.keys)?;
-        one_time::add(tx, device, &self.one_time)?;
-        one_time::put_fallback(tx, device, &self.fallback)
+        keys::device_keys::put(tx, (user, &self.id, device), &self.keys)?;
+        one_time_keys::add(tx, device, &self.one_time)?;
+        one_time_keys::put_fallback(tx, device, &self.fallback)
     }
 }
 
@@ -112,7 +112,11 @@ pub fn load(
 ///
 /// # Errors
 /// If the table cannot be read.
-pub fn is(r: &impl Reader, user: UserNum, device_id: &DeviceId) -> Result<bool, store::Error> {
+pub fn is_dehydrated(
+    r: &impl Reader,
+    user: UserNum,
+    device_id: &DeviceId,
+) -> Result<bool, store::Error> {
     let table = r.dehydrated_devices()?;
     let row = table.get(user)?;
     Ok(row.is_some_and(|row| row.value().0 == device_id.as_str()))
@@ -123,13 +127,13 @@ pub fn is(r: &impl Reader, user: UserNum, device_id: &DeviceId) -> Result<bool, 
 /// # Errors
 /// [`Error::NotFound`] if there is none.
 pub fn remove(tx: &Tx, user: UserNum) -> Result<OwnedDeviceId, Error> {
-    let (id, _) = load(tx, user)?.ok_or(NONE)?;
+    let (id, _) = load(tx, user)?.ok_or(NO_DEHYDRATED_DEVICE)?;
     devices::remove(tx, user, &id)?;
     Ok(id)
 }
 
 /// What the error says where there is none.
-pub const NONE: Error = Error::NotFound("you have no dehydrated device");
+pub const NO_DEHYDRATED_DEVICE: Error = Error::NotFound("you have no dehydrated device");
 
 /// What was sent to the device `device_id` of `user` after `after`, up to and including `upto`, as much
 /// as one answer tells, and up to where that is; nothing if that is not the device that was left here.
@@ -140,18 +144,18 @@ pub fn messages(
     r: &impl Reader,
     (user, device_id): (UserNum, &DeviceId),
     (after, upto): (Position, Position),
-) -> Result<Option<to_device::Told>, store::Error> {
-    if !is(r, user, device_id)? {
+) -> Result<Option<to_device::PendingMessages>, store::Error> {
+    if !is_dehydrated(r, user, device_id)? {
         return Ok(None);
     }
     let device = r.devices()?.load((user, device_id.as_str()))?;
     let device = device.ok_or(store::Error::Corrupt("a dehydrated device that is none"))?;
-    to_device::waiting(r, device.num, after, upto).map(Some)
+    to_device::pending(r, device.num, after, upto).map(Some)
 }
 
 /// The device `device_id` of `user` ends.
 pub(super) fn forget(tx: &Tx, user: UserNum, device_id: &DeviceId) -> Result<(), store::Error> {
-    if is(tx, user, device_id)? {
+    if is_dehydrated(tx, user, device_id)? {
         tx.dehydrated_devices()?.remove(user)?;
     }
     Ok(())

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use ruma::{OwnedUserId, events::ignored_user_list::IgnoredUserListEventContent};
 
-use super::account_data;
+use super::{GLOBAL, load as load_account_data};
 use crate::store::{self, Reader, UserNum};
 
 const KIND: &str = "m.ignored_user_list";
@@ -15,8 +15,8 @@ const KIND: &str = "m.ignored_user_list";
 ///
 /// # Errors
 /// If the table cannot be read.
-pub fn list(r: &impl Reader, user: UserNum) -> Result<BTreeSet<OwnedUserId>, store::Error> {
-    let data = account_data::load(r, user, account_data::GLOBAL, KIND)?;
+pub fn load(r: &impl Reader, user: UserNum) -> Result<BTreeSet<OwnedUserId>, store::Error> {
+    let data = load_account_data(r, user, GLOBAL, KIND)?;
     let list = data
         .and_then(|data| serde_json::from_str::<IgnoredUserListEventContent>(&data.content).ok());
     Ok(list.map_or_else(BTreeSet::new, |list| {

@@ -6,7 +6,11 @@
 use ruma::RoomId;
 use serde_json::value::RawValue;
 
-use super::{Error, Users, push_rules};
+pub mod ignored_users;
+pub mod push_rules;
+mod tags;
+
+use super::{Error, Users};
 use crate::store::{
     self, Effect, Position, Reader, Records, RoomNum, Rows, Tx, UserNum, records::AccountData,
 };
@@ -15,7 +19,7 @@ use crate::store::{
 pub const GLOBAL: RoomNum = RoomNum::MAX;
 
 /// Types that only the server sets (client-server API, "Client Config", "Server Behaviour").
-const SERVER_MANAGED: [&str; 2] = ["m.fully_read", push_rules::KIND];
+const SERVER_MANAGED: [&str; 2] = ["m.fully_read", push_rules::EVENT_TYPE];
 
 /// How large the content of one type can be, in bytes.
 const LARGEST: usize = 256 * 1024;
@@ -54,12 +58,12 @@ fn shown(
     kind: &str,
 ) -> Result<Option<AccountData>, store::Error> {
     let stored = load(reader, user, room, kind)?;
-    if (room, kind) != (GLOBAL, push_rules::KIND) {
+    if (room, kind) != (GLOBAL, push_rules::EVENT_TYPE) {
         return Ok(stored);
     }
     Ok(Some(AccountData {
         position: stored.map_or(Position::MIN, |stored| stored.position),
-        content: push_rules::shown(reader, user)?,
+        content: push_rules::client_content(reader, user)?,
     }))
 }
 
@@ -79,7 +83,7 @@ pub fn all_in(
         if (of, at) != (user, room) {
             break;
         }
-        if kind != push_rules::KIND {
+        if kind != push_rules::EVENT_TYPE {
             all.push(Changed {
                 room,
                 kind: kind.to_owned(),
@@ -88,11 +92,11 @@ pub fn all_in(
         }
     }
     if room == GLOBAL
-        && let Some(data) = shown(reader, user, room, push_rules::KIND)?
+        && let Some(data) = shown(reader, user, room, push_rules::EVENT_TYPE)?
     {
         all.push(Changed {
             room,
-            kind: push_rules::KIND.to_owned(),
+            kind: push_rules::EVENT_TYPE.to_owned(),
             data,
         });
     }
@@ -384,7 +388,7 @@ mod tests {
             assert_eq!(told(bob, Position(0), a), [("a".to_owned(), of_bob)]);
             let all = server.store.read(|s| all_in(s, alice, GLOBAL)).unwrap();
             let kinds: Vec<_> = all.iter().map(|changed| &*changed.kind).collect();
-            assert_eq!(kinds, ["a", "b", push_rules::KIND]);
+            assert_eq!(kinds, ["a", "b", push_rules::EVENT_TYPE]);
         });
     }
 }

@@ -26,12 +26,12 @@ const ORDERS: u64 = 1 << 10;
 const LONGEST_ID: usize = 255;
 
 /// What a client hands in.
-pub type Uploaded = BTreeMap<String, Box<RawValue>>;
+pub type UploadedKeys = BTreeMap<String, Box<RawValue>>;
 
 /// How many keys of each algorithm a device has left, and of which algorithms it has a fallback key
 /// that was not used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Left {
+pub struct KeyCounts {
     /// By algorithm.
     pub counts: BTreeMap<String, u64>,
     /// Algorithms.
@@ -42,7 +42,7 @@ pub struct Left {
 ///
 /// # Errors
 /// [`Error::InvalidParam`] or [`Error::BadJson`] if one makes no sense; [`Error::TooLarge`].
-pub fn check(keys: &Uploaded) -> Result<(), Error> {
+pub fn check(keys: &UploadedKeys) -> Result<(), Error> {
     if keys.len() > MOST {
         return Err(Error::TooLarge(
             "a device may have at most 500 one-time keys",
@@ -74,7 +74,7 @@ pub fn check(keys: &Uploaded) -> Result<(), Error> {
 ///
 /// # Errors
 /// [`Error::InvalidParam`] if one has the id of another, given out or not; [`Error::TooMany`].
-pub fn add(tx: &Tx, device: DeviceNum, keys: &Uploaded) -> Result<(), Error> {
+pub fn add(tx: &Tx, device: DeviceNum, keys: &UploadedKeys) -> Result<(), Error> {
     if keys.is_empty() {
         return Ok(());
     }
@@ -82,7 +82,7 @@ pub fn add(tx: &Tx, device: DeviceNum, keys: &Uploaded) -> Result<(), Error> {
         .into_iter()
         .map(|key| (key.id, key.json))
         .collect();
-    let claimed: HashMap<String, Hash> = remembered(tx, device)?;
+    let claimed: HashMap<String, Hash> = recently_claimed(tx, device)?;
     let first = tx.next_position()?.0 * ORDERS;
     let mut count = known.len();
     for (order, (id, json)) in (first..).zip(keys) {
@@ -113,7 +113,7 @@ pub fn add(tx: &Tx, device: DeviceNum, keys: &Uploaded) -> Result<(), Error> {
 ///
 /// # Errors
 /// [`Error::TooMany`] if they are of too many algorithms.
-pub fn put_fallback(tx: &Tx, device: DeviceNum, keys: &Uploaded) -> Result<(), Error> {
+pub fn put_fallback(tx: &Tx, device: DeviceNum, keys: &UploadedKeys) -> Result<(), Error> {
     for (id, json) in keys {
         let algorithm = algorithm_of(id);
         let mut table = tx.fallback_keys()?;
@@ -175,7 +175,7 @@ pub fn claim(
 /// Notes that the device has less to give out.
 fn note(tx: &Tx, user: UserNum, device: DeviceNum) -> Result<(), store::Error> {
     let position = tx.next_position()?;
-    tx.claims()?.insert(device, position)?;
+    tx.one_time_key_changes()?.insert(device, position)?;
     tx.effect(Effect::UserChanged(user, position));
     Ok(())
 }
@@ -184,12 +184,15 @@ fn note(tx: &Tx, user: UserNum, device: DeviceNum) -> Result<(), store::Error> {
 ///
 /// # Errors
 /// If the table cannot be read.
-pub fn claimed_after(
+pub fn counts_changed_after(
     r: &impl Reader,
     device: DeviceNum,
     position: Position,
 ) -> Result<bool, store::Error> {
-    let last = r.claims()?.get(device)?.map(|row| row.value());
+    let last = r
+        .one_time_key_changes()?
+        .get(device)?
+        .map(|row| row.value());
     Ok(last.is_some_and(|last| last > position))
 }
 
@@ -197,8 +200,8 @@ pub fn claimed_after(
 ///
 /// # Errors
 /// If the tables cannot be read.
-pub fn left(r: &impl Reader, device: DeviceNum) -> Result<Left, store::Error> {
-    let mut left = Left::default();
+pub fn counts(r: &impl Reader, device: DeviceNum) -> Result<KeyCounts, store::Error> {
+    let mut left = KeyCounts::default();
     for row in r.one_time_keys()?.range(of_device(device))? {
         let algorithm = row?.0.value().1.to_owned();
         *left.counts.entry(algorithm).or_default() += 1;
@@ -213,14 +216,14 @@ pub fn left(r: &impl Reader, device: DeviceNum) -> Result<Left, store::Error> {
 }
 
 /// Removes all of them, of a device that ends, or is known by other keys from now on.
-pub(super) fn forget(tx: &Tx, device: DeviceNum) -> Result<(), store::Error> {
+pub(super) fn remove_all(tx: &Tx, device: DeviceNum) -> Result<(), store::Error> {
     tx.one_time_keys()?
         .remove_in(of_device(device), |_, _| true)?;
     tx.claimed_keys()?
         .remove_in((device, 0)..=(device, u64::MAX), |_, _| true)?;
     tx.fallback_keys()?
         .remove_in(of_fallback(device), |_, _| true)?;
-    tx.claims()?.remove(device)?;
+    tx.one_time_key_changes()?.remove(device)?;
     Ok(())
 }
 
@@ -248,7 +251,7 @@ fn canonical(json: &str) -> String {
 
 /// What was given out, by its id, of the last keys; those before them are forgotten. No more come than
 /// there are keys to give out, until some are handed in.
-fn remembered(tx: &Tx, device: DeviceNum) -> Result<HashMap<String, Hash>, store::Error> {
+fn recently_claimed(tx: &Tx, device: DeviceNum) -> Result<HashMap<String, Hash>, store::Error> {
     let mut table = tx.claimed_keys()?;
     let mut claimed = Vec::new();
     for row in table.range((device, 0)..=(device, u64::MAX))? {

@@ -12,7 +12,7 @@ const FIELDS: usize = 30;
 
 /// What a page says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Page {
+pub struct PageMetadata {
     /// What Open Graph calls it (`og:title`) → what it is.
     pub fields: BTreeMap<String, String>,
     /// Where its picture is; perhaps only from where the page is.
@@ -29,11 +29,11 @@ struct Others {
 }
 
 /// Reads a page.
-pub fn read(html: &str) -> Page {
+pub fn parse(html: &str) -> PageMetadata {
     let mut emitter = DefaultEmitter::<()>::default();
     // Else what stands in scripts and styles would be read as tags.
     emitter.naively_switch_states(true);
-    let (mut page, mut others) = (Page::default(), Others::default());
+    let (mut page, mut others) = (PageMetadata::default(), Others::default());
     // The text of which element is being read.
     let mut inside = Vec::new();
     let mut text = String::new();
@@ -60,7 +60,7 @@ pub fn read(html: &str) -> Page {
     others.fill(page)
 }
 
-fn meta(tag: &StartTag<()>, page: &mut Page, others: &mut Others) {
+fn meta(tag: &StartTag<()>, page: &mut PageMetadata, others: &mut Others) {
     let get = |name: &[u8]| {
         let value = tag.attributes.get(name)?;
         Some(shortened(&String::from_utf8_lossy(&value.value.0)))
@@ -135,7 +135,7 @@ impl Others {
         }
     }
 
-    fn fill(self, mut page: Page) -> Page {
+    fn fill(self, mut page: PageMetadata) -> PageMetadata {
         let paragraph = (!self.paragraph.is_empty()).then_some(self.paragraph);
         for (name, other) in [
             ("og:title", self.title),
@@ -161,15 +161,15 @@ fn shortened(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{LONGEST, Page, read};
+    use super::{LONGEST, PageMetadata, parse};
 
-    fn field<'p>(page: &'p Page, name: &str) -> Option<&'p str> {
+    fn field<'p>(page: &'p PageMetadata, name: &str) -> Option<&'p str> {
         page.fields.get(name).map(String::as_str)
     }
 
     #[test]
     fn open_graph_is_what_a_page_says_of_itself() {
-        let page = read(
+        let page = parse(
             "<!doctype html><html><head><title>Other</title>\
              <meta property=\"og:title\" content=\"Fish &amp; Chips\">\
              <meta property='og:description' content='Two\n words'>\
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn without_open_graph_the_title_and_the_first_words_stand_in() {
-        let page = read(
+        let page = parse(
             "<title> A\n title </title><style>p { }</style><p></p><p>Menu</p>\
              <p>What this page is about, in <b>some</b> more words than one.</p><p>More",
         );
@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn what_is_long_is_cut_and_what_is_nothing_says_nothing() {
         let long = "ä".repeat(10_000);
-        let page = read(&format!("<title>{long}</title>"));
+        let page = parse(&format!("<title>{long}</title>"));
         let title = field(&page, "og:title").unwrap();
         assert_eq!(title.chars().count(), LONGEST + 1);
         for nothing in [
@@ -211,11 +211,11 @@ mod tests {
             "<meta>",
             "<meta content=x>",
         ] {
-            assert_eq!(read(nothing), Page::default(), "{nothing}");
+            assert_eq!(parse(nothing), PageMetadata::default(), "{nothing}");
         }
         let many: String = (0..100)
             .map(|n| format!("<meta property=og:{n} content=x>"))
             .collect();
-        assert_eq!(read(&many).fields.len(), 30);
+        assert_eq!(parse(&many).fields.len(), 30);
     }
 }

@@ -2,7 +2,7 @@
 
 use ruma::{OwnedUserId, ServerName, UserId, user_id::localpart_is_fully_conforming};
 
-use super::Error;
+use crate::users::Error;
 
 /// Names that people would take for the server itself.
 const RESERVED: [&str; 4] = ["hearth", "server", "system", "notices"];
@@ -14,7 +14,10 @@ const RESERVED: [&str; 4] = ["hearth", "server", "system", "notices"];
 ///
 /// # Errors
 /// [`Error::InvalidUsername`] or [`Error::ReservedUsername`].
-pub(super) fn new_user_id(username: &str, server: &ServerName) -> Result<OwnedUserId, Error> {
+pub(in crate::users) fn new_user_id(
+    username: &str,
+    server: &ServerName,
+) -> Result<OwnedUserId, Error> {
     let localpart = username.to_ascii_lowercase();
     if !localpart_is_fully_conforming(&localpart).is_ok_and(|conforms| conforms) {
         return Err(Error::InvalidUsername(
@@ -33,7 +36,7 @@ pub(super) fn new_user_id(username: &str, server: &ServerName) -> Result<OwnedUs
 
 /// Whom a client may mean by `user`, a user id or a localpart: as it stands, then with capitals
 /// made small, since `@USER:server` is to reach `@user:server` (appendices, "User Identifiers").
-pub(super) fn candidates(user: &str, server: &ServerName) -> Vec<OwnedUserId> {
+pub(in crate::users) fn candidates(user: &str, server: &ServerName) -> Vec<OwnedUserId> {
     let as_is = UserId::parse_with_server_name(user, server).ok();
     let small = UserId::parse_with_server_name(user.to_ascii_lowercase(), server).ok();
     let mut candidates: Vec<_> = as_is.into_iter().chain(small).collect();

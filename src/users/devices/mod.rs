@@ -2,7 +2,7 @@
 
 use ruma::{DeviceId, OwnedDeviceId};
 
-use super::{Error, Users, dehydrated, device_lists, keys, to_device};
+use super::{Error, Users, dehydrated_devices, device_lists, keys, to_device};
 use crate::store::{
     self, DeviceNum, Effect, Position, Reader, Records, Rows, Tx, UserNum, records::Device,
 };
@@ -33,14 +33,14 @@ pub fn all(
 
 /// The device `device_id` of `user`: kept with its tokens taken away if it exists, made if not. A
 /// dehydrated one is another device than whoever logs in under its name.
-pub(super) fn enter(
+pub(super) fn get_or_create(
     tx: &Tx,
     user: UserNum,
     device_id: &DeviceId,
     display_name: Option<&String>,
     now_ms: u64,
 ) -> Result<DeviceNum, Error> {
-    if dehydrated::is(tx, user, device_id)? {
+    if dehydrated_devices::is_dehydrated(tx, user, device_id)? {
         remove(tx, user, device_id)?;
     }
     let known = tx.devices()?.load((user, device_id.as_str()))?;
@@ -48,18 +48,18 @@ pub(super) fn enter(
         remove_tokens(tx, device.num)?;
         return Ok(device.num);
     }
-    make(tx, (user, device_id), display_name, now_ms)
+    create(tx, (user, device_id), display_name, now_ms)
 }
 
 /// Makes the device `device_id` of `user`, who has none of this id. A cross-signing key has its public key
 /// as its name among the user's keys, which then no device can have (client-server API, "Cross-signing").
-pub(super) fn make(
+pub(super) fn create(
     tx: &Tx,
     (user, device_id): (UserNum, &DeviceId),
     display_name: Option<&String>,
     now_ms: u64,
 ) -> Result<DeviceNum, Error> {
-    if keys::cross_signing::has(tx, user, device_id.as_str())? {
+    if keys::cross_signing::has_public_key(tx, user, device_id.as_str())? {
         return Err(Error::InvalidParam(
             "one of your cross-signing keys has this id; choose another device id",
         ));
@@ -106,10 +106,10 @@ pub fn remove(tx: &Tx, user: UserNum, device_id: &DeviceId) -> Result<bool, stor
     tx.device_ids()?.remove(num)?;
     tx.transactions()?
         .remove_in((num, "")..(DeviceNum(num.0 + 1), ""), |_, _| true)?;
-    dehydrated::forget(tx, user, device_id)?;
-    keys::devices::forget(tx, (user, device_id), num)?;
-    keys::signatures::forget_device(tx, user, device_id)?;
-    to_device::forget(tx, num, Position::MAX)?;
+    dehydrated_devices::forget(tx, user, device_id)?;
+    keys::device_keys::remove(tx, (user, device_id), num)?;
+    keys::signatures::remove_of_device(tx, user, device_id)?;
+    to_device::remove_until(tx, num, Position::MAX)?;
     tx.effect(Effect::DeviceGone(user, num));
     device_lists::device_changed(tx, user, device_id)?;
     Ok(true)
@@ -297,7 +297,7 @@ mod tests {
             let fill = server.store.write(move |tx| {
                 for at in 1..MOST {
                     let device_id = format!("D{at}");
-                    enter(tx, user, device_id.as_str().into(), None, 1_000 + at as u64)?;
+                    get_or_create(tx, user, device_id.as_str().into(), None, 1_000 + at as u64)?;
                 }
                 Ok::<_, Error>(())
             });

@@ -10,8 +10,11 @@ use hmac::{Hmac, KeyInit, Mac};
 use ruma::serde::{Base64, base64::UrlSafe};
 use sha1::Sha1;
 
-use super::{Error, Users, expiring::Expiring};
-use crate::{clock::Clock, config::Secret};
+use crate::{
+    clock::Clock,
+    config::Secret,
+    users::{Error, Users, expiring::Expiring},
+};
 
 /// How long a nonce can be used.
 const LIFETIME_MS: u64 = 60_000;
@@ -20,13 +23,13 @@ const MOST: usize = 256;
 
 /// The nonces given out and not used yet.
 #[derive(Debug)]
-pub(super) struct Nonces {
+pub(in crate::users) struct Nonces {
     clock: Clock,
     given: Mutex<Expiring<()>>,
 }
 
 impl Nonces {
-    pub(super) fn new(clock: Clock) -> Self {
+    pub(in crate::users) fn new(clock: Clock) -> Self {
         Self {
             clock,
             given: Mutex::new(Expiring::new(LIFETIME_MS, MOST)),

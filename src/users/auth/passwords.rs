@@ -7,8 +7,10 @@ use argon2::{
 };
 use ruma::UserId;
 
-use super::Error;
-use crate::pool::{Kind, Pool};
+use crate::{
+    pool::{Kind, Pool},
+    users::Error,
+};
 
 const MEMORY_KIB: u32 = 19 * 1024;
 const PASSES: u32 = 2;
@@ -30,7 +32,7 @@ const NOBODY: &str = "$argon2id$v=19$m=19456,t=2,p=1$\
 ///
 /// # Errors
 /// [`Error::WeakPassword`] or [`Error::InvalidParam`].
-pub(super) fn check_strength(password: &str, user_id: &UserId) -> Result<(), Error> {
+pub(in crate::users) fn check_strength(password: &str, user_id: &UserId) -> Result<(), Error> {
     if password.len() > LONGEST {
         return Err(Error::InvalidParam("a password has at most 512 bytes"));
     }
@@ -57,7 +59,7 @@ pub(super) fn check_strength(password: &str, user_id: &UserId) -> Result<(), Err
 ///
 /// # Errors
 /// If too many passwords are waiting.
-pub(super) async fn hash(pool: &Pool, password: String) -> Result<String, Error> {
+pub(in crate::users) async fn hash(pool: &Pool, password: String) -> Result<String, Error> {
     let salt: [u8; 16] = rand::random();
     let hash = pool.run(Kind::Password, move || {
         argon2()
@@ -73,7 +75,7 @@ pub(super) async fn hash(pool: &Pool, password: String) -> Result<String, Error>
 ///
 /// # Errors
 /// If too many passwords are waiting.
-pub(super) async fn verify(
+pub(in crate::users) async fn verify(
     pool: &Pool,
     password: String,
     stored: Option<String>,

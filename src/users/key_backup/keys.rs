@@ -31,13 +31,13 @@ pub struct NewKey {
 type Rank = (bool, UInt, UInt);
 
 /// Keys by room and session.
-pub type Rooms = BTreeMap<OwnedRoomId, RoomKeyBackup>;
+pub type RoomBackups = BTreeMap<OwnedRoomId, RoomKeyBackup>;
 
 /// Checks keys that a client wants kept.
 ///
 /// # Errors
 /// [`Error::BadJson`] or [`Error::TooLarge`] if one is not what such a key is.
-pub fn parse(rooms: Rooms) -> Result<Vec<NewKey>, Error> {
+pub fn parse(rooms: RoomBackups) -> Result<Vec<NewKey>, Error> {
     let mut keys = Vec::new();
     for (room, backup) in rooms {
         for (session, key) in backup.sessions {
@@ -83,9 +83,9 @@ fn rank(key: &str) -> Option<Rank> {
 
 const FULL: Error = Error::TooMany("your backups of keys are full; delete an older one");
 
-/// Which keys of a backup.
+/// KeySelection keys of a backup.
 #[derive(Clone, Debug)]
-pub enum Which {
+pub enum KeySelection {
     /// Every one.
     All,
     /// Those of a room.
@@ -96,7 +96,7 @@ pub enum Which {
 
 /// A key that is kept, as its client handed it in.
 #[derive(Clone, Debug)]
-pub struct KeptKey {
+pub struct StoredKey {
     /// The room that it is of.
     pub room: String,
     /// The id of its session.
@@ -111,9 +111,9 @@ pub struct Cursor(String, String);
 
 /// Some keys of a backup. Those of a room stand together.
 #[derive(Clone, Debug, Default)]
-pub struct Slice {
+pub struct KeysPage {
     /// The keys.
-    pub keys: Vec<KeptKey>,
+    pub keys: Vec<StoredKey>,
     /// Where it goes on, if it does.
     pub next: Option<Cursor>,
 }
@@ -124,7 +124,7 @@ impl Users {
     /// # Errors
     /// [`Error::NotFound`] if there is no backup, [`Error::WrongBackup`] if `version` is not the latest,
     /// [`Error::TooMany`] if the user's backups are full.
-    pub async fn back_up(
+    pub async fn add_backup_keys(
         &self,
         user: UserNum,
         version: String,
@@ -149,7 +149,7 @@ impl Users {
                 let (number, mut backup) = current(tx, user, &version)?;
                 let mut total = count(tx, user)?;
                 let mut changed = false;
-                let mut table = tx.backed_up()?;
+                let mut table = tx.backup_keys()?;
                 for key in &keys {
                     let place = (user, number, key.room.as_str(), key.session.as_str());
                     let before = table.get(place)?.map(|row| rank(row.value()));
@@ -179,17 +179,17 @@ impl Users {
     ///
     /// # Errors
     /// [`Error::NotFound`] if there is no such backup.
-    pub async fn backed_up(
+    pub async fn backup_keys(
         &self,
         user: UserNum,
         version: String,
         room: Option<OwnedRoomId>,
         after: Option<Cursor>,
-    ) -> Result<Slice, Error> {
+    ) -> Result<KeysPage, Error> {
         self.store
             .scan("a backup of keys", move |s| {
                 let (number, _) = load(s, user, &version)?;
-                let table = s.backed_up()?;
+                let table = s.backup_keys()?;
                 let rows = rows(&table, (user, number), room.as_deref(), after.as_ref())?;
                 Ok(slice(rows)?)
             })
@@ -200,7 +200,7 @@ impl Users {
     ///
     /// # Errors
     /// [`Error::NotFound`] if there is no such backup, or it has no such key.
-    pub fn backed_up_session(
+    pub fn backup_key(
         &self,
         user: UserNum,
         version: &str,
@@ -208,7 +208,7 @@ impl Users {
     ) -> Result<String, Error> {
         self.store.read(|s| {
             let (number, _) = load(s, user, version)?;
-            let table = s.backed_up()?;
+            let table = s.backup_keys()?;
             let row = table.get((user, number, room.as_str(), session))?;
             let row = row.ok_or(Error::NotFound("the backup has no such key"))?;
             Ok(row.value().to_owned())
@@ -219,11 +219,11 @@ impl Users {
     ///
     /// # Errors
     /// [`Error::NotFound`] if there is no such backup.
-    pub async fn delete_backed_up(
+    pub async fn delete_backup_keys(
         &self,
         user: UserNum,
         version: String,
-        which: Which,
+        which: KeySelection,
     ) -> Result<Backup, Error> {
         let mut after = None;
         loop {
@@ -242,16 +242,16 @@ impl Users {
 fn delete_some(
     tx: &Tx,
     (user, version): (UserNum, &str),
-    which: &Which,
+    which: &KeySelection,
     after: Option<&Cursor>,
 ) -> Result<(Backup, Option<Cursor>), Error> {
     let (number, mut backup) = load(tx, user, version)?;
     let (gone, next) = match which {
-        Which::All => remove_some(tx, (user, number), None, after)?,
-        Which::Room(room) => remove_some(tx, (user, number), Some(room), after)?,
-        Which::Session(room, session) => {
+        KeySelection::All => remove_some(tx, (user, number), None, after)?,
+        KeySelection::Room(room) => remove_some(tx, (user, number), Some(room), after)?,
+        KeySelection::Session(room, session) => {
             let place = (user, number, room.as_str(), session.as_str());
-            (u32::from(tx.backed_up()?.remove(place)?), None)
+            (u32::from(tx.backup_keys()?.remove(place)?), None)
         }
     };
     if gone > 0 {
@@ -270,7 +270,7 @@ pub(super) fn remove_some(
     room: Option<&RoomId>,
     after: Option<&Cursor>,
 ) -> Result<(u32, Option<Cursor>), store::Error> {
-    let mut table = tx.backed_up()?;
+    let mut table = tx.backup_keys()?;
     let mut places = Vec::new();
     for row in rows(&table, (user, number), room, after)?.take(SLICE_REMOVED) {
         let (key, _) = row?;
@@ -316,15 +316,15 @@ fn rows<'r>(
 /// As many of `rows` as are read at once.
 fn slice<'r>(
     rows: impl Iterator<Item = Result<Kept<'r>, store::Error>>,
-) -> Result<Slice, store::Error> {
-    let mut slice = Slice::default();
+) -> Result<KeysPage, store::Error> {
+    let mut slice = KeysPage::default();
     let mut bytes = 0;
     for row in rows {
         let (key, json) = row?;
         let (_, _, room, session) = key.value();
         let json = json.value();
         bytes += room.len() + session.len() + json.len();
-        slice.keys.push(KeptKey {
+        slice.keys.push(StoredKey {
             room: room.to_owned(),
             session: session.to_owned(),
             json: json.to_owned(),

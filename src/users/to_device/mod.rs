@@ -1,8 +1,8 @@
 //! Messages from device to device (client-server API, "Send-to-Device messaging").
 //!
 //! - What is for a device of this server waits in `to_device` until a sync with a token behind it says
-//!   that it has arrived; what is for another server, in `to_server` until that server has taken it.
-//! - Whoever writes has decided that the sender may: [`deliver`] and [`post`] are called in the job that
+//!   that it has arrived; what is for another server, in `outbound_to_device` until that server has taken it.
+//! - Whoever writes has decided that the sender may: [`deliver`] and [`queue_outbound`] are called in the job that
 //!   makes sure that this happens once.
 //! - What waits is capped for each device and each server. A message too many is left out: those that
 //!   are there were promised. NOTSPEC: all are to be kept until they are delivered; the disk of a small
@@ -22,13 +22,13 @@ use serde_json::value::RawValue;
 use super::{Error, devices, num_of};
 use crate::store::{
     self, DeviceNum, Effect, Position, Reader, Records, Rows, ServerNum, Tx, UserNum,
-    records::Letter,
+    records::ToDeviceMessage,
 };
 
 /// How long the content of one message can be, in bytes.
-pub const LONGEST: usize = 64 * 1024;
+pub const MAX_CONTENT_BYTES: usize = 64 * 1024;
 /// How long its type can be, in bytes.
-pub const LONGEST_KIND: usize = 255;
+pub const MAX_TYPE_BYTES: usize = 255;
 /// How much one request, or one EDU, may leave at this server's devices, in bytes, and about how much one
 /// job does.
 const MOST_AT_ONCE: usize = 2 * 1024 * 1024;
@@ -65,14 +65,14 @@ impl Batch {
     /// # Errors
     /// [`Error::TooLarge`] or [`Error::BadJson`] if one is not.
     pub fn check(&self) -> Result<(), Error> {
-        if self.kind.to_string().len() > LONGEST_KIND {
+        if self.kind.to_string().len() > MAX_TYPE_BYTES {
             return Err(Error::TooLarge(
                 "the type of a message to a device has at most 255 bytes",
             ));
         }
         for content in self.messages.values().flat_map(BTreeMap::values) {
             let json = content.json().get();
-            if json.len() > LONGEST {
+            if json.len() > MAX_CONTENT_BYTES {
                 return Err(Error::TooLarge("a message to a device has at most 64 KiB"));
             }
             serde_json::from_str::<CanonicalJsonObject>(json).map_err(|_| {
@@ -127,7 +127,7 @@ pub fn deliver(
 ///
 /// # Errors
 /// If the store cannot be written.
-pub fn deliver_from<E: From<store::Error>>(
+pub fn deliver_remote<E: From<store::Error>>(
     tx: &Tx,
     server: ServerNum,
     (contents, first): (&[DirectDeviceContent], usize),
@@ -236,7 +236,7 @@ fn put<E: From<store::Error>>(
         }
         let json = letters.json.clone();
         tx.to_device()?
-            .put((*device, position), &Letter { index, json })?;
+            .put((*device, position), &ToDeviceMessage { index, json })?;
         tx.effect(Effect::UserChanged(letters.user, position));
     }
     Ok(())
@@ -244,7 +244,7 @@ fn put<E: From<store::Error>>(
 
 /// The index of the letter `json` behind `rows`, and how much waits then, with it.
 fn next_index<K: store::Field>(
-    mut rows: store::Range<'_, K, store::Packed<Letter>>,
+    mut rows: store::Range<'_, K, store::Packed<ToDeviceMessage>>,
     json: &str,
 ) -> Result<(u64, u64), store::Error> {
     let Some(first) = rows.next().transpose()? else {
@@ -265,19 +265,19 @@ fn units(json: &str) -> u64 {
 }
 
 /// Messages, and up to which position they are all that there are.
-pub type Told = (Vec<Box<RawValue>>, Position);
+pub type PendingMessages = (Vec<Box<RawValue>>, Position);
 
 /// What waits for `device` after `after`, up to and including `upto`, oldest first, as much as one
 /// sync tells; and up to where that is.
 ///
 /// # Errors
 /// If the table cannot be read.
-pub fn waiting(
+pub fn pending(
     r: &impl Reader,
     device: DeviceNum,
     after: Position,
     upto: Position,
-) -> Result<Told, store::Error> {
+) -> Result<PendingMessages, store::Error> {
     let (mut told, mut bytes, mut last) = (Vec::new(), 0, after);
     if after >= upto {
         return Ok((told, after));
@@ -300,7 +300,11 @@ pub fn waiting(
 ///
 /// # Errors
 /// If the table cannot be read.
-pub fn has_until(r: &impl Reader, device: DeviceNum, upto: Position) -> Result<bool, store::Error> {
+pub fn has_pending_until(
+    r: &impl Reader,
+    device: DeviceNum,
+    upto: Position,
+) -> Result<bool, store::Error> {
     let table = r.to_device()?;
     let mut rows = table.range((device, Position::MIN)..=(device, upto))?;
     Ok(rows.next().transpose()?.is_some())
@@ -310,7 +314,7 @@ pub fn has_until(r: &impl Reader, device: DeviceNum, upto: Position) -> Result<b
 ///
 /// # Errors
 /// If the table cannot be written.
-pub fn forget(tx: &Tx, device: DeviceNum, upto: Position) -> Result<(), store::Error> {
+pub fn remove_until(tx: &Tx, device: DeviceNum, upto: Position) -> Result<(), store::Error> {
     tx.to_device()?
         .remove_in((device, Position::MIN)..=(device, upto), |_, _| true)
 }
@@ -319,7 +323,7 @@ pub fn forget(tx: &Tx, device: DeviceNum, upto: Position) -> Result<(), store::E
 ///
 /// # Errors
 /// If the store cannot be written.
-pub fn post(
+pub fn queue_outbound(
     tx: &Tx,
     server: &ServerName,
     (sender, kind): (&UserId, &ToDeviceEventType),
@@ -331,36 +335,36 @@ pub fn post(
     let json = serde_json::to_string(&content)
         .map_err(|_| store::Error::Corrupt("a message that does not serialize"))?;
     let position = tx.next_position()?;
-    let mut table = tx.to_server()?;
+    let mut table = tx.outbound_to_device()?;
     let range = (server, Position::MIN)..=(server, Position::MAX);
     let (index, waiting) = next_index(table.range(range)?, &json)?;
     if waiting > WAITING {
         log::warn!("too many messages wait for a server: one is left out");
         return Ok(());
     }
-    table.put((server, position), &Letter { index, json })?;
+    table.put((server, position), &ToDeviceMessage { index, json })?;
     drop(table);
     tx.effect(Effect::ServerAddressed(server));
     Ok(())
 }
 
 /// What waits for a server, and the position of the last of it.
-pub type Posted = (Vec<Box<RawValue>>, Position);
+pub type OutboundMessages = (Vec<Box<RawValue>>, Position);
 
 /// What waits for `server`, oldest first, as much as goes into one transaction with room for `most`
 /// of them; and the position of the last one.
 ///
 /// # Errors
 /// If the table cannot be read.
-pub fn posted(
+pub fn outbound(
     r: &impl Reader,
     server: ServerNum,
     most: usize,
-) -> Result<Option<Posted>, store::Error> {
+) -> Result<Option<OutboundMessages>, store::Error> {
     let (mut posted, mut bytes) = (Vec::new(), 0);
     let mut last = None;
     let range = (server, Position::MIN)..=(server, Position::MAX);
-    for row in r.to_server()?.range(range)?.take(most) {
+    for row in r.outbound_to_device()?.range(range)?.take(most) {
         let (key, letter) = row?;
         let json = letter.value().unpack()?.json;
         bytes += json.len();
@@ -377,8 +381,12 @@ pub fn posted(
 ///
 /// # Errors
 /// If the table cannot be written.
-pub fn has_taken(tx: &Tx, server: ServerNum, upto: Position) -> Result<(), store::Error> {
-    tx.to_server()?
+pub fn remove_outbound_until(
+    tx: &Tx,
+    server: ServerNum,
+    upto: Position,
+) -> Result<(), store::Error> {
+    tx.outbound_to_device()?
         .remove_in((server, Position::MIN)..=(server, upto), |_, _| true)
 }
 
@@ -386,10 +394,10 @@ pub fn has_taken(tx: &Tx, server: ServerNum, upto: Position) -> Result<(), store
 ///
 /// # Errors
 /// If the table cannot be written.
-pub fn give_up(tx: &Tx, server: ServerNum) -> Result<(), store::Error> {
+pub fn discard_outbound(tx: &Tx, server: ServerNum) -> Result<(), store::Error> {
     let mut thrown_away = 0;
     let range = (server, Position::MIN)..=(server, Position::MAX);
-    tx.to_server()?.remove_in(range, |_, _| {
+    tx.outbound_to_device()?.remove_in(range, |_, _| {
         thrown_away += 1;
         thrown_away <= THROWN_AWAY
     })?;
@@ -403,9 +411,9 @@ pub fn give_up(tx: &Tx, server: ServerNum) -> Result<(), store::Error> {
 ///
 /// # Errors
 /// If the table cannot be read.
-pub fn addressed_servers(r: &impl Reader) -> Result<Vec<ServerNum>, store::Error> {
+pub fn servers_with_outbound(r: &impl Reader) -> Result<Vec<ServerNum>, store::Error> {
     let mut found: Vec<ServerNum> = Vec::new();
-    let table = r.to_server()?;
+    let table = r.outbound_to_device()?;
     loop {
         let from = match found.last() {
             Some(&ServerNum::MAX) => return Ok(found),
@@ -430,7 +438,7 @@ fn is_new(tx: &Tx, server: ServerNum, id: &str) -> Result<bool, store::Error> {
         return Ok(false);
     }
     let mut forgotten: Vec<String> = Vec::new();
-    let mut order = tx.messages_in_order()?;
+    let mut order = tx.messages_seen_order()?;
     let last = order
         .range((server, u64::MIN)..=(server, u64::MAX))?
         .next_back()
