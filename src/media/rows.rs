@@ -204,26 +204,15 @@ fn forget(tx: &Tx, file: FileId, size: u64) -> Result<(), store::Error> {
 
 /// How many thumbnails there are of the picture in a file.
 fn thumbnails(reader: &impl Reader, source: FileId) -> Result<usize, store::Error> {
-    let table = reader.thumbnails()?;
-    let mut count = 0;
-    for row in table.range((source, "")..)? {
-        if row?.0.value().0 != source {
-            break;
-        }
-        count += 1;
-    }
-    Ok(count)
+    Ok(reader.thumbnails()?.prefix(source)?.count())
 }
 
 /// One of the thumbnails of the picture in a file, and its size.
 fn thumbnail(reader: &impl Reader, source: FileId) -> Result<Option<(FileId, u64)>, store::Error> {
     let table = reader.thumbnails()?;
-    let Some(row) = table.range((source, "")..)?.next().transpose()? else {
+    let Some(row) = table.prefix(source)?.next().transpose()? else {
         return Ok(None);
     };
-    if row.0.value().0 != source {
-        return Ok(None);
-    }
     let file = row.1.value().unpack()?.file;
     let size = reader
         .media_files()?

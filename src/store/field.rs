@@ -16,6 +16,10 @@ pub trait Field: 'static {
     fn read<'a>(bytes: &mut &'a [u8], last: bool) -> Self::View<'a>;
 }
 
+/// A field that is read as the same type and has the same bytes at the end of a key as before
+/// another part.
+pub trait FixedWidth: for<'a> Field<View<'a> = Self> {}
+
 /// Why reading cannot fail: redb holds checksums of its pages, and versions of tables tell who wrote
 /// them.
 const WRITTEN: &str = "a row holds what was written";
@@ -53,7 +57,9 @@ macro_rules! number {
             fn read(bytes: &mut &[u8], _: bool) -> $int {
                 <$int>::from_be_bytes(*take(bytes))
             }
-        })+
+        }
+
+        impl FixedWidth for $int {})+
     };
 }
 
@@ -70,6 +76,8 @@ impl<const N: usize> Field for [u8; N] {
         *take(bytes)
     }
 }
+
+impl<const N: usize> FixedWidth for [u8; N] {}
 
 /// Bytes stand behind their number, unless they are last: then they are in the order of bytes, else
 /// the shorter ones come first.

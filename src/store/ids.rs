@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::field::Field;
+use super::field::{Field, FixedWidth};
 
 macro_rules! number {
     ($(#[$meta:meta])* $name:ident($int:ty)) => {
@@ -33,6 +33,8 @@ macro_rules! number {
                 $name(<$int>::read(bytes, last))
             }
         }
+
+        impl FixedWidth for $name {}
     };
 }
 

@@ -19,6 +19,7 @@ mod field;
 mod health;
 mod ids;
 mod inbox;
+mod key;
 mod migrations;
 mod packed;
 pub mod records;
@@ -51,10 +52,11 @@ pub use self::{
     disk::{Space, database_size, is_full},
     effects::Effect,
     error::Error,
-    field::Field,
+    field::{Field, FixedWidth},
     ids::{
         DeviceNum, EventNum, NodeNum, Place, Position, RoomNum, ServerNum, StateKeyNum, UserNum,
     },
+    key::Prefix,
     packed::{Bytes, Packed, Record, pack_before, unpack_before},
     table::{Found, Range, Records, Row, Rows, SnapshotTable, TxTable},
     tx::Tx,

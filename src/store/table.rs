@@ -15,14 +15,13 @@ use redb::{
 
 use super::{
     Error,
-    field::{Field, bytes_of, view_of},
+    field::{Field, FixedWidth, bytes_of, view_of},
+    key::{Bounds, Prefix},
     packed::{Packed, Record, pack_before},
 };
 
 /// What redb sees of any key and any value.
 type Raw = &'static [u8];
-/// The bounds of a range, as redb sees them.
-type RawBounds = (Bound<Vec<u8>>, Bound<Vec<u8>>);
 /// A table in a snapshot, as redb has it.
 pub(super) type RawSnapshotTable = ReadOnlyTable<Raw, Raw>;
 /// A table in a write transaction, as redb has it.
@@ -58,10 +57,38 @@ pub trait Rows<K: Field, V: Field> {
     /// The row at `key`.
     fn get<'k>(&self, key: impl Borrow<K::View<'k>>) -> Result<Option<Found<'_, V>>, Error>;
 
-    /// The rows in `range`, in the order of their keys, readable from both ends.
+    /// The rows within `bounds`, in the order of their keys, readable from both ends.
+    fn within(&self, bounds: &Bounds<K>) -> Result<Range<'_, K, V>, Error>;
+
+    /// The rows whose whole keys are in `range`.
     fn range<'k, B>(&self, range: impl RangeBounds<B> + 'k) -> Result<Range<'_, K, V>, Error>
     where
-        B: Borrow<K::View<'k>> + 'k;
+        B: Borrow<K::View<'k>> + 'k,
+    {
+        self.within(&Bounds::range(&range))
+    }
+
+    /// The rows whose keys begin with `prefix`: one part of the key, or a tuple of its first parts.
+    fn prefix(&self, prefix: impl Prefix<K>) -> Result<Range<'_, K, V>, Error> {
+        self.within(&Bounds::prefix(&prefix))
+    }
+
+    /// The rows whose keys begin with `prefix`, and whose next part is in `range`.
+    fn prefix_range<P: Prefix<K>>(
+        &self,
+        prefix: P,
+        range: impl RangeBounds<P::Next>,
+    ) -> Result<Range<'_, K, V>, Error>
+    where
+        P::Next: FixedWidth,
+    {
+        self.within(&Bounds::prefix_range(&prefix, &range))
+    }
+
+    /// All rows.
+    fn all(&self) -> Result<Range<'_, K, V>, Error> {
+        self.within(&Bounds::all())
+    }
 
     /// How many rows there are.
     fn len(&self) -> Result<u64, Error>;
@@ -130,12 +157,11 @@ impl<K: Field, V: Field> Rows<K, V> for SnapshotTable<'_, K, V> {
         Ok(row.map(found))
     }
 
-    fn range<'k, B>(&self, range: impl RangeBounds<B> + 'k) -> Result<Range<'_, K, V>, Error>
-    where
-        B: Borrow<K::View<'k>> + 'k,
-    {
-        let rows = raw_range(self.table, &bounds::<K, B>(&range))?;
-        Ok(Range(rows, PhantomData))
+    fn within(&self, bounds: &Bounds<K>) -> Result<Range<'_, K, V>, Error> {
+        Ok(Range(
+            raw_range(self.table, bounds.as_slices())?,
+            PhantomData,
+        ))
     }
 
     fn len(&self) -> Result<u64, Error> {
@@ -157,12 +183,11 @@ impl<K: Field, V: Field> Rows<K, V> for TxTable<'_, K, V> {
         Ok(row.map(found))
     }
 
-    fn range<'k, B>(&self, range: impl RangeBounds<B> + 'k) -> Result<Range<'_, K, V>, Error>
-    where
-        B: Borrow<K::View<'k>> + 'k,
-    {
-        let rows = raw_range(&self.table, &bounds::<K, B>(&range))?;
-        Ok(Range(rows, PhantomData))
+    fn within(&self, bounds: &Bounds<K>) -> Result<Range<'_, K, V>, Error> {
+        Ok(Range(
+            raw_range(&self.table, bounds.as_slices())?,
+            PhantomData,
+        ))
     }
 
     fn len(&self) -> Result<u64, Error> {
@@ -208,7 +233,15 @@ impl<'t, K: Field, V: Field> TxTable<'t, K, V> {
     {
         self.dirty.set(true);
         let mut gone = |key: &[u8], value: &[u8]| gone(view_of::<K>(key), view_of::<V>(value));
-        raw_remove_in(&mut self.table, &bounds::<K, B>(&range), &mut gone)
+        let bounds = Bounds::<K>::range(&range);
+        raw_remove_in(&mut self.table, bounds.as_slices(), &mut gone)
+    }
+
+    /// Removes every row whose key begins with `prefix`.
+    pub fn remove_prefix(&mut self, prefix: impl Prefix<K>) -> Result<(), Error> {
+        self.dirty.set(true);
+        let bounds = Bounds::prefix(&prefix);
+        raw_remove_in(&mut self.table, bounds.as_slices(), &mut |_, _| true)
     }
 }
 
@@ -219,11 +252,6 @@ impl<K: Field, T: Record> TxTable<'_, K, Packed<T>> {
         let key = bytes_of::<K>(key.borrow());
         raw_insert(&mut self.table, &key, &pack_before(record, &[]))
     }
-}
-
-fn bounds<'k, K: Field, B: Borrow<K::View<'k>>>(range: &impl RangeBounds<B>) -> RawBounds {
-    let bytes = |bound: &B| bytes_of::<K>(bound.borrow());
-    (range.start_bound().map(bytes), range.end_bound().map(bytes))
 }
 
 // What works on redb's tables is not generic in the types of a table, so that it exists once.
@@ -239,9 +267,9 @@ fn raw_get<'t>(
 
 fn raw_range<'t>(
     table: &'t impl ReadableTable<Raw, Raw>,
-    bounds: &RawBounds,
+    bounds: (Bound<&[u8]>, Bound<&[u8]>),
 ) -> Result<redb::Range<'t, Raw, Raw>, Error> {
-    Ok(table.range::<&[u8]>(slices(bounds))?)
+    Ok(table.range::<&[u8]>(bounds)?)
 }
 
 fn raw_next<'r>(rows: &mut redb::Range<'r, Raw, Raw>) -> Option<Result<RawRow<'r>, Error>> {
@@ -263,15 +291,8 @@ fn raw_remove(table: &mut RawTxTable<'_>, key: &[u8]) -> Result<bool, Error> {
 
 fn raw_remove_in(
     table: &mut RawTxTable<'_>,
-    bounds: &RawBounds,
+    bounds: (Bound<&[u8]>, Bound<&[u8]>),
     gone: &mut dyn FnMut(&[u8], &[u8]) -> bool,
 ) -> Result<(), Error> {
-    Ok(table.retain_in::<&[u8], _>(slices(bounds), |key, value| !gone(key, value))?)
-}
-
-fn slices((start, end): &RawBounds) -> (Bound<&[u8]>, Bound<&[u8]>) {
-    (
-        start.as_ref().map(Vec::as_slice),
-        end.as_ref().map(Vec::as_slice),
-    )
+    Ok(table.retain_in::<&[u8], _>(bounds, |key, value| !gone(key, value))?)
 }

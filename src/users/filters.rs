@@ -28,15 +28,14 @@ pub fn load(reader: &impl Reader, user: UserNum, id: &str) -> Result<FilterDefin
 /// # Errors
 /// If the table cannot be written.
 pub(super) fn remove_all(tx: &Tx, user: UserNum) -> Result<(), store::Error> {
-    tx.filters()?
-        .remove_in((user, u32::MIN)..=(user, u32::MAX), |_, _| true)
+    tx.filters()?.remove_prefix(user)
 }
 
 /// The number under which `filter` stands, put there if it did not.
 fn enter(tx: &Tx, user: UserNum, filter: &str) -> Result<u32, Error> {
     let mut count = 0;
     let mut next = 0;
-    for row in tx.filters()?.range((user, u32::MIN)..=(user, u32::MAX))? {
+    for row in tx.filters()?.prefix(user)? {
         let (key, stored) = row?;
         let (_, num) = key.value();
         if stored.value() == filter {

@@ -18,7 +18,7 @@ pub fn backwards(
     limit: usize,
 ) -> Result<Vec<(Place, TimelineRow)>, Error> {
     let timeline = r.timeline()?;
-    let rows = timeline.range((room, Place::MIN)..=(room, from))?;
+    let rows = timeline.prefix_range(room, ..=from)?;
     rows.rev().take(limit).map(unpack).collect()
 }
 
@@ -30,7 +30,7 @@ pub fn forwards(
     limit: usize,
 ) -> Result<Vec<(Place, TimelineRow)>, Error> {
     let timeline = r.timeline()?;
-    let rows = timeline.range((room, from)..=(room, Place::MAX))?;
+    let rows = timeline.prefix_range(room, from..)?;
     rows.take(limit).map(unpack).collect()
 }
 
@@ -41,7 +41,7 @@ pub fn gap(r: &impl Reader, room: RoomNum, place: Place) -> Result<Option<Gap>, 
 
 /// The place of the gap in which the event `id` is missing, if it is in one.
 pub fn gap_of(r: &impl Reader, room: RoomNum, id: &EventId) -> Result<Option<Place>, Error> {
-    for row in r.gaps()?.range((room, Place::MIN)..=(room, Place::MAX))? {
+    for row in r.gaps()?.prefix(room)? {
         let (key, gap) = row?;
         if gap
             .value()

@@ -6,6 +6,7 @@ mod jobs;
 mod migrations;
 mod numbers;
 mod power;
+mod ranges;
 mod readme;
 mod trouble;
 
