@@ -288,7 +288,7 @@ fn friends(r: &impl Reader, user: UserNum) -> Result<BTreeSet<ServerNum>, rooms:
         let (key, row) = row?;
         let room = key.value().1;
         let is_in = row.value().unpack()?.membership == Membership::Join;
-        if is_in && room::hot(r, room)?.joined <= FRIENDS {
+        if is_in && room::heads(r, room)?.joined <= FRIENDS {
             friends.extend(servers::of_room(r, room)?);
         }
     }

@@ -7,7 +7,7 @@ use crate::{
     protocol::versions,
     store::{
         NodeNum, Place, Position, Reader, Records, RoomNum, Rows, Tx,
-        records::{Counts, Room, RoomHot},
+        records::{Counts, Room, RoomHeads},
     },
 };
 
@@ -26,11 +26,11 @@ pub fn make(tx: &Tx, id: &RoomId, version: &RoomVersionId) -> Result<RoomNum, Er
         version: version.as_str().to_owned(),
     };
     tx.rooms()?.put(room, &record)?;
-    tx.room_hot()?.put(room, &RoomHot::empty())?;
+    tx.room_heads()?.put(room, &RoomHeads::empty())?;
     Ok(room)
 }
 
-impl RoomHot {
+impl RoomHeads {
     /// A room without events.
     fn empty() -> Self {
         Self {
@@ -43,7 +43,7 @@ impl RoomHot {
             joined: 0,
             invited: 0,
             main: Counts::default(),
-            wrote: Vec::new(),
+            last_own_events: Vec::new(),
         }
     }
 }
@@ -65,10 +65,10 @@ pub fn record(r: &impl Reader, room: RoomNum) -> Result<Room, Error> {
 }
 
 /// The part of the room that every event changes.
-pub fn hot(r: &impl Reader, room: RoomNum) -> Result<RoomHot, Error> {
-    r.room_hot()?
+pub fn heads(r: &impl Reader, room: RoomNum) -> Result<RoomHeads, Error> {
+    r.room_heads()?
         .load(room)?
-        .ok_or(Error::corrupt("a room without its hot record"))
+        .ok_or(Error::corrupt("a room without its heads record"))
 }
 
 /// The room's version.

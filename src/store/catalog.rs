@@ -16,7 +16,7 @@ use super::{
         AccessToken, Account, AccountData, Alias, Backup, Counts, Device, DeviceList,
         DeviceListChange, FallbackKey, Gap, Invitation, LoginToken, Media, MediaFile, MemberRow,
         Notified, OneTimeKey, Outgoing, Receipt, RefreshToken, RemoteDevice, RemoteDeviceList,
-        RemoteKey, Rest, Room, RoomHot, SigningKey, StateNode, Succession, Thread, Thumbnail,
+        RemoteKey, Rest, Room, RoomHeads, SigningKey, StateNode, Succession, Thread, Thumbnail,
         TimelineRow, ToDeviceMessage, Transaction, Waiting, Whereabouts,
     },
     table::{RawSnapshotTable, Rows, SnapshotTable, TxTable, raw},
@@ -230,7 +230,7 @@ tables! {
     /// Room id → number.
     room_nums: &'static str => RoomNum, version 1;
     /// Rooms, the part that every event changes.
-    room_hot: RoomNum => Packed<RoomHot>, version 1;
+    room_heads: RoomNum => Packed<RoomHeads>, version 1;
     /// Event number → a packed [`EventHeader`](super::records::EventHeader), then the event's
     /// JSON as received (as redacted, once it is).
     events: EventNum => &'static [u8], version 1;
@@ -295,7 +295,7 @@ tables! {
     notified: (RoomNum, UserNum, EventNum, Place) => Packed<Notified>, version 1;
     /// (room, root of a thread or 0, local user) → the place of the last thing that the user wrote
     /// there, of those whom the room's or the thread's record does not hold any more.
-    wrote: (RoomNum, EventNum, UserNum) => Place, version 1;
+    last_own_event: (RoomNum, EventNum, UserNum) => Place, version 1;
 
     /// (server or 0 for this one, media id) → what it is.
     media: (ServerNum, &'static str) => Packed<Media>, version 1;

@@ -273,7 +273,7 @@ record! {
 
 record! {
     /// A room, the part that every event changes.
-    RoomHot {
+    RoomHeads {
         /// The events that no other event names as its predecessor.
         extremities: Vec<EventNum>,
         /// The greatest depth among the extremities.
@@ -293,8 +293,8 @@ record! {
         /// What its events outside all threads mean under the default rules.
         main: Counts,
         /// Local users who wrote outside all threads lately, each with the place of the last thing
-        /// they wrote: they have read up to there. Those before them are in the table `wrote`.
-        wrote: Vec<(UserNum, Place)>,
+        /// they wrote: they have read up to there. Those before them are in the table `last_own_event`.
+        last_own_events: Vec<(UserNum, Place)>,
     }
 }
 
@@ -315,13 +315,16 @@ pub enum Status {
     RejectedOutlier,
     /// It came alone, as an invitation does: nothing that it names is here, so it authorizes nothing
     /// and is stored anew if it comes with its room.
-    Alone,
+    OutOfBand,
 }
 
 impl Status {
     /// Whether the state before the event is not known.
     pub fn is_outlier(self) -> bool {
-        matches!(self, Self::Outlier | Self::RejectedOutlier | Self::Alone)
+        matches!(
+            self,
+            Self::Outlier | Self::RejectedOutlier | Self::OutOfBand
+        )
     }
 
     /// Whether the event changes nothing and authorizes nothing.
@@ -422,7 +425,7 @@ record! {
         /// What its events mean under the default rules.
         counts: Counts,
         /// Local users who wrote in it lately, as in a room's record.
-        wrote: Vec<(UserNum, Place)>,
+        last_own_events: Vec<(UserNum, Place)>,
     }
 }
 

@@ -311,7 +311,7 @@ fn newly_met(
         return Ok(met);
     };
     for Candidate { section, room, row } in candidates {
-        if *section != Section::Join || room::hot(r, *room)?.state_position <= since.position {
+        if *section != Section::Join || room::heads(r, *room)?.state_position <= since.position {
             continue;
         }
         for (user, membership) in current::local_members(r, *room)? {

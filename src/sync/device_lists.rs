@@ -85,7 +85,7 @@ pub fn concerned(
         };
         // Who is not in the room, and has not moved since, has not been in it since.
         let may_have_been_in = row.membership == Membership::Join || row.position > asked.after;
-        if may_have_been_in && room::hot(r, room)?.state_position > asked.after {
+        if may_have_been_in && room::heads(r, room)?.state_position > asked.after {
             concerned.push(room);
         }
     }

@@ -25,7 +25,7 @@ use super::{
 use crate::{
     rooms::{
         Error, event, room,
-        state::{self as room_state, current, overlay::View},
+        state::{self as room_state, current, overlay::StateOverlay},
         timeline::{
             self as room_timeline,
             client_event::{Formatter, RoomIds},
@@ -37,7 +37,7 @@ use crate::{
     },
     store::{
         EventNum, Place, Position, Reader, RoomNum, Rows, StateKeyNum,
-        records::{Counts, MemberRow, Membership, RoomHot},
+        records::{Counts, MemberRow, Membership, RoomHeads},
     },
     users::account_data,
 };
@@ -50,7 +50,7 @@ struct InRoom<'a> {
     request: &'a Request,
     room: RoomNum,
     room_id: OwnedRoomId,
-    hot: RoomHot,
+    heads: RoomHeads,
     row: MemberRow,
     formatter: Formatter,
     /// After what something is news; none if everything is.
@@ -74,7 +74,7 @@ pub fn joined(
     let selected = within.timeline(r, last)?;
     let mut answer = JoinedRoom::new();
     if within.summary_changed(r)? {
-        answer.summary = summary::summary(r, room, &within.hot, &request.user_id)?;
+        answer.summary = summary::summary(r, room, &within.heads, &request.user_id)?;
     }
     let news = within.state(r, &selected, &end, &answer.summary.heroes)?;
     answer.ephemeral = Ephemeral::default();
@@ -110,7 +110,7 @@ pub fn left(
     let Some(last) = header.place else {
         return Ok(None);
     };
-    let state_after = View::after(r, end, &header)?;
+    let state_after = StateOverlay::after(r, end, &header)?;
     within.upto = header.position;
     let mut selected = within.timeline(r, last)?;
     let news = within.state(r, &selected, &state_after, &[])?;
@@ -168,7 +168,7 @@ impl<'a> InRoom<'a> {
             request,
             room,
             room_id: room::id(r, room)?,
-            hot: room::hot(r, room)?,
+            heads: room::heads(r, room)?,
             row,
             formatter,
             since: since.filter(|_| stay == Stay::Throughout),
@@ -204,9 +204,9 @@ impl<'a> InRoom<'a> {
     }
 
     /// The place of the last event that is told, and the state after it.
-    fn end(&self, r: &impl Reader) -> Result<(Place, View), Error> {
+    fn end(&self, r: &impl Reader) -> Result<(Place, StateOverlay), Error> {
         let last = room_timeline::place_at(r, self.room, self.upto)?.unwrap_or(Place::MIN);
-        let mut state = View::of(self.hot.state);
+        let mut state = StateOverlay::of(self.heads.state);
         // Where the room has moved on since this answer's end, what changed is taken back.
         let later = (
             self.room,
@@ -239,7 +239,7 @@ impl<'a> InRoom<'a> {
         &mut self,
         r: &impl Reader,
         selected: &Selected,
-        end: &View,
+        end: &StateOverlay,
         heroes: &[OwnedUserId],
     ) -> Result<Vec<Raw<T>>, Error> {
         let request = self.request;
@@ -305,7 +305,7 @@ impl<'a> InRoom<'a> {
     }
 
     fn add_unread(&self, r: &impl Reader, answer: &mut JoinedRoom) -> Result<(), Error> {
-        let unread = unread::count(r, self.room, &self.hot, self.request.user, self.row.since)?;
+        let unread = unread::count(r, self.room, &self.heads, self.request.user, self.row.since)?;
         let by_thread = self
             .request
             .filter

@@ -72,7 +72,7 @@ impl Moves {
 
     /// What happened after `position`: everybody's stay is as it was then.
     fn since(r: &impl Reader, room: RoomNum, position: Position) -> Result<Self, Error> {
-        if room::hot(r, room)?.state_position <= position {
+        if room::heads(r, room)?.state_position <= position {
             return Ok(Self::default());
         }
         Self::between(r, room, (position, position))

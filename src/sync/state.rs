@@ -12,7 +12,7 @@ use crate::{
     rooms::{
         Error,
         event::{self, StoredEvent},
-        state::{self as room_state, overlay::View},
+        state::{self as room_state, overlay::StateOverlay},
         timeline::filter,
     },
     store::{EventNum, Position, Reader, RoomNum, Rows, StateKeyNum},
@@ -28,7 +28,7 @@ pub struct Wanted<'a> {
     /// Its timeline in this answer, oldest first.
     pub timeline: &'a [StoredEvent],
     /// The state where the timeline ends.
-    pub end: &'a View,
+    pub end: &'a StateOverlay,
     /// The client's filter for state.
     pub filter: &'a RoomEventFilter,
     /// Whether the state after the timeline is wanted.
@@ -208,7 +208,7 @@ fn members(
     needed: &BTreeSet<String>,
 ) -> Result<Vec<(StateKeyNum, EventNum)>, Error> {
     let start = wanted.timeline.first().filter(|_| !wanted.after);
-    let start = start.map(|first| View::of(first.header.state_before));
+    let start = start.map(|first| StateOverlay::of(first.header.state_before));
     let state = start.as_ref().unwrap_or(wanted.end);
     let mut found = Vec::new();
     for user in needed {

@@ -15,7 +15,7 @@ use crate::{
     },
     store::{
         Reader, RoomNum, Rows, StateKeyNum,
-        records::{Membership, RoomHot},
+        records::{Membership, RoomHeads},
     },
 };
 
@@ -38,12 +38,12 @@ struct Named {
 pub fn summary(
     r: &impl Reader,
     room: RoomNum,
-    hot: &RoomHot,
+    heads: &RoomHeads,
     user: &UserId,
 ) -> Result<RoomSummary, Error> {
     let mut summary = RoomSummary::new();
-    summary.joined_member_count = Some(hot.joined.into());
-    summary.invited_member_count = Some(hot.invited.into());
+    summary.joined_member_count = Some(heads.joined.into());
+    summary.invited_member_count = Some(heads.invited.into());
     let named = |kind| content::current::<Named>(r, room, &kind, "");
     let names = [
         named(StateEventType::RoomName)?,

@@ -19,7 +19,7 @@ use hearth::{
     store::{
         DeviceNum, Effect, Error, EventNum, NodeNum, Options, Place, Reader, RoomNum, Rows,
         Snapshot, Store, Tx,
-        records::{Counts, RoomHot, TimelineRow, Transaction},
+        records::{Counts, RoomHeads, TimelineRow, Transaction},
     },
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -77,7 +77,7 @@ fn message(seed: u64, sender: u32) -> impl Fn(&Tx) -> Result<(), Error> + Send +
             thread: None,
         };
         tx.timeline()?.put((room, place), &row)?;
-        let hot = RoomHot {
+        let heads = RoomHeads {
             extremities: vec![event],
             depth: event.0,
             last_place: place,
@@ -87,9 +87,9 @@ fn message(seed: u64, sender: u32) -> impl Fn(&Tx) -> Result<(), Error> + Send +
             joined: 20,
             invited: 0,
             main: Counts::default(),
-            wrote: Vec::new(),
+            last_own_events: Vec::new(),
         };
-        tx.room_hot()?.put(room, &hot)?;
+        tx.room_heads()?.put(room, &heads)?;
         let transaction = Transaction { event, ts: 0 };
         tx.transactions()?
             .put((DeviceNum(sender), &*format!("m{seed}")), &transaction)?;

@@ -25,10 +25,10 @@ use crate::{
         event::{
             self, StoredEvent,
             append::Sending,
-            send::{self, Transacted},
+            send::{self, ClientTransaction},
         },
         room,
-        state::overlay::View,
+        state::overlay::StateOverlay,
         timeline::{
             client_event::{Formatter, RoomIds},
             filter, history_visibility,
@@ -95,7 +95,7 @@ async fn send(
     (scope, id): (String, String),
 ) -> Result<OwnedEventId, Error> {
     let local = api.local.clone();
-    let transacted = Transacted {
+    let transacted = ClientTransaction {
         device: who.device,
         scope,
         id,
@@ -231,7 +231,7 @@ fn messages_of(
     let (from, to) = (place(&request.from)?, place(&request.to)?);
     let from = match (from, request.dir) {
         (Some(from), _) => from,
-        (None, Direction::Backward) => room::hot(s, reading.room)?.last_place,
+        (None, Direction::Backward) => room::heads(s, reading.room)?.last_place,
         (None, Direction::Forward) => Place::MIN,
     };
     let limit = usize::try_from(u64::from(request.limit))
@@ -322,7 +322,7 @@ fn context_of(
     answer.events_before = reading.show(s, &before.events)?;
     answer.event = reading.show(s, std::slice::from_ref(&stored))?.pop();
     answer.events_after = reading.show(s, &after.events)?;
-    let state = View::after(s, last.num, &last.header)?;
+    let state = StateOverlay::after(s, last.num, &last.header)?;
     let shown: Vec<&StoredEvent> = before
         .events
         .iter()
@@ -338,7 +338,7 @@ fn context_of(
 fn state_of<T>(
     s: &Snapshot,
     reading: &mut Reading,
-    state: View,
+    state: StateOverlay,
     shown: &[&StoredEvent],
 ) -> Result<Vec<ruma::serde::Raw<T>>, rooms::Error> {
     let shown: Vec<StoredEvent> = shown.iter().map(|event| (*event).clone()).collect();

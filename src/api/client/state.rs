@@ -28,7 +28,7 @@ use crate::{
             append::{self, Sending},
         },
         room,
-        state::{self, content::StateEvent, current, overlay::View},
+        state::{self, content::StateEvent, current, overlay::StateOverlay},
         timeline::{
             client_event::{Formatter, RoomIds, state_of},
             history_visibility,
@@ -81,7 +81,7 @@ fn readable(
     who: &Session,
     room_id: &OwnedRoomId,
     now_ms: u64,
-) -> Result<(RoomNum, View, Formatter), rooms::Error> {
+) -> Result<(RoomNum, StateOverlay, Formatter), rooms::Error> {
     let room = history_visibility::readable(s, room_id, who.user)?;
     let reader = (&*who.user_id, Some(who.device));
     let formatter = Formatter::new(s, room, reader, now_ms, RoomIds::Shown)?;
@@ -188,15 +188,15 @@ fn state_at(
     s: &Snapshot,
     room: RoomNum,
     token: PagingToken,
-    present: View,
-) -> Result<View, rooms::Error> {
+    present: StateOverlay,
+) -> Result<StateOverlay, rooms::Error> {
     let place = token.place(s, room)?;
-    if place >= room::hot(s, room)?.last_place {
+    if place >= room::heads(s, room)?.last_place {
         return Ok(present);
     }
     match rooms::timeline::backwards(s, room, place, 1)?.pop() {
-        Some((_, row)) => View::after(s, row.event, &event::header(s, row.event)?),
-        None => Ok(View::default()),
+        Some((_, row)) => StateOverlay::after(s, row.event, &event::header(s, row.event)?),
+        None => Ok(StateOverlay::default()),
     }
 }
 

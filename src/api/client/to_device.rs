@@ -15,7 +15,7 @@ pub async fn send_event_to_device(
     who: Session,
     request: send_event_to_device::v3::Request,
 ) -> Result<send_event_to_device::v3::Response, Error> {
-    let transacted = send::Transacted {
+    let transacted = send::ClientTransaction {
         device: who.device,
         scope: format!("to-device {}", request.event_type),
         id: request.txn_id.to_string(),

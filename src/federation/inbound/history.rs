@@ -131,19 +131,19 @@ impl<P: EventSource> Receiver<P> {
                 let mut states = HashMap::new();
                 for event in &nums {
                     let state = match &before {
-                        Before::Unchanged => backfill::state_after(s, num, gap)?,
+                        Before::Unchanged => backfill::state_before_gap_end(s, num, gap)?,
                         Before::Told(told) => match told.get(&event::id(s, *event)?) {
-                            Some(ids) => receive::told(s, num, ids)?,
+                            Some(ids) => receive::claimed_state(s, num, ids)?,
                             None => continue,
                         },
                     };
                     states.insert(*event, state);
                 }
-                backfill::judge(s, num, gap, &nums, &states)
+                backfill::decide(s, num, gap, &nums, &states)
             };
             let stretch = self.store().scan("history", judge).await?;
             let local = self.local().clone();
-            let job = move |tx: &Tx| backfill::store(tx, &local, &stretch);
+            let job = move |tx: &Tx| backfill::commit(tx, &local, &stretch);
             match self.store().write(job).await {
                 Err(rooms::Error::Stale) => {}
                 Err(error) => return Err(error.into()),

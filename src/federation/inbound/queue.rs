@@ -340,7 +340,7 @@ async fn missing<P: EventSource>(
     event: &EventId,
 ) -> Result<Vec<Received>, Error> {
     let earliest = fetch.store.read(|s| {
-        let ends = room::hot(s, fetch.room.num)?.extremities;
+        let ends = room::heads(s, fetch.room.num)?.extremities;
         ends.into_iter()
             .map(|num| event::id(s, num))
             .collect::<Result<Vec<_>, _>>()

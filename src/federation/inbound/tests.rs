@@ -255,7 +255,7 @@ impl Server<'_> {
             .read(|s| receive::decide(s, room, Arc::new(pdu), json, None))
             .expect("a decision");
         let local = Local::new(server_name!("a.example").to_owned(), ServerKey::generate());
-        let job = move |tx: &Tx| receive::store(tx, &local, &decision, &Notify::default());
+        let job = move |tx: &Tx| receive::commit(tx, &local, &decision, &Notify::default());
         self.store.write(job).await.expect("it is stored");
     }
 
@@ -380,7 +380,7 @@ fn comes(history: History, order: &[usize], together: usize) {
         }
         let ends = server
             .store
-            .read(|s| room::hot(s, server.room))
+            .read(|s| room::heads(s, server.room))
             .expect("a room");
         let ends: Vec<usize> = ends
             .extremities
@@ -412,7 +412,7 @@ fn what_counts_for_nothing_leaves_no_end_of_the_room_behind_it() {
         for index in [ban, fork, by_banned, behind] {
             server.take(&[index]).await;
         }
-        let ends = server.store.read(|s| room::hot(s, server.room));
+        let ends = server.store.read(|s| room::heads(s, server.room));
         let ends = ends.expect("a room").extremities;
         let ends: Vec<usize> = ends.into_iter().map(|num| server.index(num)).collect();
         assert_eq!(ends, [ban, behind]);
@@ -631,7 +631,7 @@ fn a_told_state_is_no_way_in_for_events_that_the_room_forbids() {
         assert_eq!(status.expect("an event"), soft_failed);
         let told = server.store.read(|s| {
             let ids = [server.peer.id(0), server.peer.id(1)];
-            receive::told(s, server.room, &ids).map(drop)
+            receive::claimed_state(s, server.room, &ids).map(drop)
         });
         assert!(told.is_ok());
     });

@@ -30,7 +30,7 @@ use crate::{
             receive::{self, decide},
         },
         room,
-        state::{overlay::View, server_acl},
+        state::{overlay::StateOverlay, server_acl},
         unread::notify,
     },
     store::{Reader, RoomNum, Store, Tx},
@@ -217,7 +217,7 @@ impl<P: EventSource> Receiver<P> {
                     return Ok(number);
                 }
                 match decide(tx, num, pdu, event.json.clone(), None) {
-                    Ok(decision) => receive::store(tx, &local, &decision, notify)?,
+                    Ok(decision) => receive::commit(tx, &local, &decision, notify)?,
                     Err(error @ rooms::Error::Store(_)) => return Err(error),
                     Err(_) => return Ok(number),
                 };
@@ -310,12 +310,12 @@ impl<P: EventSource> Receiver<P> {
         for _ in 0..TRIES {
             let decision = self.decide(num, &pdu, &event.json, told.as_deref()).await?;
             let decision = if hand_on {
-                decision.handed_on()
+                decision.with_relay()
             } else {
                 decision
             };
             let (local, notify) = (self.0.local.clone(), notify.clone());
-            let job = move |tx: &Tx| receive::store(tx, &local, &decision, &notify);
+            let job = move |tx: &Tx| receive::commit(tx, &local, &decision, &notify);
             match self.0.store.write(job).await {
                 Err(rooms::Error::Stale) => {}
                 Err(error) => return Err(error.into()),
@@ -340,9 +340,9 @@ impl<P: EventSource> Receiver<P> {
         }
         let (pdu, json, told) = (pdu.clone(), json.to_vec(), told.map(<[_]>::to_vec));
         let decide = move |s: &_| {
-            let told: Option<View> = told
+            let told: Option<StateOverlay> = told
                 .as_deref()
-                .map(|ids| receive::told(s, room, ids))
+                .map(|ids| receive::claimed_state(s, room, ids))
                 .transpose()?;
             decide(s, room, pdu.clone(), json.clone(), told)
         };
@@ -357,8 +357,8 @@ impl<P: EventSource> Receiver<P> {
 
 /// Whether the room ends with one event, and `pdu` follows on it.
 fn follows(r: &impl Reader, room: RoomNum, pdu: &Pdu) -> Result<bool, rooms::Error> {
-    let hot = room::hot(r, room)?;
-    match (hot.extremities.as_slice(), pdu.prev_events()) {
+    let heads = room::heads(r, room)?;
+    match (heads.extremities.as_slice(), pdu.prev_events()) {
         ([end], [prev]) => Ok(event::num_of(r, prev)? == Some(*end)),
         _ => Ok(false),
     }

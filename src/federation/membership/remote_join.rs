@@ -429,15 +429,15 @@ impl MembershipClient {
             for id in &state {
                 nums.extend(event::num_in(s, room, id)?);
             }
-            import::Plan::new(s, room, &nums)
+            import::StateDiff::new(s, room, &nums)
         });
-        for slice in plan.await?.slices() {
+        for slice in plan.await?.batches() {
             let local = self.0.local.clone();
-            let job = move |tx: &Tx| import::slice(tx, &local, room, &slice);
+            let job = move |tx: &Tx| import::apply_batch(tx, &local, room, &slice);
             store.write(job).await?;
         }
         let (local, user) = (self.0.local.clone(), actor.num);
-        let job = move |tx: &Tx| import::enter(tx, &local, room, (&join, user));
+        let job = move |tx: &Tx| import::commit_join(tx, &local, room, (&join, user));
         Ok(store.write(job).await?)
     }
 
@@ -447,7 +447,7 @@ impl MembershipClient {
             let Some(num) = s.room_nums()?.get(room.as_str())?.map(|row| row.value()) else {
                 return Ok(false);
             };
-            if room::hot(s, num)?.extremities.is_empty() {
+            if room::heads(s, num)?.extremities.is_empty() {
                 return Ok(false);
             }
             Ok(rooms::state::current::has_joined(s, num)? || !rooms::servers::is_shared(s, num)?)

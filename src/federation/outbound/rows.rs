@@ -95,7 +95,7 @@ pub fn current(
     let name = servers::name(r, server)?;
     let mut ends = Vec::new();
     for room in servers::rooms(r, server)? {
-        for num in room::hot(r, room)?.extremities {
+        for num in room::heads(r, room)?.extremities {
             let event = event::load(r, num)?;
             if event.header.position >= from && event.sender()?.server_name() != name {
                 ends.push((event.header.position, num));

@@ -164,7 +164,7 @@ fn ranks(r: &impl Reader) -> Result<Vec<Rank>, Error> {
     let mut ranks = Vec::new();
     for row in r.public_rooms()?.range::<RoomNum>(..)? {
         let room = row?.0.value();
-        let joined = room::hot(r, room)?.joined;
+        let joined = room::heads(r, room)?.joined;
         if joined > 0 {
             ranks.push((Reverse(joined), room));
         }

@@ -182,7 +182,7 @@ pub fn membership(r: &impl Reader, room: &RoomId, user: UserNum) -> Result<Membe
 
 /// Whether a user of `server` is invited.
 fn has_invited(r: &impl Reader, room: RoomNum, server: &ServerName) -> Result<bool, Error> {
-    if room::hot(r, room)?.invited == 0 {
+    if room::heads(r, room)?.invited == 0 {
         return Ok(false);
     }
     for (user, event) in current::of_type(r, room, "m.room.member")? {

@@ -53,7 +53,7 @@ pub fn of(r: &impl Reader, room: RoomNum) -> Result<RoomSummary, Error> {
         room::id(r, room)?,
         join_rule(r, room)?,
         guests.is_some_and(|content| content.guest_access == GuestAccess::CanJoin),
-        UInt::from(room::hot(r, room)?.joined),
+        UInt::from(room::heads(r, room)?.joined),
         history
             .is_some_and(|content| content.history_visibility == HistoryVisibility::WorldReadable),
     );

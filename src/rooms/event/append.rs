@@ -27,7 +27,7 @@ use crate::{
     },
     store::{
         DeviceNum, EventNum, Place, Position, Reader, RoomNum, Tx, UserNum,
-        records::{RoomHot, Status},
+        records::{RoomHeads, Status},
     },
 };
 
@@ -97,7 +97,7 @@ pub fn create(
         auth: Vec::new(),
         prev: Vec::new(),
     };
-    finish(tx, local, &mut room::hot(tx, room)?, made, sending)
+    finish(tx, local, &mut room::heads(tx, room)?, made, sending)
 }
 
 /// Makes `draft` the newest event of its room.
@@ -113,10 +113,10 @@ pub fn append(
 ) -> Result<Appended, Error> {
     let room = room::num(tx, draft.room_id.as_deref().ok_or(Error::UnknownRoom)?)?;
     let rules = room::rules(tx, room)?;
-    let mut hot = room::hot(tx, room)?;
+    let mut heads = room::heads(tx, room)?;
     redaction::check(tx, room, draft, rules)?;
-    let made = make(tx, local, (room, &hot), draft, sending.now)?;
-    finish(tx, local, &mut hot, made, sending)
+    let made = make(tx, local, (room, &heads), draft, sending.now)?;
+    finish(tx, local, &mut heads, made, sending)
 }
 
 /// Makes `draft` an event that would be the newest of its room, and stores nothing.
@@ -130,7 +130,7 @@ pub fn build_only(
     draft: &EventDraft,
     now: MilliSecondsSinceUnixEpoch,
 ) -> Result<BuiltEvent, Error> {
-    let made = make(r, local, (room, &room::hot(r, room)?), draft, now)?;
+    let made = make(r, local, (room, &room::heads(r, room)?), draft, now)?;
     authorize(r, room, &made.built.pdu, made.rules)?;
     Ok(made.built)
 }
@@ -147,13 +147,13 @@ struct Made {
 fn make(
     r: &impl Reader,
     local: &Local,
-    (room, hot): (RoomNum, &RoomHot),
+    (room, heads): (RoomNum, &RoomHeads),
     draft: &EventDraft,
     now: MilliSecondsSinceUnixEpoch,
 ) -> Result<Made, Error> {
     let rules = room::rules(r, room)?;
     let (auth, auth_events) = auth_events(r, room, draft, rules)?;
-    let newest = hot.extremities.iter().rev().take(PREV_EVENTS);
+    let newest = heads.extremities.iter().rev().take(PREV_EVENTS);
     let prev: Vec<EventNum> = newest.copied().collect();
     let place = EventPlace {
         prev_events: prev
@@ -161,7 +161,7 @@ fn make(
             .map(|num| event::id(r, *num))
             .collect::<Result<_, _>>()?,
         auth_events,
-        depth: (hot.depth + 1).min(MAX_DEPTH),
+        depth: (heads.depth + 1).min(MAX_DEPTH),
         origin_server_ts: now,
     };
     Ok(Made {
@@ -203,7 +203,7 @@ fn writer(tx: &Tx, pdu: &Pdu) -> Result<Option<UserNum>, Error> {
 fn finish(
     tx: &Tx,
     local: &Local,
-    hot: &mut RoomHot,
+    heads: &mut RoomHeads,
     made: Made,
     sending: &Sending,
 ) -> Result<Appended, Error> {
@@ -225,26 +225,27 @@ fn finish(
         outlier: None,
         json: &built.json,
         status: Status::Accepted,
-        state_before: hot.state,
+        state_before: heads.state,
         state_key,
         auth: &auth,
-        wrote: writer(tx, pdu)?,
+        read_by: writer(tx, pdu)?,
         sent_by: sending.sent_by.clone(),
         thread: insert::thread_root(tx, room, pdu)?,
         notify: &sending.notify,
     };
-    let (num, position) = insert::insert(tx, room, hot, &new)?;
+    let (num, position) = insert::insert(tx, room, heads, &new)?;
     if let Some(key) = state_key {
-        let root = state::set(tx, room, hot.state, key, Some(num))?;
-        current::change(tx, local, room, hot, (root, position), [key])?;
+        let root = state::set(tx, room, heads.state, key, Some(num))?;
+        current::change(tx, local, room, heads, (root, position), [key])?;
     }
     redaction::apply(tx, room, pdu, num, rules)?;
-    outgoing::note(tx, local, room, pdu, (num, position))?;
-    hot.extremities
+    outgoing::enqueue(tx, local, room, pdu, (num, position))?;
+    heads
+        .extremities
         .retain(|extremity| !prev.contains(extremity));
-    hot.extremities.push(num);
-    hot.depth = hot.depth.max(pdu.depth());
-    tx.room_hot()?.put(room, hot)?;
+    heads.extremities.push(num);
+    heads.depth = heads.depth.max(pdu.depth());
+    tx.room_heads()?.put(room, heads)?;
     let (room_id, id) = (pdu.room_id().to_owned(), pdu.event_id().to_owned());
     Ok(Appended {
         room,
@@ -252,7 +253,7 @@ fn finish(
         num,
         id,
         position,
-        place: hot.last_place,
+        place: heads.last_place,
     })
 }
 

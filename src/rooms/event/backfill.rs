@@ -1,7 +1,7 @@
 //! History that was missing: events from before a gap in the timeline, fetched from other servers.
 //!
 //! First every event, and whatever they and the told states name, is stored as an outlier. Then
-//! [`judge`], on the pool; then [`store`], in a job, which puts them in their places. What the room
+//! [`decide`], on the pool; then [`commit`], in a job, which puts them in their places. What the room
 //! ended with before the gap is no end any more once events follow on it that lead to the gap.
 
 use std::collections::{HashMap, HashSet};
@@ -13,12 +13,12 @@ use crate::{
     protocol::Pdu,
     rooms::{
         Error, Local, event, room,
-        state::{self, current, overlay::View, resolution},
+        state::{self, current, overlay::StateOverlay, resolution},
         timeline,
     },
     store::{
         Effect, EventNum, Place, Reader, Records, RoomNum, Rows, Tx,
-        records::{Counts, EventHeader, Gap, RoomHot, Status, TimelineRow},
+        records::{Counts, EventHeader, Gap, RoomHeads, Status, TimelineRow},
     },
 };
 
@@ -27,7 +27,7 @@ const MISSING: usize = 20;
 
 /// A stretch of history that is to come before a gap.
 #[derive(Debug)]
-pub struct Stretch {
+pub struct Chunk {
     room: RoomNum,
     /// The place of the first event after the gap.
     gap: Place,
@@ -38,7 +38,7 @@ pub struct Stretch {
     /// What the room ended with.
     extremities: Vec<EventNum>,
     /// What it ends with now, and its current state, if that is something else.
-    current: Option<(Vec<EventNum>, View)>,
+    current: Option<(Vec<EventNum>, StateOverlay)>,
 }
 
 #[derive(Debug)]
@@ -46,11 +46,11 @@ struct Judged {
     num: EventNum,
     pdu: Pdu,
     status: Status,
-    state_before: View,
+    state_before: StateOverlay,
 }
 
 impl Judged {
-    fn state_after(&self) -> View {
+    fn state_after(&self) -> StateOverlay {
         let state = self.state_before.clone();
         match self.pdu.state_pair() {
             Some((kind, key)) if self.status == Status::Accepted => {
@@ -68,13 +68,13 @@ impl Judged {
 /// # Errors
 /// [`Error::Stale`] if there is no such gap any more; [`Error::Missing`] if a state would have to
 /// be told and is not.
-pub fn judge(
+pub fn decide(
     r: &impl Reader,
     room: RoomNum,
     gap: Place,
     events: &[EventNum],
-    told: &HashMap<EventNum, View>,
-) -> Result<Stretch, Error> {
+    told: &HashMap<EventNum, StateOverlay>,
+) -> Result<Chunk, Error> {
     let rules = room::rules(r, room)?;
     let before_gap = timeline::gap(r, room, gap)?.ok_or(Error::Stale)?;
     let mut missing = before_gap.missing.clone();
@@ -109,13 +109,13 @@ pub fn judge(
             state_before,
         });
     }
-    let hot = room::hot(r, room)?;
-    Ok(Stretch {
+    let heads = room::heads(r, room)?;
+    Ok(Chunk {
         room,
         gap,
         missing: still_missing(r, room, &judged, missing)?,
-        current: current(r, (room, rules), (&hot, &before_gap), &judged)?,
-        extremities: hot.extremities,
+        current: current(r, (room, rules), (&heads, &before_gap), &judged)?,
+        extremities: heads.extremities,
         events: judged,
     })
 }
@@ -148,9 +148,9 @@ fn leading_to(
 fn current(
     r: &impl Reader,
     (room, rules): (RoomNum, &RoomVersionRules),
-    (hot, gap): (&RoomHot, &Gap),
+    (heads, gap): (&RoomHeads, &Gap),
     judged: &[Judged],
-) -> Result<Option<(Vec<EventNum>, View)>, Error> {
+) -> Result<Option<(Vec<EventNum>, StateOverlay)>, Error> {
     let accepted = || {
         judged
             .iter()
@@ -185,18 +185,21 @@ fn current(
             None => open.extend(receive::before_nothing(r, room, rules, num)?),
         }
     }
-    let ends = hot.extremities.iter().filter(|end| !followed.contains(end));
+    let ends = heads
+        .extremities
+        .iter()
+        .filter(|end| !followed.contains(end));
     let mut ends: Vec<EventNum> = ends.copied().collect();
     let mut states = Vec::new();
     for end in &ends {
-        states.push(View::after(r, *end, &event::header(r, *end)?)?);
+        states.push(StateOverlay::after(r, *end, &event::header(r, *end)?)?);
     }
     // Those on which only follows what was rejected.
     for judged in accepted().filter(|judged| !followed.contains(&judged.num)) {
         ends.push(judged.num);
         states.push(judged.state_after());
     }
-    if ends == hot.extremities || ends.is_empty() {
+    if ends == heads.extremities || ends.is_empty() {
         return Ok(None);
     }
     let state = resolution::resolve(r, room, rules, &states, None)?;
@@ -205,9 +208,13 @@ fn current(
 
 /// The state before the first event after the gap at `gap`: the state before every event of a
 /// stretch that leads to it and changes nothing.
-pub fn state_after(r: &impl Reader, room: RoomNum, gap: Place) -> Result<View, Error> {
+pub fn state_before_gap_end(
+    r: &impl Reader,
+    room: RoomNum,
+    gap: Place,
+) -> Result<StateOverlay, Error> {
     let header = event::header(r, row_at(r, room, gap)?.event)?;
-    Ok(View::of(header.state_before))
+    Ok(StateOverlay::of(header.state_before))
 }
 
 fn row_at(r: &impl Reader, room: RoomNum, place: Place) -> Result<TimelineRow, Error> {
@@ -222,13 +229,13 @@ fn known_state_after(
     room: RoomNum,
     judged: &[Judged],
     id: &EventId,
-) -> Result<Option<View>, Error> {
+) -> Result<Option<StateOverlay>, Error> {
     let Some(num) = event::num_in(r, room, id)? else {
         return Ok(None);
     };
     let header = event::header(r, num)?;
     if !header.status.is_outlier() {
-        return View::after(r, num, &header).map(Some);
+        return StateOverlay::after(r, num, &header).map(Some);
     }
     let event = judged.iter().find(|event| event.num == num);
     Ok(event.map(Judged::state_after))
@@ -265,10 +272,10 @@ fn still_missing(
 ///
 /// # Errors
 /// [`Error::Stale`] if there is no such gap any more, or the room has moved: judge again.
-pub fn store(tx: &Tx, local: &Local, stretch: &Stretch) -> Result<(), Error> {
+pub fn commit(tx: &Tx, local: &Local, stretch: &Chunk) -> Result<(), Error> {
     let room = stretch.room;
-    let mut hot = room::hot(tx, room)?;
-    if hot.extremities != stretch.extremities || !tx.gaps()?.has((room, stretch.gap))? {
+    let mut heads = room::heads(tx, room)?;
+    if heads.extremities != stretch.extremities || !tx.gaps()?.has((room, stretch.gap))? {
         return Err(Error::Stale);
     }
     let after_gap = row_at(tx, room, stretch.gap)?;
@@ -288,7 +295,9 @@ pub fn store(tx: &Tx, local: &Local, stretch: &Stretch) -> Result<(), Error> {
             status: judged.status,
             place: takes_place.then_some(place),
             position: after_gap.position,
-            state_before: judged.state_before.store(tx, room, View::UNNUMBERED)?,
+            state_before: judged
+                .state_before
+                .store(tx, room, StateOverlay::UNNUMBERED)?,
             ..known.header
         };
         tx.events()?
@@ -315,19 +324,19 @@ pub fn store(tx: &Tx, local: &Local, stretch: &Stretch) -> Result<(), Error> {
     }
     close_gaps(tx, room, stretch)?;
     if let Some((ends, current)) = &stretch.current {
-        let root = current.store(tx, room, View::UNNUMBERED)?;
-        let keys = state::differing_keys(tx, room, &[hot.state, root])?;
+        let root = current.store(tx, room, StateOverlay::UNNUMBERED)?;
+        let keys = state::differing_keys(tx, room, &[heads.state, root])?;
         let position = tx.next_position()?;
-        current::change(tx, local, room, &mut hot, (root, position), keys)?;
-        hot.extremities.clone_from(ends);
-        tx.room_hot()?.put(room, &hot)?;
+        current::change(tx, local, room, &mut heads, (root, position), keys)?;
+        heads.extremities.clone_from(ends);
+        tx.room_heads()?.put(room, &heads)?;
         tx.effect(Effect::RoomChanged(room, position));
     }
     Ok(())
 }
 
 /// Takes what `stretch` brings from what is missing elsewhere.
-fn close_gaps(tx: &Tx, room: RoomNum, stretch: &Stretch) -> Result<(), Error> {
+fn close_gaps(tx: &Tx, room: RoomNum, stretch: &Chunk) -> Result<(), Error> {
     let here: HashSet<&str> = stretch
         .events
         .iter()

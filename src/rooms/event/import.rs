@@ -1,9 +1,9 @@
 //! Taking over a room that this server was let into by another one.
 //!
 //! 1. The state that the other server gives, and what authorizes it, is kept as outliers.
-//! 2. [`slice`] by slice the room's current state becomes the one that was given. Nobody here is in
+//! 2. [`apply_batch`] by batch the room's current state becomes the one that was given. Nobody here is in
 //!    the room yet, so nobody sees it grow.
-//! 3. [`enter`] stores the event that lets a local user in: with it the room is there.
+//! 3. [`commit_join`] stores the event that lets a local user in: with it the room is there.
 
 use std::collections::BTreeMap;
 
@@ -25,13 +25,13 @@ use crate::{
 };
 
 /// How many state events one slice lays down.
-const SLICE: usize = 64;
+const BATCH_EVENTS: usize = 64;
 
 /// The state that a room is to get.
 #[derive(Clone, Debug)]
-pub struct Plan(Vec<(StateKeyNum, Option<EventNum>)>);
+pub struct StateDiff(Vec<(StateKeyNum, Option<EventNum>)>);
 
-impl Plan {
+impl StateDiff {
     /// What has to change for the current state to become `given`, all of which is here. Grows with
     /// the room: for the pool.
     pub fn new(r: &impl Reader, room: RoomNum, given: &[EventNum]) -> Result<Self, Error> {
@@ -43,7 +43,7 @@ impl Plan {
             }
         }
         let mut changes = Vec::new();
-        for (key, num) in state::entries(r, room, room::hot(r, room)?.state)? {
+        for (key, num) in state::entries(r, room, room::heads(r, room)?.state)? {
             match wanted.remove(&key) {
                 Some(given) if given == num => {}
                 given => changes.push((key, given)),
@@ -54,22 +54,24 @@ impl Plan {
     }
 
     /// The slices in which to lay it down.
-    pub fn slices(&self) -> impl Iterator<Item = Self> {
-        self.0.chunks(SLICE).map(|slice| Self(slice.to_vec()))
+    pub fn batches(&self) -> impl Iterator<Item = Self> {
+        self.0
+            .chunks(BATCH_EVENTS)
+            .map(|slice| Self(slice.to_vec()))
     }
 }
 
-/// Lays down one slice of a plan.
-pub fn slice(tx: &Tx, local: &Local, room: RoomNum, plan: &Plan) -> Result<(), Error> {
-    let mut hot = room::hot(tx, room)?;
-    let mut root = hot.state;
-    for (key, event) in &plan.0 {
+/// Lays down one slice of a diff.
+pub fn apply_batch(tx: &Tx, local: &Local, room: RoomNum, diff: &StateDiff) -> Result<(), Error> {
+    let mut heads = room::heads(tx, room)?;
+    let mut root = heads.state;
+    for (key, event) in &diff.0 {
         root = state::set(tx, room, root, *key, *event)?;
     }
     let position = tx.next_position()?;
-    let keys = plan.0.iter().map(|(key, _)| *key);
-    current::change(tx, local, room, &mut hot, (root, position), keys)?;
-    Ok(tx.room_hot()?.put(room, &hot)?)
+    let keys = diff.0.iter().map(|(key, _)| *key);
+    current::change(tx, local, room, &mut heads, (root, position), keys)?;
+    Ok(tx.room_heads()?.put(room, &heads)?)
 }
 
 /// Stores the event by which `user` enters the room, whose current state has become the one before
@@ -77,17 +79,17 @@ pub fn slice(tx: &Tx, local: &Local, room: RoomNum, plan: &Plan) -> Result<(), E
 ///
 /// # Errors
 /// [`Error::Forbidden`] if the state does not allow it: who gave it has lied.
-pub fn enter(
+pub fn commit_join(
     tx: &Tx,
     local: &Local,
     room: RoomNum,
     (event, user): (&Received, UserNum),
 ) -> Result<(), Error> {
-    let mut hot = room::hot(tx, room)?;
+    let mut heads = room::heads(tx, room)?;
     let rules = room::rules(tx, room)?;
     let pdu = &event.pdu;
     let auth = receive::auth_events(tx, room, rules, pdu)?;
-    let before = overlay::View::of(hot.state);
+    let before = overlay::StateOverlay::of(heads.state);
     let is_allowed = receive::is_authorized(tx, room, rules, pdu)?
         && receive::is_allowed_by(tx, room, rules, pdu, &before)?;
     if !is_allowed {
@@ -101,32 +103,32 @@ pub fn enter(
     let key = state::key_num_or_new(tx, room, &kind.to_string(), key)?;
     let outlier = receive::here(tx, room, pdu.event_id())?.map(|(num, _)| num);
     let missing = receive::missing(tx, room, pdu)?;
-    if !missing.is_empty() && hot.last_place >= Place::FIRST {
-        receive::leave_gap(&mut hot);
+    if !missing.is_empty() && heads.last_place >= Place::FIRST {
+        receive::leave_gap(&mut heads);
     }
     let new = Insert {
         id: pdu.event_id(),
         outlier,
         json: &event.json,
         status: Status::Accepted,
-        state_before: hot.state,
+        state_before: heads.state,
         state_key: Some(key),
         auth: &auth,
-        wrote: None,
+        read_by: None,
         sent_by: None,
         thread: None,
         notify: &Notify::default(),
     };
-    let (num, position) = insert::insert(tx, room, &mut hot, &new)?;
+    let (num, position) = insert::insert(tx, room, &mut heads, &new)?;
     if !missing.is_empty() {
-        tx.gaps()?.put((room, hot.last_place), &Gap { missing })?;
+        tx.gaps()?.put((room, heads.last_place), &Gap { missing })?;
     }
-    let root = state::set(tx, room, hot.state, key, Some(num))?;
-    current::change(tx, local, room, &mut hot, (root, position), [key])?;
+    let root = state::set(tx, room, heads.state, key, Some(num))?;
+    current::change(tx, local, room, &mut heads, (root, position), [key])?;
     redaction::apply_early(tx, room, (pdu.event_id().as_str(), num), rules)?;
-    hot.extremities = vec![num];
-    hot.depth = hot.depth.max(pdu.depth());
-    tx.room_hot()?.put(room, &hot)?;
+    heads.extremities = vec![num];
+    heads.depth = heads.depth.max(pdu.depth());
+    tx.room_heads()?.put(room, &heads)?;
     tx.effect(Effect::RoomChanged(room, position));
     user_data::inherit(tx, user, room)
 }

@@ -12,7 +12,7 @@ use crate::{
     store::{
         DeviceNum, Effect, EventNum, NodeNum, Place, Position, Reader, Records, RoomNum,
         StateKeyNum, Tx, UserNum,
-        records::{Counts, EventHeader, RoomHot, Status, Thread, TimelineRow},
+        records::{Counts, EventHeader, RoomHeads, Status, Thread, TimelineRow},
     },
 };
 
@@ -63,7 +63,7 @@ pub struct Insert<'a> {
     /// Its auth events.
     pub auth: &'a [EventNum],
     /// The user of this server who has read up to here, having written it.
-    pub wrote: Option<UserNum>,
+    pub read_by: Option<UserNum>,
     /// The device that sent it, with its transaction id.
     pub sent_by: Option<(DeviceNum, String)>,
     /// The root of the thread it is in.
@@ -72,19 +72,19 @@ pub struct Insert<'a> {
     pub notify: &'a Notify,
 }
 
-/// Stores `new`, at the end of the timeline if it is accepted, and moves `hot` along. The caller
-/// stores `hot`, and changes extremities and state.
+/// Stores `new`, at the end of the timeline if it is accepted, and moves `heads` along. The caller
+/// stores `heads`, and changes extremities and state.
 pub fn insert(
     tx: &Tx,
     room: RoomNum,
-    hot: &mut RoomHot,
+    heads: &mut RoomHeads,
     new: &Insert<'_>,
 ) -> Result<(EventNum, Position), Error> {
     let position = tx.next_position()?;
-    let place = (new.status == Status::Accepted).then(|| hot.last_place.next());
+    let place = (new.status == Status::Accepted).then(|| heads.last_place.next());
     let num = store(tx, room, new, (position, place))?;
     if let Some(place) = place {
-        enter_timeline(tx, room, hot, new, (num, position, place))?;
+        enter_timeline(tx, room, heads, new, (num, position, place))?;
     }
     Ok((num, position))
 }
@@ -128,15 +128,20 @@ pub(in crate::rooms) fn store(
 fn enter_timeline(
     tx: &Tx,
     room: RoomNum,
-    hot: &mut RoomHot,
+    heads: &mut RoomHeads,
     new: &Insert<'_>,
     (event, position, place): (EventNum, Position, Place),
 ) -> Result<(), Error> {
     match new.thread {
         None => {
-            hot.main.add(new.notify.default);
-            if let Some(user) = new.wrote {
-                wrote(tx, (room, NO_THREAD), &mut hot.wrote, (user, place))?;
+            heads.main.add(new.notify.default);
+            if let Some(user) = new.read_by {
+                set_last_own_event(
+                    tx,
+                    (room, NO_THREAD),
+                    &mut heads.last_own_events,
+                    (user, place),
+                )?;
             }
         }
         Some(root) => enter_thread(tx, (room, root), new, place)?,
@@ -144,7 +149,7 @@ fn enter_timeline(
     let row = TimelineRow {
         event,
         position,
-        main: hot.main,
+        main: heads.main,
         thread: new.thread,
     };
     tx.timeline()?.put((room, place), &row)?;
@@ -152,8 +157,8 @@ fn enter_timeline(
         let of = (room, *user, new.thread.unwrap_or(NO_THREAD));
         except(tx, of, place, (*verdict, new.notify.default))?;
     }
-    hot.last_place = place;
-    hot.last_position = position;
+    heads.last_place = place;
+    heads.last_position = position;
     tx.effect(Effect::RoomChanged(room, position));
     Ok(())
 }
@@ -172,12 +177,12 @@ fn enter_thread(
     let mut thread = before.unwrap_or(Thread {
         last_place: place,
         counts: Counts::default(),
-        wrote: Vec::new(),
+        last_own_events: Vec::new(),
     });
     thread.last_place = place;
     thread.counts.add(new.notify.default);
-    if let Some(user) = new.wrote {
-        wrote(tx, (room, root), &mut thread.wrote, (user, place))?;
+    if let Some(user) = new.read_by {
+        set_last_own_event(tx, (room, root), &mut thread.last_own_events, (user, place))?;
     }
     tx.thread_timeline()?
         .put((room, root, place), &thread.counts)?;
@@ -186,7 +191,7 @@ fn enter_thread(
 }
 
 /// Notes that a user wrote at `place`, behind all others in `lately`.
-fn wrote(
+fn set_last_own_event(
     tx: &Tx,
     (room, root): (RoomNum, EventNum),
     lately: &mut Vec<(UserNum, Place)>,
@@ -195,7 +200,7 @@ fn wrote(
     lately.retain(|(writer, _)| *writer != user);
     if lately.len() >= WRITERS {
         let (longest_ago, at) = lately.remove(0);
-        tx.wrote()?.insert((room, root, longest_ago), at)?;
+        tx.last_own_event()?.insert((room, root, longest_ago), at)?;
     }
     lately.push((user, place));
     Ok(())

@@ -13,7 +13,7 @@ use crate::{
 
 /// Notes an event that this server has made, or taken for another that joins, leaves or knocks
 /// through it, if there is anybody to get it.
-pub(in crate::rooms) fn note(
+pub(in crate::rooms) fn enqueue(
     tx: &Tx,
     local: &Local,
     room: RoomNum,

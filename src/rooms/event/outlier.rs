@@ -37,10 +37,10 @@ pub fn store(
 }
 
 /// Stores an event that came alone: of what it names nothing is here.
-pub fn store_alone(tx: &Tx, room: RoomNum, received: &Received) -> Result<EventNum, Error> {
+pub fn store_out_of_band(tx: &Tx, room: RoomNum, received: &Received) -> Result<EventNum, Error> {
     match event::num_in(tx, room, received.pdu.event_id())? {
         Some(num) => Ok(num),
-        None => insert(tx, room, received, (Status::Alone, &[])),
+        None => insert(tx, room, received, (Status::OutOfBand, &[])),
     }
 }
 
@@ -63,7 +63,7 @@ fn insert(
         state_before: NodeNum::EMPTY,
         state_key,
         auth,
-        wrote: None,
+        read_by: None,
         sent_by: None,
         thread: None,
         notify: &Notify::default(),

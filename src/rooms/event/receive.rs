@@ -2,7 +2,7 @@
 //!
 //! 1. [`decide`], on a snapshot and off the thread: the state before the event (resolved where its
 //!    predecessors disagree), whether it is allowed, what the room's current state becomes.
-//! 2. [`store`], in a job: checks that the room has not moved since, and writes.
+//! 2. [`commit`], in a job: checks that the room has not moved since, and writes.
 //!
 //! An event whose predecessors nobody has is decided by the state that another server tells; before
 //! it is a gap in the timeline. What the event and that state name must be here, if only as outliers
@@ -28,13 +28,13 @@ use crate::{
         Error, Local, event, room,
         state::{
             self, current,
-            overlay::View,
+            overlay::StateOverlay,
             resolution::{self, Unnumbered},
         },
     },
     store::{
         Effect, EventNum, Place, Reader, RoomNum, Tx,
-        records::{EventHeader, Gap, RoomHot, Status},
+        records::{EventHeader, Gap, RoomHeads, Status},
     },
 };
 
@@ -57,9 +57,9 @@ pub struct Decision {
     missing: Vec<String>,
     auth: Vec<EventNum>,
     status: Status,
-    state_before: View,
+    state_before: StateOverlay,
     /// The room's current state with the event, if the event changes anything about it.
-    current: Option<View>,
+    current: Option<StateOverlay>,
     hand_on: bool,
 }
 
@@ -71,7 +71,7 @@ impl Decision {
 
     /// The same, of an event that this server takes for another one and hands on to those in the
     /// room.
-    pub fn handed_on(self) -> Self {
+    pub fn with_relay(self) -> Self {
         Self {
             hand_on: true,
             ..self
@@ -90,10 +90,10 @@ pub fn decide(
     room: RoomNum,
     pdu: Arc<Pdu>,
     json: Vec<u8>,
-    told: Option<View>,
+    told: Option<StateOverlay>,
 ) -> Result<Decision, Error> {
     let rules = room::rules(r, room)?;
-    let hot = room::hot(r, room)?;
+    let heads = room::heads(r, room)?;
     let auth = auth_events(r, room, rules, &pdu)?;
     let Prev {
         nums: prev,
@@ -107,19 +107,21 @@ pub fn decide(
     }
     let state_before = resolution::resolve(r, room, rules, &states, None)?;
     let ended = ended(r, room, rules, prev)?;
-    let current = View::of(hot.state);
+    let current = StateOverlay::of(heads.state);
     let status = check(r, room, rules, &pdu, (&state_before, &current))?;
     let current = if status == Status::Accepted {
         let after = match pdu.state_pair() {
             Some((kind, key)) => {
                 let key = (kind.to_string(), key.to_owned());
-                state_before.clone().with(key, Some(View::UNNUMBERED))
+                state_before
+                    .clone()
+                    .with(key, Some(StateOverlay::UNNUMBERED))
             }
             None => state_before.clone(),
         };
         let mut states = vec![after];
-        for num in hot.extremities.iter().filter(|num| !ended.contains(num)) {
-            states.push(View::after(r, *num, &event::header(r, *num)?)?);
+        for num in heads.extremities.iter().filter(|num| !ended.contains(num)) {
+            states.push(StateOverlay::after(r, *num, &event::header(r, *num)?)?);
         }
         let new = Unnumbered {
             pdu: pdu.clone(),
@@ -133,7 +135,7 @@ pub fn decide(
         room,
         pdu,
         json,
-        extremities: hot.extremities,
+        extremities: heads.extremities,
         ended,
         missing,
         auth,
@@ -187,7 +189,7 @@ pub(in crate::rooms) fn before_nothing(
 struct Prev {
     nums: Vec<EventNum>,
     /// The states after them.
-    states: Vec<View>,
+    states: Vec<StateOverlay>,
     /// The ids of those that are not here, or only as outliers.
     missing: Vec<String>,
 }
@@ -203,7 +205,7 @@ impl Prev {
             match here(r, room, id)? {
                 Some((num, header)) if !header.status.is_outlier() => {
                     prev.nums.push(num);
-                    prev.states.push(View::after(r, num, &header)?);
+                    prev.states.push(StateOverlay::after(r, num, &header)?);
                 }
                 _ => prev.missing.push(id.to_string()),
             }
@@ -218,7 +220,11 @@ impl Prev {
 /// # Errors
 /// [`Error::Missing`] if an event is not here; [`Error::Invalid`] if what is told is no state of
 /// the room.
-pub fn told(r: &impl Reader, room: RoomNum, ids: &[OwnedEventId]) -> Result<View, Error> {
+pub fn claimed_state(
+    r: &impl Reader,
+    room: RoomNum,
+    ids: &[OwnedEventId],
+) -> Result<StateOverlay, Error> {
     let mut entries = BTreeMap::new();
     for id in ids {
         let (num, header) = here(r, room, id)?.ok_or(Error::Missing)?;
@@ -229,8 +235,8 @@ pub fn told(r: &impl Reader, room: RoomNum, ids: &[OwnedEventId]) -> Result<View
         }
     }
     // As a difference from the current state, which it shares most with.
-    let current = room::hot(r, room)?.state;
-    let mut view = View::of(current);
+    let current = room::heads(r, room)?.state;
+    let mut view = StateOverlay::of(current);
     for (key, num) in state::entries(r, room, current)? {
         match entries.remove(&key) {
             Some(told) if told == num => {}
@@ -253,8 +259,8 @@ pub(in crate::rooms) fn missing(
 }
 
 /// Leaves room in the timeline for what is missing.
-pub(in crate::rooms) fn leave_gap(hot: &mut RoomHot) {
-    hot.last_place = Place(hot.last_place.0.saturating_add(GAP));
+pub(in crate::rooms) fn leave_gap(heads: &mut RoomHeads) {
+    heads.last_place = Place(heads.last_place.0.saturating_add(GAP));
 }
 
 /// The numbers of the events that `pdu` names as its authority.
@@ -291,7 +297,7 @@ pub(in crate::rooms) fn here(
     if header.room != room {
         return Err(Error::invalid("the event names an event of another room"));
     }
-    Ok((header.status != Status::Alone).then_some((num, header)))
+    Ok((header.status != Status::OutOfBand).then_some((num, header)))
 }
 
 /// [Checks performed on receipt of a PDU], from the fourth on.
@@ -302,7 +308,7 @@ fn check(
     room: RoomNum,
     rules: &RoomVersionRules,
     pdu: &Pdu,
-    (before, current): (&View, &View),
+    (before, current): (&StateOverlay, &StateOverlay),
 ) -> Result<Status, Error> {
     if !is_authorized(r, room, rules, pdu)? {
         return Ok(Status::RejectedByAuthEvents);
@@ -337,7 +343,7 @@ pub(in crate::rooms) fn is_allowed_by(
     room: RoomNum,
     rules: &RoomVersionRules,
     pdu: &Pdu,
-    view: &View,
+    view: &StateOverlay,
 ) -> Result<bool, Error> {
     let in_state = |kind: &StateEventType, state_key: &str| {
         view.get(r, room, &kind.to_string(), state_key)?
@@ -366,7 +372,7 @@ fn allowed(verdict: Result<(), AuthError<Error>>) -> Result<bool, Error> {
 ///
 /// # Errors
 /// [`Error::Stale`] if it has: decide again.
-pub fn store(
+pub fn commit(
     tx: &Tx,
     local: &Local,
     decision: &Decision,
@@ -374,7 +380,7 @@ pub fn store(
 ) -> Result<EventNum, Error> {
     let Decision { room, pdu, .. } = decision;
     let room = *room;
-    let mut hot = room::hot(tx, room)?;
+    let mut heads = room::heads(tx, room)?;
     let mut outlier = None;
     if let Some((num, header)) = here(tx, room, pdu.event_id())? {
         if !header.status.is_outlier() {
@@ -382,7 +388,7 @@ pub fn store(
         }
         outlier = Some(num);
     }
-    if hot.extremities != decision.extremities {
+    if heads.extremities != decision.extremities {
         return Err(Error::Stale);
     }
     let rules = room::rules(tx, room)?;
@@ -395,38 +401,41 @@ pub fn store(
         outlier,
         json: &decision.json,
         status: decision.status,
-        state_before: decision.state_before.store(tx, room, View::UNNUMBERED)?,
+        state_before: decision
+            .state_before
+            .store(tx, room, StateOverlay::UNNUMBERED)?,
         state_key,
         auth: &decision.auth,
-        wrote: None,
+        read_by: None,
         sent_by: None,
         thread: insert::thread_root(tx, room, pdu)?,
         notify,
     };
     let is_after_gap = !decision.missing.is_empty() && new.status == Status::Accepted;
     if is_after_gap {
-        leave_gap(&mut hot);
+        leave_gap(&mut heads);
     }
-    let (num, position) = insert::insert(tx, room, &mut hot, &new)?;
+    let (num, position) = insert::insert(tx, room, &mut heads, &new)?;
     redaction::apply_early(tx, room, (pdu.event_id().as_str(), num), rules)?;
     if is_after_gap {
         let missing = decision.missing.clone();
-        tx.gaps()?.put((room, hot.last_place), &Gap { missing })?;
+        tx.gaps()?.put((room, heads.last_place), &Gap { missing })?;
     }
     if let Some(current) = &decision.current {
         let root = current.store(tx, room, num)?;
-        let keys = state::differing_keys(tx, room, &[hot.state, root])?;
-        current::change(tx, local, room, &mut hot, (root, position), keys)?;
+        let keys = state::differing_keys(tx, room, &[heads.state, root])?;
+        current::change(tx, local, room, &mut heads, (root, position), keys)?;
         redaction::apply(tx, room, pdu, num, rules)?;
         if decision.hand_on {
-            outgoing::note(tx, local, room, pdu, (num, position))?;
+            outgoing::enqueue(tx, local, room, pdu, (num, position))?;
         }
-        hot.extremities
+        heads
+            .extremities
             .retain(|extremity| !decision.ended.contains(extremity));
-        hot.extremities.push(num);
-        hot.depth = hot.depth.max(pdu.depth());
+        heads.extremities.push(num);
+        heads.depth = heads.depth.max(pdu.depth());
         tx.effect(Effect::RoomChanged(room, position));
     }
-    tx.room_hot()?.put(room, &hot)?;
+    tx.room_heads()?.put(room, &heads)?;
     Ok(num)
 }

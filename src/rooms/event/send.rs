@@ -20,7 +20,7 @@ const LOOKED_AT: usize = 4;
 
 /// What a client calls a request: the endpoint with its path, and the transaction id.
 #[derive(Clone, Debug)]
-pub struct Transacted {
+pub struct ClientTransaction {
     /// The device that sends.
     pub device: DeviceNum,
     /// The endpoint, and what its path names beside the transaction.
@@ -29,7 +29,7 @@ pub struct Transacted {
     pub id: String,
 }
 
-impl Transacted {
+impl ClientTransaction {
     fn key(&self) -> String {
         format!("{} {}", self.id, self.scope)
     }
@@ -43,16 +43,19 @@ impl Transacted {
 pub fn send_once(
     tx: &Tx,
     local: &Local,
-    transacted: &Transacted,
+    transaction: &ClientTransaction,
     draft: &EventDraft,
     sending: &Sending,
 ) -> Result<OwnedEventId, Error> {
-    let key = transacted.key();
-    if let Some(before) = tx.transactions()?.load((transacted.device, key.as_str()))? {
+    let key = transaction.key();
+    if let Some(before) = tx
+        .transactions()?
+        .load((transaction.device, key.as_str()))?
+    {
         return event::id(tx, before.event);
     }
     let sending = Sending {
-        sent_by: Some((transacted.device, transacted.id.clone())),
+        sent_by: Some((transaction.device, transaction.id.clone())),
         ..sending.clone()
     };
     let now_ms = u64::from(sending.now.get());
@@ -62,8 +65,8 @@ pub fn send_once(
         ts: now_ms,
     };
     tx.transactions()?
-        .put((transacted.device, key.as_str()), &made)?;
-    forget(tx, transacted.device, &key, now_ms)?;
+        .put((transaction.device, key.as_str()), &made)?;
+    forget(tx, transaction.device, &key, now_ms)?;
     Ok(appended.id)
 }
 
@@ -71,19 +74,19 @@ pub fn send_once(
 ///
 /// # Errors
 /// If the tables cannot be read or written.
-pub fn is_new(tx: &Tx, transacted: &Transacted, now_ms: u64) -> Result<bool, Error> {
-    let key = transacted.key();
+pub fn is_new(tx: &Tx, transaction: &ClientTransaction, now_ms: u64) -> Result<bool, Error> {
+    let key = transaction.key();
     let mut transactions = tx.transactions()?;
-    if transactions.has((transacted.device, key.as_str()))? {
+    if transactions.has((transaction.device, key.as_str()))? {
         return Ok(false);
     }
     let made = Transaction {
         event: EventNum(0),
         ts: now_ms,
     };
-    transactions.put((transacted.device, key.as_str()), &made)?;
+    transactions.put((transaction.device, key.as_str()), &made)?;
     drop(transactions);
-    forget(tx, transacted.device, &key, now_ms)?;
+    forget(tx, transaction.device, &key, now_ms)?;
     Ok(true)
 }
 

@@ -53,9 +53,9 @@ fn now_is(
     (user, membership): (&UserId, Membership),
     event: &Received,
 ) -> Result<(), Error> {
-    let num = outlier::store_alone(tx, room, event)?;
+    let num = outlier::store_out_of_band(tx, room, event)?;
     let position = tx.next_position()?;
-    current::local_member_changed(tx, room, user, membership, (Some(num), position))?;
+    current::set_local_membership(tx, room, user, membership, (Some(num), position))?;
     tx.effect(Effect::RoomChanged(room, position));
     Ok(())
 }

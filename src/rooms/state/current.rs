@@ -15,7 +15,7 @@ use crate::{
     store::{
         Effect, EventNum, NodeNum, Place, Position, Reader, Records, RoomNum, Rows, StateKeyNum,
         Tx, UserNum,
-        records::{MemberRow, Membership, RoomHot},
+        records::{MemberRow, Membership, RoomHeads},
     },
 };
 
@@ -93,12 +93,12 @@ pub fn change(
     tx: &Tx,
     local: &Local,
     room: RoomNum,
-    hot: &mut RoomHot,
+    heads: &mut RoomHeads,
     (root, position): (NodeNum, Position),
     keys: impl IntoIterator<Item = StateKeyNum>,
 ) -> Result<(), Error> {
     for key in keys {
-        let before = state::get(tx, room, hot.state, key)?;
+        let before = state::get(tx, room, heads.state, key)?;
         let after = state::get(tx, room, root, key)?;
         if before == after {
             continue;
@@ -110,16 +110,16 @@ pub fn change(
         let none = EventNum(0);
         let change = (before.unwrap_or(none), after.unwrap_or(none));
         tx.state_changes()?.insert((room, position, key), change)?;
-        hot.state_position = position;
+        heads.state_position = position;
         let (kind, state_key) = state::key_name(tx, room, key)?;
         if kind == MEMBER
             && let Ok(user) = <&UserId>::try_from(state_key.as_str())
         {
-            member_changed(tx, local, room, hot, user, before, (after, position))?;
+            member_changed(tx, local, room, heads, user, before, (after, position))?;
         }
     }
-    hot.state = root;
-    hot.last_position = hot.last_position.max(hot.state_position);
+    heads.state = root;
+    heads.last_position = heads.last_position.max(heads.state_position);
     Ok(())
 }
 
@@ -127,7 +127,7 @@ fn member_changed(
     tx: &Tx,
     local: &Local,
     room: RoomNum,
-    hot: &mut RoomHot,
+    heads: &mut RoomHeads,
     user: &UserId,
     before: Option<EventNum>,
     (after, position): (Option<EventNum>, Position),
@@ -137,14 +137,14 @@ fn member_changed(
     };
     let (was, is) = (membership(before)?, membership(after)?);
     for (membership, count) in [
-        (Membership::Join, &mut hot.joined),
-        (Membership::Invite, &mut hot.invited),
+        (Membership::Join, &mut heads.joined),
+        (Membership::Invite, &mut heads.invited),
     ] {
         *count += u32::from(is == membership);
         *count = count.saturating_sub(u32::from(was == membership));
     }
     if local.has(user) {
-        local_member_changed(tx, room, user, is, (after, position))?;
+        set_local_membership(tx, room, user, is, (after, position))?;
         if was != Membership::Join && is == Membership::Join {
             device_list_announcement::has_joined(tx, room, user)?;
         }
@@ -164,7 +164,7 @@ fn member_changed(
 }
 
 /// Notes how a local user stands to the room now; an invitation from outside is settled by that.
-pub(in crate::rooms) fn local_member_changed(
+pub(in crate::rooms) fn set_local_membership(
     tx: &Tx,
     room: RoomNum,
     user: &UserId,

@@ -15,12 +15,12 @@ pub type Key = (String, String);
 
 /// A stored state with changes laid over it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct View {
+pub struct StateOverlay {
     base: NodeNum,
     over: BTreeMap<Key, Option<EventNum>>,
 }
 
-impl View {
+impl StateOverlay {
     /// Stands for an event that gets its number only when it is stored. Larger than every number,
     /// as an event's number is larger than those of its auth events.
     pub const UNNUMBERED: EventNum = EventNum::MAX;

@@ -8,7 +8,7 @@ use std::{
 
 use ruma::{EventId, events::StateEventType, room_version_rules::RoomVersionRules};
 
-use super::overlay::{Key, View};
+use super::overlay::{Key, StateOverlay};
 use crate::{
     protocol::{
         Pdu,
@@ -31,18 +31,18 @@ pub(in crate::rooms) struct Unnumbered {
 }
 
 /// The state that the room's rules make of `states`. `new` is the event that stands in them under
-/// [`View::UNNUMBERED`].
+/// [`StateOverlay::UNNUMBERED`].
 ///
 /// Takes time in proportion to how they differ, and at worst to the size of the room: for the pool.
 pub(in crate::rooms) fn resolve(
     r: &impl Reader,
     room: RoomNum,
     rules: &RoomVersionRules,
-    states: &[View],
+    states: &[StateOverlay],
     new: Option<Unnumbered>,
-) -> Result<View, Error> {
+) -> Result<StateOverlay, Error> {
     let [first, others @ ..] = states else {
-        return Ok(View::default());
+        return Ok(StateOverlay::default());
     };
     if others.iter().all(|other| other == first) {
         return Ok(first.clone());
@@ -82,10 +82,14 @@ fn key((kind, state_key): &resolve::StateKey) -> Key {
 fn conflicts(
     r: &impl Reader,
     room: RoomNum,
-    states: &[View],
+    states: &[StateOverlay],
 ) -> Result<Vec<Conflict<EventNum>>, Error> {
-    let bases: Vec<_> = states.iter().map(View::base).collect();
-    let mut keys: BTreeSet<Key> = states.iter().flat_map(View::changed).cloned().collect();
+    let bases: Vec<_> = states.iter().map(StateOverlay::base).collect();
+    let mut keys: BTreeSet<Key> = states
+        .iter()
+        .flat_map(StateOverlay::changed)
+        .cloned()
+        .collect();
     for num in state::differing_keys(r, room, &bases)? {
         keys.insert(state::key_name(r, room, num)?);
     }
@@ -111,7 +115,7 @@ struct Source<'a, R> {
     room: RoomNum,
     rules: &'a RoomVersionRules,
     /// Any of the states: they are the same outside the conflict.
-    common: &'a View,
+    common: &'a StateOverlay,
     conflicts: HashSet<Key>,
     new: Option<Unnumbered>,
     parsed: RefCell<HashMap<EventNum, Arc<Pdu>>>,
@@ -123,7 +127,7 @@ impl<R: Reader> StateSource for Source<'_, R> {
 
     fn auth_events(&self, num: EventNum, auth_events: &mut Vec<EventNum>) -> Result<(), Error> {
         match &self.new {
-            Some(new) if num == View::UNNUMBERED => auth_events.extend(&new.auth),
+            Some(new) if num == StateOverlay::UNNUMBERED => auth_events.extend(&new.auth),
             _ => {
                 let table = self.r.auth()?;
                 let row = table.get((self.room, num))?;
@@ -137,7 +141,7 @@ impl<R: Reader> StateSource for Source<'_, R> {
 
     fn pdu(&self, num: EventNum) -> Result<Arc<Pdu>, Error> {
         if let Some(new) = &self.new
-            && num == View::UNNUMBERED
+            && num == StateOverlay::UNNUMBERED
         {
             return Ok(new.pdu.clone());
         }
@@ -154,7 +158,7 @@ impl<R: Reader> StateSource for Source<'_, R> {
 
     fn number(&self, id: &EventId) -> Result<Option<EventNum>, Error> {
         match &self.new {
-            Some(new) if new.pdu.event_id() == id => Ok(Some(View::UNNUMBERED)),
+            Some(new) if new.pdu.event_id() == id => Ok(Some(StateOverlay::UNNUMBERED)),
             _ => event::num_in(self.r, self.room, id),
         }
     }

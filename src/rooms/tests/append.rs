@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     protocol::versions,
-    rooms::{Error, event, room::hot, state::current, timeline},
+    rooms::{Error, event, room::heads, state::current, timeline},
     store::{Place, Position, Reader, Records, Tx, records::Membership},
 };
 
@@ -23,10 +23,10 @@ fn a_room_of_every_version_takes_messages_in_a_row() {
                 let second = message(tx, &local, &room, alice(), "two")?;
                 assert_eq!(second.place, first.place.next());
                 assert!(second.position > first.position && second.num > first.num);
-                let hot = hot(tx, room.room)?;
-                assert_eq!(hot.extremities, [second.num]);
+                let heads = heads(tx, room.room)?;
+                assert_eq!(heads.extremities, [second.num]);
                 assert_eq!(
-                    (hot.joined, hot.depth, hot.last_place),
+                    (heads.joined, heads.depth, heads.last_place),
                     (2, 6, second.place)
                 );
                 let rules = versions::rules(&name).expect("a supported version");
@@ -53,7 +53,7 @@ fn who_is_not_in_the_room_cannot_send_and_nothing_is_left_of_the_attempt() {
         };
         let room = store.write(job).await.expect("the room is made");
         let before = store
-            .read(|s| hot(s, room.room))
+            .read(|s| heads(s, room.room))
             .expect("the room is there");
         let attempt = {
             let (local, room) = (local.clone(), room.clone());
@@ -65,7 +65,7 @@ fn who_is_not_in_the_room_cannot_send_and_nothing_is_left_of_the_attempt() {
         ));
         assert_eq!(
             store
-                .read(|s| hot(s, room.room))
+                .read(|s| heads(s, room.room))
                 .expect("the room is there"),
             before
         );
@@ -83,13 +83,13 @@ fn memberships_of_local_users_follow_the_current_state() {
                 let row = tx.memberships()?.load((bob_num, room.room))?;
                 let listed = current::local_members(tx, room.room)?;
                 let listed = listed.into_iter().find(|(user, _)| *user == bob_num);
-                let hot = hot(tx, room.room)?;
+                let heads = heads(tx, room.room)?;
                 let row = row.map(|row| row.membership);
                 Ok((
                     row,
                     listed.map(|(_, membership)| membership),
-                    hot.joined,
-                    hot.invited,
+                    heads.joined,
+                    heads.invited,
                 ))
             };
             use Membership::{Ban, Invite, Join, Leave};

@@ -11,7 +11,7 @@ use crate::{
     rooms::{
         Error, Local,
         event::{self, append::Appended},
-        room::hot,
+        room::heads,
         state::{self, current},
         timeline,
     },
@@ -97,11 +97,11 @@ fn check(s: &Snapshot, room: &Appended, version: &RoomVersionId) -> Result<(), E
         previous = Some(row.event);
     }
     assert!(model.len() > USERS / 2, "the users got something done");
-    let hot = hot(s, room.room)?;
-    assert_eq!(hot.extremities, Vec::from_iter(previous));
+    let heads = heads(s, room.room)?;
+    assert_eq!(heads.extremities, Vec::from_iter(previous));
     assert_eq!(BTreeMap::from_iter(current::all(s, room.room)?), model);
     assert_eq!(
-        BTreeMap::from_iter(state::entries(s, room.room, hot.state)?),
+        BTreeMap::from_iter(state::entries(s, room.room, heads.state)?),
         model
     );
     let mut joined = 0;
@@ -116,7 +116,7 @@ fn check(s: &Snapshot, room: &Appended, version: &RoomVersionId) -> Result<(), E
         let row = current::local_membership(s, user, room.room)?.expect("a row for each member");
         assert_eq!((row.membership, row.event), (membership, event));
     }
-    assert_eq!(hot.joined, joined);
+    assert_eq!(heads.joined, joined);
     Ok(())
 }
 

@@ -19,8 +19,8 @@ use crate::{
     rooms::{
         Error, Local,
         event::{self, backfill, insert::Notify, outlier, receive},
-        room::{self, hot},
-        state::{self, overlay::View},
+        room::{self, heads},
+        state::{self, overlay::StateOverlay},
         timeline,
     },
     store::{EventNum, NodeNum, Place, RoomNum, Store, Tx, records::Status},
@@ -67,12 +67,12 @@ impl<'a> Copy<'a> {
         let received = self.received(index);
         let room = self.room;
         let decision = self.store.read(|s| {
-            let told = told.map(|state| receive::told(s, room, &self.ids(state)));
+            let told = told.map(|state| receive::claimed_state(s, room, &self.ids(state)));
             let told = told.transpose()?;
             receive::decide(s, room, Arc::new(received.pdu), received.json, told)
         })?;
         let local = self.local.clone();
-        let job = move |tx: &Tx| receive::store(tx, &local, &decision, &Notify::default());
+        let job = move |tx: &Tx| receive::commit(tx, &local, &decision, &Notify::default());
         self.store.write(job).await
     }
 
@@ -143,15 +143,15 @@ impl<'a> Copy<'a> {
                 let mut told = HashMap::new();
                 for index in &indices {
                     let state = &self.history.events[*index].state_before;
-                    if let Ok(view) = receive::told(s, room, &self.ids(state)) {
+                    if let Ok(view) = receive::claimed_state(s, room, &self.ids(state)) {
                         told.insert(self.num(*index), view);
                     }
                 }
-                backfill::judge(s, room, gap, &nums, &told)
+                backfill::decide(s, room, gap, &nums, &told)
             })
             .expect("the events are judged");
         let local = self.local.clone();
-        let job = move |tx: &Tx| backfill::store(tx, &local, &stretch);
+        let job = move |tx: &Tx| backfill::commit(tx, &local, &stretch);
         self.store.write(job).await.expect("they are stored");
     }
 
@@ -188,7 +188,7 @@ impl<'a> Copy<'a> {
     /// Checks that the current state is that of what the room ends with here, and that it ends with
     /// what nothing follows on, not even behind what came too late to be allowed.
     fn check_current(&self) {
-        let hot = self.store.read(|s| hot(s, self.room)).expect("a room");
+        let heads = self.store.read(|s| heads(s, self.room)).expect("a room");
         let is_in = |index: &usize| self.status(*index) == Status::Accepted;
         let all = 0..self.history.events.len();
         let mut ended = BTreeSet::new();
@@ -204,11 +204,11 @@ impl<'a> Copy<'a> {
         let ends: Vec<usize> = all.filter(is_end).collect();
         let nums: BTreeSet<EventNum> = ends.iter().map(|index| self.num(*index)).collect();
         assert_eq!(
-            hot.extremities.iter().copied().collect::<BTreeSet<_>>(),
+            heads.extremities.iter().copied().collect::<BTreeSet<_>>(),
             nums
         );
         let expected = self.expected(&self.history.state_after_all(&ends));
-        assert_eq!(self.named(hot.state), expected);
+        assert_eq!(self.named(heads.state), expected);
     }
 
     fn status(&self, index: usize) -> Status {
@@ -289,7 +289,7 @@ fn before_an_event_whose_predecessors_are_not_here_is_a_gap() {
         let expected: Vec<_> = (0..=late).map(|index| copy.num(index)).collect();
         assert_eq!(all, expected);
         let extremities = store
-            .read(|s| hot(s, copy.room))
+            .read(|s| heads(s, copy.room))
             .expect("a room")
             .extremities;
         assert!(extremities.contains(&copy.num(late)));
@@ -327,7 +327,7 @@ fn a_told_state_with_what_is_no_state_is_refused() {
         let told = |ids: &[usize]| {
             let id = |index: &usize| history.events[*index].pdu.event_id().to_owned();
             let ids: Vec<_> = ids.iter().map(id).collect();
-            store.read(|s| receive::told(s, copy.room, &ids).map(|_: View| ()))
+            store.read(|s| receive::claimed_state(s, copy.room, &ids).map(|_: StateOverlay| ()))
         };
         assert!(matches!(told(&[message]), Err(Error::Invalid(_))));
         assert!(matches!(told(&[1, 1]), Err(Error::Invalid(_))));

@@ -12,7 +12,7 @@ use crate::{
     rooms::{
         Error, Local,
         event::{self, insert::Notify, receive},
-        room::{self, hot},
+        room::{self, heads},
         state::{self, current},
     },
     store::{EventNum, NodeNum, RoomNum, Snapshot, Store, Tx, records::Status},
@@ -42,7 +42,7 @@ async fn hand_in(
         store.read(|s| receive::decide(s, room, Arc::new(pdu), handed.json.clone(), None))?;
     let status = decision.status();
     let local = local.clone();
-    let job = move |tx: &Tx| receive::store(tx, &local, &decision, &Notify::default());
+    let job = move |tx: &Tx| receive::commit(tx, &local, &decision, &Notify::default());
     store.write(job).await?;
     Ok(status)
 }
@@ -87,9 +87,9 @@ fn check(
         history.events[index].pdu.rejected(),
         "event {index}"
     );
-    let hot = hot(s, room)?;
-    let ends: Vec<usize> = hot.extremities.iter().map(|num| nums[num]).collect();
-    let now = named(s, room, hot.state)?;
+    let heads = heads(s, room)?;
+    let ends: Vec<usize> = heads.extremities.iter().map(|num| nums[num]).collect();
+    let now = named(s, room, heads.state)?;
     assert_eq!(
         now,
         expected(history, &history.state_after_all(&ends)),
@@ -176,13 +176,13 @@ fn a_decision_about_a_room_that_has_moved_is_stale() {
             .expect("it is taken");
         let job = {
             let local = local.clone();
-            move |tx: &Tx| receive::store(tx, &local, &late, &Notify::default())
+            move |tx: &Tx| receive::commit(tx, &local, &late, &Notify::default())
         };
         assert!(matches!(store.write(job).await, Err(Error::Stale)));
         hand_in(store, &local, room, &history, base + 2)
             .await
             .expect("decided again it is taken");
-        let extremities = store.read(|s| hot(s, room)).expect("a room").extremities;
+        let extremities = store.read(|s| heads(s, room)).expect("a room").extremities;
         assert_eq!(extremities.len(), 2);
     });
 }

@@ -69,8 +69,8 @@ impl World<'_> {
     fn unread(&self, user: &Actor, room: RoomNum) -> Result<Unread, Error> {
         let row = current::local_membership(self.tx, user.num, room)?;
         let row = row.expect("the user is in the room");
-        let hot = room::hot(self.tx, room)?;
-        unread::count(self.tx, room, &hot, user.num, row.since)
+        let heads = room::heads(self.tx, room)?;
+        unread::count(self.tx, room, &heads, user.num, row.since)
     }
 
     /// Makes the server's rules, changed by `change`, those of the user.
@@ -127,7 +127,7 @@ struct Model<'w, 't> {
 
 impl Model<'_, '_> {
     fn last_place(&self) -> Result<Place, Error> {
-        Ok(room::hot(self.world.tx, self.room)?.last_place)
+        Ok(room::heads(self.world.tx, self.room)?.last_place)
     }
 
     /// Sends something random.
@@ -414,7 +414,7 @@ fn only_the_invited_one_is_notified_of_an_invite_and_everybody_of_a_tombstone() 
         assert_eq!(world.unread(&bob, room)?.main, counts(0, 0));
         let row = current::local_membership(world.tx, carol.num, room)?.expect("invited");
         assert_eq!(row.membership, Membership::Invite);
-        let last = room::hot(world.tx, room)?.last_place;
+        let last = room::heads(world.tx, room)?.last_place;
         let of = (room, carol.num, crate::store::EventNum(0));
         assert_eq!(unread::notified(world.tx, of, last)?.notify, 1);
         let tombstone = json!({ "body": "gone", "replacement_room": "!new:here" });

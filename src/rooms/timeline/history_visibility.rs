@@ -10,7 +10,7 @@ use crate::{
         Error,
         event::{self, StoredEvent},
         room,
-        state::{self, current, overlay::View},
+        state::{self, current, overlay::StateOverlay},
         timeline,
     },
     store::{
@@ -104,8 +104,8 @@ impl Sight {
 
     /// The state of the room as the user may read it: now, or when the user left; `None` for who
     /// was never in a room that is not open to the world's eyes.
-    pub fn present(&self, r: &impl Reader) -> Result<Option<View>, Error> {
-        let now = View::of(room::hot(r, self.room)?.state);
+    pub fn present(&self, r: &impl Reader) -> Result<Option<StateOverlay>, Error> {
+        let now = StateOverlay::of(room::heads(r, self.room)?.state);
         if self.can_see_now(r)? {
             return Ok(Some(now));
         }
@@ -115,7 +115,7 @@ impl Sight {
         match timeline::backwards(r, self.room, end, 1)?.pop() {
             Some((_, row)) => {
                 let header = event::header(r, row.event)?;
-                View::after(r, row.event, &header).map(Some)
+                StateOverlay::after(r, row.event, &header).map(Some)
             }
             None => Ok(None),
         }

@@ -17,7 +17,7 @@ use crate::{
     rooms::{Error, event, timeline},
     store::{
         EventNum, Place, Reader, Records, RoomNum, Rows, UserNum,
-        records::{Counts, Notified, RoomHot},
+        records::{Counts, Notified, RoomHeads},
     },
 };
 
@@ -51,20 +51,23 @@ impl Unread {
 pub fn count(
     r: &impl Reader,
     room: RoomNum,
-    hot: &RoomHot,
+    heads: &RoomHeads,
     user: UserNum,
     joined: Place,
 ) -> Result<Unread, Error> {
     let receipts = receipts::of_user(r, room, user)?;
-    let read = |wrote: Option<Place>, thread: &str| {
+    let read = |last_own: Option<Place>, thread: &str| {
         let receipt = receipts::read_upto(&receipts, thread);
-        receipt.max(wrote).unwrap_or(joined).max(joined)
+        receipt.max(last_own).unwrap_or(joined).max(joined)
     };
-    let main_read = read(wrote(r, (room, NO_THREAD, user), &hot.wrote)?, MAIN);
+    let main_read = read(
+        last_own_event(r, (room, NO_THREAD, user), &heads.last_own_events)?,
+        MAIN,
+    );
     let before = timeline::backwards(r, room, main_read, 1)?.pop();
     let before = before.map_or_else(Counts::default, |(_, row)| row.main);
     let mut unread = Unread {
-        main: since(r, (room, user, NO_THREAD), main_read, (before, hot.main))?,
+        main: since(r, (room, user, NO_THREAD), main_read, (before, heads.main))?,
         threads: BTreeMap::new(),
     };
     // What counts for all threads has been read of each.
@@ -73,8 +76,8 @@ pub fn count(
         let thread = r.threads()?.load((room, root))?;
         let thread = thread.ok_or(Error::corrupt("a thread without its record"))?;
         let root_id = event::id(r, root)?;
-        let wrote = wrote(r, (room, root, user), &thread.wrote)?;
-        let read = read(wrote, root_id.as_str());
+        let last_own = last_own_event(r, (room, root, user), &thread.last_own_events)?;
+        let read = read(last_own, root_id.as_str());
         if thread.last_place <= read {
             continue;
         }
@@ -98,14 +101,17 @@ fn lively(r: &impl Reader, room: RoomNum, floor: Place) -> Result<Vec<EventNum>,
 }
 
 /// Where the user last wrote, if that is known.
-fn wrote(
+fn last_own_event(
     r: &impl Reader,
     (room, root, user): (RoomNum, EventNum, UserNum),
     lately: &[(UserNum, Place)],
 ) -> Result<Option<Place>, Error> {
     match lately.iter().find(|(writer, _)| *writer == user) {
         Some((_, place)) => Ok(Some(*place)),
-        None => Ok(r.wrote()?.get((room, root, user))?.map(|row| row.value())),
+        None => Ok(r
+            .last_own_event()?
+            .get((room, root, user))?
+            .map(|row| row.value())),
     }
 }
 

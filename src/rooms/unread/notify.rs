@@ -189,7 +189,7 @@ impl<'a> Asked<'a> {
         let mentions = mentions.map(|mentions| serde_json::from_value(mentions.into()));
         let mentions: Mentions = mentions.and_then(Result::ok).unwrap_or_default();
         let rules = room::rules(r, room)?;
-        let joined = UInt::from(room::hot(r, room)?.joined);
+        let joined = UInt::from(room::heads(r, room)?.joined);
         let context =
             PushConditionRoomCtx::new(room_id.clone(), joined, nobody().to_owned(), String::new())
                 .with_power_levels(power_levels::levels(r, room, rules)?.into());
