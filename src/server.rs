@@ -31,7 +31,7 @@ use crate::{
     media::{self, Media},
     pool::Pool,
     rates::Rates,
-    rooms::{self, Local, background::jobs::Errands},
+    rooms::{self, Local, background::jobs::BackgroundJobs},
     stop::{self, Stop},
     store::{self, Store},
     sync::Notifier,
@@ -95,7 +95,7 @@ pub struct Server {
     stop: Stop,
     serving: Task<()>,
     publishing: Task<()>,
-    errands: Task<()>,
+    background_jobs: Task<()>,
 }
 
 impl Server {
@@ -123,17 +123,19 @@ impl Server {
         });
 
         let store = open_store(&config, pool.clone()).await?;
-        let errands = Arc::new(Errands::default());
+        let background_jobs = Arc::new(BackgroundJobs::default());
         let notifier = Arc::new(Notifier::new(store.clone(), rand::random())?);
         // Made when there is something to publish already; it looks for itself what came before it.
         let others: Arc<OnceLock<Arc<Federation>>> = Arc::default();
         let files: Arc<OnceLock<Media>> = Arc::default();
         let publishing = executor.spawn(store.clone().publish({
-            let (errands, notifier) = (errands.clone(), notifier.clone());
+            let (background_jobs, notifier) = (background_jobs.clone(), notifier.clone());
             let (others, files) = (others.clone(), files.clone());
             move |effects| {
                 notifier.apply(effects);
-                effects.iter().for_each(|effect| errands.apply(effect));
+                effects
+                    .iter()
+                    .for_each(|effect| background_jobs.apply(effect));
                 if let Some(media) = files.get() {
                     effects.iter().for_each(|effect| media.apply(effect));
                 }
@@ -143,9 +145,9 @@ impl Server {
             }
         }));
         let local = Local::load(&store, config.server_name.clone(), clock.now_ms()).await?;
-        let doing_errands = executor.spawn({
+        let running_jobs = executor.spawn({
             let (store, local, clock) = (store.clone(), local.clone(), clock.clone());
-            async move { errands.work(&store, &local, &clock).await }
+            async move { background_jobs.run(&store, &local, &clock).await }
         });
 
         let media = Media::start(&config, &store, (&clock, &pool), executor).await?;
@@ -191,7 +193,7 @@ impl Server {
             stop,
             serving,
             publishing,
-            errands: doing_errands,
+            background_jobs: running_jobs,
         })
     }
 
@@ -223,7 +225,7 @@ impl Server {
         self.stop.now();
         self.serving.await;
         self.front.shut();
-        drop(self.errands);
+        drop(self.background_jobs);
         self.store.close().await;
         self.publishing.await;
     }

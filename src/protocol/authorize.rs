@@ -15,7 +15,7 @@ use ruma::{
 };
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::{build::EventDraft, format::FormatError, pdu::Pdu, stash::Stash};
+use super::{build::EventDraft, first_error::FirstError, format::FormatError, pdu::Pdu};
 
 /// Why there is no permission.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -65,8 +65,8 @@ pub fn check_by_auth_events<E>(
     rules: &RoomVersionRules,
     fetch: impl Fn(&EventId) -> Result<Option<Arc<Pdu>>, E>,
 ) -> Result<(), AuthError<E>> {
-    let stash = Stash::new();
-    let fetch: &dyn Fn(&EventId) -> Option<Arc<Pdu>> = &|id| stash.read(|| fetch(id));
+    let first_error = FirstError::new();
+    let fetch: &dyn Fn(&EventId) -> Option<Arc<Pdu>> = &|id| first_error.read(|| fetch(id));
     let verdict =
         check_state_independent_auth_rules(&rules.authorization, pdu, fetch).and_then(|()| {
             let state = authorities(pdu, rules, fetch);
@@ -74,7 +74,7 @@ pub fn check_by_auth_events<E>(
                 state.get(&(kind.clone(), key.to_owned())).cloned()
             })
         });
-    finish(stash, verdict)
+    finish(first_error, verdict)
 }
 
 /// Checks an event by a state of its room: the state before it, and the room's current state.
@@ -88,11 +88,11 @@ pub fn check_by_state<E>(
     rules: &RoomVersionRules,
     fetch_state: impl Fn(&StateEventType, &str) -> Result<Option<Arc<Pdu>>, E>,
 ) -> Result<(), AuthError<E>> {
-    let stash = Stash::new();
+    let first_error = FirstError::new();
     let verdict = check_by(pdu, rules, &|kind, key| {
-        stash.read(|| fetch_state(kind, key))
+        first_error.read(|| fetch_state(kind, key))
     });
-    finish(stash, verdict)
+    finish(first_error, verdict)
 }
 
 /// The id of the create event that a room's id is made of, since room version 12: it authorizes
@@ -130,8 +130,8 @@ fn check_by(
     check_state_dependent_auth_rules(&rules.authorization, pdu, fetch_state)
 }
 
-fn finish<E>(stash: Stash<E>, verdict: Result<(), String>) -> Result<(), AuthError<E>> {
-    stash.check().map_err(AuthError::Read)?;
+fn finish<E>(first_error: FirstError<E>, verdict: Result<(), String>) -> Result<(), AuthError<E>> {
+    first_error.check().map_err(AuthError::Read)?;
     verdict.map_err(AuthError::Rejected)
 }
 

@@ -17,7 +17,7 @@ use super::{
 #[derive(Clone, Debug)]
 pub struct EventDraft {
     /// The room; `None` for the create event of a room whose id is made of that event
-    /// ([`room_id_is_made`]).
+    /// ([`room_id_from_create_event`]).
     pub room_id: Option<OwnedRoomId>,
     /// The user who sends it. Must be of this server, which signs for it.
     pub sender: OwnedUserId,
@@ -72,7 +72,7 @@ pub struct BuiltEvent {
 /// Whether the rules make the room's id of its create event, which then has to be built without one.
 ///
 /// Source: room version 12, "Event format".
-pub fn room_id_is_made(rules: &RoomVersionRules) -> bool {
+pub fn room_id_from_create_event(rules: &RoomVersionRules) -> bool {
     rules.authorization.room_create_event_id_as_room_id
 }
 
@@ -120,7 +120,7 @@ pub fn build(
 /// [`FormatError`] if the template is not one for `draft`.
 ///
 /// Source: server-server API, "Joining Rooms", "Leaving Rooms", "Knocking upon a room".
-pub fn build_from(
+pub fn build_from_template(
     template: &str,
     draft: &EventDraft,
     now: MilliSecondsSinceUnixEpoch,

@@ -23,7 +23,9 @@ mod random;
 use super::{
     Pdu, ServerKey,
     authorize::{AuthError, auth_types, check_by_auth_events, check_by_state},
-    build::{BuiltEvent, EventDraft, EventPlace, build, canonical_content, room_id_is_made},
+    build::{
+        BuiltEvent, EventDraft, EventPlace, build, canonical_content, room_id_from_create_event,
+    },
     versions,
 };
 
@@ -131,7 +133,7 @@ impl History {
     pub fn public(version: &RoomVersionId, creator: &'static str) -> Self {
         let mut history = Self::new(version, creator);
         history.then(Action::join(creator));
-        let users = if room_id_is_made(history.rules) {
+        let users = if room_id_from_create_event(history.rules) {
             json!({})
         } else {
             json!({ creator: 100 })
@@ -251,7 +253,7 @@ impl History {
         let sender = OwnedUserId::try_from(action.sender).expect("a user id");
         let room_id = match self.events.first() {
             Some(create) => Some(create.pdu.room_id().to_owned()),
-            None if room_id_is_made(self.rules) => None,
+            None if room_id_from_create_event(self.rules) => None,
             None => Some(
                 OwnedRoomId::try_from(format!("!room:{}", sender.server_name())).expect("an id"),
             ),

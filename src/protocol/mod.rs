@@ -21,6 +21,7 @@
 pub mod authorize;
 pub mod build;
 pub mod client_event;
+mod first_error;
 mod format;
 #[cfg(test)]
 pub(crate) mod history;
@@ -30,7 +31,6 @@ pub mod receive;
 pub mod redact;
 pub mod resolve;
 pub mod server_key;
-mod stash;
 pub mod versions;
 
 pub use self::{format::FormatError, pdu::Pdu, server_key::ServerKey};

@@ -1,6 +1,6 @@
 //! Rooms: their events, states, timelines and members.
 //!
-//! - Owns the tables from `rooms` to `successions` in the catalog. Nobody else writes them.
+//! - Owns the tables from `rooms` to `pending_upgrades` in the catalog. Nobody else writes them.
 //! - A local event is made inside the job that stores it ([`append`]), from what the transaction
 //!   sees, so that concurrent senders never fork their own room. A foreign event is decided
 //!   outside, on a snapshot, and its job checks that the room has not moved since ([`receive`]).

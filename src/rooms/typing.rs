@@ -41,27 +41,33 @@ struct Typist {
 
 /// What it means that a user types, or no longer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
+pub enum TypingUpdate {
     /// Nothing new.
-    None,
+    Unchanged,
     /// Nothing new, but those have to hear it once more who would forget it.
-    Again,
+    Renewed,
     /// News; then [`Typing::changed`] has to follow.
-    News,
+    Changed,
 }
 
 impl Typing {
     /// `user` types in `room` for `for_ms` more milliseconds, or no longer.
-    pub fn set(&self, room: RoomNum, user: UserNum, for_ms: Option<u64>, now_ms: u64) -> Change {
+    pub fn set(
+        &self,
+        room: RoomNum,
+        user: UserNum,
+        for_ms: Option<u64>,
+        now_ms: u64,
+    ) -> TypingUpdate {
         let mut rooms = self.lock();
         if for_ms.is_some() && !rooms.contains_key(&room) && rooms.len() >= ROOMS {
             rooms.retain(|_, room| room.users.iter().any(|typist| typist.until_ms > now_ms));
             if rooms.len() >= ROOMS {
-                return Change::None;
+                return TypingUpdate::Unchanged;
             }
         }
         if for_ms.is_none() && !rooms.contains_key(&room) {
-            return Change::None;
+            return TypingUpdate::Unchanged;
         }
         let users = &mut rooms.entry(room).or_default().users;
         let was = users.iter().position(|typist| typist.user == user);
@@ -70,14 +76,14 @@ impl Typing {
             (Some(at), Some(_)) => {
                 users[at].until_ms = until_ms;
                 if now_ms < users[at].told_ms + AGAIN_MS {
-                    return Change::None;
+                    return TypingUpdate::Unchanged;
                 }
                 users[at].told_ms = now_ms;
-                Change::Again
+                TypingUpdate::Renewed
             }
             (Some(at), None) => {
                 users.remove(at);
-                Change::News
+                TypingUpdate::Changed
             }
             (None, Some(_)) if users.len() < USERS => {
                 users.push(Typist {
@@ -85,9 +91,9 @@ impl Typing {
                     until_ms,
                     told_ms: now_ms,
                 });
-                Change::News
+                TypingUpdate::Changed
             }
-            (None, _) => Change::None,
+            (None, _) => TypingUpdate::Unchanged,
         }
     }
 

@@ -14,10 +14,10 @@ use super::{
     packed::Packed,
     records::{
         AccessToken, Account, AccountData, Alias, Backup, Counts, Device, DeviceList,
-        DeviceListChange, FallbackKey, Gap, Invitation, LoginToken, Media, MediaFile, MemberRow,
-        Notified, OneTimeKey, Outgoing, Receipt, RefreshToken, RemoteDevice, RemoteDeviceList,
-        RemoteKey, Rest, Room, RoomHeads, SigningKey, StateNode, Succession, Thread, Thumbnail,
-        TimelineRow, ToDeviceMessage, Transaction, Waiting, Whereabouts,
+        DeviceListChange, FallbackKey, Gap, LoginToken, Media, MediaFile, MemberRow, Notified,
+        OneTimeKey, OutOfBandMembership, Outgoing, PendingUpgrade, Receipt, RefreshToken,
+        RemoteDevice, RemoteDeviceList, RemoteKey, Rest, Room, RoomHeads, SigningKey, StateNode,
+        Thread, Thumbnail, TimelineRow, ToDeviceMessage, Transaction, Waiting, Whereabouts,
     },
     table::{RawSnapshotTable, Rows, SnapshotTable, TxTable, raw},
 };
@@ -268,7 +268,7 @@ tables! {
     /// (local user, room) → how the user stands to the room.
     memberships: (UserNum, RoomNum) => Packed<MemberRow>, version 1;
     /// (local user, room) → what an invitation to a room that this server is not in shows of it.
-    invitations: (UserNum, RoomNum) => Packed<Invitation>, version 1;
+    out_of_band_memberships: (UserNum, RoomNum) => Packed<OutOfBandMembership>, version 1;
     /// (room, local user): those who are joined or invited, or knock; the value is the
     /// [`Membership`](super::records::Membership) as a byte.
     local_members: (RoomNum, UserNum) => u8, version 1;
@@ -282,9 +282,9 @@ tables! {
     public_rooms: RoomNum => (), version 1;
     /// Users whose membership events are still to be brought into line with their profile, or with
     /// their account's end → the first of their rooms where that has not been seen to.
-    stale_members: UserNum => RoomNum, version 1;
+    pending_member_updates: UserNum => RoomNum, version 1;
     /// Rooms that have not got everything yet from the one that they replace.
-    successions: RoomNum => Packed<Succession>, version 1;
+    pending_upgrades: RoomNum => Packed<PendingUpgrade>, version 1;
 
     /// (room, user, receipt kind and thread) → the receipt.
     receipts: (RoomNum, UserNum, &'static str) => Packed<Receipt>, version 1;

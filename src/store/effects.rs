@@ -21,7 +21,7 @@ pub enum Effect {
     /// This other server is to get a message.
     ServerAddressed(ServerNum),
     /// Something is to be done in many rooms, or much in one; or the keys of a backup are to go.
-    Errand,
+    BackgroundJob,
     /// Files with media are to be removed from the disk.
     MediaGone,
     /// Other servers are to get something.

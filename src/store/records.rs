@@ -353,11 +353,11 @@ record! {
 
 record! {
     /// An invitation to a room that the server is not in, or a knock on one.
-    Invitation {
+    OutOfBandMembership {
         /// The server through which it came: it is in the room.
         server: String,
         /// Some of the room's state, stripped events as JSON.
-        state: Vec<String>,
+        stripped_state: Vec<String>,
     }
 }
 
@@ -533,7 +533,7 @@ record! {
 
 record! {
     /// What a room that replaces another still has to get from it.
-    Succession {
+    PendingUpgrade {
         /// The room that is replaced.
         from: RoomNum,
         /// Who replaced it.

@@ -56,7 +56,7 @@ fn wants(filter: &RoomEventFilter, kind: &str) -> bool {
     filter::wants_type(&filter.types, &filter.not_types, kind)
 }
 
-fn content_of(receipts: Vec<receipts::Told>) -> Value {
+fn content_of(receipts: Vec<receipts::ReceiptUpdate>) -> Value {
     type ByUser = BTreeMap<String, Value>;
     let mut content: BTreeMap<String, BTreeMap<ReceiptType, ByUser>> = BTreeMap::new();
     for told in receipts {

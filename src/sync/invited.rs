@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use crate::{
     rooms::{
         Error, event,
-        membership::{invitation, stripped_state},
+        membership::{out_of_band, stripped_state},
         timeline::client_event::stripped,
     },
     store::{EventNum, Reader, RoomNum, UserNum},
@@ -27,9 +27,9 @@ pub fn shown_state(
     struct Sender {
         sender: String,
     }
-    if let Some(invitation) = invitation::load(r, num, room)? {
+    if let Some(invitation) = out_of_band::load(r, num, room)? {
         let corrupt = |_| Error::corrupt("an invitation that is no JSON");
-        let state = invitation.state.into_iter();
+        let state = invitation.stripped_state.into_iter();
         let state = state.map(|event| RawValue::from_string(event).map_err(corrupt));
         let state = state.chain([stripped(r, member)]);
         return state.map(|event| Ok(Raw::from_json(event?))).collect();

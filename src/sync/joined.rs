@@ -28,7 +28,7 @@ use crate::{
         state::{self as room_state, current, overlay::StateOverlay},
         timeline::{
             self as room_timeline,
-            client_event::{Formatter, RoomIds},
+            client_event::{Formatter, RoomIdField},
             filter,
             pagination_token::PagingToken,
         },
@@ -158,7 +158,7 @@ impl<'a> InRoom<'a> {
         row: MemberRow,
     ) -> Result<Self, Error> {
         let reader = (&*request.user_id, Some(request.device));
-        let formatter = Formatter::new(r, room, reader, range.now_ms, RoomIds::Left)?;
+        let formatter = Formatter::new(r, room, reader, range.now_ms, RoomIdField::Omit)?;
         let stay = match range.since {
             Some(since) => stay(r, room, &row, since.position)?,
             None => Stay::New,

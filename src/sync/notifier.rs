@@ -140,7 +140,7 @@ impl Notifier {
                 }
                 Effect::Reopened => self.reset(&mut affected),
                 Effect::DeviceGone(user, _) => drop(affected.insert(user)),
-                Effect::Errand
+                Effect::BackgroundJob
                 | Effect::Outgoing
                 | Effect::MediaGone
                 | Effect::ServerAddressed(_) => {}

@@ -74,7 +74,7 @@ pub fn select(
             from = Place(place.0.saturating_sub(1));
             selected.before = from;
             let stored = event::load(r, row.event)?;
-            if !formatter.sight.can_see(r, &stored)? {
+            if !formatter.visibility.can_see(r, &stored)? {
                 // What is before an event that the user may not see follows on request: between
                 // the first and the last of the timeline nothing is missing.
                 selected.limited = true;

@@ -13,7 +13,7 @@ use super::uiaa::{self, Interactive, authenticate};
 use crate::{
     api::{Api, Error, Session, Unauthenticated},
     media,
-    rooms::background::memberships,
+    rooms::background::member_events,
     users::accounts,
 };
 
@@ -63,7 +63,7 @@ pub async fn deactivate(
             if erase {
                 media::remove_uploads_of(tx, user)?;
             }
-            memberships::now_stale(tx, user)?;
+            member_events::schedule_update(tx, user)?;
             Ok::<_, Error>(())
         })
         .await?;

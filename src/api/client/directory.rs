@@ -24,7 +24,7 @@ use crate::{
     federation::Limits,
     rates::{Kind, household},
     rooms::{
-        directory::{self, Readers},
+        directory::{self, Audience},
         room,
     },
 };
@@ -153,9 +153,9 @@ async fn listed(
 ) -> Result<listing::v1::Response, Error> {
     let other = server.filter(|server| server != api.local.server_name());
     let Some(other) = other else {
-        return federation::directory::listed(api, wanted, Readers::Users).await;
+        return federation::directory::listed(api, wanted, Audience::Users).await;
     };
-    let most = UInt::from(directory::PAGE);
+    let most = UInt::from(directory::MAX_PAGE_SIZE);
     wanted.limit = Some(wanted.limit.map_or(most, |limit| limit.min(most)));
     let listed = api.federation.client().send_within(&other, wanted, LIMITS);
     Ok(listed.await?)

@@ -18,7 +18,7 @@ use crate::{
     api::{Api, Error, Session},
     rooms::{
         self, Actor, Local,
-        membership::{invitation, join, leave, moderation},
+        membership::{join, leave, moderation, out_of_band},
         room, servers,
         state::current,
     },
@@ -111,7 +111,7 @@ fn others_in(
             Err(rooms::Error::UnknownRoom) => {}
             num => {
                 let num = num?;
-                let invitation = invitation::load(s, who.user, num)?;
+                let invitation = out_of_band::load(s, who.user, num)?;
                 let host =
                     invitation.map(|invitation| OwnedServerName::try_from(invitation.server));
                 others.extend(host.and_then(Result::ok));

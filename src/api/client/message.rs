@@ -30,9 +30,9 @@ use crate::{
         room,
         state::overlay::StateOverlay,
         timeline::{
-            client_event::{Formatter, RoomIds},
+            client_event::{Formatter, RoomIdField},
             filter, history_visibility,
-            messages::{self, Asked, Page},
+            messages::{self, Page, PageRequest},
             pagination_token::PagingToken,
         },
         unread::notify,
@@ -104,7 +104,7 @@ async fn send(
     let sending = Sending {
         now,
         sent_by: None,
-        notify: notify::decide(&api.store, &api.local, &draft).await?,
+        notify: notify::evaluate(&api.store, &api.local, &draft).await?,
     };
     let job = move |tx: &_| send::send_once(tx, &local, &transacted, &draft, &sending);
     Ok(api.store.write(job).await?)
@@ -127,7 +127,7 @@ impl Reading {
     ) -> Result<Self, rooms::Error> {
         let room = history_visibility::readable(s, &room_id, who.user)?;
         let reader = (&*who.user_id, Some(who.device));
-        let formatter = Formatter::new(s, room, reader, now_ms, RoomIds::Shown)?;
+        let formatter = Formatter::new(s, room, reader, now_ms, RoomIdField::Include)?;
         Ok(Self {
             room,
             room_id,
@@ -143,7 +143,7 @@ impl Reading {
         to: Option<Place>,
         (dir, limit): (Direction, usize),
     ) -> Result<Page, rooms::Error> {
-        let asked = Asked {
+        let asked = PageRequest {
             room: self.room,
             from,
             to,
@@ -155,7 +155,7 @@ impl Reading {
             asked,
             &self.room_id,
             &self.filter,
-            &mut self.formatter.sight,
+            &mut self.formatter.visibility,
         )
     }
 
@@ -275,7 +275,7 @@ fn visible(
     const NO_EVENT: rooms::Error = rooms::Error::NotFound("there is no such event");
     let num = event::num_in(r, reading.room, id)?.ok_or(NO_EVENT)?;
     let stored = event::load(r, num)?;
-    if reading.formatter.sight.can_see(r, &stored)? {
+    if reading.formatter.visibility.can_see(r, &stored)? {
         Ok(stored)
     } else {
         Err(NO_EVENT)

@@ -18,7 +18,7 @@ use super::config::only_own;
 use crate::{
     api::{Api, Error, Session, Unauthenticated},
     rates::{Kind, household},
-    rooms::background::memberships,
+    rooms::background::member_events,
     users::profiles::{self, Change},
 };
 
@@ -116,7 +116,7 @@ async fn change(api: &Api, who: &Session, change: Change) -> Result<(), Error> {
     api.store
         .write(move |tx| {
             if profiles::apply(tx, user, &change)? {
-                memberships::now_stale(tx, user)?;
+                member_events::schedule_update(tx, user)?;
             }
             Ok(())
         })

@@ -16,7 +16,7 @@ use ruma::{
 use crate::{
     api::{Api, Error, Session},
     federation::Happening,
-    rooms::unread::receipts::{self, Of},
+    rooms::unread::receipts::{self, ReceiptKey},
 };
 
 /// `POST /_matrix/client/v3/rooms/{roomId}/receipt/{receiptType}/{eventId}`
@@ -67,7 +67,7 @@ pub async fn set_read_marker(
 /// What moves where.
 #[derive(Default)]
 struct Moves {
-    receipts: Vec<(Of, OwnedEventId)>,
+    receipts: Vec<(ReceiptKey, OwnedEventId)>,
     fully_read: Option<OwnedEventId>,
 }
 
@@ -78,7 +78,7 @@ impl Moves {
         thread: &ReceiptThread,
         event: OwnedEventId,
     ) -> Result<(), Error> {
-        let of = Of::new(kind, thread);
+        let of = ReceiptKey::new(kind, thread);
         let of = of.ok_or_else(|| Error::invalid_param("thread_id is no thread"))?;
         self.receipts.push((of, event));
         Ok(())

@@ -78,7 +78,7 @@ pub async fn aliases(
     let actor = api.actor(&who);
     let aliases = api.store.read(|s| {
         let room = room::num(s, &request.room_id)?;
-        aliases::shown_to(s, &actor, room)
+        aliases::visible_to(s, &actor, room)
     })?;
     Ok(get_aliases::v3::Response::new(aliases))
 }

@@ -30,7 +30,7 @@ use crate::{
         room,
         state::{self, content::StateEvent, current, overlay::StateOverlay},
         timeline::{
-            client_event::{Formatter, RoomIds, state_of},
+            client_event::{Formatter, RoomIdField, state_of},
             history_visibility,
             pagination_token::PagingToken,
         },
@@ -63,7 +63,7 @@ pub async fn send_state_event(
     let sending = Sending {
         now,
         sent_by: None,
-        notify: notify::decide(&api.store, &api.local, &draft).await?,
+        notify: notify::evaluate(&api.store, &api.local, &draft).await?,
     };
     let local = api.local.clone();
     let job = move |tx: &Tx| {
@@ -84,8 +84,8 @@ fn readable(
 ) -> Result<(RoomNum, StateOverlay, Formatter), rooms::Error> {
     let room = history_visibility::readable(s, room_id, who.user)?;
     let reader = (&*who.user_id, Some(who.device));
-    let formatter = Formatter::new(s, room, reader, now_ms, RoomIds::Shown)?;
-    let state = formatter.sight.present(s)?;
+    let formatter = Formatter::new(s, room, reader, now_ms, RoomIdField::Include)?;
+    let state = formatter.visibility.readable_state(s)?;
     let state = state.ok_or_else(|| rooms::Error::forbidden("you are not in this room"))?;
     Ok((room, state, formatter))
 }

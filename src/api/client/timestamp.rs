@@ -11,7 +11,7 @@ use ruma::{
 use crate::{
     api::{Api, Error, Session},
     rooms::timeline::{
-        history_visibility::{self, Sight},
+        history_visibility::{self, UserVisibility},
         timestamp_to_event::{self, Nearest},
     },
     store::RoomNum,
@@ -50,8 +50,8 @@ async fn look(
 ) -> Result<Nearest, Error> {
     let user = who.user_id.clone();
     let scan = api.store.scan("a time", move |s| {
-        let mut sight = Sight::new(s, room, &user)?;
-        timestamp_to_event::nearest(s, room, moment, |event| sight.can_see(s, event))
+        let mut visibility = UserVisibility::new(s, room, &user)?;
+        timestamp_to_event::nearest(s, room, moment, |event| visibility.can_see(s, event))
     });
     Ok(scan.await?)
 }

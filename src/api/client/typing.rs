@@ -6,7 +6,7 @@ use super::config::only_own;
 use crate::{
     api::{Api, Error, Session},
     federation::Happening,
-    rooms::typing::Change,
+    rooms::typing::TypingUpdate,
 };
 
 /// `PUT /_matrix/client/v3/rooms/{roomId}/typing/{userId}`
@@ -22,11 +22,11 @@ pub async fn create_typing_event(
         Typing::No => None,
     };
     let change = api.typing.set(room, who.user, for_ms, api.clock.now_ms());
-    if change == Change::News {
+    if change == TypingUpdate::Changed {
         api.typing
             .changed(room, api.notifier.ephemeral_changed_in(room));
     }
-    if change != Change::None {
+    if change != TypingUpdate::Unchanged {
         let typing = Happening::Typing(request.room_id, who.user_id, for_ms.is_some());
         api.federation.send_edu_to_room(room, &typing)?;
     }

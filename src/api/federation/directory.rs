@@ -9,7 +9,7 @@ use ruma::{
 
 use crate::{
     api::{Api, Error, Origin},
-    rooms::directory::{self, Readers, Wanted},
+    rooms::directory::{self, Audience, DirectoryQuery},
 };
 
 /// `GET /_matrix/federation/v1/publicRooms`
@@ -22,7 +22,7 @@ pub async fn get_public_rooms(
     wanted.limit = request.limit;
     wanted.since = request.since;
     wanted.room_network = request.room_network;
-    let listed = listed(&api, wanted, Readers::OtherServers).await?;
+    let listed = listed(&api, wanted, Audience::OtherServers).await?;
     let mut response = get_public_rooms::v1::Response::new();
     response.chunk = listed.chunk;
     response.next_batch = listed.next_batch;
@@ -37,27 +37,27 @@ pub async fn get_public_rooms_filtered(
     _who: Origin,
     request: get_public_rooms_filtered::v1::Request,
 ) -> Result<get_public_rooms_filtered::v1::Response, Error> {
-    listed(&api, request, Readers::OtherServers).await
+    listed(&api, request, Audience::OtherServers).await
 }
 
 /// What this server's directory lists.
 pub(in crate::api) async fn listed(
     api: &Api,
     request: get_public_rooms_filtered::v1::Request,
-    readers: Readers,
+    audience: Audience,
 ) -> Result<get_public_rooms_filtered::v1::Response, Error> {
     let mut response = get_public_rooms_filtered::v1::Response::new();
     if let RoomNetwork::ThirdParty(_) = request.room_network {
         // No other network is known here, so none of its rooms are.
         return Ok(response);
     }
-    let wanted = Wanted {
+    let wanted = DirectoryQuery {
         filter: request.filter,
         since: request.since.as_deref().map(str::parse).transpose()?,
         limit: request
             .limit
             .map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)),
-        readers,
+        audience,
     };
     let scan = api
         .store

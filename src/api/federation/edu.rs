@@ -20,8 +20,8 @@ use crate::{
     rooms::{
         self,
         state::{current, server_acl},
-        typing::Change,
-        unread::receipts::{self, Of},
+        typing::TypingUpdate,
+        unread::receipts::{self, ReceiptKey},
     },
     store::{RoomNum, Tx, UserNum, records::Membership},
     users::{self, to_device},
@@ -116,7 +116,7 @@ async fn typing_changed(
     let user = num_of(api, content.user_id).await?;
     let for_ms = content.typing.then_some(TYPING_MS);
     let change = api.typing.set(room, user, for_ms, api.clock.now_ms());
-    if change == Change::News {
+    if change == TypingUpdate::Changed {
         api.typing
             .changed(room, api.notifier.ephemeral_changed_in(room));
     }
@@ -134,7 +134,7 @@ fn have_read(api: &Api, origin: &ServerName, content: ReceiptContent) -> Result<
             continue;
         };
         let ts = receipt.data.ts.map_or(api.clock.now_ms(), |ts| ts.0.into());
-        if let Some(of) = Of::new(ReceiptType::Read, &receipt.data.thread)
+        if let Some(of) = ReceiptKey::new(ReceiptType::Read, &receipt.data.thread)
             && let Some(event) = receipt.event_ids.into_iter().next()
         {
             moves.push((room, user, of, event, ts));

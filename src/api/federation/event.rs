@@ -43,7 +43,7 @@ pub async fn get_event(
             let num = event::num_of(s, &request.event_id)?.ok_or(NO_EVENT)?;
             let room = event::header(s, num)?.room;
             server_acl::shared_with(s, &room::id(s, room)?, &who.server)?;
-            let mut shown = server_history_visibility::shown(s, room, &who.server, [num])?;
+            let mut shown = server_history_visibility::visible_json(s, room, &who.server, [num])?;
             raw(shown.pop().unwrap_or_default())
         })
         .await?;
@@ -185,7 +185,7 @@ fn shown(
     who: &Origin,
     nums: Vec<EventNum>,
 ) -> Result<Vec<Box<RawValue>>, rooms::Error> {
-    let shown = server_history_visibility::shown(r, room, &who.server, nums)?;
+    let shown = server_history_visibility::visible_json(r, room, &who.server, nums)?;
     shown.into_iter().map(raw).collect()
 }
 

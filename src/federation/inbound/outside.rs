@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     protocol::Pdu,
-    rooms::{self, Local, event, membership::invitation, room},
+    rooms::{self, Local, event, membership::out_of_band, room},
     store::{Reader, Records, RoomNum, Rows, Tx},
     users,
 };
@@ -47,7 +47,7 @@ impl<P: EventSource> Receiver<P> {
                 .read(|s| ends_invitation(s, num, &user, (origin, &event.pdu)))?;
             if ends {
                 results.insert(event.pdu.event_id().to_owned(), Ok(Taken::In));
-                let job = move |tx: &Tx| invitation::end(tx, num, &user, &event);
+                let job = move |tx: &Tx| out_of_band::end(tx, num, &user, &event);
                 self.store().write(job).await?;
             }
         }
@@ -80,7 +80,7 @@ fn ends_invitation(
         return Ok(false);
     };
     let (Some(invitation), Some(row)) = (
-        invitation::load(r, user, room)?,
+        out_of_band::load(r, user, room)?,
         r.memberships()?.load((user, room))?,
     ) else {
         return Ok(false);
@@ -96,7 +96,7 @@ fn ends_invitation(
 /// Whether anybody here is invited to the room, or knocks.
 fn any(r: &impl Reader, room: RoomNum) -> Result<bool, rooms::Error> {
     for (user, _) in rooms::state::current::local_members(r, room)? {
-        if r.invitations()?.has((user, room))? {
+        if r.out_of_band_memberships()?.has((user, room))? {
             return Ok(true);
         }
     }

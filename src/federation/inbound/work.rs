@@ -351,7 +351,7 @@ impl<P: EventSource> Receiver<P> {
 
     async fn notify(&self, pdu: &Pdu) -> Result<rooms::event::insert::Notify, rooms::Error> {
         let draft = EventDraft::of(pdu)?;
-        notify::decide(&self.0.store, &self.0.local, &draft).await
+        notify::evaluate(&self.0.store, &self.0.local, &draft).await
     }
 }
 

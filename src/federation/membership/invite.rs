@@ -28,7 +28,7 @@ use crate::{
     rooms::{
         self, Actor,
         event::{self, append},
-        membership::{invitation, moderation, stripped_state},
+        membership::{moderation, out_of_band, stripped_state},
         room,
         state::{current, server_acl},
     },
@@ -81,10 +81,11 @@ impl Federation {
         // Where this server is in the room the event comes with the others, and is worked in then.
         if !is_here {
             let (id, version) = (handed.room.to_owned(), handed.version.clone());
-            let invitation = invitation::shown_by(origin.as_str(), handed.shown.iter().copied());
+            let invitation =
+                out_of_band::from_stripped_state(origin.as_str(), handed.shown.iter().copied());
             let job = move |tx: &Tx| {
                 let who = (&*member.state_key, Membership::Invite);
-                invitation::note(tx, (&id, &version), who, &event, &invitation)
+                out_of_band::store(tx, (&id, &version), who, &event, &invitation)
             };
             self.store.write(job).await?;
         }

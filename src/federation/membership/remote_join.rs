@@ -37,14 +37,14 @@ use crate::{
         transport::client::Signed,
     },
     protocol::{
-        build::{BuiltEvent, EventDraft, build_from, canonical_content},
+        build::{BuiltEvent, EventDraft, build_from_template, canonical_content},
         receive::{Incoming, Received},
         versions,
     },
     rooms::{
         self, Actor, Local,
         event::{self, import},
-        membership::change::Change,
+        membership::change::MembershipChange,
         room,
         upgrade::user_data,
     },
@@ -293,7 +293,7 @@ impl MembershipClient {
             return Err(rooms::Error::forbidden("the room does not let you in").into());
         }
         let (user, room) = (actor.num, room.num);
-        let job = move |tx: &Tx| user_data::inherit(tx, user, room);
+        let job = move |tx: &Tx| user_data::copy(tx, user, room);
         Ok(self.0.store.write(job).await?)
     }
 
@@ -351,7 +351,7 @@ impl MembershipClient {
             Action::Leave(_) => MembershipState::Leave,
         };
         let comes = membership != MembershipState::Leave;
-        let change = Change::new(&actor.id, membership, wish.reason.as_deref());
+        let change = MembershipChange::new(&actor.id, membership, wish.reason.as_deref());
         let local = self.0.local.clone();
         let change = if comes {
             let job = move |tx: &Tx| change.clone().with_profile(tx, &local);
@@ -376,7 +376,7 @@ impl MembershipClient {
         rules: &RoomVersionRules,
     ) -> Result<BuiltEvent, Error> {
         let now = self.0.clock.timestamp();
-        build_from(template.get(), draft, now, rules, self.0.local.key()).map_err(nonsense)
+        build_from_template(template.get(), draft, now, rules, self.0.local.key()).map_err(nonsense)
     }
 
     /// The number of the room, which is noted now if it is not known.

@@ -23,7 +23,7 @@ use crate::{
         receive::Received,
         versions,
     },
-    rooms::{self, Actor, event, membership::invitation, room},
+    rooms::{self, Actor, event, membership::out_of_band, room},
     store::{Reader, Records, RoomNum, Tx, records::Membership},
 };
 
@@ -78,11 +78,11 @@ impl MembershipClient {
         let request = create_knock_event::v1::Request::new(room.clone(), id, pdu);
         let answer = self.0.client.send(server, request).await?;
         let shown = answer.knock_room_state.iter().map(stripped_event_json);
-        let invitation = invitation::shown_by(server.as_str(), shown);
+        let invitation = out_of_band::from_stripped_state(server.as_str(), shown);
         let (event, user, room) = (Received::from(built), actor.id.clone(), room.clone());
         let job = move |tx: &Tx| {
             let who = (&*user, Membership::Knock);
-            invitation::note(tx, (&room, &version), who, &event, &invitation)
+            out_of_band::store(tx, (&room, &version), who, &event, &invitation)
         };
         Ok(self.0.store.write(job).await?)
     }
@@ -90,7 +90,7 @@ impl MembershipClient {
     /// Whether `actor` only knows of the room from outside.
     pub fn is_out_of_band(&self, actor: &Actor, room: &RoomId) -> Result<bool, rooms::Error> {
         self.0.store.read(|s| match room::num(s, room) {
-            Ok(num) => Ok(invitation::load(s, actor.num, num)?.is_some()),
+            Ok(num) => Ok(out_of_band::load(s, actor.num, num)?.is_some()),
             Err(rooms::Error::UnknownRoom) => Ok(false),
             Err(error) => Err(error),
         })
@@ -169,7 +169,7 @@ impl MembershipClient {
         built: BuiltEvent,
     ) -> Result<(), Error> {
         let (event, user) = (Received::from(built), actor.id.clone());
-        let job = move |tx: &Tx| invitation::end(tx, room, &user, &event);
+        let job = move |tx: &Tx| out_of_band::end(tx, room, &user, &event);
         Ok(self.0.store.write(job).await?)
     }
 }
@@ -179,7 +179,7 @@ impl Outside {
         let nothing = || rooms::Error::forbidden("you are not in this room");
         let num = room::num(r, room)?;
         let rules = room::rules(r, num)?;
-        let invitation = invitation::load(r, actor.num, num)?.ok_or_else(nothing)?;
+        let invitation = out_of_band::load(r, actor.num, num)?.ok_or_else(nothing)?;
         let row = r.memberships()?.load((actor.num, num))?;
         let event = event::load(r, row.ok_or_else(nothing)?.event)?.pdu(rules)?;
         let mut servers = vec![event.sender().server_name().to_owned()];

@@ -20,7 +20,7 @@ use crate::{
     federation::{Federation, Limits, MembershipError as Error},
     rooms::{
         self, Actor,
-        membership::{change::Change, moderation},
+        membership::{change::MembershipChange, moderation},
         room,
         state::{content, server_acl},
     },
@@ -107,7 +107,7 @@ impl Federation {
         let job = move |tx: &Tx| {
             let room = room::num(tx, &invite.room_id)?;
             let content = invitation(tx, room, &target, invite.signed.clone())?;
-            let change = Change {
+            let change = MembershipChange {
                 target: target.clone(),
                 content,
             };

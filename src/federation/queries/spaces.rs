@@ -126,7 +126,7 @@ impl Spaces {
 
 /// The summary, fit to be told on.
 fn fit(mut room: RoomSummary) -> RoomSummary {
-    room.join_rule = summary::known(room.join_rule);
+    room.join_rule = summary::supported_join_rule(room.join_rule);
     if let JoinRuleSummary::Restricted(restricted) | JoinRuleSummary::KnockRestricted(restricted) =
         &mut room.join_rule
     {

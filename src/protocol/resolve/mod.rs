@@ -44,7 +44,7 @@ use self::{
     difference::{auth_difference, is_shallow},
     subgraph::conflicted_subgraph,
 };
-use super::{Pdu, stash::Stash};
+use super::{Pdu, first_error::FirstError};
 
 /// A key of a room's state: type and state key.
 pub type StateKey = (StateEventType, String);
@@ -274,7 +274,7 @@ impl<'a, S: StateSource> Reduced<'a, S> {
         difference: &HashSet<S::Num>,
         subgraph: &HashSet<S::Num>,
     ) -> Result<Entries<S::Num>, ResolveError<S::Error>> {
-        let stash = Stash::new();
+        let first_error = FirstError::new();
         let ids = |events: &HashSet<S::Num>| -> EventIdSet<OwnedEventId> {
             let among = self
                 .numbers
@@ -284,7 +284,8 @@ impl<'a, S: StateSource> Reduced<'a, S> {
         };
         // ruma's resolution is in the program once for each type of closure, and there are several
         // sources.
-        let fetch: &dyn Fn(&EventId) -> Option<Arc<Pdu>> = &|id| stash.read(|| self.fetch(id));
+        let fetch: &dyn Fn(&EventId) -> Option<Arc<Pdu>> =
+            &|id| first_error.read(|| self.fetch(id));
         let subgraph: &dyn Fn(&StateMap<_>) -> _ = &|_| Some(ids(subgraph));
         let resolved = state_res::resolve(
             &self.rules.authorization,
@@ -294,7 +295,7 @@ impl<'a, S: StateSource> Reduced<'a, S> {
             fetch,
             subgraph,
         );
-        stash.check()?;
+        first_error.check()?;
         let resolved = resolved.map_err(|error| ResolveError::Unresolvable(error.to_string()))?;
         let number = |id: &OwnedEventId| self.numbers[id];
         let beside = resolved

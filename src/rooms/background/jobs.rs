@@ -3,7 +3,7 @@
 //! [backup] of keys.
 //!
 //! Such an errand is a row, written in the transaction of the change, so it outlives the request
-//! and a restart: `stale_members`, `successions` and `pending_deletion_backups`. One [`Errands::work`] does them
+//! and a restart: `pending_member_updates`, `pending_upgrades` and `pending_deletion_backups`. One [`BackgroundJobs::work`] does them
 //! one after the other, each in slices that leave other jobs their turn.
 
 use std::time::Duration;
@@ -14,7 +14,7 @@ use smol::{
     future::FutureExt,
 };
 
-use super::memberships;
+use super::member_events;
 use crate::{
     clock::Clock,
     rooms::{Error, Local, upgrade::room_data},
@@ -27,22 +27,22 @@ const REST: Duration = Duration::from_secs(60);
 
 /// The one who does the errands.
 #[derive(Debug)]
-pub struct Errands {
+pub struct BackgroundJobs {
     wake: Sender<()>,
     woken: Receiver<()>,
 }
 
-impl Default for Errands {
+impl Default for BackgroundJobs {
     fn default() -> Self {
         let (wake, woken) = channel::bounded(1);
         Self { wake, woken }
     }
 }
 
-impl Errands {
+impl BackgroundJobs {
     /// To be told of every effect.
     pub fn apply(&self, effect: &Effect) {
-        if let Effect::Errand | Effect::Reopened = effect {
+        if let Effect::BackgroundJob | Effect::Reopened = effect {
             // Who is woken already looks at every errand.
             let _ = self.wake.try_send(());
         }
@@ -50,9 +50,9 @@ impl Errands {
 
     /// Does the errands that there are and those that come, until the store is closed. To be
     /// spawned once.
-    pub async fn work(&self, store: &Store, local: &Local, clock: &Clock) {
+    pub async fn run(&self, store: &Store, local: &Local, clock: &Clock) {
         loop {
-            match round(store, local, clock).await {
+            match run_all(store, local, clock).await {
                 Ok(true) => self.sleep().await,
                 Ok(false) => {
                     let rest = async {
@@ -76,21 +76,28 @@ impl Errands {
 struct Closed;
 
 /// Does every errand; whether none failed. One that did stays, and keeps no other from being done.
-async fn round(store: &Store, local: &Local, clock: &Clock) -> Result<bool, Closed> {
+async fn run_all(store: &Store, local: &Local, clock: &Clock) -> Result<bool, Closed> {
     let mut well = true;
     let mut from = UserNum::MIN;
-    while let Some(user) = known(store.read(|s| first(s.stale_members()?, from)), &mut well)? {
+    while let Some(user) = known(
+        store.read(|s| first(s.pending_member_updates()?, from)),
+        &mut well,
+    )? {
         from = UserNum(user.0 + 1);
-        let slice = |local: Local, now| move |tx: &Tx| memberships::slice(tx, &local, now, user);
+        let slice =
+            |local: Local, now| move |tx: &Tx| member_events::run_batch(tx, &local, now, user);
         while known(
             store.write(slice(local.clone(), clock.timestamp())).await,
             &mut well,
         )? {}
     }
     let mut from = RoomNum::MIN;
-    while let Some(room) = known(store.read(|s| first(s.successions()?, from)), &mut well)? {
+    while let Some(room) = known(
+        store.read(|s| first(s.pending_upgrades()?, from)),
+        &mut well,
+    )? {
         from = RoomNum(room.0 + 1);
-        let slice = |local: Local, now| move |tx: &Tx| room_data::slice(tx, &local, now, room);
+        let slice = |local: Local, now| move |tx: &Tx| room_data::run_batch(tx, &local, now, room);
         while known(
             store.write(slice(local.clone(), clock.timestamp())).await,
             &mut well,

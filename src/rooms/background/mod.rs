@@ -2,4 +2,4 @@
 
 pub mod batch;
 pub mod jobs;
-pub mod memberships;
+pub mod member_events;

@@ -9,12 +9,12 @@ use ruma::{
 
 use super::checks;
 use crate::{
-    protocol::build::{EventDraft, room_id_is_made},
+    protocol::build::{EventDraft, room_id_from_create_event},
     rooms::{
         Actor, Error, Local,
         directory::{self, aliases},
         event::append::{self, Appended},
-        membership::{change::Change, moderation},
+        membership::{change::MembershipChange, moderation},
         room,
         state::content::StateEvent,
     },
@@ -79,7 +79,7 @@ pub fn build(
 /// millisecond until it is another.
 fn create(tx: &Tx, local: &Local, actor: &Actor, plan: &Blueprint) -> Result<Appended, Error> {
     let rules = room::rules_of(&plan.version)?;
-    let made = room_id_is_made(rules);
+    let made = room_id_from_create_event(rules);
     let draft = EventDraft {
         room_id: (!made).then(|| plan.id.clone()),
         sender: actor.id.clone(),
@@ -107,7 +107,7 @@ fn events(
     plan: &Blueprint,
     room: RoomNum,
 ) -> Result<(), Error> {
-    Change::new(&actor.id, MembershipState::Join, None)
+    MembershipChange::new(&actor.id, MembershipState::Join, None)
         .with_profile(tx, local)?
         .send(tx, local, room, actor)?;
     for event in &plan.state {

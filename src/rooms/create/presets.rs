@@ -78,7 +78,7 @@ pub fn blueprint(
     };
     let alias = request.room_alias_name.as_deref();
     let alias = alias
-        .map(|name| aliases::of_localpart(local, name))
+        .map(|name| aliases::from_localpart(local, name))
         .transpose()?;
     let mut state = vec![StateEvent::new(
         StateEventType::RoomPowerLevels,

@@ -14,7 +14,7 @@ use crate::{
             content::{self, StateEvent},
             current, power_levels,
         },
-        timeline::history_visibility::Sight,
+        timeline::history_visibility::UserVisibility,
     },
     store::{
         Reader, Records, RoomNum, Rows, Tx,
@@ -33,7 +33,7 @@ const SERVERS: usize = 20;
 ///
 /// # Errors
 /// [`Error::Invalid`] if there can be no such alias.
-pub fn of_localpart(local: &Local, localpart: &str) -> Result<OwnedRoomAliasId, Error> {
+pub fn from_localpart(local: &Local, localpart: &str) -> Result<OwnedRoomAliasId, Error> {
     let text = format!("#{localpart}:{}", local.server_name());
     match <&RoomAliasId>::try_from(text.as_str()) {
         Ok(alias) if alias.alias() == localpart => {
@@ -115,12 +115,12 @@ pub fn of_room(r: &impl Reader, room: RoomNum) -> Result<Vec<String>, Error> {
 ///
 /// # Errors
 /// [`Error::Forbidden`] unless `actor` is in the room, or everybody may read it.
-pub fn shown_to(
+pub fn visible_to(
     r: &impl Reader,
     actor: &Actor,
     room: RoomNum,
 ) -> Result<Vec<OwnedRoomAliasId>, Error> {
-    if !Sight::new(r, room, &actor.id)?.can_see_now(r)? {
+    if !UserVisibility::new(r, room, &actor.id)?.can_see_now(r)? {
         return Err(Error::forbidden("only members of the room see its aliases"));
     }
     let aliases = of_room(r, room)?.into_iter();
@@ -248,7 +248,7 @@ fn unpublish(
     let Some(content) = content::current::<CanonicalJsonObject>(tx, room, &kind, "")? else {
         return Ok(());
     };
-    let without = only(&content, |other| other != alias.as_str());
+    let without = retain_aliases(&content, |other| other != alias.as_str());
     if without == content {
         return Ok(());
     }
@@ -256,7 +256,7 @@ fn unpublish(
 }
 
 /// The canonical alias `content` with those of its aliases that `keep` wants.
-pub(in crate::rooms) fn only(
+pub(in crate::rooms) fn retain_aliases(
     content: &CanonicalJsonObject,
     keep: impl Fn(&str) -> bool,
 ) -> CanonicalJsonObject {

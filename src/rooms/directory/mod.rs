@@ -5,5 +5,7 @@ pub mod published;
 pub mod spaces;
 pub mod summary;
 
-pub use self::published::{PAGE, Page, Readers, Since, Wanted, is_listed, page, set_listed};
+pub use self::published::{
+    Audience, DirectoryQuery, MAX_PAGE_SIZE, Page, Since, is_listed, page, set_listed,
+};
 pub(in crate::rooms) use self::published::{list, unlist};

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The most rooms on a page, and how many there are if the client does not say.
-pub const PAGE: u8 = 100;
+pub const MAX_PAGE_SIZE: u8 = 100;
 
 /// Whether the directory lists the room.
 pub fn is_listed(r: &impl Reader, room: RoomNum) -> Result<bool, Error> {
@@ -103,7 +103,7 @@ pub struct Page {
 
 /// Who reads the directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Readers {
+pub enum Audience {
     /// Users of this server.
     Users,
     /// Other servers, for theirs.
@@ -112,7 +112,7 @@ pub enum Readers {
 
 /// What is wanted of the directory.
 #[derive(Clone, Debug)]
-pub struct Wanted {
+pub struct DirectoryQuery {
     /// What the rooms must be like.
     pub filter: Filter,
     /// Where the page begins; at the top if nowhere.
@@ -120,12 +120,12 @@ pub struct Wanted {
     /// How many rooms it has at most.
     pub limit: Option<usize>,
     /// For whom it is.
-    pub readers: Readers,
+    pub audience: Audience,
 }
 
 /// A page of the directory. Grows with the directory: not for the thread.
-pub fn page(r: &impl Reader, wanted: &Wanted) -> Result<Page, Error> {
-    let most = usize::from(PAGE);
+pub fn page(r: &impl Reader, wanted: &DirectoryQuery) -> Result<Page, Error> {
+    let most = usize::from(MAX_PAGE_SIZE);
     let limit = wanted.limit.map_or(most, |limit| limit.clamp(1, most));
     let ranks = ranks(r)?;
     let total = ranks.len();
@@ -176,7 +176,7 @@ fn ranks(r: &impl Reader) -> Result<Vec<Rank>, Error> {
 /// The first `limit` rooms of `ranks` that fit, and whether another one does.
 fn take<'a>(
     r: &impl Reader,
-    wanted: &Wanted,
+    wanted: &DirectoryQuery,
     ranks: impl Iterator<Item = &'a Rank>,
     limit: usize,
 ) -> Result<(Vec<(Rank, PublicRoomsChunk)>, bool), Error> {
@@ -187,7 +187,7 @@ fn take<'a>(
         .map(|term| term.to_lowercase());
     let mut found = Vec::new();
     for rank in ranks {
-        if wanted.readers == Readers::OtherServers && !summary::is_for_all_servers(r, rank.1)? {
+        if wanted.audience == Audience::OtherServers && !summary::is_for_all_servers(r, rank.1)? {
             continue;
         }
         let room = PublicRoomsChunk::from(summary::of(r, rank.1)?);

@@ -88,11 +88,13 @@ pub fn room_type(r: &impl Reader, room: RoomNum) -> Result<Option<RoomType>, Err
 /// specification does not know, as nobody comes in by that.
 pub fn join_rule(r: &impl Reader, room: RoomNum) -> Result<JoinRuleSummary, Error> {
     let rule: Option<JoinRule> = current(r, room, StateEventType::RoomJoinRules)?;
-    Ok(known(rule.map_or(JoinRuleSummary::Invite, Into::into)))
+    Ok(supported_join_rule(
+        rule.map_or(JoinRuleSummary::Invite, Into::into),
+    ))
 }
 
 /// The join rule, or `invite` where it is one that cannot be told on.
-pub fn known(rule: JoinRuleSummary) -> JoinRuleSummary {
+pub fn supported_join_rule(rule: JoinRuleSummary) -> JoinRuleSummary {
     match rule {
         JoinRuleSummary::Invite
         | JoinRuleSummary::Knock

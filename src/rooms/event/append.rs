@@ -19,7 +19,7 @@ use crate::{
     protocol::{
         Pdu,
         authorize::{AuthError, auth_types, check_by_auth_events, check_by_state},
-        build::{BuiltEvent, EventDraft, EventPlace, build, room_id_is_made},
+        build::{BuiltEvent, EventDraft, EventPlace, build, room_id_from_create_event},
     },
     rooms::{
         Error, Local, event, room,
@@ -78,7 +78,7 @@ pub fn create(
     sending: &Sending,
 ) -> Result<Appended, Error> {
     let rules = room::rules_of(version)?;
-    if draft.room_id.is_none() != room_id_is_made(rules) {
+    if draft.room_id.is_none() != room_id_from_create_event(rules) {
         return Err(Error::invalid("the room id does not fit the room version"));
     }
     let place = EventPlace {

@@ -130,5 +130,5 @@ pub fn commit_join(
     heads.depth = heads.depth.max(pdu.depth());
     tx.room_heads()?.put(room, &heads)?;
     tx.effect(Effect::RoomChanged(room, position));
-    user_data::inherit(tx, user, room)
+    user_data::copy(tx, user, room)
 }

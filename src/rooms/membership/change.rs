@@ -17,14 +17,14 @@ use crate::{
 
 /// A change of somebody's membership.
 #[derive(Clone, Debug)]
-pub struct Change {
+pub struct MembershipChange {
     /// Whose membership changes.
     pub target: OwnedUserId,
     /// What the event says.
     pub content: RoomMemberEventContent,
 }
 
-impl Change {
+impl MembershipChange {
     /// `target` becomes `membership`, for `reason`.
     pub fn new(target: &UserId, membership: MembershipState, reason: Option<&str>) -> Self {
         let mut content = RoomMemberEventContent::new(membership);

@@ -7,7 +7,7 @@ use ruma::{
     room_version_rules::RoomVersionRules,
 };
 
-use super::change::Change;
+use super::change::MembershipChange;
 use crate::{
     rooms::{
         Actor, Error, Local, room,
@@ -33,12 +33,12 @@ pub fn join(
         return Ok(());
     }
     let mut change =
-        Change::new(&actor.id, MembershipState::Join, reason).with_profile(tx, local)?;
+        MembershipChange::new(&actor.id, MembershipState::Join, reason).with_profile(tx, local)?;
     if membership != Membership::Invite {
         change.content.join_authorized_via_users_server = authorized_via(tx, room, &actor.id)?;
     }
     change.send(tx, local, room, actor)?;
-    user_data::inherit(tx, actor.num, room)
+    user_data::copy(tx, actor.num, room)
 }
 
 /// Asks to be invited.
@@ -52,7 +52,7 @@ pub fn knock(
     room: RoomNum,
     reason: Option<&str>,
 ) -> Result<(), Error> {
-    Change::new(&actor.id, MembershipState::Knock, reason)
+    MembershipChange::new(&actor.id, MembershipState::Knock, reason)
         .with_profile(tx, local)?
         .send(tx, local, room, actor)
 }

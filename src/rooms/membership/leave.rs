@@ -2,7 +2,7 @@
 
 use ruma::events::room::member::MembershipState;
 
-use super::change::Change;
+use super::change::MembershipChange;
 use crate::{
     rooms::{Actor, Error, Local, state::current},
     store::{Reader, RoomNum, Tx, UserNum, records::Membership},
@@ -23,9 +23,8 @@ pub fn leave(
     match current::local_membership(tx, actor.num, room)?.map(|row| row.membership) {
         Some(Membership::Leave) => Ok(()),
         None => Err(Error::forbidden("you are not in this room")),
-        Some(_) => {
-            Change::new(&actor.id, MembershipState::Leave, reason).send(tx, local, room, actor)
-        }
+        Some(_) => MembershipChange::new(&actor.id, MembershipState::Leave, reason)
+            .send(tx, local, room, actor),
     }
 }
 

@@ -1,9 +1,9 @@
 //! Joining, leaving, inviting, knocking and moderating.
 
 pub mod change;
-pub mod invitation;
 pub mod join;
 pub mod leave;
 pub mod moderation;
+pub mod out_of_band;
 pub mod resident;
 pub mod stripped_state;

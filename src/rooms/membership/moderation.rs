@@ -6,7 +6,7 @@
 use ruma::{UserId, events::room::member::MembershipState};
 use serde::Deserialize;
 
-use super::change::Change;
+use super::change::MembershipChange;
 use crate::{
     rooms::{Actor, Error, Local, state::current},
     store::{Reader, Records, RoomNum, Tx, UserNum, records::Membership},
@@ -31,7 +31,7 @@ pub fn invite(
 ) -> Result<(), Error> {
     check_invitee(tx, local, target)?;
     let mut change =
-        Change::new(target, MembershipState::Invite, reason).with_profile(tx, local)?;
+        MembershipChange::new(target, MembershipState::Invite, reason).with_profile(tx, local)?;
     change.content.is_direct = is_direct.then_some(true);
     change.send(tx, local, room, actor)
 }
@@ -90,7 +90,8 @@ pub fn kick(
 ) -> Result<(), Error> {
     match current::membership(tx, room, target)? {
         Membership::Join | Membership::Invite | Membership::Knock => {
-            Change::new(target, MembershipState::Leave, reason).send(tx, local, room, actor)
+            MembershipChange::new(target, MembershipState::Leave, reason)
+                .send(tx, local, room, actor)
         }
         Membership::Leave | Membership::Ban => {
             Err(Error::forbidden(format!("{target} is not in the room")))
@@ -110,7 +111,7 @@ pub fn ban(
     target: &UserId,
     reason: Option<&str>,
 ) -> Result<(), Error> {
-    Change::new(target, MembershipState::Ban, reason).send(tx, local, room, actor)
+    MembershipChange::new(target, MembershipState::Ban, reason).send(tx, local, room, actor)
 }
 
 /// Lifts the ban of `target`.
@@ -131,5 +132,5 @@ pub fn unban(
             format!("{target} is not banned from the room").into(),
         ));
     }
-    Change::new(target, MembershipState::Leave, reason).send(tx, local, room, actor)
+    MembershipChange::new(target, MembershipState::Leave, reason).send(tx, local, room, actor)
 }

@@ -56,7 +56,7 @@ impl StateEvent {
             redacts: None,
         };
         let sending = Sending {
-            notify: notify::within(tx, local, room, &draft)?,
+            notify: notify::evaluate_in(tx, local, room, &draft)?,
             ..actor.sending()
         };
         append::append(tx, local, &draft, &sending)?;

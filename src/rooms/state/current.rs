@@ -180,7 +180,7 @@ pub(in crate::rooms) fn set_local_membership(
         Membership::Leave | Membership::Ban => drop(local_members.remove((room, user))?),
     }
     drop(local_members);
-    tx.invitations()?.remove((user, room))?;
+    tx.out_of_band_memberships()?.remove((user, room))?;
     let mut memberships = tx.memberships()?;
     match event {
         Some(event) => {

@@ -5,18 +5,18 @@ use super::world::{World, refused, with_world};
 use crate::{
     rooms::{
         Error,
-        directory::{self, Readers, Since, Wanted},
+        directory::{self, Audience, DirectoryQuery, Since},
     },
     store::RoomNum,
 };
 
 /// Everything that fits `filter`.
-fn wanted(filter: Value) -> Wanted {
-    Wanted {
+fn wanted(filter: Value) -> DirectoryQuery {
+    DirectoryQuery {
         filter: serde_json::from_value(filter).expect("a filter"),
         since: None,
         limit: None,
-        readers: Readers::Users,
+        audience: Audience::Users,
     }
 }
 
@@ -27,7 +27,7 @@ type Named = (Vec<String>, Option<Since>, Option<Since>);
 fn page(world: &World, filter: Value, since: Option<Since>, limit: usize) -> Result<Named, Error> {
     let page = directory::page(
         world.tx,
-        &Wanted {
+        &DirectoryQuery {
             since,
             limit: Some(limit),
             ..wanted(filter)
@@ -237,9 +237,9 @@ fn other_servers_are_not_shown_rooms_that_are_for_this_one_alone() {
             });
             world.create(&alice, &body)?;
         }
-        let names = |readers| -> Result<Vec<_>, Error> {
-            let wanted = Wanted {
-                readers,
+        let names = |audience| -> Result<Vec<_>, Error> {
+            let wanted = DirectoryQuery {
+                audience,
                 ..wanted(json!({}))
             };
             let page = directory::page(world.tx, &wanted)?;
@@ -249,8 +249,8 @@ fn other_servers_are_not_shown_rooms_that_are_for_this_one_alone() {
                 .filter_map(|room| room.name)
                 .collect())
         };
-        assert_eq!(names(Readers::Users)?, ["ours", "everybody's"]);
-        assert_eq!(names(Readers::OtherServers)?, ["everybody's"]);
+        assert_eq!(names(Audience::Users)?, ["ours", "everybody's"]);
+        assert_eq!(names(Audience::OtherServers)?, ["everybody's"]);
         Ok(())
     });
 }

@@ -2,18 +2,18 @@
 
 mod aliases;
 mod append;
+mod background;
 mod concurrent;
 mod create;
+mod device_list_announcement;
 mod directory;
 mod gaps;
 mod local;
 mod membership;
-mod memberships;
-mod moment;
-mod newcomers;
 mod receive;
 mod restricted;
 mod state;
+mod timestamp_to_event;
 mod unread;
 mod upgrade;
 mod world;
@@ -35,7 +35,7 @@ use crate::{
     pool::Pool,
     protocol::{
         ServerKey,
-        build::{EventDraft, canonical_content, room_id_is_made},
+        build::{EventDraft, canonical_content, room_id_from_create_event},
         versions,
     },
     store::{Options, Store, Tx},
@@ -110,7 +110,7 @@ pub(super) fn open_room(
         serde_json::json!({ "room_version": version, "creator": alice() })
     };
     let mut create = draft(alice(), "m.room.create", Some(""), content);
-    if !room_id_is_made(rules) {
+    if !room_id_from_create_event(rules) {
         create.room_id = Some(OwnedRoomId::try_from("!room:here").expect("a room id"));
     }
     let created = super::event::append::create(tx, local, version, &create, &sending())?;

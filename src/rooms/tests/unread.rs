@@ -21,12 +21,12 @@ use crate::{
     rooms::{
         self, Actor, Error,
         event::append::{self, Sending},
-        membership::change::Change,
+        membership::change::MembershipChange,
         room,
         state::current,
         unread::{
             self, Unread, notify,
-            receipts::{self, MAIN, Of},
+            receipts::{self, MAIN, ReceiptKey},
         },
     },
     store::{
@@ -54,7 +54,7 @@ impl World<'_> {
             redacts: None,
         };
         let sending = Sending {
-            notify: notify::within(self.tx, &self.local, room, &draft)?,
+            notify: notify::evaluate_in(self.tx, &self.local, room, &draft)?,
             ..user.sending()
         };
         let sent = append::append(self.tx, &self.local, &draft, &sending)?;
@@ -226,7 +226,7 @@ impl Model<'_, '_> {
         let sent = &self.sent[event];
         let thread = (rng.random_range(0..3) > 0).then_some(sent.thread);
         let kind = rng.random_range(0..2);
-        let of = Of {
+        let of = ReceiptKey {
             kind: [ReceiptType::Read, ReceiptType::ReadPrivate][kind].clone(),
             thread: thread.map(|root| match root {
                 Some(root) => self.sent[root].id.to_string(),
@@ -291,7 +291,7 @@ impl Model<'_, '_> {
             1 => self.change_rules(rng, user)?,
             2 => {
                 // A new name: no look at the room.
-                let mut change = Change::new(&actor.id, MembershipState::Join, None);
+                let mut change = MembershipChange::new(&actor.id, MembershipState::Join, None);
                 change.content.displayname = Some(rng.random::<u32>().to_string());
                 change.send(self.world.tx, &self.world.local, self.room, &actor)?;
             }

@@ -12,7 +12,7 @@ use crate::{
     protocol::build::canonical_content,
     rooms::{
         Actor, Error, Local,
-        background::memberships,
+        background::member_events,
         create::{self, presets},
         event,
         membership::{join, leave, moderation},
@@ -190,8 +190,8 @@ impl World<'_> {
     /// Does slices of what is to be done in the rooms of `user`; how many it took.
     pub(super) fn see_to_memberships(&self, user: UserNum) -> Result<usize, Error> {
         let mut slices = 0;
-        while self.tx.stale_members()?.has(user)? {
-            memberships::slice(self.tx, &self.local, now(), user)?;
+        while self.tx.pending_member_updates()?.has(user)? {
+            member_events::run_batch(self.tx, &self.local, now(), user)?;
             slices += 1;
         }
         Ok(slices)
@@ -200,8 +200,8 @@ impl World<'_> {
     /// Does slices of what `room` is to get from the room it replaces; how many it took.
     pub(super) fn see_to_succession(&self, room: RoomNum) -> Result<usize, Error> {
         let mut slices = 0;
-        while self.tx.successions()?.has(room)? {
-            room_data::slice(self.tx, &self.local, now(), room)?;
+        while self.tx.pending_upgrades()?.has(room)? {
+            room_data::run_batch(self.tx, &self.local, now(), room)?;
             slices += 1;
         }
         Ok(slices)

@@ -10,7 +10,7 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::history_visibility::Sight;
+use super::history_visibility::UserVisibility;
 use crate::{
     protocol::client_event::{ClientEvent, StrippedEvent, Unsigned},
     rooms::{
@@ -23,11 +23,11 @@ use crate::{
 
 /// Whether an event says which room it is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RoomIds {
+pub enum RoomIdField {
     /// It does.
-    Shown,
+    Include,
     /// The answer says it otherwise, as `/sync` does.
-    Left,
+    Omit,
 }
 
 /// Formats the events of one room for one device. It remembers what it read for the last event:
@@ -39,9 +39,9 @@ pub struct Formatter {
     rules: &'static RoomVersionRules,
     device: Option<DeviceNum>,
     now_ms: u64,
-    room_ids: RoomIds,
+    room_id_field: RoomIdField,
     /// What the user may see.
-    pub sight: Sight,
+    pub visibility: UserVisibility,
 }
 
 /// What is read of an event that is not shown itself.
@@ -63,7 +63,7 @@ impl Formatter {
         room: RoomNum,
         (user, device): (&UserId, Option<DeviceNum>),
         now_ms: u64,
-        room_ids: RoomIds,
+        room_id_field: RoomIdField,
     ) -> Result<Self, Error> {
         Ok(Self {
             room,
@@ -71,8 +71,8 @@ impl Formatter {
             rules: room::rules(r, room)?,
             device,
             now_ms,
-            room_ids,
-            sight: Sight::new(r, room, user)?,
+            room_id_field,
+            visibility: UserVisibility::new(r, room, user)?,
         })
     }
 
@@ -97,7 +97,7 @@ impl Formatter {
             None => None,
         };
         let (id, sent) = (stored.id()?, stored.parse::<Sent>()?);
-        let membership = self.sight.membership_at(r, stored)?;
+        let membership = self.visibility.membership_at(r, stored)?;
         let mut shown = self.bare(&id, &stored.json)?;
         shown.unsigned = Unsigned {
             age: Some(self.now_ms as i64 - sent.origin_server_ts as i64),
@@ -118,7 +118,7 @@ impl Formatter {
     fn bare<'a>(&'a self, id: &'a EventId, json: &'a [u8]) -> Result<ClientEvent<'a>, Error> {
         let mut shown = ClientEvent::new(id, json, self.rules)
             .map_err(|_| Error::corrupt("an event that does not parse"))?;
-        shown.room_id = (self.room_ids == RoomIds::Shown).then_some(&*self.room_id);
+        shown.room_id = (self.room_id_field == RoomIdField::Include).then_some(&*self.room_id);
         Ok(shown)
     }
 

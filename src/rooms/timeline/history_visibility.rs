@@ -26,7 +26,7 @@ const MEMBERSHIPS: usize = 64;
 /// What one user may see of one room. It remembers the state of the last event that it was asked
 /// about: ask about neighbours one after the other.
 #[derive(Clone, Debug)]
-pub struct Sight {
+pub struct UserVisibility {
     room: RoomNum,
     member_key: Option<StateKeyNum>,
     visibility_key: Option<StateKeyNum>,
@@ -50,7 +50,7 @@ struct Standing {
     membership: Membership,
 }
 
-impl Sight {
+impl UserVisibility {
     /// What `user` may see of `room`.
     pub fn new(r: &impl Reader, room: RoomNum, user: &UserId) -> Result<Self, Error> {
         let member_key = state::key_num(r, room, "m.room.member", user.as_str())?;
@@ -104,7 +104,7 @@ impl Sight {
 
     /// The state of the room as the user may read it: now, or when the user left; `None` for who
     /// was never in a room that is not open to the world's eyes.
-    pub fn present(&self, r: &impl Reader) -> Result<Option<StateOverlay>, Error> {
+    pub fn readable_state(&self, r: &impl Reader) -> Result<Option<StateOverlay>, Error> {
         let now = StateOverlay::of(room::heads(r, self.room)?.state);
         if self.can_see_now(r)? {
             return Ok(Some(now));

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use ruma::{OwnedRoomId, OwnedUserId, api::Direction, api::client::filter::RoomEventFilter};
 use serde::Deserialize;
 
-use super::{filter, history_visibility::Sight};
+use super::{filter, history_visibility::UserVisibility};
 use crate::{
     rooms::{
         Error,
@@ -25,7 +25,7 @@ const LOOKED_AT: usize = 1000;
 
 /// Which page is wanted.
 #[derive(Clone, Copy, Debug)]
-pub struct Asked {
+pub struct PageRequest {
     /// The room.
     pub room: RoomNum,
     /// The point from which to go: behind this place.
@@ -52,35 +52,35 @@ pub struct Page {
 /// The next events that `wanted` wants and the user may see.
 pub fn page(
     r: &impl Reader,
-    asked: Asked,
+    request: PageRequest,
     room_id: &OwnedRoomId,
     wanted: &RoomEventFilter,
-    sight: &mut Sight,
+    visibility: &mut UserVisibility,
 ) -> Result<Page, Error> {
     let mut page = Page {
         events: Vec::new(),
-        end: Some(asked.from),
+        end: Some(request.from),
         gap: None,
     };
-    let backward = asked.dir == Direction::Backward;
-    if backward && timeline::gap(r, asked.room, asked.from.next())?.is_some() {
-        page.gap = Some(asked.from.next());
+    let backward = request.dir == Direction::Backward;
+    if backward && timeline::gap(r, request.room, request.from.next())?.is_some() {
+        page.gap = Some(request.from.next());
         return Ok(page);
     }
-    let mut point = asked.from;
+    let mut point = request.from;
     let mut looked_at = 0;
     let wants_room = filter::wants_room(wanted, room_id);
     loop {
-        let rows = match asked.dir {
-            Direction::Backward => timeline::backwards(r, asked.room, point, BATCH)?,
-            Direction::Forward => timeline::forwards(r, asked.room, point.next(), BATCH)?,
+        let rows = match request.dir {
+            Direction::Backward => timeline::backwards(r, request.room, point, BATCH)?,
+            Direction::Forward => timeline::forwards(r, request.room, point.next(), BATCH)?,
         };
         if rows.is_empty() {
             page.end = None;
             return Ok(page);
         }
         for (place, row) in rows {
-            let beyond = asked.to.is_some_and(|to| match asked.dir {
+            let beyond = request.to.is_some_and(|to| match request.dir {
                 Direction::Backward => place <= to,
                 Direction::Forward => place > to,
             });
@@ -88,20 +88,20 @@ pub fn page(
                 page.end = None;
                 return Ok(page);
             }
-            if page.events.len() >= asked.limit || looked_at >= LOOKED_AT {
+            if page.events.len() >= request.limit || looked_at >= LOOKED_AT {
                 page.end = Some(point);
                 return Ok(page);
             }
             looked_at += 1;
-            point = match asked.dir {
+            point = match request.dir {
                 Direction::Backward => Place(place.0.saturating_sub(1)),
                 Direction::Forward => place,
             };
             let stored = event::load(r, row.event)?;
-            if wants_room && filter::wants(wanted, &stored)? && sight.can_see(r, &stored)? {
+            if wants_room && filter::wants(wanted, &stored)? && visibility.can_see(r, &stored)? {
                 page.events.push(stored);
             }
-            if backward && timeline::gap(r, asked.room, place)?.is_some() {
+            if backward && timeline::gap(r, request.room, place)?.is_some() {
                 page.end = Some(point);
                 page.gap = Some(place);
                 return Ok(page);

@@ -26,7 +26,7 @@ use crate::{
 const VISIBILITY: &str = "m.room.history_visibility";
 
 /// What one server may read of one room.
-pub struct ServerSight {
+pub struct ServerVisibility {
     room: RoomNum,
     rules: &'static RoomVersionRules,
     server: OwnedServerName,
@@ -34,7 +34,7 @@ pub struct ServerSight {
     known: HashMap<NodeNum, bool>,
 }
 
-impl ServerSight {
+impl ServerVisibility {
     /// What `server` may read of `room`.
     pub fn new(r: &impl Reader, room: RoomNum, server: &ServerName) -> Result<Self, Error> {
         Ok(Self {
@@ -47,7 +47,7 @@ impl ServerSight {
 
     /// The JSON of an event as the server may have it. Where history is not shared it grows with
     /// the room: for the pool.
-    pub fn shown(&mut self, r: &impl Reader, event: StoredEvent) -> Result<Vec<u8>, Error> {
+    pub fn visible_json(&mut self, r: &impl Reader, event: StoredEvent) -> Result<Vec<u8>, Error> {
         if self.can_see(r, &event)? {
             return Ok(event.json);
         }
@@ -106,14 +106,14 @@ impl ServerSight {
 }
 
 /// The JSON of the events `nums` as `server` may have them.
-pub fn shown(
+pub fn visible_json(
     r: &impl Reader,
     room: RoomNum,
     server: &ServerName,
     nums: impl IntoIterator<Item = EventNum>,
 ) -> Result<Vec<Vec<u8>>, Error> {
-    let mut sight = ServerSight::new(r, room, server)?;
+    let mut visibility = ServerVisibility::new(r, room, server)?;
     nums.into_iter()
-        .map(|num| sight.shown(r, event::load(r, num)?))
+        .map(|num| visibility.visible_json(r, event::load(r, num)?))
         .collect()
 }

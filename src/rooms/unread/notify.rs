@@ -4,7 +4,7 @@
 //! rules, a mention, an invite or somebody they ignore may make it another answer, and rule sets
 //! that say the same are asked once. Nobody is notified of what they sent.
 //!
-//! [`decide`] is for what is sent into rooms; [`within`] for the few state events that are made
+//! [`evaluate`] is for what is sent into rooms; [`evaluate_in`] for the few state events that are made
 //! inside a job.
 //!
 //! Source: client-server API, "Push Rules", "Receiving notifications".
@@ -46,23 +46,23 @@ use crate::{
 };
 
 /// So many local members are asked about in place, more on the pool.
-const MEMBERS_IN_PLACE: usize = 64;
+const MAX_MEMBERS_IN_PLACE: usize = 64;
 /// So many bytes of their own rules are read in place: in the worst case each byte of a pattern is
 /// held against each of a text.
-const RULES_IN_PLACE: usize = 4 * 1024;
+const MAX_RULE_BYTES_IN_PLACE: usize = 4 * 1024;
 
 /// How many properties of an event rules can look at.
 ///
 /// NOTSPEC: the specification has no end to this and to the following ones. But ruma writes out
 /// every property with its whole path, which grows with the square of a hostile event, and each
 /// rule looks anew.
-const MOST_PROPERTIES: usize = 1000;
+const MAX_PROPERTIES: usize = 1000;
 /// How long the path of such a property is, in bytes, before dots in keys are escaped.
-const LONGEST_PATH: usize = 255;
+const MAX_PATH_BYTES: usize = 255;
 /// How much of a message's text rules look at, in bytes.
-const LONGEST_BODY: usize = 8 * 1024;
+const MAX_BODY_BYTES: usize = 8 * 1024;
 /// How much of any other text, in bytes.
-const LONGEST_TEXT: usize = 1024;
+const MAX_TEXT_BYTES: usize = 1024;
 
 /// Somebody whom no event is from: for the default rules.
 fn nobody() -> &'static UserId {
@@ -71,7 +71,7 @@ fn nobody() -> &'static UserId {
 
 /// Whom `draft` notifies, if it is sent: in place where few are to be asked about, else on the
 /// pool.
-pub async fn decide(store: &Store, local: &Local, draft: &EventDraft) -> Result<Notify, Error> {
+pub async fn evaluate(store: &Store, local: &Local, draft: &EventDraft) -> Result<Notify, Error> {
     let room_id = draft.room_id.as_deref();
     let room = match room_id.map(|id| store.read(|s| room::num(s, id))) {
         Some(Ok(room)) => room,
@@ -80,11 +80,11 @@ pub async fn decide(store: &Store, local: &Local, draft: &EventDraft) -> Result<
         Some(Err(error)) => return Err(error),
     };
     if store.read(|s| is_small(s, room))? {
-        return store.read(|s| within(s, local, room, draft));
+        return store.read(|s| evaluate_in(s, local, room, draft));
     }
     let (local, draft) = (local.clone(), draft.clone());
     store
-        .scan("push rules", move |s| within(s, &local, room, &draft))
+        .scan("push rules", move |s| evaluate_in(s, &local, room, &draft))
         .await
 }
 
@@ -100,7 +100,7 @@ fn is_small(r: &impl Reader, room: RoomNum) -> Result<bool, Error> {
         if let Some(rules) = push_rules::stored(r, user)? {
             bytes += rules.content.len();
         }
-        if asked >= MEMBERS_IN_PLACE || bytes > RULES_IN_PLACE {
+        if asked >= MAX_MEMBERS_IN_PLACE || bytes > MAX_RULE_BYTES_IN_PLACE {
             return Ok(false);
         }
     }
@@ -108,20 +108,20 @@ fn is_small(r: &impl Reader, room: RoomNum) -> Result<bool, Error> {
 }
 
 /// Whom `draft` notifies, if it is sent into `room`. Grows with the room's local members.
-pub fn within(
+pub fn evaluate_in(
     r: &impl Reader,
     local: &Local,
     room: RoomNum,
     draft: &EventDraft,
 ) -> Result<Notify, Error> {
-    let mut asked = Asked::new(r, room, draft)?;
+    let mut evaluator = Evaluator::new(r, room, draft)?;
     let mut notify = Notify {
-        default: asked.by(&default_rules(), nobody(), ""),
+        default: evaluator.by(&default_rules(), nobody(), ""),
         exceptions: Vec::new(),
     };
     let mut known = HashMap::new();
     for (user, id) in audience(r, local, room, draft)? {
-        let verdict = asked.of_member(r, (user, &id), &mut known)?;
+        let verdict = evaluator.of_member(r, (user, &id), &mut known)?;
         if verdict != notify.default {
             notify.exceptions.push((user, verdict));
         }
@@ -169,7 +169,7 @@ fn audience(
 }
 
 /// An event that rules are asked about.
-struct Asked<'a> {
+struct Evaluator<'a> {
     room: RoomNum,
     draft: &'a EventDraft,
     event: FlattenedJson,
@@ -177,7 +177,7 @@ struct Asked<'a> {
     mentions: BTreeSet<String>,
 }
 
-impl<'a> Asked<'a> {
+impl<'a> Evaluator<'a> {
     fn new(r: &impl Reader, room: RoomNum, draft: &'a EventDraft) -> Result<Self, Error> {
         #[derive(Default, Deserialize)]
         struct Mentions {
@@ -288,7 +288,7 @@ impl<'a> Asked<'a> {
 /// The event as rules see it, as far as it exists before it is stored, and as far as it is not
 /// larger than what rules look at.
 fn flattened(draft: &EventDraft, room_id: &RoomId) -> Result<FlattenedJson, Error> {
-    let mut left = MOST_PROPERTIES;
+    let mut left = MAX_PROPERTIES;
     let mut event = json!({
         "type": draft.event_type,
         "sender": draft.sender,
@@ -308,7 +308,7 @@ fn flattened(draft: &EventDraft, room_id: &RoomId) -> Result<FlattenedJson, Erro
 fn shortened(object: &CanonicalJsonObject, path: &str, left: &mut usize) -> Map<String, Value> {
     let mut kept = Map::new();
     for (key, value) in object {
-        if path.len() + 1 + key.len() > LONGEST_PATH {
+        if path.len() + 1 + key.len() > MAX_PATH_BYTES {
             continue;
         }
         if *left == 0 {
@@ -320,8 +320,8 @@ fn shortened(object: &CanonicalJsonObject, path: &str, left: &mut usize) -> Map<
             CanonicalJsonValue::Object(below) => Value::Object(shortened(below, &path, left)),
             CanonicalJsonValue::String(text) => {
                 let longest = match path.as_str() {
-                    "content.body" => LONGEST_BODY,
-                    _ => LONGEST_TEXT,
+                    "content.body" => MAX_BODY_BYTES,
+                    _ => MAX_TEXT_BYTES,
                 };
                 text[..text.floor_char_boundary(longest)].into()
             }
@@ -371,7 +371,7 @@ mod tests {
     #[test]
     fn what_rules_look_at_does_not_grow_with_the_square_of_a_hostile_event() {
         let long = "k".repeat(LARGE / 2);
-        let almost = "k".repeat(LONGEST_PATH - 20);
+        let almost = "k".repeat(MAX_PATH_BYTES - 20);
         let hostile = [
             json!({ long: properties(LARGE / 20, &json!(0)) }),
             json!({ almost.as_str(): properties(LARGE / 10, &json!(0)) }),
@@ -392,17 +392,17 @@ mod tests {
 
     #[test]
     fn the_beginning_of_what_is_too_large_is_looked_at() {
-        let long = "k".repeat(LONGEST_PATH);
+        let long = "k".repeat(MAX_PATH_BYTES);
         let event = seen(&json!({
-            "body": "ä".repeat(LONGEST_BODY),
-            "formatted_body": "ä".repeat(LONGEST_BODY),
+            "body": "ä".repeat(MAX_BODY_BYTES),
+            "formatted_body": "ä".repeat(MAX_BODY_BYTES),
             "short": { "leaf": "seen" },
             long.as_str(): "unseen",
             "deep": { long.as_str(): { "leaf": "unseen" }, "leaf": "seen" },
         }));
         let length = |path: &str| event.get_str(path).map(str::len);
-        assert_eq!(length("content.body"), Some(LONGEST_BODY));
-        assert_eq!(length("content.formatted_body"), Some(LONGEST_TEXT));
+        assert_eq!(length("content.body"), Some(MAX_BODY_BYTES));
+        assert_eq!(length("content.formatted_body"), Some(MAX_TEXT_BYTES));
         for path in ["content.short.leaf", "content.deep.leaf"] {
             assert_eq!(event.get_str(path), Some("seen"));
         }

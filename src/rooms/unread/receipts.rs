@@ -29,14 +29,14 @@ const FULLY_READ: &str = "m.fully_read";
 
 /// What a receipt is of.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Of {
+pub struct ReceiptKey {
     /// `m.read` or `m.read.private`.
     pub kind: ReceiptType,
     /// `main`, or the root of a thread; none for a receipt that counts for all.
     pub thread: Option<String>,
 }
 
-impl Of {
+impl ReceiptKey {
     /// What a receipt is of that names `thread`; `None` if that is none.
     pub fn new(kind: ReceiptType, thread: &ReceiptThread) -> Option<Self> {
         let thread = match thread {
@@ -74,13 +74,13 @@ impl Of {
 
 /// A receipt as clients are told of it.
 #[derive(Clone, Debug)]
-pub struct Told {
+pub struct ReceiptUpdate {
     /// Whose it is.
     pub user: UserNum,
     /// The same, by user id.
     pub user_id: OwnedUserId,
     /// What it is of.
-    pub of: Of,
+    pub of: ReceiptKey,
     /// The event up to which was read.
     pub event: OwnedEventId,
     /// When, in milliseconds since the epoch.
@@ -97,7 +97,7 @@ pub fn put(
     tx: &Tx,
     room: RoomNum,
     user: UserNum,
-    of: &Of,
+    of: &ReceiptKey,
     id: &EventId,
     ts: u64,
 ) -> Result<bool, Error> {
@@ -186,7 +186,11 @@ fn is_in(
 }
 
 /// The receipts of `user` in `room`.
-pub fn of_user(r: &impl Reader, room: RoomNum, user: UserNum) -> Result<Vec<(Of, Receipt)>, Error> {
+pub fn of_user(
+    r: &impl Reader,
+    room: RoomNum,
+    user: UserNum,
+) -> Result<Vec<(ReceiptKey, Receipt)>, Error> {
     let mut found = Vec::new();
     for row in r.receipts()?.range((room, user, "")..)? {
         let (key, receipt) = row?;
@@ -194,7 +198,7 @@ pub fn of_user(r: &impl Reader, room: RoomNum, user: UserNum) -> Result<Vec<(Of,
         if (of_room, of_user) != (room, user) {
             break;
         }
-        found.push((Of::parse(of), receipt.value().unpack()?));
+        found.push((ReceiptKey::parse(of), receipt.value().unpack()?));
     }
     Ok(found)
 }
@@ -207,7 +211,7 @@ pub fn moved_between(
     (after, upto): (Position, Position),
     viewer: UserNum,
     most: usize,
-) -> Result<Vec<Told>, Error> {
+) -> Result<Vec<ReceiptUpdate>, Error> {
     let mut told = Vec::new();
     let receipts = r.receipts()?;
     let log = r.receipt_log()?;
@@ -217,13 +221,13 @@ pub fn moved_between(
     {
         let (_, moved) = row?;
         let (user, key) = moved.value();
-        let of = Of::parse(key);
+        let of = ReceiptKey::parse(key);
         if of.kind == ReceiptType::ReadPrivate && user != viewer {
             continue;
         }
         let receipt = receipts.load((room, user, key))?;
         let receipt = receipt.ok_or(Error::corrupt("a moved receipt that is not there"))?;
-        told.push(Told {
+        told.push(ReceiptUpdate {
             user,
             user_id: users::id_of(r, user)?,
             of,
@@ -239,14 +243,14 @@ pub fn moved_between(
 
 /// The place up to which a thread, or [`MAIN`], has been read by receipts in its name, or by those
 /// that count for all.
-pub fn read_upto(receipts: &[(Of, Receipt)], thread: &str) -> Option<Place> {
-    let counts = |of: &Of| of.thread.as_deref().is_none_or(|name| name == thread);
+pub fn read_upto(receipts: &[(ReceiptKey, Receipt)], thread: &str) -> Option<Place> {
+    let counts = |of: &ReceiptKey| of.thread.as_deref().is_none_or(|name| name == thread);
     let places = receipts.iter().filter(|(of, _)| counts(of));
     places.map(|(_, receipt)| receipt.place).max()
 }
 
 /// The place up to which everything has been read, by receipts that count for all.
-pub fn read_upto_anywhere(receipts: &[(Of, Receipt)]) -> Option<Place> {
+pub fn read_upto_anywhere(receipts: &[(ReceiptKey, Receipt)]) -> Option<Place> {
     let places = receipts.iter().filter(|(of, _)| of.thread.is_none());
     places.map(|(_, receipt)| receipt.place).max()
 }

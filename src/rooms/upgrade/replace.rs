@@ -99,8 +99,8 @@ pub fn upgrade(
         levels.send(tx, local, new, actor)?;
     }
     close(tx, local, actor, old, &new_id)?;
-    user_data::inherit(tx, actor.num, new)?;
-    room_data::begin(tx, actor, old, new)?;
+    user_data::copy(tx, actor.num, new)?;
+    room_data::schedule(tx, actor, old, new)?;
     Ok(new_id)
 }
 
@@ -250,10 +250,10 @@ fn move_addresses(
         return Ok(());
     };
     let named = |alias: &str| moved.iter().any(|other| other == alias);
-    let published = aliases::only(&content, named);
+    let published = aliases::retain_aliases(&content, named);
     if !published.is_empty() {
         StateEvent::new(kind.clone(), published).send(tx, local, new, actor)?;
-        let left = aliases::only(&content, |alias| !named(alias));
+        let left = aliases::retain_aliases(&content, |alias| !named(alias));
         if_allowed(StateEvent::new(kind, left).send(tx, local, old, actor))?;
     }
     Ok(())

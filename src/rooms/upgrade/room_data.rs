@@ -19,50 +19,50 @@ use crate::{
             content::{self, StateEvent},
         },
     },
-    store::{Effect, Reader, Records, RoomNum, Rows, StateKeyNum, Tx, records::Succession},
+    store::{Effect, Reader, Records, RoomNum, Rows, StateKeyNum, Tx, records::PendingUpgrade},
     users,
 };
 
 /// Lets `new` get from `old` what there is, in the name of `actor`, who replaced it.
-pub(in crate::rooms) fn begin(
+pub(in crate::rooms) fn schedule(
     tx: &Tx,
     actor: &Actor,
     old: RoomNum,
     new: RoomNum,
 ) -> Result<(), Error> {
-    let succession = Succession {
+    let pending = PendingUpgrade {
         from: old,
         by: actor.num,
         next: StateKeyNum::MIN,
     };
-    tx.successions()?.put(new, &succession)?;
-    tx.effect(Effect::Errand);
+    tx.pending_upgrades()?.put(new, &pending)?;
+    tx.effect(Effect::BackgroundJob);
     Ok(())
 }
 
 /// Carries some more over into `new`; whether there is more yet.
-pub(in crate::rooms) fn slice(
+pub(in crate::rooms) fn run_batch(
     tx: &Tx,
     local: &Local,
     now: MilliSecondsSinceUnixEpoch,
     new: RoomNum,
 ) -> Result<bool, Error> {
-    let Some(mut succession) = tx.successions()?.load(new)? else {
+    let Some(mut pending) = tx.pending_upgrades()?.load(new)? else {
         return Ok(false);
     };
     let actor = Actor {
-        num: succession.by,
-        id: users::id_of(tx, succession.by)?,
+        num: pending.by,
+        id: users::id_of(tx, pending.by)?,
         now,
     };
-    let next = carry_some(tx, local, &actor, &succession, new)?;
+    let next = carry_some(tx, local, &actor, &pending, new)?;
     match next {
         Some(next) => {
-            succession.next = next;
-            tx.successions()?.put(new, &succession)?;
+            pending.next = next;
+            tx.pending_upgrades()?.put(new, &pending)?;
         }
         None => {
-            tx.successions()?.remove(new)?;
+            tx.pending_upgrades()?.remove(new)?;
         }
     }
     Ok(next.is_some())
@@ -73,14 +73,14 @@ fn carry_some(
     tx: &Tx,
     local: &Local,
     actor: &Actor,
-    succession: &Succession,
+    pending: &PendingUpgrade,
     new: RoomNum,
 ) -> Result<Option<StateKeyNum>, Error> {
-    let old = succession.from;
+    let old = pending.from;
     let mut keys = Vec::with_capacity(LOOKED_AT);
     for row in tx
         .current_state()?
-        .range((old, succession.next)..=(old, StateKeyNum::MAX))?
+        .range((old, pending.next)..=(old, StateKeyNum::MAX))?
         .take(LOOKED_AT)
     {
         keys.push(row?.0.value().1);

@@ -26,7 +26,7 @@ use crate::{
 
 /// Lets `user`, who has joined `new`, keep there what the user has for the room that it replaces,
 /// if the user is in that one.
-pub fn inherit(tx: &Tx, user: UserNum, new: RoomNum) -> Result<(), Error> {
+pub fn copy(tx: &Tx, user: UserNum, new: RoomNum) -> Result<(), Error> {
     let Some(old) = predecessor(tx, new)? else {
         return Ok(());
     };
@@ -40,8 +40,8 @@ pub fn inherit(tx: &Tx, user: UserNum, new: RoomNum) -> Result<(), Error> {
         put(tx, user, new, "m.tag", &tags.content)?;
     }
     let (old, new) = (room::id(tx, old)?, room::id(tx, new)?);
-    inherit_direct(tx, user, &old, &new)?;
-    inherit_push_rules(tx, user, &old, &new)
+    copy_direct(tx, user, &old, &new)?;
+    copy_push_rules(tx, user, &old, &new)
 }
 
 /// The room that `new` replaces, if that room says so too: anyone can claim to replace a room.
@@ -71,7 +71,7 @@ fn predecessor(tx: &Tx, new: RoomNum) -> Result<Option<RoomNum>, Error> {
 }
 
 /// Makes `new` a direct chat with everyone with whom `old` is one.
-fn inherit_direct(tx: &Tx, user: UserNum, old: &RoomId, new: &RoomId) -> Result<(), Error> {
+fn copy_direct(tx: &Tx, user: UserNum, old: &RoomId, new: &RoomId) -> Result<(), Error> {
     const KIND: &str = "m.direct";
     let data = load(tx, user, GLOBAL, KIND)?;
     // What a client stored there may be anything.
@@ -96,7 +96,7 @@ fn inherit_direct(tx: &Tx, user: UserNum, old: &RoomId, new: &RoomId) -> Result<
 
 /// Gives `new` the push rules that clients make for a room: those of kind `room`, and those of kind
 /// `override` that are named after it.
-fn inherit_push_rules(tx: &Tx, user: UserNum, old: &RoomId, new: &RoomId) -> Result<(), Error> {
+fn copy_push_rules(tx: &Tx, user: UserNum, old: &RoomId, new: &RoomId) -> Result<(), Error> {
     if push_rules::stored(tx, user)?.is_none() {
         return Ok(());
     }

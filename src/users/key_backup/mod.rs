@@ -3,7 +3,7 @@
 //!
 //! Owns the tables `backups`, `backup_versions`, `backup_keys` and `pending_deletion_backups`. A user writes to the
 //! latest backup only; older ones can be read until they are deleted. What is deleted is in
-//! `pending_deletion_backups` until the last of its keys is removed, which is one of the errands of the rooms;
+//! `pending_deletion_backups` until the last of its keys is removed, which is a background job of the rooms;
 //! its version is not given again.
 
 mod keys;
@@ -167,7 +167,7 @@ fn count(r: &impl Reader, user: UserNum) -> Result<u32, store::Error> {
 fn delete(tx: &Tx, user: UserNum, number: u32) -> Result<(), store::Error> {
     if tx.backups()?.remove((user, number))? {
         tx.pending_deletion_backups()?.insert((user, number), ())?;
-        tx.effect(Effect::Errand);
+        tx.effect(Effect::BackgroundJob);
     }
     Ok(())
 }
@@ -293,7 +293,7 @@ mod tests {
             }
             server.effects();
             server.users.delete_backup(alice, "1").await.unwrap();
-            assert_eq!(server.effects(), [Effect::Errand]);
+            assert_eq!(server.effects(), [Effect::BackgroundJob]);
             let gone = server.users.backup(alice, Some("1"));
             assert!(matches!(gone, Err(Error::NotFound(_))));
             let gone = server

@@ -1,7 +1,7 @@
 //! Bringing a user's membership events into line with the user: with the profile, in the rooms that
 //! the user is in; with the account's end, everywhere. An [errand](super::jobs).
 //!
-//! Source: [Events on Change of Profile Information](https://spec.matrix.org/v1.19/client-server-api/#events-on-change-of-profile-information).
+//! Source: [Events on MembershipChange of Profile Information](https://spec.matrix.org/v1.19/client-server-api/#events-on-change-of-profile-information).
 
 use ruma::{
     MilliSecondsSinceUnixEpoch,
@@ -15,7 +15,7 @@ use super::batch::{LOOKED_AT, SENT, tried};
 use crate::{
     rooms::{
         Actor, Error, Local,
-        membership::{change::Change, leave},
+        membership::{change::MembershipChange, leave},
         state::content,
     },
     store::{Effect, Reader, Records, RoomNum, Rows, Tx, UserNum, records::Membership},
@@ -24,20 +24,23 @@ use crate::{
 
 /// To be called where `user`'s display name or avatar changes, or the account ends, in the same
 /// transaction.
-pub fn now_stale(tx: &Tx, user: UserNum) -> Result<(), Error> {
-    tx.stale_members()?.insert(user, RoomNum::MIN)?;
-    tx.effect(Effect::Errand);
+pub fn schedule_update(tx: &Tx, user: UserNum) -> Result<(), Error> {
+    tx.pending_member_updates()?.insert(user, RoomNum::MIN)?;
+    tx.effect(Effect::BackgroundJob);
     Ok(())
 }
 
 /// Sees to some more rooms of `user`; whether there are more yet.
-pub(in crate::rooms) fn slice(
+pub(in crate::rooms) fn run_batch(
     tx: &Tx,
     local: &Local,
     now: MilliSecondsSinceUnixEpoch,
     user: UserNum,
 ) -> Result<bool, Error> {
-    let start = tx.stale_members()?.get(user)?.map(|row| row.value());
+    let start = tx
+        .pending_member_updates()?
+        .get(user)?
+        .map(|row| row.value());
     let Some(start) = start else {
         return Ok(false);
     };
@@ -51,9 +54,9 @@ pub(in crate::rooms) fn slice(
     let see_to = if gone { leave_room } else { show_profile };
     let next = see_to_some(tx, local, &actor, start, see_to)?;
     match next {
-        Some(next) => tx.stale_members()?.insert(user, next)?,
+        Some(next) => tx.pending_member_updates()?.insert(user, next)?,
         None => {
-            tx.stale_members()?.remove(user)?;
+            tx.pending_member_updates()?.remove(user)?;
         }
     }
     Ok(next.is_some())
@@ -104,7 +107,8 @@ fn show_profile(
     if membership != Membership::Join {
         return Ok(false);
     }
-    let change = Change::new(&actor.id, MembershipState::Join, None).with_profile(tx, local)?;
+    let change =
+        MembershipChange::new(&actor.id, MembershipState::Join, None).with_profile(tx, local)?;
     let kind = StateEventType::RoomMember;
     let before = content::current::<RoomMemberEventContent>(tx, room, &kind, actor.id.as_str())?;
     let shown = |content: &RoomMemberEventContent| {

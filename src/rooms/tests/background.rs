@@ -14,7 +14,7 @@ use crate::{
     pool::Pool,
     rooms::{
         Actor, Error, Local,
-        background::{jobs::Errands, memberships},
+        background::{jobs::BackgroundJobs, member_events},
         state::content,
     },
     store::{
@@ -28,7 +28,7 @@ fn rename(world: &World, user: &Actor, name: &str) -> Result<(), Error> {
     let name = ProfileFieldValue::DisplayName(name.to_owned());
     let change = profiles::Change::set(&name).expect("a name");
     if profiles::apply(world.tx, user.num, &change).expect("the name can be changed") {
-        memberships::now_stale(world.tx, user.num)?;
+        member_events::schedule_update(world.tx, user.num)?;
     }
     Ok(())
 }
@@ -121,7 +121,7 @@ fn who_ends_the_account_leaves_rooms_invites_and_knocks() {
         let mut account = account.expect("an account");
         account.deactivated = true;
         world.tx.accounts()?.put(bob.num, &account)?;
-        memberships::now_stale(world.tx, bob.num)?;
+        member_events::schedule_update(world.tx, bob.num)?;
         assert!(world.see_to_memberships(bob.num)? > 1);
         for room in &rooms[..19] {
             assert_eq!(world.membership(&bob, *room)?, Membership::Leave);
@@ -143,15 +143,15 @@ fn run<T>(
         cache: 4 << 20,
     };
     let store = Store::open(&options, Pool::default()).expect("the store opens");
-    let errands = Arc::new(Errands::default());
+    let background_jobs = Arc::new(BackgroundJobs::default());
     let executor = Executor::default();
     smol::block_on(executor.run(async {
-        let told = errands.clone();
+        let told = background_jobs.clone();
         let apply = move |effects: &[Effect]| effects.iter().for_each(|effect| told.apply(effect));
         let publishing = executor.spawn(store.clone().publish(apply));
         let (at, local) = (store.clone(), local.clone());
         let working = diligent.then(|| {
-            executor.spawn(async move { errands.work(&at, &local, &Clock::default()).await })
+            executor.spawn(async move { background_jobs.run(&at, &local, &Clock::default()).await })
         });
         let result = test(&store).await;
         store.close().await;
@@ -188,7 +188,7 @@ fn errands_outlive_a_restart_and_are_done_as_they_come_although_one_fails() {
             let room = world.public(&bob, &RoomVersionId::V12)?;
             rename(&world, &bob, "Robert")?;
             // Of a user whom nobody knows; it comes first, and cannot be done.
-            memberships::now_stale(tx, UserNum(0))?;
+            member_events::schedule_update(tx, UserNum(0))?;
             Ok::<_, Error>(room)
         };
         store.write(job).await.expect("a room is made")

@@ -7,9 +7,9 @@
 use std::cell::RefCell;
 
 /// Holds the first read error. After it every read answers `None`, so that ruma ends soon.
-pub(super) struct Stash<E>(RefCell<Option<E>>);
+pub(super) struct FirstError<E>(RefCell<Option<E>>);
 
-impl<E> Stash<E> {
+impl<E> FirstError<E> {
     pub(super) fn new() -> Self {
         Self(RefCell::new(None))
     }
@@ -33,17 +33,17 @@ impl<E> Stash<E> {
 
 #[cfg(test)]
 mod tests {
-    use super::Stash;
+    use super::FirstError;
 
     #[test]
     fn the_first_error_wins_and_ends_all_reading() {
-        let stash = Stash::new();
-        assert_eq!(stash.read(|| Ok(Some(1))), Some(1));
-        assert_eq!(stash.read(|| Err::<Option<u8>, _>("disk")), None);
+        let first_error = FirstError::new();
+        assert_eq!(first_error.read(|| Ok(Some(1))), Some(1));
+        assert_eq!(first_error.read(|| Err::<Option<u8>, _>("disk")), None);
         assert_eq!(
-            stash.read(|| -> Result<Option<u8>, _> { unreachable!() }),
+            first_error.read(|| -> Result<Option<u8>, _> { unreachable!() }),
             None
         );
-        assert_eq!(stash.check(), Err("disk"));
+        assert_eq!(first_error.check(), Err("disk"));
     }
 }

@@ -8,7 +8,7 @@ use crate::{
     rooms::{Error, event::outlier, room, state::current},
     store::{
         Effect, Reader, Records, RoomNum, Rows, Tx, UserNum,
-        records::{Invitation, Membership},
+        records::{Membership, OutOfBandMembership},
     },
 };
 
@@ -22,12 +22,12 @@ const SHOWN_BYTES: usize = 128 * 1024;
 ///
 /// # Errors
 /// [`Error::Forbidden`] if the user has too many invitations.
-pub fn note(
+pub fn store(
     tx: &Tx,
     (id, version): (&RoomId, &RoomVersionId),
     (user, membership): (&UserId, Membership),
     event: &Received,
-    invitation: &Invitation,
+    invitation: &OutOfBandMembership,
 ) -> Result<(), Error> {
     let room = match room::num(tx, id) {
         Err(Error::UnknownRoom) => room::make(tx, id, version)?,
@@ -35,11 +35,11 @@ pub fn note(
     };
     let num: UserNum = tx.user_num(user.as_str())?;
     let rooms = (num, RoomNum::MIN)..=(num, RoomNum::MAX);
-    if tx.invitations()?.range(rooms)?.count() >= MOST {
+    if tx.out_of_band_memberships()?.range(rooms)?.count() >= MOST {
         return Err(Error::forbidden("the user has too many invitations"));
     }
     now_is(tx, room, (user, membership), event)?;
-    Ok(tx.invitations()?.put((num, room), invitation)?)
+    Ok(tx.out_of_band_memberships()?.put((num, room), invitation)?)
 }
 
 /// Notes that a local user is not invited any more, or does not knock any more: by `event`.
@@ -61,14 +61,21 @@ fn now_is(
 }
 
 /// The invitation of `user` to a room that this server is not in.
-pub fn load(r: &impl Reader, user: UserNum, room: RoomNum) -> Result<Option<Invitation>, Error> {
-    Ok(r.invitations()?.load((user, room))?)
+pub fn load(
+    r: &impl Reader,
+    user: UserNum,
+    room: RoomNum,
+) -> Result<Option<OutOfBandMembership>, Error> {
+    Ok(r.out_of_band_memberships()?.load((user, room))?)
 }
 
 /// What `server` shows of a room: those of `events` that are state events, as far as there is room
 /// for them. What answers a knock is not signed, so it is not known yet to be canonical JSON.
-pub fn shown_by<'a>(server: &str, events: impl IntoIterator<Item = &'a str>) -> Invitation {
-    let mut state = Vec::new();
+pub fn from_stripped_state<'a>(
+    server: &str,
+    events: impl IntoIterator<Item = &'a str>,
+) -> OutOfBandMembership {
+    let mut stripped_state = Vec::new();
     let mut bytes = 0;
     for event in events.into_iter().take(SHOWN) {
         if serde_json::from_str::<CanonicalJsonObject>(event).is_err() {
@@ -80,18 +87,18 @@ pub fn shown_by<'a>(server: &str, events: impl IntoIterator<Item = &'a str>) -> 
             if bytes > SHOWN_BYTES {
                 break;
             }
-            state.push(json);
+            stripped_state.push(json);
         }
     }
-    Invitation {
+    OutOfBandMembership {
         server: server.to_owned(),
-        state,
+        stripped_state,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::shown_by;
+    use super::from_stripped_state;
 
     #[test]
     fn of_what_a_server_shows_only_events_are_taken() {
@@ -103,7 +110,7 @@ mod tests {
         let nested = format!("{}{}", "[".repeat(500), "]".repeat(500));
         let contents = [r#""a""#, r#""\ud800""#, "1e400", "1.5", &nested];
         let events = contents.map(event);
-        let shown = shown_by("b", events.iter().map(String::as_str));
-        assert_eq!(shown.state, [events[0].clone()]);
+        let shown = from_stripped_state("b", events.iter().map(String::as_str));
+        assert_eq!(shown.stripped_state, [events[0].clone()]);
     }
 }
