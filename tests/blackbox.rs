@@ -5,6 +5,8 @@ mod common;
 mod keys;
 #[path = "blackbox/media.rs"]
 mod media;
+#[path = "blackbox/memory.rs"]
+mod memory;
 #[path = "blackbox/systemd.rs"]
 mod systemd;
 
