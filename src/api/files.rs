@@ -61,3 +61,8 @@ pub struct Download {
     /// Differs where the content does.
     pub tag: String,
 }
+
+/// A [`Download`] for another server, sent as `multipart/mixed` (server-server API, "Content
+/// Repository").
+#[derive(Clone, Debug)]
+pub struct Multipart(pub Download);

@@ -15,6 +15,7 @@
 //! response; one that takes a file gets it as an [`Upload`] behind the request, and one that answers
 //! with a file returns a [`Download`]. `http/` calls the handlers; nothing here calls `http/`.
 
+mod adapted;
 pub mod admin;
 mod caller;
 pub mod client;
@@ -26,9 +27,10 @@ pub mod health;
 mod streamed;
 
 pub use self::{
+    adapted::{Adapted, Quirk},
     caller::{Origin, Session, Unauthenticated},
     context::{Api, Context},
     error::Error,
-    files::{Download, Upload},
+    files::{Download, Multipart, Upload},
     streamed::Streamed,
 };

@@ -2,7 +2,8 @@
 
 use std::{fmt, pin::Pin};
 
-use smol::stream::Stream;
+use serde::Serialize;
+use smol::stream::{self, Stream};
 
 use super::Error;
 
@@ -16,6 +17,16 @@ impl Streamed {
     /// The pieces as they come.
     pub fn new(pieces: impl Stream<Item = Result<Vec<u8>, Error>> + Send + 'static) -> Self {
         Self(Box::pin(pieces))
+    }
+
+    /// A response that ruma's type cannot express.
+    ///
+    /// # Errors
+    /// If `value` does not serialize.
+    pub fn json(value: &impl Serialize) -> Result<Self, Error> {
+        let json = serde_json::to_vec(value);
+        let json = json.map_err(|_| Error::Internal("a response that does not serialize"))?;
+        Ok(Self::new(stream::once(Ok(json))))
     }
 
     /// The pieces, to be sent.

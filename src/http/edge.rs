@@ -23,7 +23,7 @@ use super::{
     limits::Times,
     path::{Template, stand_in},
     peer,
-    route::{Call, Route, Takes},
+    route::{BodyMode, Call, Route},
     routes,
 };
 use crate::{
@@ -196,8 +196,8 @@ async fn handle(
     let signed = auth::signature(route.demand, &request, federation)?;
     let arguments = template.arguments(request.uri().path())?;
     let (read, upload) = match route.body {
-        Takes::Whole(most) => (Some(read_body(&body, most, state).await?), None),
-        Takes::Pieces => (None, Some(files::upload(&body, state.times)?)),
+        BodyMode::Buffered(most) => (Some(read_body(&body, most, state).await?), None),
+        BodyMode::Streamed => (None, Some(files::upload(&body, state.times)?)),
     };
     let request = request.map(|()| read.as_ref().map_or(&[][..], Read::bytes));
     let server = match signed {

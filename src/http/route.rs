@@ -2,13 +2,14 @@
 
 use std::{
     future::Future,
+    marker::PhantomData,
     mem,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     task::{Context, Poll, ready},
 };
 
-use http::{Method, Request, Response, header};
+use http::{Method, Request, header};
 use ruma::api::{IncomingRequest, Metadata, OutgoingResponse, path_builder::PathBuilder};
 
 use super::{
@@ -20,7 +21,7 @@ use super::{
     path::Template,
 };
 use crate::{
-    api::{Api, Download, Error, Streamed, Upload},
+    api::{Api, Download, Error, Multipart, Streamed, Upload},
     rates::Kind,
 };
 
@@ -34,17 +35,103 @@ pub(super) struct Call<'a> {
     pub upload: Option<Upload>,
 }
 
-/// How a handler takes the body.
+/// How the body of a request is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Takes {
-    /// Read to its end, and with at most so many bytes.
-    Whole(usize),
-    /// As it comes.
-    Pieces,
+pub(super) enum BodyMode {
+    /// Into memory, at most so many bytes.
+    Buffered(usize),
+    /// By the handler, piece by piece.
+    Streamed,
 }
 
-type Handled = Pin<Box<dyn Future<Output = Result<Response<Answer>, Error>> + Send>>;
+type Response = http::Response<Answer>;
+type Handled = Pin<Box<dyn Future<Output = Result<Response, Error>> + Send>>;
 type Handle = Box<dyn Fn(Call<'_>, &[&str]) -> Result<Handled, Error> + Send + Sync>;
+
+/// A function that serves an endpoint: `async fn(Api, Caller, Request) -> Result<Answer, Error>`, with
+/// an [`Upload`] as the last argument if it reads the body itself. `M` is only there to tell the two
+/// apart.
+pub(super) trait Handler<M>: Send + Sync + 'static {
+    type Request: IncomingRequest<Authentication: Scheme>;
+    const BODY: BodyMode;
+
+    fn handle(&self, call: Call<'_>, arguments: &[&str]) -> Result<Handled, Error>;
+}
+
+impl<F, R, C, Fut, T> Handler<(R, C, Fut)> for F
+where
+    F: Fn(Api, C, R) -> Fut + Send + Sync + 'static,
+    R: IncomingRequest<Authentication: Scheme<Caller = C>> + 'static,
+    Fut: Future<Output = Result<T, Error>> + Send + 'static,
+    T: AnswerTo<R> + 'static,
+{
+    type Request = R;
+    const BODY: BodyMode = BodyMode::Buffered(limits::BODY);
+
+    fn handle(&self, call: Call<'_>, arguments: &[&str]) -> Result<Handled, Error> {
+        let wants = Wants::of(call.request.headers());
+        let (api, caller, request) = parse::<R>(call, arguments)?;
+        Ok(answered::<R, _, _>(self(api, caller, request), wants))
+    }
+}
+
+impl<F, R, C, Fut, T> Handler<(R, C, Upload, Fut)> for F
+where
+    F: Fn(Api, C, R, Upload) -> Fut + Send + Sync + 'static,
+    R: IncomingRequest<Authentication: Scheme<Caller = C>> + 'static,
+    Fut: Future<Output = Result<T, Error>> + Send + 'static,
+    T: AnswerTo<R> + 'static,
+{
+    type Request = R;
+    const BODY: BodyMode = BodyMode::Streamed;
+
+    fn handle(&self, mut call: Call<'_>, arguments: &[&str]) -> Result<Handled, Error> {
+        let wants = Wants::of(call.request.headers());
+        let upload = call.upload.take();
+        let upload = upload.ok_or(Error::Internal("an upload without a body"))?;
+        let (api, caller, request) = parse::<R>(call, arguments)?;
+        Ok(answered::<R, _, _>(
+            self(api, caller, request, upload),
+            wants,
+        ))
+    }
+}
+
+/// What a handler of the request `R` may return.
+pub(super) trait AnswerTo<R>: Sized {
+    fn answer(self, wants: &Wants) -> Response;
+}
+
+impl<R, T> AnswerTo<R> for T
+where
+    R: IncomingRequest<OutgoingResponse = T>,
+    T: OutgoingResponse,
+{
+    fn answer(self, _: &Wants) -> Response {
+        encode(self)
+    }
+}
+
+impl<R> AnswerTo<R> for Streamed {
+    fn answer(self, _: &Wants) -> Response {
+        let mut response = Response::new(Answer::from(self));
+        let json = header::HeaderValue::from_static("application/json");
+        response.headers_mut().insert(header::CONTENT_TYPE, json);
+        response
+    }
+}
+
+impl<R> AnswerTo<R> for Download {
+    fn answer(self, wants: &Wants) -> Response {
+        files::file(self, wants)
+    }
+}
+
+impl<R> AnswerTo<R> for Multipart {
+    fn answer(self, _: &Wants) -> Response {
+        files::multipart(self.0)
+    }
+}
 
 /// An endpoint of one method and all the paths it ever had.
 pub(super) struct Route {
@@ -53,106 +140,20 @@ pub(super) struct Route {
     pub open_end: bool,
     pub demand: Demand,
     pub rate: Option<Kind>,
-    pub body: Takes,
+    pub body: BodyMode,
     handle: Handle,
 }
 
 impl Route {
-    /// An endpoint whose answer is one of ruma's responses.
-    pub(super) fn new<R, C, F, Fut>(handler: F) -> Self
-    where
-        R: IncomingRequest,
-        R::Authentication: Scheme<Caller = C>,
-        F: Fn(Api, C, R) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<R::OutgoingResponse, Error>> + Send + 'static,
-        R::OutgoingResponse: 'static,
-    {
-        Self::of::<R>(Box::new(move |call, arguments| {
-            let (api, caller, request) = parse::<R>(call, arguments)?;
-            let answer = handler(api, caller, request);
-            Ok(answered(answer, encode))
-        }))
-    }
-
-    /// An endpoint whose answer comes in pieces.
-    pub(super) fn streamed<R, C, F, Fut>(handler: F) -> Self
-    where
-        R: IncomingRequest,
-        R::Authentication: Scheme<Caller = C>,
-        F: Fn(Api, C, R) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<Streamed, Error>> + Send + 'static,
-    {
-        Self::of::<R>(Box::new(move |call, arguments| {
-            let (api, caller, request) = parse::<R>(call, arguments)?;
-            let answer = handler(api, caller, request);
-            Ok(answered(answer, pieces))
-        }))
-    }
-
-    /// An endpoint that takes a file. ruma's request is without it.
-    pub(super) fn upload<R, C, A, F, Fut>(handler: F) -> Self
-    where
-        R: IncomingRequest,
-        R::Authentication: Scheme<Caller = C>,
-        A: OutgoingResponse + 'static,
-        F: Fn(Api, C, R, Upload) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<A, Error>> + Send + 'static,
-    {
-        let mut route = Self::of::<R>(Box::new(move |mut call, arguments| {
-            let upload = call.upload.take();
-            let upload = upload.ok_or(Error::Internal("an upload without a body"))?;
-            let (api, caller, request) = parse::<R>(call, arguments)?;
-            let answer = handler(api, caller, request, upload);
-            Ok(answered(answer, encode))
-        }));
-        route.body = Takes::Pieces;
-        route
-    }
-
-    /// An endpoint that gives a file.
-    pub(super) fn file<R, C, F, Fut>(handler: F) -> Self
-    where
-        R: IncomingRequest,
-        R::Authentication: Scheme<Caller = C>,
-        F: Fn(Api, C, R) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<Download, Error>> + Send + 'static,
-    {
-        Self::of::<R>(Box::new(move |call, arguments| {
-            let wants = Wants::of(call.request.headers());
-            let (api, caller, request) = parse::<R>(call, arguments)?;
-            let answer = handler(api, caller, request);
-            Ok(answered(answer, move |file| files::file(file, &wants)))
-        }))
-    }
-
-    /// An endpoint that gives a file to another server.
-    pub(super) fn multipart<R, C, F, Fut>(handler: F) -> Self
-    where
-        R: IncomingRequest,
-        R::Authentication: Scheme<Caller = C>,
-        F: Fn(Api, C, R) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<Download, Error>> + Send + 'static,
-    {
-        Self::of::<R>(Box::new(move |call, arguments| {
-            let (api, caller, request) = parse::<R>(call, arguments)?;
-            let answer = handler(api, caller, request);
-            Ok(answered(answer, files::multipart))
-        }))
-    }
-
-    fn of<R>(handle: Handle) -> Self
-    where
-        R: Metadata,
-        R::Authentication: Scheme,
-    {
+    pub(super) fn new<M, H: Handler<M>>(handler: H) -> Self {
         Self {
-            method: R::METHOD,
-            paths: R::PATH_BUILDER.all_paths().collect(),
+            method: H::Request::METHOD,
+            paths: H::Request::PATH_BUILDER.all_paths().collect(),
             open_end: false,
-            demand: R::Authentication::DEMAND,
-            rate: R::RATE_LIMITED.then_some(Kind::Other),
-            body: Takes::Whole(limits::BODY),
-            handle,
+            demand: <H::Request as Metadata>::Authentication::DEMAND,
+            rate: H::Request::RATE_LIMITED.then_some(Kind::Other),
+            body: H::BODY,
+            handle: Box::new(move |call, arguments| handler.handle(call, arguments)),
         }
     }
 
@@ -189,56 +190,67 @@ impl Route {
         self
     }
 
-    /// How often this may be asked, whatever ruma says.
+    /// The endpoint has another method than ruma's request.
+    pub(super) fn method(&mut self, method: Method) -> &mut Self {
+        self.method = method;
+        self
+    }
+
+    /// The endpoint has another path than ruma's request, with the same arguments.
+    pub(super) fn path(&mut self, path: &'static str) -> &mut Self {
+        self.paths = vec![path];
+        self
+    }
+
+    /// The rate limit, in place of ruma's.
     pub(super) fn rate(&mut self, kind: Kind) -> &mut Self {
         self.rate = Some(kind);
         self
     }
 
-    /// How many bytes the body may have.
-    pub(super) fn body(&mut self, most: usize) -> &mut Self {
-        self.body = Takes::Whole(most);
+    /// The most bytes that the body may have.
+    pub(super) fn body(&mut self, max: usize) -> &mut Self {
+        self.body = BodyMode::Buffered(max);
         self
     }
 }
 
 pin_project_lite::pin_project! {
-    /// A handler at work, and what makes an answer of what it returns. (An `async` block around the
-    /// handler would take twice the handler's memory.)
-    struct Answered<F, M> {
+    /// A running handler whose result becomes an answer to the request `R`. (An `async` block around
+    /// the handler would take twice the handler's memory.)
+    struct Answered<R, F> {
         #[pin]
         handled: F,
-        answer: M,
+        wants: Wants,
+        request: PhantomData<fn(R)>,
     }
 }
 
-impl<T, F, M> Future for Answered<F, M>
+impl<R, T, F> Future for Answered<R, F>
 where
     F: Future<Output = Result<T, Error>>,
-    M: Fn(T) -> Response<Answer>,
+    T: AnswerTo<R>,
 {
-    type Output = Result<Response<Answer>, Error>;
+    type Output = Result<Response, Error>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let handled = ready!(this.handled.poll(context));
-        Poll::Ready(handled.map(&*this.answer))
+        Poll::Ready(handled.map(|result| result.answer(this.wants)))
     }
 }
 
-fn answered<T, F, M>(handled: F, answer: M) -> Handled
+fn answered<R, T, F>(handled: F, wants: Wants) -> Handled
 where
+    R: 'static,
     F: Future<Output = Result<T, Error>> + Send + 'static,
-    M: Fn(T) -> Response<Answer> + Send + 'static,
+    T: AnswerTo<R> + 'static,
 {
-    Box::pin(Answered { handled, answer })
-}
-
-fn pieces(streamed: Streamed) -> Response<Answer> {
-    let mut response = Response::new(Answer::from(streamed));
-    let json = header::HeaderValue::from_static("application/json");
-    response.headers_mut().insert(header::CONTENT_TYPE, json);
-    response
+    Box::pin(Answered {
+        handled,
+        wants,
+        request: PhantomData,
+    })
 }
 
 fn parse<R>(

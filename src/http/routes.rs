@@ -1,20 +1,17 @@
 //! Everything that is served: the one list.
 //!
-//! Method, paths and authentication come from ruma's metadata. What ruma does not know about an
-//! endpoint is said behind it here: a rate of its own, a larger body, a last argument
-//! that may be empty.
+//! Method, paths and authentication come from ruma's metadata. What differs from it, or what ruma has
+//! no field for, follows the endpoint here: a rate limit, a larger body, a last argument that may be
+//! empty.
 
-use std::future::Future;
-
-use ruma::api::{IncomingRequest, OutgoingResponse};
+use http::Method;
 
 use super::{
-    auth::Scheme,
     limits::{LARGE_BODY, TRANSACTION},
-    route::Route,
+    route::{Handler, Route},
 };
 use crate::{
-    api::{Api, Download, Error, Streamed, Upload, admin, client, federation, health},
+    api::{admin, client, federation, health},
     rates::Kind,
 };
 
@@ -31,7 +28,7 @@ pub(super) fn all() -> Vec<Route> {
     ephemeral(&mut routes);
     events(&mut routes);
     media(&mut routes);
-    routes.stream(client::sync::sync);
+    routes.add(client::sync::sync);
     between_servers(&mut routes);
     routes.add(admin::shared_secret::get_nonce);
     routes.add(admin::shared_secret::register);
@@ -45,7 +42,7 @@ fn discovery(routes: &mut Routes) {
 
     routes.add(get_supported_versions);
     routes.add(get_capabilities);
-    routes.stream(discover_homeserver);
+    routes.add(discover_homeserver);
     routes.add(discover_support);
     routes.add(federation::discovery::discover_homeserver);
 }
@@ -66,14 +63,18 @@ fn between_servers(routes: &mut Routes) {
     routes.add(event::get_backfill);
     routes.add(event::get_missing_events);
     routes.add(event::get_room_state_ids);
-    routes.stream(event::get_room_state);
-    routes.stream(event::get_event_authorization);
+    routes.add(event::get_room_state);
+    routes.add(event::get_event_authorization);
     routes.add(membership::prepare_join_event);
-    routes.stream(membership::create_join_event);
-    routes.stream(membership::create_join_event_v1);
+    routes.add(membership::create_join_event);
+    routes
+        .add(membership::create_join_event_v1)
+        .path("/_matrix/federation/v1/send_join/{room_id}/{event_id}");
     routes.add(membership::prepare_leave_event);
     routes.add(membership::create_leave_event);
-    routes.stream(membership::create_leave_event_v1);
+    routes
+        .add(membership::create_leave_event_v1)
+        .path("/_matrix/federation/v1/send_leave/{room_id}/{event_id}");
     routes.add(membership::prepare_knock_event);
     routes.add(membership::create_knock_event);
     routes.add(membership::create_invite);
@@ -91,8 +92,8 @@ fn between_servers(routes: &mut Routes) {
     routes.add(device::get_devices);
     routes.add(device::get_keys);
     routes.add(device::claim_keys);
-    routes.multipart(federation::media::get_content);
-    routes.multipart(federation::media::get_content_thumbnail);
+    routes.add(federation::media::get_content);
+    routes.add(federation::media::get_content_thumbnail);
     routes.add(thirdparty::exchange_invite);
     routes.add(thirdparty::bind_callback).rate(Kind::Other);
 }
@@ -109,7 +110,10 @@ fn accounts(routes: &mut Routes) {
     routes.add(register::request_registration_token_via_msisdn);
     routes.add(register::register);
     routes.add(uiaa_page::get_uiaa_fallback_page);
-    routes.add(uiaa_page::submit_uiaa_fallback_page);
+    routes
+        .add(uiaa_page::submit_uiaa_fallback_page)
+        .method(Method::POST)
+        .rate(Kind::Other);
     routes.add(session::get_login_types);
     routes.add(session::login).rate(Kind::Login);
     routes.add(session::get_login_token);
@@ -135,8 +139,10 @@ fn accounts(routes: &mut Routes) {
         .body(LARGE_BODY);
     routes.add(dehydrated_device::get_dehydrated_device);
     routes.add(dehydrated_device::delete_dehydrated_device);
-    routes.stream(dehydrated_device::get_events);
-    routes.stream(dehydrated_device::post_events);
+    routes
+        .add(dehydrated_device::get_events)
+        .method(Method::GET);
+    routes.add(dehydrated_device::post_events);
     routes.add(device_list::get_key_changes);
     routes.add(to_device::send_event_to_device).body(LARGE_BODY);
     routes.add(keys::upload_keys);
@@ -191,8 +197,8 @@ fn key_backup(routes: &mut Routes) {
         .add(backup::add_backup_keys_for_room)
         .body(LARGE_BODY);
     routes.add(backup::add_backup_keys_for_session);
-    routes.stream(backup::get_backup_keys);
-    routes.stream(backup::get_backup_keys_for_room);
+    routes.add(backup::get_backup_keys);
+    routes.add(backup::get_backup_keys_for_room);
     routes.add(backup::get_backup_keys_for_session);
     routes.add(backup::delete_backup_keys);
     routes.add(backup::delete_backup_keys_for_room);
@@ -261,12 +267,12 @@ fn events(routes: &mut Routes) {
 fn media(routes: &mut Routes) {
     use client::media;
 
-    routes.upload(media::create_content);
-    routes.upload(media::create_content_async);
+    routes.add(media::create_content);
+    routes.add(media::create_content_async);
     routes.add(media::create_mxc_uri);
-    routes.file(media::get_content);
-    routes.file(media::get_content_as_filename);
-    routes.file(media::get_content_thumbnail);
+    routes.add(media::get_content);
+    routes.add(media::get_content_as_filename);
+    routes.add(media::get_content_thumbnail);
     routes.add(media::get_media_preview);
     routes.add(media::get_media_preview_v3);
     routes.add(media::get_media_config);
@@ -276,70 +282,12 @@ fn media(routes: &mut Routes) {
     routes.add(media::get_frozen_content_thumbnail);
 }
 
-/// A list of endpoints in the making.
 #[derive(Default)]
 pub(super) struct Routes(pub Vec<Route>);
 
 impl Routes {
-    /// Serves an endpoint whose answer is one of ruma's responses.
-    pub(super) fn add<R, C, F, Fut>(&mut self, handler: F) -> &mut Route
-    where
-        R: IncomingRequest,
-        R::Authentication: Scheme<Caller = C>,
-        F: Fn(Api, C, R) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<R::OutgoingResponse, Error>> + Send + 'static,
-        R::OutgoingResponse: 'static,
-    {
-        self.push(Route::new(handler))
-    }
-
-    /// Serves an endpoint whose answer comes in pieces.
-    pub(super) fn stream<R, C, F, Fut>(&mut self, handler: F) -> &mut Route
-    where
-        R: IncomingRequest,
-        R::Authentication: Scheme<Caller = C>,
-        F: Fn(Api, C, R) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<Streamed, Error>> + Send + 'static,
-    {
-        self.push(Route::streamed(handler))
-    }
-
-    /// Serves an endpoint that takes a file.
-    pub(super) fn upload<R, C, A, F, Fut>(&mut self, handler: F) -> &mut Route
-    where
-        R: IncomingRequest,
-        R::Authentication: Scheme<Caller = C>,
-        A: OutgoingResponse + 'static,
-        F: Fn(Api, C, R, Upload) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<A, Error>> + Send + 'static,
-    {
-        self.push(Route::upload(handler))
-    }
-
-    /// Serves an endpoint that gives a file.
-    pub(super) fn file<R, C, F, Fut>(&mut self, handler: F) -> &mut Route
-    where
-        R: IncomingRequest,
-        R::Authentication: Scheme<Caller = C>,
-        F: Fn(Api, C, R) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<Download, Error>> + Send + 'static,
-    {
-        self.push(Route::file(handler))
-    }
-
-    /// Serves an endpoint that gives a file to another server.
-    pub(super) fn multipart<R, C, F, Fut>(&mut self, handler: F) -> &mut Route
-    where
-        R: IncomingRequest,
-        R::Authentication: Scheme<Caller = C>,
-        F: Fn(Api, C, R) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<Download, Error>> + Send + 'static,
-    {
-        self.push(Route::multipart(handler))
-    }
-
-    fn push(&mut self, route: Route) -> &mut Route {
-        self.0.push(route);
+    pub(super) fn add<M, H: Handler<M>>(&mut self, handler: H) -> &mut Route {
+        self.0.push(Route::new(handler));
         self.0.last_mut().expect("one was just added")
     }
 }

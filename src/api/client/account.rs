@@ -11,7 +11,7 @@ use ruma::api::{
 
 use super::uiaa::{self, Interactive, authenticate};
 use crate::{
-    api::{Api, Error, Session, Unauthenticated},
+    api::{Adapted, Api, Error, Session, Unauthenticated},
     media,
     rooms::background::member_events,
     users::accounts,
@@ -32,7 +32,10 @@ pub async fn whoami(
 pub async fn change_password(
     api: Api,
     who: Option<Session>,
-    Interactive { request, operation }: Interactive<change_password::v3::Request>,
+    Adapted {
+        request,
+        quirk: operation,
+    }: Interactive<change_password::v3::Request>,
 ) -> Result<change_password::v3::Response, Error> {
     let who = who.ok_or_else(only_logged_in)?;
     let password = request.new_password;
@@ -51,7 +54,10 @@ pub async fn change_password(
 pub async fn deactivate(
     api: Api,
     who: Option<Session>,
-    Interactive { request, operation }: Interactive<deactivate::v3::Request>,
+    Adapted {
+        request,
+        quirk: operation,
+    }: Interactive<deactivate::v3::Request>,
 ) -> Result<deactivate::v3::Response, Error> {
     let who = who.ok_or_else(only_logged_in)?;
     let auth = request.auth.as_ref();

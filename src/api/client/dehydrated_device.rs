@@ -1,8 +1,9 @@
 //! Devices that a user's clients leave here (MSC3814; see [`dehydrated_devices`]).
 
+use std::borrow::Cow;
+
 use ruma::{
     api::{
-        IncomingRequest, Metadata,
         client::dehydrated_device::{
             delete_dehydrated_device, get_dehydrated_device, get_events, put_dehydrated_device,
         },
@@ -10,14 +11,12 @@ use ruma::{
     },
     serde::Raw,
 };
-
 use serde::Serialize;
-use serde_json::value::RawValue;
-use smol::stream;
+use serde_json::{json, value::RawValue};
 
 use super::keys::uploaded;
 use crate::{
-    api::{Api, Error, Session, Streamed},
+    api::{Adapted, Api, Error, Quirk, Session, Streamed},
     store::{self, Position, Tx},
     users::dehydrated_devices::{self, NewDevice},
 };
@@ -73,35 +72,21 @@ pub async fn delete_dehydrated_device(
     Ok(delete_dehydrated_device::unstable::Response::new(device_id))
 }
 
-/// [`get_events`] by `GET`, the token in the query: as matrix-js-sdk asks. Others, which go by an
-/// earlier text of the proposal, ask by `POST`, as ruma does.
+/// matrix-js-sdk sends `GET` with the token in the query. ruma reads the `POST` of an earlier draft with
+/// the token in the body, which others send.
 #[derive(Debug)]
-pub struct GetEvents(get_events::unstable::Request);
+pub struct TokenInQuery;
 
-impl Metadata for GetEvents {
-    const METHOD: http::Method = http::Method::GET;
-    const RATE_LIMITED: bool = get_events::unstable::Request::RATE_LIMITED;
-    type Authentication = <get_events::unstable::Request as Metadata>::Authentication;
-    type PathBuilder = <get_events::unstable::Request as Metadata>::PathBuilder;
-    const PATH_BUILDER: Self::PathBuilder = get_events::unstable::Request::PATH_BUILDER;
-}
-
-impl IncomingRequest for GetEvents {
-    type EndpointError = <get_events::unstable::Request as IncomingRequest>::EndpointError;
-    type OutgoingResponse = get_events::unstable::Response;
-
-    fn try_from_http_request_inner(
-        request: http::Request<&[u8]>,
-        path_args: &[&str],
+impl Quirk for TokenInQuery {
+    fn apply(
+        request: &mut http::Request<Cow<'_, [u8]>>,
+        _path_arguments: &[&str],
     ) -> Result<Self, DeserializationError> {
         let mut pairs = request.uri().query().unwrap_or_default().split('&');
         let from = pairs.find_map(|pair| pair.strip_prefix("from="));
-        let from = from.map(str::to_owned);
-        let empty = request.map(|_| &b"{}"[..]);
-        let mut request =
-            get_events::unstable::Request::try_from_http_request_inner(empty, path_args)?;
-        request.next_batch = from;
-        Ok(Self(request))
+        let body = serde_json::to_vec(&json!({ "next_batch": from }))?;
+        *request.body_mut() = Cow::Owned(body);
+        Ok(Self)
     }
 }
 
@@ -109,7 +94,7 @@ impl IncomingRequest for GetEvents {
 pub async fn get_events(
     api: Api,
     who: Session,
-    GetEvents(request): GetEvents,
+    Adapted { request, .. }: Adapted<get_events::unstable::Request, TokenInQuery>,
 ) -> Result<Streamed, Error> {
     post_events(api, who, request).await
 }
@@ -133,16 +118,13 @@ pub async fn post_events(
         .read(|s| dehydrated_devices::messages(s, device, (after, upto)))?;
     let (messages, upto) =
         told.ok_or_else(|| Error::forbidden("that is not your dehydrated device"))?;
-    let events = Events {
+    Streamed::json(&Events {
         next_batch: (!messages.is_empty()).then(|| format!("{TOKEN}{}", upto.0)),
         events: messages,
-    };
-    let answer = serde_json::to_vec(&events)
-        .map_err(|_| Error::Internal("messages that do not serialize"))?;
-    Ok(Streamed::new(stream::once(Ok(answer))))
+    })
 }
 
-/// What ruma's response has, which would say `null` for no token: matrix-js-sdk goes on with that.
+/// ruma's response says `null` where there is no token, which matrix-js-sdk takes for a token.
 #[derive(Serialize)]
 struct Events {
     events: Vec<Box<RawValue>>,

@@ -9,7 +9,7 @@ use ruma::{
 
 use super::uiaa::{self, Interactive, authenticate};
 use crate::{
-    api::{Api, Error, Session},
+    api::{Adapted, Api, Error, Session},
     store::records,
 };
 
@@ -66,7 +66,10 @@ pub async fn update_device(
 pub async fn delete_device(
     api: Api,
     who: Session,
-    Interactive { request, operation }: Interactive<delete_device::v3::Request>,
+    Adapted {
+        request,
+        quirk: operation,
+    }: Interactive<delete_device::v3::Request>,
 ) -> Result<delete_device::v3::Response, Error> {
     let auth = request.auth.as_ref();
     authenticate(&api, Some(&who), operation, uiaa::PASSWORD, auth).await?;
@@ -79,7 +82,10 @@ pub async fn delete_device(
 pub async fn delete_devices(
     api: Api,
     who: Session,
-    Interactive { request, operation }: Interactive<delete_devices::v3::Request>,
+    Adapted {
+        request,
+        quirk: operation,
+    }: Interactive<delete_devices::v3::Request>,
 ) -> Result<delete_devices::v3::Response, Error> {
     let auth = request.auth.as_ref();
     authenticate(&api, Some(&who), operation, uiaa::PASSWORD, auth).await?;

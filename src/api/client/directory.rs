@@ -1,11 +1,10 @@
 //! The directory of published rooms (client-server API, "Published room directory").
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use ruma::{
     OwnedServerName, UInt,
     api::{
-        IncomingRequest, Metadata,
         client::{
             directory::{
                 get_public_rooms, get_public_rooms_filtered, get_room_visibility,
@@ -16,11 +15,10 @@ use ruma::{
         error::DeserializationError,
         federation::directory::get_public_rooms_filtered as listing,
     },
-    serde::JsonObject,
 };
 
 use crate::{
-    api::{Api, Error, Session, Unauthenticated, federation},
+    api::{Adapted, Api, Error, Quirk, Session, Unauthenticated, adapted::edit_body, federation},
     federation::Limits,
     rates::{Kind, household},
     rooms::{
@@ -53,35 +51,20 @@ pub async fn get_room_visibility(
     Ok(get_room_visibility::v3::Response::new(visibility))
 }
 
-/// A request to list a room or not. Without a visibility it is to be listed, which ruma's type
-/// does not know.
+/// `visibility` is optional and `public` by default; ruma requires it.
 #[derive(Debug)]
-pub struct SetRoomVisibility(set_room_visibility::v3::Request);
+pub struct DefaultVisibility;
 
-impl Metadata for SetRoomVisibility {
-    const METHOD: http::Method = set_room_visibility::v3::Request::METHOD;
-    const RATE_LIMITED: bool = set_room_visibility::v3::Request::RATE_LIMITED;
-    type Authentication = <set_room_visibility::v3::Request as Metadata>::Authentication;
-    type PathBuilder = <set_room_visibility::v3::Request as Metadata>::PathBuilder;
-    const PATH_BUILDER: Self::PathBuilder = set_room_visibility::v3::Request::PATH_BUILDER;
-}
-
-impl IncomingRequest for SetRoomVisibility {
-    type EndpointError = <set_room_visibility::v3::Request as IncomingRequest>::EndpointError;
-    type OutgoingResponse = set_room_visibility::v3::Response;
-
-    fn try_from_http_request_inner(
-        request: http::Request<&[u8]>,
-        path_args: &[&str],
+impl Quirk for DefaultVisibility {
+    fn apply(
+        request: &mut http::Request<Cow<'_, [u8]>>,
+        _path_arguments: &[&str],
     ) -> Result<Self, DeserializationError> {
-        let (parts, body) = request.into_parts();
-        let body: &[u8] = if body.is_empty() { b"{}" } else { body };
-        let mut body: JsonObject = serde_json::from_slice(body)?;
-        body.entry("visibility")
-            .or_insert_with(|| Visibility::Public.as_str().into());
-        let body = serde_json::to_vec(&body)?;
-        let request = http::Request::from_parts(parts, &*body);
-        set_room_visibility::v3::Request::try_from_http_request_inner(request, path_args).map(Self)
+        edit_body(request, |body| {
+            body.entry("visibility")
+                .or_insert_with(|| Visibility::Public.as_str().into());
+        })?;
+        Ok(Self)
     }
 }
 
@@ -89,12 +72,12 @@ impl IncomingRequest for SetRoomVisibility {
 pub async fn set_room_visibility(
     api: Api,
     who: Session,
-    SetRoomVisibility(request): SetRoomVisibility,
+    Adapted { request, .. }: Adapted<set_room_visibility::v3::Request, DefaultVisibility>,
 ) -> Result<set_room_visibility::v3::Response, Error> {
     let listed = match request.visibility {
         Visibility::Public => true,
         Visibility::Private => false,
-        _ => return Err(Error::invalid_param("a visibility is public or private")),
+        _ => return Err(Error::invalid_param("visibility must be public or private")),
     };
     let actor = api.actor(&who);
     let write = api.store.write(move |tx| {

@@ -8,7 +8,6 @@ use ruma::{
 };
 
 use serde_json::json;
-use smol::stream;
 
 use crate::api::{Api, Error, Session, Streamed, Unauthenticated};
 
@@ -99,9 +98,7 @@ pub async fn discover_homeserver(
             address.port()
         )
     };
-    let answer = json!({ "m.homeserver": { "base_url": base_url }, DEHYDRATION: true });
-    let answer = answer.to_string().into_bytes();
-    Ok(Streamed::new(stream::once(Ok(answer))))
+    Streamed::json(&json!({ "m.homeserver": { "base_url": base_url }, DEHYDRATION: true }))
 }
 
 /// `GET /.well-known/matrix/support`: whom to ask for help, which nobody has said.

@@ -16,7 +16,7 @@ use serde_json::{Value, json, value::to_raw_value};
 
 use super::uiaa::{self, Interactive, authenticate};
 use crate::{
-    api::{Api, Error, Session},
+    api::{Adapted, Api, Error, Session},
     federation,
     store::{Reader, Records, Rows, Tx},
     users::{
@@ -184,7 +184,10 @@ fn raw_text<T>(json: String) -> Option<Raw<T>> {
 pub async fn upload_signing_keys(
     api: Api,
     who: Session,
-    Interactive { request, operation }: Interactive<upload_signing_keys::v3::Request>,
+    Adapted {
+        request,
+        quirk: operation,
+    }: Interactive<upload_signing_keys::v3::Request>,
 ) -> Result<upload_signing_keys::v3::Response, Error> {
     let mut upload = Upload::default();
     let keys = [

@@ -22,15 +22,17 @@ use ruma::{
             get_media_config as get_media_config_v3, get_media_preview as get_media_preview_v3,
         },
     },
-    api::{EmptyBody, OutgoingResponse, error::IntoHttpError},
     http_headers::{ContentDisposition, ContentDispositionType},
     media::Method,
 };
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::{
+    json,
+    value::{RawValue, to_raw_value},
+};
 use smol::{Timer, future};
 
 use crate::{
-    api::{Api, Context, Download, Error, Session, Unauthenticated, Upload},
+    api::{Api, Context, Download, Error, Session, Streamed, Unauthenticated, Upload},
     media::{self, FileWriter, MediaInfo, StoredMedia, ThumbnailRequest},
 };
 
@@ -104,7 +106,7 @@ pub async fn create_content_async(
     who: Session,
     request: create_content_async::v3::Request,
     upload: Upload,
-) -> Result<Filled, Error> {
+) -> Result<Streamed, Error> {
     if !api.media.is_local(&request.server_name) {
         return Err(media::Error::NotFound.into());
     }
@@ -116,19 +118,8 @@ pub async fn create_content_async(
     api.media
         .store_pending(who.user, (&id, about), content)
         .await?;
-    Ok(Filled)
-}
-
-/// An empty object, which ruma's own response cannot be made as.
-#[derive(Clone, Copy, Debug)]
-pub struct Filled;
-
-impl OutgoingResponse for Filled {
-    type Body = EmptyBody<false>;
-
-    fn try_into_http_response_inner(self) -> Result<http::Response<Self::Body>, IntoHttpError> {
-        Ok(http::Response::new(EmptyBody))
-    }
+    // ruma's response has no constructor.
+    Streamed::json(&json!({}))
 }
 
 async fn receive(mut draft: FileWriter, mut upload: Upload) -> Result<FileWriter, Error> {

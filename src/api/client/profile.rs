@@ -1,22 +1,22 @@
 //! Profiles (client-server API, "Profiles"). Display name and avatar are fields like any other:
 //! the endpoints that once were theirs are the same paths.
 
+use std::borrow::Cow;
+
 use ruma::{
     UserId,
     api::{
-        IncomingRequest, Metadata,
         client::profile::{
             delete_profile_field, get_profile, get_profile_field, set_profile_field,
         },
         error::DeserializationError,
     },
     profile::{ProfileFieldValue, UserProfile},
-    serde::JsonObject,
 };
 
 use super::config::only_own;
 use crate::{
-    api::{Api, Error, Session, Unauthenticated},
+    api::{Adapted, Api, Error, Quirk, Session, Unauthenticated, adapted::edit_body},
     rates::{Kind, household},
     rooms::background::member_events,
     users::profiles::{self, Change},
@@ -59,33 +59,19 @@ async fn profile_of(api: &Api, who: Unauthenticated, user: &UserId) -> Result<Us
     Ok(profiles.ask(user).await?)
 }
 
-/// A request to set a field. ruma's own reading of it takes a body in which another property comes
-/// first for broken JSON.
+/// Other properties than the field are ignored; ruma fails if one comes first.
 #[derive(Debug)]
-pub struct SetField(set_profile_field::v3::Request);
+pub struct OnlyTheField;
 
-impl Metadata for SetField {
-    const METHOD: http::Method = set_profile_field::v3::Request::METHOD;
-    const RATE_LIMITED: bool = set_profile_field::v3::Request::RATE_LIMITED;
-    type Authentication = <set_profile_field::v3::Request as Metadata>::Authentication;
-    type PathBuilder = <set_profile_field::v3::Request as Metadata>::PathBuilder;
-    const PATH_BUILDER: Self::PathBuilder = set_profile_field::v3::Request::PATH_BUILDER;
-}
-
-impl IncomingRequest for SetField {
-    type EndpointError = <set_profile_field::v3::Request as IncomingRequest>::EndpointError;
-    type OutgoingResponse = set_profile_field::v3::Response;
-
-    fn try_from_http_request_inner(
-        request: http::Request<&[u8]>,
-        path_args: &[&str],
+impl Quirk for OnlyTheField {
+    fn apply(
+        request: &mut http::Request<Cow<'_, [u8]>>,
+        path_arguments: &[&str],
     ) -> Result<Self, DeserializationError> {
-        let (parts, body) = request.into_parts();
-        let mut body: JsonObject = serde_json::from_slice(body)?;
-        body.retain(|property, _| path_args.last() == Some(&property.as_str()));
-        let body = serde_json::to_vec(&body)?;
-        let request = http::Request::from_parts(parts, &*body);
-        set_profile_field::v3::Request::try_from_http_request_inner(request, path_args).map(Self)
+        edit_body(request, |body| {
+            body.retain(|property, _| path_arguments.last() == Some(&property.as_str()));
+        })?;
+        Ok(Self)
     }
 }
 
@@ -93,7 +79,7 @@ impl IncomingRequest for SetField {
 pub async fn set_profile_field(
     api: Api,
     who: Session,
-    SetField(request): SetField,
+    Adapted { request, .. }: Adapted<set_profile_field::v3::Request, OnlyTheField>,
 ) -> Result<set_profile_field::v3::Response, Error> {
     only_own(&who, &request.user_id)?;
     change(&api, &who, Change::set(&request.value)?).await?;

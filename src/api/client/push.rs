@@ -4,7 +4,6 @@ use std::borrow::Cow;
 
 use ruma::{
     api::{
-        IncomingRequest, Metadata,
         client::push::{
             delete_pushrule, get_pushrule, get_pushrule_actions, get_pushrule_enabled,
             get_pushrules_all, get_pushrules_global_scope, set_pushrule, set_pushrule_actions,
@@ -15,10 +14,10 @@ use ruma::{
     push::{AnyPushRule, InsertPushRuleError, RemovePushRuleError, RuleKind, Ruleset},
 };
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::{
-    api::{Api, Error, Session},
+    api::{Adapted, Api, Error, Quirk, Session, adapted::edit_body},
     users::account_data::push_rules,
 };
 
@@ -73,41 +72,20 @@ pub async fn get_pushrule_actions(
     Ok(get_pushrule_actions::v3::Response::new(actions))
 }
 
-/// A request for a new rule, which need not name conditions where rules can have some, as ruma's
-/// has to.
+/// `conditions` is optional; ruma requires it of rules that may have some.
 #[derive(Debug)]
-pub struct SetPushRule(set_pushrule::v3::Request);
+pub struct OptionalConditions;
 
-impl Metadata for SetPushRule {
-    const METHOD: http::Method = set_pushrule::v3::Request::METHOD;
-    const RATE_LIMITED: bool = set_pushrule::v3::Request::RATE_LIMITED;
-    type Authentication = <set_pushrule::v3::Request as Metadata>::Authentication;
-    type PathBuilder = <set_pushrule::v3::Request as Metadata>::PathBuilder;
-    const PATH_BUILDER: Self::PathBuilder = set_pushrule::v3::Request::PATH_BUILDER;
-}
-
-impl IncomingRequest for SetPushRule {
-    type EndpointError = <set_pushrule::v3::Request as IncomingRequest>::EndpointError;
-    type OutgoingResponse = set_pushrule::v3::Response;
-
-    fn try_from_http_request_inner(
-        request: http::Request<&[u8]>,
-        path_args: &[&str],
+impl Quirk for OptionalConditions {
+    fn apply(
+        request: &mut http::Request<Cow<'_, [u8]>>,
+        _path_arguments: &[&str],
     ) -> Result<Self, DeserializationError> {
-        let (parts, body) = request.into_parts();
-        let body = with_conditions(body);
-        let request = http::Request::from_parts(parts, &*body);
-        set_pushrule::v3::Request::try_from_http_request_inner(request, path_args).map(Self)
-    }
-}
-
-fn with_conditions(body: &[u8]) -> Cow<'_, [u8]> {
-    match serde_json::from_slice::<Map<String, Value>>(body) {
-        Ok(mut fields) if !fields.contains_key("conditions") => {
-            fields.insert("conditions".to_owned(), Value::Array(Vec::new()));
-            Cow::Owned(Value::Object(fields).to_string().into_bytes())
-        }
-        _ => Cow::Borrowed(body),
+        edit_body(request, |body| {
+            body.entry("conditions")
+                .or_insert_with(|| Value::Array(Vec::new()));
+        })?;
+        Ok(Self)
     }
 }
 
@@ -115,7 +93,7 @@ fn with_conditions(body: &[u8]) -> Cow<'_, [u8]> {
 pub async fn set_pushrule(
     api: Api,
     who: Session,
-    SetPushRule(request): SetPushRule,
+    Adapted { request, .. }: Adapted<set_pushrule::v3::Request, OptionalConditions>,
 ) -> Result<set_pushrule::v3::Response, Error> {
     let set_pushrule::v3::Request {
         rule,

@@ -20,7 +20,7 @@ use ruma::{
 
 use super::uiaa::{Interactive, authenticate};
 use crate::{
-    api::{Api, Error, Unauthenticated},
+    api::{Adapted, Api, Error, Unauthenticated},
     config::Registration,
     rates::{Kind, household},
     store::UserNum,
@@ -92,7 +92,10 @@ fn no_contact_details() -> Error {
 pub async fn register(
     api: Api,
     who: Unauthenticated,
-    Interactive { request, operation }: Interactive<register::v3::Request>,
+    Adapted {
+        request,
+        quirk: operation,
+    }: Interactive<register::v3::Request>,
 ) -> Result<Response, Error> {
     check_kind(&request)?;
     let flow = flow(&api)?;

@@ -1,7 +1,8 @@
 //! Logging in and out (client-server API, "Login").
 
+use std::borrow::Cow;
+
 use ruma::api::{
-    IncomingRequest, Metadata,
     client::session::{get_login_token, get_login_types, login, logout, logout_all, refresh_token},
     client::uiaa::UserIdentifier,
     error::DeserializationError,
@@ -11,7 +12,7 @@ use serde::de::Error as _;
 
 use super::uiaa::{self, Interactive, authenticate};
 use crate::{
-    api::{Api, Error, Session, Unauthenticated},
+    api::{Adapted, Api, Error, Quirk, Session, Unauthenticated},
     rates::Kind,
     users::{AuthenticatedUser, NewLogin},
 };
@@ -32,31 +33,21 @@ pub async fn get_login_types(
     ]))
 }
 
-/// A request to log in. ruma's own reading of it panics where `type` is missing.
+/// ruma panics if `type` is missing.
 #[derive(Debug)]
-pub struct LoginRequest(login::v3::Request);
+pub struct TypeRequired;
 
-impl Metadata for LoginRequest {
-    const METHOD: http::Method = login::v3::Request::METHOD;
-    const RATE_LIMITED: bool = login::v3::Request::RATE_LIMITED;
-    type Authentication = <login::v3::Request as Metadata>::Authentication;
-    type PathBuilder = <login::v3::Request as Metadata>::PathBuilder;
-    const PATH_BUILDER: Self::PathBuilder = login::v3::Request::PATH_BUILDER;
-}
-
-impl IncomingRequest for LoginRequest {
-    type EndpointError = <login::v3::Request as IncomingRequest>::EndpointError;
-    type OutgoingResponse = login::v3::Response;
-
-    fn try_from_http_request_inner(
-        request: http::Request<&[u8]>,
-        path_args: &[&str],
+impl Quirk for TypeRequired {
+    fn apply(
+        request: &mut http::Request<Cow<'_, [u8]>>,
+        _path_arguments: &[&str],
     ) -> Result<Self, DeserializationError> {
         let body: JsonObject = serde_json::from_slice(request.body())?;
-        if !body.contains_key("type") {
-            return Err(serde_json::Error::missing_field("type").into());
+        if body.contains_key("type") {
+            Ok(Self)
+        } else {
+            Err(serde_json::Error::missing_field("type").into())
         }
-        login::v3::Request::try_from_http_request_inner(request, path_args).map(Self)
     }
 }
 
@@ -64,7 +55,7 @@ impl IncomingRequest for LoginRequest {
 pub async fn login(
     api: Api,
     _who: Unauthenticated,
-    LoginRequest(request): LoginRequest,
+    Adapted { request, .. }: Adapted<login::v3::Request, TypeRequired>,
 ) -> Result<login::v3::Response, Error> {
     use login::v3::LoginInfo;
 
@@ -112,7 +103,10 @@ async fn by_password(api: &Api, info: login::v3::Password) -> Result<Authenticat
 pub async fn get_login_token(
     api: Api,
     who: Session,
-    Interactive { request, operation }: Interactive<get_login_token::v1::Request>,
+    Adapted {
+        request,
+        quirk: operation,
+    }: Interactive<get_login_token::v1::Request>,
 ) -> Result<get_login_token::v1::Response, Error> {
     let auth = request.auth.as_ref();
     let session = authenticate(&api, Some(&who), operation, uiaa::PASSWORD, auth).await?;

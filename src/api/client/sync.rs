@@ -1,15 +1,15 @@
 //! Following what happens (client-server API, "Syncing").
 
 use std::{
+    borrow::Cow,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use ruma::api::{
-    IncomingRequest, Metadata,
     client::{
         filter::FilterDefinition,
-        sync::sync_events::{self, v3::Filter},
+        sync::sync_events::v3::{self, Filter},
     },
     error::DeserializationError,
 };
@@ -20,7 +20,7 @@ use smol::{
 
 use super::{device_list::device_lists_between, presence};
 use crate::{
-    api::{Api, Error, Session, Streamed},
+    api::{Adapted, Api, Error, Quirk, Session, Streamed},
     rooms::state::current,
     store::{self, DeviceNum, Position, Reader, Rows, Tx, records::Membership},
     sync::{
@@ -39,47 +39,35 @@ const LONGEST: Duration = Duration::from_secs(120);
 /// The algorithm of one-time keys that clients have.
 const USUAL: &str = "signed_curve25519";
 
-/// A request of `/sync`, with the parameter of MSC4222 under its older name, which the
-/// matrix-js-sdk uses.
-#[derive(Debug)]
-pub struct SyncRequest {
-    stable: sync_events::v3::Request,
-    unstable_state_after: bool,
-}
-
-impl Metadata for SyncRequest {
-    const METHOD: http::Method = sync_events::v3::Request::METHOD;
-    const RATE_LIMITED: bool = sync_events::v3::Request::RATE_LIMITED;
-    type Authentication = <sync_events::v3::Request as Metadata>::Authentication;
-    type PathBuilder = <sync_events::v3::Request as Metadata>::PathBuilder;
-    const PATH_BUILDER: Self::PathBuilder = sync_events::v3::Request::PATH_BUILDER;
-}
-
-impl IncomingRequest for SyncRequest {
-    type EndpointError = <sync_events::v3::Request as IncomingRequest>::EndpointError;
-    type OutgoingResponse = sync_events::v3::Response;
-
-    fn try_from_http_request_inner(
-        request: http::Request<&[u8]>,
-        path_args: &[&str],
+/// Whether the client asks for the state after the timeline, and under which name it expects it.
+/// matrix-js-sdk knows only the unstable name of MSC4222.
+impl Quirk for StateAfter {
+    fn apply(
+        request: &mut http::Request<Cow<'_, [u8]>>,
+        _path_arguments: &[&str],
     ) -> Result<Self, DeserializationError> {
-        let query = request.uri().query().unwrap_or_default();
-        let unstable_state_after = query
-            .split('&')
-            .any(|pair| pair == "org.matrix.msc4222.use_state_after=true");
-        let stable = sync_events::v3::Request::try_from_http_request_inner(request, path_args)?;
-        Ok(Self {
-            stable,
-            unstable_state_after,
+        let mut pairs = request.uri().query().unwrap_or_default().split('&');
+        let is_unstable = pairs.any(|pair| pair == "org.matrix.msc4222.use_state_after=true");
+        Ok(if is_unstable {
+            Self::Unstable
+        } else {
+            Self::No
         })
     }
 }
 
 /// `GET /_matrix/client/v3/sync`
-pub async fn sync(api: Api, who: Session, asked: SyncRequest) -> Result<Streamed, Error> {
-    let timeout = asked.stable.timeout.unwrap_or_default().min(LONGEST);
-    let set_presence = asked.stable.set_presence.clone();
-    let request = Arc::new(request(&api, &who, asked)?);
+pub async fn sync(
+    api: Api,
+    who: Session,
+    Adapted {
+        request: asked,
+        quirk: state_after,
+    }: Adapted<v3::Request, StateAfter>,
+) -> Result<Streamed, Error> {
+    let timeout = asked.timeout.unwrap_or_default().min(LONGEST);
+    let set_presence = asked.set_presence.clone();
+    let request = Arc::new(request(&api, &who, asked, state_after)?);
     let mut deadline = Instant::now() + timeout;
     let device = (who.user, who.device);
     if api
@@ -181,19 +169,24 @@ fn still_there(api: &Api, who: &Session) -> Result<(), Error> {
     }
 }
 
-fn request(api: &Api, who: &Session, asked: SyncRequest) -> Result<Request, Error> {
-    let state_after = match (asked.stable.use_state_after, asked.unstable_state_after) {
-        (true, _) => StateAfter::Stable,
-        (false, true) => StateAfter::Unstable,
-        (false, false) => StateAfter::No,
+fn request(
+    api: &Api,
+    who: &Session,
+    asked: v3::Request,
+    state_after: StateAfter,
+) -> Result<Request, Error> {
+    let state_after = if asked.use_state_after {
+        StateAfter::Stable
+    } else {
+        state_after
     };
-    let filter = match asked.stable.filter {
+    let filter = match asked.filter {
         None => FilterDefinition::default(),
         Some(Filter::FilterDefinition(filter)) => filter,
         Some(Filter::FilterId(id)) => api.users.filter(who.user, &id)?,
         Some(_) => return Err(Error::invalid_param("that is no filter")),
     };
-    let since = match asked.stable.since {
+    let since = match asked.since {
         None => None,
         Some(since) => Some(
             since
@@ -207,7 +200,7 @@ fn request(api: &Api, who: &Session, asked: SyncRequest) -> Result<Request, Erro
         device: who.device,
         filter,
         since,
-        full_state: asked.stable.full_state,
+        full_state: asked.full_state,
         state_after,
         ignored: api.store.read(|s| ignored_users::load(s, who.user))?,
         known: api

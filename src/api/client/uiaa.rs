@@ -3,19 +3,19 @@
 //! An endpoint that needs it takes its request [`Interactive`] and calls [`authenticate`] before
 //! it does anything.
 
+use std::borrow::Cow;
+
 use ruma::{
     api::{
-        IncomingRequest, Metadata,
         client::uiaa::{AuthData, AuthFlow, AuthType, UiaaInfo, UserIdentifier},
         error::{DeserializationError, ErrorKind, StandardErrorBody},
-        path_builder::PathBuilder,
     },
     serde::JsonObject,
 };
 use serde_json::{Value, json, value::to_raw_value};
 
 use crate::{
-    api::{Api, Error, Session},
+    api::{Adapted, Api, Error, Quirk, Session},
     rates::Kind,
     users::{self, Operation},
 };
@@ -23,45 +23,24 @@ use crate::{
 /// The stage with which users show that they are still themselves.
 pub(super) const PASSWORD: &[AuthType] = &[AuthType::Password];
 
-/// A request that is fulfilled after user-interactive authentication.
-#[derive(Debug)]
-pub struct Interactive<R> {
-    /// The request.
-    pub request: R,
-    /// The same without `auth`, as the session of the authentication knows it.
-    pub operation: Operation,
-}
+/// A request that is carried out after user-interactive authentication. The quirk is the request
+/// without `auth`, which all requests of one session of the authentication have in common.
+pub type Interactive<R> = Adapted<R, Operation>;
 
-impl<R: Metadata> Metadata for Interactive<R> {
-    const METHOD: http::Method = R::METHOD;
-    const RATE_LIMITED: bool = R::RATE_LIMITED;
-    type Authentication = R::Authentication;
-    type PathBuilder = R::PathBuilder;
-    const PATH_BUILDER: Self::PathBuilder = R::PATH_BUILDER;
-}
-
-impl<R: IncomingRequest> IncomingRequest for Interactive<R> {
-    type EndpointError = R::EndpointError;
-    type OutgoingResponse = R::OutgoingResponse;
-
-    fn try_from_http_request_inner(
-        request: http::Request<&[u8]>,
-        path_args: &[&str],
+impl Quirk for Operation {
+    fn apply(
+        request: &mut http::Request<Cow<'_, [u8]>>,
+        _path_arguments: &[&str],
     ) -> Result<Self, DeserializationError> {
-        let (parts, body) = request.into_parts();
-        let body: &[u8] = if body.is_empty() { b"{}" } else { body };
-        let mut body: JsonObject = serde_json::from_slice(body)?;
+        let mut body: JsonObject = serde_json::from_slice(request.body())?;
         let auth = body.remove("auth");
-        let endpoint = R::PATH_BUILDER.all_paths().next().unwrap_or_default();
-        let rest = (path_args, parts.uri.query(), &body);
-        let operation = Operation::new(R::METHOD.as_str(), endpoint, &rest);
+        let uri = request.uri();
+        let operation = Self::new(request.method().as_str(), uri.path(), &(uri.query(), &body));
         if let Some(auth) = auth.and_then(modern) {
             body.insert("auth".to_owned(), auth);
         }
-        let body = serde_json::to_vec(&body)?;
-        let request = http::Request::from_parts(parts, &*body);
-        let request = R::try_from_http_request_inner(request, path_args)?;
-        Ok(Self { request, operation })
+        *request.body_mut() = Cow::Owned(serde_json::to_vec(&body)?);
+        Ok(operation)
     }
 }
 

@@ -1,9 +1,10 @@
 //! Stages of a registration as pages for a browser, for clients that do not know them
 //! (client-server API, "User-Interactive Authentication API", "Fallback").
 
+use std::borrow::Cow;
+
 use ruma::{
     api::{
-        IncomingRequest, Metadata,
         client::uiaa::{
             AuthType,
             get_uiaa_fallback_page::v3::{Request, Response},
@@ -15,7 +16,7 @@ use ruma::{
 use serde::Deserialize;
 
 use super::register;
-use crate::api::{Api, Error, Unauthenticated};
+use crate::api::{Adapted, Api, Error, Quirk, Unauthenticated};
 
 /// `GET /_matrix/client/v3/auth/{authType}/fallback/web`
 pub async fn get_uiaa_fallback_page(
@@ -31,7 +32,10 @@ pub async fn get_uiaa_fallback_page(
 pub async fn submit_uiaa_fallback_page(
     api: Api,
     who: Unauthenticated,
-    Submitted { page, token }: Submitted,
+    Adapted {
+        request: page,
+        quirk: Form { token },
+    }: Adapted<Request, Form>,
 ) -> Result<Response, Error> {
     check_next(&api, &page.auth_type, &page.session)?;
     if page.auth_type == AuthType::RegistrationToken && !register::check_token(&api, who, &token)? {
@@ -42,39 +46,19 @@ pub async fn submit_uiaa_fallback_page(
     Ok(html(DONE))
 }
 
-/// A page that was filled in, sent to its own address.
-#[derive(Debug)]
-pub struct Submitted {
-    page: Request,
+/// The form in the body: the registration token; empty on pages that ask for nothing.
+#[derive(Debug, Deserialize)]
+pub struct Form {
+    #[serde(default)]
     token: String,
 }
 
-impl Metadata for Submitted {
-    const METHOD: http::Method = http::Method::POST;
-    const RATE_LIMITED: bool = true;
-    type Authentication = <Request as Metadata>::Authentication;
-    type PathBuilder = <Request as Metadata>::PathBuilder;
-    const PATH_BUILDER: Self::PathBuilder = Request::PATH_BUILDER;
-}
-
-impl IncomingRequest for Submitted {
-    type EndpointError = <Request as IncomingRequest>::EndpointError;
-    type OutgoingResponse = Response;
-
-    fn try_from_http_request_inner(
-        request: http::Request<&[u8]>,
-        path_args: &[&str],
+impl Quirk for Form {
+    fn apply(
+        request: &mut http::Request<Cow<'_, [u8]>>,
+        _path_arguments: &[&str],
     ) -> Result<Self, DeserializationError> {
-        /// What can be typed; empty on a page that asks nothing.
-        #[derive(Deserialize)]
-        struct Form {
-            #[serde(default)]
-            token: String,
-        }
-
-        let Form { token } = serde_html_form::from_bytes(request.body())?;
-        let page = Request::try_from_http_request_inner(request, path_args)?;
-        Ok(Self { page, token })
+        Ok(serde_html_form::from_bytes(request.body())?)
     }
 }
 

@@ -10,7 +10,7 @@ use ruma::{
 
 use crate::{
     api::{
-        Api, Download, Error, Origin,
+        Api, Error, Multipart, Origin,
         client::media::{find_own, shown},
     },
     media::ThumbnailRequest,
@@ -21,9 +21,9 @@ pub async fn get_content(
     api: Api,
     _who: Origin,
     request: get_content::v1::Request,
-) -> Result<Download, Error> {
+) -> Result<Multipart, Error> {
     let found = find_own(&api, &request.media_id, request.timeout_ms).await?;
-    shown(&api, found).await
+    Ok(Multipart(shown(&api, found).await?))
 }
 
 /// `GET /_matrix/federation/v1/media/thumbnail/{mediaId}`
@@ -31,7 +31,7 @@ pub async fn get_content_thumbnail(
     api: Api,
     _who: Origin,
     request: get_content_thumbnail::v1::Request,
-) -> Result<Download, Error> {
+) -> Result<Multipart, Error> {
     let found = find_own(&api, &request.media_id, request.timeout_ms).await?;
     let wanted = ThumbnailRequest {
         width: request.width.into(),
@@ -39,5 +39,6 @@ pub async fn get_content_thumbnail(
         crop: request.method == Some(Method::Crop),
         animated: request.animated == Some(true),
     };
-    shown(&api, api.media.thumbnail(found, wanted).await?).await
+    let thumbnail = api.media.thumbnail(found, wanted).await?;
+    Ok(Multipart(shown(&api, thumbnail).await?))
 }

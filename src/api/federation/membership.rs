@@ -13,7 +13,7 @@ use ruma::{
 };
 use serde_json::{json, value::RawValue};
 
-use super::{event::raw, pieces::Pieces, v1};
+use super::{event::raw, pieces::Pieces};
 use crate::{
     api::{Api, Error, Origin, Streamed},
     federation::{AcceptedMemberEvent, MembershipError, ReceivedInvite, stripped_event_json},
@@ -119,9 +119,9 @@ pub async fn create_join_event(
 pub async fn create_join_event_v1(
     api: Api,
     who: Origin,
-    request: v1::SendJoin,
+    request: create_join_event::v2::Request,
 ) -> Result<Streamed, Error> {
-    let pieces = join(&api, &who, request.0).await?;
+    let pieces = join(&api, &who, request).await?;
     Ok(pieces.within("[200,", "]").streamed(&api.store))
 }
 
@@ -191,10 +191,10 @@ pub async fn create_leave_event(
 pub async fn create_leave_event_v1(
     api: Api,
     who: Origin,
-    request: v1::SendLeave,
+    request: create_leave_event::v2::Request,
 ) -> Result<Streamed, Error> {
-    create_leave_event(api.clone(), who, request.0).await?;
-    Ok(Pieces::default().text("[200,{}]").streamed(&api.store))
+    create_leave_event(api.clone(), who, request).await?;
+    Streamed::json(&(200, json!({})))
 }
 
 /// `PUT /_matrix/federation/v1/send_knock/{roomId}/{eventId}`

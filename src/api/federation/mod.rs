@@ -15,5 +15,4 @@ pub mod space;
 pub mod thirdparty;
 pub mod timestamp;
 pub mod transaction;
-mod v1;
 pub mod version;

@@ -215,6 +215,6 @@ fn routes() -> Routes {
     routes.add(panic);
     routes.add(fail_inside);
     routes.add(say_who);
-    routes.stream(pieces);
+    routes.add(pieces);
     routes
 }

@@ -62,7 +62,7 @@ impl Drop for Guard {
 
 /// A `/sync` whose `since` says how it goes.
 fn add_sync(routes: &mut Routes, gone: Sender<()>) {
-    routes.stream(
+    routes.add(
         move |_api: Api, _who: Session, request: sync_events::v3::Request| {
             let guard = Guard(gone.clone());
             async move {

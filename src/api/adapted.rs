@@ -1,0 +1,68 @@
+//! Requests that ruma's types read differently than clients send them.
+
+use std::borrow::Cow;
+
+use ruma::{
+    api::{IncomingRequest, Metadata, error::DeserializationError},
+    serde::JsonObject,
+};
+
+/// ruma's request `R`, read with a [`Quirk`].
+#[derive(Debug)]
+pub struct Adapted<R, Q> {
+    /// ruma's request.
+    pub request: R,
+    /// What the quirk has read.
+    pub quirk: Q,
+}
+
+/// A difference between what clients send and what ruma's type reads.
+pub trait Quirk: Sized {
+    /// Changes the request to what ruma's type reads, and returns what that type has no field for.
+    ///
+    /// # Errors
+    /// If the request is malformed; the client gets a 400.
+    fn apply(
+        request: &mut http::Request<Cow<'_, [u8]>>,
+        path_arguments: &[&str],
+    ) -> Result<Self, DeserializationError>;
+}
+
+impl<R: Metadata, Q> Metadata for Adapted<R, Q> {
+    const METHOD: http::Method = R::METHOD;
+    const RATE_LIMITED: bool = R::RATE_LIMITED;
+    type Authentication = R::Authentication;
+    type PathBuilder = R::PathBuilder;
+    const PATH_BUILDER: Self::PathBuilder = R::PATH_BUILDER;
+}
+
+impl<R: IncomingRequest, Q: Quirk> IncomingRequest for Adapted<R, Q> {
+    type EndpointError = R::EndpointError;
+    type OutgoingResponse = R::OutgoingResponse;
+
+    fn try_from_http_request_inner(
+        request: http::Request<&[u8]>,
+        path_arguments: &[&str],
+    ) -> Result<Self, DeserializationError> {
+        let mut request = request.map(Cow::Borrowed);
+        let quirk = Q::apply(&mut request, path_arguments)?;
+        let (head, body) = request.into_parts();
+        let request = http::Request::from_parts(head, &*body);
+        let request = R::try_from_http_request_inner(request, path_arguments)?;
+        Ok(Self { request, quirk })
+    }
+}
+
+/// Changes the JSON object in the body of `request`.
+///
+/// # Errors
+/// If the body is not a JSON object.
+pub(super) fn edit_body(
+    request: &mut http::Request<Cow<'_, [u8]>>,
+    edit: impl FnOnce(&mut JsonObject),
+) -> Result<(), DeserializationError> {
+    let mut body: JsonObject = serde_json::from_slice(request.body())?;
+    edit(&mut body);
+    *request.body_mut() = Cow::Owned(serde_json::to_vec(&body)?);
+    Ok(())
+}
