@@ -55,6 +55,7 @@ impl Clock {
     }
 }
 
-fn as_ms(duration: Duration) -> u64 {
+/// A duration as fields that end in `_ms` and `_ts` count.
+pub fn as_ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

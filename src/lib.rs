@@ -1,6 +1,7 @@
 //! hearth: a Matrix homeserver for the smallest computers that people own.
 
 pub mod api;
+pub mod cache;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -14,6 +15,7 @@ pub mod protocol;
 pub mod rates;
 pub mod rooms;
 pub mod server;
+pub mod single_flight;
 pub mod stop;
 pub mod store;
 pub mod sync;
