@@ -150,7 +150,11 @@ fn of_store(error: store::Error) -> Response<Answer> {
         Error::Closed | Error::Unavailable | Error::Failed(_) => Refusal::NotServing.answer(),
         // The panic hook has logged it.
         Error::Panicked => fault(),
-        Error::Storage(_) | Error::Corrupt(_) | Error::TooNew { .. } | Error::TooOld => {
+        Error::Storage(_)
+        | Error::Corrupt(_)
+        | Error::NotSerializable(_)
+        | Error::TooNew { .. }
+        | Error::TooOld => {
             log::error!("{error}");
             fault()
         }

@@ -55,7 +55,9 @@ pub(super) fn load(
         return Ok(None);
     };
     let file = reader.media_files()?.load(media.file)?;
-    let file = file.ok_or(store::Error::Corrupt("media without its file"))?;
+    let file = file.ok_or_else(|| {
+        store::Error::corrupt("media_files", media.file, "missing, but in `media`")
+    })?;
     Ok(Some((media, file)))
 }
 

@@ -1,5 +1,7 @@
 //! What can go wrong with rooms.
 
+use std::fmt;
+
 use crate::{pool, protocol::FormatError, store};
 
 /// An error of the rooms.
@@ -83,9 +85,13 @@ pub enum Error {
 }
 
 impl Error {
-    /// A row that contradicts another.
-    pub fn corrupt(what: &'static str) -> Self {
-        Self::Store(store::Error::Corrupt(what))
+    /// See [`store::Error::corrupt`].
+    pub fn corrupt(table: &'static str, key: impl fmt::Debug, problem: &'static str) -> Self {
+        Self::Store(store::Error::corrupt(table, key, problem))
+    }
+
+    pub fn not_serializable(what: &'static str) -> Self {
+        Self::Store(store::Error::NotSerializable(what))
     }
 
     /// Something that the rules forbid, with the reason.

@@ -68,7 +68,7 @@ impl Local {
             .split_once(':')
             .map_or(id.as_str(), |(_, version)| version);
         let key = ServerKey::from_seed(seed, version)
-            .map_err(|_| Error::corrupt("a signing key that is none"))?;
+            .map_err(|_| Error::corrupt("signing_keys", &id, "not an Ed25519 key"))?;
         Ok(Self::new(server_name, key))
     }
 

@@ -61,27 +61,31 @@ pub fn num(r: &impl Reader, id: &RoomId) -> Result<RoomNum, Error> {
 pub fn record(r: &impl Reader, room: RoomNum) -> Result<Room, Error> {
     r.rooms()?
         .load(room)?
-        .ok_or(Error::corrupt("a room without its record"))
+        .ok_or_else(|| Error::corrupt("rooms", room, "missing"))
 }
 
 /// The part of the room that every event changes.
 pub fn heads(r: &impl Reader, room: RoomNum) -> Result<RoomHeads, Error> {
     r.room_heads()?
         .load(room)?
-        .ok_or(Error::corrupt("a room without its heads record"))
+        .ok_or_else(|| Error::corrupt("room_heads", room, "missing"))
 }
 
 /// The room's version.
 pub fn version(r: &impl Reader, room: RoomNum) -> Result<RoomVersionId, Error> {
     RoomVersionId::try_from(record(r, room)?.version)
-        .map_err(|_| Error::corrupt("a room version that is none"))
+        .map_err(|_| Error::corrupt("rooms", room, "not a room version"))
 }
 
 /// The rules of the room's version.
 pub fn rules(r: &impl Reader, room: RoomNum) -> Result<&'static RoomVersionRules, Error> {
-    versions::rules(&version(r, room)?).ok_or(Error::corrupt(
-        "a room of a version that this program does not know",
-    ))
+    versions::rules(&version(r, room)?).ok_or_else(|| {
+        Error::corrupt(
+            "rooms",
+            room,
+            "a room version that this hearth does not know",
+        )
+    })
 }
 
 /// The rules of `version`.
@@ -95,5 +99,5 @@ pub fn rules_of(version: &RoomVersionId) -> Result<&'static RoomVersionRules, Er
 /// The room's id.
 pub fn id(r: &impl Reader, room: RoomNum) -> Result<OwnedRoomId, Error> {
     OwnedRoomId::try_from(record(r, room)?.id)
-        .map_err(|_| Error::corrupt("a room with an id that is none"))
+        .map_err(|_| Error::corrupt("rooms", room, "not a room ID"))
 }

@@ -1,6 +1,6 @@
 //! What can go wrong with the store.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 /// An error of the store. Cloned to every job of a batch that failed.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -8,9 +8,12 @@ pub enum Error {
     /// redb or the disk under it failed.
     #[error("the database cannot be read or written: {0}")]
     Storage(Arc<redb::Error>),
-    /// A row does not decode.
-    #[error("the database holds something that this version cannot read: {0}")]
-    Corrupt(&'static str),
+    /// A row is missing or does not decode ([`Error::corrupt`]).
+    #[error("the database is corrupt: {0}")]
+    Corrupt(Box<str>),
+    /// Something that cannot be written as JSON.
+    #[error("{0} cannot be serialized")]
+    NotSerializable(&'static str),
     /// A table is not known to this version of hearth, or not so new a version of it.
     #[error(
         "a newer hearth has written this database (its table `{table}` has version {stored}): \
@@ -22,10 +25,11 @@ pub enum Error {
         /// Its version in the database.
         stored: u32,
     },
-    /// The file is from before hearth's first release, and no step leads from there.
+    /// The file is of a format from before hearth's first release, or no step leads from a table's
+    /// version to this one's.
     #[error(
-        "a hearth from before the first release has written this database, and this one cannot read \
-         it: set `data_dir` to another, empty directory"
+        "this database was written by a pre-release version of hearth and cannot be converted: move \
+         the files in `data_dir` away, or set `data_dir` to an empty directory"
     )]
     TooOld,
     /// The disk has too little space left for anything that grows the database.
@@ -48,6 +52,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// The row of `table` at `key` has `problem`, such as "missing" or "not a user ID".
+    pub fn corrupt(table: &str, key: impl fmt::Debug, problem: &'static str) -> Self {
+        Self::Corrupt(format!("row {key:?} of table `{table}`: {problem}").into())
+    }
+
     /// Whether the database will never open as it is.
     pub(super) fn is_corruption(&self) -> bool {
         match self {

@@ -4,10 +4,12 @@
 //! To redb every table is one of bytes. So its trees exist once in the program, not once for every
 //! pair of types, which are a third of the binary otherwise; and comparing keys is comparing bytes.
 
+use std::fmt;
+
 /// What can be a key, a value, or a part of one.
 pub trait Field: 'static {
     /// One, as it is handed in, and as it is read from bytes that live for `'a`.
-    type View<'a>;
+    type View<'a>: fmt::Debug;
 
     /// Appends `view` to `bytes`. What is `last` need not tell where it ends.
     fn write(view: &Self::View<'_>, last: bool, bytes: &mut Vec<u8>);

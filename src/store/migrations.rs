@@ -24,6 +24,11 @@ pub(super) struct Migration {
     pub step: fn(&WriteTransaction) -> Result<(), Error>,
 }
 
+/// The row of `table_versions` for the database as a whole.
+const DATABASE: &str = "database";
+/// Raised when no step leads from an older database to this one. Format 0 had no such row.
+const FORMAT: u32 = 1;
+
 /// All steps.
 const MIGRATIONS: &[Migration] = &[];
 
@@ -47,7 +52,18 @@ pub(super) fn run_for(
     create: impl Fn(&WriteTransaction) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let mut txn = db.begin_write()?;
-    let stored = stored_versions(&txn)?;
+    let mut stored = stored_versions(&txn)?;
+    let format = stored.remove(DATABASE);
+    let is_new = format.is_none() && stored.is_empty();
+    if format != Some(FORMAT) && !is_new {
+        return Err(match format {
+            Some(newer) if newer > FORMAT => Error::TooNew {
+                table: DATABASE.into(),
+                stored: newer,
+            },
+            _ => Error::TooOld,
+        });
+    }
     for (name, version) in &stored {
         let known = tables.iter().find(|table| table.name == name);
         if known.is_none_or(|table| table.version < *version) {
@@ -57,7 +73,10 @@ pub(super) fn run_for(
             });
         }
     }
-    let mut changed = false;
+    if is_new {
+        set_version(&txn, DATABASE, FORMAT)?;
+    }
+    let mut changed = is_new;
     for table in tables {
         let stored = stored.get(table.name).copied();
         if stored == Some(table.version) {
@@ -67,7 +86,7 @@ pub(super) fn run_for(
             let due = steps
                 .iter()
                 .find(|step| step.table == table.name && step.from == from)
-                .ok_or(Error::Corrupt("a table too old for this version"))?;
+                .ok_or(Error::TooOld)?;
             log::info!(
                 "bringing the table `{}` to version {}",
                 table.name,
@@ -75,11 +94,7 @@ pub(super) fn run_for(
             );
             (due.step)(&txn)?;
         }
-        let (name, version) = (
-            bytes_of::<&str>(&table.name),
-            bytes_of::<u32>(&table.version),
-        );
-        txn.open_table(raw(VERSIONS))?.insert(&*name, &*version)?;
+        set_version(&txn, table.name, table.version)?;
         changed = true;
     }
     if changed {
@@ -89,6 +104,12 @@ pub(super) fn run_for(
     } else {
         txn.abort()?;
     }
+    Ok(())
+}
+
+fn set_version(txn: &WriteTransaction, table: &str, version: u32) -> Result<(), Error> {
+    let (table, version) = (bytes_of::<&str>(&table), bytes_of::<u32>(&version));
+    txn.open_table(raw(VERSIONS))?.insert(&*table, &*version)?;
     Ok(())
 }
 

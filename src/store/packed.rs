@@ -37,7 +37,7 @@ impl<T: Record> Bytes<'_, T> {
     pub fn unpack(&self) -> Result<T, Error> {
         match unpack_before(self.0)? {
             (record, []) => Ok(record),
-            _ => Err(Error::Corrupt(T::NAME)),
+            _ => Err(not_decodable::<T>()),
         }
     }
 }
@@ -59,10 +59,14 @@ pub fn pack_before<T: Record>(record: &T, rest: &[u8]) -> Vec<u8> {
 pub fn unpack_before<T: Record>(bytes: &[u8]) -> Result<(T, &[u8]), Error> {
     match bytes.split_first() {
         Some((&version, fields)) if version == T::VERSION => {
-            postcard::take_from_bytes(fields).map_err(|_| Error::Corrupt(T::NAME))
+            postcard::take_from_bytes(fields).map_err(|_| not_decodable::<T>())
         }
-        _ => Err(Error::Corrupt(T::NAME)),
+        _ => Err(not_decodable::<T>()),
     }
+}
+
+fn not_decodable<T: Record>() -> Error {
+    Error::Corrupt(format!("a `{}` does not decode", T::NAME).into())
 }
 
 impl<T: Record> Field for Packed<T> {

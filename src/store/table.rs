@@ -11,6 +11,7 @@ use std::{
 
 use redb::{
     AccessGuard, ReadOnlyTable, ReadableTable, ReadableTableMetadata, Table, TableDefinition,
+    TableHandle,
 };
 
 use super::{
@@ -54,6 +55,9 @@ fn found<F: Field>(guard: AccessGuard<'_, Raw>) -> Found<'_, F> {
 
 /// What can be read of a table, in a [`Snapshot`](super::Snapshot) or a [`Tx`](super::Tx).
 pub trait Rows<K: Field, V: Field> {
+    /// The name of the table.
+    fn name(&self) -> &str;
+
     /// The row at `key`.
     fn get<'k>(&self, key: impl Borrow<K::View<'k>>) -> Result<Option<Found<'_, V>>, Error>;
 
@@ -108,7 +112,13 @@ pub trait Rows<K: Field, V: Field> {
 pub trait Records<K: Field, T: Record>: Rows<K, Packed<T>> {
     /// The record at `key`.
     fn load<'k>(&self, key: impl Borrow<K::View<'k>>) -> Result<Option<T>, Error> {
-        self.get(key)?.map(|row| row.value().unpack()).transpose()
+        let Some(row) = self.get(key.borrow())? else {
+            return Ok(None);
+        };
+        let record = row.value().unpack();
+        record
+            .map(Some)
+            .map_err(|_| Error::corrupt(self.name(), key.borrow(), "does not decode"))
     }
 }
 
@@ -152,6 +162,10 @@ impl<'s, K: Field, V: Field> SnapshotTable<'s, K, V> {
 }
 
 impl<K: Field, V: Field> Rows<K, V> for SnapshotTable<'_, K, V> {
+    fn name(&self) -> &str {
+        self.table.name()
+    }
+
     fn get<'k>(&self, key: impl Borrow<K::View<'k>>) -> Result<Option<Found<'_, V>>, Error> {
         let row = raw_get(self.table, &bytes_of::<K>(key.borrow()))?;
         Ok(row.map(found))
@@ -178,6 +192,10 @@ pub struct TxTable<'t, K: Field, V: Field> {
 }
 
 impl<K: Field, V: Field> Rows<K, V> for TxTable<'_, K, V> {
+    fn name(&self) -> &str {
+        self.table.name()
+    }
+
     fn get<'k>(&self, key: impl Borrow<K::View<'k>>) -> Result<Option<Found<'_, V>>, Error> {
         let row = raw_get(&self.table, &bytes_of::<K>(key.borrow()))?;
         Ok(row.map(found))

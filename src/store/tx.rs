@@ -211,6 +211,6 @@ impl Tx {
         let mut table = self.counters()?;
         let next = table.get(name)?.map_or(0, |row| row.value()) + 1;
         table.insert(name, next)?;
-        u32::try_from(next).map_err(|_| Error::Corrupt("a counter has run out of numbers"))
+        u32::try_from(next).map_err(|_| Error::corrupt("counters", name, "out of numbers"))
     }
 }

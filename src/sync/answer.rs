@@ -214,8 +214,7 @@ fn shown(
         "knock_state"
     };
     let shown = BTreeMap::from([(name, BTreeMap::from([("events", events)]))]);
-    serde_json::value::to_raw_value(&shown)
-        .map_err(|_| Error::corrupt("an invitation that does not serialize"))
+    serde_json::value::to_raw_value(&shown).map_err(|_| Error::not_serializable("an invitation"))
 }
 
 /// What is told beside the rooms, as the fields of the answer; the empty ones are not there.

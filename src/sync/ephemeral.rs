@@ -78,5 +78,5 @@ fn content_of(receipts: Vec<receipts::ReceiptUpdate>) -> Value {
 fn raw<T>(event: Value) -> Result<Raw<T>, Error> {
     to_raw_value(&event)
         .map(Raw::from_json)
-        .map_err(|_| Error::corrupt("an event that does not serialize"))
+        .map_err(|_| Error::not_serializable("an event"))
 }

@@ -19,7 +19,7 @@ impl Fields {
     /// If it does not serialize.
     pub fn put(&mut self, name: &'static str, value: &impl Serialize) -> Result<(), Error> {
         let value = to_raw_value(value);
-        let value = value.map_err(|_| Error::corrupt("an answer that does not serialize"))?;
+        let value = value.map_err(|_| Error::not_serializable("a response"))?;
         self.0.insert(name, value);
         Ok(())
     }

@@ -28,7 +28,7 @@ pub fn shown_state(
         sender: String,
     }
     if let Some(invitation) = out_of_band::load(r, num, room)? {
-        let corrupt = |_| Error::corrupt("an invitation that is no JSON");
+        let corrupt = |_| Error::corrupt("invitations", (num, room), "not JSON");
         let state = invitation.stripped_state.into_iter();
         let state = state.map(|event| RawValue::from_string(event).map_err(corrupt));
         let state = state.chain([stripped(r, member)]);

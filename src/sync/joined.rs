@@ -333,7 +333,7 @@ fn told(count: Counts) -> UnreadNotificationsCount {
 
 /// A piece of account data as an event.
 pub fn account_data_event<T>(changed: &account_data::Changed) -> Result<Raw<T>, Error> {
-    let corrupt = |_| Error::corrupt("account data that is no JSON");
+    let corrupt = |_| Error::corrupt("account_data", (changed.room, &changed.kind), "not JSON");
     let event = Event {
         kind: &changed.kind,
         content: serde_json::from_str(&changed.data.content).map_err(corrupt)?,
@@ -421,6 +421,5 @@ fn with_state<T: serde::Serialize>(
         StateAfter::Stable => Named::StateAfter(state),
         StateAfter::Unstable => Named::Unstable(state),
     };
-    to_raw_value(&Room { answer, state })
-        .map_err(|_| Error::corrupt("a room that does not serialize"))
+    to_raw_value(&Room { answer, state }).map_err(|_| Error::not_serializable("a room"))
 }

@@ -18,7 +18,8 @@ pub fn show<T>(
 ) -> Result<Vec<Raw<T>>, Error> {
     let show = |event: &StoredEvent| {
         let json = match request.filter.event_format {
-            EventFormat::Federation => text(&event.json)?,
+            EventFormat::Federation => serde_json::from_slice(&event.json)
+                .map_err(|_| Error::corrupt("events", &event.header.id, "not JSON"))?,
             _ => formatter.format(r, event)?,
         };
         match &request.filter.event_fields {
@@ -29,16 +30,12 @@ pub fn show<T>(
     events.iter().map(show).collect()
 }
 
-fn text(json: &[u8]) -> Result<Box<RawValue>, Error> {
-    serde_json::from_slice(json).map_err(|_| Error::corrupt("an event that does not parse"))
-}
-
 /// The fields of `json` that `fields` names, with dots between the levels; a backslash before a dot
 /// takes it as part of the name ([client-server API, `event_fields`]).
 ///
 /// [client-server API, `event_fields`]: https://spec.matrix.org/v1.19/client-server-api/#filtering
 fn only(json: &RawValue, fields: &[String]) -> Result<Box<RawValue>, Error> {
-    let corrupt = |_| Error::corrupt("an event that does not parse");
+    let corrupt = |_| Error::not_serializable("an event");
     let whole: Value = serde_json::from_str(json.get()).map_err(corrupt)?;
     let mut kept = Value::Object(Map::new());
     for field in fields {

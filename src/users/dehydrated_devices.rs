@@ -149,7 +149,11 @@ pub fn messages(
         return Ok(None);
     }
     let device = r.devices()?.load((user, device_id.as_str()))?;
-    let device = device.ok_or(store::Error::Corrupt("a dehydrated device that is none"))?;
+    let device = device.ok_or(store::Error::corrupt(
+        "devices",
+        (user, device_id),
+        "missing, but it is the user's dehydrated device",
+    ))?;
     to_device::pending(r, device.num, after, upto).map(Some)
 }
 

@@ -20,7 +20,7 @@ pub fn load(reader: &impl Reader, user: UserNum, id: &str) -> Result<FilterDefin
     let filters = reader.filters()?;
     let row = filters.get((user, num))?.ok_or(NO_FILTER)?;
     serde_json::from_str(row.value())
-        .map_err(|_| store::Error::Corrupt("a filter that is not one").into())
+        .map_err(|_| store::Error::corrupt("filters", (user, num), "not a filter").into())
 }
 
 /// Removes every filter of `user`.

@@ -116,7 +116,7 @@ pub fn id_of(reader: &impl Reader, user: UserNum) -> Result<OwnedUserId, store::
     let row = reader.users()?;
     let row = row.get(user)?;
     row.and_then(|row| UserId::parse(row.value()).ok())
-        .ok_or(store::Error::Corrupt("a user number without its user id"))
+        .ok_or_else(|| store::Error::corrupt("users", user, "missing, or not a user ID"))
 }
 
 #[cfg(test)]

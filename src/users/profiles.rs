@@ -120,8 +120,9 @@ pub fn load(reader: &impl Reader, user: UserNum) -> Result<UserProfile, store::E
         .range((user, "")..(UserNum(user.0 + 1), ""))?
     {
         let (key, value) = row?;
-        let value = serde_json::from_str(value.value()).map_err(|_| NOT_JSON)?;
-        profile.set(key.value().1.to_owned(), value);
+        let field = key.value().1;
+        let value = serde_json::from_str(value.value()).map_err(|_| not_json(user, field))?;
+        profile.set(field.to_owned(), value);
     }
     Ok(profile)
 }
@@ -135,7 +136,7 @@ pub fn member_profile(reader: &impl Reader, user: UserNum) -> Result<MemberProfi
     let text = |field: &str| -> Result<Option<String>, store::Error> {
         let row = profiles.get((user, field))?;
         let text = row.map(|row| serde_json::from_str(row.value()));
-        text.transpose().map_err(|_| NOT_JSON)
+        text.transpose().map_err(|_| not_json(user, field))
     };
     Ok(MemberProfile {
         display_name: text(DISPLAY_NAME)?,
@@ -152,7 +153,9 @@ pub struct MemberProfile {
     pub avatar_url: Option<OwnedMxcUri>,
 }
 
-const NOT_JSON: store::Error = store::Error::Corrupt("a profile field that is not JSON");
+fn not_json(user: UserNum, field: &str) -> store::Error {
+    store::Error::corrupt("profiles", (user, field), "not JSON")
+}
 
 /// Makes `change`; whether membership events show `user` otherwise now, which is for the caller to
 /// see to.

@@ -41,14 +41,13 @@ pub async fn get_latest_backup_info(
 ) -> Result<get_latest_backup_info::v3::Response, Error> {
     let (version, backup) = api.users.backup(who.user, None)?;
     let (etag, count) = told(&backup);
-    let info = Raw::from_json_string(backup.info).map_err(|_| NO_INFO)?;
+    let info = Raw::from_json_string(backup.info)
+        .map_err(|_| store::Error::corrupt("backups", (who.user, version), "not JSON"))?;
     let version = version.to_string();
     Ok(get_latest_backup_info::v3::Response::new(
         info, count, etag, version,
     ))
 }
-
-const NO_INFO: store::Error = store::Error::Corrupt("a backup whose information is no JSON");
 
 /// `GET /_matrix/client/v3/room_keys/version/{version}`
 pub async fn get_backup_info(
@@ -58,7 +57,8 @@ pub async fn get_backup_info(
 ) -> Result<get_backup_info::v3::Response, Error> {
     let (version, backup) = api.users.backup(who.user, Some(&request.version))?;
     let (etag, count) = told(&backup);
-    let info = Raw::from_json_string(backup.info).map_err(|_| NO_INFO)?;
+    let info = Raw::from_json_string(backup.info)
+        .map_err(|_| store::Error::corrupt("backups", (who.user, version), "not JSON"))?;
     let version = version.to_string();
     Ok(get_backup_info::v3::Response::new(
         info, count, etag, version,
@@ -256,11 +256,10 @@ pub async fn get_backup_keys_for_session(
 ) -> Result<get_backup_keys_for_session::v3::Response, Error> {
     let which = (&*request.room_id, &*request.session_id);
     let key = api.users.backup_key(who.user, &request.version, which)?;
-    let key = Raw::from_json_string(key).map_err(|_| NO_KEY)?;
+    let key = Raw::from_json_string(key)
+        .map_err(|_| store::Error::corrupt("backed_up", (who.user, which), "not JSON"))?;
     Ok(get_backup_keys_for_session::v3::Response::new(key))
 }
-
-const NO_KEY: store::Error = store::Error::Corrupt("a key of a backup that is no JSON");
 
 async fn delete(
     api: &Api,

@@ -55,7 +55,7 @@ pub async fn get_dehydrated_device(
     let device = api.store.read(|s| dehydrated_devices::load(s, who.user))?;
     let (device_id, data) = device.ok_or(dehydrated_devices::NO_DEHYDRATED_DEVICE)?;
     let data = Raw::from_json_string(data)
-        .map_err(|_| store::Error::Corrupt("a dehydrated device that is no JSON"))?;
+        .map_err(|_| store::Error::corrupt("dehydrated_devices", who.user, "not JSON"))?;
     Ok(get_dehydrated_device::unstable::Response::new(
         device_id, data,
     ))

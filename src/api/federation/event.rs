@@ -190,7 +190,7 @@ fn shown(
 }
 
 pub(super) fn raw(json: Vec<u8>) -> Result<Box<RawValue>, rooms::Error> {
-    let corrupt = || rooms::Error::corrupt("an event that is no JSON");
+    let corrupt = || rooms::Error::not_serializable("an event");
     let json = String::from_utf8(json).map_err(|_| corrupt())?;
     RawValue::from_string(json).map_err(|_| corrupt())
 }

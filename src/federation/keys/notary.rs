@@ -80,7 +80,7 @@ impl Keys {
         let Some(told) = store.read(|s| stored::told(s, server))? else {
             return Ok(None);
         };
-        let unfit = |_| rooms::Error::corrupt("signing keys that are no JSON");
+        let unfit = |_| rooms::Error::corrupt("published_keys", server, "not JSON");
         let told = serde_json::from_str(&told).map_err(unfit)?;
         own::signed(told, local).map(Some)
     }

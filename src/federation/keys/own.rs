@@ -31,7 +31,7 @@ fn all(r: &impl Reader) -> Result<Vec<(ServerKey, Option<u64>)>, rooms::Error> {
         let record: SigningKey = record.value().unpack()?;
         let (_, version) = id.value().split_once(':').unwrap_or_default();
         let key = ServerKey::from_seed(record.seed, version)
-            .map_err(|_| rooms::Error::corrupt("a signing key that is none"))?;
+            .map_err(|_| rooms::Error::corrupt("signing_keys", id.value(), "not an Ed25519 key"))?;
         keys.push((key, record.expired_ts));
     }
     Ok(keys)
@@ -43,7 +43,7 @@ pub(super) fn known(r: &impl Reader) -> Result<Known, rooms::Error> {
     for (key, expired_ts) in all(r)? {
         let public = key.public_key();
         let public = <[u8; 32]>::try_from(public.as_bytes())
-            .map_err(|_| rooms::Error::corrupt("a signing key that is none"))?;
+            .map_err(|_| rooms::Error::corrupt("signing_keys", key.id(), "not an Ed25519 key"))?;
         let record = RemoteKey {
             key: public,
             valid_until_ts: expired_ts.unwrap_or(u64::MAX),
@@ -76,7 +76,7 @@ pub fn published(
     }
     let object = to_canonical_value(&keys).ok();
     let Some(CanonicalJsonValue::Object(mut object)) = object else {
-        return Err(rooms::Error::corrupt("signing keys that cannot be shown"));
+        return Err(rooms::Error::not_serializable("the server's signing keys"));
     };
     object.remove("signatures");
     signed(object, local)
@@ -87,7 +87,7 @@ pub(super) fn signed(
     mut keys: CanonicalJsonObject,
     local: &Local,
 ) -> Result<Raw<ServerSigningKeys>, rooms::Error> {
-    let unfit = || rooms::Error::corrupt("signing keys that cannot be signed");
+    let unfit = || rooms::Error::not_serializable("signing keys");
     sign_json(local.server_name().as_str(), local.key(), &mut keys).map_err(|_| unfit())?;
     Ok(Raw::new(&keys).map_err(|_| unfit())?.cast_unchecked())
 }

@@ -231,7 +231,7 @@ async fn transact(
         for event in events {
             let json = String::from_utf8(rows::pdu(s, *event)?).ok();
             let pdu = json.and_then(|json| RawValue::from_string(json).ok());
-            pdus.push(pdu.ok_or(rooms::Error::corrupt("an event that is no JSON"))?);
+            pdus.push(pdu.ok_or_else(|| rooms::Error::corrupt("events", event, "not JSON"))?);
         }
         Ok::<(OwnedServerName, _), rooms::Error>((name, pdus))
     })?;
@@ -241,8 +241,7 @@ async fn transact(
     let mut request = send_transaction_message::v1::Request::new(id.into(), origin, now);
     request.pdus = pdus;
     let edus = edus.iter().map(Raw::new).collect::<Result<Vec<_>, _>>();
-    let edus =
-        edus.map_err(|_| rooms::Error::corrupt("an ephemeral message that does not serialize"))?;
+    let edus = edus.map_err(|_| rooms::Error::not_serializable("an EDU"))?;
     request.edus = std::mem::take(&mut durable.edus);
     request.edus.extend(edus);
     let edus = request.edus.iter().map(|edu| edu.json().get().len());
@@ -265,7 +264,7 @@ async fn transact(
         }
         Err(Error::Unsendable(reason)) => {
             log::error!("a transaction for {name} cannot be signed: {reason}");
-            return Err(rooms::Error::corrupt("something that cannot be sent"));
+            return Err(rooms::Error::not_serializable("a transaction"));
         }
         Err(error) => {
             log::debug!("{name} does not take a transaction: {error}");

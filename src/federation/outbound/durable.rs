@@ -126,7 +126,7 @@ impl Durable {
 
     fn push(&mut self, edu: Edu) -> Result<(), rooms::Error> {
         let edu = Raw::new(&edu);
-        let edu = edu.map_err(|_| rooms::Error::corrupt("a device that does not serialize"))?;
+        let edu = edu.map_err(|_| rooms::Error::not_serializable("an EDU"))?;
         self.edus.push(edu);
         Ok(())
     }
@@ -236,11 +236,11 @@ fn is_sendable(edu: &Raw<Edu>) -> bool {
 
 fn raw<T>(keys: &CanonicalJsonObject) -> Result<Raw<T>, rooms::Error> {
     let json = to_raw_value(keys).map(Raw::from_json);
-    json.map_err(|_| rooms::Error::corrupt("keys that do not serialize"))
+    json.map_err(|_| rooms::Error::not_serializable("a public key"))
 }
 
 fn named(edu_type: &str, content: &RawValue) -> Result<Raw<Edu>, rooms::Error> {
     let edu = to_raw_value(&Named { edu_type, content });
-    let edu = edu.map_err(|_| rooms::Error::corrupt("a message that does not serialize"))?;
+    let edu = edu.map_err(|_| rooms::Error::not_serializable("a to-device message"))?;
     Ok(Raw::from_json(edu))
 }

@@ -126,8 +126,8 @@ pub fn visible_to(
     let aliases = of_room(r, room)?.into_iter();
     aliases
         .map(|alias| {
-            OwnedRoomAliasId::try_from(alias)
-                .map_err(|_| Error::corrupt("a room alias that is none"))
+            OwnedRoomAliasId::try_from(&*alias)
+                .map_err(|_| Error::corrupt("room_aliases", (room, &alias), "not an alias"))
         })
         .collect()
 }
@@ -205,7 +205,7 @@ pub(in crate::rooms) fn move_all(
     let moved = of_room(tx, old)?;
     for alias in &moved {
         let row = tx.aliases()?.load(alias.as_str())?;
-        let mut row = row.ok_or(Error::corrupt("an alias of a room that names none"))?;
+        let mut row = row.ok_or_else(|| Error::corrupt("aliases", alias, "missing"))?;
         row.room = new;
         tx.aliases()?.put(alias.as_str(), &row)?;
         tx.room_aliases()?.remove((old, alias.as_str()))?;

@@ -135,7 +135,7 @@ fn leading_to(
             continue;
         }
         let pdu = Pdu::parse(stored.id()?, &stored.json, rules, false)
-            .map_err(|_| Error::corrupt("an event that does not parse"))?;
+            .map_err(|_| Error::corrupt("events", *num, "not an event"))?;
         wanted.extend(pdu.prev_events().iter().map(ToString::to_string));
         leading.push((*num, pdu));
     }
@@ -220,7 +220,7 @@ pub fn state_before_gap_end(
 fn row_at(r: &impl Reader, room: RoomNum, place: Place) -> Result<TimelineRow, Error> {
     r.timeline()?
         .load((room, place))?
-        .ok_or(Error::corrupt("a gap before no event"))
+        .ok_or_else(|| Error::corrupt("timeline", (room, place), "missing, but a gap is before it"))
 }
 
 /// The state after an event that is here, or among those that were judged.
@@ -253,7 +253,7 @@ fn still_missing(
     let mut still = Vec::new();
     for id in missing {
         let known = <&EventId>::try_from(id.as_str())
-            .map_err(|_| Error::corrupt("an event id that is none"))
+            .map_err(|_| Error::corrupt("gaps", &id, "not an event ID"))
             .and_then(|id| event::num_in(r, room, id))?;
         let here = match known {
             Some(num) => nums.contains(&num) || !event::header(r, num)?.status.is_outlier(),

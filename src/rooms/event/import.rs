@@ -99,7 +99,7 @@ pub fn commit_join(
     }
     let (kind, key) = pdu
         .state_pair()
-        .ok_or(Error::corrupt("a join without a state key"))?;
+        .ok_or_else(|| Error::corrupt("events", pdu.event_id(), "a join without a state key"))?;
     let key = state::key_num_or_new(tx, room, &kind.to_string(), key)?;
     let outlier = receive::here(tx, room, pdu.event_id())?.map(|(num, _)| num);
     let missing = receive::missing(tx, room, pdu)?;

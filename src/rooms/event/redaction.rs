@@ -127,7 +127,7 @@ fn redact(
         media::remove_redacted(tx, &shown.sender, shown.content.get())?;
     }
     let json = redact::redact(&stored.json, rules)
-        .map_err(|_| Error::corrupt("an event that cannot be redacted"))?;
+        .map_err(|_| Error::corrupt("events", num, "cannot be redacted"))?;
     stored.header.redacted_by = Some(redaction);
     tx.events()?
         .insert(num, event::row(&stored.header, &json).as_slice())?;

@@ -25,17 +25,20 @@ pub struct StoredEvent {
 }
 
 impl StoredEvent {
+    fn corrupt(&self, problem: &'static str) -> Error {
+        Error::corrupt("events", &self.header.id, problem)
+    }
+
     /// Its event id.
     pub fn id(&self) -> Result<OwnedEventId, Error> {
-        OwnedEventId::try_from(self.header.id.as_str())
-            .map_err(|_| Error::corrupt("an event with an id that is none"))
+        OwnedEventId::try_from(self.header.id.as_str()).map_err(|_| self.corrupt("not an event ID"))
     }
 
     /// The event, parsed for the rules of its room.
     pub fn pdu(&self, rules: &RoomVersionRules) -> Result<Pdu, Error> {
         let rejected = self.header.status.is_rejected();
         Pdu::parse(self.id()?, &self.json, rules, rejected)
-            .map_err(|_| Error::corrupt("an event that does not parse"))
+            .map_err(|_| self.corrupt("not an event"))
     }
 
     /// Who sent it.
@@ -64,8 +67,7 @@ impl StoredEvent {
 
     /// Part of its JSON: `T` names the fields.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        serde_json::from_slice(&self.json)
-            .map_err(|_| Error::corrupt("an event that does not parse"))
+        serde_json::from_slice(&self.json).map_err(|_| self.corrupt("not an event"))
     }
 }
 
@@ -87,7 +89,7 @@ pub fn load(r: &impl Reader, num: EventNum) -> Result<StoredEvent, Error> {
     let events = r.events()?;
     let row = events
         .get(num)?
-        .ok_or(Error::corrupt("a number without its event"))?;
+        .ok_or_else(|| Error::corrupt("events", num, "missing"))?;
     let (header, json) = unpack_before(row.value())?;
     Ok(StoredEvent {
         num,
@@ -101,7 +103,7 @@ pub fn header(r: &impl Reader, num: EventNum) -> Result<EventHeader, Error> {
     let events = r.events()?;
     let row = events
         .get(num)?
-        .ok_or(Error::corrupt("a number without its event"))?;
+        .ok_or_else(|| Error::corrupt("events", num, "missing"))?;
     Ok(unpack_before(row.value())?.0)
 }
 
@@ -126,5 +128,5 @@ pub(in crate::rooms) fn row(header: &EventHeader, json: &[u8]) -> Vec<u8> {
 /// The event id of the event `num`.
 pub fn id(r: &impl Reader, num: EventNum) -> Result<OwnedEventId, Error> {
     OwnedEventId::try_from(header(r, num)?.id)
-        .map_err(|_| Error::corrupt("an event with an id that is none"))
+        .map_err(|_| Error::corrupt("events", num, "not an event ID"))
 }

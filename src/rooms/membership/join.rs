@@ -138,9 +138,9 @@ fn who_may_invite(
         }
         let id = users
             .get(key.value().1)?
-            .ok_or(Error::corrupt("a user without an id"))?;
+            .ok_or_else(|| Error::corrupt("users", key.value().1, "missing"))?;
         let id = <&UserId>::try_from(id.value())
-            .map_err(|_| Error::corrupt("a user with an id that is none"))?;
+            .map_err(|_| Error::corrupt("users", key.value().1, "not a user ID"))?;
         if levels.user_can_invite(id) {
             return Ok(Some(id.to_owned()));
         }

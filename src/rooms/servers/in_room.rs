@@ -127,5 +127,5 @@ pub fn name(r: &impl Reader, server: ServerNum) -> Result<OwnedServerName, Error
     let servers = r.servers()?;
     let name = servers.get(server)?;
     let name = name.and_then(|name| OwnedServerName::try_from(name.value()).ok());
-    name.ok_or(Error::corrupt("a server without a name"))
+    name.ok_or_else(|| Error::corrupt("servers", server, "missing, or not a server name"))
 }

@@ -239,7 +239,7 @@ pub fn local_members(r: &impl Reader, room: RoomNum) -> Result<Vec<(UserNum, Mem
     {
         let (key, membership) = row?;
         let membership = Membership::from_byte(membership.value())
-            .ok_or(Error::corrupt("a membership that is none"))?;
+            .ok_or_else(|| Error::corrupt("local_members", key.value(), "not a membership"))?;
         members.push((key.value().1, membership));
     }
     Ok(members)

@@ -21,11 +21,11 @@ pub fn creators(
     rules: &RoomVersionRules,
 ) -> Result<Vec<OwnedUserId>, Error> {
     let create = current::get(r, room, "m.room.create", "")?;
-    let create = create.ok_or(Error::corrupt("a room without its create event"))?;
+    let create = create.ok_or_else(|| Error::corrupt("current_state", room, "no m.room.create"))?;
     let create = RoomCreateEvent::new(event::load(r, create)?.pdu(rules)?);
     let creators = create.creators(&rules.authorization);
     Ok(creators
-        .map_err(|_| Error::corrupt("a create event without creator"))?
+        .map_err(|_| Error::corrupt("current_state", room, "an m.room.create without creator"))?
         .into_iter()
         .collect())
 }

@@ -131,7 +131,7 @@ impl<R: Reader> StateSource for Source<'_, R> {
             _ => {
                 let table = self.r.auth()?;
                 let row = table.get((self.room, num))?;
-                let row = row.ok_or(Error::corrupt("a state event without its auth events"))?;
+                let row = row.ok_or_else(|| Error::corrupt("auth", (self.room, num), "missing"))?;
                 let (nums, _) = row.value().as_chunks::<8>();
                 auth_events.extend(nums.iter().map(|num| EventNum(u64::from_le_bytes(*num))));
             }

@@ -80,7 +80,11 @@ fn node(r: &impl Reader, room: RoomNum, num: NodeNum) -> Result<StateNode, Error
         {
             Ok(node)
         }
-        _ => Err(Error::corrupt("a node of a state tree")),
+        _ => Err(Error::corrupt(
+            "state_nodes",
+            (room, num),
+            "missing, or not a node",
+        )),
     }
 }
 
@@ -289,7 +293,7 @@ pub fn key_name(
     let names = r.state_key_names()?;
     let row = names
         .get((room, num))?
-        .ok_or(Error::corrupt("a state key without a name"))?;
+        .ok_or_else(|| Error::corrupt("state_key_names", (room, num), "missing"))?;
     let (kind, state_key) = row.value();
     Ok((kind.to_owned(), state_key.to_owned()))
 }

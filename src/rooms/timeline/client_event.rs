@@ -112,12 +112,12 @@ impl Formatter {
         };
         shown
             .to_json()
-            .map_err(|_| Error::corrupt("an event that does not serialize"))
+            .map_err(|_| Error::not_serializable("an event"))
     }
 
     fn bare<'a>(&'a self, id: &'a EventId, json: &'a [u8]) -> Result<ClientEvent<'a>, Error> {
         let mut shown = ClientEvent::new(id, json, self.rules)
-            .map_err(|_| Error::corrupt("an event that does not parse"))?;
+            .map_err(|_| Error::corrupt("events", id, "not an event"))?;
         shown.room_id = (self.room_id_field == RoomIdField::Include).then_some(&*self.room_id);
         Ok(shown)
     }
@@ -137,7 +137,7 @@ impl Formatter {
         shown.unsigned.age = Some(self.now_ms as i64 - sent.origin_server_ts as i64);
         shown
             .to_json()
-            .map_err(|_| Error::corrupt("an event that does not serialize"))
+            .map_err(|_| Error::not_serializable("an event"))
     }
 
     fn transaction_id<'a>(&self, stored: &'a StoredEvent) -> Option<&'a TransactionId> {
@@ -165,5 +165,5 @@ pub fn stripped(r: &impl Reader, num: EventNum) -> Result<Box<RawValue>, Error> 
     let stored = event::load(r, num)?;
     StrippedEvent::new(&stored.json)
         .and_then(|event| serde_json::value::to_raw_value(&event))
-        .map_err(|_| Error::corrupt("a state event that does not parse"))
+        .map_err(|_| Error::corrupt("events", num, "not a state event"))
 }

@@ -51,7 +51,8 @@ impl ServerVisibility {
         if self.can_see(r, &event)? {
             return Ok(event.json);
         }
-        redact(&event.json, self.rules).map_err(|_| Error::corrupt("an event that does not parse"))
+        redact(&event.json, self.rules)
+            .map_err(|_| Error::corrupt("events", &event.header.id, "cannot be redacted"))
     }
 
     fn can_see(&mut self, r: &impl Reader, event: &StoredEvent) -> Result<bool, Error> {

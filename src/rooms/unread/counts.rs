@@ -74,7 +74,7 @@ pub fn count(
     let floor = receipts::read_upto_anywhere(&receipts).unwrap_or(joined);
     for root in lively(r, room, floor.max(joined))? {
         let thread = r.threads()?.load((room, root))?;
-        let thread = thread.ok_or(Error::corrupt("a thread without its record"))?;
+        let thread = thread.ok_or_else(|| Error::corrupt("threads", (room, root), "missing"))?;
         let root_id = event::id(r, root)?;
         let last_own = last_own_event(r, (room, root, user), &thread.last_own_events)?;
         let read = read(last_own, root_id.as_str());

@@ -226,7 +226,8 @@ pub fn moved_between(
             continue;
         }
         let receipt = receipts.load((room, user, key))?;
-        let receipt = receipt.ok_or(Error::corrupt("a moved receipt that is not there"))?;
+        let receipt = receipt
+            .ok_or_else(|| Error::corrupt("receipts", (room, user, key), "missing, but logged"))?;
         told.push(ReceiptUpdate {
             user,
             user_id: users::id_of(r, user)?,

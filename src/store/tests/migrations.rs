@@ -9,6 +9,7 @@ use super::fake_disk::{Call, FakeDisk, Fault};
 use crate::store::{
     Error, TableInfo,
     migrations::{Migration, run_for, stored_versions},
+    table::raw,
 };
 
 /// Version 1: a pet → what it says.
@@ -153,6 +154,32 @@ fn a_file_from_before_the_first_release_is_refused_by_what_it_is() {
 }
 
 #[test]
+fn a_database_of_an_older_format_is_refused_with_what_the_owner_should_do() {
+    for older in [None, Some(0_u32)] {
+        let db = open(&database_at_1()).expect("it opens");
+        let txn = db.begin_write().expect("begun");
+        {
+            let mut versions = txn.open_table(raw("table_versions")).expect("open");
+            match older {
+                None => versions.remove(&b"database"[..]).expect("removed"),
+                Some(format) => {
+                    let row = versions.insert(&b"database"[..], &format.to_be_bytes()[..]);
+                    row.expect("inserted")
+                }
+            };
+        }
+        txn.commit().expect("committed");
+        let refused = migrate(&db, 1).expect_err("it is older");
+        assert_eq!(
+            refused.to_string(),
+            "this database was written by a pre-release version of hearth and cannot be converted: \
+             move the files in `data_dir` away, or set `data_dir` to an empty directory"
+        );
+        assert_eq!(sayings(&db), ["meow", "woof!"]);
+    }
+}
+
+#[test]
 fn a_step_runs_once() {
     let db = open(&database_at_1()).expect("it opens");
     migrate(&db, 3).expect("migrated");
@@ -198,7 +225,7 @@ fn a_table_that_only_a_newer_hearth_knows_is_refused() {
 fn a_table_without_a_step_to_its_version_is_refused() {
     let db = open(&database_at_1()).expect("it opens");
     let refused = migrate(&db, 4).expect_err("there is no step from 3");
-    assert!(matches!(refused, Error::Corrupt(_)));
+    assert!(matches!(refused, Error::TooOld));
     assert_eq!(version_of_pets(&db), 1);
     assert_eq!(sayings(&db), ["meow", "woof!"]);
 }

@@ -103,6 +103,11 @@ fn database(directory: &Path) -> Vec<u8> {
     std::fs::read(directory.join("hearth.redb")).expect("the database file")
 }
 
+/// What a job fails with.
+fn on_purpose() -> Error {
+    Error::corrupt("facts", "a test", "on purpose")
+}
+
 /// A job that notes `fact`.
 fn note(fact: &'static str) -> impl Fn(&Tx) -> Result<(), Error> + Send + 'static {
     move |tx| put(tx, fact)

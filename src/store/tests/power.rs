@@ -12,7 +12,7 @@ use smol::LocalExecutor;
 use super::{
     Applied, Error,
     fake_disk::{Call, FakeDisk, Fault},
-    in_time, options, run,
+    in_time, on_purpose, options, run,
 };
 use crate::{
     pool::Pool,
@@ -56,7 +56,7 @@ async fn write_until(store: &Store, history: &RefCell<History>, mut random: StdR
         let work = move |tx: &Tx| {
             let position = several_rows(tx, job, size)?;
             match fails {
-                true => Err(Error::Corrupt("on purpose")),
+                true => Err(on_purpose()),
                 false => Ok(position),
             }
         };
@@ -71,7 +71,7 @@ async fn write_until(store: &Store, history: &RefCell<History>, mut random: StdR
                 let before = history.acknowledged.insert(job, position);
                 assert!(before.is_none());
             }
-            Err(Error::Corrupt("on purpose")) => {
+            Err(Error::Corrupt(_)) => {
                 history.failed.insert(job);
             }
             Err(Error::Unavailable | Error::Failed(_) | Error::Full | Error::Closed) => return,

@@ -127,9 +127,9 @@ pub fn changed_between(
         changed.push(Changed {
             room,
             kind: kind.to_owned(),
-            data: data.ok_or(store::Error::Corrupt(
-                "a log of account data that is not there",
-            ))?,
+            data: data.ok_or_else(|| {
+                store::Error::corrupt("account_data", (user, room, kind), "missing, but logged")
+            })?,
         });
     }
     Ok(changed)
@@ -239,8 +239,9 @@ impl Users {
             Ok::<_, Error>(shown(s, user, room, kind)?)
         })?;
         let data = data.ok_or(Error::NotFound("there is no account data of this type"))?;
-        RawValue::from_string(data.content)
-            .map_err(|_| store::Error::Corrupt("account data that are not JSON").into())
+        RawValue::from_string(data.content).map_err(|_| {
+            store::Error::corrupt("account_data", (user, room_id, kind), "not JSON").into()
+        })
     }
 
     /// Stores the content of `kind`, in a room or in general.

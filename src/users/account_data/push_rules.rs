@@ -65,8 +65,9 @@ pub fn stored(r: &impl Reader, user: UserNum) -> Result<Option<AccountData>, sto
 /// # Errors
 /// If that is not what can be stored.
 pub fn with_server_defaults(stored: &str, user_id: &UserId) -> Result<Ruleset, store::Error> {
-    let content: Content = serde_json::from_str(stored)
-        .map_err(|_| store::Error::Corrupt("push rules that do not parse"))?;
+    let content: Content = serde_json::from_str(stored).map_err(|_| {
+        store::Error::corrupt("account_data", (user_id, "m.push_rules"), "not push rules")
+    })?;
     let mut rules = content.global;
     rules.update_with_server_default(Ruleset::server_default(user_id));
     Ok(rules)
@@ -107,8 +108,7 @@ pub(super) fn client_content(r: &impl Reader, user: UserNum) -> Result<String, s
 }
 
 fn text(content: &Content) -> Result<String, store::Error> {
-    serde_json::to_string(content)
-        .map_err(|_| store::Error::Corrupt("push rules that do not serialize"))
+    serde_json::to_string(content).map_err(|_| store::Error::NotSerializable("push rules"))
 }
 
 /// What is to be stored of `rules`: without those that are as the server has them.

@@ -228,6 +228,8 @@ pub fn load(
     usage: Usage,
 ) -> Result<Option<CanonicalJsonObject>, store::Error> {
     let table = r.cross_signing_keys()?;
-    let row = table.get((user, usage.as_str()))?;
-    row.map(|row| stored(row.value())).transpose()
+    let key = (user, usage.as_str());
+    let row = table.get(key)?;
+    row.map(|row| stored(row.value(), "cross_signing_keys", key))
+        .transpose()
 }

@@ -91,8 +91,10 @@ pub fn of_device(
     device_id: &DeviceId,
 ) -> Result<Option<CanonicalJsonObject>, store::Error> {
     let table = r.device_keys()?;
-    let row = table.get((user, device_id.as_str()))?;
-    row.map(|row| stored(row.value())).transpose()
+    let key = (user, device_id.as_str());
+    let row = table.get(key)?;
+    row.map(|row| stored(row.value(), "device_keys", key))
+        .transpose()
 }
 
 /// The keys of all devices of a user that have some.
@@ -107,7 +109,8 @@ pub fn of_user(
     let range = (user, "")..(UserNum(user.0 + 1), "");
     for row in r.device_keys()?.range(range)? {
         let (key, keys) = row?;
-        found.push((key.value().1.into(), stored(keys.value())?));
+        let keys = stored(keys.value(), "device_keys", key.value())?;
+        found.push((key.value().1.into(), keys));
     }
     Ok(found)
 }

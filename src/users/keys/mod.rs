@@ -13,6 +13,8 @@ pub mod device_keys;
 pub mod one_time_keys;
 pub mod signatures;
 
+use std::fmt;
+
 use ruma::{CanonicalJsonObject, CanonicalJsonValue, UserId, signatures::verify_json};
 
 use super::{Error, device_lists};
@@ -42,14 +44,17 @@ fn parse(json: &str) -> Result<CanonicalJsonObject, Error> {
     Ok(object)
 }
 
-/// A key of a row.
-fn stored(json: &str) -> Result<CanonicalJsonObject, store::Error> {
-    serde_json::from_str(json).map_err(|_| store::Error::Corrupt("a key that does not parse"))
+/// A public key as the row of `table` at `key` holds it.
+fn stored(
+    json: &str,
+    table: &'static str,
+    key: impl fmt::Debug,
+) -> Result<CanonicalJsonObject, store::Error> {
+    serde_json::from_str(json).map_err(|_| store::Error::corrupt(table, key, "not a JSON object"))
 }
 
 fn text(object: &CanonicalJsonObject) -> Result<String, store::Error> {
-    serde_json::to_string(object)
-        .map_err(|_| store::Error::Corrupt("a key that does not serialize"))
+    serde_json::to_string(object).map_err(|_| store::Error::NotSerializable("a public key"))
 }
 
 fn text_of<'o>(object: &'o CanonicalJsonObject, field: &str) -> Option<&'o str> {

@@ -297,7 +297,8 @@ pub fn add_viewer_signatures(
     let mut found = CanonicalJsonObject::new();
     for (_, public) in public_keys(key) {
         if let Some(row) = r.key_signatures()?.get((viewer.user, of, public))? {
-            found.extend(stored(row.value())?);
+            let key = (viewer.user, of, public);
+            found.extend(stored(row.value(), "key_signatures", key)?);
         }
     }
     for (id, signature) in found {

@@ -95,21 +95,22 @@ pub fn load(r: &impl Reader, user: &UserId) -> Result<Option<DeviceList>, store:
         let device: RemoteDevice = device.value().unpack()?;
         let device = Device {
             display_name: device.display_name,
-            keys: device.keys.map(raw).transpose()?,
+            keys: device.keys.map(|keys| raw(num, keys)).transpose()?,
         };
         devices.insert(key.value().1.into(), device);
     }
     Ok(Some(DeviceList {
         fetched_ts: list.fetched_ts,
         is_stale: list.is_stale,
-        master_key: list.master_key.map(raw).transpose()?,
-        self_signing_key: list.self_signing_key.map(raw).transpose()?,
+        master_key: list.master_key.map(|key| raw(num, key)).transpose()?,
+        self_signing_key: list.self_signing_key.map(|key| raw(num, key)).transpose()?,
         devices,
     }))
 }
 
-fn raw<T>(json: String) -> Result<Raw<T>, store::Error> {
-    Raw::from_json_string(json).map_err(|_| store::Error::Corrupt("keys that are no JSON"))
+fn raw<T>(user: UserNum, json: String) -> Result<Raw<T>, store::Error> {
+    Raw::from_json_string(json)
+        .map_err(|_| store::Error::corrupt("remote_device_lists", user, "a key is not JSON"))
 }
 
 /// Whether an update of a device makes sense.

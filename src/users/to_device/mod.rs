@@ -8,7 +8,7 @@
 //!   are there were promised. NOTSPEC: all are to be kept until they are delivered; the disk of a small
 //!   computer is not for a device that has been off for years.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use ruma::{
     CanonicalJsonObject, OwnedServerName, OwnedTransactionId, ServerName, UserId,
@@ -187,7 +187,7 @@ fn letters(
                 content: content.json(),
             };
             let json = serde_json::to_string(&event)
-                .map_err(|_| store::Error::Corrupt("a message that does not serialize"))?;
+                .map_err(|_| store::Error::NotSerializable("a to-device message"))?;
             let letters = Letters {
                 user,
                 devices: addressed(r, user, to)?,
@@ -291,7 +291,7 @@ pub fn pending(
             return Ok((told, last));
         }
         last = key.value().1;
-        told.push(raw(json)?);
+        told.push(raw(json, "to_device", key.value())?);
     }
     Ok((told, upto))
 }
@@ -333,7 +333,7 @@ pub fn queue_outbound(
     let mut content = DirectDeviceContent::new(sender.to_owned(), kind.clone(), id.clone());
     content.messages = messages.clone();
     let json = serde_json::to_string(&content)
-        .map_err(|_| store::Error::Corrupt("a message that does not serialize"))?;
+        .map_err(|_| store::Error::NotSerializable("a to-device message"))?;
     let position = tx.next_position()?;
     let mut table = tx.outbound_to_device()?;
     let range = (server, Position::MIN)..=(server, Position::MAX);
@@ -372,7 +372,7 @@ pub fn outbound(
             break;
         }
         last = Some(key.value().1);
-        posted.push(raw(json)?);
+        posted.push(raw(json, "outbound_to_device", key.value())?);
     }
     Ok(last.map(|last| (posted, last)))
 }
@@ -458,8 +458,12 @@ fn is_new(tx: &Tx, server: ServerNum, id: &str) -> Result<bool, store::Error> {
     Ok(true)
 }
 
-fn raw(json: String) -> Result<Box<RawValue>, store::Error> {
-    RawValue::from_string(json).map_err(|_| store::Error::Corrupt("a message that is no JSON"))
+fn raw(
+    json: String,
+    table: &'static str,
+    key: impl fmt::Debug,
+) -> Result<Box<RawValue>, store::Error> {
+    RawValue::from_string(json).map_err(|_| store::Error::corrupt(table, key, "not JSON"))
 }
 
 #[cfg(test)]
