@@ -1,4 +1,4 @@
-//! People who use a server: they register, make rooms, send and sync.
+//! Load: users who send messages and sync.
 
 use std::{
     io,
@@ -10,64 +10,63 @@ use std::{
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::common::{http::Client, people};
+use crate::common::{client_api, http::Client};
 
-/// How often the server's thread is asked for a sign of life.
-const PROBE: Duration = Duration::from_millis(2);
+const PROBE_INTERVAL: Duration = Duration::from_millis(2);
 
-/// People and the rooms in which all of them are.
-pub struct Village {
+/// Registered users, all of whom have joined all rooms.
+pub struct Users {
     tokens: Vec<String>,
     rooms: Vec<String>,
 }
 
-/// What came of everybody sending at once.
-pub struct Bustle {
-    /// From the first message to the last acknowledgement.
-    pub took: Duration,
-    /// How long each acknowledgement took.
-    pub acknowledged: Vec<Duration>,
-    /// How long each probe waited for its answer, which holds what the thread did before.
-    pub probes: Vec<Duration>,
-    /// How many syncs were answered meanwhile.
+pub struct LoadResult {
+    /// From the first message to the last response.
+    pub duration: Duration,
+    /// The response time of each message.
+    pub send_latencies: Vec<Duration>,
+    /// The response time of each probe, which includes the time that the thread was busy.
+    pub probe_latencies: Vec<Duration>,
+    /// The number of responses to syncs.
     pub syncs: usize,
 }
 
 #[derive(Deserialize)]
-struct Synced {
+struct SyncResponse {
     next_batch: String,
 }
 
-impl Village {
-    /// Registers `people` and has them join `rooms`, the first of them makes the rooms.
-    pub fn settle(port: u16, people: usize, rooms: usize) -> io::Result<Village> {
-        let tokens = (0..people)
-            .map(|number| people::register(port, &format!("villager{number}")))
+impl Users {
+    /// Registers `users` and creates `rooms`.
+    pub fn register(port: u16, users: usize, rooms: usize) -> io::Result<Users> {
+        let tokens = (0..users)
+            .map(|number| client_api::register(port, &format!("user{number}")))
             .collect::<io::Result<Vec<_>>>()?;
-        let mut village = Village {
+        let mut registered = Users {
             tokens,
             rooms: Vec::new(),
         };
-        let mut host = village.client(port, 0)?;
+        let mut creator = registered.client(port, 0)?;
         for _ in 0..rooms {
-            village.rooms.push(people::make_room(&mut host)?);
+            let room = client_api::create_public_room(&mut creator)?;
+            registered.rooms.push(room);
         }
-        for person in 1..people {
-            let mut client = village.client(port, person)?;
-            for room in &village.rooms {
-                people::join(&mut client, room)?;
+        for user in 1..users {
+            let mut client = registered.client(port, user)?;
+            for room in &registered.rooms {
+                client_api::join(&mut client, room)?;
             }
         }
-        Ok(village)
+        Ok(registered)
     }
 
-    /// A connection on which a person is logged in.
-    pub fn client(&self, port: u16, person: usize) -> io::Result<Client> {
-        Client::connect(port, Some(&format!("Bearer {}", self.tokens[person])))
+    /// A connection that sends the access token of a user.
+    pub fn client(&self, port: u16, user: usize) -> io::Result<Client> {
+        Client::connect(port, Some(&format!("Bearer {}", self.tokens[user])))
     }
 
-    /// Sends one message of `size` bytes of text. `name` tells it from all others of this person.
-    pub fn say(
+    /// Sends a message of about `size` bytes. The transaction id is made of `name` and `number`.
+    pub fn send_message(
         &self,
         client: &mut Client,
         name: &str,
@@ -76,105 +75,115 @@ impl Village {
     ) -> io::Result<()> {
         let room = &self.rooms[number % self.rooms.len()];
         let text = format!("{number} {}", "lorem ipsum ".repeat(size / 12));
-        people::say(client, room, &format!("{name}-{number}"), &text).map(drop)
+        client_api::send_text(client, room, &format!("{name}-{number}"), &text).map(drop)
     }
 
-    /// Everybody sends messages of `size` until `enough` of them say so; nobody syncs.
-    pub fn fill(
+    /// All users send messages until `is_enough` holds. No user syncs.
+    pub fn send_until(
         &self,
         port: u16,
         name: &str,
         size: usize,
-        enough: impl Fn() -> bool,
+        is_enough: impl Fn() -> bool,
     ) -> io::Result<()> {
-        let full = AtomicBool::new(false);
+        let stop = AtomicBool::new(false);
         thread::scope(|scope| {
             let senders: Vec<_> = (0..self.tokens.len())
-                .map(|person| {
-                    let full = &full;
+                .map(|user| {
+                    let stop = &stop;
                     scope.spawn(move || {
-                        let mut client = self.client(port, person)?;
+                        let mut client = self.client(port, user)?;
                         (0..)
-                            .take_while(|_| !full.load(Ordering::Relaxed))
-                            .try_for_each(|number| self.say(&mut client, name, number, size))
+                            .take_while(|_| !stop.load(Ordering::Relaxed))
+                            .try_for_each(|number| {
+                                self.send_message(&mut client, name, number, size)
+                            })
                     })
                 })
                 .collect();
-            while !enough() && !senders.iter().any(thread::ScopedJoinHandle::is_finished) {
+            while !is_enough() && !senders.iter().any(thread::ScopedJoinHandle::is_finished) {
                 thread::sleep(Duration::from_millis(50));
             }
-            full.store(true, Ordering::Relaxed);
-            senders.into_iter().try_for_each(joined)
+            stop.store(true, Ordering::Relaxed);
+            senders.into_iter().try_for_each(join_thread)
         })
     }
 
-    /// Everybody sends `each` messages as fast as they are acknowledged, while everybody syncs.
-    pub fn bustle(&self, port: u16, name: &str, each: usize, size: usize) -> io::Result<Bustle> {
-        let people = 0..self.tokens.len();
-        let over = &AtomicBool::new(false);
+    /// Each user syncs, and sends `messages_per_user` messages, each after the response to the last.
+    pub fn run_load(
+        &self,
+        port: u16,
+        name: &str,
+        messages_per_user: usize,
+        size: usize,
+    ) -> io::Result<LoadResult> {
+        let users = 0..self.tokens.len();
+        let stop = &AtomicBool::new(false);
         thread::scope(|scope| {
-            let syncers: Vec<_> = people
+            let syncers: Vec<_> = users
                 .clone()
-                .map(|person| scope.spawn(move || self.sync(port, person, over)))
+                .map(|user| scope.spawn(move || self.sync(port, user, stop)))
                 .collect();
-            let prober = scope.spawn(move || probe(port, over));
-            let begun = Instant::now();
-            let senders: Vec<_> = people
-                .map(|person| scope.spawn(move || self.chatter(port, person, name, each, size)))
+            let prober = scope.spawn(move || probe(port, stop));
+            let start = Instant::now();
+            let senders: Vec<_> = users
+                .map(|user| {
+                    scope.spawn(move || {
+                        self.send_messages(port, user, name, messages_per_user, size)
+                    })
+                })
                 .collect();
             let sent = senders
                 .into_iter()
-                .map(joined)
+                .map(join_thread)
                 .collect::<io::Result<Vec<_>>>();
-            let took = begun.elapsed();
-            over.store(true, Ordering::Relaxed);
-            let probes = joined(prober)?;
-            // Wakes those who wait for something to happen.
-            self.say(&mut self.client(port, 0)?, &format!("{name}-over"), 0, 1)?;
-            let syncs = syncers.into_iter().map(joined).sum::<io::Result<usize>>()?;
-            Ok(Bustle {
-                took,
-                acknowledged: sent?.concat(),
-                probes,
+            let duration = start.elapsed();
+            stop.store(true, Ordering::Relaxed);
+            let probes = join_thread(prober)?;
+            // Wakes waiting syncs.
+            self.send_message(&mut self.client(port, 0)?, &format!("{name}-end"), 0, 1)?;
+            let syncs = syncers
+                .into_iter()
+                .map(join_thread)
+                .sum::<io::Result<usize>>()?;
+            Ok(LoadResult {
+                duration,
+                send_latencies: sent?.concat(),
+                probe_latencies: probes,
                 syncs,
             })
         })
     }
 
-    fn chatter(
+    fn send_messages(
         &self,
         port: u16,
-        person: usize,
+        user: usize,
         name: &str,
-        each: usize,
+        count: usize,
         size: usize,
     ) -> io::Result<Vec<Duration>> {
-        behind();
-        let mut client = self.client(port, person)?;
-        (0..each)
+        lower_priority();
+        let mut client = self.client(port, user)?;
+        (0..count)
             .map(|number| {
-                let begun = Instant::now();
-                // Not all in the same room at the same time.
-                self.say(
-                    &mut client,
-                    &format!("{name}-{person}"),
-                    person + number,
-                    size,
-                )?;
-                Ok(begun.elapsed())
+                let start = Instant::now();
+                // Users start in different rooms.
+                self.send_message(&mut client, &format!("{name}-{user}"), user + number, size)?;
+                Ok(start.elapsed())
             })
             .collect()
     }
 
-    /// Syncs until all is over, and counts.
-    fn sync(&self, port: u16, person: usize, over: &AtomicBool) -> io::Result<usize> {
-        behind();
-        let mut client = self.client(port, person)?;
+    /// Syncs until `stop` is set; returns the number of syncs.
+    fn sync(&self, port: u16, user: usize, stop: &AtomicBool) -> io::Result<usize> {
+        lower_priority();
+        let mut client = self.client(port, user)?;
         let mut since = String::new();
         let mut count = 0;
-        while !over.load(Ordering::Relaxed) {
+        while !stop.load(Ordering::Relaxed) {
             let path = format!("/_matrix/client/v3/sync?timeout=10000{since}");
-            let synced: Synced = client.json("GET", &path, None)?;
+            let synced: SyncResponse = client.json("GET", &path, None)?;
             since = format!("&since={}", synced.next_batch);
             count += 1;
         }
@@ -182,25 +191,26 @@ impl Village {
     }
 }
 
-/// Asks for something that costs nothing, again and again, and notes how long each answer took.
-fn probe(port: u16, over: &AtomicBool) -> io::Result<Vec<Duration>> {
+/// Requests `/versions`, which needs no work, in intervals; returns the response times.
+fn probe(port: u16, stop: &AtomicBool) -> io::Result<Vec<Duration>> {
     let mut client = Client::connect(port, None)?;
-    let mut waited = Vec::new();
-    while !over.load(Ordering::Relaxed) {
-        let begun = Instant::now();
+    let mut latencies = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        let start = Instant::now();
         client.json::<Value>("GET", "/_matrix/client/versions", None)?;
-        waited.push(begun.elapsed());
-        thread::sleep(PROBE);
+        latencies.push(start.elapsed());
+        thread::sleep(PROBE_INTERVAL);
     }
-    Ok(waited)
+    Ok(latencies)
 }
 
-/// Lets the server and the probe go before this thread, so that they wait for no client.
-fn behind() {
-    rustix::process::setpriority_process(None, 19).expect("a thread may always give way");
+/// Gives the server and the probe priority over this thread.
+fn lower_priority() {
+    rustix::process::setpriority_process(None, 19)
+        .expect("lowering the priority is always permitted");
 }
 
-fn joined<T>(thread: thread::ScopedJoinHandle<'_, io::Result<T>>) -> io::Result<T> {
+fn join_thread<T>(thread: thread::ScopedJoinHandle<'_, io::Result<T>>) -> io::Result<T> {
     thread
         .join()
         .unwrap_or_else(|_| Err(io::Error::other("a client panicked")))

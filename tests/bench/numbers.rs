@@ -1,12 +1,12 @@
-//! hearth's numbers, measured from outside on the release binary: `cargo bench`, or
-//! `cargo bench -- alone crowd` for some of them. Data lies below `target/tmp`, which must be on a
-//! disk: a file system in memory writes nothing.
+//! Benchmarks of the release binary as a process: `cargo bench`, or `cargo bench -- load media` for
+//! some of them. Data is below `target/tmp`, which must be on a disk: a file system in memory does
+//! not count written bytes.
 
-mod city;
 #[path = "../common/mod.rs"]
 mod common;
 mod load;
-mod peak;
+mod mock_homeserver;
+mod peak_memory;
 mod process;
 
 use std::{
@@ -16,14 +16,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use city::City;
 use common::{
-    files::{self, PIECE},
+    client_api,
     http::Client,
-    people,
+    large_files::{CHUNK_SIZE, Session, is_uploaded_file},
     server::{Server, command, free_port},
 };
-use load::Village;
+use load::Users;
+use mock_homeserver::MockHomeserver;
 use ruma::{OwnedEventId, RoomId, ServerName};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -31,31 +31,29 @@ use tempfile::TempDir;
 
 const MB: u64 = 1_000_000;
 
-/// After this long without a message the writer has done all that it does when it is idle.
-const IDLE: Duration = Duration::from_secs(4);
+/// After this time the writer has finished its idle work.
+const IDLE_TIME: Duration = Duration::from_secs(4);
 
-/// How long there is traffic before a kill.
-const TRAFFIC: Duration = Duration::from_secs(1);
+const TRAFFIC_BEFORE_KILL: Duration = Duration::from_secs(1);
 
-/// Text of an everyday message, in bytes.
-const TEXT: usize = 80;
+const MESSAGE_BYTES: usize = 80;
 
-type Measured = io::Result<Vec<Row>>;
-type Part = (&'static str, fn() -> Measured);
+type Rows = io::Result<Vec<Row>>;
+type Benchmark = (&'static str, fn() -> Rows);
 
 fn main() -> io::Result<()> {
-    let parts: [Part; 9] = [
+    let benchmarks: [Benchmark; 9] = [
         ("size", size),
         ("idle", idle),
-        ("start", start),
-        ("alone", alone),
-        ("crowd", crowd),
-        ("killed", killed),
-        ("joining", joining),
-        ("receiving", receiving),
+        ("startup", startup),
+        ("single-message", single_message),
+        ("load", run_load),
+        ("crash-recovery", crash_recovery),
+        ("remote-join", remote_join),
+        ("inbound-pdus", inbound_pdus),
         ("media", media),
     ];
-    let wanted: Vec<_> = std::env::args()
+    let selected: Vec<_> = std::env::args()
         .skip(1)
         .filter(|name| name != "--bench")
         .collect();
@@ -63,101 +61,93 @@ fn main() -> io::Result<()> {
         "{:<70} {:>9} {:>21} {:>6}  target",
         "", "median", "range", "values"
     );
-    for (name, part) in parts {
-        if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
-            part()?.iter().for_each(|row| println!("{row}"));
+    for (name, benchmark) in benchmarks {
+        if selected.is_empty() || selected.iter().any(|selected| selected == name) {
+            benchmark()?.iter().for_each(|row| println!("{row}"));
         }
     }
     Ok(())
 }
 
-fn size() -> Measured {
+fn size() -> Rows {
     let bytes = fs::metadata(command().get_program())?.len();
     Ok(vec![
         Row::of("binary", "MB", [bytes as f64 / 1e6]).at_most(12.0),
     ])
 }
 
-fn idle() -> Measured {
+fn idle() -> Rows {
     let directory = directory()?;
-    let mut fresh = Row::of(
-        "resident memory, one user just registered, then idle",
+    let mut after_registration = Row::of(
+        "resident memory, idle after registration of one user",
         "MB",
         [],
     );
-    let mut later = Row::of(
-        "resident memory, one user, started again and idle",
-        "MB",
-        [],
-    )
-    .at_most(12.0);
+    let mut after_restart =
+        Row::of("resident memory, idle after a restart", "MB", []).at_most(12.0);
     let server = Server::start(directory.path())?;
-    Village::settle(server.port, 1, 1)?;
-    thread::sleep(IDLE);
-    fresh
+    Users::register(server.port, 1, 1)?;
+    thread::sleep(IDLE_TIME);
+    after_registration
         .values
-        .push(process::resident(server.id())? as f64 / 1e6);
+        .push(process::resident_memory(server.pid())? as f64 / 1e6);
     stop(server)?;
     for _ in 0..3 {
         let server = Server::start(directory.path())?;
-        thread::sleep(IDLE);
-        later
+        thread::sleep(IDLE_TIME);
+        after_restart
             .values
-            .push(process::resident(server.id())? as f64 / 1e6);
+            .push(process::resident_memory(server.pid())? as f64 / 1e6);
         stop(server)?;
     }
-    Ok(vec![fresh.at_most(12.0), later])
+    Ok(vec![after_registration.at_most(12.0), after_restart])
 }
 
-fn start() -> Measured {
+fn startup() -> Rows {
     let directory = directory()?;
     fill(directory.path(), 100 * MB, 1000)?;
-    let mut row = Row::of("start to first answer, 100 MB of data", "ms", []).at_most(50.0);
+    let mut row = Row::of("start to first response, 100 MB of data", "ms", []).at_most(50.0);
     for _ in 0..11 {
         let server = Server::start(directory.path())?;
-        row.values.push(milliseconds(server.took));
+        row.values.push(milliseconds(server.startup_time));
         stop(server)?;
     }
     Ok(vec![row])
 }
 
-fn alone() -> Measured {
+fn single_message() -> Rows {
     let directory = directory()?;
-    let village = fill(directory.path(), 100 * MB, 1000)?;
+    let users = fill(directory.path(), 100 * MB, 1000)?;
     let server = Server::start(directory.path())?;
-    let mut client = village.client(server.port, 0)?;
+    let mut client = users.client(server.port, 0)?;
     let mut writes = |name: &str, runs: usize, pause: Duration| {
         (0..runs)
             .map(|number| {
-                let before = process::written(server.id())?;
-                village.say(&mut client, name, number, TEXT)?;
+                let before = process::written_bytes(server.pid())?;
+                users.send_message(&mut client, name, number, MESSAGE_BYTES)?;
                 thread::sleep(pause);
-                Ok((process::written(server.id())? - before) as f64 / 1e3)
+                Ok((process::written_bytes(server.pid())? - before) as f64 / 1e3)
             })
             .collect::<io::Result<Vec<_>>>()
     };
-    let acknowledged = writes("alone", 100, Duration::ZERO)?;
-    let settled = writes("settled", 5, IDLE)?;
+    let send_latency = writes("acknowledged", 100, Duration::ZERO)?;
+    let idle = writes("idle", 5, IDLE_TIME)?;
     Ok(vec![
         Row::of(
-            "written for a message sent alone, when acknowledged",
+            "written for a single message, at its response",
             "kB",
-            acknowledged,
+            send_latency,
         )
         .at_most(100.0),
-        Row::of(
-            "written for a message sent alone, when idle again",
-            "kB",
-            settled,
-        ),
+        Row::of("written for a single message, when idle again", "kB", idle),
     ])
 }
 
-fn crowd() -> Measured {
-    let (people, rooms, each) = (20, 10, 100);
+fn run_load() -> Rows {
+    let (user_count, room_count, messages_per_user) = (20, 10, 100);
     let directory = directory()?;
     let server = Server::start(directory.path())?;
-    let village = Village::settle(server.port, people, rooms)?;
+    let users = Users::register(server.port, user_count, room_count)?;
     let mut written = Row::of(
         "20 users, 10 rooms, all sync: written per message",
         "kB",
@@ -166,185 +156,207 @@ fn crowd() -> Measured {
     .at_most(16.0);
     let mut speed = Row::of("- messages a second", "1/s", []);
     let mut cpu = Row::of("- CPU of the server per message", "ms", []);
-    let mut syncs = Row::of("- answered syncs per message", "1", []);
-    let mut acknowledged = Row::of("- a message until it is acknowledged", "ms", []);
-    let mut middle = Row::of(
-        "- a probe of the thread until it is answered, median",
-        "ms",
-        [],
-    );
-    let mut longest = Row::of(
-        "- a probe of the thread until it is answered, longest",
+    let mut syncs = Row::of("- syncs per message", "1", []);
+    let mut send_latency = Row::of("- response time of a message", "ms", []);
+    let mut median_probe = Row::of("- response time of a probe of the thread, median", "ms", []);
+    let mut longest_probe = Row::of(
+        "- response time of a probe of the thread, longest",
         "ms",
         [],
     )
     .at_most(20.0);
     for run in 0..5 {
-        let before = (process::written(server.id())?, process::cpu(server.id())?);
-        let mut bustle = village.bustle(server.port, &format!("run{run}"), each, TEXT)?;
-        let after = (process::written(server.id())?, process::cpu(server.id())?);
-        let messages = (people * each) as f64;
+        let before = (
+            process::written_bytes(server.pid())?,
+            process::cpu_time(server.pid())?,
+        );
+        let mut result = users.run_load(
+            server.port,
+            &format!("run{run}"),
+            messages_per_user,
+            MESSAGE_BYTES,
+        )?;
+        let after = (
+            process::written_bytes(server.pid())?,
+            process::cpu_time(server.pid())?,
+        );
+        let messages = (user_count * messages_per_user) as f64;
         written
             .values
             .push((after.0 - before.0) as f64 / messages / 1e3);
-        speed.values.push(messages / bustle.took.as_secs_f64());
+        speed.values.push(messages / result.duration.as_secs_f64());
         cpu.values.push(milliseconds(after.1 - before.1) / messages);
-        syncs.values.push(bustle.syncs as f64 / messages);
-        acknowledged
+        syncs.values.push(result.syncs as f64 / messages);
+        send_latency
             .values
-            .extend(bustle.acknowledged.into_iter().map(milliseconds));
-        bustle.probes.sort_unstable();
-        middle
+            .extend(result.send_latencies.into_iter().map(milliseconds));
+        result.probe_latencies.sort_unstable();
+        median_probe.values.push(milliseconds(
+            result.probe_latencies[result.probe_latencies.len() / 2],
+        ));
+        longest_probe
             .values
-            .push(milliseconds(bustle.probes[bustle.probes.len() / 2]));
-        longest
-            .values
-            .extend(bustle.probes.last().copied().map(milliseconds));
+            .extend(result.probe_latencies.last().copied().map(milliseconds));
     }
     Ok(vec![
         written,
         speed,
         cpu,
         syncs,
-        acknowledged,
-        middle,
-        longest,
+        send_latency,
+        median_probe,
+        longest_probe,
     ])
 }
 
-fn killed() -> Measured {
+fn crash_recovery() -> Rows {
     let directory = directory()?;
-    let village = fill(directory.path(), 1000 * MB, 40_000)?;
+    let users = fill(directory.path(), 1000 * MB, 40_000)?;
     let mut idle = Row::of(
-        "kill -9 when idle, 1 GB of data: until it answers again",
+        "SIGKILL when idle, 1 GB of data: start to first response",
         "ms",
         [],
     );
     let mut busy = Row::of(
-        "kill -9 in the middle of traffic, 1 GB: until it answers again",
+        "SIGKILL under load, 1 GB of data: start to first response",
         "ms",
         [],
     );
     let mut server = Server::start(directory.path())?;
     for run in 0..3 {
-        kill_in_traffic(server, &village, run)?;
+        kill_under_load(server, &users, run)?;
         server = Server::start(directory.path())?;
-        busy.values.push(milliseconds(server.took));
+        busy.values.push(milliseconds(server.startup_time));
 
-        village.say(&mut village.client(server.port, 0)?, "idle", run, TEXT)?;
-        thread::sleep(IDLE);
+        users.send_message(
+            &mut users.client(server.port, 0)?,
+            "idle",
+            run,
+            MESSAGE_BYTES,
+        )?;
+        thread::sleep(IDLE_TIME);
         server.kill()?;
         server = Server::start(directory.path())?;
-        idle.values.push(milliseconds(server.took));
+        idle.values.push(milliseconds(server.startup_time));
     }
     stop(server)?;
     Ok(vec![idle, busy])
 }
 
-fn joining() -> Measured {
+fn remote_join() -> Rows {
     let members = 20_000;
     let mut memory = Row::of(
-        "joining a room of 20,000 members elsewhere: peak memory",
+        "joining a remote room of 20,000 members: peak memory",
         "MB",
         [],
     );
     let mut time = Row::of("- time per 1,000 members", "s", []);
     let mut syncing = Row::of("- memory after the first sync", "MB", []);
-    let city = City::found()?;
-    let room = city.settle(members);
+    let remote = MockHomeserver::start()?;
+    let room = remote.create_room(members);
     for _ in 0..3 {
         let directory = directory()?;
         let server = start_federating(directory.path())?;
-        let mut guest = guest(server.port)?;
-        peak::forget(server.id())?;
-        let begun = Instant::now();
-        join(&mut guest, &room, &city)?;
+        let mut client = register_client(server.port)?;
+        peak_memory::reset(server.pid())?;
+        let start = Instant::now();
+        join(&mut client, &room, &remote)?;
         let thousands = members as f64 / 1e3;
-        time.values.push(begun.elapsed().as_secs_f64() / thousands);
-        memory.values.push(peak::of(server.id())? as f64 / 1e6);
-        guest.json::<Value>("GET", "/_matrix/client/v3/sync", None)?;
+        time.values.push(start.elapsed().as_secs_f64() / thousands);
+        memory
+            .values
+            .push(peak_memory::peak(server.pid())? as f64 / 1e6);
+        client.json::<Value>("GET", "/_matrix/client/v3/sync", None)?;
         syncing
             .values
-            .push(process::resident(server.id())? as f64 / 1e6);
+            .push(process::resident_memory(server.pid())? as f64 / 1e6);
         stop(server)?;
     }
     Ok(vec![memory.at_most(128.0), time, syncing])
 }
 
-fn receiving() -> Measured {
-    let messages = 5_000;
+fn inbound_pdus() -> Rows {
+    let count = 5_000;
     let directory = directory()?;
     let server = start_federating(directory.path())?;
-    let city = City::found()?;
-    let mut guest = guest(server.port)?;
+    let remote = MockHomeserver::start()?;
+    let mut client = register_client(server.port)?;
     let name = ServerName::parse("localhost").map_err(io::Error::other)?;
-    let mut speed = Row::of(
-        "one linear room of another server: received events",
-        "1/s",
-        [],
-    );
+    let mut speed = Row::of("events received in a linear remote room", "1/s", []);
     let mut cpu = Row::of("- CPU of the server per event", "ms", []);
     for _ in 0..3 {
-        let room = city.settle(2);
-        let said = city.chat(&room, &join(&mut guest, &room, &city)?, messages);
-        let (begun, used) = (Instant::now(), process::cpu(server.id())?);
-        city.send((&name, server.port), &said)?;
+        let room = remote.create_room(2);
+        let messages = remote.build_messages(&room, &join(&mut client, &room, &remote)?, count);
+        let (start, used) = (Instant::now(), process::cpu_time(server.pid())?);
+        remote.send(&name, server.port, &messages)?;
         speed
             .values
-            .push(messages as f64 / begun.elapsed().as_secs_f64());
-        let used = process::cpu(server.id())? - used;
-        cpu.values.push(milliseconds(used) / messages as f64);
-        let last = said.last().map(|event| event.pdu.event_id().to_owned());
+            .push(count as f64 / start.elapsed().as_secs_f64());
+        let used = process::cpu_time(server.pid())? - used;
+        cpu.values.push(milliseconds(used) / count as f64);
+        let last = messages.last().map(|event| event.pdu.event_id().to_owned());
         let path = format!("/_matrix/client/v3/rooms/{room}/messages?dir=b&limit=1");
-        let newest: Value = guest.json("GET", &path, None)?;
+        let newest: Value = client.json("GET", &path, None)?;
         if newest["chunk"][0]["event_id"].as_str() != last.as_ref().map(|id| id.as_str()) {
-            return Err(io::Error::other(format!("the newest is {newest}")));
+            return Err(io::Error::other(format!("the newest event is {newest}")));
         }
     }
     stop(server)?;
     Ok(vec![speed.at_least(1000.0), cpu])
 }
 
-fn media() -> Measured {
-    let pieces = (500 << 20) / PIECE;
+fn media() -> Rows {
+    let chunks = (500 << 20) / CHUNK_SIZE;
     let directory = directory()?;
     let settings = "max_upload = \"500M\"";
     let server = Server::start_with(command(), directory.path(), free_port()?, settings)?;
-    let token = people::register(server.port, "alice")?;
-    let who = (server.port, &*token);
-    let mut up = Row::of("a file of 500 MiB: speed up", "MB/s", []);
-    let mut down = Row::of("- speed down", "MB/s", []);
-    let mut peak = Row::of("- peak memory, more than before", "MB", []);
-    let mut later = Row::of("- memory behind it, more than before", "MB", []);
-    let there_and_back = |pieces: usize| {
-        let begun = Instant::now();
-        let file = files::upload(who, pieces)?;
-        let uploaded = begun.elapsed();
-        let (said, mut got) = files::download(who, &file)?;
-        if !files::is_whole(&mut got, pieces)? {
-            return Err(io::Error::other(format!("it is another: {said}")));
-        }
-        Ok((uploaded, begun.elapsed() - uploaded))
+    let token = client_api::register(server.port, "alice")?;
+    let session = Session {
+        port: server.port,
+        token: &token,
     };
-    // What is made when it is first needed is made now.
-    there_and_back(16)?;
-    let megabytes = (pieces * PIECE) as f64 / 1e6;
+    let mut upload_speed = Row::of("a file of 500 MiB: upload", "MB/s", []);
+    let mut download_speed = Row::of("- download", "MB/s", []);
+    let mut peak = Row::of("- growth of peak memory", "MB", []);
+    let mut growth = Row::of("- growth of memory afterwards", "MB", []);
+    let transfer = |chunks: usize| {
+        let start = Instant::now();
+        let media = session.upload(chunks)?;
+        let uploaded = start.elapsed();
+        let (head, mut body) = session.download(&media)?;
+        if !is_uploaded_file(&mut body, chunks)? {
+            return Err(io::Error::other(format!(
+                "another file was returned: {head}"
+            )));
+        }
+        Ok((uploaded, start.elapsed() - uploaded))
+    };
+    // Warm-up: allocates what is allocated once.
+    transfer(16)?;
+    let megabytes = (chunks * CHUNK_SIZE) as f64 / 1e6;
     for _ in 0..3 {
-        peak::forget(server.id())?;
-        let before = process::resident(server.id())? as f64;
-        let (upload, download) = there_and_back(pieces)?;
-        up.values.push(megabytes / upload.as_secs_f64());
-        down.values.push(megabytes / download.as_secs_f64());
+        peak_memory::reset(server.pid())?;
+        let before = process::resident_memory(server.pid())? as f64;
+        let (upload, download) = transfer(chunks)?;
+        upload_speed.values.push(megabytes / upload.as_secs_f64());
+        download_speed
+            .values
+            .push(megabytes / download.as_secs_f64());
         peak.values
-            .push((peak::of(server.id())? as f64 - before) / 1e6);
-        let after = process::resident(server.id())? as f64;
-        later.values.push((after - before) / 1e6);
+            .push((peak_memory::peak(server.pid())? as f64 - before) / 1e6);
+        let after = process::resident_memory(server.pid())? as f64;
+        growth.values.push((after - before) / 1e6);
     }
     stop(server)?;
-    Ok(vec![up, down, peak.at_most(4.0), later.at_most(4.0)])
+    Ok(vec![
+        upload_speed,
+        download_speed,
+        peak.at_most(4.0),
+        growth.at_most(4.0),
+    ])
 }
 
-/// A server that federates with whom the tests certify.
+/// A server that accepts the test certificate of other servers.
 fn start_federating(directory: &Path) -> io::Result<Server> {
     let authority = concat!(env!("CARGO_MANIFEST_DIR"), "/src/http/tests/root.pem");
     let settings = format!(
@@ -353,31 +365,31 @@ fn start_federating(directory: &Path) -> io::Result<Server> {
     Server::start_with(command(), directory, free_port()?, &settings)
 }
 
-/// Somebody who is registered now.
-fn guest(port: u16) -> io::Result<Client> {
-    let token = people::register(port, "guest")?;
+fn register_client(port: u16) -> io::Result<Client> {
+    let token = client_api::register(port, "user")?;
     Client::connect(port, Some(&format!("Bearer {token}")))
 }
 
-/// Joins a room of the city's: the event by which that came about.
-fn join(guest: &mut Client, room: &RoomId, city: &City) -> io::Result<OwnedEventId> {
-    let path = format!("/_matrix/client/v3/join/{room}?via={}", city.name());
-    guest.json::<Value>("POST", &path, Some(&json!({})))?;
+/// Joins a room of `remote`; returns the id of the join event.
+fn join(client: &mut Client, room: &RoomId, remote: &MockHomeserver) -> io::Result<OwnedEventId> {
+    let path = format!("/_matrix/client/v3/join/{room}?via={}", remote.name());
+    client.json::<Value>("POST", &path, Some(&json!({})))?;
     let path = format!("/_matrix/client/v3/rooms/{room}/messages?dir=b&limit=1");
-    let newest: Value = guest.json("GET", &path, None)?;
+    let newest: Value = client.json("GET", &path, None)?;
     let id = newest["chunk"][0]["event_id"].as_str().unwrap_or_default();
     OwnedEventId::try_from(id).map_err(io::Error::other)
 }
 
-fn kill_in_traffic(server: Server, village: &Village, run: usize) -> io::Result<()> {
+fn kill_under_load(server: Server, users: &Users, run: usize) -> io::Result<()> {
     let port = server.port;
     thread::scope(|scope| {
-        let traffic = scope.spawn(|| village.fill(port, &format!("traffic{run}"), TEXT, || false));
-        thread::sleep(TRAFFIC);
+        let load =
+            scope.spawn(|| users.send_until(port, &format!("load{run}"), MESSAGE_BYTES, || false));
+        thread::sleep(TRAFFIC_BEFORE_KILL);
         server.kill()?;
-        match traffic.join() {
-            Ok(Err(_broken_off)) => Ok(()),
-            _ => Err(io::Error::other("the traffic ended before the kill")),
+        match load.join() {
+            Ok(Err(_connection_closed)) => Ok(()),
+            _ => Err(io::Error::other("the load ended before the kill")),
         }
     })
 }
@@ -387,14 +399,14 @@ fn directory() -> io::Result<TempDir> {
     TempDir::new_in(env!("CARGO_TARGET_TMPDIR"))
 }
 
-/// Leaves data of this size in `directory`, of a server that was stopped, with messages of `text` bytes.
-fn fill(directory: &Path, size: u64, text: usize) -> io::Result<Village> {
+/// Fills the data directory up to `size` with messages of `message_bytes` bytes; stops the server.
+fn fill(directory: &Path, size: u64, message_bytes: usize) -> io::Result<Users> {
     let server = Server::start(directory)?;
-    let village = Village::settle(server.port, 20, 10)?;
-    let enough = || process::allocated(directory).is_ok_and(|bytes| bytes >= size);
-    village.fill(server.port, "filler", text, enough)?;
+    let users = Users::register(server.port, 20, 10)?;
+    let is_enough = || process::allocated_bytes(directory).is_ok_and(|bytes| bytes >= size);
+    users.send_until(server.port, "filler", message_bytes, is_enough)?;
     stop(server)?;
-    Ok(village)
+    Ok(users)
 }
 
 fn stop(server: Server) -> io::Result<()> {
@@ -409,9 +421,8 @@ fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
-/// A line of the table.
 struct Row {
-    what: &'static str,
+    label: &'static str,
     unit: &'static str,
     values: Vec<f64>,
     target: Option<Target>,
@@ -423,9 +434,9 @@ enum Target {
 }
 
 impl Row {
-    fn of(what: &'static str, unit: &'static str, values: impl Into<Vec<f64>>) -> Row {
+    fn of(label: &'static str, unit: &'static str, values: impl Into<Vec<f64>>) -> Row {
         Row {
-            what,
+            label,
             unit,
             values: values.into(),
             target: None,
@@ -449,10 +460,10 @@ impl fmt::Display for Row {
         values.sort_unstable_by(f64::total_cmp);
         let median = values[values.len() / 2];
         let range = format!("{:.2} – {:.2}", values[0], values[values.len() - 1]);
-        let what = format!("{} ({})", self.what, self.unit);
+        let label = format!("{} ({})", self.label, self.unit);
         write!(
             f,
-            "{what:<70} {median:>9.2} {range:>21} {:>6}",
+            "{label:<70} {median:>9.2} {range:>21} {:>6}",
             values.len()
         )?;
         match self.target {

@@ -1,26 +1,26 @@
-//! What Linux tells about a process, its files and the machine's time.
+//! Memory, I/O and CPU time of a process, and the size of its files, from Linux.
 
 use std::{fs, io, os::unix::fs::MetadataExt, path::Path, time::Duration};
 
-/// Linux counts CPU time for user space in hundredths of a second.
+/// The unit of CPU time in `/proc/PID/stat`.
 const TICK: Duration = Duration::from_millis(10);
 
-/// Resident memory in bytes.
-pub fn resident(process: u32) -> io::Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+/// In bytes.
+pub fn resident_memory(pid: u32) -> io::Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     field(&status, "VmRSS:").map(|kilobytes| kilobytes * 1024)
 }
 
-/// Bytes that the process has caused to be written to storage since it started.
-pub fn written(process: u32) -> io::Result<u64> {
-    let account = fs::read_to_string(format!("/proc/{process}/io"))?;
+/// Bytes that the process has written to storage since it started.
+pub fn written_bytes(pid: u32) -> io::Result<u64> {
+    let account = fs::read_to_string(format!("/proc/{pid}/io"))?;
     field(&account, "write_bytes:")
 }
 
-/// CPU time that all threads of the process have used since it started.
-pub fn cpu(process: u32) -> io::Result<Duration> {
-    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
-    // The fields follow the program's name, which is in parentheses and may hold anything.
+/// CPU time of all threads since the start of the process.
+pub fn cpu_time(pid: u32) -> io::Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The fields follow the program's name, which is in parentheses and may contain any characters.
     let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
     let ticks = fields
         .split_whitespace()
@@ -30,14 +30,14 @@ pub fn cpu(process: u32) -> io::Result<Duration> {
     Ok(TICK * ticks.sum::<u32>())
 }
 
-/// Bytes that the files below a directory take up on the disk.
-pub fn allocated(directory: &Path) -> io::Result<u64> {
+/// Disk space of the files below a directory, in bytes.
+pub fn allocated_bytes(directory: &Path) -> io::Result<u64> {
     let mut total = 0;
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         let metadata = entry.metadata()?;
         total += if metadata.is_dir() {
-            allocated(&entry.path())?
+            allocated_bytes(&entry.path())?
         } else {
             metadata.blocks() * 512
         };
@@ -45,7 +45,7 @@ pub fn allocated(directory: &Path) -> io::Result<u64> {
     Ok(total)
 }
 
-/// The number that `text`, as Linux writes it, has for `name`.
+/// The number after `name` in a file of `/proc/PID`.
 pub fn field(text: &str, name: &str) -> io::Result<u64> {
     text.lines()
         .find_map(|line| line.strip_prefix(name))

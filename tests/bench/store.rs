@@ -1,6 +1,5 @@
-//! The store's numbers, without a server around it: `cargo bench --bench store`, or
-//! `cargo bench --bench store -- messages open memory` for some of them. `src/store/README.md`
-//! holds what they were when the store's constants were chosen.
+//! Benchmarks of the store alone: `cargo bench --bench store`, or `cargo bench --bench store -- open`
+//! for one of them. `src/store/README.md` has the results by which the store's constants were chosen.
 
 #[path = "process.rs"]
 mod process;
@@ -27,8 +26,8 @@ use smol::{LocalExecutor, Timer};
 
 const CACHE: usize = 32 << 20;
 const ROOMS: u32 = 10;
-/// The JSON of an everyday message with its hashes and its signature, in bytes.
-const EVENT: usize = 900;
+/// JSON of a text message with hashes and signature.
+const EVENT_BYTES: usize = 900;
 
 fn main() {
     let arguments: Vec<String> = std::env::args()
@@ -45,24 +44,24 @@ fn main() {
         ["messages"] => messages(),
         ["memory"] => memory(),
         ["open"] => open(),
-        // What the parts have done in processes of their own.
+        // For processes that the benchmarks start.
         ["resident", directory, cache] => {
             resident(Path::new(directory), cache.parse().expect("bytes"));
         }
-        ["traffic", directory] => to_be_killed(Path::new(directory), false),
-        ["idle", directory] => to_be_killed(Path::new(directory), true),
-        ["time", directory] => time(Path::new(directory)),
-        _ => panic!("the parts are `messages`, `memory` and `open`"),
+        ["load", directory] => write_until_killed(Path::new(directory), false),
+        ["idle", directory] => write_until_killed(Path::new(directory), true),
+        ["open-time", directory] => open_time(Path::new(directory)),
+        _ => panic!("the benchmarks are `messages`, `memory` and `open`"),
     }
 }
 
-/// A job of the size of a message: a row each in five tables, and a position.
-fn message(seed: u64, sender: u32) -> impl Fn(&Tx) -> Result<(), Error> + Send + 'static {
-    let mut random = StdRng::seed_from_u64(seed);
-    let room = RoomNum(random.random_range(1..=ROOMS));
-    let json: Vec<u8> = (0..EVENT).map(|_| random.random()).collect();
+/// A job that writes as much as a message does: a row in each of five tables, and a position.
+fn message_job(seed: u64, sender: u32) -> impl Fn(&Tx) -> Result<(), Error> + Send + 'static {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let room = RoomNum(rng.random_range(1..=ROOMS));
+    let json: Vec<u8> = (0..EVENT_BYTES).map(|_| rng.random()).collect();
     let id: String = (0..44)
-        .map(|_| char::from(b'A' + random.random_range(0..26)))
+        .map(|_| char::from(b'A' + rng.random_range(0..26)))
         .collect();
     move |tx| {
         let event = tx.next_event();
@@ -98,7 +97,6 @@ fn message(seed: u64, sender: u32) -> impl Fn(&Tx) -> Result<(), Error> + Send +
     }
 }
 
-/// Runs `work` with the store in `directory`.
 fn with_store<T>(directory: &Path, cache: usize, work: impl AsyncFnOnce(&Store) -> T) -> T {
     let options = Options {
         directory: directory.to_owned(),
@@ -115,12 +113,12 @@ fn with_store<T>(directory: &Path, cache: usize, work: impl AsyncFnOnce(&Store) 
     }))
 }
 
-/// Below `target`, which is on a disk.
+/// `target` must be on a disk.
 fn directory() -> tempfile::TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory")
 }
 
-/// Writes `count` messages as fast as it goes.
+/// Writes `count` messages concurrently.
 async fn fill(store: &Store, from: u64, count: u64) {
     let next = Cell::new(from);
     let next = &next;
@@ -130,7 +128,7 @@ async fn fill(store: &Store, from: u64, count: u64) {
             writers.spawn(async move {
                 while next.get() < from + count {
                     next.set(next.get() + 1);
-                    let job = message(next.get(), sender);
+                    let job = message_job(next.get(), sender);
                     store.write(job).await.expect("written");
                 }
             })
@@ -145,8 +143,8 @@ async fn fill(store: &Store, from: u64, count: u64) {
         .await;
 }
 
-/// Bytes written and time taken per message, by how many send at once and how long each takes to
-/// send again.
+/// Written bytes and response time per message, by the number of senders and the pause between
+/// messages of one sender.
 fn messages() {
     println!(
         "{:>9} {:>8} {:>8} {:>12} {:>9} {:>9} {:>9} {:>9}",
@@ -178,24 +176,27 @@ fn messages() {
 }
 
 async fn send(store: &Store, seed: &mut u64, senders: u32, pause: Duration) -> String {
-    let took = RefCell::new(Vec::new());
+    let latencies = RefCell::new(Vec::new());
     let started = Instant::now();
     let end = started + Duration::from_secs(4);
-    let (written, cpu) = (written(), cpu());
+    let (written, cpu) = (written_bytes(), cpu());
     let writers = LocalExecutor::new();
     let tasks: Vec<_> = (0..senders)
         .map(|sender| {
             *seed += 1_000_000;
-            let (mut seed, took) = (*seed, &took);
+            let (mut seed, latencies) = (*seed, &latencies);
             writers.spawn(async move {
-                let mut random = StdRng::seed_from_u64(seed);
+                let mut rng = StdRng::seed_from_u64(seed);
                 while Instant::now() < end {
                     seed += 1;
                     let begin = Instant::now();
-                    store.write(message(seed, sender)).await.expect("written");
-                    took.borrow_mut().push(begin.elapsed());
-                    // People are not in step.
-                    Timer::after(pause.mul_f64(random.random_range(0.5..1.5))).await;
+                    store
+                        .write(message_job(seed, sender))
+                        .await
+                        .expect("written");
+                    latencies.borrow_mut().push(begin.elapsed());
+                    // Senders are not synchronized.
+                    Timer::after(pause.mul_f64(rng.random_range(0.5..1.5))).await;
                 }
             })
         })
@@ -208,27 +209,27 @@ async fn send(store: &Store, seed: &mut u64, senders: u32, pause: Duration) -> S
         })
         .await;
     drop(writers);
-    let mut took = took.into_inner();
-    took.sort();
-    let per_second = took.len() as f64 / started.elapsed().as_secs_f64();
-    let bytes = (self::written() - written) / took.len() as u64;
-    let cpu = (self::cpu() - cpu).div_f64(took.len() as f64);
-    let median = took[took.len() / 2];
-    let slow = took[took.len() * 99 / 100];
+    let mut latencies = latencies.into_inner();
+    latencies.sort();
+    let per_second = latencies.len() as f64 / started.elapsed().as_secs_f64();
+    let bytes = (self::written_bytes() - written) / latencies.len() as u64;
+    let cpu = (self::cpu() - cpu).div_f64(latencies.len() as f64);
+    let median = latencies[latencies.len() / 2];
+    let slow = latencies[latencies.len() * 99 / 100];
     format!("{bytes:>12} {per_second:>9.0} {median:>9.1?} {slow:>9.1?} {cpu:>9.0?}")
 }
 
-fn written() -> u64 {
-    process::written(std::process::id()).expect("the system tells")
+fn written_bytes() -> u64 {
+    process::written_bytes(std::process::id()).expect("/proc can be read")
 }
 
 fn cpu() -> Duration {
-    process::cpu(std::process::id()).expect("the system tells")
+    process::cpu_time(std::process::id()).expect("/proc can be read")
 }
 
 /// Resident memory of a busy store, by the size of its cache.
 fn memory() {
-    println!("{:>12} {:>12} {:>12}", "cache", "at rest", "busy");
+    println!("{:>12} {:>12} {:>12}", "cache", "idle", "busy");
     let directory = directory();
     with_store(directory.path(), CACHE, async |store| {
         fill(store, 0, 200_000).await
@@ -239,10 +240,10 @@ fn memory() {
     }
 }
 
-/// Everything is read once, then people write.
+/// Reads all events and event ids once, then writes messages.
 fn resident(directory: &Path, cache: usize) {
-    let resident = || process::resident(std::process::id()).expect("the system tells");
-    let rest = with_store(directory, cache, async |_| resident());
+    let resident = || process::resident_memory(std::process::id()).expect("/proc can be read");
+    let idle = with_store(directory, cache, async |_| resident());
     let busy = with_store(directory, cache, async |store| {
         let scan = |s: &Snapshot| {
             for row in s.events()?.range::<EventNum>(..)? {
@@ -257,68 +258,69 @@ fn resident(directory: &Path, cache: usize) {
         fill(store, u64::from(std::process::id()) << 32, 20_000).await;
         resident()
     });
-    println!("{cache:>12} {rest:>12} {busy:>12}");
+    println!("{cache:>12} {idle:>12} {busy:>12}");
 }
 
-/// How long it takes to open after `kill -9`, by size, in the middle of traffic and when idle.
+/// How long opening takes after SIGKILL, by size, under load and when idle.
 fn open() {
     println!(
-        "{:>12} {:>10} {:>10} {:>10}   (cold: nothing in the system's cache)",
+        "{:>12} {:>10} {:>10} {:>10}   (cold: not in the page cache)",
         "bytes", "killed", "warm", "cold"
     );
     let directory = directory();
     let mut seed = 0;
     for size in [100_000_000, 1_000_000_000] {
         with_store(directory.path(), CACHE, async |store| {
-            while process::allocated(directory.path()).expect("readable") < size {
+            while process::allocated_bytes(directory.path()).expect("readable") < size {
                 fill(store, seed, 10_000).await;
                 seed += 10_010;
             }
         });
-        let bytes = process::allocated(directory.path()).expect("readable");
-        let closed = child("time", directory.path(), &[]);
+        let bytes = process::allocated_bytes(directory.path()).expect("readable");
+        let closed = child("open-time", directory.path(), &[]);
         println!("{bytes:>12} {:>10} {closed:>10}", "no");
-        for mode in ["traffic", "idle"] {
+        for mode in ["load", "idle"] {
             let [warm, cold] = [false, true].map(|cold| {
                 kill(mode, directory.path());
                 if cold {
-                    forget(directory.path());
+                    drop_page_cache(directory.path());
                 }
-                child("time", directory.path(), &[])
+                child("open-time", directory.path(), &[])
             });
             println!("{bytes:>12} {mode:>10} {warm:>10} {cold:>10}");
         }
     }
 }
 
-/// Kills a process when it says that it is in the state that `mode` names.
+/// Starts a process in `mode` and kills it as soon as it prints something.
 fn kill(mode: &str, directory: &Path) {
     let mut process = command(mode, directory)
         .stdout(Stdio::piped())
         .spawn()
         .expect("it starts");
-    let mut said = [0];
+    let mut output = [0];
     let mut stdout = process.stdout.take().expect("piped");
-    stdout.read_exact(&mut said).expect("it says something");
+    stdout.read_exact(&mut output).expect("some output");
     process.kill().expect("killed");
     process.wait().expect("ended");
 }
 
-/// Writes for a second and says so; goes on until it is killed, unless it is to be idle first.
-fn to_be_killed(directory: &Path, idle: bool) {
+/// Writes for a second and prints a line when it is to be killed: while it goes on writing, or after
+/// some idle time.
+fn write_until_killed(directory: &Path, idle: bool) {
     with_store(directory, CACHE, async |store| {
         let mut seed = u64::from(std::process::id()) << 32;
         let start = Instant::now();
-        let mut said = false;
+        let mut printed = false;
         loop {
             fill(store, seed, 100).await;
             seed += 1000;
-            if !said && start.elapsed() > Duration::from_secs(1) {
-                said = true;
+            if !printed && start.elapsed() > Duration::from_secs(1) {
+                printed = true;
                 if idle {
                     Timer::after(Duration::from_secs(4)).await;
                 }
-                println!("kill me");
+                println!("ready to be killed");
                 if idle {
                     std::future::pending::<()>().await;
                 }
@@ -327,28 +329,28 @@ fn to_be_killed(directory: &Path, idle: bool) {
     });
 }
 
-fn time(directory: &Path) {
+fn open_time(directory: &Path) {
     let start = Instant::now();
-    let took = with_store(directory, CACHE, async |_| start.elapsed());
-    println!("{took:.0?}");
+    let duration = with_store(directory, CACHE, async |_| start.elapsed());
+    println!("{duration:.0?}");
 }
 
-/// Makes the system read the database from the disk again.
-fn forget(directory: &Path) {
+fn drop_page_cache(directory: &Path) {
     let file = File::open(directory.join("hearth.redb")).expect("the database");
     file.sync_all().expect("synced");
-    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).expect("forgotten");
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)
+        .expect("dropped from the page cache");
 }
 
 fn command(mode: &str, directory: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("this program"));
-    // As the program itself has it.
+    // As `main.rs` sets it.
     command.env("MALLOC_ARENA_MAX", "1");
     command.arg(mode).arg(directory);
     command
 }
 
-/// What this program prints in `mode`.
+/// Runs this program in `mode`; returns its output.
 fn child(mode: &str, directory: &Path, arguments: &[&str]) -> String {
     let output = command(mode, directory)
         .args(arguments)

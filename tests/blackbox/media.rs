@@ -1,4 +1,4 @@
-//! Large files over a socket, and what their owner does with them.
+//! Large files over a socket, and the command `hearth media`.
 
 use std::{
     fs,
@@ -16,55 +16,52 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-use crate::common::{
-    files::{PIECE, ask, download, is_whole, send, upload},
-    http::Client,
-    people::register,
-    server::{Server, command, free_port},
+use crate::{
+    common::{
+        client_api::register,
+        http::Client,
+        large_files::{CHUNK_SIZE, Session, is_uploaded_file},
+        server::{Server, command, free_port},
+    },
+    process_status_kb,
 };
 
-/// Of the file, in bytes: many times what the server may grow by.
-const LARGE: usize = 64 << 20;
-/// By how much the server's memory may grow, in kilobytes.
-const GROWTH: u64 = 4096;
-
-/// What a field of `/proc/PID/status` says, in kilobytes.
-fn status(server: &Server, field: &str) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", server.id())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix(field));
-    let number = line.unwrap().split_whitespace().next().unwrap();
-    number.parse().unwrap()
-}
+/// Many times [`MAX_GROWTH_KB`].
+const LARGE_FILE_BYTES: usize = 64 << 20;
+const MAX_GROWTH_KB: u64 = 4096;
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_large_file_goes_through_the_server_and_leaves_its_memory_as_it_was() {
+fn transfer_of_a_large_file_does_not_grow_memory() {
     let directory = TempDir::new().unwrap();
     let server = Server::start(directory.path()).unwrap();
     let token = register(server.port, "alice").unwrap();
-    let who = (server.port, &*token);
-    let there_and_back = |pieces: usize| {
-        let media = upload(who, pieces).unwrap();
-        let (said, mut file) = download(who, &media).unwrap();
-        assert!(said.starts_with("HTTP/1.1 200 "), "{said}");
-        assert!(is_whole(&mut file, pieces).unwrap());
+    let session = Session {
+        port: server.port,
+        token: &token,
     };
-    // What is made when it is first needed is made now.
-    there_and_back(16);
-    let grew = growth(&server, || there_and_back(LARGE / PIECE));
-    assert!(grew <= GROWTH, "it grew by {grew} kB");
+    let transfer = |chunks: usize| {
+        let media = session.upload(chunks).unwrap();
+        let (head, mut body) = session.download(&media).unwrap();
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        assert!(is_uploaded_file(&mut body, chunks).unwrap());
+    };
+    // Warm-up: allocates what is allocated once.
+    transfer(16);
+    let growth = peak_growth_kb(&server, || transfer(LARGE_FILE_BYTES / CHUNK_SIZE));
+    assert!(growth <= MAX_GROWTH_KB, "memory grew by {growth} kB");
 }
 
-/// By how much the server's memory grows at the most while this happens, in kilobytes.
-fn growth(server: &Server, work: impl FnOnce()) -> u64 {
-    // What it takes at the most is counted from now on: proc(5), `clear_refs`.
-    fs::write(format!("/proc/{}/clear_refs", server.id()), "5").unwrap();
-    let before = status(server, "VmRSS:");
+/// How much the peak of the server's resident memory exceeds its value before `work`.
+fn peak_growth_kb(server: &Server, work: impl FnOnce()) -> u64 {
+    // Resets the peak: proc(5), `clear_refs`.
+    fs::write(format!("/proc/{}/clear_refs", server.pid()), "5").unwrap();
+    let before = process_status_kb(server, "VmRSS:");
     work();
-    status(server, "VmHWM:").saturating_sub(before)
+    process_status_kb(server, "VmHWM:").saturating_sub(before)
 }
 
-/// A JPEG of 300 by 300 pixels, with so many bytes behind it.
+/// A JPEG of 300 by 300 pixels, followed by `padding` zero bytes.
 fn padded_jpeg(padding: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     RgbImage::new(300, 300)
@@ -74,13 +71,13 @@ fn padded_jpeg(padding: usize) -> Vec<u8> {
     bytes
 }
 
-/// A PNG of 300 by 300 pixels whose color profile unpacks to so many bytes, which are all zero.
+/// A PNG of 300 by 300 pixels whose color profile decompresses to `length` zero bytes.
 fn png_with_profile(length: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     RgbImage::new(300, 300)
         .write_to(&mut Cursor::new(&mut bytes), ImageFormat::Png)
         .unwrap();
-    // One block with fixed codes, RFC 1951: a zero, and again and again "the last byte 258 times".
+    // One block with fixed codes (RFC 1951): a zero byte, then repetitions of it in lengths of 258.
     let mut bits = vec![true, true, false];
     bits.extend([false, false, true, true, false, false, false, false]);
     for _ in 0..length / 258 {
@@ -105,67 +102,75 @@ fn png_with_profile(length: usize) -> Vec<u8> {
         &*profile,
         &checksum.to_be_bytes(),
     ];
-    // Behind the head of the picture.
+    // After the header chunk.
     bytes.splice(33..33, chunk.concat());
     bytes
 }
 
-/// Uploads this: status and answer.
-fn post((port, token): (u16, &str), content: &[u8]) -> (u16, Value) {
+/// Uploads `content`; returns status and body of the response.
+fn upload_bytes(session: Session<'_>, content: &[u8]) -> (u16, Value) {
     let head = format!(
         "POST /_matrix/media/v3/upload HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
-         Authorization: Bearer {token}\r\nContent-Length: {}\r\n\r\n",
+         Authorization: Bearer {}\r\nContent-Length: {}\r\n\r\n",
+        session.token,
         content.len()
     );
-    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, session.port)).unwrap();
     stream.write_all(head.as_bytes()).unwrap();
     stream.write_all(content).unwrap();
-    let mut said = String::new();
-    stream.read_to_string(&mut said).unwrap();
-    let (head, body) = said.split_once("\r\n\r\n").unwrap();
+    let mut response = String::new();
+    stream.read_to_string(&mut response).unwrap();
+    let (head, body) = response.split_once("\r\n\r\n").unwrap();
     let status = head.split(' ').nth(1).unwrap();
     (status.parse().unwrap(), serde_json::from_str(body).unwrap())
 }
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_picture_takes_no_more_memory_than_pictures_may_whatever_is_in_its_file() {
+fn thumbnailing_stays_within_its_memory_budget() {
     let directory = TempDir::new().unwrap();
     let port = free_port().unwrap();
     let settings = "memory = \"64M\"";
     let server = Server::start_with(command(), directory.path(), port, settings).unwrap();
     let token = register(server.port, "alice").unwrap();
-    let who = (server.port, &*token);
-    // Three eighths are for pictures.
-    let most = (24 << 10) + GROWTH;
+    let session = Session {
+        port: server.port,
+        token: &token,
+    };
+    // Three eighths of `memory` are for images.
+    let max_growth = (24 << 10) + MAX_GROWTH_KB;
     let files = [padded_jpeg(80 << 20), png_with_profile(200 << 20)];
     for (file, status) in files.into_iter().zip(["413", "200"]) {
-        let (_, answer) = post(who, &file);
-        let media = &answer["content_uri"].as_str().unwrap()["mxc://".len()..];
-        let line = format!("GET /_matrix/client/v1/media/thumbnail/{media}?width=32&height=32");
-        let grew = growth(&server, || {
-            let (said, _) = ask(who, &line, (0, 0)).unwrap();
-            assert!(said.starts_with(&format!("HTTP/1.1 {status} ")), "{said}");
+        let (_, response) = upload_bytes(session, &file);
+        let media = &response["content_uri"].as_str().unwrap()["mxc://".len()..];
+        let path = format!("GET /_matrix/client/v1/media/thumbnail/{media}?width=32&height=32");
+        let growth = peak_growth_kb(&server, || {
+            let (head, _) = session.request(&path, 0..0).unwrap();
+            assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
         });
-        assert!(grew <= most, "it grew by {grew} kB");
+        assert!(growth <= max_growth, "memory grew by {growth} kB");
     }
 }
 
 #[test]
-fn who_sends_too_much_is_told_so_although_it_was_sent_before_anything_was_read() {
+fn oversized_upload_gets_its_error_even_if_sent_completely_before_reading() {
     let directory = TempDir::new().unwrap();
     let port = free_port().unwrap();
     let settings = "max_upload = \"30M\"\nuser_quota = \"10M\"";
     let server = Server::start_with(command(), directory.path(), port, settings).unwrap();
     let token = register(server.port, "alice").unwrap();
-    for (pieces, status, errcode) in [(1000, 413, "M_TOO_LARGE"), (400, 403, "M_FORBIDDEN")] {
-        let (said, body) = send((server.port, &token), (0, pieces)).unwrap();
-        assert_eq!((said, &body["errcode"]), (status, &json!(errcode)));
+    let session = Session {
+        port: server.port,
+        token: &token,
+    };
+    for (chunks, status, errcode) in [(1000, 413, "M_TOO_LARGE"), (400, 403, "M_FORBIDDEN")] {
+        let (actual, body) = session.try_upload(0..chunks).unwrap();
+        assert_eq!((actual, &body["errcode"]), (status, &json!(errcode)));
     }
 }
 
-/// Runs `hearth media …` on the data of a server that does not run; what it said.
-fn media(directory: &Path, arguments: &[&str]) -> Result<String, String> {
+/// Runs `hearth media …` on the data of a stopped server; returns its output, or its error output.
+fn media_command(directory: &Path, arguments: &[&str]) -> Result<String, String> {
     let output = command()
         .arg("media")
         .args(arguments)
@@ -182,46 +187,54 @@ fn media(directory: &Path, arguments: &[&str]) -> Result<String, String> {
 }
 
 #[test]
-fn the_owner_sees_who_takes_up_how_much_and_takes_files_away() {
+fn media_command_shows_usage_quarantines_and_deletes() {
     let directory = TempDir::new().unwrap();
     let data = directory.path();
     let server = Server::start(data).unwrap();
     let token = register(server.port, "alice").unwrap();
-    let [bad, good] = [3, 16].map(|pieces| upload((server.port, &token), pieces).unwrap());
+    let session = Session {
+        port: server.port,
+        token: &token,
+    };
+    let [bad, good] = [3, 16].map(|chunks| session.upload(chunks).unwrap());
     assert!(server.stop(Signal::TERM).unwrap().success());
 
-    let usage = media(data, &["usage"]).unwrap();
+    let usage = media_command(data, &["usage"]).unwrap();
     let line = usage.lines().find(|line| line.contains("@alice:localhost"));
-    let words: Vec<_> = line.unwrap().split_whitespace().collect();
-    assert_eq!(words, ["1.1", "MB", "2", "@alice:localhost"]);
+    let fields: Vec<_> = line.unwrap().split_whitespace().collect();
+    assert_eq!(fields, ["1.1", "MB", "2", "@alice:localhost"]);
 
-    let address = format!("mxc://{bad}");
-    let shown = |media: &str| {
+    let uri = format!("mxc://{bad}");
+    let is_served = |media: &str| {
         let server = Server::start(data).unwrap();
-        let (said, _) = download((server.port, &token), media).unwrap();
+        let session = Session {
+            port: server.port,
+            token: &token,
+        };
+        let (head, _) = session.download(media).unwrap();
         assert!(server.stop(Signal::TERM).unwrap().success());
-        said.starts_with("HTTP/1.1 200 ")
+        head.starts_with("HTTP/1.1 200 ")
     };
-    media(data, &["quarantine", &address]).unwrap();
-    assert!(!shown(&bad) && shown(&good));
-    media(data, &["quarantine", "--release", &address]).unwrap();
-    assert!(shown(&bad));
-    media(data, &["delete", &address]).unwrap();
-    assert!(!shown(&bad) && shown(&good));
+    media_command(data, &["quarantine", &uri]).unwrap();
+    assert!(!is_served(&bad) && is_served(&good));
+    media_command(data, &["quarantine", "--release", &uri]).unwrap();
+    assert!(is_served(&bad));
+    media_command(data, &["delete", &uri]).unwrap();
+    assert!(!is_served(&bad) && is_served(&good));
 
-    for nothing in [&*address, "mxc://localhost/nothing", &"ab".repeat(32)] {
-        let said = media(data, &["delete", nothing]).unwrap_err();
-        assert!(said.contains("there is no such media"), "{said}");
+    for unknown in [&*uri, "mxc://localhost/nothing", &"ab".repeat(32)] {
+        let error = media_command(data, &["delete", unknown]).unwrap_err();
+        assert!(error.contains("there is no such media"), "{error}");
     }
-    let said = media(data, &["delete", "cat.jpg"]).unwrap_err();
-    assert!(said.contains("SHA-256"), "{said}");
+    let error = media_command(data, &["delete", "cat.jpg"]).unwrap_err();
+    assert!(error.contains("SHA-256"), "{error}");
 }
 
 #[test]
-fn a_file_is_known_by_what_is_in_it_wherever_it_comes_from() {
+fn quarantine_and_deletion_by_hash_apply_to_every_upload() {
     let directory = TempDir::new().unwrap();
     let data = directory.path();
-    let content = b"what nobody is to see";
+    let content = b"quarantined content";
     let hash: String = Sha256::digest(content)
         .iter()
         .map(|byte| format!("{byte:02x}"))
@@ -232,26 +245,34 @@ fn a_file_is_known_by_what_is_in_it_wherever_it_comes_from() {
     };
     let try_upload = || {
         let server = Server::start(data).unwrap();
-        let answer = post((server.port, &token), content);
+        let session = Session {
+            port: server.port,
+            token: &token,
+        };
+        let response = upload_bytes(session, content);
         assert!(server.stop(Signal::TERM).unwrap().success());
-        answer
+        response
     };
-    // Before it has ever been here.
-    media(data, &["quarantine", &hash]).unwrap();
-    let (status, refused) = try_upload();
-    assert_eq!((status, &refused["errcode"]), (403, &json!("M_FORBIDDEN")));
-    let usage = media(data, &["usage"]).unwrap();
+    // Before any upload of it.
+    media_command(data, &["quarantine", &hash]).unwrap();
+    let (status, response) = try_upload();
+    assert_eq!((status, &response["errcode"]), (403, &json!("M_FORBIDDEN")));
+    let usage = media_command(data, &["usage"]).unwrap();
     assert!(usage.contains("1 kept from everybody"), "{usage}");
-    media(data, &["quarantine", "--release", &hash]).unwrap();
-    let [one, other] = [try_upload(), try_upload()].map(|(status, answer)| {
-        assert_eq!(status, 200, "{answer}");
-        answer["content_uri"].as_str().unwrap()["mxc://".len()..].to_owned()
+    media_command(data, &["quarantine", "--release", &hash]).unwrap();
+    let [one, other] = [try_upload(), try_upload()].map(|(status, response)| {
+        assert_eq!(status, 200, "{response}");
+        response["content_uri"].as_str().unwrap()["mxc://".len()..].to_owned()
     });
-    media(data, &["delete", &hash]).unwrap();
+    media_command(data, &["delete", &hash]).unwrap();
     let server = Server::start(data).unwrap();
-    for address in [one, other] {
-        let (said, _) = download((server.port, &token), &address).unwrap();
-        assert!(said.starts_with("HTTP/1.1 404 "), "{said}");
+    let session = Session {
+        port: server.port,
+        token: &token,
+    };
+    for media in [one, other] {
+        let (head, _) = session.download(&media).unwrap();
+        assert!(head.starts_with("HTTP/1.1 404 "), "{head}");
     }
     let file = data
         .join("data/media/files")
@@ -260,19 +281,21 @@ fn a_file_is_known_by_what_is_in_it_wherever_it_comes_from() {
     wait_until(|| !file.exists());
 }
 
-/// Waits until something that is under way is so.
-fn wait_until(is_so: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while !is_so() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "it never is");
+fn wait_until(condition: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(
+            start.elapsed() < Duration::from_secs(60),
+            "the condition never held"
+        );
         thread::sleep(Duration::from_millis(10));
     }
 }
 
-/// Starts a server whose data are on a disk of their own, of so many megabytes, if this machine lets
-/// one make such a disk without being its owner (`unshare`, tmpfs).
+/// Starts a server whose data directory is a tmpfs of this size. `None` if this user may not mount one
+/// in a namespace of its own (`unshare`).
 #[cfg(target_os = "linux")]
-fn on_a_small_disk(directory: &Path, megabytes: u32) -> Option<Server> {
+fn start_on_small_disk(directory: &Path, megabytes: u32) -> Option<Server> {
     let data = directory.join("data");
     fs::create_dir(&data).unwrap();
     let mount = format!(
@@ -288,7 +311,7 @@ fn on_a_small_disk(directory: &Path, megabytes: u32) -> Option<Server> {
         .status()
         .is_ok_and(|status| status.success())
     {
-        eprintln!("no disk can be made here");
+        eprintln!("skipped: no tmpfs can be mounted");
         return None;
     }
     let binary = command().get_program().to_owned();
@@ -300,45 +323,52 @@ fn on_a_small_disk(directory: &Path, megabytes: u32) -> Option<Server> {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_disk_that_is_full_refuses_files_and_serves_what_is_there() {
+fn full_disk_rejects_uploads_and_serves_stored_media() {
     let directory = TempDir::new().unwrap();
-    let Some(server) = on_a_small_disk(directory.path(), 96) else {
+    let Some(server) = start_on_small_disk(directory.path(), 96) else {
         return;
     };
     let token = register(server.port, "alice").unwrap();
-    let who = (server.port, &*token);
-    let media = upload(who, 16).unwrap();
-    let is_full = |(status, body): (u16, Value)| {
-        let said = body["error"].as_str().unwrap_or_default();
+    let session = Session {
+        port: server.port,
+        token: &token,
+    };
+    let media = session.upload(16).unwrap();
+    let expect_disk_full = |(status, body): (u16, Value)| {
+        let error = body["error"].as_str().unwrap_or_default();
         assert!(
-            status == 507 && said.contains("almost full"),
+            status == 507 && error.contains("almost full"),
             "{status} {body}"
         );
     };
-    // There is room for much of it, and then none: nothing of it stays.
-    is_full(send(who, (0, 1600)).unwrap());
+    // The disk becomes full in the middle of the upload. The partial file is deleted.
+    expect_disk_full(session.try_upload(0..1600).unwrap());
     let new = directory.path().join("data/media/new");
-    // As the server sees it: nobody else sees its disk.
-    let new = format!("/proc/{}/root{}", server.id(), new.display());
+    // The tmpfs is only visible in the mount namespace of the server.
+    let new = format!("/proc/{}/root{}", server.pid(), new.display());
     wait_until(|| fs::read_dir(&new).unwrap().count() == 0);
-    // The database asks for its room no more than once in a while.
-    wait_until(|| send(who, (0, 1)).unwrap().0 == 200);
-    let mut fits = 0;
+    // The free space is checked only once in a while.
+    wait_until(|| session.try_upload(0..1).unwrap().0 == 200);
+    let mut accepted = 0;
     loop {
-        // Each is another: the same would be stored once.
-        let answer = send(who, (fits * 16, 15)).unwrap();
-        if answer.0 != 200 {
-            break is_full(answer);
+        // Each file is different, as identical ones are deduplicated.
+        let response = session
+            .try_upload(accepted * 16..accepted * 16 + 15)
+            .unwrap();
+        if response.0 != 200 {
+            break expect_disk_full(response);
         }
-        fits += 1;
-        assert!(fits < 110, "it takes more than it can hold");
+        accepted += 1;
+        assert!(accepted < 110, "more was accepted than the disk can hold");
     }
-    assert!(fits > 30, "it takes {fits} and then no more");
-    let (said, mut file) = download(who, &media).unwrap();
-    assert!(said.starts_with("HTTP/1.1 200 "), "{said}");
-    assert!(is_whole(&mut file, 16).unwrap());
+    assert!(accepted > 30, "only {accepted} files were accepted");
+    let (head, mut body) = session.download(&media).unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    assert!(is_uploaded_file(&mut body, 16).unwrap());
     let mut client = Client::connect(server.port, Some(&format!("Bearer {token}"))).unwrap();
-    let synced = client.call("GET", "/_matrix/client/v3/sync", None).unwrap();
+    let synced = client
+        .request("GET", "/_matrix/client/v3/sync", None)
+        .unwrap();
     assert_eq!(synced.status, 200);
     assert!(server.stop(Signal::TERM).unwrap().success());
 }

@@ -1,4 +1,4 @@
-//! What systemd hands over, and what it is told.
+//! systemd: notifications, socket activation, credentials and the journal.
 
 use std::{
     fs::{self, File},
@@ -18,15 +18,15 @@ use crate::{
         http::Client,
         server::{Server, command, free_port},
     },
-    refusal,
+    failed_output,
 };
 
 #[test]
-fn systemd_is_told_that_the_server_opens_serves_lives_and_stops() {
+fn sd_notify_reports_startup_readiness_watchdog_and_stop() {
     let directory = TempDir::new().unwrap();
     let name = directory.path().join("notify");
     let socket = UnixDatagram::bind(&name).unwrap();
-    let heard = || {
+    let notification = || {
         let mut text = [0; 200];
         let length = socket.recv(&mut text).unwrap();
         String::from_utf8(text[..length].to_vec()).unwrap()
@@ -35,46 +35,46 @@ fn systemd_is_told_that_the_server_opens_serves_lives_and_stops() {
     command.env("NOTIFY_SOCKET", name);
     command.env("WATCHDOG_USEC", "200000");
     let server = Server::start_with(command, directory.path(), free_port().unwrap(), "").unwrap();
-    assert_eq!(heard(), "STATUS=opening the database");
-    assert_eq!(heard(), "EXTEND_TIMEOUT_USEC=60000000");
-    assert_eq!(heard(), "READY=1\nSTATUS=serving localhost");
-    assert_eq!(heard(), "WATCHDOG=1");
-    assert_eq!(heard(), "WATCHDOG=1");
+    assert_eq!(notification(), "STATUS=opening the database");
+    assert_eq!(notification(), "EXTEND_TIMEOUT_USEC=60000000");
+    assert_eq!(notification(), "READY=1\nSTATUS=serving localhost");
+    assert_eq!(notification(), "WATCHDOG=1");
+    assert_eq!(notification(), "WATCHDOG=1");
     assert!(server.stop(Signal::TERM).unwrap().success());
-    let last = std::iter::repeat_with(heard).find(|text| text != "WATCHDOG=1");
+    let last = std::iter::repeat_with(notification).find(|text| text != "WATCHDOG=1");
     assert_eq!(last.as_deref(), Some("STOPPING=1\nSTATUS=stopping"));
 }
 
 #[test]
-fn who_comes_while_the_server_restarts_is_answered_if_systemd_listens() {
+fn connections_survive_a_restart_with_socket_activation() {
     let directory = TempDir::new().unwrap();
     let (socket, port) = listen();
     for _ in 0..2 {
-        // Nobody accepts yet, or any more.
+        // No process accepts connections yet, or any more.
         let mut client = Client::connect(port, None).unwrap();
         client
             .send("GET", "/_matrix/client/versions", None)
             .unwrap();
         let server = Server::start_with(activated(&socket), directory.path(), port, "").unwrap();
-        assert!(client.answer().is_ok());
+        assert!(client.read_response().is_ok());
         assert!(server.stop(Signal::TERM).unwrap().success());
     }
 }
 
 #[test]
-fn a_socket_that_the_settings_do_not_name_is_refused() {
+fn activation_socket_that_is_not_in_listen_is_rejected() {
     let directory = TempDir::new().unwrap();
     let (socket, port) = listen();
     let config = directory.path().join("hearth.toml");
     fs::write(&config, "listen = [\"127.0.0.1:0\"]").unwrap();
     let mut command = activated(&socket);
     command.args(["serve", "--config"]).arg(config);
-    let said = refusal(&command.current_dir(&directory).output().unwrap(), 1);
-    assert!(said.contains(&format!("127.0.0.1:{port}")), "{said}");
+    let error = failed_output(&command.current_dir(&directory).output().unwrap(), 1);
+    assert!(error.contains(&format!("127.0.0.1:{port}")), "{error}");
 }
 
 #[test]
-fn a_secret_that_is_handed_over_is_read() {
+fn systemd_credential_is_read() {
     let directory = TempDir::new().unwrap();
     fs::write(directory.path().join("hearth_registration_token"), "a").unwrap();
     let config = directory.path().join("hearth.toml");
@@ -82,26 +82,26 @@ fn a_secret_that_is_handed_over_is_read() {
     let mut command = command();
     command.args(["serve", "--config"]).arg(config);
     command.env("CREDENTIALS_DIRECTORY", directory.path());
-    let said = refusal(&command.output().unwrap(), 2);
-    assert!(said.contains("hearth_registration_token"), "{said}");
+    let error = failed_output(&command.output().unwrap(), 2);
+    assert!(error.contains("hearth_registration_token"), "{error}");
 }
 
 #[test]
-fn the_journal_gets_one_line_for_a_start() {
+fn startup_writes_one_line_to_the_journal() {
     let directory = TempDir::new().unwrap();
     let log = directory.path().join("log");
-    let journal = File::create(&log).unwrap().metadata().unwrap();
+    let metadata = File::create(&log).unwrap().metadata().unwrap();
     let mut command = command();
     command.env(
         "JOURNAL_STREAM",
-        format!("{}:{}", journal.dev(), journal.ino()),
+        format!("{}:{}", metadata.dev(), metadata.ino()),
     );
     let server = Server::start_with(command, directory.path(), free_port().unwrap(), "").unwrap();
-    let said = fs::read_to_string(log).unwrap();
-    let lines: Vec<_> = said.lines().collect();
+    let journal = fs::read_to_string(log).unwrap();
+    let lines: Vec<_> = journal.lines().collect();
     assert!(
         matches!(lines[..], [line] if line.starts_with("<6>hearth::")),
-        "{said}"
+        "{journal}"
     );
     assert!(server.stop(Signal::TERM).unwrap().success());
 }
@@ -112,7 +112,7 @@ fn listen() -> (TcpListener, u16) {
     (socket, port)
 }
 
-/// The binary with a socket at the place where systemd puts it.
+/// The binary with `socket` as file descriptor 3, as systemd passes it.
 fn activated(socket: &TcpListener) -> Command {
     let script = "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\"";
     let mut shell = Command::new("sh");

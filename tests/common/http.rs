@@ -1,4 +1,4 @@
-//! A blocking HTTP/1.1 client over one connection: enough of it for JSON on loopback.
+//! A blocking HTTP/1.1 client for JSON on loopback.
 
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
@@ -9,40 +9,44 @@ use std::{
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// The longest that an answer may take; a long poll asks for less.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Longer than the timeout of every `/sync`.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A connection, kept alive between requests, and who asks in each.
+/// One connection, which is kept alive between requests.
 pub struct Client {
     stream: BufReader<TcpStream>,
     authorization: Option<String>,
 }
 
-/// Status and body of an answer.
-pub struct Answer {
+pub struct Response {
     pub status: u16,
     pub body: Vec<u8>,
 }
 
 impl Client {
-    /// Connects to a port of this machine. `authorization` is the header of that name.
+    /// Connects to a port of this machine. `authorization` is the value of the header of that name.
     pub fn connect(port: u16, authorization: Option<&str>) -> io::Result<Client> {
         let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(READ_TIMEOUT))?;
         Ok(Client {
             stream: BufReader::new(stream),
             authorization: authorization.map(str::to_owned),
         })
     }
 
-    /// Sends a request and waits for the whole answer, whatever its status.
-    pub fn call(&mut self, method: &str, path: &str, body: Option<&Value>) -> io::Result<Answer> {
+    /// Sends a request and reads the whole response, whatever its status.
+    pub fn request(
+        &mut self,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+    ) -> io::Result<Response> {
         self.send(method, path, body)?;
-        self.answer()
+        self.read_response()
     }
 
-    /// Sends a request, whose answer [`Self::answer`] then waits for.
+    /// Sends a request. [`Self::read_response`] must follow.
     pub fn send(&mut self, method: &str, path: &str, body: Option<&Value>) -> io::Result<()> {
         let body = body.map_or_else(Vec::new, |body| body.to_string().into_bytes());
         let authorization = match &self.authorization {
@@ -59,25 +63,25 @@ impl Client {
         self.stream.get_mut().write_all(&request)
     }
 
-    /// The JSON of a successful answer; any other is an error that shows it.
+    /// Sends a request; returns the JSON of a successful response, and an error for any other.
     pub fn json<T: DeserializeOwned>(
         &mut self,
         method: &str,
         path: &str,
         body: Option<&Value>,
     ) -> io::Result<T> {
-        let Answer { status, body } = self.call(method, path, body)?;
+        let Response { status, body } = self.request(method, path, body)?;
         if status != 200 {
-            let said = String::from_utf8_lossy(&body);
+            let text = String::from_utf8_lossy(&body);
             return Err(io::Error::other(format!(
-                "{method} {path}: {status} {said}"
+                "{method} {path}: {status} {text}"
             )));
         }
         Ok(serde_json::from_slice(&body)?)
     }
 
-    /// Waits for the whole answer to the request that was sent.
-    pub fn answer(&mut self) -> io::Result<Answer> {
+    /// Reads the whole response to the request that was sent.
+    pub fn read_response(&mut self) -> io::Result<Response> {
         let status = self.line()?;
         let status = status
             .split(' ')
@@ -90,7 +94,7 @@ impl Client {
             let header = self.line()?.to_ascii_lowercase();
             match header.split_once(':') {
                 None => break,
-                Some(("content-length", value)) => length = number(value, 10)?,
+                Some(("content-length", value)) => length = parse_number(value, 10)?,
                 Some(("transfer-encoding", _)) => chunked = true,
                 Some(_) => {}
             }
@@ -100,13 +104,13 @@ impl Client {
         } else {
             self.bytes(length)?
         };
-        Ok(Answer { status, body })
+        Ok(Response { status, body })
     }
 
     fn chunks(&mut self) -> io::Result<Vec<u8>> {
         let mut body = Vec::new();
         loop {
-            let size = number(&self.line()?, 16)?;
+            let size = parse_number(&self.line()?, 16)?;
             body.extend(self.bytes(size)?);
             self.line()?;
             if size == 0 {
@@ -130,6 +134,6 @@ impl Client {
     }
 }
 
-fn number(text: &str, radix: u32) -> io::Result<usize> {
+fn parse_number(text: &str, radix: u32) -> io::Result<usize> {
     usize::from_str_radix(text.trim(), radix).map_err(io::Error::other)
 }

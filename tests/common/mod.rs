@@ -1,6 +1,6 @@
-//! What the tests of a started server share: a server in a directory of its own, and a small client.
+//! For tests and benchmarks of the started binary: a server process, a blocking client and requests.
 
-pub mod files;
+pub mod client_api;
 pub mod http;
-pub mod people;
+pub mod large_files;
 pub mod server;

@@ -1,4 +1,4 @@
-//! Starts the binary under test with a configuration, a directory and a port of its own.
+//! Runs the binary under test with its own configuration, directory and port.
 
 use std::{
     fs::{self, File},
@@ -14,11 +14,10 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::http::Client;
 
-/// How long a start may take: a database that was killed in the middle of traffic is repaired first.
-const START: Duration = Duration::from_secs(180);
+/// Includes the repair of a large database after SIGKILL.
+const STARTUP_TIMEOUT: Duration = Duration::from_secs(180);
 
-/// How often a starting server is asked whether it answers yet.
-const ASK: Duration = Duration::from_micros(200);
+const POLL_INTERVAL: Duration = Duration::from_micros(200);
 
 /// The binary of this build, or the one that `HEARTH_BINARY` names.
 pub fn command() -> Command {
@@ -28,30 +27,28 @@ pub fn command() -> Command {
     command
 }
 
-/// A port that is free now.
 pub fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
         .local_addr()?
         .port())
 }
 
-/// A started server; dropping it kills it.
+/// A server process. Dropping it sends SIGKILL.
 pub struct Server {
-    /// The port on 127.0.0.1 on which it answers.
+    /// On 127.0.0.1.
     pub port: u16,
-    /// How long it took from the start of the process to the first answered request.
-    pub took: Duration,
+    /// From the start of the process to the first response.
+    pub startup_time: Duration,
     child: Child,
 }
 
 impl Server {
-    /// Starts a server on the data in `directory` and waits until it answers.
+    /// Starts a server on the data in `directory` and waits for its first response.
     pub fn start(directory: &Path) -> io::Result<Server> {
         Self::start_with(command(), directory, free_port()?, "")
     }
 
-    /// Starts a server with a command of its own, to answer on `port`, and with these lines in its
-    /// configuration beside the usual ones.
+    /// Like [`Self::start`], with this command and port, and with more lines in the configuration.
     pub fn start_with(
         mut command: Command,
         directory: &Path,
@@ -75,7 +72,7 @@ impl Server {
             .create(true)
             .append(true)
             .open(directory.join("log"))?;
-        let begun = Instant::now();
+        let start = Instant::now();
         let child = command
             .args(["serve", "--config"])
             .arg(config)
@@ -84,53 +81,52 @@ impl Server {
             .spawn()?;
         let mut server = Server {
             port,
-            took: Duration::ZERO,
+            startup_time: Duration::ZERO,
             child,
         };
-        while !server.answers() {
+        while !server.responds() {
             if let Some(status) = server.child.try_wait()? {
                 let log = fs::read_to_string(directory.join("log"))?;
                 return Err(io::Error::other(format!(
-                    "it ended instead: {status}\n{log}"
+                    "the server exited during startup: {status}\n{log}"
                 )));
             }
-            if begun.elapsed() > START {
-                return Err(io::Error::other("it does not answer"));
+            if start.elapsed() > STARTUP_TIMEOUT {
+                return Err(io::Error::other("the server does not respond"));
             }
-            thread::sleep(ASK);
+            thread::sleep(POLL_INTERVAL);
         }
-        server.took = begun.elapsed();
+        server.startup_time = start.elapsed();
         Ok(server)
     }
 
-    fn answers(&self) -> bool {
+    fn responds(&self) -> bool {
         Client::connect(self.port, None)
-            .and_then(|mut client| client.call("GET", "/_matrix/client/versions", None))
-            .is_ok_and(|answer| answer.status == 200)
+            .and_then(|mut client| client.request("GET", "/_matrix/client/versions", None))
+            .is_ok_and(|response| response.status == 200)
     }
 
-    /// The process id.
-    pub fn id(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// SIGKILL: what a power cut leaves of a process.
+    /// Sends SIGKILL, which leaves the data as a power cut does.
     pub fn kill(mut self) -> io::Result<()> {
         self.child.kill()?;
         self.child.wait().map(drop)
     }
 
-    /// SIGTERM, as an init system stops it, or another signal.
+    /// Sends a signal that stops the server, and waits for its exit.
     pub fn stop(mut self, signal: Signal) -> io::Result<ExitStatus> {
-        let process = i32::try_from(self.id()).ok().and_then(Pid::from_raw);
-        kill_process(process.expect("Linux gave this id"), signal)?;
+        let process = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
+        kill_process(process.expect("a valid process id"), signal)?;
         self.child.wait()
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Fails only if it has ended, as it should have.
+        // Fails if the process has exited.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

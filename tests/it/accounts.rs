@@ -1,9 +1,9 @@
-//! Accounts as clients see them.
+//! Registration, login, devices and account management.
 
+mod account_management;
 mod devices;
 mod login;
 mod openid;
-mod own_account;
-mod refresh;
+mod refresh_tokens;
 mod registration;
-mod shared_secret;
+mod shared_secret_registration;

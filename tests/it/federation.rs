@@ -1,19 +1,19 @@
 //! Several servers that federate.
 
+mod backoff;
+mod device_list_resync;
 mod device_lists;
-mod devices;
+mod device_queries;
 mod directory;
+mod e2ee_keys;
 mod join;
-mod keys;
-mod list_fetches;
 mod media;
+mod mock_server;
 mod outage;
-mod peer;
 mod profiles;
-mod rest;
-mod restricted;
+mod restricted_joins;
+mod server_keys;
 mod spaces;
-mod third_party;
-mod times;
+mod third_party_invites;
+mod timestamp_to_event;
 mod to_device;
-mod user_keys;

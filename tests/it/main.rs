@@ -1,34 +1,37 @@
-//! The whole server in this process, asked without a socket.
+//! The whole server in this process, mostly over the client-server API. Only requests between
+//! servers go through sockets.
 
+mod account_data;
 mod accounts;
-mod census;
+mod api_standards;
+mod client_api;
 mod cross_signing;
 mod dehydrated_devices;
 mod device_lists;
 mod device_lists_property;
-mod edge;
+mod e2ee_keys;
+mod endpoints;
 mod ephemeral;
 mod federation;
-mod home;
+mod fuzz;
 mod key_backup;
-mod keys;
 mod media;
-mod media_pictures;
-mod media_previews;
+mod media_deletion;
+mod media_thumbnails;
 mod messages;
-mod nonsense;
-mod own_data;
+mod mock_web_server;
+mod profiles;
 mod push_rules;
-mod rooms;
-mod rooms_create;
-mod rooms_directory;
-mod rooms_members;
+mod room_creation;
+mod room_directory;
+mod room_membership;
 mod spaces;
 mod sync;
 mod sync_filters;
-mod sync_lazy;
+mod sync_lazy_loading;
 mod sync_property;
 mod sync_state;
+mod test_server;
 mod to_device;
-mod unread;
-mod web;
+mod unread_counts;
+mod url_previews;

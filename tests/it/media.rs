@@ -1,4 +1,4 @@
-//! Pictures and files.
+//! Upload and download of media.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -6,59 +6,64 @@ use http::{Method, Request, Response};
 use serde_json::{Value, json};
 
 use crate::{
-    home::{Home, Person, read, refused},
-    rooms::{done, escaped},
+    client_api::percent_encode,
+    test_server::{TestServer, TestUser, expect_error, expect_ok, parse},
 };
 
 const UPLOAD: &str = "/_matrix/media/v3/upload";
 const DOWNLOAD: &str = "/_matrix/client/v1/media/download";
 
-/// Sends `body` as it is, or asks for something without one.
 fn send(
-    home: &Home,
-    who: &Person<'_>,
+    server: &TestServer,
+    user: &TestUser<'_>,
     (method, path): (Method, &str),
     headers: &[(&str, &str)],
     body: &[u8],
 ) -> Response<Vec<u8>> {
     let mut request = Request::builder().method(method).uri(path);
-    request = request.header("authorization", format!("Bearer {}", who.token));
+    request = request.header("authorization", format!("Bearer {}", user.token));
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    home.respond(request.body(body.to_vec()).expect("a request"))
+    server.respond(request.body(body.to_vec()).expect("a request"))
 }
 
 fn upload_as(
-    home: &Home,
-    who: &Person<'_>,
+    server: &TestServer,
+    user: &TestUser<'_>,
     (name, kind): (&str, &str),
     content: &[u8],
 ) -> (u16, Value) {
-    let path = format!("{UPLOAD}?filename={}", escaped(name));
+    let path = format!("{UPLOAD}?filename={}", percent_encode(name));
     let headers = [("content-type", kind)];
-    read(&send(home, who, (Method::POST, &path), &headers, content))
+    parse(&send(
+        server,
+        user,
+        (Method::POST, &path),
+        &headers,
+        content,
+    ))
 }
 
-/// The path under which what was uploaded is downloaded.
-pub fn path_of(uri: &Value) -> String {
-    let uri = uri.as_str().expect("an address");
-    let uri = uri.strip_prefix("mxc://").expect("an mxc address");
+/// The download path of an `mxc://` URI.
+pub fn download_path(uri: &Value) -> String {
+    let uri = uri.as_str().expect("a URI");
+    let uri = uri.strip_prefix("mxc://").expect("an mxc URI");
     format!("{DOWNLOAD}/{uri}")
 }
 
-/// Uploads, and returns the path to download it.
-pub fn upload(home: &Home, who: &Person<'_>, kind: &str, content: &[u8]) -> String {
-    path_of(&done(upload_as(home, who, ("file", kind), content))["content_uri"])
+/// Uploads `content`; returns its download path.
+pub fn upload(server: &TestServer, user: &TestUser<'_>, kind: &str, content: &[u8]) -> String {
+    download_path(&expect_ok(upload_as(server, user, ("file", kind), content))["content_uri"])
 }
 
 pub fn get(
-    home: &Home,
-    who: &Person<'_>,
+    server: &TestServer,
+    user: &TestUser<'_>,
     path: &str,
     headers: &[(&str, &str)],
 ) -> Response<Vec<u8>> {
-    send(home, who, (Method::GET, path), headers, &[])
+    send(server, user, (Method::GET, path), headers, &[])
 }
 
 fn header<'r>(response: &'r Response<Vec<u8>>, name: &str) -> &'r str {
@@ -66,42 +71,42 @@ fn header<'r>(response: &'r Response<Vec<u8>>, name: &str) -> &'r str {
     value.map_or("", |value| value.to_str().expect("it is text"))
 }
 
-/// How many files are anywhere below `directory`.
-fn files(directory: &Path) -> usize {
+/// The number of files below `directory`, recursively.
+fn count_files(directory: &Path) -> usize {
     let Ok(entries) = fs::read_dir(directory) else {
         return 0;
     };
-    let count = |path: &Path| if path.is_dir() { files(path) } else { 1 };
+    let count = |path: &Path| if path.is_dir() { count_files(path) } else { 1 };
     entries
         .map(|entry| count(&entry.expect("it can be read").path()))
         .sum()
 }
 
-pub fn stored(home: &Home) -> usize {
-    files(&home.directory().join("data/media"))
+pub fn stored_files(server: &TestServer) -> usize {
+    count_files(&server.directory().join("data/media"))
 }
 
 #[test]
-fn what_one_uploads_others_download_also_after_a_restart() {
-    let mut home = Home::new();
+fn uploaded_media_is_downloadable_by_others_also_after_restart() {
+    let mut server = TestServer::new();
     let content: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
     let (path, token) = {
-        let (alice, bob) = (home.register("alice"), home.register("bob"));
-        let path = upload(&home, &alice, "image/png", &content);
-        assert_eq!(*get(&home, &bob, &path, &[]).body(), content);
+        let (alice, bob) = (server.register("alice"), server.register("bob"));
+        let path = upload(&server, &alice, "image/png", &content);
+        assert_eq!(*get(&server, &bob, &path, &[]).body(), content);
         (path, bob.token)
     };
-    home.restart();
-    let response = get(&home, &home.with_token(&token), &path, &[]);
+    server.restart();
+    let response = get(&server, &server.user_with_token(&token), &path, &[]);
     assert_eq!(response.status(), 200);
     assert_eq!(*response.body(), content);
     assert_eq!(header(&response, "content-type"), "image/png");
 }
 
 #[test]
-fn a_download_says_how_it_is_to_be_shown_and_that_nothing_in_it_is_run() {
-    let home = Home::new();
-    let alice = home.register("alice");
+fn download_sets_content_disposition_and_security_headers() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
     for (name, kind, disposition) in [
         ("cat.png", "image/png", "inline; filename=cat.png"),
         (
@@ -129,8 +134,13 @@ fn a_download_says_how_it_is_to_be_shown_and_that_nothing_in_it_is_run() {
         ("x", "text/plain, text/html", "attachment; filename=x"),
         ("x", "application/xhtml+xml", "attachment; filename=x"),
     ] {
-        let answer = done(upload_as(&home, &alice, (name, kind), b"content"));
-        let response = get(&home, &alice, &path_of(&answer["content_uri"]), &[]);
+        let response = expect_ok(upload_as(&server, &alice, (name, kind), b"content"));
+        let response = get(
+            &server,
+            &alice,
+            &download_path(&response["content_uri"]),
+            &[],
+        );
         assert_eq!(header(&response, "content-type"), kind);
         assert_eq!(header(&response, "content-disposition"), disposition);
         assert_eq!(header(&response, "x-content-type-options"), "nosniff");
@@ -147,18 +157,24 @@ fn a_download_says_how_it_is_to_be_shown_and_that_nothing_in_it_is_run() {
 }
 
 #[test]
-fn who_says_nothing_of_a_file_gets_it_back_as_bytes_without_a_name() {
-    let home = Home::new();
-    let alice = home.register("alice");
-    let answer = read(&send(&home, &alice, (Method::POST, UPLOAD), &[], b"bytes"));
-    let path = path_of(&done(answer)["content_uri"]);
-    let response = get(&home, &alice, &path, &[]);
+fn upload_without_type_and_name_is_an_octet_stream_attachment() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let response = parse(&send(
+        &server,
+        &alice,
+        (Method::POST, UPLOAD),
+        &[],
+        b"bytes",
+    ));
+    let path = download_path(&expect_ok(response)["content_uri"]);
+    let response = get(&server, &alice, &path, &[]);
     assert_eq!(
         header(&response, "content-type"),
         "application/octet-stream"
     );
     assert_eq!(header(&response, "content-disposition"), "attachment");
-    let named = get(&home, &alice, &format!("{path}/my%20name"), &[]);
+    let named = get(&server, &alice, &format!("{path}/my%20name"), &[]);
     assert_eq!(
         header(&named, "content-disposition"),
         "attachment; filename=\"my name\""
@@ -167,25 +183,31 @@ fn who_says_nothing_of_a_file_gets_it_back_as_bytes_without_a_name() {
 }
 
 #[test]
-fn a_part_of_a_file_can_be_had_and_nothing_of_one_that_is_known() {
-    let home = Home::new();
-    let alice = home.register("alice");
-    let path = upload(&home, &alice, "video/mp4", b"0123456789");
-    let part = get(&home, &alice, &path, &[("range", "bytes=2-4")]);
-    assert_eq!((part.status().as_u16(), &**part.body()), (206, &b"234"[..]));
-    assert_eq!(header(&part, "content-range"), "bytes 2-4/10");
-    let behind = get(&home, &alice, &path, &[("range", "bytes=10-")]);
-    refused(&read(&behind), 416, "M_INVALID_PARAM");
-    assert_eq!(header(&behind, "content-range"), "bytes */10");
-    let tag = header(&part, "etag");
-    let known = get(&home, &alice, &path, &[("if-none-match", tag)]);
-    assert_eq!((known.status().as_u16(), known.body().len()), (304, 0));
+fn range_request_is_partial_and_matching_etag_is_not_modified() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let path = upload(&server, &alice, "video/mp4", b"0123456789");
+    let partial = get(&server, &alice, &path, &[("range", "bytes=2-4")]);
+    assert_eq!(
+        (partial.status().as_u16(), &**partial.body()),
+        (206, &b"234"[..])
+    );
+    assert_eq!(header(&partial, "content-range"), "bytes 2-4/10");
+    let unsatisfiable = get(&server, &alice, &path, &[("range", "bytes=10-")]);
+    expect_error(&parse(&unsatisfiable), 416, "M_INVALID_PARAM");
+    assert_eq!(header(&unsatisfiable, "content-range"), "bytes */10");
+    let etag = header(&partial, "etag");
+    let not_modified = get(&server, &alice, &path, &[("if-none-match", etag)]);
+    assert_eq!(
+        (not_modified.status().as_u16(), not_modified.body().len()),
+        (304, 0)
+    );
 }
 
 #[test]
-fn what_is_not_here_is_not_found_however_it_is_asked_for() {
-    let home = Home::new();
-    let alice = home.register("alice");
+fn unknown_or_malformed_media_id_is_not_found() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
     for id in [
         "nothing",
         "..",
@@ -194,170 +216,197 @@ fn what_is_not_here_is_not_found_however_it_is_asked_for() {
         "a%2Fb",
         "%F0%9F%90%88",
     ] {
-        let answer = alice.get(&format!("{DOWNLOAD}/localhost/{id}"));
-        refused(&answer, 404, "M_NOT_FOUND");
+        let response = alice.get(&format!("{DOWNLOAD}/localhost/{id}"));
+        expect_error(&response, 404, "M_NOT_FOUND");
     }
-    let elsewhere = alice.get(&format!("{DOWNLOAD}/elsewhere.example/id"));
-    refused(&elsewhere, 404, "M_NOT_FOUND");
+    let remote = alice.get(&format!("{DOWNLOAD}/elsewhere.example/id"));
+    expect_error(&remote, 404, "M_NOT_FOUND");
 }
 
 #[test]
-fn media_are_for_those_who_say_who_they_are() {
-    let home = Home::new();
-    let alice = home.register("alice");
-    let path = upload(&home, &alice, "image/png", b"content");
-    let ask = |path: &str| home.ask(Method::GET, path, Value::Null);
-    refused(&ask(&path), 401, "M_MISSING_TOKEN");
-    let frozen = path.replace("/client/v1/media/", "/media/v3/");
-    refused(&ask(&frozen), 404, "M_NOT_FOUND");
-    refused(&ask(&format!("{frozen}/name")), 404, "M_NOT_FOUND");
-    let thumbnail = frozen.replace("download", "thumbnail") + "?width=32&height=32";
-    refused(&ask(&thumbnail), 404, "M_NOT_FOUND");
-    let nobody = home.ask(Method::POST, UPLOAD, json!({}));
-    refused(&nobody, 401, "M_MISSING_TOKEN");
+fn media_requires_authentication() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let path = upload(&server, &alice, "image/png", b"content");
+    let get = |path: &str| server.get(path);
+    expect_error(&get(&path), 401, "M_MISSING_TOKEN");
+    let legacy_path = path.replace("/client/v1/media/", "/media/v3/");
+    expect_error(&get(&legacy_path), 404, "M_NOT_FOUND");
+    expect_error(&get(&format!("{legacy_path}/name")), 404, "M_NOT_FOUND");
+    let thumbnail = legacy_path.replace("download", "thumbnail") + "?width=32&height=32";
+    expect_error(&get(&thumbnail), 404, "M_NOT_FOUND");
+    let response = server.request(Method::POST, UPLOAD, json!({}));
+    expect_error(&response, 401, "M_MISSING_TOKEN");
 }
 
 #[test]
-fn what_is_too_large_is_refused_and_leaves_nothing() {
-    let home = Home::with("registration = \"open\"\nmax_upload = \"64K\"");
-    let alice = home.register("alice");
-    let config = done(alice.get("/_matrix/client/v1/media/config"));
+fn upload_over_max_upload_is_rejected_and_leaves_no_file() {
+    let server = TestServer::with("registration = \"open\"\nmax_upload = \"64K\"");
+    let alice = server.register("alice");
+    let config = expect_ok(alice.get("/_matrix/client/v1/media/config"));
     assert_eq!(config, json!({ "m.upload.size": 65536 }));
-    let fits = upload(&home, &alice, "image/png", &[7; 65536]);
-    assert_eq!(get(&home, &alice, &fits, &[]).body().len(), 65536);
-    let before = stored(&home);
-    let answer = upload_as(&home, &alice, ("large", "image/png"), &[7; 65537]);
-    refused(&answer, 413, "M_TOO_LARGE");
-    home.run(home.until(async || stored(&home) == before));
+    let fits = upload(&server, &alice, "image/png", &[7; 65536]);
+    assert_eq!(get(&server, &alice, &fits, &[]).body().len(), 65536);
+    let before = stored_files(&server);
+    let response = upload_as(&server, &alice, ("large", "image/png"), &[7; 65537]);
+    expect_error(&response, 413, "M_TOO_LARGE");
+    server.wait_until(async || stored_files(&server) == before);
 }
 
 #[test]
-fn one_user_may_upload_so_much_and_no_more() {
-    let home = Home::with("registration = \"open\"\nuser_quota = \"100K\"");
-    let (alice, bob) = (home.register("alice"), home.register("bob"));
-    upload(&home, &alice, "image/png", &[1; 60_000]);
-    let answer = upload_as(&home, &alice, ("more", "image/png"), &[2; 60_000]);
-    refused(&answer, 403, "M_FORBIDDEN");
-    upload(&home, &alice, "image/png", &[3; 40_000]);
-    upload(&home, &bob, "image/png", &[2; 60_000]);
-    assert_eq!(stored(&home), 3);
+fn upload_over_user_quota_is_rejected() {
+    let server = TestServer::with("registration = \"open\"\nuser_quota = \"100K\"");
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    upload(&server, &alice, "image/png", &[1; 60_000]);
+    let response = upload_as(&server, &alice, ("more", "image/png"), &[2; 60_000]);
+    expect_error(&response, 403, "M_FORBIDDEN");
+    upload(&server, &alice, "image/png", &[3; 40_000]);
+    upload(&server, &bob, "image/png", &[2; 60_000]);
+    assert_eq!(stored_files(&server), 3);
 }
 
 #[test]
-fn the_same_file_is_stored_once() {
-    let home = Home::new();
-    let alice = home.register("alice");
-    let paths = ["image/png", "image/jpeg"].map(|kind| upload(&home, &alice, kind, b"same"));
+fn identical_uploads_are_deduplicated() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let paths = ["image/png", "image/jpeg"].map(|kind| upload(&server, &alice, kind, b"same"));
     assert_ne!(paths[0], paths[1]);
-    home.run(home.until(async || stored(&home) == 1));
-    let response = get(&home, &alice, &paths[1], &[]);
+    server.wait_until(async || stored_files(&server) == 1);
+    let response = get(&server, &alice, &paths[1], &[]);
     assert_eq!(header(&response, "content-type"), "image/jpeg");
 }
 
 #[test]
-fn an_upload_that_says_nonsense_of_itself_is_refused() {
-    let home = Home::new();
-    let alice = home.register("alice");
+fn overlong_file_name_or_content_type_is_rejected() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
     let long = "x".repeat(1001);
-    let answer = upload_as(&home, &alice, (&long, "image/png"), b"");
-    refused(&answer, 400, "M_INVALID_PARAM");
+    let response = upload_as(&server, &alice, (&long, "image/png"), b"");
+    expect_error(&response, 400, "M_INVALID_PARAM");
     let long = format!("image/{}", "x".repeat(300));
-    let answer = upload_as(&home, &alice, ("file", &long), b"");
-    refused(&answer, 400, "M_INVALID_PARAM");
+    let response = upload_as(&server, &alice, ("file", &long), b"");
+    expect_error(&response, 400, "M_INVALID_PARAM");
 }
 
-/// A media id to upload something to: its whole address.
-fn create(who: &Person<'_>) -> Value {
-    done(who.post("/_matrix/media/v1/create", json!({})))
+/// Creates a media id for an asynchronous upload; returns the response.
+fn create_media(user: &TestUser<'_>) -> Value {
+    expect_ok(user.post("/_matrix/media/v1/create", json!({})))
 }
 
-fn fill(home: &Home, who: &Person<'_>, uri: &Value, content: &[u8]) -> (u16, Value) {
-    let path = path_of(uri).replace(DOWNLOAD, UPLOAD);
+fn upload_to(
+    server: &TestServer,
+    user: &TestUser<'_>,
+    uri: &Value,
+    content: &[u8],
+) -> (u16, Value) {
+    let path = download_path(uri).replace(DOWNLOAD, UPLOAD);
     let headers = [("content-type", "text/plain")];
-    read(&send(home, who, (Method::PUT, &path), &headers, content))
+    parse(&send(server, user, (Method::PUT, &path), &headers, content))
 }
 
 #[test]
-fn an_address_can_be_had_before_the_file() {
-    let home = Home::new();
-    let (alice, bob) = (home.register("alice"), home.register("bob"));
-    let created = create(&alice);
+fn media_id_is_created_before_the_asynchronous_upload() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let created = create_media(&alice);
     let uri = &created["content_uri"];
-    let until = created["unused_expires_at"].as_u64().expect("a time");
-    assert_eq!(until, home.clock.now_ms() + 24 * 3_600_000);
-    let early = bob.get(&format!("{}?timeout_ms=1", path_of(uri)));
-    refused(&early, 504, "M_NOT_YET_UPLOADED");
-    refused(&fill(&home, &bob, uri, b"bob's"), 403, "M_FORBIDDEN");
-    assert_eq!(done(fill(&home, &alice, uri, b"hers")), json!({}));
-    assert_eq!(get(&home, &bob, &path_of(uri), &[]).body(), b"hers");
-    let again = fill(&home, &alice, uri, b"other");
-    refused(&again, 409, "M_CANNOT_OVERWRITE_MEDIA");
+    let expires_at = created["unused_expires_at"].as_u64().expect("a time");
+    assert_eq!(expires_at, server.clock.now_ms() + 24 * 3_600_000);
+    let response = bob.get(&format!("{}?timeout_ms=1", download_path(uri)));
+    expect_error(&response, 504, "M_NOT_YET_UPLOADED");
+    expect_error(
+        &upload_to(&server, &bob, uri, b"foreign"),
+        403,
+        "M_FORBIDDEN",
+    );
+    assert_eq!(
+        expect_ok(upload_to(&server, &alice, uri, b"content")),
+        json!({})
+    );
+    assert_eq!(
+        get(&server, &bob, &download_path(uri), &[]).body(),
+        b"content"
+    );
+    let response = upload_to(&server, &alice, uri, b"other");
+    expect_error(&response, 409, "M_CANNOT_OVERWRITE_MEDIA");
     let unknown = json!("mxc://localhost/unknown");
-    refused(&fill(&home, &alice, &unknown, b""), 404, "M_NOT_FOUND");
-    let elsewhere = json!("mxc://elsewhere.example/id");
-    refused(&fill(&home, &alice, &elsewhere, b""), 404, "M_NOT_FOUND");
+    expect_error(
+        &upload_to(&server, &alice, &unknown, b""),
+        404,
+        "M_NOT_FOUND",
+    );
+    let remote = json!("mxc://elsewhere.example/id");
+    expect_error(
+        &upload_to(&server, &alice, &remote, b""),
+        404,
+        "M_NOT_FOUND",
+    );
 }
 
 #[test]
-fn who_waits_for_a_file_gets_it_when_it_comes() {
-    let home = Home::new();
-    let (alice, bob) = (home.register("alice"), home.register("bob"));
-    let uri = create(&alice)["content_uri"].clone();
-    let request = |who: &Person<'_>, method: Method, path: String, body: &[u8]| {
-        let token = format!("Bearer {}", who.token);
+fn download_waits_for_the_asynchronous_upload() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let uri = create_media(&alice)["content_uri"].clone();
+    let request = |user: &TestUser<'_>, method: Method, path: String, body: &[u8]| {
+        let token = format!("Bearer {}", user.token);
         let request = Request::builder().method(method).uri(path);
         let request = request.header("authorization", token);
         request.body(body.to_vec()).expect("a request")
     };
-    let wait = format!("{}?timeout_ms=20000", path_of(&uri));
-    let path = path_of(&uri).replace(DOWNLOAD, UPLOAD);
-    let answers = home.respond_all(vec![
-        request(&bob, Method::GET, wait.clone(), b""),
-        request(&alice, Method::GET, wait, b""),
-        request(&alice, Method::PUT, path, b"at last"),
+    let download = format!("{}?timeout_ms=20000", download_path(&uri));
+    let path = download_path(&uri).replace(DOWNLOAD, UPLOAD);
+    let responses = server.respond_all(vec![
+        request(&bob, Method::GET, download.clone(), b""),
+        request(&alice, Method::GET, download, b""),
+        request(&alice, Method::PUT, path, b"content"),
     ]);
-    assert_eq!(answers[0].body(), b"at last");
-    assert_eq!(answers[1].body(), b"at last");
+    assert_eq!(responses[0].body(), b"content");
+    assert_eq!(responses[1].body(), b"content");
 }
 
 #[test]
-fn an_address_that_nobody_uses_ends_and_one_has_so_many() {
-    let home = Home::new();
-    let alice = home.register("alice");
-    let first = create(&alice)["content_uri"].clone();
+fn unused_media_ids_expire_and_are_limited_per_user() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let first = create_media(&alice)["content_uri"].clone();
     for _ in 1..50 {
-        create(&alice);
+        create_media(&alice);
     }
-    let answer = alice.post("/_matrix/media/v1/create", json!({}));
-    refused(&answer, 429, "M_LIMIT_EXCEEDED");
-    home.clock.advance(Duration::from_hours(24));
-    refused(&fill(&home, &alice, &first, b"late"), 404, "M_NOT_FOUND");
-    refused(&alice.get(&path_of(&first)), 404, "M_NOT_FOUND");
-    create(&alice);
+    let response = alice.post("/_matrix/media/v1/create", json!({}));
+    expect_error(&response, 429, "M_LIMIT_EXCEEDED");
+    server.clock.advance(Duration::from_hours(24));
+    expect_error(
+        &upload_to(&server, &alice, &first, b"late"),
+        404,
+        "M_NOT_FOUND",
+    );
+    expect_error(&alice.get(&download_path(&first)), 404, "M_NOT_FOUND");
+    create_media(&alice);
 }
 
 #[test]
-fn what_a_crash_left_half_done_is_gone_after_the_next_start() {
-    let mut home = Home::new();
+fn orphaned_and_partial_files_are_deleted_on_startup() {
+    let mut server = TestServer::new();
     let (path, token) = {
-        let alice = home.register("alice");
-        (upload(&home, &alice, "image/png", b"whole"), alice.token)
+        let alice = server.register("alice");
+        (upload(&server, &alice, "image/png", b"whole"), alice.token)
     };
-    home.stop();
-    let media = home.directory().join("data/media");
-    let orphan = "ab".repeat(32);
+    server.stop();
+    let media = server.directory().join("data/media");
+    let hash = "ab".repeat(32);
     fs::create_dir_all(media.join("files/ab")).expect("a directory");
     fs::write(
-        media.join("files/ab").join(&orphan[2..]),
-        b"in place, but unknown",
+        media.join("files/ab").join(&hash[2..]),
+        b"unknown to the database",
     )
     .expect("a file");
-    fs::write(media.join("new").join(&orphan), b"").expect("a file");
+    fs::write(media.join("new").join(&hash), b"").expect("a file");
     fs::write(media.join("new/0123.part"), b"unfinished").expect("a file");
-    home.start();
-    assert_eq!(stored(&home), 1);
+    server.start();
+    assert_eq!(stored_files(&server), 1);
     assert_eq!(
-        get(&home, &home.with_token(&token), &path, &[]).body(),
+        get(&server, &server.user_with_token(&token), &path, &[]).body(),
         b"whole"
     );
 }

@@ -1,22 +1,22 @@
-//! Push rules as clients keep them.
+//! Push rules.
 
 use http::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    home::{Home, Person, refused},
-    rooms::{content, done, escaped, next, sync},
+    client_api::{content_of, next_batch, percent_encode, sync},
+    test_server::{TestServer, TestUser, expect_error, expect_ok},
 };
 
 const RULES: &str = "/_matrix/client/v3/pushrules";
 
 fn path(kind: &str, id: &str) -> String {
-    format!("{RULES}/global/{kind}/{}", escaped(id))
+    format!("{RULES}/global/{kind}/{}", percent_encode(id))
 }
 
-/// The ids of the user's own rules of this kind, the most important first.
-fn own_rules(who: &Person<'_>, kind: &str) -> Vec<String> {
-    let all = done(who.get(&format!("{RULES}/")));
+/// The ids of the user's own rules of this kind, in order of priority.
+fn own_rules(user: &TestUser<'_>, kind: &str) -> Vec<String> {
+    let all = expect_ok(user.get(&format!("{RULES}/")));
     let rules = all["global"][kind].as_array().cloned().unwrap_or_default();
     let own = rules.iter().filter(|rule| rule["default"] == false);
     own.map(|rule| rule["rule_id"].as_str().expect("an id").to_owned())
@@ -24,11 +24,11 @@ fn own_rules(who: &Person<'_>, kind: &str) -> Vec<String> {
 }
 
 #[test]
-fn everybody_has_the_rules_of_the_server() {
-    let home = Home::new();
-    let alice = home.register("alice");
-    let all = done(alice.get(&format!("{RULES}/")));
-    let global = done(alice.get(&format!("{RULES}/global/")));
+fn default_push_rules_are_returned_and_synced() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let all = expect_ok(alice.get(&format!("{RULES}/")));
+    let global = expect_ok(alice.get(&format!("{RULES}/global/")));
     assert_eq!(all["global"], global);
     let ids: Vec<&Value> = global["override"]
         .as_array()
@@ -40,133 +40,141 @@ fn everybody_has_the_rules_of_the_server() {
     assert!(ids.contains(&&json!(".m.rule.is_user_mention")));
     let first = sync(&alice, None);
     let events = &first["account_data"]["events"];
-    assert_eq!(*content(events, "m.push_rules"), all);
+    assert_eq!(*content_of(events, "m.push_rules"), all);
     let data = format!(
         "/_matrix/client/v3/user/{}/account_data/m.push_rules",
         alice.user_id
     );
-    assert_eq!(done(alice.get(&data)), all);
-    refused(&alice.put(&data, all), 405, "M_BAD_JSON");
+    assert_eq!(expect_ok(alice.get(&data)), all);
+    expect_error(&alice.put(&data, all), 405, "M_BAD_JSON");
 }
 
 #[test]
-fn a_rule_is_made_changed_and_deleted_and_syncs_tell_of_it() {
-    let home = Home::new();
-    let (alice, bob) = (home.register("alice"), home.register("bob"));
+fn push_rule_is_created_changed_deleted_and_synced() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
     let cake = path("content", "cake");
-    let start = sync(&alice, None);
-    done(alice.put(
+    let before = sync(&alice, None);
+    expect_ok(alice.put(
         &cake,
         json!({ "pattern": "cake*lie", "actions": ["notify"] }),
     ));
-    let made = json!({
+    let expected = json!({
         "rule_id": "cake",
         "pattern": "cake*lie",
         "actions": ["notify"],
         "default": false,
         "enabled": true,
     });
-    assert_eq!(done(alice.get(&cake)), made);
-    let told = sync(&alice, Some(next(&start)));
-    let rules = content(&told["account_data"]["events"], "m.push_rules");
-    assert_eq!(rules["global"]["content"], json!([made]));
+    assert_eq!(expect_ok(alice.get(&cake)), expected);
+    let synced = sync(&alice, Some(next_batch(&before)));
+    let rules = content_of(&synced["account_data"]["events"], "m.push_rules");
+    assert_eq!(rules["global"]["content"], json!([expected]));
     assert_eq!(rules["global"]["override"][0]["rule_id"], ".m.rule.master");
-    done(alice.put(&format!("{cake}/enabled"), json!({ "enabled": false })));
-    done(alice.put(&format!("{cake}/actions"), json!({ "actions": [] })));
+    expect_ok(alice.put(&format!("{cake}/enabled"), json!({ "enabled": false })));
+    expect_ok(alice.put(&format!("{cake}/actions"), json!({ "actions": [] })));
     assert_eq!(
-        done(alice.get(&format!("{cake}/enabled"))),
+        expect_ok(alice.get(&format!("{cake}/enabled"))),
         json!({ "enabled": false })
     );
     assert_eq!(
-        done(alice.get(&format!("{cake}/actions"))),
+        expect_ok(alice.get(&format!("{cake}/actions"))),
         json!({ "actions": [] })
     );
     // Changing the rule leaves it disabled.
-    done(alice.put(&cake, json!({ "pattern": "pie", "actions": ["notify"] })));
-    assert_eq!(done(alice.get(&cake))["enabled"], false);
-    refused(&bob.get(&cake), 404, "M_NOT_FOUND");
-    done(alice.delete(&cake, Value::Null));
-    refused(&alice.get(&cake), 404, "M_NOT_FOUND");
-    refused(&alice.delete(&cake, Value::Null), 404, "M_NOT_FOUND");
+    expect_ok(alice.put(&cake, json!({ "pattern": "pie", "actions": ["notify"] })));
+    assert_eq!(expect_ok(alice.get(&cake))["enabled"], false);
+    expect_error(&bob.get(&cake), 404, "M_NOT_FOUND");
+    expect_ok(alice.delete(&cake, Value::Null));
+    expect_error(&alice.get(&cake), 404, "M_NOT_FOUND");
+    expect_error(&alice.delete(&cake, Value::Null), 404, "M_NOT_FOUND");
 }
 
 #[test]
-fn a_rule_stands_where_it_is_put() {
-    let home = Home::new();
-    let alice = home.register("alice");
+fn before_and_after_order_push_rules() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
     let put = |id: &str, query: &str| {
         let body = json!({ "actions": [] });
         alice.put(&format!("{}{query}", path("override", id)), body)
     };
     for id in ["c", "b", "a"] {
-        done(put(id, ""));
+        expect_ok(put(id, ""));
     }
     assert_eq!(own_rules(&alice, "override"), ["a", "b", "c"]);
-    done(put("d", "?after=b"));
-    done(put("e", "?before=b"));
+    expect_ok(put("d", "?after=b"));
+    expect_ok(put("e", "?before=b"));
     assert_eq!(own_rules(&alice, "override"), ["a", "e", "b", "d", "c"]);
-    done(put("c", "?before=a"));
+    expect_ok(put("c", "?before=a"));
     assert_eq!(own_rules(&alice, "override"), ["c", "a", "e", "b", "d"]);
-    done(put("c", "?after=d"));
+    expect_ok(put("c", "?after=d"));
     assert_eq!(own_rules(&alice, "override"), ["a", "e", "b", "d", "c"]);
-    done(put("c", ""));
-    done(put("a", "?before=b&after=e"));
+    expect_ok(put("c", ""));
+    expect_ok(put("a", "?before=b&after=e"));
     assert_eq!(own_rules(&alice, "override"), ["e", "a", "b", "d", "c"]);
     for query in ["?after=a", "?before=a", "?before=e&after=c"] {
-        refused(&put("a", query), 400, "M_UNKNOWN");
+        expect_error(&put("a", query), 400, "M_UNKNOWN");
     }
     assert_eq!(own_rules(&alice, "override"), ["e", "a", "b", "d", "c"]);
-    refused(&put("f", "?before=nothing"), 400, "M_UNKNOWN");
-    refused(&put("f", "?after=nothing"), 400, "M_UNKNOWN");
-    refused(&put("f", "?after=.m.rule.master"), 400, "M_INVALID_PARAM");
+    expect_error(&put("f", "?before=nothing"), 400, "M_UNKNOWN");
+    expect_error(&put("f", "?after=nothing"), 400, "M_UNKNOWN");
+    expect_error(&put("f", "?after=.m.rule.master"), 400, "M_INVALID_PARAM");
 }
 
 #[test]
-fn a_rule_that_is_moved_stays_disabled() {
-    let home = Home::new();
-    let alice = home.register("alice");
+fn reordered_push_rule_stays_disabled() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
     let rule = json!({ "pattern": "cake", "actions": [] });
     for id in ["cake", "pie"] {
-        done(alice.put(&path("content", id), rule.clone()));
+        expect_ok(alice.put(&path("content", id), rule.clone()));
     }
     let enabled = format!("{}/enabled", path("content", "cake"));
-    done(alice.put(&enabled, json!({ "enabled": false })));
+    expect_ok(alice.put(&enabled, json!({ "enabled": false })));
     for (query, order) in [
         ("?before=pie", ["cake", "pie"]),
         ("?after=pie", ["pie", "cake"]),
     ] {
         let path = format!("{}{query}", path("content", "cake"));
-        done(alice.put(&path, rule.clone()));
+        expect_ok(alice.put(&path, rule.clone()));
         assert_eq!(own_rules(&alice, "content"), order);
-        assert_eq!(done(alice.get(&enabled)), json!({ "enabled": false }));
+        assert_eq!(expect_ok(alice.get(&enabled)), json!({ "enabled": false }));
     }
 }
 
 #[test]
-fn patterns_that_take_long_are_few_and_short() {
-    let home = Home::new();
-    let alice = home.register("alice");
-    let content = |pattern: &str| json!({ "pattern": pattern, "actions": [] });
+fn glob_patterns_are_limited_in_number_and_length() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let content_rule = |pattern: &str| json!({ "pattern": pattern, "actions": [] });
     let put = |kind, id: &str, rule| alice.put(&path(kind, id), rule);
     let long = "?".repeat(256);
-    refused(&put("content", "a", content(&long)), 400, "M_INVALID_PARAM");
+    expect_error(
+        &put("content", "a", content_rule(&long)),
+        400,
+        "M_INVALID_PARAM",
+    );
     let condition = json!({ "kind": "event_match", "key": "content.body", "pattern": long });
     let rule = json!({ "conditions": [condition], "actions": [] });
-    refused(&put("override", "a", rule), 400, "M_INVALID_PARAM");
+    expect_error(&put("override", "a", rule), 400, "M_INVALID_PARAM");
     for number in 0..50 {
-        done(put("content", &number.to_string(), content("c?ke")));
+        expect_ok(put("content", &number.to_string(), content_rule("c?ke")));
     }
-    refused(&put("content", "more", content("c*e")), 400, "M_UNKNOWN");
-    done(put("content", "more", content("cake")));
+    expect_error(
+        &put("content", "more", content_rule("c*e")),
+        400,
+        "M_UNKNOWN",
+    );
+    expect_ok(put("content", "more", content_rule("cake")));
 }
 
 #[test]
-fn rules_that_cannot_be_are_refused() {
-    let home = Home::new();
-    let alice = home.register("alice");
+fn invalid_push_rules_are_rejected() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
     let body = json!({ "pattern": "x", "conditions": [], "actions": [] });
     for id in [".mine", "a\\b", "a/b"] {
-        refused(
+        expect_error(
             &alice.put(&path("override", id), body.clone()),
             400,
             "M_INVALID_PARAM",
@@ -178,10 +186,10 @@ fn rules_that_cannot_be_are_refused() {
         ("sideride", "cake"),
         ("content", "cake"),
     ] {
-        let (status, answer) = alice.put(&path(kind, id), json!({ "actions": [] }));
-        assert_eq!(status, 400, "{kind}: {answer}");
+        let (status, response) = alice.put(&path(kind, id), json!({ "actions": [] }));
+        assert_eq!(status, 400, "{kind}: {response}");
     }
-    refused(&alice.get(&path("sideride", "cake")), 404, "M_NOT_FOUND");
+    expect_error(&alice.get(&path("sideride", "cake")), 404, "M_NOT_FOUND");
     for (method, part, body) in [
         (Method::PUT, "/enabled", json!({ "enabled": true })),
         (Method::PUT, "/actions", json!({ "actions": [] })),
@@ -189,33 +197,33 @@ fn rules_that_cannot_be_are_refused() {
         (Method::GET, "/actions", Value::Null),
     ] {
         let path = format!("{}{part}", path("content", "cake"));
-        refused(&alice.ask(method, &path, body), 404, "M_NOT_FOUND");
+        expect_error(&alice.request(method, &path, body), 404, "M_NOT_FOUND");
     }
 }
 
 #[test]
-fn a_rule_of_the_server_is_changed_but_not_deleted() {
-    let home = Home::new();
-    let alice = home.register("alice");
+fn default_push_rule_can_be_changed_but_not_deleted() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
     let message = path("underride", ".m.rule.message");
-    done(alice.put(&format!("{message}/enabled"), json!({ "enabled": false })));
-    let changed = done(alice.get(&message));
+    expect_ok(alice.put(&format!("{message}/enabled"), json!({ "enabled": false })));
+    let changed = expect_ok(alice.get(&message));
     assert_eq!(
         (&changed["enabled"], &changed["default"]),
         (&json!(false), &json!(true))
     );
-    refused(&alice.delete(&message, Value::Null), 400, "M_INVALID_PARAM");
+    expect_error(&alice.delete(&message, Value::Null), 400, "M_INVALID_PARAM");
 }
 
 #[test]
-fn nobody_has_rules_without_end() {
-    let home = Home::new();
-    let alice = home.register("alice");
+fn push_rules_are_limited_in_total_size() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
     let long = "x".repeat(20_000);
     let rule = json!({ "pattern": long, "actions": [] });
-    let answers: Vec<_> = (0..4)
+    let responses: Vec<_> = (0..4)
         .map(|n| alice.put(&path("content", &n.to_string()), rule.clone()))
         .collect();
-    assert!(answers[..3].iter().all(|(status, _)| *status == 200));
-    refused(&answers[3], 413, "M_TOO_LARGE");
+    assert!(responses[..3].iter().all(|(status, _)| *status == 200));
+    expect_error(&responses[3], 413, "M_TOO_LARGE");
 }

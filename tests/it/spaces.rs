@@ -1,63 +1,52 @@
-//! Spaces, and what is told of rooms to those outside.
+//! Spaces: hierarchy, and room summaries.
 
-use http::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    home::{Home, Person, refused},
-    rooms::{done, escaped, make_room},
+    client_api::{change_membership, create_room, join, percent_encode, set_state},
+    test_server::{TestServer, TestUser, expect_error, expect_ok},
 };
 
-const CLIENT: &str = "/_matrix/client/v3";
-
-/// A space that everybody may join.
 #[track_caller]
-pub fn make_space(who: &Person<'_>, name: &str) -> String {
+pub fn create_space(user: &TestUser<'_>, name: &str) -> String {
     let creation = json!({ "type": "m.space" });
-    make_room(
-        who,
+    create_room(
+        user,
         json!({ "name": name, "preset": "public_chat", "creation_content": creation }),
     )
 }
 
-/// A room of this name and preset.
 #[track_caller]
-pub fn make_named(who: &Person<'_>, name: &str, preset: &str) -> String {
-    make_room(who, json!({ "name": name, "preset": preset }))
+pub fn create_named_room(user: &TestUser<'_>, name: &str, preset: &str) -> String {
+    create_room(user, json!({ "name": name, "preset": preset }))
 }
 
-/// Puts a room into a space.
 #[track_caller]
-pub fn put_in(who: &Person<'_>, space: &str, room: &str, content: Value) {
+pub fn add_child(user: &TestUser<'_>, space: &str, room: &str, content: Value) {
+    set_state(user, space, ("m.space.child", room), content);
+}
+
+pub fn hierarchy(user: &TestUser<'_>, space: &str, parameters: &str) -> (u16, Value) {
     let path = format!(
-        "{CLIENT}/rooms/{}/state/m.space.child/{}",
-        escaped(space),
-        escaped(room)
+        "/_matrix/client/v1/rooms/{}/hierarchy",
+        percent_encode(space)
     );
-    done(who.put(&path, content));
+    user.get(&format!("{path}?{parameters}"))
 }
 
-/// What a space tells of the rooms in it, asked with these parameters.
-pub fn hierarchy(who: &Person<'_>, space: &str, parameters: &str) -> (u16, Value) {
-    let path = format!("/_matrix/client/v1/rooms/{}/hierarchy", escaped(space));
-    who.get(&format!("{path}?{parameters}"))
-}
-
-/// The names of the rooms in an answer.
-pub fn names(answer: &Value) -> Vec<&str> {
-    let rooms = answer["rooms"].as_array().expect("rooms").iter();
+pub fn room_names(response: &Value) -> Vec<&str> {
+    let rooms = response["rooms"].as_array().expect("rooms").iter();
     rooms
         .map(|room| room["name"].as_str().unwrap_or("?"))
         .collect()
 }
 
-/// What is told of a room.
-pub fn summary(who: &Person<'_>, room: &str, parameters: &str) -> (u16, Value) {
-    who.get(&summary_path(room, parameters))
+pub fn summary(user: &TestUser<'_>, room: &str, parameters: &str) -> (u16, Value) {
+    user.get(&summary_path(room, parameters))
 }
 
 fn summary_path(room: &str, parameters: &str) -> String {
-    let path = format!("/_matrix/client/v1/room_summary/{}", escaped(room));
+    let path = format!("/_matrix/client/v1/room_summary/{}", percent_encode(room));
     format!("{path}?{parameters}")
 }
 
@@ -66,39 +55,39 @@ fn via() -> Value {
 }
 
 #[test]
-fn a_space_is_walked_deep_before_wide_in_the_order_of_its_rooms() {
-    let home = Home::new();
-    let (alice, bob) = (home.register("alice"), home.register("bob"));
-    let (space, inner) = (make_space(&alice, "space"), make_space(&alice, "inner"));
+fn hierarchy_is_depth_first_in_child_order() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let (space, inner) = (create_space(&alice, "space"), create_space(&alice, "inner"));
     let [first, second, deep] =
-        ["first", "second", "deep"].map(|name| make_named(&alice, name, "public_chat"));
-    put_in(
+        ["first", "second", "deep"].map(|name| create_named_room(&alice, name, "public_chat"));
+    add_child(
         &alice,
         &space,
         &second,
         json!({ "via": ["localhost"], "order": "b" }),
     );
-    put_in(
+    add_child(
         &alice,
         &space,
         &first,
         json!({ "via": ["localhost"], "order": "a" }),
     );
-    put_in(
+    add_child(
         &alice,
         &space,
         &inner,
         json!({ "via": ["localhost"], "order": "aa" }),
     );
-    put_in(&alice, &inner, &deep, via());
-    // A loop.
-    put_in(&alice, &inner, &space, via());
-    let answer = done(hierarchy(&bob, &space, ""));
+    add_child(&alice, &inner, &deep, via());
+    // A cycle.
+    add_child(&alice, &inner, &space, via());
+    let response = expect_ok(hierarchy(&bob, &space, ""));
     assert_eq!(
-        names(&answer),
+        room_names(&response),
         ["space", "first", "inner", "deep", "second"]
     );
-    let root = &answer["rooms"][0];
+    let root = &response["rooms"][0];
     assert_eq!(root["room_type"], "m.space");
     assert_eq!(root["join_rule"], Value::Null);
     assert_eq!(root["num_joined_members"], 1);
@@ -110,77 +99,80 @@ fn a_space_is_walked_deep_before_wide_in_the_order_of_its_rooms() {
         ["content", "origin_server_ts", "sender", "state_key", "type"]
     );
     assert_eq!(child["state_key"], first);
-    let shallow = done(hierarchy(&bob, &space, "max_depth=1"));
-    assert_eq!(names(&shallow), ["space", "first", "inner", "second"]);
+    let shallow = expect_ok(hierarchy(&bob, &space, "max_depth=1"));
+    assert_eq!(room_names(&shallow), ["space", "first", "inner", "second"]);
     assert_eq!(
-        names(&done(hierarchy(&bob, &space, "max_depth=0"))),
+        room_names(&expect_ok(hierarchy(&bob, &space, "max_depth=0"))),
         ["space"]
     );
 }
 
 #[test]
-fn a_space_is_read_page_by_page() {
-    let home = Home::new();
-    let alice = home.register("alice");
-    let space = make_space(&alice, "space");
+fn hierarchy_is_paginated() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let space = create_space(&alice, "space");
     for (name, suggested) in [("a", true), ("b", false), ("c", true)] {
-        let room = make_named(&alice, name, "public_chat");
+        let room = create_named_room(&alice, name, "public_chat");
         let content = json!({ "via": ["localhost"], "order": name, "suggested": suggested });
-        put_in(&alice, &space, &room, content);
+        add_child(&alice, &space, &room, content);
     }
-    let first = done(hierarchy(&alice, &space, "limit=2&suggested_only=true"));
-    assert_eq!(names(&first), ["space", "a"]);
+    let first = expect_ok(hierarchy(&alice, &space, "limit=2&suggested_only=true"));
+    assert_eq!(room_names(&first), ["space", "a"]);
     let from = first["next_batch"].as_str().expect("there is more");
-    let second = done(hierarchy(
+    let second = expect_ok(hierarchy(
         &alice,
         &space,
         &format!("limit=2&suggested_only=true&from={from}"),
     ));
-    assert_eq!(names(&second), ["c"]);
+    assert_eq!(room_names(&second), ["c"]);
     assert_eq!(second["next_batch"], Value::Null);
     for parameters in [format!("from={from}"), "from=nonsense".to_owned()] {
-        let answer = hierarchy(&alice, &space, &parameters);
-        refused(&answer, 400, "M_INVALID_PARAM");
+        let response = hierarchy(&alice, &space, &parameters);
+        expect_error(&response, 400, "M_INVALID_PARAM");
     }
 }
 
 #[test]
-fn rooms_are_shown_to_those_who_are_in_them_or_may_come_in() {
-    let home = Home::new();
-    let (alice, bob) = (home.register("alice"), home.register("bob"));
-    let space = make_space(&alice, "space");
-    let private = make_named(&alice, "private", "private_chat");
-    let gone = make_named(&alice, "gone", "public_chat");
+fn hierarchy_shows_only_rooms_the_user_is_in_or_may_join() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let space = create_space(&alice, "space");
+    let private = create_named_room(&alice, "private", "private_chat");
+    let removed = create_named_room(&alice, "removed", "public_chat");
     let rule = json!({
         "join_rule": "restricted",
         "allow": [{ "type": "m.room_membership", "room_id": space }],
     });
-    let restricted = make_room(
+    let restricted = create_room(
         &alice,
         json!({
             "name": "restricted", "preset": "private_chat",
             "initial_state": [{ "type": "m.room.join_rules", "content": rule }],
         }),
     );
-    for (room, order) in [(&private, "a"), (&restricted, "b"), (&gone, "c")] {
+    for (room, order) in [(&private, "a"), (&restricted, "b"), (&removed, "c")] {
         let content = json!({ "via": ["localhost"], "order": order });
-        put_in(&alice, &space, room, content);
+        add_child(&alice, &space, room, content);
     }
-    put_in(&alice, &space, &gone, json!({}));
-    let seen = |who: &Person<'_>| -> Vec<String> {
-        let answer = done(hierarchy(who, &space, ""));
-        names(&answer).into_iter().map(ToOwned::to_owned).collect()
+    add_child(&alice, &space, &removed, json!({}));
+    let visible_rooms = |user: &TestUser<'_>| -> Vec<String> {
+        let response = expect_ok(hierarchy(user, &space, ""));
+        room_names(&response)
+            .into_iter()
+            .map(ToOwned::to_owned)
+            .collect()
     };
-    assert_eq!(seen(&alice), ["space", "private", "restricted"]);
-    assert_eq!(seen(&bob), ["space"]);
-    done(bob.post(&format!("{CLIENT}/rooms/{space}/join"), json!({})));
-    assert_eq!(seen(&bob), ["space", "restricted"]);
+    assert_eq!(visible_rooms(&alice), ["space", "private", "restricted"]);
+    assert_eq!(visible_rooms(&bob), ["space"]);
+    join(&bob, &space);
+    assert_eq!(visible_rooms(&bob), ["space", "restricted"]);
     let invite = json!({ "user_id": bob.user_id });
-    done(alice.post(&format!("{CLIENT}/rooms/{private}/invite"), invite));
-    assert_eq!(seen(&bob), ["space", "private", "restricted"]);
-    let carol = home.register("carol");
-    refused(&hierarchy(&carol, &private, ""), 403, "M_FORBIDDEN");
-    refused(
+    expect_ok(change_membership(&alice, &private, "invite", invite));
+    assert_eq!(visible_rooms(&bob), ["space", "private", "restricted"]);
+    let carol = server.register("carol");
+    expect_error(&hierarchy(&carol, &private, ""), 403, "M_FORBIDDEN");
+    expect_error(
         &hierarchy(&carol, "!nowhere:localhost", ""),
         403,
         "M_FORBIDDEN",
@@ -188,34 +180,40 @@ fn rooms_are_shown_to_those_who_are_in_them_or_may_come_in() {
 }
 
 #[test]
-fn what_a_room_is_like_is_told_to_those_who_may_come_in() {
-    let home = Home::new();
-    let (alice, bob) = (home.register("alice"), home.register("bob"));
-    let room = make_room(
+fn room_summary_is_shown_to_users_who_may_join() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let room = create_room(
         &alice,
         json!({
             "name": "Pub", "preset": "public_chat", "room_alias_name": "pub",
             "room_version": "11",
         }),
     );
-    let private = make_named(&alice, "private", "private_chat");
-    let told = json!({
+    let private = create_named_room(&alice, "private", "private_chat");
+    let expected = json!({
         "room_id": room, "name": "Pub", "canonical_alias": "#pub:localhost",
         "num_joined_members": 1, "world_readable": false, "guest_can_join": false,
         "room_version": "11", "membership": "join",
     });
-    assert_eq!(done(summary(&alice, &room, "")), told);
-    assert_eq!(done(summary(&alice, "#pub:localhost", "")), told);
-    assert_eq!(done(summary(&bob, &room, ""))["membership"], "leave");
-    let anybody = |room: &str| home.ask(Method::GET, &summary_path(room, ""), Value::Null);
-    assert_eq!(done(anybody(&room))["membership"], Value::Null);
-    assert_eq!(done(summary(&alice, &private, ""))["join_rule"], "invite");
-    for answer in [
+    assert_eq!(expect_ok(summary(&alice, &room, "")), expected);
+    assert_eq!(expect_ok(summary(&alice, "#pub:localhost", "")), expected);
+    assert_eq!(expect_ok(summary(&bob, &room, ""))["membership"], "leave");
+    let unauthenticated_summary = |room: &str| server.get(&summary_path(room, ""));
+    assert_eq!(
+        expect_ok(unauthenticated_summary(&room))["membership"],
+        Value::Null
+    );
+    assert_eq!(
+        expect_ok(summary(&alice, &private, ""))["join_rule"],
+        "invite"
+    );
+    for response in [
         summary(&bob, &private, ""),
-        anybody(&private),
-        anybody("!nowhere:localhost"),
-        anybody("#nothing:localhost"),
+        unauthenticated_summary(&private),
+        unauthenticated_summary("!nowhere:localhost"),
+        unauthenticated_summary("#nothing:localhost"),
     ] {
-        refused(&answer, 404, "M_NOT_FOUND");
+        expect_error(&response, 404, "M_NOT_FOUND");
     }
 }

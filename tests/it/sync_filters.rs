@@ -1,121 +1,134 @@
-//! What a sync leaves out because the client does not want it.
+//! Filters and their effect on `/sync`.
 
 use serde_json::{Value, json};
 
 use crate::{
-    home::{Home, Person},
-    rooms::{
-        bodies, content, done, join, last_event, leave, make_room, next, receipt, room_of, say,
-        send, sync, sync_with, types,
+    client_api::{
+        content_of, create_room, create_room_with, event_types, join, latest_event_id, leave,
+        message_bodies, next_batch, send_event, send_receipt, send_text, sync, sync_with,
     },
+    test_server::{TestServer, TestUser, expect_error, expect_ok},
 };
 
 const CLIENT: &str = "/_matrix/client/v3";
+const FILTER: &str = "/_matrix/client/v3/user/@alice:localhost/filter";
 
-fn filtered(who: &Person<'_>, filter: &Value) -> Value {
-    sync_with(who, &[("filter", &filter.to_string())])
+fn sync_filtered(user: &TestUser<'_>, filter: &Value) -> Value {
+    sync_with(user, &[("filter", &filter.to_string())])
 }
 
 #[test]
-fn a_filter_that_is_stored_is_the_same_as_one_that_is_sent() {
-    let home = Home::new();
-    let alice = home.register("alice");
-    let room = make_room(&alice, json!({}));
-    say(&alice, &room, "hello");
+fn stored_filter_has_the_same_effect_as_an_inline_filter() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let room = create_room(&alice, json!({}));
+    send_text(&alice, &room, "hello");
     let filter = json!({ "room": { "timeline": { "types": ["m.room.message"] } } });
     let stored = format!("{CLIENT}/user/{}/filter", alice.user_id);
-    let id = done(alice.post(&stored, filter.clone()));
+    let id = expect_ok(alice.post(&stored, filter.clone()));
     let id = id["filter_id"].as_str().expect("an id");
     let by_id = sync_with(&alice, &[("filter", id)]);
-    for answer in [by_id, filtered(&alice, &filter)] {
-        let timeline = &answer["rooms"]["join"][&room]["timeline"]["events"];
-        assert_eq!(types(timeline), ["m.room.message"]);
+    for response in [by_id, sync_filtered(&alice, &filter)] {
+        let timeline = &response["rooms"]["join"][&room]["timeline"]["events"];
+        assert_eq!(event_types(timeline), ["m.room.message"]);
     }
     let (status, _) = alice.get(&format!("{CLIENT}/sync?filter=999"));
     assert_eq!(status, 404);
 }
 
 #[test]
-fn rooms_can_be_chosen_and_left_out() {
-    let home = Home::new();
-    let alice = home.register("alice");
-    let [one, other] = ["one", "other"].map(|name| make_room(&alice, json!({ "name": name })));
-    let told = |filter: Value| -> Vec<String> {
-        let answer = filtered(&alice, &json!({ "room": filter }));
-        let rooms = answer["rooms"]["join"].as_object().cloned();
+fn rooms_and_not_rooms_select_rooms() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let [one, other] = ["one", "other"].map(|name| create_room(&alice, json!({ "name": name })));
+    let synced_rooms = |filter: Value| -> Vec<String> {
+        let response = sync_filtered(&alice, &json!({ "room": filter }));
+        let rooms = response["rooms"]["join"].as_object().cloned();
         rooms
             .unwrap_or_default()
             .into_iter()
             .map(|(id, _)| id)
             .collect()
     };
-    assert_eq!(told(json!({ "rooms": [one] })), [one.as_str()]);
-    assert_eq!(told(json!({ "not_rooms": [one] })), [other.as_str()]);
-    assert!(told(json!({ "rooms": [one], "not_rooms": [one] })).is_empty());
-    // The same for each kind of events.
-    let answer = filtered(
+    assert_eq!(synced_rooms(json!({ "rooms": [one] })), [one.as_str()]);
+    assert_eq!(
+        synced_rooms(json!({ "not_rooms": [one] })),
+        [other.as_str()]
+    );
+    assert!(synced_rooms(json!({ "rooms": [one], "not_rooms": [one] })).is_empty());
+    // `timeline` and `state` have their own lists of rooms.
+    let response = sync_filtered(
         &alice,
         &json!({ "room": {
             "timeline": { "not_rooms": [one] }, "state": { "rooms": [other] },
         } }),
     );
-    let room = &answer["rooms"]["join"][&one];
+    let room = &response["rooms"]["join"][&one];
     assert_eq!(room["timeline"], Value::Null);
     assert_eq!(room["state"]["events"], json!([]));
 }
 
 #[test]
-fn types_senders_and_urls_choose_events() {
-    let home = Home::new();
-    let (alice, bob) = (home.register("alice"), home.register("bob"));
-    let room = room_of(&[&alice, &bob]);
-    say(&alice, &room, "from alice");
-    say(&bob, &room, "from bob");
-    send(&bob, &room, "org.example.a", json!({ "body": "a" }));
-    send(&bob, &room, "org.example.b", json!({ "body": "b" }));
+fn types_senders_and_contains_url_select_events() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let room = create_room_with(&[&alice, &bob]);
+    send_text(&alice, &room, "from alice");
+    send_text(&bob, &room, "from bob");
+    send_event(&bob, &room, "org.example.a", json!({ "body": "a" }));
+    send_event(&bob, &room, "org.example.b", json!({ "body": "b" }));
     let picture = json!({ "msgtype": "m.image", "body": "picture", "url": "mxc://x/y" });
-    send(&bob, &room, "m.room.message", picture);
-    let told = |filter: Value| -> Vec<String> {
-        let answer = filtered(&alice, &json!({ "room": { "timeline": filter } }));
-        let events = &answer["rooms"]["join"][&room]["timeline"]["events"];
-        bodies(events).into_iter().map(ToOwned::to_owned).collect()
+    send_event(&bob, &room, "m.room.message", picture);
+    let synced_bodies = |filter: Value| -> Vec<String> {
+        let response = sync_filtered(&alice, &json!({ "room": { "timeline": filter } }));
+        let events = &response["rooms"]["join"][&room]["timeline"]["events"];
+        message_bodies(events)
+            .into_iter()
+            .map(ToOwned::to_owned)
+            .collect()
     };
-    assert_eq!(told(json!({ "types": ["org.example.*"] })), ["a", "b"]);
     assert_eq!(
-        told(json!({ "types": ["org.*"], "not_types": ["*.b"] })),
+        synced_bodies(json!({ "types": ["org.example.*"] })),
+        ["a", "b"]
+    );
+    assert_eq!(
+        synced_bodies(json!({ "types": ["org.*"], "not_types": ["*.b"] })),
         ["a"]
     );
     assert_eq!(
-        told(json!({ "types": ["m.room.message"] })),
+        synced_bodies(json!({ "types": ["m.room.message"] })),
         ["from alice", "from bob", "picture"]
     );
-    assert!(told(json!({ "types": [] })).is_empty());
-    assert_eq!(told(json!({ "senders": [alice.user_id] })), ["from alice"]);
+    assert!(synced_bodies(json!({ "types": [] })).is_empty());
     assert_eq!(
-        told(json!({ "not_senders": [bob.user_id] })),
+        synced_bodies(json!({ "senders": [alice.user_id] })),
         ["from alice"]
     );
-    assert_eq!(told(json!({ "contains_url": true })), ["picture"]);
-    assert!(!told(json!({ "contains_url": false })).contains(&"picture".to_owned()));
-    assert_eq!(told(json!({ "limit": 2 })), ["b", "picture"]);
+    assert_eq!(
+        synced_bodies(json!({ "not_senders": [bob.user_id] })),
+        ["from alice"]
+    );
+    assert_eq!(synced_bodies(json!({ "contains_url": true })), ["picture"]);
+    assert!(!synced_bodies(json!({ "contains_url": false })).contains(&"picture".to_owned()));
+    assert_eq!(synced_bodies(json!({ "limit": 2 })), ["b", "picture"]);
 }
 
 #[test]
-fn the_limit_counts_what_is_wanted_and_says_that_there_is_more() {
-    let home = Home::new();
-    let alice = home.register("alice");
-    let room = make_room(&alice, json!({}));
+fn timeline_limit_counts_filtered_events_and_sets_limited() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let room = create_room(&alice, json!({}));
     for n in 0..4 {
-        say(&alice, &room, &n.to_string());
-        send(&alice, &room, "org.example.noise", json!({}));
+        send_text(&alice, &room, &n.to_string());
+        send_event(&alice, &room, "org.example.other", json!({}));
     }
     let filter = |limit: u32| json!({ "room": { "timeline": { "limit": limit, "types": ["m.room.message"] } } });
-    let answer = filtered(&alice, &filter(2));
-    let timeline = &answer["rooms"]["join"][&room]["timeline"];
-    assert_eq!(bodies(&timeline["events"]), ["2", "3"]);
+    let response = sync_filtered(&alice, &filter(2));
+    let timeline = &response["rooms"]["join"][&room]["timeline"];
+    assert_eq!(message_bodies(&timeline["events"]), ["2", "3"]);
     assert_eq!(timeline["limited"], true);
-    let answer = filtered(&alice, &filter(0));
-    let timeline = &answer["rooms"]["join"][&room]["timeline"];
+    let response = sync_filtered(&alice, &filter(0));
+    let timeline = &response["rooms"]["join"][&room]["timeline"];
     assert_eq!(
         (&timeline["events"], &timeline["limited"]),
         (&json!([]), &json!(true))
@@ -124,14 +137,14 @@ fn the_limit_counts_what_is_wanted_and_says_that_there_is_more() {
 }
 
 #[test]
-fn events_have_the_fields_and_the_format_that_are_wanted() {
-    let home = Home::new();
-    let alice = home.register("alice");
-    let room = make_room(&alice, json!({}));
-    say(&alice, &room, "hello");
+fn event_fields_and_event_format_are_applied() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let room = create_room(&alice, json!({}));
+    send_text(&alice, &room, "hello");
     let last = |filter: Value| {
-        let answer = filtered(&alice, &filter);
-        let events = answer["rooms"]["join"][&room]["timeline"]["events"].clone();
+        let response = sync_filtered(&alice, &filter);
+        let events = response["rooms"]["join"][&room]["timeline"]["events"].clone();
         events
             .as_array()
             .and_then(|events| events.last().cloned())
@@ -149,35 +162,35 @@ fn events_have_the_fields_and_the_format_that_are_wanted() {
 }
 
 #[test]
-fn rooms_that_were_left_come_if_they_are_wanted() {
-    let home = Home::new();
-    let (alice, bob) = (home.register("alice"), home.register("bob"));
-    let room = room_of(&[&alice, &bob]);
-    say(&alice, &room, "before");
+fn include_leave_returns_left_rooms() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let room = create_room_with(&[&alice, &bob]);
+    send_text(&alice, &room, "before");
     leave(&bob, &room);
-    say(&alice, &room, "after");
+    send_text(&alice, &room, "after");
     assert_eq!(sync(&bob, None)["rooms"], json!({}));
-    let answer = filtered(&bob, &json!({ "room": { "include_leave": true } }));
-    let left = &answer["rooms"]["leave"][&room];
-    assert_eq!(bodies(&left["timeline"]["events"]), ["before"]);
+    let response = sync_filtered(&bob, &json!({ "room": { "include_leave": true } }));
+    let left = &response["rooms"]["leave"][&room];
+    assert_eq!(message_bodies(&left["timeline"]["events"]), ["before"]);
 }
 
 #[test]
-fn account_data_typing_and_receipts_are_filtered_by_type_and_room() {
-    let home = Home::new();
-    let (alice, bob) = (home.register("alice"), home.register("bob"));
-    let room = room_of(&[&alice, &bob]);
+fn account_data_and_ephemeral_events_are_filtered_by_type_and_room() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let room = create_room_with(&[&alice, &bob]);
     let user = format!("{CLIENT}/user/{}", alice.user_id);
     for kind in ["org.example.a", "org.example.b"] {
-        done(alice.put(&format!("{user}/account_data/{kind}"), json!({})));
+        expect_ok(alice.put(&format!("{user}/account_data/{kind}"), json!({})));
         let path = format!("{user}/rooms/{room}/account_data/{kind}");
-        done(alice.put(&path, json!({})));
+        expect_ok(alice.put(&path, json!({})));
     }
-    let event = last_event(&bob, &room);
-    done(receipt(&bob, &room, ("m.read", &event), json!({})));
+    let event = latest_event_id(&bob, &room);
+    expect_ok(send_receipt(&bob, &room, ("m.read", &event), json!({})));
     let typing = format!("{CLIENT}/rooms/{room}/typing/{}", bob.user_id);
-    done(bob.put(&typing, json!({ "typing": true, "timeout": 30_000 })));
-    let answer = filtered(
+    expect_ok(bob.put(&typing, json!({ "typing": true, "timeout": 30_000 })));
+    let response = sync_filtered(
         &alice,
         &json!({
             "account_data": { "types": ["org.example.*"], "not_types": ["*.b"] },
@@ -187,69 +200,113 @@ fn account_data_typing_and_receipts_are_filtered_by_type_and_room() {
             },
         }),
     );
-    assert_eq!(types(&answer["account_data"]["events"]), ["org.example.a"]);
-    let joined = &answer["rooms"]["join"][&room];
-    assert_eq!(types(&joined["account_data"]["events"]), ["org.example.b"]);
-    assert_eq!(types(&joined["ephemeral"]["events"]), ["m.typing"]);
-    let nowhere = json!({ "room": {
+    assert_eq!(
+        event_types(&response["account_data"]["events"]),
+        ["org.example.a"]
+    );
+    let joined = &response["rooms"]["join"][&room];
+    assert_eq!(
+        event_types(&joined["account_data"]["events"]),
+        ["org.example.b"]
+    );
+    assert_eq!(event_types(&joined["ephemeral"]["events"]), ["m.typing"]);
+    let room_excluded = json!({ "room": {
         "account_data": { "not_rooms": [room] }, "ephemeral": { "not_rooms": [room] },
     } });
-    let answer = filtered(&alice, &nowhere);
-    let joined = &answer["rooms"]["join"][&room];
+    let response = sync_filtered(&alice, &room_excluded);
+    let joined = &response["rooms"]["join"][&room];
     assert_eq!(joined["account_data"], Value::Null);
     assert_eq!(joined["ephemeral"], Value::Null);
 }
 
 #[test]
-fn who_is_ignored_is_not_heard_but_keeps_their_place_in_the_state() {
-    let home = Home::new();
-    let (alice, bob) = (home.register("alice"), home.register("bob"));
-    let room = room_of(&[&alice, &bob]);
-    let start = sync(&alice, None);
+fn messages_and_invites_of_an_ignored_user_are_omitted_but_state_is_kept() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let room = create_room_with(&[&alice, &bob]);
+    let before = sync(&alice, None);
     let path = format!(
         "{CLIENT}/user/{}/account_data/m.ignored_user_list",
         alice.user_id
     );
     let ignored = json!({ "ignored_users": { bob.user_id.clone(): {} } });
-    done(alice.put(&path, ignored));
-    say(&bob, &room, "spam");
+    expect_ok(alice.put(&path, ignored));
+    send_text(&bob, &room, "spam");
     let member = format!("{CLIENT}/rooms/{room}/state/m.room.member/{}", bob.user_id);
-    done(bob.put(&member, json!({ "membership": "join", "displayname": "B" })));
-    make_room(&bob, json!({ "invite": [alice.user_id] }));
-    let answer = sync(&alice, Some(next(&start)));
-    let joined = &answer["rooms"]["join"][&room];
-    assert_eq!(types(&joined["timeline"]["events"]), ["m.room.member"]);
-    assert_eq!(answer["rooms"]["invite"], Value::Null);
+    expect_ok(bob.put(&member, json!({ "membership": "join", "displayname": "B" })));
+    create_room(&bob, json!({ "invite": [alice.user_id] }));
+    let response = sync(&alice, Some(next_batch(&before)));
+    let joined = &response["rooms"]["join"][&room];
+    assert_eq!(
+        event_types(&joined["timeline"]["events"]),
+        ["m.room.member"]
+    );
+    assert_eq!(response["rooms"]["invite"], Value::Null);
     assert_eq!(joined["unread_notifications"]["notification_count"], 0);
 }
 
 #[test]
-fn who_comes_into_a_room_hears_who_types_has_read_and_is_online_there() {
-    let home = Home::new();
-    let (alice, bob) = (home.register("alice"), home.register("bob"));
-    let room = room_of(&[&alice]);
-    let event = last_event(&alice, &room);
-    done(receipt(&alice, &room, ("m.read", &event), json!({})));
+fn joining_returns_typing_receipts_and_presence_of_the_room() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let room = create_room_with(&[&alice]);
+    let event = latest_event_id(&alice, &room);
+    expect_ok(send_receipt(&alice, &room, ("m.read", &event), json!({})));
     let typing = format!("{CLIENT}/rooms/{room}/typing/{}", alice.user_id);
-    done(alice.put(&typing, json!({ "typing": true, "timeout": 30_000 })));
-    let start = (sync(&bob, None), sync(&alice, None));
+    expect_ok(alice.put(&typing, json!({ "typing": true, "timeout": 30_000 })));
+    let before = (sync(&bob, None), sync(&alice, None));
     join(&bob, &room);
-    let answer = sync(&bob, Some(next(&start.0)));
-    let ephemeral = &answer["rooms"]["join"][&room]["ephemeral"]["events"];
+    let response = sync(&bob, Some(next_batch(&before.0)));
+    let ephemeral = &response["rooms"]["join"][&room]["ephemeral"]["events"];
     assert!(
-        content(ephemeral, "m.receipt")[&event].is_object(),
-        "{answer}"
+        content_of(ephemeral, "m.receipt")[&event].is_object(),
+        "{response}"
     );
     assert_eq!(
-        *content(ephemeral, "m.typing"),
+        *content_of(ephemeral, "m.typing"),
         json!({ "user_ids": [alice.user_id] })
     );
-    let senders = |answer: &Value| -> Vec<String> {
-        let events = answer["presence"]["events"].as_array().cloned();
+    let senders = |response: &Value| -> Vec<String> {
+        let events = response["presence"]["events"].as_array().cloned();
         let sender = |event: &Value| event["sender"].as_str().expect("a user").to_owned();
         events.unwrap_or_default().iter().map(sender).collect()
     };
-    assert!(senders(&answer).contains(&alice.user_id), "{answer}");
-    let other = sync(&alice, Some(next(&start.1)));
-    assert!(senders(&other).contains(&bob.user_id), "{other}");
+    assert!(senders(&response).contains(&alice.user_id), "{response}");
+    let synced_by_alice = sync(&alice, Some(next_batch(&before.1)));
+    assert!(
+        senders(&synced_by_alice).contains(&bob.user_id),
+        "{synced_by_alice}"
+    );
+}
+
+#[test]
+fn identical_filters_get_the_same_id() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let filter = json!({
+        "room": {"timeline": {"limit": 10, "types": ["m.room.message"]}},
+        "presence": {"types": []},
+    });
+    let (status, one) = alice.post(FILTER, filter.clone());
+    assert_eq!(status, 200, "{one}");
+    assert_eq!(alice.post(FILTER, filter.clone()).1, one);
+    let (_, two) = alice.post(FILTER, json!({}));
+    assert_ne!(one, two);
+    let id = one["filter_id"].as_str().unwrap();
+    assert!(!id.starts_with('{'));
+    assert_eq!(alice.get(&format!("{FILTER}/{id}")), (200, filter));
+}
+
+#[test]
+fn filter_of_another_user_or_unknown_id_is_rejected() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let bob = server.register("bob");
+    let (_, one) = alice.post(FILTER, json!({}));
+    let id = one["filter_id"].as_str().unwrap();
+    expect_error(&bob.get(&format!("{FILTER}/{id}")), 403, "M_FORBIDDEN");
+    expect_error(&bob.post(FILTER, json!({})), 403, "M_FORBIDDEN");
+    expect_error(&alice.get(&format!("{FILTER}/17")), 404, "M_NOT_FOUND");
+    expect_error(&alice.get(&format!("{FILTER}/x")), 404, "M_NOT_FOUND");
+    expect_error(&alice.post(FILTER, json!({"room": 3})), 400, "M_BAD_JSON");
 }

@@ -1,4 +1,4 @@
-//! Messages from device to device.
+//! To-device messages.
 
 use std::time::Duration;
 
@@ -6,30 +6,29 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    home::{Home, Person, read, refused},
-    rooms::{done, escaped, next, sync},
+    client_api::{next_batch, percent_encode, sync},
+    test_server::{TestServer, TestUser, expect_error, expect_ok, parse},
 };
 
 const CLIENT: &str = "/_matrix/client/v3";
 
-/// Sends `content` to a device of `to`, or to all of them, as the transaction `id`.
-pub fn send(
-    who: &Person<'_>,
+/// Sends `content` to a device of `to`, or to all of them by `*`.
+pub fn send_to_device(
+    user: &TestUser<'_>,
     (to, device): (&str, &str),
-    id: &str,
+    transaction: &str,
     content: Value,
 ) -> (u16, Value) {
-    let path = format!("{CLIENT}/sendToDevice/org.example.note/{id}");
-    who.put(&path, json!({ "messages": { to: { device: content } } }))
+    let path = format!("{CLIENT}/sendToDevice/org.example.note/{transaction}");
+    user.put(&path, json!({ "messages": { to: { device: content } } }))
 }
 
-/// The numbers in the messages that a sync tells.
-fn numbers(answer: &Value) -> Vec<u64> {
-    numbers_of(&answer["to_device"]["events"])
+fn synced_notes(response: &Value) -> Vec<u64> {
+    note_numbers(&response["to_device"]["events"])
 }
 
-/// The numbers in messages.
-pub fn numbers_of(events: &Value) -> Vec<u64> {
+/// The numbers of messages sent by [`send_note`].
+pub fn note_numbers(events: &Value) -> Vec<u64> {
     let events = events.as_array().map(Vec::as_slice).unwrap_or_default();
     events
         .iter()
@@ -37,180 +36,215 @@ pub fn numbers_of(events: &Value) -> Vec<u64> {
         .collect()
 }
 
-pub fn note(who: &Person<'_>, to: &Person<'_>, n: u64) {
+pub fn send_note(user: &TestUser<'_>, to: &TestUser<'_>, n: u64) {
     let address = (to.user_id.as_str(), to.device_id.as_str());
-    done(send(who, address, &format!("t{n}"), json!({ "n": n })));
+    expect_ok(send_to_device(
+        user,
+        address,
+        &format!("t{n}"),
+        json!({ "n": n }),
+    ));
 }
 
 #[test]
-fn a_message_waits_until_a_sync_says_that_it_has_arrived_also_over_a_restart() {
-    let mut home = Home::new();
+fn message_is_kept_until_the_next_sync_token_acknowledges_it_also_over_restart() {
+    let mut server = TestServer::new();
     let token = {
-        let (alice, bob) = (home.register("alice"), home.register("bob"));
-        note(&alice, &bob, 1);
-        let told = sync(&bob, None);
+        let (alice, bob) = (server.register("alice"), server.register("bob"));
+        send_note(&alice, &bob, 1);
+        let synced = sync(&bob, None);
         let event = json!({
             "type": "org.example.note", "sender": alice.user_id, "content": { "n": 1 },
         });
-        assert_eq!(told["to_device"]["events"], json!([event]));
-        note(&alice, &bob, 2);
+        assert_eq!(synced["to_device"]["events"], json!([event]));
+        send_note(&alice, &bob, 2);
         bob.token.clone()
     };
-    home.restart();
-    let bob = home.with_token(&token);
+    server.restart();
+    let bob = server.user_with_token(&token);
     let first = sync(&bob, None);
-    assert_eq!(numbers(&first), [1, 2]);
-    // The answer was lost: it is told again.
-    assert_eq!(numbers(&sync(&bob, None)), [1, 2]);
-    let second = sync(&bob, Some(next(&first)));
-    assert_eq!(numbers(&second), [0; 0]);
-    // A sync from the beginning shows whether it was forgotten, which does not happen at once.
-    home.run(home.until(async || {
+    assert_eq!(synced_notes(&first), [1, 2]);
+    // Without a token the messages are sent again, as the response may have been lost.
+    assert_eq!(synced_notes(&sync(&bob, None)), [1, 2]);
+    let second = sync(&bob, Some(next_batch(&first)));
+    assert_eq!(synced_notes(&second), [0; 0]);
+    // A sync without a token shows whether the messages were deleted, which happens in the background.
+    server.wait_until(async || {
         let path = format!("{CLIENT}/sync");
-        let sync = home.send(Method::GET, &path, Some(&token), &Value::Null);
-        numbers(&sync.await.1).is_empty()
-    }));
+        let sync = server.send(Method::GET, &path, Some(&token), &Value::Null);
+        synced_notes(&sync.await.1).is_empty()
+    });
 }
 
 #[test]
-fn messages_come_in_order_and_a_hundred_at_a_time() {
-    let home = Home::new();
-    let (alice, bob) = (home.register("alice"), home.register("bob"));
-    (0..205).for_each(|n| note(&alice, &bob, n));
-    let mut told = vec![sync(&bob, None)];
+fn messages_arrive_in_order_in_batches_of_100() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    (0..205).for_each(|n| send_note(&alice, &bob, n));
+    let mut responses = vec![sync(&bob, None)];
     for _ in 0..3 {
-        told.push(sync(&bob, told.last().map(next)));
+        responses.push(sync(&bob, responses.last().map(next_batch)));
     }
-    let counts: Vec<_> = told.iter().map(|answer| numbers(answer).len()).collect();
+    let counts: Vec<_> = responses
+        .iter()
+        .map(|response| synced_notes(response).len())
+        .collect();
     assert_eq!(counts, [100, 100, 5, 0]);
-    let all: Vec<_> = told.iter().flat_map(numbers).collect();
+    let all: Vec<_> = responses.iter().flat_map(synced_notes).collect();
     assert_eq!(all, Vec::from_iter(0..205));
 }
 
 #[test]
-fn a_transaction_that_is_sent_again_is_delivered_once() {
-    let home = Home::new();
-    let (alice, bob) = (home.register("alice"), home.register("bob"));
-    note(&alice, &bob, 1);
-    note(&alice, &bob, 1);
-    let other = home.log_in("alice");
-    note(&other, &bob, 1);
-    let told = sync(&bob, None);
-    assert_eq!(numbers(&told), [1, 1], "another device counts for itself");
-}
-
-#[test]
-fn a_star_means_every_device_and_a_device_that_is_not_there_nobody() {
-    let home = Home::new();
-    let (alice, bob) = (home.register("alice"), home.register("bob"));
-    let other = home.log_in("bob");
-    done(send(&alice, (&bob.user_id, "*"), "1", json!({ "n": 7 })));
-    done(send(&alice, (&bob.user_id, "NONE"), "2", json!({ "n": 8 })));
-    done(send(&alice, ("@no:localhost", "*"), "3", json!({ "n": 9 })));
-    assert_eq!(numbers(&sync(&bob, None)), [7]);
-    assert_eq!(numbers(&sync(&other, None)), [7]);
-    assert_eq!(numbers(&sync(&alice, None)), [0; 0]);
-}
-
-#[test]
-fn a_sync_that_waits_is_woken_by_a_message() {
-    let home = Home::new();
-    let (alice, bob) = (home.register("alice"), home.register("bob"));
-    let start = sync(&bob, None);
-    let waits = format!(
-        "{CLIENT}/sync?since={}&timeout=60000",
-        escaped(next(&start))
+fn repeated_transaction_is_delivered_once_per_sending_device() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    send_note(&alice, &bob, 1);
+    send_note(&alice, &bob, 1);
+    let other = server.log_in("alice");
+    send_note(&other, &bob, 1);
+    let synced = sync(&bob, None);
+    assert_eq!(
+        synced_notes(&synced),
+        [1, 1],
+        "transaction ids are per device"
     );
-    let sends = format!("{CLIENT}/sendToDevice/org.example.note/1");
+}
+
+#[test]
+fn wildcard_reaches_every_device_and_unknown_device_is_ignored() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let other = server.log_in("bob");
+    expect_ok(send_to_device(
+        &alice,
+        (&bob.user_id, "*"),
+        "1",
+        json!({ "n": 7 }),
+    ));
+    expect_ok(send_to_device(
+        &alice,
+        (&bob.user_id, "NONE"),
+        "2",
+        json!({ "n": 8 }),
+    ));
+    expect_ok(send_to_device(
+        &alice,
+        ("@no:localhost", "*"),
+        "3",
+        json!({ "n": 9 }),
+    ));
+    assert_eq!(synced_notes(&sync(&bob, None)), [7]);
+    assert_eq!(synced_notes(&sync(&other, None)), [7]);
+    assert_eq!(synced_notes(&sync(&alice, None)), [0; 0]);
+}
+
+#[test]
+fn to_device_message_wakes_a_waiting_sync() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let before = sync(&bob, None);
+    let path = format!(
+        "{CLIENT}/sync?since={}&timeout=60000",
+        percent_encode(next_batch(&before))
+    );
+    let send_path = format!("{CLIENT}/sendToDevice/org.example.note/1");
     let messages = json!({ "messages": { bob.user_id.clone(): { "*": { "n": 3 } } } });
-    let (told, sent) = home.run(smol::future::zip(
-        home.send(Method::GET, &waits, Some(&bob.token), &Value::Null),
+    let (synced, sent) = server.run(smol::future::zip(
+        server.send(Method::GET, &path, Some(&bob.token), &Value::Null),
         async {
             smol::Timer::after(Duration::from_millis(50)).await;
-            home.send(Method::PUT, &sends, Some(&alice.token), &messages)
+            server
+                .send(Method::PUT, &send_path, Some(&alice.token), &messages)
                 .await
         },
     ));
-    done(sent);
-    assert_eq!(numbers(&done(told)), [3]);
+    expect_ok(sent);
+    assert_eq!(synced_notes(&expect_ok(synced)), [3]);
 }
 
 #[test]
-fn a_device_that_is_deleted_takes_its_messages_along() {
-    let home = Home::new();
-    let (alice, bob) = (home.register("alice"), home.register("bob"));
-    note(&alice, &bob, 1);
-    done(bob.post(&format!("{CLIENT}/logout"), json!({})));
-    let login = json!({
-        "type": "m.login.password",
-        "identifier": { "type": "m.id.user", "user": "bob" },
-        "password": crate::home::PASSWORD,
-        "device_id": bob.device_id,
-    });
-    let again = done(home.ask(Method::POST, &format!("{CLIENT}/login"), login));
-    assert_eq!(numbers(&sync(&home.person(&again), None)), [0; 0]);
+fn deleting_a_device_deletes_its_messages() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    send_note(&alice, &bob, 1);
+    expect_ok(bob.post(&format!("{CLIENT}/logout"), json!({})));
+    let again = expect_ok(server.log_in_with("bob", json!({ "device_id": bob.device_id })));
+    assert_eq!(
+        synced_notes(&sync(&server.user_from_login(&again), None)),
+        [0; 0]
+    );
 }
 
 #[test]
-fn a_message_that_is_too_long_is_refused() {
-    let home = Home::new();
-    let (alice, bob) = (home.register("alice"), home.register("bob"));
+fn oversized_message_is_rejected() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
     let long = json!({ "n": 1, "text": "x".repeat(70_000) });
-    let answer = send(&alice, (&bob.user_id, "*"), "1", long);
-    refused(&answer, 413, "M_TOO_LARGE");
-    assert_eq!(numbers(&sync(&bob, None)), [0; 0]);
+    let response = send_to_device(&alice, (&bob.user_id, "*"), "1", long);
+    expect_error(&response, 413, "M_TOO_LARGE");
+    assert_eq!(synced_notes(&sync(&bob, None)), [0; 0]);
 }
 
-/// Texts that pass for JSON, of which no event can be made.
-const NOTHING: &[&str] = &[r#""\ud800""#, "1e400", "1.5", "9007199254740993", "[NEST]"];
+/// JSON values that are not allowed in canonical JSON, or nested too deeply.
+const NON_CANONICAL: &[&str] = &[r#""\ud800""#, "1e400", "1.5", "9007199254740993", "[NEST]"];
 
 #[test]
-fn what_no_event_can_be_made_of_is_refused_and_syncs_go_on() {
-    let home = Home::new();
-    let (alice, bob) = (home.register("alice"), home.register("bob"));
+fn non_canonical_json_is_rejected_and_later_syncs_succeed() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
     let put = |path: &str, body: String| {
         let request = http::Request::put(path)
             .header("authorization", format!("Bearer {}", alice.token))
             .body(body.into_bytes());
-        read(&home.respond(request.expect("this is a request")))
+        parse(&server.respond(request.expect("this is a request")))
     };
     let nested = format!("{}{}", "[".repeat(500), "]".repeat(500));
-    for (number, text) in NOTHING.iter().enumerate() {
+    for (number, text) in NON_CANONICAL.iter().enumerate() {
         let content = format!(r#"{{"n":{}}}"#, text.replace("[NEST]", &nested));
         let path = format!("{CLIENT}/sendToDevice/org.example.note/{number}");
         for to in [&bob.user_id, "@carol:elsewhere.example"] {
             let body = format!(r#"{{"messages":{{"{to}":{{"*":{content}}}}}}}"#);
-            refused(&put(&path, body), 400, "M_BAD_JSON");
+            expect_error(&put(&path, body), 400, "M_BAD_JSON");
         }
         let path = format!("{CLIENT}/user/{}/account_data/org.example", alice.user_id);
-        let (status, answer) = put(&path, content);
+        let (status, response) = put(&path, content);
         let is_a_number = ["1.5", "9007199254740993"].contains(text);
-        assert_eq!(status, if is_a_number { 200 } else { 400 }, "{answer}");
+        assert_eq!(status, if is_a_number { 200 } else { 400 }, "{response}");
     }
     let path = format!("{CLIENT}/sendToDevice/org.example.note/list");
     let list = format!(r#"{{"messages":{{"{}":{{"*":[]}}}}}}"#, bob.user_id);
-    refused(&put(&path, list), 400, "M_BAD_JSON");
-    note(&alice, &bob, 1);
-    assert_eq!(numbers(&sync(&bob, None)), [1]);
+    expect_error(&put(&path, list), 400, "M_BAD_JSON");
+    send_note(&alice, &bob, 1);
+    assert_eq!(synced_notes(&sync(&bob, None)), [1]);
     sync(&alice, None);
 }
 
 #[test]
-fn one_message_is_delivered_once_however_often_it_is_sent_also_over_a_restart() {
-    let mut home = Home::new();
+fn repeated_transaction_is_delivered_once_also_over_restart() {
+    let mut server = TestServer::new();
     let tokens = {
-        let (alice, bob) = (home.register("alice"), home.register("bob"));
-        done(send(&alice, (&bob.user_id, "*"), "same", json!({ "n": 1 })));
+        let (alice, bob) = (server.register("alice"), server.register("bob"));
+        expect_ok(send_to_device(
+            &alice,
+            (&bob.user_id, "*"),
+            "same",
+            json!({ "n": 1 }),
+        ));
         [alice.token.clone(), bob.token.clone()]
     };
-    home.restart();
-    let [alice, bob] = tokens.each_ref().map(|token| home.with_token(token));
-    done(send(&alice, (&bob.user_id, "*"), "same", json!({ "n": 1 })));
-    done(send(
+    server.restart();
+    let [alice, bob] = tokens.each_ref().map(|token| server.user_with_token(token));
+    expect_ok(send_to_device(
+        &alice,
+        (&bob.user_id, "*"),
+        "same",
+        json!({ "n": 1 }),
+    ));
+    expect_ok(send_to_device(
         &alice,
         (&bob.user_id, "*"),
         "other",
         json!({ "n": 2 }),
     ));
-    assert_eq!(numbers(&sync(&bob, None)), [1, 2]);
+    assert_eq!(synced_notes(&sync(&bob, None)), [1, 2]);
 }

@@ -1,17 +1,17 @@
 use http::{Method, Request};
 use serde_json::{Value, json};
 
-use crate::home::{Home, PASSWORD, read, refused};
+use crate::test_server::{PASSWORD, TestServer, expect_error, parse};
 
 const DEVICES: &str = "/_matrix/client/v3/devices";
 const DELETE_DEVICES: &str = "/_matrix/client/v3/delete_devices";
 
 #[test]
-fn a_user_sees_and_names_the_own_devices() {
-    let home = Home::new();
-    let one = home.register("alice");
-    let two = home.log_in("alice");
-    home.register("bob");
+fn user_lists_and_renames_own_devices() {
+    let server = TestServer::new();
+    let one = server.register("alice");
+    let two = server.log_in("alice");
+    server.register("bob");
     let (status, body) = one.get(DEVICES);
     assert_eq!(status, 200);
     let mut ids: Vec<_> = body["devices"].as_array().unwrap().iter().collect();
@@ -33,37 +33,41 @@ fn a_user_sees_and_names_the_own_devices() {
 }
 
 #[test]
-fn a_device_of_somebody_else_is_not_found() {
-    let home = Home::new();
-    let alice = home.register("alice");
-    let bob = home.register("bob");
+fn device_of_another_user_is_not_found() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let bob = server.register("bob");
     for id in [&bob.device_id, "NONE"] {
         let path = format!("{DEVICES}/{id}");
-        refused(&alice.get(&path), 404, "M_NOT_FOUND");
+        expect_error(&alice.get(&path), 404, "M_NOT_FOUND");
         for body in [json!({"display_name": "mine"}), json!({})] {
-            refused(&alice.put(&path, body), 404, "M_NOT_FOUND");
+            expect_error(&alice.put(&path, body), 404, "M_NOT_FOUND");
         }
     }
     let path = format!("{DEVICES}/{}", bob.device_id);
-    let deleted = alice.ask_with_password(Method::DELETE, &path, json!({}));
-    assert_eq!(deleted, (200, json!({})), "there is none to delete");
+    let deleted = alice.request_with_password(Method::DELETE, &path, json!({}));
+    assert_eq!(
+        deleted,
+        (200, json!({})),
+        "a device that does not exist is skipped"
+    );
     assert!(bob.is_logged_in());
     let long = json!({"display_name": "x".repeat(256)});
     let path = format!("{DEVICES}/{}", alice.device_id);
-    refused(&alice.put(&path, long), 400, "M_INVALID_PARAM");
+    expect_error(&alice.put(&path, long), 400, "M_INVALID_PARAM");
 }
 
 #[test]
-fn devices_are_deleted_with_the_password() {
-    let home = Home::new();
-    let one = home.register("alice");
-    let [two, three, four] = [(); 3].map(|()| home.log_in("alice"));
+fn deletion_requires_the_password() {
+    let server = TestServer::new();
+    let one = server.register("alice");
+    let [two, three, four] = [(); 3].map(|()| server.log_in("alice"));
     let path = format!("{DEVICES}/{}", two.device_id);
-    let deleted = one.ask_with_password(Method::DELETE, &path, json!({}));
+    let deleted = one.request_with_password(Method::DELETE, &path, json!({}));
     assert_eq!(deleted, (200, json!({})));
-    refused(&one.get(&path), 404, "M_NOT_FOUND");
+    expect_error(&one.get(&path), 404, "M_NOT_FOUND");
     let body = json!({"devices": [three.device_id, four.device_id, "NONE"]});
-    let deleted = one.ask_with_password(Method::POST, DELETE_DEVICES, body);
+    let deleted = one.request_with_password(Method::POST, DELETE_DEVICES, body);
     assert_eq!(deleted, (200, json!({})));
     assert!(
         ![two, three, four]
@@ -74,40 +78,40 @@ fn devices_are_deleted_with_the_password() {
 }
 
 #[test]
-fn a_device_is_deleted_without_a_body_too() {
-    let home = Home::new();
-    let alice = home.register("alice");
+fn deletion_without_a_body_starts_authentication() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
     let path = format!("{DEVICES}/{}", alice.device_id);
-    let (status, asked) = alice.ask(Method::DELETE, &path, Value::Null);
+    let (status, challenge) = alice.request(Method::DELETE, &path, Value::Null);
     assert_eq!(status, 401);
-    let body = json!({"auth": alice.password_stage(&asked["session"])});
+    let body = json!({"auth": alice.password_auth(&challenge["session"])});
     assert_eq!(alice.delete(&path, body).0, 200);
     assert!(!alice.is_logged_in());
 }
 
 #[test]
-fn a_wrong_password_deletes_nothing_and_may_be_corrected() {
-    let home = Home::new();
-    let alice = home.register("alice");
-    let bob = home.register("bob");
+fn wrong_password_deletes_nothing_and_the_session_allows_a_retry() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let bob = server.register("bob");
     let body = json!({"devices": [alice.device_id]});
-    let (_, asked) = alice.post(DELETE_DEVICES, body.clone());
+    let (_, challenge) = alice.post(DELETE_DEVICES, body.clone());
     let attempt = |user: &str, password: &str| {
         let mut body = body.clone();
         body["auth"] = json!({
             "type": "m.login.password",
             "identifier": {"type": "m.id.user", "user": user},
             "password": password,
-            "session": asked["session"],
+            "session": challenge["session"],
         });
         alice.post(DELETE_DEVICES, body)
     };
-    // Neither a wrong password nor somebody else's right one.
+    // Neither a wrong password nor the password of another user is accepted.
     for (user, password) in [("alice", "wrong password"), ("bob", PASSWORD)] {
-        let answer = attempt(user, password);
-        refused(&answer, 401, "M_FORBIDDEN");
-        assert_eq!(answer.1["session"], asked["session"]);
-        assert_eq!(answer.1["flows"], asked["flows"]);
+        let response = attempt(user, password);
+        expect_error(&response, 401, "M_FORBIDDEN");
+        assert_eq!(response.1["session"], challenge["session"]);
+        assert_eq!(response.1["flows"], challenge["flows"]);
     }
     assert!(alice.is_logged_in() && bob.is_logged_in());
     assert_eq!(attempt("@alice:localhost", PASSWORD).0, 200);
@@ -115,50 +119,50 @@ fn a_wrong_password_deletes_nothing_and_may_be_corrected() {
 }
 
 #[test]
-fn what_was_authenticated_is_what_is_done() {
-    let home = Home::new();
-    let alice = home.register("alice");
-    let other = home.log_in("alice");
-    let bob = home.register("bob");
+fn authentication_session_is_bound_to_its_request() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let other = server.log_in("alice");
+    let bob = server.register("bob");
     let body = json!({"devices": ["NONE"]});
-    let (_, asked) = alice.post(DELETE_DEVICES, body.clone());
-    let session = &asked["session"];
-    let complete = json!({"devices": ["NONE"], "auth": alice.password_stage(session)});
+    let (_, challenge) = alice.post(DELETE_DEVICES, body.clone());
+    let session = &challenge["session"];
+    let complete = json!({"devices": ["NONE"], "auth": alice.password_auth(session)});
     assert_eq!(alice.post(DELETE_DEVICES, complete.clone()).0, 200);
 
-    // Its answer may have got lost.
+    // The same request is answered again, as its response may have been lost.
     let again = json!({"devices": ["NONE"], "auth": {"session": session}});
     assert_eq!(alice.post(DELETE_DEVICES, again.clone()).0, 200);
 
     let changed = json!({"devices": [other.device_id], "auth": {"session": session}});
-    refused(&alice.post(DELETE_DEVICES, changed), 401, "M_FORBIDDEN");
+    expect_error(&alice.post(DELETE_DEVICES, changed), 401, "M_FORBIDDEN");
     let path = format!("{DEVICES}/{}", other.device_id);
-    let elsewhere = json!({"auth": {"session": session}});
-    refused(&alice.delete(&path, elsewhere), 401, "M_FORBIDDEN");
-    refused(&bob.post(DELETE_DEVICES, again), 401, "M_FORBIDDEN");
+    let other_request = json!({"auth": {"session": session}});
+    expect_error(&alice.delete(&path, other_request), 401, "M_FORBIDDEN");
+    expect_error(&bob.post(DELETE_DEVICES, again), 401, "M_FORBIDDEN");
     assert!(other.is_logged_in());
 }
 
 #[test]
-fn the_user_of_a_stage_may_be_named_as_it_was_once() {
-    let home = Home::new();
-    let alice = home.register("alice");
+fn password_stage_accepts_the_deprecated_user_field() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
     let body = json!({"devices": [alice.device_id]});
-    let (_, asked) = alice.post(DELETE_DEVICES, body.clone());
+    let (_, challenge) = alice.post(DELETE_DEVICES, body.clone());
     let mut body = body;
     body["auth"] = json!({
         "type": "m.login.password",
         "user": "alice",
         "password": PASSWORD,
-        "session": asked["session"],
+        "session": challenge["session"],
     });
     assert_eq!(alice.post(DELETE_DEVICES, body).0, 200);
 }
 
 #[test]
-fn a_stage_names_a_user_not_an_address() {
-    let home = Home::new();
-    let alice = home.register("alice");
+fn password_stage_rejects_a_third_party_identifier() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
     let body = json!({
         "devices": [],
         "auth": {
@@ -167,26 +171,26 @@ fn a_stage_names_a_user_not_an_address() {
             "password": PASSWORD,
         },
     });
-    refused(&alice.post(DELETE_DEVICES, body), 403, "M_FORBIDDEN");
+    expect_error(&alice.post(DELETE_DEVICES, body), 403, "M_FORBIDDEN");
 }
 
 #[test]
-fn it_is_noted_where_a_device_was_seen_last() {
-    let home = Home::new();
-    let alice = home.register("alice");
+fn last_seen_ip_of_a_device_is_recorded() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
     let path = format!("{DEVICES}/{}", alice.device_id);
     alice.get(&path);
-    // What waited for a commit goes with this one.
-    home.register("bob");
+    // The address is written with the next commit.
+    server.register("bob");
     assert_eq!(alice.get(&path).1["last_seen_ip"], "127.0.0.1");
 }
 
 #[test]
-fn the_body_of_a_deletion_must_be_an_object() {
-    let home = Home::new();
-    let alice = home.register("alice");
-    refused(&alice.post(DELETE_DEVICES, json!([])), 400, "M_BAD_JSON");
-    refused(
+fn body_of_delete_devices_is_validated() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    expect_error(&alice.post(DELETE_DEVICES, json!([])), 400, "M_BAD_JSON");
+    expect_error(
         &alice.post(DELETE_DEVICES, json!({})),
         400,
         "M_MISSING_PARAM",
@@ -195,5 +199,5 @@ fn the_body_of_a_deletion_must_be_an_object() {
         .header("authorization", format!("Bearer {}", alice.token))
         .body(b"{\"devices\":".to_vec())
         .unwrap();
-    refused(&read(&home.respond(request)), 400, "M_NOT_JSON");
+    expect_error(&parse(&server.respond(request)), 400, "M_NOT_JSON");
 }

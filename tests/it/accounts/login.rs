@@ -3,12 +3,12 @@ use std::time::Duration;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::home::{Answer, Home, PASSWORD, refused};
+use crate::test_server::{JsonResponse, PASSWORD, TestServer, expect_error};
 
 const LOGIN: &str = "/_matrix/client/v3/login";
 
-fn log_in(home: &Home, body: Value) -> Answer {
-    home.ask(Method::POST, LOGIN, body)
+fn login(server: &TestServer, body: Value) -> JsonResponse {
+    server.request(Method::POST, LOGIN, body)
 }
 
 fn by_password(user: &str, password: &str) -> Value {
@@ -20,9 +20,9 @@ fn by_password(user: &str, password: &str) -> Value {
 }
 
 #[test]
-fn clients_are_told_how_to_log_in() {
-    let home = Home::new();
-    let (status, body) = home.ask(Method::GET, LOGIN, Value::Null);
+fn login_flows_are_listed() {
+    let server = TestServer::new();
+    let (status, body) = server.get(LOGIN);
     assert_eq!(status, 200);
     assert_eq!(
         body["flows"],
@@ -34,49 +34,50 @@ fn clients_are_told_how_to_log_in() {
 }
 
 #[test]
-fn a_user_logs_in_by_id_or_localpart_in_any_case() {
-    let home = Home::new();
-    let first = home.register("alice");
+fn login_accepts_user_id_or_localpart_in_any_case() {
+    let server = TestServer::new();
+    let first = server.register("alice");
     for user in ["alice", "Alice", "@alice:localhost", "@ALICE:localhost"] {
-        let (status, body) = log_in(&home, by_password(user, PASSWORD));
+        let (status, body) = login(&server, by_password(user, PASSWORD));
         assert_eq!(status, 200, "{body}");
         assert_eq!(body["user_id"], "@alice:localhost");
         assert_ne!(body["device_id"], json!(first.device_id));
-        assert!(home.person(&body).is_logged_in());
+        assert!(server.user_from_login(&body).is_logged_in());
     }
     assert!(first.is_logged_in());
 }
 
 #[test]
-fn older_clients_name_the_user_without_an_identifier() {
-    let home = Home::new();
-    home.register("alice");
+fn login_accepts_the_deprecated_user_field() {
+    let server = TestServer::new();
+    server.register("alice");
     let body = json!({"type": "m.login.password", "user": "alice", "password": PASSWORD});
-    assert_eq!(log_in(&home, body).0, 200);
+    assert_eq!(login(&server, body).0, 200);
 }
 
 #[test]
-fn a_wrong_name_and_a_wrong_password_look_alike() {
-    let home = Home::new();
-    home.register("alice");
-    let answers = [
-        log_in(&home, by_password("alice", "wrong password")),
-        log_in(&home, by_password("nobody", PASSWORD)),
-        log_in(&home, by_password("@alice:elsewhere.org", PASSWORD)),
-        log_in(&home, by_password("alice", &"x".repeat(2000))),
+fn unknown_user_and_wrong_password_get_the_same_error() {
+    let server = TestServer::new();
+    server.register("alice");
+    let responses = [
+        login(&server, by_password("alice", "wrong password")),
+        login(&server, by_password("nobody", PASSWORD)),
+        login(&server, by_password("@alice:elsewhere.org", PASSWORD)),
+        login(&server, by_password("alice", &"x".repeat(2000))),
     ];
-    refused(&answers[0], 403, "M_FORBIDDEN");
-    for answer in &answers[1..] {
-        assert_eq!(*answer, answers[0]);
+    expect_error(&responses[0], 403, "M_FORBIDDEN");
+    for response in &responses[1..] {
+        assert_eq!(*response, responses[0]);
     }
 }
 
 #[test]
-fn what_is_no_login_is_told_so() {
-    let home = Home::new();
-    home.register("alice");
-    let phone = json!({"type": "m.id.phone", "country": "GB", "phone": "07700900001"});
-    let mail = json!({"type": "m.id.thirdparty", "medium": "email", "address": "a@b.c"});
+fn invalid_login_requests_are_rejected() {
+    let server = TestServer::new();
+    server.register("alice");
+    let phone_identifier = json!({"type": "m.id.phone", "country": "GB", "phone": "07700900001"});
+    let email_identifier =
+        json!({"type": "m.id.thirdparty", "medium": "email", "address": "a@b.c"});
     for (body, status, errcode) in [
         (json!({}), 400, "M_MISSING_PARAM"),
         (json!([]), 400, "M_BAD_JSON"),
@@ -93,12 +94,12 @@ fn what_is_no_login_is_told_so() {
             "M_MISSING_PARAM",
         ),
         (
-            json!({"type": "m.login.password", "password": PASSWORD, "identifier": phone}),
+            json!({"type": "m.login.password", "password": PASSWORD, "identifier": phone_identifier}),
             403,
             "M_FORBIDDEN",
         ),
         (
-            json!({"type": "m.login.password", "password": PASSWORD, "identifier": mail}),
+            json!({"type": "m.login.password", "password": PASSWORD, "identifier": email_identifier}),
             403,
             "M_FORBIDDEN",
         ),
@@ -113,25 +114,25 @@ fn what_is_no_login_is_told_so() {
             "M_FORBIDDEN",
         ),
     ] {
-        refused(&log_in(&home, body), status, errcode);
+        expect_error(&login(&server, body), status, errcode);
     }
     let mut long = by_password("alice", PASSWORD);
     long["device_id"] = json!("x".repeat(256));
-    refused(&log_in(&home, long), 400, "M_INVALID_PARAM");
+    expect_error(&login(&server, long), 400, "M_INVALID_PARAM");
 }
 
 #[test]
-fn a_login_on_a_known_device_ends_its_old_token() {
-    let home = Home::new();
-    let alice = home.register("alice");
+fn login_with_an_existing_device_id_invalidates_its_old_token() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
     let mut body = by_password("alice", PASSWORD);
     body["device_id"] = json!(alice.device_id);
     body["initial_device_display_name"] = json!("ignored");
-    let (_, body) = log_in(&home, body);
+    let (_, body) = login(&server, body);
     assert_eq!(body["device_id"], json!(alice.device_id));
     assert!(!alice.is_logged_in());
-    let again = home.person(&body);
-    let (_, devices) = again.get("/_matrix/client/v3/devices");
+    let user = server.user_from_login(&body);
+    let (_, devices) = user.get("/_matrix/client/v3/devices");
     assert_eq!(devices["devices"].as_array().unwrap().len(), 1);
     assert!(
         devices["devices"][0]
@@ -141,38 +142,32 @@ fn a_login_on_a_known_device_ends_its_old_token() {
 }
 
 #[test]
-fn tokens_survive_a_restart() {
-    let mut home = Home::new();
-    let token = home.register("alice").token;
-    home.restart();
-    let whoami = "/_matrix/client/v3/account/whoami";
-    let (status, body) = home.run(home.send(Method::GET, whoami, Some(&token), &Value::Null));
-    assert_eq!(status, 200, "{body}");
-    assert_eq!(body["user_id"], "@alice:localhost");
+fn access_tokens_survive_restart() {
+    let mut server = TestServer::new();
+    let token = server.register("alice").token;
+    server.restart();
+    let user = server.user_with_token(&token);
+    assert_eq!(user.user_id, "@alice:localhost");
 }
 
 #[test]
-fn a_token_that_is_missing_or_dead_is_told_so() {
-    let home = Home::new();
-    let alice = home.register("alice");
+fn missing_and_unknown_tokens_get_different_errors() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
     let whoami = "/_matrix/client/v3/account/whoami";
-    refused(
-        &home.ask(Method::GET, whoami, Value::Null),
-        401,
-        "M_MISSING_TOKEN",
-    );
+    expect_error(&server.get(whoami), 401, "M_MISSING_TOKEN");
     assert_eq!(alice.post("/_matrix/client/v3/logout", Value::Null).0, 200);
-    let answer = alice.get(whoami);
-    refused(&answer, 401, "M_UNKNOWN_TOKEN");
-    assert_ne!(answer.1["soft_logout"], true);
+    let response = alice.get(whoami);
+    expect_error(&response, 401, "M_UNKNOWN_TOKEN");
+    assert_ne!(response.1["soft_logout"], true);
 }
 
 #[test]
-fn logging_out_ends_one_device_or_all() {
-    let home = Home::new();
-    let one = home.register("alice");
-    let (two, three) = (home.log_in("alice"), home.log_in("alice"));
-    let bob = home.register("bob");
+fn logout_ends_one_device_and_logout_all_every_device() {
+    let server = TestServer::new();
+    let one = server.register("alice");
+    let (two, three) = (server.log_in("alice"), server.log_in("alice"));
+    let bob = server.register("bob");
     assert_eq!(
         two.post("/_matrix/client/v3/logout", json!({})),
         (200, json!({}))
@@ -189,56 +184,56 @@ fn logging_out_ends_one_device_or_all() {
 }
 
 #[test]
-fn a_client_can_let_in_another_one() {
-    let home = Home::new();
-    let alice = home.register("alice");
+fn login_token_logs_in_a_new_device_once() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
     let path = "/_matrix/client/v1/login/get_token";
-    let (status, given) = alice.ask_with_password(Method::POST, path, json!({}));
-    assert_eq!(status, 200, "{given}");
-    assert_eq!(given["expires_in_ms"], 120_000);
-    let body = json!({"type": "m.login.token", "token": given["login_token"]});
-    let (status, made) = log_in(&home, body.clone());
-    assert_eq!(status, 200, "{made}");
-    let new = home.person(&made);
+    let (status, token_response) = alice.request_with_password(Method::POST, path, json!({}));
+    assert_eq!(status, 200, "{token_response}");
+    assert_eq!(token_response["expires_in_ms"], 120_000);
+    let body = json!({"type": "m.login.token", "token": token_response["login_token"]});
+    let (status, login_response) = login(&server, body.clone());
+    assert_eq!(status, 200, "{login_response}");
+    let new = server.user_from_login(&login_response);
     assert_eq!(new.user_id, alice.user_id);
     assert_ne!(new.device_id, alice.device_id);
-    refused(&log_in(&home, body), 403, "M_FORBIDDEN");
+    expect_error(&login(&server, body), 403, "M_FORBIDDEN");
 }
 
 #[test]
-fn a_login_token_ends_after_two_minutes() {
-    let home = Home::new();
-    let alice = home.register("alice");
+fn login_token_expires_after_two_minutes() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
     let path = "/_matrix/client/v1/login/get_token";
-    let (_, given) = alice.ask_with_password(Method::POST, path, json!({}));
-    home.clock.advance(Duration::from_mins(2));
-    let body = json!({"type": "m.login.token", "token": given["login_token"]});
-    refused(&log_in(&home, body), 403, "M_FORBIDDEN");
+    let (_, token_response) = alice.request_with_password(Method::POST, path, json!({}));
+    server.clock.advance(Duration::from_mins(2));
+    let body = json!({"type": "m.login.token", "token": token_response["login_token"]});
+    expect_error(&login(&server, body), 403, "M_FORBIDDEN");
 }
 
 #[test]
-fn each_login_token_needs_its_own_consent() {
-    let home = Home::new();
-    let alice = home.register("alice");
+fn each_login_token_requires_a_new_authentication() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
     let path = "/_matrix/client/v1/login/get_token";
-    let (_, asked) = alice.post(path, json!({}));
-    let body = json!({"auth": alice.password_stage(&asked["session"])});
+    let (_, challenge) = alice.post(path, json!({}));
+    let body = json!({"auth": alice.password_auth(&challenge["session"])});
     assert_eq!(alice.post(path, body).0, 200);
-    let again = json!({"auth": {"session": asked["session"]}});
-    refused(&alice.post(path, again), 401, "M_FORBIDDEN");
+    let user = json!({"auth": {"session": challenge["session"]}});
+    expect_error(&alice.post(path, user), 401, "M_FORBIDDEN");
 }
 
 #[test]
-fn guessing_a_password_is_slowed_down_however_the_user_is_named() {
-    let home = Home::with("registration = \"open\"\nrate_limits = true");
-    home.register("alice");
+fn failed_logins_are_rate_limited_per_user_however_named() {
+    let server = TestServer::with("registration = \"open\"\nrate_limits = true");
+    server.register("alice");
     let names = ["alice", "@alice:localhost", "ALICE"].iter().cycle();
     let statuses: Vec<u16> = names
         .take(13)
-        .map(|name| log_in(&home, by_password(name, "wrong password")).0)
+        .map(|name| login(&server, by_password(name, "wrong password")).0)
         .collect();
     assert_eq!(statuses[..10], [403; 10]);
     assert_eq!(statuses[10..], [429; 3]);
-    home.clock.advance(Duration::from_mins(5));
-    assert_eq!(log_in(&home, by_password("alice", PASSWORD)).0, 200);
+    server.clock.advance(Duration::from_mins(5));
+    assert_eq!(login(&server, by_password("alice", PASSWORD)).0, 200);
 }

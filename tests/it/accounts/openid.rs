@@ -1,26 +1,23 @@
-//! Proving to other services who one is.
+//! OpenID tokens.
 
 use http::Method;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::{
-    home::{Home, refused},
-    rooms::done,
-};
+use crate::test_server::{TestServer, expect_error, expect_ok};
 
 const USERINFO: &str = "/_matrix/federation/v1/openid/userinfo";
 
 #[test]
-fn others_learn_from_a_token_who_asked_for_it() {
-    let mut home = Home::new();
-    let alice = home.register("alice");
+fn openid_token_identifies_its_user_until_deactivation() {
+    let mut server = TestServer::new();
+    let alice = server.register("alice");
     let path = format!(
         "/_matrix/client/v3/user/{}/openid/request_token",
         alice.user_id
     );
-    let bob = home.register("bob");
-    refused(&bob.post(&path, json!({})), 403, "M_FORBIDDEN");
-    let token = done(alice.post(&path, json!({})));
+    let bob = server.register("bob");
+    expect_error(&bob.post(&path, json!({})), 403, "M_FORBIDDEN");
+    let token = expect_ok(alice.post(&path, json!({})));
     assert_eq!(
         (
             &token["token_type"],
@@ -31,23 +28,22 @@ fn others_learn_from_a_token_who_asked_for_it() {
     );
     let (session, token) = (alice.token.clone(), token["access_token"].clone());
     let token = token.as_str().expect("a token").to_owned();
-    home.restart();
-    let asked = |token: &str| {
+    server.restart();
+    let userinfo = |token: &str| {
         let path = format!("{USERINFO}?access_token={token}");
-        home.ask(Method::GET, &path, Value::Null)
+        server.get(&path)
     };
-    assert_eq!(done(asked(&token)), json!({ "sub": "@alice:localhost" }));
-    refused(&asked(&session), 401, "M_UNKNOWN_TOKEN");
-    refused(
-        &home.ask(Method::GET, USERINFO, Value::Null),
-        400,
-        "M_MISSING_PARAM",
+    assert_eq!(
+        expect_ok(userinfo(&token)),
+        json!({ "sub": "@alice:localhost" })
     );
-    let alice = home.with_token(&session);
-    alice.ask_with_password(
+    expect_error(&userinfo(&session), 401, "M_UNKNOWN_TOKEN");
+    expect_error(&server.get(USERINFO), 400, "M_MISSING_PARAM");
+    let alice = server.user_with_token(&session);
+    alice.request_with_password(
         Method::POST,
         "/_matrix/client/v3/account/deactivate",
         json!({}),
     );
-    refused(&asked(&token), 401, "M_UNKNOWN_TOKEN");
+    expect_error(&userinfo(&token), 401, "M_UNKNOWN_TOKEN");
 }

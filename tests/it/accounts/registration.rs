@@ -1,16 +1,16 @@
 use http::{Method, Request};
 use serde_json::{Value, json};
 
-use crate::home::{Answer, Home, PASSWORD, refused};
+use crate::test_server::{JsonResponse, PASSWORD, TestServer, expect_error};
 
 const REGISTER: &str = "/_matrix/client/v3/register";
 
-fn register(home: &Home, body: Value) -> Answer {
-    home.ask(Method::POST, REGISTER, body)
+fn register(server: &TestServer, body: Value) -> JsonResponse {
+    server.request(Method::POST, REGISTER, body)
 }
 
-/// The body of a registration with everything but `auth`.
-fn alice() -> Value {
+/// The body of a registration without `auth`.
+fn registration() -> Value {
     json!({"username": "alice", "password": PASSWORD})
 }
 
@@ -19,37 +19,37 @@ fn with_auth(mut body: Value, auth: Value) -> Value {
     body
 }
 
-/// Begins a registration; gives the session.
-fn begin(home: &Home, body: Value) -> String {
-    let (status, asked) = register(home, body);
-    assert_eq!(status, 401, "{asked}");
-    asked["session"].as_str().unwrap().to_owned()
+/// Sends a registration without `auth`; returns the session.
+fn begin_session(server: &TestServer, body: Value) -> String {
+    let (status, challenge) = register(server, body);
+    assert_eq!(status, 401, "{challenge}");
+    challenge["session"].as_str().unwrap().to_owned()
 }
 
 #[test]
-fn an_account_is_made_after_the_dummy_stage() {
-    let home = Home::new();
-    let (status, asked) = register(&home, alice());
+fn registration_succeeds_after_the_dummy_stage() {
+    let server = TestServer::new();
+    let (status, challenge) = register(&server, registration());
     assert_eq!(status, 401);
-    assert_eq!(asked["flows"], json!([{"stages": ["m.login.dummy"]}]));
-    assert_eq!(asked["params"], json!({}));
-    assert!(asked.get("errcode").is_none());
-    let auth = json!({"type": "m.login.dummy", "session": asked["session"]});
-    let (status, made) = register(&home, with_auth(alice(), auth));
-    assert_eq!(status, 200, "{made}");
-    assert_eq!(made["user_id"], "@alice:localhost");
-    assert!(made.get("refresh_token").is_none() && made.get("expires_in_ms").is_none());
-    let alice = home.person(&made);
-    let (_, who) = alice.get("/_matrix/client/v3/account/whoami");
+    assert_eq!(challenge["flows"], json!([{"stages": ["m.login.dummy"]}]));
+    assert_eq!(challenge["params"], json!({}));
+    assert!(challenge.get("errcode").is_none());
+    let auth = json!({"type": "m.login.dummy", "session": challenge["session"]});
+    let (status, response) = register(&server, with_auth(registration(), auth));
+    assert_eq!(status, 200, "{response}");
+    assert_eq!(response["user_id"], "@alice:localhost");
+    assert!(response.get("refresh_token").is_none() && response.get("expires_in_ms").is_none());
+    let alice = server.user_from_login(&response);
+    let (_, whoami) = alice.get("/_matrix/client/v3/account/whoami");
     assert_eq!(
-        who,
-        json!({"user_id": "@alice:localhost", "device_id": made["device_id"]})
+        whoami,
+        json!({"user_id": "@alice:localhost", "device_id": response["device_id"]})
     );
 }
 
 #[test]
-fn a_client_chooses_its_device_and_may_put_off_the_login() {
-    let home = Home::new();
+fn registration_accepts_device_id_and_inhibit_login() {
+    let server = TestServer::new();
     let auth = json!({"type": "m.login.dummy"});
     let body = json!({
         "username": "alice",
@@ -59,34 +59,36 @@ fn a_client_chooses_its_device_and_may_put_off_the_login() {
         "refresh_token": true,
         "auth": auth,
     });
-    let (_, made) = register(&home, body);
-    assert_eq!(made["device_id"], "PHONE");
-    assert!(made["refresh_token"].is_string() && made["expires_in_ms"].is_u64());
-    let (_, device) = home.person(&made).get("/_matrix/client/v3/devices/PHONE");
+    let (_, response) = register(&server, body);
+    assert_eq!(response["device_id"], "PHONE");
+    assert!(response["refresh_token"].is_string() && response["expires_in_ms"].is_u64());
+    let (_, device) = server
+        .user_from_login(&response)
+        .get("/_matrix/client/v3/devices/PHONE");
     assert_eq!(device["display_name"], "my phone");
 
     let body = json!({"username": "bob", "password": PASSWORD, "inhibit_login": true});
-    let (status, made) = register(&home, with_auth(body, auth));
+    let (status, response) = register(&server, with_auth(body, auth));
     assert_eq!(status, 200);
-    assert_eq!(made["user_id"], "@bob:localhost");
-    assert!(made.get("access_token").is_none());
-    assert!(made.get("device_id").is_none_or(Value::is_null));
-    assert!(home.log_in("bob").is_logged_in());
+    assert_eq!(response["user_id"], "@bob:localhost");
+    assert!(response.get("access_token").is_none());
+    assert!(response.get("device_id").is_none_or(Value::is_null));
+    assert!(server.log_in("bob").is_logged_in());
 }
 
 #[test]
-fn who_asks_for_no_name_gets_one() {
-    let home = Home::new();
+fn registration_without_username_generates_one() {
+    let server = TestServer::new();
     let body = json!({"password": PASSWORD, "auth": {"type": "m.login.dummy"}});
-    let names = [register(&home, body.clone()), register(&home, body)];
+    let names = [register(&server, body.clone()), register(&server, body)];
     assert!(names.iter().all(|(status, _)| *status == 200), "{names:?}");
     assert_ne!(names[0].1["user_id"], names[1].1["user_id"]);
 }
 
 #[test]
-fn a_name_that_cannot_be_had_is_refused_before_any_stage() {
-    let home = Home::new();
-    home.register("alice");
+fn unavailable_username_is_rejected_before_authentication() {
+    let server = TestServer::new();
+    server.register("alice");
     for (name, errcode) in [
         ("alice", "M_USER_IN_USE"),
         ("Alice", "M_USER_IN_USE"),
@@ -98,100 +100,92 @@ fn a_name_that_cannot_be_had_is_refused_before_any_stage() {
         ("_bridge_alice", "M_EXCLUSIVE"),
         ("server", "M_EXCLUSIVE"),
     ] {
-        let answer = register(&home, json!({"username": name, "password": PASSWORD}));
-        refused(&answer, 400, errcode);
+        let response = register(&server, json!({"username": name, "password": PASSWORD}));
+        expect_error(&response, 400, errcode);
         let name = name.replace(' ', "%20");
         let path = format!("{REGISTER}/available?username={name}");
-        refused(&home.ask(Method::GET, &path, Value::Null), 400, errcode);
+        expect_error(&server.get(&path), 400, errcode);
     }
 }
 
 #[test]
-fn a_free_name_is_available() {
-    let home = Home::new();
+fn free_username_is_available() {
+    let server = TestServer::new();
     for path in [
         "/_matrix/client/v3/register/available?username=bob",
         "/_matrix/client/r0/register/available?username=Bob",
     ] {
-        let answer = home.ask(Method::GET, path, Value::Null);
-        assert_eq!(answer, (200, json!({"available": true})));
+        let response = server.get(path);
+        assert_eq!(response, (200, json!({"available": true})));
     }
-    let answer = home.ask(
-        Method::GET,
-        "/_matrix/client/v3/register/available",
-        Value::Null,
-    );
-    refused(&answer, 400, "M_MISSING_PARAM");
+    let response = server.get("/_matrix/client/v3/register/available");
+    expect_error(&response, 400, "M_MISSING_PARAM");
 }
 
 #[test]
-fn capitals_are_made_small() {
-    let home = Home::new();
-    assert_eq!(home.register("ALICE").user_id, "@alice:localhost");
+fn username_is_lowercased() {
+    let server = TestServer::new();
+    assert_eq!(server.register("ALICE").user_id, "@alice:localhost");
 }
 
 #[test]
-fn a_weak_password_is_refused_before_any_stage() {
-    let home = Home::new();
+fn weak_password_is_rejected_before_authentication() {
+    let server = TestServer::new();
     for (password, errcode) in [
         ("short", "M_WEAK_PASSWORD"),
         ("aaaaaaaaaaa", "M_WEAK_PASSWORD"),
         (&"long password ".repeat(40), "M_INVALID_PARAM"),
     ] {
-        let answer = register(&home, json!({"username": "alice", "password": password}));
-        refused(&answer, 400, errcode);
+        let response = register(&server, json!({"username": "alice", "password": password}));
+        expect_error(&response, 400, errcode);
     }
 }
 
 #[test]
-fn guests_and_application_services_cannot_register() {
-    let home = Home::new();
+fn guest_and_application_service_registration_is_forbidden() {
+    let server = TestServer::new();
     let path = format!("{REGISTER}?kind=guest");
-    refused(
-        &home.ask(Method::POST, &path, json!({})),
+    expect_error(
+        &server.request(Method::POST, &path, json!({})),
         403,
         "M_FORBIDDEN",
     );
     let path = format!("{REGISTER}?kind=robot");
-    refused(
-        &home.ask(Method::POST, &path, json!({})),
+    expect_error(
+        &server.request(Method::POST, &path, json!({})),
         400,
         "M_INVALID_PARAM",
     );
     let body = json!({"type": "m.login.application_service", "username": "_bot"});
-    refused(&register(&home, body), 403, "M_FORBIDDEN");
+    expect_error(&register(&server, body), 403, "M_FORBIDDEN");
 }
 
 #[test]
-fn a_closed_server_takes_no_registrations() {
-    let home = Home::with("registration = \"closed\"");
-    refused(&register(&home, alice()), 403, "M_FORBIDDEN");
+fn registration_on_a_closed_server_is_forbidden() {
+    let server = TestServer::with("registration = \"closed\"");
+    expect_error(&register(&server, registration()), 403, "M_FORBIDDEN");
     for path in [
         "/_matrix/client/v3/register/available?username=bob",
         "/_matrix/client/v1/register/m.login.registration_token/validity?token=a",
     ] {
-        refused(
-            &home.ask(Method::GET, path, Value::Null),
-            403,
-            "M_FORBIDDEN",
-        );
+        expect_error(&server.get(path), 403, "M_FORBIDDEN");
     }
 }
 
 #[test]
-fn where_a_token_is_needed_its_stage_comes_first() {
-    let home = Home::with("registration = \"token\"\nregistration_token = \"let me in\"");
+fn registration_token_stage_precedes_the_dummy_stage() {
+    let server = TestServer::with("registration = \"token\"\nregistration_token = \"let me in\"");
     let valid = |token: &str| {
         let path = "/_matrix/client/v1/register/m.login.registration_token/validity?token=";
-        home.ask(Method::GET, &format!("{path}{token}"), Value::Null)
+        server.get(&format!("{path}{token}"))
     };
     assert_eq!(valid("let%20me%20in"), (200, json!({"valid": true})));
     assert_eq!(valid("let"), (200, json!({"valid": false})));
 
-    let (_, asked) = register(&home, alice());
+    let (_, challenge) = register(&server, registration());
     let stages = json!(["m.login.registration_token", "m.login.dummy"]);
-    assert_eq!(asked["flows"], json!([{"stages": stages}]));
-    let session = &asked["session"];
+    assert_eq!(challenge["flows"], json!([{"stages": stages}]));
+    let session = &challenge["session"];
     let dummy = json!({"type": "m.login.dummy", "session": session});
     let token = |token: &str| {
         let auth = json!({
@@ -199,130 +193,137 @@ fn where_a_token_is_needed_its_stage_comes_first() {
             "token": token,
             "session": session,
         });
-        register(&home, with_auth(alice(), auth))
+        register(&server, with_auth(registration(), auth))
     };
 
-    let answer = register(&home, with_auth(alice(), dummy.clone()));
-    refused(&answer, 401, "M_FORBIDDEN");
-    let answer = token("let you in");
-    refused(&answer, 401, "M_FORBIDDEN");
-    assert!(answer.1.get("completed").is_none());
-    assert_eq!(&answer.1["session"], session);
+    let response = register(&server, with_auth(registration(), dummy.clone()));
+    expect_error(&response, 401, "M_FORBIDDEN");
+    let response = token("let you in");
+    expect_error(&response, 401, "M_FORBIDDEN");
+    assert!(response.1.get("completed").is_none());
+    assert_eq!(&response.1["session"], session);
 
     let completed = json!(["m.login.registration_token"]);
-    // A completed stage is not tried again.
+    // A completed stage is not checked again.
     for attempt in ["let me in", "let you in"] {
         let (status, body) = token(attempt);
         assert_eq!(status, 401);
         assert_eq!(body["completed"], completed);
         assert!(body.get("errcode").is_none(), "{body}");
     }
-    let (status, made) = register(&home, with_auth(alice(), dummy));
-    assert_eq!(status, 200, "{made}");
+    let (status, response) = register(&server, with_auth(registration(), dummy));
+    assert_eq!(status, 200, "{response}");
 }
 
 #[test]
-fn a_session_is_for_the_request_that_began_it() {
-    let home = Home::with("registration = \"token\"\nregistration_token = \"let me in\"");
-    let session = begin(&home, alice());
+fn session_is_bound_to_its_request() {
+    let server = TestServer::with("registration = \"token\"\nregistration_token = \"let me in\"");
+    let session = begin_session(&server, registration());
     let token = json!({
         "type": "m.login.registration_token",
         "token": "let me in",
         "session": session,
     });
-    register(&home, with_auth(alice(), token));
+    register(&server, with_auth(registration(), token));
     let dummy = json!({"type": "m.login.dummy", "session": session});
     for other in [
         json!({"username": "mallory", "password": PASSWORD}),
         json!({"username": "alice", "password": "another password"}),
         json!({}),
     ] {
-        let answer = register(&home, with_auth(other, dummy.clone()));
-        refused(&answer, 401, "M_FORBIDDEN");
-        assert_ne!(answer.1["session"], json!(session), "it begins anew");
-        assert!(answer.1.get("completed").is_none());
+        let response = register(&server, with_auth(other, dummy.clone()));
+        expect_error(&response, 401, "M_FORBIDDEN");
+        assert_ne!(
+            response.1["session"],
+            json!(session),
+            "a new session is started"
+        );
+        assert!(response.1.get("completed").is_none());
     }
-    let (status, _) = register(&home, with_auth(alice(), dummy));
-    assert_eq!(status, 200, "the session itself is untouched");
+    let (status, _) = register(&server, with_auth(registration(), dummy));
+    assert_eq!(status, 200, "the session itself is unchanged");
 }
 
 #[test]
-fn a_session_ends_with_its_time_and_with_the_server() {
-    let mut home = Home::new();
-    let session = begin(&home, alice());
-    home.clock.advance(std::time::Duration::from_mins(16));
+fn session_expires_and_ends_with_a_restart() {
+    let mut server = TestServer::new();
+    let session = begin_session(&server, registration());
+    server.clock.advance(std::time::Duration::from_mins(16));
     let auth = json!({"type": "m.login.dummy", "session": session});
-    refused(
-        &register(&home, with_auth(alice(), auth)),
+    expect_error(
+        &register(&server, with_auth(registration(), auth)),
         401,
         "M_FORBIDDEN",
     );
-    let session = begin(&home, alice());
-    home.restart();
+    let session = begin_session(&server, registration());
+    server.restart();
     let auth = json!({"type": "m.login.dummy", "session": session});
-    refused(
-        &register(&home, with_auth(alice(), auth)),
+    expect_error(
+        &register(&server, with_auth(registration(), auth)),
         401,
         "M_FORBIDDEN",
     );
 }
 
 #[test]
-fn an_empty_auth_is_none() {
-    let home = Home::new();
+fn empty_auth_starts_a_new_session() {
+    let server = TestServer::new();
     for auth in [json!({}), Value::Null] {
-        let (status, asked) = register(&home, with_auth(alice(), auth));
-        assert_eq!(status, 401, "{asked}");
-        assert!(asked.get("errcode").is_none());
+        let (status, challenge) = register(&server, with_auth(registration(), auth));
+        assert_eq!(status, 401, "{challenge}");
+        assert!(challenge.get("errcode").is_none());
     }
 }
 
 #[test]
-fn a_client_that_only_knows_its_session_is_told_where_it_stands() {
-    let home = Home::new();
-    let session = begin(&home, alice());
-    let (status, body) = register(&home, with_auth(alice(), json!({"session": session})));
+fn auth_with_only_a_session_returns_its_progress() {
+    let server = TestServer::new();
+    let session = begin_session(&server, registration());
+    let (status, body) = register(
+        &server,
+        with_auth(registration(), json!({"session": session})),
+    );
     assert_eq!((status, &body["session"]), (401, &json!(session)));
     assert!(body.get("errcode").is_none());
 }
 
 #[test]
-fn a_registration_whose_answer_got_lost_is_answered_again() {
-    let home = Home::new();
-    let session = begin(&home, alice());
+fn repeated_registration_in_one_session_is_idempotent() {
+    let server = TestServer::new();
+    let session = begin_session(&server, registration());
     let auth = json!({"type": "m.login.dummy", "session": session});
     let [one, two] = [(); 2].map(|()| {
-        let (status, made) = register(&home, with_auth(alice(), auth.clone()));
-        assert_eq!(status, 200, "{made}");
-        home.person(&made)
+        let (status, response) = register(&server, with_auth(registration(), auth.clone()));
+        assert_eq!(status, 200, "{response}");
+        server.user_from_login(&response)
     });
     assert_eq!(one.user_id, two.user_id);
     assert!(one.is_logged_in() && two.is_logged_in());
-    // Who was not there is told that the name is taken.
-    let begun_elsewhere = json!({"type": "m.login.dummy"});
-    refused(
-        &register(&home, with_auth(alice(), begun_elsewhere)),
+    // Outside of this session the username is in use.
+    let without_session = json!({"type": "m.login.dummy"});
+    expect_error(
+        &register(&server, with_auth(registration(), without_session)),
         400,
         "M_USER_IN_USE",
     );
 }
 
 #[test]
-fn two_who_want_the_same_name_do_not_both_get_it() {
-    let home = Home::new();
-    let session = begin(&home, alice());
+fn concurrent_registrations_of_one_username_create_one_account() {
+    let server = TestServer::new();
+    let session = begin_session(&server, registration());
     let other = json!({"username": "alice", "password": "another password"});
-    let other_session = begin(&home, other.clone());
+    let other_session = begin_session(&server, other.clone());
     let auth = |session| json!({"type": "m.login.dummy", "session": session});
-    let (status, _) = register(&home, with_auth(alice(), auth(session)));
+    let (status, _) = register(&server, with_auth(registration(), auth(session)));
     assert_eq!(status, 200);
-    let late = register(&home, with_auth(other, auth(other_session)));
-    refused(&late, 400, "M_USER_IN_USE");
+    let late = register(&server, with_auth(other, auth(other_session)));
+    expect_error(&late, 400, "M_USER_IN_USE");
 }
 
 #[test]
-fn this_server_sends_no_mail_and_no_text_messages() {
-    let home = Home::new();
+fn email_and_msisdn_token_requests_are_rejected() {
+    let server = TestServer::new();
     for (path, status, errcode) in [
         ("register/email", 403, "M_THREEPID_DENIED"),
         ("account/3pid/email", 400, "M_THREEPID_MEDIUM_NOT_SUPPORTED"),
@@ -330,7 +331,7 @@ fn this_server_sends_no_mail_and_no_text_messages() {
     ] {
         let path = format!("/_matrix/client/v3/{path}/requestToken");
         let body = json!({"client_secret": "abc", "email": "a@b.c", "send_attempt": 1});
-        refused(&home.ask(Method::POST, &path, body), status, errcode);
+        expect_error(&server.request(Method::POST, &path, body), status, errcode);
     }
     for (path, status, errcode) in [
         ("register/msisdn", 403, "M_THREEPID_DENIED"),
@@ -348,13 +349,13 @@ fn this_server_sends_no_mail_and_no_text_messages() {
             "phone_number": "07700900001",
             "send_attempt": 1,
         });
-        refused(&home.ask(Method::POST, &path, body), status, errcode);
+        expect_error(&server.request(Method::POST, &path, body), status, errcode);
     }
 }
 
 #[test]
-fn what_is_no_registration_is_told_so() {
-    let home = Home::new();
+fn invalid_registrations_are_rejected() {
+    let server = TestServer::new();
     for (body, errcode) in [
         (json!([]), "M_BAD_JSON"),
         (json!({"username": 3}), "M_BAD_JSON"),
@@ -364,24 +365,24 @@ fn what_is_no_registration_is_told_so() {
         ),
         (json!({"auth": "x"}), "M_BAD_JSON"),
     ] {
-        refused(&register(&home, body), 400, errcode);
+        expect_error(&register(&server, body), 400, errcode);
     }
     let stage = json!({"type": "m.login.recaptcha", "response": "x"});
-    refused(
-        &register(&home, with_auth(alice(), stage)),
+    expect_error(
+        &register(&server, with_auth(registration(), stage)),
         401,
         "M_FORBIDDEN",
     );
 }
 
 #[test]
-fn a_stage_that_a_client_does_not_know_is_completed_in_a_browser() {
-    let home = Home::with("registration = \"token\"\nregistration_token = \"let me in\"");
-    let session = begin(&home, alice());
+fn stages_can_be_completed_on_the_fallback_page() {
+    let server = TestServer::with("registration = \"token\"\nregistration_token = \"let me in\"");
+    let session = begin_session(&server, registration());
     let page = |method: &Method, stage: &str, form: &str| {
         let path = format!("/_matrix/client/v3/auth/{stage}/fallback/web?session={session}");
         let request = Request::builder().method(method).uri(path);
-        let response = home.respond(request.body(form.as_bytes().to_vec()).unwrap());
+        let response = server.respond(request.body(form.as_bytes().to_vec()).unwrap());
         let (head, body) = response.into_parts();
         (head.status.as_u16(), String::from_utf8(body).unwrap())
     };
@@ -396,7 +397,10 @@ fn a_stage_that_a_client_does_not_know_is_completed_in_a_browser() {
     assert!(!html.contains("onAuthDone"), "{html}");
     let (_, html) = page(&Method::POST, token, "token=let+me+in");
     assert!(html.contains("window.onAuthDone()") && html.contains("authDone"));
-    let (status, body) = register(&home, with_auth(alice(), json!({"session": session})));
+    let (status, body) = register(
+        &server,
+        with_auth(registration(), json!({"session": session})),
+    );
     assert_eq!(status, 401);
     assert_eq!(body["completed"], json!([token]));
 
@@ -405,39 +409,34 @@ fn a_stage_that_a_client_does_not_know_is_completed_in_a_browser() {
             .1
             .contains("authDone")
     );
-    let (status, made) = register(&home, with_auth(alice(), json!({"session": session})));
-    assert_eq!(status, 200, "{made}");
+    let (status, response) = register(
+        &server,
+        with_auth(registration(), json!({"session": session})),
+    );
+    assert_eq!(status, 200, "{response}");
 }
 
 #[test]
-fn a_page_of_no_session_or_of_somebody_who_is_logged_in_is_not_there() {
-    let home = Home::new();
-    let alice = home.register("alice");
-    let (_, asked) = alice.post("/_matrix/client/v3/delete_devices", json!({"devices": []}));
-    for session in [asked["session"].as_str().unwrap(), "none", ""] {
+fn fallback_page_requires_a_registration_session() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let (_, challenge) = alice.post("/_matrix/client/v3/delete_devices", json!({"devices": []}));
+    for session in [challenge["session"].as_str().unwrap(), "none", ""] {
         let path = format!("/_matrix/client/v3/auth/m.login.dummy/fallback/web?session={session}");
-        refused(
-            &home.ask(Method::GET, &path, Value::Null),
-            404,
-            "M_NOT_FOUND",
-        );
+        expect_error(&server.get(&path), 404, "M_NOT_FOUND");
     }
     let path = "/_matrix/client/v3/auth/m.login.dummy/fallback/web";
-    refused(
-        &home.ask(Method::GET, path, Value::Null),
-        400,
-        "M_MISSING_PARAM",
-    );
+    expect_error(&server.get(path), 400, "M_MISSING_PARAM");
 }
 
 #[test]
-fn guessing_a_registration_token_is_slowed_down() {
-    let home = Home::with(
+fn registration_token_attempts_are_rate_limited() {
+    let server = TestServer::with(
         "registration = \"token\"\nregistration_token = \"let me in\"\nrate_limits = true",
     );
     let mut statuses = [(); 20].map(|()| {
         let auth = json!({"type": "m.login.registration_token", "token": "guess"});
-        let (status, body) = register(&home, with_auth(alice(), auth));
+        let (status, body) = register(&server, with_auth(registration(), auth));
         if status == 429 {
             assert_eq!(body["errcode"], "M_LIMIT_EXCEEDED");
         }

@@ -1,4 +1,4 @@
-//! The devices of other servers' users: of whose clients are told, and what is kept of them.
+//! Device lists of remote users: updates, and the cached lists.
 
 use std::time::Duration;
 
@@ -6,56 +6,60 @@ use hearth::users::remote_devices::DeviceList;
 use ruma::{DeviceId, UserId, api::federation::device::get_devices};
 use serde_json::{Value, json};
 
-use super::{outage::join_via, to_device::tell};
+use super::to_device::send_edus;
 use crate::{
-    cross_signing::{Identity, SIGNING},
-    home::{Home, Person},
-    keys::{device, upload_keys},
-    rooms::{done, leave, make_room, next, sync, sync_with},
+    client_api::{create_room, join_via, leave, next_batch, sync, sync_with},
+    cross_signing::{CrossSigningKeys, UPLOAD_CROSS_SIGNING_KEYS},
+    e2ee_keys::{device_keys, upload_keys},
+    test_server::{TestServer, TestUser, expect_ok},
 };
 
 const CLIENT: &str = "/_matrix/client/v3";
 
-fn rename(who: &Person<'_>, name: &str) {
-    let path = format!("{CLIENT}/devices/{}", who.device_id);
-    done(who.put(&path, json!({ "display_name": name })));
+fn rename_device(user: &TestUser<'_>, name: &str) {
+    let path = format!("{CLIENT}/devices/{}", user.device_id);
+    expect_ok(user.put(&path, json!({ "display_name": name })));
 }
 
-/// A room that `who` makes and `other`, of another server, joins.
-pub fn share(who: &Person<'_>, server: &Home, other: &Person<'_>) -> String {
-    let room = make_room(who, json!({ "preset": "public_chat" }));
+/// Creates a room as `user` of `server` and joins it as the remote user `other`.
+pub fn create_shared_room(
+    user: &TestUser<'_>,
+    server: &TestServer,
+    other: &TestUser<'_>,
+) -> String {
+    let room = create_room(user, json!({ "preset": "public_chat" }));
     join_via(other, &room, server);
     room
 }
 
-/// Waits until a sync tells that the devices of `user` changed; where the next one goes on.
-pub fn hears(who: &Person<'_>, user: &str, mut since: String) -> String {
+/// Waits until a sync of `observer` lists `user` in this list of `device_lists`; returns the next token.
+fn wait_for_device_list(
+    observer: &TestUser<'_>,
+    list: &str,
+    user: &str,
+    mut since: String,
+) -> String {
     for _ in 0..100 {
-        let answer = sync_with(who, &[("since", &since), ("timeout", "10000")]);
-        since = next(&answer).to_owned();
-        let changed = answer["device_lists"]["changed"].as_array();
-        if changed.into_iter().flatten().any(|changed| changed == user) {
+        let response = sync_with(observer, &[("since", &since), ("timeout", "10000")]);
+        since = next_batch(&response).to_owned();
+        let users = response["device_lists"][list].as_array();
+        if users.into_iter().flatten().any(|listed| listed == user) {
             return since;
         }
     }
-    panic!("{} does not hear of {user}", who.user_id);
+    panic!(
+        "{} is not in `{list}` of the syncs of {}",
+        user, observer.user_id
+    );
 }
 
-/// Waits until a sync tells that `who` shares no room with `user` any more.
-fn loses(who: &Person<'_>, user: &str, mut since: String) {
-    for _ in 0..100 {
-        let answer = sync_with(who, &[("since", &since), ("timeout", "10000")]);
-        since = next(&answer).to_owned();
-        let left = answer["device_lists"]["left"].as_array();
-        if left.into_iter().flatten().any(|left| left == user) {
-            return;
-        }
-    }
-    panic!("{} does not lose {user}", who.user_id);
+/// Waits until a sync reports changed devices of `user`; returns the next token.
+pub fn wait_for_changed(observer: &TestUser<'_>, user: &str, since: String) -> String {
+    wait_for_device_list(observer, "changed", user, since)
 }
 
-/// What `server` keeps of the devices of `user`, fetched if need be.
-pub async fn fetched(server: &Home, user: &str) -> Option<DeviceList> {
+/// The device list of `user` that `server` has cached, or fetches.
+pub async fn cached_or_fetched(server: &TestServer, user: &str) -> Option<DeviceList> {
     let user = UserId::parse(user).expect("a user id");
     let lists = server.federation().device_lists();
     let looked_up = lists.look_up(vec![user.clone()]).await;
@@ -64,44 +68,42 @@ pub async fn fetched(server: &Home, user: &str) -> Option<DeviceList> {
     found.await.expect("the store works").lists.remove(&user)
 }
 
-fn list(server: &Home, user: &str) -> Option<DeviceList> {
-    server.run(fetched(server, user))
+fn device_list(server: &TestServer, user: &str) -> Option<DeviceList> {
+    server.run(cached_or_fetched(server, user))
 }
 
-/// What `server` keeps of the devices of `user`: their names by their ids.
-fn kept(server: &Home, user: &str) -> Option<Value> {
-    list(server, user).map(names)
+/// The display names of the devices of `user`, by device id.
+fn device_names(server: &TestServer, user: &str) -> Option<Value> {
+    device_list(server, user).map(names_by_id)
 }
 
-/// The names of devices by their ids.
-pub fn names(list: DeviceList) -> Value {
+pub fn names_by_id(list: DeviceList) -> Value {
     let devices = list.devices.into_iter();
     devices
         .map(|(id, device)| (id.to_string(), device.display_name))
         .collect()
 }
 
-/// What the server of `user` calls the list as it is.
-fn version(asks: &Home, user: &str) -> u64 {
+/// The current `stream_id` of the list of `user`, as its server returns it to `requester`.
+fn stream_id(requester: &TestServer, user: &str) -> u64 {
     let user = UserId::parse(user).expect("a user id");
     let server = user.server_name().to_owned();
     let request = get_devices::v1::Request::new(user);
-    let answer = asks.run(asks.client().send(&server, request));
-    answer.expect("it answers").stream_id.into()
+    let response = requester.run(requester.client().send(&server, request));
+    response.expect("a response").stream_id.into()
 }
 
-/// An update of a device that there is not.
-fn update(user: &str, device: &str, id: u64, before: u64) -> Value {
-    update_after(user, device, id, &[before])
+/// An `m.device_list_update` of a device that the server of `user` does not have.
+fn update(user: &str, device: &str, stream_id: u64, prev_id: u64) -> Value {
+    update_after(user, device, stream_id, &[prev_id])
 }
 
-/// The same with these updates before it.
-pub fn update_after(user: &str, device: &str, id: u64, before: &[u64]) -> Value {
+pub fn update_after(user: &str, device: &str, stream_id: u64, prev_id: &[u64]) -> Value {
     json!({
         "edu_type": "m.device_list_update",
         "content": {
             "user_id": user, "device_id": device, "device_display_name": device,
-            "stream_id": id, "prev_id": before,
+            "stream_id": stream_id, "prev_id": prev_id,
             "keys": {
                 "user_id": user, "device_id": device, "algorithms": [],
                 "keys": {}, "signatures": {},
@@ -111,279 +113,318 @@ pub fn update_after(user: &str, device: &str, id: u64, before: &[u64]) -> Value 
 }
 
 #[test]
-fn a_device_that_changes_elsewhere_is_told_to_those_in_a_room_with_it() {
-    let [here, there] = Home::federating();
+fn remote_device_changes_are_synced_to_room_members() {
+    let [here, there] = TestServer::federating();
     let (alice, bob) = (here.register("alice"), there.register("bob"));
-    share(&alice, &here, &bob);
-    kept(&here, &bob.user_id);
-    let since = next(&sync(&alice, None)).to_owned();
-    rename(&bob, "laptop");
-    let since = hears(&alice, &bob.user_id, since);
+    create_shared_room(&alice, &here, &bob);
+    device_names(&here, &bob.user_id);
+    let since = next_batch(&sync(&alice, None)).to_owned();
+    rename_device(&bob, "laptop");
+    let since = wait_for_changed(&alice, &bob.user_id, since);
     let new = there.log_in("bob");
-    let since = hears(&alice, &bob.user_id, since);
-    done(new.post(&format!("{CLIENT}/logout"), json!({})));
-    hears(&alice, &bob.user_id, since);
+    let since = wait_for_changed(&alice, &bob.user_id, since);
+    expect_ok(new.post(&format!("{CLIENT}/logout"), json!({})));
+    wait_for_changed(&alice, &bob.user_id, since);
 }
 
 #[test]
-fn a_server_that_was_away_hears_which_devices_changed() {
-    let [mut here, there] = Home::federating();
+fn device_list_updates_are_delivered_after_an_outage() {
+    let [mut here, there] = TestServer::federating();
     let bob = there.register("bob");
     let (token, since) = {
         let alice = here.register("alice");
-        share(&alice, &here, &bob);
-        kept(&here, &bob.user_id);
-        (alice.token.clone(), next(&sync(&alice, None)).to_owned())
+        create_shared_room(&alice, &here, &bob);
+        device_names(&here, &bob.user_id);
+        (
+            alice.token.clone(),
+            next_batch(&sync(&alice, None)).to_owned(),
+        )
     };
     here.stop();
-    rename(&bob, "laptop");
+    rename_device(&bob, "laptop");
     here.start();
     there.clock.advance(Duration::from_hours(2));
-    hears(&here.with_token(&token), &bob.user_id, since);
+    wait_for_changed(&here.user_with_token(&token), &bob.user_id, since);
 }
 
 #[test]
-fn a_list_follows_the_updates_and_is_fetched_again_when_one_is_missing() {
-    let [here, there] = Home::federating();
+fn device_list_applies_updates_and_is_resynced_after_a_gap() {
+    let [here, there] = TestServer::federating();
     let (alice, bob) = (here.register("alice"), there.register("bob"));
     let user = &*bob.user_id;
-    let since = next(&sync(&alice, None)).to_owned();
-    share(&alice, &here, &bob);
-    hears(&alice, user, since);
-    assert_eq!(kept(&here, user), Some(json!({})), "no device has keys");
-    // What was said of the devices at the join is known by now, or is no news any more.
-    let mut since = next(&sync(&alice, None)).to_owned();
-    rename(&bob, "laptop");
-    since = hears(&alice, user, since);
-    let laptop = (bob.device_id.clone(), json!("laptop"));
-    assert_eq!(kept(&here, user), Some(Value::from_iter([laptop.clone()])));
-
-    let last = version(&here, user);
-    let next = update(user, "NEXT", last + 1, last);
-    tell(&there, &here, "1", &[next.clone(), next]);
-    since = hears(&alice, user, since);
-    let both = [laptop, ("NEXT".to_owned(), json!("NEXT"))];
-    assert_eq!(kept(&here, user), Some(Value::from_iter(both)));
-
-    let behind_a_gap = update(user, "GAP", last + 3, last + 2);
-    tell(&there, &here, "2", &[behind_a_gap]);
-    hears(&alice, user, since);
+    let since = next_batch(&sync(&alice, None)).to_owned();
+    create_shared_room(&alice, &here, &bob);
+    wait_for_changed(&alice, user, since);
     assert_eq!(
-        kept(&here, user),
+        device_names(&here, user),
         Some(json!({})),
-        "it is as its server has it"
+        "no device has keys"
+    );
+    // The join has reported the devices as changed already, or does so before this token.
+    let mut since = next_batch(&sync(&alice, None)).to_owned();
+    rename_device(&bob, "laptop");
+    since = wait_for_changed(&alice, user, since);
+    let laptop = (bob.device_id.clone(), json!("laptop"));
+    assert_eq!(
+        device_names(&here, user),
+        Some(Value::from_iter([laptop.clone()]))
+    );
+
+    let current = stream_id(&here, user);
+    let next = update(user, "NEXT", current + 1, current);
+    send_edus(&there, &here, "1", &[next.clone(), next]);
+    since = wait_for_changed(&alice, user, since);
+    let both = [laptop, ("NEXT".to_owned(), json!("NEXT"))];
+    assert_eq!(device_names(&here, user), Some(Value::from_iter(both)));
+
+    let behind_a_gap = update(user, "GAP", current + 3, current + 2);
+    send_edus(&there, &here, "2", &[behind_a_gap]);
+    wait_for_changed(&alice, user, since);
+    assert_eq!(
+        device_names(&here, user),
+        Some(json!({})),
+        "it was fetched from its server"
     );
 }
 
 #[test]
-fn the_keys_of_a_device_come_with_its_update_and_with_the_whole_list() {
-    let [here, there] = Home::federating();
+fn device_keys_are_in_the_update_and_in_the_device_list() {
+    let [here, there] = TestServer::federating();
     let (alice, bob) = (here.register("alice"), there.register("bob"));
-    share(&alice, &here, &bob);
-    assert_eq!(kept(&here, &bob.user_id), Some(json!({})));
-    let since = next(&sync(&alice, None)).to_owned();
-    let (_, keys) = device(&bob);
+    create_shared_room(&alice, &here, &bob);
+    assert_eq!(device_names(&here, &bob.user_id), Some(json!({})));
+    let since = next_batch(&sync(&alice, None)).to_owned();
+    let (_, keys) = device_keys(&bob);
     upload_keys(&bob, json!({ "device_keys": keys }));
-    hears(&alice, &bob.user_id, since);
+    wait_for_changed(&alice, &bob.user_id, since);
     let user = UserId::parse(&*bob.user_id).expect("a user id");
-    let followed = list(&here, &bob.user_id).expect("a room is shared").devices;
-    let of_device = followed[<&DeviceId>::from(&*bob.device_id)].keys.as_ref();
-    let of_device = serde_json::from_str::<Value>(of_device.expect("it has keys").json().get());
-    assert_eq!(of_device.expect("JSON"), keys);
+    let cached = device_list(&here, &bob.user_id)
+        .expect("a room is shared")
+        .devices;
+    let first_device = cached[<&DeviceId>::from(&*bob.device_id)].keys.as_ref();
+    let first_device =
+        serde_json::from_str::<Value>(first_device.expect("it has keys").json().get());
+    assert_eq!(first_device.expect("JSON"), keys);
     let request = get_devices::v1::Request::new(user);
-    let whole = here.run(here.client().send(there.name(), request));
-    let whole = whole.expect("it answers").devices;
-    let only = serde_json::from_str::<Value>(whole[0].keys.json().get());
-    assert_eq!((whole.len(), only.expect("JSON")), (1, keys));
+    let response = here.run(here.client().send(there.name(), request));
+    let devices = response.expect("a response").devices;
+    let first_keys = serde_json::from_str::<Value>(devices[0].keys.json().get());
+    assert_eq!((devices.len(), first_keys.expect("JSON")), (1, keys));
 }
 
 #[test]
-fn a_list_is_refreshed_after_a_week_and_forgotten_when_no_room_is_shared() {
-    let [here, there] = Home::federating();
+fn device_list_is_refreshed_weekly_and_dropped_without_a_shared_room() {
+    let [here, there] = TestServer::federating();
     let (alice, bob) = (here.register("alice"), there.register("bob"));
     let user = &*bob.user_id;
-    assert_eq!(kept(&here, user), None);
-    let room = share(&alice, &here, &bob);
-    assert_eq!(kept(&here, user), Some(json!({})));
-    let last = version(&here, user);
-    tell(&there, &here, "1", &[update(user, "OLD", last + 1, last)]);
-    let old = Some(json!({ "OLD": "OLD" }));
-    assert_eq!(kept(&here, user), old);
-    let since = next(&sync(&alice, None)).to_owned();
+    assert_eq!(device_names(&here, user), None);
+    let room = create_shared_room(&alice, &here, &bob);
+    assert_eq!(device_names(&here, user), Some(json!({})));
+    let current = stream_id(&here, user);
+    send_edus(
+        &there,
+        &here,
+        "1",
+        &[update(user, "OLD", current + 1, current)],
+    );
+    let outdated = Some(json!({ "OLD": "OLD" }));
+    assert_eq!(device_names(&here, user), outdated);
+    let since = next_batch(&sync(&alice, None)).to_owned();
     here.clock.advance(Duration::from_hours(8 * 24));
-    assert_eq!(kept(&here, user), old, "nobody waits for the refreshing");
-    hears(&alice, user, since);
-    assert_eq!(kept(&here, user), Some(json!({})));
+    assert_eq!(
+        device_names(&here, user),
+        outdated,
+        "the request does not wait for the refresh"
+    );
+    wait_for_changed(&alice, user, since);
+    assert_eq!(device_names(&here, user), Some(json!({})));
     leave(&alice, &room);
-    assert_eq!(kept(&here, user), None);
+    assert_eq!(device_names(&here, user), None);
 }
 
 #[test]
-fn a_list_that_nobody_followed_for_a_while_is_fetched_before_it_is_used_again() {
-    let [here, there] = Home::federating();
+fn untracked_device_list_is_fetched_before_it_is_used_again() {
+    let [here, there] = TestServer::federating();
     let (alice, bob) = (here.register("alice"), there.register("bob"));
     let user = &*bob.user_id;
     let encryption = json!({
         "type": "m.room.encryption", "content": { "algorithm": "m.megolm.v1.aes-sha2" },
     });
     let encrypted = json!({ "preset": "public_chat", "initial_state": [encryption] });
-    for (turn, leaver) in [&alice, &bob].into_iter().enumerate() {
-        let room = make_room(&alice, encrypted.clone());
+    for (number, user_leaving) in [&alice, &bob].into_iter().enumerate() {
+        let room = create_room(&alice, encrypted.clone());
         join_via(&bob, &room, &here);
-        assert_eq!(kept(&here, user), Some(json!({})));
-        let last = version(&here, user);
-        let old = update(user, "OLD", last + 1, last);
-        tell(&there, &here, &turn.to_string(), &[old]);
-        assert_eq!(kept(&here, user), Some(json!({ "OLD": "OLD" })));
-        let since = next(&sync(&alice, None)).to_owned();
-        leave(leaver, &room);
-        loses(&alice, user, since);
+        assert_eq!(device_names(&here, user), Some(json!({})));
+        let current = stream_id(&here, user);
+        let outdated = update(user, "OLD", current + 1, current);
+        send_edus(&there, &here, &number.to_string(), &[outdated]);
+        assert_eq!(device_names(&here, user), Some(json!({ "OLD": "OLD" })));
+        let since = next_batch(&sync(&alice, None)).to_owned();
+        leave(user_leaving, &room);
+        wait_for_device_list(&alice, "left", user, since);
     }
-    share(&alice, &here, &bob);
-    assert_eq!(kept(&here, user), Some(json!({})));
+    create_shared_room(&alice, &here, &bob);
+    assert_eq!(device_names(&here, user), Some(json!({})));
 }
 
 #[test]
-fn updates_of_others_than_the_servers_own_users_are_not_taken() {
-    let [here, there] = Home::federating();
+fn updates_for_users_of_other_servers_are_ignored() {
+    let [here, there] = TestServer::federating();
     let (alice, bob) = (here.register("alice"), there.register("bob"));
-    share(&alice, &here, &bob);
-    kept(&here, &bob.user_id);
-    let since = next(&sync(&alice, None)).to_owned();
-    let last = version(&here, &bob.user_id);
-    let (foreign, wrong) = (&*alice.user_id, &*bob.user_id);
-    let mut keys_of_another = update(wrong, "WRONG", last + 1, last);
+    create_shared_room(&alice, &here, &bob);
+    device_names(&here, &bob.user_id);
+    let since = next_batch(&sync(&alice, None)).to_owned();
+    let current = stream_id(&here, &bob.user_id);
+    let (foreign, own) = (&*alice.user_id, &*bob.user_id);
+    let mut keys_of_another = update(own, "WRONG", current + 1, current);
     keys_of_another["content"]["keys"]["user_id"] = foreign.into();
-    let edus = [update(foreign, "MINE", 1, 0), keys_of_another];
-    tell(&there, &here, "1", &edus);
-    let answer = sync(&alice, Some(&since));
-    assert_eq!(answer["device_lists"], Value::Null);
-    assert_eq!(kept(&here, &bob.user_id), Some(json!({})));
+    let updates = [update(foreign, "MINE", 1, 0), keys_of_another];
+    send_edus(&there, &here, "1", &updates);
+    let response = sync(&alice, Some(&since));
+    assert_eq!(response["device_lists"], Value::Null);
+    assert_eq!(device_names(&here, &bob.user_id), Some(json!({})));
 }
 
-/// An update, made from the user's id and from what the list's version is called.
+/// Makes an update from a user id and the current `stream_id` of the user's list.
 type Update<'a> = &'a dyn Fn(&str, u64) -> Value;
 
-/// What becomes of a list with the device `OLD`, which its server does not have, after an update. Each is
-/// made from the user's id and what the list's version is called.
-fn after(updates: &[Update<'_>]) -> Value {
-    let [here, there] = Home::federating();
+/// Caches a list with the device `OLD`, which the remote server does not have, and sends `updates`;
+/// returns the names in the cached list. A resync is recognized by the absence of `OLD`.
+fn names_after(updates: &[Update<'_>]) -> Value {
+    let [here, there] = TestServer::federating();
     let (alice, bob) = (here.register("alice"), there.register("bob"));
     let user = &*bob.user_id;
-    share(&alice, &here, &bob);
-    assert_eq!(kept(&here, user), Some(json!({})));
-    let last = version(&here, user);
-    tell(&there, &here, "1", &[update(user, "OLD", last + 1, last)]);
-    assert_eq!(kept(&here, user), Some(json!({ "OLD": "OLD" })));
-    for (turn, update) in updates.iter().enumerate() {
-        let since = next(&sync(&alice, None)).to_owned();
-        let id = format!("turn {turn}");
-        tell(&there, &here, &id, &[update(user, last + 1)]);
-        hears(&alice, user, since);
+    create_shared_room(&alice, &here, &bob);
+    assert_eq!(device_names(&here, user), Some(json!({})));
+    let current = stream_id(&here, user);
+    send_edus(
+        &there,
+        &here,
+        "1",
+        &[update(user, "OLD", current + 1, current)],
+    );
+    assert_eq!(device_names(&here, user), Some(json!({ "OLD": "OLD" })));
+    for (number, update) in updates.iter().enumerate() {
+        let since = next_batch(&sync(&alice, None)).to_owned();
+        let id = format!("update {number}");
+        send_edus(&there, &here, &id, &[update(user, current + 1)]);
+        wait_for_changed(&alice, user, since);
     }
-    kept(&here, user).expect("a room is shared")
+    device_names(&here, user).expect("a room is shared")
 }
 
 #[test]
-fn an_update_with_none_before_it_begins_a_new_sequence_and_the_list_is_fetched() {
+fn update_without_prev_id_triggers_a_resync() {
     for id in [1, 0, u64::MAX >> 12] {
         let first = |user: &str, _| update_after(user, "NEW", id, &[]);
-        assert_eq!(after(&[&first]), json!({}), "the update {id}");
+        assert_eq!(names_after(&[&first]), json!({}), "the update {id}");
     }
 }
 
 #[test]
-fn a_server_that_counts_anew_is_followed_from_there() {
-    let anew = |user: &str, _| update(user, "NEW", 2, 1);
-    assert_eq!(after(&[&anew]), json!({}));
-    let of_the_same_id = |user: &str, last| update(user, "OTHER", last, last - 1);
-    assert_eq!(after(&[&of_the_same_id]), json!({}));
+fn reset_stream_id_triggers_a_resync() {
+    let reset = |user: &str, _| update(user, "NEW", 2, 1);
+    assert_eq!(names_after(&[&reset]), json!({}));
+    let same_stream_id = |user: &str, current| update(user, "OTHER", current, current - 1);
+    assert_eq!(names_after(&[&same_stream_id]), json!({}));
 }
 
 #[test]
-fn an_update_may_come_after_several_of_which_all_are_needed() {
-    let known = |user: &str, last| update_after(user, "NEW", last + 1, &[last - 1, last]);
+fn update_with_several_prev_ids_needs_all_of_them() {
+    let complete =
+        |user: &str, current| update_after(user, "NEW", current + 1, &[current - 1, current]);
     let both = json!({ "OLD": "OLD", "NEW": "NEW" });
-    assert_eq!(after(&[&known]), both);
-    let lost = |user: &str, last| update_after(user, "NEW", last + 3, &[last, last + 2]);
-    assert_eq!(after(&[&lost]), json!({}));
+    assert_eq!(names_after(&[&complete]), both);
+    let incomplete =
+        |user: &str, current| update_after(user, "NEW", current + 3, &[current, current + 2]);
+    assert_eq!(names_after(&[&incomplete]), json!({}));
 }
 
 #[test]
-fn a_device_that_was_deleted_elsewhere_goes_from_the_list() {
-    let new = |user: &str, last| update(user, "NEW", last + 1, last);
-    let deleted = |user: &str, last| {
-        let mut deleted = update(user, "OLD", last + 2, last + 1);
+fn deleted_remote_device_is_removed_from_the_list() {
+    let new = |user: &str, current| update(user, "NEW", current + 1, current);
+    let deleted = |user: &str, current| {
+        let mut deleted = update(user, "OLD", current + 2, current + 1);
         let content = deleted["content"].as_object_mut().expect("an object");
         content.remove("keys");
         content.insert("deleted".to_owned(), true.into());
         deleted
     };
-    assert_eq!(after(&[&new, &deleted]), json!({ "NEW": "NEW" }));
+    assert_eq!(names_after(&[&new, &deleted]), json!({ "NEW": "NEW" }));
 }
 
 #[test]
-fn an_update_that_comes_again_changes_nothing() {
-    let [here, there] = Home::federating();
+fn repeated_update_is_idempotent() {
+    let [here, there] = TestServer::federating();
     let (alice, bob) = (here.register("alice"), there.register("bob"));
     let user = &*bob.user_id;
-    share(&alice, &here, &bob);
-    kept(&here, user);
-    let last = version(&here, user);
-    let [one, two] =
-        [("ONE", 1), ("TWO", 2)].map(|(device, id)| update(user, device, last + id, last + id - 1));
-    tell(&there, &here, "1", &[one.clone(), two.clone()]);
-    let since = next(&sync(&alice, None)).to_owned();
-    tell(&there, &here, "2", &[one, two]);
+    create_shared_room(&alice, &here, &bob);
+    device_names(&here, user);
+    let current = stream_id(&here, user);
+    let [first_update, second_update] = [("ONE", 1), ("TWO", 2)]
+        .map(|(device, id)| update(user, device, current + id, current + id - 1));
+    send_edus(
+        &there,
+        &here,
+        "1",
+        &[first_update.clone(), second_update.clone()],
+    );
+    let since = next_batch(&sync(&alice, None)).to_owned();
+    send_edus(&there, &here, "2", &[first_update, second_update]);
     assert_eq!(sync(&alice, Some(&since))["device_lists"], Value::Null);
     let both = json!({ "ONE": "ONE", "TWO": "TWO" });
-    assert_eq!(kept(&here, user), Some(both));
+    assert_eq!(device_names(&here, user), Some(both));
 }
 
 #[test]
-fn new_cross_signing_keys_are_told_and_taken_into_the_list() {
-    let [here, there] = Home::federating();
+fn cross_signing_key_update_is_applied_without_a_fetch() {
+    let [here, there] = TestServer::federating();
     let (alice, bob) = (here.register("alice"), there.register("bob"));
-    share(&alice, &here, &bob);
-    let before = list(&here, &bob.user_id).expect("a room is shared");
+    create_shared_room(&alice, &here, &bob);
+    let before = device_list(&here, &bob.user_id).expect("a room is shared");
     assert!(before.master_key.is_none());
-    let since = next(&sync(&alice, None)).to_owned();
+    let since = next_batch(&sync(&alice, None)).to_owned();
     here.clock.advance(Duration::from_mins(1));
-    let identity = Identity::new();
-    done(bob.post(SIGNING, identity.keys(&bob.user_id)));
-    hears(&alice, &bob.user_id, since);
-    let list = list(&here, &bob.user_id).expect("a room is shared");
+    let keys = CrossSigningKeys::new();
+    expect_ok(bob.post(UPLOAD_CROSS_SIGNING_KEYS, keys.upload_body(&bob.user_id)));
+    wait_for_changed(&alice, &bob.user_id, since);
+    let list = device_list(&here, &bob.user_id).expect("a room is shared");
     assert_eq!(list.fetched_ts, before.fetched_ts, "nothing was fetched");
     let master = list
         .master_key
-        .expect("it was told")
+        .expect("the update has it")
         .json()
         .get()
         .to_owned();
-    assert!(master.contains(&identity.master.public()));
+    assert!(master.contains(&keys.master.public()));
     assert!(list.self_signing_key.is_some());
 }
 
 #[test]
-fn a_stale_list_is_fetched_when_its_server_shows_life_after_a_restart() {
-    let [mut here, there] = Home::federating();
+fn stale_device_list_is_resynced_once_its_server_is_reachable_after_restart() {
+    let [mut here, there] = TestServer::federating();
     let bob = there.register("bob");
     let (token, since) = {
         let alice = here.register("alice");
-        let room = share(&alice, &here, &bob);
-        assert_eq!(kept(&here, &bob.user_id), Some(json!({})));
+        let room = create_shared_room(&alice, &here, &bob);
+        assert_eq!(device_names(&here, &bob.user_id), Some(json!({})));
         leave(&alice, &room);
-        share(&alice, &here, &bob);
-        (alice.token.clone(), next(&sync(&alice, None)).to_owned())
+        create_shared_room(&alice, &here, &bob);
+        (
+            alice.token.clone(),
+            next_batch(&sync(&alice, None)).to_owned(),
+        )
     };
     here.restart();
-    let alice = here.with_token(&token);
-    let hears = || {
-        let told = sync(&alice, Some(&since))["device_lists"]["changed"].clone();
-        told.as_array()
+    let alice = here.user_with_token(&token);
+    let is_reported = || {
+        let synced = sync(&alice, Some(&since))["device_lists"]["changed"].clone();
+        synced
+            .as_array()
             .is_some_and(|changed| changed.contains(&json!(bob.user_id)))
     };
-    // Any signed request shows that the server is there; right after the start that may be too early.
-    let mut requests = (0..1000).map(|_| version(&there, &alice.user_id));
-    assert!(requests.any(|_| hears()));
+    // Any signed request shows that the server is reachable. Right after startup, the stale lists may
+    // not have been loaded yet.
+    let mut requests = (0..1000).map(|_| stream_id(&there, &alice.user_id));
+    assert!(requests.any(|_| is_reported()));
 }

@@ -1,4 +1,4 @@
-//! Media across servers.
+//! Remote media.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -13,74 +13,74 @@ use ruma::{
 use serde_json::{Value, json};
 use smol::{Timer, future};
 
-use super::outage::join_via;
 use crate::{
-    home::{Home, Person, read, refused},
-    media::{get, path_of, upload},
-    media_pictures::{mxc, picture, redact},
-    rooms::{done, make_room, send},
-    web::Web,
+    client_api::{create_room, join_via, send_event},
+    media::{download_path, get, upload},
+    media_deletion::{mxc_uri, redact},
+    media_thumbnails::jpeg,
+    mock_web_server::MockWebServer,
+    test_server::{TestServer, TestUser, expect_error, expect_ok, parse},
 };
 
-/// How many bytes of media a server keeps.
-fn kept(home: &Home) -> u64 {
+fn stored_bytes(server: &TestServer) -> u64 {
     fn size(path: &Path) -> u64 {
         let Ok(entries) = fs::read_dir(path) else {
             return fs::metadata(path).map_or(0, |file| file.len());
         };
         entries.flatten().map(|entry| size(&entry.path())).sum()
     }
-    size(&home.directory().join("data/media"))
+    size(&server.directory().join("data/media"))
 }
 
 #[test]
-fn what_another_server_has_is_fetched_once_for_all_who_ask_and_kept() {
-    let [here, there] = Home::federating();
+fn remote_media_is_fetched_once_for_concurrent_downloads_and_cached() {
+    let [here, there] = TestServer::federating();
     let content: Vec<u8> = (0..300_000_u32).flat_map(u32::to_le_bytes).collect();
     let path = upload(&there, &there.register("bob"), "image/png", &content);
     let (alice, carol) = (here.register("alice"), here.register("carol"));
-    assert_eq!(kept(&here), 0);
-    let ask = |who: &Person<'_>| {
-        let request = Request::get(&path).header("authorization", format!("Bearer {}", who.token));
+    assert_eq!(stored_bytes(&here), 0);
+    let request = |user: &TestUser<'_>| {
+        let request = Request::get(&path).header("authorization", format!("Bearer {}", user.token));
         request.body(Vec::new()).expect("a request")
     };
-    for answer in here.respond_all(vec![ask(&alice), ask(&carol), ask(&alice)]) {
-        assert_eq!(answer.status(), 200);
-        assert_eq!(answer.headers()["content-type"], "image/png");
+    for response in here.respond_all(vec![request(&alice), request(&carol), request(&alice)]) {
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["content-type"], "image/png");
         assert_eq!(
-            answer.headers()["content-disposition"],
+            response.headers()["content-disposition"],
             "inline; filename=file"
         );
-        assert!(*answer.body() == content);
+        assert!(*response.body() == content);
     }
-    assert_eq!(kept(&here), content.len() as u64);
+    assert_eq!(stored_bytes(&here), content.len() as u64);
     drop(there);
     assert!(*get(&here, &alice, &path, &[]).body() == content);
 }
 
-/// Addresses on a server to which nothing has been uploaded: who fetches them waits for a while.
-fn promised(home: &Home, count: usize) -> Vec<String> {
-    let bob = home.register("bob");
-    let create = || done(bob.post("/_matrix/media/v1/create", json!({})));
-    let path = |created: Value| path_of(&created["content_uri"]);
+/// Download paths of media ids without content: downloads of them wait for the upload.
+fn pending_uploads(server: &TestServer, count: usize) -> Vec<String> {
+    let bob = server.register("bob");
+    let create = || expect_ok(bob.post("/_matrix/media/v1/create", json!({})));
+    let path = |created: Value| download_path(&created["content_uri"]);
     (0..count).map(|_| path(create())).collect()
 }
 
-/// Whether the media at `path` come while whoever asks for what was `promised` still waits.
-fn comes_before(home: &Home, path: &str, promised: &[String]) -> bool {
-    let alice = home.register("alice");
-    let ask = |path: &str| {
+/// Whether `path` is downloaded while concurrent downloads of `pending` still wait.
+fn is_downloaded_before(server: &TestServer, path: &str, pending: &[String]) -> bool {
+    let alice = server.register("alice");
+    let download = |path: &str| {
         let (path, token) = (path.to_owned(), alice.token.clone());
         async move {
-            home.send(Method::GET, &path, Some(&token), &Value::Null)
+            server
+                .send(Method::GET, &path, Some(&token), &Value::Null)
                 .await
         }
     };
-    let mut others = promised.iter().map(|path| ask(path));
+    let mut others = pending.iter().map(|path| download(path));
     let first = others.next().expect("there is one");
-    let others = home.all(others.collect());
-    let came = async { ask(path).await.0 == 200 };
-    home.run(future::or(
+    let others = server.join_all(others.collect());
+    let downloaded = async { download(path).await.0 == 200 };
+    server.run(future::or(
         async {
             first.await;
             false
@@ -90,171 +90,173 @@ fn comes_before(home: &Home, path: &str, promised: &[String]) -> bool {
                 others.await;
                 false
             },
-            came,
+            downloaded,
         ),
     ))
 }
 
 #[test]
-fn a_server_that_takes_its_time_does_not_keep_the_media_of_others_waiting() {
-    let [here, slow, quick] = Home::federating();
+fn slow_server_does_not_delay_media_of_other_servers() {
+    let [here, slow, quick] = TestServer::federating();
     let path = upload(&quick, &quick.register("carol"), "image/png", b"content");
-    assert!(comes_before(&here, &path, &promised(&slow, 40)));
+    assert!(is_downloaded_before(
+        &here,
+        &path,
+        &pending_uploads(&slow, 40)
+    ));
 }
 
 #[test]
-fn who_asks_for_the_same_waits_for_the_same() {
-    let [here, there] = Home::federating();
+fn concurrent_downloads_of_one_media_id_are_single_flight() {
+    let [here, there] = TestServer::federating();
     let path = upload(&there, &there.register("carol"), "image/png", b"content");
-    // If each of them fetched it, there would be no turn left for the other.
-    let same = vec![promised(&there, 1).remove(0); 20];
-    assert!(comes_before(&here, &path, &same));
+    // If each download fetched it, they would use up the permits for fetches from that server.
+    let same = vec![pending_uploads(&there, 1).remove(0); 20];
+    assert!(is_downloaded_before(&here, &path, &same));
 }
 
 #[test]
-fn what_has_been_promised_is_fetched_when_it_has_come() {
-    let [here, there] = Home::federating();
+fn remote_asynchronous_upload_is_fetched_once_complete() {
+    let [here, there] = TestServer::federating();
     let (alice, bob) = (here.register("alice"), there.register("bob"));
-    let created = done(bob.post("/_matrix/media/v1/create", json!({})));
-    let path = path_of(&created["content_uri"]);
-    let ask = here.send(Method::GET, &path, Some(&alice.token), &Value::Null);
-    // The other server waits for it in the name of those who wait here.
-    let fill = Request::put(path.replace("/client/v1/media/download/", "/media/v3/upload/"))
-        .header("authorization", format!("Bearer {}", bob.token))
-        .body(b"\"at last\"".to_vec())
-        .expect("a request");
-    let filled = async {
+    let created = expect_ok(bob.post("/_matrix/media/v1/create", json!({})));
+    let path = download_path(&created["content_uri"]);
+    let download = here.send(Method::GET, &path, Some(&alice.token), &Value::Null);
+    // The remote server waits for the upload on behalf of the local download.
+    let upload_request =
+        Request::put(path.replace("/client/v1/media/download/", "/media/v3/upload/"))
+            .header("authorization", format!("Bearer {}", bob.token))
+            .body(b"\"content\"".to_vec())
+            .expect("a request");
+    let uploaded = async {
         Timer::after(Duration::from_millis(50)).await;
-        there.edge().respond(fill).await.status().as_u16()
+        there.edge().respond(upload_request).await.status().as_u16()
     };
-    let (answer, filled) = here.run(future::zip(ask, filled));
-    assert_eq!((answer, filled), ((200, json!("at last")), 200));
+    let (response, uploaded) = here.run(future::zip(download, uploaded));
+    assert_eq!((response, uploaded), ((200, json!("content")), 200));
 }
 
 #[test]
-fn other_servers_get_media_and_small_pictures_in_parts() {
-    let [here, there] = Home::federating();
+fn federation_serves_media_and_thumbnails_as_multipart() {
+    let [here, there] = TestServer::federating();
     let path = upload(
         &there,
         &there.register("bob"),
         "image/jpeg",
-        &picture(500, 300),
+        &jpeg(500, 300),
     );
     let id = path.rsplit('/').next().expect("an id").to_owned();
     let (client, name) = (here.client(), there.name());
-    let of = |parts: FileOrLocation| match parts {
+    let file_of = |parts: FileOrLocation| match parts {
         FileOrLocation::File(content) => content,
-        elsewhere => panic!("{elsewhere:?}"),
+        location => panic!("{location:?}"),
     };
     let request = get_content::v1::Request::new(id.clone());
-    let whole = of(here.run(client.send(name, request)).expect("media").content);
-    assert!(whole.file == picture(500, 300));
-    assert_eq!(whole.content_type.as_deref(), Some("image/jpeg"));
-    let disposition = whole.content_disposition.expect("it says how");
+    let full = file_of(here.run(client.send(name, request)).expect("media").content);
+    assert!(full.file == jpeg(500, 300));
+    assert_eq!(full.content_type.as_deref(), Some("image/jpeg"));
+    let disposition = full.content_disposition.expect("a content disposition");
     assert_eq!(disposition.filename.as_deref(), Some("file"));
     let (width, height) = (uint!(32), uint!(32));
     let request = get_content_thumbnail::v1::Request::new(id, width, height);
-    let small = of(here.run(client.send(name, request)).expect("media").content);
-    let small = image::load_from_memory(&small.file).expect("a picture");
-    assert_eq!((small.width(), small.height()), (32, 20));
+    let thumbnail = file_of(here.run(client.send(name, request)).expect("media").content);
+    let thumbnail = image::load_from_memory(&thumbnail.file).expect("an image");
+    assert_eq!((thumbnail.width(), thumbnail.height()), (32, 20));
     let request = get_content_thumbnail::v1::Request::new("nothing".to_owned(), width, height);
-    let refused = here.run(client.send(name, request)).expect_err("nothing");
-    assert_eq!(refused.kind(), Some(&ErrorKind::NotFound));
+    let error = here.run(client.send(name, request)).expect_err("nothing");
+    assert_eq!(error.kind(), Some(&ErrorKind::NotFound));
 }
 
 #[test]
-fn what_a_redacted_message_showed_is_gone_on_every_server() {
-    let [here, there] = Home::federating();
+fn redaction_deletes_media_on_every_server() {
+    let [here, there] = TestServer::federating();
     let (alice, bob) = (here.register("alice"), there.register("bob"));
-    let room = make_room(&bob, json!({ "preset": "public_chat" }));
+    let room = create_room(&bob, json!({ "preset": "public_chat" }));
     join_via(&alice, &room, &there);
-    let [shown, other] = [b"shown", b"other"].map(|it| upload(&there, &bob, "image/png", it));
-    for path in [&shown, &other] {
+    let [own_media, other] = [b"shown", b"other"].map(|it| upload(&there, &bob, "image/png", it));
+    for path in [&own_media, &other] {
         assert_eq!(get(&here, &alice, path, &[]).status(), 200);
     }
-    // Not what alice shows of bob's, but what he showed himself.
-    for who in [&alice, &bob] {
-        let path = if who.token == bob.token {
-            &shown
+    // Redacting alice's event does not delete bob's media, redacting his own event does.
+    for user in [&alice, &bob] {
+        let path = if user.token == bob.token {
+            &own_media
         } else {
             &other
         };
-        let content = json!({ "msgtype": "m.image", "body": "", "url": mxc(path) });
-        let event = send(who, &room, "m.room.message", content);
-        redact(who, &room, &event);
+        let content = json!({ "msgtype": "m.image", "body": "", "url": mxc_uri(path) });
+        let event = send_event(user, &room, "m.room.message", content);
+        redact(user, &room, &event);
     }
-    here.run(here.until(async || kept(&here) == 5 && kept(&there) == 5));
-    refused(&read(&get(&here, &alice, &shown, &[])), 404, "M_NOT_FOUND");
+    here.wait_until(async || stored_bytes(&here) == 5 && stored_bytes(&there) == 5);
+    expect_error(
+        &parse(&get(&here, &alice, &own_media, &[])),
+        404,
+        "M_NOT_FOUND",
+    );
     assert_eq!(get(&here, &alice, &other, &[]).body(), b"other");
 }
 
 #[test]
-fn nobody_makes_the_server_fetch_anything_who_does_not_say_who_they_are() {
-    let [here, there] = Home::federating();
+fn unauthenticated_request_fetches_no_remote_media() {
+    let [here, there] = TestServer::federating();
     let path = upload(&there, &there.register("bob"), "image/png", b"content");
-    refused(
-        &here.ask(Method::GET, &path, Value::Null),
-        401,
-        "M_MISSING_TOKEN",
-    );
-    let frozen = path.replace("/client/v1/media/", "/media/v3/");
-    refused(
-        &here.ask(Method::GET, &frozen, Value::Null),
-        404,
-        "M_NOT_FOUND",
-    );
-    assert_eq!(kept(&here), 0);
+    expect_error(&here.get(&path), 401, "M_MISSING_TOKEN");
+    let legacy_path = path.replace("/client/v1/media/", "/media/v3/");
+    expect_error(&here.get(&legacy_path), 404, "M_NOT_FOUND");
+    assert_eq!(stored_bytes(&here), 0);
 }
 
 #[test]
-fn what_another_server_does_not_have_is_not_found_and_one_that_is_gone_is_at_fault() {
-    let [here, there] = Home::federating();
+fn missing_remote_media_is_404_and_unreachable_server_is_502() {
+    let [here, there] = TestServer::federating();
     let alice = here.register("alice");
     let name = there.name().to_string();
     let path = |id: &str| format!("/_matrix/client/v1/media/download/{name}/{id}");
-    refused(&alice.get(&path("nothing")), 404, "M_NOT_FOUND");
-    refused(&alice.get(&path("..%2F..")), 404, "M_NOT_FOUND");
+    expect_error(&alice.get(&path("nothing")), 404, "M_NOT_FOUND");
+    expect_error(&alice.get(&path("..%2F..")), 404, "M_NOT_FOUND");
     drop(there);
     assert_eq!(alice.get(&path("other")).0, 502);
 }
 
 #[test]
-fn what_is_too_large_is_not_fetched() {
+fn remote_media_over_max_upload_is_rejected() {
     let [here, there] =
-        Home::federating_with(|_| ["max_upload = \"64K\"", ""].map(ToOwned::to_owned));
+        TestServer::federating_with(|_| ["max_upload = \"64K\"", ""].map(ToOwned::to_owned));
     let path = upload(&there, &there.register("bob"), "image/png", &[7; 70_000]);
     let alice = here.register("alice");
-    let answer = read(&get(&here, &alice, &path, &[]));
-    refused(&answer, 502, "M_TOO_LARGE");
-    here.run(here.until(async || kept(&here) == 0));
+    let response = parse(&get(&here, &alice, &path, &[]));
+    expect_error(&response, 502, "M_TOO_LARGE");
+    here.wait_until(async || stored_bytes(&here) == 0);
 }
 
 #[test]
-fn what_is_announced_as_too_large_is_not_even_begun() {
+fn remote_media_with_too_large_content_length_is_not_downloaded() {
     let path = "/_matrix/federation/v1/media/download/large";
-    let kind = "multipart/mixed; boundary=abc";
-    let there = Web::that_promises(path, kind, 200 << 20);
-    let [here] = Home::federating();
+    let content_type = "multipart/mixed; boundary=abc";
+    let there = MockWebServer::with_content_length(path, content_type, 200 << 20);
+    let [here] = TestServer::federating();
     let alice = here.register("alice");
     let path = format!("/_matrix/client/v1/media/download/{}/large", there.name());
-    refused(&alice.get(&path), 502, "M_TOO_LARGE");
-    // What cannot be had is not asked for again at once.
-    refused(&alice.get(&path), 502, "M_TOO_LARGE");
-    assert_eq!(there.asked(), 1);
+    expect_error(&alice.get(&path), 502, "M_TOO_LARGE");
+    // The failure is cached.
+    expect_error(&alice.get(&path), 502, "M_TOO_LARGE");
+    assert_eq!(there.request_count(), 1);
 }
 
 #[test]
-fn what_others_uploaded_makes_room_and_what_is_uploaded_here_does_not() {
-    let [here, there] = Home::federating_with(|_| ["disk = \"64K\"", ""].map(ToOwned::to_owned));
+fn disk_limit_evicts_remote_media_but_not_local_media() {
+    let [here, there] =
+        TestServer::federating_with(|_| ["disk = \"64K\"", ""].map(ToOwned::to_owned));
     let (alice, bob) = (here.register("alice"), there.register("bob"));
     let own = upload(&here, &alice, "image/png", &[1; 50_000]);
-    let theirs = [2, 3, 4].map(|byte| upload(&there, &bob, "image/png", &[byte; 40_000]));
-    for path in &theirs {
+    let remote = [2, 3, 4].map(|byte| upload(&there, &bob, "image/png", &[byte; 40_000]));
+    for path in &remote {
         assert_eq!(get(&here, &alice, path, &[]).body().len(), 40_000);
     }
-    // The budget is spent by the database already: only what was asked for last is kept.
-    here.run(here.until(async || kept(&here) == 90_000));
+    // The database alone exceeds the limit, so that only the last remote file is kept.
+    here.wait_until(async || stored_bytes(&here) == 90_000);
     assert_eq!(get(&here, &alice, &own, &[]).body().len(), 50_000);
-    // What went is fetched again.
-    assert_eq!(get(&here, &alice, &theirs[0], &[]).body().len(), 40_000);
+    // An evicted file is fetched again.
+    assert_eq!(get(&here, &alice, &remote[0], &[]).body().len(), 40_000);
 }

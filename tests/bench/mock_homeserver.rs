@@ -1,0 +1,387 @@
+//! A mock homeserver with generated rooms of any size, all events of which are signed. It serves the
+//! endpoints that hearth needs to join.
+
+use std::{
+    io::{self, BufRead, BufReader, Read, Write},
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    sync::{Arc, RwLock},
+    thread,
+};
+
+use hearth::protocol::{
+    ServerKey,
+    build::{BuiltEvent, EventDraft, EventPlace, build, canonical_content},
+    versions,
+};
+use ruma::{
+    CanonicalJsonObject, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedServerName,
+    OwnedUserId, RoomVersionId, ServerName,
+    api::federation::authentication::XMatrix,
+    serde::Base64,
+    signatures::{KeyPair, sign_json},
+};
+use rustls::{
+    ServerConfig, ServerConnection, StreamOwned,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
+use serde_json::{Value, json};
+
+use crate::common::http::Client;
+
+/// The host name of the test certificate.
+const HOST: &str = "localhost";
+const VERSION: RoomVersionId = RoomVersionId::V11;
+/// The limit of the specification.
+const MAX_PDUS_PER_TRANSACTION: usize = 50;
+
+type Tls = BufReader<StreamOwned<ServerConnection, TcpStream>>;
+
+/// Clones share their rooms.
+#[derive(Clone)]
+pub struct MockHomeserver {
+    name: OwnedServerName,
+    key: Arc<ServerKey>,
+    rooms: Arc<RwLock<Vec<Room>>>,
+}
+
+struct Room {
+    id: OwnedRoomId,
+    /// The auth events of a join: create event, power levels and join rules.
+    auth_events: Vec<OwnedEventId>,
+    /// Oldest first.
+    state: Vec<BuiltEvent>,
+    last: OwnedEventId,
+    depth: u64,
+}
+
+impl MockHomeserver {
+    /// Serves on a free port until the process ends.
+    pub fn start() -> io::Result<MockHomeserver> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let name = format!("{HOST}:{}", listener.local_addr()?.port());
+        let server = MockHomeserver {
+            name: ServerName::parse(name).map_err(io::Error::other)?,
+            key: Arc::new(ServerKey::generate()),
+            rooms: Arc::default(),
+        };
+        let tls = Arc::new(tls_config()?);
+        let acceptor = server.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (server, tls) = (acceptor.clone(), tls.clone());
+                // Ends with an error when the client closes the connection.
+                thread::spawn(move || server.serve(stream, tls));
+            }
+        });
+        Ok(server)
+    }
+
+    pub fn name(&self) -> &ServerName {
+        &self.name
+    }
+
+    /// Creates a public room with this many members.
+    pub fn create_room(&self, members: usize) -> OwnedRoomId {
+        let mut rooms = self.rooms.write().expect("the lock is not poisoned");
+        let id = format!("!room{}:{}", rooms.len(), self.name);
+        let creator = self.user(0);
+        let mut room = Room {
+            id: OwnedRoomId::try_from(id).expect("a room id"),
+            auth_events: Vec::new(),
+            state: Vec::new(),
+            last: OwnedEventId::try_from("$nothing").expect("an event id"),
+            depth: 0,
+        };
+        let joined = json!({ "membership": "join" });
+        room.add_state(
+            self,
+            &creator,
+            ("m.room.create", ""),
+            &json!({ "room_version": VERSION }),
+        );
+        room.add_state(self, &creator, ("m.room.member", creator.as_str()), &joined);
+        let powers = json!({ "users": { creator.as_str(): 100 } });
+        room.add_state(self, &creator, ("m.room.power_levels", ""), &powers);
+        room.add_state(
+            self,
+            &creator,
+            ("m.room.join_rules", ""),
+            &json!({ "join_rule": "public" }),
+        );
+        // The creator's membership is no auth event of other joins.
+        room.auth_events.remove(1);
+        for number in 1..members {
+            let member = self.user(number);
+            room.add_state(self, &member, ("m.room.member", member.as_str()), &joined);
+        }
+        let id = room.id.clone();
+        rooms.push(room);
+        id
+    }
+
+    /// A chain of `messages` messages by the creator, after the event `join`.
+    pub fn build_messages(
+        &self,
+        room: &OwnedRoomId,
+        join: &OwnedEventId,
+        messages: usize,
+    ) -> Vec<BuiltEvent> {
+        let rooms = self.rooms.read().expect("the lock is not poisoned");
+        let room = rooms
+            .iter()
+            .find(|of| of.id == *room)
+            .expect("the room exists");
+        let creator = self.user(0);
+        let mut auth_events = room.auth_events[..2].to_vec();
+        auth_events.push(room.state[1].pdu.event_id().to_owned());
+        let mut previous = join.clone();
+        let build_message = |number| {
+            let text = json!({ "msgtype": "m.text", "body": format!("message {number}") });
+            let draft = room.draft(&creator, "m.room.message", None, &text);
+            let depth = room.depth + 2 + number as u64;
+            let message = self.build(&draft, &auth_events, vec![previous.clone()], depth);
+            previous = message.pdu.event_id().to_owned();
+            message
+        };
+        (0..messages).map(build_message).collect()
+    }
+
+    /// Sends events to the server `name` on `port`, in transactions of the maximal size.
+    pub fn send(&self, name: &ServerName, port: u16, events: &[BuiltEvent]) -> io::Result<()> {
+        for (number, batch) in events.chunks(MAX_PDUS_PER_TRANSACTION).enumerate() {
+            let pdus: Vec<Value> = batch.iter().map(to_json).collect();
+            let transaction = json!({
+                "origin": self.name, "origin_server_ts": now().get(), "pdus": pdus,
+            });
+            let first = batch[0].pdu.event_id().as_str();
+            let path = format!("/_matrix/federation/v1/send/{number}{}", &first[1..9]);
+            let header = self.authorization(name, &path, &transaction);
+            let mut client = Client::connect(port, Some(&header))?;
+            let response: Value = client.json("PUT", &path, Some(&transaction))?;
+            let results = response["pdus"].as_object().into_iter().flatten();
+            if let Some((id, result)) = results
+                .into_iter()
+                .find(|(_, result)| result["error"].is_string())
+            {
+                return Err(io::Error::other(format!("{id} was rejected: {result}")));
+            }
+        }
+        Ok(())
+    }
+
+    fn authorization(&self, destination: &ServerName, path: &str, body: &Value) -> String {
+        let request = http::Request::put(path).body(body.to_string().into_bytes());
+        let request = request.expect("a valid request");
+        let object = XMatrix::request_object(&request, &self.name, destination);
+        let object = serde_json::to_vec(&object.expect("valid JSON")).expect("valid JSON");
+        let (_, signature) = self.key.sign(&object).into_parts();
+        let signed = XMatrix::new(
+            self.name.clone(),
+            destination.to_owned(),
+            self.key.id().to_owned(),
+            Base64::new(signature),
+        );
+        http::HeaderValue::from(&signed)
+            .to_str()
+            .expect("a text")
+            .to_owned()
+    }
+
+    fn user(&self, number: usize) -> OwnedUserId {
+        let id = format!("@member{number}:{}", self.name);
+        OwnedUserId::try_from(id).expect("a user id")
+    }
+
+    fn build(
+        &self,
+        draft: &EventDraft,
+        auth_events: &[OwnedEventId],
+        prev_events: Vec<OwnedEventId>,
+        depth: u64,
+    ) -> BuiltEvent {
+        let place = EventPlace {
+            prev_events,
+            auth_events: auth_events.to_vec(),
+            depth,
+            origin_server_ts: now(),
+        };
+        let rules = versions::rules(&VERSION).expect("a supported version");
+        build(draft, &place, rules, &self.key).expect("a valid event")
+    }
+
+    fn serve(&self, stream: TcpStream, tls: Arc<ServerConfig>) -> io::Result<()> {
+        stream.set_nodelay(true)?;
+        let connection = ServerConnection::new(tls).map_err(io::Error::other)?;
+        let mut stream = BufReader::new(StreamOwned::new(connection, stream));
+        while let Some(path) = read_request(&mut stream)? {
+            let (status, body) = self.respond(&path);
+            let head = format!(
+                "HTTP/1.1 {status} \r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            );
+            stream.get_mut().write_all(head.as_bytes())?;
+            stream.get_mut().write_all(body.as_bytes())?;
+            stream.get_mut().flush()?;
+        }
+        Ok(())
+    }
+
+    fn respond(&self, path: &str) -> (u16, String) {
+        let path = percent_encoding::percent_decode_str(path).decode_utf8_lossy();
+        let (path, query) = path.split_once('?').unwrap_or((&path, ""));
+        let omit_members = query.contains("omit_members=true");
+        let tail = path.strip_prefix("/_matrix/").unwrap_or_default();
+        let segments: Vec<&str> = tail.split('/').collect();
+        let rooms = self.rooms.read().expect("the lock is not poisoned");
+        let room = segments
+            .get(3)
+            .and_then(|id| rooms.iter().find(|room| room.id == *id));
+        match (segments.as_slice(), room) {
+            (["key", "v2", "server", ..], _) => (200, self.server_keys()),
+            (["federation", "v1", "make_join", _, user], Some(room)) => (200, room.make_join(user)),
+            (["federation", "v2", "send_join", ..], Some(room)) => {
+                (200, room.send_join(&self.name, omit_members))
+            }
+            (["federation", "v1", "state", ..], Some(room)) => (200, room.full_state()),
+            (["federation", "v1", "send", ..], _) => (200, json!({ "pdus": {} }).to_string()),
+            _ => (
+                404,
+                json!({ "errcode": "M_UNRECOGNIZED", "error": "" }).to_string(),
+            ),
+        }
+    }
+
+    fn server_keys(&self) -> String {
+        let mut keys: CanonicalJsonObject = canonical_content(&json!({
+            "server_name": self.name,
+            "valid_until_ts": u64::from(now().get()) + 24 * 3600 * 1000,
+            "verify_keys": { self.key.id().as_str(): { "key": self.key.public_key() } },
+            "old_verify_keys": {},
+        }))
+        .expect("valid JSON");
+        sign_json(self.name.as_str(), &*self.key, &mut keys).expect("it can be signed");
+        serde_json::to_string(&keys).expect("valid JSON")
+    }
+}
+
+impl Room {
+    fn add_state(
+        &mut self,
+        server: &MockHomeserver,
+        sender: &OwnedUserId,
+        (event_type, state_key): (&str, &str),
+        content: &Value,
+    ) {
+        let draft = self.draft(sender, event_type, Some(state_key), content);
+        let previous = (self.depth > 0).then(|| self.last.clone());
+        self.depth += 1;
+        let event = server.build(
+            &draft,
+            &self.auth_events,
+            previous.into_iter().collect(),
+            self.depth,
+        );
+        self.last = event.pdu.event_id().to_owned();
+        if self.auth_events.len() < 4 && self.state.len() < 4 {
+            self.auth_events.push(self.last.clone());
+        }
+        self.state.push(event);
+    }
+
+    fn draft(
+        &self,
+        sender: &OwnedUserId,
+        event_type: &str,
+        state_key: Option<&str>,
+        content: &Value,
+    ) -> EventDraft {
+        EventDraft {
+            room_id: Some(self.id.clone()),
+            sender: sender.clone(),
+            event_type: event_type.into(),
+            state_key: state_key.map(str::to_owned),
+            content: canonical_content(content).expect("valid JSON"),
+            redacts: None,
+        }
+    }
+
+    /// The response of `make_join`.
+    fn make_join(&self, user: &str) -> String {
+        let event = json!({
+            "room_id": self.id, "sender": user, "state_key": user, "type": "m.room.member",
+            "content": { "membership": "join" }, "depth": self.depth + 1,
+            "prev_events": [self.last], "auth_events": self.auth_events, "origin_server_ts": now().get(),
+        });
+        json!({ "room_version": VERSION, "event": event }).to_string()
+    }
+
+    /// The response of `send_join`.
+    fn send_join(&self, origin: &ServerName, omit_members: bool) -> String {
+        let state = if omit_members {
+            &self.state[..4]
+        } else {
+            &self.state
+        };
+        format!(
+            r#"{{"origin":"{origin}","members_omitted":{omit_members},"auth_chain":[{}],"state":[{}]}}"#,
+            join_json(&self.state[..4]),
+            join_json(state),
+        )
+    }
+
+    /// The response of `state`.
+    fn full_state(&self) -> String {
+        let (chain, state) = (join_json(&self.state[..4]), join_json(&self.state));
+        format!(r#"{{"auth_chain":[{chain}],"pdus":[{state}]}}"#)
+    }
+}
+
+/// Reads a request; returns its path, or `None` at the end of the connection.
+fn read_request(stream: &mut Tls) -> io::Result<Option<String>> {
+    let (mut path, mut length) = (None, 0);
+    loop {
+        let mut line = String::new();
+        if stream.read_line(&mut line)? == 0 {
+            return Ok(None);
+        }
+        let line = line.trim_end();
+        if line.is_empty() {
+            break;
+        }
+        if path.is_none() {
+            path = line.split(' ').nth(1).map(str::to_owned);
+        } else if let Some((name, value)) = line.split_once(':')
+            && name.eq_ignore_ascii_case("content-length")
+        {
+            length = value.trim().parse().map_err(io::Error::other)?;
+        }
+    }
+    io::copy(&mut stream.take(length), &mut io::sink())?;
+    Ok(path)
+}
+
+fn tls_config() -> io::Result<ServerConfig> {
+    let of = |name: &str| format!("{}/src/http/tests/{name}", env!("CARGO_MANIFEST_DIR"));
+    let certificate =
+        CertificateDer::from_pem_file(of("localhost.pem")).map_err(io::Error::other)?;
+    let key = PrivateKeyDer::from_pem_file(of("localhost.key.pem")).map_err(io::Error::other)?;
+    ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .map_err(io::Error::other)
+}
+
+fn now() -> MilliSecondsSinceUnixEpoch {
+    MilliSecondsSinceUnixEpoch::now()
+}
+
+fn join_json(events: &[BuiltEvent]) -> String {
+    let texts = events
+        .iter()
+        .map(|event| str::from_utf8(&event.json).expect("valid JSON"));
+    texts.collect::<Vec<&str>>().join(",")
+}
+
+fn to_json(event: &BuiltEvent) -> Value {
+    serde_json::from_slice(&event.json).expect("valid JSON")
+}

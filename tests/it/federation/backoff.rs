@@ -1,0 +1,42 @@
+//! Backoff of unreachable servers.
+
+use std::{
+    net::{Ipv4Addr, TcpListener},
+    time::{Duration, Instant},
+};
+
+use serde_json::json;
+use smol::Async;
+
+use crate::{
+    client_api::{create_room, join_via, send_text},
+    test_server::TestServer,
+};
+
+/// Waits for a connection and closes it.
+async fn close_next_connection(listener: &Async<TcpListener>) {
+    drop(listener.accept().await.expect("a connection"));
+}
+
+#[test]
+fn backoff_of_an_unreachable_server_survives_restart() {
+    let [mut here, there] = TestServer::federating();
+    let port = there.name().port().expect("its name has a port");
+    let (token, room) = {
+        let (alice, bob) = (here.register("alice"), there.register("bob"));
+        let room = create_room(&alice, json!({ "preset": "public_chat" }));
+        join_via(&bob, &room, &here);
+        (alice.token, room)
+    };
+    drop(there);
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).expect("the port is free again");
+    let listener = Async::new(listener).expect("an asynchronous listener");
+    send_text(&here.user_with_token(&token), &room, "hello");
+    // The backoff is at least two seconds. It is stored before the next attempt.
+    here.run(close_next_connection(&listener));
+    here.run(close_next_connection(&listener));
+    let before = Instant::now();
+    here.restart();
+    here.run(close_next_connection(&listener));
+    assert!(before.elapsed() >= Duration::from_secs(2));
+}

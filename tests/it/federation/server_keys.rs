@@ -1,0 +1,106 @@
+//! Signing keys of servers, and notaries.
+
+use std::time::Duration;
+
+use http::Method;
+use ruma::{
+    CanonicalJsonObject,
+    serde::Base64,
+    signatures::{PublicKeyMap, verify_json},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    client_api::{create_room, percent_encode},
+    test_server::{TestServer, expect_ok},
+};
+
+fn own_keys(server: &TestServer) -> Value {
+    expect_ok(server.get("/_matrix/key/v2/server"))
+}
+
+fn queried_keys(notary: &TestServer, server: &TestServer) -> Vec<Value> {
+    let path = format!("/_matrix/key/v2/query/{}", server.name());
+    server_keys(expect_ok(notary.get(&path)))
+}
+
+fn server_keys(mut response: Value) -> Vec<Value> {
+    serde_json::from_value(response["server_keys"].take()).expect("a list")
+}
+
+#[track_caller]
+fn is_signed_by(keys: &Value, servers: &[&TestServer]) -> bool {
+    let mut known = PublicKeyMap::new();
+    for server in servers {
+        let own = own_keys(server);
+        let own = own["verify_keys"].as_object().expect("keys");
+        let own = own.iter().map(|(id, key)| {
+            let key = key["key"].as_str().expect("a key");
+            (id.clone(), Base64::parse(key).expect("Base64"))
+        });
+        known.insert(server.name().to_string(), own.collect());
+    }
+    let keys: CanonicalJsonObject = serde_json::from_value(keys.clone()).expect("an object");
+    servers.iter().all(|server| {
+        let signatures = keys["signatures"].as_object().expect("signatures");
+        signatures.contains_key(server.name().as_str())
+    }) && verify_json(&known, &keys).is_ok()
+}
+
+#[test]
+fn notary_returns_server_keys_with_both_signatures() {
+    let [notary, server] = TestServer::federating();
+    let own = own_keys(&server);
+    let keys = queried_keys(&notary, &server);
+    assert_eq!(keys.len(), 1);
+    assert_eq!(keys[0]["verify_keys"], own["verify_keys"]);
+    assert!(is_signed_by(&keys[0], &[&notary, &server]));
+    let query = json!({ "server_keys": {
+        server.name().as_str(): { "ed25519:nothing": {} },
+        notary.name().as_str(): {},
+        "localhost:1": {},
+    } });
+    let response = expect_ok(notary.request(Method::POST, "/_matrix/key/v2/query", query));
+    let keys = server_keys(response);
+    let mut names: Vec<_> = keys.iter().map(|keys| &keys["server_name"]).collect();
+    names.sort_by_key(|name| name.to_string());
+    let mut expected = [notary.name().as_str(), server.name().as_str()];
+    expected.sort_unstable();
+    assert_eq!(names, expected);
+    let empty = json!({ "server_keys": {} });
+    let response = expect_ok(notary.request(Method::POST, "/_matrix/key/v2/query", empty));
+    assert_eq!(response, json!({ "server_keys": [] }));
+}
+
+#[test]
+fn notary_returns_cached_keys_of_an_offline_server() {
+    let [mut notary, server] = TestServer::federating();
+    let first_response = queried_keys(&notary, &server);
+    let name = server.name().to_owned();
+    drop(server);
+    notary.restart();
+    notary.clock.advance(Duration::from_hours(48));
+    let path = format!("/_matrix/key/v2/query/{name}");
+    let keys = server_keys(expect_ok(notary.get(&path)));
+    assert_eq!(keys[0]["verify_keys"], first_response[0]["verify_keys"]);
+}
+
+#[test]
+fn keys_of_an_offline_server_are_accepted_from_a_configured_notary_only() {
+    let [offline, notary, trusting, distrusting] = TestServer::federating_with(|names| {
+        let notary = format!("notaries = [\"{}\"]", names[1]);
+        ["", "", &notary, ""].map(ToOwned::to_owned)
+    });
+    let alice = offline.register("alice");
+    let room = create_room(&alice, json!({ "preset": "public_chat" }));
+    let join = |server: &TestServer, via: &TestServer| {
+        let path = format!("/_matrix/client/v3/join/{}", percent_encode(&room));
+        let path = format!("{path}?via={}", via.name());
+        let user = server.register("user");
+        user.post(&path, json!({}))
+    };
+    expect_ok(join(&notary, &offline));
+    drop(offline);
+    assert_ne!(join(&distrusting, &notary).0, 200);
+    expect_ok(join(&trusting, &notary));
+}

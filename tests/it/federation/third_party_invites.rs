@@ -1,0 +1,78 @@
+//! Third-party invites and `/3pid/onbind`.
+
+use hearth::protocol::ServerKey;
+use http::Method;
+use ruma::{CanonicalJsonObject, signatures::sign_json};
+use serde_json::{Value, json};
+
+use crate::{
+    client_api::{create_room, percent_encode, room_path, set_state, sync},
+    test_server::{TestServer, TestUser, expect_ok},
+};
+
+const ONBIND: &str = "/_matrix/federation/v1/3pid/onbind";
+
+/// Creates a private room with an `m.room.third_party_invite` for the key of an identity server.
+fn create_room_with_third_party_invite(user: &TestUser<'_>, key: &ServerKey) -> String {
+    let room = create_room(user, json!({ "preset": "private_chat" }));
+    let content = json!({
+        "display_name": "b...@e...",
+        "public_key": key.public_key(),
+        "key_validity_url": "https://id.example/valid",
+    });
+    set_state(user, &room, ("m.room.third_party_invite", "token"), content);
+    room
+}
+
+/// Sends `/3pid/onbind` for `invitee`, signed with the key of the identity server.
+fn send_onbind(
+    server: &TestServer,
+    key: &ServerKey,
+    invitee: &TestUser<'_>,
+    (sender, room): (&TestUser<'_>, &str),
+) {
+    let signed = json!({ "mxid": invitee.user_id, "token": "token" });
+    let mut signed: CanonicalJsonObject = serde_json::from_value(signed).expect("an object");
+    sign_json("id.example", key, &mut signed).expect("it can be signed");
+    let body = json!({
+        "medium": "email", "address": "bob@example.org", "mxid": invitee.user_id,
+        "invites": [{
+            "medium": "email", "address": "bob@example.org", "mxid": invitee.user_id,
+            "room_id": room, "sender": sender.user_id, "signed": signed,
+        }],
+    });
+    expect_ok(server.request(Method::PUT, ONBIND, body));
+}
+
+fn is_invited(user: &TestUser<'_>, room: &str) -> bool {
+    sync(user, None)["rooms"]["invite"][room] != Value::Null
+}
+
+#[test]
+fn onbind_turns_a_third_party_invite_into_an_invite() {
+    let [here, there] = TestServer::federating();
+    let (alice, bob) = (here.register("alice"), there.register("bob"));
+    let carol = here.register("carol");
+    let key = ServerKey::generate();
+    let room = create_room_with_third_party_invite(&alice, &key);
+    send_onbind(&there, &key, &bob, (&alice, &room));
+    assert!(is_invited(&bob, &room));
+    let tail = format!("state/m.room.member/{}", percent_encode(&bob.user_id));
+    let member = expect_ok(alice.get(&room_path(&room, &tail)));
+    assert_eq!(member["third_party_invite"]["display_name"], "b...@e...");
+    send_onbind(&here, &key, &carol, (&alice, &room));
+    assert!(is_invited(&carol, &room));
+}
+
+#[test]
+fn onbind_signed_with_another_key_is_ignored() {
+    let [here, there] = TestServer::federating();
+    let (alice, bob) = (here.register("alice"), there.register("bob"));
+    let (key, other_key) = (ServerKey::generate(), ServerKey::generate());
+    let room = create_room_with_third_party_invite(&alice, &key);
+    send_onbind(&there, &other_key, &bob, (&alice, &room));
+    assert!(!is_invited(&bob, &room));
+    let carol = here.register("carol");
+    send_onbind(&here, &other_key, &carol, (&alice, &room));
+    assert!(!is_invited(&carol, &room));
+}
