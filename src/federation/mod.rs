@@ -44,14 +44,14 @@ pub use self::{
         remote_leave::stripped_event_json,
         resident::AcceptedMemberEvent,
     },
-    outbound::EphemeralEdu,
+    outbound::Happening,
     queries::{profiles::Profiles, spaces::Spaces},
     transport::{client::Client, connect::Limits, tls::TlsError},
 };
 use self::{
     inbound::{Queues, RawPdu, Receiver, Taken, ask::RemoteEventSource},
     keys::{Keys, Query},
-    outbound::{Sender, backoff::Backoffs},
+    outbound::{Sender, backoff::Patience},
 };
 use crate::{
     clock::Clock,
@@ -125,11 +125,11 @@ impl Federation {
             keys: keys.clone(),
         };
         let receiver = Receiver::new(store.clone(), local.clone(), asker.clone());
-        let backoffs = Backoffs::new(store, clock);
+        let patience = Patience::new(store, clock);
         Ok(Self {
             executor: executor.clone(),
-            user_keys: UserKeys::new(&client, &backoffs, executor),
-            sender: Sender::start(store, local, &client, clock, executor)?,
+            user_keys: UserKeys::new(&client, &patience, executor),
+            sender: Sender::start((store, local), (&client, clock), executor)?,
             membership_client: MembershipClient::new(
                 (store, local),
                 clock,
@@ -141,7 +141,7 @@ impl Federation {
             local: local.clone(),
             clock: clock.clone(),
             profiles: Profiles::new(&client, clock),
-            device_lists: DeviceLists::new(store, (&client, clock), &backoffs, executor),
+            device_lists: DeviceLists::new(store, (&client, clock), &patience, executor),
             spaces: Spaces::new(&client, clock),
             client,
             keys,
@@ -182,7 +182,7 @@ impl Federation {
 
     /// Whether this server has to do with `server`, and is another.
     pub fn allows(&self, server: &ServerName) -> bool {
-        self.client.may_contact(server)
+        self.client.may_ask(server)
     }
 
     /// Whether `request`, which `signed` says comes from its origin, does.
@@ -205,9 +205,13 @@ impl Federation {
     }
 
     /// Tells the other servers in `room` of something that is not stored.
-    pub fn send_edu_to_room(&self, room: RoomNum, edu: &EphemeralEdu) -> Result<(), rooms::Error> {
+    pub fn send_edu_to_room(
+        &self,
+        room: RoomNum,
+        happening: &Happening,
+    ) -> Result<(), rooms::Error> {
         let others = self.store.read(|s| servers::of_room(s, room))?;
-        self.sender.send_edu(&others, edu)
+        self.sender.tell(&others, happening)
     }
 
     /// Tells the servers of those how `user` is with whom the user is in rooms of a few: in a large
@@ -215,8 +219,7 @@ impl Federation {
     pub fn send_presence(&self, user: UserNum, update: PresenceUpdate) -> Result<(), rooms::Error> {
         let others = self.store.read(|s| friends(s, user))?;
         let others: Vec<_> = others.into_iter().collect();
-        self.sender
-            .send_edu(&others, &EphemeralEdu::Presence(update))
+        self.sender.tell(&others, &Happening::Presence(update))
     }
 
     /// Does something for which nobody waits.

@@ -239,7 +239,7 @@ pub fn beside_rooms(
         .iter()
         .filter(|changed| changed.room == account_data::GLOBAL)
     {
-        if filter::wants_type(&wanted.types, &wanted.not_types, &changed.kind) {
+        if filter::accepts_type(&wanted.types, &wanted.not_types, &changed.kind) {
             events.push(joined::account_data_event::<serde_json::Value>(changed)?);
         }
     }
@@ -264,7 +264,7 @@ pub fn presence(
             changed.extend(presence.get(met).map(|of| (met, of)));
         }
     }
-    if changed.is_empty() || !filter::wants_type(&wanted.types, &wanted.not_types, "m.presence") {
+    if changed.is_empty() || !filter::accepts_type(&wanted.types, &wanted.not_types, "m.presence") {
         return Ok(None);
     }
     let known = current::sharing_rooms(r, request.user)?;

@@ -30,7 +30,7 @@ pub fn in_room(
 ) -> Result<Vec<Raw<AnySyncEphemeralRoomEvent>>, Error> {
     let wanted = &request.filter.room.ephemeral;
     let mut told = Vec::new();
-    if !filter::wants_room(wanted, room_id) {
+    if !filter::accepts_room(wanted, room_id) {
         return Ok(Vec::new());
     }
     if wants(wanted, "m.typing") {
@@ -53,7 +53,7 @@ pub fn in_room(
 }
 
 fn wants(filter: &RoomEventFilter, kind: &str) -> bool {
-    filter::wants_type(&filter.types, &filter.not_types, kind)
+    filter::accepts_type(&filter.types, &filter.not_types, kind)
 }
 
 fn content_of(receipts: Vec<receipts::ReceiptUpdate>) -> Value {

@@ -30,7 +30,7 @@ use crate::{
             self as room_timeline,
             client_event::{Formatter, RoomIdField},
             filter,
-            pagination_token::PagingToken,
+            pagination_token::PaginationToken,
         },
         typing::Typing,
         unread::{self, receipts},
@@ -157,8 +157,8 @@ impl<'a> InRoom<'a> {
         room: RoomNum,
         row: MemberRow,
     ) -> Result<Self, Error> {
-        let reader = (&*request.user_id, Some(request.device));
-        let formatter = Formatter::new(r, room, reader, range.now_ms, RoomIdField::Omit)?;
+        let (user, device) = (&request.user_id, Some(request.device));
+        let formatter = Formatter::new(r, room, user, device, range.now_ms, RoomIdField::Omit)?;
         let stay = match range.since {
             Some(since) => stay(r, room, &row, since.position)?,
             None => Stay::New,
@@ -198,7 +198,7 @@ impl<'a> InRoom<'a> {
         timeline.events = show(r, self.request, &mut self.formatter, &selected.events)?;
         timeline.limited = selected.limited;
         if selected.limited || !selected.events.is_empty() {
-            timeline.prev_batch = Some(PagingToken::Place(selected.before).to_string());
+            timeline.prev_batch = Some(PaginationToken::Place(selected.before).to_string());
         }
         Ok(timeline)
     }
@@ -243,7 +243,7 @@ impl<'a> InRoom<'a> {
         heroes: &[OwnedUserId],
     ) -> Result<Vec<Raw<T>>, Error> {
         let request = self.request;
-        if !filter::wants_room(&request.filter.room.state, &self.room_id) {
+        if !filter::accepts_room(&request.filter.room.state, &self.room_id) {
             return Ok(Vec::new());
         }
         let wanted = Wanted {
@@ -288,8 +288,8 @@ impl<'a> InRoom<'a> {
         };
         let mut answer = RoomAccountData::new();
         for changed in changed {
-            if filter::wants_room(wanted, &self.room_id)
-                && filter::wants_type(&wanted.types, &wanted.not_types, &changed.kind)
+            if filter::accepts_room(wanted, &self.room_id)
+                && filter::accepts_type(&wanted.types, &wanted.not_types, &changed.kind)
             {
                 answer.events.push(account_data_event(&changed)?);
             }

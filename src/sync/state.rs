@@ -226,7 +226,7 @@ fn load(r: &impl Reader, wanted: &Wanted<'_>, entries: Entries) -> Result<Vec<St
     let mut events = Vec::new();
     for num in entries.into_values() {
         let stored = event::load(r, num)?;
-        if filter::wants(wanted.filter, &stored)? {
+        if filter::accepts(wanted.filter, &stored)? {
             events.push(stored);
         }
     }

@@ -56,7 +56,7 @@ pub fn select(
         limited: false,
         before: part.upto,
     };
-    let room_wanted = filter::wants_room(wanted, room_id);
+    let room_wanted = filter::accepts_room(wanted, room_id);
     let mut from = part.upto;
     let mut looked_at = 0;
     'looking: loop {
@@ -80,7 +80,9 @@ pub fn select(
                 selected.limited = true;
                 break 'looking;
             }
-            if room_wanted && filter::wants(wanted, &stored)? && !is_ignored(part.ignored, &stored)?
+            if room_wanted
+                && filter::accepts(wanted, &stored)?
+                && !is_ignored(part.ignored, &stored)?
             {
                 selected.events.push(stored);
             }

@@ -65,7 +65,7 @@ impl FromStr for SyncToken {
 mod tests {
     use super::SyncToken;
     use crate::{
-        rooms::timeline::pagination_token::{BadToken, PagingToken},
+        rooms::timeline::pagination_token::{BadToken, PaginationToken},
         store::Position,
     };
 
@@ -81,7 +81,7 @@ mod tests {
         assert_eq!(TOKEN.to_string().parse(), Ok(TOKEN));
         assert_eq!(
             TOKEN.to_string().parse(),
-            Ok(PagingToken::Position(Position(9)))
+            Ok(PaginationToken::Position(Position(9)))
         );
     }
 

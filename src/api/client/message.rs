@@ -33,7 +33,7 @@ use crate::{
             client_event::{Formatter, RoomIdField},
             filter, history_visibility,
             messages::{self, Page, PageRequest},
-            pagination_token::PagingToken,
+            pagination_token::PaginationToken,
         },
         unread::notify,
     },
@@ -125,9 +125,9 @@ impl Reading {
         room_id: OwnedRoomId,
         filter: RoomEventFilter,
     ) -> Result<Self, rooms::Error> {
-        let room = history_visibility::readable(s, &room_id, who.user)?;
-        let reader = (&*who.user_id, Some(who.device));
-        let formatter = Formatter::new(s, room, reader, now_ms, RoomIdField::Include)?;
+        let room = history_visibility::readable_room(s, &room_id, who.user)?;
+        let (user, device) = (&who.user_id, Some(who.device));
+        let formatter = Formatter::new(s, room, user, device, now_ms, RoomIdField::Include)?;
         Ok(Self {
             room,
             room_id,
@@ -181,7 +181,7 @@ impl Reading {
         s: &Snapshot,
         events: &[StoredEvent],
     ) -> Result<Vec<ruma::serde::Raw<T>>, rooms::Error> {
-        let members = messages::senders(s, self.room, events)?;
+        let members = messages::sender_members(s, self.room, events)?;
         let members = members.into_iter().map(|num| event::load(s, num));
         let members = members.collect::<Result<Vec<_>, _>>()?;
         self.show(s, &members)
@@ -223,7 +223,7 @@ fn messages_of(
     let mut reading = Reading::new(s, who, request.room_id, request.filter)?;
     let place = |token: &Option<String>| match token {
         Some(token) => token
-            .parse::<PagingToken>()?
+            .parse::<PaginationToken>()?
             .place(s, reading.room)
             .map(Some),
         None => Ok(None),
@@ -239,8 +239,8 @@ fn messages_of(
         .min(MOST);
     let page = reading.page(s, from, to, (request.dir, limit))?;
     let mut answer = get_message_events::v3::Response::new();
-    answer.start = PagingToken::Place(from).to_string();
-    answer.end = page.end.map(|end| PagingToken::Place(end).to_string());
+    answer.start = PaginationToken::Place(from).to_string();
+    answer.end = page.end.map(|end| PaginationToken::Place(end).to_string());
     answer.chunk = reading.show(s, &page.events)?;
     if reading.is_lazy() {
         answer.state = reading.senders(s, &page.events)?;
@@ -314,11 +314,11 @@ fn context_of(
     let start = before.events.last().and_then(|event| event.header.place);
     let start = start.map_or(behind, |place| Place(place.0.saturating_sub(1)));
     let last = after.events.last().unwrap_or(&stored);
-    answer.start = Some(PagingToken::Place(start).to_string());
+    answer.start = Some(PaginationToken::Place(start).to_string());
     answer.end = last
         .header
         .place
-        .map(|place| PagingToken::Place(place).to_string());
+        .map(|place| PaginationToken::Place(place).to_string());
     answer.events_before = reading.show(s, &before.events)?;
     answer.event = reading.show(s, std::slice::from_ref(&stored))?.pop();
     answer.events_after = reading.show(s, &after.events)?;
@@ -342,7 +342,7 @@ fn state_of<T>(
     shown: &[&StoredEvent],
 ) -> Result<Vec<ruma::serde::Raw<T>>, rooms::Error> {
     let shown: Vec<StoredEvent> = shown.iter().map(|event| (*event).clone()).collect();
-    let senders = messages::senders(s, reading.room, &shown)?;
+    let senders = messages::sender_members(s, reading.room, &shown)?;
     let mut events = Vec::new();
     for (key, num) in state.entries(s, reading.room)? {
         let is_member = rooms::state::key_name(s, reading.room, key)?.0 == "m.room.member";
@@ -350,7 +350,7 @@ fn state_of<T>(
             continue;
         }
         let stored = event::load(s, num)?;
-        if filter::wants(&reading.filter, &stored)? {
+        if filter::accepts(&reading.filter, &stored)? {
             events.push(stored);
         }
     }

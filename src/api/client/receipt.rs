@@ -15,7 +15,7 @@ use ruma::{
 
 use crate::{
     api::{Api, Error, Session},
-    federation::EphemeralEdu,
+    federation::Happening,
     rooms::unread::receipts::{self, ReceiptKey},
 };
 
@@ -101,7 +101,7 @@ impl Moves {
         });
         for (of, event) in write.await? {
             if of.kind == Kind::Read {
-                let read = EphemeralEdu::Receipt {
+                let read = Happening::Read {
                     room: room_id.to_owned(),
                     user: who.user_id.clone(),
                     thread: of.thread(),

@@ -217,7 +217,7 @@ impl<'a> Walk<'a> {
     async fn look(&mut self, step: &Step) -> Result<Option<Found>, Error> {
         let (id, suggested_only) = (step.room.clone(), self.suggested_only);
         let here = self.api.store.scan("a space", move |s| {
-            let Some(room) = spaces::here(s, &id)? else {
+            let Some(room) = spaces::joined_room(s, &id)? else {
                 return Ok::<_, rooms::Error>(None);
             };
             let children = spaces::children(s, room, suggested_only)?;
@@ -237,7 +237,7 @@ impl<'a> Walk<'a> {
             return Ok(None);
         };
         let user = Some(self.user);
-        let shown = |s: &_| spaces::may_be_shown(s, &found.summary, user);
+        let shown = |s: &_| spaces::is_accessible(s, &found.summary, user);
         Ok(self.api.store.read(shown)?.then_some(found))
     }
 

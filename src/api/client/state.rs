@@ -30,9 +30,9 @@ use crate::{
         room,
         state::{self, content::StateEvent, current, overlay::StateOverlay},
         timeline::{
-            client_event::{Formatter, RoomIdField, state_of},
+            client_event::{Formatter, RoomIdField, membership_state},
             history_visibility,
-            pagination_token::PagingToken,
+            pagination_token::PaginationToken,
         },
         unread::notify,
     },
@@ -82,9 +82,9 @@ fn readable(
     room_id: &OwnedRoomId,
     now_ms: u64,
 ) -> Result<(RoomNum, StateOverlay, Formatter), rooms::Error> {
-    let room = history_visibility::readable(s, room_id, who.user)?;
-    let reader = (&*who.user_id, Some(who.device));
-    let formatter = Formatter::new(s, room, reader, now_ms, RoomIdField::Include)?;
+    let room = history_visibility::readable_room(s, room_id, who.user)?;
+    let (user, device) = (&who.user_id, Some(who.device));
+    let formatter = Formatter::new(s, room, user, device, now_ms, RoomIdField::Include)?;
     let state = formatter.visibility.readable_state(s)?;
     let state = state.ok_or_else(|| rooms::Error::forbidden("you are not in this room"))?;
     Ok((room, state, formatter))
@@ -161,7 +161,7 @@ fn members_of(
         state = state_at(s, room, at.parse()?, state)?;
     }
     let wanted = |membership: Membership| {
-        let membership: MembershipState = state_of(membership);
+        let membership: MembershipState = membership_state(membership);
         request
             .membership
             .as_ref()
@@ -187,7 +187,7 @@ fn members_of(
 fn state_at(
     s: &Snapshot,
     room: RoomNum,
-    token: PagingToken,
+    token: PaginationToken,
     present: StateOverlay,
 ) -> Result<StateOverlay, rooms::Error> {
     let place = token.place(s, room)?;
@@ -225,7 +225,7 @@ fn joined_of(
         displayname: Option<String>,
         avatar_url: Option<String>,
     }
-    let room = history_visibility::readable(s, room_id, who.user)?;
+    let room = history_visibility::readable_room(s, room_id, who.user)?;
     if current::membership(s, room, &who.user_id)? != Membership::Join {
         return Err(rooms::Error::forbidden("you are not in this room"));
     }

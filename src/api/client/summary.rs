@@ -12,7 +12,7 @@ use crate::{
     rooms::{
         self,
         directory::{spaces, summary},
-        timeline::client_event::state_of,
+        timeline::client_event::membership_state,
     },
 };
 
@@ -34,7 +34,7 @@ pub async fn get_summary(
     let (shown, membership) = api.store.read(|s| {
         let membership = user.map(|user| spaces::membership(s, &room, user));
         Ok::<_, rooms::Error>((
-            spaces::may_be_shown(s, &told, user)?,
+            spaces::is_accessible(s, &told, user)?,
             membership.transpose()?,
         ))
     })?;
@@ -42,7 +42,7 @@ pub async fn get_summary(
         return Err(unknown());
     }
     let mut response = Response::new(told);
-    response.membership = membership.map(state_of);
+    response.membership = membership.map(membership_state);
     Ok(response)
 }
 
@@ -53,7 +53,7 @@ async fn summary_of(
     servers: Vec<OwnedServerName>,
 ) -> Result<RoomSummary, Error> {
     let here = api.store.read(|s| {
-        let room = spaces::here(s, room)?;
+        let room = spaces::joined_room(s, room)?;
         room.map(|room| summary::of(s, room)).transpose()
     })?;
     if let Some(told) = here {

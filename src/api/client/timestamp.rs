@@ -29,7 +29,7 @@ pub async fn get_event_by_timestamp(
     let room_id = &*request.room_id;
     let room = api
         .store
-        .read(|s| history_visibility::readable(s, room_id, who.user))?;
+        .read(|s| history_visibility::readable_room(s, room_id, who.user))?;
     let moment = (u64::from(request.ts.get()), request.dir);
     let mut nearest = look(&api, &who, room, moment).await?;
     if nearest.gap.is_some() {
@@ -46,12 +46,12 @@ async fn look(
     api: &Api,
     who: &Session,
     room: RoomNum,
-    moment: (u64, Direction),
+    (ts, dir): (u64, Direction),
 ) -> Result<Nearest, Error> {
     let user = who.user_id.clone();
     let scan = api.store.scan("a time", move |s| {
         let mut visibility = UserVisibility::new(s, room, &user)?;
-        timestamp_to_event::nearest(s, room, moment, |event| visibility.can_see(s, event))
+        timestamp_to_event::nearest(s, room, ts, dir, |event| visibility.can_see(s, event))
     });
     Ok(scan.await?)
 }

@@ -83,7 +83,7 @@ async fn template(
         .store
         .scan("a template", move |s| {
             let room = room::num(s, &room)?;
-            resident::membership_template(s, &local, room, (&user, membership), now)
+            resident::membership_template(s, &local, room, &user, membership, now)
         })
         .await?;
     Ok((version, raw(event)?))

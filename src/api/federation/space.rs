@@ -64,11 +64,11 @@ enum Known {
 }
 
 fn look(r: &impl Reader, id: &RoomId, server: &ServerName) -> Result<Known, rooms::Error> {
-    let Some(room) = spaces::here(r, id)? else {
+    let Some(room) = spaces::joined_room(r, id)? else {
         return Ok(Known::Not);
     };
     let told = summary::of(r, room)?;
-    if spaces::may_be_shown_to_server(r, room, &told, server)? {
+    if spaces::is_accessible_to_server(r, room, &told, server)? {
         Ok(Known::Shown(Box::new(told)))
     } else {
         Ok(Known::Hidden)

@@ -17,10 +17,10 @@ pub async fn get_event_by_timestamp(
     who: Origin,
     request: Request,
 ) -> Result<Response, Error> {
-    let moment = (u64::from(request.ts.get()), request.dir);
+    let (ts, dir) = (u64::from(request.ts.get()), request.dir);
     let scan = api.store.scan("a time for another server", move |s| {
         let room = server_acl::shared_with(s, &request.room_id, &who.server)?;
-        timestamp_to_event::nearest(s, room, moment, |event| {
+        timestamp_to_event::nearest(s, room, ts, dir, |event| {
             Ok(event.header.status == Status::Accepted)
         })
     });

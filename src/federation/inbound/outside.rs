@@ -47,7 +47,7 @@ impl<P: EventSource> Receiver<P> {
                 .read(|s| ends_invitation(s, num, &user, (origin, &event.pdu)))?;
             if ends {
                 results.insert(event.pdu.event_id().to_owned(), Ok(Taken::In));
-                let job = move |tx: &Tx| out_of_band::end(tx, num, &user, &event);
+                let job = move |tx: &Tx| out_of_band::end(tx, num, &event);
                 self.store().write(job).await?;
             }
         }

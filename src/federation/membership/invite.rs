@@ -83,10 +83,7 @@ impl Federation {
             let (id, version) = (handed.room.to_owned(), handed.version.clone());
             let invitation =
                 out_of_band::from_stripped_state(origin.as_str(), handed.shown.iter().copied());
-            let job = move |tx: &Tx| {
-                let who = (&*member.state_key, Membership::Invite);
-                out_of_band::store(tx, (&id, &version), who, &event, &invitation)
-            };
+            let job = move |tx: &Tx| out_of_band::store(tx, &id, &version, &event, &invitation);
             self.store.write(job).await?;
         }
         Ok(signed)

@@ -24,7 +24,7 @@ use crate::{
         versions,
     },
     rooms::{self, Actor, event, membership::out_of_band, room},
-    store::{Reader, Records, RoomNum, Tx, records::Membership},
+    store::{Reader, Records, RoomNum, Tx},
 };
 
 /// How long a user who goes waits for other servers to know of it.
@@ -79,11 +79,8 @@ impl MembershipClient {
         let answer = self.0.client.send(server, request).await?;
         let shown = answer.knock_room_state.iter().map(stripped_event_json);
         let invitation = out_of_band::from_stripped_state(server.as_str(), shown);
-        let (event, user, room) = (Received::from(built), actor.id.clone(), room.clone());
-        let job = move |tx: &Tx| {
-            let who = (&*user, Membership::Knock);
-            out_of_band::store(tx, (&room, &version), who, &event, &invitation)
-        };
+        let (event, room) = (Received::from(built), room.clone());
+        let job = move |tx: &Tx| out_of_band::store(tx, &room, &version, &event, &invitation);
         Ok(self.0.store.write(job).await?)
     }
 
@@ -139,7 +136,7 @@ impl MembershipClient {
         };
         let built = build(&draft, &place, outside.rules, self.0.local.key());
         let built = built.map_err(rooms::Error::from)?;
-        self.note_leave(actor, outside.num, built).await
+        self.note_leave(outside.num, built).await
     }
 
     pub(in crate::federation) async fn leave_via(
@@ -159,17 +156,12 @@ impl MembershipClient {
         let (id, pdu) = (built.pdu.event_id().to_owned(), raw(&built.json)?);
         let request = create_leave_event::v2::Request::new(room.clone(), id, pdu);
         self.0.client.send(server, request).await?;
-        self.note_leave(actor, outside.num, built).await
+        self.note_leave(outside.num, built).await
     }
 
-    async fn note_leave(
-        &self,
-        actor: &Actor,
-        room: RoomNum,
-        built: BuiltEvent,
-    ) -> Result<(), Error> {
-        let (event, user) = (Received::from(built), actor.id.clone());
-        let job = move |tx: &Tx| out_of_band::end(tx, room, &user, &event);
+    async fn note_leave(&self, room: RoomNum, built: BuiltEvent) -> Result<(), Error> {
+        let event = Received::from(built);
+        let job = move |tx: &Tx| out_of_band::end(tx, room, &event);
         Ok(self.0.store.write(job).await?)
     }
 }

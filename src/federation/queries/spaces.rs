@@ -80,9 +80,7 @@ impl Spaces {
             return told;
         }
         let mut told = Err(Error::NotAllowed);
-        let servers = servers
-            .iter()
-            .filter(|server| self.client.may_contact(server));
+        let servers = servers.iter().filter(|server| self.client.may_ask(server));
         for server in servers.take(SERVERS) {
             told = self.ask(server, room, suggested_only).await;
             if told.is_ok() {

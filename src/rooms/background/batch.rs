@@ -1,24 +1,41 @@
-//! How far one slice of an [errand](super::jobs) goes.
+//! One batch of a [background job](super::jobs): its limits, and what it skips.
 
 use crate::{
-    rooms::{Actor, Error},
-    store::RoomNum,
+    rooms::{Actor, Error, room},
+    store::{Reader, RoomNum},
 };
 
-/// How many events it sends at most.
-pub(in crate::rooms) const SENT: usize = 8;
-/// How many rows it looks at at most.
-pub(in crate::rooms) const LOOKED_AT: usize = 128;
+const MAX_EVENTS_SENT: usize = 8;
+/// The most rows that a batch looks at; read one more to find where the next batch begins.
+pub(in crate::rooms) const MAX_ROWS: usize = 128;
 
-/// Whether something was sent. What a room forbids is not done there, and the errand goes on.
-pub(in crate::rooms) fn tried(
+/// Calls `step`, which returns whether it sent an event, with one row after the other up to the
+/// limits of a batch. Returns the first row that is left.
+pub(in crate::rooms) fn run<T>(
+    rows: Vec<T>,
+    mut step: impl FnMut(&T) -> Result<bool, Error>,
+) -> Result<Option<T>, Error> {
+    let mut sent = 0;
+    for (done, row) in rows.into_iter().enumerate() {
+        if sent == MAX_EVENTS_SENT || done == MAX_ROWS {
+            return Ok(Some(row));
+        }
+        sent += usize::from(step(&row)?);
+    }
+    Ok(None)
+}
+
+/// Counts an event that the rules of `room` forbid as not sent, so that the job goes on.
+pub(in crate::rooms) fn skip_forbidden(
     result: Result<bool, Error>,
+    r: &impl Reader,
     actor: &Actor,
     room: RoomNum,
 ) -> Result<bool, Error> {
     match result {
         Err(Error::Forbidden(reason)) => {
-            log::warn!("room {}: refused to {}: {reason}", room.0, actor.id);
+            let (room, user) = (room::id(r, room)?, &actor.id);
+            log::info!("background job: skipped an event of {user} in {room}: {reason}");
             Ok(false)
         }
         result => result,

@@ -1,10 +1,15 @@
-//! What follows from one change in many rooms, or in a large one: a new name shown everywhere,
-//! every room left when an account ends, a replaced room's bans. And the keys that go with a
-//! [backup] of keys.
+//! The background jobs. Each is a row that the transaction of a change writes, so that it survives
+//! a restart:
 //!
-//! Such an errand is a row, written in the transaction of the change, so it outlives the request
-//! and a restart: `pending_member_updates`, `pending_upgrades` and `pending_deletion_backups`. One [`BackgroundJobs::work`] does them
-//! one after the other, each in slices that leave other jobs their turn.
+//! - `pending_member_updates`: a profile or an account changed, and the user's membership events
+//!   have to follow ([`member_events`]).
+//! - `pending_upgrades`: a room was upgraded, and bans and the rooms of a space have to follow
+//!   ([`room_data`]).
+//! - `pending_deletion_backups`: a key backup was deleted, and its keys have to follow
+//!   ([`key_backup`]).
+//!
+//! [`BackgroundJobs::run`] does one job after the other, in batches of one transaction each, so that
+//! other writes get their turn.
 
 use std::time::Duration;
 
@@ -17,15 +22,15 @@ use smol::{
 use super::member_events;
 use crate::{
     clock::Clock,
-    rooms::{Error, Local, upgrade::room_data},
-    store::{self, Effect, Field, Reader, RoomNum, Rows, Store, Tx, UserNum},
-    users::key_backup,
+    rooms::{Error, Local, room, upgrade::room_data},
+    store::{self, Effect, Field, Reader, Rows, Store, Tx},
+    users::{self, key_backup},
 };
 
-/// How long what failed rests.
-const REST: Duration = Duration::from_secs(60);
+/// After which time a job that failed is tried again.
+const RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The one who does the errands.
+/// Does the background jobs.
 #[derive(Debug)]
 pub struct BackgroundJobs {
     wake: Sender<()>,
@@ -40,34 +45,33 @@ impl Default for BackgroundJobs {
 }
 
 impl BackgroundJobs {
-    /// To be told of every effect.
+    /// To be called with every effect.
     pub fn apply(&self, effect: &Effect) {
         if let Effect::BackgroundJob | Effect::Reopened = effect {
-            // Who is woken already looks at every errand.
+            // A full channel has woken the task already.
             let _ = self.wake.try_send(());
         }
     }
 
-    /// Does the errands that there are and those that come, until the store is closed. To be
-    /// spawned once.
+    /// Does the jobs that are pending and those that come, until the store is closed. To be spawned
+    /// once.
     pub async fn run(&self, store: &Store, local: &Local, clock: &Clock) {
         loop {
-            match run_all(store, local, clock).await {
-                Ok(true) => self.sleep().await,
+            match run_pending(store, local, clock).await {
+                Ok(true) => self.wait().await,
                 Ok(false) => {
-                    let rest = async {
-                        Timer::after(REST).await;
+                    let retry = async {
+                        Timer::after(RETRY_INTERVAL).await;
                     };
-                    rest.or(self.sleep()).await;
+                    retry.or(self.wait()).await;
                 }
-                Err(_) => return,
+                Err(Closed) => return,
             }
         }
     }
 
-    /// Waits until there is something to do.
-    async fn sleep(&self) {
-        // It cannot fail: the other end is here too.
+    async fn wait(&self) {
+        // It cannot fail: `self` has the sender.
         let _ = self.woken.recv().await;
     }
 }
@@ -75,71 +79,83 @@ impl BackgroundJobs {
 /// The store is closed.
 struct Closed;
 
-/// Does every errand; whether none failed. One that did stays, and keeps no other from being done.
-async fn run_all(store: &Store, local: &Local, clock: &Clock) -> Result<bool, Closed> {
-    let mut well = true;
-    let mut from = UserNum::MIN;
-    while let Some(user) = known(
-        store.read(|s| first(s.pending_member_updates()?, from)),
-        &mut well,
-    )? {
-        from = UserNum(user.0 + 1);
-        let slice =
-            |local: Local, now| move |tx: &Tx| member_events::run_batch(tx, &local, now, user);
-        while known(
-            store.write(slice(local.clone(), clock.timestamp())).await,
-            &mut well,
-        )? {}
+/// Does all pending jobs; whether all succeeded. A job that failed stays pending.
+async fn run_pending(store: &Store, local: &Local, clock: &Clock) -> Result<bool, Closed> {
+    let mut all_done = true;
+    let listing = || "reading the pending jobs".to_owned();
+    let updates = store.read(|s| keys(s.pending_member_updates()?));
+    for user in log_failure(updates, listing, &mut all_done)? {
+        let batch = || {
+            let (local, now) = (local.clone(), clock.timestamp());
+            move |tx: &Tx| member_events::run_batch(tx, &local, now, user)
+        };
+        let describe = || match store.read(|s| users::id_of(s, user)) {
+            Ok(id) => format!("updating the membership events of {id}"),
+            Err(_) => "updating the membership events of an unknown user".to_owned(),
+        };
+        log_failure(run_batches(store, batch).await, describe, &mut all_done)?;
     }
-    let mut from = RoomNum::MIN;
-    while let Some(room) = known(
-        store.read(|s| first(s.pending_upgrades()?, from)),
-        &mut well,
-    )? {
-        from = RoomNum(room.0 + 1);
-        let slice = |local: Local, now| move |tx: &Tx| room_data::run_batch(tx, &local, now, room);
-        while known(
-            store.write(slice(local.clone(), clock.timestamp())).await,
-            &mut well,
-        )? {}
+    let upgrades = store.read(|s| keys(s.pending_upgrades()?));
+    for room in log_failure(upgrades, listing, &mut all_done)? {
+        let batch = || {
+            let (local, now) = (local.clone(), clock.timestamp());
+            move |tx: &Tx| room_data::run_batch(tx, &local, now, room)
+        };
+        let describe = || match store.read(|s| room::id(s, room)) {
+            Ok(id) => format!("copying bans and space children into the upgraded room {id}"),
+            Err(_) => "copying bans and space children into an unknown room".to_owned(),
+        };
+        log_failure(run_batches(store, batch).await, describe, &mut all_done)?;
     }
-    remove_backups(store, &mut well).await?;
-    Ok(well)
+    let describe = || "deleting the keys of deleted key backups".to_owned();
+    log_failure(delete_backups(store).await, describe, &mut all_done)?;
+    Ok(all_done)
 }
 
-/// Removes the keys of the backups that were deleted.
-async fn remove_backups(store: &Store, well: &mut bool) -> Result<(), Closed> {
-    let remove = |tx: &Tx| -> Result<bool, Error> {
+/// Runs batches until one says that nothing is left.
+async fn run_batches<J>(store: &Store, batch: impl Fn() -> J) -> Result<(), Error>
+where
+    J: Fn(&Tx) -> Result<bool, Error> + Send + 'static,
+{
+    while store.write(batch()).await? {}
+    Ok(())
+}
+
+async fn delete_backups(store: &Store) -> Result<(), Error> {
+    let batch = |tx: &Tx| -> Result<bool, Error> {
         key_backup::delete_pending(tx)?;
         Ok(key_backup::has_pending_deletion(tx)?)
     };
-    let is_any = store.read(|s| Ok(key_backup::has_pending_deletion(s)?));
-    let mut more = known(is_any, well)?;
+    let mut more = store.read(|s| Ok::<_, Error>(key_backup::has_pending_deletion(s)?))?;
     while more {
-        more = known(store.write_shrinking(remove).await, well)?;
+        more = store.write_shrinking(batch).await?;
     }
     Ok(())
 }
 
-/// What came of a step; nothing if it failed, which is logged and makes things not `well`.
-fn known<T: Default>(result: Result<T, Error>, well: &mut bool) -> Result<T, Closed> {
+/// The value of a step. If the step failed, logs that, sets `all_done` to false and returns the
+/// default value.
+fn log_failure<T: Default>(
+    result: Result<T, Error>,
+    describe: impl FnOnce() -> String,
+    all_done: &mut bool,
+) -> Result<T, Closed> {
     match result {
         Ok(value) => Ok(value),
         Err(Error::Store(store::Error::Closed)) => Err(Closed),
         Err(error) => {
-            log::error!("errands: {error}; trying again in {REST:?}");
-            *well = false;
+            let job = describe();
+            log::error!("background job: {job} failed: {error}; retrying in {RETRY_INTERVAL:?}");
+            *all_done = false;
             Ok(T::default())
         }
     }
 }
 
-/// The first key of `table` from `from` on.
-fn first<K, V>(table: impl Rows<K, V>, from: K) -> Result<Option<K>, Error>
+fn keys<K, V>(table: impl Rows<K, V>) -> Result<Vec<K>, Error>
 where
     K: for<'k> Field<View<'k> = K>,
     V: Field,
 {
-    let row = table.range(from..)?.next().transpose()?;
-    Ok(row.map(|(key, _)| key.value()))
+    table.all()?.map(|row| Ok(row?.0.value())).collect()
 }

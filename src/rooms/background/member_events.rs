@@ -1,7 +1,7 @@
-//! Bringing a user's membership events into line with the user: with the profile, in the rooms that
-//! the user is in; with the account's end, everywhere. An [errand](super::jobs).
+//! New membership events for a user whose profile changed, in all joined rooms; and leaving all
+//! rooms when the account is deactivated. A [background job](super::jobs).
 //!
-//! Source: [Events on MembershipChange of Profile Information](https://spec.matrix.org/v1.19/client-server-api/#events-on-change-of-profile-information).
+//! Source: [Events on Change of Profile Information](https://spec.matrix.org/v1.19/client-server-api/#events-on-change-of-profile-information).
 
 use ruma::{
     MilliSecondsSinceUnixEpoch,
@@ -11,7 +11,7 @@ use ruma::{
     },
 };
 
-use super::batch::{LOOKED_AT, SENT, tried};
+use super::batch;
 use crate::{
     rooms::{
         Actor, Error, Local,
@@ -22,15 +22,15 @@ use crate::{
     users,
 };
 
-/// To be called where `user`'s display name or avatar changes, or the account ends, in the same
-/// transaction.
+/// To be called in the transaction that changes `user`'s display name or avatar, or deactivates the
+/// account.
 pub fn schedule_update(tx: &Tx, user: UserNum) -> Result<(), Error> {
     tx.pending_member_updates()?.insert(user, RoomNum::MIN)?;
     tx.effect(Effect::BackgroundJob);
     Ok(())
 }
 
-/// Sees to some more rooms of `user`; whether there are more yet.
+/// Updates some more rooms of `user`; whether any are left.
 pub(in crate::rooms) fn run_batch(
     tx: &Tx,
     local: &Local,
@@ -49,88 +49,47 @@ pub(in crate::rooms) fn run_batch(
         id: users::id_of(tx, user)?,
         now,
     };
-    let gone = tx.accounts()?.load(user)?;
-    let gone = gone.is_none_or(|account| account.deactivated);
-    let see_to = if gone { leave_room } else { show_profile };
-    let next = see_to_some(tx, local, &actor, start, see_to)?;
+    let account = tx.accounts()?.load(user)?;
+    let is_deactivated = account.is_none_or(|account| account.deactivated);
+    let rows = tx.memberships()?;
+    let rooms = rows
+        .prefix_range(user, start..)?
+        .take(batch::MAX_ROWS + 1)
+        .map(|row| {
+            let (key, member) = row?;
+            Ok((key.value().1, member.value().unpack()?.membership))
+        })
+        .collect::<Result<Vec<_>, Error>>()?;
+    drop(rows);
+    let next = batch::run(rooms, |(room, membership)| {
+        let result = match membership {
+            Membership::Leave | Membership::Ban => Ok(false),
+            _ if is_deactivated => leave::leave(tx, local, &actor, *room, None).map(|()| true),
+            Membership::Join => send_profile(tx, local, &actor, *room),
+            Membership::Invite | Membership::Knock => Ok(false),
+        };
+        batch::skip_forbidden(result, tx, &actor, *room)
+    })?;
+    let mut pending = tx.pending_member_updates()?;
     match next {
-        Some(next) => tx.pending_member_updates()?.insert(user, next)?,
-        None => {
-            tx.pending_member_updates()?.remove(user)?;
-        }
+        Some((room, _)) => pending.insert(user, room)?,
+        None => drop(pending.remove(user)?),
     }
     Ok(next.is_some())
 }
 
-/// What is to be done in a room where the actor has that membership; whether it sent an event.
-type SeeTo = fn(&Tx, &Local, &Actor, RoomNum, Membership) -> Result<bool, Error>;
-
-/// Sees to the actor's rooms from `start` on; where to go on.
-fn see_to_some(
-    tx: &Tx,
-    local: &Local,
-    actor: &Actor,
-    start: RoomNum,
-    see_to: SeeTo,
-) -> Result<Option<RoomNum>, Error> {
-    let mut rooms = Vec::with_capacity(LOOKED_AT);
-    for row in tx
-        .memberships()?
-        .range((actor.num, start)..=(actor.num, RoomNum::MAX))?
-        .take(LOOKED_AT)
-    {
-        let (key, member) = row?;
-        rooms.push((key.value().1, member.value().unpack()?.membership));
-    }
-    let mut sent = 0;
-    for (room, membership) in &rooms {
-        if sent == SENT {
-            return Ok(Some(*room));
-        }
-        let result = see_to(tx, local, actor, *room, *membership);
-        sent += usize::from(tried(result, actor, *room)?);
-    }
-    let more = rooms.len() == LOOKED_AT;
-    Ok(rooms
-        .last()
-        .filter(|_| more)
-        .map(|(last, _)| RoomNum(last.0 + 1)))
-}
-
-fn show_profile(
-    tx: &Tx,
-    local: &Local,
-    actor: &Actor,
-    room: RoomNum,
-    membership: Membership,
-) -> Result<bool, Error> {
-    if membership != Membership::Join {
-        return Ok(false);
-    }
+/// Sends the actor's profile to a joined room, unless the room has it; whether it did.
+fn send_profile(tx: &Tx, local: &Local, actor: &Actor, room: RoomNum) -> Result<bool, Error> {
     let change =
         MembershipChange::new(&actor.id, MembershipState::Join, None).with_profile(tx, local)?;
     let kind = StateEventType::RoomMember;
     let before = content::current::<RoomMemberEventContent>(tx, room, &kind, actor.id.as_str())?;
-    let shown = |content: &RoomMemberEventContent| {
-        (content.displayname.clone(), content.avatar_url.clone())
-    };
-    if before.is_some_and(|before| shown(&before) == shown(&change.content)) {
+    if before.is_some_and(|before| {
+        before.displayname == change.content.displayname
+            && before.avatar_url == change.content.avatar_url
+    }) {
         return Ok(false);
     }
     change.send(tx, local, room, actor)?;
-    Ok(true)
-}
-
-fn leave_room(
-    tx: &Tx,
-    local: &Local,
-    actor: &Actor,
-    room: RoomNum,
-    membership: Membership,
-) -> Result<bool, Error> {
-    if matches!(membership, Membership::Leave | Membership::Ban) {
-        return Ok(false);
-    }
-    leave::leave(tx, local, actor, room, None)?;
     Ok(true)
 }

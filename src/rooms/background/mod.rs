@@ -1,4 +1,5 @@
-//! Work that follows from one change but is too large for one job: done in batches, also after a restart.
+//! Work that follows from one change but is too large for its transaction: done in batches, also
+//! after a restart.
 
 pub mod batch;
 pub mod jobs;

@@ -1,5 +1,4 @@
-//! Making a room from a [`Blueprint`]: everything in one transaction, so that there is the whole
-//! room or none.
+//! Creating a room from a [`Blueprint`], in one transaction.
 
 use ruma::{
     CanonicalJsonObject, MilliSecondsSinceUnixEpoch, OwnedRoomAliasId, OwnedRoomId, OwnedUserId,
@@ -21,33 +20,30 @@ use crate::{
     store::{RoomNum, Tx},
 };
 
-/// A room that is to be made, down to its last event.
+/// A room that is to be created, with all its events.
 #[derive(Clone, Debug)]
 pub struct Blueprint {
-    /// The room's id in versions that let the server choose it.
+    /// The room's id, in room versions in which the server chooses it.
     pub id: OwnedRoomId,
-    /// The room's version.
     pub version: RoomVersionId,
     /// The content of the create event.
     pub create: CanonicalJsonObject,
-    /// An alias to be made for the room.
     pub alias: Option<OwnedRoomAliasId>,
     /// The state events that follow the creator's join.
     pub state: Vec<StateEvent>,
-    /// Who is invited at the end.
+    /// The users who are invited last.
     pub invite: Vec<OwnedUserId>,
     /// Whether the invites are to a direct chat.
     pub is_direct: bool,
-    /// Whether the directory lists the room.
+    /// Whether the room directory lists the room.
     pub listed: bool,
 }
 
-/// Makes the room, with `actor` as its creator and first member.
+/// Creates the room, with `actor` as its creator and first member.
 ///
 /// # Errors
-/// [`Error::InvalidRoomState`] if the room that has come about so far forbids the next event;
-/// [`Error::RoomInUse`] if the alias is taken; those of [`moderation::invite`] for who cannot be
-/// invited at all.
+/// [`Error::InvalidRoomState`] if the state so far does not allow the next event;
+/// [`Error::RoomInUse`] if the alias is taken; those of [`moderation::check_invitee`].
 pub fn build(
     tx: &Tx,
     local: &Local,
@@ -64,7 +60,7 @@ pub fn build(
             error => error,
         })?;
     }
-    events(tx, local, actor, plan, room).map_err(|error| match error {
+    send_events(tx, local, actor, plan, room).map_err(|error| match error {
         Error::Forbidden(reason) => Error::InvalidRoomState(reason),
         error => error,
     })?;
@@ -74,14 +70,13 @@ pub fn build(
     Ok((room, room_id))
 }
 
-/// Makes the room with its create event. Where the room's id is made of that event, the same wish
-/// of the same user in the same millisecond would be the same room: the later one moves on by a
-/// millisecond until it is another.
+/// Stores the create event. In room versions whose room id is derived from it, two equal requests of
+/// one user in the same millisecond would give the same room id; the later one gets a later timestamp.
 fn create(tx: &Tx, local: &Local, actor: &Actor, plan: &Blueprint) -> Result<Appended, Error> {
     let rules = room::rules_of(&plan.version)?;
-    let made = room_id_from_create_event(rules);
+    let is_derived = room_id_from_create_event(rules);
     let draft = EventDraft {
-        room_id: (!made).then(|| plan.id.clone()),
+        room_id: (!is_derived).then(|| plan.id.clone()),
         sender: actor.id.clone(),
         event_type: TimelineEventType::RoomCreate,
         state_key: Some(String::new()),
@@ -91,7 +86,7 @@ fn create(tx: &Tx, local: &Local, actor: &Actor, plan: &Blueprint) -> Result<App
     let mut sending = actor.sending();
     loop {
         match append::create(tx, local, &plan.version, &draft, &sending) {
-            Err(Error::RoomExists) if made => {
+            Err(Error::RoomExists) if is_derived => {
                 sending.now = MilliSecondsSinceUnixEpoch(sending.now.0 + UInt::from(1u32));
             }
             created => return created,
@@ -99,8 +94,8 @@ fn create(tx: &Tx, local: &Local, actor: &Actor, plan: &Blueprint) -> Result<App
     }
 }
 
-/// What follows the create event.
-fn events(
+/// Sends the events after the create event.
+fn send_events(
     tx: &Tx,
     local: &Local,
     actor: &Actor,

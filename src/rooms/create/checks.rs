@@ -1,5 +1,5 @@
-//! What the client-server API asks of the state events that clients write, beyond the rooms' own
-//! rules.
+//! Checks of the state events that clients write, which the client-server API requires beyond the
+//! authorization rules.
 
 use ruma::{UserId, events::StateEventType};
 
@@ -8,8 +8,7 @@ use crate::{
     store::{Reader, RoomNum},
 };
 
-/// Whether a client may ask for `event`. To be asked by whoever sends a state event that a client
-/// wrote.
+/// To be called before a state event of a client is sent.
 ///
 /// # Errors
 /// Those of [`aliases::check_canonical`] and [`moderation::check_invitee`].

@@ -1,4 +1,4 @@
-//! Creating a room: its presets, and what may be in the state events that clients write.
+//! Creating a room, and the checks of state events that clients write.
 
 pub mod blueprint;
 pub mod checks;

@@ -1,5 +1,4 @@
-//! What a client's wish for a room comes to: from a `createRoom` request to a [`Blueprint`].
-//! Nothing here reads or writes.
+//! From a `createRoom` request with its preset to a [`Blueprint`]. Does not use the store.
 //!
 //! Source: [createRoom](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3createroom).
 
@@ -31,24 +30,23 @@ use crate::{
     rooms::{Error, Local, directory::aliases, room, state::content::StateEvent},
 };
 
-/// The most invites and initial state events that one request brings: they are all made at once.
-const MOST: usize = 100;
+/// The most invites, and the most initial state events, of one request: all are made in one
+/// transaction.
+const MAX_EVENTS: usize = 100;
 
-/// The level of a room's administrators, and of its creator where that is a level.
+/// The power level of administrators, and of the creator in room versions in which creators have one.
 pub(in crate::rooms) const ADMINISTRATOR: i32 = 100;
-/// The level that a room's tombstone takes where its creators stand above all levels.
+/// The power level for `m.room.tombstone` in room versions whose creators have no level.
 const ABOVE_ADMINISTRATOR: i32 = 150;
-/// The level of moderators.
 const MODERATOR: i32 = 50;
-/// The level of everyone else.
 const MEMBER: i32 = 0;
 
-/// The room that `creator` gets for `request`, with `id` in versions that let the server choose it.
+/// The room that `creator` requests, with `id` in room versions in which the server chooses it.
 ///
 /// # Errors
-/// [`Error::UnsupportedVersion`] for a version that is not spoken here, [`Error::BadContent`] for
-/// contents that no event can hold, [`Error::ThirdPartyInvite`] for invites by e-mail or phone
-/// number, [`Error::Invalid`] for whatever else makes no sense.
+/// [`Error::UnsupportedVersion`]; [`Error::BadContent`] for contents that are not canonical JSON;
+/// [`Error::ThirdPartyInvite`] for invites by e-mail or phone number; [`Error::Invalid`] for other
+/// invalid fields.
 pub fn blueprint(
     local: &Local,
     creator: &UserId,
@@ -60,17 +58,24 @@ pub fn blueprint(
     if !request.invite_3pid.is_empty() {
         return Err(Error::ThirdPartyInvite);
     }
-    if request.invite.len() > MOST || request.initial_state.len() > MOST {
-        return Err(Error::invalid(format!(
-            "at most {MOST} invites and initial state events"
-        )));
+    for (field, len) in [
+        ("invite", request.invite.len()),
+        ("initial_state", request.initial_state.len()),
+    ] {
+        if len > MAX_EVENTS {
+            let reason = format!("{field}: expected at most {MAX_EVENTS} entries, found {len}");
+            return Err(Error::invalid(reason));
+        }
     }
     let listed = match &request.visibility {
         Visibility::Public => true,
         Visibility::Private => false,
-        _ => return Err(Error::invalid("a visibility is public or private")),
+        other => {
+            let reason = format!("visibility: expected public or private, found {other}");
+            return Err(Error::invalid(reason));
+        }
     };
-    let wish = Wish {
+    let options = Options {
         creator,
         preset: preset(request)?,
         invite: invitees(creator, &request.invite),
@@ -82,7 +87,7 @@ pub fn blueprint(
         .transpose()?;
     let mut state = vec![StateEvent::new(
         StateEventType::RoomPowerLevels,
-        wish.power_levels(optional(request.power_level_content_override.as_ref())?),
+        options.power_levels(optional(request.power_level_content_override.as_ref())?),
     )];
     if let Some(alias) = &alias {
         let content = [(
@@ -94,31 +99,31 @@ pub fn blueprint(
             content.into(),
         ));
     }
-    state.extend(wish.settings(request)?);
+    state.extend(options.settings(request)?);
     Ok(Blueprint {
         id,
-        create: wish.create(optional(request.creation_content.as_ref())?, &version),
+        create: options.create(optional(request.creation_content.as_ref())?, &version),
         version,
         alias,
         state,
-        invite: wish.invite,
+        invite: options.invite,
         is_direct: request.is_direct,
         listed,
     })
 }
 
-/// The preset, which follows from the visibility if none is named.
+/// The preset; the default depends on the visibility.
 fn preset(request: &Request) -> Result<Preset, Error> {
     match (&request.preset, &request.visibility) {
         (Some(RoomPreset::PrivateChat), _) => Ok(Preset::Private),
         (Some(RoomPreset::TrustedPrivateChat), _) => Ok(Preset::TrustedPrivate),
         (Some(RoomPreset::PublicChat), _) | (None, Visibility::Public) => Ok(Preset::Public),
         (None, _) => Ok(Preset::Private),
-        (Some(_), _) => Err(Error::invalid("there is no such preset")),
+        (Some(other), _) => Err(Error::invalid(format!("preset: {other} is unknown"))),
     }
 }
 
-/// Everyone who is invited, once each; the creator needs no invite.
+/// `invite` without the creator and without duplicates.
 fn invitees(creator: &UserId, invite: &[OwnedUserId]) -> Vec<OwnedUserId> {
     let mut invitees: Vec<OwnedUserId> = Vec::new();
     for user in invite {
@@ -180,23 +185,23 @@ struct InitialState {
     content: CanonicalJsonObject,
 }
 
-/// What a room is made from beside the contents that the client gave.
-struct Wish<'a> {
+/// What determines the room's events beside the contents that the client gives.
+struct Options<'a> {
     creator: &'a UserId,
     preset: Preset,
     invite: Vec<OwnedUserId>,
     rules: &'a AuthorizationRules,
 }
 
-impl Wish<'_> {
-    /// The content of the create event, from what the client wants in it.
+impl Options<'_> {
+    /// The content of the create event: `creation_content` with the fields that the server sets.
     fn create(
         &self,
         mut content: CanonicalJsonObject,
         version: &RoomVersionId,
     ) -> CanonicalJsonObject {
         content.insert("room_version".to_owned(), version.as_str().into());
-        // Where the sender is the creator there is no such field.
+        // In room versions whose creator is the sender, the field does not exist.
         content.remove("creator");
         if !self.rules.use_room_create_sender {
             content.insert("creator".to_owned(), self.creator.as_str().into());
@@ -206,7 +211,7 @@ impl Wish<'_> {
             let creators = content
                 .entry("additional_creators".to_owned())
                 .or_insert_with(|| CanonicalJsonValue::Array(Vec::new()));
-            // What is no list stays as it is, for the authorization rules to refuse.
+            // Another value stays, and the authorization rules reject it.
             if let CanonicalJsonValue::Array(creators) = creators {
                 for user in &self.invite {
                     let user = user.as_str().into();
@@ -219,8 +224,8 @@ impl Wish<'_> {
         content
     }
 
-    /// The content of the power levels event, with the client's fields laid over it.
-    fn power_levels(&self, over: CanonicalJsonObject) -> CanonicalJsonObject {
+    /// The content of the power levels event; `overrides` replaces fields of it.
+    fn power_levels(&self, overrides: CanonicalJsonObject) -> CanonicalJsonObject {
         let privileged = self.rules.explicitly_privilege_room_creators;
         let mut users = CanonicalJsonObject::new();
         if !privileged {
@@ -258,14 +263,14 @@ impl Wish<'_> {
         ]);
         content.insert("events".to_owned(), CanonicalJsonValue::Object(events));
         content.insert("users".to_owned(), CanonicalJsonValue::Object(users));
-        content.extend(over);
+        content.extend(overrides);
         if privileged {
             raise_tombstone(&mut content);
         }
         content
     }
 
-    /// The state events that follow power levels and alias.
+    /// The state events after power levels and alias: preset, initial state, name, topic.
     fn settings(&self, request: &Request) -> Result<Vec<StateEvent>, Error> {
         let mut initial = Vec::with_capacity(request.initial_state.len());
         for raw in &request.initial_state {
@@ -292,7 +297,7 @@ impl Wish<'_> {
             last.push(StateEvent::new(StateEventType::RoomTopic, content));
         }
         let mut state = self.preset.state()?;
-        // What would be replaced at once is not sent.
+        // Events that a later one would replace are not sent.
         state.retain(|event| !initial.iter().any(|other| same_key(event, other)));
         initial.retain(|event| !last.iter().any(|other| same_key(event, other)));
         state.extend(initial);
@@ -305,15 +310,15 @@ fn same_key(left: &StateEvent, right: &StateEvent) -> bool {
     left.kind == right.kind && left.state_key == right.state_key
 }
 
-/// Gives the tombstone a level above the one for other state, unless it has one: where creators
-/// stand above all levels it must.
+/// Raises the level for `m.room.tombstone` above `state_default`, as room versions require in which
+/// creators have no level.
 pub(in crate::rooms) fn raise_tombstone(content: &mut CanonicalJsonObject) {
     let state_default = content.get("state_default").and_then(level_in);
     let state_default = state_default.unwrap_or(Int::from(MODERATOR));
     let events = content
         .entry("events".to_owned())
         .or_insert_with(|| CanonicalJsonValue::Object(CanonicalJsonObject::new()));
-    // What is no list of levels stays as it is, for the authorization rules to refuse.
+    // Another value stays, and the authorization rules reject it.
     let CanonicalJsonValue::Object(events) = events else {
         return;
     };
@@ -325,7 +330,7 @@ pub(in crate::rooms) fn raise_tombstone(content: &mut CanonicalJsonObject) {
     }
 }
 
-/// The level that `value` stands for: older versions allow levels that are texts.
+/// The power level in `value`; older room versions allow strings.
 pub(in crate::rooms) fn level_in(value: &CanonicalJsonValue) -> Option<Int> {
     match value {
         CanonicalJsonValue::Integer(level) => Some(*level),

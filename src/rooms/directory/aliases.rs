@@ -1,4 +1,4 @@
-//! Room aliases of this server, and what `m.room.canonical_alias` may say.
+//! Room aliases of this server, and the checks of `m.room.canonical_alias`.
 
 use std::iter;
 
@@ -22,17 +22,15 @@ use crate::{
     },
 };
 
-/// The most bytes of an alias ([Room aliases]).
-///
-/// [Room aliases]: https://spec.matrix.org/v1.19/appendices/#room-aliases
-const LONGEST: usize = 255;
-/// How many other servers are named that are in a room.
-const SERVERS: usize = 20;
+/// Source: [Room aliases](https://spec.matrix.org/v1.19/appendices/#room-aliases).
+const MAX_ALIAS_BYTES: usize = 255;
+/// The most other servers that are returned with the room of an alias.
+const MAX_SERVERS: usize = 20;
 
-/// The alias of this server whose local part is `localpart`.
+/// The alias of this server with that local part.
 ///
 /// # Errors
-/// [`Error::Invalid`] if there can be no such alias.
+/// [`Error::Invalid`] if the local part is not valid.
 pub fn from_localpart(local: &Local, localpart: &str) -> Result<OwnedRoomAliasId, Error> {
     let text = format!("#{localpart}:{}", local.server_name());
     match <&RoomAliasId>::try_from(text.as_str()) {
@@ -40,40 +38,41 @@ pub fn from_localpart(local: &Local, localpart: &str) -> Result<OwnedRoomAliasId
             check_name(local, alias)?;
             Ok(alias.to_owned())
         }
-        _ => Err(Error::invalid("no room alias can have that name")),
+        _ => Err(Error::invalid(format!("{text} is not a valid room alias"))),
     }
 }
 
-/// Whether `alias` is fit to be made here.
 fn check_name(local: &Local, alias: &RoomAliasId) -> Result<(), Error> {
     if alias.server_name() != local.server_name() {
-        let reason = format!("aliases of this server end in :{}", local.server_name());
+        let (found, own) = (alias.server_name(), local.server_name());
+        let reason = format!("room alias: expected one of the server {own}, found one of {found}");
         return Err(Error::invalid(reason));
     }
     let name = alias.alias();
-    let unfit = |c: char| c.is_whitespace() || c.is_control();
-    if name.is_empty() || name.contains(unfit) || alias.as_str().len() > LONGEST {
-        let reason = "a room alias has a name without spaces, and at most 255 bytes in all";
-        return Err(Error::invalid(reason));
+    let not_allowed = |c: char| c.is_whitespace() || c.is_control();
+    if name.is_empty() || name.contains(not_allowed) || alias.as_str().len() > MAX_ALIAS_BYTES {
+        return Err(Error::invalid(format!(
+            "room alias: expected a local part without spaces and at most {MAX_ALIAS_BYTES} bytes \
+             in all, found {alias}"
+        )));
     }
     Ok(())
 }
 
-/// The room that `alias` names, if it is an alias of this server.
+/// The room of an alias of this server.
 ///
 /// # Errors
-/// [`Error::NotFound`] if it names none.
+/// [`Error::NotFound`].
 pub fn resolve(r: &impl Reader, alias: &RoomAliasId) -> Result<RoomNum, Error> {
     let row = r.aliases()?.load(alias.as_str())?;
     row.map(|row| row.room)
-        .ok_or(Error::NotFound("no room has that alias"))
+        .ok_or(Error::NotFound("no room has this alias"))
 }
 
-/// The room that `alias` names, if it is an alias of this server, and servers that are in the room:
-/// this one first.
+/// The room of an alias of this server, and servers that are in the room, this one first.
 ///
 /// # Errors
-/// [`Error::NotFound`] if it names none.
+/// [`Error::NotFound`].
 pub fn look_up(
     r: &impl Reader,
     local: &Local,
@@ -81,14 +80,14 @@ pub fn look_up(
 ) -> Result<(OwnedRoomId, Vec<OwnedServerName>), Error> {
     let room = resolve(r, alias)?;
     let own = local.server_name().to_owned();
-    let others = servers::names(r, room)?.into_iter().take(SERVERS);
+    let others = servers::names(r, room)?.into_iter().take(MAX_SERVERS);
     Ok((room::id(r, room)?, iter::once(own).chain(others).collect()))
 }
 
-/// The room that is meant by its id or by an alias of this server.
+/// The room with that id or that alias of this server.
 ///
 /// # Errors
-/// [`Error::UnknownRoom`] or [`Error::NotFound`] if there is none.
+/// [`Error::UnknownRoom`] or [`Error::NotFound`].
 pub fn find(r: &impl Reader, room: &RoomOrAliasId) -> Result<RoomNum, Error> {
     match (<&RoomId>::try_from(room), <&RoomAliasId>::try_from(room)) {
         (Ok(id), _) => room::num(r, id),
@@ -99,29 +98,26 @@ pub fn find(r: &impl Reader, room: &RoomOrAliasId) -> Result<RoomNum, Error> {
 
 /// The aliases that this server has for the room.
 pub fn of_room(r: &impl Reader, room: RoomNum) -> Result<Vec<String>, Error> {
-    let mut aliases = Vec::new();
-    for row in r.room_aliases()?.range((room, "")..)? {
-        let (key, _) = row?;
-        let (of_room, alias) = key.value();
-        if of_room != room {
-            break;
-        }
-        aliases.push(alias.to_owned());
-    }
-    Ok(aliases)
+    let table = r.room_aliases()?;
+    table
+        .prefix(room)?
+        .map(|row| Ok(row?.0.value().1.to_owned()))
+        .collect()
 }
 
-/// The aliases that this server has for the room, for `actor` to see.
+/// [`of_room`] for `actor`.
 ///
 /// # Errors
-/// [`Error::Forbidden`] unless `actor` is in the room, or everybody may read it.
+/// [`Error::Forbidden`] unless `actor` is joined, or the room is world-readable.
 pub fn visible_to(
     r: &impl Reader,
     actor: &Actor,
     room: RoomNum,
 ) -> Result<Vec<OwnedRoomAliasId>, Error> {
     if !UserVisibility::new(r, room, &actor.id)?.can_see_now(r)? {
-        return Err(Error::forbidden("only members of the room see its aliases"));
+        return Err(Error::forbidden(
+            "only members of this room may see its aliases",
+        ));
     }
     let aliases = of_room(r, room)?.into_iter();
     aliases
@@ -132,11 +128,11 @@ pub fn visible_to(
         .collect()
 }
 
-/// Lets `alias` name the room, at the wish of somebody who is in it.
+/// Gives the room an alias.
 ///
 /// # Errors
-/// [`Error::Invalid`] if it cannot be an alias of this server, [`Error::AliasTaken`] if it names a
-/// room already, [`Error::Forbidden`] if `actor` is not in the room.
+/// [`Error::Invalid`] if it is not a valid alias of this server, [`Error::AliasTaken`] if a room has
+/// it, [`Error::Forbidden`] if `actor` is not joined to the room.
 pub fn create(
     tx: &Tx,
     local: &Local,
@@ -146,15 +142,17 @@ pub fn create(
 ) -> Result<(), Error> {
     check_name(local, alias)?;
     if current::membership(tx, room, &actor.id)? != Membership::Join {
-        return Err(Error::forbidden("only members of a room give it an alias"));
+        return Err(Error::forbidden(
+            "only members of this room may give it an alias",
+        ));
     }
     insert(tx, actor, alias, room)
 }
 
-/// Lets `alias`, which is fit, name the room.
+/// Gives the room an alias that was checked.
 ///
 /// # Errors
-/// [`Error::AliasTaken`] if it names a room already.
+/// [`Error::AliasTaken`] if a room has it.
 pub(in crate::rooms) fn insert(
     tx: &Tx,
     actor: &Actor,
@@ -174,17 +172,18 @@ pub(in crate::rooms) fn insert(
     Ok(tx.room_aliases()?.insert((room, alias.as_str()), ())?)
 }
 
-/// Takes `alias` away, and out of the room's canonical alias event where `actor` may send one.
+/// Removes `alias`, also from the room's canonical alias event if `actor` may send one.
 ///
 /// # Errors
-/// [`Error::NotFound`] if it names no room; [`Error::Forbidden`] unless `actor` made it, may send
-/// the room's canonical alias, or administers the server.
+/// [`Error::NotFound`] if no room has it; [`Error::Forbidden`] unless `actor` created it, may send
+/// the room's canonical alias, or is a server administrator.
 pub fn remove(tx: &Tx, local: &Local, actor: &Actor, alias: &RoomAliasId) -> Result<(), Error> {
     let row = tx.aliases()?.load(alias.as_str())?;
-    let row = row.ok_or(Error::NotFound("no room has that alias"))?;
+    let row = row.ok_or(Error::NotFound("no room has this alias"))?;
     let may_publish = may_publish(tx, row.room, actor)?;
-    if row.creator != actor.num && !may_publish && !administers(tx, actor)? {
-        let reason = "an alias is taken away by who made it, or by who may set the room's address";
+    if row.creator != actor.num && !may_publish && !is_server_admin(tx, actor)? {
+        let reason = "only its creator, and users who may set the room's canonical alias, may \
+                      remove an alias";
         return Err(Error::forbidden(reason));
     }
     tx.aliases()?.remove(alias.as_str())?;
@@ -196,7 +195,7 @@ pub fn remove(tx: &Tx, local: &Local, actor: &Actor, alias: &RoomAliasId) -> Res
     }
 }
 
-/// Lets every alias of `old` name `new`; the aliases.
+/// Moves all aliases from `old` to `new`; returns them.
 pub(in crate::rooms) fn move_all(
     tx: &Tx,
     old: RoomNum,
@@ -214,8 +213,8 @@ pub(in crate::rooms) fn move_all(
     Ok(moved)
 }
 
-/// Whether `actor` is in the room and may send its canonical alias: the right by which this server
-/// decides on its addresses and on its listing in the directory.
+/// Whether `actor` is joined to the room and may send its canonical alias. This server requires that
+/// of who changes the room's aliases or its visibility in the directory.
 pub(in crate::rooms) fn may_publish(
     r: &impl Reader,
     room: RoomNum,
@@ -229,8 +228,7 @@ pub(in crate::rooms) fn may_publish(
     Ok(levels.user_can_send_state(&actor.id, StateEventType::RoomCanonicalAlias))
 }
 
-/// Whether `actor` administers the server.
-pub(in crate::rooms) fn administers(r: &impl Reader, actor: &Actor) -> Result<bool, Error> {
+pub(in crate::rooms) fn is_server_admin(r: &impl Reader, actor: &Actor) -> Result<bool, Error> {
     Ok(r.accounts()?
         .load(actor.num)?
         .is_some_and(|account| account.admin))
@@ -255,7 +253,7 @@ fn unpublish(
     StateEvent::new(kind, without).send(tx, local, room, actor)
 }
 
-/// The canonical alias `content` with those of its aliases that `keep` wants.
+/// The content of a canonical alias event with only the aliases that `keep` accepts.
 pub(in crate::rooms) fn retain_aliases(
     content: &CanonicalJsonObject,
     keep: impl Fn(&str) -> bool,
@@ -274,15 +272,14 @@ pub(in crate::rooms) fn retain_aliases(
     content
 }
 
-/// Whether `content` may become the content of the canonical alias event with `state_key`: a new
-/// alias in it must be one and name the room. Those that the current event has already are not
-/// looked at ([Sending state events]).
+/// Checks a new canonical alias event: the aliases that the current event does not have must belong
+/// to the room.
 ///
-/// [Sending state events]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3roomsroomidstateeventtypestatekey
+/// Source: [Sending state events](https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3roomsroomidstateeventtypestatekey).
 ///
 /// # Errors
-/// [`Error::Invalid`] if a new alias is none, [`Error::BadAlias`] if it does not name the room, as
-/// far as this server knows.
+/// [`Error::Invalid`] for what is not an alias, [`Error::BadAlias`] for one that, as far as this
+/// server knows, is not the room's.
 pub fn check_canonical(
     r: &impl Reader,
     room: RoomNum,
@@ -292,15 +289,15 @@ pub fn check_canonical(
     let kind = StateEventType::RoomCanonicalAlias;
     let before = content::current::<CanonicalJsonObject>(r, room, &kind, state_key)?;
     let before = before.unwrap_or_default();
-    // The current event is anyone's: one that makes no sense has no aliases.
-    let before = named_in(&before).unwrap_or_default();
-    for alias in named_in(content)? {
+    // A current event with an invalid content counts as one without aliases.
+    let before = aliases_in(&before).unwrap_or_default();
+    for alias in aliases_in(content)? {
         if before.contains(&alias) {
             continue;
         }
         let alias = <&RoomAliasId>::try_from(alias)
             .ok()
-            .filter(|alias| alias.as_str().len() <= LONGEST)
+            .filter(|alias| alias.as_str().len() <= MAX_ALIAS_BYTES)
             .ok_or_else(|| Error::invalid(format!("{alias} is not a room alias")))?;
         match resolve(r, alias) {
             Ok(named) if named == room => {}
@@ -313,22 +310,22 @@ pub fn check_canonical(
     Ok(())
 }
 
-/// The aliases that a canonical alias event names. None and the empty text stand for no alias.
-fn named_in(content: &CanonicalJsonObject) -> Result<Vec<&str>, Error> {
-    let not_text = || Error::invalid("a room alias is a text");
+/// The aliases in a canonical alias event. `null` and the empty string stand for no alias.
+fn aliases_in(content: &CanonicalJsonObject) -> Result<Vec<&str>, Error> {
+    let not_a_string = || Error::invalid("alias, alt_aliases: expected strings");
     let mut aliases = Vec::new();
     match content.get("alias") {
         None | Some(CanonicalJsonValue::Null) => {}
-        Some(alias) => aliases.push(alias.as_str().ok_or_else(not_text)?),
+        Some(alias) => aliases.push(alias.as_str().ok_or_else(not_a_string)?),
     }
     match content.get("alt_aliases") {
         None | Some(CanonicalJsonValue::Null) => {}
         Some(CanonicalJsonValue::Array(others)) => {
             for alias in others {
-                aliases.push(alias.as_str().ok_or_else(not_text)?);
+                aliases.push(alias.as_str().ok_or_else(not_a_string)?);
             }
         }
-        Some(_) => return Err(Error::invalid("alt_aliases is a list of room aliases")),
+        Some(_) => return Err(Error::invalid("alt_aliases: expected an array")),
     }
     aliases.retain(|alias| !alias.is_empty());
     Ok(aliases)

@@ -1,4 +1,4 @@
-//! The directory of published rooms.
+//! The published room directory.
 //!
 //! Source: [Published room directory](https://spec.matrix.org/v1.19/client-server-api/#published-room-directory).
 
@@ -12,23 +12,22 @@ use crate::{
     store::{Reader, RoomNum, Rows, Tx},
 };
 
-/// The most rooms on a page, and how many there are if the client does not say.
+/// The most rooms of a page; also the default.
 pub const MAX_PAGE_SIZE: u8 = 100;
 
-/// Whether the directory lists the room.
 pub fn is_listed(r: &impl Reader, room: RoomNum) -> Result<bool, Error> {
     Ok(r.public_rooms()?.has(room)?)
 }
 
-/// Lists the room, or takes it off the list, at the wish of `actor`.
+/// Adds the room to the directory, or removes it.
 ///
 /// # Errors
-/// [`Error::Forbidden`] unless `actor` may decide on the room's addresses, or administers the
-/// server.
+/// [`Error::Forbidden`] unless `actor` may send the room's canonical alias, or is a server
+/// administrator.
 pub fn set_listed(tx: &Tx, actor: &Actor, room: RoomNum, listed: bool) -> Result<(), Error> {
-    if !aliases::may_publish(tx, room, actor)? && !aliases::administers(tx, actor)? {
+    if !aliases::may_publish(tx, room, actor)? && !aliases::is_server_admin(tx, actor)? {
         return Err(Error::forbidden(
-            "you may not change whether this room is published",
+            "you may not change the visibility of this room in the directory",
         ));
     }
     if listed {
@@ -47,17 +46,14 @@ pub(in crate::rooms) fn unlist(tx: &Tx, room: RoomNum) -> Result<(), Error> {
     Ok(())
 }
 
-/// Where a room stands in the directory: those with the most members come first, and of those
-/// with as many the oldest.
+/// The sort key of a room in the directory: the number of members, descending, then the age.
 type Rank = (Reverse<u32>, RoomNum);
 
-/// A place between the rooms of the directory, as text `n<members>_<room>` or `p<members>_<room>`:
-/// the page after that room, or the one before it. It holds although rooms come and go.
+/// A pagination token of the directory: `n<members>_<room>` for the page after that room,
+/// `p<members>_<room>` for the page before it. It stays valid when rooms are added or removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Since {
-    /// What comes after it.
     After(Rank),
-    /// What comes before it.
     Before(Rank),
 }
 
@@ -84,63 +80,54 @@ impl FromStr for Since {
             (_, Some(text)) => rank(text).map(Self::Before),
             _ => None,
         };
-        since.ok_or_else(|| Error::invalid("since is no token of this directory"))
+        since.ok_or_else(|| {
+            Error::invalid(format!("since: {text} is not a token of this directory"))
+        })
     }
 }
 
-/// Some of the directory's rooms.
 #[derive(Debug)]
 pub struct Page {
-    /// The rooms.
     pub rooms: Vec<PublicRoomsChunk>,
-    /// Where more follow, if more follow.
     pub next: Option<Since>,
-    /// Where more came before, if more came before.
     pub previous: Option<Since>,
-    /// How many rooms the directory lists.
+    /// The number of rooms in the directory.
     pub total: usize,
 }
 
-/// Who reads the directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Audience {
-    /// Users of this server.
     Users,
-    /// Other servers, for theirs.
     OtherServers,
 }
 
-/// What is wanted of the directory.
 #[derive(Clone, Debug)]
 pub struct DirectoryQuery {
-    /// What the rooms must be like.
     pub filter: Filter,
-    /// Where the page begins; at the top if nowhere.
     pub since: Option<Since>,
-    /// How many rooms it has at most.
+    /// The most rooms of the page.
     pub limit: Option<usize>,
-    /// For whom it is.
     pub audience: Audience,
 }
 
-/// A page of the directory. Grows with the directory: not for the thread.
-pub fn page(r: &impl Reader, wanted: &DirectoryQuery) -> Result<Page, Error> {
-    let most = usize::from(MAX_PAGE_SIZE);
-    let limit = wanted.limit.map_or(most, |limit| limit.clamp(1, most));
+/// A page of the directory. Reads the whole directory: to be called on the pool.
+pub fn page(r: &impl Reader, query: &DirectoryQuery) -> Result<Page, Error> {
+    let max = usize::from(MAX_PAGE_SIZE);
+    let limit = query.limit.map_or(max, |limit| limit.clamp(1, max));
     let ranks = ranks(r)?;
     let total = ranks.len();
-    let (mut found, more) = match wanted.since {
+    let (mut found, more) = match query.since {
         Some(Since::Before(rank)) => {
             let end = ranks.partition_point(|other| *other < rank);
-            take(r, wanted, ranks[..end].iter().rev(), limit)?
+            take(r, query, ranks[..end].iter().rev(), limit)?
         }
         Some(Since::After(rank)) => {
             let start = ranks.partition_point(|other| *other <= rank);
-            take(r, wanted, ranks[start..].iter(), limit)?
+            take(r, query, ranks[start..].iter(), limit)?
         }
-        None => take(r, wanted, ranks.iter(), limit)?,
+        None => take(r, query, ranks.iter(), limit)?,
     };
-    let backwards = matches!(wanted.since, Some(Since::Before(_)));
+    let backwards = matches!(query.since, Some(Since::Before(_)));
     if backwards {
         found.reverse();
     }
@@ -148,7 +135,7 @@ pub fn page(r: &impl Reader, wanted: &DirectoryQuery) -> Result<Page, Error> {
     let previous = if backwards {
         more
     } else {
-        wanted.since.is_some()
+        query.since.is_some()
     };
     let previous = previous.then(|| found.first().map(|(rank, _)| Since::Before(*rank)));
     Ok(Page {
@@ -159,10 +146,10 @@ pub fn page(r: &impl Reader, wanted: &DirectoryQuery) -> Result<Page, Error> {
     })
 }
 
-/// The listed rooms in their order. Those that nobody is in any more are not shown.
+/// The listed rooms in their order, without those that have no members.
 fn ranks(r: &impl Reader) -> Result<Vec<Rank>, Error> {
     let mut ranks = Vec::new();
-    for row in r.public_rooms()?.range::<RoomNum>(..)? {
+    for row in r.public_rooms()?.all()? {
         let room = row?.0.value();
         let joined = room::heads(r, room)?.joined;
         if joined > 0 {
@@ -173,25 +160,25 @@ fn ranks(r: &impl Reader) -> Result<Vec<Rank>, Error> {
     Ok(ranks)
 }
 
-/// The first `limit` rooms of `ranks` that fit, and whether another one does.
+/// The first `limit` rooms of `ranks` that match, and whether more do.
 fn take<'a>(
     r: &impl Reader,
-    wanted: &DirectoryQuery,
+    query: &DirectoryQuery,
     ranks: impl Iterator<Item = &'a Rank>,
     limit: usize,
 ) -> Result<(Vec<(Rank, PublicRoomsChunk)>, bool), Error> {
-    let filter = &wanted.filter;
+    let filter = &query.filter;
     let term = filter
         .generic_search_term
         .as_ref()
         .map(|term| term.to_lowercase());
     let mut found = Vec::new();
     for rank in ranks {
-        if wanted.audience == Audience::OtherServers && !summary::is_for_all_servers(r, rank.1)? {
+        if query.audience == Audience::OtherServers && !summary::is_federated(r, rank.1)? {
             continue;
         }
         let room = PublicRoomsChunk::from(summary::of(r, rank.1)?);
-        if !fits(&room, &filter.room_types, term.as_deref()) {
+        if !matches_filter(&room, &filter.room_types, term.as_deref()) {
             continue;
         }
         if found.len() == limit {
@@ -202,7 +189,7 @@ fn take<'a>(
     Ok((found, false))
 }
 
-fn fits(room: &PublicRoomsChunk, types: &[RoomTypeFilter], term: Option<&str>) -> bool {
+fn matches_filter(room: &PublicRoomsChunk, types: &[RoomTypeFilter], term: Option<&str>) -> bool {
     let of_type = RoomTypeFilter::from(room.room_type.as_ref().map(|kind| kind.as_str()));
     if !types.is_empty() && !types.contains(&of_type) {
         return false;

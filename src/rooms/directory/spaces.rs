@@ -1,4 +1,4 @@
-//! Spaces: which rooms they have, and who may be shown which of them.
+//! Spaces: their children, and who may see which room of a hierarchy.
 //!
 //! Source: [client-server API, "Spaces"](https://spec.matrix.org/v1.19/client-server-api/#spaces).
 
@@ -20,22 +20,20 @@ use crate::{
     store::{Reader, RoomNum, UserNum, records::Membership},
 };
 
-/// How many rooms of one space are told of.
-const CHILDREN: usize = 500;
+/// The most children of one space.
+const MAX_CHILDREN: usize = 500;
 
-/// A room of a space.
 #[derive(Clone, Debug)]
 pub struct Child {
-    /// The room.
     pub room_id: OwnedRoomId,
     /// Servers that are likely to be in it.
     pub via: Vec<OwnedServerName>,
-    /// The event that makes it one.
+    /// The `m.space.child` event.
     pub event: Raw<HierarchySpaceChildEvent>,
 }
 
-/// The rooms that `events` name, in the order in which they are shown, or only those that are
-/// suggested. What names no servers names no room.
+/// The children of a space, sorted, or only the suggested ones. Events without `via` are skipped: those
+/// children were removed.
 ///
 /// Source: "Ordering of children within a space".
 pub fn in_order(events: Vec<Raw<HierarchySpaceChildEvent>>, suggested_only: bool) -> Vec<Child> {
@@ -53,13 +51,13 @@ pub fn in_order(events: Vec<Raw<HierarchySpaceChildEvent>>, suggested_only: bool
         via: event.content.via,
         event: raw,
     });
-    children.take(CHILDREN).collect()
+    children.take(MAX_CHILDREN).collect()
 }
 
-/// The rooms of the space `room` in their order, or only those that are suggested; none if it is no
-/// space. Grows with the space: not for the thread.
+/// The children of `room`, sorted, or only the suggested ones; none if it is not a space. Reads every
+/// child: to be called on the pool.
 pub fn children(r: &impl Reader, room: RoomNum, suggested_only: bool) -> Result<Vec<Child>, Error> {
-    /// The parts of an event that are shown: stripped state with a time.
+    /// Stripped state with `origin_server_ts`.
     #[derive(Deserialize, Serialize)]
     struct Stripped {
         #[serde(rename = "type")]
@@ -81,8 +79,8 @@ pub fn children(r: &impl Reader, room: RoomNum, suggested_only: bool) -> Result<
     Ok(in_order(events, suggested_only))
 }
 
-/// The number of the room `id`, if this server is in it, and so knows how it is now.
-pub fn here(r: &impl Reader, id: &RoomId) -> Result<Option<RoomNum>, Error> {
+/// The number of the room `id`, if this server is in it and so knows its current state.
+pub fn joined_room(r: &impl Reader, id: &RoomId) -> Result<Option<RoomNum>, Error> {
     match room::num(r, id) {
         Err(Error::UnknownRoom) => Ok(None),
         room => {
@@ -92,11 +90,10 @@ pub fn here(r: &impl Reader, id: &RoomId) -> Result<Option<RoomNum>, Error> {
     }
 }
 
-/// Whether the local user `user`, or somebody who has not said who they are, may be shown the room
-/// of which this is known.
+/// Whether the local user `user`, or an unauthenticated client, may see the summary of a room.
 ///
 /// Source: client-server API, `GET /rooms/{roomId}/hierarchy`.
-pub fn may_be_shown(
+pub fn is_accessible(
     r: &impl Reader,
     room: &RoomSummary,
     user: Option<UserNum>,
@@ -111,37 +108,38 @@ pub fn may_be_shown(
     if membership == Membership::Ban {
         return Ok(false);
     }
-    may_come_in(room, |allowed| match user {
+    may_join_or_knock(room, |allowed| match user {
         Some(user) => Ok(self::membership(r, allowed, user)? == Membership::Join),
         None => Ok(false),
     })
 }
 
-/// Whether users of `server` may be shown the room, of which this server has all that it needs.
-/// Grows with the room if it is a private one: not for the thread.
+/// Whether users of `server` may see the summary of a room that this server is in. Reads all members
+/// of a private room: to be called on the pool.
 ///
 /// Source: server-server API, `GET /hierarchy/{roomId}`.
-pub fn may_be_shown_to_server(
+pub fn is_accessible_to_server(
     r: &impl Reader,
     room: RoomNum,
-    told: &RoomSummary,
+    summary: &RoomSummary,
     server: &ServerName,
 ) -> Result<bool, Error> {
-    if !server_acl::allows(r, room, server)? || !summary::is_for_all_servers(r, room)? {
+    if !server_acl::allows(r, room, server)? || !summary::is_federated(r, room)? {
         return Ok(false);
     }
-    if told.world_readable || servers::is_in(r, room, server)? {
+    if summary.world_readable || servers::is_in(r, room, server)? {
         return Ok(true);
     }
-    let may_come_in = may_come_in(told, |allowed| match room::num(r, allowed) {
+    let may_join = may_join_or_knock(summary, |allowed| match room::num(r, allowed) {
         Err(Error::UnknownRoom) => Ok(false),
         room => servers::is_in(r, room?, server),
     });
-    Ok(may_come_in? || has_invited(r, room, server)?)
+    Ok(may_join? || has_invited(r, room, server)?)
 }
 
-/// Whether the room lets in, or may be asked to, who is in one of the rooms that `is_in` knows.
-fn may_come_in(
+/// Whether the join rule lets a user join or knock without an invite. `is_in` says whether the user is
+/// in an allowed room of a restricted join rule.
+fn may_join_or_knock(
     room: &RoomSummary,
     is_in: impl Fn(&RoomId) -> Result<bool, Error>,
 ) -> Result<bool, Error> {
@@ -170,7 +168,7 @@ fn may_come_in(
     Ok(false)
 }
 
-/// How a local user stands to a room that this server may not know.
+/// The membership of a local user in a room that this server need not know.
 pub fn membership(r: &impl Reader, room: &RoomId, user: UserNum) -> Result<Membership, Error> {
     let room = match room::num(r, room) {
         Err(Error::UnknownRoom) => return Ok(Membership::Leave),
@@ -180,7 +178,6 @@ pub fn membership(r: &impl Reader, room: &RoomId, user: UserNum) -> Result<Membe
     Ok(row.map_or(Membership::Leave, |row| row.membership))
 }
 
-/// Whether a user of `server` is invited.
 fn has_invited(r: &impl Reader, room: RoomNum, server: &ServerName) -> Result<bool, Error> {
     if room::heads(r, room)?.invited == 0 {
         return Ok(false);

@@ -1,4 +1,4 @@
-//! What is told of a room to those who are not in it: its name, its topic, who may come in.
+//! Room summaries: what users who are not in a room may see of it.
 
 use ruma::{
     EventEncryptionAlgorithm, OwnedMxcUri, OwnedRoomAliasId, UInt,
@@ -15,8 +15,6 @@ use crate::{
     store::{Reader, RoomNum},
 };
 
-/// The summary of the room as it is now.
-///
 /// Source: client-server API, `GET /room_summary/{roomIdOrAlias}`.
 pub fn of(r: &impl Reader, room: RoomNum) -> Result<RoomSummary, Error> {
     #[derive(Deserialize)]
@@ -73,7 +71,6 @@ pub fn of(r: &impl Reader, room: RoomNum) -> Result<RoomSummary, Error> {
     Ok(summary)
 }
 
-/// What kind of room it is, if it is one of a kind: a space, say.
 pub fn room_type(r: &impl Reader, room: RoomNum) -> Result<Option<RoomType>, Error> {
     #[derive(Deserialize)]
     struct Create {
@@ -84,8 +81,8 @@ pub fn room_type(r: &impl Reader, room: RoomNum) -> Result<Option<RoomType>, Err
     Ok(create.and_then(|content| content.room_type))
 }
 
-/// Who may join. A room without join rules is as one with `invite`; so is one with a rule that the
-/// specification does not know, as nobody comes in by that.
+/// The room's join rule. A missing or unknown one counts as `invite`, as the authorization rules have
+/// it.
 pub fn join_rule(r: &impl Reader, room: RoomNum) -> Result<JoinRuleSummary, Error> {
     let rule: Option<JoinRule> = current(r, room, StateEventType::RoomJoinRules)?;
     Ok(supported_join_rule(
@@ -93,7 +90,7 @@ pub fn join_rule(r: &impl Reader, room: RoomNum) -> Result<JoinRuleSummary, Erro
     ))
 }
 
-/// The join rule, or `invite` where it is one that cannot be told on.
+/// The join rule, or `invite` if it is one that ruma does not know.
 pub fn supported_join_rule(rule: JoinRuleSummary) -> JoinRuleSummary {
     match rule {
         JoinRuleSummary::Invite
@@ -106,10 +103,8 @@ pub fn supported_join_rule(rule: JoinRuleSummary) -> JoinRuleSummary {
     }
 }
 
-/// Whether users of other servers may be in the room.
-///
 /// Source: client-server API, `m.room.create`, `m.federate`.
-pub fn is_for_all_servers(r: &impl Reader, room: RoomNum) -> Result<bool, Error> {
+pub fn is_federated(r: &impl Reader, room: RoomNum) -> Result<bool, Error> {
     #[derive(Deserialize)]
     struct Create {
         #[serde(rename = "m.federate")]

@@ -1,4 +1,4 @@
-//! Membership events of local users: what they say, and sending them.
+//! Membership events of local users: their content, and sending them.
 
 use ruma::{
     OwnedUserId, UserId,
@@ -15,17 +15,15 @@ use crate::{
     users::profiles,
 };
 
-/// A change of somebody's membership.
+/// A membership event that is to be sent.
 #[derive(Clone, Debug)]
 pub struct MembershipChange {
-    /// Whose membership changes.
+    /// Whose membership changes: the state key.
     pub target: OwnedUserId,
-    /// What the event says.
     pub content: RoomMemberEventContent,
 }
 
 impl MembershipChange {
-    /// `target` becomes `membership`, for `reason`.
     pub fn new(target: &UserId, membership: MembershipState, reason: Option<&str>) -> Self {
         let mut content = RoomMemberEventContent::new(membership);
         content.reason = reason.map(ToOwned::to_owned);
@@ -35,19 +33,19 @@ impl MembershipChange {
         }
     }
 
-    /// Shows the target's profile, if the target is a user of this server. Events by which
-    /// somebody comes nearer to a room show it; those by which somebody goes do not: clients have
-    /// it from the one before, and a ban should not repeat what it is for.
+    /// Adds the target's display name and avatar, if the target is a user of this server. For
+    /// invites, joins and knocks. A leave or a ban has none: clients have the profile from the
+    /// event before, and a ban should not repeat a profile that it was sent for.
     pub fn with_profile(mut self, tx: &Tx, local: &Local) -> Result<Self, Error> {
         if local.has(&self.target) {
-            let shown = profiles::member_profile(tx, tx.user_num(self.target.as_str())?)?;
-            self.content.displayname = shown.display_name;
-            self.content.avatar_url = shown.avatar_url;
+            let profile = profiles::member_profile(tx, tx.user_num(self.target.as_str())?)?;
+            self.content.displayname = profile.display_name;
+            self.content.avatar_url = profile.avatar_url;
         }
         Ok(self)
     }
 
-    /// Sends the event, unless the current one says the same in the same name.
+    /// Sends the event, unless the current one has the same sender and content.
     ///
     /// # Errors
     /// [`Error::Forbidden`] if the room's rules do not allow it.

@@ -1,4 +1,4 @@
-//! Joining a room of which this server has all that it needs, and knocking on it.
+//! Joins of, and knocks on, rooms that this server is in.
 
 use ruma::{
     OwnedUserId, UserId,
@@ -14,13 +14,13 @@ use crate::{
         state::{content, current, power_levels},
         upgrade::user_data,
     },
-    store::{Reader, RoomNum, Rows, Tx, UserNum, records::Membership},
+    store::{Reader, RoomNum, Rows, Tx, records::Membership},
 };
 
-/// Joins `actor` to the room. Who is in it already stays in it, without another event.
+/// Joins the room. Idempotent: a user who is joined sends no other event.
 ///
 /// # Errors
-/// [`Error::Forbidden`] if the room does not let the user in.
+/// [`Error::Forbidden`] if the room does not let the user join.
 pub fn join(
     tx: &Tx,
     local: &Local,
@@ -41,8 +41,6 @@ pub fn join(
     user_data::copy(tx, actor.num, room)
 }
 
-/// Asks to be invited.
-///
 /// # Errors
 /// [`Error::Forbidden`] if the room does not let the user knock.
 pub fn knock(
@@ -57,13 +55,13 @@ pub fn knock(
         .send(tx, local, room, actor)
 }
 
-/// The local user in whose name `user` may join although nobody invited them; `None` if the
-/// room's join rule asks for nobody. [Restricted rooms], since room version 8.
+/// The local user for `join_authorised_via_users_server` of a join of `user` without an invite;
+/// `None` if the room's join rule is not a restricted one. [Restricted rooms], since room version 8.
 ///
 /// # Errors
 /// [`Error::Forbidden`] if the user meets none of the room's conditions;
-/// [`Error::UnableToAuthorizeJoin`] and [`Error::UnableToGrantJoin`] if another server may let them
-/// in all the same.
+/// [`Error::UnableToAuthorizeJoin`] and [`Error::UnableToGrantJoin`] if another server in the room
+/// may still authorize the join.
 ///
 /// [Restricted rooms]: https://spec.matrix.org/v1.19/client-server-api/#restricted-rooms
 pub fn authorized_via(
@@ -85,7 +83,7 @@ pub fn authorized_via(
         _ => return Ok(None),
     };
     match meets_any(r, &restricted.allow, user)? {
-        Some(true) => who_may_invite(r, room, rules)?
+        Some(true) => user_who_may_invite(r, room, rules)?
             .map(Some)
             .ok_or(Error::UnableToGrantJoin),
         Some(false) => Err(Error::forbidden(
@@ -95,8 +93,8 @@ pub fn authorized_via(
     }
 }
 
-/// Whether `user` meets one of `conditions`; `None` if that would be for others to say: this server
-/// has not all of the rooms that they name.
+/// Whether `user` meets one of `conditions`; `None` if that depends on rooms that this server is not
+/// in.
 fn meets_any(
     r: &impl Reader,
     conditions: &[AllowRule],
@@ -120,18 +118,15 @@ fn meets_any(
     Ok(knows_all.then_some(false))
 }
 
-/// A local user in the room who may invite others to it.
-fn who_may_invite(
+/// A joined local user who may invite others to the room.
+fn user_who_may_invite(
     r: &impl Reader,
     room: RoomNum,
     rules: &RoomVersionRules,
 ) -> Result<Option<OwnedUserId>, Error> {
     let levels = power_levels::levels(r, room, rules)?;
     let users = r.users()?;
-    for row in r
-        .local_members()?
-        .range((room, UserNum::MIN)..=(room, UserNum::MAX))?
-    {
+    for row in r.local_members()?.prefix(room)? {
         let (key, membership) = row?;
         if membership.value() != Membership::Join as u8 {
             continue;

@@ -8,8 +8,8 @@ use crate::{
     store::{Reader, RoomNum, Tx, UserNum, records::Membership},
 };
 
-/// Takes `actor` out of the room: leaves it, rejects the invite to it, takes back the knock. Who
-/// has left already has left, without another event.
+/// Leaves the room, rejects the invite or takes the knock back. Idempotent: a user who has left
+/// sends no other event.
 ///
 /// # Errors
 /// [`Error::Forbidden`] if the user never was in the room, or is banned from it.
@@ -28,10 +28,10 @@ pub fn leave(
     }
 }
 
-/// Makes the room one that `user` never hears of again, unless by a new membership.
+/// Hides the room from `user` until the user is invited or joins again.
 ///
 /// # Errors
-/// [`Error::StillInRoom`] unless the user has left.
+/// [`Error::StillInRoom`] unless the user has left or is banned.
 pub fn forget(tx: &Tx, user: UserNum, room: RoomNum) -> Result<(), Error> {
     let Some(mut row) = current::local_membership(tx, user, room)? else {
         return Ok(());

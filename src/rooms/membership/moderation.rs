@@ -1,7 +1,5 @@
-//! What one user does to another's membership.
-//!
-//! Who may do what is for the room's authorization rules to say; here stands what they leave open
-//! and the client-server API does not.
+//! Invites, kicks, bans and unbans: what the client-server API requires beyond the authorization
+//! rules.
 
 use ruma::{UserId, events::room::member::MembershipState};
 use serde::Deserialize;
@@ -13,13 +11,10 @@ use crate::{
     users::{self, account_data},
 };
 
-/// Invites `target`. The same invite twice is one; `is_direct` says that the room is meant as a
-/// direct chat.
+/// Invites `target`, a user of this server. Idempotent. `is_direct` marks the room as a direct chat.
 ///
 /// # Errors
-/// [`Error::Forbidden`] if the room's rules do not allow it, or `target` lives on another server;
-/// [`Error::NotFound`] if `target` would live here but does not; [`Error::InviteBlocked`] if
-/// `target` wants no invites.
+/// [`Error::Forbidden`] if the room's rules do not allow it; those of [`check_invitee`].
 pub fn invite(
     tx: &Tx,
     local: &Local,
@@ -36,10 +31,11 @@ pub fn invite(
     change.send(tx, local, room, actor)
 }
 
-/// Whether `target` can be invited at all.
+/// Whether `target` can be invited to any room.
 ///
 /// # Errors
-/// Those of [`invite`] that the room has no part in.
+/// [`Error::Forbidden`] if `target` is of another server, [`Error::NotFound`] if there is no such
+/// account, [`Error::InviteBlocked`] if `target` blocks invites.
 pub fn check_invitee(r: &impl Reader, local: &Local, target: &UserId) -> Result<(), Error> {
     if !local.has(target) {
         let reason = "users of other servers are invited through their server";
@@ -58,13 +54,13 @@ pub fn check_invitee(r: &impl Reader, local: &Local, target: &UserId) -> Result<
                 Ok(())
             }
         }
-        _ => Err(Error::NotFound("there is no such user on this server")),
+        _ => Err(Error::NotFound(
+            "the invited user does not exist on this server",
+        )),
     }
 }
 
-/// Whether the user's account data say so ([Invite permission]).
-///
-/// [Invite permission]: https://spec.matrix.org/v1.19/client-server-api/#invite-permission
+/// Source: [Invite permission](https://spec.matrix.org/v1.19/client-server-api/#invite-permission).
 fn blocks_invites(r: &impl Reader, user: UserNum) -> Result<bool, Error> {
     #[derive(Deserialize)]
     struct Config {
@@ -75,11 +71,10 @@ fn blocks_invites(r: &impl Reader, user: UserNum) -> Result<bool, Error> {
     Ok(config.and_then(|config| config.default_action).as_deref() == Some("block"))
 }
 
-/// Takes `target` out of the room, the invite or the knock from them.
+/// Removes `target` from the room, or withdraws their invite or knock.
 ///
 /// # Errors
-/// [`Error::Forbidden`] if the room's rules do not allow it, or `target` has nothing that could be
-/// taken.
+/// [`Error::Forbidden`] if the room's rules do not allow it, or `target` is not in the room.
 pub fn kick(
     tx: &Tx,
     local: &Local,
@@ -114,7 +109,7 @@ pub fn ban(
     MembershipChange::new(target, MembershipState::Ban, reason).send(tx, local, room, actor)
 }
 
-/// Lifts the ban of `target`.
+/// Lifts a ban.
 ///
 /// # Errors
 /// [`Error::Forbidden`] if the room's rules do not allow it, [`Error::BadState`] if `target` is

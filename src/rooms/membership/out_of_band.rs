@@ -1,5 +1,5 @@
-//! Invitations to rooms that this server is not in, and knocks on such rooms: how a local user
-//! stands to the room, and what the server through which it came shows of it.
+//! Out-of-band memberships: invites to, and knocks on, rooms that this server is not in. All that is
+//! known of such a room is the stripped state that came with the event.
 
 use ruma::{CanonicalJsonObject, RoomId, RoomVersionId, UserId};
 
@@ -12,55 +12,67 @@ use crate::{
     },
 };
 
-/// How many invitations one user has at most to rooms that this server is not in.
-const MOST: usize = 200;
-/// How many events of a room are kept to show it, and how many bytes of JSON.
-const SHOWN: usize = 32;
-const SHOWN_BYTES: usize = 128 * 1024;
+/// The most out-of-band memberships of one user.
+const MAX_PER_USER: usize = 200;
+/// The most events of stripped state that are kept of a room, and the most bytes of their JSON.
+const MAX_STRIPPED_EVENTS: usize = 32;
+const MAX_STRIPPED_BYTES: usize = 128 * 1024;
 
-/// Notes that a local user was invited to the room `id`, or has knocked on it: by `event`.
+/// Stores an invite for a local user, or a knock by one, on the room `room_id`.
 ///
 /// # Errors
-/// [`Error::Forbidden`] if the user has too many invitations.
+/// [`Error::Forbidden`] if the user has too many out-of-band memberships.
 pub fn store(
     tx: &Tx,
-    (id, version): (&RoomId, &RoomVersionId),
-    (user, membership): (&UserId, Membership),
+    room_id: &RoomId,
+    version: &RoomVersionId,
     event: &Received,
-    invitation: &OutOfBandMembership,
+    row: &OutOfBandMembership,
 ) -> Result<(), Error> {
-    let room = match room::num(tx, id) {
-        Err(Error::UnknownRoom) => room::make(tx, id, version)?,
+    let room = match room::num(tx, room_id) {
+        Err(Error::UnknownRoom) => room::make(tx, room_id, version)?,
         room => room?,
     };
-    let num: UserNum = tx.user_num(user.as_str())?;
-    let rooms = (num, RoomNum::MIN)..=(num, RoomNum::MAX);
-    if tx.out_of_band_memberships()?.range(rooms)?.count() >= MOST {
-        return Err(Error::forbidden("the user has too many invitations"));
+    let user = target(event)?;
+    let user_num: UserNum = tx.user_num(user.as_str())?;
+    if tx.out_of_band_memberships()?.prefix(user_num)?.count() >= MAX_PER_USER {
+        return Err(Error::forbidden(format!(
+            "{user} has {MAX_PER_USER} pending invites and knocks, which is the limit"
+        )));
     }
-    now_is(tx, room, (user, membership), event)?;
-    Ok(tx.out_of_band_memberships()?.put((num, room), invitation)?)
+    let membership = event.pdu.membership();
+    let membership = membership.as_ref().map_or(Membership::Leave, Into::into);
+    set_membership(tx, room, membership, event)?;
+    Ok(tx.out_of_band_memberships()?.put((user_num, room), row)?)
 }
 
-/// Notes that a local user is not invited any more, or does not knock any more: by `event`.
-pub fn end(tx: &Tx, room: RoomNum, user: &UserId, event: &Received) -> Result<(), Error> {
-    now_is(tx, room, (user, Membership::Leave), event)
+/// Ends an out-of-band membership by `event`: the user rejects the invite or takes the knock back,
+/// or is refused.
+pub fn end(tx: &Tx, room: RoomNum, event: &Received) -> Result<(), Error> {
+    set_membership(tx, room, Membership::Leave, event)
 }
 
-fn now_is(
+fn set_membership(
     tx: &Tx,
     room: RoomNum,
-    (user, membership): (&UserId, Membership),
+    membership: Membership,
     event: &Received,
 ) -> Result<(), Error> {
     let num = outlier::store_out_of_band(tx, room, event)?;
     let position = tx.next_position()?;
-    current::set_local_membership(tx, room, user, membership, (Some(num), position))?;
+    current::set_local_membership(tx, room, target(event)?, membership, (Some(num), position))?;
     tx.effect(Effect::RoomChanged(room, position));
     Ok(())
 }
 
-/// The invitation of `user` to a room that this server is not in.
+/// The user whose membership `event` changes.
+fn target(event: &Received) -> Result<&UserId, Error> {
+    let user = event.pdu.state_key().map(<&UserId>::try_from);
+    user.and_then(Result::ok)
+        .ok_or_else(|| Error::invalid("state_key: expected a user id in a membership event"))
+}
+
+/// The out-of-band membership of `user` in `room`.
 pub fn load(
     r: &impl Reader,
     user: UserNum,
@@ -69,22 +81,23 @@ pub fn load(
     Ok(r.out_of_band_memberships()?.load((user, room))?)
 }
 
-/// What `server` shows of a room: those of `events` that are state events, as far as there is room
-/// for them. What answers a knock is not signed, so it is not known yet to be canonical JSON.
+/// The record of a membership that came through `server`, with the state events among `events` as
+/// stripped state, up to the limits. The events that come with the response to a knock are not
+/// signed, so they need not be canonical JSON.
 pub fn from_stripped_state<'a>(
     server: &str,
     events: impl IntoIterator<Item = &'a str>,
 ) -> OutOfBandMembership {
     let mut stripped_state = Vec::new();
     let mut bytes = 0;
-    for event in events.into_iter().take(SHOWN) {
+    for event in events.into_iter().take(MAX_STRIPPED_EVENTS) {
         if serde_json::from_str::<CanonicalJsonObject>(event).is_err() {
             continue;
         }
         let stripped = StrippedEvent::new(event.as_bytes());
         if let Ok(json) = stripped.and_then(|event| serde_json::to_string(&event)) {
             bytes += json.len();
-            if bytes > SHOWN_BYTES {
+            if bytes > MAX_STRIPPED_BYTES {
                 break;
             }
             stripped_state.push(json);
@@ -101,7 +114,7 @@ mod tests {
     use super::from_stripped_state;
 
     #[test]
-    fn of_what_a_server_shows_only_events_are_taken() {
+    fn stripped_state_that_is_not_canonical_json_is_dropped() {
         let event = |content: &str| {
             format!(
                 r#"{{"content":{{"name":{content}}},"sender":"@a:b","state_key":"","type":"m.room.name"}}"#
@@ -110,7 +123,7 @@ mod tests {
         let nested = format!("{}{}", "[".repeat(500), "]".repeat(500));
         let contents = [r#""a""#, r#""\ud800""#, "1e400", "1.5", &nested];
         let events = contents.map(event);
-        let shown = from_stripped_state("b", events.iter().map(String::as_str));
-        assert_eq!(shown.stripped_state, [events[0].clone()]);
+        let row = from_stripped_state("b", events.iter().map(String::as_str));
+        assert_eq!(row.stripped_state, [events[0].clone()]);
     }
 }

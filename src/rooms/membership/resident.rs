@@ -1,4 +1,4 @@
-//! What this server does, being in a room, for users of other servers who want to come in or go.
+//! The resident server's side of a remote join, knock or leave.
 //!
 //! Source: server-server API, "Joining Rooms", "Knocking upon a room", "Leaving Rooms".
 
@@ -17,23 +17,26 @@ use crate::{
     store::{Reader, RoomNum, records::Membership},
 };
 
-/// The template of the event by which `user` becomes `membership`.
+/// The event template for `GET /make_join`, `/make_knock` and `/make_leave`: the membership event
+/// of `user`, which the joining server completes and signs.
 ///
 /// # Errors
-/// [`Error::Forbidden`] if the room does not allow it, and those of [`join::authorized_via`].
+/// [`Error::Forbidden`] if the room does not allow it; those of [`join::authorized_via`].
 pub fn membership_template(
     r: &impl Reader,
     local: &Local,
     room: RoomNum,
-    (user, membership): (&UserId, MembershipState),
+    user: &UserId,
+    membership: MembershipState,
     now: MilliSecondsSinceUnixEpoch,
 ) -> Result<Vec<u8>, Error> {
     let mut content = RoomMemberEventContent::new(membership);
-    let is_in = matches!(
-        current::membership(r, room, user)?,
-        Membership::Join | Membership::Invite
-    );
-    if content.membership == MembershipState::Join && !is_in {
+    if content.membership == MembershipState::Join
+        && !matches!(
+            current::membership(r, room, user)?,
+            Membership::Join | Membership::Invite
+        )
+    {
         content.join_authorized_via_users_server = join::authorized_via(r, room, user)?;
     }
     let draft = EventDraft {

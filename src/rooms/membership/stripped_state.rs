@@ -1,4 +1,5 @@
-//! What of a room people are shown who are not in it: some of its state, for the decision.
+//! Stripped state: the part of a room's state that users who are not in it get with an invite, a
+//! knock or a summary.
 //!
 //! Source: client-server API, "Stripped state".
 
@@ -9,8 +10,7 @@ use crate::{
 
 const NAME: &str = "m.room.name";
 const ALIAS: &str = "m.room.canonical_alias";
-/// The state that tells what room it is.
-const TYPES: [&str; 7] = [
+const EVENT_TYPES: [&str; 7] = [
     "m.room.create",
     "m.room.join_rules",
     ALIAS,
@@ -20,19 +20,19 @@ const TYPES: [&str; 7] = [
     "m.room.topic",
 ];
 
-/// The events that tell what room it is and, if `user` is somebody in it, who that is.
+/// The events of the room's stripped state, and the membership event of `user`.
 pub fn of_room(r: &impl Reader, room: RoomNum, user: Option<&str>) -> Result<Vec<EventNum>, Error> {
-    let mut shown = Vec::new();
-    for kind in TYPES {
-        shown.extend(current::get(r, room, kind, "")?);
+    let mut events = Vec::new();
+    for kind in EVENT_TYPES {
+        events.extend(current::get(r, room, kind, "")?);
     }
     if let Some(user) = user {
-        shown.extend(current::get(r, room, "m.room.member", user)?);
+        events.extend(current::get(r, room, "m.room.member", user)?);
     }
-    Ok(shown)
+    Ok(events)
 }
 
-/// Whether the room has a name, or an alias that serves as one.
+/// Whether the room has a name or a canonical alias.
 pub fn is_named(r: &impl Reader, room: RoomNum) -> Result<bool, Error> {
     Ok(current::get(r, room, NAME, "")?.is_some() || current::get(r, room, ALIAS, "")?.is_some())
 }

@@ -35,10 +35,11 @@ fn room(world: &World, count: u64, is_wrong: impl Fn(u64) -> bool) -> Result<Roo
 fn find(
     world: &World,
     room: RoomNum,
-    moment: (u64, Direction),
-    fit: impl Fn(&StoredEvent) -> bool,
+    ts: u64,
+    dir: Direction,
+    accepts: impl Fn(&StoredEvent) -> bool,
 ) -> Result<Option<u64>, Error> {
-    let nearest = timestamp_to_event::nearest(world.tx, room, moment, |event| Ok(fit(event)))?;
+    let nearest = timestamp_to_event::nearest(world.tx, room, ts, dir, |event| Ok(accepts(event)))?;
     assert_eq!(nearest.gap, None);
     Ok(nearest.event.map(|(_, time)| time))
 }
@@ -49,23 +50,20 @@ fn the_nearest_event_is_found_in_a_long_history() {
         let room = room(world, 700, |_| false)?;
         let end = START + 7000;
         for ts in [START + 10, START + 11, START + 3333, START + 6991, end] {
-            let later = find(world, room, (ts, Direction::Forward), |_| true)?;
+            let later = find(world, room, ts, Direction::Forward, |_| true)?;
             assert_eq!(later, Some(ts.next_multiple_of(10)), "{ts}");
-            let earlier = find(world, room, (ts, Direction::Backward), |_| true)?;
+            let earlier = find(world, room, ts, Direction::Backward, |_| true)?;
             assert_eq!(earlier, Some(ts / 10 * 10), "{ts}");
         }
         let all = |_: &StoredEvent| true;
+        assert_eq!(find(world, room, 0, Direction::Forward, all)?, Some(START));
         assert_eq!(
-            find(world, room, (0, Direction::Forward), all)?,
-            Some(START)
-        );
-        assert_eq!(
-            find(world, room, (START - 1, Direction::Backward), all)?,
+            find(world, room, START - 1, Direction::Backward, all)?,
             None
         );
-        assert_eq!(find(world, room, (end + 1, Direction::Forward), all)?, None);
+        assert_eq!(find(world, room, end + 1, Direction::Forward, all)?, None);
         assert_eq!(
-            find(world, room, (u64::MAX, Direction::Backward), all)?,
+            find(world, room, u64::MAX, Direction::Backward, all)?,
             Some(end)
         );
         Ok(())
@@ -90,9 +88,9 @@ fn what_is_not_fit_is_passed_by() {
         };
         let outside = |event: &StoredEvent| !(50..450).contains(&number(event));
         let (later, earlier) = (START + 4500, START + 490);
-        let found = find(world, room, (START + 1000, Direction::Forward), outside)?;
+        let found = find(world, room, START + 1000, Direction::Forward, outside)?;
         assert_eq!(found, Some(later));
-        let found = find(world, room, (START + 4000, Direction::Backward), outside)?;
+        let found = find(world, room, START + 4000, Direction::Backward, outside)?;
         assert_eq!(found, Some(earlier));
         Ok(())
     });
@@ -109,7 +107,7 @@ fn a_clock_that_is_wrong_now_and_then_misleads_nobody() {
         for number in [1, 58, 333, 412, 699] {
             let ts = START + 10 * number;
             for dir in [Direction::Forward, Direction::Backward] {
-                let found = find(world, room, (ts, dir), is_right)?;
+                let found = find(world, room, ts, dir, is_right)?;
                 assert_eq!(found, Some(ts), "{number}");
             }
         }

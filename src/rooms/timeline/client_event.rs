@@ -1,5 +1,4 @@
-//! Events as one client gets them: what is stored, with what the server knows of it for this user
-//! and device.
+//! Stored events in the client format, with the `unsigned` data for one user and device.
 
 use std::borrow::Cow;
 
@@ -21,17 +20,16 @@ use crate::{
     store::{DeviceNum, EventNum, Reader, RoomNum, records::Membership},
 };
 
-/// Whether an event says which room it is of.
+/// Whether an event has its `room_id`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RoomIdField {
-    /// It does.
     Include,
-    /// The answer says it otherwise, as `/sync` does.
+    /// As in `/sync`, whose response has the room id elsewhere.
     Omit,
 }
 
-/// Formats the events of one room for one device. It remembers what it read for the last event:
-/// format neighbours one after the other.
+/// Formats the events of one room for one device. It caches what it read for the last event, so events
+/// are best formatted in order.
 #[derive(Debug)]
 pub struct Formatter {
     room: RoomNum,
@@ -40,11 +38,10 @@ pub struct Formatter {
     device: Option<DeviceNum>,
     now_ms: u64,
     room_id_field: RoomIdField,
-    /// What the user may see.
     pub visibility: UserVisibility,
 }
 
-/// What is read of an event that is not shown itself.
+/// The state event that another one replaced.
 #[derive(Deserialize)]
 struct Replaced {
     sender: OwnedUserId,
@@ -57,11 +54,12 @@ struct Sent {
 }
 
 impl Formatter {
-    /// For `user` on `device`; without a device no event shows a transaction id.
+    /// Without a device no event has a transaction id.
     pub fn new(
         r: &impl Reader,
         room: RoomNum,
-        (user, device): (&UserId, Option<DeviceNum>),
+        user: &UserId,
+        device: Option<DeviceNum>,
         now_ms: u64,
         room_id_field: RoomIdField,
     ) -> Result<Self, Error> {
@@ -98,10 +96,10 @@ impl Formatter {
         };
         let (id, sent) = (stored.id()?, stored.parse::<Sent>()?);
         let membership = self.visibility.membership_at(r, stored)?;
-        let mut shown = self.bare(&id, &stored.json)?;
-        shown.unsigned = Unsigned {
+        let mut formatted = self.without_unsigned(&id, &stored.json)?;
+        formatted.unsigned = Unsigned {
             age: Some(self.now_ms as i64 - sent.origin_server_ts as i64),
-            membership: Some(state_of(membership)),
+            membership: Some(membership_state(membership)),
             prev_content: replaced
                 .as_ref()
                 .map(|(_, event)| Cow::Borrowed(&*event.content)),
@@ -110,16 +108,20 @@ impl Formatter {
             replaces_state: replaced.as_ref().map(|(id, _)| &**id),
             transaction_id: self.transaction_id(stored),
         };
-        shown
+        formatted
             .to_json()
             .map_err(|_| Error::not_serializable("an event"))
     }
 
-    fn bare<'a>(&'a self, id: &'a EventId, json: &'a [u8]) -> Result<ClientEvent<'a>, Error> {
-        let mut shown = ClientEvent::new(id, json, self.rules)
+    fn without_unsigned<'a>(
+        &'a self,
+        id: &'a EventId,
+        json: &'a [u8],
+    ) -> Result<ClientEvent<'a>, Error> {
+        let mut event = ClientEvent::new(id, json, self.rules)
             .map_err(|_| Error::corrupt("events", id, "not an event"))?;
-        shown.room_id = (self.room_id_field == RoomIdField::Include).then_some(&*self.room_id);
-        Ok(shown)
+        event.room_id = (self.room_id_field == RoomIdField::Include).then_some(&*self.room_id);
+        Ok(event)
     }
 
     /// The state event that `stored` replaced.
@@ -133,9 +135,9 @@ impl Formatter {
     fn redaction(&self, r: &impl Reader, num: EventNum) -> Result<Box<RawValue>, Error> {
         let redaction = event::load(r, num)?;
         let (id, sent) = (redaction.id()?, redaction.parse::<Sent>()?);
-        let mut shown = self.bare(&id, &redaction.json)?;
-        shown.unsigned.age = Some(self.now_ms as i64 - sent.origin_server_ts as i64);
-        shown
+        let mut formatted = self.without_unsigned(&id, &redaction.json)?;
+        formatted.unsigned.age = Some(self.now_ms as i64 - sent.origin_server_ts as i64);
+        formatted
             .to_json()
             .map_err(|_| Error::not_serializable("an event"))
     }
@@ -146,8 +148,7 @@ impl Formatter {
     }
 }
 
-/// The membership as clients read it.
-pub fn state_of(membership: Membership) -> MembershipState {
+pub fn membership_state(membership: Membership) -> MembershipState {
     match membership {
         Membership::Leave => MembershipState::Leave,
         Membership::Join => MembershipState::Join,
@@ -157,10 +158,7 @@ pub fn state_of(membership: Membership) -> MembershipState {
     }
 }
 
-/// The event `num` as people see it who are not in the room ([client-server API, "Stripped
-/// state"]).
-///
-/// [client-server API, "Stripped state"]: https://spec.matrix.org/v1.19/client-server-api/#stripped-state
+/// Source: [client-server API, "Stripped state"](https://spec.matrix.org/v1.19/client-server-api/#stripped-state).
 pub fn stripped(r: &impl Reader, num: EventNum) -> Result<Box<RawValue>, Error> {
     let stored = event::load(r, num)?;
     StrippedEvent::new(&stored.json)

@@ -1,4 +1,4 @@
-//! Which events a client wants: [client-server API, "Filtering"].
+//! Event filters: [client-server API, "Filtering"].
 //!
 //! [client-server API, "Filtering"]: https://spec.matrix.org/v1.19/client-server-api/#filtering
 
@@ -10,9 +10,9 @@ use serde::{Deserialize, de::IgnoredAny};
 
 use crate::rooms::{Error, event::StoredEvent};
 
-/// What a filter looks at in an event.
+/// The parts of an event that filters use.
 #[derive(Deserialize)]
-struct Looked {
+struct Filtered {
     #[serde(rename = "type")]
     kind: String,
     sender: OwnedUserId,
@@ -25,8 +25,8 @@ struct Content {
     url: Option<IgnoredAny>,
 }
 
-/// Whether the filter lets any event of `room` through.
-pub fn wants_room(filter: &RoomEventFilter, room: &RoomId) -> bool {
+/// Whether the filter accepts events of `room`.
+pub fn accepts_room(filter: &RoomEventFilter, room: &RoomId) -> bool {
     !filter.not_rooms.iter().any(|id| id == room)
         && filter
             .rooms
@@ -34,27 +34,27 @@ pub fn wants_room(filter: &RoomEventFilter, room: &RoomId) -> bool {
             .is_none_or(|rooms| rooms.iter().any(|id| id == room))
 }
 
-/// Whether the filter lets the event through, of a room that it wants.
-pub fn wants(filter: &RoomEventFilter, event: &StoredEvent) -> Result<bool, Error> {
-    if wants_everything(filter) {
+/// Whether the filter accepts the event, apart from its room.
+pub fn accepts(filter: &RoomEventFilter, event: &StoredEvent) -> Result<bool, Error> {
+    if accepts_all(filter) {
         return Ok(true);
     }
-    let looked = event.parse::<Looked>()?;
+    let filtered = event.parse::<Filtered>()?;
     let url = match filter.url_filter {
         None => true,
-        Some(UrlFilter::EventsWithUrl) => looked.content.url.is_some(),
-        Some(UrlFilter::EventsWithoutUrl) => looked.content.url.is_none(),
+        Some(UrlFilter::EventsWithUrl) => filtered.content.url.is_some(),
+        Some(UrlFilter::EventsWithoutUrl) => filtered.content.url.is_none(),
     };
     Ok(url
-        && wants_type(&filter.types, &filter.not_types, &looked.kind)
-        && !filter.not_senders.contains(&looked.sender)
+        && accepts_type(&filter.types, &filter.not_types, &filtered.kind)
+        && !filter.not_senders.contains(&filtered.sender)
         && filter
             .senders
             .as_ref()
-            .is_none_or(|senders| senders.contains(&looked.sender)))
+            .is_none_or(|senders| senders.contains(&filtered.sender)))
 }
 
-fn wants_everything(filter: &RoomEventFilter) -> bool {
+fn accepts_all(filter: &RoomEventFilter) -> bool {
     filter.types.is_none()
         && filter.not_types.is_empty()
         && filter.senders.is_none()
@@ -62,17 +62,17 @@ fn wants_everything(filter: &RoomEventFilter) -> bool {
         && filter.url_filter.is_none()
 }
 
-/// Whether a filter of types lets `kind` through. `*` stands for any characters; what is not
-/// wanted wins.
-pub fn wants_type(types: &Option<Vec<String>>, not_types: &[String], kind: &str) -> bool {
+/// Whether a filter accepts events of type `kind`. `*` stands for any characters; `not_types` takes
+/// precedence.
+pub fn accepts_type(types: &Option<Vec<String>>, not_types: &[String], kind: &str) -> bool {
     !not_types.iter().any(|pattern| matches(pattern, kind))
         && types
             .as_ref()
             .is_none_or(|types| types.iter().any(|pattern| matches(pattern, kind)))
 }
 
-/// Whether `text` is what `pattern` says, in which `*` stands for any characters. Takes the first
-/// place where each piece fits, which is enough where only `*` is special.
+/// Matches a pattern in which `*` stands for any characters. The first match of each piece is enough,
+/// since `*` is the only wildcard.
 fn matches(pattern: &str, text: &str) -> bool {
     let mut pieces = pattern.split('*');
     let first = pieces.next().unwrap_or_default();

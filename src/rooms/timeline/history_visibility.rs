@@ -1,4 +1,4 @@
-//! Who may see which event: [client-server API, "Room History Visibility"].
+//! Which events a user may see: [client-server API, "Room History Visibility"].
 //!
 //! [client-server API, "Room History Visibility"]: https://spec.matrix.org/v1.19/client-server-api/#room-history-visibility
 
@@ -19,39 +19,37 @@ use crate::{
     },
 };
 
-/// How many of a user's memberships are looked back at to find when the user was last joined.
-/// NOTSPEC: who was invited and turned away more often than this since then sees less.
-const MEMBERSHIPS: usize = 64;
+/// The most membership events that are read back to find when the user was last joined.
+/// NOTSPEC: a user with more invites and rejections since then sees less.
+const MAX_MEMBER_EVENTS: usize = 64;
 
-/// What one user may see of one room. It remembers the state of the last event that it was asked
-/// about: ask about neighbours one after the other.
+/// What one user may see of one room. It caches the state before the last event, so events are best
+/// checked in order.
 #[derive(Clone, Debug)]
 pub struct UserVisibility {
     room: RoomNum,
     member_key: Option<StateKeyNum>,
     visibility_key: Option<StateKeyNum>,
     joined: Joined,
-    last: Option<(NodeNum, Standing)>,
+    last: Option<(NodeNum, VisibilityState)>,
 }
 
-/// Until when the user was in the room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Joined {
     Never,
-    /// The place of the event that ended it.
+    /// The place of the event by which the user left.
     Until(Place),
     Now,
 }
 
-/// What a state says about a user's sight.
+/// What a room state says about what a user may see.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Standing {
+struct VisibilityState {
     visibility: HistoryVisibility,
     membership: Membership,
 }
 
 impl UserVisibility {
-    /// What `user` may see of `room`.
     pub fn new(r: &impl Reader, room: RoomNum, user: &UserId) -> Result<Self, Error> {
         let member_key = state::key_num(r, room, "m.room.member", user.as_str())?;
         Ok(Self {
@@ -63,8 +61,8 @@ impl UserVisibility {
         })
     }
 
-    /// The user's membership just before the event, as `unsigned.membership` tells it: after the
-    /// event if it is the user's own member event.
+    /// The value for `unsigned.membership`: the user's membership before the event, or after it if it is
+    /// the user's own member event.
     pub fn membership_at(
         &mut self,
         r: &impl Reader,
@@ -76,7 +74,6 @@ impl UserVisibility {
         Ok(self.before(r, &event.header)?.membership)
     }
 
-    /// Whether the user may see the event.
     pub fn can_see(&mut self, r: &impl Reader, event: &StoredEvent) -> Result<bool, Error> {
         if event.header.status != Status::Accepted {
             return Ok(false);
@@ -86,13 +83,13 @@ impl UserVisibility {
             return Ok(true);
         }
         let after = if self.is_member_event(&event.header) {
-            Standing {
+            VisibilityState {
                 membership: current::membership_of(r, event.num)?,
                 ..before
             }
         } else if event.header.state_key.is_some() && event.header.state_key == self.visibility_key
         {
-            Standing {
+            VisibilityState {
                 visibility: visibility_of(r, event.num)?,
                 ..before
             }
@@ -102,8 +99,8 @@ impl UserVisibility {
         Ok(self.allows(&after, event.header.place))
     }
 
-    /// The state of the room as the user may read it: now, or when the user left; `None` for who
-    /// was never in a room that is not open to the world's eyes.
+    /// The state that the user may read: the current one, or the one when the user left. `None` if the
+    /// user was never joined and the room is not world-readable.
     pub fn readable_state(&self, r: &impl Reader) -> Result<Option<StateOverlay>, Error> {
         let now = StateOverlay::of(room::heads(r, self.room)?.state);
         if self.can_see_now(r)? {
@@ -121,29 +118,25 @@ impl UserVisibility {
         }
     }
 
-    /// Whether the user may see the room's present: its current state, what happens next.
+    /// Whether the user may see the current state and the next events.
     pub fn can_see_now(&self, r: &impl Reader) -> Result<bool, Error> {
         if self.joined == Joined::Now {
             return Ok(true);
         }
-        let visibility = current::get(r, self.room, "m.room.history_visibility", "")?;
-        let visibility = visibility
-            .map(|event| visibility_of(r, event))
-            .transpose()?;
-        Ok(visibility == Some(HistoryVisibility::WorldReadable))
+        is_world_readable(r, self.room)
     }
 
-    fn allows(&self, standing: &Standing, place: Option<Place>) -> bool {
+    fn allows(&self, state_before: &VisibilityState, place: Option<Place>) -> bool {
         let joined_later = || match (self.joined, place) {
             (Joined::Now, _) => true,
             (Joined::Until(end), Some(place)) => place <= end,
             _ => false,
         };
-        match (&standing.visibility, standing.membership) {
+        match (&state_before.visibility, state_before.membership) {
             (HistoryVisibility::WorldReadable, _) | (_, Membership::Join) => true,
             (HistoryVisibility::Invited, membership) => membership == Membership::Invite,
             (HistoryVisibility::Joined, _) => false,
-            // Shared, and whatever the specification does not know.
+            // `shared`; an unknown value counts as `shared`.
             _ => joined_later(),
         }
     }
@@ -152,23 +145,23 @@ impl UserVisibility {
         header.state_key.is_some() && header.state_key == self.member_key
     }
 
-    fn before(&mut self, r: &impl Reader, header: &EventHeader) -> Result<Standing, Error> {
+    fn before(&mut self, r: &impl Reader, header: &EventHeader) -> Result<VisibilityState, Error> {
         match &self.last {
-            Some((root, standing)) if *root == header.state_before => Ok(standing.clone()),
+            Some((root, state_before)) if *root == header.state_before => Ok(state_before.clone()),
             _ => {
-                let standing = self.standing(r, header.state_before)?;
-                self.last = Some((header.state_before, standing.clone()));
-                Ok(standing)
+                let state_before = self.state_before(r, header.state_before)?;
+                self.last = Some((header.state_before, state_before.clone()));
+                Ok(state_before)
             }
         }
     }
 
-    fn standing(&self, r: &impl Reader, root: NodeNum) -> Result<Standing, Error> {
+    fn state_before(&self, r: &impl Reader, root: NodeNum) -> Result<VisibilityState, Error> {
         let at = |key: Option<StateKeyNum>| match key {
             Some(key) => state::get(r, self.room, root, key),
             None => Ok(None),
         };
-        Ok(Standing {
+        Ok(VisibilityState {
             visibility: match at(self.visibility_key)? {
                 Some(event) => visibility_of(r, event)?,
                 None => HistoryVisibility::Shared,
@@ -181,7 +174,7 @@ impl UserVisibility {
     }
 }
 
-/// Whether anybody may see what happens in `room` now.
+/// Whether everybody may see the current state and the next events of `room`.
 pub fn is_world_readable(r: &impl Reader, room: RoomNum) -> Result<bool, Error> {
     let visibility = current::get(r, room, "m.room.history_visibility", "")?;
     let visibility = visibility
@@ -223,7 +216,7 @@ fn joined(
     if current::membership_of(r, member)? == Membership::Join {
         return Ok(Joined::Now);
     }
-    for _ in 0..MEMBERSHIPS {
+    for _ in 0..MAX_MEMBER_EVENTS {
         let header = event::header(r, member)?;
         let Some(before) = state::get(r, room, header.state_before, key)? else {
             break;
@@ -236,12 +229,12 @@ fn joined(
     Ok(Joined::Never)
 }
 
-/// The number of the room `id`, for a local user who wants to read of it: not one whom it does not
-/// concern, or who forgot it.
+/// The number of the room `id` for a local user who is or was in it and did not forget it, or if it is
+/// world-readable.
 ///
 /// # Errors
-/// [`Error::Forbidden`] also where there is no such room: who is not in it need not know.
-pub fn readable(r: &impl Reader, id: &RoomId, user: UserNum) -> Result<RoomNum, Error> {
+/// [`Error::Forbidden`], also if the room does not exist, so as not to disclose which rooms do.
+pub fn readable_room(r: &impl Reader, id: &RoomId, user: UserNum) -> Result<RoomNum, Error> {
     let forbidden = || Error::forbidden("you are not in this room");
     let room = r.room_nums()?.get(id.as_str())?.map(|row| row.value());
     let room = room.ok_or_else(forbidden)?;

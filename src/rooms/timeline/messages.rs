@@ -17,44 +17,40 @@ use crate::{
     store::{EventNum, Place, Reader, RoomNum},
 };
 
-/// How many rows are read at once.
-const BATCH: usize = 64;
-/// How many rows are looked at for one page: where a client may see, or wants, fewer, the page is
-/// shorter than it asked for, and goes on from there.
-const LOOKED_AT: usize = 1000;
+const BATCH_ROWS: usize = 64;
+/// The most rows that are read for one page. If few of them are visible or match the filter, the page
+/// has fewer events than its limit, and its `end` is the position reached.
+const MAX_ROWS: usize = 1000;
 
-/// Which page is wanted.
 #[derive(Clone, Copy, Debug)]
 pub struct PageRequest {
-    /// The room.
     pub room: RoomNum,
-    /// The point from which to go: behind this place.
+    /// The point to start from: after this place.
     pub from: Place,
-    /// The point at which to stop.
+    /// The point to stop at: after this place.
     pub to: Option<Place>,
-    /// In which direction.
     pub dir: Direction,
-    /// How many events at most.
+    /// The most events of the page.
     pub limit: usize,
 }
 
 /// A page of a timeline.
 #[derive(Debug)]
 pub struct Page {
-    /// The events, in the direction that was asked for.
+    /// In the direction of the request.
     pub events: Vec<StoredEvent>,
-    /// The point at which the next page begins; none if there is nothing more.
+    /// The point at which the next page begins; `None` if there are no more events.
     pub end: Option<Place>,
-    /// The place of the event at which the page ends because what is before it is not here.
+    /// The place of the event at which the page ends because the events before it are missing here.
     pub gap: Option<Place>,
 }
 
-/// The next events that `wanted` wants and the user may see.
+/// The next events that `filter` accepts and the user may see.
 pub fn page(
     r: &impl Reader,
     request: PageRequest,
     room_id: &OwnedRoomId,
-    wanted: &RoomEventFilter,
+    filter: &RoomEventFilter,
     visibility: &mut UserVisibility,
 ) -> Result<Page, Error> {
     let mut page = Page {
@@ -68,37 +64,40 @@ pub fn page(
         return Ok(page);
     }
     let mut point = request.from;
-    let mut looked_at = 0;
-    let wants_room = filter::wants_room(wanted, room_id);
+    let mut rows_read = 0;
+    let accepts_room = filter::accepts_room(filter, room_id);
     loop {
         let rows = match request.dir {
-            Direction::Backward => timeline::backwards(r, request.room, point, BATCH)?,
-            Direction::Forward => timeline::forwards(r, request.room, point.next(), BATCH)?,
+            Direction::Backward => timeline::backwards(r, request.room, point, BATCH_ROWS)?,
+            Direction::Forward => timeline::forwards(r, request.room, point.next(), BATCH_ROWS)?,
         };
         if rows.is_empty() {
             page.end = None;
             return Ok(page);
         }
         for (place, row) in rows {
-            let beyond = request.to.is_some_and(|to| match request.dir {
+            let is_past_end = request.to.is_some_and(|to| match request.dir {
                 Direction::Backward => place <= to,
                 Direction::Forward => place > to,
             });
-            if beyond {
+            if is_past_end {
                 page.end = None;
                 return Ok(page);
             }
-            if page.events.len() >= request.limit || looked_at >= LOOKED_AT {
+            if page.events.len() >= request.limit || rows_read >= MAX_ROWS {
                 page.end = Some(point);
                 return Ok(page);
             }
-            looked_at += 1;
+            rows_read += 1;
             point = match request.dir {
                 Direction::Backward => Place(place.0.saturating_sub(1)),
                 Direction::Forward => place,
             };
             let stored = event::load(r, row.event)?;
-            if wants_room && filter::wants(wanted, &stored)? && visibility.can_see(r, &stored)? {
+            if accepts_room
+                && filter::accepts(filter, &stored)?
+                && visibility.can_see(r, &stored)?
+            {
                 page.events.push(stored);
             }
             if backward && timeline::gap(r, request.room, place)?.is_some() {
@@ -110,8 +109,8 @@ pub fn page(
     }
 }
 
-/// The membership events, as they were then, of those who sent `events`.
-pub fn senders(
+/// The membership events of the senders of `events`, in the state before each: for lazy-loaded members.
+pub fn sender_members(
     r: &impl Reader,
     room: RoomNum,
     events: &[StoredEvent],

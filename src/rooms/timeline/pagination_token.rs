@@ -1,8 +1,7 @@
-//! Tokens that clients page by.
+//! Pagination tokens of a room's timeline.
 //!
-//! A place in one room's timeline is `p1_<place>`: what is after it when paging forwards starts
-//! behind that place, what is before it when paging backwards ends with that place. A token of
-//! `/sync` serves as well, and means the room's last place at its position.
+//! A token is a point between two events: `p1_<place>` is the point after that place. A `/sync` token
+//! is one too; it means the room's last place at its position.
 
 use std::{fmt, str::FromStr};
 
@@ -12,25 +11,23 @@ use crate::{
 };
 
 const PLACE: &str = "p1_";
-/// What a token of `/sync` begins with; its position follows. The rest is `/sync`'s own.
+/// The prefix of a `/sync` token, before its position. The rest is parsed by `sync`.
 pub const SYNC: &str = "s1_";
 
-/// A point between two events of a room's timeline: behind a place, before the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PagingToken {
-    /// Behind this place.
+pub enum PaginationToken {
+    /// The point after this place.
     Place(Place),
-    /// Behind the room's last place at this position.
+    /// The point after the room's last place at this position.
     Position(Position),
 }
 
-/// A token that is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("that is not a token of this server")]
+#[error("expected a pagination token of this server")]
 pub struct BadToken;
 
-impl PagingToken {
-    /// The place behind which it stands in `room`; before the first place if nothing was there.
+impl PaginationToken {
+    /// The place before the point, in `room`; [`Place::MIN`] if no event is before it.
     pub fn place(self, r: &impl Reader, room: RoomNum) -> Result<Place, Error> {
         match self {
             Self::Place(place) => Ok(place),
@@ -41,7 +38,7 @@ impl PagingToken {
     }
 }
 
-impl FromStr for PagingToken {
+impl FromStr for PaginationToken {
     type Err = BadToken;
 
     fn from_str(text: &str) -> Result<Self, BadToken> {
@@ -60,7 +57,7 @@ impl FromStr for PagingToken {
     }
 }
 
-impl fmt::Display for PagingToken {
+impl fmt::Display for PaginationToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Place(place) => write!(f, "{PLACE}{}", place.0),
@@ -77,25 +74,25 @@ impl From<BadToken> for Error {
 
 #[cfg(test)]
 mod tests {
-    use super::{BadToken, PagingToken};
+    use super::{BadToken, PaginationToken};
     use crate::store::{Place, Position};
 
     #[test]
-    fn tokens_are_read_as_they_were_written() {
+    fn tokens_round_trip() {
         for token in [
-            PagingToken::Place(Place(1 << 63)),
-            PagingToken::Position(Position(7)),
+            PaginationToken::Place(Place(1 << 63)),
+            PaginationToken::Position(Position(7)),
         ] {
             assert_eq!(token.to_string().parse(), Ok(token));
         }
         assert_eq!(
             "s1_7_0_abc_3".parse(),
-            Ok(PagingToken::Position(Position(7)))
+            Ok(PaginationToken::Position(Position(7)))
         );
     }
 
     #[test]
-    fn what_is_no_token_is_refused() {
+    fn an_invalid_token_is_refused() {
         for text in [
             "",
             "p1_",
@@ -106,7 +103,7 @@ mod tests {
             "t7",
             "p1_99999999999999999999",
         ] {
-            assert_eq!(text.parse::<PagingToken>(), Err(BadToken), "{text}");
+            assert_eq!(text.parse::<PaginationToken>(), Err(BadToken), "{text}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A room's timeline: which event stands at which place.
+//! The rows of a room's timeline and its gaps.
 
 use ruma::EventId;
 
@@ -34,12 +34,12 @@ pub fn forwards(
     rows.take(limit).map(unpack).collect()
 }
 
-/// What is missing right before the event at `place`, if something is.
+/// The gap directly before the event at `place`.
 pub fn gap(r: &impl Reader, room: RoomNum, place: Place) -> Result<Option<Gap>, Error> {
     Ok(r.gaps()?.load((room, place))?)
 }
 
-/// The place of the gap in which the event `id` is missing, if it is in one.
+/// The place of the gap that lists the event `id` as missing.
 pub fn gap_of(r: &impl Reader, room: RoomNum, id: &EventId) -> Result<Option<Place>, Error> {
     for row in r.gaps()?.prefix(room)? {
         let (key, gap) = row?;
@@ -63,9 +63,8 @@ fn unpack(row: Result<Entry<'_>, store::Error>) -> Result<(Place, TimelineRow), 
     Ok((key.value().1, row.value().unpack()?))
 }
 
-/// The last place of the room's timeline at `position`: everything up to there was stored no
-/// later. `None` if nothing was. Positions never fall with places from [`Place::FIRST`] on, so this
-/// halves the range at each step.
+/// The last place of the room's timeline at `position`; `None` if the timeline was empty then. A binary
+/// search, since positions ascend with places from [`Place::FIRST`] on.
 pub fn place_at(
     r: &impl Reader,
     room: RoomNum,

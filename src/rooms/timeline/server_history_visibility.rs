@@ -1,8 +1,5 @@
-//! What another server may read of a room's history: what one of its users may.
-//!
-//! The specification says who of the users may see an event (client-server API, "Room History
-//! Visibility"), and leaves to servers what they hand to each other. What no user of a server was
-//! let see that server gets redacted, so that the graph stays whole.
+//! Which events another server may see: those that one of its users may see (client-server API, "Room
+//! History Visibility"). It gets the others redacted, so that the event graph stays complete.
 
 use std::collections::HashMap;
 
@@ -25,28 +22,27 @@ use crate::{
 
 const VISIBILITY: &str = "m.room.history_visibility";
 
-/// What one server may read of one room.
+/// What one server may see of one room.
 pub struct ServerVisibility {
     room: RoomNum,
     rules: &'static RoomVersionRules,
     server: OwnedServerName,
-    /// What was found for states in which not everything is shared.
-    known: HashMap<NodeNum, bool>,
+    /// Whether the server may see events with this state before them.
+    cache: HashMap<NodeNum, bool>,
 }
 
 impl ServerVisibility {
-    /// What `server` may read of `room`.
     pub fn new(r: &impl Reader, room: RoomNum, server: &ServerName) -> Result<Self, Error> {
         Ok(Self {
             room,
             rules: room::rules(r, room)?,
             server: server.to_owned(),
-            known: HashMap::new(),
+            cache: HashMap::new(),
         })
     }
 
-    /// The JSON of an event as the server may have it. Where history is not shared it grows with
-    /// the room: for the pool.
+    /// The JSON of an event, redacted if the server may not see it. Unless history is shared this reads
+    /// all members: to be called on the pool.
     pub fn visible_json(&mut self, r: &impl Reader, event: StoredEvent) -> Result<Vec<u8>, Error> {
         if self.can_see(r, &event)? {
             return Ok(event.json);
@@ -57,43 +53,43 @@ impl ServerVisibility {
 
     fn can_see(&mut self, r: &impl Reader, event: &StoredEvent) -> Result<bool, Error> {
         let before = event.header.state_before;
-        let can_see = match self.known.get(&before) {
-            Some(known) => *known,
+        let can_see = match self.cache.get(&before) {
+            Some(cached) => *cached,
             None => {
-                let can_see = self.sees_in(r, before)?;
-                self.known.insert(before, can_see);
+                let can_see = self.can_see_with_state(r, before)?;
+                self.cache.insert(before, can_see);
                 can_see
             }
         };
         if can_see {
             return Ok(true);
         }
-        // The event by which somebody of the server comes in.
+        // A server may see the joins of its own users.
         let member = event.member()?;
         Ok(member.is_some_and(|user| self.is_of_server(&user))
             && current::membership_of(r, event.num)? == Membership::Join)
     }
 
-    fn sees_in(&self, r: &impl Reader, root: NodeNum) -> Result<bool, Error> {
+    fn can_see_with_state(&self, r: &impl Reader, root: NodeNum) -> Result<bool, Error> {
         let visibility = match state::get_named(r, self.room, root, VISIBILITY, "")? {
             Some(event) => visibility_of(r, event)?,
             None => HistoryVisibility::Shared,
         };
-        let lets_see = |membership: Membership| match visibility {
+        let is_visible_to = |membership: Membership| match visibility {
             HistoryVisibility::Joined => membership == Membership::Join,
             HistoryVisibility::Invited => {
                 matches!(membership, Membership::Join | Membership::Invite)
             }
             _ => true,
         };
-        if lets_see(Membership::Leave) {
+        if is_visible_to(Membership::Leave) {
             return Ok(true);
         }
         for (key, event) in state::entries(r, self.room, root)? {
             let (kind, user) = state::key_name(r, self.room, key)?;
             if kind == "m.room.member"
                 && self.is_of_server(&user)
-                && lets_see(current::membership_of(r, event)?)
+                && is_visible_to(current::membership_of(r, event)?)
             {
                 return Ok(true);
             }
@@ -106,7 +102,7 @@ impl ServerVisibility {
     }
 }
 
-/// The JSON of the events `nums` as `server` may have them.
+/// The JSON of the events `nums`, redacted where `server` may not see them.
 pub fn visible_json(
     r: &impl Reader,
     room: RoomNum,

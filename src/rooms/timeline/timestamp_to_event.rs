@@ -1,10 +1,7 @@
-//! What happened in a room at a certain time.
+//! `GET /rooms/{roomId}/timestamp_to_event`: the event nearest to a timestamp.
 //!
-//! Source: client-server API, `GET /rooms/{roomId}/timestamp_to_event`.
-//!
-//! NOTSPEC: events stand in the order in which they came about, which is that of their times unless
-//! a server's clock is wrong. So the time is looked for in the middle, and then in the middle of the
-//! half, and only around what is found is every event compared.
+//! NOTSPEC: the timeline is in the order of receipt, which is that of the timestamps unless a server's
+//! clock is wrong. So a binary search finds the place, and only events around it are compared.
 
 use ruma::{OwnedEventId, api::Direction};
 use serde::Deserialize;
@@ -18,36 +15,36 @@ use crate::{
     store::{Place, Reader, RoomNum},
 };
 
-/// Of how many neighbours the time in the middle is believed: one clock may be wrong.
-const NEIGHBOURS: usize = 5;
-/// How many events are compared, before that time and after it.
-const AROUND: usize = 200;
-/// How many are looked at further on if none of these is fit.
-const FURTHER: usize = 2000;
+/// The binary search uses the median timestamp of this many events, as some clocks may be wrong.
+const MEDIAN_OF: usize = 5;
+/// How many events before, and how many after, the place found are compared.
+const COMPARED: usize = 200;
+/// How many further events are read if none of those is accepted.
+const MAX_FURTHER: usize = 2000;
 
-/// The event of a room that is nearest to some time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Nearest {
-    /// Its id, and its time in milliseconds since the epoch.
+    /// The event's id and `origin_server_ts` in milliseconds since the epoch.
     pub event: Option<(OwnedEventId, u64)>,
-    /// Where history is missing in which there may be one that is nearer.
+    /// A gap in the timeline that may hide a nearer event.
     pub gap: Option<Place>,
 }
 
-/// The event of the room nearest to `ts` (milliseconds since the epoch), not before it or not after
-/// it, of those that are `fit`. Reads many events: not for the thread.
+/// The event that `accepts` accepts and that is nearest to `ts` (milliseconds since the epoch) in the
+/// direction `dir`. Reads many events: to be called on the pool.
 pub fn nearest(
     r: &impl Reader,
     room: RoomNum,
-    (ts, dir): (u64, Direction),
-    mut fit: impl FnMut(&StoredEvent) -> Result<bool, Error>,
+    ts: u64,
+    dir: Direction,
+    mut accepts: impl FnMut(&StoredEvent) -> Result<bool, Error>,
 ) -> Result<Nearest, Error> {
     let Some((first, _)) = timeline::forwards(r, room, Place::MIN, 1)?.pop() else {
         return Ok(Nearest::default());
     };
     let middle = place_of(r, room, ts, first)?;
-    let before = timeline::backwards(r, room, self::before(middle), AROUND)?;
-    let after = timeline::forwards(r, room, middle, AROUND)?;
+    let before = timeline::backwards(r, room, self::before(middle), COMPARED)?;
+    let after = timeline::forwards(r, room, middle, COMPARED)?;
     let mut around = Vec::new();
     for (place, row) in before.iter().chain(&after) {
         around.push((time(&event::load(r, row.event)?)?, *place, row.event));
@@ -56,12 +53,12 @@ pub fn nearest(
     let further = match dir {
         Direction::Forward => {
             let end = after.last().map_or(middle, |(place, _)| place.next());
-            timeline::forwards(r, room, end, FURTHER)?
+            timeline::forwards(r, room, end, MAX_FURTHER)?
         }
         Direction::Backward => {
             around.reverse();
             let end = before.last().map_or(first, |(place, _)| *place);
-            timeline::backwards(r, room, self::before(end), FURTHER)?
+            timeline::backwards(r, room, self::before(end), MAX_FURTHER)?
         }
     };
     let around = around.into_iter().map(|(_, place, num)| (place, num));
@@ -73,7 +70,7 @@ pub fn nearest(
             Direction::Forward => time >= ts,
             Direction::Backward => time <= ts,
         };
-        if is_on_side && fit(&stored)? {
+        if is_on_side && accepts(&stored)? {
             return Ok(Nearest {
                 event: Some((stored.id()?, time)),
                 gap: gap_beside(r, room, place, dir)?,
@@ -91,13 +88,13 @@ fn before(place: Place) -> Place {
     Place(place.0.saturating_sub(1))
 }
 
-/// The first place from which on events are of `ts` or later, as far as one can believe them.
+/// The first place from which on events have the timestamp `ts` or a later one.
 fn place_of(r: &impl Reader, room: RoomNum, ts: u64, first: Place) -> Result<Place, Error> {
     let last = timeline::backwards(r, room, Place::MAX, 1)?.pop();
     let (mut low, mut high) = (first, last.map_or(first, |(last, _)| last.next()));
     while low < high {
         let middle = Place(low.0 + (high.0 - low.0) / 2);
-        if usual_time(r, room, middle)?.is_none_or(|time| time >= ts) {
+        if median_time(r, room, middle)?.is_none_or(|time| time >= ts) {
             high = middle;
         } else {
             low = middle.next();
@@ -106,9 +103,9 @@ fn place_of(r: &impl Reader, room: RoomNum, ts: u64, first: Place) -> Result<Pla
     Ok(low)
 }
 
-/// About when the events from `place` on were sent.
-fn usual_time(r: &impl Reader, room: RoomNum, place: Place) -> Result<Option<u64>, Error> {
-    let rows = timeline::forwards(r, room, place, NEIGHBOURS)?;
+/// The median timestamp of the events from `place` on.
+fn median_time(r: &impl Reader, room: RoomNum, place: Place) -> Result<Option<u64>, Error> {
+    let rows = timeline::forwards(r, room, place, MEDIAN_OF)?;
     let times = rows
         .iter()
         .map(|(_, row)| time(&event::load(r, row.event)?));
@@ -126,7 +123,7 @@ fn time(stored: &StoredEvent) -> Result<u64, Error> {
     Ok(u64::try_from(sent).unwrap_or(0))
 }
 
-/// The gap between the event at `place` and the time that was asked for, if there is one.
+/// The gap between the event at `place` and the requested timestamp.
 fn gap_beside(
     r: &impl Reader,
     room: RoomNum,

@@ -1,4 +1,4 @@
-//! Replacing a room by one of another version.
+//! Room upgrades: replacing a room by one of another version.
 
 pub mod replace;
 pub mod room_data;

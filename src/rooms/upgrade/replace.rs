@@ -1,7 +1,5 @@
-//! Upgrading a room: a new room of another version takes its place.
-//!
-//! All that makes the new room is one transaction; bans, and the rooms of a space, follow as an
-//! [errand](crate::rooms::background::jobs), because there may be thousands.
+//! `POST /rooms/{roomId}/upgrade`: the new room and the tombstone of the old one, in one transaction.
+//! [`room_data`] copies bans and space children afterwards.
 //!
 //! Source: [Room upgrades](https://spec.matrix.org/v1.19/client-server-api/#room-upgrades).
 
@@ -28,8 +26,8 @@ use crate::{
     store::{Place, Reader, RoomNum, Tx, records::Membership},
 };
 
-/// What the new room takes over, beside power levels and addresses.
-const CARRIED: [StateEventType; 8] = [
+/// State that is copied unchanged.
+const COPIED_TYPES: [StateEventType; 8] = [
     StateEventType::RoomServerAcl,
     StateEventType::RoomEncryption,
     StateEventType::RoomName,
@@ -40,8 +38,8 @@ const CARRIED: [StateEventType; 8] = [
     StateEventType::RoomJoinRules,
 ];
 
-/// The fields of a power levels event that hold a level.
-const LEVELS: [&str; 7] = [
+/// The fields of a power levels event that are a level.
+const LEVEL_FIELDS: [&str; 7] = [
     "ban",
     "events_default",
     "invite",
@@ -50,20 +48,19 @@ const LEVELS: [&str; 7] = [
     "state_default",
     "users_default",
 ];
-/// The fields of a power levels event that hold levels by name.
-const LEVELS_BY_NAME: [&str; 3] = ["events", "notifications", "users"];
+/// The fields of a power levels event that are objects of levels.
+const LEVEL_MAPS: [&str; 3] = ["events", "notifications", "users"];
 
-/// The least level for sending and inviting in a room that was replaced.
-const REPLACED: i32 = 50;
+/// The lowest `events_default` and `invite` level of a room that was replaced.
+const MIN_LEVEL_IN_OLD_ROOM: i32 = 50;
 
-/// What is to become of a room.
+/// The room that is to replace another.
 #[derive(Clone, Debug)]
 pub struct Upgrade {
-    /// The new room's id in versions that let the server choose it.
+    /// Its id, in room versions in which the server chooses it.
     pub id: OwnedRoomId,
-    /// The new room's version.
     pub version: RoomVersionId,
-    /// Who counts as its creator beside the user who upgrades, in versions that know of such.
+    /// Creators beside the user who upgrades, in room versions that have them.
     pub additional_creators: Vec<OwnedUserId>,
 }
 
@@ -77,24 +74,24 @@ pub fn upgrade(
     local: &Local,
     actor: &Actor,
     old: RoomNum,
-    wish: &Upgrade,
+    upgrade: &Upgrade,
 ) -> Result<OwnedRoomId, Error> {
-    let rules = &room::rules_of(&wish.version)?.authorization;
+    let rules = &room::rules_of(&upgrade.version)?.authorization;
     check_permission(tx, actor, old)?;
     let plan = Blueprint {
-        id: wish.id.clone(),
-        version: wish.version.clone(),
-        create: create_content(tx, actor, old, wish, rules)?,
+        id: upgrade.id.clone(),
+        version: upgrade.version.clone(),
+        create: create_content(tx, actor, old, upgrade, rules)?,
         alias: None,
-        state: carried(tx, old)?,
+        state: copied_state(tx, old)?,
         invite: Vec::new(),
         is_direct: false,
         listed: directory::is_listed(tx, old)?,
     };
-    let levels = power_levels(tx, actor, old, wish, rules)?;
+    let levels = power_levels(tx, actor, old, upgrade, rules)?;
     let (new, new_id) = create::build(tx, local, actor, &plan)?;
-    move_addresses(tx, local, actor, old, new)?;
-    // Last, because until now the creator stood above everything.
+    move_aliases(tx, local, actor, old, new)?;
+    // Last: the old levels may not allow the creator to send the other events.
     if let Some(levels) = levels {
         levels.send(tx, local, new, actor)?;
     }
@@ -121,7 +118,7 @@ fn create_content(
     r: &impl Reader,
     actor: &Actor,
     old: RoomNum,
-    wish: &Upgrade,
+    upgrade: &Upgrade,
     rules: &AuthorizationRules,
 ) -> Result<CanonicalJsonObject, Error> {
     let before = content::current::<CanonicalJsonObject>(r, old, &StateEventType::RoomCreate, "")?;
@@ -138,12 +135,12 @@ fn create_content(
         predecessor.insert("event_id".to_owned(), newest.as_str().into());
     }
     content.insert("predecessor".to_owned(), predecessor.into());
-    content.insert("room_version".to_owned(), wish.version.as_str().into());
+    content.insert("room_version".to_owned(), upgrade.version.as_str().into());
     if !rules.use_room_create_sender {
         content.insert("creator".to_owned(), actor.id.as_str().into());
     }
-    if rules.additional_room_creators && !wish.additional_creators.is_empty() {
-        let creators = wish
+    if rules.additional_room_creators && !upgrade.additional_creators.is_empty() {
+        let creators = upgrade
             .additional_creators
             .iter()
             .map(|user| user.as_str().into())
@@ -156,10 +153,9 @@ fn create_content(
     Ok(content)
 }
 
-/// The state that the new room takes over as it is.
-fn carried(r: &impl Reader, old: RoomNum) -> Result<Vec<StateEvent>, Error> {
+fn copied_state(r: &impl Reader, old: RoomNum) -> Result<Vec<StateEvent>, Error> {
     let mut state = Vec::new();
-    for kind in CARRIED {
+    for kind in COPIED_TYPES {
         if let Some(content) = content::current(r, old, &kind, "")? {
             state.push(StateEvent::new(kind, content));
         }
@@ -167,12 +163,12 @@ fn carried(r: &impl Reader, old: RoomNum) -> Result<Vec<StateEvent>, Error> {
     Ok(state)
 }
 
-/// The new room's power levels: the old ones, as the rules of the new version want them.
+/// The old room's power levels, adapted to the rules of the new version.
 fn power_levels(
     r: &impl Reader,
     actor: &Actor,
     old: RoomNum,
-    wish: &Upgrade,
+    upgrade: &Upgrade,
     rules: &AuthorizationRules,
 ) -> Result<Option<StateEvent>, Error> {
     let kind = StateEventType::RoomPowerLevels;
@@ -180,7 +176,7 @@ fn power_levels(
         return Ok(None);
     };
     if rules.integer_power_levels {
-        only_integers(&mut content);
+        convert_to_integers(&mut content);
     }
     let old_rules = room::rules(r, old)?;
     if let Some(CanonicalJsonValue::Object(users)) = content.get_mut("users")
@@ -188,7 +184,7 @@ fn power_levels(
     {
         users.remove(actor.id.as_str());
         users.retain(|user, _| {
-            !wish
+            !upgrade
                 .additional_creators
                 .iter()
                 .any(|creator| creator == user)
@@ -197,7 +193,7 @@ fn power_levels(
     if rules.explicitly_privilege_room_creators {
         presets::raise_tombstone(&mut content);
     } else if old_rules.authorization.explicitly_privilege_room_creators {
-        // Creators who stood above all levels stand at the highest of those that rooms begin with.
+        // Creators had no level in the old version, but power over all; they become administrators.
         let users = content
             .entry("users".to_owned())
             .or_insert_with(|| CanonicalJsonValue::Object(CanonicalJsonObject::new()));
@@ -210,8 +206,8 @@ fn power_levels(
     Ok(Some(StateEvent::new(kind, content)))
 }
 
-/// Makes integers of levels that are texts, which older versions allow, and drops what is neither.
-fn only_integers(content: &mut CanonicalJsonObject) {
+/// Converts levels that are strings, which older versions allow, to integers, and removes other values.
+fn convert_to_integers(content: &mut CanonicalJsonObject) {
     let fix = |value: &mut CanonicalJsonValue| match presets::level_in(value) {
         Some(level) => {
             *value = level.into();
@@ -220,10 +216,10 @@ fn only_integers(content: &mut CanonicalJsonObject) {
         None => false,
     };
     content.retain(|field, value| {
-        if LEVELS.contains(&field.as_str()) {
+        if LEVEL_FIELDS.contains(&field.as_str()) {
             return fix(value);
         }
-        if LEVELS_BY_NAME.contains(&field.as_str()) {
+        if LEVEL_MAPS.contains(&field.as_str()) {
             let CanonicalJsonValue::Object(levels) = value else {
                 return false;
             };
@@ -233,8 +229,9 @@ fn only_integers(content: &mut CanonicalJsonObject) {
     });
 }
 
-/// Lets the addresses that this server gave to `old` name `new`, and says so in both rooms.
-fn move_addresses(
+/// Moves this server's aliases and the directory entry from `old` to `new`, and updates the canonical
+/// alias of both.
+fn move_aliases(
     tx: &Tx,
     local: &Local,
     actor: &Actor,
@@ -259,7 +256,7 @@ fn move_addresses(
     Ok(())
 }
 
-/// Tells the members of `old` where the room has gone, and lets fewer of them speak there.
+/// Sends the tombstone into `old` and raises the levels for sending and inviting there.
 fn close(tx: &Tx, local: &Local, actor: &Actor, old: RoomNum, new: &RoomId) -> Result<(), Error> {
     let body = "This room has been replaced".to_owned();
     let tombstone = RoomTombstoneEventContent::new(body, new.to_owned());
@@ -277,7 +274,7 @@ fn close(tx: &Tx, local: &Local, actor: &Actor, old: RoomNum, new: &RoomId) -> R
         level.unwrap_or(Int::from(0))
     };
     let above = level(&content, "users_default").saturating_add(Int::from(1));
-    let least = Int::from(REPLACED).max(above);
+    let least = Int::from(MIN_LEVEL_IN_OLD_ROOM).max(above);
     for field in ["events_default", "invite"] {
         let raised = level(&content, field).max(least);
         content.insert(field.to_owned(), raised.into());
@@ -285,7 +282,7 @@ fn close(tx: &Tx, local: &Local, actor: &Actor, old: RoomNum, new: &RoomId) -> R
     if_allowed(StateEvent::new(kind, content).send(tx, local, old, actor))
 }
 
-/// Counts what the room's rules forbid as done: it was to be tried, not more.
+/// Ignores that the rules forbid an event that need only be tried.
 fn if_allowed(result: Result<(), Error>) -> Result<(), Error> {
     match result {
         Err(Error::Forbidden(_)) => Ok(()),

@@ -1,5 +1,5 @@
-//! What a room gets from the one that it replaces, beside what it is made with: the bans, and the
-//! rooms of a space. There may be thousands, so it is an [errand](crate::rooms::background::jobs).
+//! Copying bans, and the rooms of a space, from a room to the one that replaces it. There may be
+//! thousands, so it is a [background job](crate::rooms::background::jobs).
 
 use ruma::{
     CanonicalJsonObject, MilliSecondsSinceUnixEpoch, UserId,
@@ -12,7 +12,7 @@ use ruma::{
 use crate::{
     rooms::{
         Actor, Error, Local,
-        background::batch::{LOOKED_AT, SENT, tried},
+        background::batch,
         membership::moderation,
         state::{
             self,
@@ -23,105 +23,85 @@ use crate::{
     users,
 };
 
-/// Lets `new` get from `old` what there is, in the name of `actor`, who replaced it.
+/// To be called in the transaction in which `actor` replaces `old_room` by `new_room`.
 pub(in crate::rooms) fn schedule(
     tx: &Tx,
     actor: &Actor,
-    old: RoomNum,
-    new: RoomNum,
+    old_room: RoomNum,
+    new_room: RoomNum,
 ) -> Result<(), Error> {
     let pending = PendingUpgrade {
-        from: old,
-        by: actor.num,
-        next: StateKeyNum::MIN,
+        old_room,
+        upgraded_by: actor.num,
+        next_key: StateKeyNum::MIN,
     };
-    tx.pending_upgrades()?.put(new, &pending)?;
+    tx.pending_upgrades()?.put(new_room, &pending)?;
     tx.effect(Effect::BackgroundJob);
     Ok(())
 }
 
-/// Carries some more over into `new`; whether there is more yet.
+/// Copies some more state into `new_room`; whether any is left.
 pub(in crate::rooms) fn run_batch(
     tx: &Tx,
     local: &Local,
     now: MilliSecondsSinceUnixEpoch,
-    new: RoomNum,
+    new_room: RoomNum,
 ) -> Result<bool, Error> {
-    let Some(mut pending) = tx.pending_upgrades()?.load(new)? else {
+    let Some(mut pending) = tx.pending_upgrades()?.load(new_room)? else {
         return Ok(false);
     };
+    let old_room = pending.old_room;
     let actor = Actor {
-        num: pending.by,
-        id: users::id_of(tx, pending.by)?,
+        num: pending.upgraded_by,
+        id: users::id_of(tx, pending.upgraded_by)?,
         now,
     };
-    let next = carry_some(tx, local, &actor, &pending, new)?;
+    let rows = tx.current_state()?;
+    let keys = rows
+        .prefix_range(old_room, pending.next_key..)?
+        .take(batch::MAX_ROWS + 1)
+        .map(|row| Ok(row?.0.value().1))
+        .collect::<Result<Vec<_>, Error>>()?;
+    drop(rows);
+    let next = batch::run(keys, |key| {
+        let result = copy(tx, local, &actor, old_room, *key, new_room);
+        batch::skip_forbidden(result, tx, &actor, new_room)
+    })?;
+    let mut table = tx.pending_upgrades()?;
     match next {
-        Some(next) => {
-            pending.next = next;
-            tx.pending_upgrades()?.put(new, &pending)?;
+        Some(key) => {
+            pending.next_key = key;
+            table.put(new_room, &pending)?;
         }
-        None => {
-            tx.pending_upgrades()?.remove(new)?;
-        }
+        None => drop(table.remove(new_room)?),
     }
     Ok(next.is_some())
 }
 
-/// Carries over what stands at the keys from the next one on; where to go on.
-fn carry_some(
+/// Copies the state event at `key` if it is a ban or a child of a space; whether it sent an event.
+fn copy(
     tx: &Tx,
     local: &Local,
     actor: &Actor,
-    pending: &PendingUpgrade,
-    new: RoomNum,
-) -> Result<Option<StateKeyNum>, Error> {
-    let old = pending.from;
-    let mut keys = Vec::with_capacity(LOOKED_AT);
-    for row in tx
-        .current_state()?
-        .range((old, pending.next)..=(old, StateKeyNum::MAX))?
-        .take(LOOKED_AT)
-    {
-        keys.push(row?.0.value().1);
-    }
-    let mut sent = 0;
-    for key in &keys {
-        if sent == SENT {
-            return Ok(Some(*key));
-        }
-        let result = carry(tx, local, actor, (old, *key), new);
-        sent += usize::from(tried(result, actor, new)?);
-    }
-    let more = keys.len() == LOOKED_AT;
-    Ok(keys
-        .last()
-        .filter(|_| more)
-        .map(|last| StateKeyNum(last.0 + 1)))
-}
-
-/// Carries over what stands at `key` in `old`, if that is to be; whether it sent an event.
-fn carry(
-    tx: &Tx,
-    local: &Local,
-    actor: &Actor,
-    (old, key): (RoomNum, StateKeyNum),
-    new: RoomNum,
+    old_room: RoomNum,
+    key: StateKeyNum,
+    new_room: RoomNum,
 ) -> Result<bool, Error> {
-    let (kind, state_key) = state::key_name(tx, old, key)?;
+    let (kind, state_key) = state::key_name(tx, old_room, key)?;
     match StateEventType::from(kind) {
         kind @ StateEventType::RoomMember => {
-            let member = content::current::<RoomMemberEventContent>(tx, old, &kind, &state_key)?;
+            let member =
+                content::current::<RoomMemberEventContent>(tx, old_room, &kind, &state_key)?;
             let banned = member.filter(|member| member.membership == MembershipState::Ban);
             let (Some(banned), Ok(user)) = (banned, <&UserId>::try_from(state_key.as_str())) else {
                 return Ok(false);
             };
-            moderation::ban(tx, local, actor, new, user, banned.reason.as_deref())?;
+            moderation::ban(tx, local, actor, new_room, user, banned.reason.as_deref())?;
             Ok(true)
         }
         kind @ StateEventType::SpaceChild => {
-            let content = content::current::<CanonicalJsonObject>(tx, old, &kind, &state_key)?;
-            // Without servers to join it through, it is a room that was taken out of the space.
+            let content = content::current::<CanonicalJsonObject>(tx, old_room, &kind, &state_key)?;
+            // A child without `via` was removed from the space.
             let Some(content) = content.filter(|content| content.contains_key("via")) else {
                 return Ok(false);
             };
@@ -130,7 +110,7 @@ fn carry(
                 state_key,
                 content,
             };
-            child.send_once(tx, local, new, actor)?;
+            child.send_once(tx, local, new_room, actor)?;
             Ok(true)
         }
         _ => Ok(false),

@@ -1,5 +1,4 @@
-//! What a user keeps who follows a room to the one that replaces it: tags, the mark of a direct
-//! chat, the room's own push rules.
+//! Copying a user's tags, `m.direct` entries and push rules from a room to the one that replaces it.
 //!
 //! Source: [Room upgrades](https://spec.matrix.org/v1.19/client-server-api/#room-upgrades), "Server
 //! behaviour", the last paragraph.
@@ -24,8 +23,8 @@ use crate::{
     },
 };
 
-/// Lets `user`, who has joined `new`, keep there what the user has for the room that it replaces,
-/// if the user is in that one.
+/// To be called when `user` has joined `new`. Does nothing unless the user is joined to the room that
+/// `new` replaces.
 pub fn copy(tx: &Tx, user: UserNum, new: RoomNum) -> Result<(), Error> {
     let Some(old) = predecessor(tx, new)? else {
         return Ok(());
@@ -44,7 +43,8 @@ pub fn copy(tx: &Tx, user: UserNum, new: RoomNum) -> Result<(), Error> {
     copy_push_rules(tx, user, &old, &new)
 }
 
-/// The room that `new` replaces, if that room says so too: anyone can claim to replace a room.
+/// The room that `new` replaces, if its tombstone names `new`: any create event can name any
+/// predecessor.
 fn predecessor(tx: &Tx, new: RoomNum) -> Result<Option<RoomNum>, Error> {
     #[derive(Deserialize)]
     struct Create {
@@ -70,11 +70,11 @@ fn predecessor(tx: &Tx, new: RoomNum) -> Result<Option<RoomNum>, Error> {
         .then_some(old))
 }
 
-/// Makes `new` a direct chat with everyone with whom `old` is one.
+/// Adds `new` to `m.direct` wherever `old` is in it.
 fn copy_direct(tx: &Tx, user: UserNum, old: &RoomId, new: &RoomId) -> Result<(), Error> {
     const KIND: &str = "m.direct";
     let data = load(tx, user, GLOBAL, KIND)?;
-    // What a client stored there may be anything.
+    // Clients can store any JSON there.
     let chats =
         data.and_then(|data| serde_json::from_str::<Map<String, Value>>(&data.content).ok());
     let Some(mut chats) = chats else {
@@ -94,15 +94,15 @@ fn copy_direct(tx: &Tx, user: UserNum, old: &RoomId, new: &RoomId) -> Result<(),
     Ok(())
 }
 
-/// Gives `new` the push rules that clients make for a room: those of kind `room`, and those of kind
-/// `override` that are named after it.
+/// Copies the push rules that clients make for a room: the one of kind `room`, and the one of kind
+/// `override` whose id is the room id.
 fn copy_push_rules(tx: &Tx, user: UserNum, old: &RoomId, new: &RoomId) -> Result<(), Error> {
     if push_rules::stored(tx, user)?.is_none() {
         return Ok(());
     }
     let id = users::id_of(tx, user)?;
     let mut rules = push_rules::load(tx, user, &id)?;
-    // Each stands behind the one that it is like, where it has the same weight.
+    // The copy comes right after the original, so that it has the same priority.
     let at = rules.room.get_full(old.as_str());
     if let Some((at, rule)) = at.filter(|_| !rules.room.contains(new.as_str())) {
         let mut rule = rule.clone();
@@ -117,19 +117,18 @@ fn copy_push_rules(tx: &Tx, user: UserNum, old: &RoomId, new: &RoomId) -> Result
     }
     match push_rules::put(tx, user, &id, rules) {
         Err(users::Error::Store(error)) => Err(error.into()),
-        // A user who has too many rules follows the room all the same.
+        // Too many rules are no reason to refuse the join.
         _ => Ok(()),
     }
 }
 
-/// `rule` for `new`, where it is for `old`.
 fn renamed(rule: &ConditionalPushRule, old: &RoomId, new: &RoomId) -> Option<ConditionalPushRule> {
     let mut rule = serde_json::to_value(rule).ok()?;
     rename(&mut rule, old, new);
     serde_json::from_value(rule).ok()
 }
 
-/// Puts `new` wherever `value` names `old`.
+/// Replaces every string `old` in `value` by `new`.
 fn rename(value: &mut Value, old: &RoomId, new: &RoomId) {
     match value {
         Value::String(text) if text == old.as_str() => *value = new.as_str().into(),

@@ -15,7 +15,7 @@ use crate::{
         transport::connect::{Target, in_time},
     },
     pool::Pool,
-    store::{self, Options, Reader, Rows, Store, Tx, records::ResolvedServer},
+    store::{self, Options, Reader, Rows, Store, Tx, records::Whereabouts},
 };
 
 /// A resolver, what it stores, and its clock.
@@ -256,7 +256,7 @@ fn what_is_stored_has_an_end() {
     let job = |tx: &Tx| {
         for n in 0..2100 {
             let name = OwnedServerName::try_from(format!("s{n}.example")).unwrap();
-            let found = ResolvedServer {
+            let found = Whereabouts {
                 delegated: None,
                 delegated_until_ts: n,
                 endpoints: Vec::new(),
@@ -264,7 +264,7 @@ fn what_is_stored_has_an_end() {
             };
             stored::put(tx, &name, &found)?;
         }
-        tx.resolved_servers()?.len()
+        tx.whereabouts()?.len()
     };
     assert_eq!(world.run(house.store.write(job)).unwrap(), 1900);
     let stored = |name| house.store.read(|s| stored::get(s, name)).unwrap();

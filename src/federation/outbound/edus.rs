@@ -1,4 +1,4 @@
-//! The ephemeral EDUs that are queued for one server, in memory: of each user and subject only the latest.
+//! Ephemeral messages that wait for one server: memory only, and of each thing only the latest.
 
 use std::collections::BTreeMap;
 
@@ -11,50 +11,58 @@ use ruma::{
     events::receipt::{Receipt, ReceiptThread},
 };
 
-/// How many updates of each kind are queued.
-const MAX_QUEUED: usize = 500;
-/// How many EDUs a transaction may have.
-///
-/// Source: server-server API, "Transactions".
-pub const MAX_EDUS: usize = 100;
-/// How many receipts or presence updates go into one EDU.
-const MAX_PER_EDU: usize = 100;
+/// How many things of each kind may wait.
+const WAITING: usize = 500;
+/// How many ephemeral messages a transaction has at the most.
+pub const EDUS: usize = 100;
+/// How many receipts, or users' presence, one message tells at the most.
+const IN_ONE: usize = 100;
 
-/// An update for other servers that is not stored.
+/// Something that happened and is not stored as an event.
 #[derive(Clone, Debug)]
-pub enum EphemeralEdu {
-    /// The user starts or stops typing.
+pub enum Happening {
+    /// A user begins to type, or stops.
     Typing(OwnedRoomId, OwnedUserId, bool),
-    Receipt {
+    /// A user has read a room, or one of its threads.
+    Read {
+        /// The room.
         room: OwnedRoomId,
+        /// The user.
         user: OwnedUserId,
+        /// The thread, or what stands in its place.
         thread: ReceiptThread,
+        /// Up to which event.
         event: OwnedEventId,
+        /// When.
         ts: MilliSecondsSinceUnixEpoch,
     },
+    /// How a user is.
     Presence(PresenceUpdate),
 }
 
-/// As `thread_id` has it.
+/// A thread's name, as a key.
 type Thread = Option<String>;
 
+/// Receipts by what they are of.
 pub type Receipts = BTreeMap<(Thread, OwnedRoomId, OwnedUserId), ReceiptData>;
 
+/// What waits.
 #[derive(Debug, Default)]
-pub struct EphemeralEdus {
+pub struct Edus {
     typing: BTreeMap<(OwnedRoomId, OwnedUserId), bool>,
-    receipts: Receipts,
+    read: Receipts,
     presence: BTreeMap<OwnedUserId, PresenceUpdate>,
 }
 
-impl EphemeralEdus {
-    /// Replaces an earlier update of the same subject. An update that exceeds the limit is dropped.
-    pub fn put(&mut self, edu: EphemeralEdu) {
-        match edu {
-            EphemeralEdu::Typing(room, user, typing) => {
+impl Edus {
+    /// Takes the place of what was said about the same before. What there is no room for is left
+    /// unsaid.
+    pub fn put(&mut self, happening: Happening) {
+        match happening {
+            Happening::Typing(room, user, typing) => {
                 put(&mut self.typing, (room, user), typing);
             }
-            EphemeralEdu::Receipt {
+            Happening::Read {
                 room,
                 user,
                 thread,
@@ -65,31 +73,32 @@ impl EphemeralEdus {
                 let mut receipt = Receipt::new(ts);
                 receipt.thread = thread;
                 let data = ReceiptData::new(receipt, vec![event]);
-                put(&mut self.receipts, (name, room, user), data);
+                put(&mut self.read, (name, room, user), data);
             }
-            EphemeralEdu::Presence(update) => {
+            Happening::Presence(update) => {
                 put(&mut self.presence, update.user_id.clone(), update);
             }
         }
     }
 
+    /// The receipts that wait.
     pub fn receipts(&self) -> Receipts {
-        self.receipts.clone()
+        self.read.clone()
     }
 
-    /// Queues receipts again, unless there are newer ones.
+    /// Receipts wait once more that were taken out, unless there are newer ones.
     pub fn put_back(&mut self, receipts: Receipts) {
         for (key, data) in receipts {
-            if !self.receipts.contains_key(&key) {
-                put(&mut self.receipts, key, data);
+            if !self.read.contains_key(&key) {
+                put(&mut self.read, key, data);
             }
         }
     }
 
-    /// Takes at most `max` EDUs out of the queue.
-    pub fn take(&mut self, max: usize) -> Vec<Edu> {
+    /// Takes out `most` messages at the most.
+    pub fn take(&mut self, most: usize) -> Vec<Edu> {
         let mut edus = Vec::new();
-        while edus.len() < max
+        while edus.len() < most
             && let Some(edu) = self.next()
         {
             edus.push(edu);
@@ -101,24 +110,24 @@ impl EphemeralEdus {
         if let Some(((room, user), typing)) = self.typing.pop_first() {
             return Some(Edu::Typing(TypingContent::new(room, user, typing)));
         }
-        if !self.receipts.is_empty() {
+        if !self.read.is_empty() {
             return Some(Edu::Receipt(ReceiptContent::new(self.next_receipts())));
         }
-        let mut updates = Vec::new();
-        while updates.len() < MAX_PER_EDU
+        let mut push = Vec::new();
+        while push.len() < IN_ONE
             && let Some((_, update)) = self.presence.pop_first()
         {
-            updates.push(update);
+            push.push(update);
         }
-        (!updates.is_empty()).then(|| Edu::Presence(PresenceContent::new(updates)))
+        (!push.is_empty()).then(|| Edu::Presence(PresenceContent::new(push)))
     }
 
-    /// Receipts of one thread: an EDU can hold only one receipt of a user in a room.
+    /// Receipts of one thread's name: a message has no place for two of the same user and room.
     fn next_receipts(&mut self) -> BTreeMap<OwnedRoomId, ReceiptMap> {
         let mut receipts: BTreeMap<OwnedRoomId, ReceiptMap> = BTreeMap::new();
-        let name = self.receipts.keys().next().map(|(name, ..)| name.clone());
-        for _ in 0..MAX_PER_EDU {
-            let entry = self.receipts.first_entry();
+        let name = self.read.keys().next().map(|(name, ..)| name.clone());
+        for _ in 0..IN_ONE {
+            let entry = self.read.first_entry();
             let Some(entry) = entry.filter(|entry| Some(&entry.key().0) == name.as_ref()) else {
                 break;
             };
@@ -131,9 +140,9 @@ impl EphemeralEdus {
     }
 }
 
-fn put<K: Ord, V>(queue: &mut BTreeMap<K, V>, key: K, value: V) {
-    if queue.len() < MAX_QUEUED || queue.contains_key(&key) {
-        queue.insert(key, value);
+fn put<K: Ord, V>(waiting: &mut BTreeMap<K, V>, key: K, value: V) {
+    if waiting.len() < WAITING || waiting.contains_key(&key) {
+        waiting.insert(key, value);
     }
 }
 
@@ -148,10 +157,10 @@ mod tests {
     };
     use serde_json::{Value, json};
 
-    use super::{EphemeralEdu, EphemeralEdus, MAX_EDUS, MAX_PER_EDU, MAX_QUEUED};
+    use super::{EDUS, Edus, Happening, IN_ONE, WAITING};
 
-    fn read(user: &str, thread: ReceiptThread, event: &str) -> EphemeralEdu {
-        EphemeralEdu::Receipt {
+    fn read(user: &str, thread: ReceiptThread, event: &str) -> Happening {
+        Happening::Read {
             room: "!r:here".try_into().unwrap(),
             user: user.try_into().unwrap(),
             thread,
@@ -160,9 +169,9 @@ mod tests {
         }
     }
 
-    fn presence(n: usize) -> EphemeralEdu {
+    fn presence(n: usize) -> Happening {
         let user = format!("@u{n}:here").try_into().unwrap();
-        EphemeralEdu::Presence(PresenceUpdate::new(user, PresenceState::Online, uint!(1)))
+        Happening::Presence(PresenceUpdate::new(user, PresenceState::Online, uint!(1)))
     }
 
     fn json_of(edus: &[Edu]) -> Value {
@@ -170,12 +179,12 @@ mod tests {
     }
 
     #[test]
-    fn only_the_latest_update_of_a_subject_is_sent() {
-        let mut edus = EphemeralEdus::default();
+    fn only_the_latest_about_the_same_is_told() {
+        let mut edus = Edus::default();
         for typing in [true, false] {
             let (room, user) = ("!r:here", "@a:here");
             let (room, user) = (room.try_into().unwrap(), user.try_into().unwrap());
-            edus.put(EphemeralEdu::Typing(room, user, typing));
+            edus.put(Happening::Typing(room, user, typing));
         }
         edus.put(read("@a:here", ReceiptThread::Unthreaded, "$1"));
         edus.put(read("@a:here", ReceiptThread::Unthreaded, "$2"));
@@ -189,44 +198,44 @@ mod tests {
                 "@a:here": receipt("$2"), "@b:here": receipt("$1"),
             } } } },
         ]);
-        assert_eq!(json_of(&edus.take(MAX_EDUS)), expected);
-        assert!(edus.take(MAX_EDUS).is_empty());
+        assert_eq!(json_of(&edus.take(EDUS)), expected);
+        assert!(edus.take(EDUS).is_empty());
     }
 
     #[test]
-    fn receipts_of_two_threads_are_two_edus() {
-        let mut edus = EphemeralEdus::default();
+    fn receipts_of_two_threads_are_two_messages() {
+        let mut edus = Edus::default();
         edus.put(read("@a:here", ReceiptThread::Main, "$1"));
         edus.put(read(
             "@a:here",
             ReceiptThread::Thread("$t".try_into().unwrap()),
             "$2",
         ));
-        let sent = json_of(&edus.take(MAX_EDUS));
-        let of = |index: usize| &sent[index]["content"]["!r:here"]["m.read"]["@a:here"];
+        let told = json_of(&edus.take(EDUS));
+        let of = |index: usize| &told[index]["content"]["!r:here"]["m.read"]["@a:here"];
         assert_eq!(of(0)["data"]["thread_id"], "$t");
         assert_eq!(of(1)["data"]["thread_id"], "main");
     }
 
     #[test]
-    fn updates_beyond_the_limit_are_dropped() {
-        let mut edus = EphemeralEdus::default();
-        (0..2 * MAX_QUEUED).for_each(|n| edus.put(presence(n)));
-        let sent = edus.take(MAX_EDUS);
-        assert_eq!(sent.len(), MAX_QUEUED / MAX_PER_EDU);
-        assert!(edus.take(MAX_EDUS).is_empty());
+    fn what_waits_has_an_end() {
+        let mut edus = Edus::default();
+        (0..2 * WAITING).for_each(|n| edus.put(presence(n)));
+        let told = edus.take(EDUS);
+        assert_eq!(told.len(), WAITING / IN_ONE);
+        assert!(edus.take(EDUS).is_empty());
     }
 
     #[test]
-    fn receipts_of_a_failed_transaction_are_queued_again_unless_there_are_newer_ones() {
-        let mut edus = EphemeralEdus::default();
+    fn receipts_that_did_not_arrive_wait_unless_there_are_newer_ones() {
+        let mut edus = Edus::default();
         edus.put(read("@a:here", ReceiptThread::Unthreaded, "$1"));
         edus.put(read("@b:here", ReceiptThread::Unthreaded, "$1"));
-        let (receipts, _) = (edus.receipts(), edus.take(MAX_EDUS));
+        let (receipts, _) = (edus.receipts(), edus.take(EDUS));
         edus.put(read("@a:here", ReceiptThread::Unthreaded, "$2"));
         edus.put_back(receipts);
-        let sent = json_of(&edus.take(MAX_EDUS));
-        let read = &sent[0]["content"]["!r:here"]["m.read"];
+        let told = json_of(&edus.take(EDUS));
+        let read = &told[0]["content"]["!r:here"]["m.read"];
         assert_eq!(read["@a:here"]["event_ids"], json!(["$2"]));
         assert_eq!(read["@b:here"]["event_ids"], json!(["$1"]));
     }
