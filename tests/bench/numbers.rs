@@ -72,7 +72,7 @@ fn main() -> io::Result<()> {
 fn size() -> Rows {
     let bytes = fs::metadata(command().get_program())?.len();
     Ok(vec![
-        Row::of("binary", "MB", [bytes as f64 / 1e6]).at_most(12.0),
+        Row::of("binary", "MB", [bytes as f64 / 1e6]).at_most(16.0),
     ])
 }
 
@@ -155,7 +155,7 @@ fn run_load() -> Rows {
     )
     .at_most(16.0);
     let mut speed = Row::of("- messages a second", "1/s", []);
-    let mut cpu = Row::of("- CPU of the server per message", "ms", []);
+    let mut cpu = cpu_row("- CPU of the server per message");
     let mut syncs = Row::of("- syncs per message", "1", []);
     let mut send_latency = Row::of("- response time of a message", "ms", []);
     let mut median_probe = Row::of("- response time of a probe of the thread, median", "ms", []);
@@ -166,26 +166,22 @@ fn run_load() -> Rows {
     )
     .at_most(20.0);
     for run in 0..5 {
-        let before = (
-            process::written_bytes(server.pid())?,
-            process::cpu_time(server.pid())?,
-        );
+        let written_before = process::written_bytes(server.pid())?;
+        let cpu_before = cpu_used(&server)?;
         let mut result = users.run_load(
             server.port,
             &format!("run{run}"),
             messages_per_user,
             MESSAGE_BYTES,
         )?;
-        let after = (
-            process::written_bytes(server.pid())?,
-            process::cpu_time(server.pid())?,
-        );
         let messages = (user_count * messages_per_user) as f64;
+        cpu.values
+            .push((cpu_used(&server)? - cpu_before) / messages);
+        let written_now = process::written_bytes(server.pid())?;
         written
             .values
-            .push((after.0 - before.0) as f64 / messages / 1e3);
+            .push((written_now - written_before) as f64 / messages / 1e3);
         speed.values.push(messages / result.duration.as_secs_f64());
-        cpu.values.push(milliseconds(after.1 - before.1) / messages);
         syncs.values.push(result.syncs as f64 / messages);
         send_latency
             .values
@@ -283,17 +279,17 @@ fn inbound_pdus() -> Rows {
     let mut client = register_client(server.port)?;
     let name = ServerName::parse("localhost").map_err(io::Error::other)?;
     let mut speed = Row::of("events received in a linear remote room", "1/s", []);
-    let mut cpu = Row::of("- CPU of the server per event", "ms", []);
+    let mut cpu = cpu_row("- CPU of the server per event");
     for _ in 0..3 {
         let room = remote.create_room(2);
         let messages = remote.build_messages(&room, &join(&mut client, &room, &remote)?, count);
-        let (start, used) = (Instant::now(), process::cpu_time(server.pid())?);
+        let (start, cpu_before) = (Instant::now(), cpu_used(&server)?);
         remote.send(&name, server.port, &messages)?;
         speed
             .values
             .push(count as f64 / start.elapsed().as_secs_f64());
-        let used = process::cpu_time(server.pid())? - used;
-        cpu.values.push(milliseconds(used) / count as f64);
+        cpu.values
+            .push((cpu_used(&server)? - cpu_before) / count as f64);
         let last = messages.last().map(|event| event.pdu.event_id().to_owned());
         let path = format!("/_matrix/client/v3/rooms/{room}/messages?dir=b&limit=1");
         let newest: Value = client.json("GET", &path, None)?;
@@ -415,6 +411,23 @@ fn stop(server: Server) -> io::Result<()> {
         return Err(io::Error::other(format!("the server ended with {status}")));
     }
     Ok(())
+}
+
+/// A row for [`cpu_used`].
+fn cpu_row(label: &'static str) -> Row {
+    let unit = match process::counts_instructions() {
+        true => "10^6 instructions",
+        false => "ms",
+    };
+    Row::of(label, unit, [])
+}
+
+/// Since the start of `server`: millions of instructions where they are counted, else milliseconds of CPU time.
+fn cpu_used(server: &Server) -> io::Result<f64> {
+    match process::counts_instructions() {
+        true => Ok(process::instructions()? as f64 / 1e6),
+        false => process::cpu_time(server.pid()).map(milliseconds),
+    }
 }
 
 fn milliseconds(time: Duration) -> f64 {
