@@ -44,14 +44,14 @@ pub use self::{
         remote_leave::stripped_event_json,
         resident::AcceptedMemberEvent,
     },
-    outbound::Happening,
+    outbound::EphemeralEdu,
     queries::{profiles::Profiles, spaces::Spaces},
     transport::{client::Client, connect::Limits, tls::TlsError},
 };
 use self::{
     inbound::{Queues, RawPdu, Receiver, Taken, ask::RemoteEventSource},
     keys::{Keys, Query},
-    outbound::{Sender, backoff::Patience},
+    outbound::{Sender, backoff::Backoffs},
 };
 use crate::{
     clock::Clock,
@@ -125,11 +125,11 @@ impl Federation {
             keys: keys.clone(),
         };
         let receiver = Receiver::new(store.clone(), local.clone(), asker.clone());
-        let patience = Patience::new(store, clock);
+        let backoffs = Backoffs::new(store, clock);
         Ok(Self {
             executor: executor.clone(),
-            user_keys: UserKeys::new(&client, &patience, executor),
-            sender: Sender::start((store, local), (&client, clock), executor)?,
+            user_keys: UserKeys::new(&client, &backoffs, executor),
+            sender: Sender::start(store, local, &client, clock, executor)?,
             membership_client: MembershipClient::new(
                 (store, local),
                 clock,
@@ -141,7 +141,7 @@ impl Federation {
             local: local.clone(),
             clock: clock.clone(),
             profiles: Profiles::new(&client, clock),
-            device_lists: DeviceLists::new(store, (&client, clock), &patience, executor),
+            device_lists: DeviceLists::new(store, (&client, clock), &backoffs, executor),
             spaces: Spaces::new(&client, clock),
             client,
             keys,
@@ -182,7 +182,7 @@ impl Federation {
 
     /// Whether this server has to do with `server`, and is another.
     pub fn allows(&self, server: &ServerName) -> bool {
-        self.client.may_ask(server)
+        self.client.may_contact(server)
     }
 
     /// Whether `request`, which `signed` says comes from its origin, does.
@@ -205,13 +205,9 @@ impl Federation {
     }
 
     /// Tells the other servers in `room` of something that is not stored.
-    pub fn send_edu_to_room(
-        &self,
-        room: RoomNum,
-        happening: &Happening,
-    ) -> Result<(), rooms::Error> {
+    pub fn send_edu_to_room(&self, room: RoomNum, edu: &EphemeralEdu) -> Result<(), rooms::Error> {
         let others = self.store.read(|s| servers::of_room(s, room))?;
-        self.sender.tell(&others, happening)
+        self.sender.send_edu(&others, edu)
     }
 
     /// Tells the servers of those how `user` is with whom the user is in rooms of a few: in a large
@@ -219,7 +215,8 @@ impl Federation {
     pub fn send_presence(&self, user: UserNum, update: PresenceUpdate) -> Result<(), rooms::Error> {
         let others = self.store.read(|s| friends(s, user))?;
         let others: Vec<_> = others.into_iter().collect();
-        self.sender.tell(&others, &Happening::Presence(update))
+        self.sender
+            .send_edu(&others, &EphemeralEdu::Presence(update))
     }
 
     /// Does something for which nobody waits.

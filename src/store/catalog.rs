@@ -13,11 +13,11 @@ use super::{
     },
     packed::Packed,
     records::{
-        AccessToken, Account, AccountData, Alias, Backup, Counts, Device, DeviceList,
+        AccessToken, Account, AccountData, Alias, Backoff, Backup, Counts, Device, DeviceList,
         DeviceListChange, FallbackKey, Gap, LoginToken, Media, MediaFile, MemberRow, Notified,
         OneTimeKey, OutOfBandMembership, Outgoing, PendingUpgrade, Receipt, RefreshToken,
-        RemoteDevice, RemoteDeviceList, RemoteKey, Rest, Room, RoomHeads, SigningKey, StateNode,
-        Thread, Thumbnail, TimelineRow, ToDeviceMessage, Transaction, Waiting, Whereabouts,
+        RemoteDevice, RemoteDeviceList, RemoteKey, ResolvedServer, Room, RoomHeads, SigningKey,
+        StateNode, Thread, Thumbnail, TimelineRow, ToDeviceMessage, Transaction, Waiting,
     },
     table::{RawSnapshotTable, Rows, SnapshotTable, TxTable, raw},
 };
@@ -124,8 +124,8 @@ tables! {
     signing_keys: &'static str => Packed<SigningKey>, version 1;
     /// (server, key id) → a signing key of another server.
     remote_keys: (&'static str, &'static str) => Packed<RemoteKey>, version 1;
-    /// Server → what it last told of its keys, as JSON, with its signature.
-    told_keys: &'static str => &'static str, version 1;
+    /// Server → the keys that it published last, as signed JSON.
+    published_keys: &'static str => &'static str, version 1;
 
     /// Every user that another row mentions: number → user id.
     users: UserNum => &'static str, version 1;
@@ -201,23 +201,22 @@ tables! {
     servers: ServerNum => &'static str, version 1;
     /// Server name → number.
     server_nums: &'static str => ServerNum, version 1;
-    /// Server name → where it is.
-    whereabouts: &'static str => Packed<Whereabouts>, version 1;
-    /// (server, position) → a message to its users' devices, which it is to get.
+    /// Server name → its result of server discovery.
+    resolved_servers: &'static str => Packed<ResolvedServer>, version 1;
+    /// (server, position) → a to-device message that is queued for the server.
     outbound_to_device: (ServerNum, Position) => Packed<ToDeviceMessage>, version 1;
-    /// Server → up to where it has been told of `device_list_log`.
-    told_lists: ServerNum => Position, version 1;
+    /// Server → the position up to which the changes in `device_list_log` were sent to it.
+    device_list_cursors: ServerNum => Position, version 1;
     /// (server, the id of a message to devices), of those that came lately.
     messages_seen: (ServerNum, &'static str) => (), version 1;
     /// (server, number) → `messages_seen` in the order in which they came.
     messages_seen_order: (ServerNum, u64) => &'static str, version 1;
-    /// Servers that do not have everything from this position on → it.
-    behind: ServerNum => Position, version 1;
-    /// Servers that did not answer → until when they are left alone.
-    resting: ServerNum => Packed<Rest>, version 1;
-    /// Servers that did not answer → since when none of their answers came, in milliseconds since the
-    /// epoch.
-    silent: ServerNum => u64, version 1;
+    /// Server that lacks events of `outgoing` → the position of the first that it may lack.
+    destination_cursors: ServerNum => Position, version 1;
+    /// Server that did not answer → when the next request is tried.
+    backoffs: ServerNum => Packed<Backoff>, version 1;
+    /// Server with a row in `backoffs` → when it first did not answer, in milliseconds since the epoch.
+    unreachable_since: ServerNum => u64, version 1;
     /// (room, other server) → how many of its users are joined.
     room_servers: (RoomNum, ServerNum) => u32, version 1;
     /// (other server, room): the rooms that it has users in.

@@ -137,39 +137,36 @@ record! {
 }
 
 record! {
-    /// How long a server that did not answer is left alone.
-    Rest {
-        /// In milliseconds; the next one lasts longer.
-        lasts_ms: u64,
-        /// When it ends, in milliseconds since the epoch.
-        until_ts: u64,
+    /// The exponential backoff of a server that did not answer.
+    Backoff {
+        /// How long it lasts, in milliseconds.
+        interval_ms: u64,
+        /// When the next request is tried, in milliseconds since the epoch.
+        retry_at_ts: u64,
     }
 }
 
 record! {
-    /// Where another server is.
-    Whereabouts {
-        /// The server name to which its own delegates.
+    /// The result of server discovery.
+    ResolvedServer {
+        /// The server name to which `/.well-known/matrix/server` delegates.
         delegated: Option<String>,
-        /// Until when that holds, or that it does not, in milliseconds since the epoch.
+        /// Until when the delegation, or its absence, is cached, in milliseconds since the epoch.
         delegated_until_ts: u64,
-        /// Where it can be reached; never empty.
+        /// Never empty.
         endpoints: Vec<Endpoint>,
-        /// Until when all of this holds, in milliseconds since the epoch.
+        /// Until when all of this is cached, in milliseconds since the epoch.
         until_ts: u64,
     }
 }
 
-/// A host of another server.
+/// A host and port of another server, with the priority and weight of its SRV record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
-    /// The lowest goes first.
     pub priority: u16,
-    /// How often it goes first among its equals.
     pub weight: u16,
-    /// The port.
     pub port: u16,
-    /// The host's addresses; never empty.
+    /// Never empty.
     pub addresses: Vec<IpAddr>,
 }
 

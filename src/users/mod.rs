@@ -3,7 +3,7 @@
 //! - [`keys`] has what encryption needs, in tables of its own.
 //! - Owns the tables `accounts`, `profiles`, `devices`, `device_ids`, `dehydrated_devices`,
 //!   `device_lists`, `device_list_log`, `to_device`, `outbound_to_device`, `messages_seen`, `messages_seen_order`,
-//!   `remote_device_list_log`, `remote_device_lists`, `remote_devices`, `told_lists`, `access_tokens`, `refresh_tokens`,
+//!   `remote_device_list_log`, `remote_device_lists`, `remote_devices`, `device_list_cursors`, `access_tokens`, `refresh_tokens`,
 //!   `device_tokens`, `login_tokens`, `openid_tokens`, `account_data`, `account_data_log` and `filters`.
 //! - [`Users`] is what handlers call. The functions in [`account_data`], [`profiles`] and
 //!   [`filters`] take a snapshot or a transaction, for other modules that read or write these in

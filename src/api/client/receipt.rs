@@ -15,7 +15,7 @@ use ruma::{
 
 use crate::{
     api::{Api, Error, Session},
-    federation::Happening,
+    federation::EphemeralEdu,
     rooms::unread::receipts::{self, ReceiptKey},
 };
 
@@ -101,7 +101,7 @@ impl Moves {
         });
         for (of, event) in write.await? {
             if of.kind == Kind::Read {
-                let read = Happening::Read {
+                let read = EphemeralEdu::Receipt {
                     room: room_id.to_owned(),
                     user: who.user_id.clone(),
                     thread: of.thread(),

@@ -28,7 +28,7 @@ pub async fn send_event_to_device(
     batch.check()?;
     let mut elsewhere = batch.by_server();
     let here = elsewhere.remove(api.local.server_name());
-    elsewhere.retain(|server, _| api.federation.client().may_ask(server));
+    elsewhere.retain(|server, _| api.federation.client().may_contact(server));
     let id = format!("{:032x}", rand::random::<u128>()).into();
     let now = api.clock.now_ms();
     let job = move |tx: &Tx| {

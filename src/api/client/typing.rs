@@ -5,7 +5,7 @@ use ruma::api::client::typing::create_typing_event::{self, v3::Typing};
 use super::config::only_own;
 use crate::{
     api::{Api, Error, Session},
-    federation::Happening,
+    federation::EphemeralEdu,
     rooms::typing::TypingUpdate,
 };
 
@@ -27,7 +27,7 @@ pub async fn create_typing_event(
             .changed(room, api.notifier.ephemeral_changed_in(room));
     }
     if change != TypingUpdate::Unchanged {
-        let typing = Happening::Typing(request.room_id, who.user_id, for_ms.is_some());
+        let typing = EphemeralEdu::Typing(request.room_id, who.user_id, for_ms.is_some());
         api.federation.send_edu_to_room(room, &typing)?;
     }
     Ok(create_typing_event::v3::Response::new())

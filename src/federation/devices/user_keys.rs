@@ -13,7 +13,7 @@ use smol::Task;
 
 use crate::{
     executor::Executor,
-    federation::{Client, Error, Limits, outbound::backoff::Patience, transport::connect::in_time},
+    federation::{Client, Error, Limits, outbound::backoff::Backoffs, transport::connect::in_time},
     users::remote_devices::{are_valid_device_keys, is_valid_cross_signing_key},
 };
 
@@ -31,16 +31,16 @@ pub type Claims = BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, OneTimeKeyAlgori
 #[derive(Clone)]
 pub struct UserKeys {
     client: Client,
-    patience: Patience,
+    backoffs: Backoffs,
     executor: Executor,
 }
 
 impl UserKeys {
     /// Asks through `client`.
-    pub fn new(client: &Client, patience: &Patience, executor: &Executor) -> Self {
+    pub fn new(client: &Client, backoffs: &Backoffs, executor: &Executor) -> Self {
         Self {
             client: client.clone(),
-            patience: patience.clone(),
+            backoffs: backoffs.clone(),
             executor: executor.clone(),
         }
     }
@@ -85,7 +85,7 @@ impl UserKeys {
         let tasks: Vec<(_, Task<_>)> = by_server
             .into_iter()
             .map(|(server, wanted)| {
-                let is_there = self.patience.check(&server);
+                let is_there = self.backoffs.check(&server);
                 let asking = ask(self.client.clone(), server.clone(), wanted);
                 let asking = async move {
                     is_there?;

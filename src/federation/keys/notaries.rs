@@ -36,7 +36,7 @@ impl Keys {
         let is_missing = |(server, wanted): &(OwnedServerName, Vec<Wanted>)| {
             let known = known.get(server);
             !known.is_some_and(|known| known.satisfies(wanted))
-                && self.0.client.may_ask(server)
+                && self.0.client.may_contact(server)
                 && self.0.notaries_rest.get(server).is_none()
         };
         let mut missing: Vec<_> = wanted.into_iter().filter(is_missing).collect();

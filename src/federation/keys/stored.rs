@@ -89,7 +89,7 @@ pub(super) fn of(r: &impl Reader, server: &ServerName) -> Result<Known, rooms::E
 
 /// What the server has last told, with its signature.
 pub(super) fn told(r: &impl Reader, server: &ServerName) -> Result<Option<String>, rooms::Error> {
-    let told = r.told_keys()?;
+    let told = r.published_keys()?;
     let told = told.get(server.as_str())?;
     Ok(told.map(|told| told.value().to_owned()))
 }
@@ -106,7 +106,7 @@ pub(super) fn put(
         table.put((server.as_str(), id.as_str()), key)?;
     }
     if json.len() <= LONGEST_JSON {
-        tx.told_keys()?.insert(server.as_str(), json)?;
+        tx.published_keys()?.insert(server.as_str(), json)?;
     }
     Ok(())
 }

@@ -210,7 +210,7 @@ impl MembershipClient {
         let mut seen = HashSet::new();
         let others = servers
             .into_iter()
-            .filter(|server| self.0.client.may_ask(server) && seen.insert(server.clone()));
+            .filter(|server| self.0.client.may_contact(server) && seen.insert(server.clone()));
         for server in others.take(SERVERS) {
             let done = match &wish.deed {
                 Action::Join => self.join_via(wish, &server).await,
@@ -307,7 +307,7 @@ impl MembershipClient {
         rules: &'static RoomVersionRules,
     ) -> Result<Given, Error> {
         let others = given.servers.iter().map(|server| &**server);
-        let others = others.filter(|other| *other != server && self.0.client.may_ask(other));
+        let others = others.filter(|other| *other != server && self.0.client.may_contact(other));
         let mut failure = Error::Rooms(rooms::Error::UnknownRoom);
         for server in iter::once(server).chain(others).take(SERVERS) {
             let request = get_room_state::v1::Request::new(join.to_owned(), room.to_owned());

@@ -1,279 +1,342 @@
-//! One server that gets what happens here.
+//! The task of one destination.
 //!
-//! A server that does not answer rests, and that is stored. What goes wrong here counts as no fault of it:
-//! its task rests too, for as long as it lasts, but goes on when the store was opened again.
+//! If the server does not answer, its task backs off exponentially, and the backoff is stored. After an
+//! error of this server the task backs off too, but only in memory, and goes on when the store was
+//! reopened. An event or EDU that cannot be sent is left out, so that it does not stop what comes after
+//! it.
 
 use std::sync::Weak;
 
 use http::StatusCode;
 use ruma::{
-    OwnedServerName,
-    api::federation::transactions::{edu::Edu, send_transaction_message},
+    ServerName,
+    api::federation::transactions::{edu::Edu, send_transaction_message::v1::Request},
     serde::Raw,
 };
 use serde_json::value::RawValue;
 use smol::channel::Receiver;
 
-use super::{Next, PDUS, Parts, Sender, durable::Durable, edus::EDUS, rest, rows};
+use super::{
+    backoff,
+    ephemeral_edus::MAX_EDUS,
+    outgoing_events,
+    queues::{MAX_PDUS, Next, Queues},
+    stored_edus::{StoredEdus, is_sendable, shortened},
+};
 use crate::{
     federation::Error,
-    rooms::{self, servers},
-    store::{self, EventNum, Position, ServerNum, Tx},
+    rooms::{self, event, servers},
+    store::{self, EventNum, Position, Reader, ServerNum, Tx},
 };
 
-/// How many events and other messages a transaction has at the most.
-const MOST: usize = PDUS + EDUS;
-/// What has no more bytes than this is too large for no server, whatever it says.
-const SMALL: usize = 4096;
-/// How many rows are looked at for one transaction to a server that is behind. One that lacks more is
-/// told only how things stand.
-const LOOKED_AT: usize = 1000;
+/// How many events and EDUs a transaction may have.
+const MAX_ITEMS: usize = MAX_PDUS + MAX_EDUS;
+/// A transaction of no more bytes is too large for no server, whatever the server answers.
+const MIN_TOO_LARGE_BYTES: usize = 4096;
+/// How many rows of `outgoing` are read for one transaction to a server with a cursor. A server that
+/// lacks more receives only the forward extremities of its rooms.
+const CATCH_UP_ROWS: usize = 1000;
 
-/// Sends to `server` what it is to get, until nothing is left.
-pub(super) async fn work(sender: &Weak<Parts>, server: ServerNum, alive: &Receiver<()>) {
-    let mut resting = match sender.upgrade() {
-        Some(parts) => Sender(parts).rest(server),
+/// Sends to `server` until there is nothing left to send.
+pub async fn run(queues: Weak<Queues>, server: ServerNum, alive: Receiver<()>) {
+    let mut backoff = match queues.upgrade() {
+        Some(queues) => queues.backoff(server),
         None => return,
     };
-    // Also after it has shown life: only when it has taken something, nothing is stored any more.
-    let mut is_noted = resting.is_some();
-    let (mut most, mut stuck) = (MOST, None);
+    // A request of the server ends the backoff here, but only an acknowledged transaction in the store.
+    let mut is_stored = backoff.is_some();
+    let (mut max_items, mut own_backoff) = (MAX_ITEMS, None);
     loop {
-        if let Some(rest) = &resting {
-            let Some(clock) = sender.upgrade().map(|parts| parts.clock.clone()) else {
+        if let Some(waiting) = &backoff {
+            let Some(clock) = queues.upgrade().map(|queues| queues.clock.clone()) else {
                 return;
             };
-            if rest::wait(rest, &clock, alive).await {
-                resting = None;
+            if backoff::wait(waiting, &clock, &alive).await {
+                backoff = None;
             }
         }
-        let Some(parts) = sender.upgrade() else {
+        let Some(strong) = queues.upgrade() else {
             return;
         };
-        let sender = Sender(parts);
-        match step(&sender, server, most).await {
+        match step(&strong, server, max_items).await {
             Ok(Step::Done) => return,
             Ok(Step::Sent) => {
-                (resting, stuck) = (None, None);
-                most = MOST.min(most + 1);
-                if std::mem::take(&mut is_noted) {
-                    sender.end_rest(server);
+                (backoff, own_backoff) = (None, None);
+                max_items = MAX_ITEMS.min(max_items + 1);
+                if std::mem::take(&mut is_stored) {
+                    strong.clear_backoff(server);
                 }
             }
-            Ok(Step::TooLarge(less)) => most = less,
+            Ok(Step::TooLarge { retry_with }) => max_items = retry_with,
             Ok(Step::Failed) => {
-                let now = sender.0.clock.now_ms();
-                let rest = rest::next(resting.as_ref(), now, rand::random());
-                sender.note_rest(server, rest.clone(), now);
-                is_noted = true;
-                resting = Some(rest);
+                let now = strong.clock.now_ms();
+                let next = backoff::next(backoff.as_ref(), now, rand::random());
+                strong.save_backoff(server, next.clone(), now);
+                is_stored = true;
+                backoff = Some(next);
             }
             Err(rooms::Error::Store(store::Error::Closed)) => return,
             Err(error) => {
-                log::error!("cannot send to another server: {error}");
-                let clock = sender.0.clock.clone();
-                let rest = rest::next(stuck.as_ref(), clock.now_ms(), rand::random());
-                sender.is_stuck(server);
-                drop(sender);
-                let is_over = rest::wait(&rest, &clock, alive).await;
-                stuck = (!is_over).then_some(rest);
+                log::error!(
+                    "nothing is sent to {} for now: {error}",
+                    strong.name(server)
+                );
+                let clock = strong.clock.clone();
+                let next = backoff::next(own_backoff.as_ref(), clock.now_ms(), rand::random());
+                strong.set_stuck(server);
+                drop(strong);
+                let was_woken = backoff::wait(&next, &clock, &alive).await;
+                own_backoff = (!was_woken).then_some(next);
             }
         }
     }
 }
 
 enum Step {
-    /// It has everything.
+    /// There is nothing left to send.
     Done,
-    /// It got something.
     Sent,
-    /// It takes less at once: so much is to be tried.
-    TooLarge(usize),
-    /// It does not answer.
+    /// The server takes only smaller transactions.
+    TooLarge {
+        retry_with: usize,
+    },
+    /// The server does not answer.
     Failed,
 }
 
-/// What became of a transaction.
+/// The result of a transaction.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Outcome {
-    /// The server has taken it.
-    Taken,
-    /// The server takes less at once: so much is to be tried.
-    TooLarge(usize),
-    /// The server has not taken it.
+    Acknowledged,
+    TooLarge { retry_with: usize },
     Failed,
 }
 
 impl From<Outcome> for Step {
     fn from(outcome: Outcome) -> Self {
         match outcome {
-            Outcome::Taken => Self::Sent,
-            Outcome::TooLarge(less) => Self::TooLarge(less),
+            Outcome::Acknowledged => Self::Sent,
+            Outcome::TooLarge { retry_with } => Self::TooLarge { retry_with },
             Outcome::Failed => Self::Failed,
         }
     }
 }
 
-async fn step(sender: &Sender, server: ServerNum, most: usize) -> Result<Step, rooms::Error> {
-    let behind = {
-        let state = sender.lock();
-        match state.destinations.get(&server) {
-            Some(destination) => destination.behind,
-            None => return Ok(Step::Done),
-        }
+async fn step(queues: &Queues, server: ServerNum, max: usize) -> Result<Step, rooms::Error> {
+    let cursor = match queues.lock().destinations.get(&server) {
+        Some(destination) => destination.cursor,
+        None => return Ok(Step::Done),
     };
-    match behind {
-        Some(from) => catch_up(sender, server, from, most).await,
-        None => go_on(sender, server, most).await,
+    match cursor {
+        Some(cursor) => catch_up(queues, server, cursor, max).await,
+        None => send_queued(queues, server, max).await,
     }
 }
 
-/// Sends what has been handed out for it.
-async fn go_on(sender: &Sender, server: ServerNum, most: usize) -> Result<Step, rooms::Error> {
-    let durable = sender.durable(server, most).await?;
-    let mut next = sender.next(server, most, durable.edus.len());
-    if next.events.is_empty() && next.edus.is_empty() && durable.edus.is_empty() && !next.greets {
-        sender.note().await?;
+/// Sends what is in the queue of the destination.
+async fn send_queued(queues: &Queues, server: ServerNum, max: usize) -> Result<Step, rooms::Error> {
+    let stored = queues.stored_edus(server, max).await?;
+    let mut next = queues.next(server, max, stored.edus.len());
+    if next.is_empty() && stored.edus.is_empty() {
+        queues.save_sent().await?;
         return Ok(Step::Done);
     }
     let events: Vec<EventNum> = next.events.iter().map(|(_, event)| *event).collect();
     let edus = std::mem::take(&mut next.edus);
-    let outcome = transact(sender, server, &events, (durable, edus), most).await?;
+    let outcome = send_transaction(queues, server, &events, stored, edus, max).await?;
     let first = next.events.first().map(|(first, _)| *first);
-    sender.taken(server, outcome == Outcome::Taken, next);
+    queues.finish_transaction(server, outcome == Outcome::Acknowledged, next);
     if outcome == Outcome::Failed
         && let Some(first) = first
     {
-        sender.fall_behind(server, first).await?;
+        queues.set_cursor(server, first).await?;
     }
     Ok(outcome.into())
 }
 
-/// Sends what it lacks, from `from` on.
+/// Sends what the server may lack from `cursor` on.
 async fn catch_up(
-    sender: &Sender,
+    queues: &Queues,
     server: ServerNum,
-    from: Position,
-    most: usize,
+    cursor: Position,
+    max: usize,
 ) -> Result<Step, rooms::Error> {
-    let handed = sender.lock().handed;
-    let scan = move |s: &_| rows::for_server(s, server, from, LOOKED_AT);
-    let (mut lacks, mut next) = sender.scan("what a server lacks", scan).await?;
-    if next.is_some() || from < rows::kept_from(handed) {
-        return bring_up_to_date(sender, server, (from, handed), most).await;
+    let relayed = queues.lock().relayed;
+    let scan = move |s: &_| outgoing_events::for_server(s, server, cursor, CATCH_UP_ROWS);
+    let (mut events, mut next) = queues.scan("events for a server", scan).await?;
+    if next.is_some() || cursor < outgoing_events::kept_from(relayed) {
+        return send_extremities(queues, server, cursor, relayed, max).await;
     }
-    if !lacks.is_empty() {
-        let durable = sender.durable(server, most).await?;
-        let room = room(most, &durable);
-        if let Some((position, _)) = lacks.get(room) {
+    if !events.is_empty() {
+        let stored = queues.stored_edus(server, max).await?;
+        let count = max_events(max, &stored);
+        if let Some((position, _)) = events.get(count) {
             next = Some(*position);
-            lacks.truncate(room);
+            events.truncate(count);
         }
-        let events: Vec<EventNum> = lacks.iter().map(|(_, event)| *event).collect();
-        let outcome = transact(sender, server, &events, (durable, Vec::new()), most).await?;
-        sender.taken(server, outcome == Outcome::Taken, Next::default());
-        if outcome != Outcome::Taken {
+        let events: Vec<EventNum> = events.iter().map(|(_, event)| *event).collect();
+        let outcome = send_transaction(queues, server, &events, stored, Vec::new(), max).await?;
+        let is_acknowledged = outcome == Outcome::Acknowledged;
+        queues.finish_transaction(server, is_acknowledged, Next::default());
+        if !is_acknowledged {
             return Ok(outcome.into());
         }
     }
-    // It has everything up to here, and what is handed out from now on it is handed too.
-    if next.is_none() && sender.is_up_to_date(server, handed) {
-        let job = move |tx: &Tx| rows::catch_up(tx, server, from);
-        sender.0.store.write(job).await?;
+    // What is relayed from now on goes into its queue again.
+    if next.is_none() && queues.remove_cursor(server, relayed) {
+        let job = move |tx: &Tx| outgoing_events::remove_cursor(tx, server, cursor);
+        queues.store.write(job).await?;
         return Ok(Step::Sent);
     }
-    let next = next.unwrap_or(Position(handed.0 + 1));
-    sender.fall_behind(server, next).await?;
+    let next = next.unwrap_or(Position(relayed.0 + 1));
+    queues.set_cursor(server, next).await?;
     Ok(Step::Sent)
 }
 
-/// Sends with what its rooms end to a server that lacks too much since `from`.
-async fn bring_up_to_date(
-    sender: &Sender,
+/// Sends the forward extremities of its rooms to a server that lacks too many events from `cursor` on.
+async fn send_extremities(
+    queues: &Queues,
     server: ServerNum,
-    (from, handed): (Position, Position),
-    most: usize,
+    cursor: Position,
+    relayed: Position,
+    max: usize,
 ) -> Result<Step, rooms::Error> {
-    let scan = move |s: &_| rows::current(s, server, from);
-    let ends = sender.scan("with what rooms end", scan).await?;
-    let mut left = &ends[..];
+    let scan = move |s: &_| outgoing_events::extremities(s, server, cursor);
+    let extremities = queues.scan("forward extremities", scan).await?;
+    let mut left = &extremities[..];
     while !left.is_empty() {
-        let durable = sender.durable(server, most).await?;
-        let (events, later) = left.split_at(room(most, &durable).min(left.len()));
-        let outcome = transact(sender, server, events, (durable, Vec::new()), most).await?;
-        sender.taken(server, outcome == Outcome::Taken, Next::default());
-        if outcome != Outcome::Taken {
+        let stored = queues.stored_edus(server, max).await?;
+        let (events, later) = left.split_at(max_events(max, &stored).min(left.len()));
+        let outcome = send_transaction(queues, server, events, stored, Vec::new(), max).await?;
+        let is_acknowledged = outcome == Outcome::Acknowledged;
+        queues.finish_transaction(server, is_acknowledged, Next::default());
+        if !is_acknowledged {
             return Ok(outcome.into());
         }
         left = later;
     }
-    sender.fall_behind(server, Position(handed.0 + 1)).await?;
+    let next = Position(relayed.0 + 1);
+    queues.set_cursor(server, next).await?;
     Ok(Step::Sent)
 }
 
-/// How many events a transaction of at most so much has room for beside what is `durable`.
-fn room(most: usize, durable: &Durable) -> usize {
-    PDUS.min(most.saturating_sub(durable.edus.len()))
+/// How many events fit into a transaction of `max` items beside stored EDUs.
+fn max_events(max: usize, stored: &StoredEdus) -> usize {
+    MAX_PDUS.min(max.saturating_sub(stored.edus.len()))
 }
 
-/// Sends one transaction, which can be made smaller if `most` is more than one. What is too large for the
-/// server all alone is lost: it would be in everything's way for ever.
-async fn transact(
-    sender: &Sender,
+/// Sends one transaction, with fewer items next time if the server answers that it is too large. A single
+/// item that is too large is dropped: it would stop everything after it.
+async fn send_transaction(
+    queues: &Queues,
     server: ServerNum,
     events: &[EventNum],
-    (mut durable, edus): (Durable, Vec<Edu>),
-    most: usize,
+    mut stored: StoredEdus,
+    edus: Vec<Edu>,
+    max: usize,
 ) -> Result<Outcome, rooms::Error> {
-    let (name, pdus) = sender.0.store.read(|s| {
-        let name = servers::name(s, server)?;
-        let mut pdus: Vec<Box<RawValue>> = Vec::new();
-        for event in events {
-            let json = String::from_utf8(rows::pdu(s, *event)?).ok();
-            let pdu = json.and_then(|json| RawValue::from_string(json).ok());
-            pdus.push(pdu.ok_or_else(|| rooms::Error::corrupt("events", event, "not JSON"))?);
+    let name = queues.store.read(|s| servers::name(s, server))?;
+    let mut all_edus = std::mem::take(&mut stored.edus);
+    for edu in edus {
+        match Raw::new(&edu) {
+            Ok(edu) => all_edus.push(edu),
+            Err(error) => log::error!("an EDU for {name} is dropped: {error}"),
         }
-        Ok::<(OwnedServerName, _), rooms::Error>((name, pdus))
-    })?;
-    let now = sender.0.clock.timestamp();
-    let origin = sender.0.local.server_name().to_owned();
-    let id = sender.transaction_id();
-    let mut request = send_transaction_message::v1::Request::new(id.into(), origin, now);
-    request.pdus = pdus;
-    let edus = edus.iter().map(Raw::new).collect::<Result<Vec<_>, _>>();
-    let edus = edus.map_err(|_| rooms::Error::not_serializable("an EDU"))?;
-    request.edus = std::mem::take(&mut durable.edus);
-    request.edus.extend(edus);
-    let edus = request.edus.iter().map(|edu| edu.json().get().len());
-    let pdus = request.pdus.iter().map(|pdu| pdu.get().len());
-    let sizes = edus.chain(pdus);
-    let (parts, size) = sizes.fold((0, 0), |(parts, sum), size| (parts + 1, sum + size));
-    match sender.0.client.send(&name, request).await {
-        Ok(answer) => {
-            for (id, result) in answer.pdus {
+    }
+    let mut is_checked = false;
+    let (result, items, bytes) = loop {
+        let now = queues.clock.timestamp();
+        let origin = queues.local.server_name().to_owned();
+        let mut request = Request::new(queues.transaction_id().into(), origin, now);
+        request.pdus = queues
+            .store
+            .read(|s| load_pdus(s, &name, events, is_checked))?;
+        request.edus.clone_from(&all_edus);
+        let edus = request.edus.iter().map(|edu| edu.json().get().len());
+        let pdus = request.pdus.iter().map(|pdu| pdu.get().len());
+        let items = request.pdus.len() + request.edus.len();
+        let bytes: usize = edus.chain(pdus).sum();
+        match queues.client.send(&name, request).await {
+            Err(Error::Unsendable(_)) if !is_checked => {
+                is_checked = true;
+                all_edus.retain(|edu| is_edu_sendable(&name, edu));
+            }
+            result => break (result, items, bytes),
+        }
+    };
+    match result {
+        Ok(response) => {
+            for (id, result) in response.pdus {
                 if let Err(reason) = result {
-                    log::debug!("{name} does not take {id}: {reason}");
+                    log::debug!("{name} rejects {id}: {reason}");
                 }
             }
         }
-        Err(Error::Status(StatusCode::PAYLOAD_TOO_LARGE, _)) if size > SMALL => {
-            if parts > 1 && most > 1 {
-                return Ok(Outcome::TooLarge(parts / 2));
+        Err(Error::Status(StatusCode::PAYLOAD_TOO_LARGE, _)) if bytes > MIN_TOO_LARGE_BYTES => {
+            if items > 1 && max > 1 {
+                return Ok(Outcome::TooLarge {
+                    retry_with: items / 2,
+                });
             }
-            log::warn!("{name} does not get something of {size} bytes, which it says is too large");
+            log::warn!(
+                "{name} does not receive an event or EDU of {bytes} bytes, which it says is too large"
+            );
         }
         Err(Error::Unsendable(reason)) => {
-            log::error!("a transaction for {name} cannot be signed: {reason}");
-            return Err(rooms::Error::not_serializable("a transaction"));
+            log::error!("a transaction for {name} with {items} items is dropped: {reason}");
         }
         Err(error) => {
             log::debug!("{name} does not take a transaction: {error}");
             return Ok(Outcome::Failed);
         }
     }
-    if durable.is_to_be_noted() {
-        let job = move |tx: &Tx| durable.taken(tx, server);
-        sender.0.store.write(job).await?;
+    if stored.advances() {
+        let job = move |tx: &Tx| stored.acknowledged(tx, server);
+        queues.store.write(job).await?;
     }
-    Ok(Outcome::Taken)
+    Ok(Outcome::Acknowledged)
+}
+
+/// The events as PDUs. A corrupt one is left out, and if `is_checked` one that no transaction can contain.
+fn load_pdus(
+    r: &impl Reader,
+    destination: &ServerName,
+    events: &[EventNum],
+    is_checked: bool,
+) -> Result<Vec<Box<RawValue>>, rooms::Error> {
+    let mut pdus = Vec::new();
+    for num in events {
+        let event = match event::load(r, *num) {
+            Ok(event) => event,
+            Err(rooms::Error::Store(store::Error::Corrupt(reason))) => {
+                log::error!(
+                    "event number {} is not sent to {destination}: {reason}",
+                    num.0
+                );
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let pdu = String::from_utf8(event.json).ok();
+        let pdu = pdu.and_then(|json| RawValue::from_string(json).ok());
+        match pdu.filter(|pdu| !is_checked || is_sendable(pdu)) {
+            Some(pdu) => pdus.push(pdu),
+            None => log::error!(
+                "event {} is not sent to {destination}: its JSON is corrupt or too deep",
+                event.header.id
+            ),
+        }
+    }
+    Ok(pdus)
+}
+
+fn is_edu_sendable(destination: &ServerName, edu: &Raw<Edu>) -> bool {
+    let is_sendable = is_sendable(edu.json());
+    if !is_sendable {
+        log::error!(
+            "an EDU is not sent to {destination}, as it is no canonical JSON or too deep: {}",
+            shortened(edu.json())
+        );
+    }
+    is_sendable
 }

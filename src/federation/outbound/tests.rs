@@ -1,4 +1,4 @@
-//! The senders over a store of their own; nobody whom they send to answers.
+//! The sender over a store of its own. No destination answers.
 
 use std::time::{Duration, Instant};
 
@@ -12,9 +12,12 @@ use ruma::{
     uint, user_id,
 };
 use serde_json::{Value, json};
-use smol::Timer;
+use smol::{Timer, channel};
 
-use super::{EDUS, Edus, Happening, Sender, durable::Durable, rest};
+use super::{
+    EphemeralEdu, Sender, backoff, ephemeral_edus::MAX_EDUS, queues::Destination,
+    sender::MAX_RESTART_ANNOUNCEMENTS, stored_edus::StoredEdus,
+};
 use crate::{
     clock::Clock,
     config::{Config, Settings},
@@ -33,8 +36,8 @@ use crate::{
 
 const NOW: u64 = 1_790_000_000_000;
 const ROOM: RoomNum = RoomNum(7);
-/// How long a test waits for what must come about.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a test waits for a condition.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 struct World {
     store: Store,
@@ -64,7 +67,7 @@ fn with_sender(before: fn(&Tx) -> Result<(), rooms::Error>, test: impl AsyncFnOn
         let local = Local::new(config.server_name.clone(), ServerKey::generate());
         let client = Client::new(&config, (&store, &local), (&clock, &pool), &executor);
         let client = client.expect("there are authorities");
-        let sender = Sender::start((&store, &local), (&client, &clock), &executor);
+        let sender = Sender::start(&store, &local, &client, &clock, &executor);
         let sender = sender.expect("it starts");
         let world = World { store, sender };
         test(&world).await;
@@ -81,26 +84,28 @@ impl World {
         self.store.write(job).await.expect("it is written")
     }
 
-    /// What `server` is to get next of what lasts.
-    fn next(&self, server: ServerNum) -> Durable {
-        let next = |s: &_| Durable::next(s, server, EDUS);
+    fn next(&self, server: ServerNum) -> StoredEdus {
+        let next = |s: &_| StoredEdus::next(s, server, MAX_EDUS);
         self.store.read(next).expect("the store can be read")
     }
 
-    async fn until(&self, come_about: impl Fn() -> bool) {
-        let deadline = Instant::now() + PATIENCE;
-        while !come_about() {
-            assert!(Instant::now() < deadline, "it did not come about");
+    async fn until(&self, condition: impl Fn() -> bool) {
+        let deadline = Instant::now() + TIMEOUT;
+        while !condition() {
+            assert!(
+                Instant::now() < deadline,
+                "the condition does not come true"
+            );
             Timer::after(Duration::from_millis(5)).await;
         }
     }
 
-    fn is_addressed(&self, server: ServerNum) -> bool {
-        self.sender.lock().destinations.contains_key(&server)
+    fn has_destination(&self, server: ServerNum) -> bool {
+        self.sender.0.lock().destinations.contains_key(&server)
     }
 }
 
-/// A server at an address where nobody may be led.
+/// A server at an address that may not be connected to.
 fn server(tx: &Tx, number: usize) -> Result<ServerNum, store::Error> {
     tx.server_num(&format!("127.0.0.1:{}", 1000 + number))
 }
@@ -124,26 +129,27 @@ fn is_in_the_room(tx: &Tx, server: ServerNum) -> Result<(), store::Error> {
     tx.server_rooms()?.insert((server, ROOM), ())
 }
 
-fn letter(tx: &Tx, server: ServerNum, json: &str) -> Result<(), store::Error> {
+fn queue(tx: &Tx, server: ServerNum, json: &str) -> Result<(), store::Error> {
     let position = tx.next_position()?;
     let (index, json) = (position.0, json.to_owned());
     tx.outbound_to_device()?
         .put((server, position), &ToDeviceMessage { index, json })
 }
 
-fn told(durable: &Durable) -> Vec<Value> {
-    let edus = durable.edus.iter();
+fn contents(stored: &StoredEdus) -> Vec<Value> {
+    let edus = stored.edus.iter();
     edus.map(|edu| serde_json::from_str(edu.json().get()).expect("JSON"))
         .collect()
 }
 
-fn kinds(durable: &Durable) -> Vec<String> {
+fn edu_types(stored: &StoredEdus) -> Vec<String> {
     let kind = |edu: Value| edu["edu_type"].as_str().expect("a type").to_owned();
-    told(durable).into_iter().map(kind).collect()
+    contents(stored).into_iter().map(kind).collect()
 }
 
-/// More servers than are greeted, of which the last has not been told of alice's device.
-const MANY: usize = super::GREETED + 30;
+/// More servers than receive a transaction after a start. The last one has not received the update of
+/// alice's device.
+const MANY: usize = MAX_RESTART_ANNOUNCEMENTS + 30;
 
 fn many_servers(tx: &Tx) -> Result<(), rooms::Error> {
     let alice = alice(tx, Membership::Join)?;
@@ -152,61 +158,54 @@ fn many_servers(tx: &Tx) -> Result<(), rooms::Error> {
     for number in 0..=MANY {
         let server = server(tx, number)?;
         is_in_the_room(tx, server)?;
-        let told = if number == MANY {
+        let cursor = if number == MANY {
             Position::MIN
         } else {
             position
         };
-        tx.told_lists()?.insert(server, told)?;
+        tx.device_list_cursors()?.insert(server, cursor)?;
     }
     Ok(())
 }
 
 #[test]
-fn who_has_not_been_told_of_a_device_is_sent_to_after_a_start_and_when_the_store_is_open_again() {
+fn a_server_without_a_device_list_update_becomes_a_destination_after_a_start_and_after_a_reopening()
+{
     with_sender(many_servers, async |world| {
         let last = world.write(|tx| Ok(server(tx, MANY)?)).await;
         let other = world.write(|tx| Ok(server(tx, MANY - 1)?)).await;
-        world.until(|| world.is_addressed(last)).await;
-        assert!(!world.is_addressed(other), "it has everything");
-        let job = move |tx: &Tx| Ok(tx.told_lists()?.insert(other, Position::MIN)?);
+        world.until(|| world.has_destination(last)).await;
+        assert!(!world.has_destination(other), "it has everything");
+        let job = move |tx: &Tx| Ok(tx.device_list_cursors()?.insert(other, Position::MIN)?);
         world.write(job).await;
         world.sender.apply(&Effect::Reopened);
-        world.until(|| world.is_addressed(other)).await;
+        world.until(|| world.has_destination(other)).await;
     });
 }
 
 #[test]
-fn who_waits_because_something_is_wrong_here_goes_on_soon_after_that_is_mended() {
+fn a_destination_that_failed_because_of_the_store_goes_on_after_a_reopening() {
     with_sender(
         |_| Ok(()),
         async |world| {
-            let job = |tx: &Tx| {
-                let server = server(tx, 0)?;
-                letter(tx, server, "no JSON")?;
-                Ok(server)
-            };
-            let server = world.write(job).await;
-            world.sender.apply(&Effect::ServerAddressed(server));
-            let is_stuck = || {
-                let state = world.sender.lock();
-                state
-                    .destinations
-                    .get(&server)
-                    .is_some_and(|is| is.is_stuck)
-            };
-            world.until(is_stuck).await;
-            let job =
-                move |tx: &Tx| Ok(to_device::remove_outbound_until(tx, server, Position::MAX)?);
-            world.write(job).await;
+            let server = world.write(|tx| Ok(server(tx, 0)?)).await;
+            let (alive, woken) = channel::bounded(1);
+            let mut destination = Destination::new(None, alive);
+            destination.is_stuck = true;
+            world
+                .sender
+                .0
+                .lock()
+                .destinations
+                .insert(server, destination);
             world.sender.apply(&Effect::Reopened);
-            world.until(|| !world.is_addressed(server)).await;
+            woken.recv().await.expect("its task goes on");
         },
     );
 }
 
 #[test]
-fn a_message_that_cannot_be_sent_is_left_out_and_blocks_nobody() {
+fn a_to_device_message_that_cannot_be_sent_does_not_stop_the_others() {
     with_sender(
         |_| Ok(()),
         async |world| {
@@ -217,53 +216,53 @@ fn a_message_that_cannot_be_sent_is_left_out_and_blocks_nobody() {
             ];
             let job = move |tx: &Tx| {
                 let server = server(tx, 0)?;
-                letter(tx, server, &bad[0])?;
-                letter(tx, server, "{\"n\":1}")?;
-                letter(tx, server, &bad[1])?;
-                letter(tx, server, &bad[2])?;
+                queue(tx, server, &bad[0])?;
+                queue(tx, server, "{\"n\":1}")?;
+                queue(tx, server, &bad[1])?;
+                queue(tx, server, &bad[2])?;
+                queue(tx, server, "no JSON")?;
                 Ok(server)
             };
             let server = world.write(job).await;
             let next = world.next(server);
             let expected = json!({ "edu_type": "m.direct_to_device", "content": { "n": 1 } });
-            assert_eq!(told(&next), [expected]);
-            world.write(move |tx| next.taken(tx, server)).await;
+            assert_eq!(contents(&next), [expected]);
+            world.write(move |tx| next.acknowledged(tx, server)).await;
             world
-                .write(move |tx| Ok(letter(tx, server, "{\"n\":0.1}")?))
+                .write(move |tx| Ok(queue(tx, server, "{\"n\":0.1}")?))
                 .await;
-            let next = world.sender.durable(server, EDUS).await;
+            let next = world.sender.0.stored_edus(server, MAX_EDUS).await;
             let next = next.expect("the store works");
-            assert!(next.edus.is_empty() && !next.is_to_be_noted());
-            let waits = |s: &_| to_device::outbound(s, server, EDUS);
+            assert!(next.edus.is_empty() && !next.advances());
+            let waits = |s: &_| to_device::outbound(s, server, MAX_EDUS);
             assert!(world.store.read(waits).expect("it can be read").is_none());
         },
     );
 }
 
 #[test]
-fn what_lasts_goes_ahead_of_what_does_not_and_takes_its_place() {
-    let happening = || {
-        let user = user_id!("@alice:here.example").to_owned();
-        Happening::Presence(PresenceUpdate::new(user, PresenceState::Online, uint!(1)))
-    };
+fn stored_edus_displace_ephemeral_ones() {
     with_sender(
         |_| Ok(()),
         async |world| {
             let server = world.write(|tx| Ok(server(tx, 0)?)).await;
-            let mut destination = world.sender.destination(server, None);
-            destination.edus = Edus::default();
-            destination.edus.put(happening());
-            world.sender.lock().destinations.insert(server, destination);
-            let next = world.sender.next(server, 2 * EDUS, EDUS);
+            let user = user_id!("@alice:here.example").to_owned();
+            let update = PresenceUpdate::new(user, PresenceState::Online, uint!(1));
+            let edu = EphemeralEdu::Presence(update);
+            world
+                .sender
+                .send_edu(&[server], &edu)
+                .expect("it is queued");
+            let next = world.sender.0.next(server, 2 * MAX_EDUS, MAX_EDUS);
             assert!(next.edus.is_empty());
-            let next = world.sender.next(server, 2 * EDUS, EDUS - 1);
+            let next = world.sender.0.next(server, 2 * MAX_EDUS, MAX_EDUS - 1);
             assert_eq!(next.edus.len(), 1);
         },
     );
 }
 
 /// Changes more of alice's devices than are kept, after her signing keys changed.
-fn much_of_alice(tx: &Tx) -> Result<(), rooms::Error> {
+fn many_changes_of_alice(tx: &Tx) -> Result<(), rooms::Error> {
     let alice = alice(tx, Membership::Join)?;
     is_in_the_room(tx, server(tx, 0)?)?;
     let key = json!({ "user_id": "@alice:here.example", "usage": ["master"], "keys": {} });
@@ -277,42 +276,42 @@ fn much_of_alice(tx: &Tx) -> Result<(), rooms::Error> {
 }
 
 #[test]
-fn who_lacks_changes_that_are_not_kept_is_told_the_last_device_and_the_signing_keys() {
-    with_sender(much_of_alice, async |world| {
+fn a_server_that_lacks_truncated_changes_receives_the_last_device_and_the_cross_signing_keys() {
+    with_sender(many_changes_of_alice, async |world| {
         let server = world.write(|tx| Ok(server(tx, 0)?)).await;
         let whole = ["m.device_list_update", "m.signing_key_update"];
-        for told in [None, Some(Position(1))] {
+        for cursor in [None, Some(Position(1))] {
             let job = move |tx: &Tx| {
-                let mut lists = tx.told_lists()?;
+                let mut lists = tx.device_list_cursors()?;
                 lists.remove(server)?;
-                if let Some(told) = told {
-                    lists.insert(server, told)?;
+                if let Some(cursor) = cursor {
+                    lists.insert(server, cursor)?;
                 }
                 Ok(())
             };
             world.write(job).await;
-            assert_eq!(kinds(&world.next(server)), whole, "told {told:?}");
+            assert_eq!(edu_types(&world.next(server)), whole, "cursor {cursor:?}");
         }
         let next = world.next(server);
-        world.write(move |tx| next.taken(tx, server)).await;
-        assert!(!world.next(server).is_to_be_noted());
+        world.write(move |tx| next.acknowledged(tx, server)).await;
+        assert!(!world.next(server).advances());
     });
 }
 
-fn alice_elsewhere(tx: &Tx) -> Result<(), rooms::Error> {
+fn alice_left(tx: &Tx) -> Result<(), rooms::Error> {
     let alice = alice(tx, Membership::Leave)?;
     let server = server(tx, 0)?;
     is_in_the_room(tx, server)?;
     device_lists::device_changed(tx, alice, "PHONE".into())?;
     let position = tx.next_position()?;
-    Ok(tx.told_lists()?.insert(server, position)?)
+    Ok(tx.device_list_cursors()?.insert(server, position)?)
 }
 
 #[test]
-fn who_is_new_to_a_server_is_shown_to_it_by_the_last_change_once_more() {
-    with_sender(alice_elsewhere, async |world| {
+fn a_user_who_is_new_to_a_server_is_announced_by_the_last_change_again() {
+    with_sender(alice_left, async |world| {
         let server = world.write(|tx| Ok(server(tx, 0)?)).await;
-        assert!(kinds(&world.next(server)).is_empty());
+        assert!(edu_types(&world.next(server)).is_empty());
         let job = |tx: &Tx| {
             let alice = alice(tx, Membership::Join)?;
             let before = device_lists::stream_id(tx, alice)?;
@@ -320,14 +319,14 @@ fn who_is_new_to_a_server_is_shown_to_it_by_the_last_change_once_more() {
             Ok(before)
         };
         let before = world.write(job).await;
-        let told = &told(&world.next(server))[0]["content"];
-        assert_eq!(told["device_id"], "PHONE");
-        assert_eq!(told["prev_id"], json!([before.0]));
+        let update = &contents(&world.next(server))[0]["content"];
+        assert_eq!(update["device_id"], "PHONE");
+        assert_eq!(update["prev_id"], json!([before.0]));
     });
 }
 
 #[test]
-fn messages_do_not_wait_for_a_server_that_has_been_silent_for_a_month() {
+fn to_device_messages_for_a_server_that_is_unreachable_for_a_month_are_dropped() {
     with_sender(
         |_| Ok(()),
         async |world| {
@@ -335,7 +334,7 @@ fn messages_do_not_wait_for_a_server_that_has_been_silent_for_a_month() {
             let fail = async |now: u64| {
                 let job = move |tx: &Tx| {
                     let server = server(tx, 0)?;
-                    rest::put(tx, server, &rest::next(None, now, 0.0), now)
+                    backoff::save(tx, server, &backoff::next(None, now, 0.0), now)
                 };
                 world.write(job).await;
             };
@@ -343,16 +342,16 @@ fn messages_do_not_wait_for_a_server_that_has_been_silent_for_a_month() {
                 let server = world.write(|tx| Ok(server(tx, 0)?)).await;
                 !world.next(server).edus.is_empty()
             };
-            let post = |tx: &Tx| Ok(letter(tx, server(tx, 0)?, "{}")?);
-            world.write(post).await;
+            let queue_one = |tx: &Tx| Ok(queue(tx, server(tx, 0)?, "{}")?);
+            world.write(queue_one).await;
             fail(NOW).await;
             fail(NOW + month / 2).await;
             assert!(waits().await);
             fail(NOW + month).await;
             assert!(!waits().await);
-            // Who has answered meanwhile has a month again.
-            world.write(post).await;
-            world.write(|tx| rest::end(tx, server(tx, 0)?)).await;
+            // A server that has answered meanwhile has a month again.
+            world.write(queue_one).await;
+            world.write(|tx| backoff::clear(tx, server(tx, 0)?)).await;
             fail(NOW + 2 * month).await;
             assert!(waits().await);
         },
@@ -360,7 +359,7 @@ fn messages_do_not_wait_for_a_server_that_has_been_silent_for_a_month() {
 }
 
 #[test]
-fn what_waits_for_a_server_is_capped_by_its_bytes() {
+fn to_device_messages_for_a_server_are_limited_by_size() {
     with_sender(
         |_| Ok(()),
         async |world| {
@@ -386,16 +385,16 @@ fn what_waits_for_a_server_is_capped_by_its_bytes() {
 }
 
 #[test]
-fn a_change_of_another_servers_user_addresses_nobody() {
+fn a_device_list_update_of_a_remote_user_has_no_destinations() {
     with_sender(many_servers, async |world| {
         let job = |tx: &Tx| Ok(tx.user_num("@x:127.0.0.1:1000")?);
         let foreign = world.write(job).await;
         let alice = world.write(|tx| Ok(alice(tx, Membership::Join)?)).await;
-        for (user, is_told) in [(foreign, false), (alice, true)] {
+        for (user, is_pending) in [(foreign, false), (alice, true)] {
             let change = Effect::DeviceListChanged(user, Position(1));
             world.sender.apply(&change);
-            let of_whom = world.sender.lock().unheard.users.clone();
-            assert_eq!(of_whom.contains(&user), is_told);
+            let changed = world.sender.0.lock().changes.users.clone();
+            assert_eq!(changed.contains(&user), is_pending);
         }
     });
 }

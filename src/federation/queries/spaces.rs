@@ -80,7 +80,9 @@ impl Spaces {
             return told;
         }
         let mut told = Err(Error::NotAllowed);
-        let servers = servers.iter().filter(|server| self.client.may_ask(server));
+        let servers = servers
+            .iter()
+            .filter(|server| self.client.may_contact(server));
         for server in servers.take(SERVERS) {
             told = self.ask(server, room, suggested_only).await;
             if told.is_ok() {

@@ -145,7 +145,7 @@ impl Client {
     }
 
     /// Whether this server has to do with `server`, and is another.
-    pub fn may_ask(&self, server: &ServerName) -> bool {
+    pub fn may_contact(&self, server: &ServerName) -> bool {
         self.0.federation.allows(server) && server != self.0.local.server_name()
     }
 
@@ -189,7 +189,7 @@ impl Client {
         R: OutgoingRequest<PathBuilder = SinglePath>,
         R::Authentication: Signed,
     {
-        if !self.may_ask(server) {
+        if !self.may_contact(server) {
             return Err(Error::NotAllowed);
         }
         let request = self.request(server, request)?;
@@ -213,7 +213,7 @@ impl Client {
         R: OutgoingRequest<PathBuilder = SinglePath>,
         R::Authentication: Signed,
     {
-        if !self.may_ask(server) {
+        if !self.may_contact(server) {
             return Err(Error::NotAllowed);
         }
         let request = self.request(server, request)?.map(Full::new);
@@ -239,7 +239,7 @@ impl Client {
         server: &ServerName,
         request: Request<Bytes>,
     ) -> Result<Answer, Error> {
-        if !self.may_ask(server) {
+        if !self.may_contact(server) {
             return Err(Error::NotAllowed);
         }
         let (connection, target) = self.connect(server).await?;

@@ -366,13 +366,31 @@ pub fn outbound(
     let range = (server, Position::MIN)..=(server, Position::MAX);
     for row in r.outbound_to_device()?.range(range)?.take(most) {
         let (key, letter) = row?;
-        let json = letter.value().unpack()?.json;
-        bytes += json.len();
+        let (_, position) = key.value();
+        let message = letter.value().unpack();
+        let message =
+            message.and_then(|message| raw(message.json, "outbound_to_device", key.value()));
+        let message = match message {
+            Ok(message) => message,
+            // It must not stop the messages after it.
+            Err(error @ store::Error::Corrupt(_)) => {
+                let server = r
+                    .servers()?
+                    .get(server)?
+                    .map(|name| name.value().to_owned());
+                let server = server.unwrap_or_default();
+                log::error!("a to-device message for {server} is dropped: {error}");
+                last = Some(position);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        bytes += message.get().len();
         if !posted.is_empty() && bytes > SENT_BYTES {
             break;
         }
-        last = Some(key.value().1);
-        posted.push(raw(json, "outbound_to_device", key.value())?);
+        last = Some(position);
+        posted.push(message);
     }
     Ok(last.map(|last| (posted, last)))
 }

@@ -30,7 +30,7 @@ use self::{fetches::Fetches, waiting::Waiting};
 use crate::{
     clock::Clock,
     executor::Executor,
-    federation::{Client, Error, outbound::backoff::Patience, transport::connect::in_time},
+    federation::{Client, Error, outbound::backoff::Backoffs, transport::connect::in_time},
     rooms::{self, state::current},
     store::{self, Reader, Store, Tx},
     users::{
@@ -100,7 +100,7 @@ struct Parts {
     client: Client,
     clock: Clock,
     executor: Executor,
-    patience: Patience,
+    backoffs: Backoffs,
     fetches: Fetches,
     waiting: Waiting,
     in_background: Arc<Semaphore>,
@@ -111,7 +111,7 @@ impl DeviceLists {
     pub fn new(
         store: &Store,
         (client, clock): (&Client, &Clock),
-        patience: &Patience,
+        backoffs: &Backoffs,
         executor: &Executor,
     ) -> Self {
         let lists = Self(Arc::new(Parts {
@@ -119,7 +119,7 @@ impl DeviceLists {
             client: client.clone(),
             clock: clock.clone(),
             executor: executor.clone(),
-            patience: patience.clone(),
+            backoffs: backoffs.clone(),
             fetches: Fetches::default(),
             waiting: Waiting::default(),
             in_background: Arc::new(Semaphore::new(IN_BACKGROUND)),
@@ -154,7 +154,7 @@ impl DeviceLists {
         self.forget(found.strangers.clone()).await?;
         let now = self.0.clock.now_ms();
         for (user, _) in found.lists.iter().filter(|(_, kept)| is_old(kept, now)) {
-            if self.0.patience.check(user.server_name()).is_ok() {
+            if self.0.backoffs.check(user.server_name()).is_ok() {
                 self.fetch_in_background(user);
             }
         }
@@ -176,7 +176,7 @@ impl DeviceLists {
             .map(|(server, users)| {
                 let (lists, name, wanted) = (self.clone(), server.clone(), users.clone());
                 let fetch = in_time(time, async move {
-                    lists.0.patience.check(&name)?;
+                    lists.0.backoffs.check(&name)?;
                     lists.fetch_all(&wanted).await
                 });
                 (server, users, self.0.executor.spawn(fetch))

@@ -39,7 +39,7 @@ use crate::{
             pace::Pace,
         },
     },
-    store::{self, Store, Tx, records::Whereabouts},
+    store::{self, Store, Tx, records::ResolvedServer},
 };
 
 /// How long a search may take, and who waits for one to have its turn.
@@ -72,7 +72,7 @@ struct Parts {
     clock: Clock,
     executor: Executor,
     /// What the last searches found, before it is stored too.
-    recent: Remembered<OwnedServerName, Result<Arc<Whereabouts>, Error>>,
+    recent: Remembered<OwnedServerName, Result<Arc<ResolvedServer>, Error>>,
     /// The searches under way; each channel is closed when its search is over.
     searches: Mutex<HashMap<OwnedServerName, Receiver<Infallible>>>,
     slots: Semaphore,
@@ -125,7 +125,7 @@ impl Resolver {
             return None;
         }
         let known = self.stored(name)?;
-        let doubtful = Whereabouts {
+        let doubtful = ResolvedServer {
             delegated_until_ts: 0,
             ..known.clone()
         };
@@ -140,7 +140,7 @@ impl Resolver {
         &self.0.search
     }
 
-    fn stored(&self, name: &ServerName) -> Option<Whereabouts> {
+    fn stored(&self, name: &ServerName) -> Option<ResolvedServer> {
         let stored = self.0.store.read(|s| stored::get(s, name));
         stored.unwrap_or_else(|error| {
             log::error!("cannot read where {name} is: {error}");
@@ -152,8 +152,8 @@ impl Resolver {
     async fn look(
         &self,
         name: &ServerName,
-        before: Option<Whereabouts>,
-    ) -> Result<Arc<Whereabouts>, Error> {
+        before: Option<ResolvedServer>,
+    ) -> Result<Arc<ResolvedServer>, Error> {
         let search = self.start(name, before)?;
         // It says nothing, and ends.
         let _ = in_time(PATIENCE, search.recv()).await?;
@@ -164,7 +164,7 @@ impl Resolver {
     fn start(
         &self,
         name: &ServerName,
-        before: Option<Whereabouts>,
+        before: Option<ResolvedServer>,
     ) -> Result<Receiver<Infallible>, Error> {
         let searches = self.0.searches.lock();
         let mut searches = searches.unwrap_or_else(PoisonError::into_inner);
@@ -191,7 +191,7 @@ impl Resolver {
         Ok(search)
     }
 
-    async fn search(&self, name: &ServerName, before: Option<Whereabouts>) {
+    async fn search(&self, name: &ServerName, before: Option<ResolvedServer>) {
         let _slot = self.0.slots.acquire().await;
         self.0.pace.turn().await;
         let now = self.0.clock.now_ms();
@@ -212,7 +212,7 @@ impl Resolver {
     }
 
     /// Stores where the server `name` is. Nobody waits for that.
-    fn note(&self, name: &ServerName, found: Whereabouts) {
+    fn note(&self, name: &ServerName, found: ResolvedServer) {
         let (store, name) = (self.0.store.clone(), name.to_owned());
         let task = self.0.executor.spawn(async move {
             let job = move |tx: &Tx| stored::put(tx, &name, &found);

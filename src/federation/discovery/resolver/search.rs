@@ -17,7 +17,7 @@ use crate::{
         discovery::dns::{Dns, Found, Service},
         transport::connect::{Connector, Target, in_time},
     },
-    store::records::{Endpoint, Whereabouts},
+    store::records::{Endpoint, ResolvedServer},
 };
 
 /// The services that a domain can have in its records, and the second is deprecated.
@@ -64,7 +64,7 @@ pub struct Search {
 }
 
 /// Where to connect for the server `name`, which is found there.
-pub fn target(name: &ServerName, found: &Whereabouts) -> Target {
+pub fn target(name: &ServerName, found: &ResolvedServer) -> Target {
     let name = delegated(found).unwrap_or(name);
     let endpoints = in_order(&found.endpoints, |sum| rand::random_range(0..=sum));
     let addresses = endpoints.into_iter().flat_map(|endpoint| {
@@ -78,7 +78,7 @@ pub fn target(name: &ServerName, found: &Whereabouts) -> Target {
     }
 }
 
-fn delegated(found: &Whereabouts) -> Option<&ServerName> {
+fn delegated(found: &ResolvedServer) -> Option<&ServerName> {
     // It was a name when it was stored.
     <&ServerName>::try_from(found.delegated.as_deref()?).ok()
 }
@@ -107,12 +107,12 @@ impl Search {
     pub async fn find(
         &self,
         name: &ServerName,
-        before: Option<&Whereabouts>,
+        before: Option<&ResolvedServer>,
         now: u64,
-    ) -> Result<Whereabouts, Error> {
+    ) -> Result<ResolvedServer, Error> {
         let (to, delegated_until_ts) = self.delegation(name, before, now).await;
         let (endpoints, holds) = self.endpoints(to.as_deref().unwrap_or(name)).await?;
-        Ok(Whereabouts {
+        Ok(ResolvedServer {
             delegated: to.map(String::from),
             delegated_until_ts,
             endpoints,
@@ -124,7 +124,7 @@ impl Search {
     async fn delegation(
         &self,
         name: &ServerName,
-        before: Option<&Whereabouts>,
+        before: Option<&ResolvedServer>,
         now: u64,
     ) -> (Option<OwnedServerName>, u64) {
         if name.is_ip_literal() || name.port().is_some() {

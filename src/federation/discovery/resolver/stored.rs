@@ -2,7 +2,7 @@
 
 use ruma::ServerName;
 
-use crate::store::{Error, Reader, Records, Rows, Tx, records::Whereabouts};
+use crate::store::{Error, Reader, Records, Rows, Tx, records::ResolvedServer};
 
 /// How many servers' whereabouts are stored. Whoever makes us look for servers that nobody needs has
 /// those forgotten that were looked for the longest ago.
@@ -11,13 +11,13 @@ const MOST: u64 = 2000;
 const FORGOTTEN: usize = 200;
 
 /// Where the server `name` was when it was last looked for.
-pub fn get(r: &impl Reader, name: &ServerName) -> Result<Option<Whereabouts>, Error> {
-    r.whereabouts()?.load(name.as_str())
+pub fn get(r: &impl Reader, name: &ServerName) -> Result<Option<ResolvedServer>, Error> {
+    r.resolved_servers()?.load(name.as_str())
 }
 
 /// Notes where the server `name` is.
-pub fn put(tx: &Tx, name: &ServerName, found: &Whereabouts) -> Result<(), Error> {
-    let mut table = tx.whereabouts()?;
+pub fn put(tx: &Tx, name: &ServerName, found: &ResolvedServer) -> Result<(), Error> {
+    let mut table = tx.resolved_servers()?;
     if table.len()? >= MOST && !table.has(name.as_str())? {
         let mut all = Vec::new();
         for row in table.range::<&str>(..)? {

@@ -15,7 +15,7 @@ use crate::{
         transport::connect::{Target, in_time},
     },
     pool::Pool,
-    store::{self, Options, Reader, Rows, Store, Tx, records::Whereabouts},
+    store::{self, Options, Reader, Rows, Store, Tx, records::ResolvedServer},
 };
 
 /// A resolver, what it stores, and its clock.
@@ -256,7 +256,7 @@ fn what_is_stored_has_an_end() {
     let job = |tx: &Tx| {
         for n in 0..2100 {
             let name = OwnedServerName::try_from(format!("s{n}.example")).unwrap();
-            let found = Whereabouts {
+            let found = ResolvedServer {
                 delegated: None,
                 delegated_until_ts: n,
                 endpoints: Vec::new(),
@@ -264,7 +264,7 @@ fn what_is_stored_has_an_end() {
             };
             stored::put(tx, &name, &found)?;
         }
-        tx.whereabouts()?.len()
+        tx.resolved_servers()?.len()
     };
     assert_eq!(world.run(house.store.write(job)).unwrap(), 1900);
     let stored = |name| house.store.read(|s| stored::get(s, name)).unwrap();

@@ -1,4 +1,4 @@
-//! Ephemeral messages that wait for one server: memory only, and of each thing only the latest.
+//! The ephemeral EDUs that are queued for one server, in memory: of each user and subject only the latest.
 
 use std::collections::BTreeMap;
 
@@ -11,58 +11,50 @@ use ruma::{
     events::receipt::{Receipt, ReceiptThread},
 };
 
-/// How many things of each kind may wait.
-const WAITING: usize = 500;
-/// How many ephemeral messages a transaction has at the most.
-pub const EDUS: usize = 100;
-/// How many receipts, or users' presence, one message tells at the most.
-const IN_ONE: usize = 100;
+/// How many updates of each kind are queued.
+const MAX_QUEUED: usize = 500;
+/// How many EDUs a transaction may have.
+///
+/// Source: server-server API, "Transactions".
+pub const MAX_EDUS: usize = 100;
+/// How many receipts or presence updates go into one EDU.
+const MAX_PER_EDU: usize = 100;
 
-/// Something that happened and is not stored as an event.
+/// An update for other servers that is not stored.
 #[derive(Clone, Debug)]
-pub enum Happening {
-    /// A user begins to type, or stops.
+pub enum EphemeralEdu {
+    /// The user starts or stops typing.
     Typing(OwnedRoomId, OwnedUserId, bool),
-    /// A user has read a room, or one of its threads.
-    Read {
-        /// The room.
+    Receipt {
         room: OwnedRoomId,
-        /// The user.
         user: OwnedUserId,
-        /// The thread, or what stands in its place.
         thread: ReceiptThread,
-        /// Up to which event.
         event: OwnedEventId,
-        /// When.
         ts: MilliSecondsSinceUnixEpoch,
     },
-    /// How a user is.
     Presence(PresenceUpdate),
 }
 
-/// A thread's name, as a key.
+/// As `thread_id` has it.
 type Thread = Option<String>;
 
-/// Receipts by what they are of.
 pub type Receipts = BTreeMap<(Thread, OwnedRoomId, OwnedUserId), ReceiptData>;
 
-/// What waits.
 #[derive(Debug, Default)]
-pub struct Edus {
+pub struct EphemeralEdus {
     typing: BTreeMap<(OwnedRoomId, OwnedUserId), bool>,
-    read: Receipts,
+    receipts: Receipts,
     presence: BTreeMap<OwnedUserId, PresenceUpdate>,
 }
 
-impl Edus {
-    /// Takes the place of what was said about the same before. What there is no room for is left
-    /// unsaid.
-    pub fn put(&mut self, happening: Happening) {
-        match happening {
-            Happening::Typing(room, user, typing) => {
+impl EphemeralEdus {
+    /// Replaces an earlier update of the same subject. An update that exceeds the limit is dropped.
+    pub fn put(&mut self, edu: EphemeralEdu) {
+        match edu {
+            EphemeralEdu::Typing(room, user, typing) => {
                 put(&mut self.typing, (room, user), typing);
             }
-            Happening::Read {
+            EphemeralEdu::Receipt {
                 room,
                 user,
                 thread,
@@ -73,32 +65,31 @@ impl Edus {
                 let mut receipt = Receipt::new(ts);
                 receipt.thread = thread;
                 let data = ReceiptData::new(receipt, vec![event]);
-                put(&mut self.read, (name, room, user), data);
+                put(&mut self.receipts, (name, room, user), data);
             }
-            Happening::Presence(update) => {
+            EphemeralEdu::Presence(update) => {
                 put(&mut self.presence, update.user_id.clone(), update);
             }
         }
     }
 
-    /// The receipts that wait.
     pub fn receipts(&self) -> Receipts {
-        self.read.clone()
+        self.receipts.clone()
     }
 
-    /// Receipts wait once more that were taken out, unless there are newer ones.
+    /// Queues receipts again, unless there are newer ones.
     pub fn put_back(&mut self, receipts: Receipts) {
         for (key, data) in receipts {
-            if !self.read.contains_key(&key) {
-                put(&mut self.read, key, data);
+            if !self.receipts.contains_key(&key) {
+                put(&mut self.receipts, key, data);
             }
         }
     }
 
-    /// Takes out `most` messages at the most.
-    pub fn take(&mut self, most: usize) -> Vec<Edu> {
+    /// Takes at most `max` EDUs out of the queue.
+    pub fn take(&mut self, max: usize) -> Vec<Edu> {
         let mut edus = Vec::new();
-        while edus.len() < most
+        while edus.len() < max
             && let Some(edu) = self.next()
         {
             edus.push(edu);
@@ -110,24 +101,24 @@ impl Edus {
         if let Some(((room, user), typing)) = self.typing.pop_first() {
             return Some(Edu::Typing(TypingContent::new(room, user, typing)));
         }
-        if !self.read.is_empty() {
+        if !self.receipts.is_empty() {
             return Some(Edu::Receipt(ReceiptContent::new(self.next_receipts())));
         }
-        let mut push = Vec::new();
-        while push.len() < IN_ONE
+        let mut updates = Vec::new();
+        while updates.len() < MAX_PER_EDU
             && let Some((_, update)) = self.presence.pop_first()
         {
-            push.push(update);
+            updates.push(update);
         }
-        (!push.is_empty()).then(|| Edu::Presence(PresenceContent::new(push)))
+        (!updates.is_empty()).then(|| Edu::Presence(PresenceContent::new(updates)))
     }
 
-    /// Receipts of one thread's name: a message has no place for two of the same user and room.
+    /// Receipts of one thread: an EDU can hold only one receipt of a user in a room.
     fn next_receipts(&mut self) -> BTreeMap<OwnedRoomId, ReceiptMap> {
         let mut receipts: BTreeMap<OwnedRoomId, ReceiptMap> = BTreeMap::new();
-        let name = self.read.keys().next().map(|(name, ..)| name.clone());
-        for _ in 0..IN_ONE {
-            let entry = self.read.first_entry();
+        let name = self.receipts.keys().next().map(|(name, ..)| name.clone());
+        for _ in 0..MAX_PER_EDU {
+            let entry = self.receipts.first_entry();
             let Some(entry) = entry.filter(|entry| Some(&entry.key().0) == name.as_ref()) else {
                 break;
             };
@@ -140,9 +131,9 @@ impl Edus {
     }
 }
 
-fn put<K: Ord, V>(waiting: &mut BTreeMap<K, V>, key: K, value: V) {
-    if waiting.len() < WAITING || waiting.contains_key(&key) {
-        waiting.insert(key, value);
+fn put<K: Ord, V>(queue: &mut BTreeMap<K, V>, key: K, value: V) {
+    if queue.len() < MAX_QUEUED || queue.contains_key(&key) {
+        queue.insert(key, value);
     }
 }
 
@@ -157,10 +148,10 @@ mod tests {
     };
     use serde_json::{Value, json};
 
-    use super::{EDUS, Edus, Happening, IN_ONE, WAITING};
+    use super::{EphemeralEdu, EphemeralEdus, MAX_EDUS, MAX_PER_EDU, MAX_QUEUED};
 
-    fn read(user: &str, thread: ReceiptThread, event: &str) -> Happening {
-        Happening::Read {
+    fn read(user: &str, thread: ReceiptThread, event: &str) -> EphemeralEdu {
+        EphemeralEdu::Receipt {
             room: "!r:here".try_into().unwrap(),
             user: user.try_into().unwrap(),
             thread,
@@ -169,9 +160,9 @@ mod tests {
         }
     }
 
-    fn presence(n: usize) -> Happening {
+    fn presence(n: usize) -> EphemeralEdu {
         let user = format!("@u{n}:here").try_into().unwrap();
-        Happening::Presence(PresenceUpdate::new(user, PresenceState::Online, uint!(1)))
+        EphemeralEdu::Presence(PresenceUpdate::new(user, PresenceState::Online, uint!(1)))
     }
 
     fn json_of(edus: &[Edu]) -> Value {
@@ -179,12 +170,12 @@ mod tests {
     }
 
     #[test]
-    fn only_the_latest_about_the_same_is_told() {
-        let mut edus = Edus::default();
+    fn only_the_latest_update_of_a_subject_is_sent() {
+        let mut edus = EphemeralEdus::default();
         for typing in [true, false] {
             let (room, user) = ("!r:here", "@a:here");
             let (room, user) = (room.try_into().unwrap(), user.try_into().unwrap());
-            edus.put(Happening::Typing(room, user, typing));
+            edus.put(EphemeralEdu::Typing(room, user, typing));
         }
         edus.put(read("@a:here", ReceiptThread::Unthreaded, "$1"));
         edus.put(read("@a:here", ReceiptThread::Unthreaded, "$2"));
@@ -198,44 +189,44 @@ mod tests {
                 "@a:here": receipt("$2"), "@b:here": receipt("$1"),
             } } } },
         ]);
-        assert_eq!(json_of(&edus.take(EDUS)), expected);
-        assert!(edus.take(EDUS).is_empty());
+        assert_eq!(json_of(&edus.take(MAX_EDUS)), expected);
+        assert!(edus.take(MAX_EDUS).is_empty());
     }
 
     #[test]
-    fn receipts_of_two_threads_are_two_messages() {
-        let mut edus = Edus::default();
+    fn receipts_of_two_threads_are_two_edus() {
+        let mut edus = EphemeralEdus::default();
         edus.put(read("@a:here", ReceiptThread::Main, "$1"));
         edus.put(read(
             "@a:here",
             ReceiptThread::Thread("$t".try_into().unwrap()),
             "$2",
         ));
-        let told = json_of(&edus.take(EDUS));
-        let of = |index: usize| &told[index]["content"]["!r:here"]["m.read"]["@a:here"];
+        let sent = json_of(&edus.take(MAX_EDUS));
+        let of = |index: usize| &sent[index]["content"]["!r:here"]["m.read"]["@a:here"];
         assert_eq!(of(0)["data"]["thread_id"], "$t");
         assert_eq!(of(1)["data"]["thread_id"], "main");
     }
 
     #[test]
-    fn what_waits_has_an_end() {
-        let mut edus = Edus::default();
-        (0..2 * WAITING).for_each(|n| edus.put(presence(n)));
-        let told = edus.take(EDUS);
-        assert_eq!(told.len(), WAITING / IN_ONE);
-        assert!(edus.take(EDUS).is_empty());
+    fn updates_beyond_the_limit_are_dropped() {
+        let mut edus = EphemeralEdus::default();
+        (0..2 * MAX_QUEUED).for_each(|n| edus.put(presence(n)));
+        let sent = edus.take(MAX_EDUS);
+        assert_eq!(sent.len(), MAX_QUEUED / MAX_PER_EDU);
+        assert!(edus.take(MAX_EDUS).is_empty());
     }
 
     #[test]
-    fn receipts_that_did_not_arrive_wait_unless_there_are_newer_ones() {
-        let mut edus = Edus::default();
+    fn receipts_of_a_failed_transaction_are_queued_again_unless_there_are_newer_ones() {
+        let mut edus = EphemeralEdus::default();
         edus.put(read("@a:here", ReceiptThread::Unthreaded, "$1"));
         edus.put(read("@b:here", ReceiptThread::Unthreaded, "$1"));
-        let (receipts, _) = (edus.receipts(), edus.take(EDUS));
+        let (receipts, _) = (edus.receipts(), edus.take(MAX_EDUS));
         edus.put(read("@a:here", ReceiptThread::Unthreaded, "$2"));
         edus.put_back(receipts);
-        let told = json_of(&edus.take(EDUS));
-        let read = &told[0]["content"]["!r:here"]["m.read"];
+        let sent = json_of(&edus.take(MAX_EDUS));
+        let read = &sent[0]["content"]["!r:here"]["m.read"];
         assert_eq!(read["@a:here"]["event_ids"], json!(["$2"]));
         assert_eq!(read["@b:here"]["event_ids"], json!(["$1"]));
     }

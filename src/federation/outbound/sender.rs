@@ -1,0 +1,249 @@
+//! Creates destinations and their tasks, and relays to them what is new.
+
+use std::sync::{Arc, Mutex, Weak, atomic::AtomicU64};
+
+use ruma::ServerName;
+use smol::{
+    channel::{self, Receiver},
+    lock::Semaphore,
+};
+
+use super::{
+    destination,
+    ephemeral_edus::EphemeralEdu,
+    outgoing_events, pending_destinations,
+    queues::{Destination, Queues},
+};
+use crate::{
+    clock::Clock,
+    executor::Executor,
+    federation::Client,
+    rooms::{self, Local, servers},
+    store::{self, Effect, ServerNum, Store, UserNum},
+    users,
+};
+
+/// How many rows of `outgoing` are read at once.
+const RELAY_BATCH: usize = 100;
+/// How many servers receive a transaction after a start in any case.
+pub(super) const MAX_RESTART_ANNOUNCEMENTS: usize = 200;
+
+/// Sends transactions. Clones are the same.
+#[derive(Clone)]
+pub struct Sender(pub(super) Arc<Queues>);
+
+impl Sender {
+    /// Goes on with what was not acknowledged when the server stopped.
+    pub fn start(
+        store: &Store,
+        local: &Local,
+        client: &Client,
+        clock: &Clock,
+        executor: &Executor,
+    ) -> Result<Self, rooms::Error> {
+        let (wake_relay, relay_woken) = channel::bounded(1);
+        let (wake_pending, pending_woken) = channel::bounded(1);
+        let sender = Self(Arc::new(Queues {
+            store: store.clone(),
+            local: local.clone(),
+            client: client.clone(),
+            clock: clock.clone(),
+            executor: executor.clone(),
+            wake_relay,
+            wake_pending,
+            scans: Semaphore::new(1),
+            run_id: rand::random(),
+            transactions: AtomicU64::new(0),
+            state: Mutex::default(),
+        }));
+        let (sent, cursors, others) = store.read(|s| {
+            let others = servers::all(s)?.into_iter();
+            let others = others.filter(|(_, name)| client.may_contact(name));
+            let others: Vec<_> = others.map(|(server, _)| server).collect();
+            let (sent, cursors) = (outgoing_events::sent(s)?, outgoing_events::cursors(s)?);
+            Ok::<_, rooms::Error>((sent, cursors, others))
+        })?;
+        sender.0.lock().relayed = sent;
+        for (server, cursor) in cursors {
+            sender.with_destination(server, |destination| destination.cursor = Some(cursor));
+        }
+        for server in others.into_iter().take(MAX_RESTART_ANNOUNCEMENTS) {
+            sender.with_destination(server, |destination| destination.announce_restart = true);
+        }
+        let weak = Arc::downgrade(&sender.0);
+        executor.spawn(run_pending(weak, pending_woken)).detach();
+        let weak = Arc::downgrade(&sender.0);
+        executor.spawn(run_relay(weak, relay_woken)).detach();
+        sender.check_all_destinations();
+        sender.wake_relay();
+        Ok(sender)
+    }
+
+    /// Must be called with every effect.
+    pub fn apply(&self, effect: &Effect) {
+        match effect {
+            Effect::Outgoing => self.wake_relay(),
+            Effect::ServerAddressed(server) => self.wake_destination(*server),
+            Effect::DeviceListChanged(user, _) => self.device_list_changed(*user),
+            Effect::Reopened => self.store_reopened(),
+            _ => {}
+        }
+    }
+
+    /// Effects may have been lost, and tasks that failed because of the store may go on.
+    fn store_reopened(&self) {
+        self.wake_relay();
+        self.check_all_destinations();
+        for destination in self.0.lock().destinations.values_mut() {
+            if std::mem::take(&mut destination.is_stuck) {
+                let _ = destination.alive.try_send(());
+            }
+        }
+    }
+
+    fn wake_relay(&self) {
+        // A task that is woken already will see everything.
+        let _ = self.0.wake_relay.try_send(());
+    }
+
+    fn wake_pending(&self) {
+        let _ = self.0.wake_pending.try_send(());
+    }
+
+    /// `server` has sent a request, so it is up: its backoff ends.
+    pub fn alive(&self, server: &ServerName) {
+        let Ok(Some(num)) = self.0.store.read(|s| servers::num(s, server)) else {
+            return;
+        };
+        if self.0.backoff(num).is_some() {
+            self.0.clear_backoff(num);
+        }
+        if let Some(destination) = self.0.lock().destinations.get(&num) {
+            let _ = destination.alive.try_send(());
+        }
+    }
+
+    /// Sends an EDU to each of `servers` that this server federates with. To a server that does not answer
+    /// only receipts are sent, which do not become outdated.
+    pub fn send_edu(&self, servers: &[ServerNum], edu: &EphemeralEdu) -> Result<(), rooms::Error> {
+        for server in servers {
+            if !self.0.is_allowed(*server)? {
+                continue;
+            }
+            self.with_destination(*server, |destination| {
+                if !destination.is_failing || matches!(edu, EphemeralEdu::Receipt { .. }) {
+                    destination.edus.put(edu.clone());
+                }
+            });
+        }
+        Ok(())
+    }
+
+    /// Calls `update` with the destination `server`. A new one gets a task, which does not run before the
+    /// lock on the state is released.
+    pub(super) fn with_destination(
+        &self,
+        server: ServerNum,
+        update: impl FnOnce(&mut Destination),
+    ) {
+        let mut state = self.0.lock();
+        let destination = state.destinations.entry(server).or_insert_with(|| {
+            let (alive, is_alive) = channel::bounded(1);
+            let queues = Arc::downgrade(&self.0);
+            let task = destination::run(queues, server, is_alive);
+            self.0.executor.spawn(task).detach();
+            Destination::new(None, alive)
+        });
+        update(destination);
+    }
+
+    /// There are stored EDUs for `server`.
+    fn wake_destination(&self, server: ServerNum) {
+        match self.0.is_allowed(server) {
+            Ok(true) => self.with_destination(server, |_| {}),
+            Ok(false) => {}
+            Err(error) => {
+                let name = self.0.name(server);
+                log::error!("the EDUs for {name} are sent only after a restart: {error}");
+            }
+        }
+    }
+
+    /// The servers that share rooms with `user` receive the change, if it is a local user.
+    fn device_list_changed(&self, user: UserNum) {
+        match self.0.store.read(|s| users::id_of(s, user)) {
+            Ok(user_id) if self.0.local.has(&user_id) => {
+                self.0.lock().changes.users.insert(user);
+                self.wake_pending();
+            }
+            Ok(_) => {}
+            Err(error) => log::error!(
+                "a device-list update of the user with number {} is sent only after a restart: {error}",
+                user.0
+            ),
+        }
+    }
+
+    /// Any server may have stored EDUs to receive.
+    fn check_all_destinations(&self) {
+        self.0.lock().changes.all = true;
+        self.wake_pending();
+    }
+
+    /// Relays the next rows of `outgoing`; whether there were any.
+    async fn relay(&self) -> Result<bool, rooms::Error> {
+        let from = self.0.lock().relayed;
+        let rows = self
+            .0
+            .store
+            .read(|s| outgoing_events::after(s, from, RELAY_BATCH))?;
+        for row in &rows {
+            for server in &row.destinations {
+                if self.0.is_allowed(*server)? {
+                    self.with_destination(*server, |_| {});
+                    self.0.enqueue(*server, row.position, row.event).await?;
+                }
+            }
+            self.0.lock().relayed = row.position;
+        }
+        Ok(!rows.is_empty())
+    }
+}
+
+/// Relays events whenever it is woken, until the sender is dropped.
+async fn run_relay(queues: Weak<Queues>, woken: Receiver<()>) {
+    while woken.recv().await.is_ok() {
+        let Some(sender) = queues.upgrade().map(Sender) else {
+            return;
+        };
+        loop {
+            match sender.relay().await {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(rooms::Error::Store(store::Error::Closed)) => return,
+                Err(error) => {
+                    log::error!("no events are sent to other servers for now: {error}");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// Creates the destinations that have stored EDUs to receive, until the sender is dropped.
+async fn run_pending(queues: Weak<Queues>, woken: Receiver<()>) {
+    while woken.recv().await.is_ok() {
+        let Some(sender) = queues.upgrade().map(Sender) else {
+            return;
+        };
+        let changes = std::mem::take(&mut sender.0.lock().changes);
+        match pending_destinations::find(&sender.0, changes).await {
+            Ok(servers) => servers
+                .into_iter()
+                .for_each(|server| sender.wake_destination(server)),
+            Err(error) => log::error!(
+                "to-device messages and device-list updates are not sent to other servers for now: {error}"
+            ),
+        }
+    }
+}
