@@ -48,6 +48,19 @@ impl RoomHeads {
     }
 }
 
+/// Sets the version of a room whose create event this server did not have yet.
+pub(in crate::rooms) fn set_version(
+    tx: &Tx,
+    room: RoomNum,
+    version: &RoomVersionId,
+) -> Result<(), Error> {
+    let record = Room {
+        version: version.as_str().to_owned(),
+        ..record(tx, room)?
+    };
+    Ok(tx.rooms()?.put(room, &record)?)
+}
+
 /// The number of the room `id`.
 ///
 /// # Errors

@@ -187,9 +187,14 @@ pub async fn invite_user(
     if !api.local.has(&invitee.user_id) {
         let mut content = RoomMemberEventContent::new(MembershipState::Invite);
         content.reason = invitee.reason;
-        let target = (&*invitee.user_id, content);
         api.federation
-            .invite(&api.actor(&who), &request.room_id, target)
+            .membership_client()
+            .invite(
+                &api.actor(&who),
+                &request.room_id,
+                &invitee.user_id,
+                content,
+            )
             .await?;
         return Ok(invite_user::v3::Response::new());
     }

@@ -40,7 +40,8 @@ pub async fn create_room(
         content.is_direct = is_direct.then_some(true);
         let invite = api
             .federation
-            .invite(&actor, &room_id, (&user, content))
+            .membership_client()
+            .invite(&actor, &room_id, &user, content)
             .await;
         // The room is there; its owner sees who is in it, and can invite once more.
         if let Err(error) = invite {

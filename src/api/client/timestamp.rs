@@ -64,7 +64,8 @@ async fn look_further(
     moment: (u64, Direction),
     mut nearest: Nearest,
 ) -> Result<Nearest, Error> {
-    let told = api.federation.nearest_event((room, id), moment).await?;
+    let (ts, dir) = moment;
+    let told = api.federation.timestamp_to_event(room, id, ts, dir).await?;
     for _ in 0..FETCHES {
         let (Some(gap), Some((_, ts))) = (nearest.gap, &told) else {
             break;

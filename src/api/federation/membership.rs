@@ -16,7 +16,7 @@ use serde_json::{json, value::RawValue};
 use super::{event::raw, pieces::Pieces};
 use crate::{
     api::{Api, Error, Origin, Streamed},
-    federation::{AcceptedMemberEvent, MembershipError, ReceivedInvite, stripped_event_json},
+    federation::{AcceptedMemberEvent, MembershipError, ReceivedInvite},
     rooms::{
         self,
         event::{self, graph::Authorized},
@@ -130,7 +130,7 @@ async fn join(
     who: &Origin,
     request: create_join_event::v2::Request,
 ) -> Result<Pieces, Error> {
-    let of = (&*request.room_id, &*request.event_id);
+    let (room, id) = (&*request.room_id, &*request.event_id);
     // Who was there before.
     let others = api.store.read(|s| {
         let room = server_acl::open_to(s, &request.room_id, &who.server)?;
@@ -138,7 +138,8 @@ async fn join(
     })?;
     let AcceptedMemberEvent { room, event } = api
         .federation
-        .receive_member_event(&who.server, of, request.pdu, MembershipState::Join)
+        .membership_handler()
+        .receive_member_event(&who.server, room, id, request.pdu, MembershipState::Join)
         .await?;
     let omit = request.omit_members;
     let (given, omitted) = api
@@ -179,10 +180,11 @@ pub async fn create_leave_event(
     who: Origin,
     request: create_leave_event::v2::Request,
 ) -> Result<create_leave_event::v2::Response, Error> {
-    let of = (&*request.room_id, &*request.event_id);
+    let (room, id) = (&*request.room_id, &*request.event_id);
     let leave = MembershipState::Leave;
     api.federation
-        .receive_member_event(&who.server, of, request.pdu, leave)
+        .membership_handler()
+        .receive_member_event(&who.server, room, id, request.pdu, leave)
         .await?;
     Ok(create_leave_event::v2::Response::new())
 }
@@ -203,11 +205,12 @@ pub async fn create_knock_event(
     who: Origin,
     request: create_knock_event::v1::Request,
 ) -> Result<create_knock_event::v1::Response, Error> {
-    let of = (&*request.room_id, &*request.event_id);
+    let (room, id) = (&*request.room_id, &*request.event_id);
     let knock = MembershipState::Knock;
     let admitted = api
         .federation
-        .receive_member_event(&who.server, of, request.pdu, knock)
+        .membership_handler()
+        .receive_member_event(&who.server, room, id, request.pdu, knock)
         .await?;
     let state = api
         .store
@@ -226,19 +229,19 @@ pub async fn create_invite(
     who: Origin,
     request: create_invite::v2::Request,
 ) -> Result<create_invite::v2::Response, Error> {
-    let shown: Vec<_> = request
-        .invite_room_state
-        .iter()
-        .map(stripped_event_json)
-        .collect();
-    let handed = ReceivedInvite {
+    let invite = ReceivedInvite {
         room: &request.room_id,
         version: &request.room_version,
         id: &request.event_id,
         event: &request.event,
-        shown: &shown,
+        stripped_state: &request.invite_room_state,
     };
-    match api.federation.receive_invite(&who.server, handed).await {
+    match api
+        .federation
+        .membership_handler()
+        .receive_invite(&who.server, invite)
+        .await
+    {
         Ok(event) => Ok(create_invite::v2::Response::new(event)),
         Err(MembershipError::Rooms(rooms::Error::UnsupportedVersion(_))) => {
             Err(incompatible(request.room_version))

@@ -3,7 +3,6 @@
 pub mod device;
 pub mod directory;
 pub mod discovery;
-mod edu;
 pub mod event;
 pub mod keys;
 pub mod media;

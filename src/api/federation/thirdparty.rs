@@ -28,7 +28,7 @@ pub async fn bind_callback(
         }
         let room = invite.room_id.clone();
         // One that comes to nothing leaves the others as they are.
-        if let Err(error) = api.federation.bound(invite).await {
+        if let Err(error) = api.federation.membership_client().bind_invite(invite).await {
             log::debug!("an invitation to {room} by address came to nothing: {error}");
         }
     }
@@ -42,6 +42,7 @@ pub async fn exchange_invite(
     request: exchange_invite::v1::Request,
 ) -> Result<exchange_invite::v1::Response, Error> {
     api.federation
+        .membership_client()
         .exchange_invite(&who.server, &request)
         .await?;
     Ok(exchange_invite::v1::Response::new())

@@ -1,36 +1,52 @@
-//! What other servers send.
+//! Receiving transactions (server-server API, "Transactions").
 
 use ruma::api::federation::transactions::send_transaction_message;
 
-use super::edu;
-use crate::api::{Api, Error, Origin};
+use crate::{
+    api::{Api, Error, Origin},
+    federation::inbound::edu::{self, Edus, EphemeralChange},
+};
 
-/// How many events and how many ephemeral messages a transaction may have.
-///
-/// Source: server-server API, "Transactions".
-const PDUS: usize = 50;
-const EDUS: usize = 100;
+const MAX_PDUS: usize = 50;
+const MAX_EDUS: usize = 100;
 
-/// `PUT /_matrix/federation/v1/send/{txnId}`. A transaction that comes again finds its events here,
-/// so nothing need be known of it.
+/// `PUT /_matrix/federation/v1/send/{txnId}`. Transaction ids are not stored: PDUs and to-device
+/// messages of a repeated transaction are deduplicated by their own ids.
 pub async fn send_transaction_message(
     api: Api,
     who: Origin,
     request: send_transaction_message::v1::Request,
 ) -> Result<send_transaction_message::v1::Response, Error> {
     if request.origin != who.server {
-        return Err(Error::forbidden("the transaction is another server's"));
+        let (found, expected) = (&request.origin, &who.server);
+        return Err(Error::forbidden(format!(
+            "origin is {found}, expected {expected}"
+        )));
     }
-    if request.pdus.len() > PDUS || request.edus.len() > EDUS {
-        return Err(Error::bad_json(
-            "a transaction has at most 50 PDUs and 100 EDUs",
-        ));
+    let (pdus, edus) = (request.pdus.len(), request.edus.len());
+    if pdus > MAX_PDUS || edus > MAX_EDUS {
+        return Err(Error::bad_json(format!(
+            "the transaction has {pdus} PDUs and {edus} EDUs, at most {MAX_PDUS} and {MAX_EDUS} are allowed"
+        )));
     }
-    let (messages, others) = edu::read(&who.server, request.edus);
-    // They wait for nothing that the events may need from elsewhere. Whether the others concern anybody
-    // depends on who joins by the events.
-    edu::deliver(&api, &who.server, messages).await?;
-    let results = api.federation.receive(&who.server, request.pdus).await;
-    edu::take(&api, &who.server, others).await?;
+    let edus = Edus::parse(&who.server, request.edus);
+    edu::deliver_to_device(&api.store, &who.server, edus.to_device).await?;
+    let results = api.federation.receive_pdus(&who.server, request.pdus).await;
+    let changes = api
+        .federation
+        .receive_edus(&who.server, edus.others, &api.typing, &api.presence)
+        .await?;
+    for change in changes {
+        match change {
+            EphemeralChange::Typing(room) => {
+                api.typing
+                    .changed(room, api.notifier.ephemeral_changed_in(room));
+            }
+            EphemeralChange::Presence(user, observers) => {
+                let number = api.notifier.ephemeral_changed_for(observers);
+                api.presence.set_change_number(user, number);
+            }
+        }
+    }
     Ok(send_transaction_message::v1::Response::new(results))
 }

@@ -1,52 +1,49 @@
-//! Receiving what other servers send.
+//! Receiving PDUs and EDUs from other servers.
 //!
-//! An event whose predecessors and authorities are here is worked in before its sender is answered
-//! ([`Receiver::take`]). Any other is checked, stored as waiting and acknowledged; a task for its
-//! room fetches what is missing and works it in then, also after a restart. So no room waits for
-//! another, and nothing that was acknowledged is lost.
+//! Server-server API, "Checks performed on receipt of a PDU". The receiving server ensures that a PDU
 //!
-//! Source: server-server API, "PDUs", "Checks performed on receipt of a PDU".
+//! 1. is a valid event of its room version, otherwise it is dropped ([`Incoming::parse`]);
+//! 2. passes signature checks, otherwise it is dropped ([`EventSource::verify`]);
+//! 3. passes hash checks, otherwise it is redacted before being processed further (the same);
+//! 4. passes authorization rules based on its auth events, otherwise it is rejected ([`decide`]);
+//! 5. passes authorization rules based on the state before it, otherwise it is rejected (the same);
+//! 6. passes authorization rules based on the current state of the room, otherwise it is soft-failed
+//!    (the same).
+//!
+//! [`transaction`] performs steps 1 to 3 for the PDUs of a transaction. If all prev_events and auth
+//! events are stored, [`process`] performs steps 4 to 6 before `origin` gets its response. Otherwise the
+//! PDU goes to the stored [`queue`] of its room, `origin` gets its response, and a task fetches the
+//! [`missing_events`]. A PDU that fills a gap of the timeline, and history that is fetched by
+//! [`backfill`], goes through [`gap`]. PDUs of rooms that this server is not in can only end an
+//! [`out_of_band_membership`].
+//!
+//! [`Incoming::parse`]: crate::protocol::receive::Incoming::parse
+//! [`decide`]: crate::rooms::event::receive::decide
 
-pub mod ask;
-mod fetch;
-mod history;
-mod order;
-mod outside;
-mod peers;
+mod backfill;
+pub mod edu;
+mod error;
+mod event_fetcher;
+mod event_source;
+mod gap;
+mod missing_events;
+mod out_of_band_membership;
+mod process;
 mod queue;
-mod spool;
-mod whole;
-mod work;
+mod receiver;
+mod room;
+mod topological_order;
+mod transaction;
 
 pub use self::{
-    fetch::{Fetch, Room, check},
-    peers::{EventSource, RawPdu, Told, Unavailable},
-    queue::Queues,
-    spool::{Given, Unreadable, new_file},
-    work::{Receiver, Taken},
+    error::Error,
+    event_fetcher::{EventFetcher, verify},
+    event_source::{EventSource, RawPdu, RemoteEventSource},
+    queue::RoomQueues,
+    receiver::{PduOutcome, PduReceiver},
+    room::Room,
+    topological_order::{GraphNode, topological_order},
 };
-
-use crate::{rooms, store};
-
-/// Why an event was not taken.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The rooms, or the store.
-    #[error(transparent)]
-    Rooms(#[from] rooms::Error),
-    /// What was given cannot be read.
-    #[error(transparent)]
-    Unreadable(#[from] Unreadable),
-    /// Something that the event names cannot be had now.
-    #[error("an event that it names cannot be had")]
-    Missing,
-}
-
-impl From<store::Error> for Error {
-    fn from(error: store::Error) -> Self {
-        Self::Rooms(error.into())
-    }
-}
 
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,5 @@
-//! Events that wait for what comes before them: one task a room works them off.
+//! The queue of a room: verified events whose prev_events or auth events are missing. It is stored,
+//! so an acknowledged event survives a restart. One task per room works it off.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -9,46 +10,41 @@ use std::{
 use ruma::{EventId, OwnedEventId, OwnedServerName, ServerName};
 use smol::{
     Task, Timer,
-    channel::{self, Receiver as Woken, Sender},
+    channel::{self, Receiver, Sender},
     future::FutureExt,
     lock::Semaphore,
 };
 
 use super::{
-    Error,
-    fetch::{Fetch, Room, is_here},
-    order::sorted,
-    peers::EventSource,
-    work::Receiver,
+    error::Error, event_source::EventSource, receiver::PduReceiver, room::Room,
+    topological_order::sort_topologically,
 };
 use crate::{
     executor::Executor,
     protocol::{Pdu, receive::Received},
-    rooms::{self, event, room},
+    rooms,
     store::{Reader, RoomNum, Rows, Store, Tx, records::Waiting},
 };
 
-/// How many events of one room may wait; what is beyond is found again by what comes after it.
-const WAITING: usize = 200;
-/// How many of them one server may have sent.
-const WAITING_OF_ONE: usize = 100;
+/// An event that does not fit is fetched again when a later event refers to it.
+const MAX_QUEUED_PER_ROOM: usize = 200;
+const MAX_QUEUED_PER_ORIGIN: usize = 100;
 /// How many rooms are worked on at once.
-const ROOMS: usize = 8;
-/// How long a room in which nothing went forward rests at first; twice as long each time, so often.
-const REST: Duration = Duration::from_secs(15);
-const DOUBLED: u32 = 6;
-/// How long it rests even if more comes.
-const BREATH: Duration = Duration::from_millis(200);
-/// How long an event waits, since this server started, before it is given up: servers that cannot be
-/// reached for a while cost nothing, whatever comes meanwhile.
-const PATIENCE: Duration = Duration::from_secs(3600);
+const MAX_ACTIVE_ROOMS: usize = 8;
+/// The backoff after a round without progress. It doubles up to [`MAX_BACKOFF_DOUBLINGS`] times.
+const MIN_BACKOFF: Duration = Duration::from_secs(15);
+const MAX_BACKOFF_DOUBLINGS: u32 = 6;
+/// The pause after a round without progress even if new events arrive.
+const MIN_ROUND_INTERVAL: Duration = Duration::from_millis(200);
+/// How long an event stays in the queue, counted from the start of the server.
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(3600);
 
-impl<P: EventSource> Receiver<P> {
-    /// Stores `event` as waiting.
+impl<S: EventSource> PduReceiver<S> {
+    /// Stores `event` in the queue of its room.
     ///
     /// # Errors
-    /// If too much waits already.
-    pub(super) async fn let_wait(
+    /// [`rooms::Error::Forbidden`] if the queue is full.
+    pub(super) async fn enqueue(
         &self,
         origin: &ServerName,
         room: &Room,
@@ -56,10 +52,12 @@ impl<P: EventSource> Receiver<P> {
     ) -> Result<(), Error> {
         let (num, origin) = (room.num, origin.to_string());
         let job = move |tx: &Tx| {
-            let waiting = waiting(tx, num)?;
-            let of_origin = waiting.values().filter(|event| event.origin == origin);
-            if waiting.len() >= WAITING || of_origin.count() >= WAITING_OF_ONE {
-                return Err(rooms::Error::forbidden("too many events of the room wait"));
+            let queued = queued(tx, num)?;
+            let of_origin = queued.values().filter(|event| event.origin == origin);
+            if queued.len() >= MAX_QUEUED_PER_ROOM || of_origin.count() >= MAX_QUEUED_PER_ORIGIN {
+                return Err(rooms::Error::forbidden(
+                    "too many events of the room are queued",
+                ));
             }
             let record = Waiting {
                 origin: origin.clone(),
@@ -71,115 +69,75 @@ impl<P: EventSource> Receiver<P> {
         };
         Ok(self.store().write(job).await?)
     }
-
-    /// Fetches what `event` lacks, from `origin` above all, and works it in.
-    ///
-    /// # Errors
-    /// [`Error::Missing`] if no server gives it; those of [`work_in`](Self::work_in).
-    pub(in crate::federation) async fn complete(
-        &self,
-        room: &Room,
-        origin: OwnedServerName,
-        event: Received,
-    ) -> Result<(), Error> {
-        let fetch = Fetch {
-            store: self.store(),
-            peers: self.peers(),
-            room,
-            server: origin,
-        };
-        let mut events = Vec::new();
-        if lacks_history(&fetch, &event)? {
-            events = missing(&fetch, event.pdu.event_id()).await?;
-            events.retain(|found| found.pdu.event_id() != event.pdu.event_id());
-        }
-        events.push(event);
-        fetch.authorities(&events).await?;
-        for event in sorted(events, Pdu::prev_events) {
-            if fetch.store.read(|s| is_here(s, event.pdu.event_id()))? {
-                continue;
-            }
-            let told = if lacks_history(&fetch, &event)? {
-                fetch.predecessors(&event).await?;
-                Some(fetch.state_before(event.pdu.event_id()).await?)
-            } else {
-                None
-            };
-            self.work_in(room, event, told).await?;
-        }
-        Ok(())
-    }
 }
 
-/// The room's waiting events by their ids.
-fn waiting(r: &impl Reader, room: RoomNum) -> Result<BTreeMap<String, Waiting>, rooms::Error> {
-    let mut found = BTreeMap::new();
+/// The queued events of a room by event id.
+fn queued(r: &impl Reader, room: RoomNum) -> Result<BTreeMap<String, Waiting>, rooms::Error> {
+    let mut queued = BTreeMap::new();
     for row in r.waiting()?.range((room, "")..)? {
         let (key, waiting) = row?;
         let (of_room, id) = key.value();
         if of_room != room {
             break;
         }
-        found.insert(id.to_owned(), waiting.value().unpack()?);
+        queued.insert(id.to_owned(), waiting.value().unpack()?);
     }
-    Ok(found)
+    Ok(queued)
 }
 
-/// The tasks that work off what waits.
-pub struct Queues<P> {
+/// The tasks that work off the queues.
+pub struct RoomQueues<S> {
     executor: Executor,
-    receiver: Receiver<P>,
-    rooms: Arc<Mutex<HashMap<RoomNum, Queue>>>,
-    slots: Arc<Semaphore>,
+    receiver: PduReceiver<S>,
+    active: Arc<Mutex<HashMap<RoomNum, Worker>>>,
+    permits: Arc<Semaphore>,
 }
 
-struct Queue {
+struct Worker {
     wake: Sender<()>,
     _task: Task<()>,
 }
 
-impl<P: EventSource> Queues<P> {
-    /// The tasks for what `receiver` lets wait, beginning with what waited when the server stopped.
-    pub fn start(executor: &Executor, receiver: Receiver<P>) -> Result<Self, rooms::Error> {
+impl<S: EventSource> RoomQueues<S> {
+    /// Starts tasks for the rooms whose queues are not empty since the last run of the server.
+    pub fn start(executor: &Executor, receiver: PduReceiver<S>) -> Result<Self, rooms::Error> {
         let queues = Self {
             executor: executor.clone(),
             receiver,
-            rooms: Arc::default(),
-            slots: Arc::new(Semaphore::new(ROOMS)),
+            active: Arc::default(),
+            permits: Arc::new(Semaphore::new(MAX_ACTIVE_ROOMS)),
         };
-        for room in queues.receiver.store().read(rooms_that_wait)? {
+        for room in queues.receiver.store().read(rooms_with_queue)? {
             queues.wake(room);
         }
         Ok(queues)
     }
 
-    /// Has what waits in `room` worked off.
+    /// Starts or wakes the task of the room's queue.
     pub fn wake(&self, room: RoomNum) {
-        let mut rooms = lock(&self.rooms);
-        if let Some(queue) = rooms.get(&room) {
-            // Whoever is woken already looks at everything.
-            let _ = queue.wake.try_send(());
+        let mut active = lock(&self.active);
+        if let Some(worker) = active.get(&room) {
+            // If the channel is full, the task is about to look at the whole queue anyway.
+            let _ = worker.wake.try_send(());
             return;
         }
         let (wake, woken) = channel::bounded(1);
-        let (receiver, slots, all) = (
-            self.receiver.clone(),
-            self.slots.clone(),
-            self.rooms.clone(),
-        );
+        let receiver = self.receiver.clone();
+        let permits = self.permits.clone();
+        let workers = self.active.clone();
         let task = self.executor.spawn(async move {
-            work_off(&receiver, &slots, room, &woken).await;
-            lock(&all).remove(&room);
+            work_off(&receiver, &permits, room, &woken).await;
+            lock(&workers).remove(&room);
         });
-        rooms.insert(room, Queue { wake, _task: task });
+        active.insert(room, Worker { wake, _task: task });
     }
 }
 
-fn lock(rooms: &Mutex<HashMap<RoomNum, Queue>>) -> MutexGuard<'_, HashMap<RoomNum, Queue>> {
-    rooms.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(workers: &Mutex<HashMap<RoomNum, Worker>>) -> MutexGuard<'_, HashMap<RoomNum, Worker>> {
+    workers.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn rooms_that_wait(r: &impl Reader) -> Result<Vec<RoomNum>, rooms::Error> {
+fn rooms_with_queue(r: &impl Reader) -> Result<Vec<RoomNum>, rooms::Error> {
     let mut found: Vec<RoomNum> = Vec::new();
     let table = r.waiting()?;
     loop {
@@ -193,64 +151,66 @@ fn rooms_that_wait(r: &impl Reader) -> Result<Vec<RoomNum>, rooms::Error> {
     }
 }
 
-/// Works off what waits in `room`, until nothing does: it is worked in, or waited too long.
-async fn work_off<P: EventSource>(
-    receiver: &Receiver<P>,
-    slots: &Semaphore,
+/// Works off the queue of `room` until it is empty.
+async fn work_off<S: EventSource>(
+    receiver: &PduReceiver<S>,
+    permits: &Semaphore,
     room: RoomNum,
-    woken: &Woken<()>,
+    woken: &Receiver<()>,
 ) {
-    let mut since: HashMap<OwnedEventId, Instant> = HashMap::new();
-    let mut rests = 0;
+    let mut queued_since: HashMap<OwnedEventId, Instant> = HashMap::new();
+    let mut doublings = 0;
     loop {
-        let slot = slots.acquire().await;
-        let round = round(receiver, room).await;
-        drop(slot);
+        let permit = permits.acquire().await;
+        let round = work_round(receiver, room).await;
+        drop(permit);
         let result = match round {
-            Ok(Round { forward: true, .. }) => {
-                rests = 0;
+            Ok(Round { progress: true, .. }) => {
+                doublings = 0;
                 continue;
             }
-            Ok(Round { stuck, .. }) if stuck.is_empty() => return,
-            Ok(Round { stuck, .. }) => {
-                since.retain(|id, _| stuck.contains(id));
-                for id in stuck {
-                    since.entry(id).or_insert_with(Instant::now);
+            Ok(Round { remaining, .. }) if remaining.is_empty() => return,
+            Ok(Round { remaining, .. }) => {
+                queued_since.retain(|id, _| remaining.contains(id));
+                for id in remaining {
+                    queued_since.entry(id).or_insert_with(Instant::now);
                 }
-                give_up(receiver.store(), room, &mut since).await
+                drop_timed_out(receiver.store(), room, &mut queued_since).await
             }
             Err(error) => Err(error),
         };
         if let Err(error) = result {
-            log::error!("cannot work off what other servers sent: {error}");
+            log::error!("cannot process queued events of other servers until the next: {error}");
             return;
         }
-        let time = REST * 2_u32.pow(rests);
-        let rest = async {
-            Timer::after(time).await;
-            (rests + 1).min(DOUBLED)
+        let backoff = async {
+            Timer::after(MIN_BACKOFF * 2_u32.pow(doublings)).await;
+            (doublings + 1).min(MAX_BACKOFF_DOUBLINGS)
         };
         let woken = async {
-            Timer::after(BREATH).await;
+            Timer::after(MIN_ROUND_INTERVAL).await;
             let _ = woken.recv().await;
             0
         };
-        rests = rest.or(woken).await;
+        doublings = backoff.or(woken).await;
     }
 }
 
-/// What a look at everything that waits in a room came to.
+/// The result of one attempt at every event of a queue.
 struct Round {
-    /// Whether something was worked in.
-    forward: bool,
-    /// What goes on waiting.
-    stuck: HashSet<OwnedEventId>,
+    /// Whether an event was processed.
+    progress: bool,
+    /// The events that stay in the queue.
+    remaining: HashSet<OwnedEventId>,
 }
 
-async fn round<P: EventSource>(receiver: &Receiver<P>, num: RoomNum) -> Result<Round, Error> {
+async fn work_round<S: EventSource>(
+    receiver: &PduReceiver<S>,
+    num: RoomNum,
+) -> Result<Round, Error> {
     let store = receiver.store();
     let (room, rows) =
-        store.read(|s| Ok::<_, rooms::Error>((Room::load(s, num)?, waiting(s, num)?)))?;
+        store.read(|s| Ok::<_, rooms::Error>((Room::load(s, num)?, queued(s, num)?)))?;
     let mut origins = HashMap::new();
     let mut events = Vec::new();
     for (id, row) in rows {
@@ -259,31 +219,31 @@ async fn round<P: EventSource>(receiver: &Receiver<P>, num: RoomNum) -> Result<R
                 origins.insert(event.pdu.event_id().to_owned(), origin);
                 events.push(event);
             }
-            None => done(store, num, &id).await?,
+            None => dequeue(store, num, &id).await?,
         }
     }
     let mut round = Round {
-        forward: false,
-        stuck: HashSet::new(),
+        progress: false,
+        remaining: HashSet::new(),
     };
-    for event in sorted(events, Pdu::prev_events) {
+    for event in sort_topologically(events, Pdu::prev_events) {
         let id = event.pdu.event_id().to_owned();
         let Some(origin) = origins.remove(&id) else {
             continue;
         };
-        match receiver.complete(&room, origin, event).await {
+        match receiver.fetch_and_process(&room, origin, event).await {
             Ok(()) => {
-                done(store, num, id.as_str()).await?;
-                round.forward = true;
+                dequeue(store, num, id.as_str()).await?;
+                round.progress = true;
             }
             Err(Error::Rooms(rooms::Error::Store(error))) => return Err(error.into()),
             Err(error @ Error::Rooms(rooms::Error::Invalid(_))) => {
-                log::debug!("dropped {id}: {error}");
-                done(store, num, id.as_str()).await?;
+                log::debug!("dropped event {id} of room {}: {error}", room.id);
+                dequeue(store, num, id.as_str()).await?;
             }
             Err(error) => {
-                log::debug!("{id} goes on waiting: {error}");
-                round.stuck.insert(id);
+                log::debug!("event {id} of room {} stays queued: {error}", room.id);
+                round.remaining.insert(id);
             }
         }
     }
@@ -300,7 +260,7 @@ fn parse(room: &Room, id: &str, row: &Waiting) -> Option<(OwnedServerName, Recei
     Some((OwnedServerName::try_from(row.origin.as_str()).ok()?, event))
 }
 
-async fn done(store: &Store, room: RoomNum, id: &str) -> Result<(), Error> {
+async fn dequeue(store: &Store, room: RoomNum, id: &str) -> Result<(), Error> {
     let id = id.to_owned();
     let job = move |tx: &Tx| {
         tx.waiting()?.remove((room, id.as_str()))?;
@@ -309,45 +269,17 @@ async fn done(store: &Store, room: RoomNum, id: &str) -> Result<(), Error> {
     Ok(store.write(job).await?)
 }
 
-/// Forgets what has waited too long. What comes after it finds it again, or leaves a gap.
-async fn give_up(
+/// Drops events that were queued for too long. A later event that refers to one has it fetched again,
+/// or leaves a gap in the timeline.
+async fn drop_timed_out(
     store: &Store,
     room: RoomNum,
-    since: &mut HashMap<OwnedEventId, Instant>,
+    queued_since: &mut HashMap<OwnedEventId, Instant>,
 ) -> Result<(), Error> {
-    let too_long = since.extract_if(|_, since| since.elapsed() > PATIENCE);
-    for (id, _) in too_long.collect::<Vec<_>>() {
-        log::warn!("gave up on {id}, whose history no server gives");
-        done(store, room, id.as_str()).await?;
+    let timed_out = queued_since.extract_if(|_, since| since.elapsed() > QUEUE_TIMEOUT);
+    for (id, _) in timed_out.collect::<Vec<_>>() {
+        log::info!("dropped event {id}: no server gives the events before it");
+        dequeue(store, room, id.as_str()).await?;
     }
     Ok(())
-}
-
-fn lacks_history<P>(fetch: &Fetch<'_, P>, event: &Received) -> Result<bool, Error> {
-    fetch.store.read(|s| {
-        for id in event.pdu.prev_events() {
-            if !is_here(s, id)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    })
-}
-
-/// The events between what the room ends with and `event`.
-async fn missing<P: EventSource>(
-    fetch: &Fetch<'_, P>,
-    event: &EventId,
-) -> Result<Vec<Received>, Error> {
-    let earliest = fetch.store.read(|s| {
-        let ends = room::heads(s, fetch.room.num)?.extremities;
-        ends.into_iter()
-            .map(|num| event::id(s, num))
-            .collect::<Result<Vec<_>, _>>()
-    })?;
-    let span = (earliest, vec![event.to_owned()]);
-    let (server, room) = (&fetch.server, &fetch.room.id);
-    // Without them the state before the event has to do.
-    let raw = fetch.peers.missing_events(server, room, span).await;
-    Ok(fetch.check(raw.unwrap_or_default()).await)
 }

@@ -15,7 +15,11 @@ use ruma::{
 use serde_json::{json, value::RawValue};
 use smol::future;
 
-use super::{EventSource, Queues, RawPdu, Receiver, Taken, Told, Unavailable, fetch};
+use super::{
+    EventSource, PduOutcome, PduReceiver, RawPdu, Room, RoomQueues,
+    event_fetcher::is_processed,
+    event_source::{ClaimedState, Unavailable},
+};
 use crate::{
     executor::Executor,
     pool::Pool,
@@ -79,7 +83,7 @@ impl Peer {
         self.history.index(id).ok_or(Unavailable)
     }
 
-    fn told(&self, id: &EventId) -> Result<Told<usize>, Unavailable> {
+    fn told(&self, id: &EventId) -> Result<ClaimedState<usize>, Unavailable> {
         let state = self.history.events[self.find(id)?].state_before.clone();
         let mut open: Vec<usize> = state.values().copied().collect();
         let mut chain = BTreeMap::new();
@@ -91,7 +95,7 @@ impl Peer {
             }
         }
         let create = Some(0).filter(|_| !chain.contains_key(&0));
-        Ok(Told {
+        Ok(ClaimedState {
             state: state.values().copied().collect(),
             auth_chain: chain.into_keys().chain(create).collect(),
         })
@@ -107,7 +111,8 @@ impl EventSource for Peer {
         &self,
         _: &ServerName,
         _: &RoomId,
-        (earliest, latest): (Vec<OwnedEventId>, Vec<OwnedEventId>),
+        earliest: Vec<OwnedEventId>,
+        latest: Vec<OwnedEventId>,
     ) -> Result<Vec<RawPdu>, Unavailable> {
         let mut found = Vec::new();
         let mut open: Vec<usize> = Vec::new();
@@ -131,9 +136,9 @@ impl EventSource for Peer {
         _: &ServerName,
         _: &RoomId,
         event: &EventId,
-    ) -> Result<Told<OwnedEventId>, Unavailable> {
+    ) -> Result<ClaimedState<OwnedEventId>, Unavailable> {
         let told = self.told(event)?;
-        Ok(Told {
+        Ok(ClaimedState {
             state: told.state.into_iter().map(|index| self.id(index)).collect(),
             auth_chain: told
                 .auth_chain
@@ -148,9 +153,9 @@ impl EventSource for Peer {
         _: &ServerName,
         _: &RoomId,
         event: &EventId,
-    ) -> Result<Told<RawPdu>, Unavailable> {
+    ) -> Result<ClaimedState<RawPdu>, Unavailable> {
         let told = self.told(event)?;
-        Ok(Told {
+        Ok(ClaimedState {
             state: told
                 .state
                 .into_iter()
@@ -197,8 +202,8 @@ impl EventSource for Peer {
 /// A server of the name a.example that receives a room's events.
 struct Server<'a> {
     store: &'a Store,
-    receiver: Receiver<Peer>,
-    queues: Queues<Peer>,
+    receiver: PduReceiver<Peer>,
+    queues: RoomQueues<Peer>,
     peer: Peer,
     room: RoomNum,
 }
@@ -223,8 +228,8 @@ fn with_server<T>(peer: &Peer, known: usize, test: impl AsyncFnOnce(&Server<'_>)
             .write(move |tx: &Tx| room::make(tx, &id, &version))
             .await;
         let room = room.expect("the room is made");
-        let receiver = Receiver::new(store.clone(), local, peer.clone());
-        let queues = Queues::start(&executor, receiver.clone()).expect("the queues start");
+        let receiver = PduReceiver::new(store.clone(), local, peer.clone());
+        let queues = RoomQueues::start(&executor, receiver.clone()).expect("the queues start");
         let server = Server {
             store: &store,
             receiver,
@@ -260,12 +265,12 @@ impl Server<'_> {
     }
 
     /// Takes events of the history from b.example.
-    async fn take(&self, indices: &[usize]) -> BTreeMap<OwnedEventId, Result<Taken, String>> {
+    async fn take(&self, indices: &[usize]) -> BTreeMap<OwnedEventId, Result<PduOutcome, String>> {
         let raw = indices.iter().map(|index| self.peer.raw(*index)).collect();
-        let taken = self.receiver.take(server_name!("b.example"), raw).await;
+        let taken = self.receiver.receive(server_name!("b.example"), raw).await;
         if taken
             .values()
-            .any(|taken| matches!(taken, Ok(Taken::Waits(_))))
+            .any(|taken| matches!(taken, Ok(PduOutcome::Queued(_))))
         {
             self.queues.wake(self.room);
         }
@@ -288,7 +293,7 @@ impl Server<'_> {
 
     fn has(&self, index: usize) -> bool {
         let id = self.peer.id(index);
-        self.store.read(|s| fetch::is_here(s, &id)).expect("a read")
+        self.store.read(|s| is_processed(s, &id)).expect("a read")
     }
 
     fn index(&self, num: EventNum) -> usize {
@@ -364,9 +369,9 @@ fn comes(history: History, order: &[usize], together: usize) {
         for some in order.chunks(together) {
             // Whether anybody here is in the room changes on the way.
             let raw = some.iter().map(|index| peer.raw(*index)).collect();
-            let room = server.store.read(|s| fetch::Room::load(s, server.room));
+            let room = server.store.read(|s| Room::load(s, server.room));
             let (origin, room) = (server_name!("b.example"), room.expect("a room"));
-            let taken = server.receiver.take_in(origin, &room, raw).await;
+            let taken = server.receiver.receive_in_room(origin, &room, raw).await;
             server.queues.wake(server.room);
             assert!(taken.values().all(Result::is_ok), "{taken:?}");
         }
@@ -459,7 +464,11 @@ fn behind_many_missing_events_is_a_gap_and_the_room_goes_on() {
         assert!(server.has(last - 1));
         assert!(!server.has(last - 30));
         let taken = server.take(&[last]).await;
-        assert!(taken.values().all(|taken| matches!(taken, Ok(Taken::In))));
+        assert!(
+            taken
+                .values()
+                .all(|taken| matches!(taken, Ok(PduOutcome::Processed)))
+        );
     });
 }
 
@@ -500,7 +509,7 @@ fn what_nobody_can_complete_waits_for_a_server_that_can() {
         assert!(
             taken
                 .values()
-                .all(|taken| matches!(taken, Ok(Taken::Waits(_))))
+                .all(|taken| matches!(taken, Ok(PduOutcome::Queued(_))))
         );
         while server.peer.asked.load(Ordering::Relaxed) == 0 {
             future::yield_now().await;
@@ -554,10 +563,15 @@ fn one_bad_event_costs_the_others_nothing() {
         let pdus = pdus.map(|text| RawValue::from_string(text).expect("JSON"));
         let taken = server
             .receiver
-            .take(server_name!("b.example"), pdus.into())
+            .receive(server_name!("b.example"), pdus.into())
             .await;
         let taken: Vec<bool> = (last - 3..=last)
-            .map(|index| matches!(taken.get(&server.peer.id(index)), Some(Ok(Taken::In))))
+            .map(|index| {
+                matches!(
+                    taken.get(&server.peer.id(index)),
+                    Some(Ok(PduOutcome::Processed))
+                )
+            })
             .collect();
         // What was changed counts without its content.
         assert_eq!(taken, [true, true, false, false]);
@@ -585,7 +599,11 @@ fn an_event_that_comes_twice_at_once_is_worked_in_once() {
             last,
         ];
         let taken = server.take(&again).await;
-        assert!(taken.values().all(|taken| matches!(taken, Ok(Taken::In))));
+        assert!(
+            taken
+                .values()
+                .all(|taken| matches!(taken, Ok(PduOutcome::Processed)))
+        );
         let rows = server
             .store
             .read(|s| timeline::forwards(s, server.room, Place::MIN, 100));
@@ -606,7 +624,10 @@ fn a_server_that_the_room_keeps_out_is_not_heard() {
         assert!(server.take(&[last]).await.is_empty());
         assert!(!server.has(last));
         let raw = vec![server.peer.raw(last)];
-        server.receiver.take(server_name!("c.example"), raw).await;
+        server
+            .receiver
+            .receive(server_name!("c.example"), raw)
+            .await;
         assert!(server.has(last));
     });
 }

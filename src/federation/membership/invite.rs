@@ -1,124 +1,52 @@
-//! Inviting users of other servers, and being invited by them.
+//! Inviting users of other servers (server-server API, "Inviting to a room"):
 //!
-//! Source: server-server API, "Inviting to a room".
+//! 1. The invite event is built and authorized, but not stored.
+//! 2. `PUT /invite` sends it to the server of the user, which signs it.
+//! 3. The event with both signatures is processed and relayed to the other servers in the room.
 
 use ruma::{
-    EventId, RoomId, RoomVersionId, ServerName, UserId,
+    EventId, RoomId, UserId,
     api::federation::membership::{RawStrippedState, create_invite},
-    events::{
-        StateEventType, TimelineEventType,
-        room::member::{MembershipState, RoomMemberEventContent},
-    },
+    events::{StateEventType, TimelineEventType, room::member::RoomMemberEventContent},
 };
-use serde_json::value::RawValue;
 
 use super::{
-    remote_join::{nonsense, raw},
-    resident::MemberEvent,
+    client::{MembershipClient, raw_json},
+    error::Error,
 };
 use crate::{
-    federation::{
-        Federation, MembershipError as Error,
-        inbound::{self, RawPdu, Room},
-    },
-    protocol::{
-        build::{EventDraft, canonical_content},
-        receive::Incoming,
-    },
+    federation::inbound::{RawPdu, Room, verify},
+    protocol::build::{EventDraft, canonical_content},
     rooms::{
         self, Actor,
         event::{self, append},
-        membership::{moderation, out_of_band, stripped_state},
+        membership::stripped_state,
         room,
-        state::{current, server_acl},
+        state::current,
     },
-    store::{Reader, Tx, records::Membership},
+    store::records::Membership,
 };
 
-/// An invitation as another server hands it in.
-#[derive(Clone, Copy, Debug)]
-pub struct ReceivedInvite<'a> {
-    /// The room.
-    pub room: &'a RoomId,
-    /// Its version.
-    pub version: &'a RoomVersionId,
-    /// The event's id.
-    pub id: &'a EventId,
-    /// The event.
-    pub event: &'a RawValue,
-    /// What the server shows of the room: state events, stripped or whole.
-    pub shown: &'a [&'a str],
-}
-
-impl Federation {
-    /// Takes the event by which a user of `origin` invites a user of this server; the same, signed
-    /// by this server too.
+impl MembershipClient {
+    /// Invites `target`, a user of another server. Does nothing if they are invited already.
     ///
     /// # Errors
-    /// [`rooms::Error::UnsupportedVersion`]; [`rooms::Error::Invalid`] if it is no such event;
-    /// [`rooms::Error::Forbidden`] if it is not signed by `origin`, or the room's access control
-    /// list keeps `origin` out; those of [`moderation::check_invitee`].
-    pub async fn receive_invite(
-        &self,
-        origin: &ServerName,
-        handed: ReceivedInvite<'_>,
-    ) -> Result<Box<RawValue>, Error> {
-        let rules = room::rules_of(handed.version)?;
-        let text = handed.event.get();
-        let mut incoming = Incoming::parse(text.as_bytes(), rules).map_err(rooms::Error::from)?;
-        let member = self.invited_by(origin, text)?;
-        if incoming.event_id() != handed.id {
-            return Err(rooms::Error::invalid("the event has another id").into());
-        }
-        let is_here = self.store.read(|s| {
-            moderation::check_invitee(s, &self.local, &member.state_key)?;
-            is_here(s, handed.room, origin)
-        })?;
-        let (name, key) = (self.local.server_name(), self.local.key());
-        incoming.sign(name, key).map_err(rooms::Error::from)?;
-        let event = self.receiver.verify(handed.room, incoming).await?;
-        let signed = raw(&event.json)?;
-        // Where this server is in the room the event comes with the others, and is worked in then.
-        if !is_here {
-            let (id, version) = (handed.room.to_owned(), handed.version.clone());
-            let invitation =
-                out_of_band::from_stripped_state(origin.as_str(), handed.shown.iter().copied());
-            let job = move |tx: &Tx| out_of_band::store(tx, &id, &version, &event, &invitation);
-            self.store.write(job).await?;
-        }
-        Ok(signed)
-    }
-
-    /// What an event says by which a user of `origin` invites one of this server.
-    fn invited_by(&self, origin: &ServerName, event: &str) -> Result<MemberEvent, rooms::Error> {
-        let member = MemberEvent::parse(event, &MembershipState::Invite)?;
-        if !self.local.has(&member.state_key) {
-            let reason = "that invites no user of this server";
-            return Err(rooms::Error::invalid(reason));
-        }
-        if member.sender.server_name() != origin {
-            return Err(rooms::Error::forbidden("the inviting user is not yours"));
-        }
-        Ok(member)
-    }
-
-    /// Invites `target`, a user of another server, which is asked first.
-    ///
-    /// # Errors
-    /// [`rooms::Error::Forbidden`] if the room does not allow it; what the other server says.
+    /// [`rooms::Error::Forbidden`] if the room does not allow it; [`Error::Peer`] if the other server
+    /// refuses.
     pub async fn invite(
         &self,
         actor: &Actor,
         room: &RoomId,
-        (target, content): (&UserId, RoomMemberEventContent),
+        target: &UserId,
+        content: RoomMemberEventContent,
     ) -> Result<(), Error> {
-        let room = self.store.read(|s| Room::load(s, room::num(s, room)?))?;
-        let is_invited = self.store.read(|s| {
-            Ok::<_, rooms::Error>(current::membership(s, room.num, target)? == Membership::Invite)
-        })?;
-        if is_invited {
+        let (store, local) = (&self.0.store, &self.0.local);
+        let room = store.read(|s| Room::load(s, room::num(s, room)?))?;
+        let membership = store.read(|s| current::membership(s, room.num, target))?;
+        if membership == Membership::Invite {
             return Ok(());
         }
+        // Step 1.
         let draft = EventDraft {
             room_id: Some(room.id.clone()),
             sender: actor.id.clone(),
@@ -127,43 +55,40 @@ impl Federation {
             content: canonical_content(&content).map_err(rooms::Error::from)?,
             redacts: None,
         };
-        let (version, built, shown) = self.store.read(|s| {
+        let (version, built, stripped_state) = store.read(|s| {
             let version = room::version(s, room.num)?;
-            let built = append::build_only(s, &self.local, room.num, &draft, actor.now)?;
-            let shown = stripped_state::of_room(s, room.num, Some(actor.id.as_str()))?;
-            let shown = shown.into_iter().map(|num| event::load(s, num));
-            Ok::<_, rooms::Error>((version, built, shown.collect::<Result<Vec<_>, _>>()?))
+            let built = append::build_only(s, local, room.num, &draft, actor.now)?;
+            let state = stripped_state::of_room(s, room.num, Some(actor.id.as_str()))?;
+            let state = state.into_iter().map(|num| event::load(s, num));
+            Ok::<_, rooms::Error>((version, built, state.collect::<Result<Vec<_>, _>>()?))
         })?;
-        let shown = shown
+        let stripped_state = stripped_state
             .iter()
-            .map(|event| Ok(RawStrippedState::Pdu(raw(&event.json)?)));
+            .map(|event| Ok(RawStrippedState::Pdu(raw_json(&event.json)?)));
+        // Step 2.
         let id = built.pdu.event_id().to_owned();
         let request = create_invite::v2::Request::new(
             room.id.clone(),
             id.clone(),
             version,
-            raw(&built.json)?,
-            shown.collect::<Result<_, Error>>()?,
+            raw_json(&built.json)?,
+            stripped_state.collect::<Result<_, Error>>()?,
         );
-        let answer = self.client.send(target.server_name(), request).await?;
-        self.work_in_signed(&room, &id, answer.event).await
+        let response = self.0.client.send(target.server_name(), request).await?;
+        // Step 3.
+        self.process_invite(&room, &id, response.event).await
     }
 
-    async fn work_in_signed(&self, room: &Room, id: &EventId, event: RawPdu) -> Result<(), Error> {
-        let mut checked = inbound::check(self.receiver.peers(), room, vec![event]).await;
-        let event = checked.pop().filter(|event| event.pdu.event_id() == id);
-        let event = event.ok_or_else(|| nonsense("it changed the invitation"))?;
-        self.receiver.work_in_for_others(room, event).await?;
-        self.store.read(|s| event::accepted(s, room.num, id))?;
+    async fn process_invite(&self, room: &Room, id: &EventId, pdu: RawPdu) -> Result<(), Error> {
+        let verified = verify(&self.0.source, &room.id, room.rules, vec![pdu]).await;
+        let event = verified
+            .into_iter()
+            .find(|event| event.pdu.event_id() == id);
+        let event = event.ok_or_else(|| {
+            Error::invalid_response("it is not the invite event with valid signatures")
+        })?;
+        self.0.receiver.process_and_relay(room, event).await?;
+        self.0.store.read(|s| event::accepted(s, room.num, id))?;
         Ok(())
-    }
-}
-
-/// Whether this server is in the room, which then must let `origin` take part.
-fn is_here(r: &impl Reader, room: &RoomId, origin: &ServerName) -> Result<bool, rooms::Error> {
-    match server_acl::open_to(r, room, origin) {
-        Ok(_) => Ok(true),
-        Err(rooms::Error::UnknownRoom) => Ok(false),
-        Err(error) => Err(error),
     }
 }

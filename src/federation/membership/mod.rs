@@ -1,7 +1,23 @@
-//! Joining, leaving, knocking and inviting across servers.
+//! Membership changes over federation: [`MembershipClient`] requests them for local users,
+//! [`MembershipHandler`] handles those that other servers request.
 
-pub mod invite;
-pub mod remote_join;
-pub mod remote_leave;
-pub mod resident;
-pub mod third_party_invite;
+mod client;
+mod error;
+mod event_spool;
+mod handler;
+mod invite;
+mod member_event;
+mod received_invite;
+mod received_member_event;
+mod remote_join;
+mod remote_knock;
+mod remote_leave;
+mod state_response;
+mod stripped_event;
+mod third_party_invite;
+mod verified_state;
+
+pub use self::{
+    client::MembershipClient, error::Error, handler::MembershipHandler,
+    received_invite::ReceivedInvite, received_member_event::AcceptedMemberEvent,
+};

@@ -1,17 +1,20 @@
-//! Getting into a room, or out of one, through a server that is in it.
+//! Joining over federation (server-server API, "Joining Rooms"):
 //!
-//! Source: server-server API, "Joining Rooms", "Leaving Rooms", "Knocking upon a room".
+//! 1. `GET /make_join` gives a template and the room version. The version is compared with the stored
+//!    create event if this server was in the room before.
+//! 2. `PUT /send_join` takes the signed event, and gives the state before it and the auth chains.
+//! 3. If the response omits members, `GET /state` gives the whole state.
+//! 4. All of it is verified before any of it is stored ([`verified_state`](super::verified_state)).
+//! 5. The verified events are stored as outliers, then the current state is replaced, then the join event
+//!    is stored. With that this server is in the room.
+//!
+//! If this server is in the room already and another server only authorizes the join, steps 3 to 5 do
+//! not happen: the join event is processed as any received PDU.
 
-use std::{
-    collections::HashSet,
-    iter, mem,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashSet, iter, time::Duration};
 
 use ruma::{
-    EventId, OwnedRoomId, OwnedServerName, RoomId, RoomVersionId, ServerName,
+    EventId, OwnedEventId, OwnedServerName, RoomId, RoomVersionId, ServerName,
     api::{
         OutgoingRequest,
         federation::{
@@ -20,152 +23,63 @@ use ruma::{
         },
         path_builder::SinglePath,
     },
-    events::{StateEventType, TimelineEventType, room::member::MembershipState},
+    events::room::member::MembershipState,
     room_version_rules::RoomVersionRules,
 };
-use serde_json::value::{RawValue, to_raw_value};
-use smol::channel;
+use serde_json::value::RawValue;
 
-use super::remote_leave::Outside;
+use super::{
+    client::{MAX_SERVERS, MembershipClient, MembershipRequest, raw_json},
+    error::Error,
+    event_spool::temporary_file,
+    state_response::StateResponse,
+    verified_state::VerifiedState,
+};
 use crate::{
-    clock::Clock,
-    executor::Executor,
     federation::{
-        Client, Error as Fault, Limits,
-        inbound::{self, Fetch, Given, Receiver, Room, ask::RemoteEventSource, new_file},
-        locks::Locks,
+        Error as PeerError, Limits,
+        inbound::{EventSource, Room, topological_order, verify},
         transport::client::Signed,
     },
     protocol::{
-        build::{BuiltEvent, EventDraft, build_from_template, canonical_content},
+        build::BuiltEvent,
         receive::{Incoming, Received},
         versions,
     },
     rooms::{
-        self, Actor, Local,
-        event::{self, import},
-        membership::change::MembershipChange,
+        self, Actor,
+        event::{self, import, outlier},
         room,
+        state::current,
         upgrade::user_data,
     },
-    store::{EventNum, Reader, RoomNum, Rows, Store, Tx, records::Membership},
+    store::{EventNum, RoomNum, Tx, records::Membership},
 };
 
-/// How many servers are asked to let somebody in.
-const SERVERS: usize = 5;
-/// What an answer with the whole state of a room may take.
-const WHOLE_ROOM: Limits = Limits {
+/// The limits of a response with the state of a room.
+const STATE_LIMITS: Limits = Limits {
     time: Duration::from_mins(5),
     size: 256 * 1024 * 1024,
 };
-/// Rooms share so many locks.
-const LOCKS: usize = 16;
+/// How many events are verified at once.
+const VERIFIED_PER_BATCH: usize = 64;
+/// How many outliers one write job stores.
+const OUTLIERS_PER_JOB: usize = 32;
+/// How many auth events that the response lacks are fetched.
+const MAX_FETCHED_AUTH_EVENTS: usize = 50;
 
-/// Why somebody did not get in or out.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// Another server, and no other did.
-    #[error(transparent)]
-    Peer(#[from] Fault),
-    /// This server.
-    #[error(transparent)]
-    Rooms(#[from] rooms::Error),
-}
-
-impl From<crate::store::Error> for Error {
-    fn from(error: crate::store::Error) -> Self {
-        Self::Rooms(error.into())
-    }
-}
-
-impl From<inbound::Error> for Error {
-    fn from(error: inbound::Error) -> Self {
-        match error {
-            inbound::Error::Rooms(error) => error.into(),
-            inbound::Error::Unreadable(error) => nonsense(error),
-            inbound::Error::Missing => nonsense("it leaves out what authorizes its state"),
-        }
-    }
-}
-
-pub(in crate::federation) fn nonsense(error: impl ToString) -> Error {
-    Error::Peer(Fault::Nonsense(error.to_string().into()))
-}
-
-/// What a local user wants of a room that this server is not in, or not any more.
-pub(in crate::federation) struct Request {
-    pub(in crate::federation) actor: Actor,
-    pub(in crate::federation) room: OwnedRoomId,
-    reason: Option<String>,
-    deed: Action,
-}
-
-pub(in crate::federation) enum Action {
-    Join,
-    Knock,
-    Leave(Arc<Outside>),
-}
-
-impl Request {
-    pub(in crate::federation) fn new(
-        actor: &Actor,
-        room: &RoomId,
-        reason: Option<String>,
-        deed: Action,
-    ) -> Self {
-        Self {
-            actor: actor.clone(),
-            room: room.to_owned(),
-            reason,
-            deed,
-        }
-    }
-}
-
-/// Who gets people in, and out. Clones are the same.
-#[derive(Clone)]
-pub struct MembershipClient(pub(in crate::federation) Arc<Parts>);
-
-pub(in crate::federation) struct Parts {
-    pub(in crate::federation) store: Store,
-    pub(in crate::federation) local: Local,
-    clock: Clock,
-    /// Where what is too large for the memory is put for a while.
-    directory: PathBuf,
-    pub(in crate::federation) client: Client,
-    asker: RemoteEventSource,
-    receiver: Receiver<RemoteEventSource>,
-    executor: Executor,
-    /// One gets into a room at a time.
-    locks: Locks<LOCKS>,
+/// The room that is joined, as `make_join` describes it.
+struct JoinedRoom<'a> {
+    id: &'a RoomId,
+    version: RoomVersionId,
+    rules: &'static RoomVersionRules,
+    /// The resident server.
+    server: &'a ServerName,
 }
 
 impl MembershipClient {
-    pub(in crate::federation) fn new(
-        (store, local): (&Store, &Local),
-        clock: &Clock,
-        (asker, receiver): (&RemoteEventSource, &Receiver<RemoteEventSource>),
-        executor: &Executor,
-        directory: &Path,
-    ) -> Self {
-        Self(Arc::new(Parts {
-            directory: directory.to_owned(),
-            store: store.clone(),
-            local: local.clone(),
-            clock: clock.clone(),
-            client: asker.client.clone(),
-            asker: asker.clone(),
-            receiver: receiver.clone(),
-            executor: executor.clone(),
-            locks: Locks::default(),
-        }))
-    }
-
-    /// Joins `actor` to the room through the first of `servers` that lets them in. Goes on to its
-    /// end even if the caller does not wait.
-    ///
-    /// # Errors
-    /// What the last of them said, or that the room is unknown if there is none.
+    /// Joins `actor` to the room through the first of `servers` that allows it. Runs to its end even
+    /// if the caller stops waiting.
     pub async fn join(
         &self,
         actor: &Actor,
@@ -173,148 +87,118 @@ impl MembershipClient {
         servers: Vec<OwnedServerName>,
         reason: Option<String>,
     ) -> Result<(), Error> {
-        let (client, wish) = (
-            self.clone(),
-            Request::new(actor, room, reason, Action::Join),
-        );
-        self.to_its_end(async move { client.through(&wish, servers).await })
-            .await
+        let client = self.clone();
+        let request = MembershipRequest {
+            actor: actor.clone(),
+            room: room.to_owned(),
+            reason,
+            membership: MembershipState::Join,
+        };
+        let join = async move {
+            let attempt = |server| client.join_via(&request, server);
+            client.try_servers(&request.room, servers, attempt).await
+        };
+        self.run_to_completion(join).await
     }
 
-    /// Does something even if the caller stops waiting for it.
-    pub(in crate::federation) async fn to_its_end(
+    async fn join_via(
         &self,
-        deed: impl Future<Output = Result<(), Error>> + Send + 'static,
+        join: &MembershipRequest,
+        server: OwnedServerName,
     ) -> Result<(), Error> {
-        let (done, result) = channel::bounded(1);
-        let task = self.0.executor.spawn(async move {
-            // Nobody may be waiting any more.
-            let _ = done.try_send(deed.await);
-        });
-        task.detach();
-        result
-            .recv()
-            .await
-            .unwrap_or(Err(Error::Rooms(rooms::Error::Stale)))
-    }
-
-    /// Fulfils a wish through the first of `servers` with which that works.
-    pub(in crate::federation) async fn through(
-        &self,
-        wish: &Request,
-        servers: Vec<OwnedServerName>,
-    ) -> Result<(), Error> {
-        let room = &wish.room;
-        let _one = self.0.locks.of(room).await;
-        let mut failure = Error::Rooms(rooms::Error::UnknownRoom);
-        let mut seen = HashSet::new();
-        let others = servers
-            .into_iter()
-            .filter(|server| self.0.client.may_contact(server) && seen.insert(server.clone()));
-        for server in others.take(SERVERS) {
-            let done = match &wish.deed {
-                Action::Join => self.join_via(wish, &server).await,
-                Action::Knock => self.knock_via(wish, &server).await,
-                Action::Leave(outside) => self.leave_via(wish, outside, &server).await,
-            };
-            match done {
-                Ok(()) => return Ok(()),
-                Err(error @ Error::Rooms(rooms::Error::Store(_))) => return Err(error),
-                Err(error) => {
-                    log::info!("room {room}, through {server}: {error}");
-                    // A server that says why counts more than one that is not there.
-                    let says_why = matches!(&failure, Error::Peer(fault) if fault.kind().is_some());
-                    if !says_why {
-                        failure = error;
-                    }
-                }
-            }
-        }
-        Err(failure)
-    }
-
-    async fn join_via(&self, wish: &Request, server: &ServerName) -> Result<(), Error> {
-        let Request { actor, room, .. } = wish;
-        let mut request = prepare_join_event::v1::Request::new(room.clone(), actor.id.clone());
+        let (user, room) = (&join.actor.id, &join.room);
+        // Step 1.
+        let mut request = prepare_join_event::v1::Request::new(room.clone(), user.clone());
         request.ver = versions::SUPPORTED.to_vec();
-        let template = self.0.client.send(server, request).await?;
+        let template = self.0.client.send(&server, request).await?;
         let version = template.room_version.unwrap_or(RoomVersionId::V1);
-        let rules = room::rules_of(&version)?;
-        let draft = self.draft(wish).await?;
-        let built = self.sign(&template.event, &draft, rules)?;
-        let raw = raw(&built.json)?;
+        self.check_room_version(room, &version)?;
+        let room = JoinedRoom {
+            id: room,
+            rules: room::rules_of(&version)?,
+            version,
+            server: &server,
+        };
+        // Step 2.
+        let draft = self.draft(join).await?;
+        let built = self.sign(&template.event, &draft, room.rules)?;
         let id = built.pdu.event_id().to_owned();
-        let mut request = create_join_event::v2::Request::new(room.clone(), id.clone(), raw);
+        let pdu = raw_json(&built.json)?;
+        let mut request = create_join_event::v2::Request::new(room.id.to_owned(), id.clone(), pdu);
         request.omit_members = true;
-        let mut given = self.given(server, request, rules).await?;
-        if given.members_omitted {
-            let whole = self.whole(server, &given, (room, &id), rules).await?;
-            let reduced = mem::replace(&mut given, whole);
-            given.event = reduced.event;
+        let mut response = self.fetch_state(&server, request, room.rules).await?;
+        let event = self
+            .signed_join(&room, built, response.event.take())
+            .await?;
+        if self.is_resident(room.id)? {
+            return self.join_resident(&join.actor, &room, event).await;
         }
-        let num = self.room(room, &version).await?;
-        let room = Room {
-            num,
-            id: room.clone(),
-            rules,
-        };
-        let fetch = Fetch {
-            store: &self.0.store,
-            peers: &self.0.asker,
-            room: &room,
-            server: server.to_owned(),
-        };
-        // A server that vouches for the user has signed the event too.
-        let join = self.joined(&fetch, built, given.event.clone()).await?;
-        fetch.keep_all(&given).await?;
-        fetch.authorities(std::slice::from_ref(&join)).await?;
-        if self.is_resident(&room.id)? {
-            return self.join_here(actor, fetch, join).await;
+        // Step 3.
+        if response.members_omitted {
+            response = self.fetch_full_state(&room, &response, &id).await?;
         }
-        self.take_over(actor, num, &given.state, join).await
+        // Step 4.
+        let state = self.verify_state(&room, response, &event).await?;
+        // Step 5.
+        self.import(&join.actor, &room, state, event).await
     }
 
-    /// Works in a join of a room that is here, for which another server vouches: what the room's state
-    /// is, is for this server to judge.
-    async fn join_here(
+    /// Compares `version` with the version in the stored create event, if there is one.
+    pub(super) fn check_room_version(
+        &self,
+        room: &RoomId,
+        version: &RoomVersionId,
+    ) -> Result<(), Error> {
+        let known = self.0.store.read(|s| current::room_version(s, room))?;
+        match known {
+            Some(known) if known != *version => Err(Error::invalid_response(format!(
+                "the server names room version {version} for {room}, its create event has {known}"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Processes a join event of a room that this server is in, which another server has authorized.
+    async fn join_resident(
         &self,
         actor: &Actor,
-        fetch: Fetch<'_, RemoteEventSource>,
+        joined: &JoinedRoom<'_>,
         join: Received,
     ) -> Result<(), Error> {
-        let room = fetch.room;
+        let store = &self.0.store;
+        let room = store.read(|s| Room::load(s, room::num(s, joined.id)?))?;
+        let server = joined.server.to_owned();
         let receiver = &self.0.receiver;
-        receiver.complete(room, fetch.server, join).await?;
-        let membership = self
-            .0
-            .store
-            .read(|s| rooms::state::current::membership(s, room.num, &actor.id))?;
+        receiver.fetch_and_process(&room, server, join).await?;
+        let membership = store.read(|s| current::membership(s, room.num, &actor.id))?;
         if membership != Membership::Join {
-            return Err(rooms::Error::forbidden("the room does not let you in").into());
+            return Err(rooms::Error::forbidden("the room does not allow you to join").into());
         }
         let (user, room) = (actor.num, room.num);
         let job = move |tx: &Tx| user_data::copy(tx, user, room);
-        Ok(self.0.store.write(job).await?)
+        Ok(store.write(job).await?)
     }
 
-    /// The state before the event by which the user joined, with all members: from `server`, which
-    /// has answered sooner without them, or from another that is in the room.
-    async fn whole(
+    /// Step 3: from the resident server, or another one that is in the room.
+    async fn fetch_full_state(
         &self,
-        server: &ServerName,
-        given: &Given,
-        (room, join): (&RoomId, &EventId),
-        rules: &'static RoomVersionRules,
-    ) -> Result<Given, Error> {
-        let others = given.servers.iter().map(|server| &**server);
-        let others = others.filter(|other| *other != server && self.0.client.may_contact(other));
+        room: &JoinedRoom<'_>,
+        response: &StateResponse,
+        join: &EventId,
+    ) -> Result<StateResponse, Error> {
+        let others = response.servers_in_room.iter().map(|server| &**server);
+        let others =
+            others.filter(|other| *other != room.server && self.0.client.may_contact(other));
         let mut failure = Error::Rooms(rooms::Error::UnknownRoom);
-        for server in iter::once(server).chain(others).take(SERVERS) {
-            let request = get_room_state::v1::Request::new(join.to_owned(), room.to_owned());
-            match self.given(server, request, rules).await {
-                Ok(whole) => return Ok(whole),
+        for server in iter::once(room.server).chain(others).take(MAX_SERVERS) {
+            let request = get_room_state::v1::Request::new(join.to_owned(), room.id.to_owned());
+            match self.fetch_state(server, request, room.rules).await {
+                Ok(response) => return Ok(response),
                 Err(error) => {
-                    log::info!("room {room}, its state from {server}: {error}");
+                    log::info!(
+                        "cannot fetch the state of room {} from {server}: {error}",
+                        room.id
+                    );
                     failure = error;
                 }
             }
@@ -322,140 +206,170 @@ impl MembershipClient {
         Err(failure)
     }
 
-    /// What `server` gives of a room.
-    async fn given<R>(
+    async fn fetch_state<R>(
         &self,
         server: &ServerName,
         request: R,
         rules: &'static RoomVersionRules,
-    ) -> Result<Given, Error>
+    ) -> Result<StateResponse, Error>
     where
         R: OutgoingRequest<PathBuilder = SinglePath>,
         R::Authentication: Signed,
     {
-        let directory = self.0.directory.clone();
-        let file = new_file(&directory).map_err(Fault::disk)?;
-        let answer = (file, WHOLE_ROOM);
-        let answer = self.0.client.download(server, request, answer).await?;
-        let read = move |_: &_| Given::read(answer, &directory, rules);
-        let given = self.0.store.scan("a room that is given", read).await;
-        given.map_err(nonsense)
+        let directory = self.0.data_dir.clone();
+        let file = temporary_file(&directory).map_err(PeerError::disk)?;
+        let target = (file, STATE_LIMITS);
+        let body = self.0.client.download(server, request, target).await?;
+        let read = move |_: &_| Ok(StateResponse::read(body, &directory, rules)?);
+        self.0.store.scan("the state of a joined room", read).await
     }
 
-    /// The event that is wished for, as far as the room has no part in it.
-    pub(in crate::federation) async fn draft(&self, wish: &Request) -> Result<EventDraft, Error> {
-        let Request { actor, room, .. } = wish;
-        let membership = match &wish.deed {
-            Action::Join => MembershipState::Join,
-            Action::Knock => MembershipState::Knock,
-            Action::Leave(_) => MembershipState::Leave,
-        };
-        let comes = membership != MembershipState::Leave;
-        let change = MembershipChange::new(&actor.id, membership, wish.reason.as_deref());
-        let local = self.0.local.clone();
-        let change = if comes {
-            let job = move |tx: &Tx| change.clone().with_profile(tx, &local);
-            self.0.store.write(job).await?
-        } else {
-            change
-        };
-        Ok(EventDraft {
-            room_id: Some(room.clone()),
-            sender: actor.id.clone(),
-            event_type: TimelineEventType::from(StateEventType::RoomMember),
-            state_key: Some(actor.id.to_string()),
-            content: canonical_content(&change.content).map_err(rooms::Error::from)?,
-            redacts: None,
-        })
-    }
-
-    pub(in crate::federation) fn sign(
+    /// The join event with the signature of the resident server, where the join needs that one
+    /// ("Restricted rooms").
+    async fn signed_join(
         &self,
-        template: &RawValue,
-        draft: &EventDraft,
-        rules: &RoomVersionRules,
-    ) -> Result<BuiltEvent, Error> {
-        let now = self.0.clock.timestamp();
-        build_from_template(template.get(), draft, now, rules, self.0.local.key()).map_err(nonsense)
-    }
-
-    /// The number of the room, which is noted now if it is not known.
-    async fn room(&self, room: &RoomId, version: &RoomVersionId) -> Result<RoomNum, Error> {
-        let (room, version) = (room.to_owned(), version.clone());
-        let job = move |tx: &Tx| match room::num(tx, &room) {
-            Err(rooms::Error::UnknownRoom) => room::make(tx, &room, &version),
-            Ok(num) if room::record(tx, num)?.version != version.as_str() => Err(
-                rooms::Error::forbidden("the other server has the room in another version"),
-            ),
-            num => num,
-        };
-        Ok(self.0.store.write(job).await?)
-    }
-
-    /// The event by which the user joined, with whatever signature it got on the way.
-    async fn joined(
-        &self,
-        fetch: &Fetch<'_, RemoteEventSource>,
+        room: &JoinedRoom<'_>,
         built: BuiltEvent,
         signed: Option<Box<RawValue>>,
     ) -> Result<Received, Error> {
         if let Some(signed) = signed {
-            let mut found = fetch.check(vec![signed]).await;
+            let mut found = verify(&self.0.source, room.id, room.rules, vec![signed]).await;
             found.retain(|event| event.pdu.event_id() == built.pdu.event_id());
             if let Some(event) = found.pop() {
                 return Ok(event);
             }
         }
-        let incoming = Incoming::parse(&built.json, fetch.room.rules).map_err(nonsense)?;
-        if incoming.signers().map_err(nonsense)?.len() > 1 {
-            return Err(nonsense("it has not signed the event for which it vouches"));
+        let incoming = Incoming::parse(&built.json, room.rules).map_err(Error::invalid_response)?;
+        if incoming.signers().map_err(Error::invalid_response)?.len() > 1 {
+            let error = "the join event lacks the signature of the server that authorized it";
+            return Err(Error::invalid_response(error));
         }
         Ok(built.into())
     }
 
-    /// Makes the room what the other server gave, with the user in it.
-    async fn take_over(
+    /// Step 4.
+    async fn verify_state(
+        &self,
+        room: &JoinedRoom<'_>,
+        mut response: StateResponse,
+        join: &Received,
+    ) -> Result<VerifiedState, Error> {
+        self.fetch_missing_auth_events(room, &mut response, join)
+            .await?;
+        let order = topological_order(&response.nodes);
+        let mut state = VerifiedState::new(&self.0.data_dir, room.rules)?;
+        for batch in order.chunks(VERIFIED_PER_BATCH) {
+            let ids = batch.iter().map(|index| response.nodes[*index].id.clone());
+            let ids: Vec<OwnedEventId> = ids.collect();
+            let batch = batch.to_vec();
+            let read = move |_: &_| Ok::<_, Error>((response.events(&batch)?, response));
+            let pdus;
+            (pdus, response) = self.0.store.scan("events of a joined room", read).await?;
+            let mut verified: Vec<_> = verify(&self.0.source, room.id, room.rules, pdus)
+                .await
+                .into_iter()
+                .map(|event| (response.state.contains(event.pdu.event_id()), event))
+                .collect();
+            let place = |id: &EventId| ids.iter().position(|other| other == id);
+            verified.sort_by_key(|(_, event)| place(event.pdu.event_id()));
+            let add = move |_: &_| {
+                for (is_state, event) in &verified {
+                    state.add(event, *is_state)?;
+                }
+                Ok::<_, Error>(state)
+            };
+            state = self.0.store.scan("events of a joined room", add).await?;
+        }
+        let (version, join) = (room.version.clone(), join.clone());
+        let check = move |s: &_| {
+            state.check_join(s, &version, &join)?;
+            Ok::<_, Error>(state)
+        };
+        self.0.store.scan("the state of a joined room", check).await
+    }
+
+    /// Adds auth events that the response refers to but lacks. An event whose auth events stay missing
+    /// is dropped.
+    async fn fetch_missing_auth_events(
+        &self,
+        room: &JoinedRoom<'_>,
+        response: &mut StateResponse,
+        join: &Received,
+    ) -> Result<(), Error> {
+        let mut known: HashSet<OwnedEventId> =
+            response.nodes.iter().map(|node| node.id.clone()).collect();
+        let references = response.nodes.iter().flat_map(|node| &node.references);
+        let mut missing: Vec<OwnedEventId> = references
+            .chain(join.pdu.auth_events())
+            .filter(|id| !known.contains(*id))
+            .cloned()
+            .collect();
+        let mut fetched = 0;
+        while let Some(id) = missing.pop() {
+            if !known.insert(id.clone()) {
+                continue;
+            }
+            if fetched == MAX_FETCHED_AUTH_EVENTS {
+                break;
+            }
+            fetched += 1;
+            let Ok(pdu) = self.0.source.event(room.server, &id).await else {
+                continue;
+            };
+            let first = response.nodes.len();
+            response.push(&pdu).map_err(PeerError::disk)?;
+            let added = response.nodes[first..].iter();
+            missing.extend(added.flat_map(|node| node.references.iter().cloned()));
+        }
+        Ok(())
+    }
+
+    /// Step 5. Only a disk error can interrupt it. The room has no forward extremities then, so this
+    /// server is not in it, and the next join starts from the beginning.
+    async fn import(
         &self,
         actor: &Actor,
-        room: RoomNum,
-        state: &[ruma::OwnedEventId],
+        room: &JoinedRoom<'_>,
+        mut state: VerifiedState,
         join: Received,
     ) -> Result<(), Error> {
         let store = &self.0.store;
-        let _room_lock = self.0.receiver.lock_room(room).await;
-        let state = state.to_vec();
-        let plan = store.scan("a room to take over", move |s| {
+        let (id, version) = (room.id.to_owned(), room.version.clone());
+        let begin = move |tx: &Tx| import::begin(tx, &id, &version);
+        let num: RoomNum = store.write(begin).await?;
+        let _room_lock = self.0.receiver.lock_room(num).await;
+        for first in (0..state.len()).step_by(OUTLIERS_PER_JOB) {
+            let read = move |_: &_| {
+                let last = state.len().min(first + OUTLIERS_PER_JOB);
+                let events = (first..last).map(|index| state.event(index));
+                Ok::<_, Error>((events.collect::<Result<Vec<_>, _>>()?, state))
+            };
+            let events;
+            (events, state) = store.scan("events of a joined room", read).await?;
+            let rules = room.rules;
+            let job = move |tx: &Tx| {
+                for event in &events {
+                    outlier::store(tx, num, rules, event)?;
+                }
+                Ok::<_, rooms::Error>(())
+            };
+            store.write(job).await?;
+        }
+        let ids = state.state_ids();
+        let diff = store.scan("the state of a joined room", move |s| {
             let mut nums: Vec<EventNum> = Vec::new();
-            for id in &state {
-                nums.extend(event::num_in(s, room, id)?);
+            for id in &ids {
+                nums.extend(event::num_in(s, num, id)?);
             }
-            import::StateDiff::new(s, room, &nums)
+            import::StateDiff::new(s, num, &nums)
         });
-        for slice in plan.await?.batches() {
+        for batch in diff.await?.batches() {
             let local = self.0.local.clone();
-            let job = move |tx: &Tx| import::apply_batch(tx, &local, room, &slice);
+            let job = move |tx: &Tx| import::apply_batch(tx, &local, num, &batch);
             store.write(job).await?;
         }
         let (local, user) = (self.0.local.clone(), actor.num);
-        let job = move |tx: &Tx| import::commit_join(tx, &local, room, (&join, user));
+        let job = move |tx: &Tx| import::commit_join(tx, &local, num, (&join, user));
         Ok(store.write(job).await?)
     }
-
-    /// Whether the room is one that this server has all of: somebody here is in it, or nobody else.
-    pub fn is_resident(&self, room: &RoomId) -> Result<bool, rooms::Error> {
-        self.0.store.read(|s| {
-            let Some(num) = s.room_nums()?.get(room.as_str())?.map(|row| row.value()) else {
-                return Ok(false);
-            };
-            if room::heads(s, num)?.extremities.is_empty() {
-                return Ok(false);
-            }
-            Ok(rooms::state::current::has_joined(s, num)? || !rooms::servers::is_shared(s, num)?)
-        })
-    }
-}
-
-pub(in crate::federation) fn raw(json: &[u8]) -> Result<Box<RawValue>, Error> {
-    let event: &RawValue = serde_json::from_slice(json).map_err(nonsense)?;
-    to_raw_value(event).map_err(nonsense)
 }

@@ -1,90 +1,51 @@
-//! Rooms that this server is not in: knocking on them, and leaving those to which its users are
-//! invited.
+//! Leaving a room that this server is not in: rejecting an invitation or retracting a knock
+//! (server-server API, "Leaving Rooms (Rejecting Invites)"):
 //!
-//! Source: server-server API, "Knocking upon a room", "Leaving Rooms (Rejecting Invites)".
+//! 1. `GET /make_leave` gives a template;
+//! 2. `PUT /send_leave` takes the signed event;
+//! 3. if no server answers in time, the user leaves without them: the local membership changes.
 
 use std::{sync::Arc, time::Duration};
 
 use ruma::{
-    OwnedServerName, RoomId, ServerName,
-    api::federation::membership::{
-        RawStrippedState, create_knock_event, create_leave_event, prepare_knock_event,
-        prepare_leave_event,
-    },
+    OwnedServerName, RoomId,
+    api::federation::membership::{create_leave_event, prepare_leave_event},
+    events::room::member::MembershipState,
     room_version_rules::RoomVersionRules,
 };
 
-use super::remote_join::{Action, Error, MembershipClient, Request, raw};
+use super::{
+    client::{MembershipClient, MembershipRequest, raw_json},
+    error::Error,
+};
 use crate::{
     federation::transport::connect::in_time,
     protocol::{
         Pdu,
         build::{BuiltEvent, EventPlace, build},
         receive::Received,
-        versions,
     },
     rooms::{self, Actor, event, membership::out_of_band, room},
     store::{Reader, Records, RoomNum, Tx},
 };
 
-/// How long a user who goes waits for other servers to know of it.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// How many events may authorize one.
-const AUTH_EVENTS: usize = 10;
+/// After this time the user leaves without the other servers.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The specification's limit of auth events.
+const MAX_AUTH_EVENTS: usize = 10;
 
-/// A room of which a user has only heard.
-pub(in crate::federation) struct Outside {
-    num: RoomNum,
+/// A local user's membership in a room that this server is not in.
+struct LeaveTarget {
+    room: RoomNum,
     rules: &'static RoomVersionRules,
-    /// The event by which the user is invited, or knocks.
+    /// The invite or knock event.
     event: Pdu,
-    /// Who may know more of the room.
+    /// The servers that may accept the leave event.
     servers: Vec<OwnedServerName>,
 }
 
 impl MembershipClient {
-    /// Knocks on a room through the first of `servers` that takes the knock.
-    ///
-    /// # Errors
-    /// What the last of them said, or that the room is unknown if there is none.
-    pub async fn knock(
-        &self,
-        actor: &Actor,
-        room: &RoomId,
-        servers: Vec<OwnedServerName>,
-        reason: Option<String>,
-    ) -> Result<(), Error> {
-        let (client, member_request) = (
-            self.clone(),
-            Request::new(actor, room, reason, Action::Knock),
-        );
-        self.to_its_end(async move { client.through(&member_request, servers).await })
-            .await
-    }
-
-    pub(in crate::federation) async fn knock_via(
-        &self,
-        member_request: &Request,
-        server: &ServerName,
-    ) -> Result<(), Error> {
-        let Request { actor, room, .. } = member_request;
-        let mut request = prepare_knock_event::v1::Request::new(room.clone(), actor.id.clone());
-        request.ver = versions::SUPPORTED.to_vec();
-        let template = self.0.client.send(server, request).await?;
-        let version = template.room_version;
-        let rules = room::rules_of(&version)?;
-        let built = self.sign(&template.event, &self.draft(member_request).await?, rules)?;
-        let (id, pdu) = (built.pdu.event_id().to_owned(), raw(&built.json)?);
-        let request = create_knock_event::v1::Request::new(room.clone(), id, pdu);
-        let answer = self.0.client.send(server, request).await?;
-        let shown = answer.knock_room_state.iter().map(stripped_event_json);
-        let invitation = out_of_band::from_stripped_state(server.as_str(), shown);
-        let (event, room) = (Received::from(built), room.clone());
-        let job = move |tx: &Tx| out_of_band::store(tx, &room, &version, &event, &invitation);
-        Ok(self.0.store.write(job).await?)
-    }
-
-    /// Whether `actor` only knows of the room from outside.
+    /// Whether `actor` is invited to the room or knocks on it, and this server is not in it.
     pub fn is_out_of_band(&self, actor: &Actor, room: &RoomId) -> Result<bool, rooms::Error> {
         self.0.store.read(|s| match room::num(s, room) {
             Ok(num) => Ok(out_of_band::load(s, actor.num, num)?.is_some()),
@@ -93,104 +54,100 @@ impl MembershipClient {
         })
     }
 
-    /// Rejects the invitation to a room that this server is not in, or takes the knock on it back.
-    /// That others cannot be told of it does not hinder it.
+    /// Rejects the invitation to the room or retracts the knock on it.
     ///
     /// # Errors
-    /// If nothing was to be rejected, or the store fails.
+    /// [`rooms::Error::Forbidden`] if there is none. That no server answers is not an error.
     pub async fn leave(
         &self,
         actor: &Actor,
         room: &RoomId,
         reason: Option<String>,
     ) -> Result<(), Error> {
-        let outside = Arc::new(self.0.store.read(|s| Outside::load(s, actor, room))?);
-        let leave = Action::Leave(outside.clone());
-        let (client, member_request) = (self.clone(), Request::new(actor, room, reason, leave));
-        self.to_its_end(async move { client.leave_anyway(&member_request, &outside).await })
+        let load = |s: &_| LeaveTarget::load(s, actor, room);
+        let left = Arc::new(self.0.store.read(load)?);
+        let client = self.clone();
+        let request = MembershipRequest {
+            actor: actor.clone(),
+            room: room.to_owned(),
+            reason,
+            membership: MembershipState::Leave,
+        };
+        self.run_to_completion(async move { client.leave_in_time(&request, &left).await })
             .await
     }
 
-    async fn leave_anyway(&self, member_request: &Request, outside: &Outside) -> Result<(), Error> {
-        let Request { actor, room, .. } = member_request;
-        let told = in_time(
-            PATIENCE,
-            self.through(member_request, outside.servers.clone()),
-        )
-        .await;
-        match told {
+    async fn leave_in_time(
+        &self,
+        request: &MembershipRequest,
+        left: &LeaveTarget,
+    ) -> Result<(), Error> {
+        let (user, room) = (&request.actor.id, &request.room);
+        let attempt = |server| self.leave_via(request, left, server);
+        let attempts = self.try_servers(room, left.servers.clone(), attempt);
+        let reason = match in_time(LEAVE_TIMEOUT, attempts).await {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(Error::Rooms(error @ rooms::Error::Store(_)))) => return Err(error.into()),
-            Ok(Err(error)) => log::info!("{} leaves {room} alone: {error}", actor.id),
-            Err(_) => log::info!("{} leaves {room} alone: no server answers", actor.id),
-        }
-        let draft = self.draft(member_request).await?;
-        let mut auth_events = outside.event.auth_events().to_vec();
-        auth_events.truncate(AUTH_EVENTS - 1);
-        auth_events.push(outside.event.event_id().to_owned());
-        let place = EventPlace {
-            prev_events: vec![outside.event.event_id().to_owned()],
-            auth_events,
-            depth: outside.event.depth() + 1,
-            origin_server_ts: actor.now,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no server answers".to_owned(),
         };
-        let built = build(&draft, &place, outside.rules, self.0.local.key());
+        log::info!("{user} leaves room {room}, but no other server knows it: {reason}");
+        // Step 3.
+        let draft = self.draft(request).await?;
+        let mut auth_events = left.event.auth_events().to_vec();
+        auth_events.truncate(MAX_AUTH_EVENTS - 1);
+        auth_events.push(left.event.event_id().to_owned());
+        let place = EventPlace {
+            prev_events: vec![left.event.event_id().to_owned()],
+            auth_events,
+            depth: left.event.depth() + 1,
+            origin_server_ts: request.actor.now,
+        };
+        let built = build(&draft, &place, left.rules, self.0.local.key());
         let built = built.map_err(rooms::Error::from)?;
-        self.note_leave(outside.num, built).await
+        self.store_leave(left.room, built).await
     }
 
-    pub(in crate::federation) async fn leave_via(
+    async fn leave_via(
         &self,
-        member_request: &Request,
-        outside: &Outside,
-        server: &ServerName,
+        leave: &MembershipRequest,
+        left: &LeaveTarget,
+        server: OwnedServerName,
     ) -> Result<(), Error> {
-        let Request { actor, room, .. } = member_request;
-        let request = prepare_leave_event::v1::Request::new(room.clone(), actor.id.clone());
-        let template = self.0.client.send(server, request).await?;
-        let built = self.sign(
-            &template.event,
-            &self.draft(member_request).await?,
-            outside.rules,
-        )?;
-        let (id, pdu) = (built.pdu.event_id().to_owned(), raw(&built.json)?);
+        let (user, room) = (&leave.actor.id, &leave.room);
+        // Step 1.
+        let request = prepare_leave_event::v1::Request::new(room.clone(), user.clone());
+        let template = self.0.client.send(&server, request).await?;
+        let built = self.sign(&template.event, &self.draft(leave).await?, left.rules)?;
+        // Step 2.
+        let (id, pdu) = (built.pdu.event_id().to_owned(), raw_json(&built.json)?);
         let request = create_leave_event::v2::Request::new(room.clone(), id, pdu);
-        self.0.client.send(server, request).await?;
-        self.note_leave(outside.num, built).await
+        self.0.client.send(&server, request).await?;
+        self.store_leave(left.room, built).await
     }
 
-    async fn note_leave(&self, room: RoomNum, built: BuiltEvent) -> Result<(), Error> {
+    async fn store_leave(&self, room: RoomNum, built: BuiltEvent) -> Result<(), Error> {
         let event = Received::from(built);
         let job = move |tx: &Tx| out_of_band::end(tx, room, &event);
         Ok(self.0.store.write(job).await?)
     }
 }
 
-impl Outside {
+impl LeaveTarget {
     fn load(r: &impl Reader, actor: &Actor, room: &RoomId) -> Result<Self, rooms::Error> {
-        let nothing = || rooms::Error::forbidden("you are not in this room");
+        let not_found = || rooms::Error::forbidden("you are not in this room");
         let num = room::num(r, room)?;
         let rules = room::rules(r, num)?;
-        let invitation = out_of_band::load(r, actor.num, num)?.ok_or_else(nothing)?;
+        let invitation = out_of_band::load(r, actor.num, num)?.ok_or_else(not_found)?;
         let row = r.memberships()?.load((actor.num, num))?;
-        let event = event::load(r, row.ok_or_else(nothing)?.event)?.pdu(rules)?;
+        let event = event::load(r, row.ok_or_else(not_found)?.event)?.pdu(rules)?;
         let mut servers = vec![event.sender().server_name().to_owned()];
         servers.extend(OwnedServerName::try_from(invitation.server).ok());
         Ok(Self {
-            num,
+            room: num,
             rules,
             event,
             servers,
         })
-    }
-}
-
-/// The JSON of an event that shows something of a room, stripped or whole.
-pub fn stripped_event_json(event: &RawStrippedState) -> &str {
-    match event {
-        RawStrippedState::Pdu(event) => event.get(),
-        #[expect(deprecated, reason = "servers of before Matrix 1.16 send it")]
-        RawStrippedState::Stripped(event) => event.json().get(),
-        _ => "",
     }
 }

@@ -1,7 +1,10 @@
-//! Invitations of somebody of whom no more was known than an address: they come true when an
-//! identity server says whose it is.
+//! Third-party invites (server-server API, "Third-party invites"): somebody was invited by an address,
+//! and an identity server says which user has that address.
 //!
-//! Source: server-server API, "Third-party invites".
+//! - `PUT /3pid/onbind` from the identity server to the server of the invited user: that server
+//!   requests the invitation from the server of the inviter ([`MembershipClient::bind_invite`]).
+//! - `PUT /exchange_third_party_invite` to the server of the inviter: that server makes the invite event
+//!   ([`MembershipClient::exchange_invite`]).
 
 use std::time::Duration;
 
@@ -16,8 +19,9 @@ use ruma::{
 };
 use serde::Deserialize;
 
+use super::{client::MembershipClient, error::Error};
 use crate::{
-    federation::{Federation, Limits, MembershipError as Error},
+    federation::Limits,
     rooms::{
         self, Actor,
         membership::{change::MembershipChange, moderation},
@@ -28,19 +32,18 @@ use crate::{
     users,
 };
 
-const LIMITS: Limits = Limits {
+const EXCHANGE_LIMITS: Limits = Limits {
     time: Duration::from_secs(10),
     size: 64 * 1024,
 };
 
-impl Federation {
-    /// Invites whom `origin` says was meant, one of its users, in the name of the user of this
-    /// server who invited them by address.
+impl MembershipClient {
+    /// Invites a user of `origin` in the name of the local user who invited them by address.
     ///
     /// # Errors
-    /// [`rooms::Error::Invalid`] if it is no such event; [`rooms::Error::UnknownRoom`] or
-    /// [`rooms::Error::NotFound`] if nobody was invited so; [`rooms::Error::Forbidden`] if the room
-    /// does not allow it, or it was somebody else; what `origin` says to the invitation.
+    /// [`rooms::Error::Invalid`] if the event is not a third-party invite; [`rooms::Error::UnknownRoom`]
+    /// or [`rooms::Error::NotFound`] if there is no such third-party invite; [`rooms::Error::Forbidden`]
+    /// if the room does not allow it or it is for another user; [`Error::Peer`] if `origin` refuses.
     pub async fn exchange_invite(
         &self,
         origin: &ServerName,
@@ -55,58 +58,64 @@ impl Federation {
         struct Signed {
             signed: Raw<SignedContent>,
         }
-        let invalid = || rooms::Error::invalid("that is no third-party invite");
-        let asked: Content = request
+        let invalid = || rooms::Error::invalid("the event is not a third-party invite");
+        let content: Content = request
             .content
             .deserialize_as_unchecked()
             .map_err(|_| invalid())?;
         let is_invite = request.kind == StateEventType::RoomMember
-            && asked.membership == MembershipState::Invite;
+            && content.membership == MembershipState::Invite;
         if !is_invite {
             return Err(invalid().into());
         }
-        let (target, signed) = (&request.state_key, asked.third_party_invite.signed);
+        let (target, signed) = (&request.state_key, content.third_party_invite.signed);
         if target.server_name() != origin {
-            return Err(rooms::Error::forbidden("the invited user is not yours").into());
+            let error = format!("state_key is {target}, expected a user of {origin}");
+            return Err(rooms::Error::forbidden(error).into());
         }
-        let (actor, content) = self.store.read(|s| {
+        let (actor, content) = self.0.store.read(|s| {
             let room = server_acl::open_to(s, &request.room_id, origin)?;
             let actor = self.inviter(s, &request.sender)?;
-            Ok::<_, rooms::Error>((actor, invitation(s, room, target, signed)?))
+            Ok::<_, rooms::Error>((actor, invite_content(s, room, target, signed)?))
         })?;
-        self.invite(&actor, &request.room_id, (target, content))
-            .await
+        self.invite(&actor, &request.room_id, target, content).await
     }
 
-    /// Invites a user of this server who an identity server says was meant by `invite`: here if
-    /// the one who invited is here too, else through their server.
+    /// Has a local user invited of whom an identity server says that they are the target of `invite`:
+    /// here if the inviter is a local user too, else by the server of the inviter.
     ///
     /// # Errors
-    /// As [`exchange_invite`](Self::exchange_invite), and what the other server says.
-    pub async fn bound(&self, invite: bind_callback::v1::ThirdPartyInvite) -> Result<(), Error> {
+    /// As [`exchange_invite`](Self::exchange_invite).
+    pub async fn bind_invite(
+        &self,
+        invite: bind_callback::v1::ThirdPartyInvite,
+    ) -> Result<(), Error> {
+        let (store, local) = (&self.0.store, &self.0.local);
         let target = invite.mxid.clone();
-        self.store
-            .read(|s| moderation::check_invitee(s, &self.local, &target))?;
-        if !self.local.has(&invite.sender) {
+        store.read(|s| moderation::check_invitee(s, local, &target))?;
+        if !local.has(&invite.sender) {
             let server = invite.sender.server_name().to_owned();
-            // The other server knows what name the one who invited gave.
-            let name = target.localpart().to_owned();
-            let content = ThirdPartyInvite::new(name, invite.signed);
+            // The inviter's server replaces it by the display name of its third-party invite event.
+            let display_name = target.localpart().to_owned();
+            let content = ThirdPartyInvite::new(display_name, invite.signed);
             let request = exchange_invite::v1::Request::with_third_party_invite(
                 invite.room_id,
                 invite.sender,
                 target,
                 content,
             );
-            let request = request.map_err(|_| rooms::Error::invalid("that is not signed"))?;
-            self.client.send_within(&server, request, LIMITS).await?;
+            let request = request.map_err(|_| rooms::Error::invalid("signed is invalid"))?;
+            let client = &self.0.client;
+            client
+                .send_within(&server, request, EXCHANGE_LIMITS)
+                .await?;
             return Ok(());
         }
-        let actor = self.store.read(|s| self.inviter(s, &invite.sender))?;
-        let local = self.local.clone();
+        let actor = store.read(|s| self.inviter(s, &invite.sender))?;
+        let local = local.clone();
         let job = move |tx: &Tx| {
             let room = room::num(tx, &invite.room_id)?;
-            let content = invitation(tx, room, &target, invite.signed.clone())?;
+            let content = invite_content(tx, room, &target, invite.signed.clone())?;
             let change = MembershipChange {
                 target: target.clone(),
                 content,
@@ -115,44 +124,44 @@ impl Federation {
                 .with_profile(tx, &local)?
                 .send(tx, &local, room, &actor)
         };
-        Ok(self.store.write(job).await?)
+        Ok(store.write(job).await?)
     }
 
-    /// The user of this server who has invited somebody.
     fn inviter(&self, r: &impl Reader, id: &OwnedUserId) -> Result<Actor, rooms::Error> {
-        let num = users::num_of(r, id)?.filter(|_| self.local.has(id));
+        let num = users::num_of(r, id)?.filter(|_| self.0.local.has(id));
         Ok(Actor {
             num: num.ok_or(NOT_INVITED)?,
             id: id.clone(),
-            now: self.clock.timestamp(),
+            now: self.0.clock.timestamp(),
         })
     }
 }
 
-const NOT_INVITED: rooms::Error = rooms::Error::NotFound("nobody was invited like that");
+const NOT_INVITED: rooms::Error = rooms::Error::NotFound("there is no such third-party invite");
 
-/// What the event says that makes the invitation come true. Whether it was signed by who was named
-/// when it was made is for the room's rules.
-fn invitation(
+/// The content of the invite event. The authorization rules check the signature.
+fn invite_content(
     r: &impl Reader,
     room: RoomNum,
     target: &OwnedUserId,
     signed: Raw<SignedContent>,
 ) -> Result<RoomMemberEventContent, rooms::Error> {
     #[derive(Deserialize)]
-    struct Made {
+    struct ThirdPartyInviteContent {
         #[serde(default)]
         display_name: String,
     }
-    let said = signed.deserialize();
-    let said = said.map_err(|_| rooms::Error::invalid("that is not signed"))?;
-    if said.mxid != *target {
-        return Err(rooms::Error::forbidden("somebody else was meant"));
+    let parsed = signed.deserialize();
+    let parsed = parsed.map_err(|_| rooms::Error::invalid("signed is invalid"))?;
+    if parsed.mxid != *target {
+        let found = &parsed.mxid;
+        let error = format!("signed.mxid is {found}, expected {target}");
+        return Err(rooms::Error::forbidden(error));
     }
     let kind = StateEventType::RoomThirdPartyInvite;
-    let made: Option<Made> = content::current(r, room, &kind, &said.token)?;
-    let made = made.ok_or(NOT_INVITED)?;
+    let invite: Option<ThirdPartyInviteContent> = content::current(r, room, &kind, &parsed.token)?;
+    let invite = invite.ok_or(NOT_INVITED)?;
     let mut content = RoomMemberEventContent::new(MembershipState::Invite);
-    content.third_party_invite = Some(ThirdPartyInvite::new(made.display_name, signed));
+    content.third_party_invite = Some(ThirdPartyInvite::new(invite.display_name, signed));
     Ok(content)
 }

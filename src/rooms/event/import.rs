@@ -7,6 +7,8 @@
 
 use std::collections::BTreeMap;
 
+use ruma::{RoomId, RoomVersionId};
+
 use super::{
     insert::{self, Insert, Notify},
     receive, redaction,
@@ -59,6 +61,21 @@ impl StateDiff {
             .chunks(BATCH_EVENTS)
             .map(|slice| Self(slice.to_vec()))
     }
+}
+
+/// Makes the room, or prepares the one that this server was in before: without forward extremities
+/// this server is not in it until [`commit_join`]. `version` is that of the verified create event; an
+/// invitation or a knock may have named another one.
+pub fn begin(tx: &Tx, id: &RoomId, version: &RoomVersionId) -> Result<RoomNum, Error> {
+    let room = match room::num(tx, id) {
+        Err(Error::UnknownRoom) => return room::make(tx, id, version),
+        room => room?,
+    };
+    room::set_version(tx, room, version)?;
+    let mut heads = room::heads(tx, room)?;
+    heads.extremities.clear();
+    tx.room_heads()?.put(room, &heads)?;
+    Ok(room)
 }
 
 /// Lays down one slice of a diff.

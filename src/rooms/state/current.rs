@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use ruma::{OwnedRoomId, UserId, events::room::member::MembershipState};
+use ruma::{OwnedRoomId, RoomId, RoomVersionId, UserId, events::room::member::MembershipState};
 use serde::Deserialize;
 
 use crate::{
@@ -46,6 +46,18 @@ impl From<&MembershipState> for Membership {
             MembershipState::Ban => Self::Ban,
             _ => Self::Leave,
         }
+    }
+}
+
+/// The room version of the create event; `None` if this server has never been in the room.
+pub fn room_version(r: &impl Reader, id: &RoomId) -> Result<Option<RoomVersionId>, Error> {
+    let room = match room::num(r, id) {
+        Err(Error::UnknownRoom) => return Ok(None),
+        room => room?,
+    };
+    match get(r, room, "m.room.create", "")? {
+        Some(_) => room::version(r, room).map(Some),
+        None => Ok(None),
     }
 }
 

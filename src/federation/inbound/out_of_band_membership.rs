@@ -1,5 +1,5 @@
-//! What this server hears of rooms that it is not in: that one of its users is not invited there any
-//! more, or will not be let in.
+//! Out-of-band membership: PDUs of a room that this server is not in. Only one kind matters: a local
+//! user's invitation is revoked, or their knock is denied.
 
 use std::collections::BTreeMap;
 
@@ -9,10 +9,11 @@ use ruma::{
 };
 
 use super::{
-    Error,
-    fetch::{Room, check},
-    peers::{EventSource, RawPdu},
-    work::{Receiver, Taken},
+    error::Error,
+    event_fetcher::verify,
+    event_source::{EventSource, RawPdu},
+    receiver::{PduOutcome, PduReceiver},
+    room::Room,
 };
 use crate::{
     protocol::Pdu,
@@ -21,32 +22,32 @@ use crate::{
     users,
 };
 
-impl<P: EventSource> Receiver<P> {
-    /// Takes what `origin` sends of a room that this server is not in; what does not concern an
-    /// invitation that came from there is dropped.
-    pub(super) async fn take_outside(
+impl<S: EventSource> PduReceiver<S> {
+    /// Receives PDUs of `origin` in a room that this server is not in. PDUs that do not end an
+    /// invitation or a knock of a local user are dropped.
+    pub(super) async fn receive_out_of_band(
         &self,
         origin: &ServerName,
         id: &RoomId,
         pdus: Vec<RawPdu>,
-    ) -> Result<BTreeMap<OwnedEventId, Result<Taken, String>>, Error> {
+    ) -> Result<BTreeMap<OwnedEventId, Result<PduOutcome, String>>, Error> {
         let mut results = BTreeMap::new();
         let room = self.store().read(|s| Room::load(s, room::num(s, id)?))?;
-        let has_invitations = self.store().read(|s| any(s, room.num))?;
+        let has_invitations = self.store().read(|s| has_invitations(s, room.num))?;
         if !has_invitations {
             return Ok(results);
         }
-        for event in check(self.peers(), &room, pdus).await {
+        for event in verify(self.source(), &room.id, room.rules, pdus).await {
             let num = room.num;
-            let turned_away = turned_away(self.local(), &event.pdu).map(ToOwned::to_owned);
-            let Some(user) = turned_away else {
+            let Some(user) = removed_user(self.local(), &event.pdu).map(ToOwned::to_owned) else {
                 continue;
             };
-            let ends = self
+            let ends_invitation = self
                 .store()
-                .read(|s| ends_invitation(s, num, &user, (origin, &event.pdu)))?;
-            if ends {
-                results.insert(event.pdu.event_id().to_owned(), Ok(Taken::In));
+                .read(|s| ends_invitation(s, num, &user, origin, &event.pdu))?;
+            if ends_invitation {
+                let id = event.pdu.event_id().to_owned();
+                results.insert(id, Ok(PduOutcome::Processed));
                 let job = move |tx: &Tx| out_of_band::end(tx, num, &event);
                 self.store().write(job).await?;
             }
@@ -55,26 +56,28 @@ impl<P: EventSource> Receiver<P> {
     }
 }
 
-/// The local user whom `pdu` keeps out of its room.
-fn turned_away<'a>(local: &Local, pdu: &'a Pdu) -> Option<&'a UserId> {
+/// The local user whose membership `pdu` changes to `leave` or `ban`.
+fn removed_user<'a>(local: &Local, pdu: &'a Pdu) -> Option<&'a UserId> {
     let (StateEventType::RoomMember, user) = pdu.state_pair()? else {
         return None;
     };
-    let out = matches!(
+    let is_removed = matches!(
         pdu.membership()?,
         MembershipState::Leave | MembershipState::Ban
     );
     let user = <&UserId>::try_from(user).ok()?;
-    (out && local.has(user)).then_some(user)
+    (is_removed && local.has(user)).then_some(user)
 }
 
-/// Whether `pdu` ends the user's invitation: it must name that as its authority, being older
-/// otherwise, as the lifting of a ban is, and come from where the invitation came from.
+/// Whether `pdu` ends the user's invitation or knock. It has to have that event as an auth event, or
+/// it may be older, such as the unban before an invitation. It also has to come from the server that
+/// sent the invitation.
 fn ends_invitation(
     r: &impl Reader,
     room: RoomNum,
     user: &UserId,
-    (origin, pdu): (&ServerName, &Pdu),
+    origin: &ServerName,
+    pdu: &Pdu,
 ) -> Result<bool, rooms::Error> {
     let Some(user) = users::num_of(r, user)? else {
         return Ok(false);
@@ -87,14 +90,14 @@ fn ends_invitation(
     };
     let is_later = pdu.auth_events().contains(&event::id(r, row.event)?);
     let servers = [origin, pdu.sender().server_name()];
-    let is_by_host = servers
+    let is_by_inviter = servers
         .iter()
         .any(|server| server.as_str() == invitation.server);
-    Ok(is_later && is_by_host)
+    Ok(is_later && is_by_inviter)
 }
 
-/// Whether anybody here is invited to the room, or knocks.
-fn any(r: &impl Reader, room: RoomNum) -> Result<bool, rooms::Error> {
+/// Whether a local user is invited to the room or has knocked on it.
+fn has_invitations(r: &impl Reader, room: RoomNum) -> Result<bool, rooms::Error> {
     for (user, _) in rooms::state::current::local_members(r, room)? {
         if r.out_of_band_memberships()?.has((user, room))? {
             return Ok(true);

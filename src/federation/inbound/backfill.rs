@@ -1,0 +1,129 @@
+//! Fetching the history before a gap in a room's timeline (server-server API, "Backfilling and
+//! retrieving missing events").
+
+use std::collections::{HashMap, HashSet};
+
+use ruma::{OwnedEventId, OwnedServerName};
+
+use super::{
+    error::Error,
+    event_fetcher::{EventFetcher, is_processed},
+    event_source::EventSource,
+    gap::StateBefore,
+    receiver::PduReceiver,
+    room::Room,
+    topological_order::sort_topologically,
+};
+use crate::{
+    protocol::{Pdu, receive::Received},
+    rooms::{self, timeline},
+    store::{Place, RoomNum},
+};
+
+/// How many states one backfill fetches.
+const MAX_STATE_FETCHES: usize = 5;
+
+impl<S: EventSource> PduReceiver<S> {
+    /// Fetches some of the events before the gap at `gap` from the first of `servers` that gives any.
+    /// Returns whether one did.
+    pub async fn backfill(
+        &self,
+        room: RoomNum,
+        gap: Place,
+        servers: Vec<OwnedServerName>,
+    ) -> Result<bool, Error> {
+        let room = self.store().read(|s| Room::load(s, room))?;
+        for server in servers {
+            let fetcher = EventFetcher {
+                store: self.store(),
+                source: self.source(),
+                room: &room,
+                server,
+            };
+            match self.backfill_from(&fetcher, gap).await {
+                Ok(true) => return Ok(true),
+                Ok(false) => {}
+                Err(Error::Rooms(rooms::Error::Store(error))) => return Err(error.into()),
+                Err(error) => {
+                    let server = &fetcher.server;
+                    log::debug!("no backfill of room {} from {server}: {error}", room.id);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    async fn backfill_from(
+        &self,
+        fetcher: &EventFetcher<'_, S>,
+        gap: Place,
+    ) -> Result<bool, Error> {
+        let missing = fetcher
+            .store
+            .read(|s| timeline::gap(s, fetcher.room.num, gap))?
+            .ok_or(rooms::Error::Stale)?
+            .missing;
+        let ids = missing.iter().filter_map(|id| id.as_str().try_into().ok());
+        let (server, room) = (&fetcher.server, &fetcher.room.id);
+        let pdus = fetcher.source.backfill(server, room, ids.collect()).await;
+        let found = fetcher.verify(pdus.map_err(|_| Error::Unavailable)?).await;
+        let events = sort_topologically(ancestors(found, &missing), Pdu::prev_events);
+        if events.is_empty() {
+            return Ok(false);
+        }
+        fetcher.fetch_auth_chains(&events).await?;
+        let before = state_before(fetcher, &events).await?;
+        self.fill_gap(fetcher.room, gap, events, before).await?;
+        Ok(true)
+    }
+}
+
+async fn state_before<S: EventSource>(
+    fetcher: &EventFetcher<'_, S>,
+    events: &[Received],
+) -> Result<StateBefore, Error> {
+    let is_chain = events
+        .windows(2)
+        .all(|pair| *pair[1].pdu.prev_events() == [pair[0].pdu.event_id().to_owned()]);
+    if is_chain && events.iter().all(|event| event.pdu.state_key().is_none()) {
+        return Ok(StateBefore::Unchanged);
+    }
+    let ids: HashSet<_> = events.iter().map(|event| event.pdu.event_id()).collect();
+    let mut claimed = HashMap::new();
+    for event in events {
+        let mut is_missing_prev = false;
+        for id in event.pdu.prev_events() {
+            is_missing_prev |=
+                !ids.contains(&**id) && !fetcher.store.read(|s| is_processed(s, id))?;
+        }
+        if !is_missing_prev {
+            continue;
+        }
+        if claimed.len() == MAX_STATE_FETCHES {
+            return Err(Error::Unavailable);
+        }
+        let id = event.pdu.event_id();
+        claimed.insert(id.to_owned(), fetcher.fetch_state_before(id).await?);
+    }
+    Ok(StateBefore::Claimed(claimed))
+}
+
+/// Those of `events` that are in `missing` or that such an event follows, directly or not.
+fn ancestors(events: Vec<Received>, missing: &[String]) -> Vec<Received> {
+    let mut remaining: HashMap<OwnedEventId, Received> = events
+        .into_iter()
+        .map(|event| (event.pdu.event_id().to_owned(), event))
+        .collect();
+    let mut open: Vec<OwnedEventId> = missing
+        .iter()
+        .filter_map(|id| id.as_str().try_into().ok())
+        .collect();
+    let mut ancestors = Vec::new();
+    while let Some(id) = open.pop() {
+        if let Some(event) = remaining.remove(&id) {
+            open.extend(event.pdu.prev_events().iter().cloned());
+            ancestors.push(event);
+        }
+    }
+    ancestors
+}

@@ -1,0 +1,266 @@
+//! Receiving EDUs (server-server API, "EDUs"). An EDU that is invalid, or that `origin` may not send, is
+//! dropped; its transaction is accepted all the same.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use ruma::{
+    OwnedUserId, RoomId, ServerName, UserId,
+    api::federation::transactions::edu::{
+        DirectDeviceContent, Edu, PresenceContent, PresenceUpdate, ReceiptContent, TypingContent,
+    },
+    events::receipt::ReceiptType,
+    serde::Raw,
+};
+
+use crate::{
+    executor::Executor,
+    federation::devices::device_lists::{DeviceLists, Update},
+    rooms::{
+        self,
+        state::{current, server_acl},
+        typing::{self, Typing},
+        unread::receipts::{self, ReceiptKey},
+    },
+    store::{RoomNum, Store, Tx, UserNum, records::Membership},
+    users::{self, presence::Presence, to_device},
+};
+
+/// For how long a user types after a typing EDU, in milliseconds.
+const TYPING_TIMEOUT_MS: u64 = 60_000;
+const MAX_STATUS_MSG_BYTES: usize = 1024;
+const MAX_MESSAGE_ID_BYTES: usize = 255;
+/// How many updates or receipts of one EDU are applied.
+const MAX_PRESENCE_UPDATES: usize = 200;
+const MAX_RECEIPTS: usize = 500;
+
+/// The EDUs of a transaction.
+#[derive(Debug, Default)]
+pub struct Edus {
+    /// `m.direct_to_device`: applied before the PDUs, since nothing that they need can be missing.
+    pub to_device: Vec<DirectDeviceContent>,
+    /// All others: applied after the PDUs, which may add the members whom they concern.
+    pub others: Vec<Edu>,
+}
+
+impl Edus {
+    pub fn parse(origin: &ServerName, edus: Vec<Raw<Edu>>) -> Self {
+        let mut parsed = Self::default();
+        for edu in edus {
+            match edu.deserialize() {
+                Ok(Edu::DirectToDevice(content)) => {
+                    if is_acceptable(origin, &content) {
+                        parsed.to_device.push(content);
+                    }
+                }
+                Ok(edu) => parsed.others.push(edu),
+                Err(error) => log::debug!("dropped an invalid EDU of {origin}: {error}"),
+            }
+        }
+        parsed
+    }
+}
+
+fn is_acceptable(origin: &ServerName, content: &DirectDeviceContent) -> bool {
+    let mut messages = content.messages.values().flat_map(BTreeMap::values);
+    content.sender.server_name() == origin
+        && content.ev_type.to_string().len() <= to_device::MAX_TYPE_BYTES
+        && content.message_id.as_str().len() <= MAX_MESSAGE_ID_BYTES
+        && messages.all(|message| message.json().get().len() <= to_device::MAX_CONTENT_BYTES)
+}
+
+/// A change that is not stored. The caller announces it to the syncs that wait for it.
+#[derive(Debug)]
+pub enum EphemeralChange {
+    Typing(RoomNum),
+    /// The user, and the local users who share a room with them.
+    Presence(UserNum, BTreeSet<UserNum>),
+}
+
+/// Applies EDUs of other servers.
+pub struct EduReceiver<'a> {
+    pub store: &'a Store,
+    pub executor: &'a Executor,
+    pub device_lists: &'a DeviceLists,
+    pub typing: &'a Typing,
+    pub presence: &'a Presence,
+    pub now_ms: u64,
+}
+
+/// Delivers messages to local devices, each once: they are deduplicated by message id (server-server
+/// API, "Send-to-device messaging").
+pub async fn deliver_to_device(
+    store: &Store,
+    origin: &ServerName,
+    messages: Vec<DirectDeviceContent>,
+) -> Result<(), rooms::Error> {
+    let (origin, messages) = (origin.to_owned(), Arc::new(messages));
+    let mut next = 0;
+    while next < messages.len() {
+        let (origin, messages) = (origin.clone(), Arc::clone(&messages));
+        let job = move |tx: &Tx| {
+            let server = tx.server_num(origin.as_str())?;
+            let knows = |user, sender: &UserId| current::share_a_room(tx, user, sender);
+            to_device::deliver_remote(tx, server, (&messages, next), knows)
+        };
+        next = store.write(job).await?;
+    }
+    Ok(())
+}
+
+impl EduReceiver<'_> {
+    /// Applies all EDUs but `m.direct_to_device`.
+    pub async fn apply(
+        &self,
+        origin: &ServerName,
+        edus: Vec<Edu>,
+    ) -> Result<Vec<EphemeralChange>, rooms::Error> {
+        let mut device_list_updates = Vec::new();
+        let mut changes = Vec::new();
+        for edu in edus {
+            match edu {
+                Edu::DeviceListUpdate(update) => device_list_updates.push(Update::Device(update)),
+                Edu::SigningKeyUpdate(update) => device_list_updates.push(Update::Keys(update)),
+                Edu::Typing(typing) => changes.extend(self.apply_typing(origin, typing).await?),
+                Edu::Receipt(receipts) => self.apply_receipts(origin, receipts)?,
+                Edu::Presence(presence) => {
+                    self.apply_presence(origin, presence, &mut changes).await?;
+                }
+                _ => {}
+            }
+        }
+        device_list_updates.retain(|update| update.user().server_name() == origin);
+        self.device_lists.follow(device_list_updates).await?;
+        Ok(changes)
+    }
+
+    async fn apply_typing(
+        &self,
+        origin: &ServerName,
+        content: TypingContent,
+    ) -> Result<Option<EphemeralChange>, rooms::Error> {
+        let Some(room) = self.room_of_member(origin, &content.room_id, &content.user_id)? else {
+            return Ok(None);
+        };
+        let user = self.user_num(content.user_id).await?;
+        let timeout = content.typing.then_some(TYPING_TIMEOUT_MS);
+        let change = self.typing.set(room, user, timeout, self.now_ms);
+        Ok((change == typing::TypingUpdate::Changed).then_some(EphemeralChange::Typing(room)))
+    }
+
+    fn apply_receipts(
+        &self,
+        origin: &ServerName,
+        content: ReceiptContent,
+    ) -> Result<(), rooms::Error> {
+        let mut moves = Vec::new();
+        let receipts = content.receipts.into_iter().flat_map(|(room, receipts)| {
+            let of_users = receipts.read.into_iter();
+            of_users.map(move |(user, receipt)| (room.clone(), user, receipt))
+        });
+        for (room, user, receipt) in receipts.take(MAX_RECEIPTS) {
+            let Some(room) = self.room_of_member(origin, &room, &user)? else {
+                continue;
+            };
+            let ts = receipt.data.ts.map_or(self.now_ms, |ts| ts.0.into());
+            if let Some(of) = ReceiptKey::new(ReceiptType::Read, &receipt.data.thread)
+                && let Some(event) = receipt.event_ids.into_iter().next()
+            {
+                moves.push((room, user, of, event, ts));
+            }
+        }
+        if moves.is_empty() {
+            return Ok(());
+        }
+        let job = move |tx: &Tx| {
+            for (room, user, of, event, ts) in &moves {
+                let user = tx.user_num(user.as_str())?;
+                let moved = receipts::put(tx, *room, user, of, event, *ts);
+                // Any other error means that the event is not stored.
+                if let Err(error @ rooms::Error::Store(_)) = moved {
+                    return Err(error);
+                }
+            }
+            Ok(())
+        };
+        // The response to the transaction does not wait for a `write_soon`.
+        let (store, origin) = (self.store.clone(), origin.to_owned());
+        let write = async move {
+            if let Err(error) = store.write_soon(job).await {
+                log::debug!("cannot store receipts of {origin}: {error}");
+            }
+        };
+        self.executor.spawn(write).detach();
+        Ok(())
+    }
+
+    async fn apply_presence(
+        &self,
+        origin: &ServerName,
+        content: PresenceContent,
+        changes: &mut Vec<EphemeralChange>,
+    ) -> Result<(), rooms::Error> {
+        for update in content.push.into_iter().take(MAX_PRESENCE_UPDATES) {
+            let PresenceUpdate {
+                user_id,
+                presence,
+                mut status_msg,
+                last_active_ago,
+                ..
+            } = update;
+            if user_id.server_name() != origin {
+                continue;
+            }
+            let observers = self
+                .store
+                .read(|s| current::sharing_rooms_with(s, &user_id))?;
+            if observers.is_empty() {
+                continue;
+            }
+            if let Some(status) = &mut status_msg {
+                status.truncate(status.floor_char_boundary(MAX_STATUS_MSG_BYTES));
+            }
+            let user = self.user_num(user_id).await?;
+            let active_ms = self.now_ms.saturating_sub(last_active_ago.into());
+            let state = (presence, status_msg);
+            if self
+                .presence
+                .set_remote(user, state, active_ms, self.now_ms)
+            {
+                changes.push(EphemeralChange::Presence(user, observers));
+            }
+        }
+        Ok(())
+    }
+
+    /// The room, if `user` is a user of `origin` and joined, and the room's server ACL allows `origin`.
+    fn room_of_member(
+        &self,
+        origin: &ServerName,
+        room: &RoomId,
+        user: &UserId,
+    ) -> Result<Option<RoomNum>, rooms::Error> {
+        if user.server_name() != origin {
+            return Ok(None);
+        }
+        let room = self.store.read(|s| {
+            let room = server_acl::shared_with(s, room, origin)?;
+            let is_joined = current::membership(s, room, user)? == Membership::Join;
+            Ok(is_joined.then_some(room))
+        });
+        match room {
+            Err(rooms::Error::UnknownRoom | rooms::Error::Forbidden(_)) => Ok(None),
+            room => room,
+        }
+    }
+
+    async fn user_num(&self, user: OwnedUserId) -> Result<UserNum, rooms::Error> {
+        if let Some(num) = self.store.read(|s| users::num_of(s, &user))? {
+            return Ok(num);
+        }
+        let job = move |tx: &Tx| Ok::<_, rooms::Error>(tx.user_num(user.as_str())?);
+        self.store.write(job).await
+    }
+}

@@ -1,0 +1,204 @@
+//! Fetching the events that an event refers to: its auth chain, its prev_events, and the state
+//! before it. Fetched events pass steps 1 to 3 and are stored as outliers, which performs step 4.
+
+use std::collections::{HashMap, HashSet};
+
+use ruma::{EventId, OwnedEventId, OwnedServerName, RoomId, room_version_rules::RoomVersionRules};
+
+use super::{
+    error::Error,
+    event_source::{EventSource, RawPdu},
+    room::Room,
+    topological_order::sort_topologically,
+};
+use crate::{
+    protocol::{
+        Pdu,
+        authorize::create_event,
+        receive::{Incoming, Received},
+    },
+    rooms::{
+        self,
+        event::{self, outlier},
+    },
+    store::{Reader, Rows, Store, Tx},
+};
+
+/// How many events are fetched by `GET /event` for one event.
+const MAX_SINGLE_FETCHES: usize = 50;
+/// How many outliers one write job stores.
+const OUTLIERS_PER_JOB: usize = 32;
+
+/// Fetches events of one room from one server.
+pub struct EventFetcher<'a, S> {
+    pub store: &'a Store,
+    pub source: &'a S,
+    pub room: &'a Room,
+    pub server: OwnedServerName,
+}
+
+impl<S: EventSource> EventFetcher<'_, S> {
+    /// Steps 1 to 3, see [`verify`].
+    pub async fn verify(&self, pdus: Vec<RawPdu>) -> Vec<Received> {
+        verify(self.source, &self.room.id, self.room.rules, pdus).await
+    }
+
+    /// Stores the auth chains of `events`, except for events among `events` themselves.
+    pub async fn fetch_auth_chains(&self, events: &[Received]) -> Result<(), Error> {
+        let ids = events.iter().map(|event| event.pdu.event_id().to_owned());
+        let mut known: HashSet<OwnedEventId> = ids.collect();
+        let mut missing = self.missing_auth_events(events, &mut known)?;
+        let mut fetched = Vec::new();
+        while !missing.is_empty() {
+            if fetched.len() + missing.len() > MAX_SINGLE_FETCHES {
+                return Err(Error::Unavailable);
+            }
+            let found = self.fetch_events(missing).await?;
+            missing = self.missing_auth_events(&found, &mut known)?;
+            fetched.extend(found);
+        }
+        self.store_outliers(fetched).await
+    }
+
+    /// The auth events of `events` that are neither stored nor in `known`. Adds them to `known`.
+    fn missing_auth_events(
+        &self,
+        events: &[Received],
+        known: &mut HashSet<OwnedEventId>,
+    ) -> Result<Vec<OwnedEventId>, Error> {
+        let mut ids = Vec::new();
+        for event in events {
+            let create = create_event(&event.pdu, self.room.rules);
+            let create = create.filter(|id| id != event.pdu.event_id());
+            ids.extend(event.pdu.auth_events().iter().cloned().chain(create));
+        }
+        ids.retain(|id| known.insert(id.clone()));
+        self.not_stored(ids)
+    }
+
+    fn not_stored(&self, ids: Vec<OwnedEventId>) -> Result<Vec<OwnedEventId>, Error> {
+        self.store.read(|s| {
+            let stored = s.event_nums()?;
+            let mut missing = Vec::new();
+            for id in ids {
+                if !stored.has(id.as_str())? {
+                    missing.push(id);
+                }
+            }
+            Ok(missing)
+        })
+    }
+
+    /// Fetches each event by `GET /event`.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if one of them is not available or fails verification.
+    pub async fn fetch_events(&self, ids: Vec<OwnedEventId>) -> Result<Vec<Received>, Error> {
+        let mut pdus = Vec::new();
+        for id in &ids {
+            let pdu = self.source.event(&self.server, id).await;
+            pdus.push(pdu.map_err(|_| Error::Unavailable)?);
+        }
+        let found = self.verify(pdus).await;
+        let is_found = |id: &OwnedEventId| found.iter().any(|event| event.pdu.event_id() == id);
+        if ids.iter().all(is_found) {
+            Ok(found)
+        } else {
+            Err(Error::Unavailable)
+        }
+    }
+
+    /// Stores the prev_events of `event` as outliers. An event without them must not become a forward
+    /// extremity: other servers would request its prev_events from this one.
+    pub async fn fetch_prev_events(&self, event: &Received) -> Result<(), Error> {
+        let ids = self.not_stored(event.pdu.prev_events().to_vec())?;
+        let found = self.fetch_events(ids).await?;
+        self.fetch_auth_chains(&found).await?;
+        self.store_outliers(found).await
+    }
+
+    /// The ids of the state before `event` as the server claims it. All events of the state and their
+    /// auth chains are stored.
+    pub async fn fetch_state_before(&self, event: &EventId) -> Result<Vec<OwnedEventId>, Error> {
+        let (room, server) = (&self.room.id, &self.server);
+        let claimed = self.source.state_ids(server, room, event).await;
+        let claimed = claimed.map_err(|_| Error::Unavailable)?;
+        let mut ids = claimed.auth_chain;
+        ids.extend(claimed.state.iter().cloned());
+        let mut seen = HashSet::new();
+        ids.retain(|id| seen.insert(id.clone()));
+        let missing = self.not_stored(ids)?;
+        let fetched = if missing.len() > MAX_SINGLE_FETCHES {
+            let full = self.source.state(server, room, event).await;
+            let full = full.map_err(|_| Error::Unavailable)?;
+            let mut pdus = full.auth_chain;
+            pdus.extend(full.state);
+            self.verify(pdus).await
+        } else {
+            self.fetch_events(missing).await?
+        };
+        self.fetch_auth_chains(&fetched).await?;
+        self.store_outliers(fetched).await?;
+        Ok(claimed.state)
+    }
+
+    /// Performs step 4 and stores the events as outliers. Their auth events must be stored or among
+    /// them.
+    pub async fn store_outliers(&self, events: Vec<Received>) -> Result<(), Error> {
+        let mut events = sort_topologically(events, Pdu::auth_events)
+            .into_iter()
+            .peekable();
+        while events.peek().is_some() {
+            let batch: Vec<Received> = events.by_ref().take(OUTLIERS_PER_JOB).collect();
+            let (room, rules) = (self.room.num, self.room.rules);
+            let job = move |tx: &Tx| {
+                for event in &batch {
+                    outlier::store(tx, room, rules, event)?;
+                }
+                Ok::<_, rooms::Error>(())
+            };
+            self.store.write(job).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Performs [steps 1 to 3](super). Returns the events of `room` that pass; the others are dropped.
+pub async fn verify<S: EventSource>(
+    source: &S,
+    room: &RoomId,
+    rules: &'static RoomVersionRules,
+    pdus: Vec<RawPdu>,
+) -> Vec<Received> {
+    let mut parsed: HashMap<OwnedEventId, Incoming> = HashMap::new();
+    for pdu in pdus {
+        match Incoming::parse(pdu.get().as_bytes(), rules) {
+            Ok(event) => {
+                parsed.insert(event.event_id().to_owned(), event);
+            }
+            Err(error) => log::debug!("dropped an invalid event of room {room}: {error}"),
+        }
+    }
+    let verified = source.verify(parsed.into_values().collect()).await;
+    let of_room = verified.into_iter().filter_map(|verified| match verified {
+        Ok(event) if event.pdu.room_id() == room => Some(event),
+        Ok(event) => {
+            let (id, other) = (event.pdu.event_id(), event.pdu.room_id());
+            log::debug!("dropped event {id}: it belongs to {other}, not to {room}");
+            None
+        }
+        Err(error) => {
+            log::debug!("dropped an event of room {room}: {error}");
+            None
+        }
+    });
+    of_room.collect()
+}
+
+/// Whether the event is stored, and not only as an outlier.
+pub fn is_processed(r: &impl Reader, id: &EventId) -> Result<bool, rooms::Error> {
+    match event::num_of(r, id)? {
+        Some(num) => Ok(!event::header(r, num)?.status.is_outlier()),
+        None => Ok(false),
+    }
+}

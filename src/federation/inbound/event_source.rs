@@ -1,0 +1,168 @@
+//! The requests by which missing events and states are fetched from other servers.
+
+use ruma::{
+    EventId, OwnedEventId, RoomId, ServerName, UInt,
+    api::federation::{
+        backfill::get_backfill,
+        event::{get_event, get_missing_events, get_room_state, get_room_state_ids},
+    },
+};
+use serde_json::value::RawValue;
+
+use crate::{
+    federation::{Client, Error, keys::Keys},
+    protocol::receive::{Incoming, ReceiveError, Received},
+};
+
+/// The `limit` of `/get_missing_events`.
+const MAX_MISSING_EVENTS: u32 = 50;
+/// The `limit` of `/backfill`.
+const MAX_BACKFILL_EVENTS: u32 = 100;
+
+/// Another server did not give what was requested: it cannot be reached, does not have it, or its
+/// response is invalid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the other server does not give it")]
+pub struct Unavailable;
+
+/// The state before an event as another server claims it.
+#[derive(Clone, Debug)]
+pub struct ClaimedState<T> {
+    pub state: Vec<T>,
+    /// The auth chains of all events of the state.
+    pub auth_chain: Vec<T>,
+}
+
+/// A PDU as received.
+pub type RawPdu = Box<RawValue>;
+
+/// Where missing events come from: other servers, or a simulated history in tests. Responses are
+/// bounded in size and time by the implementation. Nothing in them is verified.
+pub trait EventSource: Send + Sync + 'static {
+    /// `POST /get_missing_events`: events after `earliest` and before `latest`.
+    fn missing_events(
+        &self,
+        server: &ServerName,
+        room: &RoomId,
+        earliest: Vec<OwnedEventId>,
+        latest: Vec<OwnedEventId>,
+    ) -> impl Future<Output = Result<Vec<RawPdu>, Unavailable>> + Send;
+
+    /// `GET /state_ids`: the ids of the state before `event`.
+    fn state_ids(
+        &self,
+        server: &ServerName,
+        room: &RoomId,
+        event: &EventId,
+    ) -> impl Future<Output = Result<ClaimedState<OwnedEventId>, Unavailable>> + Send;
+
+    /// `GET /state`: the state before `event`.
+    fn state(
+        &self,
+        server: &ServerName,
+        room: &RoomId,
+        event: &EventId,
+    ) -> impl Future<Output = Result<ClaimedState<RawPdu>, Unavailable>> + Send;
+
+    /// `GET /event`
+    fn event(
+        &self,
+        server: &ServerName,
+        event: &EventId,
+    ) -> impl Future<Output = Result<RawPdu, Unavailable>> + Send;
+
+    /// `GET /backfill`: `latest` and events before them.
+    fn backfill(
+        &self,
+        server: &ServerName,
+        room: &RoomId,
+        latest: Vec<OwnedEventId>,
+    ) -> impl Future<Output = Result<Vec<RawPdu>, Unavailable>> + Send;
+
+    /// Fetches the signing keys that are needed, then performs [steps 2 and 3](super) for each event.
+    fn verify(
+        &self,
+        events: Vec<Incoming>,
+    ) -> impl Future<Output = Vec<Result<Received, ReceiveError>>> + Send;
+}
+
+/// Sends the requests to other servers.
+#[derive(Clone)]
+pub struct RemoteEventSource {
+    pub client: Client,
+    pub keys: Keys,
+}
+
+fn unavailable(server: &ServerName) -> impl Fn(Error) -> Unavailable {
+    move |error| {
+        log::debug!("cannot fetch events from {server}: {error}");
+        Unavailable
+    }
+}
+
+impl EventSource for RemoteEventSource {
+    async fn missing_events(
+        &self,
+        server: &ServerName,
+        room: &RoomId,
+        earliest: Vec<OwnedEventId>,
+        latest: Vec<OwnedEventId>,
+    ) -> Result<Vec<RawPdu>, Unavailable> {
+        let mut request = get_missing_events::v1::Request::new(room.to_owned(), earliest, latest);
+        request.limit = UInt::from(MAX_MISSING_EVENTS);
+        let response = self.client.send(server, request).await;
+        Ok(response.map_err(unavailable(server))?.events)
+    }
+
+    async fn state_ids(
+        &self,
+        server: &ServerName,
+        room: &RoomId,
+        event: &EventId,
+    ) -> Result<ClaimedState<OwnedEventId>, Unavailable> {
+        let request = get_room_state_ids::v1::Request::new(event.to_owned(), room.to_owned());
+        let response = self.client.send(server, request).await;
+        let response = response.map_err(unavailable(server))?;
+        Ok(ClaimedState {
+            state: response.pdu_ids,
+            auth_chain: response.auth_chain_ids,
+        })
+    }
+
+    async fn state(
+        &self,
+        server: &ServerName,
+        room: &RoomId,
+        event: &EventId,
+    ) -> Result<ClaimedState<RawPdu>, Unavailable> {
+        let request = get_room_state::v1::Request::new(event.to_owned(), room.to_owned());
+        let response = self.client.send(server, request).await;
+        let response = response.map_err(unavailable(server))?;
+        Ok(ClaimedState {
+            state: response.pdus,
+            auth_chain: response.auth_chain,
+        })
+    }
+
+    async fn event(&self, server: &ServerName, event: &EventId) -> Result<RawPdu, Unavailable> {
+        let request = get_event::v1::Request::new(event.to_owned());
+        let response = self.client.send(server, request).await;
+        Ok(response.map_err(unavailable(server))?.pdu)
+    }
+
+    async fn backfill(
+        &self,
+        server: &ServerName,
+        room: &RoomId,
+        latest: Vec<OwnedEventId>,
+    ) -> Result<Vec<RawPdu>, Unavailable> {
+        let limit = UInt::from(MAX_BACKFILL_EVENTS);
+        let request = get_backfill::v1::Request::new(room.to_owned(), latest, limit);
+        let response = self.client.send(server, request).await;
+        Ok(response.map_err(unavailable(server))?.pdus)
+    }
+
+    async fn verify(&self, events: Vec<Incoming>) -> Vec<Result<Received, ReceiveError>> {
+        self.keys.verify(events).await
+    }
+}

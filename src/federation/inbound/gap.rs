@@ -1,0 +1,77 @@
+//! Filling a gap in a room's timeline with events that came before it.
+
+use std::collections::HashMap;
+
+use ruma::OwnedEventId;
+
+use super::{error::Error, event_source::EventSource, receiver::PduReceiver, room::Room};
+use crate::{
+    protocol::receive::Received,
+    rooms::{
+        self,
+        event::{self, backfill, outlier, receive},
+    },
+    store::{EventNum, Place, Tx},
+};
+
+/// How often events are decided again because the room has changed meanwhile.
+pub(super) const MAX_DECISIONS: usize = 20;
+
+/// The state before those events whose prev_events are missing.
+#[derive(Clone, Debug)]
+pub(super) enum StateBefore {
+    /// By event, as another server claims it.
+    Claimed(HashMap<OwnedEventId, Vec<OwnedEventId>>),
+    /// The same as after the gap: none of the events is a state event.
+    Unchanged,
+}
+
+impl<S: EventSource> PduReceiver<S> {
+    /// Performs steps 4 to 6 for `events`, which are in topological order and lead to the gap before
+    /// the event at `gap`.
+    pub(super) async fn fill_gap(
+        &self,
+        room: &Room,
+        gap: Place,
+        events: Vec<Received>,
+        before: StateBefore,
+    ) -> Result<(), Error> {
+        let (num, rules) = (room.num, room.rules);
+        let _room_lock = self.lock_room(num).await;
+        let job = move |tx: &Tx| {
+            let events = events.iter();
+            events
+                .map(|event| outlier::store(tx, num, rules, event))
+                .collect::<Result<Vec<_>, _>>()
+        };
+        let nums: Vec<EventNum> = self.store().write(job).await?;
+        for _ in 0..MAX_DECISIONS {
+            let (nums, before) = (nums.clone(), before.clone());
+            let decide = move |s: &_| {
+                let mut states = HashMap::new();
+                for event in &nums {
+                    let state = match &before {
+                        StateBefore::Unchanged => backfill::state_before_gap_end(s, num, gap)?,
+                        StateBefore::Claimed(claimed) => {
+                            match claimed.get(&event::id(s, *event)?) {
+                                Some(ids) => receive::claimed_state(s, num, ids)?,
+                                None => continue,
+                            }
+                        }
+                    };
+                    states.insert(*event, state);
+                }
+                backfill::decide(s, num, gap, &nums, &states)
+            };
+            let stretch = self.store().scan("backfilled events", decide).await?;
+            let local = self.local().clone();
+            let job = move |tx: &Tx| backfill::commit(tx, &local, &stretch);
+            match self.store().write(job).await {
+                Err(rooms::Error::Stale) => {}
+                Err(error) => return Err(error.into()),
+                Ok(()) => return Ok(()),
+            }
+        }
+        Err(rooms::Error::Stale.into())
+    }
+}

@@ -1,0 +1,143 @@
+//! Receiving the PDUs of a transaction: steps 1 to 3, then either [`process`](super::process) at once
+//! or, if something is missing, the room's [`queue`](super::queue).
+
+use std::collections::{BTreeMap, VecDeque};
+
+use ruma::{OwnedEventId, OwnedRoomId, RoomId, ServerName};
+use serde::Deserialize;
+
+use super::{
+    error::Error,
+    event_fetcher::is_processed,
+    event_source::{EventSource, RawPdu},
+    receiver::{PduOutcome, PduReceiver, wrong_room},
+    room::Room,
+};
+use crate::{
+    protocol::receive::{Incoming, Received},
+    rooms::{self, state::server_acl},
+};
+
+impl<S: EventSource> PduReceiver<S> {
+    /// Receives the PDUs of a transaction of `origin`. Returns the outcome by event id; an error is a
+    /// text for `origin`. A PDU that fails step 1 has no event id and is left out.
+    pub async fn receive(
+        &self,
+        origin: &ServerName,
+        pdus: Vec<RawPdu>,
+    ) -> BTreeMap<OwnedEventId, Result<PduOutcome, String>> {
+        let mut results = BTreeMap::new();
+        let mut by_room: BTreeMap<OwnedRoomId, Vec<RawPdu>> = BTreeMap::new();
+        for pdu in pdus {
+            if let Some(room) = room_id_of(&pdu) {
+                by_room.entry(room).or_default().push(pdu);
+            }
+        }
+        for (id, pdus) in by_room {
+            let received = match self.find_room(origin, &id) {
+                Ok(room) => Ok(self.receive_in_room(origin, &room, pdus).await),
+                Err(rooms::Error::UnknownRoom) => self.receive_out_of_band(origin, &id, pdus).await,
+                Err(error) => Err(error.into()),
+            };
+            match received {
+                Ok(received) => results.extend(received),
+                Err(error) => {
+                    log::debug!("dropped the PDUs of room {id} that {origin} sent: {error}");
+                }
+            }
+        }
+        results
+    }
+
+    /// The room, if a local user is joined and its server ACL allows `origin`.
+    fn find_room(&self, origin: &ServerName, id: &RoomId) -> Result<Room, rooms::Error> {
+        self.store().read(|s| {
+            let num = server_acl::open_to(s, id, origin)?;
+            Room::load(s, num)
+        })
+    }
+
+    pub(super) async fn receive_in_room(
+        &self,
+        origin: &ServerName,
+        room: &Room,
+        pdus: Vec<RawPdu>,
+    ) -> BTreeMap<OwnedEventId, Result<PduOutcome, String>> {
+        let mut results = BTreeMap::new();
+        // Step 1.
+        let mut ids = Vec::new();
+        let mut events = Vec::new();
+        for pdu in pdus {
+            let Ok(event) = Incoming::parse(pdu.get().as_bytes(), room.rules) else {
+                continue;
+            };
+            let id = event.event_id().to_owned();
+            match self.store().read(|s| is_processed(s, &id)) {
+                Ok(true) => drop(results.insert(id, Ok(PduOutcome::Processed))),
+                Ok(false) => {
+                    ids.push(id);
+                    events.push(event);
+                }
+                Err(error) => drop(results.insert(id, Err(error.to_string()))),
+            }
+        }
+        // Steps 2 and 3.
+        let mut valid = VecDeque::new();
+        let verified = self.source().verify(events).await;
+        for (id, verified) in ids.into_iter().zip(verified) {
+            let error = match verified {
+                Ok(event) if event.pdu.room_id() == room.id => {
+                    valid.push_back(event);
+                    continue;
+                }
+                Ok(event) => wrong_room(event.pdu.room_id(), &room.id).to_string(),
+                Err(error) => error.to_string(),
+            };
+            results.insert(id, Err(error));
+        }
+        // Steps 4 to 6.
+        while !valid.is_empty() {
+            // After an error the first event is processed alone, so that the error is reported for
+            // the event that causes it.
+            let chain = self.process_chain(room, valid.make_contiguous()).await;
+            let chain = chain.unwrap_or(0);
+            for event in valid.drain(..chain) {
+                let id = event.pdu.event_id().to_owned();
+                results.insert(id, Ok(PduOutcome::Processed));
+            }
+            if chain == 0
+                && let Some(event) = valid.pop_front()
+            {
+                let id = event.pdu.event_id().to_owned();
+                let outcome = self.process_or_enqueue(origin, room, event).await;
+                results.insert(id, outcome.map_err(|error| error.to_string()));
+            }
+        }
+        results
+    }
+
+    async fn process_or_enqueue(
+        &self,
+        origin: &ServerName,
+        room: &Room,
+        event: Received,
+    ) -> Result<PduOutcome, Error> {
+        match self.process(room, event.clone(), None).await {
+            Ok(()) => Ok(PduOutcome::Processed),
+            Err(Error::Rooms(rooms::Error::Missing)) => {
+                self.enqueue(origin, room, event).await?;
+                Ok(PduOutcome::Queued(room.num))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn room_id_of(pdu: &RawPdu) -> Option<OwnedRoomId> {
+    #[derive(Deserialize)]
+    struct WithRoomId {
+        room_id: OwnedRoomId,
+    }
+    let pdu: WithRoomId = serde_json::from_str(pdu.get()).ok()?;
+    Some(pdu.room_id)
+}

@@ -1,0 +1,52 @@
+use std::io;
+
+use crate::{
+    federation::{self, inbound},
+    pool, rooms, store,
+};
+
+/// Why a membership change over federation failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The last server that was tried, or the connection to it.
+    #[error(transparent)]
+    Peer(#[from] federation::Error),
+    #[error(transparent)]
+    Rooms(#[from] rooms::Error),
+}
+
+impl Error {
+    pub(super) fn invalid_response(error: impl ToString) -> Self {
+        Self::Peer(federation::Error::Nonsense(error.to_string().into()))
+    }
+}
+
+impl From<store::Error> for Error {
+    fn from(error: store::Error) -> Self {
+        Self::Rooms(error.into())
+    }
+}
+
+impl From<inbound::Error> for Error {
+    fn from(error: inbound::Error) -> Self {
+        match error {
+            inbound::Error::Rooms(error) => error.into(),
+            inbound::Error::Unavailable => {
+                Self::invalid_response("an event of an auth chain or a state is not available")
+            }
+        }
+    }
+}
+
+impl From<pool::Error> for Error {
+    fn from(error: pool::Error) -> Self {
+        Self::Rooms(error.into())
+    }
+}
+
+/// A response that is spooled cannot be parsed, or the disk failed.
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Self {
+        Self::invalid_response(error)
+    }
+}

@@ -1,0 +1,70 @@
+//! Knocking over federation (server-server API, "Knocking upon a room"):
+//!
+//! 1. `GET /make_knock` gives a template;
+//! 2. `PUT /send_knock` takes the signed event and gives some stripped state of the room.
+
+use ruma::{
+    OwnedServerName, RoomId, ServerName,
+    api::federation::membership::{create_knock_event, prepare_knock_event},
+    events::room::member::MembershipState,
+};
+
+use super::{
+    client::{MembershipClient, MembershipRequest, raw_json},
+    error::Error,
+    stripped_event::stripped_event_json,
+};
+use crate::{
+    protocol::{receive::Received, versions},
+    rooms::{Actor, membership::out_of_band, room},
+    store::Tx,
+};
+
+impl MembershipClient {
+    /// Knocks on the room through the first of `servers` that accepts it.
+    pub async fn knock(
+        &self,
+        actor: &Actor,
+        room: &RoomId,
+        servers: Vec<OwnedServerName>,
+        reason: Option<String>,
+    ) -> Result<(), Error> {
+        let client = self.clone();
+        let request = MembershipRequest {
+            actor: actor.clone(),
+            room: room.to_owned(),
+            reason,
+            membership: MembershipState::Knock,
+        };
+        let knock = async move {
+            let attempt = |server| client.knock_via(&request, server);
+            client.try_servers(&request.room, servers, attempt).await
+        };
+        self.run_to_completion(knock).await
+    }
+
+    async fn knock_via(
+        &self,
+        knock: &MembershipRequest,
+        server: OwnedServerName,
+    ) -> Result<(), Error> {
+        let (actor, room) = (&knock.actor, &knock.room);
+        let server: &ServerName = &server;
+        // Step 1.
+        let mut request = prepare_knock_event::v1::Request::new(room.clone(), actor.id.clone());
+        request.ver = versions::SUPPORTED.to_vec();
+        let template = self.0.client.send(server, request).await?;
+        let version = template.room_version;
+        let rules = room::rules_of(&version)?;
+        let built = self.sign(&template.event, &self.draft(knock).await?, rules)?;
+        // Step 2.
+        let (id, pdu) = (built.pdu.event_id().to_owned(), raw_json(&built.json)?);
+        let request = create_knock_event::v1::Request::new(room.clone(), id, pdu);
+        let response = self.0.client.send(server, request).await?;
+        let stripped_state = response.knock_room_state.iter().map(stripped_event_json);
+        let invitation = out_of_band::from_stripped_state(server.as_str(), stripped_state);
+        let (event, room) = (Received::from(built), room.clone());
+        let job = move |tx: &Tx| out_of_band::store(tx, &room, &version, &event, &invitation);
+        Ok(self.0.store.write(job).await?)
+    }
+}

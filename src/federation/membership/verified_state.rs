@@ -1,0 +1,245 @@
+//! Verification of a [`StateResponse`] before any of it is stored in the database.
+//!
+//! Each event passes the [checks performed on receipt of a PDU](crate::federation::inbound):
+//!
+//! 1. to 3. by the caller; events that fail are dropped;
+//! 4. authorization by its auth events ([`VerifiedState::add`]): an event that fails is rejected, so it
+//!    is no state and authorizes nothing. An event with a missing auth event is dropped.
+//!
+//! Then the whole is checked ([`VerifiedState::check_join`]):
+//!
+//! - The state has one event for each (type, state key).
+//! - Its create event names the room version that `make_join` named, and is the create event that is
+//!   stored here, if this server was in the room before.
+//! - The join event passes steps 4 and 5: authorization by its auth events and by the state.
+
+use std::{
+    cell::RefCell,
+    collections::{HashMap, HashSet, hash_map::Entry},
+    io,
+    path::Path,
+    sync::Arc,
+};
+
+use ruma::{
+    EventId, OwnedEventId, RoomVersionId, events::StateEventType,
+    room_version_rules::RoomVersionRules,
+};
+
+use super::{error::Error, event_spool::EventSpool};
+use crate::{
+    protocol::{
+        Pdu,
+        authorize::{AuthError, check_by_auth_events, check_by_state, create_event},
+        receive::Received,
+    },
+    rooms::{self, event, room, state::current},
+    store::Reader,
+};
+
+/// How many parsed auth events are cached.
+const MAX_CACHED_PDUS: usize = 512;
+
+pub struct VerifiedState {
+    rules: &'static RoomVersionRules,
+    /// The verified events in topological order.
+    events: EventSpool,
+    ids: Vec<OwnedEventId>,
+    index_of: HashMap<OwnedEventId, usize>,
+    rejected: HashSet<usize>,
+    /// By type and state key. Rejected events are no state.
+    state: HashMap<(StateEventType, String), usize>,
+    cache: RefCell<HashMap<usize, Arc<Pdu>>>,
+}
+
+impl VerifiedState {
+    pub fn new(directory: &Path, rules: &'static RoomVersionRules) -> io::Result<Self> {
+        Ok(Self {
+            rules,
+            events: EventSpool::new(directory)?,
+            ids: Vec::new(),
+            index_of: HashMap::new(),
+            rejected: HashSet::new(),
+            state: HashMap::new(),
+            cache: RefCell::default(),
+        })
+    }
+
+    /// The number of events.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// The ids of the state events.
+    pub fn state_ids(&self) -> Vec<OwnedEventId> {
+        let indices = self.state.values();
+        indices.map(|index| self.ids[*index].clone()).collect()
+    }
+
+    /// The event of this number.
+    pub fn event(&self, index: usize) -> io::Result<Received> {
+        let json = self.events.read(index)?;
+        let id = self.ids[index].clone();
+        let pdu = Pdu::parse(id, &json, self.rules, self.rejected.contains(&index));
+        Ok(Received {
+            pdu: pdu.map_err(io::Error::other)?,
+            json,
+            redacted: false,
+        })
+    }
+
+    /// Adds an event that passed steps 1 to 3, after its auth events. Reads and writes files: for the
+    /// pool.
+    pub fn add(&mut self, event: &Received, is_state: bool) -> Result<(), Error> {
+        let pdu = &event.pdu;
+        let id = pdu.event_id();
+        let create = create_event(pdu, self.rules).filter(|create| create != id);
+        let mut auth_events = pdu.auth_events().iter().chain(&create);
+        if let Some(missing) = auth_events.find(|auth| !self.index_of.contains_key(*auth)) {
+            log::debug!("dropped event {id} of a join: its auth event {missing} is missing");
+            return Ok(());
+        }
+        let index = self.ids.len();
+        if !self.is_authorized(pdu)? {
+            self.rejected.insert(index);
+        } else if let Some((kind, key)) = pdu.state_pair().filter(|_| is_state) {
+            match self.state.entry((kind, key.to_owned())) {
+                Entry::Vacant(entry) => drop(entry.insert(index)),
+                Entry::Occupied(entry) => {
+                    let (kind, key) = entry.key();
+                    let error = format!("the state has two events of type {kind} and key {key:?}");
+                    return Err(Error::invalid_response(error));
+                }
+            }
+        }
+        self.events.push(&event.json)?;
+        self.ids.push(id.to_owned());
+        self.index_of.insert(id.to_owned(), index);
+        Ok(())
+    }
+
+    /// Step 4.
+    fn is_authorized(&self, pdu: &Pdu) -> io::Result<bool> {
+        let fetch = |id: &EventId| {
+            let index = self.index_of.get(id);
+            index.map(|index| self.pdu(*index)).transpose()
+        };
+        verdict(pdu, check_by_auth_events(pdu, self.rules, fetch))
+    }
+
+    /// Checks the whole after all events were added. Reads files: for the pool.
+    ///
+    /// # Errors
+    /// [`Error::Peer`] if the response is invalid; [`rooms::Error::Forbidden`] if the state does not
+    /// allow the join.
+    pub fn check_join(
+        &mut self,
+        r: &impl Reader,
+        version: &RoomVersionId,
+        join: &Received,
+    ) -> Result<(), Error> {
+        self.exclude_rejected(r)?;
+        self.check_create_event(r, version, join)?;
+        let join = &join.pdu;
+        if let Some(id) = self.missing_auth_event(join) {
+            let error = format!("the auth event {id} of the join event is missing or invalid");
+            return Err(Error::invalid_response(error));
+        }
+        let in_state = |kind: &StateEventType, key: &str| {
+            let index = self.state.get(&(kind.clone(), key.to_owned()));
+            index.map(|index| self.pdu(*index)).transpose()
+        };
+        let is_allowed =
+            self.is_authorized(join)? && verdict(join, check_by_state(join, self.rules, in_state))?;
+        if is_allowed {
+            Ok(())
+        } else {
+            let error = "the state that the other server gave does not allow the join";
+            Err(rooms::Error::forbidden(error).into())
+        }
+    }
+
+    fn missing_auth_event<'a>(&self, join: &'a Pdu) -> Option<&'a OwnedEventId> {
+        let mut auth_events = join.auth_events().iter();
+        auth_events.find(|id| !self.index_of.contains_key(*id))
+    }
+
+    /// Events that this server has rejected earlier are no state.
+    fn exclude_rejected(&mut self, r: &impl Reader) -> Result<(), rooms::Error> {
+        let mut failure = None;
+        let ids = &self.ids;
+        self.state.retain(|_, index| {
+            let is_rejected = event::num_of(r, &ids[*index]).and_then(|num| match num {
+                Some(num) => Ok(event::header(r, num)?.status.is_rejected()),
+                None => Ok(false),
+            });
+            match is_rejected {
+                Ok(is_rejected) => !is_rejected,
+                Err(error) => {
+                    failure = Some(error);
+                    false
+                }
+            }
+        });
+        failure.map_or(Ok(()), Err)
+    }
+
+    fn check_create_event(
+        &self,
+        r: &impl Reader,
+        version: &RoomVersionId,
+        join: &Received,
+    ) -> Result<(), Error> {
+        let key = (StateEventType::RoomCreate, String::new());
+        let create = self.state.get(&key);
+        let create =
+            create.ok_or_else(|| Error::invalid_response("the create event is missing"))?;
+        let create = self.pdu(*create)?;
+        let named = create.content_field::<RoomVersionId>("room_version");
+        let named = named.unwrap_or(RoomVersionId::V1);
+        if named != *version {
+            return Err(Error::invalid_response(format!(
+                "the create event has room version {named}, make_join named {version}"
+            )));
+        }
+        let known = match room::num(r, join.pdu.room_id()) {
+            Err(rooms::Error::UnknownRoom) => None,
+            num => current::get(r, num?, "m.room.create", "")?,
+        };
+        if let Some(known) = known {
+            let known = event::id(r, known)?;
+            if known != *create.event_id() {
+                return Err(Error::invalid_response(format!(
+                    "the create event is {}, the room has {known}",
+                    create.event_id()
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn pdu(&self, index: usize) -> io::Result<Arc<Pdu>> {
+        if let Some(pdu) = self.cache.borrow().get(&index) {
+            return Ok(pdu.clone());
+        }
+        let pdu = Arc::new(self.event(index)?.pdu);
+        let mut cache = self.cache.borrow_mut();
+        if cache.len() >= MAX_CACHED_PDUS {
+            cache.clear();
+        }
+        cache.insert(index, pdu.clone());
+        Ok(pdu)
+    }
+}
+
+fn verdict(pdu: &Pdu, verdict: Result<(), AuthError<io::Error>>) -> io::Result<bool> {
+    match verdict {
+        Ok(()) => Ok(true),
+        Err(AuthError::Rejected(reason)) => {
+            let id = pdu.event_id();
+            log::debug!("event {id} of a join is not authorized: {reason}");
+            Ok(false)
+        }
+        Err(AuthError::Read(error)) => Err(error),
+    }
+}

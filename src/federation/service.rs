@@ -1,0 +1,302 @@
+//! [`Federation`]: the parts of this module put together, for the layers above.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    time::Duration,
+};
+
+use ruma::{
+    OwnedEventId, OwnedServerName, RoomId, ServerName,
+    api::{
+        Direction,
+        federation::{
+            authentication::XMatrix,
+            discovery::ServerSigningKeys,
+            transactions::edu::{Edu, PresenceUpdate},
+        },
+    },
+    serde::Raw,
+};
+use smol::channel;
+
+use super::{
+    devices::{device_lists::DeviceLists, user_keys::UserKeys},
+    inbound::{
+        self, PduOutcome, PduReceiver, RawPdu, RemoteEventSource, RoomQueues,
+        edu::{EduReceiver, EphemeralChange},
+    },
+    keys::{self, Keys, Query},
+    membership::{MembershipClient, MembershipHandler},
+    outbound::{EphemeralEdu, Sender, backoff::Backoffs},
+    queries::{profiles::Profiles, spaces::Spaces, timestamp_to_event},
+    transport::{client::Client, connect::in_time, tls::TlsError},
+};
+use crate::{
+    clock::Clock,
+    config::Config,
+    executor::Executor,
+    pool::Pool,
+    rooms::{self, Local, room, servers, typing::Typing},
+    store::{Effect, Place, Reader, RoomNum, Rows, ServerNum, Store, UserNum, records::Membership},
+    users::presence::Presence,
+};
+
+/// How many servers are tried for a backfill.
+const MAX_BACKFILL_SERVERS: usize = 5;
+/// How long a client waits for a backfill.
+const BACKFILL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Presence is sent to the servers in rooms of at most so many members.
+const MAX_PRESENCE_ROOM_MEMBERS: u32 = 50;
+
+pub struct Federation {
+    store: Store,
+    local: Local,
+    clock: Clock,
+    client: Client,
+    keys: Keys,
+    user_keys: UserKeys,
+    profiles: Profiles,
+    device_lists: DeviceLists,
+    spaces: Spaces,
+    receiver: PduReceiver<RemoteEventSource>,
+    queues: RoomQueues<RemoteEventSource>,
+    membership_client: MembershipClient,
+    membership_handler: MembershipHandler,
+    sender: Sender,
+    executor: Executor,
+}
+
+impl fmt::Debug for Federation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Federation").finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A file that the settings name is invalid.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
+    Rooms(#[from] rooms::Error),
+}
+
+impl Federation {
+    /// Continues all work that was pending when the server stopped.
+    pub fn start(
+        config: &Config,
+        (store, local): (&Store, &Local),
+        (clock, pool): (&Clock, &Pool),
+        executor: &Executor,
+    ) -> Result<Self, StartError> {
+        let client = Client::new(config, (store, local), (clock, pool), executor)?;
+        let keys = Keys::new(
+            (store, local),
+            &client,
+            &config.notaries,
+            (clock, pool),
+            executor,
+        );
+        let source = RemoteEventSource {
+            client: client.clone(),
+            keys: keys.clone(),
+        };
+        let receiver = PduReceiver::new(store.clone(), local.clone(), source);
+        let membership_client =
+            MembershipClient::new(store, local, clock, &receiver, executor, &config.data_dir);
+        let backoffs = Backoffs::new(store, clock);
+        Ok(Self {
+            user_keys: UserKeys::new(&client, &backoffs, executor),
+            sender: Sender::start(store, local, &client, clock, executor)?,
+            profiles: Profiles::new(&client, clock),
+            device_lists: DeviceLists::new(store, (&client, clock), &backoffs, executor),
+            spaces: Spaces::new(&client, clock),
+            queues: RoomQueues::start(executor, receiver.clone())?,
+            membership_handler: MembershipHandler::new(&membership_client),
+            membership_client,
+            executor: executor.clone(),
+            store: store.clone(),
+            local: local.clone(),
+            clock: clock.clone(),
+            client,
+            keys,
+            receiver,
+        })
+    }
+
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub fn membership_client(&self) -> &MembershipClient {
+        &self.membership_client
+    }
+
+    pub fn membership_handler(&self) -> &MembershipHandler {
+        &self.membership_handler
+    }
+
+    pub fn profiles(&self) -> &Profiles {
+        &self.profiles
+    }
+
+    pub fn user_keys(&self) -> &UserKeys {
+        &self.user_keys
+    }
+
+    pub fn device_lists(&self) -> &DeviceLists {
+        &self.device_lists
+    }
+
+    pub fn spaces(&self) -> &Spaces {
+        &self.spaces
+    }
+
+    /// Whether the settings allow federation with `server`, and it is another server.
+    pub fn allows(&self, server: &ServerName) -> bool {
+        self.client.may_contact(server)
+    }
+
+    /// Whether `request` has a valid signature of the origin that `signed` names (server-server API,
+    /// "Request Authentication"). If so, the origin is reachable again.
+    pub async fn is_signed(
+        &self,
+        signed: &XMatrix,
+        request: &http::Request<&[u8]>,
+    ) -> Result<bool, rooms::Error> {
+        let is_signed = self.keys.is_signed(signed, request).await?;
+        if is_signed {
+            self.sender.alive(&signed.origin);
+            self.device_lists.alive(&signed.origin);
+        }
+        Ok(is_signed)
+    }
+
+    /// Has to be called with every effect of a commit.
+    pub fn apply(&self, effect: &Effect) {
+        self.sender.apply(effect);
+    }
+
+    /// Sends an EDU to the other servers in `room`.
+    pub fn send_edu_to_room(&self, room: RoomNum, edu: &EphemeralEdu) -> Result<(), rooms::Error> {
+        let servers = self.store.read(|s| servers::of_room(s, room))?;
+        self.sender.send_edu(&servers, edu)
+    }
+
+    /// Sends the presence of a local user to the other servers in their small rooms. In large rooms it
+    /// is not worth its traffic.
+    pub fn send_presence(&self, user: UserNum, update: PresenceUpdate) -> Result<(), rooms::Error> {
+        let servers = self.store.read(|s| presence_recipients(s, user))?;
+        let servers: Vec<_> = servers.into_iter().collect();
+        self.sender
+            .send_edu(&servers, &EphemeralEdu::Presence(update))
+    }
+
+    /// Runs a task that nobody waits for.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.executor.spawn(task).detach();
+    }
+
+    /// The signing keys of this server.
+    pub fn published_keys(&self) -> Result<Raw<ServerSigningKeys>, rooms::Error> {
+        let now = self.clock.now_ms();
+        self.store.read(|s| keys::published(s, &self.local, now))
+    }
+
+    /// The signing keys of other servers, signed by this one as a notary.
+    pub async fn notarized_keys(
+        &self,
+        queries: BTreeMap<OwnedServerName, Query>,
+    ) -> Result<Vec<Raw<ServerSigningKeys>>, rooms::Error> {
+        self.keys.vouched(queries).await
+    }
+
+    /// Fetches some of the events before the gap at `gap` from servers in the room. Returns whether any
+    /// were stored in time; later ones are stored too.
+    pub async fn backfill(&self, room: RoomNum, gap: Place) -> Result<bool, rooms::Error> {
+        let servers = self.store.read(|s| servers::names(s, room))?;
+        let servers = servers.into_iter().filter(|server| self.allows(server));
+        let servers: Vec<_> = servers.take(MAX_BACKFILL_SERVERS).collect();
+        let receiver = self.receiver.clone();
+        let (sender, result) = channel::bounded(1);
+        let task = self.executor.spawn(async move {
+            // Fails if the caller has stopped waiting.
+            let _ = sender.try_send(receiver.backfill(room, gap, servers).await);
+        });
+        task.detach();
+        match in_time(BACKFILL_TIMEOUT, result.recv()).await {
+            Ok(Ok(Err(inbound::Error::Rooms(error)))) => Err(error),
+            Ok(Ok(Ok(stored))) => Ok(stored),
+            _ => Ok(false),
+        }
+    }
+
+    /// The event nearest to `ts` according to other servers in the room.
+    pub async fn timestamp_to_event(
+        &self,
+        room: RoomNum,
+        room_id: &RoomId,
+        ts: u64,
+        dir: Direction,
+    ) -> Result<Option<(OwnedEventId, u64)>, rooms::Error> {
+        let servers = self.store.read(|s| servers::names(s, room))?;
+        let servers = servers.into_iter().filter(|server| self.allows(server));
+        Ok(timestamp_to_event::request(&self.client, servers, room_id, ts, dir).await)
+    }
+
+    /// Receives the PDUs of a transaction. Returns the response by event id.
+    pub async fn receive_pdus(
+        &self,
+        origin: &ServerName,
+        pdus: Vec<RawPdu>,
+    ) -> BTreeMap<OwnedEventId, Result<(), String>> {
+        let received = self.receiver.receive(origin, pdus).await;
+        let results = received.into_iter().map(|(id, outcome)| {
+            let result = outcome.map(|outcome| {
+                if let PduOutcome::Queued(room) = outcome {
+                    self.queues.wake(room);
+                }
+            });
+            (id, result)
+        });
+        results.collect()
+    }
+
+    /// Applies the EDUs of a transaction, except for to-device messages.
+    pub async fn receive_edus(
+        &self,
+        origin: &ServerName,
+        edus: Vec<Edu>,
+        typing: &Typing,
+        presence: &Presence,
+    ) -> Result<Vec<EphemeralChange>, rooms::Error> {
+        let receiver = EduReceiver {
+            store: &self.store,
+            executor: &self.executor,
+            device_lists: &self.device_lists,
+            typing,
+            presence,
+            now_ms: self.clock.now_ms(),
+        };
+        receiver.apply(origin, edus).await
+    }
+}
+
+/// The other servers in the small rooms of a local user.
+fn presence_recipients(
+    r: &impl Reader,
+    user: UserNum,
+) -> Result<BTreeSet<ServerNum>, rooms::Error> {
+    let mut recipients = BTreeSet::new();
+    let rooms = (user, RoomNum::MIN)..=(user, RoomNum::MAX);
+    for row in r.memberships()?.range(rooms)? {
+        let (key, row) = row?;
+        let room = key.value().1;
+        let is_joined = row.value().unpack()?.membership == Membership::Join;
+        if is_joined && room::heads(r, room)?.joined <= MAX_PRESENCE_ROOM_MEMBERS {
+            recipients.extend(servers::of_room(r, room)?);
+        }
+    }
+    Ok(recipients)
+}
