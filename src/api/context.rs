@@ -15,7 +15,7 @@ use crate::{
     rooms::{self, Actor, Local, state::current, typing::Typing},
     stop::Stopping,
     store::{RoomNum, Store, records::Membership},
-    sync::{LazyLoadedMembers, Notifier},
+    sync::{LazyLoadedMembers, Notifier, SyncHandler},
     users::{Users, presence::Presence},
 };
 
@@ -46,6 +46,19 @@ pub struct Context {
 }
 
 impl Context {
+    pub(super) fn sync_handler(&self) -> SyncHandler<'_> {
+        SyncHandler {
+            store: &self.store,
+            local: &self.local,
+            clock: &self.clock,
+            notifier: &self.notifier,
+            typing: &self.typing,
+            presence: &self.presence,
+            federation: &self.federation,
+            stopping: &self.stopping,
+        }
+    }
+
     /// The user of `who` as the sender of events that are made now.
     pub(super) fn actor(&self, who: &Session) -> Actor {
         Actor {

@@ -1,4 +1,4 @@
-//! Typing and receipts of one room, and presence, as `/sync` tells them.
+//! Typing and receipts of one room.
 
 use std::collections::BTreeMap;
 
@@ -17,19 +17,19 @@ use crate::{
     users,
 };
 
-/// How many receipts of a room are told at once: in a room with more readers the newest.
-const RECEIPTS: usize = 1000;
+/// The most receipts of a room in one response; the newest are sent.
+const MAX_RECEIPTS: usize = 1000;
 
-/// What is told of `room` beside its events; everything, if `range` has no beginning.
-pub fn in_room(
+pub fn events(
     r: &impl Reader,
     request: &Request,
     range: SyncRange,
-    (room, room_id): (RoomNum, &RoomId),
+    room: RoomNum,
+    room_id: &RoomId,
     typing: &Typing,
 ) -> Result<Vec<Raw<AnySyncEphemeralRoomEvent>>, Error> {
     let wanted = &request.filter.room.ephemeral;
-    let mut told = Vec::new();
+    let mut events = Vec::new();
     if !filter::accepts_room(wanted, room_id) {
         return Ok(Vec::new());
     }
@@ -38,38 +38,43 @@ pub fn in_room(
         if let Some(users) = typing.changed_after(room, since) {
             let users = users.into_iter().map(|user| users::id_of(r, user));
             let users = users.collect::<Result<Vec<_>, _>>()?;
-            told.push(json!({ "type": "m.typing", "content": { "user_ids": users } }));
+            events.push(json!({ "type": "m.typing", "content": { "user_ids": users } }));
         }
     }
     if wants(wanted, "m.receipt") {
         let since = range.since.map_or(Position::MIN, |since| since.position);
-        let moved =
-            receipts::moved_between(r, room, (since, range.end.stored), request.user, RECEIPTS)?;
+        let moved = receipts::moved_between(
+            r,
+            room,
+            (since, range.end.stored),
+            request.user,
+            MAX_RECEIPTS,
+        )?;
         if !moved.is_empty() {
-            told.push(json!({ "type": "m.receipt", "content": content_of(moved) }));
+            events.push(json!({ "type": "m.receipt", "content": receipt_content(moved) }));
         }
     }
-    told.into_iter().map(raw).collect()
+    events.into_iter().map(raw).collect()
 }
 
 fn wants(filter: &RoomEventFilter, kind: &str) -> bool {
     filter::accepts_type(&filter.types, &filter.not_types, kind)
 }
 
-fn content_of(receipts: Vec<receipts::ReceiptUpdate>) -> Value {
+fn receipt_content(receipts: Vec<receipts::ReceiptUpdate>) -> Value {
     type ByUser = BTreeMap<String, Value>;
     let mut content: BTreeMap<String, BTreeMap<ReceiptType, ByUser>> = BTreeMap::new();
-    for told in receipts {
-        let mut receipt = json!({ "ts": told.ts });
-        if let Some(thread) = told.of.thread {
+    for update in receipts {
+        let mut receipt = json!({ "ts": update.ts });
+        if let Some(thread) = update.of.thread {
             receipt["thread_id"] = thread.into();
         }
-        let of_event = content.entry(told.event.into()).or_default();
-        // A user can have read the same event in several threads' names; the newest is told.
+        let of_event = content.entry(update.event.into()).or_default();
+        // A user can have receipts of several threads at one event; the newest is sent.
         of_event
-            .entry(told.of.kind)
+            .entry(update.of.kind)
             .or_default()
-            .entry(told.user_id.into())
+            .entry(update.user_id.into())
             .or_insert(receipt);
     }
     json!(content)

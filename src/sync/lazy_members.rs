@@ -1,9 +1,9 @@
-//! Which members a device has been told of, for clients that load members lazily and do not want
-//! to be told twice (client-server API, "Lazy-loading room members").
+//! The member events that each device has received, so that they are not sent again to clients that load
+//! members lazily (client-server API, "Lazy-loading room members").
 //!
-//! Memory only, and small: who is forgotten here is told again, which costs some bytes. Nobody is
-//! taken for known who might not be: what went out in an answer counts only once the device comes
-//! back with that answer's token; if it comes back with an earlier one, the answer is taken as lost.
+//! In memory only; a forgotten member is sent again. A member counts as received once the device comes
+//! back with the token of the response that had it. If the device comes back with an earlier token, that
+//! response was lost.
 
 use std::{
     collections::HashMap,
@@ -12,21 +12,18 @@ use std::{
 
 use crate::store::{DeviceNum, EventNum, Position, RoomNum, StateKeyNum};
 
-/// How many members are remembered in all; beyond that the devices that synced longest ago are
-/// forgotten.
-const MEMBERS: usize = 50_000;
-/// How many members are remembered of one device; beyond that it is forgotten.
-const OF_DEVICE: usize = 5_000;
-/// How many devices are remembered, whatever they know.
-const DEVICES: usize = 1_000;
+/// The most members of all devices; beyond it the devices that last_sync longest ago are evicted.
+const MAX_MEMBERS: usize = 50_000;
+/// The most members of one device; beyond it the device is evicted.
+const MAX_MEMBERS_PER_DEVICE: usize = 5_000;
+const MAX_DEVICES: usize = 1_000;
 
-/// What the devices know.
 #[derive(Debug, Default)]
 pub struct LazyLoadedMembers(Mutex<Devices>);
 
 #[derive(Debug, Default)]
 struct Devices {
-    /// Counts up with every sync.
+    /// The number of syncs so far.
     syncs: u64,
     members: usize,
     of: HashMap<DeviceNum, Device>,
@@ -34,21 +31,21 @@ struct Devices {
 
 #[derive(Debug, Default)]
 struct Device {
-    /// Its newest sync.
-    synced: u64,
+    /// The number of its last sync.
+    last_sync: u64,
     members: HashMap<(RoomNum, StateKeyNum), Member>,
 }
 
 #[derive(Debug)]
 struct Member {
     event: EventNum,
-    /// The end of the answer in which it was told.
-    told: Position,
+    /// The end of the first response that had it.
+    sent_upto: Position,
 }
 
-/// What one device knows while it is answered.
+/// The members of one device, for one sync.
 #[derive(Clone, Debug)]
-pub struct OfDevice {
+pub struct DeviceMembers {
     all: Arc<LazyLoadedMembers>,
     device: DeviceNum,
     sync: u64,
@@ -56,21 +53,21 @@ pub struct OfDevice {
 }
 
 impl LazyLoadedMembers {
-    /// Begins to answer a device whose last answer ended at `since`; none for an initial sync.
-    pub fn begin(self: &Arc<Self>, device: DeviceNum, since: Option<Position>) -> OfDevice {
+    /// Begins a sync of a device whose last response ended at `since`; `None` for an initial sync.
+    pub fn begin(self: &Arc<Self>, device: DeviceNum, since: Option<Position>) -> DeviceMembers {
         let mut all = self.lock();
         all.syncs += 1;
         let sync = all.syncs;
-        let of_device = all.of.entry(device).or_default();
-        of_device.synced = sync;
-        let before = of_device.members.len();
-        of_device
+        let device_members = all.of.entry(device).or_default();
+        device_members.last_sync = sync;
+        let before = device_members.members.len();
+        device_members
             .members
-            .retain(|_, member| since.is_some_and(|since| member.told <= since));
-        all.members -= before - of_device.members.len();
-        all.shrink();
+            .retain(|_, member| since.is_some_and(|since| member.sent_upto <= since));
+        all.members -= before - device_members.members.len();
+        all.evict();
         drop(all);
-        OfDevice {
+        DeviceMembers {
             all: self.clone(),
             device,
             sync,
@@ -84,32 +81,32 @@ impl LazyLoadedMembers {
 }
 
 impl Devices {
-    fn shrink(&mut self) {
-        while self.members > MEMBERS || self.of.len() > DEVICES {
-            let oldest = self.of.iter().min_by_key(|(_, device)| device.synced);
+    fn evict(&mut self) {
+        while self.members > MAX_MEMBERS || self.of.len() > MAX_DEVICES {
+            let oldest = self.of.iter().min_by_key(|(_, device)| device.last_sync);
             let Some(oldest) = oldest.map(|(device, _)| *device) else {
                 break;
             };
-            let forgotten = self.of.remove(&oldest);
-            self.members -= forgotten.map_or(0, |device| device.members.len());
+            let evicted = self.of.remove(&oldest);
+            self.members -= evicted.map_or(0, |device| device.members.len());
         }
     }
 }
 
-impl OfDevice {
-    /// Whether the device knows that `event` is what stands at `key`.
+impl DeviceMembers {
+    /// Whether the device has received `event` as the member event at `key`.
     pub fn has(&self, room: RoomNum, key: StateKeyNum, event: EventNum) -> bool {
         let all = self.all.lock();
         let device = all.of.get(&self.device);
         let member = device.and_then(|device| device.members.get(&(room, key)));
         member.is_some_and(|member| {
-            member.event == event && self.since.is_some_and(|since| member.told <= since)
+            member.event == event && self.since.is_some_and(|since| member.sent_upto <= since)
         })
     }
 
-    /// The device is told of `members` in an answer that ends at `end`. That says nothing if the
-    /// device asks again already: it has given this answer up.
-    pub fn told(
+    /// Notes that a response ending at `end` has `members`. Ignored if the device has begun another sync:
+    /// it has given up this response.
+    pub fn sent(
         &self,
         room: RoomNum,
         members: impl IntoIterator<Item = (StateKeyNum, EventNum)>,
@@ -118,24 +115,26 @@ impl OfDevice {
         let mut all = self.all.lock();
         let all = &mut *all;
         let device = all.of.get_mut(&self.device);
-        let Some(device) = device.filter(|device| device.synced == self.sync) else {
+        let Some(device) = device.filter(|device| device.last_sync == self.sync) else {
             return;
         };
         let before = device.members.len();
         for (key, event) in members {
-            // The first answer that told of it is the one that counts.
             let known = device.members.get(&(room, key));
             if known.is_none_or(|known| known.event != event) {
-                let told = Member { event, told: end };
-                device.members.insert((room, key), told);
+                let member = Member {
+                    event,
+                    sent_upto: end,
+                };
+                device.members.insert((room, key), member);
             }
         }
         all.members += device.members.len() - before;
-        if device.members.len() > OF_DEVICE {
+        if device.members.len() > MAX_MEMBERS_PER_DEVICE {
             all.members -= device.members.len();
             device.members.clear();
         }
-        all.shrink();
+        all.evict();
     }
 }
 
@@ -149,11 +148,11 @@ mod tests {
     const JOINED: EventNum = EventNum(9);
 
     #[test]
-    fn a_member_is_known_once_the_answer_has_arrived_and_until_it_changes() {
+    fn a_member_counts_as_received_with_the_next_token_and_until_it_changes() {
         let all = Arc::new(LazyLoadedMembers::default());
         let first = all.begin(PHONE, None);
-        first.told(ROOM, [(BOB, JOINED)], Position(5));
-        assert!(!first.has(ROOM, BOB, JOINED), "it may not arrive");
+        first.sent(ROOM, [(BOB, JOINED)], Position(5));
+        assert!(!first.has(ROOM, BOB, JOINED), "not received yet");
         let second = all.begin(PHONE, Some(Position(5)));
         assert!(second.has(ROOM, BOB, JOINED));
         assert!(!second.has(ROOM, BOB, EventNum(10)));
@@ -163,51 +162,51 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_got_lost_and_an_initial_sync_make_forget() {
+    fn a_lost_response_or_an_initial_sync_forgets_its_members() {
         let all = Arc::new(LazyLoadedMembers::default());
-        let tell = |since| {
-            let knows = all.begin(PHONE, since);
-            knows.told(ROOM, [(BOB, JOINED)], Position(5));
+        let send = |since| {
+            let members = all.begin(PHONE, since);
+            members.sent(ROOM, [(BOB, JOINED)], Position(5));
         };
-        tell(Some(Position(3)));
+        send(Some(Position(3)));
         all.begin(PHONE, Some(Position(3)));
         let later = all.begin(PHONE, Some(Position(6)));
-        assert!(!later.has(ROOM, BOB, JOINED), "the answer got lost");
-        tell(Some(Position(3)));
+        assert!(!later.has(ROOM, BOB, JOINED), "the response was lost");
+        send(Some(Position(3)));
         all.begin(PHONE, None);
         assert!(!all.begin(PHONE, Some(Position(6))).has(ROOM, BOB, JOINED));
     }
 
     #[test]
-    fn an_answer_that_was_given_up_while_it_was_made_tells_nothing() {
+    fn a_response_that_the_device_gave_up_is_not_counted() {
         let all = Arc::new(LazyLoadedMembers::default());
         let given_up = all.begin(PHONE, Some(Position(3)));
         all.begin(PHONE, Some(Position(3)));
-        given_up.told(ROOM, [(BOB, JOINED)], Position(5));
+        given_up.sent(ROOM, [(BOB, JOINED)], Position(5));
         let later = all.begin(PHONE, Some(Position(6)));
         assert!(!later.has(ROOM, BOB, JOINED));
     }
 
     #[test]
-    fn memory_has_an_end_and_forgets_who_synced_longest_ago() {
+    fn devices_that_synced_longest_ago_are_evicted_beyond_the_limits() {
         let all = Arc::new(LazyLoadedMembers::default());
-        let members = |count: u32| (0..count).map(|key| (StateKeyNum(key), JOINED));
+        let numbered = |count: u32| (0..count).map(|key| (StateKeyNum(key), JOINED));
         for device in 1..=11 {
-            let knows = all.begin(DeviceNum(device), Some(Position(1)));
-            knows.told(ROOM, members(5_000), Position(1));
+            let members = all.begin(DeviceNum(device), Some(Position(1)));
+            members.sent(ROOM, numbered(5_000), Position(1));
         }
         let has = |device| {
-            let knows = all.begin(DeviceNum(device), Some(Position(1)));
-            knows.has(ROOM, BOB, JOINED)
+            let members = all.begin(DeviceNum(device), Some(Position(1)));
+            members.has(ROOM, BOB, JOINED)
         };
         assert!(!has(1) && has(2) && has(11));
         all.begin(PHONE, Some(Position(1)))
-            .told(ROOM, members(5_001), Position(1));
-        assert!(!has(1), "one device alone has an end too");
-        assert!(all.lock().members <= MEMBERS);
+            .sent(ROOM, numbered(5_001), Position(1));
+        assert!(!has(1), "a single device has a limit too");
+        assert!(all.lock().members <= MAX_MEMBERS);
         for device in 0..2_000 {
             all.begin(DeviceNum(device), None);
         }
-        assert!(all.lock().of.len() <= DEVICES);
+        assert!(all.lock().of.len() <= MAX_DEVICES);
     }
 }

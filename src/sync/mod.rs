@@ -1,27 +1,29 @@
 //! `/sync`: what changed for a user since a position.
 //!
-//! - [`Notifier`] knows what changed since this start and wakes those who wait; the store's effects feed
-//!   it. Nothing polls.
-//! - [`answer`] makes one answer out of what the notifier names and the store has. A sync costs in
-//!   proportion to what changed; one from before this start looks at each room of the user once.
-//! - An answer ends at the position where the notifier was when it was begun. What commits later is the
-//!   next one's, even where later slices of a long answer can see it already.
-//! - All that has to be remembered for a client stands in its token. [`LazyLoadedMembers`] can be lost:
-//!   it saves bytes.
+//! - [`Notifier`] indexes what changed since the server started, and wakes the syncs that wait for it.
+//! - [`SyncHandler`] is the loop of a request: look, respond, or wait. A response covers a range of
+//!   positions that ends where the notifier was when the look began; later changes belong to the next.
+//! - [`rooms`] finds the rooms that may have changed, and `room_update` builds each of them from
+//!   `timeline`, `state`, `summary`, `ephemeral` and `account_data`. A sync costs in proportion to what
+//!   changed; one with a token from before this start looks at each room of the user once.
+//! - The token holds all that must be remembered of a client. [`LazyLoadedMembers`] can be lost.
 
-pub mod answer;
+mod account_data;
 pub mod device_lists;
 mod ephemeral;
-pub mod fields;
-pub mod frame;
-mod invited;
-mod joined;
+mod event_format;
+mod handler;
 mod lazy_members;
+mod membership_history;
 mod notifier;
-pub mod request;
-mod sharing;
-mod shown;
+mod presence;
+mod request;
+mod response;
+mod room_update;
+mod rooms;
+mod shared_rooms;
 mod state;
+mod stripped_state;
 mod summary;
 #[cfg(test)]
 mod tests;
@@ -29,8 +31,10 @@ mod timeline;
 mod token;
 
 pub use self::{
+    handler::SyncHandler,
     lazy_members::LazyLoadedMembers,
     notifier::{Notifier, StreamPosition},
     request::{Request, StateAfter},
+    shared_rooms::DeviceListQuery,
     token::SyncToken,
 };

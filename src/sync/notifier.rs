@@ -15,6 +15,7 @@ use std::{
 
 use smol::channel::{self, Receiver, Sender};
 
+use super::token::SyncToken;
 use crate::{
     rooms::{self, room, state::current},
     store::{Effect, Position, Reader, RoomNum, Rows, Store, UserNum},
@@ -91,6 +92,20 @@ pub struct StreamPosition {
     pub stored: Position,
     /// The number of the last change of typing or presence, which are not stored.
     pub ephemeral: u64,
+    /// The start of the server that counted `ephemeral`.
+    pub instance: u64,
+}
+
+impl StreamPosition {
+    /// The token of a response that ends here, with the to-device messages up to `to_device`.
+    pub fn token(self, to_device: Position) -> SyncToken {
+        SyncToken {
+            position: self.stored,
+            to_device,
+            instance: self.instance,
+            ephemeral: self.ephemeral,
+        }
+    }
 }
 
 impl Notifier {
@@ -164,15 +179,12 @@ impl Notifier {
         inner.ephemeral
     }
 
-    pub fn instance(&self) -> u64 {
-        self.instance
-    }
-
     pub fn position(&self) -> StreamPosition {
         let inner = self.lock();
         StreamPosition {
             stored: inner.last,
             ephemeral: inner.ephemeral,
+            instance: self.instance,
         }
     }
 

@@ -1,88 +1,73 @@
-//! What a client asks of `/sync`.
+//! A request of `/sync`, and the range of positions that its response covers.
 
 use std::collections::BTreeSet;
 
 use ruma::{OwnedUserId, api::client::filter::FilterDefinition};
 
-use super::{lazy_members::OfDevice, notifier::StreamPosition, token::SyncToken};
-use crate::store::{DeviceNum, UserNum};
+use super::{lazy_members::DeviceMembers, notifier::StreamPosition, token::SyncToken};
+use crate::store::{DeviceNum, Position, UserNum};
 
-/// How many events a timeline has if the filter does not say.
-pub const TIMELINE_LIMIT: usize = 20;
-/// The most events that a timeline has, whatever the filter says.
-pub const MOST_IN_TIMELINE: usize = 100;
+/// The default and the most events of a timeline.
+const DEFAULT_TIMELINE_LIMIT: usize = 20;
+const MAX_TIMELINE_LIMIT: usize = 100;
 
-/// What a client asks of `/sync`, and from where to where.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// Who asks.
     pub user: UserNum,
-    /// The same, by user id.
     pub user_id: OwnedUserId,
-    /// From which device.
     pub device: DeviceNum,
-    /// What is wanted.
     pub filter: FilterDefinition,
-    /// Where the last answer ended; none for an initial sync.
+    /// `None` for an initial sync.
     pub since: Option<SyncToken>,
-    /// Whether the whole state is wanted of every room.
     pub full_state: bool,
-    /// Whether the state after the timeline is wanted in place of the one before it.
     pub state_after: StateAfter,
-    /// Whom the user ignores.
+    /// The users whom the user ignores.
     pub ignored: BTreeSet<OwnedUserId>,
-    /// Which members the device has been told of.
-    pub known: OfDevice,
+    pub lazy_loaded: DeviceMembers,
 }
 
-/// Whether a client wants the state after the timeline, and under which name.
+/// Whether the client wants the state after the timeline in place of the one before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StateAfter {
-    /// It wants the state before the timeline.
     No,
-    /// `state_after`.
+    /// As `state_after`.
     Stable,
-    /// `org.matrix.msc4222.state_after`.
+    /// As `org.matrix.msc4222.state_after`.
     Unstable,
 }
 
-/// From where to where an answer goes.
+/// The range of positions that a response covers.
 #[derive(Clone, Copy, Debug)]
 pub struct SyncRange {
-    /// Where the last answer ended; none for an initial sync.
+    /// `None` for an initial sync.
     pub since: Option<Since>,
-    /// Where this one ends.
     pub end: StreamPosition,
-    /// When it is made, in milliseconds since the epoch.
+    /// The time of the response, in milliseconds since the epoch.
     pub now_ms: u64,
 }
 
-/// Where the last answer ended.
+/// Where the last response ended.
 #[derive(Clone, Copy, Debug)]
 pub struct Since {
-    /// Everything stored up to here was told.
-    pub position: crate::store::Position,
-    /// What is not stored, up to here, was told; 0 if that was by another start of the server.
+    pub position: Position,
+    /// 0 if the token is from another start of the server.
     pub ephemeral: u64,
 }
 
 impl Request {
-    /// How many events a timeline may have.
-    pub fn limit(&self) -> usize {
-        let limit = self
-            .filter
-            .room
-            .timeline
-            .limit
-            .map(|limit| u64::from(limit) as usize);
-        limit.unwrap_or(TIMELINE_LIMIT).min(MOST_IN_TIMELINE)
+    pub fn timeline_limit(&self) -> usize {
+        let limit = self.filter.room.timeline.limit;
+        let limit = limit.map(|limit| u64::from(limit) as usize);
+        limit
+            .unwrap_or(DEFAULT_TIMELINE_LIMIT)
+            .min(MAX_TIMELINE_LIMIT)
     }
 
-    /// The range from the request's token to `end`; `instance` is that of the notifier.
-    pub fn range(&self, end: StreamPosition, instance: u64, now_ms: u64) -> SyncRange {
+    /// The range from the request's token to `end`.
+    pub fn range(&self, end: StreamPosition, now_ms: u64) -> SyncRange {
         let since = self.since.map(|token| Since {
             position: token.position,
-            ephemeral: if token.instance == instance {
+            ephemeral: if token.instance == end.instance {
                 token.ephemeral
             } else {
                 0

@@ -1,4 +1,4 @@
-//! What state a client has to be told of: the whole, or what changed since its last answer.
+//! The state of a room in a response: the full state, or what changed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,7 @@ use ruma::{
     api::client::filter::{LazyLoadOptions, RoomEventFilter},
 };
 
-use super::{lazy_members::OfDevice, request::StateAfter};
+use super::lazy_members::DeviceMembers;
 use crate::{
     rooms::{
         Error,
@@ -20,54 +20,44 @@ use crate::{
 
 const MEMBER: &str = "m.room.member";
 
-/// What is to be told of one room's state.
+/// The state that a client wants of a room.
 #[derive(Debug)]
 pub struct Wanted<'a> {
-    /// The room.
     pub room: RoomNum,
-    /// Its timeline in this answer, oldest first.
+    /// The timeline of the response, oldest event first.
     pub timeline: &'a [StoredEvent],
-    /// The state where the timeline ends.
+    /// The state at the end of the timeline.
     pub end: &'a StateOverlay,
-    /// The client's filter for state.
     pub filter: &'a RoomEventFilter,
-    /// Whether the state after the timeline is wanted.
-    pub after: bool,
-    /// Who asks: the own membership is always told.
+    /// Whether the state after the timeline is wanted, not the one before.
+    pub state_after: bool,
+    /// The user, whose own membership is never left out.
     pub user_id: &'a OwnedUserId,
-    /// Members of whom the room's name is made, if that is told.
+    /// The heroes of the summary, if the response has one.
     pub heroes: &'a [OwnedUserId],
-    /// Which members the client knows.
-    pub known: &'a OfDevice,
-    /// Where the answer ends.
+    pub lazy_loaded: &'a DeviceMembers,
+    /// The end of the range.
     pub upto: Position,
-}
-
-impl StateAfter {
-    /// Whether the state after the timeline is wanted.
-    pub fn wanted(self) -> bool {
-        self != Self::No
-    }
 }
 
 /// State by its keys.
 type Entries = BTreeMap<StateKeyNum, EventNum>;
 
-/// The whole state, before the timeline or after it.
+/// The full state before or after the timeline.
 ///
-/// The state before the timeline has also what the timeline leaves out up to its end: a client
-/// that lays the timeline over it has the room's state. A client that loads members lazily and was
-/// told of the room up to `known` is told of those who changed since, too.
-pub fn whole(
+/// State before the timeline includes changes that the timeline leaves out, so that the timeline applied
+/// on top gives the current state. With lazy loading, a client that knew the room up to `known_upto` also
+/// gets the members who changed since.
+pub fn full(
     r: &impl Reader,
     wanted: &Wanted<'_>,
-    known: Option<Position>,
+    known_upto: Option<Position>,
 ) -> Result<Vec<StoredEvent>, Error> {
     let mut entries: Entries = match wanted.timeline.first() {
-        Some(first) if !wanted.after => before(r, wanted, first)?,
+        Some(first) if !wanted.state_after => before(r, wanted, first)?,
         _ => wanted.end.entries(r, wanted.room)?.into_iter().collect(),
     };
-    if lazy(wanted) {
+    if is_lazy(wanted) {
         let needed = needed_members(wanted)?;
         let all = std::mem::take(&mut entries);
         for (key, num) in all {
@@ -75,7 +65,7 @@ pub fn whole(
             let is_needed = kind != MEMBER
                 || member == wanted.user_id.as_str()
                 || needed.contains(&member)
-                || is_after(r, num, known)?;
+                || is_after(r, num, known_upto)?;
             if is_needed {
                 entries.insert(key, num);
             }
@@ -84,7 +74,7 @@ pub fn whole(
     load(r, wanted, entries)
 }
 
-/// The state before `first`, with the changes up to the end of which the timeline does not tell.
+/// The state before `first`, with the changes up to the end that are not in the timeline.
 fn before(r: &impl Reader, wanted: &Wanted<'_>, first: &StoredEvent) -> Result<Entries, Error> {
     let start = first.header.state_before;
     let state = room_state::entries(r, wanted.room, start)?;
@@ -105,8 +95,7 @@ fn before(r: &impl Reader, wanted: &Wanted<'_>, first: &StoredEvent) -> Result<E
     Ok(entries)
 }
 
-/// What changed after `since`: as far as the timeline does not tell of it, or, where the state
-/// after the timeline is wanted, all of it.
+/// What changed after `since`; without the changes in the timeline if the state before it is wanted.
 pub fn changed(
     r: &impl Reader,
     wanted: &Wanted<'_>,
@@ -114,27 +103,16 @@ pub fn changed(
 ) -> Result<Vec<StoredEvent>, Error> {
     let mut changes = Entries::new();
     let in_timeline = in_timeline(wanted);
-    let from = (
-        wanted.room,
-        Position(since.0.saturating_add(1)),
-        StateKeyNum::MIN,
-    );
-    for row in r
-        .state_changes()?
-        .range(from..=(wanted.room, wanted.upto, StateKeyNum::MAX))?
-    {
-        let (key, change) = row?;
-        let (_, _, key) = key.value();
-        let (_, after) = change.value();
-        if after != EventNum(0) && (wanted.after || !in_timeline.contains(&after)) {
-            changes.insert(key, after);
+    for (key, event) in state_changes(r, wanted.room, since, wanted.upto)? {
+        if event != EventNum(0) && (wanted.state_after || !in_timeline.contains(&event)) {
+            changes.insert(key, event);
         }
     }
-    // Members who changed are told of to clients that load members lazily, too: whoever asked for
-    // the list of members once keeps it by this.
-    if lazy(wanted) {
+    // Lazy loading does not leave out changed members: a client that has fetched the list of members
+    // keeps it up to date by these.
+    if is_lazy(wanted) {
         for (key, num) in members(r, wanted, &needed_members(wanted)?)? {
-            if redundant(wanted) || !wanted.known.has(wanted.room, key, num) {
+            if wants_redundant(wanted) || !wanted.lazy_loaded.has(wanted.room, key, num) {
                 changes.entry(key).or_insert(num);
             }
         }
@@ -142,22 +120,34 @@ pub fn changed(
     load(r, wanted, changes)
 }
 
+/// The keys of the room's state that changed after `since`, up to and including `upto`, and the event
+/// that each then had; event 0 if none.
+fn state_changes(
+    r: &impl Reader,
+    room: RoomNum,
+    since: Position,
+    upto: Position,
+) -> Result<Vec<(StateKeyNum, EventNum)>, Error> {
+    let range = Position(since.0.saturating_add(1))..=upto;
+    let mut changes = Vec::new();
+    for row in r.state_changes()?.prefix_range(room, range)? {
+        let (key, change) = row?;
+        changes.push((key.value().2, change.value().1));
+    }
+    Ok(changes)
+}
+
 fn in_timeline(wanted: &Wanted<'_>) -> BTreeSet<EventNum> {
     wanted.timeline.iter().map(|event| event.num).collect()
 }
 
-/// Whether somebody's membership changed in between.
 pub fn members_changed(
     r: &impl Reader,
     room: RoomNum,
-    (since, upto): (Position, Position),
+    since: Position,
+    upto: Position,
 ) -> Result<bool, Error> {
-    let from = (room, Position(since.0.saturating_add(1)), StateKeyNum::MIN);
-    for row in r
-        .state_changes()?
-        .range(from..=(room, upto, StateKeyNum::MAX))?
-    {
-        let (_, _, key) = row?.0.value();
+    for (key, _) in state_changes(r, room, since, upto)? {
         if room_state::key_name(r, room, key)?.0 == MEMBER {
             return Ok(true);
         }
@@ -165,12 +155,11 @@ pub fn members_changed(
     Ok(false)
 }
 
-fn lazy(wanted: &Wanted<'_>) -> bool {
+fn is_lazy(wanted: &Wanted<'_>) -> bool {
     !matches!(wanted.filter.lazy_load_options, LazyLoadOptions::Disabled)
 }
 
-/// Whether the client wants to be told of members again whom it knows.
-fn redundant(wanted: &Wanted<'_>) -> bool {
+fn wants_redundant(wanted: &Wanted<'_>) -> bool {
     matches!(
         wanted.filter.lazy_load_options,
         LazyLoadOptions::Enabled {
@@ -179,35 +168,33 @@ fn redundant(wanted: &Wanted<'_>) -> bool {
     )
 }
 
-/// The users whose membership a client that loads members lazily needs: whoever wrote something
-/// in the timeline, and of whom the room's name is made; where the timeline is not to be taken for
-/// state, also those whose membership it changes.
+/// The users whose membership a lazily loading client needs: the heroes, the senders in the timeline,
+/// and, if the timeline is not to be applied to the state, the members that it changes.
 fn needed_members(wanted: &Wanted<'_>) -> Result<BTreeSet<String>, Error> {
     let mut needed: BTreeSet<String> = wanted.heroes.iter().map(ToString::to_string).collect();
     for event in wanted.timeline {
         needed.insert(event.sender()?.into());
-        if wanted.after {
+        if wanted.state_after {
             needed.extend(event.member()?);
         }
     }
     Ok(needed)
 }
 
-fn is_after(r: &impl Reader, num: EventNum, known: Option<Position>) -> Result<bool, Error> {
-    match known {
-        Some(known) => Ok(event::header(r, num)?.position > known),
+fn is_after(r: &impl Reader, num: EventNum, position: Option<Position>) -> Result<bool, Error> {
+    match position {
+        Some(position) => Ok(event::header(r, num)?.position > position),
         None => Ok(false),
     }
 }
 
-/// The member events of `needed` before the timeline, or after it, where that is wanted; those
-/// who came in with the timeline are told of by it.
+/// The member events of `needed` before or after the timeline, as wanted.
 fn members(
     r: &impl Reader,
     wanted: &Wanted<'_>,
     needed: &BTreeSet<String>,
 ) -> Result<Vec<(StateKeyNum, EventNum)>, Error> {
-    let start = wanted.timeline.first().filter(|_| !wanted.after);
+    let start = wanted.timeline.first().filter(|_| !wanted.state_after);
     let start = start.map(|first| StateOverlay::of(first.header.state_before));
     let state = start.as_ref().unwrap_or(wanted.end);
     let mut found = Vec::new();
@@ -221,7 +208,7 @@ fn members(
     Ok(found)
 }
 
-/// The events that the filter wants. The client knows those of members from then on.
+/// Loads the events that the filter wants.
 fn load(r: &impl Reader, wanted: &Wanted<'_>, entries: Entries) -> Result<Vec<StoredEvent>, Error> {
     let mut events = Vec::new();
     for num in entries.into_values() {
@@ -230,23 +217,22 @@ fn load(r: &impl Reader, wanted: &Wanted<'_>, entries: Entries) -> Result<Vec<St
             events.push(stored);
         }
     }
-    if lazy(wanted) {
-        remember(wanted, &events)?;
+    if is_lazy(wanted) {
+        note_sent_members(wanted, &events)?;
     }
     Ok(events)
 }
 
-/// Notes the members whom the client is told of by the state, and then by the timeline.
-fn remember(wanted: &Wanted<'_>, state: &[StoredEvent]) -> Result<(), Error> {
-    let mut told = Vec::new();
-    let timeline = wanted.timeline.iter().filter(|_| !wanted.after);
+fn note_sent_members(wanted: &Wanted<'_>, state: &[StoredEvent]) -> Result<(), Error> {
+    let mut members = Vec::new();
+    let timeline = wanted.timeline.iter().filter(|_| !wanted.state_after);
     for event in state.iter().chain(timeline) {
         if let Some(key) = event.header.state_key
             && event.member()?.is_some()
         {
-            told.push((key, event.num));
+            members.push((key, event.num));
         }
     }
-    wanted.known.told(wanted.room, told, wanted.upto);
+    wanted.lazy_loaded.sent(wanted.room, members, wanted.upto);
     Ok(())
 }

@@ -1,7 +1,4 @@
-//! A room's summary: who is in it, for clients that make its name of that.
-//!
-//! Source: client-server API, "Calculating the display name for a room" and `RoomSummary` of
-//! `/sync`.
+//! The summary of a room (client-server API, "Calculating the display name for a room").
 
 use ruma::{
     OwnedUserId, UserId, api::client::sync::sync_events::v3::RoomSummary, events::StateEventType,
@@ -14,18 +11,16 @@ use crate::{
         state::{self, content, current},
     },
     store::{
-        Reader, RoomNum, Rows, StateKeyNum,
+        Reader, RoomNum, Rows,
         records::{Membership, RoomHeads},
     },
 };
 
-/// How many members make a name.
-const HEROES: usize = 5;
-/// How many pieces of state are looked at to find them: in a room where so many have left, those
-/// found by then do.
-const LOOKED_AT: usize = 500;
+const MAX_HEROES: usize = 5;
+/// The most state events that are read to find heroes.
+const MAX_STATE_EVENTS: usize = 500;
 
-/// What names a room, in the content of either event.
+/// The content of `m.room.name` or `m.room.canonical_alias`.
 #[derive(Deserialize)]
 struct Named {
     #[serde(default)]
@@ -34,7 +29,6 @@ struct Named {
     alias: String,
 }
 
-/// The summary of `room` for `user`.
 pub fn summary(
     r: &impl Reader,
     room: RoomNum,
@@ -56,13 +50,13 @@ pub fn summary(
     Ok(summary)
 }
 
-/// The first members who are joined or invited, or, where there is nobody else, were. The keys of a
-/// room's state are numbered as they come, so they are looked at in that order.
+/// The first members who are joined or invited; the first former members if there are none. State keys
+/// are numbered in order of arrival.
 fn heroes(r: &impl Reader, room: RoomNum, user: &UserId) -> Result<Vec<OwnedUserId>, Error> {
-    let (mut present, mut gone) = (Vec::new(), Vec::new());
+    let (mut present, mut former) = (Vec::new(), Vec::new());
     let current = r.current_state()?;
-    let rows = current.range((room, StateKeyNum::MIN)..=(room, StateKeyNum::MAX))?;
-    for row in rows.take(LOOKED_AT) {
+    let rows = current.prefix(room)?;
+    for row in rows.take(MAX_STATE_EVENTS) {
         let (key, event) = row?;
         let (kind, state_key) = state::key_name(r, room, key.value().1)?;
         if kind != "m.room.member" {
@@ -76,12 +70,12 @@ fn heroes(r: &impl Reader, room: RoomNum, user: &UserId) -> Result<Vec<OwnedUser
         }
         match current::membership_of(r, event.value())? {
             Membership::Join | Membership::Invite => present.push(member),
-            Membership::Leave | Membership::Ban if gone.len() < HEROES => gone.push(member),
+            Membership::Leave | Membership::Ban if former.len() < MAX_HEROES => former.push(member),
             _ => {}
         }
-        if present.len() >= HEROES {
+        if present.len() >= MAX_HEROES {
             break;
         }
     }
-    Ok(if present.is_empty() { gone } else { present })
+    Ok(if present.is_empty() { former } else { present })
 }

@@ -1,12 +1,9 @@
-//! What a sync looks at.
-
 use std::{collections::BTreeSet, sync::Arc};
 
 use ruma::{OwnedRoomId, RoomVersionId, api::client::filter::FilterDefinition, user_id};
 
 use super::{
-    LazyLoadedMembers, Notifier, Request, StateAfter, SyncToken,
-    answer::{self, candidates},
+    LazyLoadedMembers, Notifier, Request, StateAfter, SyncToken, rooms::candidates as rooms_of,
 };
 use crate::{
     executor::Executor,
@@ -22,7 +19,7 @@ const ALICE: UserNum = UserNum(1);
 const BOB: UserNum = UserNum(2);
 const ROOMS: u32 = 500;
 
-/// Rooms that alice is in, without anything in them.
+/// Empty rooms that Alice is joined to.
 fn make_rooms(tx: &Tx) -> Result<(), rooms::Error> {
     for n in 0..ROOMS {
         let id = OwnedRoomId::try_from(format!("!room{n}:here")).expect("a room id");
@@ -41,7 +38,7 @@ fn make_rooms(tx: &Tx) -> Result<(), rooms::Error> {
 }
 
 fn request(since: Option<SyncToken>) -> Request {
-    let known = Arc::new(LazyLoadedMembers::default());
+    let lazy_loaded = Arc::new(LazyLoadedMembers::default());
     Request {
         user: ALICE,
         user_id: user_id!("@alice:here").to_owned(),
@@ -51,24 +48,20 @@ fn request(since: Option<SyncToken>) -> Request {
         full_state: false,
         state_after: StateAfter::No,
         ignored: BTreeSet::new(),
-        known: known.begin(DeviceNum(1), since.map(|since| since.position)),
+        lazy_loaded: lazy_loaded.begin(DeviceNum(1), since.map(|since| since.position)),
     }
 }
 
-/// How many rooms a sync from `since` looks at, and where the next one goes on.
-fn looked_at(store: &Store, notifier: &Notifier, since: Option<SyncToken>) -> (usize, SyncToken) {
+/// The number of candidates of a sync from `since`, and the token of the next one.
+fn candidates(store: &Store, notifier: &Notifier, since: Option<SyncToken>) -> (usize, SyncToken) {
     let request = request(since);
-    let range = request.range(notifier.position(), notifier.instance(), 0);
-    let found = store.read(|s| candidates(s, notifier, &Typing::default(), &request, range));
+    let range = request.range(notifier.position(), 0);
+    let found = store.read(|s| rooms_of(s, notifier, &Typing::default(), &request, range));
     let found = found.expect("the store can be read");
-    (
-        found.len(),
-        answer::next_batch(notifier, range, Position::MIN),
-    )
+    (found.len(), range.end.token(Position::MIN))
 }
 
-/// Runs `test` with a store and a notifier that is fed by it.
-fn with_hub(test: impl AsyncFnOnce(&Store, &Notifier)) {
+fn with_notifier(test: impl AsyncFnOnce(&Store, &Notifier)) {
     let directory = tempfile::tempdir().expect("a directory");
     let options = Options {
         directory: directory.path().to_owned(),
@@ -89,34 +82,34 @@ fn with_hub(test: impl AsyncFnOnce(&Store, &Notifier)) {
 }
 
 #[test]
-fn a_sync_looks_at_the_rooms_that_changed_and_not_at_five_hundred_idle_ones() {
-    with_hub(async |store, notifier| {
+fn an_incremental_sync_looks_only_at_rooms_that_changed() {
+    with_notifier(async |store, notifier| {
         store.write(make_rooms).await.expect("written");
-        let (initial, token) = looked_at(store, notifier, None);
+        let (initial, token) = candidates(store, notifier, None);
         assert_eq!(initial, ROOMS as usize);
-        assert_eq!(looked_at(store, notifier, Some(token)).0, 0);
+        assert_eq!(candidates(store, notifier, Some(token)).0, 0);
         let change = |tx: &Tx| {
             let position = tx.next_position()?;
             tx.effect(Effect::RoomChanged(RoomNum(7), position));
             Ok::<_, rooms::Error>(())
         };
         store.write(change).await.expect("written");
-        let (changed, next) = looked_at(store, notifier, Some(token));
+        let (changed, next) = candidates(store, notifier, Some(token));
         assert_eq!(changed, 1);
-        assert_eq!(looked_at(store, notifier, Some(next)).0, 0);
-        // A token from before this start says nothing about what changed since.
+        assert_eq!(candidates(store, notifier, Some(next)).0, 0);
+        // A token from before this start is not covered by the index.
         let before = Notifier::new(store.clone(), 2).expect("a notifier");
         let old = SyncToken {
             position: Position(token.position.0 - 1),
             ..token
         };
-        assert_eq!(looked_at(store, &before, Some(old)).0, ROOMS as usize);
+        assert_eq!(candidates(store, &before, Some(old)).0, ROOMS as usize);
     });
 }
 
 #[test]
-fn who_shares_many_rooms_is_not_looked_for_in_all_of_them_but_all_who_wait_are_woken() {
-    with_hub(async |store, notifier| {
+fn a_device_list_change_wakes_all_waiting_syncs_if_the_owner_has_too_many_rooms() {
+    with_notifier(async |store, notifier| {
         store.write(make_rooms).await.expect("written");
         let is_woken = async |times: usize| {
             let waits = notifier.subscribe(BOB);
@@ -131,7 +124,7 @@ fn who_shares_many_rooms_is_not_looked_for_in_all_of_them_but_all_who_wait_are_w
             store.write(change).await.expect("written");
             waits.try_recv().is_ok()
         };
-        assert!(!is_woken(1).await, "bob is in none of her rooms");
-        assert!(is_woken(10).await, "that is more than one looks at");
+        assert!(!is_woken(1).await, "Bob shares no room with her");
+        assert!(is_woken(10).await, "more rows than are read");
     });
 }

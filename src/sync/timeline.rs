@@ -1,4 +1,4 @@
-//! The timeline of one room in one answer.
+//! The timeline of one room in a response.
 
 use std::collections::BTreeSet;
 
@@ -13,44 +13,41 @@ use crate::{
     store::{Place, Position, Reader, RoomNum},
 };
 
-/// How many rows of the store are read at once.
 const BATCH: usize = 32;
-/// How many rows are looked at for one answer; a filter that wants fewer gets a limited timeline.
-const LOOKED_AT: usize = 1000;
+/// The most rows that are read for one timeline. If the filter skips so many, the timeline is limited.
+const MAX_ROWS: usize = 1000;
 
-/// The newest events that a client is to see, oldest first.
 #[derive(Debug)]
 pub struct Selected {
-    /// The events.
+    /// Oldest first.
     pub events: Vec<StoredEvent>,
-    /// Whether there are more between these and the last answer.
     pub limited: bool,
-    /// The place behind which the first event stands.
+    /// The place before the first event, for `prev_batch`.
     pub before: Place,
 }
 
-/// Which part of a timeline is wanted.
+/// The part of a timeline that a response covers.
 #[derive(Clone, Copy, Debug)]
 pub struct Part<'a> {
+    pub room: RoomNum,
+    pub room_id: &'a OwnedRoomId,
     /// The last place.
     pub upto: Place,
-    /// Events after this position; all, if none.
+    /// The position after which events are new; `None` if all are.
     pub after: Option<Position>,
-    /// How many at most.
     pub limit: usize,
-    /// Whose events are left out, but for state.
+    /// Users whose messages are left out.
     pub ignored: &'a BTreeSet<OwnedUserId>,
 }
 
-/// The newest events of `part` that the filter wants and the user may see.
+/// The newest events of `part` that the filter wants and the user can see.
 pub fn select(
     r: &impl Reader,
-    room: (RoomNum, &OwnedRoomId),
     part: Part<'_>,
     wanted: &RoomEventFilter,
     formatter: &mut Formatter,
 ) -> Result<Selected, Error> {
-    let (room, room_id) = room;
+    let Part { room, room_id, .. } = part;
     let mut selected = Selected {
         events: Vec::new(),
         limited: false,
@@ -58,27 +55,26 @@ pub fn select(
     };
     let room_wanted = filter::accepts_room(wanted, room_id);
     let mut from = part.upto;
-    let mut looked_at = 0;
-    'looking: loop {
+    let mut rows_read = 0;
+    'rows: loop {
         let rows = timeline::backwards(r, room, from, BATCH)?;
         let more = rows.len() == BATCH;
         for (place, row) in rows {
             if part.after.is_some_and(|after| row.position <= after) {
-                break 'looking;
+                break 'rows;
             }
-            if selected.events.len() >= part.limit || looked_at >= LOOKED_AT {
+            if selected.events.len() >= part.limit || rows_read >= MAX_ROWS {
                 selected.limited = true;
-                break 'looking;
+                break 'rows;
             }
-            looked_at += 1;
+            rows_read += 1;
             from = Place(place.0.saturating_sub(1));
             selected.before = from;
             let stored = event::load(r, row.event)?;
             if !formatter.visibility.can_see(r, &stored)? {
-                // What is before an event that the user may not see follows on request: between
-                // the first and the last of the timeline nothing is missing.
+                // A timeline has no holes: earlier visible events are left to `/messages`.
                 selected.limited = true;
-                break 'looking;
+                break 'rows;
             }
             if room_wanted
                 && filter::accepts(wanted, &stored)?
@@ -88,7 +84,7 @@ pub fn select(
             }
             if timeline::gap(r, room, place)?.is_some() {
                 selected.limited = true;
-                break 'looking;
+                break 'rows;
             }
         }
         if !more {

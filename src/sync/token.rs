@@ -1,7 +1,7 @@
 //! The token of `/sync`: `s1_<position>_<to-device>_<instance>_<ephemeral>`.
 //!
-//! Typing and presence are not stored; their counter is valid for one start of the server, which
-//! the token names. From another start it counts as 0, so everything current is told again.
+//! Typing and presence are not stored; their counter is valid for one start of the server (the instance).
+//! A token of another instance counts as 0, so the client gets all current typing and presence again.
 
 use std::{fmt, str::FromStr};
 
@@ -13,13 +13,11 @@ use crate::{
 /// Where a client's last `/sync` ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SyncToken {
-    /// Everything stored up to here has been told.
     pub position: Position,
-    /// To-device messages up to here have been told.
+    /// The device has received its to-device messages up to here.
     pub to_device: Position,
-    /// The start of the server that `ephemeral` belongs to.
+    /// The start of the server that counted `ephemeral`.
     pub instance: u64,
-    /// Typing and presence up to here have been told.
     pub ephemeral: u64,
 }
 
@@ -77,7 +75,7 @@ mod tests {
     };
 
     #[test]
-    fn a_token_is_read_as_it_was_written_and_pages_from_its_position() {
+    fn a_token_parses_as_a_sync_token_and_as_a_pagination_token() {
         assert_eq!(TOKEN.to_string().parse(), Ok(TOKEN));
         assert_eq!(
             TOKEN.to_string().parse(),
@@ -86,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_token_is_refused() {
+    fn malformed_tokens_are_rejected() {
         for text in [
             "",
             "s1_",

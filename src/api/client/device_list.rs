@@ -1,11 +1,11 @@
-//! Whose devices changed (client-server API, "End-to-End Encryption").
+//! Changes of device lists (client-server API, "Tracking the device list for a user").
 
 use ruma::api::client::keys::get_key_changes;
 
 use crate::{
     api::{Api, Error, Session},
     rooms,
-    sync::{SyncToken, device_lists},
+    sync::{DeviceListQuery, SyncToken, device_lists},
 };
 
 /// `GET /_matrix/client/v3/keys/changes`
@@ -18,30 +18,15 @@ pub async fn get_key_changes(
         let token = token.parse::<SyncToken>().map_err(rooms::Error::from)?;
         Ok::<_, Error>(token.position)
     };
-    let asked = device_lists::Asked {
+    let query = DeviceListQuery {
         user: who.user,
         user_id: who.user_id,
         after: position(&request.from)?,
         upto: position(&request.to)?.min(api.notifier.position().stored),
     };
-    let lists = device_lists_between(&api, asked).await?;
+    let lists = device_lists::changes(&api.store, &api.notifier, query).await?;
     Ok(get_key_changes::v3::Response::new(
         lists.changed.into_iter().collect(),
         lists.left.into_iter().collect(),
     ))
-}
-
-/// Whose devices `asked.user` is told of.
-pub(super) async fn device_lists_between(
-    api: &Api,
-    asked: device_lists::Asked,
-) -> Result<device_lists::DeviceLists, Error> {
-    let rooms = api
-        .store
-        .read(|s| device_lists::concerned(s, &api.notifier, &asked))?;
-    let Some(rooms) = rooms else {
-        return Ok(device_lists::DeviceLists::default());
-    };
-    let scan = move |s: &_| device_lists::between(s, &asked, &rooms);
-    Ok(api.store.scan("device lists", scan).await?)
 }

@@ -3,11 +3,7 @@
 use std::time::Duration;
 
 use ruma::{
-    UInt,
-    api::{
-        client::presence::{get_presence, set_presence},
-        federation::transactions::edu::PresenceUpdate,
-    },
+    api::client::presence::{get_presence, set_presence},
     presence::PresenceState,
 };
 
@@ -15,7 +11,6 @@ use super::config::only_own;
 use crate::{
     api::{Api, Error, Session},
     rooms::state::current,
-    store::UserNum,
     users,
 };
 
@@ -48,7 +43,7 @@ pub async fn set_presence(
     let device = (who.user, who.device);
     let now = api.clock.now_ms();
     if api.presence.set(device, request.presence, status_msg, now) {
-        changed(&api, who.user)?;
+        api.sync_handler().presence_changed(who.user)?;
     }
     Ok(set_presence::v3::Response::new())
 }
@@ -67,8 +62,8 @@ pub async fn get_presence(
     })?;
     let user = user.ok_or_else(|| Error::forbidden("you share no room with this user"))?;
     let now = api.clock.now_ms();
-    for silent in api.presence.expire(now) {
-        changed(&api, silent)?;
+    for expired in api.presence.expire(now) {
+        api.sync_handler().presence_changed(expired)?;
     }
     let Some(of) = api.presence.get(user) else {
         return Ok(get_presence::v3::Response::new(PresenceState::Offline));
@@ -78,28 +73,4 @@ pub async fn get_presence(
     response.last_active_ago = Some(Duration::from_millis(now.saturating_sub(of.active_ms)));
     response.status_msg = of.status_msg;
     Ok(response)
-}
-
-/// Tells those who share rooms with `user` how the user is now.
-pub fn changed(api: &Api, user: UserNum) -> Result<(), Error> {
-    let id = api.store.read(|s| users::id_of(s, user))?;
-    let is_local = api.local.has(&id);
-    let concerned = api.store.read(|s| {
-        if is_local {
-            current::sharing_rooms(s, user)
-        } else {
-            current::sharing_rooms_with(s, &id)
-        }
-    })?;
-    api.presence
-        .set_change_number(user, api.notifier.ephemeral_changed_for(concerned));
-    if is_local && let Some(of) = api.presence.get(user) {
-        let now = api.clock.now_ms();
-        let ago = UInt::new_saturating(now.saturating_sub(of.active_ms));
-        let mut update = PresenceUpdate::new(id, of.state.clone(), ago);
-        update.currently_active = of.currently_active(now);
-        update.status_msg = of.status_msg;
-        api.federation.send_presence(user, update)?;
-    }
-    Ok(())
 }

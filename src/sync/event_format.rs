@@ -1,4 +1,4 @@
-//! Events as this client asked for them: its format, its fields.
+//! Events in the format and with the fields that the filter of the client wants.
 
 use ruma::{api::client::filter::EventFormat, serde::Raw};
 use serde_json::{Map, Value, value::RawValue};
@@ -9,39 +9,38 @@ use crate::{
     store::Reader,
 };
 
-/// The events in the client's format, with the fields that it wants.
-pub fn show<T>(
+pub fn format_events<T>(
     r: &impl Reader,
     request: &Request,
     formatter: &mut Formatter,
     events: &[StoredEvent],
 ) -> Result<Vec<Raw<T>>, Error> {
-    let show = |event: &StoredEvent| {
+    let format = |event: &StoredEvent| {
         let json = match request.filter.event_format {
             EventFormat::Federation => serde_json::from_slice(&event.json)
                 .map_err(|_| Error::corrupt("events", &event.header.id, "not JSON"))?,
             _ => formatter.format(r, event)?,
         };
         match &request.filter.event_fields {
-            Some(fields) if !fields.is_empty() => Ok(Raw::from_json(only(&json, fields)?)),
+            Some(fields) if !fields.is_empty() => Ok(Raw::from_json(select_fields(&json, fields)?)),
             _ => Ok(Raw::from_json(json)),
         }
     };
-    events.iter().map(show).collect()
+    events.iter().map(format).collect()
 }
 
-/// The fields of `json` that `fields` names, with dots between the levels; a backslash before a dot
-/// takes it as part of the name ([client-server API, `event_fields`]).
+/// The fields of `json` that `fields` names. A dot separates levels; a backslash escapes a dot
+/// ([client-server API, `event_fields`]).
 ///
 /// [client-server API, `event_fields`]: https://spec.matrix.org/v1.19/client-server-api/#filtering
-fn only(json: &RawValue, fields: &[String]) -> Result<Box<RawValue>, Error> {
+fn select_fields(json: &RawValue, fields: &[String]) -> Result<Box<RawValue>, Error> {
     let corrupt = |_| Error::not_serializable("an event");
-    let whole: Value = serde_json::from_str(json.get()).map_err(corrupt)?;
-    let mut kept = Value::Object(Map::new());
+    let event: Value = serde_json::from_str(json.get()).map_err(corrupt)?;
+    let mut selected = Value::Object(Map::new());
     for field in fields {
-        keep(&whole, &mut kept, &levels(field));
+        copy_field(&event, &mut selected, &levels(field));
     }
-    serde_json::value::to_raw_value(&kept).map_err(corrupt)
+    serde_json::value::to_raw_value(&selected).map_err(corrupt)
 }
 
 fn levels(field: &str) -> Vec<String> {
@@ -58,18 +57,18 @@ fn levels(field: &str) -> Vec<String> {
     levels
 }
 
-fn keep(whole: &Value, kept: &mut Value, levels: &[String]) {
+fn copy_field(from: &Value, to: &mut Value, levels: &[String]) {
     let [level, rest @ ..] = levels else { return };
-    let (Some(value), Value::Object(kept)) = (whole.get(level), kept) else {
+    let (Some(value), Value::Object(to)) = (from.get(level), to) else {
         return;
     };
     if rest.is_empty() {
-        kept.insert(level.clone(), value.clone());
+        to.insert(level.clone(), value.clone());
     } else if value.is_object() {
-        let below = kept
+        let below = to
             .entry(level.clone())
             .or_insert_with(|| Value::Object(Map::new()));
-        keep(value, below, rest);
+        copy_field(value, below, rest);
     }
 }
 
@@ -77,19 +76,19 @@ fn keep(whole: &Value, kept: &mut Value, levels: &[String]) {
 mod tests {
     use serde_json::{Value, json, value::to_raw_value};
 
-    use super::only;
+    use super::select_fields;
 
-    fn kept(event: Value, fields: &[&str]) -> Value {
+    fn selected(event: Value, fields: &[&str]) -> Value {
         let fields: Vec<String> = fields.iter().map(|field| (*field).to_owned()).collect();
         let event = to_raw_value(&event).expect("JSON");
-        serde_json::from_str(only(&event, &fields).expect("JSON").get()).expect("JSON")
+        serde_json::from_str(select_fields(&event, &fields).expect("JSON").get()).expect("JSON")
     }
 
     #[test]
-    fn only_the_named_fields_stay() {
+    fn event_fields_select_fields_by_escaped_paths() {
         let event = json!({ "type": "m", "content": { "body": "a", "m.b": { "c": 1 } }, "x": 1 });
         let fields = ["type", "content.body", "content.m\\.b.c", "x.y", "missing"];
         let expected = json!({ "type": "m", "content": { "body": "a", "m.b": { "c": 1 } } });
-        assert_eq!(kept(event, &fields), expected);
+        assert_eq!(selected(event, &fields), expected);
     }
 }

@@ -1,0 +1,271 @@
+//! The loop of `/sync`: look for changes, respond if there are any, else wait for one.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use ruma::{UInt, api::federation::transactions::edu::PresenceUpdate, presence::PresenceState};
+use smol::{
+    Timer, future,
+    stream::{self, Stream, StreamExt},
+};
+
+use super::{
+    account_data,
+    device_lists::{self, DeviceLists},
+    notifier::Notifier,
+    presence,
+    request::{Request, SyncRange},
+    response::{Fields, ResponseWriter, stream_rooms},
+    rooms::{self, Candidate, MAX_ROOMS_PER_SNAPSHOT, RoomUpdate},
+    shared_rooms::DeviceListQuery,
+};
+use crate::{
+    clock::Clock,
+    federation::Federation,
+    rooms::{Error, Local, state::current, typing::Typing},
+    stop::Stopping,
+    store::{DeviceNum, Position, Reader, Rows, Snapshot, Store, Tx, UserNum, records::Membership},
+    users::{self, keys::one_time_keys, presence::Presence, to_device},
+};
+
+/// Clients upload keys of this algorithm. They expect its count even if it is 0.
+const ONE_TIME_KEY_ALGORITHM: &str = "signed_curve25519";
+
+/// The JSON of a response, in pieces.
+pub type Response = Pin<Box<dyn Stream<Item = Result<Vec<u8>, Error>> + Send>>;
+
+/// What `/sync` reads from.
+#[derive(Clone, Copy, Debug)]
+pub struct SyncHandler<'a> {
+    pub store: &'a Store,
+    pub local: &'a Local,
+    pub clock: &'a Clock,
+    pub notifier: &'a Notifier,
+    pub typing: &'a Arc<Typing>,
+    pub presence: &'a Presence,
+    pub federation: &'a Federation,
+    pub stopping: &'a Stopping,
+}
+
+impl SyncHandler<'_> {
+    /// Waits at most `timeout` for a change; an initial sync, or one for the full state, does not wait.
+    /// `None` if the device was logged out.
+    pub async fn sync(
+        &self,
+        request: Request,
+        set_presence: &PresenceState,
+        timeout: Duration,
+    ) -> Result<Option<Response>, Error> {
+        let mut deadline = Instant::now() + timeout;
+        let request = Arc::new(request);
+        let (user, device) = (request.user, request.device);
+        let now_ms = self.clock.now_ms();
+        if self.presence.synced((user, device), set_presence, now_ms) {
+            self.presence_changed(user)?;
+        }
+        let received = request.since.map_or(Position::MIN, |since| since.to_device);
+        self.remove_received(device, received)?;
+        loop {
+            self.expire()?;
+            // Before the look: a change during it is not missed.
+            let change = self.notifier.subscribe(user);
+            if !self.store.read(|s| s.device_ids()?.has(device))? {
+                return Ok(None);
+            }
+            let range = request.range(self.notifier.position(), self.clock.now_ms());
+            let (candidates, mut fields) = self.look(&request, range)?;
+            let lists = self.device_lists(&request, range).await?;
+            if !lists.is_empty() {
+                fields.put("device_lists", &lists)?;
+            }
+            let pending = |s: &Snapshot| to_device::pending(s, device, received, range.end.stored);
+            let (messages, to_device) = self.store.read(pending)?;
+            fields.put_events("to_device", &messages)?;
+            let next_batch = range.end.token(to_device);
+            if range.since.is_none() || request.full_state {
+                self.put_key_counts(device, &mut fields)?;
+                let begin = stream::once(Ok(ResponseWriter::begin(next_batch, &fields)));
+                let (store, typing) = (self.store.clone(), self.typing.clone());
+                let rooms = stream_rooms(store, typing, request, range, candidates);
+                return Ok(Some(Box::pin(begin.chain(rooms))));
+            }
+            let updates = self.updates(&request, range, candidates).await?;
+            let is_empty = updates.is_empty()
+                && fields.is_empty()
+                && !self.key_counts_changed(device, range)?;
+            if !is_empty || Instant::now() >= deadline {
+                self.put_key_counts(device, &mut fields)?;
+                let mut out = ResponseWriter::begin(next_batch, &fields);
+                let mut writer = ResponseWriter::default();
+                for update in &updates {
+                    writer.room(update, &mut out);
+                }
+                writer.end(&mut out);
+                return Ok(Some(Box::pin(stream::once(Ok(out)))));
+            }
+            let changed = async {
+                let _ = change.recv().await;
+                false
+            };
+            let timer = async {
+                Timer::at(self.next_look(deadline)).await;
+                false
+            };
+            let stopping = async {
+                self.stopping.wait().await;
+                true
+            };
+            if future::or(future::or(changed, timer), stopping).await {
+                deadline = Instant::now();
+            }
+        }
+    }
+
+    /// Removes to-device messages that the device has received, as its token says.
+    fn remove_received(&self, device: DeviceNum, received: Position) -> Result<(), Error> {
+        let pending = |s: &Snapshot| to_device::has_pending_until(s, device, received);
+        if self.store.read(pending)? {
+            let store = self.store.clone();
+            self.federation.spawn(async move {
+                let job = move |tx: &Tx| to_device::remove_until(tx, device, received);
+                if let Err(error) = store.write_soon(job).await {
+                    log::debug!(
+                        "received to-device messages stay until the next sync of their device: {error}"
+                    );
+                }
+            });
+        }
+        Ok(())
+    }
+
+    /// The rooms that may have changed, and the fields beside them.
+    fn look(&self, request: &Request, range: SyncRange) -> Result<(Vec<Candidate>, Fields), Error> {
+        self.store.read(|s: &Snapshot| {
+            let candidates = rooms::candidates(s, self.notifier, self.typing, request, range)?;
+            let mut fields = Fields::default();
+            let account_data = account_data::global(s, self.notifier, request, range)?;
+            fields.put_events("account_data", &account_data)?;
+            let presence = presence::events(s, self.presence, request, range, &candidates)?;
+            fields.put_events("presence", &presence)?;
+            Ok((candidates, fields))
+        })
+    }
+
+    /// Empty in an initial sync, after which a client queries the devices of everybody.
+    async fn device_lists(
+        &self,
+        request: &Request,
+        range: SyncRange,
+    ) -> Result<DeviceLists, Error> {
+        let Some(since) = range.since else {
+            return Ok(DeviceLists::default());
+        };
+        let query = DeviceListQuery {
+            user: request.user,
+            user_id: request.user_id.clone(),
+            after: since.position,
+            upto: range.end.stored,
+        };
+        device_lists::changes(self.store, self.notifier, query).await
+    }
+
+    async fn updates(
+        &self,
+        request: &Arc<Request>,
+        range: SyncRange,
+        mut candidates: Vec<Candidate>,
+    ) -> Result<Vec<RoomUpdate>, Error> {
+        if rooms::is_fast(&candidates, range) {
+            let read = |s: &Snapshot| rooms::updates(s, self.typing, request, range, &candidates);
+            return self.store.read(read);
+        }
+        let mut updates = Vec::new();
+        while !candidates.is_empty() {
+            let next = candidates.len().min(MAX_ROOMS_PER_SNAPSHOT);
+            let next = candidates.drain(..next).collect();
+            updates
+                .extend(rooms::scan_updates(self.store, self.typing, request, range, next).await?);
+        }
+        Ok(updates)
+    }
+
+    fn key_counts_changed(&self, device: DeviceNum, range: SyncRange) -> Result<bool, Error> {
+        let since = range.since.map_or(Position::MIN, |since| since.position);
+        let changed = |s: &Snapshot| one_time_keys::counts_changed_after(s, device, since);
+        Ok(self.store.read(changed)?)
+    }
+
+    /// The counts are in every response: some clients take a missing count for an unchanged one.
+    fn put_key_counts(&self, device: DeviceNum, fields: &mut Fields) -> Result<(), Error> {
+        let mut keys = self.store.read(|s| one_time_keys::counts(s, device))?;
+        keys.counts
+            .entry(ONE_TIME_KEY_ALGORITHM.to_owned())
+            .or_default();
+        fields.put("device_one_time_keys_count", &keys.counts)?;
+        fields.put("device_unused_fallback_key_types", &keys.unused_fallback)
+    }
+
+    /// Ends typing that has timed out or whose user has left, and the presence of silent devices.
+    fn expire(&self) -> Result<(), Error> {
+        let now_ms = self.clock.now_ms();
+        let changed = self.store.read(|s| {
+            self.typing.expire(now_ms, |room, user| {
+                let membership = users::id_of(s, user)
+                    .map_err(Error::from)
+                    .and_then(|user| current::membership(s, room, &user));
+                membership.map_or(true, |membership| membership == Membership::Join)
+            })
+        });
+        for room in changed {
+            let number = self.notifier.ephemeral_changed_in(room);
+            self.typing.changed(room, number);
+        }
+        for user in self.presence.expire(now_ms) {
+            self.presence_changed(user)?;
+        }
+        Ok(())
+    }
+
+    /// When to look again although nothing is stored: at the deadline, or when typing or presence
+    /// expires.
+    fn next_look(&self, deadline: Instant) -> Instant {
+        let expiries = [self.typing.next_end(), self.presence.next_expiry()];
+        match expiries.into_iter().flatten().min() {
+            Some(expiry_ms) => {
+                let left_ms = expiry_ms.saturating_sub(self.clock.now_ms()).max(1);
+                deadline.min(Instant::now() + Duration::from_millis(left_ms))
+            }
+            None => deadline,
+        }
+    }
+
+    /// Announces the changed presence of `user` to the local users who share a room with them and, if
+    /// they are local, to other servers.
+    pub fn presence_changed(&self, user: UserNum) -> Result<(), Error> {
+        let (user_id, affected) = self.store.read(|s| {
+            let user_id = users::id_of(s, user)?;
+            let affected = if self.local.has(&user_id) {
+                current::sharing_rooms(s, user)?
+            } else {
+                current::sharing_rooms_with(s, &user_id)?
+            };
+            Ok::<_, Error>((user_id, affected))
+        })?;
+        let number = self.notifier.ephemeral_changed_for(affected);
+        self.presence.set_change_number(user, number);
+        if self.local.has(&user_id)
+            && let Some(presence) = self.presence.get(user)
+        {
+            let now_ms = self.clock.now_ms();
+            let ago = UInt::new_saturating(now_ms.saturating_sub(presence.active_ms));
+            let mut update = PresenceUpdate::new(user_id, presence.state.clone(), ago);
+            update.currently_active = presence.currently_active(now_ms);
+            update.status_msg = presence.status_msg;
+            self.federation.send_presence(user, update)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,312 @@
+//! One room of a response.
+
+use std::collections::BTreeMap;
+
+use ruma::{
+    OwnedRoomId, OwnedUserId,
+    api::client::sync::sync_events::{
+        UnreadNotificationsCount,
+        v3::{JoinedRoom, LeftRoom, RoomAccountData, Timeline},
+    },
+    events::AnySyncStateEvent,
+    serde::Raw,
+};
+use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
+
+use super::{
+    account_data, ephemeral,
+    event_format::format_events,
+    membership_history::{Continuity, continuity, last_leave},
+    request::{Request, StateAfter, SyncRange},
+    state::{self, Wanted},
+    summary,
+    timeline::{self, Part, Selected},
+};
+use crate::{
+    rooms::{
+        Error, event, room,
+        state::{self as room_state, overlay::StateOverlay},
+        timeline::{
+            self as room_timeline,
+            client_event::{Formatter, RoomIdField},
+            filter,
+            pagination_token::PaginationToken,
+        },
+        typing::Typing,
+        unread::{self, receipts},
+    },
+    store::{
+        EventNum, Place, Position, Reader, RoomNum, Rows,
+        records::{Counts, MemberRow, RoomHeads},
+    },
+    users::account_data as stored_account_data,
+};
+
+/// A joined room; `None` if nothing changed.
+pub fn joined(
+    r: &impl Reader,
+    request: &Request,
+    range: SyncRange,
+    room: RoomNum,
+    member: MemberRow,
+    typing: &Typing,
+) -> Result<Option<Box<RawValue>>, Error> {
+    let mut builder = Builder::new(r, request, range, room, member)?;
+    let (last, end) = builder.end(r)?;
+    let selected = builder.select_timeline(r, last)?;
+    let mut joined = JoinedRoom::new();
+    if builder.has_new_summary(r)? {
+        joined.summary = summary::summary(r, room, &builder.heads, &request.user_id)?;
+    }
+    let state = builder.state(r, &selected, &end, &joined.summary.heroes)?;
+    let room_range = SyncRange {
+        since: range.since.filter(|_| builder.since.is_some()),
+        ..range
+    };
+    joined.ephemeral.events =
+        ephemeral::events(r, request, room_range, room, &builder.room_id, typing)?;
+    joined.account_data = builder.account_data(r)?;
+    joined.timeline = builder.timeline(r, &selected)?;
+    let is_empty = joined.is_empty() && state.is_empty() && !builder.own_receipt_moved(r)?;
+    if is_empty && builder.since.is_some() {
+        return Ok(None);
+    }
+    builder.add_unread(r, &mut joined)?;
+    with_state(request, joined, state).map(Some)
+}
+
+/// A room that the user has left, up to the leave; `None` if nothing changed.
+pub fn left(
+    r: &impl Reader,
+    request: &Request,
+    range: SyncRange,
+    room: RoomNum,
+    member: MemberRow,
+) -> Result<Option<Box<RawValue>>, Error> {
+    let since = range.since.map_or(Position::MIN, |since| since.position);
+    let mut builder = Builder::new(r, request, range, room, member)?;
+    let Some(leave) = last_leave(r, room, &builder.member, since)? else {
+        return builder.never_joined(r).map(Some);
+    };
+    let header = event::header(r, leave)?;
+    let Some(last) = header.place else {
+        return Ok(None);
+    };
+    let end = StateOverlay::after(r, leave, &header)?;
+    builder.upto = header.position;
+    let mut selected = builder.select_timeline(r, last)?;
+    let state = builder.state(r, &selected, &end, &[])?;
+    if leave != builder.member.event {
+        // A ban after the leave: history visibility hides it, but the user must learn of it.
+        selected.events.push(event::load(r, builder.member.event)?);
+    }
+    let mut left = LeftRoom::new();
+    left.timeline = builder.timeline(r, &selected)?;
+    left.account_data = builder.account_data(r)?;
+    with_state(request, left, state).map(Some)
+}
+
+struct Builder<'a> {
+    request: &'a Request,
+    room: RoomNum,
+    room_id: OwnedRoomId,
+    heads: RoomHeads,
+    member: MemberRow,
+    formatter: Formatter,
+    /// The start of the range; `None` if the client gets the whole room.
+    since: Option<Position>,
+    /// The start of the range, if the user was joined then and has rejoined since.
+    before_absence: Option<Position>,
+    /// The end of the range.
+    upto: Position,
+}
+
+impl<'a> Builder<'a> {
+    fn new(
+        r: &impl Reader,
+        request: &'a Request,
+        range: SyncRange,
+        room: RoomNum,
+        member: MemberRow,
+    ) -> Result<Self, Error> {
+        let (user, device) = (&request.user_id, Some(request.device));
+        let formatter = Formatter::new(r, room, user, device, range.now_ms, RoomIdField::Omit)?;
+        let since = range.since.map(|since| since.position);
+        let continuity = match since {
+            Some(since) => continuity(r, room, &member, since)?,
+            None => Continuity::New,
+        };
+        Ok(Self {
+            request,
+            room,
+            room_id: room::id(r, room)?,
+            heads: room::heads(r, room)?,
+            member,
+            formatter,
+            since: since.filter(|_| continuity == Continuity::Unbroken),
+            before_absence: since.filter(|_| continuity == Continuity::Rejoined),
+            upto: range.end.stored,
+        })
+    }
+
+    fn select_timeline(&mut self, r: &impl Reader, upto: Place) -> Result<Selected, Error> {
+        let part = Part {
+            room: self.room,
+            room_id: &self.room_id,
+            upto,
+            after: self.since,
+            limit: self.request.timeline_limit(),
+            ignored: &self.request.ignored,
+        };
+        let wanted = &self.request.filter.room.timeline;
+        let mut selected = timeline::select(r, part, wanted, &mut self.formatter)?;
+        // In an incremental sync the client may have older events of a whole room. They need not be
+        // adjacent to these.
+        selected.limited |= self.since.is_none() && self.request.since.is_some();
+        Ok(selected)
+    }
+
+    fn timeline(&mut self, r: &impl Reader, selected: &Selected) -> Result<Timeline, Error> {
+        let mut timeline = Timeline::new();
+        timeline.events = format_events(r, self.request, &mut self.formatter, &selected.events)?;
+        timeline.limited = selected.limited;
+        if selected.limited || !selected.events.is_empty() {
+            timeline.prev_batch = Some(PaginationToken::Place(selected.before).to_string());
+        }
+        Ok(timeline)
+    }
+
+    /// The place of the last event in the range and the state after it.
+    fn end(&self, r: &impl Reader) -> Result<(Place, StateOverlay), Error> {
+        let last = room_timeline::place_at(r, self.room, self.upto)?.unwrap_or(Place::MIN);
+        let mut state = StateOverlay::of(self.heads.state);
+        // The snapshot may be later than the end of the range: undo the later changes.
+        let later = Position(self.upto.0.saturating_add(1))..;
+        for row in r.state_changes()?.prefix_range(self.room, later)?.rev() {
+            let (key, change) = row?;
+            let (before, _) = change.value();
+            let key = room_state::key_name(r, self.room, key.value().2)?;
+            state = state.with(key, (before != EventNum(0)).then_some(before));
+        }
+        Ok((last, state))
+    }
+
+    /// A room that the user was only invited to or knocking at: the event that ended that.
+    fn never_joined(&mut self, r: &impl Reader) -> Result<Box<RawValue>, Error> {
+        let event = event::load(r, self.member.event)?;
+        let mut left = LeftRoom::new();
+        left.timeline.events = format_events(r, self.request, &mut self.formatter, &[event])?;
+        with_state(self.request, left, Vec::new())
+    }
+
+    fn state(
+        &mut self,
+        r: &impl Reader,
+        selected: &Selected,
+        end: &StateOverlay,
+        heroes: &[OwnedUserId],
+    ) -> Result<Vec<Raw<AnySyncStateEvent>>, Error> {
+        let request = self.request;
+        if !filter::accepts_room(&request.filter.room.state, &self.room_id) {
+            return Ok(Vec::new());
+        }
+        let wanted = Wanted {
+            room: self.room,
+            timeline: &selected.events,
+            end,
+            filter: &request.filter.room.state,
+            state_after: request.state_after != StateAfter::No,
+            user_id: &request.user_id,
+            heroes,
+            lazy_loaded: &request.lazy_loaded,
+            upto: self.upto,
+        };
+        let events = match self.since {
+            Some(since) if !request.full_state => state::changed(r, &wanted, since)?,
+            _ => state::full(r, &wanted, self.before_absence)?,
+        };
+        format_events(r, request, &mut self.formatter, &events)
+    }
+
+    fn has_new_summary(&self, r: &impl Reader) -> Result<bool, Error> {
+        match self.since {
+            Some(since) if !self.request.full_state => {
+                state::members_changed(r, self.room, since, self.upto)
+            }
+            _ => Ok(true),
+        }
+    }
+
+    fn account_data(&self, r: &impl Reader) -> Result<RoomAccountData, Error> {
+        let user = self.request.user;
+        let mut changed = match self.since {
+            Some(since) => stored_account_data::changed_between(r, user, since, self.upto)?,
+            None => stored_account_data::all_in(r, user, self.room)?,
+        };
+        let wanted = &self.request.filter.room.account_data;
+        changed.retain(|changed| {
+            changed.room == self.room
+                && filter::accepts_room(wanted, &self.room_id)
+                && filter::accepts_type(&wanted.types, &wanted.not_types, &changed.kind)
+        });
+        let mut data = RoomAccountData::new();
+        let events = changed.iter().map(account_data::event);
+        data.events = events.collect::<Result<_, _>>()?;
+        Ok(data)
+    }
+
+    /// Whether a receipt of the user moved, perhaps on another device: the unread counts changed.
+    fn own_receipt_moved(&self, r: &impl Reader) -> Result<bool, Error> {
+        let since = self.since.unwrap_or(Position::MIN);
+        let own = receipts::of_user(r, self.room, self.request.user)?;
+        Ok(own.iter().any(|(_, receipt)| receipt.position > since))
+    }
+
+    fn add_unread(&self, r: &impl Reader, joined: &mut JoinedRoom) -> Result<(), Error> {
+        let user = self.request.user;
+        let unread = unread::count(r, self.room, &self.heads, user, self.member.since)?;
+        let timeline = &self.request.filter.room.timeline;
+        if !timeline.unread_thread_notifications {
+            joined.unread_notifications = notification_count(unread.all());
+            return Ok(());
+        }
+        joined.unread_notifications = notification_count(unread.main);
+        let threads = unread.threads.iter();
+        joined.unread_thread_notifications = threads
+            .map(|(root, count)| Ok((event::id(r, *root)?, notification_count(*count))))
+            .collect::<Result<BTreeMap<_, _>, Error>>()?;
+        Ok(())
+    }
+}
+
+fn notification_count(count: Counts) -> UnreadNotificationsCount {
+    let mut notifications = UnreadNotificationsCount::new();
+    notifications.notification_count = Some(count.notify.into());
+    notifications.highlight_count = Some(count.highlight.into());
+    notifications
+}
+
+/// The JSON of a room, with its state under the name that the client asked for. matrix-nio ignores left
+/// rooms without that field, so it is there even if the state is empty.
+fn with_state(
+    request: &Request,
+    room: impl Serialize,
+    events: Vec<Raw<AnySyncStateEvent>>,
+) -> Result<Box<RawValue>, Error> {
+    #[derive(Serialize)]
+    struct WithState<T, S> {
+        #[serde(flatten)]
+        room: T,
+        #[serde(flatten)]
+        state: S,
+    }
+
+    let field = match request.state_after {
+        StateAfter::No => "state",
+        StateAfter::Stable => "state_after",
+        StateAfter::Unstable => "org.matrix.msc4222.state_after",
+    };
+    let state = BTreeMap::from([(field, BTreeMap::from([("events", events)]))]);
+    to_raw_value(&WithState { room, state }).map_err(|_| Error::not_serializable("a room"))
+}

@@ -1,0 +1,246 @@
+//! The rooms of a response: which ones may have changed, and what each of them shows.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use ruma::{OwnedRoomId, api::client::filter::RoomFilter};
+use serde_json::value::{RawValue, to_raw_value};
+
+use super::{
+    notifier::Notifier,
+    request::{Request, SyncRange},
+    room_update, stripped_state,
+};
+use crate::{
+    rooms::{Error, event, room, typing::Typing},
+    store::{
+        Position, Reader, Records, RoomNum, Rows, Store, UserNum,
+        records::{MemberRow, Membership},
+    },
+    users::account_data,
+};
+
+/// How many rooms are read from one snapshot.
+pub const MAX_ROOMS_PER_SNAPSHOT: usize = 16;
+/// Up to so many rooms, and a range of so many positions, are read on the thread; more on the pool.
+const MAX_ROOMS_ON_THREAD: usize = 4;
+const MAX_POSITIONS_ON_THREAD: u64 = 256;
+
+/// The part of `rooms` in a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Section {
+    Join,
+    Invite,
+    Knock,
+    Leave,
+}
+
+impl Section {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Join => "join",
+            Self::Invite => "invite",
+            Self::Knock => "knock",
+            Self::Leave => "leave",
+        }
+    }
+}
+
+/// A room that may have changed.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    pub section: Section,
+    pub room: RoomNum,
+    /// The user's membership.
+    pub member: MemberRow,
+}
+
+/// A room in a response.
+#[derive(Clone, Debug)]
+pub struct RoomUpdate {
+    pub section: Section,
+    pub room_id: OwnedRoomId,
+    pub json: Box<RawValue>,
+}
+
+/// The rooms that may have changed, ordered by section.
+pub fn candidates(
+    r: &impl Reader,
+    notifier: &Notifier,
+    typing: &Typing,
+    request: &Request,
+    range: SyncRange,
+) -> Result<Vec<Candidate>, Error> {
+    let mut candidates = Vec::new();
+    let mut add = |room: RoomNum, member: MemberRow| -> Result<(), Error> {
+        if let Some(section) = section_of(request, range, &member)
+            && wants_room(&request.filter.room, &room::id(r, room)?)
+        {
+            candidates.push(Candidate {
+                section,
+                room,
+                member,
+            });
+        }
+        Ok(())
+    };
+    match changed_rooms(r, notifier, typing, request, range)? {
+        Some(rooms) => {
+            for room in rooms {
+                if let Some(member) = r.memberships()?.load((request.user, room))? {
+                    add(room, member)?;
+                }
+            }
+        }
+        None => {
+            for (room, member) in memberships(r, request.user)? {
+                add(room, member)?;
+            }
+        }
+    }
+    candidates.sort_by_key(|candidate| candidate.section);
+    Ok(candidates)
+}
+
+/// The rooms that may have changed for the user; `None` if that may be any room.
+fn changed_rooms(
+    r: &impl Reader,
+    notifier: &Notifier,
+    typing: &Typing,
+    request: &Request,
+    range: SyncRange,
+) -> Result<Option<BTreeSet<RoomNum>>, Error> {
+    let Some(since) = range.since.filter(|_| !request.full_state) else {
+        return Ok(None);
+    };
+    let Some(rooms) = notifier.rooms_after(since.position) else {
+        return Ok(None);
+    };
+    let mut rooms: BTreeSet<RoomNum> = rooms.into_iter().collect();
+    rooms.extend(typing.rooms_after(since.ephemeral));
+    if notifier.user_changed_after(request.user, since.position) {
+        let changed =
+            account_data::changed_between(r, request.user, since.position, range.end.stored)?;
+        rooms.extend(changed.iter().map(|changed| changed.room));
+    }
+    rooms.remove(&account_data::GLOBAL);
+    Ok(Some(rooms))
+}
+
+pub fn memberships(r: &impl Reader, user: UserNum) -> Result<Vec<(RoomNum, MemberRow)>, Error> {
+    let mut memberships = Vec::new();
+    for row in r.memberships()?.prefix(user)? {
+        let (key, member) = row?;
+        memberships.push((key.value().1, member.value().unpack()?));
+    }
+    Ok(memberships)
+}
+
+fn section_of(request: &Request, range: SyncRange, member: &MemberRow) -> Option<Section> {
+    let since = range.since.map_or(Position::MIN, |since| since.position);
+    let is_new = member.position > since && member.position <= range.end.stored;
+    match member.membership {
+        Membership::Join => Some(Section::Join),
+        Membership::Invite => is_new.then_some(Section::Invite),
+        Membership::Knock => is_new.then_some(Section::Knock),
+        Membership::Leave | Membership::Ban => {
+            let is_full = range.since.is_none() || request.full_state;
+            let is_archived = is_full && request.filter.room.include_leave && !member.forgotten;
+            // Also if the user has forgotten the room on another device.
+            let is_newly_left = range.since.is_some() && is_new;
+            (is_newly_left || is_archived).then_some(Section::Leave)
+        }
+    }
+}
+
+fn wants_room(filter: &RoomFilter, room: &OwnedRoomId) -> bool {
+    !filter.not_rooms.contains(room)
+        && filter
+            .rooms
+            .as_ref()
+            .is_none_or(|rooms| rooms.contains(room))
+}
+
+/// The updates of those of `candidates` that have any.
+pub fn updates(
+    r: &impl Reader,
+    typing: &Typing,
+    request: &Request,
+    range: SyncRange,
+    candidates: &[Candidate],
+) -> Result<Vec<RoomUpdate>, Error> {
+    let mut updates = Vec::new();
+    for candidate in candidates {
+        let Candidate {
+            section,
+            room,
+            member,
+        } = candidate;
+        let json = match section {
+            Section::Join => room_update::joined(r, request, range, *room, member.clone(), typing)?,
+            Section::Leave => room_update::left(r, request, range, *room, member.clone())?,
+            Section::Invite if is_by_ignored_user(r, request, member)? => None,
+            Section::Invite => Some(stripped(r, request, "invite_state", candidate)?),
+            Section::Knock => Some(stripped(r, request, "knock_state", candidate)?),
+        };
+        if let Some(json) = json {
+            updates.push(RoomUpdate {
+                section: *section,
+                room_id: room::id(r, *room)?,
+                json,
+            });
+        }
+    }
+    Ok(updates)
+}
+
+/// Whether the sender of the membership event is a user whom the user ignores.
+fn is_by_ignored_user(
+    r: &impl Reader,
+    request: &Request,
+    member: &MemberRow,
+) -> Result<bool, Error> {
+    if request.ignored.is_empty() {
+        return Ok(false);
+    }
+    let sender = event::load(r, member.event)?.sender()?;
+    Ok(request.ignored.contains(&sender))
+}
+
+fn stripped(
+    r: &impl Reader,
+    request: &Request,
+    field: &str,
+    candidate: &Candidate,
+) -> Result<Box<RawValue>, Error> {
+    let Candidate { room, member, .. } = candidate;
+    let events = stripped_state::load(r, *room, request.user, &request.user_id, member.event)?;
+    let stripped = BTreeMap::from([(field, BTreeMap::from([("events", events)]))]);
+    to_raw_value(&stripped).map_err(|_| Error::not_serializable("stripped state"))
+}
+
+/// Whether the updates of `candidates` are read fast enough to be read on the thread: few rooms, in
+/// which the user has been all the time, and a short range.
+pub fn is_fast(candidates: &[Candidate], range: SyncRange) -> bool {
+    let since = range.since.map_or(Position::MIN, |since| since.position);
+    candidates.len() <= MAX_ROOMS_ON_THREAD
+        && range.end.stored.0.saturating_sub(since.0) <= MAX_POSITIONS_ON_THREAD
+        && candidates
+            .iter()
+            .all(|candidate| candidate.member.position <= since)
+}
+
+/// Reads the [`updates`] of at most [`MAX_ROOMS_PER_SNAPSHOT`] rooms on the pool.
+pub async fn scan_updates(
+    store: &Store,
+    typing: &Arc<Typing>,
+    request: &Arc<Request>,
+    range: SyncRange,
+    candidates: Vec<Candidate>,
+) -> Result<Vec<RoomUpdate>, Error> {
+    let (typing, request) = (typing.clone(), request.clone());
+    let scan = move |s: &_| updates(s, &typing, &request, range, &candidates);
+    store.scan("sync", scan).await
+}
