@@ -1,9 +1,9 @@
-# What the scripts here know of each target: `source` it.
+# Properties of the targets, to be sourced by the scripts.
 
 TARGETS="aarch64-unknown-linux-musl armv7-unknown-linux-musleabihf arm-unknown-linux-musleabihf
     x86_64-unknown-linux-musl riscv64gc-unknown-linux-musl"
 
-# emulator TARGET: the command under which a binary runs on the processor of its board
+# emulator TARGET: the command that emulates the processor of the board
 emulator() {
     case $1 in
         arm-*) echo qemu-arm-static -cpu arm1176 ;;           # Pi 1, Zero
@@ -15,8 +15,8 @@ emulator() {
     esac
 }
 
-# architecture TARGET: what Debian calls it. ARMv6 and ARMv7 have one name, as Raspberry Pi OS has one
-# armhf for all its boards; the binary for ARMv6 runs on every one of them.
+# architecture TARGET: the name of Debian. Raspberry Pi OS has one armhf for ARMv6 and ARMv7; the binary for
+# ARMv6 runs on both.
 architecture() {
     case $1 in
         aarch64-*) echo arm64 ;;
@@ -27,6 +27,6 @@ architecture() {
 }
 
 unknown() {
-    echo "$0: nothing is known of $1; the targets: "$TARGETS >&2
+    echo "$0: unknown target $1; the targets: "$TARGETS >&2
     exit 2
 }

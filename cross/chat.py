@@ -1,6 +1,6 @@
-"""Two people chat on a server: `chat.py COMMAND...`, the command being the binary or what emulates its processor.
+"""A short chat on a server: `chat.py COMMAND...`. COMMAND is the binary, or an emulator with the binary.
 
-Needs nothing but Python. Ends with the line `N passed, N failed`."""
+Needs only Python. Ends with the line `N passed, N failed`."""
 
 import contextlib
 import http.client
@@ -13,14 +13,14 @@ import tempfile
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.append(str(ROOT / "tests/common"))
 
-from claims import Claims, Failed
+from checks import CheckFailed, Checks
 from server import Hearth, free_port
 
 CERTIFICATES = ROOT / "src/http/tests"
 CLIENT = "/_matrix/client/v3"
 PASSWORD = "correct horse battery"
 
-# Each way in which rustls and ring may agree with a client: elliptic curves aside, these are the ciphers.
+# The cipher suites of rustls with ring, for each of which ring has code of its own
 CIPHERS = {
     "TLS 1.3": None,
     "TLS 1.2 with AES-128-GCM": "ECDHE+AESGCM+AES128",
@@ -29,7 +29,7 @@ CIPHERS = {
 }
 
 
-class Person:
+class User:
     def __init__(self, server, name):
         self.server = server
         self.name = name
@@ -40,64 +40,64 @@ class Person:
         with contextlib.closing(connection):
             headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
             connection.request(method, CLIENT + path, body and json.dumps(body), headers)
-            answer = connection.getresponse()
-            text = answer.read()
-            if answer.status != 200:
-                raise AssertionError(f"{method} {path}: {answer.status} {text[:200]}")
+            response = connection.getresponse()
+            text = response.read()
+            if response.status != 200:
+                raise AssertionError(f"{method} {path}: {response.status} {text[:200]}")
             return json.loads(text)
 
     def register(self):
         self.call("POST", "/register", {"username": self.name, "password": PASSWORD, "auth": {"type": "m.login.dummy"}})
 
     def log_in(self):
-        who = {"type": "m.id.user", "user": self.name}
-        login = {"type": "m.login.password", "identifier": who, "password": PASSWORD}
+        identifier = {"type": "m.id.user", "user": self.name}
+        login = {"type": "m.login.password", "identifier": identifier, "password": PASSWORD}
         self.token = self.call("POST", "/login", login)["access_token"]
 
-    def say(self, room, text):
+    def send_text(self, room, text):
         message = {"msgtype": "m.text", "body": text}
         return self.call("PUT", f"/rooms/{room}/send/m.room.message/{text}", message)["event_id"]
 
-    def said(self, room):
+    def message_bodies(self, room):
         page = self.call("GET", f"/rooms/{room}/messages?dir=b&limit=100")
         return [event["content"]["body"] for event in reversed(page["chunk"]) if event["type"] == "m.room.message"]
 
 
-def chat(claims, server):
-    with claims.claim("the server starts"):
+def chat(checks, server):
+    with checks.check("the server starts"):
         server.start()
-    alice, bob = Person(server, "alice"), Person(server, "bob")
-    with claims.claim("two people register and log in"):
-        for person in alice, bob:
-            person.register()
-            person.log_in()
-    with claims.claim("one makes a room, the other joins and sees what is said"):
+    alice, bob = User(server, "alice"), User(server, "bob")
+    with checks.check("two users register and log in"):
+        for user in alice, bob:
+            user.register()
+            user.log_in()
+    with checks.check("one creates a room, the other joins and receives a message"):
         room = alice.call("POST", "/createRoom", {"preset": "public_chat"})["room_id"]
         bob.call("POST", f"/join/{room}", {})
         since = bob.call("GET", "/sync")["next_batch"]
-        event = alice.say(room, "one")
+        event = alice.send_text(room, "one")
         timeline = bob.call("GET", f"/sync?since={since}&timeout=10000")["rooms"]["join"][room]["timeline"]
-        assert [seen["event_id"] for seen in timeline["events"]] == [event], timeline
-    with claims.claim("what was said is there after a restart"):
+        assert [synced["event_id"] for synced in timeline["events"]] == [event], timeline
+    with checks.check("the message is stored after a restart"):
         status = server.stop()
         assert status == 0, status
         server.start()
-        assert bob.said(room) == ["one"], bob.said(room)
-    with claims.claim("what was acknowledged is there after a kill"):
-        bob.say(room, "two")
+        assert bob.message_bodies(room) == ["one"], bob.message_bodies(room)
+    with checks.check("acknowledged messages are stored after SIGKILL"):
+        bob.send_text(room, "two")
         server.kill()
         server.start()
-        assert alice.said(room) == ["one", "two"], alice.said(room)
+        assert alice.message_bodies(room) == ["one", "two"], alice.message_bodies(room)
     for name, ciphers in CIPHERS.items():
-        with claims.claim(f"{name} is spoken"):
+        with checks.check(f"{name} is supported"):
             context = ssl.create_default_context(cafile=CERTIFICATES / "root.pem")
             if ciphers:
                 context.maximum_version = ssl.TLSVersion.TLSv1_2
                 context.set_ciphers(ciphers)
             tls = http.client.HTTPSConnection("localhost", server.tls_port, timeout=60, context=context)
             assert alice.call("GET", "/account/whoami", connection=tls)["user_id"] == "@alice:localhost"
-    with claims.claim(f"it serves on: {server.resident()} kB are resident, the emulator's included"):
-        assert bob.say(room, "three")
+    with checks.check(f"the server responds; resident memory with the emulator: {server.resident()} kB"):
+        assert bob.send_text(room, "three")
 
 
 class Emulated(Hearth):
@@ -120,17 +120,17 @@ class Emulated(Hearth):
 
 
 def main():
-    claims = Claims()
+    checks = Checks()
     with tempfile.TemporaryDirectory(prefix="hearth-cross-") as directory:
         server = Emulated(sys.argv[1:], pathlib.Path(directory))
         try:
-            chat(claims, server)
-        except Failed:
+            chat(checks, server)
+        except CheckFailed:
             print(server.log.read_text()[-4000:])
         finally:
             server.clean_up()
-    print(f"{claims.passed} passed, {claims.failed} failed")
-    return claims.failed > 0 or claims.passed == 0
+    print(f"{checks.passed} passed, {checks.failed} failed")
+    return checks.failed > 0 or checks.passed == 0
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""The man page, made from the program's own help: `man.py COMMAND... > hearth.1`, COMMAND being the
-binary or what emulates its processor."""
+"""Generates the man page from the program's help: `man.py COMMAND... > hearth.1`. COMMAND is the binary, or
+an emulator with the binary."""
 
 import re
 import subprocess
@@ -7,16 +7,16 @@ import sys
 import textwrap
 
 FILES = {
-    "/etc/hearth/hearth.toml": "The settings of the service; it does not start without them.",
-    "/etc/hearth/credentials/": "Secrets of the service, one file for each setting.",
-    "/var/lib/hearth/": "Everything that the service keeps.",
-    "/usr/share/doc/hearth/examples/hearth.toml": "Every setting, explained.",
+    "/etc/hearth/hearth.toml": "Configuration of the service, without which it does not start.",
+    "/etc/hearth/credentials/": "Secrets of the service, one file per setting.",
+    "/var/lib/hearth/": "Data of the service.",
+    "/usr/share/doc/hearth/examples/hearth.toml": "Explanation of every setting.",
 }
 
 
 class Help:
-    """What `COMMAND NAME... --help` says. argh prints a line of usage, what the command does, and
-    lists under `Options:`, `Commands:` and the like, whose texts may go on in further lines."""
+    """The parsed output of `COMMAND NAME... --help`. argh prints a line of usage, a description, and lists
+    under `Options:`, `Commands:` and the like, whose entries may have several lines."""
 
     def __init__(self, command, names):
         printed = subprocess.run([*command, *names, "--help"], check=True, capture_output=True, text=True).stdout
@@ -32,7 +32,7 @@ class Help:
 
 
 def entries(text):
-    """The texts of a list by their names, which stand alone in the left column."""
+    """Name -> description of a list. Names are in the left column."""
     found = {}
     for name, line in re.findall(r"^  (\S.*?|)(?:\s{2,}|$)(.*)$", text, flags=re.MULTILINE):
         if name:
@@ -43,7 +43,7 @@ def entries(text):
 
 
 def escaped(text):
-    """`text` as roff takes it: a line that begins with a dot or a quote would be a request."""
+    """Escapes text for roff: a line that begins with a dot or a quote would be a request."""
     text = text.replace("\\", "\\e").replace("-", "\\-")
     return re.sub(r"^([.'])", r"\\&\1", text, flags=re.MULTILINE)
 

@@ -1,22 +1,22 @@
-"""A real client in a process of its own (an *agent*), and what it reports.
+"""A client SDK in its own process (an *agent*), and its observations.
 
-Its working directory is the test's: what it keeps there is gone when the test is over.
+Its working directory is a temporary directory of the test.
 
 An agent reads one JSON object per line, `{"number": 7, "command": "join", ...}`, and writes lines of
-two kinds: `{"number": 7, "answer": ...}` or `{"number": 7, "error": "..."}` when a command is done, and
-`{"saw": "typing", ...}` whenever the SDK noticed something. Commands run side by side.
+two kinds: `{"number": 7, "result": ...}` or `{"number": 7, "error": "..."}` when a command is done, and
+`{"observed": "typing", ...}` when the SDK reported something. Commands run concurrently.
 
-What agents see (in rooms each with `room`):
+Observations (those of a room have `room`):
 - `event`: a timeline event, live and in order: id, type, sender, state_key, content, redacts, txn
-- `gap`: the timeline was limited, so events are missing before the next ones; `token` leads back
-- `membership`: the user's own membership, with the room's name as the SDK makes it up
-- `member`: anybody's membership with name and avatar
-- `edited`, `reacted`, `redacted`: what became of the event `id`
-- `typing`, `receipt`, `unread`: the last with the number that the SDK shows
-- `unsent`: a request broke off and is being repeated
-- of encryption: `secret` (an event that could be read, now or later, with sender and body), `unreadable`,
-  and of verifications under way `asked`, `emoji`, `verified` (with user and device of the other end)
-- `trouble`: something that must not happen; it fails the scenario
+- `gap`: the timeline was limited, so events are missing before the next ones; `token` is for `/messages`
+- `membership`: the user's own membership, with the room's name as the SDK calculates it
+- `member`: the membership of any user, with name and avatar
+- `edited`, `reacted`, `redacted`: a change of the event `id`
+- `typing`, `receipt`, `unread` (with the count of the SDK)
+- `retried`: a request failed and is repeated
+- encryption: `decrypted` (at once or later, with sender and body), `undecryptable`
+- verification: `verification_request`, `emoji`, `verified` (with user and device of the other side)
+- `failure`: something that must not happen; the scenario fails
 """
 
 import asyncio
@@ -28,22 +28,22 @@ COMMANDS = {
     "nio": [HERE / ".venv/bin/python", HERE / "nio/agent.py"],
     "js": ["node", HERE / "js/agent.mjs"],
 }
-ENCRYPTED = {
+ENCRYPTED_COMMANDS = {
     "nio": [HERE / ".venv/bin/python", HERE / "nio/encrypted.py"],
     "js": ["node", HERE / "js/encrypted.mjs"],
 }
-# What an SDK cannot do; a scenario does not ask for that.
-LACKS = {
+# Features that an SDK lacks. Scenarios do not use them.
+UNSUPPORTED = {
     "nio": {"cross-signing", "key backup", "dehydrated devices"},
     "js": set(),
 }
 DEADLINE = 30
-# How many events of a room a sync tells at once; where more have happened, it leaves a gap.
+# The timeline limit of a sync. More events leave a gap.
 SYNC_LIMIT = 200
 
 
-class Trouble(Exception):
-    """A client reported something that must not happen, or did not see what it had to in time."""
+class ClientFailure(Exception):
+    """A client failed, or did not observe something in time."""
 
 
 class Client:
@@ -51,12 +51,12 @@ class Client:
         self.name = name
         self.kind = kind
         self.stderr = directory / f"{name}-{kind}.log"
-        self.seen = []
+        self.observations = []
         self.user = None
         self._command = commands[kind]
         self._calls = {}
         self._watchers = []
-        self._troubled = None
+        self._failure = None
         self._number = 0
 
     async def start(self, url):
@@ -79,85 +79,89 @@ class Client:
         await self._reader
 
     async def call(self, command, within=DEADLINE, **fields):
-        """Has the client carry out a command and returns its answer."""
-        if self._troubled:
-            raise Trouble(self._troubled)
+        """Executes a command in the client; returns its result."""
+        if self._failure:
+            raise ClientFailure(self._failure)
         self._number += 1
-        answer = asyncio.get_running_loop().create_future()
-        self._calls[self._number] = answer
+        result = asyncio.get_running_loop().create_future()
+        self._calls[self._number] = result
         line = json.dumps({"number": self._number, "command": command, **fields})
         self._process.stdin.write(line.encode() + b"\n")
         try:
             async with asyncio.timeout(within):
-                return await answer
+                return await result
         except TimeoutError:
-            raise Trouble(f"{self.name} got no answer to {line[:300]} within {within} s") from None
+            raise ClientFailure(f"{self.name} got no result of {line[:300]} within {within} s") from None
 
-    async def sees(self, what, count=1, within=DEADLINE, since=0, **fields):
-        """Waits until the client has seen `count` such things since `since` (of `mark`) and returns the last.
+    async def wait_for(self, what, count=1, within=DEADLINE, since=0, **fields):
+        """Waits for `count` observations with these fields since a `position`, and returns the last one.
 
-        A field given as a function is asked about the value that was seen."""
+        A field may be a predicate."""
 
-        def fits(sight):
-            return sight["saw"] == what and all(
-                wanted(sight.get(key)) if callable(wanted) else sight.get(key) == wanted
-                for key, wanted in fields.items()
+        def matches(observation):
+            return observation["observed"] == what and all(
+                expected(observation.get(key)) if callable(expected) else observation.get(key) == expected
+                for key, expected in fields.items()
             )
 
-        if self._troubled:
-            raise Trouble(self._troubled)
-        found = [sight for sight in self.seen[since:] if fits(sight)]
+        if self._failure:
+            raise ClientFailure(self._failure)
+        found = [observation for observation in self.observations[since:] if matches(observation)]
         if len(found) >= count:
             return found[count - 1]
-        watcher = [fits, count - len(found), asyncio.get_running_loop().create_future()]
+        watcher = [matches, count - len(found), asyncio.get_running_loop().create_future()]
         self._watchers.append(watcher)
         try:
             async with asyncio.timeout(within):
                 return await watcher[2]
         except TimeoutError:
-            known = {key: wanted for key, wanted in fields.items() if not callable(wanted)}
-            raise Trouble(
+            known = {key: expected for key, expected in fields.items() if not callable(expected)}
+            raise ClientFailure(
                 f"{self.name} waited {within} s for {what} {known}; {watcher[1]} of {count} missing"
             ) from None
         finally:
             self._watchers.remove(watcher)
 
-    def mark(self):
-        """The present, to be given as `since`."""
-        return len(self.seen)
+    def position(self):
+        """The current end of the observations, for `since`."""
+        return len(self.observations)
 
     def timeline(self, room, since=0):
-        """The events of a room as they came in through sync."""
-        return [s for s in self.seen[since:] if s["saw"] == "event" and s["room"] == room]
+        """The events of a room in the order of sync."""
+        return [seen for seen in self.observations[since:] if is_event(seen, room)]
 
     async def _read(self):
         while line := await self._process.stdout.readline():
             message = json.loads(line)
-            if "saw" in message:
-                self._notice(message)
+            if "observed" in message:
+                self._handle_observation(message)
             else:
-                answer = self._calls.pop(message["number"])
-                if answer.done():
+                result = self._calls.pop(message["number"])
+                if result.done():
                     continue
                 if "error" in message:
-                    answer.set_exception(Trouble(f"{self.name}: {message['error']}"))
+                    result.set_exception(ClientFailure(f"{self.name}: {message['error']}"))
                 else:
-                    answer.set_result(message["answer"])
-        self._fail(f"{self.name}'s client ended")
+                    result.set_result(message["result"])
+        self._fail(f"{self.name}'s client exited")
 
-    def _notice(self, sight):
-        self.seen.append(sight)
-        if sight["saw"] == "trouble":
-            self._fail(f"{self.name}: {sight['what']}")
+    def _handle_observation(self, observation):
+        self.observations.append(observation)
+        if observation["observed"] == "failure":
+            self._fail(f"{self.name}: {observation['what']}")
         for watcher in self._watchers:
-            if watcher[0](sight):
+            if watcher[0](observation):
                 watcher[1] -= 1
                 if watcher[1] == 0 and not watcher[2].done():
-                    watcher[2].set_result(sight)
+                    watcher[2].set_result(observation)
 
-    def _fail(self, why):
-        self._troubled = self._troubled or why
+    def _fail(self, reason):
+        self._failure = self._failure or reason
         waiting = [*self._calls.values(), *(watcher[2] for watcher in self._watchers)]
         for future in waiting:
             if not future.done():
-                future.set_exception(Trouble(self._troubled))
+                future.set_exception(ClientFailure(self._failure))
+
+
+def is_event(observation, room):
+    return observation["observed"] == "event" and observation["room"] == room

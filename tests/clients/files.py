@@ -1,25 +1,23 @@
-"""The scene of two people who send each other files, as they are and encrypted."""
+"""Part of the scenario: images, encrypted attachments, and files that are too large."""
 
 import base64
 import random
 import struct
 import zlib
 
-from client import Trouble
+from client import ClientFailure
 
-# Of the larger file, in bytes.
-LARGE = 5_000_000
-# What the server takes at the most, as its settings have it, and the length of a file that is larger.
-MOST = "8M"
-TOO_LARGE = 12_000_000
+LARGE_FILE_BYTES = 5_000_000
+# The setting of the server, and the size of a larger file
+MAX_UPLOAD = "8M"
+TOO_LARGE_BYTES = 12_000_000
 
 
-def picture(width, height):
-    """A PNG in one color."""
+def png(width, height):
 
-    def chunk(kind, content):
-        checksum = zlib.crc32(kind + content)
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+    def chunk(chunk_type, content):
+        checksum = zlib.crc32(chunk_type + content)
+        return struct.pack(">I", len(content)) + chunk_type + content + struct.pack(">I", checksum)
 
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     rows = (b"\0" + b"\xc0\x40\x20" * width) * height
@@ -27,60 +25,60 @@ def picture(width, height):
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
-def text(content):
+def to_base64(content):
     return base64.b64encode(content).decode()
 
 
-async def share(stage):
-    for one, other in stage.both_ways():
-        await send_picture(stage, one, other)
-        await send_encrypted(stage, one, other)
-        await send_too_large(stage, one)
+async def share_files(ctx):
+    for one, other in ctx.both_directions():
+        await send_image(ctx, one, other)
+        await send_encrypted(ctx, one, other)
+        await send_too_large(ctx, one)
 
 
-async def send_picture(stage, me, you):
-    content = picture(400, 300)
-    with stage.claim(f"{me.name} uploads a picture and sends it"):
+async def send_image(ctx, me, other):
+    content = png(400, 300)
+    with ctx.check(f"{me.name} uploads and sends an image"):
         fields = {"name": "Käse.png", "type": "image/png"}
-        uploaded = await me.call("upload", data=text(content), encrypt=False, **fields)
-        shown = {"msgtype": "m.image", "body": "Käse.png", "url": uploaded["url"]}
-        sent = await send(stage, me, shown)
-    with stage.claim(f"{you.name} sees it, and downloads it as it was"):
-        seen = await you.sees("event", room=stage.room, id=sent["id"])
-        got = await you.call("download", url=seen["content"]["url"])
-        assert (got["type"], got["data"]) == ("image/png", text(content)), got["type"]
-    with stage.claim(f"{you.name} gets a small picture of it"):
-        small = await you.call("thumbnail", url=uploaded["url"], width=96, height=96)
-        assert small["type"] in ("image/png", "image/jpeg"), small["type"]
-        assert 0 < len(base64.b64decode(small["data"])) < 10_000
+        uploaded = await me.call("upload", data=to_base64(content), encrypt=False, **fields)
+        content_of_image = {"msgtype": "m.image", "body": "Käse.png", "url": uploaded["url"]}
+        sent = await send(ctx, me, content_of_image)
+    with ctx.check(f"{other.name} downloads it unchanged"):
+        seen = await other.wait_for("event", room=ctx.room, id=sent["id"])
+        download = await other.call("download", url=seen["content"]["url"])
+        assert (download["type"], download["data"]) == ("image/png", to_base64(content)), download["type"]
+    with ctx.check(f"{other.name} downloads a thumbnail of it"):
+        thumbnail = await other.call("thumbnail", url=uploaded["url"], width=96, height=96)
+        assert thumbnail["type"] in ("image/png", "image/jpeg"), thumbnail["type"]
+        assert 0 < len(base64.b64decode(thumbnail["data"])) < 10_000
 
 
-async def send_encrypted(stage, me, you):
-    content = random.Random(4711).randbytes(LARGE)
-    with stage.claim(f"{me.name} encrypts a file of {LARGE} bytes, uploads it and sends it"):
+async def send_encrypted(ctx, me, other):
+    content = random.Random(4711).randbytes(LARGE_FILE_BYTES)
+    with ctx.check(f"{me.name} encrypts, uploads and sends a file of {LARGE_FILE_BYTES} bytes"):
         fields = {"name": "secret", "type": "application/octet-stream"}
-        uploaded = await me.call("upload", data=text(content), encrypt=True, **fields)
+        uploaded = await me.call("upload", data=to_base64(content), encrypt=True, **fields)
         assert uploaded["file"]["v"] == "v2", uploaded
-        # In a message that is itself not encrypted, nio takes such a file for an error.
-        sent = await send(stage, me, {"file": uploaded["file"]}, "hearth.file")
-    with stage.claim(f"{you.name} downloads and decrypts it"):
-        seen = await you.sees("event", room=stage.room, id=sent["id"])
+        # nio rejects an encrypted file in an unencrypted `m.room.message`.
+        sent = await send(ctx, me, {"file": uploaded["file"]}, "hearth.file")
+    with ctx.check(f"{other.name} downloads and decrypts it"):
+        seen = await other.wait_for("event", room=ctx.room, id=sent["id"])
         file = seen["content"]["file"]
-        got = await you.call("download", url=file["url"], file=file)
-        assert got["data"] == text(content)
+        download = await other.call("download", url=file["url"], file=file)
+        assert download["data"] == to_base64(content)
 
 
-async def send_too_large(stage, me):
-    with stage.claim(f"{me.name} is told that a file of {TOO_LARGE} bytes is too large"):
+async def send_too_large(ctx, me):
+    with ctx.check(f"{me.name} gets an error for a file of {TOO_LARGE_BYTES} bytes"):
         fields = {"name": "large", "type": "application/octet-stream", "encrypt": False}
         try:
-            await me.call("upload", data=text(bytes(TOO_LARGE)), **fields)
-        except Trouble as trouble:
-            assert "M_TOO_LARGE" in str(trouble), trouble
+            await me.call("upload", data=to_base64(bytes(TOO_LARGE_BYTES)), **fields)
+        except ClientFailure as failure:
+            assert "M_TOO_LARGE" in str(failure), failure
         else:
-            raise AssertionError("it was taken")
+            raise AssertionError("the upload succeeded")
 
 
-async def send(stage, me, content, type="m.room.message"):
+async def send(ctx, me, content, type="m.room.message"):
     txn = f"file{random.getrandbits(64)}"
-    return await me.call("send", room=stage.room, type=type, content=content, txn=txn)
+    return await me.call("send", room=ctx.room, type=type, content=content, txn=txn)

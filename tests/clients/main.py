@@ -1,6 +1,6 @@
-"""Real clients against a started server: `main.py BINARY [PAIR...]`, a pair being `nio+js` or the like.
+"""Real clients with a server: `main.py BINARY [PAIR...]`. A pair is two SDKs, such as `nio+js`.
 
-Every pair gets a server of its own and plays the same scenario on it."""
+The same scenario runs for every pair, each on its own server."""
 
 import argparse
 import asyncio
@@ -12,40 +12,39 @@ import time
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "common"))
 
-from chat import Stage, chat
-from claims import Claims, Failed
+from chat import ScenarioContext, chat
+from checks import CheckFailed, Checks
 from client import COMMANDS, Client
 from crash import crashes
-from files import MOST, share
+from files import MAX_UPLOAD, share_files
 from server import Hearth
 
 PAIRS = ["nio+nio", "js+js", "nio+js"]
-LIMIT = 240
+TIMEOUT = 240  # seconds
 
 
-async def play(binary, pair, claims, directory):
-    """Plays the scenario; raises `Failed`, or `TimeoutError`, after printing which claim failed."""
+async def run_pair(binary, pair, checks, directory):
+    """Runs the scenario. Raises `CheckFailed` or `TimeoutError`, after the failed check is printed."""
     kinds = pair.split("+")
-    server = Hearth(binary, "localhost", directory, max_upload=MOST)
+    server = Hearth(binary, "localhost", directory, max_upload=MAX_UPLOAD)
     alice, bob = (Client(name, kind, directory) for name, kind in zip(("Alice", "Bob"), kinds))
     try:
-        with claims.claim("the server starts"):
+        with checks.check("the server starts"):
             server.start()
-        for person in (alice, bob):
-            await person.start(server.url)
-        stage = Stage(claims, server, alice, bob)
-        async with asyncio.timeout(LIMIT):
-            await chat(stage)
-            await share(stage)
-            await crashes(stage)
+        for client in (alice, bob):
+            await client.start(server.url)
+        ctx = ScenarioContext(checks, server, alice, bob)
+        async with asyncio.timeout(TIMEOUT):
+            await chat(ctx)
+            await share_files(ctx)
+            await crashes(ctx)
     finally:
-        for person in (alice, bob):
-            await person.stop()
+        for client in (alice, bob):
+            await client.stop()
         server.clean_up()
 
 
-def show_ends(directory, lines=15):
-    """What the processes said last."""
+def print_log_ends(directory, lines=15):
     for log in sorted(directory.glob("*.log")):
         print(f"--- the end of {log.name}")
         print("\n".join(log.read_text(errors="replace").splitlines()[-lines:]))
@@ -58,22 +57,22 @@ def main():
     arguments = parser.parse_args()
     for pair in arguments.pairs:
         if not set(pair.split("+")) <= COMMANDS.keys() or pair.count("+") != 1:
-            parser.error(f"{pair}: a pair is two of {', '.join(COMMANDS)}, joined by +")
+            parser.error(f"{pair}: expected two of {', '.join(COMMANDS)}, joined by +")
 
-    claims = Claims()
+    checks = Checks()
     for pair in arguments.pairs:
         directory = pathlib.Path(tempfile.mkdtemp(prefix="hearth-clients-"))
         print(f"--- {pair}", flush=True)
-        begun = time.monotonic()
+        started = time.monotonic()
         try:
-            asyncio.run(play(arguments.binary.resolve(), pair, claims, directory))
-        except (Failed, TimeoutError):
-            show_ends(directory)
+            asyncio.run(run_pair(arguments.binary.resolve(), pair, checks, directory))
+        except (CheckFailed, TimeoutError):
+            print_log_ends(directory)
         else:
-            print(f"--- {pair} took {time.monotonic() - begun:.0f} s", flush=True)
+            print(f"--- {pair} took {time.monotonic() - started:.0f} s", flush=True)
         shutil.rmtree(directory)
-    print(f"{claims.passed} passed, {claims.failed} failed")
-    return 1 if claims.failed else 0
+    print(f"{checks.passed} passed, {checks.failed} failed")
+    return 1 if checks.failed else 0
 
 
 sys.exit(main())

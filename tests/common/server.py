@@ -1,4 +1,4 @@
-"""Starts, kills and stops homeservers. Hearth is any binary that is run as `BINARY serve --config FILE`."""
+"""Starts, stops and kills homeservers. `Hearth` runs any binary as `BINARY serve --config FILE`."""
 
 import contextlib
 import json
@@ -10,15 +10,15 @@ import time
 import urllib.error
 import urllib.request
 
-START_DEADLINE = 60
-STOP_DEADLINE = 20
+STARTUP_TIMEOUT = 60
+STOP_TIMEOUT = 20
 
 
 class Server:
-    """One server with a directory of its own; it answers on the same ports at every start."""
+    """A server process with its own directory. It has the same ports at every start."""
 
-    # What a server of this make is known not to do; a scenario does not ask it for that.
-    lacks = frozenset()
+    # Features that this implementation is known to lack. Scenarios do not use them.
+    unsupported = frozenset()
 
     def __init__(self, name, directory, port):
         self.name = name
@@ -29,34 +29,34 @@ class Server:
         self.command = []
 
     def start(self):
-        """Starts the server and returns how many seconds it took until it answered."""
-        begun = time.monotonic()
+        """Starts the server; returns the seconds until its first response."""
+        started = time.monotonic()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        while not self.answers():
+        while not self.is_ready():
             if self.process.poll() is not None:
-                raise RuntimeError(f"the server ended with {self.process.returncode} instead of answering")
-            if time.monotonic() - begun > START_DEADLINE:
-                raise RuntimeError(f"the server did not answer within {START_DEADLINE} s")
+                raise RuntimeError(f"the server exited with {self.process.returncode} during startup")
+            if time.monotonic() - started > STARTUP_TIMEOUT:
+                raise RuntimeError(f"the server did not respond within {STARTUP_TIMEOUT} s")
             time.sleep(0.01)
-        return time.monotonic() - begun
+        return time.monotonic() - started
 
-    def answers(self):
+    def is_ready(self):
         try:
-            with urllib.request.urlopen(f"{self.url}/_matrix/client/versions", timeout=5) as answer:
-                return "versions" in json.load(answer)
+            with urllib.request.urlopen(f"{self.url}/_matrix/client/versions", timeout=5) as response:
+                return "versions" in json.load(response)
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             return False
 
     def kill(self):
-        """SIGKILL: what a power cut leaves of a process."""
+        """Sends SIGKILL, which leaves the data as a power cut does."""
         self.process.kill()
         self.process.wait()
 
     def stop(self):
-        """SIGTERM, as an init system stops it; returns the exit status."""
+        """Sends SIGTERM; returns the exit status."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=STOP_DEADLINE)
+        return self.process.wait(timeout=STOP_TIMEOUT)
 
     def clean_up(self):
         if self.process and self.process.poll() is None:
@@ -64,7 +64,7 @@ class Server:
 
 
 class Hearth(Server):
-    """`settings` are lines of `hearth.toml` beyond those that every test needs."""
+    """`settings` are added to the configuration."""
 
     def __init__(self, binary, name, directory, **settings):
         port = free_port()
@@ -77,13 +77,13 @@ class Hearth(Server):
             "rate_limits": False,
         }
         config = directory / "hearth.toml"
-        # What JSON writes for texts, lists of them and booleans is TOML too.
+        # The JSON of strings, lists of strings and booleans is valid TOML.
         config.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items()))
         self.command = [binary, "serve", "--config", config]
 
 
 def free_port():
-    """A port below those that outgoing connections get, so that a server finds it free at each start."""
+    """Below the range of outgoing connections, so that the port is still free when a server restarts."""
     while True:
         port = random.randint(10_000, 32_000)
         with socket.socket() as probe, contextlib.suppress(OSError):

@@ -1,19 +1,19 @@
-"""Events that must not be believed, by what is wrong with them. Each says `LIE` where somebody could see it."""
+"""Invalid and forged events. Each contains `LIE` where a client would show it."""
 
 from signedjson.key import generate_signing_key
 
 LIE = "a lie"
 MESSAGE, TOPIC, LEVELS, MEMBER = "m.room.message", "m.room.topic", "m.room.power_levels", "m.room.member"
-NOWHERE = "$" + "A" * 43
-# The greatest integer in canonical JSON
-MAX = 2**53 - 1
+UNKNOWN_EVENT = "$" + "A" * 43
+# The largest integer in canonical JSON
+MAX_INTEGER = 2**53 - 1
 
 
-def signatures(scene, den):
-    one = den.say(LIE)
-    name = scene.liar.name
+def signatures(attack, room):
+    one = room.build_text(LIE)
+    name = attack.liar.name
     others = [
-        den.say("something else")["signatures"],
+        room.build_text("another message")["signatures"],
         {},
         [],
         {name: []},
@@ -22,119 +22,126 @@ def signatures(scene, den):
         {name: {"ed25519:1": "A" * 86}},
     ]
     unsigned = {field: one[field] for field in one if field != "signatures"}
-    by_key = [den.seal(unsigned, key=generate_signing_key(version)) for version in ("1", "unknown")]
-    return [*(one | {"signatures": other} for other in others), unsigned, *by_key]
+    signed_by_unknown_keys = [
+        room.hash_and_sign(unsigned, key=generate_signing_key(version)) for version in ("1", "unknown")
+    ]
+    return [*(one | {"signatures": other} for other in others), unsigned, *signed_by_unknown_keys]
 
 
-def senders(scene, den):
-    guest, host = scene.play.guest, scene.play.host
-    users = (guest.id, host.id, "@ghost:localhost:1", f"@{'x' * 300}:{scene.liar.name}", "mallory", "", 7, None)
-    lies = [den.say(LIE, sender=user) for user in users]
-    as_them = [den.seal(den.draft(MESSAGE, text(), sender=one.id), name=one.server.name) for one in (guest, host)]
-    return lies + as_them
+def senders(attack, room):
+    witness, host = attack.witness, attack.host
+    users = (witness.id, host.id, "@ghost:localhost:1", f"@{'x' * 300}:{attack.liar.name}", "mallory", "", 7, None)
+    lies = [room.build_text(LIE, sender=user) for user in users]
+    signed_as_others = [
+        room.hash_and_sign(room.draft(MESSAGE, text(), sender=user.id), name=user.server.name)
+        for user in (witness, host)
+    ]
+    return lies + signed_as_others
 
 
-def contents(scene, den):
-    """Changed after they were hashed: an event may be let in, but not what it says."""
-    after = [den.say("the truth") | {"content": text()}, den.say("the truth") | {"unsigned": {"note": LIE}}]
+def contents(attack, room):
+    """Changed after hashing: servers may accept the event, but must redact it."""
+    changed = [
+        room.build_text("valid") | {"content": text()},
+        room.build_text("valid") | {"unsigned": {"note": LIE}},
+    ]
     hashes = ({}, [], {"sha256": "A" * 43}, {"sha256": 7}, {"md5": "A"})
-    return after + [den.sign(den.draft(MESSAGE, text()) | {"hashes": other}) for other in hashes]
+    return changed + [room.sign(room.draft(MESSAGE, text()) | {"hashes": other}) for other in hashes]
 
 
-def powers(scene, den):
-    """Power that mallory must not take, and what would follow from it."""
-    levels = {"users": {scene.liar.user: 100}, "note": LIE}
-    forged = den.make(LEVELS, levels, "")
-    by_host = den.make(LEVELS, levels, "", sender=scene.play.host.id)
-    followers = [
-        den.make(
+def power_levels(attack, room):
+    """Power levels that mallory may not set, and events that they would authorize."""
+    levels = {"users": {attack.liar.user: 100}, "note": LIE}
+    forged = room.build(LEVELS, levels, "")
+    by_host = room.build(LEVELS, levels, "", sender=attack.host.id)
+    dependents = [
+        room.build(
             type,
             content,
             "",
-            auth_events=[den.id_of(base), *den.authority(base)],
-            prev_events=[den.id_of(base)],
+            auth_events=[room.event_id(base), *room.auth_events_for(base)],
+            prev_events=[room.event_id(base)],
         )
         for base in (forged, by_host)
         for type, content in ((TOPIC, {"topic": LIE}), (LEVELS, levels))
     ]
-    return [forged, den.make(TOPIC, {"topic": LIE}, ""), by_host, *followers]
+    return [forged, room.build(TOPIC, {"topic": LIE}, ""), by_host, *dependents]
 
 
-def members(scene, den):
-    guest, host, mallory = scene.play.guest.id, scene.play.host.id, scene.liar.user
-    ghost = f"@ghost:{scene.liar.name}"
+def members(attack, room):
+    witness, host, mallory = attack.witness.id, attack.host.id, attack.liar.user
+    ghost = f"@ghost:{attack.liar.name}"
     return [
-        den.make(MEMBER, {"membership": membership, "displayname": LIE, "reason": LIE}, target, sender=sender)
+        room.build(MEMBER, {"membership": membership, "displayname": LIE, "reason": LIE}, target, sender=sender)
         for membership, target, sender in (
             ("leave", host, mallory),
-            ("ban", guest, mallory),
+            ("ban", witness, mallory),
             ("leave", host, host),
-            ("leave", guest, guest),
-            ("join", guest, mallory),
+            ("leave", witness, witness),
+            ("join", witness, mallory),
             ("join", ghost, mallory),
-            ("invite", f"@ghost:{scene.play.guest.server.name}", guest),
+            ("invite", f"@ghost:{attack.witness.server.name}", witness),
             ("knock", mallory, mallory),
-            ("admire", mallory, mallory),
+            ("unknown", mallory, mallory),
             (7, mallory, mallory),
         )
     ]
 
 
-def authority(scene, den):
-    good = den.authority(den.draft(MESSAGE, text()))
-    said = next(id for id in den.events if id not in den.state.values())
+def auth_events(attack, room):
+    valid = room.auth_events_for(room.draft(MESSAGE, text()))
+    message_id = next(id for id in room.events if id not in room.state.values())
     lists = [
         [],
-        [NOWHERE],
-        [*good, NOWHERE],
-        [*good, good[0]],
-        [*good, said],
-        [*good, scene.secret_event],
-        [*good, den.state[MEMBER, scene.play.host.id]],
-        good * 50,
-        good[:1],
+        [UNKNOWN_EVENT],
+        [*valid, UNKNOWN_EVENT],
+        [*valid, valid[0]],
+        [*valid, message_id],
+        [*valid, attack.secret_event],
+        [*valid, room.state[MEMBER, attack.host.id]],
+        valid * 50,
+        valid[:1],
         "none",
         [7],
         None,
     ]
-    return [den.say(LIE, auth_events=other) for other in lists]
+    return [room.build_text(LIE, auth_events=other) for other in lists]
 
 
-def places(scene, den):
-    """Depths and previous events."""
+def positions(attack, room):
     depths = (-1, 2**53, 2**63 - 1, 2**63, 2**64, "1", 1.5, None, [])
-    known = list(den.events)
-    before = ([], [7], "none", None, [scene.secret_event], [*known[:1], 7], [NOWHERE] * 500, known * 30)
+    known = list(room.events)
+    before = ([], [7], "none", None, [attack.secret_event], [*known[:1], 7], [UNKNOWN_EVENT] * 500, known * 30)
     return [
-        *(den.say(LIE, depth=depth) for depth in depths),
-        *(den.say(LIE, prev_events=other) for other in before),
+        *(room.build_text(LIE, depth=depth) for depth in depths),
+        *(room.build_text(LIE, prev_events=other) for other in before),
     ]
 
 
-def rooms(scene, den):
-    """Other rooms than that in which mallory is."""
-    secret = scene.secret
-    others = (secret, f"!none:{scene.target}", f"!{scene.target}", "room", "", 7, None, [])
-    within = {"room_id": secret, "prev_events": [scene.secret_event]}
+def rooms(attack, room):
+    """Rooms that mallory is not in."""
+    secret = attack.secret
+    others = (secret, f"!none:{attack.target}", f"!{attack.target}", "room", "", 7, None, [])
+    in_secret_room = {"room_id": secret, "prev_events": [attack.secret_event]}
     return [
-        *(den.say(LIE, room_id=other) for other in others),
-        den.say(LIE, **within),
-        den.make(MEMBER, {"membership": "join", "displayname": LIE}, scene.liar.user, **within),
-        den.make(MEMBER, {"membership": "invite"}, scene.play.guest.id, **within),
+        *(room.build_text(LIE, room_id=other) for other in others),
+        room.build_text(LIE, **in_secret_room),
+        room.build(MEMBER, {"membership": "join", "displayname": LIE}, attack.liar.user, **in_secret_room),
+        room.build(MEMBER, {"membership": "invite"}, attack.witness.id, **in_secret_room),
     ]
 
 
-def sizes(scene, den):
+def sizes(attack, room):
     return [
-        den.say(LIE + "!" * 66_000),
-        den.make("x" * 300, text()),
-        den.make("x" * 300, text(), ""),
-        den.make("x", text(), "y" * 300),
+        room.build_text(LIE + "!" * 66_000),
+        room.build("x" * 300, text()),
+        room.build("x" * 300, text(), ""),
+        room.build("x", text(), "y" * 300),
     ]
 
 
-def types(scene, den):
-    """Values of other types than the format has, and missing ones."""
+def types(attack, room):
+    """Fields with values of wrong types, and missing fields."""
     values = {
         "type": (7, None, [], {}),
         "content": ([LIE], LIE, 7, None),
@@ -142,18 +149,18 @@ def types(scene, den):
         "state_key": (7, None, []),
         "sender": ([], {}),
     }
-    draft = den.draft(MESSAGE, text())
+    draft = room.draft(MESSAGE, text())
     wrong = [draft | {field: value} for field, others in values.items() for value in others]
     missing = [{kept: draft[kept] for kept in draft if kept != field} for field in draft]
     numbers = [draft | {"content": text() | {"number": number}} for number in (1.5, 2**53, -(2**53))]
-    return [den.seal(event) for event in wrong + missing + numbers]
+    return [room.hash_and_sign(event) for event in wrong + missing + numbers]
 
 
-def beginnings(scene, den):
-    content = {"creator": scene.liar.user, "room_version": den.version, "note": LIE}
+def create_events(attack, room):
+    content = {"creator": attack.liar.user, "room_version": room.version, "note": LIE}
     return [
-        den.make("m.room.create", content, ""),
-        den.make("m.room.create", content, "", prev_events=[], auth_events=[], depth=1),
+        room.build("m.room.create", content, ""),
+        room.build("m.room.create", content, "", prev_events=[], auth_events=[], depth=1),
     ]
 
 
@@ -163,14 +170,14 @@ def text():
 
 EVENTS = {
     "events with signatures that are wrong, missing or by unknown keys": signatures,
-    "events of other servers' users": senders,
-    "contents that were changed after they were hashed": contents,
-    "powers taken without right": powers,
-    "memberships forged": members,
-    "events with forged auth events": authority,
-    "events with impossible depths and previous events": places,
-    "events for rooms that the sender is not in": rooms,
+    "events with senders of other servers": senders,
+    "events that were changed after hashing": contents,
+    "forged power levels": power_levels,
+    "forged memberships": members,
+    "events with invalid auth events": auth_events,
+    "events with invalid depths and prev_events": positions,
+    "events in rooms that the sender is not in": rooms,
     "events that are too large": sizes,
-    "events of no known form": types,
-    "second beginnings": beginnings,
+    "events with missing fields or wrong types": types,
+    "second create events": create_events,
 }

@@ -1,187 +1,186 @@
-"""The ways into a room on another server, and from a room to its successor."""
+"""Joining remote rooms by alias, knock and restricted rule; spaces; room upgrades."""
 
-from play import refused
+from context import expect_error
 from user import eventually
 
 RULES = "m.room.join_rules"
-# Since which room version
+# The first room version with these join rules
 KNOCK, RESTRICTED, KNOCK_RESTRICTED = 7, 8, 10
-NEXT = {"6": "9", "9": "10", "10": "11", "11": "12", "12": "12"}
+UPGRADE_TO = {"6": "9", "9": "10", "10": "11", "11": "12", "12": "12"}
 
 
-async def joins(play):
-    version = int(play.version)
-    scenes = [alias(play), space(play)]
+async def joins(ctx):
+    version = int(ctx.version)
+    parts = [alias(ctx), space(ctx)]
     if version >= KNOCK:
-        scenes += [knock(play), walk_off(play), turn_away(play)]
+        parts += [knock(ctx), retract_knock(ctx), reject_knock(ctx)]
     if version >= RESTRICTED:
-        scenes.append(restricted(play, "restricted"))
+        parts.append(restricted(ctx, "restricted"))
     if version >= KNOCK_RESTRICTED:
-        scenes.append(restricted(play, "knock_restricted"))
-    await play.each(*scenes)
+        parts.append(restricted(ctx, "knock_restricted"))
+    await ctx.run_all(*parts)
 
 
-async def alias(play):
-    host, guest = play.host, play.guest
-    name = f"hall-{play.version}"
+async def alias(ctx):
+    host, guest = ctx.host, ctx.guest
+    name = f"public-{ctx.version}"
     alias = f"#{name}:{host.server.name}"
-    with play.claim(f"{guest} finds {host}'s public room by its alias, and in the directory there"):
-        room = await host.create(play.version, preset="public_chat", room_alias_name=name, name="Hall")
-        await host.ask("PUT", "directory", "list", "room", room, body={"visibility": "public"})
-        assert (await guest.ask("GET", "directory", "room", alias))["room_id"] == room
+    with ctx.check(f"{guest} finds {host}'s public room by its alias, and in the remote directory"):
+        room = await host.create_room(ctx.version, preset="public_chat", room_alias_name=name, name="Public")
+        await host.request("PUT", "directory", "list", "room", room, body={"visibility": "public"})
+        assert (await guest.request("GET", "directory", "room", alias))["room_id"] == room
 
         async def listed():
-            listed = await guest.ask("GET", "publicRooms", server=host.server.name)
+            listed = await guest.request("GET", "publicRooms", server=host.server.name)
             entries = [entry for entry in listed["chunk"] if entry["room_id"] == room]
-            shown = [(entry["canonical_alias"], entry["name"]) for entry in entries]
-            assert shown == [(alias, "Hall")], listed
+            found = [(entry["canonical_alias"], entry["name"]) for entry in entries]
+            assert found == [(alias, "Public")], listed
 
-        # Synapse asks again after half a minute only.
+        # Synapse caches the directory for half a minute.
         await eventually(listed, within=60)
-    with play.claim(f"{guest} joins it by its alias"):
+    with ctx.check(f"{guest} joins by the alias"):
         assert await guest.join(alias) == room
-        await play.see_each_other(room)
-        await play.talk(room)
-    with play.claim(f"{guest} leaves it and comes back uninvited"):
-        await guest.act("leave", room)
-        await host.sees_member(room, guest, "leave")
-        await guest.sees_self(room, "leave")
+        await ctx.wait_for_members(room)
+        await ctx.exchange_messages(room)
+    with ctx.check(f"{guest} leaves and rejoins without an invite"):
+        await guest.change_membership("leave", room)
+        await host.wait_for_member(room, guest, "leave")
+        await guest.wait_for_own_membership(room, "leave")
         await guest.join(room, via=host)
-        await play.see_each_other(room)
-        await play.talk(room)
-        await play.agree(room)
+        await ctx.wait_for_members(room)
+        await ctx.exchange_messages(room)
+        await ctx.wait_for_same_state(room)
 
 
-async def space(play):
-    """A space of the guest's with a space of the host's in it, of which the guest's server knows nothing."""
-    host, guest = play.host, play.guest
+async def space(ctx):
+    """A space of the guest that contains a space of the host, which the guest's server is not in."""
+    host, guest = ctx.host, ctx.guest
 
-    async def make(who, name, preset, **more):
-        return await who.create(play.version, name=name, preset=preset, **more)
+    async def create(user, name, preset, **fields):
+        return await user.create_room(ctx.version, name=name, preset=preset, **fields)
 
-    async def put(who, space, room, of, order):
-        child = {"via": [of.server.name], "order": order}
-        await who.ask("PUT", "rooms", space, "state", "m.space.child", room, body=child)
+    async def add_child(user, space, room, via, order):
+        child = {"via": [via.server.name], "order": order}
+        await user.set_state(space, "m.space.child", child, room)
 
-    async def names(who, space):
-        answer = await who.ask("GET", "rooms", space, "hierarchy", version="v1")
-        return [room["name"] for room in answer["rooms"]]
+    async def names(user, space):
+        response = await user.request("GET", "rooms", space, "hierarchy", version="v1")
+        return [room["name"] for room in response["rooms"]]
 
-    with play.claim(f"{guest} is shown what {host}'s space has for those who may come in"):
+    with ctx.check(f"the hierarchy shows {guest} the rooms of {host}'s space that {guest} may join"):
         is_space = {"creation_content": {"type": "m.space"}}
-        outer = await make(guest, "Outer", "public_chat", **is_space)
-        inner = await make(host, "Inner", "public_chat", **is_space)
-        hall = await make(host, "Open hall", "public_chat")
-        cellar = await make(host, "Closed cellar", "private_chat")
-        await put(guest, outer, inner, host, "a")
-        await put(host, inner, hall, host, "a")
-        await put(host, inner, cellar, host, "b")
-        assert await names(guest, outer) == ["Outer", "Inner", "Open hall"]
-        assert await names(host, inner) == ["Inner", "Open hall", "Closed cellar"]
-        told = await guest.ask("GET", "room_summary", hall, version="v1", via=host.server.name)
-        assert told["name"] == "Open hall" and told["membership"] == "leave", told
+        outer = await create(guest, "Outer", "public_chat", **is_space)
+        inner = await create(host, "Inner", "public_chat", **is_space)
+        public = await create(host, "Public room", "public_chat")
+        private = await create(host, "Private room", "private_chat")
+        await add_child(guest, outer, inner, host, "a")
+        await add_child(host, inner, public, host, "a")
+        await add_child(host, inner, private, host, "b")
+        assert await names(guest, outer) == ["Outer", "Inner", "Public room"]
+        assert await names(host, inner) == ["Inner", "Public room", "Private room"]
+        summary = await guest.request("GET", "room_summary", public, version="v1", via=host.server.name)
+        assert summary["name"] == "Public room" and summary["membership"] == "leave", summary
 
 
-async def closed(play, rules):
-    """A room that nobody is invited to."""
+async def create_private_room(ctx, rules):
     state = [{"type": RULES, "state_key": "", "content": rules}]
-    more = {"preset": "private_chat", "name": "Cellar", "initial_state": state}
-    return await play.host.create(play.version, **more)
+    fields = {"preset": "private_chat", "name": "Private room", "initial_state": state}
+    return await ctx.host.create_room(ctx.version, **fields)
 
 
-async def knock(play):
-    host, guest = play.host, play.guest
-    with play.claim(f"{guest} knocks on {host}'s door with a reason; {host} opens"):
-        room = await closed(play, {"join_rule": "knock"})
-        async with refused():
+async def knock(ctx):
+    host, guest = ctx.host, ctx.guest
+    with ctx.check(f"{guest} knocks with a reason, and joins after {host}'s invite"):
+        room = await create_private_room(ctx, {"join_rule": "knock"})
+        async with expect_error():
             await guest.join(room, via=host)
-        await knock_on(play, room)
-        await host.act("invite", room, guest)
-        await guest.sees_self(room, "invite")
+        await send_knock(ctx, room)
+        await host.change_membership("invite", room, guest)
+        await guest.wait_for_own_membership(room, "invite")
         await guest.join(room)
-        await play.see_each_other(room)
-        await play.talk(room)
+        await ctx.wait_for_members(room)
+        await ctx.exchange_messages(room)
 
 
-async def walk_off(play):
-    host, guest = play.host, play.guest
-    with play.claim(f"{guest} knocks and thinks better of it, which {host} sees"):
-        room = await closed(play, {"join_rule": "knock"})
-        await knock_on(play, room)
-        await guest.act("leave", room)
-        await guest.sees_self(room, "leave")
-        if "to take a knock back" not in guest.server.lacks:
-            await host.sees_member(room, guest, "leave")
+async def retract_knock(ctx):
+    host, guest = ctx.host, ctx.guest
+    with ctx.check(f"{guest} knocks and retracts the knock, which {host} sees"):
+        room = await create_private_room(ctx, {"join_rule": "knock"})
+        await send_knock(ctx, room)
+        await guest.change_membership("leave", room)
+        await guest.wait_for_own_membership(room, "leave")
+        if "retraction of knocks" not in guest.server.unsupported:
+            await host.wait_for_member(room, guest, "leave")
 
 
-async def turn_away(play):
-    host, guest = play.host, play.guest
-    with play.claim(f"{guest} knocks and is turned away"):
-        room = await closed(play, {"join_rule": "knock"})
-        await knock_on(play, room)
-        await host.act("kick", room, guest)
-        await host.sees_member(room, guest, "leave")
-        if "to hear that a knock was refused" not in host.server.lacks | guest.server.lacks:
-            await guest.sees_self(room, "leave")
+async def reject_knock(ctx):
+    host, guest = ctx.host, ctx.guest
+    with ctx.check(f"{guest} knocks and {host} rejects the knock"):
+        room = await create_private_room(ctx, {"join_rule": "knock"})
+        await send_knock(ctx, room)
+        await host.change_membership("kick", room, guest)
+        await host.wait_for_member(room, guest, "leave")
+        if "rejection of knocks" not in host.server.unsupported | guest.server.unsupported:
+            await guest.wait_for_own_membership(room, "leave")
 
 
-async def knock_on(play, room):
-    host, guest = play.host, play.guest
-    await guest.ask("POST", "knock", room, body={"reason": "cold"}, via=host.server.name)
-    await guest.sees_self(room, "knock")
-    assert guest.room(room).preview["m.room.name", ""]["content"]["name"] == "Cellar"
-    await host.sees_member(room, guest, "knock")
+async def send_knock(ctx, room):
+    host, guest = ctx.host, ctx.guest
+    await guest.request("POST", "knock", room, body={"reason": "let me in"}, via=host.server.name)
+    await guest.wait_for_own_membership(room, "knock")
+    assert guest.room(room).stripped_state["m.room.name", ""]["content"]["name"] == "Private room"
+    await host.wait_for_member(room, guest, "knock")
     event = host.room(room).state["m.room.member", guest.id]
-    assert event["content"]["reason"] == "cold", event
+    assert event["content"]["reason"] == "let me in", event
 
 
-async def restricted(play, rule):
-    host, guest = play.host, play.guest
-    with play.claim(f"{guest} joins {host}'s {rule} room because of another that both are in"):
-        club = await play.meet(name="Club")
-        allow = [{"type": "m.room_membership", "room_id": club}]
-        room = await closed(play, {"join_rule": rule, "allow": allow})
+async def restricted(ctx, rule):
+    host, guest = ctx.host, ctx.guest
+    with ctx.check(f"{guest} joins {host}'s {rule} room as a member of the allowed room"):
+        allowed_room = await ctx.create_shared_room(name="Allowed")
+        allow = [{"type": "m.room_membership", "room_id": allowed_room}]
+        room = await create_private_room(ctx, {"join_rule": rule, "allow": allow})
         await guest.join(room, via=host)
-        await play.see_each_other(room)
+        await ctx.wait_for_members(room)
         event = host.room(room).state["m.room.member", guest.id]
         assert event["content"]["join_authorised_via_users_server"] == host.id, event
-        await play.talk(room)
-        await play.agree(room)
-    with play.claim(f"{guest} stays after leaving the club, but does not get into the {rule} room again"):
-        await guest.act("leave", club)
-        await host.sees_member(club, guest, "leave")
-        await play.talk(room)
-        await guest.act("leave", room)
-        await host.sees_member(room, guest, "leave")
-        async with refused():
+        await ctx.exchange_messages(room)
+        await ctx.wait_for_same_state(room)
+    with ctx.check(f"{guest} stays in the {rule} room after leaving the allowed room, but cannot rejoin"):
+        await guest.change_membership("leave", allowed_room)
+        await host.wait_for_member(allowed_room, guest, "leave")
+        await ctx.exchange_messages(room)
+        await guest.change_membership("leave", room)
+        await host.wait_for_member(room, guest, "leave")
+        async with expect_error():
             await guest.join(room, via=host)
 
 
-async def upgrade(play):
-    host, guest = play.host, play.guest
-    to = NEXT[play.version]
-    with play.claim(f"{host} upgrades a room to version {to}, and {guest} sees where it went"):
-        name = f"old-{play.version}"
-        room = await host.create(play.version, preset="public_chat", room_alias_name=name, name="Moving")
+async def upgrade(ctx):
+    host, guest = ctx.host, ctx.guest
+    to = UPGRADE_TO[ctx.version]
+    with ctx.check(f"{host} upgrades a room to version {to}, and {guest} sees the tombstone"):
+        name = f"old-{ctx.version}"
+        room = await host.create_room(ctx.version, preset="public_chat", room_alias_name=name, name="Moving")
         await guest.join(room, via=host)
-        await play.see_each_other(room)
-        answer = await host.ask("POST", "rooms", room, "upgrade", body={"new_version": to})
-        new = answer["replacement_room"]
-        await guest.until("the tombstone", lambda: guest.room(room).content("m.room.tombstone"))
+        await ctx.wait_for_members(room)
+        response = await host.request("POST", "rooms", room, "upgrade", body={"new_version": to})
+        new = response["replacement_room"]
+        await guest.wait_until("the tombstone", lambda: guest.room(room).content("m.room.tombstone"))
         assert guest.room(room).content("m.room.tombstone")["replacement_room"] == new
-    with play.claim(f"{guest} follows to version {to}; name and alias have come along, the old room is closed"):
+    with ctx.check(f"{guest} joins the room of version {to}; name and alias have moved, the old room is read-only"):
         await guest.join(new, via=host)
-        await guest.sees_self(new, "join")
-        await play.talk(new)
-        moved = guest.room(new)
-        assert moved.content("m.room.create")["predecessor"]["room_id"] == room
-        assert moved.content("m.room.create")["room_version"] == to
-        assert moved.content("m.room.name") == {"name": "Moving"}
-        async with refused():
-            await guest.say(room, "anybody left?")
+        await guest.wait_for_own_membership(new, "join")
+        await ctx.exchange_messages(new)
+        new_room = guest.room(new)
+        assert new_room.content("m.room.create")["predecessor"]["room_id"] == room
+        assert new_room.content("m.room.create")["room_version"] == to
+        assert new_room.content("m.room.name") == {"name": "Moving"}
+        async with expect_error():
+            await guest.send_text(room, "too late")
 
         async def check():
-            alias = await guest.ask("GET", "directory", "room", f"#{name}:{host.server.name}")
+            alias = await guest.request("GET", "directory", "room", f"#{name}:{host.server.name}")
             assert alias["room_id"] == new, alias
 
         await eventually(check)

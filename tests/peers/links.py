@@ -1,193 +1,203 @@
-"""Three servers in one room, where people talk, change the state and ban each other all at once, while the links
-between the servers are cut and healed at random. When the links are whole again, all must agree, and be right."""
+"""Three servers in one room. Users send messages, change state and ban each other concurrently, while the
+links between the servers are cut and restored at random. Afterwards all servers must have the same events and
+the correct state."""
 
 import asyncio
 import contextlib
 import random
 
-from claims import equal
+from checks import assert_equal_lists
 from liar import Liar
 from oracle import Oracle
-from user import DEADLINE, Refused, User, eventually
+from user import DEADLINE, RequestFailed, User, eventually
 
-ACTIONS = 50
-# How long links stay as they are, and how long people think, in seconds
-WEATHER = (0.05, 0.5)
-PAUSE = (0, 0.2)
-SETTLE = 2 * DEADLINE
-# How often everybody speaks before all is judged
-ROUNDS = 3
-LEVELS, THING = "m.room.power_levels", "test.thing"
+ACTIONS_PER_USER = 50
+# How long until a link changes, and until a user acts again, in seconds
+LINK_INTERVAL = (0.05, 0.5)
+ACTION_INTERVAL = (0, 0.2)
+DELIVERY_TIMEOUT = 2 * DEADLINE
+# How often each moderator sends a final message, to merge the forward extremities
+FINAL_ROUNDS = 3
+LEVELS, TEST_STATE = "m.room.power_levels", "test.state"
 
 
-class Crowd:
-    """`people` have power and stay; the others come and go, and have what power they are given."""
+class Room:
+    """`moderators` have power and stay; `members` join, leave, and have the power levels they are given."""
 
-    def __init__(self, play, dice):
-        self.play = play
-        self.dice = dice
-        self.people = play.cast.people
-        self.others = [
-            User(one.server, f"{name}-{play.version}-{place}")
-            for place, one in enumerate(self.people)
+    def __init__(self, ctx, rng):
+        self.ctx = ctx
+        self.rng = rng
+        self.moderators = ctx.environment.users
+        self.members = [
+            User(moderator.server, f"{name}-{ctx.version}-{number}")
+            for number, moderator in enumerate(self.moderators)
             for name in ("dora", "emil")
         ]
-        self.room = None
+        self.id = None
         # Ids of all events that a server has acknowledged
         self.sent = []
 
-    async def gather(self):
-        host = self.people[0]
-        powers = {"users": {one.id: 75 for one in self.people[1:]}}
-        if int(self.play.version) < 12:
-            powers["users"][host.id] = 100
-        self.room = await host.create(
-            self.play.version, preset="public_chat", power_level_content_override=powers
+    async def create(self):
+        creator = self.moderators[0]
+        levels = {"users": {moderator.id: 75 for moderator in self.moderators[1:]}}
+        if int(self.ctx.version) < 12:
+            levels["users"][creator.id] = 100
+        self.id = await creator.create_room(
+            self.ctx.version, preset="public_chat", power_level_content_override=levels
         )
-        for one in self.people[1:] + self.others:
-            await one.join(self.room, via=host)
-        for one in self.people:
-            for other in self.people + self.others:
-                await one.sees_member(self.room, other, "join")
+        for user in self.moderators[1:] + self.members:
+            await user.join(self.id, via=creator)
+        for moderator in self.moderators:
+            for user in self.moderators + self.members:
+                await moderator.wait_for_member(self.id, user, "join")
 
-    async def act(self, one):
-        dice = random.Random(self.dice.random())
-        for _ in range(ACTIONS):
-            await asyncio.sleep(dice.uniform(*PAUSE))
-            with contextlib.suppress(Refused):
-                await (self.rule if one in self.people else self.live)(one, dice)
+    async def act(self, user):
+        rng = random.Random(self.rng.random())
+        for _ in range(ACTIONS_PER_USER):
+            await asyncio.sleep(rng.uniform(*ACTION_INTERVAL))
+            with contextlib.suppress(RequestFailed):
+                await (self.moderate if user in self.moderators else self.participate)(user, rng)
 
-    async def rule(self, one, dice):
-        """What those with power do."""
-        what = dice.random()
-        other = dice.choice(self.others)
-        if what < 0.2:
-            await one.act(dice.choice(("ban", "unban", "kick")), self.room, other)
-        elif what < 0.3:
-            levels = await one.ask("GET", "rooms", self.room, "state", LEVELS, "")
-            users = levels["users"] | {other.id: dice.choice((0, 25, 50))}
-            if one is self.people[0]:
-                users[dice.choice(self.people[1:]).id] = dice.choice((60, 75))
-            self.sent.append(await one.set(self.room, LEVELS, levels | {"users": users}))
+    async def moderate(self, user, rng):
+        action = rng.random()
+        target = rng.choice(self.members)
+        if action < 0.2:
+            await user.change_membership(rng.choice(("ban", "unban", "kick")), self.id, target)
+        elif action < 0.3:
+            levels = await user.request("GET", "rooms", self.id, "state", LEVELS, "")
+            users = levels["users"] | {target.id: rng.choice((0, 25, 50))}
+            if user is self.moderators[0]:
+                users[rng.choice(self.moderators[1:]).id] = rng.choice((60, 75))
+            self.sent.append(await user.set_state(self.id, LEVELS, levels | {"users": users}))
         else:
-            await self.chat(one, dice)
+            await self.send_event(user, rng)
 
-    async def live(self, one, dice):
-        what = dice.random()
-        if what < 0.2:
-            await one.join(self.room)
-        elif what < 0.25:
-            await one.act("leave", self.room)
+    async def participate(self, user, rng):
+        action = rng.random()
+        if action < 0.2:
+            await user.join(self.id)
+        elif action < 0.25:
+            await user.change_membership("leave", self.id)
         else:
-            await self.chat(one, dice)
+            await self.send_event(user, rng)
 
-    async def chat(self, one, dice):
-        if dice.random() < 0.3:
-            key, value = dice.choice("abc"), {"value": dice.random() > 0.5, "by": one.id}
-            self.sent.append(await one.set(self.room, THING, value, key))
+    async def send_event(self, user, rng):
+        if rng.random() < 0.3:
+            key, value = rng.choice("abc"), {"value": rng.random() > 0.5, "by": user.id}
+            self.sent.append(await user.set_state(self.id, TEST_STATE, value, key))
         else:
-            self.sent.append(await one.say(self.room, f"{one} says {dice.random()}"))
+            self.sent.append(await user.send_text(self.id, f"{user} says {rng.random()}"))
 
 
-async def links(play):
-    people, net = play.cast.people, play.cast.net
+async def links(ctx):
+    network = ctx.environment.network
     seed = random.randrange(1 << 32)
-    dice = random.Random(seed)
-    crowd = Crowd(play, dice)
+    rng = random.Random(seed)
+    room = Room(ctx, rng)
     try:
-        with play.claim("three people meet on three servers, and six others with them"):
-            await asyncio.gather(*(other.start(sync=False) for other in crowd.others))
-            await crowd.gather()
-        with play.claim(f"all act at once while links are cut and healed (seed {seed})"):
-            weather = asyncio.create_task(storm(net, dice))
+        with ctx.check("three moderators and six members on three servers join a room"):
+            await asyncio.gather(*(member.start(sync=False) for member in room.members))
+            await room.create()
+        with ctx.check(f"all users act concurrently while links are cut and restored (seed {seed})"):
+            changing = asyncio.create_task(change_links(network, rng))
             try:
                 async with asyncio.TaskGroup() as group:
-                    for one in people + crowd.others:
-                        group.create_task(crowd.act(one))
+                    for user in room.moderators + room.members:
+                        group.create_task(room.act(user))
             finally:
-                weather.cancel()
-                for link in net.links():
-                    net.heal(link)
-        with play.claim("with all links whole, everybody is heard by everybody"):
-            for one in people:
-                last = await one.say(crowd.room, f"{one} is back")
-                await asyncio.gather(*(other.sees(crowd.room, last, SETTLE) for other in people))
-        async with Liar(play.cast.trust) as witness:
-            await judge(play, crowd, witness)
+                changing.cancel()
+                for link in network.links():
+                    network.restore(link)
+        with ctx.check("with all links restored, messages of every moderator arrive everywhere"):
+            for moderator in room.moderators:
+                await send_to_all(room, moderator, f"{moderator} is back")
+        async with Liar(ctx.environment.certificates) as witness:
+            await compare_servers(ctx, room, witness)
     finally:
-        for other in crowd.others:
-            await other.stop()
+        for member in room.members:
+            await member.stop()
 
 
-async def storm(net, dice):
+async def change_links(network, rng):
     while True:
-        await asyncio.sleep(dice.uniform(*WEATHER))
-        link = dice.choice(net.links())
-        (net.heal if link in net.broken else net.cut)(link)
+        await asyncio.sleep(rng.uniform(*LINK_INTERVAL))
+        link = rng.choice(network.links())
+        (network.restore if link in network.cut_links else network.cut)(link)
 
 
-async def judge(play, crowd, witness):
-    """The witness joins when all is over, and asks every server for every event."""
-    people, room = play.cast.people, crowd.room
-    with play.claim("all three hold the same state"):
-        await witness.join(people[0].server.name, room, play.version)
-        # An event names only some of many ends of forks, so it takes a few until there is one again.
-        for one in people[::-1] * ROUNDS:
-            end = await one.say(room, "the end")
-            await asyncio.gather(*(other.sees(room, end, SETTLE) for other in people))
-
-        async def check():
-            for other in people[1:]:
-                equal("state", *[sorted((await one.state(room)).items()) for one in (people[0], other)])
-
-        await eventually(check)
-    with play.claim(f"{people[0]}'s server has all events, and so all that anybody was told was sent"):
-        events = await eventually(lambda: everything(witness, people[0], room, end))
-        lost = [id for id in crowd.sent if id not in events]
-        assert not lost, "acknowledged, but not before the end: " + await told_of(witness, people, lost[0])
-    await play.each(*(has(play, witness, one, room, events) for one in people[1:]), right(play, room, events, end))
+async def send_to_all(room, sender, text):
+    """Sends a message and waits until all moderators have received it; returns its id."""
+    event = await sender.send_text(room.id, text)
+    await asyncio.gather(*(user.wait_for_event(room.id, event, DELIVERY_TIMEOUT) for user in room.moderators))
+    return event
 
 
-async def told_of(witness, people, id):
-    """What each server says of an event, for the complaint."""
-    answers = [await witness.ask(one.server.name, "GET", "event", id) for one in people]
-    return f"{id}; " + "; ".join(f"{one}'s server says {answer}" for one, answer in zip(people, answers))
-
-
-async def has(play, witness, one, room, events):
-    with play.claim(f"{one}'s server has the same events"):
+async def compare_servers(ctx, room, witness):
+    """The witness joins at the end and requests every event from every server."""
+    first, *others = room.moderators
+    with ctx.check("all three servers have the same state"):
+        await witness.join(first.server.name, room.id, ctx.version)
+        # One event has a limited number of prev_events, so it takes several to merge all extremities.
+        for moderator in room.moderators[::-1] * FINAL_ROUNDS:
+            end = await send_to_all(room, moderator, "the end")
 
         async def check():
-            await one.history(room)
-            answers = [await witness.ask(one.server.name, "GET", "event", id) for id in events]
-            missing = [id for id, (status, _) in zip(events, answers) if status != 200]
-            assert not missing, f"without {missing}"
+            for other in others:
+                states = [sorted((await user.state(room.id)).items()) for user in (first, other)]
+                assert_equal_lists("state", *states)
+
+        await eventually(check)
+    with ctx.check(f"{first}'s server has all acknowledged events"):
+        events = await eventually(lambda: all_events(witness, first, room.id, end))
+        lost = [id for id in room.sent if id not in events]
+        assert not lost, "acknowledged, but not before the end: " + await describe(witness, room, lost[0])
+    await ctx.run_all(
+        *(same_events(ctx, witness, other, room.id, events) for other in others),
+        correct_state(ctx, room.id, events, end),
+    )
+
+
+async def describe(witness, room, id):
+    """The responses of all servers to a request for an event."""
+    responses = [await witness.request(user.server.name, "GET", "event", id) for user in room.moderators]
+    texts = [f"{user}'s server: {response}" for user, response in zip(room.moderators, responses)]
+    return f"{id}; " + "; ".join(texts)
+
+
+async def same_events(ctx, witness, user, room, events):
+    with ctx.check(f"{user}'s server has the same events"):
+
+        async def check():
+            await user.history(room)
+            responses = [await witness.request(user.server.name, "GET", "event", id) for id in events]
+            missing = [id for id, (status, _) in zip(events, responses) if status != 200]
+            assert not missing, f"missing: {missing}"
 
         await eventually(check)
 
 
-async def right(play, room, events, end):
+async def correct_state(ctx, room, events, end):
     forks = sum(len(event["prev_events"]) > 1 for event in events.values())
-    with play.claim(f"the state is what the rules give over all {len(events)} events and {forks} ends of forks"):
-        state = Oracle(play.version, events.values()).state_after(end)
-        equal("state", sorted((await play.host.state(room)).items()), sorted(state.items()))
+    with ctx.check(f"the state is the oracle's for {len(events)} events with {forks} merged forks"):
+        state = Oracle(ctx.version, events.values()).state_after(end)
+        assert_equal_lists("state", sorted((await ctx.host.state(room)).items()), sorted(state.items()))
 
 
-async def everything(witness, one, room, end):
-    """Id -> event: `end` and all before it, as the server of `one` has it."""
-    server = one.server.name
-    events, open = {}, {end}
-    # What was missed and is not needed for the state is fetched when somebody looks.
-    await one.history(room)
-    while open:
-        asked = open - events.keys()
-        answers = await asyncio.gather(*(witness.ask(server, "GET", "event", id) for id in asked))
-        for id, (status, answer) in zip(asked, answers):
-            assert status == 200, f"{server} does not have {id}, which others refer to: {answer}"
-            events[id] = answer["pdus"][0]
-        open = {id for asked_id in asked for id in before(events[asked_id])} - events.keys()
+async def all_events(witness, user, room, end):
+    """Id -> event: `end` and all events before it, from the user's server."""
+    server = user.server.name
+    events, pending = {}, {end}
+    # Paging back makes the server fetch events that are missing and not needed for the state.
+    await user.history(room)
+    while pending:
+        ids = pending - events.keys()
+        responses = await asyncio.gather(*(witness.request(server, "GET", "event", id) for id in ids))
+        for id, (status, response) in zip(ids, responses):
+            assert status == 200, f"{server} does not have {id}, which another event refers to: {response}"
+            events[id] = response["pdus"][0]
+        pending = {parent for id in ids for parent in parents(events[id])} - events.keys()
     return events
 
 
-def before(event):
+def parents(event):
     return event["prev_events"] + event["auth_events"]

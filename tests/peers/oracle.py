@@ -1,5 +1,5 @@
-"""What the state of a room must be: computed from all its events, one by one, with Synapse's own rules and
-resolution over whole auth chains. No server of the test has a part in it."""
+"""The expected state of a room, computed from all its events with Synapse's authorization rules and state
+resolution. It is independent of the servers under test."""
 
 from synapse.api.errors import AuthError
 from synapse.api.room_versions import KNOWN_ROOM_VERSIONS
@@ -19,17 +19,17 @@ class Oracle:
         self._after = {}
 
     def state_after(self, end):
-        """(type, key) -> event id, after the event `end` and all before it."""
-        open = [end]
-        while open:
-            event = self.events[open[-1]]
+        """(type, state key) -> event id, after the event `end` and all events before it."""
+        pending = [end]
+        while pending:
+            event = self.events[pending[-1]]
             if missing := [id for id in event.prev_event_ids() if id not in self._after]:
-                open += missing
+                pending += missing
             else:
-                self._after[open.pop()] = self._work_in(event)
+                self._after[pending.pop()] = self._apply(event)
         return self._after[end]
 
-    def _work_in(self, event):
+    def _apply(self, event):
         before = self._resolve([self._after[id] for id in event.prev_event_ids()])
         try:
             self._check(event, [self.events[id] for id in event.auth_event_ids()])
@@ -38,26 +38,26 @@ class Oracle:
         except AuthError:
             self.rejected.add(event.event_id)
             self.events[event.event_id] = make_event_from_dict(
-                event.get_pdu_json(), self.rules, rejected_reason="by the rules"
+                event.get_pdu_json(), self.rules, rejected_reason="authorization rules"
             )
             return before
         if event.is_state():
             return before | {(event.type, event.state_key): event.event_id}
         return before
 
-    def _check(self, event, authority):
-        if any(other.event_id in self.rejected for other in authority):
-            raise AuthError(403, "by a rejected event")
+    def _check(self, event, auth_events):
+        if any(other.event_id in self.rejected for other in auth_events):
+            raise AuthError(403, "rejected auth event")
         if event.type != "m.room.create":
-            check_state_dependent_auth_rules(event, authority)
+            check_state_dependent_auth_rules(event, auth_events)
 
     def _resolve(self, states):
         if len(states) < 2:
             return dict(states[0]) if states else {}
         room = next(iter(self.events.values())).room_id
-        return dict(finish(resolve_events_with_store(self, room, self.rules, states, None, self)))
+        return dict(run_to_completion(resolve_events_with_store(self, room, self.rules, states, None, self)))
 
-    # What the resolution asks its store and its clock for
+    # The interface of the store and the clock that the resolution uses
 
     async def sleep(self, duration):
         pass
@@ -74,17 +74,17 @@ class Oracle:
         return StateDifference(difference, {id for id in near if self._chain(id) & conflicted})
 
     def _chain(self, id):
-        """The event and all that allowed it."""
+        """The event and its auth chain."""
         if id not in self._chains:
-            authority = self.events[id].auth_event_ids()
-            self._chains[id] = {id}.union(*(self._chain(other) for other in authority))
+            auth_events = self.events[id].auth_event_ids()
+            self._chains[id] = {id}.union(*(self._chain(other) for other in auth_events))
         return self._chains[id]
 
 
-def finish(coroutine):
-    """The result of a coroutine that never waits."""
+def run_to_completion(coroutine):
+    """The result of a coroutine that never suspends."""
     try:
         coroutine.send(None)
     except StopIteration as stop:
         return stop.value
-    raise RuntimeError("it waits")
+    raise RuntimeError("the coroutine suspended")

@@ -1,59 +1,59 @@
-"""One server is down while people on the other go on."""
+"""Messages to a server that is down, or killed."""
 
 import asyncio
 
-from claims import equal, once
+from checks import assert_equal_lists, assert_unique
 from user import eventually
 
 MESSAGES = 200
 
 
-async def outage(play):
-    """It is the guest's server that is down."""
-    host, guest = play.host, play.guest
-    with play.claim(f"{host} and {guest} meet; {guest} invites {host} as well"):
-        room, theirs = await play.meet(), await play.other_way().meet()
-        invitation = await guest.create(play.version, preset="private_chat", invite=[host.id])
-        await host.sees_self(invitation, "invite")
-    with play.claim(f"{guest}'s server stops; {host} leaves a room there and declines an invitation at once"):
+async def outage(ctx):
+    """The guest's server is down."""
+    host, guest = ctx.host, ctx.guest
+    with ctx.check(f"{host} and {guest} join rooms of each other; {guest} invites {host} to one more"):
+        room, guests_room = await ctx.create_shared_room(), await ctx.reversed().create_shared_room()
+        invite = await guest.create_room(ctx.version, preset="private_chat", invite=[host.id])
+        await host.wait_for_own_membership(invite, "invite")
+    with ctx.check(f"{guest}'s server stops; {host} leaves {guest}'s room and declines the invite without waiting"):
         await asyncio.to_thread(guest.server.stop)
-        await host.act("leave", theirs)
-        await host.sees_self(theirs, "leave")
-        await host.act("leave", invitation)
-        await host.sees_self(invitation, "leave")
-    with play.claim(f"{host} sends {MESSAGES} messages and a new topic meanwhile"):
-        said = [await host.say(room, f"into the dark: {number}") for number in range(MESSAGES)]
-        await host.set(room, "m.room.topic", {"topic": "Where is everybody?"})
-    with play.claim(f"{guest}'s server starts; {guest} says something, sees the topic, and that {host} left"):
+        await host.change_membership("leave", guests_room)
+        await host.wait_for_own_membership(guests_room, "leave")
+        await host.change_membership("leave", invite)
+        await host.wait_for_own_membership(invite, "leave")
+    with ctx.check(f"{host} sends {MESSAGES} messages and sets the topic"):
+        sent = [await host.send_text(room, f"during the outage: {number}") for number in range(MESSAGES)]
+        await host.set_state(room, "m.room.topic", {"topic": "Outage"})
+    with ctx.check(f"{guest}'s server starts; {host} receives a message of {guest}, who sees the topic and that {host} left"):
         await asyncio.to_thread(guest.server.start)
-        await host.sees(room, await guest.say(room, "here again"))
-        await guest.until("the topic", lambda: guest.room(room).content("m.room.topic"))
-        await guest.sees_member(theirs, host, "leave")
-    await play.each(has_all(play, room, said), killed(play, room))
+        await host.wait_for_event(room, await guest.send_text(room, "back"))
+        await guest.wait_until("the topic", lambda: guest.room(room).content("m.room.topic"))
+        await guest.wait_for_member(guests_room, host, "leave")
+    await ctx.run_all(has_all_messages(ctx, room, sent), killed(ctx, room))
 
 
-async def has_all(play, room, said):
-    with play.claim(f"{play.guest} finds all {len(said)} messages, each once and in order"):
+async def has_all_messages(ctx, room, sent):
+    with ctx.check(f"the history of {ctx.guest} has all {len(sent)} messages once and in order"):
 
         async def check():
-            events = await play.guest.history(room)
-            once("history", [event["event_id"] for event in events])
-            heard = [event["event_id"] for event in events if event["event_id"] in said]
-            equal("messages", said, heard)
+            events = await ctx.guest.history(room)
+            assert_unique("history", [event["event_id"] for event in events])
+            received = [event["event_id"] for event in events if event["event_id"] in sent]
+            assert_equal_lists("messages", sent, received)
 
         await eventually(check)
 
 
-async def killed(play, room):
-    host, guest = play.host, play.guest
-    with play.claim(f"both servers are killed after {host} has spoken into the dark; {guest} hears it all the same"):
+async def killed(ctx, room):
+    host, guest = ctx.host, ctx.guest
+    with ctx.check(f"both servers are killed before messages of {host} are delivered; {guest} receives them after the restart"):
         guest.server.kill()
-        said = [await host.say(room, f"last words: {number}") for number in range(5)]
+        sent = [await host.send_text(room, f"before the kill: {number}") for number in range(5)]
         host.server.kill()
         for server in (guest.server, host.server):
             await asyncio.to_thread(server.start)
-        await guest.sees(room, said[-1])
-    await has_all(play, room, said)
-    with play.claim("they go on talking, and both servers hold the same state"):
-        await play.talk(room)
-        await play.agree(room)
+        await guest.wait_for_event(room, sent[-1])
+    await has_all_messages(ctx, room, sent)
+    with ctx.check("messages are delivered, and both servers have the same state"):
+        await ctx.exchange_messages(room)
+        await ctx.wait_for_same_state(room)

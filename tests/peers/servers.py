@@ -1,7 +1,7 @@
-"""The kinds of server that meet each other here, each started in the same way.
+"""The server implementations, started in the same way.
 
-A server is named by an address on loopback with a port, so nobody asks a name server for it. Its TLS
-listener may be at another port than the name says, with a proxy in between."""
+The name of a server is a loopback address with a port, so that no DNS is needed. Its TLS listener may be on
+another port than the one in its name, with a proxy in between."""
 
 import json
 import sys
@@ -11,59 +11,59 @@ from signedjson.key import generate_signing_key, write_signing_keys
 
 
 class FederatedHearth(Hearth):
-    lacks = frozenset({"to show with an event what replaced it"})
+    unsupported = frozenset({"bundled edits of single events"})
 
-    def __init__(self, binary, name, directory, trust, tls_port):
+    def __init__(self, binary, name, directory, certificates, tls_port):
         self.tls_port = tls_port
         super().__init__(
             binary,
             name,
             directory,
             tls_listen=[f"127.0.0.1:{tls_port}"],
-            tls_certificate=str(trust.certificate),
-            tls_key=str(trust.key),
-            extra_ca=str(trust.authority),
+            tls_certificate=str(certificates.certificate),
+            tls_key=str(certificates.key),
+            extra_ca=str(certificates.ca_certificate),
             allow_private_addresses=True,
             notaries=[],
         )
 
 
 class Synapse(Server):
-    lacks = frozenset(
+    unsupported = frozenset(
         {
-            # Version 1.163 forgets which server it has knocked through, tells nobody who is not in the room
-            # that it has refused a knock, and of a room that it is not in works in invitations only.
-            "to take a knock back",
-            "to hear that a knock was refused",
+            # Version 1.163 does not store through which server it has knocked, does not send the rejection of
+            # a knock to servers outside of the room, and accepts only invites of rooms that it is not in.
+            "retraction of knocks",
+            "rejection of knocks",
             # It answers 500.
-            "to refuse half a surrogate pair",
-            # It works in one event of a room after the other, whatever it has to ask for.
-            "to go on in a room while it waits for one server",
-            # It trusts the authority of the test only about servers, not about where they redirect to.
-            "to fetch media from elsewhere",
-            # It shows the beginning.
-            "to refuse media that break off",
-            # It grows by twice the answer's size.
-            "to refuse a huge answer",
+            "rejection of unpaired surrogates",
+            # It processes the events of a room one after the other, including requests for missing events.
+            "concurrent processing of a room",
+            # It uses the CA of the test for other servers, but not for the targets of their redirects.
+            "media redirects",
+            # It returns the part before the end of the connection.
+            "rejection of truncated media",
+            # Its memory grows by twice the size of the response.
+            "size limit of responses",
         }
     )
 
-    def __init__(self, binary, name, directory, trust, tls_port):
-        """`binary` is not asked for."""
+    def __init__(self, binary, name, directory, certificates, tls_port):
+        """`binary` is ignored."""
         self.tls_port = tls_port
         port = free_port()
         super().__init__(name, directory, port)
         files = {file: str(directory / file) for file in ("homeserver.db", "signing.key", "log.yaml", "media")}
         config = directory / "homeserver.yaml"
-        # YAML holds JSON.
+        # JSON is valid YAML.
         config.write_text(
             json.dumps(
                 {
                     "server_name": name,
                     "listeners": [listener(port, "client"), listener(tls_port, "federation", tls=True)],
-                    "tls_certificate_path": str(trust.certificate),
-                    "tls_private_key_path": str(trust.key),
-                    "federation_custom_ca_list": [str(trust.authority)],
+                    "tls_certificate_path": str(certificates.certificate),
+                    "tls_private_key_path": str(certificates.key),
+                    "federation_custom_ca_list": [str(certificates.ca_certificate)],
                     "ip_range_blacklist": [],
                     "trusted_key_servers": [],
                     "database": {"name": "sqlite3", "args": {"database": files["homeserver.db"]}},
@@ -124,4 +124,4 @@ LOG = {
     "loggers": {"synapse.storage": {"level": "WARNING"}, "synapse.util": {"level": "WARNING"}},
 }
 
-KINDS = {"hearth": FederatedHearth, "synapse": Synapse}
+IMPLEMENTATIONS = {"hearth": FederatedHearth, "synapse": Synapse}

@@ -1,4 +1,4 @@
-"""Somebody with an account, who syncs all the time and asks their server over the client-server API."""
+"""A user with an account, who syncs continuously and sends requests of the client-server API."""
 
 import asyncio
 import contextlib
@@ -15,41 +15,40 @@ DEADLINE = 30
 PASSWORD = "correct horse battery staple"
 
 
-class Refused(Exception):
-    """The server answered with an error."""
+class RequestFailed(Exception):
+    """The server responded with an error."""
 
-    def __init__(self, status, answer, asked):
+    def __init__(self, status, response, request):
         self.status = status
-        self.code = answer.get("errcode")
-        super().__init__(f"{status} {self.code} {answer.get('error')} ({asked})")
+        self.code = response.get("errcode")
+        super().__init__(f"{status} {self.code} {response.get('error')} ({request})")
 
 
 @dataclasses.dataclass
-class File:
-    """What was downloaded."""
+class Download:
 
     content: bytes
     headers: Mapping[str, str]
 
 
 class Room:
-    """A room as sync tells it."""
+    """A room according to `/sync`."""
 
     def __init__(self):
         self.membership = None
         self.timeline = []
         self.state = {}
-        # What an invited or knocking user is shown of it
-        self.preview = {}
+        # (type, state key) -> stripped event, of invites and knocks
+        self.stripped_state = {}
         self.typing = []
         # User -> event id
-        self.read = {}
+        self.receipts = {}
 
     def content(self, type, key=""):
         event = self.state.get((type, key))
         return event["content"] if event else {}
 
-    def member(self, user):
+    def membership_of(self, user):
         return self.content("m.room.member", user).get("membership")
 
 
@@ -60,10 +59,10 @@ class User:
         self.id = f"@{name}:{server.name}"
         self.rooms = {}
         self.presence = {}
-        # The answers to all syncs, as text
-        self.told = []
+        # As text
+        self.sync_responses = []
         self._numbers = itertools.count(1)
-        self._news = asyncio.Condition()
+        self._synced = asyncio.Condition()
         self._task = None
 
     def __str__(self):
@@ -73,7 +72,7 @@ class User:
         self._http = aiohttp.ClientSession()
         self._token = None
         body = {"username": self.name, "password": PASSWORD, "auth": {"type": "m.login.dummy"}}
-        registered = await self.ask("POST", "register", body=body)
+        registered = await self.request("POST", "register", body=body)
         self._token = registered["access_token"]
         if sync:
             self._task = asyncio.create_task(self._sync())
@@ -85,8 +84,8 @@ class User:
                 await self._task
         await self._http.close()
 
-    async def ask(self, method, *path, body=None, version="v3", within=DEADLINE, **query):
-        """`path` in segments, not yet quoted. Raises `Refused`."""
+    async def request(self, method, *path, body=None, version="v3", within=DEADLINE, **query):
+        """`path` has segments that are not percent-encoded. Raises `RequestFailed`."""
         tail = "/".join(urllib.parse.quote(part, safe="") for part in path)
         url = f"{self.server.url}/_matrix/client/{version}/{tail}?{urllib.parse.urlencode(query, doseq=True)}"
         headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
@@ -96,20 +95,20 @@ class User:
             asyncio.timeout(within),
             self._http.request(method, yarl.URL(url, encoded=True), json=body, headers=headers) as response,
         ):
-            answer = await response.json(content_type=None)
+            parsed = await response.json(content_type=None)
         if response.status != 200:
-            raise Refused(response.status, answer, f"{method} {tail}")
-        return answer
+            raise RequestFailed(response.status, parsed, f"{method} {tail}")
+        return parsed
 
     async def upload(self, content, type, name):
-        """Returns the address of what was uploaded."""
+        """Returns the `mxc://` URI."""
         url = f"{self.server.url}/_matrix/media/v3/upload?filename={urllib.parse.quote(name)}"
         headers = {"Authorization": f"Bearer {self._token}", "Content-Type": type}
         async with self._http.post(yarl.URL(url, encoded=True), data=content, headers=headers) as response:
             return (await response.json())["content_uri"]
 
     async def download(self, uri, what="download", **query):
-        """What is at an address, as `File`. Raises `Refused`."""
+        """Raises `RequestFailed`."""
         path = f"{what}/{uri.removeprefix('mxc://')}"
         url = f"{self.server.url}/_matrix/client/v1/media/{path}?{urllib.parse.urlencode(query)}"
         headers = {"Authorization": f"Bearer {self._token}"}
@@ -118,127 +117,127 @@ class User:
             self._http.get(yarl.URL(url, encoded=True), headers=headers) as response,
         ):
             if response.status != 200:
-                raise Refused(response.status, await response.json(), path)
-            return File(await response.read(), response.headers)
+                raise RequestFailed(response.status, await response.json(), path)
+            return Download(await response.read(), response.headers)
 
-    # What people do
+    # Requests
 
-    async def create(self, version, **more):
-        return (await self.ask("POST", "createRoom", body={"room_version": version, **more}))["room_id"]
+    async def create_room(self, version, **fields):
+        return (await self.request("POST", "createRoom", body={"room_version": version, **fields}))["room_id"]
 
     async def join(self, room, via=None):
-        """`via` is a user of the server to ask, where it is not this one."""
-        through = {"via": via.server.name, "server_name": via.server.name} if via else {}
-        return (await self.ask("POST", "join", room, **through))["room_id"]
+        """`via` is a user of the server to join through."""
+        query = {"via": via.server.name, "server_name": via.server.name} if via else {}
+        return (await self.request("POST", "join", room, **query))["room_id"]
 
-    async def act(self, action, room, other=None, **more):
-        """`invite`, `kick`, `ban`, `unban` with another user; `leave` without."""
-        return await self.ask(
-            "POST", "rooms", room, action, body={"user_id": other.id, **more} if other else more
+    async def change_membership(self, action, room, other=None, **fields):
+        """`invite`, `kick`, `ban`, `unban` of another user, or `leave`."""
+        return await self.request(
+            "POST", "rooms", room, action, body={"user_id": other.id, **fields} if other else fields
         )
 
-    async def send(self, room, type, content):
-        """Returns the event's id."""
+    async def send_event(self, room, type, content):
+        """Returns the event id."""
         path = ("rooms", room, "send", type, f"{self.name}-{next(self._numbers)}")
-        return (await self.ask("PUT", *path, body=content))["event_id"]
+        return (await self.request("PUT", *path, body=content))["event_id"]
 
-    async def say(self, room, text, **more):
-        return await self.send(room, "m.room.message", {"msgtype": "m.text", "body": text, **more})
+    async def send_text(self, room, text, **fields):
+        return await self.send_event(room, "m.room.message", {"msgtype": "m.text", "body": text, **fields})
 
-    async def set(self, room, type, content, key=""):
-        return (await self.ask("PUT", "rooms", room, "state", type, key, body=content))["event_id"]
+    async def set_state(self, room, type, content, key=""):
+        return (await self.request("PUT", "rooms", room, "state", type, key, body=content))["event_id"]
 
     async def history(self, room, page=50):
-        """Every event of the room from its beginning on, as found by paging back."""
+        """All events of the room by `/messages`, oldest first."""
         events, position = [], {}
         while position is not None:
-            answer = await self.ask("GET", "rooms", room, "messages", dir="b", limit=page, **position)
-            events += answer["chunk"]
-            position = {"from": answer["end"]} if "end" in answer else None
+            response = await self.request("GET", "rooms", room, "messages", dir="b", limit=page, **position)
+            events += response["chunk"]
+            position = {"from": response["end"]} if "end" in response else None
         return events[::-1]
 
     async def state(self, room):
-        """(type, key) -> event id, as the server has it now."""
-        events = await self.ask("GET", "rooms", room, "state")
+        """(type, state key) -> event id, by `/state`."""
+        events = await self.request("GET", "rooms", room, "state")
         return {(event["type"], event["state_key"]): event["event_id"] for event in events}
 
-    # What people see
+    # Results of syncs
 
     def room(self, room):
         return self.rooms.setdefault(room, Room())
 
-    async def until(self, what, look, within=DEADLINE):
-        """Waits until `look()` finds something after some sync, and returns it. `what` is for the complaint."""
+    async def wait_until(self, what, find, within=DEADLINE):
+        """Waits until `find()` returns something after a sync, and returns it. `what` is for the error."""
         try:
-            async with asyncio.timeout(within), self._news:
-                while not (found := look()):
-                    await self._news.wait()
+            async with asyncio.timeout(within), self._synced:
+                while not (found := find()):
+                    await self._synced.wait()
                 return found
         except TimeoutError:
-            raise AssertionError(f"{self} waited {within} s for {what}") from None
+            raise AssertionError(f"{self} has not seen {what} within {within} s") from None
 
-    async def sees(self, room, event, within=DEADLINE):
-        """Waits for an event of this id, and returns it."""
+    async def wait_for_event(self, room, event, within=DEADLINE):
+        """Waits for an event by id, and returns it."""
 
-        def look():
+        def find():
             return next((seen for seen in self.room(room).timeline if seen["event_id"] == event), None)
 
-        return await self.until(event, look, within)
+        return await self.wait_until(event, find, within)
 
-    async def sees_member(self, room, user, membership, within=DEADLINE):
+    async def wait_for_member(self, room, user, membership, within=DEADLINE):
         what = f"{membership} of {user}"
-        await self.until(what, lambda: self.room(room).member(user.id) == membership, within)
+        await self.wait_until(what, lambda: self.room(room).membership_of(user.id) == membership, within)
 
-    async def sees_self(self, room, membership, within=DEADLINE):
-        """Waits until sync lists the room under this membership (`leave` is that of bans, too)."""
-        await self.until(f"own {membership}", lambda: self.room(room).membership == membership, within)
+    async def wait_for_own_membership(self, room, membership, within=DEADLINE):
+        """Waits until sync lists the room under this membership (`leave` includes bans)."""
+        await self.wait_until(f"own {membership}", lambda: self.room(room).membership == membership, within)
 
     async def _sync(self):
         query = {"timeout": 30_000, "filter": '{"room":{"timeline":{"limit":100}}}'}
         while True:
             try:
-                answer = await self.ask("GET", "sync", within=60, **query)
+                response = await self.request("GET", "sync", within=60, **query)
             except (aiohttp.ClientError, TimeoutError, ValueError):
                 await asyncio.sleep(0.1)  # the server is down
                 continue
-            except Refused as refusal:
-                if refusal.status != 503:
+            except RequestFailed as error:
+                if error.status != 503:
                     raise
                 await asyncio.sleep(0.1)  # it is starting or stopping
                 continue
-            query["since"] = answer["next_batch"]
-            self.told.append(json.dumps(answer))
-            self._notice(answer)
-            async with self._news:
-                self._news.notify_all()
+            query["since"] = response["next_batch"]
+            self.sync_responses.append(json.dumps(response))
+            self._apply_sync(response)
+            async with self._synced:
+                self._synced.notify_all()
 
-    def _notice(self, answer):
-        for event in answer.get("presence", {}).get("events", ()):
+    def _apply_sync(self, response):
+        for event in response.get("presence", {}).get("events", ()):
             self.presence[event["sender"]] = event["content"]
-        for membership, rooms in answer.get("rooms", {}).items():
-            for id, news in rooms.items():
-                self._notice_room(self.room(id), membership, news)
+        for membership, rooms in response.get("rooms", {}).items():
+            for id, update in rooms.items():
+                self._apply_room(self.room(id), membership, update)
 
     @staticmethod
-    def _notice_room(room, membership, news):
+    def _apply_room(room, membership, update):
         room.membership = membership
-        if preview := news.get(f"{membership}_state"):
-            room.preview = {(event["type"], event["state_key"]): event for event in preview["events"]}
-        timeline = news.get("timeline", {}).get("events", [])
+        if preview := update.get(f"{membership}_state"):
+            room.stripped_state = {(event["type"], event["state_key"]): event for event in preview["events"]}
+        timeline = update.get("timeline", {}).get("events", [])
         room.timeline += timeline
-        for event in (*news.get("state", {}).get("events", ()), *timeline):
+        for event in (*update.get("state", {}).get("events", ()), *timeline):
             if "state_key" in event:
                 room.state[event["type"], event["state_key"]] = event
-        for event in news.get("ephemeral", {}).get("events", ()):
+        for event in update.get("ephemeral", {}).get("events", ()):
             if event["type"] == "m.typing":
                 room.typing = event["content"]["user_ids"]
             elif event["type"] == "m.receipt":
                 for id, receipts in event["content"].items():
-                    room.read |= dict.fromkeys(receipts.get("m.read", {}), id)
+                    room.receipts |= dict.fromkeys(receipts.get("m.read", {}), id)
 
 
 async def eventually(check, within=DEADLINE):
-    """Repeats a check that raises `AssertionError` until it holds: for what sync does not tell."""
+    """Repeats a check until it raises no `AssertionError`. For conditions that are not visible in syncs."""
     end = asyncio.get_running_loop().time() + within
     while True:
         try:

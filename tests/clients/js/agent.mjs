@@ -1,11 +1,11 @@
-// matrix-js-sdk under test: carries out one command per line of standard input and reports, one JSON
-// object per line of standard output, what the SDK answered and what it saw. `../client.py` is the
-// other end and describes the protocol. `encrypted.mjs` adds encryption to it.
+// Agent for matrix-js-sdk: executes one command per line of standard input, and writes results and
+// observations as JSON lines to standard output. `../client.py` is the other side and describes the
+// protocol. `encrypted.mjs` adds encryption.
 
 import { createInterface } from "node:readline";
 import { webcrypto } from "node:crypto";
 
-// Node 20 lacks this one function of ES2024 that the SDK uses; Node 22 has it.
+// The SDK uses this function of ES2024, which Node 20 lacks and Node 22 has.
 Promise.withResolvers ??= function () {
     let resolve, reject;
     const promise = new Promise((yes, no) => ([resolve, reject] = [yes, no]));
@@ -20,28 +20,28 @@ logger.setLevel("warn", false);
 // Standard output belongs to the protocol.
 for (const level of ["trace", "debug", "info", "log", "warn"]) console[level] = console.error;
 
-const say = (message) => process.stdout.write(JSON.stringify(message) + "\n");
-export const saw = (what, fields) => say({ saw: what, ...fields });
+const writeMessage = (message) => process.stdout.write(JSON.stringify(message) + "\n");
+export const observed = (what, fields) => writeMessage({ observed: what, ...fields });
 
 /** Resolved unless syncing is paused. */
 let maySync = Promise.withResolvers();
 maySync.resolve();
 
-/** The network: the machine's, except that syncs can be held up. */
+/** `fetch` with syncs that can be paused. */
 async function fetchFn(url, options) {
     if (new URL(url).pathname.endsWith("/sync")) await maySync.promise;
     return fetch(url, options);
 }
 
-/** The session in use; commands before `login` use one without a token. */
+/** The current session. Before `login` it has no access token. */
 let client = sdk.createClient({ baseUrl });
 export const current = () => client;
 
-/** What a login does besides: options for the client, and what comes before its first sync. */
+/** Extension of `login`: options of the client, and a function that runs before the first sync. */
 export const atLogin = { options: {}, async prepare() {} };
 
 export const commands = {
-    /** Registers through user-interactive authentication: asks, is told the stages, completes the dummy one. */
+    /** Registers through user-interactive authentication: requests the flows, completes the dummy stage. */
     async register({ user, password }) {
         const body = { username: user, password, inhibit_login: true };
         const challenge = await client.registerRequest(body).then(
@@ -52,8 +52,8 @@ export const commands = {
         const { flows, session } = challenge.data;
         if (!flows.some(({ stages }) => stages.join() === "m.login.dummy"))
             throw new Error(`no flow of m.login.dummy alone in ${JSON.stringify(flows)}`);
-        const answer = await client.registerRequest({ ...body, auth: { type: "m.login.dummy", session } });
-        return { user_id: answer.user_id };
+        const response = await client.registerRequest({ ...body, auth: { type: "m.login.dummy", session } });
+        return { user_id: response.user_id };
     },
 
     async login({ user, password }) {
@@ -78,7 +78,7 @@ export const commands = {
         return { user_id: whoami.user_id, device_id: whoami.device_id };
     },
 
-    /** Syncs from now on; answered when the first sync is in. */
+    /** Starts syncing; returns after the first sync. */
     async sync() {
         report(client);
         const { promise, resolve } = Promise.withResolvers();
@@ -100,8 +100,8 @@ export const commands = {
     },
 
     async create_room({ name, topic, invite }) {
-        const answer = await client.createRoom({ preset: sdk.Preset.PrivateChat, name, topic, invite });
-        return { room: answer.room_id };
+        const response = await client.createRoom({ preset: sdk.Preset.PrivateChat, name, topic, invite });
+        return { room: response.room_id };
     },
     async invite({ room, user }) {
         await client.invite(room, user);
@@ -141,7 +141,7 @@ export const commands = {
     thumbnail: ({ url, width, height }) =>
         media(client.mxcUrlToHttp(url, width, height, "crop", false, true, true)),
 
-    /** Lets no further sync out until `resume`. */
+    /** Sends no further sync until `resume`. */
     async pause() {
         maySync = Promise.withResolvers();
     },
@@ -149,29 +149,29 @@ export const commands = {
         maySync.resolve();
     },
 
-    /** What a gap in the timeline hides: from its token back to the event `until`, oldest first. */
-    async fill({ room, token, until }) {
+    /** The events missing in a gap: from its token back to the event `until`, oldest first. */
+    async fill_gap({ room, token, until }) {
         const events = [];
         for (let from = token; from; ) {
             const page = await client.createMessagesRequest(room, from, 50, sdk.Direction.Backward);
             const end = page.chunk.findIndex((event) => event.event_id === until);
             events.push(...(end < 0 ? page.chunk : page.chunk.slice(0, end)));
-            if (end >= 0) return events.map(plain).reverse();
+            if (end >= 0) return events.map(eventFields).reverse();
             from = page.end;
         }
         throw new Error(`${until} is not before the gap`);
     },
 
-    /** The whole room, newest first, as pages of /messages. */
+    /** All events of the room by /messages, newest first. */
     async history({ room, page }) {
         const events = [];
         let from = null;
         do {
-            const answer = await client.createMessagesRequest(room, from, page, sdk.Direction.Backward);
-            events.push(...answer.chunk);
-            from = answer.chunk.length > 0 ? answer.end : undefined;
+            const response = await client.createMessagesRequest(room, from, page, sdk.Direction.Backward);
+            events.push(...response.chunk);
+            from = response.chunk.length > 0 ? response.end : undefined;
         } while (from);
-        return events.map(plain);
+        return events.map(eventFields);
     },
 
     /** The SDK's own timeline of the room after scrolling back to its beginning, newest first. */
@@ -179,11 +179,11 @@ export const commands = {
         const held = client.getRoom(room);
         while (held.oldState.paginationToken !== null) await client.scrollback(held, 50);
         const events = held.getLiveTimeline().getEvents();
-        return events.map((event) => plain(event.event)).reverse();
+        return events.map((event) => eventFields(event.event)).reverse();
     },
 
-    /** The network is back, says the machine. */
-    async network_back() {
+    /** Retries at once, as after a notification that the network is back. */
+    async retry_now() {
         client.retryImmediately();
     },
     async logout() {
@@ -194,9 +194,8 @@ export const commands = {
 };
 
 /**
- * Sends, and as long as the SDK marks the event as not sent, sends it again under the same transaction
- * id once syncing works again: what Element does when its connection comes back. An event may also
- * come in through sync although the answer to its request was lost.
+ * Sends an event. While the SDK marks it as not sent, sends it again with the same transaction id after
+ * the next sync, as Element does. The event may also arrive by sync although the response was lost.
  */
 async function sent(room, send, txn) {
     const held = client.getRoom(room);
@@ -205,7 +204,7 @@ async function sent(room, send, txn) {
         try {
             return { id: (await attempt()).event_id };
         } catch (failure) {
-            saw("unsent", { txn, reason: `${failure}` });
+            observed("retried", { txn, reason: `${failure}` });
             const event = held.getPendingEvents().find((event) => event.getTxnId() === txn);
             if (event && event.status !== sdk.EventStatus.NOT_SENT) throw failure;
             if (event) await syncing();
@@ -220,17 +219,17 @@ async function sent(room, send, txn) {
     }
 }
 
-/** What is at an address of the content repository, fetched as Element's service worker does it. */
+/** Downloads media as Element's service worker does. */
 async function media(address) {
-    const answer = await fetch(address, { headers: { Authorization: `Bearer ${client.getAccessToken()}` } });
-    if (!answer.ok) throw new Error(`${answer.status} ${await answer.text()}`);
-    const data = Buffer.from(await answer.arrayBuffer()).toString("base64");
-    return { type: answer.headers.get("Content-Type"), data };
+    const response = await fetch(address, { headers: { Authorization: `Bearer ${client.getAccessToken()}` } });
+    if (!response.ok) throw new Error(`${response.status} ${await response.text()}`);
+    const data = Buffer.from(await response.arrayBuffer()).toString("base64");
+    return { type: response.headers.get("Content-Type"), data };
 }
 
 const unpadded = (bytes) => Buffer.from(bytes).toString("base64").replace(/=+$/, "");
 
-/** An encrypted attachment and its key, as the specification has them. */
+/** Encrypts an attachment; returns the ciphertext and the `EncryptedFile` of the specification. */
 async function encrypted(bytes) {
     const counter = webcrypto.getRandomValues(new Uint8Array(16)).fill(0, 8);
     const key = await webcrypto.subtle.generateKey({ name: "AES-CTR", length: 256 }, true, ["encrypt", "decrypt"]);
@@ -248,7 +247,7 @@ async function encrypted(bytes) {
 async function decrypted(data, { key: jwk, iv, hashes }) {
     const sealed = Buffer.from(data, "base64");
     const hash = unpadded(await webcrypto.subtle.digest("SHA-256", sealed));
-    if (hash !== hashes.sha256) throw new Error("the file is not what was sent");
+    if (hash !== hashes.sha256) throw new Error("the hash of the file differs");
     const key = await webcrypto.subtle.importKey("jwk", jwk, "AES-CTR", false, ["decrypt"]);
     const counter = Buffer.from(iv, "base64");
     const clear = await webcrypto.subtle.decrypt({ name: "AES-CTR", counter, length: 64 }, key, sealed);
@@ -264,8 +263,8 @@ async function syncing() {
     client.off(sdk.ClientEvent.Sync, watch);
 }
 
-/** An event as both clients report it. */
-function plain({ event_id, type, sender, state_key, content, unsigned, redacts }) {
+/** The fields of an event that both agents report. */
+function eventFields({ event_id, type, sender, state_key, content, unsigned, redacts }) {
     return {
         id: event_id,
         type,
@@ -277,31 +276,31 @@ function plain({ event_id, type, sender, state_key, content, unsigned, redacts }
     };
 }
 
-/** Reports what the SDK makes of its syncs. */
+/** Reports events of the SDK as observations. */
 function report(client) {
     client.on(sdk.RoomEvent.Timeline, (event, room, toStart, removed, { liveEvent }) => {
         if (!room || toStart || !liveEvent) return;
-        saw("event", { room: room.roomId, ...plain(event.event) });
+        observed("event", { room: room.roomId, ...eventFields(event.event) });
         if (event.getType() === sdk.EventType.Reaction) setImmediate(() => reaction(room, event));
     });
     client.on(sdk.RoomEvent.TimelineReset, (room, timelines) => {
         if (!room || timelines !== room.getUnfilteredTimelineSet()) return;
         const token = timelines.getLiveTimeline().getPaginationToken(sdk.EventTimeline.BACKWARDS);
-        saw("gap", { room: room.roomId, token });
+        observed("gap", { room: room.roomId, token });
     });
     client.on(sdk.RoomEvent.Redaction, (event, room) =>
-        saw("redacted", { room: room.roomId, id: event.getAssociatedId() }),
+        observed("redacted", { room: room.roomId, id: event.getAssociatedId() }),
     );
     client.on(sdk.MatrixEventEvent.Replaced, (event) =>
-        saw("edited", { room: event.getRoomId(), id: event.getId(), body: event.getContent().body }),
+        observed("edited", { room: event.getRoomId(), id: event.getId(), body: event.getContent().body }),
     );
-    // The SDK makes up the name after it has noted the membership.
+    // The SDK calculates the name after it has updated the membership.
     for (const change of [sdk.RoomEvent.MyMembership, sdk.RoomEvent.Name])
         client.on(change, (room) =>
-            saw("membership", { room: room.roomId, membership: room.getMyMembership(), name: room.name }),
+            observed("membership", { room: room.roomId, membership: room.getMyMembership(), name: room.name }),
         );
     client.on(sdk.RoomStateEvent.Members, (_event, state, member) =>
-        saw("member", {
+        observed("member", {
             room: state.roomId,
             user: member.userId,
             membership: member.membership,
@@ -310,40 +309,40 @@ function report(client) {
         }),
     );
     client.on(sdk.RoomMemberEvent.Typing, (_event, member) =>
-        saw("typing", { room: member.roomId, user: member.userId, on: member.typing }),
+        observed("typing", { room: member.roomId, user: member.userId, on: member.typing }),
     );
     client.on(sdk.RoomEvent.Receipt, (event, room) => {
         for (const [id, kinds] of Object.entries(event.getContent()))
-            for (const user of Object.keys(kinds["m.read"] ?? {})) saw("receipt", { room: room.roomId, user, id });
+            for (const user of Object.keys(kinds["m.read"] ?? {})) observed("receipt", { room: room.roomId, user, id });
     });
     client.on(sdk.ClientEvent.Room, (room) =>
         room.on(sdk.RoomEvent.UnreadNotifications, () =>
-            saw("unread", { room: room.roomId, unread: room.getUnreadNotificationCount() }),
+            observed("unread", { room: room.roomId, unread: room.getUnreadNotificationCount() }),
         ),
     );
-    client.on(sdk.HttpApiEvent.SessionLoggedOut, (error) => saw("trouble", { what: `logged out: ${error}` }));
-    client.on(sdk.ClientEvent.SyncUnexpectedError, (error) => saw("trouble", { what: `sync: ${error.stack}` }));
+    client.on(sdk.HttpApiEvent.SessionLoggedOut, (error) => observed("failure", { what: `logged out: ${error}` }));
+    client.on(sdk.ClientEvent.SyncUnexpectedError, (error) => observed("failure", { what: `sync: ${error.stack}` }));
 }
 
-/** A reaction, as the SDK has added it up under the event it belongs to. */
+/** Reports the aggregated reactions of an event. */
 function reaction(room, event) {
     const { event_id: id, key } = event.getRelation();
     const known = room.relations.getChildEventsForEvent(id, "m.annotation", "m.reaction");
     const users = (known?.getSortedAnnotationsByKey() ?? [])
         .filter(([shown]) => shown === key)
         .flatMap(([, events]) => [...events].map((event) => event.getSender()));
-    saw("reacted", { room: room.roomId, id, key, users });
+    observed("reacted", { room: room.roomId, id, key, users });
 }
 
-process.on("unhandledRejection", (error) => saw("trouble", { what: `unhandled: ${error?.stack ?? error}` }));
+process.on("unhandledRejection", (error) => observed("failure", { what: `unhandled: ${error?.stack ?? error}` }));
 
 const lines = createInterface({ input: process.stdin });
 lines.on("line", async (line) => {
     const { number, command, ...fields } = JSON.parse(line);
     try {
-        say({ number, answer: (await commands[command](fields)) ?? null });
+        writeMessage({ number, result: (await commands[command](fields)) ?? null });
     } catch (error) {
-        say({ number, error: `${error?.stack ?? error}` });
+        writeMessage({ number, error: `${error?.stack ?? error}` });
     }
 });
 lines.on("close", () => process.exit(0));

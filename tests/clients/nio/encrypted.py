@@ -1,20 +1,20 @@
-"""matrix-nio with encryption: what `agent.py` does, and commands for keys, devices and verification."""
+"""Agent for matrix-nio with encryption: adds commands for keys, devices and verification."""
 
 import nio
-from agent import Agent, Client, good, run, saw
+from agent import Agent, Client, unwrap, run, observed
 
 
 class EncryptedClient(Client):
     async def room_send(self, room, type, content, txn):
-        """Sends to devices that nobody has verified, too."""
+        """Also sends to unverified devices."""
         return await super().room_send(room, type, content, txn, ignore_unverified_devices=True)
 
 
 class EncryptedAgent(Agent):
     def __init__(self, *arguments):
         super().__init__(*arguments)
-        # What could not be read when it came in
-        self.unread = []
+        # (room, event) that could not be decrypted on arrival
+        self.undecrypted = []
 
     def new_client(self, user):
         config = nio.AsyncClientConfig(
@@ -27,7 +27,7 @@ class EncryptedAgent(Agent):
 
     async def login(self, user, password):
         session = await super().login(user, password)
-        good(await self.client.keys_upload())
+        unwrap(await self.client.keys_upload())
         self.client.add_to_device_callback(self.verifying, nio.KeyVerificationEvent)
         return session
 
@@ -35,27 +35,27 @@ class EncryptedAgent(Agent):
         super().report_events(room, info)
         for event in info.timeline.events:
             if isinstance(event, nio.MegolmEvent):
-                self.unread.append((room, event))
-                saw("unreadable", room=room, id=event.event_id)
+                self.undecrypted.append((room, event))
+                observed("undecryptable", room=room, id=event.event_id)
             elif isinstance(event, nio.RoomMessageText) and event.decrypted:
-                self.report_secret(room, event)
+                self.report_decrypted(room, event)
 
-    def report(self, response):
-        super().report(response)
-        for room, event in list(self.unread):
+    def report_sync(self, response):
+        super().report_sync(response)
+        for room, event in list(self.undecrypted):
             try:
-                self.report_secret(room, self.client.decrypt_event(event))
+                self.report_decrypted(room, self.client.decrypt_event(event))
             except nio.EncryptionError:
                 continue
-            self.unread.remove((room, event))
+            self.undecrypted.remove((room, event))
 
     @staticmethod
-    def report_secret(room, event):
-        saw("secret", room=room, id=event.event_id, sender=event.sender, body=event.body)
+    def report_decrypted(room, event):
+        observed("decrypted", room=room, id=event.event_id, sender=event.sender, body=event.body)
 
-    async def create_secret_room(self, invite):
-        """A room whose past is for those only who were there."""
-        answer = await self.client.room_create(
+    async def create_encrypted_room(self, invite):
+        """Creates a room with history visibility `joined`."""
+        response = await self.client.room_create(
             preset=nio.RoomPreset.private_chat,
             invite=invite,
             initial_state=[
@@ -63,70 +63,70 @@ class EncryptedAgent(Agent):
                 nio.ChangeHistoryVisibilityBuilder("joined").as_dict(),
             ],
         )
-        return {"room": good(answer).room_id}
+        return {"room": unwrap(response).room_id}
 
     async def kick(self, room, user):
-        good(await self.client.room_kick(room, user))
+        unwrap(await self.client.room_kick(room, user))
 
-    async def read_back(self, room):
-        """The texts of a room by event id, as pages of /messages; `None` where a text cannot be read."""
+    async def decrypted_history(self, room):
+        """Event id -> text of all messages by /messages; `None` if it cannot be decrypted."""
         texts, start = {}, None
         while True:
-            answer = good(await self.client.room_messages(room, start, limit=100))
-            for event in answer.chunk:
+            response = unwrap(await self.client.room_messages(room, start, limit=100))
+            for event in response.chunk:
                 if isinstance(event, (nio.RoomMessageText, nio.MegolmEvent)):
                     texts[event.event_id] = getattr(event, "body", None)
-            start = answer.end
-            if not start or not answer.chunk:
+            start = response.end
+            if not start or not response.chunk:
                 return texts
 
-    async def as_sent(self, room, id):
-        """The event as the server has it."""
+    async def fetch_event(self, room, id):
+        """The event as stored by the server."""
         path = nio.Api._build_path(["rooms", room, "event", id])
         headers = {"Authorization": f"Bearer {self.client.access_token}"}
         response = await self.client.send("GET", path, headers=headers)
         response.raise_for_status()
         return await response.json()
 
-    async def decipher(self, event):
-        """The text of an event that came by another way; `None` if this device cannot read it."""
+    async def decrypt(self, event):
+        """The text of an encrypted event; `None` if this device cannot decrypt it."""
         try:
             return self.client.decrypt_event(nio.MegolmEvent.from_dict(event)).body
         except nio.EncryptionError:
             return None
 
     async def devices(self, user):
-        """The ids of a user's devices, as nio knows them by now; it does not count this one."""
+        """The ids of a user's devices that nio knows, without this one."""
         return [device.id for device in self.client.device_store.active_user_devices(user)]
 
     async def verify(self, user, device):
-        good(await self.client.start_key_verification(self.client.device_store[user][device]))
+        unwrap(await self.client.start_key_verification(self.client.device_store[user][device]))
 
     async def accept(self, id):
-        good(await self.client.accept_key_verification(id))
+        unwrap(await self.client.accept_key_verification(id))
 
     async def confirm(self, id):
-        good(await self.client.confirm_short_auth_string(id))
+        unwrap(await self.client.confirm_short_auth_string(id))
         self.report_verified(id)
 
     async def verifying(self, event):
         id = event.transaction_id
         if isinstance(event, nio.KeyVerificationStart):
-            saw("asked", id=id, user=event.sender, device=event.from_device)
+            observed("verification_request", id=id, user=event.sender, device=event.from_device)
         elif isinstance(event, nio.KeyVerificationKey):
-            # nio has the key to answer with sent before the next sync.
+            # nio sends its own key before the next sync.
             emoji = [symbol for symbol, _ in self.client.key_verifications[id].get_emoji()]
-            saw("emoji", id=id, emoji=emoji)
+            observed("emoji", id=id, emoji=emoji)
         elif isinstance(event, nio.KeyVerificationMac):
             self.report_verified(id)
         elif isinstance(event, nio.KeyVerificationCancel):
-            saw("trouble", what=f"the verification was cancelled: {event.reason}")
+            observed("failure", what=f"the verification was cancelled: {event.reason}")
 
     def report_verified(self, id):
         sas = self.client.key_verifications[id]
         if sas.verified:
             device = sas.other_olm_device
-            saw("verified", user=device.user_id, device=device.id)
+            observed("verified", user=device.user_id, device=device.id)
 
 
 run(EncryptedAgent)

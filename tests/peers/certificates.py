@@ -1,4 +1,4 @@
-"""The certificates of a test: an authority of its own, which every server of the test trusts."""
+"""TLS certificates: a certificate authority for the test, which all of its servers trust."""
 
 import datetime
 import ipaddress
@@ -11,19 +11,19 @@ from cryptography.hazmat.primitives.asymmetric import ec
 DAY = datetime.timedelta(days=1)
 
 
-class Trust:
-    """One certificate for all servers: they differ by their ports."""
+class Certificates:
+    """All servers share one certificate, as their names only differ in the port."""
 
     def __init__(self, directory):
-        self.authority = directory / "authority.pem"
+        self.ca_certificate = directory / "ca.pem"
         self.certificate = directory / "certificate.pem"
         self.key = directory / "key.pem"
 
         signer = ec.generate_private_key(ec.SECP256R1())
-        issuer = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "Authority of a test")])
+        issuer = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "Test CA")])
         basic = x509.BasicConstraints(ca=True, path_length=0)
         root = self._certificate(issuer, issuer, signer.public_key(), signer, basic)
-        self.authority.write_bytes(root)
+        self.ca_certificate.write_bytes(root)
 
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
@@ -46,10 +46,10 @@ class Trust:
         certificate = builder.add_extension(extension, critical=False).sign(signer, hashes.SHA256())
         return certificate.public_bytes(serialization.Encoding.PEM)
 
-    def for_clients(self):
-        return ssl.create_default_context(cafile=self.authority)
+    def client_context(self):
+        return ssl.create_default_context(cafile=self.ca_certificate)
 
-    def for_servers(self):
+    def server_context(self):
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(self.certificate, self.key)
         return context

@@ -1,23 +1,21 @@
-"""People with several devices each, every device a real client with encryption."""
+"""Users with several devices. Each device is a real client with encryption."""
 
 import dataclasses
 import itertools
 import pathlib
 
-from claims import Claims
-from client import ENCRYPTED, LACKS, Client
+from checks import Checks
+from client import ENCRYPTED_COMMANDS, UNSUPPORTED, Client
 from server import Server
 
 PASSWORD = "correct horse battery staple"
 
 
 class Device(Client):
-    """One device of a person's: a client that is logged in."""
-
-    def __init__(self, person, number):
-        name = person.name if number == 1 else f"{person.name}-{number}"
-        super().__init__(name, person.kind, person.directory, ENCRYPTED)
-        self.person = person
+    def __init__(self, user, number):
+        name = user.name if number == 1 else f"{user.name}-{number}"
+        super().__init__(name, user.sdk, user.directory, ENCRYPTED_COMMANDS)
+        self.owner = user
         self.id = None
 
     def __str__(self):
@@ -25,9 +23,9 @@ class Device(Client):
 
 
 @dataclasses.dataclass
-class Person:
+class User:
     name: str
-    kind: str
+    sdk: str
     server: Server
     directory: pathlib.Path
     id: str = ""
@@ -46,11 +44,11 @@ class Person:
     def first(self):
         return self.devices[0]
 
-    def can(self, what):
-        return what not in LACKS[self.kind]
+    def supports(self, what):
+        return what not in UNSUPPORTED[self.sdk]
 
     async def register(self):
-        """With a first device."""
+        """Registers the user and logs in a first device."""
         device = await self._start()
         registered = await device.call("register", user=self.localpart, password=PASSWORD)
         await self._log_in(device)
@@ -70,7 +68,7 @@ class Person:
 
     @staticmethod
     async def _log_in(device):
-        session = await device.call("login", user=device.person.localpart, password=PASSWORD)
+        session = await device.call("login", user=device.owner.localpart, password=PASSWORD)
         device.user, device.id = session["user_id"], session["device_id"]
         await device.call("sync")
 
@@ -81,41 +79,41 @@ class Person:
 
 
 @dataclasses.dataclass
-class Stage:
-    """Who and what the scenario has to do with; `play` is what the play is called, `room` the encrypted one."""
+class ScenarioContext:
+    """`label` names SDKs and servers in checks, `room` is the encrypted room, `sent` maps event ids to texts."""
 
-    claims: Claims
-    play: str
-    alice: Person
-    bob: Person
-    carol: Person
+    checks: Checks
+    label: str
+    alice: User
+    bob: User
+    carol: User
     room: str = ""
-    said: dict = dataclasses.field(default_factory=dict)
+    sent: dict = dataclasses.field(default_factory=dict)
     numbers: itertools.count = dataclasses.field(default_factory=lambda: itertools.count(1))
 
-    def claim(self, text):
-        return self.claims.claim(f"{self.play}: {text}")
+    def check(self, text):
+        return self.checks.check(f"{self.label}: {text}")
 
-    def both_ways(self):
+    def both_directions(self):
         return ((self.alice, self.bob), (self.bob, self.alice))
 
     def devices(self):
         return [*self.alice.devices, *self.bob.devices]
 
-    async def say(self, device, text):
-        """Sends a text and returns its event id."""
+    async def send_text(self, device, text):
+        """Sends a text; returns its event id."""
         txn = f"{device}-{next(self.numbers)}"
         content = {"msgtype": "m.text", "body": text}
         sent = await device.call("send", room=self.room, type="m.room.message", content=content, txn=txn)
-        self.said[sent["id"]] = text
+        self.sent[sent["id"]] = text
         return sent["id"]
 
-    async def is_read(self, id, *devices):
-        """Waits until these devices can read an event, and compares the texts."""
+    async def wait_until_decrypted(self, id, *devices):
+        """Waits until these devices have decrypted an event, and compares the texts."""
         for device in devices:
-            seen = await device.sees("secret", room=self.room, id=id)
-            assert seen["body"] == self.said[id], (seen, self.said[id])
+            observed = await device.wait_for("decrypted", room=self.room, id=id)
+            assert observed["body"] == self.sent[id], (observed, self.sent[id])
 
-    async def talk(self, one, *others):
-        """Says something that all of the others can read."""
-        await self.is_read(await self.say(one, f"{one} says {next(self.numbers)}"), *others)
+    async def exchange_messages(self, one, *others):
+        """Sends a message that all other devices can decrypt."""
+        await self.wait_until_decrypted(await self.send_text(one, f"{one} says {next(self.numbers)}"), *others)

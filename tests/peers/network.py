@@ -1,4 +1,4 @@
-"""The links between servers: forwarders in front of their TLS ports that cut and heal what they are told to."""
+"""Network partitions: TCP proxies in front of the TLS ports of the servers, which can cut links."""
 
 import asyncio
 import contextlib
@@ -6,14 +6,14 @@ import functools
 import pathlib
 
 
-class Net:
-    """Listens where the servers' names say that they are. A link is a pair of servers, who calls and who is
-    called; it is whole unless it is in `broken`. Callers that are none of the servers are always let through."""
+class Network:
+    """Listens on the ports in the servers' names. A link is a pair of servers: client and destination. It
+    works unless it is in `cut_links`. Connections of other clients are always forwarded."""
 
     def __init__(self, servers):
         self.servers = servers
-        self.broken = set()
-        # Who forwards what, and on which link
+        self.cut_links = set()
+        # Task -> link
         self._forwarders = {}
         self._listeners = []
 
@@ -21,14 +21,14 @@ class Net:
         return [(one, other) for one in self.servers for other in self.servers if one is not other]
 
     def cut(self, link):
-        """Breaks off what goes over the link, and refuses what is to come."""
-        self.broken.add(link)
+        """Closes the connections over a link, and refuses new ones."""
+        self.cut_links.add(link)
         for forwarder, on in self._forwarders.items():
             if on == link:
                 forwarder.cancel()
 
-    def heal(self, link):
-        self.broken.discard(link)
+    def restore(self, link):
+        self.cut_links.discard(link)
 
     async def __aenter__(self):
         for server in self.servers:
@@ -45,22 +45,22 @@ class Net:
         await asyncio.gather(*self._forwarders)
 
     async def _accept(self, server, reader, writer):
-        link = self._caller(writer), server
-        this = asyncio.current_task()
-        self._forwarders[this] = link
+        link = self._client(writer), server
+        task = asyncio.current_task()
+        self._forwarders[task] = link
         ends = [writer]
-        # Breaking off is cancelling, and no failure.
+        # `cut` cancels this task.
         with contextlib.suppress(OSError, asyncio.CancelledError):
-            if link not in self.broken:
+            if link not in self.cut_links:
                 inward, outward = await asyncio.open_connection("127.0.0.1", server.tls_port)
                 ends.append(outward)
                 await asyncio.gather(forward(reader, outward), forward(inward, writer))
         for end in ends:
             end.transport.abort()
-        del self._forwarders[this]
+        del self._forwarders[task]
 
-    def _caller(self, writer):
-        """Whose process has the other end of a connection: Linux tells by the socket's inode."""
+    def _client(self, writer):
+        """The server whose process has the other end of a connection, by the socket's inode in `/proc`."""
         host, port = writer.get_extra_info("peername")
         here = f"0100007F:{port:04X}"
         for line in pathlib.Path("/proc/net/tcp").read_text().splitlines()[1:]:
