@@ -23,7 +23,7 @@ pub fn global(
 ) -> Result<Vec<Raw<AnyGlobalAccountDataEvent>>, Error> {
     let changed = match range.since {
         Some(since) if notifier.user_changed_after(request.user, since.position) => {
-            account_data::changed_between(r, request.user, since.position, range.end.stored)?
+            account_data::changes_between(r, request.user, since.position, range.end.stored)?
         }
         Some(_) => Vec::new(),
         None => account_data::all_in(r, request.user, account_data::GLOBAL)?,

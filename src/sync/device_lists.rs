@@ -88,7 +88,7 @@ fn affected_rooms(
     }
     let is_empty = affected.is_empty()
         && !device_lists::has_changes(r, query.after, query.upto)?
-        && !signatures::has_signed_between(r, query.user, (query.after, query.upto))?;
+        && !signatures::has_signed_between(r, query.user, query.after, query.upto)?;
     Ok((!is_empty).then_some(affected))
 }
 
@@ -115,7 +115,7 @@ fn changes_in(
     let unknown = (&changed | &lost).difference(&gained).cloned().collect();
     let sharing = shared_rooms::sharing(r, query, unknown)?;
     let left = &(&lost - &sharing) - &gained;
-    for user in signatures::signed_users_between(r, query.user, (query.after, query.upto))? {
+    for user in signatures::signed_users_between(r, query.user, query.after, query.upto)? {
         gained.insert(users::id_of(r, user)?);
     }
     gained.extend(own);

@@ -63,7 +63,7 @@ impl SyncHandler<'_> {
         let request = Arc::new(request);
         let (user, device) = (request.user, request.device);
         let now_ms = self.clock.now_ms();
-        if self.presence.synced((user, device), set_presence, now_ms) {
+        if self.presence.synced(user, device, set_presence, now_ms) {
             self.presence_changed(user)?;
         }
         let received = request.since.map_or(Position::MIN, |since| since.to_device);
@@ -82,9 +82,9 @@ impl SyncHandler<'_> {
                 fields.put("device_lists", &lists)?;
             }
             let pending = |s: &Snapshot| to_device::pending(s, device, received, range.end.stored);
-            let (messages, to_device) = self.store.read(pending)?;
-            fields.put_events("to_device", &messages)?;
-            let next_batch = range.end.token(to_device);
+            let pending = self.store.read(pending)?;
+            fields.put_events("to_device", &pending.messages)?;
+            let next_batch = range.end.token(pending.upto);
             if range.since.is_none() || request.full_state {
                 self.put_key_counts(device, &mut fields)?;
                 let begin = stream::once(Ok(ResponseWriter::begin(next_batch, &fields)));
@@ -260,7 +260,7 @@ impl SyncHandler<'_> {
             && let Some(presence) = self.presence.get(user)
         {
             let now_ms = self.clock.now_ms();
-            let ago = UInt::new_saturating(now_ms.saturating_sub(presence.active_ms));
+            let ago = UInt::new_saturating(now_ms.saturating_sub(presence.last_active_ts));
             let mut update = PresenceUpdate::new(user_id, presence.state.clone(), ago);
             update.currently_active = presence.currently_active(now_ms);
             update.status_msg = presence.status_msg;

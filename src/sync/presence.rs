@@ -51,7 +51,7 @@ pub fn events(
         }
         let mut content = json!({
             "presence": presence.state,
-            "last_active_ago": range.now_ms.saturating_sub(presence.active_ms),
+            "last_active_ago": range.now_ms.saturating_sub(presence.last_active_ts),
             "currently_active": presence.currently_active(range.now_ms),
         });
         if let Some(status_msg) = presence.status_msg {

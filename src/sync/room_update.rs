@@ -241,7 +241,7 @@ impl<'a> Builder<'a> {
     fn account_data(&self, r: &impl Reader) -> Result<RoomAccountData, Error> {
         let user = self.request.user;
         let mut changed = match self.since {
-            Some(since) => stored_account_data::changed_between(r, user, since, self.upto)?,
+            Some(since) => stored_account_data::changes_between(r, user, since, self.upto)?,
             None => stored_account_data::all_in(r, user, self.room)?,
         };
         let wanted = &self.request.filter.room.account_data;

@@ -122,7 +122,7 @@ fn changed_rooms(
     rooms.extend(typing.rooms_after(since.ephemeral));
     if notifier.user_changed_after(request.user, since.position) {
         let changed =
-            account_data::changed_between(r, request.user, since.position, range.end.stored)?;
+            account_data::changes_between(r, request.user, since.position, range.end.stored)?;
         rooms.extend(changed.iter().map(|changed| changed.room));
     }
     rooms.remove(&account_data::GLOBAL);

@@ -1,10 +1,9 @@
-//! At which position whose list of devices changed: what `/sync` and `/keys/changes` tell, and what
-//! other servers are told of local users.
+//! The log of changes of device lists, for `/sync`, `/keys/changes` and the EDUs to other servers.
 //!
-//! [`cross_signing_keys_changed`] and its sisters are called in the job that changes a device, its keys, or the keys with
-//! which a user signs devices. Every change is a row of `device_list_log`; of a user only the last ones
-//! are kept, of which each names the one before it. Who looks for one that is gone takes the list as it
-//! is.
+//! The job that changes a device, its keys or cross-signing keys calls [`device_changed`] or
+//! [`cross_signing_keys_changed`]. The log has the last [`MAX_CHANGES_PER_USER`] changes of each local user,
+//! each with the position of the one before it, and the last of each user of another server. A server that
+//! misses a change which the log no longer has gets the whole list.
 
 use std::collections::BTreeSet;
 
@@ -15,45 +14,35 @@ use crate::store::{
     records::{ChangedPart, DeviceList, DeviceListChange},
 };
 
-/// How many changes are kept of a local user.
-const KEPT: usize = 32;
+const MAX_CHANGES_PER_USER: usize = 32;
 
-/// Notes that the cross-signing keys of the local user `user` changed.
-///
-/// # Errors
-/// If the tables cannot be written.
+/// Logs a change of the cross-signing keys of the local user `user`.
 pub fn cross_signing_keys_changed(tx: &Tx, user: UserNum) -> Result<(), Error> {
-    note(tx, user, ChangedPart::CrossSigningKeys)
+    append(tx, user, ChangedPart::CrossSigningKeys)
 }
 
-/// Notes that a device of the local user `user` came, went, or changed its name or its keys.
-///
-/// # Errors
-/// If the tables cannot be written.
+/// Logs that a device of the local user `user` was created or removed, or changed its name or keys.
 pub fn device_changed(tx: &Tx, user: UserNum, device: &DeviceId) -> Result<(), Error> {
-    note(tx, user, ChangedPart::Device(device.to_string()))
+    append(tx, user, ChangedPart::Device(device.to_string()))
 }
 
-/// Notes the last change of a device of the local user `user` once more, for those to whom the user was
-/// nobody when it happened.
-///
-/// # Errors
-/// If the tables cannot be written.
+/// Logs the last change of a device of the local user `user` again, for servers that have come to share a
+/// room with the user since.
 pub fn reannounce(tx: &Tx, user: UserNum) -> Result<(), Error> {
     match last_device_change(tx, user)? {
-        Some((_, change)) => note(tx, user, change.what),
+        Some((_, change)) => append(tx, user, change.what),
         None => Ok(()),
     }
 }
 
-fn note(tx: &Tx, user: UserNum, what: ChangedPart) -> Result<(), Error> {
+fn append(tx: &Tx, user: UserNum, what: ChangedPart) -> Result<(), Error> {
     let position = tx.next_position()?;
     let before = stream_id(tx, user)?;
     let mut recent = recent(tx, user)?;
     let change = DeviceListChange { user, what, before };
     recent.push(position);
     let mut log = tx.device_list_log()?;
-    for old in recent.drain(..recent.len().saturating_sub(KEPT)) {
+    for old in recent.drain(..recent.len().saturating_sub(MAX_CHANGES_PER_USER)) {
         log.remove(old)?;
     }
     log.put(position, &change)?;
@@ -63,10 +52,7 @@ fn note(tx: &Tx, user: UserNum, what: ChangedPart) -> Result<(), Error> {
     Ok(())
 }
 
-/// Notes that the devices or the keys of `user` of another server changed, or may have.
-///
-/// # Errors
-/// If the tables cannot be written.
+/// Logs that the device list of `user`, of another server, changed or may have.
 pub fn remote_changed(tx: &Tx, user: UserNum) -> Result<(), Error> {
     let position = tx.next_position()?;
     let mut log = tx.remote_device_list_log()?;
@@ -81,19 +67,13 @@ pub fn remote_changed(tx: &Tx, user: UserNum) -> Result<(), Error> {
     Ok(())
 }
 
-/// Where it was last noted that the list of `user` changed.
-///
-/// # Errors
-/// If the tables cannot be read.
+/// The position of the last change of the list of `user`, who may be local or not.
 pub fn last_change(reader: &impl Reader, user: UserNum) -> Result<Option<Position>, Error> {
     Ok(recent(reader, user)?.last().copied())
 }
 
-/// What other servers call the list of the local user `user` as it is: the position of the last change
-/// of a device, 0 if there was none.
-///
-/// # Errors
-/// If the tables cannot be read.
+/// The current `stream_id` of the list of the local user `user`: the position of the last change of a device,
+/// 0 if there was none.
 pub fn stream_id(reader: &impl Reader, user: UserNum) -> Result<Position, Error> {
     let Some(last) = last_change(reader, user)? else {
         return Ok(Position::MIN);
@@ -105,10 +85,7 @@ pub fn stream_id(reader: &impl Reader, user: UserNum) -> Result<Position, Error>
     }))
 }
 
-/// Whose lists changed after `after`, up to and including `upto`, whether they are local or not.
-///
-/// # Errors
-/// If the tables cannot be read.
+/// The users, local or not, whose lists changed after `after`, up to and including `upto`.
 pub fn changed_users(
     reader: &impl Reader,
     after: Position,
@@ -125,10 +102,7 @@ pub fn changed_users(
     Ok(users)
 }
 
-/// Whether anybody's list changed after `after`, up to and including `upto`.
-///
-/// # Errors
-/// If the tables cannot be read.
+/// Whether any list changed after `after`, up to and including `upto`.
 pub fn has_changes(reader: &impl Reader, after: Position, upto: Position) -> Result<bool, Error> {
     if after >= upto {
         return Ok(false);
@@ -139,23 +113,17 @@ pub fn has_changes(reader: &impl Reader, after: Position, upto: Position) -> Res
     Ok(first.is_some() || remote.range(span)?.next().transpose()?.is_some())
 }
 
-/// Whether changes of the list of `user` after `after` may not be kept any more.
-///
-/// # Errors
-/// If the table cannot be read.
+/// Whether the log may lack changes of `user` after `after`.
 pub fn is_truncated_after(
     reader: &impl Reader,
     user: UserNum,
     after: Position,
 ) -> Result<bool, Error> {
     let recent = recent(reader, user)?;
-    Ok(recent.len() >= KEPT && recent.first().is_some_and(|first| *first > after))
+    Ok(recent.len() >= MAX_CHANGES_PER_USER && recent.first().is_some_and(|first| *first > after))
 }
 
-/// The last change of a device of the local user `user`, if it is kept.
-///
-/// # Errors
-/// If the tables cannot be read.
+/// The last change of a device of the local user `user`, if the log has it.
 pub fn last_device_change(
     reader: &impl Reader,
     user: UserNum,
@@ -170,17 +138,14 @@ fn recent(reader: &impl Reader, user: UserNum) -> Result<Vec<Position>, Error> {
     Ok(list.map_or_else(Vec::new, |list| list.recent))
 }
 
-/// The first `most` changes of local users' lists after `after`, oldest first.
-///
-/// # Errors
-/// If the table cannot be read.
+/// The first `limit` changes of local users' lists after `after`, oldest first.
 pub fn changes_after(
     reader: &impl Reader,
     after: Position,
-    most: usize,
+    limit: usize,
 ) -> Result<Vec<(Position, DeviceListChange)>, Error> {
     let log = reader.device_list_log()?;
-    let rows = log.range(Position(after.0 + 1)..)?.take(most);
+    let rows = log.range(Position(after.0 + 1)..)?.take(limit);
     rows.map(|row| {
         let (position, change) = row?;
         Ok((position.value(), change.value().unpack()?))
@@ -189,9 +154,6 @@ pub fn changes_after(
 }
 
 /// The changes of local users' lists after `after`, up to and including `upto`, oldest first.
-///
-/// # Errors
-/// If the table cannot be read.
 pub fn changes_between(
     reader: &impl Reader,
     after: Position,
@@ -215,11 +177,11 @@ mod tests {
     use crate::users::testing::{alice_and_bob, with_server};
 
     #[test]
-    fn the_log_keeps_the_last_changes_of_a_user_each_with_the_one_before_it() {
+    fn the_log_has_the_last_changes_of_a_user_each_with_the_position_of_the_one_before() {
         with_server(async |server| {
             let [alice, bob] = alice_and_bob(&server).await;
             let change = server.store.write(move |tx| {
-                for _ in 0..2 * KEPT {
+                for _ in 0..2 * MAX_CHANGES_PER_USER {
                     device_changed(tx, alice, "PHONE".into())?;
                 }
                 cross_signing_keys_changed(tx, bob)
@@ -233,7 +195,7 @@ mod tests {
                 .iter()
                 .filter(|(_, change)| change.user == alice)
                 .collect();
-            assert_eq!(of_alice.len(), KEPT);
+            assert_eq!(of_alice.len(), MAX_CHANGES_PER_USER);
             for pair in of_alice.windows(2) {
                 assert_eq!(pair[1].1.before, pair[0].0);
             }

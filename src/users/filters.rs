@@ -1,19 +1,15 @@
-//! Filters that clients stored (client-server API, "Filtering").
+//! Stored filters (client-server API, "Filtering").
 
 use ruma::api::client::filter::FilterDefinition;
 
 use super::{Error, Users};
 use crate::store::{self, Reader, Rows, Tx, UserNum};
 
-/// How large a filter can be as JSON, in bytes.
-const LARGEST: usize = 64 * 1024;
-/// How many filters a user has at most.
-const MOST: usize = 500;
+const MAX_FILTER_BYTES: usize = 64 * 1024;
+const MAX_FILTERS_PER_USER: usize = 500;
 
-/// The filter with which `user` means `id`.
-///
 /// # Errors
-/// [`Error::NotFound`] if there is none.
+/// [`Error::NotFound`].
 pub fn load(reader: &impl Reader, user: UserNum, id: &str) -> Result<FilterDefinition, Error> {
     const NO_FILTER: Error = Error::NotFound("you have no filter with this id");
     let num: u32 = id.parse().map_err(|_| NO_FILTER)?;
@@ -23,16 +19,12 @@ pub fn load(reader: &impl Reader, user: UserNum, id: &str) -> Result<FilterDefin
         .map_err(|_| store::Error::corrupt("filters", (user, num), "not a filter").into())
 }
 
-/// Removes every filter of `user`.
-///
-/// # Errors
-/// If the table cannot be written.
 pub(super) fn remove_all(tx: &Tx, user: UserNum) -> Result<(), store::Error> {
     tx.filters()?.remove_prefix(user)
 }
 
-/// The number under which `filter` stands, put there if it did not.
-fn enter(tx: &Tx, user: UserNum, filter: &str) -> Result<u32, Error> {
+/// The number of `filter`, which is inserted if it is not there.
+fn get_or_insert(tx: &Tx, user: UserNum, filter: &str) -> Result<u32, Error> {
     let mut count = 0;
     let mut next = 0;
     for row in tx.filters()?.prefix(user)? {
@@ -44,7 +36,7 @@ fn enter(tx: &Tx, user: UserNum, filter: &str) -> Result<u32, Error> {
         count += 1;
         next = num + 1;
     }
-    if count >= MOST {
+    if count >= MAX_FILTERS_PER_USER {
         return Err(Error::TooMany("a user has at most 500 filters"));
     }
     tx.filters()?.insert((user, next), filter)?;
@@ -52,15 +44,13 @@ fn enter(tx: &Tx, user: UserNum, filter: &str) -> Result<u32, Error> {
 }
 
 impl Users {
-    /// The filter with which `user` means `id`.
-    ///
     /// # Errors
-    /// [`Error::NotFound`] if there is none.
+    /// [`Error::NotFound`].
     pub fn filter(&self, user: UserNum, id: &str) -> Result<FilterDefinition, Error> {
         self.store.read(|s| load(s, user, id))
     }
 
-    /// Stores a filter and gives its id, the same one for the same filter.
+    /// Stores a filter and returns its id. An equal filter has the same id.
     ///
     /// # Errors
     /// [`Error::TooLarge`] or [`Error::TooMany`].
@@ -71,10 +61,13 @@ impl Users {
     ) -> Result<String, Error> {
         let filter =
             serde_json::to_string(filter).map_err(|_| Error::BadJson("this is not a filter"))?;
-        if filter.len() > LARGEST {
+        if filter.len() > MAX_FILTER_BYTES {
             return Err(Error::TooLarge("a filter has at most 64 KiB"));
         }
-        let num = self.store.write(move |tx| enter(tx, user, &filter)).await?;
+        let num = self
+            .store
+            .write(move |tx| get_or_insert(tx, user, &filter))
+            .await?;
         Ok(num.to_string())
     }
 }
@@ -139,8 +132,8 @@ mod tests {
                 Err(Error::TooLarge(_))
             ));
             let fill = server.store.write(move |tx| {
-                for limit in 0..MOST as u32 {
-                    enter(
+                for limit in 0..MAX_FILTERS_PER_USER as u32 {
+                    get_or_insert(
                         tx,
                         user,
                         &serde_json::to_string(&with_limit(limit)).unwrap(),

@@ -1,10 +1,8 @@
-//! Who is online: memory only, gone with the server.
+//! Presence (client-server API, "Presence"), in memory only.
 //!
-//! A user is what the most present of their devices is. A device is what its last sync or request
-//! said, until nothing has been heard of it for [`DEVICE_TIMEOUT_MS`]. Nothing ticks: whoever has fallen
-//! silent is found when somebody looks, and whoever waits for changes asks when the next one would.
-//!
-//! Source: client-server API, "Presence".
+//! A user's state is the most active state of their devices. A device has the state of its last sync or
+//! request, and goes offline after [`DEVICE_TIMEOUT_MS`]. No timer runs: readers call [`Presence::expire`], and
+//! wait until [`Presence::next_expiry`].
 
 use std::{
     collections::HashMap,
@@ -15,34 +13,28 @@ use ruma::presence::PresenceState;
 
 use crate::store::{DeviceNum, UserNum};
 
-/// After how long without a sync a device is offline, in milliseconds. Longer than the longest
-/// sync.
+/// Without a sync. Longer than the longest sync.
 const DEVICE_TIMEOUT_MS: u64 = 150_000;
-/// After how long a user of another server is offline of whom it says nothing more, in
-/// milliseconds.
+/// Without another EDU from the user's server.
 const REMOTE_TIMEOUT_MS: u64 = 30 * 60_000;
-/// The one device of a user of another server, as far as this one knows.
+/// Stands for all devices of a user of another server.
 const REMOTE_DEVICE: DeviceNum = DeviceNum(0);
-/// For how long after the last sign of life a user is currently active, in milliseconds.
-const ACTIVE_MS: u64 = 60_000;
-/// How many users are remembered; beyond that, those who are offline are forgotten.
+/// How long a user is `currently_active` after the last activity.
+const CURRENTLY_ACTIVE_MS: u64 = 60_000;
+/// Beyond that, users who are offline are evicted.
 const MAX_USERS: usize = 10_000;
-/// How many devices of a user are remembered: those that were heard last.
+/// Beyond that, the device with the oldest update is evicted.
 const MAX_DEVICES_PER_USER: usize = 16;
 
-/// Who is online.
 #[derive(Debug, Default)]
 pub struct Presence(Mutex<HashMap<UserNum, User>>);
 
-/// How a user is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserPresence {
-    /// Online, unavailable or offline.
     pub state: PresenceState,
-    /// What the user wants to say about it.
     pub status_msg: Option<String>,
-    /// When the user last did something, in milliseconds since the epoch.
-    pub active_ms: u64,
+    /// When the user was last active, in milliseconds since the epoch.
+    pub last_active_ts: u64,
 }
 
 #[derive(Debug)]
@@ -62,22 +54,23 @@ struct Device {
 }
 
 impl UserPresence {
-    /// Whether the user did something just now.
     pub fn currently_active(&self, now_ms: u64) -> bool {
-        self.state == PresenceState::Online && now_ms.saturating_sub(self.active_ms) < ACTIVE_MS
+        self.state == PresenceState::Online
+            && now_ms.saturating_sub(self.last_active_ts) < CURRENTLY_ACTIVE_MS
     }
 }
 
 impl Presence {
-    /// A device of a user syncs and says how the user is. Whether that is news; then
-    /// [`set_change_number`](Self::set_change_number) has to follow.
+    /// A device syncs with `set_presence` = `state`. Whether that changes the user's presence; then the caller
+    /// calls [`set_change_number`](Self::set_change_number).
     pub fn synced(
         &self,
-        (user, device): (UserNum, DeviceNum),
+        user: UserNum,
+        device: DeviceNum,
         state: &PresenceState,
         now_ms: u64,
     ) -> bool {
-        // Who syncs without wanting to be seen changes nothing.
+        // `set_presence=offline` means that the sync does not affect the presence.
         if *state == PresenceState::Offline {
             return false;
         }
@@ -86,17 +79,18 @@ impl Presence {
             return false;
         };
         if *state == PresenceState::Online {
-            user.presence.active_ms = now_ms;
+            user.presence.last_active_ts = now_ms;
         }
         user.update_device(device, state.clone(), now_ms);
         user.update_state()
     }
 
-    /// A user says how they are, on this device. Whether that is news; then
-    /// [`set_change_number`](Self::set_change_number) has to follow.
+    /// A device sets the presence (`PUT /presence/{userId}/status`). Whether that changes it; then the caller
+    /// calls [`set_change_number`](Self::set_change_number).
     pub fn set(
         &self,
-        (user, device): (UserNum, DeviceNum),
+        user: UserNum,
+        device: DeviceNum,
         state: PresenceState,
         status_msg: Option<String>,
         now_ms: u64,
@@ -105,50 +99,50 @@ impl Presence {
         let Some(user) = entry(&mut users, user, now_ms) else {
             return false;
         };
-        user.presence.active_ms = now_ms;
+        user.presence.last_active_ts = now_ms;
         user.update_device(device, state, now_ms);
-        let said = user.presence.status_msg != status_msg;
+        let is_new_message = user.presence.status_msg != status_msg;
         user.presence.status_msg = status_msg;
-        user.update_state() || said
+        user.update_state() || is_new_message
     }
 
-    /// Another server says how one of its users is, who was active at `active_ms`. Whether that is
-    /// news; then [`set_change_number`](Self::set_change_number) has to follow.
+    /// Another server sends the presence of one of its users. Whether that changes it; then the caller calls
+    /// [`set_change_number`](Self::set_change_number).
     pub fn set_remote(
         &self,
         user: UserNum,
-        (state, status_msg): (PresenceState, Option<String>),
-        active_ms: u64,
+        state: PresenceState,
+        status_msg: Option<String>,
+        last_active_ts: u64,
         now_ms: u64,
     ) -> bool {
         let mut users = self.lock();
         let Some(user) = entry(&mut users, user, now_ms) else {
             return false;
         };
-        user.presence.active_ms = active_ms;
+        user.presence.last_active_ts = last_active_ts;
         user.update_device(
             REMOTE_DEVICE,
             state,
             now_ms + REMOTE_TIMEOUT_MS - DEVICE_TIMEOUT_MS,
         );
-        let said = user.presence.status_msg != status_msg;
+        let is_new_message = user.presence.status_msg != status_msg;
         user.presence.status_msg = status_msg;
-        user.update_state() || said
+        user.update_state() || is_new_message
     }
 
-    /// The last change of `user` has this number.
     pub fn set_change_number(&self, user: UserNum, number: u64) {
         if let Some(user) = self.lock().get_mut(&user) {
             user.changed = number;
         }
     }
 
-    /// How `user` is; `None` if nothing was heard since this start.
+    /// `None` if there was no update since the server started.
     pub fn get(&self, user: UserNum) -> Option<UserPresence> {
         self.lock().get(&user).map(|user| user.presence.clone())
     }
 
-    /// Those who changed after the change of this number.
+    /// The users whose presence changed after the change with this number.
     pub fn changed_after(&self, number: u64) -> Vec<(UserNum, UserPresence)> {
         let users = self.lock();
         let changed = users.iter().filter(|(_, user)| user.changed > number);
@@ -157,7 +151,7 @@ impl Presence {
             .collect()
     }
 
-    /// Lets those devices be offline that have fallen silent; the users whom that changes.
+    /// Sets devices offline whose timeout has passed; the users whose presence that changes.
     pub fn expire(&self, now_ms: u64) -> Vec<UserNum> {
         let mut changed = Vec::new();
         for (num, user) in self.lock().iter_mut() {
@@ -170,7 +164,7 @@ impl Presence {
         changed
     }
 
-    /// When the next device will have fallen silent, in milliseconds since the epoch.
+    /// When the next timeout passes, in milliseconds since the epoch.
     pub fn next_expiry(&self) -> Option<u64> {
         let users = self.lock();
         let devices = users.values().flat_map(|user| &user.devices);
@@ -200,7 +194,7 @@ impl User {
         });
     }
 
-    /// Makes the user what the devices are; whether that is news.
+    /// Computes the user's state from the devices; whether it has changed.
     fn update_state(&mut self) -> bool {
         let any = |state| self.devices.iter().any(|device| device.state == state);
         let state = if any(PresenceState::Online) {
@@ -210,13 +204,13 @@ impl User {
         } else {
             PresenceState::Offline
         };
-        let news = self.presence.state != state;
+        let is_changed = self.presence.state != state;
         self.presence.state = state;
-        news
+        is_changed
     }
 }
 
-/// What is known of `user`; `None` if there is no room for one more.
+/// The entry of `user`, made if need be; `None` if all [`MAX_USERS`] are online.
 fn entry(users: &mut HashMap<UserNum, User>, user: UserNum, now_ms: u64) -> Option<&mut User> {
     if users.len() >= MAX_USERS && !users.contains_key(&user) {
         users.retain(|_, user| !user.devices.is_empty());
@@ -228,7 +222,7 @@ fn entry(users: &mut HashMap<UserNum, User>, user: UserNum, now_ms: u64) -> Opti
         presence: UserPresence {
             state: PresenceState::Offline,
             status_msg: None,
-            active_ms: now_ms,
+            last_active_ts: now_ms,
         },
         devices: Vec::new(),
         changed: 0,
@@ -242,57 +236,60 @@ mod tests {
     use super::{DEVICE_TIMEOUT_MS, Presence, REMOTE_TIMEOUT_MS};
     use crate::store::{DeviceNum, UserNum};
 
-    const PHONE: (UserNum, DeviceNum) = (UserNum(1), DeviceNum(1));
-    const LAPTOP: (UserNum, DeviceNum) = (UserNum(1), DeviceNum(2));
+    const ALICE: UserNum = UserNum(1);
+    const PHONE: DeviceNum = DeviceNum(1);
+    const LAPTOP: DeviceNum = DeviceNum(2);
 
     #[test]
-    fn who_is_elsewhere_is_what_their_server_says_as_long_as_it_says_something_now_and_then() {
+    fn the_presence_of_a_remote_user_expires_without_another_edu() {
         let presence = Presence::default();
         let user = UserNum(2);
-        let online = || (PresenceState::Online, Some("out".to_owned()));
-        assert!(presence.set_remote(user, online(), 500, 1_000));
-        assert!(!presence.set_remote(user, online(), 600, 2_000));
-        assert_eq!(presence.get(user).unwrap().active_ms, 600);
+        let set = |state, status_msg: &str, last_active_ts, now_ms| {
+            let status_msg = Some(status_msg.to_owned());
+            presence.set_remote(user, state, status_msg, last_active_ts, now_ms)
+        };
+        assert!(set(PresenceState::Online, "out", 500, 1_000));
+        assert!(!set(PresenceState::Online, "out", 600, 2_000));
+        assert_eq!(presence.get(user).unwrap().last_active_ts, 600);
         assert_eq!(presence.next_expiry(), Some(2_000 + REMOTE_TIMEOUT_MS));
         assert!(presence.expire(2_000 + REMOTE_TIMEOUT_MS - 1).is_empty());
         assert_eq!(presence.expire(2_000 + REMOTE_TIMEOUT_MS), [user]);
-        let offline = (PresenceState::Offline, None);
-        assert!(presence.set_remote(user, offline, 600, 3_000_000));
+        assert!(set(PresenceState::Offline, "home", 600, 3_000_000));
     }
 
     #[test]
-    fn who_falls_silent_is_offline_and_a_sync_brings_them_back() {
+    fn a_device_without_sync_goes_offline_and_a_sync_brings_it_back() {
         let presence = Presence::default();
-        assert!(presence.synced(PHONE, &PresenceState::Online, 1_000));
-        assert!(!presence.synced(PHONE, &PresenceState::Online, 2_000));
+        assert!(presence.synced(ALICE, PHONE, &PresenceState::Online, 1_000));
+        assert!(!presence.synced(ALICE, PHONE, &PresenceState::Online, 2_000));
         assert_eq!(presence.next_expiry(), Some(2_000 + DEVICE_TIMEOUT_MS));
         assert!(presence.expire(2_000 + DEVICE_TIMEOUT_MS - 1).is_empty());
-        assert_eq!(presence.expire(2_000 + DEVICE_TIMEOUT_MS), [PHONE.0]);
+        assert_eq!(presence.expire(2_000 + DEVICE_TIMEOUT_MS), [ALICE]);
         assert_eq!(presence.next_expiry(), None);
-        assert!(presence.synced(PHONE, &PresenceState::Unavailable, 900_000));
+        assert!(presence.synced(ALICE, PHONE, &PresenceState::Unavailable, 900_000));
     }
 
     #[test]
-    fn a_sync_that_does_not_want_to_be_seen_changes_nothing() {
+    fn a_sync_with_set_presence_offline_changes_nothing() {
         let presence = Presence::default();
-        assert!(!presence.synced(PHONE, &PresenceState::Offline, 1_000));
-        assert_eq!(presence.get(PHONE.0), None);
+        assert!(!presence.synced(ALICE, PHONE, &PresenceState::Offline, 1_000));
+        assert_eq!(presence.get(ALICE), None);
     }
 
     #[test]
-    fn an_idle_device_and_a_busy_one_do_not_take_turns() {
+    fn an_unavailable_and_an_online_device_make_the_user_online() {
         let presence = Presence::default();
-        assert!(presence.synced(LAPTOP, &PresenceState::Unavailable, 1_000));
-        assert!(presence.synced(PHONE, &PresenceState::Online, 1_000));
+        assert!(presence.synced(ALICE, LAPTOP, &PresenceState::Unavailable, 1_000));
+        assert!(presence.synced(ALICE, PHONE, &PresenceState::Online, 1_000));
         for now in [2_000, 3_000] {
-            assert!(!presence.synced(LAPTOP, &PresenceState::Unavailable, now));
-            assert!(!presence.synced(PHONE, &PresenceState::Online, now));
+            assert!(!presence.synced(ALICE, LAPTOP, &PresenceState::Unavailable, now));
+            assert!(!presence.synced(ALICE, PHONE, &PresenceState::Online, now));
         }
-        let state = presence.get(PHONE.0).map(|of| of.state);
+        let state = presence.get(ALICE).map(|of| of.state);
         assert_eq!(state, Some(PresenceState::Online));
-        presence.synced(LAPTOP, &PresenceState::Unavailable, 100_000);
-        assert_eq!(presence.expire(3_000 + DEVICE_TIMEOUT_MS), [PHONE.0]);
-        let state = presence.get(PHONE.0).map(|of| of.state);
+        presence.synced(ALICE, LAPTOP, &PresenceState::Unavailable, 100_000);
+        assert_eq!(presence.expire(3_000 + DEVICE_TIMEOUT_MS), [ALICE]);
+        let state = presence.get(ALICE).map(|of| of.state);
         assert_eq!(state, Some(PresenceState::Unavailable));
     }
 }

@@ -11,28 +11,24 @@ use crate::store::{self, Reader, Rows, Tx, UserNum};
 const DISPLAY_NAME: &str = "displayname";
 const AVATAR_URL: &str = "avatar_url";
 
-/// How large a profile can be as one JSON object, in bytes.
-const LARGEST: usize = 64 * 1024;
-/// How long the name of a field can be, in bytes.
-const LONGEST_KEY: usize = 255;
-/// How long a display name can be, in characters: every membership event carries it.
-const LONGEST_NAME: usize = 256;
-/// How long the address of an avatar can be, in bytes.
-const LONGEST_AVATAR: usize = 1000;
+/// Of a profile as one JSON object.
+const MAX_PROFILE_BYTES: usize = 64 * 1024;
+const MAX_FIELD_NAME_BYTES: usize = 255;
+/// Every membership event has it.
+const MAX_DISPLAY_NAME_CHARS: usize = 256;
+const MAX_AVATAR_URL_BYTES: usize = 1000;
 
-/// A change of one field, checked.
+/// A checked change of one field.
 #[derive(Clone, Debug)]
 pub struct Change {
     field: String,
-    /// The new value as JSON; `None` removes the field.
+    /// JSON; `None` removes the field.
     value: Option<String>,
 }
 
 impl Change {
-    /// Sets a field.
-    ///
-    /// NOTSPEC: an empty display name or avatar removes it, as it does elsewhere; older clients
-    /// know no other way.
+    /// NOTSPEC: an empty display name or avatar removes it, as in other servers: older clients know no other
+    /// way.
     ///
     /// # Errors
     /// [`Error::KeyTooLarge`], [`Error::InvalidParam`] or [`Error::ProfileTooLarge`].
@@ -41,7 +37,7 @@ impl Change {
         check_field(&field)?;
         let empty = match value {
             ProfileFieldValue::DisplayName(name) => {
-                if name.chars().count() > LONGEST_NAME {
+                if name.chars().count() > MAX_DISPLAY_NAME_CHARS {
                     return Err(Error::InvalidParam(
                         "a display name has at most 256 characters",
                     ));
@@ -55,7 +51,7 @@ impl Change {
             _ => false,
         };
         let json = value.value().to_string();
-        if json.len() > LARGEST {
+        if json.len() > MAX_PROFILE_BYTES {
             return Err(Error::ProfileTooLarge);
         }
         Ok(Self {
@@ -64,8 +60,6 @@ impl Change {
         })
     }
 
-    /// Removes a field.
-    ///
     /// # Errors
     /// [`Error::KeyTooLarge`] or [`Error::InvalidParam`].
     pub fn remove(field: &ProfileFieldName) -> Result<Self, Error> {
@@ -77,11 +71,11 @@ impl Change {
     }
 }
 
-/// The pattern of `PUT /profile/{userId}/{keyName}`: the fields of the specification, or a name of
-/// small words joined by dots.
+/// The pattern of `PUT /profile/{userId}/{keyName}`: a field of the specification, or lowercase words joined
+/// by dots.
 fn check_field(field: &ProfileFieldName) -> Result<(), Error> {
     let name = field.as_str();
-    if name.len() > LONGEST_KEY {
+    if name.len() > MAX_FIELD_NAME_BYTES {
         return Err(Error::KeyTooLarge);
     }
     let is_word = |word: &str| {
@@ -96,29 +90,23 @@ fn check_field(field: &ProfileFieldName) -> Result<(), Error> {
         return Ok(());
     }
     Err(Error::InvalidParam(
-        "this is not the name of a profile field",
+        "the name of a profile field is `displayname`, `avatar_url`, or lowercase words joined by dots",
     ))
 }
 
 fn check_avatar(uri: &OwnedMxcUri) -> Result<(), Error> {
-    if uri.as_str().len() > LONGEST_AVATAR || !(uri.as_str().is_empty() || uri.is_valid()) {
+    if uri.as_str().len() > MAX_AVATAR_URL_BYTES || !(uri.as_str().is_empty() || uri.is_valid()) {
         return Err(Error::InvalidParam(
-            "an avatar is an mxc:// address of at most 1000 bytes",
+            "`avatar_url` is an mxc:// URI of at most 1000 bytes",
         ));
     }
     Ok(())
 }
 
-/// The profile of `user`; empty for a user without one.
-///
-/// # Errors
-/// If the table cannot be read.
+/// Empty for a user without a profile.
 pub fn load(reader: &impl Reader, user: UserNum) -> Result<UserProfile, store::Error> {
     let mut profile = UserProfile::new();
-    for row in reader
-        .profiles()?
-        .range((user, "")..(UserNum(user.0 + 1), ""))?
-    {
+    for row in reader.profiles()?.prefix(user)? {
         let (key, value) = row?;
         let field = key.value().1;
         let value = serde_json::from_str(value.value()).map_err(|_| not_json(user, field))?;
@@ -127,10 +115,7 @@ pub fn load(reader: &impl Reader, user: UserNum) -> Result<UserProfile, store::E
     Ok(profile)
 }
 
-/// What membership events show of `user`.
-///
-/// # Errors
-/// If the table cannot be read.
+/// The part of the profile that membership events have.
 pub fn member_profile(reader: &impl Reader, user: UserNum) -> Result<MemberProfile, store::Error> {
     let profiles = reader.profiles()?;
     let text = |field: &str| -> Result<Option<String>, store::Error> {
@@ -144,12 +129,9 @@ pub fn member_profile(reader: &impl Reader, user: UserNum) -> Result<MemberProfi
     })
 }
 
-/// What membership events show of a user.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MemberProfile {
-    /// The display name.
     pub display_name: Option<String>,
-    /// The avatar.
     pub avatar_url: Option<OwnedMxcUri>,
 }
 
@@ -157,8 +139,8 @@ fn not_json(user: UserNum, field: &str) -> store::Error {
     store::Error::corrupt("profiles", (user, field), "not JSON")
 }
 
-/// Makes `change`; whether membership events show `user` otherwise now, which is for the caller to
-/// see to.
+/// Applies `change`. Returns whether the [`MemberProfile`] has changed: then the caller updates the user's
+/// membership events.
 ///
 /// # Errors
 /// [`Error::ProfileTooLarge`].
@@ -171,7 +153,7 @@ pub fn apply(tx: &Tx, user: UserNum, change: &Change) -> Result<bool, Error> {
     match &change.value {
         Some(value) => {
             let others = size_without(tx, user, &change.field)?;
-            if others + field_size(&change.field, value) > LARGEST {
+            if others + field_size(&change.field, value) > MAX_PROFILE_BYTES {
                 return Err(Error::ProfileTooLarge);
             }
             tx.profiles()?.insert(key, value.as_str())?;
@@ -183,13 +165,10 @@ pub fn apply(tx: &Tx, user: UserNum, change: &Change) -> Result<bool, Error> {
     Ok([DISPLAY_NAME, AVATAR_URL].contains(&&*change.field))
 }
 
-/// The size of the profile as a JSON object, without one field.
+/// The size of the profile as a JSON object, without the field `without`.
 fn size_without(tx: &Tx, user: UserNum, without: &str) -> Result<usize, store::Error> {
     let mut size = "{}".len();
-    for row in tx
-        .profiles()?
-        .range((user, "")..(UserNum(user.0 + 1), ""))?
-    {
+    for row in tx.profiles()?.prefix(user)? {
         let (key, value) = row?;
         let (_, field) = key.value();
         if field != without {
@@ -199,25 +178,18 @@ fn size_without(tx: &Tx, user: UserNum, without: &str) -> Result<usize, store::E
     Ok(size)
 }
 
-/// The size of one field. Its name needs no escapes.
+/// The name of a field needs no escapes.
 fn field_size(field: &str, value: &str) -> usize {
     "\"\":".len() + field.len() + value.len()
 }
 
-/// Removes the whole profile.
-///
-/// # Errors
-/// If the table cannot be written.
 pub(super) fn remove_all(tx: &Tx, user: UserNum) -> Result<(), store::Error> {
-    tx.profiles()?
-        .remove_in((user, "")..(UserNum(user.0 + 1), ""), |_, _| true)
+    tx.profiles()?.remove_prefix(user)
 }
 
 impl Users {
-    /// The profile of a user of this server.
-    ///
     /// # Errors
-    /// [`Error::NotFound`] if there is no such account.
+    /// [`Error::NotFound`] if there is no such account on this server.
     pub fn profile(&self, user_id: &ruma::UserId) -> Result<UserProfile, Error> {
         let (user, _) = self
             .account(user_id)?
@@ -285,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_name_or_avatar_is_none() {
+    fn an_empty_display_name_or_avatar_removes_it() {
         with_server(async |server| {
             let user = alice(&server).await;
             for (field, value) in [("displayname", "Alice"), ("avatar_url", "mxc://a.b/c")] {
@@ -302,10 +274,10 @@ mod tests {
     }
 
     #[test]
-    fn rooms_are_told_of_a_new_name_or_avatar_and_of_nothing_else() {
+    fn only_display_name_and_avatar_change_the_member_profile() {
         with_server(async |server| {
             let user = alice(&server).await;
-            for (change, shows) in [
+            for (change, is_changed) in [
                 (set("displayname", json!("Alice")), true),
                 (set("displayname", json!("Alice")), false),
                 (set("avatar_url", json!("mxc://a.b/c")), true),
@@ -314,7 +286,7 @@ mod tests {
                 (Change::remove(&"displayname".into()), false),
             ] {
                 let change = server.change_profile(user, change.unwrap());
-                assert_eq!(change.await.unwrap(), shows);
+                assert_eq!(change.await.unwrap(), is_changed);
             }
         });
     }
@@ -342,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn the_name_of_a_field_follows_its_grammar() {
+    fn field_names_are_checked_against_the_grammar() {
         for good in ["displayname", "m.tz", "org.example.a_1", "a.b"] {
             assert!(Change::remove(&good.into()).is_ok(), "{good}");
         }
@@ -363,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn names_and_avatars_have_their_own_limits() {
+    fn display_names_and_avatars_have_their_own_limits() {
         assert!(Change::set(&DisplayName("ä".repeat(256))).is_ok());
         assert!(Change::set(&DisplayName("ä".repeat(257))).is_err());
         assert!(Change::set(&AvatarUrl("https://example.org/a".into())).is_err());

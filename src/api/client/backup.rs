@@ -254,10 +254,15 @@ pub async fn get_backup_keys_for_session(
     who: Session,
     request: get_backup_keys_for_session::v3::Request,
 ) -> Result<get_backup_keys_for_session::v3::Response, Error> {
-    let which = (&*request.room_id, &*request.session_id);
-    let key = api.users.backup_key(who.user, &request.version, which)?;
-    let key = Raw::from_json_string(key)
-        .map_err(|_| store::Error::corrupt("backed_up", (who.user, which), "not JSON"))?;
+    let key = api.users.backup_key(
+        who.user,
+        &request.version,
+        &request.room_id,
+        &request.session_id,
+    )?;
+    let key = Raw::from_json_string(key).map_err(|_| {
+        store::Error::corrupt("backup_keys", (who.user, &request.session_id), "not JSON")
+    })?;
     Ok(get_backup_keys_for_session::v3::Response::new(key))
 }
 

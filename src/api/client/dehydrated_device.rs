@@ -18,7 +18,10 @@ use super::keys::uploaded;
 use crate::{
     api::{Adapted, Api, Error, Quirk, Session, Streamed},
     store::{self, Position, Tx},
-    users::dehydrated_devices::{self, NewDevice},
+    users::{
+        dehydrated_devices::{self, NewDevice, Upload},
+        to_device::PendingMessages,
+    },
 };
 
 /// What a token of [`get_events`] begins with; a position follows.
@@ -31,15 +34,15 @@ pub async fn put_dehydrated_device(
     request: put_dehydrated_device::unstable::Request,
 ) -> Result<put_dehydrated_device::unstable::Response, Error> {
     let device_id = request.device_id;
-    let name = request.initial_device_display_name;
-    let device = NewDevice::new(
-        (&who.user_id, device_id.clone(), name),
-        (request.device_data.json(), request.device_keys.json()),
-        (
-            uploaded(request.one_time_keys),
-            uploaded(request.fallback_keys),
-        ),
-    )?;
+    let upload = Upload {
+        device_id: device_id.clone(),
+        display_name: request.initial_device_display_name,
+        device_data: request.device_data.json(),
+        device_keys: request.device_keys.json(),
+        one_time_keys: uploaded(request.one_time_keys),
+        fallback_keys: uploaded(request.fallback_keys),
+    };
+    let device = NewDevice::new(&who.user_id, upload)?;
     let now = api.clock.now_ms();
     let keep = move |tx: &Tx| device.store(tx, who.user, now);
     api.store.write(keep).await?;
@@ -112,12 +115,11 @@ pub async fn post_events(
         Some(token) => position(token)?,
     };
     let upto = api.notifier.position().stored;
-    let device = (who.user, &*request.device_id);
-    let told = api
+    let pending = api
         .store
-        .read(|s| dehydrated_devices::messages(s, device, (after, upto)))?;
-    let (messages, upto) =
-        told.ok_or_else(|| Error::forbidden("that is not your dehydrated device"))?;
+        .read(|s| dehydrated_devices::messages(s, who.user, &request.device_id, after, upto))?;
+    let PendingMessages { messages, upto } =
+        pending.ok_or_else(|| Error::forbidden("that is not your dehydrated device"))?;
     Streamed::json(&Events {
         next_batch: (!messages.is_empty()).then(|| format!("{TOKEN}{}", upto.0)),
         events: messages,

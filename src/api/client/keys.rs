@@ -49,7 +49,7 @@ pub async fn upload_keys(
     let device_keys = match &request.device_keys {
         Some(keys) => {
             let json = keys.json().get();
-            Some(device_keys::check(json, (&who.user_id, &who.device_id))?)
+            Some(device_keys::check(json, &who.user_id, &who.device_id)?)
         }
         None => None,
     };
@@ -63,7 +63,7 @@ pub async fn upload_keys(
             return Err(users::Error::UnknownToken { soft_logout: false });
         }
         if let Some(keys) = &device_keys {
-            device_keys::put(tx, (who.user, &who.device_id, who.device), keys)?;
+            device_keys::put(tx, who.user, &who.device_id, who.device, keys)?;
         }
         one_time_keys::add(tx, who.device, &once)?;
         one_time_keys::put_fallback(tx, who.device, &fallback)?;
@@ -172,7 +172,7 @@ fn claim_one(
     let Some(device) = tx.devices()?.load((user, device_id.as_str()))? else {
         return Ok(None);
     };
-    let key = one_time_keys::claim(tx, (user, device.num), algorithm)?;
+    let key = one_time_keys::claim(tx, user, device.num, algorithm)?;
     Ok(key.and_then(|(id, json)| Some((id.try_into().ok()?, raw_text(json)?))))
 }
 
@@ -200,15 +200,15 @@ pub async fn upload_signing_keys(
             upload.add(usage, key.json().get(), &who.user_id)?;
         }
     }
-    let keep = |proven: AuthLevel| {
+    let store = |auth: AuthLevel| {
         let (upload, user, user_id) = (upload.clone(), who.user, who.user_id.clone());
         api.store
-            .write(move |tx| upload.store(tx, (user, &user_id), proven))
+            .write(move |tx| upload.store(tx, user, &user_id, auth))
     };
-    if keep(AuthLevel::AccessToken).await? == StoreOutcome::AuthenticationRequired {
+    if store(AuthLevel::AccessToken).await? == StoreOutcome::AuthenticationRequired {
         let auth = request.auth.as_ref();
         authenticate(&api, Some(&who), operation, uiaa::PASSWORD, auth).await?;
-        keep(AuthLevel::UserInteractive).await?;
+        store(AuthLevel::UserInteractive).await?;
     }
     Ok(upload_signing_keys::v3::Response::new())
 }
@@ -238,7 +238,7 @@ pub async fn upload_signatures(
         let job = move |tx: &Tx| {
             let mut refused = Vec::new();
             for (of, key, json) in &some {
-                match signatures::add(tx, &signer, (of, key), json) {
+                match signatures::add(tx, &signer, of, key, json) {
                     Ok(()) => {}
                     Err(error @ users::Error::Store(_)) => return Err(error),
                     Err(error) => refused.push((of.clone(), key.clone(), error)),

@@ -40,9 +40,12 @@ pub async fn set_presence(
             "a status message has at most 1024 bytes",
         ));
     }
-    let device = (who.user, who.device);
     let now = api.clock.now_ms();
-    if api.presence.set(device, request.presence, status_msg, now) {
+    let state = request.presence;
+    if api
+        .presence
+        .set(who.user, who.device, state, status_msg, now)
+    {
         api.sync_handler().presence_changed(who.user)?;
     }
     Ok(set_presence::v3::Response::new())
@@ -70,7 +73,7 @@ pub async fn get_presence(
     };
     let mut response = get_presence::v3::Response::new(of.state.clone());
     response.currently_active = Some(of.currently_active(now));
-    response.last_active_ago = Some(Duration::from_millis(now.saturating_sub(of.active_ms)));
+    response.last_active_ago = Some(Duration::from_millis(now.saturating_sub(of.last_active_ts)));
     response.status_msg = of.status_msg;
     Ok(response)
 }

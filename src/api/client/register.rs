@@ -125,7 +125,7 @@ pub async fn register(
         login: (!request.inhibit_login).then(|| new_login(&request)),
     };
     let (user, login) = api.users.register(account).await?;
-    api.users.uia.note_registered(&session, user);
+    api.users.uia.set_registered(&session, user);
     Ok(response(user_id, login))
 }
 

@@ -111,7 +111,7 @@ pub async fn get_login_token(
     let auth = request.auth.as_ref();
     let session = authenticate(&api, Some(&who), operation, uiaa::PASSWORD, auth).await?;
     // Each new client needs its own consent.
-    api.users.uia.end(&session);
+    api.users.uia.remove(&session);
     let (token, lifetime) = api.users.login_token(who.user).await?;
     let token = token.into_string();
     Ok(get_login_token::v1::Response::new(lifetime, token))

@@ -35,12 +35,12 @@ pub async fn send_event_to_device(
         if !send::is_new(tx, &transacted, now)? {
             return Ok(());
         }
-        let from = (&*who.user_id, &kind);
+        let sender = &who.user_id;
         if let Some(here) = &here {
-            to_device::deliver(tx, from, here)?;
+            to_device::deliver(tx, sender, &kind, here)?;
         }
         for (server, messages) in &elsewhere {
-            to_device::queue_outbound(tx, server, from, (&id, messages))?;
+            to_device::queue_outbound(tx, server, sender, &kind, &id, messages)?;
         }
         Ok::<_, Error>(())
     };

@@ -102,8 +102,8 @@ pub async fn deliver_to_device(
         let (origin, messages) = (origin.clone(), Arc::clone(&messages));
         let job = move |tx: &Tx| {
             let server = tx.server_num(origin.as_str())?;
-            let knows = |user, sender: &UserId| current::share_a_room(tx, user, sender);
-            to_device::deliver_remote(tx, server, (&messages, next), knows)
+            let shares_room = |user, sender: &UserId| current::share_a_room(tx, user, sender);
+            to_device::deliver_remote(tx, server, &messages, next, shares_room)
         };
         next = store.write(job).await?;
     }
@@ -223,12 +223,11 @@ impl EduReceiver<'_> {
                 status.truncate(status.floor_char_boundary(MAX_STATUS_MSG_BYTES));
             }
             let user = self.user_num(user_id).await?;
-            let active_ms = self.now_ms.saturating_sub(last_active_ago.into());
-            let state = (presence, status_msg);
-            if self
-                .presence
-                .set_remote(user, state, active_ms, self.now_ms)
-            {
+            let active_ts = self.now_ms.saturating_sub(last_active_ago.into());
+            let is_changed =
+                self.presence
+                    .set_remote(user, presence, status_msg, active_ts, self.now_ms);
+            if is_changed {
                 changes.push(EphemeralChange::Presence(user, observers));
             }
         }

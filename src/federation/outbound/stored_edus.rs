@@ -62,11 +62,11 @@ impl StoredEdus {
     pub fn next(r: &impl Reader, server: ServerNum, max: usize) -> Result<Self, rooms::Error> {
         let mut stored = Self::default();
         let max = max.min(MAX_EDUS);
-        if let Some((messages, last)) = to_device::outbound(r, server, max)? {
-            for content in &messages {
+        if let Some(messages) = to_device::outbound(r, server, max)? {
+            for content in &messages.contents {
                 stored.push_to_device(r, server, content)?;
             }
-            stored.to_device = Some(last);
+            stored.to_device = Some(messages.last);
         }
         stored.add_device_lists(r, server, max.min(MAX_EDUS - 1))?;
         Ok(stored)

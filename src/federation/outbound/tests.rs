@@ -374,7 +374,7 @@ fn to_device_messages_for_a_server_are_limited_by_size() {
                 for number in 0..400 {
                     let id = OwnedTransactionId::from(format!("{number}"));
                     let name = bob.server_name();
-                    to_device::queue_outbound(tx, name, (alice, &kind), (&id, &messages))?;
+                    to_device::queue_outbound(tx, name, alice, &kind, &id, &messages)?;
                 }
                 Ok(tx.outbound_to_device()?.len()?)
             };

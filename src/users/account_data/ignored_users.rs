@@ -1,4 +1,4 @@
-//! Whom a user does not want to hear of ([client-server API, "Ignoring Users"]).
+//! Ignored users ([client-server API, "Ignoring Users"]).
 //!
 //! [client-server API, "Ignoring Users"]: https://spec.matrix.org/v1.19/client-server-api/#ignoring-users
 
@@ -6,17 +6,14 @@ use std::collections::BTreeSet;
 
 use ruma::{OwnedUserId, events::ignored_user_list::IgnoredUserListEventContent};
 
-use super::{GLOBAL, load as load_account_data};
+use super::rows::{self, GLOBAL};
 use crate::store::{self, Reader, UserNum};
 
-const KIND: &str = "m.ignored_user_list";
+const EVENT_TYPE: &str = "m.ignored_user_list";
 
-/// The users whom `user` ignores. A list that is none ignores nobody.
-///
-/// # Errors
-/// If the table cannot be read.
+/// The users whom `user` ignores; none if the content is invalid.
 pub fn load(r: &impl Reader, user: UserNum) -> Result<BTreeSet<OwnedUserId>, store::Error> {
-    let data = load_account_data(r, user, GLOBAL, KIND)?;
+    let data = rows::load(r, user, GLOBAL, EVENT_TYPE)?;
     let list = data
         .and_then(|data| serde_json::from_str::<IgnoredUserListEventContent>(&data.content).ok());
     Ok(list.map_or_else(BTreeSet::new, |list| {

@@ -1,9 +1,7 @@
-//! Which events notify a user: push rules ([client-server API, "Push Rules"]).
+//! Push rules ([client-server API, "Push Rules"]), the account data of type [`EVENT_TYPE`].
 //!
-//! They are account data of the type [`EVENT_TYPE`]. Stored is only what the user made of them: rules of
-//! their own, and those of the server's that they changed. The others are added when the rules are
-//! read, so they cost nobody a row, and are those of the program that runs. A user who changed
-//! nothing has the server's rules all the same.
+//! Stored are only the user's own rules and those server-default rules that the user changed. The other
+//! defaults are added when the rules are read, so they need no row and are those of the running version.
 //!
 //! [client-server API, "Push Rules"]: https://spec.matrix.org/v1.19/client-server-api/#push-rules
 
@@ -16,35 +14,29 @@ use ruma::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::GLOBAL;
+use super::rows::{self, GLOBAL};
 use crate::{
     store::{self, Reader, Tx, UserNum, records::AccountData},
-    users::{Error, Users, account_data, id_of},
+    users::{Error, Users, id_of},
 };
 
-/// The type of account data that push rules are.
 pub const EVENT_TYPE: &str = "m.push_rules";
-/// How many rules of their own a user can have.
-const MOST: usize = 500;
-/// How large what is stored of a user's rules can be, in bytes.
-const LARGEST: usize = 64 * 1024;
+/// Stored rules of one user.
+const MAX_RULES: usize = 500;
+const MAX_STORED_BYTES: usize = 64 * 1024;
+/// Glob patterns of one user that are matched against the body of messages: each costs about a
+/// millisecond per message.
+const MAX_BODY_GLOBS: usize = 50;
+/// ruma panics over very long ones.
+const MAX_GLOB_BYTES: usize = 255;
 
-/// How many patterns with wildcards a user can look for in the text of messages: each costs about a
-/// millisecond for every message.
-const MOST_SEARCHES: usize = 50;
-/// How long such a pattern can be, in bytes. ruma panics over very long ones.
-const LONGEST_SEARCH: usize = 255;
-
-/// The content of the account data: there is no other scope than this one.
+/// The content of the account data. `global` is the only scope.
 #[derive(Default, Deserialize, Serialize)]
 struct Content {
     global: Ruleset,
 }
 
-/// The rules of `user`, whose id is `user_id`.
-///
-/// # Errors
-/// If the table cannot be read.
+/// The rules of `user`, whose id is `user_id`, with the defaults.
 pub fn load(r: &impl Reader, user: UserNum, user_id: &UserId) -> Result<Ruleset, store::Error> {
     match stored(r, user)? {
         Some(data) => with_server_defaults(&data.content, user_id),
@@ -52,18 +44,12 @@ pub fn load(r: &impl Reader, user: UserNum, user_id: &UserId) -> Result<Ruleset,
     }
 }
 
-/// What `user` made of the rules, as it is stored: for [`with_server_defaults`].
-///
-/// # Errors
-/// If the table cannot be read.
+/// The stored part of the rules, for [`with_server_defaults`].
 pub fn stored(r: &impl Reader, user: UserNum) -> Result<Option<AccountData>, store::Error> {
-    account_data::load(r, user, GLOBAL, EVENT_TYPE)
+    rows::load(r, user, GLOBAL, EVENT_TYPE)
 }
 
-/// The rules of the user `user_id`, who made `stored` of them.
-///
-/// # Errors
-/// If that is not what can be stored.
+/// The rules of `user_id`, of whom `stored` is the stored part.
 pub fn with_server_defaults(stored: &str, user_id: &UserId) -> Result<Ruleset, store::Error> {
     let content: Content = serde_json::from_str(stored).map_err(|_| {
         store::Error::corrupt("account_data", (user_id, "m.push_rules"), "not push rules")
@@ -73,10 +59,8 @@ pub fn with_server_defaults(stored: &str, user_id: &UserId) -> Result<Ruleset, s
     Ok(rules)
 }
 
-/// Puts `rule` behind `after` or else before `before`, over the one of the same name.
-///
-/// # Errors
-/// If there is no such place.
+/// Inserts `rule` after `after` or before `before`, replacing the rule with its id. Fails if `after` or
+/// `before` names no rule that can be there.
 pub fn insert(
     rules: &mut Ruleset,
     rule: NewPushRule,
@@ -89,8 +73,8 @@ pub fn insert(
     }
     let enabled = rules.get(kind.clone(), &id).map(|rule| rule.enabled());
     if after.is_some() || before.is_some() {
-        // ruma counts the places before it takes out a rule that is there already, and panics
-        // where that leads behind the last one.
+        // ruma computes the index before it removes the rule with the same id, and panics if that index
+        // is past the end.
         let _ = rules.remove(kind.clone(), &id);
     }
     rules.insert(rule, after, before)?;
@@ -101,7 +85,7 @@ pub fn insert(
     Ok(())
 }
 
-/// The rules of `user` as account data: the content that clients see.
+/// The content of the account data as clients see it.
 pub(super) fn client_content(r: &impl Reader, user: UserNum) -> Result<String, store::Error> {
     let global = load(r, user, &id_of(r, user)?)?;
     text(&Content { global })
@@ -111,23 +95,23 @@ fn text(content: &Content) -> Result<String, store::Error> {
     serde_json::to_string(content).map_err(|_| store::Error::NotSerializable("push rules"))
 }
 
-/// What is to be stored of `rules`: without those that are as the server has them.
-fn own(mut rules: Ruleset, user_id: &UserId) -> Ruleset {
+/// `rules` without the unchanged defaults.
+fn without_defaults(mut rules: Ruleset, user_id: &UserId) -> Ruleset {
     let defaults = Ruleset::server_default(user_id);
-    let is_own = |kind: RuleKind, rule: &ConditionalPushRule| {
+    let is_changed = |kind: RuleKind, rule: &ConditionalPushRule| {
         let default = defaults.get(kind, &rule.rule_id);
-        !(rule.default && default.is_some_and(|default| says_the_same(default, rule)))
+        !(rule.default && default.is_some_and(|default| has_same_actions(default, rule)))
     };
     rules
         .override_
-        .retain(|rule| is_own(RuleKind::Override, rule));
+        .retain(|rule| is_changed(RuleKind::Override, rule));
     rules
         .underride
-        .retain(|rule| is_own(RuleKind::Underride, rule));
+        .retain(|rule| is_changed(RuleKind::Underride, rule));
     rules
 }
 
-fn says_the_same(default: AnyPushRuleRef<'_>, rule: &ConditionalPushRule) -> bool {
+fn has_same_actions(default: AnyPushRuleRef<'_>, rule: &ConditionalPushRule) -> bool {
     let (before, after) = (
         serde_json::to_value(default.actions()),
         serde_json::to_value(&rule.actions),
@@ -135,8 +119,8 @@ fn says_the_same(default: AnyPushRuleRef<'_>, rule: &ConditionalPushRule) -> boo
     default.enabled() == rule.enabled && before.ok() == after.ok()
 }
 
-/// The patterns with wildcards that the rule looks for in the text of messages.
-fn searches(rule: AnyPushRuleRef<'_>) -> Vec<&str> {
+/// The glob patterns of `rule` that are matched against the body of messages.
+fn body_globs(rule: AnyPushRuleRef<'_>) -> Vec<&str> {
     let patterns: Vec<&str> = match rule {
         AnyPushRuleRef::Content(rule) => vec![&rule.pattern],
         AnyPushRuleRef::Override(ConditionalPushRule { conditions, .. })
@@ -151,22 +135,20 @@ fn searches(rule: AnyPushRuleRef<'_>) -> Vec<&str> {
             .collect(),
         _ => Vec::new(),
     };
-    let wild = patterns.into_iter();
-    wild.filter(|pattern| pattern.contains(['*', '?']))
+    let patterns = patterns.into_iter();
+    patterns
+        .filter(|pattern| pattern.contains(['*', '?']))
         .collect()
 }
 
-fn check_searches(rules: &Ruleset) -> Result<(), Error> {
-    let searches: Vec<&str> = rules.iter().flat_map(searches).collect();
-    if searches.len() > MOST_SEARCHES {
+fn check_body_globs(rules: &Ruleset) -> Result<(), Error> {
+    let globs: Vec<&str> = rules.iter().flat_map(body_globs).collect();
+    if globs.len() > MAX_BODY_GLOBS {
         return Err(Error::TooMany(
-            "there can be no more patterns with wildcards",
+            "a user has at most 50 push rules that match message bodies with wildcards",
         ));
     }
-    if searches
-        .iter()
-        .any(|pattern| pattern.len() > LONGEST_SEARCH)
-    {
+    if globs.iter().any(|pattern| pattern.len() > MAX_GLOB_BYTES) {
         return Err(Error::InvalidParam(
             "a pattern with wildcards has at most 255 bytes",
         ));
@@ -174,40 +156,34 @@ fn check_searches(rules: &Ruleset) -> Result<(), Error> {
     Ok(())
 }
 
-/// Makes `rules` the rules of `user`, whose id is `user_id`.
+/// Stores `rules` for `user`, whose id is `user_id`.
 ///
 /// # Errors
-/// [`Error::TooMany`], [`Error::TooLarge`] and [`Error::InvalidParam`], before anything is written.
+/// [`Error::TooMany`], [`Error::TooLarge`] or [`Error::InvalidParam`], before anything is written.
 pub fn put(tx: &Tx, user: UserNum, user_id: &UserId, rules: Ruleset) -> Result<(), Error> {
-    let rules = own(rules, user_id);
-    if rules.iter().count() > MOST {
-        return Err(Error::TooMany("there can be no more push rules"));
+    let rules = without_defaults(rules, user_id);
+    if rules.iter().count() > MAX_RULES {
+        return Err(Error::TooMany("a user has at most 500 push rules"));
     }
-    check_searches(&rules)?;
+    check_body_globs(&rules)?;
     let content = text(&Content { global: rules })?;
-    if content.len() > LARGEST {
+    if content.len() > MAX_STORED_BYTES {
         return Err(Error::TooLarge("push rules have at most 64 KiB"));
     }
     let before = stored(tx, user)?;
     if before.is_none_or(|before| before.content != content) {
-        account_data::put(tx, user, GLOBAL, EVENT_TYPE, &content)?;
+        rows::put(tx, user, GLOBAL, EVENT_TYPE, &content)?;
     }
     Ok(())
 }
 
 impl Users {
-    /// The push rules of `user`.
-    ///
-    /// # Errors
-    /// If the store fails.
     pub fn push_rules(&self, user: UserNum, user_id: &UserId) -> Result<Ruleset, Error> {
         Ok(self.store.read(|s| load(s, user, user_id))?)
     }
 
-    /// Changes the push rules of `user`.
-    ///
     /// # Errors
-    /// What `change` returns; [`Error::TooMany`] and [`Error::TooLarge`].
+    /// Those of `change` and of [`put`].
     pub async fn change_push_rules<E>(
         &self,
         user: UserNum,
@@ -241,7 +217,7 @@ mod tests {
     const MASTER: PredefinedOverrideRuleId = PredefinedOverrideRuleId::Master;
 
     #[test]
-    fn only_what_the_user_changed_is_stored() {
+    fn only_rules_that_the_user_changed_are_stored() {
         with_server(async |server| {
             let [alice, _] = alice_and_bob(&server).await;
             let id = user_id!("@alice:example.org");
@@ -275,18 +251,18 @@ mod tests {
     }
 
     #[test]
-    fn changes_survive_new_rules_of_the_server_and_rules_that_it_gives_up() {
+    fn changes_survive_new_and_removed_server_defaults() {
         let id = user_id!("@alice:example.org");
         let mut old = Ruleset::server_default(id);
         let kind = RuleKind::Underride;
         old.set_actions(kind.clone(), ".m.rule.message", vec![])
             .unwrap();
-        let mut given_up = ConditionalPushRule::master();
-        given_up.rule_id = ".m.rule.given_up".to_owned();
-        old.override_.insert(given_up);
+        let mut removed = ConditionalPushRule::master();
+        removed.rule_id = ".m.rule.removed".to_owned();
+        old.override_.insert(removed);
         old.override_.shift_remove(".m.rule.tombstone");
         let stored = text(&Content {
-            global: own(old, id),
+            global: without_defaults(old, id),
         });
         let new = with_server_defaults(&stored.unwrap(), id).unwrap();
         let actions = |rules: &Ruleset, rule: &str| {
@@ -296,6 +272,6 @@ mod tests {
         assert!(!actions(&new, ".m.rule.message"));
         assert!(actions(&new, ".m.rule.call"));
         assert!(new.get(RuleKind::Override, ".m.rule.tombstone").is_some());
-        assert!(new.get(RuleKind::Override, ".m.rule.given_up").is_none());
+        assert!(new.get(RuleKind::Override, ".m.rule.removed").is_none());
     }
 }

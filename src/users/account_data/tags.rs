@@ -1,5 +1,4 @@
-//! The tags that users give rooms (client-server API, "Room Tagging"): the room account data
-//! `m.tag`.
+//! Tags of rooms (client-server API, "Room Tagging"): the room account data `m.tag`.
 
 use ruma::{
     RoomId,
@@ -7,23 +6,23 @@ use ruma::{
 };
 use serde_json::{Map, Value};
 
-use super::{LONGEST_NAME, check_size, load, own_room, put};
+use super::rows::{MAX_NAME_BYTES, check_size, load, put, room_of};
 use crate::{
     store::{UserNum, records::AccountData},
     users::{Error, Users},
 };
 
-const TAGS: &str = "m.tag";
+const EVENT_TYPE: &str = "m.tag";
 
 impl Users {
-    /// The tags that `user` gave a room. What is not a tag is left out.
+    /// The tags that `user` gave a room, without entries that are no tags.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if `user` has nothing to do with the room.
+    /// [`Error::NotFound`] if `user` has no membership in the room.
     pub fn tags(&self, user: UserNum, room_id: &RoomId) -> Result<Tags, Error> {
         let content = self.store.read(|s| {
-            let room = own_room(s, user, room_id)?;
-            Ok::<_, Error>(tag_content(load(s, user, room, TAGS)?))
+            let room = room_of(s, user, room_id)?;
+            Ok::<_, Error>(tag_content(load(s, user, room, EVENT_TYPE)?))
         })?;
         let tags = tags_of(&content).into_iter().flatten();
         Ok(tags
@@ -34,11 +33,9 @@ impl Users {
             .collect())
     }
 
-    /// Gives a room a tag.
-    ///
     /// # Errors
     /// [`Error::InvalidParam`] if the name is too long, [`Error::TooLarge`] if the tags are,
-    /// [`Error::NotFound`] if `user` has nothing to do with the room.
+    /// [`Error::NotFound`] if `user` has no membership in the room.
     pub async fn set_tag(
         &self,
         user: UserNum,
@@ -46,7 +43,7 @@ impl Users {
         tag: String,
         info: &TagInfo,
     ) -> Result<(), Error> {
-        if tag.len() > LONGEST_NAME {
+        if tag.len() > MAX_NAME_BYTES {
             return Err(Error::InvalidParam(
                 "the name of a tag has at most 255 bytes",
             ));
@@ -59,10 +56,8 @@ impl Users {
         .await
     }
 
-    /// Takes a tag from a room, if it has it.
-    ///
     /// # Errors
-    /// [`Error::NotFound`] if `user` has nothing to do with the room.
+    /// [`Error::NotFound`] if `user` has no membership in the room.
     pub async fn remove_tag(
         &self,
         user: UserNum,
@@ -73,7 +68,7 @@ impl Users {
             .await
     }
 
-    /// Stores what `change` makes of a room's tags, unless it says that it changed nothing.
+    /// Applies `change` to a room's tags and stores them, unless it returns that nothing changed.
     async fn change_tags(
         &self,
         user: UserNum,
@@ -83,8 +78,8 @@ impl Users {
         let room_id = room_id.to_owned();
         self.store
             .write(move |tx| {
-                let room = own_room(tx, user, &room_id)?;
-                let mut content = tag_content(load(tx, user, room, TAGS)?);
+                let room = room_of(tx, user, &room_id)?;
+                let mut content = tag_content(load(tx, user, room, EVENT_TYPE)?);
                 let tags = content
                     .entry("tags")
                     .and_modify(|tags| {
@@ -96,7 +91,7 @@ impl Users {
                 if tags.as_object_mut().is_some_and(&change) {
                     let content = Value::Object(content).to_string();
                     check_size(&content)?;
-                    put(tx, user, room, TAGS, &content)?;
+                    put(tx, user, room, EVENT_TYPE, &content)?;
                 }
                 Ok(())
             })
@@ -104,7 +99,7 @@ impl Users {
     }
 }
 
-/// The content of `m.tag`; empty if there is none, or if a client stored something else there.
+/// The content of `m.tag`; empty if there is none, or none that is an object.
 fn tag_content(data: Option<AccountData>) -> Map<String, Value> {
     data.and_then(|data| serde_json::from_str(&data.content).ok())
         .unwrap_or_default()
@@ -139,7 +134,11 @@ mod tests {
             server.effects();
             let remove = server.users.remove_tag(alice, room, "u.work".into());
             remove.await.unwrap();
-            assert_eq!(server.effects(), [], "what is gone cannot go again");
+            assert_eq!(
+                server.effects(),
+                [],
+                "a tag that is not there is not removed again"
+            );
             let content = server
                 .users
                 .account_data(alice, Some(room), "m.tag")
@@ -163,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn tags_outlive_whatever_a_client_stores_in_their_place() {
+    fn a_tag_can_be_set_over_any_content_that_a_client_stored_as_m_tag() {
         with_server(async |server| {
             let [alice, _] = alice_and_bob(&server).await;
             let room = &room_id!("!room:example.org");

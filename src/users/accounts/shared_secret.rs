@@ -1,67 +1,27 @@
-//! Registration by tools that know the server's shared secret: Synapse's documented endpoint
-//! `/_synapse/admin/v1/register`, which scripts of the field use.
+//! Registration with the server's shared secret: Synapse's endpoint `/_synapse/admin/v1/register`.
 
-use std::{
-    fmt,
-    sync::{Mutex, PoisonError},
-};
+use std::{fmt, time::Duration};
 
 use hmac::{Hmac, KeyInit, Mac};
 use ruma::serde::{Base64, base64::UrlSafe};
 use sha1::Sha1;
 
 use crate::{
-    clock::Clock,
     config::Secret,
-    users::{Error, Users, expiring::Expiring},
+    users::{Error, Users},
 };
 
-/// How long a nonce can be used.
-const LIFETIME_MS: u64 = 60_000;
-/// How many nonces live at once.
-const MOST: usize = 256;
+const NONCE_LIFETIME: Duration = Duration::from_mins(1);
+pub(in crate::users) const MAX_NONCES: usize = 256;
 
-/// The nonces given out and not used yet.
-#[derive(Debug)]
-pub(in crate::users) struct Nonces {
-    clock: Clock,
-    given: Mutex<Expiring<()>>,
-}
-
-impl Nonces {
-    pub(in crate::users) fn new(clock: Clock) -> Self {
-        Self {
-            clock,
-            given: Mutex::new(Expiring::new(LIFETIME_MS, MOST)),
-        }
-    }
-
-    fn give(&self) -> String {
-        let nonce = Base64::<UrlSafe, _>::new(rand::random::<[u8; 32]>()).encode();
-        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
-        given.insert(self.clock.now_ms(), nonce.clone(), ());
-        nonce
-    }
-
-    fn take(&self, nonce: &str) -> bool {
-        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
-        given.remove(self.clock.now_ms(), nonce).is_some()
-    }
-}
-
-/// What a tool signs with the shared secret.
 pub struct SharedSecretRequest<'a> {
-    /// The nonce that the server gave.
+    /// From [`Users::shared_secret_nonce`].
     pub nonce: &'a str,
-    /// The name of the new user.
     pub username: &'a str,
-    /// The password.
     pub password: &'a str,
-    /// Whether the new user administers the server.
     pub admin: bool,
-    /// Synapse's kind of user, if the tool names one.
     pub user_type: Option<&'a str>,
-    /// HMAC-SHA1 over the above, in hexadecimal digits.
+    /// HMAC-SHA1 over the other fields, in hexadecimal digits.
     pub mac: &'a str,
 }
 
@@ -106,25 +66,28 @@ fn from_hex(text: &str) -> Option<Vec<u8>> {
 }
 
 impl Users {
-    /// A nonce for one registration within a minute.
+    /// A nonce for one registration.
     ///
     /// # Errors
     /// [`Error::RegistrationClosed`] if the server has no shared secret.
     pub fn shared_secret_nonce(&self) -> Result<String, Error> {
         self.shared_secret()?;
-        Ok(self.nonces.give())
+        let nonce = Base64::<UrlSafe, _>::new(rand::random::<[u8; 32]>()).encode();
+        self.nonces.insert(nonce.clone(), (), NONCE_LIFETIME);
+        Ok(nonce)
     }
 
-    /// Whether `request` is signed with the server's shared secret. Uses up its nonce.
+    /// Checks that `request` is signed with the server's shared secret. Removes its nonce.
     ///
     /// # Errors
-    /// [`Error::RegistrationClosed`] if the server has no shared secret, [`Error::InvalidParam`]
-    /// if the nonce is not one that can be used, [`Error::WrongSignature`] if the signature is
-    /// another.
+    /// [`Error::RegistrationClosed`] if the server has no shared secret, [`Error::InvalidParam`] if the nonce
+    /// is unknown, [`Error::WrongSignature`].
     pub fn check_shared_secret(&self, request: &SharedSecretRequest<'_>) -> Result<(), Error> {
         let secret = self.shared_secret()?;
-        if !self.nonces.take(request.nonce) {
-            return Err(Error::InvalidParam("this nonce is not known"));
+        if self.nonces.remove(request.nonce).is_none() {
+            return Err(Error::InvalidParam(
+                "`nonce` has been used, has expired, or is unknown",
+            ));
         }
         if !request.is_signed_with(secret) {
             return Err(Error::WrongSignature);
@@ -145,8 +108,6 @@ impl Users {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::users::testing::with_server;
 
@@ -190,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_nonce_serves_once_and_for_a_minute() {
+    fn a_nonce_can_be_used_once_within_a_minute() {
         with_server(async |server| {
             let users = &server.users;
             let signed = |nonce: &str| {
@@ -219,7 +180,8 @@ mod tests {
             );
 
             let nonce = users.shared_secret_nonce().unwrap();
-            server.clock.advance(Duration::from_millis(LIFETIME_MS + 1));
+            let expired = NONCE_LIFETIME + Duration::from_millis(1);
+            server.clock.advance(expired);
             let mac = signed(&nonce);
             assert!(matches!(
                 users.check_shared_secret(&request(&nonce, &mac)),

@@ -1,16 +1,14 @@
-//! Which names new accounts can have, and whom a name means.
+//! Usernames: which can be registered, and whom one names at login.
 
 use ruma::{OwnedUserId, ServerName, UserId, user_id::localpart_is_fully_conforming};
 
 use crate::users::Error;
 
-/// Names that people would take for the server itself.
+/// These look like names of the server itself.
 const RESERVED: [&str; 4] = ["hearth", "server", "system", "notices"];
 
-/// The user id that `username` gives a new account.
-///
-/// Capitals are made small, as the grammar asks of servers (appendices, "User Identifiers"). Names
-/// that begin with `_` are kept for application services.
+/// The user id of a new account. Capitals become lowercase (appendices, "User Identifiers"). Names that begin
+/// with `_` are reserved for application services.
 ///
 /// # Errors
 /// [`Error::InvalidUsername`] or [`Error::ReservedUsername`].
@@ -21,7 +19,7 @@ pub(in crate::users) fn new_user_id(
     let localpart = username.to_ascii_lowercase();
     if !localpart_is_fully_conforming(&localpart).is_ok_and(|conforms| conforms) {
         return Err(Error::InvalidUsername(
-            "a user name consists of the characters a-z, 0-9, and . _ = - / +",
+            "a user name has only the characters a-z, 0-9, and . _ = - / +",
         ));
     }
     if localpart.starts_with('_') || RESERVED.contains(&&*localpart) {
@@ -31,11 +29,13 @@ pub(in crate::users) fn new_user_id(
     user_id
         .ok()
         .filter(|user_id| user_id.validate_strict().is_ok())
-        .ok_or(Error::InvalidUsername("this user name is too long"))
+        .ok_or(Error::InvalidUsername(
+            "the user id has more than 255 bytes",
+        ))
 }
 
-/// Whom a client may mean by `user`, a user id or a localpart: as it stands, then with capitals
-/// made small, since `@USER:server` is to reach `@user:server` (appendices, "User Identifiers").
+/// The local user ids that `user`, a user id or a localpart, may stand for: first as written, then in
+/// lowercase (appendices, "User Identifiers").
 pub(in crate::users) fn candidates(user: &str, server: &ServerName) -> Vec<OwnedUserId> {
     let as_is = UserId::parse_with_server_name(user, server).ok();
     let small = UserId::parse_with_server_name(user.to_ascii_lowercase(), server).ok();
@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_name_has_only_the_characters_of_the_grammar() {
+    fn a_new_username_has_only_the_characters_of_the_grammar() {
         assert_eq!(
             name("az09._=-/+").unwrap(),
             user_id!("@az09._=-/+:example.org")
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn capitals_are_made_small() {
+    fn capitals_become_lowercase() {
         assert_eq!(name("Alice").unwrap(), user_id!("@alice:example.org"));
     }
 
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_bridges_and_of_the_server_are_reserved() {
+    fn usernames_of_bridges_and_of_the_server_are_reserved() {
         for reserved in ["_irc_alice", "_", "hearth", "Server"] {
             assert!(
                 matches!(name(reserved), Err(Error::ReservedUsername)),
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_means_a_user_of_this_server_only() {
+    fn candidates_are_users_of_this_server_only() {
         let server = server_name!("example.org");
         let alice = user_id!("@alice:example.org");
         assert_eq!(candidates("alice", server), [alice.to_owned()]);

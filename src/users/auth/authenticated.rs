@@ -1,10 +1,13 @@
-//! AuthenticatedUser that somebody is who they say.
+//! [`AuthenticatedUser`]: the result of an authentication.
 
 use std::fmt;
 
 use ruma::{OwnedUserId, UserId};
 
-use super::{login_tokens, passwords, tokens::TokenHash};
+use super::{
+    login_tokens, passwords,
+    tokens::{self, TokenHash},
+};
 use crate::{
     store::{Tx, UserNum},
     users::{
@@ -14,67 +17,51 @@ use crate::{
     },
 };
 
-/// That somebody is who they say: what a login or a change of password rests on. It is checked
-/// once more where the change is made, since the password may have changed meanwhile.
+/// A user who has authenticated, as a login or a change of password needs. The transaction that uses it
+/// checks it again, since the password may have changed meanwhile.
 #[derive(Clone)]
 pub struct AuthenticatedUser {
     user: UserNum,
     user_id: OwnedUserId,
-    by: By,
+    method: Method,
 }
 
 #[derive(Clone)]
-enum By {
+enum Method {
     Password { hash: String },
     LoginToken(TokenHash),
     Registration,
 }
 
 impl AuthenticatedUser {
-    /// Whose identity is proven.
     pub fn user(&self) -> UserNum {
         self.user
     }
 
-    /// The user id of the same.
     pub fn user_id(&self) -> &UserId {
         &self.user_id
     }
 
-    /// AuthenticatedUser by having just registered `user_id` in the same authenticated request.
+    /// The user whose account the same request has just registered.
     pub(in crate::users) fn by_registration(user: UserNum, user_id: OwnedUserId) -> Self {
         Self {
             user,
             user_id,
-            by: By::Registration,
+            method: Method::Registration,
         }
     }
 
-    /// AuthenticatedUser by the login token of which `hash` is the SHA-256.
-    pub(in crate::users) fn by_login_token(
-        user: UserNum,
-        user_id: OwnedUserId,
-        hash: TokenHash,
-    ) -> Self {
-        Self {
-            user,
-            user_id,
-            by: By::LoginToken(hash),
-        }
-    }
-
-    /// Checks in the transaction that uses the proof that it still holds, and uses up what can be
-    /// used only once.
+    /// Checks that the authentication still holds; removes a login token.
     pub(in crate::users) fn redeem(&self, tx: &Tx, now_ms: u64) -> Result<(), Error> {
         let account = accounts::load(tx, self.user)?.ok_or(Error::WrongPassword)?;
         if account.deactivated {
             return Err(Error::Deactivated);
         }
-        match &self.by {
-            By::Registration => Ok(()),
-            By::LoginToken(hash) => login_tokens::redeem(tx, hash, now_ms),
-            By::Password { hash } if account.password_hash.as_ref() == Some(hash) => Ok(()),
-            By::Password { .. } => Err(Error::WrongPassword),
+        match &self.method {
+            Method::Registration => Ok(()),
+            Method::LoginToken(hash) => login_tokens::redeem(tx, hash, now_ms),
+            Method::Password { hash } if account.password_hash.as_ref() == Some(hash) => Ok(()),
+            Method::Password { .. } => Err(Error::WrongPassword),
         }
     }
 }
@@ -88,19 +75,17 @@ impl fmt::Debug for AuthenticatedUser {
 }
 
 impl Users {
-    /// AuthenticatedUser by the authenticated request that made the account `user`, which came once more.
-    ///
-    /// # Errors
-    /// If the store fails.
+    /// Authenticates a repetition of the request that registered `user`, in the same session of
+    /// user-interactive authentication.
     pub fn authenticate_by_registration(&self, user: UserNum) -> Result<AuthenticatedUser, Error> {
         let user_id = self.store.read(|s| id_of(s, user))?;
         Ok(AuthenticatedUser::by_registration(user, user_id))
     }
 
-    /// AuthenticatedUser that whoever knows `password` is `user`, a user id or a localpart.
+    /// Authenticates `user`, a user id or a localpart.
     ///
     /// # Errors
-    /// [`Error::WrongPassword`], after the same work whether or not there is such a user.
+    /// [`Error::WrongPassword`], after the same work whether or not the user exists.
     pub async fn authenticate_by_password(
         &self,
         user: &str,
@@ -121,9 +106,25 @@ impl Users {
             Some((user, user_id, Some(hash))) => Ok(AuthenticatedUser {
                 user,
                 user_id,
-                by: By::Password { hash },
+                method: Method::Password { hash },
             }),
             _ => Err(Error::WrongPassword),
         }
+    }
+
+    /// Authenticates by a login token, which the login itself removes.
+    ///
+    /// # Errors
+    /// [`Error::InvalidLoginToken`].
+    pub fn authenticate_by_login_token(&self, token: &str) -> Result<AuthenticatedUser, Error> {
+        let hash = tokens::hash(token);
+        self.store.read(|s| {
+            let user = login_tokens::user(s, &hash)?;
+            Ok(AuthenticatedUser {
+                user,
+                user_id: id_of(s, user)?,
+                method: Method::LoginToken(hash),
+            })
+        })
     }
 }

@@ -1,24 +1,28 @@
-//! Short-lived tokens with which a logged-in client lets in another one (client-server API,
+//! Short-lived tokens with which a logged-in client logs in another one (client-server API,
 //! `POST /login/get_token`).
 
 use std::time::Duration;
 
-use super::{
-    AuthenticatedUser,
-    tokens::{self, Kind, Token, TokenHash},
-};
+use super::tokens::{Kind, Token, TokenHash};
 use crate::{
     store::{self, Reader, Records, Tx, UserNum, records::LoginToken},
-    users::{Error, Users, id_of},
+    users::{Error, Users},
 };
 
-/// How long a login token lives, as the specification recommends.
+/// As the specification recommends.
 const LIFETIME: Duration = Duration::from_mins(2);
 
-const EVERY_HASH: std::ops::RangeInclusive<TokenHash> = [0; 32]..=[255; 32];
+/// Whom the token `hash` logs in.
+pub(super) fn user(r: &impl Reader, hash: &TokenHash) -> Result<UserNum, Error> {
+    let token = r.login_tokens()?.load(hash)?;
+    Ok(token.ok_or(Error::InvalidLoginToken)?.user)
+}
 
-/// Uses up the token `hash`.
-pub(in crate::users) fn redeem(tx: &Tx, hash: &TokenHash, now_ms: u64) -> Result<(), Error> {
+/// Removes the token `hash`.
+///
+/// # Errors
+/// [`Error::InvalidLoginToken`] if it does not exist or has expired.
+pub(super) fn redeem(tx: &Tx, hash: &TokenHash, now_ms: u64) -> Result<(), Error> {
     let token = tx.login_tokens()?.load(hash)?;
     match token {
         Some(token) if token.expires_ts > now_ms => {
@@ -29,52 +33,32 @@ pub(in crate::users) fn redeem(tx: &Tx, hash: &TokenHash, now_ms: u64) -> Result
     }
 }
 
-/// Ends the login tokens of `user`.
 pub(in crate::users) fn remove_of(tx: &Tx, user: UserNum) -> Result<(), store::Error> {
-    // The table holds two minutes' worth of tokens, so looking through it is nothing.
-    tx.login_tokens()?.remove_in(EVERY_HASH, |_, token| {
-        token.unpack().is_ok_and(|token| token.user == user)
+    remove_where(tx, |token| token.user == user)
+}
+
+/// Reads the whole table, which has the tokens of two minutes.
+fn remove_where(tx: &Tx, gone: impl Fn(&LoginToken) -> bool) -> Result<(), store::Error> {
+    tx.login_tokens()?.remove_in::<TokenHash>(.., |_, token| {
+        token.unpack().is_ok_and(|token| gone(&token))
     })
 }
 
 impl Users {
-    /// A token that lets a new client log in as `user`, once, and how long it lives.
-    ///
-    /// # Errors
-    /// If the store fails.
+    /// A token that logs in a new client as `user`, once, and its lifetime.
     pub async fn login_token(&self, user: UserNum) -> Result<(Token, Duration), Error> {
         let token = Token::generate(Kind::Login);
-        let now_ms = self.clock.now_ms();
-        let (hash, record) = (
-            token.hash(),
-            LoginToken {
-                user,
-                expires_ts: now_ms + LIFETIME.as_millis() as u64,
-            },
-        );
+        let (hash, now_ms) = (token.hash(), self.clock.now_ms());
+        let record = LoginToken {
+            user,
+            expires_ts: now_ms + LIFETIME.as_millis() as u64,
+        };
         let stored = self.store.write(move |tx| {
-            let mut tokens = tx.login_tokens()?;
-            tokens.remove_in(EVERY_HASH, |_, token| {
-                token.unpack().is_ok_and(|token| token.expires_ts <= now_ms)
-            })?;
-            Ok::<_, Error>(tokens.put(hash, &record)?)
+            remove_where(tx, |token| token.expires_ts <= now_ms)?;
+            Ok::<_, Error>(tx.login_tokens()?.put(hash, &record)?)
         });
         stored.await?;
         Ok((token, LIFETIME))
-    }
-
-    /// AuthenticatedUser by a login token; the login itself uses it up.
-    ///
-    /// # Errors
-    /// [`Error::InvalidLoginToken`].
-    pub fn authenticate_by_login_token(&self, token: &str) -> Result<AuthenticatedUser, Error> {
-        let hash = tokens::hash(token);
-        self.store.read(|s| {
-            let token = s.login_tokens()?.load(hash)?;
-            let token = token.ok_or(Error::InvalidLoginToken)?;
-            let user_id = id_of(s, token.user)?;
-            Ok(AuthenticatedUser::by_login_token(token.user, user_id, hash))
-        })
     }
 }
 
@@ -97,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_login_token_lets_in_once() {
+    fn a_login_token_logs_in_once() {
         with_server(async |server| {
             let login = server.register("alice").await;
             let user = server.session(&login).await.user;
@@ -116,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_login_token_ends_after_its_time_and_goes_with_the_next() {
+    fn an_expired_login_token_is_refused_and_removed_when_the_next_is_made() {
         with_server(async |server| {
             let login = server.register("alice").await;
             let user = server.session(&login).await.user;

@@ -1,8 +1,8 @@
-//! Logging in, and renewing what a login gave.
+//! Logging in, and refreshing access tokens.
 //!
-//! A refresh gives out a new pair of tokens beside the old one. The old pair ends when either new
-//! token is first used, so a client that never got its answer can ask again (client-server API,
-//! "Refreshing access tokens"). Both answers of two refreshes at once work.
+//! A refresh makes a new pair of tokens beside the old one. The old pair is revoked when either new token
+//! is first used, so that a client that missed the response can repeat the request (client-server API,
+//! "Refreshing access tokens"). Both responses of two concurrent refreshes work.
 
 use std::time::Duration;
 
@@ -20,39 +20,34 @@ use crate::{
     users::{Error, Users, devices, id_of},
 };
 
-/// How long an access token lives that can be refreshed. A renewal is two commits, so this is
-/// generous to the card.
-pub(in crate::users) const ACCESS_LIFETIME: Duration = Duration::from_hours(12);
-/// How many pairs of tokens a device has at most: refreshes whose answers were not used.
-const MOST_PAIRS: usize = 8;
+/// The lifetime of access tokens that can be refreshed. A refresh costs two commits, so it is long to
+/// spare the SD card.
+const ACCESS_TOKEN_LIFETIME: Duration = Duration::from_hours(12);
+/// Pairs of tokens of one device: more than one if responses of refreshes were not used.
+const MAX_TOKEN_PAIRS_PER_DEVICE: usize = 8;
 
-/// A login that a client asks for.
 #[derive(Clone, Debug, Default)]
 pub struct NewLogin {
-    /// The device to log in on; a new one is made if the user has none of this id.
+    /// The device to log in on. `None`, or an id that the user has no device of: a new device.
     pub device_id: Option<OwnedDeviceId>,
-    /// The name for a new device.
+    /// For a new device.
     pub display_name: Option<String>,
-    /// Whether the client can refresh its access token; then that token ends.
+    /// Whether the client can refresh its access token. Then that token expires.
     pub refreshable: bool,
 }
 
-/// What a client gets from logging in or refreshing.
+/// The response to a login or a refresh.
 #[derive(Clone, Debug)]
 pub struct Login {
-    /// Who is logged in.
     pub user_id: OwnedUserId,
-    /// On which device.
     pub device_id: OwnedDeviceId,
-    /// The token for its requests.
     pub access_token: Token,
-    /// The token that renews it.
     pub refresh_token: Option<Token>,
-    /// How long the access token lives.
+    /// The lifetime of the access token.
     pub expires_in: Option<Duration>,
 }
 
-/// A login with all its secrets made, so that the job that stores it can run twice.
+/// A login with its tokens generated, so that the job that stores it can run twice.
 #[derive(Clone)]
 pub(in crate::users) struct Prepared {
     device_id: OwnedDeviceId,
@@ -70,7 +65,7 @@ struct Pair {
 
 impl Pair {
     fn generate(refreshable: bool, now_ms: u64) -> Self {
-        let lifetime = ACCESS_LIFETIME.as_millis() as u64;
+        let lifetime = ACCESS_TOKEN_LIFETIME.as_millis() as u64;
         Self {
             access: Token::generate(Kind::Access),
             refresh: refreshable.then(|| Token::generate(Kind::Refresh)),
@@ -113,19 +108,19 @@ impl Pair {
             device_id,
             access_token: self.access.clone(),
             refresh_token: self.refresh.clone(),
-            expires_in: self.expires_ts.map(|_| ACCESS_LIFETIME),
+            expires_in: self.expires_ts.map(|_| ACCESS_TOKEN_LIFETIME),
         }
     }
 }
 
-/// Stores a login in the transaction in which `proof` is found to hold.
+/// Redeems the authentication and stores a login.
 pub(in crate::users) fn make(
     tx: &Tx,
-    proof: &AuthenticatedUser,
+    authenticated: &AuthenticatedUser,
     new: &Prepared,
 ) -> Result<Login, Error> {
-    proof.redeem(tx, new.now_ms)?;
-    let user = proof.user();
+    authenticated.redeem(tx, new.now_ms)?;
+    let user = authenticated.user();
     let device = devices::get_or_create(
         tx,
         user,
@@ -134,11 +129,11 @@ pub(in crate::users) fn make(
         new.now_ms,
     )?;
     new.pair.store(tx, user, device, None)?;
-    let user_id = proof.user_id().to_owned();
+    let user_id = authenticated.user_id().to_owned();
     Ok(new.pair.login(user_id, new.device_id.clone()))
 }
 
-/// Ends the refresh token `hash` and the access token given out with it, if they still live.
+/// Removes the refresh token `hash` and the access token of its pair, if they exist.
 pub(in crate::users) fn revoke(tx: &Tx, hash: &TokenHash) -> Result<(), store::Error> {
     let token = tx.refresh_tokens()?.load(hash)?;
     if let Some(token) = token {
@@ -152,24 +147,27 @@ pub(in crate::users) fn revoke(tx: &Tx, hash: &TokenHash) -> Result<(), store::E
 }
 
 impl Users {
-    /// Logs in whom `proof` names.
-    ///
     /// # Errors
-    /// If the proof does not hold any more, or [`Error::InvalidParam`] if the device id or the
-    /// name of the device is too long.
-    pub async fn log_in(&self, proof: AuthenticatedUser, new: NewLogin) -> Result<Login, Error> {
+    /// Those of [`AuthenticatedUser`] if it no longer holds; [`Error::InvalidParam`] if the device id or
+    /// the name of the device is too long.
+    pub async fn log_in(
+        &self,
+        authenticated: AuthenticatedUser,
+        new: NewLogin,
+    ) -> Result<Login, Error> {
         let new = self.prepare(new)?;
-        self.store.write(move |tx| make(tx, &proof, &new)).await
+        let job = move |tx: &Tx| make(tx, &authenticated, &new);
+        self.store.write(job).await
     }
 
-    /// Gives out new tokens for a refresh token.
+    /// A new pair of tokens for a refresh token.
     ///
     /// # Errors
     /// [`Error::UnknownToken`].
     pub async fn refresh(&self, refresh_token: &str) -> Result<Login, Error> {
         let hash = tokens::hash(refresh_token);
         let pair = Pair::generate(true, self.clock.now_ms());
-        self.store.write(move |tx| renew(tx, &hash, &pair)).await
+        self.store.write(move |tx| refresh(tx, &hash, &pair)).await
     }
 
     pub(in crate::users) fn prepare(&self, new: NewLogin) -> Result<Prepared, Error> {
@@ -193,7 +191,7 @@ impl Users {
     }
 }
 
-fn renew(tx: &Tx, hash: &TokenHash, pair: &Pair) -> Result<Login, Error> {
+fn refresh(tx: &Tx, hash: &TokenHash, pair: &Pair) -> Result<Login, Error> {
     const UNKNOWN: Error = Error::UnknownToken { soft_logout: false };
     let token = tx.refresh_tokens()?.load(hash)?.ok_or(UNKNOWN)?;
     let device_id: OwnedDeviceId = {
@@ -210,19 +208,16 @@ fn renew(tx: &Tx, hash: &TokenHash, pair: &Pair) -> Result<Login, Error> {
         };
         tx.refresh_tokens()?.put(hash, &token)?;
     }
-    make_room(tx, token.device, hash)?;
+    evict_oldest_pair(tx, token.device, hash)?;
     pair.store(tx, token.user, token.device, Some(*hash))?;
     Ok(pair.login(user_id, device_id))
 }
 
-/// Drops the oldest pair of `device` if it has as many as it can have, but not the one that `used`
-/// belongs to.
-fn make_room(tx: &Tx, device: DeviceNum, used: &TokenHash) -> Result<(), store::Error> {
+/// Revokes the oldest pair of `device`, except that of `used`, if the device has
+/// [`MAX_TOKEN_PAIRS_PER_DEVICE`].
+fn evict_oldest_pair(tx: &Tx, device: DeviceNum, used: &TokenHash) -> Result<(), store::Error> {
     let mut pairs = Vec::new();
-    for row in tx
-        .device_tokens()?
-        .range((device, [0; 32])..=(device, [255; 32]))?
-    {
+    for row in tx.device_tokens()?.prefix(device)? {
         pairs.push(row?.0.value().1);
     }
     let mut oldest: Option<(Option<u64>, TokenHash)> = None;
@@ -239,7 +234,7 @@ fn make_room(tx: &Tx, device: DeviceNum, used: &TokenHash) -> Result<(), store::
         }
     }
     match oldest {
-        Some((_, hash)) if count >= MOST_PAIRS => revoke(tx, &hash),
+        Some((_, hash)) if count >= MAX_TOKEN_PAIRS_PER_DEVICE => revoke(tx, &hash),
         _ => Ok(()),
     }
 }
@@ -284,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_login_on_a_known_device_keeps_the_device_and_ends_its_old_tokens() {
+    fn a_login_on_a_known_device_keeps_the_device_and_revokes_its_old_tokens() {
         with_server(async |server| {
             let named = |name: &str| NewLogin {
                 display_name: Some(name.into()),
@@ -304,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn two_users_can_have_devices_of_the_same_id() {
+    fn two_users_can_have_devices_with_the_same_id() {
         with_server(async |server| {
             let alice = server.register_with("alice", on("PHONE")).await;
             let bob = server.register_with("bob", on("PHONE")).await;
@@ -316,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn an_access_token_that_cannot_be_refreshed_does_not_end() {
+    fn an_access_token_without_refresh_token_does_not_expire() {
         with_server(async |server| {
             let login = server.register("alice").await;
             assert!(login.refresh_token.is_none() && login.expires_in.is_none());
@@ -326,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn an_access_token_that_ended_is_a_soft_logout_and_can_be_refreshed() {
+    fn an_expired_access_token_is_a_soft_logout_and_can_be_refreshed() {
         with_server(async |server| {
             let login = server.register_with("alice", refreshable()).await;
             server.clock.advance(login.expires_in.unwrap());
@@ -345,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refresh_whose_answer_got_lost_can_be_repeated() {
+    fn a_refresh_whose_response_was_lost_can_be_repeated() {
         with_server(async |server| {
             let old = server.register_with("alice", refreshable()).await;
             refresh(&server, &old).await.unwrap();
@@ -357,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn the_old_tokens_end_when_the_new_access_token_is_used() {
+    fn using_the_new_access_token_revokes_the_old_pair() {
         with_server(async |server| {
             let old = server.register_with("alice", refreshable()).await;
             let new = refresh(&server, &old).await.unwrap();
@@ -369,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn the_old_tokens_end_when_the_new_refresh_token_is_used() {
+    fn using_the_new_refresh_token_revokes_the_old_pair() {
         with_server(async |server| {
             let old = server.register_with("alice", refreshable()).await;
             let new = refresh(&server, &old).await.unwrap();
@@ -383,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn both_answers_of_two_refreshes_at_once_work() {
+    fn both_responses_of_two_concurrent_refreshes_work() {
         with_server(async |server| {
             let old = server.register_with("alice", refreshable()).await;
             let (one, two) = zip(refresh(&server, &old), refresh(&server, &old)).await;
@@ -396,18 +391,18 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_only_refreshes_cannot_fill_the_database() {
+    fn a_client_that_only_refreshes_has_a_bounded_number_of_tokens() {
         with_server(async |server| {
             let old = server.register_with("alice", refreshable()).await;
             let mut newest = old.clone();
-            for _ in 0..3 * MOST_PAIRS {
+            for _ in 0..3 * MAX_TOKEN_PAIRS_PER_DEVICE {
                 newest = refresh(&server, &old).await.unwrap();
                 server.clock.advance(Duration::from_secs(1));
             }
             let count = |s: &store::Snapshot| s.device_tokens()?.len();
             assert_eq!(
                 server.store.read(count).unwrap(),
-                2 * MOST_PAIRS as u64,
+                2 * MAX_TOKEN_PAIRS_PER_DEVICE as u64,
                 "each pair is two tokens"
             );
             assert!(server.lets_in(&newest).await);
@@ -415,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn an_access_token_is_no_refresh_token_and_a_refresh_token_no_access_token() {
+    fn access_and_refresh_tokens_are_not_interchangeable() {
         with_server(async |server| {
             let login = server.register_with("alice", refreshable()).await;
             let access = login.access_token.into_string();

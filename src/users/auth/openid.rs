@@ -1,6 +1,6 @@
-//! Tokens by which a user proves to another service who they are (client-server API, "OpenID").
+//! Tokens by which a user proves their identity to another service (client-server API, "OpenID").
 
-use std::{ops::RangeInclusive, time::Duration};
+use std::time::Duration;
 
 use ruma::OwnedUserId;
 
@@ -10,26 +10,22 @@ use crate::{
     users::{Error, Users, id_of},
 };
 
-/// How long a token lives.
 const LIFETIME: Duration = Duration::from_hours(1);
-/// How many a user has at once. One more ends the oldest.
-const MOST: usize = 20;
+/// One more removes the oldest.
+const MAX_TOKENS_PER_USER: usize = 20;
 
-const EVERY_HASH: RangeInclusive<TokenHash> = [0; 32]..=[255; 32];
-
-/// Ends the tokens of `user`.
 pub(in crate::users) fn remove_of(tx: &Tx, user: UserNum) -> Result<(), store::Error> {
     tx.openid_tokens()?
-        .remove_in(EVERY_HASH, |_, (of_user, _)| of_user == user)
+        .remove_in::<TokenHash>(.., |_, (of_user, _)| of_user == user)
 }
 
-/// Makes room for one more token of `user`.
-fn make_room(tx: &Tx, user: UserNum, now_ms: u64) -> Result<(), store::Error> {
+/// Removes expired tokens, and the oldest of `user` so that one more can be stored. Reads the whole table,
+/// which has the tokens of one hour.
+fn evict(tx: &Tx, user: UserNum, now_ms: u64) -> Result<(), store::Error> {
     let mut tokens = tx.openid_tokens()?;
-    // The table holds an hour's worth of tokens, so looking through it is nothing.
-    tokens.remove_in(EVERY_HASH, |_, (_, expires_ts)| expires_ts <= now_ms)?;
+    tokens.remove_in::<TokenHash>(.., |_, (_, expires_ts)| expires_ts <= now_ms)?;
     let mut own = Vec::new();
-    for row in tokens.range(EVERY_HASH)? {
+    for row in tokens.all()? {
         let (hash, token) = row?;
         let (of_user, expires_ts) = token.value();
         if of_user == user {
@@ -37,7 +33,7 @@ fn make_room(tx: &Tx, user: UserNum, now_ms: u64) -> Result<(), store::Error> {
         }
     }
     own.sort_unstable();
-    let surplus = own.len().saturating_sub(MOST - 1);
+    let surplus = own.len().saturating_sub(MAX_TOKENS_PER_USER - 1);
     for (_, hash) in &own[..surplus] {
         tokens.remove(hash)?;
     }
@@ -45,16 +41,13 @@ fn make_room(tx: &Tx, user: UserNum, now_ms: u64) -> Result<(), store::Error> {
 }
 
 impl Users {
-    /// A token by which others can ask who `user` is, and how long it lives.
-    ///
-    /// # Errors
-    /// If the store fails.
+    /// A token by which other services can ask for the id of `user`, and its lifetime.
     pub async fn openid_token(&self, user: UserNum) -> Result<(Token, Duration), Error> {
         let token = Token::generate(Kind::OpenId);
         let now_ms = self.clock.now_ms();
         let hash = token.hash();
         let stored = self.store.write(move |tx| {
-            make_room(tx, user, now_ms)?;
+            evict(tx, user, now_ms)?;
             let expires_ts = now_ms + LIFETIME.as_millis() as u64;
             Ok::<_, Error>(tx.openid_tokens()?.insert(hash, (user, expires_ts))?)
         });
@@ -62,10 +55,10 @@ impl Users {
         Ok((token, LIFETIME))
     }
 
-    /// Who asked for `token`.
+    /// Whose OpenID token that is.
     ///
     /// # Errors
-    /// [`Error::UnknownToken`] if nobody did, or too long ago.
+    /// [`Error::UnknownToken`].
     pub fn openid_user(&self, token: &str) -> Result<OwnedUserId, Error> {
         const UNKNOWN: Error = Error::UnknownToken { soft_logout: false };
         let hash = tokens::hash(token);
@@ -82,7 +75,7 @@ impl Users {
 
 #[cfg(test)]
 mod tests {
-    use super::{Error, MOST, Token};
+    use super::{Error, MAX_TOKENS_PER_USER, Token};
     use crate::{
         store::{Reader, Rows},
         users::testing::{Server, with_server},
@@ -95,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_tells_who_asked_for_it_until_it_ends() {
+    fn a_token_identifies_its_user_until_it_expires() {
         with_server(async |server| {
             let login = server.register("alice").await;
             let user = server.session(&login).await.user;
@@ -109,12 +102,12 @@ mod tests {
     }
 
     #[test]
-    fn one_token_too_many_ends_the_oldest() {
+    fn one_token_too_many_removes_the_oldest() {
         with_server(async |server| {
             let login = server.register("alice").await;
             let user = server.session(&login).await.user;
             let mut tokens = Vec::new();
-            for _ in 0..=MOST {
+            for _ in 0..=MAX_TOKENS_PER_USER {
                 tokens.push(server.users.openid_token(user).await.unwrap().0);
                 server.clock.advance(std::time::Duration::from_millis(1));
             }

@@ -1,10 +1,6 @@
-//! Whose request this is.
+//! Authentication of requests by access token.
 
-use std::{
-    collections::HashMap,
-    net::IpAddr,
-    sync::{Mutex, PoisonError},
-};
+use std::{net::IpAddr, time::Duration};
 
 use ruma::{OwnedDeviceId, OwnedUserId};
 use smol::future::poll_once;
@@ -18,50 +14,24 @@ use crate::{
     users::{Error, Users, id_of},
 };
 
-/// How often it is written down that a device was seen: each time costs the card some kilobytes.
-const SEEN_EVERY_MS: u64 = 60 * 60 * 1000;
-/// For how many devices memory holds when that was last written.
-const SEEN_HELD: usize = 4096;
+/// Between two writes of `last_seen_ts`: each costs the SD card some kilobytes.
+pub(in crate::users) const LAST_SEEN_INTERVAL: Duration = Duration::from_hours(1);
+/// Devices of which it is known that `last_seen_ts` has been written. One that is evicted is written early.
+pub(in crate::users) const MAX_RECENTLY_SEEN: usize = 4096;
 
-/// A device of a user of this server, proven by its access token.
+/// A device that has authenticated by its access token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Session {
-    /// The user.
     pub user: UserNum,
-    /// The user's id.
     pub user_id: OwnedUserId,
-    /// The device.
     pub device: DeviceNum,
-    /// The device's id.
     pub device_id: OwnedDeviceId,
 }
 
-/// When it was last written that a device was seen.
-#[derive(Debug, Default)]
-pub(in crate::users) struct LastSeen(Mutex<HashMap<DeviceNum, u64>>);
-
-impl LastSeen {
-    /// Whether it is time to write again, which is taken as done.
-    fn is_due(&self, device: DeviceNum, now_ms: u64) -> bool {
-        let mut written = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = written
-            .get(&device)
-            .is_none_or(|at| now_ms.abs_diff(*at) >= SEEN_EVERY_MS);
-        if due {
-            if written.len() >= SEEN_HELD {
-                // Forgetting costs one early write for each device, now and then.
-                written.clear();
-            }
-            written.insert(device, now_ms);
-        }
-        due
-    }
-}
-
 impl Users {
-    /// Whom `token` lets in. `from` is the address that is noted as the device's last one.
+    /// The session of an access token. `from` becomes the device's `last_seen_ip`.
     ///
-    /// Waits only for the first use of a refreshed token, which ends the tokens before it.
+    /// Writes, and waits, if it is the first use of a refreshed token, which revokes the pair before it.
     ///
     /// # Errors
     /// [`Error::UnknownToken`].
@@ -74,10 +44,12 @@ impl Users {
                 .write_shrinking(move |tx| confirm(tx, &hash, &replaced))
                 .await?;
         }
-        if self.last_seen.is_due(session.device, now_ms) {
+        if self.recently_seen.get(&session.device).is_none() {
+            self.recently_seen
+                .insert(session.device, (), LAST_SEEN_INTERVAL);
             let (user, device_id) = (session.user, session.device_id.clone());
-            let job = move |tx: &Tx| seen(tx, user, &device_id, now_ms, from);
-            // Polled once, which queues it: nobody waits for this to be written.
+            let job = move |tx: &Tx| set_last_seen(tx, user, &device_id, now_ms, from);
+            // Polling once queues the job; nobody waits for it.
             poll_once(self.store.write_soon(job)).await;
         }
         Ok(session)
@@ -105,7 +77,7 @@ fn look_up(
     Ok((token, session))
 }
 
-/// The access token `hash` is in use, so the client has it: what it replaces ends.
+/// The client uses the access token `hash`, so it has received it: the pair that it replaces is revoked.
 fn confirm(
     tx: &Tx,
     hash: &tokens::TokenHash,
@@ -123,7 +95,7 @@ fn confirm(
     Ok(())
 }
 
-fn seen(
+fn set_last_seen(
     tx: &Tx,
     user: UserNum,
     device_id: &OwnedDeviceId,
@@ -150,7 +122,7 @@ mod tests {
     use crate::users::testing::with_server;
 
     #[test]
-    fn it_is_noted_once_an_hour_that_a_device_was_seen_and_from_where() {
+    fn last_seen_is_written_once_an_hour_with_the_address() {
         with_server(async |server| {
             let login = server.register("alice").await;
             let token = login.access_token.into_string();

@@ -1,4 +1,4 @@
-//! The secrets that open accounts. The database holds their SHA-256 only.
+//! Access, refresh, login and OpenID tokens. The database has only their SHA-256.
 
 use std::fmt;
 
@@ -8,10 +8,9 @@ use sha2::{Digest, Sha256};
 /// SHA-256 of a token.
 pub type TokenHash = [u8; 32];
 
-/// What a token is for. Each kind has a prefix of its own, so that a leaked token can be told for
-/// what it is.
+/// What a token is for. The prefix shows what a leaked token is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::users) enum Kind {
+pub(super) enum Kind {
     Access,
     Refresh,
     Login,
@@ -29,23 +28,21 @@ impl Kind {
     }
 }
 
-/// A token in the clear, on its way to the client.
+/// A token in the clear, to be sent to the client.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(String);
 
 impl Token {
     /// A new token with 256 random bits.
-    pub(in crate::users) fn generate(kind: Kind) -> Self {
+    pub(super) fn generate(kind: Kind) -> Self {
         let secret = Base64::<UrlSafe, _>::new(rand::random::<[u8; 32]>());
         Self(format!("{}{}", kind.prefix(), secret.encode()))
     }
 
-    /// What the database knows it by.
-    pub(in crate::users) fn hash(&self) -> TokenHash {
+    pub(super) fn hash(&self) -> TokenHash {
         hash(&self.0)
     }
 
-    /// The text for the client.
     pub fn into_string(self) -> String {
         self.0
     }
@@ -57,7 +54,6 @@ impl fmt::Debug for Token {
     }
 }
 
-/// What the database knows `token` by.
 pub(in crate::users) fn hash(token: &str) -> TokenHash {
     Sha256::digest(token).into()
 }

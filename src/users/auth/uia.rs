@@ -1,14 +1,9 @@
-//! The memory of user-interactive authentication: which stages a client has been through, for which
-//! request.
+//! Sessions of user-interactive authentication (client-server API, "User-Interactive Authentication API").
 //!
-//! A session belongs to one request, its path and body but for `auth`, and to the user who makes it:
-//! what was authenticated is what is done. It lives in memory only; after a restart a client begins
-//! anew.
+//! A session belongs to one operation (endpoint and body without `auth`) of one user. Sessions are in
+//! memory only; after a restart a client begins again.
 
-use std::{
-    fmt,
-    sync::{Mutex, PoisonError},
-};
+use std::{fmt, time::Duration};
 
 use ruma::{
     api::client::uiaa::AuthType,
@@ -17,22 +12,20 @@ use ruma::{
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::{clock::Clock, store::UserNum, users::expiring::Expiring};
+use crate::{cache::Cache, clock::Clock, store::UserNum};
 
-/// How long a client has for all stages together.
-const LIFETIME_MS: u64 = 15 * 60 * 1000;
-/// How many sessions live at once.
-const MOST: usize = 1024;
+/// For all stages together.
+const SESSION_LIFETIME: Duration = Duration::from_mins(15);
+const MAX_SESSIONS: usize = 1024;
 
-/// A request as far as its authentication is concerned.
+/// The hash of a request without its `auth`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Operation([u8; 32]);
 
 impl Operation {
-    /// The request of `method` to `endpoint` with `rest`, all that it holds but `auth`. Only a
-    /// hash is kept.
-    pub fn new(method: &str, endpoint: &str, rest: &impl Serialize) -> Self {
-        let bytes = serde_json::to_vec(&(method, endpoint, rest))
+    /// `parameters` is everything in the request but `auth`.
+    pub fn new(method: &str, endpoint: &str, parameters: &impl Serialize) -> Self {
+        let bytes = serde_json::to_vec(&(method, endpoint, parameters))
             .expect("requests are made of strings, numbers and lists, which JSON can hold");
         Self(Sha256::digest(bytes).into())
     }
@@ -45,109 +38,95 @@ impl fmt::Debug for Operation {
 }
 
 #[derive(Debug)]
-struct Progress {
+struct UiaSession {
     operation: Operation,
+    /// `None` if nobody is logged in.
     owner: Option<UserNum>,
     completed: Vec<AuthType>,
     registered: Option<UserNum>,
 }
 
-/// The sessions.
 #[derive(Debug)]
-pub struct UiaSessions {
-    clock: Clock,
-    sessions: Mutex<Expiring<Progress>>,
-}
+pub struct UiaSessions(Cache<String, UiaSession>);
 
 impl UiaSessions {
-    pub(in crate::users) fn new(clock: Clock) -> Self {
-        Self {
-            clock,
-            sessions: Mutex::new(Expiring::new(LIFETIME_MS, MOST)),
-        }
+    pub(in crate::users) fn new(clock: &Clock) -> Self {
+        Self(Cache::new(clock, MAX_SESSIONS))
     }
 
-    /// Begins a session for `operation` of `owner`, who is `None` where nobody is logged in. The
-    /// name of the session is a secret between server and client.
+    /// Begins a session and returns its id, a secret between server and client.
     pub fn begin(&self, operation: Operation, owner: Option<UserNum>) -> String {
         let id = Base64::<UrlSafe, _>::new(rand::random::<[u8; 16]>()).encode();
-        let progress = Progress {
+        let session = UiaSession {
             operation,
             owner,
             completed: Vec::new(),
             registered: None,
         };
-        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        sessions.insert(self.clock.now_ms(), id.clone(), progress);
+        self.0.insert(id.clone(), session, SESSION_LIFETIME);
         id
     }
 
-    /// The stages completed in session `id`; `None` if it is over, or is not one of this
-    /// `operation` and `owner`.
+    /// The completed stages of session `id`; `None` if it does not exist, or is of another operation or
+    /// owner.
     pub fn completed(
         &self,
         id: &str,
         operation: Operation,
         owner: Option<UserNum>,
     ) -> Option<Vec<AuthType>> {
-        self.with(id, |progress| {
-            (progress.operation == operation && progress.owner == owner)
-                .then(|| progress.completed.clone())
-        })
-        .flatten()
+        self.0
+            .update(id, |session| {
+                (session.operation == operation && session.owner == owner)
+                    .then(|| session.completed.clone())
+            })
+            .flatten()
     }
 
-    /// The stages completed in session `id` of somebody who is not logged in, for whoever knows
-    /// nothing but the session: the page that completes a stage in a browser.
+    /// The completed stages of session `id` without owner, for the fallback page, which knows the id only.
     pub fn completed_unauthenticated(&self, id: &str) -> Option<Vec<AuthType>> {
-        self.with(id, |progress| {
-            progress.owner.is_none().then(|| progress.completed.clone())
-        })
-        .flatten()
+        self.0
+            .update(id, |session| {
+                session.owner.is_none().then(|| session.completed.clone())
+            })
+            .flatten()
     }
 
-    /// Notes that `stage` of session `id` is complete; gives all that are.
+    /// Marks `stage` of session `id` as completed; returns all completed stages.
     pub fn complete(&self, id: &str, stage: AuthType) -> Vec<AuthType> {
-        let completed = self.with(id, |progress| {
-            if !progress.completed.contains(&stage) {
-                progress.completed.push(stage);
+        let completed = self.0.update(id, |session| {
+            if !session.completed.contains(&stage) {
+                session.completed.push(stage);
             }
-            progress.completed.clone()
+            session.completed.clone()
         });
         completed.unwrap_or_default()
     }
 
-    /// Notes that session `id` made the account `user`, so that the same request, sent again
-    /// because its answer was lost, is answered again.
-    pub fn note_registered(&self, id: &str, user: UserNum) {
-        self.with(id, |progress| progress.registered = Some(user));
+    /// Records that session `id` registered `user`, so that a repetition of the request, whose response was
+    /// lost, gets the same response.
+    pub fn set_registered(&self, id: &str, user: UserNum) {
+        self.0.update(id, |session| session.registered = Some(user));
     }
 
-    /// The account that `operation` made in session `id`.
+    /// The account that `operation` registered in session `id`.
     pub fn registered(&self, id: &str, operation: Operation) -> Option<UserNum> {
-        self.with(id, |progress| {
-            (progress.operation == operation).then_some(progress.registered)
-        })
-        .flatten()
-        .flatten()
+        self.0
+            .update(id, |session| {
+                (session.operation == operation).then_some(session.registered)
+            })
+            .flatten()
+            .flatten()
     }
 
-    /// Ends session `id`: what it authenticated is done and must not be done twice.
-    pub fn end(&self, id: &str) {
-        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        sessions.remove(self.clock.now_ms(), id);
-    }
-
-    fn with<T>(&self, id: &str, change: impl FnOnce(&mut Progress) -> T) -> Option<T> {
-        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        sessions.get_mut(self.clock.now_ms(), id).map(change)
+    /// Removes session `id`, so that it does not authenticate a second operation.
+    pub fn remove(&self, id: &str) {
+        self.0.remove(id);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const ALICE: Option<UserNum> = Some(UserNum(1));
@@ -155,7 +134,7 @@ mod tests {
 
     fn uia() -> (UiaSessions, Clock) {
         let clock = Clock::manual(1_000_000);
-        (UiaSessions::new(clock.clone()), clock)
+        (UiaSessions::new(&clock), clock)
     }
 
     #[test]
@@ -181,11 +160,11 @@ mod tests {
     }
 
     #[test]
-    fn a_session_ends_after_a_quarter_of_an_hour() {
+    fn a_session_expires_after_a_quarter_of_an_hour() {
         let (uia, clock) = uia();
         let operation = Operation::new("POST", "register", &());
         let id = uia.begin(operation, None);
-        clock.advance(Duration::from_mins(15));
+        clock.advance(SESSION_LIFETIME - Duration::from_millis(1));
         assert!(uia.completed(&id, operation, None).is_some());
         clock.advance(Duration::from_millis(1));
         assert!(uia.completed(&id, operation, None).is_none());

@@ -1,24 +1,27 @@
-//! The keys of a backup: kept, read and deleted, in slices where there may be many.
+//! The keys of a backup: added, read and deleted, in batches where there may be many.
 
 use std::{collections::BTreeMap, ops::Bound};
 
 use ruma::{OwnedRoomId, RoomId, UInt, api::client::backup::RoomKeyBackup};
 use serde::{Deserialize, de::IgnoredAny};
 
-use super::{LARGEST, LONGEST_ID, MOST_KEYS, count, current, load};
+use super::versions::{MAX_KEYS_PER_USER, key_count, load, load_latest};
 use crate::{
     store::{self, Reader, Row, Rows, Tx, UserNum, records::Backup},
     users::{Error, Users},
 };
 
-/// How many keys one job writes.
-const SLICE: usize = 64;
-/// How many keys one job removes.
-const SLICE_REMOVED: usize = 256;
-/// How many bytes of keys are read at once, but for the last of them.
-const SLICE_READ: usize = 64 * 1024;
+/// Keys that one job writes, and removes.
+const MAX_WRITTEN_PER_JOB: usize = 64;
+const MAX_REMOVED_PER_JOB: usize = 256;
+/// A page ends with the key with which it reaches this size.
+const PAGE_BYTES: usize = 64 * 1024;
+/// Of one key: a usual one has 1,000, and another 60 for each device that forwarded it. So a malicious user
+/// takes 2 GB of disk, and a usual one some 20 MB per backup.
+const MAX_KEY_BYTES: usize = 8 * 1024;
+const MAX_SESSION_ID_BYTES: usize = 255;
 
-/// A key that is to be kept.
+/// A checked key.
 #[derive(Clone, Debug)]
 pub struct NewKey {
     room: OwnedRoomId,
@@ -27,27 +30,29 @@ pub struct NewKey {
     rank: Rank,
 }
 
-/// How good a key is: the smaller the better.
+/// Of two keys of a session the one with the smaller rank stays: a verified one, else the one with the smaller
+/// first message index, else the one that was forwarded less often.
 type Rank = (bool, UInt, UInt);
 
-/// Keys by room and session.
 pub type RoomBackups = BTreeMap<OwnedRoomId, RoomKeyBackup>;
 
-/// Checks keys that a client wants kept.
+/// Checks uploaded keys.
 ///
 /// # Errors
-/// [`Error::BadJson`] or [`Error::TooLarge`] if one is not what such a key is.
+/// [`Error::BadJson`] or [`Error::TooLarge`].
 pub fn parse(rooms: RoomBackups) -> Result<Vec<NewKey>, Error> {
     let mut keys = Vec::new();
     for (room, backup) in rooms {
         for (session, key) in backup.sessions {
             let json = key.json().get();
-            if session.len() > LONGEST_ID || json.len() > LARGEST {
+            if session.len() > MAX_SESSION_ID_BYTES || json.len() > MAX_KEY_BYTES {
                 return Err(Error::TooLarge(
-                    "a key of a backup may have at most 8 KiB, and the id of its session 255 bytes",
+                    "a key of a backup has at most 8 KiB, and its session id 255 bytes",
                 ));
             }
-            let rank = rank(json).ok_or(Error::BadJson("that is no key of a backup"))?;
+            let rank = rank(json).ok_or(Error::BadJson(
+                "a key of a backup has `first_message_index`, `forwarded_count`, `is_verified` and `session_data`",
+            ))?;
             keys.push(NewKey {
                 room: room.clone(),
                 session,
@@ -59,10 +64,10 @@ pub fn parse(rooms: RoomBackups) -> Result<Vec<NewKey>, Error> {
     Ok(keys)
 }
 
-/// What every key of a backup tells. ruma's `KeyBackupData` wants the fields of one algorithm in
-/// `session_data`, and which algorithm a backup has is up to its client.
+/// The fields of every key. ruma's `KeyBackupData` requires the `session_data` of one algorithm, and a client
+/// may choose another.
 #[derive(Deserialize)]
-struct Told {
+struct KeyFields {
     is_verified: bool,
     first_message_index: UInt,
     forwarded_count: UInt,
@@ -70,10 +75,9 @@ struct Told {
     _session_data: BTreeMap<String, IgnoredAny>,
 }
 
-/// Of two keys of a session that stays which is verified, else which begins earlier, else which was
-/// forwarded less often. Nothing if that is no key.
+/// `None` if `key` is no key of a backup.
 fn rank(key: &str) -> Option<Rank> {
-    let key: Told = serde_json::from_str(key).ok()?;
+    let key: KeyFields = serde_json::from_str(key).ok()?;
     Some((
         !key.is_verified,
         key.first_message_index,
@@ -81,64 +85,58 @@ fn rank(key: &str) -> Option<Rank> {
     ))
 }
 
-const FULL: Error = Error::TooMany("your backups of keys are full; delete an older one");
+const FULL: Error = Error::TooMany("you have 250,000 keys in backups; delete an older backup");
 
-/// KeySelection keys of a backup.
 #[derive(Clone, Debug)]
 pub enum KeySelection {
-    /// Every one.
     All,
-    /// Those of a room.
     Room(OwnedRoomId),
-    /// That of a session of a room.
+    /// The key of a session of a room.
     Session(OwnedRoomId, String),
 }
 
-/// A key that is kept, as its client handed it in.
 #[derive(Clone, Debug)]
 pub struct StoredKey {
-    /// The room that it is of.
     pub room: String,
-    /// The id of its session.
     pub session: String,
-    /// The key, as JSON.
     pub json: String,
 }
 
-/// The room and the session behind which it goes on.
+/// The room and the session of the last key before the next page.
 #[derive(Clone, Debug)]
-pub struct Cursor(String, String);
+pub struct Cursor {
+    room: String,
+    session: String,
+}
 
-/// Some keys of a backup. Those of a room stand together.
+/// Some keys of a backup, by room and session.
 #[derive(Clone, Debug, Default)]
 pub struct KeysPage {
-    /// The keys.
     pub keys: Vec<StoredKey>,
-    /// Where it goes on, if it does.
     pub next: Option<Cursor>,
 }
 
 impl Users {
-    /// Keeps `keys`, where no better one is kept; the backup then.
+    /// Adds `keys` where no better one is stored, and returns the changed backup.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if there is no backup, [`Error::WrongBackup`] if `version` is not the latest,
-    /// [`Error::TooMany`] if the user's backups are full.
+    /// [`Error::NotFound`], [`Error::WrongBackup`] if `version` is not the latest, or [`Error::TooMany`].
     pub async fn add_backup_keys(
         &self,
         user: UserNum,
         version: String,
         keys: Vec<NewKey>,
     ) -> Result<Backup, Error> {
-        let mut slices: Vec<Vec<NewKey>> = keys.chunks(SLICE).map(<[NewKey]>::to_vec).collect();
-        let last = slices.pop().unwrap_or_default();
-        for slice in slices {
-            self.keep(user, version.clone(), slice).await?;
+        let batches = keys.chunks(MAX_WRITTEN_PER_JOB).map(<[NewKey]>::to_vec);
+        let mut batches: Vec<Vec<NewKey>> = batches.collect();
+        let last = batches.pop().unwrap_or_default();
+        for batch in batches {
+            self.add_batch(user, version.clone(), batch).await?;
         }
-        self.keep(user, version, last).await
+        self.add_batch(user, version, last).await
     }
 
-    async fn keep(
+    async fn add_batch(
         &self,
         user: UserNum,
         version: String,
@@ -146,15 +144,15 @@ impl Users {
     ) -> Result<Backup, Error> {
         self.store
             .write(move |tx| {
-                let (number, mut backup) = current(tx, user, &version)?;
-                let mut total = count(tx, user)?;
+                let (number, mut backup) = load_latest(tx, user, &version)?;
+                let mut total = key_count(tx, user)?;
                 let mut changed = false;
                 let mut table = tx.backup_keys()?;
                 for key in &keys {
-                    let place = (user, number, key.room.as_str(), key.session.as_str());
-                    let before = table.get(place)?.map(|row| rank(row.value()));
+                    let row_key = (user, number, key.room.as_str(), key.session.as_str());
+                    let before = table.get(row_key)?.map(|row| rank(row.value()));
                     match before {
-                        None if total >= MOST_KEYS => return Err(FULL),
+                        None if total >= MAX_KEYS_PER_USER => return Err(FULL),
                         None => {
                             backup.count += 1;
                             total += 1;
@@ -162,7 +160,7 @@ impl Users {
                         Some(Some(before)) if before <= key.rank => continue,
                         Some(_) => {}
                     }
-                    table.insert(place, &*key.json)?;
+                    table.insert(row_key, &*key.json)?;
                     changed = true;
                 }
                 drop(table);
@@ -175,10 +173,10 @@ impl Users {
             .await
     }
 
-    /// Some keys of a backup, those of `room` if one is given: the first ones, or those behind `after`.
+    /// A page of keys, of `room` if that is given, after `after`.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if there is no such backup.
+    /// [`Error::NotFound`].
     pub async fn backup_keys(
         &self,
         user: UserNum,
@@ -190,8 +188,8 @@ impl Users {
             .scan("a backup of keys", move |s| {
                 let (number, _) = load(s, user, &version)?;
                 let table = s.backup_keys()?;
-                let rows = rows(&table, (user, number), room.as_deref(), after.as_ref())?;
-                Ok(slice(rows)?)
+                let rows = rows(&table, user, number, room.as_deref(), after.as_ref())?;
+                Ok(page(rows)?)
             })
             .await
     }
@@ -199,12 +197,13 @@ impl Users {
     /// The key of a session, as JSON.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if there is no such backup, or it has no such key.
+    /// [`Error::NotFound`].
     pub fn backup_key(
         &self,
         user: UserNum,
         version: &str,
-        (room, session): (&RoomId, &str),
+        room: &RoomId,
+        session: &str,
     ) -> Result<String, Error> {
         self.store.read(|s| {
             let (number, _) = load(s, user, version)?;
@@ -215,10 +214,11 @@ impl Users {
         })
     }
 
-    /// Deletes keys of a backup, in slices; the backup then. What is kept meanwhile may stay.
+    /// Deletes keys of a backup, in batches, and returns the changed backup. Keys that are added meanwhile may
+    /// stay.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if there is no such backup.
+    /// [`Error::NotFound`].
     pub async fn delete_backup_keys(
         &self,
         user: UserNum,
@@ -228,7 +228,7 @@ impl Users {
         let mut after = None;
         loop {
             let (version, which) = (version.clone(), which.clone());
-            let job = move |tx: &Tx| delete_some(tx, (user, &version), &which, after.as_ref());
+            let job = move |tx: &Tx| delete_some(tx, user, &version, &which, after.as_ref());
             let (backup, next) = self.store.write_shrinking(job).await?;
             if next.is_none() {
                 return Ok(backup);
@@ -238,20 +238,21 @@ impl Users {
     }
 }
 
-/// Deletes some keys of a backup; the backup then, and where it goes on, if it does.
+/// Deletes some keys of a backup: the changed backup, and where to continue.
 fn delete_some(
     tx: &Tx,
-    (user, version): (UserNum, &str),
+    user: UserNum,
+    version: &str,
     which: &KeySelection,
     after: Option<&Cursor>,
 ) -> Result<(Backup, Option<Cursor>), Error> {
     let (number, mut backup) = load(tx, user, version)?;
     let (gone, next) = match which {
-        KeySelection::All => remove_some(tx, (user, number), None, after)?,
-        KeySelection::Room(room) => remove_some(tx, (user, number), Some(room), after)?,
+        KeySelection::All => remove_some(tx, user, number, None, after)?,
+        KeySelection::Room(room) => remove_some(tx, user, number, Some(room), after)?,
         KeySelection::Session(room, session) => {
-            let place = (user, number, room.as_str(), session.as_str());
-            (u32::from(tx.backup_keys()?.remove(place)?), None)
+            let row_key = (user, number, room.as_str(), session.as_str());
+            (u32::from(tx.backup_keys()?.remove(row_key)?), None)
         }
     };
     if gone > 0 {
@@ -262,46 +263,50 @@ fn delete_some(
     Ok((backup, next))
 }
 
-/// Removes some keys of a backup, those of `room` if one is given, behind `after` if that is; how many,
-/// and where it goes on, if it does.
+/// Removes some keys of a backup, of `room` if that is given, after `after`: how many, and where to continue.
 pub(super) fn remove_some(
     tx: &Tx,
-    (user, number): (UserNum, u32),
+    user: UserNum,
+    number: u32,
     room: Option<&RoomId>,
     after: Option<&Cursor>,
 ) -> Result<(u32, Option<Cursor>), store::Error> {
     let mut table = tx.backup_keys()?;
-    let mut places = Vec::new();
-    for row in rows(&table, (user, number), room, after)?.take(SLICE_REMOVED) {
+    let mut removed = Vec::new();
+    for row in rows(&table, user, number, room, after)?.take(MAX_REMOVED_PER_JOB) {
         let (key, _) = row?;
         let (_, _, room, session) = key.value();
-        places.push(Cursor(room.to_owned(), session.to_owned()));
+        removed.push(Cursor {
+            room: room.to_owned(),
+            session: session.to_owned(),
+        });
     }
-    for Cursor(room, session) in &places {
+    for Cursor { room, session } in &removed {
         table.remove((user, number, &**room, &**session))?;
     }
-    let gone = places.len();
-    let next = places.pop().filter(|_| gone == SLICE_REMOVED);
+    let gone = removed.len();
+    let next = removed.pop().filter(|_| gone == MAX_REMOVED_PER_JOB);
     Ok((u32::try_from(gone).unwrap_or(u32::MAX), next))
 }
 
-type Place = (UserNum, u32, &'static str, &'static str);
-type Kept<'r> = Row<'r, Place, &'static str>;
+type RowKey = (UserNum, u32, &'static str, &'static str);
+type KeyRow<'r> = Row<'r, RowKey, &'static str>;
 
-/// The keys of a backup, those of `room` if one is given, behind `after` if that is.
+/// The rows of a backup, of `room` if that is given, after `after`.
 fn rows<'r>(
-    table: &'r impl Rows<Place, &'static str>,
-    (user, number): (UserNum, u32),
+    table: &'r impl Rows<RowKey, &'static str>,
+    user: UserNum,
+    number: u32,
     room: Option<&RoomId>,
     after: Option<&Cursor>,
-) -> Result<impl Iterator<Item = Result<Kept<'r>, store::Error>>, store::Error> {
+) -> Result<impl Iterator<Item = Result<KeyRow<'r>, store::Error>>, store::Error> {
     let room = room.map(RoomId::as_str);
     let start = match after {
-        Some(Cursor(room, session)) => Bound::Excluded((user, number, &**room, &**session)),
+        Some(Cursor { room, session }) => Bound::Excluded((user, number, &**room, &**session)),
         None => Bound::Included((user, number, room.unwrap_or(""), "")),
     };
     let room = room.map(str::to_owned);
-    let is_meant = move |row: &Result<Kept<'_>, store::Error>| {
+    let is_selected = move |row: &Result<KeyRow<'_>, store::Error>| {
         let Ok((key, _)) = row else {
             return true;
         };
@@ -310,29 +315,31 @@ fn rows<'r>(
         (its_user, its_number) == (user, number) && is_of_room
     };
     let rows = table.range((start, Bound::Unbounded))?;
-    Ok(rows.take_while(is_meant))
+    Ok(rows.take_while(is_selected))
 }
 
-/// As many of `rows` as are read at once.
-fn slice<'r>(
-    rows: impl Iterator<Item = Result<Kept<'r>, store::Error>>,
+fn page<'r>(
+    rows: impl Iterator<Item = Result<KeyRow<'r>, store::Error>>,
 ) -> Result<KeysPage, store::Error> {
-    let mut slice = KeysPage::default();
+    let mut page = KeysPage::default();
     let mut bytes = 0;
     for row in rows {
         let (key, json) = row?;
         let (_, _, room, session) = key.value();
         let json = json.value();
         bytes += room.len() + session.len() + json.len();
-        slice.keys.push(StoredKey {
+        page.keys.push(StoredKey {
             room: room.to_owned(),
             session: session.to_owned(),
             json: json.to_owned(),
         });
-        if bytes >= SLICE_READ {
-            slice.next = Some(Cursor(room.to_owned(), session.to_owned()));
+        if bytes >= PAGE_BYTES {
+            page.next = Some(Cursor {
+                room: room.to_owned(),
+                session: session.to_owned(),
+            });
             break;
         }
     }
-    Ok(slice)
+    Ok(page)
 }

@@ -1,32 +1,29 @@
-//! The keys with which a user signs keys: the master key, which stands for the user; the self-signing
-//! key, which signs the user's devices; the user-signing key, which signs other users' master keys.
-//!
-//! Source: client-server API, "Cross-signing".
+//! Cross-signing keys (client-server API, "Cross-signing").
 
 use ruma::{CanonicalJsonObject, CanonicalJsonValue, UserId};
 
-use super::{Error, is_same, is_signed, parse, public_keys, stored, text, text_of};
+use super::signed_json::{
+    is_same, parse, parse_stored, public_keys, str_field, to_text, verified_signature,
+};
 use crate::{
     store::{self, Reader, Rows, Tx, UserNum},
-    users::device_lists,
+    users::{Error, device_lists},
 };
 
-/// What a key is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Usage {
-    /// It stands for the user.
+    /// Identifies the user, and signs the other two.
     Master,
-    /// It signs the user's devices.
+    /// Signs the user's devices.
     SelfSigning,
-    /// It signs other users.
+    /// Signs the master keys of other users.
     UserSigning,
 }
 
 impl Usage {
-    /// All of them, the master key first.
-    pub const ALL: [Self; 3] = [Self::Master, Self::SelfSigning, Self::UserSigning];
+    const ALL: [Self; 3] = [Self::Master, Self::SelfSigning, Self::UserSigning];
 
-    /// As keys have it.
+    /// As in the `usage` field of keys.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Master => "master",
@@ -36,54 +33,54 @@ impl Usage {
     }
 }
 
-/// Whether a user has just proved who it is.
+/// How the request that uploads keys is authenticated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuthLevel {
-    /// By a password, say.
     UserInteractive,
-    /// Only by the session.
     AccessToken,
 }
 
-/// What became of keys that were handed in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoreOutcome {
-    /// They are kept.
     Stored,
-    /// Others are there, and the user has to prove who it is to replace them.
+    /// Replacing keys needs user-interactive authentication.
     AuthenticationRequired,
 }
 
-const NO_MASTER: Error = Error::MissingParam("there is no master key");
+const NO_MASTER: Error = Error::MissingParam("`master_key` is missing, and you have none yet");
 
-/// Keys that a client hands in, by what they are for.
+/// Uploaded keys.
 #[derive(Clone, Debug, Default)]
 pub struct Upload(Vec<(Usage, CanonicalJsonObject)>);
 
 impl Upload {
-    /// Adds a key.
-    ///
     /// # Errors
-    /// [`Error::InvalidParam`] if it is not one for this; [`Error::BadJson`]; [`Error::TooLarge`].
+    /// [`Error::InvalidParam`] if it is not a key of `user_id` for `usage`; [`Error::BadJson`];
+    /// [`Error::TooLarge`].
     pub fn add(&mut self, usage: Usage, json: &str, user_id: &UserId) -> Result<(), Error> {
         let key = parse(json)?;
-        if text_of(&key, "user_id") != Some(user_id.as_str()) {
-            return Err(Error::InvalidParam("this is the key of another user"));
+        if str_field(&key, "user_id") != Some(user_id.as_str()) {
+            return Err(Error::InvalidParam(
+                "`user_id` of a cross-signing key is another user's",
+            ));
         }
         let usages = key.get("usage").and_then(CanonicalJsonValue::as_array);
         let mut usages = usages.into_iter().flatten();
         if !usages.any(|other| other.as_str() == Some(usage.as_str())) {
             return Err(Error::InvalidParam(
-                "the key says that it is for something else",
+                "`usage` of a cross-signing key lacks the usage for which it is uploaded",
             ));
         }
         let mut keys = public_keys(&key);
         match (keys.next(), keys.next()) {
-            (Some((id, public)), None)
-                if id.split_once(':').is_some_and(|(_, of)| of == public) => {}
+            (Some(public), None)
+                if public
+                    .id
+                    .split_once(':')
+                    .is_some_and(|(_, name)| name == public.key) => {}
             _ => {
                 return Err(Error::InvalidParam(
-                    "such a key is one public key, under an id made of it",
+                    "`keys` of a cross-signing key is one public key, under its algorithm, a colon and itself",
                 ));
             }
         }
@@ -92,9 +89,13 @@ impl Upload {
         Ok(())
     }
 
-    /// Whether the user has to prove who it is: not for the first keys, and not for those that are
-    /// there.
-    fn needs_proof(&self, r: &impl Reader, user: UserNum) -> Result<bool, store::Error> {
+    fn get(&self, usage: Usage) -> Option<&CanonicalJsonObject> {
+        let mut keys = self.0.iter();
+        keys.find_map(|(other, key)| (*other == usage).then_some(key))
+    }
+
+    /// The first keys, and keys that are stored already, need no user-interactive authentication.
+    fn needs_authentication(&self, r: &impl Reader, user: UserNum) -> Result<bool, store::Error> {
         if load(r, user, Usage::Master)?.is_none() {
             return Ok(false);
         }
@@ -106,32 +107,32 @@ impl Upload {
         Ok(false)
     }
 
-    /// Keeps the keys. What a master key before has signed ends with it.
+    /// Stores the keys. Another master key than before removes the keys that the old one has signed.
     ///
     /// # Errors
-    /// [`Error::MissingParam`] without a master key; [`Error::InvalidSignature`] if that has not
+    /// [`Error::MissingParam`] without a master key; [`Error::InvalidSignature`] if the master key has not
     /// signed the others; [`Error::KeyInUse`].
     pub fn store(
         &self,
         tx: &Tx,
-        (user, user_id): (UserNum, &UserId),
+        user: UserNum,
+        user_id: &UserId,
         auth: AuthLevel,
     ) -> Result<StoreOutcome, Error> {
-        if auth == AuthLevel::AccessToken && self.needs_proof(tx, user)? {
+        if auth == AuthLevel::AccessToken && self.needs_authentication(tx, user)? {
             return Ok(StoreOutcome::AuthenticationRequired);
         }
         let before = load(tx, user, Usage::Master)?;
-        let given = self.0.iter().find(|(usage, _)| *usage == Usage::Master);
-        let master = given.map(|(_, key)| key).or(before.as_ref());
+        let master = self.get(Usage::Master).or(before.as_ref());
         let master = master.ok_or(NO_MASTER)?;
-        let signs = public_keys(master).next().ok_or(NO_MASTER)?;
+        let signing_key = public_keys(master).next().ok_or(NO_MASTER)?;
         for (usage, key) in &self.0 {
-            if *usage != Usage::Master && !is_signed(key, user_id, signs) {
+            if *usage != Usage::Master && verified_signature(key, user_id, signing_key).is_none() {
                 return Err(Error::InvalidSignature(
                     "the master key has not signed the other keys",
                 ));
             }
-            self.check_unused(tx, user, (*usage, key))?;
+            self.check_unused(tx, user, *usage, key)?;
         }
         let mut changed = false;
         if before
@@ -142,7 +143,7 @@ impl Upload {
             changed = true;
         }
         for (usage, key) in &self.0 {
-            // The signatures that others have added since stay with it.
+            // A key that is stored already keeps the signatures that were added to it since.
             if !load(tx, user, *usage)?.is_some_and(|before| is_same(&before, key)) {
                 put(tx, user, *usage, key)?;
                 changed = true;
@@ -154,25 +155,26 @@ impl Upload {
         Ok(StoreOutcome::Stored)
     }
 
-    /// Whether nothing else of the user's is known by the same public key.
+    /// Checks that no device and no other cross-signing key of the user has the same public key as its id.
     fn check_unused(
         &self,
         r: &impl Reader,
         user: UserNum,
-        (usage, key): (Usage, &CanonicalJsonObject),
+        usage: Usage,
+        key: &CanonicalJsonObject,
     ) -> Result<(), Error> {
         let mut others = Vec::new();
         for other in Usage::ALL.into_iter().filter(|other| *other != usage) {
-            let given = self.0.iter().find(|(usage, _)| *usage == other);
-            match given {
-                Some((_, key)) => others.push(key.clone()),
+            match self.get(other) {
+                Some(key) => others.push(key.clone()),
                 None => others.extend(load(r, user, other)?),
             }
         }
-        for (_, public) in public_keys(key) {
-            let of_other = others.iter().flat_map(public_keys);
-            let is_used = of_other.into_iter().any(|(_, other)| other == public);
-            if is_used || r.devices()?.has((user, public))? {
+        for public in public_keys(key) {
+            let mut of_others = others.iter().flat_map(public_keys);
+            if of_others.any(|other| other.key == public.key)
+                || r.devices()?.has((user, public.key))?
+            {
                 return Err(Error::KeyInUse);
             }
         }
@@ -180,18 +182,14 @@ impl Upload {
     }
 }
 
-/// Removes the keys of `user`.
-///
-/// # Errors
-/// If the table cannot be written.
-pub fn remove_all(tx: &Tx, user: UserNum) -> Result<(), store::Error> {
+pub(super) fn remove_all(tx: &Tx, user: UserNum) -> Result<(), store::Error> {
     for usage in Usage::ALL {
         tx.cross_signing_keys()?.remove((user, usage.as_str()))?;
     }
     Ok(())
 }
 
-/// Keeps a key, with whatever signatures are on it.
+/// Stores a key with the signatures that are on it.
 pub(super) fn put(
     tx: &Tx,
     user: UserNum,
@@ -199,18 +197,18 @@ pub(super) fn put(
     key: &CanonicalJsonObject,
 ) -> Result<(), store::Error> {
     tx.cross_signing_keys()?
-        .insert((user, usage.as_str()), text(key)?.as_str())?;
-    Ok(())
+        .insert((user, usage.as_str()), to_text(key)?.as_str())
 }
 
-/// Whether one of the keys of `user` is `public`.
-///
-/// # Errors
-/// If the tables cannot be read.
-pub fn has_public_key(r: &impl Reader, user: UserNum, public: &str) -> Result<bool, store::Error> {
+/// Whether a cross-signing key of `user` has the public key `public`.
+pub(in crate::users) fn has_public_key(
+    r: &impl Reader,
+    user: UserNum,
+    public: &str,
+) -> Result<bool, store::Error> {
     for usage in Usage::ALL {
         if let Some(key) = load(r, user, usage)?
-            && public_keys(&key).any(|(_, other)| other == public)
+            && public_keys(&key).any(|other| other.key == public)
         {
             return Ok(true);
         }
@@ -218,10 +216,7 @@ pub fn has_public_key(r: &impl Reader, user: UserNum, public: &str) -> Result<bo
     Ok(false)
 }
 
-/// The key of a user, with the signatures that everybody may see who may see the key.
-///
-/// # Errors
-/// If the tables cannot be read.
+/// The key of a user, with the signatures that every user may see.
 pub fn load(
     r: &impl Reader,
     user: UserNum,
@@ -230,6 +225,6 @@ pub fn load(
     let table = r.cross_signing_keys()?;
     let key = (user, usage.as_str());
     let row = table.get(key)?;
-    row.map(|row| stored(row.value(), "cross_signing_keys", key))
+    row.map(|row| parse_stored(row.value(), "cross_signing_keys", key))
         .transpose()
 }

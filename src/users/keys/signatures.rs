@@ -1,57 +1,66 @@
-//! Signatures that users add to keys: to those of their own devices, to their own master key, and to
-//! other users' master keys. The last are shown to nobody but who made them.
+//! Uploaded signatures: on the user's devices, on the user's master key, and on the master keys of other
+//! users. The last are visible to the user who made them only.
 //!
 //! Source: client-server API, "Signature visibility" in "Cross-signing", `POST /keys/signatures/upload`.
 
 use std::collections::BTreeSet;
 
-use ruma::{CanonicalJsonObject, CanonicalJsonValue, DeviceId, UserId};
+use ruma::{CanonicalJsonObject, CanonicalJsonValue, DeviceId, OwnedUserId, UserId};
 
 use super::{
-    Error,
     cross_signing::{self, Usage},
-    device_keys, is_same, is_signed, parse, public_keys, put_signature, signature, stored, text,
-    text_of,
+    device_keys,
+    signed_json::{
+        PublicKey, is_same, parse, parse_stored, public_keys, put_signature, str_field, to_text,
+        verified_signature,
+    },
 };
 use crate::{
     store::{self, Effect, Position, Reader, Rows, Tx, UserNum},
-    users::{device_lists, num_of, remote_devices},
+    users::{Error, device_lists, num_of, remote_devices},
 };
 
-/// How many keys of others a user can have signed.
-const MOST: usize = 10_000;
+/// Keys of other users that one user can have signed.
+const MAX_SIGNED_KEYS: usize = 10_000;
 
-/// Who signs.
+const NO_KEY: Error = Error::NotFound("there is no such key");
+const DIFFERENT_KEY: Error = Error::InvalidParam("the stored key differs from the signed one");
+const NOT_SIGNED: Error =
+    Error::InvalidSignature("the key has no valid signature of a key that may sign it");
+
+/// The user who signs.
 #[derive(Clone, Debug)]
 pub struct Signer {
-    /// The number.
     pub user: UserNum,
-    /// The user id.
-    pub id: ruma::OwnedUserId,
+    pub id: OwnedUserId,
 }
 
-/// Adds the signatures of `signer` that are on `json`, which is the key `key` of `of`: a device's id,
-/// or a public key. Where that cannot be, nothing is written but after a failure of the store.
+/// Adds the signatures of `signer` on `json` to the key `key` of `of`: a device id, or the public key of a
+/// cross-signing key. An error other than [`Error::Store`] means that nothing was written.
 ///
 /// # Errors
-/// [`Error::InvalidSignature`] if it is not signed, or not by a key that may; [`Error::NotFound`] if
-/// there is no such key here; [`Error::InvalidParam`] if it is another than the one here;
-/// [`Error::BadJson`]; [`Error::TooLarge`].
-pub fn add(tx: &Tx, signer: &Signer, (of, key): (&UserId, &str), json: &str) -> Result<(), Error> {
+/// [`Error::InvalidSignature`] if no key that may has signed it; [`Error::NotFound`]; [`Error::InvalidParam`]
+/// if the stored key is another; [`Error::BadJson`]; [`Error::TooLarge`]; [`Error::TooMany`].
+pub fn add(tx: &Tx, signer: &Signer, of: &UserId, key: &str, json: &str) -> Result<(), Error> {
     let signed = parse(json)?;
-    if text_of(&signed, "user_id") != Some(of.as_str()) {
-        return Err(Error::InvalidParam("this is the key of another user"));
+    if str_field(&signed, "user_id") != Some(of.as_str()) {
+        return Err(Error::InvalidParam(
+            "`user_id` of the key is another user's",
+        ));
     }
     if *of != signer.id {
         return sign_other(tx, signer, of, key, &signed);
     }
-    match text_of(&signed, "device_id") {
+    match str_field(&signed, "device_id") {
         Some(device) if device == key => sign_device(tx, signer, key, &signed),
-        Some(_) => Err(Error::InvalidParam("this is the key of another device")),
+        Some(_) => Err(Error::InvalidParam(
+            "`device_id` of the key is another device's",
+        )),
         None => sign_master(tx, signer, key, &signed),
     }
 }
 
+/// The self-signing key signs a device of the user.
 fn sign_device(
     tx: &Tx,
     signer: &Signer,
@@ -60,19 +69,14 @@ fn sign_device(
 ) -> Result<(), Error> {
     let mut keys = device_keys::of_device(tx, signer.user, device.into())?.ok_or(NO_KEY)?;
     if !is_same(&keys, signed) {
-        return Err(ANOTHER);
+        return Err(DIFFERENT_KEY);
     }
-    let by = public(tx, signer.user, Usage::SelfSigning)?;
-    let (id, signature) = check(signed, &signer.id, &by)?;
-    put_signature(&mut keys, signer.id.as_str(), (id, signature));
-    Ok(device_keys::put_signed(
-        tx,
-        (signer.user, device.into()),
-        &keys,
-    )?)
+    let (id, signature) = signature_by(tx, signer, Usage::SelfSigning, signed)?;
+    put_signature(&mut keys, signer.id.as_str(), &id, signature);
+    Ok(device_keys::put_row(tx, signer.user, device.into(), &keys)?)
 }
 
-/// A user's own devices sign the master key.
+/// Devices of the user sign the user's master key.
 fn sign_master(
     tx: &Tx,
     signer: &Signer,
@@ -82,19 +86,13 @@ fn sign_master(
     check_id(key, signed)?;
     let mut master = cross_signing::load(tx, signer.user, Usage::Master)?.ok_or(NO_KEY)?;
     if !is_same(&master, signed) {
-        return Err(ANOTHER);
+        return Err(DIFFERENT_KEY);
     }
     let mut added = false;
     for (_, keys) in device_keys::of_user(tx, signer.user)? {
         for by in public_keys(&keys) {
-            if is_signed(signed, &signer.id, by)
-                && let Some(signature) = signature(signed, &signer.id, by.0)
-            {
-                put_signature(
-                    &mut master,
-                    signer.id.as_str(),
-                    (by.0, signature.to_owned()),
-                );
+            if let Some(signature) = verified_signature(signed, &signer.id, by) {
+                put_signature(&mut master, signer.id.as_str(), by.id, signature.to_owned());
                 added = true;
             }
         }
@@ -106,6 +104,7 @@ fn sign_master(
     Ok(device_lists::cross_signing_keys_changed(tx, signer.user)?)
 }
 
+/// The user-signing key signs the master key of another user.
 fn sign_other(
     tx: &Tx,
     signer: &Signer,
@@ -115,45 +114,47 @@ fn sign_other(
 ) -> Result<(), Error> {
     check_id(key, signed)?;
     match master_of(tx, signer, of)? {
-        Some(master) if !is_same(&master, signed) => return Err(ANOTHER),
+        Some(master) if !is_same(&master, signed) => return Err(DIFFERENT_KEY),
         Some(_) => {}
         None if of.server_name() == signer.id.server_name() => return Err(NO_KEY),
-        // Where nothing is known of the user, the signature is all that is kept: it is shown with the key
-        // that it is of.
+        // The key of a remote user whose device list is not tracked cannot be compared. The signature is
+        // returned only with the key that it is of.
         None => {}
     }
-    let by = public(tx, signer.user, Usage::UserSigning)?;
-    let (id, signature) = check(signed, &signer.id, &by)?;
+    let (id, signature) = signature_by(tx, signer, Usage::UserSigning, signed)?;
     let of = tx.user_num(of.as_str())?;
     let mut table = tx.key_signatures()?;
-    let of_signer = (signer.user, UserNum::MIN, "")..(UserNum(signer.user.0 + 1), UserNum::MIN, "");
     let is_new = !table.has((signer.user, of, key))?;
-    if is_new && table.range(of_signer)?.count() >= MOST {
+    if is_new && table.prefix(signer.user)?.count() >= MAX_SIGNED_KEYS {
         return Err(Error::TooMany("a user can have signed at most 10,000 keys"));
     }
-    let json = text(&[(id.to_owned(), signature.into())].into())?;
+    let json = to_text(&[(id, signature.into())].into())?;
     table.insert((signer.user, of, key), json.as_str())?;
     drop(table);
     Ok(log(tx, signer.user, of)?)
 }
 
-/// A key that signs is called by its public key.
+/// Checks that `key` is the public key of the cross-signing key `signed`.
 fn check_id(key: &str, signed: &CanonicalJsonObject) -> Result<(), Error> {
-    if public_keys(signed).any(|(_, public)| public == key) {
+    if public_keys(signed).any(|public| public.key == key) {
         Ok(())
     } else {
-        Err(Error::InvalidParam("the key has another id"))
+        Err(Error::InvalidParam(
+            "`keys` of the key lacks the id under which it is uploaded",
+        ))
     }
 }
 
-/// The master key of another user than the signer, if it is known here.
+/// The master key of another user than the signer, if this server knows it.
 fn master_of(
     tx: &Tx,
     signer: &Signer,
     of: &UserId,
 ) -> Result<Option<CanonicalJsonObject>, store::Error> {
     if of.server_name() != signer.id.server_name() {
-        return remote_master(tx, of);
+        let list = remote_devices::load(tx, of)?.filter(|list| !list.is_stale);
+        let master = list.and_then(|list| list.master_key);
+        return Ok(master.and_then(|master| parse(master.json().get()).ok()));
     }
     match num_of(tx, of)? {
         Some(of) => cross_signing::load(tx, of, Usage::Master),
@@ -161,7 +162,20 @@ fn master_of(
     }
 }
 
-/// Removes what `device` has signed of its user's master key: the device ends.
+/// The signature on `signed` by the signer's key for `usage`, and the id of that key.
+fn signature_by(
+    r: &impl Reader,
+    signer: &Signer,
+    usage: Usage,
+    signed: &CanonicalJsonObject,
+) -> Result<(String, String), Error> {
+    let key = cross_signing::load(r, signer.user, usage)?.ok_or(NOT_SIGNED)?;
+    let by: PublicKey<'_> = public_keys(&key).next().ok_or(NOT_SIGNED)?;
+    let signature = verified_signature(signed, &signer.id, by).ok_or(NOT_SIGNED)?;
+    Ok((by.id.to_owned(), signature.to_owned()))
+}
+
+/// Removes the signature of `device` from its user's master key.
 pub(in crate::users) fn remove_of_device(
     tx: &Tx,
     user: UserNum,
@@ -170,44 +184,34 @@ pub(in crate::users) fn remove_of_device(
     let Some(mut master) = cross_signing::load(tx, user, Usage::Master)? else {
         return Ok(());
     };
-    let signatures = match master.get_mut("signatures") {
-        Some(CanonicalJsonValue::Object(signatures)) => signatures,
-        _ => return Ok(()),
+    let Some(CanonicalJsonValue::Object(signatures)) = master.get_mut("signatures") else {
+        return Ok(());
     };
-    let mut gone = false;
+    let mut is_removed = false;
     for of_user in signatures.values_mut() {
         if let CanonicalJsonValue::Object(of_user) = of_user {
-            gone |= of_user.remove(&format!("ed25519:{device}")).is_some();
+            is_removed |= of_user.remove(&format!("ed25519:{device}")).is_some();
         }
     }
-    if gone {
+    if is_removed {
         cross_signing::put(tx, user, Usage::Master, &master)?;
         device_lists::cross_signing_keys_changed(tx, user)?;
     }
     Ok(())
 }
 
-/// Removes what `signer` has signed of others.
+/// Removes the signatures of `signer` on the keys of others.
 pub(super) fn remove_all(tx: &Tx, signer: UserNum) -> Result<(), store::Error> {
-    let signed = (signer, UserNum::MIN, "")..(UserNum(signer.0 + 1), UserNum::MIN, "");
-    tx.key_signatures()?.remove_in(signed, |_, _| true)?;
-    let log = (signer, Position::MIN)..=(signer, Position::MAX);
-    tx.user_signature_log()?.remove_in(log, |_, _| true)
+    tx.key_signatures()?.remove_prefix(signer)?;
+    tx.user_signature_log()?.remove_prefix(signer)
 }
 
-/// The master key of a user of another server, if the list of the user's devices is kept and followed.
-fn remote_master(tx: &Tx, of: &UserId) -> Result<Option<CanonicalJsonObject>, store::Error> {
-    let list = remote_devices::load(tx, of)?.filter(|list| !list.is_stale);
-    let master = list.and_then(|list| list.master_key);
-    Ok(master.and_then(|master| parse(master.json().get()).ok()))
-}
-
-/// The signer's other devices, and nobody else, are to look at the keys of `of` again.
+/// Logs that the signer's devices, and nobody else's, have to query the keys of `of` again.
 fn log(tx: &Tx, signer: UserNum, of: UserNum) -> Result<(), store::Error> {
     let position = tx.next_position()?;
     let mut log = tx.user_signature_log()?;
     let mut before = Vec::new();
-    for row in log.range((signer, Position::MIN)..=(signer, Position::MAX))? {
+    for row in log.prefix(signer)? {
         let (key, signed) = row?;
         if signed.value() == of {
             before.push(key.value());
@@ -221,73 +225,39 @@ fn log(tx: &Tx, signer: UserNum, of: UserNum) -> Result<(), store::Error> {
     Ok(())
 }
 
-/// Of whose keys `signer` signed one after `after`, up to and including `upto`.
-///
-/// # Errors
-/// If the table cannot be read.
+/// The users of whose keys `signer` signed one after `after`, up to and including `upto`.
 pub fn signed_users_between(
     r: &impl Reader,
     signer: UserNum,
-    (after, upto): (Position, Position),
+    after: Position,
+    upto: Position,
 ) -> Result<BTreeSet<UserNum>, store::Error> {
     let mut signed = BTreeSet::new();
     if after < upto {
         let log = r.user_signature_log()?;
-        for row in log.range((signer, Position(after.0 + 1))..=(signer, upto))? {
+        for row in log.prefix_range(signer, Position(after.0 + 1)..=upto)? {
             signed.insert(row?.1.value());
         }
     }
     Ok(signed)
 }
 
-/// Whether `signer` signed a key of anybody else after `after`, up to and including `upto`.
-///
-/// # Errors
-/// If the table cannot be read.
+/// Whether [`signed_users_between`] returns any.
 pub fn has_signed_between(
     r: &impl Reader,
     signer: UserNum,
-    (after, upto): (Position, Position),
+    after: Position,
+    upto: Position,
 ) -> Result<bool, store::Error> {
     if after >= upto {
         return Ok(false);
     }
-    let span = (signer, Position(after.0 + 1))..=(signer, upto);
-    Ok(r.user_signature_log()?
-        .range(span)?
-        .next()
-        .transpose()?
-        .is_some())
+    let log = r.user_signature_log()?;
+    let mut rows = log.prefix_range(signer, Position(after.0 + 1)..=upto)?;
+    Ok(rows.next().transpose()?.is_some())
 }
 
-const NO_KEY: Error = Error::NotFound("there is no such key");
-const ANOTHER: Error = Error::InvalidParam("the key that is here is another");
-const NOT_SIGNED: Error =
-    Error::InvalidSignature("it is not validly signed by a key that may sign it");
-
-/// The id and the public key of a user's key.
-fn public(r: &impl Reader, user: UserNum, usage: Usage) -> Result<(String, String), Error> {
-    let key = cross_signing::load(r, user, usage)?.ok_or(NOT_SIGNED)?;
-    let (id, public) = public_keys(&key).next().ok_or(NOT_SIGNED)?;
-    Ok((id.to_owned(), public.to_owned()))
-}
-
-/// The signature on `signed` by that key, if it is right.
-fn check<'b>(
-    signed: &CanonicalJsonObject,
-    user: &UserId,
-    (id, public): &'b (String, String),
-) -> Result<(&'b str, String), Error> {
-    match signature(signed, user, id) {
-        Some(signature) if is_signed(signed, user, (id, public)) => Ok((id, signature.to_owned())),
-        _ => Err(NOT_SIGNED),
-    }
-}
-
-/// Adds to `key`, a master key of `of`, what `viewer` has signed of it.
-///
-/// # Errors
-/// If the tables cannot be read.
+/// Adds to `key`, the master key of `of`, the signatures that `viewer` has made on it.
 pub fn add_viewer_signatures(
     r: &impl Reader,
     viewer: &Signer,
@@ -295,15 +265,15 @@ pub fn add_viewer_signatures(
     key: &mut CanonicalJsonObject,
 ) -> Result<(), store::Error> {
     let mut found = CanonicalJsonObject::new();
-    for (_, public) in public_keys(key) {
-        if let Some(row) = r.key_signatures()?.get((viewer.user, of, public))? {
-            let key = (viewer.user, of, public);
-            found.extend(stored(row.value(), "key_signatures", key)?);
+    for public in public_keys(key) {
+        let row_key = (viewer.user, of, public.key);
+        if let Some(row) = r.key_signatures()?.get(row_key)? {
+            found.extend(parse_stored(row.value(), "key_signatures", row_key)?);
         }
     }
     for (id, signature) in found {
         if let Some(signature) = signature.as_str() {
-            put_signature(key, viewer.id.as_str(), (&id, signature.to_owned()));
+            put_signature(key, viewer.id.as_str(), &id, signature.to_owned());
         }
     }
     Ok(())

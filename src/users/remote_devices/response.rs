@@ -1,4 +1,4 @@
-//! What another server tells of the devices of one of its users.
+//! The response of `GET /_matrix/federation/v1/user/devices/{userId}`.
 
 use std::collections::BTreeMap;
 
@@ -10,25 +10,24 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{
-    MOST, MOST_BYTES, are_valid_device_keys, is_valid_cross_signing_key, shortened, size, text,
+use super::check::{
+    MAX_DEVICES, MAX_LIST_BYTES, are_valid_device_keys, device_bytes, is_valid_cross_signing_key,
+    to_text, truncate_name,
 };
-use crate::{store::records::RemoteDevice, users::devices::LONGEST};
+use crate::{store::records::RemoteDevice, users::devices::MAX_NAME_BYTES};
 
-/// The list of a user's devices as the user's server tells it, as far as it makes sense and is kept.
+/// The valid part of a response.
 #[derive(Clone, Debug)]
 pub struct DeviceListResponse {
-    /// What the server calls this version of it.
     pub(super) stream_id: u64,
     pub(super) master_key: Option<String>,
     pub(super) self_signing_key: Option<String>,
     pub(super) devices: BTreeMap<OwnedDeviceId, RemoteDevice>,
 }
 
-/// The answer of `GET /_matrix/federation/v1/user/devices/{userId}`. ruma's has devices that all make
-/// sense: one that does not would hide the others.
+/// ruma's response fails to parse if one device is invalid, which would hide the others.
 #[derive(Deserialize)]
-struct Answer<'a> {
+struct Body<'a> {
     user_id: OwnedUserId,
     stream_id: UInt,
     #[serde(borrow)]
@@ -45,52 +44,50 @@ struct Device {
 }
 
 impl DeviceListResponse {
-    /// Reads what is told of `user`. DeviceList that make no sense, and those for which there is no room,
-    /// are left out.
+    /// Parses the response for `user`. Leaves out invalid devices, and those beyond the limits.
     ///
     /// # Errors
-    /// If it is no such answer, or is one about another user.
+    /// If it is no such response, or of another user.
     pub fn parse(user: &UserId, json: &[u8]) -> Result<Self, String> {
-        let answer: Answer<'_> = serde_json::from_slice(json).map_err(|error| error.to_string())?;
-        if answer.user_id != user {
-            return Err("devices of another user".into());
+        let body: Body<'_> = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+        if body.user_id != user {
+            return Err(format!("`user_id` is {} instead of {user}", body.user_id));
         }
         let key = |key: Option<Raw<CrossSigningKey>>| {
             let key = key.filter(|key| is_valid_cross_signing_key(user, key));
-            key.as_ref().map(text)
+            key.as_ref().map(to_text)
         };
         Ok(Self {
-            stream_id: answer.stream_id.into(),
-            master_key: key(answer.master_key),
-            self_signing_key: key(answer.self_signing_key),
-            devices: kept(user, &answer.devices),
+            stream_id: body.stream_id.into(),
+            master_key: key(body.master_key),
+            self_signing_key: key(body.self_signing_key),
+            devices: valid_devices(user, &body.devices),
         })
     }
 }
 
-/// The devices that make sense, of which the first are kept.
-fn kept(user: &UserId, told: &[&RawValue]) -> BTreeMap<OwnedDeviceId, RemoteDevice> {
-    let (mut devices, mut bytes) = (BTreeMap::new(), 0);
-    for json in told {
+fn valid_devices(user: &UserId, devices: &[&RawValue]) -> BTreeMap<OwnedDeviceId, RemoteDevice> {
+    let (mut valid, mut bytes) = (BTreeMap::new(), 0);
+    for json in devices {
         let Ok(device) = serde_json::from_str::<Device>(json.get()) else {
             continue;
         };
         let id = device.device_id;
-        if id.as_str().len() > LONGEST || !are_valid_device_keys(user, &id, &device.keys) {
+        if id.as_str().len() > MAX_NAME_BYTES || !are_valid_device_keys(user, &id, &device.keys) {
             continue;
         }
         let name = device.device_display_name.as_deref();
         let device = RemoteDevice {
-            display_name: name.map(shortened),
-            keys: Some(text(&device.keys)),
+            display_name: name.map(truncate_name),
+            keys: Some(to_text(&device.keys)),
         };
-        bytes += size(id.as_str(), &device);
-        if devices.len() >= MOST || bytes > MOST_BYTES {
+        bytes += device_bytes(id.as_str(), &device);
+        if valid.len() >= MAX_DEVICES || bytes > MAX_LIST_BYTES {
             break;
         }
-        devices.entry(id).or_insert(device);
+        valid.entry(id).or_insert(device);
     }
-    devices
+    valid
 }
 
 #[cfg(test)]
@@ -98,14 +95,14 @@ mod tests {
     use ruma::user_id;
     use serde_json::{Value, json};
 
-    use super::{DeviceListResponse, MOST, MOST_BYTES};
+    use super::{DeviceListResponse, MAX_DEVICES, MAX_LIST_BYTES};
 
-    fn device(id: &str, filling: usize) -> Value {
+    fn device(id: &str, padding: usize) -> Value {
         json!({
             "device_id": id,
             "keys": {
                 "user_id": "@bob:b.example", "device_id": id, "algorithms": [], "keys": {},
-                "signatures": {}, "of.the.future": "x".repeat(filling),
+                "signatures": {}, "of.the.future": "x".repeat(padding),
             },
         })
     }
@@ -121,14 +118,14 @@ mod tests {
     }
 
     #[test]
-    fn a_device_that_makes_no_sense_does_not_hide_the_others() {
+    fn an_invalid_device_does_not_hide_the_others() {
         let mut of_another = device("OTHER", 0);
         of_another["keys"]["user_id"] = "@eve:b.example".into();
         let mut misnamed = device("MISNAMED", 0);
         misnamed["device_id"] = "DIFFERENT".into();
-        let nonsense = [json!(7), json!({}), json!({ "device_id": "BARE" })];
+        let invalid = [json!(7), json!({}), json!({ "device_id": "BARE" })];
         let mut all = vec![device("FIRST", 0), of_another, misnamed];
-        all.extend(nonsense);
+        all.extend(invalid);
         all.push(device("LAST", 0));
         assert_eq!(ids(all), ["FIRST", "LAST"]);
         let (user, other) = (user_id!("@bob:b.example"), user_id!("@eve:b.example"));
@@ -139,18 +136,18 @@ mod tests {
     }
 
     #[test]
-    fn of_too_many_devices_the_first_are_kept() {
-        let all = (0..MOST + 100).map(|number| device(&format!("D{number:04}"), 0));
-        let kept = ids(all.collect());
-        assert_eq!(kept.len(), MOST);
-        assert_eq!(*kept.last().unwrap(), format!("D{:04}", MOST - 1));
+    fn of_too_many_devices_the_first_are_taken() {
+        let all = (0..MAX_DEVICES + 100).map(|number| device(&format!("D{number:04}"), 0));
+        let taken = ids(all.collect());
+        assert_eq!(taken.len(), MAX_DEVICES);
+        assert_eq!(*taken.last().unwrap(), format!("D{:04}", MAX_DEVICES - 1));
     }
 
     #[test]
-    fn of_devices_that_are_too_long_together_the_first_are_kept() {
+    fn of_devices_that_are_too_large_together_the_first_are_taken() {
         let long = 10_000;
-        let all = (0..MOST).map(|number| device(&format!("D{number:04}"), long));
-        let kept = ids(all.collect()).len();
-        assert!((MOST_BYTES / long - 3..=MOST_BYTES / long).contains(&kept));
+        let all = (0..MAX_DEVICES).map(|number| device(&format!("D{number:04}"), long));
+        let taken = ids(all.collect()).len();
+        assert!((MAX_LIST_BYTES / long - 3..=MAX_LIST_BYTES / long).contains(&taken));
     }
 }

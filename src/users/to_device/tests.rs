@@ -1,10 +1,22 @@
-use ruma::{serde::Raw, user_id};
+use ruma::{
+    api::federation::transactions::edu::{DirectDeviceContent, DirectDeviceMessages},
+    serde::Raw,
+    to_device::DeviceIdOrAllDevices,
+    user_id,
+};
 use serde_json::json;
 
-use super::*;
+use super::{
+    MAX_CONTENT_BYTES, deliver, deliver_remote,
+    inbound::{Addressed, MAX_UNRELATED_UNITS, devices_of, put},
+    queue::{MAX_QUEUE_UNITS, UNIT_BYTES},
+};
 use crate::{
-    store::Rows,
-    users::testing::{Server, alice_and_bob, with_server},
+    store::{self, DeviceNum, Reader, Rows, Tx, UserNum},
+    users::{
+        Error, devices,
+        testing::{Server, alice_and_bob, with_server},
+    },
 };
 
 /// `size` bytes, and a little, for each of these devices of Alice's.
@@ -28,39 +40,38 @@ fn device(name: &str) -> DeviceIdOrAllDevices {
 
 const EVERY: DeviceIdOrAllDevices = DeviceIdOrAllDevices::AllDevices;
 
-async fn enter(server: &Server, user: UserNum, names: Vec<String>) {
-    let enter = server.store.write(move |tx| {
+async fn create_devices(server: &Server, user: UserNum, names: Vec<String>) {
+    let create = server.store.write(move |tx| {
         for name in &names {
             devices::get_or_create(tx, user, name.as_str().into(), None, 0)?;
         }
         Ok::<_, Error>(())
     });
-    enter.await.unwrap();
+    create.await.unwrap();
 }
 
 async fn send(server: &Server, messages: DirectDeviceMessages) -> Result<(), Error> {
     let from = user_id!("@bob:example.org");
-    let job = move |tx: &Tx| deliver(tx, (from, &"org.example".into()), &messages);
+    let job = move |tx: &Tx| deliver(tx, from, &"org.example".into(), &messages);
     server.store.write(job).await
 }
 
-fn waiting_for(server: &Server, user: UserNum) -> Vec<u64> {
+fn queue_lengths(server: &Server, user: UserNum) -> Vec<u64> {
     server.store.read(|s| {
         let devices = devices::all(s, user).unwrap().into_iter();
         let count = |device: DeviceNum| {
             let table = s.to_device().unwrap();
-            let range = (device, Position::MIN)..=(device, Position::MAX);
-            table.range(range).unwrap().count() as u64
+            table.prefix(device).unwrap().count() as u64
         };
         devices.map(|(_, device)| count(device.num)).collect()
     })
 }
 
 #[test]
-fn too_much_for_so_many_devices_is_refused_as_a_whole() {
+fn a_request_that_is_too_large_for_its_devices_is_refused_as_a_whole() {
     with_server(async |server| {
         let [alice, _] = alice_and_bob(&server).await;
-        enter(
+        create_devices(
             &server,
             alice,
             (1..40).map(|n| format!("D{n:02}")).collect(),
@@ -68,61 +79,61 @@ fn too_much_for_so_many_devices_is_refused_as_a_whole() {
         .await;
         let refusal = send(&server, messages([EVERY], 60_000)).await;
         assert!(matches!(refusal, Err(Error::TooLarge(_))), "{refusal:?}");
-        assert_eq!(waiting_for(&server, alice), [0; 40]);
+        assert_eq!(queue_lengths(&server, alice), [0; 40]);
         send(&server, messages([EVERY], 40_000)).await.unwrap();
-        assert_eq!(waiting_for(&server, alice), [1; 40]);
+        assert_eq!(queue_lengths(&server, alice), [1; 40]);
     });
 }
 
 #[test]
-fn what_waits_for_a_device_has_an_end_by_number_and_by_size() {
+fn the_queue_of_a_device_is_bounded_by_number_and_by_size() {
     with_server(async |server| {
         let [alice, _] = alice_and_bob(&server).await;
         for (name, size) in [("SMALL", 10), ("LARGE", MAX_CONTENT_BYTES - 100)] {
-            enter(&server, alice, vec![name.into()]).await;
+            create_devices(&server, alice, vec![name.into()]).await;
             let job = move |tx: &Tx| {
-                let letters = Letters {
+                let message = Addressed {
                     user: alice,
-                    devices: addressed(tx, alice, &device(name))?,
+                    devices: devices_of(tx, alice, &device(name))?,
                     json: "x".repeat(size),
                 };
-                (0..WAITING + 10).try_for_each(|_| put(tx, &letters, || Ok(true)))
+                (0..MAX_QUEUE_UNITS + 10).try_for_each(|_| put(tx, &message, || Ok(true)))
             };
             let job = server.store.write::<_, store::Error, _>(job);
             job.await.unwrap();
         }
-        let large = WAITING / (MAX_CONTENT_BYTES / UNIT) as u64;
-        let mut waiting = waiting_for(&server, alice);
+        let large = MAX_QUEUE_UNITS / (MAX_CONTENT_BYTES / UNIT_BYTES) as u64;
+        let mut waiting = queue_lengths(&server, alice);
         waiting.sort_unstable();
-        assert_eq!(waiting, [0, large, WAITING]);
+        assert_eq!(waiting, [0, large, MAX_QUEUE_UNITS]);
     });
 }
 
 #[test]
-fn a_stranger_does_not_fill_the_place_of_those_whom_one_knows() {
+fn remote_users_without_a_shared_room_fill_only_a_part_of_a_queue() {
     with_server(async |server| {
         let [alice, _] = alice_and_bob(&server).await;
         let job = move |tx: &Tx| {
-            let letters = Letters {
+            let message = Addressed {
                 user: alice,
-                devices: addressed(tx, alice, &EVERY)?,
+                devices: devices_of(tx, alice, &EVERY)?,
                 json: "{}".into(),
             };
-            let stranger = || Ok::<_, store::Error>(false);
-            (0..WAITING).try_for_each(|_| put(tx, &letters, stranger))?;
-            (0..100).try_for_each(|_| put(tx, &letters, || Ok(true)))
+            let unrelated = || Ok::<_, store::Error>(false);
+            (0..MAX_QUEUE_UNITS).try_for_each(|_| put(tx, &message, unrelated))?;
+            (0..100).try_for_each(|_| put(tx, &message, || Ok(true)))
         };
         let job = server.store.write::<_, store::Error, _>(job);
         job.await.unwrap();
-        assert_eq!(waiting_for(&server, alice), [FOR_STRANGERS + 100]);
+        assert_eq!(queue_lengths(&server, alice), [MAX_UNRELATED_UNITS + 100]);
     });
 }
 
 #[test]
-fn what_a_server_sends_is_taken_in_pieces_each_message_once() {
+fn messages_of_a_server_are_delivered_in_several_jobs_and_deduplicated() {
     with_server(async |server| {
         let [alice, _] = alice_and_bob(&server).await;
-        enter(
+        create_devices(
             &server,
             alice,
             (1..20).map(|n| format!("D{n:02}")).collect(),
@@ -138,20 +149,20 @@ fn what_a_server_sends_is_taken_in_pieces_each_message_once() {
         // The second is too much at once.
         let sizes = [60_000, 200_000, 60_000, 10];
         let contents: Vec<_> = (0..).zip(sizes).map(|(n, size)| content(n, size)).collect();
-        let mut pieces = Vec::new();
+        let mut jobs = Vec::new();
         for _ in 0..2 {
             let mut next = 0;
             while next < contents.len() {
                 let contents = contents.clone();
                 let job = move |tx: &Tx| {
                     let server = tx.server_num("elsewhere.example")?;
-                    deliver_remote(tx, server, (&contents, next), |_, _| Ok(true))
+                    deliver_remote(tx, server, &contents, next, |_, _| Ok(true))
                 };
                 next = server.store.write::<_, store::Error, _>(job).await.unwrap();
-                pieces.push(next);
+                jobs.push(next);
             }
         }
-        assert_eq!(pieces, [2, 4, 2, 4]);
-        assert_eq!(waiting_for(&server, alice), [3; 20]);
+        assert_eq!(jobs, [2, 4, 2, 4]);
+        assert_eq!(queue_lengths(&server, alice), [3; 20]);
     });
 }

@@ -197,7 +197,7 @@ fn keep(
     if is_late && kept == Some(false) {
         return Ok(Round::Late);
     }
-    remote_devices::replace(tx, user, told, (now, is_late))?;
+    remote_devices::replace(tx, user, told, now, is_late)?;
     if kept.is_some() {
         device_lists::remote_changed(tx, num)?;
     }

@@ -1,0 +1,79 @@
+use ruma::RoomId;
+
+use crate::{
+    store::{
+        self, Effect, Position, Reader, Records, RoomNum, Rows, Tx, UserNum, records::AccountData,
+    },
+    users::Error,
+};
+
+/// The room number of global account data, which belong to no room.
+pub const GLOBAL: RoomNum = RoomNum::MAX;
+
+const MAX_CONTENT_BYTES: usize = 256 * 1024;
+/// Of a type, or of the name of a tag.
+pub(super) const MAX_NAME_BYTES: usize = 255;
+
+/// The stored data of type `kind`. Of the push rules that is only what differs from the server's defaults.
+pub fn load(
+    reader: &impl Reader,
+    user: UserNum,
+    room: RoomNum,
+    kind: &str,
+) -> Result<Option<AccountData>, store::Error> {
+    reader.account_data()?.load((user, room, kind))
+}
+
+/// Stores `content`, a JSON object, as the data of type `kind`.
+pub fn put(
+    tx: &Tx,
+    user: UserNum,
+    room: RoomNum,
+    kind: &str,
+    content: &str,
+) -> Result<Position, store::Error> {
+    let position = tx.next_position()?;
+    let before = load(tx, user, room, kind)?;
+    let data = AccountData {
+        position,
+        content: content.to_owned(),
+    };
+    tx.account_data()?.put((user, room, kind), &data)?;
+    let mut log = tx.account_data_log()?;
+    if let Some(before) = before {
+        log.remove((user, before.position))?;
+    }
+    log.insert((user, position), (room, kind))?;
+    tx.effect(Effect::UserChanged(user, position));
+    Ok(position)
+}
+
+pub(in crate::users) fn remove_all(tx: &Tx, user: UserNum) -> Result<(), store::Error> {
+    tx.account_data()?.remove_prefix(user)?;
+    tx.account_data_log()?.remove_prefix(user)
+}
+
+/// The number of a room in which `user` has, or had, a membership.
+pub(super) fn room_of(
+    reader: &impl Reader,
+    user: UserNum,
+    room_id: &RoomId,
+) -> Result<RoomNum, Error> {
+    const NO_ROOM: Error = Error::NotFound("you have never been in this room");
+    let room = {
+        let room_nums = reader.room_nums()?;
+        let row = room_nums.get(room_id.as_str())?;
+        row.ok_or(NO_ROOM)?.value()
+    };
+    if !reader.memberships()?.has((user, room))? {
+        return Err(NO_ROOM);
+    }
+    Ok(room)
+}
+
+pub(super) fn check_size(content: &str) -> Result<(), Error> {
+    if content.len() > MAX_CONTENT_BYTES {
+        return Err(Error::TooLarge("account data have at most 256 KiB"));
+    }
+    Ok(())
+}

@@ -1,0 +1,40 @@
+//! Deactivation.
+
+use super::rows::{NO_USER, load};
+use crate::{
+    store::{Reader, Tx, UserNum, records::Account},
+    users::{
+        Error, account_data,
+        auth::{login_tokens, openid},
+        devices, filters, key_backup, keys, profiles,
+    },
+};
+
+/// Deactivates the account of `user`: it can never log in again, and its name stays taken. With `erase` its
+/// profile, account data and filters are removed too.
+///
+/// The caller makes it leave its rooms in the same transaction.
+///
+/// # Errors
+/// [`Error::NotFound`] if there is no such account.
+pub fn deactivate(tx: &Tx, user: UserNum, erase: bool) -> Result<(), Error> {
+    let account = load(tx, user)?.ok_or(NO_USER)?;
+    let account = Account {
+        password_hash: None,
+        deactivated: true,
+        admin: false,
+        ..account
+    };
+    tx.accounts()?.put(user, &account)?;
+    login_tokens::remove_of(tx, user)?;
+    openid::remove_of(tx, user)?;
+    devices::remove_all(tx, user, None)?;
+    keys::remove_all(tx, user)?;
+    key_backup::delete_all(tx, user)?;
+    if erase {
+        profiles::remove_all(tx, user)?;
+        account_data::remove_all(tx, user)?;
+        filters::remove_all(tx, user)?;
+    }
+    Ok(())
+}

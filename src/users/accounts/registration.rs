@@ -1,0 +1,131 @@
+//! Registration.
+//!
+//! The first account of a server is its admin: every configuration that starts either has a secret that
+//! only the owner gave away, or is reachable from the machine itself only. An account that is registered
+//! with the shared secret is admin if the request says so.
+
+use std::fmt;
+
+use ruma::{OwnedUserId, UserId, profile::ProfileFieldValue::DisplayName};
+
+use super::{rows::load, usernames};
+use crate::{
+    config::Registration,
+    store::{Reader, Rows, Tx, UserNum, records::Account},
+    users::{
+        AuthenticatedUser, Error, Login, NewLogin, Users,
+        auth::{logins, passwords, tokens},
+        num_of, profiles,
+    },
+};
+
+pub struct NewAccount {
+    /// From [`Users::check_username`] or [`Users::generate_user_id`].
+    pub user_id: OwnedUserId,
+    /// Without one nobody can log in by password.
+    pub password: Option<String>,
+    /// `None`: the first account is admin.
+    pub admin: Option<bool>,
+    pub display_name: Option<String>,
+    /// The login to make in the same transaction.
+    pub login: Option<NewLogin>,
+}
+
+impl fmt::Debug for NewAccount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NewAccount")
+            .field("user_id", &self.user_id)
+            .field("admin", &self.admin)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Users {
+    /// The user id that an account named `username` would have.
+    ///
+    /// # Errors
+    /// [`Error::InvalidUsername`], [`Error::ReservedUsername`] or [`Error::UsernameInUse`].
+    pub fn check_username(&self, username: &str) -> Result<OwnedUserId, Error> {
+        let user_id = usernames::new_user_id(username, &self.options.server_name)?;
+        match self.account(&user_id)? {
+            Some(_) => Err(Error::UsernameInUse),
+            None => Ok(user_id),
+        }
+    }
+
+    pub fn generate_user_id(&self) -> OwnedUserId {
+        UserId::new(&self.options.server_name)
+    }
+
+    /// Whether `token` is the configured registration token.
+    pub fn is_registration_token(&self, token: &str) -> bool {
+        match &self.options.registration {
+            // Hashes are compared, so that the time taken reveals nothing.
+            Registration::Token(right) => tokens::hash(right.expose()) == tokens::hash(token),
+            Registration::Closed | Registration::Open => false,
+        }
+    }
+
+    /// Registers an account and makes the login asked for with it.
+    ///
+    /// # Errors
+    /// [`Error::UsernameInUse`], or those of
+    /// [`check_password_strength`](Self::check_password_strength).
+    pub async fn register(&self, new: NewAccount) -> Result<(UserNum, Option<Login>), Error> {
+        let NewAccount {
+            user_id,
+            password,
+            admin,
+            display_name,
+            login,
+        } = new;
+        let password_hash = match password {
+            Some(password) => {
+                passwords::check_strength(&password, &user_id)?;
+                Some(passwords::hash(&self.pool, password).await?)
+            }
+            None => None,
+        };
+        let name = display_name.map(|name| profiles::Change::set(&DisplayName(name)));
+        let name = name.transpose()?;
+        let login = login.map(|login| self.prepare(login)).transpose()?;
+        let now_ms = self.clock.now_ms();
+        self.store
+            .write(move |tx| {
+                let user = create(tx, &user_id, password_hash.as_ref(), admin, now_ms)?;
+                if let Some(name) = &name {
+                    profiles::apply(tx, user, name)?;
+                }
+                let authenticated = AuthenticatedUser::by_registration(user, user_id.clone());
+                let login = login
+                    .as_ref()
+                    .map(|login| logins::make(tx, &authenticated, login));
+                Ok((user, login.transpose()?))
+            })
+            .await
+    }
+}
+
+fn create(
+    tx: &Tx,
+    user_id: &UserId,
+    password_hash: Option<&String>,
+    admin: Option<bool>,
+    now_ms: u64,
+) -> Result<UserNum, Error> {
+    if let Some(user) = num_of(tx, user_id)?
+        && load(tx, user)?.is_some()
+    {
+        return Err(Error::UsernameInUse);
+    }
+    let is_first = tx.accounts()?.is_empty()?;
+    let user = tx.user_num(user_id.as_str())?;
+    let account = Account {
+        password_hash: password_hash.cloned(),
+        created_ts: now_ms,
+        deactivated: false,
+        admin: admin.unwrap_or(is_first),
+    };
+    tx.accounts()?.put(user, &account)?;
+    Ok(user)
+}

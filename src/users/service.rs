@@ -1,0 +1,62 @@
+//! The service that handlers call; each subject adds its methods to it.
+
+use std::fmt;
+
+use ruma::OwnedServerName;
+
+use super::{UiaSessions, accounts::shared_secret::MAX_NONCES, auth::sessions::MAX_RECENTLY_SEEN};
+use crate::{
+    cache::Cache,
+    clock::Clock,
+    config::{Registration, Secret},
+    pool::Pool,
+    store::{DeviceNum, Store},
+};
+
+/// The settings for accounts.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub server_name: OwnedServerName,
+    pub registration: Registration,
+    /// Lets tools register accounts; `None` forbids it.
+    pub registration_shared_secret: Option<Secret>,
+}
+
+/// The accounts of this server.
+pub struct Users {
+    pub(super) options: Options,
+    pub(super) store: Store,
+    pub(super) pool: Pool,
+    pub(super) clock: Clock,
+    /// Devices whose `last_seen_ts` needs no write yet.
+    pub(super) recently_seen: Cache<DeviceNum, ()>,
+    /// Nonces for the registration with the shared secret.
+    pub(super) nonces: Cache<String, ()>,
+    pub uia: UiaSessions,
+}
+
+impl fmt::Debug for Users {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Users")
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Users {
+    pub fn new(options: Options, store: Store, pool: Pool, clock: Clock) -> Self {
+        Self {
+            options,
+            store,
+            pool,
+            uia: UiaSessions::new(&clock),
+            nonces: Cache::new(&clock, MAX_NONCES),
+            recently_seen: Cache::new(&clock, MAX_RECENTLY_SEEN),
+            clock,
+        }
+    }
+
+    pub fn registration(&self) -> &Registration {
+        &self.options.registration
+    }
+}
