@@ -6,20 +6,6 @@ use std::{
     time::Duration,
 };
 
-use ruma::{
-    OwnedEventId, OwnedServerName, RoomId, ServerName,
-    api::{
-        Direction,
-        federation::{
-            authentication::XMatrix,
-            discovery::ServerSigningKeys,
-            transactions::edu::{Edu, PresenceUpdate},
-        },
-    },
-    serde::Raw,
-};
-use smol::channel;
-
 use super::{
     devices::{device_lists::DeviceLists, user_keys::UserKeys},
     inbound::{
@@ -40,6 +26,18 @@ use crate::{
     rooms::{self, Local, room, servers, typing::Typing},
     store::{Effect, Place, Reader, RoomNum, Rows, ServerNum, Store, UserNum, records::Membership},
     users::presence::Presence,
+};
+use ruma::{
+    OwnedEventId, OwnedServerName, RoomId, ServerName,
+    api::{
+        Direction,
+        federation::{
+            authentication::XMatrix,
+            discovery::ServerSigningKeys,
+            transactions::edu::{Edu, PresenceUpdate},
+        },
+    },
+    serde::Raw,
 };
 
 /// How many servers are tried for a backfill.
@@ -219,15 +217,11 @@ impl Federation {
         let servers = servers.into_iter().filter(|server| self.allows(server));
         let servers: Vec<_> = servers.take(MAX_BACKFILL_SERVERS).collect();
         let receiver = self.receiver.clone();
-        let (sender, result) = channel::bounded(1);
-        let task = self.executor.spawn(async move {
-            // Fails if the caller has stopped waiting.
-            let _ = sender.try_send(receiver.backfill(room, gap, servers).await);
-        });
-        task.detach();
-        match in_time(BACKFILL_TIMEOUT, result.recv()).await {
-            Ok(Ok(Err(inbound::Error::Rooms(error)))) => Err(error),
-            Ok(Ok(Ok(stored))) => Ok(stored),
+        let backfill = async move { receiver.backfill(room, gap, servers).await };
+        let result = self.executor.spawn_and_wait(backfill);
+        match in_time(BACKFILL_TIMEOUT, result).await {
+            Ok(Some(Err(inbound::Error::Rooms(error)))) => Err(error),
+            Ok(Some(Ok(stored))) => Ok(stored),
             _ => Ok(false),
         }
     }

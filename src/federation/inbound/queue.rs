@@ -126,7 +126,7 @@ impl<S: EventSource> RoomQueues<S> {
         let permits = self.permits.clone();
         let workers = self.active.clone();
         let task = self.executor.spawn(async move {
-            work_off(&receiver, &permits, room, &woken).await;
+            process_queue(&receiver, &permits, room, &woken).await;
             lock(&workers).remove(&room);
         });
         active.insert(room, Worker { wake, _task: task });
@@ -152,7 +152,7 @@ fn rooms_with_queue(r: &impl Reader) -> Result<Vec<RoomNum>, rooms::Error> {
 }
 
 /// Works off the queue of `room` until it is empty.
-async fn work_off<S: EventSource>(
+async fn process_queue<S: EventSource>(
     receiver: &PduReceiver<S>,
     permits: &Semaphore,
     room: RoomNum,
@@ -162,7 +162,7 @@ async fn work_off<S: EventSource>(
     let mut doublings = 0;
     loop {
         let permit = permits.acquire().await;
-        let round = work_round(receiver, room).await;
+        let round = attempt_all(receiver, room).await;
         drop(permit);
         let result = match round {
             Ok(Round { progress: true, .. }) => {
@@ -204,7 +204,7 @@ struct Round {
     remaining: HashSet<OwnedEventId>,
 }
 
-async fn work_round<S: EventSource>(
+async fn attempt_all<S: EventSource>(
     receiver: &PduReceiver<S>,
     num: RoomNum,
 ) -> Result<Round, Error> {

@@ -1,4 +1,4 @@
-//! Receiving from a peer that has the whole of a random history.
+//! Receiving from a server that has a complete random history.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -42,16 +42,16 @@ use crate::{
 const ALICE: &str = "@alice:a.example";
 const BOB: &str = "@bob:b.example";
 
-/// How many events that lead to another a peer gives at once.
-const MISSING: usize = 10;
+/// The limit of one response.
+const MAX_EVENTS: usize = 10;
 
 /// A peer that has all of a history.
 #[derive(Clone)]
 struct Peer {
     history: Arc<History>,
-    /// Whether it gives anything.
-    gives: Arc<AtomicBool>,
-    asked: Arc<AtomicUsize>,
+    /// Whether it responds.
+    is_available: Arc<AtomicBool>,
+    requests: Arc<AtomicUsize>,
     keys: Arc<PublicKeyMap>,
 }
 
@@ -64,8 +64,8 @@ impl Peer {
         });
         Self {
             history: Arc::new(history),
-            gives: Arc::new(AtomicBool::new(true)),
-            asked: Arc::default(),
+            is_available: Arc::new(AtomicBool::new(true)),
+            requests: Arc::default(),
             keys: Arc::new(keys.into_iter().collect()),
         }
     }
@@ -76,14 +76,14 @@ impl Peer {
     }
 
     fn find(&self, id: &EventId) -> Result<usize, Unavailable> {
-        self.asked.fetch_add(1, Ordering::Relaxed);
-        if !self.gives.load(Ordering::Relaxed) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        if !self.is_available.load(Ordering::Relaxed) {
             return Err(Unavailable);
         }
         self.history.index(id).ok_or(Unavailable)
     }
 
-    fn told(&self, id: &EventId) -> Result<ClaimedState<usize>, Unavailable> {
+    fn state_before(&self, id: &EventId) -> Result<ClaimedState<usize>, Unavailable> {
         let state = self.history.events[self.find(id)?].state_before.clone();
         let mut open: Vec<usize> = state.values().copied().collect();
         let mut chain = BTreeMap::new();
@@ -122,7 +122,7 @@ impl EventSource for Peer {
         while let Some(index) = open.pop() {
             if !earliest.contains(&self.id(index))
                 && !found.contains(&index)
-                && found.len() < MISSING
+                && found.len() < MAX_EVENTS
             {
                 found.push(index);
                 open.extend(&self.history.events[index].prev);
@@ -137,10 +137,14 @@ impl EventSource for Peer {
         _: &RoomId,
         event: &EventId,
     ) -> Result<ClaimedState<OwnedEventId>, Unavailable> {
-        let told = self.told(event)?;
+        let claimed = self.state_before(event)?;
         Ok(ClaimedState {
-            state: told.state.into_iter().map(|index| self.id(index)).collect(),
-            auth_chain: told
+            state: claimed
+                .state
+                .into_iter()
+                .map(|index| self.id(index))
+                .collect(),
+            auth_chain: claimed
                 .auth_chain
                 .into_iter()
                 .map(|index| self.id(index))
@@ -154,14 +158,14 @@ impl EventSource for Peer {
         _: &RoomId,
         event: &EventId,
     ) -> Result<ClaimedState<RawPdu>, Unavailable> {
-        let told = self.told(event)?;
+        let claimed = self.state_before(event)?;
         Ok(ClaimedState {
-            state: told
+            state: claimed
                 .state
                 .into_iter()
                 .map(|index| self.raw(index))
                 .collect(),
-            auth_chain: told
+            auth_chain: claimed
                 .auth_chain
                 .into_iter()
                 .map(|index| self.raw(index))
@@ -185,7 +189,7 @@ impl EventSource for Peer {
             open.insert(self.find(id)?);
         }
         while let Some(index) = open.pop_last() {
-            if found.len() < MISSING {
+            if found.len() < MAX_EVENTS {
                 found.insert(index);
                 open.extend(&self.history.events[index].prev);
             }
@@ -199,7 +203,7 @@ impl EventSource for Peer {
     }
 }
 
-/// A server of the name a.example that receives a room's events.
+/// The server a.example, which receives a room's events.
 struct Server<'a> {
     store: &'a Store,
     receiver: PduReceiver<Peer>,
@@ -238,7 +242,7 @@ fn with_server<T>(peer: &Peer, known: usize, test: impl AsyncFnOnce(&Server<'_>)
             room,
         };
         for index in 0..known {
-            server.work_in(index).await;
+            server.store(index).await;
         }
         let result = test(&server).await;
         drop(server);
@@ -249,8 +253,8 @@ fn with_server<T>(peer: &Peer, known: usize, test: impl AsyncFnOnce(&Server<'_>)
 }
 
 impl Server<'_> {
-    /// Stores the next event, as it is.
-    async fn work_in(&self, index: usize) {
+    /// Stores the next event of the history.
+    async fn store(&self, index: usize) {
         let handed = &self.peer.history.events[index];
         let id = handed.pdu.event_id().to_owned();
         let pdu = Pdu::parse(id, &handed.json, self.peer.history.rules, false).expect("an event");
@@ -264,8 +268,11 @@ impl Server<'_> {
         self.store.write(job).await.expect("it is stored");
     }
 
-    /// Takes events of the history from b.example.
-    async fn take(&self, indices: &[usize]) -> BTreeMap<OwnedEventId, Result<PduOutcome, String>> {
+    /// Receives events of the history from b.example.
+    async fn receive(
+        &self,
+        indices: &[usize],
+    ) -> BTreeMap<OwnedEventId, Result<PduOutcome, String>> {
         let raw = indices.iter().map(|index| self.peer.raw(*index)).collect();
         let taken = self.receiver.receive(server_name!("b.example"), raw).await;
         if taken
@@ -277,16 +284,16 @@ impl Server<'_> {
         taken
     }
 
-    fn waiting(&self) -> usize {
+    fn queued(&self) -> usize {
         let rows = self
             .store
             .read(|s| Ok::<_, rooms::Error>(s.waiting()?.range((RoomNum::MIN, "")..)?.count()));
         rows.expect("a read")
     }
 
-    /// Lets the tasks work until nothing waits.
-    async fn worked_off(&self) {
-        while self.waiting() > 0 {
+    /// Runs the tasks until the queue is empty.
+    async fn queue_processed(&self) {
+        while self.queued() > 0 {
             future::yield_now().await;
         }
     }
@@ -343,26 +350,26 @@ impl Server<'_> {
 }
 
 #[test]
-fn in_whatever_order_a_history_comes_the_state_is_what_whole_resolution_gives() {
+fn events_received_in_any_order_give_the_state_of_full_state_resolution() {
     for version in versions::SUPPORTED {
         let mut order: Vec<usize> = (8..60).collect();
         order.shuffle(&mut StdRng::seed_from_u64(3));
-        comes(History::random(&version, 21, 60), &order, 5);
+        receive_and_compare_state(History::random(&version, 21, 60), &order, 5);
     }
 }
 
 #[test]
-fn what_comes_in_line_gives_the_state_that_whole_resolution_gives() {
+fn a_chain_of_events_gives_the_state_of_full_state_resolution() {
     for version in versions::SUPPORTED {
         for seed in 0..3 {
             let order: Vec<usize> = (8..60).collect();
-            comes(History::random(&version, seed, 60), &order, 50);
+            receive_and_compare_state(History::random(&version, seed, 60), &order, 50);
         }
     }
 }
 
 /// Takes the events of a history in this order, so many at once, and compares the state at its end.
-fn comes(history: History, order: &[usize], together: usize) {
+fn receive_and_compare_state(history: History, order: &[usize], together: usize) {
     let peer = Peer::new(history);
     let history = &peer.history;
     with_server(&peer, 8, async |server| {
@@ -375,7 +382,7 @@ fn comes(history: History, order: &[usize], together: usize) {
             server.queues.wake(server.room);
             assert!(taken.values().all(Result::is_ok), "{taken:?}");
         }
-        server.worked_off().await;
+        server.queue_processed().await;
         for index in 0..history.events.len() {
             assert!(
                 server.has(index),
@@ -403,7 +410,7 @@ fn comes(history: History, order: &[usize], together: usize) {
 }
 
 #[test]
-fn what_counts_for_nothing_leaves_no_end_of_the_room_behind_it() {
+fn a_soft_failed_event_leaves_no_forward_extremity_behind_it() {
     const CAROL: &str = "@carol:c.example";
     let mut history = History::public(&RoomVersionId::V11, ALICE);
     history.then(Action::join(BOB));
@@ -415,7 +422,7 @@ fn what_counts_for_nothing_leaves_no_end_of_the_room_behind_it() {
     let behind = history.after(&[by_banned], say(CAROL));
     with_server(&Peer::new(history), joined + 1, async |server| {
         for index in [ban, fork, by_banned, behind] {
-            server.take(&[index]).await;
+            server.receive(&[index]).await;
         }
         let ends = server.store.read(|s| room::heads(s, server.room));
         let ends = ends.expect("a room").extremities;
@@ -424,8 +431,8 @@ fn what_counts_for_nothing_leaves_no_end_of_the_room_behind_it() {
     });
 }
 
-/// A history that says `count` things at its end.
-fn talk(version: &RoomVersionId, count: usize) -> History {
+/// A history that ends with `count` messages.
+fn messages(version: &RoomVersionId, count: usize) -> History {
     let mut history = History::public(version, ALICE);
     history.then(Action::join(BOB));
     for number in 0..count {
@@ -437,11 +444,11 @@ fn talk(version: &RoomVersionId, count: usize) -> History {
 
 #[test]
 fn a_few_missing_events_are_fetched_and_leave_no_gap() {
-    let history = talk(&RoomVersionId::V12, 8);
+    let history = messages(&RoomVersionId::V12, 8);
     let last = history.events.len() - 1;
     with_server(&Peer::new(history), last - 7, async |server| {
-        server.take(&[last]).await;
-        server.worked_off().await;
+        server.receive(&[last]).await;
+        server.queue_processed().await;
         let rows = server
             .store
             .read(|s| timeline::forwards(s, server.room, Place::MIN, 100));
@@ -455,15 +462,15 @@ fn a_few_missing_events_are_fetched_and_leave_no_gap() {
 }
 
 #[test]
-fn behind_many_missing_events_is_a_gap_and_the_room_goes_on() {
-    let history = talk(&RoomVersionId::V12, 50);
+fn many_missing_events_leave_a_gap_and_later_events_are_processed() {
+    let history = messages(&RoomVersionId::V12, 50);
     let last = history.events.len() - 1;
     with_server(&Peer::new(history), last - 49, async |server| {
-        server.take(&[last - 1]).await;
-        server.worked_off().await;
+        server.receive(&[last - 1]).await;
+        server.queue_processed().await;
         assert!(server.has(last - 1));
         assert!(!server.has(last - 30));
-        let taken = server.take(&[last]).await;
+        let taken = server.receive(&[last]).await;
         assert!(
             taken
                 .values()
@@ -473,14 +480,14 @@ fn behind_many_missing_events_is_a_gap_and_the_room_goes_on() {
 }
 
 #[test]
-fn a_gap_is_filled_page_by_page_until_the_history_is_whole() {
+fn backfill_fills_a_gap_page_by_page_until_the_history_is_complete() {
     for version in [RoomVersionId::V6, RoomVersionId::V12] {
         let mut history = History::random(&version, 5, 60);
         let end = history.append(&[59], Action::message(ALICE, "m.room.message", json!({})));
         let peer = Peer::new(history);
         with_server(&peer, 8, async |server| {
-            server.take(&[end]).await;
-            server.worked_off().await;
+            server.receive(&[end]).await;
+            server.queue_processed().await;
             let mut pages = 0;
             while let Some(gap) = server.gap() {
                 let servers = vec![server_name!("b.example").to_owned()];
@@ -500,52 +507,52 @@ fn a_gap_is_filled_page_by_page_until_the_history_is_whole() {
 }
 
 #[test]
-fn what_nobody_can_complete_waits_for_a_server_that_can() {
-    let history = talk(&RoomVersionId::V12, 8);
+fn a_queued_event_is_processed_once_its_prev_events_are_available() {
+    let history = messages(&RoomVersionId::V12, 8);
     let last = history.events.len() - 1;
     with_server(&Peer::new(history), last - 7, async |server| {
-        server.peer.gives.store(false, Ordering::Relaxed);
-        let taken = server.take(&[last]).await;
+        server.peer.is_available.store(false, Ordering::Relaxed);
+        let taken = server.receive(&[last]).await;
         assert!(
             taken
                 .values()
                 .all(|taken| matches!(taken, Ok(PduOutcome::Queued(_))))
         );
-        while server.peer.asked.load(Ordering::Relaxed) == 0 {
+        while server.peer.requests.load(Ordering::Relaxed) == 0 {
             future::yield_now().await;
         }
-        assert_eq!(server.waiting(), 1);
-        server.peer.gives.store(true, Ordering::Relaxed);
+        assert_eq!(server.queued(), 1);
+        server.peer.is_available.store(true, Ordering::Relaxed);
         server.queues.wake(server.room);
-        server.worked_off().await;
+        server.queue_processed().await;
         assert!(server.has(last));
     });
 }
 
 #[test]
-fn what_waits_is_not_given_up_because_more_comes() {
-    let history = talk(&RoomVersionId::V12, 40);
+fn queued_events_are_not_dropped_because_more_events_are_queued() {
+    let history = messages(&RoomVersionId::V12, 40);
     let last = history.events.len() - 1;
     with_server(&Peer::new(history), last - 39, async |server| {
-        server.peer.gives.store(false, Ordering::Relaxed);
+        server.peer.is_available.store(false, Ordering::Relaxed);
         for index in last - 12..=last {
-            let asked = server.peer.asked.load(Ordering::Relaxed);
-            server.take(&[index]).await;
-            while server.peer.asked.load(Ordering::Relaxed) == asked {
+            let requests = server.peer.requests.load(Ordering::Relaxed);
+            server.receive(&[index]).await;
+            while server.peer.requests.load(Ordering::Relaxed) == requests {
                 future::yield_now().await;
             }
         }
-        assert_eq!(server.waiting(), 13);
-        server.peer.gives.store(true, Ordering::Relaxed);
+        assert_eq!(server.queued(), 13);
+        server.peer.is_available.store(true, Ordering::Relaxed);
         server.queues.wake(server.room);
-        server.worked_off().await;
+        server.queue_processed().await;
         assert!((last - 12..=last).all(|index| server.has(index)));
     });
 }
 
 #[test]
-fn one_bad_event_costs_the_others_nothing() {
-    let history = talk(&RoomVersionId::V12, 4);
+fn an_invalid_pdu_does_not_affect_the_others_of_its_transaction() {
+    let history = messages(&RoomVersionId::V12, 4);
     let last = history.events.len() - 1;
     with_server(&Peer::new(history), last - 3, async |server| {
         let text = |index: usize| server.peer.raw(index).get().to_owned();
@@ -573,7 +580,7 @@ fn one_bad_event_costs_the_others_nothing() {
                 )
             })
             .collect();
-        // What was changed counts without its content.
+        // The event with the wrong content hash is redacted.
         assert_eq!(taken, [true, true, false, false]);
         let redacted = server.store.read(|s| {
             let num = event::num_of(s, &server.peer.id(last - 2))?.expect("it is here");
@@ -585,8 +592,8 @@ fn one_bad_event_costs_the_others_nothing() {
 }
 
 #[test]
-fn an_event_that_comes_twice_at_once_is_worked_in_once() {
-    let history = talk(&RoomVersionId::V12, 4);
+fn a_pdu_received_twice_at_once_is_stored_once() {
+    let history = messages(&RoomVersionId::V12, 4);
     let last = history.events.len() - 1;
     with_server(&Peer::new(history), last - 3, async |server| {
         let again = [
@@ -598,7 +605,7 @@ fn an_event_that_comes_twice_at_once_is_worked_in_once() {
             last - 1,
             last,
         ];
-        let taken = server.take(&again).await;
+        let taken = server.receive(&again).await;
         assert!(
             taken
                 .values()
@@ -612,7 +619,7 @@ fn an_event_that_comes_twice_at_once_is_worked_in_once() {
 }
 
 #[test]
-fn a_server_that_the_room_keeps_out_is_not_heard() {
+fn pdus_of_a_server_denied_by_the_server_acl_are_dropped() {
     let version = RoomVersionId::V12;
     let mut history = History::public(&version, ALICE);
     history.then(Action::join(BOB));
@@ -621,7 +628,7 @@ fn a_server_that_the_room_keeps_out_is_not_heard() {
     let body = json!({ "msgtype": "m.text", "body": "hello" });
     let last = history.then(Action::message(BOB, "m.room.message", body));
     with_server(&Peer::new(history), last, async |server| {
-        assert!(server.take(&[last]).await.is_empty());
+        assert!(server.receive(&[last]).await.is_empty());
         assert!(!server.has(last));
         let raw = vec![server.peer.raw(last)];
         server
@@ -633,9 +640,9 @@ fn a_server_that_the_room_keeps_out_is_not_heard() {
 }
 
 #[test]
-fn a_told_state_is_no_way_in_for_events_that_the_room_forbids() {
+fn a_banned_users_event_on_an_old_branch_is_soft_failed() {
     let version = RoomVersionId::V12;
-    let mut history = talk(&version, 2);
+    let mut history = messages(&version, 2);
     let end = history.events.len() - 1;
     history.then(Action::member(ALICE, BOB, "ban"));
     let banned = history.events.len() - 1;
@@ -643,17 +650,17 @@ fn a_told_state_is_no_way_in_for_events_that_the_room_forbids() {
     let body = json!({ "msgtype": "m.text", "body": "still here" });
     let late = history.append(&[end], Action::message(BOB, "m.room.message", body));
     with_server(&Peer::new(history), banned + 1, async |server| {
-        server.take(&[late]).await;
+        server.receive(&[late]).await;
         let status = server.store.read(|s| {
             let num = event::num_of(s, &server.peer.id(late))?.expect("it is here");
             Ok::<_, rooms::Error>(event::header(s, num)?.status)
         });
         let soft_failed = crate::store::records::Status::SoftFailed;
         assert_eq!(status.expect("an event"), soft_failed);
-        let told = server.store.read(|s| {
+        let claimed = server.store.read(|s| {
             let ids = [server.peer.id(0), server.peer.id(1)];
             receive::claimed_state(s, server.room, &ids).map(drop)
         });
-        assert!(told.is_ok());
+        assert!(claimed.is_ok());
     });
 }

@@ -13,7 +13,6 @@ use ruma::{
     room_version_rules::RoomVersionRules,
 };
 use serde_json::value::{RawValue, to_raw_value};
-use smol::channel;
 
 use super::error::Error;
 use crate::{
@@ -44,7 +43,7 @@ pub(super) struct Inner {
     pub(super) store: Store,
     pub(super) local: Local,
     pub(super) clock: Clock,
-    /// Where large responses are spooled.
+    /// Where large responses are written.
     pub(super) data_dir: PathBuf,
     pub(super) client: Client,
     pub(super) source: RemoteEventSource,
@@ -105,16 +104,8 @@ impl MembershipClient {
         &self,
         task: impl Future<Output = Result<(), Error>> + Send + 'static,
     ) -> Result<(), Error> {
-        let (sender, result) = channel::bounded(1);
-        let task = self.0.executor.spawn(async move {
-            // Fails if the caller has stopped waiting.
-            let _ = sender.try_send(task.await);
-        });
-        task.detach();
-        result
-            .recv()
-            .await
-            .unwrap_or(Err(Error::Rooms(rooms::Error::Stale)))
+        let result = self.0.executor.spawn_and_wait(task).await;
+        result.unwrap_or(Err(Error::Rooms(rooms::Error::Stale)))
     }
 
     /// Calls `attempt` with one of `servers` after the other until it succeeds. Returns the most

@@ -44,7 +44,7 @@ impl From<pool::Error> for Error {
     }
 }
 
-/// A response that is spooled cannot be parsed, or the disk failed.
+/// A response cannot be parsed, or the disk failed.
 impl From<io::Error> for Error {
     fn from(error: io::Error) -> Self {
         Self::invalid_response(error)

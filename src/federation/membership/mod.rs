@@ -3,7 +3,7 @@
 
 mod client;
 mod error;
-mod event_spool;
+mod event_file;
 mod handler;
 mod invite;
 mod member_event;

@@ -31,7 +31,7 @@ use serde_json::value::RawValue;
 use super::{
     client::{MAX_SERVERS, MembershipClient, MembershipRequest, raw_json},
     error::Error,
-    event_spool::temporary_file,
+    event_file::temporary_file,
     state_response::StateResponse,
     verified_state::VerifiedState,
 };

@@ -1,4 +1,4 @@
-//! The response to `send_join` or `/state`, which can be larger than the memory: events go to a spool
+//! The response to `send_join` or `/state`, which can be larger than the memory: events go to a
 //! file as they are parsed; only their ids and auth events stay in memory. Nothing is verified here.
 
 use std::{
@@ -18,7 +18,7 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::event_spool::EventSpool;
+use super::event_file::EventFile;
 use crate::{
     federation::inbound::{GraphNode, RawPdu},
     protocol::receive::Incoming,
@@ -32,8 +32,8 @@ const MAX_SERVERS: usize = 20;
 
 pub struct StateResponse {
     rules: &'static RoomVersionRules,
-    events: EventSpool,
-    /// The auth graph of the events, by their numbers in the spool.
+    events: EventFile,
+    /// The auth graph of the events, by their numbers in the file.
     pub nodes: Vec<GraphNode>,
     /// The events that are state, not only part of an auth chain.
     pub state: HashSet<OwnedEventId>,
@@ -59,7 +59,7 @@ impl StateResponse {
         };
         let mut response = Self {
             rules,
-            events: EventSpool::new(directory)?,
+            events: EventFile::new(directory)?,
             nodes: Vec::new(),
             state: HashSet::new(),
             event: None,
@@ -202,7 +202,7 @@ mod tests {
     use ruma::RoomVersionId;
     use serde_json::{Value, json};
 
-    use super::{super::event_spool::temporary_file, MAX_VALUE_BYTES, StateResponse};
+    use super::{super::event_file::temporary_file, MAX_VALUE_BYTES, StateResponse};
     use crate::protocol::{history::History, versions};
 
     fn read(response: &str) -> std::io::Result<StateResponse> {
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn events_of_state_and_auth_chain_are_spooled_and_others_left_out() {
+    fn events_of_state_and_auth_chain_are_written_to_the_file_and_others_left_out() {
         let room = History::public(&RoomVersionId::V11, "@alice:a.example");
         let json: Vec<Value> = room
             .events

@@ -26,7 +26,7 @@ use ruma::{
     room_version_rules::RoomVersionRules,
 };
 
-use super::{error::Error, event_spool::EventSpool};
+use super::{error::Error, event_file::EventFile};
 use crate::{
     protocol::{
         Pdu,
@@ -43,7 +43,7 @@ const MAX_CACHED_PDUS: usize = 512;
 pub struct VerifiedState {
     rules: &'static RoomVersionRules,
     /// The verified events in topological order.
-    events: EventSpool,
+    events: EventFile,
     ids: Vec<OwnedEventId>,
     index_of: HashMap<OwnedEventId, usize>,
     rejected: HashSet<usize>,
@@ -56,7 +56,7 @@ impl VerifiedState {
     pub fn new(directory: &Path, rules: &'static RoomVersionRules) -> io::Result<Self> {
         Ok(Self {
             rules,
-            events: EventSpool::new(directory)?,
+            events: EventFile::new(directory)?,
             ids: Vec::new(),
             index_of: HashMap::new(),
             rejected: HashSet::new(),

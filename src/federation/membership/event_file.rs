@@ -22,7 +22,7 @@ pub fn temporary_file(directory: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-pub struct EventSpool {
+pub struct EventFile {
     file: File,
     file_bytes: u64,
     /// What is not in the file yet.
@@ -31,7 +31,7 @@ pub struct EventSpool {
     ranges: Vec<(u64, usize)>,
 }
 
-impl EventSpool {
+impl EventFile {
     pub fn new(directory: &Path) -> io::Result<Self> {
         Ok(Self {
             file: temporary_file(directory)?,
@@ -68,18 +68,18 @@ impl EventSpool {
 
 #[cfg(test)]
 mod tests {
-    use super::{BUFFER_BYTES, EventSpool};
+    use super::{BUFFER_BYTES, EventFile};
 
     #[test]
     fn events_are_read_from_the_buffer_and_from_the_file() {
         let directory = tempfile::tempdir().unwrap();
-        let mut spool = EventSpool::new(directory.path()).unwrap();
+        let mut file = EventFile::new(directory.path()).unwrap();
         let events: Vec<Vec<u8>> = (0..100_u8).map(|n| vec![n; BUFFER_BYTES / 30]).collect();
         for event in &events {
-            spool.push(event).unwrap();
+            file.push(event).unwrap();
         }
         for (index, event) in events.iter().enumerate() {
-            assert_eq!(spool.read(index).unwrap(), *event);
+            assert_eq!(file.read(index).unwrap(), *event);
         }
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
     }
