@@ -1,23 +1,20 @@
-//! Who does something to a room, and when.
+//! The local user who acts on a room, and the time.
 
 use ruma::{MilliSecondsSinceUnixEpoch, OwnedUserId};
 
 use super::event::{append::Sending, insert::Notify};
 use crate::store::UserNum;
 
-/// A local user who does something, with the time at which that happens.
 #[derive(Clone, Debug)]
 pub struct Actor {
-    /// The user's number.
     pub num: UserNum,
-    /// The user's id.
     pub id: OwnedUserId,
-    /// The time that the events carry.
+    /// The `origin_server_ts` of the actor's events.
     pub now: MilliSecondsSinceUnixEpoch,
 }
 
 impl Actor {
-    /// How the actor sends: now, and as long as nothing else is said, notifying nobody.
+    /// Without a transaction id, and notifying nobody.
     pub(super) fn sending(&self) -> Sending {
         Sending {
             now: self.now,

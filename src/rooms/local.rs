@@ -1,4 +1,4 @@
-//! Who this server is.
+//! This server: its name and its signing key.
 
 use std::{fmt, sync::Arc};
 
@@ -10,14 +10,14 @@ use crate::{
     store::{Bytes, Reader, Records, Rows, Store, Tx, records::SigningKey},
 };
 
-/// The fact that says whose database this is.
+/// The key in `facts`.
 const SERVER_NAME: &str = "server_name";
 
-/// Who this server is: its name and the key with which it signs. Clones are the same.
+/// This server: its name and its signing key. Clones share them.
 #[derive(Clone)]
-pub struct Local(Arc<Parts>);
+pub struct Local(Arc<LocalInner>);
 
-struct Parts {
+struct LocalInner {
     server_name: OwnedServerName,
     key: ServerKey,
 }
@@ -29,13 +29,11 @@ impl fmt::Debug for Local {
 }
 
 impl Local {
-    /// The server `server_name`, signing with `key`.
     pub fn new(server_name: OwnedServerName, key: ServerKey) -> Self {
-        Self(Arc::new(Parts { server_name, key }))
+        Self(Arc::new(LocalInner { server_name, key }))
     }
 
-    /// The server whose database `store` is, under the name `server_name`: with the key that it
-    /// made at its first start, which is now if there is none.
+    /// Loads the signing key from `store`, or generates it at the first start.
     ///
     /// # Errors
     /// [`Error::OtherServer`] if the database belongs to a server of another name.
@@ -72,8 +70,8 @@ impl Local {
         Ok(Self::new(server_name, key))
     }
 
-    /// Gives the server whose database `store` is a new key, with which it signs from its next
-    /// start on. The one before stays known for what it has signed. The ids of both.
+    /// Generates a new signing key, which is used from the next start on. The old one expires, and still
+    /// verifies what it has signed. Returns the ids of the old and the new key.
     ///
     /// # Errors
     /// [`Error::OtherServer`] if the database belongs to a server of another name.
@@ -108,23 +106,22 @@ impl Local {
         write.await
     }
 
-    /// The server's name.
     pub fn server_name(&self) -> &ServerName {
         &self.0.server_name
     }
 
-    /// The key with which the server signs.
     pub fn key(&self) -> &ServerKey {
         &self.0.key
     }
 
-    /// Whether `user` has an account here, or would have it here.
+    /// Whether `user` is a user of this server.
     pub fn has(&self, user: &UserId) -> bool {
         user.server_name() == self.server_name()
     }
 }
 
-/// Makes sure that the database is `name`'s: every id in it ends in that name.
+/// Checks that the database belongs to the server `name`, whose name is in every id in it; claims a
+/// new database.
 fn claim(tx: &Tx, name: &ServerName) -> Result<(), Error> {
     let owner = tx
         .facts()?
@@ -137,7 +134,7 @@ fn claim(tx: &Tx, name: &ServerName) -> Result<(), Error> {
     }
 }
 
-/// The key that signs: the one that has not expired.
+/// The key that has not expired.
 fn current_key(r: &impl Reader) -> Result<Option<(String, [u8; 32])>, Error> {
     for row in r.signing_keys()?.range::<&str>(..)? {
         let (id, key) = row?;

@@ -1,14 +1,17 @@
 //! Rooms: their events, states, timelines and members.
 //!
-//! - Owns the tables from `rooms` to `pending_upgrades` in the catalog. Nobody else writes them.
-//! - A local event is made inside the job that stores it ([`append`]), from what the transaction
-//!   sees, so that concurrent senders never fork their own room. A foreign event is decided
-//!   outside, on a snapshot, and its job checks that the room has not moved since ([`receive`]).
-//! - What users do to rooms beside sending is a function of an [`Actor`] in a job: [`create`],
-//!   [`join`], [`leave`], [`moderation`], [`aliases`], [`directory`], [`upgrade`]. What that means
-//!   for more rooms than fit into a job is seen to afterwards, by [`errands`].
-//! - Reads take any [`Reader`](crate::store::Reader); those that grow with a room's history or
-//!   size say so and belong on the pool.
+//! - Owns the tables under "Rooms and their events" and "What people have read" in `store/README.md`,
+//!   and `room_servers`, `server_rooms` and `outgoing`. Others write only `waiting`
+//!   (`federation/inbound`), `outgoing` (`federation/outbound` removes what was sent) and
+//!   `transactions` (`users/devices` removes those of a device).
+//! - A local event is built in the transaction that stores it ([`event::append`]), so that concurrent
+//!   senders never fork the room. A remote event is checked on a snapshot, and its transaction checks
+//!   that the room has not changed since ([`event::receive`]).
+//! - What users do beside sending is a function that takes an [`Actor`] in a transaction: in
+//!   [`create`], [`membership`], [`directory`] and [`upgrade`]. What is too large for one transaction
+//!   is left to [`background`].
+//! - Reads take any [`Reader`](crate::store::Reader). Those whose work grows with a room say so and
+//!   are to be called on the pool.
 
 pub mod background;
 pub mod create;

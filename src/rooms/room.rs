@@ -1,4 +1,4 @@
-//! A room's own records: its number, its id, its version, and what every event of it changes.
+//! The records of a room itself: number, id, version, and heads.
 
 use ruma::{OwnedRoomId, RoomId, RoomVersionId, room_version_rules::RoomVersionRules};
 
@@ -11,11 +11,11 @@ use crate::{
     },
 };
 
-/// Makes the room `id`, which has no events yet.
+/// Creates the room `id` without events.
 ///
 /// # Errors
 /// [`Error::RoomExists`].
-pub fn make(tx: &Tx, id: &RoomId, version: &RoomVersionId) -> Result<RoomNum, Error> {
+pub fn create(tx: &Tx, id: &RoomId, version: &RoomVersionId) -> Result<RoomNum, Error> {
     if tx.room_nums()?.has(id.as_str())? {
         return Err(Error::RoomExists);
     }
@@ -61,10 +61,8 @@ pub(in crate::rooms) fn set_version(
     Ok(tx.rooms()?.put(room, &record)?)
 }
 
-/// The number of the room `id`.
-///
 /// # Errors
-/// [`Error::UnknownRoom`] if the server does not know the room.
+/// [`Error::UnknownRoom`] if this server does not know the room.
 pub fn num(r: &impl Reader, id: &RoomId) -> Result<RoomNum, Error> {
     let num = r.room_nums()?.get(id.as_str())?.map(|row| row.value());
     num.ok_or(Error::UnknownRoom)
@@ -84,13 +82,11 @@ pub fn heads(r: &impl Reader, room: RoomNum) -> Result<RoomHeads, Error> {
         .ok_or_else(|| Error::corrupt("room_heads", room, "missing"))
 }
 
-/// The room's version.
 pub fn version(r: &impl Reader, room: RoomNum) -> Result<RoomVersionId, Error> {
     RoomVersionId::try_from(record(r, room)?.version)
         .map_err(|_| Error::corrupt("rooms", room, "not a room version"))
 }
 
-/// The rules of the room's version.
 pub fn rules(r: &impl Reader, room: RoomNum) -> Result<&'static RoomVersionRules, Error> {
     versions::rules(&version(r, room)?).ok_or_else(|| {
         Error::corrupt(
@@ -101,15 +97,12 @@ pub fn rules(r: &impl Reader, room: RoomNum) -> Result<&'static RoomVersionRules
     })
 }
 
-/// The rules of `version`.
-///
 /// # Errors
 /// [`Error::UnsupportedVersion`].
 pub fn rules_of(version: &RoomVersionId) -> Result<&'static RoomVersionRules, Error> {
     versions::rules(version).ok_or_else(|| Error::UnsupportedVersion(version.to_string().into()))
 }
 
-/// The room's id.
 pub fn id(r: &impl Reader, room: RoomNum) -> Result<OwnedRoomId, Error> {
     OwnedRoomId::try_from(record(r, room)?.id)
         .map_err(|_| Error::corrupt("rooms", room, "not a room ID"))

@@ -1,7 +1,5 @@
-//! Who is typing: memory only, gone with the server.
-//!
-//! Nothing ticks: what has run out is taken out when somebody looks, and whoever waits for changes
-//! asks when the next one runs out.
+//! Typing notifications, in memory only. There is no timer: [`Typing::expire`] removes what has expired,
+//! and whoever waits for changes uses [`Typing::next_expiry`].
 
 use std::{
     collections::HashMap,
@@ -10,86 +8,82 @@ use std::{
 
 use crate::store::{RoomNum, UserNum};
 
-/// How many rooms can have someone typing; beyond that typing is not shown.
-const ROOMS: usize = 1000;
-/// How many users of a room can be typing.
-const USERS: usize = 50;
-/// The longest that a client may ask for, in milliseconds.
-const LONGEST_MS: u64 = 120_000;
-/// For how long another server need not hear again that somebody types, in milliseconds.
-const AGAIN_MS: u64 = 20_000;
+/// Beyond these limits typing notifications are dropped.
+const MAX_ROOMS: usize = 1000;
+const MAX_USERS_PER_ROOM: usize = 50;
+const MAX_TIMEOUT_MS: u64 = 120_000;
+/// The least time between two EDUs to other servers for a user who keeps typing.
+const RENEWAL_INTERVAL_MS: u64 = 20_000;
 
-/// Who is typing in which room.
+/// The typing users of all rooms.
 #[derive(Debug, Default)]
 pub struct Typing(Mutex<HashMap<RoomNum, InRoom>>);
 
 #[derive(Debug, Default)]
 struct InRoom {
-    /// The number of the last change, as the notifier counts them.
+    /// The ephemeral position of the last change.
     changed: u64,
-    users: Vec<Typist>,
+    users: Vec<TypingUser>,
 }
 
 #[derive(Debug)]
-struct Typist {
+struct TypingUser {
     user: UserNum,
-    /// When it runs out, in milliseconds since the epoch.
-    until_ms: u64,
-    /// When it was last said to be told.
-    told_ms: u64,
+    expires_ms: u64,
+    /// When other servers last had to be notified.
+    renewed_ms: u64,
 }
 
-/// What it means that a user types, or no longer.
+/// The effect of [`Typing::set`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TypingUpdate {
-    /// Nothing new.
     Unchanged,
-    /// Nothing new, but those have to hear it once more who would forget it.
+    /// Nothing new for clients, but other servers must be notified again before they expire it.
     Renewed,
-    /// News; then [`Typing::changed`] has to follow.
+    /// A user started or stopped: [`Typing::changed`] must be called.
     Changed,
 }
 
 impl Typing {
-    /// `user` types in `room` for `for_ms` more milliseconds, or no longer.
+    /// Sets that `user` is typing in `room` for `timeout_ms`, or stopped.
     pub fn set(
         &self,
         room: RoomNum,
         user: UserNum,
-        for_ms: Option<u64>,
+        timeout_ms: Option<u64>,
         now_ms: u64,
     ) -> TypingUpdate {
         let mut rooms = self.lock();
-        if for_ms.is_some() && !rooms.contains_key(&room) && rooms.len() >= ROOMS {
-            rooms.retain(|_, room| room.users.iter().any(|typist| typist.until_ms > now_ms));
-            if rooms.len() >= ROOMS {
+        if timeout_ms.is_some() && !rooms.contains_key(&room) && rooms.len() >= MAX_ROOMS {
+            rooms.retain(|_, room| room.users.iter().any(|typing| typing.expires_ms > now_ms));
+            if rooms.len() >= MAX_ROOMS {
                 return TypingUpdate::Unchanged;
             }
         }
-        if for_ms.is_none() && !rooms.contains_key(&room) {
+        if timeout_ms.is_none() && !rooms.contains_key(&room) {
             return TypingUpdate::Unchanged;
         }
         let users = &mut rooms.entry(room).or_default().users;
-        let was = users.iter().position(|typist| typist.user == user);
-        let until_ms = now_ms + for_ms.unwrap_or_default().min(LONGEST_MS);
-        match (was, for_ms) {
+        let was = users.iter().position(|typing| typing.user == user);
+        let expires_ms = now_ms + timeout_ms.unwrap_or_default().min(MAX_TIMEOUT_MS);
+        match (was, timeout_ms) {
             (Some(at), Some(_)) => {
-                users[at].until_ms = until_ms;
-                if now_ms < users[at].told_ms + AGAIN_MS {
+                users[at].expires_ms = expires_ms;
+                if now_ms < users[at].renewed_ms + RENEWAL_INTERVAL_MS {
                     return TypingUpdate::Unchanged;
                 }
-                users[at].told_ms = now_ms;
+                users[at].renewed_ms = now_ms;
                 TypingUpdate::Renewed
             }
             (Some(at), None) => {
                 users.remove(at);
                 TypingUpdate::Changed
             }
-            (None, Some(_)) if users.len() < USERS => {
-                users.push(Typist {
+            (None, Some(_)) if users.len() < MAX_USERS_PER_ROOM => {
+                users.push(TypingUser {
                     user,
-                    until_ms,
-                    told_ms: now_ms,
+                    expires_ms,
+                    renewed_ms: now_ms,
                 });
                 TypingUpdate::Changed
             }
@@ -97,21 +91,21 @@ impl Typing {
         }
     }
 
-    /// The last change in `room` has this number.
-    pub fn changed(&self, room: RoomNum, number: u64) {
+    /// Records the ephemeral position of a change in `room`.
+    pub fn changed(&self, room: RoomNum, position: u64) {
         if let Some(room) = self.lock().get_mut(&room) {
-            room.changed = number;
+            room.changed = position;
         }
     }
 
-    /// Takes out what has run out, and who is not in the room any more as `is_in` says; the rooms
-    /// that this changes.
+    /// Removes users whose typing has expired, or who are not in the room any more according to `is_in`.
+    /// Returns the rooms that changed.
     pub fn expire(&self, now_ms: u64, is_in: impl Fn(RoomNum, UserNum) -> bool) -> Vec<RoomNum> {
         let mut changed = Vec::new();
         for (num, room) in self.lock().iter_mut() {
             let before = room.users.len();
             room.users
-                .retain(|typist| typist.until_ms > now_ms && is_in(*num, typist.user));
+                .retain(|typing| typing.expires_ms > now_ms && is_in(*num, typing.user));
             if room.users.len() < before {
                 changed.push(*num);
             }
@@ -119,28 +113,28 @@ impl Typing {
         changed
     }
 
-    /// When the next one runs out, in milliseconds since the epoch.
-    pub fn next_end(&self) -> Option<u64> {
+    /// When the next user's typing expires, in milliseconds since the epoch.
+    pub fn next_expiry(&self) -> Option<u64> {
         self.lock()
             .values()
             .flat_map(|room| &room.users)
-            .map(|typist| typist.until_ms)
+            .map(|typing| typing.expires_ms)
             .min()
     }
 
-    /// Who types in `room`, if that changed after the change of this number.
-    pub fn changed_after(&self, room: RoomNum, number: u64) -> Option<Vec<UserNum>> {
+    /// The users typing in `room`, if that changed after this ephemeral position.
+    pub fn changed_after(&self, room: RoomNum, position: u64) -> Option<Vec<UserNum>> {
         let rooms = self.lock();
-        let room = rooms.get(&room).filter(|room| room.changed > number)?;
-        Some(room.users.iter().map(|typist| typist.user).collect())
+        let room = rooms.get(&room).filter(|room| room.changed > position)?;
+        Some(room.users.iter().map(|typing| typing.user).collect())
     }
 
-    /// The rooms in which something changed after the change of this number.
-    pub fn rooms_after(&self, number: u64) -> Vec<RoomNum> {
+    /// The rooms that changed after this ephemeral position.
+    pub fn rooms_after(&self, position: u64) -> Vec<RoomNum> {
         let rooms = self.lock();
         rooms
             .iter()
-            .filter(|(_, room)| room.changed > number)
+            .filter(|(_, room)| room.changed > position)
             .map(|(num, _)| *num)
             .collect()
     }

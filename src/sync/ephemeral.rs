@@ -43,13 +43,8 @@ pub fn events(
     }
     if wants(wanted, "m.receipt") {
         let since = range.since.map_or(Position::MIN, |since| since.position);
-        let moved = receipts::moved_between(
-            r,
-            room,
-            (since, range.end.stored),
-            request.user,
-            MAX_RECEIPTS,
-        )?;
+        let moved =
+            receipts::moved_between(r, room, since, range.end.stored, request.user, MAX_RECEIPTS)?;
         if !moved.is_empty() {
             events.push(json!({ "type": "m.receipt", "content": receipt_content(moved) }));
         }
@@ -66,13 +61,13 @@ fn receipt_content(receipts: Vec<receipts::ReceiptUpdate>) -> Value {
     let mut content: BTreeMap<String, BTreeMap<ReceiptType, ByUser>> = BTreeMap::new();
     for update in receipts {
         let mut receipt = json!({ "ts": update.ts });
-        if let Some(thread) = update.of.thread {
+        if let Some(thread) = update.key.thread {
             receipt["thread_id"] = thread.into();
         }
         let of_event = content.entry(update.event.into()).or_default();
         // A user can have receipts of several threads at one event; the newest is sent.
         of_event
-            .entry(update.of.kind)
+            .entry(update.key.kind)
             .or_default()
             .entry(update.user_id.into())
             .or_insert(receipt);

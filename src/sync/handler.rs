@@ -232,7 +232,7 @@ impl SyncHandler<'_> {
     /// When to look again although nothing is stored: at the deadline, or when typing or presence
     /// expires.
     fn next_look(&self, deadline: Instant) -> Instant {
-        let expiries = [self.typing.next_end(), self.presence.next_expiry()];
+        let expiries = [self.typing.next_expiry(), self.presence.next_expiry()];
         match expiries.into_iter().flatten().min() {
             Some(expiry_ms) => {
                 let left_ms = expiry_ms.saturating_sub(self.clock.now_ms()).max(1);

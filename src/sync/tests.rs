@@ -23,7 +23,7 @@ const ROOMS: u32 = 500;
 fn make_rooms(tx: &Tx) -> Result<(), rooms::Error> {
     for n in 0..ROOMS {
         let id = OwnedRoomId::try_from(format!("!room{n}:here")).expect("a room id");
-        let room = room::make(tx, &id, &RoomVersionId::V12)?;
+        let room = room::create(tx, &id, &RoomVersionId::V12)?;
         let row = MemberRow {
             membership: Membership::Join,
             event: EventNum(1),

@@ -229,7 +229,7 @@ fn with_server<T>(peer: &Peer, known: usize, test: impl AsyncFnOnce(&Server<'_>)
             peer.history.version.clone(),
         );
         let room = store
-            .write(move |tx: &Tx| room::make(tx, &id, &version))
+            .write(move |tx: &Tx| room::create(tx, &id, &version))
             .await;
         let room = room.expect("the room is made");
         let receiver = PduReceiver::new(store.clone(), local, peer.clone());

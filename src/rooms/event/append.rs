@@ -89,7 +89,7 @@ pub fn create(
     };
     let built = build(draft, &place, rules, local.key())?;
     let room_id = built.pdu.room_id();
-    let room = room::make(tx, room_id, version)?;
+    let room = room::create(tx, room_id, version)?;
     let made = Made {
         rules,
         room,

@@ -68,7 +68,7 @@ impl StateDiff {
 /// invitation or a knock may have named another one.
 pub fn begin(tx: &Tx, id: &RoomId, version: &RoomVersionId) -> Result<RoomNum, Error> {
     let room = match room::num(tx, id) {
-        Err(Error::UnknownRoom) => return room::make(tx, id, version),
+        Err(Error::UnknownRoom) => return room::create(tx, id, version),
         room => room?,
     };
     room::set_version(tx, room, version)?;

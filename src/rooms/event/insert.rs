@@ -213,7 +213,7 @@ fn except(
     place: Place,
     (verdict, default): (Verdict, Verdict),
 ) -> Result<(), Error> {
-    let mut upto = unread::notified(tx, (room, user, root), place)?;
+    let mut upto = unread::notified(tx, room, user, root, place)?;
     upto.notify += i32::from(verdict.notify) - i32::from(default.notify);
     upto.highlight += i32::from(verdict.highlight) - i32::from(default.highlight);
     tx.notified()?.put((room, user, root, place), &upto)?;

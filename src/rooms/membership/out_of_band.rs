@@ -30,7 +30,7 @@ pub fn store(
     row: &OutOfBandMembership,
 ) -> Result<(), Error> {
     let room = match room::num(tx, room_id) {
-        Err(Error::UnknownRoom) => room::make(tx, room_id, version)?,
+        Err(Error::UnknownRoom) => room::create(tx, room_id, version)?,
         room => room?,
     };
     let user = target(event)?;

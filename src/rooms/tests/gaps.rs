@@ -42,7 +42,7 @@ struct Copy<'a> {
 impl<'a> Copy<'a> {
     async fn new(store: &'a Store, history: &'a History, version: &RoomVersionId) -> Self {
         let (id, version) = (history.create_event().room_id().to_owned(), version.clone());
-        let room = store.write(move |tx: &Tx| room::make(tx, &id, &version));
+        let room = store.write(move |tx: &Tx| room::create(tx, &id, &version));
         Self {
             store,
             local: local(),

@@ -117,7 +117,7 @@ fn the_state_at_every_event_of_a_forked_history_is_what_whole_resolution_gives()
                 let job = {
                     let (id, version) =
                         (history.create_event().room_id().to_owned(), version.clone());
-                    move |tx: &Tx| room::make(tx, &id, &version)
+                    move |tx: &Tx| room::create(tx, &id, &version)
                 };
                 let room = store.write(job).await.expect("the room is made");
                 let mut nums = BTreeMap::new();
@@ -158,7 +158,7 @@ fn a_decision_about_a_room_that_has_moved_is_stale() {
         let local = local();
         let id = history.create_event().room_id().to_owned();
         let made = store
-            .write(move |tx: &Tx| room::make(tx, &id, &RoomVersionId::V12))
+            .write(move |tx: &Tx| room::create(tx, &id, &RoomVersionId::V12))
             .await;
         let room = made.expect("the room is made");
         for index in 0..=base {

@@ -415,8 +415,8 @@ fn only_the_invited_one_is_notified_of_an_invite_and_everybody_of_a_tombstone() 
         let row = current::local_membership(world.tx, carol.num, room)?.expect("invited");
         assert_eq!(row.membership, Membership::Invite);
         let last = room::heads(world.tx, room)?.last_place;
-        let of = (room, carol.num, crate::store::EventNum(0));
-        assert_eq!(unread::notified(world.tx, of, last)?.notify, 1);
+        let notified = unread::notified(world.tx, room, carol.num, unread::NO_THREAD, last)?;
+        assert_eq!(notified.notify, 1);
         let tombstone = json!({ "body": "gone", "replacement_room": "!new:here" });
         world.set(&alice, room, ("m.room.tombstone", ""), &tombstone)?;
         assert_eq!(world.unread(&bob, room)?.main, counts(1, 1));

@@ -1,12 +1,12 @@
-//! How much a user has not read: arithmetic over running counts.
+//! Unread counts, from running totals.
 //!
-//! Every row of the timeline carries what the events outside threads up to it mean under the
-//! default rules, and `thread_timeline` the same for each thread. What a user has unread is the
-//! count at the end less the count where the user's receipt stands; where events mean something
-//! else to the user, `notified` carries the difference, running as well ([`super::notify`] decides
-//! it before an event is stored). Nobody's unread events are counted one by one.
+//! Each row of the timeline has the total of the notifications outside threads up to it under the
+//! default push rules, and each row of `thread_timeline` that of its thread. Unread is the total now
+//! less the total at the user's receipt. Where an event notifies a user otherwise than under the
+//! default rules, `notified` has the running difference ([`super::notify`] evaluates the rules before
+//! an event is stored). So nobody's unread events are counted one by one.
 //!
-//! Who wrote something has read up to it: outside all threads, or in that thread.
+//! A user's own event counts as a receipt for it, in its thread or outside all.
 //!
 //! Source: client-server API, "Receiving notifications", "Threaded read receipts".
 
@@ -21,10 +21,10 @@ use crate::{
     },
 };
 
-/// How many threads of a room are looked at: those with something new last. NOTSPEC: what is
+/// The most threads of a room that are counted, the most recently active first. NOTSPEC: what is
 /// unread in others is not counted.
-const THREADS: usize = 200;
-/// What stands for the root of a thread where there is none.
+const MAX_THREADS: usize = 200;
+/// The thread root that stands for the events outside all threads.
 pub const NO_THREAD: EventNum = EventNum(0);
 
 /// What a user has not read in a room.
@@ -32,12 +32,12 @@ pub const NO_THREAD: EventNum = EventNum(0);
 pub struct Unread {
     /// Outside threads.
     pub main: Counts,
-    /// In each thread where there is something, by its root.
+    /// By thread root; threads without unread events are absent.
     pub threads: BTreeMap<EventNum, Counts>,
 }
 
 impl Unread {
-    /// Everything together, for clients that do not know threads.
+    /// The sum, for clients that do not support threads.
     pub fn all(&self) -> Counts {
         let add = |a: Counts, b: &Counts| Counts {
             notify: a.notify + b.notify,
@@ -47,7 +47,7 @@ impl Unread {
     }
 }
 
-/// What `user`, who is in the room since `joined`, has not read.
+/// The unread counts of `user`, who joined the room at `joined`.
 pub fn count(
     r: &impl Reader,
     room: RoomNum,
@@ -56,33 +56,33 @@ pub fn count(
     joined: Place,
 ) -> Result<Unread, Error> {
     let receipts = receipts::of_user(r, room, user)?;
-    let read = |last_own: Option<Place>, thread: &str| {
+    let read_upto = |own_event: Option<Place>, thread: &str| {
         let receipt = receipts::read_upto(&receipts, thread);
-        receipt.max(last_own).unwrap_or(joined).max(joined)
+        receipt.max(own_event).unwrap_or(joined).max(joined)
     };
-    let main_read = read(
-        last_own_event(r, (room, NO_THREAD, user), &heads.last_own_events)?,
-        MAIN,
-    );
-    let before = timeline::backwards(r, room, main_read, 1)?.pop();
+    let in_thread = |root| UserThread { room, user, root };
+    let main = in_thread(NO_THREAD);
+    let read = read_upto(main.last_own_event(r, &heads.last_own_events)?, MAIN);
+    let before = timeline::backwards(r, room, read, 1)?.pop();
     let before = before.map_or_else(Counts::default, |(_, row)| row.main);
     let mut unread = Unread {
-        main: since(r, (room, user, NO_THREAD), main_read, (before, heads.main))?,
+        main: main.unread(r, read, before, heads.main)?,
         threads: BTreeMap::new(),
     };
-    // What counts for all threads has been read of each.
+    // Receipts without a thread are for all threads.
     let floor = receipts::read_upto_anywhere(&receipts).unwrap_or(joined);
-    for root in lively(r, room, floor.max(joined))? {
+    for root in active_threads(r, room, floor.max(joined))? {
         let thread = r.threads()?.load((room, root))?;
         let thread = thread.ok_or_else(|| Error::corrupt("threads", (room, root), "missing"))?;
         let root_id = event::id(r, root)?;
-        let last_own = last_own_event(r, (room, root, user), &thread.last_own_events)?;
-        let read = read(last_own, root_id.as_str());
+        let user_thread = in_thread(root);
+        let own_event = user_thread.last_own_event(r, &thread.last_own_events)?;
+        let read = read_upto(own_event, root_id.as_str());
         if thread.last_place <= read {
             continue;
         }
-        let before = in_thread(r, (room, root), read)?;
-        let counts = since(r, (room, user, root), read, (before, thread.counts))?;
+        let before = thread_total(r, room, root, read)?;
+        let counts = user_thread.unread(r, read, before, thread.counts)?;
         if counts != Counts::default() {
             unread.threads.insert(root, counts);
         }
@@ -90,84 +90,91 @@ pub fn count(
     Ok(unread)
 }
 
-/// The roots of the threads in which something happened after `floor`, the last first.
-fn lively(r: &impl Reader, room: RoomNum, floor: Place) -> Result<Vec<EventNum>, Error> {
+/// The roots of the threads with an event after `floor`, the most recently active first.
+fn active_threads(r: &impl Reader, room: RoomNum, floor: Place) -> Result<Vec<EventNum>, Error> {
     let order = r.thread_order()?;
-    let rows = order.range((room, floor.next())..=(room, Place::MAX))?;
+    let rows = order.prefix_range(room, floor.next()..)?;
     rows.rev()
-        .take(THREADS)
+        .take(MAX_THREADS)
         .map(|row| Ok(row?.1.value()))
         .collect()
 }
 
-/// Where the user last wrote, if that is known.
-fn last_own_event(
+/// The total of the thread at `place` under the default rules.
+fn thread_total(
     r: &impl Reader,
-    (room, root, user): (RoomNum, EventNum, UserNum),
-    lately: &[(UserNum, Place)],
-) -> Result<Option<Place>, Error> {
-    match lately.iter().find(|(writer, _)| *writer == user) {
-        Some((_, place)) => Ok(Some(*place)),
-        None => Ok(r
-            .last_own_event()?
-            .get((room, root, user))?
-            .map(|row| row.value())),
-    }
-}
-
-/// What the thread's events up to `read` mean under the default rules.
-fn in_thread(
-    r: &impl Reader,
-    (room, root): (RoomNum, EventNum),
-    read: Place,
+    room: RoomNum,
+    root: EventNum,
+    place: Place,
 ) -> Result<Counts, Error> {
-    let counts = r.thread_timeline()?;
-    let row = counts
-        .range((room, root, Place::MIN)..=(room, root, read))?
-        .next_back()
-        .transpose()?;
-    Ok(match row {
+    let totals = r.thread_timeline()?;
+    let mut rows = totals.prefix_range((room, root), ..=place)?;
+    Ok(match rows.next_back().transpose()? {
         Some((_, counts)) => counts.value().unpack()?,
         None => Counts::default(),
     })
 }
 
-/// What happened in a thread, or outside all, after `read`, as it is for the user; the counts are
-/// those of the default rules, at `read` and now.
-fn since(
-    r: &impl Reader,
-    of: (RoomNum, UserNum, EventNum),
-    read: Place,
-    (before, now): (Counts, Counts),
-) -> Result<Counts, Error> {
-    let (own_before, own_now) = (notified(r, of, read)?, notified(r, of, Place::MAX)?);
-    let count = |before: u32, now: u32, own_before: i32, own_now: i32| {
-        now.saturating_sub(before)
-            .saturating_add_signed(own_now.saturating_sub(own_before))
-    };
-    Ok(Counts {
-        notify: count(before.notify, now.notify, own_before.notify, own_now.notify),
-        highlight: count(
-            before.highlight,
-            now.highlight,
-            own_before.highlight,
-            own_now.highlight,
-        ),
-    })
+/// A user in a thread, or outside all ([`NO_THREAD`]).
+struct UserThread {
+    room: RoomNum,
+    user: UserNum,
+    root: EventNum,
 }
 
-/// By how much the user's counts up to `upto` differ from those of the default rules.
+impl UserThread {
+    /// The place of the user's last event, if known. `recent` is from the record of the room or thread.
+    fn last_own_event(
+        &self,
+        r: &impl Reader,
+        recent: &[(UserNum, Place)],
+    ) -> Result<Option<Place>, Error> {
+        if let Some((_, place)) = recent.iter().find(|(user, _)| *user == self.user) {
+            return Ok(Some(*place));
+        }
+        let table = r.last_own_event()?;
+        let row = table.get((self.room, self.root, self.user))?;
+        Ok(row.map(|row| row.value()))
+    }
+
+    /// The user's unread counts after `read`, where the total under the default rules was `before`;
+    /// it is `now` at present.
+    fn unread(
+        &self,
+        r: &impl Reader,
+        read: Place,
+        before: Counts,
+        now: Counts,
+    ) -> Result<Counts, Error> {
+        let difference = |upto| notified(r, self.room, self.user, self.root, upto);
+        let (own_before, own_now) = (difference(read)?, difference(Place::MAX)?);
+        let count = |before: u32, now: u32, own_before: i32, own_now: i32| {
+            now.saturating_sub(before)
+                .saturating_add_signed(own_now.saturating_sub(own_before))
+        };
+        Ok(Counts {
+            notify: count(before.notify, now.notify, own_before.notify, own_now.notify),
+            highlight: count(
+                before.highlight,
+                now.highlight,
+                own_before.highlight,
+                own_now.highlight,
+            ),
+        })
+    }
+}
+
+/// The difference between the user's total at `upto` and that of the default rules.
 pub(in crate::rooms) fn notified(
     r: &impl Reader,
-    (room, user, root): (RoomNum, UserNum, EventNum),
+    room: RoomNum,
+    user: UserNum,
+    root: EventNum,
     upto: Place,
 ) -> Result<Notified, Error> {
-    let rows = r.notified()?;
-    let row = rows
-        .range((room, user, root, Place::MIN)..=(room, user, root, upto))?
-        .next_back()
-        .transpose()?;
-    Ok(match row {
+    let differences = r.notified()?;
+    let mut rows = differences.prefix_range((room, user, root), ..=upto)?;
+    Ok(match rows.next_back().transpose()? {
         Some((_, notified)) => notified.value().unpack()?,
         None => Notified::default(),
     })

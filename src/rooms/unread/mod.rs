@@ -1,4 +1,4 @@
-//! What a user has not read: counts, receipts, what notifies.
+//! Unread counts, read receipts, and the push rules that decide which events notify.
 
 pub mod counts;
 pub mod notify;

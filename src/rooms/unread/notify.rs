@@ -1,11 +1,8 @@
-//! Whom an event notifies: push rules, asked before the event is stored.
+//! Which users an event notifies: evaluating push rules before the event is stored.
 //!
-//! The default rules are asked once, for everybody. A local member is asked about only if their own
-//! rules, a mention, an invite or somebody they ignore may make it another answer, and rule sets
-//! that say the same are asked once. Nobody is notified of what they sent.
-//!
-//! [`evaluate`] is for what is sent into rooms; [`evaluate_in`] for the few state events that are made
-//! inside a job.
+//! The default rules are evaluated once for all users. The rules of a local member are evaluated only
+//! if an override, a mention, an invite or an ignored sender may change the result, and equal rule
+//! sets are evaluated once. The sender is never notified.
 //!
 //! Source: client-server API, "Push Rules", "Receiving notifications".
 
@@ -45,37 +42,35 @@ use crate::{
     },
 };
 
-/// So many local members are asked about in place, more on the pool.
+/// Rooms with more local members are evaluated on the pool.
 const MAX_MEMBERS_IN_PLACE: usize = 64;
-/// So many bytes of their own rules are read in place: in the worst case each byte of a pattern is
-/// held against each of a text.
+/// Rooms whose local members have more bytes of own rules are evaluated on the pool: in the worst case
+/// each byte of a pattern is compared with each byte of a text.
 const MAX_RULE_BYTES_IN_PLACE: usize = 4 * 1024;
 
-/// How many properties of an event rules can look at.
+/// The most properties of an event that rules see.
 ///
-/// NOTSPEC: the specification has no end to this and to the following ones. But ruma writes out
-/// every property with its whole path, which grows with the square of a hostile event, and each
-/// rule looks anew.
+/// NOTSPEC: the specification has no such limits. But ruma writes every property with its whole path,
+/// which is quadratic in the size of a hostile event, and each rule searches it again.
 const MAX_PROPERTIES: usize = 1000;
-/// How long the path of such a property is, in bytes, before dots in keys are escaped.
+/// The longest path of a property, before dots in keys are escaped.
 const MAX_PATH_BYTES: usize = 255;
-/// How much of a message's text rules look at, in bytes.
+/// Of `content.body`, rules see this much.
 const MAX_BODY_BYTES: usize = 8 * 1024;
-/// How much of any other text, in bytes.
+/// Of any other string, rules see this much.
 const MAX_TEXT_BYTES: usize = 1024;
 
-/// Somebody whom no event is from: for the default rules.
+/// For the default rules: a user that no event mentions or is from.
 fn nobody() -> &'static UserId {
     user_id!("@nobody:invalid")
 }
 
-/// Whom `draft` notifies, if it is sent: in place where few are to be asked about, else on the
-/// pool.
+/// Whom `draft` notifies. Evaluates in place in small rooms, else on the pool.
 pub async fn evaluate(store: &Store, local: &Local, draft: &EventDraft) -> Result<Notify, Error> {
     let room_id = draft.room_id.as_deref();
     let room = match room_id.map(|id| store.read(|s| room::num(s, id))) {
         Some(Ok(room)) => room,
-        // Whoever sends the draft is told what is wrong with that.
+        // Sending the draft reports that error.
         None | Some(Err(Error::UnknownRoom)) => return Ok(Notify::default()),
         Some(Err(error)) => return Err(error),
     };
@@ -88,26 +83,24 @@ pub async fn evaluate(store: &Store, local: &Local, draft: &EventDraft) -> Resul
         .await
 }
 
-/// Whether asking about the room's local members is little work.
+/// Whether evaluating the rules of the room's local members is fast.
 fn is_small(r: &impl Reader, room: RoomNum) -> Result<bool, Error> {
     let members = r.local_members()?;
     let mut bytes = 0;
-    for (asked, row) in members
-        .range((room, UserNum::MIN)..=(room, UserNum::MAX))?
-        .enumerate()
-    {
+    for (evaluated, row) in members.prefix(room)?.enumerate() {
         let user = row?.0.value().1;
         if let Some(rules) = push_rules::stored(r, user)? {
             bytes += rules.content.len();
         }
-        if asked >= MAX_MEMBERS_IN_PLACE || bytes > MAX_RULE_BYTES_IN_PLACE {
+        if evaluated >= MAX_MEMBERS_IN_PLACE || bytes > MAX_RULE_BYTES_IN_PLACE {
             return Ok(false);
         }
     }
     Ok(true)
 }
 
-/// Whom `draft` notifies, if it is sent into `room`. Grows with the room's local members.
+/// Whom `draft` notifies in `room`, for state events that are made inside a transaction. Reads all local
+/// members.
 pub fn evaluate_in(
     r: &impl Reader,
     local: &Local,
@@ -116,12 +109,12 @@ pub fn evaluate_in(
 ) -> Result<Notify, Error> {
     let mut evaluator = Evaluator::new(r, room, draft)?;
     let mut notify = Notify {
-        default: evaluator.by(&default_rules(), nobody(), ""),
+        default: evaluator.verdict(&default_rules(), nobody(), ""),
         exceptions: Vec::new(),
     };
-    let mut known = HashMap::new();
+    let mut cache = HashMap::new();
     for (user, id) in audience(r, local, room, draft)? {
-        let verdict = evaluator.of_member(r, (user, &id), &mut known)?;
+        let verdict = evaluator.for_member(r, user, &id, &mut cache)?;
         if verdict != notify.default {
             notify.exceptions.push((user, verdict));
         }
@@ -129,7 +122,7 @@ pub fn evaluate_in(
     Ok(notify)
 }
 
-/// The default rules without those that are about one user.
+/// The default rules without those about a particular user.
 fn default_rules() -> Ruleset {
     let mut rules = Ruleset::server_default(nobody());
     for id in [
@@ -141,8 +134,7 @@ fn default_rules() -> Ruleset {
     rules
 }
 
-/// The local users whom an event could notify: those who are in the room, and the one whom it
-/// invites; not its sender.
+/// The local users whom an event can notify: joined members and the invited user, not the sender.
 fn audience(
     r: &impl Reader,
     local: &Local,
@@ -168,7 +160,7 @@ fn audience(
     Ok(audience)
 }
 
-/// An event that rules are asked about.
+/// Evaluates push rules for one event.
 struct Evaluator<'a> {
     room: RoomNum,
     draft: &'a EventDraft,
@@ -202,45 +194,46 @@ impl<'a> Evaluator<'a> {
         })
     }
 
-    /// What the event means to a local user. `known` is what it means to those with the same rules
-    /// of their own whom it does not name.
-    fn of_member(
+    /// The verdict for a local user. `cache` has the verdicts by own rules, for users whom the event does
+    /// not mention.
+    fn for_member(
         &mut self,
         r: &impl Reader,
-        (user, id): (UserNum, &UserId),
-        known: &mut HashMap<String, Verdict>,
+        user: UserNum,
+        id: &UserId,
+        cache: &mut HashMap<String, Verdict>,
     ) -> Result<Verdict, Error> {
         if ignored_users::load(r, user)?.contains(&self.draft.sender) {
             return Ok(Verdict::default());
         }
         let own = push_rules::stored(r, user)?.map(|rules| rules.content);
         let own = own.unwrap_or_default();
-        let named = self.mentions.contains(id.as_str())
+        let is_mentioned = self.mentions.contains(id.as_str())
             || self.draft.state_key.as_deref() == Some(id.as_str());
-        let asks_for_name = own.contains("contains_display_name");
-        if !named
-            && !asks_for_name
-            && let Some(verdict) = known.get(&own)
+        let needs_name = own.contains("contains_display_name");
+        if !is_mentioned
+            && !needs_name
+            && let Some(verdict) = cache.get(&own)
         {
             return Ok(*verdict);
         }
         let rules = if own.is_empty() {
             Ruleset::server_default(id)
         } else {
-            // One unreadable row must not keep everybody else in the room from being heard.
+            // One corrupt row must not prevent messages to the room.
             push_rules::with_server_defaults(&own, id).unwrap_or_else(|error| {
-                log::error!("{id}: {error}");
+                log::error!("push rules of {id}: {error}; using the default rules");
                 Ruleset::server_default(id)
             })
         };
-        let name = if asks_for_name {
+        let name = if needs_name {
             self.display_name(r, id)?
         } else {
             String::new()
         };
-        let verdict = self.by(&rules, id, &name);
-        if !named && !asks_for_name {
-            known.insert(own, verdict);
+        let verdict = self.verdict(&rules, id, &name);
+        if !is_mentioned && !needs_name {
+            cache.insert(own, verdict);
         }
         Ok(verdict)
     }
@@ -264,8 +257,7 @@ impl<'a> Evaluator<'a> {
             .unwrap_or_default())
     }
 
-    /// What `rules` say, as those of the user `id`.
-    fn by(&mut self, rules: &Ruleset, id: &UserId, name: &str) -> Verdict {
+    fn verdict(&mut self, rules: &Ruleset, id: &UserId, name: &str) -> Verdict {
         self.context.user_id = id.to_owned();
         self.context.user_display_name = name.to_owned();
         let rule = rules.iter().find(|rule| self.applies(*rule));
@@ -277,7 +269,7 @@ impl<'a> Evaluator<'a> {
 
     fn applies(&self, rule: AnyPushRuleRef<'_>) -> bool {
         let applies = pin!(rule.applies(&self.event, &self.context));
-        // It waits only for what hearth does not give it: subscriptions of threads.
+        // It would wait only for thread subscriptions, which are not in the context.
         match applies.poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(applies) => applies,
             Poll::Pending => false,
@@ -285,15 +277,14 @@ impl<'a> Evaluator<'a> {
     }
 }
 
-/// The event as rules see it, as far as it exists before it is stored, and as far as it is not
-/// larger than what rules look at.
+/// The event as rules see it, within the limits above.
 fn flattened(draft: &EventDraft, room_id: &RoomId) -> Result<FlattenedJson, Error> {
     let mut left = MAX_PROPERTIES;
     let mut event = json!({
         "type": draft.event_type,
         "sender": draft.sender,
         "room_id": room_id,
-        "content": shortened(&draft.content, "content", &mut left),
+        "content": truncated(&draft.content, "content", &mut left),
     });
     if let Some(state_key) = &draft.state_key {
         event["state_key"] = state_key.as_str().into();
@@ -303,9 +294,9 @@ fn flattened(draft: &EventDraft, room_id: &RoomId) -> Result<FlattenedJson, Erro
     Ok(FlattenedJson::from_raw(&Raw::<()>::from_json(event)))
 }
 
-/// What rules look at of the object at `path`: the first `left` properties whose path is not too
-/// long, those below it included.
-fn shortened(object: &CanonicalJsonObject, path: &str, left: &mut usize) -> Map<String, Value> {
+/// The object at `path` with its first `left` properties whose path is not too long, nested ones
+/// included.
+fn truncated(object: &CanonicalJsonObject, path: &str, left: &mut usize) -> Map<String, Value> {
     let mut kept = Map::new();
     for (key, value) in object {
         if path.len() + 1 + key.len() > MAX_PATH_BYTES {
@@ -317,7 +308,7 @@ fn shortened(object: &CanonicalJsonObject, path: &str, left: &mut usize) -> Map<
         *left -= 1;
         let path = format!("{path}.{key}");
         let value = match value {
-            CanonicalJsonValue::Object(below) => Value::Object(shortened(below, &path, left)),
+            CanonicalJsonValue::Object(below) => Value::Object(truncated(below, &path, left)),
             CanonicalJsonValue::String(text) => {
                 let longest = match path.as_str() {
                     "content.body" => MAX_BODY_BYTES,
@@ -339,7 +330,6 @@ mod tests {
     use super::*;
     use crate::protocol::build::canonical_content;
 
-    /// As large as an event can be.
     const LARGE: usize = 64 * 1024;
 
     fn draft(content: &Value) -> EventDraft {
@@ -353,7 +343,7 @@ mod tests {
         }
     }
 
-    fn seen(content: &Value) -> FlattenedJson {
+    fn flatten(content: &Value) -> FlattenedJson {
         flattened(&draft(content), room_id!("!room:here")).expect("an event")
     }
 
@@ -369,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn what_rules_look_at_does_not_grow_with_the_square_of_a_hostile_event() {
+    fn flattening_is_not_quadratic_in_the_size_of_a_hostile_event() {
         let long = "k".repeat(LARGE / 2);
         let almost = "k".repeat(MAX_PATH_BYTES - 20);
         let hostile = [
@@ -385,15 +375,15 @@ mod tests {
             json!({ "body": "a".repeat(LARGE / 2), "formatted_body": "a".repeat(LARGE / 2) }),
         ];
         for content in hostile {
-            let written = format!("{:?}", seen(&content)).len();
+            let written = format!("{:?}", flatten(&content)).len();
             assert!(written < 10 * LARGE, "{written} bytes");
         }
     }
 
     #[test]
-    fn the_beginning_of_what_is_too_large_is_looked_at() {
+    fn an_event_beyond_the_limits_is_truncated() {
         let long = "k".repeat(MAX_PATH_BYTES);
-        let event = seen(&json!({
+        let event = flatten(&json!({
             "body": "ä".repeat(MAX_BODY_BYTES),
             "formatted_body": "ä".repeat(MAX_BODY_BYTES),
             "short": { "leaf": "seen" },

@@ -1,8 +1,8 @@
 //! Read receipts: [client-server API, "Receipts"].
 //!
-//! A user has one receipt for each kind and thread. It only moves forward. The key of its row is
-//! the kind, a blank and the thread: nothing for a receipt without thread, `main`, or the root's
-//! event id.
+//! A user has one receipt for each kind and thread. It only moves forward. The key of its row is the
+//! kind, a space and the thread, which is empty for an unthreaded receipt, `main`, or the event id of
+//! the thread root.
 //!
 //! [client-server API, "Receipts"]: https://spec.matrix.org/v1.19/client-server-api/#receipts
 
@@ -23,21 +23,21 @@ use crate::{
     users::{self, account_data},
 };
 
-/// The thread of everything that is in none.
+/// The thread of the events outside all threads.
 pub const MAIN: &str = "main";
 const FULLY_READ: &str = "m.fully_read";
 
-/// What a receipt is of.
+/// The kind and the thread of a receipt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReceiptKey {
     /// `m.read` or `m.read.private`.
     pub kind: ReceiptType,
-    /// `main`, or the root of a thread; none for a receipt that counts for all.
+    /// `main`, or the thread root; `None` for an unthreaded receipt, which is for all threads.
     pub thread: Option<String>,
 }
 
 impl ReceiptKey {
-    /// What a receipt is of that names `thread`; `None` if that is none.
+    /// `None` if `thread` is unknown.
     pub fn new(kind: ReceiptType, thread: &ReceiptThread) -> Option<Self> {
         let thread = match thread {
             ReceiptThread::Unthreaded => None,
@@ -48,13 +48,12 @@ impl ReceiptKey {
         Some(Self { kind, thread })
     }
 
-    /// The thread as a receipt names it.
     pub fn thread(&self) -> ReceiptThread {
         let thread = ReceiptThread::try_from(self.thread.as_deref());
         thread.unwrap_or(ReceiptThread::Unthreaded)
     }
 
-    fn key(&self) -> String {
+    fn to_text(&self) -> String {
         format!(
             "{} {}",
             self.kind,
@@ -72,23 +71,19 @@ impl ReceiptKey {
     }
 }
 
-/// A receipt as clients are told of it.
+/// A receipt as clients get it.
 #[derive(Clone, Debug)]
 pub struct ReceiptUpdate {
-    /// Whose it is.
     pub user: UserNum,
-    /// The same, by user id.
     pub user_id: OwnedUserId,
-    /// What it is of.
-    pub of: ReceiptKey,
-    /// The event up to which was read.
+    pub key: ReceiptKey,
+    /// The user has read up to this event.
     pub event: OwnedEventId,
-    /// When, in milliseconds since the epoch.
+    /// In milliseconds since the epoch.
     pub ts: u64,
 }
 
-/// Moves a receipt of `user` to the event `id`, unless it is there or further on already; whether it
-/// moved.
+/// Moves a receipt of `user` forward to the event `id`; whether it moved.
 ///
 /// # Errors
 /// [`Error::NotFound`] if the event is not in the room's timeline, [`Error::Invalid`] if it is
@@ -97,17 +92,19 @@ pub fn put(
     tx: &Tx,
     room: RoomNum,
     user: UserNum,
-    of: &ReceiptKey,
+    key: &ReceiptKey,
     id: &EventId,
     ts: u64,
 ) -> Result<bool, Error> {
-    let (event, place) = read(tx, room, id)?;
-    if let Some(thread) = &of.thread
-        && !is_in(tx, room, (event, place), thread)?
+    let (event, place) = find(tx, room, id)?;
+    if let Some(thread) = &key.thread
+        && !is_in_thread(tx, room, event, place, thread)?
     {
-        return Err(Error::invalid("the event is not in this thread"));
+        return Err(Error::invalid(format!(
+            "thread_id: {id} is not in the thread {thread}"
+        )));
     }
-    let key = of.key();
+    let key = key.to_text();
     let before = tx.receipts()?.load((room, user, key.as_str()))?;
     if before.as_ref().is_some_and(|before| before.place >= place) {
         return Ok(false);
@@ -130,15 +127,15 @@ pub fn put(
     Ok(true)
 }
 
-/// Moves the fully read marker of `user` to the event `id`, unless it is there or further on
-/// already ([client-server API, "Fully read markers"]).
+/// Moves the fully read marker of `user` forward to the event `id`
+/// ([client-server API, "Fully read markers"]).
 ///
 /// # Errors
 /// [`Error::NotFound`] if the event is not in the room's timeline.
 ///
 /// [client-server API, "Fully read markers"]: https://spec.matrix.org/v1.19/client-server-api/#fully-read-markers
 pub fn put_fully_read(tx: &Tx, room: RoomNum, user: UserNum, id: &EventId) -> Result<(), Error> {
-    let (_, place) = read(tx, room, id)?;
+    let (_, place) = find(tx, room, id)?;
     let before = account_data::load(tx, user, room, FULLY_READ)?;
     let before =
         before.and_then(|row| serde_json::from_str::<FullyReadEventContent>(&row.content).ok());
@@ -154,23 +151,24 @@ pub fn put_fully_read(tx: &Tx, room: RoomNum, user: UserNum, id: &EventId) -> Re
 }
 
 /// The event `id` and its place.
-fn read(r: &impl Reader, room: RoomNum, id: &EventId) -> Result<(EventNum, Place), Error> {
+fn find(r: &impl Reader, room: RoomNum, id: &EventId) -> Result<(EventNum, Place), Error> {
     let event = event::num_in(r, room, id)?;
     let place = match event {
         Some(event) => event::header(r, event)?.place,
         None => None,
     };
-    event
-        .zip(place)
-        .ok_or(Error::NotFound("there is no such event to have read"))
+    event.zip(place).ok_or(Error::NotFound(
+        "the event of the receipt is not in the timeline of this room",
+    ))
 }
 
-/// Whether an event is in `thread`: for [`MAIN`] outside all threads, else in the thread of that
-/// root, or the root itself, with which clients mark a thread without replies.
-fn is_in(
+/// Whether an event is in `thread`. The root counts as in its thread too: clients send a receipt for
+/// it if a thread has no replies.
+fn is_in_thread(
     r: &impl Reader,
     room: RoomNum,
-    (event, place): (EventNum, Place),
+    event: EventNum,
+    place: Place,
     thread: &str,
 ) -> Result<bool, Error> {
     let row = r.timeline()?.load((room, place))?;
@@ -181,8 +179,8 @@ fn is_in(
     let Ok(id) = <&EventId>::try_from(thread) else {
         return Ok(false);
     };
-    let of = event::num_in(r, room, id)?;
-    Ok(of.is_some() && (of == root || of == Some(event)))
+    let thread_root = event::num_in(r, room, id)?;
+    Ok(thread_root.is_some() && (thread_root == root || thread_root == Some(event)))
 }
 
 /// The receipts of `user` in `room`.
@@ -191,67 +189,61 @@ pub fn of_user(
     room: RoomNum,
     user: UserNum,
 ) -> Result<Vec<(ReceiptKey, Receipt)>, Error> {
-    let mut found = Vec::new();
-    for row in r.receipts()?.range((room, user, "")..)? {
+    let table = r.receipts()?;
+    let rows = table.prefix((room, user))?.map(|row| {
         let (key, receipt) = row?;
-        let (of_room, of_user, of) = key.value();
-        if (of_room, of_user) != (room, user) {
-            break;
-        }
-        found.push((ReceiptKey::parse(of), receipt.value().unpack()?));
-    }
-    Ok(found)
+        Ok((ReceiptKey::parse(key.value().2), receipt.value().unpack()?))
+    });
+    rows.collect()
 }
 
-/// The receipts that moved after `after`, up to and including `upto`, as `viewer` may know of
-/// them: private ones are their owner's only. At most `most`, the newest.
+/// The newest receipts that moved after `after`, up to and including `upto`, at most `limit`. Those of
+/// kind `m.read.private` only if they are of `viewer`.
 pub fn moved_between(
     r: &impl Reader,
     room: RoomNum,
-    (after, upto): (Position, Position),
+    after: Position,
+    upto: Position,
     viewer: UserNum,
-    most: usize,
+    limit: usize,
 ) -> Result<Vec<ReceiptUpdate>, Error> {
-    let mut told = Vec::new();
+    let mut updates = Vec::new();
     let receipts = r.receipts()?;
     let log = r.receipt_log()?;
-    for row in log
-        .range((room, Position(after.0.saturating_add(1)))..=(room, upto))?
-        .rev()
-    {
+    let first = Position(after.0.saturating_add(1));
+    for row in log.prefix_range(room, first..=upto)?.rev() {
         let (_, moved) = row?;
         let (user, key) = moved.value();
-        let of = ReceiptKey::parse(key);
-        if of.kind == ReceiptType::ReadPrivate && user != viewer {
+        let receipt_key = ReceiptKey::parse(key);
+        if receipt_key.kind == ReceiptType::ReadPrivate && user != viewer {
             continue;
         }
         let receipt = receipts.load((room, user, key))?;
         let receipt = receipt
             .ok_or_else(|| Error::corrupt("receipts", (room, user, key), "missing, but logged"))?;
-        told.push(ReceiptUpdate {
+        updates.push(ReceiptUpdate {
             user,
             user_id: users::id_of(r, user)?,
-            of,
+            key: receipt_key,
             event: event::id(r, receipt.event)?,
             ts: receipt.ts,
         });
-        if told.len() >= most {
+        if updates.len() >= limit {
             break;
         }
     }
-    Ok(told)
+    Ok(updates)
 }
 
-/// The place up to which a thread, or [`MAIN`], has been read by receipts in its name, or by those
-/// that count for all.
+/// The place up to which `thread`, or [`MAIN`], has been read, by receipts for it or for all threads.
 pub fn read_upto(receipts: &[(ReceiptKey, Receipt)], thread: &str) -> Option<Place> {
-    let counts = |of: &ReceiptKey| of.thread.as_deref().is_none_or(|name| name == thread);
-    let places = receipts.iter().filter(|(of, _)| counts(of));
+    let is_for = |key: &ReceiptKey| key.thread.as_deref().is_none_or(|name| name == thread);
+    let places = receipts.iter().filter(|(key, _)| is_for(key));
     places.map(|(_, receipt)| receipt.place).max()
 }
 
-/// The place up to which everything has been read, by receipts that count for all.
+/// The place up to which all threads have been read, by unthreaded receipts.
 pub fn read_upto_anywhere(receipts: &[(ReceiptKey, Receipt)]) -> Option<Place> {
-    let places = receipts.iter().filter(|(of, _)| of.thread.is_none());
+    let places = receipts.iter().filter(|(key, _)| key.thread.is_none());
     places.map(|(_, receipt)| receipt.place).max()
 }
