@@ -144,8 +144,8 @@ fn forget_the_quietest(levels: &mut HashMap<u64, Level>) {
     });
 }
 
-/// The part of an address that one household shares: IPv6 gives each a /64 to choose from.
-pub fn household(address: IpAddr) -> IpAddr {
+/// The network of a household: its IPv4 address, or the /64 of an IPv6 address.
+pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
         IpAddr::V6(address) => {
@@ -159,7 +159,7 @@ pub fn household(address: IpAddr) -> IpAddr {
 mod tests {
     use std::{net::IpAddr, time::Duration};
 
-    use super::{Kind, Rates, household};
+    use super::{Kind, Rates, network};
     use crate::clock::Clock;
 
     fn rates(most: usize) -> (Rates, Clock) {
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_is_allowed_and_then_one_after_the_time_that_the_error_names() {
+    fn after_a_burst_one_more_is_allowed_at_retry_after() {
         let (rates, clock) = rates(100);
         assert_eq!(allowed(&rates, Kind::Login, "a"), 20);
         let limited = rates.check(Kind::Login, "a").unwrap_err();
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn kinds_and_people_do_not_share_a_bucket() {
+    fn kinds_and_clients_do_not_share_a_bucket() {
         let (rates, _clock) = rates(100);
         assert_eq!(allowed(&rates, Kind::Login, "a"), 20);
         assert_eq!(allowed(&rates, Kind::Login, "b"), 20);
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_busy_is_remembered_while_thousands_come_by() {
+    fn a_busy_bucket_is_kept_while_thousands_of_others_are_evicted() {
         let (rates, clock) = rates(100);
         assert_eq!(allowed(&rates, Kind::Register, "busy"), 5);
         for stranger in 0..10_000 {
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_runs_backwards_locks_nobody_out() {
+    fn a_clock_that_is_set_back_blocks_nobody() {
         let clock = Clock::manual(5_000_000);
         let mut rates = Rates::new(10, clock);
         rates.check(Kind::Login, "a").unwrap();
@@ -226,14 +226,14 @@ mod tests {
     }
 
     #[test]
-    fn with_no_room_nothing_is_limited() {
+    fn with_a_capacity_of_0_nothing_is_limited() {
         let (rates, _clock) = rates(0);
         assert_eq!(allowed(&rates, Kind::Login, "a"), 1000);
     }
 
     #[test]
-    fn a_household_is_an_ipv4_address_or_an_ipv6_network() {
-        let of = |text: &str| household(text.parse::<IpAddr>().unwrap()).to_string();
+    fn the_network_of_an_ipv6_address_is_its_64() {
+        let of = |text: &str| network(text.parse::<IpAddr>().unwrap()).to_string();
         assert_eq!(of("192.0.2.7"), "192.0.2.7");
         assert_eq!(of("::ffff:192.0.2.7"), "192.0.2.7");
         assert_eq!(of("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");

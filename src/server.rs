@@ -27,7 +27,7 @@ use crate::{
     config::Config,
     executor::Executor,
     federation::{self, Federation, Previews, RemoteMedia},
-    http::{Certificate, Edge, Front, ListenError, Listeners},
+    http::{Certificate, Edge, Gate, ListenError, Listeners},
     media::{self, Media},
     pool::Pool,
     rates::Rates,
@@ -88,7 +88,7 @@ pub enum Error {
 pub struct Server {
     edge: Edge,
     federation: Arc<Federation>,
-    front: Arc<Front>,
+    gate: Arc<Gate>,
     addresses: Vec<SocketAddr>,
     certificate: Option<Certificate>,
     store: Store,
@@ -115,11 +115,11 @@ impl Server {
         let listeners = Listeners::bind(&config, handed, &pool)?;
         let addresses = listeners.addresses();
         let certificate = listeners.certificate();
-        let front = Arc::new(Front::default());
+        let gate = Arc::new(Gate::default());
         let (stop, stopping) = stop::channel();
         let serving = executor.spawn({
-            let (executor, front, stopping) = (executor.clone(), front.clone(), stopping.clone());
-            async move { listeners.serve(&executor, front, stopping).await }
+            let (executor, gate, stopping) = (executor.clone(), gate.clone(), stopping.clone());
+            async move { listeners.serve(&executor, gate, stopping).await }
         });
 
         let store = open_store(&config, pool.clone()).await?;
@@ -181,12 +181,12 @@ impl Server {
             stopping,
         };
         let edge = Edge::new(Arc::new(api));
-        front.open(edge.clone());
+        gate.open(edge.clone());
 
         Ok(Self {
             edge,
             federation,
-            front,
+            gate,
             addresses,
             certificate,
             store,
@@ -224,7 +224,7 @@ impl Server {
     pub async fn stop(self) {
         self.stop.now();
         self.serving.await;
-        self.front.shut();
+        self.gate.shut();
         drop(self.background_jobs);
         self.store.close().await;
         self.publishing.await;
@@ -359,7 +359,7 @@ mod tests {
     use super::{Error, Executor, ended};
 
     #[test]
-    fn a_part_that_panics_is_a_part_that_has_ended() {
+    fn a_task_that_panics_has_ended() {
         let executor = Executor::default();
         let mut panics = executor.spawn(async { panic!("a part of a test panics") });
         let error = smol::block_on(executor.run(ended(&mut panics, "the part")));

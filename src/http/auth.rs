@@ -1,5 +1,5 @@
-//! Who is asking: from the access token, or another server's signature, to the type that the handler
-//! takes.
+//! Authentication: from the access token, or another server's signature, to the caller that the
+//! handler gets.
 
 use std::net::IpAddr;
 
@@ -21,117 +21,113 @@ use crate::{
     users::Users,
 };
 
-/// What an endpoint wants to know of its caller.
+/// The authentication that an endpoint needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Demand {
-    /// Nothing.
-    Nothing,
-    /// A session, if there is one.
-    Perhaps,
-    /// A session.
+pub(super) enum AuthRequirement {
+    None,
+    OptionalSession,
     Session,
     /// Another server's signature.
     Server,
 }
 
-/// What has been found of a caller.
-pub(super) struct Proof {
+/// What was found in a request.
+pub(super) struct Credentials {
     pub session: Option<Session>,
     pub server: Option<OwnedServerName>,
     pub address: IpAddr,
 }
 
-/// One of ruma's authentication schemes, and the type of caller that it comes down to.
+/// One of ruma's authentication schemes.
 pub(super) trait Scheme {
     type Caller: Send + 'static;
-    const DEMAND: Demand;
+    const REQUIREMENT: AuthRequirement;
 
-    /// The caller, when what [`DEMAND`](Self::DEMAND) asks for has been found.
-    fn caller(proof: Proof) -> Result<Self::Caller, Error>;
+    fn caller(credentials: Credentials) -> Result<Self::Caller, Error>;
 }
 
 impl Scheme for AccessToken {
     type Caller = Session;
-    const DEMAND: Demand = Demand::Session;
+    const REQUIREMENT: AuthRequirement = AuthRequirement::Session;
 
-    fn caller(proof: Proof) -> Result<Session, Error> {
-        proof.session.ok_or_else(missing_token)
+    fn caller(credentials: Credentials) -> Result<Session, Error> {
+        credentials.session.ok_or_else(missing_token)
     }
 }
 
 impl Scheme for AccessTokenOptional {
     type Caller = Option<Session>;
-    const DEMAND: Demand = Demand::Perhaps;
+    const REQUIREMENT: AuthRequirement = AuthRequirement::OptionalSession;
 
-    fn caller(proof: Proof) -> Result<Option<Session>, Error> {
-        Ok(proof.session)
+    fn caller(credentials: Credentials) -> Result<Option<Session>, Error> {
+        Ok(credentials.session)
     }
 }
 
 impl Scheme for ServerSignatures {
     type Caller = Origin;
-    const DEMAND: Demand = Demand::Server;
+    const REQUIREMENT: AuthRequirement = AuthRequirement::Server;
 
-    fn caller(proof: Proof) -> Result<Origin, Error> {
-        let server = proof.server.ok_or_else(unsigned)?;
+    fn caller(credentials: Credentials) -> Result<Origin, Error> {
+        let server = credentials.server.ok_or_else(missing_signature)?;
         Ok(Origin { server })
     }
 }
 
-/// Schemes under which everybody is served. No application service is known here, so a token of
-/// one, where it may come, proves nothing.
-macro_rules! anyone {
+/// Schemes without authentication. hearth has no application services, so their tokens are ignored.
+macro_rules! unauthenticated {
     ($($scheme:ty),+) => {
         $(impl Scheme for $scheme {
             type Caller = Unauthenticated;
-            const DEMAND: Demand = Demand::Nothing;
+            const REQUIREMENT: AuthRequirement = AuthRequirement::None;
 
-            fn caller(proof: Proof) -> Result<Unauthenticated, Error> {
-                Ok(Unauthenticated { address: proof.address })
+            fn caller(credentials: Credentials) -> Result<Unauthenticated, Error> {
+                Ok(Unauthenticated { address: credentials.address })
             }
         })+
     };
 }
 
-anyone!(NoAuthentication, NoAccessToken, AppserviceTokenOptional);
+unauthenticated!(NoAuthentication, NoAccessToken, AppserviceTokenOptional);
 
-/// The session behind the token in the `Authorization` header or, as clients still send it, in the
-/// query. What is not a bearer token at all counts as none: a proxy may have left it there.
+/// The session of the token in the `Authorization` header or, as some clients still send it, in the
+/// query. An `Authorization` header without a bearer token is ignored: a proxy may have added it.
 pub(super) async fn session(
-    demand: Demand,
+    auth: AuthRequirement,
     request: &Request<()>,
     address: IpAddr,
     users: &Users,
 ) -> Result<Option<Session>, Error> {
-    if let Demand::Nothing | Demand::Server = demand {
+    if let AuthRequirement::None | AuthRequirement::Server = auth {
         return Ok(None);
     }
     match extract_bearer_or_query_token(request).ok().flatten() {
         Some(token) => Ok(Some(users.session(&token, Some(address)).await?)),
-        None if demand == Demand::Session => Err(missing_token()),
+        None if auth == AuthRequirement::Session => Err(missing_token()),
         None => Ok(None),
     }
 }
 
-/// What a request says about the server that has signed it, before anything is checked.
+/// The `X-Matrix` header of a request, not yet verified.
 ///
 /// Source: server-server API, "Request authentication".
 pub(super) fn signature(
-    demand: Demand,
+    auth: AuthRequirement,
     request: &Request<()>,
     federation: &Federation,
 ) -> Result<Option<XMatrix>, Error> {
-    if demand != Demand::Server {
+    if auth != AuthRequirement::Server {
         return Ok(None);
     }
-    let signed = XMatrix::extract_from_http_headers(request.headers()).map_err(|_| unsigned())?;
+    let signed =
+        XMatrix::extract_from_http_headers(request.headers()).map_err(|_| missing_signature())?;
     if !federation.allows(&signed.origin) {
         return Err(Error::forbidden("this server does not federate with yours"));
     }
     Ok(Some(signed))
 }
 
-/// The server that has signed `request`, as it says.
+/// The server that has signed `request`, verified.
 pub(super) async fn server(
     signed: XMatrix,
     request: &Request<&[u8]>,
@@ -141,15 +137,17 @@ pub(super) async fn server(
         Ok(signed.origin)
     } else {
         Err(Error::unauthorized(
-            "this request is not signed by a key that your server shows",
+            "the signature of this request does not match a key that your server publishes",
         ))
     }
 }
 
-fn unsigned() -> Error {
-    Error::unauthorized("this needs the signature of a server")
+fn missing_signature() -> Error {
+    Error::unauthorized(
+        "this endpoint needs an `Authorization: X-Matrix` header with the signature of a server",
+    )
 }
 
 fn missing_token() -> Error {
-    Error::missing_token("this needs an access token")
+    Error::missing_token("this endpoint needs an access token in the `Authorization` header")
 }

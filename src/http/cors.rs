@@ -1,10 +1,10 @@
-//! Leave for clients that run in a browser, on everything: [Web Browser Clients].
+//! CORS headers for clients in a browser: [Web Browser Clients].
 //!
 //! [Web Browser Clients]: https://spec.matrix.org/v1.19/client-server-api/#web-browser-clients
 
 use http::{HeaderMap, HeaderValue, header};
 
-/// Browsers may keep the answer to a preflight for a day, and so ask once.
+/// Browsers may cache the response to a preflight for a day.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("86400");
 
 pub(super) fn allow(headers: &mut HeaderMap) {

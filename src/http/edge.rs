@@ -1,4 +1,4 @@
-//! The way of a request through the edge, from its head to its answer.
+//! The way of a request through the edge, from its head to its response.
 
 use std::{
     collections::HashSet,
@@ -15,20 +15,21 @@ use smol::future::FutureExt;
 use tide::http as http_types;
 
 use super::{
-    auth::{self, Proof},
-    body::{Answer, Read, Room, Unread},
+    auth::{self, Credentials},
     cors,
-    error::Refusal,
+    error::Rejection,
     files,
-    limits::Times,
-    path::{Template, stand_in},
+    limits::Timeouts,
+    path::{Template, routing_path},
     peer,
+    request_body::{BodyBudget, BodySlot, BufferedBody, RequestBody},
+    response_body::ResponseBody,
     route::{BodyMode, Call, Route},
     routes,
 };
 use crate::{
     api::{Api, Error, Session},
-    rates::{Rates, household},
+    rates::{Rates, network},
 };
 
 /// Answers requests. Clones are the same edge.
@@ -39,29 +40,25 @@ pub struct Edge {
 
 struct State {
     api: Api,
-    room: Room,
-    times: Times,
+    body_budget: BodyBudget,
+    timeouts: Timeouts,
 }
 
-/// A request, on its way through tide as an extension of tide's own.
+/// A request. It passes through tide as an extension of tide's request.
 struct Exchange {
     head: Parts,
-    body: Slot,
+    body: BodySlot,
     address: IpAddr,
 }
 
-/// Holds the body for as long as nobody has read it.
-pub(super) type Slot = Arc<Mutex<Option<Unread>>>;
-
-/// What a request comes to.
 pub(super) struct Outcome {
-    pub(super) answer: Response<Answer>,
-    /// What is left of the request's body, if anything may still come of it.
-    pub(super) unread: Option<Unread>,
+    pub(super) response: Response<ResponseBody>,
+    /// The rest of the request's body, if the client may still send some.
+    pub(super) unread_body: Option<RequestBody>,
 }
 
-/// The answer, on its way back. An extension must be `Sync`, which a stream is not.
-struct Done(Mutex<Response<Answer>>);
+/// The response. It passes through tide as an extension, which must be `Sync`; a stream is not.
+struct FinishedResponse(Mutex<Response<ResponseBody>>);
 
 impl fmt::Debug for Edge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -72,12 +69,15 @@ impl fmt::Debug for Edge {
 impl Edge {
     /// Serves what `http/routes.rs` lists.
     pub fn new(api: Api) -> Self {
-        Self::with(routes::all(), api, Times::default())
+        Self::with(routes::all(), api, Timeouts::default())
     }
 
-    pub(super) fn with(routes: Vec<Route>, api: Api, times: Times) -> Self {
-        let room = Room::new(api.config.memory.bodies());
-        let mut app = tide::with_state(Arc::new(State { api, room, times }));
+    pub(super) fn with(routes: Vec<Route>, api: Api, timeouts: Timeouts) -> Self {
+        let mut app = tide::with_state(Arc::new(State {
+            body_budget: BodyBudget::new(api.config.memory.bodies()),
+            api,
+            timeouts,
+        }));
         let mut seen = HashSet::new();
         for route in routes {
             let method = to_tide(&route.method);
@@ -85,7 +85,7 @@ impl Edge {
             for template in route.templates() {
                 for pattern in template.patterns() {
                     let is_new = seen.insert((method, pattern.clone()));
-                    assert!(is_new, "two endpoints at {method} {pattern}");
+                    assert!(is_new, "two endpoints have {method} {pattern}");
                     let route = route.clone();
                     app.at(&pattern).method(method, move |request| {
                         serve(route.clone(), template, request)
@@ -100,9 +100,9 @@ impl Edge {
     /// For tests.
     pub async fn respond(&self, request: Request<Vec<u8>>) -> Response<Vec<u8>> {
         let outcome = self
-            .answer(request.map(Unread::Whole), Ipv4Addr::LOCALHOST.into())
+            .answer(request.map(RequestBody::Whole), Ipv4Addr::LOCALHOST.into())
             .await;
-        let (head, body) = outcome.answer.into_parts();
+        let (head, body) = outcome.response.into_parts();
         let body = match body.collect().await {
             Ok(body) => body.to_bytes().to_vec(),
             Err(_) => Vec::new(),
@@ -110,16 +110,20 @@ impl Edge {
         Response::from_parts(head, body)
     }
 
-    /// Answers a request of a connection from `connection`.
-    pub(super) async fn answer(&self, request: Request<Unread>, connection: IpAddr) -> Outcome {
+    /// Answers a request that came over a connection from the address `connection`.
+    pub(super) async fn answer(
+        &self,
+        request: Request<RequestBody>,
+        connection: IpAddr,
+    ) -> Outcome {
         let start = Instant::now();
         let (head, body) = request.into_parts();
-        // Not the query, which may hold a token.
-        let asked = (head.method.clone(), head.uri.path().to_owned());
+        // Without the query, which may hold a token.
+        let (method, path) = (head.method.clone(), head.uri.path().to_owned());
         let body = Arc::new(Mutex::new(Some(body)));
-        // Who waits for leave to send the body need not send what nobody wants.
-        let waits = head.headers.contains_key(header::EXPECT);
-        let mut answer = if head.method == Method::OPTIONS {
+        // A client that waits for "100 Continue" does not send a body that was rejected.
+        let expects_continue = head.headers.contains_key(header::EXPECT);
+        let mut response = if head.method == Method::OPTIONS {
             preflight()
         } else {
             let exchange = Exchange {
@@ -128,19 +132,22 @@ impl Edge {
                 body: body.clone(),
             };
             let routed = AssertUnwindSafe(self.route(exchange)).catch_unwind().await;
-            routed.unwrap_or_else(|_| Refusal::Panicked.answer())
+            routed.unwrap_or_else(|_| Rejection::Panicked.response())
         };
         let unread = lock(&body).take();
-        let unread = unread.filter(|unread| !waits && !unread.is_empty());
-        cors::allow(answer.headers_mut());
-        let ((method, path), status) = (asked, answer.status().as_u16());
+        let unread_body = unread.filter(|unread| !expects_continue && !unread.is_empty());
+        cors::allow(response.headers_mut());
+        let status = response.status().as_u16();
         log::debug!("{method} {path}: {status} after {:?}", start.elapsed());
-        Outcome { answer, unread }
+        Outcome {
+            response,
+            unread_body,
+        }
     }
 
-    async fn route(&self, exchange: Exchange) -> Response<Answer> {
+    async fn route(&self, exchange: Exchange) -> Response<ResponseBody> {
         let mut url = base_url().clone();
-        url.set_path(&stand_in(exchange.head.uri.path()));
+        url.set_path(&routing_path(exchange.head.uri.path()));
         let mut request = http_types::Request::new(to_tide(&exchange.head.method), url);
         request.ext_mut().insert(exchange);
         let result: http_types::Result<http_types::Response> = self.app.respond(request).await;
@@ -148,12 +155,14 @@ impl Edge {
             Ok(response) => response,
             Err(error) => http_types::Response::new(error.status()),
         };
-        match response.ext_mut().remove::<Done>() {
-            Some(Done(answer)) => answer.into_inner().unwrap_or_else(PoisonError::into_inner),
+        match response.ext_mut().remove::<FinishedResponse>() {
+            Some(FinishedResponse(response)) => response
+                .into_inner()
+                .unwrap_or_else(PoisonError::into_inner),
             None if response.status() == http_types::StatusCode::MethodNotAllowed => {
-                Refusal::WrongMethod.answer()
+                Rejection::WrongMethod.response()
             }
-            None => Refusal::NoSuchPath.answer(),
+            None => Rejection::UnknownPath.response(),
         }
     }
 }
@@ -169,12 +178,14 @@ async fn serve(
     let exchange = exchange
         .ext_mut()
         .remove::<Exchange>()
-        .expect("every request is an exchange");
-    let answer = handle(&route, template, &state, exchange)
+        .expect("`Edge::route` has put it there");
+    let finished = handle(&route, template, &state, exchange)
         .await
-        .unwrap_or_else(Refusal::answer);
+        .unwrap_or_else(Rejection::response);
     let mut response = http_types::Response::new(http_types::StatusCode::Ok);
-    response.ext_mut().insert(Done(Mutex::new(answer)));
+    response
+        .ext_mut()
+        .insert(FinishedResponse(Mutex::new(finished)));
     Ok(response.into())
 }
 
@@ -183,30 +194,30 @@ async fn handle(
     template: Template,
     state: &State,
     exchange: Exchange,
-) -> Result<Response<Answer>, Refusal> {
+) -> Result<Response<ResponseBody>, Rejection> {
     let Exchange {
         head,
         body,
         address,
     } = exchange;
     let request = Request::from_parts(head, ());
-    let session = auth::session(route.demand, &request, address, &state.api.users).await?;
+    let session = auth::session(route.auth, &request, address, &state.api.users).await?;
     check_rate(route, &state.api.rates, session.as_ref(), address)?;
     let federation = &state.api.federation;
-    let signed = auth::signature(route.demand, &request, federation)?;
+    let signed = auth::signature(route.auth, &request, federation)?;
     let arguments = template.arguments(request.uri().path())?;
     let (read, upload) = match route.body {
-        BodyMode::Buffered(most) => (Some(read_body(&body, most, state).await?), None),
-        BodyMode::Streamed => (None, Some(files::upload(&body, state.times)?)),
+        BodyMode::Buffered(max_bytes) => (Some(read_body(&body, max_bytes, state).await?), None),
+        BodyMode::Streamed => (None, Some(files::upload(&body, state.timeouts)?)),
     };
-    let request = request.map(|()| read.as_ref().map_or(&[][..], Read::bytes));
+    let request = request.map(|()| read.as_ref().map_or(&[][..], BufferedBody::bytes));
     let server = match signed {
         Some(signed) => Some(auth::server(signed, &request, federation).await?),
         None => None,
     };
     let handled = route.call(Call {
         api: state.api.clone(),
-        proof: Proof {
+        credentials: Credentials {
             session,
             server,
             address,
@@ -230,34 +241,39 @@ fn check_rate(
         (Some(kind), Some(session)) if !kind.is_per_address() => {
             Ok(rates.check(kind, session.user)?)
         }
-        (Some(kind), _) => Ok(rates.check(kind, household(address))?),
+        (Some(kind), _) => Ok(rates.check(kind, network(address))?),
     }
 }
 
-/// Reads the body, or puts back what is left of one that is refused.
-async fn read_body<'a>(slot: &Slot, most: usize, state: &'a State) -> Result<Read<'a>, Refusal> {
-    let mut unread = lock(slot).take().ok_or(Refusal::BrokenOff)?;
-    let read = unread.read(most, &state.room, &state.times).await;
+/// Reads the body, or puts the rest of a rejected one back into `slot`.
+async fn read_body<'a>(
+    slot: &BodySlot,
+    max_bytes: usize,
+    state: &'a State,
+) -> Result<BufferedBody<'a>, Rejection> {
+    let mut unread = lock(slot).take().ok_or(Rejection::BodyIncomplete)?;
+    let read = unread
+        .read(max_bytes, &state.body_budget, &state.timeouts)
+        .await;
     if read.is_err() {
         *lock(slot) = Some(unread);
     }
     read
 }
 
-fn lock(slot: &Slot) -> std::sync::MutexGuard<'_, Option<Unread>> {
+fn lock(slot: &BodySlot) -> std::sync::MutexGuard<'_, Option<RequestBody>> {
     slot.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The answer to a browser that asks whether it may ask.
-fn preflight() -> Response<Answer> {
-    let mut response = Response::new(Answer::from(Vec::new()));
+fn preflight() -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::from(Vec::new()));
     *response.status_mut() = StatusCode::NO_CONTENT;
     cors::preflight(response.headers_mut());
     response
 }
 
-/// tide's name for a method. One that no endpoint has becomes one that no endpoint has either, so
-/// that tide still tells a wrong method from an unknown path.
+/// tide's name for a method. Methods without endpoints become one without endpoints, so that tide
+/// still distinguishes a wrong method from an unknown path.
 fn to_tide(method: &Method) -> http_types::Method {
     match *method {
         Method::GET => http_types::Method::Get,

@@ -1,4 +1,4 @@
-//! What goes wrong, as it looks on the wire: the one place where errors get a status.
+//! Errors as responses: the one place where errors get a status and an `errcode`.
 //!
 //! The shape is the specification's [standard error response].
 //!
@@ -18,97 +18,103 @@ use ruma::api::{
 };
 use serde_json::error::Category;
 
-use super::body::Answer;
+use super::response_body::ResponseBody;
 use crate::{api::Error, federation, media, rooms, store, users};
 
-/// How long a client is told to wait when the server is busy with others.
-const BUSY: Duration = Duration::from_secs(1);
+/// For clients that are turned away because the server is busy.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-const LATE: &str = "the body did not come in time";
-const BROKEN_OFF: &str = "the body ended too early";
+const BODY_TIMEOUT: &str = "the body did not come in time";
+const BODY_INCOMPLETE: &str = "the body ended too early";
 
-/// Why the edge itself does not fulfil a request.
+/// Why a request gets an error instead of what it asked for.
 #[derive(Debug)]
-pub(super) enum Refusal {
-    /// A handler said so, or would have.
+pub(super) enum Rejection {
+    /// An error of a handler, or of what runs before it.
     Api(Error),
     /// No endpoint has this path.
-    NoSuchPath,
+    UnknownPath,
     /// An endpoint has this path, but not with this method.
     WrongMethod,
     /// The body has more bytes than this endpoint takes.
     TooLarge(usize),
-    /// The body did not come in time.
-    TooSlow,
-    /// The body ended before its end.
-    BrokenOff,
-    /// Too many bodies are being read.
-    NoRoom,
+    BodyTimeout,
+    BodyIncomplete,
+    /// Other bodies use all memory for bodies.
+    BodyBudgetExhausted,
     /// The server is starting or stopping.
-    NotServing,
-    /// A handler panicked.
+    ServiceUnavailable,
+    /// A handler panicked; the panic hook has logged it.
     Panicked,
 }
 
-impl From<Error> for Refusal {
+impl From<Error> for Rejection {
     fn from(error: Error) -> Self {
         Self::Api(error)
     }
 }
 
-impl Refusal {
-    pub(super) fn answer(self) -> Response<Answer> {
+impl Rejection {
+    pub(super) fn response(self) -> Response<ResponseBody> {
         match self {
-            Self::Api(error) => answer(error),
-            Self::NoSuchPath => standard(
+            Self::Api(error) => error_response(error),
+            Self::UnknownPath => standard(
                 StatusCode::NOT_FOUND,
                 ErrorKind::Unrecognized,
-                "there is no such endpoint here",
+                "no endpoint has this path",
             ),
             Self::WrongMethod => standard(
                 StatusCode::METHOD_NOT_ALLOWED,
                 ErrorKind::Unrecognized,
-                "this endpoint does not take this method",
+                "this endpoint does not have this method",
             ),
-            Self::TooLarge(most) => standard(
+            Self::TooLarge(max_bytes) => standard(
                 StatusCode::PAYLOAD_TOO_LARGE,
                 ErrorKind::TooLarge,
-                format!("the body may have at most {most} bytes"),
+                format!("the body may have at most {max_bytes} bytes"),
             ),
-            Self::TooSlow => standard(StatusCode::REQUEST_TIMEOUT, ErrorKind::Unknown, LATE),
-            Self::BrokenOff => standard(StatusCode::BAD_REQUEST, ErrorKind::Unknown, BROKEN_OFF),
-            Self::NoRoom => busy("too many large requests at once; try again in a moment"),
-            Self::NotServing => {
+            Self::BodyTimeout => standard(
+                StatusCode::REQUEST_TIMEOUT,
+                ErrorKind::Unknown,
+                BODY_TIMEOUT,
+            ),
+            Self::BodyIncomplete => {
+                standard(StatusCode::BAD_REQUEST, ErrorKind::Unknown, BODY_INCOMPLETE)
+            }
+            Self::BodyBudgetExhausted => {
+                busy("too many large requests at once; try again in a moment")
+            }
+            Self::ServiceUnavailable => {
                 let mut response = standard(
                     StatusCode::SERVICE_UNAVAILABLE,
                     ErrorKind::Unknown,
                     "the server is starting or stopping; try again in a moment",
                 );
-                let seconds = HeaderValue::from(BUSY.as_secs());
+                let seconds = HeaderValue::from(RETRY_AFTER.as_secs());
                 response.headers_mut().insert(header::RETRY_AFTER, seconds);
                 response
             }
-            Self::Panicked => fault(),
+            Self::Panicked => internal_error(),
         }
     }
 }
 
-impl Refusal {
-    /// What to say of a body that a handler was taking.
+impl Rejection {
+    /// The message for a body that ended while a handler was reading it.
     pub(super) fn interruption(&self) -> &'static str {
         match self {
-            Self::TooSlow => LATE,
-            _ => BROKEN_OFF,
+            Self::BodyTimeout => BODY_TIMEOUT,
+            _ => BODY_INCOMPLETE,
         }
     }
 }
 
-/// The answer to one who asks for a part of `size` bytes where there is none.
-pub(super) fn no_such_part(size: u64) -> Response<Answer> {
+/// A range of a file of `size` bytes begins behind its end.
+pub(super) fn range_not_satisfiable(size: u64) -> Response<ResponseBody> {
     let mut response = standard(
         StatusCode::RANGE_NOT_SATISFIABLE,
         ErrorKind::InvalidParam,
-        "the file is shorter than that",
+        format!("the range begins behind the end of the file, which has {size} bytes"),
     );
     if let Ok(range) = HeaderValue::from_str(&format!("bytes */{size}")) {
         response.headers_mut().insert(header::CONTENT_RANGE, range);
@@ -116,8 +122,7 @@ pub(super) fn no_such_part(size: u64) -> Response<Answer> {
     response
 }
 
-/// The one match from errors to status and `errcode`.
-fn answer(error: Error) -> Response<Answer> {
+fn error_response(error: Error) -> Response<ResponseBody> {
     match error {
         Error::Matrix(error) => standard(status(&error.kind), error.kind, error.message),
         Error::Uiaa(info) => encode(UiaaResponse::AuthResponse(*info)),
@@ -126,19 +131,19 @@ fn answer(error: Error) -> Response<Answer> {
             limit_exceeded(limited.retry_after, message)
         }
         Error::Busy(error) => busy(error.to_string()),
-        Error::Store(error) => of_store(error),
-        Error::Users(error) => of_users(error),
-        Error::Rooms(error) => of_rooms(error),
-        Error::Media(error) => of_media(error),
-        Error::Peer(error) => of_peer(error),
+        Error::Store(error) => store_error(error),
+        Error::Users(error) => users_error(error),
+        Error::Rooms(error) => rooms_error(error),
+        Error::Media(error) => media_error(error),
+        Error::Peer(error) => federation_error(error),
         Error::Internal(message) => {
             log::error!("{message}");
-            fault()
+            internal_error()
         }
     }
 }
 
-fn of_store(error: store::Error) -> Response<Answer> {
+fn store_error(error: store::Error) -> Response<ResponseBody> {
     use store::Error;
 
     match error {
@@ -147,29 +152,31 @@ fn of_store(error: store::Error) -> Response<Answer> {
             ErrorKind::Unknown,
             "the server's disk is almost full",
         ),
-        Error::Closed | Error::Unavailable | Error::Failed(_) => Refusal::NotServing.answer(),
+        Error::Closed | Error::Unavailable | Error::Failed(_) => {
+            Rejection::ServiceUnavailable.response()
+        }
         // The panic hook has logged it.
-        Error::Panicked => fault(),
+        Error::Panicked => internal_error(),
         Error::Storage(_)
         | Error::Corrupt(_)
         | Error::NotSerializable(_)
         | Error::TooNew { .. }
         | Error::TooOld => {
             log::error!("{error}");
-            fault()
+            internal_error()
         }
     }
 }
 
-fn of_users(error: users::Error) -> Response<Answer> {
+fn users_error(error: users::Error) -> Response<ResponseBody> {
     use users::Error;
 
     let message = error.to_string();
     let kind = match error {
-        Error::Store(error) => return of_store(error),
+        Error::Store(error) => return store_error(error),
         Error::Busy(error) => return busy(error.to_string()),
         Error::UnknownToken { soft_logout } => {
-            return answer(crate::api::Error::unknown_token(soft_logout));
+            return error_response(crate::api::Error::unknown_token(soft_logout));
         }
         // The specification has this status for account data that only the server sets.
         Error::ServerManaged => {
@@ -201,21 +208,21 @@ fn of_users(error: users::Error) -> Response<Answer> {
     standard(status(&kind), kind, message)
 }
 
-fn of_rooms(error: rooms::Error) -> Response<Answer> {
+fn rooms_error(error: rooms::Error) -> Response<ResponseBody> {
     use rooms::Error;
 
     let message = error.to_string();
     let kind = match error {
-        Error::Store(error) => return of_store(error),
+        Error::Store(error) => return store_error(error),
         Error::Pool(error) => return busy(error.to_string()),
-        // These are for whoever called the rooms to deal with.
+        // Callers handle these. One that comes here is a bug.
         Error::Stale
         | Error::Missing
         | Error::Unresolvable(_)
         | Error::OtherServer(_)
         | Error::RoomExists => {
             log::error!("{message}");
-            return fault();
+            return internal_error();
         }
         Error::UnknownRoom | Error::NotFound(_) => ErrorKind::NotFound,
         Error::Forbidden(_) => ErrorKind::Forbidden,
@@ -241,17 +248,17 @@ fn of_rooms(error: rooms::Error) -> Response<Answer> {
     standard(status(&kind), kind, message)
 }
 
-fn of_media(error: media::Error) -> Response<Answer> {
+fn media_error(error: media::Error) -> Response<ResponseBody> {
     use media::Error;
 
     let message = error.to_string();
     let kind = match error {
-        Error::Store(error) => return of_store(error),
+        Error::Store(error) => return store_error(error),
         Error::Busy(error) => return busy(error.to_string()),
-        Error::Full => return of_store(store::Error::Full),
+        Error::Full => return store_error(store::Error::Full),
         Error::Disk(_) => {
             log::error!("{message}");
-            return fault();
+            return internal_error();
         }
         Error::TooManyPending => return busy(message),
         Error::RemoteTooLarge(_) | Error::RemoteTooManyPixels => {
@@ -269,9 +276,9 @@ fn of_media(error: media::Error) -> Response<Answer> {
     standard(status(&kind), kind, message)
 }
 
-/// What another server says to a request of ours on a client's behalf is passed on; where it says
-/// nothing, the fault is on the way.
-fn of_peer(error: federation::Error) -> Response<Answer> {
+/// An error response of another server is passed on to the client. Any other failure is that of a
+/// gateway.
+fn federation_error(error: federation::Error) -> Response<ResponseBody> {
     use federation::Error;
 
     let message = error.to_string();
@@ -283,7 +290,7 @@ fn of_peer(error: federation::Error) -> Response<Answer> {
         Error::TimedOut => standard(StatusCode::GATEWAY_TIMEOUT, ErrorKind::Unknown, message),
         Error::Disk(_) => {
             log::error!("{message}");
-            fault()
+            internal_error()
         }
         Error::Unresolvable
         | Error::Unreachable(_)
@@ -293,22 +300,22 @@ fn of_peer(error: federation::Error) -> Response<Answer> {
     }
 }
 
-fn fault() -> Response<Answer> {
+fn internal_error() -> Response<ResponseBody> {
     standard(
         StatusCode::INTERNAL_SERVER_ERROR,
         ErrorKind::Unknown,
-        "something went wrong here; the server's log says what",
+        "internal error; the server's log has the reason",
     )
 }
 
-fn busy(message: impl Into<Cow<'static, str>>) -> Response<Answer> {
-    limit_exceeded(BUSY, message)
+fn busy(message: impl Into<Cow<'static, str>>) -> Response<ResponseBody> {
+    limit_exceeded(RETRY_AFTER, message)
 }
 
 fn limit_exceeded(
     retry_after: Duration,
     message: impl Into<Cow<'static, str>>,
-) -> Response<Answer> {
+) -> Response<ResponseBody> {
     let mut data = LimitExceededErrorData::new();
     data.retry_after = Some(RetryAfter::Delay(retry_after));
     let kind = ErrorKind::LimitExceeded(data);
@@ -322,14 +329,14 @@ fn invalid_signature() -> ErrorKind {
     serde_json::from_value(code).unwrap_or(ErrorKind::InvalidParam)
 }
 
-/// The status that the specification's endpoints give with an error code. Where they differ, the
-/// code is what counts for clients; the usual one is here.
+/// The status that most endpoints of the specification give with an error code. Clients look at the
+/// code.
 fn status(kind: &ErrorKind) -> StatusCode {
     match kind {
         ErrorKind::MissingToken | ErrorKind::UnknownToken(_) | ErrorKind::Unauthorized => {
             StatusCode::UNAUTHORIZED
         }
-        // A locked account answers as a dead token with `soft_logout` does.
+        // As for an expired token with `soft_logout`.
         ErrorKind::UserLocked => StatusCode::UNAUTHORIZED,
         ErrorKind::Forbidden
         | ErrorKind::GuestAccessForbidden
@@ -359,14 +366,13 @@ fn standard(
     status: StatusCode,
     kind: ErrorKind,
     message: impl Into<Cow<'static, str>>,
-) -> Response<Answer> {
+) -> Response<ResponseBody> {
     let body = StandardErrorBody::new(kind, message.into().into_owned());
     encode(MatrixError::new(status, ErrorBody::Standard(body)))
 }
 
-/// The answer that one of ruma's responses makes.
-pub(super) fn encode(response: impl OutgoingResponse) -> Response<Answer> {
-    let written = response
+pub(super) fn encode(response: impl OutgoingResponse) -> Response<ResponseBody> {
+    let encoded = response
         .try_into_http_response_inner()
         .and_then(|response| {
             let (parts, body) = response.into_parts();
@@ -374,39 +380,39 @@ pub(super) fn encode(response: impl OutgoingResponse) -> Response<Answer> {
             let body = body.try_into_buf().map_err(Into::into)?;
             Ok((parts, content_type, body))
         });
-    encoded(written)
+    to_response(encoded)
 }
 
-type Written = (Parts, Option<HeaderValue>, Vec<u8>);
+type Encoded = (Parts, Option<HeaderValue>, Vec<u8>);
 
-/// What is the same for every response, and so is in the program once.
-fn encoded(written: Result<Written, IntoHttpError>) -> Response<Answer> {
-    match written {
+/// The part of [`encode`] that is not generic, so that it is compiled once.
+fn to_response(encoded: Result<Encoded, IntoHttpError>) -> Response<ResponseBody> {
+    match encoded {
         Ok((mut parts, content_type, body)) => {
             if let Some(content_type) = content_type {
                 let headers = &mut parts.headers;
                 headers.entry(header::CONTENT_TYPE).or_insert(content_type);
             }
-            Response::from_parts(parts, Answer::from(body))
+            Response::from_parts(parts, ResponseBody::from(body))
         }
         Err(error) => {
-            log::error!("an answer cannot be written: {error}");
-            plain_fault()
+            log::error!("a response cannot be serialized: {error}");
+            plain_internal_error()
         }
     }
 }
 
-/// [`fault`] without going through [`encode`], which has just failed.
-fn plain_fault() -> Response<Answer> {
-    let body = br#"{"errcode":"M_UNKNOWN","error":"the answer cannot be written"}"#;
-    let mut response = Response::new(Answer::from(body.to_vec()));
+/// [`internal_error`] without going through [`encode`], which has just failed.
+fn plain_internal_error() -> Response<ResponseBody> {
+    let body = br#"{"errcode":"M_UNKNOWN","error":"the response cannot be serialized"}"#;
+    let mut response = Response::new(ResponseBody::from(body.to_vec()));
     *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
     let json = HeaderValue::from_static("application/json");
     response.headers_mut().insert(header::CONTENT_TYPE, json);
     response
 }
 
-/// What is wrong with a request that ruma cannot make sense of.
+/// The error for a request that ruma cannot parse.
 pub(super) fn malformed(error: &DeserializationError) -> Error {
     let message = error.to_string();
     match error {
@@ -423,7 +429,7 @@ pub(super) fn malformed(error: &DeserializationError) -> Error {
     }
 }
 
-/// serde's words for a field that is not there.
+/// As serde words it.
 fn is_missing(message: &str) -> bool {
     message.starts_with("missing field")
 }

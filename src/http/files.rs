@@ -1,4 +1,4 @@
-//! Files on the wire: taken as they come, given whole, in part, or not again to those who have them.
+//! Uploads as streams; downloads whole, in part, or not at all to clients that have them cached.
 
 use std::{ops::Range, sync::PoisonError};
 
@@ -7,65 +7,66 @@ use hyper::body::Body;
 use smol::stream;
 
 use super::{
-    body::{Answer, Unread},
-    edge::Slot,
-    error::{Refusal, no_such_part},
-    limits::Times,
+    error::{Rejection, range_not_satisfiable},
+    limits::Timeouts,
+    request_body::{BodySlot, RequestBody},
+    response_body::ResponseBody,
 };
 use crate::api::{Download, Error, Upload};
 
-/// What the specification recommends: nothing in a file is run, whatever a browser takes it for.
-const POLICY: &str = "sandbox; default-src 'none'; script-src 'none'; plugin-types application/pdf; \
+/// As the specification recommends: a browser runs nothing in a file, whatever its type.
+const CONTENT_SECURITY_POLICY: &str = "sandbox; default-src 'none'; script-src 'none'; plugin-types application/pdf; \
                       style-src 'unsafe-inline'; object-src 'self';";
-/// What is under a media id never changes. It can be taken away, so it is not kept for ever.
-const KEPT: &str = "private, max-age=86400, immutable";
+/// The content of a media ID never changes, but it can be removed: clients keep it for a day.
+const CACHE_CONTROL: &str = "private, max-age=86400, immutable";
 
-/// The body of a request, for a handler that takes it as it comes. What it does not take goes back
-/// to `slot`.
-pub(super) fn upload(slot: &Slot, times: Times) -> Result<Upload, Refusal> {
+/// The body of a request, for a handler that reads it as a stream. What the handler does not read
+/// goes back to `slot`.
+pub(super) fn upload(slot: &BodySlot, timeouts: Timeouts) -> Result<Upload, Rejection> {
     let unread = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let taken = Taken {
-        unread: unread.ok_or(Refusal::BrokenOff)?,
+    let reader = BodyReader {
+        unread: unread.ok_or(Rejection::BodyIncomplete)?,
         slot: slot.clone(),
     };
-    let length = match &taken.unread {
-        Unread::Whole(bytes) => Some(bytes.len() as u64),
-        Unread::Incoming(body) => body.size_hint().exact(),
+    let length = match &reader.unread {
+        RequestBody::Whole(bytes) => Some(bytes.len() as u64),
+        RequestBody::Incoming(body) => body.size_hint().exact(),
     };
     let start = std::time::Instant::now();
-    let times = Times {
-        body: times.upload,
-        ..times
+    let timeouts = Timeouts {
+        body: timeouts.upload,
+        ..timeouts
     };
-    let pieces = stream::unfold(taken, move |mut taken| async move {
-        let piece = taken.unread.next_piece(start, &times).await;
-        let piece = piece.map_err(|refusal| Error::unknown(refusal.interruption()));
-        piece.transpose().map(|piece| (piece, taken))
+    let pieces = stream::unfold(reader, move |mut reader| async move {
+        let chunk = reader.unread.next_chunk(start, &timeouts).await;
+        let chunk = chunk.map_err(|rejection| Error::unknown(rejection.interruption()));
+        chunk.transpose().map(|chunk| (chunk, reader))
     });
     Ok(Upload::new(length, pieces))
 }
 
-struct Taken {
-    unread: Unread,
-    slot: Slot,
+/// Puts the unread rest of a body back when it is dropped.
+struct BodyReader {
+    unread: RequestBody,
+    slot: BodySlot,
 }
 
-impl Drop for Taken {
+impl Drop for BodyReader {
     fn drop(&mut self) {
-        let left = std::mem::replace(&mut self.unread, Unread::Whole(Vec::new()));
+        let left = std::mem::replace(&mut self.unread, RequestBody::Whole(Vec::new()));
         *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(left);
     }
 }
 
-/// What a request says about how much of a file it wants.
+/// The headers of a request that say which part of a file is wanted, and unless what.
 #[derive(Debug, Default)]
-pub(super) struct Wants {
+pub(super) struct ConditionalHeaders {
     range: Option<HeaderValue>,
     if_range: Option<HeaderValue>,
     if_none_match: Option<HeaderValue>,
 }
 
-impl Wants {
+impl ConditionalHeaders {
     pub(super) fn of(headers: &HeaderMap) -> Self {
         let get = |name: HeaderName| headers.get(name).cloned();
         Self {
@@ -75,11 +76,11 @@ impl Wants {
         }
     }
 
-    /// The part that is wanted of `size` bytes; none for all of it. [RFC 9110, 14.2]: what makes no
-    /// sense, or is more than one range, is as if nobody had asked.
+    /// The range that is wanted of `size` bytes; `None` for all. An invalid range, or more than one, is
+    /// ignored ([RFC 9110, 14.2]).
     ///
     /// # Errors
-    /// If nothing there is in the range.
+    /// If the range begins behind the end.
     ///
     /// [RFC 9110, 14.2]: https://www.rfc-editor.org/rfc/rfc9110#section-14.2
     fn part(&self, size: u64, tag: &str) -> Result<Option<Range<u64>>, OutOfRange> {
@@ -106,7 +107,8 @@ impl Wants {
         }
     }
 
-    fn has(&self, tag: &str) -> bool {
+    /// Whether the client has the version `tag` cached.
+    fn has_cached(&self, tag: &str) -> bool {
         let tags = self.if_none_match.as_ref();
         let tags = tags.and_then(|tags| tags.to_str().ok()).unwrap_or_default();
         let same = |known: &str| known == "*" || known.trim_start_matches("W/") == tag;
@@ -129,24 +131,24 @@ fn bounds(range: &str) -> Option<(Option<u64>, Option<u64>)> {
     Some((number(first)?, number(last)?))
 }
 
-/// The answer with a file, or with what of it is wanted.
-pub(super) fn file(download: Download, wants: &Wants) -> Response<Answer> {
+/// The response with a file, or with the part of it that is wanted.
+pub(super) fn file(download: Download, conditions: &ConditionalHeaders) -> Response<ResponseBody> {
     let size = download.file.size();
     let tag = format!("\"{}\"", download.tag);
-    if wants.has(&tag) {
+    if conditions.has_cached(&tag) {
         return with_headers(
-            Answer::from(Vec::new()),
+            ResponseBody::from(Vec::new()),
             StatusCode::NOT_MODIFIED,
             &download,
             &tag,
         );
     }
-    let (status, part) = match wants.part(size, &tag) {
+    let (status, part) = match conditions.part(size, &tag) {
         Ok(None) => (StatusCode::OK, 0..size),
         Ok(Some(part)) => (StatusCode::PARTIAL_CONTENT, part),
-        Err(OutOfRange) => return no_such_part(size),
+        Err(OutOfRange) => return range_not_satisfiable(size),
     };
-    let body = Answer::file(download.file.clone(), part.clone());
+    let body = ResponseBody::file(download.file.clone(), part.clone());
     let mut response = with_headers(body, status, &download, &tag);
     if status == StatusCode::PARTIAL_CONTENT {
         let range = format!("bytes {}-{}/{size}", part.start, part.end - 1);
@@ -155,11 +157,11 @@ pub(super) fn file(download: Download, wants: &Wants) -> Response<Answer> {
     response
 }
 
-/// The answer with a file for another server: what is known of it, which nobody has a use for yet, and
-/// the file ([content repository]).
+/// The response with a file for another server ([content repository]): metadata, which is empty for
+/// now, and the file.
 ///
 /// [content repository]: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1mediadownloadmediaid
-pub(super) fn multipart(download: Download) -> Response<Answer> {
+pub(super) fn multipart(download: Download) -> Response<ResponseBody> {
     let boundary = format!("{:032x}", rand::random::<u128>());
     let before = format!(
         "--{boundary}\r\nContent-Type: application/json\r\n\r\n{{}}\r\n\
@@ -167,31 +169,31 @@ pub(super) fn multipart(download: Download) -> Response<Answer> {
         download.content_type, download.disposition
     );
     let behind = format!("\r\n--{boundary}--\r\n");
-    let mut response = Response::new(Answer::framed(before, download.file, behind));
+    let mut response = Response::new(ResponseBody::framed(before, download.file, behind));
     let kind = format!("multipart/mixed; boundary={boundary}");
     put(&mut response, header::CONTENT_TYPE, &kind);
     response
 }
 
 fn with_headers(
-    body: Answer,
+    body: ResponseBody,
     status: StatusCode,
     download: &Download,
     tag: &str,
-) -> Response<Answer> {
+) -> Response<ResponseBody> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     let disposition = download.disposition.to_string();
     for (name, value) in [
         (header::CONTENT_TYPE, &*download.content_type),
         (header::CONTENT_DISPOSITION, &*disposition),
-        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
         (
             HeaderName::from_static("cross-origin-resource-policy"),
             "cross-origin",
         ),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::CACHE_CONTROL, KEPT),
+        (header::CACHE_CONTROL, CACHE_CONTROL),
         (header::ETAG, tag),
         (header::ACCEPT_RANGES, "bytes"),
     ] {
@@ -200,8 +202,8 @@ fn with_headers(
     response
 }
 
-/// A value that is none, which nobody could send here, is left out.
-fn put(response: &mut Response<Answer>, name: HeaderName, value: &str) {
+/// Adds a header, unless its value is not valid in a header.
+fn put(response: &mut Response<ResponseBody>, name: HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         response.headers_mut().insert(name, value);
     }
@@ -211,17 +213,19 @@ fn put(response: &mut Response<Answer>, name: HeaderName, value: &str) {
 mod tests {
     use http::{HeaderMap, HeaderValue, header};
 
-    use super::Wants;
+    use super::ConditionalHeaders;
 
     fn part(range: &'static str) -> Result<Option<(u64, u64)>, ()> {
         let mut headers = HeaderMap::new();
         headers.insert(header::RANGE, HeaderValue::from_static(range));
-        let part = Wants::of(&headers).part(100, "\"tag\"").map_err(|_| ())?;
+        let part = ConditionalHeaders::of(&headers)
+            .part(100, "\"tag\"")
+            .map_err(|_| ())?;
         Ok(part.map(|part| (part.start, part.end)))
     }
 
     #[test]
-    fn a_range_is_a_first_and_a_last_byte_or_so_many_at_the_end() {
+    fn a_range_has_a_first_and_a_last_byte_or_a_suffix_length() {
         for (range, bytes) in [
             ("bytes=0-0", (0, 1)),
             ("bytes=10-19", (10, 20)),
@@ -236,14 +240,14 @@ mod tests {
     }
 
     #[test]
-    fn a_range_behind_the_end_cannot_be_had() {
+    fn a_range_behind_the_end_is_not_satisfiable() {
         for range in ["bytes=100-", "bytes=100-200", "bytes=-0"] {
             assert_eq!(part(range), Err(()), "{range}");
         }
     }
 
     #[test]
-    fn what_is_no_range_or_more_than_one_is_as_if_nobody_had_asked() {
+    fn an_invalid_range_or_more_than_one_is_ignored() {
         for range in [
             "",
             "bytes",
@@ -261,12 +265,12 @@ mod tests {
     }
 
     #[test]
-    fn a_part_of_something_else_is_not_given() {
+    fn a_range_of_another_version_is_ignored() {
         let mut headers = HeaderMap::new();
         headers.insert(header::RANGE, HeaderValue::from_static("bytes=1-2"));
         headers.insert(header::IF_RANGE, HeaderValue::from_static("\"other\""));
-        let wants = Wants::of(&headers);
-        assert!(matches!(wants.part(100, "\"tag\""), Ok(None)));
-        assert!(matches!(wants.part(100, "\"other\""), Ok(Some(_))));
+        let conditions = ConditionalHeaders::of(&headers);
+        assert!(matches!(conditions.part(100, "\"tag\""), Ok(None)));
+        assert!(matches!(conditions.part(100, "\"other\""), Ok(Some(_))));
     }
 }

@@ -5,70 +5,67 @@ use std::time::Duration;
 
 const KIB: usize = 1024;
 
-/// The largest body of a request that says nothing of its own: an event has at most 64 KiB, and
-/// JSON may escape its text.
-pub(super) const BODY: usize = 256 * KIB;
+/// The default: an event has at most 64 KiB, and JSON may escape its text.
+pub(super) const MAX_BODY_BYTES: usize = 256 * KIB;
 
-/// The largest body of a request that may hold many events.
-pub(super) const LARGE_BODY: usize = 1024 * KIB;
+/// For requests that may hold many events.
+pub(super) const MAX_LARGE_BODY_BYTES: usize = 1024 * KIB;
 
-/// The largest body of another server's transaction: 50 events, and 100 messages to devices that
-/// may be as large.
-pub(super) const TRANSACTION: usize = 12 * 1024 * KIB;
+/// For transactions of other servers: 50 PDUs, and 100 EDUs that may be as large.
+pub(super) const MAX_TRANSACTION_BYTES: usize = 12 * 1024 * KIB;
 
-/// What is still read and thrown away of a body that is not wanted, so that its sender gets to
-/// read why: many send a whole file before they read anything.
-pub(super) const UNWANTED: usize = 256 * 1024 * KIB;
+/// A rejected body is read and dropped up to here, so that its sender gets to read the response:
+/// many clients send a whole file before they read anything.
+pub(super) const MAX_DRAINED_BYTES: usize = 256 * 1024 * KIB;
 
-/// The largest head of a request: line and headers.
-pub(super) const HEAD: usize = 32 * KIB;
+/// Request line and headers.
+pub(super) const MAX_HEAD_BYTES: usize = 32 * KIB;
 
-/// The part of all connections that one household may have. Whatever may be a proxy has no such
-/// limit.
-pub(super) const HOUSEHOLDS: usize = 4;
+/// A network may have a fourth of all connections. An address that may be a proxy has no such limit.
+pub(super) const MAX_NETWORK_SHARE: usize = 4;
 
-/// How long things may take. Tests have less patience.
+/// Tests have shorter ones.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Times {
-    /// A TLS handshake.
+pub(super) struct Timeouts {
+    /// For the TLS handshake.
     pub handshake: Duration,
-    /// Between two looks at the files of the certificate, as long as somebody connects.
-    pub certificate: Duration,
+    /// Between two checks whether the certificate's files have changed, while clients connect.
+    pub certificate_check: Duration,
     /// From the first byte of a head to its last.
     pub head: Duration,
-    /// Between two requests of a connection. Longer than proxies keep theirs, so that the proxy is
-    /// the one who closes.
+    /// Between two requests of a connection. It is longer than proxies keep an idle connection, so
+    /// that the proxy closes it, not hearth.
     pub idle: Duration,
-    /// Between two pieces of a body.
-    pub body_piece: Duration,
-    /// A whole body.
+    /// Between two chunks of a body.
+    pub body_chunk: Duration,
+    /// For a whole body.
     pub body: Duration,
-    /// A whole file. Somebody's line up may be slow.
+    /// For the body of a file upload.
     pub upload: Duration,
-    /// Throwing away a body that is not wanted.
-    pub unwanted: Duration,
-    /// Between two pieces of that.
-    pub unwanted_piece: Duration,
-    /// Until a client takes more of an answer.
+    /// For draining a rejected body.
+    pub drain: Duration,
+    /// Between two chunks of a rejected body.
+    pub drain_chunk: Duration,
+    /// Until a client accepts more of a response.
     pub write: Duration,
     /// For running requests to end when the server stops.
-    pub grace: Duration,
+    pub shutdown: Duration,
 }
 
-impl Default for Times {
+impl Default for Timeouts {
     fn default() -> Self {
         Self {
             handshake: Duration::from_secs(10),
-            certificate: Duration::from_mins(1),
+            certificate_check: Duration::from_mins(1),
             head: Duration::from_secs(15),
             idle: Duration::from_secs(75),
-            body_piece: Duration::from_secs(20),
+            body_chunk: Duration::from_secs(20),
             body: Duration::from_mins(5),
             upload: Duration::from_hours(2),
-            unwanted: Duration::from_secs(30),
-            unwanted_piece: Duration::from_secs(5),
+            drain: Duration::from_secs(30),
+            drain_chunk: Duration::from_secs(5),
             write: Duration::from_secs(30),
-            grace: Duration::from_secs(10),
+            shutdown: Duration::from_secs(10),
         }
     }
 }

@@ -3,61 +3,26 @@
 use std::{
     convert::Infallible,
     io,
-    net::{IpAddr, SocketAddr, TcpListener},
-    sync::{Arc, Mutex, PoisonError},
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
     time::Duration,
 };
 
-use http::Request;
 use smol::{
     Async, Timer,
     channel::{self, Sender},
     future,
-    lock::{Semaphore, SemaphoreGuardArc},
+    lock::Semaphore,
 };
 
 use super::{
-    Edge,
-    body::Unread,
-    connection, cors,
-    edge::Outcome,
-    error::Refusal,
-    households::{Households, Place},
-    limits::{HOUSEHOLDS, Times},
+    connection::Connection,
+    gate::Gate,
+    limits::{MAX_NETWORK_SHARE, Timeouts},
+    network_connections::NetworkConnections,
     tls::{self, Certificate},
 };
 use crate::{config::Config, executor::Executor, pool::Pool, stop::Stopping, systemd::Sockets};
-
-/// What the connections talk to: the edge, once the server is open, and 503 before and after.
-#[derive(Debug, Default)]
-pub struct Front(Mutex<Option<Edge>>);
-
-impl Front {
-    /// Serves with `edge` from here on.
-    pub fn open(&self, edge: Edge) {
-        *self.edge() = Some(edge);
-    }
-
-    /// Answers 503 from here on.
-    pub fn shut(&self) {
-        *self.edge() = None;
-    }
-
-    fn edge(&self) -> std::sync::MutexGuard<'_, Option<Edge>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) async fn answer(&self, request: Request<Unread>, address: IpAddr) -> Outcome {
-        let edge = self.edge().clone();
-        if let Some(edge) = edge {
-            return edge.answer(request, address).await;
-        }
-        let mut answer = Refusal::NotServing.answer();
-        cors::allow(answer.headers_mut());
-        let unread = Some(request.into_body());
-        Outcome { answer, unread }
-    }
-}
 
 /// Why nobody can connect.
 #[derive(Debug, thiserror::Error)]
@@ -86,7 +51,7 @@ pub struct Listeners {
     listeners: Vec<Listener>,
     certificate: Option<Certificate>,
     pub(super) connections: usize,
-    pub(super) times: Times,
+    pub(super) timeouts: Timeouts,
 }
 
 struct Listener {
@@ -122,7 +87,7 @@ impl Listeners {
             listeners,
             certificate,
             connections: config.memory.connections(),
-            times: Times::default(),
+            timeouts: Timeouts::default(),
         })
     }
 
@@ -138,37 +103,36 @@ impl Listeners {
         self.certificate.clone()
     }
 
-    /// Accepts connections and answers them with `front` until the server stops; then lets the
+    /// Accepts connections and answers them with `gate` until the server stops; then lets the
     /// running requests end, but not for ever.
-    pub async fn serve(self, executor: &Executor, front: Arc<Front>, stopping: Stopping) {
-        let (alive, ended) = channel::bounded(1);
-        let door = Door {
+    pub async fn serve(self, executor: &Executor, gate: Arc<Gate>, stopping: Stopping) {
+        let (alive, all_dropped) = channel::bounded(1);
+        let acceptor = Arc::new(Acceptor {
             executor: executor.clone(),
-            front,
+            gate,
             stopping: stopping.clone(),
-            times: self.times,
-            slots: Arc::new(Semaphore::new(self.connections)),
-            households: Households::new(self.connections / HOUSEHOLDS),
+            timeouts: self.timeouts,
+            permits: Arc::new(Semaphore::new(self.connections)),
+            network_connections: NetworkConnections::new(self.connections / MAX_NETWORK_SHARE),
             alive,
-        };
-        let door = Arc::new(door);
+        });
         let accepting: Vec<_> = self
             .listeners
             .into_iter()
-            .map(|listener| executor.spawn(accept(listener, door.clone())))
+            .map(|listener| executor.spawn(accept(listener, acceptor.clone())))
             .collect();
         stopping.wait().await;
         for task in accepting {
             task.cancel().await;
         }
-        drop(door);
+        drop(acceptor);
         let all_ended = async {
             // Nothing is ever sent: this returns when the last connection is gone.
-            let _ = ended.recv().await;
+            let _ = all_dropped.recv().await;
         };
         let grace = async {
-            Timer::after(self.times.grace).await;
-            log::warn!("stopping although some requests are still running");
+            Timer::after(self.timeouts.shutdown).await;
+            log::info!("stopping; requests that are still running are cut off");
         };
         future::or(all_ended, grace).await;
     }
@@ -195,64 +159,55 @@ impl Listener {
     }
 }
 
-/// What every connection passes through.
-struct Door {
+/// What the listeners share.
+struct Acceptor {
     executor: Executor,
-    front: Arc<Front>,
+    gate: Arc<Gate>,
     stopping: Stopping,
-    times: Times,
-    slots: Arc<Semaphore>,
-    households: Arc<Households>,
-    /// Held by every connection, so that its end is the end of all.
+    timeouts: Timeouts,
+    permits: Arc<Semaphore>,
+    network_connections: Arc<NetworkConnections>,
+    /// Every connection holds a clone. The channel closes when the last one is dropped.
     alive: Sender<Infallible>,
 }
 
-/// Accepts while there are slots. Whoever comes when there are none waits in the system's queue.
-async fn accept(listener: Listener, door: Arc<Door>) {
+/// Accepts connections while there are permits. The others wait in the system's queue.
+async fn accept(listener: Listener, acceptor: Arc<Acceptor>) {
     loop {
         match listener.socket.accept().await {
             Ok((stream, address)) => {
-                let slot = door.slots.acquire_arc().await;
+                let permit = acceptor.permits.acquire_arc().await;
                 // Answers are written whole; waiting for more to send with them only delays.
                 let _ = stream.get_ref().set_nodelay(true);
-                match door.households.enter(address.ip()) {
-                    Some(place) => door.welcome(&listener, stream, address.ip(), slot, place),
+                match acceptor.network_connections.acquire(address.ip()) {
+                    Some(of_network) => {
+                        let connection = Connection {
+                            stream,
+                            address: address.ip(),
+                            certificate: listener.certificate.clone(),
+                            gate: acceptor.gate.clone(),
+                            timeouts: acceptor.timeouts,
+                            stopping: acceptor.stopping.clone(),
+                        };
+                        let held = (permit, of_network, acceptor.alive.clone());
+                        let serve = async move {
+                            connection.serve().await;
+                            drop(held);
+                        };
+                        acceptor.executor.spawn(serve).detach();
+                    }
                     None => log::debug!("{} has too many connections", address.ip()),
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
-                // Out of file descriptors, most likely: somebody has to leave first.
-                log::warn!("cannot accept a connection: {error}");
+                // Most likely out of file descriptors, until another connection closes.
+                log::warn!(
+                    "cannot accept a connection on {}, trying again in a second: {error}",
+                    listener.address
+                );
                 Timer::after(Duration::from_secs(1)).await;
             }
         }
-    }
-}
-
-impl Door {
-    fn welcome(
-        &self,
-        listener: &Listener,
-        stream: Async<std::net::TcpStream>,
-        address: IpAddr,
-        slot: SemaphoreGuardArc,
-        place: Place,
-    ) {
-        let certificate = listener.certificate.clone();
-        let serve = connection::serve(
-            stream,
-            certificate,
-            address,
-            self.front.clone(),
-            self.times,
-            self.stopping.clone(),
-        );
-        let alive = self.alive.clone();
-        let serve = async move {
-            serve.await;
-            drop((slot, place, alive));
-        };
-        self.executor.spawn(serve).detach();
     }
 }

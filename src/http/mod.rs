@@ -5,23 +5,24 @@
 //! the typed request, the handler answers, and what goes wrong becomes the specification's error
 //! ([`error`]). Only this module names tide, http-types or hyper's server.
 //!
-//! In order, for each request: CORS preflight; route; access token; rate; body; parse; handler.
-//! Nothing waits for a handler that has not been read to its end, but for files, which the handler
-//! takes as they come ([`files`]); and nobody has a body read for
-//! them before they have said who they are.
+//! Each request passes, in this order: CORS preflight; route; access token; rate limit; body; parser;
+//! handler. A body is read only after the caller is authenticated. It is read whole before the
+//! handler runs, except where the handler reads it as a stream ([`files`]).
 
 mod auth;
-mod body;
 mod connection;
 mod cors;
 mod edge;
 mod error;
 mod files;
-mod households;
+mod gate;
 mod limits;
 mod listen;
+mod network_connections;
 mod path;
 mod peer;
+mod request_body;
+mod response_body;
 mod route;
 mod routes;
 mod stream;
@@ -31,6 +32,7 @@ mod tls;
 
 pub use self::{
     edge::Edge,
-    listen::{Front, ListenError, Listeners},
+    gate::Gate,
+    listen::{ListenError, Listeners},
     tls::Certificate,
 };

@@ -1,14 +1,14 @@
-//! Paths: ruma's templates, what tide is shown of a request's path, and the arguments in it.
+//! Paths: ruma's templates, the path by which tide routes, and the arguments.
 //!
-//! tide sees a path only to choose the route, through a `Url` that rewrites `..`, `%2E` and `\`.
-//! So it is shown a stand-in that nothing rewrites, and the arguments are cut from the path as it
-//! came and decoded once.
+//! tide uses a path only to choose the route. Its `Url` rewrites `..`, `%2E` and `\`. So tide gets a
+//! routing path that no `Url` rewrites, and the arguments are cut from the original path and decoded
+//! once.
 
 use percent_encoding::percent_decode_str;
 
 use crate::api::Error;
 
-/// Stands for any segment that no template spells out.
+/// In a routing path: any segment that is not literal in a template.
 const ARGUMENT: &str = "~";
 
 /// One path of an endpoint, as ruma writes it: `/_matrix/client/v3/rooms/{room_id}/leave`.
@@ -25,7 +25,7 @@ impl Template {
         Self { path, open_end }
     }
 
-    /// The patterns under which tide finds this template.
+    /// The patterns by which tide finds this template.
     pub(super) fn patterns(self) -> Vec<String> {
         let segments = self.path.split('/');
         let pattern: Vec<_> = segments
@@ -39,7 +39,7 @@ impl Template {
         vec![format!("{without}/"), without, whole]
     }
 
-    /// The arguments in a path that tide found to match, decoded.
+    /// The arguments in a path that matches, decoded.
     ///
     /// # Errors
     /// If one is not percent-encoded UTF-8.
@@ -61,9 +61,9 @@ fn is_argument(segment: &str) -> bool {
     segment.starts_with('{')
 }
 
-/// What tide is shown of `path`: segments that a template may spell out, decoded; [`ARGUMENT`] for
-/// the others.
-pub(super) fn stand_in(path: &str) -> String {
+/// The path by which tide routes `path`: segments that may be literal in a template, decoded;
+/// [`ARGUMENT`] for the others.
+pub(super) fn routing_path(path: &str) -> String {
     let segments = path.split('/').map(|segment| match decode(segment) {
         Some(text) if is_plain(&text) => text,
         _ => ARGUMENT.to_owned(),
@@ -71,7 +71,7 @@ pub(super) fn stand_in(path: &str) -> String {
     segments.collect::<Vec<_>>().join("/")
 }
 
-/// Whether a `Url` keeps the segment as it is. Every segment that ruma spells out is plain.
+/// Whether a `Url` keeps the segment as it is. Every literal segment of ruma's templates is plain.
 fn is_plain(segment: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     segment.bytes().all(plain) && segment != "." && segment != ".."
@@ -94,12 +94,12 @@ fn decode(segment: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Template, decode, stand_in};
+    use super::{Template, decode, routing_path};
 
     const STATE: &str = "/_matrix/client/v3/rooms/{room_id}/state/{event_type}/{state_key}";
 
     #[test]
-    fn tide_is_shown_what_no_url_rewrites() {
+    fn a_routing_path_has_nothing_that_a_url_rewrites() {
         for (path, shown) in [
             ("/_matrix/client/versions", "/_matrix/client/versions"),
             ("/_matrix/client/%76ersions", "/_matrix/client/versions"),
@@ -116,7 +116,7 @@ mod tests {
             ("//a/", "//a/"),
             ("*", "~"),
         ] {
-            assert_eq!(stand_in(path), shown, "{path}");
+            assert_eq!(routing_path(path), shown, "{path}");
         }
     }
 
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn percent_encoding_is_all_or_nothing() {
+    fn invalid_percent_encoding_is_rejected() {
         assert_eq!(decode("%C3%a4%25").unwrap(), "ä%");
         for bad in ["%", "%4", "%4g", "a%", "%%41", "%C3"] {
             assert_eq!(decode(bad), None, "{bad}");

@@ -1,11 +1,10 @@
-//! Where a request comes from.
+//! The address of a client.
 
 use std::net::IpAddr;
 
 use http::HeaderMap;
 
-/// Whether a connection from there may be a proxy of our own, which speaks for many: one on this
-/// machine or in this house.
+/// Whether `address` may be the owner's reverse proxy: loopback or private.
 pub(super) fn may_be_proxy(address: IpAddr) -> bool {
     match address.to_canonical() {
         IpAddr::V4(address) => {
@@ -17,8 +16,8 @@ pub(super) fn may_be_proxy(address: IpAddr) -> bool {
     }
 }
 
-/// The address of whoever asks: that of the connection, or what a proxy of our own added at the
-/// end of `X-Forwarded-For`. What stands before the last entry is the client's own claim.
+/// The client's address: that of the connection or, behind a reverse proxy, the last entry of
+/// `X-Forwarded-For`, which the proxy has added. The entries before are the client's own claim.
 pub(super) fn address(connection: IpAddr, headers: &HeaderMap) -> IpAddr {
     let named = || {
         let last = headers.get_all("x-forwarded-for").iter().next_back()?;
@@ -52,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_in_the_house_says_who_asks_and_a_stranger_does_not() {
+    fn x_forwarded_for_is_believed_from_a_private_address_only() {
         assert_eq!(from("127.0.0.1", &["192.0.2.7"]), ip("192.0.2.7"));
         assert_eq!(from("10.0.0.2", &["2001:db8::1"]), ip("2001:db8::1"));
         assert_eq!(from("198.51.100.1", &["192.0.2.7"]), ip("198.51.100.1"));
@@ -60,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_the_proxy_added_last_counts() {
+    fn only_the_last_entry_of_x_forwarded_for_counts() {
         let last = ip("192.0.2.7");
         assert_eq!(from("::1", &["203.0.113.9, 192.0.2.7"]), last);
         assert_eq!(from("::1", &["203.0.113.9", "192.0.2.7"]), last);
@@ -68,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn public_addresses_are_no_proxies_of_ours() {
+    fn only_loopback_and_private_addresses_may_be_proxies() {
         for text in [
             "127.0.0.1",
             "192.168.1.1",

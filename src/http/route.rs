@@ -1,4 +1,4 @@
-//! One endpoint: where it is found, what it wants to know, and how it is called.
+//! One endpoint: its method and paths, the authentication it needs, and how its handler is called.
 
 use std::{
     future::Future,
@@ -13,42 +13,42 @@ use http::{Method, Request, header};
 use ruma::api::{IncomingRequest, Metadata, OutgoingResponse, path_builder::PathBuilder};
 
 use super::{
-    auth::{Demand, Proof, Scheme},
-    body::Answer,
+    auth::{AuthRequirement, Credentials, Scheme},
     error::{encode, malformed},
-    files::{self, Wants},
+    files::{self, ConditionalHeaders},
     limits,
     path::Template,
+    response_body::ResponseBody,
 };
 use crate::{
     api::{Api, Download, Error, Multipart, Streamed, Upload},
     rates::Kind,
 };
 
-/// What a handler is called with, before ruma has made a request of it.
+/// The arguments of a handler, before ruma has parsed the request.
 pub(super) struct Call<'a> {
     pub api: Api,
-    pub proof: Proof,
+    pub credentials: Credentials,
     pub request: Request<&'a [u8]>,
     pub arguments: Vec<String>,
-    /// The body, where the handler takes it as it comes.
+    /// The body, if the handler reads it as a stream.
     pub upload: Option<Upload>,
 }
 
 /// How the body of a request is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BodyMode {
-    /// Into memory, at most so many bytes.
+    /// Whole, into memory; the maximum in bytes.
     Buffered(usize),
-    /// By the handler, piece by piece.
+    /// By the handler, as a stream.
     Streamed,
 }
 
-type Response = http::Response<Answer>;
+type Response = http::Response<ResponseBody>;
 type Handled = Pin<Box<dyn Future<Output = Result<Response, Error>> + Send>>;
 type Handle = Box<dyn Fn(Call<'_>, &[&str]) -> Result<Handled, Error> + Send + Sync>;
 
-/// A function that serves an endpoint: `async fn(Api, Caller, Request) -> Result<Answer, Error>`, with
+/// A function that serves an endpoint: `async fn(Api, Caller, Request) -> Result<ResponseBody, Error>`, with
 /// an [`Upload`] as the last argument if it reads the body itself. `M` is only there to tell the two
 /// apart.
 pub(super) trait Handler<M>: Send + Sync + 'static {
@@ -63,15 +63,18 @@ where
     F: Fn(Api, C, R) -> Fut + Send + Sync + 'static,
     R: IncomingRequest<Authentication: Scheme<Caller = C>> + 'static,
     Fut: Future<Output = Result<T, Error>> + Send + 'static,
-    T: AnswerTo<R> + 'static,
+    T: IntoHttpResponse<R> + 'static,
 {
     type Request = R;
-    const BODY: BodyMode = BodyMode::Buffered(limits::BODY);
+    const BODY: BodyMode = BodyMode::Buffered(limits::MAX_BODY_BYTES);
 
     fn handle(&self, call: Call<'_>, arguments: &[&str]) -> Result<Handled, Error> {
-        let wants = Wants::of(call.request.headers());
+        let conditions = ConditionalHeaders::of(call.request.headers());
         let (api, caller, request) = parse::<R>(call, arguments)?;
-        Ok(answered::<R, _, _>(self(api, caller, request), wants))
+        Ok(responding::<R, _, _>(
+            self(api, caller, request),
+            conditions,
+        ))
     }
 }
 
@@ -80,65 +83,65 @@ where
     F: Fn(Api, C, R, Upload) -> Fut + Send + Sync + 'static,
     R: IncomingRequest<Authentication: Scheme<Caller = C>> + 'static,
     Fut: Future<Output = Result<T, Error>> + Send + 'static,
-    T: AnswerTo<R> + 'static,
+    T: IntoHttpResponse<R> + 'static,
 {
     type Request = R;
     const BODY: BodyMode = BodyMode::Streamed;
 
     fn handle(&self, mut call: Call<'_>, arguments: &[&str]) -> Result<Handled, Error> {
-        let wants = Wants::of(call.request.headers());
+        let conditions = ConditionalHeaders::of(call.request.headers());
         let upload = call.upload.take();
         let upload = upload.ok_or(Error::Internal("an upload without a body"))?;
         let (api, caller, request) = parse::<R>(call, arguments)?;
-        Ok(answered::<R, _, _>(
+        Ok(responding::<R, _, _>(
             self(api, caller, request, upload),
-            wants,
+            conditions,
         ))
     }
 }
 
 /// What a handler of the request `R` may return.
-pub(super) trait AnswerTo<R>: Sized {
-    fn answer(self, wants: &Wants) -> Response;
+pub(super) trait IntoHttpResponse<R>: Sized {
+    fn into_http(self, conditions: &ConditionalHeaders) -> Response;
 }
 
-impl<R, T> AnswerTo<R> for T
+impl<R, T> IntoHttpResponse<R> for T
 where
     R: IncomingRequest<OutgoingResponse = T>,
     T: OutgoingResponse,
 {
-    fn answer(self, _: &Wants) -> Response {
+    fn into_http(self, _: &ConditionalHeaders) -> Response {
         encode(self)
     }
 }
 
-impl<R> AnswerTo<R> for Streamed {
-    fn answer(self, _: &Wants) -> Response {
-        let mut response = Response::new(Answer::from(self));
+impl<R> IntoHttpResponse<R> for Streamed {
+    fn into_http(self, _: &ConditionalHeaders) -> Response {
+        let mut response = Response::new(ResponseBody::from(self));
         let json = header::HeaderValue::from_static("application/json");
         response.headers_mut().insert(header::CONTENT_TYPE, json);
         response
     }
 }
 
-impl<R> AnswerTo<R> for Download {
-    fn answer(self, wants: &Wants) -> Response {
-        files::file(self, wants)
+impl<R> IntoHttpResponse<R> for Download {
+    fn into_http(self, conditions: &ConditionalHeaders) -> Response {
+        files::file(self, conditions)
     }
 }
 
-impl<R> AnswerTo<R> for Multipart {
-    fn answer(self, _: &Wants) -> Response {
+impl<R> IntoHttpResponse<R> for Multipart {
+    fn into_http(self, _: &ConditionalHeaders) -> Response {
         files::multipart(self.0)
     }
 }
 
-/// An endpoint of one method and all the paths it ever had.
+/// An endpoint: one method, and all paths of its stable and unstable versions.
 pub(super) struct Route {
     pub method: Method,
     pub paths: Vec<&'static str>,
     pub open_end: bool,
-    pub demand: Demand,
+    pub auth: AuthRequirement,
     pub rate: Option<Kind>,
     pub body: BodyMode,
     handle: Handle,
@@ -150,7 +153,7 @@ impl Route {
             method: H::Request::METHOD,
             paths: H::Request::PATH_BUILDER.all_paths().collect(),
             open_end: false,
-            demand: <H::Request as Metadata>::Authentication::DEMAND,
+            auth: <H::Request as Metadata>::Authentication::REQUIREMENT,
             rate: H::Request::RATE_LIMITED.then_some(Kind::Other),
             body: H::BODY,
             handle: Box::new(move |call, arguments| handler.handle(call, arguments)),
@@ -162,27 +165,26 @@ impl Route {
         paths.map(|path| Template::new(path, self.open_end))
     }
 
-    /// Makes ruma's request and calls the handler with it. The body is not needed any more once
-    /// this returns.
+    /// Parses the request and calls the handler. The body is not needed after this returns.
     pub(super) fn call(&self, mut call: Call<'_>) -> Result<Handled, Error> {
-        // serde reads a struct from an array too, field by field, which no endpoint means.
+        // serde also reads a struct from an array, field by field, which no endpoint allows.
         let is_array = call.request.body().trim_ascii_start().starts_with(b"[");
-        // Most of ruma's requests read no body as an empty object, but not all that could.
+        // Most of ruma's requests read an empty body as an empty object, but not all that could.
         if call.request.body().is_empty() {
             *call.request.body_mut() = b"{}";
         }
         let arguments = mem::take(&mut call.arguments);
         let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
-        // Some of ruma's own deserializers index what may not be there; the panic hook logs it.
+        // Some of ruma's deserializers index without a check; the panic hook logs the panic.
         match catch_unwind(AssertUnwindSafe(|| (self.handle)(call, &arguments))) {
-            Err(_) => Err(Error::bad_json("this request makes no sense here")),
+            Err(_) => Err(Error::bad_json("the request cannot be parsed")),
             Ok(Ok(_)) if is_array => Err(Error::bad_json("the body must be a JSON object")),
             Ok(handled) => handled,
         }
     }
 }
 
-/// What `http/routes.rs` says of an endpoint that ruma does not.
+/// What `http/routes.rs` adds to ruma's metadata.
 impl Route {
     /// The last argument of the path may be empty, with or without the slash before it.
     pub(super) fn open_end(&mut self) -> &mut Self {
@@ -202,53 +204,53 @@ impl Route {
         self
     }
 
-    /// The rate limit, in place of ruma's.
+    /// The rate limit instead of ruma's.
     pub(super) fn rate(&mut self, kind: Kind) -> &mut Self {
         self.rate = Some(kind);
         self
     }
 
-    /// The most bytes that the body may have.
-    pub(super) fn body(&mut self, max: usize) -> &mut Self {
-        self.body = BodyMode::Buffered(max);
+    /// The maximum size of the body.
+    pub(super) fn body(&mut self, max_bytes: usize) -> &mut Self {
+        self.body = BodyMode::Buffered(max_bytes);
         self
     }
 }
 
 pin_project_lite::pin_project! {
-    /// A running handler whose result becomes an answer to the request `R`. (An `async` block around
-    /// the handler would take twice the handler's memory.)
-    struct Answered<R, F> {
+    /// A running handler whose result becomes an HTTP response to the request `R`. (An `async` block
+    /// around the handler would take twice the handler's memory.)
+    struct Responding<R, F> {
         #[pin]
         handled: F,
-        wants: Wants,
+        conditions: ConditionalHeaders,
         request: PhantomData<fn(R)>,
     }
 }
 
-impl<R, T, F> Future for Answered<R, F>
+impl<R, T, F> Future for Responding<R, F>
 where
     F: Future<Output = Result<T, Error>>,
-    T: AnswerTo<R>,
+    T: IntoHttpResponse<R>,
 {
     type Output = Result<Response, Error>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let handled = ready!(this.handled.poll(context));
-        Poll::Ready(handled.map(|result| result.answer(this.wants)))
+        Poll::Ready(handled.map(|result| result.into_http(this.conditions)))
     }
 }
 
-fn answered<R, T, F>(handled: F, wants: Wants) -> Handled
+fn responding<R, T, F>(handled: F, conditions: ConditionalHeaders) -> Handled
 where
     R: 'static,
     F: Future<Output = Result<T, Error>> + Send + 'static,
-    T: AnswerTo<R> + 'static,
+    T: IntoHttpResponse<R> + 'static,
 {
-    Box::pin(Answered {
+    Box::pin(Responding {
         handled,
-        wants,
+        conditions,
         request: PhantomData,
     })
 }
@@ -264,5 +266,9 @@ where
     // tide has chosen the route by the method.
     let request = R::try_from_http_request_inner(call.request, arguments);
     let request = request.map_err(|error| malformed(&error))?;
-    Ok((call.api, R::Authentication::caller(call.proof)?, request))
+    Ok((
+        call.api,
+        R::Authentication::caller(call.credentials)?,
+        request,
+    ))
 }

@@ -7,7 +7,7 @@
 use http::Method;
 
 use super::{
-    limits::{LARGE_BODY, TRANSACTION},
+    limits::{MAX_LARGE_BODY_BYTES, MAX_TRANSACTION_BYTES},
     route::{Handler, Route},
 };
 use crate::{
@@ -81,7 +81,7 @@ fn between_servers(routes: &mut Routes) {
     routes.add(membership::create_invite_v1);
     routes
         .add(transaction::send_transaction_message)
-        .body(TRANSACTION);
+        .body(MAX_TRANSACTION_BYTES);
     routes.add(query::get_profile_information);
     routes.add(query::get_room_information);
     routes.add(directory::get_public_rooms);
@@ -136,7 +136,7 @@ fn accounts(routes: &mut Routes) {
     routes.add(device::delete_devices);
     routes
         .add(dehydrated_device::put_dehydrated_device)
-        .body(LARGE_BODY);
+        .body(MAX_LARGE_BODY_BYTES);
     routes.add(dehydrated_device::get_dehydrated_device);
     routes.add(dehydrated_device::delete_dehydrated_device);
     routes
@@ -144,10 +144,12 @@ fn accounts(routes: &mut Routes) {
         .method(Method::GET);
     routes.add(dehydrated_device::post_events);
     routes.add(device_list::get_key_changes);
-    routes.add(to_device::send_event_to_device).body(LARGE_BODY);
+    routes
+        .add(to_device::send_event_to_device)
+        .body(MAX_LARGE_BODY_BYTES);
     routes.add(keys::upload_keys);
-    routes.add(key_query::get_keys).body(LARGE_BODY);
-    routes.add(keys::claim_keys).body(LARGE_BODY);
+    routes.add(key_query::get_keys).body(MAX_LARGE_BODY_BYTES);
+    routes.add(keys::claim_keys).body(MAX_LARGE_BODY_BYTES);
     routes.add(keys::upload_signing_keys);
     routes.add(keys::upload_signatures);
 }
@@ -192,10 +194,12 @@ fn key_backup(routes: &mut Routes) {
     routes.add(backup::get_backup_info);
     routes.add(backup::update_backup_version);
     routes.add(backup::delete_backup_version);
-    routes.add(backup::add_backup_keys).body(LARGE_BODY);
+    routes
+        .add(backup::add_backup_keys)
+        .body(MAX_LARGE_BODY_BYTES);
     routes
         .add(backup::add_backup_keys_for_room)
-        .body(LARGE_BODY);
+        .body(MAX_LARGE_BODY_BYTES);
     routes.add(backup::add_backup_keys_for_session);
     routes.add(backup::get_backup_keys);
     routes.add(backup::get_backup_keys_for_room);
@@ -211,7 +215,7 @@ fn rooms(routes: &mut Routes) {
     routes
         .add(room::create_room)
         .rate(Kind::Send)
-        .body(LARGE_BODY);
+        .body(MAX_LARGE_BODY_BYTES);
     routes.add(room::upgrade_room).rate(Kind::Send);
     routes.add(room::aliases);
     routes.add(membership::join_room_by_id);

@@ -1,4 +1,4 @@
-//! The bytes of a connection, and how long they may take.
+//! The byte stream of a connection, with timeouts for reading and writing.
 
 use std::{
     future::Future,
@@ -18,7 +18,7 @@ use smol::{
     io::{AsyncRead, AsyncWrite},
 };
 
-use super::limits::Times;
+use super::limits::Timeouts;
 
 /// A connection, encrypted or not.
 pub(super) enum Stream {
@@ -26,12 +26,12 @@ pub(super) enum Stream {
     Tls(Box<TlsStream<Async<TcpStream>>>),
 }
 
-/// What a connection is doing: nothing, receiving the head of a request, or serving it.
+/// The phase of a connection: idle, receiving the head of a request, or serving the request.
 ///
-/// A step is counted each time that this changes, so that a deadline of an earlier phase is told
-/// from one of this.
+/// The number grows with every change of phase, so that a deadline of an earlier request is
+/// distinguished from one of the current request. Modulo 3 it is the [`Phase`].
 #[derive(Clone, Debug, Default)]
-pub(super) struct Pace(Arc<AtomicUsize>);
+pub(super) struct PhaseTracker(Arc<AtomicUsize>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -40,7 +40,7 @@ enum Phase {
     Busy,
 }
 
-impl Pace {
+impl PhaseTracker {
     fn step(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
@@ -62,61 +62,61 @@ impl Pace {
         step
     }
 
-    /// A request is being served: which.
+    /// A request is being served. Returns its number.
     pub(super) fn busy(&self) -> usize {
         self.enter(Phase::Busy, self.step().wrapping_add(1))
     }
 
-    /// The request that is `step` has ended. The next may have begun already.
+    /// The request with the number `step` has ended. The next may have begun already.
     pub(super) fn idle(&self, step: usize) {
         if self.step() == step {
             self.enter(Phase::Idle, step);
         }
     }
 
-    /// Whether nothing of a request has come.
     pub(super) fn is_idle(&self) -> bool {
         Self::phase(self.step()) == Phase::Idle
     }
 }
 
-/// A stream that fails when its client takes too long to send the head of a request or to take the
-/// answer. (Between requests hyper keeps the time, for bodies [`body`](super::body) does.)
-pub(super) struct Paced {
+/// A stream that fails when the client takes too long to send the head of a request or to read the
+/// response. (hyper has the timeout between requests, [`request_body`](super::request_body) those of
+/// bodies.)
+pub(super) struct TimedStream {
     stream: Stream,
-    pace: Pace,
-    times: Times,
+    phase: PhaseTracker,
+    timeouts: Timeouts,
     reading: Option<(usize, Timer)>,
     writing: Option<Timer>,
 }
 
-impl Paced {
-    pub(super) fn new(stream: Stream, pace: Pace, times: Times) -> Self {
+impl TimedStream {
+    pub(super) fn new(stream: Stream, phase: PhaseTracker, timeouts: Timeouts) -> Self {
         Self {
             stream,
-            pace,
-            times,
+            phase,
+            timeouts,
             reading: None,
             writing: None,
         }
     }
 
     fn poll_read_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        let step = self.pace.step();
-        if Pace::phase(step) != Phase::Head {
+        let step = self.phase.step();
+        if PhaseTracker::phase(step) != Phase::Head {
             self.reading = None;
             return Poll::Pending;
         }
         if self.reading.as_ref().is_none_or(|(of, _)| *of != step) {
-            self.reading = Some((step, Timer::after(self.times.head)));
+            self.reading = Some((step, Timer::after(self.timeouts.head)));
         }
         let (_, timer) = self.reading.as_mut().expect("it was just set");
         ready!(Pin::new(timer).poll(cx));
         Poll::Ready(io::ErrorKind::TimedOut.into())
     }
 
-    /// Lets a write go on, unless it has waited too long for the client to take something.
-    fn pace_write<T>(
+    /// Fails a write that has waited too long for the client to read.
+    fn poll_write_deadline<T>(
         &mut self,
         cx: &mut Context<'_>,
         poll: Poll<io::Result<T>>,
@@ -125,14 +125,14 @@ impl Paced {
             self.writing = None;
             return poll;
         }
-        let time = self.times.write;
-        let timer = self.writing.get_or_insert_with(|| Timer::after(time));
+        let timeout = self.timeouts.write;
+        let timer = self.writing.get_or_insert_with(|| Timer::after(timeout));
         ready!(Pin::new(timer).poll(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
-impl AsyncRead for Paced {
+impl AsyncRead for TimedStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -145,8 +145,8 @@ impl AsyncRead for Paced {
         match poll {
             Poll::Pending => self.poll_read_deadline(cx).map(Err),
             Poll::Ready(result) => {
-                if self.pace.is_idle() && matches!(result, Ok(1..)) {
-                    self.pace.enter(Phase::Head, self.pace.step());
+                if self.phase.is_idle() && matches!(result, Ok(1..)) {
+                    self.phase.enter(Phase::Head, self.phase.step());
                 }
                 Poll::Ready(result)
             }
@@ -154,7 +154,7 @@ impl AsyncRead for Paced {
     }
 }
 
-impl AsyncWrite for Paced {
+impl AsyncWrite for TimedStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -164,7 +164,7 @@ impl AsyncWrite for Paced {
             Stream::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
             Stream::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         };
-        self.pace_write(cx, poll)
+        self.poll_write_deadline(cx, poll)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -172,7 +172,7 @@ impl AsyncWrite for Paced {
             Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
         };
-        self.pace_write(cx, poll)
+        self.poll_write_deadline(cx, poll)
     }
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -180,6 +180,6 @@ impl AsyncWrite for Paced {
             Stream::Plain(stream) => Pin::new(stream).poll_close(cx),
             Stream::Tls(stream) => Pin::new(stream).poll_close(cx),
         };
-        self.pace_write(cx, poll)
+        self.poll_write_deadline(cx, poll)
     }
 }

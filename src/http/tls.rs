@@ -1,4 +1,4 @@
-//! TLS towards clients and other servers.
+//! TLS for clients and other servers.
 
 use std::{
     fs, io,
@@ -22,28 +22,24 @@ use crate::{
     pool::{Kind, Pool},
 };
 
-/// Why TLS cannot be served. The messages name the file.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A file cannot be read, or is not what it should be.
     #[error("{file}: {error}")]
     File {
-        /// The path as it stands in the settings.
+        /// The path in the settings.
         file: String,
-        /// What is wrong.
         error: pem::Error,
     },
-    /// The certificate and the key do not work, or not together.
+    /// The certificate or the key is invalid, or they do not belong together.
     #[error("the TLS certificate and key cannot be used: {0}")]
     Pair(#[from] rustls::Error),
 }
 
-/// The certificate that is shown to whoever connects, and its key: as their files have them, also
-/// when these change. Clones are the same.
+/// The server's certificate and key. They are reloaded when their files change. Clones share them.
 #[derive(Clone)]
-pub struct Certificate(Arc<Parts>);
+pub struct Certificate(Arc<CertificateInner>);
 
-struct Parts {
+struct CertificateInner {
     files: Tls,
     pool: Pool,
     state: Mutex<State>,
@@ -51,80 +47,80 @@ struct Parts {
 
 struct State {
     acceptor: TlsAcceptor,
-    /// The files that were read last, of use or not.
-    read: Option<[Stamp; 2]>,
-    /// When the files were last looked at.
-    looked: Instant,
+    /// The versions of the files that were read last, valid or not.
+    loaded: Option<[FileVersion; 2]>,
+    checked_at: Instant,
 }
 
-/// What changes of a file when it is replaced: its time, its number and its length.
-type Stamp = (SystemTime, u64, u64);
+/// Changes when a file is replaced: its modification time, inode and length.
+type FileVersion = (SystemTime, u64, u64);
 
 impl Certificate {
-    /// Reads the files.
-    ///
-    /// # Errors
-    /// If they are of no use.
     pub(super) fn load(files: &Tls, pool: &Pool) -> Result<Self, Error> {
-        // Looked at before they are read, so that no change is missed.
-        let read = stamps(files);
+        // The versions are taken before the files are read, so that no change is missed.
+        let loaded = file_versions(files);
         let state = State {
             acceptor: acceptor(files)?,
-            read,
-            looked: Instant::now(),
+            loaded,
+            checked_at: Instant::now(),
         };
-        Ok(Self(Arc::new(Parts {
+        Ok(Self(Arc::new(CertificateInner {
             files: files.clone(),
             pool: pool.clone(),
             state: Mutex::new(state),
         })))
     }
 
-    /// Who shakes hands with the certificate, as it is or was less than `time` ago.
-    pub(super) async fn acceptor(&self, time: Duration) -> TlsAcceptor {
+    /// The acceptor with the certificate as its files were less than `max_age` ago.
+    pub(super) async fn acceptor(&self, max_age: Duration) -> TlsAcceptor {
         let is_due = {
             let mut state = self.state();
-            let is_due = state.looked.elapsed() >= time;
+            let is_due = state.checked_at.elapsed() >= max_age;
             if is_due {
-                state.looked = Instant::now();
+                state.checked_at = Instant::now();
             }
             is_due
         };
         if is_due {
-            self.look().await;
+            self.reload_if_changed().await;
         }
         self.state().acceptor.clone()
     }
 
-    /// Reads the files if they have changed. If they are of no use, the certificate stays as it is.
-    async fn look(&self) {
+    async fn reload_if_changed(&self) {
         let files = self.0.files.clone();
-        let found = self.0.pool.run(Kind::LookUp, move || stamps(&files)).await;
-        // A busy pool is no change, and a file that is not there may just be being replaced.
+        let found = self
+            .0
+            .pool
+            .run(Kind::LookUp, move || file_versions(&files))
+            .await;
+        // A missing file may just be being replaced. If the pool is full, the next check will do.
         if let Ok(Some(found)) = found
-            && self.state().read != Some(found)
+            && self.state().loaded != Some(found)
         {
             self.reload().await;
         }
     }
 
-    /// Reads the files, whether they have changed or not. If they are of no use, the certificate
-    /// stays as it is.
+    /// Reads the files again. If they are invalid, the certificate in use stays.
     pub async fn reload(&self) {
         let files = self.0.files.clone();
-        let read = move || (stamps(&files), acceptor(&files));
-        let (read, made) = match self.0.pool.run(Kind::LookUp, read).await {
+        let read = move || (file_versions(&files), acceptor(&files));
+        let (loaded, made) = match self.0.pool.run(Kind::LookUp, read).await {
             Ok(read) => read,
-            Err(busy) => return log::warn!("the TLS certificate is not read again: {busy}"),
+            Err(busy) => return log::info!("the TLS certificate is not reloaded now: {busy}"),
         };
         let mut state = self.state();
-        state.read = read;
+        state.loaded = loaded;
         match made {
             Ok(acceptor) => {
                 state.acceptor = acceptor;
-                log::info!("the TLS certificate was read again");
+                log::info!("the TLS certificate was reloaded");
             }
-            Err(error) => log::warn!("the TLS certificate stays as it is: {error}"),
+            Err(error) => log::warn!(
+                "the TLS certificate cannot be reloaded, the old one stays in use: {error}; correct the \
+                 files and send SIGHUP"
+            ),
         }
     }
 
@@ -133,15 +129,14 @@ impl Certificate {
     }
 }
 
-fn stamps(files: &Tls) -> Option<[Stamp; 2]> {
-    let stamp = |path: &Path| {
+fn file_versions(files: &Tls) -> Option<[FileVersion; 2]> {
+    let version = |path: &Path| {
         let file = fs::metadata(path)?;
         Ok::<_, io::Error>((file.modified()?, file.ino(), file.len()))
     };
-    Some([stamp(&files.certificate).ok()?, stamp(&files.key).ok()?])
+    Some([version(&files.certificate).ok()?, version(&files.key).ok()?])
 }
 
-/// Reads the certificate and the key.
 fn acceptor(tls: &Tls) -> Result<TlsAcceptor, Error> {
     let certificates = CertificateDer::pem_file_iter(&tls.certificate)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
@@ -163,16 +158,16 @@ fn in_file(file: &Path) -> impl Fn(pem::Error) -> Error {
     }
 }
 
-/// Shakes hands with a client, if it does so in time.
+/// The TLS handshake. `None` if it fails or takes longer than `timeout`.
 pub(super) async fn accept(
     acceptor: &TlsAcceptor,
     stream: Async<TcpStream>,
-    time: Duration,
+    timeout: Duration,
 ) -> Option<TlsStream<Async<TcpStream>>> {
-    let shaken = async { acceptor.accept(stream).await.ok() };
-    let late = async {
-        Timer::after(time).await;
+    let handshake = async { acceptor.accept(stream).await.ok() };
+    let timed_out = async {
+        Timer::after(timeout).await;
         None
     };
-    future::or(shaken, late).await
+    future::or(handshake, timed_out).await
 }

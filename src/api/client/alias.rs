@@ -10,7 +10,7 @@ use ruma::{
 
 use crate::{
     api::{Api, Error, Session, Unauthenticated},
-    rates::{Kind, household},
+    rates::{Kind, network},
     rooms::{directory::aliases, room},
 };
 
@@ -36,7 +36,7 @@ pub async fn get_alias(
     request: get_alias::v3::Request,
 ) -> Result<get_alias::v3::Response, Error> {
     if api.federation.allows(request.room_alias.server_name()) {
-        api.rates.check(Kind::Ask, household(who.address))?;
+        api.rates.check(Kind::Ask, network(who.address))?;
     }
     find(&api, &request.room_alias).await
 }

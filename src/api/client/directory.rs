@@ -20,7 +20,7 @@ use ruma::{
 use crate::{
     api::{Adapted, Api, Error, Quirk, Session, Unauthenticated, adapted::edit_body, federation},
     federation::Limits,
-    rates::{Kind, household},
+    rates::{Kind, network},
     rooms::{
         directory::{self, Audience},
         room,
@@ -95,7 +95,7 @@ pub async fn get_public_rooms(
     request: get_public_rooms::v3::Request,
 ) -> Result<get_public_rooms::v3::Response, Error> {
     if request.server.is_some() {
-        api.rates.check(Kind::Ask, household(who.address))?;
+        api.rates.check(Kind::Ask, network(who.address))?;
     }
     let mut wanted = listing::v1::Request::new();
     wanted.limit = request.limit;

@@ -17,7 +17,7 @@ use ruma::{
 use super::config::only_own;
 use crate::{
     api::{Adapted, Api, Error, Quirk, Session, Unauthenticated, adapted::edit_body},
-    rates::{Kind, household},
+    rates::{Kind, network},
     rooms::background::member_events,
     users::profiles::{self, Change},
 };
@@ -55,7 +55,7 @@ async fn profile_of(api: &Api, who: Unauthenticated, user: &UserId) -> Result<Us
     if let Some(told) = profiles.known(user) {
         return Ok(told?);
     }
-    api.rates.check(Kind::Ask, household(who.address))?;
+    api.rates.check(Kind::Ask, network(who.address))?;
     Ok(profiles.ask(user).await?)
 }
 

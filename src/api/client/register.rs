@@ -22,7 +22,7 @@ use super::uiaa::{Interactive, authenticate};
 use crate::{
     api::{Adapted, Api, Error, Unauthenticated},
     config::Registration,
-    rates::{Kind, household},
+    rates::{Kind, network},
     store::UserNum,
     users::{Login, NewAccount, NewLogin},
 };
@@ -58,7 +58,7 @@ pub async fn check_registration_token_validity(
 pub(super) fn check_token(api: &Api, who: Unauthenticated, token: &str) -> Result<bool, Error> {
     let valid = api.users.is_registration_token(token);
     if !valid {
-        api.rates.check(Kind::Register, household(who.address))?;
+        api.rates.check(Kind::Register, network(who.address))?;
     }
     Ok(valid)
 }
@@ -116,7 +116,7 @@ pub async fn register(
         check_token(&api, who, &stage.token)?;
     }
     let session = authenticate(&api, None, operation, flow, auth).await?;
-    api.rates.check(Kind::Register, household(who.address))?;
+    api.rates.check(Kind::Register, network(who.address))?;
     let account = NewAccount {
         user_id: user_id.clone(),
         password: request.password.clone(),

@@ -5,20 +5,20 @@ use std::{sync::atomic::Ordering, time::Duration};
 use http::{Method, Request, Response, header};
 use serde_json::{Value, json};
 
-use super::{House, LOGOUTS, routes};
-use crate::http::{Edge, limits::Times};
+use super::{LOGOUTS, TestApi, routes};
+use crate::http::{Edge, limits::Timeouts};
 
 struct Test {
     edge: Edge,
-    house: House,
+    test_api: TestApi,
 }
 
 impl Test {
     fn new() -> Self {
-        let house = House::new();
+        let test_api = TestApi::new();
         Self {
-            edge: Edge::with(routes().0, house.api.clone(), Times::default()),
-            house,
+            edge: Edge::with(routes().0, test_api.api.clone(), Timeouts::default()),
+            test_api,
         }
     }
 
@@ -27,7 +27,7 @@ impl Test {
     }
 
     fn bearer(&self) -> String {
-        format!("Bearer {}", self.house.alice)
+        format!("Bearer {}", self.test_api.alice)
     }
 
     /// The status and the body.
@@ -68,7 +68,7 @@ fn login_body(device: &str) -> String {
 }
 
 #[test]
-fn every_path_of_an_endpoints_history_leads_to_its_handler() {
+fn every_path_in_an_endpoints_metadata_leads_to_its_handler() {
     let test = Test::new();
     for version in ["r0", "v3"] {
         let path = format!("/_matrix/client/{version}/login");
@@ -79,7 +79,7 @@ fn every_path_of_an_endpoints_history_leads_to_its_handler() {
 }
 
 #[test]
-fn arguments_reach_the_handler_as_the_client_meant_them() {
+fn path_arguments_are_decoded_once() {
     let test = Test::new();
     let state = |path: &str| {
         let path = format!("/_matrix/client/v3/rooms/{path}");
@@ -105,7 +105,7 @@ fn arguments_reach_the_handler_as_the_client_meant_them() {
 }
 
 #[test]
-fn what_is_not_served_is_unrecognized() {
+fn an_unknown_path_or_method_is_m_unrecognized() {
     let test = Test::new();
     for path in [
         "/",
@@ -131,7 +131,7 @@ fn what_is_not_served_is_unrecognized() {
 }
 
 #[test]
-fn a_body_that_makes_no_sense_is_refused_for_what_is_wrong_with_it() {
+fn an_invalid_body_is_rejected_with_the_errcode_of_its_fault() {
     let test = Test::new();
     let code = |body: &str| {
         let (status, body) = test.login(body);
@@ -163,7 +163,7 @@ fn a_body_that_makes_no_sense_is_refused_for_what_is_wrong_with_it() {
 }
 
 #[test]
-fn parameters_that_make_no_sense_are_refused() {
+fn invalid_parameters_are_rejected() {
     let test = Test::new();
     let sync = "/_matrix/client/v3/sync?timeout=soon";
     let refusal = test.refusal(Method::GET, sync, "");
@@ -174,7 +174,7 @@ fn parameters_that_make_no_sense_are_refused() {
 }
 
 #[test]
-fn an_empty_body_is_an_empty_object_and_a_content_type_is_not_needed() {
+fn an_empty_body_is_an_empty_object_and_no_content_type_is_needed() {
     let test = Test::new();
     let before = LOGOUTS.load(Ordering::Relaxed);
     let path = "/_matrix/client/v3/logout";
@@ -189,7 +189,7 @@ fn an_empty_body_is_an_empty_object_and_a_content_type_is_not_needed() {
 }
 
 #[test]
-fn a_body_that_is_too_large_for_its_endpoint_is_refused() {
+fn a_body_above_the_maximum_of_its_endpoint_is_rejected() {
     let test = Test::new();
     let device = "D".repeat(1000);
     let (status, body) = test.login(&login_body(&device));
@@ -199,7 +199,7 @@ fn a_body_that_is_too_large_for_its_endpoint_is_refused() {
 }
 
 #[test]
-fn a_token_comes_in_the_header_or_the_query() {
+fn an_access_token_is_accepted_in_the_header_or_the_query() {
     let test = Test::new();
     let ask = |header: Option<&str>, query: &str| {
         let mut request = Request::get(format!("/_matrix/client/v3/sync{query}"));
@@ -208,7 +208,7 @@ fn a_token_comes_in_the_header_or_the_query() {
         }
         read(&test.ask(request.body(Vec::new()).unwrap()))
     };
-    let alice = &test.house.alice;
+    let alice = &test.test_api.alice;
     for scheme in ["Bearer", "bearer", "BEARER"] {
         let header = format!("{scheme} {alice}");
         assert_eq!(ask(Some(&header), "").0, 200, "{scheme}");
@@ -237,19 +237,22 @@ fn a_token_comes_in_the_header_or_the_query() {
 }
 
 #[test]
-fn who_lets_a_token_run_out_is_asked_to_log_in_again_softly() {
+fn an_expired_access_token_is_answered_with_soft_logout() {
     let test = Test::new();
-    let path = format!("/_matrix/client/v3/sync?access_token={}", test.house.short);
+    let path = format!(
+        "/_matrix/client/v3/sync?access_token={}",
+        test.test_api.short
+    );
     let ask = || read(&test.ask(Request::get(&path).body(Vec::new()).unwrap()));
     assert_eq!(ask().0, 200);
-    test.house.clock.advance(Duration::from_hours(24 * 365));
+    test.test_api.clock.advance(Duration::from_hours(24 * 365));
     let (status, body) = ask();
     assert_eq!((status, &body["errcode"]), (401, &json!("M_UNKNOWN_TOKEN")));
     assert_eq!(body["soft_logout"], true);
 }
 
 #[test]
-fn where_a_token_is_optional_only_a_wrong_one_is_refused() {
+fn an_optional_access_token_may_be_missing_but_not_invalid() {
     let test = Test::new();
     let ask = |header: Option<&str>| {
         let mut request = Request::get("/_matrix/client/versions");
@@ -269,7 +272,7 @@ fn where_a_token_is_optional_only_a_wrong_one_is_refused() {
 }
 
 #[test]
-fn a_panic_is_an_error_of_ours_and_the_server_lives() {
+fn a_panicking_handler_is_answered_with_500_and_the_server_continues() {
     let test = Test::new();
     let refusal = test.refusal(Method::GET, "/_matrix/client/v3/login", "");
     assert_eq!(refusal, (500, "M_UNKNOWN".to_owned()));
@@ -277,7 +280,7 @@ fn a_panic_is_an_error_of_ours_and_the_server_lives() {
 }
 
 #[test]
-fn what_went_wrong_inside_is_not_told() {
+fn an_internal_error_does_not_reveal_its_reason() {
     let test = Test::new();
     let body = json!({ "refresh_token": "x" }).to_string();
     let (status, body) = test.call(Method::POST, "/_matrix/client/v3/refresh", &body);
@@ -286,7 +289,7 @@ fn what_went_wrong_inside_is_not_told() {
 }
 
 #[test]
-fn an_answer_in_pieces_arrives_whole() {
+fn a_streamed_response_arrives_complete() {
     let test = Test::new();
     let request = Request::get("/_matrix/client/v3/sync").header("authorization", test.bearer());
     let response = test.ask(request.body(Vec::new()).unwrap());
@@ -295,7 +298,7 @@ fn an_answer_in_pieces_arrives_whole() {
 }
 
 #[test]
-fn a_browser_may_read_every_answer() {
+fn every_response_has_cors_headers() {
     let test = Test::new();
     let cases = [
         ("GET", "/_matrix/client/versions", 200),
@@ -322,7 +325,7 @@ fn a_browser_may_read_every_answer() {
 }
 
 #[test]
-fn asking_too_often_is_refused_with_the_time_to_wait() {
+fn exceeding_a_rate_limit_is_m_limit_exceeded_with_retry_after() {
     let test = Test::new();
     let body = login_body("D1");
     let mut statuses = (0..100).map(|_| test.login(&body).0);
@@ -337,7 +340,7 @@ fn asking_too_often_is_refused_with_the_time_to_wait() {
 }
 
 #[test]
-fn each_user_and_each_kind_has_a_rate_of_its_own() {
+fn rate_limits_are_per_user_and_per_kind() {
     let test = Test::new();
     let send = |n: usize| {
         let path = format!("/_matrix/client/v3/rooms/!r:hs/send/m.room.message/{n}");

@@ -40,7 +40,7 @@ use crate::{
 };
 
 /// What the handlers of these tests work with.
-struct House {
+struct TestApi {
     api: Api,
     clock: Clock,
     /// An access token of `@alice:localhost`.
@@ -51,7 +51,7 @@ struct House {
     _directory: TempDir,
 }
 
-impl House {
+impl TestApi {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let options = Options {
@@ -109,7 +109,7 @@ impl House {
     }
 }
 
-impl Drop for House {
+impl Drop for TestApi {
     fn drop(&mut self) {
         smol::block_on(self.api.store.close());
     }

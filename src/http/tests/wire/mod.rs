@@ -20,24 +20,24 @@ use smol::{
     stream,
 };
 
-use super::{House, routes};
+use super::{TestApi, routes};
 use crate::{
     api::{Api, Error, Session, Streamed},
     config::{Config, Settings, Tls},
     executor::Executor,
-    http::{Certificate, Edge, Front, Listeners, limits::Times, routes::Routes},
+    http::{Certificate, Edge, Gate, Listeners, limits::Timeouts, routes::Routes},
     pool::Pool,
     stop::{self, Stop},
     systemd::Sockets,
 };
 
 /// Longer than anything here takes; a test that waits for so long fails.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A server on a thread of its own.
 struct Server {
-    house: House,
-    front: Arc<Front>,
+    test_api: TestApi,
+    gate: Arc<Gate>,
     address: SocketAddr,
     tls: SocketAddr,
     certificate: Certificate,
@@ -105,15 +105,15 @@ fn add_whoami(routes: &mut Routes, entered: Sender<()>, release: Receiver<()>, g
 
 impl Server {
     fn start() -> Self {
-        Self::with(Times::default(), 100)
+        Self::with(Timeouts::default(), 100)
     }
 
-    fn with(times: Times, connections: usize) -> Self {
-        Self::of(&config(), times, connections)
+    fn with(timeouts: Timeouts, connections: usize) -> Self {
+        Self::of(&config(), timeouts, connections)
     }
 
-    fn of(config: &Config, times: Times, connections: usize) -> Self {
-        let house = House::new();
+    fn of(config: &Config, timeouts: Timeouts, connections: usize) -> Self {
+        let test_api = TestApi::new();
         let (was_entered, entered) = channel::unbounded();
         let (release, is_released) = channel::unbounded();
         let (is_gone, gone) = channel::unbounded();
@@ -124,22 +124,22 @@ impl Server {
         add_whoami(&mut ours, was_entered, is_released, is_gone);
 
         let mut listeners = Listeners::bind(config, Sockets::default(), &Pool::default()).unwrap();
-        listeners.times = times;
+        listeners.timeouts = timeouts;
         listeners.connections = connections;
         let addresses = listeners.addresses();
         let certificate = listeners.certificate().unwrap();
-        let front = Arc::new(Front::default());
-        front.open(Edge::with(ours.0, house.api.clone(), times));
+        let gate = Arc::new(Gate::default());
+        gate.open(Edge::with(ours.0, test_api.api.clone(), timeouts));
         let (stop, stopping) = stop::channel();
-        let served = front.clone();
+        let served = gate.clone();
         let thread = thread::spawn(move || {
             let executor = Executor::default();
             let serve = listeners.serve(&executor, served, stopping);
             smol::block_on(executor.run(serve));
         });
         Self {
-            house,
-            front,
+            test_api,
+            gate,
             address: addresses[0],
             tls: addresses[1],
             certificate,
@@ -157,7 +157,7 @@ impl Server {
 
     /// The head of a request of Alice.
     fn head(&self, method: &str, path: &str, headers: &str) -> String {
-        let alice = &self.house.alice;
+        let alice = &self.test_api.alice;
         format!(
             "{method} {path} HTTP/1.1\r\nhost: h\r\nauthorization: Bearer {alice}\r\n{headers}\r\n"
         )
@@ -188,8 +188,8 @@ fn config() -> Config {
 
 fn connect(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+    stream.set_write_timeout(Some(TIMEOUT)).unwrap();
     stream
 }
 
@@ -198,7 +198,7 @@ fn happens(receiver: &Receiver<()>) -> bool {
     smol::block_on(smol::future::or(
         async { receiver.recv().await.is_ok() },
         async {
-            smol::Timer::after(PATIENCE).await;
+            smol::Timer::after(TIMEOUT).await;
             false
         },
     ))

@@ -23,7 +23,7 @@ fn a_connection_serves_one_request_after_the_other() {
 }
 
 #[test]
-fn who_asks_to_close_is_closed_and_old_clients_are_served() {
+fn connection_close_and_http_1_0_are_served() {
     let server = Server::start();
     let mut client = server.connect();
     client.send("GET /_matrix/client/versions HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n");
@@ -75,7 +75,7 @@ fn a_body_may_come_in_chunks() {
 }
 
 #[test]
-fn who_waits_for_leave_to_send_gets_it_only_when_the_body_is_wanted() {
+fn expect_100_continue_is_continued_only_if_the_body_is_wanted() {
     let server = Server::start();
     let expect = "content-length: 2\r\nexpect: 100-continue\r\n";
     let mut client = server.connect();
@@ -103,7 +103,7 @@ fn who_waits_for_leave_to_send_gets_it_only_when_the_body_is_wanted() {
 }
 
 #[test]
-fn who_sends_too_much_gets_to_read_so() {
+fn a_client_that_sends_too_large_a_body_reads_the_error() {
     let server = Server::start();
     let big = vec![b' '; 900 * 1024];
     let mut client = server.connect();
@@ -146,7 +146,7 @@ fn who_sends_too_much_gets_to_read_so() {
 }
 
 #[test]
-fn who_sends_everything_before_reading_anything_gets_to_read_why_it_is_refused() {
+fn a_client_that_sends_a_whole_rejected_body_first_reads_the_error() {
     let server = Server::start();
     let mut client = server.connect();
     let large = vec![b' '; 30 << 20];
@@ -162,7 +162,7 @@ fn who_sends_everything_before_reading_anything_gets_to_read_why_it_is_refused()
 }
 
 #[test]
-fn a_refusal_does_not_wait_for_the_body() {
+fn an_error_does_not_wait_for_the_body() {
     let server = Server::start();
     let mut client = server.connect();
     for _ in 0..2 {
@@ -175,7 +175,7 @@ fn a_refusal_does_not_wait_for_the_body() {
 }
 
 #[test]
-fn a_refusal_leaves_the_connection_usable_although_a_body_comes() {
+fn a_connection_is_usable_after_the_body_of_a_rejected_request() {
     let server = Server::start();
     let mut client = server.connect();
     for path in ["/nothing", LOGOUT, "/_matrix/client/versions"] {
@@ -191,7 +191,7 @@ fn a_refusal_leaves_the_connection_usable_although_a_body_comes() {
 }
 
 #[test]
-fn nonsense_is_refused_and_the_server_lives() {
+fn malformed_http_is_rejected_and_the_server_continues() {
     let server = Server::start();
     for nonsense in [
         &b"\r\n\r\n\r\nnonsense\r\n\r\n"[..],
@@ -220,7 +220,7 @@ fn nonsense_is_refused_and_the_server_lives() {
 }
 
 #[test]
-fn a_head_that_is_too_large_is_refused() {
+fn a_head_above_the_maximum_is_rejected() {
     let server = Server::start();
     let mut client = server.connect();
     client.send(format!("GET /{} HTTP/1.1\r\n", "a".repeat(20_000)));
@@ -232,7 +232,7 @@ fn a_head_that_is_too_large_is_refused() {
 }
 
 #[test]
-fn an_answer_that_breaks_off_does_not_look_whole() {
+fn an_incomplete_streamed_response_closes_the_connection() {
     let server = Server::start();
     for since in ["broken", "panics"] {
         let mut client = server.connect();

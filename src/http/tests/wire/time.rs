@@ -6,18 +6,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{LOGOUT, PATIENCE, Server, VERSIONS, WHOAMI, happens};
-use crate::http::limits::Times;
+use super::{LOGOUT, Server, TIMEOUT, VERSIONS, WHOAMI, happens};
+use crate::http::limits::Timeouts;
 
 #[test]
-fn who_says_nothing_or_speaks_too_slowly_is_closed() {
+fn an_idle_connection_or_a_slow_head_is_closed_after_its_timeout() {
     let quick = Duration::from_millis(300);
-    let times = Times {
+    let timeouts = Timeouts {
         head: quick,
         idle: quick,
-        ..Times::default()
+        ..Timeouts::default()
     };
-    let server = Server::with(times, 100);
+    let server = Server::with(timeouts, 100);
     let start = Instant::now();
     assert!(server.connect().is_closed());
     let mut client = server.connect();
@@ -29,7 +29,7 @@ fn who_says_nothing_or_speaks_too_slowly_is_closed() {
     let mut client = server.connect();
     let start = Instant::now();
     let mut bytes = VERSIONS.as_bytes().iter().cycle();
-    while start.elapsed() < PATIENCE {
+    while start.elapsed() < TIMEOUT {
         if client.try_send([*bytes.next().unwrap()]).is_err() {
             break;
         }
@@ -38,18 +38,18 @@ fn who_says_nothing_or_speaks_too_slowly_is_closed() {
             break;
         }
     }
-    assert!(start.elapsed() < PATIENCE, "the server waits for ever");
+    assert!(start.elapsed() < TIMEOUT, "the server waits for ever");
     server.stop();
 }
 
 #[test]
 fn a_long_request_is_not_an_idle_connection() {
-    let times = Times {
+    let timeouts = Timeouts {
         head: Duration::from_millis(100),
         idle: Duration::from_millis(100),
-        ..Times::default()
+        ..Timeouts::default()
     };
-    let server = Server::with(times, 100);
+    let server = Server::with(timeouts, 100);
     let mut client = server.connect();
     client.send(server.head("GET", WHOAMI, ""));
     assert!(happens(&server.entered));
@@ -60,13 +60,13 @@ fn a_long_request_is_not_an_idle_connection() {
 }
 
 #[test]
-fn a_body_that_does_not_come_is_not_waited_for() {
-    let times = Times {
-        body_piece: Duration::from_millis(200),
-        unwanted_piece: Duration::from_millis(200),
-        ..Times::default()
+fn a_body_without_a_next_chunk_times_out() {
+    let timeouts = Timeouts {
+        body_chunk: Duration::from_millis(200),
+        drain_chunk: Duration::from_millis(200),
+        ..Timeouts::default()
     };
-    let server = Server::with(times, 100);
+    let server = Server::with(timeouts, 100);
     let mut client = server.connect();
     client.send(server.head("POST", LOGOUT, "content-length: 2\r\n"));
     let answer = client.send("{").answer();
@@ -81,16 +81,16 @@ fn a_body_that_does_not_come_is_not_waited_for() {
 }
 
 #[test]
-fn a_body_that_comes_too_slowly_is_not_waited_for() {
-    let times = Times {
+fn a_slow_body_times_out() {
+    let timeouts = Timeouts {
         body: Duration::from_millis(300),
-        ..Times::default()
+        ..Timeouts::default()
     };
-    let server = Server::with(times, 100);
+    let server = Server::with(timeouts, 100);
     let mut client = server.connect();
     client.send(server.head("POST", LOGOUT, "content-length: 100000\r\n"));
     let start = Instant::now();
-    while start.elapsed() < PATIENCE && client.try_send(" ").is_ok() {
+    while start.elapsed() < TIMEOUT && client.try_send(" ").is_ok() {
         thread::sleep(Duration::from_millis(10));
         if !client.is_silent() {
             break;
@@ -101,25 +101,25 @@ fn a_body_that_comes_too_slowly_is_not_waited_for() {
 }
 
 #[test]
-fn nobody_sends_for_ever_what_is_not_wanted() {
-    let times = Times {
-        unwanted: Duration::from_millis(300),
-        ..Times::default()
+fn draining_a_rejected_body_times_out() {
+    let timeouts = Timeouts {
+        drain: Duration::from_millis(300),
+        ..Timeouts::default()
     };
-    let server = Server::with(times, 100);
+    let server = Server::with(timeouts, 100);
     let mut client = server.connect();
     client.send(server.head("POST", LOGOUT, "content-length: 1000000\r\n"));
     assert_eq!(client.answer().status, 413);
     let start = Instant::now();
-    while start.elapsed() < PATIENCE && client.try_send(" ").is_ok() {
+    while start.elapsed() < TIMEOUT && client.try_send(" ").is_ok() {
         thread::sleep(Duration::from_millis(10));
     }
-    assert!(start.elapsed() < PATIENCE, "the server reads for ever");
+    assert!(start.elapsed() < TIMEOUT, "the server reads for ever");
     server.stop();
 }
 
 #[test]
-fn who_hangs_up_is_not_worked_for_any_more() {
+fn a_handler_is_dropped_when_its_client_disconnects() {
     let server = Server::start();
     let mut client = server.connect();
     client.send(server.head("GET", WHOAMI, ""));
@@ -130,12 +130,12 @@ fn who_hangs_up_is_not_worked_for_any_more() {
 }
 
 #[test]
-fn who_does_not_take_the_answer_is_closed() {
-    let times = Times {
+fn a_client_that_does_not_read_the_response_is_disconnected() {
+    let timeouts = Timeouts {
         write: Duration::from_millis(200),
-        ..Times::default()
+        ..Timeouts::default()
     };
-    let server = Server::with(times, 100);
+    let server = Server::with(timeouts, 100);
     let mut client = server.connect();
     client.send(server.head("GET", "/_matrix/client/v3/sync?since=endless", ""));
     assert_eq!(client.head().unwrap().status, 200);
@@ -144,8 +144,8 @@ fn who_does_not_take_the_answer_is_closed() {
 }
 
 #[test]
-fn when_all_connections_are_taken_the_next_waits_for_one_to_end() {
-    let server = Server::with(Times::default(), 2);
+fn a_connection_above_the_maximum_waits_for_another_to_close() {
+    let server = Server::with(Timeouts::default(), 2);
     let mut first = server.connect();
     let mut second = server.connect();
     for client in [&mut first, &mut second] {
@@ -161,7 +161,7 @@ fn when_all_connections_are_taken_the_next_waits_for_one_to_end() {
 }
 
 #[test]
-fn when_the_server_stops_running_requests_end_and_nobody_else_is_served() {
+fn shutdown_completes_running_requests_and_accepts_no_more() {
     let server = Server::start();
     let mut idle = server.connect();
     assert_eq!(idle.send(VERSIONS).answer().status, 200);
@@ -180,12 +180,12 @@ fn when_the_server_stops_running_requests_end_and_nobody_else_is_served() {
 }
 
 #[test]
-fn a_request_that_does_not_end_keeps_the_server_only_for_its_grace() {
-    let times = Times {
-        grace: Duration::from_millis(100),
-        ..Times::default()
+fn shutdown_cuts_off_requests_after_its_timeout() {
+    let timeouts = Timeouts {
+        shutdown: Duration::from_millis(100),
+        ..Timeouts::default()
     };
-    let server = Server::with(times, 100);
+    let server = Server::with(timeouts, 100);
     let mut busy = server.connect();
     busy.send(server.head("GET", WHOAMI, ""));
     assert!(happens(&server.entered));
@@ -195,9 +195,9 @@ fn a_request_that_does_not_end_keeps_the_server_only_for_its_grace() {
 }
 
 #[test]
-fn before_the_server_is_open_and_after_it_asks_to_try_again() {
+fn a_request_before_the_gate_opens_or_after_it_shuts_gets_503() {
     let server = Server::start();
-    server.front.shut();
+    server.gate.shut();
     let mut client = server.connect();
     let answer = client.send(VERSIONS).answer();
     assert_eq!((answer.status, answer.code().as_str()), (503, "M_UNKNOWN"));

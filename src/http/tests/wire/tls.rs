@@ -15,7 +15,7 @@ use rustls::{
 use tempfile::TempDir;
 
 use super::{Client, Server, VERSIONS, config, connect};
-use crate::{config::Config, http::limits::Times};
+use crate::{config::Config, http::limits::Timeouts};
 
 type TlsClient = Client<StreamOwned<ClientConnection, TcpStream>>;
 
@@ -44,7 +44,7 @@ fn tls_client_of(address: SocketAddr, root: CertificateDer<'static>) -> TlsClien
 }
 
 #[test]
-fn what_is_served_is_served_with_tls_too() {
+fn requests_are_served_over_tls() {
     let server = Server::start();
     let mut client = tls_client(server.tls);
     for _ in 0..2 {
@@ -56,12 +56,12 @@ fn what_is_served_is_served_with_tls_too() {
 }
 
 #[test]
-fn who_does_not_shake_hands_is_closed() {
-    let times = Times {
+fn a_connection_without_tls_handshake_is_closed_after_its_timeout() {
+    let timeouts = Timeouts {
         handshake: Duration::from_millis(200),
-        ..Times::default()
+        ..Timeouts::default()
     };
-    let server = Server::with(times, 100);
+    let server = Server::with(timeouts, 100);
     assert!(Client::new(connect(server.tls)).is_closed());
     let mut plain = Client::new(connect(server.tls));
     plain.send(VERSIONS);
@@ -107,11 +107,11 @@ impl Files {
     }
 
     fn serve(&self, looks: Duration) -> Server {
-        let times = Times {
-            certificate: looks,
-            ..Times::default()
+        let timeouts = Timeouts {
+            certificate_check: looks,
+            ..Timeouts::default()
         };
-        Server::of(&self.config, times, 100)
+        Server::of(&self.config, timeouts, 100)
     }
 }
 
@@ -125,7 +125,7 @@ const AT_EVERY_CONNECTION: Duration = Duration::ZERO;
 const NEVER: Duration = Duration::MAX;
 
 #[test]
-fn a_renewed_certificate_is_shown_and_connections_go_on() {
+fn a_changed_certificate_is_used_for_new_connections_only() {
     let files = Files::new();
     let server = files.serve(AT_EVERY_CONNECTION);
     let mut before = tls_client(server.tls);
@@ -137,7 +137,7 @@ fn a_renewed_certificate_is_shown_and_connections_go_on() {
 }
 
 #[test]
-fn a_certificate_is_renewed_when_that_is_asked_for() {
+fn reload_reads_the_certificate_at_once() {
     let files = Files::new();
     let server = files.serve(NEVER);
     let renewed = files.renew();
@@ -148,7 +148,7 @@ fn a_certificate_is_renewed_when_that_is_asked_for() {
 }
 
 #[test]
-fn files_that_are_of_no_use_change_nothing() {
+fn invalid_certificate_files_leave_the_old_certificate_in_use() {
     let files = Files::new();
     let server = files.serve(AT_EVERY_CONNECTION);
     let pem = rcgen::KeyPair::generate().unwrap().serialize_pem();
