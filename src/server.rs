@@ -166,7 +166,7 @@ impl Server {
             local,
             federation: federation.clone(),
             notifier,
-            previews: Previews::new(federation.client(), &media, (&clock, &pool)),
+            previews: Previews::new(federation.client(), &media, &clock, &pool, executor),
             remote_media: RemoteMedia::new(federation.client(), &media, &clock, executor),
             media,
             typing: Arc::default(),

@@ -1,39 +1,35 @@
-//! What can go wrong with another server.
+//! Errors of requests to other servers.
 
 use http::StatusCode;
 use ruma::api::error::{ErrorKind, StandardErrorBody};
 
-/// An error on the way to another server, or its own.
+/// Why a request to another server failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// This server has nothing to do with that one: the settings say so.
+    /// By the setting `federation`.
     #[error("this server does not federate with that one")]
     NotAllowed,
-    /// Its name leads nowhere, or where nobody may be led.
+    /// Discovery finds no address, or only addresses that may not be connected to.
     #[error("the other server cannot be found")]
     Unresolvable,
-    /// It is where its name leads to, but cannot be reached, or proves to be somebody else.
+    /// No connection, or its certificate is not for its name.
     #[error("the other server cannot be reached: {0}")]
     Unreachable(Box<str>),
-    /// It took too long.
     #[error("the other server takes too long")]
     TimedOut,
-    /// It answered with an error.
     #[error("the other server says: {}", .1.as_ref().map_or("an error", |body| &body.message))]
     Status(StatusCode, Option<Box<StandardErrorBody>>),
-    /// The answer cannot be put on this server's disk.
-    #[error("this server cannot store the answer: {0}")]
+    #[error("this server cannot store the response: {0}")]
     Disk(Box<str>),
-    /// What it was to get cannot be written as a request: it has heard nothing.
-    #[error("this server cannot put the request together: {0}")]
+    /// The request cannot be serialized or signed, and was not sent.
+    #[error("this server cannot make the request: {0}")]
     Unsendable(Box<str>),
-    /// Its answer is not what the specification says, or is too large.
-    #[error("the other server answers nonsense: {0}")]
-    Nonsense(Box<str>),
+    /// Not as the specification has it, or too large.
+    #[error("the response of the other server is invalid: {0}")]
+    InvalidResponse(Box<str>),
 }
 
 impl Error {
-    /// This server's disk fails.
     pub fn disk(error: std::io::Error) -> Self {
         Self::Disk(error.to_string().into())
     }
@@ -46,16 +42,11 @@ impl Error {
         }
     }
 
-    /// Whether the other server was not reached, or not in time: it would not be for another question.
-    pub fn is_away(&self) -> bool {
+    /// Whether the other server was not reached in time, so that another request would fail too.
+    pub fn is_unreachable(&self) -> bool {
         matches!(
             self,
             Self::NotAllowed | Self::Unresolvable | Self::Unreachable(_) | Self::TimedOut
         )
-    }
-
-    /// Whether the other server is there and answers for itself.
-    pub fn is_alive(&self) -> bool {
-        matches!(self, Self::Status(status, _) if status.is_client_error())
     }
 }

@@ -1,10 +1,10 @@
-//! Doing one thing at a time to each of many.
+//! Striped locks: one at a time for each key.
 
 use std::hash::{BuildHasher, Hash, RandomState};
 
 use smol::lock::{Mutex, MutexGuard};
 
-/// `N` locks, which any number of things share.
+/// `N` locks that are shared by any number of keys.
 pub struct Locks<const N: usize> {
     hasher: RandomState,
     locks: [Mutex<()>; N],
@@ -20,11 +20,11 @@ impl<const N: usize> Default for Locks<N> {
 }
 
 impl<const N: usize> Locks<N> {
-    /// The lock of `what`. Who holds one must not wait for another: it may be the same.
-    pub async fn of(&self, what: impl Hash) -> MutexGuard<'_, ()> {
+    /// Locks `key`. Whoever holds a lock must not wait for the lock of another key: it may be the same.
+    pub async fn of(&self, key: impl Hash) -> MutexGuard<'_, ()> {
         let count = u64::try_from(N).expect("an array is no longer than this");
-        let lock = usize::try_from(self.hasher.hash_one(what) % count);
-        self.locks[lock.expect("it is less than the array is long")]
+        let index = usize::try_from(self.hasher.hash_one(key) % count);
+        self.locks[index.expect("it is less than the length of the array")]
             .lock()
             .await
     }

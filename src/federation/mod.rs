@@ -17,7 +17,6 @@ mod media;
 mod membership;
 mod outbound;
 mod queries;
-mod remembered;
 mod service;
 mod transport;
 

@@ -16,7 +16,7 @@ use super::{
     membership::{MembershipClient, MembershipHandler},
     outbound::{EphemeralEdu, Sender, backoff::Backoffs},
     queries::{profiles::Profiles, spaces::Spaces, timestamp_to_event},
-    transport::{client::Client, connect::in_time, tls::TlsError},
+    transport::{client::Client, connect::with_timeout, tls::TlsError},
 };
 use crate::{
     clock::Clock,
@@ -88,14 +88,9 @@ impl Federation {
         (clock, pool): (&Clock, &Pool),
         executor: &Executor,
     ) -> Result<Self, StartError> {
-        let client = Client::new(config, (store, local), (clock, pool), executor)?;
-        let keys = Keys::new(
-            (store, local),
-            &client,
-            &config.notaries,
-            (clock, pool),
-            executor,
-        );
+        let client = Client::new(config, store, local, clock, pool, executor)?;
+        let notaries = &config.notaries;
+        let keys = Keys::new(store, local, &client, notaries, clock, pool, executor);
         let source = RemoteEventSource {
             client: client.clone(),
             keys: keys.clone(),
@@ -104,11 +99,13 @@ impl Federation {
         let membership_client =
             MembershipClient::new(store, local, clock, &receiver, executor, &config.data_dir);
         let backoffs = Backoffs::new(store, clock);
+        let device_lists = DeviceLists::new(store, &client, clock, &backoffs, executor);
+        executor.spawn(device_lists.clone().find_stale()).detach();
         Ok(Self {
             user_keys: UserKeys::new(&client, &backoffs, executor),
             sender: Sender::start(store, local, &client, clock, executor)?,
             profiles: Profiles::new(&client, clock),
-            device_lists: DeviceLists::new(store, (&client, clock), &backoffs, executor),
+            device_lists,
             spaces: Spaces::new(&client, clock),
             queues: RoomQueues::start(executor, receiver.clone())?,
             membership_handler: MembershipHandler::new(&membership_client),
@@ -207,7 +204,7 @@ impl Federation {
         &self,
         queries: BTreeMap<OwnedServerName, Query>,
     ) -> Result<Vec<Raw<ServerSigningKeys>>, rooms::Error> {
-        self.keys.vouched(queries).await
+        self.keys.notarized(queries).await
     }
 
     /// Fetches some of the events before the gap at `gap` from servers in the room. Returns whether any
@@ -219,7 +216,7 @@ impl Federation {
         let receiver = self.receiver.clone();
         let backfill = async move { receiver.backfill(room, gap, servers).await };
         let result = self.executor.spawn_and_wait(backfill);
-        match in_time(BACKFILL_TIMEOUT, result).await {
+        match with_timeout(BACKFILL_TIMEOUT, result).await {
             Ok(Some(Err(inbound::Error::Rooms(error)))) => Err(error),
             Ok(Some(Ok(stored))) => Ok(stored),
             _ => Ok(false),

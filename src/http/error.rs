@@ -296,7 +296,9 @@ fn federation_error(error: federation::Error) -> Response<ResponseBody> {
         | Error::Unreachable(_)
         | Error::Status(..)
         | Error::Unsendable(_)
-        | Error::Nonsense(_) => standard(StatusCode::BAD_GATEWAY, ErrorKind::Unknown, message),
+        | Error::InvalidResponse(_) => {
+            standard(StatusCode::BAD_GATEWAY, ErrorKind::Unknown, message)
+        }
     }
 }
 

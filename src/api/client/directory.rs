@@ -29,8 +29,8 @@ use crate::{
 
 /// How long another server may take to list rooms, and how many bytes a page may have.
 const LIMITS: Limits = Limits {
-    time: Duration::from_secs(20),
-    size: 4 * 1024 * 1024,
+    timeout: Duration::from_secs(20),
+    max_bytes: 4 * 1024 * 1024,
 };
 
 /// `GET /_matrix/client/v3/directory/list/room/{roomId}`
@@ -140,6 +140,9 @@ async fn listed(
     };
     let most = UInt::from(directory::MAX_PAGE_SIZE);
     wanted.limit = Some(wanted.limit.map_or(most, |limit| limit.min(most)));
-    let listed = api.federation.client().send_within(&other, wanted, LIMITS);
+    let listed = api
+        .federation
+        .client()
+        .send_with_limits(&other, wanted, LIMITS);
     Ok(listed.await?)
 }

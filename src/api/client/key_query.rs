@@ -48,11 +48,11 @@ pub async fn get_keys(api: Api, who: Session, request: Request) -> Result<Respon
     let (of_local, mut remote) = by_place(&api, request.device_keys);
     let mut response = of_local_users(&api, viewer.clone(), of_local).await?;
     let lists = api.federation.device_lists();
-    let (found, lacking) = lists.look_up(remote.keys().cloned().collect()).await?;
+    let (found, missing) = lists.look_up(remote.keys().cloned().collect()).await?;
     let mut of_strangers = remote.clone();
-    of_strangers.retain(|user, _| found.strangers.contains(user));
+    of_strangers.retain(|user, _| found.untracked.contains(user));
     let (found, answers) = future::zip(
-        lists.fetch_lacking((found, lacking), left()),
+        lists.fetch_missing(found, missing, left()),
         api.federation.user_keys().query(of_strangers, left()),
     )
     .await;

@@ -52,11 +52,11 @@ async fn profile_of(api: &Api, who: Unauthenticated, user: &UserId) -> Result<Us
         return Ok(api.users.profile(user)?);
     }
     let profiles = api.federation.profiles();
-    if let Some(told) = profiles.known(user) {
-        return Ok(told?);
+    if let Some(cached) = profiles.cached(user) {
+        return Ok(cached?);
     }
     api.rates.check(Kind::Ask, network(who.address))?;
-    Ok(profiles.ask(user).await?)
+    Ok(profiles.fetch(user).await?)
 }
 
 /// Other properties than the field are ignored; ruma fails if one comes first.

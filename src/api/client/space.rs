@@ -263,8 +263,10 @@ impl<'a> Walk<'a> {
         let own = step.room.server_name().map(ToOwned::to_owned);
         let servers: Vec<_> = step.via.iter().cloned().chain(own).collect();
         let spaces = self.api.federation.spaces();
-        let told = spaces.of(&step.room, self.suggested_only, &servers).await;
-        let Ok(told) = told else { return known };
+        let told = spaces.hierarchy(&step.room, self.suggested_only, &servers);
+        let Ok(told) = told.await else {
+            return known;
+        };
         let children = told.children.iter().map(|child| {
             let of_child = if told.inaccessible.contains(&child.room_id) {
                 Told::Inaccessible

@@ -61,8 +61,11 @@ async fn summary_of(
     }
     let own = room.server_name().map(ToOwned::to_owned);
     let servers = [servers, Vec::from_iter(own)].concat();
-    let told = api.federation.spaces().of(room, false, &servers).await;
-    told.map(|told| told.room.clone()).map_err(|_| unknown())
+    let spaces = api.federation.spaces();
+    let hierarchy = spaces.hierarchy(room, false, &servers).await;
+    hierarchy
+        .map(|hierarchy| hierarchy.room.clone())
+        .map_err(|_| unknown())
 }
 
 fn unknown() -> Error {

@@ -9,7 +9,7 @@ use ruma::api::federation::discovery::{
 
 use crate::{
     api::{Api, Error, Unauthenticated},
-    federation::keys::Query,
+    federation::keys::{Query, WantedKey},
 };
 
 /// `GET /_matrix/key/v2/server`
@@ -44,8 +44,11 @@ pub async fn get_remote_server_keys_batch(
     let servers = request.server_keys.into_iter();
     let wanted = servers.map(|(server, keys)| {
         let keys = keys.into_iter().map(|(id, criteria)| {
-            let at = criteria.minimum_valid_until_ts;
-            (id.to_string(), at.map_or(now, |at| u64::from(at.get())))
+            let ts = criteria.minimum_valid_until_ts;
+            WantedKey {
+                id: id.to_string(),
+                valid_at_ts: ts.map_or(now, |ts| u64::from(ts.get())),
+            }
         });
         let keys: Vec<_> = keys.collect();
         let query = if keys.is_empty() {

@@ -1,4 +1,4 @@
-//! Devices and keys of other servers' users.
+//! Devices and keys of users of other servers.
 
 pub mod device_lists;
 pub mod user_keys;

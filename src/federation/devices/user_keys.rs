@@ -1,7 +1,6 @@
-//! The keys of other servers' users (server-server API, "End-to-End Encryption").
+//! Queries and claims of keys of users of other servers (server-server API, "End-to-End Encryption").
 //!
-//! Every server is asked by a task of its own, so a slow one holds up nobody's answer but its own. Of what
-//! it answers only that counts which it was asked for.
+//! All servers are asked at once. What a response has beyond the request is ignored.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -13,21 +12,22 @@ use smol::Task;
 
 use crate::{
     executor::Executor,
-    federation::{Client, Error, Limits, outbound::backoff::Backoffs, transport::connect::in_time},
+    federation::{
+        Client, Error, Limits, outbound::backoff::Backoffs, transport::connect::with_timeout,
+    },
     users::remote_devices::{are_valid_device_keys, is_valid_cross_signing_key},
 };
 
-/// How much one server may answer, in bytes.
-const SIZE: usize = 4 * 1024 * 1024;
+const MAX_RESPONSE_BYTES: usize = 4 * 1024 * 1024;
 
-/// What each server says.
-pub type Answers<T> = Vec<(OwnedServerName, Result<T, Error>)>;
-/// Which devices of whom; none are all.
-pub type Asked = BTreeMap<OwnedUserId, Vec<OwnedDeviceId>>;
-/// Of which devices a key is wanted, and of which kind.
+/// The result of each server.
+pub type Responses<T> = Vec<(OwnedServerName, Result<T, Error>)>;
+/// The devices of each user; an empty list means all.
+pub type Requested = BTreeMap<OwnedUserId, Vec<OwnedDeviceId>>;
+/// The algorithm of the wanted key of each device.
 pub type Claims = BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, OneTimeKeyAlgorithm>>;
 
-/// Asks for keys. Clones are the same.
+/// Requests keys. Clones are the same.
 #[derive(Clone)]
 pub struct UserKeys {
     client: Client,
@@ -36,7 +36,6 @@ pub struct UserKeys {
 }
 
 impl UserKeys {
-    /// Asks through `client`.
     pub fn new(client: &Client, backoffs: &Backoffs, executor: &Executor) -> Self {
         Self {
             client: client.clone(),
@@ -45,34 +44,49 @@ impl UserKeys {
         }
     }
 
-    /// The identity keys of devices.
-    pub async fn query(&self, asked: Asked, time: Duration) -> Answers<get_keys::v1::Response> {
-        let limits = Limits { time, size: SIZE };
-        self.each(asked, move |client, server, asked| async move {
-            let request = get_keys::v1::Request::new(asked.clone());
-            let answer = in_time(time, client.send_within(&server, request, limits)).await??;
-            Ok(only_asked(answer, &asked))
+    pub async fn query(
+        &self,
+        requested: Requested,
+        timeout: Duration,
+    ) -> Responses<get_keys::v1::Response> {
+        let limits = Limits {
+            timeout,
+            max_bytes: MAX_RESPONSE_BYTES,
+        };
+        self.each(requested, move |client, server, requested| async move {
+            let request = get_keys::v1::Request::new(requested.clone());
+            let response = client.send_with_limits(&server, request, limits);
+            let response = with_timeout(timeout, response).await??;
+            Ok(only_requested(response, &requested))
         })
         .await
     }
 
-    /// One-time keys of devices.
-    pub async fn claim(&self, claims: Claims, time: Duration) -> Answers<claim_keys::v1::Response> {
-        let limits = Limits { time, size: SIZE };
+    /// Claims one-time keys.
+    pub async fn claim(
+        &self,
+        claims: Claims,
+        timeout: Duration,
+    ) -> Responses<claim_keys::v1::Response> {
+        let limits = Limits {
+            timeout,
+            max_bytes: MAX_RESPONSE_BYTES,
+        };
         self.each(claims, move |client, server, claims| async move {
             let request = claim_keys::v1::Request::new(claims.clone());
-            let answer = in_time(time, client.send_within(&server, request, limits)).await??;
-            Ok(only_claimed(answer, &claims))
+            let response = client.send_with_limits(&server, request, limits);
+            let response = with_timeout(timeout, response).await??;
+            Ok(only_claimed(response, &claims))
         })
         .await
     }
 
-    /// Asks the server of each user, all of them side by side.
+    /// Calls `request` for the server of each user, all of them at once.
     async fn each<W, T, F>(
         &self,
         wanted: BTreeMap<OwnedUserId, W>,
-        ask: impl Fn(Client, OwnedServerName, BTreeMap<OwnedUserId, W>) -> F,
-    ) -> Answers<T>
+        request: impl Fn(Client, OwnedServerName, BTreeMap<OwnedUserId, W>) -> F,
+    ) -> Responses<T>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, Error>> + Send + 'static,
@@ -85,42 +99,50 @@ impl UserKeys {
         let tasks: Vec<(_, Task<_>)> = by_server
             .into_iter()
             .map(|(server, wanted)| {
-                let is_there = self.backoffs.check(&server);
-                let asking = ask(self.client.clone(), server.clone(), wanted);
-                let asking = async move {
-                    is_there?;
-                    asking.await
+                let checked = self.backoffs.check(&server);
+                let response = request(self.client.clone(), server.clone(), wanted);
+                let response = async move {
+                    checked?;
+                    response.await
                 };
-                (server, self.executor.spawn(asking))
+                (server, self.executor.spawn(response))
             })
             .collect();
-        let mut answers = Answers::new();
+        let mut responses = Responses::new();
         for (server, task) in tasks {
-            answers.push((server, task.await));
+            responses.push((server, task.await));
         }
-        answers
+        responses
     }
 }
 
-/// What an answer says of the users and devices that were asked for, and of no others.
-fn only_asked(mut answer: get_keys::v1::Response, asked: &Asked) -> get_keys::v1::Response {
-    answer.device_keys.retain(|user, devices| {
-        let wanted = asked.get(user);
+/// Removes users and devices that were not requested.
+fn only_requested(
+    mut response: get_keys::v1::Response,
+    requested: &Requested,
+) -> get_keys::v1::Response {
+    response.device_keys.retain(|user, devices| {
+        let wanted = requested.get(user);
         devices.retain(|id, keys| {
             wanted.is_some_and(|wanted| wanted.is_empty() || wanted.contains(id))
                 && are_valid_device_keys(user, id, keys)
         });
         wanted.is_some()
     });
-    for keys in [&mut answer.master_keys, &mut answer.self_signing_keys] {
-        keys.retain(|user, key| asked.contains_key(user) && is_valid_cross_signing_key(user, key));
+    for keys in [&mut response.master_keys, &mut response.self_signing_keys] {
+        keys.retain(|user, key| {
+            requested.contains_key(user) && is_valid_cross_signing_key(user, key)
+        });
     }
-    answer
+    response
 }
 
-/// One key of each device of which one was claimed, of the kind that was.
-fn only_claimed(mut answer: claim_keys::v1::Response, claims: &Claims) -> claim_keys::v1::Response {
-    answer.one_time_keys.retain(|user, devices| {
+/// Removes all but one key of each claimed device, which has the claimed algorithm.
+fn only_claimed(
+    mut response: claim_keys::v1::Response,
+    claims: &Claims,
+) -> claim_keys::v1::Response {
+    response.one_time_keys.retain(|user, devices| {
         let of_user = claims.get(user);
         devices.retain(|id, keys| {
             let wanted = of_user.and_then(|devices| devices.get(id));
@@ -131,5 +153,5 @@ fn only_claimed(mut answer: claim_keys::v1::Response, claims: &Claims) -> claim_
         });
         !devices.is_empty()
     });
-    answer
+    response
 }

@@ -1,4 +1,5 @@
-//! Where another server is: well-known, SRV, addresses.
+//! Server discovery: well-known, SRV, addresses.
 
 pub mod dns;
+pub mod hosts;
 pub mod resolver;

@@ -122,7 +122,9 @@ impl EduReceiver<'_> {
         for edu in edus {
             match edu {
                 Edu::DeviceListUpdate(update) => device_list_updates.push(Update::Device(update)),
-                Edu::SigningKeyUpdate(update) => device_list_updates.push(Update::Keys(update)),
+                Edu::SigningKeyUpdate(update) => {
+                    device_list_updates.push(Update::SigningKeys(update))
+                }
                 Edu::Typing(typing) => changes.extend(self.apply_typing(origin, typing).await?),
                 Edu::Receipt(receipts) => self.apply_receipts(origin, receipts)?,
                 Edu::Presence(presence) => {
@@ -132,7 +134,7 @@ impl EduReceiver<'_> {
             }
         }
         device_list_updates.retain(|update| update.user().server_name() == origin);
-        self.device_lists.follow(device_list_updates).await?;
+        self.device_lists.apply_updates(device_list_updates).await?;
         Ok(changes)
     }
 

@@ -1,11 +1,10 @@
-//! Asking others for the keys of servers that do not tell them themselves.
+//! Asking notaries for the keys of servers that do not answer.
 //!
-//! A notary can make anything up about a server that is gone, so only those are asked that the
-//! settings name.
+//! A notary can forge the keys of a server that is gone, so only those are asked that the owner has chosen.
 //!
 //! Source: server-server API, "Querying Keys Through Another Server".
 
-use std::{collections::BTreeMap, mem, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use ruma::{
     MilliSecondsSinceUnixEpoch, OwnedServerName, ServerName, UInt,
@@ -14,98 +13,127 @@ use ruma::{
         get_remote_server_keys_batch::v2::{QueryCriteria, Request},
     },
     serde::Raw,
+    signatures::PublicKeySet,
 };
 
-use super::{Keys, Known, Wanted, rest, stored};
+use super::{
+    fetch::Keys,
+    known::{self, KnownKeys, WantedKey},
+};
 use crate::{federation::Limits, rooms};
 
 /// About how many servers a notary is asked at once.
-const SERVERS: usize = 50;
+const MAX_SERVERS: usize = 50;
 const LIMITS: Limits = Limits {
-    time: Duration::from_secs(30),
-    size: 4 * 1024 * 1024,
+    timeout: Duration::from_secs(30),
+    max_bytes: 4 * 1024 * 1024,
 };
 
+/// Keys of a server, and the signed JSON that has them.
+type NotarizedKeys = (OwnedServerName, KnownKeys, String);
+
 impl Keys {
-    /// What notaries say of keys that are `wanted` and not known; what is known then.
-    pub(super) async fn by_notaries(
+    /// Adds to `known` what notaries have of the `wanted` keys that are missing there.
+    pub(super) async fn add_from_notaries(
         &self,
-        wanted: BTreeMap<OwnedServerName, Vec<Wanted>>,
-        known: &mut BTreeMap<OwnedServerName, Known>,
+        wanted: BTreeMap<OwnedServerName, Vec<WantedKey>>,
+        known: &mut BTreeMap<OwnedServerName, KnownKeys>,
     ) -> Result<(), rooms::Error> {
-        let is_missing = |(server, wanted): &(OwnedServerName, Vec<Wanted>)| {
-            let known = known.get(server);
-            !known.is_some_and(|known| known.satisfies(wanted))
-                && self.0.client.may_contact(server)
-                && self.0.notaries_rest.get(server).is_none()
-        };
-        let mut missing: Vec<_> = wanted.into_iter().filter(is_missing).collect();
+        let mut missing: Vec<_> = wanted
+            .into_iter()
+            .filter(|(server, wanted)| {
+                !is_satisfied(known, server, wanted)
+                    && self.0.client.may_contact(server)
+                    && self.0.asked_notaries.get(server).is_none()
+            })
+            .collect();
         for notary in &self.0.notaries {
-            for some in missing.chunks(SERVERS) {
-                for (server, told, json) in self.ask_notary(notary, some).await? {
+            for servers in missing.chunks(MAX_SERVERS) {
+                for (server, keys, json) in self.ask_notary(notary, servers).await? {
                     let of_server = known.entry(server.clone()).or_default();
-                    let new = told.unknown_to(of_server);
-                    if new.0.is_empty() {
-                        continue;
+                    let new = keys.new_to(of_server);
+                    if !new.0.is_empty() {
+                        of_server.0.extend(new.0.clone());
+                        self.save(&server, new, json).await;
                     }
-                    *of_server = mem::take(of_server).with(new.clone());
-                    let put = move |tx: &_| stored::put(tx, &server, &new, &json);
-                    self.0.store.write(put).await?;
                 }
             }
-            missing.retain(|(server, wanted)| {
-                let known = known.get(server);
-                !known.is_some_and(|known| known.satisfies(wanted))
-            });
+            missing.retain(|(server, wanted)| !is_satisfied(known, server, wanted));
         }
         for (server, _) in missing {
-            rest(&self.0.notaries_rest, &server);
+            self.notaries_failed(server);
         }
         Ok(())
     }
 
-    /// What `notary` says of the keys of `servers`.
+    /// What `notary` has of the keys of `servers`.
     async fn ask_notary(
         &self,
         notary: &ServerName,
-        servers: &[(OwnedServerName, Vec<Wanted>)],
-    ) -> Result<Vec<(OwnedServerName, Known, String)>, rooms::Error> {
+        servers: &[(OwnedServerName, Vec<WantedKey>)],
+    ) -> Result<Vec<NotarizedKeys>, rooms::Error> {
         let now = self.0.clock.now_ms();
         let queries = servers.iter().map(|(server, wanted)| {
-            let keys = wanted.iter().filter_map(|(id, at)| {
+            let keys = wanted.iter().filter_map(|key| {
                 let mut criteria = QueryCriteria::new();
-                let at = MilliSecondsSinceUnixEpoch(UInt::new_saturating(*at));
-                criteria.minimum_valid_until_ts = Some(at);
-                Some((id.as_str().try_into().ok()?, criteria))
+                let ts = MilliSecondsSinceUnixEpoch(UInt::new_saturating(key.valid_at_ts));
+                criteria.minimum_valid_until_ts = Some(ts);
+                Some((key.id.as_str().try_into().ok()?, criteria))
             });
             (server.clone(), keys.collect())
         });
         let request = Request::new(queries.collect());
-        let answer = match self.0.client.send_within(notary, request, LIMITS).await {
-            Ok(answer) => answer,
+        let response = self
+            .0
+            .client
+            .send_with_limits(notary, request, LIMITS)
+            .await;
+        let response = match response {
+            Ok(response) => response,
             Err(error) => {
-                log::debug!("{notary} tells no keys of others: {error}");
+                log::debug!("the notary {notary} does not answer: {error}");
                 return Ok(Vec::new());
             }
         };
-        let enough = |known: &Known| known.has_valid_at(now);
-        let keys = self.of_server(notary, enough).await?.valid_at(Some(now));
-        let read = |told: Raw<ServerSigningKeys>| {
-            stored::verify(notary, &told, keys.clone())?;
-            let told_of = told.get_field::<OwnedServerName>("server_name");
-            let told_of = told_of.map_err(|error| error.to_string())?;
-            let server = servers
-                .iter()
-                .find(|(server, _)| Some(server) == told_of.as_ref());
-            let (server, _) = server.ok_or("keys that nobody asked for")?;
-            let known = stored::parse(server, &told, now)?;
-            Ok((server.clone(), known, told.into_json().to_string()))
-        };
-        let all = answer.server_keys.into_iter().map(read);
-        let read = all.filter_map(|read: Result<_, String>| {
-            read.map_err(|error| log::debug!("{notary} tells nonsense: {error}"))
+        let enough = |known: &KnownKeys| known.has_valid_at(now);
+        let notary_keys = self.of_server(notary, enough).await?.valid_at(Some(now));
+        let all = response.server_keys.into_iter();
+        let parsed = all.filter_map(|keys| {
+            parse(notary, &notary_keys, servers, keys, now)
+                .map_err(|error| {
+                    log::debug!("a response of the notary {notary} is invalid: {error}")
+                })
                 .ok()
         });
-        Ok(read.collect())
+        Ok(parsed.collect())
     }
+}
+
+fn is_satisfied(
+    known: &BTreeMap<OwnedServerName, KnownKeys>,
+    server: &ServerName,
+    wanted: &[WantedKey],
+) -> bool {
+    known
+        .get(server)
+        .is_some_and(|known| known.satisfies(wanted))
+}
+
+/// Parses keys of one of `servers`, which that server and the notary must have signed.
+fn parse(
+    notary: &ServerName,
+    notary_keys: &PublicKeySet,
+    servers: &[(OwnedServerName, Vec<WantedKey>)],
+    keys: Raw<ServerSigningKeys>,
+    now_ms: u64,
+) -> Result<NotarizedKeys, String> {
+    known::verify(notary, &keys, notary_keys.clone())?;
+    let name = keys.get_field::<OwnedServerName>("server_name");
+    let name = name.map_err(|error| error.to_string())?;
+    let server = servers
+        .iter()
+        .find(|(server, _)| Some(server) == name.as_ref());
+    let (server, _) = server.ok_or("keys that were not requested")?;
+    let known = known::parse(server, &keys, now_ms)?;
+    Ok((server.clone(), known, keys.into_json().to_string()))
 }

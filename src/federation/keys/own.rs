@@ -1,4 +1,4 @@
-//! This server's own keys, as others see them.
+//! The keys of this server.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -10,7 +10,7 @@ use ruma::{
     signatures::sign_json,
 };
 
-use super::stored::Known;
+use super::known::KnownKeys;
 use crate::{
     protocol::ServerKey,
     rooms::{self, Local},
@@ -20,10 +20,10 @@ use crate::{
     },
 };
 
-/// How long others may go on with what they were told, before they ask again.
-const VALID: Duration = Duration::from_hours(24);
+/// For how long other servers may cache the keys.
+const VALIDITY: Duration = Duration::from_hours(24);
 
-/// Every key that this server ever signed with, and when it stopped, in milliseconds since the epoch.
+/// Every key of this server, and when it expired, in milliseconds since the epoch.
 fn all(r: &impl Reader) -> Result<Vec<(ServerKey, Option<u64>)>, rooms::Error> {
     let mut keys = Vec::new();
     for row in r.signing_keys()?.range::<&str>(..)? {
@@ -37,8 +37,8 @@ fn all(r: &impl Reader) -> Result<Vec<(ServerKey, Option<u64>)>, rooms::Error> {
     Ok(keys)
 }
 
-/// The keys by which this server's own events are checked when they come back from others.
-pub(super) fn known(r: &impl Reader) -> Result<Known, rooms::Error> {
+/// The keys for events of this server that other servers send.
+pub(super) fn known(r: &impl Reader) -> Result<KnownKeys, rooms::Error> {
     let mut known = BTreeMap::new();
     for (key, expired_ts) in all(r)? {
         let public = key.public_key();
@@ -50,10 +50,10 @@ pub(super) fn known(r: &impl Reader) -> Result<Known, rooms::Error> {
         };
         known.insert(key.id().to_string(), record);
     }
-    Ok(Known(known))
+    Ok(KnownKeys(known))
 }
 
-/// What this server tells of its keys, signed.
+/// The keys that this server publishes, signed.
 ///
 /// Source: server-server API, `GET /_matrix/key/v2/server`.
 pub fn published(
@@ -62,7 +62,7 @@ pub fn published(
     now_ms: u64,
 ) -> Result<Raw<ServerSigningKeys>, rooms::Error> {
     let at = |ms: u64| MilliSecondsSinceUnixEpoch(UInt::new_saturating(ms));
-    let valid_until = now_ms.saturating_add(VALID.as_secs() * 1000);
+    let valid_until = now_ms.saturating_add(VALIDITY.as_secs() * 1000);
     let mut keys = ServerSigningKeys::new(local.server_name().to_owned(), at(valid_until));
     for (key, expired_ts) in all(r)? {
         let (id, public) = (key.id().to_owned(), key.public_key());
@@ -82,7 +82,7 @@ pub fn published(
     signed(object, local)
 }
 
-/// What a server tells of its keys, with this server's signature beside those that it has.
+/// Adds this server's signature to published keys.
 pub(super) fn signed(
     mut keys: CanonicalJsonObject,
     local: &Local,

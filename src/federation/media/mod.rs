@@ -1,5 +1,5 @@
-//! Media of other servers: fetched when somebody here wants to see them, once for all who want to,
-//! and kept as long as there is room ([server-server API, "Content Repository"]).
+//! Media of other servers: downloaded once for all who request them, and kept while there is space
+//! ([server-server API, "Content Repository"]).
 //!
 //! [server-server API, "Content Repository"]: https://spec.matrix.org/v1.19/server-server-api/#content-repository
 
@@ -9,7 +9,7 @@ pub mod previews;
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
@@ -18,69 +18,60 @@ use ruma::{
     OwnedServerName, ServerName,
     api::{error::ErrorKind, federation::authenticated_media::get_content::v1},
 };
-use smol::lock::{OnceCell, Semaphore};
+use smol::lock::Semaphore;
 
-use self::multipart::{AROUND, Parts, Told};
+use self::multipart::{MULTIPART_OVERHEAD, MediaHeaders, MultipartReader};
 use super::{
     Client, Error as PeerError,
-    remembered::Remembered,
     transport::{
-        connect::{Answer, in_time},
-        web::Place,
+        connect::{StreamedResponse, with_timeout},
+        web::HttpsUrl,
     },
 };
 use crate::{
+    cache::Cache,
     clock::Clock,
     executor::Executor,
     media::{self, FileWriter, Media, MediaInfo, is_media_id},
+    single_flight::SingleFlight,
 };
 
-/// How many are fetched at once, of all servers and of one: none keeps the others waiting.
-const AT_ONCE: usize = 32;
-const AT_ONCE_OF_ONE: usize = 8;
-/// How many are fetched or wait for that.
-const WAITING: usize = 500;
-const WAITING_OF_ONE: usize = 150;
-/// How long fetching one may take.
-const PATIENCE: Duration = Duration::from_mins(10);
-/// For how long one that could not be had is not asked for again, and how many of those are known.
-const FAILED: Duration = Duration::from_mins(1);
-const REMEMBERED: usize = 1000;
-const BYTES_EACH: usize = 256;
+/// How many downloads run at once, of all servers and of one: a slow server must not delay the others.
+const MAX_CONCURRENT: usize = 32;
+const MAX_CONCURRENT_PER_SERVER: usize = 8;
+/// How many downloads run or are queued.
+const MAX_QUEUED: usize = 500;
+const MAX_QUEUED_PER_SERVER: usize = 150;
+const DOWNLOAD_TIMEOUT: Duration = Duration::from_mins(10);
+/// For how long a failed download is not tried again, and how many failures are remembered.
+const FAILURE_TTL: Duration = Duration::from_mins(1);
+const MAX_FAILURES: usize = 1000;
 
-/// Why media of another server cannot be had.
+/// Why media of another server cannot be downloaded.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// Because of their server, or of the way there.
     #[error(transparent)]
     Peer(#[from] PeerError),
-    /// Because of this one.
     #[error(transparent)]
     Media(#[from] media::Error),
 }
 
-/// Which media.
-type Name = (OwnedServerName, String);
+/// Server and media id.
+type MediaName = (OwnedServerName, String);
 type Outcome = Result<(), Error>;
-type Fetch = Arc<OnceCell<Outcome>>;
-
-/// What is fetched from one server, or waits for that.
-struct Queue {
-    fetches: HashMap<String, Fetch>,
-    slots: Arc<Semaphore>,
-}
 
 /// The media of other servers. Clones are the same.
 #[derive(Clone)]
-pub struct RemoteMedia(Arc<Shared>);
+pub struct RemoteMedia(Arc<RemoteMediaInner>);
 
-struct Shared {
+struct RemoteMediaInner {
     client: Client,
     media: Media,
     executor: Executor,
-    queues: Mutex<HashMap<OwnedServerName, Queue>>,
-    failed: Remembered<Name, Error>,
-    slots: Semaphore,
+    downloads: SingleFlight<MediaName, Outcome>,
+    failures: Cache<MediaName, Error>,
+    permits: Semaphore,
+    server_permits: Mutex<HashMap<OwnedServerName, Weak<Semaphore>>>,
 }
 
 impl fmt::Debug for RemoteMedia {
@@ -90,171 +81,137 @@ impl fmt::Debug for RemoteMedia {
 }
 
 impl RemoteMedia {
-    /// Fetches with `client` into `media`.
     pub fn new(client: &Client, media: &Media, clock: &Clock, executor: &Executor) -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(RemoteMediaInner {
             client: client.clone(),
             media: media.clone(),
             executor: executor.clone(),
-            queues: Mutex::default(),
-            failed: Remembered::new(clock, REMEMBERED, REMEMBERED * BYTES_EACH),
-            slots: Semaphore::new(AT_ONCE),
+            downloads: SingleFlight::new(MAX_QUEUED),
+            failures: Cache::new(clock, MAX_FAILURES),
+            permits: Semaphore::new(MAX_CONCURRENT),
+            server_permits: Mutex::default(),
         }))
     }
 
-    /// Fetches the media `id` of `server`, if they are not here. It goes on if the one who asked has
-    /// gone.
-    ///
-    /// # Errors
-    /// If they cannot be had.
+    /// Downloads the media `id` of `server` into [`Media`]. The download goes on if the caller stops
+    /// waiting.
     pub async fn fetch(&self, server: &ServerName, id: &str) -> Result<(), Error> {
         if !is_media_id(id) {
             return Err(media::Error::NotFound.into());
         }
         let name = (server.to_owned(), id.to_owned());
-        if let Some(error) = self.0.failed.get(&name) {
+        let downloads = &self.0.downloads;
+        if let Some(error) = self.0.failures.get(&name) {
             return Err(error);
         }
-        self.start(name)?.wait().await.clone()
-    }
-
-    fn queues(&self) -> MutexGuard<'_, HashMap<OwnedServerName, Queue>> {
-        self.0.queues.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Starts fetching, unless that is under way.
-    fn start(&self, name: Name) -> Result<Fetch, Error> {
-        let mut queues = self.queues();
-        let of_one = queues.get(&name.0).map(|queue| &queue.fetches);
-        if let Some(fetch) = of_one.and_then(|fetches| fetches.get(&name.1)) {
-            return Ok(fetch.clone());
-        }
-        let waiting_of_one = of_one.map_or(0, HashMap::len);
-        let waiting: usize = queues.values().map(|queue| queue.fetches.len()).sum();
-        if waiting >= WAITING || waiting_of_one >= WAITING_OF_ONE {
+        let of_server = downloads.count(|(other, _)| other == server);
+        if of_server >= MAX_QUEUED_PER_SERVER && !downloads.is_under_way(&name) {
             return Err(PeerError::TimedOut.into());
         }
-        let queue = queues.entry(name.0.clone()).or_insert_with(|| Queue {
-            fetches: HashMap::new(),
-            slots: Arc::new(Semaphore::new(AT_ONCE_OF_ONE)),
-        });
-        let fetch = Arc::new(OnceCell::new());
-        queue.fetches.insert(name.1.clone(), fetch.clone());
-        let of_one = queue.slots.clone();
-        let (this, outcome) = (self.clone(), fetch.clone());
-        let task = self.0.executor.spawn(async move {
-            // Whoever waits is told also if it panics.
-            let mut end = End {
-                of: &this,
-                name,
-                outcome,
-                result: Err(PeerError::TimedOut.into()),
-            };
-            let _slot_of_one = of_one.acquire().await;
-            let _slot = this.0.slots.acquire().await;
-            end.result = this.bring(&end.name.0, &end.name.1).await;
-        });
-        task.detach();
-        Ok(fetch)
+        let (this, key) = (self.clone(), name.clone());
+        let work = move || async move { this.run(name).await };
+        let download = downloads.start(&self.0.executor, key, work);
+        let outcome = download.ok_or(PeerError::TimedOut)?.wait().await;
+        outcome.unwrap_or(Err(PeerError::TimedOut.into()))
     }
 
-    /// Forgets what is under way no more.
-    fn ended(&self, (server, id): &Name) {
-        let mut queues = self.queues();
-        if let Some(queue) = queues.get_mut(server) {
-            queue.fetches.remove(id);
-            if queue.fetches.is_empty() {
-                queues.remove(server);
+    async fn run(&self, name: MediaName) -> Outcome {
+        let (server, id) = &name;
+        let server_permits = self.permits_of(server);
+        let _server_permit = server_permits.acquire().await;
+        let _permit = self.0.permits.acquire().await;
+        let outcome = self.download_and_keep(server, id).await;
+        if let Err(error) = &outcome {
+            log::debug!("mxc://{server}/{id} cannot be downloaded: {error}");
+            // An upload that was announced may come at any moment.
+            if !matches!(error, Error::Media(media::Error::NotYetUploaded)) {
+                self.0.failures.insert(name, error.clone(), FAILURE_TTL);
             }
         }
+        outcome
     }
 
-    async fn bring(&self, server: &ServerName, id: &str) -> Outcome {
-        let fetched = in_time(PATIENCE, Box::pin(self.download(server, id))).await;
-        let (draft, told) = fetched??;
-        let about = MediaInfo::from_remote(told.content_type, told.name);
-        let content = draft.finish().await?;
+    fn permits_of(&self, server: &ServerName) -> Arc<Semaphore> {
+        let permits = self.0.server_permits.lock();
+        let mut permits = permits.unwrap_or_else(PoisonError::into_inner);
+        if let Some(of_server) = permits.get(server).and_then(Weak::upgrade) {
+            return of_server;
+        }
+        permits.retain(|_, of_server| of_server.strong_count() > 0);
+        let of_server = Arc::new(Semaphore::new(MAX_CONCURRENT_PER_SERVER));
+        permits.insert(server.to_owned(), Arc::downgrade(&of_server));
+        of_server
+    }
+
+    async fn download_and_keep(&self, server: &ServerName, id: &str) -> Outcome {
+        let download = Box::pin(self.download(server, id));
+        let (file, headers) = with_timeout(DOWNLOAD_TIMEOUT, download).await??;
+        let info = MediaInfo::from_remote(headers.content_type, headers.name);
+        let content = file.finish().await?;
         let (server, id) = (server.to_owned(), id.to_owned());
-        Ok(self
-            .0
-            .media
-            .store_remote(server, id, about, content)
-            .await?)
+        let media = &self.0.media;
+        Ok(media.store_remote(server, id, info, content).await?)
     }
 
-    async fn download(&self, server: &ServerName, id: &str) -> Result<(FileWriter, Told), Error> {
-        let draft = self.0.media.begin_download().await?;
-        let request = v1::Request::new(id.to_owned());
-        match self.0.client.open(server, request).await {
-            Ok(answer) => {
-                let (draft, told) = parts(answer, draft).await?;
-                match &told.location {
-                    None => Ok((draft, told)),
-                    Some(url) => self.redirected(url, draft).await,
-                }
-            }
-            Err(error) if is_unrecognized(&error) => self.by_the_old_way(server, id, draft).await,
-            Err(error) => Err(absence(error)),
-        }
-    }
-
-    /// From where the server says that they are.
-    async fn redirected(&self, url: &str, draft: FileWriter) -> Result<(FileWriter, Told), Error> {
-        let place = Place::of(url);
-        let place = place.ok_or_else(|| PeerError::Nonsense("a redirect to nowhere".into()))?;
-        let (_, answer) = self.0.client.open_on_the_web(place).await?;
-        whole(answer, draft).await
-    }
-
-    /// From a server that does not know the endpoint for servers: by the one for clients, as the
-    /// specification says.
-    async fn by_the_old_way(
+    async fn download(
         &self,
         server: &ServerName,
         id: &str,
-        draft: FileWriter,
-    ) -> Result<(FileWriter, Told), Error> {
+    ) -> Result<(FileWriter, MediaHeaders), Error> {
+        let file = self.0.media.begin_download().await?;
+        let request = v1::Request::new(id.to_owned());
+        match self.0.client.stream(server, request).await {
+            Ok(response) => {
+                let (file, headers) = read_multipart(response, file).await?;
+                match &headers.location {
+                    None => Ok((file, headers)),
+                    Some(url) => self.download_redirected(url, file).await,
+                }
+            }
+            Err(error) if is_unrecognized(&error) => {
+                self.download_unauthenticated(server, id, file).await
+            }
+            Err(error) => Err(download_error(error)),
+        }
+    }
+
+    /// Downloads the media from the URL that the server answered.
+    async fn download_redirected(
+        &self,
+        url: &str,
+        file: FileWriter,
+    ) -> Result<(FileWriter, MediaHeaders), Error> {
+        let url = HttpsUrl::parse(url);
+        let url =
+            url.ok_or_else(|| PeerError::InvalidResponse("a redirect to no https URL".into()))?;
+        let (_, response) = self.0.client.get_web(url).await?;
+        read_plain(response, file).await
+    }
+
+    /// Downloads the media by the deprecated endpoint for clients, as the specification says for servers
+    /// that do not know the one for servers.
+    async fn download_unauthenticated(
+        &self,
+        server: &ServerName,
+        id: &str,
+        file: FileWriter,
+    ) -> Result<(FileWriter, MediaHeaders), Error> {
         let path = format!("/_matrix/media/v3/download/{server}/{id}?allow_remote=false");
         let request = Request::get(path).body(hyper::body::Bytes::new());
-        let request = request.map_err(|error| PeerError::Nonsense(error.to_string().into()))?;
-        let answer = self.0.client.open_as_it_is(server, request).await;
-        whole(answer.map_err(absence)?, draft).await
+        let request =
+            request.map_err(|error| PeerError::InvalidResponse(error.to_string().into()))?;
+        let response = self.0.client.stream_raw_request(server, request).await;
+        read_plain(response.map_err(download_error)?, file).await
     }
 }
 
-/// Says how a fetch ended, when it is dropped.
-struct End<'a> {
-    of: &'a RemoteMedia,
-    name: Name,
-    outcome: Arc<OnceCell<Outcome>>,
-    result: Outcome,
-}
-
-impl Drop for End<'_> {
-    fn drop(&mut self) {
-        self.of.ended(&self.name);
-        if let Err(error) = &self.result {
-            log::debug!("mxc://{}/{}: {error}", self.name.0, self.name.1);
-            // What is announced may come any moment.
-            if !matches!(error, Error::Media(media::Error::NotYetUploaded)) {
-                let failed = &self.of.0.failed;
-                failed.put(self.name.clone(), error.clone(), BYTES_EACH, FAILED);
-            }
-        }
-        let result = std::mem::replace(&mut self.result, Ok(()));
-        // Nobody else sets it.
-        let _ = self.outcome.set_blocking(result);
-    }
-}
-
-/// Whether a server does not know the endpoint.
+/// Whether the server does not know the endpoint.
 fn is_unrecognized(error: &PeerError) -> bool {
     matches!(error, PeerError::Status(StatusCode::NOT_FOUND, _))
         && matches!(error.kind(), Some(ErrorKind::Unrecognized))
 }
 
-/// What a server says of media that it does not give.
-fn absence(error: PeerError) -> Error {
+fn download_error(error: PeerError) -> Error {
     match (&error, error.kind()) {
         (_, Some(ErrorKind::NotYetUploaded)) => media::Error::NotYetUploaded.into(),
         (PeerError::NotAllowed | PeerError::Status(StatusCode::NOT_FOUND, _), _) => {
@@ -264,43 +221,52 @@ fn absence(error: PeerError) -> Error {
     }
 }
 
-/// Takes the media out of an answer in several parts.
-async fn parts(mut answer: Answer, mut draft: FileWriter) -> Result<(FileWriter, Told), Error> {
-    let mut parts = Parts::new(&answer.head.headers)?;
-    check(&draft, announced(&answer).saturating_sub(AROUND))?;
-    while let Some(piece) = answer.next().await? {
-        write(&mut draft, &parts.push(&piece)?).await?;
-        if parts.is_whole() {
-            return Ok((draft, parts.told().clone()));
+/// Reads media from a multipart response.
+async fn read_multipart(
+    mut response: StreamedResponse,
+    mut file: FileWriter,
+) -> Result<(FileWriter, MediaHeaders), Error> {
+    let mut reader = MultipartReader::new(&response.head.headers)?;
+    check_size(
+        &file,
+        content_length(&response).saturating_sub(MULTIPART_OVERHEAD),
+    )?;
+    while let Some(chunk) = response.next().await? {
+        write(&mut file, &reader.push(&chunk)?).await?;
+        if reader.is_complete() {
+            return Ok((file, reader.media_headers().clone()));
         }
     }
-    Err(PeerError::Nonsense("media that break off".into()).into())
+    Err(PeerError::InvalidResponse("incomplete media".into()).into())
 }
 
-/// Takes an answer that is the media.
-async fn whole(mut answer: Answer, mut draft: FileWriter) -> Result<(FileWriter, Told), Error> {
-    let told = Told::of(&answer.head.headers);
-    check(&draft, announced(&answer))?;
-    while let Some(piece) = answer.next().await? {
-        write(&mut draft, &piece).await?;
+/// Reads media from a response whose body they are.
+async fn read_plain(
+    mut response: StreamedResponse,
+    mut file: FileWriter,
+) -> Result<(FileWriter, MediaHeaders), Error> {
+    let headers = MediaHeaders::of(&response.head.headers);
+    check_size(&file, content_length(&response))?;
+    while let Some(chunk) = response.next().await? {
+        write(&mut file, &chunk).await?;
     }
-    Ok((draft, told))
+    Ok((file, headers))
 }
 
-/// How many bytes an answer has, as far as it says so.
-fn announced(answer: &Answer) -> u64 {
-    let length = answer.head.headers.get(header::CONTENT_LENGTH);
+/// 0 if the response does not say it.
+fn content_length(response: &StreamedResponse) -> u64 {
+    let length = response.head.headers.get(header::CONTENT_LENGTH);
     let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
     length.unwrap_or(0)
 }
 
-/// Refuses before anything has come what would be too large in the end.
-fn check(draft: &FileWriter, length: u64) -> Result<(), Error> {
-    draft.check(length).map_err(of_remote)
+/// Refuses media that will be too large before they are received.
+fn check_size(file: &FileWriter, length: u64) -> Result<(), Error> {
+    file.check(length).map_err(of_remote)
 }
 
-async fn write(draft: &mut FileWriter, piece: &[u8]) -> Result<(), Error> {
-    draft.write(piece).await.map_err(of_remote)
+async fn write(file: &mut FileWriter, chunk: &[u8]) -> Result<(), Error> {
+    file.write(chunk).await.map_err(of_remote)
 }
 
 fn of_remote(error: media::Error) -> Error {

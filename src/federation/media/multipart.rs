@@ -1,5 +1,4 @@
-//! What another server answers when it is asked for media: `multipart/mixed` with two parts, read as
-//! it comes ([server-server API, "Content Repository"], RFC 2046).
+//! Reader of the `multipart/mixed` response with media, of two parts ([server-server API, "Content Repository"], RFC 2046).
 //!
 //! [server-server API, "Content Repository"]: https://spec.matrix.org/v1.19/server-server-api/#content-repository
 
@@ -9,25 +8,24 @@ use ruma::http_headers::ContentDisposition;
 
 use crate::federation::Error;
 
-/// How large the headers of a part can be, and everything before the media, in bytes.
-const HEADERS: usize = 16 * 1024;
-const BEFORE: usize = 128 * 1024;
-/// What may be around the media, in bytes.
-pub const AROUND: u64 = 2 * BEFORE as u64;
-/// The longest that a boundary can be.
-const BOUNDARY: usize = 70;
+/// The limits of the headers of a part, and of everything before the media.
+const MAX_HEADER_BYTES: usize = 16 * 1024;
+const MAX_BYTES_BEFORE: usize = 128 * 1024;
+/// How much longer than the media a response may be, in bytes.
+pub const MULTIPART_OVERHEAD: u64 = 2 * MAX_BYTES_BEFORE as u64;
+/// By RFC 2046.
+const MAX_BOUNDARY_BYTES: usize = 70;
 
-/// What media are, as their server says.
+/// What the headers say of the media.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Told {
+pub struct MediaHeaders {
     pub content_type: String,
     pub name: Option<String>,
-    /// Where they are, if they are not here.
+    /// The URL of the media, if they are not in this response.
     pub location: Option<String>,
 }
 
-impl Told {
-    /// What the headers say.
+impl MediaHeaders {
     pub fn of(headers: &HeaderMap) -> Self {
         let text = |name: HeaderName| headers.get(name)?.to_str().ok().map(ToOwned::to_owned);
         let disposition = headers.get(header::CONTENT_DISPOSITION);
@@ -41,74 +39,71 @@ impl Told {
     }
 }
 
-/// Reads an answer.
-pub struct Parts {
-    /// What ends a part.
+pub struct MultipartReader {
     delimiter: Vec<u8>,
-    /// What has come and has not been read.
+    /// What was received and is not read yet.
     buffer: Vec<u8>,
     state: State,
-    /// How much may still come before the media.
+    /// How many bytes may still come before the media.
     before: usize,
-    told: Told,
+    headers: MediaHeaders,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Before the parts, or in the one that says nothing of interest: so many are behind.
+    /// In the preamble, or in the first part, which is JSON. The number counts parts.
     Skipping(u8),
-    /// Behind a delimiter.
+    /// After a delimiter.
     Headers(u8),
     Content,
     End,
 }
 
-impl Parts {
-    /// For an answer with these headers.
+impl MultipartReader {
+    /// For a response with these headers.
     pub fn new(headers: &HeaderMap) -> Result<Self, Error> {
         let kind = headers.get(header::CONTENT_TYPE);
         let boundary = kind.and_then(|kind| boundary(kind.to_str().ok()?));
-        let boundary = boundary.ok_or_else(|| nonsense("media that are not multipart/mixed"))?;
+        let boundary = boundary.ok_or_else(|| invalid("media that are not multipart/mixed"))?;
         Ok(Self {
             delimiter: [b"\r\n--", boundary.as_bytes()].concat(),
             // The first delimiter may stand at the very beginning.
             buffer: b"\r\n".to_vec(),
             state: State::Skipping(0),
-            before: BEFORE,
-            told: Told::default(),
+            before: MAX_BYTES_BEFORE,
+            headers: MediaHeaders::default(),
         })
     }
 
-    /// Takes what comes; gives what of it are media.
-    pub fn push(&mut self, piece: &[u8]) -> Result<Vec<u8>, Error> {
+    /// Reads a chunk of the response. Returns what of it are media.
+    pub fn push(&mut self, chunk: &[u8]) -> Result<Vec<u8>, Error> {
         let mut media = Vec::new();
         if self.state == State::End {
             return Ok(media);
         }
         if self.state != State::Content {
-            let left = self.before.checked_sub(piece.len());
-            // The piece may be media already, of which it holds as much as it likes.
+            let left = self.before.checked_sub(chunk.len());
+            // The rest of the chunk may be media, which have their own limit.
             self.before = left.unwrap_or(0);
         }
-        self.buffer.extend_from_slice(piece);
+        self.buffer.extend_from_slice(chunk);
         while self.step(&mut media)? {}
         if self.before == 0 && !matches!(self.state, State::Content | State::End) {
-            return Err(nonsense("too much before the media"));
+            return Err(invalid("too much before the media"));
         }
         Ok(media)
     }
 
-    /// What the server says of the media, once they begin.
-    pub fn told(&self) -> &Told {
-        &self.told
+    /// Set when the media begin.
+    pub fn media_headers(&self) -> &MediaHeaders {
+        &self.headers
     }
 
-    /// Whether all of it has come.
-    pub fn is_whole(&self) -> bool {
+    pub fn is_complete(&self) -> bool {
         self.state == State::End
     }
 
-    /// Goes one step forward, if enough has come for that.
+    /// Makes one step, if enough was received for that; whether it did.
     fn step(&mut self, media: &mut Vec<u8>) -> Result<bool, Error> {
         match self.state {
             State::Skipping(part) => {
@@ -119,13 +114,13 @@ impl Parts {
                 Ok(ended)
             }
             State::Headers(part) => {
-                let Some(headers) = self.headers()? else {
+                let Some(headers) = self.read_headers()? else {
                     return Ok(false);
                 };
                 self.state = if part == 0 {
                     State::Skipping(1)
                 } else {
-                    self.told = Told::of(&headers);
+                    self.headers = MediaHeaders::of(&headers);
                     State::Content
                 };
                 Ok(true)
@@ -143,7 +138,7 @@ impl Parts {
         }
     }
 
-    /// What comes before the next delimiter, as far as it has come, and whether that has come too.
+    /// What was received before the next delimiter, and whether the delimiter was received too.
     fn until_delimiter(&mut self) -> (Vec<u8>, bool) {
         match memmem::find(&self.buffer, &self.delimiter) {
             Some(place) => {
@@ -153,7 +148,7 @@ impl Parts {
                 (content, true)
             }
             None => {
-                // Its beginning may have come.
+                // The beginning of the delimiter may have been received.
                 let safe = (self.buffer.len() + 1).saturating_sub(self.delimiter.len());
                 let rest = self.buffer.split_off(safe);
                 (std::mem::replace(&mut self.buffer, rest), false)
@@ -161,22 +156,22 @@ impl Parts {
         }
     }
 
-    /// The rest of the delimiter's line and the headers behind it, if all of them have come. Some
+    /// Reads the rest of the delimiter's line and the headers after it, if all of them were received. Some
     /// servers end lines with a line feed alone.
-    fn headers(&mut self) -> Result<Option<HeaderMap>, Error> {
+    fn read_headers(&mut self) -> Result<Option<HeaderMap>, Error> {
         let mut headers = HeaderMap::new();
         let mut start = 0;
         let mut is_first = true;
         while let Some(length) = memchr(b'\n', &self.buffer[start..]) {
             let line = self.buffer[start..start + length].trim_ascii();
             start += length + 1;
-            if start > HEADERS {
+            if start > MAX_HEADER_BYTES {
                 break;
             }
             match line {
                 line if std::mem::take(&mut is_first) => {
                     if !line.is_empty() {
-                        return Err(nonsense("a part is missing"));
+                        return Err(invalid("a part is missing"));
                     }
                 }
                 [] => {
@@ -184,29 +179,29 @@ impl Parts {
                     return Ok(Some(headers));
                 }
                 line => {
-                    let (name, value) = header_of(line)?;
+                    let (name, value) = parse_header(line)?;
                     headers.append(name, value);
                 }
             }
         }
-        if self.buffer.len() > HEADERS {
-            return Err(nonsense("too many headers"));
+        if self.buffer.len() > MAX_HEADER_BYTES {
+            return Err(invalid("too many headers"));
         }
         Ok(None)
     }
 }
 
-fn header_of(line: &[u8]) -> Result<(HeaderName, HeaderValue), Error> {
-    let colon = memchr(b':', line).ok_or_else(|| nonsense("a header without a colon"))?;
+fn parse_header(line: &[u8]) -> Result<(HeaderName, HeaderValue), Error> {
+    let colon = memchr(b':', line).ok_or_else(|| invalid("a header without a colon"))?;
     let name = HeaderName::from_bytes(line[..colon].trim_ascii());
     let value = HeaderValue::from_bytes(line[colon + 1..].trim_ascii());
     match (name, value) {
         (Ok(name), Ok(value)) => Ok((name, value)),
-        _ => Err(nonsense("a header that is none")),
+        _ => Err(invalid("an invalid header")),
     }
 }
 
-/// The boundary that a content type names, if it is that of several parts.
+/// The boundary of a content type `multipart/mixed`.
 fn boundary(content_type: &str) -> Option<String> {
     let mut fields = content_type.split(';');
     let kind = fields.next()?.trim();
@@ -218,95 +213,97 @@ fn boundary(content_type: &str) -> Option<String> {
         let is_it = name.trim().eq_ignore_ascii_case("boundary");
         is_it.then(|| value.trim().trim_matches('"').to_owned())
     })?;
-    (1..=BOUNDARY).contains(&boundary.len()).then_some(boundary)
+    (1..=MAX_BOUNDARY_BYTES)
+        .contains(&boundary.len())
+        .then_some(boundary)
 }
 
-fn nonsense(why: &str) -> Error {
-    Error::Nonsense(why.into())
+fn invalid(why: &str) -> Error {
+    Error::InvalidResponse(why.into())
 }
 
 #[cfg(test)]
 mod tests {
     use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
 
-    use super::{Parts, Told};
+    use super::{MediaHeaders, MultipartReader};
     use crate::federation::Error;
 
     const GOOD: &str = "\r\n--abc\r\nContent-Type: application/json\r\n\r\n{}\r\n--abc\r\n\
                         Content-Type: text/plain\r\nContent-Disposition: inline; filename=a.txt\r\n\r\n\
                         some\r\n--ab text\r\n--abc--\r\n";
 
-    fn parts(content_type: &'static str) -> Result<Parts, Error> {
+    fn reader(content_type: &'static str) -> Result<MultipartReader, Error> {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-        Parts::new(&headers)
+        MultipartReader::new(&headers)
     }
 
-    /// Reads `body` in pieces of so many bytes.
-    fn read(body: &[u8], piece: usize) -> Result<(Told, Vec<u8>, bool), Error> {
-        let mut parts = parts("multipart/mixed; boundary=abc")?;
+    /// Reads `body` in chunks of so many bytes.
+    fn read(body: &[u8], piece: usize) -> Result<(MediaHeaders, Vec<u8>, bool), Error> {
+        let mut reader = reader("multipart/mixed; boundary=abc")?;
         let mut media = Vec::new();
         for piece in body.chunks(piece) {
-            media.extend(parts.push(piece)?);
+            media.extend(reader.push(piece)?);
         }
-        Ok((parts.told().clone(), media, parts.is_whole()))
+        Ok((reader.media_headers().clone(), media, reader.is_complete()))
     }
 
     #[test]
-    fn media_are_read_whatever_the_pieces_are_that_they_come_in() {
+    fn media_are_read_whatever_the_size_of_the_chunks() {
         for piece in 1..GOOD.len() {
-            let (told, media, whole) = read(GOOD.as_bytes(), piece).unwrap();
+            let (headers, media, is_complete) = read(GOOD.as_bytes(), piece).unwrap();
             assert_eq!(media, b"some\r\n--ab text", "{piece}");
-            assert_eq!((&*told.content_type, whole), ("text/plain", true));
-            assert_eq!(told.name.as_deref(), Some("a.txt"));
+            assert_eq!((&*headers.content_type, is_complete), ("text/plain", true));
+            assert_eq!(headers.name.as_deref(), Some("a.txt"));
         }
     }
 
     #[test]
-    fn what_other_servers_are_known_to_send_is_read() {
+    fn responses_of_known_servers_are_read() {
         for body in [
-            // Without anything before the first delimiter, and with nothing behind the last.
+            // Without a preamble, and with nothing after the last delimiter.
             "--abc\r\n\r\n{}\r\n--abc\r\nContent-Type: a/b\r\n\r\nx\r\n--abc",
             // With blanks, and with line feeds alone.
             "  \r\n--abc \r\ncontent-type:  application/json \r\n\r\n {} \r\n--abc\ncontent-type: a/b\n\nx\r\n--abc--",
         ] {
-            let (told, media, whole) = read(body.as_bytes(), 7).unwrap();
+            let (headers, media, is_complete) = read(body.as_bytes(), 7).unwrap();
             assert_eq!(
-                (&*media, &*told.content_type, whole),
+                (&*media, &*headers.content_type, is_complete),
                 (&b"x"[..], "a/b", true)
             );
         }
     }
 
     #[test]
-    fn media_may_be_elsewhere() {
+    fn the_location_of_media_is_read() {
         let body = "--abc\r\n\r\n{}\r\n--abc\r\nLocation: https://cdn.example/x\r\n\r\n\r\n--abc--";
-        let (told, media, whole) = read(body.as_bytes(), 9).unwrap();
-        assert_eq!(told.location.as_deref(), Some("https://cdn.example/x"));
-        assert!(media.is_empty() && whole);
+        let (headers, media, is_complete) = read(body.as_bytes(), 9).unwrap();
+        assert_eq!(headers.location.as_deref(), Some("https://cdn.example/x"));
+        assert!(media.is_empty() && is_complete);
     }
 
     #[test]
-    fn what_breaks_off_is_not_whole_and_what_is_cut_never_panics() {
+    fn a_truncated_response_is_incomplete_and_does_not_panic() {
         let end = GOOD.len() - "--\r\n".len();
         for length in 0..end {
-            if let Ok((_, _, whole)) = read(&GOOD.as_bytes()[..length], 5) {
-                assert!(!whole, "{length}");
+            if let Ok((_, _, is_complete)) = read(&GOOD.as_bytes()[..length], 5) {
+                assert!(!is_complete, "{length}");
             }
         }
     }
 
     #[test]
-    fn nonsense_is_refused() {
+    fn invalid_responses_are_rejected() {
         for kind in [
             "text/plain",
             "multipart/mixed",
             "multipart/mixed; boundary=\"\"",
         ] {
-            assert!(parts(kind).is_err(), "{kind}");
+            assert!(reader(kind).is_err(), "{kind}");
         }
         let endless = "x".repeat(200_000);
-        let headers = format!("--abc\r\n{}: y", "x".repeat(20_000));
+        let long_header = format!("--abc\r\n{}: y", "x".repeat(20_000));
         let many = format!("--abc\r\n{}", "a: b\r\n".repeat(50_000));
         let many_in_one = format!("--abc\n{}\n\n--abc\n\n\n--abc--", "a:\n".repeat(40_000));
         assert!(read(many_in_one.as_bytes(), many_in_one.len()).is_err());
@@ -315,7 +312,7 @@ mod tests {
             "--abc\r\nno colon\r\n\r\n",
             "--abc\r\n: empty\r\n\r\n",
             &endless,
-            &headers,
+            &long_header,
             &many,
         ] {
             assert!(read(body.as_bytes(), 1000).is_err());

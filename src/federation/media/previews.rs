@@ -1,7 +1,7 @@
-//! What web pages say of themselves, for clients that show a link ([`GET /preview_url`]). Only if the
-//! owner of the server wants that: it makes the server ask whomever a user names.
+//! Previews of web pages ([`GET /preview_url`]). They must be enabled by the owner, as any user can make
+//! this server request any page.
 //!
-//! Pages are asked for by `https` alone, whatever the link says.
+//! Pages are requested by `https` alone, whatever the URL says.
 //!
 //! [`GET /preview_url`]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1mediapreview_url
 
@@ -13,50 +13,51 @@ use smol::lock::Semaphore;
 
 use super::Error;
 use crate::{
+    cache::Cache,
     clock::Clock,
     config::Size,
+    executor::Executor,
     federation::{
-        Client,
-        locks::Locks,
-        remembered::Remembered,
+        Client, Error as PeerError,
         transport::{
-            connect::{Answer, in_time},
-            web::Place,
+            connect::{StreamedResponse, with_timeout},
+            web::HttpsUrl,
         },
     },
     media::{self, Media, PageMetadata},
     pool::{self, Kind, Pool},
+    single_flight::SingleFlight,
 };
 
-/// How long making one may take.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// How much of a page is read, and how large its picture may be.
-const PAGE: usize = 512 * 1024;
-const PICTURE: Size = Size::mebi(10);
-/// How many are made at once, and among how many locks those that are wanted are divided.
-const AT_ONCE: usize = 4;
-const LOCKS: usize = 64;
-/// How long one is shown, and nothing where there was none; how many are remembered, and the memory
-/// that they take.
-const SHOWN: Duration = Duration::from_hours(1);
-const FAILED: Duration = Duration::from_mins(5);
-const REMEMBERED: usize = 500;
-const BYTES: usize = 512 * 1024;
-/// How long a link may be.
-const LONGEST: usize = 2000;
+const TIMEOUT: Duration = Duration::from_secs(20);
+/// How much of a page is read.
+const MAX_PAGE_BYTES: usize = 512 * 1024;
+const MAX_PICTURE: Size = Size::mebi(10);
+const MAX_CONCURRENT: usize = 4;
+/// How many previews are made or queued.
+const MAX_QUEUED: usize = 200;
+/// For how long a preview is cached, and for how long a failure.
+const TTL: Duration = Duration::from_hours(1);
+const FAILURE_TTL: Duration = Duration::from_mins(5);
+const MAX_CACHED: usize = 500;
+const MAX_CACHED_BYTES: usize = 512 * 1024;
+const MAX_URL_BYTES: usize = 2000;
 
-/// What is shown of a page.
+/// The Open Graph fields of a page.
 pub type Preview = Arc<Map<String, Value>>;
 
-/// Makes previews.
-pub struct Previews {
+/// Makes previews. Clones are the same.
+#[derive(Clone)]
+pub struct Previews(Arc<PreviewsInner>);
+
+struct PreviewsInner {
     client: Client,
     media: Media,
     pool: Pool,
-    known: Remembered<String, Result<Preview, Error>>,
-    /// Each is made once for all who want it.
-    turns: Locks<LOCKS>,
-    slots: Semaphore,
+    executor: Executor,
+    cached: Cache<String, Result<Preview, Error>>,
+    requests: SingleFlight<String, Result<Preview, Error>>,
+    permits: Semaphore,
 }
 
 impl std::fmt::Debug for Previews {
@@ -66,102 +67,111 @@ impl std::fmt::Debug for Previews {
 }
 
 impl Previews {
-    /// Asks with `client`, and puts pictures into `media`.
-    pub fn new(client: &Client, media: &Media, (clock, pool): (&Clock, &Pool)) -> Self {
-        Self {
+    pub fn new(
+        client: &Client,
+        media: &Media,
+        clock: &Clock,
+        pool: &Pool,
+        executor: &Executor,
+    ) -> Self {
+        Self(Arc::new(PreviewsInner {
             client: client.clone(),
             media: media.clone(),
             pool: pool.clone(),
-            known: Remembered::new(clock, REMEMBERED, BYTES),
-            turns: Locks::default(),
-            slots: Semaphore::new(AT_ONCE),
-        }
+            executor: executor.clone(),
+            cached: Cache::with_max_bytes(clock, MAX_CACHED, MAX_CACHED_BYTES),
+            requests: SingleFlight::new(MAX_QUEUED),
+            permits: Semaphore::new(MAX_CONCURRENT),
+        }))
     }
 
-    /// What the page at `url` says of itself; nothing if it is no page.
-    ///
-    /// # Errors
-    /// If it cannot be had.
+    /// The preview of the page at `url`, empty if it is neither a page nor a picture.
     pub async fn preview(&self, url: &str) -> Result<Preview, Error> {
-        let place = place_of(url).ok_or(media::Error::Invalid("this is no link to the web"))?;
-        let key = format!("{place:?}");
-        if let Some(known) = self.known.get(&key) {
-            return known;
+        let url = parse_url(url).ok_or(media::Error::Invalid("this is no link to the web"))?;
+        let key = format!("{url:?}");
+        if let Some(cached) = self.0.cached.get(&key) {
+            return cached;
         }
-        let _turn = self.turns.of(&key).await;
-        if let Some(known) = self.known.get(&key) {
-            return known;
-        }
-        let _slot = self.slots.acquire().await;
-        let made = in_time(PATIENCE, Box::pin(self.make(place))).await;
+        let (this, name) = (self.clone(), key.clone());
+        let work = move || async move { this.run(name, url).await };
+        let request = self.0.requests.start(&self.0.executor, key, work);
+        let made = request.ok_or(PeerError::TimedOut)?.wait().await;
+        made.unwrap_or(Err(PeerError::TimedOut.into()))
+    }
+
+    async fn run(&self, key: String, url: HttpsUrl) -> Result<Preview, Error> {
+        let _permit = self.0.permits.acquire().await;
+        let made = with_timeout(TIMEOUT, Box::pin(self.make(url))).await;
         let made = made.map_err(Error::from).flatten().map(Arc::new);
         let bytes = made.as_ref().map_or(0, |made| size(made));
-        let size = key.len() + bytes + 256;
-        let holds = if made.is_ok() { SHOWN } else { FAILED };
-        self.known.put(key, made.clone(), size, holds);
+        let bytes = key.len() + bytes + 256;
+        let ttl = if made.is_ok() { TTL } else { FAILURE_TTL };
+        self.0.cached.insert_sized(key, made.clone(), bytes, ttl);
         made
     }
 
-    async fn make(&self, place: Place) -> Result<Map<String, Value>, Error> {
-        let (place, answer) = self.client.open_on_the_web(place).await?;
-        let kind = kind(&answer.head.headers);
+    async fn make(&self, url: HttpsUrl) -> Result<Map<String, Value>, Error> {
+        let (url, response) = self.0.client.get_web(url).await?;
+        let kind = media_type(&response.head.headers);
         if kind.starts_with("image/") {
-            return Ok(self.picture(answer).await?.unwrap_or_default());
+            return Ok(self.keep_picture(response).await?.unwrap_or_default());
         }
         if kind != "text/html" && kind != "application/xhtml+xml" {
             return Ok(Map::new());
         }
-        let page = self.page(answer).await?;
-        let mut shown: Map<String, Value> = page
+        let page = self.read_page(response).await?;
+        let mut preview: Map<String, Value> = page
             .fields
             .into_iter()
             .map(|(name, value)| (name, value.into()))
             .collect();
-        let link = page.image.and_then(|link| linked(&place, &link));
+        let link = page.image.and_then(|link| resolve(&url, &link));
         if let Some(link) = link {
             match self.fetch_picture(link).await {
-                Ok(picture) => shown.extend(picture.unwrap_or_default()),
-                // The page is worth something without.
-                Err(error) => log::debug!("no picture in a preview: {error}"),
+                Ok(picture) => preview.extend(picture.unwrap_or_default()),
+                Err(error) => log::debug!("the preview of {} has no picture: {error}", url.host),
             }
         }
-        Ok(shown)
+        Ok(preview)
     }
 
-    async fn page(&self, mut answer: Answer) -> Result<PageMetadata, Error> {
+    async fn read_page(&self, mut response: StreamedResponse) -> Result<PageMetadata, Error> {
         let mut html = Vec::new();
-        while let Some(piece) = answer.next().await? {
-            let room = PAGE - html.len();
-            html.extend_from_slice(&piece[..piece.len().min(room)]);
-            // What a page says of itself stands at its beginning.
-            if html.len() == PAGE {
+        while let Some(chunk) = response.next().await? {
+            let left = MAX_PAGE_BYTES - html.len();
+            html.extend_from_slice(&chunk[..chunk.len().min(left)]);
+            // The fields are at the beginning of a page.
+            if html.len() == MAX_PAGE_BYTES {
                 break;
             }
         }
         let read = move || media::parse_html_metadata(&String::from_utf8_lossy(&html));
-        let page = self.pool.run(Kind::Picture, read).await;
+        let page = self.0.pool.run(Kind::Picture, read).await;
         Ok(page.map_err(|error: pool::Error| media::Error::from(error))?)
     }
 
-    async fn fetch_picture(&self, place: Place) -> Result<Option<Map<String, Value>>, Error> {
-        let (_, answer) = self.client.open_on_the_web(place).await?;
-        self.picture(answer).await
+    async fn fetch_picture(&self, url: HttpsUrl) -> Result<Option<Map<String, Value>>, Error> {
+        let (_, response) = self.0.client.get_web(url).await?;
+        self.keep_picture(response).await
     }
 
-    /// Keeps the picture in an answer, if it is one; what is shown of it.
-    async fn picture(&self, mut answer: Answer) -> Result<Option<Map<String, Value>>, Error> {
-        let mut draft = self.media.begin_download().await?;
-        let mut left = PICTURE.bytes();
-        while let Some(piece) = answer.next().await? {
-            let Some(less) = left.checked_sub(piece.len() as u64) else {
-                return Err(media::Error::RemoteTooLarge(PICTURE).into());
+    /// Stores the picture of a response. None if it is not a picture.
+    async fn keep_picture(
+        &self,
+        mut response: StreamedResponse,
+    ) -> Result<Option<Map<String, Value>>, Error> {
+        let mut file = self.0.media.begin_download().await?;
+        let mut left = MAX_PICTURE.bytes();
+        while let Some(chunk) = response.next().await? {
+            let Some(less) = left.checked_sub(chunk.len() as u64) else {
+                return Err(media::Error::RemoteTooLarge(MAX_PICTURE).into());
             };
             left = less;
-            draft.write(&piece).await?;
+            file.write(&chunk).await?;
         }
-        let content = draft.finish().await?;
+        let content = file.finish().await?;
         let size = content.size;
-        let Some((uri, seen)) = self.media.store_preview_image(content).await? else {
+        let Some((uri, seen)) = self.0.media.store_preview_image(content).await? else {
             return Ok(None);
         };
         Ok(Some(Map::from_iter([
@@ -174,8 +184,7 @@ impl Previews {
     }
 }
 
-/// What kind of thing an answer is.
-fn kind(headers: &HeaderMap) -> String {
+fn media_type(headers: &HeaderMap) -> String {
     let kind = headers.get(header::CONTENT_TYPE);
     let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let essence = kind.split(';').next().unwrap_or_default();
@@ -187,48 +196,47 @@ fn size(preview: &Map<String, Value>) -> usize {
     texts.map(str::len).sum::<usize>() + 64 * preview.len()
 }
 
-/// Where a link leads to.
-fn place_of(link: &str) -> Option<Place> {
-    if link.len() > LONGEST {
+fn parse_url(url: &str) -> Option<HttpsUrl> {
+    if url.len() > MAX_URL_BYTES {
         return None;
     }
-    let link = link.split('#').next()?;
-    match link.strip_prefix("http://") {
-        // With another port it is another server.
-        Some(rest) => Place::of(&format!("https://{rest}")).filter(|place| place.port.is_none()),
-        None => Place::of(link),
+    let url = url.split('#').next()?;
+    match url.strip_prefix("http://") {
+        // The port of a plain HTTP server has no TLS.
+        Some(rest) => HttpsUrl::parse(&format!("https://{rest}")).filter(|url| url.port.is_none()),
+        None => HttpsUrl::parse(url),
     }
 }
 
-/// Where a link on the page at `place` leads to.
-fn linked(place: &Place, link: &str) -> Option<Place> {
+/// The URL of a link on the page at `url`.
+fn resolve(url: &HttpsUrl, link: &str) -> Option<HttpsUrl> {
     if let Some(rest) = link.strip_prefix("//") {
-        return place_of(&format!("https://{rest}"));
+        return parse_url(&format!("https://{rest}"));
     }
     if link.contains("://") {
-        return place_of(link);
+        return parse_url(link);
     }
     if link.starts_with('/') {
-        return place.redirected(link);
+        return url.redirected(link);
     }
-    let path = place.path.split('?').next()?;
+    let path = url.path.split('?').next()?;
     let (directory, _) = path.rsplit_once('/')?;
-    place.redirected(&format!("{directory}/{link}"))
+    url.redirected(&format!("{directory}/{link}"))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{linked, place_of};
+    use super::{HttpsUrl, parse_url, resolve};
 
-    fn shown(place: Option<super::Place>) -> Option<String> {
-        place.map(|place| {
-            let port = place.port.map_or(String::new(), |port| format!(":{port}"));
-            format!("{}{port}{}", place.host, place.path)
+    fn shown(url: Option<HttpsUrl>) -> Option<String> {
+        url.map(|url| {
+            let port = url.port.map_or(String::new(), |port| format!(":{port}"));
+            format!("{}{port}{}", url.host, url.path)
         })
     }
 
     #[test]
-    fn links_lead_to_the_web_by_https_and_nowhere_else() {
+    fn only_http_and_https_urls_are_previewed() {
         for (link, place) in [
             ("https://a.example/b?c#d", Some("a.example/b?c")),
             ("http://a.example/b", Some("a.example/b")),
@@ -240,13 +248,13 @@ mod tests {
             ("javascript:alert(1)", None),
             ("", None),
         ] {
-            assert_eq!(shown(place_of(link)).as_deref(), place, "{link}");
+            assert_eq!(shown(parse_url(link)).as_deref(), place, "{link}");
         }
     }
 
     #[test]
-    fn links_on_a_page_lead_from_where_it_is() {
-        let page = place_of("https://a.example/b/c?d=/e").unwrap();
+    fn links_on_a_page_are_resolved_against_its_url() {
+        let page = parse_url("https://a.example/b/c?d=/e").unwrap();
         for (link, place) in [
             ("/x.png", Some("a.example/x.png")),
             ("x.png", Some("a.example/b/x.png")),
@@ -258,7 +266,7 @@ mod tests {
             ),
             ("file:///x", None),
         ] {
-            assert_eq!(shown(linked(&page, link)).as_deref(), place, "{link}");
+            assert_eq!(shown(resolve(&page, link)).as_deref(), place, "{link}");
         }
     }
 }

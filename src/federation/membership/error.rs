@@ -17,7 +17,7 @@ pub enum Error {
 
 impl Error {
     pub(super) fn invalid_response(error: impl ToString) -> Self {
-        Self::Peer(federation::Error::Nonsense(error.to_string().into()))
+        Self::Peer(federation::Error::InvalidResponse(error.to_string().into()))
     }
 }
 

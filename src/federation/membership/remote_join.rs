@@ -58,8 +58,8 @@ use crate::{
 
 /// The limits of a response with the state of a room.
 const STATE_LIMITS: Limits = Limits {
-    time: Duration::from_mins(5),
-    size: 256 * 1024 * 1024,
+    timeout: Duration::from_mins(5),
+    max_bytes: 256 * 1024 * 1024,
 };
 /// How many events are verified at once.
 const VERIFIED_PER_BATCH: usize = 64;
@@ -218,8 +218,8 @@ impl MembershipClient {
     {
         let directory = self.0.data_dir.clone();
         let file = temporary_file(&directory).map_err(PeerError::disk)?;
-        let target = (file, STATE_LIMITS);
-        let body = self.0.client.download(server, request, target).await?;
+        let client = &self.0.client;
+        let body = client.download(server, request, file, STATE_LIMITS).await?;
         let read = move |_: &_| Ok(StateResponse::read(body, &directory, rules)?);
         self.0.store.scan("the state of a joined room", read).await
     }

@@ -19,7 +19,7 @@ use super::{
     error::Error,
 };
 use crate::{
-    federation::transport::connect::in_time,
+    federation::transport::connect::with_timeout,
     protocol::{
         Pdu,
         build::{BuiltEvent, EventPlace, build},
@@ -85,7 +85,7 @@ impl MembershipClient {
         let (user, room) = (&request.actor.id, &request.room);
         let attempt = |server| self.leave_via(request, left, server);
         let attempts = self.try_servers(room, left.servers.clone(), attempt);
-        let reason = match in_time(LEAVE_TIMEOUT, attempts).await {
+        let reason = match with_timeout(LEAVE_TIMEOUT, attempts).await {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(Error::Rooms(error @ rooms::Error::Store(_)))) => return Err(error.into()),
             Ok(Err(error)) => error.to_string(),

@@ -33,8 +33,8 @@ use crate::{
 };
 
 const EXCHANGE_LIMITS: Limits = Limits {
-    time: Duration::from_secs(10),
-    size: 64 * 1024,
+    timeout: Duration::from_secs(10),
+    max_bytes: 64 * 1024,
 };
 
 impl MembershipClient {
@@ -107,7 +107,7 @@ impl MembershipClient {
             let request = request.map_err(|_| rooms::Error::invalid("signed is invalid"))?;
             let client = &self.0.client;
             client
-                .send_within(&server, request, EXCHANGE_LIMITS)
+                .send_with_limits(&server, request, EXCHANGE_LIMITS)
                 .await?;
             return Ok(());
         }

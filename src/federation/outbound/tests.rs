@@ -65,7 +65,7 @@ fn with_sender(before: fn(&Tx) -> Result<(), rooms::Error>, test: impl AsyncFnOn
         let publishing = executor.spawn(store.clone().publish(|_| {}));
         store.write(before).await.expect("it is written");
         let local = Local::new(config.server_name.clone(), ServerKey::generate());
-        let client = Client::new(&config, (&store, &local), (&clock, &pool), &executor);
+        let client = Client::new(&config, &store, &local, &clock, &pool, &executor);
         let client = client.expect("there are authorities");
         let sender = Sender::start(&store, &local, &client, &clock, &executor);
         let sender = sender.expect("it starts");

@@ -1,4 +1,4 @@
-//! What other servers are asked for a client: profiles, spaces, events by time.
+//! Requests to other servers for clients: profiles, spaces, events by time.
 
 pub mod profiles;
 pub mod spaces;

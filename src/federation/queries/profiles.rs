@@ -1,4 +1,4 @@
-//! Profiles of other servers' users: what their servers tell, remembered for a while.
+//! Profiles of users of other servers, with a cache.
 //!
 //! Source: server-server API, "Querying for information", `GET /query/profile`.
 
@@ -9,60 +9,56 @@ use ruma::{
 };
 
 use crate::{
+    cache::Cache,
     clock::Clock,
-    federation::{Client, Error, Limits, remembered::Remembered},
+    federation::{Client, Error, Limits},
 };
 
-/// How long a profile counts that was told.
-const HOLDS: Duration = Duration::from_mins(5);
-/// How long it counts that none was.
-const NONE_HOLDS: Duration = Duration::from_mins(1);
-/// How many are remembered, and how many bytes of them.
-const REMEMBERED: usize = 1000;
-const BYTES: usize = 1024 * 1024;
-/// A profile has 64 KiB at most; it may be written with some space.
+const TTL: Duration = Duration::from_mins(5);
+const FAILURE_TTL: Duration = Duration::from_mins(1);
+const MAX_CACHED: usize = 1000;
+const MAX_CACHED_BYTES: usize = 1024 * 1024;
+/// A profile has at most 64 KiB of canonical JSON; a response may have whitespace.
 const LIMITS: Limits = Limits {
-    time: Duration::from_secs(10),
-    size: 128 * 1024,
+    timeout: Duration::from_secs(10),
+    max_bytes: 128 * 1024,
 };
 
-/// The profiles of other servers' users.
 pub struct Profiles {
     client: Client,
-    known: Remembered<OwnedUserId, Result<UserProfile, Error>>,
+    cached: Cache<OwnedUserId, Result<UserProfile, Error>>,
 }
 
 impl Profiles {
-    /// Those that `client` can ask for.
     pub fn new(client: &Client, clock: &Clock) -> Self {
         Self {
             client: client.clone(),
-            known: Remembered::new(clock, REMEMBERED, BYTES),
+            cached: Cache::with_max_bytes(clock, MAX_CACHED, MAX_CACHED_BYTES),
         }
     }
 
-    /// What the user's server told lately.
-    pub fn known(&self, user: &UserId) -> Option<Result<UserProfile, Error>> {
-        self.known.get(user)
+    pub fn cached(&self, user: &UserId) -> Option<Result<UserProfile, Error>> {
+        self.cached.get(user)
     }
 
-    /// The profile of a user, as the user's server tells it now.
-    pub async fn ask(&self, user: &UserId) -> Result<UserProfile, Error> {
+    /// Requests the profile of `user` and caches it.
+    pub async fn fetch(&self, user: &UserId) -> Result<UserProfile, Error> {
         let request = get_profile_information::v1::Request::new(user.to_owned());
-        let told = self.client.send_within(user.server_name(), request, LIMITS);
-        let profile = told.await.map(|told| told.data);
-        let (bytes, holds) = match &profile {
-            Ok(profile) => (size(profile), HOLDS),
-            Err(error) => (error.to_string().len(), NONE_HOLDS),
+        let server = user.server_name();
+        let response = self.client.send_with_limits(server, request, LIMITS);
+        let profile = response.await.map(|response| response.data);
+        let (bytes, ttl) = match &profile {
+            Ok(profile) => (size(profile), TTL),
+            Err(error) => (error.to_string().len(), FAILURE_TTL),
         };
         let bytes = bytes + user.as_str().len();
-        self.known
-            .put(user.to_owned(), profile.clone(), bytes, holds);
+        self.cached
+            .insert_sized(user.to_owned(), profile.clone(), bytes, ttl);
         profile
     }
 }
 
-/// How much of a profile there is, in bytes.
+/// In bytes.
 fn size(profile: &UserProfile) -> usize {
     let fields = profile.iter();
     let sizes = fields.map(|(name, value)| name.len() + value.to_string().len());

@@ -1,5 +1,4 @@
-//! Spaces and rooms that this server is not in, as other servers tell of them, remembered for a
-//! while.
+//! Space hierarchies of rooms that this server is not in, with a cache.
 //!
 //! Source: server-server API, `GET /hierarchy/{roomId}`.
 
@@ -12,113 +11,110 @@ use ruma::{
 };
 
 use crate::{
+    cache::Cache,
     clock::Clock,
-    federation::{Client, Error, Limits, remembered::Remembered},
+    federation::{Client, Error, Limits},
     rooms::directory::{
         spaces::{self, Child},
         summary,
     },
 };
 
-/// How long counts what was told of a room.
-const HOLDS: Duration = Duration::from_mins(5);
-/// How long it counts that nobody told anything.
-const NONE_HOLDS: Duration = Duration::from_mins(1);
-/// Of how many rooms it is remembered, and how many bytes of it.
-const REMEMBERED: usize = 500;
-const BYTES: usize = 2 * 1024 * 1024;
+const TTL: Duration = Duration::from_mins(5);
+const FAILURE_TTL: Duration = Duration::from_mins(1);
+const MAX_CACHED: usize = 500;
+const MAX_CACHED_BYTES: usize = 2 * 1024 * 1024;
 /// How many servers are asked in turn.
-const SERVERS: usize = 3;
-/// Of how many rooms the members may join a room, at most.
-const ALLOWED: usize = 50;
+const MAX_SERVERS: usize = 3;
+/// How many rooms a restricted join rule may name in a summary.
+const MAX_ALLOWED_ROOMS: usize = 50;
 const LIMITS: Limits = Limits {
-    time: Duration::from_secs(10),
-    size: 1024 * 1024,
+    timeout: Duration::from_secs(10),
+    max_bytes: 1024 * 1024,
 };
 
-/// What another server tells of a room.
+/// The hierarchy of a room, one level deep.
 #[derive(Clone, Debug)]
-pub struct Told {
-    /// The room.
+pub struct RemoteHierarchy {
     pub room: RoomSummary,
-    /// The rooms in it, if it is a space, in their order.
+    /// The rooms of the space in their order.
     pub children: Vec<Child>,
-    /// What that server knows of these.
+    /// The summaries of the children that the server knows.
     pub known: BTreeMap<OwnedRoomId, RoomSummary>,
-    /// Those that nobody of this server could come into.
+    /// The children that users of this server cannot access.
     pub inaccessible: Vec<OwnedRoomId>,
 }
 
-/// Spaces of other servers.
 pub struct Spaces {
     client: Client,
-    known: Remembered<(OwnedRoomId, bool), Result<Arc<Told>, Error>>,
+    cached: Cache<(OwnedRoomId, bool), Result<Arc<RemoteHierarchy>, Error>>,
 }
 
 impl Spaces {
-    /// Those that `client` can ask for.
     pub fn new(client: &Client, clock: &Clock) -> Self {
         Self {
             client: client.clone(),
-            known: Remembered::new(clock, REMEMBERED, BYTES),
+            cached: Cache::with_max_bytes(clock, MAX_CACHED, MAX_CACHED_BYTES),
         }
     }
 
-    /// What the first of `servers` tells that tells anything of `room`, and of the rooms in it, or
-    /// only those that are suggested.
-    ///
-    /// # Errors
-    /// What the last of them said, or that there is nobody to ask.
-    pub async fn of(
+    /// The hierarchy of `room` from the first of `servers` that answers, with all children or only the
+    /// suggested ones.
+    pub async fn hierarchy(
         &self,
         room: &RoomId,
         suggested_only: bool,
         servers: &[OwnedServerName],
-    ) -> Result<Arc<Told>, Error> {
+    ) -> Result<Arc<RemoteHierarchy>, Error> {
         let key = (room.to_owned(), suggested_only);
-        if let Some(told) = self.known.get(&key) {
-            return told;
+        if let Some(cached) = self.cached.get(&key) {
+            return cached;
         }
-        let mut told = Err(Error::NotAllowed);
+        let mut outcome = Err(Error::NotAllowed);
         let servers = servers
             .iter()
             .filter(|server| self.client.may_contact(server));
-        for server in servers.take(SERVERS) {
-            told = self.ask(server, room, suggested_only).await;
-            if told.is_ok() {
+        for server in servers.take(MAX_SERVERS) {
+            outcome = self.fetch(server, room, suggested_only).await;
+            if outcome.is_ok() {
                 break;
             }
         }
-        let (bytes, holds) = match &told {
-            Ok(told) => (told.size(), HOLDS),
-            // Somebody else may know of servers to ask.
-            Err(Error::NotAllowed) => return told,
-            Err(error) => (error.to_string().len(), NONE_HOLDS),
+        let (bytes, ttl) = match &outcome {
+            Ok(hierarchy) => (hierarchy.size(), TTL),
+            // Another request may name other servers.
+            Err(Error::NotAllowed) => return outcome,
+            Err(error) => (error.to_string().len(), FAILURE_TTL),
         };
-        self.known.put(key, told.clone(), bytes, holds);
-        told
+        self.cached.insert_sized(key, outcome.clone(), bytes, ttl);
+        outcome
     }
 
-    async fn ask(
+    async fn fetch(
         &self,
         server: &OwnedServerName,
         room: &RoomId,
         suggested_only: bool,
-    ) -> Result<Arc<Told>, Error> {
+    ) -> Result<Arc<RemoteHierarchy>, Error> {
         let mut request = get_hierarchy::v1::Request::new(room.to_owned());
         request.suggested_only = suggested_only;
-        let answer = self.client.send_within(server, request, LIMITS).await?;
-        if answer.room.summary.room_id != room {
-            return Err(Error::Nonsense("this is another room".into()));
+        let response = self
+            .client
+            .send_with_limits(server, request, LIMITS)
+            .await?;
+        if response.room.summary.room_id != room {
+            return Err(Error::InvalidResponse(
+                "the hierarchy is of another room".into(),
+            ));
         }
-        let children = spaces::in_order(answer.room.children_state, suggested_only);
+        let children = spaces::in_order(response.room.children_state, suggested_only);
         let of_children = |room: &RoomId| children.iter().any(|child| child.room_id == room);
-        let known = answer.children.into_iter();
+        let known = response.children.into_iter();
         let known = known.filter(|summary| of_children(&summary.room_id));
-        let known = known.map(|summary| (summary.room_id.clone(), fit(summary)));
-        let inaccessible = answer.inaccessible_children.into_iter();
-        Ok(Arc::new(Told {
-            room: fit(answer.room.summary),
+        let known = known.map(|summary| (summary.room_id.clone(), sanitize(summary)));
+        let inaccessible = response.inaccessible_children.into_iter();
+        Ok(Arc::new(RemoteHierarchy {
+            room: sanitize(response.room.summary),
             known: known.collect(),
             inaccessible: inaccessible.filter(|room| of_children(room)).collect(),
             children,
@@ -126,19 +122,19 @@ impl Spaces {
     }
 }
 
-/// The summary, fit to be told on.
-fn fit(mut room: RoomSummary) -> RoomSummary {
+/// The summary for clients and other servers: with a known join rule of limited size.
+fn sanitize(mut room: RoomSummary) -> RoomSummary {
     room.join_rule = summary::supported_join_rule(room.join_rule);
     if let JoinRuleSummary::Restricted(restricted) | JoinRuleSummary::KnockRestricted(restricted) =
         &mut room.join_rule
     {
-        restricted.allowed_room_ids.truncate(ALLOWED);
+        restricted.allowed_room_ids.truncate(MAX_ALLOWED_ROOMS);
     }
     room
 }
 
-impl Told {
-    /// About how much there is of it, in bytes.
+impl RemoteHierarchy {
+    /// About its size in bytes.
     fn size(&self) -> usize {
         let summaries = self.known.values().chain([&self.room]);
         let children = self.children.iter();
@@ -152,5 +148,5 @@ impl Told {
 }
 
 fn size(room: &RoomSummary) -> usize {
-    serde_json::to_vec(room).map_or(LIMITS.size, |json| json.len())
+    serde_json::to_vec(room).map_or(LIMITS.max_bytes, |json| json.len())
 }

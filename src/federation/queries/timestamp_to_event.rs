@@ -10,8 +10,8 @@ use crate::federation::{Client, Limits};
 /// How many servers are tried.
 const MAX_SERVERS: usize = 3;
 const LIMITS: Limits = Limits {
-    time: Duration::from_secs(5),
-    size: 16 * 1024,
+    timeout: Duration::from_secs(5),
+    max_bytes: 16 * 1024,
 };
 
 /// The event nearest to `ts` as the first of `servers` that responds says: its id, and its timestamp in
@@ -26,7 +26,7 @@ pub async fn request(
     for server in servers.take(MAX_SERVERS) {
         let at = MilliSecondsSinceUnixEpoch(UInt::new_saturating(ts));
         let request = Request::new(room.to_owned(), at, dir);
-        match client.send_within(&server, request, LIMITS).await {
+        match client.send_with_limits(&server, request, LIMITS).await {
             Ok(response) => {
                 let ts = u64::from(response.origin_server_ts.get());
                 return Some((response.event_id, ts));

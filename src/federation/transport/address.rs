@@ -1,9 +1,9 @@
-//! Which addresses another server can be at.
+//! Which IP addresses are public.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Whether `address` is one that the whole internet knows. What other servers make us connect to
-/// must be, unless the owner says otherwise: else they could reach what only we can reach.
+/// Whether `address` is globally reachable. Other servers can make this one connect to an address, so it
+/// must be public unless the owner allows otherwise: else they could reach the private network.
 ///
 /// Source: IANA's registries of special-purpose addresses.
 pub fn is_public(address: IpAddr) -> bool {
@@ -58,7 +58,7 @@ mod tests {
     use super::is_public;
 
     #[test]
-    fn addresses_of_the_internet_are_public() {
+    fn globally_reachable_addresses_are_public() {
         for address in [
             "1.1.1.1",
             "198.20.0.1",
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_one_machine_or_network_are_not() {
+    fn local_private_and_reserved_addresses_are_not_public() {
         for address in [
             "127.0.0.1",
             "0.0.0.0",

@@ -1,4 +1,4 @@
-//! Asking other servers.
+//! Requests to other servers.
 
 use std::{
     collections::HashMap,
@@ -27,10 +27,11 @@ use smol::lock::Semaphore;
 use super::{
     address::is_public,
     connect::{
-        Answer, Connection, Connector, Limits, REFUSAL, Target, download, exchange, in_time, open,
+        Connection, Connector, Limits, MAX_ERROR_BYTES, StreamedResponse, Target, download,
+        exchange, open, with_timeout,
     },
     tls::{Authorities, TlsError},
-    web::{self, Place, Reach},
+    web::{self, AllowedAddresses, HttpsUrl},
 };
 use crate::{
     clock::Clock,
@@ -39,8 +40,9 @@ use crate::{
     federation::{
         Error,
         discovery::{
-            dns::{Dns, Files},
-            resolver::{Ports, Resolver, Search},
+            dns::{Dns, SystemFiles},
+            hosts::{Hosts, Ports},
+            resolver::{Discovery, Resolver},
         },
     },
     pool::Pool,
@@ -48,24 +50,20 @@ use crate::{
     store::Store,
 };
 
-/// How many requests are under way at once.
-const AT_ONCE: usize = 64;
-/// How many connections are kept that nobody uses, of all servers and of one.
-const IDLE: usize = 64;
-const IDLE_OF_ONE: usize = 2;
-/// How long one is kept.
-const IDLE_TIME: Duration = Duration::from_secs(50);
-/// How long it may take to find a server and to connect to it, before the request's own time.
-const FINDING: Duration = Duration::from_secs(25);
-/// What most requests need.
-const USUAL: Limits = Limits {
-    time: Duration::from_secs(30),
-    size: 16 * 1024 * 1024,
+const MAX_CONCURRENT: usize = 64;
+/// How many idle connections are kept, of all servers and of one.
+const MAX_IDLE: usize = 64;
+const MAX_IDLE_PER_SERVER: usize = 2;
+const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
+/// For server discovery and the connection, before the timeout of the request begins.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(25);
+const DEFAULT_LIMITS: Limits = Limits {
+    timeout: Duration::from_secs(30),
+    max_bytes: 16 * 1024 * 1024,
 };
 
 /// Whether requests of an authentication scheme are signed.
 pub trait Signed: AuthScheme {
-    /// Whether they are.
     const SIGNED: bool;
 }
 
@@ -81,26 +79,25 @@ impl Signed for NoAccessToken {
     const SIGNED: bool = false;
 }
 
-/// A connection that nobody uses, and since when.
+/// A connection that can be reused.
 struct Idle {
     connection: Connection,
     target: Target,
     since: Instant,
 }
 
-/// Asks other servers, in this server's name. Clones are the same.
+/// Sends requests to other servers. Clones are the same.
 #[derive(Clone)]
-pub struct Client(Arc<Parts>);
+pub struct Client(Arc<ClientInner>);
 
-struct Parts {
+struct ClientInner {
     local: Local,
     federation: Federation,
     connector: Connector,
     resolver: Resolver,
     idle: Mutex<HashMap<OwnedServerName, Vec<Idle>>>,
     slots: Semaphore,
-    /// Where what is on the web may be.
-    web: Reach,
+    web_addresses: AllowedAddresses,
 }
 
 impl fmt::Debug for Client {
@@ -110,46 +107,42 @@ impl fmt::Debug for Client {
 }
 
 impl Client {
-    /// A client that speaks for `local`. Reads a file.
-    ///
-    /// # Errors
-    /// If the authorities of the settings cannot be read.
+    /// Reads the file of the setting `extra_ca`.
     pub fn new(
         config: &Config,
-        (store, local): (&Store, &Local),
-        (clock, pool): (&Clock, &Pool),
+        store: &Store,
+        local: &Local,
+        clock: &Clock,
+        pool: &Pool,
         executor: &Executor,
     ) -> Result<Self, TlsError> {
         let authorities = Authorities::load(config.extra_ca.as_deref())?;
         let private = config.allow_private_addresses;
         let connector = Connector::new(authorities, private, pool, executor);
-        let search = Search::new(
-            &connector,
-            Dns::new(Files::default(), pool),
-            Ports::default(),
-        );
-        Ok(Self(Arc::new(Parts {
+        let dns = Dns::new(SystemFiles::default(), pool);
+        let discovery = Discovery::new(Hosts::new(&connector, dns, Ports::default()));
+        Ok(Self(Arc::new(ClientInner {
             local: local.clone(),
             federation: config.federation.clone(),
-            resolver: Resolver::new(search, store, clock, executor),
+            resolver: Resolver::new(discovery, store, clock, executor),
             connector,
             idle: Mutex::default(),
-            slots: Semaphore::new(AT_ONCE),
-            // On a server that is known to its own machine alone there are no strangers.
-            web: if private && config.is_local() {
-                Reach::AsServers
+            slots: Semaphore::new(MAX_CONCURRENT),
+            // A server that only its own machine can reach has no untrusted users.
+            web_addresses: if private && config.is_local() {
+                AllowedAddresses::AsServers
             } else {
-                Reach::Only(is_public)
+                AllowedAddresses::Only(is_public)
             },
         })))
     }
 
-    /// Whether this server has to do with `server`, and is another.
+    /// Whether `server` is another server that this one federates with.
     pub fn may_contact(&self, server: &ServerName) -> bool {
         self.0.federation.allows(server) && server != self.0.local.server_name()
     }
 
-    /// Asks `server`, and waits for the answer.
+    /// Sends `request` to `server` and waits for the response.
     pub async fn send<R>(
         &self,
         server: &ServerName,
@@ -159,11 +152,10 @@ impl Client {
         R: OutgoingRequest<PathBuilder = SinglePath>,
         R::Authentication: Signed,
     {
-        self.send_within(server, request, USUAL).await
+        self.send_with_limits(server, request, DEFAULT_LIMITS).await
     }
 
-    /// Asks `server`, and waits for an answer within `limits`.
-    pub async fn send_within<R>(
+    pub async fn send_with_limits<R>(
         &self,
         server: &ServerName,
         request: R,
@@ -173,13 +165,14 @@ impl Client {
         R: OutgoingRequest<PathBuilder = SinglePath>,
         R::Authentication: Signed,
     {
-        let (head, body) = self.answer(server, request, limits).await?.into_parts();
+        let response = self.send_for_raw_response(server, request, limits).await?;
+        let (head, body) = response.into_parts();
         R::IncomingResponse::try_from_http_response(Response::from_parts(head, &*body))
-            .map_err(|error| Error::Nonsense(error.to_string().into()))
+            .map_err(|error| Error::InvalidResponse(error.to_string().into()))
     }
 
-    /// The same, for a good answer as it came.
-    pub async fn answer<R>(
+    /// Returns a successful response without parsing it.
+    pub async fn send_for_raw_response<R>(
         &self,
         server: &ServerName,
         request: R,
@@ -194,20 +187,21 @@ impl Client {
         }
         let request = self.request(server, request)?;
         let _slot = self.0.slots.acquire().await;
-        let answer = self.exchange(server, request, limits).await?;
-        if answer.status().is_success() {
-            Ok(answer)
+        let response = self.exchange(server, request, limits).await?;
+        if response.status().is_success() {
+            Ok(response)
         } else {
-            Err(refused(answer.status(), answer.body()))
+            Err(status_error(response.status(), response.body()))
         }
     }
 
-    /// Asks `server` for what may be more than is to be in memory: the answer is in `file` then.
+    /// Writes the response to `file`, as it may be too large for memory.
     pub async fn download<R>(
         &self,
         server: &ServerName,
         request: R,
-        (file, limits): (File, Limits),
+        file: File,
+        limits: Limits,
     ) -> Result<File, Error>
     where
         R: OutgoingRequest<PathBuilder = SinglePath>,
@@ -219,47 +213,50 @@ impl Client {
         let request = self.request(server, request)?.map(Full::new);
         let _slot = self.0.slots.acquire().await;
         let (mut connection, target) = self.connect(server).await?;
-        let answer = download(&mut connection, &target, request, (file, limits)).await?;
-        answer.map_err(|refusal| refused(refusal.status(), refusal.body()))
+        let response = download(&mut connection, &target, request, file, limits).await?;
+        response.map_err(|error| status_error(error.status(), error.body()))
     }
 
-    /// Asks `server` for what may be more than is to be in memory: the answer comes as it is taken.
-    pub async fn open<R>(&self, server: &ServerName, request: R) -> Result<Answer, Error>
+    /// Returns a successful response whose body is received as it is read.
+    pub async fn stream<R>(
+        &self,
+        server: &ServerName,
+        request: R,
+    ) -> Result<StreamedResponse, Error>
     where
         R: OutgoingRequest<PathBuilder = SinglePath>,
         R::Authentication: Signed,
     {
-        self.open_as_it_is(server, self.request(server, request)?)
+        self.stream_raw_request(server, self.request(server, request)?)
             .await
     }
 
-    /// The same with a request that ruma does not make.
-    pub async fn open_as_it_is(
+    /// As [`stream`](Self::stream), with a request that is not made by ruma.
+    pub async fn stream_raw_request(
         &self,
         server: &ServerName,
         request: Request<Bytes>,
-    ) -> Result<Answer, Error> {
+    ) -> Result<StreamedResponse, Error> {
         if !self.may_contact(server) {
             return Err(Error::NotAllowed);
         }
         let (connection, target) = self.connect(server).await?;
-        let answer = open(connection, &target, request.map(Full::new)).await?;
-        let status = answer.head.status;
+        let response = open(connection, &target, request.map(Full::new)).await?;
+        let status = response.head.status;
         if status.is_success() {
-            return Ok(answer);
+            return Ok(response);
         }
-        let body = answer.whole(REFUSAL).await?;
-        let said = serde_json::from_slice(&body).ok();
-        Err(Error::Status(status, said.map(Box::new)))
+        let body = response.whole(MAX_ERROR_BYTES).await?;
+        Err(status_error(status, &body))
     }
 
-    /// Asks for what is on the web, by `https`: the answer comes as it is taken.
-    /// Where it was in the end is returned too.
-    pub async fn open_on_the_web(&self, place: Place) -> Result<(Place, Answer), Error> {
-        web::get(self.0.resolver.searcher(), place, self.0.web).await
+    /// Requests `url` and follows redirects. Returns the last URL too.
+    pub async fn get_web(&self, url: HttpsUrl) -> Result<(HttpsUrl, StreamedResponse), Error> {
+        let hosts = self.0.resolver.discovery().hosts();
+        web::get(hosts, url, self.0.web_addresses).await
     }
 
-    /// The request as it goes over the wire, signed if it is to be.
+    /// Serializes `request`, and signs it if its authentication scheme says so.
     fn request<R>(&self, server: &ServerName, request: R) -> Result<Request<Bytes>, Error>
     where
         R: OutgoingRequest<PathBuilder = SinglePath>,
@@ -315,7 +312,7 @@ impl Client {
         limits: Limits,
     ) -> Result<Response<Bytes>, Error> {
         let copy = || request.clone().map(Full::new);
-        // The other end may close a connection just when it is to be used again.
+        // The other side may close an idle connection at any time.
         while let Some(mut idle) = self.idle(server) {
             match exchange(&mut idle.connection, &idle.target, copy(), limits).await {
                 Err(Error::Unreachable(_)) => {}
@@ -336,25 +333,24 @@ impl Client {
         result
     }
 
-    /// A new connection to `server`: where it was last, or where it is found if it is not there.
+    /// Opens a connection to `server`, with another discovery if its known addresses fail.
     async fn connect(&self, server: &ServerName) -> Result<(Connection, Target), Error> {
-        // It is rare and large, and would make every request as large.
-        in_time(FINDING, Box::pin(self.find(server))).await?
+        // It is rare and large, and would make the future of every request as large.
+        with_timeout(CONNECT_TIMEOUT, Box::pin(self.open_connection(server))).await?
     }
 
-    async fn find(&self, server: &ServerName) -> Result<(Connection, Target), Error> {
+    async fn open_connection(&self, server: &ServerName) -> Result<(Connection, Target), Error> {
         let connector = &self.0.connector;
         let target = self.0.resolver.resolve(server).await?;
         let failure = match connector.connect(&target).await {
             Ok(connection) => return Ok((connection, target)),
             Err(error) => error,
         };
-        let elsewhere = self.0.resolver.resolve_again(server).await;
-        let elsewhere = elsewhere.ok_or(failure)?;
-        Ok((connector.connect(&elsewhere).await?, elsewhere))
+        let other = self.0.resolver.resolve_again(server).await;
+        let other = other.ok_or(failure)?;
+        Ok((connector.connect(&other).await?, other))
     }
 
-    /// A connection to `server` that nobody uses.
     fn idle(&self, server: &ServerName) -> Option<Idle> {
         let mut all = self.0.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let of_server = all.get_mut(server)?;
@@ -362,7 +358,7 @@ impl Client {
         of_server.pop()
     }
 
-    /// Keeps a connection for the next request, if it went well.
+    /// Keeps a connection for the next request, if this one succeeded.
     fn keep<T>(&self, server: &ServerName, idle: Idle, result: &Result<T, Error>) {
         if result.is_err() || idle.connection.is_closed() {
             return;
@@ -373,7 +369,7 @@ impl Client {
         }
         all.retain(|_, of_server| !of_server.is_empty());
         let of_server = all.get(server).map_or(0, Vec::len);
-        if of_server < IDLE_OF_ONE && all.values().map(Vec::len).sum::<usize>() < IDLE {
+        if of_server < MAX_IDLE_PER_SERVER && all.values().map(Vec::len).sum::<usize>() < MAX_IDLE {
             let idle = Idle {
                 since: Instant::now(),
                 ..idle
@@ -383,14 +379,13 @@ impl Client {
     }
 }
 
-/// What a server says that does not do as it is asked.
-fn refused(status: StatusCode, body: &[u8]) -> Error {
-    let said = serde_json::from_slice(body).ok();
-    Error::Status(status, said.map(Box::new))
+fn status_error(status: StatusCode, body: &[u8]) -> Error {
+    let body = serde_json::from_slice(body).ok();
+    Error::Status(status, body.map(Box::new))
 }
 
 impl Idle {
     fn is_open(&self) -> bool {
-        self.since.elapsed() < IDLE_TIME && !self.connection.is_closed()
+        self.since.elapsed() < IDLE_TIMEOUT && !self.connection.is_closed()
     }
 }

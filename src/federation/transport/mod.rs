@@ -3,6 +3,6 @@
 pub mod address;
 pub mod client;
 pub mod connect;
-pub mod pace;
+pub mod throttle;
 pub mod tls;
 pub mod web;

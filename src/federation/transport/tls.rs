@@ -1,4 +1,4 @@
-//! TLS towards other servers: whom to believe.
+//! The certificate authorities that are trusted for connections to other servers.
 
 use std::{io, path::Path, sync::Arc};
 
@@ -9,50 +9,35 @@ use rustls::{
     pki_types::{CertificateDer, pem, pem::PemObject},
 };
 
-/// Why TLS cannot be spoken with other servers. The messages name the file.
+/// Why the file of the setting `extra_ca` is not usable.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// The file with further authorities cannot be read, or is not what it should be.
+    /// It cannot be read, or has no certificates.
     #[error("{file}: {error}")]
-    File {
-        /// The path as it stands in the settings.
-        file: String,
-        /// What is wrong.
-        error: pem::Error,
-    },
-    /// A certificate in it is no authority's.
+    File { file: String, error: pem::Error },
+    /// A certificate in it is not of an authority.
     #[error("{file}: {error}")]
-    Authority {
-        /// The path as it stands in the settings.
-        file: String,
-        /// What is wrong.
-        error: rustls::Error,
-    },
+    Authority { file: String, error: rustls::Error },
 }
 
-/// Whom to believe that another server is who it says: the authorities of the system, and those in
-/// the file of the setting `extra_ca`.
+/// The authorities of the system and those in the file of the setting `extra_ca`.
 #[derive(Clone, Debug, Default)]
 pub struct Authorities {
     extra: Vec<CertificateDer<'static>>,
 }
 
 impl Authorities {
-    /// Reads `extra_ca`.
-    ///
-    /// # Errors
-    /// If it is no file of authorities.
     pub fn load(extra_ca: Option<&Path>) -> Result<Self, TlsError> {
         let Some(path) = extra_ca else {
             return Ok(Self::default());
         };
         let file = || path.display().to_string();
-        let in_file = |error| TlsError::File {
+        let in_extra_ca = |error| TlsError::File {
             file: file(),
             error,
         };
-        let found = CertificateDer::pem_file_iter(path).map_err(in_file)?;
-        let extra = found.collect::<Result<Vec<_>, _>>().map_err(in_file)?;
+        let found = CertificateDer::pem_file_iter(path).map_err(in_extra_ca)?;
+        let extra = found.collect::<Result<Vec<_>, _>>().map_err(in_extra_ca)?;
         let mut roots = RootCertStore::empty();
         for certificate in &extra {
             let added = roots.add(certificate.clone());
@@ -63,23 +48,22 @@ impl Authorities {
         }
         if extra.is_empty() {
             let nothing = io::Error::new(io::ErrorKind::InvalidData, "no certificate in it");
-            return Err(in_file(pem::Error::Io(nothing)));
+            return Err(in_extra_ca(pem::Error::Io(nothing)));
         }
         Ok(Self { extra })
     }
 
-    /// These, beside the system's.
     #[cfg(test)]
     pub fn of(extra: Vec<CertificateDer<'static>>) -> Self {
         Self { extra }
     }
 
-    /// What speaks TLS with those for whom they vouch. Reads the system's files.
+    /// Reads the files of the system.
     pub fn connector(&self) -> Result<TlsConnector, rustls::Error> {
         let mut roots = RootCertStore::empty();
         let system = rustls_native_certs::load_native_certs();
         for error in &system.errors {
-            log::debug!("an authority of this machine cannot be read: {error}");
+            log::debug!("a certificate authority of the system cannot be read: {error}");
         }
         roots.add_parsable_certificates(system.certs);
         for certificate in &self.extra {
@@ -87,8 +71,8 @@ impl Authorities {
         }
         if roots.is_empty() {
             log::warn!(
-                "no certificate authorities were found, so no other server can be reached: \
-                 install the package ca-certificates"
+                "no certificate authorities were found, so no other server can be reached: install the \
+                 package ca-certificates"
             );
         }
         let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))

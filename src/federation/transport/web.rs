@@ -1,5 +1,5 @@
-//! The web, by `https`: where something is, and how it is fetched. Each host on the way, also behind a
-//! redirect, is looked up and must be at an address that everybody knows.
+//! GET requests by https, with redirects. The host of each redirect is resolved and must have an allowed
+//! address.
 
 use std::net::IpAddr;
 
@@ -7,34 +7,31 @@ use http::{Request, Uri, header};
 use http_body_util::Full;
 use hyper::body::Bytes;
 
-use super::connect::{Answer, open};
-use crate::federation::{Error, discovery::resolver::Search};
+use super::connect::{StreamedResponse, open};
+use crate::federation::{Error, discovery::hosts::Hosts};
 
-/// How often one may be sent elsewhere.
-const REDIRECTS: usize = 3;
-const AGENT: &str = concat!("hearth/", env!("CARGO_PKG_VERSION"));
+const MAX_REDIRECTS: usize = 3;
+const USER_AGENT: &str = concat!("hearth/", env!("CARGO_PKG_VERSION"));
 
-/// Where something is on the web, by `https`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct HttpsUrl {
     pub host: String,
     pub port: Option<u16>,
     pub path: String,
 }
 
-impl Place {
-    /// What `url` names.
-    pub fn of(url: &str) -> Option<Self> {
-        let nowhere = Self {
+impl HttpsUrl {
+    pub fn parse(url: &str) -> Option<Self> {
+        let empty = Self {
             host: String::new(),
             port: None,
             path: String::new(),
         };
-        let place = nowhere.redirected(url)?;
-        (!place.host.is_empty()).then_some(place)
+        let url = empty.redirected(url)?;
+        (!url.host.is_empty()).then_some(url)
     }
 
-    /// Where `location` leads from here: to another host, or another path.
+    /// The URL that `location` means in a redirect from this one.
     pub fn redirected(&self, location: &str) -> Option<Self> {
         let location: Uri = location.parse().ok()?;
         let path = location.path_and_query();
@@ -54,70 +51,70 @@ impl Place {
     }
 }
 
-/// Where something may be.
+/// Which addresses a URL may lead to.
 #[derive(Clone, Copy, Debug)]
-pub enum Reach {
-    /// Wherever other servers may be.
+pub enum AllowedAddresses {
+    /// Those at which other servers may be.
     AsServers,
-    /// Nowhere but at such addresses: it is not for the one who names it to make this server ask what
-    /// only this server can.
+    /// Only those for which the function returns true, so that whoever chose the URL cannot reach the
+    /// private network.
     Only(fn(IpAddr) -> bool),
 }
 
-/// Asks for what is at `place`, or wherever that leads, which is returned too. The answer is a good one.
+/// Requests `url` and follows redirects. Returns the last URL and a successful response.
 pub async fn get(
-    search: &Search,
-    mut place: Place,
-    reach: Reach,
-) -> Result<(Place, Answer), Error> {
-    for _ in 0..=REDIRECTS {
-        // There are those who do not answer one who does not say what it is.
-        let request = Request::get(&place.path)
-            .header(header::USER_AGENT, AGENT)
+    hosts: &Hosts,
+    mut url: HttpsUrl,
+    allowed: AllowedAddresses,
+) -> Result<(HttpsUrl, StreamedResponse), Error> {
+    for _ in 0..=MAX_REDIRECTS {
+        // Some web servers require a user agent.
+        let request = Request::get(&url.path)
+            .header(header::USER_AGENT, USER_AGENT)
             .body(Full::<Bytes>::default());
-        let request = request.map_err(nonsense)?;
-        let mut target = search.web_host(&place.host, place.port).await?;
-        if let Reach::Only(may_be) = reach {
-            target.addresses.retain(|address| may_be(address.ip()));
+        let request = request.map_err(invalid)?;
+        let mut target = hosts.web_target(&url.host, url.port).await?;
+        if let AllowedAddresses::Only(is_allowed) = allowed {
+            target.addresses.retain(|address| is_allowed(address.ip()));
         }
-        let connection = search.connector().connect(&target).await?;
-        let answer = open(connection, &target, request).await?;
-        match answer.head.status {
-            status if status.is_success() => return Ok((place, answer)),
+        let connection = hosts.connector.connect(&target).await?;
+        let response = open(connection, &target, request).await?;
+        match response.head.status {
+            status if status.is_success() => return Ok((url, response)),
             status if status.is_redirection() => {
-                let location = answer.head.headers.get(header::LOCATION);
+                let location = response.head.headers.get(header::LOCATION);
                 let location = location.and_then(|location| location.to_str().ok());
-                let to = place.redirected(location.unwrap_or_default());
-                place = to.ok_or_else(|| nonsense("a redirect to nowhere"))?;
+                let to = url.redirected(location.unwrap_or_default());
+                url = to.ok_or_else(|| invalid("a redirect to something else than https"))?;
             }
             status => return Err(Error::Status(status, None)),
         }
     }
-    Err(nonsense("too many redirects"))
+    Err(invalid("too many redirects"))
 }
 
-fn nonsense(error: impl ToString) -> Error {
-    Error::Nonsense(error.to_string().into())
+fn invalid(error: impl ToString) -> Error {
+    Error::InvalidResponse(error.to_string().into())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Place;
+    use super::HttpsUrl;
 
     #[test]
     fn redirects_lead_to_https_alone() {
-        let place = |host: &str, port, path: &str| Place {
+        let url = |host: &str, port, path: &str| HttpsUrl {
             host: host.to_owned(),
             port,
             path: path.to_owned(),
         };
-        let from = place("a.example", None, "/");
+        let from = url("a.example", None, "/");
         for (location, to) in [
-            ("https://b.example/c?d", place("b.example", None, "/c?d")),
-            ("https://b.example:80", place("b.example", Some(80), "/")),
-            ("https://u:p@b.example/c", place("b.example", None, "/c")),
-            ("https://[::1]:8/c", place("[::1]", Some(8), "/c")),
-            ("/c", place("a.example", None, "/c")),
+            ("https://b.example/c?d", url("b.example", None, "/c?d")),
+            ("https://b.example:80", url("b.example", Some(80), "/")),
+            ("https://u:p@b.example/c", url("b.example", None, "/c")),
+            ("https://[::1]:8/c", url("[::1]", Some(8), "/c")),
+            ("/c", url("a.example", None, "/c")),
         ] {
             assert_eq!(from.redirected(location), Some(to), "{location}");
         }
@@ -130,6 +127,6 @@ mod tests {
         ] {
             assert_eq!(from.redirected(location), None, "{location}");
         }
-        assert_eq!(Place::of("/c"), None);
+        assert_eq!(HttpsUrl::parse("/c"), None);
     }
 }

@@ -75,7 +75,7 @@ impl TestApi {
         let media = Media::start(&config, &store, (&clock, &pool), &executor);
         let media = smol::block_on(media).unwrap();
         let api = Arc::new(Context {
-            previews: Previews::new(federation.client(), &media, (&clock, &pool)),
+            previews: Previews::new(federation.client(), &media, &clock, &pool, &executor),
             remote_media: RemoteMedia::new(federation.client(), &media, &clock, &executor),
             media,
             federation: Arc::new(federation),

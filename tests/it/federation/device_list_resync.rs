@@ -105,7 +105,10 @@ async fn apply_update(server: &TestServer, edu: Value) {
         other => panic!("not an update of a device: {other:?}"),
     };
     let lists = server.federation().device_lists();
-    lists.follow(vec![update]).await.expect("the store works");
+    lists
+        .apply_updates(vec![update])
+        .await
+        .expect("the store works");
 }
 
 /// Marks the remote server as reachable until `server` requests a list from it. Right after startup,

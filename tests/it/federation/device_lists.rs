@@ -63,8 +63,8 @@ pub async fn cached_or_fetched(server: &TestServer, user: &str) -> Option<Device
     let user = UserId::parse(user).expect("a user id");
     let lists = server.federation().device_lists();
     let looked_up = lists.look_up(vec![user.clone()]).await;
-    let looked_up = looked_up.expect("the store works");
-    let found = lists.fetch_lacking(looked_up, Duration::from_secs(10));
+    let (found, missing) = looked_up.expect("the store works");
+    let found = lists.fetch_missing(found, missing, Duration::from_secs(10));
     found.await.expect("the store works").lists.remove(&user)
 }
 

@@ -1,7 +1,7 @@
-//! Looking names up: in the machine's table of hosts, and at its name servers.
+//! DNS lookups: in `/etc/hosts`, then at the name servers of `/etc/resolv.conf`.
 //!
-//! Names are taken as they are, complete: the `search` list of `resolv.conf` is for what people type.
-//! Nothing is remembered here, and nothing is limited: [`super::resolver`] does both.
+//! Names are complete: the `search` list of `resolv.conf` is not used. There is no cache and no limit here:
+//! [`super::resolver`] has both.
 
 mod message;
 mod system;
@@ -20,165 +20,137 @@ use smol::{
     io::{AsyncReadExt, AsyncWriteExt},
 };
 
-pub use self::system::Files;
+pub use self::{
+    message::{Error, Service},
+    system::SystemFiles,
+};
 use self::{
-    message::{Answer, Record},
-    system::Resolvers,
+    message::{Record, Response},
+    system::NameServers,
 };
 use crate::{
-    federation::transport::connect::in_time,
+    federation::transport::connect::with_timeout,
     pool::{Kind, Pool},
 };
 
-/// How often a name server may say that a name is an alias of another, and no more.
-const ALIASES: usize = 4;
-/// The largest answer in one packet.
-const PACKET: usize = 4096;
-/// How long what the table of hosts says holds.
-const HOSTS_HOLD: Duration = Duration::from_mins(5);
+/// How many CNAME records are followed with a query each.
+const MAX_CNAMES: usize = 4;
+const MAX_UDP_BYTES: usize = 4096;
+/// For how long entries of `/etc/hosts` are cached.
+const HOSTS_TTL: Duration = Duration::from_mins(5);
 
-/// Where a service is: an SRV record.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Service {
-    /// The lowest goes first.
-    pub priority: u16,
-    /// How often it goes first among its equals.
-    pub weight: u16,
-    /// The port.
-    pub port: u16,
-    /// The host's name; empty, if the service is decidedly not there.
-    pub host: String,
-}
-
-/// What there is, and how long that holds.
+/// Records and how long they may be cached.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Found<T> {
-    /// Nothing, if the name has no such records.
+pub struct Records<T> {
+    /// None if the name has no such records.
     pub records: Vec<T>,
-    /// How long.
-    pub holds: Duration,
+    pub ttl: Duration,
 }
 
-/// Why nothing is known of a name.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum Error {
-    /// It cannot be one.
-    #[error("this is no name")]
-    NoName,
-    /// The name servers do not want to, or cannot.
-    #[error("the name server refuses: {0}")]
-    Refused(String),
-    /// None of them answers.
-    #[error("no name server answers: {0}")]
-    Silent(String),
-}
-
-/// Looks names up.
 #[derive(Clone, Debug)]
 pub struct Dns {
-    files: Files,
+    files: SystemFiles,
     pool: Pool,
 }
 
 impl Dns {
-    /// By what these files say, which are read each time.
-    pub fn new(files: Files, pool: &Pool) -> Self {
+    /// The files are read for each lookup.
+    pub fn new(files: SystemFiles, pool: &Pool) -> Self {
         Self {
             files,
             pool: pool.clone(),
         }
     }
 
-    /// The addresses of a host, those of both families in turn.
-    pub async fn addresses(&self, host: &str) -> Result<Found<IpAddr>, Error> {
+    /// The addresses of a host, of both families in turn.
+    pub async fn addresses(&self, host: &str) -> Result<Records<IpAddr>, Error> {
         let (files, name) = (self.files.clone(), host.to_owned());
         let known = self.pool.run(Kind::LookUp, move || files.addresses(&name));
-        let known = known.await.map_err(silent)?;
+        let known = known.await.map_err(no_response)?;
         if !known.is_empty() {
-            return Ok(Found {
+            return Ok(Records {
                 records: known,
-                holds: HOSTS_HOLD,
+                ttl: HOSTS_TTL,
             });
         }
         let resolvers = self.resolvers().await?;
         let (v6, v4) = future::zip(
-            ask(&resolvers, host, TYPE::AAAA),
-            ask(&resolvers, host, TYPE::A),
+            query(&resolvers, host, TYPE::AAAA),
+            query(&resolvers, host, TYPE::A),
         )
         .await;
-        // There are name servers that do not know what AAAA is.
+        // Some name servers fail for AAAA.
         let both = match (v6, v4) {
             (Err(error), Err(_)) => return Err(error),
             (v6, v4) => [v6, v4].into_iter().flatten(),
         };
         let both: Vec<_> = both.filter(|found| !found.records.is_empty()).collect();
-        let holds = both.iter().map(|found| found.holds).min();
-        Ok(Found {
-            records: alternate(both.into_iter().map(|found| found.records)),
-            holds: holds.unwrap_or_default(),
+        let ttl = both.iter().map(|found| found.ttl).min();
+        Ok(Records {
+            records: interleave(both.into_iter().map(|found| found.records)),
+            ttl: ttl.unwrap_or_default(),
         })
     }
 
-    /// Where the service `name` (`_service._protocol.domain`) is.
-    pub async fn services(&self, name: &str) -> Result<Found<Service>, Error> {
+    /// The SRV records at `name` (`_service._protocol.domain`).
+    pub async fn services(&self, name: &str) -> Result<Records<Service>, Error> {
         let resolvers = self.resolvers().await?;
-        let found = ask(&resolvers, name, TYPE::SRV).await?;
+        let found = query(&resolvers, name, TYPE::SRV).await?;
         let services = found.records.into_iter().filter_map(|record| match record {
             Record::Service(service) => Some(service),
             Record::Address(_) => None,
         });
-        Ok(Found {
+        Ok(Records {
             records: services.collect(),
-            holds: found.holds,
+            ttl: found.ttl,
         })
     }
 
-    async fn resolvers(&self) -> Result<Resolvers, Error> {
+    async fn resolvers(&self) -> Result<NameServers, Error> {
         let files = self.files.clone();
         let resolvers = self.pool.run(Kind::LookUp, move || files.resolvers());
-        resolvers.await.map_err(silent)
+        resolvers.await.map_err(no_response)
     }
 }
 
-fn silent(error: impl ToString) -> Error {
-    Error::Silent(error.to_string())
+fn no_response(error: impl ToString) -> Error {
+    Error::NoResponse(error.to_string())
 }
 
-/// The addresses of the lists in turn.
-fn alternate(lists: impl Iterator<Item = Vec<Record>>) -> Vec<IpAddr> {
+fn interleave(lists: impl Iterator<Item = Vec<Record>>) -> Vec<IpAddr> {
     let mut all = Vec::new();
     for (family, list) in lists.enumerate() {
-        for (place, record) in list.into_iter().enumerate() {
+        for (index, record) in list.into_iter().enumerate() {
             if let Record::Address(address) = record {
-                all.push((place, family, address));
+                all.push((index, family, address));
             }
         }
     }
-    all.sort_unstable_by_key(|(place, family, _)| (*place, *family));
+    all.sort_unstable_by_key(|(index, family, _)| (*index, *family));
     all.into_iter().map(|(_, _, address)| address).collect()
 }
 
-/// The records of type `what` at `name`, or at what that is an alias of.
-async fn ask(resolvers: &Resolvers, name: &str, what: TYPE) -> Result<Found<Record>, Error> {
+/// The records of type `kind` at `name`, or at the name that its CNAME leads to.
+async fn query(resolvers: &NameServers, name: &str, kind: TYPE) -> Result<Records<Record>, Error> {
     let mut name = name.to_owned();
-    for _ in 0..=ALIASES {
-        match ask_once(resolvers, &name, what).await? {
-            Answer::Records(records, holds) => return Ok(Found { records, holds }),
-            Answer::Alias(of) => name = of,
-            Answer::Truncated => return Err(silent("cut off by TCP")),
+    for _ in 0..=MAX_CNAMES {
+        match query_once(resolvers, &name, kind).await? {
+            Response::Records(records, ttl) => return Ok(Records { records, ttl }),
+            Response::Cname(to) => name = to,
+            Response::Truncated => return Err(no_response("a response by TCP is truncated")),
         }
     }
-    Err(Error::Refused("it is an alias of an alias".to_owned()))
+    Err(Error::Refused("too many CNAME records".to_owned()))
 }
 
-/// Asks the name servers in turn, and again.
-async fn ask_once(resolvers: &Resolvers, name: &str, what: TYPE) -> Result<Answer, Error> {
-    let mut failure = silent("there is none");
+/// Queries the name servers in turn, for as many rounds as configured.
+async fn query_once(resolvers: &NameServers, name: &str, kind: TYPE) -> Result<Response, Error> {
+    let mut failure = no_response("there is no name server");
     for _ in 0..resolvers.attempts {
         for server in &resolvers.servers {
-            match ask_server(resolvers, *server, name, what).await {
+            match query_server(resolvers, *server, name, kind).await {
                 Ok(answer) => return Ok(answer),
-                Err(Error::NoName) => return Err(Error::NoName),
+                Err(Error::InvalidName) => return Err(Error::InvalidName),
                 Err(error) => failure = error,
             }
         }
@@ -186,31 +158,31 @@ async fn ask_once(resolvers: &Resolvers, name: &str, what: TYPE) -> Result<Answe
     Err(failure)
 }
 
-async fn ask_server(
-    resolvers: &Resolvers,
+async fn query_server(
+    resolvers: &NameServers,
     server: SocketAddr,
     name: &str,
-    what: TYPE,
-) -> Result<Answer, Error> {
+    kind: TYPE,
+) -> Result<Response, Error> {
     let id = rand::random();
-    let question = message::question(id, name, what)?;
-    let read = |bytes: &[u8]| message::answer(bytes, id, name, what);
+    let query = message::encode_query(id, name, kind)?;
+    let read = |bytes: &[u8]| message::decode_response(bytes, id, name, kind);
     if !resolvers.only_tcp {
-        let asked = in_time(resolvers.timeout, by_udp(server, &question, read)).await;
-        match asked.map_err(silent)?.map_err(silent)?? {
-            Answer::Truncated => {}
-            answer => return Ok(answer),
+        let response = with_timeout(resolvers.timeout, query_udp(server, &query, read)).await;
+        match response.map_err(no_response)?.map_err(no_response)?? {
+            Response::Truncated => {}
+            response => return Ok(response),
         }
     }
-    let asked = in_time(resolvers.timeout, by_tcp(server, &question)).await;
-    let answer = asked.map_err(silent)?.map_err(silent)?;
-    read(&answer).unwrap_or_else(|| Err(silent("its answer is to something else")))
+    let response = with_timeout(resolvers.timeout, query_tcp(server, &query)).await;
+    let response = response.map_err(no_response)?.map_err(no_response)?;
+    read(&response).unwrap_or_else(|| Err(no_response("its response is to another query")))
 }
 
-/// Asks by UDP, from a port that nobody can foresee, and waits for what is an answer.
-async fn by_udp<T>(
+/// Queries by UDP, from a random port, and waits for a response that `read` accepts.
+async fn query_udp<T>(
     server: SocketAddr,
-    question: &[u8],
+    query: &[u8],
     read: impl Fn(&[u8]) -> Option<T>,
 ) -> io::Result<T> {
     let any: IpAddr = match server {
@@ -219,25 +191,25 @@ async fn by_udp<T>(
     };
     let socket = Async::<UdpSocket>::bind((any, 0))?;
     socket.get_ref().connect(server)?;
-    socket.send(question).await?;
-    let mut packet = vec![0; PACKET];
+    socket.send(query).await?;
+    let mut packet = vec![0; MAX_UDP_BYTES];
     loop {
         let size = socket.recv(&mut packet).await?;
-        if let Some(answer) = read(&packet[..size]) {
-            return Ok(answer);
+        if let Some(response) = read(&packet[..size]) {
+            return Ok(response);
         }
     }
 }
 
-/// Asks by TCP, where the message's length stands before it.
-async fn by_tcp(server: SocketAddr, question: &[u8]) -> io::Result<Vec<u8>> {
+/// Queries by TCP, where a message is preceded by its length.
+async fn query_tcp(server: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
     let mut stream = Async::<TcpStream>::connect(server).await?;
-    let length = u16::try_from(question.len()).map_err(io::Error::other)?;
-    let message = [&length.to_be_bytes(), question].concat();
+    let length = u16::try_from(query.len()).map_err(io::Error::other)?;
+    let message = [&length.to_be_bytes(), query].concat();
     stream.write_all(&message).await?;
     let mut length = [0; 2];
     stream.read_exact(&mut length).await?;
-    let mut answer = vec![0; u16::from_be_bytes(length).into()];
-    stream.read_exact(&mut answer).await?;
-    Ok(answer)
+    let mut response = vec![0; u16::from_be_bytes(length).into()];
+    stream.read_exact(&mut response).await?;
+    Ok(response)
 }

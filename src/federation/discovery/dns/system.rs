@@ -1,4 +1,4 @@
-//! What this machine knows of names: its name servers and its own table of hosts.
+//! `/etc/resolv.conf` and `/etc/hosts`.
 
 use std::{
     fs::{self, File},
@@ -10,72 +10,75 @@ use std::{
 
 use resolv_conf::{Config, ScopedIp};
 
-/// The largest of these files that is read, in bytes.
-const LARGEST: u64 = 4 * 1024 * 1024;
-/// How many name servers are asked; more are not of use to the system either.
-const NAME_SERVERS: usize = 3;
-/// What the settings can choose.
-const TIMEOUT: std::ops::RangeInclusive<u32> = 1..=5;
+/// How much of a file is read.
+const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
+/// As many as the C library uses.
+const MAX_NAME_SERVERS: usize = 3;
+/// The bounds of `timeout` and `attempts`.
+const TIMEOUT_SECONDS: std::ops::RangeInclusive<u32> = 1..=5;
 const ATTEMPTS: std::ops::RangeInclusive<u32> = 1..=3;
 
-/// Where the machine has it.
 #[derive(Clone, Debug)]
-pub struct Files {
-    /// `resolv.conf`(5).
-    pub resolvers: PathBuf,
-    /// `hosts`(5).
+pub struct SystemFiles {
+    /// See resolv.conf(5).
+    pub resolv_conf: PathBuf,
+    /// See hosts(5).
     pub hosts: PathBuf,
     /// The port of the name servers.
     pub port: u16,
 }
 
-impl Default for Files {
+impl Default for SystemFiles {
     fn default() -> Self {
         Self {
-            resolvers: "/etc/resolv.conf".into(),
+            resolv_conf: "/etc/resolv.conf".into(),
             hosts: "/etc/hosts".into(),
             port: 53,
         }
     }
 }
 
-/// The name servers, and how to ask them.
+/// The name servers, and how to query them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Resolvers {
-    /// In the order in which they are asked.
+pub struct NameServers {
+    /// In the order in which they are queried.
     pub servers: Vec<SocketAddr>,
-    /// How long one may think.
     pub timeout: Duration,
-    /// How often all are asked.
+    /// How often each is queried.
     pub attempts: u32,
-    /// Whether to ask by TCP at once.
+    /// Whether to query by TCP at once.
     pub only_tcp: bool,
 }
 
-impl Files {
-    /// The addresses that the machine itself has for `host`, if it has any. Reads a file.
+impl SystemFiles {
+    /// The addresses of `host` by `/etc/hosts`. Reads a file.
     pub fn addresses(&self, host: &str) -> Vec<IpAddr> {
         let host = host.to_ascii_lowercase();
         let text = read(&self.hosts).unwrap_or_default();
         let mut found = in_hosts(&text, &host);
-        // RFC 6761, section 6.3: never asked of anybody.
+        // RFC 6761, section 6.3: name servers are not queried.
         if found.is_empty() && (host == "localhost" || host.ends_with(".localhost")) {
             found = vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
         }
         found
     }
 
-    /// Whom to ask. Reads a file; without it, there is a name server on this machine.
-    pub fn resolvers(&self) -> Resolvers {
-        let text = read(&self.resolvers).unwrap_or_default();
-        // What it does not understand it leaves out.
+    /// Whom to query. Reads a file; without it, there is a name server on this machine.
+    pub fn resolvers(&self) -> NameServers {
+        let text = read(&self.resolv_conf).unwrap_or_default();
+        // What cannot be parsed is left out.
         let (config, _) = Config::parse_with_errors(text.as_bytes());
         let servers = config.get_nameservers_or_local();
         let servers = servers.iter().filter_map(|server| self.address(server));
-        Resolvers {
-            servers: servers.take(NAME_SERVERS).collect(),
-            timeout: Duration::from_secs(within(config.timeout, &TIMEOUT).into()),
-            attempts: within(config.attempts, &ATTEMPTS),
+        NameServers {
+            servers: servers.take(MAX_NAME_SERVERS).collect(),
+            timeout: Duration::from_secs(
+                config
+                    .timeout
+                    .clamp(*TIMEOUT_SECONDS.start(), *TIMEOUT_SECONDS.end())
+                    .into(),
+            ),
+            attempts: config.attempts.clamp(*ATTEMPTS.start(), *ATTEMPTS.end()),
             only_tcp: config.use_vc,
         }
     }
@@ -91,10 +94,6 @@ impl Files {
     }
 }
 
-fn within(value: u32, range: &std::ops::RangeInclusive<u32>) -> u32 {
-    value.clamp(*range.start(), *range.end())
-}
-
 /// The number of a network interface, by itself or by its name.
 fn scope_id(scope: &str) -> Option<u32> {
     let by_name = || {
@@ -106,11 +105,13 @@ fn scope_id(scope: &str) -> Option<u32> {
 
 fn read(path: &Path) -> io::Result<String> {
     let mut bytes = Vec::new();
-    File::open(path)?.take(LARGEST).read_to_end(&mut bytes)?;
+    File::open(path)?
+        .take(MAX_FILE_BYTES)
+        .read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The addresses of `host`, in lower case, in the text of a table of hosts.
+/// The addresses of `host`, in lower case, in the text of `/etc/hosts`.
 fn in_hosts(text: &str, host: &str) -> Vec<IpAddr> {
     let mut found = Vec::new();
     for line in text.lines() {
@@ -131,14 +132,14 @@ fn in_hosts(text: &str, host: &str) -> Vec<IpAddr> {
 mod tests {
     use std::{fs, net::IpAddr, time::Duration};
 
-    use super::{Files, Resolvers, in_hosts};
+    use super::{NameServers, SystemFiles, in_hosts};
 
-    fn files(resolvers: &str) -> (tempfile::TempDir, Files) {
+    fn files(resolv_conf: &str) -> (tempfile::TempDir, SystemFiles) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("resolv.conf");
-        fs::write(&path, resolvers).unwrap();
-        let files = Files {
-            resolvers: path,
+        fs::write(&path, resolv_conf).unwrap();
+        let files = SystemFiles {
+            resolv_conf: path,
             hosts: directory.path().join("none"),
             port: 53,
         };
@@ -146,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_in_the_table_has_all_its_addresses_whatever_the_case() {
+    fn a_host_has_all_its_addresses_of_the_hosts_file_whatever_the_case() {
         let text = "127.0.0.1 localhost # not.this\n\
                     192.0.2.1\tA.example  b.example.\n\
                     2001:db8::1 a.example\n\
@@ -160,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_local_is_here_even_without_a_table() {
+    fn localhost_is_loopback_even_without_a_hosts_file() {
         let (_directory, files) = files("");
         for host in ["localhost", "a.localhost", "LOCALHOST"] {
             let addresses = files.addresses(host);
@@ -171,14 +172,14 @@ mod tests {
     }
 
     #[test]
-    fn three_name_servers_are_asked_as_the_settings_say_within_reason() {
+    fn three_name_servers_are_queried_with_the_options_within_bounds() {
         let (_directory, files) = files(
             "# mine\nsearch example\nnameserver 192.0.2.1\nnameserver 2001:db8::1\n\
              nameserver fe80::1%7\nnameserver 192.0.2.2\n\
              options timeout:60 attempts:2 use-vc nonsense\nnonsense\n",
         );
         let servers = ["192.0.2.1:53", "[2001:db8::1]:53", "[fe80::1%7]:53"];
-        let expected = Resolvers {
+        let expected = NameServers {
             servers: servers.map(|server| server.parse().unwrap()).into(),
             timeout: Duration::from_secs(5),
             attempts: 2,
@@ -188,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_word_of_name_servers_there_is_one_on_this_machine() {
+    fn without_name_servers_in_resolv_conf_the_one_of_this_machine_is_queried() {
         let (_directory, files) = files("");
         let servers = files.resolvers().servers;
         assert!(!servers.is_empty());

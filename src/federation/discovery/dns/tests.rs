@@ -1,4 +1,4 @@
-//! Names are looked up at a name server on the loopback.
+//! Lookups at a name server on the loopback.
 
 use std::{
     fs, iter,
@@ -17,19 +17,19 @@ use smol::{
 };
 use tempfile::TempDir;
 
-use super::{Dns, Error, Files, Found, Service};
+use super::{Dns, Error, Records, Service, SystemFiles};
 use crate::{executor::Executor, pool::Pool};
 
-/// A name server that knows what a test tells it. Of names that begin with
-/// - `large.` it says by UDP only that there is more,
-/// - `broken.` it does not want to know anything,
-/// - `forged.` it says something of another name first.
+/// A name server with a zone. To queries for names that begin with
+/// - `large.` it answers by UDP only that the response is truncated,
+/// - `broken.` it answers with an error,
+/// - `forged.` it answers first with responses to other queries.
 pub struct NameServer {
     zone: Mutex<String>,
-    asked: Mutex<Vec<String>>,
+    queries: Mutex<Vec<String>>,
 }
 
-/// How one can look up names at a [`NameServer`].
+/// A [`NameServer`] and a client of it.
 pub struct Lookups {
     pub server: Arc<NameServer>,
     pub dns: Dns,
@@ -37,9 +37,9 @@ pub struct Lookups {
 }
 
 impl Lookups {
-    /// A name server that knows the lines of `zone`: name, time to live, type, and what it says.
+    /// A line of `zone` is a name, a time to live, a type and the data.
     pub fn new(executor: &Executor, zone: &str) -> Self {
-        // A port that is free for one may be taken for the other.
+        // A port that is free for TCP may be in use for UDP.
         let (tcp, udp) = iter::repeat_with(|| {
             let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
             let udp = UdpSocket::bind(tcp.local_addr().unwrap());
@@ -50,19 +50,19 @@ impl Lookups {
         let port = tcp.local_addr().unwrap().port();
         let server = Arc::new(NameServer {
             zone: Mutex::new(zone.to_owned()),
-            asked: Mutex::default(),
+            queries: Mutex::default(),
         });
         let (udp, tcp) = (Async::new(udp).unwrap(), Async::new(tcp).unwrap());
-        executor.spawn(by_udp(server.clone(), udp)).detach();
-        executor.spawn(by_tcp(server.clone(), tcp)).detach();
+        executor.spawn(query_udp(server.clone(), udp)).detach();
+        executor.spawn(query_tcp(server.clone(), tcp)).detach();
         let directory = tempfile::tempdir().unwrap();
-        let files = Files {
-            resolvers: directory.path().join("resolv.conf"),
+        let files = SystemFiles {
+            resolv_conf: directory.path().join("resolv.conf"),
             hosts: directory.path().join("hosts"),
             port,
         };
         let settings = "nameserver 127.0.0.1\n";
-        fs::write(&files.resolvers, settings).unwrap();
+        fs::write(&files.resolv_conf, settings).unwrap();
         Self {
             server,
             dns: Dns::new(files, &Pool::default()),
@@ -70,7 +70,6 @@ impl Lookups {
         }
     }
 
-    /// Writes the table of hosts.
     pub fn hosts(&self, text: &str) {
         fs::write(self.directory.path().join("hosts"), text).unwrap();
     }
@@ -81,25 +80,26 @@ impl Lookups {
 }
 
 impl NameServer {
-    /// Knows something else from here on.
-    pub fn know(&self, zone: &str) {
+    pub fn set_zone(&self, zone: &str) {
         zone.clone_into(&mut self.zone.lock().unwrap());
     }
 
-    /// What it was asked since the last time, each as name and type.
-    pub fn asked(&self) -> Vec<String> {
-        std::mem::take(&mut self.asked.lock().unwrap())
+    /// The queries since the last call, each as name and type.
+    pub fn queries(&self) -> Vec<String> {
+        std::mem::take(&mut self.queries.lock().unwrap())
     }
 
-    /// Answers in as many messages as it likes.
     fn answers(&self, question: &[u8], is_udp: bool) -> Vec<Vec<u8>> {
         let packet = Packet::parse(question).unwrap();
         let asked = &packet.questions[0];
         let name = asked.qname.to_string();
         let QTYPE::TYPE(what) = asked.qtype else {
-            panic!("a type that is none")
+            panic!("not a type")
         };
-        self.asked.lock().unwrap().push(format!("{name} {what:?}"));
+        self.queries
+            .lock()
+            .unwrap()
+            .push(format!("{name} {what:?}"));
         let zone = self.zone.lock().unwrap().clone();
         let mut reply = packet.clone().into_reply();
         if name.starts_with("broken.") {
@@ -132,7 +132,7 @@ impl NameServer {
     }
 }
 
-async fn by_udp(server: Arc<NameServer>, socket: Async<UdpSocket>) {
+async fn query_udp(server: Arc<NameServer>, socket: Async<UdpSocket>) {
     let mut packet = [0; 512];
     loop {
         let (size, from) = socket.recv_from(&mut packet).await.unwrap();
@@ -142,7 +142,7 @@ async fn by_udp(server: Arc<NameServer>, socket: Async<UdpSocket>) {
     }
 }
 
-async fn by_tcp(server: Arc<NameServer>, listener: Async<TcpListener>) {
+async fn query_tcp(server: Arc<NameServer>, listener: Async<TcpListener>) {
     loop {
         let (stream, _) = listener.accept().await.unwrap();
         answer_by_tcp(&server, stream).await;
@@ -161,7 +161,7 @@ async fn answer_by_tcp(server: &NameServer, mut stream: Async<TcpStream>) {
     }
 }
 
-/// The records of type `what` at `name`, and at what it is an alias of.
+/// The records of type `what` at `name`, and at the name that its CNAME leads to.
 fn of_name(zone: &str, name: &str, what: TYPE) -> Vec<ResourceRecord<'static>> {
     let mut found = Vec::new();
     let records = zone.lines().filter_map(record);
@@ -232,7 +232,7 @@ fn addresses(texts: &[&str]) -> Vec<IpAddr> {
 }
 
 #[test]
-fn a_host_has_addresses_of_both_families_in_turn_and_they_hold_as_long_as_the_shortest() {
+fn a_host_has_addresses_of_both_families_in_turn_with_the_shortest_ttl() {
     let zone = "a.example 60 A 192.0.2.1\n\
                 a.example 60 A 192.0.2.2\n\
                 a.example 90 AAAA 2001:db8::1\n\
@@ -240,15 +240,15 @@ fn a_host_has_addresses_of_both_families_in_turn_and_they_hold_as_long_as_the_sh
     with(zone, async |lookups| {
         let found = lookups.dns.addresses("A.Example").await.unwrap();
         let both = addresses(&["2001:db8::1", "192.0.2.1", "192.0.2.2"]);
-        assert_eq!((found.records, found.holds.as_secs()), (both, 60));
-        let mut asked = lookups.server.asked();
+        assert_eq!((found.records, found.ttl.as_secs()), (both, 60));
+        let mut asked = lookups.server.queries();
         asked.sort_unstable();
         assert_eq!(asked, ["A.Example A", "A.Example AAAA"]);
     });
 }
 
 #[test]
-fn aliases_lead_on_whether_the_name_server_follows_them_or_not() {
+fn cname_records_are_followed_whether_the_name_server_follows_them_or_not() {
     let zone = "a.example 60 CNAME b.example\n\
                 b.example 30 CNAME c.example\n\
                 c.example 90 A 192.0.2.1\n\
@@ -257,14 +257,14 @@ fn aliases_lead_on_whether_the_name_server_follows_them_or_not() {
     with(zone, async |lookups| {
         let found = lookups.dns.addresses("a.example").await.unwrap();
         assert_eq!(found.records, addresses(&["192.0.2.1"]));
-        assert_eq!(found.holds, Duration::from_secs(30));
+        assert_eq!(found.ttl, Duration::from_secs(30));
         let found = lookups.dns.addresses("d.example").await.unwrap();
         assert_eq!(found.records, addresses(&["192.0.2.2"]));
     });
 }
 
 #[test]
-fn aliases_that_lead_round_lead_nowhere() {
+fn a_loop_of_cname_records_is_an_error() {
     let zone = "a.example 60 CNAME elsewhere.a.example\n\
                 elsewhere.a.example 60 CNAME elsewhere.b.example\n\
                 elsewhere.b.example 60 CNAME elsewhere.a.example";
@@ -275,7 +275,7 @@ fn aliases_that_lead_round_lead_nowhere() {
 }
 
 #[test]
-fn services_are_told_with_all_that_they_are() {
+fn srv_records_have_all_their_fields() {
     let zone = "_s._tcp.a.example 60 SRV 10 5 443 b.example\n\
                 _s._tcp.a.example 70 SRV 20 0 80 .\n";
     with(zone, async |lookups| {
@@ -287,9 +287,9 @@ fn services_are_told_with_all_that_they_are() {
             host: host.to_owned(),
         };
         let both = vec![service(10, 5, 443, "b.example"), service(20, 0, 80, "")];
-        let expected = Found {
+        let expected = Records {
             records: both,
-            holds: Duration::from_secs(60),
+            ttl: Duration::from_secs(60),
         };
         assert_eq!(found, expected);
         let none = lookups.dns.services("_s._tcp.b.example").await.unwrap();
@@ -298,7 +298,7 @@ fn services_are_told_with_all_that_they_are() {
 }
 
 #[test]
-fn what_has_no_room_in_a_packet_is_asked_for_by_tcp() {
+fn a_truncated_response_is_requested_again_by_tcp() {
     let zone: String = (0..100)
         .map(|n| format!("large.example 60 A 192.0.2.{n}\n"))
         .collect();
@@ -309,17 +309,17 @@ fn what_has_no_room_in_a_packet_is_asked_for_by_tcp() {
 }
 
 #[test]
-fn who_is_to_be_asked_by_tcp_is_not_asked_otherwise() {
+fn with_use_vc_queries_are_sent_by_tcp() {
     with("a.example 60 A 192.0.2.1", async |lookups| {
         lookups.resolvers("nameserver 127.0.0.1\noptions use-vc\n");
         let found = lookups.dns.addresses("a.example").await.unwrap();
         assert_eq!(found.records, addresses(&["192.0.2.1"]));
-        assert_eq!(lookups.server.asked().len(), 2);
+        assert_eq!(lookups.server.queries().len(), 2);
     });
 }
 
 #[test]
-fn answers_to_other_questions_are_none() {
+fn responses_to_other_queries_are_ignored() {
     with("forged.example 60 A 192.0.2.1", async |lookups| {
         let found = lookups.dns.addresses("forged.example").await.unwrap();
         assert_eq!(found.records, addresses(&["192.0.2.1"]));
@@ -327,17 +327,17 @@ fn answers_to_other_questions_are_none() {
 }
 
 #[test]
-fn the_table_of_hosts_goes_before_the_name_servers() {
+fn the_hosts_file_comes_before_the_name_servers() {
     with("a.example 60 A 192.0.2.1", async |lookups| {
         lookups.hosts("192.0.2.99 a.example\n");
         let found = lookups.dns.addresses("a.example").await.unwrap();
         assert_eq!(found.records, addresses(&["192.0.2.99"]));
-        assert_eq!(lookups.server.asked(), [] as [&str; 0]);
+        assert_eq!(lookups.server.queries(), [] as [&str; 0]);
     });
 }
 
 #[test]
-fn the_next_name_server_is_asked_when_one_is_silent_or_refuses() {
+fn the_next_name_server_is_queried_when_one_does_not_answer_or_refuses() {
     with("a.example 60 A 192.0.2.1", async |lookups| {
         // Nobody is at the first: the loopback has many addresses.
         lookups.resolvers("nameserver 127.0.0.99\nnameserver 127.0.0.1\n");
@@ -349,13 +349,13 @@ fn the_next_name_server_is_asked_when_one_is_silent_or_refuses() {
 }
 
 #[test]
-fn what_is_not_there_is_no_failure_and_what_is_no_name_is() {
+fn a_name_without_records_is_no_error_and_an_invalid_name_is_one() {
     let long = "a".repeat(64) + ".example";
     with("", async |lookups| {
         let found = lookups.dns.addresses("a.example").await.unwrap();
         assert_eq!(found.records, [] as [IpAddr; 0]);
         let failed = lookups.dns.addresses(&long).await;
-        assert!(matches!(failed, Err(Error::NoName)), "{failed:?}");
+        assert!(matches!(failed, Err(Error::InvalidName)), "{failed:?}");
         let failed = lookups.dns.services("broken.example").await;
         assert!(matches!(failed, Err(Error::Refused(_))), "{failed:?}");
     });

@@ -1,224 +1,187 @@
-//! From a server's name to where it is: [server-server API, "Resolving server names"].
+//! [Server discovery], with a cache.
 //!
-//! [`Search`] goes through the specification's steps each time it is asked. [`Resolver`] stores what
-//! came out, so that a restart asks nobody, and goes on with that while it looks again: wherever
-//! a server is, it proves who it is.
+//! [`Discovery`] goes through the steps of the specification each time. [`Resolver`] stores its results,
+//! also over a restart. A result that is too old is still used while it is refreshed in the background: a
+//! server proves its identity at whatever address.
 //!
-//! [server-server API, "Resolving server names"]: https://spec.matrix.org/v1.19/server-server-api/#resolving-server-names
+//! [Server discovery]: https://spec.matrix.org/v1.19/server-server-api/#resolving-server-names
 
-mod order;
-mod search;
+mod discovery;
+mod srv_order;
 mod stored;
 #[cfg(test)]
 mod tests;
 mod well_known;
 
-use std::{
-    collections::HashMap,
-    convert::Infallible,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use ruma::{OwnedServerName, ServerName};
-use smol::{
-    channel::{self, Receiver},
-    lock::Semaphore,
-};
+use smol::lock::Semaphore;
 
-use self::search::target;
-pub use self::search::{Ports, Search};
+pub use self::discovery::Discovery;
+use self::discovery::target;
 use crate::{
-    clock::Clock,
+    cache::Cache,
+    clock::{Clock, as_ms},
     executor::Executor,
     federation::{
         Error,
-        remembered::Remembered,
         transport::{
-            connect::{Target, in_time},
-            pace::Pace,
+            connect::{Target, with_timeout},
+            throttle::Throttle,
         },
     },
+    single_flight::{Flight, SingleFlight},
     store::{self, Store, Tx, records::ResolvedServer},
 };
 
-/// How long a search may take, and who waits for one to have its turn.
-const SEARCH: Duration = Duration::from_secs(20);
-const PATIENCE: Duration = Duration::from_secs(40);
-/// How many searches wait, and how many are under way.
-const WAITING: usize = 200;
-const UNDER_WAY: usize = 16;
-/// How many begin at once, and after what time one more.
-const AT_ONCE: u32 = 20;
-const EVERY: Duration = Duration::from_millis(100);
-/// How many searches are remembered, and how much memory they take in all and each: a server hardly
-/// has ten addresses.
-const REMEMBERED: usize = 1000;
-const BYTES: usize = REMEMBERED * BYTES_EACH;
-const BYTES_EACH: usize = 512;
-/// For how long a server is not looked for again, whether it was found or not.
-const FOUND: Duration = Duration::from_mins(5);
-const FAILED: Duration = Duration::from_mins(1);
-/// Nothing holds longer: else a clock that once ran ahead makes it hold for ever.
-const LONGEST: Duration = Duration::from_hours(48);
+const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a request waits for the discovery of its destination, with the time in the queue.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(40);
+const MAX_QUEUED: usize = 200;
+const MAX_CONCURRENT: usize = 16;
+/// How many discoveries start at once, and the interval of further ones.
+const BURST: u32 = 20;
+const INTERVAL: Duration = Duration::from_millis(100);
+/// For how long a server is not resolved again, whether it was found or not.
+const FOUND_TTL: Duration = Duration::from_mins(5);
+const FAILED_TTL: Duration = Duration::from_mins(1);
+const MAX_RECENT: usize = 1000;
+/// A stored result is not used for longer, even if the clock was ahead when it was stored.
+const MAX_STORED_TTL: Duration = Duration::from_hours(48);
 
-/// Finds servers. Clones are the same.
+/// Resolves server names. Clones are the same.
 #[derive(Clone)]
-pub struct Resolver(Arc<Parts>);
+pub struct Resolver(Arc<ResolverInner>);
 
-struct Parts {
-    search: Search,
+type Outcome = Result<Arc<ResolvedServer>, Error>;
+
+struct ResolverInner {
+    discovery: Discovery,
     store: Store,
     clock: Clock,
     executor: Executor,
-    /// What the last searches found, before it is stored too.
-    recent: Remembered<OwnedServerName, Result<Arc<ResolvedServer>, Error>>,
-    /// The searches under way; each channel is closed when its search is over.
-    searches: Mutex<HashMap<OwnedServerName, Receiver<Infallible>>>,
-    slots: Semaphore,
-    pace: Pace,
+    recent: Cache<OwnedServerName, Outcome>,
+    discoveries: SingleFlight<OwnedServerName, Outcome>,
+    permits: Semaphore,
+    throttle: Throttle,
 }
 
 impl Resolver {
-    /// Stores what `search` finds.
-    pub fn new(search: Search, store: &Store, clock: &Clock, executor: &Executor) -> Self {
-        Self(Arc::new(Parts {
-            search,
+    pub fn new(discovery: Discovery, store: &Store, clock: &Clock, executor: &Executor) -> Self {
+        Self(Arc::new(ResolverInner {
+            discovery,
             store: store.clone(),
             clock: clock.clone(),
             executor: executor.clone(),
-            recent: Remembered::new(clock, REMEMBERED, BYTES),
-            searches: Mutex::default(),
-            slots: Semaphore::new(UNDER_WAY),
-            pace: Pace::new(AT_ONCE, EVERY),
+            recent: Cache::new(clock, MAX_RECENT),
+            discoveries: SingleFlight::new(MAX_QUEUED),
+            permits: Semaphore::new(MAX_CONCURRENT),
+            throttle: Throttle::new(BURST, INTERVAL),
         }))
     }
 
-    /// Where the server `name` is, or was before it is looked for again.
+    /// Where to connect for the server `name`, possibly by an old result.
     pub async fn resolve(&self, name: &ServerName) -> Result<Target, Error> {
         if name.is_ip_literal() {
-            // What looks for a name is large, and would be part of every request.
-            let found = Box::pin(self.0.search.find(name, None, 0)).await?;
-            return Ok(target(name, &found));
+            // Discovery is large, and would be part of the future of every request.
+            let resolved = Box::pin(self.0.discovery.resolve(name, None, 0)).await?;
+            return Ok(target(name, &resolved));
         }
-        if let Some(found) = self.0.recent.get(name) {
-            return Ok(target(name, &*found?));
+        if let Some(recent) = self.0.recent.get(name) {
+            return Ok(target(name, &*recent?));
         }
-        let Some(known) = self.stored(name) else {
-            return Ok(target(name, &*self.look(name, None).await?));
+        let Some(stored) = self.stored(name) else {
+            return Ok(target(name, &*self.discover(name, None).await?));
         };
         let now = self.0.clock.now_ms();
-        let longest = u64::try_from(LONGEST.as_millis()).unwrap_or(u64::MAX);
-        let holds = now < known.until_ts && known.until_ts - now <= longest;
-        let found = target(name, &known);
-        if !holds {
-            // Nobody waits for it; if there are too many, the next who asks tries again.
-            let _ = self.start(name, Some(known));
+        let is_current = now < stored.until_ts && stored.until_ts - now <= as_ms(MAX_STORED_TTL);
+        let old_target = target(name, &stored);
+        if !is_current {
+            // Nobody waits for it. If too many are queued, the next request starts it.
+            let _ = self.start(name, Some(stored));
         }
-        Ok(found)
+        Ok(old_target)
     }
 
-    /// Where the server `name` is, if that is not where [`resolve`](Self::resolve) said and nobody
-    /// was.
+    /// Where to connect for the server `name` instead of what [`resolve`](Self::resolve) returned, if
+    /// discovery finds something else.
     pub async fn resolve_again(&self, name: &ServerName) -> Option<Target> {
         if self.0.recent.get(name).is_some() {
             return None;
         }
-        let known = self.stored(name)?;
-        let doubtful = ResolvedServer {
+        let stored = self.stored(name)?;
+        let without_delegation = ResolvedServer {
             delegated_until_ts: 0,
-            ..known.clone()
+            ..stored.clone()
         };
-        let found = self.look(name, Some(doubtful)).await.ok()?;
-        let is_elsewhere =
-            (&found.delegated, &found.endpoints) != (&known.delegated, &known.endpoints);
-        is_elsewhere.then(|| target(name, &found))
+        let resolved = self.discover(name, Some(without_delegation)).await.ok()?;
+        let is_other =
+            (&resolved.delegated, &resolved.endpoints) != (&stored.delegated, &stored.endpoints);
+        is_other.then(|| target(name, &resolved))
     }
 
-    /// Who searches.
-    pub fn searcher(&self) -> &Search {
-        &self.0.search
+    pub fn discovery(&self) -> &Discovery {
+        &self.0.discovery
     }
 
     fn stored(&self, name: &ServerName) -> Option<ResolvedServer> {
         let stored = self.0.store.read(|s| stored::get(s, name));
         stored.unwrap_or_else(|error| {
-            log::error!("cannot read where {name} is: {error}");
+            log::error!("the stored addresses of {name} cannot be read: {error}");
             None
         })
     }
 
-    /// Looks for the server `name`, and waits for what comes out.
-    async fn look(
-        &self,
-        name: &ServerName,
-        before: Option<ResolvedServer>,
-    ) -> Result<Arc<ResolvedServer>, Error> {
-        let search = self.start(name, before)?;
-        // It says nothing, and ends.
-        let _ = in_time(PATIENCE, search.recv()).await?;
-        self.0.recent.get(name).unwrap_or(Err(Error::TimedOut))
+    async fn discover(&self, name: &ServerName, before: Option<ResolvedServer>) -> Outcome {
+        let flight = self.start(name, before)?;
+        let outcome = with_timeout(WAIT_TIMEOUT, flight.wait()).await?;
+        outcome.unwrap_or(Err(Error::TimedOut))
     }
 
-    /// Starts looking for the server `name`, unless somebody looks for it already.
+    /// Joins the discovery of the server `name`, or starts one.
     fn start(
         &self,
         name: &ServerName,
         before: Option<ResolvedServer>,
-    ) -> Result<Receiver<Infallible>, Error> {
-        let searches = self.0.searches.lock();
-        let mut searches = searches.unwrap_or_else(PoisonError::into_inner);
-        if let Some(search) = searches.get(name)
-            && !search.is_closed()
-        {
-            return Ok(search.clone());
-        }
-        if searches.len() >= WAITING {
-            let busy = "too many servers are being looked for";
-            return Err(Error::Unreachable(busy.into()));
-        }
-        let (end, search) = channel::bounded(1);
-        searches.insert(name.to_owned(), search.clone());
-        let (resolver, name) = (self.clone(), name.to_owned());
-        let task = self.0.executor.spawn(async move {
-            resolver.search(&name, before).await;
-            let searches = resolver.0.searches.lock();
-            let mut searches = searches.unwrap_or_else(PoisonError::into_inner);
-            searches.remove(&name);
-            drop(end);
-        });
-        task.detach();
-        Ok(search)
+    ) -> Result<Flight<Outcome>, Error> {
+        let (resolver, key) = (self.clone(), name.to_owned());
+        let name = name.to_owned();
+        let work = move || async move { resolver.run(&name, before).await };
+        let flight = self.0.discoveries.start(&self.0.executor, key, work);
+        flight.ok_or_else(|| Error::Unreachable("too many servers are being resolved".into()))
     }
 
-    async fn search(&self, name: &ServerName, before: Option<ResolvedServer>) {
-        let _slot = self.0.slots.acquire().await;
-        self.0.pace.turn().await;
+    async fn run(&self, name: &ServerName, before: Option<ResolvedServer>) -> Outcome {
+        let _permit = self.0.permits.acquire().await;
+        self.0.throttle.wait().await;
         let now = self.0.clock.now_ms();
-        let search = Box::pin(self.0.search.find(name, before.as_ref(), now));
-        let found = in_time(SEARCH, search).await.flatten();
-        let (found, holds) = match (found, before) {
-            (Ok(found), _) => {
-                self.note(name, found.clone());
-                (Ok(Arc::new(found)), FOUND)
+        let discovery = Box::pin(self.0.discovery.resolve(name, before.as_ref(), now));
+        let resolved = with_timeout(DISCOVERY_TIMEOUT, discovery).await.flatten();
+        let (outcome, ttl) = match resolved {
+            Ok(resolved) => {
+                self.save(name, resolved.clone());
+                (Ok(Arc::new(resolved)), FOUND_TTL)
             }
-            (Err(error), before) => {
-                log::debug!("{name} is not found: {error}");
-                // It may still be where it was.
-                (before.map(Arc::new).ok_or(error), FAILED)
+            Err(error) => {
+                log::debug!("{name} cannot be resolved: {error}");
+                // The old addresses may still be right.
+                (before.map(Arc::new).ok_or(error), FAILED_TTL)
             }
         };
-        self.0.recent.put(name.to_owned(), found, BYTES_EACH, holds);
+        self.0.recent.insert(name.to_owned(), outcome.clone(), ttl);
+        outcome
     }
 
-    /// Stores where the server `name` is. Nobody waits for that.
-    fn note(&self, name: &ServerName, found: ResolvedServer) {
+    /// Queues a write that nobody waits for.
+    fn save(&self, name: &ServerName, resolved: ResolvedServer) {
         let (store, name) = (self.0.store.clone(), name.to_owned());
         let task = self.0.executor.spawn(async move {
-            let job = move |tx: &Tx| stored::put(tx, &name, &found);
+            let server = name.clone();
+            let job = move |tx: &Tx| stored::put(tx, &name, &resolved);
             match store.write_soon(job).await {
                 Ok(()) | Err(store::Error::Closed) => {}
-                Err(error) => log::debug!("cannot store where a server is: {error}"),
+                Err(error) => log::debug!("the addresses of {server} cannot be stored: {error}"),
             }
         });
         task.detach();

@@ -1,6 +1,6 @@
-//! Finding servers, with a name server and web servers on the loopback.
+//! Server discovery, with a name server and web servers on the loopback.
 
-mod kept;
+mod caching;
 mod steps;
 mod web;
 
@@ -23,12 +23,15 @@ use smol::{
     io::{AsyncReadExt, AsyncWriteExt},
 };
 
-use super::{Ports, Search, search::target};
+use super::{Discovery, discovery::target};
 use crate::{
     executor::Executor,
     federation::{
         Error,
-        discovery::dns::tests::Lookups,
+        discovery::{
+            dns::tests::Lookups,
+            hosts::{Hosts, Ports},
+        },
         transport::{
             connect::{Connector, Target},
             tls::Authorities,
@@ -37,30 +40,30 @@ use crate::{
     pool::Pool,
 };
 
-/// Where a test's servers are if nothing is said of a port.
+/// The port of servers whose names have none.
 const MATRIX: u16 = 8448;
-/// Every domain of these tests is here, for its `.well-known`.
+/// The domains of these tests, all of which have a web server.
 const DOMAINS: &str = "a.example 60 A 127.0.0.1\n\
                        b.example 60 A 127.0.0.1\n\
                        c.example 60 A 127.0.0.1\n";
 
-/// What a web server has at a host and path: a body, or after `->` where to go instead.
+/// The pages of the web server by host and path: a body, or `->` and the location of a redirect.
 type Pages = HashMap<&'static str, String>;
 
-/// A request that came: whose certificate was wanted, the `Host` and the path.
-type Came = (String, String, String);
+/// A request: the server name of TLS, the `Host` header and the path.
+type WebRequest = (String, String, String);
 
 struct World {
     executor: Executor,
     lookups: Lookups,
     connector: Connector,
     pages: Arc<Mutex<Pages>>,
-    came: Arc<Mutex<Vec<Came>>>,
+    requests: Arc<Mutex<Vec<WebRequest>>>,
     port: u16,
 }
 
 impl World {
-    /// The domains with these records besides, and these pages.
+    /// `zone` has further records.
     fn new(zone: &str, pages: &[(&'static str, &str)]) -> Self {
         Self::with(zone, pages, true)
     }
@@ -75,7 +78,7 @@ impl World {
         let world = Self {
             port: listener.local_addr().unwrap().port(),
             pages: Arc::default(),
-            came: Arc::default(),
+            requests: Arc::default(),
             executor,
             lookups,
             connector,
@@ -87,42 +90,45 @@ impl World {
             Async::new(listener).unwrap(),
             acceptor,
             world.pages.clone(),
-            world.came.clone(),
+            world.requests.clone(),
         );
         world.executor.spawn(serve).detach();
         world
     }
 
-    /// Has something else at a host and path.
     fn page(&self, place: &'static str, page: &str) {
         let page = page.replace("PORT", &self.port.to_string());
         self.pages.lock().unwrap().insert(place, page);
     }
 
-    fn search(&self) -> Search {
+    fn hosts(&self) -> Hosts {
         let ports = Ports {
             matrix: MATRIX,
             https: self.port,
         };
-        Search::new(&self.connector, self.lookups.dns.clone(), ports)
+        Hosts::new(&self.connector, self.lookups.dns.clone(), ports)
     }
 
     fn run<T>(&self, future: impl Future<Output = T>) -> T {
         smol::block_on(self.executor.run(future))
     }
 
-    fn find(&self, name: &str) -> Result<Target, Error> {
-        let name = <&ServerName>::try_from(name).unwrap();
-        let found = self.run(self.search().find(name, None, 0))?;
-        Ok(target(name, &found))
+    fn discovery(&self) -> Discovery {
+        Discovery::new(self.hosts())
     }
 
-    fn came(&self) -> Vec<Came> {
-        std::mem::take(&mut self.came.lock().unwrap())
+    fn resolve(&self, name: &str) -> Result<Target, Error> {
+        let name = <&ServerName>::try_from(name).unwrap();
+        let resolved = self.run(self.discovery().resolve(name, None, 0))?;
+        Ok(target(name, &resolved))
+    }
+
+    fn requests(&self) -> Vec<WebRequest> {
+        std::mem::take(&mut self.requests.lock().unwrap())
     }
 }
 
-/// An authority, and a server for which it vouches under every name of these tests.
+/// A certificate authority, and a server with a certificate for every name of these tests.
 fn authority() -> (CertificateDer<'static>, TlsAcceptor) {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -147,13 +153,13 @@ async fn serve(
     listener: Async<TcpListener>,
     acceptor: TlsAcceptor,
     pages: Arc<Mutex<Pages>>,
-    came: Arc<Mutex<Vec<Came>>>,
+    requests: Arc<Mutex<Vec<WebRequest>>>,
 ) {
     loop {
         let (stream, _) = listener.accept().await.unwrap();
-        // Who does not like the certificate goes away.
+        // It fails if the client rejects the certificate.
         if let Ok(stream) = acceptor.accept(stream).await {
-            answer(stream, &pages, &came).await;
+            answer(stream, &pages, &requests).await;
         }
     }
 }
@@ -161,7 +167,7 @@ async fn serve(
 async fn answer(
     mut stream: futures_rustls::server::TlsStream<Async<TcpStream>>,
     pages: &Mutex<Pages>,
-    came: &Mutex<Vec<Came>>,
+    requests: &Mutex<Vec<WebRequest>>,
 ) {
     let mut head = Vec::new();
     let mut byte = [0];
@@ -175,7 +181,7 @@ async fn answer(
     let host = host.unwrap().to_owned();
     let sni = stream.get_ref().1.server_name().unwrap_or("").to_owned();
     let place = format!("{}{path}", host.split(':').next().unwrap());
-    came.lock().unwrap().push((sni, host, path));
+    requests.lock().unwrap().push((sni, host, path));
     let page = pages.lock().unwrap().get(&*place).cloned();
     let answer = match page.as_deref() {
         None => "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n".to_owned(),
@@ -189,7 +195,7 @@ async fn answer(
             ),
         },
     };
-    // It may have had enough.
+    // The client may have closed the connection.
     let _ = stream.write_all(answer.as_bytes()).await;
     let _ = stream.close().await;
 }

@@ -1,4 +1,4 @@
-//! Fetching from the web, where only some addresses may be asked.
+//! Requests to web servers with restricted addresses.
 
 use std::{
     io::ErrorKind,
@@ -8,33 +8,33 @@ use std::{
 use super::World;
 use crate::federation::{
     Error,
-    transport::web::{Place, Reach, get},
+    transport::web::{AllowedAddresses, HttpsUrl, get},
 };
 
-/// What nobody is to make this server ask.
+/// An address that is not allowed.
 const INSIDE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
-fn is_outside(address: IpAddr) -> bool {
+fn is_allowed(address: IpAddr) -> bool {
     address.to_canonical() != IpAddr::V4(INSIDE)
 }
 
-/// Fetches `url`, in which `PORT` is the world's; the place where it was in the end.
-fn fetch(world: &World, url: &str, reach: Reach) -> Result<String, Error> {
+/// Requests `url`, in which `PORT` is the world's. Returns the host and path of the last URL.
+fn fetch(world: &World, url: &str, allowed: AllowedAddresses) -> Result<String, Error> {
     let url = url.replace("PORT", &world.port.to_string());
-    let place = Place::of(&url).unwrap();
-    let (place, _) = world.run(get(&world.search(), place, reach))?;
-    Ok(format!("{}{}", place.host, place.path))
+    let url = HttpsUrl::parse(&url).unwrap();
+    let (url, _) = world.run(get(&world.hosts(), url, allowed))?;
+    Ok(format!("{}{}", url.host, url.path))
 }
 
 #[cfg(target_os = "linux")]
 #[test]
-fn what_is_inside_is_not_asked_whatever_name_it_has_and_whoever_sends_there() {
+fn an_address_that_is_not_allowed_is_not_connected_to_by_name_or_redirect() {
     let zone = "inside.example 60 A 127.0.0.2\n\
                 both.example 60 A 127.0.0.2\n\
                 mapped.example 60 AAAA ::ffff:127.0.0.2";
     let world = World::new(zone, &[]);
-    let door = TcpListener::bind(SocketAddr::from((INSIDE, world.port))).unwrap();
-    door.set_nonblocking(true).unwrap();
+    let listener = TcpListener::bind(SocketAddr::from((INSIDE, world.port))).unwrap();
+    listener.set_nonblocking(true).unwrap();
     for inside in [
         "127.0.0.2",
         "[::ffff:127.0.0.2]",
@@ -51,30 +51,34 @@ fn what_is_inside_is_not_asked_whatever_name_it_has_and_whoever_sends_there() {
             "https://a.example:PORT/there",
             "https://b.example:PORT/further",
         ] {
-            let refused = fetch(&world, from, Reach::Only(is_outside));
+            let refused = fetch(&world, from, AllowedAddresses::Only(is_allowed));
             assert!(matches!(refused, Err(Error::Unresolvable)), "{inside}");
         }
-        let knocked = door.accept().expect_err("somebody came");
-        assert_eq!(knocked.kind(), ErrorKind::WouldBlock, "{inside}");
+        let connected = listener.accept().expect_err("a connection");
+        assert_eq!(connected.kind(), ErrorKind::WouldBlock, "{inside}");
     }
-    // Where one is sent is gone to, if it is outside.
-    assert_eq!(world.came().len(), 6 * 3);
+    // Redirects to allowed addresses are followed.
+    assert_eq!(world.requests().len(), 6 * 3);
     world.page("a.example/there", "->https://b.example:PORT/here");
     world.page("b.example/here", "a page");
     let found = fetch(
         &world,
         "https://a.example:PORT/there",
-        Reach::Only(is_outside),
+        AllowedAddresses::Only(is_allowed),
     );
     assert_eq!(found.unwrap(), "b.example/here");
 }
 
 #[test]
-fn nobody_is_sent_round_in_circles() {
+fn a_redirect_loop_is_an_error() {
     let world = World::new("", &[]);
     world.page("a.example/", "->https://b.example:PORT/");
     world.page("b.example/", "->https://a.example:PORT/");
-    let lost = fetch(&world, "https://a.example:PORT/", Reach::AsServers);
-    assert!(matches!(lost, Err(Error::Nonsense(_))));
-    assert_eq!(world.came().len(), 4);
+    let response = fetch(
+        &world,
+        "https://a.example:PORT/",
+        AllowedAddresses::AsServers,
+    );
+    assert!(matches!(response, Err(Error::InvalidResponse(_))));
+    assert_eq!(world.requests().len(), 4);
 }

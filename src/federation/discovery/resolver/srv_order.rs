@@ -1,14 +1,14 @@
-//! In which order the hosts of a service are tried.
+//! The order in which the hosts of a service are tried.
 //!
 //! Source: [RFC 2782](https://www.rfc-editor.org/rfc/rfc2782), "The format of the SRV RR".
 
 use crate::store::records::Endpoint;
 
-/// The endpoints, those of the lowest priority first; among equals each goes first as often as its
-/// weight says. `random` gives a number up to and including its argument.
+/// The endpoints by priority, the lowest first, and in a random order by weight among equals. `random`
+/// returns a number up to and including its argument.
 pub fn in_order(endpoints: &[Endpoint], mut random: impl FnMut(u32) -> u32) -> Vec<&Endpoint> {
     let mut left: Vec<&Endpoint> = endpoints.iter().collect();
-    // Those without a weight come first, where a sum of 0 finds them.
+    // Endpoints without a weight come first, where a sum of 0 finds them.
     left.sort_by_key(|endpoint| (endpoint.priority, endpoint.weight != 0));
     let mut ordered = Vec::with_capacity(left.len());
     while let Some(first) = left.first() {
@@ -47,13 +47,13 @@ mod tests {
     }
 
     #[test]
-    fn the_lowest_priority_goes_first() {
+    fn the_lowest_priority_is_first() {
         let endpoints = [endpoint(20, 0, 1), endpoint(10, 0, 2), endpoint(30, 9, 3)];
         assert_eq!(ports(&endpoints, |sum| sum), [2, 1, 3]);
     }
 
     #[test]
-    fn among_equals_each_goes_first_as_often_as_its_weight_says() {
+    fn among_equals_each_is_first_in_proportion_to_its_weight() {
         let endpoints = [endpoint(1, 3, 1), endpoint(1, 1, 2), endpoint(1, 0, 3)];
         let mut first = [0; 4];
         for drawn in 0..=4 {
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_left_out_or_comes_twice() {
+    fn every_endpoint_occurs_once() {
         let endpoints: Vec<_> = (0..20).map(|n| endpoint(n % 3, n % 5, n)).collect();
         for _ in 0..100 {
             let mut ports = ports(&endpoints, |sum| rand::random_range(0..=sum));

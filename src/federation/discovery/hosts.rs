@@ -1,0 +1,99 @@
+//! The addresses of hosts, and of what answers for a domain on the web.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use super::dns::{Dns, Records, Service};
+use crate::federation::{
+    Error,
+    transport::connect::{Connector, Target, with_timeout},
+};
+
+/// How many addresses of a host are tried.
+const MAX_ADDRESSES: usize = 4;
+const DNS_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an address literal is cached.
+const LITERAL_TTL: Duration = Duration::from_hours(24);
+
+/// The ports of servers whose names have none.
+#[derive(Clone, Copy, Debug)]
+pub struct Ports {
+    pub matrix: u16,
+    pub https: u16,
+}
+
+impl Default for Ports {
+    fn default() -> Self {
+        Self {
+            matrix: 8448,
+            https: 443,
+        }
+    }
+}
+
+/// Looks up hosts, without a cache.
+#[derive(Clone)]
+pub struct Hosts {
+    pub connector: Connector,
+    dns: Dns,
+    pub ports: Ports,
+}
+
+impl Hosts {
+    pub fn new(connector: &Connector, dns: Dns, ports: Ports) -> Self {
+        Self {
+            connector: connector.clone(),
+            dns,
+            ports,
+        }
+    }
+
+    /// Where to connect for `https://host:port`.
+    pub async fn web_target(&self, host: &str, port: Option<u16>) -> Result<Target, Error> {
+        let found = self.addresses(host).await?;
+        let addresses = found.records.into_iter();
+        Ok(Target {
+            addresses: addresses
+                .map(|address| SocketAddr::new(address, port.unwrap_or(self.ports.https)))
+                .collect(),
+            authority: port.map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")),
+            tls_name: without_brackets(host).to_owned(),
+        })
+    }
+
+    /// The addresses of a host; never none.
+    pub async fn addresses(&self, host: &str) -> Result<Records<IpAddr>, Error> {
+        if let Ok(address) = without_brackets(host).parse() {
+            return Ok(Records {
+                records: vec![address],
+                ttl: LITERAL_TTL,
+            });
+        }
+        let found = with_timeout(DNS_TIMEOUT, self.dns.addresses(host)).await?;
+        let mut found = found.map_err(|error| {
+            log::debug!("{host} cannot be resolved: {error}");
+            Error::Unresolvable
+        })?;
+        found.records.truncate(MAX_ADDRESSES);
+        if found.records.is_empty() {
+            return Err(Error::Unresolvable);
+        }
+        Ok(found)
+    }
+
+    /// The SRV records at `name` (`_service._protocol.domain`).
+    pub async fn services(&self, name: &str) -> Result<Records<Service>, Error> {
+        let found = with_timeout(DNS_TIMEOUT, self.dns.services(name)).await?;
+        found.map_err(|error| {
+            log::debug!("the SRV records {name} cannot be resolved: {error}");
+            Error::Unresolvable
+        })
+    }
+}
+
+/// A host as certificates and sockets have it.
+pub fn without_brackets(host: &str) -> &str {
+    host.trim_start_matches('[').trim_end_matches(']')
+}

@@ -1,0 +1,148 @@
+//! Fetching the keys of a server.
+
+use std::{sync::Arc, time::Duration};
+
+use ruma::{OwnedServerName, ServerName, api::federation::discovery::get_server_keys};
+use smol::lock::Semaphore;
+
+use super::{
+    known::{self, KnownKeys},
+    own, stored,
+};
+use crate::{
+    cache::Cache,
+    clock::Clock,
+    executor::Executor,
+    federation::Client,
+    pool::Pool,
+    rooms::{self, Local},
+    single_flight::SingleFlight,
+    store::{Store, Tx},
+};
+
+/// How many servers are asked at once.
+const MAX_CONCURRENT: usize = 16;
+/// How many servers are asked at once because another server wants to know.
+const MAX_CONCURRENT_NOTARIZED: usize = 8;
+/// How many servers are asked or wait for that.
+const MAX_QUEUED: usize = 2000;
+
+/// A server is not asked again for so long, whether it has answered or not: else whoever signs with keys
+/// that do not exist could make this server ask each time.
+const RETRY_INTERVAL: Duration = Duration::from_mins(5);
+/// How many servers are remembered for that.
+const MAX_RECENT: usize = 1000;
+
+/// The keys of all servers. Clones are the same.
+#[derive(Clone)]
+pub struct Keys(pub(super) Arc<KeysInner>);
+
+pub(super) struct KeysInner {
+    pub store: Store,
+    pub local: Local,
+    pub client: Client,
+    pub clock: Clock,
+    pub pool: Pool,
+    pub executor: Executor,
+    pub permits: Semaphore,
+    pub notarize_permits: Semaphore,
+    fetches: SingleFlight<OwnedServerName, KnownKeys>,
+    /// Servers that were asked lately.
+    asked: Cache<OwnedServerName, ()>,
+    pub notaries: Vec<OwnedServerName>,
+    /// Servers about which the notaries were asked in vain lately.
+    pub asked_notaries: Cache<OwnedServerName, ()>,
+}
+
+impl Keys {
+    pub fn new(
+        store: &Store,
+        local: &Local,
+        client: &Client,
+        notaries: &[OwnedServerName],
+        clock: &Clock,
+        pool: &Pool,
+        executor: &Executor,
+    ) -> Self {
+        Self(Arc::new(KeysInner {
+            store: store.clone(),
+            local: local.clone(),
+            client: client.clone(),
+            clock: clock.clone(),
+            pool: pool.clone(),
+            executor: executor.clone(),
+            permits: Semaphore::new(MAX_CONCURRENT),
+            notarize_permits: Semaphore::new(MAX_CONCURRENT_NOTARIZED),
+            fetches: SingleFlight::new(MAX_QUEUED),
+            asked: Cache::new(clock, MAX_RECENT),
+            notaries: notaries.to_vec(),
+            asked_notaries: Cache::new(clock, MAX_RECENT),
+        }))
+    }
+
+    /// The known keys of a server. It is asked first if they are not `enough`.
+    pub(super) async fn of_server(
+        &self,
+        server: &ServerName,
+        enough: impl Fn(&KnownKeys) -> bool,
+    ) -> Result<KnownKeys, rooms::Error> {
+        let store = &self.0.store;
+        if server == self.0.local.server_name() {
+            return store.read(own::known);
+        }
+        let mut known = store.read(|s| stored::load(s, server))?;
+        if enough(&known) || self.0.asked.get(server).is_some() {
+            return Ok(known);
+        }
+        let (keys, name) = (self.clone(), server.to_owned());
+        let work = move || async move { keys.fetch(&name).await };
+        let flight = self
+            .0
+            .fetches
+            .start(&self.0.executor, server.to_owned(), work);
+        if let Some(flight) = flight
+            && let Some(fetched) = flight.wait().await
+        {
+            known.0.extend(fetched.0);
+        }
+        Ok(known)
+    }
+
+    /// Asks a server for its keys and stores them. None if it does not answer.
+    async fn fetch(&self, server: &ServerName) -> KnownKeys {
+        let now = self.0.clock.now_ms();
+        let request = get_server_keys::v2::Request::new();
+        let response = self.0.client.send(server, request).await;
+        let response = response.map_err(|error| error.to_string());
+        let fetched = response.and_then(|response| {
+            let keys = known::parse(server, &response.server_key, now)?;
+            Ok((keys, response.server_key.into_json().to_string()))
+        });
+        self.0.asked.insert(server.to_owned(), (), RETRY_INTERVAL);
+        match fetched {
+            Ok((keys, json)) => {
+                self.save(server, keys.clone(), json).await;
+                keys
+            }
+            Err(error) => {
+                log::debug!("the keys of {server} cannot be fetched: {error}");
+                KnownKeys::default()
+            }
+        }
+    }
+
+    pub(super) async fn save(&self, server: &ServerName, keys: KnownKeys, json: String) {
+        let name = server.to_owned();
+        let job = move |tx: &Tx| stored::put(tx, &name, &keys, &json);
+        if let Err(error) = self.0.store.write::<_, rooms::Error, _>(job).await {
+            log::debug!(
+                "the keys of {server} are fetched again later, as they are not stored: {error}"
+            );
+        }
+    }
+
+    /// Notaries are not asked again about `server` for a while.
+    pub(super) fn notaries_failed(&self, server: OwnedServerName) {
+        self.0.asked_notaries.insert(server, (), RETRY_INTERVAL);
+    }
+}

@@ -1,0 +1,139 @@
+//! Checking of signatures: of requests, and of events.
+
+use std::collections::BTreeMap;
+
+use ruma::{OwnedServerName, api::federation::authentication::XMatrix, signatures::PublicKeyMap};
+
+use super::{
+    fetch::Keys,
+    known::{KnownKeys, WantedKey},
+};
+use crate::{
+    pool::Kind,
+    protocol::receive::{Incoming, ReceiveError, Received},
+    rooms,
+};
+
+/// More events are checked on the pool.
+const MAX_IN_PLACE: usize = 4;
+/// How many events are checked at once on the pool.
+const POOL_BATCH: usize = 100;
+/// How many signatures of one server on an event are looked at.
+const MAX_SIGNATURES: usize = 8;
+
+impl Keys {
+    /// Whether `request` is signed by the origin that `signature` names.
+    ///
+    /// Source: server-server API, "Request authentication".
+    pub async fn is_signed(
+        &self,
+        signature: &XMatrix,
+        request: &http::Request<&[u8]>,
+    ) -> Result<bool, rooms::Error> {
+        let now = self.0.clock.now_ms();
+        let wanted = [WantedKey {
+            id: signature.key.to_string(),
+            valid_at_ts: now,
+        }];
+        let enough = |known: &KnownKeys| known.satisfies(&wanted);
+        let known = self.of_server(&signature.origin, enough).await?;
+        let keys = PublicKeyMap::from([(signature.origin.to_string(), known.valid_at(Some(now)))]);
+        let name = self.0.local.server_name();
+        Ok(signature.verify_http_request(request, name, &keys).is_ok())
+    }
+
+    /// Checks the signatures and hashes of `events`.
+    pub async fn verify(&self, events: Vec<Incoming>) -> Vec<Result<Received, ReceiveError>> {
+        let known = self.of_servers(wanted_by(&events)).await;
+        let events: Vec<(Incoming, PublicKeyMap)> = events
+            .into_iter()
+            .map(|event| {
+                let keys = keys_for(&event, &known);
+                (event, keys)
+            })
+            .collect();
+        let verify = |events: Vec<(Incoming, PublicKeyMap)>| {
+            let each = events.into_iter();
+            each.map(|(event, keys)| event.verify(&keys)).collect()
+        };
+        if events.len() <= MAX_IN_PLACE {
+            return verify(events);
+        }
+        let mut results = Vec::new();
+        let mut events = events.into_iter().peekable();
+        while events.peek().is_some() {
+            let batch: Vec<_> = events.by_ref().take(POOL_BATCH).collect();
+            let again = batch.clone();
+            match self.0.pool.run(Kind::Verify, move || verify(batch)).await {
+                Ok(verified) => results.extend::<Vec<_>>(verified),
+                // The pool is busy.
+                Err(_) => results.extend::<Vec<_>>(verify(again)),
+            }
+        }
+        results
+    }
+
+    /// The keys of several servers, which are asked at once.
+    async fn of_servers(
+        &self,
+        wanted: BTreeMap<OwnedServerName, Vec<WantedKey>>,
+    ) -> BTreeMap<OwnedServerName, KnownKeys> {
+        let fetches: Vec<_> = wanted
+            .iter()
+            .map(|(server, wanted)| {
+                let (keys, server, wanted) = (self.clone(), server.clone(), wanted.clone());
+                self.0.executor.spawn(async move {
+                    let _permit = keys.0.permits.acquire().await;
+                    let enough = |known: &KnownKeys| known.satisfies(&wanted);
+                    let known = keys.of_server(&server, enough).await;
+                    (server, known.unwrap_or_default())
+                })
+            })
+            .collect();
+        let mut known = BTreeMap::new();
+        for fetch in fetches {
+            let (server, keys) = fetch.await;
+            known.insert(server, keys);
+        }
+        if let Err(error) = self.add_from_notaries(wanted, &mut known).await {
+            log::error!("notaries are not asked for the keys of other servers: {error}");
+        }
+        known
+    }
+}
+
+/// The keys with which `events` claim to be signed.
+fn wanted_by(events: &[Incoming]) -> BTreeMap<OwnedServerName, Vec<WantedKey>> {
+    let mut wanted: BTreeMap<OwnedServerName, Vec<WantedKey>> = BTreeMap::new();
+    for event in events {
+        let valid_at_ts = valid_at_ts(event).unwrap_or(0);
+        for server in event.signers().unwrap_or_default() {
+            let ids = event.key_ids(server.as_str()).take(MAX_SIGNATURES);
+            let keys: Vec<_> = ids
+                .map(|id| WantedKey {
+                    id: id.to_owned(),
+                    valid_at_ts,
+                })
+                .collect();
+            wanted.entry(server).or_default().extend(keys);
+        }
+    }
+    wanted
+}
+
+/// When the keys of an event must have been valid, if its room version says so.
+fn valid_at_ts(event: &Incoming) -> Option<u64> {
+    let ts = event
+        .enforces_key_validity()
+        .then(|| event.origin_server_ts())??;
+    Some(u64::try_from(ts).unwrap_or(0))
+}
+
+fn keys_for(event: &Incoming, known: &BTreeMap<OwnedServerName, KnownKeys>) -> PublicKeyMap {
+    let signers = event.signers().unwrap_or_default().into_iter();
+    let keys = signers.filter_map(|server| {
+        let valid = known.get(&server)?.valid_at(valid_at_ts(event));
+        Some((server.to_string(), valid))
+    });
+    keys.collect()
+}
