@@ -1,4 +1,4 @@
-//! Making an event of this server: fill in, hash, sign.
+//! Building an event of this server: complete, hash, sign.
 
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId,
@@ -13,28 +13,25 @@ use super::{
     server_key::ServerKey,
 };
 
-/// What its sender decides about an event.
+/// The parts of an event that its sender chooses.
 #[derive(Clone, Debug)]
 pub struct EventDraft {
-    /// The room; `None` for the create event of a room whose id is made of that event
+    /// `None` for the create event of a room whose id is derived from it
     /// ([`room_id_from_create_event`]).
     pub room_id: Option<OwnedRoomId>,
-    /// The user who sends it. Must be of this server, which signs for it.
+    /// A user of this server, which signs the event.
     pub sender: OwnedUserId,
-    /// The type.
     pub event_type: TimelineEventType,
-    /// The state key, for a state event.
     pub state_key: Option<String>,
-    /// The content, from [`canonical_content`].
+    /// From [`canonical_content`].
     pub content: CanonicalJsonObject,
-    /// For an `m.room.redaction`: what it redacts. A `redacts` in the content serves as well; either
-    /// way it ends where the room version wants it.
+    /// The target of an `m.room.redaction`; may also be in the content. [`build`] moves it to where the
+    /// room version has it.
     pub redacts: Option<OwnedEventId>,
 }
 
 impl EventDraft {
-    /// What its sender decided about `pdu`.
-    pub fn of(pdu: &Pdu) -> Result<Self, FormatError> {
+    pub fn from_pdu(pdu: &Pdu) -> Result<Self, FormatError> {
         Ok(Self {
             room_id: Some(pdu.room_id().to_owned()),
             sender: pdu.sender().to_owned(),
@@ -46,40 +43,36 @@ impl EventDraft {
     }
 }
 
-/// What the room's history and the clock decide about an event.
+/// The parts of an event that follow from the room's history and the clock.
 #[derive(Clone, Debug)]
 pub struct EventPlace {
     /// The room's extremities, 20 at most.
     pub prev_events: Vec<OwnedEventId>,
-    /// The events in the room's state under the keys of
-    /// [`auth_types`](super::authorize::auth_types).
+    /// The state events at the keys of [`auth_types`](super::authorize::auth_types).
     pub auth_events: Vec<OwnedEventId>,
-    /// One more than the largest depth among the previous events.
+    /// One more than the largest depth of the previous events.
     pub depth: u64,
-    /// Now.
     pub origin_server_ts: MilliSecondsSinceUnixEpoch,
 }
 
-/// A finished event.
 #[derive(Clone, Debug)]
 pub struct BuiltEvent {
-    /// The bytes to store and to send: canonical JSON with hash and signature.
+    /// Canonical JSON with hash and signature, to store and to send.
     pub json: Vec<u8>,
     /// The same, parsed.
     pub pdu: Pdu,
 }
 
-/// Whether the rules make the room's id of its create event, which then has to be built without one.
+/// Whether the room's id is derived from its create event, which then has no `room_id`.
 ///
 /// Source: room version 12, "Event format".
 pub fn room_id_from_create_event(rules: &RoomVersionRules) -> bool {
     rules.authorization.room_create_event_id_as_room_id
 }
 
-/// Brings a content into the form that can be hashed: an object without floats and without
-/// integers beyond ±(2^53 − 1).
+/// Converts a content to an object of canonical JSON.
 ///
-/// Source: appendices, "Canonical JSON"; to clients a violation is `M_BAD_JSON` (room version 6).
+/// Source: appendices, "Canonical JSON"; for clients a violation is `M_BAD_JSON` (room version 6).
 pub fn canonical_content(
     content: &(impl Serialize + ?Sized),
 ) -> Result<CanonicalJsonObject, FormatError> {
@@ -91,8 +84,7 @@ pub fn canonical_content(
     }
 }
 
-/// Makes the event. It is not authorized yet: that is
-/// [`check_by_state`](super::authorize::check_by_state)'s.
+/// Builds the event. [`check_by_state`](super::authorize::check_by_state) authorizes it.
 ///
 /// Source: server-server API, "Adding hashes and signatures to outgoing events".
 pub fn build(
@@ -104,7 +96,7 @@ pub fn build(
     let mut object = unsigned_event(draft, place, rules)?;
     let server = draft.sender.server_name().as_str();
     if let Err(error) = hash_and_sign_event(server, key, &mut object, &rules.redaction) {
-        // What is far too large ruma does not even hash.
+        // ruma does not hash an event that is far too large.
         check(&mut object, rules)?;
         return Err(FormatError::Malformed(error.to_string()));
     }
@@ -113,11 +105,8 @@ pub fn build(
     Ok(BuiltEvent { json, pdu })
 }
 
-/// Makes the event for which another server, which knows the room, has given the `template`: its
-/// place in the room and, where a room lets in only whom somebody vouches for, who does.
-///
-/// # Errors
-/// [`FormatError`] if the template is not one for `draft`.
+/// Completes the event template of a resident server: from it come the event's place in the room and
+/// `join_authorised_via_users_server`, all else from `draft`.
 ///
 /// Source: server-server API, "Joining Rooms", "Leaving Rooms", "Knocking upon a room".
 pub fn build_from_template(
@@ -132,36 +121,36 @@ pub fn build_from_template(
         auth_events: Vec<OwnedEventId>,
         prev_events: Vec<OwnedEventId>,
         depth: UInt,
-        content: Vouched,
+        content: Content,
     }
     #[derive(Deserialize)]
-    struct Vouched {
+    struct Content {
         #[serde(rename = "join_authorised_via_users_server")]
         via: Option<OwnedUserId>,
     }
-    let given: Template = serde_json::from_str(template).map_err(not_canonical)?;
+    let template: Template = serde_json::from_str(template).map_err(not_canonical)?;
     let mut draft = draft.clone();
-    if let Some(via) = given.content.via {
+    if let Some(via) = template.content.via {
         let field = "join_authorised_via_users_server".to_owned();
         draft.content.insert(field, via.as_str().into());
     }
     let place = EventPlace {
-        prev_events: given.prev_events,
-        auth_events: given.auth_events,
-        depth: given.depth.into(),
+        prev_events: template.prev_events,
+        auth_events: template.auth_events,
+        depth: template.depth.into(),
         origin_server_ts: now,
     };
     build(&draft, &place, rules, key)
 }
 
-/// The template of an event for another server to fill in, hash and sign.
+/// The template of an event for another server to complete, hash and sign.
 ///
 /// Source: server-server API, `GET /_matrix/federation/v1/make_join/{roomId}/{userId}`.
 pub fn template(built: &BuiltEvent) -> Result<Vec<u8>, FormatError> {
     let mut object: CanonicalJsonObject =
         serde_json::from_slice(&built.json).map_err(not_canonical)?;
-    for made_by_the_sender in ["hashes", "signatures"] {
-        object.remove(made_by_the_sender);
+    for field in ["hashes", "signatures"] {
+        object.remove(field);
     }
     serde_json::to_vec(&object).map_err(not_canonical)
 }
@@ -284,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_signed_hashed_and_named_by_its_hash() {
+    fn an_event_is_hashed_and_signed_and_its_id_is_its_reference_hash() {
         for version in versions::SUPPORTED {
             let built = build_in(
                 version.clone(),
@@ -307,14 +296,14 @@ mod tests {
     }
 
     #[test]
-    fn the_same_draft_in_the_same_place_is_the_same_event() {
+    fn building_is_deterministic() {
         let draft = draft("m.room.message", json!({ "body": "hi" }));
         let one = build_in(RoomVersionId::V12, &draft).unwrap();
         assert_eq!(one.json, build_in(RoomVersionId::V12, &draft).unwrap().json);
     }
 
     #[test]
-    fn since_version_12_the_create_event_makes_the_id_of_its_room() {
+    fn since_version_12_the_room_id_is_derived_from_the_create_event() {
         let room = History::new(&RoomVersionId::V12, ALICE);
         let create = room.create_event();
         assert!(
@@ -333,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn since_version_12_no_event_names_the_create_event_as_its_authority() {
+    fn since_version_12_the_create_event_is_not_in_auth_events() {
         for version in versions::SUPPORTED {
             let mut room = History::new(&version, ALICE);
             let join = room.then(Action::join(ALICE));
@@ -347,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_redacted_stands_where_the_room_version_wants_it() {
+    fn redacts_is_where_the_room_version_has_it() {
         let mut by_field = draft("m.room.redaction", json!({ "reason": "spam" }));
         by_field.redacts = Some("$target".try_into().unwrap());
         let by_content = draft(

@@ -1,7 +1,7 @@
-//! Events as clients see them.
+//! Events in the client format.
 //!
-//! Everything is borrowed from the stored bytes and written through: nothing is parsed but the
-//! outermost object, nothing is copied but the text into the answer.
+//! Everything is borrowed from the stored bytes: only the outermost object is parsed, and values are
+//! copied as text into the response.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -14,7 +14,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use super::json::field;
 
-/// An event in the client format, ready to be serialized.
+/// An event in the client format.
 ///
 /// Source: client-server API, "Room event format" (`ClientEvent`, `ClientEventWithoutRoomID`).
 #[derive(Clone, Debug, Serialize)]
@@ -24,7 +24,7 @@ pub struct ClientEvent<'a> {
     origin_server_ts: &'a RawValue,
     #[serde(skip_serializing_if = "Option::is_none")]
     redacts: Option<&'a RawValue>,
-    /// Set where the answer does not name the room otherwise.
+    /// `None` if the response has it elsewhere.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub room_id: Option<&'a RoomId>,
     sender: &'a RawValue,
@@ -32,12 +32,11 @@ pub struct ClientEvent<'a> {
     state_key: Option<&'a RawValue>,
     #[serde(rename = "type")]
     event_type: &'a RawValue,
-    /// What this server knows about the event.
     #[serde(skip_serializing_if = "Unsigned::is_empty")]
     pub unsigned: Unsigned<'a>,
 }
 
-/// What the server tells about an event beside it. What is not set is not written.
+/// Data that the server adds to an event.
 ///
 /// Source: client-server API, "Room event format" (`UnsignedData`).
 #[derive(Clone, Debug, Default, Serialize)]
@@ -45,23 +44,23 @@ pub struct Unsigned<'a> {
     /// Milliseconds since the event was sent; negative if its server's clock is ahead.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub age: Option<i64>,
-    /// The membership, at the event, of the user who asks.
+    /// The membership of the requesting user at the event.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub membership: Option<MembershipState>,
-    /// The content of the state event that this one replaced, if the user may see that.
+    /// The content of the state event that this one replaced, if the user may see it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prev_content: Option<Cow<'a, RawValue>>,
     /// The sender of the state event that this one replaced. Not in the spec; clients read it
     /// where they read `prev_content`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prev_sender: Option<&'a UserId>,
-    /// The redaction because of which the event is empty, as a client event.
+    /// The redaction of this event, as a client event.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redacted_because: Option<Cow<'a, RawValue>>,
     /// The state event that this one replaced.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replaces_state: Option<&'a EventId>,
-    /// The transaction id with which it was sent, for the device that sent it.
+    /// Only for the device that sent the event.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub transaction_id: Option<&'a TransactionId>,
 }
@@ -87,8 +86,7 @@ impl Unsigned<'_> {
     }
 }
 
-/// The parts of a stored event that clients get. Its other parts (hashes, signatures, prev and auth
-/// events, depth, and whatever its server put there besides) are left out.
+/// The fields of a stored event that clients get.
 #[derive(Deserialize)]
 struct Stored<'a> {
     #[serde(borrow)]
@@ -106,8 +104,7 @@ struct Stored<'a> {
 }
 
 impl<'a> ClientEvent<'a> {
-    /// The client format of a stored event, without room id and unsigned. Fails only if the bytes
-    /// are no event.
+    /// A stored event without `room_id` and `unsigned`. Fails only if the bytes are not an event.
     pub fn new(
         event_id: &'a EventId,
         json: &'a [u8],
@@ -132,19 +129,17 @@ impl<'a> ClientEvent<'a> {
         })
     }
 
-    /// The event as JSON text.
     pub fn to_json(&self) -> serde_json::Result<Box<RawValue>> {
         to_raw_value(self)
     }
 
-    /// The event for an answer of ruma's, which names its type of event.
     pub fn to_raw<T>(&self) -> serde_json::Result<Raw<T>> {
         self.to_json().map(Raw::from_json)
     }
 }
 
-/// A redaction's content and its `redacts`, both saying what it redacts: older clients look at the
-/// top level, newer ones into the content. The place of the room version decides.
+/// A redaction's content and top-level `redacts`, both with the target: older clients read the top
+/// level, newer ones the content. The target is read from where the room version has it.
 ///
 /// Source: room version 11, "Moving the `redacts` property".
 fn both_redacts<'a>(
@@ -163,9 +158,6 @@ fn both_redacts<'a>(
     Ok((Cow::Owned(to_raw_value(&fields)?), Some(redacts)))
 }
 
-/// A state event with nothing but sender, type, state key and content, for people who are not in
-/// the room.
-///
 /// Source: client-server API, "Stripped state".
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct StrippedEvent<'a> {
@@ -180,8 +172,8 @@ pub struct StrippedEvent<'a> {
 }
 
 impl<'a> StrippedEvent<'a> {
-    /// Strips a state event, given as stored or as another server sent it. Fails if one of the four
-    /// fields is missing or of the wrong type.
+    /// Strips a state event, stored or from another server. Fails if one of the four fields is missing or
+    /// of the wrong type.
     pub fn new(json: &'a [u8]) -> serde_json::Result<Self> {
         let event: Self = serde_json::from_slice(json)?;
         let strings = [event.sender, event.state_key, event.event_type];
@@ -196,7 +188,6 @@ impl<'a> StrippedEvent<'a> {
         }
     }
 
-    /// The event for an answer of ruma's, which names its type of event.
     pub fn to_raw<T>(&self) -> serde_json::Result<Raw<T>> {
         to_raw_value(self).map(Raw::from_json)
     }
@@ -232,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_see_what_the_event_says_and_nothing_of_how_it_travelled() {
+    fn a_client_event_has_no_federation_fields() {
         let expected = json!({
             "content": { "body": "hi" }, "event_id": "$id", "origin_server_ts": 5,
             "sender": "@alice:a.example", "type": "m.room.message",
@@ -241,14 +232,14 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_state_key_is_shown() {
+    fn an_empty_state_key_is_kept() {
         let mut state = stored();
         state["state_key"] = "".into();
         assert_eq!(shown(V12, &state)["state_key"], "");
     }
 
     #[test]
-    fn the_room_is_named_only_where_it_is_asked_for() {
+    fn room_id_is_included_if_set() {
         let (json, rules) = (stored().to_string(), versions::rules(&V12).unwrap());
         let mut event = ClientEvent::new(event_id!("$id"), json.as_bytes(), rules).unwrap();
         event.room_id = Some(room_id!("!made:from.create"));
@@ -259,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn unsigned_says_what_this_server_knows() {
+    fn unsigned_has_only_the_fields_that_are_set() {
         let (json, rules) = (stored().to_string(), versions::rules(&V12).unwrap());
         let mut event = ClientEvent::new(event_id!("$id"), json.as_bytes(), rules).unwrap();
         event.unsigned.age = Some(-7);
@@ -287,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_redaction_names_its_target_in_both_places_for_old_and_new_clients() {
+    fn a_redaction_has_its_target_at_the_top_level_and_in_the_content() {
         for (version, event) in [
             (V10, redaction(Some("$t"), None)),
             (V11, redaction(None, Some("$t"))),
@@ -299,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn the_place_of_the_room_version_decides_what_is_redacted() {
+    fn the_target_of_a_redaction_is_read_from_where_the_room_version_has_it() {
         let event = redaction(Some("$top"), Some("$inside"));
         for (version, target) in [(V10, "$top"), (V11, "$inside")] {
             let shown = shown(version, &event);
@@ -311,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_redacted_redaction_names_nothing() {
+    fn a_redacted_redaction_has_no_target() {
         let shown = shown(V10, &redaction(None, None));
         assert!(shown.get("redacts").is_none() && shown["content"].get("redacts").is_none());
     }
@@ -337,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_state_event_cannot_be_stripped() {
+    fn an_event_without_a_valid_state_key_cannot_be_stripped() {
         assert!(
             StrippedEvent::new(stored().to_string().as_bytes()).is_err(),
             "no state key"

@@ -1,12 +1,12 @@
-//! Carries a caller's read error past ruma.
+//! Carries read errors through ruma.
 //!
-//! ruma's functions take closures that answer `Option`: a failed read would look like an absent
-//! event, and a verdict would be built on it. So the error is kept here, and looked at before the
-//! verdict is believed.
+//! ruma's functions take closures that return `Option`, so a failed read would look like an absent
+//! event, and the verdict would be wrong. The error is kept here and checked before the verdict is
+//! used.
 
 use std::cell::RefCell;
 
-/// Holds the first read error. After it every read answers `None`, so that ruma ends soon.
+/// Holds the first read error. All reads after it return `None`, so that ruma ends soon.
 pub(super) struct FirstError<E>(RefCell<Option<E>>);
 
 impl<E> FirstError<E> {
@@ -14,7 +14,6 @@ impl<E> FirstError<E> {
         Self(RefCell::new(None))
     }
 
-    /// Reads, unless a read has failed before.
     pub(super) fn read<T>(&self, read: impl FnOnce() -> Result<Option<T>, E>) -> Option<T> {
         if self.0.borrow().is_some() {
             return None;
@@ -25,7 +24,7 @@ impl<E> FirstError<E> {
         })
     }
 
-    /// The first read error, if any. Must be asked before a result is used.
+    /// Must be called before a result is used.
     pub(super) fn check(self) -> Result<(), E> {
         self.0.into_inner().map_or(Ok(()), Err)
     }
@@ -36,7 +35,7 @@ mod tests {
     use super::FirstError;
 
     #[test]
-    fn the_first_error_wins_and_ends_all_reading() {
+    fn after_the_first_error_nothing_is_read() {
         let first_error = FirstError::new();
         assert_eq!(first_error.read(|| Ok(Some(1))), Some(1));
         assert_eq!(first_error.read(|| Err::<Option<u8>, _>("disk")), None);

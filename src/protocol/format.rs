@@ -1,41 +1,37 @@
-//! The format and the size limits that hold for every event, made here or received.
+//! The event format and the size limits.
 
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, ID_MAX_BYTES, OwnedEventId,
     room_version_rules::RoomVersionRules, signatures::reference_hash, state_res::check_pdu_format,
 };
 
-/// The most bytes that an event may have, in canonical JSON, with its signatures.
+/// The most bytes of an event in canonical JSON, with its signatures.
 ///
 /// Source: client-server API, "Size limits".
 pub const MAX_EVENT_BYTES: usize = 65_536;
 
-/// The fields whose values may have no more than [`ID_MAX_BYTES`] bytes.
+/// The fields of at most [`ID_MAX_BYTES`] bytes.
 const SHORT_FIELDS: [&str; 5] = ["sender", "room_id", "type", "state_key", "event_id"];
 
-/// Why something is not an event.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FormatError {
-    /// The whole event, or one of its fields, is longer than the spec allows.
-    #[error("{what} is {bytes} bytes long, and the limit is {limit}")]
+    #[error("{what} has {bytes} bytes, the limit is {limit}")]
     TooLarge {
         /// The name of the field, or "the event".
         what: &'static str,
-        /// Its length.
         bytes: usize,
-        /// The longest that it may be.
         limit: usize,
     },
-    /// It holds what canonical JSON does not know: floats, integers beyond ±(2^53 − 1).
+    /// Not JSON, or with floats or integers beyond ±(2^53 − 1).
     #[error("not canonical JSON: {0}")]
     NotCanonical(String),
-    /// A field is missing or has the wrong type or value.
+    /// A field is missing, or has the wrong type or value.
     #[error("not an event of this room version: {0}")]
     Malformed(String),
 }
 
-/// Holds an event against the event format of its room version and against the size limits; gives
-/// it back as canonical JSON. The object is unchanged afterwards.
+/// Checks an event against the event format of its room version and the size limits; returns it as
+/// canonical JSON. The object is unchanged afterwards.
 ///
 /// Source: client-server API, "Size limits"; room versions, "Event format".
 pub(super) fn check(
@@ -49,8 +45,8 @@ pub(super) fn check(
             limit(field, value.len(), ID_MAX_BYTES)?;
         }
     }
-    // ruma refuses at 65,536 bytes what the spec and other servers still accept. The exact limit
-    // has been checked above; without its signatures no event comes near ruma's.
+    // ruma rejects 65,536 bytes, which the spec and other servers accept. The exact limit was checked
+    // above; an event without its signatures is well below ruma's.
     let signatures = object.remove_entry("signatures");
     let verdict = check_pdu_format(object, &rules.event_format).map_err(FormatError::Malformed);
     object.extend(signatures);

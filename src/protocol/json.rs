@@ -8,8 +8,8 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-/// One field of an object, everything else skipped. `None` if it is absent; an error if the value
-/// is not what was asked for, or the text is no object.
+/// One field of an object; the others are skipped. `None` if it is absent; an error if it has another
+/// type, or the text is not an object.
 pub(super) fn field<'a, T: Deserialize<'a>>(
     object: &'a RawValue,
     name: &str,

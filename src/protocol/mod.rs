@@ -1,22 +1,20 @@
-//! The protocol of rooms as pure functions over ruma: hash, sign, redact, authorize, resolve.
+//! The room protocol as pure functions over ruma: hash, sign, redact, authorize, resolve.
 //!
-//! It owns no data. No I/O, no clock, no async, no randomness (but for a new signing key): whatever
-//! it needs is handed in, so the same input always gives the same output and a job of the store's
-//! writer may run any of it twice. Anybody above may call it; it knows nobody but ruma.
+//! No I/O, no clock, no async, and no randomness except for a new signing key: the same input always
+//! gives the same output, so a transaction may run any of it twice.
 //!
-//! Room versions 6 to 12. What differs between versions is asked of ruma's rule flags
-//! ([`versions::rules`]); nothing outside this module may know a version number's meaning, or what
-//! an event id or a room id looks like.
+//! Room versions 6 to 12. Differences between versions are ruma's rule flags ([`versions::rules`]);
+//! nothing outside this module depends on a version number or on the format of event and room ids.
 //!
 //! The life of an event:
-//! - made here: [`build::EventDraft`] → [`authorize::auth_types`] names the state it rests on →
+//! - built here: [`build::EventDraft`] → [`authorize::auth_types`] selects its auth events →
 //!   [`build::build`] → [`authorize::check_by_state`];
-//! - received: [`receive::Incoming::parse`] → the keys of its signers are fetched by the caller →
+//! - received: [`receive::Incoming::parse`] → the caller fetches the keys of its signers →
 //!   [`receive::Incoming::verify`] → [`authorize::check_by_auth_events`] →
 //!   [`authorize::check_by_state`] on the state before it, and on the current state;
 //! - read back: [`Pdu::parse`] from the stored bytes;
 //! - redacted: [`redact::redact`] over the stored bytes;
-//! - shown to clients: [`client_event::ClientEvent`].
+//! - sent to clients: [`client_event::ClientEvent`].
 
 pub mod authorize;
 pub mod build;

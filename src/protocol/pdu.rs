@@ -1,4 +1,4 @@
-//! One parsed event, as the rules look at it.
+//! A parsed event, as the authorization rules use it.
 
 use ruma::{
     EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UInt,
@@ -12,13 +12,12 @@ use serde_json::value::RawValue;
 
 use super::{format::FormatError, json::field};
 
-/// A parsed event. It holds what rules and readers ask for and nothing of the store: no hashes, no
-/// signatures, no unsigned, no number.
+/// A parsed event, without hashes, signatures, `unsigned` and its number in the store.
 #[derive(Clone, Debug)]
 pub struct Pdu {
     event_id: OwnedEventId,
     room_id: OwnedRoomId,
-    names_room: bool,
+    has_room_id: bool,
     sender: OwnedUserId,
     event_type: TimelineEventType,
     state_key: Option<Box<str>>,
@@ -31,7 +30,7 @@ pub struct Pdu {
     rejected: bool,
 }
 
-/// An event in the federation format, as far as it is parsed.
+/// The fields that are parsed of an event in the federation format.
 #[derive(Deserialize)]
 struct Wire<'a> {
     #[serde(borrow)]
@@ -50,7 +49,7 @@ struct Wire<'a> {
     redacts: Option<&'a RawValue>,
 }
 
-/// A field that may be absent, but not null: a create event with `"room_id": null` has a room id.
+/// A field that may be absent but not null: a create event with `"room_id": null` counts as having one.
 fn not_null<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
@@ -60,10 +59,8 @@ where
 }
 
 impl Pdu {
-    /// Parses an event that was stored, or has been checked, under this id.
-    ///
-    /// `rejected` says whether the event failed the checks on receipt (spec: "Rejection"); rejected
-    /// events authorize nothing.
+    /// Parses an event whose id is known: one that was stored or checked. `rejected` if it failed the
+    /// checks on receipt (spec: "Rejection"): rejected events authorize nothing.
     pub fn parse(
         event_id: OwnedEventId,
         json: &[u8],
@@ -77,7 +74,7 @@ impl Pdu {
                 "`content` is not an object".to_owned(),
             ));
         }
-        let names_room = wire.room_id.is_some();
+        let has_room_id = wire.room_id.is_some();
         let redacts = redacted_event(&wire, rules);
         let room_id = match wire.room_id {
             Some(room_id) => room_id,
@@ -87,7 +84,7 @@ impl Pdu {
             redacts,
             event_id,
             room_id,
-            names_room,
+            has_room_id,
             sender: wire.sender,
             event_type: wire.event_type,
             state_key: wire.state_key,
@@ -100,76 +97,68 @@ impl Pdu {
         })
     }
 
-    /// The id of the event.
     pub fn event_id(&self) -> &EventId {
         &self.event_id
     }
 
-    /// The room of the event. Since room version 12 that of a create event is made of its own id.
+    /// For a create event without `room_id`, since room version 12, derived from its event id.
     pub fn room_id(&self) -> &RoomId {
         &self.room_id
     }
 
-    /// Who sent the event.
     pub fn sender(&self) -> &UserId {
         &self.sender
     }
 
-    /// The type of the event.
     pub fn event_type(&self) -> &TimelineEventType {
         &self.event_type
     }
 
-    /// The state key, if this is a state event.
     pub fn state_key(&self) -> Option<&str> {
         self.state_key.as_deref()
     }
 
-    /// The key under which this event stands in the room's state, if it is a state event.
+    /// The event's key in the room state, if it is a state event.
     pub fn state_pair(&self) -> Option<(StateEventType, &str)> {
         Some((self.event_type.to_string().into(), self.state_key()?))
     }
 
-    /// The content, a JSON object.
+    /// A JSON object.
     pub fn content(&self) -> &RawValue {
         &self.content
     }
 
-    /// One field of the content, without building the rest. `None` if it is absent or of another
-    /// type than asked for.
+    /// One field of the content; `None` if it is absent or of another type.
     pub fn content_field<'a, T: Deserialize<'a>>(&'a self, name: &str) -> Option<T> {
         field(&self.content, name).ok().flatten()
     }
 
-    /// The membership that this event gives to the user in its state key, if it is a membership
-    /// event with one.
+    /// The membership in a membership event.
     pub fn membership(&self) -> Option<MembershipState> {
         (self.event_type == TimelineEventType::RoomMember && self.state_key.is_some())
             .then(|| self.content_field("membership"))?
     }
 
-    /// The events that this one follows.
     pub fn prev_events(&self) -> &[OwnedEventId] {
         &self.prev_events
     }
 
-    /// The events that authorize this one.
     pub fn auth_events(&self) -> &[OwnedEventId] {
         &self.auth_events
     }
 
-    /// When its server says that it was made, in milliseconds since 1970. Nobody checks that.
+    /// As its server claims; not checked.
     pub fn origin_server_ts(&self) -> MilliSecondsSinceUnixEpoch {
         self.origin_server_ts
     }
 
-    /// One more than the largest depth before it, says its server. Nobody checks that.
+    /// As its server claims; not checked.
     pub fn depth(&self) -> u64 {
         self.depth.into()
     }
 
-    /// Which event this one redacts, if it is an `m.room.redaction`, wherever its room version
-    /// keeps that. Whether it may is another matter (spec: "Handling redactions").
+    /// The target of an `m.room.redaction`, from where the room version has it. Not whether it is allowed
+    /// (spec: "Handling redactions").
     pub fn redacts(&self) -> Option<&EventId> {
         self.redacts.as_deref()
     }
@@ -179,13 +168,12 @@ impl Pdu {
         self.rejected
     }
 
-    /// Marks the event as having failed the checks on receipt.
     pub fn reject(&mut self) {
         self.rejected = true;
     }
 }
 
-/// The id of the room that a create event without `room_id` makes.
+/// The room id derived from a create event without `room_id`.
 ///
 /// Source: room version 12, "Event format".
 fn room_of_create_event(
@@ -213,7 +201,7 @@ fn redacted_event(wire: &Wire<'_>, rules: &RoomVersionRules) -> Option<OwnedEven
     }
 }
 
-/// As ruma's rules see it: a create event that does not name its room has no room id.
+/// For ruma's rules, a create event without `room_id` has none.
 impl Event for Pdu {
     type Id = OwnedEventId;
 
@@ -222,7 +210,7 @@ impl Event for Pdu {
     }
 
     fn room_id(&self) -> Option<&RoomId> {
-        self.names_room.then_some(&*self.room_id)
+        self.has_room_id.then_some(&*self.room_id)
     }
 
     fn sender(&self) -> &UserId {

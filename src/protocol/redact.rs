@@ -1,11 +1,10 @@
-//! Redaction: an event without everything that the protocol does not need.
+//! Redaction.
 
 use ruma::{CanonicalJsonObject, canonical_json, room_version_rules::RoomVersionRules};
 
 use super::format::{FormatError, not_canonical};
 
-/// Redacts an event, given as stored; the result is canonical JSON, keeps its event id and its
-/// signatures stay valid.
+/// Redacts a stored event. The result is canonical JSON with the same event id and valid signatures.
 ///
 /// Source: room versions, "Redactions"; client-server API, "Redactions".
 pub fn redact(json: &[u8], rules: &RoomVersionRules) -> Result<Vec<u8>, FormatError> {

@@ -1,6 +1,4 @@
-//! The server's own signing key.
-//!
-//! The caller keeps it: [`ServerKey::seed`] and [`ServerKey::version`] are all there is to store.
+//! The server's own signing key. The caller stores its [`ServerKey::seed`] and [`ServerKey::version`].
 
 use std::fmt;
 
@@ -11,7 +9,7 @@ use ruma::{
     signatures::{KeyPair, Signature},
 };
 
-/// An ed25519 key with its id, `ed25519:xxxxxx`.
+/// An Ed25519 key with its id, `ed25519:xxxxxx`.
 ///
 /// Source: server-server API, "Retrieving server keys"; appendices, "Signing JSON".
 pub struct ServerKey {
@@ -19,20 +17,17 @@ pub struct ServerKey {
     pair: Ed25519,
 }
 
-/// The bytes kept of a key are no key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ServerKeyError {
-    /// The seed gives no usable key.
     #[error("the seed of the signing key is not usable")]
     Seed,
-    /// The version is empty or has characters other than letters, digits and underscores.
-    #[error("the version of the signing key is not valid")]
+    #[error("the version of the signing key may only have letters, digits and underscores")]
     Version,
 }
 
 impl ServerKey {
-    /// A new key from the system's randomness. Its version is made of its public half, so two keys
-    /// of a server practically never share an id.
+    /// A new random key. Its version is derived from its public key, so the ids of two keys practically
+    /// never collide.
     pub fn generate() -> Self {
         let pair = Ed25519::generate();
         let version: String = base64(&*pair.pk)
@@ -41,12 +36,11 @@ impl ServerKey {
             .take(6)
             .collect();
         Self {
-            id: key_id(&version).expect("made of letters and digits"),
+            id: key_id(&version).expect("letters and digits"),
             pair,
         }
     }
 
-    /// The key that was kept as its seed and version.
     pub fn from_seed(seed: [u8; 32], version: &str) -> Result<Self, ServerKeyError> {
         let pair = Ed25519::try_from_seed(Seed::new(seed)).map_err(|_| ServerKeyError::Seed)?;
         Ok(Self {
@@ -55,29 +49,27 @@ impl ServerKey {
         })
     }
 
-    /// The secret: whoever has it can speak for this server.
+    /// The secret key.
     pub fn seed(&self) -> [u8; 32] {
         *self.pair.sk.seed()
     }
 
-    /// What stands behind `ed25519:` in the key's id.
+    /// The part of the id after `ed25519:`.
     pub fn version(&self) -> &str {
         self.id.key_name().as_str()
     }
 
-    /// The key's id, `ed25519:` and its version.
     pub fn id(&self) -> &SigningKeyId<ServerSigningKeyVersion> {
         &self.id
     }
 
-    /// The public half in unpadded base64, as `/_matrix/key/v2/server` publishes it.
     pub fn public_key(&self) -> Base64 {
         Base64::new(self.pair.pk.to_vec())
     }
 }
 
 impl KeyPair for ServerKey {
-    /// Without noise: a job that runs again makes the same event again.
+    /// Deterministic: a transaction that runs again builds the same event again.
     fn sign(&self, message: &[u8]) -> Signature {
         Signature::new(
             SigningKeyId::from_parts(SigningKeyAlgorithm::Ed25519, self.version().into()),

@@ -1,13 +1,13 @@
-//! Which room versions are spoken, and the rules of each.
+//! The supported room versions and their rules.
 
 use ruma::{RoomVersionId, room_version_rules::RoomVersionRules};
 
-/// The version of a room that is made without asking for one.
+/// The default room version.
 ///
 /// Source: the spec's [room versions](https://spec.matrix.org/v1.19/rooms/#complete-list-of-room-versions).
 pub const DEFAULT: RoomVersionId = RoomVersionId::V12;
 
-/// The versions that rooms can have here, oldest first. All are stable.
+/// Oldest first. All are stable.
 pub const SUPPORTED: [RoomVersionId; 7] = [
     RoomVersionId::V6,
     RoomVersionId::V7,
@@ -18,7 +18,7 @@ pub const SUPPORTED: [RoomVersionId; 7] = [
     RoomVersionId::V12,
 ];
 
-/// The rules of a room version, or `None` if rooms of that version are not supported.
+/// `None` if the version is not supported.
 pub fn rules(version: &RoomVersionId) -> Option<&'static RoomVersionRules> {
     Some(match version {
         RoomVersionId::V6 => &RoomVersionRules::V6,
@@ -37,7 +37,7 @@ mod tests {
     use super::{DEFAULT, SUPPORTED, rules};
 
     #[test]
-    fn every_supported_version_has_rules_and_no_other_has() {
+    fn only_supported_versions_have_rules() {
         assert!(SUPPORTED.iter().all(|version| rules(version).is_some()));
         for other in ["1", "2", "3", "4", "5", "13", "org.example.custom"] {
             let version = other.try_into().unwrap();

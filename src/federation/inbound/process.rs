@@ -176,7 +176,7 @@ impl<S: EventSource> PduReceiver<S> {
     }
 
     async fn notify(&self, pdu: &Pdu) -> Result<Notify, rooms::Error> {
-        let draft = EventDraft::of(pdu)?;
+        let draft = EventDraft::from_pdu(pdu)?;
         notify::evaluate(self.store(), self.local(), &draft).await
     }
 }
