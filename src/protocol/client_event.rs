@@ -215,7 +215,7 @@ mod tests {
         })
     }
 
-    fn shown(version: RoomVersionId, stored: &Value) -> Value {
+    fn client_event(version: RoomVersionId, stored: &Value) -> Value {
         let json = stored.to_string();
         let rules = versions::rules(&version).unwrap();
         let event = ClientEvent::new(event_id!("$id"), json.as_bytes(), rules).unwrap();
@@ -228,14 +228,14 @@ mod tests {
             "content": { "body": "hi" }, "event_id": "$id", "origin_server_ts": 5,
             "sender": "@alice:a.example", "type": "m.room.message",
         });
-        assert_eq!(shown(V12, &stored()), expected);
+        assert_eq!(client_event(V12, &stored()), expected);
     }
 
     #[test]
     fn an_empty_state_key_is_kept() {
         let mut state = stored();
         state["state_key"] = "".into();
-        assert_eq!(shown(V12, &state)["state_key"], "");
+        assert_eq!(client_event(V12, &state)["state_key"], "");
     }
 
     #[test]
@@ -283,7 +283,7 @@ mod tests {
             (V10, redaction(Some("$t"), None)),
             (V11, redaction(None, Some("$t"))),
         ] {
-            let shown = shown(version, &event);
+            let shown = client_event(version, &event);
             assert_eq!(shown["redacts"], "$t");
             assert_eq!(shown["content"], json!({ "body": "hi", "redacts": "$t" }));
         }
@@ -293,7 +293,7 @@ mod tests {
     fn the_target_of_a_redaction_is_read_from_where_the_room_version_has_it() {
         let event = redaction(Some("$top"), Some("$inside"));
         for (version, target) in [(V10, "$top"), (V11, "$inside")] {
-            let shown = shown(version, &event);
+            let shown = client_event(version, &event);
             assert_eq!(
                 (&shown["redacts"], &shown["content"]["redacts"]),
                 (&target.into(), &target.into())
@@ -303,7 +303,7 @@ mod tests {
 
     #[test]
     fn a_redacted_redaction_has_no_target() {
-        let shown = shown(V10, &redaction(None, None));
+        let shown = client_event(V10, &redaction(None, None));
         assert!(shown.get("redacts").is_none() && shown["content"].get("redacts").is_none());
     }
 
@@ -311,7 +311,7 @@ mod tests {
     fn only_redactions_have_a_redacts() {
         let mut message = stored();
         message["redacts"] = "$t".into();
-        assert!(shown(V10, &message).get("redacts").is_none());
+        assert!(client_event(V10, &message).get("redacts").is_none());
     }
 
     #[test]

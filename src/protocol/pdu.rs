@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn every_part_of_an_event_is_found() {
+    fn all_fields_of_an_event_are_parsed() {
         let pdu = parse(V12, json!({ "state_key": "k" })).unwrap();
         assert_eq!(pdu.event_id(), "$id");
         assert_eq!(pdu.room_id(), "!r:a.example");
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_of_the_content_is_read_alone() {
+    fn content_field_is_none_if_absent_or_of_another_type() {
         let pdu = parse(V12, json!({ "content": { "a": { "b": [1] }, "n": 4 } })).unwrap();
         assert_eq!(pdu.content_field::<u8>("n"), Some(4));
         assert_eq!(pdu.content_field::<String>("n"), None, "another type");
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_room_id_that_is_null_is_no_absent_room_id() {
+    fn a_null_room_id_is_an_error() {
         parse(V12, json!({ "type": "m.room.create", "room_id": null })).unwrap_err();
     }
 
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_event_is_an_error() {
+    fn an_invalid_event_is_an_error() {
         for changes in [
             json!({ "sender": "alice" }),
             json!({ "type": 1 }),

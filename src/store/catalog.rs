@@ -264,11 +264,11 @@ tables! {
     /// (room, position, state key) → the event before and after a change of the current state;
     /// 0 is none.
     state_changes: (RoomNum, Position, StateKeyNum) => (EventNum, EventNum), version 1;
-    /// (local user, room) → how the user stands to the room.
+    /// (local user, room) → the user's membership.
     memberships: (UserNum, RoomNum) => Packed<MemberRow>, version 1;
-    /// (local user, room) → what an invitation to a room that this server is not in shows of it.
+    /// (local user, room) → an invite to, or a knock on, a room that this server is not in.
     out_of_band_memberships: (UserNum, RoomNum) => Packed<OutOfBandMembership>, version 1;
-    /// (room, local user): those who are joined or invited, or knock; the value is the
+    /// (room, local user who is joined, invited or knocks) → the
     /// [`Membership`](super::records::Membership) as a byte.
     local_members: (RoomNum, UserNum) => u8, version 1;
     /// (device, what was sent and its transaction id) → the event it made.
@@ -277,23 +277,23 @@ tables! {
     aliases: &'static str => Packed<Alias>, version 1;
     /// (room, alias): the aliases of a room.
     room_aliases: (RoomNum, &'static str) => (), version 1;
-    /// Rooms that the directory lists.
+    /// Rooms in the published room directory.
     public_rooms: RoomNum => (), version 1;
-    /// Users whose membership events are still to be brought into line with their profile, or with
-    /// their account's end → the first of their rooms where that has not been seen to.
+    /// Local user whose membership events are to be updated after a change of profile, or who is to leave
+    /// all rooms after deactivation → the first room that is not done.
     pending_member_updates: UserNum => RoomNum, version 1;
-    /// Rooms that have not got everything yet from the one that they replace.
+    /// New room of an upgrade → the state that is still to be copied from the old room.
     pending_upgrades: RoomNum => Packed<PendingUpgrade>, version 1;
 
     /// (room, user, receipt kind and thread) → the receipt.
     receipts: (RoomNum, UserNum, &'static str) => Packed<Receipt>, version 1;
     /// (room, position) → the (user, kind and thread) whose receipt last moved there.
     receipt_log: (RoomNum, Position) => (UserNum, &'static str), version 1;
-    /// (room, user, root of a thread or 0, place): where an event meant something else to the user
-    /// than under the default rules → the difference up to there.
+    /// (room, user, thread root or 0, place of an event that notifies the user otherwise than under the
+    /// default rules) → the difference of the totals up to there.
     notified: (RoomNum, UserNum, EventNum, Place) => Packed<Notified>, version 1;
-    /// (room, root of a thread or 0, local user) → the place of the last thing that the user wrote
-    /// there, of those whom the room's or the thread's record does not hold any more.
+    /// (room, thread root or 0, local user) → the place of the user's last own event there, for users who
+    /// are not in the record of the room or thread any more.
     last_own_event: (RoomNum, EventNum, UserNum) => Place, version 1;
 
     /// (server or 0 for this one, media id) → what it is.

@@ -20,7 +20,7 @@ pub enum Effect {
     DeviceListChanged(UserNum, Position),
     /// This other server is to get a message.
     ServerAddressed(ServerNum),
-    /// Something is to be done in many rooms, or much in one; or the keys of a backup are to go.
+    /// A background job is pending.
     BackgroundJob,
     /// Files with media are to be removed from the disk.
     MediaGone,

@@ -349,11 +349,11 @@ record! {
 }
 
 record! {
-    /// An invitation to a room that the server is not in, or a knock on one.
+    /// An invite to, or a knock on, a room that this server is not in.
     OutOfBandMembership {
-        /// The server through which it came: it is in the room.
+        /// The server through which it came, which is in the room.
         server: String,
-        /// Some of the room's state, stripped events as JSON.
+        /// Stripped state events as JSON.
         stripped_state: Vec<String>,
     }
 }
@@ -426,35 +426,28 @@ record! {
     }
 }
 
-/// How a user stands to a room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum Membership {
-    /// Not in the room: left, kicked, or never there.
+    /// Left, kicked, or never in the room.
     Leave = 0,
-    /// In the room.
     Join = 1,
-    /// Invited.
     Invite = 2,
-    /// Knocking.
     Knock = 3,
-    /// Banned.
     Ban = 4,
 }
 
 record! {
-    /// How a local user stands to a room.
+    /// The membership of a local user in a room.
     MemberRow {
-        /// The membership.
         membership: Membership,
         /// The membership event.
         event: EventNum,
         /// Its position.
         position: Position,
-        /// The place of the event that gave this membership first, before the user's name or
-        /// picture changed.
+        /// The place of the event that set this membership, before changes of the profile.
         since: Place,
-        /// Whether the user asked to forget the room.
+        /// Whether the user forgot the room.
         forgotten: bool,
     }
 }
@@ -472,9 +465,7 @@ record! {
 record! {
     /// A room alias of this server.
     Alias {
-        /// The room it names.
         room: RoomNum,
-        /// Who made it.
         creator: UserNum,
     }
 }
@@ -482,35 +473,31 @@ record! {
 record! {
     /// A read receipt.
     Receipt {
-        /// The event up to which was read.
+        /// The user has read up to this event.
         event: EventNum,
         /// Its place.
         place: Place,
-        /// When, in milliseconds since the epoch.
+        /// In milliseconds since the epoch.
         ts: u64,
-        /// When the receipt was stored.
+        /// When the receipt moved.
         position: Position,
     }
 }
 
 record! {
-    /// How many events notify.
+    /// Numbers of notifications.
     #[derive(Copy, Default)]
     Counts {
-        /// How many notify.
         notify: u32,
-        /// How many are highlighted.
         highlight: u32,
     }
 }
 
 record! {
-    /// By how much the counts of one user, up to an event, differ from those of the default rules.
+    /// The difference between a user's [`Counts`] up to an event and those of the default rules.
     #[derive(Copy, Default)]
     Notified {
-        /// How many more events notify; fewer, if negative.
         notify: i32,
-        /// How many more are highlighted.
         highlight: i32,
     }
 }

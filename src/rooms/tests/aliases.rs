@@ -19,7 +19,7 @@ fn remove(world: &World, by: &Actor, alias: &RoomAliasId) -> Result<(), Error> {
 }
 
 #[test]
-fn members_give_their_room_aliases_that_lead_to_it() {
+fn a_joined_member_creates_an_alias_that_resolves_to_the_room() {
     with_world(|world| {
         let [alice, bob, carol] = world.users(["alice", "bob", "carol"])?;
         let room = world.public(&alice, &RoomVersionId::V12)?;
@@ -46,7 +46,7 @@ fn members_give_their_room_aliases_that_lead_to_it() {
 }
 
 #[test]
-fn an_alias_of_this_server_has_a_name_and_ends_in_the_servers() {
+fn an_invalid_alias_or_one_of_another_server_is_refused() {
     with_world(|world| {
         let alice = world.user("alice")?;
         let room = world.public(&alice, &RoomVersionId::V12)?;
@@ -76,7 +76,7 @@ fn an_alias_of_this_server_has_a_name_and_ends_in_the_servers() {
 }
 
 #[test]
-fn an_alias_is_removed_by_its_maker_a_moderator_or_an_administrator() {
+fn an_alias_is_removed_by_its_creator_a_moderator_or_an_administrator() {
     with_world(|world| {
         let [alice, bob, carol, admin] = world.users(["alice", "bob", "carol", "admin"])?;
         let account = world.tx.accounts()?.load(admin.num)?;
@@ -101,7 +101,7 @@ fn an_alias_is_removed_by_its_maker_a_moderator_or_an_administrator() {
 }
 
 #[test]
-fn a_removed_alias_is_no_longer_published_where_its_remover_may_say_so() {
+fn removing_an_alias_updates_the_canonical_alias_if_the_remover_may_send_it() {
     with_world(|world| {
         let [alice, bob] = world.users(["alice", "bob"])?;
         let room = world.public(&alice, &RoomVersionId::V12)?;
@@ -116,7 +116,7 @@ fn a_removed_alias_is_no_longer_published_where_its_remover_may_say_so() {
         }
         let content = json!({ "alias": first, "alt_aliases": [second, third], "kept": true });
         world.set(&alice, room, CANONICAL, &content)?;
-        // Bob may remove it, but not publish.
+        // Bob may remove it, but not send the canonical alias.
         remove(world, &bob, second)?;
         assert_eq!(world.get(room, CANONICAL)?, content);
         remove(world, &alice, third)?;
@@ -130,7 +130,7 @@ fn a_removed_alias_is_no_longer_published_where_its_remover_may_say_so() {
 }
 
 #[test]
-fn a_canonical_alias_must_be_one_and_name_the_room_unless_it_was_there_before() {
+fn a_new_canonical_alias_must_point_to_the_room() {
     with_world(|world| {
         let alice = world.user("alice")?;
         let room = world.public(&alice, &RoomVersionId::V12)?;

@@ -38,7 +38,7 @@ fn name_in(world: &World, user: &Actor, room: RoomNum) -> Result<Value, Error> {
 }
 
 #[test]
-fn a_new_name_is_shown_in_every_joined_room_and_nowhere_else() {
+fn a_new_display_name_is_sent_to_every_joined_room_only() {
     with_world(|world| {
         let [alice, bob] = world.users(["alice", "bob"])?;
         let mut rooms = Vec::new();
@@ -52,8 +52,8 @@ fn a_new_name_is_shown_in_every_joined_room_and_nowhere_else() {
         world.invite(&alice, &bob, invited)?;
         rename(world, &bob, "Robert")?;
         assert!(
-            world.see_to_memberships(bob.num)? > 1,
-            "it takes more than one slice"
+            world.run_member_updates(bob.num)? > 1,
+            "it takes more than one batch"
         );
         for room in rooms.iter().filter(|room| **room != left) {
             assert_eq!(name_in(world, &bob, *room)?, "Robert");
@@ -64,18 +64,18 @@ fn a_new_name_is_shown_in_every_joined_room_and_nowhere_else() {
         let length = world.length(rooms[0])?;
         rename(world, &bob, "Rob")?;
         rename(world, &bob, "Robert")?;
-        world.see_to_memberships(bob.num)?;
+        world.run_member_updates(bob.num)?;
         assert_eq!(
             world.length(rooms[0])?,
             length,
-            "what is shown already is not sent again"
+            "a profile that the room has is not sent again"
         );
         Ok(())
     });
 }
 
 #[test]
-fn a_room_that_forbids_the_change_does_not_stop_the_others() {
+fn a_room_that_forbids_the_event_does_not_stop_the_others() {
     with_world(|world| {
         let [alice, bob] = world.users(["alice", "bob"])?;
         let strict = world.public(&alice, &RoomVersionId::V12)?;
@@ -84,13 +84,13 @@ fn a_room_that_forbids_the_change_does_not_stop_the_others() {
             world.join(&bob, room)?;
         }
         world.ban(&alice, &bob, strict)?;
-        // As if the ban had come while the slice was under way.
+        // As if the ban had come during the batch.
         let row = world.tx.memberships()?.load((bob.num, strict))?;
         let mut row = row.expect("a membership");
         row.membership = Membership::Join;
         world.tx.memberships()?.put((bob.num, strict), &row)?;
         rename(world, &bob, "Robert")?;
-        world.see_to_memberships(bob.num)?;
+        world.run_member_updates(bob.num)?;
         assert_eq!(world.membership(&bob, strict)?, Membership::Ban);
         assert_eq!(name_in(world, &bob, open)?, "Robert");
         Ok(())
@@ -98,7 +98,7 @@ fn a_room_that_forbids_the_change_does_not_stop_the_others() {
 }
 
 #[test]
-fn who_ends_the_account_leaves_rooms_invites_and_knocks() {
+fn a_deactivated_user_leaves_all_rooms_invites_and_knocks() {
     with_world(|world| {
         let [alice, bob] = world.users(["alice", "bob"])?;
         let mut rooms = Vec::new();
@@ -122,7 +122,7 @@ fn who_ends_the_account_leaves_rooms_invites_and_knocks() {
         account.deactivated = true;
         world.tx.accounts()?.put(bob.num, &account)?;
         member_events::schedule_update(world.tx, bob.num)?;
-        assert!(world.see_to_memberships(bob.num)? > 1);
+        assert!(world.run_member_updates(bob.num)? > 1);
         for room in &rooms[..19] {
             assert_eq!(world.membership(&bob, *room)?, Membership::Leave);
         }
@@ -131,11 +131,11 @@ fn who_ends_the_account_leaves_rooms_invites_and_knocks() {
     });
 }
 
-/// Runs `test` over the store in `directory`, where errands are done if `diligent`.
+/// Runs `test` over the store in `directory`, where background jobs run if `with_jobs`.
 fn run<T>(
     directory: &Path,
     local: &Local,
-    diligent: bool,
+    with_jobs: bool,
     test: impl AsyncFnOnce(&Store) -> T,
 ) -> T {
     let options = Options {
@@ -146,11 +146,11 @@ fn run<T>(
     let background_jobs = Arc::new(BackgroundJobs::default());
     let executor = Executor::default();
     smol::block_on(executor.run(async {
-        let told = background_jobs.clone();
-        let apply = move |effects: &[Effect]| effects.iter().for_each(|effect| told.apply(effect));
+        let jobs = background_jobs.clone();
+        let apply = move |effects: &[Effect]| effects.iter().for_each(|effect| jobs.apply(effect));
         let publishing = executor.spawn(store.clone().publish(apply));
         let (at, local) = (store.clone(), local.clone());
-        let working = diligent.then(|| {
+        let working = with_jobs.then(|| {
             executor.spawn(async move { background_jobs.run(&at, &local, &Clock::default()).await })
         });
         let result = test(&store).await;
@@ -161,8 +161,8 @@ fn run<T>(
     }))
 }
 
-/// Waits until the room shows bob as `name`.
-async fn shown(store: &Store, room: RoomNum, name: &str) {
+/// Waits until bob has the display name `name` in the room.
+async fn has_name(store: &Store, room: RoomNum, name: &str) {
     loop {
         let kind = StateEventType::RoomMember;
         let content: Option<Value> = store
@@ -176,7 +176,7 @@ async fn shown(store: &Store, room: RoomNum, name: &str) {
 }
 
 #[test]
-fn errands_outlive_a_restart_and_are_done_as_they_come_although_one_fails() {
+fn pending_jobs_run_after_a_restart_although_one_fails() {
     let directory = tempfile::tempdir().expect("a directory");
     let local = local();
     let with_local = local.clone();
@@ -187,7 +187,7 @@ fn errands_outlive_a_restart_and_are_done_as_they_come_although_one_fails() {
             let bob = world.user("bob")?;
             let room = world.public(&bob, &RoomVersionId::V12)?;
             rename(&world, &bob, "Robert")?;
-            // Of a user whom nobody knows; it comes first, and cannot be done.
+            // The user does not exist, so this job, which is the first, fails.
             member_events::schedule_update(tx, UserNum(0))?;
             Ok::<_, Error>(room)
         };
@@ -195,19 +195,19 @@ fn errands_outlive_a_restart_and_are_done_as_they_come_although_one_fails() {
     });
     let with_local = local.clone();
     run(directory.path(), &local, true, async |store| {
-        shown(store, room, "Robert").await;
+        has_name(store, room, "Robert").await;
         let job = move |tx: &Tx| {
             let local = with_local.clone();
             let world = World { tx, local };
             rename(&world, &world.user("bob")?, "Rob")
         };
         store.write(job).await.expect("bob is renamed");
-        shown(store, room, "Rob").await;
+        has_name(store, room, "Rob").await;
     });
 }
 
 #[test]
-fn the_keys_of_a_deleted_backup_go_also_after_a_restart() {
+fn the_keys_of_a_deleted_backup_are_deleted_also_after_a_restart() {
     let directory = tempfile::tempdir().expect("a directory");
     let local = local();
     let delete = |number: u32| {

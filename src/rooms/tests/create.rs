@@ -54,7 +54,7 @@ fn settings(world: &World, room: RoomNum) -> Result<[Value; 3], Error> {
 }
 
 #[test]
-fn a_private_chat_is_for_the_invited() {
+fn private_chat_requires_an_invite() {
     with_preset("private_chat", |world, [alice, bob], room, version| {
         assert_eq!(settings(world, room)?, ["invite", "shared", "can_join"]);
         let levels = world.get(room, ("m.room.power_levels", ""))?;
@@ -74,7 +74,7 @@ fn a_private_chat_is_for_the_invited() {
 }
 
 #[test]
-fn a_public_chat_is_for_everyone() {
+fn public_chat_lets_everyone_join() {
     with_preset("public_chat", |world, [_, bob], room, version| {
         assert_eq!(settings(world, room)?, ["public", "shared", "forbidden"]);
         let rules = versions::rules(version).expect("a supported version");
@@ -84,7 +84,7 @@ fn a_public_chat_is_for_everyone() {
 }
 
 #[test]
-fn in_a_trusted_private_chat_the_invited_are_the_creators_equals() {
+fn trusted_private_chat_gives_invitees_the_power_of_the_creator() {
     with_preset(
         "trusted_private_chat",
         |world, [alice, bob], room, version| {
@@ -99,7 +99,7 @@ fn in_a_trusted_private_chat_the_invited_are_the_creators_equals() {
 }
 
 #[test]
-fn the_create_event_is_what_the_version_wants_it_to_be() {
+fn the_create_event_has_the_fields_of_its_room_version() {
     with_world(|world| {
         let [alice, _] = world.users(["alice", "bob"])?;
         for version in VERSIONS {
@@ -138,7 +138,7 @@ fn the_create_event_is_what_the_version_wants_it_to_be() {
 }
 
 #[test]
-fn events_come_in_the_order_of_the_specification() {
+fn initial_events_are_in_the_order_of_the_specification() {
     with_world(|world| {
         let [alice, _] = world.users(["alice", "bob"])?;
         let body = json!({
@@ -200,7 +200,7 @@ fn events_come_in_the_order_of_the_specification() {
 }
 
 #[test]
-fn the_visibility_decides_on_the_preset_where_none_is_named() {
+fn the_default_preset_follows_from_the_visibility() {
     with_world(|world| {
         let alice = world.user("alice")?;
         for (body, join_rule, listed) in [
@@ -222,7 +222,7 @@ fn the_visibility_decides_on_the_preset_where_none_is_named() {
 }
 
 #[test]
-fn what_the_client_wants_of_power_levels_is_laid_over_the_defaults() {
+fn power_level_content_override_replaces_default_fields() {
     with_world(|world| {
         let alice = world.user("alice")?;
         let body = json!({
@@ -238,7 +238,7 @@ fn what_the_client_wants_of_power_levels_is_laid_over_the_defaults() {
         assert_eq!(levels["invite"], 100);
         assert_eq!(levels["org.example"], 7);
         assert_eq!(levels["kick"], 50);
-        // Of the default room version: the tombstone stands above other state.
+        // The default room version requires a higher level for the tombstone than for other state.
         let events = json!({ "m.room.name": 0, "m.room.tombstone": 201 });
         assert_eq!(levels["events"], events);
         Ok(())
@@ -246,7 +246,7 @@ fn what_the_client_wants_of_power_levels_is_laid_over_the_defaults() {
 }
 
 #[test]
-fn invites_say_that_a_chat_is_direct_and_show_the_invited() {
+fn invites_have_is_direct_and_the_profile_of_the_invitee() {
     with_world(|world| {
         let [alice, bob] = world.users(["alice", "bob"])?;
         world
@@ -274,7 +274,7 @@ fn invites_say_that_a_chat_is_direct_and_show_the_invited() {
 }
 
 #[test]
-fn two_equal_rooms_made_in_the_same_millisecond_are_two() {
+fn two_equal_requests_in_the_same_millisecond_create_two_rooms() {
     with_world(|world| {
         let alice = world.user("alice")?;
         let first = world.create(&alice, &json!({}))?;
@@ -285,8 +285,8 @@ fn two_equal_rooms_made_in_the_same_millisecond_are_two() {
     });
 }
 
-/// What comes of each of alice's wishes, on a server where bob has one room, `#taken:here`.
-fn attempt<const N: usize>(wishes: [Value; N]) -> [Error; N] {
+/// The errors of alice's requests, on a server where bob has one room, `#taken:here`.
+fn attempt<const N: usize>(requests: [Value; N]) -> [Error; N] {
     with_store(async |store| {
         let local = local();
         let set_up = {
@@ -295,22 +295,22 @@ fn attempt<const N: usize>(wishes: [Value; N]) -> [Error; N] {
         };
         store.write(set_up).await.expect("the server is set up");
         let mut errors = Vec::new();
-        for wish in wishes {
-            let (local, about) = (local.clone(), wish.to_string());
+        for body in requests {
+            let (local, about) = (local.clone(), body.to_string());
             let job = move |tx: &Tx| {
                 let alice = Actor {
                     num: tx.user_num("@alice:here")?,
                     id: user_id!("@alice:here").to_owned(),
                     now: now(),
                 };
-                let plan = presets::blueprint(&local, &alice.id, &request(&wish), some_id())?;
+                let plan = presets::blueprint(&local, &alice.id, &request(&body), some_id())?;
                 create::build(tx, &local, &alice, &plan)
             };
             errors.push(store.write(job).await.expect_err(&about));
             let rooms = store.read(|s| s.rooms()?.len()).expect("rooms are counted");
             assert_eq!(rooms, 1, "{about}");
         }
-        errors.try_into().expect("one for each wish")
+        errors.try_into().expect("one for each body")
     })
 }
 
@@ -332,7 +332,7 @@ fn set_up(tx: &Tx, local: &Local) -> Result<(), Error> {
 }
 
 #[test]
-fn a_room_that_cannot_be_as_asked_for_is_not_made_at_all() {
+fn an_invalid_request_creates_no_room() {
     type Is = fn(&Error) -> bool;
     let cases: [(Value, Is); 16] = [
         (json!({ "room_version": "5" }), |e| {
@@ -394,11 +394,11 @@ fn a_room_that_cannot_be_as_asked_for_is_not_made_at_all() {
             |e| matches!(e, Error::ThirdPartyInvite),
         ),
     ];
-    let (wishes, expected): (Vec<_>, Vec<_>) = cases.into_iter().unzip();
-    let wishes: [Value; 16] = wishes.try_into().expect("all");
-    let errors = attempt(wishes.clone());
-    for ((wish, is), error) in wishes.iter().zip(expected).zip(&errors) {
-        assert!(is(error), "{wish}: {error:?}");
+    let (requests, expected): (Vec<_>, Vec<_>) = cases.into_iter().unzip();
+    let requests: [Value; 16] = requests.try_into().expect("all");
+    let errors = attempt(requests.clone());
+    for ((body, is), error) in requests.iter().zip(expected).zip(&errors) {
+        assert!(is(error), "{body}: {error:?}");
     }
 }
 

@@ -7,12 +7,12 @@ use crate::{
     users::device_lists,
 };
 
-/// What other servers call bob's list of devices: at first, and after he has joined each of two rooms, of
-/// which only some have another server in them.
-fn told(is_shared: [bool; 2]) -> [Position; 3] {
+/// The stream ids of bob's device list: at first, and after he has joined each of two rooms, which
+/// another server is in or not.
+fn stream_ids(is_shared: [bool; 2]) -> [Position; 3] {
     with_store(async |store| {
         let local = local();
-        let told = store.write(move |tx: &Tx| {
+        let ids = store.write(move |tx: &Tx| {
             let user = tx.user_num(bob().as_str())?;
             device_lists::device_changed(tx, user, "PHONE".into())?;
             let server = tx.server_num("there")?;
@@ -28,20 +28,20 @@ fn told(is_shared: [bool; 2]) -> [Position; 3] {
             let second = join_one(&V11, is_shared[0])?;
             Ok::<_, Error>([first, second, join_one(&V12, is_shared[1])?])
         });
-        told.await.expect("he joins")
+        ids.await.expect("he joins")
     })
 }
 
 #[test]
-fn the_devices_of_who_joins_are_told_again_where_a_server_is_that_knew_nothing_of_them() {
-    let [first, alone, with_another] = told([false, true]);
+fn a_join_announces_the_device_list_again_if_a_server_is_new_to_the_user() {
+    let [first, alone, with_another] = stream_ids([false, true]);
     assert_eq!(first, alone);
     assert!(alone < with_another);
 }
 
 #[test]
-fn who_joins_another_room_with_the_same_server_is_no_news_to_it() {
-    let [first, new, known] = told([true, true]);
+fn a_join_to_another_room_with_the_same_server_announces_nothing() {
+    let [first, new, known] = stream_ids([true, true]);
     assert!(first < new);
     assert_eq!(new, known);
 }

@@ -10,8 +10,7 @@ use crate::{
     store::RoomNum,
 };
 
-/// Everything that fits `filter`.
-fn wanted(filter: Value) -> DirectoryQuery {
+fn query(filter: Value) -> DirectoryQuery {
     DirectoryQuery {
         filter: serde_json::from_value(filter).expect("a filter"),
         since: None,
@@ -20,17 +19,16 @@ fn wanted(filter: Value) -> DirectoryQuery {
     }
 }
 
-/// The names on a page, and where it goes on and back.
+/// The names on a page, and its next and previous tokens.
 type Named = (Vec<String>, Option<Since>, Option<Since>);
 
-/// The page as names.
 fn page(world: &World, filter: Value, since: Option<Since>, limit: usize) -> Result<Named, Error> {
     let page = directory::page(
         world.tx,
         &DirectoryQuery {
             since,
             limit: Some(limit),
-            ..wanted(filter)
+            ..query(filter)
         },
     )?;
     let names = page
@@ -41,7 +39,7 @@ fn page(world: &World, filter: Value, since: Option<Since>, limit: usize) -> Res
     Ok((names, page.next, page.previous))
 }
 
-/// Published rooms named by their letters, and as many members as a letter's number says.
+/// Published rooms with these names and numbers of members.
 fn publish(world: &World, rooms: &[(&str, usize)]) -> Result<Vec<RoomNum>, Error> {
     let alice = world.user("alice")?;
     let mut published = Vec::new();
@@ -57,7 +55,7 @@ fn publish(world: &World, rooms: &[(&str, usize)]) -> Result<Vec<RoomNum>, Error
 }
 
 #[test]
-fn pages_lead_forth_and_back_through_all_rooms_by_their_members() {
+fn pages_go_forward_and_back_in_the_order_of_members() {
     with_world(|world| {
         publish(world, &[("d", 1), ("a", 3), ("b", 2), ("e", 1), ("c", 2)])?;
         let all = || json!({});
@@ -74,14 +72,14 @@ fn pages_lead_forth_and_back_through_all_rooms_by_their_members() {
         let (third, end, previous) = page(world, all(), next, 2)?;
         assert_eq!((third, end), (vec!["e".to_owned()], None));
         assert_eq!(page(world, all(), previous, 1)?.0, ["d"]);
-        let total = directory::page(world.tx, &wanted(json!({})))?.total;
+        let total = directory::page(world.tx, &query(json!({})))?.total;
         assert_eq!(total, 5);
         Ok(())
     });
 }
 
 #[test]
-fn a_page_goes_on_where_it_ended_although_rooms_come_and_go() {
+fn a_token_stays_valid_when_rooms_are_added_and_removed() {
     with_world(|world| {
         let rooms = publish(world, &[("a", 3), ("b", 2), ("c", 1)])?;
         let (names, next, _) = page(world, json!({}), None, 2)?;
@@ -97,7 +95,7 @@ fn a_page_goes_on_where_it_ended_although_rooms_come_and_go() {
 }
 
 #[test]
-fn rooms_are_found_by_name_topic_alias_and_type() {
+fn the_filter_matches_name_topic_alias_and_type() {
     with_world(|world| {
         let alice = world.user("alice")?;
         for body in [
@@ -133,7 +131,7 @@ fn rooms_are_found_by_name_topic_alias_and_type() {
         ] {
             assert_eq!(page(world, wanted.clone(), None, 10)?.0, names, "{wanted}");
         }
-        // A filter does not lead to pages with nothing on them.
+        // A filter gives no token to an empty page.
         let spaces = json!({ "room_types": ["m.space"] });
         assert_eq!(page(world, spaces, None, 1)?.1, None);
         Ok(())
@@ -141,7 +139,7 @@ fn rooms_are_found_by_name_topic_alias_and_type() {
 }
 
 #[test]
-fn a_room_is_described_by_its_state() {
+fn the_summary_is_that_of_the_current_state() {
     with_world(|world| {
         let alice = world.user("alice")?;
         let body = json!({
@@ -156,7 +154,7 @@ fn a_room_is_described_by_its_state() {
             ],
         });
         let room = world.create(&alice, &body)?;
-        let page = directory::page(world.tx, &wanted(json!({})))?;
+        let page = directory::page(world.tx, &query(json!({})))?;
         assert_eq!(
             serde_json::to_value(&page.rooms).expect("JSON"),
             json!([{
@@ -166,12 +164,12 @@ fn a_room_is_described_by_its_state() {
                 "world_readable": true, "guest_can_join": true, "num_joined_members": 1,
             }])
         );
-        // What makes no sense counts as not said.
+        // Invalid contents count as absent.
         let nonsense = json!({ "name": 7, "topic": [], "url": {}, "alias": "pub", "join_rule": 1 });
         for kind in ["name", "topic", "avatar", "canonical_alias"] {
             world.set(&alice, room, (&format!("m.room.{kind}"), ""), &nonsense)?;
         }
-        let page = directory::page(world.tx, &wanted(json!({})))?;
+        let page = directory::page(world.tx, &query(json!({})))?;
         let room = page.rooms.first().expect("a room");
         assert_eq!(
             (&room.name, &room.topic, &room.avatar_url),
@@ -183,7 +181,7 @@ fn a_room_is_described_by_its_state() {
 }
 
 #[test]
-fn who_may_set_a_rooms_address_may_publish_it() {
+fn a_user_who_may_send_the_canonical_alias_may_publish_the_room() {
     with_world(|world| {
         let [alice, bob, carol] = world.users(["alice", "bob", "carol"])?;
         let room = world.public(&alice, &RoomVersionId::V12)?;
@@ -204,7 +202,7 @@ fn who_may_set_a_rooms_address_may_publish_it() {
 }
 
 #[test]
-fn only_its_own_tokens_lead_through_the_directory() {
+fn an_invalid_token_of_the_directory_is_refused() {
     for token in ["n3_7", "p0_1"] {
         let since: Since = token.parse().expect("a token");
         assert_eq!(since.to_string(), token);
@@ -227,7 +225,7 @@ fn only_its_own_tokens_lead_through_the_directory() {
 }
 
 #[test]
-fn other_servers_are_not_shown_rooms_that_are_for_this_one_alone() {
+fn other_servers_do_not_see_rooms_that_are_not_federated() {
     with_world(|world| {
         let alice = world.user("alice")?;
         for (name, federate) in [("ours", false), ("everybody's", true)] {
@@ -238,11 +236,11 @@ fn other_servers_are_not_shown_rooms_that_are_for_this_one_alone() {
             world.create(&alice, &body)?;
         }
         let names = |audience| -> Result<Vec<_>, Error> {
-            let wanted = DirectoryQuery {
+            let query = DirectoryQuery {
                 audience,
-                ..wanted(json!({}))
+                ..query(json!({}))
             };
-            let page = directory::page(world.tx, &wanted)?;
+            let page = directory::page(world.tx, &query)?;
             Ok(page
                 .rooms
                 .into_iter()

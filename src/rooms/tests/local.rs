@@ -7,7 +7,7 @@ use crate::{
 };
 
 #[test]
-fn a_server_keeps_its_key_and_no_other_server_takes_its_database() {
+fn the_signing_key_persists_and_another_server_name_is_refused() {
     with_store(async |store| {
         let here = server_name!("here").to_owned();
         let first = Local::load(store, here.clone(), 1)
@@ -22,7 +22,7 @@ fn a_server_keeps_its_key_and_no_other_server_takes_its_database() {
 }
 
 #[test]
-fn a_new_key_signs_from_the_next_start_on_and_the_old_one_stays_known() {
+fn a_rotated_key_signs_after_a_restart_and_the_old_one_expires() {
     with_store(async |store| {
         let here = server_name!("here").to_owned();
         let first = Local::load(store, here.clone(), 1)

@@ -13,8 +13,8 @@ use crate::{
 
 use Membership::{Ban, Invite, Join, Knock, Leave};
 
-/// Brings `user` into the room as `membership`.
-fn become_(
+/// Gives `user` the membership `membership`.
+fn set_membership(
     world: &World,
     owner: &Actor,
     user: &Actor,
@@ -32,24 +32,23 @@ fn become_(
     }
 }
 
-/// What someone with a level does to someone else, whose membership and level vary; and whether
-/// that is allowed.
+/// A membership change of a target by a sender with a power level, and when it is allowed.
 type Deed = fn(&World, &Actor, &Actor, RoomNum) -> Result<(), Error>;
 
 struct Case {
     deed: Deed,
-    /// The membership after it.
+    /// The membership after the change.
     after: Membership,
-    /// The level it takes.
+    /// The required power level.
     level: i64,
-    /// From which memberships it can be done.
+    /// The memberships before it from which it is allowed.
     from: &'static [Membership],
-    /// Whether who it is done to must stand below who does it.
+    /// Whether the level of the target must be below that of the sender.
     above: bool,
 }
 
 #[test]
-fn who_may_invite_kick_ban_and_unban_whom() {
+fn invite_kick_ban_and_unban_follow_the_power_levels() {
     let cases = [
         Case {
             deed: |world, by, whom, room| world.invite(by, whom, room),
@@ -100,7 +99,7 @@ fn check(world: &World, case: &Case, version: &RoomVersionId) -> Result<(), Erro
     let [owner, by] = world.users(["owner", "by"])?;
     for (by_level, by_membership) in [(39, Join), (49, Join), (59, Join), (70, Join), (70, Leave)] {
         let room = world.create(&owner, &json!({ "room_version": version }))?;
-        become_(world, &owner, &by, room, by_membership)?;
+        set_membership(world, &owner, &by, room, by_membership)?;
         let rule = if knocking { "knock" } else { "invite" };
         world.set(
             &owner,
@@ -115,7 +114,7 @@ fn check(world: &World, case: &Case, version: &RoomVersionId) -> Result<(), Erro
         for from in memberships.clone() {
             for level in [0, 70] {
                 let whom = world.user(&format!("{from:?}{level}").to_lowercase())?;
-                become_(world, &owner, &whom, room, from)?;
+                set_membership(world, &owner, &whom, room, from)?;
                 levels["users"][whom.id.as_str()] = json!(level);
                 others.push((whom, level, from));
             }
@@ -143,7 +142,7 @@ fn check(world: &World, case: &Case, version: &RoomVersionId) -> Result<(), Erro
     Ok(())
 }
 
-/// Sets power levels, among them the owner's where it is a level.
+/// Sets power levels, with that of the owner in room versions in which creators have one.
 fn set_levels(
     world: &World,
     owner: &Actor,
@@ -159,7 +158,7 @@ fn set_levels(
 }
 
 #[test]
-fn only_who_is_banned_can_be_unbanned() {
+fn unbanning_a_user_who_is_not_banned_is_an_error() {
     with_world(|world| {
         let [alice, bob] = world.users(["alice", "bob"])?;
         let room = world.public(&alice, &RoomVersionId::V12)?;
@@ -170,7 +169,7 @@ fn only_who_is_banned_can_be_unbanned() {
 }
 
 #[test]
-fn what_is_done_twice_is_done_once() {
+fn membership_changes_are_idempotent() {
     with_world(|world| {
         let [alice, bob, carol] = world.users(["alice", "bob", "carol"])?;
         let room = world.public(&alice, &RoomVersionId::V12)?;
@@ -193,7 +192,7 @@ fn what_is_done_twice_is_done_once() {
 }
 
 #[test]
-fn reasons_stand_in_the_events() {
+fn events_have_the_reason() {
     with_world(|world| {
         let [alice, bob] = world.users(["alice", "bob"])?;
         let room = world.public(&alice, &RoomVersionId::V12)?;
@@ -229,7 +228,7 @@ fn reasons_stand_in_the_events() {
 }
 
 #[test]
-fn joining_depends_on_the_join_rule_and_the_invite() {
+fn joining_requires_an_invite_or_a_public_join_rule() {
     with_world(|world| {
         let [alice, bob] = world.users(["alice", "bob"])?;
         for version in versions::SUPPORTED {
@@ -261,7 +260,7 @@ fn joining_depends_on_the_join_rule_and_the_invite() {
 }
 
 #[test]
-fn the_banned_neither_join_nor_knock_nor_leave() {
+fn a_banned_user_cannot_join_knock_or_leave() {
     with_world(|world| {
         let [alice, bob] = world.users(["alice", "bob"])?;
         let room = world.public(&alice, &RoomVersionId::V12)?;
@@ -275,7 +274,7 @@ fn the_banned_neither_join_nor_knock_nor_leave() {
 }
 
 #[test]
-fn knocking_is_possible_where_version_and_join_rule_allow_it() {
+fn knocking_requires_a_version_and_a_join_rule_that_allow_it() {
     with_world(|world| {
         let [alice, bob] = world.users(["alice", "bob"])?;
         for version in versions::SUPPORTED {
@@ -309,7 +308,7 @@ fn knocking_is_possible_where_version_and_join_rule_allow_it() {
 }
 
 #[test]
-fn a_knock_is_answered_by_an_invite_or_a_kick() {
+fn a_knocking_user_can_be_invited_or_kicked() {
     with_world(|world| {
         let [alice, bob, carol] = world.users(["alice", "bob", "carol"])?;
         let room = world.create(&alice, &json!({}))?;
@@ -327,7 +326,7 @@ fn a_knock_is_answered_by_an_invite_or_a_kick() {
 }
 
 #[test]
-fn who_was_never_there_cannot_leave() {
+fn a_user_who_was_never_in_the_room_cannot_leave() {
     with_world(|world| {
         let [alice, bob] = world.users(["alice", "bob"])?;
         let room = world.public(&alice, &RoomVersionId::V12)?;
@@ -340,7 +339,7 @@ fn who_was_never_there_cannot_leave() {
 }
 
 #[test]
-fn a_room_is_forgotten_once_it_is_left_and_until_something_new_happens() {
+fn a_left_room_stays_forgotten_until_a_new_invite_or_join() {
     with_world(|world| {
         let [alice, bob] = world.users(["alice", "bob"])?;
         let room = world.public(&alice, &RoomVersionId::V12)?;
@@ -357,7 +356,7 @@ fn a_room_is_forgotten_once_it_is_left_and_until_something_new_happens() {
         forget()?;
         assert!(forgotten()?);
         world.ban(&alice, &bob, room)?;
-        assert!(forgotten()?, "a ban brings nothing back");
+        assert!(forgotten()?, "a ban does not undo forgetting");
         world.unban(&alice, &bob, room)?;
         assert!(forgotten()?);
         world.invite(&alice, &bob, room)?;

@@ -8,7 +8,7 @@ use crate::{
     store::{RoomNum, records::Membership},
 };
 
-/// A room of alice's that members of `lobby` may join, by the join rule `rule`.
+/// A room of alice's with the join rule `rule` that allows members of `lobby`.
 fn restricted(
     world: &World,
     alice: &Actor,
@@ -25,18 +25,18 @@ fn restricted(
     world.create(alice, &body)
 }
 
-/// As far as this server can tell; another one may know the rooms that it does not.
-fn kept_out(result: Result<(), Error>) {
+/// Asserts that this server refuses; another one may know the rooms that it does not.
+fn refused_here(result: Result<(), Error>) {
     use Error::{Forbidden, UnableToAuthorizeJoin, UnableToGrantJoin};
-    let kept_out = matches!(
+    let is_refused = matches!(
         result,
         Err(Forbidden(_) | UnableToAuthorizeJoin | UnableToGrantJoin)
     );
-    assert!(kept_out, "{result:?}");
+    assert!(is_refused, "{result:?}");
 }
 
 #[test]
-fn members_of_an_allowed_room_join_by_a_member_who_may_invite() {
+fn members_of_an_allowed_room_join_authorised_via_a_member_who_may_invite() {
     with_world(|world| {
         let [alice, bob, carol] = world.users(["alice", "bob", "carol"])?;
         let lobby = world.public(&alice, &RoomVersionId::V12)?;
@@ -54,7 +54,7 @@ fn members_of_an_allowed_room_join_by_a_member_who_may_invite() {
                     supported,
                     "version {version}, {rule}: {joined:?}"
                 );
-                kept_out(world.join(&carol, room));
+                refused_here(world.join(&carol, room));
                 if supported {
                     let content = world.get(room, ("m.room.member", "@bob:here"))?;
                     assert_eq!(content["join_authorised_via_users_server"], "@alice:here");
@@ -66,7 +66,7 @@ fn members_of_an_allowed_room_join_by_a_member_who_may_invite() {
 }
 
 #[test]
-fn an_invite_or_membership_needs_no_condition() {
+fn an_invited_or_joined_user_needs_no_authorising_user() {
     with_world(|world| {
         let [alice, bob] = world.users(["alice", "bob"])?;
         let lobby = world.public(&alice, &RoomVersionId::V12)?;
@@ -80,22 +80,22 @@ fn an_invite_or_membership_needs_no_condition() {
 }
 
 #[test]
-fn who_left_the_allowed_room_or_is_only_invited_to_it_does_not_get_in() {
+fn a_user_not_joined_to_the_allowed_room_cannot_join() {
     with_world(|world| {
         let [alice, bob, carol] = world.users(["alice", "bob", "carol"])?;
         let lobby = world.public(&alice, &RoomVersionId::V12)?;
         let room = restricted(world, &alice, lobby, (&RoomVersionId::V12, "restricted"))?;
         world.join(&bob, lobby)?;
         world.leave(&bob, lobby)?;
-        kept_out(world.join(&bob, room));
+        refused_here(world.join(&bob, room));
         world.invite(&alice, &carol, lobby)?;
-        kept_out(world.join(&carol, room));
+        refused_here(world.join(&carol, room));
         Ok(())
     });
 }
 
 #[test]
-fn without_a_member_who_may_invite_nobody_gets_in() {
+fn without_a_member_who_may_invite_nobody_can_join() {
     with_world(|world| {
         let [alice, bob, carol] = world.users(["alice", "bob", "carol"])?;
         let lobby = world.public(&alice, &RoomVersionId::V11)?;
@@ -106,14 +106,14 @@ fn without_a_member_who_may_invite_nobody_gets_in() {
         let levels = json!({ "invite": 60, "users": { "@alice:here": 100, "@bob:here": 50 } });
         world.set(&alice, room, ("m.room.power_levels", ""), &levels)?;
         world.leave(&alice, room)?;
-        kept_out(world.join(&carol, room));
+        refused_here(world.join(&carol, room));
         assert_eq!(world.membership(&carol, room)?, Membership::Leave);
         Ok(())
     });
 }
 
 #[test]
-fn the_banned_do_not_get_in_by_a_condition() {
+fn a_banned_user_cannot_join_a_restricted_room() {
     with_world(|world| {
         let [alice, bob] = world.users(["alice", "bob"])?;
         let lobby = world.public(&alice, &RoomVersionId::V12)?;

@@ -8,11 +8,9 @@ use crate::{
     store::RoomNum,
 };
 
-/// When the room was made.
 const START: u64 = 1_700_000_000;
 
-/// A room in which somebody sent something every ten milliseconds, `count` times, with a wrong
-/// clock where `is_wrong`.
+/// A room with `count` events, one every ten milliseconds, with a wrong timestamp where `is_wrong`.
 fn room(world: &World, count: u64, is_wrong: impl Fn(u64) -> bool) -> Result<RoomNum, Error> {
     let alice = world.user("alice")?;
     let room = world.public(&alice, &RoomVersionId::V12)?;
@@ -71,7 +69,7 @@ fn the_nearest_event_is_found_in_a_long_history() {
 }
 
 #[test]
-fn what_is_not_fit_is_passed_by() {
+fn events_that_are_not_accepted_are_skipped() {
     #[derive(Deserialize)]
     struct Tick {
         content: Content,
@@ -97,7 +95,7 @@ fn what_is_not_fit_is_passed_by() {
 }
 
 #[test]
-fn a_clock_that_is_wrong_now_and_then_misleads_nobody() {
+fn wrong_timestamps_of_some_events_do_not_mislead_the_search() {
     with_world(|world| {
         let room = room(world, 700, |number| number % 5 == 0)?;
         let is_right = |event: &StoredEvent| {

@@ -1,4 +1,4 @@
-//! What is unread, against a recount of every event.
+//! Unread counts, compared with a model that counts every event.
 
 use std::collections::BTreeMap;
 
@@ -37,7 +37,7 @@ use crate::{
 };
 
 impl World<'_> {
-    /// Sends what is no state event, as a client does.
+    /// Sends a message event, as a client does.
     fn say(
         &self,
         user: &Actor,
@@ -73,7 +73,7 @@ impl World<'_> {
         unread::count(self.tx, room, &heads, user.num, row.since)
     }
 
-    /// Makes the server's rules, changed by `change`, those of the user.
+    /// Sets the user's push rules to the default ones changed by `change`.
     fn rules(&self, user: &Actor, change: impl FnOnce(&mut Ruleset)) -> Result<(), Error> {
         let mut rules = Ruleset::new();
         change(&mut rules);
@@ -93,14 +93,14 @@ struct Sent {
     id: OwnedEventId,
     place: Place,
     sender: usize,
-    /// The index of the root of its thread.
+    /// The index of its thread root.
     thread: Option<usize>,
     is_message: bool,
     /// Whether it notifies and is highlighted, for each user.
     verdicts: Vec<(bool, bool)>,
 }
 
-/// What a user's own rules are.
+/// A user's own push rules.
 #[derive(Clone, Copy, PartialEq)]
 enum Rules {
     TheServers,
@@ -109,11 +109,11 @@ enum Rules {
     NotFrom(usize),
 }
 
-/// What is known of a user in the model.
+/// A user of the model.
 struct Known {
     joined: Option<Place>,
     rules: Rules,
-    /// By kind, and thread: none for all, an inner none for outside threads.
+    /// By kind and thread: `None` for unthreaded receipts, `Some(None)` for the main timeline.
     receipts: BTreeMap<(usize, Option<Option<usize>>), Place>,
 }
 
@@ -130,7 +130,7 @@ impl Model<'_, '_> {
         Ok(room::heads(self.world.tx, self.room)?.last_place)
     }
 
-    /// Sends something random.
+    /// Sends a random event.
     fn send(&mut self, rng: &mut SmallRng, sender: usize) -> Result<(), Error> {
         let of = self.random_event(rng);
         let (kind, content, thread) = match rng.random_range(0..8) {
@@ -193,12 +193,12 @@ impl Model<'_, '_> {
         Ok(())
     }
 
-    /// What the push rules mean, said in another way than they do.
+    /// An independent implementation of the push rules.
     fn verdict(&self, user: usize, sender: usize, kind: &str, content: &Value) -> (bool, bool) {
         let mentions = &content["m.mentions"];
         let own_id = self.people[user].id.as_str();
         let named = mentions["user_ids"][0].as_str() == Some(own_id);
-        // Only the first of them may notify the room.
+        // Only the first user may notify the room.
         let all = mentions["room"] == true && sender == 0;
         let is_text = kind == "m.room.message" && content["msgtype"] != "m.notice";
         match self.known[user].rules {
@@ -290,7 +290,7 @@ impl Model<'_, '_> {
             }
             1 => self.change_rules(rng, user)?,
             2 => {
-                // A new name: no look at the room.
+                // A new display name.
                 let mut change = MembershipChange::new(&actor.id, MembershipState::Join, None);
                 change.content.displayname = Some(rng.random::<u32>().to_string());
                 change.send(self.world.tx, &self.world.local, self.room, &actor)?;
@@ -301,7 +301,7 @@ impl Model<'_, '_> {
         Ok(())
     }
 
-    /// What is unread, counted one by one.
+    /// The unread counts, counted one by one.
     fn recount(&self, user: usize) -> (Counts, BTreeMap<usize, Counts>) {
         let known = &self.known[user];
         let mut found: BTreeMap<Option<usize>, Counts> = BTreeMap::new();
@@ -353,7 +353,7 @@ impl Model<'_, '_> {
 }
 
 #[test]
-fn what_is_unread_equals_a_recount_of_every_event() {
+fn unread_counts_equal_a_recount_of_every_event() {
     with_world(|world| {
         for seed in 0..40 {
             let mut rng = SmallRng::seed_from_u64(seed);
@@ -387,7 +387,7 @@ fn what_is_unread_equals_a_recount_of_every_event() {
 }
 
 #[test]
-fn whoever_wrote_long_ago_has_still_read_what_they_wrote() {
+fn an_own_event_long_ago_still_counts_as_read() {
     with_world(|world| {
         let alice = world.user("alice")?;
         let room = world.create(&alice, &json!({ "preset": "public_chat" }))?;
@@ -405,7 +405,7 @@ fn whoever_wrote_long_ago_has_still_read_what_they_wrote() {
 }
 
 #[test]
-fn only_the_invited_one_is_notified_of_an_invite_and_everybody_of_a_tombstone() {
+fn an_invite_notifies_the_invitee_and_a_tombstone_every_member() {
     with_world(|world| {
         let [alice, bob, carol] = world.users(["alice", "bob", "carol"])?;
         let room = world.create(&alice, &json!({ "preset": "public_chat" }))?;
@@ -427,7 +427,7 @@ fn only_the_invited_one_is_notified_of_an_invite_and_everybody_of_a_tombstone() 
 }
 
 #[test]
-fn who_is_ignored_notifies_nobody_and_encrypted_events_notify() {
+fn events_of_ignored_users_do_not_notify_and_encrypted_events_do() {
     with_world(|world| {
         let [alice, bob] = world.users(["alice", "bob"])?;
         let room = world.create(&alice, &json!({ "preset": "public_chat" }))?;

@@ -37,8 +37,8 @@ fn id_of(world: &World, room: RoomNum) -> Result<OwnedRoomId, Error> {
     id(world.tx, room)
 }
 
-/// A published room of `version` with everything that an upgrade carries over.
-fn furnished(world: &World, alice: &Actor, version: &RoomVersionId) -> Result<RoomNum, Error> {
+/// A published room of `version` with all state that an upgrade copies.
+fn full_room(world: &World, alice: &Actor, version: &RoomVersionId) -> Result<RoomNum, Error> {
     let body = json!({
         "room_version": version, "visibility": "public", "room_alias_name": "pub",
         "name": "Pub", "topic": "Beer",
@@ -70,7 +70,7 @@ const STATE: [(&str, &str); 6] = [
 ];
 
 #[test]
-fn the_new_room_looks_like_the_old_and_they_name_each_other() {
+fn state_is_copied_and_predecessor_and_tombstone_are_set() {
     for (from, to) in [
         (RoomVersionId::V6, RoomVersionId::V11),
         (RoomVersionId::V10, RoomVersionId::V12),
@@ -79,7 +79,7 @@ fn the_new_room_looks_like_the_old_and_they_name_each_other() {
     ] {
         with_world(move |world| {
             let alice = world.user("alice")?;
-            let old = furnished(world, &alice, &from)?;
+            let old = full_room(world, &alice, &from)?;
             let newest = timeline::backwards(world.tx, old, Place::MAX, 1)?;
             let newest = event::id(world.tx, newest[0].1.event)?;
             let new = upgrade(world, &alice, old, &to, &[])?;
@@ -107,10 +107,10 @@ fn the_new_room_looks_like_the_old_and_they_name_each_other() {
 }
 
 #[test]
-fn addresses_and_the_place_in_the_directory_move() {
+fn aliases_and_the_directory_entry_move() {
     with_world(|world| {
         let alice = world.user("alice")?;
-        let old = furnished(world, &alice, &RoomVersionId::V10)?;
+        let old = full_room(world, &alice, &RoomVersionId::V10)?;
         let alias = room_alias_id!("#second:here");
         aliases::create(world.tx, &world.local, &alice, alias, old)?;
         let canonical = ("m.room.canonical_alias", "");
@@ -138,7 +138,7 @@ fn addresses_and_the_place_in_the_directory_move() {
 }
 
 #[test]
-fn power_levels_are_kept_and_the_old_room_falls_silent() {
+fn power_levels_are_copied_and_raised_in_the_old_room() {
     with_world(|world| {
         let [alice, bob] = world.users(["alice", "bob"])?;
         let old = world.public(&alice, &RoomVersionId::V9)?;
@@ -157,18 +157,18 @@ fn power_levels_are_kept_and_the_old_room_falls_silent() {
         kept["users"] = json!({ "@alice:here": 100, "@bob:here": 50 });
         kept["invite"] = json!(90);
         assert_eq!(world.get(new, LEVELS)?, kept);
-        let silent = world.get(old, LEVELS)?;
+        let raised = world.get(old, LEVELS)?;
         assert_eq!(
-            (&silent["events_default"], &silent["invite"]),
+            (&raised["events_default"], &raised["invite"]),
             (&json!(61), &json!(90))
         );
-        assert_eq!(silent["users"], levels["users"]);
+        assert_eq!(raised["users"], levels["users"]);
         Ok(())
     });
 }
 
 #[test]
-fn creators_leave_the_levels_where_they_stand_above_and_come_back_where_not() {
+fn creators_are_in_the_power_levels_only_in_versions_that_have_them_there() {
     with_world(|world| {
         let [alice, bob, carol] = world.users(["alice", "bob", "carol"])?;
         let old = world.public(&alice, &RoomVersionId::V11)?;
@@ -204,7 +204,7 @@ fn creators_leave_the_levels_where_they_stand_above_and_come_back_where_not() {
 }
 
 #[test]
-fn a_user_without_power_over_state_but_over_the_tombstone_can_upgrade() {
+fn a_user_who_may_send_only_the_tombstone_can_upgrade() {
     with_world(|world| {
         for version in [RoomVersionId::V11, RoomVersionId::V12] {
             let [alice, bob] = world.users(["alice", "bob"])?;
@@ -227,7 +227,7 @@ fn a_user_without_power_over_state_but_over_the_tombstone_can_upgrade() {
 }
 
 #[test]
-fn who_may_not_send_a_tombstone_may_not_upgrade() {
+fn a_user_who_may_not_send_a_tombstone_may_not_upgrade() {
     with_world(|world| {
         let [alice, bob, carol] = world.users(["alice", "bob", "carol"])?;
         for version in versions::SUPPORTED {
@@ -246,7 +246,7 @@ fn who_may_not_send_a_tombstone_may_not_upgrade() {
 }
 
 #[test]
-fn bans_and_the_rooms_of_a_space_follow_in_slices() {
+fn bans_and_space_children_are_copied_in_batches() {
     with_world(|world| {
         let alice = world.user("alice")?;
         let body = json!({ "creation_content": { "type": "m.space" }, "preset": "public_chat" });
@@ -267,7 +267,7 @@ fn bans_and_the_rooms_of_a_space_follow_in_slices() {
         )?;
         world.set(&alice, old, gone, &json!({}))?;
         let new = upgrade(world, &alice, old, &RoomVersionId::V12, &[])?;
-        assert!(world.see_to_succession(new)? > 1);
+        assert!(world.run_pending_upgrade(new)? > 1);
         for n in 0..12 {
             let user = world.user(&format!("banned{n}"))?;
             assert_eq!(world.membership(&user, new)?, Membership::Ban);
@@ -278,19 +278,19 @@ fn bans_and_the_rooms_of_a_space_follow_in_slices() {
             json!({ "via": ["here"], "order": "a" })
         );
         assert_eq!(world.get(new, gone)?, Value::Null);
-        assert_eq!(world.see_to_succession(new)?, 0);
+        assert_eq!(world.run_pending_upgrade(new)?, 0);
         Ok(())
     });
 }
 
 #[test]
-fn who_follows_a_room_keeps_tags_direct_chats_and_push_rules() {
+fn tags_direct_chats_and_push_rules_are_copied_for_users_who_join() {
     with_world(|world| {
         let [alice, bob, carol] = world.users(["alice", "bob", "carol"])?;
         let old = world.public(&alice, &RoomVersionId::V11)?;
         world.join(&bob, old)?;
         let old_id = id_of(world, old)?;
-        // The settings of someone for whom the room is also `ids`.
+        // The user data for the rooms `ids`.
         let settings = |ids: &[&RoomId]| {
             let rule = |id: &RoomId, pattern: &RoomId| {
                 json!({
@@ -346,7 +346,7 @@ fn who_follows_a_room_keeps_tags_direct_chats_and_push_rules() {
 }
 
 #[test]
-fn a_room_that_only_claims_to_replace_another_inherits_nothing() {
+fn user_data_is_not_copied_without_a_tombstone_that_names_the_new_room() {
     with_world(|world| {
         let [alice, mallory] = world.users(["alice", "mallory"])?;
         let old = world.public(&alice, &RoomVersionId::V11)?;

@@ -187,24 +187,24 @@ impl World<'_> {
         Ok(told)
     }
 
-    /// Does slices of what is to be done in the rooms of `user`; how many it took.
-    pub(super) fn see_to_memberships(&self, user: UserNum) -> Result<usize, Error> {
-        let mut slices = 0;
+    /// Runs the batches of the pending member updates of `user`; how many it took.
+    pub(super) fn run_member_updates(&self, user: UserNum) -> Result<usize, Error> {
+        let mut batches = 0;
         while self.tx.pending_member_updates()?.has(user)? {
             member_events::run_batch(self.tx, &self.local, now(), user)?;
-            slices += 1;
+            batches += 1;
         }
-        Ok(slices)
+        Ok(batches)
     }
 
-    /// Does slices of what `room` is to get from the room it replaces; how many it took.
-    pub(super) fn see_to_succession(&self, room: RoomNum) -> Result<usize, Error> {
-        let mut slices = 0;
+    /// Runs the batches of the pending upgrade to `room`; how many it took.
+    pub(super) fn run_pending_upgrade(&self, room: RoomNum) -> Result<usize, Error> {
+        let mut batches = 0;
         while self.tx.pending_upgrades()?.has(room)? {
             room_data::run_batch(self.tx, &self.local, now(), room)?;
-            slices += 1;
+            batches += 1;
         }
-        Ok(slices)
+        Ok(batches)
     }
 }
 
