@@ -150,7 +150,7 @@ impl Server {
             async move { background_jobs.run(&store, &local, &clock).await }
         });
 
-        let media = Media::start(&config, &store, (&clock, &pool), executor).await?;
+        let media = Media::start(&config, &store, &clock, &pool, executor).await?;
         // It is the only one.
         let _ = files.set(media.clone());
         let most = if config.rate_limits {

@@ -121,13 +121,17 @@ fn usage(config: &Config) -> Result<String, Error> {
             )
         };
         let mut text = String::from("      size    files\n");
-        for (user, count, size) in &usage.users {
-            text += &line(*size, *count, user);
+        for (user, usage) in &usage.users {
+            text += &line(usage.bytes, usage.files, user);
         }
-        let (count, size) = usage.cached;
-        text += &line(size, count, "of other servers, and thumbnails");
-        if usage.quarantined > 0 {
-            text += &format!("{} kept from everybody\n", usage.quarantined);
+        let cached = usage.cached;
+        text += &line(
+            cached.bytes,
+            cached.files,
+            "of other servers, and thumbnails",
+        );
+        if usage.quarantined_files > 0 {
+            text += &format!("{} quarantined\n", usage.quarantined_files);
         }
         Ok(text)
     })

@@ -31,7 +31,7 @@ impl ResponseBody {
         let left = Some(size + (before.len() + behind.len()) as u64);
         let before = stream::once(Ok(before.into_bytes()));
         let behind = stream::once(Ok(behind.into_bytes()));
-        let content = file.pieces(0..size).map(|chunk| Ok(chunk?));
+        let content = file.chunks(0..size).map(|chunk| Ok(chunk?));
         Self::Chunks {
             chunks: Box::pin(before.chain(content).chain(behind)),
             left,
@@ -41,7 +41,7 @@ impl ResponseBody {
     /// A part of a file.
     pub(super) fn file(file: FileReader, part: Range<u64>) -> Self {
         let left = Some(part.end - part.start);
-        let chunks = file.pieces(part).map(|chunk| Ok(chunk?));
+        let chunks = file.chunks(part).map(|chunk| Ok(chunk?));
         Self::Chunks {
             chunks: Box::pin(chunks),
             left,

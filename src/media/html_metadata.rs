@@ -1,4 +1,4 @@
-//! What a web page says of itself: [Open Graph], and what stands in for it where there is none. Pure.
+//! The metadata of a web page: [Open Graph], with fallbacks.
 //!
 //! [Open Graph]: https://ogp.me/
 
@@ -6,64 +6,61 @@ use std::{collections::BTreeMap, convert::Infallible};
 
 use html5gum::{DefaultEmitter, Reader, StartTag, Token, Tokenizer};
 
-/// How long a text may be, in characters, and how many there are.
-const LONGEST: usize = 500;
-const FIELDS: usize = 30;
+const MAX_TEXT_CHARS: usize = 500;
+const MAX_FIELDS: usize = 30;
 
-/// What a page says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PageMetadata {
-    /// What Open Graph calls it (`og:title`) → what it is.
+    /// By Open Graph property, such as `og:title`.
     pub fields: BTreeMap<String, String>,
-    /// Where its picture is; perhaps only from where the page is.
+    /// The URL of its picture, which may be relative.
     pub image: Option<String>,
 }
 
-/// What stands in for Open Graph.
+/// What is used where Open Graph properties are missing.
 #[derive(Default)]
-struct Others {
+struct Fallbacks {
     title: Option<String>,
     description: Option<String>,
     image: Option<String>,
     paragraph: String,
 }
 
-/// Reads a page.
 pub fn parse(html: &str) -> PageMetadata {
     let mut emitter = DefaultEmitter::<()>::default();
-    // Else what stands in scripts and styles would be read as tags.
+    // So that the content of scripts and styles is not parsed as tags.
     emitter.naively_switch_states(true);
-    let (mut page, mut others) = (PageMetadata::default(), Others::default());
-    // The text of which element is being read.
-    let mut inside = Vec::new();
+    let (mut page, mut fallbacks) = (PageMetadata::default(), Fallbacks::default());
+    // The element whose text is being read.
+    let mut element = Vec::new();
     let mut text = String::new();
-    for Ok(token) in Tokenizer::new_with_emitter(Rest(html.as_bytes()), emitter) {
+    for Ok(token) in Tokenizer::new_with_emitter(Bytes(html.as_bytes()), emitter) {
         match token {
             Token::StartTag(tag) => match &**tag.name {
-                b"meta" => meta(&tag, &mut page, &mut others),
+                b"meta" => meta(&tag, &mut page, &mut fallbacks),
                 b"title" | b"h1" | b"p" => {
-                    inside = tag.name.0.clone();
+                    element = tag.name.0.clone();
                     text.clear();
                 }
                 _ => {}
             },
-            Token::String(string) if !inside.is_empty() && text.len() < 4 * LONGEST => {
+            Token::String(string) if !element.is_empty() && text.len() < 4 * MAX_TEXT_CHARS => {
                 text += &String::from_utf8_lossy(&string.value.0);
             }
-            Token::EndTag(tag) if *tag.name == *inside && !inside.is_empty() => {
-                others.text(&inside, &text);
-                inside.clear();
+            Token::EndTag(tag) if *tag.name == *element && !element.is_empty() => {
+                fallbacks.text(&element, &text);
+                element.clear();
             }
             _ => {}
         }
     }
-    others.fill(page)
+    fallbacks.fill(page)
 }
 
-fn meta(tag: &StartTag<()>, page: &mut PageMetadata, others: &mut Others) {
+fn meta(tag: &StartTag<()>, page: &mut PageMetadata, fallbacks: &mut Fallbacks) {
     let get = |name: &[u8]| {
         let value = tag.attributes.get(name)?;
-        Some(shortened(&String::from_utf8_lossy(&value.value.0)))
+        Some(truncate(&String::from_utf8_lossy(&value.value.0)))
     };
     let name = get(b"property").or_else(|| get(b"name"));
     let (Some(name), Some(content)) = (name, get(b"content")) else {
@@ -76,29 +73,29 @@ fn meta(tag: &StartTag<()>, page: &mut PageMetadata, others: &mut Others) {
         "og:image" | "og:image:url" | "og:image:secure_url" => {
             page.image.get_or_insert(content);
         }
-        // Of the picture, which is measured here.
+        // The server measures the picture itself.
         name if name.starts_with("og:image:") && name != "og:image:alt" => {}
-        name if name.starts_with("og:") && page.fields.len() < FIELDS => {
+        name if name.starts_with("og:") && page.fields.len() < MAX_FIELDS => {
             page.fields.entry(name.to_owned()).or_insert(content);
         }
         "description" | "twitter:description" => {
-            others.description.get_or_insert(content);
+            fallbacks.description.get_or_insert(content);
         }
         "twitter:title" => {
-            others.title.get_or_insert(content);
+            fallbacks.title.get_or_insert(content);
         }
         "twitter:image" | "twitter:image:src" => {
-            others.image.get_or_insert(content);
+            fallbacks.image.get_or_insert(content);
         }
         _ => {}
     }
 }
 
-/// What is left of a page. html5gum's own reader finds the end of a text in one go, with code that
-/// is compiled into each of twenty states (80 kB); this one is read byte by byte.
-struct Rest<'a>(&'a [u8]);
+/// The unread part of a page, read byte by byte. html5gum's own reader searches for the end of a text, with code
+/// that is compiled into each of twenty states (80 kB).
+struct Bytes<'a>(&'a [u8]);
 
-impl Reader for Rest<'_> {
+impl Reader for Bytes<'_> {
     type Error = Infallible;
 
     fn read_byte(&mut self) -> Result<Option<u8>, Infallible> {
@@ -117,14 +114,14 @@ impl Reader for Rest<'_> {
     }
 }
 
-impl Others {
+impl Fallbacks {
     fn text(&mut self, element: &[u8], text: &str) {
-        let text = shortened(text);
+        let text = truncate(text);
         if text.is_empty() {
             return;
         }
         match element {
-            // The first that is more than a word.
+            // The first of at least 40 bytes, else the longest.
             b"p" if self.paragraph.len() < 40 && text.len() > self.paragraph.len() => {
                 self.paragraph = text;
             }
@@ -150,10 +147,10 @@ impl Others {
     }
 }
 
-/// The text with single blanks, and no more than so much of it.
-fn shortened(text: &str) -> String {
+/// Collapses whitespace and truncates.
+fn truncate(text: &str) -> String {
     let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    match words.char_indices().nth(LONGEST) {
+    match words.char_indices().nth(MAX_TEXT_CHARS) {
         Some((end, _)) => format!("{}…", &words[..end]),
         None => words,
     }
@@ -161,14 +158,14 @@ fn shortened(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{LONGEST, PageMetadata, parse};
+    use super::{MAX_TEXT_CHARS, PageMetadata, parse};
 
     fn field<'p>(page: &'p PageMetadata, name: &str) -> Option<&'p str> {
         page.fields.get(name).map(String::as_str)
     }
 
     #[test]
-    fn open_graph_is_what_a_page_says_of_itself() {
+    fn open_graph_properties_are_read() {
         let page = parse(
             "<!doctype html><html><head><title>Other</title>\
              <meta property=\"og:title\" content=\"Fish &amp; Chips\">\
@@ -185,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn without_open_graph_the_title_and_the_first_words_stand_in() {
+    fn without_open_graph_title_and_first_paragraph_are_used() {
         let page = parse(
             "<title> A\n title </title><style>p { }</style><p></p><p>Menu</p>\
              <p>What this page is about, in <b>some</b> more words than one.</p><p>More",
@@ -197,11 +194,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_long_is_cut_and_what_is_nothing_says_nothing() {
+    fn long_texts_are_truncated_and_empty_pages_have_no_metadata() {
         let long = "ä".repeat(10_000);
         let page = parse(&format!("<title>{long}</title>"));
         let title = field(&page, "og:title").unwrap();
-        assert_eq!(title.chars().count(), LONGEST + 1);
+        assert_eq!(title.chars().count(), MAX_TEXT_CHARS + 1);
         for nothing in [
             "",
             "<",

@@ -1,91 +1,41 @@
-//! Media ids that were given out before there is anything under them (client-server API,
+//! Asynchronous uploads: media ids that are created before their content (client-server API,
 //! `POST /_matrix/media/v1/create`).
 
-use std::{
-    collections::HashMap,
-    convert::Infallible,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
+use std::time::Duration;
+
+use super::{
+    error::Error,
+    files::FinishedFile,
+    rows,
+    service::{Media, MediaInfo, new_media_id},
 };
-
-use smol::channel::{self, Receiver, Sender};
-
-use super::{Error, FinishedFile, Media, MediaInfo, new_id, rows};
 use crate::store::{self, Reader, Rows, Tx, UserNum};
 
-/// How long something may be uploaded to a media id: what the specification recommends.
+/// As the specification recommends.
 const LIFETIME: Duration = Duration::from_hours(24);
-/// How many media ids of one user may wait for an upload.
-const MOST: usize = 50;
+const MAX_PENDING_PER_USER: usize = 50;
 
-/// Who waits for an upload, by the media id. The channel closes when it is there.
-#[derive(Debug, Default)]
-pub(super) struct Waiting(Mutex<HashMap<String, Line>>);
-
-type Line = (Sender<Infallible>, Receiver<Infallible>);
-
-impl Waiting {
-    fn all(&self) -> MutexGuard<'_, HashMap<String, Line>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits until `id` is uploaded.
-    async fn wait(&self, id: &str) {
-        let (_, uploaded) = self
-            .all()
-            .entry(id.to_owned())
-            .or_insert_with(|| channel::bounded(1))
-            .clone();
-        let leaving = Leaving(self, id);
-        let _ = uploaded.recv().await;
-        drop(leaving);
-    }
-
-    /// Tells those who wait for `id` that it is there.
-    pub(super) fn uploaded(&self, id: &str) {
-        if let Some((sender, _)) = self.all().remove(id) {
-            sender.close();
-        }
-    }
-}
-
-/// The last one who stops waiting takes the entry away.
-struct Leaving<'a>(&'a Waiting, &'a str);
-
-impl Drop for Leaving<'_> {
-    fn drop(&mut self) {
-        let mut all = self.0.all();
-        // The entry holds one itself, and the one who leaves another.
-        if all
-            .get(self.1)
-            .is_some_and(|(_, waiting)| waiting.receiver_count() <= 2)
-        {
-            all.remove(self.1);
-        }
-    }
-}
-
-/// Whether `id` was given out and may still be uploaded to.
+/// Whether `id` was created and can still be uploaded to.
 pub(super) fn is_pending(r: &impl Reader, id: &str, now_ms: u64) -> Result<bool, store::Error> {
     let row = r.pending_media()?.get(id)?.map(|row| row.value());
-    Ok(row.is_some_and(|(_, until_ts)| now_ms < until_ts))
+    Ok(row.is_some_and(|(_, expires_ts)| now_ms < expires_ts))
 }
 
-fn add(tx: &Tx, id: &str, user: UserNum, (now, until): (u64, u64)) -> Result<(), Error> {
+/// Reads the whole table, which has the ids of one day.
+fn create(tx: &Tx, id: &str, user: UserNum, now: u64, expires_ts: u64) -> Result<(), Error> {
     let mut pending = tx.pending_media()?;
-    // The table holds a day's worth of ids at most, and so many a user.
-    pending.remove_in::<&str>(.., |_, (_, until_ts)| until_ts <= now)?;
+    pending.remove_in::<&str>(.., |_, (_, expires_ts)| expires_ts <= now)?;
     let mut own = 0;
-    for row in pending.range::<&str>(..)? {
+    for row in pending.all()? {
         own += usize::from(row?.1.value().0 == user);
     }
-    if own >= MOST {
+    if own >= MAX_PENDING_PER_USER {
         return Err(Error::TooManyPending);
     }
-    Ok(pending.insert(id, (user, until))?)
+    Ok(pending.insert(id, (user, expires_ts))?)
 }
 
-/// Whether `user` may upload to `id` now.
+/// Checks that `user` may upload to `id`.
 fn check(r: &impl Reader, id: &str, user: UserNum, now_ms: u64) -> Result<(), Error> {
     if r.media()?.has((rows::OWN, id))? {
         return Err(Error::CannotOverwrite);
@@ -93,29 +43,27 @@ fn check(r: &impl Reader, id: &str, user: UserNum, now_ms: u64) -> Result<(), Er
     let row = r.pending_media()?.get(id)?.map(|row| row.value());
     match row {
         Some((owner, _)) if owner != user => Err(Error::NotYours),
-        Some((_, until_ts)) if now_ms < until_ts => Ok(()),
+        Some((_, expires_ts)) if now_ms < expires_ts => Ok(()),
         _ => Err(Error::NotFound),
     }
 }
 
 impl Media {
-    /// A media id to which `user` may upload something later, and until when, in milliseconds since
-    /// the epoch.
+    /// Creates a media id; returns it and when it expires, in milliseconds since the epoch.
     ///
     /// # Errors
     /// [`Error::TooManyPending`].
     pub async fn create(&self, user: UserNum) -> Result<(String, u64), Error> {
-        let id = new_id();
+        let id = new_media_id();
         let now = self.0.clock.now_ms();
-        let until = now + LIFETIME.as_millis() as u64;
-        let given = id.clone();
-        let job = move |tx: &Tx| add(tx, &given, user, (now, until));
+        let expires_ts = now + LIFETIME.as_millis() as u64;
+        let job_id = id.clone();
+        let job = move |tx: &Tx| create(tx, &job_id, user, now, expires_ts);
         self.0.store.write(job).await?;
-        Ok((id, until))
+        Ok((id, expires_ts))
     }
 
-    /// Whether `user` may upload something to the media id `id`, which [`create`](Self::create)
-    /// gave.
+    /// Checks that `user` may upload to `id`, which [`create`](Self::create) returned.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::NotYours`] or [`Error::CannotOverwrite`].
@@ -124,14 +72,15 @@ impl Media {
         self.0.store.read(|s| check(s, id, user, now))
     }
 
-    /// Stores what `user` uploaded to the media id `id`.
+    /// Stores the content of `id`.
     ///
     /// # Errors
-    /// As [`check_pending_upload`](Self::check_pending_upload) and [`store`](Self::store).
+    /// Those of [`check_pending_upload`](Self::check_pending_upload) and [`store`](Self::store).
     pub async fn store_pending(
         &self,
         user: UserNum,
-        (id, about): (&str, MediaInfo),
+        id: &str,
+        info: MediaInfo,
         content: FinishedFile,
     ) -> Result<(), Error> {
         let now = self.0.clock.now_ms();
@@ -140,12 +89,12 @@ impl Media {
             tx.pending_media()?.remove(id)?;
             Ok(())
         };
-        self.end_upload(user, (id.to_owned(), about), content, also)
+        self.commit_upload(user, id.to_owned(), info, content, also)
             .await
     }
 
-    /// Waits until something is uploaded to the media id `id`.
+    /// Waits until the content of `id` is uploaded.
     pub async fn wait_for_upload(&self, id: &str) {
-        self.0.waiting.wait(id).await;
+        self.0.pending_uploads.join(id.to_owned()).wait().await;
     }
 }

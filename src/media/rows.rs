@@ -1,8 +1,9 @@
-//! The rows: what each file is, to whom it belongs, and when nothing speaks of it any more.
+//! The tables of media: files, the media that have them, who uploaded them, the cache, thumbnails, and which
+//! files are to be deleted.
 
 use ruma::ServerName;
 
-use super::{Error, files::FileId};
+use super::{error::Error, files::FileId};
 use crate::{
     config::Size,
     store::{
@@ -12,30 +13,30 @@ use crate::{
     users::accounts,
 };
 
-/// This server among the servers that media are of.
+/// The server number of this server's media.
 pub(super) const OWN: ServerNum = ServerNum::MIN;
 
-/// What can be had again, among those whose bytes are counted.
+/// The key of the size of the cache in `media_usage`.
 pub(super) const CACHE: UserNum = UserNum::MIN;
 
-/// How many thumbnails are kept of one picture: a crop can have any shape.
-const THUMBNAILS: usize = 24;
+/// A crop can have any shape.
+const MAX_THUMBNAILS_PER_FILE: usize = 24;
 
-/// Which media.
+/// Server number and media id.
 pub(super) type Key<'a> = (ServerNum, &'a str);
 
-/// How many bytes `user` uploaded.
-pub(super) fn used(reader: &impl Reader, user: UserNum) -> Result<u64, store::Error> {
+/// The size of the uploads of `user`.
+pub(super) fn used_bytes(reader: &impl Reader, user: UserNum) -> Result<u64, store::Error> {
     Ok(reader
         .media_usage()?
         .get(user)?
         .map_or(0, |row| row.value()))
 }
 
-/// Media and their file.
+/// Media and their file, to be served.
 ///
 /// # Errors
-/// [`Error::NotFound`] if they are here and kept from everybody.
+/// [`Error::NotFound`] if the file is quarantined.
 pub(super) fn get(reader: &impl Reader, key: Key<'_>) -> Result<Option<(Media, MediaFile)>, Error> {
     let row = load(reader, key)?;
     if let Some((media, _)) = &row
@@ -46,7 +47,7 @@ pub(super) fn get(reader: &impl Reader, key: Key<'_>) -> Result<Option<(Media, M
     Ok(row)
 }
 
-/// Media and their file.
+/// Media and their file, quarantined or not.
 pub(super) fn load(
     reader: &impl Reader,
     key: Key<'_>,
@@ -61,11 +62,11 @@ pub(super) fn load(
     Ok(Some((media, file)))
 }
 
-/// Stores media whose file is in its place.
+/// Stores media of this server. The file is in its place.
 ///
 /// # Errors
-/// [`Error::OverQuota`] if its uploader has more than `quota` then, [`Error::Deactivated`] if they have
-/// left meanwhile.
+/// [`Error::OverQuota`], [`Error::Quarantined`], or [`Error::Deactivated`] if the uploader has been
+/// deactivated meanwhile.
 pub(super) fn put(
     tx: &Tx,
     key: Key<'_>,
@@ -80,7 +81,7 @@ pub(super) fn put(
         if accounts::is_deactivated(tx, user)? {
             return Err(Error::Deactivated);
         }
-        let used = used(tx, user)? + size;
+        let used = used_bytes(tx, user)? + size;
         if let Some(quota) = quota.filter(|quota| used > quota.bytes()) {
             return Err(Error::OverQuota(quota));
         }
@@ -93,7 +94,7 @@ pub(super) fn put(
     Ok(tx.media_of_file()?.insert((media.file, key.0, key.1), ())?)
 }
 
-/// Whether a row speaks of the file.
+/// Whether a row names the file.
 pub(super) fn is_known(reader: &impl Reader, file: FileId) -> Result<bool, store::Error> {
     reader.media_files()?.has(file)
 }
@@ -108,7 +109,10 @@ pub(super) fn server(
     Ok(num.map(|num| num.value()))
 }
 
-/// Stores media of another server, or from the web, whose file is in its place.
+/// Stores media of another server, or of a preview. The file is in its place.
+///
+/// # Errors
+/// [`Error::NotFound`] if the file is quarantined.
 pub(super) fn put_remote(tx: &Tx, key: Key<'_>, media: &Media, size: u64) -> Result<(), Error> {
     if tx.quarantined_files()?.has(media.file)? {
         return Err(Error::NotFound);
@@ -123,7 +127,7 @@ pub(super) fn put_remote(tx: &Tx, key: Key<'_>, media: &Media, size: u64) -> Res
     Ok(())
 }
 
-/// Removes media; whether there were any. A file of which nothing else speaks is doomed.
+/// Removes media; whether there were any. A file that no row names any more is to be deleted.
 pub(super) fn remove(tx: &Tx, key: Key<'_>) -> Result<bool, store::Error> {
     let Some((media, MediaFile { size })) = load(tx, key)? else {
         return Ok(false);
@@ -131,85 +135,85 @@ pub(super) fn remove(tx: &Tx, key: Key<'_>) -> Result<bool, store::Error> {
     tx.media()?.remove(key)?;
     tx.media_of_file()?.remove((media.file, key.0, key.1))?;
     if let Some(user) = media.uploader {
-        let left = used(tx, user)?.saturating_sub(size);
+        let left = used_bytes(tx, user)?.saturating_sub(size);
         tx.media_usage()?.insert(user, left)?;
         tx.uploads()?.remove((user, key.1))?;
     }
-    match holder(tx, media.file)? {
-        None => forget(tx, media.file, size)?,
+    match media_of(tx, media.file)? {
+        None => remove_file_row(tx, media.file, size)?,
         Some(_) if is_uploaded(tx, media.file)? => {}
         Some(_) => cache(tx, media.file, size, media.created_ts)?,
     }
     Ok(true)
 }
 
-/// Stores what the picture in the file `source` is in a smaller shape; its file is in its place. If there
-/// are many, another goes.
+/// Stores a thumbnail of the file `source`. Its file is in its place. If there are many, another is removed.
 ///
 /// # Errors
-/// [`Error::NotFound`] if `source` has gone.
+/// [`Error::NotFound`] if `source` has been removed.
 pub(super) fn put_thumbnail(
     tx: &Tx,
-    (source, shape): (FileId, &str),
+    source: FileId,
+    variant: &str,
     thumbnail: &Thumbnail,
-    (size, now): (u64, u64),
+    size: u64,
+    now: u64,
 ) -> Result<(), Error> {
     if !is_known(tx, source)? {
         return Err(Error::NotFound);
     }
     let file = thumbnail.file;
-    if thumbnails(tx, source)? >= THUMBNAILS
+    if thumbnails(tx, source)? >= MAX_THUMBNAILS_PER_FILE
         && let Some((other, _)) = self::thumbnail(tx, source)?
     {
         remove_file(tx, other)?;
         tx.effect(Effect::MediaGone);
     }
-    tx.thumbnails()?.put((source, shape), thumbnail)?;
-    tx.thumbnail_sources()?.insert(file, (source, shape))?;
+    tx.thumbnails()?.put((source, variant), thumbnail)?;
+    tx.thumbnail_sources()?.insert(file, (source, variant))?;
     tx.media_files()?.put(file, &MediaFile { size })?;
     Ok(cache(tx, file, size, now)?)
 }
 
-/// Removes a file, and whatever speaks of it; whether there was one.
+/// Removes a file with all rows that name it; whether there was one.
 pub(super) fn remove_file(tx: &Tx, file: FileId) -> Result<bool, store::Error> {
     let Some(MediaFile { size }) = tx.media_files()?.load(file)? else {
         return Ok(false);
     };
-    while let Some((server, id)) = holder(tx, file)? {
+    while let Some((server, id)) = media_of(tx, file)? {
         remove(tx, (server, &id))?;
     }
-    // With the last of the media the file went. A thumbnail is in no media.
+    // The row of a file is removed with its last media. A thumbnail has no media.
     if is_known(tx, file)? {
-        forget(tx, file, size)?;
+        remove_file_row(tx, file, size)?;
     }
     Ok(true)
 }
 
-/// Dooms a file of which no media speak any more, and its thumbnails.
-fn forget(tx: &Tx, file: FileId, size: u64) -> Result<(), store::Error> {
+/// Removes the row of a file that no media have any more, and its thumbnails. The files are to be deleted.
+fn remove_file_row(tx: &Tx, file: FileId, size: u64) -> Result<(), store::Error> {
     uncache(tx, file, size)?;
     tx.media_files()?.remove(file)?;
     tx.pending_deletion_files()?.insert(file, ())?;
     let of = tx.thumbnail_sources()?.get(file)?.map(|of| {
-        let (source, shape) = of.value();
-        (source, shape.to_owned())
+        let (source, variant) = of.value();
+        (source, variant.to_owned())
     });
-    if let Some((source, shape)) = of {
-        tx.thumbnails()?.remove((source, &*shape))?;
+    if let Some((source, variant)) = of {
+        tx.thumbnails()?.remove((source, &*variant))?;
         tx.thumbnail_sources()?.remove(file)?;
     }
     while let Some((thumbnail, size)) = thumbnail(tx, file)? {
-        forget(tx, thumbnail, size)?;
+        remove_file_row(tx, thumbnail, size)?;
     }
     Ok(())
 }
 
-/// How many thumbnails there are of the picture in a file.
 fn thumbnails(reader: &impl Reader, source: FileId) -> Result<usize, store::Error> {
     Ok(reader.thumbnails()?.prefix(source)?.count())
 }
 
-/// One of the thumbnails of the picture in a file, and its size.
+/// One thumbnail of a file, and its size.
 fn thumbnail(reader: &impl Reader, source: FileId) -> Result<Option<(FileId, u64)>, store::Error> {
     let table = reader.thumbnails()?;
     let Some(row) = table.prefix(source)?.next().transpose()? else {
@@ -223,15 +227,12 @@ fn thumbnail(reader: &impl Reader, source: FileId) -> Result<Option<(FileId, u64
     Ok(Some((file, size)))
 }
 
-/// Whether somebody here uploaded the file, so that it cannot be had again.
+/// Whether a local user uploaded the file, so that it cannot be fetched again.
 fn is_uploaded(reader: &impl Reader, file: FileId) -> Result<bool, store::Error> {
     let (all, media) = (reader.media_of_file()?, reader.media()?);
-    for row in all.range((file, OWN, "")..)? {
+    for row in all.prefix((file, OWN))? {
         let row = row?.0;
-        let (of, server, id) = row.value();
-        if (of, server) != (file, OWN) {
-            break;
-        }
+        let (_, server, id) = row.value();
         if media
             .load((server, id))?
             .is_some_and(|it| it.uploader.is_some())
@@ -242,28 +243,31 @@ fn is_uploaded(reader: &impl Reader, file: FileId) -> Result<bool, store::Error>
     Ok(false)
 }
 
-/// One of the media that are in the file.
-fn holder(reader: &impl Reader, file: FileId) -> Result<Option<(ServerNum, String)>, store::Error> {
+/// One of the media that have the file.
+fn media_of(
+    reader: &impl Reader,
+    file: FileId,
+) -> Result<Option<(ServerNum, String)>, store::Error> {
     let table = reader.media_of_file()?;
-    let row = table.range((file, OWN, "")..)?.next().transpose()?;
-    Ok(row.and_then(|(key, _)| {
-        let (of, server, id) = key.value();
-        (of == file).then(|| (server, id.to_owned()))
+    let row = table.prefix(file)?.next().transpose()?;
+    Ok(row.map(|(key, _)| {
+        let (_, server, id) = key.value();
+        (server, id.to_owned())
     }))
 }
 
-/// From now on the file is one that can be had again.
+/// Adds the file to the cache.
 fn cache(tx: &Tx, file: FileId, size: u64, now: u64) -> Result<(), store::Error> {
     if tx.cached_files()?.has(file)? {
         return touch(tx, file, now);
     }
     tx.cached_files()?.insert(file, now)?;
     tx.cached_files_lru()?.insert((now, file), ())?;
-    let cached = used(tx, CACHE)? + size;
+    let cached = used_bytes(tx, CACHE)? + size;
     tx.media_usage()?.insert(CACHE, cached)
 }
 
-/// From now on it is not.
+/// Removes the file from the cache, if it is in it, since it must not be evicted.
 fn uncache(tx: &Tx, file: FileId, size: u64) -> Result<(), store::Error> {
     let since = tx.cached_files()?.get(file)?.map(|row| row.value());
     let Some(since) = since else {
@@ -271,11 +275,11 @@ fn uncache(tx: &Tx, file: FileId, size: u64) -> Result<(), store::Error> {
     };
     tx.cached_files()?.remove(file)?;
     tx.cached_files_lru()?.remove((since, file))?;
-    let cached = used(tx, CACHE)?.saturating_sub(size);
+    let cached = used_bytes(tx, CACHE)?.saturating_sub(size);
     tx.media_usage()?.insert(CACHE, cached)
 }
 
-/// Notes that a file was asked for, if it is one that can be had again.
+/// Updates the time of last use of a file in the cache.
 pub(super) fn touch(tx: &Tx, file: FileId, now: u64) -> Result<(), store::Error> {
     let since = tx.cached_files()?.get(file)?.map(|row| row.value());
     if let Some(since) = since {
@@ -286,16 +290,17 @@ pub(super) fn touch(tx: &Tx, file: FileId, now: u64) -> Result<(), store::Error>
     Ok(())
 }
 
-/// Lets go of files that can be had again and that nobody has asked for the longest, until `excess`
-/// bytes are gone, and of so many at most; how many went. `but` stays.
+/// Removes the least recently used files of the cache, except `keep`, until `excess` bytes are removed, at most
+/// `limit` of them; how many.
 pub(super) fn evict(
     tx: &Tx,
-    (excess, most): (u64, usize),
-    but: Option<FileId>,
+    excess: u64,
+    limit: usize,
+    keep: Option<FileId>,
 ) -> Result<usize, Error> {
     let (mut gone, mut count) = (0, 0);
-    while gone < excess && count < most {
-        let Some(file) = oldest(tx, but)? else {
+    while gone < excess && count < limit {
+        let Some(file) = least_recently_used(tx, keep)? else {
             break;
         };
         gone += tx.media_files()?.load(file)?.map_or(0, |file| file.size);
@@ -305,40 +310,58 @@ pub(super) fn evict(
     Ok(count)
 }
 
-/// The file that can be had again and that nobody has asked for the longest.
-fn oldest(reader: &impl Reader, but: Option<FileId>) -> Result<Option<FileId>, store::Error> {
-    for row in reader.cached_files_lru()?.range::<(u64, FileId)>(..)? {
+fn least_recently_used(
+    reader: &impl Reader,
+    keep: Option<FileId>,
+) -> Result<Option<FileId>, store::Error> {
+    for row in reader.cached_files_lru()?.all()? {
         let (_, file) = row?.0.value();
-        if Some(file) != but {
+        if Some(file) != keep {
             return Ok(Some(file));
         }
     }
     Ok(None)
 }
 
-/// How many bytes this server's own media take up, and how many can be had again.
-pub(super) fn spaces(reader: &impl Reader) -> Result<(u64, u64), store::Error> {
-    let (mut own, mut cached) = (0, 0);
-    for row in reader.media_usage()?.range::<UserNum>(..)? {
+/// In bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct DiskUsage {
+    pub(super) uploads: u64,
+    pub(super) cached: u64,
+}
+
+pub(super) fn disk_usage(reader: &impl Reader) -> Result<DiskUsage, store::Error> {
+    let (mut uploads, mut cached) = (0, 0);
+    for row in reader.media_usage()?.all()? {
         let (user, bytes) = row?;
         match user.value() {
             CACHE => cached = bytes.value(),
-            _ => own += bytes.value(),
+            _ => uploads += bytes.value(),
         }
     }
-    Ok((own, cached))
+    Ok(DiskUsage { uploads, cached })
 }
 
-/// Some of the files that are to be removed, and whether each is in use again.
+/// A file that is to be deleted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PendingDeletion {
+    pub(super) id: FileId,
+    /// Whether it has been stored again since.
+    pub(super) is_in_use: bool,
+}
+
 pub(super) fn pending_deletion(
     reader: &impl Reader,
-    most: usize,
-) -> Result<Vec<(FileId, bool)>, store::Error> {
+    limit: usize,
+) -> Result<Vec<PendingDeletion>, store::Error> {
     let table = reader.pending_deletion_files()?;
-    let rows = table.range::<FileId>(..)?.take(most);
+    let rows = table.all()?.take(limit);
     rows.map(|row| {
-        let file = row?.0.value();
-        Ok((file, is_known(reader, file)?))
+        let id = row?.0.value();
+        Ok(PendingDeletion {
+            id,
+            is_in_use: is_known(reader, id)?,
+        })
     })
     .collect()
 }

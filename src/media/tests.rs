@@ -1,11 +1,9 @@
-//! What goes first when there is no room, and what does not come.
-
 use ruma::server_name;
 use tempfile::TempDir;
 
 use super::{
-    Error, FileWriter, FinishedFile, Media, MediaInfo, MediaSelector, files::FileId, quarantine,
-    rows,
+    Error, FileWriter, FinishedFile, Media, MediaInfo, MediaSelector, quarantine,
+    rows::{self, DiskUsage},
 };
 use crate::{
     clock::Clock,
@@ -45,20 +43,20 @@ fn with_media(work: impl AsyncFnOnce(&Media, &Store)) {
     let executor = Executor::default();
     let publishing = executor.spawn(store.clone().publish(|_| {}));
     smol::block_on(executor.run(async {
-        let media = Media::start(&config, &store, (&clock, &pool), &executor);
+        let media = Media::start(&config, &store, &clock, &pool, &executor);
         work(&media.await.unwrap(), &store).await;
         store.close().await;
         publishing.await;
     }));
 }
 
-async fn written(mut draft: FileWriter) -> FinishedFile {
-    draft.write(b"content").await.unwrap();
-    draft.finish().await.unwrap()
+async fn written(mut writer: FileWriter) -> FinishedFile {
+    writer.write(b"content").await.unwrap();
+    writer.finish().await.unwrap()
 }
 
 #[test]
-fn what_one_was_uploading_does_not_come_after_one_has_left() {
+fn an_upload_that_ends_after_deactivation_is_not_stored() {
     with_media(async |media, store| {
         let user = UserNum(7);
         let content = written(media.begin_upload(user, None).await.unwrap()).await;
@@ -77,7 +75,7 @@ fn what_one_was_uploading_does_not_come_after_one_has_left() {
 }
 
 #[test]
-fn what_is_kept_from_everybody_is_not_fetched_again() {
+fn quarantined_media_are_not_found_and_so_not_fetched_again() {
     with_media(async |media, store| {
         let elsewhere = server_name!("elsewhere.example");
         assert!(media.find_remote(elsewhere, "id").unwrap().is_none());
@@ -131,47 +129,45 @@ async fn upload(store: &Store, id: &'static str, file: u8) {
 }
 
 async fn evict(store: &Store, excess: u64) -> Vec<u8> {
-    let job = move |tx: &Tx| rows::evict(tx, (excess, 10), None);
+    let job = move |tx: &Tx| rows::evict(tx, excess, 10, None);
     store.write(job).await.unwrap();
-    let doomed = store.read(|s| rows::pending_deletion(s, 100)).unwrap();
-    doomed
-        .iter()
-        .map(|(file, _): &(FileId, bool)| file[0])
-        .collect()
+    let pending = store.read(|s| rows::pending_deletion(s, 100)).unwrap();
+    pending.iter().map(|file| file.id[0]).collect()
 }
 
-fn spaces(store: &Store) -> (u64, u64) {
-    store.read(rows::spaces).unwrap()
+fn disk_usage(store: &Store) -> (u64, u64) {
+    let DiskUsage { uploads, cached } = store.read(rows::disk_usage).unwrap();
+    (uploads, cached)
 }
 
 #[test]
-fn what_nobody_has_asked_for_the_longest_goes_first() {
+fn the_least_recently_used_file_is_evicted_first() {
     with_store(async |store| {
         for (place, id) in ["a", "b", "c"].into_iter().enumerate() {
             fetch(store, id, place as u8 + 1, place as u64).await;
         }
-        assert_eq!(spaces(store), (0, 300));
+        assert_eq!(disk_usage(store), (0, 300));
         store
             .write(|tx| rows::touch(tx, [1; 32], 10))
             .await
             .unwrap();
         assert_eq!(evict(store, 101).await, [2, 3]);
-        assert_eq!(spaces(store), (0, 100));
+        assert_eq!(disk_usage(store), (0, 100));
     });
 }
 
 #[test]
-fn a_file_that_somebody_here_uploaded_too_never_goes() {
+fn a_file_that_a_local_user_uploaded_too_is_not_evicted() {
     with_store(async |store| {
         fetch(store, "a", 1, 1).await;
         upload(store, "mine", 1).await;
-        assert_eq!(spaces(store), (100, 0));
+        assert_eq!(disk_usage(store), (100, 0));
         fetch(store, "b", 1, 2).await;
         assert!(evict(store, 1000).await.is_empty());
-        // Once theirs is gone, it is one that can be had again.
+        // When the upload is removed, the file is cached.
         let remove = |tx: &Tx| rows::remove(tx, (rows::OWN, "mine"));
         assert!(store.write(remove).await.unwrap());
-        assert_eq!(spaces(store), (0, 100));
+        assert_eq!(disk_usage(store), (0, 100));
         assert_eq!(evict(store, 1000).await, [1]);
         assert!(store.read(|s| s.media()?.is_empty()).unwrap());
     });

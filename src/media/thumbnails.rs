@@ -1,23 +1,22 @@
-//! Small pictures of large ones, made when somebody asks for them and kept while there is room
-//! ([client-server API, "Thumbnails"]).
+//! Thumbnails ([client-server API, "Thumbnails"]), made on request and cached.
 //!
 //! [client-server API, "Thumbnails"]: https://spec.matrix.org/v1.19/client-server-api/#thumbnails
 
 use sha2::{Digest, Sha256};
 
 use super::{
-    Error, Media, MediaInfo, StoredMedia,
+    error::Error,
     files::FileId,
     picture::{self, Failure, Picture, Shape},
     rows,
+    service::{Media, MediaInfo, StoredMedia},
 };
 use crate::{
     pool::Kind,
     store::{self, Reader, Records, Rows, Tx, records},
 };
 
-/// The sizes that there are, the smallest first; only the first two are square. Those up to 800 × 600
-/// are the specification's.
+/// The sizes that are made, the smallest first. Those up to 800 × 600 are the specification's.
 const SIZES: [(u32, u32); 6] = [
     (32, 32),
     (96, 96),
@@ -27,31 +26,31 @@ const SIZES: [(u32, u32); 6] = [
     (1600, 1200),
 ];
 /// No picture is larger.
-const AS_IT_IS: (u32, u32) = (u32::MAX, u32::MAX);
+const FULL_SIZE: (u32, u32) = (u32::MAX, u32::MAX);
 
-/// What somebody asks for: at least so large, where the picture is.
+/// The thumbnail has at least this size, if the picture has.
 #[derive(Clone, Copy, Debug)]
 pub struct ThumbnailRequest {
     /// In pixels.
     pub width: u64,
     /// In pixels.
     pub height: u64,
-    /// Whether the picture is to be cut to this shape.
+    /// Whether it is cropped to this aspect ratio.
     pub crop: bool,
-    /// Whether it may move.
+    /// Whether it may be animated.
     pub animated: bool,
 }
 
 impl ThumbnailRequest {
-    /// What is made for that: if it is larger than any size there is, the picture as large as it is.
+    /// The thumbnail that is made: of the next larger of [`SIZES`], or of the picture's own size.
     fn shape(self) -> Shape {
         let (width, height) = (self.width.max(1), self.height.max(1));
         let fits = |(w, h): &&(u32, u32)| width <= u64::from(*w) && height <= u64::from(*h);
         let size = SIZES.iter().find(fits);
-        let &(mut made_width, mut made_height) = size.unwrap_or(&AS_IT_IS);
+        let &(mut made_width, mut made_height) = size.unwrap_or(&FULL_SIZE);
         let crop = self.crop && size.is_some();
         if crop {
-            // The largest of the shape that was asked for.
+            // The largest of that aspect ratio.
             let (across, down) = (
                 u64::from(made_width) * height,
                 u64::from(made_height) * width,
@@ -71,7 +70,7 @@ impl ThumbnailRequest {
     }
 }
 
-/// What thumbnails of this shape are stored under.
+/// The name of a shape in `thumbnails`.
 fn variant(shape: Shape) -> String {
     let Shape {
         width,
@@ -85,7 +84,7 @@ fn variant(shape: Shape) -> String {
 }
 
 impl Media {
-    /// The picture `found`, made smaller. It may be the picture itself, if that is small already.
+    /// A thumbnail of `found`, or `found` itself if it is small already.
     ///
     /// # Errors
     /// [`Error::NoPicture`] or [`Error::TooManyPixels`].
@@ -96,44 +95,52 @@ impl Media {
     ) -> Result<StoredMedia, Error> {
         let shape = wanted.shape();
         let variant = variant(shape);
-        if let Some(made) = self.made(found.hash, &variant)? {
-            return Ok(made);
+        if let Some(cached) = self.cached_thumbnail(found.hash, &variant)? {
+            return Ok(cached);
         }
-        // One at a time, for the memory's sake; whoever waited may find it made.
-        let _making = self.0.making.lock().await;
-        if let Some(made) = self.made(found.hash, &variant)? {
-            return Ok(made);
+        let _lock = self.0.thumbnail_lock.lock().await;
+        // Another request may have made it meanwhile.
+        if let Some(cached) = self.cached_thumbnail(found.hash, &variant)? {
+            return Ok(cached);
         }
         match self.make(&found, shape).await? {
             Picture::Small(content_type) => Ok(with_type(found, content_type)),
             Picture::Made(bytes, content_type) => {
-                self.keep_thumbnail(found.hash, variant, &bytes, content_type)
+                self.store_thumbnail(found.hash, variant, &bytes, content_type)
                     .await
             }
         }
     }
 
-    fn made(&self, source: FileId, variant: &str) -> Result<Option<StoredMedia>, Error> {
+    fn cached_thumbnail(
+        &self,
+        source: FileId,
+        variant: &str,
+    ) -> Result<Option<StoredMedia>, Error> {
         let now = self.0.clock.now_ms();
         let row = self.0.store.read(|s| {
-            let Some(made) = s.thumbnails()?.load((source, variant))? else {
+            let Some(thumbnail) = s.thumbnails()?.load((source, variant))? else {
                 return Ok(None);
             };
-            let file = s.media_files()?.load(made.file)?;
-            let used = s.cached_files()?.get(made.file)?.map(|row| row.value());
-            Ok::<_, store::Error>(file.map(|file| (made, file.size, used)))
+            let file = s.media_files()?.load(thumbnail.file)?;
+            let last_used = s
+                .cached_files()?
+                .get(thumbnail.file)?
+                .map(|row| row.value());
+            Ok::<_, store::Error>(file.map(|file| (thumbnail, file.size, last_used)))
         })?;
-        Ok(row.map(|(made, size, used)| {
-            self.note_use(made.file, used, now);
-            thumbnail(made.file, size, made.content_type)
+        Ok(row.map(|(row, size, last_used)| {
+            self.touch(row.file, last_used, now);
+            thumbnail(row.file, size, row.content_type)
         }))
     }
 
     async fn make(&self, found: &StoredMedia, shape: Shape) -> Result<Picture, Error> {
-        let (path, memory) = (self.0.files.path(&found.hash), self.0.picture_memory);
+        let path = self.0.files.path(&found.hash);
+        let max_bytes = self.0.max_picture_bytes;
         let made = self.0.pool.run(Kind::Picture, move || {
             let file = std::fs::File::open(path)?;
-            Ok::<_, std::io::Error>(picture::make(file, shape, memory))
+            Ok::<_, std::io::Error>(picture::make(file, shape, max_bytes))
         });
         match made.await?? {
             Ok(picture) => Ok(picture),
@@ -141,17 +148,17 @@ impl Media {
         }
     }
 
-    async fn keep_thumbnail(
+    async fn store_thumbnail(
         &self,
         source: FileId,
         variant: String,
         bytes: &[u8],
         content_type: &'static str,
     ) -> Result<StoredMedia, Error> {
-        let mut draft = self.draft().await?;
-        draft.write(bytes).await?;
-        let mut content = draft.finish().await?;
-        // Not what is in it: somebody may upload that too.
+        let mut writer = self.create_file().await?;
+        writer.write(bytes).await?;
+        let mut content = writer.finish().await?;
+        // Not the hash of the content: a user may upload the same.
         content.hash = Sha256::new()
             .chain_update(source)
             .chain_update(&variant)
@@ -162,9 +169,9 @@ impl Media {
             file,
             content_type: content_type.to_owned(),
         };
-        let job = move |tx: &Tx| rows::put_thumbnail(tx, (source, &variant), &row, (size, now));
-        self.end(content, job).await?;
-        self.make_room(Some(file)).await?;
+        let job = move |tx: &Tx| rows::put_thumbnail(tx, source, &variant, &row, size, now);
+        self.commit(content, job).await?;
+        self.evict(Some(file)).await?;
         Ok(thumbnail(file, size, content_type.to_owned()))
     }
 }
@@ -172,7 +179,7 @@ impl Media {
 fn thumbnail(file: FileId, size: u64, content_type: String) -> StoredMedia {
     let ending = content_type.strip_prefix("image/").unwrap_or_default();
     StoredMedia {
-        about: MediaInfo {
+        info: MediaInfo {
             name: Some(format!("thumbnail.{ending}")),
             content_type,
         },
@@ -183,9 +190,9 @@ fn thumbnail(file: FileId, size: u64, content_type: String) -> StoredMedia {
 
 fn with_type(found: StoredMedia, content_type: &str) -> StoredMedia {
     StoredMedia {
-        about: MediaInfo {
+        info: MediaInfo {
             content_type: content_type.to_owned(),
-            ..found.about
+            ..found.info
         },
         ..found
     }
@@ -215,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_made_is_never_smaller_than_what_is_asked_for() {
+    fn a_thumbnail_is_never_smaller_than_requested() {
         for (wanted, made) in [
             ((1, 1, true), "32x32 crop"),
             ((32, 32, true), "32x32 crop"),

@@ -258,7 +258,7 @@ fn quarantine_and_deletion_by_hash_apply_to_every_upload() {
     let (status, response) = try_upload();
     assert_eq!((status, &response["errcode"]), (403, &json!("M_FORBIDDEN")));
     let usage = media_command(data, &["usage"]).unwrap();
-    assert!(usage.contains("1 kept from everybody"), "{usage}");
+    assert!(usage.contains("1 quarantined"), "{usage}");
     media_command(data, &["quarantine", "--release", &hash]).unwrap();
     let [one, other] = [try_upload(), try_upload()].map(|(status, response)| {
         assert_eq!(status, 200, "{response}");

@@ -42,12 +42,10 @@ const WITH_CIRCLES: &[&str] = &[
     "config",
     "federation",
     "http",
-    "media",
     "protocol",
     "rooms",
     "store",
     "sync",
-    "users",
 ];
 
 fn src() -> PathBuf {

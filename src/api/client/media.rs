@@ -80,10 +80,10 @@ pub async fn create_content(
     request: create_content::v3::Request,
     upload: Upload,
 ) -> Result<create_content::v3::Response, Error> {
-    let about = MediaInfo::new(request.content_type, request.filename)?;
+    let info = MediaInfo::new(request.content_type, request.filename)?;
     let draft = api.media.begin_upload(who.user, upload.length()).await?;
     let content = receive(draft, upload).await?.finish().await?;
-    let id = api.media.store(who.user, about, content).await?;
+    let id = api.media.store(who.user, info, content).await?;
     Ok(create_content::v3::Response::new(api.mxc(&id)))
 }
 
@@ -110,13 +110,13 @@ pub async fn create_content_async(
     if !api.media.is_local(&request.server_name) {
         return Err(media::Error::NotFound.into());
     }
-    let about = MediaInfo::new(request.content_type, request.filename)?;
+    let info = MediaInfo::new(request.content_type, request.filename)?;
     let id = request.media_id;
     api.media.check_pending_upload(who.user, &id)?;
     let draft = api.media.begin_upload(who.user, upload.length()).await?;
     let content = receive(draft, upload).await?.finish().await?;
     api.media
-        .store_pending(who.user, (&id, about), content)
+        .store_pending(who.user, &id, info, content)
         .await?;
     // ruma's response has no constructor.
     Streamed::json(&json!({}))
@@ -317,14 +317,14 @@ async fn find_remote(api: &Api, server: &ServerName, id: &str) -> Result<StoredM
 
 /// What was found, to be sent under its own name.
 pub(in crate::api) async fn shown(api: &Api, found: StoredMedia) -> Result<Download, Error> {
-    let name = found.about.name.clone();
+    let name = found.info.name.clone();
     download(api, found, name).await
 }
 
 /// What was found, to be sent under this name.
 async fn download(api: &Api, found: StoredMedia, name: Option<String>) -> Result<Download, Error> {
     let file = api.media.open(&found).await?;
-    let content_type = match found.about.content_type {
+    let content_type = match found.info.content_type {
         unknown if unknown.is_empty() => "application/octet-stream".to_owned(),
         known => known,
     };

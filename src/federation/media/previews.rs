@@ -176,7 +176,7 @@ impl Previews {
         };
         Ok(Some(Map::from_iter([
             ("og:image".to_owned(), uri.as_str().into()),
-            ("og:image:type".to_owned(), seen.kind.into()),
+            ("og:image:type".to_owned(), seen.content_type.into()),
             ("og:image:width".to_owned(), seen.width.into()),
             ("og:image:height".to_owned(), seen.height.into()),
             ("matrix:image:size".to_owned(), size.into()),

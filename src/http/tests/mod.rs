@@ -72,7 +72,7 @@ impl TestApi {
         let executor = Executor::default();
         let federation =
             Federation::start(&config, (&store, &local), (&clock, &pool), &executor).unwrap();
-        let media = Media::start(&config, &store, (&clock, &pool), &executor);
+        let media = Media::start(&config, &store, &clock, &pool, &executor);
         let media = smol::block_on(media).unwrap();
         let api = Arc::new(Context {
             previews: Previews::new(federation.client(), &media, &clock, &pool, &executor),

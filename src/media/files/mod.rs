@@ -1,11 +1,16 @@
-//! The files: each under the id that the database knows it by, never changed once it is there.
+//! The files of media, each named by its id and never changed. All I/O runs on the pool.
 //!
-//! `media/files/ab/cdef…` is a file, `media/new/` holds what is not one yet. A file comes to be in
-//! this order: written and made durable under a name of its own, [`Files::announce`]d, renamed, the
-//! directory made durable; then the database is told, and the announcement is taken back. Whatever
-//! an announcement speaks of and the database does not, a crash left: [`Files::left_over`] has it.
+//! `media/files/ab/cdef…` are files; `media/new/` has files that are being written, and intents: empty files,
+//! each named by the id of a file that is about to be committed. The steps of a commit:
 //!
-//! All of it runs on the pool.
+//! 1. Write the content to a temporary file and sync it.
+//! 2. Write the intent and sync its directory.
+//! 3. Rename the temporary file and sync the directory.
+//! 4. Commit the rows that name the file (the caller).
+//! 5. Remove the intent.
+//!
+//! After a crash between 2 and 5 there is an intent; [`Files::take_intents`] returns it, and the caller removes
+//! the file if no row names it.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -26,14 +31,14 @@ use crate::{
     store::Space,
 };
 
-/// What a file is known by.
+/// SHA-256 of the content; of a thumbnail, of its source and variant.
 pub type FileId = [u8; 32];
 
-/// How much of a file is in memory at once, in bytes.
-const PIECE: usize = 32 * 1024;
-/// After how many bytes what was written is made durable, so that the end does not take long, and
-/// the room on the disk is looked at, if there was so much.
-const STRETCH: u64 = 8 << 20;
+/// What of a file is in memory at once.
+const CHUNK_BYTES: usize = 32 * 1024;
+/// After so many bytes a file is synced, so that the last sync is short, and the free space of the disk is
+/// checked.
+const SYNC_INTERVAL_BYTES: u64 = 8 << 20;
 
 /// The directory with the files. Clones are the same.
 #[derive(Clone, Debug)]
@@ -43,7 +48,7 @@ pub struct Files {
 }
 
 impl Files {
-    /// Files in `directory`, which is made when the first one comes.
+    /// `directory` is created with the first file.
     pub fn new(directory: PathBuf, pool: Pool) -> Self {
         Self {
             directory: directory.into(),
@@ -58,51 +63,49 @@ impl Files {
         self.pool.run(Kind::File, work).await?
     }
 
-    fn new_files(&self) -> PathBuf {
+    fn new_directory(&self) -> PathBuf {
         self.directory.join("new")
     }
 
-    /// Where the file `id` is.
     pub(super) fn path(&self, id: &FileId) -> PathBuf {
         let name = hex(id);
         let (directory, rest) = name.split_at(2);
         self.directory.join("files").join(directory).join(rest)
     }
 
-    /// Begins a file of at most `most` bytes.
-    pub async fn draft(&self, most: Size) -> Result<FileWriter, Error> {
-        let (directory, new) = (self.directory.clone(), self.new_files());
+    /// Begins a file.
+    pub async fn create(&self, max_size: Size) -> Result<FileWriter, Error> {
+        let (directory, new) = (self.directory.clone(), self.new_directory());
         let name: u128 = rand::random();
         let path = new.join(format!("{name:032x}.part"));
-        let (writing, path) = self
+        let (open, path) = self
             .on_pool(move || {
                 make_directory(&new)?;
-                let room = room(&directory)?;
+                let writable = writable_bytes(&directory)?;
                 let mut options = OpenOptions::new();
                 options.write(true).create_new(true).mode(0o600);
-                let (file, path) = (options.open(&path)?, Temporary(path));
-                Ok((Writing::new(file, directory, room), path))
+                let (file, path) = (options.open(&path)?, TempFile(path));
+                Ok((OpenFile::new(file, directory, writable), path))
             })
             .await?;
         Ok(FileWriter {
             files: self.clone(),
-            writing: Some(writing),
+            open: Some(open),
             buffer: Vec::new(),
             size: 0,
-            most,
+            max_size,
             path,
         })
     }
 
-    /// Puts a whole draft where the file `id` belongs, unless it is there. To be followed by
-    /// [`forget`](Self::forget) when the database has been told.
-    pub async fn keep(&self, id: FileId, draft: FinishedFile) -> Result<(), Error> {
-        let (new, path) = (self.new_files(), self.path(&id));
+    /// Steps 2 and 3 of a commit.
+    pub async fn put(&self, id: FileId, content: FinishedFile) -> Result<(), Error> {
+        let (new, path) = (self.new_directory(), self.path(&id));
         self.on_pool(move || {
-            announce(&new, &id)?;
+            write_intent(&new, &id)?;
             if let Some(directory) = path.parent() {
                 make_directory(directory)?;
-                fs::rename(&draft.path.0, &path)?;
+                fs::rename(&content.path.0, &path)?;
                 File::open(directory)?.sync_all()?;
             }
             Ok(())
@@ -110,10 +113,10 @@ impl Files {
         .await
     }
 
-    /// Takes back the announcement of `id`, of which the database knows now.
-    pub async fn forget(&self, id: FileId) -> Result<(), Error> {
-        let announced = self.new_files().join(hex(&id));
-        self.on_pool(move || Ok(fs::remove_file(announced)?)).await
+    /// Step 5 of a commit.
+    pub async fn remove_intent(&self, id: FileId) -> Result<(), Error> {
+        let intent = self.new_directory().join(hex(&id));
+        self.on_pool(move || Ok(fs::remove_file(intent)?)).await
     }
 
     /// Removes the file `id`, if it is there.
@@ -126,7 +129,6 @@ impl Files {
         .await
     }
 
-    /// Opens the file `id` of `size` bytes.
     pub async fn open(&self, id: FileId, size: u64) -> Result<FileReader, Error> {
         let path = self.path(&id);
         let file = self.on_pool(move || Ok(File::open(path)?)).await?;
@@ -137,106 +139,99 @@ impl Files {
         })
     }
 
-    /// What was announced when the server ended, and is gone from there now. What was not finished
-    /// is removed. To be called before anything else.
-    pub async fn left_over(&self) -> Result<Vec<FileId>, Error> {
-        let new = self.new_files();
+    /// Removes and returns the intents, and removes unfinished files. Called once, before any other function.
+    pub async fn take_intents(&self) -> Result<Vec<FileId>, Error> {
+        let new = self.new_directory();
         self.on_pool(move || {
-            let mut announced = Vec::new();
+            let mut intents = Vec::new();
             let entries = match fs::read_dir(&new) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(announced),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(intents),
                 entries => entries?,
             };
             for entry in entries {
                 let entry = entry?;
-                announced.extend(entry.file_name().to_str().and_then(unhex));
+                intents.extend(entry.file_name().to_str().and_then(parse_file_id));
                 fs::remove_file(entry.path())?;
             }
-            Ok(announced)
+            Ok(intents)
         })
         .await
     }
 }
 
-/// A file that is being written. Dropped before its end it leaves nothing.
+/// A file that is being written. Dropping it removes it.
 #[derive(Debug)]
 pub struct FileWriter {
     files: Files,
-    /// Away while something is being written, and for good if that failed.
-    writing: Option<Writing>,
+    /// `None` during a write, and after a failed one.
+    open: Option<OpenFile>,
     buffer: Vec<u8>,
     size: u64,
-    most: Size,
-    path: Temporary,
+    max_size: Size,
+    path: TempFile,
 }
 
 #[derive(Debug)]
-struct Writing {
+struct OpenFile {
     file: File,
     hash: Sha256,
     since_sync: u64,
-    /// How much may be written until the disk is looked at again.
-    room: u64,
+    /// What may be written before the free space is checked again.
+    writable: u64,
     directory: Arc<Path>,
 }
 
-/// A file that is written and durable, under a name of its own. Dropped it leaves nothing.
+/// A temporary file that is complete and synced. Dropping it removes it.
 #[derive(Debug)]
 pub struct FinishedFile {
-    path: Temporary,
-    /// What it is to be known by: the SHA-256 of what is in it, unless somebody says otherwise.
+    path: TempFile,
+    /// Its [`FileId`]: SHA-256 of the content unless the caller changes it.
     pub hash: [u8; 32],
     /// In bytes.
     pub size: u64,
 }
 
 impl FinishedFile {
-    /// Where it is.
     pub(super) fn path(&self) -> PathBuf {
         self.path.0.clone()
     }
 }
 
 impl FileWriter {
-    /// Whether so many bytes may be written in all.
-    ///
     /// # Errors
-    /// [`Error::TooLarge`] if not.
+    /// [`Error::TooLarge`] if a file must not have `length` bytes.
     pub fn check(&self, length: u64) -> Result<(), Error> {
-        if length > self.most.bytes() {
-            return Err(Error::TooLarge(self.most));
+        if length > self.max_size.bytes() {
+            return Err(Error::TooLarge(self.max_size));
         }
         Ok(())
     }
 
-    /// Writes `piece` behind what was written.
+    /// Appends `bytes`. After an error the file is of no use.
     ///
     /// # Errors
-    /// [`Error::TooLarge`], or what the disk says. The draft is of no use then.
-    pub async fn write(&mut self, piece: &[u8]) -> Result<(), Error> {
-        self.size += piece.len() as u64;
+    /// [`Error::TooLarge`] or [`Error::Full`].
+    pub async fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.size += bytes.len() as u64;
         self.check(self.size)?;
-        self.buffer.extend_from_slice(piece);
-        if self.buffer.len() < PIECE {
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() < CHUNK_BYTES {
             return Ok(());
         }
         self.flush().await
     }
 
-    /// Makes everything durable.
-    ///
-    /// # Errors
-    /// What the disk says.
+    /// Syncs the file.
     pub async fn finish(mut self) -> Result<FinishedFile, Error> {
         self.flush().await?;
         let (files, size) = (self.files.clone(), self.size);
         files
             .on_pool(move || {
-                let writing = self.writing.take().ok_or_else(broken)?;
-                writing.file.sync_all()?;
+                let open = self.open.take().ok_or_else(write_failed)?;
+                open.file.sync_all()?;
                 Ok(FinishedFile {
                     path: self.path,
-                    hash: writing.hash.finalize().into(),
+                    hash: open.hash.finalize().into(),
                     size,
                 })
             })
@@ -244,40 +239,40 @@ impl FileWriter {
     }
 
     async fn flush(&mut self) -> Result<(), Error> {
-        let mut writing = self.writing.take().ok_or_else(broken)?;
+        let mut open = self.open.take().ok_or_else(write_failed)?;
         let mut buffer = std::mem::take(&mut self.buffer);
         let written = self.files.on_pool(move || {
-            writing.write(&buffer)?;
+            open.write(&buffer)?;
             buffer.clear();
-            Ok((writing, buffer))
+            Ok((open, buffer))
         });
-        let (writing, buffer) = written.await?;
-        (self.writing, self.buffer) = (Some(writing), buffer);
+        let (open, buffer) = written.await?;
+        (self.open, self.buffer) = (Some(open), buffer);
         Ok(())
     }
 }
 
-impl Writing {
-    fn new(file: File, directory: Arc<Path>, room: u64) -> Self {
+impl OpenFile {
+    fn new(file: File, directory: Arc<Path>, writable: u64) -> Self {
         Self {
             file,
             hash: Sha256::new(),
             since_sync: 0,
-            room,
+            writable,
             directory,
         }
     }
 
-    fn write(&mut self, piece: &[u8]) -> Result<(), Error> {
-        let length = piece.len() as u64;
-        if self.room < length {
-            self.room = room(&self.directory)?;
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let length = bytes.len() as u64;
+        if self.writable < length {
+            self.writable = writable_bytes(&self.directory)?;
         }
-        self.room = self.room.checked_sub(length).ok_or(Error::Full)?;
-        self.file.write_all(piece)?;
-        self.hash.update(piece);
+        self.writable = self.writable.checked_sub(length).ok_or(Error::Full)?;
+        self.file.write_all(bytes)?;
+        self.hash.update(bytes);
         self.since_sync += length;
-        if self.since_sync >= STRETCH {
+        if self.since_sync >= SYNC_INTERVAL_BYTES {
             self.since_sync = 0;
             self.file.sync_data()?;
         }
@@ -285,12 +280,11 @@ impl Writing {
     }
 }
 
-/// A write failed before.
-fn broken() -> Error {
-    io::Error::other("a write to this file has failed before").into()
+fn write_failed() -> Error {
+    io::Error::other("an earlier write to this file has failed").into()
 }
 
-/// A file that is open to be read, also when it is removed meanwhile. Clones are the same.
+/// An open file, which can be read even after it is removed. Clones are the same.
 #[derive(Clone, Debug)]
 pub struct FileReader {
     file: Arc<File>,
@@ -304,55 +298,54 @@ impl FileReader {
         self.size
     }
 
-    /// The bytes of `range`, in pieces, each read when the one before has been taken.
-    pub fn pieces(self, range: Range<u64>) -> impl Stream<Item = Result<Vec<u8>, Error>> + Send {
+    /// The bytes of `range` in chunks, each read when the consumer asks for it.
+    pub fn chunks(self, range: Range<u64>) -> impl Stream<Item = Result<Vec<u8>, Error>> + Send {
         stream::unfold(range, move |range| {
             let this = self.clone();
             async move {
-                let length = (range.end.saturating_sub(range.start)).min(PIECE as u64);
+                let length = (range.end.saturating_sub(range.start)).min(CHUNK_BYTES as u64);
                 if length == 0 {
                     return None;
                 }
-                let piece = this.piece(range.start, length as usize).await;
-                let rest = if piece.is_ok() {
-                    range.start + length..range.end
-                } else {
-                    range.end..range.end
+                let chunk = this.read(range.start, length as usize).await;
+                let next = match chunk {
+                    Ok(_) => range.start + length,
+                    Err(_) => range.end,
                 };
-                Some((piece, rest))
+                Some((chunk, next..range.end))
             }
         })
     }
 
-    async fn piece(&self, start: u64, length: usize) -> Result<Vec<u8>, Error> {
+    async fn read(&self, start: u64, length: usize) -> Result<Vec<u8>, Error> {
         let file = self.file.clone();
         let read = self.pool.run(Kind::File, move || {
-            let mut piece = vec![0; length];
-            file.read_exact_at(&mut piece, start).map(|()| piece)
+            let mut chunk = vec![0; length];
+            file.read_exact_at(&mut chunk, start).map(|()| chunk)
         });
         Ok(read.await??)
     }
 }
 
-/// A file that is removed when this is dropped, unless it has another name by then.
+/// Removes the file when it is dropped, unless the file has been renamed.
 #[derive(Debug)]
-struct Temporary(PathBuf);
+struct TempFile(PathBuf);
 
-impl Drop for Temporary {
+impl Drop for TempFile {
     fn drop(&mut self) {
         let path = std::mem::take(&mut self.0);
-        // It may be large, and be dropped on the one thread.
+        // Removing a large file takes time, and this may run on the executor's thread.
         smol::unblock(move || fs::remove_file(path)).detach();
     }
 }
 
-/// Says that the file `id` comes to be, for good.
-fn announce(new: &Path, id: &FileId) -> Result<(), Error> {
+/// Step 2 of a commit.
+fn write_intent(new: &Path, id: &FileId) -> Result<(), Error> {
     File::create(new.join(hex(id)))?;
     Ok(File::open(new)?.sync_all()?)
 }
 
-/// Makes a directory and those that it is in, for good.
+/// Creates a directory and its parents, and syncs each.
 fn make_directory(directory: &Path) -> io::Result<()> {
     if directory.is_dir() {
         return Ok(());
@@ -367,14 +360,14 @@ fn make_directory(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// How much may be written until this is asked again: media never take what the database needs to go
-/// on.
-fn room(directory: &Path) -> Result<u64, Error> {
+/// What may be written before this is called again. Media never take the space that is reserved for the
+/// database.
+fn writable_bytes(directory: &Path) -> Result<u64, Error> {
     match Space::of(directory) {
         Ok(space) if space.is_scarce() => Err(Error::Full),
-        Ok(space) => Ok(STRETCH.min(space.free - space.reserve())),
-        // If the system does not tell, it says so when it is full.
-        Err(_) => Ok(STRETCH),
+        Ok(space) => Ok(SYNC_INTERVAL_BYTES.min(space.free - space.reserve())),
+        // Then a write fails when the disk is full.
+        Err(_) => Ok(SYNC_INTERVAL_BYTES),
     }
 }
 
@@ -382,8 +375,8 @@ fn hex(id: &FileId) -> String {
     id.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// What is known by this name.
-pub(super) fn unhex(name: &str) -> Option<FileId> {
+/// Parses the hexadecimal name of a file.
+pub(super) fn parse_file_id(name: &str) -> Option<FileId> {
     let digits = name.as_bytes();
     if digits.len() != 64 {
         return None;

@@ -1,5 +1,3 @@
-//! Writing, with room and without.
-
 use std::{
     fs::{self, File},
     io,
@@ -9,27 +7,27 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::{FileWriter, Files, PIECE, STRETCH, Temporary, Writing};
+use super::{CHUNK_BYTES, FileWriter, Files, OpenFile, SYNC_INTERVAL_BYTES, TempFile};
 use crate::{config::Size, media::Error, pool::Pool};
 
 fn files(directory: &Path) -> Files {
     Files::new(directory.to_owned(), Pool::default())
 }
 
-/// A draft that `file` takes, which says of its disk that there is room.
-fn draft(files: &Files, file: File, path: &Path) -> FileWriter {
-    let writing = Writing::new(file, files.directory.clone(), STRETCH);
+/// A writer to `file`, for which the disk seems to have space.
+fn writer(files: &Files, file: File, path: &Path) -> FileWriter {
+    let open = OpenFile::new(file, files.directory.clone(), SYNC_INTERVAL_BYTES);
     FileWriter {
         files: files.clone(),
-        writing: Some(writing),
+        open: Some(open),
         buffer: Vec::new(),
         size: 0,
-        most: Size::mebi(100),
-        path: Temporary(path.to_owned()),
+        max_size: Size::mebi(100),
+        path: TempFile(path.to_owned()),
     }
 }
 
-/// What is in the directory, once that is so much.
+/// Waits until `directory` has `count` entries.
 fn wait_for(directory: &Path, count: usize) {
     while fs::read_dir(directory).unwrap().count() != count {
         std::thread::yield_now();
@@ -38,31 +36,31 @@ fn wait_for(directory: &Path, count: usize) {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_disk_that_fills_up_in_the_middle_of_a_file_is_full_and_nothing_of_it_stays() {
+fn a_disk_that_fills_up_during_a_write_returns_full_and_leaves_no_file() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("some.part");
-    // On it there is never room, whatever one is told before.
+    // Every write to it fails with ENOSPC.
     let full = || File::options().write(true).open("/dev/full").unwrap();
     smol::block_on(async {
-        for pieces in [0, 1, 3] {
+        for chunks in [0, 1, 3] {
             fs::write(&path, b"the beginning").unwrap();
             let files = files(directory.path());
-            let mut draft = draft(&files, full(), &path);
+            let mut writer = writer(&files, full(), &path);
             let mut result = Ok(());
-            for _ in 0..pieces {
-                result = result.and(draft.write(&[1; PIECE]).await);
+            for _ in 0..chunks {
+                result = result.and(writer.write(&[1; CHUNK_BYTES]).await);
             }
             match result {
                 Ok(()) => {
-                    draft.write(&[1]).await.unwrap();
-                    result = draft.finish().await.map(|_| ());
+                    writer.write(&[1]).await.unwrap();
+                    result = writer.finish().await.map(|_| ());
                 }
-                Err(_) => drop(draft),
+                Err(_) => drop(writer),
             }
             assert!(matches!(result, Err(Error::Full)), "{result:?}");
             wait_for(directory.path(), 0);
-            // The next one finds everything as it was.
-            let next = files.draft(Size::mebi(1)).await.unwrap();
+            // The next file can be written.
+            let next = files.create(Size::mebi(1)).await.unwrap();
             drop(next.finish().await.unwrap());
             wait_for(&directory.path().join("new"), 0);
             fs::remove_dir(directory.path().join("new")).unwrap();
@@ -71,22 +69,22 @@ fn a_disk_that_fills_up_in_the_middle_of_a_file_is_full_and_nothing_of_it_stays(
 }
 
 #[test]
-fn what_would_take_the_last_room_is_not_written() {
+fn a_write_beyond_the_free_space_is_not_done() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("some.part");
     let file = File::create(&path).unwrap();
-    // A disk that does not tell has room for a stretch.
+    // Where the free space is unknown, one sync interval may be written.
     let nowhere: Arc<Path> = Path::new("/nowhere").into();
-    let mut writing = Writing::new(file, nowhere, 0);
-    writing.write(&[1; PIECE]).unwrap();
-    assert_eq!(writing.room, STRETCH - PIECE as u64);
-    let more = vec![1; STRETCH as usize + 1];
-    assert!(matches!(writing.write(&more), Err(Error::Full)));
-    assert_eq!(fs::metadata(&path).unwrap().len(), PIECE as u64);
+    let mut open = OpenFile::new(file, nowhere, 0);
+    open.write(&[1; CHUNK_BYTES]).unwrap();
+    assert_eq!(open.writable, SYNC_INTERVAL_BYTES - CHUNK_BYTES as u64);
+    let more = vec![1; SYNC_INTERVAL_BYTES as usize + 1];
+    assert!(matches!(open.write(&more), Err(Error::Full)));
+    assert_eq!(fs::metadata(&path).unwrap().len(), CHUNK_BYTES as u64);
 }
 
 #[test]
-fn a_full_disk_and_a_quota_that_is_spent_are_the_same() {
+fn a_full_disk_and_an_exceeded_disk_quota_are_the_same_error() {
     for kind in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded] {
         assert!(matches!(Error::from(io::Error::from(kind)), Error::Full));
     }

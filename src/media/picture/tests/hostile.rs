@@ -1,15 +1,13 @@
-//! Pictures that are broken, or made to do harm.
-
 use std::io::Cursor;
 
 use image::ImageFormat;
 
 use super::{
-    FORMATS, MEMORY, TURNED, crc32, encoded,
-    films::{film, film_of_png, film_of_webp},
-    photograph, shape, with_exif,
+    FORMATS, MEMORY, ROTATED,
+    animations::{animated_gif, animated_png, animated_webp},
+    crc32, encoded, photograph, shape, with_exif,
 };
-use crate::media::picture::{Failure, Picture, Shape, cost::beside, look, make};
+use crate::media::picture::{Failure, Picture, Shape, cost::decoder_bytes, info, make};
 
 #[test]
 fn too_many_pixels_are_refused_before_they_are_decoded() {
@@ -65,7 +63,7 @@ fn gray(kind: u8, (width, height): (u16, u16), scans: &[&[u8]]) -> Vec<u8> {
 }
 
 #[test]
-fn what_decoding_takes_up_beside_the_pixels_counts_too() {
+fn the_memory_of_the_decoder_counts_too() {
     let size = (640, 640);
     let pixels = 640 * 640;
     for (kind, scans, each) in [
@@ -99,12 +97,11 @@ fn a_small_picture_in_a_large_file_is_too_large() {
     bytes.resize(bytes.len() + MEMORY as usize, 0);
     let made = make(Cursor::new(&bytes), shape(32, 32), MEMORY);
     assert_eq!(made.unwrap_err(), Failure::TooLarge);
-    let looked = look(Cursor::new(&bytes), MEMORY);
-    assert_eq!(looked.unwrap_err(), Failure::TooLarge);
+    let info = info(Cursor::new(&bytes), MEMORY);
+    assert_eq!(info.unwrap_err(), Failure::TooLarge);
 }
 
-/// A lossy WebP of 64 by 64 pixels, by what its file says, with a frame of this size; with `before`
-/// bytes of something before it.
+/// A lossy WebP whose header says 64 by 64 pixels, with a frame of this size behind `before` other bytes.
 fn lying_webp(width: u16, height: u16, before: usize) -> Vec<u8> {
     let mut chunks = b"WEBPVP8X\x0a\0\0\0\0\0\0\0".to_vec();
     chunks.extend([63, 0, 0, 63, 0, 0]);
@@ -126,14 +123,14 @@ fn lying_webp(width: u16, height: u16, before: usize) -> Vec<u8> {
 
 #[test]
 fn a_frame_that_is_larger_than_its_picture_is_not_decoded() {
-    let beside = |width, height, before| {
+    let cost = |width, height, before| {
         let mut file = Cursor::new(lying_webp(width, height, before));
-        beside(&mut file, ImageFormat::WebP, (64, 64), false)
+        decoder_bytes(&mut file, ImageFormat::WebP, (64, 64), false)
     };
-    assert!(beside(64, 64, 0).is_ok());
+    assert!(cost(64, 64, 0).is_ok());
     for before in [0, 2, 32_700, 32_710, 32_720, 32_730, 32_740, 100_000] {
         for (width, height) in [(65, 64), (64, 65), (16383, 16383)] {
-            let refused = beside(width, height, before);
+            let refused = cost(width, height, before);
             assert_eq!(refused, Err(Failure::NoPicture), "{before}");
         }
     }
@@ -146,7 +143,7 @@ fn a_frame_that_is_larger_than_its_picture_is_not_decoded() {
 }
 
 #[test]
-fn what_is_no_picture_is_refused() {
+fn files_that_are_no_pictures_are_refused() {
     for bytes in [
         &b""[..],
         b"GIF89a",
@@ -163,10 +160,10 @@ fn what_is_no_picture_is_refused() {
     }
 }
 
-/// Wherever a picture ends early, and whatever single bytes in it are, there is an answer.
+/// Pictures are truncated anywhere, and single bytes replaced.
 #[test]
-fn broken_and_hostile_pictures_end_in_an_answer() {
-    let moving = |wanted: Shape| Shape {
+fn broken_and_hostile_pictures_do_not_panic() {
+    let animated = |wanted: Shape| Shape {
         animated: true,
         ..wanted
     };
@@ -174,8 +171,8 @@ fn broken_and_hostile_pictures_end_in_an_answer() {
         .iter()
         .map(|format| encoded(&photograph(60, 40), *format))
         .collect();
-    pictures.extend([film(3), film_of_webp(3), film_of_png(3)]);
-    pictures.push(with_exif(&photograph(60, 40), TURNED));
+    pictures.extend([animated_gif(3), animated_webp(3), animated_png(3)]);
+    pictures.push(with_exif(&photograph(60, 40), ROTATED));
     pictures.push(gray(0xc2, (60, 40), &[&[1, 2, 3]]));
     pictures.push(gray(0xc0, (60, 40), &[&[1], &[2], &[3]]));
     pictures.push(lying_webp(64, 64, 10));
@@ -189,21 +186,21 @@ fn broken_and_hostile_pictures_end_in_an_answer() {
     for bytes in &pictures {
         for _ in 0..60 {
             let cut = &bytes[..next() % bytes.len()];
-            let _ = look(Cursor::new(cut), MEMORY);
+            let _ = info(Cursor::new(cut), MEMORY);
             let _ = make(Cursor::new(cut), shape(32, 32), MEMORY);
-            let _ = make(Cursor::new(cut), moving(shape(32, 32)), MEMORY);
+            let _ = make(Cursor::new(cut), animated(shape(32, 32)), MEMORY);
         }
         for _ in 0..200 {
             let mut broken = bytes.clone();
             for _ in 0..=next() % 4 {
-                // The head decides the most.
-                let most = if next() % 2 == 0 { 64 } else { bytes.len() };
-                let place = next() % most.min(bytes.len());
-                broken[place] = next() as u8;
+                // Most checks are of the header.
+                let limit = if next() % 2 == 0 { 64 } else { bytes.len() };
+                let at = next() % limit.min(bytes.len());
+                broken[at] = next() as u8;
             }
-            let _ = look(Cursor::new(&broken), MEMORY);
+            let _ = info(Cursor::new(&broken), MEMORY);
             let _ = make(Cursor::new(&broken), shape(32, 32), MEMORY);
-            let _ = make(Cursor::new(&broken), moving(shape(32, 32)), MEMORY);
+            let _ = make(Cursor::new(&broken), animated(shape(32, 32)), MEMORY);
         }
     }
     for length in 0..300 {
@@ -211,7 +208,7 @@ fn broken_and_hostile_pictures_end_in_an_answer() {
         if next() % 2 == 0 {
             exif.splice(..length.min(8), b"II*\0\x08\0\0\0".iter().copied());
         }
-        // A photograph is one, whatever is said about it.
+        // A broken EXIF does not make the picture invalid.
         let photograph = with_exif(&photograph(60, 40), &exif);
         let made = make(Cursor::new(&photograph), shape(32, 32), MEMORY);
         assert!(matches!(made, Ok(Picture::Made(_, "image/jpeg"))));

@@ -1,13 +1,11 @@
-//! Pictures of every kind.
-
-mod films;
+mod animations;
 mod hostile;
 
 use std::io::Cursor;
 
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage, Rgba, RgbaImage};
 
-use super::{Picture, Shape, make, size};
+use super::{Picture, Shape, make, resize::scaled_size};
 
 const MEMORY: u64 = 16 << 20;
 const FORMATS: [ImageFormat; 4] = [
@@ -56,7 +54,7 @@ fn small(bytes: &[u8], shape: Shape) -> (DynamicImage, &'static str) {
 }
 
 #[test]
-fn a_picture_of_every_kind_becomes_smaller_and_keeps_its_shape() {
+fn a_picture_of_every_format_is_scaled_and_keeps_its_aspect_ratio() {
     for format in FORMATS {
         let bytes = encoded(&photograph(400, 200), format);
         let (picture, kind) = small(&bytes, shape(100, 100));
@@ -69,7 +67,7 @@ fn a_picture_of_every_kind_becomes_smaller_and_keeps_its_shape() {
 }
 
 #[test]
-fn a_crop_fills_the_size_with_the_middle() {
+fn a_crop_fills_the_size_with_the_center() {
     let bytes = encoded(&photograph(400, 200), ImageFormat::Png);
     let crop = Shape {
         crop: true,
@@ -83,14 +81,14 @@ fn a_crop_fills_the_size_with_the_middle() {
 }
 
 #[test]
-fn nothing_is_made_larger_than_it_is() {
+fn no_picture_is_enlarged() {
     for (width, height) in [(10, 10), (1, 5000), (5000, 1), (64, 3)] {
         for crop in [true, false] {
             let wanted = Shape {
                 crop,
                 ..shape(96, 96)
             };
-            let (new_width, new_height) = size(width, height, wanted);
+            let (new_width, new_height) = scaled_size(width, height, wanted);
             assert!(new_width <= width && new_height <= height);
             assert!(new_width > 0 && new_height > 0);
         }
@@ -101,7 +99,7 @@ fn nothing_is_made_larger_than_it_is() {
 }
 
 #[test]
-fn what_shows_through_still_does() {
+fn a_transparent_picture_stays_transparent() {
     let clear = RgbaImage::from_pixel(200, 200, Rgba([255, 0, 0, 0]));
     let solid = RgbaImage::from_pixel(200, 200, Rgba([255, 0, 0, 255]));
     for (picture, kind) in [(clear, "image/png"), (solid, "image/jpeg")] {
@@ -110,8 +108,8 @@ fn what_shows_through_still_does() {
     }
 }
 
-/// Says that a picture is to be turned by a quarter to the right.
-const TURNED: &[u8] = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
+/// EXIF with the orientation "rotate by 90 degrees clockwise".
+const ROTATED: &[u8] = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
 
 /// A JPEG with this as its EXIF.
 fn with_exif(picture: &DynamicImage, exif: &[u8]) -> Vec<u8> {
@@ -122,11 +120,11 @@ fn with_exif(picture: &DynamicImage, exif: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_photograph_stands_upright() {
-    let bytes = with_exif(&photograph(400, 200), TURNED);
+fn the_orientation_of_exif_is_applied() {
+    let bytes = with_exif(&photograph(400, 200), ROTATED);
     let (picture, _) = small(&bytes, shape(100, 100));
     assert_eq!((picture.width(), picture.height()), (50, 100));
-    // What was on the left is at the top now.
+    // The left side is at the top now.
     let pixels = picture.to_rgb8();
     assert!(pixels.get_pixel(10, 10).0[0] > 200);
     assert!(pixels.get_pixel(10, 90).0[2] > 200);

@@ -1,5 +1,3 @@
-//! Pictures that move.
-
 use std::io::Cursor;
 
 use image::{
@@ -10,8 +8,8 @@ use image::{
 use super::{MEMORY, crc32, encoded, photograph, shape, small};
 use crate::media::picture::{Picture, Shape, make};
 
-/// A GIF of 200 by 100 pixels that moves.
-pub fn film(frames: u32) -> Vec<u8> {
+/// A GIF of 200 by 100 pixels.
+pub fn animated_gif(frames: u32) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut encoder = GifEncoder::new(&mut bytes);
     for frame in 0..frames {
@@ -26,7 +24,7 @@ pub fn film(frames: u32) -> Vec<u8> {
     bytes
 }
 
-/// The chunks of a WebP or a PNG, from this place on: their names and what is in them.
+/// The chunks of a WebP or a PNG from `start` on: name and content.
 fn chunks(bytes: &[u8], start: usize, is_png: bool) -> Vec<(&[u8], &[u8])> {
     let (mut chunks, mut rest) = (Vec::new(), &bytes[start..]);
     while let Some((head, behind)) = rest.split_at_checked(8) {
@@ -49,8 +47,8 @@ fn webp_chunk(name: &[u8], content: &[u8]) -> Vec<u8> {
     [name, &length, content, &[0; 1][..content.len() % 2]].concat()
 }
 
-/// A WebP of 200 by 100 pixels that moves.
-pub fn film_of_webp(frames: u32) -> Vec<u8> {
+/// A WebP of 200 by 100 pixels.
+pub fn animated_webp(frames: u32) -> Vec<u8> {
     let size = [199, 0, 0, 99, 0, 0];
     let mut content = b"WEBP".to_vec();
     content.extend(webp_chunk(b"VP8X", &[&[2, 0, 0, 0][..], &size].concat()));
@@ -67,8 +65,8 @@ pub fn film_of_webp(frames: u32) -> Vec<u8> {
     webp_chunk(b"RIFF", &content)
 }
 
-/// A PNG of 200 by 100 pixels that moves.
-pub fn film_of_png(frames: u32) -> Vec<u8> {
+/// A PNG of 200 by 100 pixels.
+pub fn animated_png(frames: u32) -> Vec<u8> {
     let chunk = |name: &[u8], content: &[u8]| {
         let checked = [name, content].concat();
         let length = (content.len() as u32).to_be_bytes();
@@ -103,21 +101,21 @@ pub fn film_of_png(frames: u32) -> Vec<u8> {
 }
 
 #[test]
-fn other_kinds_of_moving_pictures_move_or_stand_still_as_well() {
-    let moving = |width, height| Shape {
+fn animated_webp_becomes_gif_and_animated_png_a_still_thumbnail() {
+    let animated = |width, height| Shape {
         animated: true,
         ..shape(width, height)
     };
-    let webp = film_of_webp(3);
-    let Ok(Picture::Made(made, "image/gif")) = make(Cursor::new(&webp), moving(96, 96), MEMORY)
+    let webp = animated_webp(3);
+    let Ok(Picture::Made(made, "image/gif")) = make(Cursor::new(&webp), animated(96, 96), MEMORY)
     else {
-        panic!("it does not move");
+        panic!("it is not animated");
     };
     let frames = GifDecoder::new(Cursor::new(&made)).unwrap().into_frames();
     assert_eq!(frames.collect_frames().unwrap().len(), 3);
-    for (bytes, kind) in [(webp, "image/webp"), (film_of_png(3), "image/png")] {
-        // Small enough as they are.
-        let stays = make(Cursor::new(&bytes), moving(320, 240), MEMORY);
+    for (bytes, kind) in [(webp, "image/webp"), (animated_png(3), "image/png")] {
+        // They are small enough.
+        let stays = make(Cursor::new(&bytes), animated(320, 240), MEMORY);
         assert!(matches!(stays, Ok(Picture::Small(same)) if same == kind));
         for wanted in [shape(96, 96), shape(320, 240)] {
             let (still, kind) = small(&bytes, wanted);
@@ -127,14 +125,14 @@ fn other_kinds_of_moving_pictures_move_or_stand_still_as_well() {
 }
 
 #[test]
-fn what_moves_goes_on_moving_only_if_that_is_wanted() {
-    let bytes = film(5);
-    let moving = Shape {
+fn a_thumbnail_is_animated_only_if_requested() {
+    let bytes = animated_gif(5);
+    let animated = Shape {
         animated: true,
         ..shape(96, 96)
     };
-    let Ok(Picture::Made(made, "image/gif")) = make(Cursor::new(&bytes), moving, MEMORY) else {
-        panic!("it does not move");
+    let Ok(Picture::Made(made, "image/gif")) = make(Cursor::new(&bytes), animated, MEMORY) else {
+        panic!("it is not animated");
     };
     let decoder = GifDecoder::new(Cursor::new(&made)).unwrap();
     assert_eq!(decoder.dimensions(), (96, 48));
@@ -142,26 +140,26 @@ fn what_moves_goes_on_moving_only_if_that_is_wanted() {
     assert_eq!(frames.len(), 5);
     assert_eq!(frames[1].delay(), Delay::from_numer_denom_ms(100, 1));
     assert_eq!(small(&bytes, shape(96, 96)).1, "image/jpeg");
-    // Small enough as it is, it stands still all the same.
+    // Small enough, but animated: a still thumbnail is made.
     assert_eq!(small(&bytes, shape(320, 240)).1, "image/jpeg");
-    let still = make(Cursor::new(film(1)), moving, MEMORY);
+    let still = make(Cursor::new(animated_gif(1)), animated, MEMORY);
     assert!(matches!(still, Ok(Picture::Made(_, "image/jpeg"))));
 }
 
 #[test]
-fn what_is_too_large_for_any_size_stands_still_too() {
+fn a_still_thumbnail_of_full_size_is_made_if_no_animation_is_requested() {
     let everything = shape(u32::MAX, u32::MAX);
-    let (still, kind) = small(&film(3), everything);
+    let (still, kind) = small(&animated_gif(3), everything);
     assert_eq!(
         (still.width(), still.height(), kind),
         (200, 100, "image/jpeg")
     );
-    let moving = Shape {
+    let animated = Shape {
         animated: true,
         ..everything
     };
-    let moves = make(Cursor::new(film(3)), moving, MEMORY);
-    assert!(matches!(moves, Ok(Picture::Small("image/gif"))));
+    let unchanged = make(Cursor::new(animated_gif(3)), animated, MEMORY);
+    assert!(matches!(unchanged, Ok(Picture::Small("image/gif"))));
     let bytes = encoded(&photograph(60, 40), ImageFormat::Jpeg);
     // However little memory there is: nothing is decoded.
     let stays = make(Cursor::new(&bytes), everything, 5000);

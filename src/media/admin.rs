@@ -1,0 +1,129 @@
+//! What the owner of the server does with media on the command line.
+
+use std::cmp::Reverse;
+
+use ruma::OwnedMxcUri;
+
+use super::{
+    error::Error,
+    files::{FileId, parse_file_id},
+    removal::key_of,
+    rows,
+};
+use crate::{
+    store::{self, Reader, Records, Rows, Store, Tx},
+    users::id_of,
+};
+
+/// Media, named by URI or by the SHA-256 of the content.
+#[derive(Clone, Debug)]
+pub enum MediaSelector {
+    /// `mxc://…`
+    Uri(OwnedMxcUri),
+    File(FileId),
+}
+
+impl MediaSelector {
+    pub fn parse(text: &str) -> Option<Self> {
+        let uri = OwnedMxcUri::from(text);
+        if uri.is_valid() {
+            return Some(Self::Uri(uri));
+        }
+        parse_file_id(text).map(Self::File)
+    }
+
+    /// The selected file, if it is stored.
+    fn file(&self, r: &impl Reader) -> Result<Option<FileId>, store::Error> {
+        match self {
+            Self::File(file) => Ok(Some(*file)),
+            Self::Uri(uri) => match key_of(r, uri)? {
+                Some((server, id)) => {
+                    let media = r.media()?.load((server, &*id))?;
+                    Ok(media.map(|media| media.file))
+                }
+                None => Ok(None),
+            },
+        }
+    }
+}
+
+/// Deletes the rows of the file and of all media with it. The server's next start removes it from the disk.
+///
+/// # Errors
+/// [`Error::NotFound`].
+pub async fn delete(store: &Store, selector: MediaSelector) -> Result<(), Error> {
+    let job = move |tx: &Tx| {
+        let file = selector.file(tx)?.ok_or(Error::NotFound)?;
+        if !rows::remove_file(tx, file)? {
+            return Err(Error::NotFound);
+        }
+        Ok(())
+    };
+    store.write_shrinking(job).await
+}
+
+/// Quarantines the file: it is neither served nor accepted any more; or ends that.
+///
+/// # Errors
+/// [`Error::NotFound`].
+pub async fn quarantine(
+    store: &Store,
+    selector: MediaSelector,
+    is_quarantined: bool,
+) -> Result<(), Error> {
+    let job = move |tx: &Tx| {
+        let file = selector.file(tx)?.ok_or(Error::NotFound)?;
+        let mut table = tx.quarantined_files()?;
+        if is_quarantined {
+            return Ok(table.insert(file, ())?);
+        }
+        if table.remove(file)? {
+            Ok(())
+        } else {
+            Err(Error::NotFound)
+        }
+    };
+    store.write_shrinking(job).await
+}
+
+/// Files, and their size.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MediaUsage {
+    pub files: u64,
+    pub bytes: u64,
+}
+
+/// How the disk is used.
+#[derive(Clone, Debug, Default)]
+pub struct Usage {
+    /// The uploads of each user id, the largest usage first.
+    pub users: Vec<(String, MediaUsage)>,
+    /// Files that can be fetched or made again.
+    pub cached: MediaUsage,
+    pub quarantined_files: u64,
+}
+
+pub fn usage(r: &impl Reader) -> Result<Usage, store::Error> {
+    let mut users = Vec::new();
+    let mut cached = 0;
+    let uploads = r.uploads()?;
+    for row in r.media_usage()?.all()? {
+        let (user, bytes) = row?;
+        let (user, bytes) = (user.value(), bytes.value());
+        if user == rows::CACHE {
+            cached = bytes;
+        } else if bytes > 0 {
+            let files = uploads.prefix(user)?.count() as u64;
+            users.push((id_of(r, user)?.to_string(), MediaUsage { files, bytes }));
+        }
+    }
+    users.sort_by_key(|(_, usage)| Reverse(usage.bytes));
+    Ok(Usage {
+        users,
+        cached: MediaUsage {
+            files: r.cached_files()?.len()?,
+            bytes: cached,
+        },
+        quarantined_files: r.quarantined_files()?.len()?,
+    })
+}
