@@ -1,7 +1,7 @@
-//! The few threads beside the one that decides: for work that would hold it up.
+//! The thread pool, for work that would block the executor's thread.
 //!
-//! At most [`THREADS`] pieces run at once, and of each kind at most its own limit, so that slow
-//! passwords never keep a scan waiting. Who waits is capped too.
+//! At most [`MAX_RUNNING`] jobs run at once, and each kind has its own limit, so that slow password
+//! hashes never keep a scan waiting. The number of waiting jobs has a limit too.
 
 use std::{
     any::Any,
@@ -14,27 +14,27 @@ use std::{
 
 use smol::lock::Semaphore;
 
-/// How many pieces of work run at once, of all kinds together.
-const THREADS: usize = 4;
-/// How many pieces of most kinds may wait.
-const WAITING: usize = 64;
+/// Of all kinds together.
+const MAX_RUNNING: usize = 4;
+/// Of most kinds, each.
+const MAX_WAITING: usize = 64;
 
-/// A kind of work, each with its own limit.
+/// A kind of job, each with its own limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Checking or making a password hash: 19 MiB each.
     Password,
     /// State resolution.
     Resolve,
-    /// Reading what grows with history.
+    /// Reads of the store that grow with history.
     Scan,
     /// Checking signatures.
     Verify,
-    /// Reading what this machine has in files of other servers: their names, their authorities.
+    /// Reading the system's files for DNS and TLS.
     LookUp,
-    /// A piece of a file with media.
+    /// Reading or writing a chunk of a media file.
     File,
-    /// Making a picture smaller: as much memory as its pixels take.
+    /// Decoding and scaling an image: as much memory as its pixels take.
     Picture,
 }
 
@@ -49,7 +49,7 @@ impl Kind {
         Self::Picture,
     ];
 
-    fn limit(self) -> usize {
+    fn max_running(self) -> usize {
         match self {
             Self::Password | Self::Resolve | Self::Verify | Self::Picture => 1,
             Self::LookUp | Self::File => 2,
@@ -57,17 +57,16 @@ impl Kind {
         }
     }
 
-    /// How many pieces may wait.
-    fn waiting(self) -> usize {
+    fn max_waiting(self) -> usize {
         match self {
-            // Each comes from a connection, of which there are so many at the most.
+            // Each belongs to a connection, whose number has a limit.
             Self::File => usize::MAX,
-            _ => WAITING,
+            _ => MAX_WAITING,
         }
     }
 }
 
-/// Too much of one kind of work is waiting already.
+/// Too many jobs of one kind are waiting.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the server is too busy; try again in a moment")]
 pub struct Error;
@@ -76,102 +75,100 @@ pub struct Error;
 #[derive(Clone, Debug)]
 pub struct Pool {
     all: Arc<Semaphore>,
-    lanes: Arc<[Lane; Kind::ALL.len()]>,
+    kinds: Arc<[KindState; Kind::ALL.len()]>,
 }
 
 #[derive(Debug)]
-struct Lane {
-    slots: Semaphore,
+struct KindState {
+    permits: Semaphore,
     waiting: AtomicUsize,
 }
 
 impl Default for Pool {
     fn default() -> Self {
-        let lane = |kind: Kind| Lane {
-            slots: Semaphore::new(kind.limit()),
+        let state = |kind: Kind| KindState {
+            permits: Semaphore::new(kind.max_running()),
             waiting: AtomicUsize::new(0),
         };
         Self {
-            all: Arc::new(Semaphore::new(THREADS)),
-            lanes: Arc::new(Kind::ALL.map(lane)),
+            all: Arc::new(Semaphore::new(MAX_RUNNING)),
+            kinds: Arc::new(Kind::ALL.map(state)),
         }
     }
 }
 
 impl Pool {
-    /// Runs `work` on a thread of the pool as soon as its kind has a free slot. Once begun, it
-    /// runs to its end even if the caller stops waiting, and keeps its slot until then.
+    /// Runs `job` on a thread of the pool as soon as its kind has a permit. Once begun, it runs to its
+    /// end even if the caller stops waiting, and keeps its permit until then.
     ///
     /// # Errors
-    /// If too many pieces of this kind are waiting.
+    /// If too many jobs of this kind are waiting.
     pub fn run<T: Send + 'static>(
         &self,
         kind: Kind,
-        work: impl FnOnce() -> T + Send + 'static,
+        job: impl FnOnce() -> T + Send + 'static,
     ) -> impl Future<Output = Result<T, Error>> + Send {
-        self.unless_busy(kind, boxed(work))
+        self.run_unless_busy(kind, boxed(job))
     }
 
-    /// The same, however many are waiting: for the server's own tasks, which have nobody whom they could
-    /// refuse. Each of them sees to it that only a few of its pieces wait.
-    pub fn run_whenever<T: Send + 'static>(
+    /// Like [`run`](Self::run) without a limit of waiting jobs, for background tasks, which have no
+    /// client to refuse. Each of them queues only a few jobs.
+    pub fn run_in_background<T: Send + 'static>(
         &self,
         kind: Kind,
-        work: impl FnOnce() -> T + Send + 'static,
+        job: impl FnOnce() -> T + Send + 'static,
     ) -> impl Future<Output = T> + Send {
-        self.whenever(kind, boxed(work))
+        self.wait_and_run(kind, boxed(job))
     }
 
-    // These are in the program once for every type of result, not for every piece of work.
+    // These are compiled once for each type of result, not for each job.
 
-    async fn unless_busy<T: 'static>(&self, kind: Kind, work: Work) -> Result<T, Error> {
-        let lane = &self.lanes[kind as usize];
-        let _waiting = Waiting::enter(&lane.waiting, kind.waiting()).ok_or(Error)?;
-        Ok(self.whenever(kind, work).await)
+    async fn run_unless_busy<T: 'static>(&self, kind: Kind, job: Job) -> Result<T, Error> {
+        let state = &self.kinds[kind as usize];
+        let _waiting = Waiting::enter(&state.waiting, kind.max_waiting()).ok_or(Error)?;
+        Ok(self.wait_and_run(kind, job).await)
     }
 
-    async fn whenever<T: 'static>(&self, kind: Kind, work: Work) -> T {
-        let done = self.run_boxed(kind, work).await;
-        *done.downcast().expect("this is what the work made")
+    async fn wait_and_run<T: 'static>(&self, kind: Kind, job: Job) -> T {
+        let done = self.run_boxed(kind, job).await;
+        *done.downcast().expect("the job returns this type")
     }
 
-    /// The same for every type of result.
-    async fn run_boxed(&self, kind: Kind, work: Work) -> Done {
-        let slot = self.lanes[kind as usize].slots.acquire().await;
-        let thread = self.all.acquire().await;
-        // A guard that borrows cannot go to the other thread, so the permits are given back by a
-        // value that owns the pool.
-        slot.forget();
-        thread.forget();
+    /// Compiled once.
+    async fn run_boxed(&self, kind: Kind, job: Job) -> JobResult {
+        let of_kind = self.kinds[kind as usize].permits.acquire().await;
+        let of_pool = self.all.acquire().await;
+        // These guards borrow and cannot move to the other thread, so a value that owns the pool
+        // returns the permits.
+        of_kind.forget();
+        of_pool.forget();
         let permit = Permit {
             pool: self.clone(),
             kind,
         };
         smol::unblock(move || {
             let _permit = permit;
-            work()
+            job()
         })
         .await
     }
 }
 
-/// A piece of work.
-type Work = Box<dyn FnOnce() -> Done + Send>;
+type Job = Box<dyn FnOnce() -> JobResult + Send>;
 
-/// What a piece of work has made.
-type Done = Box<dyn Any + Send>;
+type JobResult = Box<dyn Any + Send>;
 
-fn boxed<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Work {
-    Box::new(move || Box::new(work()))
+fn boxed<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> Job {
+    Box::new(move || Box::new(job()))
 }
 
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl<'a> Waiting<'a> {
-    fn enter(count: &'a AtomicUsize, most: usize) -> Option<Self> {
+    fn enter(count: &'a AtomicUsize, max: usize) -> Option<Self> {
         let before = count.fetch_add(1, Ordering::Relaxed);
         let waiting = Self(count);
-        (before < most).then_some(waiting)
+        (before < max).then_some(waiting)
     }
 }
 
@@ -189,7 +186,7 @@ struct Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         self.pool.all.add_permits(1);
-        self.pool.lanes[self.kind as usize].slots.add_permits(1);
+        self.pool.kinds[self.kind as usize].permits.add_permits(1);
     }
 }
 
@@ -202,13 +199,12 @@ mod tests {
         future::{self, poll_once},
     };
 
-    use super::{Kind, Pool, THREADS, WAITING};
+    use super::{Kind, MAX_RUNNING, MAX_WAITING, Pool};
     use crate::executor::Executor;
 
-    const PATIENCE: Duration = Duration::from_secs(20);
+    const TIMEOUT: Duration = Duration::from_secs(20);
 
-    /// Starts `count` pieces of work that last until the sender is dropped, and says how many of
-    /// them ran at once.
+    /// How many of jobs of these `kinds` run at once.
     fn at_once(kinds: &[Kind]) -> usize {
         let pool = Pool::default();
         let (began, beginnings) = smol::channel::unbounded();
@@ -220,11 +216,11 @@ mod tests {
             ends.push(end);
             executor
                 .spawn(async move {
-                    let work = move || {
+                    let job = move || {
                         let _ = began.try_send(());
                         let _ = ended.recv();
                     };
-                    pool.run(kind, work).await
+                    pool.run(kind, job).await
                 })
                 .detach();
         }
@@ -252,11 +248,11 @@ mod tests {
         assert_eq!(at_once(&[Kind::Scan; 9]), 3);
         let mut all = vec![Kind::Scan; 9];
         all.extend([Kind::Password, Kind::Resolve]);
-        assert_eq!(at_once(&all), THREADS);
+        assert_eq!(at_once(&all), MAX_RUNNING);
     }
 
     #[test]
-    fn who_waits_gets_a_turn_when_the_one_before_ends() {
+    fn a_waiting_job_runs_when_the_one_before_ends() {
         let pool = Pool::default();
         let results = smol::block_on(async {
             let mut results = Vec::new();
@@ -269,48 +265,48 @@ mod tests {
     }
 
     #[test]
-    fn too_many_who_wait_are_refused() {
+    fn a_job_beyond_the_limit_of_waiting_jobs_is_refused() {
         let pool = Pool::default();
         let (end, ended) = mpsc::channel::<()>();
         smol::block_on(async {
             let mut first = Box::pin(pool.run(Kind::Password, move || {
-                let _ = ended.recv_timeout(PATIENCE);
+                let _ = ended.recv_timeout(TIMEOUT);
             }));
             assert!(poll_once(&mut first).await.is_none());
             let mut waiting = Vec::new();
-            for _ in 1..WAITING {
+            for _ in 1..MAX_WAITING {
                 let mut next = Box::pin(pool.run(Kind::Password, || ()));
                 assert!(poll_once(&mut next).await.is_none());
                 waiting.push(next);
             }
             assert!(pool.run(Kind::Password, || ()).await.is_err());
-            // Another kind does not suffer.
+            // Other kinds are not affected.
             pool.run(Kind::Scan, || ()).await.unwrap();
-            // Who must not be refused waits with them.
-            let mut patient = Box::pin(pool.run_whenever(Kind::Password, || ()));
-            assert!(poll_once(&mut patient).await.is_none());
+            // A background job waits with them.
+            let mut background = Box::pin(pool.run_in_background(Kind::Password, || ()));
+            assert!(poll_once(&mut background).await.is_none());
             drop(end);
             first.await.unwrap();
             for next in waiting {
                 next.await.unwrap();
             }
-            patient.await;
+            background.await;
             pool.run(Kind::Password, || ()).await.unwrap();
         });
     }
 
     #[test]
-    fn work_that_nobody_waits_for_keeps_its_slot_to_its_end() {
+    fn a_job_whose_caller_is_gone_keeps_its_permit_to_its_end() {
         let pool = Pool::default();
         let (end, ended) = mpsc::channel::<()>();
         let (began, beginning) = mpsc::channel::<()>();
         smol::block_on(async {
             let mut first = Box::pin(pool.run(Kind::Password, move || {
                 let _ = began.send(());
-                let _ = ended.recv_timeout(PATIENCE);
+                let _ = ended.recv_timeout(TIMEOUT);
             }));
             assert!(poll_once(&mut first).await.is_none());
-            beginning.recv_timeout(PATIENCE).unwrap();
+            beginning.recv_timeout(TIMEOUT).unwrap();
             drop(first);
             let mut second = Box::pin(pool.run(Kind::Password, || ()));
             assert!(poll_once(&mut second).await.is_none());
@@ -320,10 +316,10 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_in_the_pool_gives_its_slot_back() {
+    fn a_panicking_job_returns_its_permit() {
         let pool = Pool::default();
         smol::block_on(async {
-            let panics = pool.run(Kind::Password, || panic!("work of a test panics"));
+            let panics = pool.run(Kind::Password, || panic!("job of a test panics"));
             let panics = std::panic::AssertUnwindSafe(panics);
             let caught = smol::future::FutureExt::catch_unwind(panics).await;
             assert!(caught.is_err());

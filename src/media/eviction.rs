@@ -53,7 +53,7 @@ impl Media {
         if last_used.is_some_and(|last_used| last_used + interval < now) {
             let store = self.0.store.clone();
             let touch = self.0.executor.spawn(async move {
-                let touched = store.write_soon(move |tx| rows::touch(tx, file, now));
+                let touched = store.write_deferred(move |tx| rows::touch(tx, file, now));
                 if let Err(error) = touched.await {
                     log::debug!("cannot update the time of last use of a cached file: {error}");
                 }

@@ -1,47 +1,45 @@
-//! The file under redb, with an eye on it: redb tells only that something failed, the store must
-//! know what.
+//! The database file as redb uses it. It records failures in [`Health`]: redb does not say which call
+//! failed.
 
 use std::{io, ops::Bound, sync::Arc};
 
 use redb::{BackendError, StorageBackend};
 
-use super::health::{Health, Trouble};
+use super::health::{DiskFailure, Health};
 
-/// How often a read is tried before the disk is said to have failed. redb refuses everything after
-/// a failed read, for which a moment of a loose card is not enough.
-const READ_TRIES: u32 = 3;
+/// redb refuses everything after a failed read, so a card with a loose contact gets another chance.
+const MAX_READ_ATTEMPTS: u32 = 3;
 
-/// Passes everything to the backend inside, and notes what fails.
 #[derive(Debug)]
-pub(super) struct Watched {
+pub(super) struct MonitoredBackend {
     inner: Box<dyn StorageBackend>,
     health: Arc<Health>,
 }
 
-impl Watched {
+impl MonitoredBackend {
     pub fn new(inner: Box<dyn StorageBackend>, health: Arc<Health>) -> Self {
         Self { inner, health }
     }
 
     fn io<T>(&self, result: io::Result<T>) -> io::Result<T> {
-        result.map_err(|error| self.note(error, Trouble::Io))
+        result.map_err(|error| self.record(error, DiskFailure::Io))
     }
 
-    fn note(&self, error: io::Error, trouble: fn(Arc<io::Error>) -> Trouble) -> io::Error {
+    fn record(&self, error: io::Error, failure: fn(Arc<io::Error>) -> DiskFailure) -> io::Error {
         let error = Arc::new(error);
-        self.health.note(trouble(error.clone()));
+        self.health.record(failure(error.clone()));
         io::Error::new(error.kind(), error)
     }
 }
 
-impl StorageBackend for Watched {
+impl StorageBackend for MonitoredBackend {
     fn len(&self) -> io::Result<u64> {
         self.io(self.inner.len())
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let mut result = self.inner.read(offset, out);
-        for _ in 1..READ_TRIES {
+        for _ in 1..MAX_READ_ATTEMPTS {
             if result.is_ok() {
                 break;
             }
@@ -56,7 +54,7 @@ impl StorageBackend for Watched {
 
     fn sync_data(&self) -> io::Result<()> {
         let result = self.inner.sync_data();
-        result.map_err(|error| self.note(error, Trouble::Sync))
+        result.map_err(|error| self.record(error, DiskFailure::Sync))
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {

@@ -1,8 +1,8 @@
 //! One batch of jobs: run as one transaction, committed once.
 //!
-//! A job that fails or panics after it changed a table is taken out: the transaction is aborted,
-//! those before it run again and are committed, and those behind it follow in the next one. That
-//! is why a job may run twice. redb has no savepoint inside a transaction that has changes.
+//! A job that fails or panics after it changed a table is removed: the transaction is aborted, the
+//! jobs before it run again and are committed, and the jobs behind it follow in the next
+//! transaction. So a job may run twice. redb has no savepoint inside a transaction with changes.
 
 use std::{
     collections::VecDeque,
@@ -16,33 +16,22 @@ use redb::{Database, ReadableDatabase};
 
 use super::{
     Effect, Error, Snapshot,
-    inbox::Queued,
+    job::{Job, QueuedJob},
     tx::{Counters, Tx},
 };
 
-/// A job that runs longer holds up everyone who writes.
-const SLOW: Duration = Duration::from_millis(5);
+/// A job that runs longer is logged: it delays all other writes.
+const SLOW_JOB: Duration = Duration::from_millis(5);
 
-/// A job with its type hidden.
-pub(super) trait Job: Send {
-    /// Runs it and keeps the result; whether what it did is to be committed.
-    fn run(&mut self, tx: &Tx) -> bool;
-    /// Hands the kept result to whoever waits.
-    fn answer(self: Box<Self>);
-    /// Hands `error` to whoever waits.
-    fn fail(self: Box<Self>, error: Error);
-}
-
-/// What one transaction made, to be published in this order: snapshot, effects, answers.
+/// The result of one transaction, to be published in this order: snapshot, effects, answers.
 pub(super) struct Committed {
-    /// None if nothing was written.
+    /// `None` if nothing was written.
     pub snapshot: Option<Arc<Snapshot>>,
     pub effects: Vec<Effect>,
     pub answers: Vec<Answer>,
 }
 
 impl Committed {
-    /// Answers the jobs.
     pub fn answer(self) {
         for answer in self.answers {
             answer.deliver();
@@ -50,7 +39,6 @@ impl Committed {
     }
 }
 
-/// A job that has been decided.
 pub(super) enum Answer {
     Done(Box<dyn Job>),
     Failed(Box<dyn Job>, Error),
@@ -71,22 +59,21 @@ impl Answer {
     }
 }
 
-/// Jobs on their way into the database. It outlives a panic in the middle of a transaction, so
-/// that all of them can be answered even then.
+/// It outlives a panic in the middle of a transaction, so that all jobs can be answered even then.
 pub(super) struct Batch {
     waiting: VecDeque<Box<dyn Job>>,
-    /// Those that the open transaction holds, in order.
+    /// Jobs whose changes are in the open transaction, in order.
     done: Vec<Box<dyn Job>>,
-    /// Those that it does not hold, with what to tell them.
-    refused: Vec<Answer>,
+    /// Jobs whose changes are not in it, with their errors.
+    failed: Vec<Answer>,
 }
 
 impl Batch {
-    pub fn new(jobs: VecDeque<Queued>) -> Self {
+    pub fn new(jobs: VecDeque<QueuedJob>) -> Self {
         Self {
             waiting: jobs.into_iter().map(|queued| queued.job).collect(),
             done: Vec::new(),
-            refused: Vec::new(),
+            failed: Vec::new(),
         }
     }
 
@@ -94,12 +81,12 @@ impl Batch {
         self.waiting.is_empty()
     }
 
-    /// Runs jobs up to the first that has to be taken out, in one transaction, and commits it.
+    /// Runs jobs up to the first that has to be removed, in one transaction, and commits it.
     /// `counters` become those after the commit.
     ///
     /// # Errors
-    /// If the database fails. Whether the transaction is committed is not known then, and
-    /// [`fail`](Self::fail) tells its jobs.
+    /// If the database fails. Whether the transaction is committed is not known then, and the caller
+    /// answers the jobs with [`fail`](Self::fail).
     pub fn transact(&mut self, db: &Database, counters: &mut Counters) -> Result<Committed, Error> {
         let mut tx = Tx::begin(db, *counters)?;
         let mut left = usize::MAX;
@@ -108,7 +95,7 @@ impl Batch {
         {
             left -= 1;
             if !self.attempt(job, &tx) {
-                // Once more with those before it only.
+                // Again with the jobs before it only.
                 left = self.done.len();
                 for job in self.done.drain(..).rev() {
                     self.waiting.push_front(job);
@@ -124,7 +111,7 @@ impl Batch {
             true => Some(Arc::new(Snapshot::new(db.begin_read()?))),
             false => None,
         };
-        let mut answers = mem::take(&mut self.refused);
+        let mut answers = mem::take(&mut self.failed);
         answers.extend(self.done.drain(..).map(Answer::Done));
         Ok(Committed {
             snapshot,
@@ -133,28 +120,28 @@ impl Batch {
         })
     }
 
-    /// Tells every job `error`. Refusals too: they may rest on what was not committed.
+    /// Answers every job with `error`, also those that failed before: their errors may depend on
+    /// changes that were not committed.
     pub fn fail(self, error: &Error) -> Vec<Answer> {
-        let refused = self.refused.into_iter().map(Answer::into_job);
+        let failed = self.failed.into_iter().map(Answer::into_job);
         self.done
             .into_iter()
-            .chain(refused)
+            .chain(failed)
             .chain(self.waiting)
             .map(|job| Answer::Failed(job, error.clone()))
             .collect()
     }
 
-    /// Runs `job` in `tx` and puts it where it belongs. If `false`, it failed after it changed a
-    /// table, and only an abort takes that back.
+    /// Runs `job` in `tx`. `false` if it failed after it changed a table, which only an abort undoes.
     fn attempt(&mut self, mut job: Box<dyn Job>, tx: &Tx) -> bool {
-        let mark = tx.mark();
+        let savepoint = tx.savepoint();
         let start = Instant::now();
-        // After a panic the job is only told so, and its transaction is aborted if it was touched.
-        let kept = catch_unwind(AssertUnwindSafe(|| job.run(tx)));
-        if start.elapsed() > SLOW {
-            log::debug!("a write job took {:?}", start.elapsed());
+        // After a panic only `fail` of the job is called.
+        let ran = catch_unwind(AssertUnwindSafe(|| job.run(tx)));
+        if start.elapsed() > SLOW_JOB {
+            log::debug!("slow write job: {:?}", start.elapsed());
         }
-        let answer = match kept {
+        let answer = match ran {
             Ok(true) => {
                 self.done.push(job);
                 return true;
@@ -162,7 +149,7 @@ impl Batch {
             Ok(false) => Answer::Done(job),
             Err(_) => Answer::Failed(job, Error::Panicked),
         };
-        self.refused.push(answer);
-        tx.take_back(&mark)
+        self.failed.push(answer);
+        tx.roll_back(&savepoint)
     }
 }

@@ -1,5 +1,4 @@
-//! What the store stands on: the directory with the database file, the ballast beside it and the
-//! mark that a failed disk leaves.
+//! The files of the store: the database, the ballast, and the mark of a failed disk.
 
 use std::{
     cell::Cell,
@@ -15,126 +14,91 @@ use redb::{
 };
 
 use super::{
-    Error, Options, Snapshot,
-    backend::Watched,
-    health::{Health, Trouble},
+    Error, Snapshot,
+    backend::MonitoredBackend,
+    health::{DiskFailure, Health},
     migrations,
+    space::{Space, is_full},
     tx::Counters,
 };
 
 pub(super) const DATABASE: &str = "hearth.redb";
 const BALLAST: &str = "ballast";
-const MARK: &str = "DISK-FAILED.txt";
+const FAILURE_MARK: &str = "DISK-FAILED.txt";
 
-/// The size of the ballast, in bytes.
-const BALLAST_LEN: u64 = 16 << 20;
-/// Below this part of the disk nothing may grow any more …
-const RESERVE_PART: u64 = 50;
-/// … or below so many bytes, on a disk so large that its part would be more.
-const RESERVE_MAX: u64 = 1 << 30;
-
-/// The room on a disk, in bytes.
-#[derive(Clone, Copy, Debug)]
-pub struct Space {
-    /// All of it.
-    pub total: u64,
-    /// What a process without privileges may still use.
-    pub free: u64,
+const BALLAST_BYTES: u64 = 16 << 20;
+/// How to open a store.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The directory of the database file, which must exist.
+    pub directory: PathBuf,
+    /// The size of redb's page cache, in bytes.
+    pub cache: usize,
 }
 
-impl Space {
-    /// The room on the disk that holds `directory`.
-    ///
-    /// # Errors
-    /// If the system does not tell.
-    pub fn of(directory: &Path) -> io::Result<Self> {
-        let stat = rustix::fs::statvfs(directory)?;
-        Ok(Self {
-            total: stat.f_blocks.saturating_mul(stat.f_frsize),
-            free: stat.f_bavail.saturating_mul(stat.f_frsize),
-        })
-    }
-
-    /// Whether so little is free that only what frees space may be written.
-    pub fn is_scarce(self) -> bool {
-        self.free < self.reserve()
-    }
-
-    fn has_room_for_ballast(self) -> bool {
-        self.free > self.reserve() + 2 * BALLAST_LEN
-    }
-
-    /// What is to stay free.
-    pub fn reserve(self) -> u64 {
-        (self.total / RESERVE_PART).min(RESERVE_MAX)
-    }
-}
-
-/// The machine's part in the disk, which tests replace.
-pub(super) trait Machine: Send {
-    /// Opens a file for a database; makes it if it does not exist.
+/// What the operating system does, which tests replace.
+pub(super) trait FileSystem: Send {
+    /// Opens a database file; creates it if it does not exist.
     fn open(&self, file: &Path) -> io::Result<Box<dyn StorageBackend>>;
-    /// Whether there is such a file.
     fn exists(&self, file: &Path) -> bool;
-    /// Removes a file.
     fn remove(&self, file: &Path) -> io::Result<()>;
-    /// Gives a file another name in the same directory, for good.
+    /// Renames a file within its directory, durably.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
-    /// The room on the disk that holds the directory.
     fn space(&self, directory: &Path) -> io::Result<Space>;
 }
 
-/// The machine that hearth runs on.
-pub(super) struct ThisMachine;
+pub(super) struct OsFileSystem;
 
-/// The database, while it is open.
-pub(super) struct Open {
+/// An open database.
+pub(super) struct OpenDatabase {
     pub db: Database,
     pub counters: Counters,
     /// Whether the file holds the allocator's state, so that the next open needs no repair.
-    pub settled: bool,
+    pub allocator_saved: bool,
 }
 
-/// The disk of one store.
 pub(super) struct Disk {
     directory: PathBuf,
     cache: usize,
-    machine: Box<dyn Machine>,
+    file_system: Box<dyn FileSystem>,
 }
 
 impl Disk {
-    pub fn new(options: &Options, machine: impl Machine + 'static) -> Self {
+    pub fn new(options: &Options, file_system: impl FileSystem + 'static) -> Self {
         Self {
             directory: options.directory.clone(),
             cache: options.cache,
-            machine: Box::new(machine),
+            file_system: Box::new(file_system),
         }
     }
 
-    /// Opens the database, repairs it if need be, and brings its tables to the versions of this
-    /// program. A full disk costs the ballast; after a failed disk everything is checked.
-    pub fn open(&self, health: &Arc<Health>) -> Result<(Open, Snapshot), Error> {
+    /// Opens the database, repairs it if necessary, and migrates its tables. On a full disk the ballast
+    /// is removed; after a failed disk every page is checked.
+    pub fn open(&self, health: &Arc<Health>) -> Result<(OpenDatabase, Snapshot), Error> {
         let opened = self.try_open(health);
-        match (&opened, health.take_trouble()) {
-            (Err(_), Some(Trouble::Io(error))) if is_full(&error) && self.give_up_ballast() => {
+        match (&opened, health.take_failure()) {
+            (Err(_), Some(DiskFailure::Io(error))) if is_full(&error) && self.remove_ballast() => {
                 let opened = self.try_open(health);
-                health.take_trouble();
+                health.take_failure();
                 opened
             }
-            (Err(_), Some(Trouble::Sync(error))) => Err(Error::Failed(error)),
+            (Err(_), Some(DiskFailure::Sync(error))) => Err(Error::Failed(error)),
             _ => opened,
         }
     }
 
-    fn try_open(&self, health: &Arc<Health>) -> Result<(Open, Snapshot), Error> {
+    fn try_open(&self, health: &Arc<Health>) -> Result<(OpenDatabase, Snapshot), Error> {
         let file = self.directory.join(DATABASE);
-        if !self.machine.exists(&file) {
+        if !self.file_system.exists(&file) {
             self.create(&file, health)?;
         }
-        let mark = self.directory.join(MARK);
+        let mark = self.directory.join(FAILURE_MARK);
         let failed_before = mark.exists();
         if failed_before {
-            log::warn!("the disk failed when hearth last ran: checking the whole database");
+            log::warn!(
+                "the disk failed when hearth last ran: checking every page of {}",
+                file.display()
+            );
             forget_cached(&file)?;
         }
         let repaired = Rc::new(Cell::new(false));
@@ -148,34 +112,37 @@ impl Disk {
         if failed_before {
             std::fs::remove_file(mark)?;
         }
-        let open = Open {
+        let open = OpenDatabase {
             db,
             counters,
-            settled: !repaired.get(),
+            allocator_saved: !repaired.get(),
         };
         Ok((open, snapshot))
     }
 
-    /// Makes a database under another name first: of one that a power cut left half made, redb
-    /// could not tell that it never held anything.
+    /// Creates the database under another name first: redb could not tell a database that a power cut
+    /// left incomplete from a corrupt one.
     fn create(&self, file: &Path, health: &Arc<Health>) -> Result<(), Error> {
         let unfinished = file.with_extension("new");
-        if self.machine.exists(&unfinished) {
-            self.machine.remove(&unfinished)?;
+        if self.file_system.exists(&unfinished) {
+            self.file_system.remove(&unfinished)?;
         }
         let db = self
             .builder(Rc::default())
             .create_with_backend(self.backend(&unfinished, health)?)?;
         migrations::run(&db)?;
         db.close()?;
-        Ok(self.machine.rename(&unfinished, file)?)
+        Ok(self.file_system.rename(&unfinished, file)?)
     }
 
-    fn backend(&self, file: &Path, health: &Arc<Health>) -> io::Result<Watched> {
-        Ok(Watched::new(self.machine.open(file)?, health.clone()))
+    fn backend(&self, file: &Path, health: &Arc<Health>) -> io::Result<MonitoredBackend> {
+        Ok(MonitoredBackend::new(
+            self.file_system.open(file)?,
+            health.clone(),
+        ))
     }
 
-    /// What opens a database; `repaired` tells afterwards whether that took a repair.
+    /// `repaired` is set if opening the database needs a repair.
     fn builder(&self, repaired: Rc<Cell<bool>>) -> Builder {
         let mut builder = Database::builder();
         builder
@@ -191,41 +158,45 @@ impl Disk {
         builder
     }
 
-    /// The room on the disk, if the system tells.
+    /// `None` if the system does not say.
     pub fn space(&self) -> Option<Space> {
-        self.machine
+        self.file_system
             .space(&self.directory)
             .inspect_err(|error| log::debug!("the free space is not known: {error}"))
             .ok()
     }
 
-    /// Makes the ballast if it is not there and the disk has room for it.
+    /// Creates the ballast if it is missing and the disk has enough space.
     pub fn make_ballast(&self) {
         let ballast = self.directory.join(BALLAST);
-        let there = ballast
+        let exists = ballast
             .metadata()
-            .is_ok_and(|file| file.len() == BALLAST_LEN);
-        if there || !self.space().is_some_and(Space::has_room_for_ballast) {
+            .is_ok_and(|file| file.len() == BALLAST_BYTES);
+        let has_space = |space: Space| space.free > space.reserve() + 2 * BALLAST_BYTES;
+        if exists || !self.space().is_some_and(has_space) {
             return;
         }
-        if let Err(error) = File::create(&ballast).and_then(|file| fill(&file, BALLAST_LEN)) {
-            log::warn!("no ballast could be laid up for a full disk: {error}");
+        if let Err(error) = File::create(&ballast).and_then(|file| fill(&file, BALLAST_BYTES)) {
+            log::info!("the ballast for a full disk cannot be created now: {error}");
             let _ = std::fs::remove_file(ballast);
         }
     }
 
-    /// Frees what the ballast takes up; whether there was any.
-    pub fn give_up_ballast(&self) -> bool {
-        let given_up = std::fs::remove_file(self.directory.join(BALLAST)).is_ok();
-        if given_up {
-            log::warn!("the disk is full: the ballast of 16 MB is given up");
+    /// Frees the space of the ballast. `false` if there was none.
+    pub fn remove_ballast(&self) -> bool {
+        let removed = std::fs::remove_file(self.directory.join(BALLAST)).is_ok();
+        if removed {
+            log::warn!(
+                "the disk is full; hearth has freed 16 MB of its own to stay open: free some space in {}",
+                self.directory.display()
+            );
         }
-        given_up
+        removed
     }
 
-    /// Leaves a mark, so that the next open trusts nothing.
+    /// Leaves a mark, so that the next open checks every page.
     pub fn mark_failed(&self, error: &Error) {
-        let mark = self.directory.join(MARK);
+        let mark = self.directory.join(FAILURE_MARK);
         let text = format!(
             "hearth stopped: {error}\n\
              Copy this directory to another disk while it can be read.\n\
@@ -237,29 +208,18 @@ impl Disk {
             file.sync_all()
         });
         if let Err(error) = written {
-            log::error!("the failure of the disk could not be noted: {error}");
+            log::error!("{FAILURE_MARK} cannot be written: {error}");
         }
     }
 }
 
-/// How many bytes of the disk the database in `directory` takes up.
-///
-/// # Errors
-/// If there is none.
+/// How many bytes of the disk the database in `directory` uses.
 pub fn database_size(directory: &Path) -> io::Result<u64> {
     let file = directory.join(DATABASE).metadata()?;
     Ok(std::os::unix::fs::MetadataExt::blocks(&file) * 512)
 }
 
-/// Whether `error` says that the disk, or the user's part of it, is full.
-pub fn is_full(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-    )
-}
-
-impl Machine for ThisMachine {
+impl FileSystem for OsFileSystem {
     fn open(&self, file: &Path) -> io::Result<Box<dyn StorageBackend>> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
@@ -297,8 +257,7 @@ impl Machine for ThisMachine {
     }
 }
 
-/// Makes the system read `file` from the disk again: after a failed sync it may hold pages that
-/// never reached it.
+/// Drops the system's cache of `file`: after a failed sync it may hold pages that are not on the disk.
 fn forget_cached(file: &Path) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     if file.exists() {
@@ -308,7 +267,7 @@ fn forget_cached(file: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives `file` blocks for `len` bytes, which a file system that leaves holes would not.
+/// Allocates `len` bytes for `file`, also where the file system supports sparse files.
 fn fill(mut file: &File, len: u64) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     {

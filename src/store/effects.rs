@@ -1,9 +1,9 @@
-//! What a job wants done on the server's thread once it is committed.
+//! What has to happen on the server's thread after a commit.
 
 use super::ids::{DeviceNum, Position, RoomNum, ServerNum, UserNum};
 
-/// One consequence of a commit. Effects reach the thread in commit order, after the snapshot that
-/// shows what they tell of, and whether or not the one who asked for the job still waits.
+/// One consequence of a commit. Effects are applied in commit order, after the snapshot of their
+/// commit is published, even if the caller of the job does not wait any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// Something that those in the room can see changed.
@@ -11,8 +11,8 @@ pub enum Effect {
     /// Something that only this user can see changed.
     UserChanged(UserNum, Position),
     /// The store was opened again after a disk error. A write that was answered with an error may
-    /// be stored all the same, without any effect: whatever memory keeps of the store is to be
-    /// derived from it anew, and whoever waits for a change is to be woken.
+    /// be stored all the same, without its effects: derive all cached data again, and wake all that wait
+    /// for a change.
     Reopened,
     /// The device is gone, and so is its session.
     DeviceGone(UserNum, DeviceNum),

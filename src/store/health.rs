@@ -1,7 +1,7 @@
-//! Whether the store can be used, and what the disk did to it.
+//! Whether the store can be used, and how the disk failed.
 //!
-//! The backend notes trouble when it meets it, on whatever thread; the writer takes it up between
-//! two batches; everyone else only looks.
+//! The backend records a failure on the thread that meets it; the writer handles it between two
+//! batches; all others only check.
 
 use std::{
     io,
@@ -13,21 +13,20 @@ use std::{
 
 use smol::lock::OnceCell;
 
-use super::{Error, disk::is_full};
+use super::{Error, space::is_full};
 
-/// What the disk did.
 #[derive(Clone, Debug)]
-pub(super) enum Trouble {
-    /// It could not be read, written or made larger. redb refuses everything from then on; once
-    /// the database is opened again, it is as the last commit left it.
+pub(super) enum DiskFailure {
+    /// A read, a write or a resize failed. redb refuses everything from then on. After the database is
+    /// opened again, it is as the last commit left it.
     Io(Arc<io::Error>),
-    /// It could not make durable what was written. What it holds is not known: the system may
-    /// believe pages written that are not.
+    /// A sync failed. What the disk holds is not known: the system may count pages as written that are
+    /// not.
     Sync(Arc<io::Error>),
 }
 
-impl Trouble {
-    /// This, or `other` if that is worse.
+impl DiskFailure {
+    /// `self`, or `other` if that is worse.
     pub fn or_worse(self, other: Option<Self>) -> Self {
         match (&self, other) {
             (Self::Io(_), Some(worse @ Self::Sync(_))) => worse,
@@ -36,13 +35,12 @@ impl Trouble {
     }
 }
 
-/// The health of one store, shared by all of its parts.
 pub(super) struct Health {
-    trouble: Mutex<Option<Trouble>>,
+    disk_failure: Mutex<Option<DiskFailure>>,
     reopening: AtomicBool,
     failure: OnceCell<Error>,
-    /// Tells the writer that there is trouble, in case it waits for work.
-    wake: Box<dyn Fn() + Send + Sync>,
+    /// Makes the writer check the health.
+    wake_writer: Box<dyn Fn() + Send + Sync>,
 }
 
 impl std::fmt::Debug for Health {
@@ -52,57 +50,61 @@ impl std::fmt::Debug for Health {
 }
 
 impl Health {
-    pub fn new(wake: impl Fn() + Send + Sync + 'static) -> Self {
+    pub fn new(wake_writer: impl Fn() + Send + Sync + 'static) -> Self {
         Self {
-            trouble: Mutex::default(),
+            disk_failure: Mutex::default(),
             reopening: AtomicBool::new(false),
             failure: OnceCell::new(),
-            wake: Box::new(wake),
+            wake_writer: Box::new(wake_writer),
         }
     }
 
-    /// Notes what the disk did. The first of its kind is kept; a failed sync outweighs all else.
-    pub fn note(&self, trouble: Trouble) {
-        let mut noted = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-        match (&*noted, &trouble) {
-            (None, _) | (Some(Trouble::Io(_)), Trouble::Sync(_)) => {
-                log::error!("{trouble}");
-                *noted = Some(trouble);
+    /// Records a failure. The first is kept, but a failed sync replaces other failures.
+    pub fn record(&self, failure: DiskFailure) {
+        let mut recorded = self
+            .disk_failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match (&*recorded, &failure) {
+            (None, _) | (Some(DiskFailure::Io(_)), DiskFailure::Sync(_)) => {
+                log::error!("{failure}; check the disk and its cables");
+                *recorded = Some(failure);
             }
             _ => {}
         }
-        drop(noted);
-        (self.wake)();
+        drop(recorded);
+        (self.wake_writer)();
     }
 
-    pub fn take_trouble(&self) -> Option<Trouble> {
-        self.trouble
+    pub fn take_failure(&self) -> Option<DiskFailure> {
+        self.disk_failure
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take()
     }
 
-    /// What to tell those for whom redb failed with `error`. If the disk is not to blame, `error` is
-    /// the trouble: redb wants to be opened again after any failed commit.
-    pub fn blame(&self, error: &Error) -> Error {
-        let mut noted = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-        let trouble = noted.get_or_insert_with(|| {
-            log::error!("a write failed: {error}");
-            Trouble::Io(Arc::new(io::Error::other(error.to_string())))
+    /// The error for the jobs of a commit that failed with `error`. If the disk has not failed, `error`
+    /// is recorded as a failure: redb has to be opened again after any failed commit.
+    pub fn commit_error(&self, error: &Error) -> Error {
+        let mut recorded = self
+            .disk_failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let failure = recorded.get_or_insert_with(|| {
+            log::error!("a commit failed; opening the database again: {error}");
+            DiskFailure::Io(Arc::new(io::Error::other(error.to_string())))
         });
-        match trouble {
-            Trouble::Sync(error) => Error::Failed(error.clone()),
-            Trouble::Io(error) if is_full(error) => Error::Full,
-            Trouble::Io(_) => Error::Unavailable,
+        match failure {
+            DiskFailure::Sync(error) => Error::Failed(error.clone()),
+            DiskFailure::Io(error) if is_full(error) => Error::Full,
+            DiskFailure::Io(_) => Error::Unavailable,
         }
     }
 
-    /// From now on everything is refused, because the database is being opened again.
     pub fn set_reopening(&self) {
         self.reopening.store(true, Ordering::Release);
     }
 
-    /// The database is open again.
     pub fn set_open(&self) {
         self.reopening.store(false, Ordering::Release);
     }
@@ -113,7 +115,8 @@ impl Health {
         let _ = self.failure.set_blocking(error);
     }
 
-    /// Why nothing can be asked of the store now, if so.
+    /// # Errors
+    /// If the store cannot be used now.
     pub fn check(&self) -> Result<(), Error> {
         match self.failure.get() {
             Some(error) => Err(error.clone()),
@@ -122,17 +125,17 @@ impl Health {
         }
     }
 
-    /// Waits until the store has ended for good, if ever.
+    /// Waits until the store has failed for good, if ever.
     pub async fn failed(&self) -> Error {
         self.failure.wait().await.clone()
     }
 }
 
-impl std::fmt::Display for Trouble {
+impl std::fmt::Display for DiskFailure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Io(error) => write!(f, "the disk failed: {error}"),
-            Self::Sync(error) => write!(f, "the disk failed to make writes durable: {error}"),
+            Self::Io(error) => write!(f, "the disk cannot be read or written: {error}"),
+            Self::Sync(error) => write!(f, "the disk does not make writes durable: {error}"),
         }
     }
 }

@@ -1,13 +1,16 @@
 //! The store: everything durable except media files, in one redb file.
 //!
 //! - [`Store::write`] queues a job for the writer thread and answers after its commit. Jobs run in
-//!   the order in which they were queued, may run twice, and do nothing outside their [`Tx`]; what
-//!   is to follow from them on the thread they ask for with [`Tx::effect`].
-//! - [`Store::read`] reads the last published snapshot in place: for a handful of rows.
-//! - [`Store::scan`] reads it on the pool: for whatever grows with history.
+//!   the order in which they were queued, may run twice, and have no side effects outside their
+//!   [`Tx`]. [`Tx::effect`] schedules what has to happen on the server's thread after the commit.
+//! - [`Store::read`] reads the last published snapshot on the caller's thread: for a handful of rows.
+//! - [`Store::scan`] reads it on the pool: for reads that grow with history.
 //! - [`Store::publish`] must run on the server's executor: it makes commits visible, applies their
 //!   effects and answers, in that order.
-//! - [`Store::failed`] tells that the disk has failed for good; the server stops then.
+//! - [`Store::failed`] completes when the disk has failed for good; the server stops then.
+//!
+//! Every function that reads or writes tables fails if the disk does. Doc comments name other
+//! errors only.
 
 mod backend;
 mod batch;
@@ -18,22 +21,25 @@ mod error;
 mod field;
 mod health;
 mod ids;
-mod inbox;
+mod job;
 mod key;
 mod migrations;
+mod numbers;
 mod packed;
 pub mod records;
+mod space;
 mod table;
 #[cfg(test)]
 mod tests;
 mod tx;
+mod write_queue;
 mod writer;
 
 use std::{
     any::Any,
     fmt,
     future::Future,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
     thread::JoinHandle,
 };
@@ -41,15 +47,16 @@ use std::{
 use smol::channel::{self, Receiver, Sender};
 
 use self::{
-    batch::{Committed, Job},
-    disk::{DATABASE, Disk, ThisMachine},
+    batch::Committed,
+    disk::{DATABASE, Disk, OsFileSystem},
     health::Health,
-    inbox::{Order, Queued, Size, When},
-    writer::Started,
+    job::{Job, QueuedJob, SizeChange},
+    write_queue::{Command, Urgency},
+    writer::StartedWriter,
 };
 pub use self::{
     catalog::{Reader, Snapshot, TABLES, TableInfo},
-    disk::{Space, database_size, is_full},
+    disk::{Options, database_size},
     effects::Effect,
     error::Error,
     field::{Field, FixedWidth},
@@ -58,22 +65,14 @@ pub use self::{
     },
     key::Prefix,
     packed::{Bytes, Packed, Record, pack_before, unpack_before},
+    space::{Space, is_full},
     table::{Found, Range, Records, Row, Rows, SnapshotTable, TxTable},
     tx::Tx,
 };
 use crate::pool::{Kind, Pool};
 
-/// How many jobs may wait for the writer; whoever has one more waits until there is room.
-const QUEUE: usize = 1024;
-
-/// How to open a store.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// The directory of the database file, which must exist.
-    pub directory: PathBuf,
-    /// How many bytes redb may keep in memory.
-    pub cache: usize,
-}
+/// Callers with one more job wait until the queue has space.
+const MAX_QUEUED_JOBS: usize = 1024;
 
 /// The store. Clones are the same store.
 #[derive(Clone)]
@@ -82,7 +81,7 @@ pub struct Store {
 }
 
 struct Inner {
-    orders: Sender<Order>,
+    commands: Sender<Command>,
     health: Arc<Health>,
     snapshot: Mutex<Arc<Snapshot>>,
     committed: Receiver<Committed>,
@@ -97,20 +96,15 @@ impl fmt::Debug for Store {
 }
 
 impl Store {
-    /// Whether there is a database in `directory`. Blocks the caller for a moment.
+    /// Whether `directory` has a database.
     pub fn exists(directory: &Path) -> bool {
         directory.join(DATABASE).exists()
     }
 
-    /// Opens the database, makes it if it does not exist, and brings its tables to the versions of
-    /// this program. Blocks the caller, for long if a power cut in the middle of traffic has to be
-    /// repaired.
-    ///
-    /// # Errors
-    /// If the file cannot be opened, is held by another process, was written by a newer version,
-    /// or a migration fails.
+    /// Opens the database, creates it if it does not exist, and migrates its tables. Blocks the caller,
+    /// for a long time if the database has to be repaired after a power cut.
     pub fn open(options: &Options, pool: Pool) -> Result<Self, Error> {
-        Self::open_disk(Disk::new(options, ThisMachine), pool)
+        Self::open_disk(Disk::new(options, OsFileSystem), pool)
     }
 
     fn open_disk(disk: Disk, pool: Pool) -> Result<Self, Error> {
@@ -118,13 +112,9 @@ impl Store {
         opening.finish(opened.recv_blocking(), pool)
     }
 
-    /// Like [`open`](Self::open), without blocking: the database is opened, and repaired, on the
-    /// writer's thread. How far that is stands in the log.
-    ///
-    /// # Errors
-    /// As [`open`](Self::open).
+    /// Like [`open`](Self::open), without blocking: the writer's thread opens the database.
     pub async fn open_on_thread(options: &Options, pool: Pool) -> Result<Self, Error> {
-        Self::open_disk_on_thread(Disk::new(options, ThisMachine), pool).await
+        Self::open_disk_on_thread(Disk::new(options, OsFileSystem), pool).await
     }
 
     async fn open_disk_on_thread(disk: Disk, pool: Pool) -> Result<Self, Error> {
@@ -132,9 +122,9 @@ impl Store {
         opening.finish(opened.recv().await, pool)
     }
 
-    /// Makes commits visible, for as long as the store is open: publishes the snapshot, hands the
-    /// effects to `apply`, delivers the answers. To be spawned once, on the server's executor. It
-    /// ends when the store has been closed and everything is delivered.
+    /// Publishes commits while the store is open: makes the snapshot the current one, calls `apply` with
+    /// the effects, answers the jobs. Spawn it once, on the server's executor. It ends when the store has
+    /// been closed and everything is answered.
     pub async fn publish(self, mut apply: impl FnMut(&[Effect])) {
         let publisher = Publisher(&self.inner.committed);
         while let Ok(mut committed) = publisher.0.recv().await {
@@ -146,59 +136,49 @@ impl Store {
         }
     }
 
-    /// Waits until the disk has failed for good, if ever, and tells how. The server has to stop
-    /// then: nothing is stored or read any more.
+    /// Waits until the disk has failed for good, if ever. The server has to stop then: all reads and
+    /// writes fail.
     pub async fn failed(&self) -> Error {
         self.inner.health.failed().await
     }
 
-    /// Runs `job` in the next transaction and answers once it is committed. The job goes on even
-    /// if the caller stops waiting.
-    ///
-    /// # Errors
-    /// What the job returns, or an [`Error`] of the store.
+    /// Runs `job` in the next transaction and returns its result after the commit. The job runs even if
+    /// the caller stops waiting.
     pub fn write<T, E, F>(&self, job: F) -> impl Future<Output = Result<T, E>> + Send
     where
         F: Fn(&Tx) -> Result<T, E> + Send + 'static,
         T: Send + 'static,
         E: From<Error> + Send + 'static,
     {
-        self.queue(job, When::Now, Size::Grows)
+        self.queue(job, Urgency::Immediate, SizeChange::Grows)
     }
 
-    /// Like [`write`](Self::write), for what makes the database smaller: it is done even when the
-    /// disk is so full that nothing else is stored.
-    ///
-    /// # Errors
-    /// What the job returns, or an [`Error`] of the store.
+    /// Like [`write`](Self::write), for jobs that shrink the database: they run even when the disk is
+    /// almost full.
     pub fn write_shrinking<T, E, F>(&self, job: F) -> impl Future<Output = Result<T, E>> + Send
     where
         F: Fn(&Tx) -> Result<T, E> + Send + 'static,
         T: Send + 'static,
         E: From<Error> + Send + 'static,
     {
-        self.queue(job, When::Now, Size::Shrinks)
+        self.queue(job, Urgency::Immediate, SizeChange::Shrinks)
     }
 
-    /// Like [`write`](Self::write), for what can wait up to a second for another commit to ride
-    /// with.
-    ///
-    /// # Errors
-    /// What the job returns, or an [`Error`] of the store.
-    pub fn write_soon<T, E, F>(&self, job: F) -> impl Future<Output = Result<T, E>> + Send
+    /// Like [`write`](Self::write), for jobs that can wait for up to a second to share a commit.
+    pub fn write_deferred<T, E, F>(&self, job: F) -> impl Future<Output = Result<T, E>> + Send
     where
         F: Fn(&Tx) -> Result<T, E> + Send + 'static,
         T: Send + 'static,
         E: From<Error> + Send + 'static,
     {
-        self.queue(job, When::Soon, Size::Grows)
+        self.queue(job, Urgency::Deferrable, SizeChange::Grows)
     }
 
     fn queue<T, E, F>(
         &self,
         job: F,
-        when: When,
-        size: Size,
+        urgency: Urgency,
+        size_change: SizeChange,
     ) -> impl Future<Output = Result<T, E>> + Send
     where
         F: Fn(&Tx) -> Result<T, E> + Send + 'static,
@@ -211,40 +191,43 @@ impl Store {
             result: None,
             reply,
         });
-        self.answered(Queued { job, size }, when, answer)
+        self.send_and_wait(QueuedJob { job, size_change }, urgency, answer)
     }
 
-    /// Queues a job, and waits for its answer: in the program once for every type of answer, not for
-    /// every job.
-    async fn answered<T, E>(&self, job: Queued, when: When, answer: Receiver<Done>) -> Result<T, E>
+    /// Queues a job and waits for its answer. Compiled once for each type of answer, not for each job.
+    async fn send_and_wait<T, E>(
+        &self,
+        job: QueuedJob,
+        urgency: Urgency,
+        answer: Receiver<Answer>,
+    ) -> Result<T, E>
     where
         T: Send + 'static,
         E: From<Error> + Send + 'static,
     {
-        let answer = self.order(job, when, answer).await?;
+        let answer = self.send_and_wait_erased(job, urgency, answer).await?;
         *answer.downcast().expect("this is what the job answers")
     }
 
-    /// The same for every type of answer.
-    async fn order(&self, job: Queued, when: When, answer: Receiver<Done>) -> Result<Done, Error> {
+    async fn send_and_wait_erased(
+        &self,
+        job: QueuedJob,
+        urgency: Urgency,
+        answer: Receiver<Answer>,
+    ) -> Result<Answer, Error> {
         self.inner.health.check()?;
-        let order = Order::Write(job, when);
-        let ordered = self.inner.orders.send(order).await;
-        ordered.map_err(|_| Error::Closed)?;
+        let sent = self.inner.commands.send(Command::Write(job, urgency)).await;
+        sent.map_err(|_| Error::Closed)?;
         answer.recv().await.map_err(|_| Error::Closed)
     }
 
-    /// Reads the last published snapshot in place. For a handful of rows: this runs on the one
-    /// thread.
+    /// Reads the last published snapshot on this thread. For a handful of rows.
     pub fn read<T>(&self, read: impl FnOnce(&Snapshot) -> T) -> T {
         let snapshot = self.current().clone();
         read(&snapshot)
     }
 
-    /// Reads the last published snapshot on the pool. `name` says what for, in the log.
-    ///
-    /// # Errors
-    /// What `scan` returns, or [`crate::pool::Error`] as an error of its own.
+    /// Reads the last published snapshot on the pool. `name` is for the log. Fails if the pool is full.
     pub fn scan<T, E, F>(
         &self,
         name: &'static str,
@@ -260,12 +243,9 @@ impl Store {
         scanned(self.inner.pool.run(Kind::Scan, run))
     }
 
-    /// Like [`scan`](Self::scan), for a task of the server's own: it waits for its turn, however many
-    /// others do, and reads what is published when it comes.
-    ///
-    /// # Errors
-    /// What `scan` returns.
-    pub fn scan_whenever<T, E, F>(
+    /// Like [`scan`](Self::scan), for background tasks: it waits however full the pool is, and reads the
+    /// snapshot that is published when it runs.
+    pub fn scan_in_background<T, E, F>(
         &self,
         name: &'static str,
         scan: F,
@@ -280,15 +260,15 @@ impl Store {
             let snapshot = store.current().clone();
             timed(name, || scan(&snapshot))
         };
-        self.inner.pool.run_whenever(Kind::Scan, run)
+        self.inner.pool.run_in_background(Kind::Scan, run)
     }
 
-    /// Commits what is queued, refuses everything after, and closes the file. Waits for the
-    /// writer to end. [`publish`](Self::publish) delivers the last answers, and ends after it.
+    /// Commits what is queued, refuses everything after, and closes the file. Waits for the writer to
+    /// end. [`publish`](Self::publish) delivers the last answers and ends after it.
     pub async fn close(&self) {
-        // If the queue is closed already, somebody else closes.
-        let _ = self.inner.orders.send(Order::Close).await;
-        self.inner.orders.close();
+        // If the queue is closed already, another caller is closing the store.
+        let _ = self.inner.commands.send(Command::Close).await;
+        self.inner.commands.close();
         let writer = self
             .inner
             .writer
@@ -298,7 +278,7 @@ impl Store {
         if let Some(writer) = writer {
             let joined = smol::unblock(move || writer.join()).await;
             if joined.is_err() {
-                log::error!("the writer ended in a panic");
+                log::error!("the writer panicked; the database is checked at the next start");
             }
         }
     }
@@ -320,7 +300,6 @@ where
     scan.await?
 }
 
-/// Scans, and logs how long that takes.
 fn timed<T>(name: &str, scan: impl FnOnce() -> T) -> T {
     let start = std::time::Instant::now();
     let result = scan();
@@ -328,9 +307,9 @@ fn timed<T>(name: &str, scan: impl FnOnce() -> T) -> T {
     result
 }
 
-/// A store whose writer is still busy opening the database.
+/// A store whose writer is opening the database.
 struct Opening {
-    orders: Sender<Order>,
+    commands: Sender<Command>,
     health: Arc<Health>,
     committed: Receiver<Committed>,
     writer: JoinHandle<()>,
@@ -340,19 +319,19 @@ type Opened = Receiver<Result<Arc<Snapshot>, Error>>;
 
 impl Opening {
     fn start(disk: Disk) -> Result<(Self, Opened), Error> {
-        let (orders, queue) = channel::bounded(QUEUE);
-        // One commit is delivered while the next is made; the writer waits for a slow thread.
+        let (commands, queue) = channel::bounded(MAX_QUEUED_JOBS);
+        // One commit is published while the next is made; the writer waits for a slow publisher.
         let (results, committed) = channel::bounded(2);
-        let waiting = orders.downgrade();
+        let waiting = commands.downgrade();
         let health = Arc::new(Health::new(move || {
-            // A writer whose queue is full does not sleep.
-            if let Some(orders) = waiting.upgrade() {
-                let _ = orders.try_send(Order::Look);
+            // If the queue is full, the writer is not waiting.
+            if let Some(commands) = waiting.upgrade() {
+                let _ = commands.try_send(Command::CheckHealth);
             }
         }));
-        let Started { thread, opened } = writer::start(disk, health.clone(), queue, results)?;
+        let StartedWriter { thread, opened } = writer::start(disk, health.clone(), queue, results)?;
         let opening = Self {
-            orders,
+            commands,
             health,
             committed,
             writer: thread,
@@ -365,11 +344,11 @@ impl Opening {
         opened: Result<Result<Arc<Snapshot>, Error>, channel::RecvError>,
         pool: Pool,
     ) -> Result<Store, Error> {
-        // The writer's thread ends without an answer only in a panic.
+        // The writer's thread ends without an answer only if it panics.
         let snapshot = opened.map_err(|_| Error::Panicked)??;
         Ok(Store {
             inner: Arc::new(Inner {
-                orders: self.orders,
+                commands: self.commands,
                 health: self.health,
                 snapshot: Mutex::new(snapshot),
                 committed: self.committed,
@@ -380,7 +359,7 @@ impl Opening {
     }
 }
 
-/// Whoever publishes. When that ends, the writer must not wait for it.
+/// Closes the channel when publishing ends, so that the writer does not wait for it.
 struct Publisher<'a>(&'a Receiver<Committed>);
 
 impl Drop for Publisher<'_> {
@@ -392,13 +371,13 @@ impl Drop for Publisher<'_> {
     }
 }
 
-/// What a job answers, its type hidden.
-type Done = Box<dyn Any + Send>;
+/// The result of a job, its type erased.
+type Answer = Box<dyn Any + Send>;
 
 struct TypedJob<F, T, E> {
     job: F,
     result: Option<Result<T, E>>,
-    reply: Sender<Done>,
+    reply: Sender<Answer>,
 }
 
 impl<F, T, E> Job for TypedJob<F, T, E>
@@ -409,14 +388,14 @@ where
 {
     fn run(&mut self, tx: &Tx) -> bool {
         let result = (self.job)(tx);
-        let keep = result.is_ok();
+        let commit = result.is_ok();
         self.result = Some(result);
-        keep
+        commit
     }
 
     fn answer(self: Box<Self>) {
         let result = self.result.unwrap_or_else(|| Err(Error::Closed.into()));
-        // Nobody may be waiting any more.
+        // The caller may not wait any more.
         let _ = self.reply.try_send(Box::new(result));
     }
 

@@ -1,12 +1,12 @@
 //! The writer: one thread that owns the database, opens it, writes to it and closes it.
 //!
-//! - It runs all jobs that are waiting as one transaction and commits once. Then it hands the new
-//!   snapshot, the effects and the answers over together, so nothing is answered before it is
-//!   durable and nobody is woken before the snapshot shows why.
+//! - It runs all jobs that are waiting as one transaction and commits once. Then it passes the new
+//!   snapshot, the effects and the answers on together, so that no job is answered before it is
+//!   durable and no one is woken before the snapshot is published.
 //! - When idle it makes one empty commit that saves the allocator's state, so that a power cut
-//!   then costs no repair; but not after every message of a slow conversation.
+//!   needs no repair; at most once a minute.
 //! - When the disk has failed a read or a write, redb refuses everything: the writer answers all
-//!   that waits with an error and opens the database again. A failed sync is final.
+//!   jobs that wait with an error and opens the database again. A failed sync is final.
 
 use std::{
     collections::VecDeque,
@@ -22,214 +22,211 @@ use smol::channel::{self, Receiver, Sender};
 use super::{
     Effect, Error, Snapshot,
     batch::{Batch, Committed},
-    disk::{Disk, Open, Space, is_full},
-    health::{Health, Trouble},
-    inbox::{Inbox, Order, Queued, Size, Work},
+    disk::{Disk, OpenDatabase},
+    health::{DiskFailure, Health},
+    job::{QueuedJob, SizeChange},
+    space::{Space, is_full},
+    write_queue::{Command, NextStep, WriteQueue},
 };
 
-/// After how long without work the allocator's state is saved …
-const IDLE: Duration = Duration::from_secs(2);
-/// … if that was not done within this time.
-const SETTLED_FOR: Duration = Duration::from_secs(60);
-/// How long the free space of the disk is believed.
-const SPACE_HOLDS: Duration = Duration::from_secs(1);
-/// How long nothing may grow after a write found the disk full, whatever its free space is said to
-/// be.
-const FULL_HOLDS: Duration = Duration::from_secs(60);
-/// An opening within this time of the one before it waits first.
-const CALM: Duration = Duration::from_secs(60);
-/// How long the second of several openings in a row waits; each next one waits twice as long …
-const FIRST_WAIT: Duration = Duration::from_secs(1);
+/// The allocator's state is saved after so long without a write …
+const IDLE_TIMEOUT: Duration = Duration::from_secs(2);
+/// … but not more often than this.
+const MIN_ALLOCATOR_SAVE_INTERVAL: Duration = Duration::from_secs(60);
+const SPACE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// For so long after a write found the disk full, writes that grow the database are refused, whatever
+/// the free space.
+const FULL_COOLDOWN: Duration = Duration::from_secs(60);
+/// After so long without a failure the backoff starts again.
+const BACKOFF_RESET: Duration = Duration::from_secs(60);
+/// The second attempt to open the database waits this long, each further one twice as long …
+const MIN_BACKOFF: Duration = Duration::from_secs(1);
 /// … up to this.
-const LAST_WAIT: Duration = Duration::from_secs(60);
+const MAX_BACKOFF: Duration = Duration::from_secs(60);
 
-/// A writer that has been started.
-pub(super) struct Started {
+pub(super) struct StartedWriter {
     pub thread: thread::JoinHandle<()>,
-    /// Yields once, when the database is open or cannot be opened.
+    /// Receives once, when the database is open or cannot be opened.
     pub opened: Receiver<Result<Arc<Snapshot>, Error>>,
 }
 
-/// Starts the writer on a thread of its own.
-///
-/// # Errors
-/// If the system gives no thread.
+/// Starts the writer on its own thread.
 pub(super) fn start(
     disk: Disk,
     health: Arc<Health>,
-    orders: Receiver<Order>,
+    commands: Receiver<Command>,
     committed: Sender<Committed>,
-) -> io::Result<Started> {
-    let (tell, opened) = channel::bounded(1);
+) -> io::Result<StartedWriter> {
+    let (send_opened, opened) = channel::bounded(1);
     let writer = Writer {
         disk,
         health,
-        inbox: Inbox::new(orders),
+        queue: WriteQueue::new(commands),
         committed,
-        settled: None,
-        scarce: Scarcity::default(),
-        opening: Openings::default(),
+        allocator_saved_at: None,
+        space: SpaceMonitor::default(),
+        backoff: ReopenBackoff::default(),
     };
     let thread = thread::Builder::new()
         .name("writer".into())
         .spawn(move || match writer.open() {
             Ok((open, snapshot)) => {
-                if tell.send_blocking(Ok(snapshot)).is_ok() {
+                if send_opened.send_blocking(Ok(snapshot)).is_ok() {
                     writer.run(open);
                 }
             }
             Err(error) => {
-                let _ = tell.send_blocking(Err(error));
+                let _ = send_opened.send_blocking(Err(error));
             }
         })?;
-    Ok(Started { thread, opened })
+    Ok(StartedWriter { thread, opened })
 }
 
-/// What there is of the writer whether or not the database is open.
+/// The writer's state, whether or not the database is open.
 struct Writer {
     disk: Disk,
     health: Arc<Health>,
-    inbox: Inbox,
+    queue: WriteQueue,
     committed: Sender<Committed>,
-    /// When the allocator's state was last saved because there was nothing to do.
-    settled: Option<Instant>,
-    scarce: Scarcity,
-    opening: Openings,
+    /// When the allocator's state was last saved while idle.
+    allocator_saved_at: Option<Instant>,
+    space: SpaceMonitor,
+    backoff: ReopenBackoff,
 }
 
 impl Writer {
-    fn open(&self) -> Result<(Open, Arc<Snapshot>), Error> {
+    fn open(&self) -> Result<(OpenDatabase, Arc<Snapshot>), Error> {
         let (open, snapshot) = guarded(|| self.disk.open(&self.health))?;
         Ok((open, Arc::new(snapshot)))
     }
 
-    fn run(mut self, open: Open) {
+    fn run(mut self, open: OpenDatabase) {
         let mut next = Some(open);
         while let Some(open) = next {
-            next = self
-                .serve(open)
-                .and_then(|trouble| self.open_again(trouble));
+            next = self.serve(open).and_then(|failure| self.reopen(failure));
         }
     }
 
-    /// Works until the store is closed or the disk is in trouble. The database is closed then.
-    fn serve(&mut self, mut open: Open) -> Option<Trouble> {
+    /// Writes until the store is closed or the disk fails. The database is closed then.
+    fn serve(&mut self, mut open: OpenDatabase) -> Option<DiskFailure> {
         loop {
             let mut closing = false;
-            let settle_at = (!open.settled).then(|| self.settle_at());
-            match self.inbox.next(settle_at) {
-                Work::Batch(jobs) => self.write(&mut open, jobs),
-                Work::Idle => self.settle(&mut open),
-                Work::Look => {}
-                Work::Close(jobs) => {
+            let idle_at = (!open.allocator_saved).then(|| self.allocator_save_at());
+            match self.queue.next(idle_at) {
+                NextStep::Commit(jobs) => self.write(&mut open, jobs),
+                NextStep::Idle => self.save_allocator_state(&mut open),
+                NextStep::CheckHealth => {}
+                NextStep::Close(jobs) => {
                     self.write(&mut open, jobs);
                     closing = true;
                 }
             }
-            if let Some(trouble) = self.health.take_trouble() {
+            if let Some(failure) = self.health.take_failure() {
                 self.health.set_reopening();
                 drop(open);
-                // What a reader met until the database was closed is the same trouble.
-                return Some(trouble.or_worse(self.health.take_trouble()));
+                // Readers may have met the failure, too, until the database was closed.
+                return Some(failure.or_worse(self.health.take_failure()));
             }
             if closing {
                 if let Err(error) = open.db.close() {
-                    log::error!("the database could not be closed: {error}");
+                    log::error!(
+                        "the database cannot be closed, it is checked at the next start: {error}"
+                    );
                 }
-                return self.health.take_trouble();
+                return self.health.take_failure();
             }
         }
     }
 
     /// Commits `jobs`, in as many transactions as their failures make necessary.
-    fn write(&mut self, open: &mut Open, jobs: VecDeque<Queued>) {
+    fn write(&mut self, open: &mut OpenDatabase, jobs: VecDeque<QueuedJob>) {
         let jobs = self.refuse_growth(jobs);
         let mut batch = Batch::new(jobs);
         while !batch.is_empty() {
             match guarded(|| batch.transact(&open.db, &mut open.counters)) {
                 Ok(committed) => {
-                    open.settled &= committed.snapshot.is_none();
+                    open.allocator_saved &= committed.snapshot.is_none();
                     self.deliver(committed);
                 }
                 Err(error) => {
-                    let told = self.health.blame(&error);
+                    let error = self.health.commit_error(&error);
                     self.deliver(Committed {
                         snapshot: None,
                         effects: Vec::new(),
-                        answers: batch.fail(&told),
+                        answers: batch.fail(&error),
                     });
                     return;
                 }
             }
         }
-        self.inbox.answered();
+        self.queue.answered();
     }
 
     fn deliver(&self, committed: Committed) {
         if let Err(unsent) = self.committed.send_blocking(committed) {
-            // Nobody publishes any more. What is committed may be said all the same.
+            // Nobody publishes any more. The jobs are answered all the same.
             unsent.into_inner().answer();
         }
     }
 
-    /// Sends away the jobs that grow the database if the disk has no room for them.
-    fn refuse_growth(&mut self, jobs: VecDeque<Queued>) -> VecDeque<Queued> {
-        if !self.scarce.is_now(&self.disk) {
+    /// Fails the jobs that grow the database if the disk is almost full.
+    fn refuse_growth(&mut self, jobs: VecDeque<QueuedJob>) -> VecDeque<QueuedJob> {
+        if !self.space.is_scarce(&self.disk) {
             return jobs;
         }
         let (grow, shrink): (VecDeque<_>, _) = jobs
             .into_iter()
-            .partition(|queued| queued.size == Size::Grows);
+            .partition(|queued| queued.size_change == SizeChange::Grows);
         for queued in grow {
             queued.job.fail(Error::Full);
         }
         shrink
     }
 
-    /// When to settle if nothing is asked until then.
-    fn settle_at(&self) -> Instant {
-        let idle = Instant::now() + IDLE;
-        self.settled
-            .map_or(idle, |settled| idle.max(settled + SETTLED_FOR))
+    /// When to save the allocator's state if nothing is written until then.
+    fn allocator_save_at(&self) -> Instant {
+        let idle = Instant::now() + IDLE_TIMEOUT;
+        self.allocator_saved_at
+            .map_or(idle, |saved| idle.max(saved + MIN_ALLOCATOR_SAVE_INTERVAL))
     }
 
     /// Saves the allocator's state, so that the next open needs no repair.
-    fn settle(&mut self, open: &mut Open) {
+    fn save_allocator_state(&mut self, open: &mut OpenDatabase) {
         let saved = guarded(|| {
             let mut txn = open.db.begin_write()?;
             txn.set_quick_repair(true);
             Ok(txn.commit()?)
         });
         if let Err(error) = saved {
-            self.health.blame(&error);
+            self.health.commit_error(&error);
         }
-        open.settled = true;
-        self.settled = Some(Instant::now());
+        open.allocator_saved = true;
+        self.allocator_saved_at = Some(Instant::now());
         self.disk.make_ballast();
     }
 
-    /// Opens the database again, however long that takes; until then whoever asks for something
-    /// is answered with an error. None if that is not wanted any more or makes no sense.
-    fn open_again(&mut self, mut trouble: Trouble) -> Option<Open> {
+    /// Opens the database again, however long that takes; until then all jobs fail. `None` if the store
+    /// is closed meanwhile or the failure is final.
+    fn reopen(&mut self, mut failure: DiskFailure) -> Option<OpenDatabase> {
         loop {
-            match &trouble {
-                Trouble::Sync(error) => {
-                    return self.end(Error::Failed(error.clone()));
+            match &failure {
+                DiskFailure::Sync(error) => {
+                    return self.fail(Error::Failed(error.clone()));
                 }
-                Trouble::Io(error) if is_full(error) => {
-                    self.scarce.found_full();
-                    self.disk.give_up_ballast();
+                DiskFailure::Io(error) if is_full(error) => {
+                    self.space.found_full();
+                    self.disk.remove_ballast();
                 }
-                Trouble::Io(_) => {}
+                DiskFailure::Io(_) => {}
             }
-            let at = self.opening.next();
-            if !self.inbox.refuse_until(Some(at), &Error::Unavailable) {
+            let at = self.backoff.next();
+            if !self.queue.fail_until(Some(at), &Error::Unavailable) {
                 return None;
             }
             log::warn!("opening the database again");
-            trouble = match self.open() {
+            failure = match self.open() {
                 Ok((open, snapshot)) => {
-                    self.settled = None;
+                    self.allocator_saved_at = None;
                     self.health.set_open();
                     self.deliver(Committed {
                         snapshot: Some(snapshot),
@@ -239,80 +236,85 @@ impl Writer {
                     log::info!("the database is open again");
                     return Some(open);
                 }
-                Err(Error::Failed(error)) => Trouble::Sync(error),
-                Err(error) if error.is_corruption() => return self.end(error),
+                Err(Error::Failed(error)) => DiskFailure::Sync(error),
+                Err(error) if error.is_corruption() => return self.fail(error),
                 Err(error) => {
-                    log::error!("the database cannot be opened: {error}");
-                    Trouble::Io(Arc::new(io::Error::other(error)))
+                    log::error!("the database cannot be opened again, trying again: {error}");
+                    DiskFailure::Io(Arc::new(io::Error::other(error)))
                 }
             };
         }
     }
 
-    /// The end: only the errors are still answered, until the store is closed.
-    fn end(&mut self, error: Error) -> Option<Open> {
+    /// Ends the store: jobs fail with `error` until it is closed.
+    fn fail(&mut self, error: Error) -> Option<OpenDatabase> {
         self.disk.mark_failed(&error);
         self.health.fail(error.clone());
-        self.inbox.refuse_until(None, &error);
+        self.queue.fail_until(None, &error);
         None
     }
 }
 
-/// Runs what redb does; its panics are errors, too.
-fn guarded<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(Error::Panicked))
+/// Calls redb; turns its panics into errors.
+fn guarded<T>(call: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or(Err(Error::Panicked))
 }
 
-/// Whether the disk has room, asked at most once in [`SPACE_HOLDS`].
 #[derive(Default)]
-struct Scarcity {
-    asked: Option<Instant>,
-    scarce: bool,
+struct SpaceMonitor {
+    checked_at: Option<Instant>,
+    is_scarce: bool,
     full_until: Option<Instant>,
 }
 
-impl Scarcity {
-    fn is_now(&mut self, disk: &Disk) -> bool {
+impl SpaceMonitor {
+    fn is_scarce(&mut self, disk: &Disk) -> bool {
         let now = Instant::now();
-        if self.asked.is_none_or(|at| now >= at + SPACE_HOLDS) {
-            self.asked = Some(now);
+        if self
+            .checked_at
+            .is_none_or(|at| now >= at + SPACE_CHECK_INTERVAL)
+        {
+            self.checked_at = Some(now);
             let full = self.full_until.is_some_and(|until| now < until);
             let scarce = full || disk.space().is_some_and(Space::is_scarce);
-            if scarce != self.scarce {
-                self.scarce = scarce;
+            if scarce != self.is_scarce {
+                self.is_scarce = scarce;
                 match scarce {
-                    true => log::error!("the disk is almost full: only deletions are stored"),
-                    false => log::info!("the disk has room again"),
+                    true => log::error!(
+                        "the disk is almost full: hearth accepts only deletions; free some space"
+                    ),
+                    false => log::info!("the disk has space again: hearth accepts all writes"),
                 }
             }
         }
-        self.scarce
+        self.is_scarce
     }
 
     fn found_full(&mut self) {
-        self.full_until = Some(Instant::now() + FULL_HOLDS);
-        self.asked = None;
+        self.full_until = Some(Instant::now() + FULL_COOLDOWN);
+        self.checked_at = None;
     }
 }
 
-/// When the database was last opened again, so that a disk that fails again and again is not asked
-/// all the time.
 #[derive(Default)]
-struct Openings {
-    last: Option<Instant>,
-    wait: Duration,
+struct ReopenBackoff {
+    last_attempt: Option<Instant>,
+    delay: Duration,
 }
 
-impl Openings {
+impl ReopenBackoff {
     fn next(&mut self) -> Instant {
         let now = Instant::now();
-        self.wait = if self.last.is_some_and(|last| now < last + CALM) {
-            (self.wait * 2).clamp(FIRST_WAIT, LAST_WAIT)
+        self.delay = if self
+            .last_attempt
+            .is_some_and(|last| now < last + BACKOFF_RESET)
+        {
+            (self.delay * 2).clamp(MIN_BACKOFF, MAX_BACKOFF)
         } else {
             Duration::ZERO
         };
-        let next = now + self.wait;
-        self.last = Some(next);
+        let next = now + self.delay;
+        self.last_attempt = Some(next);
         next
     }
 }

@@ -131,7 +131,7 @@ impl SyncHandler<'_> {
             let store = self.store.clone();
             self.federation.spawn(async move {
                 let job = move |tx: &Tx| to_device::remove_until(tx, device, received);
-                if let Err(error) = store.write_soon(job).await {
+                if let Err(error) = store.write_deferred(job).await {
                     log::debug!(
                         "received to-device messages stay until the next sync of their device: {error}"
                     );

@@ -41,10 +41,8 @@ const WITH_CIRCLES: &[&str] = &[
     "cli",
     "config",
     "federation",
-    "http",
     "protocol",
     "rooms",
-    "store",
     "sync",
 ];
 

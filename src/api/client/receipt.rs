@@ -87,7 +87,7 @@ impl Moves {
     async fn store(self, api: &Api, who: &Session, room_id: &RoomId) -> Result<(), Error> {
         let room = api.joined_room(who, room_id)?;
         let (user, now_ms) = (who.user, api.clock.now_ms());
-        let write = api.store.write_soon(move |tx| {
+        let write = api.store.write_deferred(move |tx| {
             let mut moved = Vec::new();
             for (of, event) in &self.receipts {
                 if receipts::put(tx, room, user, of, event, now_ms)? {

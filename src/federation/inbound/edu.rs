@@ -187,10 +187,10 @@ impl EduReceiver<'_> {
             }
             Ok(())
         };
-        // The response to the transaction does not wait for a `write_soon`.
+        // The response to the transaction does not wait for a `write_deferred`.
         let (store, origin) = (self.store.clone(), origin.to_owned());
         let write = async move {
-            if let Err(error) = store.write_soon(job).await {
+            if let Err(error) = store.write_deferred(job).await {
                 log::debug!("cannot store receipts of {origin}: {error}");
             }
         };

@@ -136,7 +136,7 @@ impl Queues {
         scan: impl FnOnce(&Snapshot) -> Result<T, rooms::Error> + Send + 'static,
     ) -> Result<T, rooms::Error> {
         let _turn = self.scans.acquire().await;
-        self.store.scan_whenever(name, scan).await
+        self.store.scan_in_background(name, scan).await
     }
 
     /// The stored EDUs that `server` receives next, at most `max`.
@@ -278,7 +278,7 @@ impl Queues {
             sent
         };
         let job = move |tx: &Tx| outgoing_events::save_sent(tx, sent);
-        self.store.write_soon(job).await
+        self.store.write_deferred(job).await
     }
 
     pub fn backoff(&self, server: ServerNum) -> Option<Backoff> {
@@ -293,11 +293,11 @@ impl Queues {
     }
 
     pub fn save_backoff(&self, server: ServerNum, backoff: Backoff, now: u64) {
-        self.write_soon(move |tx: &Tx| backoff::save(tx, server, &backoff, now));
+        self.write_deferred(move |tx: &Tx| backoff::save(tx, server, &backoff, now));
     }
 
     pub fn clear_backoff(&self, server: ServerNum) {
-        self.write_soon(move |tx: &Tx| backoff::clear(tx, server));
+        self.write_deferred(move |tx: &Tx| backoff::clear(tx, server));
     }
 
     /// For log lines.
@@ -310,10 +310,13 @@ impl Queues {
     }
 
     /// Queues a write that nobody waits for.
-    fn write_soon(&self, job: impl Fn(&Tx) -> Result<(), rooms::Error> + Send + Sync + 'static) {
+    fn write_deferred(
+        &self,
+        job: impl Fn(&Tx) -> Result<(), rooms::Error> + Send + Sync + 'static,
+    ) {
         let store = self.store.clone();
         let write = async move {
-            match store.write_soon(job).await {
+            match store.write_deferred(job).await {
                 Ok(()) | Err(rooms::Error::Store(store::Error::Closed)) => {}
                 Err(error) => log::debug!("the backoff of a server cannot be stored: {error}"),
             }

@@ -12,7 +12,7 @@ use std::{
 use rand::{Rng, RngExt};
 use redb::{BackendError, StorageBackend};
 
-use crate::store::disk::{Machine, Space};
+use crate::store::{Space, disk::FileSystem};
 
 /// What a disk writes at once or not at all.
 const SECTOR: usize = 512;
@@ -234,7 +234,7 @@ fn is_whole(start: Bound<u64>, end: Bound<u64>) -> bool {
 }
 
 /// The disk holds one file, of which only the name changes.
-impl Machine for FakeDisk {
+impl FileSystem for FakeDisk {
     fn open(&self, _file: &Path) -> io::Result<Box<dyn StorageBackend>> {
         self.state().openings += 1;
         Ok(Box::new(self.clone()))

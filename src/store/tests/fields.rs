@@ -48,7 +48,7 @@ fn many<V>(mut make: impl FnMut(&mut StdRng) -> V) -> Vec<V> {
 }
 
 #[test]
-fn keys_are_ordered_as_what_they_stand_for() {
+fn bytes_of_keys_are_in_the_order_of_the_keys() {
     holds::<u64, _>(&many(number), |n| *n);
     holds::<&str, _>(&many(text), |text| text);
     holds::<[u8; 2], _>(&many(|dice| dice.random::<[u8; 2]>()), |bytes| *bytes);
@@ -63,7 +63,7 @@ fn keys_are_ordered_as_what_they_stand_for() {
 }
 
 #[test]
-fn rows_with_the_same_text_in_front_stand_together_and_after_those_with_none() {
+fn keys_with_the_same_first_string_are_adjacent() {
     type Key = (&'static str, &'static str, u64);
     let mut keys = many(|dice| (text(dice), text(dice), number(dice)));
     let bytes = |(a, b, n): &(String, String, u64)| bytes_of::<Key>(&(a, b, *n));

@@ -104,7 +104,7 @@ fn a_job_that_panics_after_writing_leaves_nothing_and_the_others_are_committed()
 }
 
 #[test]
-fn a_job_that_panics_while_it_only_reads_disturbs_nobody() {
+fn a_job_that_panics_without_a_write_does_not_abort_the_others() {
     with_store(async |store, _| {
         let panics = |tx: &Tx| {
             let facts = tx.facts()?;
@@ -123,7 +123,7 @@ fn a_job_that_panics_while_it_only_reads_disturbs_nobody() {
 }
 
 #[test]
-fn what_a_failed_job_counted_and_asked_for_is_taken_back() {
+fn numbers_and_effects_of_a_failed_job_are_rolled_back() {
     with_store(async |store, applied| {
         let counts = |tx: &Tx| {
             let position = tx.next_position()?;
@@ -154,7 +154,7 @@ fn what_a_failed_job_counted_and_asked_for_is_taken_back() {
 }
 
 #[test]
-fn a_job_that_is_run_again_may_fail_then_and_is_told_so() {
+fn a_job_that_fails_on_its_second_run_gets_its_error() {
     with_store(async |store, _| {
         let runs = Arc::new(AtomicUsize::new(0));
         let counted = runs.clone();
@@ -186,7 +186,7 @@ fn a_job_that_is_run_again_may_fail_then_and_is_told_so() {
 }
 
 #[test]
-fn effects_come_in_commit_order_behind_the_snapshot_that_shows_them() {
+fn effects_are_applied_in_commit_order_after_their_snapshot() {
     let directory = tempfile::tempdir().expect("a directory");
     let store = Store::open(&options(directory.path()), Pool::default()).expect("it opens");
     let shown = store.clone();
@@ -232,7 +232,7 @@ fn effects_come_in_commit_order_behind_the_snapshot_that_shows_them() {
 }
 
 #[test]
-fn a_job_goes_on_when_its_caller_stops_waiting() {
+fn a_job_runs_when_its_caller_stops_waiting() {
     with_store(async |store, applied| {
         let effect = Effect::RoomChanged(RoomNum(7), Position(1));
         {
@@ -250,9 +250,9 @@ fn a_job_goes_on_when_its_caller_stops_waiting() {
 }
 
 #[test]
-fn what_can_wait_rides_with_the_next_commit() {
+fn a_deferrable_job_is_committed_with_the_next_job() {
     with_store(async |store, _| {
-        let mut waits = pin!(store.write_soon(note("soon")));
+        let mut waits = pin!(store.write_deferred(note("soon")));
         assert!(poll_once(waits.as_mut()).await.is_none());
         Timer::after(Duration::from_millis(100)).await;
         assert!(poll_once(waits.as_mut()).await.is_none());
@@ -265,10 +265,10 @@ fn what_can_wait_rides_with_the_next_commit() {
 }
 
 #[test]
-fn what_can_wait_waits_a_second_at_most() {
+fn a_deferrable_job_waits_a_second_at_most() {
     with_store(async |store, _| {
         let start = Instant::now();
-        store.write_soon(note("soon")).await.expect("written");
+        store.write_deferred(note("soon")).await.expect("written");
         let waited = start.elapsed();
         assert!(waited >= Duration::from_millis(900), "{waited:?}");
         assert!(waited < Duration::from_secs(3), "{waited:?}");
@@ -276,7 +276,7 @@ fn what_can_wait_waits_a_second_at_most() {
 }
 
 #[test]
-fn a_job_queued_behind_the_close_is_told_so() {
+fn a_job_queued_after_the_close_fails() {
     with_store(async |store, _| {
         let mut hold = pin!(store.write(|_| {
             std::thread::sleep(Duration::from_millis(50));
@@ -299,7 +299,7 @@ fn closing_commits_and_answers_everything_that_was_queued() {
         let mut jobs: Vec<_> = (0..400)
             .map(|_| Box::pin(store.write(note("queued"))))
             .collect();
-        let mut waits = pin!(store.write_soon(note("soon")));
+        let mut waits = pin!(store.write_deferred(note("soon")));
         for job in &mut jobs {
             let _ = poll_once(job.as_mut()).await;
         }
@@ -316,7 +316,7 @@ fn closing_commits_and_answers_everything_that_was_queued() {
 }
 
 #[test]
-fn closing_ends_although_nobody_publishes_any_more() {
+fn closing_ends_when_nobody_publishes() {
     let directory = tempfile::tempdir().expect("a directory");
     let store = Store::open(&options(directory.path()), Pool::default()).expect("it opens");
     smol::block_on(async {
@@ -353,7 +353,7 @@ fn a_batch_that_changes_nothing_is_not_written() {
 }
 
 #[test]
-fn an_idle_store_settles_once_and_then_writes_nothing() {
+fn an_idle_store_saves_the_allocator_state_once() {
     let directory = tempfile::tempdir().expect("a directory");
     with_store_in(directory.path(), async |store, _| {
         store.write(note("first")).await.expect("written");
@@ -367,7 +367,7 @@ fn an_idle_store_settles_once_and_then_writes_nothing() {
 }
 
 #[test]
-fn a_slow_conversation_does_not_settle_after_every_message() {
+fn slow_writes_do_not_save_the_allocator_state_each_time() {
     let directory = tempfile::tempdir().expect("a directory");
     with_store_in(directory.path(), async |store, _| {
         store.write(note("first")).await.expect("written");
@@ -409,7 +409,7 @@ fn scans_read_the_published_snapshot_on_the_pool() {
 }
 
 #[test]
-fn every_waiter_is_answered_when_twenty_write_at_once() {
+fn twenty_concurrent_jobs_are_all_answered() {
     with_store(async |store, _| {
         let writers = LocalExecutor::new();
         let tasks: Vec<_> = (0..20)

@@ -124,7 +124,7 @@ fn rows(of: &[(&str, u64)]) -> Vec<(String, u64)> {
 }
 
 #[test]
-fn an_old_table_comes_to_the_next_version_with_its_rows() {
+fn a_table_is_migrated_with_its_rows() {
     let db = open(&database_at_1()).expect("it opens");
     migrate(&db, 2).expect("migrated");
     assert_eq!(version_of_pets(&db), 2);
@@ -132,7 +132,7 @@ fn an_old_table_comes_to_the_next_version_with_its_rows() {
 }
 
 #[test]
-fn several_steps_run_one_after_another() {
+fn several_migrations_of_a_table_run_in_order() {
     let db = open(&database_at_1()).expect("it opens");
     migrate(&db, 3).expect("migrated");
     assert_eq!(version_of_pets(&db), 3);
@@ -140,7 +140,7 @@ fn several_steps_run_one_after_another() {
 }
 
 #[test]
-fn a_file_from_before_the_first_release_is_refused_by_what_it_is() {
+fn a_database_with_typed_tables_is_refused_as_too_old() {
     const TYPED: TableDefinition<&str, u32> = TableDefinition::new("table_versions");
     let db = open(&FakeDisk::default()).expect("it opens");
     let txn = db.begin_write().expect("begun");
@@ -180,7 +180,7 @@ fn a_database_of_an_older_format_is_refused_with_what_the_owner_should_do() {
 }
 
 #[test]
-fn a_step_runs_once() {
+fn a_migration_runs_once() {
     let db = open(&database_at_1()).expect("it opens");
     migrate(&db, 3).expect("migrated");
     migrate(&db, 3).expect("nothing to do");
@@ -188,7 +188,7 @@ fn a_step_runs_once() {
 }
 
 #[test]
-fn a_table_that_is_new_is_made_beside_the_others() {
+fn a_new_table_is_created_beside_the_others() {
     let db = open(&database_at_1()).expect("it opens");
     let tables = [table("pets", 1), table("others", 4)];
     let make = |txn: &WriteTransaction| {
@@ -202,7 +202,7 @@ fn a_table_that_is_new_is_made_beside_the_others() {
 }
 
 #[test]
-fn a_table_of_a_newer_hearth_is_refused_with_words_that_help() {
+fn a_table_of_a_newer_hearth_is_refused_with_what_the_owner_should_do() {
     let db = open(&database_at_1()).expect("it opens");
     migrate(&db, 3).expect("migrated");
     let refused = migrate(&db, 2).expect_err("it is newer");
@@ -222,7 +222,7 @@ fn a_table_that_only_a_newer_hearth_knows_is_refused() {
 }
 
 #[test]
-fn a_table_without_a_step_to_its_version_is_refused() {
+fn a_table_without_a_migration_to_its_version_is_refused() {
     let db = open(&database_at_1()).expect("it opens");
     let refused = migrate(&db, 4).expect_err("there is no step from 3");
     assert!(matches!(refused, Error::TooOld));
@@ -231,7 +231,7 @@ fn a_table_without_a_step_to_its_version_is_refused() {
 }
 
 #[test]
-fn a_power_cut_in_the_middle_leaves_all_of_the_old_or_all_of_the_new() {
+fn a_power_cut_during_a_migration_leaves_the_old_or_the_new_tables() {
     let (mut old, mut new) = (0, 0);
     for calls in 0.. {
         let disk = database_at_1();

@@ -1,5 +1,6 @@
 //! Tests of the store. Each has a directory of its own and publishes on the test's thread.
 
+mod disk_failure;
 mod fake_disk;
 mod fields;
 mod jobs;
@@ -8,7 +9,6 @@ mod numbers;
 mod power;
 mod ranges;
 mod readme;
-mod trouble;
 
 use std::{
     future::Future,

@@ -34,7 +34,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 #[test]
-fn positions_grow_and_none_is_given_again_after_a_kill() {
+fn positions_grow_and_are_not_repeated_after_a_kill() {
     let directory = tempfile::tempdir().expect("a directory");
     for count in [1, 10, 4095, 4096, 4097, 10_000] {
         let killed = tempfile::tempdir().expect("a directory");
@@ -56,7 +56,7 @@ fn positions_grow_and_none_is_given_again_after_a_kill() {
 }
 
 #[test]
-fn what_a_failed_job_took_of_the_positions_is_free_again() {
+fn positions_of_a_failed_job_are_assigned_again() {
     with_store(async |store, _| {
         // The renewal of the reserve is undone with the job.
         let failed = store.write(|tx| {
@@ -73,7 +73,7 @@ fn what_a_failed_job_took_of_the_positions_is_free_again() {
 }
 
 #[test]
-fn event_numbers_go_on_behind_the_last_event() {
+fn event_numbers_continue_after_a_restart() {
     let directory = tempfile::tempdir().expect("a directory");
     for expected in 1..4 {
         with_store_in(directory.path(), async |store, _| {
@@ -88,7 +88,7 @@ fn event_numbers_go_on_behind_the_last_event() {
 }
 
 #[test]
-fn a_user_keeps_the_number_that_was_given_first() {
+fn a_user_keeps_its_number() {
     let directory = tempfile::tempdir().expect("a directory");
     with_store_in(directory.path(), async |store, _| {
         let numbers = store.write(|tx| {
@@ -113,7 +113,7 @@ fn a_user_keeps_the_number_that_was_given_first() {
 }
 
 #[test]
-fn numbers_of_rooms_and_devices_are_not_given_again_after_they_are_deleted() {
+fn numbers_of_deleted_rooms_and_devices_are_not_assigned_again() {
     let directory = tempfile::tempdir().expect("a directory");
     for expected in 1..4 {
         with_store_in(directory.path(), async |store, _| {
@@ -126,7 +126,7 @@ fn numbers_of_rooms_and_devices_are_not_given_again_after_they_are_deleted() {
 }
 
 #[test]
-fn rows_stand_in_the_order_of_their_numbers() {
+fn rows_are_in_the_order_of_their_numbers() {
     with_store(async |store, _| {
         let job = |tx: &Tx| {
             let mut users = tx.users()?;
@@ -163,7 +163,7 @@ fn a_note() -> Note {
 }
 
 #[test]
-fn a_packed_record_begins_with_its_version_and_what_follows_it_is_left_as_it_is() {
+fn a_packed_record_begins_with_its_version_and_may_be_followed_by_other_bytes() {
     let bytes = pack_before(&a_note(), b"the rest");
     assert_eq!(bytes, b"\x03\x09something\x01\xac\x02the rest");
     let (note, rest) = unpack_before::<Note>(&bytes).expect("unpacked");
@@ -171,7 +171,7 @@ fn a_packed_record_begins_with_its_version_and_what_follows_it_is_left_as_it_is(
 }
 
 #[test]
-fn a_packed_record_of_another_version_or_cut_short_or_too_long_is_corrupt() {
+fn a_packed_record_of_another_version_or_length_is_corrupt() {
     let unpack = |bytes: &[u8]| view_of::<Packed<Note>>(bytes).unpack();
     let whole = pack_before(&a_note(), &[]);
     assert_eq!(unpack(&whole).expect("unpacked"), a_note());
@@ -188,7 +188,7 @@ fn a_packed_record_of_another_version_or_cut_short_or_too_long_is_corrupt() {
 }
 
 #[test]
-fn a_record_that_does_not_decode_is_an_error_of_the_one_who_reads_it() {
+fn a_corrupt_record_is_an_error_with_table_and_key() {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("hearth.redb");
     with_store_in(directory.path(), async |_, _| {});

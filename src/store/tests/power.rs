@@ -61,7 +61,7 @@ async fn write_until(store: &Store, history: &RefCell<History>, mut random: StdR
             }
         };
         let answer = match random.random_range(0..200) {
-            0 => store.write_soon(work).await,
+            0 => store.write_deferred(work).await,
             1..20 => store.write_shrinking(work).await,
             _ => store.write(work).await,
         };
@@ -175,7 +175,7 @@ fn cut_the_power_again_and_again(seed: u64) {
 }
 
 #[test]
-fn after_a_power_cut_at_any_moment_all_that_was_acknowledged_is_there_and_nothing_is_half() {
+fn after_a_power_cut_acknowledged_jobs_are_stored_and_no_job_is_stored_in_part() {
     for seed in 0..60 {
         println!("seed {seed}");
         cut_the_power_again_and_again(seed);
@@ -211,7 +211,7 @@ fn write_through(fault: Fault, history: &RefCell<History>, disk: &FakeDisk) -> b
 }
 
 #[test]
-fn whichever_call_fails_nothing_acknowledged_is_lost() {
+fn acknowledged_jobs_are_stored_whichever_disk_call_fails() {
     let mut worked_again = 0;
     for on in [Call::Any, Call::Read, Call::Write, Call::Sync] {
         for after in (0..30).chain((30..200).step_by(9)) {

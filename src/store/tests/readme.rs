@@ -52,7 +52,7 @@ fn owned((key, value, version): (&str, &str, &str)) -> Shape {
 }
 
 #[test]
-fn the_page_describes_every_table_as_it_is() {
+fn the_readme_lists_every_table_as_it_is() {
     let catalog = in_catalog();
     let names: Vec<&str> = TABLES.iter().map(|table| table.name).collect();
     for name in &names {

@@ -50,7 +50,7 @@ impl Users {
             let (user, device_id) = (session.user, session.device_id.clone());
             let job = move |tx: &Tx| set_last_seen(tx, user, &device_id, now_ms, from);
             // Polling once queues the job; nobody waits for it.
-            poll_once(self.store.write_soon(job)).await;
+            poll_once(self.store.write_deferred(job)).await;
         }
         Ok(session)
     }

@@ -179,7 +179,7 @@ impl Resolver {
         let task = self.0.executor.spawn(async move {
             let server = name.clone();
             let job = move |tx: &Tx| stored::put(tx, &name, &resolved);
-            match store.write_soon(job).await {
+            match store.write_deferred(job).await {
                 Ok(()) | Err(store::Error::Closed) => {}
                 Err(error) => log::debug!("the addresses of {server} cannot be stored: {error}"),
             }

@@ -79,7 +79,7 @@ async fn reopened(applied: &Applied) {
 }
 
 #[test]
-fn after_a_failed_write_the_store_opens_again_with_all_that_was_acknowledged() {
+fn after_a_failed_write_the_store_reopens_with_all_acknowledged_jobs() {
     let disk = FakeDisk::default();
     let directory = tempfile::tempdir().expect("a directory");
     on_disk(&disk, directory.path(), async |store, applied| {
@@ -97,7 +97,7 @@ fn after_a_failed_write_the_store_opens_again_with_all_that_was_acknowledged() {
 }
 
 #[test]
-fn while_the_store_opens_again_everything_is_answered_with_an_error() {
+fn while_the_store_reopens_all_calls_fail() {
     let disk = FakeDisk::default();
     let directory = tempfile::tempdir().expect("a directory");
     on_disk(&disk, directory.path(), async |store, applied| {
@@ -124,7 +124,7 @@ fn while_the_store_opens_again_everything_is_answered_with_an_error() {
 }
 
 #[test]
-fn a_store_that_cannot_be_opened_again_can_be_closed() {
+fn a_store_that_cannot_be_reopened_can_be_closed() {
     let disk = FakeDisk::default();
     let directory = tempfile::tempdir().expect("a directory");
     on_disk(&disk, directory.path(), async |store, _| {
@@ -140,7 +140,7 @@ fn a_store_that_cannot_be_opened_again_can_be_closed() {
 }
 
 #[test]
-fn a_reader_that_meets_a_failing_disk_has_the_store_opened_again() {
+fn a_failed_read_reopens_the_store() {
     let disk = FakeDisk::default();
     let directory = tempfile::tempdir().expect("a directory");
     // Closed and opened, so that it is not in memory.
@@ -166,7 +166,7 @@ fn a_reader_that_meets_a_failing_disk_has_the_store_opened_again() {
 }
 
 #[test]
-fn a_read_that_fails_once_is_tried_again() {
+fn a_read_that_fails_once_is_retried() {
     let disk = FakeDisk::default();
     let directory = tempfile::tempdir().expect("a directory");
     on_disk(&disk, directory.path(), async |store, _| {
@@ -187,7 +187,7 @@ fn a_read_that_fails_once_is_tried_again() {
 }
 
 #[test]
-fn a_failed_sync_ends_the_store_for_good_and_leaves_a_mark() {
+fn a_failed_sync_ends_the_store_and_leaves_a_mark() {
     let disk = FakeDisk::default();
     let directory = tempfile::tempdir().expect("a directory");
     on_disk(&disk, directory.path(), async |store, _| {
@@ -244,7 +244,7 @@ fn after_a_failed_disk_every_page_is_checked() {
 }
 
 #[test]
-fn on_an_almost_full_disk_only_what_makes_room_is_stored() {
+fn on_an_almost_full_disk_only_shrinking_jobs_run() {
     let disk = FakeDisk::default();
     let directory = tempfile::tempdir().expect("a directory");
     disk.tell_space(32 << 30, 16 << 30);
@@ -253,7 +253,7 @@ fn on_an_almost_full_disk_only_what_makes_room_is_stored() {
         Timer::after(Duration::from_millis(1100)).await;
         let grows = in_time(store.write(note("grows"))).await;
         assert!(matches!(grows, Err(Error::Full)), "{grows:?}");
-        let soon = in_time(store.write_soon(note("soon"))).await;
+        let soon = in_time(store.write_deferred(note("soon"))).await;
         assert!(matches!(soon, Err(Error::Full)), "{soon:?}");
         let shrinks = store.write_shrinking(|tx| tx.facts()?.remove("first"));
         assert!(in_time(shrinks).await.expect("stored"));
@@ -265,7 +265,7 @@ fn on_an_almost_full_disk_only_what_makes_room_is_stored() {
 }
 
 #[test]
-fn a_large_disk_is_not_almost_full_with_gigabytes_free() {
+fn a_large_disk_with_gigabytes_free_is_not_almost_full() {
     let disk = FakeDisk::default();
     let directory = tempfile::tempdir().expect("a directory");
     disk.tell_space(4 << 40, 2 << 30);
@@ -273,7 +273,7 @@ fn a_large_disk_is_not_almost_full_with_gigabytes_free() {
 }
 
 #[test]
-fn a_full_disk_costs_the_ballast_which_is_laid_up_again_later() {
+fn a_full_disk_costs_the_ballast_which_is_created_again_later() {
     let disk = FakeDisk::default();
     let directory = tempfile::tempdir().expect("a directory");
     let ballast = directory.path().join(BALLAST);
@@ -297,7 +297,7 @@ fn a_full_disk_costs_the_ballast_which_is_laid_up_again_later() {
 }
 
 #[test]
-fn a_store_on_a_full_disk_is_opened_with_the_room_of_the_ballast() {
+fn a_store_on_a_full_disk_is_opened_in_the_space_of_the_ballast() {
     let disk = FakeDisk::default();
     let directory = tempfile::tempdir().expect("a directory");
     let ballast = directory.path().join(BALLAST);
@@ -310,7 +310,7 @@ fn a_store_on_a_full_disk_is_opened_with_the_room_of_the_ballast() {
 }
 
 #[test]
-fn opening_on_a_slow_disk_does_not_hold_up_the_thread() {
+fn opening_on_a_slow_disk_does_not_block_the_executor() {
     let disk = FakeDisk::default();
     disk.delay(Duration::from_millis(20));
     let directory = tempfile::tempdir().expect("a directory");
@@ -325,7 +325,7 @@ fn opening_on_a_slow_disk_does_not_hold_up_the_thread() {
 }
 
 #[test]
-fn a_slow_disk_does_not_hold_up_the_thread() {
+fn a_slow_disk_does_not_block_the_executor() {
     let disk = FakeDisk::default();
     let directory = tempfile::tempdir().expect("a directory");
     on_disk(&disk, directory.path(), async |store, _| {

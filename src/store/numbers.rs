@@ -1,0 +1,105 @@
+//! The numbers and positions that a transaction assigns.
+
+use super::{
+    Error,
+    catalog::Reader,
+    field::{Field, FixedWidth},
+    ids::{DeviceNum, EventNum, Position, RoomNum, ServerNum, UserNum},
+    table::Rows,
+    tx::{Counters, Tx},
+};
+
+/// The counter is written once in so many positions.
+const RESERVED_POSITIONS: u64 = 4096;
+const POSITION: &str = "position";
+
+impl Counters {
+    /// The last numbers that the database has assigned. Positions continue behind the reserved ones, so
+    /// that none is ever assigned twice.
+    pub(super) fn load(reader: &impl Reader) -> Result<Self, Error> {
+        let position = reader
+            .counters()?
+            .get(POSITION)?
+            .map_or(0, |row| row.value());
+        Ok(Self {
+            position,
+            position_reserved: position,
+            event: last(reader.events()?)?.map_or(0, |n: EventNum| n.0),
+            user: last(reader.users()?)?.map_or(0, |n: UserNum| n.0),
+        })
+    }
+}
+
+fn last<K, V>(table: impl Rows<K, V>) -> Result<Option<K>, Error>
+where
+    K: FixedWidth,
+    V: Field,
+{
+    let last = table.all()?.next_back().transpose()?;
+    Ok(last.map(|(key, _)| key.value()))
+}
+
+impl Tx {
+    /// A new position, larger than all before.
+    pub fn next_position(&self) -> Result<Position, Error> {
+        let mut counters = self.counters.get();
+        counters.position += 1;
+        if counters.position > counters.position_reserved {
+            counters.position_reserved += RESERVED_POSITIONS;
+            self.counters()?
+                .insert(POSITION, counters.position_reserved)?;
+        }
+        self.counters.set(counters);
+        Ok(Position(counters.position))
+    }
+
+    /// The number of a new event. The caller stores the event in this transaction: after a restart
+    /// numbers continue behind the last row, as events are never deleted.
+    pub fn next_event(&self) -> EventNum {
+        let mut counters = self.counters.get();
+        counters.event += 1;
+        self.counters.set(counters);
+        EventNum(counters.event)
+    }
+
+    pub fn next_room(&self) -> Result<RoomNum, Error> {
+        self.count("room").map(RoomNum)
+    }
+
+    pub fn next_device(&self) -> Result<DeviceNum, Error> {
+        self.count("device").map(DeviceNum)
+    }
+
+    /// The number of `user_id`, assigned now if it has none.
+    pub fn user_num(&self, user_id: &str) -> Result<UserNum, Error> {
+        if let Some(row) = self.user_nums()?.get(user_id)? {
+            return Ok(row.value());
+        }
+        let mut counters = self.counters.get();
+        counters.user += 1;
+        self.counters.set(counters);
+        let user = UserNum(counters.user);
+        self.user_nums()?.insert(user_id, user)?;
+        self.users()?.insert(user, user_id)?;
+        Ok(user)
+    }
+
+    /// The number of the other server `name`, assigned now if it has none.
+    pub fn server_num(&self, name: &str) -> Result<ServerNum, Error> {
+        if let Some(row) = self.server_nums()?.get(name)? {
+            return Ok(row.value());
+        }
+        let server = ServerNum(self.count("server")?);
+        self.server_nums()?.insert(name, server)?;
+        self.servers()?.insert(server, name)?;
+        Ok(server)
+    }
+
+    /// Increments a counter in the table, for rows that can be deleted.
+    fn count(&self, name: &'static str) -> Result<u32, Error> {
+        let mut table = self.counters()?;
+        let next = table.get(name)?.map_or(0, |row| row.value()) + 1;
+        table.insert(name, next)?;
+        u32::try_from(next).map_err(|_| Error::corrupt("counters", name, "out of numbers"))
+    }
+}
