@@ -1,4 +1,4 @@
-//! Who calls.
+//! The callers of handlers.
 
 use std::net::IpAddr;
 
@@ -6,16 +6,15 @@ use ruma::OwnedServerName;
 
 pub use crate::users::Session;
 
-/// Somebody who need not say who they are.
+/// A caller who needs no authentication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unauthenticated {
-    /// Where they call from: their own address, or what a proxy on our side says it is.
+    /// The address of the client; behind a reverse proxy, the one that the proxy gives.
     pub address: IpAddr,
 }
 
-/// Another server, which has signed what it asks.
+/// A server that has signed its request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
-    /// Its name.
     pub server: OwnedServerName,
 }

@@ -1,4 +1,4 @@
-//! Files that come and go, never whole in memory.
+//! Uploads and downloads, which are never whole in memory.
 
 use std::{fmt, pin::Pin};
 
@@ -9,14 +9,14 @@ use smol::stream::{Stream, StreamExt};
 use super::Error;
 use crate::media::FileReader;
 
-/// A file that a client sends: its pieces are taken as they come, and no faster.
+/// The body of a request that is a file. The client can send only as fast as it is read.
 pub struct Upload {
     length: Option<u64>,
     pieces: Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send>>,
 }
 
 impl Upload {
-    /// The pieces as they come, and how many bytes they are in all if that is known.
+    /// `length` is the total number of bytes, if known.
     pub fn new(
         length: Option<u64>,
         pieces: impl Stream<Item = Result<Bytes, Error>> + Send + 'static,
@@ -27,15 +27,12 @@ impl Upload {
         }
     }
 
-    /// How many bytes come, if the client said so.
+    /// The `Content-Length` in bytes, if the client sent it.
     pub fn length(&self) -> Option<u64> {
         self.length
     }
 
-    /// The next piece; none at the end.
-    ///
-    /// # Errors
-    /// If the client takes too long or breaks off.
+    /// The next piece; `None` at the end. Fails if the client is too slow or disconnects.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         self.pieces.next().await.transpose()
     }
@@ -49,16 +46,13 @@ impl fmt::Debug for Upload {
     }
 }
 
-/// A file that a client or another server gets.
+/// A response that is a file.
 #[derive(Clone, Debug)]
 pub struct Download {
-    /// What is in it.
     pub file: FileReader,
-    /// What kind of content that is.
     pub content_type: String,
-    /// Whether it is to be shown or saved, and under what name.
     pub disposition: ContentDisposition,
-    /// Differs where the content does.
+    /// The entity tag, which is that of the content.
     pub tag: String,
 }
 

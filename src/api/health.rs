@@ -1,4 +1,4 @@
-//! Whether the server works, for what watches it.
+//! The health check.
 
 use ruma::api::{
     EmptyBody, IncomingRequest, OutgoingResponse,
@@ -10,8 +10,7 @@ use ruma::api::{
 use super::{Api, Error, Unauthenticated};
 use crate::store::{Reader, Rows};
 
-/// `GET /health`, which no specification has: Synapse's name for it, so that watchers and
-/// container images find it.
+/// `GET /health`: not in the specification, but at Synapse's path, where monitoring looks for it.
 #[derive(Clone, Copy, Debug)]
 pub struct Request;
 
@@ -22,7 +21,7 @@ metadata! {
     path: "/health",
 }
 
-/// 200 and an empty object: requests are answered and the database can be read.
+/// 200 and an empty object if the database can be read.
 #[derive(Clone, Copy, Debug)]
 pub struct Response;
 

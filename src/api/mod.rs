@@ -1,8 +1,8 @@
-//! What the server can be asked: one function per endpoint, thin: check, call, answer.
+//! The endpoints: one function each, which checks the request, calls what does the work, and answers.
 //!
 //! A handler is `async fn(Api, Caller, Request) -> Result<Response, Error>` with ruma's request and
-//! response, and knows nothing of HTTP. Who calls is decided by the authentication that ruma's
-//! metadata demands, and is a type:
+//! response; [`Adapted`] wraps a request that clients send differently. The type of the caller follows
+//! from the authentication in ruma's metadata:
 //!
 //! | ruma's scheme | caller |
 //! |---|---|
@@ -11,9 +11,8 @@
 //! | `NoAuthentication`, `NoAccessToken`, `AppserviceTokenOptional` | [`Unauthenticated`] |
 //! | `ServerSignatures` | [`Origin`] |
 //!
-//! A handler whose answer grows with a room or an account returns [`Streamed`] in place of the
-//! response; one that takes a file gets it as an [`Upload`] behind the request, and one that answers
-//! with a file returns a [`Download`]. `http/` calls the handlers; nothing here calls `http/`.
+//! A handler whose response grows with a room or an account returns [`Streamed`], one that responds with
+//! a file [`Download`] or [`Multipart`]. A handler that takes a file gets an [`Upload`] after the request.
 
 mod adapted;
 pub mod admin;

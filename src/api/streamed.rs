@@ -1,4 +1,4 @@
-//! Answers that are never whole in memory.
+//! Responses that are never whole in memory.
 
 use std::{fmt, pin::Pin};
 
@@ -7,14 +7,13 @@ use smol::stream::{self, Stream};
 
 use super::Error;
 
-/// A JSON document in pieces, in order, each made when the one before has been taken.
+/// A JSON document in pieces, each made when the one before has been sent.
 ///
-/// An error after the first piece can only break the answer off, so what can fail is checked
+/// An error after the first piece can only break off the response, so a handler checks what can fail
 /// before.
 pub struct Streamed(Pin<Box<dyn Stream<Item = Result<Vec<u8>, Error>> + Send>>);
 
 impl Streamed {
-    /// The pieces as they come.
     pub fn new(pieces: impl Stream<Item = Result<Vec<u8>, Error>> + Send + 'static) -> Self {
         Self(Box::pin(pieces))
     }
@@ -29,7 +28,6 @@ impl Streamed {
         Ok(Self::new(stream::once(Ok(json))))
     }
 
-    /// The pieces, to be sent.
     pub fn into_inner(self) -> Pin<Box<dyn Stream<Item = Result<Vec<u8>, Error>> + Send>> {
         self.0
     }

@@ -14,6 +14,7 @@ Observations (those of a room have `room`):
 - `edited`, `reacted`, `redacted`: a change of the event `id`
 - `typing`, `receipt`, `unread` (with the count of the SDK)
 - `retried`: a request failed and is repeated
+- `unrecognized`: the server does not serve the endpoint at `path` (matrix-js-sdk only)
 - encryption: `decrypted` (at once or later, with sender and body), `undecryptable`
 - verification: `verification_request`, `emoji`, `verified` (with user and device of the other side)
 - `failure`: something that must not happen; the scenario fails

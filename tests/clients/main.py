@@ -18,6 +18,7 @@ from client import COMMANDS, Client
 from crash import crashes
 from files import MAX_UPLOAD, share_files
 from server import Hearth
+from threads import threads, threads_with_v1_4
 
 PAIRS = ["nio+nio", "js+js", "nio+js"]
 TIMEOUT = 240  # seconds
@@ -36,7 +37,10 @@ async def run_pair(binary, pair, checks, directory):
         ctx = ScenarioContext(checks, server, alice, bob)
         async with asyncio.timeout(TIMEOUT):
             await chat(ctx)
+            await threads(ctx)
             await share_files(ctx)
+            if "js" in kinds:
+                await threads_with_v1_4(ctx, directory)
             await crashes(ctx)
     finally:
         for client in (alice, bob):

@@ -35,3 +35,4 @@ mod test_server;
 mod to_device;
 mod unread_counts;
 mod url_previews;
+mod versions;

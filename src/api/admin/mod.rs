@@ -1,3 +1,3 @@
-//! What tools of the field ask of a server, under the paths that Synapse gave it.
+//! Endpoints of Synapse's admin API that tools call.
 
 pub mod shared_secret;

@@ -1,6 +1,6 @@
-//! Registration with the shared secret: `/_synapse/admin/v1/register`, as Synapse documents it for
-//! its `register_new_matrix_user`, which other tools call too. A tool gets a nonce, signs it
-//! together with the account that it wants, and sends both.
+//! Registration with a shared secret: `/_synapse/admin/v1/register`, which Synapse's
+//! `register_new_matrix_user` and other tools call. The client gets a nonce, signs it together with the
+//! account, and sends both.
 
 use crate::{
     api::{Api, Error, Unauthenticated},
@@ -62,7 +62,6 @@ pub mod get_nonce {
     };
     use serde::Serialize;
 
-    /// Asks for a nonce.
     #[derive(Clone, Copy, Debug)]
     pub struct Request;
 
@@ -73,10 +72,9 @@ pub mod get_nonce {
         path: "/_synapse/admin/v1/register",
     }
 
-    /// A nonce.
     #[derive(Clone, Debug, Serialize, OutgoingBodyJson)]
     pub struct Response {
-        /// To be signed within a minute.
+        /// Valid for a minute.
         pub nonce: String,
     }
 
@@ -117,25 +115,19 @@ pub mod register {
     };
     use serde::{Deserialize, Serialize};
 
-    /// An account that a tool wants.
     #[derive(Clone, Deserialize)]
     pub struct Request {
-        /// What `GET` gave.
         pub nonce: String,
-        /// The name of the new user.
         pub username: String,
-        /// The display name.
         pub displayname: Option<String>,
-        /// The password.
         pub password: String,
-        /// Whether the new user administers the server.
         #[serde(default)]
         pub admin: bool,
-        /// Synapse's kind of user. It is signed, and means nothing here.
+        /// Synapse's kind of user: signed, otherwise ignored.
         pub user_type: Option<String>,
         /// HMAC-SHA1 over the account under the shared secret, in hexadecimal digits.
         pub mac: String,
-        /// Whether the tool wants no login.
+        /// Whether the new user is not logged in.
         #[serde(default)]
         pub inhibit_login: bool,
     }
@@ -156,17 +148,12 @@ pub mod register {
         path: "/_synapse/admin/v1/register",
     }
 
-    /// The account, and a login unless the tool wanted none.
     #[derive(Clone, Serialize, OutgoingBodyJson)]
     pub struct Response {
-        /// Its user id.
         pub user_id: OwnedUserId,
-        /// This server.
         pub home_server: OwnedServerName,
-        /// The device that is logged in.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub device_id: Option<OwnedDeviceId>,
-        /// The token of that login.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub access_token: Option<String>,
     }

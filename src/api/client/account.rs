@@ -1,4 +1,4 @@
-//! One's own account (client-server API, "Account management").
+//! Account management (client-server API, "Account management").
 
 use ruma::api::{
     client::account::{
@@ -37,7 +37,7 @@ pub async fn change_password(
         quirk: operation,
     }: Interactive<change_password::v3::Request>,
 ) -> Result<change_password::v3::Response, Error> {
-    let who = who.ok_or_else(only_logged_in)?;
+    let who = who.ok_or_else(no_session)?;
     let password = request.new_password;
     api.users.check_password_strength(&password, &who.user_id)?;
     let auth = request.auth.as_ref();
@@ -59,7 +59,7 @@ pub async fn deactivate(
         quirk: operation,
     }: Interactive<deactivate::v3::Request>,
 ) -> Result<deactivate::v3::Response, Error> {
-    let who = who.ok_or_else(only_logged_in)?;
+    let who = who.ok_or_else(no_session)?;
     let auth = request.auth.as_ref();
     authenticate(&api, Some(&who), operation, uiaa::PASSWORD, auth).await?;
     let (user, erase) = (who.user, request.erase);
@@ -73,17 +73,17 @@ pub async fn deactivate(
             Ok::<_, Error>(())
         })
         .await?;
-    // There is nothing to unbind.
+    // Accounts have no third-party ids to unbind.
     let result = ThirdPartyIdRemovalStatus::Success;
     Ok(deactivate::v3::Response::new(result))
 }
 
-/// Without mail there is no other way to be known than by one's session.
-fn only_logged_in() -> Error {
-    Error::missing_token("this needs an access token")
+/// The specification allows these requests without a session if the user authenticates by e-mail.
+fn no_session() -> Error {
+    Error::missing_token("an access token is required: this server has no authentication by e-mail")
 }
 
-/// `GET /_matrix/client/v3/account/3pid`: this server keeps no addresses.
+/// `GET /_matrix/client/v3/account/3pid`: accounts have no third-party ids.
 pub async fn get_3pids(
     _api: Api,
     _who: Session,
@@ -113,7 +113,7 @@ pub async fn request_3pid_management_token_via_msisdn(
 fn medium_not_supported() -> Error {
     Error::new(
         ErrorKind::ThreepidMediumNotSupported,
-        "accounts of this server have no mail addresses or phone numbers",
+        "this server supports neither e-mail addresses nor phone numbers",
     )
 }
 
@@ -123,7 +123,7 @@ pub async fn request_password_change_token_via_email(
     _who: Unauthenticated,
     _request: request_password_change_token_via_email::v3::Request,
 ) -> Result<request_password_change_token_via_email::v3::Response, Error> {
-    Err(no_such_address())
+    Err(unknown_address())
 }
 
 /// `POST /_matrix/client/v3/account/password/msisdn/requestToken`
@@ -132,12 +132,12 @@ pub async fn request_password_change_token_via_msisdn(
     _who: Unauthenticated,
     _request: request_password_change_token_via_msisdn::v3::Request,
 ) -> Result<request_password_change_token_via_msisdn::v3::Response, Error> {
-    Err(no_such_address())
+    Err(unknown_address())
 }
 
-fn no_such_address() -> Error {
+fn unknown_address() -> Error {
     Error::new(
         ErrorKind::ThreepidNotFound,
-        "no account of this server has this address",
+        "no account has this e-mail address or phone number: this server supports neither",
     )
 }

@@ -38,11 +38,14 @@ pub async fn get_alias(
     if api.federation.allows(request.room_alias.server_name()) {
         api.rates.check(Kind::Ask, network(who.address))?;
     }
-    find(&api, &request.room_alias).await
+    resolve(&api, &request.room_alias).await
 }
 
-/// The room that an alias names, here or on its server.
-pub(super) async fn find(api: &Api, alias: &RoomAliasId) -> Result<get_alias::v3::Response, Error> {
+/// Resolves an alias, by asking its server if that is another.
+pub(super) async fn resolve(
+    api: &Api,
+    alias: &RoomAliasId,
+) -> Result<get_alias::v3::Response, Error> {
     if api.federation.allows(alias.server_name()) {
         let request = get_room_information::v1::Request::new(alias.to_owned());
         let found = api

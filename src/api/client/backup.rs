@@ -40,7 +40,7 @@ pub async fn get_latest_backup_info(
     _request: get_latest_backup_info::v3::Request,
 ) -> Result<get_latest_backup_info::v3::Response, Error> {
     let (version, backup) = api.users.backup(who.user, None)?;
-    let (etag, count) = told(&backup);
+    let (etag, count) = etag_and_count(&backup);
     let info = Raw::from_json_string(backup.info)
         .map_err(|_| store::Error::corrupt("backups", (who.user, version), "not JSON"))?;
     let version = version.to_string();
@@ -56,7 +56,7 @@ pub async fn get_backup_info(
     request: get_backup_info::v3::Request,
 ) -> Result<get_backup_info::v3::Response, Error> {
     let (version, backup) = api.users.backup(who.user, Some(&request.version))?;
-    let (etag, count) = told(&backup);
+    let (etag, count) = etag_and_count(&backup);
     let info = Raw::from_json_string(backup.info)
         .map_err(|_| store::Error::corrupt("backups", (who.user, version), "not JSON"))?;
     let version = version.to_string();
@@ -72,11 +72,13 @@ pub async fn update_backup_version(
     request: update_backup_version::v3::Request,
 ) -> Result<update_backup_version::v3::Response, Error> {
     let info = request.algorithm.json();
-    // What is no object at all is refused below.
+    // A body that is not an object is refused below.
     if let Ok(Some(version)) = request.algorithm.get_field::<Value>("version")
         && version != request.version
     {
-        return Err(Error::invalid_param("the body is about another backup"));
+        return Err(Error::invalid_param(
+            "version in the body differs from the version in the path",
+        ));
     }
     let update = api.users.update_backup(who.user, request.version, info);
     update.await?;
@@ -93,19 +95,18 @@ pub async fn delete_backup_version(
     Ok(delete_backup_version::v3::Response::new())
 }
 
-/// The etag and the number of keys of a backup.
-fn told(backup: &Backup) -> (String, UInt) {
+fn etag_and_count(backup: &Backup) -> (String, UInt) {
     (backup.etag.to_string(), UInt::from(backup.count))
 }
 
-async fn keep(
+async fn store_keys(
     api: &Api,
     who: &Session,
     version: String,
     rooms: RoomBackups,
 ) -> Result<(String, UInt), Error> {
     let keys = key_backup::parse(rooms)?;
-    Ok(told(
+    Ok(etag_and_count(
         &api.users.add_backup_keys(who.user, version, keys).await?,
     ))
 }
@@ -116,7 +117,7 @@ pub async fn add_backup_keys(
     who: Session,
     request: add_backup_keys::v3::Request,
 ) -> Result<add_backup_keys::v3::Response, Error> {
-    let (etag, count) = keep(&api, &who, request.version, request.rooms).await?;
+    let (etag, count) = store_keys(&api, &who, request.version, request.rooms).await?;
     Ok(add_backup_keys::v3::Response::new(etag, count))
 }
 
@@ -127,7 +128,7 @@ pub async fn add_backup_keys_for_room(
     request: add_backup_keys_for_room::v3::Request,
 ) -> Result<add_backup_keys_for_room::v3::Response, Error> {
     let rooms = RoomBackups::from([(request.room_id, RoomKeyBackup::new(request.sessions))]);
-    let (etag, count) = keep(&api, &who, request.version, rooms).await?;
+    let (etag, count) = store_keys(&api, &who, request.version, rooms).await?;
     Ok(add_backup_keys_for_room::v3::Response::new(etag, count))
 }
 
@@ -139,7 +140,7 @@ pub async fn add_backup_keys_for_session(
 ) -> Result<add_backup_keys_for_session::v3::Response, Error> {
     let sessions = BTreeMap::from([(request.session_id, request.session_data)]);
     let rooms = RoomBackups::from([(request.room_id, RoomKeyBackup::new(sessions))]);
-    let (etag, count) = keep(&api, &who, request.version, rooms).await?;
+    let (etag, count) = store_keys(&api, &who, request.version, rooms).await?;
     Ok(add_backup_keys_for_session::v3::Response::new(etag, count))
 }
 
@@ -149,7 +150,7 @@ pub async fn get_backup_keys(
     who: Session,
     request: get_backup_keys::v3::Request,
 ) -> Result<Streamed, Error> {
-    streamed(api, who.user, request.version, None).await
+    stream_keys(api, who.user, request.version, None).await
 }
 
 /// `GET /_matrix/client/v3/room_keys/keys/{roomId}`
@@ -158,51 +159,50 @@ pub async fn get_backup_keys_for_room(
     who: Session,
     request: get_backup_keys_for_room::v3::Request,
 ) -> Result<Streamed, Error> {
-    streamed(api, who.user, request.version, Some(request.room_id)).await
+    stream_keys(api, who.user, request.version, Some(request.room_id)).await
 }
 
-/// The keys of a backup, those of `room` if one is given, each slice read when the one before has been
-/// taken. It breaks off if the backup is deleted meanwhile, so that nobody takes a part for the whole.
-async fn streamed(
+/// The keys of a backup, or of `room` in it. Each batch is read when the one before has been sent. The
+/// response breaks off if the backup is deleted meanwhile, so that no client takes it for complete.
+async fn stream_keys(
     api: Api,
     user: UserNum,
     version: String,
     room: Option<OwnedRoomId>,
 ) -> Result<Streamed, Error> {
-    let mut frame = Frame::new(room.is_some());
+    let mut writer = KeyWriter::new(room.is_some());
     let read = move |after| {
         let (api, version, room) = (api.clone(), version.clone(), room.clone());
         async move { api.users.backup_keys(user, version, room, after).await }
     };
-    // Whether there is such a backup is known with the first slice.
+    // The first batch is read before the response begins: it fails if there is no such backup.
     let KeysPage { keys, next } = read(None).await?;
-    let first = frame.piece(&keys, next.is_none());
-    let rest = stream::try_unfold((frame, next), move |(mut frame, next)| {
-        let slice = next.map(|after| read(Some(after)));
+    let first = writer.batch(&keys, next.is_none());
+    let rest = stream::try_unfold((writer, next), move |(mut writer, next)| {
+        let page = next.map(|after| read(Some(after)));
         async move {
-            let Some(slice) = slice else {
+            let Some(page) = page else {
                 return Ok(None);
             };
-            let KeysPage { keys, next } = slice.await?;
-            let piece = frame.piece(&keys, next.is_none());
-            Ok(Some((piece, (frame, next))))
+            let KeysPage { keys, next } = page.await?;
+            let piece = writer.batch(&keys, next.is_none());
+            Ok(Some((piece, (writer, next))))
         }
     });
     Ok(Streamed::new(stream::once(Ok(first)).chain(rest)))
 }
 
-/// The answer around the keys, and their JSON as it is stored, written by hand so that they can come in
-/// slices.
+/// Writes a response batch by batch, with the keys as the JSON that is stored.
 #[derive(Debug)]
-struct Frame {
-    /// Whether the answer is about one room, and so does not name it.
+struct KeyWriter {
+    /// Whether the response is the `sessions` of one room.
     is_of_room: bool,
-    /// The room of the last key that was written.
+    /// The room of the last key.
     room: Option<String>,
     has_begun: bool,
 }
 
-impl Frame {
+impl KeyWriter {
     fn new(is_of_room: bool) -> Self {
         Self {
             is_of_room,
@@ -211,8 +211,8 @@ impl Frame {
         }
     }
 
-    /// The next piece of the answer, with `keys`; with everything behind them if they are the last.
-    fn piece(&mut self, keys: &[StoredKey], is_last: bool) -> Vec<u8> {
+    /// The next batch; `is_last` closes the response.
+    fn batch(&mut self, keys: &[StoredKey], is_last: bool) -> Vec<u8> {
         let mut out = String::new();
         if !self.has_begun {
             out.push_str(if self.is_of_room {
@@ -273,7 +273,7 @@ async fn delete(
     which: KeySelection,
 ) -> Result<(String, UInt), Error> {
     let delete = api.users.delete_backup_keys(who.user, version, which);
-    Ok(told(&delete.await?))
+    Ok(etag_and_count(&delete.await?))
 }
 
 /// `DELETE /_matrix/client/v3/room_keys/keys`

@@ -17,7 +17,7 @@ pub async fn get_global_account_data(
     who: Session,
     request: get_global_account_data::v3::Request,
 ) -> Result<get_global_account_data::v3::Response, Error> {
-    only_own(&who, &request.user_id)?;
+    check_own(&who, &request.user_id)?;
     let kind = request.event_type.to_string();
     let data = api.users.account_data(who.user, None, &kind)?;
     Ok(get_global_account_data::v3::Response::new(Raw::from_json(
@@ -31,7 +31,7 @@ pub async fn set_global_account_data(
     who: Session,
     request: set_global_account_data::v3::Request,
 ) -> Result<set_global_account_data::v3::Response, Error> {
-    only_own(&who, &request.user_id)?;
+    check_own(&who, &request.user_id)?;
     let (kind, data) = (request.event_type.to_string(), request.data.into_json());
     let set = api.users.set_account_data(who.user, None, kind, data);
     set.await?;
@@ -44,7 +44,7 @@ pub async fn get_room_account_data(
     who: Session,
     request: get_room_account_data::v3::Request,
 ) -> Result<get_room_account_data::v3::Response, Error> {
-    only_own(&who, &request.user_id)?;
+    check_own(&who, &request.user_id)?;
     let kind = request.event_type.to_string();
     let room = Some(&*request.room_id);
     let data = api.users.account_data(who.user, room, &kind)?;
@@ -59,7 +59,7 @@ pub async fn set_room_account_data(
     who: Session,
     request: set_room_account_data::v3::Request,
 ) -> Result<set_room_account_data::v3::Response, Error> {
-    only_own(&who, &request.user_id)?;
+    check_own(&who, &request.user_id)?;
     let (kind, data) = (request.event_type.to_string(), request.data.into_json());
     let room = Some(&*request.room_id);
     let set = api.users.set_account_data(who.user, room, kind, data);
@@ -67,11 +67,14 @@ pub async fn set_room_account_data(
     Ok(set_room_account_data::v3::Response::new())
 }
 
-/// What stands under a user is that user's alone.
-pub(super) fn only_own(who: &Session, user_id: &UserId) -> Result<(), Error> {
+/// Fails unless `user_id`, in the path, is the user of the session.
+pub(super) fn check_own(who: &Session, user_id: &UserId) -> Result<(), Error> {
     if who.user_id == user_id {
         Ok(())
     } else {
-        Err(Error::forbidden("this belongs to somebody else"))
+        Err(Error::forbidden(format!(
+            "userId must be {}, the user of the access token; found {user_id}",
+            who.user_id
+        )))
     }
 }

@@ -1,4 +1,4 @@
-//! Devices that a user's clients leave here (MSC3814; see [`dehydrated_devices`]).
+//! Dehydrated devices (MSC3814; see [`dehydrated_devices`]).
 
 use std::borrow::Cow;
 
@@ -24,8 +24,8 @@ use crate::{
     },
 };
 
-/// What a token of [`get_events`] begins with; a position follows.
-const TOKEN: &str = "d1_";
+/// The prefix of the tokens of [`get_events`]; a position follows.
+const TOKEN_PREFIX: &str = "d1_";
 
 /// `PUT /_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device`
 pub async fn put_dehydrated_device(
@@ -102,9 +102,10 @@ pub async fn get_events(
     post_events(api, who, request).await
 }
 
-/// `POST /_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device/{device_id}/events`. The last
-/// page is the one without events, and without a token: some look at the one, some at the other.
-/// Nothing is forgotten by being read, as whoever reads may not get to the end.
+/// `POST /_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device/{device_id}/events`
+///
+/// The last page has neither events nor a token: some clients look for the one, some for the other. Events
+/// are not removed by being read, since a client may not get to the end.
 pub async fn post_events(
     api: Api,
     who: Session,
@@ -118,10 +119,10 @@ pub async fn post_events(
     let pending = api
         .store
         .read(|s| dehydrated_devices::messages(s, who.user, &request.device_id, after, upto))?;
-    let PendingMessages { messages, upto } =
-        pending.ok_or_else(|| Error::forbidden("that is not your dehydrated device"))?;
+    let PendingMessages { messages, upto } = pending
+        .ok_or_else(|| Error::forbidden("device_id must be that of your dehydrated device"))?;
     Streamed::json(&Events {
-        next_batch: (!messages.is_empty()).then(|| format!("{TOKEN}{}", upto.0)),
+        next_batch: (!messages.is_empty()).then(|| format!("{TOKEN_PREFIX}{}", upto.0)),
         events: messages,
     })
 }
@@ -135,7 +136,10 @@ struct Events {
 }
 
 fn position(token: &str) -> Result<Position, Error> {
-    let position = token.strip_prefix(TOKEN).and_then(|text| text.parse().ok());
-    let position = position.ok_or_else(|| Error::invalid_param("that is no token of this device"));
+    let position = token
+        .strip_prefix(TOKEN_PREFIX)
+        .and_then(|text| text.parse().ok());
+    let position = position
+        .ok_or_else(|| Error::invalid_param("next_batch or from must be a token of this endpoint"));
     position.map(Position)
 }

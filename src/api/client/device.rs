@@ -1,4 +1,4 @@
-//! The devices of a user (client-server API, "Device Management").
+//! Device management (client-server API, "Device Management").
 
 use ruma::{
     MilliSecondsSinceUnixEpoch, OwnedDeviceId, UInt,
@@ -20,7 +20,9 @@ pub async fn get_devices(
     _request: get_devices::v3::Request,
 ) -> Result<get_devices::v3::Response, Error> {
     let devices = api.users.devices(who.user)?;
-    let devices = devices.into_iter().map(|(id, device)| shown(id, device));
+    let devices = devices
+        .into_iter()
+        .map(|(id, device)| device_info(id, device));
     Ok(get_devices::v3::Response::new(devices.collect()))
 }
 
@@ -31,17 +33,17 @@ pub async fn get_device(
     request: get_device::v3::Request,
 ) -> Result<get_device::v3::Response, Error> {
     let device = api.users.device(who.user, &request.device_id)?;
-    let device = shown(request.device_id, device);
+    let device = device_info(request.device_id, device);
     Ok(get_device::v3::Response::new(device))
 }
 
-fn shown(device_id: OwnedDeviceId, device: records::Device) -> Device {
-    let mut shown = Device::new(device_id);
-    shown.display_name = device.display_name;
-    shown.last_seen_ip = device.last_seen_ip;
+fn device_info(device_id: OwnedDeviceId, device: records::Device) -> Device {
+    let mut info = Device::new(device_id);
+    info.display_name = device.display_name;
+    info.last_seen_ip = device.last_seen_ip;
     let ts = device.last_seen_ts.map(UInt::new_saturating);
-    shown.last_seen_ts = ts.map(MilliSecondsSinceUnixEpoch);
-    shown
+    info.last_seen_ts = ts.map(MilliSecondsSinceUnixEpoch);
+    info
 }
 
 /// `PUT /_matrix/client/v3/devices/{deviceId}`

@@ -1,4 +1,4 @@
-//! The directory of published rooms (client-server API, "Published room directory").
+//! The public room directory (client-server API, "Published room directory").
 
 use std::{borrow::Cow, time::Duration};
 
@@ -13,7 +13,7 @@ use ruma::{
             room::Visibility,
         },
         error::DeserializationError,
-        federation::directory::get_public_rooms_filtered as listing,
+        federation::directory::get_public_rooms_filtered as federation_directory,
     },
 };
 
@@ -27,7 +27,7 @@ use crate::{
     },
 };
 
-/// How long another server may take to list rooms, and how many bytes a page may have.
+/// Of requests to the directory of another server.
 const LIMITS: Limits = Limits {
     timeout: Duration::from_secs(20),
     max_bytes: 4 * 1024 * 1024,
@@ -97,14 +97,14 @@ pub async fn get_public_rooms(
     if request.server.is_some() {
         api.rates.check(Kind::Ask, network(who.address))?;
     }
-    let mut wanted = listing::v1::Request::new();
-    wanted.limit = request.limit;
-    wanted.since = request.since;
-    let listed = listed(&api, request.server, wanted).await?;
-    let mut response = get_public_rooms::v3::Response::new(listed.chunk);
-    response.next_batch = listed.next_batch;
-    response.prev_batch = listed.prev_batch;
-    response.total_room_count_estimate = listed.total_room_count_estimate;
+    let mut own_request = federation_directory::v1::Request::new();
+    own_request.limit = request.limit;
+    own_request.since = request.since;
+    let page = page(&api, request.server, own_request).await?;
+    let mut response = get_public_rooms::v3::Response::new(page.chunk);
+    response.next_batch = page.next_batch;
+    response.prev_batch = page.prev_batch;
+    response.total_room_count_estimate = page.total_room_count_estimate;
     Ok(response)
 }
 
@@ -114,35 +114,35 @@ pub async fn get_public_rooms_filtered(
     _who: Session,
     request: get_public_rooms_filtered::v3::Request,
 ) -> Result<get_public_rooms_filtered::v3::Response, Error> {
-    let mut wanted = listing::v1::Request::new();
-    wanted.limit = request.limit;
-    wanted.since = request.since;
-    wanted.filter = request.filter;
-    wanted.room_network = request.room_network;
-    let listed = listed(&api, request.server, wanted).await?;
+    let mut own_request = federation_directory::v1::Request::new();
+    own_request.limit = request.limit;
+    own_request.since = request.since;
+    own_request.filter = request.filter;
+    own_request.room_network = request.room_network;
+    let page = page(&api, request.server, own_request).await?;
     let mut response = get_public_rooms_filtered::v3::Response::new();
-    response.chunk = listed.chunk;
-    response.next_batch = listed.next_batch;
-    response.prev_batch = listed.prev_batch;
-    response.total_room_count_estimate = listed.total_room_count_estimate;
+    response.chunk = page.chunk;
+    response.next_batch = page.next_batch;
+    response.prev_batch = page.prev_batch;
+    response.total_room_count_estimate = page.total_room_count_estimate;
     Ok(response)
 }
 
-/// What the directory of this server lists, or that of another `server`.
-async fn listed(
+/// A page of the directory of this server, or of `server`.
+async fn page(
     api: &Api,
     server: Option<OwnedServerName>,
-    mut wanted: listing::v1::Request,
-) -> Result<listing::v1::Response, Error> {
+    mut request: federation_directory::v1::Request,
+) -> Result<federation_directory::v1::Response, Error> {
     let other = server.filter(|server| server != api.local.server_name());
     let Some(other) = other else {
-        return federation::directory::listed(api, wanted, Audience::Users).await;
+        return federation::directory::page(api, request, Audience::Users).await;
     };
-    let most = UInt::from(directory::MAX_PAGE_SIZE);
-    wanted.limit = Some(wanted.limit.map_or(most, |limit| limit.min(most)));
-    let listed = api
+    let max = UInt::from(directory::MAX_PAGE_SIZE);
+    request.limit = Some(request.limit.map_or(max, |limit| limit.min(max)));
+    let page = api
         .federation
         .client()
-        .send_with_limits(&other, wanted, LIMITS);
-    Ok(listed.await?)
+        .send_with_limits(&other, request, LIMITS);
+    Ok(page.await?)
 }

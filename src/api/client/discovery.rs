@@ -1,4 +1,5 @@
-//! What a client asks before it logs in, or to learn what it can do here.
+//! Discovery of the server and of what it supports (client-server API, "Server Discovery", "API Versions"
+//! and "Capabilities negotiation").
 
 use ruma::{
     RoomVersionId,
@@ -11,18 +12,34 @@ use serde_json::json;
 
 use crate::api::{Api, Error, Session, Streamed, Unauthenticated};
 
-/// The versions of the specification that clients may go by. Naming one is a promise of what it
-/// added and of everything before, so the first that is missing is the first whose additions
-/// clients would miss: v1.4 adds threads, with endpoints that are not served yet.
-const VERSIONS: &[&str] = &["v1.1", "v1.2", "v1.3"];
+/// The versions of the specification that are announced. Clients use what a version added without asking
+/// further, so a version is announced if all that it added is served, or if clients bear a 404 where it
+/// is not.
+///
+/// v1.4 is missing until `/relations` and `/threads` are served: matrix-js-sdk then fetches the replies of
+/// a thread there and shows none if it cannot; without v1.4 it shows them in the timeline.
+/// `tests/clients/threads.py` holds that. v1.13 added reports of rooms.
+const VERSIONS: &[&str] = &[
+    "v1.1", "v1.2", "v1.3", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10", "v1.11", "v1.12",
+];
 
-/// Features that are not in any of these versions, under the names that clients look for.
-const UNSTABLE_FEATURES: &[&str] = &[];
+/// The feature flags that are announced: each makes some client use something that is served.
+/// `tests/it/versions.rs` says what.
+const UNSTABLE_FEATURES: &[&str] = &[
+    "org.matrix.e2e_cross_signing",
+    "org.matrix.msc2285.stable",
+    "org.matrix.msc2432",
+    "org.matrix.msc3266",
+    "org.matrix.msc3827.stable",
+    "org.matrix.msc3916.stable",
+    "org.matrix.msc4380.stable",
+    "uk.tcpip.msc4133",
+    "uk.tcpip.msc4133.stable",
+];
 
-/// What Element looks for here before it leaves a [dehydrated device](super::dehydrated_device).
+/// Element uses [dehydrated devices](super::dehydrated_device) if `/.well-known/matrix/client` has this.
 const DEHYDRATION: &str = "org.matrix.msc3814";
 
-/// The room versions that can be made and joined here. All are stable.
 const ROOM_VERSIONS: &[RoomVersionId] = &[
     RoomVersionId::V6,
     RoomVersionId::V7,
@@ -33,7 +50,7 @@ const ROOM_VERSIONS: &[RoomVersionId] = &[
     RoomVersionId::V12,
 ];
 
-/// The version of rooms that are made without naming one: the specification's recommendation.
+/// The specification's recommendation.
 const DEFAULT_ROOM_VERSION: RoomVersionId = RoomVersionId::V12;
 
 /// `GET /_matrix/client/versions`
@@ -61,8 +78,7 @@ pub async fn get_capabilities(
     };
 
     let stable = |version: &RoomVersionId| (version.clone(), RoomVersionStability::Stable);
-    // What is not named here is as the specification's defaults have it: the password, the display
-    // name and the avatar can be changed.
+    // Other capabilities have the defaults of the specification.
     let mut capabilities = Capabilities::new();
     capabilities.room_versions = RoomVersionsCapability::new(
         DEFAULT_ROOM_VERSION,
@@ -74,10 +90,10 @@ pub async fn get_capabilities(
     Ok(Response::new(capabilities))
 }
 
-/// `GET /.well-known/matrix/client`: where clients find the homeserver of this name.
+/// `GET /.well-known/matrix/client`
 ///
-/// A name that the world can reach is served at its own host, by hearth's TLS listeners or by a
-/// proxy before it. A local one is where it listens.
+/// A public server name is served at its own host, by a TLS listener or a reverse proxy; a local one at
+/// the first listener.
 pub async fn discover_homeserver(
     api: Api,
     _who: Unauthenticated,
@@ -90,7 +106,7 @@ pub async fn discover_homeserver(
         let (scheme, address) = match (config.listen.first(), &config.tls) {
             (Some(address), _) => ("http", address),
             (None, Some(tls)) => ("https", &tls.listen[0]),
-            (None, None) => return Err(Error::not_found("this server listens nowhere")),
+            (None, None) => return Err(Error::not_found("this server has no listener")),
         };
         format!(
             "{scheme}://{}:{}",
@@ -101,11 +117,11 @@ pub async fn discover_homeserver(
     Streamed::json(&json!({ "m.homeserver": { "base_url": base_url }, DEHYDRATION: true }))
 }
 
-/// `GET /.well-known/matrix/support`: whom to ask for help, which nobody has said.
+/// `GET /.well-known/matrix/support`
 pub async fn discover_support(
     _api: Api,
     _who: Unauthenticated,
     _request: discover_support::Request,
 ) -> Result<discover_support::Response, Error> {
-    Err(Error::not_found("nobody is named here"))
+    Err(Error::not_found("no support contact is configured"))
 }

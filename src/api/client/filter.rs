@@ -2,7 +2,7 @@
 
 use ruma::api::client::filter::{create_filter, get_filter};
 
-use super::config::only_own;
+use super::config::check_own;
 use crate::api::{Api, Error, Session};
 
 /// `POST /_matrix/client/v3/user/{userId}/filter`
@@ -11,7 +11,7 @@ pub async fn create_filter(
     who: Session,
     request: create_filter::v3::Request,
 ) -> Result<create_filter::v3::Response, Error> {
-    only_own(&who, &request.user_id)?;
+    check_own(&who, &request.user_id)?;
     let id = api.users.add_filter(who.user, &request.filter).await?;
     Ok(create_filter::v3::Response::new(id))
 }
@@ -22,7 +22,7 @@ pub async fn get_filter(
     who: Session,
     request: get_filter::v3::Request,
 ) -> Result<get_filter::v3::Response, Error> {
-    only_own(&who, &request.user_id)?;
+    check_own(&who, &request.user_id)?;
     let filter = api.users.filter(who.user, &request.filter_id)?;
     Ok(get_filter::v3::Response::new(filter))
 }

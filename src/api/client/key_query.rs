@@ -1,5 +1,4 @@
-//! The keys of devices and users, and what users have signed of them (client-server API, "End-to-End
-//! Encryption").
+//! Queries for device keys and cross-signing keys (client-server API, "End-to-End Encryption").
 
 use std::{collections::BTreeMap, time::Instant};
 
@@ -14,7 +13,7 @@ use ruma::{
 };
 use smol::future;
 
-use super::keys::{LONGEST, MOST, PATIENCE, by_place, failure, raw};
+use super::keys::{DEFAULT_TIMEOUT, MAX_KEYS, MAX_TIMEOUT, failure, raw, split_by_server};
 use crate::{
     api::{Api, Error, Session},
     store::{Reader, Records, UserNum},
@@ -29,42 +28,47 @@ use crate::{
     },
 };
 
-/// What is asked of devices: of which users, and of which devices; none are all.
-type Asked = BTreeMap<OwnedUserId, Vec<OwnedDeviceId>>;
+/// The devices whose keys are wanted, by user; an empty list means all devices of the user.
+type WantedDevices = BTreeMap<OwnedUserId, Vec<OwnedDeviceId>>;
 
-/// `POST /_matrix/client/v3/keys/query`. Of users of other servers with whom somebody here shares a room
-/// it answers from the lists of their devices, also while their servers are away; others are asked for.
-/// A list that may be out of date is shown together with the failure of its server.
+/// `POST /_matrix/client/v3/keys/query`
+///
+/// Device lists are kept of the remote users who share a room with a local user, so their keys are known
+/// even if their server is unreachable; a list that may be outdated is sent together with the failure of
+/// its server. For other remote users, their server is queried.
 pub async fn get_keys(api: Api, who: Session, request: Request) -> Result<Response, Error> {
-    if request.device_keys.len() > MOST {
-        return Err(Error::too_large("too many users at once"));
+    if request.device_keys.len() > MAX_KEYS {
+        return Err(Error::too_large(format!(
+            "device_keys may have at most {MAX_KEYS} users, found {}",
+            request.device_keys.len()
+        )));
     }
-    let deadline = Instant::now() + request.timeout.unwrap_or(PATIENCE).min(LONGEST);
+    let deadline = Instant::now() + request.timeout.unwrap_or(DEFAULT_TIMEOUT).min(MAX_TIMEOUT);
     let left = || deadline.saturating_duration_since(Instant::now());
     let viewer = Signer {
         user: who.user,
         id: who.user_id,
     };
-    let (of_local, mut remote) = by_place(&api, request.device_keys);
-    let mut response = of_local_users(&api, viewer.clone(), of_local).await?;
+    let (local, mut remote) = split_by_server(&api, request.device_keys);
+    let mut response = local_keys(&api, viewer.clone(), local).await?;
     let lists = api.federation.device_lists();
     let (found, missing) = lists.look_up(remote.keys().cloned().collect()).await?;
-    let mut of_strangers = remote.clone();
-    of_strangers.retain(|user, _| found.untracked.contains(user));
-    let (found, answers) = future::zip(
+    let mut untracked = remote.clone();
+    untracked.retain(|user, _| found.untracked.contains(user));
+    let (found, responses) = future::zip(
         lists.fetch_missing(found, missing, left()),
-        api.federation.user_keys().query(of_strangers, left()),
+        api.federation.user_keys().query(untracked, left()),
     )
     .await;
     let found = found?;
     for (user, list) in found.lists {
         let wanted = remote.remove(&user).unwrap_or_default();
-        show_list(&api, &viewer, (user, list, &wanted), &mut response)?;
+        add_device_list(&api, &viewer, user, list, &wanted, &mut response)?;
     }
     let mut failures = found.failures;
-    for (server, answer) in answers {
-        match answer {
-            Ok(answer) => show_answer(&api, &viewer, answer, &mut response)?,
+    for (server, server_response) in responses {
+        match server_response {
+            Ok(keys) => add_response(&api, &viewer, keys, &mut response)?,
             Err(error) => drop(failures.insert(server, error)),
         }
     }
@@ -78,10 +82,12 @@ fn is_wanted(wanted: &[OwnedDeviceId], device_id: &OwnedDeviceId) -> bool {
     wanted.is_empty() || wanted.contains(device_id)
 }
 
-fn show_list(
+fn add_device_list(
     api: &Api,
     viewer: &Signer,
-    (user, list, wanted): (OwnedUserId, DeviceList, &[OwnedDeviceId]),
+    user: OwnedUserId,
+    list: DeviceList,
+    wanted: &[OwnedDeviceId],
     response: &mut Response,
 ) -> Result<(), Error> {
     let mut of_user = BTreeMap::new();
@@ -89,17 +95,17 @@ fn show_list(
         let Some(keys) = device.keys.filter(|_| is_wanted(wanted, &device_id)) else {
             continue;
         };
-        let shown = match keys.deserialize_as_unchecked::<CanonicalJsonObject>() {
+        let keys = match keys.deserialize_as_unchecked::<CanonicalJsonObject>() {
             Ok(mut object) => {
-                show_name(&mut object, device.display_name);
+                set_display_name(&mut object, device.display_name);
                 raw(&object)?
             }
             Err(_) => keys,
         };
-        of_user.insert(device_id, shown);
+        of_user.insert(device_id, keys);
     }
     if let Some(master) = list.master_key {
-        let master = as_seen_by(api, viewer, &user, master)?;
+        let master = with_viewer_signatures(api, viewer, &user, master)?;
         response.master_keys.insert(user.clone(), master);
     }
     if let Some(key) = list.self_signing_key {
@@ -109,24 +115,24 @@ fn show_list(
     Ok(())
 }
 
-/// Shows what a server says of users of whom no list is kept.
-fn show_answer(
+/// Adds the keys of users of whom no device list is kept.
+fn add_response(
     api: &Api,
     viewer: &Signer,
-    answer: get_remote_keys::v1::Response,
+    keys: get_remote_keys::v1::Response,
     response: &mut Response,
 ) -> Result<(), Error> {
-    response.device_keys.extend(answer.device_keys);
-    for (user, master) in answer.master_keys {
-        let master = as_seen_by(api, viewer, &user, master)?;
+    response.device_keys.extend(keys.device_keys);
+    for (user, master) in keys.master_keys {
+        let master = with_viewer_signatures(api, viewer, &user, master)?;
         response.master_keys.insert(user, master);
     }
-    response.self_signing_keys.extend(answer.self_signing_keys);
+    response.self_signing_keys.extend(keys.self_signing_keys);
     Ok(())
 }
 
-/// The master key of another server's user with what `viewer` has signed of it.
-fn as_seen_by(
+/// The master key of a remote user with the signatures by `viewer`.
+fn with_viewer_signatures(
     api: &Api,
     viewer: &Signer,
     user: &OwnedUserId,
@@ -143,34 +149,35 @@ fn as_seen_by(
     })
 }
 
-async fn of_local_users(api: &Api, viewer: Signer, asked: Asked) -> Result<Response, Error> {
+async fn local_keys(api: &Api, viewer: Signer, wanted: WantedDevices) -> Result<Response, Error> {
     let scan = api.store.scan("keys", move |s| {
         let mut response = Response::new();
-        for (user_id, wanted) in &asked {
+        for (user_id, devices) in &wanted {
             let Some(user) = users::num_of(s, user_id)? else {
                 continue;
             };
             let mut of_user = BTreeMap::new();
             for (device_id, mut keys) in device_keys::of_user(s, user)? {
-                if is_wanted(wanted, &device_id) {
+                if is_wanted(devices, &device_id) {
                     let device = s.devices()?.load((user, device_id.as_str()))?;
                     let name = device.and_then(|device| device.display_name);
-                    show_name(&mut keys, name);
+                    set_display_name(&mut keys, name);
                     of_user.insert(device_id, raw(&keys)?);
                 }
             }
             response.device_keys.insert(user_id.clone(), of_user);
-            show_signing_keys(s, &viewer, (user, user_id), &mut response)?;
+            add_signing_keys(s, &viewer, user, user_id, &mut response)?;
         }
         Ok::<_, Error>(response)
     });
     scan.await
 }
 
-fn show_signing_keys(
+fn add_signing_keys(
     s: &impl Reader,
     viewer: &Signer,
-    (user, user_id): (UserNum, &OwnedUserId),
+    user: UserNum,
+    user_id: &OwnedUserId,
     response: &mut Response,
 ) -> Result<(), Error> {
     if let Some(mut master) = cross_signing::load(s, user, Usage::Master)? {
@@ -182,7 +189,7 @@ fn show_signing_keys(
             .self_signing_keys
             .insert(user_id.clone(), raw(&key)?);
     }
-    // Whom users trust is nobody else's business.
+    // The user-signing key is visible to its owner only.
     if user == viewer.user
         && let Some(key) = cross_signing::load(s, user, Usage::UserSigning)?
     {
@@ -193,7 +200,7 @@ fn show_signing_keys(
     Ok(())
 }
 
-fn show_name(keys: &mut CanonicalJsonObject, name: Option<String>) {
+fn set_display_name(keys: &mut CanonicalJsonObject, name: Option<String>) {
     let mut unsigned = CanonicalJsonObject::new();
     if let Some(name) = name {
         unsigned.insert("device_display_name".to_owned(), name.into());

@@ -1,4 +1,5 @@
-//! Keys of devices and users (client-server API, "End-to-End Encryption").
+//! Upload of device, one-time and cross-signing keys, claims of one-time keys, and signatures
+//! (client-server API, "End-to-End Encryption").
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -29,16 +30,16 @@ use crate::{
     },
 };
 
-/// How many keys one request may ask for.
-pub(in crate::api) const MOST: usize = 10_000;
-/// How many keys one job gives out.
-const CLAIMED_AT_ONCE: usize = 100;
-/// How many signatures one job takes.
-const SIGNED_AT_ONCE: usize = 20;
+/// The most users, devices or keys of one request.
+pub(in crate::api) const MAX_KEYS: usize = 10_000;
+/// The most keys that one job claims.
+const MAX_CLAIMS_PER_JOB: usize = 100;
+/// The most signatures that one job stores.
+const MAX_SIGNATURES_PER_JOB: usize = 20;
 
-/// How long other servers are waited for if the client does not say, and at most.
-pub(super) const PATIENCE: Duration = Duration::from_secs(10);
-pub(super) const LONGEST: Duration = Duration::from_secs(30);
+/// How long other servers are waited for.
+pub(super) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const MAX_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// `POST /_matrix/client/v3/keys/upload`
 pub async fn upload_keys(
@@ -58,7 +59,7 @@ pub async fn upload_keys(
     one_time_keys::check(&once)?;
     one_time_keys::check(&fallback)?;
     let job = move |tx: &Tx| {
-        // It may have been logged out meanwhile, and its keys would stay for ever.
+        // The device may be logged out by now; its keys would never be removed.
         if !tx.device_ids()?.has(who.device)? {
             return Err(users::Error::UnknownToken { soft_logout: false });
         }
@@ -78,7 +79,6 @@ pub async fn upload_keys(
     ))
 }
 
-/// Keys to be given out, as they came.
 pub(super) fn uploaded(
     keys: BTreeMap<OwnedOneTimeKeyId, Raw<OneTimeKey>>,
 ) -> one_time_keys::UploadedKeys {
@@ -87,12 +87,14 @@ pub(super) fn uploaded(
         .collect()
 }
 
-/// What is asked of users of this server, and of users of others.
-pub(super) fn by_place<T>(
+/// Splits entries by user into those of local and those of remote users.
+pub(super) fn split_by_server<T>(
     api: &Api,
-    asked: BTreeMap<OwnedUserId, T>,
+    entries: BTreeMap<OwnedUserId, T>,
 ) -> (BTreeMap<OwnedUserId, T>, BTreeMap<OwnedUserId, T>) {
-    asked.into_iter().partition(|(user, _)| api.local.has(user))
+    entries
+        .into_iter()
+        .partition(|(user, _)| api.local.has(user))
 }
 
 pub(super) fn failure(error: &federation::Error) -> Value {
@@ -100,7 +102,6 @@ pub(super) fn failure(error: &federation::Error) -> Value {
     json!({ "errcode": kind.errcode().as_str(), "error": error.to_string() })
 }
 
-/// A key as answers have it.
 pub(in crate::api) fn raw<T>(key: &CanonicalJsonObject) -> Result<Raw<T>, Error> {
     to_raw_value(key)
         .map(Raw::from_json)
@@ -113,9 +114,9 @@ pub async fn claim_keys(
     _who: Session,
     request: claim_keys::v3::Request,
 ) -> Result<claim_keys::v3::Response, Error> {
-    let time = request.timeout.unwrap_or(PATIENCE).min(LONGEST);
-    let (of_local, remote) = by_place(&api, request.one_time_keys);
-    let mut response = claim_keys::v3::Response::new(claim(&api, of_local).await?);
+    let time = request.timeout.unwrap_or(DEFAULT_TIMEOUT).min(MAX_TIMEOUT);
+    let (local, remote) = split_by_server(&api, request.one_time_keys);
+    let mut response = claim_keys::v3::Response::new(claim(&api, local).await?);
     for (server, answer) in api.federation.user_keys().claim(remote, time).await {
         match answer {
             Ok(answer) => response.one_time_keys.extend(answer.one_time_keys),
@@ -129,13 +130,15 @@ pub async fn claim_keys(
     Ok(response)
 }
 
-/// Gives out a key of each of these devices of local users that has one.
+/// Claims a key of each of these devices of local users that has one.
 pub(in crate::api) async fn claim(
     api: &Api,
     wanted: OneTimeKeyClaims,
 ) -> Result<OneTimeKeys, Error> {
-    if wanted.values().map(BTreeMap::len).sum::<usize>() > MOST {
-        return Err(Error::too_large("too many devices at once"));
+    if wanted.values().map(BTreeMap::len).sum::<usize>() > MAX_KEYS {
+        return Err(Error::too_large(format!(
+            "one_time_keys may have at most {MAX_KEYS} devices"
+        )));
     }
     let each = wanted.into_iter().flat_map(|(user, devices)| {
         let devices = devices.into_iter();
@@ -144,11 +147,11 @@ pub(in crate::api) async fn claim(
     let mut each = each.peekable();
     let mut claimed = OneTimeKeys::new();
     while each.peek().is_some() {
-        let some: Vec<_> = each.by_ref().take(CLAIMED_AT_ONCE).collect();
+        let some: Vec<_> = each.by_ref().take(MAX_CLAIMS_PER_JOB).collect();
         let job = move |tx: &Tx| {
             let mut found = Vec::new();
             for (user, device, algorithm) in &some {
-                let key = claim_one(tx, (user, device), algorithm.as_ref())?;
+                let key = claim_one(tx, user, device, algorithm.as_ref())?;
                 found.extend(key.map(|key| (user.clone(), device.clone(), key)));
             }
             Ok::<_, users::Error>(found)
@@ -163,7 +166,8 @@ pub(in crate::api) async fn claim(
 
 fn claim_one(
     tx: &Tx,
-    (user_id, device_id): (&UserId, &DeviceId),
+    user_id: &UserId,
+    device_id: &DeviceId,
     algorithm: &str,
 ) -> Result<Option<(OwnedOneTimeKeyId, Raw<OneTimeKey>)>, users::Error> {
     let Some(user) = users::num_of(tx, user_id)? else {
@@ -225,15 +229,18 @@ pub async fn upload_signatures(
             signed.push((user.clone(), id.to_owned(), key.get().to_owned()));
         }
     }
-    if signed.len() > MOST {
-        return Err(Error::too_large("too many keys at once"));
+    if signed.len() > MAX_KEYS {
+        return Err(Error::too_large(format!(
+            "a request may have at most {MAX_KEYS} signed keys, found {}",
+            signed.len()
+        )));
     }
     let signer = Signer {
         user: who.user,
         id: who.user_id,
     };
     let mut failures: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
-    for some in signed.chunks(SIGNED_AT_ONCE) {
+    for some in signed.chunks(MAX_SIGNATURES_PER_JOB) {
         let (signer, some) = (signer.clone(), some.to_vec());
         let job = move |tx: &Tx| {
             let mut refused = Vec::new();
@@ -257,7 +264,6 @@ pub async fn upload_signatures(
     Ok(response)
 }
 
-/// Why a signature was not taken, as the answer has it.
 fn refusal(error: &users::Error) -> Value {
     let errcode = match error {
         users::Error::InvalidSignature(_) => "M_INVALID_SIGNATURE",

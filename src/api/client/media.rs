@@ -1,9 +1,5 @@
-//! Pictures and files ([content repository]).
-//!
-//! The endpoints that need no token are frozen, as the specification asks of servers: they have what
-//! was there before the freeze, which here is nothing.
-//!
-//! [content repository]: https://spec.matrix.org/v1.19/client-server-api/#content-repository
+//! The content repository (client-server API, "Content repository"). The endpoints without authentication
+//! are frozen, as the specification asks: they serve what was uploaded before the freeze, which is nothing.
 
 use std::time::Duration;
 
@@ -36,12 +32,12 @@ use crate::{
     media::{self, FileWriter, MediaInfo, StoredMedia, ThumbnailRequest},
 };
 
-/// How long somebody can wait for what has not been uploaded yet.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// How long somebody can wait for what is fetched from another server.
-const FETCH: Duration = Duration::from_mins(5);
+/// How long a download waits for a pending upload, at most.
+const MAX_UPLOAD_WAIT: Duration = Duration::from_secs(60);
+/// How long a download waits for media of another server.
+const REMOTE_MEDIA_TIMEOUT: Duration = Duration::from_mins(5);
 
-/// What browsers only ever show as what it claims to be ([serving inline content]).
+/// The content types that are safe to show inline ([serving inline content])
 ///
 /// [serving inline content]: https://spec.matrix.org/v1.19/client-server-api/#serving-inline-content
 const INLINE: [&str; 26] = [
@@ -84,7 +80,7 @@ pub async fn create_content(
     let draft = api.media.begin_upload(who.user, upload.length()).await?;
     let content = receive(draft, upload).await?.finish().await?;
     let id = api.media.store(who.user, info, content).await?;
-    Ok(create_content::v3::Response::new(api.mxc(&id)))
+    Ok(create_content::v3::Response::new(api.mxc_uri(&id)))
 }
 
 /// `POST /_matrix/media/v1/create`
@@ -94,7 +90,7 @@ pub async fn create_mxc_uri(
     _request: create_mxc_uri::v1::Request,
 ) -> Result<create_mxc_uri::v1::Response, Error> {
     let (id, until) = api.media.create(who.user).await?;
-    let mut response = create_mxc_uri::v1::Response::new(api.mxc(&id));
+    let mut response = create_mxc_uri::v1::Response::new(api.mxc_uri(&id));
     let until = MilliSecondsSinceUnixEpoch(UInt::new_saturating(until));
     response.unused_expires_at = Some(until);
     Ok(response)
@@ -135,12 +131,14 @@ pub async fn get_content(
     _who: Session,
     request: get_content::v1::Request,
 ) -> Result<Download, Error> {
-    let found = find(
+    let media = find(
         &api,
-        (&request.server_name, &request.media_id),
+        &request.server_name,
+        &request.media_id,
         request.timeout_ms,
-    );
-    shown(&api, found.await?).await
+    )
+    .await?;
+    download(&api, media).await
 }
 
 /// `GET /_matrix/client/v1/media/download/{serverName}/{mediaId}/{fileName}`
@@ -149,12 +147,14 @@ pub async fn get_content_as_filename(
     _who: Session,
     request: get_content_as_filename::v1::Request,
 ) -> Result<Download, Error> {
-    let found = find(
+    let media = find(
         &api,
-        (&request.server_name, &request.media_id),
+        &request.server_name,
+        &request.media_id,
         request.timeout_ms,
-    );
-    download(&api, found.await?, Some(request.filename)).await
+    )
+    .await?;
+    download_as(&api, media, Some(request.filename)).await
 }
 
 /// `GET /_matrix/client/v1/media/thumbnail/{serverName}/{mediaId}`
@@ -163,19 +163,19 @@ pub async fn get_content_thumbnail(
     _who: Session,
     request: get_content_thumbnail::v1::Request,
 ) -> Result<Download, Error> {
-    let name = (&*request.server_name, &*request.media_id);
-    let found = find(&api, name, request.timeout_ms).await?;
-    let wanted = ThumbnailRequest {
+    let server = &request.server_name;
+    let media = find(&api, server, &request.media_id, request.timeout_ms).await?;
+    let thumbnail = ThumbnailRequest {
         width: request.width.into(),
         height: request.height.into(),
         crop: request.method == Some(Method::Crop),
         animated: request.animated == Some(true),
     };
-    match api.media.thumbnail(found, wanted).await {
-        Err(media::Error::TooManyPixels) if !api.media.is_local(name.0) => {
+    match api.media.thumbnail(media, thumbnail).await {
+        Err(media::Error::TooManyPixels) if !api.media.is_local(server) => {
             Err(media::Error::RemoteTooManyPixels.into())
         }
-        made => shown(&api, made?).await,
+        thumbnail => download(&api, thumbnail?).await,
     }
 }
 
@@ -185,8 +185,8 @@ pub async fn get_media_config(
     _who: Session,
     _request: get_media_config::v1::Request,
 ) -> Result<get_media_config::v1::Response, Error> {
-    let most = UInt::new_saturating(api.media.max_upload().bytes());
-    Ok(get_media_config::v1::Response::new(most))
+    let max_bytes = UInt::new_saturating(api.media.max_upload().bytes());
+    Ok(get_media_config::v1::Response::new(max_bytes))
 }
 
 /// `GET /_matrix/media/v3/config`
@@ -196,8 +196,8 @@ pub async fn get_media_config_v3(
     _who: Session,
     _request: get_media_config_v3::v3::Request,
 ) -> Result<get_media_config_v3::v3::Response, Error> {
-    let most = UInt::new_saturating(api.media.max_upload().bytes());
-    Ok(get_media_config_v3::v3::Response::new(most))
+    let max_bytes = UInt::new_saturating(api.media.max_upload().bytes());
+    Ok(get_media_config_v3::v3::Response::new(max_bytes))
 }
 
 /// `GET /_matrix/client/v1/media/preview_url`
@@ -206,8 +206,8 @@ pub async fn get_media_preview(
     _who: Session,
     request: get_media_preview::v1::Request,
 ) -> Result<get_media_preview::v1::Response, Error> {
-    let shown = preview(&api, &request.url).await?;
-    Ok(get_media_preview::v1::Response::from_raw_value(shown))
+    let preview = load_preview(&api, &request.url).await?;
+    Ok(get_media_preview::v1::Response::from_raw_value(preview))
 }
 
 /// `GET /_matrix/media/v3/preview_url`
@@ -217,19 +217,17 @@ pub async fn get_media_preview_v3(
     _who: Session,
     request: get_media_preview_v3::v3::Request,
 ) -> Result<get_media_preview_v3::v3::Response, Error> {
-    let shown = preview(&api, &request.url).await?;
-    Ok(get_media_preview_v3::v3::Response::from_raw_value(shown))
+    let preview = load_preview(&api, &request.url).await?;
+    Ok(get_media_preview_v3::v3::Response::from_raw_value(preview))
 }
 
-/// What is shown of the page at `url`. How it looked at some time, for which clients can ask, nobody
-/// remembers here.
-async fn preview(api: &Api, url: &str) -> Result<Box<RawValue>, Error> {
+/// The preview of the page at `url` as it is now; `ts` in requests is ignored.
+async fn load_preview(api: &Api, url: &str) -> Result<Box<RawValue>, Error> {
     if !api.config.url_previews {
-        return Err(Error::forbidden("this server does not look at web pages"));
+        return Err(Error::forbidden("URL previews are disabled on this server"));
     }
-    let shown = api.previews.preview(url).await?;
-    let written = to_raw_value(&*shown);
-    written.map_err(|_| Error::Internal("a preview that is no JSON"))
+    let preview = api.previews.preview(url).await?;
+    to_raw_value(&*preview).map_err(|_| Error::Internal("a preview that does not serialize"))
 }
 
 /// `GET /_matrix/media/v3/download/{serverName}/{mediaId}`
@@ -263,76 +261,80 @@ pub async fn get_frozen_content_thumbnail(
 }
 
 fn frozen() -> Error {
-    Error::not_found("media are shown only to those who say who they are")
+    Error::not_found("media need authentication: use /_matrix/client/v1/media")
 }
 
-/// The media, once they are there: waits for so long if they are announced.
+/// Waits for a pending upload at most `timeout`.
 async fn find(
     api: &Api,
-    (server, id): (&ServerName, &str),
+    server: &ServerName,
+    id: &str,
     timeout: Duration,
 ) -> Result<StoredMedia, Error> {
-    if !api.media.is_local(server) {
-        return find_remote(api, server, id).await;
+    if api.media.is_local(server) {
+        find_local(api, id, timeout).await
+    } else {
+        find_remote(api, server, id).await
     }
-    find_own(api, id, timeout).await
 }
 
-/// This server's media `id`, once they are there.
-pub(in crate::api) async fn find_own(
+/// Waits for a pending upload at most `timeout`.
+pub(in crate::api) async fn find_local(
     api: &Api,
     id: &str,
     timeout: Duration,
 ) -> Result<StoredMedia, Error> {
     match api.media.find_local(id) {
         Err(media::Error::NotYetUploaded) => {}
-        found => return Ok(found?),
+        media => return Ok(media?),
     }
-    let over = future::or(wait(timeout.min(PATIENCE)), api.stopping.wait());
-    future::or(api.media.wait_for_upload(id), over).await;
+    let give_up = future::or(wait(timeout.min(MAX_UPLOAD_WAIT)), api.stopping.wait());
+    future::or(api.media.wait_for_upload(id), give_up).await;
     Ok(api.media.find_local(id)?)
 }
 
-async fn wait(time: Duration) {
-    Timer::after(time).await;
+async fn wait(duration: Duration) {
+    Timer::after(duration).await;
 }
 
-/// The media of another server, which are fetched if they are not here.
+/// Fetches the media unless they are cached.
 async fn find_remote(api: &Api, server: &ServerName, id: &str) -> Result<StoredMedia, Error> {
-    if let Some(found) = api.media.find_remote(server, id)? {
-        return Ok(found);
+    if let Some(media) = api.media.find_remote(server, id)? {
+        return Ok(media);
     }
-    let fetched = async {
+    let fetch = async {
         api.remote_media.fetch(server, id).await?;
         Ok::<_, Error>(())
     };
-    let late = async {
-        future::or(wait(FETCH), api.stopping.wait()).await;
+    let timeout = async {
+        future::or(wait(REMOTE_MEDIA_TIMEOUT), api.stopping.wait()).await;
         Err(media::Error::NotYetUploaded.into())
     };
-    future::or(fetched, late).await?;
-    let found = api.media.find_remote(server, id)?;
-    Ok(found.ok_or(media::Error::NotFound)?)
+    future::or(fetch, timeout).await?;
+    let media = api.media.find_remote(server, id)?;
+    Ok(media.ok_or(media::Error::NotFound)?)
 }
 
-/// What was found, to be sent under its own name.
-pub(in crate::api) async fn shown(api: &Api, found: StoredMedia) -> Result<Download, Error> {
-    let name = found.info.name.clone();
-    download(api, found, name).await
+pub(in crate::api) async fn download(api: &Api, media: StoredMedia) -> Result<Download, Error> {
+    let name = media.info.name.clone();
+    download_as(api, media, name).await
 }
 
-/// What was found, to be sent under this name.
-async fn download(api: &Api, found: StoredMedia, name: Option<String>) -> Result<Download, Error> {
-    let file = api.media.open(&found).await?;
-    let content_type = match found.info.content_type {
+async fn download_as(
+    api: &Api,
+    media: StoredMedia,
+    name: Option<String>,
+) -> Result<Download, Error> {
+    let file = api.media.open(&media).await?;
+    let content_type = match media.info.content_type {
         unknown if unknown.is_empty() => "application/octet-stream".to_owned(),
-        known => known,
+        content_type => content_type,
     };
     Ok(Download {
         file,
         disposition: disposition(&content_type).with_filename(name),
         content_type,
-        tag: found.hash[..16]
+        tag: media.hash[..16]
             .iter()
             .map(|byte| format!("{byte:02x}"))
             .collect(),
@@ -350,8 +352,7 @@ fn disposition(content_type: &str) -> ContentDisposition {
 }
 
 impl Context {
-    /// The address of this server's media `id`.
-    fn mxc(&self, id: &str) -> OwnedMxcUri {
+    fn mxc_uri(&self, id: &str) -> OwnedMxcUri {
         format!("mxc://{}/{id}", self.config.server_name).into()
     }
 }

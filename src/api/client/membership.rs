@@ -1,4 +1,4 @@
-//! Memberships of rooms (client-server API, "Room membership").
+//! Room membership (client-server API, "Room membership").
 
 use ruma::{
     OwnedRoomId, OwnedRoomOrAliasId, OwnedServerName, RoomId,
@@ -32,7 +32,7 @@ pub async fn join_room_by_id(
     request: join_room_by_id::v3::Request,
 ) -> Result<join_room_by_id::v3::Response, Error> {
     let room = request.room_id;
-    join_anywhere(&api, &who, &room, Vec::new(), request.reason).await?;
+    join_room(&api, &who, &room, Vec::new(), request.reason).await?;
     Ok(join_room_by_id::v3::Response::new(room))
 }
 
@@ -42,13 +42,13 @@ pub async fn join_room_by_id_or_alias(
     who: Session,
     request: join_room_by_id_or_alias::v3::Request,
 ) -> Result<join_room_by_id_or_alias::v3::Response, Error> {
-    let (room, servers) = find(&api, request.room_id_or_alias, request.via).await?;
-    join_anywhere(&api, &who, &room, servers, request.reason).await?;
+    let (room, servers) = resolve(&api, request.room_id_or_alias, request.via).await?;
+    join_room(&api, &who, &room, servers, request.reason).await?;
     Ok(join_room_by_id_or_alias::v3::Response::new(room))
 }
 
-/// The room that is meant, and servers that may let somebody in.
-async fn find(
+/// The id of a room and servers through which it can be joined.
+async fn resolve(
     api: &Api,
     room: OwnedRoomOrAliasId,
     via: Vec<OwnedServerName>,
@@ -57,15 +57,15 @@ async fn find(
         Ok(id) => return Ok((id, via)),
         Err(alias) => alias,
     };
-    let found = super::alias::find(api, &alias).await?;
+    let found = super::alias::resolve(api, &alias).await?;
     Ok((
         found.room_id,
         via.into_iter().chain(found.servers).collect(),
     ))
 }
 
-/// Joins `who` here, if this server has the room, else through a server that does.
-async fn join_anywhere(
+/// Joins the room here if this server is in it, else through a server that is.
+async fn join_room(
     api: &Api,
     who: &Session,
     room: &OwnedRoomId,
@@ -79,8 +79,7 @@ async fn join_anywhere(
             join::join(tx, local, actor, room, text.as_deref())
         };
         match in_room(api, who, room.clone(), join).await {
-            // Somebody elsewhere may vouch for whom nobody here can. Whom the room itself keeps out
-            // nobody lets in.
+            // A restricted room: a server with a user who may invite can authorize the join.
             Err(Error::Rooms(
                 error @ (rooms::Error::UnableToAuthorizeJoin | rooms::Error::UnableToGrantJoin),
             )) => {
@@ -91,7 +90,7 @@ async fn join_anywhere(
             result => return result,
         }
     }
-    servers.extend(others_in(api, who, room)?);
+    servers.extend(candidate_servers(api, who, room)?);
     Ok(client.join(&api.actor(who), room, servers, reason).await?)
 }
 
@@ -99,8 +98,8 @@ fn is_shared(r: &impl Reader, room: &RoomId) -> Result<bool, rooms::Error> {
     servers::is_shared(r, room::num(r, room)?)
 }
 
-/// Other servers that may know the room: who invited `who`, who is in the room or was, who made it.
-fn others_in(
+/// Servers that may be in the room: of the inviter, of members, of the creator.
+fn candidate_servers(
     api: &Api,
     who: &Session,
     room: &RoomId,
@@ -129,7 +128,7 @@ pub async fn knock_room(
     who: Session,
     request: knock_room::v3::Request,
 ) -> Result<knock_room::v3::Response, Error> {
-    let (room, mut servers) = find(&api, request.room_id_or_alias, request.via).await?;
+    let (room, mut servers) = resolve(&api, request.room_id_or_alias, request.via).await?;
     let (client, reason) = (api.federation.membership_client(), request.reason);
     if client.is_resident(&room)? {
         let knock = move |tx: &Tx, local: &Local, actor: &Actor, room| {
@@ -137,7 +136,7 @@ pub async fn knock_room(
         };
         in_room(&api, &who, room.clone(), knock).await?;
     } else {
-        servers.extend(others_in(&api, &who, &room)?);
+        servers.extend(candidate_servers(&api, &who, &room)?);
         client
             .knock(&api.actor(&who), &room, servers, reason)
             .await?;
@@ -261,14 +260,14 @@ pub async fn joined_rooms(
     Ok(joined_rooms::v3::Response::new(joined))
 }
 
-/// Lets `who` do something in the room.
-async fn in_room<D>(api: &Api, who: &Session, room: OwnedRoomId, deed: D) -> Result<(), Error>
+/// Runs `change` with the room in a transaction.
+async fn in_room<F>(api: &Api, who: &Session, room: OwnedRoomId, change: F) -> Result<(), Error>
 where
-    D: Fn(&Tx, &Local, &Actor, RoomNum) -> Result<(), rooms::Error> + Send + 'static,
+    F: Fn(&Tx, &Local, &Actor, RoomNum) -> Result<(), rooms::Error> + Send + 'static,
 {
     let (local, actor) = (api.local.clone(), api.actor(who));
     let write = api
         .store
-        .write(move |tx| deed(tx, &local, &actor, room::num(tx, &room)?));
+        .write(move |tx| change(tx, &local, &actor, room::num(tx, &room)?));
     Ok(write.await?)
 }

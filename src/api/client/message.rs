@@ -1,4 +1,4 @@
-//! Sending events and paging through them (client-server API, "Sending events to a room" and
+//! Sending events and paginating through them (client-server API, "Sending events to a room" and
 //! "Getting events for a room").
 
 use ruma::{
@@ -14,6 +14,7 @@ use ruma::{
         },
     },
     events::TimelineEventType,
+    serde::Raw,
 };
 use serde_json::json;
 
@@ -40,10 +41,9 @@ use crate::{
     store::{Place, RoomNum, Snapshot},
 };
 
-/// The most events of one page.
-const MOST: usize = 100;
-/// How often one request has history fetched from other servers.
-const FETCHES: usize = 3;
+const MAX_PAGE: usize = 100;
+/// The most requests for history that one request sends to other servers.
+const MAX_BACKFILLS: usize = 3;
 
 /// `PUT /_matrix/client/v3/rooms/{roomId}/send/{eventType}/{txnId}`
 pub async fn send_message_event(
@@ -61,7 +61,7 @@ pub async fn send_message_event(
         redacts: None,
     };
     let scope = format!("send {} {}", request.room_id, draft.event_type);
-    let id = send(&api, &who, draft, (scope, request.txn_id.to_string())).await?;
+    let id = send(&api, &who, draft, scope, request.txn_id.to_string()).await?;
     Ok(send_message_event::v3::Response::new(id))
 }
 
@@ -84,7 +84,7 @@ pub async fn redact_event(
         redacts: Some(request.event_id.clone()),
     };
     let scope = format!("redact {} {}", request.room_id, request.event_id);
-    let id = send(&api, &who, draft, (scope, request.txn_id.to_string())).await?;
+    let id = send(&api, &who, draft, scope, request.txn_id.to_string()).await?;
     Ok(redact_event::v3::Response::new(id))
 }
 
@@ -92,10 +92,11 @@ async fn send(
     api: &Api,
     who: &Session,
     draft: EventDraft,
-    (scope, id): (String, String),
+    scope: String,
+    id: String,
 ) -> Result<OwnedEventId, Error> {
     let local = api.local.clone();
-    let transacted = ClientTransaction {
+    let transaction = ClientTransaction {
         device: who.device,
         scope,
         id,
@@ -106,22 +107,23 @@ async fn send(
         sent_by: None,
         notify: notify::evaluate(&api.store, &api.local, &draft).await?,
     };
-    let job = move |tx: &_| send::send_once(tx, &local, &transacted, &draft, &sending);
+    let job = move |tx: &_| send::send_once(tx, &local, &transaction, &draft, &sending);
     Ok(api.store.write(job).await?)
 }
 
-/// What a handler of this file reads with.
-struct Reading {
+/// Reads events of a room for a user.
+struct RoomReader {
     room: RoomNum,
     room_id: OwnedRoomId,
     formatter: Formatter,
     filter: RoomEventFilter,
 }
 
-impl Reading {
+impl RoomReader {
     fn new(
         s: &Snapshot,
-        (who, now_ms): (&Session, u64),
+        who: &Session,
+        now_ms: u64,
         room_id: OwnedRoomId,
         filter: RoomEventFilter,
     ) -> Result<Self, rooms::Error> {
@@ -141,9 +143,10 @@ impl Reading {
         s: &Snapshot,
         from: Place,
         to: Option<Place>,
-        (dir, limit): (Direction, usize),
+        dir: Direction,
+        limit: usize,
     ) -> Result<Page, rooms::Error> {
-        let asked = PageRequest {
+        let request = PageRequest {
             room: self.room,
             from,
             to,
@@ -152,39 +155,36 @@ impl Reading {
         };
         messages::page(
             s,
-            asked,
+            request,
             &self.room_id,
             &self.filter,
             &mut self.formatter.visibility,
         )
     }
 
-    fn show<T>(
+    fn format<T>(
         &mut self,
         s: &Snapshot,
         events: &[StoredEvent],
-    ) -> Result<Vec<ruma::serde::Raw<T>>, rooms::Error> {
-        let show = |event| {
-            Ok(ruma::serde::Raw::from_json(
-                self.formatter.format(s, event)?,
-            ))
-        };
-        events.iter().map(show).collect()
+    ) -> Result<Vec<Raw<T>>, rooms::Error> {
+        let format = |event| Ok(Raw::from_json(self.formatter.format(s, event)?));
+        events.iter().map(format).collect()
     }
 
-    fn is_lazy(&self) -> bool {
+    fn loads_members_lazily(&self) -> bool {
         !matches!(self.filter.lazy_load_options, LazyLoadOptions::Disabled)
     }
 
+    /// The member events of the senders of `events`.
     fn senders<T>(
         &mut self,
         s: &Snapshot,
         events: &[StoredEvent],
-    ) -> Result<Vec<ruma::serde::Raw<T>>, rooms::Error> {
+    ) -> Result<Vec<Raw<T>>, rooms::Error> {
         let members = messages::sender_members(s, self.room, events)?;
         let members = members.into_iter().map(|num| event::load(s, num));
         let members = members.collect::<Result<Vec<_>, _>>()?;
-        self.show(s, &members)
+        self.format(s, &members)
     }
 }
 
@@ -195,58 +195,59 @@ pub async fn get_message_events(
     request: get_message_events::v3::Request,
 ) -> Result<get_message_events::v3::Response, Error> {
     let now_ms = api.clock.now_ms();
-    for _ in 0..FETCHES {
+    for _ in 0..MAX_BACKFILLS {
         let (who, request) = (who.clone(), request.clone());
-        let read = move |s: &Snapshot| messages_of(s, (&who, now_ms), request);
+        let read = move |s: &Snapshot| read_messages(s, &who, now_ms, request);
         let (mut answer, gap) = api.store.scan("messages", read).await?;
         let Some((room, gap)) = gap else {
             return Ok(answer);
         };
         if !api.federation.backfill(room, gap).await? {
-            // There is no more to be had now, and nothing by which to ask for it.
+            // No server has more: without a token the client stops.
             if answer.chunk.is_empty() {
                 answer.end = None;
             }
             return Ok(answer);
         }
     }
-    let read = move |s: &Snapshot| messages_of(s, (&who, now_ms), request);
+    let read = move |s: &Snapshot| read_messages(s, &who, now_ms, request);
     Ok(api.store.scan("messages", read).await?.0)
 }
 
-/// A page; and, if it ended too early at a gap, the room and the place of that.
-fn messages_of(
+/// A page and, if it ended early at a gap in the timeline, the room and the place of the gap.
+fn read_messages(
     s: &Snapshot,
-    who: (&Session, u64),
+    who: &Session,
+    now_ms: u64,
     request: get_message_events::v3::Request,
 ) -> Result<(get_message_events::v3::Response, Option<(RoomNum, Place)>), rooms::Error> {
-    let mut reading = Reading::new(s, who, request.room_id, request.filter)?;
+    let mut reader = RoomReader::new(s, who, now_ms, request.room_id, request.filter)?;
     let place = |token: &Option<String>| match token {
         Some(token) => token
             .parse::<PaginationToken>()?
-            .place(s, reading.room)
+            .place(s, reader.room)
             .map(Some),
         None => Ok(None),
     };
     let (from, to) = (place(&request.from)?, place(&request.to)?);
     let from = match (from, request.dir) {
         (Some(from), _) => from,
-        (None, Direction::Backward) => room::heads(s, reading.room)?.last_place,
+        (None, Direction::Backward) => room::heads(s, reader.room)?.last_place,
         (None, Direction::Forward) => Place::MIN,
     };
     let limit = usize::try_from(u64::from(request.limit))
-        .unwrap_or(MOST)
-        .min(MOST);
-    let page = reading.page(s, from, to, (request.dir, limit))?;
+        .unwrap_or(MAX_PAGE)
+        .min(MAX_PAGE);
+    let page = reader.page(s, from, to, request.dir, limit)?;
     let mut answer = get_message_events::v3::Response::new();
     answer.start = PaginationToken::Place(from).to_string();
     answer.end = page.end.map(|end| PaginationToken::Place(end).to_string());
-    answer.chunk = reading.show(s, &page.events)?;
-    if reading.is_lazy() {
-        answer.state = reading.senders(s, &page.events)?;
+    answer.chunk = reader.format(s, &page.events)?;
+    if reader.loads_members_lazily() {
+        answer.state = reader.senders(s, &page.events)?;
     }
     let gap = page.gap.filter(|_| page.events.len() < limit);
-    Ok((answer, gap.map(|gap| (reading.room, gap))))
+    Ok((answer, gap.map(|gap| (reader.room, gap))))
 }
 
 /// `GET /_matrix/client/v3/rooms/{roomId}/event/{eventId}`
@@ -258,24 +259,24 @@ pub async fn get_room_event(
     let now_ms = api.clock.now_ms();
     let read = |s: &Snapshot| {
         let room_id = request.room_id.clone();
-        let mut reading = Reading::new(s, (&who, now_ms), room_id, RoomEventFilter::default())?;
-        let stored = visible(s, &mut reading, &request.event_id)?;
-        let shown = reading.formatter.format(s, &stored)?;
-        Ok::<_, rooms::Error>(ruma::serde::Raw::from_json(shown))
+        let mut reader = RoomReader::new(s, &who, now_ms, room_id, RoomEventFilter::default())?;
+        let stored = load_visible(s, &mut reader, &request.event_id)?;
+        let event = reader.formatter.format(s, &stored)?;
+        Ok::<_, rooms::Error>(Raw::from_json(event))
     };
     Ok(get_room_event::v3::Response::new(api.store.read(read)?))
 }
 
-/// The event `id`, if it is in the room and the user may see it.
-fn visible(
+fn load_visible(
     r: &Snapshot,
-    reading: &mut Reading,
+    reader: &mut RoomReader,
     id: &OwnedEventId,
 ) -> Result<StoredEvent, rooms::Error> {
-    const NO_EVENT: rooms::Error = rooms::Error::NotFound("there is no such event");
-    let num = event::num_in(r, reading.room, id)?.ok_or(NO_EVENT)?;
+    const NO_EVENT: rooms::Error =
+        rooms::Error::NotFound("the event does not exist in this room, or you may not see it");
+    let num = event::num_in(r, reader.room, id)?.ok_or(NO_EVENT)?;
     let stored = event::load(r, num)?;
-    if reading.formatter.visibility.can_see(r, &stored)? {
+    if reader.formatter.visibility.can_see(r, &stored)? {
         Ok(stored)
     } else {
         Err(NO_EVENT)
@@ -289,70 +290,70 @@ pub async fn get_context(
     request: get_context::v3::Request,
 ) -> Result<get_context::v3::Response, Error> {
     let now_ms = api.clock.now_ms();
-    let read = move |s: &Snapshot| context_of(s, (&who, now_ms), request);
+    let read = move |s: &Snapshot| read_context(s, &who, now_ms, request);
     Ok(api.store.scan("context", read).await?)
 }
 
-fn context_of(
+fn read_context(
     s: &Snapshot,
-    who: (&Session, u64),
+    who: &Session,
+    now_ms: u64,
     request: get_context::v3::Request,
 ) -> Result<get_context::v3::Response, rooms::Error> {
-    let mut reading = Reading::new(s, who, request.room_id, request.filter)?;
-    let stored = visible(s, &mut reading, &request.event_id)?;
-    let place = stored
-        .header
-        .place
-        .ok_or(rooms::Error::NotFound("there is no such event"))?;
+    let mut reader = RoomReader::new(s, who, now_ms, request.room_id, request.filter)?;
+    let stored = load_visible(s, &mut reader, &request.event_id)?;
+    let place = stored.header.place.ok_or(rooms::Error::NotFound(
+        "the event does not exist in this room, or you may not see it",
+    ))?;
     let limit = usize::try_from(u64::from(request.limit))
-        .unwrap_or(MOST)
-        .min(MOST);
-    let behind = Place(place.0.saturating_sub(1));
-    let before = reading.page(s, behind, None, (Direction::Backward, limit / 2))?;
-    let after = reading.page(s, place, None, (Direction::Forward, limit - limit / 2))?;
+        .unwrap_or(MAX_PAGE)
+        .min(MAX_PAGE);
+    let place_before = Place(place.0.saturating_sub(1));
+    let before = reader.page(s, place_before, None, Direction::Backward, limit / 2)?;
+    let after = reader.page(s, place, None, Direction::Forward, limit - limit / 2)?;
     let mut answer = get_context::v3::Response::new();
     let start = before.events.last().and_then(|event| event.header.place);
-    let start = start.map_or(behind, |place| Place(place.0.saturating_sub(1)));
+    let start = start.map_or(place_before, |place| Place(place.0.saturating_sub(1)));
     let last = after.events.last().unwrap_or(&stored);
     answer.start = Some(PaginationToken::Place(start).to_string());
     answer.end = last
         .header
         .place
         .map(|place| PaginationToken::Place(place).to_string());
-    answer.events_before = reading.show(s, &before.events)?;
-    answer.event = reading.show(s, std::slice::from_ref(&stored))?.pop();
-    answer.events_after = reading.show(s, &after.events)?;
+    answer.events_before = reader.format(s, &before.events)?;
+    answer.event = reader.format(s, std::slice::from_ref(&stored))?.pop();
+    answer.events_after = reader.format(s, &after.events)?;
     let state = StateOverlay::after(s, last.num, &last.header)?;
-    let shown: Vec<&StoredEvent> = before
+    let events: Vec<_> = before
         .events
         .iter()
         .chain([&stored])
         .chain(&after.events)
         .collect();
-    answer.state = state_of(s, &mut reading, state, &shown)?;
+    answer.state = state_of(s, &mut reader, state, &events)?;
     Ok(answer)
 }
 
-/// The events of `state` that the filter wants; with lazy loading, of the members only those who
-/// sent something in `shown`.
+/// The events of `state` that the filter accepts; with lazy loading, only those members who sent one of
+/// `timeline`.
 fn state_of<T>(
     s: &Snapshot,
-    reading: &mut Reading,
+    reader: &mut RoomReader,
     state: StateOverlay,
-    shown: &[&StoredEvent],
-) -> Result<Vec<ruma::serde::Raw<T>>, rooms::Error> {
-    let shown: Vec<StoredEvent> = shown.iter().map(|event| (*event).clone()).collect();
-    let senders = messages::sender_members(s, reading.room, &shown)?;
+    timeline: &[&StoredEvent],
+) -> Result<Vec<Raw<T>>, rooms::Error> {
+    let timeline: Vec<StoredEvent> = timeline.iter().map(|event| (*event).clone()).collect();
+    let senders = messages::sender_members(s, reader.room, &timeline)?;
     let mut events = Vec::new();
-    for (key, num) in state.entries(s, reading.room)? {
-        let is_member = rooms::state::key_name(s, reading.room, key)?.0 == "m.room.member";
-        if reading.is_lazy() && is_member && !senders.contains(&num) {
+    for (key, num) in state.entries(s, reader.room)? {
+        let is_member = rooms::state::key_name(s, reader.room, key)?.0 == "m.room.member";
+        if reader.loads_members_lazily() && is_member && !senders.contains(&num) {
             continue;
         }
         let stored = event::load(s, num)?;
-        if filter::accepts(&reading.filter, &stored)? {
+        if filter::accepts(&reader.filter, &stored)? {
             events.push(stored);
         }
     }
-    reading.show(s, &events)
+    reader.format(s, &events)
 }

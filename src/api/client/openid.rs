@@ -1,11 +1,11 @@
-//! Proving to another service who one is (client-server API, "OpenID").
+//! OpenID tokens (client-server API, "OpenID").
 
 use ruma::{
     api::client::account::request_openid_token::v3::{Request, Response},
     authentication::TokenType,
 };
 
-use super::config::only_own;
+use super::config::check_own;
 use crate::api::{Api, Error, Session};
 
 /// `POST /_matrix/client/v3/user/{userId}/openid/request_token`
@@ -14,7 +14,7 @@ pub async fn request_openid_token(
     who: Session,
     request: Request,
 ) -> Result<Response, Error> {
-    only_own(&who, &request.user_id)?;
+    check_own(&who, &request.user_id)?;
     let (token, lifetime) = api.users.openid_token(who.user).await?;
     Ok(Response::new(
         token.into_string(),

@@ -7,7 +7,7 @@ use ruma::{
     presence::PresenceState,
 };
 
-use super::config::only_own;
+use super::config::check_own;
 use crate::{
     api::{Api, Error, Session},
     rooms::state::current,
@@ -23,7 +23,7 @@ pub async fn set_presence(
     who: Session,
     request: set_presence::v3::Request,
 ) -> Result<set_presence::v3::Response, Error> {
-    only_own(&who, &request.user_id)?;
+    check_own(&who, &request.user_id)?;
     let known = matches!(
         request.presence,
         PresenceState::Online | PresenceState::Unavailable | PresenceState::Offline

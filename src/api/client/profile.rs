@@ -14,7 +14,7 @@ use ruma::{
     profile::{ProfileFieldValue, UserProfile},
 };
 
-use super::config::only_own;
+use super::config::check_own;
 use crate::{
     api::{Adapted, Api, Error, Quirk, Session, Unauthenticated, adapted::edit_body},
     rates::{Kind, network},
@@ -81,7 +81,7 @@ pub async fn set_profile_field(
     who: Session,
     Adapted { request, .. }: Adapted<set_profile_field::v3::Request, OnlyTheField>,
 ) -> Result<set_profile_field::v3::Response, Error> {
-    only_own(&who, &request.user_id)?;
+    check_own(&who, &request.user_id)?;
     change(&api, &who, Change::set(&request.value)?).await?;
     Ok(set_profile_field::v3::Response::new())
 }
@@ -92,7 +92,7 @@ pub async fn delete_profile_field(
     who: Session,
     request: delete_profile_field::v3::Request,
 ) -> Result<delete_profile_field::v3::Response, Error> {
-    only_own(&who, &request.user_id)?;
+    check_own(&who, &request.user_id)?;
     change(&api, &who, Change::remove(&request.field)?).await?;
     Ok(delete_profile_field::v3::Response::new())
 }

@@ -1,8 +1,8 @@
 //! Read receipts and the fully read marker (client-server API, "Receipts", "Read and unread
 //! markers").
 //!
-//! They are stored with the next commit that something else asks for, at the latest after a
-//! second: alone, each would cost the card as much as a message.
+//! They are stored with the next commit, at the latest after a second: a commit of its own would cost each
+//! as much disk wear as a message.
 
 use ruma::{
     OwnedEventId, RoomId,
@@ -25,19 +25,25 @@ pub async fn create_receipt(
     who: Session,
     request: create_receipt::v3::Request,
 ) -> Result<create_receipt::v3::Response, Error> {
-    let mut moves = Moves::default();
+    let mut updates = ReceiptUpdates::default();
     match request.receipt_type {
-        ReceiptType::Read => moves.receipt(Kind::Read, &request.thread, request.event_id)?,
+        ReceiptType::Read => updates.add(Kind::Read, &request.thread, request.event_id)?,
         ReceiptType::ReadPrivate => {
-            moves.receipt(Kind::ReadPrivate, &request.thread, request.event_id)?;
+            updates.add(Kind::ReadPrivate, &request.thread, request.event_id)?;
         }
         ReceiptType::FullyRead if request.thread != ReceiptThread::Unthreaded => {
-            return Err(Error::invalid_param("a read marker is of no thread"));
+            return Err(Error::invalid_param(
+                "thread_id must be absent for m.fully_read",
+            ));
         }
-        ReceiptType::FullyRead => moves.fully_read = Some(request.event_id),
-        _ => return Err(Error::invalid_param("there is no such type of receipt")),
+        ReceiptType::FullyRead => updates.fully_read = Some(request.event_id),
+        _ => {
+            return Err(Error::invalid_param(
+                "receiptType must be m.read, m.read.private or m.fully_read",
+            ));
+        }
     }
-    moves.store(&api, &who, &request.room_id).await?;
+    updates.store(&api, &who, &request.room_id).await?;
     Ok(create_receipt::v3::Response::new())
 }
 
@@ -47,9 +53,9 @@ pub async fn set_read_marker(
     who: Session,
     request: set_read_marker::v3::Request,
 ) -> Result<set_read_marker::v3::Response, Error> {
-    let mut moves = Moves {
+    let mut updates = ReceiptUpdates {
         fully_read: request.fully_read,
-        ..Moves::default()
+        ..ReceiptUpdates::default()
     };
     let read = [
         (Kind::Read, request.read_receipt),
@@ -57,30 +63,31 @@ pub async fn set_read_marker(
     ];
     for (kind, event) in read {
         if let Some(event) = event {
-            moves.receipt(kind, &ReceiptThread::Unthreaded, event)?;
+            updates.add(kind, &ReceiptThread::Unthreaded, event)?;
         }
     }
-    moves.store(&api, &who, &request.room_id).await?;
+    updates.store(&api, &who, &request.room_id).await?;
     Ok(set_read_marker::v3::Response::new())
 }
 
-/// What moves where.
+/// Receipts and markers of one request.
 #[derive(Default)]
-struct Moves {
+struct ReceiptUpdates {
     receipts: Vec<(ReceiptKey, OwnedEventId)>,
     fully_read: Option<OwnedEventId>,
 }
 
-impl Moves {
-    fn receipt(
+impl ReceiptUpdates {
+    fn add(
         &mut self,
         kind: Kind,
         thread: &ReceiptThread,
         event: OwnedEventId,
     ) -> Result<(), Error> {
-        let of = ReceiptKey::new(kind, thread);
-        let of = of.ok_or_else(|| Error::invalid_param("thread_id is no thread"))?;
-        self.receipts.push((of, event));
+        let key = ReceiptKey::new(kind, thread);
+        let key =
+            key.ok_or_else(|| Error::invalid_param("thread_id must be an event id or main"))?;
+        self.receipts.push((key, event));
         Ok(())
     }
 
@@ -89,9 +96,9 @@ impl Moves {
         let (user, now_ms) = (who.user, api.clock.now_ms());
         let write = api.store.write_deferred(move |tx| {
             let mut moved = Vec::new();
-            for (of, event) in &self.receipts {
-                if receipts::put(tx, room, user, of, event, now_ms)? {
-                    moved.push((of.clone(), event.clone()));
+            for (key, event) in &self.receipts {
+                if receipts::put(tx, room, user, key, event, now_ms)? {
+                    moved.push((key.clone(), event.clone()));
                 }
             }
             if let Some(event) = &self.fully_read {
@@ -99,12 +106,12 @@ impl Moves {
             }
             Ok::<_, crate::rooms::Error>(moved)
         });
-        for (of, event) in write.await? {
-            if of.kind == Kind::Read {
+        for (key, event) in write.await? {
+            if key.kind == Kind::Read {
                 let read = EphemeralEdu::Receipt {
                     room: room_id.to_owned(),
                     user: who.user_id.clone(),
-                    thread: of.thread(),
+                    thread: key.thread(),
                     event,
                     ts: api.clock.timestamp(),
                 };

@@ -1,4 +1,4 @@
-//! What is told of a room to those who are not in it (client-server API, "Room Summaries").
+//! Room summaries (client-server API, "Room Summaries").
 
 use ruma::{
     OwnedRoomId, OwnedServerName, RoomId,
@@ -25,28 +25,28 @@ pub async fn get_summary(
     let (room, servers) = match OwnedRoomId::try_from(request.room_id_or_alias) {
         Ok(room) => (room, request.via),
         Err(alias) => {
-            let found = alias::find(&api, &alias).await?;
+            let found = alias::resolve(&api, &alias).await?;
             (found.room_id, [request.via, found.servers].concat())
         }
     };
     let user = who.map(|who| who.user);
-    let told = summary_of(&api, &room, servers).await?;
-    let (shown, membership) = api.store.read(|s| {
+    let summary = summary_of(&api, &room, servers).await?;
+    let (is_accessible, membership) = api.store.read(|s| {
         let membership = user.map(|user| spaces::membership(s, &room, user));
         Ok::<_, rooms::Error>((
-            spaces::is_accessible(s, &told, user)?,
+            spaces::is_accessible(s, &summary, user)?,
             membership.transpose()?,
         ))
     })?;
-    if !shown {
+    if !is_accessible {
         return Err(unknown());
     }
-    let mut response = Response::new(told);
+    let mut response = Response::new(summary);
     response.membership = membership.map(membership_state);
     Ok(response)
 }
 
-/// The summary of the room, by this server or else by one of `servers`.
+/// The summary from this server if it is in the room, else from one of `servers`.
 async fn summary_of(
     api: &Api,
     room: &RoomId,
@@ -56,8 +56,8 @@ async fn summary_of(
         let room = spaces::joined_room(s, room)?;
         room.map(|room| summary::of(s, room)).transpose()
     })?;
-    if let Some(told) = here {
-        return Ok(told);
+    if let Some(summary) = here {
+        return Ok(summary);
     }
     let own = room.server_name().map(ToOwned::to_owned);
     let servers = [servers, Vec::from_iter(own)].concat();
@@ -69,5 +69,5 @@ async fn summary_of(
 }
 
 fn unknown() -> Error {
-    Error::not_found("there is no such room, or it is not shown to you")
+    Error::not_found("the room does not exist, or you may not see it")
 }

@@ -2,7 +2,7 @@
 
 use ruma::api::client::tag::{create_tag, delete_tag, get_tags};
 
-use super::config::only_own;
+use super::config::check_own;
 use crate::api::{Api, Error, Session};
 
 /// `GET /_matrix/client/v3/user/{userId}/rooms/{roomId}/tags`
@@ -11,7 +11,7 @@ pub async fn get_tags(
     who: Session,
     request: get_tags::v3::Request,
 ) -> Result<get_tags::v3::Response, Error> {
-    only_own(&who, &request.user_id)?;
+    check_own(&who, &request.user_id)?;
     let tags = api.users.tags(who.user, &request.room_id)?;
     Ok(get_tags::v3::Response::new(tags))
 }
@@ -22,7 +22,7 @@ pub async fn create_tag(
     who: Session,
     request: create_tag::v3::Request,
 ) -> Result<create_tag::v3::Response, Error> {
-    only_own(&who, &request.user_id)?;
+    check_own(&who, &request.user_id)?;
     let (room, tag, info) = (&request.room_id, request.tag, &request.tag_info);
     api.users.set_tag(who.user, room, tag, info).await?;
     Ok(create_tag::v3::Response::new())
@@ -34,7 +34,7 @@ pub async fn delete_tag(
     who: Session,
     request: delete_tag::v3::Request,
 ) -> Result<delete_tag::v3::Response, Error> {
-    only_own(&who, &request.user_id)?;
+    check_own(&who, &request.user_id)?;
     let remove = api
         .users
         .remove_tag(who.user, &request.room_id, request.tag);

@@ -1,7 +1,7 @@
-//! What happened in a room at a certain time.
+//! `timestamp_to_event` (client-server API, "Getting events for a room").
 
 use ruma::{
-    MilliSecondsSinceUnixEpoch, RoomId, UInt,
+    MilliSecondsSinceUnixEpoch, UInt,
     api::{
         Direction,
         client::room::get_event_by_timestamp::v1::{Request, Response},
@@ -17,8 +17,8 @@ use crate::{
     store::RoomNum,
 };
 
-/// How often one request has history fetched from other servers.
-const FETCHES: usize = 5;
+/// The most requests for history that one request sends to other servers.
+const MAX_BACKFILLS: usize = 5;
 
 /// `GET /_matrix/client/v1/rooms/{roomId}/timestamp_to_event`
 pub async fn get_event_by_timestamp(
@@ -26,63 +26,62 @@ pub async fn get_event_by_timestamp(
     who: Session,
     request: Request,
 ) -> Result<Response, Error> {
-    let room_id = &*request.room_id;
     let room = api
         .store
-        .read(|s| history_visibility::readable_room(s, room_id, who.user))?;
-    let moment = (u64::from(request.ts.get()), request.dir);
-    let mut nearest = look(&api, &who, room, moment).await?;
+        .read(|s| history_visibility::readable_room(s, &request.room_id, who.user))?;
+    let mut nearest = nearest_here(&api, &who, room, &request).await?;
     if nearest.gap.is_some() {
-        nearest = look_further(&api, &who, (room, room_id), moment, nearest).await?;
+        nearest = nearest_after_backfill(&api, &who, room, &request, nearest).await?;
     }
-    let found = nearest.event;
-    let (id, ts) = found.ok_or_else(|| Error::not_found("there is no such event"))?;
+    let (id, ts) = nearest
+        .event
+        .ok_or_else(|| Error::not_found("no event that you may see is on this side of ts"))?;
     let ts = MilliSecondsSinceUnixEpoch(UInt::new_saturating(ts));
     Ok(Response::new(id, ts))
 }
 
 /// The nearest event here that the user may see.
-async fn look(
+async fn nearest_here(
     api: &Api,
     who: &Session,
     room: RoomNum,
-    (ts, dir): (u64, Direction),
+    request: &Request,
 ) -> Result<Nearest, Error> {
-    let user = who.user_id.clone();
-    let scan = api.store.scan("a time", move |s| {
+    let (user, ts, dir) = (who.user_id.clone(), request.ts.get().into(), request.dir);
+    let scan = api.store.scan("timestamp_to_event", move |s| {
         let mut visibility = UserVisibility::new(s, room, &user)?;
         timestamp_to_event::nearest(s, room, ts, dir, |event| visibility.can_see(s, event))
     });
     Ok(scan.await?)
 }
 
-/// The same after fetching what is missing, if another server knows of a nearer event.
-async fn look_further(
+/// Backfills as long as another server says that it has a nearer event.
+async fn nearest_after_backfill(
     api: &Api,
     who: &Session,
-    (room, id): (RoomNum, &RoomId),
-    moment: (u64, Direction),
+    room: RoomNum,
+    request: &Request,
     mut nearest: Nearest,
 ) -> Result<Nearest, Error> {
-    let (ts, dir) = moment;
-    let told = api.federation.timestamp_to_event(room, id, ts, dir).await?;
-    for _ in 0..FETCHES {
-        let (Some(gap), Some((_, ts))) = (nearest.gap, &told) else {
+    let (id, ts, dir) = (&request.room_id, request.ts.get().into(), request.dir);
+    let remote = api.federation.timestamp_to_event(room, id, ts, dir).await?;
+    for _ in 0..MAX_BACKFILLS {
+        let (Some(gap), Some((_, remote_ts))) = (nearest.gap, &remote) else {
             break;
         };
-        if !is_nearer(*ts, &nearest, moment) || !api.federation.backfill(room, gap).await? {
+        let local_ts = nearest.event.as_ref().map(|(_, ts)| *ts);
+        let is_nearer = match dir {
+            Direction::Forward => {
+                ts <= *remote_ts && local_ts.is_none_or(|local_ts| *remote_ts < local_ts)
+            }
+            Direction::Backward => {
+                *remote_ts <= ts && local_ts.is_none_or(|local_ts| local_ts < *remote_ts)
+            }
+        };
+        if !is_nearer || !api.federation.backfill(room, gap).await? {
             break;
         }
-        nearest = look(api, who, room, moment).await?;
+        nearest = nearest_here(api, who, room, request).await?;
     }
     Ok(nearest)
-}
-
-/// Whether an event of the time `told` is nearer than what is here.
-fn is_nearer(told: u64, nearest: &Nearest, (ts, dir): (u64, Direction)) -> bool {
-    let here = nearest.event.as_ref().map(|(_, here)| *here);
-    match dir {
-        Direction::Forward => ts <= told && here.is_none_or(|here| told < here),
-        Direction::Backward => told <= ts && here.is_none_or(|here| here < told),
-    }
 }

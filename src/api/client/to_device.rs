@@ -1,4 +1,4 @@
-//! Messages from device to device (client-server API, "Send-to-Device messaging").
+//! To-device messages (client-server API, "Send-to-Device messaging").
 
 use ruma::api::client::to_device::send_event_to_device;
 
@@ -15,7 +15,7 @@ pub async fn send_event_to_device(
     who: Session,
     request: send_event_to_device::v3::Request,
 ) -> Result<send_event_to_device::v3::Response, Error> {
-    let transacted = send::ClientTransaction {
+    let transaction = send::ClientTransaction {
         device: who.device,
         scope: format!("to-device {}", request.event_type),
         id: request.txn_id.to_string(),
@@ -26,20 +26,20 @@ pub async fn send_event_to_device(
         messages: request.messages,
     };
     batch.check()?;
-    let mut elsewhere = batch.by_server();
-    let here = elsewhere.remove(api.local.server_name());
-    elsewhere.retain(|server, _| api.federation.client().may_contact(server));
+    let mut remote = batch.by_server();
+    let local = remote.remove(api.local.server_name());
+    remote.retain(|server, _| api.federation.client().may_contact(server));
     let id = format!("{:032x}", rand::random::<u128>()).into();
     let now = api.clock.now_ms();
     let job = move |tx: &Tx| {
-        if !send::is_new(tx, &transacted, now)? {
+        if !send::is_new(tx, &transaction, now)? {
             return Ok(());
         }
         let sender = &who.user_id;
-        if let Some(here) = &here {
-            to_device::deliver(tx, sender, &kind, here)?;
+        if let Some(local) = &local {
+            to_device::deliver(tx, sender, &kind, local)?;
         }
-        for (server, messages) in &elsewhere {
+        for (server, messages) in &remote {
             to_device::queue_outbound(tx, server, sender, &kind, &id, messages)?;
         }
         Ok::<_, Error>(())

@@ -2,7 +2,7 @@
 
 use ruma::api::client::typing::create_typing_event::{self, v3::Typing};
 
-use super::config::only_own;
+use super::config::check_own;
 use crate::{
     api::{Api, Error, Session},
     federation::EphemeralEdu,
@@ -15,7 +15,7 @@ pub async fn create_typing_event(
     who: Session,
     request: create_typing_event::v3::Request,
 ) -> Result<create_typing_event::v3::Response, Error> {
-    only_own(&who, &request.user_id)?;
+    check_own(&who, &request.user_id)?;
     let room = api.joined_room(&who, &request.room_id)?;
     let for_ms = match request.state {
         Typing::Yes(typing) => Some(u64::try_from(typing.timeout.as_millis()).unwrap_or(u64::MAX)),

@@ -1,7 +1,5 @@
-//! The devices of this server's users and their keys, for other servers (server-server API,
-//! "Device Management" and "End-to-End Encryption").
-//!
-//! A device without keys is not told of: nobody could send it anything.
+//! Devices of local users and their keys, for other servers (server-server API, "Device Management" and
+//! "End-to-End Encryption"). Devices without keys are left out: they cannot receive encrypted messages.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +14,7 @@ use ruma::{
 use crate::{
     api::{
         Api, Error, Origin,
-        client::keys::{MOST, claim, raw},
+        client::keys::{MAX_KEYS, claim, raw},
     },
     store::{Reader, Records},
     users::{
@@ -45,9 +43,9 @@ pub async fn get_devices(
         let mut response = get_devices::v1::Response::new(request.user_id.clone(), version);
         for (device_id, keys) in device_keys::of_user(s, user)? {
             let device = s.devices()?.load((user, device_id.as_str()))?;
-            let mut told = UserDevice::new(device_id, raw(&keys)?);
-            told.device_display_name = device.and_then(|device| device.display_name);
-            response.devices.push(told);
+            let mut entry = UserDevice::new(device_id, raw(&keys)?);
+            entry.device_display_name = device.and_then(|device| device.display_name);
+            response.devices.push(entry);
         }
         let key = |usage| {
             let key = cross_signing::load(s, user, usage)?;
@@ -58,7 +56,7 @@ pub async fn get_devices(
         Ok::<_, Error>(Some(response))
     });
     let response = scan.await?;
-    response.ok_or_else(|| Error::not_found("there is no such user"))
+    response.ok_or_else(|| Error::not_found("the user does not exist on this server"))
 }
 
 /// `POST /_matrix/federation/v1/user/keys/query`
@@ -67,8 +65,11 @@ pub async fn get_keys(
     _who: Origin,
     request: get_keys::v1::Request,
 ) -> Result<get_keys::v1::Response, Error> {
-    if request.device_keys.len() > MOST {
-        return Err(Error::too_large("too many users at once"));
+    if request.device_keys.len() > MAX_KEYS {
+        return Err(Error::too_large(format!(
+            "device_keys may have at most {MAX_KEYS} users, found {}",
+            request.device_keys.len()
+        )));
     }
     let scan = api.store.scan("keys for another server", move |s| {
         let mut response = get_keys::v1::Response::new(BTreeMap::new());
@@ -100,7 +101,7 @@ pub async fn get_keys(
     scan.await
 }
 
-/// `POST /_matrix/federation/v1/user/keys/claim`. What has no key left is left out.
+/// `POST /_matrix/federation/v1/user/keys/claim`
 pub async fn claim_keys(
     api: Api,
     _who: Origin,

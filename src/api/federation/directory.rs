@@ -1,5 +1,4 @@
-//! The directory of published rooms, for other servers (server-server API, "Published Room
-//! Directory").
+//! The public room directory, for other servers (server-server API, "Published Room Directory").
 
 use ruma::{
     UInt,
@@ -18,16 +17,16 @@ pub async fn get_public_rooms(
     _who: Origin,
     request: get_public_rooms::v1::Request,
 ) -> Result<get_public_rooms::v1::Response, Error> {
-    let mut wanted = get_public_rooms_filtered::v1::Request::new();
-    wanted.limit = request.limit;
-    wanted.since = request.since;
-    wanted.room_network = request.room_network;
-    let listed = listed(&api, wanted, Audience::OtherServers).await?;
+    let mut query = get_public_rooms_filtered::v1::Request::new();
+    query.limit = request.limit;
+    query.since = request.since;
+    query.room_network = request.room_network;
+    let page = page(&api, query, Audience::OtherServers).await?;
     let mut response = get_public_rooms::v1::Response::new();
-    response.chunk = listed.chunk;
-    response.next_batch = listed.next_batch;
-    response.prev_batch = listed.prev_batch;
-    response.total_room_count_estimate = listed.total_room_count_estimate;
+    response.chunk = page.chunk;
+    response.next_batch = page.next_batch;
+    response.prev_batch = page.prev_batch;
+    response.total_room_count_estimate = page.total_room_count_estimate;
     Ok(response)
 }
 
@@ -37,21 +36,21 @@ pub async fn get_public_rooms_filtered(
     _who: Origin,
     request: get_public_rooms_filtered::v1::Request,
 ) -> Result<get_public_rooms_filtered::v1::Response, Error> {
-    listed(&api, request, Audience::OtherServers).await
+    page(&api, request, Audience::OtherServers).await
 }
 
-/// What this server's directory lists.
-pub(in crate::api) async fn listed(
+/// A page of this server's directory.
+pub(in crate::api) async fn page(
     api: &Api,
     request: get_public_rooms_filtered::v1::Request,
     audience: Audience,
 ) -> Result<get_public_rooms_filtered::v1::Response, Error> {
     let mut response = get_public_rooms_filtered::v1::Response::new();
     if let RoomNetwork::ThirdParty(_) = request.room_network {
-        // No other network is known here, so none of its rooms are.
+        // No third-party network is bridged.
         return Ok(response);
     }
-    let wanted = DirectoryQuery {
+    let query = DirectoryQuery {
         filter: request.filter,
         since: request.since.as_deref().map(str::parse).transpose()?,
         limit: request
@@ -61,7 +60,7 @@ pub(in crate::api) async fn listed(
     };
     let scan = api
         .store
-        .scan("public rooms", move |s| directory::page(s, &wanted));
+        .scan("public rooms", move |s| directory::page(s, &query));
     let page = scan.await?;
     response.chunk = page.rooms;
     response.next_batch = page.next.map(|since| since.to_string());

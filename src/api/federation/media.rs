@@ -1,5 +1,4 @@
-//! This server's media, for other servers ([content repository]). They are given no others: those they
-//! fetch where they are from.
+//! Local media, for other servers ([content repository]). Media of third servers are not served.
 //!
 //! [content repository]: https://spec.matrix.org/v1.19/server-server-api/#content-repository
 
@@ -11,7 +10,7 @@ use ruma::{
 use crate::{
     api::{
         Api, Error, Multipart, Origin,
-        client::media::{find_own, shown},
+        client::media::{download, find_local},
     },
     media::ThumbnailRequest,
 };
@@ -22,8 +21,8 @@ pub async fn get_content(
     _who: Origin,
     request: get_content::v1::Request,
 ) -> Result<Multipart, Error> {
-    let found = find_own(&api, &request.media_id, request.timeout_ms).await?;
-    Ok(Multipart(shown(&api, found).await?))
+    let found = find_local(&api, &request.media_id, request.timeout_ms).await?;
+    Ok(Multipart(download(&api, found).await?))
 }
 
 /// `GET /_matrix/federation/v1/media/thumbnail/{mediaId}`
@@ -32,7 +31,7 @@ pub async fn get_content_thumbnail(
     _who: Origin,
     request: get_content_thumbnail::v1::Request,
 ) -> Result<Multipart, Error> {
-    let found = find_own(&api, &request.media_id, request.timeout_ms).await?;
+    let found = find_local(&api, &request.media_id, request.timeout_ms).await?;
     let wanted = ThumbnailRequest {
         width: request.width.into(),
         height: request.height.into(),
@@ -40,5 +39,5 @@ pub async fn get_content_thumbnail(
         animated: request.animated == Some(true),
     };
     let thumbnail = api.media.thumbnail(found, wanted).await?;
-    Ok(Multipart(shown(&api, thumbnail).await?))
+    Ok(Multipart(download(&api, thumbnail).await?))
 }

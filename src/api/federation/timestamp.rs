@@ -1,4 +1,4 @@
-//! What happened at a certain time, for other servers.
+//! `timestamp_to_event` for other servers.
 
 use ruma::{
     MilliSecondsSinceUnixEpoch, UInt,
@@ -25,7 +25,7 @@ pub async fn get_event_by_timestamp(
         })
     });
     let nearest = scan.await?.event;
-    let (id, ts) = nearest.ok_or_else(|| Error::not_found("there is no such event here"))?;
+    let (id, ts) = nearest.ok_or_else(|| Error::not_found("no event is on this side of ts"))?;
     let ts = MilliSecondsSinceUnixEpoch(UInt::new_saturating(ts));
     Ok(Response::new(id, ts))
 }

@@ -27,10 +27,18 @@ export const observed = (what, fields) => writeMessage({ observed: what, ...fiel
 let maySync = Promise.withResolvers();
 maySync.resolve();
 
+/** Replaces the versions that the server announces, if set. */
+let versions;
+
 /** `fetch` with syncs that can be paused. */
 async function fetchFn(url, options) {
-    if (new URL(url).pathname.endsWith("/sync")) await maySync.promise;
-    return fetch(url, options);
+    const { pathname } = new URL(url);
+    if (pathname.endsWith("/sync")) await maySync.promise;
+    if (versions && pathname.endsWith("/versions")) return Response.json({ versions });
+    const response = await fetch(url, options);
+    if (response.status === 404 && (await response.clone().json()).errcode === "M_UNRECOGNIZED")
+        observed("unrecognized", { path: pathname });
+    return response;
 }
 
 /** The current session. Before `login` it has no access token. */
@@ -56,7 +64,8 @@ export const commands = {
         return { user_id: response.user_id };
     },
 
-    async login({ user, password }) {
+    async login({ user, password, versions: replaced }) {
+        versions = replaced;
         const { flows } = await client.loginFlows();
         if (!flows.some(({ type }) => type === "m.login.password")) throw new Error("no login by password");
         const session = await client.loginRequest({
@@ -135,11 +144,10 @@ export const commands = {
         return { url, file: file && { ...file, url } };
     },
     async download({ url, file }) {
-        const got = await media(client.mxcUrlToHttp(url, undefined, undefined, undefined, false, true, true));
+        const got = await media(url);
         return file ? { ...got, data: await decrypted(got.data, file) } : got;
     },
-    thumbnail: ({ url, width, height }) =>
-        media(client.mxcUrlToHttp(url, width, height, "crop", false, true, true)),
+    thumbnail: ({ url, width, height }) => media(url, width, height, "crop"),
 
     /** Sends no further sync until `resume`. */
     async pause() {
@@ -182,6 +190,12 @@ export const commands = {
         return events.map((event) => eventFields(event.event)).reverse();
     },
 
+    /** The event ids in the thread of `root`. */
+    async thread({ room, root }) {
+        const events = client.getRoom(room).getThread(root)?.events ?? [];
+        return events.map((event) => event.getId());
+    },
+
     /** Retries at once, as after a notification that the network is back. */
     async retry_now() {
         client.retryImmediately();
@@ -219,12 +233,15 @@ async function sent(room, send, txn) {
     }
 }
 
-/** Downloads media as Element's service worker does. */
-async function media(address) {
-    const response = await fetch(address, { headers: { Authorization: `Bearer ${client.getAccessToken()}` } });
-    if (!response.ok) throw new Error(`${response.status} ${await response.text()}`);
-    const data = Buffer.from(await response.arrayBuffer()).toString("base64");
-    return { type: response.headers.get("Content-Type"), data };
+/** Fetches media as Element does: with authentication if `/versions` announces that. */
+async function media(url, width, height, method) {
+    const authenticated = await client.isVersionSupported("v1.11");
+    const address = client.mxcUrlToHttp(url, width, height, method, false, true, authenticated);
+    const headers = authenticated ? { Authorization: `Bearer ${client.getAccessToken()}` } : {};
+    const answer = await fetch(address, { headers });
+    if (!answer.ok) throw new Error(`${address}: ${answer.status} ${await answer.text()}`);
+    const data = Buffer.from(await answer.arrayBuffer()).toString("base64");
+    return { type: answer.headers.get("Content-Type"), data };
 }
 
 const unpadded = (bytes) => Buffer.from(bytes).toString("base64").replace(/=+$/, "");
