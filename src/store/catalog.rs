@@ -131,7 +131,7 @@ tables! {
     users: UserNum => &'static str, version 1;
     /// User id → number.
     user_nums: &'static str => UserNum, version 1;
-    /// Accounts of this server.
+    /// An account of this server.
     accounts: UserNum => Packed<Account>, version 1;
     /// (user, profile field) → the field's value as JSON.
     profiles: (UserNum, &'static str) => &'static str, version 1;
@@ -139,58 +139,56 @@ tables! {
     devices: (UserNum, &'static str) => Packed<Device>, version 1;
     /// Device number → its user and device id.
     device_ids: DeviceNum => (UserNum, &'static str), version 1;
-    /// User → the device that the user's clients have left here, dehydrated: its id, and what only
-    /// they can read of it, as JSON.
+    /// User → the id and the `device_data` (JSON) of the dehydrated device.
     dehydrated_devices: UserNum => (&'static str, &'static str), version 1;
-    /// User, local or not → when the list of their devices last changed.
+    /// User, local or not → the positions of the last changes of the device list.
     device_lists: UserNum => Packed<DeviceList>, version 1;
-    /// Position → the change of a list of devices there.
+    /// Position → the change of a local user's device list.
     device_list_log: Position => Packed<DeviceListChange>, version 1;
-    /// (user, device id) → the keys by which the device is known, as JSON.
+    /// (user, device id) → the identity keys of the device, as JSON.
     device_keys: (UserNum, &'static str) => &'static str, version 1;
-    /// (device, algorithm, order) → a key that is given out once.
+    /// (device, algorithm, order of upload) → an unclaimed one-time key.
     one_time_keys: (DeviceNum, &'static str, u64) => Packed<OneTimeKey>, version 1;
-    /// (device, order) → the id of a key that was given out, and the SHA-256 of the key.
+    /// (device, order of upload) → the id and the SHA-256 of a claimed one-time key.
     claimed_keys: (DeviceNum, u64) => (&'static str, [u8; 32]), version 1;
-    /// (device, algorithm) → the key that is given out when there is no other.
+    /// (device, algorithm) → the fallback key.
     fallback_keys: (DeviceNum, &'static str) => Packed<FallbackKey>, version 1;
-    /// Device → where it last changed how many of its keys can be given out.
+    /// Device → the position at which its key counts last changed by a claim.
     one_time_key_changes: DeviceNum => Position, version 1;
-    /// (user, usage) → a key with which the user signs keys, as JSON.
+    /// (user, usage) → a cross-signing key, as JSON.
     cross_signing_keys: (UserNum, &'static str) => &'static str, version 1;
-    /// (local user, another user, key id) → what the first has signed of the other's key, as JSON: the
-    /// signatures by the ids of the keys that made them.
+    /// (local user, another user, public key) → the signatures of the first on that key of the other, by key
+    /// id, as JSON.
     key_signatures: (UserNum, UserNum, &'static str) => &'static str, version 1;
     /// (local user, position) → the other user of whose keys the first last signed one there.
     user_signature_log: (UserNum, Position) => UserNum, version 1;
-    /// (user, version) → a backup of room keys.
+    /// (user, version) → a key backup.
     backups: (UserNum, u32) => Packed<Backup>, version 1;
-    /// User → the last version that was given to a backup.
+    /// User → the last version of a key backup, deleted or not.
     backup_versions: UserNum => u32, version 1;
     /// (user, version of the backup, room id, session id) → a room key, as JSON.
     backup_keys: (UserNum, u32, &'static str, &'static str) => &'static str, version 1;
-    /// (user, version of a backup that is not in `backups` any more): its keys are still to be removed.
+    /// (user, version): a deleted backup whose keys are still in `backup_keys`.
     pending_deletion_backups: (UserNum, u32) => (), version 1;
-    /// Position → the user of another server the list of whose devices last changed there.
+    /// Position → the user of another server whose device list last changed there.
     remote_device_list_log: Position => UserNum, version 1;
-    /// User of another server → the list of their devices that is kept.
+    /// User of another server → the tracked device list.
     remote_device_lists: UserNum => Packed<RemoteDeviceList>, version 1;
-    /// (user of another server, device id) → the device.
+    /// (user of another server, device id) → a device of a tracked list.
     remote_devices: (UserNum, &'static str) => Packed<RemoteDevice>, version 1;
-    /// (device, position) → a message that waits for the device.
+    /// (device, position) → a queued to-device message.
     to_device: (DeviceNum, Position) => Packed<ToDeviceMessage>, version 1;
-    /// SHA-256 of an access token → what it opens.
+    /// SHA-256 of an access token → the session.
     access_tokens: [u8; 32] => Packed<AccessToken>, version 1;
-    /// SHA-256 of a refresh token → what it renews.
+    /// SHA-256 of a refresh token → what it refreshes.
     refresh_tokens: [u8; 32] => Packed<RefreshToken>, version 1;
-    /// (device, SHA-256 of a token): the access and refresh tokens to remove with the device.
+    /// (device, SHA-256 of a token): the access and refresh tokens of a device.
     device_tokens: (DeviceNum, [u8; 32]) => (), version 1;
-    /// SHA-256 of a short-lived login token → whom it logs in.
+    /// SHA-256 of a login token → the user whom it logs in.
     login_tokens: [u8; 32] => Packed<LoginToken>, version 1;
-    /// SHA-256 of a token that proves who somebody is → who, and when it ends, in milliseconds
-    /// since the epoch.
+    /// SHA-256 of an OpenID token → the user and the expiry, in milliseconds since the epoch.
     openid_tokens: [u8; 32] => (UserNum, u64), version 1;
-    /// (user, room, type) → account data; global data stand under the room number `u32::MAX`.
+    /// (user, room, type) → account data; global ones have the room number `u32::MAX`.
     account_data: (UserNum, RoomNum, &'static str) => Packed<AccountData>, version 1;
     /// (user, position) → the (room, type) whose account data last changed there.
     account_data_log: (UserNum, Position) => (RoomNum, &'static str), version 1;
@@ -207,9 +205,9 @@ tables! {
     outbound_to_device: (ServerNum, Position) => Packed<ToDeviceMessage>, version 1;
     /// Server → the position up to which the changes in `device_list_log` were sent to it.
     device_list_cursors: ServerNum => Position, version 1;
-    /// (server, the id of a message to devices), of those that came lately.
+    /// (server, message id): the last to-device messages of a server, to deduplicate them.
     messages_seen: (ServerNum, &'static str) => (), version 1;
-    /// (server, number) → `messages_seen` in the order in which they came.
+    /// (server, number) → `messages_seen` in the order of arrival.
     messages_seen_order: (ServerNum, u64) => &'static str, version 1;
     /// Server that lacks events of `outgoing` → the position of the first that it may lack.
     destination_cursors: ServerNum => Position, version 1;
@@ -296,31 +294,30 @@ tables! {
     /// are not in the record of the room or thread any more.
     last_own_event: (RoomNum, EventNum, UserNum) => Place, version 1;
 
-    /// (server or 0 for this one, media id) → what it is.
+    /// (server or 0 for this one, media id) → the media.
     media: (ServerNum, &'static str) => Packed<Media>, version 1;
-    /// Id of a file, the SHA-256 of its content or of what it is a thumbnail of → the file.
+    /// File id: SHA-256 of the content, or of source and variant of a thumbnail → the file.
     media_files: [u8; 32] => Packed<MediaFile>, version 1;
     /// (file, server, media id): `media` by file.
     media_of_file: ([u8; 32], ServerNum, &'static str) => (), version 1;
-    /// (local user, media id): what the user uploaded.
+    /// (local user, media id): the uploads of a user.
     uploads: (UserNum, &'static str) => (), version 1;
-    /// Local user → how many bytes the user uploaded; 0 → how many bytes `cached_files` are.
+    /// Local user → the size of the uploads, in bytes; 0 → the size of the `cached_files`.
     media_usage: UserNum => u64, version 1;
-    /// Files that can be had again → when they were last asked for, in milliseconds since the epoch.
+    /// File that can be fetched or made again → its last use, in milliseconds since the epoch.
     cached_files: [u8; 32] => u64, version 1;
     /// (time, file): `cached_files` by time.
     cached_files_lru: (u64, [u8; 32]) => (), version 1;
-    /// (file, shape) → the picture in the file in that shape.
+    /// (source file, variant) → the thumbnail.
     thumbnails: ([u8; 32], &'static str) => Packed<Thumbnail>, version 1;
-    /// File → of what file it is a thumbnail, and in what shape.
+    /// Thumbnail file → its source file and variant.
     thumbnail_sources: [u8; 32] => ([u8; 32], &'static str), version 1;
-    /// Files that nobody gets and that are not taken again.
+    /// Files that are neither served nor accepted.
     quarantined_files: [u8; 32] => (), version 1;
-    /// Local users who left, and whose uploads are still to be removed.
+    /// Erased users whose uploads are still to be removed.
     erased_uploaders: UserNum => (), version 1;
-    /// Files that no row speaks of any more, and that are to be removed from the disk.
+    /// Files that no row names, and that are to be deleted from the disk.
     pending_deletion_files: [u8; 32] => (), version 1;
-    /// Media id that was given out and has no content yet → to whom, and until when it may get it,
-    /// in milliseconds since the epoch.
+    /// Media id without content → its creator and its expiry, in milliseconds since the epoch.
     pending_media: &'static str => (UserNum, u64), version 1;
 }

@@ -49,89 +49,80 @@ record! {
 }
 
 record! {
-    /// When the list of a user's devices changed.
+    /// The last changes of a user's device list.
     DeviceList {
-        /// The last positions of its changes, the newest last.
+        /// Their positions, the newest last.
         recent: Vec<Position>,
     }
 }
 
 record! {
-    /// A change of the list of a local user's devices.
+    /// A change of a local user's device list.
     DeviceListChange {
-        /// Whose it is.
         user: UserNum,
-        /// What changed.
         what: ChangedPart,
-        /// The position of the change of a device of the same user before this one; 0 if there was none.
+        /// The position of the last change of a device of the user before this one; 0 if there was none.
         before: Position,
     }
 }
 
-/// What changed of the list of a user's devices.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ChangedPart {
-    /// A device of a local user.
+    /// The device with this id.
     Device(String),
-    /// The cross-signing keys of a local user.
     CrossSigningKeys,
 }
 
 record! {
-    /// A key that is given out once.
     OneTimeKey {
-        /// Its id, with the algorithm.
+        /// `algorithm:name`.
         id: String,
-        /// What was uploaded, as JSON.
+        /// As it was uploaded.
         json: String,
     }
 }
 
 record! {
-    /// What is kept of the devices of another server's user.
+    /// A tracked device list of a user of another server.
     RemoteDeviceList {
-        /// What the user's server calls this version of it.
+        /// The `stream_id` of the last update.
         stream_id: u64,
-        /// When it was fetched, in milliseconds since the epoch; 0 if it never was, but is wanted.
+        /// In milliseconds since the epoch; 0 if it never was fetched.
         fetched_ts: u64,
-        /// Whether something has changed since that is not in it.
+        /// Whether it may lack changes.
         is_stale: bool,
-        /// The user's master key, as JSON.
+        /// As JSON.
         master_key: Option<String>,
-        /// The key with which the user signs devices, as JSON.
+        /// As JSON.
         self_signing_key: Option<String>,
     }
 }
 
 record! {
-    /// A device of another server's user.
+    /// A device of a user of another server.
     RemoteDevice {
-        /// Its name.
         display_name: Option<String>,
-        /// Its keys, as JSON.
+        /// As JSON.
         keys: Option<String>,
     }
 }
 
 record! {
-    /// Something that waits to be fetched or sent.
+    /// A message in the queue of a device or a server.
     ToDeviceMessage {
-        /// How much came before it for the same one, in a unit of whoever writes it: two of them say how
-        /// much is between.
+        /// The sum of the sizes of the messages before it in the queue, in units of `to_device/queue.rs`.
         index: u64,
-        /// What it says, as JSON.
         json: String,
     }
 }
 
 record! {
-    /// A key that is given out again and again when there is no other.
     FallbackKey {
-        /// Its id, with the algorithm.
+        /// `algorithm:name`.
         id: String,
-        /// What was uploaded, as JSON.
+        /// As it was uploaded.
         json: String,
-        /// Whether it has been given out.
+        /// Whether it has been claimed.
         used: bool,
     }
 }
@@ -173,13 +164,12 @@ pub struct Endpoint {
 record! {
     /// An account of this server.
     Account {
-        /// The password as an argon2 PHC string; none where nobody can log in with one.
+        /// An argon2 PHC string; `None` if the account has no password.
         password_hash: Option<String>,
-        /// When it was registered, in milliseconds since the epoch.
+        /// In milliseconds since the epoch.
         created_ts: u64,
-        /// Whether the owner left for good. The name is never given again.
+        /// The name stays taken.
         deactivated: bool,
-        /// Whether the account may administer the server.
         admin: bool,
     }
 }
@@ -187,73 +177,62 @@ record! {
 record! {
     /// A device of a local user.
     Device {
-        /// Its number.
         num: DeviceNum,
-        /// The name that the user gave it.
         display_name: Option<String>,
-        /// When it last asked for something, in milliseconds since the epoch.
+        /// When it last sent a request, in milliseconds since the epoch, an hour more or less.
         last_seen_ts: Option<u64>,
-        /// From which address.
         last_seen_ip: Option<String>,
     }
 }
 
 record! {
-    /// A backup of room keys.
+    /// A version of a key backup.
     Backup {
-        /// Its algorithm and its data, as JSON.
+        /// `algorithm` and `auth_data`, as JSON.
         info: String,
-        /// Counts the changes of its keys.
+        /// Raised with every change of its keys.
         etag: u64,
-        /// How many keys it has.
+        /// The number of its keys.
         count: u32,
     }
 }
 
 record! {
-    /// What an access token opens.
     AccessToken {
-        /// Whose it is.
         user: UserNum,
-        /// On which device.
         device: DeviceNum,
-        /// When it ends, in milliseconds since the epoch.
+        /// In milliseconds since the epoch.
         expires_ts: Option<u64>,
-        /// SHA-256 of the refresh token that ends when this token is first used.
+        /// SHA-256 of the refresh token that is revoked, with its access token, when this token is first used.
         replaces: Option<[u8; 32]>,
     }
 }
 
 record! {
-    /// What a refresh token renews.
     RefreshToken {
-        /// Whose it is.
         user: UserNum,
-        /// On which device.
         device: DeviceNum,
-        /// SHA-256 of the access token given out with it.
+        /// SHA-256 of the access token of the same pair.
         access: [u8; 32],
-        /// SHA-256 of the refresh token that ends when this token is first used.
+        /// As in [`AccessToken`].
         replaces: Option<[u8; 32]>,
     }
 }
 
 record! {
-    /// Whom a login token logs in.
     LoginToken {
-        /// The user.
         user: UserNum,
-        /// When it ends, in milliseconds since the epoch.
+        /// In milliseconds since the epoch.
         expires_ts: u64,
     }
 }
 
 record! {
-    /// A piece of account data.
+    /// Account data of one type.
     AccountData {
-        /// When it last changed.
+        /// Of the last change.
         position: Position,
-        /// The content as JSON. `{}` stays as a row, so that devices learn of the removal.
+        /// As JSON. `{}` stays as a row, so that devices learn of the removal.
         content: String,
     }
 }
@@ -528,33 +507,29 @@ record! {
 }
 
 record! {
-    /// A piece of media.
     Media {
-        /// Its content.
+        /// The id of the file with the content.
         file: [u8; 32],
-        /// What kind of content that is, as whoever uploaded it says; empty if they do not.
+        /// As the uploader sent it; empty if unknown.
         content_type: String,
-        /// The name of the file it was uploaded from.
+        /// The file name.
         name: Option<String>,
-        /// Who uploaded it, of this server's users.
+        /// A local user; `None` if it can be fetched again.
         uploader: Option<UserNum>,
-        /// When it came here, in milliseconds since the epoch.
+        /// In milliseconds since the epoch.
         created_ts: u64,
     }
 }
 
 record! {
-    /// A picture made smaller.
     Thumbnail {
-        /// Its content.
+        /// The id of the file with the content.
         file: [u8; 32],
-        /// What kind of content that is.
         content_type: String,
     }
 }
 
 record! {
-    /// A file with media.
     MediaFile {
         /// In bytes.
         size: u64,

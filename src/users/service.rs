@@ -4,7 +4,7 @@ use std::fmt;
 
 use ruma::OwnedServerName;
 
-use super::{UiaSessions, accounts::shared_secret::MAX_NONCES, auth::sessions::MAX_RECENTLY_SEEN};
+use super::UiaSessions;
 use crate::{
     cache::Cache,
     clock::Clock,
@@ -12,6 +12,10 @@ use crate::{
     pool::Pool,
     store::{DeviceNum, Store},
 };
+
+const MAX_NONCES: usize = 256;
+/// A device that is evicted has its `last_seen_ts` written early.
+const MAX_RECENTLY_SEEN: usize = 4096;
 
 /// The settings for accounts.
 #[derive(Clone, Debug)]

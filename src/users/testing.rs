@@ -1,4 +1,4 @@
-//! Accounts over a store of their own, for the tests of this module.
+//! A service over a store of its own, for the tests of this module.
 
 use std::{
     path::{Path, PathBuf},
@@ -24,7 +24,6 @@ use crate::{
 
 pub(super) const PASSWORD: &str = "correct horse battery";
 
-/// A server with nothing but accounts.
 pub(super) struct Server {
     pub(super) users: Users,
     pub(super) store: Store,
@@ -34,7 +33,7 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// The effects of everything committed since they were last asked for.
+    /// Takes the effects of the commits so far.
     pub(super) fn effects(&self) -> Vec<Effect> {
         std::mem::take(&mut *self.effects.lock().unwrap())
     }
@@ -64,23 +63,22 @@ impl Server {
     }
 
     pub(super) async fn log_in(&self, name: &str, login: NewLogin) -> Login {
-        let proof = self
+        let authenticated = self
             .users
             .authenticate_by_password(name, PASSWORD.into())
             .await
             .unwrap();
-        self.users.log_in(proof, login).await.unwrap()
+        self.users.log_in(authenticated, login).await.unwrap()
     }
 
-    /// Ends an account.
-    pub(super) async fn end(&self, user: UserNum, erase: bool) {
-        let end = self
+    pub(super) async fn deactivate(&self, user: UserNum, erase: bool) {
+        let deactivate = self
             .store
             .write(move |tx| accounts::deactivate(tx, user, erase));
-        end.await.unwrap();
+        deactivate.await.unwrap();
     }
 
-    /// Changes a profile; whether membership events show it.
+    /// Whether the change concerns membership events.
     pub(super) async fn change_profile(
         &self,
         user: UserNum,
@@ -97,14 +95,13 @@ impl Server {
         self.users.session(&token, None).await.unwrap()
     }
 
-    /// Whether `text` stands anywhere in the database file.
+    /// Whether the database file has `text` anywhere.
     pub(super) fn database_contains(&self, text: &str) -> bool {
         let file = std::fs::read(self.directory.join("hearth.redb")).unwrap();
         file.windows(text.len()).any(|part| part == text.as_bytes())
     }
 
-    /// Whether the access token of `login` lets anybody in.
-    pub(super) async fn lets_in(&self, login: &Login) -> bool {
+    pub(super) async fn is_logged_in(&self, login: &Login) -> bool {
         let token = login.access_token.clone().into_string();
         self.users.session(&token, None).await.is_ok()
     }
@@ -113,7 +110,7 @@ impl Server {
 /// A room of [`alice_and_bob`].
 pub(super) const ROOM: RoomNum = RoomNum(7);
 
-/// Alice, who has left the room `!room:example.org`, and Bob, who was never in one.
+/// Registers Alice, who has left the room `!room:example.org`, and Bob, who was never in a room.
 pub(super) async fn alice_and_bob(server: &Server) -> [UserNum; 2] {
     let mut users = [UserNum(0); 2];
     for (user, name) in users.iter_mut().zip(["alice", "bob"]) {
@@ -137,7 +134,6 @@ pub(super) async fn alice_and_bob(server: &Server) -> [UserNum; 2] {
     users
 }
 
-/// `content` as a client sends it.
 pub(super) fn raw(content: &Value) -> Box<RawValue> {
     serde_json::value::to_raw_value(content).unwrap()
 }

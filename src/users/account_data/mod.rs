@@ -3,7 +3,7 @@
 //!
 //! Every change has a position. `account_data_log` has one row per type, at the position of its last change.
 
-mod client_view;
+mod client;
 pub mod ignored_users;
 pub mod push_rules;
 mod rows;
@@ -11,6 +11,6 @@ mod tags;
 
 pub(super) use self::rows::remove_all;
 pub use self::{
-    client_view::{Changed, all_in, changes_between},
+    client::{Changed, all_in, changes_between},
     rows::{GLOBAL, load, put},
 };

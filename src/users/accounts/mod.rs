@@ -4,7 +4,7 @@ mod deactivation;
 mod password;
 mod registration;
 mod rows;
-pub(super) mod shared_secret;
+mod shared_secret;
 pub(super) mod usernames;
 
 pub use self::{

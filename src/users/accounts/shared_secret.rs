@@ -12,7 +12,6 @@ use crate::{
 };
 
 const NONCE_LIFETIME: Duration = Duration::from_mins(1);
-pub(in crate::users) const MAX_NONCES: usize = 256;
 
 pub struct SharedSecretRequest<'a> {
     /// From [`Users::shared_secret_nonce`].

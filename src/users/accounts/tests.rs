@@ -128,10 +128,10 @@ fn a_password_change_can_log_out_every_other_device() {
                 .users
                 .set_password(&here.user_id, password, Some(keep), logout);
             change.await.unwrap();
-            assert!(server.lets_in(&here).await);
-            assert_eq!(server.lets_in(&there).await, stays);
+            assert!(server.is_logged_in(&here).await);
+            assert_eq!(server.is_logged_in(&there).await, stays);
         }
-        assert!(server.lets_in(&bob).await);
+        assert!(server.is_logged_in(&bob).await);
     });
 }
 
@@ -144,9 +144,9 @@ fn a_deactivated_account_cannot_log_in_and_its_username_stays_taken() {
         let by_token = server
             .users
             .authenticate_by_login_token(&token.clone().into_string());
-        server.end(user, false).await;
+        server.deactivate(user, false).await;
 
-        assert!(!server.lets_in(&login).await);
+        assert!(!server.is_logged_in(&login).await);
         let refresh = login.refresh_token.unwrap().into_string();
         assert!(server.users.refresh(&refresh).await.is_err());
         assert!(authenticate(&server, "alice", PASSWORD).await.is_err());
@@ -186,7 +186,7 @@ fn erasure_removes_profile_account_data_and_filters() {
             set.await.unwrap();
             let filter = FilterDefinition::empty();
             let filter = server.users.add_filter(user, &filter).await.unwrap();
-            server.end(user, erase).await;
+            server.deactivate(user, erase).await;
             let empty = server.users.profile(&login.user_id).unwrap().iter().len() == 0;
             assert_eq!(empty, erase);
             let data = server.users.account_data(user, None, "org.example");

@@ -289,7 +289,7 @@ mod tests {
             let old = server.register_with("alice", named("old")).await;
             let num = server.session(&old).await.device;
             let new = server.log_in("alice", named("new")).await;
-            assert!(!server.lets_in(&old).await);
+            assert!(!server.is_logged_in(&old).await);
             assert!(refresh(&server, &old).await.is_err());
             let session = server.session(&new).await;
             assert_eq!(session.device, num);
@@ -316,7 +316,7 @@ mod tests {
             let login = server.register("alice").await;
             assert!(login.refresh_token.is_none() && login.expires_in.is_none());
             server.clock.advance(Duration::from_hours(24 * 365));
-            assert!(server.lets_in(&login).await);
+            assert!(server.is_logged_in(&login).await);
         });
     }
 
@@ -335,7 +335,7 @@ mod tests {
                 Err(Error::UnknownToken { soft_logout: false })
             ));
             let login = refresh(&server, &login).await.unwrap();
-            assert!(server.lets_in(&login).await);
+            assert!(server.is_logged_in(&login).await);
         });
     }
 
@@ -344,10 +344,10 @@ mod tests {
         with_server(async |server| {
             let old = server.register_with("alice", refreshable()).await;
             refresh(&server, &old).await.unwrap();
-            assert!(server.lets_in(&old).await);
+            assert!(server.is_logged_in(&old).await);
             let new = refresh(&server, &old).await.unwrap();
             assert_eq!(new.device_id, old.device_id);
-            assert!(server.lets_in(&new).await);
+            assert!(server.is_logged_in(&new).await);
         });
     }
 
@@ -356,10 +356,10 @@ mod tests {
         with_server(async |server| {
             let old = server.register_with("alice", refreshable()).await;
             let new = refresh(&server, &old).await.unwrap();
-            assert!(server.lets_in(&new).await);
-            assert!(!server.lets_in(&old).await);
+            assert!(server.is_logged_in(&new).await);
+            assert!(!server.is_logged_in(&old).await);
             assert!(refresh(&server, &old).await.is_err());
-            assert!(server.lets_in(&new).await);
+            assert!(server.is_logged_in(&new).await);
         });
     }
 
@@ -369,11 +369,11 @@ mod tests {
             let old = server.register_with("alice", refreshable()).await;
             let new = refresh(&server, &old).await.unwrap();
             let newest = refresh(&server, &new).await.unwrap();
-            assert!(!server.lets_in(&old).await);
+            assert!(!server.is_logged_in(&old).await);
             assert!(refresh(&server, &old).await.is_err());
-            assert!(server.lets_in(&new).await);
-            assert!(server.lets_in(&newest).await);
-            assert!(!server.lets_in(&new).await);
+            assert!(server.is_logged_in(&new).await);
+            assert!(server.is_logged_in(&newest).await);
+            assert!(!server.is_logged_in(&new).await);
         });
     }
 
@@ -383,7 +383,7 @@ mod tests {
             let old = server.register_with("alice", refreshable()).await;
             let (one, two) = zip(refresh(&server, &old), refresh(&server, &old)).await;
             let (one, two) = (one.unwrap(), two.unwrap());
-            assert!(server.lets_in(&one).await && server.lets_in(&two).await);
+            assert!(server.is_logged_in(&one).await && server.is_logged_in(&two).await);
             assert!(refresh(&server, &old).await.is_err());
             assert!(refresh(&server, &one).await.is_ok());
             assert!(refresh(&server, &two).await.is_ok());
@@ -405,7 +405,7 @@ mod tests {
                 2 * MAX_TOKEN_PAIRS_PER_DEVICE as u64,
                 "each pair is two tokens"
             );
-            assert!(server.lets_in(&newest).await);
+            assert!(server.is_logged_in(&newest).await);
         });
     }
 

@@ -5,7 +5,7 @@ pub(super) mod login_tokens;
 pub(super) mod logins;
 pub(super) mod openid;
 pub(super) mod passwords;
-pub(super) mod sessions;
+mod sessions;
 pub(super) mod tokens;
 mod uia;
 

@@ -15,9 +15,7 @@ use crate::{
 };
 
 /// Between two writes of `last_seen_ts`: each costs the SD card some kilobytes.
-pub(in crate::users) const LAST_SEEN_INTERVAL: Duration = Duration::from_hours(1);
-/// Devices of which it is known that `last_seen_ts` has been written. One that is evicted is written early.
-pub(in crate::users) const MAX_RECENTLY_SEEN: usize = 4096;
+const LAST_SEEN_INTERVAL: Duration = Duration::from_hours(1);
 
 /// A device that has authenticated by its access token.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,7 +75,7 @@ fn look_up(
     Ok((token, session))
 }
 
-/// The client uses the access token `hash`, so it has received it: the pair that it replaces is revoked.
+/// Revokes the pair that the access token `hash` replaces: the client uses it, so it has received it.
 fn confirm(
     tx: &Tx,
     hash: &tokens::TokenHash,

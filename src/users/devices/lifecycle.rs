@@ -201,8 +201,8 @@ mod tests {
             let ids = vec![login.device_id.clone(), "NO SUCH".into()];
             let removed = server.users.remove_devices(session.user, ids);
             removed.await.unwrap();
-            assert!(!server.lets_in(&login).await);
-            assert!(server.lets_in(&other).await);
+            assert!(!server.is_logged_in(&login).await);
+            assert!(server.is_logged_in(&other).await);
             let gone = Effect::DeviceGone(session.user, session.device);
             assert!(matches!(
                 server.effects()[..],
@@ -241,7 +241,7 @@ mod tests {
             );
             assert!(server.users.device(user, "D1".into()).is_err());
             assert!(server.users.device(user, "D2".into()).is_ok());
-            assert!(server.lets_in(&login).await && server.lets_in(&newest).await);
+            assert!(server.is_logged_in(&login).await && server.is_logged_in(&newest).await);
         });
     }
 

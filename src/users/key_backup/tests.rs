@@ -140,7 +140,7 @@ fn deactivation_deletes_backups() {
                 .add_backup_keys(user, version, some_keys(count));
             keep.await.unwrap();
         }
-        server.end(alice, false).await;
+        server.deactivate(alice, false).await;
         let gone = server.users.backup(alice, None);
         assert!(matches!(gone, Err(Error::NotFound(_))));
         while server.store.read(has_pending_deletion).unwrap() {
