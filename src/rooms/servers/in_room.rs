@@ -1,4 +1,4 @@
-//! Which other servers are in which room: those of whose users one is joined.
+//! Which other servers are in which rooms: a server is in a room if one of its users is joined.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use crate::{
     store::{Reader, RoomNum, Rows, ServerNum, Tx, UserNum, records::Membership},
 };
 
-/// Notes that `by` more (or fewer) users of the other server `name` are joined.
+/// Adds `by`, which may be negative, to the number of joined users of the server `name`.
 pub(in crate::rooms) fn change(
     tx: &Tx,
     room: RoomNum,
@@ -36,21 +36,17 @@ pub(in crate::rooms) fn change(
 
 /// The other servers in the room.
 pub fn of_room(r: &impl Reader, room: RoomNum) -> Result<Vec<ServerNum>, Error> {
-    let mut servers = Vec::new();
     let table = r.room_servers()?;
-    for row in table.range((room, ServerNum::MIN)..=(room, ServerNum::MAX))? {
-        servers.push(row?.0.value().1);
-    }
-    Ok(servers)
+    table
+        .prefix(room)?
+        .map(|row| Ok(row?.0.value().1))
+        .collect()
 }
 
-/// The other servers in any of the rooms that the local user `user` is in. Grows with these.
+/// The other servers in the joined rooms of the local user `user`.
 pub fn sharing_rooms(r: &impl Reader, user: UserNum) -> Result<BTreeSet<ServerNum>, Error> {
     let mut servers = BTreeSet::new();
-    for row in r
-        .memberships()?
-        .range((user, RoomNum::MIN)..=(user, RoomNum::MAX))?
-    {
+    for row in r.memberships()?.prefix(user)? {
         let (key, row) = row?;
         if row.value().unpack()?.membership == Membership::Join {
             servers.extend(of_room(r, key.value().1)?);
@@ -63,7 +59,7 @@ pub fn sharing_rooms(r: &impl Reader, user: UserNum) -> Result<BTreeSet<ServerNu
 pub fn names(r: &impl Reader, room: RoomNum) -> Result<Vec<OwnedServerName>, Error> {
     let mut servers = Vec::new();
     let table = r.room_servers()?;
-    for row in table.range((room, ServerNum::MIN)..=(room, ServerNum::MAX))? {
+    for row in table.prefix(room)? {
         let (key, users) = row?;
         servers.push((users.value(), key.value().1));
     }
@@ -74,10 +70,10 @@ pub fn names(r: &impl Reader, room: RoomNum) -> Result<Vec<OwnedServerName>, Err
         .collect()
 }
 
-/// Whether there is another server in the room.
+/// Whether any other server is in the room.
 pub fn is_shared(r: &impl Reader, room: RoomNum) -> Result<bool, Error> {
     let table = r.room_servers()?;
-    let mut rows = table.range((room, ServerNum::MIN)..=(room, ServerNum::MAX))?;
+    let mut rows = table.prefix(room)?;
     Ok(rows.next().transpose()?.is_some())
 }
 
@@ -98,19 +94,19 @@ pub fn num(r: &impl Reader, name: &ServerName) -> Result<Option<ServerNum>, Erro
 
 /// The rooms that another server is in.
 pub fn rooms(r: &impl Reader, server: ServerNum) -> Result<Vec<RoomNum>, Error> {
-    let mut rooms = Vec::new();
     let table = r.server_rooms()?;
-    for row in table.range((server, RoomNum::MIN)..=(server, RoomNum::MAX))? {
-        rooms.push(row?.0.value().1);
-    }
-    Ok(rooms)
+    table
+        .prefix(server)?
+        .map(|row| Ok(row?.0.value().1))
+        .collect()
 }
 
-/// The other servers in any room, with their names.
+/// All servers that share a room with this one, with their names.
 pub fn all(r: &impl Reader) -> Result<Vec<(ServerNum, OwnedServerName)>, Error> {
     let mut found: Vec<(ServerNum, OwnedServerName)> = Vec::new();
     let table = r.server_rooms()?;
     loop {
+        // Skips the other rooms of the server found last.
         let from = found
             .last()
             .map_or(ServerNum::MIN, |(last, _)| ServerNum(last.0 + 1));
@@ -122,7 +118,6 @@ pub fn all(r: &impl Reader) -> Result<Vec<(ServerNum, OwnedServerName)>, Error> 
     }
 }
 
-/// The name of a server.
 pub fn name(r: &impl Reader, server: ServerNum) -> Result<OwnedServerName, Error> {
     let servers = r.servers()?;
     let name = servers.get(server)?;
