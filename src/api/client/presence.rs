@@ -1,4 +1,4 @@
-//! Who is online (client-server API, "Presence").
+//! Presence (client-server API, "Presence").
 
 use std::time::Duration;
 
@@ -14,8 +14,7 @@ use crate::{
     users,
 };
 
-/// How many bytes a status message can have.
-const LONGEST_STATUS: usize = 1024;
+const MAX_STATUS_MSG_BYTES: usize = 1024;
 
 /// `PUT /_matrix/client/v3/presence/{userId}/status`
 pub async fn set_presence(
@@ -29,15 +28,17 @@ pub async fn set_presence(
         PresenceState::Online | PresenceState::Unavailable | PresenceState::Offline
     );
     if !known {
-        return Err(Error::invalid_param("there is no such presence"));
+        return Err(Error::invalid_param(
+            "presence must be online, unavailable or offline",
+        ));
     }
     let status_msg = request.status_msg.filter(|message| !message.is_empty());
     if status_msg
         .as_ref()
-        .is_some_and(|message| message.len() > LONGEST_STATUS)
+        .is_some_and(|message| message.len() > MAX_STATUS_MSG_BYTES)
     {
         return Err(Error::invalid_param(
-            "a status message has at most 1024 bytes",
+            "status_msg must have at most 1024 bytes",
         ));
     }
     let now = api.clock.now_ms();
@@ -63,7 +64,7 @@ pub async fn get_presence(
             user == Some(who.user) || current::share_a_room(s, who.user, &request.user_id)?;
         Ok::<_, Error>(user.filter(|_| shared))
     })?;
-    let user = user.ok_or_else(|| Error::forbidden("you share no room with this user"))?;
+    let user = user.ok_or_else(|| Error::forbidden("you share no room with the user"))?;
     let now = api.clock.now_ms();
     for expired in api.presence.expire(now) {
         api.sync_handler().presence_changed(expired)?;

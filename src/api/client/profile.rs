@@ -1,5 +1,4 @@
-//! Profiles (client-server API, "Profiles"). Display name and avatar are fields like any other:
-//! the endpoints that once were theirs are the same paths.
+//! Profiles (client-server API, "Profiles"). Display name and avatar are fields like any other.
 
 use std::borrow::Cow;
 
@@ -42,11 +41,11 @@ pub async fn get_profile_field(
     let value = profile
         .get(field)
         .and_then(|value| ProfileFieldValue::new(field, value.clone()).ok())
-        .ok_or_else(|| Error::not_found("this profile has no such field"))?;
+        .ok_or_else(|| Error::not_found("the profile has no field of this name"))?;
     Ok(get_profile_field::v3::Response::new(value))
 }
 
-/// The profile of a user, here or on the user's server.
+/// The profile of a user, fetched if the user is remote.
 async fn profile_of(api: &Api, who: Unauthenticated, user: &UserId) -> Result<UserProfile, Error> {
     if !api.federation.allows(user.server_name()) {
         return Ok(api.users.profile(user)?);

@@ -120,9 +120,9 @@ pub async fn delete_pushrule(
         rules
             .remove(kind.clone(), &id)
             .map_err(|error| match error {
-                RemovePushRuleError::ServerDefault => {
-                    Error::invalid_param("a rule of the server can be disabled, not deleted")
-                }
+                RemovePushRuleError::ServerDefault => Error::invalid_param(
+                    "ruleId must not be a server-default rule: those can only be disabled",
+                ),
                 _ => no_rule(),
             })
     })
@@ -161,10 +161,10 @@ pub async fn set_pushrule_actions(
 }
 
 fn no_rule() -> Error {
-    Error::not_found("there is no such push rule")
+    Error::not_found("no push rule has this kind and id")
 }
 
-/// The specification has `M_UNKNOWN` for a neighbour that is not there.
+/// The specification has `M_UNKNOWN` if the rule in `before` or `after` does not exist.
 fn not_inserted(error: InsertPushRuleError) -> Error {
     match error {
         InsertPushRuleError::ServerDefaultRuleId

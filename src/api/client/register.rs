@@ -1,4 +1,4 @@
-//! Making an account (client-server API, "Account registration").
+//! Account registration (client-server API, "Account registration").
 
 use ruma::{
     OwnedUserId,
@@ -27,10 +27,9 @@ use crate::{
     users::{Login, NewAccount, NewLogin},
 };
 
-/// The stages where everybody can register.
-const OPEN: &[AuthType] = &[AuthType::Dummy];
-/// The stages where a token is needed. matrix-nio expects one more after the token.
-const WITH_TOKEN: &[AuthType] = &[AuthType::RegistrationToken, AuthType::Dummy];
+const OPEN_FLOW: &[AuthType] = &[AuthType::Dummy];
+/// matrix-nio expects a stage after the registration token.
+const TOKEN_FLOW: &[AuthType] = &[AuthType::RegistrationToken, AuthType::Dummy];
 
 /// `GET /_matrix/client/v3/register/available`
 pub async fn get_username_availability(
@@ -54,7 +53,7 @@ pub async fn check_registration_token_validity(
     Ok(check_registration_token_validity::v1::Response::new(valid))
 }
 
-/// Whether `token` is the one with which accounts can be made. Guessing is slowed down.
+/// Whether `token` is the registration token. Guesses are rate-limited.
 pub(super) fn check_token(api: &Api, who: Unauthenticated, token: &str) -> Result<bool, Error> {
     let valid = api.users.is_registration_token(token);
     if !valid {
@@ -63,28 +62,28 @@ pub(super) fn check_token(api: &Api, who: Unauthenticated, token: &str) -> Resul
     Ok(valid)
 }
 
-/// `POST /_matrix/client/v3/register/email/requestToken`: this server sends no mail.
+/// `POST /_matrix/client/v3/register/email/requestToken`
 pub async fn request_registration_token_via_email(
     _api: Api,
     _who: Unauthenticated,
     _request: request_registration_token_via_email::v3::Request,
 ) -> Result<request_registration_token_via_email::v3::Response, Error> {
-    Err(no_contact_details())
+    Err(no_third_party_ids())
 }
 
-/// `POST /_matrix/client/v3/register/msisdn/requestToken`: this server sends no text messages.
+/// `POST /_matrix/client/v3/register/msisdn/requestToken`
 pub async fn request_registration_token_via_msisdn(
     _api: Api,
     _who: Unauthenticated,
     _request: request_registration_token_via_msisdn::v3::Request,
 ) -> Result<request_registration_token_via_msisdn::v3::Response, Error> {
-    Err(no_contact_details())
+    Err(no_third_party_ids())
 }
 
-fn no_contact_details() -> Error {
+fn no_third_party_ids() -> Error {
     Error::new(
         ErrorKind::ThreepidDenied,
-        "accounts of this server have no mail addresses or phone numbers",
+        "this server supports neither e-mail addresses nor phone numbers",
     )
 }
 
@@ -103,7 +102,7 @@ pub async fn register(
     if let Some(session) = auth.and_then(|auth| auth.session())
         && let Some(user) = api.users.uia.registered(session, operation)
     {
-        return again(&api, user, &request).await;
+        return repeat(&api, user, &request).await;
     }
     let user_id = match &request.username {
         Some(username) => api.users.check_username(username)?,
@@ -129,9 +128,8 @@ pub async fn register(
     Ok(response(user_id, login))
 }
 
-/// The same request, sent again because its answer was lost: the account is there, and the client
-/// is logged in anew.
-async fn again(api: &Api, user: UserNum, request: &Request) -> Result<Response, Error> {
+/// Repeats a registration whose response was lost: the user exists and is logged in again.
+async fn repeat(api: &Api, user: UserNum, request: &Request) -> Result<Response, Error> {
     let proof = api.users.authenticate_by_registration(user)?;
     let user_id = proof.user_id().to_owned();
     if request.inhibit_login {
@@ -143,23 +141,23 @@ async fn again(api: &Api, user: UserNum, request: &Request) -> Result<Response, 
 
 fn check_kind(request: &Request) -> Result<(), Error> {
     if matches!(request.login_type, Some(LoginType::ApplicationService)) {
-        return Err(Error::forbidden(
-            "no application service is registered here",
-        ));
+        return Err(Error::forbidden("this server has no application services"));
     }
     match request.kind {
         RegistrationKind::User => Ok(()),
-        RegistrationKind::Guest => Err(Error::forbidden("this server has no guest accounts")),
-        _ => Err(Error::invalid_param("there is no such kind of account")),
+        RegistrationKind::Guest => Err(Error::forbidden(
+            "kind must be user: this server has no guest accounts",
+        )),
+        _ => Err(Error::invalid_param("kind must be user")),
     }
 }
 
-/// What a client has to go through to make an account.
+/// The stages of a registration.
 pub(super) fn flow(api: &Api) -> Result<&'static [AuthType], Error> {
     match api.users.registration() {
-        Registration::Closed => Err(Error::forbidden("this server takes no registrations")),
-        Registration::Token(_) => Ok(WITH_TOKEN),
-        Registration::Open => Ok(OPEN),
+        Registration::Closed => Err(Error::forbidden("registration is closed on this server")),
+        Registration::Token(_) => Ok(TOKEN_FLOW),
+        Registration::Open => Ok(OPEN_FLOW),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Making rooms and replacing them (client-server API, "Creation" and "Room upgrades").
+//! Creation and upgrade of rooms (client-server API, "Creation" and "Room upgrades").
 
 use ruma::{
     RoomId,
@@ -25,7 +25,7 @@ pub async fn create_room(
     let (local, actor) = (api.local.clone(), api.actor(&who));
     let id = RoomId::new_v1(local.server_name());
     let mut plan = presets::blueprint(&local, &actor.id, &request, id)?;
-    let elsewhere: Vec<_> = plan
+    let remote_invites: Vec<_> = plan
         .invite
         .extract_if(.., |user| !local.has(user))
         .collect();
@@ -35,7 +35,7 @@ pub async fn create_room(
         .write(move |tx| create::build(tx, &local, &actor, &plan));
     let (_, room_id) = write.await?;
     let actor = api.actor(&who);
-    for user in elsewhere {
+    for user in remote_invites {
         let mut content = RoomMemberEventContent::new(MembershipState::Invite);
         content.is_direct = is_direct.then_some(true);
         let invite = api
@@ -43,9 +43,9 @@ pub async fn create_room(
             .membership_client()
             .invite(&actor, &room_id, &user, content)
             .await;
-        // The room is there; its owner sees who is in it, and can invite once more.
+        // The room exists; its creator sees who is missing and can invite again.
         if let Err(error) = invite {
-            log::info!("{user} is not invited to {room_id}: {error}");
+            log::info!("{room_id} was created without the invite for {user}: {error}");
         }
     }
     Ok(create_room::v3::Response::new(room_id))
@@ -58,14 +58,14 @@ pub async fn upgrade_room(
     request: upgrade_room::v3::Request,
 ) -> Result<upgrade_room::v3::Response, Error> {
     let (local, actor) = (api.local.clone(), api.actor(&who));
-    let wish = Upgrade {
+    let upgrade = Upgrade {
         id: RoomId::new_v1(local.server_name()),
         version: request.new_version,
         additional_creators: request.additional_creators,
     };
     let write = api.store.write(move |tx| {
         let old = room::num(tx, &request.room_id)?;
-        upgrade::upgrade(tx, &local, &actor, old, &wish)
+        upgrade::upgrade(tx, &local, &actor, old, &upgrade)
     });
     Ok(upgrade_room::v3::Response::new(write.await?))
 }

@@ -1,4 +1,4 @@
-//! Logging in and out (client-server API, "Login").
+//! Login and logout (client-server API, "Login").
 
 use std::borrow::Cow;
 
@@ -60,14 +60,18 @@ pub async fn login(
     use login::v3::LoginInfo;
 
     let proof = match request.login_info {
-        LoginInfo::Password(info) => by_password(&api, info).await?,
+        LoginInfo::Password(info) => authenticate_by_password(&api, info).await?,
         LoginInfo::Token(info) => api.users.authenticate_by_login_token(&info.token)?,
         LoginInfo::ApplicationService(_) => {
             return Err(Error::forbidden(
-                "no application service is registered here",
+                "type must not be m.login.application_service: this server has no application services",
             ));
         }
-        _ => return Err(Error::unknown("there is no such type of login")),
+        _ => {
+            return Err(Error::unknown(
+                "type must be m.login.password or m.login.token",
+            ));
+        }
     };
     let new = NewLogin {
         device_id: request.device_id,
@@ -82,13 +86,16 @@ pub async fn login(
     Ok(response)
 }
 
-async fn by_password(api: &Api, info: login::v3::Password) -> Result<AuthenticatedUser, Error> {
+async fn authenticate_by_password(
+    api: &Api,
+    info: login::v3::Password,
+) -> Result<AuthenticatedUser, Error> {
     #[expect(deprecated, reason = "older clients name the user only so")]
     let user = match (info.identifier, info.user) {
         (Some(UserIdentifier::Matrix(named)), _) => named.user,
         (None, Some(user)) => user,
-        (Some(_), _) => return Err(Error::forbidden("this identifier belongs to no account")),
-        (None, None) => return Err(Error::missing_param("identifier says who logs in")),
+        (Some(_), _) => return Err(Error::forbidden("identifier.type must be m.id.user")),
+        (None, None) => return Err(Error::missing_param("identifier is missing")),
     };
     let localpart = user.trim_start_matches('@').split(':').next();
     let tried = localpart.unwrap_or_default().to_lowercase();
@@ -110,7 +117,7 @@ pub async fn get_login_token(
 ) -> Result<get_login_token::v1::Response, Error> {
     let auth = request.auth.as_ref();
     let session = authenticate(&api, Some(&who), operation, uiaa::PASSWORD, auth).await?;
-    // Each new client needs its own consent.
+    // Each token needs an authentication of its own.
     api.users.uia.remove(&session);
     let (token, lifetime) = api.users.login_token(who.user).await?;
     let token = token.into_string();

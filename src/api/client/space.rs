@@ -1,4 +1,4 @@
-//! Walking through a space (client-server API, "Discovering rooms within spaces").
+//! Space hierarchies (client-server API, "Discovering rooms within spaces").
 
 use std::{
     collections::HashSet,
@@ -28,41 +28,42 @@ use crate::{
     store::UserNum,
 };
 
-/// How many rooms are on a page if the client does not say, and at most.
-const PAGE: usize = 50;
-const LARGEST_PAGE: usize = 100;
-/// After how many bytes of events a page ends in any case.
-const PAGE_BYTES: usize = 1024 * 1024;
-/// How deep one goes into spaces within spaces at most.
-const DEPTH: u64 = 20;
-/// How many rooms one walks through in all.
-const ROOMS: usize = 2000;
-/// About how many rooms of a page other servers are asked, and until when.
-const ASKED: usize = 50;
-const PATIENCE: Duration = Duration::from_secs(20);
+const DEFAULT_PAGE_SIZE: usize = 50;
+const MAX_PAGE_SIZE: usize = 100;
+/// A page ends after so many bytes of events.
+const MAX_PAGE_BYTES: usize = 1024 * 1024;
+const MAX_DEPTH: u64 = 20;
+/// The most rooms of a hierarchy.
+const MAX_ROOMS: usize = 2000;
+/// The most requests to other servers per page, and the time for them.
+const MAX_REMOTE_REQUESTS: usize = 50;
+const REMOTE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// `GET /_matrix/client/v1/rooms/{roomId}/hierarchy`
 pub async fn get_hierarchy(api: Api, who: Session, request: Request) -> Result<Response, Error> {
-    let limit = request.limit.map_or(PAGE, |limit| {
-        usize::try_from(limit).map_or(LARGEST_PAGE, |limit| limit.clamp(1, LARGEST_PAGE))
+    let limit = request.limit.map_or(DEFAULT_PAGE_SIZE, |limit| {
+        usize::try_from(limit).map_or(MAX_PAGE_SIZE, |limit| limit.clamp(1, MAX_PAGE_SIZE))
     });
-    let start = Progress {
+    let start = PageToken {
         rooms: 0,
-        max_depth: request.max_depth.map_or(DEPTH, u64::from).min(DEPTH),
+        max_depth: request
+            .max_depth
+            .map_or(MAX_DEPTH, u64::from)
+            .min(MAX_DEPTH),
         suggested_only: request.suggested_only,
     };
     let from = match request.from {
-        Some(from) => from.parse::<Progress>()?,
+        Some(from) => from.parse::<PageToken>()?,
         None => start,
     };
     if from
-        != (Progress {
+        != (PageToken {
             rooms: from.rooms,
             ..start
         })
     {
         return Err(Error::invalid_param(
-            "max_depth and suggested_only stay the same from page to page",
+            "max_depth and suggested_only must be the same for all pages",
         ));
     }
     let mut walk = Walk::new(&api, who.user, from, request.room_id);
@@ -70,8 +71,8 @@ pub async fn get_hierarchy(api: Api, who: Session, request: Request) -> Result<R
     let mut bytes = 0;
     let mut passed = 0;
     while let Some(room) = walk.next().await? {
-        if passed == from.rooms + limit || bytes > PAGE_BYTES {
-            let next = Progress {
+        if passed == from.rooms + limit || bytes > MAX_PAGE_BYTES {
+            let next = PageToken {
                 rooms: passed,
                 ..from
             };
@@ -87,30 +88,30 @@ pub async fn get_hierarchy(api: Api, who: Session, request: Request) -> Result<R
     }
     if passed == 0 {
         return Err(Error::forbidden(
-            "there is no such room, or it is not shown to you",
+            "the room does not exist, or you may not see it",
         ));
     }
     Ok(response)
 }
 
-/// How far somebody has come: as text `<rooms>_<max_depth>_<suggested_only>`. Each page walks anew
-/// and passes by what was shown before, so nothing need be kept for those who may never go on.
+/// The pagination token, as text `<rooms>_<max_depth>_<suggested_only>`. The server keeps nothing between
+/// pages: each page walks the hierarchy from its root and skips the rooms of the pages before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Progress {
-    /// How many rooms were shown.
+struct PageToken {
+    /// The number of rooms of the pages so far.
     rooms: usize,
     max_depth: u64,
     suggested_only: bool,
 }
 
-impl fmt::Display for Progress {
+impl fmt::Display for PageToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let suggested_only = u8::from(self.suggested_only);
         write!(f, "{}_{}_{suggested_only}", self.rooms, self.max_depth)
     }
 }
 
-impl FromStr for Progress {
+impl FromStr for PageToken {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
@@ -118,93 +119,90 @@ impl FromStr for Progress {
             let (rooms, rest) = text.split_once('_')?;
             let (max_depth, suggested_only) = rest.split_once('_')?;
             Some(Self {
-                rooms: rooms.parse().ok().filter(|rooms| *rooms <= ROOMS)?,
+                rooms: rooms.parse().ok().filter(|rooms| *rooms <= MAX_ROOMS)?,
                 max_depth: max_depth.parse().ok()?,
                 suggested_only: suggested_only.parse::<u8>().ok()? == 1,
             })
         };
-        parse().ok_or_else(|| Error::invalid_param("from is no token of a space"))
+        parse().ok_or_else(|| Error::invalid_param("from must be a token of this endpoint"))
     }
 }
 
-/// A walk through a space, deep before wide.
+/// A depth-first walk through a hierarchy.
 struct Walk<'a> {
     api: &'a Api,
     user: UserNum,
     max_depth: u64,
     suggested_only: bool,
-    /// What comes next, the last first.
-    ahead: Vec<Step>,
-    seen: HashSet<OwnedRoomId>,
-    /// How many rooms others may still be asked of.
-    asks: usize,
-    until: Instant,
+    /// The next room is the last.
+    stack: Vec<Step>,
+    visited: HashSet<OwnedRoomId>,
+    remote_requests_left: usize,
+    deadline: Instant,
 }
 
-/// A room on the way.
 struct Step {
     room: OwnedRoomId,
     depth: u64,
-    /// Servers that are likely to be in it.
+    /// Servers that are likely to be in the room.
     via: Vec<OwnedServerName>,
-    /// What the server that told of its space told of it.
-    told: Told,
+    hint: Hint,
 }
 
+/// What the server that gave the parent said about a room.
 #[derive(Clone)]
-enum Told {
-    Nothing,
-    Of(Box<RoomSummary>),
-    /// That nobody here could come into it.
+enum Hint {
+    None,
+    Summary(Box<RoomSummary>),
+    /// No user of this server can access it.
     Inaccessible,
 }
 
-/// A room, and the rooms in it.
 struct Found {
     summary: RoomSummary,
-    children: Vec<(Child, Told)>,
+    children: Vec<(Child, Hint)>,
 }
 
 impl<'a> Walk<'a> {
-    fn new(api: &'a Api, user: UserNum, progress: Progress, room: OwnedRoomId) -> Self {
+    fn new(api: &'a Api, user: UserNum, token: PageToken, room: OwnedRoomId) -> Self {
         let root = Step {
             room,
             depth: 0,
             via: Vec::new(),
-            told: Told::Nothing,
+            hint: Hint::None,
         };
         Self {
             api,
             user,
-            max_depth: progress.max_depth,
-            suggested_only: progress.suggested_only,
-            ahead: vec![root],
-            seen: HashSet::new(),
-            // What was asked for the pages before is remembered.
-            asks: progress.rooms + ASKED,
-            until: Instant::now() + PATIENCE,
+            max_depth: token.max_depth,
+            suggested_only: token.suggested_only,
+            stack: vec![root],
+            visited: HashSet::new(),
+            // Responses for earlier pages are cached.
+            remote_requests_left: token.rooms + MAX_REMOTE_REQUESTS,
+            deadline: Instant::now() + REMOTE_TIMEOUT,
         }
     }
 
-    /// The next room that the user may be shown.
+    /// The next room that the user can access.
     async fn next(&mut self) -> Result<Option<SpaceHierarchyRoomsChunk>, Error> {
-        while let Some(step) = self.ahead.pop() {
-            if self.seen.len() >= ROOMS || !self.seen.insert(step.room.clone()) {
+        while let Some(step) = self.stack.pop() {
+            if self.visited.len() >= MAX_ROOMS || !self.visited.insert(step.room.clone()) {
                 continue;
             }
-            let Some(found) = self.look(&step).await? else {
+            let Some(found) = self.find(&step).await? else {
                 continue;
             };
             let depth = step.depth + 1;
             let children = found.children.iter().rev();
             if depth <= self.max_depth {
-                let steps = children.map(|(child, told)| Step {
+                let steps = children.map(|(child, hint)| Step {
                     room: child.room_id.clone(),
                     depth,
                     via: child.via.clone(),
-                    told: told.clone(),
+                    hint: hint.clone(),
                 });
-                self.ahead.extend(steps);
+                self.stack.extend(steps);
             }
             let events = found.children.into_iter().map(|(child, _)| child.event);
             let chunk = SpaceHierarchyRoomsChunk::new(found.summary, events.collect());
@@ -213,10 +211,10 @@ impl<'a> Walk<'a> {
         Ok(None)
     }
 
-    /// The room of a step, if the user may be shown it.
-    async fn look(&mut self, step: &Step) -> Result<Option<Found>, Error> {
+    /// The room of a step, if the user can access it.
+    async fn find(&mut self, step: &Step) -> Result<Option<Found>, Error> {
         let (id, suggested_only) = (step.room.clone(), self.suggested_only);
-        let here = self.api.store.scan("a space", move |s| {
+        let local = self.api.store.scan("a space", move |s| {
             let Some(room) = spaces::joined_room(s, &id)? else {
                 return Ok::<_, rooms::Error>(None);
             };
@@ -225,59 +223,61 @@ impl<'a> Walk<'a> {
                 summary: summary::of(s, room)?,
                 children: children
                     .into_iter()
-                    .map(|child| (child, Told::Nothing))
+                    .map(|child| (child, Hint::None))
                     .collect(),
             }))
         });
-        let found = match here.await? {
+        let found = match local.await? {
             Some(found) => Some(found),
-            None => self.look_elsewhere(step).await,
+            None => self.find_remote(step).await,
         };
         let Some(found) = found else {
             return Ok(None);
         };
         let user = Some(self.user);
-        let shown = |s: &_| spaces::is_accessible(s, &found.summary, user);
-        Ok(self.api.store.read(shown)?.then_some(found))
+        let is_accessible = |s: &_| spaces::is_accessible(s, &found.summary, user);
+        Ok(self.api.store.read(is_accessible)?.then_some(found))
     }
 
-    /// The room of a step, as others know it.
-    async fn look_elsewhere(&mut self, step: &Step) -> Option<Found> {
-        let known = match &step.told {
-            Told::Inaccessible => return None,
-            Told::Of(summary) => Some(Found {
+    async fn find_remote(&mut self, step: &Step) -> Option<Found> {
+        let known = match &step.hint {
+            Hint::Inaccessible => return None,
+            Hint::Summary(summary) => Some(Found {
                 summary: RoomSummary::clone(summary),
                 children: Vec::new(),
             }),
-            Told::Nothing => None,
+            Hint::None => None,
         };
         let is_space = |found: &Found| found.summary.room_type == Some(RoomType::Space);
         if known.as_ref().is_some_and(|found| !is_space(found)) {
             return known;
         }
-        if self.asks == 0 || Instant::now() >= self.until {
-            log::debug!("a space is larger than what others can be asked at once");
+        if self.remote_requests_left == 0 || Instant::now() >= self.deadline {
+            log::debug!(
+                "{} is not fetched: too many requests for one page of a space",
+                step.room
+            );
             return known;
         }
-        self.asks -= 1;
+        self.remote_requests_left -= 1;
         let own = step.room.server_name().map(ToOwned::to_owned);
         let servers: Vec<_> = step.via.iter().cloned().chain(own).collect();
         let spaces = self.api.federation.spaces();
-        let told = spaces.hierarchy(&step.room, self.suggested_only, &servers);
-        let Ok(told) = told.await else {
+        let hierarchy = spaces.hierarchy(&step.room, self.suggested_only, &servers);
+        let Ok(hierarchy) = hierarchy.await else {
             return known;
         };
-        let children = told.children.iter().map(|child| {
-            let of_child = if told.inaccessible.contains(&child.room_id) {
-                Told::Inaccessible
+        let children = hierarchy.children.iter().map(|child| {
+            let hint = if hierarchy.inaccessible.contains(&child.room_id) {
+                Hint::Inaccessible
             } else {
-                let known = told.known.get(&child.room_id).cloned();
-                known.map_or(Told::Nothing, |summary| Told::Of(Box::new(summary)))
+                let summary = hierarchy.known.get(&child.room_id).cloned();
+                summary.map_or(Hint::None, |summary| Hint::Summary(Box::new(summary)))
             };
-            (child.clone(), of_child)
+            (child.clone(), hint)
         });
         Some(Found {
-            summary: told.room.clone(),
+            summary: hierarchy.room.clone(),
             children: children.collect(),
         })
     }

@@ -1,4 +1,4 @@
-//! A room's state (client-server API, "Getting events for a room" and "Sending events to a room").
+//! The state of rooms (client-server API, "Getting events for a room" and "Sending events to a room").
 
 use std::collections::BTreeMap;
 
@@ -75,7 +75,7 @@ pub async fn send_state_event(
     Ok(send_state_event::v3::Response::new(appended.id))
 }
 
-/// The room and its state, as `who` may read it.
+/// The room and its state, as far as the user may see it.
 fn readable(
     s: &Snapshot,
     who: &Session,
@@ -86,7 +86,7 @@ fn readable(
     let (user, device) = (&who.user_id, Some(who.device));
     let formatter = Formatter::new(s, room, user, device, now_ms, RoomIdField::Include)?;
     let state = formatter.visibility.readable_state(s)?;
-    let state = state.ok_or_else(|| rooms::Error::forbidden("you are not in this room"))?;
+    let state = state.ok_or_else(|| rooms::Error::forbidden("you are not joined to this room"))?;
     Ok((room, state, formatter))
 }
 
@@ -101,17 +101,19 @@ pub async fn get_state_event_for_key(
         content: Box<RawValue>,
     }
     let now_ms = api.clock.now_ms();
-    let shown = api.store.read(|s| {
+    let event = api.store.read(|s| {
         let (room, state, mut formatter) = readable(s, &who, &request.room_id, now_ms)?;
         let num = state.get(s, room, &request.event_type.to_string(), &request.state_key)?;
-        let num = num.ok_or(rooms::Error::NotFound("the room has no such state"))?;
+        let num = num.ok_or(rooms::Error::NotFound(
+            "the room has no state event with this type and state key",
+        ))?;
         let stored = event::load(s, num)?;
         match request.format {
             StateEventFormat::Event => formatter.format(s, &stored),
             _ => Ok(stored.parse::<WithContent>()?.content),
         }
     })?;
-    Ok(get_state_event_for_key::v3::Response::new(shown))
+    Ok(get_state_event_for_key::v3::Response::new(event))
 }
 
 /// `GET /_matrix/client/v3/rooms/{roomId}/state`
@@ -124,13 +126,13 @@ pub async fn get_state_events(
     let read = move |s: &Snapshot| {
         let (room, state, mut formatter) = readable(s, &who, &request.room_id, now_ms)?;
         let entries = state.entries(s, room)?;
-        show(s, &mut formatter, entries.into_iter().map(|(_, num)| num))
+        format_events(s, &mut formatter, entries.into_iter().map(|(_, num)| num))
     };
-    let shown: Result<_, rooms::Error> = api.store.scan("state", read).await;
-    Ok(get_state_events::v3::Response::new(shown?))
+    let events: Result<_, rooms::Error> = api.store.scan("state", read).await;
+    Ok(get_state_events::v3::Response::new(events?))
 }
 
-fn show<T>(
+fn format_events<T>(
     s: &Snapshot,
     formatter: &mut Formatter,
     nums: impl Iterator<Item = EventNum>,
@@ -160,7 +162,7 @@ fn members_of(
     if let Some(at) = &request.at {
         state = state_at(s, room, at.parse()?, state)?;
     }
-    let wanted = |membership: Membership| {
+    let is_wanted = |membership: Membership| {
         let membership: MembershipState = membership_state(membership);
         request
             .membership
@@ -174,16 +176,16 @@ fn members_of(
     let mut members = Vec::new();
     for (key, num) in state.entries(s, room)? {
         if state::key_name(s, room, key)?.0 == "m.room.member"
-            && wanted(current::membership_of(s, num)?)
+            && is_wanted(current::membership_of(s, num)?)
         {
             members.push(num);
         }
     }
-    let chunk = show(s, &mut formatter, members.into_iter())?;
+    let chunk = format_events(s, &mut formatter, members.into_iter())?;
     Ok(get_member_events::v3::Response::new(chunk))
 }
 
-/// The state at the point of a token; `present` if that is later than what the user may read.
+/// The state at `token`; `present`, the latest state that the user may see, if that is earlier.
 fn state_at(
     s: &Snapshot,
     room: RoomNum,
@@ -218,16 +220,16 @@ fn joined_of(
 ) -> Result<BTreeMap<OwnedUserId, joined_members::v3::RoomMember>, rooms::Error> {
     #[derive(Deserialize)]
     struct Member {
-        content: Shown,
+        content: Content,
     }
     #[derive(Default, Deserialize)]
-    struct Shown {
+    struct Content {
         displayname: Option<String>,
         avatar_url: Option<String>,
     }
     let room = history_visibility::readable_room(s, room_id, who.user)?;
     if current::membership(s, room, &who.user_id)? != Membership::Join {
-        return Err(rooms::Error::forbidden("you are not in this room"));
+        return Err(rooms::Error::forbidden("you are not joined to this room"));
     }
     let mut joined = BTreeMap::new();
     for (user, num) in current::of_type(s, room, &StateEventType::RoomMember.to_string())? {
@@ -236,14 +238,14 @@ fn joined_of(
         else {
             continue;
         };
-        let shown = event::load(s, num)?
+        let content = event::load(s, num)?
             .parse::<Member>()
             .map(|member| member.content);
-        // What a member calls itself can be malformed; the member is there all the same.
-        let shown = shown.unwrap_or_default();
+        // A malformed name or avatar does not hide the member.
+        let content = content.unwrap_or_default();
         let mut member = joined_members::v3::RoomMember::new();
-        member.display_name = shown.displayname;
-        member.avatar_url = shown.avatar_url.map(Into::into);
+        member.display_name = content.displayname;
+        member.avatar_url = content.avatar_url.map(Into::into);
         joined.insert(user, member);
     }
     Ok(joined)

@@ -1,7 +1,6 @@
 //! User-interactive authentication (client-server API, "User-Interactive Authentication API").
 //!
-//! An endpoint that needs it takes its request [`Interactive`] and calls [`authenticate`] before
-//! it does anything.
+//! An endpoint that requires it takes an [`Interactive`] request and calls [`authenticate`] first.
 
 use std::borrow::Cow;
 
@@ -20,7 +19,6 @@ use crate::{
     users::{self, Operation},
 };
 
-/// The stage with which users show that they are still themselves.
 pub(super) const PASSWORD: &[AuthType] = &[AuthType::Password];
 
 /// A request that is carried out after user-interactive authentication. The quirk is the request
@@ -36,7 +34,7 @@ impl Quirk for Operation {
         let auth = body.remove("auth");
         let uri = request.uri();
         let operation = Self::new(request.method().as_str(), uri.path(), &(uri.query(), &body));
-        if let Some(auth) = auth.and_then(modern) {
+        if let Some(auth) = auth.and_then(normalize) {
             body.insert("auth".to_owned(), auth);
         }
         *request.body_mut() = Cow::Owned(serde_json::to_vec(&body)?);
@@ -44,11 +42,11 @@ impl Quirk for Operation {
     }
 }
 
-/// `auth` as the specification has it now.
+/// `auth` as in current versions of the specification.
 ///
 /// NOTSPEC: matrix-js-sdk's `register` sends an empty object where it has no `auth` yet, and
 /// matrix-nio names the user as `user`, as versions before r0.4 did.
-fn modern(mut auth: Value) -> Option<Value> {
+fn normalize(mut auth: Value) -> Option<Value> {
     if let Some(auth) = auth.as_object_mut() {
         if auth.is_empty() {
             return None;
@@ -63,12 +61,8 @@ fn modern(mut auth: Value) -> Option<Value> {
     Some(auth)
 }
 
-/// Lets `operation` pass if its session has been through the stages of `flow`, of which `auth` may
-/// be one; gives the session.
-///
-/// # Errors
-/// [`Error::Uiaa`] with what is still to be done; [`Error::Limited`] after too many wrong passwords
-/// or registration tokens.
+/// Returns the session if all stages of `flow` are complete, `auth` included; otherwise [`Error::Uiaa`] with
+/// the stages that are left, or [`Error::Limited`] after too many wrong passwords or tokens.
 pub(super) async fn authenticate(
     api: &Api,
     who: Option<&Session>,
@@ -86,7 +80,7 @@ pub(super) async fn authenticate(
     let Some(auth) = auth else {
         return Err(begin().more(None));
     };
-    // A stage without a session is the first of a new one: scripts that know the flow do that.
+    // Scripts that know the flow send the first stage without a session.
     let attempt = match auth.session() {
         None => begin(),
         Some(session) => match uia.completed(session, operation, owner) {
@@ -96,9 +90,7 @@ pub(super) async fn authenticate(
                 completed,
             },
             None => {
-                return Err(
-                    begin().failed("this session is over, or was begun for another request")
-                );
+                return Err(begin().failed("session has expired or belongs to another request"));
             }
         },
     };
@@ -106,13 +98,15 @@ pub(super) async fn authenticate(
         return Ok(attempt.session);
     };
     match auth.auth_type() {
-        // The client only asks, having sent its user to the fallback page.
+        // The client asks whether the fallback page is complete.
         None => Err(attempt.more(None)),
         Some(stage) if attempt.completed.contains(&stage) => Err(attempt.more(None)),
-        Some(stage) if stage != *next => Err(attempt.failed("this stage is not the next")),
+        Some(stage) if stage != *next => {
+            Err(attempt.failed("type must be the next stage of the flow"))
+        }
         Some(stage) => match check(api, who, auth).await? {
-            Verdict::Wrong(message) => Err(attempt.failed(message)),
-            Verdict::Right => {
+            StageResult::Failed(message) => Err(attempt.failed(message)),
+            StageResult::Complete => {
                 let completed = uia.complete(&attempt.session, stage);
                 let attempt = Attempt {
                     completed,
@@ -127,26 +121,27 @@ pub(super) async fn authenticate(
     }
 }
 
-/// What became of a stage.
-enum Verdict {
-    Right,
+enum StageResult {
+    Complete,
     /// The client may try again.
-    Wrong(&'static str),
+    Failed(&'static str),
 }
 
-async fn check(api: &Api, who: Option<&Session>, auth: &AuthData) -> Result<Verdict, Error> {
+async fn check(api: &Api, who: Option<&Session>, auth: &AuthData) -> Result<StageResult, Error> {
     match (auth, who) {
-        (AuthData::Dummy(_), _) => Ok(Verdict::Right),
+        (AuthData::Dummy(_), _) => Ok(StageResult::Complete),
         (AuthData::RegistrationToken(auth), _) => {
             if api.users.is_registration_token(&auth.token) {
-                Ok(Verdict::Right)
+                Ok(StageResult::Complete)
             } else {
-                Ok(Verdict::Wrong("this registration token is not valid"))
+                Ok(StageResult::Failed(
+                    "token is not a valid registration token",
+                ))
             }
         }
         (AuthData::Password(auth), Some(who)) => {
             let UserIdentifier::Matrix(named) = &auth.identifier else {
-                return Err(Error::forbidden("this identifier belongs to no account"));
+                return Err(Error::forbidden("identifier.type must be m.id.user"));
             };
             api.rates.check(Kind::LoginAccount, who.user)?;
             match api
@@ -154,16 +149,19 @@ async fn check(api: &Api, who: Option<&Session>, auth: &AuthData) -> Result<Verd
                 .authenticate_by_password(&named.user, auth.password.clone())
                 .await
             {
-                Ok(proof) if proof.user() == who.user => Ok(Verdict::Right),
-                Ok(_) | Err(users::Error::WrongPassword) => Ok(Verdict::Wrong("wrong password")),
+                Ok(proof) if proof.user() == who.user => Ok(StageResult::Complete),
+                Ok(_) | Err(users::Error::WrongPassword) => {
+                    Ok(StageResult::Failed("wrong password"))
+                }
                 Err(error) => Err(error.into()),
             }
         }
-        _ => Ok(Verdict::Wrong("this stage is not served here")),
+        _ => Ok(StageResult::Failed(
+            "type is a stage that this server does not support",
+        )),
     }
 }
 
-/// Where a client stands in a flow.
 struct Attempt<'a> {
     session: String,
     flow: &'a [AuthType],
@@ -186,7 +184,7 @@ impl Attempt<'_> {
     fn more(self, error: Option<StandardErrorBody>) -> Error {
         let mut info = UiaaInfo::new(vec![AuthFlow::new(self.flow.to_vec())]);
         info.completed = self.completed;
-        // Clients look into it even where no stage has parameters.
+        // Clients expect it even if no stage has parameters.
         info.params = to_raw_value(&json!({})).ok();
         info.session = Some(self.session);
         info.auth_error = error.map(Box::new);

@@ -1,4 +1,4 @@
-//! Stages of a registration as pages for a browser, for clients that do not know them
+//! Fallback pages for stages of a registration that a client does not support
 //! (client-server API, "User-Interactive Authentication API", "Fallback").
 
 use std::borrow::Cow;
@@ -28,7 +28,7 @@ pub async fn get_uiaa_fallback_page(
     Ok(form(&request.auth_type, ""))
 }
 
-/// `POST /_matrix/client/v3/auth/{authType}/fallback/web`: what the page sends.
+/// `POST /_matrix/client/v3/auth/{authType}/fallback/web`
 pub async fn submit_uiaa_fallback_page(
     api: Api,
     who: Unauthenticated,
@@ -62,19 +62,19 @@ impl Quirk for Form {
     }
 }
 
-/// Only a registration has stages with pages, each in its turn.
+/// Fails unless `stage` is the next stage of a registration.
 fn check_next(api: &Api, stage: &AuthType, session: &str) -> Result<(), Error> {
     let completed = api.users.uia.completed_unauthenticated(session);
-    let completed = completed.ok_or_else(|| Error::not_found("this session is over"))?;
+    let completed = completed.ok_or_else(|| Error::not_found("session has expired"))?;
     let mut flow = register::flow(api)?.iter();
     if flow.find(|stage| !completed.contains(stage)) == Some(stage) {
         Ok(())
     } else {
-        Err(Error::not_found("this stage is not the next"))
+        Err(Error::not_found("the stage is not the next of the session"))
     }
 }
 
-/// The page of a stage. It is sent to its own address, which names the session.
+/// The page of a stage; its form is posted to its own URL, which has the session.
 fn form(stage: &AuthType, message: &str) -> Response {
     let field = match stage {
         AuthType::RegistrationToken => {
@@ -87,7 +87,7 @@ fn form(stage: &AuthType, message: &str) -> Response {
     ))
 }
 
-/// What the specification asks a page to do when its stage is complete.
+/// The page of a completed stage (client-server API, "Fallback").
 const DONE: &str = "<p>Thank you. You can go back to your app.</p><script>\
     if (window.onAuthDone) { window.onAuthDone(); }\
     else if (window.opener && window.opener.postMessage) {\

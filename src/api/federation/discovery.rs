@@ -1,4 +1,4 @@
-//! What another server asks to find this one.
+//! Server discovery (server-server API, "Server discovery").
 
 use ruma::{ServerName, api::federation::discovery::discover_homeserver};
 
@@ -7,10 +7,10 @@ use crate::{
     config::Config,
 };
 
-/// The port that other servers try when nothing says otherwise.
+/// The default port of the specification.
 const FEDERATION_PORT: u16 = 8448;
 
-/// `GET /.well-known/matrix/server`: at which host and port other servers find this one.
+/// `GET /.well-known/matrix/server`
 pub async fn discover_homeserver(
     api: Api,
     _who: Unauthenticated,
@@ -18,13 +18,12 @@ pub async fn discover_homeserver(
 ) -> Result<discover_homeserver::Response, Error> {
     let server = delegated(&api.config)
         .and_then(|name| ServerName::parse(name).ok())
-        .ok_or_else(|| Error::not_found("other servers find this one by its name"))?;
+        .ok_or_else(|| Error::not_found("no delegation: the server is at its server name"))?;
     Ok(discover_homeserver::Response::new(server))
 }
 
-/// Where to connect, unless the name says it all: a name with a port is complete, and a local one
-/// means nothing to others. Without own TLS listeners a proxy on 443 has brought the question
-/// here, so 443 is where other servers get through too.
+/// The host and port to delegate to. A server name with a port needs no delegation, and a local one has
+/// none. Without TLS listeners the request came through a reverse proxy on port 443.
 fn delegated(config: &Config) -> Option<String> {
     let name = &config.server_name;
     if config.is_local() || name.port().is_some() {
@@ -53,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_is_found_where_it_listens_or_where_its_proxy_does() {
+    fn delegation_names_the_tls_port_or_the_port_of_the_proxy() {
         assert_eq!(at("example.org", "").unwrap(), "example.org:443");
         let port = "\"[::]:443\"";
         assert_eq!(at("example.org", port).unwrap(), "example.org:443");
@@ -62,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_says_it_all_is_not_delegated() {
+    fn no_delegation_for_the_default_port_a_name_with_port_or_a_local_name() {
         assert_eq!(at("example.org", "\"[::]:443\", \"[::]:8448\""), None);
         assert_eq!(at("example.org:8008", ""), None);
         assert_eq!(at("localhost", ""), None);

@@ -1,4 +1,5 @@
-//! What another server reads of the rooms that it shares with this one.
+//! Events and state of shared rooms, for other servers (server-server API, "Backfilling and retrieving
+//! missing events", "Retrieving events" and "PDUs").
 
 use ruma::{
     EventId, OwnedEventId, RoomId, UInt,
@@ -10,7 +11,7 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 
-use super::pieces::Pieces;
+use super::event_stream::EventStream;
 use crate::{
     api::{Api, Error, Origin, Streamed},
     rooms::{
@@ -26,10 +27,10 @@ use crate::{
     store::{EventNum, Reader, RoomNum},
 };
 
-/// How many events one answer has at most.
-const EVENTS: usize = 100;
-/// How many events one may ask about at once.
-const ASKED: usize = 100;
+/// The most events of a response, whatever its `limit`.
+const MAX_EVENTS: usize = 100;
+/// The most event ids of a request.
+const MAX_EVENT_IDS: usize = 100;
 
 /// `GET /_matrix/federation/v1/event/{eventId}`
 pub async fn get_event(
@@ -43,8 +44,8 @@ pub async fn get_event(
             let num = event::num_of(s, &request.event_id)?.ok_or(NO_EVENT)?;
             let room = event::header(s, num)?.room;
             server_acl::shared_with(s, &room::id(s, room)?, &who.server)?;
-            let mut shown = server_history_visibility::visible_json(s, room, &who.server, [num])?;
-            raw(shown.pop().unwrap_or_default())
+            let mut visible = server_history_visibility::visible_json(s, room, &who.server, [num])?;
+            raw(visible.pop().unwrap_or_default())
         })
         .await?;
     let server = api.local.server_name().to_owned();
@@ -61,14 +62,14 @@ pub async fn get_backfill(
     who: Origin,
     request: get_backfill::v1::Request,
 ) -> Result<get_backfill::v1::Response, Error> {
-    let limit = most(request.limit);
-    few(&request.v)?;
+    let limit = capped(request.limit);
+    check_count(&request.v)?;
     let pdus = api
         .store
         .scan("history for another server", move |s| {
             let room = server_acl::shared_with(s, &request.room_id, &who.server)?;
             let nums = graph::backwards(s, room, &request.v, limit)?;
-            shown(s, room, &who, nums)
+            visible_events(s, room, &who, nums)
         })
         .await?;
     let server = api.local.server_name().to_owned();
@@ -85,16 +86,16 @@ pub async fn get_missing_events(
     who: Origin,
     request: get_missing_events::v1::Request,
 ) -> Result<get_missing_events::v1::Response, Error> {
-    few(&request.earliest_events)?;
-    few(&request.latest_events)?;
+    check_count(&request.earliest_events)?;
+    check_count(&request.latest_events)?;
     let events = api
         .store
         .scan("missing events for another server", move |s| {
             let room = server_acl::shared_with(s, &request.room_id, &who.server)?;
             let ends = (&*request.earliest_events, &*request.latest_events);
             let depth = request.min_depth.into();
-            let nums = graph::between(s, room, ends, depth, most(request.limit))?;
-            shown(s, room, &who, nums)
+            let nums = graph::between(s, room, ends, depth, capped(request.limit))?;
+            visible_events(s, room, &who, nums)
         })
         .await?;
     Ok(get_missing_events::v1::Response::new(events))
@@ -110,8 +111,8 @@ pub async fn get_room_state_ids(
         .store
         .scan("the ids of a state for another server", move |s| {
             let (room, event) = shared_event(s, &who, (&request.room_id, &request.event_id))?;
-            let told = before(s, room, event)?;
-            Ok::<_, rooms::Error>((ids(s, &told.auth_chain)?, ids(s, &told.state)?))
+            let state = state_before(s, room, event)?;
+            Ok::<_, rooms::Error>((ids(s, &state.auth_chain)?, ids(s, &state.state)?))
         })
         .await?;
     Ok(get_room_state_ids::v1::Response::new(auth_chain, pdus))
@@ -123,20 +124,20 @@ pub async fn get_room_state(
     who: Origin,
     request: get_room_state::v1::Request,
 ) -> Result<Streamed, Error> {
-    let told = api
+    let state = api
         .store
         .scan("a state for another server", move |s| {
             let (room, event) = shared_event(s, &who, (&request.room_id, &request.event_id))?;
-            before(s, room, event)
+            state_before(s, room, event)
         })
         .await?;
-    Ok(Pieces::default()
+    Ok(EventStream::default()
         .text(r#"{"pdus":"#)
-        .events(told.state)
+        .events(state.state)
         .text(r#","auth_chain":"#)
-        .events(told.auth_chain)
+        .events(state.auth_chain)
         .text("}")
-        .streamed(&api.store))
+        .into_response(&api.store))
 }
 
 /// `GET /_matrix/federation/v1/event_auth/{roomId}/{eventId}`
@@ -152,16 +153,16 @@ pub async fn get_event_authorization(
             graph::auth_chain(s, room, [event])
         })
         .await?;
-    Ok(Pieces::default()
+    Ok(EventStream::default()
         .text(r#"{"auth_chain":"#)
         .events(chain.into_iter().collect())
         .text("}")
-        .streamed(&api.store))
+        .into_response(&api.store))
 }
 
-const NO_EVENT: rooms::Error = rooms::Error::NotFound("this server does not have that event");
+const NO_EVENT: rooms::Error = rooms::Error::NotFound("this server does not have the event");
 
-/// The event, and its room, of which `who` is.
+/// The event and its room, which must be shared with `who`.
 fn shared_event(
     r: &impl Reader,
     who: &Origin,
@@ -175,18 +176,18 @@ fn shared_event(
     Ok((room, num))
 }
 
-fn before(r: &impl Reader, room: RoomNum, num: EventNum) -> Result<Authorized, rooms::Error> {
+fn state_before(r: &impl Reader, room: RoomNum, num: EventNum) -> Result<Authorized, rooms::Error> {
     Authorized::state(r, room, event::header(r, num)?.state_before)
 }
 
-fn shown(
+fn visible_events(
     r: &impl Reader,
     room: RoomNum,
     who: &Origin,
     nums: Vec<EventNum>,
 ) -> Result<Vec<Box<RawValue>>, rooms::Error> {
-    let shown = server_history_visibility::visible_json(r, room, &who.server, nums)?;
-    shown.into_iter().map(raw).collect()
+    let visible = server_history_visibility::visible_json(r, room, &who.server, nums)?;
+    visible.into_iter().map(raw).collect()
 }
 
 pub(super) fn raw(json: Vec<u8>) -> Result<Box<RawValue>, rooms::Error> {
@@ -199,13 +200,16 @@ fn ids(r: &impl Reader, nums: &[EventNum]) -> Result<Vec<OwnedEventId>, rooms::E
     nums.iter().map(|num| event::id(r, *num)).collect()
 }
 
-fn most(limit: UInt) -> usize {
-    usize::try_from(u64::from(limit)).map_or(EVENTS, |limit| limit.min(EVENTS))
+fn capped(limit: UInt) -> usize {
+    usize::try_from(u64::from(limit)).map_or(MAX_EVENTS, |limit| limit.min(MAX_EVENTS))
 }
 
-fn few(asked: &[OwnedEventId]) -> Result<(), Error> {
-    if asked.len() > ASKED {
-        return Err(Error::invalid_param("that are too many events at once"));
+fn check_count(event_ids: &[OwnedEventId]) -> Result<(), Error> {
+    if event_ids.len() > MAX_EVENT_IDS {
+        return Err(Error::invalid_param(format!(
+            "a request may have at most {MAX_EVENT_IDS} event ids in one field, found {}",
+            event_ids.len()
+        )));
     }
     Ok(())
 }

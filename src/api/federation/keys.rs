@@ -1,5 +1,5 @@
-//! The keys by which others check what this server signs, and those of others for which it vouches
-//! (server-server API, "Retrieving server keys"). Nobody need be a server to ask.
+//! The signing keys of this server, and as a notary those of others (server-server API, "Retrieving server
+//! keys"). Requests need no signature.
 
 use std::collections::BTreeMap;
 

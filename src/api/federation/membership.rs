@@ -1,4 +1,5 @@
-//! Users of other servers who come into rooms of this one, and go.
+//! Joins, leaves, knocks and invites by other servers (server-server API, "Joining Rooms", "Knocking upon a
+//! room", "Inviting to a room" and "Leaving Rooms").
 
 use ruma::{
     OwnedRoomId, OwnedUserId, RoomVersionId, ServerName, UserId,
@@ -13,7 +14,7 @@ use ruma::{
 };
 use serde_json::{json, value::RawValue};
 
-use super::{event::raw, pieces::Pieces};
+use super::{event::raw, event_stream::EventStream};
 use crate::{
     api::{Api, Error, Origin, Streamed},
     federation::{AcceptedMemberEvent, MembershipError, ReceivedInvite},
@@ -62,15 +63,14 @@ pub async fn prepare_knock_event(
     Ok(prepare_knock_event::v1::Response::new(version, event))
 }
 
-/// The template of a membership event, and the version of its room, which must be one of
-/// `versions`.
+/// The template of a membership event and the version of its room, which must be one of `versions`.
 async fn template(
     api: &Api,
     who: &Origin,
     (room, user, membership): (OwnedRoomId, OwnedUserId, MembershipState),
     versions: Option<Vec<RoomVersionId>>,
 ) -> Result<(RoomVersionId, Box<RawValue>), Error> {
-    of_server(&who.server, &user)?;
+    check_user_of(&who.server, &user)?;
     let version = api.store.read(|s| {
         let room = server_acl::open_to(s, &room, &who.server)?;
         room::version(s, room)
@@ -90,18 +90,19 @@ async fn template(
 }
 
 fn incompatible(version: RoomVersionId) -> Error {
+    let message =
+        format!("the room has version {version}, which one of the servers does not support");
     let data = IncompatibleRoomVersionErrorData::new(version);
-    Error::new(
-        ErrorKind::IncompatibleRoomVersion(data),
-        "one of our servers does not know the version of this room",
-    )
+    Error::new(ErrorKind::IncompatibleRoomVersion(data), message)
 }
 
-fn of_server(server: &ServerName, user: &UserId) -> Result<(), Error> {
+fn check_user_of(server: &ServerName, user: &UserId) -> Result<(), Error> {
     if user.server_name() == server {
         Ok(())
     } else {
-        Err(Error::forbidden("that is not a user of your server"))
+        Err(Error::forbidden(format!(
+            "userId must be of {server}, found {user}"
+        )))
     }
 }
 
@@ -111,8 +112,8 @@ pub async fn create_join_event(
     who: Origin,
     request: create_join_event::v2::Request,
 ) -> Result<Streamed, Error> {
-    let pieces = join(&api, &who, request).await?;
-    Ok(pieces.streamed(&api.store))
+    let stream = join(&api, &who, request).await?;
+    Ok(stream.into_response(&api.store))
 }
 
 /// `PUT /_matrix/federation/v1/send_join/{roomId}/{eventId}`
@@ -121,17 +122,17 @@ pub async fn create_join_event_v1(
     who: Origin,
     request: create_join_event::v2::Request,
 ) -> Result<Streamed, Error> {
-    let pieces = join(&api, &who, request).await?;
-    Ok(pieces.within("[200,", "]").streamed(&api.store))
+    let stream = join(&api, &who, request).await?;
+    Ok(stream.enclosed("[200,", "]").into_response(&api.store))
 }
 
 async fn join(
     api: &Api,
     who: &Origin,
     request: create_join_event::v2::Request,
-) -> Result<Pieces, Error> {
+) -> Result<EventStream, Error> {
     let (room, id) = (&*request.room_id, &*request.event_id);
-    // Who was there before.
+    // The servers before the join.
     let others = api.store.read(|s| {
         let room = server_acl::open_to(s, &request.room_id, &who.server)?;
         servers::names(s, room)
@@ -152,7 +153,7 @@ async fn join(
     let servers: Vec<_> = own.chain(others).collect();
     let head = json!({ "members_omitted": omitted, "servers_in_room": servers });
     let head = head.to_string();
-    Ok(Pieces::default()
+    Ok(EventStream::default()
         .text(head.trim_end_matches('}'))
         .text(r#","event":"#)
         .event(event)
@@ -163,13 +164,13 @@ async fn join(
         .text("}"))
 }
 
-/// The room before the event of a join, and whether members are left out.
+/// The state before a join and its auth chain, and whether members are omitted.
 fn room_before(
     r: &impl Reader,
     (room, event): (RoomNum, EventNum),
     omit: bool,
 ) -> Result<(Authorized, bool), rooms::Error> {
-    // Of a room without a name the members make one.
+    // The name of a room without one is calculated from its members.
     let omit = omit && stripped_state::is_named(r, room)?;
     Ok((Authorized::before_join(r, room, event, omit)?, omit))
 }
@@ -250,8 +251,8 @@ pub async fn create_invite(
     }
 }
 
-/// `PUT /_matrix/federation/v1/invite/{roomId}/{eventId}`, by which servers invite to rooms of the
-/// versions 1 and 2.
+/// `PUT /_matrix/federation/v1/invite/{roomId}/{eventId}`: for room versions 1 and 2, which are not
+/// supported.
 pub async fn create_invite_v1(
     _api: Api,
     _who: Origin,

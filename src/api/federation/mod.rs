@@ -4,11 +4,12 @@ pub mod device;
 pub mod directory;
 pub mod discovery;
 pub mod event;
+mod event_stream;
 pub mod keys;
 pub mod media;
 pub mod membership;
 pub mod openid;
-mod pieces;
+
 pub mod query;
 pub mod space;
 pub mod thirdparty;

@@ -1,4 +1,4 @@
-//! Who somebody is, for other services. It needs no federation: whoever asks need be no server.
+//! OpenID user information, for other services. It is served without federation too.
 
 use ruma::api::federation::openid::get_openid_userinfo::v1::{Request, Response};
 

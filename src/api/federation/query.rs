@@ -1,5 +1,4 @@
-//! What other servers ask of this one's users and aliases (server-server API, "Querying for
-//! information").
+//! Profiles and aliases, for other servers (server-server API, "Querying for information").
 
 use ruma::{
     api::federation::query::{get_profile_information, get_room_information},
@@ -18,7 +17,7 @@ pub async fn get_profile_information(
     request: get_profile_information::v1::Request,
 ) -> Result<get_profile_information::v1::Response, Error> {
     let profile = api.users.profile(&request.user_id)?;
-    let told: UserProfile = match &request.field {
+    let profile: UserProfile = match &request.field {
         None => profile,
         Some(field) => {
             let value = profile.get(field.as_str()).cloned();
@@ -26,7 +25,7 @@ pub async fn get_profile_information(
             field.into_iter().collect()
         }
     };
-    Ok(told.into())
+    Ok(profile.into())
 }
 
 /// `GET /_matrix/federation/v1/query/directory`

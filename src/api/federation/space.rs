@@ -1,4 +1,4 @@
-//! Spaces, for other servers.
+//! Space hierarchies, for other servers (server-server API, "Spaces").
 
 use ruma::{
     OwnedRoomId, RoomId, ServerName,
@@ -33,9 +33,9 @@ fn hierarchy(
     request: &get_hierarchy::v1::Request,
     server: &ServerName,
 ) -> Result<get_hierarchy::v1::Response, rooms::Error> {
-    let Known::Shown(room) = look(r, &request.room_id, server)? else {
+    let Access::Accessible(room) = access(r, &request.room_id, server)? else {
         return Err(rooms::Error::NotFound(
-            "there is no such room for your server",
+            "the room does not exist, or your server may not see it",
         ));
     };
     let num = room::num(r, &request.room_id)?;
@@ -47,30 +47,29 @@ fn hierarchy(
     let mut response =
         get_hierarchy::v1::Response::new(SpaceHierarchyParentSummary::new(*room, events));
     for id in ids {
-        match look(r, &id, server)? {
-            Known::Shown(room) => response.children.push(*room),
-            Known::Hidden => response.inaccessible_children.push(id),
-            Known::Not => {}
+        match access(r, &id, server)? {
+            Access::Accessible(room) => response.children.push(*room),
+            Access::Inaccessible => response.inaccessible_children.push(id),
+            Access::UnknownRoom => {}
         }
     }
     Ok(response)
 }
 
-/// What this server knows of a room.
-enum Known {
-    Shown(Box<RoomSummary>),
-    Hidden,
-    Not,
+enum Access {
+    Accessible(Box<RoomSummary>),
+    Inaccessible,
+    UnknownRoom,
 }
 
-fn look(r: &impl Reader, id: &RoomId, server: &ServerName) -> Result<Known, rooms::Error> {
+fn access(r: &impl Reader, id: &RoomId, server: &ServerName) -> Result<Access, rooms::Error> {
     let Some(room) = spaces::joined_room(r, id)? else {
-        return Ok(Known::Not);
+        return Ok(Access::UnknownRoom);
     };
-    let told = summary::of(r, room)?;
-    if spaces::is_accessible_to_server(r, room, &told, server)? {
-        Ok(Known::Shown(Box::new(told)))
+    let summary = summary::of(r, room)?;
+    if spaces::is_accessible_to_server(r, room, &summary, server)? {
+        Ok(Access::Accessible(Box::new(summary)))
     } else {
-        Ok(Known::Hidden)
+        Ok(Access::Inaccessible)
     }
 }

@@ -1,35 +1,37 @@
-//! Invitations by address that come true (server-server API, "Third-party invites").
+//! Third-party invites (server-server API, "Third-party invites").
 
 use ruma::api::federation::thirdparty::{bind_callback, exchange_invite};
 
 use crate::api::{Api, Error, Origin, Unauthenticated};
 
-/// How many invitations an identity server may tell of at once.
-const INVITES: usize = 20;
+const MAX_INVITES: usize = 20;
 
-/// `PUT /_matrix/federation/v1/3pid/onbind`. Who is an identity server is not known here: what it
-/// says is believed only where a room names the key with which it is signed.
+/// `PUT /_matrix/federation/v1/3pid/onbind`. Anybody may send this: an invite is believed only if it is
+/// signed with a key that the `m.room.third_party_invite` event of the room names.
 pub async fn bind_callback(
     api: Api,
     _who: Unauthenticated,
     request: bind_callback::v1::Request,
 ) -> Result<bind_callback::v1::Response, Error> {
     if !api.local.has(&request.mxid) {
-        return Err(Error::not_found("there is no such user on this server"));
+        return Err(Error::not_found("mxid must be a user of this server"));
     }
-    if request.invites.len() > INVITES {
-        return Err(Error::invalid_param(
-            "that are too many invitations at once",
-        ));
+    if request.invites.len() > MAX_INVITES {
+        return Err(Error::invalid_param(format!(
+            "invites may have at most {MAX_INVITES} entries, found {}",
+            request.invites.len()
+        )));
     }
     for invite in request.invites {
         if invite.mxid != request.mxid {
-            return Err(Error::invalid_param("an invitation is for somebody else"));
+            return Err(Error::invalid_param(
+                "mxid of an invite differs from mxid of the request",
+            ));
         }
         let room = invite.room_id.clone();
-        // One that comes to nothing leaves the others as they are.
+        // One failure does not affect the others.
         if let Err(error) = api.federation.membership_client().bind_invite(invite).await {
-            log::debug!("an invitation to {room} by address came to nothing: {error}");
+            log::debug!("a third-party invite to {room} failed: {error}");
         }
     }
     Ok(bind_callback::v1::Response::new())

@@ -1,4 +1,4 @@
-//! What software this is.
+//! The server version (server-server API, "Server discovery").
 
 use ruma::api::federation::discovery::get_server_version;
 
