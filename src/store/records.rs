@@ -332,6 +332,9 @@ record! {
     OutOfBandMembership {
         /// The server through which it came, which is in the room.
         server: String,
+        /// The room version according to that server. The room itself gets its version from its
+        /// create event when a user joins.
+        version: String,
         /// Stripped state events as JSON.
         stripped_state: Vec<String>,
     }

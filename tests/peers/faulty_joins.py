@@ -27,6 +27,9 @@ async def faulty_joins(attack):
         *(faulty_make_join(attack, what, change) for what, change in MAKE_JOIN_EVENTS.items()),
         *(faulty_send_join(attack, what, change) for what, change in SEND_JOIN_STATES.items()),
         *(failed_send_join(attack, what, respond) for what, respond in FAILURES.items()),
+        wrong_version(attack),
+        invite_with_wrong_version(attack),
+        faulty_rejoin(attack),
     )
 
 
@@ -115,6 +118,60 @@ async def failed_send_join(attack, what, respond):
                 assert not await joining
         # After a timeout, the server may have repeated the request successfully.
         await joining
+
+
+async def wrong_version(attack):
+    """`make_join` names another room version than the create event has."""
+    with attack.check("a room with another version than `make_join` named is not joined, until it is named correctly"):
+        room = await create_room(attack)
+
+        async def make_join(override, request):
+            event = room.draft(MEMBER, {"membership": "join"}, attack.host.id, sender=attack.host.id)
+            return web.json_response({"room_version": other_version(room), "event": event})
+
+        async def send_join(override, request):
+            response = {"state": [], "auth_chain": []}
+            return web.json_response(response if empty else room.send_join_response(await request.json()))
+
+        for empty in (False, True):
+            with Override(attack.liar, ["make_join"], make_join), Override(attack.liar, ["send_join"], send_join):
+                assert not await join(attack, room), "the join succeeded"
+        assert await join(attack, room), "the host is locked out"
+
+
+async def invite_with_wrong_version(attack):
+    host, liar = attack.host, attack.liar
+    with attack.check(f"an invite with another room version does not keep {host} out"):
+        room = await create_room(attack)
+        invite = room.build(MEMBER, {"membership": "invite"}, host.id)
+        body = {"event": invite, "room_version": other_version(room), "invite_room_state": []}
+        path = ("invite", room.id, room.event_id(invite))
+        status, response = await liar.request(attack.target, "PUT", *path, version="v2", body=body)
+        assert status == 200 or 400 <= status < 500, (status, response)
+        assert await join(attack, room), "the host is locked out"
+
+
+async def faulty_rejoin(attack):
+    """A room that the host has left is joined again, with a state that does not allow it."""
+    host = attack.host
+    with attack.check("a failed join does not change a room that was left: it can be joined again"):
+        room = await create_room(attack)
+        assert await join(attack, room)
+        await host.request("POST", "rooms", room.id, "leave")
+        await host.wait_for_own_membership(room.id, "leave")
+
+        async def send_join(override, request):
+            response = room.send_join_response(await request.json())
+            events = [event for event in response["state"] if event["type"] == "m.room.create"]
+            return web.json_response(response | {"state": events, "auth_chain": response["state"]})
+
+        with Override(attack.liar, ["send_join"], send_join):
+            assert not await join(attack, room), "the join succeeded"
+        assert await join(attack, room), "the host is locked out"
+
+
+def other_version(room):
+    return "10" if room.version != "10" else "9"
 
 
 MAKE_JOIN_EVENTS = {

@@ -76,7 +76,7 @@ async def malicious(ctx):
             oversized_transactions(attack),
             malformed_transactions(attack),
         )
-        await ctx.run_all(requests(attack), invites(attack))
+        await ctx.run_all(requests(attack), invites(attack), replayed_join(attack))
         await ctx.run_all(faulty_responses(attack), faulty_joins(attack))
         with ctx.check("in the end the witness has the same state, and the history contains no lie"):
             await ctx.wait_for_same_state(attack.room.id)
@@ -243,6 +243,7 @@ async def requests(attack):
             put("send_join", member(ghost, "leave")),
             put("send_join", room.build(TOPIC, {"topic": LIE}, "")),
             put("send_join", member(ghost, "join") | {"signatures": {}}),
+            put("send_join", authorized_join(room, ghost, host.id)),
             put("send_leave", member(host.id, "leave")),
             put("send_leave", member(witness.id, "leave")),
             put("send_leave", member(liar.user, "join")),
@@ -257,6 +258,27 @@ async def requests(attack):
             await attack.run()
 
 
+def authorized_join(room, user, authorizer):
+    """A join of a public room for which the server of `authorizer` must not sign."""
+    content = {"membership": "join", "displayname": LIE, "join_authorised_via_users_server": authorizer}
+    return room.build(MEMBER, content, user, sender=user)
+
+
+async def replayed_join(attack):
+    """mallory is banned and sends the old join again."""
+    liar, host = attack.liar, attack.host
+    with attack.check("a banned user's old join that is sent again is rejected"):
+        room_id = await host.create_room(attack.ctx.version, preset="public_chat")
+        room = await liar.join(host.server.name, room_id, attack.ctx.version)
+        join = room.events[room.state[MEMBER, liar.user]]
+        await host.request("POST", "rooms", room_id, "ban", body={"user_id": liar.user})
+        path = ("send_join", room_id, room.event_id(join))
+        status, response = await liar.request(attack.target, "PUT", *path, version="v2", body=join)
+        if "rejection of replayed joins" not in host.server.unsupported:
+            assert 400 <= status < 500, (status, response)
+        await attack.run()
+
+
 async def invites(attack):
     liar, host = attack.liar, attack.host
     room = LiarRoom.create(liar, attack.ctx.version)
@@ -264,8 +286,13 @@ async def invites(attack):
 
     async def invite(user=host.id, content=None, type=MEMBER, version=room.version, **fields):
         event = room.build(type, content or {"membership": "invite", "displayname": LIE}, user, **fields)
-        stripped = {"type": "m.room.name", "state_key": "", "sender": liar.user, "content": name}
-        body = {"event": event, "room_version": version, "invite_room_state": [stripped]}
+        stripped = [
+            {"type": "m.room.name", "state_key": "", "sender": liar.user, "content": name},
+            {"type": TOPIC, "state_key": "", "sender": host.id, "content": {"topic": LIE}},
+            {"type": MEMBER, "state_key": host.id, "sender": host.id, "content": {"membership": "join"}},
+            {"type": MEMBER, "state_key": attack.witness.id, "sender": liar.user, "content": {"displayname": LIE}},
+        ]
+        body = {"event": event, "room_version": version, "invite_room_state": stripped}
         path = ("invite", room.id, room.event_id(event))
         return await liar.request(attack.target, "PUT", *path, version="v2", body=body)
 
@@ -289,4 +316,8 @@ async def invites(attack):
         status, response = await invite(content={"membership": "invite"})
         assert status == 200, response
         await host.wait_for_own_membership(room.id, "invite")
-        assert host.room(room.id).stripped_state["m.room.name", ""]["content"] == name
+        stripped = host.room(room.id).stripped_state
+        assert stripped["m.room.name", ""]["content"] == name
+        assert stripped[MEMBER, host.id]["content"]["membership"] == "invite", stripped
+        if "pruning of stripped state" not in host.server.unsupported:
+            assert (TOPIC, "") not in stripped and (MEMBER, attack.witness.id) not in stripped, stripped

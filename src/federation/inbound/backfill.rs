@@ -8,7 +8,7 @@ use ruma::{OwnedEventId, OwnedServerName};
 use super::{
     error::Error,
     event_fetcher::{EventFetcher, is_processed},
-    event_source::EventSource,
+    event_source::{EventSource, FetchError},
     gap::StateBefore,
     receiver::PduReceiver,
     room::Room,
@@ -66,7 +66,7 @@ impl<S: EventSource> PduReceiver<S> {
         let ids = missing.iter().filter_map(|id| id.as_str().try_into().ok());
         let (server, room) = (&fetcher.server, &fetcher.room.id);
         let pdus = fetcher.source.backfill(server, room, ids.collect()).await;
-        let found = fetcher.verify(pdus.map_err(|_| Error::Unavailable)?).await;
+        let found = fetcher.verify(pdus?).await;
         let events = sort_topologically(ancestors(found, &missing), Pdu::prev_events);
         if events.is_empty() {
             return Ok(false);
@@ -100,7 +100,7 @@ async fn state_before<S: EventSource>(
             continue;
         }
         if claimed.len() == MAX_STATE_FETCHES {
-            return Err(Error::Unavailable);
+            return Err(FetchError::Unavailable.into());
         }
         let id = event.pdu.event_id();
         claimed.insert(id.to_owned(), fetcher.fetch_state_before(id).await?);

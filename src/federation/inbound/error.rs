@@ -1,3 +1,4 @@
+use super::event_source::FetchError;
 use crate::{rooms, store};
 
 /// Why a PDU was not processed.
@@ -5,9 +6,9 @@ use crate::{rooms, store};
 pub enum Error {
     #[error(transparent)]
     Rooms(#[from] rooms::Error),
-    /// No server that was asked gives an event or a state that the PDU refers to.
-    #[error("an event that it refers to is not available")]
-    Unavailable,
+    /// An event or a state that the PDU refers to was not fetched.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
 }
 
 impl From<store::Error> for Error {

@@ -7,7 +7,7 @@ use ruma::{EventId, OwnedEventId, OwnedServerName, RoomId, room_version_rules::R
 
 use super::{
     error::Error,
-    event_source::{EventSource, RawPdu},
+    event_source::{EventSource, FetchError, RawPdu},
     room::Room,
     topological_order::sort_topologically,
 };
@@ -51,7 +51,7 @@ impl<S: EventSource> EventFetcher<'_, S> {
         let mut fetched = Vec::new();
         while !missing.is_empty() {
             if fetched.len() + missing.len() > MAX_SINGLE_FETCHES {
-                return Err(Error::Unavailable);
+                return Err(FetchError::Unavailable.into());
             }
             let found = self.fetch_events(missing).await?;
             missing = self.missing_auth_events(&found, &mut known)?;
@@ -92,19 +92,19 @@ impl<S: EventSource> EventFetcher<'_, S> {
     /// Fetches each event by `GET /event`.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if one of them is not available or fails verification.
+    /// [`Error::Fetch`] if one of them is not available or fails verification.
     pub async fn fetch_events(&self, ids: Vec<OwnedEventId>) -> Result<Vec<Received>, Error> {
         let mut pdus = Vec::new();
         for id in &ids {
             let pdu = self.source.event(&self.server, id).await;
-            pdus.push(pdu.map_err(|_| Error::Unavailable)?);
+            pdus.push(pdu?);
         }
         let found = self.verify(pdus).await;
         let is_found = |id: &OwnedEventId| found.iter().any(|event| event.pdu.event_id() == id);
         if ids.iter().all(is_found) {
             Ok(found)
         } else {
-            Err(Error::Unavailable)
+            Err(FetchError::Unavailable.into())
         }
     }
 
@@ -122,7 +122,7 @@ impl<S: EventSource> EventFetcher<'_, S> {
     pub async fn fetch_state_before(&self, event: &EventId) -> Result<Vec<OwnedEventId>, Error> {
         let (room, server) = (&self.room.id, &self.server);
         let claimed = self.source.state_ids(server, room, event).await;
-        let claimed = claimed.map_err(|_| Error::Unavailable)?;
+        let claimed = claimed?;
         let mut ids = claimed.auth_chain;
         ids.extend(claimed.state.iter().cloned());
         let mut seen = HashSet::new();
@@ -130,7 +130,7 @@ impl<S: EventSource> EventFetcher<'_, S> {
         let missing = self.not_stored(ids)?;
         let fetched = if missing.len() > MAX_SINGLE_FETCHES {
             let full = self.source.state(server, room, event).await;
-            let full = full.map_err(|_| Error::Unavailable)?;
+            let full = full?;
             let mut pdus = full.auth_chain;
             pdus.extend(full.state);
             self.verify(pdus).await

@@ -19,11 +19,15 @@ const MAX_MISSING_EVENTS: u32 = 50;
 /// The `limit` of `/backfill`.
 const MAX_BACKFILL_EVENTS: u32 = 100;
 
-/// Another server did not give what was requested: it cannot be reached, does not have it, or its
-/// response is invalid.
+/// Why another server did not give what was requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the other server does not give it")]
-pub struct Unavailable;
+pub enum FetchError {
+    #[error("the other server cannot be reached")]
+    Unreachable,
+    /// It responded with an error, or the response is invalid or lacks what was requested.
+    #[error("the other server does not give an event or a state that was requested")]
+    Unavailable,
+}
 
 /// The state before an event as another server claims it.
 #[derive(Clone, Debug)]
@@ -46,7 +50,7 @@ pub trait EventSource: Send + Sync + 'static {
         room: &RoomId,
         earliest: Vec<OwnedEventId>,
         latest: Vec<OwnedEventId>,
-    ) -> impl Future<Output = Result<Vec<RawPdu>, Unavailable>> + Send;
+    ) -> impl Future<Output = Result<Vec<RawPdu>, FetchError>> + Send;
 
     /// `GET /state_ids`: the ids of the state before `event`.
     fn state_ids(
@@ -54,7 +58,7 @@ pub trait EventSource: Send + Sync + 'static {
         server: &ServerName,
         room: &RoomId,
         event: &EventId,
-    ) -> impl Future<Output = Result<ClaimedState<OwnedEventId>, Unavailable>> + Send;
+    ) -> impl Future<Output = Result<ClaimedState<OwnedEventId>, FetchError>> + Send;
 
     /// `GET /state`: the state before `event`.
     fn state(
@@ -62,14 +66,14 @@ pub trait EventSource: Send + Sync + 'static {
         server: &ServerName,
         room: &RoomId,
         event: &EventId,
-    ) -> impl Future<Output = Result<ClaimedState<RawPdu>, Unavailable>> + Send;
+    ) -> impl Future<Output = Result<ClaimedState<RawPdu>, FetchError>> + Send;
 
     /// `GET /event`
     fn event(
         &self,
         server: &ServerName,
         event: &EventId,
-    ) -> impl Future<Output = Result<RawPdu, Unavailable>> + Send;
+    ) -> impl Future<Output = Result<RawPdu, FetchError>> + Send;
 
     /// `GET /backfill`: `latest` and events before them.
     fn backfill(
@@ -77,7 +81,7 @@ pub trait EventSource: Send + Sync + 'static {
         server: &ServerName,
         room: &RoomId,
         latest: Vec<OwnedEventId>,
-    ) -> impl Future<Output = Result<Vec<RawPdu>, Unavailable>> + Send;
+    ) -> impl Future<Output = Result<Vec<RawPdu>, FetchError>> + Send;
 
     /// Fetches the signing keys that are needed, then performs [steps 2 and 3](super) for each event.
     fn verify(
@@ -93,10 +97,14 @@ pub struct RemoteEventSource {
     pub keys: Keys,
 }
 
-fn unavailable(server: &ServerName) -> impl Fn(Error) -> Unavailable {
+fn fetch_error(server: &ServerName) -> impl Fn(Error) -> FetchError {
     move |error| {
         log::debug!("cannot fetch events from {server}: {error}");
-        Unavailable
+        if error.is_unreachable() {
+            FetchError::Unreachable
+        } else {
+            FetchError::Unavailable
+        }
     }
 }
 
@@ -107,11 +115,11 @@ impl EventSource for RemoteEventSource {
         room: &RoomId,
         earliest: Vec<OwnedEventId>,
         latest: Vec<OwnedEventId>,
-    ) -> Result<Vec<RawPdu>, Unavailable> {
+    ) -> Result<Vec<RawPdu>, FetchError> {
         let mut request = get_missing_events::v1::Request::new(room.to_owned(), earliest, latest);
         request.limit = UInt::from(MAX_MISSING_EVENTS);
         let response = self.client.send(server, request).await;
-        Ok(response.map_err(unavailable(server))?.events)
+        Ok(response.map_err(fetch_error(server))?.events)
     }
 
     async fn state_ids(
@@ -119,10 +127,10 @@ impl EventSource for RemoteEventSource {
         server: &ServerName,
         room: &RoomId,
         event: &EventId,
-    ) -> Result<ClaimedState<OwnedEventId>, Unavailable> {
+    ) -> Result<ClaimedState<OwnedEventId>, FetchError> {
         let request = get_room_state_ids::v1::Request::new(event.to_owned(), room.to_owned());
         let response = self.client.send(server, request).await;
-        let response = response.map_err(unavailable(server))?;
+        let response = response.map_err(fetch_error(server))?;
         Ok(ClaimedState {
             state: response.pdu_ids,
             auth_chain: response.auth_chain_ids,
@@ -134,20 +142,20 @@ impl EventSource for RemoteEventSource {
         server: &ServerName,
         room: &RoomId,
         event: &EventId,
-    ) -> Result<ClaimedState<RawPdu>, Unavailable> {
+    ) -> Result<ClaimedState<RawPdu>, FetchError> {
         let request = get_room_state::v1::Request::new(event.to_owned(), room.to_owned());
         let response = self.client.send(server, request).await;
-        let response = response.map_err(unavailable(server))?;
+        let response = response.map_err(fetch_error(server))?;
         Ok(ClaimedState {
             state: response.pdus,
             auth_chain: response.auth_chain,
         })
     }
 
-    async fn event(&self, server: &ServerName, event: &EventId) -> Result<RawPdu, Unavailable> {
+    async fn event(&self, server: &ServerName, event: &EventId) -> Result<RawPdu, FetchError> {
         let request = get_event::v1::Request::new(event.to_owned());
         let response = self.client.send(server, request).await;
-        Ok(response.map_err(unavailable(server))?.pdu)
+        Ok(response.map_err(fetch_error(server))?.pdu)
     }
 
     async fn backfill(
@@ -155,11 +163,11 @@ impl EventSource for RemoteEventSource {
         server: &ServerName,
         room: &RoomId,
         latest: Vec<OwnedEventId>,
-    ) -> Result<Vec<RawPdu>, Unavailable> {
+    ) -> Result<Vec<RawPdu>, FetchError> {
         let limit = UInt::from(MAX_BACKFILL_EVENTS);
         let request = get_backfill::v1::Request::new(room.to_owned(), latest, limit);
         let response = self.client.send(server, request).await;
-        Ok(response.map_err(unavailable(server))?.pdus)
+        Ok(response.map_err(fetch_error(server))?.pdus)
     }
 
     async fn verify(&self, events: Vec<Incoming>) -> Vec<Result<Received, ReceiveError>> {

@@ -24,7 +24,7 @@ impl<S: EventSource> PduReceiver<S> {
     /// Fetches from `server` what is missing before `event`, then processes all of it.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if `server` does not give it.
+    /// [`Error::Fetch`] if `server` does not give it.
     pub(in crate::federation) async fn fetch_and_process(
         &self,
         room: &Room,

@@ -11,8 +11,8 @@
 //!    (the same).
 //!
 //! [`transaction`] performs steps 1 to 3 for the PDUs of a transaction. If all prev_events and auth
-//! events are stored, [`process`] performs steps 4 to 6 before `origin` gets its response. Otherwise the
-//! PDU goes to the stored [`queue`] of its room, `origin` gets its response, and a task fetches the
+//! events are stored, [`process`] performs steps 4 to 6 before `origin` gets its response. Otherwise, if
+//! `origin` is in the room, the PDU goes to the stored [`queue`] of its room, `origin` gets its response, and a task fetches the
 //! [`missing_events`]. A PDU that fills a gap of the timeline, and history that is fetched by
 //! [`backfill`], goes through [`gap`]. PDUs of rooms that this server is not in can only end an
 //! [`out_of_band_membership`].

@@ -13,12 +13,11 @@ use super::{
     event_fetcher::verify,
     event_source::{EventSource, RawPdu},
     receiver::{PduOutcome, PduReceiver},
-    room::Room,
 };
 use crate::{
     protocol::Pdu,
     rooms::{self, Local, event, membership::out_of_band, room},
-    store::{Reader, Records, RoomNum, Rows, Tx},
+    store::{Reader, Records, RoomNum, Tx},
     users,
 };
 
@@ -32,13 +31,16 @@ impl<S: EventSource> PduReceiver<S> {
         pdus: Vec<RawPdu>,
     ) -> Result<BTreeMap<OwnedEventId, Result<PduOutcome, String>>, Error> {
         let mut results = BTreeMap::new();
-        let room = self.store().read(|s| Room::load(s, room::num(s, id)?))?;
-        let has_invitations = self.store().read(|s| has_invitations(s, room.num))?;
-        if !has_invitations {
-            return Ok(results);
+        let (num, versions) = self.store().read(|s| {
+            let num = room::num(s, id)?;
+            Ok::<_, rooms::Error>((num, out_of_band::versions(s, num)?))
+        })?;
+        let mut events = Vec::new();
+        for version in versions {
+            let rules = room::rules_of(&version)?;
+            events.extend(verify(self.source(), id, rules, pdus.clone()).await);
         }
-        for event in verify(self.source(), &room.id, room.rules, pdus).await {
-            let num = room.num;
+        for event in events {
             let Some(user) = removed_user(self.local(), &event.pdu).map(ToOwned::to_owned) else {
                 continue;
             };
@@ -94,14 +96,4 @@ fn ends_invitation(
         .iter()
         .any(|server| server.as_str() == invitation.server);
     Ok(is_later && is_by_inviter)
-}
-
-/// Whether a local user is invited to the room or has knocked on it.
-fn has_invitations(r: &impl Reader, room: RoomNum) -> Result<bool, rooms::Error> {
-    for (user, _) in rooms::state::current::local_members(r, room)? {
-        if r.out_of_band_memberships()?.has((user, room))? {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }

@@ -1,8 +1,16 @@
 //! The queue of a room: verified events whose prev_events or auth events are missing. It is stored,
 //! so an acknowledged event survives a restart. One task per room works it off.
+//!
+//! No server can fill it or hold it up for the others:
+//!
+//! - Only events of servers in the room are queued.
+//! - When the queue is full, the server with the most events in it loses one.
+//! - An event that its origin does not supply is dropped soon. It stays longer if its origin cannot be
+//!   reached.
+//! - One round spends limited time on the failures of one origin.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -16,7 +24,10 @@ use smol::{
 };
 
 use super::{
-    error::Error, event_source::EventSource, receiver::PduReceiver, room::Room,
+    error::Error,
+    event_source::{EventSource, FetchError},
+    receiver::PduReceiver,
+    room::Room,
     topological_order::sort_topologically,
 };
 use crate::{
@@ -36,14 +47,18 @@ const MIN_BACKOFF: Duration = Duration::from_secs(15);
 const MAX_BACKOFF_DOUBLINGS: u32 = 6;
 /// The pause after a round without progress even if new events arrive.
 const MIN_ROUND_INTERVAL: Duration = Duration::from_millis(200);
-/// How long an event stays in the queue, counted from the start of the server.
-const QUEUE_TIMEOUT: Duration = Duration::from_secs(3600);
+/// How long an event stays in the queue after the first failure, if its origin cannot be reached.
+const UNREACHABLE_TIMEOUT: Duration = Duration::from_secs(3600);
+/// The same if its origin responds, but does not give what is missing.
+const UNAVAILABLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// After failures that took so long, the other events of the origin wait for the next round.
+const MAX_FAILURE_TIME_PER_ORIGIN: Duration = Duration::from_secs(30);
 
 impl<S: EventSource> PduReceiver<S> {
-    /// Stores `event` in the queue of its room.
+    /// Stores `event` in the queue of its room. `origin` is in the room.
     ///
     /// # Errors
-    /// [`rooms::Error::Forbidden`] if the queue is full.
+    /// [`rooms::Error::Forbidden`] if `origin` has its share of the queue.
     pub(super) async fn enqueue(
         &self,
         origin: &ServerName,
@@ -52,23 +67,45 @@ impl<S: EventSource> PduReceiver<S> {
     ) -> Result<(), Error> {
         let (num, origin) = (room.num, origin.to_string());
         let job = move |tx: &Tx| {
-            let queued = queued(tx, num)?;
-            let of_origin = queued.values().filter(|event| event.origin == origin);
-            if queued.len() >= MAX_QUEUED_PER_ROOM || of_origin.count() >= MAX_QUEUED_PER_ORIGIN {
-                return Err(rooms::Error::forbidden(
-                    "too many events of the room are queued",
-                ));
-            }
+            make_space(tx, num, &origin)?;
             let record = Waiting {
                 origin: origin.clone(),
                 json: event.json.clone(),
             };
-            Ok(tx
-                .waiting()?
-                .put((num, event.pdu.event_id().as_str()), &record)?)
+            let id = event.pdu.event_id().as_str();
+            Ok::<_, rooms::Error>(tx.waiting()?.put((num, id), &record)?)
         };
         Ok(self.store().write(job).await?)
     }
+}
+
+/// Drops an event of the origin with the most events if the queue is full.
+///
+/// # Errors
+/// [`rooms::Error::Forbidden`] if `origin` would have the most, or has reached its own limit.
+fn make_space(tx: &Tx, room: RoomNum, origin: &str) -> Result<(), rooms::Error> {
+    let queued = queued(tx, room)?;
+    let mut by_origin: HashMap<&str, Vec<&str>> = HashMap::new();
+    for (id, event) in &queued {
+        by_origin.entry(&event.origin).or_default().push(id);
+    }
+    let own = by_origin.get(origin).map_or(0, Vec::len);
+    let full = || rooms::Error::forbidden(format!("{own} events of {origin} are queued"));
+    if own >= MAX_QUEUED_PER_ORIGIN {
+        return Err(full());
+    }
+    if queued.len() < MAX_QUEUED_PER_ROOM {
+        return Ok(());
+    }
+    let largest = by_origin.into_iter().max_by_key(|(_, ids)| ids.len());
+    let (largest, ids) = largest
+        .filter(|(_, ids)| ids.len() > own + 1)
+        .ok_or_else(full)?;
+    if let Some(id) = ids.last() {
+        log::debug!("dropped event {id} of {largest} from the full queue for one of {origin}");
+        tx.waiting()?.remove((room, *id))?;
+    }
+    Ok(())
 }
 
 /// The queued events of a room by event id.
@@ -158,25 +195,19 @@ async fn process_queue<S: EventSource>(
     room: RoomNum,
     woken: &Receiver<()>,
 ) {
-    let mut queued_since: HashMap<OwnedEventId, Instant> = HashMap::new();
+    let mut failures: HashMap<OwnedEventId, Failure> = HashMap::new();
     let mut doublings = 0;
     loop {
         let permit = permits.acquire().await;
-        let round = attempt_all(receiver, room).await;
+        let round = attempt_all(receiver, room, &mut failures).await;
         drop(permit);
         let result = match round {
             Ok(Round { progress: true, .. }) => {
                 doublings = 0;
                 continue;
             }
-            Ok(Round { remaining, .. }) if remaining.is_empty() => return,
-            Ok(Round { remaining, .. }) => {
-                queued_since.retain(|id, _| remaining.contains(id));
-                for id in remaining {
-                    queued_since.entry(id).or_insert_with(Instant::now);
-                }
-                drop_timed_out(receiver.store(), room, &mut queued_since).await
-            }
+            Ok(Round { remaining: 0, .. }) => return,
+            Ok(_) => drop_timed_out(receiver.store(), room, &mut failures).await,
             Err(error) => Err(error),
         };
         if let Err(error) = result {
@@ -200,13 +231,41 @@ async fn process_queue<S: EventSource>(
 struct Round {
     /// Whether an event was processed.
     progress: bool,
-    /// The events that stay in the queue.
-    remaining: HashSet<OwnedEventId>,
+    /// How many events stay in the queue.
+    remaining: usize,
+}
+
+/// The failures of a queued event, since the start of the server.
+struct Failure {
+    first: Instant,
+    /// When its origin first responded without giving what is missing.
+    first_unavailable: Option<Instant>,
+}
+
+impl Failure {
+    fn record(failures: &mut HashMap<OwnedEventId, Self>, id: OwnedEventId, error: &Error) {
+        let now = Instant::now();
+        let failure = failures.entry(id).or_insert(Self {
+            first: now,
+            first_unavailable: None,
+        });
+        match error {
+            Error::Fetch(FetchError::Unreachable) => failure.first_unavailable = None,
+            _ => failure.first_unavailable = failure.first_unavailable.or(Some(now)),
+        }
+    }
+
+    fn is_timed_out(&self) -> bool {
+        let unavailable = self.first_unavailable;
+        self.first.elapsed() > UNREACHABLE_TIMEOUT
+            || unavailable.is_some_and(|since| since.elapsed() > UNAVAILABLE_TIMEOUT)
+    }
 }
 
 async fn attempt_all<S: EventSource>(
     receiver: &PduReceiver<S>,
     num: RoomNum,
+    failures: &mut HashMap<OwnedEventId, Failure>,
 ) -> Result<Round, Error> {
     let store = receiver.store();
     let (room, rows) =
@@ -222,15 +281,23 @@ async fn attempt_all<S: EventSource>(
             None => dequeue(store, num, &id).await?,
         }
     }
+    failures.retain(|id, _| origins.contains_key(id));
+    let mut failure_time: HashMap<OwnedServerName, Duration> = HashMap::new();
     let mut round = Round {
         progress: false,
-        remaining: HashSet::new(),
+        remaining: 0,
     };
     for event in sort_topologically(events, Pdu::prev_events) {
         let id = event.pdu.event_id().to_owned();
         let Some(origin) = origins.remove(&id) else {
             continue;
         };
+        let failure_time = failure_time.entry(origin.clone()).or_default();
+        if *failure_time > MAX_FAILURE_TIME_PER_ORIGIN {
+            round.remaining += 1;
+            continue;
+        }
+        let start = Instant::now();
         match receiver.fetch_and_process(&room, origin, event).await {
             Ok(()) => {
                 dequeue(store, num, id.as_str()).await?;
@@ -243,7 +310,9 @@ async fn attempt_all<S: EventSource>(
             }
             Err(error) => {
                 log::debug!("event {id} of room {} stays queued: {error}", room.id);
-                round.remaining.insert(id);
+                *failure_time += start.elapsed();
+                Failure::record(failures, id, &error);
+                round.remaining += 1;
             }
         }
     }
@@ -274,12 +343,60 @@ async fn dequeue(store: &Store, room: RoomNum, id: &str) -> Result<(), Error> {
 async fn drop_timed_out(
     store: &Store,
     room: RoomNum,
-    queued_since: &mut HashMap<OwnedEventId, Instant>,
+    failures: &mut HashMap<OwnedEventId, Failure>,
 ) -> Result<(), Error> {
-    let timed_out = queued_since.extract_if(|_, since| since.elapsed() > QUEUE_TIMEOUT);
+    let timed_out = failures.extract_if(|_, failure| failure.is_timed_out());
     for (id, _) in timed_out.collect::<Vec<_>>() {
-        log::info!("dropped event {id}: no server gives the events before it");
+        log::info!("dropped event {id}: its origin does not give the events that it refers to");
         dequeue(store, room, id.as_str()).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::HashMap,
+        time::{Duration, Instant},
+    };
+
+    use ruma::owned_event_id;
+
+    use super::{Error, Failure, FetchError, UNAVAILABLE_TIMEOUT, UNREACHABLE_TIMEOUT};
+
+    /// Whether an event is dropped that failed with `error` now and `ago` ago.
+    fn is_dropped(error: FetchError, ago: Duration) -> bool {
+        let id = owned_event_id!("$event");
+        let mut failures = HashMap::new();
+        Failure::record(&mut failures, id.clone(), &Error::Fetch(error));
+        let failure = failures.get_mut(&id).unwrap();
+        for time in [Some(&mut failure.first), failure.first_unavailable.as_mut()] {
+            if let Some(time) = time {
+                *time = Instant::now().checked_sub(ago).unwrap();
+            }
+        }
+        Failure::record(&mut failures, id.clone(), &Error::Fetch(error));
+        failures[&id].is_timed_out()
+    }
+
+    #[test]
+    fn an_event_whose_origin_does_not_give_the_missing_events_is_dropped_soon() {
+        let second = Duration::from_secs(1);
+        assert!(is_dropped(
+            FetchError::Unavailable,
+            UNAVAILABLE_TIMEOUT + second
+        ));
+        assert!(!is_dropped(
+            FetchError::Unavailable,
+            UNAVAILABLE_TIMEOUT - second
+        ));
+        assert!(!is_dropped(
+            FetchError::Unreachable,
+            UNAVAILABLE_TIMEOUT + second
+        ));
+        assert!(is_dropped(
+            FetchError::Unreachable,
+            UNREACHABLE_TIMEOUT + second
+        ));
+    }
 }

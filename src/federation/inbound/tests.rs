@@ -18,7 +18,7 @@ use smol::future;
 use super::{
     EventSource, PduOutcome, PduReceiver, RawPdu, Room, RoomQueues,
     event_fetcher::is_processed,
-    event_source::{ClaimedState, Unavailable},
+    event_source::{ClaimedState, FetchError},
 };
 use crate::{
     executor::Executor,
@@ -75,15 +75,15 @@ impl Peer {
         RawValue::from_string(json).expect("JSON")
     }
 
-    fn find(&self, id: &EventId) -> Result<usize, Unavailable> {
+    fn find(&self, id: &EventId) -> Result<usize, FetchError> {
         self.requests.fetch_add(1, Ordering::Relaxed);
         if !self.is_available.load(Ordering::Relaxed) {
-            return Err(Unavailable);
+            return Err(FetchError::Unavailable);
         }
-        self.history.index(id).ok_or(Unavailable)
+        self.history.index(id).ok_or(FetchError::Unavailable)
     }
 
-    fn state_before(&self, id: &EventId) -> Result<ClaimedState<usize>, Unavailable> {
+    fn state_before(&self, id: &EventId) -> Result<ClaimedState<usize>, FetchError> {
         let state = self.history.events[self.find(id)?].state_before.clone();
         let mut open: Vec<usize> = state.values().copied().collect();
         let mut chain = BTreeMap::new();
@@ -113,7 +113,7 @@ impl EventSource for Peer {
         _: &RoomId,
         earliest: Vec<OwnedEventId>,
         latest: Vec<OwnedEventId>,
-    ) -> Result<Vec<RawPdu>, Unavailable> {
+    ) -> Result<Vec<RawPdu>, FetchError> {
         let mut found = Vec::new();
         let mut open: Vec<usize> = Vec::new();
         for id in &latest {
@@ -136,7 +136,7 @@ impl EventSource for Peer {
         _: &ServerName,
         _: &RoomId,
         event: &EventId,
-    ) -> Result<ClaimedState<OwnedEventId>, Unavailable> {
+    ) -> Result<ClaimedState<OwnedEventId>, FetchError> {
         let claimed = self.state_before(event)?;
         Ok(ClaimedState {
             state: claimed
@@ -157,7 +157,7 @@ impl EventSource for Peer {
         _: &ServerName,
         _: &RoomId,
         event: &EventId,
-    ) -> Result<ClaimedState<RawPdu>, Unavailable> {
+    ) -> Result<ClaimedState<RawPdu>, FetchError> {
         let claimed = self.state_before(event)?;
         Ok(ClaimedState {
             state: claimed
@@ -173,7 +173,7 @@ impl EventSource for Peer {
         })
     }
 
-    async fn event(&self, _: &ServerName, event: &EventId) -> Result<RawPdu, Unavailable> {
+    async fn event(&self, _: &ServerName, event: &EventId) -> Result<RawPdu, FetchError> {
         Ok(self.raw(self.find(event)?))
     }
 
@@ -182,7 +182,7 @@ impl EventSource for Peer {
         _: &ServerName,
         _: &RoomId,
         upto: Vec<OwnedEventId>,
-    ) -> Result<Vec<RawPdu>, Unavailable> {
+    ) -> Result<Vec<RawPdu>, FetchError> {
         let mut found = BTreeSet::new();
         let mut open = BTreeSet::new();
         for id in &upto {
@@ -378,7 +378,10 @@ fn receive_and_compare_state(history: History, order: &[usize], together: usize)
             let raw = some.iter().map(|index| peer.raw(*index)).collect();
             let room = server.store.read(|s| Room::load(s, server.room));
             let (origin, room) = (server_name!("b.example"), room.expect("a room"));
-            let taken = server.receiver.receive_in_room(origin, &room, raw).await;
+            let taken = server
+                .receiver
+                .receive_in_room(origin, &room, raw, true)
+                .await;
             server.queues.wake(server.room);
             assert!(taken.values().all(Result::is_ok), "{taken:?}");
         }
@@ -662,5 +665,53 @@ fn a_banned_users_event_on_an_old_branch_is_soft_failed() {
             receive::claimed_state(s, server.room, &ids).map(drop)
         });
         assert!(claimed.is_ok());
+    });
+}
+
+#[test]
+fn events_of_a_server_that_is_not_in_the_room_are_not_queued() {
+    let history = messages(&RoomVersionId::V12, 8);
+    let last = history.events.len() - 1;
+    with_server(&Peer::new(history), last - 7, async |server| {
+        server.peer.is_available.store(false, Ordering::Relaxed);
+        let pdus = vec![server.peer.raw(last)];
+        let received = server.receiver.receive(server_name!("c.example"), pdus);
+        let received = received.await;
+        assert!(received.values().all(Result::is_err), "{received:?}");
+        assert_eq!(server.queued(), 0);
+    });
+}
+
+#[test]
+fn a_full_queue_gives_each_server_its_share() {
+    let history = messages(&RoomVersionId::V12, 210);
+    let first = history.events.len() - 210;
+    let peer = Peer::new(history);
+    with_server(&peer, first, async |server| {
+        let room = server.store.read(|s| Room::load(s, server.room));
+        let room = room.expect("a room");
+        let enqueue = async |origin, index: usize| {
+            let event = &peer.history.events[index];
+            let event = Received {
+                json: event.json.clone(),
+                pdu: Pdu::clone(&event.pdu),
+                redacted: false,
+            };
+            server.receiver.enqueue(origin, &room, event).await
+        };
+        let [b, c, d] = [
+            server_name!("b.example"),
+            server_name!("c.example"),
+            server_name!("d.example"),
+        ];
+        for index in 0..100 {
+            enqueue(b, first + index).await.expect("there is space");
+            enqueue(c, first + 100 + index)
+                .await
+                .expect("there is space");
+        }
+        enqueue(b, first + 200).await.expect_err("b has its share");
+        enqueue(d, first + 201).await.expect("others have more");
+        assert_eq!(server.queued(), 200);
     });
 }

@@ -14,8 +14,8 @@ use super::{
     room::Room,
 };
 use crate::{
-    protocol::receive::{Incoming, Received},
-    rooms::{self, state::server_acl},
+    protocol::receive::Incoming,
+    rooms::{self, servers, state::server_acl},
 };
 
 impl<S: EventSource> PduReceiver<S> {
@@ -35,7 +35,9 @@ impl<S: EventSource> PduReceiver<S> {
         }
         for (id, pdus) in by_room {
             let received = match self.find_room(origin, &id) {
-                Ok(room) => Ok(self.receive_in_room(origin, &room, pdus).await),
+                Ok((room, may_enqueue)) => {
+                    Ok(self.receive_in_room(origin, &room, pdus, may_enqueue).await)
+                }
                 Err(rooms::Error::UnknownRoom) => self.receive_out_of_band(origin, &id, pdus).await,
                 Err(error) => Err(error.into()),
             };
@@ -49,11 +51,12 @@ impl<S: EventSource> PduReceiver<S> {
         results
     }
 
-    /// The room, if a local user is joined and its server ACL allows `origin`.
-    fn find_room(&self, origin: &ServerName, id: &RoomId) -> Result<Room, rooms::Error> {
+    /// The room, if a local user is joined and its server ACL allows `origin`; and whether `origin` is
+    /// in it, so that its events may be queued.
+    fn find_room(&self, origin: &ServerName, id: &RoomId) -> Result<(Room, bool), rooms::Error> {
         self.store().read(|s| {
             let num = server_acl::open_to(s, id, origin)?;
-            Room::load(s, num)
+            Ok((Room::load(s, num)?, servers::is_in(s, num, origin)?))
         })
     }
 
@@ -62,6 +65,7 @@ impl<S: EventSource> PduReceiver<S> {
         origin: &ServerName,
         room: &Room,
         pdus: Vec<RawPdu>,
+        may_enqueue: bool,
     ) -> BTreeMap<OwnedEventId, Result<PduOutcome, String>> {
         let mut results = BTreeMap::new();
         // Step 1.
@@ -109,27 +113,18 @@ impl<S: EventSource> PduReceiver<S> {
                 && let Some(event) = valid.pop_front()
             {
                 let id = event.pdu.event_id().to_owned();
-                let outcome = self.process_or_enqueue(origin, room, event).await;
+                let outcome = match self.process(room, event.clone(), None).await {
+                    Ok(()) => Ok(PduOutcome::Processed),
+                    Err(Error::Rooms(rooms::Error::Missing)) if may_enqueue => {
+                        let enqueued = self.enqueue(origin, room, event).await;
+                        enqueued.map(|()| PduOutcome::Queued(room.num))
+                    }
+                    Err(error) => Err(error),
+                };
                 results.insert(id, outcome.map_err(|error| error.to_string()));
             }
         }
         results
-    }
-
-    async fn process_or_enqueue(
-        &self,
-        origin: &ServerName,
-        room: &Room,
-        event: Received,
-    ) -> Result<PduOutcome, Error> {
-        match self.process(room, event.clone(), None).await {
-            Ok(()) => Ok(PduOutcome::Processed),
-            Err(Error::Rooms(rooms::Error::Missing)) => {
-                self.enqueue(origin, room, event).await?;
-                Ok(PduOutcome::Queued(room.num))
-            }
-            Err(error) => Err(error),
-        }
     }
 }
 

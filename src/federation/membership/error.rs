@@ -31,9 +31,7 @@ impl From<inbound::Error> for Error {
     fn from(error: inbound::Error) -> Self {
         match error {
             inbound::Error::Rooms(error) => error.into(),
-            inbound::Error::Unavailable => {
-                Self::invalid_response("an event of an auth chain or a state is not available")
-            }
+            inbound::Error::Fetch(error) => Self::invalid_response(error),
         }
     }
 }

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use super::{
     client::raw_json, error::Error, handler::MembershipHandler, member_event::MemberEvent,
-    received_member_event::check_event_id, stripped_event::stripped_event_json,
+    received_member_event::check_event_id, stripped_event,
 };
 use crate::{
     protocol::receive::Incoming,
@@ -69,10 +69,18 @@ impl MembershipHandler {
         let signed = raw_json(&event.json)?;
         // If this server is in the room, the event also arrives in a transaction and is processed then.
         if !is_in_room {
-            let (id, version) = (invite.room.to_owned(), invite.version.clone());
-            let stripped_state = invite.stripped_state.iter().map(stripped_event_json);
-            let invitation = out_of_band::from_stripped_state(origin.as_str(), stripped_state);
-            let job = move |tx: &Tx| out_of_band::store(tx, &id, &version, &event, &invitation);
+            let stripped_state = stripped_event::visible_to_clients(
+                &self.receiver,
+                &self.local,
+                invite.room,
+                rules,
+                invite.stripped_state,
+                Some(sender),
+            );
+            let invitation =
+                out_of_band::from_stripped_state(origin, invite.version, stripped_state.await);
+            let id = invite.room.to_owned();
+            let job = move |tx: &Tx| out_of_band::store(tx, &id, &event, &invitation);
             self.store.write(job).await?;
         }
         Ok(signed)

@@ -68,7 +68,7 @@ impl MembershipHandler {
         let event = self.receiver.verify(&room.id, incoming).await?;
         let processed = self.receiver.process_and_relay(&room, event).await;
         processed.map_err(|error| match error {
-            inbound::Error::Rooms(rooms::Error::Missing) | inbound::Error::Unavailable => {
+            inbound::Error::Rooms(rooms::Error::Missing) | inbound::Error::Fetch(_) => {
                 rooms::Error::invalid(
                     "prev_events or auth_events are not known here; request a new template",
                 )

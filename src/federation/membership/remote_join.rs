@@ -272,9 +272,9 @@ impl MembershipClient {
                 .collect();
             let place = |id: &EventId| ids.iter().position(|other| other == id);
             verified.sort_by_key(|(_, event)| place(event.pdu.event_id()));
-            let add = move |_: &_| {
+            let add = move |s: &_| {
                 for (is_state, event) in &verified {
-                    state.add(event, *is_state)?;
+                    state.add(s, event, *is_state)?;
                 }
                 Ok::<_, Error>(state)
             };

@@ -12,7 +12,7 @@ use ruma::{
 use super::{
     client::{MembershipClient, MembershipRequest, raw_json},
     error::Error,
-    stripped_event::stripped_event_json,
+    stripped_event,
 };
 use crate::{
     protocol::{receive::Received, versions},
@@ -55,16 +55,24 @@ impl MembershipClient {
         request.ver = versions::SUPPORTED.to_vec();
         let template = self.0.client.send(server, request).await?;
         let version = template.room_version;
+        self.check_room_version(room, &version)?;
         let rules = room::rules_of(&version)?;
         let built = self.sign(&template.event, &self.draft(knock).await?, rules)?;
         // Step 2.
         let (id, pdu) = (built.pdu.event_id().to_owned(), raw_json(&built.json)?);
         let request = create_knock_event::v1::Request::new(room.clone(), id, pdu);
         let response = self.0.client.send(server, request).await?;
-        let stripped_state = response.knock_room_state.iter().map(stripped_event_json);
-        let invitation = out_of_band::from_stripped_state(server.as_str(), stripped_state);
+        let stripped_state = stripped_event::visible_to_clients(
+            &self.0.receiver,
+            &self.0.local,
+            room,
+            rules,
+            &response.knock_room_state,
+            None,
+        );
+        let knock = out_of_band::from_stripped_state(server, &version, stripped_state.await);
         let (event, room) = (Received::from(built), room.clone());
-        let job = move |tx: &Tx| out_of_band::store(tx, &room, &version, &event, &invitation);
+        let job = move |tx: &Tx| out_of_band::store(tx, &room, &event, &knock);
         Ok(self.0.store.write(job).await?)
     }
 }

@@ -137,8 +137,8 @@ impl LeaveTarget {
     fn load(r: &impl Reader, actor: &Actor, room: &RoomId) -> Result<Self, rooms::Error> {
         let not_found = || rooms::Error::forbidden("you are not in this room");
         let num = room::num(r, room)?;
-        let rules = room::rules(r, num)?;
         let invitation = out_of_band::load(r, actor.num, num)?.ok_or_else(not_found)?;
+        let rules = room::rules_of(&out_of_band::version(&invitation)?)?;
         let row = r.memberships()?.load((actor.num, num))?;
         let event = event::load(r, row.ok_or_else(not_found)?.event)?.pdu(rules)?;
         let mut servers = vec![event.sender().server_name().to_owned()];

@@ -4,7 +4,8 @@
 //!
 //! 1. to 3. by the caller; events that fail are dropped;
 //! 4. authorization by its auth events ([`VerifiedState::add`]): an event that fails is rejected, so it
-//!    is no state and authorizes nothing. An event with a missing auth event is dropped.
+//!    is no state and authorizes nothing. What this server rejected earlier stays rejected. An event
+//!    with a missing auth event is dropped.
 //!
 //! Then the whole is checked ([`VerifiedState::check_join`]):
 //!
@@ -90,7 +91,7 @@ impl VerifiedState {
 
     /// Adds an event that passed steps 1 to 3, after its auth events. Reads and writes files: for the
     /// pool.
-    pub fn add(&mut self, event: &Received, is_state: bool) -> Result<(), Error> {
+    pub fn add(&mut self, r: &impl Reader, event: &Received, is_state: bool) -> Result<(), Error> {
         let pdu = &event.pdu;
         let id = pdu.event_id();
         let create = create_event(pdu, self.rules).filter(|create| create != id);
@@ -100,7 +101,7 @@ impl VerifiedState {
             return Ok(());
         }
         let index = self.ids.len();
-        if !self.is_authorized(pdu)? {
+        if is_rejected_here(r, id)? || !self.is_authorized(pdu)? {
             self.rejected.insert(index);
         } else if let Some((kind, key)) = pdu.state_pair().filter(|_| is_state) {
             match self.state.entry((kind, key.to_owned())) {
@@ -133,12 +134,11 @@ impl VerifiedState {
     /// [`Error::Peer`] if the response is invalid; [`rooms::Error::Forbidden`] if the state does not
     /// allow the join.
     pub fn check_join(
-        &mut self,
+        &self,
         r: &impl Reader,
         version: &RoomVersionId,
         join: &Received,
     ) -> Result<(), Error> {
-        self.exclude_rejected(r)?;
         self.check_create_event(r, version, join)?;
         let join = &join.pdu;
         if let Some(id) = self.missing_auth_event(join) {
@@ -162,26 +162,6 @@ impl VerifiedState {
     fn missing_auth_event<'a>(&self, join: &'a Pdu) -> Option<&'a OwnedEventId> {
         let mut auth_events = join.auth_events().iter();
         auth_events.find(|id| !self.index_of.contains_key(*id))
-    }
-
-    /// Events that this server has rejected earlier are no state.
-    fn exclude_rejected(&mut self, r: &impl Reader) -> Result<(), rooms::Error> {
-        let mut failure = None;
-        let ids = &self.ids;
-        self.state.retain(|_, index| {
-            let is_rejected = event::num_of(r, &ids[*index]).and_then(|num| match num {
-                Some(num) => Ok(event::header(r, num)?.status.is_rejected()),
-                None => Ok(false),
-            });
-            match is_rejected {
-                Ok(is_rejected) => !is_rejected,
-                Err(error) => {
-                    failure = Some(error);
-                    false
-                }
-            }
-        });
-        failure.map_or(Ok(()), Err)
     }
 
     fn check_create_event(
@@ -232,6 +212,14 @@ impl VerifiedState {
     }
 }
 
+/// Whether this server has rejected the event when it was in the room before.
+fn is_rejected_here(r: &impl Reader, id: &EventId) -> Result<bool, rooms::Error> {
+    match event::num_of(r, id)? {
+        Some(num) => Ok(event::header(r, num)?.status.is_rejected()),
+        None => Ok(false),
+    }
+}
+
 fn verdict(pdu: &Pdu, verdict: Result<(), AuthError<io::Error>>) -> io::Result<bool> {
     match verdict {
         Ok(()) => Ok(true),
@@ -241,5 +229,133 @@ fn verdict(pdu: &Pdu, verdict: Result<(), AuthError<io::Error>>) -> io::Result<b
             Ok(false)
         }
         Err(AuthError::Read(error)) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::RoomVersionId;
+    use serde_json::json;
+
+    use super::{Error, VerifiedState};
+    use crate::{
+        executor::Executor,
+        federation,
+        pool::Pool,
+        protocol::{
+            Pdu,
+            history::{Action, History},
+            receive::Received,
+            versions,
+        },
+        rooms,
+        store::{Options, Store},
+    };
+
+    const ALICE: &str = "@alice:a.example";
+    const BOB: &str = "@bob:b.example";
+
+    fn received(room: &History, index: usize) -> Received {
+        let event = &room.events[index];
+        Received {
+            json: event.json.clone(),
+            pdu: Pdu::clone(&event.pdu),
+            redacted: false,
+        }
+    }
+
+    /// Whether Bob's join, the last event of `room`, passes if the events `state` are the state of the
+    /// response and `make_join` named `version`.
+    fn check_join(room: &History, state: &[usize], version: &RoomVersionId) -> Result<(), Error> {
+        let directory = tempfile::tempdir().unwrap();
+        let options = Options {
+            directory: directory.path().to_owned(),
+            cache: 4 << 20,
+        };
+        let store = Store::open(&options, Pool::default()).unwrap();
+        let executor = Executor::default();
+        smol::block_on(executor.run(async {
+            let publishing = executor.spawn(store.clone().publish(|_| {}));
+            let mut verified = VerifiedState::new(directory.path(), room.rules)?;
+            let result = store.read(|s| {
+                for index in state {
+                    verified.add(s, &received(room, *index), true)?;
+                }
+                let join = received(room, room.events.len() - 1);
+                verified.check_join(s, version, &join)
+            });
+            store.close().await;
+            publishing.await;
+            result
+        }))
+    }
+
+    fn joined_room(version: &RoomVersionId) -> (History, Vec<usize>) {
+        let mut room = History::public(version, ALICE);
+        let join = room.then(Action::join(BOB));
+        (room, (0..join).collect())
+    }
+
+    fn is_invalid_response(result: &Result<(), Error>) -> bool {
+        matches!(result, Err(Error::Peer(federation::Error::InvalidResponse(_))))
+    }
+
+    #[test]
+    fn a_join_passes_with_the_state_before_it() {
+        for version in versions::SUPPORTED {
+            let (room, state) = joined_room(&version);
+            check_join(&room, &state, &version).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_create_event_with_another_version_than_make_join_is_refused() {
+        let (room, state) = joined_room(&RoomVersionId::V11);
+        let result = check_join(&room, &state, &RoomVersionId::V10);
+        assert!(is_invalid_response(&result), "{result:?}");
+    }
+
+    #[test]
+    fn a_state_without_a_create_event_is_refused() {
+        for version in versions::SUPPORTED {
+            let (room, _) = joined_room(&version);
+            let result = check_join(&room, &[], &version);
+            assert!(is_invalid_response(&result), "{result:?}");
+        }
+    }
+
+    #[test]
+    fn a_state_with_two_events_of_one_type_and_key_is_refused() {
+        let mut room = History::public(&RoomVersionId::V11, ALICE);
+        for topic in ["one", "other"] {
+            let content = json!({ "topic": topic });
+            room.then(Action::state(ALICE, "m.room.topic", "", content));
+        }
+        let join = room.then(Action::join(BOB));
+        let state: Vec<usize> = (0..join).collect();
+        let result = check_join(&room, &state, &RoomVersionId::V11);
+        assert!(is_invalid_response(&result), "{result:?}");
+    }
+
+    #[test]
+    fn a_state_that_does_not_allow_the_join_is_refused() {
+        for version in versions::SUPPORTED {
+            let mut room = History::public(&version, ALICE);
+            let public = room.events.len() - 1;
+            let ban = room.then(Action::member(ALICE, BOB, "ban"));
+            // The auth events allow the join, the state does not.
+            room.append(&[public], Action::join(BOB));
+            let state: Vec<usize> = (0..=ban).collect();
+            let result = check_join(&room, &state, &version);
+            let is_forbidden = matches!(result, Err(Error::Rooms(rooms::Error::Forbidden(_))));
+            assert!(is_forbidden, "version {version}: {result:?}");
+        }
+    }
+
+    #[test]
+    fn a_join_whose_auth_events_are_missing_is_refused() {
+        let (room, state) = joined_room(&RoomVersionId::V11);
+        let result = check_join(&room, &state[..state.len() - 1], &RoomVersionId::V11);
+        assert!(is_invalid_response(&result), "{result:?}");
     }
 }

@@ -1,7 +1,9 @@
 //! Out-of-band memberships: invites to, and knocks on, rooms that this server is not in. All that is
 //! known of such a room is the stripped state that came with the event.
 
-use ruma::{CanonicalJsonObject, RoomId, RoomVersionId, UserId};
+use std::collections::BTreeSet;
+
+use ruma::{CanonicalJsonObject, RoomId, RoomVersionId, ServerName, UserId};
 
 use crate::{
     protocol::{client_event::StrippedEvent, receive::Received},
@@ -25,12 +27,11 @@ const MAX_STRIPPED_BYTES: usize = 128 * 1024;
 pub fn store(
     tx: &Tx,
     room_id: &RoomId,
-    version: &RoomVersionId,
     event: &Received,
     row: &OutOfBandMembership,
 ) -> Result<(), Error> {
     let room = match room::num(tx, room_id) {
-        Err(Error::UnknownRoom) => room::create(tx, room_id, version)?,
+        Err(Error::UnknownRoom) => room::create(tx, room_id, &version(row)?)?,
         room => room?,
     };
     let user = target(event)?;
@@ -81,11 +82,32 @@ pub fn load(
     Ok(r.out_of_band_memberships()?.load((user, room))?)
 }
 
+/// The room versions of the out-of-band memberships in `room`. They can differ: each server names
+/// what it likes.
+pub fn versions(r: &impl Reader, room: RoomNum) -> Result<BTreeSet<RoomVersionId>, Error> {
+    let mut versions = BTreeSet::new();
+    for (user, _) in current::local_members(r, room)? {
+        if let Some(row) = load(r, user, room)? {
+            versions.insert(version(&row)?);
+        }
+    }
+    Ok(versions)
+}
+
+/// The room version according to the server through which the membership came.
+pub fn version(row: &OutOfBandMembership) -> Result<RoomVersionId, Error> {
+    RoomVersionId::try_from(&*row.version).map_err(|_| {
+        let server = &row.server;
+        Error::corrupt("out_of_band_memberships", server, "not a room version")
+    })
+}
+
 /// The record of a membership that came through `server`, with the state events among `events` as
 /// stripped state, up to the limits. The events that come with the response to a knock are not
 /// signed, so they need not be canonical JSON.
 pub fn from_stripped_state<'a>(
-    server: &str,
+    server: &ServerName,
+    version: &RoomVersionId,
     events: impl IntoIterator<Item = &'a str>,
 ) -> OutOfBandMembership {
     let mut stripped_state = Vec::new();
@@ -104,13 +126,16 @@ pub fn from_stripped_state<'a>(
         }
     }
     OutOfBandMembership {
-        server: server.to_owned(),
+        server: server.to_string(),
+        version: version.to_string(),
         stripped_state,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use ruma::{RoomVersionId, server_name};
+
     use super::from_stripped_state;
 
     #[test]
@@ -123,7 +148,8 @@ mod tests {
         let nested = format!("{}{}", "[".repeat(500), "]".repeat(500));
         let contents = [r#""a""#, r#""\ud800""#, "1e400", "1.5", &nested];
         let events = contents.map(event);
-        let row = from_stripped_state("b", events.iter().map(String::as_str));
+        let events_json = events.iter().map(String::as_str);
+        let row = from_stripped_state(server_name!("b"), &RoomVersionId::V11, events_json);
         assert_eq!(row.stripped_state, [events[0].clone()]);
     }
 }

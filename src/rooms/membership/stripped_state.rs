@@ -32,6 +32,11 @@ pub fn of_room(r: &impl Reader, room: RoomNum, user: Option<&str>) -> Result<Vec
     Ok(events)
 }
 
+/// Whether events of this type and state key are stripped state.
+pub fn contains(kind: &str, state_key: &str) -> bool {
+    EVENT_TYPES.contains(&kind) && state_key.is_empty()
+}
+
 /// Whether the room has a name or a canonical alias.
 pub fn is_named(r: &impl Reader, room: RoomNum) -> Result<bool, Error> {
     Ok(current::get(r, room, NAME, "")?.is_some() || current::get(r, room, ALIAS, "")?.is_some())

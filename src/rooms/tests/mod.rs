@@ -10,6 +10,7 @@ mod directory;
 mod gaps;
 mod local;
 mod membership;
+mod out_of_band;
 mod receive;
 mod restricted;
 mod state;
