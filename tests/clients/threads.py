@@ -21,7 +21,7 @@ async def reply_to(me, room, root):
 
 async def threads_with_v1_4(ctx, directory):
     """When this fails because `/relations` is served, announce v1.4."""
-    with ctx.check("matrix-js-sdk that is told of v1.4 fetches a thread from /relations and shows none of it"):
+    with ctx.check("with v1.4 in /versions, matrix-js-sdk requests a thread from /relations and shows no event of it"):
         carol = Client("Carol", "js", directory)
         await carol.start(ctx.server.url)
         try:

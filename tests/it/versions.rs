@@ -144,7 +144,7 @@ fn announced(server: &TestServer) -> BTreeSet<String> {
 }
 
 #[test]
-fn announced_versions_and_flags_are_those_for_which_clients_get_what_they_then_request() {
+fn endpoints_of_every_announced_version_and_flag_are_served() {
     let server = TestServer::new();
     let alice = server.register("alice");
     let listed: BTreeSet<_> = ANNOUNCEMENTS.iter().map(|row| row.0.to_owned()).collect();
@@ -159,9 +159,10 @@ fn announced_versions_and_flags_are_those_for_which_clients_get_what_they_then_r
     }
 }
 
-/// matrix-js-sdk does not bear that: see `tests/clients/threads.py`. Announce v1.4 once they are served.
+/// With v1.4, matrix-js-sdk shows no threads without these endpoints: see `tests/clients/threads.py`. Announce
+/// v1.4 once they are served.
 #[test]
-fn v1_4_is_not_announced_as_thread_endpoints_are_not_served() {
+fn v1_4_is_not_announced_without_the_thread_endpoints() {
     let server = TestServer::new();
     let alice = server.register("alice");
     assert!(!announced(&server).contains("v1.4"));

@@ -238,10 +238,10 @@ async function media(url, width, height, method) {
     const authenticated = await client.isVersionSupported("v1.11");
     const address = client.mxcUrlToHttp(url, width, height, method, false, true, authenticated);
     const headers = authenticated ? { Authorization: `Bearer ${client.getAccessToken()}` } : {};
-    const answer = await fetch(address, { headers });
-    if (!answer.ok) throw new Error(`${address}: ${answer.status} ${await answer.text()}`);
-    const data = Buffer.from(await answer.arrayBuffer()).toString("base64");
-    return { type: answer.headers.get("Content-Type"), data };
+    const response = await fetch(address, { headers });
+    if (!response.ok) throw new Error(`${address}: ${response.status} ${await response.text()}`);
+    const data = Buffer.from(await response.arrayBuffer()).toString("base64");
+    return { type: response.headers.get("Content-Type"), data };
 }
 
 const unpadded = (bytes) => Buffer.from(bytes).toString("base64").replace(/=+$/, "");
