@@ -12,7 +12,7 @@ use std::{
 
 use crate::store::{DeviceNum, EventNum, Position, RoomNum, StateKeyNum};
 
-/// The most members of all devices; beyond it the devices that last_sync longest ago are evicted.
+/// The most members of all devices; beyond it the devices that synced longest ago are evicted.
 const MAX_MEMBERS: usize = 50_000;
 /// The most members of one device; beyond it the device is evicted.
 const MAX_MEMBERS_PER_DEVICE: usize = 5_000;

@@ -5,7 +5,7 @@
 //! - A token from this start looks only at rooms that changed since. For an older token, each of the
 //!   user's rooms is looked at once.
 //! - Users who share a room with the owner of a changed device are looked up at once if that takes few
-//!   rows. Otherwise all waiters syncs are woken and look on the pool.
+//!   rows. Otherwise all waiting syncs are woken and look on the pool.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},

@@ -110,7 +110,7 @@ pub async fn get_room_state_ids(
     let (auth_chain, pdus) = api
         .store
         .scan("the ids of a state for another server", move |s| {
-            let (room, event) = shared_event(s, &who, (&request.room_id, &request.event_id))?;
+            let (room, event) = shared_event(s, &who, &request.room_id, &request.event_id)?;
             let state = state_before(s, room, event)?;
             Ok::<_, rooms::Error>((ids(s, &state.auth_chain)?, ids(s, &state.state)?))
         })
@@ -127,7 +127,7 @@ pub async fn get_room_state(
     let state = api
         .store
         .scan("a state for another server", move |s| {
-            let (room, event) = shared_event(s, &who, (&request.room_id, &request.event_id))?;
+            let (room, event) = shared_event(s, &who, &request.room_id, &request.event_id)?;
             state_before(s, room, event)
         })
         .await?;
@@ -149,7 +149,7 @@ pub async fn get_event_authorization(
     let chain = api
         .store
         .scan("an auth chain for another server", move |s| {
-            let (room, event) = shared_event(s, &who, (&request.room_id, &request.event_id))?;
+            let (room, event) = shared_event(s, &who, &request.room_id, &request.event_id)?;
             graph::auth_chain(s, room, [event])
         })
         .await?;
@@ -166,7 +166,8 @@ const NO_EVENT: rooms::Error = rooms::Error::NotFound("this server does not have
 fn shared_event(
     r: &impl Reader,
     who: &Origin,
-    (room, event): (&RoomId, &EventId),
+    room: &RoomId,
+    event: &EventId,
 ) -> Result<(RoomNum, EventNum), rooms::Error> {
     let room = server_acl::shared_with(r, room, &who.server)?;
     let num = event::num_in(r, room, event)?.ok_or(NO_EVENT)?;

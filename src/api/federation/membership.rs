@@ -34,8 +34,9 @@ pub async fn prepare_join_event(
     who: Origin,
     request: prepare_join_event::v1::Request,
 ) -> Result<prepare_join_event::v1::Response, Error> {
-    let of = (request.room_id, request.user_id, MembershipState::Join);
-    let (version, event) = template(&api, &who, of, Some(request.ver)).await?;
+    let (room, user) = (request.room_id, request.user_id);
+    let join = MembershipState::Join;
+    let (version, event) = template(&api, &who, room, user, join, Some(request.ver)).await?;
     let mut answer = prepare_join_event::v1::Response::new(event);
     answer.room_version = Some(version);
     Ok(answer)
@@ -47,8 +48,9 @@ pub async fn prepare_leave_event(
     who: Origin,
     request: prepare_leave_event::v1::Request,
 ) -> Result<prepare_leave_event::v1::Response, Error> {
-    let of = (request.room_id, request.user_id, MembershipState::Leave);
-    let (version, event) = template(&api, &who, of, None).await?;
+    let (room, user) = (request.room_id, request.user_id);
+    let leave = MembershipState::Leave;
+    let (version, event) = template(&api, &who, room, user, leave, None).await?;
     Ok(prepare_leave_event::v1::Response::new(Some(version), event))
 }
 
@@ -58,8 +60,9 @@ pub async fn prepare_knock_event(
     who: Origin,
     request: prepare_knock_event::v1::Request,
 ) -> Result<prepare_knock_event::v1::Response, Error> {
-    let of = (request.room_id, request.user_id, MembershipState::Knock);
-    let (version, event) = template(&api, &who, of, Some(request.ver)).await?;
+    let (room, user) = (request.room_id, request.user_id);
+    let knock = MembershipState::Knock;
+    let (version, event) = template(&api, &who, room, user, knock, Some(request.ver)).await?;
     Ok(prepare_knock_event::v1::Response::new(version, event))
 }
 
@@ -67,7 +70,9 @@ pub async fn prepare_knock_event(
 async fn template(
     api: &Api,
     who: &Origin,
-    (room, user, membership): (OwnedRoomId, OwnedUserId, MembershipState),
+    room: OwnedRoomId,
+    user: OwnedUserId,
+    membership: MembershipState,
     versions: Option<Vec<RoomVersionId>>,
 ) -> Result<(RoomVersionId, Box<RawValue>), Error> {
     check_user_of(&who.server, &user)?;
@@ -146,7 +151,7 @@ async fn join(
     let (given, omitted) = api
         .store
         .scan("a room for another server", move |s| {
-            room_before(s, (room, event), omit)
+            room_before(s, room, event, omit)
         })
         .await?;
     let own = std::iter::once(api.local.server_name().to_owned());
@@ -167,7 +172,8 @@ async fn join(
 /// The state before a join and its auth chain, and whether members are omitted.
 fn room_before(
     r: &impl Reader,
-    (room, event): (RoomNum, EventNum),
+    room: RoomNum,
+    event: EventNum,
     omit: bool,
 ) -> Result<(Authorized, bool), rooms::Error> {
     // The name of a room without one is calculated from its members.
