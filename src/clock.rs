@@ -1,6 +1,6 @@
-//! The time, as a part that needs it gets it: the machine's, or one that a test sets.
+//! The clock: the system's, or one that a test sets.
 //!
-//! Jobs of the store never ask for it: whoever queues one reads the clock before.
+//! Jobs of the store never read it: their caller passes the time.
 
 use std::{
     sync::{
@@ -12,7 +12,7 @@ use std::{
 
 use ruma::{MilliSecondsSinceUnixEpoch, UInt};
 
-/// A clock. Clones are the same clock.
+/// Clones share a manual clock.
 #[derive(Clone, Debug, Default)]
 pub struct Clock(Source);
 
@@ -24,17 +24,16 @@ enum Source {
 }
 
 impl Clock {
-    /// A clock that stands at `now_ms` until [`advance`](Self::advance) moves it: for tests of
-    /// what takes minutes or weeks.
+    /// For tests: a clock that stays at `now_ms` until [`advance`](Self::advance).
     pub fn manual(now_ms: u64) -> Self {
         Self(Source::Manual(Arc::new(AtomicU64::new(now_ms))))
     }
 
-    /// Milliseconds since the epoch. Can run backwards when the machine's time is set.
+    /// Milliseconds since the epoch. It can run backwards when the system's time is set.
     pub fn now_ms(&self) -> u64 {
         match &self.0 {
             Source::System => {
-                // A board without a battery may believe in a time before the epoch.
+                // A board without a battery may start with a time before the epoch.
                 let since = SystemTime::now().duration_since(UNIX_EPOCH);
                 as_ms(since.unwrap_or(Duration::ZERO))
             }
@@ -42,12 +41,11 @@ impl Clock {
         }
     }
 
-    /// The time as events and requests carry it.
     pub fn timestamp(&self) -> MilliSecondsSinceUnixEpoch {
         MilliSecondsSinceUnixEpoch(UInt::new_saturating(self.now_ms()))
     }
 
-    /// Moves a manual clock forward; the machine's does not follow.
+    /// Moves a manual clock forward. It has no effect on the system's.
     pub fn advance(&self, by: Duration) {
         if let Source::Manual(now) = &self.0 {
             now.fetch_add(as_ms(by), Ordering::Relaxed);
@@ -55,7 +53,7 @@ impl Clock {
     }
 }
 
-/// A duration as fields that end in `_ms` and `_ts` count.
+/// Milliseconds, as in fields that end in `_ms` and `_ts`.
 pub fn as_ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

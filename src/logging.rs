@@ -1,5 +1,4 @@
-//! Lines on standard error, one for each thing worth knowing: with a time for whoever reads them
-//! there, with a priority for the journal.
+//! The log on standard error: with a time in a terminal, with a priority for the journal.
 
 use std::{
     io::{self, Write},
@@ -11,21 +10,20 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 
 use crate::systemd;
 
-/// Of other crates, only what is wrong.
-const OTHERS: LevelFilter = LevelFilter::Warn;
+/// For other crates.
+const MAX_DEPENDENCY_LEVEL: LevelFilter = LevelFilter::Warn;
 
 struct Logger {
     level: LevelFilter,
     line: fn(&Record<'_>) -> String,
 }
 
-/// Logs from here on what is at least as important as `level`, panics included. The first call
-/// decides.
+/// Starts logging at `level`, panics included. Only the first call has an effect.
 pub fn start(level: LevelFilter) {
     let line = if systemd::journal_reads_stderr() {
         for_journal
     } else {
-        for_people
+        for_terminal
     };
     if log::set_boxed_logger(Box::new(Logger { level, line })).is_ok() {
         log::set_max_level(level);
@@ -35,11 +33,11 @@ pub fn start(level: LevelFilter) {
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        let ours = metadata.target().split("::").next() == Some("hearth");
-        let level = if ours {
+        let is_hearth = metadata.target().split("::").next() == Some("hearth");
+        let level = if is_hearth {
             self.level
         } else {
-            self.level.min(OTHERS)
+            self.level.min(MAX_DEPENDENCY_LEVEL)
         };
         metadata.level() <= level
     }
@@ -48,20 +46,20 @@ impl Log for Logger {
         if !self.enabled(record.metadata()) {
             return;
         }
-        // Nobody is there to be told that standard error is gone.
+        // There is nowhere to report that standard error is closed.
         let _ = io::stderr().write_all((self.line)(record).as_bytes());
     }
 
     fn flush(&self) {}
 }
 
-fn for_people(record: &Record<'_>) -> String {
+fn for_terminal(record: &Record<'_>) -> String {
     let now = humantime::format_rfc3339_seconds(SystemTime::now());
     let (level, target) = (record.level(), record.target());
     format!("{now} {level:5} {target}: {}\n", record.args())
 }
 
-/// The journal knows the time, and takes each line for a message of its own: sd-daemon(3).
+/// The journal adds the time, and each line is a message with a priority: sd-daemon(3).
 fn for_journal(record: &Record<'_>) -> String {
     let priority = match record.level() {
         Level::Error => 3,
@@ -81,7 +79,7 @@ mod tests {
     use super::for_journal;
 
     #[test]
-    fn the_journal_gets_a_priority_with_every_line() {
+    fn every_line_for_the_journal_has_a_priority() {
         let mut record = Record::builder();
         record.target("hearth::disk");
         let text = for_journal(

@@ -1,8 +1,7 @@
-//! How often someone may do something: one token bucket for each kind of doing and each someone.
+//! Rate limits: a token bucket for each kind of request and each user, network or account.
 //!
-//! The edge asks for what it knows (an address, a user); a handler asks for what only it knows,
-//! such as the account that a login names. What is remembered is capped: when it gets too much,
-//! those who were quiet the longest are forgotten, as if they had never come.
+//! The edge checks users and networks; a handler checks what only it knows, such as the account of a
+//! login. The number of buckets is limited: those that were used least recently are evicted.
 
 use std::{
     collections::HashMap,
@@ -14,44 +13,44 @@ use std::{
 
 use crate::clock::Clock;
 
-/// A kind of doing, each with its own bucket.
+/// A kind of request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// Logging in, per address.
+    /// Login, per network.
     Login,
-    /// Logging in, per account that is tried.
+    /// Login, per account.
     LoginAccount,
-    /// Making accounts, per address.
+    /// Registration, per network.
     Register,
     /// Sending events, per user.
     Send,
-    /// Having other servers asked by somebody who need not say who they are, per address.
+    /// Unauthenticated requests that cause requests to other servers, per network.
     Ask,
-    /// Everything else that the specification marks as rate limited, per user or address.
+    /// All other endpoints that the specification marks as rate limited, per user or network.
     Other,
 }
 
-/// The bucket of one kind: how many at once, and after what time one more.
+/// The parameters of a kind.
 struct Bucket {
     burst: f64,
     per_second: f64,
 }
 
 impl Kind {
-    /// Whether it is the address that counts even when the user is known.
-    pub fn is_per_address(self) -> bool {
+    /// Whether the network counts even when the user is known.
+    pub fn is_per_network(self) -> bool {
         matches!(self, Self::Login | Self::Register | Self::Ask)
     }
 
-    /// Generous to a family behind one address, tight enough that guessing passwords is hopeless
-    /// and a runaway program does not wear out the disk.
+    /// High enough for a family behind one address, low enough against guessing passwords and runaway
+    /// programs.
     const fn bucket(self) -> Bucket {
         let (burst, per_second) = match self {
             Self::Login => (20.0, 0.2),
             Self::LoginAccount => (10.0, 0.05),
             Self::Register => (5.0, 0.05),
             Self::Send => (60.0, 5.0),
-            // Whoever does not answer holds a place for some ten seconds.
+            // A server that does not answer keeps a request waiting for some ten seconds.
             Self::Ask => (60.0, 2.0),
             Self::Other => (120.0, 10.0),
         };
@@ -59,7 +58,7 @@ impl Kind {
     }
 }
 
-/// Too often; the time after which it is worth trying again.
+/// A request above the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("too many requests; try again in {} seconds", retry_after.as_secs())]
 pub struct Limited {
@@ -67,16 +66,15 @@ pub struct Limited {
     pub retry_after: Duration,
 }
 
-/// The buckets in use.
 #[derive(Debug)]
 pub struct Rates {
     clock: Clock,
-    most: usize,
+    max_buckets: usize,
     hasher: RandomState,
     levels: Mutex<HashMap<u64, Level>>,
 }
 
-/// How full a bucket was when it was last looked at.
+/// A bucket, as of `at_ms`.
 #[derive(Clone, Copy, Debug)]
 struct Level {
     tokens: f64,
@@ -84,32 +82,29 @@ struct Level {
 }
 
 impl Rates {
-    /// Remembers at most `most` buckets; with 0 nothing is limited.
-    pub fn new(most: usize, clock: Clock) -> Self {
+    /// With `max_buckets` 0 nothing is limited.
+    pub fn new(max_buckets: usize, clock: Clock) -> Self {
         Self {
             clock,
-            most,
+            max_buckets,
             hasher: RandomState::new(),
             levels: Mutex::default(),
         }
     }
 
-    /// Takes one token from the bucket of `who`.
-    ///
-    /// # Errors
-    /// If it is empty.
-    pub fn check(&self, kind: Kind, who: impl Hash) -> Result<(), Limited> {
-        if self.most == 0 {
+    /// Takes one token from the bucket of `key`.
+    pub fn check(&self, kind: Kind, key: impl Hash) -> Result<(), Limited> {
+        if self.max_buckets == 0 {
             return Ok(());
         }
         let Bucket { burst, per_second } = kind.bucket();
         let now = self.clock.now_ms();
-        // A keyed hash stands for the someone: nobody can aim at another's bucket, and an entry's
-        // size does not depend on what a client sends.
-        let key = self.hasher.hash_one((kind, who));
+        // A keyed hash: nobody can choose to share another's bucket, and the size of an entry does not
+        // depend on the request.
+        let key = self.hasher.hash_one((kind, key));
         let mut levels = self.levels.lock().unwrap_or_else(PoisonError::into_inner);
-        if levels.len() >= self.most && !levels.contains_key(&key) {
-            forget_the_quietest(&mut levels);
+        if levels.len() >= self.max_buckets && !levels.contains_key(&key) {
+            evict_least_recent(&mut levels);
         }
         let level = levels.entry(key).or_insert(Level {
             tokens: burst,
@@ -129,18 +124,18 @@ impl Rates {
     }
 }
 
-/// Forgets the half that was quiet the longest, so that the cost of looking for it is spread over
-/// as many newcomers.
-fn forget_the_quietest(levels: &mut HashMap<u64, Level>) {
+/// Evicts the half that was used least recently, which spreads the cost of the search over as many new
+/// buckets.
+fn evict_least_recent(levels: &mut HashMap<u64, Level>) {
     let mut times: Vec<u64> = levels.values().map(|level| level.at_ms).collect();
     let middle = times.len() / 2;
     let (_, median, _) = times.select_nth_unstable(middle);
     let median = *median;
-    let mut to_go = middle.max(1);
+    let mut left = middle.max(1);
     levels.retain(|_, level| {
-        let goes = to_go > 0 && level.at_ms <= median;
-        to_go -= usize::from(goes);
-        !goes
+        let is_evicted = left > 0 && level.at_ms <= median;
+        left -= usize::from(is_evicted);
+        !is_evicted
     });
 }
 
@@ -205,10 +200,10 @@ mod tests {
     fn a_busy_bucket_is_kept_while_thousands_of_others_are_evicted() {
         let (rates, clock) = rates(100);
         assert_eq!(allowed(&rates, Kind::Register, "busy"), 5);
-        for stranger in 0..10_000 {
-            rates.check(Kind::Register, stranger).unwrap();
+        for other in 0..10_000 {
+            rates.check(Kind::Register, other).unwrap();
             clock.advance(Duration::from_micros(1));
-            if stranger % 10 == 0 {
+            if other % 10 == 0 {
                 clock.advance(Duration::from_millis(1));
                 rates.check(Kind::Register, "busy").unwrap_err();
             }

@@ -1,8 +1,8 @@
-//! The whole server: the one place where its parts are made, started and stopped.
+//! The whole server: the one place where its parts are created, started and stopped.
 //!
-//! Made from the bottom up: listeners (so that a mistake in the settings shows at once, and
-//! clients that come early are told to wait), store, handlers, edge. Stopped from the top down:
-//! no new connections, running requests end, the last batch is committed, the store closes.
+//! Start: listeners (so that a wrong setting shows at once, and early clients get 503), store,
+//! services, edge. Stop: no new connections, running requests end, the last batch is committed, the
+//! store closes.
 
 use std::{
     fs, io,
@@ -39,47 +39,27 @@ use crate::{
     users::{self, Users, presence::Presence},
 };
 
-/// Why the server cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Nobody could connect.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// The directory for the data cannot be made.
-    #[error("cannot make the directory {}: {error}", path.display())]
-    Directory {
-        /// The directory.
-        path: PathBuf,
-        /// What the system said.
-        error: io::Error,
-    },
-    /// The database cannot be opened.
-    #[error("cannot open the data in {}: {error}", path.display())]
-    Open {
-        /// The directory with the data.
-        path: PathBuf,
-        /// Why not.
-        error: store::Error,
-    },
-    /// There are no data to do something to.
-    #[error("there are no data of a server in {}", .0.display())]
+    #[error("cannot create the directory {}: {error}", path.display())]
+    Directory { path: PathBuf, error: io::Error },
+    #[error("cannot open the database in {}: {error}", path.display())]
+    Open { path: PathBuf, error: store::Error },
+    #[error("there is no database in {}; check `data_dir`", .0.display())]
     NoData(PathBuf),
-    /// The database failed, or its disk.
     #[error(transparent)]
     Store(#[from] store::Error),
-    /// The database is not this server's.
     #[error(transparent)]
     Rooms(#[from] rooms::Error),
-    /// The media cannot be read.
     #[error(transparent)]
     Media(#[from] media::Error),
-    /// Other servers cannot be spoken with.
     #[error(transparent)]
     Federation(#[from] federation::StartError),
-    /// A part without which nothing works has ended, in a panic most likely.
-    #[error("{0} has ended; the log says why")]
+    /// An essential task has ended, most likely in a panic.
+    #[error("{0} has ended unexpectedly; the log has the reason")]
     Ended(&'static str),
-    /// The system does not tell when to stop.
     #[error("cannot wait for signals: {0}")]
     Signals(io::Error),
 }
@@ -99,20 +79,16 @@ pub struct Server {
 }
 
 impl Server {
-    /// Makes and starts everything on `executor`, which must be running. Returns when the server
-    /// is open; clients can connect before and are told to wait. What is `handed` over need not be
-    /// listened on again.
-    ///
-    /// # Errors
-    /// If it cannot listen, or its data cannot be opened.
+    /// Starts everything on `executor`, which must be running. Returns when the server is open; clients
+    /// that connect before get 503. `sockets` are listening already.
     pub async fn start(
         executor: &Executor,
         config: Config,
-        handed: Sockets,
+        sockets: Sockets,
         clock: Clock,
     ) -> Result<Self, Error> {
         let pool = Pool::default();
-        let listeners = Listeners::bind(&config, handed, &pool)?;
+        let listeners = Listeners::bind(&config, sockets, &pool)?;
         let addresses = listeners.addresses();
         let certificate = listeners.certificate();
         let gate = Arc::new(Gate::default());
@@ -125,21 +101,21 @@ impl Server {
         let store = open_store(&config, pool.clone()).await?;
         let background_jobs = Arc::new(BackgroundJobs::default());
         let notifier = Arc::new(Notifier::new(store.clone(), rand::random())?);
-        // Made when there is something to publish already; it looks for itself what came before it.
-        let others: Arc<OnceLock<Arc<Federation>>> = Arc::default();
-        let files: Arc<OnceLock<Media>> = Arc::default();
+        // These are created after publishing has started. Each reads from the store what happened before.
+        let federation_cell: Arc<OnceLock<Arc<Federation>>> = Arc::default();
+        let media_cell: Arc<OnceLock<Media>> = Arc::default();
         let publishing = executor.spawn(store.clone().publish({
             let (background_jobs, notifier) = (background_jobs.clone(), notifier.clone());
-            let (others, files) = (others.clone(), files.clone());
+            let (federation_cell, media_cell) = (federation_cell.clone(), media_cell.clone());
             move |effects| {
                 notifier.apply(effects);
                 effects
                     .iter()
                     .for_each(|effect| background_jobs.apply(effect));
-                if let Some(media) = files.get() {
+                if let Some(media) = media_cell.get() {
                     effects.iter().for_each(|effect| media.apply(effect));
                 }
-                if let Some(federation) = others.get() {
+                if let Some(federation) = federation_cell.get() {
                     effects.iter().for_each(|effect| federation.apply(effect));
                 }
             }
@@ -151,17 +127,17 @@ impl Server {
         });
 
         let media = Media::start(&config, &store, &clock, &pool, executor).await?;
-        // It is the only one.
-        let _ = files.set(media.clone());
-        let most = if config.rate_limits {
+        // It is set once.
+        let _ = media_cell.set(media.clone());
+        let max_buckets = if config.rate_limits {
             config.memory.rates()
         } else {
             0
         };
         let federation = Federation::start(&config, (&store, &local), (&clock, &pool), executor)?;
         let federation = Arc::new(federation);
-        // It is the only one.
-        let _ = others.set(federation.clone());
+        // It is set once.
+        let _ = federation_cell.set(federation.clone());
         let api = Context {
             local,
             federation: federation.clone(),
@@ -173,7 +149,7 @@ impl Server {
             lazy_loaded_members: Arc::default(),
             presence: Presence::default(),
             users: users(&config, &store, &pool, &clock),
-            rates: Rates::new(most, clock.clone()),
+            rates: Rates::new(max_buckets, clock.clone()),
             config,
             clock,
             pool,
@@ -202,21 +178,21 @@ impl Server {
         &self.addresses
     }
 
-    /// Answers requests without a connection. For tests.
+    /// For tests: answers requests without a connection.
     pub fn edge(&self) -> &Edge {
         &self.edge
     }
 
-    /// Asks other servers, in this one's name. For tests.
+    /// For tests: sends requests in the name of this server.
     pub fn federation(&self) -> &Federation {
         &self.federation
     }
 
-    /// Waits until the server cannot go on, if ever, and tells why.
+    /// Waits until the server has to stop because of an error, if ever.
     pub async fn failed(&mut self) -> Error {
         let disk = async { self.store.failed().await.into() };
-        let publishing = ended(&mut self.publishing, "the publisher of commits");
-        let serving = ended(&mut self.serving, "the acceptor of connections");
+        let publishing = ended(&mut self.publishing, "the task that publishes commits");
+        let serving = ended(&mut self.serving, "the task that accepts connections");
         future::or(disk, future::or(publishing, serving)).await
     }
 
@@ -231,20 +207,20 @@ impl Server {
     }
 }
 
-/// What the end of a part means that should run as long as the server does.
-async fn ended(part: &mut Task<()>, name: &'static str) -> Error {
+/// Waits for the end of a task that should run as long as the server.
+async fn ended(task: &mut Task<()>, name: &'static str) -> Error {
     // The panic hook has logged why.
-    let _ = AssertUnwindSafe(part).catch_unwind().await;
+    let _ = AssertUnwindSafe(task).catch_unwind().await;
     Error::Ended(name)
 }
 
 async fn open_store(config: &Config, pool: Pool) -> Result<Store, Error> {
     let directory = &config.data_dir;
-    let made = fs::DirBuilder::new()
+    let created = fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(directory);
-    made.map_err(|error| Error::Directory {
+    created.map_err(|error| Error::Directory {
         path: directory.clone(),
         error,
     })?;
@@ -259,13 +235,10 @@ async fn open_store(config: &Config, pool: Pool) -> Result<Store, Error> {
     })
 }
 
-/// Does something to the data of a server that does not run.
-///
-/// # Errors
-/// If there are none, or the server does run, or `work` fails.
-pub fn with_data<T>(
+/// Runs `action` on the store of a server that is not running.
+pub fn with_store<T>(
     config: &Config,
-    work: impl AsyncFnOnce(&Store) -> Result<T, Error>,
+    action: impl AsyncFnOnce(&Store) -> Result<T, Error>,
 ) -> Result<T, Error> {
     if !Store::exists(&config.data_dir) {
         return Err(Error::NoData(config.data_dir.clone()));
@@ -274,7 +247,7 @@ pub fn with_data<T>(
     smol::block_on(executor.run(async {
         let store = open_store(config, Pool::default()).await?;
         let publishing = executor.spawn(store.clone().publish(|_| {}));
-        let result = work(&store).await;
+        let result = action(&store).await;
         store.close().await;
         publishing.await;
         result
@@ -290,12 +263,9 @@ fn users(config: &Config, store: &Store, pool: &Pool, clock: &Clock) -> Users {
     Users::new(options, store.clone(), pool.clone(), clock.clone())
 }
 
-/// Runs a server until the process is asked to stop (SIGTERM, SIGINT). Reads the certificate again
-/// when it is asked to (SIGHUP). Calls `opened` once it serves; systemd is told itself.
-///
-/// # Errors
-/// If it cannot start.
-pub fn run(config: Config, handed: Sockets, opened: impl FnOnce()) -> Result<(), Error> {
+/// Runs a server until SIGTERM or SIGINT. SIGHUP reloads the certificate. Calls `opened` and notifies
+/// systemd when it is open.
+pub fn run(config: Config, sockets: Sockets, opened: impl FnOnce()) -> Result<(), Error> {
     raise_file_limit();
     let manager = Manager::from_env();
     let serving = format!("serving {}", config.server_name);
@@ -304,38 +274,38 @@ pub fn run(config: Config, handed: Sockets, opened: impl FnOnce()) -> Result<(),
         let signals = Signals::new([Signal::Term, Signal::Int, Signal::Hup]);
         let mut signals = signals.map_err(Error::Signals)?;
         let start = async {
-            let start = Server::start(&executor, config, handed, Clock::default());
+            let start = Server::start(&executor, config, sockets, Clock::default());
             Ok::<_, Error>(Some(manager.starting(start).await?))
         };
-        let told = async {
-            told_to_stop(&mut signals, None).await;
+        let stopped = async {
+            stop_signal(&mut signals, None).await;
             Ok(None)
         };
-        let Some(mut server) = future::or(start, told).await? else {
+        let Some(mut server) = future::or(start, stopped).await? else {
             return Ok(());
         };
         manager.ready(&serving);
         opened();
         let certificate = server.certificate.clone();
-        let told = async {
-            told_to_stop(&mut signals, certificate.as_ref()).await;
+        let stopped = async {
+            stop_signal(&mut signals, certificate.as_ref()).await;
             None
         };
         let failed = async { Some(server.failed().await) };
-        let failure = manager.watching(future::or(told, failed)).await;
+        let failure = manager.watching(future::or(stopped, failed)).await;
         manager.stopping();
         if matches!(failure, Some(Error::Ended(_))) {
             return failure.map_or(Ok(()), Err);
         }
         log::info!("stopping");
-        // Asked twice, it goes at once; nothing acknowledged is lost.
-        future::or(server.stop(), told_to_stop(&mut signals, None)).await;
+        // A second signal stops the process at once. Acknowledged writes are durable already.
+        future::or(server.stop(), stop_signal(&mut signals, None)).await;
         failure.map_or(Ok(()), Err)
     }))
 }
 
-/// Waits until the process is asked to stop, and reads the certificate again whenever it is asked to.
-async fn told_to_stop(signals: &mut Signals, certificate: Option<&Certificate>) {
+/// Waits for SIGTERM or SIGINT, and reloads the certificate on SIGHUP.
+async fn stop_signal(signals: &mut Signals, certificate: Option<&Certificate>) {
     while let Some(Ok(Signal::Hup)) = signals.next().await {
         if let Some(certificate) = certificate {
             certificate.reload().await;
@@ -343,14 +313,14 @@ async fn told_to_stop(signals: &mut Signals, certificate: Option<&Certificate>) 
     }
 }
 
-/// Connections are files; the system's default allows 1,024 and lets us ask for more.
+/// Each connection needs a file descriptor. The default limit is 1,024.
 fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: limit.maximum,
         ..limit
     };
-    // If it is refused, `accept` waits when the files run out.
+    // If it fails, `accept` waits when the descriptors run out.
     let _ = setrlimit(Resource::Nofile, raised);
 }
 
@@ -361,8 +331,8 @@ mod tests {
     #[test]
     fn a_task_that_panics_has_ended() {
         let executor = Executor::default();
-        let mut panics = executor.spawn(async { panic!("a part of a test panics") });
-        let error = smol::block_on(executor.run(ended(&mut panics, "the part")));
-        assert!(matches!(error, Error::Ended("the part")));
+        let mut panics = executor.spawn(async { panic!("a task of a test panics") });
+        let error = smol::block_on(executor.run(ended(&mut panics, "the task")));
+        assert!(matches!(error, Error::Ended("the task")));
     }
 }

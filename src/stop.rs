@@ -1,34 +1,32 @@
-//! The end of the server, as a part that waits hears of it.
+//! The signal that the server stops.
 
 use std::convert::Infallible;
 
 use smol::channel::{self, Receiver, Sender};
 
-/// Says that the server stops. Dropping it says so too.
+/// Signals that the server stops, also when it is dropped.
 #[derive(Debug)]
 pub struct Stop(Sender<Infallible>);
 
-/// Hears that the server stops. Clones hear the same.
+/// Receives the signal. Clones receive the same.
 #[derive(Clone, Debug)]
 pub struct Stopping(Receiver<Infallible>);
 
-/// A pair of which one end tells the other.
 pub fn channel() -> (Stop, Stopping) {
     let (sender, receiver) = channel::bounded(1);
     (Stop(sender), Stopping(receiver))
 }
 
 impl Stop {
-    /// Tells everybody who waits, and everybody who will.
     pub fn now(&self) {
         self.0.close();
     }
 }
 
 impl Stopping {
-    /// Returns when the server stops: race what may take long, such as a long poll, against it.
+    /// Completes when the server stops. Race long waits against it, such as a long poll.
     pub async fn wait(&self) {
-        // Nothing is ever sent, so this returns when the channel closes.
+        // Nothing is ever sent: this completes when the channel closes.
         let _ = self.0.recv().await;
     }
 }

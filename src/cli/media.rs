@@ -10,24 +10,23 @@ use crate::{
     server::{self, Error},
 };
 
-/// See who takes up how much with pictures and files, and take some of them away. The server must not
-/// run meanwhile.
+/// Show how much space media use, delete or quarantine some. The server must not run meanwhile.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "media")]
 pub(super) struct Media {
     #[argh(subcommand)]
-    what: What,
+    command: Command,
 }
 
 #[derive(FromArgs)]
 #[argh(subcommand)]
-enum What {
+enum Command {
     Usage(Usage),
     Delete(Delete),
     Quarantine(Quarantine),
 }
 
-/// Tell who takes up how much.
+/// Show how much space the media of each user use.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "usage")]
 struct Usage {
@@ -36,57 +35,61 @@ struct Usage {
     config: Option<PathBuf>,
 }
 
-/// Delete a file, under whatever addresses it is known.
+/// Delete a file and all its media IDs.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "delete")]
 struct Delete {
     /// the file with the settings
     #[argh(option)]
     config: Option<PathBuf>,
-    /// its address (mxc://…), or the SHA-256 of its content
+    /// its mxc:// URI, or the SHA-256 of its content
     #[argh(positional)]
     file: String,
 }
 
-/// Keep a file from everybody, and do not take it again.
+/// Do not serve a file any more, and refuse uploads of it.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "quarantine")]
 struct Quarantine {
     /// the file with the settings
     #[argh(option)]
     config: Option<PathBuf>,
-    /// let the file go again
+    /// end the quarantine
     #[argh(switch)]
     release: bool,
-    /// its address (mxc://…), or the SHA-256 of its content
+    /// its mxc:// URI, or the SHA-256 of its content
     #[argh(positional)]
     file: String,
 }
 
 impl Media {
     pub(super) fn run(self) -> ExitCode {
-        let file = match &self.what {
-            What::Usage(what) => &what.config,
-            What::Delete(what) => &what.config,
-            What::Quarantine(what) => &what.config,
+        let file = match &self.command {
+            Command::Usage(command) => &command.config,
+            Command::Delete(command) => &command.config,
+            Command::Quarantine(command) => &command.config,
         };
-        let config = match config(file.as_deref()) {
+        let config = match config::load(file.as_deref()) {
             Ok(config) => config,
             Err(code) => return code,
         };
         logging::start(config.log);
-        let done = match self.what {
-            What::Usage(_) => usage(&config),
-            What::Delete(what) => on(&config, &what.file, async |store, named| {
-                media::delete(store, named).await
-            }),
-            What::Quarantine(what) => on(&config, &what.file, async |store, named| {
-                media::quarantine(store, named, !what.release).await
-            }),
+        let result = match self.command {
+            Command::Usage(_) => usage(&config),
+            Command::Delete(command) => {
+                with_file(&config, &command.file, async |store, selector| {
+                    media::delete(store, selector).await
+                })
+            }
+            Command::Quarantine(command) => {
+                with_file(&config, &command.file, async |store, selector| {
+                    media::quarantine(store, selector, !command.release).await
+                })
+            }
         };
-        match done {
-            Ok(said) => {
-                print!("{said}");
+        match result {
+            Ok(output) => {
+                print!("{output}");
                 ExitCode::SUCCESS
             }
             Err(error) => {
@@ -97,26 +100,26 @@ impl Media {
     }
 }
 
-fn on(
+fn with_file(
     config: &Config,
     file: &str,
-    work: impl AsyncFnOnce(&crate::store::Store, MediaSelector) -> Result<(), media::Error>,
+    action: impl AsyncFnOnce(&crate::store::Store, MediaSelector) -> Result<(), media::Error>,
 ) -> Result<String, Error> {
-    let named = MediaSelector::parse(file).ok_or(media::Error::Invalid(
-        "name a file by its address (mxc://…) or by the SHA-256 of its content",
+    let selector = MediaSelector::parse(file).ok_or(media::Error::Invalid(
+        "FILE must be an mxc:// URI or the SHA-256 of its content",
     ))?;
-    server::with_data(config, async |store| {
-        work(store, named).await?;
+    server::with_store(config, async |store| {
+        action(store, selector).await?;
         Ok("done\n".to_owned())
     })
 }
 
 fn usage(config: &Config) -> Result<String, Error> {
-    server::with_data(config, async |store| {
+    server::with_store(config, async |store| {
         let usage = store.read(media::usage)?;
-        let line = |size: u64, count: u64, whose: &str| {
+        let line = |size: u64, count: u64, owner: &str| {
             format!(
-                "{:>10}  {count:>7}  {whose}\n",
+                "{:>10}  {count:>7}  {owner}\n",
                 Size::from(size).to_string()
             )
         };
@@ -125,11 +128,7 @@ fn usage(config: &Config) -> Result<String, Error> {
             text += &line(usage.bytes, usage.files, user);
         }
         let cached = usage.cached;
-        text += &line(
-            cached.bytes,
-            cached.files,
-            "of other servers, and thumbnails",
-        );
+        text += &line(cached.bytes, cached.files, "remote media and thumbnails");
         if usage.quarantined_files > 0 {
             text += &format!("{} quarantined\n", usage.quarantined_files);
         }

@@ -1,15 +1,14 @@
 //! The command line: one file per command, each a struct with `run`.
 
+mod config;
 mod media;
 mod rotate_key;
 mod serve;
 mod version;
 
-use std::{path::Path, process::ExitCode};
+use std::process::ExitCode;
 
 use argh::FromArgs;
-
-use crate::{config::Config, systemd};
 
 /// A Matrix homeserver for the smallest computers that people own.
 #[derive(FromArgs)]
@@ -27,8 +26,7 @@ enum Command {
     Version(version::Version),
 }
 
-/// Reads the arguments of the process and does what they say. Ends the process if they make no
-/// sense or ask for help.
+/// Runs the command of the process's arguments. Ends the process if they are invalid or ask for help.
 pub fn main() -> ExitCode {
     match argh::from_env::<Hearth>().command {
         Command::Serve(command) => command.run(),
@@ -36,17 +34,4 @@ pub fn main() -> ExitCode {
         Command::RotateKey(command) => command.run(),
         Command::Version(command) => command.run(),
     }
-}
-
-/// The settings of `file`, or those without one. If they make no sense, it is said why, and how the
-/// process is to end.
-fn config(file: Option<&Path>) -> Result<Config, ExitCode> {
-    let credentials = systemd::credentials();
-    Config::load(file, credentials.as_deref()).map_err(|error| {
-        match file {
-            Some(path) => eprintln!("hearth: {}: {error}", path.display()),
-            None => eprintln!("hearth: {error}"),
-        }
-        ExitCode::from(2)
-    })
 }

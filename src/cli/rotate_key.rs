@@ -5,8 +5,7 @@ use argh::FromArgs;
 use super::config;
 use crate::{clock::Clock, logging, rooms::Local, server};
 
-/// Give the server a new key to sign with, when somebody else may have the one it has. The server
-/// must not run meanwhile.
+/// Replace the server's signing key, when somebody else may have it. The server must not run meanwhile.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "rotate-key")]
 pub(super) struct RotateKey {
@@ -17,23 +16,23 @@ pub(super) struct RotateKey {
 
 impl RotateKey {
     pub(super) fn run(self) -> ExitCode {
-        let config = match config(self.config.as_deref()) {
+        let config = match config::load(self.config.as_deref()) {
             Ok(config) => config,
             Err(code) => return code,
         };
         logging::start(config.log);
         let name = config.server_name.clone();
-        let rotated = server::with_data(&config, async |store| {
+        let rotated = server::with_store(&config, async |store| {
             Ok(Local::rotate_key(store, name, Clock::default().now_ms()).await?)
         });
         match rotated {
             Ok((before, now)) => {
                 println!(
-                    "{} signs with {now} from its next start on",
+                    "{} signs with {now} after its next start",
                     config.server_name
                 );
                 if let Some(before) = before {
-                    println!("{before} is known to others as a key of the past");
+                    println!("{before} is published as an old key");
                 }
                 ExitCode::SUCCESS
             }

@@ -24,14 +24,14 @@ pub(super) struct Serve {
 
 impl Serve {
     pub(super) fn run(self) -> ExitCode {
-        let handed = match Sockets::from_env() {
+        let sockets = match Sockets::from_env() {
             Ok(sockets) => sockets,
             Err(error) => {
-                eprintln!("hearth: cannot use the sockets that were handed over: {error}");
+                eprintln!("hearth: cannot use the sockets of systemd: {error}");
                 return ExitCode::from(2);
             }
         };
-        let config = match config(self.config.as_deref()) {
+        let config = match config::load(self.config.as_deref()) {
             Ok(config) => config,
             Err(code) => return code,
         };
@@ -42,11 +42,11 @@ impl Serve {
             if systemd::journal_reads_stderr() {
                 log::info!("version {} serves {name}", env!("CARGO_PKG_VERSION"));
             } else {
-                // Nobody may be there to read it.
+                // Standard output may be closed.
                 let _ = io::stdout().write_all(greeting.as_bytes());
             }
         };
-        match server::run(config, handed, greet) {
+        match server::run(config, sockets, greet) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 log::error!("{error}");
@@ -56,7 +56,7 @@ impl Serve {
     }
 }
 
-/// Where to go next, for the one who started the server.
+/// For the person who started the server in a terminal.
 fn greeting(config: &Config, has_file: bool) -> String {
     let mut text = format!("hearth serves {}\n", config.server_name);
     for address in &config.listen {

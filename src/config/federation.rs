@@ -1,26 +1,20 @@
-//! Which other servers this one has to do with.
-
 use ruma::{OwnedServerName, ServerName};
 use serde::{Deserialize, Deserializer, de};
 
-/// Which other servers this one has to do with.
+/// With which other servers this one federates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Federation {
-    /// All.
     On,
-    /// None.
     Off,
-    /// These.
-    With(Vec<OwnedServerName>),
+    Only(Vec<OwnedServerName>),
 }
 
 impl Federation {
-    /// Whether this server has to do with `server`.
     pub fn allows(&self, server: &ServerName) -> bool {
         match self {
             Self::On => true,
             Self::Off => false,
-            Self::With(friends) => friends.iter().any(|friend| friend == server),
+            Self::Only(servers) => servers.iter().any(|allowed| allowed == server),
         }
     }
 }
@@ -29,17 +23,17 @@ impl<'de> Deserialize<'de> for Federation {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         #[serde(untagged, expecting = "not \"on\", \"off\" or a list of server names")]
-        enum Written {
+        enum Value {
             Word(String),
             Names(Vec<OwnedServerName>),
         }
-        match Written::deserialize(deserializer)? {
-            Written::Word(word) if word == "on" => Ok(Self::On),
-            Written::Word(word) if word == "off" => Ok(Self::Off),
-            Written::Word(_) => Err(de::Error::custom(
+        match Value::deserialize(deserializer)? {
+            Value::Word(word) if word == "on" => Ok(Self::On),
+            Value::Word(word) if word == "off" => Ok(Self::Off),
+            Value::Word(_) => Err(de::Error::custom(
                 "not \"on\", \"off\" or a list of server names",
             )),
-            Written::Names(names) => Ok(Self::With(names)),
+            Value::Names(names) => Ok(Self::Only(names)),
         }
     }
 }
@@ -57,12 +51,12 @@ mod tests {
     }
 
     #[test]
-    fn a_server_has_to_do_with_all_others_with_none_or_with_friends() {
+    fn a_server_has_to_do_with_all_others_with_none_or_with_servers() {
         let friend = server_name!("friend.example");
-        let stranger = server_name!("stranger.example");
+        let other = server_name!("other.example");
         let allowed = |value: &str| {
             let federation = read(value).expect("a value");
-            [friend, stranger].map(|server| federation.allows(server))
+            [friend, other].map(|server| federation.allows(server))
         };
         assert_eq!(allowed("\"on\""), [true, true]);
         assert_eq!(allowed("\"off\""), [false, false]);

@@ -1,7 +1,7 @@
-//! One number for the memory of the whole process, and what each part gets of it.
+//! The memory budget of the process and the shares of its parts.
 //!
-//! The program itself takes about 12 MB and one password hash 19 MiB; the shares below leave room
-//! for both from 64M on.
+//! The program itself needs about 12 MB and one password hash 19 MiB; from 64M on the shares leave
+//! enough for both.
 
 use std::{fmt, fs, path::Path, str::FromStr};
 
@@ -12,65 +12,61 @@ use super::Size;
 const K: usize = 1024;
 const M: usize = 1024 * K;
 
-/// What an idle connection costs, measured: 27 KiB, with TLS 29 KiB.
-const CONNECTION: usize = 32 * K;
+/// Measured for an idle connection: 27 KiB, with TLS 29 KiB.
+const CONNECTION_BYTES: usize = 32 * K;
 
-/// How much memory the process may use, in bytes.
+/// In bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Memory(usize);
 
 impl Memory {
-    /// What a server gets that was not told otherwise.
     pub const DEFAULT: Self = Self(128 * M);
-    /// With less, the shares are too small to work with.
-    const LEAST: Self = Self(32 * M);
+    const MIN: Self = Self(32 * M);
 
-    /// Three quarters of what Linux allows the control group of this process (`MemoryMax` of a
-    /// systemd unit, the limit of a container), or the default. The rest is for what the heap loses
-    /// between its blocks and what the system keeps for our files and sockets; a group that takes
-    /// more is killed.
-    pub fn of_group() -> Self {
+    /// Three quarters of the limit of this process's control group (`MemoryMax` of a systemd unit, the
+    /// limit of a container), or the default. The rest is for fragmentation of the heap and for the
+    /// kernel's memory for files and sockets: the kernel kills a group that uses more.
+    pub fn of_cgroup() -> Self {
         let group = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         group_limit(&group, |path| fs::read_to_string(path).ok())
-            .map_or(Self::DEFAULT, |limit| Self(limit / 4 * 3).max(Self::LEAST))
+            .map_or(Self::DEFAULT, |limit| Self(limit / 4 * 3).max(Self::MIN))
     }
 
-    /// What the database may keep of its pages.
+    /// For the database's page cache, in bytes.
     pub fn database_cache(self) -> usize {
         self.0 / 8 * 3
     }
 
-    /// How many connections are served at once, of all clients and servers together.
+    /// The maximum number of connections.
     pub fn connections(self) -> usize {
-        (self.0 / 8 / CONNECTION).clamp(64, 8192)
+        (self.0 / 8 / CONNECTION_BYTES).clamp(64, 8192)
     }
 
-    /// How many bytes of request bodies are held at once.
+    /// For the bodies of requests, in bytes.
     pub fn bodies(self) -> usize {
         self.0 / 16
     }
 
-    /// What a picture may take up while it is made smaller, one at a time: its pixels, and what decoding
-    /// them takes beside. No share is kept for that: it is taken from what is free of the others for a
-    /// moment.
+    /// For decoding and scaling one image, in bytes. It is not a share of its own: it uses for a moment
+    /// what is free of the others.
     pub fn picture(self) -> usize {
         self.0 / 8 * 3
     }
 
-    /// How many clients' rates are remembered.
+    /// The maximum number of rate limit buckets.
     pub fn rates(self) -> usize {
         // An entry takes about 64 bytes of the 1/128 that this is.
         self.0 / 128 / 64
     }
 }
 
-/// The least of the limits of a group and those around it: cgroups(7), version 2. `group` is what
-/// `/proc/self/cgroup` says.
+/// The lowest limit of a control group and its ancestors: cgroups(7), version 2. `group` is the content
+/// of `/proc/self/cgroup`.
 fn group_limit(group: &str, read: impl Fn(&Path) -> Option<String>) -> Option<usize> {
     let path = group.lines().find_map(|line| line.strip_prefix("0::/"))?;
     let limits = Path::new(path).ancestors().filter_map(|group| {
         let file = Path::new("/sys/fs/cgroup").join(group).join("memory.max");
-        // Where there is no limit it says `max`.
+        // `max` if there is no limit.
         read(&file)?.trim().parse::<u64>().ok()
     });
     limits
@@ -85,7 +81,7 @@ impl FromStr for Memory {
         let size: Size = text.parse()?;
         let memory = usize::try_from(size.bytes()).map_err(|_| "that is too much memory")?;
         let memory = Self(memory);
-        if memory < Self::LEAST {
+        if memory < Self::MIN {
             return Err("the server needs at least 32M");
         }
         Ok(memory)
@@ -112,13 +108,13 @@ mod tests {
     use super::{Memory, group_limit};
 
     #[test]
-    fn memory_that_is_too_little_to_work_with_is_refused() {
+    fn memory_below_the_minimum_is_refused() {
         assert_eq!("1G".parse(), Ok(Memory(1 << 30)));
         "31M".parse::<Memory>().expect_err("too little");
     }
 
     #[test]
-    fn the_narrowest_group_around_the_process_limits_it() {
+    fn the_lowest_limit_of_all_ancestor_groups_counts() {
         let limits = HashMap::from([
             ("/sys/fs/cgroup/system.slice/memory.max", "300000000\n"),
             (
@@ -145,13 +141,13 @@ mod tests {
     }
 
     #[test]
-    fn the_shares_leave_room_for_the_program_and_one_password() {
+    fn the_shares_leave_memory_for_the_program_and_one_password_hash() {
         const PROGRAM: usize = 12 << 20;
         const PASSWORD: usize = 19 << 20;
         for text in ["64M", "128M", "1G"] {
             let memory: Memory = text.parse().unwrap();
             let shares = memory.database_cache()
-                + memory.connections() * super::CONNECTION
+                + memory.connections() * super::CONNECTION_BYTES
                 + memory.bodies()
                 + memory.rates() * 64;
             assert!(

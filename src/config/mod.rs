@@ -1,9 +1,9 @@
-//! What the operator decides: read once at the start from `hearth.toml`, checked, then passed down.
+//! The configuration: read from `hearth.toml` at the start, checked, and passed down.
 //!
-//! [`Settings`] is the file as it is written, [`Config`] what the server works with: everything in
-//! it is consistent. A new setting is a field of [`Settings`] and an entry in
+//! [`Settings`] is the file, [`Config`] what the server uses: its values are consistent. A new setting is a field of [`Settings`] and an entry in
 //! `hearth.example.toml`; a test holds the two together.
 
+mod error;
 mod federation;
 mod memory;
 mod secret;
@@ -11,7 +11,7 @@ mod settings;
 mod size;
 
 use std::{
-    fs, io,
+    fs,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
 };
@@ -19,117 +19,63 @@ use std::{
 use ruma::{OwnedServerName, ServerName};
 
 pub use self::{
-    federation::Federation, memory::Memory, secret::Secret, settings::Settings, size::Size,
+    error::Error, federation::Federation, memory::Memory, secret::Secret, settings::Settings,
+    size::Size,
 };
 
-/// Settings that fit together.
+/// Consistent settings.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The part after the colon in every identifier made here; never changes.
+    /// It can never be changed.
     pub server_name: OwnedServerName,
-    /// The directory that holds everything durable.
     pub data_dir: PathBuf,
-    /// Where to listen without encryption.
+    /// The addresses without TLS.
     pub listen: Vec<SocketAddr>,
-    /// Where to listen with TLS, and with what.
     pub tls: Option<Tls>,
-    /// Who may make an account.
     pub registration: Registration,
-    /// What tools sign their registrations with, if they may.
+    /// The secret of the admin registration API.
     pub registration_shared_secret: Option<Secret>,
-    /// Which other servers this one has to do with.
     pub federation: Federation,
-    /// Who is believed about the keys of servers that are gone.
+    /// Servers that are asked for the signing keys of unreachable servers.
     pub notaries: Vec<OwnedServerName>,
-    /// A PEM file with authorities that vouch for other servers, beside the system's.
+    /// A PEM file with CA certificates for federation, in addition to the system's.
     pub extra_ca: Option<PathBuf>,
-    /// Whether other servers may be at addresses of private networks.
+    /// Whether other servers may have private addresses.
     pub allow_private_addresses: bool,
-    /// What the whole process may use.
     pub memory: Memory,
-    /// The largest file, of a user here or of another server.
+    /// The maximum size of a media file, local or remote.
     pub max_upload: Size,
-    /// How much a user may upload in all; none where that has no end.
+    /// The maximum of all uploads of a user.
     pub user_quota: Option<Size>,
-    /// What everything in `data_dir` may take up of the disk, as far as it can be had again.
+    /// Cached media are evicted when `data_dir` uses more.
     pub disk: Option<Size>,
-    /// Whether web pages are asked what they say of themselves when somebody here sends a link.
+    /// Whether hearth fetches web pages for URL previews.
     pub url_previews: bool,
-    /// Whether clients are slowed down when they ask too often.
     pub rate_limits: bool,
-    /// What is worth a line in the log.
     pub log: log::LevelFilter,
 }
 
-/// The encrypted listeners.
 #[derive(Clone, Debug)]
 pub struct Tls {
-    /// Where to listen; never empty.
+    /// Never empty.
     pub listen: Vec<SocketAddr>,
-    /// A PEM file with the certificate and what leads from it to a root.
+    /// A PEM file with the certificate chain.
     pub certificate: PathBuf,
-    /// A PEM file with its private key.
+    /// A PEM file with the private key.
     pub key: PathBuf,
 }
 
-/// Who may make an account.
 #[derive(Clone, Debug)]
 pub enum Registration {
-    /// Nobody.
     Closed,
-    /// Whoever knows the token.
+    /// With this registration token.
     Token(Secret),
-    /// Everybody who can reach the server.
     Open,
 }
 
-/// Why the server cannot start with these settings. The messages say what to do.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The file cannot be read.
-    #[error("cannot read {}: {error}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        error: io::Error,
-    },
-    /// The file is not TOML, or a value has the wrong type.
-    #[error("line {line}: {message}")]
-    Syntax {
-        /// Counted from 1.
-        line: usize,
-        /// What the parser said.
-        message: String,
-    },
-    /// A key that no setting has.
-    #[error("there is no setting `{key}`; did you mean `{nearest}`?")]
-    UnknownKey {
-        /// What stands in the file.
-        key: String,
-        /// The setting whose name is nearest.
-        nearest: &'static str,
-    },
-    /// A setting that is also handed over.
-    #[error(
-        "`{key}` stands in the settings, and there is a credential `hearth_{key}` too; \
-         remove one of them"
-    )]
-    Twice {
-        /// The setting.
-        key: &'static str,
-    },
-    /// Settings that contradict each other.
-    #[error("{0}")]
-    Contradiction(&'static str),
-}
-
 impl Config {
-    /// The settings of `file`, or those for a server that only this machine can reach, with the
-    /// secrets from a directory of `credentials`.
-    ///
-    /// # Errors
-    /// If a file cannot be read, or what they say does not fit together.
+    /// The settings of `file` ([`Settings::local`] without one), with the secrets from a directory of
+    /// `credentials`.
     pub fn load(file: Option<&Path>, credentials: Option<&Path>) -> Result<Self, Error> {
         let mut settings = match file {
             None => Settings::local(),
@@ -142,12 +88,12 @@ impl Config {
             }
         };
         if let Some(directory) = credentials {
-            settings.take_credentials(directory)?;
+            settings.load_credentials(directory)?;
         }
         settings.try_into()
     }
 
-    /// Whether only this machine knows the server by its name.
+    /// Whether the server name is localhost.
     pub fn is_local(&self) -> bool {
         is_local(&self.server_name)
     }
@@ -189,7 +135,7 @@ impl TryFrom<Settings> for Config {
             notaries: settings.notaries,
             extra_ca: settings.extra_ca,
             allow_private_addresses: settings.allow_private_addresses,
-            memory: settings.memory.unwrap_or_else(Memory::of_group),
+            memory: settings.memory.unwrap_or_else(Memory::of_cgroup),
             max_upload: settings.max_upload,
             user_quota: settings.user_quota,
             disk: settings.disk,
@@ -225,8 +171,8 @@ fn registration(settings: &Settings) -> Result<Registration, Error> {
     }
 }
 
-/// Whether anybody but this machine may be able to reach the server: by its name, or because it
-/// listens elsewhere than on the loopback.
+/// Whether other machines can reach the server: by its name, or because it does not listen on loopback
+/// addresses only.
 fn reachable(settings: &Settings) -> bool {
     let mut addresses = settings.listen.iter().chain(&settings.tls_listen);
     !is_local(&settings.server_name) || addresses.any(|address| !address.ip().is_loopback())
@@ -269,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_file_registration_is_open_and_nobody_else_can_reach_the_server() {
+    fn without_a_file_registration_is_open_on_localhost_only() {
         let config = Config::load(None, None).unwrap();
         assert!(matches!(config.registration, Registration::Open));
         assert!(config.is_local());
@@ -282,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn with_a_file_registration_is_closed_unless_it_says_otherwise() {
+    fn with_a_file_registration_is_closed_by_default() {
         let config = config("").unwrap();
         assert!(matches!(config.registration, Registration::Closed));
     }
@@ -307,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_must_be_there_when_it_is_asked_for_and_only_then() {
+    fn registration_by_token_needs_a_token_and_open_registration_has_none() {
         refusal("registration = \"token\"");
         refusal("registration = \"token\"\nregistration_token = \"\"");
         refusal("registration = \"open\"\nregistration_token = \"hello\"");
@@ -331,12 +277,12 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_listens_nowhere_is_refused() {
+    fn a_server_without_listeners_is_refused() {
         assert!(refusal("listen = []").contains("`listen`"));
     }
 
     #[test]
-    fn no_secret_shows_in_what_is_printed_for_debugging() {
+    fn debug_output_has_no_secrets() {
         let text = "registration = \"token\"\nregistration_token = \"swordfish\"\n\
                     registration_shared_secret = \"swordfish\"";
         let printed = format!("{:?} {:?}", Settings::parse(text), config(text));

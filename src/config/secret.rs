@@ -1,21 +1,17 @@
-//! Text that must not reach a log.
-
 use std::fmt;
 
 use serde::Deserialize;
 
-/// A secret of the operator. Prints as dots.
+/// A secret setting. `Debug` hides it.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Keeps `text` from the log.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
-    /// The secret itself, to compare or to compute with.
     pub fn expose(&self) -> &str {
         &self.0
     }

@@ -1,4 +1,4 @@
-//! The file: its keys, their defaults, and errors that name the line or the key that was meant.
+//! The settings file: its keys, their defaults, and errors that name the line or a similar key.
 
 use std::{
     fs,
@@ -13,9 +13,9 @@ use serde::{
     forward_to_deserialize_any,
 };
 
-use super::{Error, Federation, Memory, Secret, Size};
+use super::{error::Error, federation::Federation, memory::Memory, secret::Secret, size::Size};
 
-/// The settings as the file has them. What each means stands in `hearth.example.toml`.
+/// The settings as in the file. `hearth.example.toml` describes each.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
@@ -41,15 +41,11 @@ pub struct Settings {
     pub log: log::LevelFilter,
 }
 
-/// How the file says who may make an account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Registration {
-    /// Nobody.
     Closed,
-    /// Whoever knows the token.
     Token,
-    /// Everybody.
     Open,
 }
 
@@ -81,8 +77,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// What a server without a file runs with: whoever can reach it sits at this machine, so
-    /// everybody may register.
+    /// The settings without a file. The server listens on localhost only, so registration is open.
     pub fn local() -> Self {
         Self {
             registration: Registration::Open,
@@ -90,11 +85,7 @@ impl Settings {
         }
     }
 
-    /// Reads the text of a file.
-    ///
-    /// # Errors
-    /// If it is not TOML, has a key that no setting has, or a value of the wrong type. No error
-    /// repeats a value, since it may be a secret.
+    /// Parses a file. No error contains a value, which may be a secret.
     pub fn parse(text: &str) -> Result<Self, Error> {
         let table: toml::Table = toml::from_str(text).map_err(|error| syntax(text, &error))?;
         let known = keys();
@@ -104,12 +95,9 @@ impl Settings {
         toml::from_str(text).map_err(|error| syntax(text, &error))
     }
 
-    /// Takes what is secret from the files in a directory, as systemd hands credentials over. Each
-    /// has the name of its setting, after `hearth_`.
-    ///
-    /// # Errors
-    /// If one cannot be read, or the setting has a value already.
-    pub fn take_credentials(&mut self, directory: &Path) -> Result<(), Error> {
+    /// Reads secrets from a directory of systemd credentials, `hearth_` and the name of the setting
+    /// each.
+    pub fn load_credentials(&mut self, directory: &Path) -> Result<(), Error> {
         let read = |path: PathBuf| match fs::read_to_string(&path) {
             Ok(text) => Ok(Secret::new(text.trim_end())),
             Err(error) => Err(Error::Read { path, error }),
@@ -124,24 +112,29 @@ impl Settings {
     }
 }
 
-/// The name of a setting, and the file that has its value if there is one.
-type Credential = (&'static str, Option<PathBuf>);
+/// The file of a secret setting.
+struct Credential {
+    key: &'static str,
+    path: Option<PathBuf>,
+}
 
 fn credential(directory: &Path, key: &'static str) -> Credential {
     let path = directory.join(format!("hearth_{key}"));
-    (key, path.is_file().then_some(path))
+    let path = path.is_file().then_some(path);
+    Credential { key, path }
 }
 
 fn fill<T>(
     setting: &mut Option<T>,
-    (key, path): Credential,
+    credential: Credential,
     read: impl FnOnce(PathBuf) -> Result<T, Error>,
 ) -> Result<(), Error> {
+    let Credential { key, path } = credential;
     let Some(path) = path else {
         return Ok(());
     };
     if setting.is_some() {
-        return Err(Error::Twice { key });
+        return Err(Error::Duplicate { key });
     }
     *setting = Some(read(path)?);
     Ok(())
@@ -160,8 +153,8 @@ fn unknown(key: &str, known: &[&'static str]) -> Error {
     let nearest = known
         .iter()
         .max_by(|a, b| {
-            let likeness = |name| strsim::normalized_damerau_levenshtein(key, name);
-            likeness(a).total_cmp(&likeness(b))
+            let similarity = |name| strsim::normalized_damerau_levenshtein(key, name);
+            similarity(a).total_cmp(&similarity(b))
         })
         .expect("there are settings");
     Error::UnknownKey {
@@ -170,11 +163,11 @@ fn unknown(key: &str, known: &[&'static str]) -> Error {
     }
 }
 
-/// The keys of [`Settings`], as serde asks a format for them.
+/// The keys of [`Settings`]: serde passes them to the deserializer.
 fn keys() -> &'static [&'static str] {
-    struct Ask<'a>(&'a mut &'static [&'static str]);
+    struct KeyCollector<'a>(&'a mut &'static [&'static str]);
 
-    impl<'de> Deserializer<'de> for Ask<'_> {
+    impl<'de> Deserializer<'de> for KeyCollector<'_> {
         type Error = NoValue;
 
         fn deserialize_struct<V: Visitor<'de>>(
@@ -199,8 +192,8 @@ fn keys() -> &'static [&'static str] {
     }
 
     let mut keys: &'static [&'static str] = &[];
-    // The error is how the names come out without a value.
-    let _ = Settings::deserialize(Ask(&mut keys));
+    // It always fails, after it has set `keys`.
+    let _ = Settings::deserialize(KeyCollector(&mut keys));
     keys
 }
 
@@ -210,7 +203,7 @@ mod tests {
 
     use super::{Error, Memory, Secret, Settings, keys};
 
-    /// The lines of the example that are settings, with the `#` taken away.
+    /// The settings of the example, without the `#`.
     fn example() -> String {
         include_str!("hearth.example.toml")
             .lines()
@@ -221,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn every_setting_stands_in_the_example_once() {
+    fn every_setting_is_in_the_example_once() {
         let example: toml::Table = toml::from_str(&example()).unwrap();
         let mut in_example: Vec<_> = example.keys().map(String::as_str).collect();
         let mut in_code = keys().to_vec();
@@ -234,7 +227,7 @@ mod tests {
     #[test]
     fn the_example_shows_the_defaults() {
         let mut shown = Settings::parse(&example()).unwrap();
-        // What has no default is shown with a value that explains it.
+        // Settings without a default have an example value.
         for path in [
             &mut shown.tls_certificate,
             &mut shown.tls_key,
@@ -256,13 +249,13 @@ mod tests {
     }
 
     #[test]
-    fn the_example_as_it_stands_is_the_default() {
+    fn the_example_without_changes_is_the_default() {
         let settings = Settings::parse(include_str!("hearth.example.toml")).unwrap();
         assert_eq!(settings, Settings::default());
     }
 
     #[test]
-    fn an_unknown_key_is_refused_by_the_name_of_the_nearest_known_one() {
+    fn an_unknown_key_is_refused_with_the_most_similar_one() {
         for (wrong, right) in [
             ("servername", "server_name"),
             ("tls_certificat", "tls_certificate"),
@@ -278,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_value_is_refused_with_its_line_and_without_the_value() {
+    fn an_invalid_value_is_refused_with_its_line_but_not_the_value() {
         let error = Settings::parse("log = \"info\"\nregistration_token = 4711").unwrap_err();
         assert!(matches!(error, Error::Syntax { line: 2, .. }), "{error}");
         let error = Settings::parse("log = \"info\"\n\nmemory = \"a lot\"").unwrap_err();
@@ -288,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_come_from_credentials_and_files_by_their_path() {
+    fn secrets_are_read_from_credentials() {
         let directory = tempfile::tempdir().unwrap();
         let put = |name: &str, text: &str| {
             let path = directory.path().join(name);
@@ -299,7 +292,7 @@ mod tests {
         put("hearth_unknown", "for somebody else");
         let key = put("hearth_tls_key", "PEM");
         let mut settings = Settings::default();
-        settings.take_credentials(directory.path()).unwrap();
+        settings.load_credentials(directory.path()).unwrap();
         let expected = Settings {
             registration_token: Some(Secret::new("swordfish")),
             tls_key: Some(key),
@@ -309,11 +302,11 @@ mod tests {
     }
 
     #[test]
-    fn a_credential_for_what_the_file_sets_is_refused() {
+    fn a_credential_for_a_setting_in_the_file_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("hearth_registration_token"), "a").unwrap();
         let mut settings = Settings::parse("registration_token = \"b\"").unwrap();
-        let error = settings.take_credentials(directory.path()).unwrap_err();
+        let error = settings.load_credentials(directory.path()).unwrap_err();
         let message = error.to_string();
         assert!(message.contains("`registration_token`"), "{message}");
     }

@@ -1,5 +1,3 @@
-//! An amount of bytes, as the file has it.
-
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, de};
@@ -14,12 +12,10 @@ const T: u64 = 1024 * G;
 pub struct Size(u64);
 
 impl Size {
-    /// So many mebibytes.
     pub const fn mebi(count: u64) -> Self {
         Self(count * M)
     }
 
-    /// In bytes.
     pub fn bytes(self) -> u64 {
         self.0
     }

@@ -238,7 +238,7 @@ fn check_rate(
 ) -> Result<(), Error> {
     match (route.rate, session) {
         (None, _) => Ok(()),
-        (Some(kind), Some(session)) if !kind.is_per_address() => {
+        (Some(kind), Some(session)) if !kind.is_per_network() => {
             Ok(rates.check(kind, session.user)?)
         }
         (Some(kind), _) => Ok(rates.check(kind, network(address))?),

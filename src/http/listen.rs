@@ -1,4 +1,4 @@
-//! The listeners: who may connect, how many at once, and the orderly end.
+//! The listeners: they accept connections within the limits and shut down gracefully.
 
 use std::{
     convert::Infallible,
@@ -24,29 +24,24 @@ use super::{
 };
 use crate::{config::Config, executor::Executor, pool::Pool, stop::Stopping, systemd::Sockets};
 
-/// Why nobody can connect.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// An address cannot be listened on.
     #[error("cannot listen on {address}: {error}")]
     Bind {
-        /// The address as it stands in the settings.
         address: SocketAddr,
-        /// What the system said.
         error: io::Error,
     },
-    /// A socket was handed over, and whether it is for TLS is not known.
+    /// A socket of systemd with an unknown address, so whether it is for TLS is not known.
     #[error(
-        "a socket for {0} was handed over, which is neither in `listen` nor in `tls_listen`; \
-         hearth.socket and hearth.toml must name the same addresses"
+        "systemd listens on {0}, which is neither in `listen` nor in `tls_listen`: name the same \
+         addresses in hearth.socket and in hearth.toml"
     )]
-    Handed(SocketAddr),
-    /// TLS cannot be served.
+    UnknownSocket(SocketAddr),
     #[error(transparent)]
     Tls(#[from] tls::Error),
 }
 
-/// Sockets that clients can already connect to, although nobody answers yet.
+/// Sockets that accept connections, although no request is answered yet.
 pub struct Listeners {
     listeners: Vec<Listener>,
     certificate: Option<Certificate>,
@@ -61,27 +56,23 @@ struct Listener {
 }
 
 impl Listeners {
-    /// Listens where the settings say, on the sockets that were handed over for these addresses.
-    ///
-    /// # Errors
-    /// If an address is taken or not ours, a socket is for no address, or the certificate cannot be
-    /// used.
-    pub fn bind(config: &Config, mut handed: Sockets, pool: &Pool) -> Result<Self, ListenError> {
+    /// Listens on the addresses of the settings, on `sockets` where one has the address.
+    pub fn bind(config: &Config, mut sockets: Sockets, pool: &Pool) -> Result<Self, ListenError> {
         let mut listeners = Vec::new();
         let certificate = config.tls.as_ref();
         let certificate = certificate.map(|tls| Certificate::load(tls, pool));
         let certificate = certificate.transpose()?;
         for &address in &config.listen {
-            listeners.push(Listener::bind(address, &mut handed, None)?);
+            listeners.push(Listener::bind(address, &mut sockets, None)?);
         }
         if let Some(tls) = &config.tls {
             for &address in &tls.listen {
                 let certificate = certificate.clone();
-                listeners.push(Listener::bind(address, &mut handed, certificate)?);
+                listeners.push(Listener::bind(address, &mut sockets, certificate)?);
             }
         }
-        if let Some(address) = handed.left() {
-            return Err(ListenError::Handed(address));
+        if let Some(address) = sockets.remaining() {
+            return Err(ListenError::UnknownSocket(address));
         }
         Ok(Self {
             listeners,
@@ -91,20 +82,19 @@ impl Listeners {
         })
     }
 
-    /// Where clients can connect: the plain listeners, then those with TLS. A port that was 0 in
-    /// the settings is the one that the system chose.
+    /// The addresses of the listeners, those without TLS first. Instead of port 0 they have the port that
+    /// the system chose.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         let listeners = self.listeners.iter();
         listeners.map(|listener| listener.address).collect()
     }
 
-    /// What is shown to whoever connects with TLS.
     pub fn certificate(&self) -> Option<Certificate> {
         self.certificate.clone()
     }
 
-    /// Accepts connections and answers them with `gate` until the server stops; then lets the
-    /// running requests end, but not for ever.
+    /// Accepts connections and answers their requests with `gate` until the server stops; then waits for
+    /// running requests, at most for [`Timeouts::shutdown`].
     pub async fn serve(self, executor: &Executor, gate: Arc<Gate>, stopping: Stopping) {
         let (alive, all_dropped) = channel::bounded(1);
         let acceptor = Arc::new(Acceptor {
@@ -141,10 +131,10 @@ impl Listeners {
 impl Listener {
     fn bind(
         address: SocketAddr,
-        handed: &mut Sockets,
+        sockets: &mut Sockets,
         certificate: Option<Certificate>,
     ) -> Result<Self, ListenError> {
-        let bound = handed
+        let bound = sockets
             .take(address)
             .map_or_else(|| TcpListener::bind(address), Ok)
             .and_then(|socket| Ok((socket.local_addr()?, Async::new(socket)?)));

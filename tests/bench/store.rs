@@ -24,6 +24,9 @@ use hearth::{
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use smol::{LocalExecutor, Timer};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const CACHE: usize = 32 << 20;
 const ROOMS: u32 = 10;
 /// JSON of a text message with hashes and signature.
@@ -345,7 +348,7 @@ fn drop_page_cache(directory: &Path) {
 fn command(mode: &str, directory: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("this program"));
     // As `main.rs` sets it.
-    command.env("MALLOC_ARENA_MAX", "1");
+    command.env("MIMALLOC_PURGE_DELAY", "0");
     command.arg(mode).arg(directory);
     command
 }

@@ -37,7 +37,6 @@ const LAYERS: &[&[&str]] = &[
 ];
 
 /// The modules in which circles are let pass until they are gone.
-const WITH_CIRCLES: &[&str] = &["cli", "config", "federation", "protocol", "rooms"];
 
 fn src() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
