@@ -4,6 +4,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod instructions;
 mod load;
 mod mock_homeserver;
 mod peak_memory;
@@ -415,7 +416,7 @@ fn stop(server: Server) -> io::Result<()> {
 
 /// A row for [`cpu_used`].
 fn cpu_row(label: &'static str) -> Row {
-    let unit = match process::counts_instructions() {
+    let unit = match instructions::are_counted() {
         true => "10^6 instructions",
         false => "ms",
     };
@@ -424,8 +425,8 @@ fn cpu_row(label: &'static str) -> Row {
 
 /// Since the start of `server`: millions of instructions where they are counted, else milliseconds of CPU time.
 fn cpu_used(server: &Server) -> io::Result<f64> {
-    match process::counts_instructions() {
-        true => Ok(process::instructions()? as f64 / 1e6),
+    match instructions::are_counted() {
+        true => Ok(instructions::executed()? as f64 / 1e6),
         false => process::cpu_time(server.pid()).map(milliseconds),
     }
 }

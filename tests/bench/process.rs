@@ -1,6 +1,6 @@
 //! Memory, I/O and CPU time of a process, and the size of its files, from Linux.
 
-use std::{env, fs, io, os::unix::fs::MetadataExt, path::Path, time::Duration};
+use std::{fs, io, os::unix::fs::MetadataExt, path::Path, time::Duration};
 
 /// The unit of CPU time in `/proc/PID/stat`.
 const TICK: Duration = Duration::from_millis(10);
@@ -28,22 +28,6 @@ pub fn cpu_time(pid: u32) -> io::Result<Duration> {
         .take(2)
         .filter_map(|ticks| ticks.parse::<u32>().ok());
     Ok(TICK * ticks.sum::<u32>())
-}
-
-/// The file in which `cross/count` has the number of instructions.
-const INSTRUCTIONS: &str = "HEARTH_INSTRUCTIONS";
-
-/// Whether the server runs in an emulator that counts instructions.
-pub fn counts_instructions() -> bool {
-    env::var_os(INSTRUCTIONS).is_some()
-}
-
-/// Instructions of all threads since the start of the process, where they are counted.
-pub fn instructions() -> io::Result<u64> {
-    let file = env::var_os(INSTRUCTIONS).unwrap_or_default();
-    let count = fs::read(file)?.try_into();
-    let count = count.map_err(|_| io::Error::other("the file of instructions holds no number"))?;
-    Ok(u64::from_ne_bytes(count))
 }
 
 /// Disk space of the files below a directory, in bytes.

@@ -297,7 +297,10 @@ mod tests {
     }
 
     fn is_invalid_response(result: &Result<(), Error>) -> bool {
-        matches!(result, Err(Error::Peer(federation::Error::InvalidResponse(_))))
+        matches!(
+            result,
+            Err(Error::Peer(federation::Error::InvalidResponse(_)))
+        )
     }
 
     #[test]
