@@ -125,7 +125,7 @@ impl Pool {
 
     async fn run_unless_busy<T: 'static>(&self, kind: Kind, job: Job) -> Result<T, Error> {
         let state = &self.kinds[kind as usize];
-        let _waiting = Waiting::enter(&state.waiting, kind.max_waiting()).ok_or(Error)?;
+        let _waiting = Waiting::begin(&state.waiting, kind.max_waiting()).ok_or(Error)?;
         Ok(self.wait_and_run(kind, job).await)
     }
 
@@ -165,7 +165,7 @@ fn boxed<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> Job {
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl<'a> Waiting<'a> {
-    fn enter(count: &'a AtomicUsize, max: usize) -> Option<Self> {
+    fn begin(count: &'a AtomicUsize, max: usize) -> Option<Self> {
         let before = count.fetch_add(1, Ordering::Relaxed);
         let waiting = Self(count);
         (before < max).then_some(waiting)

@@ -139,7 +139,7 @@ fn evict_least_recent(levels: &mut HashMap<u64, Level>) {
     });
 }
 
-/// The network of a household: its IPv4 address, or the /64 of an IPv6 address.
+/// The network that one home has: an IPv4 address, or the /64 of an IPv6 address.
 pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),

@@ -191,8 +191,8 @@ impl Server {
     /// Waits until the server has to stop because of an error, if ever.
     pub async fn failed(&mut self) -> Error {
         let disk = async { self.store.failed().await.into() };
-        let publishing = ended(&mut self.publishing, "the task that publishes commits");
-        let serving = ended(&mut self.serving, "the task that accepts connections");
+        let publishing = end_of(&mut self.publishing, "the task that publishes commits");
+        let serving = end_of(&mut self.serving, "the task that accepts connections");
         future::or(disk, future::or(publishing, serving)).await
     }
 
@@ -208,7 +208,7 @@ impl Server {
 }
 
 /// Waits for the end of a task that should run as long as the server.
-async fn ended(task: &mut Task<()>, name: &'static str) -> Error {
+async fn end_of(task: &mut Task<()>, name: &'static str) -> Error {
     // The panic hook has logged why.
     let _ = AssertUnwindSafe(task).catch_unwind().await;
     Error::Ended(name)
@@ -326,13 +326,13 @@ fn raise_file_limit() {
 
 #[cfg(test)]
 mod tests {
-    use super::{Error, Executor, ended};
+    use super::{Error, Executor, end_of};
 
     #[test]
     fn a_task_that_panics_has_ended() {
         let executor = Executor::default();
         let mut panics = executor.spawn(async { panic!("a task of a test panics") });
-        let error = smol::block_on(executor.run(ended(&mut panics, "the task")));
+        let error = smol::block_on(executor.run(end_of(&mut panics, "the task")));
         assert!(matches!(error, Error::Ended("the task")));
     }
 }

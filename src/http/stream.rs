@@ -54,7 +54,7 @@ impl PhaseTracker {
     }
 
     /// Moves forward from `step` to the next one with this phase.
-    fn enter(&self, phase: Phase, mut step: usize) -> usize {
+    fn advance_to(&self, phase: Phase, mut step: usize) -> usize {
         while Self::phase(step) != phase {
             step = step.wrapping_add(1);
         }
@@ -64,13 +64,13 @@ impl PhaseTracker {
 
     /// A request is being served. Returns its number.
     pub(super) fn busy(&self) -> usize {
-        self.enter(Phase::Busy, self.step().wrapping_add(1))
+        self.advance_to(Phase::Busy, self.step().wrapping_add(1))
     }
 
     /// The request with the number `step` has ended. The next may have begun already.
     pub(super) fn idle(&self, step: usize) {
         if self.step() == step {
-            self.enter(Phase::Idle, step);
+            self.advance_to(Phase::Idle, step);
         }
     }
 
@@ -146,7 +146,7 @@ impl AsyncRead for TimedStream {
             Poll::Pending => self.poll_read_deadline(cx).map(Err),
             Poll::Ready(result) => {
                 if self.phase.is_idle() && matches!(result, Ok(1..)) {
-                    self.phase.enter(Phase::Head, self.phase.step());
+                    self.phase.advance_to(Phase::Head, self.phase.step());
                 }
                 Poll::Ready(result)
             }

@@ -22,7 +22,7 @@ impl Test {
         }
     }
 
-    fn ask(&self, request: Request<Vec<u8>>) -> Response<Vec<u8>> {
+    fn send(&self, request: Request<Vec<u8>>) -> Response<Vec<u8>> {
         smol::block_on(self.edge.respond(request))
     }
 
@@ -34,7 +34,7 @@ impl Test {
     fn call(&self, method: Method, path: &str, body: &str) -> (u16, Value) {
         let request = Request::builder().method(method).uri(path);
         let request = request.header("authorization", self.bearer());
-        read(&self.ask(request.body(body.as_bytes().to_vec()).unwrap()))
+        read(&self.send(request.body(body.as_bytes().to_vec()).unwrap()))
     }
 
     /// The status and the error code.
@@ -158,7 +158,7 @@ fn an_invalid_body_is_rejected_with_the_errcode_of_its_fault() {
     let request = Request::post("/_matrix/client/v3/login")
         .body(bytes)
         .unwrap();
-    let (status, body) = read(&test.ask(request));
+    let (status, body) = read(&test.send(request));
     assert_eq!((status, &body["errcode"]), (400, &json!("M_NOT_JSON")));
 }
 
@@ -183,7 +183,7 @@ fn an_empty_body_is_an_empty_object_and_no_content_type_is_needed() {
     let request = Request::post(path)
         .header("authorization", test.bearer())
         .header("content-type", "text/plain");
-    let response = test.ask(request.body(b"{}".to_vec()).unwrap());
+    let response = test.send(request.body(b"{}".to_vec()).unwrap());
     assert_eq!(response.status(), 200);
     assert_eq!(LOGOUTS.load(Ordering::Relaxed), before + 3);
 }
@@ -206,7 +206,7 @@ fn an_access_token_is_accepted_in_the_header_or_the_query() {
         if let Some(header) = header {
             request = request.header("authorization", header);
         }
-        read(&test.ask(request.body(Vec::new()).unwrap()))
+        read(&test.send(request.body(Vec::new()).unwrap()))
     };
     let alice = &test.test_api.alice;
     for scheme in ["Bearer", "bearer", "BEARER"] {
@@ -243,7 +243,7 @@ fn an_expired_access_token_is_answered_with_soft_logout() {
         "/_matrix/client/v3/sync?access_token={}",
         test.test_api.short
     );
-    let ask = || read(&test.ask(Request::get(&path).body(Vec::new()).unwrap()));
+    let ask = || read(&test.send(Request::get(&path).body(Vec::new()).unwrap()));
     assert_eq!(ask().0, 200);
     test.test_api.clock.advance(Duration::from_hours(24 * 365));
     let (status, body) = ask();
@@ -259,7 +259,7 @@ fn an_optional_access_token_may_be_missing_but_not_invalid() {
         if let Some(header) = header {
             request = request.header("authorization", header);
         }
-        read(&test.ask(request.body(Vec::new()).unwrap()))
+        read(&test.send(request.body(Vec::new()).unwrap()))
     };
     assert_eq!(ask(None), (200, json!({ "versions": [] })));
     assert_eq!(ask(Some("Basic abc")), (200, json!({ "versions": [] })));
@@ -292,7 +292,7 @@ fn an_internal_error_does_not_reveal_its_reason() {
 fn a_streamed_response_arrives_complete() {
     let test = Test::new();
     let request = Request::get("/_matrix/client/v3/sync").header("authorization", test.bearer());
-    let response = test.ask(request.body(Vec::new()).unwrap());
+    let response = test.send(request.body(Vec::new()).unwrap());
     assert_eq!(response.headers()[header::CONTENT_TYPE], "application/json");
     assert_eq!(read(&response), (200, json!({ "next_batch": "s1" })));
 }
@@ -313,7 +313,7 @@ fn every_response_has_cors_headers() {
     ];
     for (method, path, status) in cases {
         let request = Request::builder().method(method).uri(path);
-        let response = test.ask(request.body(Vec::new()).unwrap());
+        let response = test.send(request.body(Vec::new()).unwrap());
         assert_eq!(response.status(), status, "{method} {path}");
         let headers = response.headers();
         assert_eq!(headers["access-control-allow-origin"], "*");
@@ -332,7 +332,7 @@ fn exceeding_a_rate_limit_is_m_limit_exceeded_with_retry_after() {
     assert!(statuses.by_ref().take(20).all(|status| status == 403));
     assert!(statuses.all(|status| status == 429));
     let request = Request::post("/_matrix/client/v3/login").body(body.into_bytes());
-    let response = test.ask(request.unwrap());
+    let response = test.send(request.unwrap());
     assert_eq!(response.headers()[header::RETRY_AFTER], "5");
     let (_, body) = read(&response);
     assert_eq!(body["errcode"], "M_LIMIT_EXCEEDED");

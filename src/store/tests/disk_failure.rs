@@ -247,9 +247,9 @@ fn after_a_failed_disk_every_page_is_checked() {
 fn on_an_almost_full_disk_only_shrinking_jobs_run() {
     let disk = FakeDisk::default();
     let directory = tempfile::tempdir().expect("a directory");
-    disk.tell_space(32 << 30, 16 << 30);
+    disk.set_space(32 << 30, 16 << 30);
     on_disk(&disk, directory.path(), async |store, _| {
-        disk.tell_space(32 << 30, 300 << 20);
+        disk.set_space(32 << 30, 300 << 20);
         Timer::after(Duration::from_millis(1100)).await;
         let grows = in_time(store.write(note("grows"))).await;
         assert!(matches!(grows, Err(Error::Full)), "{grows:?}");
@@ -258,7 +258,7 @@ fn on_an_almost_full_disk_only_shrinking_jobs_run() {
         let shrinks = store.write_shrinking(|tx| tx.facts()?.remove("first"));
         assert!(in_time(shrinks).await.expect("stored"));
         assert!(!noted(store, "first") && !noted(store, "grows") && !noted(store, "soon"));
-        disk.tell_space(32 << 30, 16 << 30);
+        disk.set_space(32 << 30, 16 << 30);
         Timer::after(Duration::from_millis(1100)).await;
         in_time(store.write(note("grows"))).await.expect("written");
     });
@@ -268,7 +268,7 @@ fn on_an_almost_full_disk_only_shrinking_jobs_run() {
 fn a_large_disk_with_gigabytes_free_is_not_almost_full() {
     let disk = FakeDisk::default();
     let directory = tempfile::tempdir().expect("a directory");
-    disk.tell_space(4 << 40, 2 << 30);
+    disk.set_space(4 << 40, 2 << 30);
     on_disk(&disk, directory.path(), async |_, _| {});
 }
 
@@ -277,7 +277,7 @@ fn a_full_disk_costs_the_ballast_which_is_created_again_later() {
     let disk = FakeDisk::default();
     let directory = tempfile::tempdir().expect("a directory");
     let ballast = directory.path().join(BALLAST);
-    disk.tell_space(32 << 30, 16 << 30);
+    disk.set_space(32 << 30, 16 << 30);
     on_disk(&disk, directory.path(), async |store, applied| {
         until(|| ballast.metadata().is_ok_and(|file| file.len() == 16 << 20)).await;
         disk.fill_up(ballast.clone());
@@ -289,7 +289,7 @@ fn a_full_disk_costs_the_ballast_which_is_created_again_later() {
         // Whatever the system says of the space: the disk was full a moment ago.
         let grows = in_time(store.write(note("grows"))).await;
         assert!(matches!(grows, Err(Error::Full)), "{grows:?}");
-        disk.make_room();
+        disk.free_space();
         let shrinks = store.write_shrinking(|tx| tx.facts()?.remove("first"));
         assert!(in_time(shrinks).await.expect("stored"));
         until(|| ballast.exists()).await;

@@ -107,12 +107,11 @@ impl FakeDisk {
         state.capacity = Some(Capacity { len, ballast });
     }
 
-    pub fn make_room(&self) {
+    pub fn free_space(&self) {
         self.state().capacity = None;
     }
 
-    /// What the system tells of the room on the disk.
-    pub fn tell_space(&self, total: u64, free: u64) {
+    pub fn set_space(&self, total: u64, free: u64) {
         self.state().space = Some(Space { total, free });
     }
 

@@ -16,12 +16,12 @@ fn number(dice: &mut StdRng) -> u64 {
     }
 }
 
-/// Short texts, of letters that are next to each other and next to nothing.
+/// Short strings of characters that are adjacent in the order of bytes, or extreme.
 fn text(dice: &mut StdRng) -> String {
-    let letters = ['\0', '\u{1}', 'a', 'b', 'é', '\u{10ffff}'];
+    let chars = ['\0', '\u{1}', 'a', 'b', 'é', '\u{10ffff}'];
     let length = dice.random_range(0..4);
     (0..length)
-        .map(|_| letters[dice.random_range(0..letters.len())])
+        .map(|_| chars[dice.random_range(0..chars.len())])
         .collect()
 }
 

@@ -67,8 +67,8 @@ fn a_job_that_fails_after_writing_leaves_nothing_and_the_others_are_committed() 
             job(store, note("behind")),
         ];
         let answers = together(store, jobs).await;
-        let told: Vec<bool> = answers.iter().map(Result::is_ok).collect();
-        assert_eq!(told, [true, false, true, false, true]);
+        let succeeded: Vec<bool> = answers.iter().map(Result::is_ok).collect();
+        assert_eq!(succeeded, [true, false, true, false, true]);
         assert!(matches!(answers[1], Err(Error::Corrupt(_))));
         assert!(noted(store, "before") && noted(store, "between") && noted(store, "behind"));
         assert!(!noted(store, "of the one that fails"));
@@ -177,8 +177,8 @@ fn a_job_that_fails_on_its_second_run_gets_its_error() {
             job(store, note("behind")),
         ];
         let answers = together(store, jobs).await;
-        let told: Vec<bool> = answers.iter().map(Result::is_ok).collect();
-        assert_eq!(told, [true, false, true, false, true]);
+        let succeeded: Vec<bool> = answers.iter().map(Result::is_ok).collect();
+        assert_eq!(succeeded, [true, false, true, false, true]);
         assert_eq!(runs.load(Ordering::Relaxed), 2);
         assert!(noted(store, "before") && noted(store, "between") && noted(store, "behind"));
         assert!(!noted(store, "moody") && !noted(store, "fails"));

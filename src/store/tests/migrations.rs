@@ -14,8 +14,8 @@ use crate::store::{
 
 /// Version 1: a pet → what it says.
 const SAYINGS: TableDefinition<&str, &str> = TableDefinition::new("pets");
-/// Version 2: a pet → how many letters that has. In version 3 they are counted twice.
-const LETTERS: TableDefinition<&str, u64> = TableDefinition::new("pets");
+/// Version 2: a pet → the length of that. In version 3 it is doubled.
+const LENGTHS: TableDefinition<&str, u64> = TableDefinition::new("pets");
 const OTHERS: TableDefinition<u32, u32> = TableDefinition::new("others");
 
 const STEPS: &[Migration] = &[
@@ -27,33 +27,33 @@ const STEPS: &[Migration] = &[
     Migration {
         table: "pets",
         from: 1,
-        step: count_letters,
+        step: count_bytes,
     },
 ];
 
-fn count_letters(txn: &WriteTransaction) -> Result<(), Error> {
+fn count_bytes(txn: &WriteTransaction) -> Result<(), Error> {
     let mut rows = Vec::new();
     for row in txn.open_table(SAYINGS)?.iter()? {
         let (pet, says) = row?;
         rows.push((pet.value().to_owned(), says.value().len() as u64));
     }
     txn.delete_table(SAYINGS)?;
-    let mut pets = txn.open_table(LETTERS)?;
-    for (pet, letters) in rows {
-        pets.insert(&*pet, letters)?;
+    let mut pets = txn.open_table(LENGTHS)?;
+    for (pet, lengths) in rows {
+        pets.insert(&*pet, lengths)?;
     }
     Ok(())
 }
 
 fn double(txn: &WriteTransaction) -> Result<(), Error> {
-    let mut pets = txn.open_table(LETTERS)?;
+    let mut pets = txn.open_table(LENGTHS)?;
     let mut rows = Vec::new();
     for row in pets.iter()? {
-        let (pet, letters) = row?;
-        rows.push((pet.value().to_owned(), letters.value()));
+        let (pet, lengths) = row?;
+        rows.push((pet.value().to_owned(), lengths.value()));
     }
-    for (pet, letters) in rows {
-        pets.insert(&*pet, 2 * letters)?;
+    for (pet, lengths) in rows {
+        pets.insert(&*pet, 2 * lengths)?;
     }
     Ok(())
 }
@@ -87,7 +87,7 @@ fn migrate(db: &Database, version: u32) -> Result<(), Error> {
         if version == 1 {
             txn.open_table(SAYINGS)?;
         } else {
-            txn.open_table(LETTERS)?;
+            txn.open_table(LENGTHS)?;
         }
         Ok(())
     };
@@ -99,12 +99,12 @@ fn version_of_pets(db: &Database) -> u32 {
     stored_versions(&txn).expect("read")["pets"]
 }
 
-fn letters(db: &Database) -> Vec<(String, u64)> {
+fn lengths(db: &Database) -> Vec<(String, u64)> {
     let txn = db.begin_read().expect("begun");
-    let pets = txn.open_table(LETTERS).expect("of version 2 or 3");
+    let pets = txn.open_table(LENGTHS).expect("of version 2 or 3");
     let rows = pets.iter().expect("read").map(|row| {
-        let (pet, letters) = row.expect("read");
-        (pet.value().to_owned(), letters.value())
+        let (pet, lengths) = row.expect("read");
+        (pet.value().to_owned(), lengths.value())
     });
     rows.collect()
 }
@@ -128,7 +128,7 @@ fn a_table_is_migrated_with_its_rows() {
     let db = open(&database_at_1()).expect("it opens");
     migrate(&db, 2).expect("migrated");
     assert_eq!(version_of_pets(&db), 2);
-    assert_eq!(letters(&db), rows(&[("cat", 4), ("dog", 5)]));
+    assert_eq!(lengths(&db), rows(&[("cat", 4), ("dog", 5)]));
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn several_migrations_of_a_table_run_in_order() {
     let db = open(&database_at_1()).expect("it opens");
     migrate(&db, 3).expect("migrated");
     assert_eq!(version_of_pets(&db), 3);
-    assert_eq!(letters(&db), rows(&[("cat", 8), ("dog", 10)]));
+    assert_eq!(lengths(&db), rows(&[("cat", 8), ("dog", 10)]));
 }
 
 #[test]
@@ -184,7 +184,7 @@ fn a_migration_runs_once() {
     let db = open(&database_at_1()).expect("it opens");
     migrate(&db, 3).expect("migrated");
     migrate(&db, 3).expect("nothing to do");
-    assert_eq!(letters(&db), rows(&[("cat", 8), ("dog", 10)]));
+    assert_eq!(lengths(&db), rows(&[("cat", 8), ("dog", 10)]));
 }
 
 #[test]
@@ -211,7 +211,7 @@ fn a_table_of_a_newer_hearth_is_refused_with_what_the_owner_should_do() {
         "a newer hearth has written this database (its table `pets` has version 3): start that \
          hearth again"
     );
-    assert_eq!(letters(&db), rows(&[("cat", 8), ("dog", 10)]));
+    assert_eq!(lengths(&db), rows(&[("cat", 8), ("dog", 10)]));
 }
 
 #[test]
@@ -256,7 +256,7 @@ fn a_power_cut_during_a_migration_leaves_the_old_or_the_new_tables() {
             3 => new += 1,
             other => panic!("left at version {other}"),
         }
-        assert_eq!(letters(&db), rows(&[("cat", 8), ("dog", 10)]));
+        assert_eq!(lengths(&db), rows(&[("cat", 8), ("dog", 10)]));
         if done {
             break;
         }

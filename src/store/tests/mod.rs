@@ -82,13 +82,13 @@ fn run<T>(store: Store, applied: &Applied, test: impl AsyncFnOnce(&Store) -> T) 
     }))
 }
 
-/// What comes of `future`, which fails the test if that takes so long that it never will.
+/// The result of `future`. Fails the test if it takes 20 seconds.
 async fn in_time<T>(future: impl Future<Output = T>) -> T {
-    let patience = async {
+    let timeout = async {
         smol::Timer::after(Duration::from_secs(20)).await;
-        panic!("nothing came of it in 20 seconds");
+        panic!("not done in 20 seconds");
     };
-    future.or(patience).await
+    future.or(timeout).await
 }
 
 fn options(directory: &Path) -> Options {

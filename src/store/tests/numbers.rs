@@ -212,7 +212,7 @@ fn a_corrupt_record_is_an_error_with_table_and_key() {
             r#"the database is corrupt: row (UserNum(1), "DEVICE") of table `devices`: does not decode"#
         );
         let job = |tx: &Tx| Ok::<_, Error>(tx.devices()?.load((UserNum(1), "DEVICE"))?.is_some());
-        let told = store.write(job).await;
-        assert!(matches!(told, Err(Error::Corrupt(_))), "{told:?}");
+        let written = store.write(job).await;
+        assert!(matches!(written, Err(Error::Corrupt(_))), "{written:?}");
     });
 }

@@ -41,9 +41,9 @@ fn several_rows(tx: &Tx, job: u32, size: usize) -> Result<Position, Error> {
     Ok(position)
 }
 
-/// Has up to `most` jobs done, one after another, until an error of the store.
-async fn write_until(store: &Store, history: &RefCell<History>, mut random: StdRng, most: u32) {
-    for _ in 0..most {
+/// Has up to `max_jobs` jobs done, one after another, until an error of the store.
+async fn write_until(store: &Store, history: &RefCell<History>, mut random: StdRng, max_jobs: u32) {
+    for _ in 0..max_jobs {
         let job = {
             let mut history = history.borrow_mut();
             history.next += 1;

@@ -204,7 +204,7 @@ fn happens(receiver: &Receiver<()>) -> bool {
     ))
 }
 
-/// Writes what it is told and reads answers.
+/// An HTTP client.
 struct Client<S>(BufReader<S>);
 
 struct Answer {
