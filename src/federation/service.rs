@@ -284,7 +284,7 @@ fn presence_recipients(
     for row in r.memberships()?.range(rooms)? {
         let (key, row) = row?;
         let room = key.value().1;
-        let is_joined = row.value().unpack()?.membership == Membership::Join;
+        let is_joined = row.record(&key)?.membership == Membership::Join;
         if is_joined && room::heads(r, room)?.joined <= MAX_PRESENCE_ROOM_MEMBERS {
             recipients.extend(servers::of_room(r, room)?);
         }

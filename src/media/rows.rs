@@ -219,7 +219,7 @@ fn thumbnail(reader: &impl Reader, source: FileId) -> Result<Option<(FileId, u64
     let Some(row) = table.prefix(source)?.next().transpose()? else {
         return Ok(None);
     };
-    let file = row.1.value().unpack()?.file;
+    let file = row.1.record(&row.0)?.file;
     let size = reader
         .media_files()?
         .load(file)?

@@ -7,7 +7,7 @@ use ruma::{OwnedServerName, ServerName, UserId};
 use super::Error;
 use crate::{
     protocol::ServerKey,
-    store::{Bytes, Reader, Records, Rows, Store, Tx, records::SigningKey},
+    store::{Reader, Records, Rows, Store, Tx, records::SigningKey},
 };
 
 /// The key in `facts`.
@@ -138,7 +138,7 @@ fn claim(tx: &Tx, name: &ServerName) -> Result<(), Error> {
 fn current_key(r: &impl Reader) -> Result<Option<(String, [u8; 32])>, Error> {
     for row in r.signing_keys()?.range::<&str>(..)? {
         let (id, key) = row?;
-        let key: SigningKey = Bytes::unpack(&key.value())?;
+        let key: SigningKey = key.record(&id)?;
         if key.expired_ts.is_none() {
             return Ok(Some((id.value().to_owned(), key.seed)));
         }

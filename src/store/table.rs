@@ -34,23 +34,40 @@ pub(super) const fn raw(name: &str) -> TableDefinition<'_, Raw, Raw> {
 }
 
 /// A key or a value in the file.
-pub struct Found<'r, F: Field>(AccessGuard<'r, Raw>, PhantomData<F>);
+pub struct Found<'r, F: Field> {
+    guard: AccessGuard<'r, Raw>,
+    table: &'r str,
+    field: PhantomData<F>,
+}
 
 impl<F: Field> Found<'_, F> {
     /// What it is.
     pub fn value(&self) -> F::View<'_> {
-        view_of::<F>(self.0.value())
+        view_of::<F>(self.guard.value())
     }
 }
 
 impl<F: Field> fmt::Debug for Found<'_, F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes", self.0.value().len())
+        write!(f, "{} bytes", self.guard.value().len())
     }
 }
 
-fn found<F: Field>(guard: AccessGuard<'_, Raw>) -> Found<'_, F> {
-    Found(guard, PhantomData)
+impl<T: Record> Found<'_, Packed<T>> {
+    /// The record, which is in the row of `key`.
+    pub fn record<K: Field>(&self, key: &Found<'_, K>) -> Result<T, Error> {
+        let record = self.value().unpack();
+        record.map_err(|_| Error::corrupt(self.table, key.value(), "does not decode"))
+    }
+}
+
+fn found<'r, F: Field>(guard: AccessGuard<'r, Raw>, table: &'r str) -> Found<'r, F> {
+    let field = PhantomData;
+    Found {
+        guard,
+        table,
+        field,
+    }
 }
 
 /// What can be read of a table, in a [`Snapshot`](super::Snapshot) or a [`Tx`](super::Tx).
@@ -125,7 +142,22 @@ pub trait Records<K: Field, T: Record>: Rows<K, Packed<T>> {
 impl<K: Field, T: Record, R: Rows<K, Packed<T>>> Records<K, T> for R {}
 
 /// The rows of a range, from both ends.
-pub struct Range<'r, K: Field, V: Field>(redb::Range<'r, Raw, Raw>, PhantomData<(K, V)>);
+pub struct Range<'r, K: Field, V: Field> {
+    rows: redb::Range<'r, Raw, Raw>,
+    table: &'r str,
+    types: PhantomData<(K, V)>,
+}
+
+impl<'r, K: Field, V: Field> Range<'r, K, V> {
+    fn new(rows: redb::Range<'r, Raw, Raw>, table: &'r str) -> Self {
+        let types = PhantomData;
+        Self { rows, table, types }
+    }
+
+    fn row(&self, (key, value): RawRow<'r>) -> Row<'r, K, V> {
+        (found(key, self.table), found(value, self.table))
+    }
+}
 
 /// A row: its key and its value.
 pub type Row<'r, K, V> = (Found<'r, K>, Found<'r, V>);
@@ -134,15 +166,15 @@ impl<'r, K: Field, V: Field> Iterator for Range<'r, K, V> {
     type Item = Result<Row<'r, K, V>, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let row = raw_next(&mut self.0)?;
-        Some(row.map(|(key, value)| (found(key), found(value))))
+        let row = raw_next(&mut self.rows)?;
+        Some(row.map(|row| self.row(row)))
     }
 }
 
 impl<K: Field, V: Field> DoubleEndedIterator for Range<'_, K, V> {
     fn next_back(&mut self) -> Option<Self::Item> {
-        let row = raw_next_back(&mut self.0)?;
-        Some(row.map(|(key, value)| (found(key), found(value))))
+        let row = raw_next_back(&mut self.rows)?;
+        Some(row.map(|row| self.row(row)))
     }
 }
 
@@ -168,14 +200,12 @@ impl<K: Field, V: Field> Rows<K, V> for SnapshotTable<'_, K, V> {
 
     fn get<'k>(&self, key: impl Borrow<K::View<'k>>) -> Result<Option<Found<'_, V>>, Error> {
         let row = raw_get(self.table, &bytes_of::<K>(key.borrow()))?;
-        Ok(row.map(found))
+        Ok(row.map(|value| found(value, self.name())))
     }
 
     fn within(&self, bounds: &Bounds<K>) -> Result<Range<'_, K, V>, Error> {
-        Ok(Range(
-            raw_range(self.table, bounds.as_slices())?,
-            PhantomData,
-        ))
+        let rows = raw_range(self.table, bounds.as_slices())?;
+        Ok(Range::new(rows, self.name()))
     }
 
     fn len(&self) -> Result<u64, Error> {
@@ -198,14 +228,12 @@ impl<K: Field, V: Field> Rows<K, V> for TxTable<'_, K, V> {
 
     fn get<'k>(&self, key: impl Borrow<K::View<'k>>) -> Result<Option<Found<'_, V>>, Error> {
         let row = raw_get(&self.table, &bytes_of::<K>(key.borrow()))?;
-        Ok(row.map(found))
+        Ok(row.map(|value| found(value, self.name())))
     }
 
     fn within(&self, bounds: &Bounds<K>) -> Result<Range<'_, K, V>, Error> {
-        Ok(Range(
-            raw_range(&self.table, bounds.as_slices())?,
-            PhantomData,
-        ))
+        let rows = raw_range(&self.table, bounds.as_slices())?;
+        Ok(Range::new(rows, self.name()))
     }
 
     fn len(&self) -> Result<u64, Error> {

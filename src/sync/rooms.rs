@@ -133,7 +133,7 @@ pub fn memberships(r: &impl Reader, user: UserNum) -> Result<Vec<(RoomNum, Membe
     let mut memberships = Vec::new();
     for row in r.memberships()?.prefix(user)? {
         let (key, member) = row?;
-        memberships.push((key.value().1, member.value().unpack()?));
+        memberships.push((key.value().1, member.record(&key)?));
     }
     Ok(memberships)
 }

@@ -148,7 +148,7 @@ pub fn changes_after(
     let rows = log.range(Position(after.0 + 1)..)?.take(limit);
     rows.map(|row| {
         let (position, change) = row?;
-        Ok((position.value(), change.value().unpack()?))
+        Ok((position.value(), change.record(&position)?))
     })
     .collect()
 }
@@ -166,7 +166,7 @@ pub fn changes_between(
     let log = reader.device_list_log()?;
     for row in log.range(Position(after.0 + 1)..=upto)? {
         let (position, change) = row?;
-        changes.push((position.value(), change.value().unpack()?));
+        changes.push((position.value(), change.record(&position)?));
     }
     Ok(changes)
 }

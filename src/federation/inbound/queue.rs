@@ -117,7 +117,7 @@ fn queued(r: &impl Reader, room: RoomNum) -> Result<BTreeMap<String, Waiting>, r
         if of_room != room {
             break;
         }
-        queued.insert(id.to_owned(), waiting.value().unpack()?);
+        queued.insert(id.to_owned(), waiting.record(&key)?);
     }
     Ok(queued)
 }

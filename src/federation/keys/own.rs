@@ -28,7 +28,7 @@ fn all(r: &impl Reader) -> Result<Vec<(ServerKey, Option<u64>)>, rooms::Error> {
     let mut keys = Vec::new();
     for row in r.signing_keys()?.range::<&str>(..)? {
         let (id, record) = row?;
-        let record: SigningKey = record.value().unpack()?;
+        let record: SigningKey = record.record(&id)?;
         let (_, version) = id.value().split_once(':').unwrap_or_default();
         let key = ServerKey::from_seed(record.seed, version)
             .map_err(|_| rooms::Error::corrupt("signing_keys", id.value(), "not an Ed25519 key"))?;

@@ -18,7 +18,7 @@ pub(super) fn load(r: &impl Reader, server: &ServerName) -> Result<KnownKeys, ro
     for row in r.remote_keys()?.prefix(server.as_str())? {
         let (key, record) = row?;
         let (_, id) = key.value();
-        known.insert(id.to_owned(), record.value().unpack()?);
+        known.insert(id.to_owned(), record.record(&key)?);
     }
     Ok(KnownKeys(known))
 }

@@ -42,9 +42,9 @@ pub fn after(
 ) -> Result<Vec<OutgoingEvent>, rooms::Error> {
     let mut events = Vec::new();
     for row in r.outgoing()?.range(Position(from.0 + 1)..)?.take(max) {
-        let (position, row) = row?;
-        let position = position.value();
-        let Some(row) = skip_corrupt(position, row.value().unpack())? else {
+        let (key, row) = row?;
+        let position = key.value();
+        let Some(row) = skip_corrupt(position, row.record(&key))? else {
             events.push(OutgoingEvent {
                 position,
                 event: EventNum::MIN,
@@ -103,12 +103,12 @@ pub fn for_server(
     let mut events = Vec::new();
     let room_servers = r.room_servers()?;
     for (read, row) in r.outgoing()?.range(from..)?.enumerate() {
-        let (position, row) = row?;
-        let position = position.value();
+        let (key, row) = row?;
+        let position = key.value();
         if read == max {
             return Ok((events, Some(position)));
         }
-        let Some(row) = skip_corrupt(position, row.value().unpack())? else {
+        let Some(row) = skip_corrupt(position, row.record(&key))? else {
             continue;
         };
         let is_addressed = row.also.contains(&server) || room_servers.has((row.room, server))?;

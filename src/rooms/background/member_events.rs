@@ -57,7 +57,7 @@ pub(in crate::rooms) fn run_batch(
         .take(batch::MAX_ROWS + 1)
         .map(|row| {
             let (key, member) = row?;
-            Ok((key.value().1, member.value().unpack()?.membership))
+            Ok((key.value().1, member.record(&key)?.membership))
         })
         .collect::<Result<Vec<_>, Error>>()?;
     drop(rows);

@@ -346,7 +346,7 @@ fn close_gaps(tx: &Tx, room: RoomNum, stretch: &Chunk) -> Result<(), Error> {
     let mut changed = Vec::new();
     for row in gaps.range((room, Place::MIN)..=(room, Place::MAX))? {
         let (key, gap) = row?;
-        let mut gap: Gap = gap.value().unpack()?;
+        let mut gap: Gap = gap.record(&key)?;
         let before = gap.missing.len();
         gap.missing.retain(|id| !here.contains(id.as_str()));
         if gap.missing.len() < before {

@@ -102,7 +102,7 @@ fn forget(tx: &Tx, device: DeviceNum, key: &str, now_ms: u64) -> Result<(), Erro
             if of != device {
                 break;
             }
-            if made.value().unpack()?.ts.saturating_add(REMEMBERED_MS) < now_ms {
+            if made.record(&row_key)?.ts.saturating_add(REMEMBERED_MS) < now_ms {
                 old.push(name.to_owned());
             }
         }

@@ -39,7 +39,7 @@ fn is_new_to_a_server(r: &impl Reader, room: RoomNum, user: UserNum) -> Result<b
             let other = key.value().1;
             if other != room
                 && servers.has((other, server))?
-                && row.value().unpack()?.membership == Membership::Join
+                && row.record(&key)?.membership == Membership::Join
             {
                 continue 'servers;
             }

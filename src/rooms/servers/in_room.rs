@@ -48,7 +48,7 @@ pub fn sharing_rooms(r: &impl Reader, user: UserNum) -> Result<BTreeSet<ServerNu
     let mut servers = BTreeSet::new();
     for row in r.memberships()?.prefix(user)? {
         let (key, row) = row?;
-        if row.value().unpack()?.membership == Membership::Join {
+        if row.record(&key)?.membership == Membership::Join {
             servers.extend(of_room(r, key.value().1)?);
         }
     }

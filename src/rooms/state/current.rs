@@ -235,7 +235,7 @@ pub fn joined(r: &impl Reader, user: UserNum) -> Result<Vec<OwnedRoomId>, Error>
         .range((user, RoomNum::MIN)..=(user, RoomNum::MAX))?
     {
         let (key, member) = row?;
-        if member.value().unpack()?.membership == Membership::Join {
+        if member.record(&key)?.membership == Membership::Join {
             joined.push(room::id(r, key.value().1)?);
         }
     }
@@ -276,7 +276,7 @@ pub fn sharing_rooms(r: &impl Reader, user: UserNum) -> Result<BTreeSet<UserNum>
         .range((user, RoomNum::MIN)..=(user, RoomNum::MAX))?
     {
         let (key, row) = row?;
-        if row.value().unpack()?.membership == Membership::Join {
+        if row.record(&key)?.membership == Membership::Join {
             let members = local_members(r, key.value().1)?.into_iter();
             sharing.extend(
                 members
@@ -325,7 +325,7 @@ pub fn sharing_rooms_within(
             return Ok(None);
         }
         let (key, row) = row?;
-        if row.value().unpack()?.membership == Membership::Join {
+        if row.record(&key)?.membership == Membership::Join {
             rooms.push(key.value().1);
         }
     }
@@ -375,7 +375,7 @@ pub fn share_a_room(r: &impl Reader, one: UserNum, other: &UserId) -> Result<boo
         .range((one, RoomNum::MIN)..=(one, RoomNum::MAX))?
     {
         let (key, row) = row?;
-        if row.value().unpack()?.membership != Membership::Join {
+        if row.record(&key)?.membership != Membership::Join {
             continue;
         }
         if membership(r, key.value().1, other)? == Membership::Join {

@@ -44,8 +44,7 @@ pub fn gap_of(r: &impl Reader, room: RoomNum, id: &EventId) -> Result<Option<Pla
     for row in r.gaps()?.prefix(room)? {
         let (key, gap) = row?;
         if gap
-            .value()
-            .unpack()?
+            .record(&key)?
             .missing
             .iter()
             .any(|missing| missing == id.as_str())
@@ -60,7 +59,7 @@ type Entry<'r> = Row<'r, (RoomNum, Place), Packed<TimelineRow>>;
 
 fn unpack(row: Result<Entry<'_>, store::Error>) -> Result<(Place, TimelineRow), Error> {
     let (key, row) = row?;
-    Ok((key.value().1, row.value().unpack()?))
+    Ok((key.value().1, row.record(&key)?))
 }
 
 /// The last place of the room's timeline at `position`; `None` if the timeline was empty then. A binary

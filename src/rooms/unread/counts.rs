@@ -110,7 +110,7 @@ fn thread_total(
     let totals = r.thread_timeline()?;
     let mut rows = totals.prefix_range((room, root), ..=place)?;
     Ok(match rows.next_back().transpose()? {
-        Some((_, counts)) => counts.value().unpack()?,
+        Some((key, counts)) => counts.record(&key)?,
         None => Counts::default(),
     })
 }
@@ -175,7 +175,7 @@ pub(in crate::rooms) fn notified(
     let differences = r.notified()?;
     let mut rows = differences.prefix_range((room, user, root), ..=upto)?;
     Ok(match rows.next_back().transpose()? {
-        Some((_, notified)) => notified.value().unpack()?,
+        Some((key, notified)) => notified.record(&key)?,
         None => Notified::default(),
     })
 }

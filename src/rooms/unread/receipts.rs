@@ -192,7 +192,7 @@ pub fn of_user(
     let table = r.receipts()?;
     let rows = table.prefix((room, user))?.map(|row| {
         let (key, receipt) = row?;
-        Ok((ReceiptKey::parse(key.value().2), receipt.value().unpack()?))
+        Ok((ReceiptKey::parse(key.value().2), receipt.record(&key)?))
     });
     rows.collect()
 }

@@ -54,7 +54,7 @@ pub fn all_in(
             all.push(Changed {
                 room,
                 kind: kind.to_owned(),
-                data: data.value().unpack()?,
+                data: data.record(&key)?,
             });
         }
     }

@@ -18,7 +18,7 @@ pub fn all(
     let mut devices = Vec::new();
     for row in reader.devices()?.prefix(user)? {
         let (key, device) = row?;
-        devices.push((key.value().1.into(), device.value().unpack()?));
+        devices.push((key.value().1.into(), device.record(&key)?));
     }
     Ok(devices)
 }

@@ -28,7 +28,7 @@ fn latest(r: &impl Reader, user: UserNum) -> Result<Option<(u32, Backup)>, store
         None => Ok(None),
         Some(row) => {
             let (key, backup) = row?;
-            Ok(Some((key.value().1, backup.value().unpack()?)))
+            Ok(Some((key.value().1, backup.record(&key)?)))
         }
     }
 }
@@ -61,7 +61,8 @@ pub(super) fn load_latest(tx: &Tx, user: UserNum, version: &str) -> Result<(u32,
 pub(super) fn key_count(r: &impl Reader, user: UserNum) -> Result<u32, store::Error> {
     let mut count: u32 = 0;
     for row in r.backups()?.prefix(user)? {
-        count = count.saturating_add(row?.1.value().unpack()?.count);
+        let (key, backup) = row?;
+        count = count.saturating_add(backup.record(&key)?.count);
     }
     Ok(count)
 }

@@ -151,7 +151,7 @@ pub fn claim(
         .prefix((device, algorithm))?
         .next()
         .transpose()?
-        .map(|(key, row)| Ok::<_, store::Error>((key.value().2, row.value().unpack()?)))
+        .map(|(key, row)| Ok::<_, store::Error>((key.value().2, row.record(&key)?)))
         .transpose()?;
     if let Some((order, key)) = first {
         tx.one_time_keys()?.remove((device, algorithm, order))?;
@@ -198,7 +198,7 @@ pub fn counts(r: &impl Reader, device: DeviceNum) -> Result<KeyCounts, store::Er
     }
     for row in r.fallback_keys()?.prefix(device)? {
         let (key, row) = row?;
-        if !row.value().unpack()?.used {
+        if !row.record(&key)?.used {
             counts.unused_fallback.push(key.value().1.to_owned());
         }
     }
@@ -217,7 +217,11 @@ pub(super) fn remove_all(tx: &Tx, device: DeviceNum) -> Result<(), store::Error>
 fn all(r: &impl Reader, device: DeviceNum) -> Result<Vec<OneTimeKey>, store::Error> {
     let table = r.one_time_keys()?;
     let rows = table.prefix(device)?;
-    rows.map(|row| row?.1.value().unpack()).collect()
+    rows.map(|row| {
+        let (key, one_time_key) = row?;
+        one_time_key.record(&key)
+    })
+    .collect()
 }
 
 type Hash = [u8; 32];

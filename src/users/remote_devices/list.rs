@@ -47,7 +47,7 @@ pub fn load(r: &impl Reader, user: &UserId) -> Result<Option<DeviceList>, store:
     let mut devices = BTreeMap::new();
     for row in r.remote_devices()?.prefix(num)? {
         let (key, device) = row?;
-        let device: RemoteDevice = device.value().unpack()?;
+        let device: RemoteDevice = device.record(&key)?;
         let device = Device {
             display_name: device.display_name,
             keys: device.keys.map(|keys| raw(num, keys)).transpose()?,
@@ -124,7 +124,7 @@ pub fn stale_users(r: &impl Reader, limit: usize) -> Result<Vec<UserNum>, store:
     let (table, mut stale) = (r.remote_device_lists()?, Vec::new());
     for row in table.all()? {
         let (user, list) = row?;
-        if list.value().unpack()?.is_stale {
+        if list.record(&user)?.is_stale {
             stale.push(user.value());
         }
         if stale.len() >= limit {

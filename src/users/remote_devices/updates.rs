@@ -134,7 +134,7 @@ fn put(tx: &Tx, user: UserNum, id: &str, device: &RemoteDevice) -> Result<(), st
         let other_id = key.value().1;
         if other_id != id {
             others += 1;
-            bytes += device_bytes(other_id, &other.value().unpack()?);
+            bytes += device_bytes(other_id, &other.record(&key)?);
         }
     }
     if others < MAX_DEVICES && bytes <= MAX_LIST_BYTES {

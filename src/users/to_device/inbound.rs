@@ -209,7 +209,7 @@ pub fn pending(
         .prefix_range(device, Position(after.0 + 1)..=upto)?
     {
         let (key, message) = row?;
-        let json = message.value().unpack()?.json;
+        let json = message.record(&key)?.json;
         bytes += json.len();
         if messages.len() == MAX_SYNC_MESSAGES || !messages.is_empty() && bytes > MAX_SYNC_BYTES {
             return Ok(PendingMessages {

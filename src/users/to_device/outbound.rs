@@ -62,7 +62,7 @@ pub fn outbound(
     let (mut contents, mut bytes, mut last) = (Vec::new(), 0, None);
     for row in r.outbound_to_device()?.prefix(server)?.take(limit) {
         let (key, message) = row?;
-        let content = message.value().unpack();
+        let content = message.record(&key);
         let content =
             content.and_then(|row| parse_stored(row.json, "outbound_to_device", key.value()));
         let content = match content {

@@ -31,9 +31,9 @@ pub(super) fn next_slot<K: store::Field>(
             queue_units: units(json),
         });
     };
-    let first = first.1.value().unpack()?;
+    let first = first.1.record(&first.0)?;
     let (begin, last) = match rows.next_back().transpose()? {
-        Some(last) => (first.index, last.1.value().unpack()?),
+        Some(last) => (first.index, last.1.record(&last.0)?),
         None => (first.index, first),
     };
     let index = last.index.saturating_add(units(&last.json));

@@ -19,7 +19,7 @@ pub fn put(tx: &Tx, name: &ServerName, resolved: &ResolvedServer) -> Result<(), 
         let mut all = Vec::new();
         for row in table.all()? {
             let (name, row) = row?;
-            all.push((row.value().unpack()?.until_ts, name.value().to_owned()));
+            all.push((row.record(&name)?.until_ts, name.value().to_owned()));
         }
         all.sort_unstable();
         for (_, name) in all.into_iter().take(REMOVED) {
