@@ -77,6 +77,7 @@ async def malicious(ctx):
             malformed_transactions(attack),
         )
         await ctx.run_all(requests(attack), invites(attack), replayed_join(attack))
+        await events_from_outside(attack)
         await ctx.run_all(faulty_responses(attack), faulty_joins(attack))
         with ctx.check("in the end the witness has the same state, and the history contains no lie"):
             await ctx.wait_for_same_state(attack.room.id)
@@ -262,6 +263,24 @@ def authorized_join(room, user, authorizer):
     """A join of a public room for which the server of `authorizer` must not sign."""
     content = {"membership": "join", "displayname": LIE, "join_authorised_via_users_server": authorizer}
     return room.build(MEMBER, content, user, sender=user)
+
+
+async def events_from_outside(attack):
+    """mallory sends events with unknown prev_events to a room that mallory is not in."""
+    liar, host = attack.liar, attack.host
+    with attack.check("events of a server that is not in their room are neither queued nor completed"):
+        room = LiarRoom(liar, attack.ctx.version, attack.secret)
+        unknown = {"prev_events": ["$" + "a" * 43], "auth_events": ["$" + "b" * 43]}
+        events = [room.build_text(LIE, **unknown) for _ in range(50)]
+        asked = [name for name in liar.request_log if name in ("event", "get_missing_events", "state_ids")]
+        for _ in range(2):
+            status, response = await liar.send(attack.target, events)
+            assert status == 200, response
+        await host.send_text(attack.secret, "members are heard")
+        await attack.run()
+        now_asked = [name for name in liar.request_log if name in ("event", "get_missing_events", "state_ids")]
+        if "refusal of events from outside" not in host.server.unsupported:
+            assert now_asked == asked, now_asked[len(asked) :]
 
 
 async def replayed_join(attack):

@@ -8,6 +8,7 @@
 //! - An event that its origin does not supply is dropped soon. It stays longer if its origin cannot be
 //!   reached.
 //! - One round spends limited time on the failures of one origin.
+//! - An event that cannot be processed because of a corrupt row or a panic is dropped.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -34,7 +35,7 @@ use crate::{
     executor::Executor,
     protocol::{Pdu, receive::Received},
     rooms,
-    store::{Reader, RoomNum, Rows, Store, Tx, records::Waiting},
+    store::{self, Reader, RoomNum, Rows, Store, Tx, records::Waiting},
 };
 
 /// An event that does not fit is fetched again when a later event refers to it.
@@ -108,16 +109,21 @@ fn make_space(tx: &Tx, room: RoomNum, origin: &str) -> Result<(), rooms::Error> 
     Ok(())
 }
 
-/// The queued events of a room by event id.
+/// The queued events of a room by event id. A corrupt row is an empty record, which is dropped when it
+/// is processed.
 fn queued(r: &impl Reader, room: RoomNum) -> Result<BTreeMap<String, Waiting>, rooms::Error> {
     let mut queued = BTreeMap::new();
-    for row in r.waiting()?.range((room, "")..)? {
+    for row in r.waiting()?.prefix(room)? {
         let (key, waiting) = row?;
-        let (of_room, id) = key.value();
-        if of_room != room {
-            break;
-        }
-        queued.insert(id.to_owned(), waiting.record(&key)?);
+        let id = key.value().1;
+        let waiting = waiting.record(&key).unwrap_or_else(|error| {
+            log::error!("dropped event {id} from a queue: {error}");
+            Waiting {
+                origin: String::new(),
+                json: Vec::new(),
+            }
+        });
+        queued.insert(id.to_owned(), waiting);
     }
     Ok(queued)
 }
@@ -210,9 +216,10 @@ async fn process_queue<S: EventSource>(
             Ok(_) => drop_timed_out(receiver.store(), room, &mut failures).await,
             Err(error) => Err(error),
         };
-        if let Err(error) = result {
-            log::error!("cannot process queued events of other servers until the next: {error}");
-            return;
+        match result {
+            Ok(()) => {}
+            Err(Error::Rooms(rooms::Error::Store(store::Error::Closed))) => return,
+            Err(error) => log::error!("queued events of a room wait for another attempt: {error}"),
         }
         let backoff = async {
             Timer::after(MIN_BACKOFF * 2_u32.pow(doublings)).await;
@@ -303,7 +310,16 @@ async fn attempt_all<S: EventSource>(
                 dequeue(store, num, id.as_str()).await?;
                 round.progress = true;
             }
-            Err(Error::Rooms(rooms::Error::Store(error))) => return Err(error.into()),
+            Err(Error::Rooms(rooms::Error::Store(error))) => {
+                if !concerns_one_event(&error) {
+                    return Err(error.into());
+                }
+                let room = &room.id;
+                log::error!(
+                    "dropped event {id} of room {room}, which cannot be processed: {error}"
+                );
+                dequeue(store, num, id.as_str()).await?;
+            }
             Err(error @ Error::Rooms(rooms::Error::Invalid(_))) => {
                 log::debug!("dropped event {id} of room {}: {error}", room.id);
                 dequeue(store, num, id.as_str()).await?;
@@ -317,6 +333,14 @@ async fn attempt_all<S: EventSource>(
         }
     }
     Ok(round)
+}
+
+/// Whether other events can be processed after `error`.
+fn concerns_one_event(error: &store::Error) -> bool {
+    matches!(
+        error,
+        store::Error::Corrupt(_) | store::Error::NotSerializable(_) | store::Error::Panicked
+    )
 }
 
 fn parse(room: &Room, id: &str, row: &Waiting) -> Option<(OwnedServerName, Received)> {
@@ -370,11 +394,9 @@ mod tests {
         let mut failures = HashMap::new();
         Failure::record(&mut failures, id.clone(), &Error::Fetch(error));
         let failure = failures.get_mut(&id).unwrap();
-        for time in [Some(&mut failure.first), failure.first_unavailable.as_mut()] {
-            if let Some(time) = time {
-                *time = Instant::now().checked_sub(ago).unwrap();
-            }
-        }
+        let then = Instant::now().checked_sub(ago).unwrap();
+        failure.first = then;
+        failure.first_unavailable = failure.first_unavailable.map(|_| then);
         Failure::record(&mut failures, id.clone(), &Error::Fetch(error));
         failures[&id].is_timed_out()
     }

@@ -287,7 +287,7 @@ impl Server<'_> {
     fn queued(&self) -> usize {
         let rows = self
             .store
-            .read(|s| Ok::<_, rooms::Error>(s.waiting()?.range((RoomNum::MIN, "")..)?.count()));
+            .read(|s| Ok::<_, rooms::Error>(s.waiting()?.prefix(self.room)?.count()));
         rows.expect("a read")
     }
 

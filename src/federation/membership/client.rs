@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashSet,
+    fmt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -61,6 +62,13 @@ pub(super) struct MembershipRequest {
     pub(super) membership: MembershipState,
 }
 
+impl fmt::Display for MembershipRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (user, room, membership) = (&self.actor.id, &self.room, &self.membership);
+        write!(f, "membership {membership} of {user} in room {room}")
+    }
+}
+
 impl MembershipClient {
     pub(in crate::federation) fn new(
         store: &Store,
@@ -112,14 +120,14 @@ impl MembershipClient {
     /// informative error.
     pub(super) async fn try_servers<F>(
         &self,
-        room: &RoomId,
+        request: &MembershipRequest,
         servers: Vec<OwnedServerName>,
         attempt: impl Fn(OwnedServerName) -> F,
     ) -> Result<(), Error>
     where
         F: Future<Output = Result<(), Error>>,
     {
-        let _room_lock = self.0.room_locks.of(room).await;
+        let _room_lock = self.0.room_locks.of(&request.room).await;
         let mut failure = Error::Rooms(rooms::Error::UnknownRoom);
         let mut seen = HashSet::new();
         let others = servers
@@ -130,7 +138,7 @@ impl MembershipClient {
                 Ok(()) => return Ok(()),
                 Err(error @ Error::Rooms(rooms::Error::Store(_))) => return Err(error),
                 Err(error) => {
-                    log::info!("membership change in room {room} through {server}: {error}");
+                    log::info!("{request}: {server} failed, the next server is tried: {error}");
                     // A Matrix error code tells more than a failed connection.
                     let has_code = matches!(&failure, Error::Peer(error) if error.kind().is_some());
                     if !has_code {

@@ -96,7 +96,7 @@ impl MembershipClient {
         };
         let join = async move {
             let attempt = |server| client.join_via(&request, server);
-            client.try_servers(&request.room, servers, attempt).await
+            client.try_servers(&request, servers, attempt).await
         };
         self.run_to_completion(join).await
     }
@@ -221,7 +221,10 @@ impl MembershipClient {
         let client = &self.0.client;
         let body = client.download(server, request, file, STATE_LIMITS).await?;
         let read = move |_: &_| Ok(StateResponse::read(body, &directory, rules)?);
-        self.0.store.scan("the state of a joined room", read).await
+        self.0
+            .store
+            .scan_in_background("the state of a joined room", read)
+            .await
     }
 
     /// The join event with the signature of the resident server, where the join needs that one
@@ -264,7 +267,11 @@ impl MembershipClient {
             let batch = batch.to_vec();
             let read = move |_: &_| Ok::<_, Error>((response.events(&batch)?, response));
             let pdus;
-            (pdus, response) = self.0.store.scan("events of a joined room", read).await?;
+            (pdus, response) = self
+                .0
+                .store
+                .scan_in_background("events of a joined room", read)
+                .await?;
             let mut verified: Vec<_> = verify(&self.0.source, room.id, room.rules, pdus)
                 .await
                 .into_iter()
@@ -278,14 +285,21 @@ impl MembershipClient {
                 }
                 Ok::<_, Error>(state)
             };
-            state = self.0.store.scan("events of a joined room", add).await?;
+            state = self
+                .0
+                .store
+                .scan_in_background("events of a joined room", add)
+                .await?;
         }
         let (version, join) = (room.version.clone(), join.clone());
         let check = move |s: &_| {
             state.check_join(s, &version, &join)?;
             Ok::<_, Error>(state)
         };
-        self.0.store.scan("the state of a joined room", check).await
+        self.0
+            .store
+            .scan_in_background("the state of a joined room", check)
+            .await
     }
 
     /// Adds auth events that the response refers to but lacks. An event whose auth events stay missing
@@ -345,18 +359,20 @@ impl MembershipClient {
                 Ok::<_, Error>((events.collect::<Result<Vec<_>, _>>()?, state))
             };
             let events;
-            (events, state) = store.scan("events of a joined room", read).await?;
+            (events, state) = store
+                .scan_in_background("events of a joined room", read)
+                .await?;
             let rules = room.rules;
             let job = move |tx: &Tx| {
                 for event in &events {
-                    outlier::store(tx, num, rules, event)?;
+                    outlier::store_authorized(tx, num, rules, event)?;
                 }
                 Ok::<_, rooms::Error>(())
             };
             store.write(job).await?;
         }
         let ids = state.state_ids();
-        let diff = store.scan("the state of a joined room", move |s| {
+        let diff = store.scan_in_background("the state of a joined room", move |s| {
             let mut nums: Vec<EventNum> = Vec::new();
             for id in &ids {
                 nums.extend(event::num_in(s, num, id)?);

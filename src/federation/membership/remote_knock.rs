@@ -38,7 +38,7 @@ impl MembershipClient {
         };
         let knock = async move {
             let attempt = |server| client.knock_via(&request, server);
-            client.try_servers(&request.room, servers, attempt).await
+            client.try_servers(&request, servers, attempt).await
         };
         self.run_to_completion(knock).await
     }

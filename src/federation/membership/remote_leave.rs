@@ -82,16 +82,15 @@ impl MembershipClient {
         request: &MembershipRequest,
         left: &LeaveTarget,
     ) -> Result<(), Error> {
-        let (user, room) = (&request.actor.id, &request.room);
         let attempt = |server| self.leave_via(request, left, server);
-        let attempts = self.try_servers(room, left.servers.clone(), attempt);
+        let attempts = self.try_servers(request, left.servers.clone(), attempt);
         let reason = match with_timeout(LEAVE_TIMEOUT, attempts).await {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(Error::Rooms(error @ rooms::Error::Store(_)))) => return Err(error.into()),
             Ok(Err(error)) => error.to_string(),
             Err(_) => "no server answers".to_owned(),
         };
-        log::info!("{user} leaves room {room}, but no other server knows it: {reason}");
+        log::info!("{request}: it is only local, since no other server accepts it: {reason}");
         // Step 3.
         let draft = self.draft(request).await?;
         let mut auth_events = left.event.auth_events().to_vec();

@@ -36,6 +36,28 @@ pub fn store(
     insert(tx, room, received, (status, &auth))
 }
 
+/// As [`store`], for an event that was authorized already: [`Pdu::rejected`] has the result.
+///
+/// [`Pdu::rejected`]: crate::protocol::Pdu::rejected
+pub fn store_authorized(
+    tx: &Tx,
+    room: RoomNum,
+    rules: &RoomVersionRules,
+    received: &Received,
+) -> Result<EventNum, Error> {
+    let pdu = &received.pdu;
+    if let Some((num, _)) = receive::here(tx, room, pdu.event_id())? {
+        return Ok(num);
+    }
+    let auth = receive::auth_events(tx, room, rules, pdu)?;
+    let status = if pdu.rejected() {
+        Status::RejectedOutlier
+    } else {
+        Status::Outlier
+    };
+    insert(tx, room, received, (status, &auth))
+}
+
 /// Stores an event that came alone: of what it names nothing is here.
 pub fn store_out_of_band(tx: &Tx, room: RoomNum, received: &Received) -> Result<EventNum, Error> {
     match event::num_in(tx, room, received.pdu.event_id())? {
