@@ -1,9 +1,9 @@
-//! Whether an event is allowed.
+//! Whether the authorization rules of a room version allow an event.
 //!
-//! Reads are the caller's closures; what fails in them comes back as [`AuthError::Read`], never as
-//! a verdict.
+//! The caller's closures read events. An error in them is returned as [`AuthError::Read`]; it is
+//! never taken for a verdict.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{cell::RefCell, collections::HashMap, sync::Arc};
 
 use ruma::{
     EventId, OwnedEventId,
@@ -17,26 +17,25 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use super::{build::EventDraft, first_error::FirstError, format::FormatError, pdu::Pdu};
 
-/// Why there is no permission.
+/// Why an event is not known to be allowed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AuthError<E> {
     /// The rules do not allow the event, for this reason.
     #[error("{0}")]
     Rejected(String),
-    /// The state could not be read; nothing is known about the event.
+    /// An event could not be read, so there is no verdict.
     #[error("{0}")]
     Read(E),
 }
 
-/// The keys of the state that an event rests on: those of them that are set in the room before it
-/// are its `auth_events`.
+/// The (type, state key) pairs whose events in the state before an event are its `auth_events`.
 ///
 /// Source: server-server API, "Auth events selection".
 pub fn auth_types(
     draft: &EventDraft,
     rules: &RoomVersionRules,
 ) -> Result<Vec<(StateEventType, String)>, FormatError> {
-    // Of the content only that of a membership is looked at.
+    // Only the content of member events matters.
     let content = if draft.event_type == TimelineEventType::RoomMember {
         to_raw_value(&draft.content).map_err(super::format::not_canonical)?
     } else {
@@ -52,11 +51,15 @@ pub fn auth_types(
     .map_err(FormatError::Malformed)
 }
 
-/// Checks a received event by the events that it names as its authority: they are the right ones,
-/// none is rejected, and as a state they allow it. A failure means that the event is rejected.
+/// A (type, state key) that a check asked a state for, and the event that it got.
+pub type StateRead = ((StateEventType, String), Option<Arc<Pdu>>);
+
+/// Checks an event by its `auth_events`: they are the right ones, none is rejected, and as a state
+/// they allow the event. If not, the event is rejected. Returns what the check read of that state:
+/// any state with the same entries allows the event too.
 ///
-/// `fetch` finds an event of the same room; `Ok(None)` if it is not here. The caller fetches what
-/// is missing before it asks.
+/// `fetch` finds an event of the same room; `Ok(None)` if it is not here. The caller fetches
+/// missing auth events first.
 ///
 /// Source: server-server API, "Checks performed on receipt of a PDU", 4; room versions,
 /// "Authorization rules".
@@ -64,22 +67,26 @@ pub fn check_by_auth_events<E>(
     pdu: &Pdu,
     rules: &RoomVersionRules,
     fetch: impl Fn(&EventId) -> Result<Option<Arc<Pdu>>, E>,
-) -> Result<(), AuthError<E>> {
+) -> Result<Vec<StateRead>, AuthError<E>> {
     let first_error = FirstError::new();
     let fetch: &dyn Fn(&EventId) -> Option<Arc<Pdu>> = &|id| first_error.read(|| fetch(id));
+    let reads = RefCell::default();
     let verdict =
         check_state_independent_auth_rules(&rules.authorization, pdu, fetch).and_then(|()| {
-            let state = authorities(pdu, rules, fetch);
-            check_by(pdu, rules, &|kind, key| {
-                state.get(&(kind.clone(), key.to_owned())).cloned()
+            let state = state_of_auth_events(pdu, rules, fetch);
+            check_state_dependent(pdu, rules, &|kind, key| {
+                let event = state.get(&(kind.clone(), key.to_owned())).cloned();
+                record(&reads, kind, key, event)
             })
         });
-    finish(first_error, verdict)
+    finish(first_error, verdict)?;
+    Ok(reads.into_inner())
 }
 
 /// Checks an event by a state of its room: the state before it, and the room's current state.
+/// Returns what the check read of the state.
 ///
-/// `fetch_state` finds what is set under a key; `Ok(None)` if nothing is.
+/// `fetch_state` finds the event under a (type, state key); `Ok(None)` if there is none.
 ///
 /// Source: server-server API, "Checks performed on receipt of a PDU", 5 and 6; room versions,
 /// "Authorization rules".
@@ -87,16 +94,30 @@ pub fn check_by_state<E>(
     pdu: &Pdu,
     rules: &RoomVersionRules,
     fetch_state: impl Fn(&StateEventType, &str) -> Result<Option<Arc<Pdu>>, E>,
-) -> Result<(), AuthError<E>> {
+) -> Result<Vec<StateRead>, AuthError<E>> {
     let first_error = FirstError::new();
-    let verdict = check_by(pdu, rules, &|kind, key| {
-        first_error.read(|| fetch_state(kind, key))
+    let reads = RefCell::default();
+    let verdict = check_state_dependent(pdu, rules, &|kind, key| {
+        let event = first_error.read(|| fetch_state(kind, key));
+        record(&reads, kind, key, event)
     });
-    finish(first_error, verdict)
+    finish(first_error, verdict)?;
+    Ok(reads.into_inner())
 }
 
-/// The id of the create event that a room's id is made of, since room version 12: it authorizes
-/// every event of the room without being named.
+fn record(
+    reads: &RefCell<Vec<StateRead>>,
+    kind: &StateEventType,
+    key: &str,
+    event: Option<Arc<Pdu>>,
+) -> Option<Arc<Pdu>> {
+    let key = (kind.clone(), key.to_owned());
+    reads.borrow_mut().push((key, event.clone()));
+    event
+}
+
+/// The id of the room's create event, which since room version 12 is made of the room id. It
+/// authorizes every event of the room although it is not among the auth events.
 pub fn create_event(pdu: &Pdu, rules: &RoomVersionRules) -> Option<OwnedEventId> {
     rules
         .authorization
@@ -104,8 +125,9 @@ pub fn create_event(pdu: &Pdu, rules: &RoomVersionRules) -> Option<OwnedEventId>
         .then(|| OwnedEventId::try_from(format!("${}", pdu.room_id().strip_sigil())).ok())?
 }
 
-/// The auth events as a state. Since room version 12 the create event is one without being named.
-fn authorities(
+/// The auth events as a state. Since room version 12 it includes the create event, which is not
+/// among the auth events.
+fn state_of_auth_events(
     pdu: &Pdu,
     rules: &RoomVersionRules,
     fetch: &dyn Fn(&EventId) -> Option<Arc<Pdu>>,
@@ -120,9 +142,8 @@ fn authorities(
     .collect()
 }
 
-/// The rules that depend on a state. ruma's code for them is in the program once for each type of
-/// closure, so it gets one type.
-fn check_by(
+/// ruma's function is compiled once for each type of closure, so it gets one type.
+fn check_state_dependent(
     pdu: &Pdu,
     rules: &RoomVersionRules,
     fetch_state: &dyn Fn(&StateEventType, &str) -> Option<Arc<Pdu>>,
@@ -218,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_without_the_create_event_among_its_authorities_is_rejected_until_version_11() {
+    fn an_event_without_the_create_event_in_auth_events_is_rejected_until_version_11() {
         for version in versions::SUPPORTED {
             let mut room = room(&version);
             let mut cited = (*last_state(&room)).clone();
@@ -232,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_checked_by_what_it_cites_and_by_the_state_before_it() {
+    fn an_event_is_checked_by_its_auth_events_and_by_the_state_before_it() {
         let mut room = room(&V12);
         let before_ban = last_state(&room);
         room.then(Action::member(ALICE, BOB, "ban"));
@@ -247,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rejected_event_authorizes_nothing() {
+    fn an_event_with_a_rejected_auth_event_is_rejected() {
         let mut room = room(&V12);
         let before = last_state(&room);
         let levels = json!({ "users": { BOB: 100 } });
@@ -264,17 +285,17 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_read_is_no_verdict() {
+    fn a_failed_read_is_returned_as_an_error() {
         let room = room(&V12);
         let pdu = &room.events.last().unwrap().pdu;
-        let failed = check_by_state(pdu, room.rules, |_, _| Err("disk"));
+        let failed = check_by_state(pdu, room.rules, |_, _| Err("disk")).map(drop);
         assert_eq!(failed, Err(AuthError::Read("disk")));
-        let failed = check_by_auth_events(pdu, room.rules, |_| Err("disk"));
+        let failed = check_by_auth_events(pdu, room.rules, |_| Err("disk")).map(drop);
         assert_eq!(failed, Err(AuthError::Read("disk")));
     }
 
     #[test]
-    fn a_membership_rests_on_more_than_a_message() {
+    fn auth_types_of_a_member_event_include_join_rules_and_target() {
         let types = |version: RoomVersionId, event_type: &str, content| {
             let draft = EventDraft {
                 room_id: None,

@@ -223,10 +223,22 @@ impl History {
             let index = state.get(&(kind.clone(), key.to_owned()));
             Ok(index.map(|index| self.events[*index].pdu.clone()))
         })
+        .map(drop)
     }
 
     /// Builds an event without appending it.
     pub fn build(&mut self, prev: &[Index], cited: &State, action: Action) -> BuiltEvent {
+        self.build_missing(prev, &[], cited, action)
+    }
+
+    /// Builds an event of which some prev_events are not in the history.
+    pub fn build_missing(
+        &mut self,
+        prev: &[Index],
+        missing: &[OwnedEventId],
+        cited: &State,
+        action: Action,
+    ) -> BuiltEvent {
         let draft = self.draft(action);
         let auth_events = auth_types(&draft, self.rules)
             .expect("well-formed")
@@ -237,7 +249,10 @@ impl History {
         let prev = prev.iter().map(|index| &self.events[*index].pdu);
         let place = EventPlace {
             depth: prev.clone().map(|pdu| pdu.depth() + 1).max().unwrap_or(1),
-            prev_events: prev.map(|pdu| pdu.event_id().to_owned()).collect(),
+            prev_events: prev
+                .map(|pdu| pdu.event_id().to_owned())
+                .chain(missing.iter().cloned())
+                .collect(),
             auth_events,
             origin_server_ts: self.timestamp(),
         };
@@ -274,7 +289,14 @@ impl History {
         MilliSecondsSinceUnixEpoch(UInt::from(1_000_000 + (count / 4) * 4 - (count % 3)))
     }
 
-    fn push(&mut self, prev: &[Index], state: Arc<State>, built: BuiltEvent, ok: bool) -> Index {
+    /// Appends a built event, before which the state is `state`; rejected if it is not `ok`.
+    pub fn push(
+        &mut self,
+        prev: &[Index],
+        state: Arc<State>,
+        built: BuiltEvent,
+        ok: bool,
+    ) -> Index {
         let index = self.events.len();
         let mut pdu = built.pdu;
         let mut state_after = state.clone();

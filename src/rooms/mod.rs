@@ -21,6 +21,7 @@ pub mod membership;
 pub mod room;
 pub mod servers;
 pub mod state;
+pub mod stored_event;
 pub mod timeline;
 pub mod typing;
 pub mod unread;

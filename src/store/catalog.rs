@@ -13,11 +13,12 @@ use super::{
     },
     packed::Packed,
     records::{
-        AccessToken, Account, AccountData, Alias, Backoff, Backup, Counts, Device, DeviceList,
-        DeviceListChange, FallbackKey, Gap, LoginToken, Media, MediaFile, MemberRow, Notified,
-        OneTimeKey, OutOfBandMembership, Outgoing, PendingUpgrade, Receipt, RefreshToken,
-        RemoteDevice, RemoteDeviceList, RemoteKey, ResolvedServer, Room, RoomHeads, SigningKey,
-        StateNode, Thread, Thumbnail, TimelineRow, ToDeviceMessage, Transaction, Waiting,
+        AccessToken, Account, AccountData, Alias, Backoff, Backup, ClaimedState, Counts, Device,
+        DeviceList, DeviceListChange, EarlyRedactions, FallbackKey, Gap, LoginToken, Media,
+        MediaFile, MemberRow, Notified, OneTimeKey, OutOfBandMembership, Outgoing, PendingUpgrade,
+        Receipt, RefreshToken, RemoteDevice, RemoteDeviceList, RemoteKey, ResolvedServer, Room,
+        RoomHeads, SigningKey, StateNode, Thread, Thumbnail, TimelineRow, ToDeviceMessage,
+        Transaction, Waiting,
     },
     table::{RawSnapshotTable, Rows, SnapshotTable, TxTable, raw},
 };
@@ -235,8 +236,11 @@ tables! {
     event_nums: &'static str => EventNum, version 1;
     /// (room, event id) → an event that waits for what comes before it.
     waiting: (RoomNum, &'static str) => Packed<Waiting>, version 1;
-    /// (room, event id) → the redaction of an event that is not here.
-    early_redactions: (RoomNum, &'static str) => EventNum, version 1;
+    /// (room, event id) → the redactions of an event that is not here; 10,000 rows at most.
+    early_redactions: (RoomNum, &'static str) => Packed<EarlyRedactions>, version 1;
+    /// (room, event) → the state before the event as another server has it, while some of the
+    /// event's prev_events are not here.
+    claimed_states: (RoomNum, EventNum) => Packed<ClaimedState>, version 1;
     /// (room, event) → the numbers of its auth events, for state events: eight bytes each,
     /// little-endian.
     auth: (RoomNum, EventNum) => &'static [u8], version 1;

@@ -355,6 +355,47 @@ record! {
     Gap {
         /// The ids of events that come before those after the gap, as far as they are known.
         missing: Vec<String>,
+        /// The event after which the gap was left, if the server was in the room then.
+        opened: Option<GapOpened>,
+    }
+}
+
+/// When a gap was left by an event that was received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GapOpened {
+    /// The position of that event.
+    pub position: Position,
+    /// The last place of the timeline before it.
+    pub known_upto: Place,
+}
+
+record! {
+    /// The state before an event of which prev_events are not here, as another server has it.
+    ClaimedState {
+        /// The state.
+        state: NodeNum,
+        /// The last place of the timeline before the gap: what stands up to there was known without
+        /// the claim.
+        known_upto: Place,
+    }
+}
+
+/// A redaction of an event that is not here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EarlyRedaction {
+    /// The redaction.
+    pub event: EventNum,
+    /// Whether its sender may redact any event. If not, it counts only for events of users of the
+    /// sender's server.
+    pub has_power: bool,
+}
+
+record! {
+    /// The redactions of an event that is not here.
+    #[derive(Default)]
+    EarlyRedactions {
+        /// One with power, or some without.
+        redactions: Vec<EarlyRedaction>,
     }
 }
 

@@ -25,7 +25,7 @@ use super::{
 use crate::{
     clock::Clock,
     federation::Federation,
-    rooms::{Error, Local, state::current, typing::Typing},
+    rooms::{Error, Local, servers::shared_rooms, state::current, typing::Typing},
     stop::Stopping,
     store::{DeviceNum, Position, Reader, Rows, Snapshot, Store, Tx, UserNum, records::Membership},
     users::{self, keys::one_time_keys, presence::Presence, to_device},
@@ -248,9 +248,9 @@ impl SyncHandler<'_> {
         let (user_id, affected) = self.store.read(|s| {
             let user_id = users::id_of(s, user)?;
             let affected = if self.local.has(&user_id) {
-                current::sharing_rooms(s, user)?
+                shared_rooms::local_users_sharing(s, user)?
             } else {
-                current::sharing_rooms_with(s, &user_id)?
+                shared_rooms::local_users_sharing_with_remote(s, &user_id)?
             };
             Ok::<_, Error>((user_id, affected))
         })?;

@@ -17,7 +17,7 @@ use smol::channel::{self, Receiver, Sender};
 
 use super::token::SyncToken;
 use crate::{
-    rooms::{self, room, state::current},
+    rooms::{self, room, servers::shared_rooms, state::current},
     store::{Effect, Position, Reader, RoomNum, Rows, Store, UserNum},
     users,
 };
@@ -250,7 +250,7 @@ impl Notifier {
     fn sharing_rooms(&self, user: UserNum, rows: &mut usize, affected: &mut HashSet<UserNum>) {
         let sharing = self.store.read(|s| {
             let user_id = users::id_of(s, user)?;
-            current::sharing_rooms_within(s, (user, &user_id), rows)
+            shared_rooms::local_users_sharing_within(s, user, &user_id, rows)
         });
         let sharing = sharing.unwrap_or_else(|error| {
             let id = self.store.read(|s| users::id_of(s, user));

@@ -9,7 +9,7 @@ use super::{
     rooms::{Candidate, Section},
 };
 use crate::{
-    rooms::{Error, room, state::current, timeline::filter},
+    rooms::{Error, room, servers::shared_rooms, state::current, timeline::filter},
     store::{Reader, UserNum, records::Membership},
     users::{self, presence::Presence},
 };
@@ -33,14 +33,14 @@ pub fn events(
     if changed.is_empty() || !filter::accepts_type(&wanted.types, &wanted.not_types, "m.presence") {
         return Ok(Vec::new());
     }
-    let local_sharing = current::sharing_rooms(r, request.user)?;
+    let local_sharing = shared_rooms::local_users_sharing(r, request.user)?;
     let mut events = Vec::new();
     for (user, presence) in changed {
         let sender = users::id_of(r, user)?;
         let is_local = sender.server_name() == request.user_id.server_name();
         let is_visible = user == request.user
             || local_sharing.contains(&user)
-            || !is_local && current::share_a_room(r, request.user, &sender)?;
+            || !is_local && shared_rooms::share_a_room(r, request.user, &sender)?;
         let is_wanted = !wanted.not_senders.contains(&sender)
             && wanted
                 .senders

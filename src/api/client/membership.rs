@@ -255,7 +255,9 @@ pub async fn joined_rooms(
 ) -> Result<joined_rooms::v3::Response, Error> {
     let joined = api
         .store
-        .scan("joined rooms", move |s| current::joined(s, who.user))
+        .scan("joined rooms", move |s| {
+            current::joined_room_ids(s, who.user)
+        })
         .await?;
     Ok(joined_rooms::v3::Response::new(joined))
 }

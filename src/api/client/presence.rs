@@ -10,7 +10,7 @@ use ruma::{
 use super::config::check_own;
 use crate::{
     api::{Api, Error, Session},
-    rooms::state::current,
+    rooms::servers::shared_rooms,
     users,
 };
 
@@ -61,7 +61,7 @@ pub async fn get_presence(
     let user = api.store.read(|s| {
         let user = users::num_of(s, &request.user_id)?;
         let shared =
-            user == Some(who.user) || current::share_a_room(s, who.user, &request.user_id)?;
+            user == Some(who.user) || shared_rooms::share_a_room(s, who.user, &request.user_id)?;
         Ok::<_, Error>(user.filter(|_| shared))
     })?;
     let user = user.ok_or_else(|| Error::forbidden("you share no room with the user"))?;

@@ -26,9 +26,10 @@ use crate::{
         event::{
             self,
             append::{self, Sending},
+            state_event::StateEvent,
         },
         room,
-        state::{self, content::StateEvent, current, overlay::StateOverlay},
+        state::{self, current, overlay::StateOverlay},
         timeline::{
             client_event::{Formatter, RoomIdField, membership_state},
             history_visibility,

@@ -21,7 +21,7 @@ use crate::{
             graph::{self, Authorized},
         },
         room,
-        state::server_acl,
+        servers::server_acl,
         timeline::server_history_visibility,
     },
     store::{EventNum, Reader, RoomNum},

@@ -23,7 +23,7 @@ use crate::{
         event::{self, graph::Authorized},
         membership::{resident, stripped_state},
         room, servers,
-        state::server_acl,
+        servers::server_acl,
     },
     store::{EventNum, Reader, RoomNum},
 };

@@ -7,7 +7,7 @@ use ruma::{
 
 use crate::{
     api::{Api, Error, Origin},
-    rooms::{state::server_acl, timeline::timestamp_to_event},
+    rooms::{servers::server_acl, timeline::timestamp_to_event},
     store::records::Status,
 };
 

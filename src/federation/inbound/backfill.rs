@@ -8,7 +8,7 @@ use ruma::{OwnedEventId, OwnedServerName};
 use super::{
     error::Error,
     event_fetcher::{EventFetcher, is_processed},
-    event_source::{EventSource, FetchError},
+    event_source::EventSource,
     gap::StateBefore,
     receiver::PduReceiver,
     room::Room,
@@ -64,8 +64,15 @@ impl<S: EventSource> PduReceiver<S> {
             .ok_or(rooms::Error::Stale)?
             .missing;
         let ids = missing.iter().filter_map(|id| id.as_str().try_into().ok());
+        let ids: Vec<OwnedEventId> = ids.collect();
+        // A stored outlier is missing because its own prev_events are. A server counts what it sends
+        // from the newest event on, so it is asked for those alone.
+        let mut wanted = fetcher.not_stored(ids.clone())?;
+        if wanted.is_empty() {
+            wanted = ids;
+        }
         let (server, room) = (&fetcher.server, &fetcher.room.id);
-        let pdus = fetcher.source.backfill(server, room, ids.collect()).await;
+        let pdus = fetcher.source.backfill(server, room, wanted).await;
         let found = fetcher.verify(pdus?).await;
         let events = sort_topologically(ancestors(found, &missing), Pdu::prev_events);
         if events.is_empty() {
@@ -73,8 +80,7 @@ impl<S: EventSource> PduReceiver<S> {
         }
         fetcher.fetch_auth_chains(&events).await?;
         let before = state_before(fetcher, &events).await?;
-        self.fill_gap(fetcher.room, gap, events, before).await?;
-        Ok(true)
+        self.fill_gap(fetcher.room, gap, events, before).await
     }
 }
 
@@ -100,7 +106,7 @@ async fn state_before<S: EventSource>(
             continue;
         }
         if claimed.len() == MAX_STATE_FETCHES {
-            return Err(FetchError::Unavailable.into());
+            break;
         }
         let id = event.pdu.event_id();
         claimed.insert(id.to_owned(), fetcher.fetch_state_before(id).await?);

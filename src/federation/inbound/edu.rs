@@ -20,7 +20,8 @@ use crate::{
     federation::devices::device_lists::{DeviceLists, Update},
     rooms::{
         self,
-        state::{current, server_acl},
+        servers::{server_acl, shared_rooms},
+        state::current,
         typing::{self, Typing},
         unread::receipts::{self, ReceiptKey},
     },
@@ -102,7 +103,7 @@ pub async fn deliver_to_device(
         let (origin, messages) = (origin.clone(), Arc::clone(&messages));
         let job = move |tx: &Tx| {
             let server = tx.server_num(origin.as_str())?;
-            let shares_room = |user, sender: &UserId| current::share_a_room(tx, user, sender);
+            let shares_room = |user, sender: &UserId| shared_rooms::share_a_room(tx, user, sender);
             to_device::deliver_remote(tx, server, &messages, next, shares_room)
         };
         next = store.write(job).await?;
@@ -217,7 +218,7 @@ impl EduReceiver<'_> {
             }
             let observers = self
                 .store
-                .read(|s| current::sharing_rooms_with(s, &user_id))?;
+                .read(|s| shared_rooms::local_users_sharing_with_remote(s, &user_id))?;
             if observers.is_empty() {
                 continue;
             }

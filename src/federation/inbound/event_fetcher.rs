@@ -76,7 +76,7 @@ impl<S: EventSource> EventFetcher<'_, S> {
         self.not_stored(ids)
     }
 
-    fn not_stored(&self, ids: Vec<OwnedEventId>) -> Result<Vec<OwnedEventId>, Error> {
+    pub(super) fn not_stored(&self, ids: Vec<OwnedEventId>) -> Result<Vec<OwnedEventId>, Error> {
         self.store.read(|s| {
             let stored = s.event_nums()?;
             let mut missing = Vec::new();

@@ -28,14 +28,14 @@ pub(super) enum StateBefore {
 
 impl<S: EventSource> PduReceiver<S> {
     /// Performs steps 4 to 6 for `events`, which are in topological order and lead to the gap before
-    /// the event at `gap`.
+    /// the event at `gap`. Whether the gap is another one then.
     pub(super) async fn fill_gap(
         &self,
         room: &Room,
         gap: Place,
         events: Vec<Received>,
         before: StateBefore,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let (num, rules) = (room.num, room.rules);
         let _room_lock = self.lock_room(num).await;
         let job = move |tx: &Tx| {
@@ -61,15 +61,15 @@ impl<S: EventSource> PduReceiver<S> {
                     };
                     states.insert(*event, state);
                 }
-                backfill::decide(s, num, gap, &nums, &states)
+                backfill::decide(s, num, gap, &states)
             };
-            let stretch = self.store().scan("backfilled events", decide).await?;
+            let chunk = self.store().scan("backfilled events", decide).await?;
             let local = self.local().clone();
-            let job = move |tx: &Tx| backfill::commit(tx, &local, &stretch);
+            let job = move |tx: &Tx| backfill::commit(tx, &local, &chunk);
             match self.store().write(job).await {
                 Err(rooms::Error::Stale) => {}
                 Err(error) => return Err(error.into()),
-                Ok(()) => return Ok(()),
+                Ok(changed) => return Ok(changed),
             }
         }
         Err(rooms::Error::Stale.into())

@@ -9,6 +9,7 @@ use ruma::OwnedEventId;
 
 use super::{
     error::Error,
+    event_fetcher::is_processed,
     event_source::EventSource,
     gap::{MAX_DECISIONS, StateBefore},
     receiver::PduReceiver,
@@ -48,12 +49,22 @@ impl<S: EventSource> PduReceiver<S> {
         claimed_state: Option<Vec<OwnedEventId>>,
     ) -> Result<(), Error> {
         let gap = |s: &_| timeline::gap_of(s, room.num, event.pdu.event_id());
-        if let Some(gap) = self.store().read(gap)? {
-            let claimed = claimed_state
-                .into_iter()
-                .map(|state| (event.pdu.event_id().to_owned(), state));
+        while let Some(gap) = self.store().read(gap)? {
+            let claimed = claimed_state.iter();
+            let claimed = claimed.map(|state| (event.pdu.event_id().to_owned(), state.clone()));
             let before = StateBefore::Claimed(claimed.collect());
-            return self.fill_gap(room, gap, vec![event], before).await;
+            match self.fill_gap(room, gap, vec![event.clone()], before).await {
+                // The gap was moved or closed by another task meanwhile.
+                Err(Error::Rooms(rooms::Error::Stale)) => {}
+                Ok(_) if claimed_state.is_none() => {
+                    let id = event.pdu.event_id();
+                    return match self.store().read(|s| is_processed(s, id))? {
+                        true => Ok(()),
+                        false => Err(rooms::Error::Missing.into()),
+                    };
+                }
+                filled => return filled.map(drop),
+            }
         }
         let _room_lock = self.lock_room(room.num).await;
         self.decide_and_store(room.num, event, claimed_state, false)

@@ -15,7 +15,10 @@ use super::{
 };
 use crate::{
     protocol::receive::Incoming,
-    rooms::{self, servers, state::server_acl},
+    rooms::{
+        self,
+        servers::{self, server_acl},
+    },
 };
 
 impl<S: EventSource> PduReceiver<S> {

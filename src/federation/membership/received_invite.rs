@@ -16,7 +16,7 @@ use crate::{
         self,
         membership::{moderation, out_of_band},
         room,
-        state::server_acl,
+        servers::server_acl,
     },
     store::{Reader, Tx},
 };

@@ -15,11 +15,7 @@ use super::{handler::MembershipHandler, member_event::MemberEvent};
 use crate::{
     federation::inbound::{self, RawPdu, Room},
     protocol::receive::Incoming,
-    rooms::{
-        self, event,
-        membership::join,
-        state::{current, server_acl},
-    },
+    rooms::{self, event, membership::join, servers::server_acl, state::current},
     store::{EventNum, RoomNum},
 };
 

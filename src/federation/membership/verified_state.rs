@@ -125,7 +125,7 @@ impl VerifiedState {
             let index = self.index_of.get(id);
             index.map(|index| self.pdu(*index)).transpose()
         };
-        verdict(pdu, check_by_auth_events(pdu, self.rules, fetch))
+        verdict(pdu, check_by_auth_events(pdu, self.rules, fetch).map(drop))
     }
 
     /// Checks the whole after all events were added. Reads files: for the pool.
@@ -149,8 +149,8 @@ impl VerifiedState {
             let index = self.state.get(&(kind.clone(), key.to_owned()));
             index.map(|index| self.pdu(*index)).transpose()
         };
-        let is_allowed =
-            self.is_authorized(join)? && verdict(join, check_by_state(join, self.rules, in_state))?;
+        let is_allowed = self.is_authorized(join)?
+            && verdict(join, check_by_state(join, self.rules, in_state).map(drop))?;
         if is_allowed {
             Ok(())
         } else {

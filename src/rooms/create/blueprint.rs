@@ -13,9 +13,9 @@ use crate::{
         Actor, Error, Local,
         directory::{self, aliases},
         event::append::{self, Appended},
+        event::state_event::StateEvent,
         membership::{change::MembershipChange, moderation},
         room,
-        state::content::StateEvent,
     },
     store::{RoomNum, Tx},
 };

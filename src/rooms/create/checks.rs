@@ -4,7 +4,9 @@
 use ruma::{UserId, events::StateEventType};
 
 use crate::{
-    rooms::{Error, Local, directory::aliases, membership::moderation, state::content::StateEvent},
+    rooms::{
+        Error, Local, directory::aliases, event::state_event::StateEvent, membership::moderation,
+    },
     store::{Reader, RoomNum},
 };
 

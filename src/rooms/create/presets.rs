@@ -27,7 +27,7 @@ use serde::Deserialize;
 use super::Blueprint;
 use crate::{
     protocol::{build::canonical_content, versions},
-    rooms::{Error, Local, directory::aliases, room, state::content::StateEvent},
+    rooms::{Error, Local, directory::aliases, event::state_event::StateEvent, room},
 };
 
 /// The most invites, and the most initial state events, of one request: all are made in one

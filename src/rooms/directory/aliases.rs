@@ -9,11 +9,10 @@ use ruma::{
 
 use crate::{
     rooms::{
-        Actor, Error, Local, room, servers,
-        state::{
-            content::{self, StateEvent},
-            current, power_levels,
-        },
+        Actor, Error, Local,
+        event::state_event::StateEvent,
+        room, servers,
+        state::{content, current, power_levels},
         timeline::history_visibility::UserVisibility,
     },
     store::{

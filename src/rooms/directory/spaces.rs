@@ -13,10 +13,7 @@ use serde_json::value::RawValue;
 
 use super::summary;
 use crate::{
-    rooms::{
-        Error, event, room, servers,
-        state::{current, server_acl},
-    },
+    rooms::{Error, event, room, servers, servers::server_acl, state::current},
     store::{Reader, RoomNum, UserNum, records::Membership},
 };
 

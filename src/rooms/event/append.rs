@@ -1,40 +1,35 @@
-//! Making an event of a local user, inside the job that stores it.
+//! Making an event of a local user, inside the job that commits it.
 //!
-//! What comes before it, how deep it stands and what authorizes it follow from what the
-//! transaction sees, so that two events made at once stand one behind the other.
+//! Its prev_events, depth and auth events follow from what the transaction sees, so of two events
+//! made at once one follows on the other.
 
-use std::sync::Arc;
-
-use ruma::{
-    EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, RoomVersionId,
-    events::{StateEventType, TimelineEventType},
-    room_version_rules::RoomVersionRules,
-};
+use ruma::{MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, RoomVersionId};
 
 use super::{
-    insert::{self, Insert, Notify},
-    outgoing, redaction,
+    authorize::ParsedEvents,
+    commit::{self, Commit, LiveEnd, Placement},
+    insert::Notify,
+    redaction,
 };
 use crate::{
     protocol::{
-        Pdu,
-        authorize::{AuthError, auth_types, check_by_auth_events, check_by_state},
+        authorize::auth_types,
         build::{BuiltEvent, EventDraft, EventPlace, build, room_id_from_create_event},
     },
     rooms::{
         Error, Local, event, room,
-        state::{self, current},
+        state::{current, overlay::StateOverlay},
     },
     store::{
-        DeviceNum, EventNum, Place, Position, Reader, RoomNum, Tx, UserNum,
+        DeviceNum, EventNum, Place, Position, Reader, RoomNum, Tx,
         records::{RoomHeads, Status},
     },
 };
 
-/// The most events that a new one names as its predecessors. NOTSPEC: the specification allows 20;
-/// fewer keep events small, and what is left over stays an extremity for the next one.
-const PREV_EVENTS: usize = 10;
-/// The greatest depth that canonical JSON can hold; what follows stays there.
+/// How many prev_events a new event has at most. NOTSPEC: the specification allows 20. Fewer keep
+/// events small; the other extremities are left for the next event.
+const MAX_PREV_EVENTS: usize = 10;
+/// The greatest depth that canonical JSON can hold; later events keep it.
 const MAX_DEPTH: u64 = (1 << 53) - 1;
 
 /// How an event is sent.
@@ -88,16 +83,15 @@ pub fn create(
         origin_server_ts: sending.now,
     };
     let built = build(draft, &place, rules, local.key())?;
-    let room_id = built.pdu.room_id();
-    let room = room::create(tx, room_id, version)?;
-    let made = Made {
-        rules,
-        room,
+    let room = room::create(tx, built.pdu.room_id(), version)?;
+    ParsedEvents::new(tx, room, rules).authorize(&built.pdu)?;
+    let event = Allowed {
         built,
         auth: Vec::new(),
         prev: Vec::new(),
     };
-    finish(tx, local, &mut room::heads(tx, room)?, made, sending)
+    let mut heads = room::heads(tx, room)?;
+    commit(tx, local, room, &mut heads, event, sending)
 }
 
 /// Makes `draft` the newest event of its room.
@@ -115,8 +109,8 @@ pub fn append(
     let rules = room::rules(tx, room)?;
     let mut heads = room::heads(tx, room)?;
     redaction::check(tx, room, draft, rules)?;
-    let made = make(tx, local, (room, &heads), draft, sending.now)?;
-    finish(tx, local, &mut heads, made, sending)
+    let event = build_allowed(tx, local, room, &heads, draft, sending.now)?;
+    commit(tx, local, room, &mut heads, event, sending)
 }
 
 /// Makes `draft` an event that would be the newest of its room, and stores nothing.
@@ -130,30 +124,36 @@ pub fn build_only(
     draft: &EventDraft,
     now: MilliSecondsSinceUnixEpoch,
 ) -> Result<BuiltEvent, Error> {
-    let made = make(r, local, (room, &room::heads(r, room)?), draft, now)?;
-    authorize(r, room, &made.built.pdu, made.rules)?;
-    Ok(made.built)
+    Ok(build_allowed(r, local, room, &room::heads(r, room)?, draft, now)?.built)
 }
 
-/// An event that was made and is not allowed yet.
-struct Made {
-    rules: &'static RoomVersionRules,
-    room: RoomNum,
+/// An event that was built and is allowed.
+struct Allowed {
     built: BuiltEvent,
     auth: Vec<EventNum>,
     prev: Vec<EventNum>,
 }
 
-fn make(
+/// Builds `draft` behind the room's extremities. Its auth events come from the room's current
+/// state, so what they allow the current state allows too: there is one check.
+fn build_allowed(
     r: &impl Reader,
     local: &Local,
-    (room, heads): (RoomNum, &RoomHeads),
+    room: RoomNum,
+    heads: &RoomHeads,
     draft: &EventDraft,
     now: MilliSecondsSinceUnixEpoch,
-) -> Result<Made, Error> {
+) -> Result<Allowed, Error> {
     let rules = room::rules(r, room)?;
-    let (auth, auth_events) = auth_events(r, room, draft, rules)?;
-    let newest = heads.extremities.iter().rev().take(PREV_EVENTS);
+    let events = ParsedEvents::new(r, room, rules);
+    let (mut auth, mut auth_events) = (Vec::new(), Vec::new());
+    for (kind, state_key) in auth_types(draft, rules)? {
+        if let Some(num) = current::get(r, room, &kind.to_string(), &state_key)? {
+            auth.push(num);
+            auth_events.push(events.get(num)?.event_id().to_owned());
+        }
+    }
+    let newest = heads.extremities.iter().rev().take(MAX_PREV_EVENTS);
     let prev: Vec<EventNum> = newest.copied().collect();
     let place = EventPlace {
         prev_events: prev
@@ -164,130 +164,50 @@ fn make(
         depth: (heads.depth + 1).min(MAX_DEPTH),
         origin_server_ts: now,
     };
-    Ok(Made {
-        rules,
-        room,
-        built: build(draft, &place, rules, local.key())?,
-        auth,
-        prev,
-    })
+    let built = build(draft, &place, rules, local.key())?;
+    events.authorize(&built.pdu)?;
+    Ok(Allowed { built, auth, prev })
 }
 
-/// The events in the room's current state that authorize `draft`.
-fn auth_events(
-    r: &impl Reader,
-    room: RoomNum,
-    draft: &EventDraft,
-    rules: &RoomVersionRules,
-) -> Result<(Vec<EventNum>, Vec<OwnedEventId>), Error> {
-    let (mut nums, mut ids) = (Vec::new(), Vec::new());
-    for (kind, state_key) in auth_types(draft, rules)? {
-        if let Some(num) = current::get(r, room, &kind.to_string(), &state_key)? {
-            nums.push(num);
-            ids.push(event::id(r, num)?);
-        }
-    }
-    Ok((nums, ids))
-}
-
-/// Who has read the room up to `pdu`, having written it. A new name or picture goes to every room
-/// without a look at any.
-fn writer(tx: &Tx, pdu: &Pdu) -> Result<Option<UserNum>, Error> {
-    if *pdu.event_type() == TimelineEventType::RoomMember {
-        return Ok(None);
-    }
-    Ok(Some(tx.user_num(pdu.sender().as_str())?))
-}
-
-/// Authorizes `made` by the room's current state, stores it, and carries out what it means.
-fn finish(
+/// Commits an event that is allowed.
+fn commit(
     tx: &Tx,
     local: &Local,
+    room: RoomNum,
     heads: &mut RoomHeads,
-    made: Made,
+    event: Allowed,
     sending: &Sending,
 ) -> Result<Appended, Error> {
-    let Made {
-        rules,
-        room,
-        built,
-        auth,
-        prev,
-    } = made;
-    let pdu = &built.pdu;
-    authorize(tx, room, pdu, rules)?;
-    let state_key = match pdu.state_pair() {
-        Some((kind, key)) => Some(state::key_num_or_new(tx, room, &kind.to_string(), key)?),
-        None => None,
-    };
-    let new = Insert {
-        id: pdu.event_id(),
-        outlier: None,
-        json: &built.json,
+    let pdu = &event.built.pdu;
+    let before = StateOverlay::of(heads.state);
+    let current = before.clone().with_event(pdu, StateOverlay::UNNUMBERED);
+    let new = Commit {
+        pdu,
+        json: &event.built.json,
+        rules: room::rules(tx, room)?,
         status: Status::Accepted,
-        state_before: heads.state,
-        state_key,
-        auth: &auth,
-        read_by: writer(tx, pdu)?,
-        sent_by: sending.sent_by.clone(),
-        thread: insert::thread_root(tx, room, pdu)?,
-        notify: &sending.notify,
+        auth: &event.auth,
+        state_before: &before,
+        claimed: None,
+        placement: Placement::LiveEnd(LiveEnd {
+            local,
+            heads,
+            missing: &[],
+            known_upto: None,
+            current: &current,
+            superseded: &event.prev,
+            relay: true,
+            sent_by: sending.sent_by.clone(),
+            notify: &sending.notify,
+        }),
     };
-    let (num, position) = insert::insert(tx, room, heads, &new)?;
-    if let Some(key) = state_key {
-        let root = state::set(tx, room, heads.state, key, Some(num))?;
-        current::change(tx, local, room, heads, (root, position), [key])?;
-    }
-    redaction::apply(tx, room, pdu, num, rules)?;
-    outgoing::enqueue(tx, local, room, pdu, (num, position))?;
-    heads
-        .extremities
-        .retain(|extremity| !prev.contains(extremity));
-    heads.extremities.push(num);
-    heads.depth = heads.depth.max(pdu.depth());
-    tx.room_heads()?.put(room, heads)?;
-    let (room_id, id) = (pdu.room_id().to_owned(), pdu.event_id().to_owned());
+    let committed = commit::commit(tx, room, new)?;
     Ok(Appended {
         room,
-        room_id,
-        num,
-        id,
-        position,
+        room_id: pdu.room_id().to_owned(),
+        num: committed.num,
+        id: pdu.event_id().to_owned(),
+        position: committed.position,
         place: heads.last_place,
     })
-}
-
-fn authorize(
-    r: &impl Reader,
-    room: RoomNum,
-    pdu: &Pdu,
-    rules: &RoomVersionRules,
-) -> Result<(), Error> {
-    let by_id = |id: &EventId| {
-        event::num_in(r, room, id)?
-            .map(|num| load(r, num, rules))
-            .transpose()
-    };
-    check_by_auth_events(pdu, rules, by_id).map_err(forbidden)?;
-    let in_state = |kind: &StateEventType, state_key: &str| match current::get(
-        r,
-        room,
-        &kind.to_string(),
-        state_key,
-    )? {
-        Some(num) => load(r, num, rules).map(Some),
-        None => Ok(None),
-    };
-    check_by_state(pdu, rules, in_state).map_err(forbidden)
-}
-
-fn load(r: &impl Reader, num: EventNum, rules: &RoomVersionRules) -> Result<Arc<Pdu>, Error> {
-    Ok(Arc::new(event::load(r, num)?.pdu(rules)?))
-}
-
-fn forbidden(error: AuthError<Error>) -> Error {
-    match error {
-        AuthError::Rejected(reason) => Error::Forbidden(reason.into()),
-        AuthError::Read(error) => error,
-    }
 }

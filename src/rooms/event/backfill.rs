@@ -1,213 +1,277 @@
-//! History that was missing: events from before a gap in the timeline, fetched from other servers.
+//! Back-filling: events from before a gap in the timeline, fetched from other servers.
 //!
-//! First every event, and whatever they and the told states name, is stored as an outlier. Then
-//! [`decide`], on the pool; then [`commit`], in a job, which puts them in their places. What the room
-//! ended with before the gap is no end any more once events follow on it that lead to the gap.
+//! First each event, and whatever it and the claimed states name, is stored as an outlier. Then
+//! [`decide`], on the pool, and [`commit`], in a job, which puts the events before the gap and moves
+//! or closes it. What rests on claims after the gap is derived again ([`super::rederive`]). An
+//! extremity from before the gap is none any more once events that follow on it lead to the gap:
+//! the states after the gap are derived from its state then.
+//!
+//! The claimed state before an event is resolved together with the states after those of its
+//! prev_events that are here; it never takes their place. An event that is not accepted and of which
+//! prev_events are missing stays an outlier, and stays missing.
+//!
+//! If the server was in the room before the gap, the events in it are checked as if they had been
+//! received there: soft-failed if neither the current state before the event after the gap allows
+//! them nor the one with it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use ruma::{EventId, room_version_rules::RoomVersionRules};
+use ruma::{EventId, OwnedEventId};
 
-use super::{receive, redaction};
+use super::{
+    authorize::{Authorization, ParsedEvents, allowed},
+    commit::{self, BeforeGap, Claim, Commit, Placement},
+    receive::{self, DecidedOn},
+    rederive::{Rederived, rederive},
+    states::{Derived, States, find},
+};
 use crate::{
     protocol::Pdu,
     rooms::{
         Error, Local, event, room,
-        state::{self, current, overlay::StateOverlay, resolution},
+        state::{current, overlay::StateOverlay, resolution},
         timeline,
     },
     store::{
-        Effect, EventNum, Place, Reader, Records, RoomNum, Rows, Tx,
-        records::{Counts, EventHeader, Gap, RoomHeads, Status, TimelineRow},
+        EventNum, Place, Position, Reader, Records, RoomNum, Rows, Tx,
+        records::{Counts, Gap, GapOpened, Status, TimelineRow},
     },
 };
 
-/// How many ids of missing events a gap holds: as many as an event may name predecessors.
-const MISSING: usize = 20;
+/// How many ids of missing events a gap holds: as many as an event may have prev_events.
+const MAX_MISSING: usize = 20;
 
-/// A stretch of history that is to come before a gap.
+/// How many events are decided at once.
+const MAX_CHUNK_EVENTS: usize = 300;
+
+/// Decided events that come before a gap.
 #[derive(Debug)]
 pub struct Chunk {
     room: RoomNum,
+    decided_on: DecidedOn,
     /// The place of the first event after the gap.
     gap: Place,
+    opened: Option<GapOpened>,
     /// The events, oldest first.
-    events: Vec<Judged>,
-    /// What is still missing before them.
+    events: Vec<Decided>,
+    /// The events that are still missing before them.
     missing: Vec<String>,
-    /// What the room ended with.
-    extremities: Vec<EventNum>,
-    /// What it ends with now, and its current state, if that is something else.
-    current: Option<(Vec<EventNum>, StateOverlay)>,
+    rederived: Rederived,
+    /// The room's extremities and current state, if either is another now.
+    heads: Option<(Vec<EventNum>, StateOverlay)>,
 }
 
 #[derive(Debug)]
-struct Judged {
+struct Decided {
     num: EventNum,
-    pdu: Pdu,
-    status: Status,
-    state_before: StateOverlay,
+    event: Derived,
+    /// The claimed state before it, if prev_events are missing.
+    claimed: Option<StateOverlay>,
 }
 
-impl Judged {
-    fn state_after(&self) -> StateOverlay {
-        let state = self.state_before.clone();
-        match self.pdu.state_pair() {
-            Some((kind, key)) if self.status == Status::Accepted => {
-                state.with((kind.to_string(), key.to_owned()), Some(self.num))
-            }
-            _ => state,
-        }
-    }
-}
-
-/// Decides about `events`, outliers from before the gap at `gap`, each after those that it follows;
-/// those that do not lead to the gap are left out. `told` is the state before those whose
-/// predecessors are not here, as another server tells it.
+/// Decides about the outliers that lead to the gap at `gap`. `claimed` has the states before those
+/// whose prev_events are not here, as another server has them; an event that needs one and has none
+/// stays missing.
 ///
 /// # Errors
-/// [`Error::Stale`] if there is no such gap any more; [`Error::Missing`] if a state would have to
-/// be told and is not.
+/// [`Error::Stale`] if there is no such gap any more.
 pub fn decide(
     r: &impl Reader,
     room: RoomNum,
     gap: Place,
-    events: &[EventNum],
-    told: &HashMap<EventNum, StateOverlay>,
+    claimed: &HashMap<EventNum, StateOverlay>,
 ) -> Result<Chunk, Error> {
     let rules = room::rules(r, room)?;
-    let before_gap = timeline::gap(r, room, gap)?.ok_or(Error::Stale)?;
-    let mut missing = before_gap.missing.clone();
-    let mut judged: Vec<Judged> = Vec::new();
-    for (num, pdu) in leading_to(r, rules, events, &missing)? {
-        let mut states = Vec::new();
-        let mut lacking = Vec::new();
-        for id in pdu.prev_events() {
-            match known_state_after(r, room, &judged, id)? {
-                Some(state) => states.push(state),
-                None => lacking.push(id.to_string()),
-            }
-        }
-        if !lacking.is_empty() {
-            states = vec![told.get(&num).cloned().ok_or(Error::Missing)?];
-        }
-        let state_before = resolution::resolve(r, room, rules, &states, None)?;
-        let status = if !receive::is_authorized(r, room, rules, &pdu)? {
-            Status::RejectedByAuthEvents
-        } else if receive::is_allowed_by(r, room, rules, &pdu, &state_before)? {
-            Status::Accepted
-        } else {
-            Status::RejectedByState
-        };
-        if status == Status::Accepted {
+    let heads = room::heads(r, room)?;
+    let Gap {
+        mut missing,
+        opened,
+    } = timeline::gap(r, room, gap)?.ok_or(Error::Stale)?;
+    let mut states = States::new(r, room, rules);
+    let received_in = match opened {
+        Some(opened) => vec![
+            current::before(r, room, opened.position)?,
+            current::before(r, room, Position(opened.position.0 + 1))?,
+        ],
+        None => Vec::new(),
+    };
+    let mut decided: Vec<Decided> = Vec::new();
+    for (num, pdu) in leading_to(&states, &missing)? {
+        let (prev, lacking) = states.prev_events(&pdu)?;
+        let mut before = states.after_each(&prev)?;
+        let claimed = claimed.get(&num).filter(|_| !lacking.is_empty());
+        if claimed.is_none() && !lacking.is_empty() {
             missing.extend(lacking);
+            continue;
         }
-        judged.push(Judged {
-            num,
+        before.extend(claimed.cloned());
+        let state_before = resolution::resolve(r, room, rules, &before, None)?;
+        let parsed = ParsedEvents::new(r, room, rules);
+        let status = match allowed(&pdu, parsed.authorize(&pdu))? {
+            Some(authorized) => check(&authorized, &state_before, &received_in)?,
+            None => Status::RejectedByAuthEvents,
+        };
+        missing.extend(lacking);
+        if claimed.is_some() && status != Status::Accepted {
+            continue;
+        }
+        let event = Derived {
             pdu,
             status,
             state_before,
+        };
+        states.derived.insert(num, event.clone());
+        decided.push(Decided {
+            num,
+            event,
+            claimed: claimed.cloned(),
         });
     }
-    let heads = room::heads(r, room)?;
+    let rests_on_claim = decided.iter().filter(|event| event.claimed.is_some());
+    let rests_on_claim = rests_on_claim.map(|event| event.num).collect();
+    let rederived = rederive(&mut states, rests_on_claim)?;
     Ok(Chunk {
         room,
         gap,
-        missing: still_missing(r, room, &judged, missing)?,
-        current: current(r, (room, rules), (&heads, &before_gap), &judged)?,
-        extremities: heads.extremities,
-        events: judged,
+        opened,
+        missing: still_missing(&states, missing)?,
+        heads: new_heads(&states, &heads.extremities, &rederived, opened.is_some())?,
+        decided_on: DecidedOn::of(&heads),
+        events: decided,
+        rederived,
     })
 }
 
-/// Those of `events` that are `missing`, or come before one that is.
-fn leading_to(
-    r: &impl Reader,
-    rules: &RoomVersionRules,
-    events: &[EventNum],
+/// The status of an event that its auth events allow.
+fn check<R: Reader>(
+    event: &Authorization<'_, '_, R>,
+    before: &StateOverlay,
+    received_in: &[StateOverlay],
+) -> Result<Status, Error> {
+    if !event.is_allowed_by(before)? {
+        return Ok(Status::RejectedByState);
+    }
+    for state in received_in {
+        if event.is_allowed_by(state)? {
+            return Ok(Status::Accepted);
+        }
+    }
+    Ok(if received_in.is_empty() {
+        Status::Accepted
+    } else {
+        Status::SoftFailed
+    })
+}
+
+/// The outliers that are `missing`, or come before one that is, each after its prev_events.
+fn leading_to<R: Reader>(
+    states: &States<'_, R>,
     missing: &[String],
 ) -> Result<Vec<(EventNum, Pdu)>, Error> {
-    let mut wanted: HashSet<String> = missing.iter().cloned().collect();
-    let mut leading = Vec::new();
-    for num in events.iter().rev() {
-        let stored = event::load(r, *num)?;
-        if !stored.header.status.is_outlier() || !wanted.contains(&stored.header.id) {
-            continue;
-        }
-        let pdu = Pdu::parse(stored.id()?, &stored.json, rules, false)
-            .map_err(|_| Error::corrupt("events", *num, "not an event"))?;
-        wanted.extend(pdu.prev_events().iter().map(ToString::to_string));
-        leading.push((*num, pdu));
+    enum Step {
+        Visit(OwnedEventId),
+        Add(EventNum, Pdu),
     }
-    leading.reverse();
+    let ids = missing.iter().filter_map(|id| EventId::parse(id).ok());
+    let mut steps: Vec<Step> = ids.map(Step::Visit).collect();
+    let (mut seen, mut leading) = (HashSet::new(), Vec::new());
+    while let Some(step) = steps.pop() {
+        match step {
+            Step::Add(num, pdu) => leading.push((num, pdu)),
+            Step::Visit(id) => {
+                let found = find(states.r, states.room, &id)?;
+                if let Some((num, header)) = found
+                    && header.status.is_outlier()
+                    && seen.len() < MAX_CHUNK_EVENTS
+                    && seen.insert(num)
+                {
+                    let pdu = states.pdu(num)?;
+                    let prev: Vec<_> = pdu.prev_events().to_vec();
+                    steps.push(Step::Add(num, pdu));
+                    steps.extend(prev.into_iter().map(Step::Visit));
+                }
+            }
+        }
+    }
     Ok(leading)
 }
 
-/// What the room ends with and its current state with `judged` before the gap; `None` if it ends
-/// with what it did.
-fn current(
-    r: &impl Reader,
-    (room, rules): (RoomNum, &RoomVersionRules),
-    (heads, gap): (&RoomHeads, &Gap),
-    judged: &[Judged],
+/// Those of `missing` whose place is not known.
+fn still_missing<R: Reader>(
+    states: &States<'_, R>,
+    missing: Vec<String>,
+) -> Result<Vec<String>, Error> {
+    let mut seen = HashSet::new();
+    let mut still = Vec::new();
+    for id in missing {
+        let event_id = <&EventId>::try_from(id.as_str())
+            .map_err(|_| Error::corrupt("gaps", &id, "not an event ID"))?;
+        if states.placed(event_id)?.is_none() && seen.insert(id.clone()) {
+            still.push(id);
+        }
+    }
+    still.truncate(MAX_MISSING);
+    Ok(still)
+}
+
+/// The room's extremities and current state after states were derived again; `None` if they are
+/// what they were.
+fn new_heads<R: Reader>(
+    states: &States<'_, R>,
+    extremities: &[EventNum],
+    rederived: &Rederived,
+    was_in_room: bool,
 ) -> Result<Option<(Vec<EventNum>, StateOverlay)>, Error> {
-    let accepted = || {
-        judged
-            .iter()
-            .filter(|judged| judged.status == Status::Accepted)
-    };
-    let of_stretch: HashMap<EventNum, &Judged> =
-        judged.iter().map(|judged| (judged.num, judged)).collect();
-    let mut open = Vec::new();
-    for id in &gap.missing {
-        if let Ok(id) = <&EventId>::try_from(id.as_str()) {
-            open.extend(event::num_in(r, room, id)?);
+    // What comes before the join of this server has led to the state that it was given then.
+    let new = states.derived.iter().filter(|(num, derived)| {
+        was_in_room && derived.status == Status::Accepted && !rederived.has(**num)
+    });
+    let new: BTreeMap<EventNum, &Derived> = new.map(|(num, derived)| (*num, derived)).collect();
+    let mut prev = rederived.followed.clone();
+    for derived in new.values() {
+        prev.extend(states.prev_events(&derived.pdu)?.0);
+    }
+    let followed = followed(states, &prev)?;
+    let mut ends: Vec<EventNum> = Vec::new();
+    for end in extremities.iter().filter(|end| !followed.contains(end)) {
+        // In the place of an extremity that is rejected now comes what is before it.
+        for num in states.superseded(vec![*end])? {
+            if states.status(num)? == Status::Accepted && !ends.contains(&num) {
+                ends.push(num);
+            }
         }
     }
-    for judged in accepted() {
-        for id in judged.pdu.prev_events() {
-            open.extend(event::num_in(r, room, id)?);
-        }
+    // Events on which only those follow that are not here, or rejected.
+    ends.extend(new.into_keys().filter(|num| !followed.contains(num)));
+    if ends.is_empty() || ends == extremities && rederived.changed.is_empty() {
+        return Ok(None);
     }
-    // Also what something follows on only behind what counts for nothing.
+    let after = states.after_each(&ends)?;
+    let state = resolution::resolve(states.r, states.room, states.rules, &after, None)?;
+    Ok(Some((ends, state)))
+}
+
+/// `prev`, and what comes before those of them that are new in the timeline or without effect.
+fn followed<R: Reader>(
+    states: &States<'_, R>,
+    prev: &[EventNum],
+) -> Result<HashSet<EventNum>, Error> {
+    let mut open = prev.to_vec();
     let mut followed = HashSet::new();
     while let Some(num) = open.pop() {
         if !followed.insert(num) {
             continue;
         }
-        match of_stretch.get(&num) {
-            Some(judged) if judged.status == Status::Accepted => {}
-            Some(judged) => {
-                for id in judged.pdu.prev_events() {
-                    open.extend(event::num_in(r, room, id)?);
-                }
-            }
-            None => open.extend(receive::before_nothing(r, room, rules, num)?),
+        let is_new = event::header(states.r, num)?.status.is_outlier();
+        if is_new || states.status(num)? != Status::Accepted {
+            open.extend(states.prev_events(&states.pdu(num)?)?.0);
         }
     }
-    let ends = heads
-        .extremities
-        .iter()
-        .filter(|end| !followed.contains(end));
-    let mut ends: Vec<EventNum> = ends.copied().collect();
-    let mut states = Vec::new();
-    for end in &ends {
-        states.push(StateOverlay::after(r, *end, &event::header(r, *end)?)?);
-    }
-    // Those on which only follows what was rejected.
-    for judged in accepted().filter(|judged| !followed.contains(&judged.num)) {
-        ends.push(judged.num);
-        states.push(judged.state_after());
-    }
-    if ends == heads.extremities || ends.is_empty() {
-        return Ok(None);
-    }
-    let state = resolution::resolve(r, room, rules, &states, None)?;
-    Ok(Some((ends, state)))
+    Ok(followed)
 }
 
-/// The state before the first event after the gap at `gap`: the state before every event of a
-/// stretch that leads to it and changes nothing.
+/// The state before the first event after the gap at `gap`: the state before each of the events
+/// that lead to it, if they are in a line and no state events.
 pub fn state_before_gap_end(
     r: &impl Reader,
     room: RoomNum,
@@ -223,128 +287,97 @@ fn row_at(r: &impl Reader, room: RoomNum, place: Place) -> Result<TimelineRow, E
         .ok_or_else(|| Error::corrupt("timeline", (room, place), "missing, but a gap is before it"))
 }
 
-/// The state after an event that is here, or among those that were judged.
-fn known_state_after(
-    r: &impl Reader,
-    room: RoomNum,
-    judged: &[Judged],
-    id: &EventId,
-) -> Result<Option<StateOverlay>, Error> {
-    let Some(num) = event::num_in(r, room, id)? else {
-        return Ok(None);
-    };
-    let header = event::header(r, num)?;
-    if !header.status.is_outlier() {
-        return StateOverlay::after(r, num, &header).map(Some);
-    }
-    let event = judged.iter().find(|event| event.num == num);
-    Ok(event.map(Judged::state_after))
-}
-
-/// Those of `missing` that are neither here nor among those that were judged.
-fn still_missing(
-    r: &impl Reader,
-    room: RoomNum,
-    judged: &[Judged],
-    missing: Vec<String>,
-) -> Result<Vec<String>, Error> {
-    let nums: HashSet<EventNum> = judged.iter().map(|event| event.num).collect();
-    let mut seen = HashSet::new();
-    let mut still = Vec::new();
-    for id in missing {
-        let known = <&EventId>::try_from(id.as_str())
-            .map_err(|_| Error::corrupt("gaps", &id, "not an event ID"))
-            .and_then(|id| event::num_in(r, room, id))?;
-        let here = match known {
-            Some(num) => nums.contains(&num) || !event::header(r, num)?.status.is_outlier(),
-            None => false,
-        };
-        if !here && seen.insert(id.clone()) {
-            still.push(id);
-        }
-    }
-    still.truncate(MISSING);
-    Ok(still)
-}
-
-/// Puts `stretch` in its place and moves the gap before it, or closes it if nothing is missing any
-/// more.
+/// Puts the events of `chunk` in their places, and moves the gap before them, or closes it if
+/// nothing is missing any more. Whether the gap is another one now.
 ///
 /// # Errors
-/// [`Error::Stale`] if there is no such gap any more, or the room has moved: judge again.
-pub fn commit(tx: &Tx, local: &Local, stretch: &Chunk) -> Result<(), Error> {
-    let room = stretch.room;
-    let mut heads = room::heads(tx, room)?;
-    if heads.extremities != stretch.extremities || !tx.gaps()?.has((room, stretch.gap))? {
-        return Err(Error::Stale);
-    }
-    let after_gap = row_at(tx, room, stretch.gap)?;
-    tx.gaps()?.remove((room, stretch.gap))?;
-    let before_gap = timeline::backwards(tx, room, Place(stretch.gap.0 - 1), 1)?.pop();
-    // What is older than what was read already counts as read.
-    let main = before_gap.map_or_else(Counts::default, |(_, row)| row.main);
-    let mut place = stretch.gap;
-    for judged in stretch.events.iter().rev() {
-        let known = event::load(tx, judged.num)?;
-        let free = Place(place.0 - 1);
-        let takes_place = judged.status == Status::Accepted && !tx.timeline()?.has((room, free))?;
-        if takes_place {
-            place = free;
-        }
-        let header = EventHeader {
-            status: judged.status,
-            place: takes_place.then_some(place),
-            position: after_gap.position,
-            state_before: judged
-                .state_before
-                .store(tx, room, StateOverlay::UNNUMBERED)?,
-            ..known.header
-        };
-        tx.events()?
-            .insert(judged.num, event::row(&header, &known.json).as_slice())?;
-        if takes_place {
-            let row = TimelineRow {
-                event: judged.num,
-                position: after_gap.position,
-                main,
-                thread: None,
-            };
-            tx.timeline()?.put((room, place), &row)?;
-        }
-    }
+/// [`Error::Stale`] if there is no such gap any more, or the room has changed: decide again.
+pub fn commit(tx: &Tx, local: &Local, chunk: &Chunk) -> Result<bool, Error> {
+    let room = chunk.room;
+    chunk.decided_on.check(&room::heads(tx, room)?)?;
+    let before = tx.gaps()?.load((room, chunk.gap))?.ok_or(Error::Stale)?;
+    tx.gaps()?.remove((room, chunk.gap))?;
     let rules = room::rules(tx, room)?;
-    for judged in &stretch.events {
-        if judged.status == Status::Accepted {
-            redaction::apply(tx, room, &judged.pdu, judged.num, rules)?;
-        }
+    let after_gap = row_at(tx, room, chunk.gap)?;
+    let before_gap = timeline::backwards(tx, room, Place(chunk.gap.0 - 1), 1)?.pop();
+    // What is older than what was read counts as read.
+    let counts = before_gap.map_or_else(Counts::default, |(_, row)| row.main);
+    let (places, first) = places(tx, chunk)?;
+    for (decided, place) in chunk.events.iter().zip(places) {
+        let Decided {
+            num,
+            event:
+                Derived {
+                    pdu,
+                    status,
+                    state_before,
+                },
+            claimed,
+        } = decided;
+        let claim = |state| {
+            let known_upto = chunk.opened?.known_upto;
+            Some(Claim { state, known_upto })
+        };
+        let new = Commit {
+            pdu,
+            json: &event::load(tx, *num)?.json,
+            rules,
+            status: *status,
+            auth: &receive::auth_events(tx, room, rules, pdu)?,
+            state_before,
+            claimed: claimed.as_ref().and_then(claim),
+            placement: Placement::BeforeGap(BeforeGap {
+                place,
+                after_gap: &after_gap,
+                counts,
+            }),
+        };
+        commit::commit(tx, room, new)?;
     }
-    if !stretch.missing.is_empty() {
-        let missing = stretch.missing.clone();
-        tx.gaps()?.put((room, place), &Gap { missing })?;
+    if !chunk.missing.is_empty() {
+        let gap = Gap {
+            missing: chunk.missing.clone(),
+            opened: chunk.opened,
+        };
+        tx.gaps()?.put((room, first), &gap)?;
     }
-    close_gaps(tx, room, stretch)?;
-    if let Some((ends, current)) = &stretch.current {
-        let root = current.store(tx, room, StateOverlay::UNNUMBERED)?;
-        let keys = state::differing_keys(tx, room, &[heads.state, root])?;
-        let position = tx.next_position()?;
-        current::change(tx, local, room, &mut heads, (root, position), keys)?;
-        heads.extremities.clone_from(ends);
-        tx.room_heads()?.put(room, &heads)?;
-        tx.effect(Effect::RoomChanged(room, position));
+    close_gaps(tx, chunk)?;
+    chunk.rederived.commit(tx, room)?;
+    if let Some((extremities, state)) = &chunk.heads {
+        let state = state.store(tx, room, StateOverlay::UNNUMBERED)?;
+        commit::commit_heads(tx, local, room, extremities.clone(), state)?;
     }
-    Ok(())
+    Ok(!chunk.events.is_empty() || chunk.missing != before.missing)
 }
 
-/// Takes what `stretch` brings from what is missing elsewhere.
-fn close_gaps(tx: &Tx, room: RoomNum, stretch: &Chunk) -> Result<(), Error> {
-    let here: HashSet<&str> = stretch
-        .events
-        .iter()
-        .map(|judged| judged.pdu.event_id().as_str())
+/// The place of each event of `chunk` that is accepted, counted down from the gap, and the first of
+/// the places. If the free places are used up, events stand in the graph only.
+fn places(tx: &Tx, chunk: &Chunk) -> Result<(Vec<Option<Place>>, Place), Error> {
+    let timeline = tx.timeline()?;
+    let mut first = chunk.gap;
+    let mut places = Vec::new();
+    for decided in chunk.events.iter().rev() {
+        let free = Place(first.0 - 1);
+        let has_place =
+            decided.event.status == Status::Accepted && !timeline.has((chunk.room, free))?;
+        if has_place {
+            first = free;
+        }
+        places.push(has_place.then_some(free));
+    }
+    places.reverse();
+    Ok((places, first))
+}
+
+/// Removes the events of `chunk` from what is missing at other gaps.
+fn close_gaps(tx: &Tx, chunk: &Chunk) -> Result<(), Error> {
+    let events = chunk.events.iter();
+    let here: HashSet<&str> = events
+        .map(|decided| decided.event.pdu.event_id().as_str())
         .collect();
     let mut gaps = tx.gaps()?;
     let mut changed = Vec::new();
-    for row in gaps.range((room, Place::MIN)..=(room, Place::MAX))? {
+    for row in gaps.prefix(chunk.room)? {
         let (key, gap) = row?;
         let mut gap: Gap = gap.record(&key)?;
         let before = gap.missing.len();
@@ -355,9 +388,9 @@ fn close_gaps(tx: &Tx, room: RoomNum, stretch: &Chunk) -> Result<(), Error> {
     }
     for (place, gap) in changed {
         if gap.missing.is_empty() {
-            gaps.remove((room, place))?;
+            gaps.remove((chunk.room, place))?;
         } else {
-            gaps.put((room, place), &gap)?;
+            gaps.put((chunk.room, place), &gap)?;
         }
     }
     Ok(())

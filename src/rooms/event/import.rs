@@ -1,41 +1,40 @@
-//! Taking over a room that this server was let into by another one.
+//! Import of a send_join response: taking over a room that another server let this one into.
 //!
-//! 1. The state that the other server gives, and what authorizes it, is kept as outliers.
-//! 2. [`apply_batch`] by batch the room's current state becomes the one that was given. Nobody here is in
-//!    the room yet, so nobody sees it grow.
-//! 3. [`commit_join`] stores the event that lets a local user in: with it the room is there.
+//! 1. The state in the response and its auth chain are kept as outliers.
+//! 2. In [`StateDiff::batches`], each applied by [`apply_batch`], the room's current state becomes
+//!    the one in the response. Nobody here is in the room yet, so nobody sees it change.
+//! 3. [`commit_join`] commits the event by which a local user joins. From then on the room is here.
 
 use std::collections::BTreeMap;
 
 use ruma::{RoomId, RoomVersionId};
 
 use super::{
-    insert::{self, Insert, Notify},
-    receive, redaction,
+    authorize::{ParsedEvents, allowed},
+    commit::{self, Commit, LiveEnd, Placement},
+    insert::Notify,
+    receive, state_change,
 };
 use crate::{
     protocol::receive::Received,
     rooms::{
         Error, Local, event, room,
-        state::{self, current, overlay},
+        state::{self, overlay::StateOverlay},
         upgrade::user_data,
     },
-    store::{
-        Effect, EventNum, Place, Reader, RoomNum, StateKeyNum, Tx, UserNum,
-        records::{Gap, Status},
-    },
+    store::{EventNum, Reader, RoomNum, StateKeyNum, Tx, UserNum, records::Status},
 };
 
-/// How many state events one slice lays down.
+/// How many changes of state one job applies.
 const BATCH_EVENTS: usize = 64;
 
-/// The state that a room is to get.
+/// By what a room's current state differs from the one that it is to get.
 #[derive(Clone, Debug)]
 pub struct StateDiff(Vec<(StateKeyNum, Option<EventNum>)>);
 
 impl StateDiff {
-    /// What has to change for the current state to become `given`, all of which is here. Grows with
-    /// the room: for the pool.
+    /// The changes that make `given`, which are all here, the current state. Grows with the room: for
+    /// the pool.
     pub fn new(r: &impl Reader, room: RoomNum, given: &[EventNum]) -> Result<Self, Error> {
         let mut wanted = BTreeMap::new();
         for num in given {
@@ -55,7 +54,7 @@ impl StateDiff {
         Ok(Self(changes))
     }
 
-    /// The slices in which to lay it down.
+    /// The changes in pieces for one job each.
     pub fn batches(&self) -> impl Iterator<Item = Self> {
         self.0
             .chunks(BATCH_EVENTS)
@@ -78,7 +77,7 @@ pub fn begin(tx: &Tx, id: &RoomId, version: &RoomVersionId) -> Result<RoomNum, E
     Ok(room)
 }
 
-/// Lays down one slice of a diff.
+/// Applies one batch of changes to the current state.
 pub fn apply_batch(tx: &Tx, local: &Local, room: RoomNum, diff: &StateDiff) -> Result<(), Error> {
     let mut heads = room::heads(tx, room)?;
     let mut root = heads.state;
@@ -86,16 +85,15 @@ pub fn apply_batch(tx: &Tx, local: &Local, room: RoomNum, diff: &StateDiff) -> R
         root = state::set(tx, room, root, *key, *event)?;
     }
     let position = tx.next_position()?;
-    let keys = diff.0.iter().map(|(key, _)| *key);
-    current::change(tx, local, room, &mut heads, (root, position), keys)?;
+    state_change::set_current_state(tx, local, room, &mut heads, root, position)?;
     Ok(tx.room_heads()?.put(room, &heads)?)
 }
 
-/// Stores the event by which `user` enters the room, whose current state has become the one before
-/// that event.
+/// Commits the event by which `user` joins the room, whose current state has become the state
+/// before that event.
 ///
 /// # Errors
-/// [`Error::Forbidden`] if the state does not allow it: who gave it has lied.
+/// [`Error::Forbidden`] if that state does not allow the event: the other server has lied.
 pub fn commit_join(
     tx: &Tx,
     local: &Local,
@@ -106,46 +104,39 @@ pub fn commit_join(
     let rules = room::rules(tx, room)?;
     let pdu = &event.pdu;
     let auth = receive::auth_events(tx, room, rules, pdu)?;
-    let before = overlay::StateOverlay::of(heads.state);
-    let is_allowed = receive::is_authorized(tx, room, rules, pdu)?
-        && receive::is_allowed_by(tx, room, rules, pdu, &before)?;
+    let before = StateOverlay::of(heads.state);
+    let events = ParsedEvents::new(tx, room, rules);
+    let is_allowed = match allowed(pdu, events.authorize(pdu))? {
+        Some(authorized) => authorized.is_allowed_by(&before)?,
+        None => false,
+    };
     if !is_allowed {
         return Err(Error::forbidden(
             "the other server gave a state that does not let you in",
         ));
     }
-    let (kind, key) = pdu
-        .state_pair()
-        .ok_or_else(|| Error::corrupt("events", pdu.event_id(), "a join without a state key"))?;
-    let key = state::key_num_or_new(tx, room, &kind.to_string(), key)?;
-    let outlier = receive::here(tx, room, pdu.event_id())?.map(|(num, _)| num);
-    let missing = receive::missing(tx, room, pdu)?;
-    if !missing.is_empty() && heads.last_place >= Place::FIRST {
-        receive::leave_gap(&mut heads);
-    }
-    let new = Insert {
-        id: pdu.event_id(),
-        outlier,
+    let current = before.clone().with_event(pdu, StateOverlay::UNNUMBERED);
+    let superseded = heads.extremities.clone();
+    let new = Commit {
+        pdu,
         json: &event.json,
+        rules,
         status: Status::Accepted,
-        state_before: heads.state,
-        state_key: Some(key),
         auth: &auth,
-        read_by: None,
-        sent_by: None,
-        thread: None,
-        notify: &Notify::default(),
+        state_before: &before,
+        claimed: None,
+        placement: Placement::LiveEnd(LiveEnd {
+            local,
+            heads: &mut heads,
+            missing: &receive::missing(tx, room, rules, pdu)?,
+            known_upto: None,
+            current: &current,
+            superseded: &superseded,
+            relay: false,
+            sent_by: None,
+            notify: &Notify::default(),
+        }),
     };
-    let (num, position) = insert::insert(tx, room, &mut heads, &new)?;
-    if !missing.is_empty() {
-        tx.gaps()?.put((room, heads.last_place), &Gap { missing })?;
-    }
-    let root = state::set(tx, room, heads.state, key, Some(num))?;
-    current::change(tx, local, room, &mut heads, (root, position), [key])?;
-    redaction::apply_early(tx, room, (pdu.event_id().as_str(), num), rules)?;
-    heads.extremities = vec![num];
-    heads.depth = heads.depth.max(pdu.depth());
-    tx.room_heads()?.put(room, &heads)?;
-    tx.effect(Effect::RoomChanged(room, position));
+    commit::commit(tx, room, new)?;
     user_data::copy(tx, user, room)
 }

@@ -1,24 +1,23 @@
-//! Storing one event: the rows that every event has, whoever made it.
+//! Adding an event to the live end of a room's timeline: its place, its thread, whom it notifies.
 
-use ruma::{EventId, OwnedEventId};
+use ruma::{OwnedEventId, events::TimelineEventType};
 use serde::Deserialize;
 
 use crate::{
     protocol::Pdu,
     rooms::{
-        Error, event,
+        Error, Local, event,
         unread::{self, NO_THREAD},
     },
     store::{
-        DeviceNum, Effect, EventNum, NodeNum, Place, Position, Reader, Records, RoomNum,
-        StateKeyNum, Tx, UserNum,
-        records::{Counts, EventHeader, RoomHeads, Status, Thread, TimelineRow},
+        EventNum, Place, Position, Reader, Records, RoomNum, Tx, UserNum,
+        records::{Counts, RoomHeads, Thread, TimelineRow},
     },
 };
 
-/// How many local writers the record of a room or a thread holds; the one who wrote longest ago
-/// gives way to a row of its own.
-const WRITERS: usize = 64;
+/// How many local writers the record of a room or a thread holds. The one who wrote least recently
+/// moves to a row of `last_own_event`.
+const MAX_RECENT_WRITERS: usize = 64;
 
 /// Whom an event notifies.
 #[derive(Clone, Debug, Default)]
@@ -45,173 +44,116 @@ impl Counts {
     }
 }
 
-/// An event to be stored, decided and complete.
-#[derive(Debug)]
-pub struct Insert<'a> {
-    /// Its event id.
-    pub id: &'a EventId,
-    /// Its number, if it was an outlier.
-    pub outlier: Option<EventNum>,
-    /// Its JSON.
-    pub json: &'a [u8],
-    /// What became of it. Only an accepted event stands in the timeline.
-    pub status: Status,
-    /// The state before it.
-    pub state_before: NodeNum,
-    /// Its (type, state key), if it is a state event.
-    pub state_key: Option<StateKeyNum>,
-    /// Its auth events.
-    pub auth: &'a [EventNum],
-    /// The user of this server who has read up to here, having written it.
-    pub read_by: Option<UserNum>,
-    /// The device that sent it, with its transaction id.
-    pub sent_by: Option<(DeviceNum, String)>,
-    /// The root of the thread it is in.
-    pub thread: Option<EventNum>,
-    /// Whom it notifies.
-    pub notify: &'a Notify,
+/// An event that is added to the live end of its room's timeline.
+pub(in crate::rooms) struct Entry<'a> {
+    pub(in crate::rooms) event: EventNum,
+    pub(in crate::rooms) position: Position,
+    pub(in crate::rooms) place: Place,
+    pub(in crate::rooms) notify: &'a Notify,
 }
 
-/// Stores `new`, at the end of the timeline if it is accepted, and moves `heads` along. The caller
-/// stores `heads`, and changes extremities and state.
-pub fn insert(
-    tx: &Tx,
-    room: RoomNum,
-    heads: &mut RoomHeads,
-    new: &Insert<'_>,
-) -> Result<(EventNum, Position), Error> {
-    let position = tx.next_position()?;
-    let place = (new.status == Status::Accepted).then(|| heads.last_place.next());
-    let num = store(tx, room, new, (position, place))?;
-    if let Some(place) = place {
-        enter_timeline(tx, room, heads, new, (num, position, place))?;
-    }
-    Ok((num, position))
-}
-
-/// Stores the event itself.
-pub(in crate::rooms) fn store(
-    tx: &Tx,
-    room: RoomNum,
-    new: &Insert<'_>,
-    (position, place): (Position, Option<Place>),
-) -> Result<EventNum, Error> {
-    // An outlier may have been redacted already.
-    let outlier = new.outlier.map(|num| event::load(tx, num)).transpose()?;
-    let num = new.outlier.unwrap_or_else(|| tx.next_event());
-    let header = EventHeader {
-        id: new.id.as_str().to_owned(),
-        room,
-        status: new.status,
-        place,
-        position,
-        state_before: new.state_before,
-        state_key: new.state_key,
-        redacted_by: outlier.as_ref().and_then(|known| known.header.redacted_by),
-        sent_by: new.sent_by.clone(),
-    };
-    let json = outlier.as_ref().map_or(new.json, |known| &known.json);
-    tx.events()?
-        .insert(num, event::row(&header, json).as_slice())?;
-    tx.event_nums()?.insert(new.id.as_str(), num)?;
-    if new.state_key.is_some() {
-        let auth: Vec<u8> = new
-            .auth
-            .iter()
-            .flat_map(|num| num.0.to_le_bytes())
-            .collect();
-        tx.auth()?.insert((room, num), auth.as_slice())?;
-    }
-    Ok(num)
-}
-
-fn enter_timeline(
-    tx: &Tx,
-    room: RoomNum,
-    heads: &mut RoomHeads,
-    new: &Insert<'_>,
-    (event, position, place): (EventNum, Position, Place),
-) -> Result<(), Error> {
-    match new.thread {
-        None => {
-            heads.main.add(new.notify.default);
-            if let Some(user) = new.read_by {
-                set_last_own_event(
-                    tx,
-                    (room, NO_THREAD),
-                    &mut heads.last_own_events,
-                    (user, place),
-                )?;
+impl Entry<'_> {
+    /// Adds the event `pdu`. The caller stores `heads`.
+    pub(in crate::rooms) fn insert(
+        &self,
+        tx: &Tx,
+        local: &Local,
+        room: RoomNum,
+        heads: &mut RoomHeads,
+        pdu: &Pdu,
+    ) -> Result<(), Error> {
+        let read_by = read_by_sender(tx, local, pdu)?;
+        let thread = thread_root(tx, room, pdu)?;
+        match thread {
+            None => {
+                heads.main.add(self.notify.default);
+                if let Some(user) = read_by {
+                    let recent = &mut heads.last_own_events;
+                    set_last_own_event(tx, room, NO_THREAD, recent, user, self.place)?;
+                }
             }
+            Some(root) => self.insert_into_thread(tx, room, root, read_by)?,
         }
-        Some(root) => enter_thread(tx, (room, root), new, place)?,
+        let row = TimelineRow {
+            event: self.event,
+            position: self.position,
+            main: heads.main,
+            thread,
+        };
+        tx.timeline()?.put((room, self.place), &row)?;
+        for (user, verdict) in &self.notify.exceptions {
+            let of = (room, *user, thread.unwrap_or(NO_THREAD));
+            add_exception(tx, of, self.place, *verdict, self.notify.default)?;
+        }
+        heads.last_place = self.place;
+        heads.last_position = self.position;
+        Ok(())
     }
-    let row = TimelineRow {
-        event,
-        position,
-        main: heads.main,
-        thread: new.thread,
-    };
-    tx.timeline()?.put((room, place), &row)?;
-    for (user, verdict) in &new.notify.exceptions {
-        let of = (room, *user, new.thread.unwrap_or(NO_THREAD));
-        except(tx, of, place, (*verdict, new.notify.default))?;
+
+    fn insert_into_thread(
+        &self,
+        tx: &Tx,
+        room: RoomNum,
+        root: EventNum,
+        read_by: Option<UserNum>,
+    ) -> Result<(), Error> {
+        let place = self.place;
+        let before = tx.threads()?.load((room, root))?;
+        if let Some(before) = &before {
+            tx.thread_order()?.remove((room, before.last_place))?;
+        }
+        tx.thread_order()?.insert((room, place), root)?;
+        let mut thread = before.unwrap_or(Thread {
+            last_place: place,
+            counts: Counts::default(),
+            last_own_events: Vec::new(),
+        });
+        thread.last_place = place;
+        thread.counts.add(self.notify.default);
+        if let Some(user) = read_by {
+            set_last_own_event(tx, room, root, &mut thread.last_own_events, user, place)?;
+        }
+        tx.thread_timeline()?
+            .put((room, root, place), &thread.counts)?;
+        tx.threads()?.put((room, root), &thread)?;
+        Ok(())
     }
-    heads.last_place = place;
-    heads.last_position = position;
-    tx.effect(Effect::RoomChanged(room, position));
-    Ok(())
 }
 
-fn enter_thread(
-    tx: &Tx,
-    (room, root): (RoomNum, EventNum),
-    new: &Insert<'_>,
-    place: Place,
-) -> Result<(), Error> {
-    let before = tx.threads()?.load((room, root))?;
-    if let Some(before) = &before {
-        tx.thread_order()?.remove((room, before.last_place))?;
+/// The local sender of `pdu`, who has read the room up to it. A member event may go to every room of
+/// its sender at once (a new name or picture), so it says nothing about reading.
+fn read_by_sender(tx: &Tx, local: &Local, pdu: &Pdu) -> Result<Option<UserNum>, Error> {
+    if *pdu.event_type() == TimelineEventType::RoomMember || !local.has(pdu.sender()) {
+        return Ok(None);
     }
-    tx.thread_order()?.insert((room, place), root)?;
-    let mut thread = before.unwrap_or(Thread {
-        last_place: place,
-        counts: Counts::default(),
-        last_own_events: Vec::new(),
-    });
-    thread.last_place = place;
-    thread.counts.add(new.notify.default);
-    if let Some(user) = new.read_by {
-        set_last_own_event(tx, (room, root), &mut thread.last_own_events, (user, place))?;
-    }
-    tx.thread_timeline()?
-        .put((room, root, place), &thread.counts)?;
-    tx.threads()?.put((room, root), &thread)?;
-    Ok(())
+    Ok(Some(tx.user_num(pdu.sender().as_str())?))
 }
 
-/// Notes that a user wrote at `place`, behind all others in `lately`.
+/// Stores the place of a user's last own event, behind those of all others in `recent`.
 fn set_last_own_event(
     tx: &Tx,
-    (room, root): (RoomNum, EventNum),
-    lately: &mut Vec<(UserNum, Place)>,
-    (user, place): (UserNum, Place),
+    room: RoomNum,
+    root: EventNum,
+    recent: &mut Vec<(UserNum, Place)>,
+    user: UserNum,
+    place: Place,
 ) -> Result<(), Error> {
-    lately.retain(|(writer, _)| *writer != user);
-    if lately.len() >= WRITERS {
-        let (longest_ago, at) = lately.remove(0);
-        tx.last_own_event()?.insert((room, root, longest_ago), at)?;
+    recent.retain(|(writer, _)| *writer != user);
+    if recent.len() >= MAX_RECENT_WRITERS {
+        let (oldest, at) = recent.remove(0);
+        tx.last_own_event()?.insert((room, root, oldest), at)?;
     }
-    lately.push((user, place));
+    recent.push((user, place));
     Ok(())
 }
 
-/// Notes that the event at `place` means something else to a user than by default.
-fn except(
+/// Stores that the event at `place` has another verdict for a user than by default.
+fn add_exception(
     tx: &Tx,
     (room, user, root): (RoomNum, UserNum, EventNum),
     place: Place,
-    (verdict, default): (Verdict, Verdict),
+    verdict: Verdict,
+    default: Verdict,
 ) -> Result<(), Error> {
     let mut upto = unread::notified(tx, room, user, root, place)?;
     upto.notify += i32::from(verdict.notify) - i32::from(default.notify);
@@ -224,7 +166,7 @@ fn except(
 /// that it relates to otherwise ([client-server API, "Threading"], "Threaded read receipts").
 ///
 /// [client-server API, "Threading"]: https://spec.matrix.org/v1.19/client-server-api/#threading
-pub fn thread_root(r: &impl Reader, room: RoomNum, pdu: &Pdu) -> Result<Option<EventNum>, Error> {
+fn thread_root(r: &impl Reader, room: RoomNum, pdu: &Pdu) -> Result<Option<EventNum>, Error> {
     #[derive(Deserialize)]
     struct Relation {
         rel_type: String,

@@ -1,16 +1,22 @@
-//! Events: stored, made here, received, imported, back-filled, redacted.
+//! Events: made here, received, imported, back-filled, redacted; one way to commit them all.
 
 pub mod append;
+mod authorize;
 pub mod backfill;
+mod commit;
 pub mod graph;
 pub mod import;
 pub mod insert;
-pub mod outgoing;
+mod outgoing;
 pub mod outlier;
 pub mod receive;
 pub mod redaction;
+mod rederive;
 pub mod send;
-pub mod stored;
+mod state_change;
+pub mod state_event;
+mod states;
 
-pub(in crate::rooms) use self::stored::row;
-pub use self::stored::{StoredEvent, accepted, header, id, load, num_in, num_of};
+pub(in crate::rooms) use self::state_change::set_local_membership;
+pub(in crate::rooms) use super::stored_event::row;
+pub use super::stored_event::{StoredEvent, accepted, header, id, load, num_in, num_of};

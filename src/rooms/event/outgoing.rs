@@ -1,4 +1,4 @@
-//! Events that other servers are to get: noted with the event, sent by `federation/`.
+//! The queue of events that other servers get. `federation/outbound` sends them.
 
 use ruma::{
     UserId,
@@ -11,21 +11,22 @@ use crate::{
     store::{Effect, EventNum, Position, Reader, RoomNum, Tx, records::Outgoing},
 };
 
-/// Notes an event that this server has made, or taken for another that joins, leaves or knocks
-/// through it, if there is anybody to get it.
+/// Queues an event that was made here, or with which a user of another server joins, leaves or
+/// knocks through this one, if another server gets it.
 pub(in crate::rooms) fn enqueue(
     tx: &Tx,
     local: &Local,
     room: RoomNum,
     pdu: &Pdu,
-    (event, position): (EventNum, Position),
+    event: EventNum,
+    position: Position,
 ) -> Result<(), Error> {
     let mut also = Vec::new();
-    if let Some(gone) = gone(pdu)
-        && !local.has(gone)
-        && !servers::is_in(tx, room, gone.server_name())?
+    if let Some(user) = removed_user(pdu)
+        && !local.has(user)
+        && !servers::is_in(tx, room, user.server_name())?
     {
-        also.push(tx.server_num(gone.server_name().as_str())?);
+        also.push(tx.server_num(user.server_name().as_str())?);
     }
     if also.is_empty() && !servers::is_shared(tx, room)? {
         return Ok(());
@@ -45,8 +46,8 @@ pub(in crate::rooms) fn enqueue(
     Ok(())
 }
 
-/// Who is not in the room any more by this event.
-fn gone(pdu: &Pdu) -> Option<&UserId> {
+/// The user who leaves the room, is kicked or banned by this event.
+fn removed_user(pdu: &Pdu) -> Option<&UserId> {
     let (StateEventType::RoomMember, user) = pdu.state_pair()? else {
         return None;
     };

@@ -1,39 +1,41 @@
-//! Events that are known only because others name them: as their authority, or in a state that
-//! another server tells. They stand in no timeline and change nothing by themselves.
+//! Events that are known only because others name them: in their auth events, or in a claimed
+//! state. They stand in no timeline and change nothing by themselves.
 
 use ruma::room_version_rules::RoomVersionRules;
 
 use super::{
-    insert::{self, Insert, Notify},
+    authorize::{ParsedEvents, allowed},
+    commit::{self, Commit, Placement},
     receive,
 };
 use crate::{
     protocol::receive::Received,
-    rooms::{Error, event, state},
-    store::{EventNum, NodeNum, Position, RoomNum, Tx, records::Status},
+    rooms::{Error, event, room, state::overlay::StateOverlay},
+    store::{EventNum, RoomNum, Tx, records::Status},
 };
 
 /// Stores an event whose signatures and hash were checked, unless it is here; its number.
 ///
 /// # Errors
-/// [`Error::Missing`] if an event that authorizes it is not here: store those first.
+/// [`Error::Missing`] if one of its auth events is not here: store those first.
 pub fn store(
     tx: &Tx,
     room: RoomNum,
-    rules: &RoomVersionRules,
+    rules: &'static RoomVersionRules,
     received: &Received,
 ) -> Result<EventNum, Error> {
     let pdu = &received.pdu;
-    if let Some((num, _)) = receive::here(tx, room, pdu.event_id())? {
+    if let Some((num, _)) = receive::find(tx, room, pdu.event_id())? {
         return Ok(num);
     }
     let auth = receive::auth_events(tx, room, rules, pdu)?;
-    let status = if receive::is_authorized(tx, room, rules, pdu)? {
-        Status::Outlier
-    } else {
-        Status::RejectedOutlier
+    receive::check_create_event(tx, room, pdu)?;
+    let events = ParsedEvents::new(tx, room, rules);
+    let status = match allowed(pdu, events.authorize(pdu))? {
+        Some(_) => Status::Outlier,
+        None => Status::RejectedOutlier,
     };
-    insert(tx, room, received, (status, &auth))
+    commit_outlier(tx, room, received, status, &auth)
 }
 
 /// As [`store`], for an event that was authorized already: [`Pdu::rejected`] has the result.
@@ -46,7 +48,7 @@ pub fn store_authorized(
     received: &Received,
 ) -> Result<EventNum, Error> {
     let pdu = &received.pdu;
-    if let Some((num, _)) = receive::here(tx, room, pdu.event_id())? {
+    if let Some((num, _)) = receive::find(tx, room, pdu.event_id())? {
         return Ok(num);
     }
     let auth = receive::auth_events(tx, room, rules, pdu)?;
@@ -55,40 +57,33 @@ pub fn store_authorized(
     } else {
         Status::Outlier
     };
-    insert(tx, room, received, (status, &auth))
+    commit_outlier(tx, room, received, status, &auth)
 }
 
-/// Stores an event that came alone: of what it names nothing is here.
+/// Stores an event that came without its room, as an invitation does.
 pub fn store_out_of_band(tx: &Tx, room: RoomNum, received: &Received) -> Result<EventNum, Error> {
     match event::num_in(tx, room, received.pdu.event_id())? {
         Some(num) => Ok(num),
-        None => insert(tx, room, received, (Status::OutOfBand, &[])),
+        None => commit_outlier(tx, room, received, Status::OutOfBand, &[]),
     }
 }
 
-fn insert(
+fn commit_outlier(
     tx: &Tx,
     room: RoomNum,
     received: &Received,
-    (status, auth): (Status, &[EventNum]),
+    status: Status,
+    auth: &[EventNum],
 ) -> Result<EventNum, Error> {
-    let pdu = &received.pdu;
-    let state_key = match pdu.state_pair() {
-        Some((kind, key)) => Some(state::key_num_or_new(tx, room, &kind.to_string(), key)?),
-        None => None,
-    };
-    let new = Insert {
-        id: pdu.event_id(),
-        outlier: None,
+    let new = Commit {
+        rules: room::rules(tx, room)?,
+        pdu: &received.pdu,
         json: &received.json,
         status,
-        state_before: NodeNum::EMPTY,
-        state_key,
         auth,
-        read_by: None,
-        sent_by: None,
-        thread: None,
-        notify: &Notify::default(),
+        state_before: &StateOverlay::default(),
+        claimed: None,
+        placement: Placement::Outlier,
     };
-    insert::store(tx, room, &new, (Position(0), None))
+    Ok(commit::commit(tx, room, new)?.num)
 }

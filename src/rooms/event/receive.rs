@@ -1,29 +1,35 @@
-//! Events that another server made: deciding about one, and storing what was decided.
+//! An event of another server: deciding it, and committing what was decided.
 //!
-//! 1. [`decide`], on a snapshot and off the thread: the state before the event (resolved where its
-//!    predecessors disagree), whether it is allowed, what the room's current state becomes.
-//! 2. [`commit`], in a job: checks that the room has not moved since, and writes.
+//! 1. [`decide`], on a snapshot and off the thread: the state before the event, whether it is
+//!    allowed, what the room's current state becomes.
+//! 2. [`commit`], in a job: checks that the room has not changed since, and writes.
 //!
-//! An event whose predecessors nobody has is decided by the state that another server tells; before
-//! it is a gap in the timeline. What the event and that state name must be here, if only as outliers
-//! ([`super::outlier`]).
+//! If prev_events are missing, another server's account of the state before the event (its claimed
+//! state) is resolved together with the states after those prev_events that are here, as Synapse
+//! does. It never takes their place. All that the event and the claimed state name must be here, if
+//! only as outliers ([`super::outlier`]). An event of which prev_events are missing and that is not
+//! accepted stays an outlier, so the claimed state before it reaches no other event.
 //!
-//! One event of a room at a time; an event whose job answers [`Error::Stale`] is decided again.
-//! Signatures, hashes and format are checked before ([`crate::protocol::receive`]).
+//! Events of a room are decided one at a time. If the job answers [`Error::Stale`], the event is
+//! decided again. Signatures, hashes and format are checked before ([`crate::protocol::receive`]).
+//!
+//! Source: [Checks performed on receipt of a PDU], from step 4 on.
+//!
+//! [Checks performed on receipt of a PDU]: https://spec.matrix.org/v1.19/server-server-api/#checks-performed-on-receipt-of-a-pdu
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use ruma::{EventId, OwnedEventId, events::StateEventType, room_version_rules::RoomVersionRules};
+use ruma::{OwnedEventId, events::TimelineEventType, room_version_rules::RoomVersionRules};
 
+pub(in crate::rooms) use super::states::find;
 use super::{
-    insert::{self, Insert, Notify},
-    outgoing, redaction,
+    authorize::{ParsedEvents, allowed},
+    commit::{self, Claim, Commit, LiveEnd, Placement},
+    insert::Notify,
+    states::States,
 };
 use crate::{
-    protocol::{
-        Pdu,
-        authorize::{AuthError, check_by_auth_events, check_by_state, create_event},
-    },
+    protocol::{Pdu, authorize::create_event},
     rooms::{
         Error, Local, event, room,
         state::{
@@ -33,193 +39,181 @@ use crate::{
         },
     },
     store::{
-        Effect, EventNum, Place, Reader, RoomNum, Tx,
-        records::{EventHeader, Gap, RoomHeads, Status},
+        EventNum, NodeNum, Reader, RoomNum, Tx,
+        records::{RoomHeads, Status},
     },
 };
 
-/// How many places stay free where history is missing.
-const GAP: u64 = 1 << 32;
-/// How many events before one that is stored are looked at for ends that it takes.
-const ENDED: usize = 100;
-
-/// What was decided about a foreign event.
+/// What was decided about an event of another server.
 #[derive(Debug)]
 pub struct Decision {
     room: RoomNum,
     pdu: Arc<Pdu>,
     json: Vec<u8>,
-    /// The room's extremities on the snapshot.
-    extremities: Vec<EventNum>,
-    /// What is no end of the room any more.
-    ended: Vec<EventNum>,
-    /// Predecessors that are not here.
+    decided_on: DecidedOn,
+    /// The extremities that are none any more after the event.
+    superseded: Vec<EventNum>,
+    /// The prev_events that are not here, and the claimed state if there are any.
     missing: Vec<String>,
+    claimed: Option<StateOverlay>,
     auth: Vec<EventNum>,
     status: Status,
     state_before: StateOverlay,
-    /// The room's current state with the event, if the event changes anything about it.
-    current: Option<StateOverlay>,
-    hand_on: bool,
+    /// The room's current state with the event.
+    current: StateOverlay,
+    relay: bool,
+}
+
+/// What of a room a decision rests on.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::rooms) struct DecidedOn {
+    extremities: Vec<EventNum>,
+    state: NodeNum,
+}
+
+impl DecidedOn {
+    pub(in crate::rooms) fn of(heads: &RoomHeads) -> Self {
+        Self {
+            extremities: heads.extremities.clone(),
+            state: heads.state,
+        }
+    }
+
+    /// # Errors
+    /// [`Error::Stale`] if the room has changed since.
+    pub(in crate::rooms) fn check(&self, heads: &RoomHeads) -> Result<(), Error> {
+        if *self == Self::of(heads) {
+            Ok(())
+        } else {
+            Err(Error::Stale)
+        }
+    }
 }
 
 impl Decision {
-    /// What becomes of the event.
+    /// The status that the event gets.
     pub fn status(&self) -> Status {
         self.status
     }
 
-    /// The same, of an event that this server takes for another one and hands on to those in the
-    /// room.
+    /// The same, of an event that this server sends on to the other servers in the room.
     pub fn with_relay(self) -> Self {
         Self {
-            hand_on: true,
+            relay: true,
             ..self
         }
     }
 }
 
-/// Decides about `pdu`, whose `json` is of this room and has passed the checks of its own. `told` is
-/// the state before it by another server's account, which counts where predecessors are not here.
+/// Decides about `pdu`, whose `json` is of this room and has passed the checks of its own.
+/// `claimed` is the state before it as another server has it.
 ///
 /// # Errors
-/// [`Error::Missing`] if an auth event is not here, or a predecessor, and nothing is told;
+/// [`Error::Missing`] if an auth event is not here, or a prev_event and there is no claimed state;
 /// [`Error::Invalid`] if it names an event of another room.
 pub fn decide(
     r: &impl Reader,
     room: RoomNum,
     pdu: Arc<Pdu>,
     json: Vec<u8>,
-    told: Option<StateOverlay>,
+    claimed: Option<StateOverlay>,
 ) -> Result<Decision, Error> {
     let rules = room::rules(r, room)?;
     let heads = room::heads(r, room)?;
     let auth = auth_events(r, room, rules, &pdu)?;
-    let Prev {
-        nums: prev,
-        mut states,
-        missing,
-    } = Prev::find(r, room, &pdu)?;
+    check_create_event(r, room, &pdu)?;
+    let graph = States::new(r, room, rules);
+    let (prev, missing) = graph.prev_events(&pdu)?;
+    let mut states = graph.after_each(&prev)?;
+    let claimed = claimed.filter(|_| !missing.is_empty());
     if !missing.is_empty() {
-        // Whoever tells it has resolved it from all of them. Resolving it once more with those that
-        // are here would keep no liar out, who can name none of them, and differ from what others have.
-        states = vec![told.ok_or(Error::Missing)?];
+        states.push(claimed.clone().ok_or(Error::Missing)?);
     }
     let state_before = resolution::resolve(r, room, rules, &states, None)?;
-    let ended = ended(r, room, rules, prev)?;
     let current = StateOverlay::of(heads.state);
-    let status = check(r, room, rules, &pdu, (&state_before, &current))?;
-    let current = if status == Status::Accepted {
-        let after = match pdu.state_pair() {
-            Some((kind, key)) => {
-                let key = (kind.to_string(), key.to_owned());
-                state_before
-                    .clone()
-                    .with(key, Some(StateOverlay::UNNUMBERED))
-            }
-            None => state_before.clone(),
-        };
-        let mut states = vec![after];
-        for num in heads.extremities.iter().filter(|num| !ended.contains(num)) {
-            states.push(StateOverlay::after(r, *num, &event::header(r, *num)?)?);
-        }
-        let new = Unnumbered {
-            pdu: pdu.clone(),
-            auth: auth.clone(),
-        };
-        Some(resolution::resolve(r, room, rules, &states, Some(new))?)
-    } else {
-        None
-    };
-    Ok(Decision {
+    let status = check(r, room, rules, &pdu, &state_before, &current)?;
+    let mut decision = Decision {
         room,
-        pdu,
-        json,
-        extremities: heads.extremities,
-        ended,
+        decided_on: DecidedOn::of(&heads),
+        superseded: Vec::new(),
         missing,
+        claimed,
         auth,
         status,
         state_before,
         current,
-        hand_on: false,
-    })
+        relay: false,
+        pdu,
+        json,
+    };
+    match status {
+        Status::Accepted => {
+            decision.superseded = graph.superseded(prev)?;
+            decision.current = current_state_with(&graph, &heads, &decision)?;
+        }
+        Status::RejectedByAuthEvents if !decision.missing.is_empty() => {
+            decision.status = Status::RejectedOutlier;
+        }
+        _ if !decision.missing.is_empty() => decision.status = Status::Outlier,
+        _ => {}
+    }
+    Ok(decision)
 }
 
-/// What is no end of the room any more once an event follows on `prev`: those, and what comes before
-/// those of them that count for nothing here, which else would stay ends for ever.
-fn ended(
+/// The room's current state with the accepted event: resolved from the states after all that the
+/// room ends with then.
+fn current_state_with<R: Reader>(
+    graph: &States<'_, R>,
+    heads: &RoomHeads,
+    decision: &Decision,
+) -> Result<StateOverlay, Error> {
+    // An outlier has its number, under which it may stand in a claimed state.
+    let outlier = find(graph.r, graph.room, decision.pdu.event_id())?;
+    let num = outlier.map_or(StateOverlay::UNNUMBERED, |(num, _)| num);
+    let after = decision.state_before.clone();
+    let after = after.with_event(&decision.pdu, num);
+    let mut states = vec![after];
+    for num in &heads.extremities {
+        if !decision.superseded.contains(num) {
+            states.push(graph.after(*num)?);
+        }
+    }
+    let new = (num == StateOverlay::UNNUMBERED).then(|| Unnumbered {
+        pdu: decision.pdu.clone(),
+        auth: decision.auth.clone(),
+    });
+    resolution::resolve(graph.r, graph.room, graph.rules, &states, new)
+}
+
+/// Steps 4 to 6: the event is checked by its auth events, by the state before it and by the room's
+/// current state.
+fn check(
     r: &impl Reader,
     room: RoomNum,
-    rules: &RoomVersionRules,
-    prev: Vec<EventNum>,
-) -> Result<Vec<EventNum>, Error> {
-    let mut ended = prev;
-    let mut looked_at = 0;
-    while looked_at < ended.len() && ended.len() < ENDED {
-        for before in before_nothing(r, room, rules, ended[looked_at])? {
-            if !ended.contains(&before) {
-                ended.push(before);
-            }
-        }
-        looked_at += 1;
+    rules: &'static RoomVersionRules,
+    pdu: &Pdu,
+    before: &StateOverlay,
+    current: &StateOverlay,
+) -> Result<Status, Error> {
+    let events = ParsedEvents::new(r, room, rules);
+    let Some(authorized) = allowed(pdu, events.authorize(pdu))? else {
+        return Ok(Status::RejectedByAuthEvents);
+    };
+    if !authorized.is_allowed_by(before)? {
+        return Ok(Status::RejectedByState);
     }
-    Ok(ended)
-}
-
-/// What comes right before the event `num`, if that has its place and counts for nothing here.
-pub(in crate::rooms) fn before_nothing(
-    r: &impl Reader,
-    room: RoomNum,
-    rules: &RoomVersionRules,
-    num: EventNum,
-) -> Result<Vec<EventNum>, Error> {
-    let status = event::header(r, num)?.status;
-    let counts = !status.is_rejected() && status != Status::SoftFailed;
-    if counts || status.is_outlier() {
-        return Ok(Vec::new());
+    if !authorized.is_allowed_by(current)? {
+        return Ok(Status::SoftFailed);
     }
-    let pdu = event::load(r, num)?.pdu(rules)?;
-    let before = pdu.prev_events().iter();
-    let before = before.map(|id| event::num_in(r, room, id));
-    before.filter_map(Result::transpose).collect()
+    Ok(Status::Accepted)
 }
 
-/// The events that come right before one.
-struct Prev {
-    nums: Vec<EventNum>,
-    /// The states after them.
-    states: Vec<StateOverlay>,
-    /// The ids of those that are not here, or only as outliers.
-    missing: Vec<String>,
-}
-
-impl Prev {
-    fn find(r: &impl Reader, room: RoomNum, pdu: &Pdu) -> Result<Self, Error> {
-        let mut prev = Self {
-            nums: Vec::new(),
-            states: Vec::new(),
-            missing: Vec::new(),
-        };
-        for id in pdu.prev_events() {
-            match here(r, room, id)? {
-                Some((num, header)) if !header.status.is_outlier() => {
-                    prev.nums.push(num);
-                    prev.states.push(StateOverlay::after(r, num, &header)?);
-                }
-                _ => prev.missing.push(id.to_string()),
-            }
-        }
-        Ok(prev)
-    }
-}
-
-/// The state that another server tells, all of whose events are here. What was rejected is not in it.
-/// Grows with the room: for the pool.
+/// The state of the room that another server claims, all of whose events are here. Rejected events
+/// are left out. The create event is always the room's. Grows with the room: for the pool.
 ///
 /// # Errors
-/// [`Error::Missing`] if an event is not here; [`Error::Invalid`] if what is told is no state of
-/// the room.
+/// [`Error::Missing`] if an event is not here; [`Error::Invalid`] if the ids are no state of the
+/// room.
 pub fn claimed_state(
     r: &impl Reader,
     room: RoomNum,
@@ -227,43 +221,47 @@ pub fn claimed_state(
 ) -> Result<StateOverlay, Error> {
     let mut entries = BTreeMap::new();
     for id in ids {
-        let (num, header) = here(r, room, id)?.ok_or(Error::Missing)?;
+        let (num, header) = find(r, room, id)?.ok_or(Error::Missing)?;
         let key = header.state_key;
-        let key = key.ok_or_else(|| Error::invalid("a state with an event that has no key"))?;
+        let key = key.ok_or_else(|| Error::invalid(format!("{id} is no state event")))?;
         if !header.status.is_rejected() && entries.insert(key, num).is_some() {
-            return Err(Error::invalid("a state with two events of one key"));
+            return Err(Error::invalid(format!(
+                "{id} is the second of its state key"
+            )));
         }
     }
-    // As a difference from the current state, which it shares most with.
+    if let (Some(key), Some(create)) = (
+        state::key_num(r, room, "m.room.create", "")?,
+        current::get(r, room, "m.room.create", "")?,
+    ) {
+        entries.insert(key, create);
+    }
+    // As a difference from the current state, with which it shares most.
     let current = room::heads(r, room)?.state;
-    let mut view = StateOverlay::of(current);
+    let mut claimed = StateOverlay::of(current);
     for (key, num) in state::entries(r, room, current)? {
         match entries.remove(&key) {
-            Some(told) if told == num => {}
-            told => view = view.with(state::key_name(r, room, key)?, told),
+            Some(same) if same == num => {}
+            other => claimed = claimed.with(state::key_name(r, room, key)?, other),
         }
     }
     for (key, num) in entries {
-        view = view.with(state::key_name(r, room, key)?, Some(num));
+        claimed = claimed.with(state::key_name(r, room, key)?, Some(num));
     }
-    Ok(view)
+    Ok(claimed)
 }
 
-/// The ids of the events before `pdu` that are not here, or only as outliers.
+/// The ids of the prev_events of `pdu` that are not here, or only as outliers.
 pub(in crate::rooms) fn missing(
     r: &impl Reader,
     room: RoomNum,
+    rules: &'static RoomVersionRules,
     pdu: &Pdu,
 ) -> Result<Vec<String>, Error> {
-    Ok(Prev::find(r, room, pdu)?.missing)
+    Ok(States::new(r, room, rules).prev_events(pdu)?.1)
 }
 
-/// Leaves room in the timeline for what is missing.
-pub(in crate::rooms) fn leave_gap(heads: &mut RoomHeads) {
-    heads.last_place = Place(heads.last_place.0.saturating_add(GAP));
-}
-
-/// The numbers of the events that `pdu` names as its authority.
+/// The numbers of the auth events of `pdu`.
 ///
 /// # Errors
 /// [`Error::Missing`] if one is not here, or the room's create event is not; [`Error::Invalid`] if
@@ -275,103 +273,36 @@ pub(in crate::rooms) fn auth_events(
     pdu: &Pdu,
 ) -> Result<Vec<EventNum>, Error> {
     if let Some(create) = create_event(pdu, rules).filter(|id| id != pdu.event_id()) {
-        here(r, room, &create)?.ok_or(Error::Missing)?;
+        find(r, room, &create)?.ok_or(Error::Missing)?;
     }
     let nums = pdu.auth_events().iter().map(|id| {
-        let (num, _) = here(r, room, id)?.ok_or(Error::Missing)?;
+        let (num, _) = find(r, room, id)?.ok_or(Error::Missing)?;
         Ok(num)
     });
     nums.collect()
 }
 
-/// The event `id` of the room, unless it came alone.
-pub(in crate::rooms) fn here(
+/// # Errors
+/// [`Error::Invalid`] if `pdu` is a create event and the room has another.
+pub(in crate::rooms) fn check_create_event(
     r: &impl Reader,
     room: RoomNum,
-    id: &EventId,
-) -> Result<Option<(EventNum, EventHeader)>, Error> {
-    let Some(num) = event::num_of(r, id)? else {
-        return Ok(None);
-    };
-    let header = event::header(r, num)?;
-    if header.room != room {
-        return Err(Error::invalid("the event names an event of another room"));
-    }
-    Ok((header.status != Status::OutOfBand).then_some((num, header)))
-}
-
-/// [Checks performed on receipt of a PDU], from the fourth on.
-///
-/// [Checks performed on receipt of a PDU]: https://spec.matrix.org/v1.19/server-server-api/#checks-performed-on-receipt-of-a-pdu
-fn check(
-    r: &impl Reader,
-    room: RoomNum,
-    rules: &RoomVersionRules,
     pdu: &Pdu,
-    (before, current): (&StateOverlay, &StateOverlay),
-) -> Result<Status, Error> {
-    if !is_authorized(r, room, rules, pdu)? {
-        return Ok(Status::RejectedByAuthEvents);
+) -> Result<(), Error> {
+    if *pdu.event_type() == TimelineEventType::RoomCreate
+        && let Some(create) = current::get(r, room, "m.room.create", "")?
+        && event::id(r, create)? != pdu.event_id()
+    {
+        return Err(Error::invalid("the room has another create event"));
     }
-    if !is_allowed_by(r, room, rules, pdu, before)? {
-        return Ok(Status::RejectedByState);
-    }
-    if !is_allowed_by(r, room, rules, pdu, current)? {
-        return Ok(Status::SoftFailed);
-    }
-    Ok(Status::Accepted)
+    Ok(())
 }
 
-/// Whether the events that `pdu` names as its authority allow it.
-pub(in crate::rooms) fn is_authorized(
-    r: &impl Reader,
-    room: RoomNum,
-    rules: &RoomVersionRules,
-    pdu: &Pdu,
-) -> Result<bool, Error> {
-    let by_id = |id: &EventId| {
-        event::num_in(r, room, id)?
-            .map(|num| load(r, rules, num))
-            .transpose()
-    };
-    allowed(check_by_auth_events(pdu, rules, by_id))
-}
-
-/// Whether the state `view` allows `pdu`.
-pub(in crate::rooms) fn is_allowed_by(
-    r: &impl Reader,
-    room: RoomNum,
-    rules: &RoomVersionRules,
-    pdu: &Pdu,
-    view: &StateOverlay,
-) -> Result<bool, Error> {
-    let in_state = |kind: &StateEventType, state_key: &str| {
-        view.get(r, room, &kind.to_string(), state_key)?
-            .map(|num| load(r, rules, num))
-            .transpose()
-    };
-    allowed(check_by_state(pdu, rules, in_state))
-}
-
-fn load(r: &impl Reader, rules: &RoomVersionRules, num: EventNum) -> Result<Arc<Pdu>, Error> {
-    Ok(Arc::new(event::load(r, num)?.pdu(rules)?))
-}
-
-fn allowed(verdict: Result<(), AuthError<Error>>) -> Result<bool, Error> {
-    match verdict {
-        Ok(()) => Ok(true),
-        Err(AuthError::Rejected(reason)) => {
-            log::debug!("an event is not allowed: {reason}");
-            Ok(false)
-        }
-        Err(AuthError::Read(error)) => Err(error),
-    }
-}
-
-/// Stores what was decided, unless the room has moved since.
+/// Commits what was decided, unless the room has changed since. Nothing happens if the event is
+/// here already.
 ///
 /// # Errors
-/// [`Error::Stale`] if it has: decide again.
+/// [`Error::Stale`] if the room has changed: decide again.
 pub fn commit(
     tx: &Tx,
     local: &Local,
@@ -381,61 +312,41 @@ pub fn commit(
     let Decision { room, pdu, .. } = decision;
     let room = *room;
     let mut heads = room::heads(tx, room)?;
-    let mut outlier = None;
-    if let Some((num, header)) = here(tx, room, pdu.event_id())? {
-        if !header.status.is_outlier() {
-            return Ok(num);
-        }
-        outlier = Some(num);
+    if let Some((num, header)) = find(tx, room, pdu.event_id())?
+        && !header.status.is_outlier()
+    {
+        return Ok(num);
     }
-    if heads.extremities != decision.extremities {
-        return Err(Error::Stale);
-    }
-    let rules = room::rules(tx, room)?;
-    let state_key = match pdu.state_pair() {
-        Some((kind, key)) => Some(state::key_num_or_new(tx, room, &kind.to_string(), key)?),
-        None => None,
+    decision.decided_on.check(&heads)?;
+    let known_upto = heads.last_place;
+    let claim = |state| Claim { state, known_upto };
+    let claimed = decision.claimed.as_ref().map(claim);
+    let empty = StateOverlay::default();
+    let (state_before, placement) = if decision.status.is_outlier() {
+        (&empty, Placement::Outlier)
+    } else {
+        let end = LiveEnd {
+            local,
+            heads: &mut heads,
+            missing: &decision.missing,
+            known_upto: Some(known_upto),
+            current: &decision.current,
+            superseded: &decision.superseded,
+            relay: decision.relay,
+            sent_by: None,
+            notify,
+        };
+        (&decision.state_before, Placement::LiveEnd(end))
     };
-    let new = Insert {
-        id: pdu.event_id(),
-        outlier,
+    let new = Commit {
+        pdu,
         json: &decision.json,
+        rules: room::rules(tx, room)?,
         status: decision.status,
-        state_before: decision
-            .state_before
-            .store(tx, room, StateOverlay::UNNUMBERED)?,
-        state_key,
         auth: &decision.auth,
-        read_by: None,
-        sent_by: None,
-        thread: insert::thread_root(tx, room, pdu)?,
-        notify,
+        state_before,
+        claimed: claimed.filter(|_| decision.status == Status::Accepted),
+        placement,
     };
-    let is_after_gap = !decision.missing.is_empty() && new.status == Status::Accepted;
-    if is_after_gap {
-        leave_gap(&mut heads);
-    }
-    let (num, position) = insert::insert(tx, room, &mut heads, &new)?;
-    redaction::apply_early(tx, room, (pdu.event_id().as_str(), num), rules)?;
-    if is_after_gap {
-        let missing = decision.missing.clone();
-        tx.gaps()?.put((room, heads.last_place), &Gap { missing })?;
-    }
-    if let Some(current) = &decision.current {
-        let root = current.store(tx, room, num)?;
-        let keys = state::differing_keys(tx, room, &[heads.state, root])?;
-        current::change(tx, local, room, &mut heads, (root, position), keys)?;
-        redaction::apply(tx, room, pdu, num, rules)?;
-        if decision.hand_on {
-            outgoing::enqueue(tx, local, room, pdu, (num, position))?;
-        }
-        heads
-            .extremities
-            .retain(|extremity| !decision.ended.contains(extremity));
-        heads.extremities.push(num);
-        heads.depth = heads.depth.max(pdu.depth());
-        tx.effect(Effect::RoomChanged(room, position));
-    }
-    tx.room_heads()?.put(room, &heads)?;
-    Ok(num)
+    Ok(commit::commit(tx, room, new)?.num)
 }

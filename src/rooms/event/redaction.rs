@@ -1,15 +1,34 @@
-//! Carrying out redactions.
+//! Redactions: whether they may, carrying them out, and keeping those that come before the event
+//! that they redact.
 
-use ruma::{OwnedUserId, UserId, events::TimelineEventType, room_version_rules::RoomVersionRules};
+use std::ops::Bound;
+
+use ruma::{
+    EventId, OwnedUserId, ServerName, events::TimelineEventType,
+    room_version_rules::RoomVersionRules,
+};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::{
     media,
     protocol::{Pdu, build::EventDraft, redact},
-    rooms::{Error, event, state::power_levels},
-    store::{EventNum, Reader, RoomNum, Rows, Tx},
+    rooms::{
+        Error, event,
+        state::{overlay::StateOverlay, power_levels},
+    },
+    store::{
+        EventNum, Packed, Reader, Records, RoomNum, Rows, Tx, TxTable,
+        records::{EarlyRedaction, EarlyRedactions},
+    },
 };
+
+/// How many redactions without power are kept for one event that is not here.
+const MAX_EARLY_REDACTIONS_PER_EVENT: usize = 10;
+/// For how many events that are not here redactions are kept.
+const MAX_EARLY_REDACTIONS: u64 = 10_000;
+/// How many rows are looked at to evict one.
+const EVICTION_CANDIDATES: usize = 16;
 
 #[derive(Deserialize)]
 struct Sender {
@@ -17,7 +36,7 @@ struct Sender {
 }
 
 #[derive(Deserialize)]
-struct Shown {
+struct WithContent {
     sender: OwnedUserId,
     content: Box<RawValue>,
 }
@@ -26,8 +45,8 @@ fn sender_of(r: &impl Reader, num: EventNum) -> Result<OwnedUserId, Error> {
     Ok(event::load(r, num)?.parse::<Sender>()?.sender)
 }
 
-/// Whether a local user may send this redaction: of own events whoever may redact at all, of
-/// others' events those with the power for it ([client-server API, "Redactions"]).
+/// Checks that a local user may send this redaction: of their own events, or of others' with the
+/// power for it ([client-server API, "Redactions"]).
 ///
 /// [client-server API, "Redactions"]: https://spec.matrix.org/v1.19/client-server-api/#redactions
 ///
@@ -56,60 +75,128 @@ pub(in crate::rooms) fn check(
     ))
 }
 
-/// Strips what `redaction` redacts, if it may: its sender has the power, or is of the server whose
-/// user sent the event ([room version 3, "Handling redactions"]).
+/// Carries out a redaction, if it may: its sender has the power in all of `states`, or is of the
+/// server whose user sent the redacted event ([room version 3, "Handling redactions"]). If that
+/// event is not here, the redaction waits for it in `early_redactions`.
 ///
 /// [room version 3, "Handling redactions"]: https://spec.matrix.org/v1.19/rooms/v3/#handling-redactions
 pub(in crate::rooms) fn apply(
     tx: &Tx,
     room: RoomNum,
+    rules: &RoomVersionRules,
     redaction: &Pdu,
     redaction_num: EventNum,
-    rules: &RoomVersionRules,
+    states: &[&StateOverlay],
 ) -> Result<(), Error> {
     let Some(redacts) = redaction.redacts() else {
         return Ok(());
     };
-    let Some(num) = event::num_in(tx, room, redacts)? else {
-        tx.early_redactions()?
-            .insert((room, redacts.as_str()), redaction_num)?;
-        return Ok(());
-    };
-    if !may_redact(tx, room, redaction.sender(), num, rules)? {
-        return Ok(());
+    let sender = redaction.sender();
+    let mut has_power = true;
+    for state in states {
+        let levels = power_levels::levels_in(tx, room, rules, state)?;
+        has_power &= levels.user_can_redact_event_of_other(sender);
     }
-    redact(tx, num, redaction_num, rules)
+    match event::num_in(tx, room, redacts)? {
+        None => {
+            let redaction = EarlyRedaction {
+                event: redaction_num,
+                has_power,
+            };
+            add_early(tx, room, redacts, redaction, sender.server_name())
+        }
+        Some(num) if has_power || sender_of(tx, num)?.server_name() == sender.server_name() => {
+            redact(tx, num, redaction_num, rules)
+        }
+        Some(_) => Ok(()),
+    }
 }
 
-/// Strips the event `num`, which has just been stored, if its redaction came before it.
+/// Keeps a redaction for the event `redacts`, which is not here. One with power is enough. Of the
+/// others one of each server is kept: which of them counts depends on who sent the event.
+fn add_early(
+    tx: &Tx,
+    room: RoomNum,
+    redacts: &EventId,
+    redaction: EarlyRedaction,
+    server: &ServerName,
+) -> Result<(), Error> {
+    let mut early = tx.early_redactions()?;
+    let key = (room, redacts.as_str());
+    let mut kept = early.load(key)?.unwrap_or_default();
+    if kept.redactions.iter().any(|kept| kept.has_power) {
+        return Ok(());
+    }
+    if redaction.has_power {
+        kept.redactions.clear();
+    }
+    for other in &kept.redactions {
+        if sender_of(tx, other.event)?.server_name() == server {
+            return Ok(());
+        }
+    }
+    if kept.redactions.len() >= MAX_EARLY_REDACTIONS_PER_EVENT {
+        return Ok(());
+    }
+    kept.redactions.push(redaction);
+    early.put(key, &kept)?;
+    if early.len()? > MAX_EARLY_REDACTIONS {
+        evict_early(&mut early, room, redacts)?;
+    }
+    Ok(())
+}
+
+/// Removes the row behind that of `redacts`, preferably one without power: as event ids are hashes,
+/// that is a random one.
+fn evict_early(
+    early: &mut TxTable<'_, (RoomNum, &'static str), Packed<EarlyRedactions>>,
+    room: RoomNum,
+    redacts: &EventId,
+) -> Result<(), Error> {
+    let mut evicted = None;
+    let behind = (Bound::Excluded((room, redacts.as_str())), Bound::Unbounded);
+    let rows = early.range(behind)?.chain(early.all()?);
+    for row in rows.take(EVICTION_CANDIDATES) {
+        let (key, kept) = row?;
+        let (room, id) = key.value();
+        let has_power = kept.record(&key)?.redactions.iter().any(|r| r.has_power);
+        if evicted.is_none() || !has_power {
+            evicted = Some((room, id.to_owned()));
+        }
+        if !has_power {
+            break;
+        }
+    }
+    if let Some((room, id)) = evicted {
+        early.remove((room, id.as_str()))?;
+    }
+    Ok(())
+}
+
+/// Redacts the event `num`, which was just stored, if a redaction of it came before it.
 pub(in crate::rooms) fn apply_early(
     tx: &Tx,
     room: RoomNum,
-    (id, num): (&str, EventNum),
     rules: &RoomVersionRules,
+    id: &EventId,
+    num: EventNum,
 ) -> Result<(), Error> {
     let mut early = tx.early_redactions()?;
-    let Some(redaction) = early.get((room, id))?.map(|row| row.value()) else {
+    let key = (room, id.as_str());
+    let Some(kept) = early.load(key)? else {
         return Ok(());
     };
-    early.remove((room, id))?;
+    early.remove(key)?;
     drop(early);
-    let sender = sender_of(tx, redaction)?;
-    if !may_redact(tx, room, &sender, num, rules)? {
-        return Ok(());
+    let sender = sender_of(tx, num)?;
+    for redaction in kept.redactions {
+        if redaction.has_power
+            || sender_of(tx, redaction.event)?.server_name() == sender.server_name()
+        {
+            return redact(tx, num, redaction.event, rules);
+        }
     }
-    redact(tx, num, redaction, rules)
-}
-
-fn may_redact(
-    r: &impl Reader,
-    room: RoomNum,
-    sender: &UserId,
-    num: EventNum,
-    rules: &RoomVersionRules,
-) -> Result<bool, Error> {
-    Ok(sender_of(r, num)?.server_name() == sender.server_name()
-        || power_levels::levels(r, room, rules)?.user_can_redact_event_of_other(sender))
+    Ok(())
 }
 
 fn redact(
@@ -123,8 +210,8 @@ fn redact(
         return Ok(());
     }
     if stored.header.state_key.is_none() {
-        let shown = stored.parse::<Shown>()?;
-        media::remove_redacted(tx, &shown.sender, shown.content.get())?;
+        let event = stored.parse::<WithContent>()?;
+        media::remove_redacted(tx, &event.sender, event.content.get())?;
     }
     let json = redact::redact(&stored.json, rules)
         .map_err(|_| Error::corrupt("events", num, "cannot be redacted"))?;

@@ -10,7 +10,7 @@ use ruma::{
 
 use crate::{
     protocol::build::canonical_content,
-    rooms::{Actor, Error, Local, state::content::StateEvent},
+    rooms::{Actor, Error, Local, event::state_event::StateEvent},
     store::{RoomNum, Tx},
     users::profiles,
 };

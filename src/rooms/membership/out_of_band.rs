@@ -7,7 +7,12 @@ use ruma::{CanonicalJsonObject, RoomId, RoomVersionId, ServerName, UserId};
 
 use crate::{
     protocol::{client_event::StrippedEvent, receive::Received},
-    rooms::{Error, event::outlier, room, state::current},
+    rooms::{
+        Error,
+        event::{self, outlier},
+        room,
+        state::current,
+    },
     store::{
         Effect, Reader, Records, RoomNum, Rows, Tx, UserNum,
         records::{Membership, OutOfBandMembership},
@@ -61,7 +66,7 @@ fn set_membership(
 ) -> Result<(), Error> {
     let num = outlier::store_out_of_band(tx, room, event)?;
     let position = tx.next_position()?;
-    current::set_local_membership(tx, room, target(event)?, membership, (Some(num), position))?;
+    event::set_local_membership(tx, room, target(event)?, membership, Some(num), position)?;
     tx.effect(Effect::RoomChanged(room, position));
     Ok(())
 }

@@ -6,7 +6,7 @@
 use ruma::UserId;
 
 use crate::{
-    rooms::{Error, state::current},
+    rooms::{Error, servers::shared_rooms, state::current},
     store::{RoomNum, Tx, UserNum, records::Membership},
     users::{self, remote_devices},
 };
@@ -34,7 +34,7 @@ pub(in crate::rooms) fn all_have_left(tx: &Tx, room: RoomNum) -> Result<(), Erro
 }
 
 fn outdate_stranger(tx: &Tx, num: UserNum, user: &UserId) -> Result<(), Error> {
-    if !current::shares_any_room(tx, user)? {
+    if !shared_rooms::any_local_user_shares(tx, user)? {
         remote_devices::mark_stale(tx, num)?;
     }
     Ok(())

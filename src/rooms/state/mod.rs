@@ -1,11 +1,10 @@
-//! State before an event and current state, and what it says.
+//! States of a room: the current one, the ones before events, and resolving several to one.
 
 pub mod content;
 pub mod current;
 pub mod overlay;
 pub mod power_levels;
 pub mod resolution;
-pub mod server_acl;
 pub mod tree;
 
 pub use self::tree::{

@@ -1,8 +1,9 @@
-//! A state that need not be stored: one that is, with changes laid over it.
+//! A stored state with changes laid over it, which need not be stored itself.
 
 use std::collections::BTreeMap;
 
 use crate::{
+    protocol::Pdu,
     rooms::{Error, state},
     store::{
         EventNum, NodeNum, Reader, RoomNum, StateKeyNum, Tx,
@@ -48,6 +49,14 @@ impl StateOverlay {
     pub fn with(mut self, key: Key, event: Option<EventNum>) -> Self {
         self.over.insert(key, event);
         self
+    }
+
+    /// The same after the event `pdu` with the number `num`: unchanged if it is no state event.
+    pub fn with_event(self, pdu: &Pdu, num: EventNum) -> Self {
+        match pdu.state_pair() {
+            Some((kind, key)) => self.with((kind.to_string(), key.to_owned()), Some(num)),
+            None => self,
+        }
     }
 
     /// The stored state under the changes.

@@ -1,4 +1,4 @@
-//! Power levels in a room's current state.
+//! Power levels.
 
 use ruma::{
     OwnedUserId,
@@ -8,9 +8,9 @@ use ruma::{
 };
 use serde::Deserialize;
 
-use super::current;
+use super::{current, overlay::StateOverlay};
 use crate::{
-    rooms::{Error, event},
+    rooms::{Error, room, stored_event},
     store::{Reader, RoomNum},
 };
 
@@ -22,7 +22,7 @@ pub fn creators(
 ) -> Result<Vec<OwnedUserId>, Error> {
     let create = current::get(r, room, "m.room.create", "")?;
     let create = create.ok_or_else(|| Error::corrupt("current_state", room, "no m.room.create"))?;
-    let create = RoomCreateEvent::new(event::load(r, create)?.pdu(rules)?);
+    let create = RoomCreateEvent::new(stored_event::load(r, create)?.pdu(rules)?);
     let creators = create.creators(&rules.authorization);
     Ok(creators
         .map_err(|_| Error::corrupt("current_state", room, "an m.room.create without creator"))?
@@ -30,19 +30,29 @@ pub fn creators(
         .collect())
 }
 
-/// The room's power levels. Levels that do not parse count as none, as where there is no such
-/// event.
+/// The power levels in the room's current state.
 pub fn levels(
     r: &impl Reader,
     room: RoomNum,
     rules: &RoomVersionRules,
 ) -> Result<RoomPowerLevels, Error> {
+    let current = StateOverlay::of(room::heads(r, room)?.state);
+    levels_in(r, room, rules, &current)
+}
+
+/// The power levels in a state of the room. An event that does not parse counts as none.
+pub fn levels_in(
+    r: &impl Reader,
+    room: RoomNum,
+    rules: &RoomVersionRules,
+    state: &StateOverlay,
+) -> Result<RoomPowerLevels, Error> {
     #[derive(Deserialize)]
     struct PowerLevels {
         content: RoomPowerLevelsEventContent,
     }
-    let content = match current::get(r, room, "m.room.power_levels", "")? {
-        Some(num) => event::load(r, num)?
+    let content = match state.get(r, room, "m.room.power_levels", "")? {
+        Some(num) => stored_event::load(r, num)?
             .parse::<PowerLevels>()
             .ok()
             .map(|event| event.content),

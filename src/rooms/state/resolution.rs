@@ -14,7 +14,7 @@ use crate::{
         Pdu,
         resolve::{self, Conflict, ResolveError, StateSource},
     },
-    rooms::{Error, event, state},
+    rooms::{Error, state, stored_event as event},
     store::{EventNum, Reader, RoomNum, Rows, StateKeyNum},
 };
 
@@ -72,6 +72,16 @@ pub(in crate::rooms) fn resolve(
     Ok(resolved
         .into_iter()
         .fold(cleared, |state, (at, num)| state.with(key(&at), Some(num))))
+}
+
+/// Whether two states have the same events.
+pub(in crate::rooms) fn is_same_state(
+    r: &impl Reader,
+    room: RoomNum,
+    one: &StateOverlay,
+    other: &StateOverlay,
+) -> Result<bool, Error> {
+    Ok(one == other || conflicts(r, room, &[one.clone(), other.clone()])?.is_empty())
 }
 
 fn key((kind, state_key): &resolve::StateKey) -> Key {

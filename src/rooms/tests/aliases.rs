@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use super::world::{World, refused, with_world};
 use crate::{
     protocol::build::canonical_content,
-    rooms::{Actor, Error, create::checks, directory::aliases, state::content::StateEvent},
+    rooms::{Actor, Error, create::checks, directory::aliases, event::state_event::StateEvent},
     store::{Reader, Records, RoomNum},
 };
 

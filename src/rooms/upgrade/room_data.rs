@@ -13,11 +13,9 @@ use crate::{
     rooms::{
         Actor, Error, Local,
         background::batch,
+        event::state_event::StateEvent,
         membership::moderation,
-        state::{
-            self,
-            content::{self, StateEvent},
-        },
+        state::{self, content},
     },
     store::{Effect, Reader, Records, RoomNum, Rows, StateKeyNum, Tx, records::PendingUpgrade},
     users,

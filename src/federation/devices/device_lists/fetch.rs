@@ -14,7 +14,7 @@ use ruma::{
 use super::tracker::DeviceLists;
 use crate::{
     federation::{Error, Limits, transport::connect::with_timeout},
-    rooms::{self, state::current},
+    rooms::{self, servers::shared_rooms},
     single_flight::Flight,
     store::{self, Position, Tx},
     users::{
@@ -175,7 +175,7 @@ impl DeviceLists {
         let now = self.0.clock.now_ms();
         // An update after this position may not be in the response.
         let before = self.0.store.read(|s| {
-            if !current::shares_any_room(s, user)? {
+            if !shared_rooms::any_local_user_shares(s, user)? {
                 return Ok(None);
             }
             let list = remote_devices::load(s, user)?;
@@ -234,7 +234,7 @@ fn save(
     now: u64,
 ) -> Result<Round, rooms::Error> {
     // The last user who shared a room may have left meanwhile.
-    if !current::shares_any_room(tx, user)? {
+    if !shared_rooms::any_local_user_shares(tx, user)? {
         return Ok(Round::Current);
     }
     let num = tx.user_num(user.as_str())?;

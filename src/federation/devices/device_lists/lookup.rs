@@ -11,7 +11,7 @@ use smol::Task;
 use super::{fetch::is_old, tracker::DeviceLists};
 use crate::{
     federation::{Error, transport::connect::with_timeout},
-    rooms::{self, state::current},
+    rooms::{self, servers::shared_rooms},
     store::{Reader, Tx},
     users::remote_devices::{self, DeviceList},
 };
@@ -101,7 +101,7 @@ impl DeviceLists {
             let users = users.to_vec();
             let job = move |tx: &Tx| {
                 for user in &users {
-                    if current::shares_any_room(tx, user)? {
+                    if shared_rooms::any_local_user_shares(tx, user)? {
                         remote_devices::track(tx, user)?;
                     }
                 }
@@ -135,7 +135,7 @@ impl DeviceLists {
 fn look_up(r: &impl Reader, users: Vec<OwnedUserId>) -> Result<(Found, Missing), rooms::Error> {
     let (mut found, mut missing) = (Found::default(), Missing::new());
     for user in users {
-        if !current::shares_any_room(r, &user)? {
+        if !shared_rooms::any_local_user_shares(r, &user)? {
             found.untracked.insert(user);
             continue;
         }

@@ -9,7 +9,7 @@ use ruma::{
 
 use super::tracker::DeviceLists;
 use crate::{
-    rooms::{self, state::current},
+    rooms::{self, servers::shared_rooms},
     store::Tx,
     users::{
         device_lists,
@@ -48,7 +48,7 @@ impl DeviceLists {
     pub async fn apply_updates(&self, updates: Vec<Update>) -> Result<(), rooms::Error> {
         let mut relevant = Vec::new();
         for update in updates {
-            let shares_room = |s: &_| current::shares_any_room(s, update.user());
+            let shares_room = |s: &_| shared_rooms::any_local_user_shares(s, update.user());
             if update.is_valid() && self.0.store.read(shares_room)? {
                 relevant.push(update);
             }

@@ -7,9 +7,12 @@ use ruma::{
     events::{StateEventType, room::server_acl::RoomServerAclEventContent},
 };
 
-use super::{content, current};
+use super::in_room;
 use crate::{
-    rooms::{Error, room, servers},
+    rooms::{
+        Error, room,
+        state::{content, current},
+    },
     store::{Reader, RoomNum},
 };
 
@@ -44,7 +47,7 @@ pub fn open_to(r: &impl Reader, id: &RoomId, server: &ServerName) -> Result<Room
 /// [`Error::UnknownRoom`]; [`Error::Forbidden`].
 pub fn shared_with(r: &impl Reader, id: &RoomId, server: &ServerName) -> Result<RoomNum, Error> {
     let room = open_to(r, id, server)?;
-    if servers::is_in(r, room, server)? {
+    if in_room::is_in(r, room, server)? {
         Ok(room)
     } else {
         Err(Error::forbidden("your server is not in this room"))

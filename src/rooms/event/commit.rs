@@ -1,0 +1,314 @@
+//! Committing an event: the one way in which an event gets into the store.
+//!
+//! All events come through [`commit`]: those that are made here, received, imported with a
+//! send_join response, kept as outliers, or back-filled. In this order:
+//!
+//! 1. The event's row, under its old number if it was an outlier, and its auth events.
+//! 2. The claimed state before it, if some of its prev_events are not here.
+//! 3. The timeline: a gap where prev_events are missing, its place, threads and unread counts.
+//! 4. Redactions of this event that came before it.
+//! 5. If it is accepted: the redaction that it is; at the live end also the room's current state,
+//!    the outgoing queue, the extremities and the effects.
+
+use ruma::{EventId, room_version_rules::RoomVersionRules};
+
+use super::{
+    insert::{self, Notify},
+    outgoing, redaction, state_change,
+};
+use crate::{
+    protocol::Pdu,
+    rooms::{
+        Error, Local, event, room,
+        state::{self, overlay::StateOverlay},
+    },
+    store::{
+        DeviceNum, Effect, EventNum, NodeNum, Place, Position, Reader, RoomNum, Tx,
+        records::{
+            ClaimedState, Counts, EventHeader, Gap, GapOpened, RoomHeads, Status, TimelineRow,
+        },
+    },
+};
+
+/// How many places of the timeline stay free where history is missing.
+const GAP_PLACES: u64 = 1 << 32;
+
+/// An event that has been decided.
+pub(in crate::rooms) struct Commit<'a> {
+    pub(in crate::rooms) pdu: &'a Pdu,
+    /// Its bytes; if it was an outlier, those that are stored stay.
+    pub(in crate::rooms) json: &'a [u8],
+    pub(in crate::rooms) rules: &'static RoomVersionRules,
+    pub(in crate::rooms) status: Status,
+    pub(in crate::rooms) auth: &'a [EventNum],
+    pub(in crate::rooms) state_before: &'a StateOverlay,
+    /// What another server says is the state before it, if prev_events of an accepted event are
+    /// missing.
+    pub(in crate::rooms) claimed: Option<Claim<'a>>,
+    pub(in crate::rooms) placement: Placement<'a>,
+}
+
+/// What [`ClaimedState`] holds.
+pub(in crate::rooms) struct Claim<'a> {
+    pub(in crate::rooms) state: &'a StateOverlay,
+    pub(in crate::rooms) known_upto: Place,
+}
+
+/// Where an event is put.
+pub(in crate::rooms) enum Placement<'a> {
+    /// Into no timeline.
+    Outlier,
+    /// Before a gap.
+    BeforeGap(BeforeGap<'a>),
+    /// At the room's live end if it is accepted, else into no timeline.
+    LiveEnd(LiveEnd<'a>),
+}
+
+/// Where a back-filled event is put.
+pub(in crate::rooms) struct BeforeGap<'a> {
+    /// Its place, if it is accepted.
+    pub(in crate::rooms) place: Option<Place>,
+    /// The first event after the gap. The back-filled event is visible from its position on.
+    pub(in crate::rooms) after_gap: &'a TimelineRow,
+    /// The counts before the gap: back-filled events notify nobody.
+    pub(in crate::rooms) counts: Counts,
+}
+
+/// What an event changes at the live end of its room.
+pub(in crate::rooms) struct LiveEnd<'a> {
+    pub(in crate::rooms) local: &'a Local,
+    pub(in crate::rooms) heads: &'a mut RoomHeads,
+    /// Those of its prev_events that are not here.
+    pub(in crate::rooms) missing: &'a [String],
+    /// The last place of the timeline before the event, if this server was in the room then: what
+    /// fills a gap before the event is checked as if it had been received then.
+    pub(in crate::rooms) known_upto: Option<Place>,
+    /// The current state with the event, in which it is [`StateOverlay::UNNUMBERED`].
+    pub(in crate::rooms) current: &'a StateOverlay,
+    /// The extremities that are none any more after the event.
+    pub(in crate::rooms) superseded: &'a [EventNum],
+    /// Whether other servers get it from this one.
+    pub(in crate::rooms) relay: bool,
+    /// The device that sent it, with its transaction id.
+    pub(in crate::rooms) sent_by: Option<(DeviceNum, String)>,
+    pub(in crate::rooms) notify: &'a Notify,
+}
+
+/// An event that was committed.
+pub(in crate::rooms) struct Committed {
+    pub(in crate::rooms) num: EventNum,
+    pub(in crate::rooms) position: Position,
+}
+
+/// Commits an event. At the live end it stores the room's heads too.
+pub(in crate::rooms) fn commit(
+    tx: &Tx,
+    room: RoomNum,
+    new: Commit<'_>,
+) -> Result<Committed, Error> {
+    let Commit {
+        pdu,
+        json,
+        rules,
+        status,
+        auth,
+        state_before,
+        claimed,
+        mut placement,
+    } = new;
+    let (place, position) = placement.reserve(tx, status)?;
+    let header = EventHeader {
+        id: pdu.event_id().as_str().to_owned(),
+        room,
+        status,
+        place,
+        position,
+        state_before: state_before.store(tx, room, StateOverlay::UNNUMBERED)?,
+        state_key: match pdu.state_pair() {
+            Some((kind, key)) => Some(state::key_num_or_new(tx, room, &kind.to_string(), key)?),
+            None => None,
+        },
+        redacted_by: None,
+        sent_by: match &mut placement {
+            Placement::LiveEnd(end) => end.sent_by.take(),
+            _ => None,
+        },
+    };
+    let num = put_row(tx, room, pdu.event_id(), header, json, auth)?;
+    if let Some(claim) = claimed {
+        let claim = ClaimedState {
+            state: claim.state.store(tx, room, StateOverlay::UNNUMBERED)?,
+            known_upto: claim.known_upto,
+        };
+        tx.claimed_states()?.put((room, num), &claim)?;
+    }
+    let stored = Stored {
+        room,
+        rules,
+        pdu,
+        state_before,
+        event: num,
+        position,
+        place,
+    };
+    match placement {
+        Placement::Outlier => {}
+        Placement::BeforeGap(before) => before.enter(tx, &stored)?,
+        Placement::LiveEnd(end) => end.enter(tx, &stored)?,
+    }
+    Ok(Committed { num, position })
+}
+
+/// An event whose row is stored.
+struct Stored<'a> {
+    room: RoomNum,
+    rules: &'static RoomVersionRules,
+    pdu: &'a Pdu,
+    state_before: &'a StateOverlay,
+    event: EventNum,
+    position: Position,
+    /// Its place, if it is accepted.
+    place: Option<Place>,
+}
+
+impl Placement<'_> {
+    /// The place and the position of an event. Leaves places free where history is missing.
+    fn reserve(&mut self, tx: &Tx, status: Status) -> Result<(Option<Place>, Position), Error> {
+        match self {
+            Self::Outlier => Ok((None, Position(0))),
+            Self::BeforeGap(before) => Ok((before.place, before.after_gap.position)),
+            Self::LiveEnd(end) => {
+                let position = tx.next_position()?;
+                if status != Status::Accepted {
+                    return Ok((None, position));
+                }
+                let last = &mut end.heads.last_place;
+                if !end.missing.is_empty() && *last >= Place::FIRST {
+                    *last = Place(last.0.saturating_add(GAP_PLACES));
+                }
+                Ok((Some(last.next()), position))
+            }
+        }
+    }
+}
+
+impl BeforeGap<'_> {
+    fn enter(self, tx: &Tx, stored: &Stored<'_>) -> Result<(), Error> {
+        let Stored {
+            room,
+            rules,
+            pdu,
+            event,
+            ..
+        } = *stored;
+        redaction::apply_early(tx, room, rules, pdu.event_id(), event)?;
+        let Some(place) = stored.place else {
+            return Ok(());
+        };
+        let row = TimelineRow {
+            event,
+            position: stored.position,
+            main: self.counts,
+            thread: None,
+        };
+        tx.timeline()?.put((room, place), &row)?;
+        redaction::apply(tx, room, rules, pdu, event, &[stored.state_before])
+    }
+}
+
+impl LiveEnd<'_> {
+    fn enter(self, tx: &Tx, stored: &Stored<'_>) -> Result<(), Error> {
+        let Stored {
+            room,
+            rules,
+            pdu,
+            event,
+            position,
+            ..
+        } = *stored;
+        redaction::apply_early(tx, room, rules, pdu.event_id(), event)?;
+        let Some(place) = stored.place else {
+            return Ok(());
+        };
+        let (local, heads) = (self.local, self.heads);
+        let entry = insert::Entry {
+            event,
+            position,
+            place,
+            notify: self.notify,
+        };
+        entry.insert(tx, local, room, heads, pdu)?;
+        if !self.missing.is_empty() {
+            let opened = |known_upto| GapOpened {
+                position,
+                known_upto,
+            };
+            let gap = Gap {
+                missing: self.missing.to_vec(),
+                opened: self.known_upto.map(opened),
+            };
+            tx.gaps()?.put((room, place), &gap)?;
+        }
+        let root = self.current.store(tx, room, event)?;
+        state_change::set_current_state(tx, local, room, heads, root, position)?;
+        let states = [stored.state_before, &StateOverlay::of(root)];
+        redaction::apply(tx, room, rules, pdu, event, &states)?;
+        if self.relay {
+            outgoing::enqueue(tx, local, room, pdu, event, position)?;
+        }
+        let is_end = |extremity: &EventNum| !self.superseded.contains(extremity);
+        heads.extremities.retain(is_end);
+        heads.extremities.push(event);
+        heads.depth = heads.depth.max(pdu.depth());
+        tx.room_heads()?.put(room, heads)?;
+        tx.effect(Effect::RoomChanged(room, position));
+        Ok(())
+    }
+}
+
+/// Stores an event's row. An outlier keeps its number and, as it may have been redacted, its JSON.
+fn put_row(
+    tx: &Tx,
+    room: RoomNum,
+    id: &EventId,
+    mut header: EventHeader,
+    json: &[u8],
+    auth: &[EventNum],
+) -> Result<EventNum, Error> {
+    let known = event::num_of(tx, id)?;
+    let known = known.map(|num| event::load(tx, num)).transpose()?;
+    // An event out of band has a smaller number than its auth events have.
+    let outlier = known.filter(|known| known.header.status != Status::OutOfBand);
+    let num = match &outlier {
+        Some(known) => known.num,
+        None => tx.next_event(),
+    };
+    header.redacted_by = outlier.as_ref().and_then(|known| known.header.redacted_by);
+    let json = outlier.as_ref().map_or(json, |known| &known.json);
+    tx.events()?
+        .insert(num, event::row(&header, json).as_slice())?;
+    tx.event_nums()?.insert(id.as_str(), num)?;
+    if header.state_key.is_some() {
+        let auth: Vec<u8> = auth.iter().flat_map(|num| num.0.to_le_bytes()).collect();
+        tx.auth()?.insert((room, num), auth.as_slice())?;
+    }
+    Ok(num)
+}
+
+/// Makes `state` the current state and `extremities` the ends of a room in which no event was
+/// added at the live end.
+pub(in crate::rooms) fn commit_heads(
+    tx: &Tx,
+    local: &Local,
+    room: RoomNum,
+    extremities: Vec<EventNum>,
+    state: NodeNum,
+) -> Result<(), Error> {
+    let mut heads = room::heads(tx, room)?;
+    let position = tx.next_position()?;
+    state_change::set_current_state(tx, local, room, &mut heads, state, position)?;
+    heads.extremities = extremities;
+    tx.room_heads()?.put(room, &heads)?;
+    tx.effect(Effect::RoomChanged(room, position));
+    Ok(())
+}

@@ -1,0 +1,173 @@
+//! The states after events, and where an event stands in the graph of its room.
+
+use std::collections::{HashMap, HashSet};
+
+use ruma::{EventId, room_version_rules::RoomVersionRules};
+
+use crate::{
+    protocol::Pdu,
+    rooms::{
+        Error, event,
+        state::{overlay::StateOverlay, resolution},
+    },
+    store::{
+        EventNum, Reader, RoomNum,
+        records::{EventHeader, Status},
+    },
+};
+
+/// How many events without effect, one behind the other, are looked through.
+const MAX_WITHOUT_EFFECT: usize = 100;
+
+/// The event `id` of the room, unless it is here only out of band.
+///
+/// # Errors
+/// [`Error::Invalid`] if it is of another room.
+pub(in crate::rooms) fn find(
+    r: &impl Reader,
+    room: RoomNum,
+    id: &EventId,
+) -> Result<Option<(EventNum, EventHeader)>, Error> {
+    let Some(num) = event::num_of(r, id)? else {
+        return Ok(None);
+    };
+    let header = event::header(r, num)?;
+    if header.room != room {
+        return Err(Error::invalid(format!("{id} is an event of another room")));
+    }
+    Ok((header.status != Status::OutOfBand).then_some((num, header)))
+}
+
+/// An event whose state was derived and is not stored yet.
+#[derive(Clone, Debug)]
+pub(in crate::rooms) struct Derived {
+    pub(in crate::rooms) pdu: Pdu,
+    pub(in crate::rooms) status: Status,
+    pub(in crate::rooms) state_before: StateOverlay,
+}
+
+impl Derived {
+    fn state_after(&self, num: EventNum) -> StateOverlay {
+        match self.status {
+            Status::Accepted | Status::SoftFailed => {
+                self.state_before.clone().with_event(&self.pdu, num)
+            }
+            _ => self.state_before.clone(),
+        }
+    }
+}
+
+/// The events of a room with the states after them: as they are stored, and as they were derived
+/// since.
+pub(in crate::rooms) struct States<'r, R> {
+    pub(in crate::rooms) r: &'r R,
+    pub(in crate::rooms) room: RoomNum,
+    pub(in crate::rooms) rules: &'static RoomVersionRules,
+    pub(in crate::rooms) derived: HashMap<EventNum, Derived>,
+}
+
+impl<'r, R: Reader> States<'r, R> {
+    pub(in crate::rooms) fn new(r: &'r R, room: RoomNum, rules: &'static RoomVersionRules) -> Self {
+        Self {
+            r,
+            room,
+            rules,
+            derived: HashMap::new(),
+        }
+    }
+
+    /// The number of the event `id`, if its place in the graph is known: it is no outlier.
+    pub(in crate::rooms) fn placed(&self, id: &EventId) -> Result<Option<EventNum>, Error> {
+        let found = find(self.r, self.room, id)?;
+        let is_placed = |(num, header): &(EventNum, EventHeader)| {
+            !header.status.is_outlier() || self.derived.contains_key(num)
+        };
+        Ok(found.filter(is_placed).map(|(num, _)| num))
+    }
+
+    /// The prev_events of `pdu`: those whose place is known, and the ids of the others.
+    pub(in crate::rooms) fn prev_events(
+        &self,
+        pdu: &Pdu,
+    ) -> Result<(Vec<EventNum>, Vec<String>), Error> {
+        let (mut known, mut missing) = (Vec::new(), Vec::new());
+        for id in pdu.prev_events() {
+            match self.placed(id)? {
+                Some(num) => known.push(num),
+                None => missing.push(id.to_string()),
+            }
+        }
+        Ok((known, missing))
+    }
+
+    pub(in crate::rooms) fn pdu(&self, num: EventNum) -> Result<Pdu, Error> {
+        match self.derived.get(&num) {
+            Some(derived) => Ok(derived.pdu.clone()),
+            None => event::load(self.r, num)?.pdu(self.rules),
+        }
+    }
+
+    pub(in crate::rooms) fn status(&self, num: EventNum) -> Result<Status, Error> {
+        match self.derived.get(&num) {
+            Some(derived) => Ok(derived.status),
+            None => Ok(event::header(self.r, num)?.status),
+        }
+    }
+
+    /// The states after events whose places are known.
+    pub(in crate::rooms) fn after_each(
+        &self,
+        nums: &[EventNum],
+    ) -> Result<Vec<StateOverlay>, Error> {
+        nums.iter().map(|num| self.after(*num)).collect()
+    }
+
+    /// The state after the event `num`, whose place is known.
+    pub(in crate::rooms) fn after(&self, num: EventNum) -> Result<StateOverlay, Error> {
+        self.after_within(num, MAX_WITHOUT_EFFECT)
+    }
+
+    /// A rejected or soft-failed event stands in no timeline, so the state before it is not kept up
+    /// to date when states are derived again: it is derived from its prev_events.
+    fn after_within(&self, num: EventNum, depth: usize) -> Result<StateOverlay, Error> {
+        if let Some(derived) = self.derived.get(&num) {
+            return Ok(derived.state_after(num));
+        }
+        let header = event::header(self.r, num)?;
+        if header.status == Status::Accepted || header.place.is_some() || depth == 0 {
+            return StateOverlay::after(self.r, num, &header);
+        }
+        let pdu = self.pdu(num)?;
+        let (prev, _) = self.prev_events(&pdu)?;
+        if prev.is_empty() {
+            return StateOverlay::after(self.r, num, &header);
+        }
+        let states: Result<Vec<_>, _> = prev
+            .iter()
+            .map(|prev| self.after_within(*prev, depth - 1))
+            .collect();
+        let derived = Derived {
+            state_before: resolution::resolve(self.r, self.room, self.rules, &states?, None)?,
+            status: header.status,
+            pdu,
+        };
+        Ok(derived.state_after(num))
+    }
+
+    /// The events that are no extremities any more when an event follows on `prev`: `prev`, and
+    /// what comes before those of them that were rejected or soft-failed.
+    pub(in crate::rooms) fn superseded(&self, prev: Vec<EventNum>) -> Result<Vec<EventNum>, Error> {
+        let mut superseded = prev;
+        let mut seen: HashSet<EventNum> = superseded.iter().copied().collect();
+        let mut next = 0;
+        while next < superseded.len() && superseded.len() < MAX_WITHOUT_EFFECT {
+            let num = superseded[next];
+            next += 1;
+            if self.status(num)? != Status::Accepted {
+                let (before, _) = self.prev_events(&self.pdu(num)?)?;
+                superseded.extend(before.into_iter().filter(|num| seen.insert(*num)));
+            }
+        }
+        Ok(superseded)
+    }
+}

@@ -1,0 +1,127 @@
+//! Which users share a room: whoever shares one may see the other's devices and presence.
+
+use std::collections::BTreeSet;
+
+use ruma::UserId;
+
+use super::in_room;
+use crate::{
+    rooms::{
+        Error,
+        state::current::{has_joined, joined_rooms, local_members, membership},
+    },
+    store::{Reader, RoomNum, Rows, UserNum, records::Membership},
+};
+
+/// The local users who are joined to `room`.
+fn joined_local_members<R: Reader>(
+    r: &R,
+    room: RoomNum,
+) -> Result<impl Iterator<Item = UserNum> + use<R>, Error> {
+    let members = local_members(r, room)?.into_iter();
+    let joined = members.filter(|(_, membership)| *membership == Membership::Join);
+    Ok(joined.map(|(user, _)| user))
+}
+
+/// The rooms to which `user` of another server is joined.
+fn rooms_of_remote_user(r: &impl Reader, user: &UserId) -> Result<Vec<RoomNum>, Error> {
+    let mut joined = Vec::new();
+    if let Some(server) = in_room::num(r, user.server_name())? {
+        for room in in_room::rooms(r, server)? {
+            if membership(r, room, user)? == Membership::Join {
+                joined.push(room);
+            }
+        }
+    }
+    Ok(joined)
+}
+
+/// The local users who share a room with the local user `user`, `user` among them if in any.
+pub fn local_users_sharing(r: &impl Reader, user: UserNum) -> Result<BTreeSet<UserNum>, Error> {
+    let mut sharing = BTreeSet::new();
+    for room in joined_rooms(r, user)? {
+        sharing.extend(joined_local_members(r, room)?);
+    }
+    Ok(sharing)
+}
+
+/// The local users who share a room with `user` of another server.
+pub fn local_users_sharing_with_remote(
+    r: &impl Reader,
+    user: &UserId,
+) -> Result<BTreeSet<UserNum>, Error> {
+    let mut sharing = BTreeSet::new();
+    for room in rooms_of_remote_user(r, user)? {
+        sharing.extend(joined_local_members(r, room)?);
+    }
+    Ok(sharing)
+}
+
+/// The local users who share a room with `user`, who may be of another server. `None` if more than
+/// `max_rows` rows have to be read for that; those that were read are subtracted from it.
+pub fn local_users_sharing_within(
+    r: &impl Reader,
+    user: UserNum,
+    user_id: &UserId,
+    max_rows: &mut usize,
+) -> Result<Option<BTreeSet<UserNum>>, Error> {
+    let mut is_too_much = || {
+        let left = max_rows.checked_sub(1);
+        *max_rows = left.unwrap_or(0);
+        left.is_none()
+    };
+    let mut rooms = Vec::new();
+    for row in r.memberships()?.prefix(user)? {
+        if is_too_much() {
+            return Ok(None);
+        }
+        let (key, row) = row?;
+        if row.record(&key)?.membership == Membership::Join {
+            rooms.push(key.value().1);
+        }
+    }
+    if let Some(server) = in_room::num(r, user_id.server_name())? {
+        for room in in_room::rooms(r, server)? {
+            if is_too_much() {
+                return Ok(None);
+            }
+            if membership(r, room, user_id)? == Membership::Join {
+                rooms.push(room);
+            }
+        }
+    }
+    let mut sharing = BTreeSet::new();
+    let members = r.local_members()?;
+    for room in rooms {
+        for row in members.prefix(room)? {
+            if is_too_much() {
+                return Ok(None);
+            }
+            let (key, membership) = row?;
+            if membership.value() == Membership::Join as u8 {
+                sharing.insert(key.value().1);
+            }
+        }
+    }
+    Ok(Some(sharing))
+}
+
+/// Whether any local user shares a room with `user` of another server.
+pub fn any_local_user_shares(r: &impl Reader, user: &UserId) -> Result<bool, Error> {
+    for room in rooms_of_remote_user(r, user)? {
+        if has_joined(r, room)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether the local user `one` shares a room with `other`.
+pub fn share_a_room(r: &impl Reader, one: UserNum, other: &UserId) -> Result<bool, Error> {
+    for room in joined_rooms(r, one)? {
+        if membership(r, room, other)? == Membership::Join {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}

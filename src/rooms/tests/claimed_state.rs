@@ -1,0 +1,199 @@
+//! What another server claims to be the state before an event, against what is known here.
+
+use std::sync::Arc;
+
+use ruma::{EventId, OwnedEventId, RoomVersionId, events::StateEventType};
+use serde_json::json;
+
+use super::{
+    replica::{Named, Replica},
+    with_store,
+};
+use crate::{
+    protocol::history::{Action, History, Index, State},
+    rooms::{Error, event::outlier, timeline},
+    store::{Place, Tx, records::Status},
+};
+
+const ALICE: &str = "@alice:a.example";
+const BOB: &str = "@bob:b.example";
+const CAROL: &str = "@carol:c.example";
+const DAVE: &str = "@dave:d.example";
+const VERSIONS: [RoomVersionId; 4] = [
+    RoomVersionId::V6,
+    RoomVersionId::V10,
+    RoomVersionId::V11,
+    RoomVersionId::V12,
+];
+
+/// A room of alice's with bob and carol, from which dave is banned.
+fn room(version: &RoomVersionId) -> (History, Index) {
+    let mut history = History::public(version, ALICE);
+    for user in [BOB, CAROL, DAVE] {
+        history.then(Action::join(user));
+    }
+    let last = history.then(Action::member(ALICE, DAVE, "ban"));
+    (history, last)
+}
+
+fn say(sender: &'static str) -> Action {
+    Action::message(sender, "m.room.message", json!({ "body": "x" }))
+}
+
+fn unknown() -> OwnedEventId {
+    EventId::parse("$nobodyhasthisevent").expect("an event id")
+}
+
+/// The state that carol's server claims: nothing but what lets carol send messages.
+fn reduced(history: &History, last: Index) -> State {
+    let mut state = (*history.events[last].state_after).clone();
+    state.retain(|(kind, key), _| *kind == StateEventType::RoomCreate || key == CAROL);
+    state
+}
+
+/// Appends an event of which a prev_event does not exist.
+fn append_with_unknown(history: &mut History, prev: &[Index], action: Action) -> Index {
+    let state = history.events[0].state_after.clone();
+    let cited = history.events.last().expect("an event").state_after.clone();
+    let built = history.build_missing(prev, &[unknown()], &cited, action);
+    history.push(prev, state, built, true)
+}
+
+fn with_room(history: &History, last: Index, test: impl AsyncFnOnce(&Replica<'_>, Named) -> ()) {
+    with_store(async |store| {
+        let replica = Replica::new(store, history, &history.version).await;
+        for index in 0..=last {
+            replica.hand_in(index, None).await.expect("it is taken");
+        }
+        let before = replica.current();
+        test(&replica, before).await;
+    });
+}
+
+#[test]
+fn claimed_state_is_resolved_with_the_states_after_known_prev_events() {
+    for version in VERSIONS {
+        let (mut history, last) = room(&version);
+        let claimed = reduced(&history, last);
+        let lie = append_with_unknown(&mut history, &[last], say(CAROL));
+        with_room(&history, last, async |replica, before| {
+            replica
+                .hand_in(lie, Some(&claimed))
+                .await
+                .expect("it is taken");
+            assert_eq!(replica.status(lie), Status::Accepted);
+            assert_eq!(replica.current(), before, "version {version}");
+        });
+    }
+}
+
+#[test]
+fn claimed_state_is_dropped_when_the_gap_before_it_is_closed() {
+    for version in VERSIONS {
+        let (mut history, last) = room(&version);
+        let claimed = reduced(&history, last);
+        let honest = history.then(say(BOB));
+        let lie = history.then(say(CAROL));
+        let behind = history.then(say(CAROL));
+        with_room(&history, last, async |replica, before| {
+            replica
+                .hand_in(lie, Some(&claimed))
+                .await
+                .expect("it is taken");
+            replica.hand_in(behind, None).await.expect("it is taken");
+            assert_eq!(replica.current(), before, "version {version}");
+            replica.fill([honest]).await;
+            assert_eq!(replica.current(), before, "version {version}");
+            for index in [honest, lie, behind] {
+                replica.check_state_before(index);
+            }
+            replica.check_current();
+        });
+    }
+}
+
+#[test]
+fn claimed_state_before_a_rejected_event_reaches_no_other_event() {
+    for version in VERSIONS {
+        for follows in [true, false] {
+            let (mut history, last) = room(&version);
+            let claimed = reduced(&history, last);
+            let prev = if follows { vec![last] } else { vec![] };
+            let levels = Action::state(CAROL, "m.room.power_levels", "", json!({ "ban": 0 }));
+            let rejected = append_with_unknown(&mut history, &prev, levels);
+            let state = history.events[last].state_after.clone();
+            let built = history.build(&[rejected], &state, say(CAROL));
+            let lie = history.push(&[rejected], state, built, true);
+            with_room(&history, last, async |replica, before| {
+                for index in [rejected, lie] {
+                    let taken = replica.hand_in(index, Some(&claimed)).await;
+                    taken.expect("it is taken");
+                }
+                assert!(replica.status(rejected).is_rejected());
+                assert_eq!(replica.current(), before, "version {version}");
+            });
+        }
+    }
+}
+
+#[test]
+fn an_event_in_a_gap_is_soft_failed_if_the_room_forbade_it_before_the_gap() {
+    let (mut history, last) = room(&RoomVersionId::V11);
+    // Before the ban.
+    let fork = last - 1;
+    let evasion = history.after(&[fork], say(DAVE));
+    let state = history.events[last].state_after.clone();
+    let built = history.build(&[evasion, last], &state, say(CAROL));
+    let accomplice = history.push(&[evasion, last], state.clone(), built, true);
+    with_room(&history, last, async |replica, before| {
+        let taken = replica.hand_in(accomplice, Some(&state)).await;
+        taken.expect("it is taken");
+        replica.fill([evasion]).await;
+        assert_eq!(replica.status(evasion), Status::SoftFailed);
+        assert_eq!(replica.current(), before);
+        let rows = replica
+            .store
+            .read(|s| timeline::forwards(s, replica.room, Place::MIN, 100))
+            .expect("a timeline");
+        let evasion = replica.num(evasion);
+        assert!(rows.iter().all(|(_, row)| row.event != evasion));
+    });
+}
+
+#[test]
+fn an_event_in_a_gap_is_accepted_if_the_room_forbids_it_only_after_the_gap() {
+    let mut history = History::public(&RoomVersionId::V11, ALICE);
+    history.then(Action::join(BOB));
+    let last = history.then(Action::join(DAVE));
+    let before_ban = history.then(say(DAVE));
+    let ban = history.then(Action::member(ALICE, DAVE, "ban"));
+    let after_ban = history.then(say(BOB));
+    with_room(&history, last, async |replica, _| {
+        let state: Arc<State> = history.events[after_ban].state_before.clone();
+        replica.know_of(state.values().copied()).await;
+        let taken = replica.hand_in(after_ban, Some(&state)).await;
+        taken.expect("it is taken");
+        replica.fill([before_ban, ban]).await;
+        assert_eq!(replica.status(before_ban), Status::Accepted);
+        replica.check_current();
+    });
+}
+
+#[test]
+fn a_second_create_event_of_a_room_is_refused() {
+    let (mut history, last) = room(&RoomVersionId::V11);
+    let content = json!({ "room_version": "11", "n": 1 });
+    let create = Action::state(ALICE, "m.room.create", "", content);
+    let built = history.build(&[], &State::new(), create);
+    let forged = history.push(&[], Arc::default(), built, true);
+    with_room(&history, last, async |replica, before| {
+        let taken = replica.hand_in(forged, None).await;
+        assert!(matches!(taken, Err(Error::Invalid(_))), "{taken:?}");
+        let (room, rules) = (replica.room, history.rules);
+        let received = replica.received(forged);
+        let job = move |tx: &Tx| outlier::store(tx, room, rules, &received);
+        let kept = replica.store.write(job).await;
+        assert!(matches!(kept, Err(Error::Invalid(_))), "{kept:?}");
+        assert_eq!(replica.current(), before);
+    });
+}

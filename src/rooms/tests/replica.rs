@@ -1,0 +1,229 @@
+//! A room of a history on a server that gets it piece by piece.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use ruma::{OwnedEventId, RoomVersionId};
+
+use super::local;
+use crate::{
+    protocol::{
+        Pdu,
+        history::{History, State},
+        receive::Received,
+    },
+    rooms::{
+        Error, Local,
+        event::{self, backfill, insert::Notify, outlier, receive},
+        room::{self, heads},
+        state, timeline,
+    },
+    store::{EventNum, NodeNum, Place, RoomNum, Store, Tx, records::Status},
+};
+
+/// A state by names and event ids.
+pub(super) type Named = BTreeMap<(String, String), String>;
+
+/// A room of a history on a server that gets it piece by piece.
+pub(super) struct Replica<'a> {
+    pub(super) store: &'a Store,
+    pub(super) local: Local,
+    pub(super) room: RoomNum,
+    pub(super) history: &'a History,
+}
+
+impl<'a> Replica<'a> {
+    pub(super) async fn new(
+        store: &'a Store,
+        history: &'a History,
+        version: &RoomVersionId,
+    ) -> Self {
+        let (id, version) = (history.create_event().room_id().to_owned(), version.clone());
+        let room = store.write(move |tx: &Tx| room::create(tx, &id, &version));
+        Self {
+            store,
+            local: local(),
+            room: room.await.expect("the room is made"),
+            history,
+        }
+    }
+
+    pub(super) fn received(&self, index: usize) -> Received {
+        let handed = &self.history.events[index];
+        let id = handed.pdu.event_id().to_owned();
+        let pdu = Pdu::parse(id, &handed.json, self.history.rules, false);
+        Received {
+            json: handed.json.clone(),
+            pdu: pdu.expect("an event of the history"),
+            redacted: false,
+        }
+    }
+
+    /// Hands in an event with, if it is to count, the state before it.
+    pub(super) async fn hand_in(
+        &self,
+        index: usize,
+        claimed: Option<&State>,
+    ) -> Result<EventNum, Error> {
+        let received = self.received(index);
+        let room = self.room;
+        let decision = self.store.read(|s| {
+            let claimed = claimed.map(|state| receive::claimed_state(s, room, &self.ids(state)));
+            let claimed = claimed.transpose()?;
+            receive::decide(s, room, Arc::new(received.pdu), received.json, claimed)
+        })?;
+        let local = self.local.clone();
+        let job = move |tx: &Tx| receive::commit(tx, &local, &decision, &Notify::default());
+        self.store.write(job).await
+    }
+
+    pub(super) fn ids(&self, state: &State) -> Vec<OwnedEventId> {
+        let id = |index: &usize| self.history.events[*index].pdu.event_id().to_owned();
+        state.values().map(id).collect()
+    }
+
+    /// Stores events, and what authorizes them, as outliers.
+    pub(super) async fn know_of(&self, indices: impl IntoIterator<Item = usize>) -> Vec<EventNum> {
+        let events = self.with_authorities(indices).into_iter();
+        let events: Vec<Received> = events.map(|index| self.received(index)).collect();
+        let (room, rules) = (self.room, self.history.rules);
+        let job = move |tx: &Tx| {
+            let each = events.iter();
+            each.map(|event| outlier::store(tx, room, rules, event))
+                .collect::<Result<Vec<_>, _>>()
+        };
+        let nums = self.store.write(job).await;
+        nums.expect("the outliers are stored")
+    }
+
+    /// In the order of the history, in which authorities come first.
+    pub(super) fn with_authorities(
+        &self,
+        indices: impl IntoIterator<Item = usize>,
+    ) -> BTreeSet<usize> {
+        let events = self.history.events.iter().enumerate();
+        let by_id: HashMap<_, _> = events
+            .map(|(index, event)| (event.pdu.event_id(), index))
+            .collect();
+        let mut open: Vec<usize> = indices.into_iter().chain([0]).collect();
+        let mut all = BTreeSet::new();
+        while let Some(index) = open.pop() {
+            if all.insert(index) {
+                let auth = self.history.events[index].pdu.auth_events();
+                open.extend(auth.iter().map(|id| by_id[&**id]));
+            }
+        }
+        all
+    }
+
+    pub(super) fn num(&self, index: usize) -> EventNum {
+        let id = self.history.events[index].pdu.event_id();
+        let num = self.store.read(|s| event::num_of(s, id)).expect("a read");
+        num.expect("it is here")
+    }
+
+    pub(super) fn gaps(&self) -> Vec<Place> {
+        let rows = self
+            .store
+            .read(|s| timeline::forwards(s, self.room, Place::MIN, usize::MAX))
+            .expect("a timeline");
+        let places = rows.into_iter().map(|(place, _)| place);
+        let is_gap = |place: &Place| {
+            let gap = self.store.read(|s| timeline::gap(s, self.room, *place));
+            gap.expect("a read").is_some()
+        };
+        places.filter(is_gap).collect()
+    }
+
+    /// Fetches what is before the first gap: the events of `indices`.
+    pub(super) async fn fill(&self, indices: impl IntoIterator<Item = usize>) {
+        let indices: Vec<usize> = indices.into_iter().collect();
+        self.know_of(indices.clone()).await;
+        let (room, gap) = (self.room, self.gaps()[0]);
+        let chunk = self
+            .store
+            .read(|s| {
+                let mut claimed = HashMap::new();
+                for index in &indices {
+                    let state = &self.history.events[*index].state_before;
+                    if let Ok(view) = receive::claimed_state(s, room, &self.ids(state)) {
+                        claimed.insert(self.num(*index), view);
+                    }
+                }
+                backfill::decide(s, room, gap, &claimed)
+            })
+            .expect("the events are decided");
+        let local = self.local.clone();
+        let job = move |tx: &Tx| backfill::commit(tx, &local, &chunk);
+        self.store.write(job).await.expect("they are stored");
+    }
+
+    /// The stored state `root`, by event ids.
+    pub(super) fn named(&self, root: NodeNum) -> Named {
+        let named: Result<Named, Error> = self.store.read(|s| {
+            let name = |(key, num)| {
+                Ok::<_, Error>((
+                    state::key_name(s, self.room, key)?,
+                    event::header(s, num)?.id,
+                ))
+            };
+            let entries = state::entries(s, self.room, root)?.into_iter();
+            entries.map(name).collect()
+        });
+        named.expect("a state")
+    }
+
+    pub(super) fn expected(&self, state: &State) -> Named {
+        let name = |index: &usize| self.history.events[*index].pdu.event_id().to_string();
+        let named = state
+            .iter()
+            .map(|((kind, key), index)| ((kind.to_string(), key.clone()), name(index)));
+        named.collect()
+    }
+
+    pub(super) fn check_state_before(&self, index: usize) {
+        let root = self.store.read(|s| event::header(s, self.num(index)));
+        let root = root.expect("an event").state_before;
+        let expected = self.expected(&self.history.events[index].state_before);
+        assert_eq!(self.named(root), expected, "event {index}");
+    }
+
+    /// Checks that the current state is that of what the room ends with here, and that it ends with
+    /// what nothing follows on, not even behind what came too late to be allowed.
+    pub(super) fn check_current(&self) {
+        let heads = self.store.read(|s| heads(s, self.room)).expect("a room");
+        let is_in = |index: &usize| self.status(*index) == Status::Accepted;
+        let all = 0..self.history.events.len();
+        let mut ended = BTreeSet::new();
+        let mut open: Vec<usize> = all.clone().filter(is_in).collect();
+        while let Some(index) = open.pop() {
+            for before in &self.history.events[index].prev {
+                if ended.insert(*before) && !is_in(before) {
+                    open.push(*before);
+                }
+            }
+        }
+        let is_end = |index: &usize| is_in(index) && !ended.contains(index);
+        let ends: Vec<usize> = all.filter(is_end).collect();
+        let nums: BTreeSet<EventNum> = ends.iter().map(|index| self.num(*index)).collect();
+        assert_eq!(
+            heads.extremities.iter().copied().collect::<BTreeSet<_>>(),
+            nums
+        );
+        let expected = self.expected(&self.history.state_after_all(&ends));
+        assert_eq!(self.named(heads.state), expected);
+    }
+
+    pub(super) fn status(&self, index: usize) -> Status {
+        let header = self.store.read(|s| event::header(s, self.num(index)));
+        header.expect("an event").status
+    }
+
+    /// The current state, by event ids.
+    pub(super) fn current(&self) -> Named {
+        let heads = self.store.read(|s| heads(s, self.room)).expect("a room");
+        self.named(heads.state)
+    }
+}
