@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     api::{Api, Download, Error, Multipart, Streamed, Upload},
+    protocol::depth::{MAX_DEPTH, is_too_deep},
     rates::Kind,
 };
 
@@ -144,6 +145,8 @@ pub(super) struct Route {
     pub auth: AuthRequirement,
     pub rate: Option<Kind>,
     pub body: BodyMode,
+    /// Whether the handler checks the depth of the parts of the body one by one.
+    pub checks_depth: bool,
     handle: Handle,
 }
 
@@ -156,6 +159,7 @@ impl Route {
             auth: <H::Request as Metadata>::Authentication::REQUIREMENT,
             rate: H::Request::RATE_LIMITED.then_some(Kind::Other),
             body: H::BODY,
+            checks_depth: false,
             handle: Box::new(move |call, arguments| handler.handle(call, arguments)),
         }
     }
@@ -169,6 +173,11 @@ impl Route {
     pub(super) fn call(&self, mut call: Call<'_>) -> Result<Handled, Error> {
         // serde also reads a struct from an array, field by field, which no endpoint allows.
         let is_array = call.request.body().trim_ascii_start().starts_with(b"[");
+        if !self.checks_depth && is_too_deep(call.request.body()) {
+            return Err(Error::bad_json(format!(
+                "the body is nested more than {MAX_DEPTH} levels deep"
+            )));
+        }
         // Most of ruma's requests read an empty body as an empty object, but not all that could.
         if call.request.body().is_empty() {
             *call.request.body_mut() = b"{}";
@@ -207,6 +216,12 @@ impl Route {
     /// The rate limit instead of ruma's.
     pub(super) fn rate(&mut self, kind: Kind) -> &mut Self {
         self.rate = Some(kind);
+        self
+    }
+
+    /// A PDU or EDU in the body that is too deep must not stop the others.
+    pub(super) fn checks_depth(&mut self) -> &mut Self {
+        self.checks_depth = true;
         self
     }
 

@@ -81,7 +81,8 @@ fn between_servers(routes: &mut Routes) {
     routes.add(membership::create_invite_v1);
     routes
         .add(transaction::send_transaction_message)
-        .body(MAX_TRANSACTION_BYTES);
+        .body(MAX_TRANSACTION_BYTES)
+        .checks_depth();
     routes.add(query::get_profile_information);
     routes.add(query::get_room_information);
     routes.add(directory::get_public_rooms);

@@ -8,6 +8,7 @@ use ruma::{
 use serde::{Deserialize, Serialize};
 
 use super::{
+    depth::MAX_DEPTH,
     format::{FormatError, check, event_id, not_canonical},
     pdu::Pdu,
     server_key::ServerKey,
@@ -97,10 +98,10 @@ pub fn build(
     let server = draft.sender.server_name().as_str();
     if let Err(error) = hash_and_sign_event(server, key, &mut object, &rules.redaction) {
         // ruma does not hash an event that is far too large.
-        check(&mut object, rules)?;
+        check(&mut object, rules, MAX_DEPTH)?;
         return Err(FormatError::Malformed(error.to_string()));
     }
-    let json = check(&mut object, rules)?;
+    let json = check(&mut object, rules, MAX_DEPTH)?;
     let pdu = Pdu::parse(event_id(&object, rules)?, &json, rules, false)?;
     Ok(BuiltEvent { json, pdu })
 }
@@ -402,6 +403,19 @@ mod tests {
         let rules = versions::rules(&RoomVersionId::V12).unwrap();
         let key = ServerKey::generate();
         build(&draft("m.room.message", json!({})), &place, rules, &key).unwrap_err();
+    }
+
+    #[test]
+    fn events_nested_too_deep_are_refused() {
+        let rules = versions::rules(&RoomVersionId::V12).unwrap();
+        let key = ServerKey::generate();
+        // The event and its content are two levels.
+        for (depth, is_refused) in [(98, false), (99, true)] {
+            let nested = (0..depth).fold(json!(1), |inner, _| json!([inner]));
+            let draft = draft("m.room.message", json!({ "nested": nested }));
+            let built = build(&draft, &place(), rules, &key);
+            assert_eq!(matches!(built, Err(FormatError::TooDeep)), is_refused);
+        }
     }
 
     #[test]

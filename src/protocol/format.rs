@@ -5,6 +5,8 @@ use ruma::{
     room_version_rules::RoomVersionRules, signatures::reference_hash, state_res::check_pdu_format,
 };
 
+use super::depth::{MAX_DEPTH, is_deeper_than};
+
 /// The most bytes of an event in canonical JSON, with its signatures.
 ///
 /// Source: client-server API, "Size limits".
@@ -22,6 +24,8 @@ pub enum FormatError {
         bytes: usize,
         limit: usize,
     },
+    #[error("nested more than {MAX_DEPTH} levels deep")]
+    TooDeep,
     /// Not JSON, or with floats or integers beyond ±(2^53 − 1).
     #[error("not canonical JSON: {0}")]
     NotCanonical(String),
@@ -30,16 +34,20 @@ pub enum FormatError {
     Malformed(String),
 }
 
-/// Checks an event against the event format of its room version and the size limits; returns it as
+/// Checks an event against the event format of its room version and the limits of size and depth; returns it as
 /// canonical JSON. The object is unchanged afterwards.
 ///
 /// Source: client-server API, "Size limits"; room versions, "Event format".
 pub(super) fn check(
     object: &mut CanonicalJsonObject,
     rules: &RoomVersionRules,
+    max_depth: usize,
 ) -> Result<Vec<u8>, FormatError> {
     let json = serde_json::to_vec(object).map_err(not_canonical)?;
     limit("the event", json.len(), MAX_EVENT_BYTES)?;
+    if is_deeper_than(max_depth, &json) {
+        return Err(FormatError::TooDeep);
+    }
     for field in SHORT_FIELDS {
         if let Some(CanonicalJsonValue::String(value)) = object.get(field) {
             limit(field, value.len(), ID_MAX_BYTES)?;

@@ -19,6 +19,7 @@
 pub mod authorize;
 pub mod build;
 pub mod client_event;
+pub mod depth;
 mod first_error;
 mod format;
 #[cfg(test)]

@@ -3,18 +3,20 @@
 //! First [`Incoming::parse`]; then the caller gets hold of the keys of [`Incoming::signers`]; then
 //! [`Incoming::verify`]. What fails either of them is dropped, not rejected: it leaves no trace.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ruma::{
-    CanonicalJsonObject, EventId, OwnedEventId, OwnedServerName, ServerName,
+    CanonicalJsonObject, CanonicalJsonValue, EventId, OwnedEventId, OwnedServerName, ServerName,
     room_version_rules::RoomVersionRules,
     signatures::{
         PublicKeyMap, Verified, required_server_signatures_to_verify_event, sign_json, verify_event,
     },
 };
+use serde_json::value::RawValue;
 
 use super::{
     build::BuiltEvent,
+    depth::{MAX_DEPTH, MAX_REDACTED_DEPTH, is_deeper_than, is_too_deep},
     format::{FormatError, check, event_id, not_canonical},
     pdu::Pdu,
     redact::redact_object,
@@ -69,15 +71,19 @@ pub enum ReceiveError {
 }
 
 impl Incoming {
-    /// Parses a PDU of a room with these rules and finds its id. `unsigned` is dropped first and
+    /// Parses a PDU of a room with these rules and finds its id. A PDU that is nested too deep is redacted:
+    /// other servers accept it, so it must take its place in the room. `unsigned` is dropped first and
     /// does not count for its size: what of it arrives depends on who hands the event on.
     ///
     /// Source: server-server API, "Checks performed on receipt of a PDU", 1.
     pub fn parse(json: &[u8], rules: &'static RoomVersionRules) -> Result<Self, FormatError> {
-        let mut object: CanonicalJsonObject =
-            serde_json::from_slice(json).map_err(not_canonical)?;
+        let mut object = if is_too_deep(json) {
+            parse_deep(json, rules)?
+        } else {
+            serde_json::from_slice(json).map_err(not_canonical)?
+        };
         object.remove("unsigned");
-        let json = check(&mut object, rules)?;
+        let json = check(&mut object, rules, MAX_REDACTED_DEPTH)?;
         Ok(Self {
             event_id: event_id(&object, rules)?,
             object,
@@ -108,7 +114,7 @@ impl Incoming {
         sign_json(server.as_str(), key, &mut redacted)
             .map_err(|error| FormatError::Malformed(error.to_string()))?;
         self.object.extend(redacted.remove_entry("signatures"));
-        self.json = check(&mut self.object, self.rules)?;
+        self.json = check(&mut self.object, self.rules, MAX_REDACTED_DEPTH)?;
         Ok(())
     }
 
@@ -166,6 +172,37 @@ impl Incoming {
             redacted,
         })
     }
+}
+
+/// Parses a PDU that is nested too deep, and redacts it unless only `unsigned` is too deep. Fields of the
+/// content that no parser can read are left out; if redaction keeps such a field, the event id becomes
+/// another and the signatures do not match.
+fn parse_deep(json: &[u8], rules: &RoomVersionRules) -> Result<CanonicalJsonObject, FormatError> {
+    type Fields<'a> = BTreeMap<String, &'a RawValue>;
+    let parse = |fields: Fields<'_>, max_depth: usize| {
+        let fields = fields.into_iter();
+        let readable =
+            fields.filter(|(_, value)| !is_deeper_than(max_depth, value.get().as_bytes()));
+        let parsed = readable.map(|(name, value)| {
+            let value: CanonicalJsonValue =
+                serde_json::from_str(value.get()).map_err(not_canonical)?;
+            Ok((name, value))
+        });
+        parsed.collect::<Result<CanonicalJsonObject, FormatError>>()
+    };
+    let mut fields: Fields<'_> = serde_json::from_slice(json).map_err(not_canonical)?;
+    fields.remove("unsigned");
+    let is_deep = |value: &&RawValue| is_deeper_than(MAX_DEPTH - 1, value.get().as_bytes());
+    if !fields.values().any(is_deep) {
+        return parse(fields, MAX_DEPTH);
+    }
+    let content = fields.remove("content").map_or("{}", RawValue::get);
+    let content: Fields<'_> = serde_json::from_str(content).map_err(not_canonical)?;
+    let mut object = parse(fields, MAX_REDACTED_DEPTH - 1)?;
+    let content = parse(content, MAX_REDACTED_DEPTH - 2)?;
+    object.insert("content".to_owned(), content.into());
+    redact_object(&mut object, rules)?;
+    Ok(object)
 }
 
 #[cfg(test)]
@@ -312,6 +349,49 @@ mod tests {
         }
         for text in ["", "[]", "1", "{", "{}"] {
             Incoming::parse(text.as_bytes(), room.rules).expect_err(text);
+        }
+    }
+
+    #[test]
+    fn an_event_nested_too_deep_is_redacted_and_keeps_its_id() {
+        for version in versions::SUPPORTED {
+            let (room, json) = topic(&version);
+            let id = room.events.last().unwrap().pdu.event_id();
+            let content = json["content"].to_string();
+            for depth in [99, 120, 5000] {
+                let nested = format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+                let deep = format!(r#"{{"deep":{nested},{}"#, &content[1..]);
+                let json = json.to_string().replace(&content, &deep);
+                let incoming = Incoming::parse(json.as_bytes(), room.rules).unwrap();
+                assert_eq!(incoming.event_id(), id);
+                let received = incoming.verify(&keys("a.example")).unwrap();
+                assert!(received.redacted);
+                assert_eq!(received.pdu.content().get(), "{}", "version {version}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_event_whose_unsigned_is_nested_too_deep_is_not_redacted() {
+        let (room, json) = topic(&V12);
+        let nested = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
+        let json = format!(r#"{{"unsigned":{nested},{}"#, &json.to_string()[1..]);
+        let incoming = Incoming::parse(json.as_bytes(), room.rules).unwrap();
+        assert!(!incoming.verify(&keys("a.example")).unwrap().redacted);
+    }
+
+    #[test]
+    fn an_event_that_is_too_deep_even_when_redacted_is_dropped() {
+        let (room, mut json) = topic(&V12);
+        json["type"] = json!("m.room.power_levels");
+        for depth in [200, 5000] {
+            let nested = format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+            let deep = json
+                .to_string()
+                .replace("\"topic\":\"birds\"", &format!("\"users\":{nested}"));
+            let incoming = Incoming::parse(deep.as_bytes(), room.rules);
+            let verified = incoming.map(|incoming| incoming.verify(&keys("a.example")));
+            assert!(!matches!(verified, Ok(Ok(_))), "{verified:?}");
         }
     }
 

@@ -91,7 +91,7 @@ impl From<FormatError> for Error {
     fn from(error: FormatError) -> Self {
         match error {
             FormatError::TooLarge { .. } => Self::TooLarge(error.to_string().into()),
-            FormatError::NotCanonical(_) | FormatError::Malformed(_) => {
+            FormatError::TooDeep | FormatError::NotCanonical(_) | FormatError::Malformed(_) => {
                 Self::BadContent(error.to_string().into())
             }
         }

@@ -57,6 +57,14 @@ impl Error {
         Self::Corrupt(format!("row {key:?} of table `{table}`: {problem}").into())
     }
 
+    /// Whether the data cause this error, so that a retry would fail too. A queue sets the item aside.
+    pub fn is_caused_by_data(&self) -> bool {
+        matches!(
+            self,
+            Self::Corrupt(_) | Self::NotSerializable(_) | Self::Panicked
+        )
+    }
+
     /// Whether the database will never open as it is.
     pub(super) fn is_corruption(&self) -> bool {
         match self {

@@ -272,3 +272,40 @@ fn invalid_events_are_rejected() {
         "M_NOT_FOUND",
     );
 }
+
+fn nested(depth: usize) -> Value {
+    (0..depth).fold(json!(1), |inner, _| json!([inner]))
+}
+
+#[test]
+fn json_nested_more_than_100_levels_is_refused() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let room = create_room_with(&[&alice]);
+    let user = &alice.user_id;
+    let content = |depth| json!({ "nested": nested(depth) });
+    for path in [
+        room_path(&room, "send/m.room.message/deep"),
+        room_path(&room, "state/org.example.deep/"),
+        format!("/_matrix/client/v3/user/{user}/account_data/org.example.deep"),
+        "/_matrix/client/v3/sendToDevice/org.example.deep/deep".to_owned(),
+    ] {
+        for depth in [100, 120] {
+            expect_error(&alice.put(&path, content(depth)), 400, "M_BAD_JSON");
+        }
+    }
+    let filter = json!({ "org.example.deep": nested(100) });
+    let path = format!("/_matrix/client/v3/user/{user}/filter");
+    expect_error(&alice.post(&path, filter), 400, "M_BAD_JSON");
+    // An event has one level more than its content.
+    for (depth, is_refused) in [(98, false), (99, true)] {
+        let path = room_path(&room, &format!("send/m.room.message/{depth}"));
+        let response = alice.put(&path, content(depth));
+        if is_refused {
+            expect_error(&response, 400, "M_BAD_JSON");
+        } else {
+            expect_ok(response);
+        }
+    }
+    send_text(&alice, &room, "after");
+}

@@ -1,5 +1,7 @@
 """Invalid and forged events. Each contains `LIE` where a client would show it."""
 
+import json
+
 from signedjson.key import generate_signing_key
 
 LIE = "a lie"
@@ -156,6 +158,16 @@ def types(attack, room):
     return [room.hash_and_sign(event) for event in wrong + missing + numbers]
 
 
+def deep(attack, room):
+    """Nested more than 100 levels. Synapse accepts some of them."""
+    contents = [text() | {"nested": nested(depth)} for depth in (99, 120, 124, 200)]
+    return [room.build(MESSAGE, content) for content in contents]
+
+
+def nested(depth):
+    return json.loads("[" * depth + "]" * depth)
+
+
 def create_events(attack, room):
     content = {"creator": attack.liar.user, "room_version": room.version, "note": LIE}
     return [
@@ -178,6 +190,7 @@ EVENTS = {
     "events with invalid depths and prev_events": positions,
     "events in rooms that the sender is not in": rooms,
     "events that are too large": sizes,
+    "events that are nested too deep": deep,
     "events with missing fields or wrong types": types,
     "second create events": create_events,
 }

@@ -3,7 +3,7 @@
 import asyncio
 
 from aiohttp import web
-from bad_events import EVENTS, LIE, MEMBER, MESSAGE, TOPIC
+from bad_events import EVENTS, LIE, MEMBER, MESSAGE, TOPIC, nested
 from faulty_responses import (
     PROMPT,
     Override,
@@ -202,6 +202,15 @@ def forged_state(attack, room):
     ]
 
 
+def deep_members(attack, room):
+    events = []
+    for depth in (99, 120, 200):
+        user = f"@deep{depth}:{attack.liar.name}"
+        content = {"membership": "join", "displayname": LIE, "nested": nested(depth)}
+        events.append(room.build(MEMBER, content, user, sender=user))
+    return events
+
+
 # The join must fail.
 INVALID_STATES = {
     "without a create event": replace_create_event(lambda attack, room, create: []),
@@ -222,6 +231,7 @@ INVALID_STATES = {
 SEND_JOIN_STATES = INVALID_STATES | {
     "with forged events": append(forged_state),
     "with values that are no events": append(lambda attack, room: [7, None, [], {}, LIE]),
+    "with members whose events are nested too deep": append(deep_members),
     "with invalid events": append(
         lambda attack, room: [event for build in EVENTS.values() for event in build(attack, attack.room)]
     ),

@@ -79,7 +79,8 @@ class Liar:
         sender = f'origin="{origin}",destination="{destination}",key="{key_id}",sig="{signature}"'
         headers = {"Content-Type": "application/json", "Authorization": f"X-Matrix {sender}"}
         if raw is None and body is not None:
-            raw = json.dumps(body)
+            # As Synapse sends it
+            raw = encode_canonical_json(body)
         url = yarl.URL(f"https://{server}{uri}", encoded=True)
         async with self._http.request(method, url, data=raw, headers=headers) as response:
             text = await response.text()

@@ -18,6 +18,7 @@ use ruma::{
 use crate::{
     executor::Executor,
     federation::devices::device_lists::{DeviceLists, Update},
+    protocol::depth::{MAX_DEPTH, is_too_deep},
     rooms::{
         self,
         servers::{server_acl, shared_rooms},
@@ -50,6 +51,10 @@ impl Edus {
     pub fn parse(origin: &ServerName, edus: Vec<Raw<Edu>>) -> Self {
         let mut parsed = Self::default();
         for edu in edus {
+            if is_too_deep(edu.json().get().as_bytes()) {
+                log::debug!("dropped an EDU of {origin}: nested more than {MAX_DEPTH} levels deep");
+                continue;
+            }
             match edu.deserialize() {
                 Ok(Edu::DirectToDevice(content)) => {
                     if is_acceptable(origin, &content) {

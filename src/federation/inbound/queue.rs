@@ -12,6 +12,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -305,13 +306,15 @@ async fn attempt_all<S: EventSource>(
             continue;
         }
         let start = Instant::now();
-        match receiver.fetch_and_process(&room, origin, event).await {
+        let processed = AssertUnwindSafe(receiver.fetch_and_process(&room, origin, event));
+        let panicked = Err(store::Error::Panicked.into());
+        match processed.catch_unwind().await.unwrap_or(panicked) {
             Ok(()) => {
                 dequeue(store, num, id.as_str()).await?;
                 round.progress = true;
             }
             Err(Error::Rooms(rooms::Error::Store(error))) => {
-                if !concerns_one_event(&error) {
+                if !error.is_caused_by_data() {
                     return Err(error.into());
                 }
                 let room = &room.id;
@@ -333,14 +336,6 @@ async fn attempt_all<S: EventSource>(
         }
     }
     Ok(round)
-}
-
-/// Whether other events can be processed after `error`.
-fn concerns_one_event(error: &store::Error) -> bool {
-    matches!(
-        error,
-        store::Error::Corrupt(_) | store::Error::NotSerializable(_) | store::Error::Panicked
-    )
 }
 
 fn parse(room: &Room, id: &str, row: &Waiting) -> Option<(OwnedServerName, Received)> {

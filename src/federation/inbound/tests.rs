@@ -36,7 +36,7 @@ use crate::{
         state::{self, current},
         timeline,
     },
-    store::{EventNum, Options, Place, Reader, RoomNum, Rows, Store, Tx},
+    store::{EventNum, Options, Place, Reader, RoomNum, Rows, Store, Tx, records::Waiting},
 };
 
 const ALICE: &str = "@alice:a.example";
@@ -53,6 +53,8 @@ struct Peer {
     is_available: Arc<AtomicBool>,
     requests: Arc<AtomicUsize>,
     keys: Arc<PublicKeyMap>,
+    /// The index of an event that it returns with a content nested 120 levels deep.
+    deep: Option<usize>,
 }
 
 impl Peer {
@@ -67,11 +69,18 @@ impl Peer {
             is_available: Arc::new(AtomicBool::new(true)),
             requests: Arc::default(),
             keys: Arc::new(keys.into_iter().collect()),
+            deep: None,
         }
     }
 
     fn raw(&self, index: usize) -> RawPdu {
-        let json = String::from_utf8(self.history.events[index].json.clone()).expect("JSON");
+        let mut json = String::from_utf8(self.history.events[index].json.clone()).expect("JSON");
+        if self.deep == Some(index) {
+            json = json.replace(
+                "\"content\":{",
+                &format!("\"content\":{{\"deep\":{},", nested(120)),
+            );
+        }
         RawValue::from_string(json).expect("JSON")
     }
 
@@ -600,6 +609,60 @@ fn an_invalid_pdu_does_not_affect_the_others_of_its_transaction() {
         });
         let redacted = String::from_utf8(redacted.expect("an event")).expect("JSON");
         assert!(redacted.contains(r#""content":{}"#), "{redacted}");
+    });
+}
+
+fn nested(depth: usize) -> String {
+    format!("{}{}", "[".repeat(depth), "]".repeat(depth))
+}
+
+#[test]
+fn a_pdu_nested_too_deep_is_redacted_and_does_not_stop_the_events_after_it() {
+    for version in versions::SUPPORTED {
+        let history = messages(&version, 4);
+        let last = history.events.len() - 1;
+        let mut peer = Peer::new(history);
+        peer.deep = Some(last - 2);
+        with_server(&peer, last - 3, async |server| {
+            server.receive(&[last - 3, last - 2]).await;
+            assert!(server.has(last - 3) && server.has(last - 2));
+            for index in [last - 1, last] {
+                server.receive(&[index]).await;
+                server.queue_processed().await;
+                assert!(server.has(index), "version {version}");
+            }
+            let stored = server.store.read(|s| {
+                let num = event::num_of(s, &server.peer.id(last - 2))?.expect("it is stored");
+                Ok::<_, rooms::Error>(event::load(s, num)?.json)
+            });
+            let stored = String::from_utf8(stored.expect("an event")).expect("JSON");
+            assert!(stored.contains(r#""content":{}"#), "{stored}");
+        });
+    }
+}
+
+#[test]
+fn a_corrupt_queued_event_does_not_stop_the_others_after_a_restart() {
+    let history = messages(&RoomVersionId::V12, 8);
+    let last = history.events.len() - 1;
+    with_server(&Peer::new(history), last - 7, async |server| {
+        server.peer.is_available.store(false, Ordering::Relaxed);
+        server.receive(&[last]).await;
+        let room = server.room;
+        let deep = format!("{{\"content\":{{\"deep\":{}}}}}", nested(5000));
+        let job = move |tx: &Tx| {
+            let record = Waiting {
+                origin: "b.example".to_owned(),
+                json: deep.clone().into_bytes(),
+            };
+            tx.waiting()?.put((room, "$deep"), &record)
+        };
+        server.store.write(job).await.expect("it is stored");
+        assert_eq!(server.queued(), 2);
+        server.peer.is_available.store(true, Ordering::Relaxed);
+        server.queues.wake(server.room);
+        server.queue_processed().await;
+        assert!(server.has(last));
     });
 }
 

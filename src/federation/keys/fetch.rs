@@ -108,7 +108,7 @@ impl Keys {
         Ok(known)
     }
 
-    /// Asks a server for its keys and stores them. None if it does not answer.
+    /// Asks a server for its keys and stores them. Empty if it does not answer.
     async fn fetch(&self, server: &ServerName) -> KnownKeys {
         let now = self.0.clock.now_ms();
         let request = get_server_keys::v2::Request::new();
@@ -118,8 +118,7 @@ impl Keys {
             let keys = known::parse(server, &response.server_key, now)?;
             Ok((keys, response.server_key.into_json().to_string()))
         });
-        self.0.asked.insert(server.to_owned(), (), RETRY_INTERVAL);
-        match fetched {
+        let keys = match fetched {
             Ok((keys, json)) => {
                 self.save(server, keys.clone(), json).await;
                 keys
@@ -128,7 +127,10 @@ impl Keys {
                 log::debug!("the keys of {server} cannot be fetched: {error}");
                 KnownKeys::default()
             }
-        }
+        };
+        // Only when the keys are stored: a concurrent request must not look for them there too early.
+        self.0.asked.insert(server.to_owned(), (), RETRY_INTERVAL);
+        keys
     }
 
     pub(super) async fn save(&self, server: &ServerName, keys: KnownKeys, json: String) {

@@ -9,7 +9,11 @@ use ruma::{
     signatures::{PublicKeyMap, PublicKeySet, verify_json},
 };
 
-use crate::{clock::as_ms, store::records::RemoteKey};
+use crate::{
+    clock::as_ms,
+    protocol::depth::{MAX_DEPTH, is_too_deep},
+    store::records::RemoteKey,
+};
 
 /// A key is valid for so long at most after it was fetched.
 ///
@@ -75,6 +79,9 @@ pub(super) fn parse(
     published: &Raw<ServerSigningKeys>,
     now_ms: u64,
 ) -> Result<KnownKeys, String> {
+    if is_too_deep(published.json().get().as_bytes()) {
+        return Err(format!("nested more than {MAX_DEPTH} levels deep"));
+    }
     let keys: ServerSigningKeys = published.deserialize().map_err(|error| error.to_string())?;
     if keys.server_name != server {
         return Err(format!("these are the keys of {}", keys.server_name));

@@ -2,7 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use ruma::{OwnedServerName, api::federation::authentication::XMatrix, signatures::PublicKeyMap};
+use ruma::{
+    OwnedServerName, ServerName, SigningKeyAlgorithm,
+    api::federation::authentication::XMatrix,
+    signatures::{PublicKeyMap, PublicKeySet, verify_canonical_json_bytes},
+};
+use serde_json::{json, value::RawValue};
 
 use super::{
     fetch::Keys,
@@ -10,7 +15,10 @@ use super::{
 };
 use crate::{
     pool::Kind,
-    protocol::receive::{Incoming, ReceiveError, Received},
+    protocol::{
+        depth::is_too_deep,
+        receive::{Incoming, ReceiveError, Received},
+    },
     rooms,
 };
 
@@ -37,8 +45,12 @@ impl Keys {
         }];
         let enough = |known: &KnownKeys| known.satisfies(&wanted);
         let known = self.of_server(&signature.origin, enough).await?;
-        let keys = PublicKeyMap::from([(signature.origin.to_string(), known.valid_at(Some(now)))]);
+        let keys = known.valid_at(Some(now));
         let name = self.0.local.server_name();
+        if is_too_deep(request.body()) {
+            return Ok(is_deep_request_signed(signature, request, name, &keys));
+        }
+        let keys = PublicKeyMap::from([(signature.origin.to_string(), keys)]);
         Ok(signature.verify_http_request(request, name, &keys).is_ok())
     }
 
@@ -102,6 +114,40 @@ impl Keys {
     }
 }
 
+/// Checks the signature of a request whose body ruma cannot parse: a PDU in a transaction may be nested to
+/// any depth, and must not stop the others. The body must be canonical JSON, as other servers send it.
+fn is_deep_request_signed(
+    signature: &XMatrix,
+    request: &http::Request<&[u8]>,
+    destination: &ServerName,
+    keys: &PublicKeySet,
+) -> bool {
+    let is_for_another = signature
+        .destination
+        .as_deref()
+        .is_some_and(|other| other != destination);
+    // This parser has no limit of depth.
+    let body = serde_json::from_slice::<&RawValue>(request.body());
+    let (Ok(body), Some(key)) = (body, keys.get(signature.key.as_str())) else {
+        return false;
+    };
+    let uri = request
+        .uri()
+        .path_and_query()
+        .map_or("/", |uri| uri.as_str());
+    let signed = format!(
+        r#"{{"content":{body},"destination":{},"method":{},"origin":{},"uri":{}}}"#,
+        json!(destination),
+        json!(request.method().as_str()),
+        json!(signature.origin),
+        json!(uri),
+    );
+    let algorithm = SigningKeyAlgorithm::Ed25519;
+    let (key, signature) = (key.as_bytes(), signature.sig.as_bytes());
+    !is_for_another
+        && verify_canonical_json_bytes(&algorithm, key, signature, signed.as_bytes()).is_ok()
+}
+
 /// The keys with which `events` claim to be signed.
 fn wanted_by(events: &[Incoming]) -> BTreeMap<OwnedServerName, Vec<WantedKey>> {
     let mut wanted: BTreeMap<OwnedServerName, Vec<WantedKey>> = BTreeMap::new();
@@ -136,4 +182,49 @@ fn keys_for(event: &Incoming, known: &BTreeMap<OwnedServerName, KnownKeys>) -> P
         Some((server.to_string(), valid))
     });
     keys.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::{
+        api::federation::authentication::XMatrix,
+        serde::Base64,
+        server_name,
+        signatures::{KeyPair, PublicKeySet},
+    };
+
+    use super::is_deep_request_signed;
+    use crate::protocol::ServerKey;
+
+    #[test]
+    fn a_request_with_a_deep_body_is_accepted_only_with_its_signature() {
+        let (origin, destination) = (server_name!("a.example"), server_name!("b.example"));
+        let key = ServerKey::generate();
+        let keys = PublicKeySet::from([(key.id().to_string(), key.public_key())]);
+        let body = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
+        let uri = "/_matrix/federation/v1/send/1";
+        let signed = format!(
+            r#"{{"content":{body},"destination":"b.example","method":"PUT","origin":"a.example","uri":"{uri}"}}"#
+        );
+        let (_, signature) = key.sign(signed.as_bytes()).into_parts();
+        let signature = XMatrix::new(
+            origin.to_owned(),
+            destination.to_owned(),
+            key.id().to_owned(),
+            Base64::new(signature),
+        );
+        let is_signed = |body: &str, uri: &str, destination| {
+            let request = http::Request::put(uri).body(body.as_bytes()).unwrap();
+            is_deep_request_signed(&signature, &request, destination, &keys)
+        };
+        assert!(is_signed(&body, uri, destination));
+        assert!(!is_signed(&format!("[{body}]"), uri, destination));
+        assert!(!is_signed(&body[1..], uri, destination));
+        assert!(!is_signed(
+            &body,
+            "/_matrix/federation/v1/send/2",
+            destination
+        ));
+        assert!(!is_signed(&body, uri, origin));
+    }
 }

@@ -5,7 +5,7 @@
 //! reopened. An event or EDU that cannot be sent is left out, so that it does not stop what comes after
 //! it.
 
-use std::sync::Weak;
+use std::{panic::AssertUnwindSafe, sync::Weak};
 
 use http::StatusCode;
 use ruma::{
@@ -14,7 +14,7 @@ use ruma::{
     serde::Raw,
 };
 use serde_json::value::RawValue;
-use smol::channel::Receiver;
+use smol::{channel::Receiver, future::FutureExt};
 
 use super::{
     backoff,
@@ -58,7 +58,8 @@ pub async fn run(queues: Weak<Queues>, server: ServerNum, alive: Receiver<()>) {
         let Some(strong) = queues.upgrade() else {
             return;
         };
-        match step(&strong, server, max_items).await {
+        let step = AssertUnwindSafe(step(&strong, server, max_items)).catch_unwind();
+        match step.await.unwrap_or(Err(store::Error::Panicked.into())) {
             Ok(Step::Done) => return,
             Ok(Step::Sent) => {
                 (backoff, own_backoff) = (None, None);
@@ -298,7 +299,7 @@ async fn send_transaction(
 }
 
 /// The events as PDUs. A corrupt one is left out, and if `is_checked` one that no transaction can contain.
-fn load_pdus(
+pub(super) fn load_pdus(
     r: &impl Reader,
     destination: &ServerName,
     events: &[EventNum],

@@ -23,7 +23,7 @@ use super::ephemeral_edus::MAX_EDUS;
 use crate::{
     rooms::{self, servers, state::current},
     store::{
-        self, Position, Reader, Records, Rows, ServerNum, Tx, UserNum,
+        Position, Reader, Records, Rows, ServerNum, Tx, UserNum,
         records::{ChangedPart, DeviceListChange, Membership},
     },
     users::{
@@ -154,9 +154,7 @@ impl StoredEdus {
             .and_then(|edu| Raw::new(&edu).map_err(|_| rooms::Error::not_serializable("an EDU")));
         match edu {
             Ok(edu) => self.edus.push(edu),
-            Err(rooms::Error::Store(
-                error @ (store::Error::Corrupt(_) | store::Error::NotSerializable(_)),
-            )) => {
+            Err(rooms::Error::Store(error)) if error.is_caused_by_data() => {
                 let user_id = users::id_of(r, user)?;
                 log::error!("a device-list update of {user_id} is not sent: {error}");
             }

@@ -8,6 +8,7 @@ use ruma::{
     events::ToDeviceEventType,
     presence::PresenceState,
     serde::Raw,
+    server_name,
     to_device::DeviceIdOrAllDevices,
     uint, user_id,
 };
@@ -15,7 +16,7 @@ use serde_json::{Value, json};
 use smol::{Timer, channel};
 
 use super::{
-    EphemeralEdu, Sender, backoff, ephemeral_edus::MAX_EDUS, queues::Destination,
+    EphemeralEdu, Sender, backoff, destination, ephemeral_edus::MAX_EDUS, queues::Destination,
     sender::MAX_RESTART_ANNOUNCEMENTS, stored_edus::StoredEdus,
 };
 use crate::{
@@ -27,9 +28,9 @@ use crate::{
     protocol::ServerKey,
     rooms::{self, Local},
     store::{
-        self, Effect, EventNum, Options, Place, Position, Reader, RoomNum, Rows, ServerNum, Store,
-        Tx, UserNum,
-        records::{MemberRow, Membership, ToDeviceMessage},
+        self, Effect, EventNum, NodeNum, Options, Place, Position, Reader, RoomNum, Rows,
+        ServerNum, Store, Tx, UserNum, pack_before,
+        records::{EventHeader, MemberRow, Membership, Status, ToDeviceMessage},
     },
     users::{device_lists, to_device},
 };
@@ -236,6 +237,48 @@ fn a_to_device_message_that_cannot_be_sent_does_not_stop_the_others() {
             assert!(next.edus.is_empty() && !next.advances());
             let waits = |s: &_| to_device::outbound(s, server, MAX_EDUS);
             assert!(world.store.read(waits).expect("it can be read").is_none());
+        },
+    );
+}
+
+/// Stores the row of an event in the table `events`.
+fn event(tx: &Tx, id: &str, json: &str) -> Result<EventNum, store::Error> {
+    let num = tx.next_event();
+    let header = EventHeader {
+        id: id.to_owned(),
+        room: ROOM,
+        status: Status::Accepted,
+        place: None,
+        position: Position(1),
+        state_before: NodeNum(0),
+        state_key: None,
+        redacted_by: None,
+        sent_by: None,
+    };
+    tx.events()?
+        .insert(num, &*pack_before(&header, json.as_bytes()))?;
+    Ok(num)
+}
+
+#[test]
+fn a_stored_event_that_cannot_be_sent_does_not_stop_the_others() {
+    with_sender(
+        |_| Ok(()),
+        async |world| {
+            let job = |tx: &Tx| {
+                let deep = format!("{{\"a\":{}{}}}", "[".repeat(125), "]".repeat(125));
+                let good = event(tx, "$good", "{\"a\":1}")?;
+                let deep = event(tx, "$deep", &deep)?;
+                let corrupt = event(tx, "$corrupt", "no JSON")?;
+                Ok([good, deep, corrupt, EventNum(1000), good])
+            };
+            let events = world.write(job).await;
+            let pdus = |is_checked| {
+                let name = server_name!("b.example");
+                let load = |s: &_| destination::load_pdus(s, name, &events, is_checked);
+                world.store.read(load).expect("the store works").len()
+            };
+            assert_eq!((pdus(false), pdus(true)), (3, 2));
         },
     );
 }

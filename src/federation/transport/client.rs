@@ -46,6 +46,7 @@ use crate::{
         },
     },
     pool::Pool,
+    protocol::depth::{MAX_DEPTH, is_too_deep},
     rooms::Local,
     store::Store,
 };
@@ -142,7 +143,8 @@ impl Client {
         self.0.federation.allows(server) && server != self.0.local.server_name()
     }
 
-    /// Sends `request` to `server` and waits for the response.
+    /// Sends `request` to `server` and waits for the response, whose parts may be nested to any depth: the
+    /// caller checks PDUs one by one.
     pub async fn send<R>(
         &self,
         server: &ServerName,
@@ -152,7 +154,7 @@ impl Client {
         R: OutgoingRequest<PathBuilder = SinglePath>,
         R::Authentication: Signed,
     {
-        self.send_with_limits(server, request, DEFAULT_LIMITS).await
+        parse::<R>(self.send_unchecked(server, request, DEFAULT_LIMITS).await?)
     }
 
     pub async fn send_with_limits<R>(
@@ -165,14 +167,29 @@ impl Client {
         R: OutgoingRequest<PathBuilder = SinglePath>,
         R::Authentication: Signed,
     {
-        let response = self.send_for_raw_response(server, request, limits).await?;
-        let (head, body) = response.into_parts();
-        R::IncomingResponse::try_from_http_response(Response::from_parts(head, &*body))
-            .map_err(|error| Error::InvalidResponse(error.to_string().into()))
+        parse::<R>(self.send_for_raw_response(server, request, limits).await?)
     }
 
     /// Returns a successful response without parsing it.
     pub async fn send_for_raw_response<R>(
+        &self,
+        server: &ServerName,
+        request: R,
+        limits: Limits,
+    ) -> Result<Response<Bytes>, Error>
+    where
+        R: OutgoingRequest<PathBuilder = SinglePath>,
+        R::Authentication: Signed,
+    {
+        let response = self.send_unchecked(server, request, limits).await?;
+        if is_too_deep(response.body()) {
+            let reason = format!("nested more than {MAX_DEPTH} levels deep");
+            return Err(Error::InvalidResponse(reason.into()));
+        }
+        Ok(response)
+    }
+
+    async fn send_unchecked<R>(
         &self,
         server: &ServerName,
         request: R,
@@ -377,6 +394,12 @@ impl Client {
             all.entry(server.to_owned()).or_default().push(idle);
         }
     }
+}
+
+fn parse<R: OutgoingRequest>(response: Response<Bytes>) -> Result<R::IncomingResponse, Error> {
+    let (head, body) = response.into_parts();
+    R::IncomingResponse::try_from_http_response(Response::from_parts(head, &*body))
+        .map_err(|error| Error::InvalidResponse(error.to_string().into()))
 }
 
 fn status_error(status: StatusCode, body: &[u8]) -> Error {

@@ -25,8 +25,9 @@ pub(in crate::rooms) fn run<T>(
     Ok(None)
 }
 
-/// Counts an event that the rules of `room` forbid as not sent, so that the job goes on.
-pub(in crate::rooms) fn skip_forbidden(
+/// Counts an event that the rules of `room` forbid, or that a corrupt row prevents, as not sent, so that the
+/// job goes on.
+pub(in crate::rooms) fn skip_impossible(
     result: Result<bool, Error>,
     r: &impl Reader,
     actor: &Actor,
@@ -36,6 +37,11 @@ pub(in crate::rooms) fn skip_forbidden(
         Err(Error::Forbidden(reason)) => {
             let (room, user) = (room::id(r, room)?, &actor.id);
             log::info!("background job: skipped an event of {user} in {room}: {reason}");
+            Ok(false)
+        }
+        Err(Error::Store(error)) if error.is_caused_by_data() => {
+            let (room, user) = (room::id(r, room)?, &actor.id);
+            log::error!("background job: skipped an event of {user} in {room}: {error}");
             Ok(false)
         }
         result => result,

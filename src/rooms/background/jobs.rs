@@ -11,7 +11,7 @@
 //! [`BackgroundJobs::run`] does one job after the other, in batches of one transaction each, so that
 //! other writes get their turn.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use smol::{
     Timer,
@@ -23,7 +23,7 @@ use super::member_events;
 use crate::{
     clock::Clock,
     rooms::{Error, Local, room, upgrade::room_data},
-    store::{self, Effect, Field, Reader, Rows, Store, Tx},
+    store::{self, Effect, Field, Reader, RoomNum, Rows, Store, Tx, UserNum},
     users::{self, key_backup},
 };
 
@@ -56,8 +56,9 @@ impl BackgroundJobs {
     /// Does the jobs that are pending and those that come, until the store is closed. To be spawned
     /// once.
     pub async fn run(&self, store: &Store, local: &Local, clock: &Clock) {
+        let mut set_aside = HashSet::new();
         loop {
-            match run_pending(store, local, clock).await {
+            match run_pending(store, local, clock, &mut set_aside).await {
                 Ok(true) => self.wait().await,
                 Ok(false) => {
                     let retry = async {
@@ -79,12 +80,33 @@ impl BackgroundJobs {
 /// The store is closed.
 struct Closed;
 
-/// Does all pending jobs; whether all succeeded. A job that failed stays pending.
-async fn run_pending(store: &Store, local: &Local, clock: &Clock) -> Result<bool, Closed> {
-    let mut all_done = true;
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Job {
+    List,
+    UpdateMembers(UserNum),
+    UpgradeRoom(RoomNum),
+    DeleteBackups,
+}
+
+/// Does all pending jobs but those that are `set_aside`; whether all succeeded. A job that failed stays
+/// pending. It is set aside until the next start if it would fail again.
+async fn run_pending(
+    store: &Store,
+    local: &Local,
+    clock: &Clock,
+    set_aside: &mut HashSet<Job>,
+) -> Result<bool, Closed> {
+    let mut failures = Failures {
+        set_aside,
+        all_done: true,
+    };
     let listing = || "reading the pending jobs".to_owned();
     let updates = store.read(|s| keys(s.pending_member_updates()?));
-    for user in log_failure(updates, listing, &mut all_done)? {
+    for user in failures.log(updates, Job::List, listing)? {
+        let job = Job::UpdateMembers(user);
+        if failures.set_aside.contains(&job) {
+            continue;
+        }
         let batch = || {
             let (local, now) = (local.clone(), clock.timestamp());
             move |tx: &Tx| member_events::run_batch(tx, &local, now, user)
@@ -93,10 +115,14 @@ async fn run_pending(store: &Store, local: &Local, clock: &Clock) -> Result<bool
             Ok(id) => format!("updating the membership events of {id}"),
             Err(_) => "updating the membership events of an unknown user".to_owned(),
         };
-        log_failure(run_batches(store, batch).await, describe, &mut all_done)?;
+        failures.log(run_batches(store, batch).await, job, describe)?;
     }
     let upgrades = store.read(|s| keys(s.pending_upgrades()?));
-    for room in log_failure(upgrades, listing, &mut all_done)? {
+    for room in failures.log(upgrades, Job::List, listing)? {
+        let job = Job::UpgradeRoom(room);
+        if failures.set_aside.contains(&job) {
+            continue;
+        }
         let batch = || {
             let (local, now) = (local.clone(), clock.timestamp());
             move |tx: &Tx| room_data::run_batch(tx, &local, now, room)
@@ -105,11 +131,13 @@ async fn run_pending(store: &Store, local: &Local, clock: &Clock) -> Result<bool
             Ok(id) => format!("copying bans and space children into the upgraded room {id}"),
             Err(_) => "copying bans and space children into an unknown room".to_owned(),
         };
-        log_failure(run_batches(store, batch).await, describe, &mut all_done)?;
+        failures.log(run_batches(store, batch).await, job, describe)?;
     }
-    let describe = || "deleting the keys of deleted key backups".to_owned();
-    log_failure(delete_backups(store).await, describe, &mut all_done)?;
-    Ok(all_done)
+    if !failures.set_aside.contains(&Job::DeleteBackups) {
+        let describe = || "deleting the keys of deleted key backups".to_owned();
+        failures.log(delete_backups(store).await, Job::DeleteBackups, describe)?;
+    }
+    Ok(failures.all_done)
 }
 
 /// Runs batches until one says that nothing is left.
@@ -133,22 +161,38 @@ async fn delete_backups(store: &Store) -> Result<(), Error> {
     Ok(())
 }
 
-/// The value of a step. If the step failed, logs that, sets `all_done` to false and returns the
-/// default value.
-fn log_failure<T: Default>(
-    result: Result<T, Error>,
-    describe: impl FnOnce() -> String,
-    all_done: &mut bool,
-) -> Result<T, Closed> {
-    match result {
-        Ok(value) => Ok(value),
-        Err(Error::Store(store::Error::Closed)) => Err(Closed),
-        Err(error) => {
-            let job = describe();
-            log::error!("background job: {job} failed: {error}; retrying in {RETRY_INTERVAL:?}");
-            *all_done = false;
-            Ok(T::default())
+struct Failures<'a> {
+    set_aside: &'a mut HashSet<Job>,
+    all_done: bool,
+}
+
+impl Failures<'_> {
+    /// The value of a step, or the default value after logging that the step failed.
+    fn log<T: Default>(
+        &mut self,
+        result: Result<T, Error>,
+        job: Job,
+        describe: impl FnOnce() -> String,
+    ) -> Result<T, Closed> {
+        match result {
+            Ok(value) => return Ok(value),
+            Err(Error::Store(store::Error::Closed)) => return Err(Closed),
+            Err(Error::Store(error)) if error.is_caused_by_data() => {
+                let job_name = describe();
+                log::error!(
+                    "background job: {job_name} failed: {error}; it is tried again after a restart"
+                );
+                self.set_aside.insert(job);
+            }
+            Err(error) => {
+                let job_name = describe();
+                log::error!(
+                    "background job: {job_name} failed: {error}; retrying in {RETRY_INTERVAL:?}"
+                );
+                self.all_done = false;
+            }
         }
+        Ok(T::default())
     }
 }
 

@@ -68,7 +68,7 @@ pub(in crate::rooms) fn run_batch(
             Membership::Join => send_profile(tx, local, &actor, *room),
             Membership::Invite | Membership::Knock => Ok(false),
         };
-        batch::skip_forbidden(result, tx, &actor, *room)
+        batch::skip_impossible(result, tx, &actor, *room)
     })?;
     let mut pending = tx.pending_member_updates()?;
     match next {

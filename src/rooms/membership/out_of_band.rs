@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use ruma::{CanonicalJsonObject, RoomId, RoomVersionId, ServerName, UserId};
 
 use crate::{
-    protocol::{client_event::StrippedEvent, receive::Received},
+    protocol::{client_event::StrippedEvent, depth::is_too_deep, receive::Received},
     rooms::{
         Error,
         event::{self, outlier},
@@ -118,7 +118,8 @@ pub fn from_stripped_state<'a>(
     let mut stripped_state = Vec::new();
     let mut bytes = 0;
     for event in events.into_iter().take(MAX_STRIPPED_EVENTS) {
-        if serde_json::from_str::<CanonicalJsonObject>(event).is_err() {
+        let is_canonical = serde_json::from_str::<CanonicalJsonObject>(event).is_ok();
+        if !is_canonical || is_too_deep(event.as_bytes()) {
             continue;
         }
         let stripped = StrippedEvent::new(event.as_bytes());
@@ -144,14 +145,15 @@ mod tests {
     use super::from_stripped_state;
 
     #[test]
-    fn stripped_state_that_is_not_canonical_json_is_dropped() {
+    fn stripped_state_that_is_not_canonical_json_or_too_deep_is_dropped() {
         let event = |content: &str| {
             format!(
                 r#"{{"content":{{"name":{content}}},"sender":"@a:b","state_key":"","type":"m.room.name"}}"#
             )
         };
         let nested = format!("{}{}", "[".repeat(500), "]".repeat(500));
-        let contents = [r#""a""#, r#""\ud800""#, "1e400", "1.5", &nested];
+        let deep = format!("{}{}", "[".repeat(99), "]".repeat(99));
+        let contents = [r#""a""#, r#""\ud800""#, "1e400", "1.5", &nested, &deep];
         let events = contents.map(event);
         let events_json = events.iter().map(String::as_str);
         let row = from_stripped_state(server_name!("b"), &RoomVersionId::V11, events_json);

@@ -63,7 +63,7 @@ pub(in crate::rooms) fn run_batch(
     drop(rows);
     let next = batch::run(keys, |key| {
         let result = copy(tx, local, &actor, old_room, *key, new_room);
-        batch::skip_forbidden(result, tx, &actor, new_room)
+        batch::skip_impossible(result, tx, &actor, new_room)
     })?;
     let mut table = tx.pending_upgrades()?;
     match next {

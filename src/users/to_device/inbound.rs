@@ -209,8 +209,20 @@ pub fn pending(
         .prefix_range(device, Position(after.0 + 1)..=upto)?
     {
         let (key, message) = row?;
-        let json = message.record(&key)?.json;
-        bytes += json.len();
+        let message = message.record(&key);
+        let message =
+            message.and_then(|message| parse_stored(message.json, "to_device", key.value()));
+        let message = match message {
+            Ok(message) => message,
+            // It must not stop the messages after it.
+            Err(error @ store::Error::Corrupt(_)) => {
+                log::error!("dropped a to-device message: {error}");
+                last = key.value().1;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        bytes += message.get().len();
         if messages.len() == MAX_SYNC_MESSAGES || !messages.is_empty() && bytes > MAX_SYNC_BYTES {
             return Ok(PendingMessages {
                 messages,
@@ -218,7 +230,7 @@ pub fn pending(
             });
         }
         last = key.value().1;
-        messages.push(parse_stored(json, "to_device", key.value())?);
+        messages.push(message);
     }
     Ok(PendingMessages { messages, upto })
 }

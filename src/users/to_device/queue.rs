@@ -12,6 +12,11 @@ pub(super) const MAX_QUEUE_UNITS: u64 = 5000;
 /// A message counts as its size in these units, rounded up.
 pub(super) const UNIT_BYTES: usize = 4 * 1024;
 
+const EMPTY: ToDeviceMessage = ToDeviceMessage {
+    index: 0,
+    json: String::new(),
+};
+
 /// Where a message goes in a queue.
 pub(super) struct Slot {
     /// Its [`ToDeviceMessage::index`].
@@ -31,11 +36,11 @@ pub(super) fn next_slot<K: store::Field>(
             queue_units: units(json),
         });
     };
-    let first = first.1.record(&first.0)?;
-    let (begin, last) = match rows.next_back().transpose()? {
-        Some(last) => (first.index, last.1.record(&last.0)?),
-        None => (first.index, first),
-    };
+    let last = rows.next_back().transpose()?;
+    // A corrupt row, which counts as an empty message, must not stop the messages after it.
+    let first = first.1.record(&first.0).unwrap_or(EMPTY);
+    let begin = first.index;
+    let last = last.map_or(first, |(key, last)| last.record(&key).unwrap_or(EMPTY));
     let index = last.index.saturating_add(units(&last.json));
     Ok(Slot {
         index,

@@ -72,8 +72,19 @@ fn apply(tx: &Tx, updates: &[Update]) -> Result<BTreeSet<OwnedUserId>, rooms::Er
     let mut stale = BTreeSet::new();
     for update in updates {
         let outcome = match update {
-            Update::Device(update) => remote_devices::apply_update(tx, update)?,
-            Update::SigningKeys(update) => remote_devices::apply_signing_key_update(tx, update)?,
+            Update::Device(update) => remote_devices::apply_update(tx, update),
+            Update::SigningKeys(update) => remote_devices::apply_signing_key_update(tx, update),
+        };
+        let outcome = match outcome {
+            // It must not stop the other updates.
+            Err(error) if error.is_caused_by_data() => {
+                log::error!(
+                    "a device-list update of {} is dropped: {error}",
+                    update.user()
+                );
+                continue;
+            }
+            outcome => outcome?,
         };
         if outcome != UpdateOutcome::Duplicate {
             let user = tx.user_num(update.user().as_str())?;
