@@ -1,9 +1,8 @@
-//! Rooms for tests: whole histories, made event by event, with forks and merges where asked.
+//! Histories of rooms for tests, made event by event, with forks and merges.
 //!
-//! Every event is really built and signed, checked as on receipt, and knows the state before and
-//! after it. States at merges come from ruma's own resolution over whole maps and whole auth
-//! chains, so a history is the reference that this server's way of storing and resolving is held
-//! against.
+//! Every event is built, signed and checked as on receipt, and has the state before and after it.
+//! States at merges come from ruma's resolution over whole maps and whole auth chains, so tests
+//! compare states in the store with those of a history.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -32,7 +31,7 @@ use super::{
 /// The index of an event in its history.
 pub(crate) type Index = usize;
 
-/// A state: under each key the index of an event.
+/// A state, by the indices of its events.
 pub(crate) type State = StateMap<Index>;
 
 /// One event of a history.
@@ -41,9 +40,9 @@ pub(crate) struct HistoryEvent {
     pub pdu: Arc<Pdu>,
     /// Its bytes, as another server would send them.
     pub json: Vec<u8>,
-    /// The events that it follows.
+    /// Its prev_events.
     pub prev: Vec<Index>,
-    /// The events that authorize it.
+    /// Its auth events.
     pub auth: Vec<Index>,
     /// The state before it.
     pub state_before: Arc<State>,
@@ -51,7 +50,7 @@ pub(crate) struct HistoryEvent {
     pub state_after: Arc<State>,
 }
 
-/// The history of a room. Events stand in an order in which each comes after those it names.
+/// The history of a room. The order of the events is topological.
 pub(crate) struct History {
     /// The version of the room.
     pub version: RoomVersionId,
@@ -63,7 +62,7 @@ pub(crate) struct History {
     keys: HashMap<String, ServerKey>,
 }
 
-/// What a user of the room does.
+/// An event to be made.
 #[derive(Clone, Debug)]
 pub(crate) struct Action {
     pub sender: &'static str,
@@ -145,7 +144,7 @@ impl History {
         history
     }
 
-    /// The content of power levels. A creator whom the rules put above all levels gets none.
+    /// The content of power levels. Since room version 12 a creator gets no level.
     pub fn levels(&self, users: &[(&str, i32)], mut content: Value) -> Value {
         let creator = self.create_event().sender();
         let unbound = self.rules.authorization.explicitly_privilege_room_creators;
@@ -283,7 +282,7 @@ impl History {
         }
     }
 
-    /// Coarse, so that ties happen, and not always rising.
+    /// Coarse, so that there are ties, and not monotonic.
     fn timestamp(&self) -> MilliSecondsSinceUnixEpoch {
         let count = self.events.len() as u32;
         MilliSecondsSinceUnixEpoch(UInt::from(1_000_000 + (count / 4) * 4 - (count % 3)))
@@ -323,7 +322,7 @@ impl History {
         index
     }
 
-    /// The state after several events, by ruma's whole algorithm.
+    /// The state after several events, resolved by ruma.
     pub fn state_after_all(&self, events: &[Index]) -> Arc<State> {
         match events {
             [] => Arc::default(),
@@ -333,13 +332,13 @@ impl History {
                     .iter()
                     .map(|event| &*self.events[*event].state_after)
                     .collect();
-                Arc::new(self.resolve_whole(&states))
+                Arc::new(self.resolve_fully(&states))
             }
         }
     }
 
-    /// ruma's resolution of whole states with whole auth chains.
-    pub fn resolve_whole(&self, states: &[&State]) -> State {
+    /// Resolves whole states with whole auth chains by ruma.
+    pub fn resolve_fully(&self, states: &[&State]) -> State {
         let ids = |index: &Index| self.events[*index].pdu.event_id().to_owned();
         let maps: Vec<StateMap<OwnedEventId>> = states
             .iter()
@@ -386,7 +385,7 @@ impl History {
             .collect()
     }
 
-    /// The events and all that can be reached from them over auth events.
+    /// The events with their auth chains.
     pub fn auth_chain(&self, start: impl IntoIterator<Item = Index>) -> HashSet<Index> {
         let mut chain = HashSet::new();
         let mut open: Vec<Index> = start.into_iter().collect();
@@ -398,11 +397,15 @@ impl History {
         chain
     }
 
-    /// The events on auth paths between two of these, and these themselves.
+    /// The conflicted state subgraph of these events.
     fn subgraph(&self, conflicted: &[Index]) -> HashSet<Index> {
         let mut above: HashSet<Index> = conflicted.iter().copied().collect();
         for (index, event) in self.events.iter().enumerate() {
-            if event.auth.iter().any(|authority| above.contains(authority)) {
+            if event
+                .auth
+                .iter()
+                .any(|auth_event| above.contains(auth_event))
+            {
                 above.insert(index);
             }
         }
@@ -421,7 +424,7 @@ mod tests {
     const ALICE: &str = "@alice:a.example";
 
     #[test]
-    fn a_ban_beats_a_topic_on_another_branch() {
+    fn a_ban_wins_over_a_topic_on_another_branch() {
         for version in versions::SUPPORTED {
             let mut room = History::public(&version, ALICE);
             let bob = room.then(Action::join("@bob:b.example"));

@@ -1,7 +1,12 @@
-//! A PDU as another server hands it in.
+//! Parsing and verifying a PDU of another server: steps 1 to 3 of "Checks performed on receipt of a
+//! PDU" (server-server API).
 //!
-//! First [`Incoming::parse`]; then the caller gets hold of the keys of [`Incoming::signers`]; then
-//! [`Incoming::verify`]. What fails either of them is dropped, not rejected: it leaves no trace.
+//! 1. [`Incoming::parse`] checks the format.
+//! 2. The caller fetches the signing keys of [`Incoming::signers`]. [`Incoming::verify`] checks the
+//!    signatures.
+//! 3. It also checks the content hash, and redacts the event if that does not match.
+//!
+//! A PDU that fails 1 or 2 is dropped, not rejected.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,7 +28,7 @@ use super::{
     server_key::ServerKey,
 };
 
-/// A PDU whose format is right and whose signatures nobody has looked at.
+/// A PDU with a valid format, whose signatures have not been checked.
 #[derive(Clone, Debug)]
 pub struct Incoming {
     event_id: OwnedEventId,
@@ -32,15 +37,14 @@ pub struct Incoming {
     rules: &'static RoomVersionRules,
 }
 
-/// A PDU that its servers have signed.
+/// A PDU with valid signatures.
 #[derive(Clone, Debug)]
 pub struct Received {
-    /// The bytes to store: canonical JSON without `unsigned`, which is the sending server's own
-    /// remark and true only there.
+    /// The bytes to store: canonical JSON without `unsigned`, which holds only at the sending server.
     pub json: Vec<u8>,
     /// The same, parsed.
     pub pdu: Pdu,
-    /// The content did not match its hash, so the event has been redacted.
+    /// Whether the content did not match its hash, so that the event was redacted.
     pub redacted: bool,
 }
 
@@ -54,7 +58,7 @@ impl From<BuiltEvent> for Received {
     }
 }
 
-/// The signatures that an event needs are not there or not right.
+/// A required signature is missing or invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not validly signed: {0}")]
 pub struct SignatureError(String);
@@ -62,18 +66,16 @@ pub struct SignatureError(String);
 /// Why a PDU is dropped.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReceiveError {
-    /// It is not an event of the room's version.
     #[error(transparent)]
     Format(#[from] FormatError),
-    /// It is not signed by whom it should be.
     #[error(transparent)]
     Signature(#[from] SignatureError),
 }
 
 impl Incoming {
-    /// Parses a PDU of a room with these rules and finds its id. A PDU that is nested too deep is redacted:
-    /// other servers accept it, so it must take its place in the room. `unsigned` is dropped first and
-    /// does not count for its size: what of it arrives depends on who hands the event on.
+    /// Parses a PDU of a room with these rules and computes its id. A PDU that is nested too deep is
+    /// redacted: other servers accept it, so it must take its place in the room. `unsigned` is removed
+    /// first and does not count for the size: each server that relays the event has its own.
     ///
     /// Source: server-server API, "Checks performed on receipt of a PDU", 1.
     pub fn parse(json: &[u8], rules: &'static RoomVersionRules) -> Result<Self, FormatError> {
@@ -92,7 +94,6 @@ impl Incoming {
         })
     }
 
-    /// The id of the event, computed from it.
     pub fn event_id(&self) -> &EventId {
         &self.event_id
     }
@@ -105,7 +106,7 @@ impl Incoming {
             .map_err(|error| SignatureError(error.to_string()))
     }
 
-    /// Adds the signature of `server`: it vouches for the event, or has taken note of it.
+    /// Adds the signature of `server`, which authorizes a join or has received an invite.
     ///
     /// Source: server-server API, "Restricted rooms", "Inviting to a room".
     pub fn sign(&mut self, server: &ServerName, key: &ServerKey) -> Result<(), FormatError> {
@@ -118,7 +119,7 @@ impl Incoming {
         Ok(())
     }
 
-    /// The ids of the keys with which a server has signed the event, known or not.
+    /// The ids of the keys of the signatures by `server`, whether or not the keys are known.
     pub fn key_ids<'a>(&'a self, server: &str) -> impl Iterator<Item = &'a str> {
         let signatures = self
             .object
@@ -131,14 +132,14 @@ impl Incoming {
             .flat_map(|keys| keys.keys().map(String::as_str))
     }
 
-    /// Whether keys must have been valid when the event was made.
+    /// Whether keys must be valid at the event's `origin_server_ts`.
     ///
     /// Source: room version 5, "Signing key validity period".
     pub fn enforces_key_validity(&self) -> bool {
         self.rules.enforce_key_validity
     }
 
-    /// The ids of the events that it names in `field`: `auth_events` or `prev_events`.
+    /// The event ids in `field`: `auth_events` or `prev_events`.
     pub fn names(&self, field: &str) -> Vec<OwnedEventId> {
         let named = self.object.get(field).and_then(|value| value.as_array());
         let named = named.into_iter().flatten();
@@ -147,14 +148,12 @@ impl Incoming {
             .collect()
     }
 
-    /// When its server says that the event was made, in milliseconds since 1970: keys must have
-    /// been valid then (since room version 5).
     pub fn origin_server_ts(&self) -> Option<i64> {
         Some(self.object.get("origin_server_ts")?.as_integer()?.into())
     }
 
-    /// Checks signatures and content hash. `keys` holds, by server, those keys that count for this
-    /// event; a signature by any other is skipped.
+    /// Checks signatures and content hash. `keys` has the keys that may sign this event, by server;
+    /// signatures by other keys are ignored.
     ///
     /// Source: server-server API, "Validating hashes and signatures on received events".
     pub fn verify(mut self, keys: &PublicKeyMap) -> Result<Received, ReceiveError> {
@@ -228,7 +227,7 @@ mod tests {
         .into()
     }
 
-    /// A room of Alice's and in it a topic, as JSON to play with.
+    /// A room of Alice's with a topic, and the topic event as JSON.
     fn topic(version: &ruma::RoomVersionId) -> (History, Value) {
         let mut room = History::public(version, ALICE);
         let topic = Action::state(ALICE, "m.room.topic", "", json!({ "topic": "birds" }));
@@ -238,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn every_event_of_a_room_is_received_as_it_was_made() {
+    fn every_event_of_a_room_is_received_unchanged() {
         for version in versions::SUPPORTED {
             let (room, _) = topic(&version);
             for event in &room.events {
@@ -273,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_changed_where_redaction_keeps_it_is_dropped() {
+    fn an_event_changed_in_a_field_that_redaction_keeps_is_dropped() {
         let (room, mut json) = topic(&V12);
         json["state_key"] = "other".into();
         let incoming = Incoming::parse(json.to_string().as_bytes(), room.rules).unwrap();
@@ -282,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_signed_by_another_server_is_dropped() {
+    fn an_event_without_the_signature_of_its_server_is_dropped() {
         let (room, json) = topic(&V12);
         let incoming = Incoming::parse(json.to_string().as_bytes(), room.rules).unwrap();
         incoming.clone().verify(&keys("b.example")).unwrap_err();
@@ -315,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn unsigned_is_the_sending_servers_remark_and_dropped() {
+    fn unsigned_is_removed() {
         let (room, mut json) = topic(&V12);
         json["unsigned"] = json!({ "age": 1, "big": "x".repeat(70_000) });
         let incoming = Incoming::parse(json.to_string().as_bytes(), room.rules).unwrap();
@@ -325,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_event_is_dropped() {
+    fn malformed_events_are_dropped() {
         let (room, json) = topic(&V12);
         let parse = |json: &Value| Incoming::parse(json.to_string().as_bytes(), room.rules);
         let mut large = json.clone();

@@ -16,11 +16,9 @@ use crate::{
 /// An event as it is stored.
 #[derive(Clone, Debug)]
 pub struct StoredEvent {
-    /// Its number.
     pub num: EventNum,
-    /// What is known of it.
     pub header: EventHeader,
-    /// Its JSON: as received, or as redacted.
+    /// The JSON as received, or as redacted.
     pub json: Vec<u8>,
 }
 
@@ -29,7 +27,6 @@ impl StoredEvent {
         Error::corrupt("events", &self.header.id, problem)
     }
 
-    /// Its event id.
     pub fn id(&self) -> Result<OwnedEventId, Error> {
         OwnedEventId::try_from(self.header.id.as_str()).map_err(|_| self.corrupt("not an event ID"))
     }
@@ -41,7 +38,6 @@ impl StoredEvent {
             .map_err(|_| self.corrupt("not an event"))
     }
 
-    /// Who sent it.
     pub fn sender(&self) -> Result<OwnedUserId, Error> {
         #[derive(Deserialize)]
         struct Sender {
@@ -50,7 +46,7 @@ impl StoredEvent {
         Ok(self.parse::<Sender>()?.sender)
     }
 
-    /// Whose membership it is of, if it is a member event.
+    /// The state key, if it is a member event.
     pub fn member(&self) -> Result<Option<String>, Error> {
         #[derive(Deserialize)]
         struct Keyed {
@@ -71,11 +67,11 @@ impl StoredEvent {
     }
 }
 
-/// The number of the event, if the room has let it in.
+/// The number of the event, if it is accepted.
 ///
 /// # Errors
-/// [`Error::Missing`] if it is not here; [`Error::Forbidden`] if the room has rejected it, or lets it
-/// count for nothing.
+/// [`Error::Missing`] if it is not here; [`Error::Forbidden`] if it is rejected, soft-failed or an
+/// outlier.
 pub fn accepted(r: &impl Reader, room: RoomNum, id: &EventId) -> Result<EventNum, Error> {
     let num = num_in(r, room, id)?.ok_or(Error::Missing)?;
     match header(r, num)?.status {
@@ -98,7 +94,7 @@ pub fn load(r: &impl Reader, num: EventNum) -> Result<StoredEvent, Error> {
     })
 }
 
-/// What is known of the event `num`, without its JSON.
+/// The header of the event `num`.
 pub fn header(r: &impl Reader, num: EventNum) -> Result<EventHeader, Error> {
     let events = r.events()?;
     let row = events
@@ -120,7 +116,7 @@ pub fn num_in(r: &impl Reader, room: RoomNum, id: &EventId) -> Result<Option<Eve
     Ok((header(r, num)?.room == room).then_some(num))
 }
 
-/// The row of an event.
+/// Encodes a row of `events`.
 pub(in crate::rooms) fn row(header: &EventHeader, json: &[u8]) -> Vec<u8> {
     pack_before(header, json)
 }

@@ -18,7 +18,7 @@ use crate::{
         self,
         event::{
             self,
-            graph::{self, Authorized},
+            graph::{self, StateWithAuthChain},
         },
         room,
         servers::server_acl,
@@ -177,8 +177,12 @@ fn shared_event(
     Ok((room, num))
 }
 
-fn state_before(r: &impl Reader, room: RoomNum, num: EventNum) -> Result<Authorized, rooms::Error> {
-    Authorized::state(r, room, event::header(r, num)?.state_before)
+fn state_before(
+    r: &impl Reader,
+    room: RoomNum,
+    num: EventNum,
+) -> Result<StateWithAuthChain, rooms::Error> {
+    StateWithAuthChain::state(r, room, event::header(r, num)?.state_before)
 }
 
 fn visible_events(

@@ -20,7 +20,7 @@ use crate::{
     federation::{AcceptedMemberEvent, MembershipError, ReceivedInvite},
     rooms::{
         self,
-        event::{self, graph::Authorized},
+        event::{self, graph::StateWithAuthChain},
         membership::{resident, stripped_state},
         room, servers,
         servers::server_acl,
@@ -175,10 +175,10 @@ fn room_before(
     room: RoomNum,
     event: EventNum,
     omit: bool,
-) -> Result<(Authorized, bool), rooms::Error> {
+) -> Result<(StateWithAuthChain, bool), rooms::Error> {
     // The name of a room without one is calculated from its members.
     let omit = omit && stripped_state::is_named(r, room)?;
-    Ok((Authorized::before_join(r, room, event, omit)?, omit))
+    Ok((StateWithAuthChain::before_join(r, room, event, omit)?, omit))
 }
 
 /// `PUT /_matrix/federation/v2/send_leave/{roomId}/{eventId}`

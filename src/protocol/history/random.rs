@@ -1,5 +1,4 @@
-//! Random histories: people come and go, throw each other out, change who may what, and all of it
-//! on branches that nobody sees as a whole.
+//! Random histories: memberships, power levels, join rules and other state change on forks.
 
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use ruma::{
@@ -42,13 +41,13 @@ impl History {
         history
     }
 
-    /// Tries to append a random event somewhere near the end. Most of what is not allowed is given
-    /// up again, some stays as a rejected event.
+    /// Tries to append a random event near the end. Most events that are not allowed are dropped, some
+    /// stay as rejected events.
     fn grow(&mut self, rng: &mut StdRng) {
         let prev = self.random_prev(rng);
         let state = self.state_after_all(&prev);
         let action = self.random_action(rng, &state);
-        // Now and then a server cites what it should know to be outdated.
+        // Some events have outdated auth events.
         let cited = if rng.random_bool(0.1) {
             self.random_state(rng)
         } else {
@@ -132,7 +131,7 @@ impl History {
         self.membership(state, user) == Some(MembershipState::Join)
     }
 
-    /// A knock of somebody who is outside.
+    /// A knock of a user who is not in the room.
     fn random_knock(&self, rng: &mut StdRng, state: &State) -> Action {
         let is_outside = |user: &&str| {
             matches!(
@@ -161,7 +160,7 @@ impl History {
         }
     }
 
-    /// An invitation of whom the identity server knows by a token of the state.
+    /// A third-party invite with a token of the state.
     fn random_use_of_token(&self, rng: &mut StdRng, state: &State, target: &str) -> Action {
         let token = *TOKENS.choose(rng).expect("not empty");
         let key = (StateEventType::RoomThirdPartyInvite, token.to_owned());
@@ -206,7 +205,7 @@ impl History {
     }
 }
 
-/// A place held for somebody who is known by an e-mail address only.
+/// An `m.room.third_party_invite` event.
 fn random_token(rng: &mut StdRng, sender: &'static str) -> Action {
     let key = History::key(IDENTITY_SERVER).public_key();
     let content = json!({
@@ -238,7 +237,7 @@ mod tests {
     use crate::protocol::versions;
 
     #[test]
-    fn random_histories_hold_all_that_resolution_cares_about() {
+    fn random_histories_have_all_kinds_of_conflicts() {
         let mut counts = BTreeMap::<String, usize>::new();
         for version in versions::SUPPORTED {
             for event in (0..6).flat_map(|seed| History::random(&version, seed, 64).events) {

@@ -1,4 +1,4 @@
-//! The auth difference: every event that is in the auth chain of one of the states and not of all.
+//! The auth difference: the events that are in the auth chains of some of the states and not of all.
 
 use std::{
     collections::{BinaryHeap, HashMap, HashSet},
@@ -6,14 +6,14 @@ use std::{
     iter,
 };
 
-use super::{Conflict, StateSource};
+use super::source::{Conflict, StateSource};
 
-/// How many states one walk tells apart.
-const GROUP: usize = u64::BITS as usize;
+/// How many states one walk distinguishes: one bit of a mask each.
+const MAX_STATES_PER_WALK: usize = u64::BITS as usize;
 
-/// Whether the events in conflict rest directly on each other and on events that all states have.
-/// Then the auth difference has no other events than these, which count anyway, and nobody needs to
-/// compute it. This is how most forks are, and it spares reading the whole state.
+/// Whether all auth events of the conflicted events are conflicted themselves or in all states. Then
+/// the auth difference has only conflicted events, and need not be computed. Most forks are like
+/// this, and the whole state need not be read.
 pub(super) fn is_shallow<S: StateSource>(
     conflicted: &HashSet<S::Num>,
     source: &S,
@@ -21,8 +21,8 @@ pub(super) fn is_shallow<S: StateSource>(
     let (mut seen, mut auth_events) = (conflicted.clone(), Vec::new());
     for event in conflicted {
         source.auth_events(*event, &mut auth_events)?;
-        for authority in auth_events.drain(..) {
-            if seen.insert(authority) && !is_common(authority, source)? {
+        for auth_event in auth_events.drain(..) {
+            if seen.insert(auth_event) && !is_common(auth_event, source)? {
                 return Ok(false);
             }
         }
@@ -47,36 +47,36 @@ pub(super) fn auth_difference<S: StateSource>(
     let mut difference = HashSet::new();
     let mut common = Vec::new();
     source.each_common(&mut |event| common.push(event))?;
-    // With the first state in every group, what differs at all differs within a group.
+    // The first state is in every group, so every difference shows within a group.
     let [first, rest @ ..] = states else {
         return Ok(difference);
     };
-    for group in rest.chunks(GROUP - 1) {
+    for group in rest.chunks(MAX_STATES_PER_WALK - 1) {
         let group: Vec<usize> = iter::once(*first).chain(group.iter().copied()).collect();
         Walk::new(&common, conflicts, &group).run(source, &mut difference)?;
     }
     Ok(difference)
 }
 
-/// One walk over the auth graph by falling number. When an event's turn comes, all that rest on it
-/// have been visited, so it is known from which states it can be reached.
+/// A walk over the auth graph by descending number. When it gets to an event, it has visited all
+/// events that have it as an auth event, so it knows from which states the event can be reached.
 struct Walk<N> {
-    /// The mask of all states.
+    /// The bits of all states.
     all: u64,
-    /// For each event that is waiting, the states from which it has been reached so far.
+    /// For each pending event, the states from which it has been reached so far.
     reached: HashMap<N, u64>,
-    waiting: BinaryHeap<N>,
-    /// How many of the waiting events have not been reached from all states.
+    pending: BinaryHeap<N>,
+    /// How many of the pending events have not been reached from all states.
     partial: usize,
 }
 
 impl<N: Copy + Eq + Hash + Ord> Walk<N> {
     fn new(common: &[N], conflicts: &[Conflict<N>], group: &[usize]) -> Self {
-        let all = u64::MAX >> (GROUP - group.len());
+        let all = u64::MAX >> (MAX_STATES_PER_WALK - group.len());
         let mut walk = Self {
             all,
             reached: HashMap::new(),
-            waiting: BinaryHeap::new(),
+            pending: BinaryHeap::new(),
             partial: 0,
         };
         for event in common {
@@ -100,12 +100,11 @@ impl<N: Copy + Eq + Hash + Ord> Walk<N> {
         let is_partial = *reached != self.all;
         self.partial = self.partial + usize::from(is_partial) - usize::from(was_partial);
         if before == 0 {
-            self.waiting.push(event);
+            self.pending.push(event);
         }
     }
 
-    /// Ends as soon as everything that waits has been reached from all states: so has then all that
-    /// lies below.
+    /// Ends when all pending events have been reached from all states: so have all events below them.
     fn run<S: StateSource<Num = N>>(
         mut self,
         source: &S,
@@ -113,7 +112,7 @@ impl<N: Copy + Eq + Hash + Ord> Walk<N> {
     ) -> Result<(), S::Error> {
         let mut auth_events = Vec::new();
         while self.partial > 0
-            && let Some(event) = self.waiting.pop()
+            && let Some(event) = self.pending.pop()
         {
             let from = self.reached.remove(&event).unwrap_or(self.all);
             if from != self.all {
@@ -121,9 +120,12 @@ impl<N: Copy + Eq + Hash + Ord> Walk<N> {
                 difference.insert(event);
             }
             source.auth_events(event, &mut auth_events)?;
-            // Larger numbers cannot be; if they were, the walk would not end.
-            for authority in auth_events.drain(..).filter(|authority| *authority < event) {
-                self.reach(authority, from);
+            // An auth event with a larger number would let the walk run for ever.
+            for auth_event in auth_events
+                .drain(..)
+                .filter(|auth_event| *auth_event < event)
+            {
+                self.reach(auth_event, from);
             }
         }
         Ok(())
@@ -136,8 +138,11 @@ mod tests {
 
     use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-    use super::{Conflict, auth_difference};
-    use crate::protocol::resolve::graph::{Graph, conflicts};
+    use super::auth_difference;
+    use crate::protocol::resolve::{
+        graph::{Graph, conflicts},
+        source::Conflict,
+    };
 
     fn difference(graph: &Graph, conflicts: &[Conflict<usize>]) -> HashSet<usize> {
         let states: Vec<usize> = (0..conflicts[0].entries.len()).collect();
@@ -145,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn what_some_states_rest_on_and_others_do_not_is_the_difference() {
+    fn events_in_some_auth_chains_only_are_the_difference() {
         // 0 ← 1 ← 3, 0 ← 2 ← 4
         let graph = Graph::new(vec![vec![], vec![0], vec![0], vec![1], vec![2]], &[]);
         let conflicts = conflicts(&[&[Some(3), Some(4)]]);
@@ -153,8 +158,8 @@ mod tests {
     }
 
     #[test]
-    fn what_the_common_part_rests_on_is_not_in_the_difference() {
-        // The common event 4 rests on 1, on which only the first state's conflict rests too.
+    fn auth_events_of_unconflicted_events_are_not_in_the_difference() {
+        // 1 is an auth event of the unconflicted event 4 and of a conflicted one of the first state.
         let graph = Graph::new(vec![vec![], vec![0], vec![0], vec![1], vec![1]], &[4]);
         assert_eq!(
             difference(&graph, &conflicts(&[&[Some(3), Some(2)]])),
@@ -163,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_one_state_lacks_counts() {
+    fn a_key_missing_from_one_state_is_in_the_difference() {
         let graph = Graph::new(vec![vec![], vec![0], vec![1]], &[0]);
         assert_eq!(
             difference(&graph, &conflicts(&[&[Some(2), None]])),
@@ -172,8 +177,8 @@ mod tests {
     }
 
     #[test]
-    fn the_walk_ends_where_all_states_have_everything() {
-        // A long chain under the common event 990, and a short conflict above it.
+    fn the_walk_ends_where_all_states_share_their_auth_chains() {
+        // A long chain below the unconflicted event 990, and a short conflict above it.
         let mut auth: Vec<Vec<usize>> = (0..1000)
             .map(|event: usize| vec![event - 1.min(event)])
             .collect();
@@ -186,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn the_difference_of_any_number_of_states_equals_that_of_their_chains() {
+    fn the_difference_of_any_number_of_states_is_that_of_their_auth_chains() {
         for seed in 0..400 {
             let mut rng = StdRng::seed_from_u64(seed);
             let events = rng.random_range(2..60);
@@ -223,7 +228,7 @@ mod tests {
         }
     }
 
-    /// Half of a large room has come and changed its name since a fork on an ancient event.
+    /// Half of a large room has joined and changed its display name since a fork on an old event.
     #[test]
     fn a_difference_of_fifty_thousand_events_is_found() {
         let mut auth = vec![vec![], vec![0], vec![0, 1]];

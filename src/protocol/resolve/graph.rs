@@ -1,20 +1,20 @@
-//! Bare auth graphs for tests: events without anything but a number and auth events.
+//! Auth graphs for tests. Their events have a number and auth events, and nothing else.
 
 use std::{cell::Cell, collections::HashSet, convert::Infallible, sync::Arc};
 
 use rand::{RngExt, rngs::StdRng};
 use ruma::{EventId, events::StateEventType};
 
-use super::{Conflict, StateSource};
+use super::source::{Conflict, StateSource};
 use crate::protocol::Pdu;
 
-/// A graph, and the events that all states have.
+/// An auth graph, and the unconflicted events.
 pub(super) struct Graph {
     /// The auth events of each event.
     pub auth: Vec<Vec<usize>>,
-    /// The events of the common part.
+    /// The events that all states have.
     pub common: Vec<usize>,
-    /// Of how many events the auth events have been read.
+    /// How many reads of auth events there were.
     pub reads: Cell<usize>,
 }
 
@@ -27,7 +27,7 @@ impl Graph {
         }
     }
 
-    /// A random graph in which events mostly rest on events shortly before them.
+    /// A random graph in which events have recent events as auth events.
     pub fn random(rng: &mut StdRng, events: usize) -> Self {
         let mut auth = vec![vec![]];
         for event in 1..events {
@@ -48,7 +48,7 @@ impl Graph {
         }
     }
 
-    /// The events and all below them.
+    /// The events with their auth chains.
     pub fn chain(&self, start: impl IntoIterator<Item = usize>) -> HashSet<usize> {
         let mut chain = HashSet::new();
         let mut open: Vec<usize> = start.into_iter().collect();
@@ -61,7 +61,7 @@ impl Graph {
     }
 }
 
-/// Keys in conflict, each with the events that the states have there.
+/// Conflicted keys, each with the events of the states.
 pub(super) fn conflicts(entries: &[&[Option<usize>]]) -> Vec<Conflict<usize>> {
     let key = |index: usize| ("test".into(), index.to_string());
     let entries = entries.iter().enumerate();
@@ -84,15 +84,15 @@ impl StateSource for Graph {
     }
 
     fn pdu(&self, _: usize) -> Result<Arc<Pdu>, Infallible> {
-        unreachable!("the graph is all there is")
+        unreachable!("the graph has no PDUs")
     }
 
     fn number(&self, _: &EventId) -> Result<Option<usize>, Infallible> {
-        unreachable!("the graph is all there is")
+        unreachable!("the graph has no PDUs")
     }
 
     fn common(&self, _: &StateEventType, _: &str) -> Result<Option<usize>, Infallible> {
-        unreachable!("the graph is all there is")
+        unreachable!("the graph has no PDUs")
     }
 
     fn each_common(&self, visit: &mut dyn FnMut(usize)) -> Result<(), Infallible> {

@@ -1,21 +1,20 @@
-//! State resolution over as little of a room as gives the exact result.
+//! State resolution.
 //!
 //! ruma resolves whole state maps with whole auth chains. In a large room almost all of both is the
-//! same on every branch, so ruma gets a reduced problem with the same solution:
-//! - states that are the same throughout count once;
-//! - F is the conflicted events, the auth difference D ([`difference`]) and, where the rules say
-//!   so, the conflicted state subgraph ([`subgraph`]);
-//! - each state is cut down to the keys in conflict, the keys of the events in F, the keys that
-//!   authorize the events in F, and create event, power levels and join rules;
+//! same in all states, so ruma gets a reduced problem with the same solution:
+//! - of equal states one is kept;
+//! - F is the conflicted events, the auth difference D ([`difference`]) and, where the room version
+//!   has it, the conflicted state subgraph ([`subgraph`]);
+//! - each state is reduced to the conflicted keys, the keys of the events in F, the auth types of the
+//!   events in F, and create event, power levels and join rules;
 //! - the auth chains are `[D, ∅]`, whose difference is D;
-//! - what comes out is laid over the part that all states share, which wins.
+//! - unconflicted entries replace those of ruma's result.
 //!
-//! Auth chains include the events that they start from, as other servers have it. NOTSPEC: by the
-//! letter an event is not in its own auth chain; but then servers would disagree.
+//! NOTSPEC: an auth chain includes the events that it starts from, as in Synapse. By the
+//! specification it does not, but then servers would not agree.
 //!
-//! Events are handled by numbers whose order is a topological order of the auth graph: every event's
-//! number is larger than those of its auth events. That an event's id is text matters only inside
-//! ruma, which breaks ties by it.
+//! Events have numbers, which are a topological order of the auth graph: the number of an event is
+//! larger than those of its auth events. ruma breaks ties by event ids, which it compares as text.
 //!
 //! Sources: room versions 2 and 12, "State resolution".
 
@@ -24,6 +23,7 @@ mod difference;
 mod graph;
 #[cfg(test)]
 mod property;
+mod source;
 mod subgraph;
 
 use std::{
@@ -40,66 +40,22 @@ use ruma::{
     state_res::{self, StateMap, auth_types_for_event, utils::event_id_set::EventIdSet},
 };
 
+pub use self::source::{Conflict, Entries, StateKey, StateSource};
 use self::{
     difference::{auth_difference, is_shallow},
     subgraph::conflicted_subgraph,
 };
 use super::{Pdu, first_error::FirstError};
 
-/// A key of a room's state: type and state key.
-pub type StateKey = (StateEventType, String);
-
-/// Entries of a state, in no order.
-pub type Entries<N> = Vec<(StateKey, N)>;
-
-/// What resolution reads of a room. Reads repeat: the caller caches what is expensive, parsed
-/// events above all.
-pub trait StateSource {
-    /// An event's number, larger than those of its auth events.
-    type Num: Copy + Debug + Eq + Hash + Ord;
-    /// Why a read failed.
-    type Error;
-
-    /// Appends the auth events of an event to `auth_events`.
-    fn auth_events(
-        &self,
-        event: Self::Num,
-        auth_events: &mut Vec<Self::Num>,
-    ) -> Result<(), Self::Error>;
-
-    /// The event, parsed, with its `rejected` mark.
-    fn pdu(&self, event: Self::Num) -> Result<Arc<Pdu>, Self::Error>;
-
-    /// The number of an event of this room, if the event is here.
-    fn number(&self, event: &EventId) -> Result<Option<Self::Num>, Self::Error>;
-
-    /// What all states have under a key. For a key in conflict the answer of any state will do.
-    fn common(&self, kind: &StateEventType, key: &str) -> Result<Option<Self::Num>, Self::Error>;
-
-    /// Visits, in any order, all events that all states have under the same key. Asked only where
-    /// the conflict reaches further back than the events in conflict.
-    fn each_common(&self, visit: &mut dyn FnMut(Self::Num)) -> Result<(), Self::Error>;
-}
-
-/// A key under which the states are not all the same.
-#[derive(Clone, Debug)]
-pub struct Conflict<N> {
-    /// The key.
-    pub key: StateKey,
-    /// What each of the states has there, in one order for all keys. At least two differ.
-    pub entries: Vec<Option<N>>,
-}
-
-/// Why there is no resolved state.
+/// Why state resolution failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ResolveError<E> {
     /// The room's version does not have this kind of state resolution.
     #[error("the room version has no state resolution of version 2")]
     Version,
-    /// The room's history is not one that resolution can work with.
+    /// ruma failed.
     #[error("the state cannot be resolved: {0}")]
     Unresolvable(String),
-    /// Something could not be read.
     #[error("{0}")]
     Read(E),
 }
@@ -110,16 +66,14 @@ impl<E> From<E> for ResolveError<E> {
     }
 }
 
-/// Resolves states of a room that differ under the keys of `conflicts` and nowhere else. Any number
-/// of states.
+/// Resolves any number of states of a room that differ at the keys of `conflicts` and nowhere else.
 ///
-/// Gives all that the resolved state has beside the part that the given states share. So the
-/// resolved state is any of these with the keys in conflict taken out and the result put in; the
-/// result can have keys that none of them has.
+/// Returns the entries of the resolved state that are not unconflicted: any of the given states,
+/// without the conflicted keys and with these entries, is the resolved state. The entries can have
+/// keys that none of the given states has.
 ///
-/// It takes time in proportion to the auth events by which the states differ; where the conflict
-/// reaches further back (one message on an old event can do it), to the size of the state. It may
-/// take long: run it on the pool.
+/// The time grows with the auth difference. If the conflict reaches far back (one message on an old
+/// event is enough), it grows with the size of the state: for the pool.
 pub fn resolve<S: StateSource>(
     rules: &RoomVersionRules,
     conflicts: &[Conflict<S::Num>],
@@ -151,7 +105,7 @@ pub fn resolve<S: StateSource>(
     reduced.resolve(state_res, &difference, &subgraph)
 }
 
-/// The indexes of the states, without those that are the same as an earlier one.
+/// The indices of the states, without those that equal an earlier one.
 fn distinct_states<N: Copy + Eq + Hash>(conflicts: &[Conflict<N>]) -> Vec<usize> {
     let count = conflicts
         .first()
@@ -175,14 +129,14 @@ fn single_state<N: Copy>(conflicts: &[Conflict<N>]) -> Entries<N> {
         .collect()
 }
 
-/// The problem that ruma gets: the states cut down, and numbers for all ids in them and in F.
+/// What ruma gets: the reduced states, and the numbers of all event ids in them and in F.
 struct Reduced<'a, S: StateSource> {
     rules: &'a RoomVersionRules,
     source: &'a S,
     states: Vec<StateMap<OwnedEventId>>,
-    /// The keys that have been looked at; those in conflict are there from the start.
+    /// The keys that were added; the conflicted ones are there from the start.
     seen: HashSet<StateKey>,
-    /// Those of them under which all states have the same event.
+    /// Those of them that are unconflicted.
     common: HashSet<StateKey>,
     numbers: HashMap<OwnedEventId, S::Num>,
 }
@@ -223,22 +177,21 @@ impl<'a, S: StateSource> Reduced<'a, S> {
         Ok(reduced)
     }
 
-    /// Adds what is needed to judge an event of F: the keys that authorize it. Its own key is among
-    /// those of what rests on it, if that has been checked; here it need not have been.
+    /// Adds the keys that ruma reads for an event of F: its own, and its auth types.
     fn add_event(&mut self, event: S::Num) -> Result<(), S::Error> {
         let (pdu, _) = self.read(event)?;
         if let Some((kind, key)) = pdu.state_pair() {
             self.add_key((kind, key.to_owned()))?;
         }
-        // An event without authorities is malformed; ruma drops it for the same reason.
-        let authorities = auth_types_for_event(
+        // An event without auth types is malformed; ruma drops it.
+        let auth_types = auth_types_for_event(
             pdu.event_type(),
             pdu.sender(),
             pdu.state_key(),
             pdu.content(),
             &self.rules.authorization,
         );
-        authorities
+        auth_types
             .unwrap_or_default()
             .into_iter()
             .try_for_each(|key| self.add_key(key))
@@ -259,7 +212,7 @@ impl<'a, S: StateSource> Reduced<'a, S> {
         Ok(())
     }
 
-    /// Reads an event and keeps the number of its id.
+    /// Reads an event and stores its number under its id.
     fn read(&mut self, event: S::Num) -> Result<(Arc<Pdu>, OwnedEventId), S::Error> {
         let pdu = self.source.pdu(event)?;
         let id = pdu.event_id().to_owned();
@@ -267,7 +220,7 @@ impl<'a, S: StateSource> Reduced<'a, S> {
         Ok((pdu, id))
     }
 
-    /// Lets ruma resolve, and takes the part out that the states share.
+    /// Lets ruma resolve, and removes the unconflicted entries from the result.
     fn resolve(
         &self,
         state_res: &StateResolutionV2Rules,
@@ -282,8 +235,7 @@ impl<'a, S: StateSource> Reduced<'a, S> {
                 .filter(|(_, event)| events.contains(event));
             among.map(|(id, _)| id.clone()).collect()
         };
-        // ruma's resolution is in the program once for each type of closure, and there are several
-        // sources.
+        // ruma's resolution is compiled once for each type of closure, so it gets one type.
         let fetch: &dyn Fn(&EventId) -> Option<Arc<Pdu>> =
             &|id| first_error.read(|| self.fetch(id));
         let subgraph: &dyn Fn(&StateMap<_>) -> _ = &|_| Some(ids(subgraph));

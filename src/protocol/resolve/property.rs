@@ -1,4 +1,4 @@
-//! Resolution of random histories, held against ruma's over whole states and whole auth chains.
+//! Resolution of random histories, compared with ruma's over whole states and whole auth chains.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -16,7 +16,7 @@ use crate::protocol::{
 struct States<'a> {
     history: &'a History,
     states: Vec<&'a State>,
-    /// The number of the read that fails, counted down.
+    /// How many more reads succeed.
     reads_left: std::cell::Cell<usize>,
 }
 
@@ -63,7 +63,7 @@ impl<'a> States<'a> {
         Ok(())
     }
 
-    /// The resolved state by the reduced way, laid over what the states share.
+    /// The reduced resolution with the unconflicted entries.
     fn resolve(&self) -> State {
         let mut resolved = self.states[0].clone();
         let conflicts = self.conflicts();
@@ -71,7 +71,11 @@ impl<'a> States<'a> {
             resolved.remove(&conflict.key);
         }
         for (key, event) in resolve(self.history.rules, &conflicts, self).expect("resolves") {
-            assert_eq!(resolved.insert(key, event), None, "the common part wins");
+            assert_eq!(
+                resolved.insert(key, event),
+                None,
+                "unconflicted entries are not resolved"
+            );
         }
         resolved
     }
@@ -114,7 +118,7 @@ fn random_events(rng: &mut StdRng, history: &History, count: usize) -> Vec<Index
         .collect()
 }
 
-/// Resolves random states of random histories; returns how many resolutions had a conflict.
+/// Resolves random states of random histories. Returns how many resolutions had a conflict.
 fn compare(seeds: std::ops::Range<u64>, events: usize, resolutions: usize) -> usize {
     let mut conflicts = 0;
     for seed in seeds {
@@ -126,7 +130,7 @@ fn compare(seeds: std::ops::Range<u64>, events: usize, resolutions: usize) -> us
                 let events = random_events(&mut rng, &history, count);
                 let states = States::after(&history, &events);
                 conflicts += usize::from(!states.conflicts().is_empty());
-                let whole = history.resolve_whole(&states.states);
+                let whole = history.resolve_fully(&states.states);
                 assert_eq!(
                     states.resolve(),
                     whole,
@@ -139,7 +143,7 @@ fn compare(seeds: std::ops::Range<u64>, events: usize, resolutions: usize) -> us
 }
 
 #[test]
-fn the_reduced_resolution_equals_the_whole_one() {
+fn the_reduced_resolution_equals_the_full_one() {
     let start = std::env::var("HEARTH_TEST_SEED").map_or(0, |seed| seed.parse().expect("a number"));
     let conflicts = compare(start..start + 9, 60, 50);
     assert!(
@@ -149,7 +153,7 @@ fn the_reduced_resolution_equals_the_whole_one() {
 }
 
 #[test]
-fn more_states_than_bits_in_a_mask_are_resolved_alike() {
+fn more_states_than_bits_in_a_mask_are_resolved() {
     for version in versions::SUPPORTED {
         let history = History::random(&version, 1, 90);
         let mut rng = StdRng::seed_from_u64(1);
@@ -157,14 +161,14 @@ fn more_states_than_bits_in_a_mask_are_resolved_alike() {
         let states = States::after(&history, &events);
         assert_eq!(
             states.resolve(),
-            history.resolve_whole(&states.states),
+            history.resolve_fully(&states.states),
             "version {version}"
         );
     }
 }
 
 #[test]
-fn states_that_are_all_the_same_are_their_own_resolution() {
+fn equal_states_resolve_to_themselves() {
     let history = History::random(&versions::DEFAULT, 2, 40);
     let same = Conflict {
         key: ("m.room.topic".into(), String::new()),
@@ -177,7 +181,7 @@ fn states_that_are_all_the_same_are_their_own_resolution() {
 }
 
 #[test]
-fn a_read_that_fails_anywhere_is_never_taken_for_an_answer() {
+fn a_failed_read_is_returned_as_an_error() {
     for version in versions::SUPPORTED {
         let history = History::random(&version, 3, 60);
         let states = States::after(&history, &[25, 40, 55]);
@@ -186,7 +190,7 @@ fn a_read_that_fails_anywhere_is_never_taken_for_an_answer() {
         states.reads_left.set(1_000_000);
         resolve(history.rules, &conflicts, &states).unwrap();
         let reads = 1_000_000 - states.reads_left.get();
-        // Hash maps make the number of reads differ a little from run to run.
+        // The number of reads differs between runs, as hash maps have no order.
         for failing in 0..reads - reads / 4 {
             states.reads_left.set(failing);
             let failed = resolve(history.rules, &conflicts, &states);
@@ -201,7 +205,7 @@ fn a_read_that_fails_anywhere_is_never_taken_for_an_answer() {
 
 /// ruma breaks ties by the order of ids.
 #[test]
-fn event_ids_order_as_text() {
+fn event_ids_are_compared_as_text() {
     let history = History::random(&versions::DEFAULT, 4, 60);
     let mut ids: Vec<_> = history
         .events

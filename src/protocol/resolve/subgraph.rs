@@ -1,10 +1,10 @@
-//! The conflicted state subgraph: the events on paths between events in conflict.
+//! The conflicted state subgraph: the events on paths of auth events between conflicted events.
 
 use std::collections::{BinaryHeap, HashSet};
 
-use super::StateSource;
+use super::source::StateSource;
 
-/// All events on paths over auth events from one event in conflict to another, and these ends.
+/// The events on paths of auth events from one conflicted event to another, with both ends.
 ///
 /// Source: room version 12, "State resolution", "Definitions".
 pub(super) fn conflicted_subgraph<S: StateSource>(
@@ -12,29 +12,29 @@ pub(super) fn conflicted_subgraph<S: StateSource>(
     source: &S,
 ) -> Result<HashSet<S::Num>, S::Error> {
     let mut subgraph = conflicted.clone();
-    // From an event with a number below all in conflict no path leads to one of them.
+    // No path leads from an event with a smaller number than all conflicted ones to one of them.
     let Some(lowest) = conflicted.iter().min() else {
         return Ok(subgraph);
     };
     let mut edges = Vec::new();
     let mut seen = conflicted.clone();
-    let mut waiting: BinaryHeap<S::Num> = conflicted.iter().copied().collect();
+    let mut pending: BinaryHeap<S::Num> = conflicted.iter().copied().collect();
     let mut auth_events = Vec::new();
-    while let Some(event) = waiting.pop() {
+    while let Some(event) = pending.pop() {
         source.auth_events(event, &mut auth_events)?;
-        for authority in auth_events
+        for auth_event in auth_events
             .drain(..)
-            .filter(|authority| authority >= lowest)
+            .filter(|auth_event| auth_event >= lowest)
         {
-            edges.push((event, authority));
-            if seen.insert(authority) {
-                waiting.push(authority);
+            edges.push((event, auth_event));
+            if seen.insert(auth_event) {
+                pending.push(auth_event);
             }
         }
     }
-    // The edges stand by falling number: backwards, all that lies below an event is settled first.
-    for (event, authority) in edges.into_iter().rev() {
-        if subgraph.contains(&authority) {
+    // The edges are sorted by descending number, so in reverse the auth events of an event come first.
+    for (event, auth_event) in edges.into_iter().rev() {
+        if subgraph.contains(&auth_event) {
             subgraph.insert(event);
         }
     }
@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_between_two_events_in_conflict_is_in_it() {
+    fn events_between_two_conflicted_events_are_in_the_subgraph() {
         // 0 ← 1 ← 2 ← 3, and 4 beside them.
         let graph = Graph::new(vec![vec![], vec![0], vec![1], vec![2], vec![0]], &[]);
         assert_eq!(subgraph(&graph, &[1, 3]), [1, 2, 3].into());
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_below_the_oldest_event_in_conflict_is_read() {
+    fn no_event_below_the_oldest_conflicted_one_is_read() {
         let mut auth: Vec<Vec<usize>> = (0..1000).map(|event: usize| vec![event / 2]).collect();
         auth[0].clear();
         auth.extend([vec![999], vec![1000]]);
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_what_is_reached_and_reaches() {
+    fn the_subgraph_has_the_events_that_are_reached_from_and_reach_conflicted_ones() {
         for seed in 0..400 {
             let mut rng = StdRng::seed_from_u64(seed);
             let events = rng.random_range(1..60);

@@ -153,8 +153,8 @@ pub(in crate::rooms) fn commit(
     };
     match placement {
         Placement::Outlier => {}
-        Placement::BeforeGap(before) => before.enter(tx, &stored)?,
-        Placement::LiveEnd(end) => end.enter(tx, &stored)?,
+        Placement::BeforeGap(before) => before.place(tx, &stored)?,
+        Placement::LiveEnd(end) => end.place(tx, &stored)?,
     }
     Ok(Committed { num, position })
 }
@@ -193,7 +193,7 @@ impl Placement<'_> {
 }
 
 impl BeforeGap<'_> {
-    fn enter(self, tx: &Tx, stored: &Stored<'_>) -> Result<(), Error> {
+    fn place(self, tx: &Tx, stored: &Stored<'_>) -> Result<(), Error> {
         let Stored {
             room,
             rules,
@@ -217,7 +217,7 @@ impl BeforeGap<'_> {
 }
 
 impl LiveEnd<'_> {
-    fn enter(self, tx: &Tx, stored: &Stored<'_>) -> Result<(), Error> {
+    fn place(self, tx: &Tx, stored: &Stored<'_>) -> Result<(), Error> {
         let Stored {
             room,
             rules,

@@ -1,4 +1,5 @@
-//! The events of a room as the graph that they make, read backwards: for servers that lack some.
+//! The event graph of a room, read backwards for other servers: auth chains, backfill, missing
+//! events.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -10,7 +11,7 @@ use crate::{
     store::{EventNum, NodeNum, Reader, RoomNum, Rows, records::Status},
 };
 
-/// What an event says of its place in the graph.
+/// The references of an event.
 #[derive(Deserialize)]
 struct Links {
     depth: u64,
@@ -18,7 +19,7 @@ struct Links {
     auth_events: Vec<OwnedEventId>,
 }
 
-/// The numbers of the events that authorize the event `num`.
+/// The numbers of the auth events of the event `num`.
 pub fn auth_events(r: &impl Reader, room: RoomNum, num: EventNum) -> Result<Vec<EventNum>, Error> {
     if let Some(row) = r.auth()?.get((room, num))? {
         let (nums, _) = row.value().as_chunks::<8>();
@@ -29,8 +30,8 @@ pub fn auth_events(r: &impl Reader, room: RoomNum, num: EventNum) -> Result<Vec<
     known(r, room, &links.auth_events)
 }
 
-/// Everything that authorizes `events`, and what authorizes that, down to the beginning; of
-/// `events` only what authorizes another of them. Grows with the room: for the pool.
+/// The auth chain of `events`; of these only those that are in the chain of another. Grows with the
+/// room: for the pool.
 pub fn auth_chain(
     r: &impl Reader,
     room: RoomNum,
@@ -48,25 +49,24 @@ pub fn auth_chain(
     Ok(chain)
 }
 
-/// A state, and everything that authorizes it.
+/// A state with its auth chain.
 #[derive(Clone, Debug)]
-pub struct Authorized {
-    /// The events of the state.
+pub struct StateWithAuthChain {
     pub state: Vec<EventNum>,
-    /// What authorizes them, in the order in which it came here.
+    /// In the order in which the events were stored.
     pub auth_chain: Vec<EventNum>,
 }
 
-impl Authorized {
-    /// The state `root`, with what authorizes it. Grows with the room: for the pool.
+impl StateWithAuthChain {
+    /// The state `root` with its auth chain. Grows with the room: for the pool.
     pub fn state(r: &impl Reader, room: RoomNum, root: NodeNum) -> Result<Self, Error> {
         let entries = state::entries(r, room, root)?;
         let state = entries.into_iter().map(|(_, event)| event).collect();
         Self::of(r, room, state, None)
     }
 
-    /// The room before the event of a join: its state and, with `omit_members`, as little of it as
-    /// lets the new server judge by itself who may do what.
+    /// The state before a join, for the `send_join` response. With `omit_members` it is without the
+    /// member events that are not in an auth chain.
     ///
     /// Source: server-server API, `PUT /_matrix/federation/v2/send_join/{roomId}/{eventId}`.
     pub fn before_join(
@@ -104,8 +104,8 @@ impl Authorized {
     }
 }
 
-/// At most `limit` events: `ids`, as far as they are here, and what comes before them, the deepest
-/// first.
+/// At most `limit` events for `/backfill`: those of `ids` that are here and their ancestors, the
+/// deepest first.
 pub fn backwards(
     r: &impl Reader,
     room: RoomNum,
@@ -124,8 +124,8 @@ pub fn backwards(
     Ok(found)
 }
 
-/// At most `limit` events that lead to `latest`, which are not among them, and are neither one of
-/// `earliest`, nor before one, nor less deep than `min_depth`; the deepest last.
+/// At most `limit` events for `/get_missing_events`: ancestors of `latest` that are not in
+/// `earliest` or among its ancestors, and at least `min_depth` deep; the deepest last.
 pub fn between(
     r: &impl Reader,
     room: RoomNum,
@@ -152,7 +152,7 @@ pub fn between(
     Ok(found)
 }
 
-/// A walk against the arrows, the deepest event first.
+/// A walk over prev_events, the deepest event first.
 #[derive(Default)]
 struct Walk {
     seen: HashSet<EventNum>,
@@ -183,7 +183,7 @@ impl Walk {
     }
 }
 
-/// Whether an event with this status has its place in the graph and may be handed on.
+/// Whether other servers may get an event with this status as part of the graph.
 fn is_placed(status: Status) -> bool {
     !status.is_outlier() && !status.is_rejected()
 }

@@ -1,5 +1,5 @@
-//! Sending what a client sends, once: a transaction id names one event for ever, or at least for
-//! as long as a client would try again.
+//! Idempotent requests of clients: requests are deduplicated by their transaction ids, which are
+//! kept for as long as a client may retry.
 //!
 //! Source: client-server API, "Transaction identifiers".
 
@@ -12,20 +12,18 @@ use crate::{
     store::{DeviceNum, EventNum, Reader, Records, Rows, Tx, records::Transaction},
 };
 
-/// For how long a transaction id is remembered, in milliseconds.
-const REMEMBERED_MS: u64 = 24 * 60 * 60 * 1000;
-/// How many rows of the device each sending looks at to forget what is older. Two would do to
-/// forget faster than is added.
-const LOOKED_AT: usize = 4;
+/// How long a transaction id is kept.
+const RETENTION_MS: u64 = 24 * 60 * 60 * 1000;
+/// How many rows of the device each request looks at to remove expired ones. More than one, so that
+/// rows are removed faster than they are added.
+const EXPIRY_CANDIDATES: usize = 4;
 
-/// What a client calls a request: the endpoint with its path, and the transaction id.
+/// A client's transaction id with its scope.
 #[derive(Clone, Debug)]
 pub struct ClientTransaction {
-    /// The device that sends.
     pub device: DeviceNum,
-    /// The endpoint, and what its path names beside the transaction.
+    /// The endpoint with the arguments of its path.
     pub scope: String,
-    /// The transaction id.
     pub id: String,
 }
 
@@ -35,8 +33,8 @@ impl ClientTransaction {
     }
 }
 
-/// Makes `draft` the newest event of its room, unless the same transaction did so before. The
-/// event that it is.
+/// Makes `draft` the newest event of its room, unless the same transaction did so before. Returns the
+/// id of the event.
 ///
 /// # Errors
 /// Those of [`append::append`].
@@ -66,14 +64,11 @@ pub fn send_once(
     };
     tx.transactions()?
         .put((transaction.device, key.as_str()), &made)?;
-    forget(tx, transaction.device, &key, now_ms)?;
+    remove_expired(tx, transaction.device, &key, now_ms)?;
     Ok(appended.id)
 }
 
-/// Whether the transaction comes for the first time; it is remembered. For what makes no event.
-///
-/// # Errors
-/// If the tables cannot be read or written.
+/// Stores a transaction that makes no event. Whether it is new.
 pub fn is_new(tx: &Tx, transaction: &ClientTransaction, now_ms: u64) -> Result<bool, Error> {
     let key = transaction.key();
     let mut transactions = tx.transactions()?;
@@ -86,23 +81,26 @@ pub fn is_new(tx: &Tx, transaction: &ClientTransaction, now_ms: u64) -> Result<b
     };
     transactions.put((transaction.device, key.as_str()), &made)?;
     drop(transactions);
-    forget(tx, transaction.device, &key, now_ms)?;
+    remove_expired(tx, transaction.device, &key, now_ms)?;
     Ok(true)
 }
 
-/// Forgets what is too old among the rows that follow `key`, around the end to the beginning.
-/// Clients' ids fall anywhere between the others, so in time every row is looked at.
-fn forget(tx: &Tx, device: DeviceNum, key: &str, now_ms: u64) -> Result<(), Error> {
+/// Removes expired rows among the first ones and those behind `key`. New ids sort anywhere between
+/// the others, so in time every row is looked at.
+fn remove_expired(tx: &Tx, device: DeviceNum, key: &str, now_ms: u64) -> Result<(), Error> {
     let mut old = Vec::new();
     let mut transactions = tx.transactions()?;
     for from in [key, ""] {
-        for row in transactions.range((device, from)..)?.take(LOOKED_AT / 2) {
+        for row in transactions
+            .range((device, from)..)?
+            .take(EXPIRY_CANDIDATES / 2)
+        {
             let (row_key, made) = row?;
             let (of, name) = row_key.value();
             if of != device {
                 break;
             }
-            if made.record(&row_key)?.ts.saturating_add(REMEMBERED_MS) < now_ms {
+            if made.record(&row_key)?.ts.saturating_add(RETENTION_MS) < now_ms {
                 old.push(name.to_owned());
             }
         }

@@ -22,11 +22,10 @@ pub struct StateOverlay {
 }
 
 impl StateOverlay {
-    /// Stands for an event that gets its number only when it is stored. Larger than every number,
-    /// as an event's number is larger than those of its auth events.
+    /// Stands for an event that is not stored yet. It is larger than every number, as an event's
+    /// number is larger than those of its auth events.
     pub const UNNUMBERED: EventNum = EventNum::MAX;
 
-    /// The stored state `root`.
     pub fn of(root: NodeNum) -> Self {
         Self {
             base: root,
@@ -34,7 +33,7 @@ impl StateOverlay {
         }
     }
 
-    /// The state after the event `num`: the one before it, with the event unless it was rejected.
+    /// The state after the event `num`: the state before it, with the event unless it was rejected.
     pub fn after(r: &impl Reader, num: EventNum, header: &EventHeader) -> Result<Self, Error> {
         let before = Self::of(header.state_before);
         match (header.status, header.state_key) {
@@ -45,7 +44,7 @@ impl StateOverlay {
         }
     }
 
-    /// The same with `event` at `key`, or with nothing there.
+    /// The same with `event` at `key`, or with no event there.
     pub fn with(mut self, key: Key, event: Option<EventNum>) -> Self {
         self.over.insert(key, event);
         self
@@ -59,12 +58,11 @@ impl StateOverlay {
         }
     }
 
-    /// The stored state under the changes.
     pub fn base(&self) -> NodeNum {
         self.base
     }
 
-    /// The keys that the changes name.
+    /// The keys of the changes.
     pub fn changed(&self) -> impl Iterator<Item = &Key> {
         self.over.keys()
     }

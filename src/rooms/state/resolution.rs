@@ -1,4 +1,4 @@
-//! The resolved state of several, from the store's rows: see [`protocol::resolve`] for how.
+//! Resolution of stored states ([`protocol::resolve`]).
 
 use std::{
     cell::RefCell,
@@ -18,22 +18,19 @@ use crate::{
     store::{EventNum, Reader, RoomNum, Rows, StateKeyNum},
 };
 
-/// How many parsed events are kept while one state is resolved; what is beyond is parsed again.
-const PARSED: usize = 10_000;
+/// How many parsed events are cached during one resolution; others are parsed again.
+const MAX_PARSED_EVENTS: usize = 10_000;
 
-/// An event that is not stored yet, as it stands in the states to be resolved.
+/// An event that is not stored yet.
 #[derive(Clone, Debug)]
 pub(in crate::rooms) struct Unnumbered {
-    /// The event.
     pub pdu: Arc<Pdu>,
-    /// Its auth events.
     pub auth: Vec<EventNum>,
 }
 
-/// The state that the room's rules make of `states`. `new` is the event that stands in them under
-/// [`StateOverlay::UNNUMBERED`].
+/// Resolves `states`. `new` is the event that stands in them as [`StateOverlay::UNNUMBERED`].
 ///
-/// Takes time in proportion to how they differ, and at worst to the size of the room: for the pool.
+/// The time grows with their difference, at worst with the room: for the pool.
 pub(in crate::rooms) fn resolve(
     r: &impl Reader,
     room: RoomNum,
@@ -88,7 +85,7 @@ fn key((kind, state_key): &resolve::StateKey) -> Key {
     (kind.to_string(), state_key.clone())
 }
 
-/// The keys at which the states are not all the same, with what each has there.
+/// The keys at which the states differ, with the events of each.
 fn conflicts(
     r: &impl Reader,
     room: RoomNum,
@@ -124,7 +121,7 @@ struct Source<'a, R> {
     r: &'a R,
     room: RoomNum,
     rules: &'a RoomVersionRules,
-    /// Any of the states: they are the same outside the conflict.
+    /// Any of the states: all have the same unconflicted events.
     common: &'a StateOverlay,
     conflicts: HashSet<Key>,
     new: Option<Unnumbered>,
@@ -160,7 +157,7 @@ impl<R: Reader> StateSource for Source<'_, R> {
         }
         let pdu = Arc::new(event::load(self.r, num)?.pdu(self.rules)?);
         let mut parsed = self.parsed.borrow_mut();
-        if parsed.len() < PARSED {
+        if parsed.len() < MAX_PARSED_EVENTS {
             parsed.insert(num, pdu.clone());
         }
         Ok(pdu)

@@ -1,7 +1,7 @@
-//! A room's states: persistent trees that share what they have in common.
+//! States as persistent trees, which share nodes.
 //!
 //! A state maps the room's state keys, numbered densely from 0, to events. It is the number of the
-//! root of a tree with 16 slots a node; a change copies the path from the root to the slot, and
+//! root of a tree whose nodes have 16 slots. A change copies the path from the root to the slot;
 //! nodes never change. So forks share nodes, and two states differ only where node numbers differ.
 
 use std::collections::BTreeSet;
@@ -13,10 +13,10 @@ use crate::{
     },
 };
 
-/// How many bits of a key's number one level takes.
-const BITS: u32 = 4;
-/// The level at which a root could stand for every 32-bit number.
-const TOP: u8 = 7;
+/// How many bits of a key's number select a slot.
+const BITS_PER_LEVEL: u32 = 4;
+/// The level of the root of a tree with all 32-bit numbers.
+const MAX_LEVEL: u8 = 7;
 
 impl StateNode {
     fn empty(level: u8) -> Self {
@@ -66,7 +66,7 @@ impl StateNode {
 /// The slot of `key` in a node of `level`. A tree is only as tall as its largest key needs, and a
 /// child may be more than one level below its parent: the levels between have slot 0.
 fn slot(key: StateKeyNum, level: u8) -> u32 {
-    key.0 >> (BITS * u32::from(level)) & 0xf
+    key.0 >> (BITS_PER_LEVEL * u32::from(level)) & 0xf
 }
 
 fn node(r: &impl Reader, room: RoomNum, num: NodeNum) -> Result<StateNode, Error> {
@@ -76,7 +76,7 @@ fn node(r: &impl Reader, room: RoomNum, num: NodeNum) -> Result<StateNode, Error
     let node = r.state_nodes()?.load((room, num))?;
     match node {
         Some(node)
-            if node.level <= TOP && node.filled.count_ones() as usize == node.slots.len() =>
+            if node.level <= MAX_LEVEL && node.filled.count_ones() as usize == node.slots.len() =>
         {
             Ok(node)
         }
@@ -88,7 +88,7 @@ fn node(r: &impl Reader, room: RoomNum, num: NodeNum) -> Result<StateNode, Error
     }
 }
 
-/// The event that stands at `key` in the state `root`.
+/// The event at `key` in the state `root`.
 pub fn get(
     r: &impl Reader,
     room: RoomNum,
@@ -96,7 +96,7 @@ pub fn get(
     key: StateKeyNum,
 ) -> Result<Option<EventNum>, Error> {
     let mut node = self::node(r, room, root)?;
-    for level in (0..=TOP).rev() {
+    for level in (0..=MAX_LEVEL).rev() {
         let slot = slot(key, level);
         if node.level < level {
             if slot != 0 {
@@ -113,7 +113,7 @@ pub fn get(
     Ok(None)
 }
 
-/// The state that is `root` with `event` at `key`, or with nothing there.
+/// The state `root` with `event` at `key`, or with no event there.
 pub fn set(
     tx: &Tx,
     room: RoomNum,
@@ -121,7 +121,7 @@ pub fn set(
     key: StateKeyNum,
     event: Option<EventNum>,
 ) -> Result<NodeNum, Error> {
-    set_below(tx, room, root, TOP, key, event)
+    set_below(tx, room, root, MAX_LEVEL, key, event)
 }
 
 fn set_below(
@@ -189,7 +189,7 @@ fn collect(
 ) -> Result<(), Error> {
     let node = node(r, room, num)?;
     for (slot, value) in node.iter() {
-        let base = base | slot << (BITS * u32::from(node.level));
+        let base = base | slot << (BITS_PER_LEVEL * u32::from(node.level));
         if node.level == 0 {
             found.push((StateKeyNum(base), EventNum(value)));
         } else {
@@ -199,8 +199,7 @@ fn collect(
     Ok(())
 }
 
-/// The keys at which the states `roots` are not all the same. Costs in proportion to the
-/// difference.
+/// The keys at which the states `roots` differ. The time grows with the difference.
 pub fn differing_keys(
     r: &impl Reader,
     room: RoomNum,
@@ -236,7 +235,7 @@ fn differ(
     };
     for slot in 0..16 {
         let (left, right) = (value(&left, slot), value(&right, slot));
-        let base = base | slot << (BITS * u32::from(level));
+        let base = base | slot << (BITS_PER_LEVEL * u32::from(level));
         if level > 0 {
             let child = |value: Option<u64>| value.map_or(NodeNum::EMPTY, NodeNum);
             differ(r, room, (child(left), child(right)), base, keys)?;
@@ -259,7 +258,7 @@ pub fn key_num(
         .map(|row| row.value()))
 }
 
-/// The number of (`kind`, `state_key`) in the room, given now if it has none.
+/// The number of (`kind`, `state_key`) in the room, a new one if it has none.
 pub fn key_num_or_new(
     tx: &Tx,
     room: RoomNum,
@@ -284,7 +283,7 @@ pub fn key_count(r: &impl Reader, room: RoomNum) -> Result<u32, Error> {
     Ok(last.map_or(0, |(key, _)| key.value().1.0 + 1))
 }
 
-/// The (type, state key) that `num` stands for.
+/// The (type, state key) with the number `num`.
 pub fn key_name(
     r: &impl Reader,
     room: RoomNum,

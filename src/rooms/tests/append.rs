@@ -11,7 +11,7 @@ use crate::{
 };
 
 #[test]
-fn a_room_of_every_version_takes_messages_in_a_row() {
+fn events_of_one_room_follow_on_each_other_in_every_room_version() {
     for version in versions::SUPPORTED {
         with_store(async |store| {
             let local = local();
@@ -44,7 +44,7 @@ fn a_room_of_every_version_takes_messages_in_a_row() {
 }
 
 #[test]
-fn who_is_not_in_the_room_cannot_send_and_nothing_is_left_of_the_attempt() {
+fn an_event_of_a_user_outside_the_room_is_refused_and_changes_nothing() {
     with_store(async |store| {
         let local = local();
         let job = {
@@ -113,7 +113,7 @@ fn memberships_of_local_users_follow_the_current_state() {
 }
 
 #[test]
-fn a_redaction_strips_what_it_may_and_nothing_else() {
+fn a_redaction_needs_power_or_the_same_sender() {
     for version in [RoomVersionId::V10, RoomVersionId::V12] {
         with_store(async |store| {
             let local = local();
@@ -143,7 +143,7 @@ fn a_redaction_strips_what_it_may_and_nothing_else() {
 }
 
 #[test]
-fn a_position_leads_to_the_place_that_was_last_then() {
+fn a_position_maps_to_the_last_place_at_that_time() {
     with_store(async |store| {
         let local = local();
         let job = move |tx: &Tx| {

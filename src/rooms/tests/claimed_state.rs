@@ -63,7 +63,7 @@ fn with_room(history: &History, last: Index, test: impl AsyncFnOnce(&Replica<'_>
     with_store(async |store| {
         let replica = Replica::new(store, history, &history.version).await;
         for index in 0..=last {
-            replica.hand_in(index, None).await.expect("it is taken");
+            replica.receive(index, None).await.expect("it is taken");
         }
         let before = replica.current();
         test(&replica, before).await;
@@ -78,7 +78,7 @@ fn claimed_state_is_resolved_with_the_states_after_known_prev_events() {
         let lie = append_with_unknown(&mut history, &[last], say(CAROL));
         with_room(&history, last, async |replica, before| {
             replica
-                .hand_in(lie, Some(&claimed))
+                .receive(lie, Some(&claimed))
                 .await
                 .expect("it is taken");
             assert_eq!(replica.status(lie), Status::Accepted);
@@ -97,10 +97,10 @@ fn claimed_state_is_dropped_when_the_gap_before_it_is_closed() {
         let behind = history.then(say(CAROL));
         with_room(&history, last, async |replica, before| {
             replica
-                .hand_in(lie, Some(&claimed))
+                .receive(lie, Some(&claimed))
                 .await
                 .expect("it is taken");
-            replica.hand_in(behind, None).await.expect("it is taken");
+            replica.receive(behind, None).await.expect("it is taken");
             assert_eq!(replica.current(), before, "version {version}");
             replica.fill([honest]).await;
             assert_eq!(replica.current(), before, "version {version}");
@@ -126,7 +126,7 @@ fn claimed_state_before_a_rejected_event_reaches_no_other_event() {
             let lie = history.push(&[rejected], state, built, true);
             with_room(&history, last, async |replica, before| {
                 for index in [rejected, lie] {
-                    let taken = replica.hand_in(index, Some(&claimed)).await;
+                    let taken = replica.receive(index, Some(&claimed)).await;
                     taken.expect("it is taken");
                 }
                 assert!(replica.status(rejected).is_rejected());
@@ -146,7 +146,7 @@ fn an_event_in_a_gap_is_soft_failed_if_the_room_forbade_it_before_the_gap() {
     let built = history.build(&[evasion, last], &state, say(CAROL));
     let accomplice = history.push(&[evasion, last], state.clone(), built, true);
     with_room(&history, last, async |replica, before| {
-        let taken = replica.hand_in(accomplice, Some(&state)).await;
+        let taken = replica.receive(accomplice, Some(&state)).await;
         taken.expect("it is taken");
         replica.fill([evasion]).await;
         assert_eq!(replica.status(evasion), Status::SoftFailed);
@@ -170,8 +170,8 @@ fn an_event_in_a_gap_is_accepted_if_the_room_forbids_it_only_after_the_gap() {
     let after_ban = history.then(say(BOB));
     with_room(&history, last, async |replica, _| {
         let state: Arc<State> = history.events[after_ban].state_before.clone();
-        replica.know_of(state.values().copied()).await;
-        let taken = replica.hand_in(after_ban, Some(&state)).await;
+        replica.store_outliers(state.values().copied()).await;
+        let taken = replica.receive(after_ban, Some(&state)).await;
         taken.expect("it is taken");
         replica.fill([before_ban, ban]).await;
         assert_eq!(replica.status(before_ban), Status::Accepted);
@@ -187,7 +187,7 @@ fn a_second_create_event_of_a_room_is_refused() {
     let built = history.build(&[], &State::new(), create);
     let forged = history.push(&[], Arc::default(), built, true);
     with_room(&history, last, async |replica, before| {
-        let taken = replica.hand_in(forged, None).await;
+        let taken = replica.receive(forged, None).await;
         assert!(matches!(taken, Err(Error::Invalid(_))), "{taken:?}");
         let (room, rules) = (replica.room, history.rules);
         let received = replica.received(forged);

@@ -25,7 +25,7 @@ fn user(n: usize) -> OwnedUserId {
     UserId::parse(format!("@user{n}:here")).expect("a user id")
 }
 
-/// What one user does next, allowed or not.
+/// An event of `sender`, allowed or not.
 fn random_event(rng: &mut SmallRng, sender: &UserId) -> super::EventDraft {
     let other = user(rng.random_range(0..USERS));
     let member = |of: &UserId, membership: &str| {
@@ -71,7 +71,7 @@ async fn act(store: &Store, local: &Local, room: &Appended, sender: OwnedUserId,
     }
 }
 
-/// Walks the timeline and holds everything that is derived against what the events say.
+/// Compares all derived tables with the events of the timeline.
 fn check(s: &Snapshot, room: &Appended, version: &RoomVersionId) -> Result<(), Error> {
     let rules = versions::rules(version).expect("a supported version");
     let mut model: BTreeMap<StateKeyNum, EventNum> = BTreeMap::new();
@@ -89,7 +89,7 @@ fn check(s: &Snapshot, room: &Appended, version: &RoomVersionId) -> Result<(), E
         assert_eq!(
             BTreeMap::from_iter(before),
             model,
-            "the state before is what came before"
+            "the state before each event is that after the one before it"
         );
         if let Some(key) = stored.header.state_key {
             model.insert(key, row.event);
@@ -121,7 +121,7 @@ fn check(s: &Snapshot, room: &Appended, version: &RoomVersionId) -> Result<(), E
 }
 
 #[test]
-fn whatever_local_users_do_at_once_the_room_is_one_line_and_its_indexes_are_true() {
+fn concurrent_local_events_form_one_chain_and_derived_tables_are_right() {
     for (seed, version) in versions::SUPPORTED.into_iter().enumerate() {
         with_store(async |store| {
             let local = local();

@@ -156,13 +156,13 @@ fn initial_events_are_in_the_order_of_the_specification() {
             ],
         });
         let room = world.create(&alice, &body)?;
-        let told = world.told(room)?;
-        let told: Vec<_> = told
+        let types = world.event_types(room)?;
+        let types: Vec<_> = types
             .iter()
             .map(|(kind, key)| (kind.as_str(), key.as_str()))
             .collect();
         assert_eq!(
-            told,
+            types,
             [
                 ("m.room.create", ""),
                 ("m.room.member", "@alice:here"),

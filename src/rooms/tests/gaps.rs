@@ -1,4 +1,4 @@
-//! Events whose history is missing, and the history that comes later.
+//! Gaps: events with missing prev_events, and backfill.
 
 use ruma::RoomVersionId;
 use serde_json::json;
@@ -22,7 +22,7 @@ use crate::{
 const ALICE: &str = "@alice:a.example";
 
 #[test]
-fn after_a_gap_is_filled_the_state_at_every_event_is_what_whole_resolution_gives() {
+fn states_after_backfill_are_those_of_full_resolution() {
     for version in versions::SUPPORTED {
         for seed in 10..12 {
             let history = History::random(&version, seed, 60);
@@ -30,25 +30,25 @@ fn after_a_gap_is_filled_the_state_at_every_event_is_what_whole_resolution_gives
                 let replica = Replica::new(store, &history, &version).await;
                 let (start, end) = (12, 35);
                 for index in 0..start {
-                    replica.hand_in(index, None).await.expect("it is taken");
+                    replica.receive(index, None).await.expect("it is taken");
                 }
                 for index in end..history.events.len() {
                     let claimed = &history.events[index].state_before;
                     replica
-                        .know_of(claimed.values().copied().chain([index]))
+                        .store_outliers(claimed.values().copied().chain([index]))
                         .await;
                     replica
-                        .hand_in(index, Some(claimed))
+                        .receive(index, Some(claimed))
                         .await
                         .expect("it is taken");
                 }
                 while !replica.gaps().is_empty() {
                     replica.fill(start..history.events.len()).await;
                 }
-                // What led to no gap comes by itself.
+                // Other servers send the events that lead to no gap.
                 for index in start..end {
                     if replica.status(index).is_outlier() {
-                        replica.hand_in(index, None).await.expect("it is taken");
+                        replica.receive(index, None).await.expect("it is taken");
                     }
                 }
                 for index in 0..end {
@@ -61,7 +61,7 @@ fn after_a_gap_is_filled_the_state_at_every_event_is_what_whole_resolution_gives
 }
 
 #[test]
-fn before_an_event_whose_predecessors_are_not_here_is_a_gap() {
+fn an_event_with_missing_prev_events_leaves_a_gap_that_backfill_moves_and_closes() {
     let version = RoomVersionId::V12;
     let mut history = History::public(&version, ALICE);
     let message = |body: &str| Action::message(ALICE, "m.room.message", json!({ "body": body }));
@@ -73,13 +73,13 @@ fn before_an_event_whose_predecessors_are_not_here_is_a_gap() {
     with_store(async |store| {
         let replica = Replica::new(store, &history, &version).await;
         for index in 0..known {
-            replica.hand_in(index, None).await.expect("it is taken");
+            replica.receive(index, None).await.expect("it is taken");
         }
-        let refused = replica.hand_in(late, None).await;
+        let refused = replica.receive(late, None).await;
         assert!(matches!(refused, Err(Error::Missing)), "{refused:?}");
         let claimed = history.events[late].state_before.clone();
         replica
-            .hand_in(late, Some(&claimed))
+            .receive(late, Some(&claimed))
             .await
             .expect("it is taken");
         let [gap] = replica.gaps()[..] else {
@@ -109,12 +109,12 @@ fn before_an_event_whose_predecessors_are_not_here_is_a_gap() {
 }
 
 #[test]
-fn an_outlier_without_its_authorities_is_refused() {
+fn an_outlier_without_its_auth_events_is_refused() {
     let version = RoomVersionId::V12;
     let history = History::public(&version, ALICE);
     with_store(async |store| {
         let replica = Replica::new(store, &history, &version).await;
-        // The creator's join is authorized by the create event, which is not named.
+        // The create event authorizes the creator's join, but is not in its auth_events.
         for index in [1, history.events.len() - 1] {
             let received = replica.received(index);
             let (room, rules) = (replica.room, history.rules);
@@ -125,7 +125,7 @@ fn an_outlier_without_its_authorities_is_refused() {
 }
 
 #[test]
-fn a_claimed_state_with_what_is_no_state_is_refused() {
+fn a_claimed_state_with_a_message_or_two_events_of_a_key_is_refused() {
     let version = RoomVersionId::V12;
     let mut history = History::public(&version, ALICE);
     let message = history.then(Action::message(
@@ -135,7 +135,7 @@ fn a_claimed_state_with_what_is_no_state_is_refused() {
     ));
     with_store(async |store| {
         let replica = Replica::new(store, &history, &version).await;
-        replica.know_of([message]).await;
+        replica.store_outliers([message]).await;
         let claimed = |ids: &[usize]| {
             let id = |index: &usize| history.events[*index].pdu.event_id().to_owned();
             let ids: Vec<_> = ids.iter().map(id).collect();

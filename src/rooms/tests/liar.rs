@@ -658,7 +658,7 @@ impl<'a, 't> Model<'a, 't> {
             Some((first, others)) if others.iter().all(|other| other == first) => first.clone(),
             _ => {
                 let states: Vec<&State> = states.iter().map(|state| &**state).collect();
-                Arc::new(self.liar.history.resolve_whole(&states))
+                Arc::new(self.liar.history.resolve_fully(&states))
             }
         }
     }

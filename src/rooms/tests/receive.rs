@@ -20,26 +20,26 @@ use crate::{
 
 const ALICE: &str = "@alice:a.example";
 
-/// A state by names and event ids, whoever holds it.
+/// A state by (type, state key) and event id.
 type Named = BTreeMap<(String, String), String>;
 
-async fn hand_in(
+async fn receive_event(
     store: &Store,
     local: &Local,
     room: RoomNum,
     history: &History,
     index: usize,
 ) -> Result<Status, Error> {
-    let handed = &history.events[index];
-    let mut pdu = (*handed.pdu).clone();
+    let event = &history.events[index];
+    let mut pdu = (*event.pdu).clone();
     if pdu.rejected() {
         let rules = history.rules;
         let id = pdu.event_id().to_owned();
-        pdu = crate::protocol::Pdu::parse(id, &handed.json, rules, false)
+        pdu = crate::protocol::Pdu::parse(id, &event.json, rules, false)
             .expect("an event of the history");
     }
     let decision =
-        store.read(|s| receive::decide(s, room, Arc::new(pdu), handed.json.clone(), None))?;
+        store.read(|s| receive::decide(s, room, Arc::new(pdu), event.json.clone(), None))?;
     let status = decision.status();
     let local = local.clone();
     let job = move |tx: &Tx| receive::commit(tx, &local, &decision, &Notify::default());
@@ -107,7 +107,7 @@ fn check(
 }
 
 #[test]
-fn the_state_at_every_event_of_a_forked_history_is_what_whole_resolution_gives() {
+fn states_of_a_forked_history_are_those_of_full_resolution() {
     let mut seen = BTreeMap::new();
     for version in versions::SUPPORTED {
         for seed in 0..2 {
@@ -122,7 +122,7 @@ fn the_state_at_every_event_of_a_forked_history_is_what_whole_resolution_gives()
                 let room = store.write(job).await.expect("the room is made");
                 let mut nums = BTreeMap::new();
                 for index in 0..history.events.len() {
-                    let status = hand_in(store, &local, room, &history, index)
+                    let status = receive_event(store, &local, room, &history, index)
                         .await
                         .unwrap_or_else(|error| panic!("{version}, seed {seed}, {index}: {error}"));
                     *seen.entry(format!("{status:?}")).or_insert(0) += 1;
@@ -144,7 +144,7 @@ fn the_state_at_every_event_of_a_forked_history_is_what_whole_resolution_gives()
 }
 
 #[test]
-fn a_decision_about_a_room_that_has_moved_is_stale() {
+fn a_decision_is_stale_once_the_room_has_changed() {
     let version = RoomVersionId::V12;
     let mut history = History::public(&version, ALICE);
     let base = history.events.len() - 1;
@@ -162,16 +162,16 @@ fn a_decision_about_a_room_that_has_moved_is_stale() {
             .await;
         let room = made.expect("the room is made");
         for index in 0..=base {
-            hand_in(store, &local, room, &history, index)
+            receive_event(store, &local, room, &history, index)
                 .await
                 .expect("it is taken");
         }
         let decide = |index: usize| {
-            let handed = &history.events[index];
-            store.read(|s| receive::decide(s, room, handed.pdu.clone(), handed.json.clone(), None))
+            let event = &history.events[index];
+            store.read(|s| receive::decide(s, room, event.pdu.clone(), event.json.clone(), None))
         };
         let late = decide(base + 2).expect("a decision");
-        hand_in(store, &local, room, &history, base + 1)
+        receive_event(store, &local, room, &history, base + 1)
             .await
             .expect("it is taken");
         let job = {
@@ -179,7 +179,7 @@ fn a_decision_about_a_room_that_has_moved_is_stale() {
             move |tx: &Tx| receive::commit(tx, &local, &late, &Notify::default())
         };
         assert!(matches!(store.write(job).await, Err(Error::Stale)));
-        hand_in(store, &local, room, &history, base + 2)
+        receive_event(store, &local, room, &history, base + 2)
             .await
             .expect("decided again it is taken");
         let extremities = store.read(|s| heads(s, room)).expect("a room").extremities;

@@ -56,11 +56,11 @@ fn redaction_received_before_its_target_is_applied_on_backfill() {
         with_store(async |store| {
             let replica = Replica::new(store, &history, &version).await;
             for index in (0..=last).chain([redaction]) {
-                replica.hand_in(index, None).await.expect("it is taken");
+                replica.receive(index, None).await.expect("it is taken");
             }
             let state = history.events[end].state_before.clone();
             replica
-                .hand_in(end, Some(&state))
+                .receive(end, Some(&state))
                 .await
                 .expect("it is taken");
             replica.fill([target]).await;
@@ -80,7 +80,7 @@ fn a_later_early_redaction_without_power_does_not_displace_one_with_power() {
             with_store(async |store| {
                 let replica = Replica::new(store, &history, &version).await;
                 for index in (0..=last).chain(order).chain([target]) {
-                    replica.hand_in(index, None).await.expect("it is taken");
+                    replica.receive(index, None).await.expect("it is taken");
                 }
                 assert_eq!(redacted_by(&replica, target), Some(replica.num(with_power)));
             });
@@ -98,7 +98,7 @@ fn of_early_redactions_without_power_that_of_the_senders_server_is_applied() {
         with_store(async |store| {
             let replica = Replica::new(store, &history, &version).await;
             for index in (0..=last).chain([own, other, target]) {
-                replica.hand_in(index, None).await.expect("it is taken");
+                replica.receive(index, None).await.expect("it is taken");
             }
             assert_eq!(redacted_by(&replica, target), Some(replica.num(own)));
         });
@@ -114,7 +114,7 @@ fn early_redactions_have_a_limit_beyond_which_those_without_power_are_evicted() 
     with_store(async |store| {
         let replica = Replica::new(store, &history, &RoomVersionId::V11).await;
         for index in 0..=last {
-            replica.hand_in(index, None).await.expect("it is taken");
+            replica.receive(index, None).await.expect("it is taken");
         }
         let room = replica.room;
         let fill = move |tx: &Tx| {
@@ -132,10 +132,10 @@ fn early_redactions_have_a_limit_beyond_which_those_without_power_are_evicted() 
             Ok::<_, crate::rooms::Error>(())
         };
         store.write(fill).await.expect("the table is full");
-        replica.hand_in(redaction, None).await.expect("it is taken");
+        replica.receive(redaction, None).await.expect("it is taken");
         let rows = store.read(|s| Ok::<_, crate::rooms::Error>(s.early_redactions()?.len()?));
         assert_eq!(rows.expect("a read"), MAX);
-        replica.hand_in(target, None).await.expect("it is taken");
+        replica.receive(target, None).await.expect("it is taken");
         assert!(redacted_by(&replica, target).is_some());
     });
 }

@@ -1,4 +1,4 @@
-//! A room of a history on a server that gets it piece by piece.
+//! A server that receives the room of a history event by event, for tests.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -23,10 +23,10 @@ use crate::{
     store::{EventNum, NodeNum, Place, RoomNum, Store, Tx, records::Status},
 };
 
-/// A state by names and event ids.
+/// A state by (type, state key) and event id.
 pub(super) type Named = BTreeMap<(String, String), String>;
 
-/// A room of a history on a server that gets it piece by piece.
+/// A server that receives the room of a history.
 pub(super) struct Replica<'a> {
     pub(super) store: &'a Store,
     pub(super) local: Local,
@@ -61,8 +61,8 @@ impl<'a> Replica<'a> {
         }
     }
 
-    /// Hands in an event with, if it is to count, the state before it.
-    pub(super) async fn hand_in(
+    /// Receives an event, with the state before it that its server claims.
+    pub(super) async fn receive(
         &self,
         index: usize,
         claimed: Option<&State>,
@@ -84,9 +84,12 @@ impl<'a> Replica<'a> {
         state.values().map(id).collect()
     }
 
-    /// Stores events, and what authorizes them, as outliers.
-    pub(super) async fn know_of(&self, indices: impl IntoIterator<Item = usize>) -> Vec<EventNum> {
-        let events = self.with_authorities(indices).into_iter();
+    /// Stores events and their auth chains as outliers.
+    pub(super) async fn store_outliers(
+        &self,
+        indices: impl IntoIterator<Item = usize>,
+    ) -> Vec<EventNum> {
+        let events = self.with_auth_chains(indices).into_iter();
         let events: Vec<Received> = events.map(|index| self.received(index)).collect();
         let (room, rules) = (self.room, self.history.rules);
         let job = move |tx: &Tx| {
@@ -98,8 +101,8 @@ impl<'a> Replica<'a> {
         nums.expect("the outliers are stored")
     }
 
-    /// In the order of the history, in which authorities come first.
-    pub(super) fn with_authorities(
+    /// In topological order.
+    pub(super) fn with_auth_chains(
         &self,
         indices: impl IntoIterator<Item = usize>,
     ) -> BTreeSet<usize> {
@@ -137,10 +140,10 @@ impl<'a> Replica<'a> {
         places.filter(is_gap).collect()
     }
 
-    /// Fetches what is before the first gap: the events of `indices`.
+    /// Backfills the first gap with the events `indices`.
     pub(super) async fn fill(&self, indices: impl IntoIterator<Item = usize>) {
         let indices: Vec<usize> = indices.into_iter().collect();
-        self.know_of(indices.clone()).await;
+        self.store_outliers(indices.clone()).await;
         let (room, gap) = (self.room, self.gaps()[0]);
         let chunk = self
             .store
@@ -154,7 +157,7 @@ impl<'a> Replica<'a> {
                 }
                 backfill::decide(s, room, gap, &claimed)
             })
-            .expect("the events are decided");
+            .expect("a decision");
         let local = self.local.clone();
         let job = move |tx: &Tx| backfill::commit(tx, &local, &chunk);
         self.store.write(job).await.expect("they are stored");
@@ -190,22 +193,22 @@ impl<'a> Replica<'a> {
         assert_eq!(self.named(root), expected, "event {index}");
     }
 
-    /// Checks that the current state is that of what the room ends with here, and that it ends with
-    /// what nothing follows on, not even behind what came too late to be allowed.
+    /// Checks the extremities (no accepted event follows on them, not even behind rejected or
+    /// soft-failed events) and that the current state is resolved from them.
     pub(super) fn check_current(&self) {
         let heads = self.store.read(|s| heads(s, self.room)).expect("a room");
         let is_in = |index: &usize| self.status(*index) == Status::Accepted;
         let all = 0..self.history.events.len();
-        let mut ended = BTreeSet::new();
+        let mut superseded = BTreeSet::new();
         let mut open: Vec<usize> = all.clone().filter(is_in).collect();
         while let Some(index) = open.pop() {
             for before in &self.history.events[index].prev {
-                if ended.insert(*before) && !is_in(before) {
+                if superseded.insert(*before) && !is_in(before) {
                     open.push(*before);
                 }
             }
         }
-        let is_end = |index: &usize| is_in(index) && !ended.contains(index);
+        let is_end = |index: &usize| is_in(index) && !superseded.contains(index);
         let ends: Vec<usize> = all.filter(is_end).collect();
         let nums: BTreeSet<EventNum> = ends.iter().map(|index| self.num(*index)).collect();
         assert_eq!(

@@ -13,7 +13,7 @@ const ROOM: RoomNum = RoomNum(1);
 type Model = BTreeMap<StateKeyNum, EventNum>;
 
 fn random_key(rng: &mut SmallRng) -> StateKeyNum {
-    // Mostly the small numbers of a small room, now and then one that makes the tree taller.
+    // Mostly small numbers, some that make the tree taller.
     let bits = [4, 4, 5, 9, 17, 32][rng.random_range(0..6)];
     StateKeyNum((rng.random::<u64>() & ((1 << bits) - 1)) as u32)
 }
@@ -39,7 +39,7 @@ fn check(tx: &Tx, states: &[(NodeNum, Model)]) -> Result<(), Error> {
 }
 
 #[test]
-fn a_state_tree_holds_what_a_map_would_hold_and_forks_never_change() {
+fn state_trees_equal_maps_and_forks_never_change() {
     for seed in 0..40 {
         with_store(async |store| {
             let job = move |tx: &Tx| {
@@ -71,7 +71,7 @@ fn a_state_tree_holds_what_a_map_would_hold_and_forks_never_change() {
 }
 
 #[test]
-fn a_key_that_was_never_set_is_absent_in_every_tree() {
+fn a_key_that_was_never_set_is_absent() {
     with_store(async |store| {
         let job = |tx: &Tx| {
             let low = state::set(tx, ROOM, NodeNum::EMPTY, StateKeyNum(3), Some(EventNum(1)))?;

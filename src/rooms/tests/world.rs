@@ -1,4 +1,4 @@
-//! Users who do things to rooms, inside one transaction.
+//! A server with users and rooms inside one transaction, for tests.
 
 use ruma::{
     MilliSecondsSinceUnixEpoch, OwnedRoomId, RoomVersionId, UInt, UserId,
@@ -46,7 +46,7 @@ pub(super) struct World<'t> {
     pub(super) local: Local,
 }
 
-/// The time at which everything happens.
+/// The time of all events.
 pub(super) fn now() -> MilliSecondsSinceUnixEpoch {
     MilliSecondsSinceUnixEpoch(UInt::from(1_700_000_000u32))
 }
@@ -171,16 +171,16 @@ impl World<'_> {
     }
 
     /// The (type, state key) of every event of the timeline, oldest first.
-    pub(super) fn told(&self, room: RoomNum) -> Result<Vec<(String, String)>, Error> {
-        let mut told = Vec::new();
+    pub(super) fn event_types(&self, room: RoomNum) -> Result<Vec<(String, String)>, Error> {
+        let mut types = Vec::new();
         for (_, row) in timeline::forwards(self.tx, room, Place::MIN, usize::MAX)? {
             let key = event::header(self.tx, row.event)?.state_key;
-            told.push(match key {
+            types.push(match key {
                 Some(key) => state::key_name(self.tx, room, key)?,
                 None => ("a message".to_owned(), String::new()),
             });
         }
-        Ok(told)
+        Ok(types)
     }
 
     /// Runs the batches of the pending member updates of `user`; how many it took.
@@ -204,7 +204,7 @@ impl World<'_> {
     }
 }
 
-/// Asserts that `result` is a refusal by the rules.
+/// Asserts that `result` is [`Error::Forbidden`].
 #[track_caller]
 pub(super) fn refused(result: Result<(), Error>) {
     assert!(matches!(result, Err(Error::Forbidden(_))), "{result:?}");
