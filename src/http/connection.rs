@@ -62,7 +62,8 @@ impl Connection {
         let phase = PhaseTracker::default();
         let io = FuturesIo::new(TimedStream::new(stream, phase.clone(), timeouts));
         let of_service = phase.clone();
-        let (unread_bodies, to_drain) = channel::bounded::<(RequestBody, Arc<RequestGuard>)>(1);
+        // hyper may read the next request before the body of this one is drained.
+        let (unread_bodies, to_drain) = channel::unbounded::<(RequestBody, Arc<RequestGuard>)>();
         let service = service_fn(move |request: Request<Incoming>| {
             let guard = Arc::new(RequestGuard(of_service.clone(), of_service.busy()));
             let (gate, unread_bodies) = (gate.clone(), unread_bodies.clone());
@@ -73,7 +74,6 @@ impl Connection {
                     unread_body,
                 } = outcome.await;
                 if let Some(unread) = unread_body {
-                    // The channel is empty: the body before has been read, or the connection ends.
                     let _ = unread_bodies.try_send((unread, guard.clone()));
                 }
                 Ok::<_, Infallible>(response.map(|body| GuardedBody {

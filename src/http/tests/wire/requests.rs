@@ -191,6 +191,20 @@ fn a_connection_is_usable_after_the_body_of_a_rejected_request() {
 }
 
 #[test]
+fn a_pipelined_request_may_send_the_rest_of_a_rejected_body_later() {
+    let server = Server::start();
+    let mut client = server.connect();
+    let head = "POST /nothing HTTP/1.1\r\nhost: h\r\ncontent-length: 10\r\n\r\n";
+    client.send(format!("{head}1234567890{head}12345"));
+    for _ in 0..2 {
+        assert_eq!(client.answer().status, 404);
+    }
+    client.send("67890");
+    assert_eq!(client.send(VERSIONS).answer().status, 200);
+    server.stop();
+}
+
+#[test]
 fn malformed_http_is_rejected_and_the_server_continues() {
     let server = Server::start();
     for nonsense in [
