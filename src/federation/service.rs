@@ -23,8 +23,8 @@ use crate::{
     config::Config,
     executor::Executor,
     pool::Pool,
-    rooms::{self, Local, room, servers, typing::Typing},
-    store::{Effect, Place, Reader, RoomNum, Rows, ServerNum, Store, UserNum, records::Membership},
+    rooms::{self, Local, room, servers, state::current, typing::Typing},
+    store::{Effect, Place, Reader, RoomNum, ServerNum, Store, UserNum},
     users::presence::Presence,
 };
 use ruma::{
@@ -280,12 +280,8 @@ fn presence_recipients(
     user: UserNum,
 ) -> Result<BTreeSet<ServerNum>, rooms::Error> {
     let mut recipients = BTreeSet::new();
-    let rooms = (user, RoomNum::MIN)..=(user, RoomNum::MAX);
-    for row in r.memberships()?.range(rooms)? {
-        let (key, row) = row?;
-        let room = key.value().1;
-        let is_joined = row.record(&key)?.membership == Membership::Join;
-        if is_joined && room::heads(r, room)?.joined <= MAX_PRESENCE_ROOM_MEMBERS {
+    for room in current::joined_rooms(r, user)? {
+        if room::heads(r, room)?.joined <= MAX_PRESENCE_ROOM_MEMBERS {
             recipients.extend(servers::of_room(r, room)?);
         }
     }

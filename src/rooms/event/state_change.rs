@@ -92,16 +92,16 @@ impl MemberChange<'_> {
         if local.has(user) {
             set_local_membership(tx, room, user, is, self.after, self.position)?;
             if has_joined_now {
-                device_list_announcement::has_joined(tx, room, user)?;
+                device_list_announcement::user_joined(tx, room, user)?;
             }
             if was == Membership::Join && !has_joined(tx, room)? {
-                device_list_invalidation::all_have_left(tx, room)?;
+                device_list_invalidation::last_local_user_left(tx, room)?;
             }
         } else if has_joined_now {
-            servers::change(tx, room, user.server_name(), 1)?;
+            servers::add_joined(tx, room, user.server_name(), 1)?;
         } else if has_left {
-            servers::change(tx, room, user.server_name(), -1)?;
-            device_list_invalidation::has_left(tx, user)?;
+            servers::add_joined(tx, room, user.server_name(), -1)?;
+            device_list_invalidation::remote_user_left(tx, user)?;
         }
         Ok(())
     }

@@ -15,7 +15,7 @@ use crate::{
 const MAX_LOOKUPS: usize = 1000;
 
 /// To be called in the transaction in which the local user `user` joins `room`.
-pub(in crate::rooms) fn has_joined(tx: &Tx, room: RoomNum, user: &UserId) -> Result<(), Error> {
+pub(in crate::rooms) fn user_joined(tx: &Tx, room: RoomNum, user: &UserId) -> Result<(), Error> {
     let user = tx.user_num(user.as_str())?;
     if is_new_to_a_server(tx, room, user)? {
         device_lists::reannounce(tx, user)?;

@@ -1,7 +1,5 @@
-//! Users of other servers who are in no room with anybody here any more: their servers do not tell what
-//! becomes of their devices, so what is kept of these is out of date, should they meet again.
-//!
-//! Called by [`current`](crate::rooms::state::current) where somebody leaves, in the same job.
+//! Invalidating the cached device lists of remote users who no longer share a room with a local user:
+//! their servers do not announce changes any more.
 
 use ruma::UserId;
 
@@ -11,29 +9,30 @@ use crate::{
     users::{self, remote_devices},
 };
 
-/// After `user` of another server has left a room.
-pub(in crate::rooms) fn has_left(tx: &Tx, user: &UserId) -> Result<(), Error> {
+/// To be called in the transaction in which `user` of another server leaves a room.
+pub(in crate::rooms) fn remote_user_left(tx: &Tx, user: &UserId) -> Result<(), Error> {
     let Some(num) = users::num_of(tx, user)? else {
         return Ok(());
     };
     if remote_devices::is_tracked(tx, user)? {
-        outdate_stranger(tx, num, user)?;
+        invalidate_unless_shared(tx, num, user)?;
     }
     Ok(())
 }
 
-/// After the last local user has left `room`. Grows with how many lists are kept.
-pub(in crate::rooms) fn all_have_left(tx: &Tx, room: RoomNum) -> Result<(), Error> {
+/// To be called in the transaction in which the last local user leaves `room`. Reads every cached
+/// device list.
+pub(in crate::rooms) fn last_local_user_left(tx: &Tx, room: RoomNum) -> Result<(), Error> {
     for num in remote_devices::tracked_users(tx)? {
         let user = users::id_of(tx, num)?;
         if current::membership(tx, room, &user)? == Membership::Join {
-            outdate_stranger(tx, num, &user)?;
+            invalidate_unless_shared(tx, num, &user)?;
         }
     }
     Ok(())
 }
 
-fn outdate_stranger(tx: &Tx, num: UserNum, user: &UserId) -> Result<(), Error> {
+fn invalidate_unless_shared(tx: &Tx, num: UserNum, user: &UserId) -> Result<(), Error> {
     if !shared_rooms::any_local_user_shares(tx, user)? {
         remote_devices::mark_stale(tx, num)?;
     }

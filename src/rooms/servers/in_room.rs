@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use ruma::{OwnedServerName, ServerName};
 
 use crate::{
-    rooms::Error,
-    store::{Reader, RoomNum, Rows, ServerNum, Tx, UserNum, records::Membership},
+    rooms::{Error, state::current},
+    store::{Reader, RoomNum, Rows, ServerNum, Tx, UserNum},
 };
 
 /// Adds `by`, which may be negative, to the number of joined users of the server `name`.
-pub(in crate::rooms) fn change(
+pub(in crate::rooms) fn add_joined(
     tx: &Tx,
     room: RoomNum,
     name: &ServerName,
@@ -46,11 +46,8 @@ pub fn of_room(r: &impl Reader, room: RoomNum) -> Result<Vec<ServerNum>, Error> 
 /// The other servers in the joined rooms of the local user `user`.
 pub fn sharing_rooms(r: &impl Reader, user: UserNum) -> Result<BTreeSet<ServerNum>, Error> {
     let mut servers = BTreeSet::new();
-    for row in r.memberships()?.prefix(user)? {
-        let (key, row) = row?;
-        if row.record(&key)?.membership == Membership::Join {
-            servers.extend(of_room(r, key.value().1)?);
-        }
+    for room in current::joined_rooms(r, user)? {
+        servers.extend(of_room(r, room)?);
     }
     Ok(servers)
 }

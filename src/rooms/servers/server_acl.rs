@@ -1,4 +1,4 @@
-//! Which servers a room lets take part: [server access control lists].
+//! The server ACL of a room: [server access control lists].
 //!
 //! [server access control lists]: https://spec.matrix.org/v1.19/server-server-api/#server-access-control-lists-acls
 
@@ -16,15 +16,14 @@ use crate::{
     store::{Reader, RoomNum},
 };
 
-/// Whether the room's access control list lets `server` take part in it. A room without one lets
-/// everybody.
+/// Whether the room's server ACL allows `server`. Without an ACL every server is allowed.
 pub fn allows(r: &impl Reader, room: RoomNum, server: &ServerName) -> Result<bool, Error> {
     let list: Option<RoomServerAclEventContent> =
         content::current(r, room, &StateEventType::RoomServerAcl, "")?;
     Ok(list.is_none_or(|list| list.is_allowed(server)))
 }
 
-/// The room `id`, if somebody here is in it and it lets `server` take part.
+/// The room `id`, if this server is in it and its ACL allows `server`.
 ///
 /// # Errors
 /// [`Error::UnknownRoom`]; [`Error::Forbidden`].
@@ -35,13 +34,13 @@ pub fn open_to(r: &impl Reader, id: &RoomId, server: &ServerName) -> Result<Room
     }
     if !allows(r, room, server)? {
         return Err(Error::forbidden(
-            "the room does not let your server take part",
+            "the server ACL of the room denies your server",
         ));
     }
     Ok(room)
 }
 
-/// The room `id`, if `server` takes part in it too.
+/// The room `id`, if this server and `server` are in it.
 ///
 /// # Errors
 /// [`Error::UnknownRoom`]; [`Error::Forbidden`].
