@@ -134,7 +134,7 @@ impl Server {
         } else {
             0
         };
-        let federation = Federation::start(&config, (&store, &local), (&clock, &pool), executor)?;
+        let federation = Federation::start(&config, &store, &local, &clock, &pool, executor)?;
         let federation = Arc::new(federation);
         // It is set once.
         let _ = federation_cell.set(federation.clone());

@@ -84,8 +84,10 @@ impl Federation {
     /// Continues all work that was pending when the server stopped.
     pub fn start(
         config: &Config,
-        (store, local): (&Store, &Local),
-        (clock, pool): (&Clock, &Pool),
+        store: &Store,
+        local: &Local,
+        clock: &Clock,
+        pool: &Pool,
         executor: &Executor,
     ) -> Result<Self, StartError> {
         let client = Client::new(config, store, local, clock, pool, executor)?;

@@ -1,10 +1,10 @@
 //! Received stripped state: `invite_room_state` and `knock_room_state` (server-server API, "Inviting to a
-//! room", "Knocking upon a room"). Whoever sends it can make it up, so clients get of it only
+//! room", "Knocking upon a room"). It is unverified: the sending server can make it up. So clients get an
+//! event of it only if
 //!
-//! 1. the event types that the client-server API lists under "Stripped state", and the member event of
-//!    the inviter;
-//! 2. what does not have a local user as its sender, unless it is a PDU of the room with a valid
-//!    signature of this server.
+//! 1. its type is one that the client-server API lists under "Stripped state", or it is the member event
+//!    of the inviter;
+//! 2. its sender is not a local user, or it is a PDU of the room with a valid signature of this server.
 
 use ruma::{
     OwnedUserId, RoomId, UserId, api::federation::membership::RawStrippedState,

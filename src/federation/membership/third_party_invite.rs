@@ -82,8 +82,8 @@ impl MembershipClient {
         self.invite(&actor, &request.room_id, target, content).await
     }
 
-    /// Has a local user invited of whom an identity server says that they are the target of `invite`:
-    /// here if the inviter is a local user too, else by the server of the inviter.
+    /// Invites the local user `invite.mxid`, who has the invited address according to an identity
+    /// server: here if the inviter is a local user too, else through the server of the inviter.
     ///
     /// # Errors
     /// As [`exchange_invite`](Self::exchange_invite).
