@@ -37,7 +37,7 @@ const LAYERS: &[&[&str]] = &[
 ];
 
 /// The modules in which circles are let pass until they are gone.
-const WITH_CIRCLES: &[&str] = &["federation"];
+const WITH_CIRCLES: &[&str] = &[];
 
 fn src() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
