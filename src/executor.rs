@@ -1,18 +1,18 @@
-//! What runs the tasks of the one thread.
+//! The executor of the server's thread.
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
 use smol::{Task, channel};
 
-/// Starts tasks, and runs them while `run` is polled. A clone is the same executor.
+/// Runs its tasks while `run` is polled. Clones are the same executor.
 #[derive(Clone, Debug, Default)]
 pub struct Executor(Arc<smol::Executor<'static>>);
 
 impl Executor {
-    /// Starts a task, which ends early if what is given back is dropped.
+    /// Starts a task. Dropping the returned `Task` cancels it.
     ///
-    /// The future is boxed, so that smol's code for tasks is in the program once for each type of
-    /// result and not once for each future.
+    /// The future is boxed, so that smol's code for tasks is compiled once for each type of result, not
+    /// for each future.
     pub fn spawn<T>(&self, future: impl Future<Output = T> + Send + 'static) -> Task<T>
     where
         T: Send + 'static,

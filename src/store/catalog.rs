@@ -1,5 +1,4 @@
-//! Every table, each with its key, its value and what a row means. `README.md` beside this file
-//! describes the encodings.
+//! The list of tables. `README.md` beside this file describes the encodings.
 
 use std::sync::OnceLock;
 
@@ -23,12 +22,10 @@ use super::{
     table::{RawSnapshotTable, Rows, SnapshotTable, TxTable, raw},
 };
 
-/// A table's name and the version of its rows.
 #[derive(Clone, Copy, Debug)]
 pub struct TableInfo {
-    /// The name in the database.
     pub name: &'static str,
-    /// Raised with every change of the key's or the value's encoding, together with a migration.
+    /// Raised with every change of the key's or the value's type, together with a migration.
     pub version: u32,
 }
 
@@ -38,9 +35,8 @@ macro_rules! tables {
         pub const TABLES: &[TableInfo] =
             &[$(TableInfo { name: stringify!($name), version: $version }),+];
 
-        /// What can be read, in a snapshot and in a transaction alike.
+        /// The tables of a snapshot or a transaction.
         pub trait Reader {
-            /// The type of an open table.
             type Table<'r, K: Field, V: Field>: Rows<K, V>
             where
                 Self: 'r;
@@ -51,7 +47,7 @@ macro_rules! tables {
             )+
         }
 
-        /// The tables of one snapshot, each opened when it is first asked for.
+        /// The tables of one snapshot, each opened at its first use.
         #[derive(Default)]
         struct Open {
             $($name: OnceLock<RawSnapshotTable>,)+
@@ -79,7 +75,7 @@ macro_rules! tables {
     };
 }
 
-/// One committed state of the database. Short-lived: what is alive pins the pages of its time.
+/// A committed state of the database. Keep it for a short time: redb keeps the pages of a live snapshot.
 pub struct Snapshot {
     txn: ReadTransaction,
     open: Open,
@@ -106,7 +102,7 @@ fn open<'s>(
     Ok(slot.get_or_init(|| table))
 }
 
-/// Makes the tables that do not exist yet.
+/// Creates the missing tables.
 pub(super) fn create_all(txn: &WriteTransaction) -> Result<(), Error> {
     for table in TABLES {
         txn.open_table(raw(table.name))?;
@@ -117,9 +113,9 @@ pub(super) fn create_all(txn: &WriteTransaction) -> Result<(), Error> {
 tables! {
     /// The version of each table's rows, by the table's name.
     table_versions: &'static str => u32, version 1;
-    /// Counters that must not run backwards: an upper bound of what was given out.
+    /// Counters that must not run backwards.
     counters: &'static str => u64, version 1;
-    /// Facts about this database: `server_name`, which cannot change.
+    /// Facts about the database: `server_name`, which cannot change.
     facts: &'static str => &'static str, version 1;
     /// The server's own signing keys, by key id (`ed25519:…`).
     signing_keys: &'static str => Packed<SigningKey>, version 1;

@@ -1,20 +1,19 @@
-//! How keys and values stand in the file: as bytes, in one encoding for both, whose order is the
-//! order of the keys.
+//! The encoding of keys and values as bytes. The order of the bytes is the order of the keys.
 //!
-//! To redb every table is one of bytes. So its trees exist once in the program, not once for every
-//! pair of types, which are a third of the binary otherwise; and comparing keys is comparing bytes.
+//! To redb all tables have the same types. So its B-trees are compiled once, not once for each pair of
+//! types, which would be a third of the binary.
 
 use std::fmt;
 
-/// What can be a key, a value, or a part of one.
+/// A type of keys, values, or parts of them.
 pub trait Field: 'static {
-    /// One, as it is handed in, and as it is read from bytes that live for `'a`.
+    /// A value as it is written, and as it is read from bytes that live for `'a`.
     type View<'a>: fmt::Debug;
 
-    /// Appends `view` to `bytes`. What is `last` need not tell where it ends.
+    /// Appends `view` to `bytes`. The `last` part of a key or value needs no length.
     fn write(view: &Self::View<'_>, last: bool, bytes: &mut Vec<u8>);
 
-    /// Takes what [`write`](Self::write) has written from the front of `bytes`.
+    /// Reads what [`write`](Self::write) has written from the front of `bytes`.
     fn read<'a>(bytes: &mut &'a [u8], last: bool) -> Self::View<'a>;
 }
 
@@ -22,9 +21,9 @@ pub trait Field: 'static {
 /// another part.
 pub trait FixedWidth: for<'a> Field<View<'a> = Self> {}
 
-/// Why reading cannot fail: redb holds checksums of its pages, and versions of tables tell who wrote
-/// them.
-const WRITTEN: &str = "a row holds what was written";
+/// Reading does not fail: redb verifies checksums of its pages, and the versions of tables ensure that
+/// the same types have written them.
+const DECODABLE: &str = "a row has the types of its table";
 
 /// The bytes of one key or value.
 pub(super) fn bytes_of<F: Field>(view: &F::View<'_>) -> Vec<u8> {
@@ -46,7 +45,7 @@ impl Field for () {
     fn read(_: &mut &[u8], _: bool) {}
 }
 
-/// Numbers stand with their highest byte first.
+/// Big-endian.
 macro_rules! number {
     ($($int:ty),+) => {
         $(impl Field for $int {
@@ -81,14 +80,14 @@ impl<const N: usize> Field for [u8; N] {
 
 impl<const N: usize> FixedWidth for [u8; N] {}
 
-/// Bytes stand behind their number, unless they are last: then they are in the order of bytes, else
-/// the shorter ones come first.
+/// With their length in front, unless they are last. The last ones are in the order of bytes, others
+/// first in the order of their length.
 impl Field for &'static [u8] {
     type View<'a> = &'a [u8];
 
     fn write(view: &&[u8], last: bool, bytes: &mut Vec<u8>) {
         if !last {
-            let length = u32::try_from(view.len()).expect("what is not last is an identifier");
+            let length = u32::try_from(view.len()).expect("only identifiers are not last");
             u32::write(&length, false, bytes);
         }
         bytes.extend_from_slice(view);
@@ -100,11 +99,11 @@ impl Field for &'static [u8] {
         } else {
             u32::read(bytes, false) as usize
         };
-        bytes.split_off(..length).expect(WRITTEN)
+        bytes.split_off(..length).expect(DECODABLE)
     }
 }
 
-/// A text is its UTF-8.
+/// UTF-8.
 impl Field for &'static str {
     type View<'a> = &'a str;
 
@@ -113,11 +112,11 @@ impl Field for &'static str {
     }
 
     fn read<'a>(bytes: &mut &'a [u8], last: bool) -> &'a str {
-        std::str::from_utf8(<&[u8]>::read(bytes, last)).expect(WRITTEN)
+        std::str::from_utf8(<&[u8]>::read(bytes, last)).expect(DECODABLE)
     }
 }
 
-/// Parts stand one behind the other.
+/// The parts in sequence.
 macro_rules! parts {
     ($($part:ident $place:tt),+; $end:ident $last:tt) => {
         impl<$($part: Field,)+ $end: Field> Field for ($($part,)+ $end) {
@@ -140,7 +139,7 @@ parts!(A 0, B 1; C 2);
 parts!(A 0, B 1, C 2; D 3);
 
 fn take<'a, const N: usize>(bytes: &mut &'a [u8]) -> &'a [u8; N] {
-    let (taken, rest) = bytes.split_first_chunk().expect(WRITTEN);
+    let (taken, rest) = bytes.split_first_chunk().expect(DECODABLE);
     *bytes = rest;
     taken
 }

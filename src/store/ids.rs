@@ -1,7 +1,7 @@
-//! Short numbers for what has long names, each its own type.
+//! Short numbers for identifiers, each of its own type.
 //!
-//! A full identifier is stored once, beside its number; every other row refers to it by number. A
-//! number is given when the thing is first stored, inside the transaction that stores it.
+//! A full identifier is stored once, beside its number; all other rows refer to the number. A number is
+//! assigned in the transaction that first stores the thing.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,9 +16,7 @@ macro_rules! number {
         pub struct $name(pub $int);
 
         impl $name {
-            /// The smallest number, for the start of a range.
             pub const MIN: Self = Self(<$int>::MIN);
-            /// The largest number, for the end of a range.
             pub const MAX: Self = Self(<$int>::MAX);
         }
 
@@ -68,21 +66,19 @@ number! {
     NodeNum(u64)
 }
 number! {
-    /// A place in the server's one stream of stored changes that a client can see. 0 is before
-    /// everything.
+    /// A position in the server's stream of changes. 0 is before all changes.
     Position(u64)
 }
 number! {
-    /// A place in a room's timeline. Not a [`Position`]: backfill counts down from the events
-    /// that follow a gap.
+    /// A place in a room's timeline. Not a [`Position`]: backfilled events count down from the event
+    /// behind the gap.
     Place(u64)
 }
 
 impl Place {
-    /// The place of a room's first event; later ones count up from here.
+    /// The place of a room's first event. Later events count up.
     pub const FIRST: Self = Self(1 << 63);
 
-    /// The place after this one.
     pub fn next(self) -> Self {
         Self(self.0 + 1)
     }

@@ -1,5 +1,4 @@
-//! Brings the tables of an older program to this program's versions, before anything else reads
-//! them.
+//! Migrates the tables of an older program before anything else reads them.
 
 use std::collections::BTreeMap;
 
@@ -14,13 +13,10 @@ use super::{
 
 const VERSIONS: &str = "table_versions";
 
-/// One step of one table, from `from` to `from + 1`.
+/// From version `from` of a table to `from + 1`.
 pub(super) struct Migration {
-    /// The table.
     pub table: &'static str,
-    /// The version that the step starts from.
     pub from: u32,
-    /// Rewrites the rows.
     pub step: fn(&WriteTransaction) -> Result<(), Error>,
 }
 
@@ -29,22 +25,18 @@ const DATABASE: &str = "database";
 /// Raised when no step leads from an older database to this one. Format 0 had no such row.
 const FORMAT: u32 = 1;
 
-/// All steps.
 const MIGRATIONS: &[Migration] = &[];
 
-/// Makes missing tables and runs every step that is due, all in one transaction: after a power cut
-/// the database is as before or as after.
+/// Creates missing tables and runs every due migration, in one transaction.
 ///
 /// # Errors
-/// [`Error::TooNew`] if a table is newer than this program, [`Error::TooOld`] if the file is from before
-/// the first release, [`Error::Corrupt`] if no step leads to
-/// its version.
+/// [`Error::TooNew`] if a table is newer than this program; [`Error::TooOld`] if no migration leads to
+/// this version, as from a database of before the first release.
 pub(super) fn run(db: &Database) -> Result<(), Error> {
     run_for(db, TABLES, MIGRATIONS, create_all)
 }
 
-/// Does what [`run`] says for other `tables` and `steps`; `create` makes the tables that are
-/// missing.
+/// [`run`] for other tables and migrations; `create` creates the missing tables.
 pub(super) fn run_for(
     db: &Database,
     tables: &[TableInfo],
@@ -113,10 +105,10 @@ fn set_version(txn: &WriteTransaction, table: &str, version: u32) -> Result<(), 
     Ok(())
 }
 
-/// The version of each table that there is.
+/// The rows of `table_versions`.
 ///
 /// # Errors
-/// [`Error::TooOld`] if the tables are not of bytes.
+/// [`Error::TooOld`] if the types of the table are not bytes.
 pub(super) fn stored_versions(txn: &WriteTransaction) -> Result<BTreeMap<String, u32>, Error> {
     let table = txn.open_table(raw(VERSIONS)).map_err(|error| match error {
         TableError::TableTypeMismatch { .. } => Error::TooOld,

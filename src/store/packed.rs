@@ -1,6 +1,6 @@
 //! Packed records: a version byte, then the fields in postcard's encoding.
 //!
-//! A record's fields may change only together with its version and a migration of its table.
+//! Change the fields of a record only together with its version and a migration of its table.
 
 use std::{fmt, marker::PhantomData};
 
@@ -8,11 +8,10 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{Error, field::Field};
 
-/// Something that is stored packed.
 pub trait Record: Serialize + DeserializeOwned + fmt::Debug + 'static {
-    /// The name that errors carry.
+    /// For errors.
     const NAME: &'static str;
-    /// The version that stands in front of the fields.
+    /// The byte in front of the fields.
     const VERSION: u8 = 1;
 }
 
@@ -30,10 +29,8 @@ impl<T> fmt::Debug for Bytes<'_, T> {
 }
 
 impl<T: Record> Bytes<'_, T> {
-    /// The record.
-    ///
-    /// # Errors
-    /// [`Error::Corrupt`] if the version or the fields are not those of `T`.
+    /// Fails if the version or the fields are not those of `T`. [`Found::record`](super::Found::record)
+    /// has a better error.
     pub fn unpack(&self) -> Result<T, Error> {
         match unpack_before(self.0)? {
             (record, []) => Ok(record),
@@ -42,7 +39,7 @@ impl<T: Record> Bytes<'_, T> {
     }
 }
 
-/// `record` packed, followed by `rest` as it is.
+/// `record` packed, followed by `rest`.
 pub fn pack_before<T: Record>(record: &T, rest: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(64 + rest.len());
     bytes.push(T::VERSION);
@@ -52,10 +49,7 @@ pub fn pack_before<T: Record>(record: &T, rest: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The record at the start of `bytes`, and what follows it.
-///
-/// # Errors
-/// [`Error::Corrupt`] if the version or the fields are not those of `T`.
+/// The record at the start of `bytes`, and the bytes behind it.
 pub fn unpack_before<T: Record>(bytes: &[u8]) -> Result<(T, &[u8]), Error> {
     match bytes.split_first() {
         Some((&version, fields)) if version == T::VERSION => {

@@ -1,5 +1,4 @@
-//! Tables as the rest of the server sees them: the same reads in a snapshot and in a transaction,
-//! writes in a transaction only.
+//! Tables: the same reads in a snapshot and in a transaction, writes in a transaction only.
 
 use std::{
     borrow::Borrow,
@@ -21,19 +20,15 @@ use super::{
     packed::{Packed, Record, pack_before},
 };
 
-/// What redb sees of any key and any value.
 type Raw = &'static [u8];
-/// A table in a snapshot, as redb has it.
 pub(super) type RawSnapshotTable = ReadOnlyTable<Raw, Raw>;
-/// A table in a write transaction, as redb has it.
 pub(super) type RawTxTable<'t> = Table<'t, Raw, Raw>;
 
-/// A table by its name, as redb knows it.
 pub(super) const fn raw(name: &str) -> TableDefinition<'_, Raw, Raw> {
     TableDefinition::new(name)
 }
 
-/// A key or a value in the file.
+/// A key or a value that was read.
 pub struct Found<'r, F: Field> {
     guard: AccessGuard<'r, Raw>,
     table: &'r str,
@@ -41,7 +36,6 @@ pub struct Found<'r, F: Field> {
 }
 
 impl<F: Field> Found<'_, F> {
-    /// What it is.
     pub fn value(&self) -> F::View<'_> {
         view_of::<F>(self.guard.value())
     }
@@ -70,12 +64,10 @@ fn found<'r, F: Field>(guard: AccessGuard<'r, Raw>, table: &'r str) -> Found<'r,
     }
 }
 
-/// What can be read of a table, in a [`Snapshot`](super::Snapshot) or a [`Tx`](super::Tx).
+/// The reads of a table, in a [`Snapshot`](super::Snapshot) or a [`Tx`](super::Tx).
 pub trait Rows<K: Field, V: Field> {
-    /// The name of the table.
     fn name(&self) -> &str;
 
-    /// The row at `key`.
     fn get<'k>(&self, key: impl Borrow<K::View<'k>>) -> Result<Option<Found<'_, V>>, Error>;
 
     /// The rows within `bounds`, in the order of their keys, readable from both ends.
@@ -111,23 +103,18 @@ pub trait Rows<K: Field, V: Field> {
         self.within(&Bounds::all())
     }
 
-    /// How many rows there are.
     fn len(&self) -> Result<u64, Error>;
 
-    /// Whether there is no row.
     fn is_empty(&self) -> Result<bool, Error> {
         Ok(self.len()? == 0)
     }
 
-    /// Whether there is a row at `key`.
     fn has<'k>(&self, key: impl Borrow<K::View<'k>>) -> Result<bool, Error> {
         Ok(self.get(key)?.is_some())
     }
 }
 
-/// What can be read of a table of packed records.
 pub trait Records<K: Field, T: Record>: Rows<K, Packed<T>> {
-    /// The record at `key`.
     fn load<'k>(&self, key: impl Borrow<K::View<'k>>) -> Result<Option<T>, Error> {
         let Some(row) = self.get(key.borrow())? else {
             return Ok(None);
@@ -141,7 +128,6 @@ pub trait Records<K: Field, T: Record>: Rows<K, Packed<T>> {
 
 impl<K: Field, T: Record, R: Rows<K, Packed<T>>> Records<K, T> for R {}
 
-/// The rows of a range, from both ends.
 pub struct Range<'r, K: Field, V: Field> {
     rows: redb::Range<'r, Raw, Raw>,
     table: &'r str,
@@ -159,7 +145,7 @@ impl<'r, K: Field, V: Field> Range<'r, K, V> {
     }
 }
 
-/// A row: its key and its value.
+/// Key and value.
 pub type Row<'r, K, V> = (Found<'r, K>, Found<'r, V>);
 
 impl<'r, K: Field, V: Field> Iterator for Range<'r, K, V> {
@@ -213,8 +199,8 @@ impl<K: Field, V: Field> Rows<K, V> for SnapshotTable<'_, K, V> {
     }
 }
 
-/// A table in a write transaction. Open it in the smallest scope: redb refuses to open it again
-/// while it is held.
+/// A table in a write transaction. Keep it in the smallest scope: redb refuses to open a table that is
+/// open.
 pub struct TxTable<'t, K: Field, V: Field> {
     table: RawTxTable<'t>,
     dirty: &'t Cell<bool>,
@@ -242,7 +228,7 @@ impl<K: Field, V: Field> Rows<K, V> for TxTable<'_, K, V> {
 }
 
 impl<'t, K: Field, V: Field> TxTable<'t, K, V> {
-    /// `table`, which sets `dirty` as soon as it is changed.
+    /// `dirty` is set when the table changes.
     pub(super) fn new(table: RawTxTable<'t>, dirty: &'t Cell<bool>) -> Self {
         Self {
             table,
@@ -251,7 +237,7 @@ impl<'t, K: Field, V: Field> TxTable<'t, K, V> {
         }
     }
 
-    /// Puts `value` at `key`, over what was there.
+    /// Replaces the row if there is one.
     pub fn insert<'k, 'v>(
         &mut self,
         key: impl Borrow<K::View<'k>>,
@@ -262,28 +248,29 @@ impl<'t, K: Field, V: Field> TxTable<'t, K, V> {
         raw_insert(&mut self.table, &key, &value)
     }
 
-    /// Removes the row at `key`; whether there was one.
+    /// Returns whether there was a row.
     pub fn remove<'k>(&mut self, key: impl Borrow<K::View<'k>>) -> Result<bool, Error> {
         self.dirty.set(true);
         raw_remove(&mut self.table, &bytes_of::<K>(key.borrow()))
     }
 
-    /// Removes every row in `range` for which `gone` holds.
+    /// Removes the rows in `range` for which `matches` returns `true`.
     pub fn remove_in<'k, B>(
         &mut self,
         range: impl RangeBounds<B> + 'k,
-        mut gone: impl FnMut(K::View<'_>, V::View<'_>) -> bool,
+        mut matches: impl FnMut(K::View<'_>, V::View<'_>) -> bool,
     ) -> Result<(), Error>
     where
         B: Borrow<K::View<'k>> + 'k,
     {
         self.dirty.set(true);
-        let mut gone = |key: &[u8], value: &[u8]| gone(view_of::<K>(key), view_of::<V>(value));
+        let mut matches =
+            |key: &[u8], value: &[u8]| matches(view_of::<K>(key), view_of::<V>(value));
         let bounds = Bounds::<K>::range(&range);
-        raw_remove_in(&mut self.table, bounds.as_slices(), &mut gone)
+        raw_remove_in(&mut self.table, bounds.as_slices(), &mut matches)
     }
 
-    /// Removes every row whose key begins with `prefix`.
+    /// Removes the rows whose keys begin with `prefix`.
     pub fn remove_prefix(&mut self, prefix: impl Prefix<K>) -> Result<(), Error> {
         self.dirty.set(true);
         let bounds = Bounds::prefix(&prefix);
@@ -292,7 +279,6 @@ impl<'t, K: Field, V: Field> TxTable<'t, K, V> {
 }
 
 impl<K: Field, T: Record> TxTable<'_, K, Packed<T>> {
-    /// Packs `record` and puts it at `key`.
     pub fn put<'k>(&mut self, key: impl Borrow<K::View<'k>>, record: &T) -> Result<(), Error> {
         self.dirty.set(true);
         let key = bytes_of::<K>(key.borrow());
@@ -300,7 +286,7 @@ impl<K: Field, T: Record> TxTable<'_, K, Packed<T>> {
     }
 }
 
-// What works on redb's tables is not generic in the types of a table, so that it exists once.
+// These functions are not generic in the types of a table, so that they are compiled once.
 
 type RawRow<'r> = (AccessGuard<'r, Raw>, AccessGuard<'r, Raw>);
 
@@ -338,7 +324,7 @@ fn raw_remove(table: &mut RawTxTable<'_>, key: &[u8]) -> Result<bool, Error> {
 fn raw_remove_in(
     table: &mut RawTxTable<'_>,
     bounds: (Bound<&[u8]>, Bound<&[u8]>),
-    gone: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    matches: &mut dyn FnMut(&[u8], &[u8]) -> bool,
 ) -> Result<(), Error> {
-    Ok(table.retain_in::<&[u8], _>(bounds, |key, value| !gone(key, value))?)
+    Ok(table.retain_in::<&[u8], _>(bounds, |key, value| !matches(key, value))?)
 }
