@@ -2,13 +2,14 @@
 
 The host must never see anything that contains `LIE`, and all servers must go on working."""
 
+import contextlib
 import json
 
-from bad_events import EVENTS, LIE, MAX_INTEGER, MEMBER, TOPIC
+from bad_events import EVENTS, LIE, MAX_INTEGER, MEMBER, TOPIC, nested
 from liar import Liar, LiarRoom, now
 from signedjson.key import generate_signing_key
 from faulty_responses import faulty_responses
-from user import DEADLINE
+from user import DEADLINE, RequestFailed
 from faulty_joins import faulty_joins
 
 
@@ -82,12 +83,35 @@ async def malicious(ctx):
         with ctx.check("in the end the witness has the same state, and the history contains no lie"):
             await ctx.wait_for_same_state(attack.room.id)
             assert LIE not in json.dumps(await ctx.host.history(attack.room.id))
+        await deep_events(ctx)
         with ctx.check("messages are delivered after an event of maximal depth"):
             attack = await set_up(ctx, liar)
             attack.room.depth = MAX_INTEGER
             for _ in range(3):
                 await attack.run()
             await ctx.wait_for_same_state(attack.room.id)
+
+
+async def deep_events(ctx):
+    """The guest sends events that are nested too deep for hearth. Synapse accepts them."""
+    host, guest = ctx.host, ctx.guest
+    with ctx.check(f"after events of {guest} that are nested too deep, messages are delivered and the states agree"):
+        override = {"state_default": 0, "events_default": 0}
+        room = await host.create_room(ctx.version, preset="public_chat", power_level_content_override=override)
+        await guest.join(room, via=host)
+        await ctx.wait_for_members(room)
+        for depth in (99, 120, 124, 200):
+            with contextlib.suppress(RequestFailed):
+                await guest.send_event(room, "m.room.message", {"nested": nested(depth)})
+                await guest.set_state(room, "org.example.deep", {"nested": nested(depth)}, str(depth))
+            for one, other in ctx.both_directions():
+                await other.wait_for_event(room, await one.send_text(room, f"after {depth} levels"))
+        with contextlib.suppress(RequestFailed):
+            member = {"membership": "join", "displayname": "deep", "nested": nested(120)}
+            await guest.set_state(room, MEMBER, member, guest.id)
+        for one, other in ctx.both_directions():
+            await other.wait_for_event(room, await one.send_text(room, "after a deep member event"))
+        await ctx.wait_for_same_state(room)
 
 
 async def set_up(ctx, liar):
