@@ -300,3 +300,36 @@ fn display_name_change_is_sent_to_joined_rooms() {
         })
     });
 }
+
+#[test]
+fn a_client_cannot_authorise_its_own_join_of_a_restricted_room() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let closed = create_room(&alice, json!({}));
+    for version in ["8", "9", "10", "11", "12"] {
+        let rule = json!({
+            "join_rule": "restricted",
+            "allow": [{ "type": "m.room_membership", "room_id": closed }],
+        });
+        let room = create_room(
+            &alice,
+            json!({
+                "room_version": version,
+                "initial_state": [{ "type": "m.room.join_rules", "content": rule }],
+            }),
+        );
+        let member = |user: &str| {
+            format!("/_matrix/client/v3/rooms/{room}/state/m.room.member/@{user}:localhost")
+        };
+        let forged = json!({
+            "membership": "join",
+            "join_authorised_via_users_server": "@alice:localhost",
+        });
+        expect_error(&bob.put(&member("bob"), forged.clone()), 403, "M_FORBIDDEN");
+        assert!(joined_rooms(&bob).is_empty(), "version {version}");
+        // A member who puts the content back has the field dropped.
+        expect_ok(alice.put(&member("alice"), forged));
+        let content = expect_ok(alice.get(&member("alice")));
+        assert!(content.get("join_authorised_via_users_server").is_none());
+    }
+}

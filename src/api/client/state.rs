@@ -46,7 +46,11 @@ pub async fn send_state_event(
     who: Session,
     request: send_state_event::v3::Request,
 ) -> Result<send_state_event::v3::Response, Error> {
-    let content = canonical_content(request.body.json()).map_err(rooms::Error::from)?;
+    let mut content = canonical_content(request.body.json()).map_err(rooms::Error::from)?;
+    if request.event_type == StateEventType::RoomMember {
+        // Only a server vouches for a user, after it has checked the conditions of the room.
+        content.remove("join_authorised_via_users_server");
+    }
     let checked = StateEvent {
         kind: request.event_type.clone(),
         state_key: request.state_key.clone(),

@@ -117,12 +117,9 @@ fn queued(r: &impl Reader, room: RoomNum) -> Result<BTreeMap<String, Waiting>, r
     for row in r.waiting()?.prefix(room)? {
         let (key, waiting) = row?;
         let id = key.value().1;
-        let waiting = waiting.record(&key).unwrap_or_else(|error| {
-            log::error!("dropped event {id} from a queue: {error}");
-            Waiting {
-                origin: String::new(),
-                json: Vec::new(),
-            }
+        let waiting = waiting.record(&key).unwrap_or_else(|_| Waiting {
+            origin: String::new(),
+            json: Vec::new(),
         });
         queued.insert(id.to_owned(), waiting);
     }
@@ -237,7 +234,8 @@ async fn process_queue<S: EventSource>(
 
 /// The result of one attempt at every event of a queue.
 struct Round {
-    /// Whether an event was processed.
+    /// Whether an event was processed or dropped. The queue is read again then, since events may
+    /// have arrived meanwhile.
     progress: bool,
     /// How many events stay in the queue.
     remaining: usize,
@@ -259,7 +257,11 @@ impl Failure {
         });
         match error {
             Error::Fetch(FetchError::Unreachable) => failure.first_unavailable = None,
-            _ => failure.first_unavailable = failure.first_unavailable.or(Some(now)),
+            Error::Fetch(_) | Error::Rooms(rooms::Error::Missing | rooms::Error::Forbidden(_)) => {
+                failure.first_unavailable = failure.first_unavailable.or(Some(now));
+            }
+            // Not the origin's fault.
+            _ => {}
         }
     }
 
@@ -278,6 +280,10 @@ async fn attempt_all<S: EventSource>(
     let store = receiver.store();
     let (room, rows) =
         store.read(|s| Ok::<_, rooms::Error>((Room::load(s, num)?, queued(s, num)?)))?;
+    let mut round = Round {
+        progress: false,
+        remaining: 0,
+    };
     let mut origins = HashMap::new();
     let mut events = Vec::new();
     for (id, row) in rows {
@@ -286,15 +292,18 @@ async fn attempt_all<S: EventSource>(
                 origins.insert(event.pdu.event_id().to_owned(), origin);
                 events.push(event);
             }
-            None => dequeue(store, num, &id).await?,
+            None => {
+                log::error!(
+                    "dropped event {id} of room {}: its row in the queue is corrupt",
+                    room.id
+                );
+                dequeue(store, num, &id).await?;
+                round.progress = true;
+            }
         }
     }
     failures.retain(|id, _| origins.contains_key(id));
     let mut failure_time: HashMap<OwnedServerName, Duration> = HashMap::new();
-    let mut round = Round {
-        progress: false,
-        remaining: 0,
-    };
     for event in sort_topologically(events, Pdu::prev_events) {
         let id = event.pdu.event_id().to_owned();
         let Some(origin) = origins.remove(&id) else {
@@ -322,10 +331,12 @@ async fn attempt_all<S: EventSource>(
                     "dropped event {id} of room {room}, which cannot be processed: {error}"
                 );
                 dequeue(store, num, id.as_str()).await?;
+                round.progress = true;
             }
             Err(error @ Error::Rooms(rooms::Error::Invalid(_))) => {
                 log::debug!("dropped event {id} of room {}: {error}", room.id);
                 dequeue(store, num, id.as_str()).await?;
+                round.progress = true;
             }
             Err(error) => {
                 log::debug!("event {id} of room {} stays queued: {error}", room.id);
@@ -366,7 +377,7 @@ async fn drop_timed_out(
 ) -> Result<(), Error> {
     let timed_out = failures.extract_if(|_, failure| failure.is_timed_out());
     for (id, _) in timed_out.collect::<Vec<_>>() {
-        log::info!("dropped event {id}: its origin does not give the events that it refers to");
+        log::info!("dropped event {id}: the events that it refers to cannot be had");
         dequeue(store, room, id.as_str()).await?;
     }
     Ok(())

@@ -118,7 +118,9 @@ impl<S: EventSource> PduReceiver<S> {
                 let id = event.pdu.event_id().to_owned();
                 let outcome = match self.process(room, event.clone(), None).await {
                     Ok(()) => Ok(PduOutcome::Processed),
-                    Err(Error::Rooms(rooms::Error::Missing)) if may_enqueue => {
+                    Err(Error::Rooms(
+                        rooms::Error::Missing | rooms::Error::Pool(_) | rooms::Error::Stale,
+                    )) if may_enqueue => {
                         let enqueued = self.enqueue(origin, room, event).await;
                         enqueued.map(|()| PduOutcome::Queued(room.num))
                     }

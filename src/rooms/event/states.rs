@@ -16,7 +16,7 @@ use crate::{
     },
 };
 
-/// How many events without effect, one behind the other, are looked through.
+/// How many rejected or soft-failed events are looked through for one decision.
 const MAX_WITHOUT_EFFECT: usize = 100;
 
 /// The event `id` of the room, unless it is here only out of band.
@@ -57,6 +57,13 @@ impl Derived {
     }
 }
 
+/// The rejected and soft-failed events that one decision has looked through.
+#[derive(Default)]
+struct LookedThrough {
+    after: HashMap<EventNum, StateOverlay>,
+    count: usize,
+}
+
 /// The events of a room with the states after them: as they are stored, and as they were derived
 /// since.
 pub(in crate::rooms) struct States<'r, R> {
@@ -91,7 +98,8 @@ impl<'r, R: Reader> States<'r, R> {
         pdu: &Pdu,
     ) -> Result<(Vec<EventNum>, Vec<String>), Error> {
         let (mut known, mut missing) = (Vec::new(), Vec::new());
-        for id in pdu.prev_events() {
+        let mut seen = HashSet::new();
+        for id in pdu.prev_events().iter().filter(|id| seen.insert(*id)) {
             match self.placed(id)? {
                 Some(num) => known.push(num),
                 None => missing.push(id.to_string()),
@@ -119,24 +127,38 @@ impl<'r, R: Reader> States<'r, R> {
         &self,
         nums: &[EventNum],
     ) -> Result<Vec<StateOverlay>, Error> {
-        nums.iter().map(|num| self.after(*num)).collect()
+        let mut looked_through = LookedThrough::default();
+        nums.iter()
+            .map(|num| self.after_within(*num, &mut looked_through))
+            .collect()
     }
 
     /// The state after the event `num`, whose place is known.
     pub(in crate::rooms) fn after(&self, num: EventNum) -> Result<StateOverlay, Error> {
-        self.after_within(num, MAX_WITHOUT_EFFECT)
+        self.after_within(num, &mut LookedThrough::default())
     }
 
     /// A rejected or soft-failed event stands in no timeline, so the state before it is not kept up
-    /// to date when states are derived again: it is derived from its prev_events.
-    fn after_within(&self, num: EventNum, depth: usize) -> Result<StateOverlay, Error> {
+    /// to date when states are derived again: it is derived from its prev_events. Each is derived
+    /// once, and beyond the limit its stored state is taken, since another server decides how many
+    /// there are and what they refer to.
+    fn after_within(
+        &self,
+        num: EventNum,
+        looked_through: &mut LookedThrough,
+    ) -> Result<StateOverlay, Error> {
         if let Some(derived) = self.derived.get(&num) {
             return Ok(derived.state_after(num));
         }
+        if let Some(after) = looked_through.after.get(&num) {
+            return Ok(after.clone());
+        }
         let header = event::header(self.r, num)?;
-        if header.status == Status::Accepted || header.place.is_some() || depth == 0 {
+        let is_kept_up_to_date = header.status == Status::Accepted || header.place.is_some();
+        if is_kept_up_to_date || looked_through.count == MAX_WITHOUT_EFFECT {
             return StateOverlay::after(self.r, num, &header);
         }
+        looked_through.count += 1;
         let pdu = self.pdu(num)?;
         let (prev, _) = self.prev_events(&pdu)?;
         if prev.is_empty() {
@@ -144,14 +166,16 @@ impl<'r, R: Reader> States<'r, R> {
         }
         let states: Result<Vec<_>, _> = prev
             .iter()
-            .map(|prev| self.after_within(*prev, depth - 1))
+            .map(|prev| self.after_within(*prev, looked_through))
             .collect();
         let derived = Derived {
             state_before: resolution::resolve(self.r, self.room, self.rules, &states?, None)?,
             status: header.status,
             pdu,
         };
-        Ok(derived.state_after(num))
+        let after = derived.state_after(num);
+        looked_through.after.insert(num, after.clone());
+        Ok(after)
     }
 
     /// The events that are no extremities any more when an event follows on `prev`: `prev`, and

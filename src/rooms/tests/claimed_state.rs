@@ -197,3 +197,20 @@ fn a_second_create_event_of_a_room_is_refused() {
         assert_eq!(replica.current(), before);
     });
 }
+
+/// Otherwise each layer multiplies the work by the number of its prev_events.
+#[test]
+fn each_rejected_event_is_looked_through_once_however_often_others_refer_to_it() {
+    let (mut history, last) = room(&RoomVersionId::V11);
+    let mut top = last;
+    for _ in 0..12 {
+        top = history.append(&[top; 20], say(DAVE));
+    }
+    with_room(&history, last, async |replica, before| {
+        for index in last + 1..=top {
+            replica.receive(index, None).await.expect("it is decided");
+            assert!(replica.status(index).is_rejected());
+        }
+        assert_eq!(replica.current(), before);
+    });
+}
