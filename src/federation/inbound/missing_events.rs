@@ -5,6 +5,8 @@
 //! 2. the auth chains of all of them;
 //! 3. where prev_events are missing still: these, and the state before the event, by `/state_ids`.
 
+use std::collections::HashMap;
+
 use ruma::{EventId, OwnedServerName};
 
 use super::{
@@ -39,8 +41,8 @@ impl<S: EventSource> PduReceiver<S> {
         };
         let mut events = Vec::new();
         if is_missing_prev_events(&fetcher, &event)? {
-            events = fetch_missing_events(&fetcher, event.pdu.event_id()).await?;
-            events.retain(|found| found.pdu.event_id() != event.pdu.event_id());
+            let fetched = fetch_missing_events(&fetcher, event.pdu.event_id()).await?;
+            events = events_between(&fetcher, &event, fetched)?;
         }
         events.push(event);
         fetcher.fetch_auth_chains(&events).await?;
@@ -75,6 +77,32 @@ fn is_missing_prev_events<S>(
         }
         Ok(false)
     })
+}
+
+/// Those of `fetched` that lead from `event` back to events that are stored, and are not stored
+/// themselves. Others may be from before this server joined: their states are older than the
+/// room's, and resolving them with it as if they were a branch of it would undo what came since.
+fn events_between<S>(
+    fetcher: &EventFetcher<'_, S>,
+    event: &Received,
+    fetched: Vec<Received>,
+) -> Result<Vec<Received>, Error> {
+    let fetched = fetched.into_iter();
+    let mut fetched: HashMap<_, _> = fetched
+        .map(|event| (event.pdu.event_id().to_owned(), event))
+        .collect();
+    fetched.remove(event.pdu.event_id());
+    let mut between = Vec::new();
+    let mut open = event.pdu.prev_events().to_vec();
+    while let Some(id) = open.pop() {
+        if let Some(found) = fetched.remove(&id)
+            && !fetcher.store.read(|s| is_processed(s, &id))?
+        {
+            open.extend(found.pdu.prev_events().iter().cloned());
+            between.push(found);
+        }
+    }
+    Ok(between)
 }
 
 /// The events between the forward extremities and `event`. None if the server does not give any: the
