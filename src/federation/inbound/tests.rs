@@ -55,6 +55,8 @@ struct Peer {
     keys: Arc<PublicKeyMap>,
     /// The index of an event that it returns with a content nested 120 levels deep.
     deep: Option<usize>,
+    /// The index of an event that it returns with all missing events.
+    unrelated: Option<usize>,
 }
 
 impl Peer {
@@ -70,6 +72,7 @@ impl Peer {
             requests: Arc::default(),
             keys: Arc::new(keys.into_iter().collect()),
             deep: None,
+            unrelated: None,
         }
     }
 
@@ -137,6 +140,7 @@ impl EventSource for Peer {
                 open.extend(&self.history.events[index].prev);
             }
         }
+        found.extend(self.unrelated);
         Ok(found.into_iter().map(|index| self.raw(index)).collect())
     }
 
@@ -477,6 +481,24 @@ fn a_few_missing_events_are_fetched_and_leave_no_gap() {
             let gap = server.store.read(|s| timeline::gap(s, server.room, place));
             assert!(gap.expect("a read").is_none());
         }
+    });
+}
+
+#[test]
+fn of_the_missing_events_only_those_that_lead_to_the_received_event_are_processed() {
+    let mut history = messages(&RoomVersionId::V11, 2);
+    let end = history.events.len() - 1;
+    let say = || Action::message(BOB, "m.room.message", json!({ "body": "x" }));
+    let missing = history.append(&[end], say());
+    let received = history.append(&[missing], say());
+    let unrelated = history.append(&[end], say());
+    let mut peer = Peer::new(history);
+    peer.unrelated = Some(unrelated);
+    with_server(&peer, end + 1, async |server| {
+        server.receive(&[received]).await;
+        server.queue_processed().await;
+        assert!(server.has(missing) && server.has(received));
+        assert!(!server.knows(unrelated));
     });
 }
 
