@@ -22,7 +22,10 @@ use crate::{
         state::{self, overlay::StateOverlay},
         upgrade::user_data,
     },
-    store::{EventNum, Reader, RoomNum, StateKeyNum, Tx, UserNum, records::Status},
+    store::{
+        EventNum, Reader, RoomNum, Rows, StateKeyNum, Tx, UserNum,
+        records::{Gap, Status},
+    },
 };
 
 /// How many changes of state one job applies.
@@ -74,7 +77,29 @@ pub fn begin(tx: &Tx, id: &RoomId, version: &RoomVersionId) -> Result<RoomNum, E
     let mut heads = room::heads(tx, room)?;
     heads.extremities.clear();
     tx.room_heads()?.put(room, &heads)?;
+    forget_claims(tx, room)?;
     Ok(room)
+}
+
+/// The states after the join come from the response, so they are not derived again when gaps from
+/// before the join are filled.
+fn forget_claims(tx: &Tx, room: RoomNum) -> Result<(), Error> {
+    let (mut claims, mut gaps) = (Vec::new(), Vec::new());
+    for row in tx.claimed_states()?.prefix(room)? {
+        claims.push(row?.0.value().1);
+    }
+    for num in claims {
+        tx.claimed_states()?.remove((room, num))?;
+    }
+    for row in tx.gaps()?.prefix(room)? {
+        let (key, gap) = row?;
+        gaps.push((key.value().1, gap.record(&key)?));
+    }
+    for (place, gap) in gaps {
+        let opened = None;
+        tx.gaps()?.put((room, place), &Gap { opened, ..gap })?;
+    }
+    Ok(())
 }
 
 /// Applies one batch of changes to the current state.

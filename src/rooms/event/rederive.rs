@@ -37,7 +37,7 @@ pub(in crate::rooms) struct Rederived {
     pub(in crate::rooms) changed: Vec<(EventNum, Status, StateOverlay)>,
     /// Those whose claimed states are not needed any more.
     settled: Vec<EventNum>,
-    /// The known prev_events of the events that rest, or rested, on claims.
+    /// The known prev_events of the accepted events that rest, or rested, on claims.
     pub(in crate::rooms) followed: Vec<EventNum>,
 }
 
@@ -105,8 +105,10 @@ impl<R: Reader> Walk<'_, '_, R> {
             }
         }
         for (num, _) in self.claims.values() {
-            let (prev, _) = self.states.prev_events(&self.states.pdu(*num)?)?;
-            result.followed.extend(prev);
+            if self.states.status(*num)? == Status::Accepted {
+                let (prev, _) = self.states.prev_events(&self.states.pdu(*num)?)?;
+                result.followed.extend(prev);
+            }
         }
         Ok(result)
     }

@@ -11,7 +11,12 @@ use super::{
 };
 use crate::{
     protocol::history::{Action, History, Index, State},
-    rooms::{Error, event::outlier, timeline},
+    rooms::{
+        Error,
+        event::{import, outlier},
+        room::heads,
+        timeline,
+    },
     store::{Place, Tx, records::Status},
 };
 
@@ -134,6 +139,26 @@ fn claimed_state_before_a_rejected_event_reaches_no_other_event() {
             });
         }
     }
+}
+
+#[test]
+fn a_gap_from_before_a_join_changes_no_extremity_and_no_state_after_it() {
+    let version = RoomVersionId::V11;
+    let (mut history, last) = room(&version);
+    let claimed = reduced(&history, last);
+    let honest = history.then(say(BOB));
+    let lie = history.then(say(CAROL));
+    with_room(&history, last, async |replica, before| {
+        let taken = replica.receive(lie, Some(&claimed)).await;
+        taken.expect("it is taken");
+        let id = history.create_event().room_id().to_owned();
+        let begin = move |tx: &Tx| import::begin(tx, &id, &RoomVersionId::V11);
+        replica.store.write(begin).await.expect("the join begins");
+        replica.fill([honest]).await;
+        let heads = replica.store.read(|s| heads(s, replica.room));
+        assert_eq!(heads.expect("a room").extremities, []);
+        assert_eq!(replica.current(), before);
+    });
 }
 
 #[test]
