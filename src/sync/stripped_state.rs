@@ -22,7 +22,7 @@ pub fn load(
     member: EventNum,
 ) -> Result<Vec<Raw<AnyStrippedStateEvent>>, Error> {
     if let Some(membership) = out_of_band::load(r, user, room)? {
-        let corrupt = |_| Error::corrupt("invitations", (user, room), "not JSON");
+        let corrupt = |_| Error::corrupt("out_of_band_memberships", (user, room), "not JSON");
         let state = membership.stripped_state.into_iter();
         let state = state.map(|event| RawValue::from_string(event).map_err(corrupt));
         let state = state.chain([stripped(r, member)]);

@@ -35,3 +35,14 @@ fn ten_concurrent_logins_leave_less_than_40_mb_resident() {
     let resident = process_status_kb(&server, "VmRSS:");
     assert!(resident < MAX_RESIDENT_KB, "{resident} kB");
 }
+
+#[test]
+fn three_hundred_registrations_leave_less_than_40_mb_resident() {
+    let directory = TempDir::new().unwrap();
+    let server = Server::start(directory.path()).unwrap();
+    for number in 0..300 {
+        register(server.port, &format!("user{number}")).unwrap();
+    }
+    let resident = process_status_kb(&server, "VmRSS:");
+    assert!(resident < MAX_RESIDENT_KB, "{resident} kB");
+}

@@ -49,7 +49,7 @@ impl Keys {
             .collect();
         for notary in &self.0.notaries {
             for servers in missing.chunks(MAX_SERVERS) {
-                for (server, keys, json) in self.ask_notary(notary, servers).await? {
+                for (server, keys, json) in self.query_notary(notary, servers).await? {
                     let of_server = known.entry(server.clone()).or_default();
                     let new = keys.new_to(of_server);
                     if !new.0.is_empty() {
@@ -67,7 +67,7 @@ impl Keys {
     }
 
     /// What `notary` has of the keys of `servers`.
-    async fn ask_notary(
+    async fn query_notary(
         &self,
         notary: &ServerName,
         servers: &[(OwnedServerName, Vec<WantedKey>)],

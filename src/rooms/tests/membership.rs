@@ -33,10 +33,10 @@ fn set_membership(
 }
 
 /// A membership change of a target by a sender with a power level, and when it is allowed.
-type Deed = fn(&World, &Actor, &Actor, RoomNum) -> Result<(), Error>;
+type Action = fn(&World, &Actor, &Actor, RoomNum) -> Result<(), Error>;
 
 struct Case {
-    deed: Deed,
+    action: Action,
     /// The membership after the change.
     after: Membership,
     /// The required power level.
@@ -51,28 +51,28 @@ struct Case {
 fn invite_kick_ban_and_unban_follow_the_power_levels() {
     let cases = [
         Case {
-            deed: |world, by, whom, room| world.invite(by, whom, room),
+            action: |world, by, whom, room| world.invite(by, whom, room),
             after: Invite,
             level: 40,
             from: &[Leave, Invite, Knock],
             above: false,
         },
         Case {
-            deed: |world, by, whom, room| world.kick(by, whom, room),
+            action: |world, by, whom, room| world.kick(by, whom, room),
             after: Leave,
             level: 50,
             from: &[Invite, Join, Knock],
             above: true,
         },
         Case {
-            deed: |world, by, whom, room| world.ban(by, whom, room),
+            action: |world, by, whom, room| world.ban(by, whom, room),
             after: Ban,
             level: 60,
             from: &[Leave, Invite, Join, Knock, Ban],
             above: true,
         },
         Case {
-            deed: |world, by, whom, room| world.unban(by, whom, room),
+            action: |world, by, whom, room| world.unban(by, whom, room),
             after: Leave,
             level: 60,
             from: &[Ban],
@@ -125,7 +125,7 @@ fn check(world: &World, case: &Case, version: &RoomVersionId) -> Result<(), Erro
                 && by_level >= case.level
                 && case.from.contains(&from)
                 && (!case.above || level < by_level);
-            let result = (case.deed)(world, &by, &whom, room);
+            let result = (case.action)(world, &by, &whom, room);
             let about = format!(
                 "version {version}: {by_membership:?} {by_level} to {from:?} {level}: {result:?}"
             );
@@ -173,18 +173,18 @@ fn membership_changes_are_idempotent() {
     with_world(|world| {
         let [alice, bob, carol] = world.users(["alice", "bob", "carol"])?;
         let room = world.public(&alice, &RoomVersionId::V12)?;
-        let deeds: [&dyn Fn() -> Result<(), Error>; 5] = [
+        let actions: [&dyn Fn() -> Result<(), Error>; 5] = [
             &|| world.invite(&alice, &bob, room),
             &|| world.join(&bob, room),
             &|| world.leave(&bob, room),
             &|| world.ban(&alice, &bob, room),
             &|| world.join(&carol, room),
         ];
-        for deed in deeds {
+        for action in actions {
             let before = world.length(room)?;
-            deed()?;
+            action()?;
             assert_eq!(world.length(room)?, before + 1);
-            deed()?;
+            action()?;
             assert_eq!(world.length(room)?, before + 1);
         }
         Ok(())

@@ -30,7 +30,7 @@ pub const NO_THREAD: EventNum = EventNum(0);
 /// What a user has not read in a room.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Unread {
-    /// Outside threads.
+    /// Of the events that are in no thread.
     pub main: Counts,
     /// By thread root; threads without unread events are absent.
     pub threads: BTreeMap<EventNum, Counts>,

@@ -139,7 +139,7 @@ fn argon2id(
         let thread = thread.spawn_scoped(scope, hash).map_err(|error| {
             log::error!(
                 "cannot start a thread with 19 MiB of memory to check a password: {error}; the \
-                 client is told to try again; free some memory of this machine"
+                 client gets an error and may retry; free some memory of this machine"
             );
             pool::Error
         })?;
