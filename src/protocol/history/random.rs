@@ -30,15 +30,20 @@ const LEVELS: [i32; 4] = [0, 25, 50, 100];
 impl History {
     /// A random history of so many events. The same seed gives the same history.
     pub fn random(version: &RoomVersionId, seed: u64, events: usize) -> Self {
-        let mut rng = StdRng::seed_from_u64(seed);
         let mut history = Self::public(version, USERS[0]);
         history.then(Action::join(USERS[2]));
         let admins = history.levels(&[(USERS[0], 100), (USERS[2], 100)], json!({}));
         history.then(Action::state(USERS[0], "m.room.power_levels", "", admins));
-        while history.events.len() < events {
-            history.grow(&mut rng);
-        }
+        history.extend_randomly(seed, events);
         history
+    }
+
+    /// Appends random events until there are so many.
+    pub fn extend_randomly(&mut self, seed: u64, events: usize) {
+        let mut rng = StdRng::seed_from_u64(seed);
+        while self.events.len() < events {
+            self.grow(&mut rng);
+        }
     }
 
     /// Tries to append a random event near the end. Most events that are not allowed are dropped, some

@@ -14,15 +14,14 @@
 //! received there: soft-failed if neither the current state before the event after the gap allows
 //! them nor the one with it.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 use ruma::{EventId, OwnedEventId};
 
 use super::{
-    authorize::{Authorization, ParsedEvents, allowed},
     commit::{self, BeforeGap, Claim, Commit, Placement},
     receive::{self, DecidedOn},
-    rederive::{Rederived, rederive},
+    rederive::{Derivation, GapEvent, Rederived},
     states::{Derived, States, find},
 };
 use crate::{
@@ -87,7 +86,6 @@ pub fn decide(
         mut missing,
         opened,
     } = timeline::gap(r, room, gap)?.ok_or(Error::Stale)?;
-    let mut states = States::new(r, room, rules);
     let received_in = match opened {
         Some(opened) => vec![
             current::before(r, room, opened.position)?,
@@ -95,71 +93,39 @@ pub fn decide(
         ],
         None => Vec::new(),
     };
-    let mut decided: Vec<Decided> = Vec::new();
-    for (num, pdu) in leading_to(&states, &missing)? {
-        let (prev, lacking) = states.prev_events(&pdu)?;
-        let mut before = states.after_each(&prev)?;
+    let mut derivation = Derivation::new(States::new(r, room, rules), received_in)?;
+    for (num, pdu) in leading_to(&derivation.states, &missing)? {
+        let (_, lacking) = derivation.states.prev_events(&pdu)?;
         let claimed = claimed.get(&num).filter(|_| !lacking.is_empty());
-        if claimed.is_none() && !lacking.is_empty() {
-            missing.extend(lacking);
-            continue;
+        if claimed.is_some() || lacking.is_empty() {
+            derivation.add(num, pdu, claimed.cloned())?;
         }
-        before.extend(claimed.cloned());
-        let state_before = resolution::resolve(r, room, rules, &before, None)?;
-        let parsed = ParsedEvents::new(r, room, rules);
-        let status = match allowed(&pdu, parsed.authorize(&pdu))? {
-            Some(authorized) => check(&authorized, &state_before, &received_in)?,
-            None => Status::RejectedByAuthEvents,
-        };
         missing.extend(lacking);
-        if claimed.is_some() && status != Status::Accepted {
-            continue;
-        }
-        let event = Derived {
-            pdu,
-            status,
-            state_before,
-        };
-        states.derived.insert(num, event.clone());
-        decided.push(Decided {
+    }
+    let rederived = derivation.result()?;
+    let Derivation {
+        states, gap_events, ..
+    } = derivation;
+    let mut events = Vec::new();
+    for GapEvent { num, claimed } in gap_events {
+        let event = states.derived[&num].clone();
+        events.push(Decided {
             num,
             event,
-            claimed: claimed.cloned(),
+            claimed,
         });
     }
-    let rests_on_claim = decided.iter().filter(|event| event.claimed.is_some());
-    let rests_on_claim = rests_on_claim.map(|event| event.num).collect();
-    let rederived = rederive(&mut states, rests_on_claim)?;
+    let new = events.iter().filter(|_| opened.is_some());
+    let heads_now = new_heads(&states, &heads.extremities, &rederived, new)?;
     Ok(Chunk {
         room,
         gap,
         opened,
         missing: still_missing(&states, missing)?,
-        heads: new_heads(&states, &heads.extremities, &rederived, opened.is_some())?,
+        heads: heads_now,
         decided_on: DecidedOn::of(&heads),
-        events: decided,
+        events,
         rederived,
-    })
-}
-
-/// The status of an event that its auth events allow.
-fn check<R: Reader>(
-    event: &Authorization<'_, '_, R>,
-    before: &StateOverlay,
-    received_in: &[StateOverlay],
-) -> Result<Status, Error> {
-    if !event.is_allowed_by(before)? {
-        return Ok(Status::RejectedByState);
-    }
-    for state in received_in {
-        if event.is_allowed_by(state)? {
-            return Ok(Status::Accepted);
-        }
-    }
-    Ok(if received_in.is_empty() {
-        Status::Accepted
-    } else {
-        Status::SoftFailed
     })
 }
 
@@ -214,22 +180,21 @@ fn still_missing<R: Reader>(
     Ok(still)
 }
 
-/// The room's extremities and current state after states were derived again; `None` if they are
-/// what they were.
-fn new_heads<R: Reader>(
+/// The room's extremities and current state with `new` events in a gap; `None` if they are what they
+/// were. What comes before the join of this server is not in `new`: it has led to the state that the
+/// server was given then.
+fn new_heads<'a, R: Reader>(
     states: &States<'_, R>,
     extremities: &[EventNum],
     rederived: &Rederived,
-    was_in_room: bool,
+    new: impl Iterator<Item = &'a Decided>,
 ) -> Result<Option<(Vec<EventNum>, StateOverlay)>, Error> {
-    // What comes before the join of this server has led to the state that it was given then.
-    let new = states.derived.iter().filter(|(num, derived)| {
-        was_in_room && derived.status == Status::Accepted && !rederived.has(**num)
-    });
-    let new: BTreeMap<EventNum, &Derived> = new.map(|(num, derived)| (*num, derived)).collect();
+    let accepted: Vec<&Decided> = new
+        .filter(|decided| decided.event.status == Status::Accepted)
+        .collect();
     let mut prev = rederived.followed.clone();
-    for derived in new.values() {
-        prev.extend(states.prev_events(&derived.pdu)?.0);
+    for decided in &accepted {
+        prev.extend(states.prev_events(&decided.event.pdu)?.0);
     }
     let followed = followed(states, &prev)?;
     let mut ends: Vec<EventNum> = Vec::new();
@@ -242,7 +207,8 @@ fn new_heads<R: Reader>(
         }
     }
     // Events on which only those follow that are not here, or rejected.
-    ends.extend(new.into_keys().filter(|num| !followed.contains(num)));
+    let new = accepted.iter().map(|decided| decided.num);
+    ends.extend(new.filter(|num| !followed.contains(num)));
     if ends.is_empty() || ends == extremities && rederived.changed.is_empty() {
         return Ok(None);
     }
@@ -325,7 +291,10 @@ pub fn commit(tx: &Tx, local: &Local, chunk: &Chunk) -> Result<bool, Error> {
             status: *status,
             auth: &receive::auth_events(tx, room, rules, pdu)?,
             state_before,
-            claimed: claimed.as_ref().and_then(claim),
+            claimed: match status {
+                Status::Accepted => claimed.as_ref().and_then(claim),
+                _ => None,
+            },
             placement: Placement::BeforeGap(BeforeGap {
                 place,
                 after_gap: &after_gap,

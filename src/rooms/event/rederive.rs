@@ -1,4 +1,5 @@
-//! Deriving states again when a gap is filled.
+//! Deriving states when a gap is filled: before the events in the gap, and again before those after
+//! it.
 //!
 //! The state before an event whose prev_events were missing rests on what another server claimed.
 //! Once all its prev_events are here, and nothing between them and the events from before the gap
@@ -41,67 +42,148 @@ pub(in crate::rooms) struct Rederived {
     pub(in crate::rooms) followed: Vec<EventNum>,
 }
 
-/// Derives again what rests on claims, with the events of `states.derived` in the gap; `unsettled`
-/// are those of them that rest on claims themselves.
-///
-/// # Errors
-/// [`Error::Unresolvable`] if there is no end to it.
-pub(in crate::rooms) fn rederive<R: Reader>(
-    states: &mut States<'_, R>,
-    unsettled: HashSet<EventNum>,
-) -> Result<Rederived, Error> {
-    let (r, room) = (states.r, states.room);
-    let mut claims = BTreeMap::new();
-    for row in r.claimed_states()?.prefix(room)? {
-        let (key, claim) = row?;
-        let num = key.value().1;
-        if let Some(place) = event::header(r, num)?.place {
-            claims.insert(place, (num, claim.record(&key)?));
-        }
-    }
-    let mut walk = Walk {
-        states,
-        unsettled,
-        claims,
-        changed: HashSet::new(),
-        settled: HashSet::new(),
-        is_done: false,
-    };
-    let claimed = walk.claims.values().map(|(num, _)| *num);
-    walk.unsettled.extend(claimed);
-    for _ in 0..MAX_ROUNDS {
-        if walk.is_done {
-            return walk.result();
-        }
-        walk.round()?;
-    }
-    Err(Error::Unresolvable(
-        "states after a gap cannot be derived again".into(),
-    ))
+/// An event in the gap; what was derived of it is in [`States`].
+#[derive(Debug)]
+pub(in crate::rooms) struct GapEvent {
+    pub(in crate::rooms) num: EventNum,
+    /// The claimed state before it, if prev_events are missing.
+    pub(in crate::rooms) claimed: Option<StateOverlay>,
 }
 
-struct Walk<'a, 'r, R> {
-    states: &'a mut States<'r, R>,
+/// The derivation of states with the events in a gap.
+pub(in crate::rooms) struct Derivation<'r, R> {
+    pub(in crate::rooms) states: States<'r, R>,
+    pub(in crate::rooms) gap_events: Vec<GapEvent>,
+    /// The current states in which the events in the gap are checked, as if they had been received
+    /// then: one has to allow them. None if this server was not in the room.
+    received_in: Vec<StateOverlay>,
     /// The events with claimed states, by their places.
     claims: BTreeMap<Place, (EventNum, ClaimedState)>,
     /// The events that rest on claims.
     unsettled: HashSet<EventNum>,
-    changed: HashSet<EventNum>,
     settled: HashSet<EventNum>,
+    /// The events after the gap that have changed.
+    changed: HashSet<EventNum>,
+    /// The events that have changed since an event was added.
+    dirty: HashSet<EventNum>,
     /// Whether the last round has changed nothing.
     is_done: bool,
 }
 
-impl<R: Reader> Walk<'_, '_, R> {
-    fn result(self) -> Result<Rederived, Error> {
+impl<'r, R: Reader> Derivation<'r, R> {
+    pub(in crate::rooms) fn new(
+        states: States<'r, R>,
+        received_in: Vec<StateOverlay>,
+    ) -> Result<Self, Error> {
+        let mut claims = BTreeMap::new();
+        for row in states.r.claimed_states()?.prefix(states.room)? {
+            let (key, claim) = row?;
+            let num = key.value().1;
+            if let Some(place) = event::header(states.r, num)?.place {
+                claims.insert(place, (num, claim.record(&key)?));
+            }
+        }
+        Ok(Self {
+            unsettled: claims.values().map(|(num, _)| *num).collect(),
+            states,
+            gap_events: Vec::new(),
+            received_in,
+            claims,
+            settled: HashSet::new(),
+            changed: HashSet::new(),
+            dirty: HashSet::new(),
+            is_done: false,
+        })
+    }
+
+    /// Adds an event in the gap, and derives again what follows on it. `claimed` is the state before
+    /// it, if prev_events are missing; an event that is not accepted is not added then.
+    ///
+    /// # Errors
+    /// [`Error::Unresolvable`] if there is no end to it.
+    pub(in crate::rooms) fn add(
+        &mut self,
+        num: EventNum,
+        pdu: Pdu,
+        claimed: Option<StateOverlay>,
+    ) -> Result<(), Error> {
+        let event = GapEvent { num, claimed };
+        let state_before = self.state_before(&event, &pdu)?;
+        let status = self.status_in_gap(&pdu, &state_before)?;
+        if event.claimed.is_some() {
+            if status != Status::Accepted {
+                return Ok(());
+            }
+            self.unsettled.insert(num);
+        }
+        let derived = Derived {
+            pdu,
+            status,
+            state_before,
+        };
+        self.states.derived.insert(num, derived);
+        self.gap_events.push(event);
+        self.dirty.clear();
+        for _ in 0..MAX_ROUNDS {
+            self.round()?;
+            if self.is_done {
+                return Ok(());
+            }
+        }
+        Err(Error::Unresolvable(
+            "the states after a gap cannot be derived again".into(),
+        ))
+    }
+
+    fn state_before(&self, event: &GapEvent, pdu: &Pdu) -> Result<StateOverlay, Error> {
+        let (prev, _) = self.states.prev_events(pdu)?;
+        let mut before = self.states.after_each(&prev)?;
+        before.extend(event.claimed.clone());
+        let (r, room, rules) = (self.states.r, self.states.room, self.states.rules);
+        resolution::resolve(r, room, rules, &before, None)
+    }
+
+    fn status_in_gap(&self, pdu: &Pdu, before: &StateOverlay) -> Result<Status, Error> {
+        let events = ParsedEvents::new(self.states.r, self.states.room, self.states.rules);
+        let Some(authorized) = allowed(pdu, events.authorize(pdu))? else {
+            return Ok(Status::RejectedByAuthEvents);
+        };
+        if !authorized.is_allowed_by(before)? {
+            return Ok(Status::RejectedByState);
+        }
+        for state in &self.received_in {
+            if authorized.is_allowed_by(state)? {
+                return Ok(Status::Accepted);
+            }
+        }
+        Ok(match self.received_in[..] {
+            [] => Status::Accepted,
+            _ => Status::SoftFailed,
+        })
+    }
+
+    fn status_after_gap(&self, pdu: &Pdu, before: &StateOverlay) -> Result<Status, Error> {
+        let events = ParsedEvents::new(self.states.r, self.states.room, self.states.rules);
+        let is_allowed = match allowed(pdu, events.authorize(pdu))? {
+            Some(authorized) => authorized.is_allowed_by(before)?,
+            None => false,
+        };
+        Ok(match is_allowed {
+            true => Status::Accepted,
+            false => Status::RejectedByState,
+        })
+    }
+
+    /// What became of the events after the gap.
+    pub(in crate::rooms) fn result(&self) -> Result<Rederived, Error> {
         let mut result = Rederived {
-            settled: self.settled.into_iter().collect(),
+            settled: self.settled.iter().copied().collect(),
             ..Rederived::default()
         };
-        for num in self.changed {
-            if let Some(derived) = self.states.derived.get(&num) {
+        for num in &self.changed {
+            if let Some(derived) = self.states.derived.get(num) {
                 let state_before = derived.state_before.clone();
-                result.changed.push((num, derived.status, state_before));
+                result.changed.push((*num, derived.status, state_before));
             }
         }
         for (num, _) in self.claims.values() {
@@ -113,32 +195,33 @@ impl<R: Reader> Walk<'_, '_, R> {
         Ok(result)
     }
 
-    /// Looks at the events with claims only, until one of them changes; then at every later event.
+    /// Looks at the events with claims until one of them changes; then at everything that follows.
     fn round(&mut self) -> Result<(), Error> {
         self.is_done = true;
         let claims = self.claims.clone();
-        for (place, (num, claim)) in &claims {
-            if !self.changed.is_empty() {
-                return self.rederive_from(*place, &claims);
+        for (num, claim) in claims.values() {
+            if !self.dirty.is_empty() {
+                break;
             }
             self.rederive_claimed(*num, claim)?;
         }
-        match claims.last_key_value() {
-            Some((place, _)) if !self.changed.is_empty() => {
-                self.rederive_from(place.next(), &claims)
-            }
-            _ => Ok(()),
+        if self.dirty.is_empty() {
+            return Ok(());
         }
-    }
-
-    /// Derives again the events of the timeline from `place` on that follow on one that has changed.
-    fn rederive_from(
-        &mut self,
-        place: Place,
-        claims: &BTreeMap<Place, (EventNum, ClaimedState)>,
-    ) -> Result<(), Error> {
+        for index in 0..self.gap_events.len() {
+            let num = self.gap_events[index].num;
+            let pdu = self.states.pdu(num)?;
+            let (prev, _) = self.states.prev_events(&pdu)?;
+            if self.follows_on_dirty(&prev)? {
+                let state_before = self.state_before(&self.gap_events[index], &pdu)?;
+                self.set_state(num, pdu, state_before)?;
+            }
+        }
         let timeline = self.states.r.timeline()?;
-        for row in timeline.prefix_range(self.states.room, place..)? {
+        let first = claims
+            .first_key_value()
+            .map_or(Place::MAX, |(place, _)| *place);
+        for row in timeline.prefix_range(self.states.room, first..)? {
             let (key, row) = row?;
             let num = row.record(&key)?.event;
             if let Some((num, claim)) = claims.get(&key.value().1) {
@@ -147,18 +230,17 @@ impl<R: Reader> Walk<'_, '_, R> {
             }
             let pdu = self.states.pdu(num)?;
             let (prev, missing) = self.states.prev_events(&pdu)?;
-            if missing.is_empty() && self.follows_on_changed(&prev)? {
-                let states = self.states.after_each(&prev)?;
-                self.derive(num, pdu, &states)?;
+            if missing.is_empty() && self.follows_on_dirty(&prev)? {
+                self.rederive(num, pdu, self.states.after_each(&prev)?)?;
             }
         }
         Ok(())
     }
 
     /// Whether one of `prev` has changed, or what comes before it if it is without effect.
-    fn follows_on_changed(&self, prev: &[EventNum]) -> Result<bool, Error> {
+    fn follows_on_dirty(&self, prev: &[EventNum]) -> Result<bool, Error> {
         let before = self.states.superseded(prev.to_vec())?;
-        Ok(before.iter().any(|num| self.changed.contains(num)))
+        Ok(before.iter().any(|num| self.dirty.contains(num)))
     }
 
     fn rederive_claimed(&mut self, num: EventNum, claim: &ClaimedState) -> Result<(), Error> {
@@ -173,7 +255,7 @@ impl<R: Reader> Walk<'_, '_, R> {
         } else {
             states.push(StateOverlay::of(claim.state));
         }
-        self.derive(num, pdu, &states)
+        self.rederive(num, pdu, states)
     }
 
     /// Whether everything between `prev` and the events that were known before the gap is here and
@@ -185,10 +267,7 @@ impl<R: Reader> Walk<'_, '_, R> {
             if self.unsettled.contains(&num) {
                 return Ok(false);
             }
-            let place = match self.states.derived.contains_key(&num) {
-                true => None,
-                false => event::header(self.states.r, num)?.place,
-            };
+            let place = event::header(self.states.r, num)?.place;
             if place.is_some_and(|place| place <= known_upto) {
                 continue;
             }
@@ -201,10 +280,25 @@ impl<R: Reader> Walk<'_, '_, R> {
         Ok(true)
     }
 
-    /// Derives the state before an event of the timeline from `states`, and authorizes it again.
-    fn derive(&mut self, num: EventNum, pdu: Pdu, states: &[StateOverlay]) -> Result<(), Error> {
+    fn rederive(
+        &mut self,
+        num: EventNum,
+        pdu: Pdu,
+        states: Vec<StateOverlay>,
+    ) -> Result<(), Error> {
         let (r, room, rules) = (self.states.r, self.states.room, self.states.rules);
-        let state_before = resolution::resolve(r, room, rules, states, None)?;
+        let state_before = resolution::resolve(r, room, rules, &states, None)?;
+        self.set_state(num, pdu, state_before)
+    }
+
+    /// Sets the state before an event and authorizes it again, if that is another state.
+    fn set_state(
+        &mut self,
+        num: EventNum,
+        pdu: Pdu,
+        state_before: StateOverlay,
+    ) -> Result<(), Error> {
+        let (r, room) = (self.states.r, self.states.room);
         let known = match self.states.derived.get(&num) {
             Some(derived) => derived.state_before.clone(),
             None => StateOverlay::of(event::header(r, num)?.state_before),
@@ -212,18 +306,14 @@ impl<R: Reader> Walk<'_, '_, R> {
         if resolution::is_same_state(r, room, &state_before, &known)? {
             return Ok(());
         }
-        let events = ParsedEvents::new(r, room, rules);
-        let is_allowed = match allowed(&pdu, events.authorize(&pdu))? {
-            Some(authorized) => authorized.is_allowed_by(&state_before)?,
-            None => false,
-        };
-        let status = if is_allowed {
-            Status::Accepted
+        let status = if self.gap_events.iter().any(|event| event.num == num) {
+            self.status_in_gap(&pdu, &state_before)?
         } else {
-            Status::RejectedByState
+            self.changed.insert(num);
+            self.status_after_gap(&pdu, &state_before)?
         };
         self.is_done = false;
-        self.changed.insert(num);
+        self.dirty.insert(num);
         let derived = Derived {
             pdu,
             status,
@@ -235,10 +325,6 @@ impl<R: Reader> Walk<'_, '_, R> {
 }
 
 impl Rederived {
-    pub(in crate::rooms) fn has(&self, event: EventNum) -> bool {
-        self.changed.iter().any(|(num, ..)| *num == event)
-    }
-
     pub(in crate::rooms) fn commit(&self, tx: &Tx, room: RoomNum) -> Result<(), Error> {
         for (num, status, state_before) in &self.changed {
             let mut stored = event::load(tx, *num)?;
