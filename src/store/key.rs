@@ -122,8 +122,7 @@ impl<K: Field> Bounds<K> {
             Bound::Included(next) => Bound::Included(with(next)),
             Bound::Excluded(next) => match after_all_with(with(next)) {
                 Bound::Excluded(bytes) => Bound::Included(bytes),
-                // No key is behind them: the range is empty.
-                _ => return Self::new(Bound::Unbounded, Bound::Excluded(Vec::new())),
+                _ => return Self::none(),
             },
             Bound::Unbounded => Bound::Included(prefix_bytes.clone()),
         };
@@ -133,6 +132,29 @@ impl<K: Field> Bounds<K> {
             Bound::Unbounded => after_all_with(prefix_bytes),
         };
         Self::new(start, end)
+    }
+
+    pub(super) fn prefix_from<'k, B: Borrow<K::View<'k>>>(
+        prefix: &impl Prefix<K>,
+        start: Bound<B>,
+    ) -> Self {
+        let all = Self::prefix(prefix);
+        match start {
+            Bound::Unbounded => all,
+            start => Self::new(start.map(|key| bytes_of::<K>(key.borrow())), all.end),
+        }
+    }
+
+    /// All keys behind those that begin with `prefix`.
+    pub(super) fn behind(prefix: &impl Prefix<K>) -> Self {
+        match Self::prefix(prefix).end {
+            Bound::Excluded(start) => Self::new(Bound::Included(start), Bound::Unbounded),
+            _ => Self::none(),
+        }
+    }
+
+    fn none() -> Self {
+        Self::new(Bound::Unbounded, Bound::Excluded(Vec::new()))
     }
 
     fn new(start: Bound<Vec<u8>>, end: Bound<Vec<u8>>) -> Self {

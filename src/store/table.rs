@@ -98,6 +98,30 @@ pub trait Rows<K: Field, V: Field> {
         self.within(&Bounds::prefix_range(&prefix, &range))
     }
 
+    /// The rows whose keys begin with `prefix`, from the whole key `start` on.
+    fn prefix_from<'k, B>(
+        &self,
+        prefix: impl Prefix<K>,
+        start: Bound<B>,
+    ) -> Result<Range<'_, K, V>, Error>
+    where
+        B: Borrow<K::View<'k>>,
+    {
+        self.within(&Bounds::prefix_from(&prefix, start))
+    }
+
+    /// The first parts of all keys, each once and found by a lookup of its own.
+    fn first_parts<P: Prefix<K> + FixedWidth>(&self) -> Result<Vec<P>, Error> {
+        let mut found = Vec::new();
+        let mut bounds = Bounds::all();
+        while let Some(row) = self.within(&bounds)?.next() {
+            let part = P::read(&mut row?.0.guard.value(), false);
+            bounds = Bounds::behind(&part);
+            found.push(part);
+        }
+        Ok(found)
+    }
+
     /// All rows.
     fn all(&self) -> Result<Range<'_, K, V>, Error> {
         self.within(&Bounds::all())

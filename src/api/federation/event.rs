@@ -92,9 +92,9 @@ pub async fn get_missing_events(
         .store
         .scan("missing events for another server", move |s| {
             let room = server_acl::shared_with(s, &request.room_id, &who.server)?;
-            let ends = (&*request.earliest_events, &*request.latest_events);
+            let (earliest, latest) = (&request.earliest_events, &request.latest_events);
             let depth = request.min_depth.into();
-            let nums = graph::between(s, room, ends, depth, capped(request.limit))?;
+            let nums = graph::between(s, room, earliest, latest, depth, capped(request.limit))?;
             visible_events(s, room, &who, nums)
         })
         .await?;

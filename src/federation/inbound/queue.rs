@@ -179,17 +179,7 @@ fn lock(workers: &Mutex<HashMap<RoomNum, Worker>>) -> MutexGuard<'_, HashMap<Roo
 }
 
 fn rooms_with_queue(r: &impl Reader) -> Result<Vec<RoomNum>, rooms::Error> {
-    let mut found: Vec<RoomNum> = Vec::new();
-    let table = r.waiting()?;
-    loop {
-        let from = found
-            .last()
-            .map_or(RoomNum::MIN, |last| RoomNum(last.0 + 1));
-        let Some(row) = table.range((from, "")..)?.next() else {
-            return Ok(found);
-        };
-        found.push(row?.0.value().0);
-    }
+    Ok(r.waiting()?.first_parts()?)
 }
 
 /// Works off the queue of `room` until it is empty.

@@ -129,7 +129,8 @@ pub fn backwards(
 pub fn between(
     r: &impl Reader,
     room: RoomNum,
-    (earliest, latest): (&[OwnedEventId], &[OwnedEventId]),
+    earliest: &[OwnedEventId],
+    latest: &[OwnedEventId],
     min_depth: u64,
     limit: usize,
 ) -> Result<Vec<EventNum>, Error> {

@@ -123,7 +123,8 @@ pub fn commit_join(
     tx: &Tx,
     local: &Local,
     room: RoomNum,
-    (event, user): (&Received, UserNum),
+    event: &Received,
+    user: UserNum,
 ) -> Result<(), Error> {
     let mut heads = room::heads(tx, room)?;
     let rules = room::rules(tx, room)?;

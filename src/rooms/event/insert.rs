@@ -82,8 +82,9 @@ impl Entry<'_> {
         };
         tx.timeline()?.put((room, self.place), &row)?;
         for (user, verdict) in &self.notify.exceptions {
-            let of = (room, *user, thread.unwrap_or(NO_THREAD));
-            add_exception(tx, of, self.place, *verdict, self.notify.default)?;
+            let root = thread.unwrap_or(NO_THREAD);
+            let default = self.notify.default;
+            add_exception(tx, room, *user, root, self.place, *verdict, default)?;
         }
         heads.last_place = self.place;
         heads.last_position = self.position;
@@ -150,7 +151,9 @@ fn set_last_own_event(
 /// Stores that the event at `place` has another verdict for a user than by default.
 fn add_exception(
     tx: &Tx,
-    (room, user, root): (RoomNum, UserNum, EventNum),
+    room: RoomNum,
+    user: UserNum,
+    root: EventNum,
     place: Place,
     verdict: Verdict,
     default: Verdict,

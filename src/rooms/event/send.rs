@@ -3,6 +3,8 @@
 //!
 //! Source: client-server API, "Transaction identifiers".
 
+use std::ops::Bound;
+
 use ruma::OwnedEventId;
 
 use super::append::{self, Sending};
@@ -91,17 +93,11 @@ fn remove_expired(tx: &Tx, device: DeviceNum, key: &str, now_ms: u64) -> Result<
     let mut old = Vec::new();
     let mut transactions = tx.transactions()?;
     for from in [key, ""] {
-        for row in transactions
-            .range((device, from)..)?
-            .take(EXPIRY_CANDIDATES / 2)
-        {
+        let rows = transactions.prefix_from(device, Bound::Included((device, from)))?;
+        for row in rows.take(EXPIRY_CANDIDATES / 2) {
             let (row_key, made) = row?;
-            let (of, name) = row_key.value();
-            if of != device {
-                break;
-            }
             if made.record(&row_key)?.ts.saturating_add(RETENTION_MS) < now_ms {
-                old.push(name.to_owned());
+                old.push(row_key.value().1.to_owned());
             }
         }
     }

@@ -100,19 +100,10 @@ pub fn rooms(r: &impl Reader, server: ServerNum) -> Result<Vec<RoomNum>, Error> 
 
 /// All servers that share a room with this one, with their names.
 pub fn all(r: &impl Reader) -> Result<Vec<(ServerNum, OwnedServerName)>, Error> {
-    let mut found: Vec<(ServerNum, OwnedServerName)> = Vec::new();
-    let table = r.server_rooms()?;
-    loop {
-        // Skips the other rooms of the server found last.
-        let from = found
-            .last()
-            .map_or(ServerNum::MIN, |(last, _)| ServerNum(last.0 + 1));
-        let Some(row) = table.range((from, RoomNum::MIN)..)?.next() else {
-            return Ok(found);
-        };
-        let (server, _) = row?.0.value();
-        found.push((server, name(r, server)?));
-    }
+    let nums = r.server_rooms()?.first_parts()?;
+    nums.into_iter()
+        .map(|num| Ok((num, name(r, num)?)))
+        .collect()
 }
 
 pub fn name(r: &impl Reader, server: ServerNum) -> Result<OwnedServerName, Error> {

@@ -159,7 +159,7 @@ fn set_below(
 fn insert(tx: &Tx, room: RoomNum, node: &StateNode) -> Result<NodeNum, Error> {
     let mut nodes = tx.state_nodes()?;
     let last = nodes
-        .range((room, NodeNum::MIN)..=(room, NodeNum::MAX))?
+        .prefix(room)?
         .next_back()
         .transpose()?
         .map_or(0, |(key, _)| key.value().1.0);
@@ -208,7 +208,7 @@ pub fn differing_keys(
     let mut keys = BTreeSet::new();
     if let Some((first, others)) = roots.split_first() {
         for other in others {
-            differ(r, room, (*first, *other), 0, &mut keys)?;
+            differ(r, room, *first, *other, 0, &mut keys)?;
         }
     }
     Ok(keys)
@@ -217,7 +217,8 @@ pub fn differing_keys(
 fn differ(
     r: &impl Reader,
     room: RoomNum,
-    (left, right): (NodeNum, NodeNum),
+    left: NodeNum,
+    right: NodeNum,
     base: u32,
     keys: &mut BTreeSet<StateKeyNum>,
 ) -> Result<(), Error> {
@@ -238,7 +239,7 @@ fn differ(
         let base = base | slot << (BITS_PER_LEVEL * u32::from(level));
         if level > 0 {
             let child = |value: Option<u64>| value.map_or(NodeNum::EMPTY, NodeNum);
-            differ(r, room, (child(left), child(right)), base, keys)?;
+            differ(r, room, child(left), child(right), base, keys)?;
         } else if left != right {
             keys.insert(StateKeyNum(base));
         }
@@ -278,8 +279,7 @@ pub fn key_num_or_new(
 /// How many state keys the room's states ever had.
 pub fn key_count(r: &impl Reader, room: RoomNum) -> Result<u32, Error> {
     let names = r.state_key_names()?;
-    let mut rows = names.range((room, StateKeyNum::MIN)..=(room, StateKeyNum::MAX))?;
-    let last = rows.next_back().transpose()?;
+    let last = names.prefix(room)?.next_back().transpose()?;
     Ok(last.map_or(0, |(key, _)| key.value().1.0 + 1))
 }
 

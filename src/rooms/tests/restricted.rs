@@ -13,7 +13,8 @@ fn restricted(
     world: &World,
     alice: &Actor,
     lobby: RoomNum,
-    (version, rule): (&RoomVersionId, &str),
+    version: &RoomVersionId,
+    rule: &str,
 ) -> Result<RoomNum, Error> {
     let content = json!({ "join_rule": rule, "allow": [
         { "type": "org.example.unknown" },
@@ -47,7 +48,7 @@ fn members_of_an_allowed_room_join_authorised_via_a_member_who_may_invite() {
                 ("restricted", rules.restricted_join_rule),
                 ("knock_restricted", rules.knock_restricted_join_rule),
             ] {
-                let room = restricted(world, &alice, lobby, (&version, rule))?;
+                let room = restricted(world, &alice, lobby, &version, rule)?;
                 let joined = world.join(&bob, room);
                 assert_eq!(
                     joined.is_ok(),
@@ -70,7 +71,7 @@ fn an_invited_or_joined_user_needs_no_authorising_user() {
     with_world(|world| {
         let [alice, bob] = world.users(["alice", "bob"])?;
         let lobby = world.public(&alice, &RoomVersionId::V12)?;
-        let room = restricted(world, &alice, lobby, (&RoomVersionId::V12, "restricted"))?;
+        let room = restricted(world, &alice, lobby, &RoomVersionId::V12, "restricted")?;
         world.invite(&alice, &bob, room)?;
         world.join(&bob, room)?;
         let content = world.get(room, ("m.room.member", "@bob:here"))?;
@@ -84,7 +85,7 @@ fn a_user_not_joined_to_the_allowed_room_cannot_join() {
     with_world(|world| {
         let [alice, bob, carol] = world.users(["alice", "bob", "carol"])?;
         let lobby = world.public(&alice, &RoomVersionId::V12)?;
-        let room = restricted(world, &alice, lobby, (&RoomVersionId::V12, "restricted"))?;
+        let room = restricted(world, &alice, lobby, &RoomVersionId::V12, "restricted")?;
         world.join(&bob, lobby)?;
         world.leave(&bob, lobby)?;
         refused_here(world.join(&bob, room));
@@ -101,7 +102,7 @@ fn without_a_member_who_may_invite_nobody_can_join() {
         let lobby = world.public(&alice, &RoomVersionId::V11)?;
         world.join(&bob, lobby)?;
         world.join(&carol, lobby)?;
-        let room = restricted(world, &alice, lobby, (&RoomVersionId::V11, "restricted"))?;
+        let room = restricted(world, &alice, lobby, &RoomVersionId::V11, "restricted")?;
         world.join(&bob, room)?;
         let levels = json!({ "invite": 60, "users": { "@alice:here": 100, "@bob:here": 50 } });
         world.set(&alice, room, ("m.room.power_levels", ""), &levels)?;
@@ -118,7 +119,7 @@ fn a_banned_user_cannot_join_a_restricted_room() {
         let [alice, bob] = world.users(["alice", "bob"])?;
         let lobby = world.public(&alice, &RoomVersionId::V12)?;
         world.join(&bob, lobby)?;
-        let room = restricted(world, &alice, lobby, (&RoomVersionId::V12, "restricted"))?;
+        let room = restricted(world, &alice, lobby, &RoomVersionId::V12, "restricted")?;
         world.ban(&alice, &bob, room)?;
         refused(world.join(&bob, room));
         Ok(())

@@ -98,6 +98,45 @@ fn a_text_is_a_prefix_of_keys_with_that_text_only() {
 }
 
 #[test]
+fn rows_from_a_key_on_end_with_the_prefix() {
+    in_transaction(|tx| {
+        let mut table = tx.profiles()?;
+        for user in [1, 2, u32::MAX].map(UserNum) {
+            for field in ["a", "b", "c"] {
+                table.insert((user, field), "null")?;
+            }
+        }
+        for user in [1, 2, u32::MAX].map(UserNum) {
+            let fields = |start| {
+                let rows = table.prefix_from(user, start)?;
+                keys(rows, |(of, field)| (of == user).then(|| field.to_owned()))
+            };
+            let some = |fields: &[&str]| -> Vec<_> {
+                fields
+                    .iter()
+                    .map(|field| Some((*field).to_owned()))
+                    .collect()
+            };
+            assert_eq!(fields(Bound::Unbounded)?, some(&["a", "b", "c"]));
+            assert_eq!(fields(Bound::Included((user, "b")))?, some(&["b", "c"]));
+            assert_eq!(fields(Bound::Excluded((user, "b")))?, some(&["c"]));
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn each_first_part_is_found_once() {
+    in_transaction(|tx| {
+        assert_eq!(tx.state_changes()?.first_parts::<RoomNum>()?, []);
+        every_change(tx)?;
+        let rooms: Vec<RoomNum> = tx.state_changes()?.first_parts()?;
+        assert_eq!(rooms, [0, 1, 255, 256, u32::MAX].map(RoomNum));
+        Ok(())
+    });
+}
+
+#[test]
 fn removing_a_prefix_leaves_the_keys_next_to_it() {
     in_transaction(|tx| {
         let mut table = tx.profiles()?;

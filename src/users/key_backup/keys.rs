@@ -7,7 +7,7 @@ use serde::{Deserialize, de::IgnoredAny};
 
 use super::versions::{MAX_KEYS_PER_USER, key_count, load, load_latest};
 use crate::{
-    store::{self, Reader, Row, Rows, Tx, UserNum, records::Backup},
+    store::{self, Range, Reader, Rows, Tx, UserNum, records::Backup},
     users::{Error, Users},
 };
 
@@ -290,7 +290,7 @@ pub(super) fn remove_some(
 }
 
 type RowKey = (UserNum, u32, &'static str, &'static str);
-type KeyRow<'r> = Row<'r, RowKey, &'static str>;
+type KeyRows<'r> = Range<'r, RowKey, &'static str>;
 
 /// The rows of a backup, of `room` if that is given, after `after`.
 fn rows<'r>(
@@ -299,28 +299,18 @@ fn rows<'r>(
     number: u32,
     room: Option<&RoomId>,
     after: Option<&Cursor>,
-) -> Result<impl Iterator<Item = Result<KeyRow<'r>, store::Error>>, store::Error> {
-    let room = room.map(RoomId::as_str);
+) -> Result<KeyRows<'r>, store::Error> {
     let start = match after {
         Some(Cursor { room, session }) => Bound::Excluded((user, number, &**room, &**session)),
-        None => Bound::Included((user, number, room.unwrap_or(""), "")),
+        None => Bound::Unbounded,
     };
-    let room = room.map(str::to_owned);
-    let is_selected = move |row: &Result<KeyRow<'_>, store::Error>| {
-        let Ok((key, _)) = row else {
-            return true;
-        };
-        let (its_user, its_number, its_room, _) = key.value();
-        let is_of_room = room.as_deref().is_none_or(|room| room == its_room);
-        (its_user, its_number) == (user, number) && is_of_room
-    };
-    let rows = table.range((start, Bound::Unbounded))?;
-    Ok(rows.take_while(is_selected))
+    match room {
+        Some(room) => table.prefix_from((user, number, room.as_str()), start),
+        None => table.prefix_from((user, number), start),
+    }
 }
 
-fn page<'r>(
-    rows: impl Iterator<Item = Result<KeyRow<'r>, store::Error>>,
-) -> Result<KeysPage, store::Error> {
+fn page(rows: KeyRows<'_>) -> Result<KeysPage, store::Error> {
     let mut page = KeysPage::default();
     let mut bytes = 0;
     for row in rows {

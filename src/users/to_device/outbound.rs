@@ -122,17 +122,5 @@ pub fn discard_outbound(tx: &Tx, server: ServerNum) -> Result<(), store::Error> 
 
 /// The servers for which messages are queued.
 pub fn servers_with_outbound(r: &impl Reader) -> Result<Vec<ServerNum>, store::Error> {
-    let mut servers: Vec<ServerNum> = Vec::new();
-    let table = r.outbound_to_device()?;
-    loop {
-        let from = match servers.last() {
-            Some(&ServerNum::MAX) => return Ok(servers),
-            Some(last) => ServerNum(last.0 + 1),
-            None => ServerNum::MIN,
-        };
-        let Some(row) = table.range((from, Position::MIN)..)?.next() else {
-            return Ok(servers);
-        };
-        servers.push(row?.0.value().0);
-    }
+    r.outbound_to_device()?.first_parts()
 }
