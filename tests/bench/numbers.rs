@@ -145,7 +145,8 @@ fn single_message() -> Rows {
 }
 
 fn run_load() -> Rows {
-    let (user_count, room_count, messages_per_user) = (20, 10, 100);
+    let (user_count, room_count) = (20, 10);
+    let messages_per_user = if instructions::are_counted() { 10 } else { 100 };
     let directory = directory()?;
     let server = Server::start(directory.path())?;
     let users = Users::register(server.port, user_count, room_count)?;
@@ -273,7 +274,11 @@ fn remote_join() -> Rows {
 }
 
 fn inbound_pdus() -> Rows {
-    let count = 5_000;
+    let count = if instructions::are_counted() {
+        500
+    } else {
+        5_000
+    };
     let directory = directory()?;
     let server = start_federating(directory.path())?;
     let remote = MockHomeserver::start()?;
