@@ -381,20 +381,22 @@ record! {
 }
 
 /// A redaction of an event that is not here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EarlyRedaction {
     /// The redaction.
     pub event: EventNum,
-    /// Whether its sender may redact any event. If not, it counts only for events of users of the
-    /// sender's server.
+    /// Whether its sender may redact events of others. If not, it counts only for events of users of
+    /// the sender's server.
     pub has_power: bool,
+    /// The states in which the sender needs the power to redact the event.
+    pub states: Vec<NodeNum>,
 }
 
 record! {
     /// The redactions of an event that is not here.
     #[derive(Default)]
     EarlyRedactions {
-        /// One with power, or some without.
+        /// Of those with power one of each sender, of the others one of each server.
         redactions: Vec<EarlyRedaction>,
     }
 }

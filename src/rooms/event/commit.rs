@@ -117,13 +117,14 @@ pub(in crate::rooms) fn commit(
         mut placement,
     } = new;
     let (place, position) = placement.reserve(tx, status)?;
+    let state_before = state_before.store(tx, room, StateOverlay::UNNUMBERED)?;
     let header = EventHeader {
         id: pdu.event_id().as_str().to_owned(),
         room,
         status,
         place,
         position,
-        state_before: state_before.store(tx, room, StateOverlay::UNNUMBERED)?,
+        state_before,
         state_key: match pdu.state_pair() {
             Some((kind, key)) => Some(state::key_num_or_new(tx, room, &kind.to_string(), key)?),
             None => None,
@@ -164,7 +165,7 @@ struct Stored<'a> {
     room: RoomNum,
     rules: &'static RoomVersionRules,
     pdu: &'a Pdu,
-    state_before: &'a StateOverlay,
+    state_before: NodeNum,
     event: EventNum,
     position: Position,
     /// Its place, if it is accepted.
@@ -251,7 +252,7 @@ impl LiveEnd<'_> {
         }
         let root = self.current.store(tx, room, event)?;
         state_change::set_current_state(tx, local, room, heads, root, position)?;
-        let states = [stored.state_before, &StateOverlay::of(root)];
+        let states = [stored.state_before, root];
         redaction::apply(tx, room, rules, pdu, event, &states)?;
         if self.relay {
             outgoing::enqueue(tx, local, room, pdu, event, position)?;

@@ -1,12 +1,21 @@
-//! Redactions that come before the events that they redact.
+//! Redactions: whose power suffices, and those that come before the events that they redact.
 
-use ruma::RoomVersionId;
-use serde_json::json;
+use ruma::{EventId, RoomVersionId, UserId};
+use serde_json::{Value, json};
 
-use super::{content_of, replica::Replica, with_store};
+use super::{
+    alice, bob, content_of, draft, join, local, member, open_room, replica::Replica, send,
+    with_store,
+};
 use crate::{
-    protocol::history::{Action, History, Index},
-    rooms::event,
+    protocol::{
+        history::{Action, History, Index},
+        versions,
+    },
+    rooms::{
+        Error, Local,
+        event::{self, append::Appended},
+    },
     store::{
         EventNum, Reader, Rows, Tx,
         records::{EarlyRedaction, EarlyRedactions},
@@ -39,11 +48,210 @@ fn redact(history: &History, sender: &'static str, target: Index) -> Action {
 fn redacted_by(replica: &Replica<'_>, index: Index) -> Option<EventNum> {
     let stored = replica.store.read(|s| event::load(s, replica.num(index)));
     let stored = stored.expect("an event");
-    assert_eq!(
-        content_of(&stored).is_empty(),
-        stored.header.redacted_by.is_some()
-    );
+    let is_redacted = stored.header.redacted_by.is_some();
+    if stored.header.state_key.is_none() {
+        assert_eq!(content_of(&stored).is_empty(), is_redacted);
+    }
     stored.header.redacted_by
+}
+
+fn power_levels(users: &[(&str, i32)], history: &History) -> Value {
+    let events = json!({ "m.room.encryption": 100, "m.room.server_acl": 100 });
+    history.levels(
+        users,
+        json!({ "events": events, "state_default": 50, "redact": 50 }),
+    )
+}
+
+/// State of alice and whether a moderator of another server, who has the power to redact and to set
+/// the topic, redacts it.
+fn state_of_alice(history: &History) -> Vec<(Action, bool)> {
+    let set = |kind, key, content| Action::state(ALICE, kind, key, content);
+    let levels = power_levels(&[(ALICE, 100), (BOB, 50)], history);
+    vec![
+        (
+            set(
+                "m.room.encryption",
+                "",
+                json!({ "algorithm": "m.megolm.v1.aes-sha2" }),
+            ),
+            false,
+        ),
+        (
+            set("m.room.server_acl", "", json!({ "allow": ["*"] })),
+            false,
+        ),
+        (set("m.room.topic", "", json!({ "topic": "x" })), true),
+        (set("m.room.power_levels", "", levels), true),
+        (
+            set("m.room.join_rules", "", json!({ "join_rule": "public" })),
+            true,
+        ),
+        (
+            set(
+                "m.room.member",
+                ALICE,
+                json!({ "membership": "join", "displayname": "A" }),
+            ),
+            true,
+        ),
+    ]
+}
+
+/// A room of alice's in which bob is a moderator.
+fn moderated(version: &RoomVersionId) -> (History, Index) {
+    let (mut history, _) = room(version);
+    let levels = power_levels(&[(ALICE, 100), (BOB, 50)], &history);
+    let last = history.then(Action::state(ALICE, "m.room.power_levels", "", levels));
+    (history, last)
+}
+
+#[test]
+fn moderator_of_another_server_redacts_only_state_that_they_may_set_and_what_the_rules_read() {
+    for version in versions::SUPPORTED {
+        let (mut history, _) = moderated(&version);
+        let mut cases = vec![(0, false)];
+        for (action, is_redacted) in state_of_alice(&history) {
+            cases.push((history.then(action), is_redacted));
+        }
+        for (target, _) in &cases {
+            history.then(redact(&history, BOB, *target));
+        }
+        with_store(async |store| {
+            let replica = Replica::new(store, &history, &version).await;
+            for index in 0..history.events.len() {
+                replica.receive(index, None).await.expect("it is taken");
+            }
+            for (target, is_redacted) in cases {
+                let kind = history.events[target].pdu.event_type();
+                assert_eq!(
+                    redacted_by(&replica, target).is_some(),
+                    is_redacted,
+                    "{kind} in version {version}"
+                );
+            }
+        });
+    }
+}
+
+#[test]
+fn early_redaction_of_state_needs_the_power_to_set_it() {
+    for version in versions::SUPPORTED {
+        let (mut history, last) = moderated(&version);
+        for (action, is_redacted) in state_of_alice(&history) {
+            let target = history.after(&[last], action);
+            let redaction = history.after(&[last], redact(&history, BOB, target));
+            with_store(async |store| {
+                let replica = Replica::new(store, &history, &version).await;
+                for index in (0..=last).chain([redaction, target]) {
+                    replica.receive(index, None).await.expect("it is taken");
+                }
+                let kind = history.events[target].pdu.event_type();
+                assert_eq!(
+                    redacted_by(&replica, target).is_some(),
+                    is_redacted,
+                    "{kind} in version {version}"
+                );
+            });
+        }
+    }
+}
+
+#[test]
+fn early_redaction_of_a_moderator_does_not_displace_that_of_who_may_set_the_state() {
+    let (mut history, last) = moderated(&RoomVersionId::V11);
+    let content = json!({ "algorithm": "m.megolm.v1.aes-sha2" });
+    let target = Action::state(ALICE, "m.room.encryption", "", content);
+    let target = history.after(&[last], target);
+    let of_bob = history.after(&[last], redact(&history, BOB, target));
+    let of_alice = history.after(&[last], redact(&history, ALICE, target));
+    for order in [[of_bob, of_alice], [of_alice, of_bob]] {
+        with_store(async |store| {
+            let replica = Replica::new(store, &history, &RoomVersionId::V11).await;
+            for index in (0..=last).chain(order).chain([target]) {
+                replica.receive(index, None).await.expect("it is taken");
+            }
+            assert_eq!(redacted_by(&replica, target), Some(replica.num(of_alice)));
+        });
+    }
+}
+
+#[test]
+fn create_event_is_not_redacted_even_by_its_sender() {
+    for version in versions::SUPPORTED {
+        let (mut history, _) = room(&version);
+        history.then(redact(&history, ALICE, 0));
+        with_store(async |store| {
+            let replica = Replica::new(store, &history, &version).await;
+            for index in 0..history.events.len() {
+                replica.receive(index, None).await.expect("it is taken");
+            }
+            assert_eq!(redacted_by(&replica, 0), None);
+        });
+    }
+}
+
+/// Sends a redaction of a local user.
+fn redact_locally(
+    tx: &Tx,
+    local: &Local,
+    room: &Appended,
+    sender: &UserId,
+    target: &EventId,
+) -> Result<Appended, Error> {
+    let mut redaction = draft(sender, "m.room.redaction", None, json!({}));
+    redaction.redacts = Some(target.to_owned());
+    send(tx, local, room, redaction)
+}
+
+#[test]
+fn local_user_redacts_state_of_others_only_with_the_power_to_set_it_and_never_what_is_protected() {
+    for version in versions::SUPPORTED {
+        with_store(async |store| {
+            let local = local();
+            let job = move |tx: &Tx| {
+                let room = open_room(tx, &local, &version)?;
+                join(tx, &local, &room, bob())?;
+                let set = |kind: &str, content| {
+                    send(tx, &local, &room, draft(alice(), kind, Some(""), content))
+                };
+                let creator_power = versions::rules(&version)
+                    .expect("a supported version")
+                    .authorization
+                    .explicitly_privilege_room_creators;
+                let mut users = json!({ bob(): 50 });
+                if !creator_power {
+                    users[alice().as_str()] = json!(100);
+                }
+                let events = json!({ "m.room.name": 100, "m.room.topic": 50 });
+                let levels = json!({ "users": users, "events": events, "state_default": 50 });
+                let levels = set("m.room.power_levels", levels)?;
+                let name = set("m.room.name", json!({ "name": "x" }))?;
+                let topic = set("m.room.topic", json!({ "topic": "x" }))?;
+                let acl = set("m.room.server_acl", json!({ "allow": ["*"] }))?;
+                let encryption = json!({ "algorithm": "m.megolm.v1.aes-sha2" });
+                let encryption = set("m.room.encryption", encryption)?;
+                let member = member(tx, &local, &room, alice(), alice(), "join")?;
+                let may = |sender, target: &Appended| match redact_locally(
+                    tx, &local, &room, sender, &target.id,
+                ) {
+                    Ok(_) => Ok(true),
+                    Err(Error::Forbidden(_)) => Ok(false),
+                    Err(error) => Err(error),
+                };
+                for protected in [&room, &levels, &acl, &encryption] {
+                    assert!(!may(alice(), protected)? && !may(bob(), protected)?);
+                }
+                assert!(!may(bob(), &name)?);
+                for target in [&topic, &member] {
+                    assert!(may(bob(), target)?);
+                }
+                assert!(may(alice(), &name)?);
+                Ok::<_, Error>(())
+            };
+            store.write(job).await.expect("the job succeeds");
+        });
+    }
 }
 
 #[test]
@@ -122,6 +330,7 @@ fn early_redactions_have_a_limit_beyond_which_those_without_power_are_evicted() 
                 let redaction = EarlyRedaction {
                     event: EventNum(1),
                     has_power: false,
+                    states: Vec::new(),
                 };
                 let row = EarlyRedactions {
                     redactions: vec![redaction],
