@@ -59,24 +59,28 @@ impl Context {
         }
     }
 
-    /// The user of `who` as the sender of events that are made now.
-    pub(super) fn actor(&self, who: &Session) -> Actor {
+    /// The user of `session` as the sender of events that are made now.
+    pub(super) fn actor(&self, session: &Session) -> Actor {
         Actor {
-            num: who.user,
-            id: who.user_id.clone(),
+            num: session.user,
+            id: session.user_id.clone(),
             now: self.clock.timestamp(),
         }
     }
 
-    /// The number of the room `room_id`, of which `who` must be a joined member. Others get the same
+    /// The number of the room `room_id`, of which `session` must be a joined member. Others get the same
     /// error whether the room exists or not.
-    pub(super) fn joined_room(&self, who: &Session, room_id: &RoomId) -> Result<RoomNum, Error> {
+    pub(super) fn joined_room(
+        &self,
+        session: &Session,
+        room_id: &RoomId,
+    ) -> Result<RoomNum, Error> {
         let room = self.store.read(|s| {
             let room = match rooms::room::num(s, room_id) {
                 Err(rooms::Error::UnknownRoom) => return Ok(None),
                 room => room?,
             };
-            let row = current::local_membership(s, who.user, room)?;
+            let row = current::local_membership(s, session.user, room)?;
             let is_in = row.is_some_and(|row| row.membership == Membership::Join);
             Ok::<_, rooms::Error>(is_in.then_some(room))
         })?;

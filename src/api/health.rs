@@ -46,7 +46,11 @@ impl OutgoingResponse for Response {
 }
 
 /// `GET /health`
-pub async fn health(api: Api, _who: Unauthenticated, _request: Request) -> Result<Response, Error> {
+pub async fn health(
+    api: Api,
+    _client: Unauthenticated,
+    _request: Request,
+) -> Result<Response, Error> {
     api.store
         .read(|s| s.facts()?.get("server_name").map(drop))?;
     Ok(Response)

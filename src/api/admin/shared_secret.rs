@@ -10,7 +10,7 @@ use crate::{
 /// `GET /_synapse/admin/v1/register`
 pub async fn get_nonce(
     api: Api,
-    _who: Unauthenticated,
+    _client: Unauthenticated,
     _request: get_nonce::Request,
 ) -> Result<get_nonce::Response, Error> {
     let nonce = api.users.shared_secret_nonce()?;
@@ -20,7 +20,7 @@ pub async fn get_nonce(
 /// `POST /_synapse/admin/v1/register`
 pub async fn register(
     api: Api,
-    _who: Unauthenticated,
+    _client: Unauthenticated,
     request: register::Request,
 ) -> Result<register::Response, Error> {
     api.users.check_shared_secret(&SharedSecretRequest {

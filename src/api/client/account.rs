@@ -20,32 +20,33 @@ use crate::{
 /// `GET /_matrix/client/v3/account/whoami`
 pub async fn whoami(
     _api: Api,
-    who: Session,
+    session: Session,
     _request: whoami::v3::Request,
 ) -> Result<whoami::v3::Response, Error> {
-    let mut response = whoami::v3::Response::new(who.user_id, false);
-    response.device_id = Some(who.device_id);
+    let mut response = whoami::v3::Response::new(session.user_id, false);
+    response.device_id = Some(session.device_id);
     Ok(response)
 }
 
 /// `POST /_matrix/client/v3/account/password`
 pub async fn change_password(
     api: Api,
-    who: Option<Session>,
+    session: Option<Session>,
     Adapted {
         request,
         quirk: operation,
     }: Interactive<change_password::v3::Request>,
 ) -> Result<change_password::v3::Response, Error> {
-    let who = who.ok_or_else(no_session)?;
+    let session = session.ok_or_else(no_session)?;
     let password = request.new_password;
-    api.users.check_password_strength(&password, &who.user_id)?;
+    api.users
+        .check_password_strength(&password, &session.user_id)?;
     let auth = request.auth.as_ref();
-    authenticate(&api, Some(&who), operation, uiaa::PASSWORD, auth).await?;
-    let keep = Some(who.device);
+    authenticate(&api, Some(&session), operation, uiaa::PASSWORD, auth).await?;
+    let keep = Some(session.device);
     let change = api
         .users
-        .set_password(&who.user_id, password, keep, request.logout_devices);
+        .set_password(&session.user_id, password, keep, request.logout_devices);
     change.await?;
     Ok(change_password::v3::Response::new())
 }
@@ -53,16 +54,16 @@ pub async fn change_password(
 /// `POST /_matrix/client/v3/account/deactivate`
 pub async fn deactivate(
     api: Api,
-    who: Option<Session>,
+    session: Option<Session>,
     Adapted {
         request,
         quirk: operation,
     }: Interactive<deactivate::v3::Request>,
 ) -> Result<deactivate::v3::Response, Error> {
-    let who = who.ok_or_else(no_session)?;
+    let session = session.ok_or_else(no_session)?;
     let auth = request.auth.as_ref();
-    authenticate(&api, Some(&who), operation, uiaa::PASSWORD, auth).await?;
-    let (user, erase) = (who.user, request.erase);
+    authenticate(&api, Some(&session), operation, uiaa::PASSWORD, auth).await?;
+    let (user, erase) = (session.user, request.erase);
     api.store
         .write_shrinking(move |tx| {
             accounts::deactivate(tx, user, erase)?;
@@ -86,7 +87,7 @@ fn no_session() -> Error {
 /// `GET /_matrix/client/v3/account/3pid`: accounts have no third-party ids.
 pub async fn get_3pids(
     _api: Api,
-    _who: Session,
+    _session: Session,
     _request: get_3pids::v3::Request,
 ) -> Result<get_3pids::v3::Response, Error> {
     Ok(get_3pids::v3::Response::new(Vec::new()))
@@ -95,7 +96,7 @@ pub async fn get_3pids(
 /// `POST /_matrix/client/v3/account/3pid/email/requestToken`
 pub async fn request_3pid_management_token_via_email(
     _api: Api,
-    _who: Unauthenticated,
+    _client: Unauthenticated,
     _request: request_3pid_management_token_via_email::v3::Request,
 ) -> Result<request_3pid_management_token_via_email::v3::Response, Error> {
     Err(medium_not_supported())
@@ -104,7 +105,7 @@ pub async fn request_3pid_management_token_via_email(
 /// `POST /_matrix/client/v3/account/3pid/msisdn/requestToken`
 pub async fn request_3pid_management_token_via_msisdn(
     _api: Api,
-    _who: Unauthenticated,
+    _client: Unauthenticated,
     _request: request_3pid_management_token_via_msisdn::v3::Request,
 ) -> Result<request_3pid_management_token_via_msisdn::v3::Response, Error> {
     Err(medium_not_supported())
@@ -120,7 +121,7 @@ fn medium_not_supported() -> Error {
 /// `POST /_matrix/client/v3/account/password/email/requestToken`
 pub async fn request_password_change_token_via_email(
     _api: Api,
-    _who: Unauthenticated,
+    _client: Unauthenticated,
     _request: request_password_change_token_via_email::v3::Request,
 ) -> Result<request_password_change_token_via_email::v3::Response, Error> {
     Err(unknown_address())
@@ -129,7 +130,7 @@ pub async fn request_password_change_token_via_email(
 /// `POST /_matrix/client/v3/account/password/msisdn/requestToken`
 pub async fn request_password_change_token_via_msisdn(
     _api: Api,
-    _who: Unauthenticated,
+    _client: Unauthenticated,
     _request: request_password_change_token_via_msisdn::v3::Request,
 ) -> Result<request_password_change_token_via_msisdn::v3::Response, Error> {
     Err(unknown_address())

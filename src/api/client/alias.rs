@@ -17,10 +17,10 @@ use crate::{
 /// `PUT /_matrix/client/v3/directory/room/{roomAlias}`
 pub async fn create_alias(
     api: Api,
-    who: Session,
+    session: Session,
     request: create_alias::v3::Request,
 ) -> Result<create_alias::v3::Response, Error> {
-    let (local, actor) = (api.local.clone(), api.actor(&who));
+    let (local, actor) = (api.local.clone(), api.actor(&session));
     let write = api.store.write(move |tx| {
         let room = room::num(tx, &request.room_id)?;
         aliases::create(tx, &local, &actor, &request.room_alias, room)
@@ -32,11 +32,11 @@ pub async fn create_alias(
 /// `GET /_matrix/client/v3/directory/room/{roomAlias}`
 pub async fn get_alias(
     api: Api,
-    who: Unauthenticated,
+    client: Unauthenticated,
     request: get_alias::v3::Request,
 ) -> Result<get_alias::v3::Response, Error> {
     if api.federation.allows(request.room_alias.server_name()) {
-        api.rates.check(Kind::Ask, network(who.address))?;
+        api.rates.check(Kind::Ask, network(client.address))?;
     }
     resolve(&api, &request.room_alias).await
 }
@@ -63,10 +63,10 @@ pub(super) async fn resolve(
 /// `DELETE /_matrix/client/v3/directory/room/{roomAlias}`
 pub async fn delete_alias(
     api: Api,
-    who: Session,
+    session: Session,
     request: delete_alias::v3::Request,
 ) -> Result<delete_alias::v3::Response, Error> {
-    let (local, actor) = (api.local.clone(), api.actor(&who));
+    let (local, actor) = (api.local.clone(), api.actor(&session));
     let write = api
         .store
         .write(move |tx| aliases::remove(tx, &local, &actor, &request.room_alias));

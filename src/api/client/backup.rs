@@ -25,10 +25,12 @@ use crate::{
 /// `POST /_matrix/client/v3/room_keys/version`
 pub async fn create_backup_version(
     api: Api,
-    who: Session,
+    session: Session,
     request: create_backup_version::v3::Request,
 ) -> Result<create_backup_version::v3::Response, Error> {
-    let create = api.users.create_backup(who.user, request.algorithm.json());
+    let create = api
+        .users
+        .create_backup(session.user, request.algorithm.json());
     let version = create.await?.to_string();
     Ok(create_backup_version::v3::Response::new(version))
 }
@@ -36,13 +38,13 @@ pub async fn create_backup_version(
 /// `GET /_matrix/client/v3/room_keys/version`
 pub async fn get_latest_backup_info(
     api: Api,
-    who: Session,
+    session: Session,
     _request: get_latest_backup_info::v3::Request,
 ) -> Result<get_latest_backup_info::v3::Response, Error> {
-    let (version, backup) = api.users.backup(who.user, None)?;
+    let (version, backup) = api.users.backup(session.user, None)?;
     let (etag, count) = etag_and_count(&backup);
     let info = Raw::from_json_string(backup.info)
-        .map_err(|_| store::Error::corrupt("backups", (who.user, version), "not JSON"))?;
+        .map_err(|_| store::Error::corrupt("backups", (session.user, version), "not JSON"))?;
     let version = version.to_string();
     Ok(get_latest_backup_info::v3::Response::new(
         info, count, etag, version,
@@ -52,13 +54,13 @@ pub async fn get_latest_backup_info(
 /// `GET /_matrix/client/v3/room_keys/version/{version}`
 pub async fn get_backup_info(
     api: Api,
-    who: Session,
+    session: Session,
     request: get_backup_info::v3::Request,
 ) -> Result<get_backup_info::v3::Response, Error> {
-    let (version, backup) = api.users.backup(who.user, Some(&request.version))?;
+    let (version, backup) = api.users.backup(session.user, Some(&request.version))?;
     let (etag, count) = etag_and_count(&backup);
     let info = Raw::from_json_string(backup.info)
-        .map_err(|_| store::Error::corrupt("backups", (who.user, version), "not JSON"))?;
+        .map_err(|_| store::Error::corrupt("backups", (session.user, version), "not JSON"))?;
     let version = version.to_string();
     Ok(get_backup_info::v3::Response::new(
         info, count, etag, version,
@@ -68,7 +70,7 @@ pub async fn get_backup_info(
 /// `PUT /_matrix/client/v3/room_keys/version/{version}`
 pub async fn update_backup_version(
     api: Api,
-    who: Session,
+    session: Session,
     request: update_backup_version::v3::Request,
 ) -> Result<update_backup_version::v3::Response, Error> {
     let info = request.algorithm.json();
@@ -80,7 +82,7 @@ pub async fn update_backup_version(
             "version in the body differs from the version in the path",
         ));
     }
-    let update = api.users.update_backup(who.user, request.version, info);
+    let update = api.users.update_backup(session.user, request.version, info);
     update.await?;
     Ok(update_backup_version::v3::Response::new())
 }
@@ -88,10 +90,12 @@ pub async fn update_backup_version(
 /// `DELETE /_matrix/client/v3/room_keys/version/{version}`
 pub async fn delete_backup_version(
     api: Api,
-    who: Session,
+    session: Session,
     request: delete_backup_version::v3::Request,
 ) -> Result<delete_backup_version::v3::Response, Error> {
-    api.users.delete_backup(who.user, &request.version).await?;
+    api.users
+        .delete_backup(session.user, &request.version)
+        .await?;
     Ok(delete_backup_version::v3::Response::new())
 }
 
@@ -101,65 +105,67 @@ fn etag_and_count(backup: &Backup) -> (String, UInt) {
 
 async fn store_keys(
     api: &Api,
-    who: &Session,
+    session: &Session,
     version: String,
     rooms: RoomBackups,
 ) -> Result<(String, UInt), Error> {
     let keys = key_backup::parse(rooms)?;
     Ok(etag_and_count(
-        &api.users.add_backup_keys(who.user, version, keys).await?,
+        &api.users
+            .add_backup_keys(session.user, version, keys)
+            .await?,
     ))
 }
 
 /// `PUT /_matrix/client/v3/room_keys/keys`
 pub async fn add_backup_keys(
     api: Api,
-    who: Session,
+    session: Session,
     request: add_backup_keys::v3::Request,
 ) -> Result<add_backup_keys::v3::Response, Error> {
-    let (etag, count) = store_keys(&api, &who, request.version, request.rooms).await?;
+    let (etag, count) = store_keys(&api, &session, request.version, request.rooms).await?;
     Ok(add_backup_keys::v3::Response::new(etag, count))
 }
 
 /// `PUT /_matrix/client/v3/room_keys/keys/{roomId}`
 pub async fn add_backup_keys_for_room(
     api: Api,
-    who: Session,
+    session: Session,
     request: add_backup_keys_for_room::v3::Request,
 ) -> Result<add_backup_keys_for_room::v3::Response, Error> {
     let rooms = RoomBackups::from([(request.room_id, RoomKeyBackup::new(request.sessions))]);
-    let (etag, count) = store_keys(&api, &who, request.version, rooms).await?;
+    let (etag, count) = store_keys(&api, &session, request.version, rooms).await?;
     Ok(add_backup_keys_for_room::v3::Response::new(etag, count))
 }
 
 /// `PUT /_matrix/client/v3/room_keys/keys/{roomId}/{sessionId}`
 pub async fn add_backup_keys_for_session(
     api: Api,
-    who: Session,
+    session: Session,
     request: add_backup_keys_for_session::v3::Request,
 ) -> Result<add_backup_keys_for_session::v3::Response, Error> {
     let sessions = BTreeMap::from([(request.session_id, request.session_data)]);
     let rooms = RoomBackups::from([(request.room_id, RoomKeyBackup::new(sessions))]);
-    let (etag, count) = store_keys(&api, &who, request.version, rooms).await?;
+    let (etag, count) = store_keys(&api, &session, request.version, rooms).await?;
     Ok(add_backup_keys_for_session::v3::Response::new(etag, count))
 }
 
 /// `GET /_matrix/client/v3/room_keys/keys`
 pub async fn get_backup_keys(
     api: Api,
-    who: Session,
+    session: Session,
     request: get_backup_keys::v3::Request,
 ) -> Result<Streamed, Error> {
-    stream_keys(api, who.user, request.version, None).await
+    stream_keys(api, session.user, request.version, None).await
 }
 
 /// `GET /_matrix/client/v3/room_keys/keys/{roomId}`
 pub async fn get_backup_keys_for_room(
     api: Api,
-    who: Session,
+    session: Session,
     request: get_backup_keys_for_room::v3::Request,
 ) -> Result<Streamed, Error> {
-    stream_keys(api, who.user, request.version, Some(request.room_id)).await
+    stream_keys(api, session.user, request.version, Some(request.room_id)).await
 }
 
 /// The keys of a backup, or of `room` in it. Each batch is read when the one before has been sent. The
@@ -251,60 +257,64 @@ impl KeyWriter {
 /// `GET /_matrix/client/v3/room_keys/keys/{roomId}/{sessionId}`
 pub async fn get_backup_keys_for_session(
     api: Api,
-    who: Session,
+    session: Session,
     request: get_backup_keys_for_session::v3::Request,
 ) -> Result<get_backup_keys_for_session::v3::Response, Error> {
     let key = api.users.backup_key(
-        who.user,
+        session.user,
         &request.version,
         &request.room_id,
         &request.session_id,
     )?;
     let key = Raw::from_json_string(key).map_err(|_| {
-        store::Error::corrupt("backup_keys", (who.user, &request.session_id), "not JSON")
+        store::Error::corrupt(
+            "backup_keys",
+            (session.user, &request.session_id),
+            "not JSON",
+        )
     })?;
     Ok(get_backup_keys_for_session::v3::Response::new(key))
 }
 
 async fn delete(
     api: &Api,
-    who: &Session,
+    session: &Session,
     version: String,
     which: KeySelection,
 ) -> Result<(String, UInt), Error> {
-    let delete = api.users.delete_backup_keys(who.user, version, which);
+    let delete = api.users.delete_backup_keys(session.user, version, which);
     Ok(etag_and_count(&delete.await?))
 }
 
 /// `DELETE /_matrix/client/v3/room_keys/keys`
 pub async fn delete_backup_keys(
     api: Api,
-    who: Session,
+    session: Session,
     request: delete_backup_keys::v3::Request,
 ) -> Result<delete_backup_keys::v3::Response, Error> {
-    let (etag, count) = delete(&api, &who, request.version, KeySelection::All).await?;
+    let (etag, count) = delete(&api, &session, request.version, KeySelection::All).await?;
     Ok(delete_backup_keys::v3::Response::new(etag, count))
 }
 
 /// `DELETE /_matrix/client/v3/room_keys/keys/{roomId}`
 pub async fn delete_backup_keys_for_room(
     api: Api,
-    who: Session,
+    session: Session,
     request: delete_backup_keys_for_room::v3::Request,
 ) -> Result<delete_backup_keys_for_room::v3::Response, Error> {
     let which = KeySelection::Room(request.room_id);
-    let (etag, count) = delete(&api, &who, request.version, which).await?;
+    let (etag, count) = delete(&api, &session, request.version, which).await?;
     Ok(delete_backup_keys_for_room::v3::Response::new(etag, count))
 }
 
 /// `DELETE /_matrix/client/v3/room_keys/keys/{roomId}/{sessionId}`
 pub async fn delete_backup_keys_for_session(
     api: Api,
-    who: Session,
+    session: Session,
     request: delete_backup_keys_for_session::v3::Request,
 ) -> Result<delete_backup_keys_for_session::v3::Response, Error> {
     let which = KeySelection::Session(request.room_id, request.session_id);
-    let (etag, count) = delete(&api, &who, request.version, which).await?;
+    let (etag, count) = delete(&api, &session, request.version, which).await?;
     Ok(delete_backup_keys_for_session::v3::Response::new(
         etag, count,
     ))

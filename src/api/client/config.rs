@@ -14,12 +14,12 @@ use crate::api::{Api, Error, Session};
 /// `GET /_matrix/client/v3/user/{userId}/account_data/{type}`
 pub async fn get_global_account_data(
     api: Api,
-    who: Session,
+    session: Session,
     request: get_global_account_data::v3::Request,
 ) -> Result<get_global_account_data::v3::Response, Error> {
-    check_own(&who, &request.user_id)?;
+    check_own(&session, &request.user_id)?;
     let kind = request.event_type.to_string();
-    let data = api.users.account_data(who.user, None, &kind)?;
+    let data = api.users.account_data(session.user, None, &kind)?;
     Ok(get_global_account_data::v3::Response::new(Raw::from_json(
         data,
     )))
@@ -28,12 +28,12 @@ pub async fn get_global_account_data(
 /// `PUT /_matrix/client/v3/user/{userId}/account_data/{type}`
 pub async fn set_global_account_data(
     api: Api,
-    who: Session,
+    session: Session,
     request: set_global_account_data::v3::Request,
 ) -> Result<set_global_account_data::v3::Response, Error> {
-    check_own(&who, &request.user_id)?;
+    check_own(&session, &request.user_id)?;
     let (kind, data) = (request.event_type.to_string(), request.data.into_json());
-    let set = api.users.set_account_data(who.user, None, kind, data);
+    let set = api.users.set_account_data(session.user, None, kind, data);
     set.await?;
     Ok(set_global_account_data::v3::Response::new())
 }
@@ -41,13 +41,13 @@ pub async fn set_global_account_data(
 /// `GET /_matrix/client/v3/user/{userId}/rooms/{roomId}/account_data/{type}`
 pub async fn get_room_account_data(
     api: Api,
-    who: Session,
+    session: Session,
     request: get_room_account_data::v3::Request,
 ) -> Result<get_room_account_data::v3::Response, Error> {
-    check_own(&who, &request.user_id)?;
+    check_own(&session, &request.user_id)?;
     let kind = request.event_type.to_string();
     let room = Some(&*request.room_id);
-    let data = api.users.account_data(who.user, room, &kind)?;
+    let data = api.users.account_data(session.user, room, &kind)?;
     Ok(get_room_account_data::v3::Response::new(Raw::from_json(
         data,
     )))
@@ -56,25 +56,25 @@ pub async fn get_room_account_data(
 /// `PUT /_matrix/client/v3/user/{userId}/rooms/{roomId}/account_data/{type}`
 pub async fn set_room_account_data(
     api: Api,
-    who: Session,
+    session: Session,
     request: set_room_account_data::v3::Request,
 ) -> Result<set_room_account_data::v3::Response, Error> {
-    check_own(&who, &request.user_id)?;
+    check_own(&session, &request.user_id)?;
     let (kind, data) = (request.event_type.to_string(), request.data.into_json());
     let room = Some(&*request.room_id);
-    let set = api.users.set_account_data(who.user, room, kind, data);
+    let set = api.users.set_account_data(session.user, room, kind, data);
     set.await?;
     Ok(set_room_account_data::v3::Response::new())
 }
 
 /// Fails unless `user_id`, in the path, is the user of the session.
-pub(super) fn check_own(who: &Session, user_id: &UserId) -> Result<(), Error> {
-    if who.user_id == user_id {
+pub(super) fn check_own(session: &Session, user_id: &UserId) -> Result<(), Error> {
+    if session.user_id == user_id {
         Ok(())
     } else {
         Err(Error::forbidden(format!(
             "userId must be {}, the user of the access token; found {user_id}",
-            who.user_id
+            session.user_id
         )))
     }
 }

@@ -30,7 +30,7 @@ const TOKEN_PREFIX: &str = "d1_";
 /// `PUT /_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device`
 pub async fn put_dehydrated_device(
     api: Api,
-    who: Session,
+    session: Session,
     request: put_dehydrated_device::unstable::Request,
 ) -> Result<put_dehydrated_device::unstable::Response, Error> {
     let device_id = request.device_id;
@@ -42,9 +42,9 @@ pub async fn put_dehydrated_device(
         one_time_keys: uploaded(request.one_time_keys),
         fallback_keys: uploaded(request.fallback_keys),
     };
-    let device = NewDevice::new(&who.user_id, upload)?;
+    let device = NewDevice::new(&session.user_id, upload)?;
     let now = api.clock.now_ms();
-    let keep = move |tx: &Tx| device.store(tx, who.user, now);
+    let keep = move |tx: &Tx| device.store(tx, session.user, now);
     api.store.write(keep).await?;
     Ok(put_dehydrated_device::unstable::Response::new(device_id))
 }
@@ -52,13 +52,15 @@ pub async fn put_dehydrated_device(
 /// `GET /_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device`
 pub async fn get_dehydrated_device(
     api: Api,
-    who: Session,
+    session: Session,
     _request: get_dehydrated_device::unstable::Request,
 ) -> Result<get_dehydrated_device::unstable::Response, Error> {
-    let device = api.store.read(|s| dehydrated_devices::load(s, who.user))?;
+    let device = api
+        .store
+        .read(|s| dehydrated_devices::load(s, session.user))?;
     let (device_id, data) = device.ok_or(dehydrated_devices::NO_DEHYDRATED_DEVICE)?;
     let data = Raw::from_json_string(data)
-        .map_err(|_| store::Error::corrupt("dehydrated_devices", who.user, "not JSON"))?;
+        .map_err(|_| store::Error::corrupt("dehydrated_devices", session.user, "not JSON"))?;
     Ok(get_dehydrated_device::unstable::Response::new(
         device_id, data,
     ))
@@ -67,10 +69,10 @@ pub async fn get_dehydrated_device(
 /// `DELETE /_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device`
 pub async fn delete_dehydrated_device(
     api: Api,
-    who: Session,
+    session: Session,
     _request: delete_dehydrated_device::unstable::Request,
 ) -> Result<delete_dehydrated_device::unstable::Response, Error> {
-    let remove = move |tx: &Tx| dehydrated_devices::remove(tx, who.user);
+    let remove = move |tx: &Tx| dehydrated_devices::remove(tx, session.user);
     let device_id = api.store.write_shrinking(remove).await?;
     Ok(delete_dehydrated_device::unstable::Response::new(device_id))
 }
@@ -96,10 +98,10 @@ impl Quirk for TokenInQuery {
 /// `GET /_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device/{device_id}/events`
 pub async fn get_events(
     api: Api,
-    who: Session,
+    session: Session,
     Adapted { request, .. }: Adapted<get_events::unstable::Request, TokenInQuery>,
 ) -> Result<Streamed, Error> {
-    post_events(api, who, request).await
+    post_events(api, session, request).await
 }
 
 /// `POST /_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device/{device_id}/events`
@@ -108,7 +110,7 @@ pub async fn get_events(
 /// are not removed by being read, since a client may not get to the end.
 pub async fn post_events(
     api: Api,
-    who: Session,
+    session: Session,
     request: get_events::unstable::Request,
 ) -> Result<Streamed, Error> {
     let after = match &request.next_batch {
@@ -118,7 +120,7 @@ pub async fn post_events(
     let upto = api.notifier.position().stored;
     let pending = api
         .store
-        .read(|s| dehydrated_devices::messages(s, who.user, &request.device_id, after, upto))?;
+        .read(|s| dehydrated_devices::messages(s, session.user, &request.device_id, after, upto))?;
     let PendingMessages { messages, upto } = pending
         .ok_or_else(|| Error::forbidden("device_id must be that of your dehydrated device"))?;
     Streamed::json(&Events {

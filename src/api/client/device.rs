@@ -16,10 +16,10 @@ use crate::{
 /// `GET /_matrix/client/v3/devices`
 pub async fn get_devices(
     api: Api,
-    who: Session,
+    session: Session,
     _request: get_devices::v3::Request,
 ) -> Result<get_devices::v3::Response, Error> {
-    let devices = api.users.devices(who.user)?;
+    let devices = api.users.devices(session.user)?;
     let devices = devices
         .into_iter()
         .map(|(id, device)| device_info(id, device));
@@ -29,10 +29,10 @@ pub async fn get_devices(
 /// `GET /_matrix/client/v3/devices/{deviceId}`
 pub async fn get_device(
     api: Api,
-    who: Session,
+    session: Session,
     request: get_device::v3::Request,
 ) -> Result<get_device::v3::Response, Error> {
-    let device = api.users.device(who.user, &request.device_id)?;
+    let device = api.users.device(session.user, &request.device_id)?;
     let device = device_info(request.device_id, device);
     Ok(get_device::v3::Response::new(device))
 }
@@ -49,16 +49,18 @@ fn device_info(device_id: OwnedDeviceId, device: records::Device) -> Device {
 /// `PUT /_matrix/client/v3/devices/{deviceId}`
 pub async fn update_device(
     api: Api,
-    who: Session,
+    session: Session,
     request: update_device::v3::Request,
 ) -> Result<update_device::v3::Response, Error> {
     match request.display_name {
         Some(name) => {
-            let rename = api.users.rename_device(who.user, request.device_id, name);
+            let rename = api
+                .users
+                .rename_device(session.user, request.device_id, name);
             rename.await?;
         }
         None => {
-            api.users.device(who.user, &request.device_id)?;
+            api.users.device(session.user, &request.device_id)?;
         }
     }
     Ok(update_device::v3::Response::new())
@@ -67,31 +69,31 @@ pub async fn update_device(
 /// `DELETE /_matrix/client/v3/devices/{deviceId}`
 pub async fn delete_device(
     api: Api,
-    who: Session,
+    session: Session,
     Adapted {
         request,
         quirk: operation,
     }: Interactive<delete_device::v3::Request>,
 ) -> Result<delete_device::v3::Response, Error> {
     let auth = request.auth.as_ref();
-    authenticate(&api, Some(&who), operation, uiaa::PASSWORD, auth).await?;
+    authenticate(&api, Some(&session), operation, uiaa::PASSWORD, auth).await?;
     let devices = vec![request.device_id];
-    api.users.remove_devices(who.user, devices).await?;
+    api.users.remove_devices(session.user, devices).await?;
     Ok(delete_device::v3::Response::new())
 }
 
 /// `POST /_matrix/client/v3/delete_devices`
 pub async fn delete_devices(
     api: Api,
-    who: Session,
+    session: Session,
     Adapted {
         request,
         quirk: operation,
     }: Interactive<delete_devices::v3::Request>,
 ) -> Result<delete_devices::v3::Response, Error> {
     let auth = request.auth.as_ref();
-    authenticate(&api, Some(&who), operation, uiaa::PASSWORD, auth).await?;
-    let remove = api.users.remove_devices(who.user, request.devices);
+    authenticate(&api, Some(&session), operation, uiaa::PASSWORD, auth).await?;
+    let remove = api.users.remove_devices(session.user, request.devices);
     remove.await?;
     Ok(delete_devices::v3::Response::new())
 }

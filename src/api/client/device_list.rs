@@ -11,7 +11,7 @@ use crate::{
 /// `GET /_matrix/client/v3/keys/changes`
 pub async fn get_key_changes(
     api: Api,
-    who: Session,
+    session: Session,
     request: get_key_changes::v3::Request,
 ) -> Result<get_key_changes::v3::Response, Error> {
     let position = |token: &str| {
@@ -19,8 +19,8 @@ pub async fn get_key_changes(
         Ok::<_, Error>(token.position)
     };
     let query = DeviceListQuery {
-        user: who.user,
-        user_id: who.user_id,
+        user: session.user,
+        user_id: session.user_id,
         after: position(&request.from)?,
         upto: position(&request.to)?.min(api.notifier.position().stored),
     };

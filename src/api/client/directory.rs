@@ -36,7 +36,7 @@ const LIMITS: Limits = Limits {
 /// `GET /_matrix/client/v3/directory/list/room/{roomId}`
 pub async fn get_room_visibility(
     api: Api,
-    _who: Unauthenticated,
+    _client: Unauthenticated,
     request: get_room_visibility::v3::Request,
 ) -> Result<get_room_visibility::v3::Response, Error> {
     let listed = api.store.read(|s| {
@@ -71,7 +71,7 @@ impl Quirk for DefaultVisibility {
 /// `PUT /_matrix/client/v3/directory/list/room/{roomId}`
 pub async fn set_room_visibility(
     api: Api,
-    who: Session,
+    session: Session,
     Adapted { request, .. }: Adapted<set_room_visibility::v3::Request, DefaultVisibility>,
 ) -> Result<set_room_visibility::v3::Response, Error> {
     let listed = match request.visibility {
@@ -79,7 +79,7 @@ pub async fn set_room_visibility(
         Visibility::Private => false,
         _ => return Err(Error::invalid_param("visibility must be public or private")),
     };
-    let actor = api.actor(&who);
+    let actor = api.actor(&session);
     let write = api.store.write(move |tx| {
         let room = room::num(tx, &request.room_id)?;
         directory::set_listed(tx, &actor, room, listed)
@@ -91,11 +91,11 @@ pub async fn set_room_visibility(
 /// `GET /_matrix/client/v3/publicRooms`
 pub async fn get_public_rooms(
     api: Api,
-    who: Unauthenticated,
+    client: Unauthenticated,
     request: get_public_rooms::v3::Request,
 ) -> Result<get_public_rooms::v3::Response, Error> {
     if request.server.is_some() {
-        api.rates.check(Kind::Ask, network(who.address))?;
+        api.rates.check(Kind::Ask, network(client.address))?;
     }
     let mut own_request = federation_directory::v1::Request::new();
     own_request.limit = request.limit;
@@ -111,7 +111,7 @@ pub async fn get_public_rooms(
 /// `POST /_matrix/client/v3/publicRooms`
 pub async fn get_public_rooms_filtered(
     api: Api,
-    _who: Session,
+    _session: Session,
     request: get_public_rooms_filtered::v3::Request,
 ) -> Result<get_public_rooms_filtered::v3::Response, Error> {
     let mut own_request = federation_directory::v1::Request::new();

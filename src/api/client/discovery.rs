@@ -56,7 +56,7 @@ const DEFAULT_ROOM_VERSION: RoomVersionId = RoomVersionId::V12;
 /// `GET /_matrix/client/versions`
 pub async fn get_supported_versions(
     _api: Api,
-    _who: Option<Session>,
+    _session: Option<Session>,
     _request: get_supported_versions::Request,
 ) -> Result<get_supported_versions::Response, Error> {
     let versions = VERSIONS.iter().copied().map(str::to_owned).collect();
@@ -69,7 +69,7 @@ pub async fn get_supported_versions(
 /// `GET /_matrix/client/v3/capabilities`
 pub async fn get_capabilities(
     _api: Api,
-    _who: Session,
+    _session: Session,
     _request: get_capabilities::v3::Request,
 ) -> Result<get_capabilities::v3::Response, Error> {
     use get_capabilities::v3::{
@@ -96,7 +96,7 @@ pub async fn get_capabilities(
 /// the first listener.
 pub async fn discover_homeserver(
     api: Api,
-    _who: Unauthenticated,
+    _client: Unauthenticated,
     _request: discover_homeserver::Request,
 ) -> Result<Streamed, Error> {
     let config = &api.config;
@@ -120,7 +120,7 @@ pub async fn discover_homeserver(
 /// `GET /.well-known/matrix/support`
 pub async fn discover_support(
     _api: Api,
-    _who: Unauthenticated,
+    _client: Unauthenticated,
     _request: discover_support::Request,
 ) -> Result<discover_support::Response, Error> {
     Err(Error::not_found("no support contact is configured"))

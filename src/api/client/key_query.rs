@@ -36,7 +36,7 @@ type WantedDevices = BTreeMap<OwnedUserId, Vec<OwnedDeviceId>>;
 /// Device lists are kept of the remote users who share a room with a local user, so their keys are known
 /// even if their server is unreachable; a list that may be outdated is sent together with the failure of
 /// its server. For other remote users, their server is queried.
-pub async fn get_keys(api: Api, who: Session, request: Request) -> Result<Response, Error> {
+pub async fn get_keys(api: Api, session: Session, request: Request) -> Result<Response, Error> {
     if request.device_keys.len() > MAX_KEYS {
         return Err(Error::too_large(format!(
             "device_keys may have at most {MAX_KEYS} users, found {}",
@@ -46,8 +46,8 @@ pub async fn get_keys(api: Api, who: Session, request: Request) -> Result<Respon
     let deadline = Instant::now() + request.timeout.unwrap_or(DEFAULT_TIMEOUT).min(MAX_TIMEOUT);
     let left = || deadline.saturating_duration_since(Instant::now());
     let viewer = Signer {
-        user: who.user,
-        id: who.user_id,
+        user: session.user,
+        id: session.user_id,
     };
     let (local, mut remote) = split_by_server(&api, request.device_keys);
     let mut response = local_keys(&api, viewer.clone(), local).await?;

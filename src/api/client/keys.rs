@@ -44,13 +44,17 @@ pub(super) const MAX_TIMEOUT: Duration = Duration::from_secs(30);
 /// `POST /_matrix/client/v3/keys/upload`
 pub async fn upload_keys(
     api: Api,
-    who: Session,
+    session: Session,
     request: upload_keys::v3::Request,
 ) -> Result<upload_keys::v3::Response, Error> {
     let device_keys = match &request.device_keys {
         Some(keys) => {
             let json = keys.json().get();
-            Some(device_keys::check(json, &who.user_id, &who.device_id)?)
+            Some(device_keys::check(
+                json,
+                &session.user_id,
+                &session.device_id,
+            )?)
         }
         None => None,
     };
@@ -60,15 +64,15 @@ pub async fn upload_keys(
     one_time_keys::check(&fallback)?;
     let job = move |tx: &Tx| {
         // The device may be logged out by now; its keys would never be removed.
-        if !tx.device_ids()?.has(who.device)? {
+        if !tx.device_ids()?.has(session.device)? {
             return Err(users::Error::UnknownToken { soft_logout: false });
         }
         if let Some(keys) = &device_keys {
-            device_keys::put(tx, who.user, &who.device_id, who.device, keys)?;
+            device_keys::put(tx, session.user, &session.device_id, session.device, keys)?;
         }
-        one_time_keys::add(tx, who.device, &once)?;
-        one_time_keys::put_fallback(tx, who.device, &fallback)?;
-        Ok::<_, users::Error>(one_time_keys::counts(tx, who.device)?)
+        one_time_keys::add(tx, session.device, &once)?;
+        one_time_keys::put_fallback(tx, session.device, &fallback)?;
+        Ok::<_, users::Error>(one_time_keys::counts(tx, session.device)?)
     };
     let left = api.store.write(job).await?;
     let counts = left.counts.into_iter();
@@ -111,7 +115,7 @@ pub(in crate::api) fn raw<T>(key: &CanonicalJsonObject) -> Result<Raw<T>, Error>
 /// `POST /_matrix/client/v3/keys/claim`
 pub async fn claim_keys(
     api: Api,
-    _who: Session,
+    _session: Session,
     request: claim_keys::v3::Request,
 ) -> Result<claim_keys::v3::Response, Error> {
     let time = request.timeout.unwrap_or(DEFAULT_TIMEOUT).min(MAX_TIMEOUT);
@@ -187,7 +191,7 @@ fn raw_text<T>(json: String) -> Option<Raw<T>> {
 /// `POST /_matrix/client/v3/keys/device_signing/upload`
 pub async fn upload_signing_keys(
     api: Api,
-    who: Session,
+    session: Session,
     Adapted {
         request,
         quirk: operation,
@@ -201,17 +205,17 @@ pub async fn upload_signing_keys(
     ];
     for (usage, key) in keys {
         if let Some(key) = key {
-            upload.add(usage, key.json().get(), &who.user_id)?;
+            upload.add(usage, key.json().get(), &session.user_id)?;
         }
     }
     let store = |auth: AuthLevel| {
-        let (upload, user, user_id) = (upload.clone(), who.user, who.user_id.clone());
+        let (upload, user, user_id) = (upload.clone(), session.user, session.user_id.clone());
         api.store
             .write(move |tx| upload.store(tx, user, &user_id, auth))
     };
     if store(AuthLevel::AccessToken).await? == StoreOutcome::AuthenticationRequired {
         let auth = request.auth.as_ref();
-        authenticate(&api, Some(&who), operation, uiaa::PASSWORD, auth).await?;
+        authenticate(&api, Some(&session), operation, uiaa::PASSWORD, auth).await?;
         store(AuthLevel::UserInteractive).await?;
     }
     Ok(upload_signing_keys::v3::Response::new())
@@ -220,7 +224,7 @@ pub async fn upload_signing_keys(
 /// `POST /_matrix/client/v3/keys/signatures/upload`
 pub async fn upload_signatures(
     api: Api,
-    who: Session,
+    session: Session,
     request: upload_signatures::v3::Request,
 ) -> Result<upload_signatures::v3::Response, Error> {
     let mut signed: Vec<(OwnedUserId, String, String)> = Vec::new();
@@ -236,8 +240,8 @@ pub async fn upload_signatures(
         )));
     }
     let signer = Signer {
-        user: who.user,
-        id: who.user_id,
+        user: session.user,
+        id: session.user_id,
     };
     let mut failures: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
     for some in signed.chunks(MAX_SIGNATURES_PER_JOB) {

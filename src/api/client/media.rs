@@ -72,24 +72,27 @@ const INLINE: [&str; 26] = [
 /// `POST /_matrix/media/v3/upload`
 pub async fn create_content(
     api: Api,
-    who: Session,
+    session: Session,
     request: create_content::v3::Request,
     upload: Upload,
 ) -> Result<create_content::v3::Response, Error> {
     let info = MediaInfo::new(request.content_type, request.filename)?;
-    let draft = api.media.begin_upload(who.user, upload.length()).await?;
+    let draft = api
+        .media
+        .begin_upload(session.user, upload.length())
+        .await?;
     let content = receive(draft, upload).await?.finish().await?;
-    let id = api.media.store(who.user, info, content).await?;
+    let id = api.media.store(session.user, info, content).await?;
     Ok(create_content::v3::Response::new(api.mxc_uri(&id)))
 }
 
 /// `POST /_matrix/media/v1/create`
 pub async fn create_mxc_uri(
     api: Api,
-    who: Session,
+    session: Session,
     _request: create_mxc_uri::v1::Request,
 ) -> Result<create_mxc_uri::v1::Response, Error> {
-    let (id, until) = api.media.create(who.user).await?;
+    let (id, until) = api.media.create(session.user).await?;
     let mut response = create_mxc_uri::v1::Response::new(api.mxc_uri(&id));
     let until = MilliSecondsSinceUnixEpoch(UInt::new_saturating(until));
     response.unused_expires_at = Some(until);
@@ -99,7 +102,7 @@ pub async fn create_mxc_uri(
 /// `PUT /_matrix/media/v3/upload/{serverName}/{mediaId}`
 pub async fn create_content_async(
     api: Api,
-    who: Session,
+    session: Session,
     request: create_content_async::v3::Request,
     upload: Upload,
 ) -> Result<Streamed, Error> {
@@ -108,11 +111,14 @@ pub async fn create_content_async(
     }
     let info = MediaInfo::new(request.content_type, request.filename)?;
     let id = request.media_id;
-    api.media.check_pending_upload(who.user, &id)?;
-    let draft = api.media.begin_upload(who.user, upload.length()).await?;
+    api.media.check_pending_upload(session.user, &id)?;
+    let draft = api
+        .media
+        .begin_upload(session.user, upload.length())
+        .await?;
     let content = receive(draft, upload).await?.finish().await?;
     api.media
-        .store_pending(who.user, &id, info, content)
+        .store_pending(session.user, &id, info, content)
         .await?;
     // ruma's response has no constructor.
     Streamed::json(&json!({}))
@@ -128,7 +134,7 @@ async fn receive(mut draft: FileWriter, mut upload: Upload) -> Result<FileWriter
 /// `GET /_matrix/client/v1/media/download/{serverName}/{mediaId}`
 pub async fn get_content(
     api: Api,
-    _who: Session,
+    _session: Session,
     request: get_content::v1::Request,
 ) -> Result<Download, Error> {
     let media = find(
@@ -144,7 +150,7 @@ pub async fn get_content(
 /// `GET /_matrix/client/v1/media/download/{serverName}/{mediaId}/{fileName}`
 pub async fn get_content_as_filename(
     api: Api,
-    _who: Session,
+    _session: Session,
     request: get_content_as_filename::v1::Request,
 ) -> Result<Download, Error> {
     let media = find(
@@ -160,7 +166,7 @@ pub async fn get_content_as_filename(
 /// `GET /_matrix/client/v1/media/thumbnail/{serverName}/{mediaId}`
 pub async fn get_content_thumbnail(
     api: Api,
-    _who: Session,
+    _session: Session,
     request: get_content_thumbnail::v1::Request,
 ) -> Result<Download, Error> {
     let server = &request.server_name;
@@ -182,7 +188,7 @@ pub async fn get_content_thumbnail(
 /// `GET /_matrix/client/v1/media/config`
 pub async fn get_media_config(
     api: Api,
-    _who: Session,
+    _session: Session,
     _request: get_media_config::v1::Request,
 ) -> Result<get_media_config::v1::Response, Error> {
     let max_bytes = UInt::new_saturating(api.media.max_upload().bytes());
@@ -193,7 +199,7 @@ pub async fn get_media_config(
 #[expect(deprecated)] // for clients from before Matrix 1.11
 pub async fn get_media_config_v3(
     api: Api,
-    _who: Session,
+    _session: Session,
     _request: get_media_config_v3::v3::Request,
 ) -> Result<get_media_config_v3::v3::Response, Error> {
     let max_bytes = UInt::new_saturating(api.media.max_upload().bytes());
@@ -203,7 +209,7 @@ pub async fn get_media_config_v3(
 /// `GET /_matrix/client/v1/media/preview_url`
 pub async fn get_media_preview(
     api: Api,
-    _who: Session,
+    _session: Session,
     request: get_media_preview::v1::Request,
 ) -> Result<get_media_preview::v1::Response, Error> {
     let preview = load_preview(&api, &request.url).await?;
@@ -214,7 +220,7 @@ pub async fn get_media_preview(
 #[expect(deprecated)] // for clients from before Matrix 1.11
 pub async fn get_media_preview_v3(
     api: Api,
-    _who: Session,
+    _session: Session,
     request: get_media_preview_v3::v3::Request,
 ) -> Result<get_media_preview_v3::v3::Response, Error> {
     let preview = load_preview(&api, &request.url).await?;
@@ -234,7 +240,7 @@ async fn load_preview(api: &Api, url: &str) -> Result<Box<RawValue>, Error> {
 #[expect(deprecated)]
 pub async fn get_frozen_content(
     _api: Api,
-    _who: Unauthenticated,
+    _client: Unauthenticated,
     _request: get_frozen_content::v3::Request,
 ) -> Result<get_frozen_content::v3::Response, Error> {
     Err(frozen())
@@ -244,7 +250,7 @@ pub async fn get_frozen_content(
 #[expect(deprecated)]
 pub async fn get_frozen_content_as_filename(
     _api: Api,
-    _who: Unauthenticated,
+    _client: Unauthenticated,
     _request: get_frozen_content_as_filename::v3::Request,
 ) -> Result<get_frozen_content_as_filename::v3::Response, Error> {
     Err(frozen())
@@ -254,7 +260,7 @@ pub async fn get_frozen_content_as_filename(
 #[expect(deprecated)]
 pub async fn get_frozen_content_thumbnail(
     _api: Api,
-    _who: Unauthenticated,
+    _client: Unauthenticated,
     _request: get_frozen_content_thumbnail::v3::Request,
 ) -> Result<get_frozen_content_thumbnail::v3::Response, Error> {
     Err(frozen())

@@ -28,22 +28,22 @@ use crate::{
 /// `POST /_matrix/client/v3/rooms/{roomId}/join`
 pub async fn join_room_by_id(
     api: Api,
-    who: Session,
+    session: Session,
     request: join_room_by_id::v3::Request,
 ) -> Result<join_room_by_id::v3::Response, Error> {
     let room = request.room_id;
-    join_room(&api, &who, &room, Vec::new(), request.reason).await?;
+    join_room(&api, &session, &room, Vec::new(), request.reason).await?;
     Ok(join_room_by_id::v3::Response::new(room))
 }
 
 /// `POST /_matrix/client/v3/join/{roomIdOrAlias}`
 pub async fn join_room_by_id_or_alias(
     api: Api,
-    who: Session,
+    session: Session,
     request: join_room_by_id_or_alias::v3::Request,
 ) -> Result<join_room_by_id_or_alias::v3::Response, Error> {
     let (room, servers) = resolve(&api, request.room_id_or_alias, request.via).await?;
-    join_room(&api, &who, &room, servers, request.reason).await?;
+    join_room(&api, &session, &room, servers, request.reason).await?;
     Ok(join_room_by_id_or_alias::v3::Response::new(room))
 }
 
@@ -67,7 +67,7 @@ async fn resolve(
 /// Joins the room here if this server is in it, else through a server that is.
 async fn join_room(
     api: &Api,
-    who: &Session,
+    session: &Session,
     room: &OwnedRoomId,
     mut servers: Vec<OwnedServerName>,
     reason: Option<String>,
@@ -78,7 +78,7 @@ async fn join_room(
         let join = move |tx: &Tx, local: &Local, actor: &Actor, room| {
             join::join(tx, local, actor, room, text.as_deref())
         };
-        match in_room(api, who, room.clone(), join).await {
+        match in_room(api, session, room.clone(), join).await {
             // A restricted room: a server with a user who may invite can authorize the join.
             Err(Error::Rooms(
                 error @ (rooms::Error::UnableToAuthorizeJoin | rooms::Error::UnableToGrantJoin),
@@ -90,8 +90,10 @@ async fn join_room(
             result => return result,
         }
     }
-    servers.extend(candidate_servers(api, who, room)?);
-    Ok(client.join(&api.actor(who), room, servers, reason).await?)
+    servers.extend(candidate_servers(api, session, room)?);
+    Ok(client
+        .join(&api.actor(session), room, servers, reason)
+        .await?)
 }
 
 fn is_shared(r: &impl Reader, room: &RoomId) -> Result<bool, rooms::Error> {
@@ -101,7 +103,7 @@ fn is_shared(r: &impl Reader, room: &RoomId) -> Result<bool, rooms::Error> {
 /// Servers that may be in the room: of the inviter, of members, of the creator.
 fn candidate_servers(
     api: &Api,
-    who: &Session,
+    session: &Session,
     room: &RoomId,
 ) -> Result<Vec<OwnedServerName>, rooms::Error> {
     api.store.read(|s| {
@@ -110,7 +112,7 @@ fn candidate_servers(
             Err(rooms::Error::UnknownRoom) => {}
             num => {
                 let num = num?;
-                let invitation = out_of_band::load(s, who.user, num)?;
+                let invitation = out_of_band::load(s, session.user, num)?;
                 let host =
                     invitation.map(|invitation| OwnedServerName::try_from(invitation.server));
                 others.extend(host.and_then(Result::ok));
@@ -125,7 +127,7 @@ fn candidate_servers(
 /// `POST /_matrix/client/v3/knock/{roomIdOrAlias}`
 pub async fn knock_room(
     api: Api,
-    who: Session,
+    session: Session,
     request: knock_room::v3::Request,
 ) -> Result<knock_room::v3::Response, Error> {
     let (room, mut servers) = resolve(&api, request.room_id_or_alias, request.via).await?;
@@ -134,11 +136,11 @@ pub async fn knock_room(
         let knock = move |tx: &Tx, local: &Local, actor: &Actor, room| {
             join::knock(tx, local, actor, room, reason.as_deref())
         };
-        in_room(&api, &who, room.clone(), knock).await?;
+        in_room(&api, &session, room.clone(), knock).await?;
     } else {
-        servers.extend(candidate_servers(&api, &who, &room)?);
+        servers.extend(candidate_servers(&api, &session, &room)?);
         client
-            .knock(&api.actor(&who), &room, servers, reason)
+            .knock(&api.actor(&session), &room, servers, reason)
             .await?;
     }
     Ok(knock_room::v3::Response::new(room))
@@ -147,11 +149,11 @@ pub async fn knock_room(
 /// `POST /_matrix/client/v3/rooms/{roomId}/leave`
 pub async fn leave_room(
     api: Api,
-    who: Session,
+    session: Session,
     request: leave_room::v3::Request,
 ) -> Result<leave_room::v3::Response, Error> {
     let (room, reason) = (request.room_id, request.reason);
-    let (client, actor) = (api.federation.membership_client(), api.actor(&who));
+    let (client, actor) = (api.federation.membership_client(), api.actor(&session));
     if client.is_out_of_band(&actor, &room)? {
         client.leave(&actor, &room, reason).await?;
         return Ok(leave_room::v3::Response::new());
@@ -159,25 +161,25 @@ pub async fn leave_room(
     let leave = move |tx: &Tx, local: &Local, actor: &Actor, room| {
         leave::leave(tx, local, actor, room, reason.as_deref())
     };
-    in_room(&api, &who, room, leave).await?;
+    in_room(&api, &session, room, leave).await?;
     Ok(leave_room::v3::Response::new())
 }
 
 /// `POST /_matrix/client/v3/rooms/{roomId}/forget`
 pub async fn forget_room(
     api: Api,
-    who: Session,
+    session: Session,
     request: forget_room::v3::Request,
 ) -> Result<forget_room::v3::Response, Error> {
     let forget = |tx: &Tx, _: &Local, actor: &Actor, room| leave::forget(tx, actor.num, room);
-    in_room(&api, &who, request.room_id, forget).await?;
+    in_room(&api, &session, request.room_id, forget).await?;
     Ok(forget_room::v3::Response::new())
 }
 
 /// `POST /_matrix/client/v3/rooms/{roomId}/invite`
 pub async fn invite_user(
     api: Api,
-    who: Session,
+    session: Session,
     request: invite_user::v3::Request,
 ) -> Result<invite_user::v3::Response, Error> {
     let InvitationRecipient::UserId(invitee) = request.recipient else {
@@ -189,7 +191,7 @@ pub async fn invite_user(
         api.federation
             .membership_client()
             .invite(
-                &api.actor(&who),
+                &api.actor(&session),
                 &request.room_id,
                 &invitee.user_id,
                 content,
@@ -201,73 +203,73 @@ pub async fn invite_user(
         let reason = invitee.reason.as_deref();
         moderation::invite(tx, local, actor, room, &invitee.user_id, reason, false)
     };
-    in_room(&api, &who, request.room_id, invite).await?;
+    in_room(&api, &session, request.room_id, invite).await?;
     Ok(invite_user::v3::Response::new())
 }
 
 /// `POST /_matrix/client/v3/rooms/{roomId}/kick`
 pub async fn kick_user(
     api: Api,
-    who: Session,
+    session: Session,
     request: kick_user::v3::Request,
 ) -> Result<kick_user::v3::Response, Error> {
     let (user, reason) = (request.user_id, request.reason);
     let kick = move |tx: &Tx, local: &Local, actor: &Actor, room| {
         moderation::kick(tx, local, actor, room, &user, reason.as_deref())
     };
-    in_room(&api, &who, request.room_id, kick).await?;
+    in_room(&api, &session, request.room_id, kick).await?;
     Ok(kick_user::v3::Response::new())
 }
 
 /// `POST /_matrix/client/v3/rooms/{roomId}/ban`
 pub async fn ban_user(
     api: Api,
-    who: Session,
+    session: Session,
     request: ban_user::v3::Request,
 ) -> Result<ban_user::v3::Response, Error> {
     let (user, reason) = (request.user_id, request.reason);
     let ban = move |tx: &Tx, local: &Local, actor: &Actor, room| {
         moderation::ban(tx, local, actor, room, &user, reason.as_deref())
     };
-    in_room(&api, &who, request.room_id, ban).await?;
+    in_room(&api, &session, request.room_id, ban).await?;
     Ok(ban_user::v3::Response::new())
 }
 
 /// `POST /_matrix/client/v3/rooms/{roomId}/unban`
 pub async fn unban_user(
     api: Api,
-    who: Session,
+    session: Session,
     request: unban_user::v3::Request,
 ) -> Result<unban_user::v3::Response, Error> {
     let (user, reason) = (request.user_id, request.reason);
     let unban = move |tx: &Tx, local: &Local, actor: &Actor, room| {
         moderation::unban(tx, local, actor, room, &user, reason.as_deref())
     };
-    in_room(&api, &who, request.room_id, unban).await?;
+    in_room(&api, &session, request.room_id, unban).await?;
     Ok(unban_user::v3::Response::new())
 }
 
 /// `GET /_matrix/client/v3/joined_rooms`
 pub async fn joined_rooms(
     api: Api,
-    who: Session,
+    session: Session,
     _request: joined_rooms::v3::Request,
 ) -> Result<joined_rooms::v3::Response, Error> {
     let joined = api
         .store
         .scan("joined rooms", move |s| {
-            current::joined_room_ids(s, who.user)
+            current::joined_room_ids(s, session.user)
         })
         .await?;
     Ok(joined_rooms::v3::Response::new(joined))
 }
 
 /// Runs `change` with the room in a transaction.
-async fn in_room<F>(api: &Api, who: &Session, room: OwnedRoomId, change: F) -> Result<(), Error>
+async fn in_room<F>(api: &Api, session: &Session, room: OwnedRoomId, change: F) -> Result<(), Error>
 where
     F: Fn(&Tx, &Local, &Actor, RoomNum) -> Result<(), rooms::Error> + Send + 'static,
 {
-    let (local, actor) = (api.local.clone(), api.actor(who));
+    let (local, actor) = (api.local.clone(), api.actor(session));
     let write = api
         .store
         .write(move |tx| change(tx, &local, &actor, room::num(tx, &room)?));

@@ -48,27 +48,27 @@ const MAX_BACKFILLS: usize = 3;
 /// `PUT /_matrix/client/v3/rooms/{roomId}/send/{eventType}/{txnId}`
 pub async fn send_message_event(
     api: Api,
-    who: Session,
+    session: Session,
     request: send_message_event::v3::Request,
 ) -> Result<send_message_event::v3::Response, Error> {
     let content = canonical_content(request.body.json()).map_err(rooms::Error::from)?;
     let draft = EventDraft {
         room_id: Some(request.room_id.clone()),
-        sender: who.user_id.clone(),
+        sender: session.user_id.clone(),
         event_type: TimelineEventType::from(request.event_type.to_string()),
         state_key: None,
         content,
         redacts: None,
     };
     let scope = format!("send {} {}", request.room_id, draft.event_type);
-    let id = send(&api, &who, draft, scope, request.txn_id.to_string()).await?;
+    let id = send(&api, &session, draft, scope, request.txn_id.to_string()).await?;
     Ok(send_message_event::v3::Response::new(id))
 }
 
 /// `PUT /_matrix/client/v3/rooms/{roomId}/redact/{eventId}/{txnId}`
 pub async fn redact_event(
     api: Api,
-    who: Session,
+    session: Session,
     request: redact_event::v3::Request,
 ) -> Result<redact_event::v3::Response, Error> {
     let content = match &request.reason {
@@ -77,31 +77,31 @@ pub async fn redact_event(
     };
     let draft = EventDraft {
         room_id: Some(request.room_id.clone()),
-        sender: who.user_id.clone(),
+        sender: session.user_id.clone(),
         event_type: TimelineEventType::RoomRedaction,
         state_key: None,
         content: canonical_content(&content).map_err(rooms::Error::from)?,
         redacts: Some(request.event_id.clone()),
     };
     let scope = format!("redact {} {}", request.room_id, request.event_id);
-    let id = send(&api, &who, draft, scope, request.txn_id.to_string()).await?;
+    let id = send(&api, &session, draft, scope, request.txn_id.to_string()).await?;
     Ok(redact_event::v3::Response::new(id))
 }
 
 async fn send(
     api: &Api,
-    who: &Session,
+    session: &Session,
     draft: EventDraft,
     scope: String,
     id: String,
 ) -> Result<OwnedEventId, Error> {
     let local = api.local.clone();
     let transaction = ClientTransaction {
-        device: who.device,
+        device: session.device,
         scope,
         id,
     };
-    let now = api.actor(who).now;
+    let now = api.actor(session).now;
     let sending = Sending {
         now,
         sent_by: None,
@@ -122,13 +122,13 @@ struct RoomReader {
 impl RoomReader {
     fn new(
         s: &Snapshot,
-        who: &Session,
+        session: &Session,
         now_ms: u64,
         room_id: OwnedRoomId,
         filter: RoomEventFilter,
     ) -> Result<Self, rooms::Error> {
-        let room = history_visibility::readable_room(s, &room_id, who.user)?;
-        let (user, device) = (&who.user_id, Some(who.device));
+        let room = history_visibility::readable_room(s, &room_id, session.user)?;
+        let (user, device) = (&session.user_id, Some(session.device));
         let formatter = Formatter::new(s, room, user, device, now_ms, RoomIdField::Include)?;
         Ok(Self {
             room,
@@ -191,13 +191,13 @@ impl RoomReader {
 /// `GET /_matrix/client/v3/rooms/{roomId}/messages`
 pub async fn get_message_events(
     api: Api,
-    who: Session,
+    session: Session,
     request: get_message_events::v3::Request,
 ) -> Result<get_message_events::v3::Response, Error> {
     let now_ms = api.clock.now_ms();
     for _ in 0..MAX_BACKFILLS {
-        let (who, request) = (who.clone(), request.clone());
-        let read = move |s: &Snapshot| read_messages(s, &who, now_ms, request);
+        let (session, request) = (session.clone(), request.clone());
+        let read = move |s: &Snapshot| read_messages(s, &session, now_ms, request);
         let (mut answer, gap) = api.store.scan("messages", read).await?;
         let Some((room, gap)) = gap else {
             return Ok(answer);
@@ -210,18 +210,18 @@ pub async fn get_message_events(
             return Ok(answer);
         }
     }
-    let read = move |s: &Snapshot| read_messages(s, &who, now_ms, request);
+    let read = move |s: &Snapshot| read_messages(s, &session, now_ms, request);
     Ok(api.store.scan("messages", read).await?.0)
 }
 
 /// A page and, if it ended early at a gap in the timeline, the room and the place of the gap.
 fn read_messages(
     s: &Snapshot,
-    who: &Session,
+    session: &Session,
     now_ms: u64,
     request: get_message_events::v3::Request,
 ) -> Result<(get_message_events::v3::Response, Option<(RoomNum, Place)>), rooms::Error> {
-    let mut reader = RoomReader::new(s, who, now_ms, request.room_id, request.filter)?;
+    let mut reader = RoomReader::new(s, session, now_ms, request.room_id, request.filter)?;
     let place = |token: &Option<String>| match token {
         Some(token) => token
             .parse::<PaginationToken>()?
@@ -253,13 +253,13 @@ fn read_messages(
 /// `GET /_matrix/client/v3/rooms/{roomId}/event/{eventId}`
 pub async fn get_room_event(
     api: Api,
-    who: Session,
+    session: Session,
     request: get_room_event::v3::Request,
 ) -> Result<get_room_event::v3::Response, Error> {
     let now_ms = api.clock.now_ms();
     let read = |s: &Snapshot| {
         let room_id = request.room_id.clone();
-        let mut reader = RoomReader::new(s, &who, now_ms, room_id, RoomEventFilter::default())?;
+        let mut reader = RoomReader::new(s, &session, now_ms, room_id, RoomEventFilter::default())?;
         let stored = load_visible(s, &mut reader, &request.event_id)?;
         let event = reader.formatter.format(s, &stored)?;
         Ok::<_, rooms::Error>(Raw::from_json(event))
@@ -286,21 +286,21 @@ fn load_visible(
 /// `GET /_matrix/client/v3/rooms/{roomId}/context/{eventId}`
 pub async fn get_context(
     api: Api,
-    who: Session,
+    session: Session,
     request: get_context::v3::Request,
 ) -> Result<get_context::v3::Response, Error> {
     let now_ms = api.clock.now_ms();
-    let read = move |s: &Snapshot| read_context(s, &who, now_ms, request);
+    let read = move |s: &Snapshot| read_context(s, &session, now_ms, request);
     Ok(api.store.scan("context", read).await?)
 }
 
 fn read_context(
     s: &Snapshot,
-    who: &Session,
+    session: &Session,
     now_ms: u64,
     request: get_context::v3::Request,
 ) -> Result<get_context::v3::Response, rooms::Error> {
-    let mut reader = RoomReader::new(s, who, now_ms, request.room_id, request.filter)?;
+    let mut reader = RoomReader::new(s, session, now_ms, request.room_id, request.filter)?;
     let stored = load_visible(s, &mut reader, &request.event_id)?;
     let place = stored.header.place.ok_or(rooms::Error::NotFound(
         "the event does not exist in this room, or you may not see it",

@@ -11,11 +11,11 @@ use crate::api::{Api, Error, Session};
 /// `POST /_matrix/client/v3/user/{userId}/openid/request_token`
 pub async fn request_openid_token(
     api: Api,
-    who: Session,
+    session: Session,
     request: Request,
 ) -> Result<Response, Error> {
-    check_own(&who, &request.user_id)?;
-    let (token, lifetime) = api.users.openid_token(who.user).await?;
+    check_own(&session, &request.user_id)?;
+    let (token, lifetime) = api.users.openid_token(session.user).await?;
     Ok(Response::new(
         token.into_string(),
         TokenType::Bearer,

@@ -19,10 +19,10 @@ const MAX_STATUS_MSG_BYTES: usize = 1024;
 /// `PUT /_matrix/client/v3/presence/{userId}/status`
 pub async fn set_presence(
     api: Api,
-    who: Session,
+    session: Session,
     request: set_presence::v3::Request,
 ) -> Result<set_presence::v3::Response, Error> {
-    check_own(&who, &request.user_id)?;
+    check_own(&session, &request.user_id)?;
     let known = matches!(
         request.presence,
         PresenceState::Online | PresenceState::Unavailable | PresenceState::Offline
@@ -45,9 +45,9 @@ pub async fn set_presence(
     let state = request.presence;
     if api
         .presence
-        .set(who.user, who.device, state, status_msg, now)
+        .set(session.user, session.device, state, status_msg, now)
     {
-        api.sync_handler().presence_changed(who.user)?;
+        api.sync_handler().presence_changed(session.user)?;
     }
     Ok(set_presence::v3::Response::new())
 }
@@ -55,13 +55,13 @@ pub async fn set_presence(
 /// `GET /_matrix/client/v3/presence/{userId}/status`
 pub async fn get_presence(
     api: Api,
-    who: Session,
+    session: Session,
     request: get_presence::v3::Request,
 ) -> Result<get_presence::v3::Response, Error> {
     let user = api.store.read(|s| {
         let user = users::num_of(s, &request.user_id)?;
-        let shared =
-            user == Some(who.user) || shared_rooms::share_a_room(s, who.user, &request.user_id)?;
+        let shared = user == Some(session.user)
+            || shared_rooms::share_a_room(s, session.user, &request.user_id)?;
         Ok::<_, Error>(user.filter(|_| shared))
     })?;
     let user = user.ok_or_else(|| Error::forbidden("you share no room with the user"))?;

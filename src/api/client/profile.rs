@@ -24,19 +24,19 @@ use crate::{
 /// `GET /_matrix/client/v3/profile/{userId}`
 pub async fn get_profile(
     api: Api,
-    who: Unauthenticated,
+    client: Unauthenticated,
     request: get_profile::v3::Request,
 ) -> Result<get_profile::v3::Response, Error> {
-    Ok(profile_of(&api, who, &request.user_id).await?.into())
+    Ok(profile_of(&api, client, &request.user_id).await?.into())
 }
 
 /// `GET /_matrix/client/v3/profile/{userId}/{keyName}`
 pub async fn get_profile_field(
     api: Api,
-    who: Unauthenticated,
+    client: Unauthenticated,
     request: get_profile_field::v3::Request,
 ) -> Result<get_profile_field::v3::Response, Error> {
-    let profile = profile_of(&api, who, &request.user_id).await?;
+    let profile = profile_of(&api, client, &request.user_id).await?;
     let field = request.field.as_str();
     let value = profile
         .get(field)
@@ -46,7 +46,11 @@ pub async fn get_profile_field(
 }
 
 /// The profile of a user, fetched if the user is remote.
-async fn profile_of(api: &Api, who: Unauthenticated, user: &UserId) -> Result<UserProfile, Error> {
+async fn profile_of(
+    api: &Api,
+    client: Unauthenticated,
+    user: &UserId,
+) -> Result<UserProfile, Error> {
     if !api.federation.allows(user.server_name()) {
         return Ok(api.users.profile(user)?);
     }
@@ -54,7 +58,7 @@ async fn profile_of(api: &Api, who: Unauthenticated, user: &UserId) -> Result<Us
     if let Some(cached) = profiles.cached(user) {
         return Ok(cached?);
     }
-    api.rates.check(Kind::Ask, network(who.address))?;
+    api.rates.check(Kind::Ask, network(client.address))?;
     Ok(profiles.fetch(user).await?)
 }
 
@@ -77,27 +81,27 @@ impl Quirk for OnlyTheField {
 /// `PUT /_matrix/client/v3/profile/{userId}/{keyName}`
 pub async fn set_profile_field(
     api: Api,
-    who: Session,
+    session: Session,
     Adapted { request, .. }: Adapted<set_profile_field::v3::Request, OnlyTheField>,
 ) -> Result<set_profile_field::v3::Response, Error> {
-    check_own(&who, &request.user_id)?;
-    change(&api, &who, Change::set(&request.value)?).await?;
+    check_own(&session, &request.user_id)?;
+    change(&api, &session, Change::set(&request.value)?).await?;
     Ok(set_profile_field::v3::Response::new())
 }
 
 /// `DELETE /_matrix/client/v3/profile/{userId}/{keyName}`
 pub async fn delete_profile_field(
     api: Api,
-    who: Session,
+    session: Session,
     request: delete_profile_field::v3::Request,
 ) -> Result<delete_profile_field::v3::Response, Error> {
-    check_own(&who, &request.user_id)?;
-    change(&api, &who, Change::remove(&request.field)?).await?;
+    check_own(&session, &request.user_id)?;
+    change(&api, &session, Change::remove(&request.field)?).await?;
     Ok(delete_profile_field::v3::Response::new())
 }
 
-async fn change(api: &Api, who: &Session, change: Change) -> Result<(), Error> {
-    let user = who.user;
+async fn change(api: &Api, session: &Session, change: Change) -> Result<(), Error> {
+    let user = session.user;
     api.store
         .write(move |tx| {
             if profiles::apply(tx, user, &change)? {

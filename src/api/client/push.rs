@@ -24,50 +24,50 @@ use crate::{
 /// `GET /_matrix/client/v3/pushrules/`
 pub async fn get_pushrules_all(
     api: Api,
-    who: Session,
+    session: Session,
     _request: get_pushrules_all::v3::Request,
 ) -> Result<get_pushrules_all::v3::Response, Error> {
-    let rules = api.users.push_rules(who.user, &who.user_id)?;
+    let rules = api.users.push_rules(session.user, &session.user_id)?;
     Ok(get_pushrules_all::v3::Response::new(rules))
 }
 
 /// `GET /_matrix/client/v3/pushrules/global/`
 pub async fn get_pushrules_global_scope(
     api: Api,
-    who: Session,
+    session: Session,
     _request: get_pushrules_global_scope::v3::Request,
 ) -> Result<get_pushrules_global_scope::v3::Response, Error> {
-    let rules = api.users.push_rules(who.user, &who.user_id)?;
+    let rules = api.users.push_rules(session.user, &session.user_id)?;
     Ok(get_pushrules_global_scope::v3::Response::new(rules))
 }
 
 /// `GET /_matrix/client/v3/pushrules/global/{kind}/{ruleId}`
 pub async fn get_pushrule(
     api: Api,
-    who: Session,
+    session: Session,
     request: get_pushrule::v3::Request,
 ) -> Result<get_pushrule::v3::Response, Error> {
-    let rule = rule(&api, &who, request.kind, &request.rule_id)?;
+    let rule = rule(&api, &session, request.kind, &request.rule_id)?;
     Ok(get_pushrule::v3::Response::new(rule.into()))
 }
 
 /// `GET /_matrix/client/v3/pushrules/global/{kind}/{ruleId}/enabled`
 pub async fn get_pushrule_enabled(
     api: Api,
-    who: Session,
+    session: Session,
     request: get_pushrule_enabled::v3::Request,
 ) -> Result<get_pushrule_enabled::v3::Response, Error> {
-    let rule = rule(&api, &who, request.kind, &request.rule_id)?;
+    let rule = rule(&api, &session, request.kind, &request.rule_id)?;
     Ok(get_pushrule_enabled::v3::Response::new(rule.enabled()))
 }
 
 /// `GET /_matrix/client/v3/pushrules/global/{kind}/{ruleId}/actions`
 pub async fn get_pushrule_actions(
     api: Api,
-    who: Session,
+    session: Session,
     request: get_pushrule_actions::v3::Request,
 ) -> Result<get_pushrule_actions::v3::Response, Error> {
-    let rule = rule(&api, &who, request.kind, &request.rule_id)?;
+    let rule = rule(&api, &session, request.kind, &request.rule_id)?;
     let actions = rule.actions().to_vec();
     Ok(get_pushrule_actions::v3::Response::new(actions))
 }
@@ -92,7 +92,7 @@ impl Quirk for OptionalConditions {
 /// `PUT /_matrix/client/v3/pushrules/global/{kind}/{ruleId}`
 pub async fn set_pushrule(
     api: Api,
-    who: Session,
+    session: Session,
     Adapted { request, .. }: Adapted<set_pushrule::v3::Request, OptionalConditions>,
 ) -> Result<set_pushrule::v3::Response, Error> {
     let set_pushrule::v3::Request {
@@ -101,7 +101,7 @@ pub async fn set_pushrule(
         after,
         ..
     } = request;
-    change(&api, &who, move |rules| {
+    change(&api, &session, move |rules| {
         push_rules::insert(rules, rule.clone(), after.as_deref(), before.as_deref())
             .map_err(not_inserted)
     })
@@ -112,11 +112,11 @@ pub async fn set_pushrule(
 /// `DELETE /_matrix/client/v3/pushrules/global/{kind}/{ruleId}`
 pub async fn delete_pushrule(
     api: Api,
-    who: Session,
+    session: Session,
     request: delete_pushrule::v3::Request,
 ) -> Result<delete_pushrule::v3::Response, Error> {
     let (kind, id) = (request.kind, request.rule_id);
-    change(&api, &who, move |rules| {
+    change(&api, &session, move |rules| {
         rules
             .remove(kind.clone(), &id)
             .map_err(|error| match error {
@@ -133,11 +133,11 @@ pub async fn delete_pushrule(
 /// `PUT /_matrix/client/v3/pushrules/global/{kind}/{ruleId}/enabled`
 pub async fn set_pushrule_enabled(
     api: Api,
-    who: Session,
+    session: Session,
     request: set_pushrule_enabled::v3::Request,
 ) -> Result<set_pushrule_enabled::v3::Response, Error> {
     let (kind, id, enabled) = (request.kind, request.rule_id, request.enabled);
-    change(&api, &who, move |rules| {
+    change(&api, &session, move |rules| {
         let set = rules.set_enabled(kind.clone(), &id, enabled);
         set.map_err(|_| no_rule())
     })
@@ -148,11 +148,11 @@ pub async fn set_pushrule_enabled(
 /// `PUT /_matrix/client/v3/pushrules/global/{kind}/{ruleId}/actions`
 pub async fn set_pushrule_actions(
     api: Api,
-    who: Session,
+    session: Session,
     request: set_pushrule_actions::v3::Request,
 ) -> Result<set_pushrule_actions::v3::Response, Error> {
     let (kind, id, actions) = (request.kind, request.rule_id, request.actions);
-    change(&api, &who, move |rules| {
+    change(&api, &session, move |rules| {
         let set = rules.set_actions(kind.clone(), &id, actions.clone());
         set.map_err(|_| no_rule())
     })
@@ -176,17 +176,19 @@ fn not_inserted(error: InsertPushRuleError) -> Error {
     }
 }
 
-fn rule(api: &Api, who: &Session, kind: RuleKind, id: &str) -> Result<AnyPushRule, Error> {
-    let rules = api.users.push_rules(who.user, &who.user_id)?;
+fn rule(api: &Api, session: &Session, kind: RuleKind, id: &str) -> Result<AnyPushRule, Error> {
+    let rules = api.users.push_rules(session.user, &session.user_id)?;
     let rule = rules.get(kind, id).ok_or_else(no_rule)?;
     Ok(rule.to_owned())
 }
 
 async fn change(
     api: &Api,
-    who: &Session,
+    session: &Session,
     change: impl Fn(&mut Ruleset) -> Result<(), Error> + Send + 'static,
 ) -> Result<(), Error> {
-    let change = api.users.change_push_rules(who.user, &who.user_id, change);
+    let change = api
+        .users
+        .change_push_rules(session.user, &session.user_id, change);
     change.await
 }

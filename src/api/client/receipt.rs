@@ -22,7 +22,7 @@ use crate::{
 /// `POST /_matrix/client/v3/rooms/{roomId}/receipt/{receiptType}/{eventId}`
 pub async fn create_receipt(
     api: Api,
-    who: Session,
+    session: Session,
     request: create_receipt::v3::Request,
 ) -> Result<create_receipt::v3::Response, Error> {
     let mut updates = ReceiptUpdates::default();
@@ -43,14 +43,14 @@ pub async fn create_receipt(
             ));
         }
     }
-    updates.store(&api, &who, &request.room_id).await?;
+    updates.store(&api, &session, &request.room_id).await?;
     Ok(create_receipt::v3::Response::new())
 }
 
 /// `POST /_matrix/client/v3/rooms/{roomId}/read_markers`
 pub async fn set_read_marker(
     api: Api,
-    who: Session,
+    session: Session,
     request: set_read_marker::v3::Request,
 ) -> Result<set_read_marker::v3::Response, Error> {
     let mut updates = ReceiptUpdates {
@@ -66,7 +66,7 @@ pub async fn set_read_marker(
             updates.add(kind, &ReceiptThread::Unthreaded, event)?;
         }
     }
-    updates.store(&api, &who, &request.room_id).await?;
+    updates.store(&api, &session, &request.room_id).await?;
     Ok(set_read_marker::v3::Response::new())
 }
 
@@ -91,9 +91,9 @@ impl ReceiptUpdates {
         Ok(())
     }
 
-    async fn store(self, api: &Api, who: &Session, room_id: &RoomId) -> Result<(), Error> {
-        let room = api.joined_room(who, room_id)?;
-        let (user, now_ms) = (who.user, api.clock.now_ms());
+    async fn store(self, api: &Api, session: &Session, room_id: &RoomId) -> Result<(), Error> {
+        let room = api.joined_room(session, room_id)?;
+        let (user, now_ms) = (session.user, api.clock.now_ms());
         let write = api.store.write_deferred(move |tx| {
             let mut moved = Vec::new();
             for (key, event) in &self.receipts {
@@ -110,7 +110,7 @@ impl ReceiptUpdates {
             if key.kind == Kind::Read {
                 let read = EphemeralEdu::Receipt {
                     room: room_id.to_owned(),
-                    user: who.user_id.clone(),
+                    user: session.user_id.clone(),
                     thread: key.thread(),
                     event,
                     ts: api.clock.timestamp(),

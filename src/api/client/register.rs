@@ -34,7 +34,7 @@ const TOKEN_FLOW: &[AuthType] = &[AuthType::RegistrationToken, AuthType::Dummy];
 /// `GET /_matrix/client/v3/register/available`
 pub async fn get_username_availability(
     api: Api,
-    _who: Unauthenticated,
+    _client: Unauthenticated,
     request: get_username_availability::v3::Request,
 ) -> Result<get_username_availability::v3::Response, Error> {
     flow(&api)?;
@@ -45,19 +45,19 @@ pub async fn get_username_availability(
 /// `GET /_matrix/client/v1/register/m.login.registration_token/validity`
 pub async fn check_registration_token_validity(
     api: Api,
-    who: Unauthenticated,
+    client: Unauthenticated,
     request: check_registration_token_validity::v1::Request,
 ) -> Result<check_registration_token_validity::v1::Response, Error> {
     flow(&api)?;
-    let valid = check_token(&api, who, &request.token)?;
+    let valid = check_token(&api, client, &request.token)?;
     Ok(check_registration_token_validity::v1::Response::new(valid))
 }
 
 /// Whether `token` is the registration token. Guesses are rate-limited.
-pub(super) fn check_token(api: &Api, who: Unauthenticated, token: &str) -> Result<bool, Error> {
+pub(super) fn check_token(api: &Api, client: Unauthenticated, token: &str) -> Result<bool, Error> {
     let valid = api.users.is_registration_token(token);
     if !valid {
-        api.rates.check(Kind::Register, network(who.address))?;
+        api.rates.check(Kind::Register, network(client.address))?;
     }
     Ok(valid)
 }
@@ -65,7 +65,7 @@ pub(super) fn check_token(api: &Api, who: Unauthenticated, token: &str) -> Resul
 /// `POST /_matrix/client/v3/register/email/requestToken`
 pub async fn request_registration_token_via_email(
     _api: Api,
-    _who: Unauthenticated,
+    _client: Unauthenticated,
     _request: request_registration_token_via_email::v3::Request,
 ) -> Result<request_registration_token_via_email::v3::Response, Error> {
     Err(no_third_party_ids())
@@ -74,7 +74,7 @@ pub async fn request_registration_token_via_email(
 /// `POST /_matrix/client/v3/register/msisdn/requestToken`
 pub async fn request_registration_token_via_msisdn(
     _api: Api,
-    _who: Unauthenticated,
+    _client: Unauthenticated,
     _request: request_registration_token_via_msisdn::v3::Request,
 ) -> Result<request_registration_token_via_msisdn::v3::Response, Error> {
     Err(no_third_party_ids())
@@ -90,7 +90,7 @@ fn no_third_party_ids() -> Error {
 /// `POST /_matrix/client/v3/register`
 pub async fn register(
     api: Api,
-    who: Unauthenticated,
+    client: Unauthenticated,
     Adapted {
         request,
         quirk: operation,
@@ -112,10 +112,10 @@ pub async fn register(
         api.users.check_password_strength(password, &user_id)?;
     }
     if let Some(AuthData::RegistrationToken(stage)) = auth {
-        check_token(&api, who, &stage.token)?;
+        check_token(&api, client, &stage.token)?;
     }
-    let session = authenticate(&api, None, operation, flow, auth).await?;
-    api.rates.check(Kind::Register, network(who.address))?;
+    let uia_session = authenticate(&api, None, operation, flow, auth).await?;
+    api.rates.check(Kind::Register, network(client.address))?;
     let account = NewAccount {
         user_id: user_id.clone(),
         password: request.password.clone(),
@@ -124,7 +124,7 @@ pub async fn register(
         login: (!request.inhibit_login).then(|| new_login(&request)),
     };
     let (user, login) = api.users.register(account).await?;
-    api.users.uia.set_registered(&session, user);
+    api.users.uia.set_registered(&uia_session, user);
     Ok(response(user_id, login))
 }
 

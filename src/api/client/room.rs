@@ -19,10 +19,10 @@ use crate::{
 /// `POST /_matrix/client/v3/createRoom`
 pub async fn create_room(
     api: Api,
-    who: Session,
+    session: Session,
     request: create_room::v3::Request,
 ) -> Result<create_room::v3::Response, Error> {
-    let (local, actor) = (api.local.clone(), api.actor(&who));
+    let (local, actor) = (api.local.clone(), api.actor(&session));
     let id = RoomId::new_v1(local.server_name());
     let mut plan = presets::blueprint(&local, &actor.id, &request, id)?;
     let remote_invites: Vec<_> = plan
@@ -34,7 +34,7 @@ pub async fn create_room(
         .store
         .write(move |tx| create::build(tx, &local, &actor, &plan));
     let (_, room_id) = write.await?;
-    let actor = api.actor(&who);
+    let actor = api.actor(&session);
     for user in remote_invites {
         let mut content = RoomMemberEventContent::new(MembershipState::Invite);
         content.is_direct = is_direct.then_some(true);
@@ -54,10 +54,10 @@ pub async fn create_room(
 /// `POST /_matrix/client/v3/rooms/{roomId}/upgrade`
 pub async fn upgrade_room(
     api: Api,
-    who: Session,
+    session: Session,
     request: upgrade_room::v3::Request,
 ) -> Result<upgrade_room::v3::Response, Error> {
-    let (local, actor) = (api.local.clone(), api.actor(&who));
+    let (local, actor) = (api.local.clone(), api.actor(&session));
     let upgrade = Upgrade {
         id: RoomId::new_v1(local.server_name()),
         version: request.new_version,
@@ -73,10 +73,10 @@ pub async fn upgrade_room(
 /// `GET /_matrix/client/v3/rooms/{roomId}/aliases`
 pub async fn aliases(
     api: Api,
-    who: Session,
+    session: Session,
     request: get_aliases::v3::Request,
 ) -> Result<get_aliases::v3::Response, Error> {
-    let actor = api.actor(&who);
+    let actor = api.actor(&session);
     let aliases = api.store.read(|s| {
         let room = room::num(s, &request.room_id)?;
         aliases::visible_to(s, &actor, room)

@@ -20,7 +20,7 @@ use crate::{
 /// `GET /_matrix/client/v3/login`
 pub async fn get_login_types(
     _api: Api,
-    _who: Unauthenticated,
+    _client: Unauthenticated,
     _request: get_login_types::v3::Request,
 ) -> Result<get_login_types::v3::Response, Error> {
     use get_login_types::v3::{LoginType, PasswordLoginType, Response, TokenLoginType};
@@ -54,7 +54,7 @@ impl Quirk for TypeRequired {
 /// `POST /_matrix/client/v3/login`
 pub async fn login(
     api: Api,
-    _who: Unauthenticated,
+    _client: Unauthenticated,
     Adapted { request, .. }: Adapted<login::v3::Request, TypeRequired>,
 ) -> Result<login::v3::Response, Error> {
     use login::v3::LoginInfo;
@@ -109,17 +109,17 @@ async fn authenticate_by_password(
 /// `POST /_matrix/client/v1/login/get_token`
 pub async fn get_login_token(
     api: Api,
-    who: Session,
+    session: Session,
     Adapted {
         request,
         quirk: operation,
     }: Interactive<get_login_token::v1::Request>,
 ) -> Result<get_login_token::v1::Response, Error> {
     let auth = request.auth.as_ref();
-    let session = authenticate(&api, Some(&who), operation, uiaa::PASSWORD, auth).await?;
+    let uia_session = authenticate(&api, Some(&session), operation, uiaa::PASSWORD, auth).await?;
     // Each token needs an authentication of its own.
-    api.users.uia.remove(&session);
-    let (token, lifetime) = api.users.login_token(who.user).await?;
+    api.users.uia.remove(&uia_session);
+    let (token, lifetime) = api.users.login_token(session.user).await?;
     let token = token.into_string();
     Ok(get_login_token::v1::Response::new(lifetime, token))
 }
@@ -127,7 +127,7 @@ pub async fn get_login_token(
 /// `POST /_matrix/client/v3/refresh`
 pub async fn refresh_token(
     api: Api,
-    _who: Unauthenticated,
+    _client: Unauthenticated,
     request: refresh_token::v3::Request,
 ) -> Result<refresh_token::v3::Response, Error> {
     let login = api.users.refresh(&request.refresh_token).await?;
@@ -140,20 +140,20 @@ pub async fn refresh_token(
 /// `POST /_matrix/client/v3/logout`
 pub async fn logout(
     api: Api,
-    who: Session,
+    session: Session,
     _request: logout::v3::Request,
 ) -> Result<logout::v3::Response, Error> {
-    let devices = vec![who.device_id];
-    api.users.remove_devices(who.user, devices).await?;
+    let devices = vec![session.device_id];
+    api.users.remove_devices(session.user, devices).await?;
     Ok(logout::v3::Response::new())
 }
 
 /// `POST /_matrix/client/v3/logout/all`
 pub async fn logout_all(
     api: Api,
-    who: Session,
+    session: Session,
     _request: logout_all::v3::Request,
 ) -> Result<logout_all::v3::Response, Error> {
-    api.users.remove_all_devices(who.user).await?;
+    api.users.remove_all_devices(session.user).await?;
     Ok(logout_all::v3::Response::new())
 }

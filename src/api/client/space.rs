@@ -40,7 +40,11 @@ const MAX_REMOTE_REQUESTS: usize = 50;
 const REMOTE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// `GET /_matrix/client/v1/rooms/{roomId}/hierarchy`
-pub async fn get_hierarchy(api: Api, who: Session, request: Request) -> Result<Response, Error> {
+pub async fn get_hierarchy(
+    api: Api,
+    session: Session,
+    request: Request,
+) -> Result<Response, Error> {
     let limit = request.limit.map_or(DEFAULT_PAGE_SIZE, |limit| {
         usize::try_from(limit).map_or(MAX_PAGE_SIZE, |limit| limit.clamp(1, MAX_PAGE_SIZE))
     });
@@ -66,7 +70,7 @@ pub async fn get_hierarchy(api: Api, who: Session, request: Request) -> Result<R
             "max_depth and suggested_only must be the same for all pages",
         ));
     }
-    let mut walk = Walk::new(&api, who.user, from, request.room_id);
+    let mut walk = Walk::new(&api, session.user, from, request.room_id);
     let mut response = Response::new();
     let mut bytes = 0;
     let mut passed = 0;

@@ -43,7 +43,7 @@ use crate::{
 /// `PUT /_matrix/client/v3/rooms/{roomId}/state/{eventType}/{stateKey}`
 pub async fn send_state_event(
     api: Api,
-    who: Session,
+    session: Session,
     request: send_state_event::v3::Request,
 ) -> Result<send_state_event::v3::Response, Error> {
     let mut content = canonical_content(request.body.json()).map_err(rooms::Error::from)?;
@@ -58,13 +58,13 @@ pub async fn send_state_event(
     };
     let draft = EventDraft {
         room_id: Some(request.room_id.clone()),
-        sender: who.user_id.clone(),
+        sender: session.user_id.clone(),
         event_type: TimelineEventType::from(request.event_type),
         state_key: Some(request.state_key),
         content,
         redacts: None,
     };
-    let now = api.actor(&who).now;
+    let now = api.actor(&session).now;
     let sending = Sending {
         now,
         sent_by: None,
@@ -83,12 +83,12 @@ pub async fn send_state_event(
 /// The room and its state, as far as the user may see it.
 fn readable(
     s: &Snapshot,
-    who: &Session,
+    session: &Session,
     room_id: &OwnedRoomId,
     now_ms: u64,
 ) -> Result<(RoomNum, StateOverlay, Formatter), rooms::Error> {
-    let room = history_visibility::readable_room(s, room_id, who.user)?;
-    let (user, device) = (&who.user_id, Some(who.device));
+    let room = history_visibility::readable_room(s, room_id, session.user)?;
+    let (user, device) = (&session.user_id, Some(session.device));
     let formatter = Formatter::new(s, room, user, device, now_ms, RoomIdField::Include)?;
     let state = formatter.visibility.readable_state(s)?;
     let state = state.ok_or_else(|| rooms::Error::forbidden("you are not joined to this room"))?;
@@ -98,7 +98,7 @@ fn readable(
 /// `GET /_matrix/client/v3/rooms/{roomId}/state/{eventType}/{stateKey}`
 pub async fn get_state_event_for_key(
     api: Api,
-    who: Session,
+    session: Session,
     request: get_state_event_for_key::v3::Request,
 ) -> Result<get_state_event_for_key::v3::Response, Error> {
     #[derive(Deserialize)]
@@ -107,7 +107,7 @@ pub async fn get_state_event_for_key(
     }
     let now_ms = api.clock.now_ms();
     let event = api.store.read(|s| {
-        let (room, state, mut formatter) = readable(s, &who, &request.room_id, now_ms)?;
+        let (room, state, mut formatter) = readable(s, &session, &request.room_id, now_ms)?;
         let num = state.get(s, room, &request.event_type.to_string(), &request.state_key)?;
         let num = num.ok_or(rooms::Error::NotFound(
             "the room has no state event with this type and state key",
@@ -124,12 +124,12 @@ pub async fn get_state_event_for_key(
 /// `GET /_matrix/client/v3/rooms/{roomId}/state`
 pub async fn get_state_events(
     api: Api,
-    who: Session,
+    session: Session,
     request: get_state_events::v3::Request,
 ) -> Result<get_state_events::v3::Response, Error> {
     let now_ms = api.clock.now_ms();
     let read = move |s: &Snapshot| {
-        let (room, state, mut formatter) = readable(s, &who, &request.room_id, now_ms)?;
+        let (room, state, mut formatter) = readable(s, &session, &request.room_id, now_ms)?;
         let entries = state.entries(s, room)?;
         format_events(s, &mut formatter, entries.into_iter().map(|(_, num)| num))
     };
@@ -149,21 +149,21 @@ fn format_events<T>(
 /// `GET /_matrix/client/v3/rooms/{roomId}/members`
 pub async fn get_member_events(
     api: Api,
-    who: Session,
+    session: Session,
     request: get_member_events::v3::Request,
 ) -> Result<get_member_events::v3::Response, Error> {
     let now_ms = api.clock.now_ms();
-    let read = move |s: &Snapshot| members_of(s, &who, now_ms, &request);
+    let read = move |s: &Snapshot| members_of(s, &session, now_ms, &request);
     Ok(api.store.scan("members", read).await?)
 }
 
 fn members_of(
     s: &Snapshot,
-    who: &Session,
+    session: &Session,
     now_ms: u64,
     request: &get_member_events::v3::Request,
 ) -> Result<get_member_events::v3::Response, rooms::Error> {
-    let (room, mut state, mut formatter) = readable(s, who, &request.room_id, now_ms)?;
+    let (room, mut state, mut formatter) = readable(s, session, &request.room_id, now_ms)?;
     if let Some(at) = &request.at {
         state = state_at(s, room, at.parse()?, state)?;
     }
@@ -210,17 +210,17 @@ fn state_at(
 /// `GET /_matrix/client/v3/rooms/{roomId}/joined_members`
 pub async fn joined_members(
     api: Api,
-    who: Session,
+    session: Session,
     request: joined_members::v3::Request,
 ) -> Result<joined_members::v3::Response, Error> {
-    let read = move |s: &Snapshot| joined_of(s, &who, &request.room_id);
+    let read = move |s: &Snapshot| joined_of(s, &session, &request.room_id);
     let joined: Result<_, rooms::Error> = api.store.scan("joined members", read).await;
     Ok(joined_members::v3::Response::new(joined?))
 }
 
 fn joined_of(
     s: &Snapshot,
-    who: &Session,
+    session: &Session,
     room_id: &OwnedRoomId,
 ) -> Result<BTreeMap<OwnedUserId, joined_members::v3::RoomMember>, rooms::Error> {
     #[derive(Deserialize)]
@@ -232,8 +232,8 @@ fn joined_of(
         displayname: Option<String>,
         avatar_url: Option<String>,
     }
-    let room = history_visibility::readable_room(s, room_id, who.user)?;
-    if current::membership(s, room, &who.user_id)? != Membership::Join {
+    let room = history_visibility::readable_room(s, room_id, session.user)?;
+    if current::membership(s, room, &session.user_id)? != Membership::Join {
         return Err(rooms::Error::forbidden("you are not joined to this room"));
     }
     let mut joined = BTreeMap::new();

@@ -19,7 +19,7 @@ use crate::{
 /// `GET /_matrix/client/v1/room_summary/{roomIdOrAlias}`
 pub async fn get_summary(
     api: Api,
-    who: Option<Session>,
+    session: Option<Session>,
     request: Request,
 ) -> Result<Response, Error> {
     let (room, servers) = match OwnedRoomId::try_from(request.room_id_or_alias) {
@@ -29,7 +29,7 @@ pub async fn get_summary(
             (found.room_id, [request.via, found.servers].concat())
         }
     };
-    let user = who.map(|who| who.user);
+    let user = session.map(|session| session.user);
     let summary = summary_of(&api, &room, servers).await?;
     let (is_accessible, membership) = api.store.read(|s| {
         let membership = user.map(|user| spaces::membership(s, &room, user));

@@ -39,13 +39,13 @@ impl Quirk for StateAfter {
 /// `GET /_matrix/client/v3/sync`
 pub async fn sync(
     api: Api,
-    who: Session,
+    session: Session,
     Adapted { request, quirk }: Adapted<v3::Request, StateAfter>,
 ) -> Result<Streamed, Error> {
     let filter = match request.filter {
         None => FilterDefinition::default(),
         Some(Filter::FilterDefinition(filter)) => filter,
-        Some(Filter::FilterId(id)) => api.users.filter(who.user, &id)?,
+        Some(Filter::FilterId(id)) => api.users.filter(session.user, &id)?,
         Some(_) => {
             return Err(Error::invalid_param(
                 "filter must be a filter as JSON, or the id of one",
@@ -56,9 +56,9 @@ pub async fn sync(
     let since = since.transpose().map_err(rooms::Error::from)?;
     let position = since.map(|since| since.position);
     let sync_request = Request {
-        user: who.user,
-        user_id: who.user_id,
-        device: who.device,
+        user: session.user,
+        user_id: session.user_id,
+        device: session.device,
         filter,
         since,
         full_state: request.full_state,
@@ -67,8 +67,8 @@ pub async fn sync(
         } else {
             quirk
         },
-        ignored: api.store.read(|s| ignored_users::load(s, who.user))?,
-        lazy_loaded: api.lazy_loaded_members.begin(who.device, position),
+        ignored: api.store.read(|s| ignored_users::load(s, session.user))?,
+        lazy_loaded: api.lazy_loaded_members.begin(session.device, position),
     };
     let timeout = request.timeout.unwrap_or_default().min(MAX_TIMEOUT);
     let handler = api.sync_handler();

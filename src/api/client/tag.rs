@@ -8,36 +8,36 @@ use crate::api::{Api, Error, Session};
 /// `GET /_matrix/client/v3/user/{userId}/rooms/{roomId}/tags`
 pub async fn get_tags(
     api: Api,
-    who: Session,
+    session: Session,
     request: get_tags::v3::Request,
 ) -> Result<get_tags::v3::Response, Error> {
-    check_own(&who, &request.user_id)?;
-    let tags = api.users.tags(who.user, &request.room_id)?;
+    check_own(&session, &request.user_id)?;
+    let tags = api.users.tags(session.user, &request.room_id)?;
     Ok(get_tags::v3::Response::new(tags))
 }
 
 /// `PUT /_matrix/client/v3/user/{userId}/rooms/{roomId}/tags/{tag}`
 pub async fn create_tag(
     api: Api,
-    who: Session,
+    session: Session,
     request: create_tag::v3::Request,
 ) -> Result<create_tag::v3::Response, Error> {
-    check_own(&who, &request.user_id)?;
+    check_own(&session, &request.user_id)?;
     let (room, tag, info) = (&request.room_id, request.tag, &request.tag_info);
-    api.users.set_tag(who.user, room, tag, info).await?;
+    api.users.set_tag(session.user, room, tag, info).await?;
     Ok(create_tag::v3::Response::new())
 }
 
 /// `DELETE /_matrix/client/v3/user/{userId}/rooms/{roomId}/tags/{tag}`
 pub async fn delete_tag(
     api: Api,
-    who: Session,
+    session: Session,
     request: delete_tag::v3::Request,
 ) -> Result<delete_tag::v3::Response, Error> {
-    check_own(&who, &request.user_id)?;
+    check_own(&session, &request.user_id)?;
     let remove = api
         .users
-        .remove_tag(who.user, &request.room_id, request.tag);
+        .remove_tag(session.user, &request.room_id, request.tag);
     remove.await?;
     Ok(delete_tag::v3::Response::new())
 }

@@ -23,15 +23,15 @@ const MAX_BACKFILLS: usize = 5;
 /// `GET /_matrix/client/v1/rooms/{roomId}/timestamp_to_event`
 pub async fn get_event_by_timestamp(
     api: Api,
-    who: Session,
+    session: Session,
     request: Request,
 ) -> Result<Response, Error> {
     let room = api
         .store
-        .read(|s| history_visibility::readable_room(s, &request.room_id, who.user))?;
-    let mut nearest = nearest_here(&api, &who, room, &request).await?;
+        .read(|s| history_visibility::readable_room(s, &request.room_id, session.user))?;
+    let mut nearest = nearest_here(&api, &session, room, &request).await?;
     if nearest.gap.is_some() {
-        nearest = nearest_after_backfill(&api, &who, room, &request, nearest).await?;
+        nearest = nearest_after_backfill(&api, &session, room, &request, nearest).await?;
     }
     let (id, ts) = nearest
         .event
@@ -43,11 +43,15 @@ pub async fn get_event_by_timestamp(
 /// The nearest event here that the user may see.
 async fn nearest_here(
     api: &Api,
-    who: &Session,
+    session: &Session,
     room: RoomNum,
     request: &Request,
 ) -> Result<Nearest, Error> {
-    let (user, ts, dir) = (who.user_id.clone(), request.ts.get().into(), request.dir);
+    let (user, ts, dir) = (
+        session.user_id.clone(),
+        request.ts.get().into(),
+        request.dir,
+    );
     let scan = api.store.scan("timestamp_to_event", move |s| {
         let mut visibility = UserVisibility::new(s, room, &user)?;
         timestamp_to_event::nearest(s, room, ts, dir, |event| visibility.can_see(s, event))
@@ -58,7 +62,7 @@ async fn nearest_here(
 /// Backfills as long as another server says that it has a nearer event.
 async fn nearest_after_backfill(
     api: &Api,
-    who: &Session,
+    session: &Session,
     room: RoomNum,
     request: &Request,
     mut nearest: Nearest,
@@ -81,7 +85,7 @@ async fn nearest_after_backfill(
         if !is_nearer || !api.federation.backfill(room, gap).await? {
             break;
         }
-        nearest = nearest_here(api, who, room, request).await?;
+        nearest = nearest_here(api, session, room, request).await?;
     }
     Ok(nearest)
 }

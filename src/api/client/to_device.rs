@@ -12,11 +12,11 @@ use crate::{
 /// `PUT /_matrix/client/v3/sendToDevice/{eventType}/{txnId}`
 pub async fn send_event_to_device(
     api: Api,
-    who: Session,
+    session: Session,
     request: send_event_to_device::v3::Request,
 ) -> Result<send_event_to_device::v3::Response, Error> {
     let transaction = send::ClientTransaction {
-        device: who.device,
+        device: session.device,
         scope: format!("to-device {}", request.event_type),
         id: request.txn_id.to_string(),
     };
@@ -35,7 +35,7 @@ pub async fn send_event_to_device(
         if !send::is_new(tx, &transaction, now)? {
             return Ok(());
         }
-        let sender = &who.user_id;
+        let sender = &session.user_id;
         if let Some(local) = &local {
             to_device::deliver(tx, sender, &kind, local)?;
         }

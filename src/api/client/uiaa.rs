@@ -65,13 +65,13 @@ fn normalize(mut auth: Value) -> Option<Value> {
 /// the stages that are left, or [`Error::Limited`] after too many wrong passwords or tokens.
 pub(super) async fn authenticate(
     api: &Api,
-    who: Option<&Session>,
+    session: Option<&Session>,
     operation: Operation,
     flow: &[AuthType],
     auth: Option<&AuthData>,
 ) -> Result<String, Error> {
     let uia = &api.users.uia;
-    let owner = who.map(|who| who.user);
+    let owner = session.map(|session| session.user);
     let begin = || Attempt {
         session: uia.begin(operation, owner),
         flow,
@@ -83,9 +83,9 @@ pub(super) async fn authenticate(
     // Scripts that know the flow send the first stage without a session.
     let attempt = match auth.session() {
         None => begin(),
-        Some(session) => match uia.completed(session, operation, owner) {
+        Some(id) => match uia.completed(id, operation, owner) {
             Some(completed) => Attempt {
-                session: session.to_owned(),
+                session: id.to_owned(),
                 flow,
                 completed,
             },
@@ -104,7 +104,7 @@ pub(super) async fn authenticate(
         Some(stage) if stage != *next => {
             Err(attempt.failed("type must be the next stage of the flow"))
         }
-        Some(stage) => match check(api, who, auth).await? {
+        Some(stage) => match check(api, session, auth).await? {
             StageResult::Failed(message) => Err(attempt.failed(message)),
             StageResult::Complete => {
                 let completed = uia.complete(&attempt.session, stage);
@@ -127,8 +127,12 @@ enum StageResult {
     Failed(&'static str),
 }
 
-async fn check(api: &Api, who: Option<&Session>, auth: &AuthData) -> Result<StageResult, Error> {
-    match (auth, who) {
+async fn check(
+    api: &Api,
+    session: Option<&Session>,
+    auth: &AuthData,
+) -> Result<StageResult, Error> {
+    match (auth, session) {
         (AuthData::Dummy(_), _) => Ok(StageResult::Complete),
         (AuthData::RegistrationToken(auth), _) => {
             if api.users.is_registration_token(&auth.token) {
@@ -139,17 +143,17 @@ async fn check(api: &Api, who: Option<&Session>, auth: &AuthData) -> Result<Stag
                 ))
             }
         }
-        (AuthData::Password(auth), Some(who)) => {
+        (AuthData::Password(auth), Some(session)) => {
             let UserIdentifier::Matrix(named) = &auth.identifier else {
                 return Err(Error::forbidden("identifier.type must be m.id.user"));
             };
-            api.rates.check(Kind::LoginAccount, who.user)?;
+            api.rates.check(Kind::LoginAccount, session.user)?;
             match api
                 .users
                 .authenticate_by_password(&named.user, auth.password.clone())
                 .await
             {
-                Ok(proof) if proof.user() == who.user => Ok(StageResult::Complete),
+                Ok(proof) if proof.user() == session.user => Ok(StageResult::Complete),
                 Ok(_) | Err(users::Error::WrongPassword) => {
                     Ok(StageResult::Failed("wrong password"))
                 }

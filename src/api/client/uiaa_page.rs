@@ -21,7 +21,7 @@ use crate::api::{Adapted, Api, Error, Quirk, Unauthenticated};
 /// `GET /_matrix/client/v3/auth/{authType}/fallback/web`
 pub async fn get_uiaa_fallback_page(
     api: Api,
-    _who: Unauthenticated,
+    _client: Unauthenticated,
     request: Request,
 ) -> Result<Response, Error> {
     check_next(&api, &request.auth_type, &request.session)?;
@@ -31,14 +31,16 @@ pub async fn get_uiaa_fallback_page(
 /// `POST /_matrix/client/v3/auth/{authType}/fallback/web`
 pub async fn submit_uiaa_fallback_page(
     api: Api,
-    who: Unauthenticated,
+    client: Unauthenticated,
     Adapted {
         request: page,
         quirk: Form { token },
     }: Adapted<Request, Form>,
 ) -> Result<Response, Error> {
     check_next(&api, &page.auth_type, &page.session)?;
-    if page.auth_type == AuthType::RegistrationToken && !register::check_token(&api, who, &token)? {
+    if page.auth_type == AuthType::RegistrationToken
+        && !register::check_token(&api, client, &token)?
+    {
         let message = "<p>This is not a registration token of this server.</p>";
         return Ok(form(&page.auth_type, message));
     }

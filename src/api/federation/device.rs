@@ -29,7 +29,7 @@ use crate::{
 /// `GET /_matrix/federation/v1/user/devices/{userId}`
 pub async fn get_devices(
     api: Api,
-    _who: Origin,
+    _origin: Origin,
     request: get_devices::v1::Request,
 ) -> Result<get_devices::v1::Response, Error> {
     let scan = api.store.scan("devices for another server", move |s| {
@@ -62,7 +62,7 @@ pub async fn get_devices(
 /// `POST /_matrix/federation/v1/user/keys/query`
 pub async fn get_keys(
     api: Api,
-    _who: Origin,
+    _origin: Origin,
     request: get_keys::v1::Request,
 ) -> Result<get_keys::v1::Response, Error> {
     if request.device_keys.len() > MAX_KEYS {
@@ -104,7 +104,7 @@ pub async fn get_keys(
 /// `POST /_matrix/federation/v1/user/keys/claim`
 pub async fn claim_keys(
     api: Api,
-    _who: Origin,
+    _origin: Origin,
     request: claim_keys::v1::Request,
 ) -> Result<claim_keys::v1::Response, Error> {
     let claimed = claim(&api, request.one_time_keys).await?;

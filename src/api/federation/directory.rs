@@ -14,7 +14,7 @@ use crate::{
 /// `GET /_matrix/federation/v1/publicRooms`
 pub async fn get_public_rooms(
     api: Api,
-    _who: Origin,
+    _origin: Origin,
     request: get_public_rooms::v1::Request,
 ) -> Result<get_public_rooms::v1::Response, Error> {
     let mut query = get_public_rooms_filtered::v1::Request::new();
@@ -33,7 +33,7 @@ pub async fn get_public_rooms(
 /// `POST /_matrix/federation/v1/publicRooms`
 pub async fn get_public_rooms_filtered(
     api: Api,
-    _who: Origin,
+    _origin: Origin,
     request: get_public_rooms_filtered::v1::Request,
 ) -> Result<get_public_rooms_filtered::v1::Response, Error> {
     page(&api, request, Audience::OtherServers).await

@@ -13,7 +13,7 @@ const FEDERATION_PORT: u16 = 8448;
 /// `GET /.well-known/matrix/server`
 pub async fn discover_homeserver(
     api: Api,
-    _who: Unauthenticated,
+    _client: Unauthenticated,
     _request: discover_homeserver::Request,
 ) -> Result<discover_homeserver::Response, Error> {
     let server = delegated(&api.config)

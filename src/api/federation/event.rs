@@ -35,7 +35,7 @@ const MAX_EVENT_IDS: usize = 100;
 /// `GET /_matrix/federation/v1/event/{eventId}`
 pub async fn get_event(
     api: Api,
-    who: Origin,
+    origin: Origin,
     request: get_event::v1::Request,
 ) -> Result<get_event::v1::Response, Error> {
     let pdu = api
@@ -43,8 +43,9 @@ pub async fn get_event(
         .scan("an event for another server", move |s| {
             let num = event::num_of(s, &request.event_id)?.ok_or(NO_EVENT)?;
             let room = event::header(s, num)?.room;
-            server_acl::shared_with(s, &room::id(s, room)?, &who.server)?;
-            let mut visible = server_history_visibility::visible_json(s, room, &who.server, [num])?;
+            server_acl::shared_with(s, &room::id(s, room)?, &origin.server)?;
+            let mut visible =
+                server_history_visibility::visible_json(s, room, &origin.server, [num])?;
             raw(visible.pop().unwrap_or_default())
         })
         .await?;
@@ -59,7 +60,7 @@ pub async fn get_event(
 /// `GET /_matrix/federation/v1/backfill/{roomId}`
 pub async fn get_backfill(
     api: Api,
-    who: Origin,
+    origin: Origin,
     request: get_backfill::v1::Request,
 ) -> Result<get_backfill::v1::Response, Error> {
     let limit = capped(request.limit);
@@ -67,9 +68,9 @@ pub async fn get_backfill(
     let pdus = api
         .store
         .scan("history for another server", move |s| {
-            let room = server_acl::shared_with(s, &request.room_id, &who.server)?;
+            let room = server_acl::shared_with(s, &request.room_id, &origin.server)?;
             let nums = graph::backwards(s, room, &request.v, limit)?;
-            visible_events(s, room, &who, nums)
+            visible_events(s, room, &origin, nums)
         })
         .await?;
     let server = api.local.server_name().to_owned();
@@ -83,7 +84,7 @@ pub async fn get_backfill(
 /// `POST /_matrix/federation/v1/get_missing_events/{roomId}`
 pub async fn get_missing_events(
     api: Api,
-    who: Origin,
+    origin: Origin,
     request: get_missing_events::v1::Request,
 ) -> Result<get_missing_events::v1::Response, Error> {
     check_count(&request.earliest_events)?;
@@ -91,11 +92,11 @@ pub async fn get_missing_events(
     let events = api
         .store
         .scan("missing events for another server", move |s| {
-            let room = server_acl::shared_with(s, &request.room_id, &who.server)?;
+            let room = server_acl::shared_with(s, &request.room_id, &origin.server)?;
             let (earliest, latest) = (&request.earliest_events, &request.latest_events);
             let depth = request.min_depth.into();
             let nums = graph::between(s, room, earliest, latest, depth, capped(request.limit))?;
-            visible_events(s, room, &who, nums)
+            visible_events(s, room, &origin, nums)
         })
         .await?;
     Ok(get_missing_events::v1::Response::new(events))
@@ -104,13 +105,13 @@ pub async fn get_missing_events(
 /// `GET /_matrix/federation/v1/state_ids/{roomId}`
 pub async fn get_room_state_ids(
     api: Api,
-    who: Origin,
+    origin: Origin,
     request: get_room_state_ids::v1::Request,
 ) -> Result<get_room_state_ids::v1::Response, Error> {
     let (auth_chain, pdus) = api
         .store
         .scan("the ids of a state for another server", move |s| {
-            let (room, event) = shared_event(s, &who, &request.room_id, &request.event_id)?;
+            let (room, event) = shared_event(s, &origin, &request.room_id, &request.event_id)?;
             let state = state_before(s, room, event)?;
             Ok::<_, rooms::Error>((ids(s, &state.auth_chain)?, ids(s, &state.state)?))
         })
@@ -121,13 +122,13 @@ pub async fn get_room_state_ids(
 /// `GET /_matrix/federation/v1/state/{roomId}`
 pub async fn get_room_state(
     api: Api,
-    who: Origin,
+    origin: Origin,
     request: get_room_state::v1::Request,
 ) -> Result<Streamed, Error> {
     let state = api
         .store
         .scan("a state for another server", move |s| {
-            let (room, event) = shared_event(s, &who, &request.room_id, &request.event_id)?;
+            let (room, event) = shared_event(s, &origin, &request.room_id, &request.event_id)?;
             state_before(s, room, event)
         })
         .await?;
@@ -143,13 +144,13 @@ pub async fn get_room_state(
 /// `GET /_matrix/federation/v1/event_auth/{roomId}/{eventId}`
 pub async fn get_event_authorization(
     api: Api,
-    who: Origin,
+    origin: Origin,
     request: get_event_authorization::v1::Request,
 ) -> Result<Streamed, Error> {
     let chain = api
         .store
         .scan("an auth chain for another server", move |s| {
-            let (room, event) = shared_event(s, &who, &request.room_id, &request.event_id)?;
+            let (room, event) = shared_event(s, &origin, &request.room_id, &request.event_id)?;
             graph::auth_chain(s, room, [event])
         })
         .await?;
@@ -162,14 +163,14 @@ pub async fn get_event_authorization(
 
 const NO_EVENT: rooms::Error = rooms::Error::NotFound("this server does not have the event");
 
-/// The event and its room, which must be shared with `who`.
+/// The event and its room, which must be shared with `origin`.
 fn shared_event(
     r: &impl Reader,
-    who: &Origin,
+    origin: &Origin,
     room: &RoomId,
     event: &EventId,
 ) -> Result<(RoomNum, EventNum), rooms::Error> {
-    let room = server_acl::shared_with(r, room, &who.server)?;
+    let room = server_acl::shared_with(r, room, &origin.server)?;
     let num = event::num_in(r, room, event)?.ok_or(NO_EVENT)?;
     if event::header(r, num)?.status.is_outlier() {
         return Err(NO_EVENT);
@@ -188,10 +189,10 @@ fn state_before(
 fn visible_events(
     r: &impl Reader,
     room: RoomNum,
-    who: &Origin,
+    origin: &Origin,
     nums: Vec<EventNum>,
 ) -> Result<Vec<Box<RawValue>>, rooms::Error> {
-    let visible = server_history_visibility::visible_json(r, room, &who.server, nums)?;
+    let visible = server_history_visibility::visible_json(r, room, &origin.server, nums)?;
     visible.into_iter().map(raw).collect()
 }
 

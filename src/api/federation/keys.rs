@@ -15,7 +15,7 @@ use crate::{
 /// `GET /_matrix/key/v2/server`
 pub async fn get_server_keys(
     api: Api,
-    _who: Unauthenticated,
+    _client: Unauthenticated,
     _request: get_server_keys::v2::Request,
 ) -> Result<get_server_keys::v2::Response, Error> {
     let keys = api.federation.published_keys()?;
@@ -25,7 +25,7 @@ pub async fn get_server_keys(
 /// `GET /_matrix/key/v2/query/{serverName}`
 pub async fn get_remote_server_keys(
     api: Api,
-    _who: Unauthenticated,
+    _client: Unauthenticated,
     request: get_remote_server_keys::v2::Request,
 ) -> Result<get_remote_server_keys::v2::Response, Error> {
     let at = u64::from(request.minimum_valid_until_ts.get());
@@ -37,7 +37,7 @@ pub async fn get_remote_server_keys(
 /// `POST /_matrix/key/v2/query`
 pub async fn get_remote_server_keys_batch(
     api: Api,
-    _who: Unauthenticated,
+    _client: Unauthenticated,
     request: get_remote_server_keys_batch::v2::Request,
 ) -> Result<get_remote_server_keys_batch::v2::Response, Error> {
     let now = api.clock.now_ms();

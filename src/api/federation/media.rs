@@ -18,7 +18,7 @@ use crate::{
 /// `GET /_matrix/federation/v1/media/download/{mediaId}`
 pub async fn get_content(
     api: Api,
-    _who: Origin,
+    _origin: Origin,
     request: get_content::v1::Request,
 ) -> Result<Multipart, Error> {
     let found = find_local(&api, &request.media_id, request.timeout_ms).await?;
@@ -28,7 +28,7 @@ pub async fn get_content(
 /// `GET /_matrix/federation/v1/media/thumbnail/{mediaId}`
 pub async fn get_content_thumbnail(
     api: Api,
-    _who: Origin,
+    _origin: Origin,
     request: get_content_thumbnail::v1::Request,
 ) -> Result<Multipart, Error> {
     let found = find_local(&api, &request.media_id, request.timeout_ms).await?;

@@ -31,12 +31,12 @@ use crate::{
 /// `GET /_matrix/federation/v1/make_join/{roomId}/{userId}`
 pub async fn prepare_join_event(
     api: Api,
-    who: Origin,
+    origin: Origin,
     request: prepare_join_event::v1::Request,
 ) -> Result<prepare_join_event::v1::Response, Error> {
     let (room, user) = (request.room_id, request.user_id);
     let join = MembershipState::Join;
-    let (version, event) = template(&api, &who, room, user, join, Some(request.ver)).await?;
+    let (version, event) = template(&api, &origin, room, user, join, Some(request.ver)).await?;
     let mut answer = prepare_join_event::v1::Response::new(event);
     answer.room_version = Some(version);
     Ok(answer)
@@ -45,39 +45,39 @@ pub async fn prepare_join_event(
 /// `GET /_matrix/federation/v1/make_leave/{roomId}/{userId}`
 pub async fn prepare_leave_event(
     api: Api,
-    who: Origin,
+    origin: Origin,
     request: prepare_leave_event::v1::Request,
 ) -> Result<prepare_leave_event::v1::Response, Error> {
     let (room, user) = (request.room_id, request.user_id);
     let leave = MembershipState::Leave;
-    let (version, event) = template(&api, &who, room, user, leave, None).await?;
+    let (version, event) = template(&api, &origin, room, user, leave, None).await?;
     Ok(prepare_leave_event::v1::Response::new(Some(version), event))
 }
 
 /// `GET /_matrix/federation/v1/make_knock/{roomId}/{userId}`
 pub async fn prepare_knock_event(
     api: Api,
-    who: Origin,
+    origin: Origin,
     request: prepare_knock_event::v1::Request,
 ) -> Result<prepare_knock_event::v1::Response, Error> {
     let (room, user) = (request.room_id, request.user_id);
     let knock = MembershipState::Knock;
-    let (version, event) = template(&api, &who, room, user, knock, Some(request.ver)).await?;
+    let (version, event) = template(&api, &origin, room, user, knock, Some(request.ver)).await?;
     Ok(prepare_knock_event::v1::Response::new(version, event))
 }
 
 /// The template of a membership event and the version of its room, which must be one of `versions`.
 async fn template(
     api: &Api,
-    who: &Origin,
+    origin: &Origin,
     room: OwnedRoomId,
     user: OwnedUserId,
     membership: MembershipState,
     versions: Option<Vec<RoomVersionId>>,
 ) -> Result<(RoomVersionId, Box<RawValue>), Error> {
-    check_user_of(&who.server, &user)?;
+    check_user_of(&origin.server, &user)?;
     let version = api.store.read(|s| {
-        let room = server_acl::open_to(s, &room, &who.server)?;
+        let room = server_acl::open_to(s, &room, &origin.server)?;
         room::version(s, room)
     })?;
     if versions.is_some_and(|versions| !versions.contains(&version)) {
@@ -114,38 +114,38 @@ fn check_user_of(server: &ServerName, user: &UserId) -> Result<(), Error> {
 /// `PUT /_matrix/federation/v2/send_join/{roomId}/{eventId}`
 pub async fn create_join_event(
     api: Api,
-    who: Origin,
+    origin: Origin,
     request: create_join_event::v2::Request,
 ) -> Result<Streamed, Error> {
-    let stream = join(&api, &who, request).await?;
+    let stream = join(&api, &origin, request).await?;
     Ok(stream.into_response(&api.store))
 }
 
 /// `PUT /_matrix/federation/v1/send_join/{roomId}/{eventId}`
 pub async fn create_join_event_v1(
     api: Api,
-    who: Origin,
+    origin: Origin,
     request: create_join_event::v2::Request,
 ) -> Result<Streamed, Error> {
-    let stream = join(&api, &who, request).await?;
+    let stream = join(&api, &origin, request).await?;
     Ok(stream.enclosed("[200,", "]").into_response(&api.store))
 }
 
 async fn join(
     api: &Api,
-    who: &Origin,
+    origin: &Origin,
     request: create_join_event::v2::Request,
 ) -> Result<EventStream, Error> {
     let (room, id) = (&*request.room_id, &*request.event_id);
     // The servers before the join.
     let others = api.store.read(|s| {
-        let room = server_acl::open_to(s, &request.room_id, &who.server)?;
+        let room = server_acl::open_to(s, &request.room_id, &origin.server)?;
         servers::names(s, room)
     })?;
     let AcceptedMemberEvent { room, event } = api
         .federation
         .membership_handler()
-        .receive_member_event(&who.server, room, id, request.pdu, MembershipState::Join)
+        .receive_member_event(&origin.server, room, id, request.pdu, MembershipState::Join)
         .await?;
     let omit = request.omit_members;
     let (given, omitted) = api
@@ -184,14 +184,14 @@ fn room_before(
 /// `PUT /_matrix/federation/v2/send_leave/{roomId}/{eventId}`
 pub async fn create_leave_event(
     api: Api,
-    who: Origin,
+    origin: Origin,
     request: create_leave_event::v2::Request,
 ) -> Result<create_leave_event::v2::Response, Error> {
     let (room, id) = (&*request.room_id, &*request.event_id);
     let leave = MembershipState::Leave;
     api.federation
         .membership_handler()
-        .receive_member_event(&who.server, room, id, request.pdu, leave)
+        .receive_member_event(&origin.server, room, id, request.pdu, leave)
         .await?;
     Ok(create_leave_event::v2::Response::new())
 }
@@ -199,17 +199,17 @@ pub async fn create_leave_event(
 /// `PUT /_matrix/federation/v1/send_leave/{roomId}/{eventId}`
 pub async fn create_leave_event_v1(
     api: Api,
-    who: Origin,
+    origin: Origin,
     request: create_leave_event::v2::Request,
 ) -> Result<Streamed, Error> {
-    create_leave_event(api.clone(), who, request).await?;
+    create_leave_event(api.clone(), origin, request).await?;
     Streamed::json(&(200, json!({})))
 }
 
 /// `PUT /_matrix/federation/v1/send_knock/{roomId}/{eventId}`
 pub async fn create_knock_event(
     api: Api,
-    who: Origin,
+    origin: Origin,
     request: create_knock_event::v1::Request,
 ) -> Result<create_knock_event::v1::Response, Error> {
     let (room, id) = (&*request.room_id, &*request.event_id);
@@ -217,7 +217,7 @@ pub async fn create_knock_event(
     let admitted = api
         .federation
         .membership_handler()
-        .receive_member_event(&who.server, room, id, request.pdu, knock)
+        .receive_member_event(&origin.server, room, id, request.pdu, knock)
         .await?;
     let state = api
         .store
@@ -233,7 +233,7 @@ pub async fn create_knock_event(
 /// `PUT /_matrix/federation/v2/invite/{roomId}/{eventId}`
 pub async fn create_invite(
     api: Api,
-    who: Origin,
+    origin: Origin,
     request: create_invite::v2::Request,
 ) -> Result<create_invite::v2::Response, Error> {
     let invite = ReceivedInvite {
@@ -246,7 +246,7 @@ pub async fn create_invite(
     match api
         .federation
         .membership_handler()
-        .receive_invite(&who.server, invite)
+        .receive_invite(&origin.server, invite)
         .await
     {
         Ok(event) => Ok(create_invite::v2::Response::new(event)),
@@ -261,7 +261,7 @@ pub async fn create_invite(
 /// supported.
 pub async fn create_invite_v1(
     _api: Api,
-    _who: Origin,
+    _origin: Origin,
     _request: create_invite::v1::Request,
 ) -> Result<create_invite::v1::Response, Error> {
     Err(incompatible(RoomVersionId::V1))

@@ -7,7 +7,7 @@ use crate::api::{Api, Error, Unauthenticated};
 /// `GET /_matrix/federation/v1/openid/userinfo`
 pub async fn get_openid_userinfo(
     api: Api,
-    _who: Unauthenticated,
+    _client: Unauthenticated,
     request: Request,
 ) -> Result<Response, Error> {
     Ok(Response::new(api.users.openid_user(&request.access_token)?))

@@ -13,7 +13,7 @@ use crate::{
 /// `GET /_matrix/federation/v1/query/profile`
 pub async fn get_profile_information(
     api: Api,
-    _who: Origin,
+    _origin: Origin,
     request: get_profile_information::v1::Request,
 ) -> Result<get_profile_information::v1::Response, Error> {
     let profile = api.users.profile(&request.user_id)?;
@@ -31,7 +31,7 @@ pub async fn get_profile_information(
 /// `GET /_matrix/federation/v1/query/directory`
 pub async fn get_room_information(
     api: Api,
-    _who: Origin,
+    _origin: Origin,
     request: get_room_information::v1::Request,
 ) -> Result<get_room_information::v1::Response, Error> {
     let found = |s: &_| aliases::look_up(s, &api.local, &request.room_alias);

@@ -19,11 +19,11 @@ use crate::{
 /// `GET /_matrix/federation/v1/hierarchy/{roomId}`
 pub async fn get_hierarchy(
     api: Api,
-    who: Origin,
+    origin: Origin,
     request: get_hierarchy::v1::Request,
 ) -> Result<get_hierarchy::v1::Response, Error> {
     let scan = api.store.scan("a space for another server", move |s| {
-        hierarchy(s, &request, &who.server)
+        hierarchy(s, &request, &origin.server)
     });
     Ok(scan.await?)
 }

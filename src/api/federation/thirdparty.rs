@@ -10,7 +10,7 @@ const MAX_INVITES: usize = 20;
 /// signed with a key that the `m.room.third_party_invite` event of the room names.
 pub async fn bind_callback(
     api: Api,
-    _who: Unauthenticated,
+    _client: Unauthenticated,
     request: bind_callback::v1::Request,
 ) -> Result<bind_callback::v1::Response, Error> {
     if !api.local.has(&request.mxid) {
@@ -40,12 +40,12 @@ pub async fn bind_callback(
 /// `PUT /_matrix/federation/v1/exchange_third_party_invite/{roomId}`
 pub async fn exchange_invite(
     api: Api,
-    who: Origin,
+    origin: Origin,
     request: exchange_invite::v1::Request,
 ) -> Result<exchange_invite::v1::Response, Error> {
     api.federation
         .membership_client()
-        .exchange_invite(&who.server, &request)
+        .exchange_invite(&origin.server, &request)
         .await?;
     Ok(exchange_invite::v1::Response::new())
 }

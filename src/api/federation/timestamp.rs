@@ -14,12 +14,12 @@ use crate::{
 /// `GET /_matrix/federation/v1/timestamp_to_event/{roomId}`
 pub async fn get_event_by_timestamp(
     api: Api,
-    who: Origin,
+    origin: Origin,
     request: Request,
 ) -> Result<Response, Error> {
     let (ts, dir) = (u64::from(request.ts.get()), request.dir);
     let scan = api.store.scan("a time for another server", move |s| {
-        let room = server_acl::shared_with(s, &request.room_id, &who.server)?;
+        let room = server_acl::shared_with(s, &request.room_id, &origin.server)?;
         timestamp_to_event::nearest(s, room, ts, dir, |event| {
             Ok(event.header.status == Status::Accepted)
         })

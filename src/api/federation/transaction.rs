@@ -14,11 +14,11 @@ const MAX_EDUS: usize = 100;
 /// messages of a repeated transaction are deduplicated by their own ids.
 pub async fn send_transaction_message(
     api: Api,
-    who: Origin,
+    origin: Origin,
     request: send_transaction_message::v1::Request,
 ) -> Result<send_transaction_message::v1::Response, Error> {
-    if request.origin != who.server {
-        let (found, expected) = (&request.origin, &who.server);
+    if request.origin != origin.server {
+        let (found, expected) = (&request.origin, &origin.server);
         return Err(Error::forbidden(format!(
             "origin is {found}, expected {expected}"
         )));
@@ -29,12 +29,15 @@ pub async fn send_transaction_message(
             "the transaction has {pdus} PDUs and {edus} EDUs, at most {MAX_PDUS} and {MAX_EDUS} are allowed"
         )));
     }
-    let edus = Edus::parse(&who.server, request.edus);
-    edu::deliver_to_device(&api.store, &who.server, edus.to_device).await?;
-    let results = api.federation.receive_pdus(&who.server, request.pdus).await;
+    let edus = Edus::parse(&origin.server, request.edus);
+    edu::deliver_to_device(&api.store, &origin.server, edus.to_device).await?;
+    let results = api
+        .federation
+        .receive_pdus(&origin.server, request.pdus)
+        .await;
     let changes = api
         .federation
-        .receive_edus(&who.server, edus.others, &api.typing, &api.presence)
+        .receive_edus(&origin.server, edus.others, &api.typing, &api.presence)
         .await?;
     for change in changes {
         match change {

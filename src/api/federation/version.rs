@@ -7,7 +7,7 @@ use crate::api::{Api, Error, Unauthenticated};
 /// `GET /_matrix/federation/v1/version`
 pub async fn get_server_version(
     _api: Api,
-    _who: Unauthenticated,
+    _client: Unauthenticated,
     _request: get_server_version::v1::Request,
 ) -> Result<get_server_version::v1::Response, Error> {
     let mut server = get_server_version::v1::Server::new();

@@ -136,7 +136,7 @@ static LOGOUTS: AtomicUsize = AtomicUsize::new(0);
 /// Tells which request it got, through the one field of its answer that can hold anything.
 async fn say_login(
     _api: Api,
-    _who: Unauthenticated,
+    _client: Unauthenticated,
     request: login::v3::Request,
 ) -> Result<login::v3::Response, Error> {
     Err(Error::forbidden(format!("{:?}", request.device_id)))
@@ -144,18 +144,18 @@ async fn say_login(
 
 async fn say_state(
     _api: Api,
-    who: Session,
+    session: Session,
     request: send_state_event::v3::Request,
 ) -> Result<send_state_event::v3::Response, Error> {
     Err(Error::forbidden(format!(
         "{} {} {} {:?}",
-        who.user_id, request.room_id, request.event_type, request.state_key
+        session.user_id, request.room_id, request.event_type, request.state_key
     )))
 }
 
 async fn send(
     _api: Api,
-    _who: Session,
+    _session: Session,
     _request: send_message_event::v3::Request,
 ) -> Result<send_message_event::v3::Response, Error> {
     Ok(send_message_event::v3::Response::new(owned_event_id!("$e")))
@@ -163,7 +163,7 @@ async fn send(
 
 async fn count_logouts(
     _api: Api,
-    _who: Session,
+    _session: Session,
     _request: logout::v3::Request,
 ) -> Result<logout::v3::Response, Error> {
     LOGOUTS.fetch_add(1, Ordering::Relaxed);
@@ -172,7 +172,7 @@ async fn count_logouts(
 
 async fn panic(
     _api: Api,
-    _who: Unauthenticated,
+    _client: Unauthenticated,
     _request: get_login_types::v3::Request,
 ) -> Result<get_login_types::v3::Response, Error> {
     panic!("a handler of a test panics")
@@ -180,7 +180,7 @@ async fn panic(
 
 async fn fail_inside(
     _api: Api,
-    _who: Unauthenticated,
+    _client: Unauthenticated,
     _request: refresh_token::v3::Request,
 ) -> Result<refresh_token::v3::Response, Error> {
     Err(Error::Internal("the secret reason"))
@@ -188,17 +188,17 @@ async fn fail_inside(
 
 async fn say_who(
     _api: Api,
-    who: Option<Session>,
+    session: Option<Session>,
     _request: get_supported_versions::Request,
 ) -> Result<get_supported_versions::Response, Error> {
-    let names = who.map(|session| session.user_id.to_string());
+    let names = session.map(|session| session.user_id.to_string());
     let response = get_supported_versions::Response::new(names.into_iter().collect());
     Ok(response)
 }
 
 async fn pieces(
     _api: Api,
-    _who: Session,
+    _session: Session,
     _request: sync_events::v3::Request,
 ) -> Result<Streamed, Error> {
     let pieces = ["{\"next_batch\"", ":", "\"s1\"}"];

@@ -63,7 +63,7 @@ impl Drop for Guard {
 /// A `/sync` whose `since` says how it goes.
 fn add_sync(routes: &mut Routes, gone: Sender<()>) {
     routes.add(
-        move |_api: Api, _who: Session, request: sync_events::v3::Request| {
+        move |_api: Api, _session: Session, request: sync_events::v3::Request| {
             let guard = Guard(gone.clone());
             async move {
                 let first = || Ok(b"{\"next_batch\":".to_vec());
@@ -90,14 +90,14 @@ fn add_sync(routes: &mut Routes, gone: Sender<()>) {
 /// A `/account/whoami` that waits to be released.
 fn add_whoami(routes: &mut Routes, entered: Sender<()>, release: Receiver<()>, gone: Sender<()>) {
     routes.add(
-        move |_api: Api, who: Session, _request: whoami::v3::Request| {
+        move |_api: Api, session: Session, _request: whoami::v3::Request| {
             let (entered, release) = (entered.clone(), release.clone());
             let guard = Guard(gone.clone());
             async move {
                 let _alive = guard;
                 let _ = entered.try_send(());
                 let _ = release.recv().await;
-                Ok(whoami::v3::Response::new(who.user_id, false))
+                Ok(whoami::v3::Response::new(session.user_id, false))
             }
         },
     );
