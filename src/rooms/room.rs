@@ -6,7 +6,7 @@ use super::Error;
 use crate::{
     protocol::versions,
     store::{
-        NodeNum, Place, Position, Reader, Records, RoomNum, Rows, Tx,
+        NodeNum, Place, Position, Reader, Records, RoomNum, Rows, Store, Tx,
         records::{Counts, Room, RoomHeads},
     },
 };
@@ -106,4 +106,9 @@ pub fn rules_of(version: &RoomVersionId) -> Result<&'static RoomVersionRules, Er
 pub fn id(r: &impl Reader, room: RoomNum) -> Result<OwnedRoomId, Error> {
     OwnedRoomId::try_from(record(r, room)?.id)
         .map_err(|_| Error::corrupt("rooms", room, "not a room ID"))
+}
+
+pub fn id_for_log(store: &Store, room: RoomNum) -> String {
+    let id = store.read(|s| id(s, room));
+    id.map_or_else(|_| "a room with an unreadable id".to_owned(), Into::into)
 }

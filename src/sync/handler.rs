@@ -67,7 +67,7 @@ impl SyncHandler<'_> {
             self.presence_changed(user)?;
         }
         let received = request.since.map_or(Position::MIN, |since| since.to_device);
-        self.remove_received(device, received)?;
+        self.remove_received(&request, received)?;
         loop {
             self.expire()?;
             // Before the look: a change during it is not missed.
@@ -125,15 +125,16 @@ impl SyncHandler<'_> {
     }
 
     /// Removes to-device messages that the device has received, as its token says.
-    fn remove_received(&self, device: DeviceNum, received: Position) -> Result<(), Error> {
+    fn remove_received(&self, request: &Request, received: Position) -> Result<(), Error> {
+        let device = request.device;
         let pending = |s: &Snapshot| to_device::has_pending_until(s, device, received);
         if self.store.read(pending)? {
-            let store = self.store.clone();
+            let (store, user) = (self.store.clone(), request.user_id.clone());
             self.federation.spawn(async move {
                 let job = move |tx: &Tx| to_device::remove_until(tx, device, received);
                 if let Err(error) = store.write_deferred(job).await {
                     log::debug!(
-                        "received to-device messages stay until the next sync of their device: {error}"
+                        "to-device messages that {user} received stay until the device syncs again: {error}"
                     );
                 }
             });

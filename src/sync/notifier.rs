@@ -234,10 +234,9 @@ impl Notifier {
         match members {
             Ok(members) => members.into_iter().map(|(user, _)| user).collect(),
             Err(error) => {
-                let id = self.store.read(|s| room::id(s, room));
-                let id = id.map_or_else(|_| format!("number {}", room.0), Into::into);
+                let id = room::id_for_log(&self.store, room);
                 log::error!(
-                    "the members of room {id} cannot be read; their /sync requests see its changes when \
+                    "the members of {id} cannot be read; their /sync requests see its changes when \
                      they time out: {error}"
                 );
                 Vec::new()
@@ -253,10 +252,9 @@ impl Notifier {
             shared_rooms::local_users_sharing_within(s, user, &user_id, rows)
         });
         let sharing = sharing.unwrap_or_else(|error| {
-            let id = self.store.read(|s| users::id_of(s, user));
-            let id = id.map_or_else(|_| format!("number {}", user.0), Into::into);
+            let id = users::id_for_log(&self.store, user);
             log::error!(
-                "the rooms of user {id}, whose devices changed, cannot be read; all waiting /sync \
+                "the rooms of {id}, whose devices changed, cannot be read; all waiting /sync \
                  requests look for themselves: {error}"
             );
             None

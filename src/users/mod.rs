@@ -28,7 +28,7 @@ pub use self::{
     accounts::{NewAccount, SharedSecretRequest},
     auth::{AuthenticatedUser, Login, NewLogin, Operation, Session, Token, UiaSessions},
     error::Error,
-    ids::{id_of, num_of},
+    ids::{id_for_log, id_of, num_of},
     service::{Options, Users},
 };
 

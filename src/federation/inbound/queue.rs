@@ -35,7 +35,7 @@ use super::{
 use crate::{
     executor::Executor,
     protocol::{Pdu, receive::Received},
-    rooms,
+    rooms::{self, room},
     store::{self, Reader, RoomNum, Rows, Store, Tx, records::Waiting},
 };
 
@@ -207,7 +207,10 @@ async fn process_queue<S: EventSource>(
         match result {
             Ok(()) => {}
             Err(Error::Rooms(rooms::Error::Store(store::Error::Closed))) => return,
-            Err(error) => log::error!("queued events of a room wait for another attempt: {error}"),
+            Err(error) => {
+                let id = room::id_for_log(receiver.store(), room);
+                log::error!("queued events of {id} wait for another attempt: {error}");
+            }
         }
         let backoff = async {
             Timer::after(MIN_BACKOFF * 2_u32.pow(doublings)).await;

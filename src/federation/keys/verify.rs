@@ -108,7 +108,8 @@ impl Keys {
             known.insert(server, keys);
         }
         if let Err(error) = self.add_from_notaries(wanted, &mut known).await {
-            log::error!("notaries are not asked for the keys of other servers: {error}");
+            let servers: Vec<_> = known.keys().collect();
+            log::error!("the keys of {servers:?} are not fetched from notaries: {error}");
         }
         known
     }

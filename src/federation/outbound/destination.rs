@@ -310,10 +310,7 @@ pub(super) fn load_pdus(
         let event = match event::load(r, *num) {
             Ok(event) => event,
             Err(rooms::Error::Store(store::Error::Corrupt(reason))) => {
-                log::error!(
-                    "event number {} is not sent to {destination}: {reason}",
-                    num.0
-                );
+                log::error!("an event is not sent to {destination}: {reason}");
                 continue;
             }
             Err(error) => return Err(error),

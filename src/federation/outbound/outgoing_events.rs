@@ -44,7 +44,7 @@ pub fn after(
     for row in r.outgoing()?.range(Position(from.0 + 1)..)?.take(max) {
         let (key, row) = row?;
         let position = key.value();
-        let Some(row) = skip_corrupt(position, row.record(&key))? else {
+        let Some(row) = skip_corrupt(row.record(&key))? else {
             events.push(OutgoingEvent {
                 position,
                 event: EventNum::MIN,
@@ -69,15 +69,10 @@ pub fn after(
 }
 
 /// None if the row is corrupt: it must not stop the rows after it.
-fn skip_corrupt(
-    position: Position,
-    row: Result<Outgoing, store::Error>,
-) -> Result<Option<Outgoing>, rooms::Error> {
+fn skip_corrupt(row: Result<Outgoing, store::Error>) -> Result<Option<Outgoing>, rooms::Error> {
     match row {
         Err(error @ store::Error::Corrupt(_)) => {
-            log::error!(
-                "row {position:?} of table `outgoing` is skipped, its event is not sent: {error}"
-            );
+            log::error!("an event is not sent to other servers: {error}");
             Ok(None)
         }
         row => Ok(Some(row?)),
@@ -108,7 +103,7 @@ pub fn for_server(
         if read == max {
             return Ok((events, Some(position)));
         }
-        let Some(row) = skip_corrupt(position, row.record(&key))? else {
+        let Some(row) = skip_corrupt(row.record(&key))? else {
             continue;
         };
         let is_addressed = row.also.contains(&server) || room_servers.has((row.room, server))?;

@@ -293,32 +293,33 @@ impl Queues {
     }
 
     pub fn save_backoff(&self, server: ServerNum, backoff: Backoff, now: u64) {
-        self.write_deferred(move |tx: &Tx| backoff::save(tx, server, &backoff, now));
+        self.write_backoff(server, move |tx| backoff::save(tx, server, &backoff, now));
     }
 
     pub fn clear_backoff(&self, server: ServerNum) {
-        self.write_deferred(move |tx: &Tx| backoff::clear(tx, server));
+        self.write_backoff(server, move |tx| backoff::clear(tx, server));
     }
 
     /// For log lines.
     pub fn name(&self, server: ServerNum) -> String {
         let name = self.store.read(|s| servers::name(s, server));
         name.map_or_else(
-            |_| format!("the server with number {}", server.0),
-            String::from,
+            |_| "a server with an unreadable name".to_owned(),
+            Into::into,
         )
     }
 
     /// Queues a write that nobody waits for.
-    fn write_deferred(
+    fn write_backoff(
         &self,
+        server: ServerNum,
         job: impl Fn(&Tx) -> Result<(), rooms::Error> + Send + Sync + 'static,
     ) {
-        let store = self.store.clone();
+        let (store, name) = (self.store.clone(), self.name(server));
         let write = async move {
             match store.write_deferred(job).await {
                 Ok(()) | Err(rooms::Error::Store(store::Error::Closed)) => {}
-                Err(error) => log::debug!("the backoff of a server cannot be stored: {error}"),
+                Err(error) => log::debug!("the backoff of {name} cannot be stored: {error}"),
             }
         };
         self.executor.spawn(write).detach();

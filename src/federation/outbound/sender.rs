@@ -177,10 +177,10 @@ impl Sender {
                 self.wake_pending();
             }
             Ok(_) => {}
-            Err(error) => log::error!(
-                "a device-list update of the user with number {} is sent only after a restart: {error}",
-                user.0
-            ),
+            Err(error) => {
+                let id = users::id_for_log(&self.0.store, user);
+                log::error!("a device-list update of {id} is sent only after a restart: {error}");
+            }
         }
     }
 

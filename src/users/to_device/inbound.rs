@@ -1,7 +1,7 @@
 //! Messages to devices of this server.
 
 use ruma::{
-    UserId,
+    OwnedDeviceId, OwnedUserId, UserId,
     api::federation::transactions::edu::{DirectDeviceContent, DirectDeviceMessages},
     events::ToDeviceEventType,
     to_device::DeviceIdOrAllDevices,
@@ -216,7 +216,8 @@ pub fn pending(
             Ok(message) => message,
             // It must not stop the messages after it.
             Err(error @ store::Error::Corrupt(_)) => {
-                log::error!("dropped a to-device message: {error}");
+                let (user, device_id) = owner(r, device)?;
+                log::error!("dropped a to-device message to {device_id} of {user}: {error}");
                 last = key.value().1;
                 continue;
             }
@@ -233,6 +234,15 @@ pub fn pending(
         messages.push(message);
     }
     Ok(PendingMessages { messages, upto })
+}
+
+/// For log lines.
+fn owner(r: &impl Reader, device: DeviceNum) -> Result<(OwnedUserId, OwnedDeviceId), store::Error> {
+    let devices = r.device_ids()?;
+    let row = devices.get(device)?;
+    let row = row.ok_or_else(|| store::Error::corrupt("device_ids", device, "missing"))?;
+    let (user, device_id) = row.value();
+    Ok((id_of(r, user)?, device_id.into()))
 }
 
 /// Whether the queue of `device` has messages up to and including `upto`.

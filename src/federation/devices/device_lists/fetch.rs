@@ -58,7 +58,9 @@ impl DeviceLists {
                 match users::id_of(s, user) {
                     Ok(user) => stale.push(user),
                     Err(error @ store::Error::Corrupt(_)) => {
-                        log::error!("a stale device list is not fetched again: {error}");
+                        log::error!(
+                            "a stale device list is not fetched again, as its user is unknown: {error}"
+                        );
                     }
                     Err(error) => return Err(error.into()),
                 }

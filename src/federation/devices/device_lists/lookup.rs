@@ -98,9 +98,9 @@ impl DeviceLists {
             }
         }
         for users in new.chunks(JOB_BATCH) {
-            let users = users.to_vec();
+            let tracked = users.to_vec();
             let job = move |tx: &Tx| {
-                for user in &users {
+                for user in &tracked {
                     if shared_rooms::any_local_user_shares(tx, user)? {
                         remote_devices::track(tx, user)?;
                     }
@@ -108,7 +108,7 @@ impl DeviceLists {
                 Ok::<_, rooms::Error>(())
             };
             if let Err(error) = self.0.store.write(job).await {
-                log::debug!("missing device lists are fetched again only until a restart: {error}");
+                log::debug!("after a restart, {users:?} are not fetched again: {error}");
             }
         }
     }
