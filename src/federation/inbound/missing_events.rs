@@ -12,7 +12,7 @@ use ruma::{EventId, OwnedServerName};
 use super::{
     error::Error,
     event_fetcher::{EventFetcher, is_processed},
-    event_source::EventSource,
+    event_source::{EventSource, FetchError},
     receiver::PduReceiver,
     room::Room,
     topological_order::sort_topologically,
@@ -107,6 +107,9 @@ fn events_between<S>(
 
 /// The events between the forward extremities and `event`. None if the server does not give any: the
 /// claimed state before the event is used then.
+///
+/// # Errors
+/// [`FetchError::Unreachable`]: other requests would fail, too.
 async fn fetch_missing_events<S: EventSource>(
     fetcher: &EventFetcher<'_, S>,
     event: &EventId,
@@ -120,9 +123,13 @@ async fn fetch_missing_events<S: EventSource>(
     })?;
     let (server, room) = (&fetcher.server, &fetcher.room.id);
     let latest = vec![event.to_owned()];
-    let pdus = fetcher
-        .source
+    let source = fetcher.source;
+    let pdus = match source
         .missing_events(server, room, extremities, latest)
-        .await;
-    Ok(fetcher.verify(pdus.unwrap_or_default()).await)
+        .await
+    {
+        Err(error @ FetchError::Unreachable) => return Err(error.into()),
+        pdus => pdus.unwrap_or_default(),
+    };
+    Ok(fetcher.verify(pdus).await)
 }

@@ -7,7 +7,8 @@
 //! - When the queue is full, the server with the most events in it loses one.
 //! - An event that its origin does not supply is dropped soon. It stays longer if its origin cannot be
 //!   reached.
-//! - One round spends limited time on the failures of one origin.
+//! - One round spends limited time on the failures of one origin, and makes one attempt at an origin
+//!   that cannot be reached: connections to other servers are limited, and honest ones need them too.
 //! - An event that cannot be processed because of a corrupt row or a panic is dropped.
 
 use std::{
@@ -333,7 +334,10 @@ async fn attempt_all<S: EventSource>(
             }
             Err(error) => {
                 log::debug!("event {id} of room {} stays queued: {error}", room.id);
-                *failure_time += start.elapsed();
+                *failure_time = match error {
+                    Error::Fetch(FetchError::Unreachable) => Duration::MAX,
+                    _ => failure_time.saturating_add(start.elapsed()),
+                };
                 Failure::record(failures, id, &error);
                 round.remaining += 1;
             }

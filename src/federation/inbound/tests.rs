@@ -49,8 +49,10 @@ const MAX_EVENTS: usize = 10;
 #[derive(Clone)]
 struct Peer {
     history: Arc<History>,
-    /// Whether it responds.
+    /// Whether it gives anything.
     is_available: Arc<AtomicBool>,
+    /// How requests fail if not.
+    failure: FetchError,
     requests: Arc<AtomicUsize>,
     keys: Arc<PublicKeyMap>,
     /// The index of an event that it returns with a content nested 120 levels deep.
@@ -69,6 +71,7 @@ impl Peer {
         Self {
             history: Arc::new(history),
             is_available: Arc::new(AtomicBool::new(true)),
+            failure: FetchError::Unavailable,
             requests: Arc::default(),
             keys: Arc::new(keys.into_iter().collect()),
             deep: None,
@@ -90,7 +93,7 @@ impl Peer {
     fn find(&self, id: &EventId) -> Result<usize, FetchError> {
         self.requests.fetch_add(1, Ordering::Relaxed);
         if !self.is_available.load(Ordering::Relaxed) {
-            return Err(FetchError::Unavailable);
+            return Err(self.failure);
         }
         self.history.index(id).ok_or(FetchError::Unavailable)
     }
@@ -590,6 +593,30 @@ fn queued_events_are_not_dropped_because_more_events_are_queued() {
         server.queues.wake(server.room);
         server.queue_processed().await;
         assert!((last - 12..=last).all(|index| server.has(index)));
+    });
+}
+
+#[test]
+fn one_round_makes_one_attempt_at_a_server_that_cannot_be_reached() {
+    let history = messages(&RoomVersionId::V12, 40);
+    let last = history.events.len() - 1;
+    let peer = Peer {
+        failure: FetchError::Unreachable,
+        ..Peer::new(history)
+    };
+    with_server(&peer, last - 39, async |server| {
+        server.peer.is_available.store(false, Ordering::Relaxed);
+        let indices: Vec<usize> = (last - 12..=last).collect();
+        server.receive(&indices).await;
+        assert_eq!(server.queued(), 13);
+        for _ in 0..1000 {
+            future::yield_now().await;
+        }
+        assert_eq!(server.peer.requests.load(Ordering::Relaxed), 1);
+        server.peer.is_available.store(true, Ordering::Relaxed);
+        server.queues.wake(server.room);
+        server.queue_processed().await;
+        assert!(indices.iter().all(|index| server.has(*index)));
     });
 }
 
