@@ -23,6 +23,7 @@ use crate::{
     config::Config,
     executor::Executor,
     pool::Pool,
+    protocol::signed_request::SignedRequest,
     rooms::{self, Local, room, servers, state::current, typing::Typing},
     store::{Effect, Place, Reader, RoomNum, ServerNum, Store, UserNum},
     users::presence::Presence,
@@ -155,19 +156,19 @@ impl Federation {
         self.client.may_contact(server)
     }
 
-    /// Whether `request` has a valid signature of the origin that `signed` names (server-server API,
-    /// "Request Authentication"). If so, the origin is reachable again.
-    pub async fn is_signed(
+    /// What is signed of `request`, if it has a valid signature of the origin that `signature` names
+    /// (server-server API, "Request Authentication"). Then the origin is reachable again.
+    pub async fn verify_request(
         &self,
-        signed: &XMatrix,
+        signature: &XMatrix,
         request: &http::Request<&[u8]>,
-    ) -> Result<bool, rooms::Error> {
-        let is_signed = self.keys.is_signed(signed, request).await?;
-        if is_signed {
-            self.sender.alive(&signed.origin);
-            self.device_lists.alive(&signed.origin);
+    ) -> Result<Option<SignedRequest>, rooms::Error> {
+        let signed = self.keys.verify_request(signature, request).await?;
+        if signed.is_some() {
+            self.sender.alive(&signature.origin);
+            self.device_lists.alive(&signature.origin);
         }
-        Ok(is_signed)
+        Ok(signed)
     }
 
     /// Has to be called with every effect of a commit.

@@ -18,6 +18,7 @@ use ruma::{
 use crate::{
     api::{Error, Origin, Session, Unauthenticated},
     federation::Federation,
+    protocol::signed_request::SignedRequest,
     users::Users,
 };
 
@@ -127,19 +128,18 @@ pub(super) fn signature(
     Ok(Some(signed))
 }
 
-/// The server that has signed `request`, verified.
-pub(super) async fn server(
-    signed: XMatrix,
+/// What is signed of `request`, if `signature` is valid.
+pub(super) async fn verify(
+    signature: &XMatrix,
     request: &Request<&[u8]>,
     federation: &Federation,
-) -> Result<OwnedServerName, Error> {
-    if federation.is_signed(&signed, request).await? {
-        Ok(signed.origin)
-    } else {
-        Err(Error::unauthorized(
+) -> Result<SignedRequest, Error> {
+    let signed = federation.verify_request(signature, request).await?;
+    signed.ok_or_else(|| {
+        Error::unauthorized(
             "the signature of this request does not match a key that your server publishes",
-        ))
-    }
+        )
+    })
 }
 
 fn missing_signature() -> Error {

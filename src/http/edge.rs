@@ -204,22 +204,26 @@ async fn handle(
     let session = auth::session(route.auth, &request, address, &state.api.users).await?;
     check_rate(route, &state.api.rates, session.as_ref(), address)?;
     let federation = &state.api.federation;
-    let signed = auth::signature(route.auth, &request, federation)?;
+    let signature = auth::signature(route.auth, &request, federation)?;
     let arguments = template.arguments(request.uri().path())?;
     let (read, upload) = match route.body {
         BodyMode::Buffered(max_bytes) => (Some(read_body(&body, max_bytes, state).await?), None),
         BodyMode::Streamed => (None, Some(files::upload(&body, state.timeouts)?)),
     };
     let request = request.map(|()| read.as_ref().map_or(&[][..], BufferedBody::bytes));
-    let server = match signed {
-        Some(signed) => Some(auth::server(signed, &request, federation).await?),
+    let signed = match &signature {
+        Some(signature) => Some(auth::verify(signature, &request, federation).await?),
         None => None,
+    };
+    let request = match &signed {
+        Some(signed) => request.map(|_| signed.body().as_bytes()),
+        None => request,
     };
     let handled = route.call(Call {
         api: state.api.clone(),
         credentials: Credentials {
             session,
-            server,
+            server: signature.map(|signature| signature.origin),
             address,
         },
         request,

@@ -18,6 +18,7 @@
 
 pub mod authorize;
 pub mod build;
+pub mod canonical_text;
 pub mod client_event;
 pub mod depth;
 mod first_error;
@@ -30,6 +31,8 @@ pub mod receive;
 pub mod redact;
 pub mod resolve;
 pub mod server_key;
+pub mod signed_object;
+pub mod signed_request;
 pub mod versions;
 
 pub use self::{format::FormatError, pdu::Pdu, server_key::ServerKey};

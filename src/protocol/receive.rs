@@ -23,6 +23,7 @@ use super::{
     build::BuiltEvent,
     depth::{MAX_DEPTH, MAX_REDACTED_DEPTH, is_deeper_than, is_too_deep},
     format::{FormatError, check, event_id, not_canonical},
+    json::object_without,
     pdu::Pdu,
     redact::redact_object,
     server_key::ServerKey,
@@ -74,17 +75,16 @@ pub enum ReceiveError {
 
 impl Incoming {
     /// Parses a PDU of a room with these rules and computes its id. A PDU that is nested too deep is
-    /// redacted: other servers accept it, so it must take its place in the room. `unsigned` is removed
-    /// first and does not count for the size: each server that relays the event has its own.
+    /// redacted: other servers accept it, so it must take its place in the room. `unsigned` is not read and
+    /// does not count for the size: each server that relays the event has its own.
     ///
     /// Source: server-server API, "Checks performed on receipt of a PDU", 1.
     pub fn parse(json: &[u8], rules: &'static RoomVersionRules) -> Result<Self, FormatError> {
         let mut object = if is_too_deep(json) {
             parse_deep(json, rules)?
         } else {
-            serde_json::from_slice(json).map_err(not_canonical)?
+            object_without(json, "unsigned").map_err(not_canonical)?
         };
-        object.remove("unsigned");
         let json = check(&mut object, rules, MAX_REDACTED_DEPTH)?;
         Ok(Self {
             event_id: event_id(&object, rules)?,
@@ -253,6 +253,26 @@ mod tests {
                 let received = incoming.verify(&keys("a.example")).unwrap();
                 assert!(!received.redacted);
                 assert_eq!(received.json, event.json);
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_that_canonical_json_forbids_are_accepted_in_unsigned_only() {
+        for version in versions::SUPPORTED {
+            let (room, json) = topic(&version);
+            let event = room.events.last().unwrap();
+            let parse = |json: &Value| Incoming::parse(json.to_string().as_bytes(), room.rules);
+            for number in [json!(0.5), json!(1_u64 << 53)] {
+                let mut with_unsigned = json.clone();
+                with_unsigned["unsigned"] = json!({ "age": number });
+                let received = parse(&with_unsigned).unwrap().verify(&keys("a.example"));
+                assert_eq!(received.unwrap().json, event.json);
+                for field in ["depth", "origin_server_ts", "content"] {
+                    let mut invalid = json.clone();
+                    invalid[field] = number.clone();
+                    parse(&invalid).unwrap_err();
+                }
             }
         }
     }

@@ -9,6 +9,7 @@ mod e2ee_keys;
 mod join;
 mod media;
 mod mock_server;
+mod numbers;
 mod outage;
 mod profiles;
 mod restricted_joins;

@@ -185,11 +185,11 @@ fn oversized_message_is_rejected() {
     assert_eq!(synced_notes(&sync(&bob, None)), [0; 0]);
 }
 
-/// JSON values that are not allowed in canonical JSON, or nested too deeply.
-const NON_CANONICAL: &[&str] = &[r#""\ud800""#, "1e400", "1.5", "9007199254740993", "[NEST]"];
+/// JSON values that some parsers cannot read.
+const UNREADABLE: &[&str] = &[r#""\ud800""#, "1e400", "[NEST]"];
 
 #[test]
-fn non_canonical_json_is_rejected_and_later_syncs_succeed() {
+fn unreadable_json_is_rejected_and_later_syncs_succeed() {
     let server = TestServer::new();
     let (alice, bob) = (server.register("alice"), server.register("bob"));
     let put = |path: &str, body: String| {
@@ -199,7 +199,7 @@ fn non_canonical_json_is_rejected_and_later_syncs_succeed() {
         parse(&server.respond(request.expect("this is a request")))
     };
     let nested = format!("{}{}", "[".repeat(500), "]".repeat(500));
-    for (number, text) in NON_CANONICAL.iter().enumerate() {
+    for (number, text) in UNREADABLE.iter().enumerate() {
         let content = format!(r#"{{"n":{}}}"#, text.replace("[NEST]", &nested));
         let path = format!("{CLIENT}/sendToDevice/org.example.note/{number}");
         for to in [&bob.user_id, "@carol:elsewhere.example"] {
@@ -207,9 +207,7 @@ fn non_canonical_json_is_rejected_and_later_syncs_succeed() {
             expect_error(&put(&path, body), 400, "M_BAD_JSON");
         }
         let path = format!("{CLIENT}/user/{}/account_data/org.example", alice.user_id);
-        let (status, response) = put(&path, content);
-        let is_a_number = ["1.5", "9007199254740993"].contains(text);
-        assert_eq!(status, if is_a_number { 200 } else { 400 }, "{response}");
+        expect_error(&put(&path, content), 400, "M_BAD_JSON");
     }
     let path = format!("{CLIENT}/sendToDevice/org.example.note/list");
     let list = format!(r#"{{"messages":{{"{}":{{"*":[]}}}}}}"#, bob.user_id);

@@ -1,11 +1,11 @@
-"""EDUs and profiles: typing, receipts, presence, display names."""
+"""EDUs and profiles: typing, receipts, presence, display names, to-device messages."""
 
 
 async def ephemeral(ctx):
     host, guest = ctx.host, ctx.guest
     with ctx.check(f"{host} and {guest} join a room"):
         room = await ctx.create_shared_room()
-    await ctx.run_all(*(part(ctx, room, host, guest) for part in (typing, receipts, presence, profile)))
+    await ctx.run_all(*(part(ctx, room, host, guest) for part in (typing, receipts, presence, profile, to_device)))
 
 
 async def typing(ctx, room, one, other):
@@ -46,3 +46,17 @@ async def profile(ctx, room, one, other):
         )
         response = await other.request("GET", "profile", one.id)
         assert response["displayname"] == name, response
+
+
+async def to_device(ctx, room, one, other):
+    with ctx.check(f"{other} receives to-device messages of {one} whose numbers are no canonical JSON"):
+        type = f"org.example.{room}"
+        numbers = [0.5, 1.0, 1e-7, 1e16, 2**53, 10**30]
+        for content in ({"x": numbers}, {"x": 1}):
+            body = {"messages": {other.id: {"*": content}}}
+            await one.request("PUT", "sendToDevice", type, str(content), body=body)
+        expected = [{"x": numbers}, {"x": 1}]
+        await other.wait_until(
+            f"{one}'s numbers",
+            lambda: [event["content"] for event in other.to_device if event["type"] == type] == expected,
+        )

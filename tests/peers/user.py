@@ -59,6 +59,7 @@ class User:
         self.id = f"@{name}:{server.name}"
         self.rooms = {}
         self.presence = {}
+        self.to_device = []
         # As text
         self.sync_responses = []
         self._numbers = itertools.count(1)
@@ -214,6 +215,7 @@ class User:
     def _apply_sync(self, response):
         for event in response.get("presence", {}).get("events", ()):
             self.presence[event["sender"]] = event["content"]
+        self.to_device += response.get("to_device", {}).get("events", ())
         for membership, rooms in response.get("rooms", {}).items():
             for id, update in rooms.items():
                 self._apply_room(self.room(id), membership, update)

@@ -21,11 +21,7 @@ pub async fn send_event_to_device(
         id: request.txn_id.to_string(),
     };
     let kind = request.event_type.clone();
-    let batch = Batch {
-        kind: request.event_type,
-        messages: request.messages,
-    };
-    batch.check()?;
+    let batch = Batch::new(request.event_type, request.messages)?;
     let mut remote = batch.by_server();
     let local = remote.remove(api.local.server_name());
     remote.retain(|server, _| api.federation.client().may_contact(server));

@@ -56,8 +56,8 @@ impl Edus {
                 continue;
             }
             match edu.deserialize() {
-                Ok(Edu::DirectToDevice(content)) => {
-                    if is_acceptable(origin, &content) {
+                Ok(Edu::DirectToDevice(mut content)) => {
+                    if is_acceptable(origin, &mut content) {
                         parsed.to_device.push(content);
                     }
                 }
@@ -69,12 +69,14 @@ impl Edus {
     }
 }
 
-fn is_acceptable(origin: &ServerName, content: &DirectDeviceContent) -> bool {
-    let mut messages = content.messages.values().flat_map(BTreeMap::values);
+/// Checks an `m.direct_to_device`, and normalizes its messages.
+fn is_acceptable(origin: &ServerName, content: &mut DirectDeviceContent) -> bool {
+    let messages = content.messages.values_mut();
+    let mut messages = messages.flat_map(BTreeMap::values_mut);
     content.sender.server_name() == origin
         && content.ev_type.to_string().len() <= to_device::MAX_TYPE_BYTES
         && content.message_id.as_str().len() <= MAX_MESSAGE_ID_BYTES
-        && messages.all(|message| message.json().get().len() <= to_device::MAX_CONTENT_BYTES)
+        && messages.all(|message| to_device::normalize(message).is_ok())
 }
 
 /// A change that is not stored. The caller announces it to the syncs that wait for it.

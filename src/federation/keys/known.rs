@@ -3,15 +3,20 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use ruma::{
-    CanonicalJsonObject, ServerName,
+    OwnedServerName, ServerName,
     api::federation::discovery::ServerSigningKeys,
     serde::{Base64, Raw},
-    signatures::{PublicKeyMap, PublicKeySet, verify_json},
+    signatures::PublicKeySet,
 };
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use crate::{
     clock::as_ms,
-    protocol::depth::{MAX_DEPTH, is_too_deep},
+    protocol::{
+        depth::{MAX_DEPTH, is_too_deep},
+        signed_object::SignedObject,
+    },
     store::records::RemoteKey,
 };
 
@@ -73,60 +78,78 @@ impl KnownKeys {
     }
 }
 
-/// Parses the keys that `server` publishes and has signed with them.
+/// What is read of the keys that a server publishes. One that cannot be read does not hide the others.
+#[derive(Deserialize)]
+struct PublishedKeys<'a> {
+    server_name: OwnedServerName,
+    #[serde(borrow)]
+    verify_keys: BTreeMap<String, &'a RawValue>,
+    #[serde(borrow, default)]
+    old_verify_keys: BTreeMap<String, &'a RawValue>,
+    #[serde(borrow)]
+    valid_until_ts: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+struct PublishedKey<'a> {
+    key: Base64,
+    #[serde(borrow)]
+    expired_ts: Option<&'a RawValue>,
+}
+
+/// Parses the keys that `server` publishes and has signed with one of them.
 pub(super) fn parse(
     server: &ServerName,
     published: &Raw<ServerSigningKeys>,
     now_ms: u64,
 ) -> Result<KnownKeys, String> {
-    if is_too_deep(published.json().get().as_bytes()) {
-        return Err(format!("nested more than {MAX_DEPTH} levels deep"));
-    }
-    let keys: ServerSigningKeys = published.deserialize().map_err(|error| error.to_string())?;
+    let published = signed_object(published)?;
+    let keys: PublishedKeys<'_> =
+        serde_json::from_str(published.text()).map_err(|error| error.to_string())?;
     if keys.server_name != server {
         return Err(format!("these are the keys of {}", keys.server_name));
     }
-    let ids = keys.verify_keys.iter();
-    let set: PublicKeySet = ids
-        .map(|(id, key)| (id.to_string(), key.key.clone()))
-        .collect();
-    verify(server, published, set)?;
-    let max = now_ms.saturating_add(as_ms(MAX_VALIDITY));
-    let until = u64::from(keys.valid_until_ts.get()).min(max);
+    let until = timestamp(keys.valid_until_ts).ok_or("valid_until_ts is not a number")?;
+    let until = until.min(now_ms.saturating_add(as_ms(MAX_VALIDITY)));
     let current = keys.verify_keys.into_iter();
-    let current = current.map(|(id, key)| (id.to_string(), key.key, until));
+    let current = current.filter_map(|(id, json)| known_key(id, json, |_| Some(until)));
+    let current = KnownKeys(current.collect());
+    if !published.is_signed_by(server, &current.valid_at(None)) {
+        return Err("not signed with one of them".to_owned());
+    }
     let old = keys.old_verify_keys.into_iter();
-    let old = old.map(|(id, key)| (id.to_string(), key.key, u64::from(key.expired_ts.get())));
-    let all = old.chain(current).filter_map(|(id, key, valid_until_ts)| {
-        let key = <[u8; 32]>::try_from(key.as_bytes()).ok()?;
-        let is_usable = id.starts_with("ed25519:") && id.len() < 256;
-        is_usable.then_some((
-            id,
-            RemoteKey {
-                key,
-                valid_until_ts,
-            },
-        ))
-    });
-    Ok(KnownKeys(all.take(MAX_KEYS).collect()))
+    let old = old.filter_map(|(id, json)| known_key(id, json, |key| timestamp(key.expired_ts?)));
+    let all: BTreeMap<_, _> = old.chain(current.0).collect();
+    Ok(KnownKeys(all.into_iter().take(MAX_KEYS).collect()))
 }
 
-/// Checks the signatures of `signer`, and of nobody else.
-pub(super) fn verify(
-    signer: &ServerName,
-    published: &Raw<ServerSigningKeys>,
-    keys: PublicKeySet,
-) -> Result<(), String> {
-    let mut object: CanonicalJsonObject =
-        serde_json::from_str(published.json().get()).map_err(|error| error.to_string())?;
-    if let Some(signatures) = object
-        .get_mut("signatures")
-        .and_then(|of| of.as_object_mut())
-    {
-        signatures.retain(|other, _| other == signer.as_str());
+/// Parses published keys for checking their signatures.
+pub(super) fn signed_object(published: &Raw<ServerSigningKeys>) -> Result<SignedObject, String> {
+    let json = published.json().get().as_bytes();
+    if is_too_deep(json) {
+        return Err(format!("nested more than {MAX_DEPTH} levels deep"));
     }
-    verify_json(&PublicKeyMap::from([(signer.to_string(), keys)]), &object)
-        .map_err(|error| error.to_string())
+    SignedObject::parse(json).map_err(|error| error.to_string())
+}
+
+fn known_key(
+    id: String,
+    json: &RawValue,
+    valid_until_ts: impl FnOnce(&PublishedKey<'_>) -> Option<u64>,
+) -> Option<(String, RemoteKey)> {
+    let published: PublishedKey<'_> = serde_json::from_str(json.get()).ok()?;
+    let key = RemoteKey {
+        key: published.key.as_bytes().try_into().ok()?,
+        valid_until_ts: valid_until_ts(&published)?,
+    };
+    let is_usable = id.starts_with("ed25519:") && id.len() < 256;
+    is_usable.then_some((id, key))
+}
+
+/// A time, which is a number of any size.
+fn timestamp(json: &RawValue) -> Option<u64> {
+    let ts: f64 = json.get().parse().ok()?;
+    Some(ts as u64)
 }
 
 #[cfg(test)]
@@ -135,7 +158,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::{KnownKeys, WantedKey, parse};
-    use crate::protocol::ServerKey;
+    use crate::protocol::{ServerKey, signed_object::SignedObject};
 
     const NOW: u64 = 1_700_000_000_000;
     const HOUR: u64 = 3_600_000;
@@ -197,6 +220,30 @@ mod tests {
         let (id, other) = (key.id().to_string(), "ed25519:other");
         assert!(known.satisfies(&[wanted(other, NOW), wanted(&id, NOW)]));
         assert!(!known.satisfies(&[wanted(other, NOW - 1), wanted(&id, NOW)]));
+    }
+
+    #[test]
+    fn numbers_that_canonical_json_forbids_do_not_make_keys_unusable() {
+        let (key, server) = (ServerKey::generate(), server_name!("a.example"));
+        let (id, public) = (key.id(), key.public_key());
+        for (valid_until, expected) in [
+            ("9007199254740992", 7 * 24 * HOUR),
+            ("1e400", 7 * 24 * HOUR),
+            ("1700003600000.5", HOUR),
+        ] {
+            let json = format!(
+                r#"{{"server_name": "{server}", "valid_until_ts": {valid_until}, "x": 0.5,
+                "verify_keys": {{"{id}": {{"key": "{public}", "y": 0.5}}, "ed25519:z": 0.5}},
+                "old_verify_keys": {{"ed25519:o": {{"key": "{public}", "expired_ts": 0.5}}}}}}"#
+            );
+            let mut object = SignedObject::parse(json.as_bytes()).unwrap();
+            object.sign(server, &key).unwrap();
+            let raw = Raw::from_json(object.to_json().unwrap());
+            let known = parse(server, &raw, NOW).unwrap();
+            assert!(known.satisfies(&[wanted(id.as_str(), NOW + expected)]));
+            assert!(!known.satisfies(&[wanted(id.as_str(), NOW + expected + 1)]));
+            assert_eq!(known.valid_at(None).len(), 2);
+        }
     }
 
     #[test]

@@ -11,7 +11,9 @@ use super::{
     known::{KnownKeys, WantedKey},
     own, stored,
 };
-use crate::{federation::transport::connect::with_timeout, rooms};
+use crate::{
+    federation::transport::connect::with_timeout, protocol::signed_object::SignedObject, rooms,
+};
 
 /// About how many servers one request may ask.
 const MAX_SERVERS: usize = 100;
@@ -83,7 +85,7 @@ impl Keys {
         let Some(published) = store.read(|s| stored::published(s, server))? else {
             return Ok(None);
         };
-        let published = serde_json::from_str(&published)
+        let published = SignedObject::parse(published.as_bytes())
             .map_err(|_| rooms::Error::corrupt("published_keys", server, "not JSON"))?;
         own::signed(published, local).map(Some)
     }

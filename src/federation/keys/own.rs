@@ -3,16 +3,14 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, MilliSecondsSinceUnixEpoch, UInt,
+    MilliSecondsSinceUnixEpoch, UInt,
     api::federation::discovery::{OldVerifyKey, ServerSigningKeys, VerifyKey},
-    canonical_json::to_canonical_value,
     serde::Raw,
-    signatures::sign_json,
 };
 
 use super::known::KnownKeys;
 use crate::{
-    protocol::ServerKey,
+    protocol::{ServerKey, signed_object::SignedObject},
     rooms::{self, Local},
     store::{
         Reader, Rows,
@@ -74,20 +72,20 @@ pub fn published(
             ),
         }
     }
-    let object = to_canonical_value(&keys).ok();
-    let Some(CanonicalJsonValue::Object(mut object)) = object else {
-        return Err(rooms::Error::not_serializable("the server's signing keys"));
-    };
-    object.remove("signatures");
-    signed(object, local)
+    let object = serde_json::to_vec(&keys).map_err(|_| unfit())?;
+    signed(SignedObject::parse(&object).map_err(|_| unfit())?, local)
 }
 
 /// Adds this server's signature to published keys.
 pub(super) fn signed(
-    mut keys: CanonicalJsonObject,
+    mut keys: SignedObject,
     local: &Local,
 ) -> Result<Raw<ServerSigningKeys>, rooms::Error> {
-    let unfit = || rooms::Error::not_serializable("signing keys");
-    sign_json(local.server_name().as_str(), local.key(), &mut keys).map_err(|_| unfit())?;
-    Ok(Raw::new(&keys).map_err(|_| unfit())?.cast_unchecked())
+    let signed = keys.sign(local.server_name(), local.key());
+    let json = signed.and_then(|()| keys.to_json());
+    json.map(Raw::from_json).map_err(|_| unfit())
+}
+
+fn unfit() -> rooms::Error {
+    rooms::Error::not_serializable("signing keys")
 }

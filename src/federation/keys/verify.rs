@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 
 use ruma::{
-    OwnedServerName, ServerName, SigningKeyAlgorithm,
+    OwnedServerName, ServerName,
     api::federation::authentication::XMatrix,
-    signatures::{PublicKeyMap, PublicKeySet, verify_canonical_json_bytes},
+    signatures::{PublicKeyMap, PublicKeySet},
 };
-use serde_json::{json, value::RawValue};
 
 use super::{
     fetch::Keys,
@@ -16,8 +15,9 @@ use super::{
 use crate::{
     pool::Kind,
     protocol::{
-        depth::is_too_deep,
         receive::{Incoming, ReceiveError, Received},
+        signed_object::is_signature,
+        signed_request::SignedRequest,
     },
     rooms,
 };
@@ -30,14 +30,14 @@ const POOL_BATCH: usize = 100;
 const MAX_SIGNATURES: usize = 8;
 
 impl Keys {
-    /// Whether `request` is signed by the origin that `signature` names.
+    /// What is signed of `request`, if the origin that `signature` names has signed it.
     ///
     /// Source: server-server API, "Request authentication".
-    pub async fn is_signed(
+    pub async fn verify_request(
         &self,
         signature: &XMatrix,
         request: &http::Request<&[u8]>,
-    ) -> Result<bool, rooms::Error> {
+    ) -> Result<Option<SignedRequest>, rooms::Error> {
         let now = self.0.clock.now_ms();
         let wanted = [WantedKey {
             id: signature.key.to_string(),
@@ -47,11 +47,7 @@ impl Keys {
         let known = self.of_server(&signature.origin, enough).await?;
         let keys = known.valid_at(Some(now));
         let name = self.0.local.server_name();
-        if is_too_deep(request.body()) {
-            return Ok(is_deep_request_signed(signature, request, name, &keys));
-        }
-        let keys = PublicKeyMap::from([(signature.origin.to_string(), keys)]);
-        Ok(signature.verify_http_request(request, name, &keys).is_ok())
+        Ok(verified(signature, request, name, &keys))
     }
 
     /// Checks the signatures and hashes of `events`.
@@ -115,38 +111,19 @@ impl Keys {
     }
 }
 
-/// Checks the signature of a request whose body ruma cannot parse: a PDU in a transaction may be nested to
-/// any depth, and must not stop the others. The body must be canonical JSON, as other servers send it.
-fn is_deep_request_signed(
+fn verified(
     signature: &XMatrix,
     request: &http::Request<&[u8]>,
     destination: &ServerName,
     keys: &PublicKeySet,
-) -> bool {
-    let is_for_another = signature
-        .destination
-        .as_deref()
-        .is_some_and(|other| other != destination);
-    // This parser has no limit of depth.
-    let body = serde_json::from_slice::<&RawValue>(request.body());
-    let (Ok(body), Some(key)) = (body, keys.get(signature.key.as_str())) else {
-        return false;
-    };
-    let uri = request
-        .uri()
-        .path_and_query()
-        .map_or("/", |uri| uri.as_str());
-    let signed = format!(
-        r#"{{"content":{body},"destination":{},"method":{},"origin":{},"uri":{}}}"#,
-        json!(destination),
-        json!(request.method().as_str()),
-        json!(signature.origin),
-        json!(uri),
-    );
-    let algorithm = SigningKeyAlgorithm::Ed25519;
-    let (key, signature) = (key.as_bytes(), signature.sig.as_bytes());
-    !is_for_another
-        && verify_canonical_json_bytes(&algorithm, key, signature, signed.as_bytes()).is_ok()
+) -> Option<SignedRequest> {
+    let named = signature.destination.as_deref();
+    if named.is_some_and(|named| named != destination) {
+        return None;
+    }
+    let key = keys.get(signature.key.as_str())?;
+    let signed = SignedRequest::new(request, &signature.origin, destination).ok()?;
+    is_signature(&signature.sig, key, signed.text()).then_some(signed)
 }
 
 /// The keys with which `events` claim to be signed.
@@ -194,38 +171,48 @@ mod tests {
         signatures::{KeyPair, PublicKeySet},
     };
 
-    use super::is_deep_request_signed;
+    use super::verified;
     use crate::protocol::ServerKey;
 
     #[test]
-    fn a_request_with_a_deep_body_is_accepted_only_with_its_signature() {
+    fn a_request_is_accepted_only_with_its_signature_whatever_its_numbers_and_its_depth() {
         let (origin, destination) = (server_name!("a.example"), server_name!("b.example"));
         let key = ServerKey::generate();
         let keys = PublicKeySet::from([(key.id().to_string(), key.public_key())]);
-        let body = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
+        let deep = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
         let uri = "/_matrix/federation/v1/send/1";
-        let signed = format!(
-            r#"{{"content":{body},"destination":"b.example","method":"PUT","origin":"a.example","uri":"{uri}"}}"#
-        );
-        let (_, signature) = key.sign(signed.as_bytes()).into_parts();
-        let signature = XMatrix::new(
-            origin.to_owned(),
-            destination.to_owned(),
-            key.id().to_owned(),
-            Base64::new(signature),
-        );
-        let is_signed = |body: &str, uri: &str, destination| {
-            let request = http::Request::put(uri).body(body.as_bytes()).unwrap();
-            is_deep_request_signed(&signature, &request, destination, &keys)
-        };
-        assert!(is_signed(&body, uri, destination));
-        assert!(!is_signed(&format!("[{body}]"), uri, destination));
-        assert!(!is_signed(&body[1..], uri, destination));
-        assert!(!is_signed(
-            &body,
-            "/_matrix/federation/v1/send/2",
-            destination
-        ));
-        assert!(!is_signed(&body, uri, origin));
+        for body in [
+            r#"{"a":0.5,"b":9007199254740992}"#,
+            r#"{"a":1e400}"#,
+            "{}",
+            &deep,
+        ] {
+            let signed = format!(
+                r#"{{"content":{body},"destination":"b.example","method":"PUT","origin":"a.example","uri":"{uri}"}}"#
+            );
+            let (_, signature) = key.sign(signed.as_bytes()).into_parts();
+            let signature = XMatrix::new(
+                origin.to_owned(),
+                destination.to_owned(),
+                key.id().to_owned(),
+                Base64::new(signature),
+            );
+            let verify = |body: &str, uri: &str, destination| {
+                let request = http::Request::put(uri).body(body.as_bytes()).unwrap();
+                let signed = verified(&signature, &request, destination, &keys);
+                signed.map(|signed| signed.body().to_owned())
+            };
+            assert_eq!(verify(body, uri, destination).unwrap(), body);
+            assert_eq!(
+                verify(&format!(" {body}\n"), uri, destination).unwrap(),
+                body
+            );
+            assert_eq!(verify(&format!("[{body}]"), uri, destination), None);
+            assert_eq!(verify(&body[1..], uri, destination), None);
+            assert_eq!(verify("", uri, destination), None);
+            let other = "/_matrix/federation/v1/send/2";
+            assert_eq!(verify(body, other, destination), None);
+            assert_eq!(verify(body, uri, origin), None);
+        }
     }
 }

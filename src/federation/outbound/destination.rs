@@ -21,7 +21,7 @@ use super::{
     ephemeral_edus::MAX_EDUS,
     outgoing_events,
     queues::{MAX_PDUS, Next, Queues},
-    stored_edus::{StoredEdus, is_sendable, shortened},
+    stored_edus::{StoredEdus, is_sendable},
 };
 use crate::{
     federation::Error,
@@ -258,12 +258,14 @@ async fn send_transaction(
         let items = request.pdus.len() + request.edus.len();
         let bytes: usize = edus.chain(pdus).sum();
         match queues.client.send(&name, request).await {
-            Err(Error::Unsendable(_)) if !is_checked => {
-                is_checked = true;
-                all_edus.retain(|edu| is_edu_sendable(&name, edu));
-            }
+            Err(Error::Unsendable(_)) if !is_checked => {}
+            // The server may check signatures over canonical JSON only.
+            Err(Error::Status(StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED, _))
+                if !is_checked && !all_edus.iter().all(|edu| is_sendable(edu.json())) => {}
             result => break (result, items, bytes),
         }
+        is_checked = true;
+        all_edus.retain(|edu| is_edu_sendable(&name, edu));
     };
     match result {
         Ok(response) => {
@@ -331,9 +333,8 @@ pub(super) fn load_pdus(
 fn is_edu_sendable(destination: &ServerName, edu: &Raw<Edu>) -> bool {
     let is_sendable = is_sendable(edu.json());
     if !is_sendable {
-        log::error!(
-            "an EDU is not sent to {destination}, as it is no canonical JSON or too deep: {}",
-            shortened(edu.json())
+        log::warn!(
+            "an EDU is not sent to {destination}, which rejects it: it is no canonical JSON, or nested too deep"
         );
     }
     is_sendable

@@ -63,32 +63,16 @@ impl StoredEdus {
         let mut stored = Self::default();
         let max = max.min(MAX_EDUS);
         if let Some(messages) = to_device::outbound(r, server, max)? {
+            let edu_type = "m.direct_to_device";
             for content in &messages.contents {
-                stored.push_to_device(r, server, content)?;
+                let edu = to_raw_value(&TypedContent { edu_type, content });
+                let edu = edu.map_err(|_| rooms::Error::not_serializable("an EDU"))?;
+                stored.edus.push(Raw::from_json(edu));
             }
             stored.to_device = Some(messages.last);
         }
         stored.add_device_lists(r, server, max.min(MAX_EDUS - 1))?;
         Ok(stored)
-    }
-
-    fn push_to_device(
-        &mut self,
-        r: &impl Reader,
-        server: ServerNum,
-        content: &RawValue,
-    ) -> Result<(), rooms::Error> {
-        let edu_type = "m.direct_to_device";
-        let edu = to_raw_value(&TypedContent { edu_type, content });
-        match edu {
-            Ok(edu) if is_sendable(&edu) => self.edus.push(Raw::from_json(edu)),
-            _ => log::warn!(
-                "a to-device message for {} is dropped, as it is no canonical JSON or too deep: {}",
-                servers::name(r, server)?,
-                shortened(content)
-            ),
-        }
-        Ok(())
     }
 
     /// Adds changes of device lists that the server has not received.
@@ -256,16 +240,11 @@ fn signing_key_edu(r: &impl Reader, user: UserNum) -> Result<Edu, rooms::Error> 
     Ok(Edu::SigningKeyUpdate(update))
 }
 
-/// Whether a transaction can contain `item`: it is signed as canonical JSON, whose parser limits the
-/// depth.
+/// Whether every server can read `item` in a transaction: it is canonical JSON, and not nested too deep for
+/// the parsers.
 pub fn is_sendable(item: &RawValue) -> bool {
     let in_transaction = format!("[[{item}]]");
     serde_json::from_str::<CanonicalJsonValue>(&in_transaction).is_ok()
-}
-
-/// The beginning of some JSON, for a log line.
-pub fn shortened(json: &RawValue) -> String {
-    json.get().chars().take(300).collect()
 }
 
 fn raw<T>(keys: &CanonicalJsonObject) -> Result<Raw<T>, rooms::Error> {

@@ -206,35 +206,22 @@ fn a_destination_that_failed_because_of_the_store_goes_on_after_a_reopening() {
 }
 
 #[test]
-fn a_to_device_message_that_cannot_be_sent_does_not_stop_the_others() {
+fn a_corrupt_to_device_message_does_not_stop_the_others() {
     with_sender(
         |_| Ok(()),
         async |world| {
-            let bad = [
-                "{\"n\":1.5}".to_owned(),
-                "{\"n\":9007199254740993}".to_owned(),
-                format!("{}{}", "[".repeat(125), "]".repeat(125)),
-            ];
             let job = move |tx: &Tx| {
                 let server = server(tx, 0)?;
-                queue(tx, server, &bad[0])?;
-                queue(tx, server, "{\"n\":1}")?;
-                queue(tx, server, &bad[1])?;
-                queue(tx, server, &bad[2])?;
+                queue(tx, server, "no JSON")?;
+                queue(tx, server, "{\"n\":0.5}")?;
                 queue(tx, server, "no JSON")?;
                 Ok(server)
             };
             let server = world.write(job).await;
             let next = world.next(server);
-            let expected = json!({ "edu_type": "m.direct_to_device", "content": { "n": 1 } });
+            let expected = json!({ "edu_type": "m.direct_to_device", "content": { "n": 0.5 } });
             assert_eq!(contents(&next), [expected]);
             world.write(move |tx| next.acknowledged(tx, server)).await;
-            world
-                .write(move |tx| Ok(queue(tx, server, "{\"n\":0.1}")?))
-                .await;
-            let next = world.sender.0.stored_edus(server, MAX_EDUS).await;
-            let next = next.expect("the store works");
-            assert!(next.edus.is_empty() && !next.advances());
             let waits = |s: &_| to_device::outbound(s, server, MAX_EDUS);
             assert!(world.store.read(waits).expect("it can be read").is_none());
         },

@@ -46,7 +46,11 @@ use crate::{
         },
     },
     pool::Pool,
-    protocol::depth::{MAX_DEPTH, is_too_deep},
+    protocol::{
+        canonical_text::CanonicalTextError,
+        depth::{MAX_DEPTH, is_too_deep},
+        signed_request::SignedRequest,
+    },
     rooms::Local,
     store::Store,
 };
@@ -308,10 +312,10 @@ impl Client {
         &self,
         server: &ServerName,
         request: &Request<Bytes>,
-    ) -> Result<HeaderValue, serde_json::Error> {
+    ) -> Result<HeaderValue, CanonicalTextError> {
         let local = &self.0.local;
-        let object = XMatrix::request_object(request, local.server_name(), server)?;
-        let signature = local.key().sign(&serde_json::to_vec(&object)?);
+        let signed = SignedRequest::new(request, local.server_name(), server)?;
+        let signature = local.key().sign(signed.text().as_bytes());
         let (_, signature) = signature.into_parts();
         let signed = XMatrix::new(
             local.server_name().to_owned(),

@@ -16,7 +16,7 @@ pub use self::{
         OutboundMessages, discard_outbound, outbound, queue_outbound, remove_outbound_until,
         servers_with_outbound,
     },
-    request::{Batch, MAX_CONTENT_BYTES, MAX_TYPE_BYTES},
+    request::{Batch, MAX_TYPE_BYTES, normalize},
 };
 
 #[cfg(test)]

@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 
 use ruma::{
-    CanonicalJsonObject, OwnedServerName, api::federation::transactions::edu::DirectDeviceMessages,
-    events::ToDeviceEventType,
+    OwnedServerName,
+    api::federation::transactions::edu::DirectDeviceMessages,
+    events::{AnyToDeviceEventContent, ToDeviceEventType},
+    serde::Raw,
 };
 
-use crate::users::Error;
+use crate::{protocol::canonical_text::normalized_text, users::Error};
 
 /// Of the content of one message.
-pub const MAX_CONTENT_BYTES: usize = 64 * 1024;
+pub(super) const MAX_CONTENT_BYTES: usize = 64 * 1024;
 /// Of the type of a message.
 pub const MAX_TYPE_BYTES: usize = 255;
 
@@ -23,31 +25,19 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Checks sizes, and that each content is canonical JSON: transactions to other servers are signed.
+    /// Checks the type, and [normalizes](normalize) the contents.
     ///
     /// # Errors
     /// [`Error::TooLarge`] or [`Error::BadJson`].
-    pub fn check(&self) -> Result<(), Error> {
-        if self.kind.to_string().len() > MAX_TYPE_BYTES {
+    pub fn new(kind: ToDeviceEventType, mut messages: DirectDeviceMessages) -> Result<Self, Error> {
+        if kind.to_string().len() > MAX_TYPE_BYTES {
             return Err(Error::TooLarge(
                 "the type of a to-device message has at most 255 bytes",
             ));
         }
-        for content in self.messages.values().flat_map(BTreeMap::values) {
-            let json = content.json().get();
-            if json.len() > MAX_CONTENT_BYTES {
-                return Err(Error::TooLarge(
-                    "the content of a to-device message has at most 64 KiB",
-                ));
-            }
-            serde_json::from_str::<CanonicalJsonObject>(json).map_err(|_| {
-                Error::BadJson(
-                    "the content of a to-device message is an object of canonical JSON, which has \
-                     no fractions",
-                )
-            })?;
-        }
-        Ok(())
+        let mut contents = messages.values_mut().flat_map(BTreeMap::values_mut);
+        contents.try_for_each(normalize)?;
+        Ok(Self { kind, messages })
     }
 
     pub fn by_server(self) -> BTreeMap<OwnedServerName, DirectDeviceMessages> {
@@ -58,4 +48,24 @@ impl Batch {
         }
         servers
     }
+}
+
+/// Checks the content of a message, and writes its numbers as every server and client can read them: those
+/// that canonical JSON forbids too.
+///
+/// # Errors
+/// [`Error::TooLarge`] or [`Error::BadJson`].
+pub fn normalize(content: &mut Raw<AnyToDeviceEventContent>) -> Result<(), Error> {
+    let normalized = normalized_text(content.json().get().as_bytes()).ok();
+    let object = normalized.filter(|json| json.starts_with('{'));
+    let object = object.and_then(|json| Raw::from_json_string(json).ok());
+    *content = object.ok_or(Error::BadJson(
+        "the content of a to-device message is an object, with no number beyond 1.8e308",
+    ))?;
+    if content.json().get().len() > MAX_CONTENT_BYTES {
+        return Err(Error::TooLarge(
+            "the content of a to-device message has at most 64 KiB",
+        ));
+    }
+    Ok(())
 }

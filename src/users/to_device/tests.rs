@@ -7,9 +7,10 @@ use ruma::{
 use serde_json::json;
 
 use super::{
-    MAX_CONTENT_BYTES, deliver, deliver_remote,
+    deliver, deliver_remote,
     inbound::{Addressed, MAX_UNRELATED_UNITS, devices_of, put},
     queue::{MAX_QUEUE_UNITS, UNIT_BYTES},
+    request::MAX_CONTENT_BYTES,
 };
 use crate::{
     store::{self, DeviceNum, Reader, Rows, Tx, UserNum},

@@ -20,8 +20,8 @@ pub struct MockServer {
 }
 
 impl MockServer {
-    /// Answers transactions with a status that depends on their size in bytes.
-    pub fn with_status(status: impl Fn(usize) -> u16 + Send + 'static) -> Self {
+    /// Answers transactions with a status that depends on their body.
+    pub fn with_status(status: impl Fn(&[u8]) -> u16 + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         let port = listener.local_addr().expect("it has an address").port();
         let server = Self {
@@ -36,7 +36,7 @@ impl MockServer {
                 let Some(body) = read_body(&mut stream) else {
                     continue;
                 };
-                let status = status(body.len());
+                let status = status(&body);
                 let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
                 transactions
                     .lock()

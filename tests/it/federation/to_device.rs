@@ -121,7 +121,7 @@ fn repeated_message_id_is_deduplicated_and_sender_of_another_server_is_ignored()
 #[test]
 fn transactions_shrink_on_413_and_an_oversized_message_is_dropped() {
     const MAX_SIZE: usize = 40_000;
-    let remote = MockServer::with_status(|size| if size > MAX_SIZE { 413 } else { 200 });
+    let remote = MockServer::with_status(|body| if body.len() > MAX_SIZE { 413 } else { 200 });
     let [here] = TestServer::federating();
     let alice = here.register("alice");
     let to = format!("@bob:{}", remote.name());
