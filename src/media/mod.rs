@@ -4,7 +4,7 @@
 //!   Equal files are stored once.
 //! - A file is durable and in its place before a row names it. Files are added and removed under
 //!   `Inner::commit_lock`.
-//! - [`remove_redacted`] and [`remove_uploads_of`] run in transactions of other modules.
+//! - [`references`], [`remove_redacted`] and [`remove_uploads_of`] run in transactions of other modules.
 //! - Nothing here sends requests to other servers; `federation/` fetches their media.
 
 mod admin;
@@ -15,6 +15,7 @@ mod files;
 mod html_metadata;
 mod pending;
 mod picture;
+pub mod references;
 mod remote;
 mod removal;
 mod rows;

@@ -24,7 +24,17 @@ pub(super) fn is_pending(r: &impl Reader, id: &str, now_ms: u64) -> Result<bool,
 /// Reads the whole table, which has the ids of one day.
 fn create(tx: &Tx, id: &str, user: UserNum, now: u64, expires_ts: u64) -> Result<(), Error> {
     let mut pending = tx.pending_media()?;
-    pending.remove_in::<&str>(.., |_, (_, expires_ts)| expires_ts <= now)?;
+    let mut expired = Vec::new();
+    pending.remove_in::<&str>(.., |id, (_, expires_ts)| {
+        let is_expired = expires_ts <= now;
+        if is_expired {
+            expired.push(id.to_owned());
+        }
+        is_expired
+    })?;
+    for id in expired {
+        tx.media_references()?.remove(&*id)?;
+    }
     let mut own = 0;
     for row in pending.all()? {
         own += usize::from(row?.1.value().0 == user);

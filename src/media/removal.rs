@@ -3,7 +3,7 @@
 use ruma::{MxcUri, OwnedMxcUri, UserId};
 use serde::Deserialize;
 
-use super::{error::Error, rows};
+use super::{error::Error, references, rows};
 use crate::{
     store::{self, Effect, Reader, Rows, ServerNum, Tx, UserNum},
     users::num_of,
@@ -47,8 +47,8 @@ impl Content {
     }
 }
 
-/// Removes the media that a redacted event of `sender` names, if the sender uploaded them here or they are of
-/// the sender's server. Other events with the same media lose them too.
+/// Removes the media that a redacted event of `sender` names, if the sender uploaded them here and nothing else
+/// refers to them. Media of the sender's server are removed from the cache: they can be fetched again.
 pub fn remove_redacted(tx: &Tx, sender: &UserId, content: &str) -> Result<(), store::Error> {
     // An invalid content names no media.
     let content: Content = serde_json::from_str(content).unwrap_or_default();
@@ -59,11 +59,13 @@ pub fn remove_redacted(tx: &Tx, sender: &UserId, content: &str) -> Result<(), st
         let Some((media, _)) = rows::load(tx, (server, &id))? else {
             continue;
         };
-        let is_of_sender = match media.uploader {
-            Some(uploader) => num_of(tx, sender)? == Some(uploader),
+        let is_to_go = match media.uploader {
+            Some(uploader) => {
+                num_of(tx, sender)? == Some(uploader) && references::count(tx, &id)? == 0
+            }
             None => uri.server_name().ok() == Some(sender.server_name()),
         };
-        if is_of_sender {
+        if is_to_go {
             rows::remove(tx, (server, &id))?;
             tx.effect(Effect::MediaGone);
         }

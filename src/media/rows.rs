@@ -138,6 +138,7 @@ pub(super) fn remove(tx: &Tx, key: Key<'_>) -> Result<bool, store::Error> {
         let left = used_bytes(tx, user)?.saturating_sub(size);
         tx.media_usage()?.insert(user, left)?;
         tx.uploads()?.remove((user, key.1))?;
+        tx.media_references()?.remove(key.1)?;
     }
     match media_of(tx, media.file)? {
         None => remove_file_row(tx, media.file, size)?,

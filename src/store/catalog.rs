@@ -320,4 +320,7 @@ tables! {
     pending_deletion_files: [u8; 32] => (), version 1;
     /// Media id without content → its creator and its expiry, in milliseconds since the epoch.
     pending_media: &'static str => (UserNum, u64), version 1;
+    /// Media id of an upload → how many contents refer to it: of events that are not redacted, profile fields and
+    /// account data.
+    media_references: &'static str => u64, version 1;
 }

@@ -6,7 +6,10 @@ use ruma::{
 };
 
 use super::{Error, Users};
-use crate::store::{self, Reader, Rows, Tx, UserNum};
+use crate::{
+    media::references,
+    store::{self, Reader, Rows, Tx, UserNum},
+};
 
 const DISPLAY_NAME: &str = "displayname";
 const AVATAR_URL: &str = "avatar_url";
@@ -156,11 +159,15 @@ pub fn apply(tx: &Tx, user: UserNum, change: &Change) -> Result<bool, Error> {
             if others + field_size(&change.field, value) > MAX_PROFILE_BYTES {
                 return Err(Error::ProfileTooLarge);
             }
+            references::add(tx, value)?;
             tx.profiles()?.insert(key, value.as_str())?;
         }
         None => {
             tx.profiles()?.remove(key)?;
         }
+    }
+    if let Some(before) = before {
+        references::remove(tx, &before)?;
     }
     Ok([DISPLAY_NAME, AVATAR_URL].contains(&&*change.field))
 }
@@ -184,6 +191,9 @@ fn field_size(field: &str, value: &str) -> usize {
 }
 
 pub(super) fn remove_all(tx: &Tx, user: UserNum) -> Result<(), store::Error> {
+    for row in tx.profiles()?.prefix(user)? {
+        references::remove(tx, row?.1.value())?;
+    }
     tx.profiles()?.remove_prefix(user)
 }
 

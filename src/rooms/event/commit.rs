@@ -3,20 +3,22 @@
 //! All events come through [`commit`]: those that are made here, received, imported with a
 //! send_join response, kept as outliers, or back-filled. In this order:
 //!
-//! 1. The event's row, under its old number if it was an outlier, and its auth events.
+//! 1. The event's row, under its old number if it was an outlier, its auth events, and its references
+//!    to media.
 //! 2. The claimed state before it, if some of its prev_events are not here.
 //! 3. The timeline: a gap where prev_events are missing, its place, threads and unread counts.
 //! 4. Redactions of this event that came before it.
 //! 5. If it is accepted: the redaction that it is; at the live end also the room's current state,
 //!    the outgoing queue, the extremities and the effects.
 
-use ruma::{EventId, room_version_rules::RoomVersionRules};
+use ruma::room_version_rules::RoomVersionRules;
 
 use super::{
     insert::{self, Notify},
     outgoing, redaction, state_change,
 };
 use crate::{
+    media::references,
     protocol::Pdu,
     rooms::{
         Error, Local, event, room,
@@ -135,7 +137,7 @@ pub(in crate::rooms) fn commit(
             _ => None,
         },
     };
-    let num = put_row(tx, room, pdu.event_id(), header, json, auth)?;
+    let num = put_row(tx, room, pdu, header, json, auth)?;
     if let Some(claim) = claimed {
         let claim = ClaimedState {
             state: claim.state.store(tx, room, StateOverlay::UNNUMBERED)?,
@@ -271,13 +273,17 @@ impl LiveEnd<'_> {
 fn put_row(
     tx: &Tx,
     room: RoomNum,
-    id: &EventId,
+    pdu: &Pdu,
     mut header: EventHeader,
     json: &[u8],
     auth: &[EventNum],
 ) -> Result<EventNum, Error> {
+    let id = pdu.event_id();
     let known = event::num_of(tx, id)?;
     let known = known.map(|num| event::load(tx, num)).transpose()?;
+    if known.is_none() {
+        references::add(tx, pdu.content().get())?;
+    }
     // An event out of band has a smaller number than its auth events have.
     let outlier = known.filter(|known| known.header.status != Status::OutOfBand);
     let num = match &outlier {

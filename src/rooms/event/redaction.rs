@@ -344,9 +344,10 @@ fn redact(
     if stored.header.redacted_by.is_some() {
         return Ok(());
     }
+    let content = stored.parse::<WithContent>()?.content;
+    media::references::remove(tx, content.get())?;
     if stored.header.state_key.is_none() {
-        let event = stored.parse::<WithContent>()?;
-        media::remove_redacted(tx, &sender, event.content.get())?;
+        media::remove_redacted(tx, &sender, content.get())?;
     }
     let json = redact::redact(&stored.json, rules)
         .map_err(|_| Error::corrupt("events", stored.num, "cannot be redacted"))?;

@@ -1,6 +1,7 @@
 use ruma::RoomId;
 
 use crate::{
+    media::references,
     store::{
         self, Effect, Position, Reader, Records, RoomNum, Rows, Tx, UserNum, records::AccountData,
     },
@@ -34,6 +35,7 @@ pub fn put(
 ) -> Result<Position, store::Error> {
     let position = tx.next_position()?;
     let before = load(tx, user, room, kind)?;
+    references::add(tx, content)?;
     let data = AccountData {
         position,
         content: content.to_owned(),
@@ -41,6 +43,7 @@ pub fn put(
     tx.account_data()?.put((user, room, kind), &data)?;
     let mut log = tx.account_data_log()?;
     if let Some(before) = before {
+        references::remove(tx, &before.content)?;
         log.remove((user, before.position))?;
     }
     log.insert((user, position), (room, kind))?;
@@ -49,6 +52,10 @@ pub fn put(
 }
 
 pub(in crate::users) fn remove_all(tx: &Tx, user: UserNum) -> Result<(), store::Error> {
+    for row in tx.account_data()?.prefix(user)? {
+        let (key, data) = row?;
+        references::remove(tx, &data.record(&key)?.content)?;
+    }
     tx.account_data()?.remove_prefix(user)?;
     tx.account_data_log()?.remove_prefix(user)
 }
