@@ -76,28 +76,6 @@ impl<K: Clone + Eq + Hash, V> SingleFlight<K, V> {
         Some(Flight(outcome))
     }
 
-    /// Waits until somebody [completes](Self::complete) `key`.
-    pub fn join(&self, key: K) -> Flight<V> {
-        let mut flights = self.lock();
-        if let Some(flight) = flights.get(&key).and_then(Weak::upgrade) {
-            return Flight(flight);
-        }
-        // Nobody waits for these any more.
-        flights.retain(|_, flight| flight.strong_count() > 0);
-        let outcome = Arc::new(Outcome::new());
-        flights.insert(key, Arc::downgrade(&outcome));
-        Flight(outcome)
-    }
-
-    /// Gives `result` to all who wait for `key`.
-    pub fn complete(&self, key: &K, result: V) {
-        let flight = self.lock().remove(key);
-        if let Some(outcome) = flight.and_then(|flight| flight.upgrade()) {
-            // What was set before stays.
-            let _ = outcome.set_blocking(Some(result));
-        }
-    }
-
     pub fn is_under_way(&self, key: &K) -> bool {
         self.lock().contains_key(key)
     }
@@ -198,17 +176,5 @@ mod tests {
         let flight = flights.start(&executor, "key", work).unwrap();
         assert_eq!(block_on(executor.run(flight.wait())), None);
         assert!(!flights.is_under_way(&"key"));
-    }
-
-    #[test]
-    fn who_joins_gets_what_somebody_else_completes() {
-        let flights = SingleFlight::new(usize::MAX);
-        let (first, second) = (flights.join("key"), flights.join("key"));
-        flights.complete(&"key", 5);
-        assert_eq!(block_on(first.wait()), Some(5));
-        assert_eq!(block_on(second.wait()), Some(5));
-        drop(flights.join("left"));
-        let _other = flights.join("other");
-        assert!(!flights.is_under_way(&"left"));
     }
 }

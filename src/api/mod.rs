@@ -19,10 +19,13 @@ pub mod admin;
 mod caller;
 pub mod client;
 mod context;
+mod directory;
 mod error;
 pub mod federation;
 mod files;
 pub mod health;
+mod keys;
+mod media;
 mod streamed;
 
 pub use self::{

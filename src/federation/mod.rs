@@ -12,12 +12,12 @@ mod discovery;
 mod error;
 pub mod inbound;
 pub mod keys;
-mod locks;
 mod media;
 mod membership;
 mod outbound;
 mod queries;
 mod service;
+mod striped_locks;
 mod transport;
 
 pub use self::{

@@ -26,6 +26,7 @@ mod sweep;
 mod tests;
 mod thumbnails;
 mod upload;
+mod upload_waiters;
 
 pub use self::{
     admin::{MediaSelector, MediaUsage, Usage, delete, quarantine, usage},

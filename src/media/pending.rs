@@ -105,6 +105,6 @@ impl Media {
 
     /// Waits until the content of `id` is uploaded.
     pub async fn wait_for_upload(&self, id: &str) {
-        self.0.pending_uploads.join(id.to_owned()).wait().await;
+        self.0.upload_waiters.wait(id).await;
     }
 }

@@ -10,13 +10,13 @@ use super::{
     error::Error,
     files::{Files, FinishedFile},
     rows,
+    upload_waiters::UploadWaiters,
 };
 use crate::{
     clock::Clock,
     config::{Config, Size},
     executor::Executor,
     pool::Pool,
-    single_flight::SingleFlight,
     store::{Store, Tx, records},
 };
 
@@ -43,8 +43,7 @@ pub(super) struct Inner {
     pub(super) pool: Pool,
     /// Held while a file is added or removed.
     pub(super) commit_lock: Mutex<()>,
-    /// Requests that wait for an upload to a media id.
-    pub(super) pending_uploads: SingleFlight<String, ()>,
+    pub(super) upload_waiters: UploadWaiters,
     /// Held while a thumbnail is made: one at a time bounds the memory.
     pub(super) thumbnail_lock: Mutex<()>,
     /// What decoding a picture may take.
@@ -136,7 +135,7 @@ impl Media {
             data_dir: config.data_dir.clone(),
             pool: pool.clone(),
             commit_lock: Mutex::new(()),
-            pending_uploads: SingleFlight::new(0),
+            upload_waiters: UploadWaiters::default(),
             thumbnail_lock: Mutex::new(()),
             max_picture_bytes: config.memory.picture() as u64,
         }))

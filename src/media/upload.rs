@@ -78,7 +78,7 @@ impl Media {
         let this = self.clone();
         let committed = self.0.executor.spawn_and_wait(async move {
             let result = this.commit(content, job).await;
-            this.0.pending_uploads.complete(&id, ());
+            this.0.upload_waiters.uploaded(&id);
             result
         });
         committed.await.ok_or(store::Error::Closed)?

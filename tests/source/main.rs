@@ -36,6 +36,9 @@ const LAYERS: &[&[&str]] = &[
     ],
 ];
 
+/// Folders that use nothing of each other: what both need is in the folder around them.
+const SEPARATE: [[&str; 2]; 1] = [["api/client/", "api/federation/"]];
+
 fn src() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
 }
@@ -82,6 +85,23 @@ fn no_layer_uses_one_above_it() {
         upward.is_empty(),
         "uses of a layer above:\n{}",
         lines(&upward)
+    );
+}
+
+#[test]
+fn separate_folders_use_nothing_of_each_other() {
+    let is_between = |edge: &Edge, [one, other]: [&str; 2]| {
+        edge.from.starts_with(one) && edge.to.starts_with(other)
+            || edge.from.starts_with(other) && edge.to.starts_with(one)
+    };
+    let crossing: Vec<Edge> = uses()
+        .into_iter()
+        .filter(|edge| SEPARATE.iter().any(|pair| is_between(edge, *pair)))
+        .collect();
+    assert!(
+        crossing.is_empty(),
+        "uses of a separate folder:\n{}",
+        lines(&crossing)
     );
 }
 

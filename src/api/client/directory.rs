@@ -18,7 +18,10 @@ use ruma::{
 };
 
 use crate::{
-    api::{Adapted, Api, Error, Quirk, Session, Unauthenticated, adapted::edit_body, federation},
+    api::{
+        Adapted, Api, Error, Quirk, Session, Unauthenticated, adapted::edit_body,
+        directory::page as own_page,
+    },
     federation::Limits,
     rates::{Kind, network},
     rooms::{
@@ -136,7 +139,7 @@ async fn page(
 ) -> Result<federation_directory::v1::Response, Error> {
     let other = server.filter(|server| server != api.local.server_name());
     let Some(other) = other else {
-        return federation::directory::page(api, request, Audience::Users).await;
+        return own_page(api, request, Audience::Users).await;
     };
     let max = UInt::from(directory::MAX_PAGE_SIZE);
     request.limit = Some(request.limit.map_or(max, |limit| limit.min(max)));

@@ -13,9 +13,12 @@ use ruma::{
 };
 use smol::future;
 
-use super::keys::{DEFAULT_TIMEOUT, MAX_KEYS, MAX_TIMEOUT, failure, raw, split_by_server};
+use super::keys::{DEFAULT_TIMEOUT, MAX_TIMEOUT, failure, split_by_server};
 use crate::{
-    api::{Api, Error, Session},
+    api::{
+        Api, Error, Session,
+        keys::{MAX_KEYS, raw},
+    },
     store::{Reader, Records, UserNum},
     users::{
         self,

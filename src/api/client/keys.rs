@@ -4,22 +4,24 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use ruma::{
-    CanonicalJsonObject, DeviceId, OwnedOneTimeKeyId, OwnedUserId, UserId,
+    OwnedOneTimeKeyId, OwnedUserId,
     api::{
         client::keys::{claim_keys, upload_keys, upload_signatures, upload_signing_keys},
         error::ErrorKind,
-        federation::keys::claim_keys::v1::{OneTimeKeyClaims, OneTimeKeys},
     },
     encryption::OneTimeKey,
     serde::Raw,
 };
-use serde_json::{Value, json, value::to_raw_value};
+use serde_json::{Value, json};
 
 use super::uiaa::{self, Interactive, authenticate};
 use crate::{
-    api::{Adapted, Api, Error, Session},
+    api::{
+        Adapted, Api, Error, Session,
+        keys::{MAX_KEYS, claim},
+    },
     federation,
-    store::{Reader, Records, Rows, Tx},
+    store::{Reader, Rows, Tx},
     users::{
         self,
         keys::{
@@ -30,10 +32,6 @@ use crate::{
     },
 };
 
-/// The most users, devices or keys of one request.
-pub(in crate::api) const MAX_KEYS: usize = 10_000;
-/// The most keys that one job claims.
-const MAX_CLAIMS_PER_JOB: usize = 100;
 /// The most signatures that one job stores.
 const MAX_SIGNATURES_PER_JOB: usize = 20;
 
@@ -106,12 +104,6 @@ pub(super) fn failure(error: &federation::Error) -> Value {
     json!({ "errcode": kind.errcode().as_str(), "error": error.to_string() })
 }
 
-pub(in crate::api) fn raw<T>(key: &CanonicalJsonObject) -> Result<Raw<T>, Error> {
-    to_raw_value(key)
-        .map(Raw::from_json)
-        .map_err(|_| Error::Internal("a key that does not serialize"))
-}
-
 /// `POST /_matrix/client/v3/keys/claim`
 pub async fn claim_keys(
     api: Api,
@@ -132,60 +124,6 @@ pub async fn claim_keys(
         }
     }
     Ok(response)
-}
-
-/// Claims a key of each of these devices of local users that has one.
-pub(in crate::api) async fn claim(
-    api: &Api,
-    wanted: OneTimeKeyClaims,
-) -> Result<OneTimeKeys, Error> {
-    if wanted.values().map(BTreeMap::len).sum::<usize>() > MAX_KEYS {
-        return Err(Error::too_large(format!(
-            "one_time_keys may have at most {MAX_KEYS} devices"
-        )));
-    }
-    let each = wanted.into_iter().flat_map(|(user, devices)| {
-        let devices = devices.into_iter();
-        devices.map(move |(device, algorithm)| (user.clone(), device, algorithm))
-    });
-    let mut each = each.peekable();
-    let mut claimed = OneTimeKeys::new();
-    while each.peek().is_some() {
-        let some: Vec<_> = each.by_ref().take(MAX_CLAIMS_PER_JOB).collect();
-        let job = move |tx: &Tx| {
-            let mut found = Vec::new();
-            for (user, device, algorithm) in &some {
-                let key = claim_one(tx, user, device, algorithm.as_ref())?;
-                found.extend(key.map(|key| (user.clone(), device.clone(), key)));
-            }
-            Ok::<_, users::Error>(found)
-        };
-        for (user, device, key) in api.store.write(job).await? {
-            let of_user = claimed.entry(user).or_default();
-            of_user.insert(device, BTreeMap::from([key]));
-        }
-    }
-    Ok(claimed)
-}
-
-fn claim_one(
-    tx: &Tx,
-    user_id: &UserId,
-    device_id: &DeviceId,
-    algorithm: &str,
-) -> Result<Option<(OwnedOneTimeKeyId, Raw<OneTimeKey>)>, users::Error> {
-    let Some(user) = users::num_of(tx, user_id)? else {
-        return Ok(None);
-    };
-    let Some(device) = tx.devices()?.load((user, device_id.as_str()))? else {
-        return Ok(None);
-    };
-    let key = one_time_keys::claim(tx, user, device.num, algorithm)?;
-    Ok(key.and_then(|(id, json)| Some((id.try_into().ok()?, raw_text(json)?))))
-}
-
-fn raw_text<T>(json: String) -> Option<Raw<T>> {
-    Raw::from_json_string(json).ok()
 }
 
 /// `POST /_matrix/client/v3/keys/device_signing/upload`

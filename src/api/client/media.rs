@@ -18,56 +18,24 @@ use ruma::{
             get_media_config as get_media_config_v3, get_media_preview as get_media_preview_v3,
         },
     },
-    http_headers::{ContentDisposition, ContentDispositionType},
     media::Method,
 };
 use serde_json::{
     json,
     value::{RawValue, to_raw_value},
 };
-use smol::{Timer, future};
+use smol::future;
 
 use crate::{
-    api::{Api, Context, Download, Error, Session, Streamed, Unauthenticated, Upload},
+    api::{
+        Api, Context, Download, Error, Session, Streamed, Unauthenticated, Upload,
+        media::{download, download_as, find_local, wait},
+    },
     media::{self, FileWriter, MediaInfo, StoredMedia, ThumbnailRequest},
 };
 
-/// How long a download waits for a pending upload, at most.
-const MAX_UPLOAD_WAIT: Duration = Duration::from_secs(60);
 /// How long a download waits for media of another server.
 const REMOTE_MEDIA_TIMEOUT: Duration = Duration::from_mins(5);
-
-/// The content types that are safe to show inline ([serving inline content])
-///
-/// [serving inline content]: https://spec.matrix.org/v1.19/client-server-api/#serving-inline-content
-const INLINE: [&str; 26] = [
-    "text/css",
-    "text/plain",
-    "text/csv",
-    "application/json",
-    "application/ld+json",
-    "image/jpeg",
-    "image/gif",
-    "image/png",
-    "image/apng",
-    "image/webp",
-    "image/avif",
-    "video/mp4",
-    "video/webm",
-    "video/ogg",
-    "video/quicktime",
-    "audio/mp4",
-    "audio/webm",
-    "audio/aac",
-    "audio/mpeg",
-    "audio/ogg",
-    "audio/wave",
-    "audio/wav",
-    "audio/x-wav",
-    "audio/x-pn-wav",
-    "audio/flac",
-    "audio/x-flac",
-];
 
 /// `POST /_matrix/media/v3/upload`
 pub async fn create_content(
@@ -284,25 +252,6 @@ async fn find(
     }
 }
 
-/// Waits for a pending upload at most `timeout`.
-pub(in crate::api) async fn find_local(
-    api: &Api,
-    id: &str,
-    timeout: Duration,
-) -> Result<StoredMedia, Error> {
-    match api.media.find_local(id) {
-        Err(media::Error::NotYetUploaded) => {}
-        media => return Ok(media?),
-    }
-    let give_up = future::or(wait(timeout.min(MAX_UPLOAD_WAIT)), api.stopping.wait());
-    future::or(api.media.wait_for_upload(id), give_up).await;
-    Ok(api.media.find_local(id)?)
-}
-
-async fn wait(duration: Duration) {
-    Timer::after(duration).await;
-}
-
 /// Fetches the media unless they are cached.
 async fn find_remote(api: &Api, server: &ServerName, id: &str) -> Result<StoredMedia, Error> {
     if let Some(media) = api.media.find_remote(server, id)? {
@@ -319,42 +268,6 @@ async fn find_remote(api: &Api, server: &ServerName, id: &str) -> Result<StoredM
     future::or(fetch, timeout).await?;
     let media = api.media.find_remote(server, id)?;
     Ok(media.ok_or(media::Error::NotFound)?)
-}
-
-pub(in crate::api) async fn download(api: &Api, media: StoredMedia) -> Result<Download, Error> {
-    let name = media.info.name.clone();
-    download_as(api, media, name).await
-}
-
-async fn download_as(
-    api: &Api,
-    media: StoredMedia,
-    name: Option<String>,
-) -> Result<Download, Error> {
-    let file = api.media.open(&media).await?;
-    let content_type = match media.info.content_type {
-        unknown if unknown.is_empty() => "application/octet-stream".to_owned(),
-        content_type => content_type,
-    };
-    Ok(Download {
-        file,
-        disposition: disposition(&content_type).with_filename(name),
-        content_type,
-        tag: media.hash[..16]
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect(),
-    })
-}
-
-fn disposition(content_type: &str) -> ContentDisposition {
-    let essence = content_type.split(';').next().unwrap_or_default().trim();
-    let is_safe = INLINE.iter().any(|safe| essence.eq_ignore_ascii_case(safe));
-    ContentDisposition::new(if is_safe {
-        ContentDispositionType::Inline
-    } else {
-        ContentDispositionType::Attachment
-    })
 }
 
 impl Context {

@@ -14,7 +14,7 @@ use ruma::{
 use crate::{
     api::{
         Api, Error, Origin,
-        client::keys::{MAX_KEYS, claim, raw},
+        keys::{MAX_KEYS, claim, raw},
     },
     store::{Reader, Records},
     users::{

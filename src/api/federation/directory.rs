@@ -1,14 +1,10 @@
 //! The public room directory, for other servers (server-server API, "Published Room Directory").
 
-use ruma::{
-    UInt,
-    api::federation::directory::{get_public_rooms, get_public_rooms_filtered},
-    directory::RoomNetwork,
-};
+use ruma::api::federation::directory::{get_public_rooms, get_public_rooms_filtered};
 
 use crate::{
-    api::{Api, Error, Origin},
-    rooms::directory::{self, Audience, DirectoryQuery},
+    api::{Api, Error, Origin, directory::page},
+    rooms::directory::Audience,
 };
 
 /// `GET /_matrix/federation/v1/publicRooms`
@@ -37,34 +33,4 @@ pub async fn get_public_rooms_filtered(
     request: get_public_rooms_filtered::v1::Request,
 ) -> Result<get_public_rooms_filtered::v1::Response, Error> {
     page(&api, request, Audience::OtherServers).await
-}
-
-/// A page of this server's directory.
-pub(in crate::api) async fn page(
-    api: &Api,
-    request: get_public_rooms_filtered::v1::Request,
-    audience: Audience,
-) -> Result<get_public_rooms_filtered::v1::Response, Error> {
-    let mut response = get_public_rooms_filtered::v1::Response::new();
-    if let RoomNetwork::ThirdParty(_) = request.room_network {
-        // No third-party network is bridged.
-        return Ok(response);
-    }
-    let query = DirectoryQuery {
-        filter: request.filter,
-        since: request.since.as_deref().map(str::parse).transpose()?,
-        limit: request
-            .limit
-            .map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)),
-        audience,
-    };
-    let scan = api
-        .store
-        .scan("public rooms", move |s| directory::page(s, &query));
-    let page = scan.await?;
-    response.chunk = page.rooms;
-    response.next_batch = page.next.map(|since| since.to_string());
-    response.prev_batch = page.previous.map(|since| since.to_string());
-    response.total_room_count_estimate = UInt::try_from(page.total).ok();
-    Ok(response)
 }

@@ -10,7 +10,7 @@ use ruma::{
 use crate::{
     api::{
         Api, Error, Multipart, Origin,
-        client::media::{download, find_local},
+        media::{download, find_local},
     },
     media::ThumbnailRequest,
 };

@@ -5,7 +5,7 @@ use smol::lock::MutexGuard;
 
 use super::event_source::EventSource;
 use crate::{
-    federation::locks::Locks,
+    federation::striped_locks::StripedLocks,
     protocol::receive::{Incoming, Received},
     rooms::{self, Local},
     store::{RoomNum, Store},
@@ -21,7 +21,7 @@ struct Inner<S> {
     store: Store,
     local: Local,
     source: S,
-    room_locks: Locks<ROOM_LOCKS>,
+    room_locks: StripedLocks<ROOM_LOCKS>,
 }
 
 /// What happened to an accepted PDU.
@@ -45,7 +45,7 @@ impl<S: EventSource> PduReceiver<S> {
             store,
             local,
             source,
-            room_locks: Locks::default(),
+            room_locks: StripedLocks::default(),
         }))
     }
 

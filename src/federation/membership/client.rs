@@ -22,7 +22,7 @@ use crate::{
     federation::{
         Client,
         inbound::{PduReceiver, RemoteEventSource},
-        locks::Locks,
+        striped_locks::StripedLocks,
     },
     protocol::build::{BuiltEvent, EventDraft, build_from_template, canonical_content},
     rooms::{
@@ -50,7 +50,7 @@ pub(super) struct Inner {
     pub(super) source: RemoteEventSource,
     pub(super) receiver: PduReceiver<RemoteEventSource>,
     executor: Executor,
-    room_locks: Locks<ROOM_LOCKS>,
+    room_locks: StripedLocks<ROOM_LOCKS>,
 }
 
 /// A membership change that a local user requests.
@@ -88,7 +88,7 @@ impl MembershipClient {
             source,
             receiver: receiver.clone(),
             executor: executor.clone(),
-            room_locks: Locks::default(),
+            room_locks: StripedLocks::default(),
         }))
     }
 

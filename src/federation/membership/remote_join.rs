@@ -385,7 +385,10 @@ impl MembershipClient {
             store.write(job).await?;
         }
         let (local, user) = (self.0.local.clone(), actor.num);
-        let job = move |tx: &Tx| import::commit_join(tx, &local, num, &join, user);
+        let job = move |tx: &Tx| {
+            import::commit_join(tx, &local, num, &join)?;
+            user_data::copy(tx, user, num)
+        };
         Ok(store.write(job).await?)
     }
 }

@@ -20,10 +20,9 @@ use crate::{
     rooms::{
         Error, Local, event, room,
         state::{self, overlay::StateOverlay},
-        upgrade::user_data,
     },
     store::{
-        EventNum, Reader, RoomNum, Rows, StateKeyNum, Tx, UserNum,
+        EventNum, Reader, RoomNum, Rows, StateKeyNum, Tx,
         records::{Gap, Status},
     },
 };
@@ -114,18 +113,12 @@ pub fn apply_batch(tx: &Tx, local: &Local, room: RoomNum, diff: &StateDiff) -> R
     Ok(tx.room_heads()?.put(room, &heads)?)
 }
 
-/// Commits the event by which `user` joins the room, whose current state has become the state
+/// Commits the event by which a local user joins the room, whose current state has become the state
 /// before that event.
 ///
 /// # Errors
 /// [`Error::Forbidden`] if that state does not allow the event: the other server has lied.
-pub fn commit_join(
-    tx: &Tx,
-    local: &Local,
-    room: RoomNum,
-    event: &Received,
-    user: UserNum,
-) -> Result<(), Error> {
+pub fn commit_join(tx: &Tx, local: &Local, room: RoomNum, event: &Received) -> Result<(), Error> {
     let mut heads = room::heads(tx, room)?;
     let rules = room::rules(tx, room)?;
     let pdu = &event.pdu;
@@ -164,5 +157,5 @@ pub fn commit_join(
         }),
     };
     commit::commit(tx, room, new)?;
-    user_data::copy(tx, user, room)
+    Ok(())
 }

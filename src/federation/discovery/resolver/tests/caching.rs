@@ -66,9 +66,9 @@ impl<'w> CachingWorld<'w> {
         self.world.lookups.server.queries();
         let _ = self.resolve(name);
         let name = OwnedServerName::try_from(name).unwrap();
-        let discoveries = &self.resolver.0.discoveries;
-        if discoveries.is_under_way(&name) {
-            let _ = self.world.run(discoveries.join(name).wait());
+        if self.resolver.0.discoveries.is_under_way(&name) {
+            let flight = self.resolver.start(&name, None).unwrap();
+            let _ = self.world.run(flight.wait());
         }
         !self.world.lookups.server.queries().is_empty()
     }
