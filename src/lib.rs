@@ -6,6 +6,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod executor;
+pub mod fair_semaphore;
 pub mod federation;
 pub mod http;
 pub mod logging;

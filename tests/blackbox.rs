@@ -7,6 +7,8 @@ mod media;
 mod memory;
 #[path = "blackbox/one_time_keys.rs"]
 mod one_time_keys;
+#[path = "blackbox/shares.rs"]
+mod shares;
 #[path = "blackbox/systemd.rs"]
 mod systemd;
 

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use ruma::OwnedServerName;
 
+use crate::store::UserNum;
 pub use crate::users::Session;
 
 /// A caller who needs no authentication.
@@ -11,6 +12,8 @@ pub use crate::users::Session;
 pub struct Unauthenticated {
     /// The address of the client; behind a reverse proxy, the one that the proxy gives.
     pub address: IpAddr,
+    /// The user, if the request has an access token although it needs none.
+    pub user: Option<UserNum>,
 }
 
 /// A server that has signed its request.

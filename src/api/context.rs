@@ -1,17 +1,18 @@
 //! What handlers work with.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use ruma::RoomId;
 
-use super::{Error, Session};
+use super::{Error, Session, Unauthenticated};
 use crate::{
     clock::Clock,
     config::Config,
+    fair_semaphore::FairPermit,
     federation::{Federation, Previews, RemoteMedia},
     media::Media,
     pool::Pool,
-    rates::Rates,
+    rates::{Kind, Rates, network},
     rooms::{self, Actor, Local, state::current, typing::Typing},
     stop::Stopping,
     store::{RoomNum, Store, records::Membership},
@@ -57,6 +58,20 @@ impl Context {
             federation: &self.federation,
             stopping: &self.stopping,
         }
+    }
+
+    /// Lets `client` cause requests to other servers while the permit is held.
+    pub(super) async fn ask_permit(
+        &self,
+        client: Unauthenticated,
+    ) -> Result<Option<FairPermit<IpAddr>>, Error> {
+        let network = network(client.address);
+        if let Some(user) = client.user {
+            self.rates.check(Kind::Ask, user)?;
+            return Ok(None);
+        }
+        self.rates.check(Kind::Ask, network)?;
+        Ok(Some(self.federation.guest_permit(network).await))
     }
 
     /// The user of `session` as the sender of events that are made now.

@@ -9,6 +9,7 @@ mod memory;
 mod secret;
 mod settings;
 mod size;
+mod trusted_proxies;
 
 use std::{
     fs,
@@ -20,7 +21,7 @@ use ruma::{OwnedServerName, ServerName};
 
 pub use self::{
     error::Error, federation::Federation, memory::Memory, secret::Secret, settings::Settings,
-    size::Size,
+    size::Size, trusted_proxies::TrustedProxies,
 };
 
 /// Consistent settings.
@@ -32,6 +33,8 @@ pub struct Config {
     /// The addresses without TLS.
     pub listen: Vec<SocketAddr>,
     pub tls: Option<Tls>,
+    /// Whose `X-Forwarded-For` counts.
+    pub trusted_proxies: TrustedProxies,
     pub registration: Registration,
     /// The secret of the admin registration API.
     pub registration_shared_secret: Option<Secret>,
@@ -129,6 +132,7 @@ impl TryFrom<Settings> for Config {
             data_dir: settings.data_dir,
             listen: settings.listen,
             tls,
+            trusted_proxies: settings.trusted_proxies,
             registration,
             registration_shared_secret: settings.registration_shared_secret,
             federation: settings.federation,

@@ -13,7 +13,10 @@ use serde::{
     forward_to_deserialize_any,
 };
 
-use super::{error::Error, federation::Federation, memory::Memory, secret::Secret, size::Size};
+use super::{
+    error::Error, federation::Federation, memory::Memory, secret::Secret, size::Size,
+    trusted_proxies::TrustedProxies,
+};
 
 /// The settings as in the file. `hearth.example.toml` describes each.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -25,6 +28,7 @@ pub struct Settings {
     pub tls_listen: Vec<SocketAddr>,
     pub tls_certificate: Option<PathBuf>,
     pub tls_key: Option<PathBuf>,
+    pub trusted_proxies: TrustedProxies,
     pub registration: Registration,
     pub registration_token: Option<Secret>,
     pub registration_shared_secret: Option<Secret>,
@@ -58,6 +62,7 @@ impl Default for Settings {
             tls_listen: Vec::new(),
             tls_certificate: None,
             tls_key: None,
+            trusted_proxies: TrustedProxies::default(),
             registration: Registration::Closed,
             registration_token: None,
             registration_shared_secret: None,

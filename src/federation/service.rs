@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    net::IpAddr,
     time::Duration,
 };
 
@@ -22,6 +23,7 @@ use crate::{
     clock::Clock,
     config::Config,
     executor::Executor,
+    fair_semaphore::{FairPermit, FairSemaphore},
     pool::Pool,
     protocol::signed_request::SignedRequest,
     rooms::{self, Local, room, servers, state::current, typing::Typing},
@@ -45,6 +47,9 @@ use ruma::{
 const MAX_BACKFILL_SERVERS: usize = 5;
 /// How long a client waits for a backfill.
 const BACKFILL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How many requests to other servers are under way at once for those who are not logged in.
+const MAX_GUEST_REQUESTS: usize = 16;
+const MAX_GUEST_REQUESTS_PER_NETWORK: usize = 4;
 /// Presence is sent to the servers in rooms of at most so many members.
 const MAX_PRESENCE_ROOM_MEMBERS: u32 = 50;
 
@@ -63,6 +68,7 @@ pub struct Federation {
     membership_client: MembershipClient,
     membership_handler: MembershipHandler,
     sender: Sender,
+    guest_permits: FairSemaphore<IpAddr>,
     executor: Executor,
 }
 
@@ -113,6 +119,7 @@ impl Federation {
             queues: RoomQueues::start(executor, receiver.clone())?,
             membership_handler: MembershipHandler::new(&membership_client),
             membership_client,
+            guest_permits: FairSemaphore::new(MAX_GUEST_REQUESTS, MAX_GUEST_REQUESTS_PER_NETWORK),
             executor: executor.clone(),
             store: store.clone(),
             local: local.clone(),
@@ -154,6 +161,28 @@ impl Federation {
     /// Whether the settings allow federation with `server`, and it is another server.
     pub fn allows(&self, server: &ServerName) -> bool {
         self.client.may_contact(server)
+    }
+
+    /// Whether the key of `signed` is known. If not, its origin is asked for it first; for requests of
+    /// servers that share no room with this one, only a few at once for each `network` from which they come.
+    pub async fn has_key_of(
+        &self,
+        signed: &XMatrix,
+        network: IpAddr,
+    ) -> Result<bool, rooms::Error> {
+        let requester = (!self.shares_room(&signed.origin)?).then_some(network);
+        self.keys.has_key_of(signed, requester).await
+    }
+
+    /// Whether `server` is in a room of this server.
+    pub fn shares_room(&self, server: &ServerName) -> Result<bool, rooms::Error> {
+        self.store.read(|s| servers::is_in_any(s, server))
+    }
+
+    /// Whoever is not logged in holds this while other servers are asked for them. So they never keep
+    /// users from asking, nor networks each other.
+    pub async fn guest_permit(&self, network: IpAddr) -> FairPermit<IpAddr> {
+        self.guest_permits.acquire(network).await
     }
 
     /// What is signed of `request`, if it has a valid signature of the origin that `signature` names
@@ -202,12 +231,13 @@ impl Federation {
         self.store.read(|s| keys::published(s, &self.local, now))
     }
 
-    /// The signing keys of other servers, signed by this one as a notary.
+    /// The signing keys of other servers, signed by this one as a notary, for a client in `network`.
     pub async fn notarized_keys(
         &self,
         queries: BTreeMap<OwnedServerName, Query>,
+        network: IpAddr,
     ) -> Result<Vec<Raw<ServerSigningKeys>>, rooms::Error> {
-        self.keys.notarized(queries).await
+        self.keys.notarized(queries, network).await
     }
 
     /// Fetches some of the events before the gap at `gap` from servers in the room. Returns whether any

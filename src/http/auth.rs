@@ -19,6 +19,7 @@ use crate::{
     api::{Error, Origin, Session, Unauthenticated},
     federation::Federation,
     protocol::signed_request::SignedRequest,
+    rates::network,
     users::Users,
 };
 
@@ -83,7 +84,10 @@ macro_rules! unauthenticated {
             const REQUIREMENT: AuthRequirement = AuthRequirement::None;
 
             fn caller(credentials: Credentials) -> Result<Unauthenticated, Error> {
-                Ok(Unauthenticated { address: credentials.address })
+                Ok(Unauthenticated {
+                    address: credentials.address,
+                    user: credentials.session.map(|session| session.user),
+                })
             }
         })+
     };
@@ -93,16 +97,21 @@ unauthenticated!(NoAuthentication, NoAccessToken, AppserviceTokenOptional);
 
 /// The session of the token in the `Authorization` header or, as some clients still send it, in the
 /// query. An `Authorization` header without a bearer token is ignored: a proxy may have added it.
+///
+/// Where no token is needed, a valid one only says who shall not be counted as a stranger.
 pub(super) async fn session(
     auth: AuthRequirement,
     request: &Request<()>,
     address: IpAddr,
     users: &Users,
 ) -> Result<Option<Session>, Error> {
-    if let AuthRequirement::None | AuthRequirement::Server = auth {
+    if auth == AuthRequirement::Server {
         return Ok(None);
     }
     match extract_bearer_or_query_token(request).ok().flatten() {
+        Some(token) if auth == AuthRequirement::None => {
+            Ok(users.session(&token, Some(address)).await.ok())
+        }
         Some(token) => Ok(Some(users.session(&token, Some(address)).await?)),
         None if auth == AuthRequirement::Session => Err(missing_token()),
         None => Ok(None),
@@ -128,6 +137,20 @@ pub(super) fn signature(
     Ok(Some(signed))
 }
 
+/// Checks that the key of `signed` is known. It is fetched for the client at `address` if needed, before
+/// anything of the body is read.
+pub(super) async fn check_key(
+    signed: &XMatrix,
+    address: IpAddr,
+    federation: &Federation,
+) -> Result<(), Error> {
+    if federation.has_key_of(signed, network(address)).await? {
+        Ok(())
+    } else {
+        Err(wrong_signature())
+    }
+}
+
 /// What is signed of `request`, if `signature` is valid.
 pub(super) async fn verify(
     signature: &XMatrix,
@@ -135,11 +158,13 @@ pub(super) async fn verify(
     federation: &Federation,
 ) -> Result<SignedRequest, Error> {
     let signed = federation.verify_request(signature, request).await?;
-    signed.ok_or_else(|| {
-        Error::unauthorized(
-            "the signature of this request does not match a key that your server publishes",
-        )
-    })
+    signed.ok_or_else(wrong_signature)
+}
+
+fn wrong_signature() -> Error {
+    Error::unauthorized(
+        "the signature of this request does not match a key that your server publishes",
+    )
 }
 
 fn missing_signature() -> Error {

@@ -8,17 +8,23 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::Request;
+use http::{Request, Version, header};
 use hyper::{
     body::{Body, Bytes, Frame, Incoming, SizeHint},
     server::conn::http1,
     service::service_fn,
 };
-use smol::{Async, channel, future};
+use smol::{
+    Async,
+    channel::{self, Receiver},
+    future,
+};
 use smol_hyper::rt::{FuturesIo, SmolTimer};
 
 use super::{
-    edge::Outcome,
+    connection_slots::Slot,
+    edge::{Outcome, Source},
+    error::Rejection,
     gate::Gate,
     limits::{MAX_HEAD_BYTES, Timeouts},
     request_body::RequestBody,
@@ -32,19 +38,33 @@ pub(super) struct Connection {
     pub stream: Async<TcpStream>,
     pub address: IpAddr,
     pub certificate: Option<Certificate>,
+    pub slot: Arc<Slot>,
+    /// Ends when the slot is needed for another connection.
+    pub closed: Receiver<()>,
     pub gate: Arc<Gate>,
     pub timeouts: Timeouts,
     pub stopping: Stopping,
 }
 
 impl Connection {
-    /// Serves requests until the client closes the connection or exceeds a timeout, or the server
-    /// stops and the running request has been answered.
+    /// Serves requests until the client closes the connection or exceeds a timeout, the slot is needed for
+    /// another, or the server stops and the running request has been answered.
     pub(super) async fn serve(self) {
+        let closed = self.closed.clone();
+        let gave_way = async {
+            // Nothing is ever sent.
+            let _ = closed.recv().await;
+        };
+        future::or(self.serve_requests(), gave_way).await;
+    }
+
+    async fn serve_requests(self) {
         let Self {
             stream,
             address,
             certificate,
+            slot,
+            closed: _,
             gate,
             timeouts,
             stopping,
@@ -65,14 +85,35 @@ impl Connection {
         // hyper may read the next request before the body of this one is drained.
         let (unread_bodies, to_drain) = channel::unbounded::<(RequestBody, Arc<RequestGuard>)>();
         let service = service_fn(move |request: Request<Incoming>| {
-            let guard = Arc::new(RequestGuard(of_service.clone(), of_service.busy()));
+            let phase = of_service.clone();
+            let busy = phase.busy();
+            let client = slot.addresses().of(address, request.headers());
+            let number = slot.begin_request(client);
+            let guard = Arc::new(RequestGuard {
+                phase,
+                busy,
+                slot: slot.clone(),
+                number,
+            });
             let (gate, unread_bodies) = (gate.clone(), unread_bodies.clone());
+            let source = Source {
+                address: client,
+                slot: Some(slot.clone()),
+            };
             async move {
-                let outcome = gate.answer(request.map(RequestBody::Incoming), address);
+                let rejection = match number {
+                    None => Some(Rejection::TooManyConnections),
+                    Some(_) => check_host(&request).err(),
+                };
+                let request = request.map(RequestBody::Incoming);
+                let outcome = match rejection {
+                    None => gate.answer(request, source).await,
+                    Some(rejection) => Outcome::rejected(rejection, request),
+                };
                 let Outcome {
                     response,
                     unread_body,
-                } = outcome.await;
+                } = outcome;
                 if let Some(unread) = unread_body {
                     let _ = unread_bodies.try_send((unread, guard.clone()));
                 }
@@ -119,11 +160,31 @@ impl Connection {
 }
 
 /// Ends the request when it is dropped: the response has been sent and the body read or drained.
-struct RequestGuard(PhaseTracker, usize);
+struct RequestGuard {
+    phase: PhaseTracker,
+    busy: usize,
+    slot: Arc<Slot>,
+    /// None if the slot did not admit it.
+    number: Option<u64>,
+}
 
 impl Drop for RequestGuard {
     fn drop(&mut self) {
-        self.0.idle(self.1);
+        self.phase.idle(self.busy);
+        if let Some(number) = self.number {
+            self.slot.end_request(number);
+        }
+    }
+}
+
+/// [RFC 9112, 3.2]: a request has one `Host`; before HTTP/1.1 it may have none.
+///
+/// [RFC 9112, 3.2]: https://www.rfc-editor.org/rfc/rfc9112#section-3.2
+fn check_host<B>(request: &Request<B>) -> Result<(), Rejection> {
+    let hosts = request.headers().get_all(header::HOST).iter().count();
+    match (hosts, request.version()) {
+        (1, _) | (0, Version::HTTP_09 | Version::HTTP_10) => Ok(()),
+        _ => Err(Rejection::InvalidHost),
     }
 }
 

@@ -6,31 +6,39 @@ use std::{
     net::{IpAddr, Ipv4Addr},
     panic::AssertUnwindSafe,
     sync::{Arc, Mutex, OnceLock, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use http::{Method, Request, Response, StatusCode, header, request::Parts};
 use http_body_util::BodyExt;
+use ruma::OwnedServerName;
 use smol::future::FutureExt;
 use tide::http as http_types;
 
 use super::{
     auth::{self, Credentials},
+    body_budget::{BodyBudget, BodyOwner, BufferedBody},
+    connection_slots::Slot,
     cors,
     error::Rejection,
     files,
     limits::Timeouts,
     path::{Template, routing_path},
-    peer,
-    request_body::{BodyBudget, BodySlot, BufferedBody, RequestBody},
+    peer::ClientAddresses,
+    request_body::{BodySlot, RequestBody},
     response_body::ResponseBody,
     route::{BodyMode, Call, Route},
     routes,
 };
 use crate::{
     api::{Api, Error, Session},
+    cache::Cache,
     rates::{Rates, network},
 };
+
+/// How long, and of how many servers, the edge remembers from where their requests came.
+const ORIGIN_TTL: Duration = Duration::from_hours(24);
+const MAX_ORIGINS: usize = 4096;
 
 /// Answers requests. Clones are the same edge.
 #[derive(Clone)]
@@ -42,13 +50,24 @@ struct State {
     api: Api,
     body_budget: BodyBudget,
     timeouts: Timeouts,
+    addresses: ClientAddresses,
+    /// Servers that share a room with this one, and networks from which they have sent signed requests.
+    origins: Cache<(OwnedServerName, IpAddr), ()>,
+}
+
+/// Where a request comes from.
+pub(super) struct Source {
+    /// Of the client.
+    pub address: IpAddr,
+    /// None in tests without a connection.
+    pub slot: Option<Arc<Slot>>,
 }
 
 /// A request. It passes through tide as an extension of tide's request.
 struct Exchange {
     head: Parts,
     body: BodySlot,
-    address: IpAddr,
+    source: Source,
 }
 
 pub(super) struct Outcome {
@@ -57,8 +76,46 @@ pub(super) struct Outcome {
     pub(super) unread_body: Option<RequestBody>,
 }
 
+impl Outcome {
+    /// The response to a request that does not come to the edge.
+    pub(super) fn rejected(rejection: Rejection, request: Request<RequestBody>) -> Self {
+        let mut response = rejection.response();
+        cors::allow(response.headers_mut());
+        Self {
+            response,
+            unread_body: Some(request.into_body()),
+        }
+    }
+}
+
 /// The response. It passes through tide as an extension, which must be `Sync`; a stream is not.
 struct FinishedResponse(Mutex<Response<ResponseBody>>);
+
+impl State {
+    fn body_owner(
+        &self,
+        session: Option<&Session>,
+        origin: Option<&OwnedServerName>,
+        address: IpAddr,
+    ) -> BodyOwner {
+        if let Some(session) = session {
+            return BodyOwner::User(session.user);
+        }
+        let network = network(address);
+        match origin.map(|origin| (origin.clone(), network)) {
+            Some(origin) if self.origins.get(&origin).is_some() => BodyOwner::Server(origin.0),
+            _ => BodyOwner::Network(network),
+        }
+    }
+
+    /// Remembers that `server` has signed a request that came from `address`.
+    fn verified(&self, server: &OwnedServerName, address: IpAddr) {
+        if self.api.federation.shares_room(server).unwrap_or(false) {
+            let origin = (server.clone(), network(address));
+            self.origins.insert(origin, (), ORIGIN_TTL);
+        }
+    }
+}
 
 impl fmt::Debug for Edge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -75,6 +132,8 @@ impl Edge {
     pub(super) fn with(routes: Vec<Route>, api: Api, timeouts: Timeouts) -> Self {
         let mut app = tide::with_state(Arc::new(State {
             body_budget: BodyBudget::new(api.config.memory.bodies()),
+            origins: Cache::new(&api.clock, MAX_ORIGINS),
+            addresses: ClientAddresses::new(api.config.trusted_proxies.clone()),
             api,
             timeouts,
         }));
@@ -99,9 +158,12 @@ impl Edge {
     /// Answers a request that did not come over a connection, as if it came from this machine.
     /// For tests.
     pub async fn respond(&self, request: Request<Vec<u8>>) -> Response<Vec<u8>> {
-        let outcome = self
-            .answer(request.map(RequestBody::Whole), Ipv4Addr::LOCALHOST.into())
-            .await;
+        let addresses = &self.app.state().addresses;
+        let source = Source {
+            address: addresses.of(Ipv4Addr::LOCALHOST.into(), request.headers()),
+            slot: None,
+        };
+        let outcome = self.answer(request.map(RequestBody::Whole), source).await;
         let (head, body) = outcome.response.into_parts();
         let body = match body.collect().await {
             Ok(body) => body.to_bytes().to_vec(),
@@ -110,12 +172,7 @@ impl Edge {
         Response::from_parts(head, body)
     }
 
-    /// Answers a request that came over a connection from the address `connection`.
-    pub(super) async fn answer(
-        &self,
-        request: Request<RequestBody>,
-        connection: IpAddr,
-    ) -> Outcome {
+    pub(super) async fn answer(&self, request: Request<RequestBody>, source: Source) -> Outcome {
         let start = Instant::now();
         let (head, body) = request.into_parts();
         // Without the query, which may hold a token.
@@ -127,9 +184,9 @@ impl Edge {
             preflight()
         } else {
             let exchange = Exchange {
-                address: peer::address(connection, &head.headers),
                 head,
                 body: body.clone(),
+                source,
             };
             let routed = AssertUnwindSafe(self.route(exchange)).catch_unwind().await;
             routed.unwrap_or_else(|_| Rejection::Panicked.response())
@@ -198,16 +255,28 @@ async fn handle(
     let Exchange {
         head,
         body,
-        address,
+        source: Source { address, slot },
     } = exchange;
+    let authenticated = || slot.iter().for_each(|slot| slot.authenticated());
     let request = Request::from_parts(head, ());
     let session = auth::session(route.auth, &request, address, &state.api.users).await?;
+    if session.is_some() {
+        authenticated();
+    }
     check_rate(route, &state.api.rates, session.as_ref(), address)?;
     let federation = &state.api.federation;
     let signature = auth::signature(route.auth, &request, federation)?;
     let arguments = template.arguments(request.uri().path())?;
+    if let Some(signature) = &signature {
+        auth::check_key(signature, address, federation).await?;
+    }
+    let origin = signature.as_ref().map(|signature| &signature.origin);
+    let owner = state.body_owner(session.as_ref(), origin, address);
     let (read, upload) = match route.body {
-        BodyMode::Buffered(max_bytes) => (Some(read_body(&body, max_bytes, state).await?), None),
+        BodyMode::Buffered(max_bytes) => {
+            let body = read_body(&body, max_bytes, owner, state).await?;
+            (Some(body), None)
+        }
         BodyMode::Streamed => (None, Some(files::upload(&body, state.timeouts)?)),
     };
     let request = request.map(|()| read.as_ref().map_or(&[][..], BufferedBody::bytes));
@@ -215,6 +284,10 @@ async fn handle(
         Some(signature) => Some(auth::verify(signature, &request, federation).await?),
         None => None,
     };
+    if let Some(signature) = &signature {
+        authenticated();
+        state.verified(&signature.origin, address);
+    }
     let request = match &signed {
         Some(signed) => request.map(|_| signed.body().as_bytes()),
         None => request,
@@ -253,12 +326,12 @@ fn check_rate(
 async fn read_body<'a>(
     slot: &BodySlot,
     max_bytes: usize,
+    owner: BodyOwner,
     state: &'a State,
 ) -> Result<BufferedBody<'a>, Rejection> {
     let mut unread = lock(slot).take().ok_or(Rejection::BodyIncomplete)?;
-    let read = unread
-        .read(max_bytes, &state.body_budget, &state.timeouts)
-        .await;
+    let body = state.body_budget.begin(owner);
+    let read = unread.read(max_bytes, body, &state.timeouts).await;
     if read.is_err() {
         *lock(slot) = Some(unread);
     }

@@ -42,6 +42,9 @@ pub(super) enum Rejection {
     BodyIncomplete,
     /// Other bodies use all memory for bodies.
     BodyBudgetExhausted,
+    /// The client's network has its share of the connections.
+    TooManyConnections,
+    InvalidHost,
     /// The server is starting or stopping.
     ServiceUnavailable,
     /// A handler panicked; the panic hook has logged it.
@@ -84,6 +87,14 @@ impl Rejection {
             Self::BodyBudgetExhausted => {
                 busy("too many large requests at once; try again in a moment")
             }
+            Self::TooManyConnections => {
+                busy("too many requests from your network at once; try again in a moment")
+            }
+            Self::InvalidHost => standard(
+                StatusCode::BAD_REQUEST,
+                ErrorKind::Unknown,
+                "a request has one `Host` header",
+            ),
             Self::ServiceUnavailable => {
                 let mut response = standard(
                     StatusCode::SERVICE_UNAVAILABLE,

@@ -9,7 +9,7 @@ use smol::stream;
 use super::{
     error::{Rejection, range_not_satisfiable},
     limits::Timeouts,
-    request_body::{BodySlot, RequestBody},
+    request_body::{BodySlot, Pace, RequestBody},
     response_body::ResponseBody,
 };
 use crate::api::{Download, Error, Upload};
@@ -32,15 +32,14 @@ pub(super) fn upload(slot: &BodySlot, timeouts: Timeouts) -> Result<Upload, Reje
         RequestBody::Whole(bytes) => Some(bytes.len() as u64),
         RequestBody::Incoming(body) => body.size_hint().exact(),
     };
-    let start = std::time::Instant::now();
-    let timeouts = Timeouts {
+    let pace = Pace::new(&Timeouts {
         body: timeouts.upload,
         ..timeouts
-    };
-    let pieces = stream::unfold(reader, move |mut reader| async move {
-        let chunk = reader.unread.next_chunk(start, &timeouts).await;
+    });
+    let pieces = stream::unfold((reader, pace), |(mut reader, mut pace)| async move {
+        let chunk = reader.unread.next_chunk(&mut pace).await;
         let chunk = chunk.map_err(|rejection| Error::unknown(rejection.interruption()));
-        chunk.transpose().map(|chunk| (chunk, reader))
+        chunk.transpose().map(|chunk| (chunk, (reader, pace)))
     });
     Ok(Upload::new(length, pieces))
 }

@@ -1,15 +1,11 @@
 //! The switch between the running server and 503.
 
-use std::{
-    net::IpAddr,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use http::Request;
 
 use super::{
-    cors,
-    edge::{Edge, Outcome},
+    edge::{Edge, Outcome, Source},
     error::Rejection,
     request_body::RequestBody,
 };
@@ -31,16 +27,11 @@ impl Gate {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) async fn answer(&self, request: Request<RequestBody>, address: IpAddr) -> Outcome {
+    pub(super) async fn answer(&self, request: Request<RequestBody>, source: Source) -> Outcome {
         let edge = self.edge().clone();
-        if let Some(edge) = edge {
-            return edge.answer(request, address).await;
-        }
-        let mut response = Rejection::ServiceUnavailable.response();
-        cors::allow(response.headers_mut());
-        Outcome {
-            response,
-            unread_body: Some(request.into_body()),
+        match edge {
+            Some(edge) => edge.answer(request, source).await,
+            None => Outcome::rejected(Rejection::ServiceUnavailable, request),
         }
     }
 }

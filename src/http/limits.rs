@@ -18,11 +18,11 @@ pub(super) const MAX_TRANSACTION_BYTES: usize = 12 * 1024 * KIB;
 /// many clients send a whole file before they read anything.
 pub(super) const MAX_DRAINED_BYTES: usize = 256 * 1024 * KIB;
 
+/// A body that is slower for long is rejected.
+pub(super) const MIN_BODY_BYTES_PER_SECOND: f64 = 4096.0;
+
 /// Request line and headers.
 pub(super) const MAX_HEAD_BYTES: usize = 32 * KIB;
-
-/// A network may have a fourth of all connections. An address that may be a proxy has no such limit.
-pub(super) const MAX_NETWORK_SHARE: usize = 4;
 
 /// Tests have shorter ones.
 #[derive(Clone, Copy, Debug)]
@@ -36,16 +36,16 @@ pub(super) struct Timeouts {
     /// Between two requests of a connection. It is longer than proxies keep an idle connection, so
     /// that the proxy closes it, not hearth.
     pub idle: Duration,
-    /// Between two chunks of a body.
-    pub body_chunk: Duration,
+    /// For waiting for the chunks of a body, beyond what it takes at [`MIN_BODY_BYTES_PER_SECOND`].
+    pub body_pause: Duration,
     /// For a whole body.
     pub body: Duration,
     /// For the body of a file upload.
     pub upload: Duration,
     /// For draining a rejected body.
     pub drain: Duration,
-    /// Between two chunks of a rejected body.
-    pub drain_chunk: Duration,
+    /// The same for a rejected body.
+    pub drain_pause: Duration,
     /// Until a client accepts more of a response.
     pub write: Duration,
     /// For running requests to end when the server stops.
@@ -59,11 +59,11 @@ impl Default for Timeouts {
             certificate_check: Duration::from_mins(1),
             head: Duration::from_secs(15),
             idle: Duration::from_secs(75),
-            body_chunk: Duration::from_secs(20),
+            body_pause: Duration::from_secs(20),
             body: Duration::from_mins(5),
             upload: Duration::from_hours(2),
             drain: Duration::from_secs(30),
-            drain_chunk: Duration::from_secs(5),
+            drain_pause: Duration::from_secs(5),
             write: Duration::from_secs(30),
             shutdown: Duration::from_secs(10),
         }

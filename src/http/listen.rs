@@ -12,14 +12,14 @@ use smol::{
     Async, Timer,
     channel::{self, Sender},
     future,
-    lock::Semaphore,
 };
 
 use super::{
     connection::Connection,
+    connection_slots::ConnectionSlots,
     gate::Gate,
-    limits::{MAX_NETWORK_SHARE, Timeouts},
-    network_connections::NetworkConnections,
+    limits::Timeouts,
+    peer::ClientAddresses,
     tls::{self, Certificate},
 };
 use crate::{config::Config, executor::Executor, pool::Pool, stop::Stopping, systemd::Sockets};
@@ -45,6 +45,7 @@ pub enum ListenError {
 pub struct Listeners {
     listeners: Vec<Listener>,
     certificate: Option<Certificate>,
+    addresses: Arc<ClientAddresses>,
     pub(super) connections: usize,
     pub(super) timeouts: Timeouts,
 }
@@ -77,6 +78,7 @@ impl Listeners {
         Ok(Self {
             listeners,
             certificate,
+            addresses: Arc::new(ClientAddresses::new(config.trusted_proxies.clone())),
             connections: config.memory.connections(),
             timeouts: Timeouts::default(),
         })
@@ -102,8 +104,7 @@ impl Listeners {
             gate,
             stopping: stopping.clone(),
             timeouts: self.timeouts,
-            permits: Arc::new(Semaphore::new(self.connections)),
-            network_connections: NetworkConnections::new(self.connections / MAX_NETWORK_SHARE),
+            slots: ConnectionSlots::new(self.connections, self.addresses),
             alive,
         });
         let accepting: Vec<_> = self
@@ -155,38 +156,38 @@ struct Acceptor {
     gate: Arc<Gate>,
     stopping: Stopping,
     timeouts: Timeouts,
-    permits: Arc<Semaphore>,
-    network_connections: Arc<NetworkConnections>,
+    slots: Arc<ConnectionSlots>,
     /// Every connection holds a clone. The channel closes when the last one is dropped.
     alive: Sender<Infallible>,
 }
 
-/// Accepts connections while there are permits. The others wait in the system's queue.
+/// Accepts connections. Those that get no slot are closed.
 async fn accept(listener: Listener, acceptor: Arc<Acceptor>) {
     loop {
         match listener.socket.accept().await {
             Ok((stream, address)) => {
-                let permit = acceptor.permits.acquire_arc().await;
                 // Answers are written whole; waiting for more to send with them only delays.
                 let _ = stream.get_ref().set_nodelay(true);
-                match acceptor.network_connections.acquire(address.ip()) {
-                    Some(of_network) => {
+                match acceptor.slots.acquire(address.ip()) {
+                    Some((slot, closed)) => {
                         let connection = Connection {
                             stream,
                             address: address.ip(),
                             certificate: listener.certificate.clone(),
+                            slot: Arc::new(slot),
+                            closed,
                             gate: acceptor.gate.clone(),
                             timeouts: acceptor.timeouts,
                             stopping: acceptor.stopping.clone(),
                         };
-                        let held = (permit, of_network, acceptor.alive.clone());
+                        let alive = acceptor.alive.clone();
                         let serve = async move {
                             connection.serve().await;
-                            drop(held);
+                            drop(alive);
                         };
                         acceptor.executor.spawn(serve).detach();
                     }
-                    None => log::debug!("{} has too many connections", address.ip()),
+                    None => log::debug!("there are too many connections for {}", address.ip()),
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}

@@ -5,12 +5,17 @@
 //! the typed request, the handler answers, and what goes wrong becomes the specification's error
 //! ([`error`]). Only this module names tide, http-types or hyper's server.
 //!
-//! Each request passes, in this order: CORS preflight; route; access token; rate limit; body; parser;
-//! handler. A body is read only after the caller is authenticated. It is read whole before the
+//! Each request passes, in this order: CORS preflight; route; access token; rate limit; keys of the server
+//! that signed it; body; signature; parser; handler. A body is read only after its user is authenticated,
+//! or after the server that claims to have signed it has published its key. It is read whole before the
 //! handler runs, except where the handler reads it as a stream ([`files`]).
+//!
+//! What all connections share cannot be held by a few: [`connection_slots`], [`body_budget`].
 
 mod auth;
+mod body_budget;
 mod connection;
+mod connection_slots;
 mod cors;
 mod edge;
 mod error;
@@ -18,7 +23,6 @@ mod files;
 mod gate;
 mod limits;
 mod listen;
-mod network_connections;
 mod path;
 mod peer;
 mod request_body;

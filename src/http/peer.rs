@@ -1,11 +1,77 @@
 //! The address of a client.
 
-use std::net::IpAddr;
+use std::{
+    net::IpAddr,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use http::HeaderMap;
+use log::Level;
 
-/// Whether `address` may be the owner's reverse proxy: loopback or private.
-pub(super) fn may_be_proxy(address: IpAddr) -> bool {
+use crate::config::TrustedProxies;
+
+const HEADER: &str = "x-forwarded-for";
+
+/// Finds the addresses of clients.
+#[derive(Debug)]
+pub(super) struct ClientAddresses {
+    trusted: TrustedProxies,
+    /// Whether the log names a proxy that is not trusted, one at home or elsewhere.
+    logged: [AtomicBool; 2],
+}
+
+impl ClientAddresses {
+    pub(super) fn new(trusted: TrustedProxies) -> Self {
+        Self {
+            trusted,
+            logged: Default::default(),
+        }
+    }
+
+    pub(super) fn is_proxy(&self, connection: IpAddr) -> bool {
+        self.trusted.contains(connection)
+    }
+
+    /// The client's address: that of the connection or, behind trusted proxies, the last entry of
+    /// `X-Forwarded-For` that is none of them. The entries before it are the client's own claim.
+    pub(super) fn of(&self, connection: IpAddr, headers: &HeaderMap) -> IpAddr {
+        if !self.is_proxy(connection) {
+            if headers.contains_key(HEADER) {
+                self.log_untrusted(connection);
+            }
+            return connection;
+        }
+        let lines = headers.get_all(HEADER).iter().rev();
+        let entries = lines.flat_map(|line| line.to_str().unwrap_or_default().rsplit(','));
+        let mut client = connection;
+        for entry in entries {
+            let Ok(address) = entry.trim().parse() else {
+                break;
+            };
+            client = address;
+            if !self.is_proxy(client) {
+                break;
+            }
+        }
+        client
+    }
+
+    /// Only what looks like the owner's proxy is worth a warning: everybody can send the header.
+    fn log_untrusted(&self, connection: IpAddr) {
+        let is_private = is_private(connection);
+        let level = if is_private { Level::Warn } else { Level::Info };
+        if !self.logged[usize::from(is_private)].swap(true, Ordering::Relaxed) {
+            log::log!(
+                level,
+                "X-Forwarded-For from {connection} is ignored: if this is your reverse proxy, add its \
+                 address to `trusted_proxies`, otherwise all its clients share the limits of one"
+            );
+        }
+    }
+}
+
+/// Whether `address` belongs to this machine or to a network at home.
+pub(super) fn is_private(address: IpAddr) -> bool {
     match address.to_canonical() {
         IpAddr::V4(address) => {
             address.is_loopback() || address.is_private() || address.is_link_local()
@@ -16,27 +82,14 @@ pub(super) fn may_be_proxy(address: IpAddr) -> bool {
     }
 }
 
-/// The client's address: that of the connection or, behind a reverse proxy, the last entry of
-/// `X-Forwarded-For`, which the proxy has added. The entries before are the client's own claim.
-pub(super) fn address(connection: IpAddr, headers: &HeaderMap) -> IpAddr {
-    let named = || {
-        let last = headers.get_all("x-forwarded-for").iter().next_back()?;
-        last.to_str().ok()?.rsplit(',').next()?.trim().parse().ok()
-    };
-    if may_be_proxy(connection) {
-        named().unwrap_or(connection)
-    } else {
-        connection
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::IpAddr;
 
     use http::{HeaderMap, HeaderValue};
 
-    use super::{address, may_be_proxy};
+    use super::{ClientAddresses, is_private};
+    use crate::config::TrustedProxies;
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
@@ -47,27 +100,34 @@ mod tests {
         for value in forwarded {
             headers.append("x-forwarded-for", HeaderValue::from_static(value));
         }
-        address(ip(connection), &headers)
+        ClientAddresses::new(TrustedProxies::default()).of(ip(connection), &headers)
     }
 
     #[test]
-    fn x_forwarded_for_is_believed_from_a_private_address_only() {
+    fn x_forwarded_for_is_believed_from_a_trusted_proxy_only() {
         assert_eq!(from("127.0.0.1", &["192.0.2.7"]), ip("192.0.2.7"));
-        assert_eq!(from("10.0.0.2", &["2001:db8::1"]), ip("2001:db8::1"));
-        assert_eq!(from("198.51.100.1", &["192.0.2.7"]), ip("198.51.100.1"));
+        assert_eq!(from("127.0.0.1", &["2001:db8::1"]), ip("2001:db8::1"));
+        for other in ["10.0.0.2", "192.168.1.1", "fd00::1", "198.51.100.1"] {
+            assert_eq!(from(other, &["192.0.2.7"]), ip(other));
+        }
         assert_eq!(from("127.0.0.1", &[]), ip("127.0.0.1"));
     }
 
     #[test]
-    fn only_the_last_entry_of_x_forwarded_for_counts() {
+    fn the_last_entry_of_x_forwarded_for_that_is_no_proxy_counts() {
         let last = ip("192.0.2.7");
         assert_eq!(from("::1", &["203.0.113.9, 192.0.2.7"]), last);
         assert_eq!(from("::1", &["203.0.113.9", "192.0.2.7"]), last);
+        assert_eq!(from("::1", &["203.0.113.9, 192.0.2.7, 127.0.0.2"]), last);
         assert_eq!(from("::1", &["192.0.2.7, nonsense"]), ip("::1"));
+        assert_eq!(
+            from("::1", &["192.0.2.7, nonsense, 127.0.0.2"]),
+            ip("127.0.0.2")
+        );
     }
 
     #[test]
-    fn only_loopback_and_private_addresses_may_be_proxies() {
+    fn addresses_of_this_machine_and_of_networks_at_home_are_private() {
         for text in [
             "127.0.0.1",
             "192.168.1.1",
@@ -76,10 +136,10 @@ mod tests {
             "fe80::1",
             "::ffff:10.0.0.1",
         ] {
-            assert!(may_be_proxy(ip(text)), "{text}");
+            assert!(is_private(ip(text)), "{text}");
         }
         for text in ["192.0.2.1", "2001:db8::1", "::ffff:8.8.8.8"] {
-            assert!(!may_be_proxy(ip(text)), "{text}");
+            assert!(!is_private(ip(text)), "{text}");
         }
     }
 }

@@ -1,11 +1,8 @@
-//! Bodies of requests, read whole within limits or chunk by chunk.
+//! Bodies of requests, read whole within limits or chunk by chunk, and not too slowly.
 
 use std::{
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Instant,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
 };
 
 use http_body_util::BodyExt;
@@ -13,8 +10,9 @@ use hyper::body::{Body, Bytes, Incoming};
 use smol::{Timer, future};
 
 use super::{
+    body_budget::{BufferedBody, PartialBody},
     error::Rejection,
-    limits::{MAX_DRAINED_BYTES, Timeouts},
+    limits::{MAX_DRAINED_BYTES, MIN_BODY_BYTES_PER_SECOND, Timeouts},
 };
 
 /// The body of a request, unread or partly read.
@@ -29,53 +27,27 @@ pub(super) enum RequestBody {
 /// Holds the body of a request for as long as nobody has read it.
 pub(super) type BodySlot = Arc<Mutex<Option<RequestBody>>>;
 
-/// The memory for bodies of requests, shared by all connections.
-#[derive(Debug)]
-pub(super) struct BodyBudget {
-    left: AtomicUsize,
+/// How fast a body is received. It may wait for its chunks for so long in all, and each chunk adds to that
+/// what it should take at [`MIN_BODY_BYTES_PER_SECOND`].
+pub(super) struct Pace {
+    start: Instant,
+    timeouts: Timeouts,
+    may_wait: Duration,
 }
 
-impl BodyBudget {
-    pub(super) fn new(bytes: usize) -> Self {
+impl Pace {
+    pub(super) fn new(timeouts: &Timeouts) -> Self {
         Self {
-            left: AtomicUsize::new(bytes),
+            start: Instant::now(),
+            timeouts: *timeouts,
+            may_wait: timeouts.body_pause,
         }
     }
 
-    fn reserve(&self, bytes: usize) -> bool {
-        let less = |left: usize| left.checked_sub(bytes);
-        self.left
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less)
-            .is_ok()
-    }
-}
-
-/// A body that was read whole. Gives its memory back to the budget when dropped.
-#[derive(Debug)]
-pub(super) struct BufferedBody<'a> {
-    bytes: Vec<u8>,
-    budget: &'a BodyBudget,
-    reserved: usize,
-}
-
-impl BufferedBody<'_> {
-    pub(super) fn bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-
-    fn push(&mut self, chunk: &[u8]) -> Result<(), Rejection> {
-        if !self.budget.reserve(chunk.len()) {
-            return Err(Rejection::BodyBudgetExhausted);
-        }
-        self.reserved += chunk.len();
-        self.bytes.extend_from_slice(chunk);
-        Ok(())
-    }
-}
-
-impl Drop for BufferedBody<'_> {
-    fn drop(&mut self) {
-        self.budget.left.fetch_add(self.reserved, Ordering::Relaxed);
+    fn received(&mut self, bytes: usize, waited: Duration) {
+        let earned = Duration::from_secs_f64(bytes as f64 / MIN_BODY_BYTES_PER_SECOND);
+        let left = self.may_wait.saturating_sub(waited) + earned;
+        self.may_wait = left.min(self.timeouts.body_pause);
     }
 }
 
@@ -85,14 +57,9 @@ impl RequestBody {
     pub(super) async fn read<'a>(
         &mut self,
         max_bytes: usize,
-        budget: &'a BodyBudget,
+        mut read: PartialBody<'a>,
         timeouts: &Timeouts,
     ) -> Result<BufferedBody<'a>, Rejection> {
-        let mut read = BufferedBody {
-            bytes: Vec::new(),
-            budget,
-            reserved: 0,
-        };
         match self {
             Self::Whole(bytes) if bytes.len() > max_bytes => {
                 return Err(Rejection::TooLarge(max_bytes));
@@ -102,28 +69,24 @@ impl RequestBody {
                 if body.size_hint().lower() > max_bytes as u64 {
                     return Err(Rejection::TooLarge(max_bytes));
                 }
-                let start = Instant::now();
-                while let Some(chunk) = next_chunk(body, start, timeouts).await? {
-                    if read.bytes.len() + chunk.len() > max_bytes {
+                let mut pace = Pace::new(timeouts);
+                while let Some(chunk) = next_chunk(body, &mut pace).await? {
+                    if read.len() + chunk.len() > max_bytes {
                         return Err(Rejection::TooLarge(max_bytes));
                     }
                     read.push(&chunk)?;
                 }
             }
         }
-        Ok(read)
+        read.finish()
     }
 
-    /// The next chunk of the body, of which the first was asked for at `start`. `None` at the end.
-    pub(super) async fn next_chunk(
-        &mut self,
-        start: Instant,
-        timeouts: &Timeouts,
-    ) -> Result<Option<Bytes>, Rejection> {
+    /// The next chunk of the body. `None` at the end.
+    pub(super) async fn next_chunk(&mut self, pace: &mut Pace) -> Result<Option<Bytes>, Rejection> {
         match self {
             Self::Whole(bytes) if bytes.is_empty() => Ok(None),
             Self::Whole(bytes) => Ok(Some(std::mem::take(bytes).into())),
-            Self::Incoming(body) => next_chunk(body, start, timeouts).await,
+            Self::Incoming(body) => next_chunk(body, pace).await,
         }
     }
 
@@ -141,17 +104,16 @@ impl RequestBody {
         let Self::Incoming(body) = &mut self else {
             return;
         };
-        let start = Instant::now();
         let mut left = MAX_DRAINED_BYTES;
         if body.size_hint().lower() > left as u64 {
             return;
         }
-        let timeouts = Timeouts {
+        let mut pace = Pace::new(&Timeouts {
             body: timeouts.drain,
-            body_chunk: timeouts.drain_chunk,
+            body_pause: timeouts.drain_pause,
             ..*timeouts
-        };
-        while let Ok(Some(chunk)) = next_chunk(body, start, &timeouts).await {
+        });
+        while let Ok(Some(chunk)) = next_chunk(body, &mut pace).await {
             match left.checked_sub(chunk.len()) {
                 Some(less) => left = less,
                 None => return,
@@ -160,44 +122,54 @@ impl RequestBody {
     }
 }
 
-async fn next_chunk(
-    body: &mut Incoming,
-    start: Instant,
-    timeouts: &Timeouts,
-) -> Result<Option<Bytes>, Rejection> {
+async fn next_chunk(body: &mut Incoming, pace: &mut Pace) -> Result<Option<Bytes>, Rejection> {
+    let start = Instant::now();
     let timeout = async {
-        Timer::after(timeouts.body_chunk).await;
+        Timer::after(pace.may_wait).await;
         None
     };
     // The frame is polled first: the timer costs nothing if a frame is there already.
     let frame = future::or(async { Some(body.frame().await) }, timeout).await;
     match frame {
         None => Err(Rejection::BodyTimeout),
-        Some(_) if start.elapsed() > timeouts.body => Err(Rejection::BodyTimeout),
+        Some(_) if pace.start.elapsed() > pace.timeouts.body => Err(Rejection::BodyTimeout),
         Some(None) => Ok(None),
         Some(Some(Err(_))) => Err(Rejection::BodyIncomplete),
-        // Trailers are ignored.
-        Some(Some(Ok(frame))) => Ok(Some(frame.into_data().unwrap_or_default())),
+        Some(Some(Ok(frame))) => {
+            // Trailers are ignored.
+            let chunk = frame.into_data().unwrap_or_default();
+            pace.received(chunk.len(), start.elapsed());
+            Ok(Some(chunk))
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{BodyBudget, RequestBody};
-    use crate::http::{error::Rejection, limits::Timeouts};
+    use std::time::Duration;
+
+    use super::Pace;
+    use crate::http::limits::{MIN_BODY_BYTES_PER_SECOND, Timeouts};
 
     #[test]
-    fn a_body_beyond_the_budget_is_rejected_until_another_is_dropped() {
-        let budget = BodyBudget::new(10);
-        let timeouts = Timeouts::default();
-        smol::block_on(async {
-            let six = || RequestBody::Whole(vec![0; 6]);
-            let first = six().read(100, &budget, &timeouts).await.unwrap();
-            let second = six().read(100, &budget, &timeouts).await;
-            assert!(matches!(second, Err(Rejection::BodyBudgetExhausted)));
-            drop(first);
-            let third = six().read(100, &budget, &timeouts).await.unwrap();
-            assert_eq!(third.bytes().len(), 6);
+    fn a_slow_body_uses_up_its_pause_and_a_fast_one_keeps_it() {
+        let second = Duration::from_secs(1);
+        let mut pace = Pace::new(&Timeouts {
+            body_pause: 20 * second,
+            ..Timeouts::default()
         });
+        for _ in 0..20 {
+            assert!(pace.may_wait > Duration::ZERO);
+            pace.received(1, second);
+        }
+        assert!(pace.may_wait < second);
+        pace.received(10 * MIN_BODY_BYTES_PER_SECOND as usize, Duration::ZERO);
+        assert!(pace.may_wait >= 10 * second);
+        for _ in 0..1000 {
+            pace.received(MIN_BODY_BYTES_PER_SECOND as usize, second);
+        }
+        assert!(pace.may_wait >= 10 * second);
+        pace.received(1 << 30, second);
+        assert_eq!(pace.may_wait, 20 * second);
     }
 }

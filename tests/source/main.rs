@@ -27,6 +27,7 @@ const LAYERS: &[&[&str]] = &[
         "clock",
         "config",
         "executor",
+        "fair_semaphore",
         "logging",
         "pool",
         "rates",

@@ -10,7 +10,6 @@ use ruma::{
 
 use crate::{
     api::{Api, Error, Session, Unauthenticated},
-    rates::{Kind, network},
     rooms::{directory::aliases, room},
 };
 
@@ -35,9 +34,11 @@ pub async fn get_alias(
     client: Unauthenticated,
     request: get_alias::v3::Request,
 ) -> Result<get_alias::v3::Response, Error> {
-    if api.federation.allows(request.room_alias.server_name()) {
-        api.rates.check(Kind::Ask, network(client.address))?;
-    }
+    let _permit = if api.federation.allows(request.room_alias.server_name()) {
+        api.ask_permit(client).await?
+    } else {
+        None
+    };
     resolve(&api, &request.room_alias).await
 }
 

@@ -23,7 +23,6 @@ use crate::{
         directory::page as own_page,
     },
     federation::Limits,
-    rates::{Kind, network},
     rooms::{
         directory::{self, Audience},
         room,
@@ -97,9 +96,10 @@ pub async fn get_public_rooms(
     client: Unauthenticated,
     request: get_public_rooms::v3::Request,
 ) -> Result<get_public_rooms::v3::Response, Error> {
-    if request.server.is_some() {
-        api.rates.check(Kind::Ask, network(client.address))?;
-    }
+    let _permit = match request.server {
+        Some(_) => api.ask_permit(client).await?,
+        None => None,
+    };
     let mut own_request = federation_directory::v1::Request::new();
     own_request.limit = request.limit;
     own_request.since = request.since;

@@ -16,7 +16,6 @@ use ruma::{
 use super::config::check_own;
 use crate::{
     api::{Adapted, Api, Error, Quirk, Session, Unauthenticated, adapted::edit_body},
-    rates::{Kind, network},
     rooms::background::member_events,
     users::profiles::{self, Change},
 };
@@ -58,7 +57,7 @@ async fn profile_of(
     if let Some(cached) = profiles.cached(user) {
         return Ok(cached?);
     }
-    api.rates.check(Kind::Ask, network(client.address))?;
+    let _permit = api.ask_permit(client).await?;
     Ok(profiles.fetch(user).await?)
 }
 

@@ -10,6 +10,7 @@ use ruma::api::federation::discovery::{
 use crate::{
     api::{Api, Error, Unauthenticated},
     federation::keys::{Query, WantedKey},
+    rates::network,
 };
 
 /// `GET /_matrix/key/v2/server`
@@ -25,19 +26,22 @@ pub async fn get_server_keys(
 /// `GET /_matrix/key/v2/query/{serverName}`
 pub async fn get_remote_server_keys(
     api: Api,
-    _client: Unauthenticated,
+    client: Unauthenticated,
     request: get_remote_server_keys::v2::Request,
 ) -> Result<get_remote_server_keys::v2::Response, Error> {
     let at = u64::from(request.minimum_valid_until_ts.get());
     let wanted = BTreeMap::from([(request.server_name, Query::ValidAt(at))]);
-    let keys = api.federation.notarized_keys(wanted).await?;
+    let keys = api
+        .federation
+        .notarized_keys(wanted, network(client.address))
+        .await?;
     Ok(get_remote_server_keys::v2::Response::new(keys))
 }
 
 /// `POST /_matrix/key/v2/query`
 pub async fn get_remote_server_keys_batch(
     api: Api,
-    _client: Unauthenticated,
+    client: Unauthenticated,
     request: get_remote_server_keys_batch::v2::Request,
 ) -> Result<get_remote_server_keys_batch::v2::Response, Error> {
     let now = api.clock.now_ms();
@@ -58,6 +62,9 @@ pub async fn get_remote_server_keys_batch(
         };
         (server, query)
     });
-    let keys = api.federation.notarized_keys(wanted.collect()).await?;
+    let keys = api
+        .federation
+        .notarized_keys(wanted.collect(), network(client.address))
+        .await?;
     Ok(get_remote_server_keys_batch::v2::Response::new(keys))
 }

@@ -1,6 +1,6 @@
 //! Fetching the keys of a server.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use ruma::{OwnedServerName, ServerName, api::federation::discovery::get_server_keys};
 use smol::lock::Semaphore;
@@ -13,7 +13,8 @@ use crate::{
     cache::Cache,
     clock::Clock,
     executor::Executor,
-    federation::Client,
+    fair_semaphore::FairSemaphore,
+    federation::{Client, Limits, transport::connect::with_timeout},
     pool::Pool,
     rooms::{self, Local},
     single_flight::SingleFlight,
@@ -22,10 +23,23 @@ use crate::{
 
 /// How many servers are asked at once.
 const MAX_CONCURRENT: usize = 16;
-/// How many servers are asked at once because another server wants to know.
+/// How many servers are asked at once because another server wants to know, of all networks and of one.
 const MAX_CONCURRENT_NOTARIZED: usize = 8;
+const MAX_CONCURRENT_NOTARIZED_PER_NETWORK: usize = 4;
+/// How many servers are asked at once because somebody names them in a request, of all networks and of one.
+const MAX_CONCURRENT_ORIGINS: usize = 16;
+const MAX_CONCURRENT_ORIGINS_PER_NETWORK: usize = 4;
 /// How many servers are asked or wait for that.
 const MAX_QUEUED: usize = 2000;
+
+/// Requests for keys keep no others from being sent, nor the other way round.
+const MAX_REQUESTS: usize = 64;
+/// With the discovery of the server.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(20);
+const LIMITS: Limits = Limits {
+    timeout: Duration::from_secs(10),
+    max_bytes: 1024 * 1024,
+};
 
 /// A server is not asked again for so long, whether it has answered or not: else whoever signs with keys
 /// that do not exist could make this server ask each time.
@@ -45,7 +59,10 @@ pub(super) struct KeysInner {
     pub pool: Pool,
     pub executor: Executor,
     pub permits: Semaphore,
-    pub notarize_permits: Semaphore,
+    /// By the network of who wants to know.
+    pub notarize_permits: FairSemaphore<IpAddr>,
+    /// For requests of servers that share no room with this one, by network.
+    pub origin_permits: FairSemaphore<IpAddr>,
     fetches: SingleFlight<OwnedServerName, KnownKeys>,
     /// Servers that were asked lately.
     asked: Cache<OwnedServerName, ()>,
@@ -67,12 +84,19 @@ impl Keys {
         Self(Arc::new(KeysInner {
             store: store.clone(),
             local: local.clone(),
-            client: client.clone(),
+            client: client.with_own_slots(MAX_REQUESTS),
             clock: clock.clone(),
             pool: pool.clone(),
             executor: executor.clone(),
             permits: Semaphore::new(MAX_CONCURRENT),
-            notarize_permits: Semaphore::new(MAX_CONCURRENT_NOTARIZED),
+            notarize_permits: FairSemaphore::new(
+                MAX_CONCURRENT_NOTARIZED,
+                MAX_CONCURRENT_NOTARIZED_PER_NETWORK,
+            ),
+            origin_permits: FairSemaphore::new(
+                MAX_CONCURRENT_ORIGINS,
+                MAX_CONCURRENT_ORIGINS_PER_NETWORK,
+            ),
             fetches: SingleFlight::new(MAX_QUEUED),
             asked: Cache::new(clock, MAX_RECENT),
             notaries: notaries.to_vec(),
@@ -86,11 +110,10 @@ impl Keys {
         server: &ServerName,
         enough: impl Fn(&KnownKeys) -> bool,
     ) -> Result<KnownKeys, rooms::Error> {
-        let store = &self.0.store;
         if server == self.0.local.server_name() {
-            return store.read(own::known);
+            return self.0.store.read(own::known);
         }
-        let mut known = store.read(|s| stored::load(s, server))?;
+        let mut known = self.stored(server)?;
         if enough(&known) || self.0.asked.get(server).is_some() {
             return Ok(known);
         }
@@ -108,11 +131,16 @@ impl Keys {
         Ok(known)
     }
 
+    pub(super) fn stored(&self, server: &ServerName) -> Result<KnownKeys, rooms::Error> {
+        self.0.store.read(|s| stored::load(s, server))
+    }
+
     /// Asks a server for its keys and stores them. Empty if it does not answer.
     async fn fetch(&self, server: &ServerName) -> KnownKeys {
         let now = self.0.clock.now_ms();
         let request = get_server_keys::v2::Request::new();
-        let response = self.0.client.send(server, request).await;
+        let response = self.0.client.send_with_limits(server, request, LIMITS);
+        let response = with_timeout(FETCH_TIMEOUT, response).await.flatten();
         let response = response.map_err(|error| error.to_string());
         let fetched = response.and_then(|response| {
             let keys = known::parse(server, &response.server_key, now)?;

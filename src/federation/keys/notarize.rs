@@ -2,7 +2,7 @@
 //!
 //! Source: server-server API, "Querying Keys Through Another Server".
 
-use std::{collections::BTreeMap, slice, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, slice, time::Duration};
 
 use ruma::{OwnedServerName, api::federation::discovery::ServerSigningKeys, serde::Raw};
 
@@ -41,11 +41,12 @@ impl Query {
 }
 
 impl Keys {
-    /// What servers publish, with this server's signature. They are asked if the wanted keys are not known.
+    /// What servers publish, with this server's signature, for a client in `network`. They are asked if the wanted keys are not known.
     /// If they do not answer, what they published last is returned.
     pub async fn notarized(
         &self,
         wanted: BTreeMap<OwnedServerName, Query>,
+        network: IpAddr,
     ) -> Result<Vec<Raw<ServerSigningKeys>>, rooms::Error> {
         let servers: Vec<_> = wanted.keys().take(MAX_SERVERS).cloned().collect();
         let fetches: Vec<_> = wanted
@@ -54,7 +55,7 @@ impl Keys {
             .map(|(server, query)| {
                 let keys = self.clone();
                 self.0.executor.spawn(async move {
-                    let _permit = keys.0.notarize_permits.acquire().await;
+                    let _permit = keys.0.notarize_permits.acquire(network).await;
                     let enough = |known: &KnownKeys| query.is_answered_by(known);
                     keys.of_server(&server, enough).await.map(drop)
                 })

@@ -1,6 +1,6 @@
 //! Checking of signatures: of requests, and of events.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use ruma::{
     OwnedServerName, ServerName,
@@ -30,6 +30,34 @@ const POOL_BATCH: usize = 100;
 const MAX_SIGNATURES: usize = 8;
 
 impl Keys {
+    /// Whether the key of `signature` is known, perhaps after its origin was asked. A `requester` is a
+    /// network that has not shown yet whose it is: it waits until it has a share of the requests.
+    pub async fn has_key_of(
+        &self,
+        signature: &XMatrix,
+        requester: Option<IpAddr>,
+    ) -> Result<bool, rooms::Error> {
+        let wanted = self.wanted_by_request(signature);
+        let enough = |known: &KnownKeys| known.satisfies(&wanted);
+        let origin = &signature.origin;
+        let permit = match requester {
+            Some(network) if !enough(&self.stored(origin)?) => {
+                Some(self.0.origin_permits.acquire(network).await)
+            }
+            _ => None,
+        };
+        let known = self.of_server(origin, enough).await?;
+        drop(permit);
+        Ok(enough(&known))
+    }
+
+    fn wanted_by_request(&self, signature: &XMatrix) -> [WantedKey; 1] {
+        [WantedKey {
+            id: signature.key.to_string(),
+            valid_at_ts: self.0.clock.now_ms(),
+        }]
+    }
+
     /// What is signed of `request`, if the origin that `signature` names has signed it.
     ///
     /// Source: server-server API, "Request authentication".
@@ -38,14 +66,10 @@ impl Keys {
         signature: &XMatrix,
         request: &http::Request<&[u8]>,
     ) -> Result<Option<SignedRequest>, rooms::Error> {
-        let now = self.0.clock.now_ms();
-        let wanted = [WantedKey {
-            id: signature.key.to_string(),
-            valid_at_ts: now,
-        }];
+        let wanted = self.wanted_by_request(signature);
         let enough = |known: &KnownKeys| known.satisfies(&wanted);
         let known = self.of_server(&signature.origin, enough).await?;
-        let keys = known.valid_at(Some(now));
+        let keys = known.valid_at(Some(wanted[0].valid_at_ts));
         let name = self.0.local.server_name();
         Ok(verified(signature, request, name, &keys))
     }

@@ -93,7 +93,10 @@ struct Idle {
 
 /// Sends requests to other servers. Clones are the same.
 #[derive(Clone)]
-pub struct Client(Arc<ClientInner>);
+pub struct Client {
+    inner: Arc<ClientInner>,
+    slots: Arc<Semaphore>,
+}
 
 struct ClientInner {
     local: Local,
@@ -101,7 +104,6 @@ struct ClientInner {
     connector: Connector,
     resolver: Resolver,
     idle: Mutex<HashMap<OwnedServerName, Vec<Idle>>>,
-    slots: Semaphore,
     web_addresses: AllowedAddresses,
 }
 
@@ -126,25 +128,36 @@ impl Client {
         let connector = Connector::new(authorities, private, pool, executor);
         let dns = Dns::new(SystemFiles::default(), pool);
         let discovery = Discovery::new(Hosts::new(&connector, dns, Ports::default()));
-        Ok(Self(Arc::new(ClientInner {
+        let inner = ClientInner {
             local: local.clone(),
             federation: config.federation.clone(),
             resolver: Resolver::new(discovery, store, clock, executor),
             connector,
             idle: Mutex::default(),
-            slots: Semaphore::new(MAX_CONCURRENT),
             // A server that only its own machine can reach has no untrusted users.
             web_addresses: if private && config.is_local() {
                 AllowedAddresses::AsServers
             } else {
                 AllowedAddresses::Only(is_public)
             },
-        })))
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+            slots: Arc::new(Semaphore::new(MAX_CONCURRENT)),
+        })
+    }
+
+    /// The same client for a part of the server whose requests do not wait for those of other parts.
+    pub fn with_own_slots(&self, max: usize) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            slots: Arc::new(Semaphore::new(max)),
+        }
     }
 
     /// Whether `server` is another server that this one federates with.
     pub fn may_contact(&self, server: &ServerName) -> bool {
-        self.0.federation.allows(server) && server != self.0.local.server_name()
+        self.inner.federation.allows(server) && server != self.inner.local.server_name()
     }
 
     /// Sends `request` to `server` and waits for the response, whose parts may be nested to any depth: the
@@ -207,7 +220,7 @@ impl Client {
             return Err(Error::NotAllowed);
         }
         let request = self.request(server, request)?;
-        let _slot = self.0.slots.acquire().await;
+        let _slot = self.slots.acquire().await;
         let response = self.exchange(server, request, limits).await?;
         if response.status().is_success() {
             Ok(response)
@@ -232,7 +245,7 @@ impl Client {
             return Err(Error::NotAllowed);
         }
         let request = self.request(server, request)?.map(Full::new);
-        let _slot = self.0.slots.acquire().await;
+        let _slot = self.slots.acquire().await;
         let (mut connection, target) = self.connect(server).await?;
         let response = download(&mut connection, &target, request, file, limits).await?;
         response.map_err(|error| status_error(error.status(), error.body()))
@@ -273,8 +286,8 @@ impl Client {
 
     /// Requests `url` and follows redirects. Returns the last URL too.
     pub async fn get_web(&self, url: HttpsUrl) -> Result<(HttpsUrl, StreamedResponse), Error> {
-        let hosts = self.0.resolver.discovery().hosts();
-        web::get(hosts, url, self.0.web_addresses).await
+        let hosts = self.inner.resolver.discovery().hosts();
+        web::get(hosts, url, self.inner.web_addresses).await
     }
 
     /// Serializes `request`, and signs it if its authentication scheme says so.
@@ -313,7 +326,7 @@ impl Client {
         server: &ServerName,
         request: &Request<Bytes>,
     ) -> Result<HeaderValue, CanonicalTextError> {
-        let local = &self.0.local;
+        let local = &self.inner.local;
         let signed = SignedRequest::new(request, local.server_name(), server)?;
         let signature = local.key().sign(signed.text().as_bytes());
         let (_, signature) = signature.into_parts();
@@ -361,19 +374,23 @@ impl Client {
     }
 
     async fn open_connection(&self, server: &ServerName) -> Result<(Connection, Target), Error> {
-        let connector = &self.0.connector;
-        let target = self.0.resolver.resolve(server).await?;
+        let connector = &self.inner.connector;
+        let target = self.inner.resolver.resolve(server).await?;
         let failure = match connector.connect(&target).await {
             Ok(connection) => return Ok((connection, target)),
             Err(error) => error,
         };
-        let other = self.0.resolver.resolve_again(server).await;
+        let other = self.inner.resolver.resolve_again(server).await;
         let other = other.ok_or(failure)?;
         Ok((connector.connect(&other).await?, other))
     }
 
     fn idle(&self, server: &ServerName) -> Option<Idle> {
-        let mut all = self.0.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self
+            .inner
+            .idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let of_server = all.get_mut(server)?;
         of_server.retain(Idle::is_open);
         of_server.pop()
@@ -384,7 +401,11 @@ impl Client {
         if result.is_err() || idle.connection.is_closed() {
             return;
         }
-        let mut all = self.0.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self
+            .inner
+            .idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         for of_server in all.values_mut() {
             of_server.retain(Idle::is_open);
         }

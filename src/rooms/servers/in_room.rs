@@ -82,6 +82,16 @@ pub fn is_in(r: &impl Reader, room: RoomNum, name: &ServerName) -> Result<bool, 
     }
 }
 
+/// Whether the other server `name` is in any room.
+pub fn is_in_any(r: &impl Reader, name: &ServerName) -> Result<bool, Error> {
+    let Some(server) = num(r, name)? else {
+        return Ok(false);
+    };
+    let table = r.server_rooms()?;
+    let mut rows = table.prefix(server)?;
+    Ok(rows.next().transpose()?.is_some())
+}
+
 /// The number of a server, if it has one.
 pub fn num(r: &impl Reader, name: &ServerName) -> Result<Option<ServerNum>, Error> {
     let nums = r.server_nums()?;

@@ -37,6 +37,26 @@ fn connection_close_and_http_1_0_are_served() {
 }
 
 #[test]
+fn a_request_without_a_host_or_with_two_gets_400() {
+    let server = Server::start();
+    for hosts in ["", "host: h\r\nhost: h\r\n", "host: h\r\nhost: other\r\n"] {
+        for method in ["GET", "OPTIONS"] {
+            let mut client = server.connect();
+            client.send(format!(
+                "{method} /_matrix/client/versions HTTP/1.1\r\n{hosts}\r\n"
+            ));
+            let answer = client.answer();
+            assert_eq!(
+                (answer.status, answer.code().as_str()),
+                (400, "M_UNKNOWN"),
+                "{hosts}"
+            );
+        }
+    }
+    server.stop();
+}
+
+#[test]
 fn head_is_get_without_the_body() {
     let server = Server::start();
     let mut client = server.connect();

@@ -62,8 +62,8 @@ fn a_long_request_is_not_an_idle_connection() {
 #[test]
 fn a_body_without_a_next_chunk_times_out() {
     let timeouts = Timeouts {
-        body_chunk: Duration::from_millis(200),
-        drain_chunk: Duration::from_millis(200),
+        body_pause: Duration::from_millis(200),
+        drain_pause: Duration::from_millis(200),
         ..Timeouts::default()
     };
     let server = Server::with(timeouts, 100);
@@ -144,19 +144,23 @@ fn a_client_that_does_not_read_the_response_is_disconnected() {
 }
 
 #[test]
-fn a_connection_above_the_maximum_waits_for_another_to_close() {
-    let server = Server::with(Timeouts::default(), 2);
-    let mut first = server.connect();
-    let mut second = server.connect();
-    for client in [&mut first, &mut second] {
-        assert_eq!(client.send(VERSIONS).answer().status, 200);
-    }
-    let mut third = server.connect();
-    third.send(VERSIONS);
-    thread::sleep(Duration::from_millis(100));
-    assert!(third.is_silent());
-    drop(first);
-    assert_eq!(third.answer().status, 200);
+fn an_idle_connection_gives_way_to_a_new_one_and_a_busy_one_does_not() {
+    let server = Server::with(Timeouts::default(), 4);
+    let mut busy = server.connect();
+    busy.send(server.head("GET", WHOAMI, ""));
+    assert!(happens(&server.entered));
+    let mut idle: Vec<_> = (0..3)
+        .map(|_| {
+            let mut client = server.connect();
+            assert_eq!(client.send(VERSIONS).answer().status, 200);
+            client
+        })
+        .collect();
+    assert_eq!(server.connect().send(VERSIONS).answer().status, 200);
+    assert!(idle[0].is_closed());
+    assert!(idle[1].is_silent() && idle[2].is_silent());
+    server.release.try_send(()).unwrap();
+    assert_eq!(busy.answer().status, 200);
     server.stop();
 }
 

@@ -1,0 +1,216 @@
+//! A semaphore whose permits are shared by several holders, such as networks or servers.
+//!
+//! Each holder may have so many permits. A permit that is returned goes to the holder with the fewest.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    hash::Hash,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use smol::channel::{self, Sender};
+
+/// Clones are the same semaphore.
+pub struct FairSemaphore<K: Clone + Eq + Hash>(Arc<Inner<K>>);
+
+struct Inner<K> {
+    max_per_holder: usize,
+    state: Mutex<State<K>>,
+}
+
+struct State<K> {
+    free: usize,
+    held: HashMap<K, usize>,
+    /// In the order of their coming.
+    waiting: BTreeMap<u64, (K, Sender<()>)>,
+    next_id: u64,
+}
+
+/// A permit of a holder, until it is dropped.
+pub struct FairPermit<K: Clone + Eq + Hash> {
+    semaphore: FairSemaphore<K>,
+    holder: K,
+}
+
+impl<K: Clone + Eq + Hash> FairSemaphore<K> {
+    pub fn new(max: usize, max_per_holder: usize) -> Self {
+        Self(Arc::new(Inner {
+            max_per_holder,
+            state: Mutex::new(State {
+                free: max,
+                held: HashMap::new(),
+                waiting: BTreeMap::new(),
+                next_id: 0,
+            }),
+        }))
+    }
+
+    /// Waits for a permit for `holder`.
+    pub async fn acquire(&self, holder: K) -> FairPermit<K> {
+        let (sender, granted) = channel::bounded(1);
+        let id = {
+            let mut state = self.lock();
+            let id = state.next_id;
+            state.next_id += 1;
+            state.waiting.insert(id, (holder.clone(), sender));
+            self.grant(&mut state);
+            id
+        };
+        let waiting = Waiting {
+            semaphore: self,
+            holder: &holder,
+            id,
+            is_permit: false,
+        };
+        // The sender is dropped when the permit is granted.
+        let _ = granted.recv().await;
+        waiting.permit()
+    }
+
+    /// Grants the free permits.
+    fn grant(&self, state: &mut State<K>) {
+        while state.free > 0 {
+            let held = |holder: &K| state.held.get(holder).copied().unwrap_or_default();
+            let ready = state
+                .waiting
+                .iter()
+                .map(|(id, (holder, _))| (held(holder), *id))
+                .filter(|(held, _)| *held < self.0.max_per_holder);
+            let Some((_, id)) = ready.min() else {
+                return;
+            };
+            let Some((holder, _granted)) = state.waiting.remove(&id) else {
+                return;
+            };
+            state.free -= 1;
+            *state.held.entry(holder).or_default() += 1;
+        }
+    }
+
+    fn release(&self, holder: &K) {
+        let mut state = self.lock();
+        state.free += 1;
+        if let Some(held) = state.held.get_mut(holder) {
+            *held -= 1;
+            if *held == 0 {
+                state.held.remove(holder);
+            }
+        }
+        self.grant(&mut state);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<K>> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A place in the queue. If it is dropped after its permit was granted, the permit is returned.
+struct Waiting<'a, K: Clone + Eq + Hash> {
+    semaphore: &'a FairSemaphore<K>,
+    holder: &'a K,
+    id: u64,
+    is_permit: bool,
+}
+
+impl<K: Clone + Eq + Hash> Waiting<'_, K> {
+    fn permit(mut self) -> FairPermit<K> {
+        self.is_permit = true;
+        FairPermit {
+            semaphore: self.semaphore.clone(),
+            holder: self.holder.clone(),
+        }
+    }
+}
+
+impl<K: Clone + Eq + Hash> Drop for Waiting<'_, K> {
+    fn drop(&mut self) {
+        let was_waiting = self.semaphore.lock().waiting.remove(&self.id).is_some();
+        if !was_waiting && !self.is_permit {
+            self.semaphore.release(self.holder);
+        }
+    }
+}
+
+impl<K: Clone + Eq + Hash> Drop for FairPermit<K> {
+    fn drop(&mut self) {
+        self.semaphore.release(&self.holder);
+    }
+}
+
+impl<K: Clone + Eq + Hash> Clone for FairSemaphore<K> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<K: Clone + Eq + Hash> fmt::Debug for FairSemaphore<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FairSemaphore").finish_non_exhaustive()
+    }
+}
+
+impl<K: Clone + Eq + Hash> fmt::Debug for FairPermit<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FairPermit").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+
+    use smol::{block_on, future::poll_once};
+
+    use super::{FairPermit, FairSemaphore};
+
+    type Permits = FairSemaphore<&'static str>;
+    type Acquiring<'a> = Pin<Box<dyn Future<Output = FairPermit<&'static str>> + 'a>>;
+
+    fn start<'a>(permits: &'a Permits, holder: &'static str) -> Acquiring<'a> {
+        Box::pin(permits.acquire(holder))
+    }
+
+    fn poll(acquiring: &mut Acquiring<'_>) -> Option<FairPermit<&'static str>> {
+        block_on(poll_once(acquiring))
+    }
+
+    #[test]
+    fn a_holder_never_has_more_than_its_share() {
+        let permits = Permits::new(4, 2);
+        let _two = [(); 2].map(|()| poll(&mut start(&permits, "a")).unwrap());
+        let mut third = start(&permits, "a");
+        assert!(poll(&mut third).is_none());
+        let other = poll(&mut start(&permits, "b"));
+        assert!(other.is_some(), "nobody waits behind who has their share");
+    }
+
+    #[test]
+    fn a_returned_permit_goes_to_the_holder_with_the_fewest() {
+        let permits = Permits::new(3, 3);
+        let mut held: Vec<_> = (0..3).map(|_| poll(&mut start(&permits, "a"))).collect();
+        let mut waiting = ["a", "a", "b"].map(|holder| start(&permits, holder));
+        assert!(waiting.iter_mut().all(|waiting| poll(waiting).is_none()));
+        held.pop();
+        let granted = waiting.each_mut().map(poll);
+        assert_eq!(
+            granted.each_ref().map(Option::is_some),
+            [false, false, true]
+        );
+    }
+
+    #[test]
+    fn whoever_stops_waiting_keeps_no_permit() {
+        let permits = Permits::new(1, 1);
+        let held = poll(&mut start(&permits, "a")).unwrap();
+        let (mut one, mut two) = (start(&permits, "b"), start(&permits, "c"));
+        assert!(poll(&mut one).is_none() && poll(&mut two).is_none());
+        drop(two);
+        drop(held);
+        // It was granted, but not taken.
+        drop(one);
+        assert!(poll(&mut start(&permits, "d")).is_some());
+        let state = permits.lock();
+        assert!(state.free == 1 && state.held.is_empty() && state.waiting.is_empty());
+    }
+}
