@@ -244,6 +244,8 @@ tables! {
     timeline: (RoomNum, Place) => Packed<TimelineRow>, version 1;
     /// (room, place of the first event after it) → a gap in the timeline.
     gaps: (RoomNum, Place) => Packed<Gap>, version 1;
+    /// (room, event id, place): `gaps` by missing event.
+    missing_events: (RoomNum, &'static str, Place) => (), version 1;
     /// (room, root event) → a thread.
     threads: (RoomNum, EventNum) => Packed<Thread>, version 1;
     /// (room, place of a thread's newest event) → its root.

@@ -29,7 +29,7 @@ use crate::{
     rooms::{
         Error, Local, event, room,
         state::{current, overlay::StateOverlay, resolution},
-        timeline,
+        timeline::{self, gaps},
     },
     store::{
         EventNum, Place, Position, Reader, Records, RoomNum, Rows, Tx,
@@ -261,8 +261,8 @@ fn row_at(r: &impl Reader, room: RoomNum, place: Place) -> Result<TimelineRow, E
 pub fn commit(tx: &Tx, local: &Local, chunk: &Chunk) -> Result<bool, Error> {
     let room = chunk.room;
     chunk.decided_on.check(&room::heads(tx, room)?)?;
-    let before = tx.gaps()?.load((room, chunk.gap))?.ok_or(Error::Stale)?;
-    tx.gaps()?.remove((room, chunk.gap))?;
+    let before = timeline::gap(tx, room, chunk.gap)?.ok_or(Error::Stale)?;
+    gaps::remove(tx, room, chunk.gap)?;
     let rules = room::rules(tx, room)?;
     let after_gap = row_at(tx, room, chunk.gap)?;
     let before_gap = timeline::backwards(tx, room, Place(chunk.gap.0 - 1), 1)?.pop();
@@ -303,13 +303,11 @@ pub fn commit(tx: &Tx, local: &Local, chunk: &Chunk) -> Result<bool, Error> {
         };
         commit::commit(tx, room, new)?;
     }
-    if !chunk.missing.is_empty() {
-        let gap = Gap {
-            missing: chunk.missing.clone(),
-            opened: chunk.opened,
-        };
-        tx.gaps()?.put((room, first), &gap)?;
-    }
+    let gap = Gap {
+        missing: chunk.missing.clone(),
+        opened: chunk.opened,
+    };
+    gaps::put(tx, room, first, &gap)?;
     close_gaps(tx, chunk)?;
     chunk.rederived.commit(tx, room)?;
     if let Some((extremities, state)) = &chunk.heads {
@@ -340,26 +338,13 @@ fn places(tx: &Tx, chunk: &Chunk) -> Result<(Vec<Option<Place>>, Place), Error> 
 
 /// Removes the events of `chunk` from what is missing at other gaps.
 fn close_gaps(tx: &Tx, chunk: &Chunk) -> Result<(), Error> {
-    let events = chunk.events.iter();
-    let here: HashSet<&str> = events
-        .map(|decided| decided.event.pdu.event_id().as_str())
-        .collect();
-    let mut gaps = tx.gaps()?;
-    let mut changed = Vec::new();
-    for row in gaps.prefix(chunk.room)? {
-        let (key, gap) = row?;
-        let mut gap: Gap = gap.record(&key)?;
-        let before = gap.missing.len();
-        gap.missing.retain(|id| !here.contains(id.as_str()));
-        if gap.missing.len() < before {
-            changed.push((key.value().1, gap));
-        }
-    }
-    for (place, gap) in changed {
-        if gap.missing.is_empty() {
-            gaps.remove((chunk.room, place))?;
-        } else {
-            gaps.put((chunk.room, place), &gap)?;
+    for decided in &chunk.events {
+        let id = decided.event.pdu.event_id();
+        for place in gaps::gaps_of(tx, chunk.room, id)? {
+            if let Some(mut gap) = timeline::gap(tx, chunk.room, place)? {
+                gap.missing.retain(|missing| missing != id.as_str());
+                gaps::put(tx, chunk.room, place, &gap)?;
+            }
         }
     }
     Ok(())

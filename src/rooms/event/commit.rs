@@ -7,7 +7,8 @@
 //!    to media.
 //! 2. The claimed state before it, if some of its prev_events are not here.
 //! 3. The timeline: a gap where prev_events are missing, its place, threads and unread counts.
-//! 4. Redactions of this event that came before it.
+//! 4. Redactions of this event that came before it, unless it is out of band: its row is made again
+//!    when the room is joined.
 //! 5. If it is accepted: the redaction that it is; at the live end also the room's current state,
 //!    the outgoing queue, the extremities and the effects.
 
@@ -23,6 +24,7 @@ use crate::{
     rooms::{
         Error, Local, event, room,
         state::{self, overlay::StateOverlay},
+        timeline::gaps,
     },
     store::{
         DeviceNum, Effect, EventNum, NodeNum, Place, Position, Reader, RoomNum, Tx,
@@ -87,7 +89,7 @@ pub(in crate::rooms) struct LiveEnd<'a> {
     pub(in crate::rooms) known_upto: Option<Place>,
     /// The current state with the event, in which it is [`StateOverlay::UNNUMBERED`].
     pub(in crate::rooms) current: &'a StateOverlay,
-    /// The extremities that are none any more after the event.
+    /// The extremities that the event supersedes.
     pub(in crate::rooms) superseded: &'a [EventNum],
     /// Whether other servers get it from this one.
     pub(in crate::rooms) relay: bool,
@@ -152,8 +154,12 @@ pub(in crate::rooms) fn commit(
         state_before,
         event: num,
         position,
+        status,
         place,
     };
+    if status != Status::OutOfBand {
+        redaction::apply_early(tx, room, rules, pdu.event_id(), num)?;
+    }
     match placement {
         Placement::Outlier => {}
         Placement::BeforeGap(before) => before.place(tx, &stored)?,
@@ -170,6 +176,7 @@ struct Stored<'a> {
     state_before: NodeNum,
     event: EventNum,
     position: Position,
+    status: Status,
     /// Its place, if it is accepted.
     place: Option<Place>,
 }
@@ -204,17 +211,18 @@ impl BeforeGap<'_> {
             event,
             ..
         } = *stored;
-        redaction::apply_early(tx, room, rules, pdu.event_id(), event)?;
-        let Some(place) = stored.place else {
+        if let Some(place) = stored.place {
+            let row = TimelineRow {
+                event,
+                position: stored.position,
+                main: self.counts,
+                thread: None,
+            };
+            tx.timeline()?.put((room, place), &row)?;
+        }
+        if stored.status != Status::Accepted {
             return Ok(());
-        };
-        let row = TimelineRow {
-            event,
-            position: stored.position,
-            main: self.counts,
-            thread: None,
-        };
-        tx.timeline()?.put((room, place), &row)?;
+        }
         redaction::apply(tx, room, rules, pdu, event, &[stored.state_before])
     }
 }
@@ -229,7 +237,6 @@ impl LiveEnd<'_> {
             position,
             ..
         } = *stored;
-        redaction::apply_early(tx, room, rules, pdu.event_id(), event)?;
         let Some(place) = stored.place else {
             return Ok(());
         };
@@ -250,7 +257,7 @@ impl LiveEnd<'_> {
                 missing: self.missing.to_vec(),
                 opened: self.known_upto.map(opened),
             };
-            tx.gaps()?.put((room, place), &gap)?;
+            gaps::put(tx, room, place, &gap)?;
         }
         let root = self.current.store(tx, room, event)?;
         state_change::set_current_state(tx, local, room, heads, root, position)?;
@@ -302,7 +309,7 @@ fn put_row(
     Ok(num)
 }
 
-/// Makes `state` the current state and `extremities` the ends of a room in which no event was
+/// Makes `state` the current state and `extremities` the extremities of a room in which no event was
 /// added at the live end.
 pub(in crate::rooms) fn commit_heads(
     tx: &Tx,
@@ -314,6 +321,10 @@ pub(in crate::rooms) fn commit_heads(
     let mut heads = room::heads(tx, room)?;
     let position = tx.next_position()?;
     state_change::set_current_state(tx, local, room, &mut heads, state, position)?;
+    let rules = room::rules(tx, room)?;
+    for num in &extremities {
+        heads.depth = heads.depth.max(event::load(tx, *num)?.pdu(rules)?.depth());
+    }
     heads.extremities = extremities;
     tx.room_heads()?.put(room, &heads)?;
     tx.effect(Effect::RoomChanged(room, position));

@@ -20,6 +20,7 @@ use crate::{
     rooms::{
         Error, Local, event, room,
         state::{self, overlay::StateOverlay},
+        timeline::gaps,
     },
     store::{
         EventNum, Reader, RoomNum, Rows, StateKeyNum, Tx,
@@ -96,7 +97,7 @@ fn forget_claims(tx: &Tx, room: RoomNum) -> Result<(), Error> {
     }
     for (place, gap) in gaps {
         let opened = None;
-        tx.gaps()?.put((room, place), &Gap { opened, ..gap })?;
+        gaps::put(tx, room, place, &Gap { opened, ..gap })?;
     }
     Ok(())
 }

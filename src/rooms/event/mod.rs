@@ -3,7 +3,7 @@
 pub mod append;
 mod authorize;
 pub mod backfill;
-mod commit;
+pub(in crate::rooms) mod commit;
 pub mod graph;
 pub mod import;
 pub mod insert;

@@ -51,7 +51,7 @@ pub struct Decision {
     pdu: Arc<Pdu>,
     json: Vec<u8>,
     decided_on: DecidedOn,
-    /// The extremities that are none any more after the event.
+    /// The extremities that the event supersedes.
     superseded: Vec<EventNum>,
     /// The prev_events that are not here, and the claimed state if there are any.
     missing: Vec<String>,

@@ -11,15 +11,75 @@ use crate::{
     },
     rooms::{
         Error,
-        event::{outlier, receive},
+        event::{commit::commit_heads, outlier, receive},
         room::heads,
         state::overlay::StateOverlay,
         timeline,
     },
-    store::{Place, Tx},
+    store::{Place, Reader, Tx, records::RoomHeads},
 };
 
 const ALICE: &str = "@alice:a.example";
+
+/// The gap that lists the event as missing.
+fn gap_of(replica: &Replica<'_>, index: usize) -> Option<Place> {
+    let id = replica.history.events[index].pdu.event_id();
+    let gap = replica
+        .store
+        .read(|s| timeline::gap_of(s, replica.room, id));
+    gap.expect("a read")
+}
+
+#[test]
+fn an_event_that_two_gaps_lack_closes_both() {
+    let version = RoomVersionId::V12;
+    let mut history = History::public(&version, ALICE);
+    let message = || Action::message(ALICE, "m.room.message", json!({ "body": "x" }));
+    let known = history.events.len();
+    let missing = history.then(message());
+    let ends = [0, 1].map(|_| history.after(&[missing], message()));
+    with_store(async |store| {
+        let replica = Replica::new(store, &history, &version).await;
+        for index in 0..known {
+            replica.receive(index, None).await.expect("it is taken");
+        }
+        for end in ends {
+            let claimed = history.events[end].state_before.clone();
+            let received = replica.receive(end, Some(&claimed)).await;
+            received.expect("it is taken");
+        }
+        assert_eq!(replica.gaps().len(), 2);
+        replica.fill([missing]).await;
+        assert!(replica.gaps().is_empty());
+        assert_eq!(gap_of(&replica, missing), None);
+    });
+}
+
+#[test]
+fn a_room_is_as_deep_as_the_extremities_that_backfill_leaves() {
+    let version = RoomVersionId::V12;
+    let history = History::public(&version, ALICE);
+    with_store(async |store| {
+        let replica = Replica::new(store, &history, &version).await;
+        for index in 0..history.events.len() {
+            replica.receive(index, None).await.expect("it is taken");
+        }
+        let (room, local) = (replica.room, replica.local.clone());
+        let before = store.read(|s| heads(s, room)).expect("a room");
+        let job = move |tx: &Tx| {
+            let heads = heads(tx, room)?;
+            let shallow = RoomHeads {
+                depth: 1,
+                ..heads.clone()
+            };
+            tx.room_heads()?.put(room, &shallow)?;
+            commit_heads(tx, &local, room, heads.extremities, heads.state)
+        };
+        store.write(job).await.expect("it is stored");
+        let after = store.read(|s| heads(s, room)).expect("a room");
+        assert_eq!(after.depth, before.depth);
+    });
+}
 
 #[test]
 fn states_after_backfill_are_those_of_full_resolution() {
@@ -85,13 +145,18 @@ fn an_event_with_missing_prev_events_leaves_a_gap_that_backfill_moves_and_closes
         let [gap] = replica.gaps()[..] else {
             panic!("one gap");
         };
+        assert_eq!(gap_of(&replica, missing[4]), Some(gap));
+        assert_eq!(gap_of(&replica, missing[2]), None);
         replica.fill(missing[3..].iter().copied()).await;
         let [earlier] = replica.gaps()[..] else {
             panic!("it has moved");
         };
         assert_eq!(earlier, Place(gap.0 - 2));
+        assert_eq!(gap_of(&replica, missing[4]), None);
+        assert_eq!(gap_of(&replica, missing[2]), Some(earlier));
         replica.fill(missing[..3].iter().copied()).await;
         assert!(replica.gaps().is_empty());
+        assert!((0..=late).all(|index| gap_of(&replica, index).is_none()));
         let all = store.read(|s| timeline::forwards(s, replica.room, Place::MIN, usize::MAX));
         let all: Vec<_> = all
             .expect("a timeline")

@@ -278,6 +278,34 @@ fn redaction_received_before_its_target_is_applied_on_backfill() {
 }
 
 #[test]
+fn redaction_received_before_its_target_is_applied_to_a_state_event_that_comes_as_an_outlier() {
+    for version in VERSIONS {
+        let (mut history, last) = room(&version);
+        let topic = Action::state(ALICE, "m.room.topic", "", json!({ "topic": "x" }));
+        let target = history.after(&[last], topic);
+        let redaction = history.after(&[last], redact(&history, ALICE, target));
+        let end = history.after(&[target], say(CAROL));
+        with_store(async |store| {
+            let replica = Replica::new(store, &history, &version).await;
+            for index in (0..=last).chain([redaction]) {
+                replica.receive(index, None).await.expect("it is taken");
+            }
+            replica.store_outliers([target]).await;
+            let state = history.events[end].state_before.clone();
+            assert!(state.values().any(|index| *index == target));
+            replica
+                .receive(end, Some(&state))
+                .await
+                .expect("it is taken");
+            assert!(replica.status(target).is_outlier());
+            assert_eq!(redacted_by(&replica, target), Some(replica.num(redaction)));
+            replica.fill([target]).await;
+            assert_eq!(redacted_by(&replica, target), Some(replica.num(redaction)));
+        });
+    }
+}
+
+#[test]
 fn a_later_early_redaction_without_power_does_not_displace_one_with_power() {
     for version in VERSIONS {
         let (mut history, last) = room(&version);

@@ -2,6 +2,7 @@
 
 pub mod client_event;
 pub mod filter;
+pub mod gaps;
 pub mod history_visibility;
 pub mod messages;
 pub mod pagination_token;
@@ -9,4 +10,7 @@ pub mod rows;
 pub mod server_history_visibility;
 pub mod timestamp_to_event;
 
-pub use self::rows::{backwards, forwards, gap, gap_of, place_at};
+pub use self::{
+    gaps::{gap, gap_of},
+    rows::{backwards, forwards, place_at},
+};

@@ -1,13 +1,8 @@
-//! The rows of a room's timeline and its gaps.
-
-use ruma::EventId;
+//! The rows of a room's timeline.
 
 use crate::{
     rooms::Error,
-    store::{
-        self, Packed, Place, Position, Reader, Records, RoomNum, Row, Rows,
-        records::{Gap, TimelineRow},
-    },
+    store::{self, Packed, Place, Position, Reader, RoomNum, Row, Rows, records::TimelineRow},
 };
 
 /// The events at and before `from`, newest first, at most `limit`.
@@ -32,27 +27,6 @@ pub fn forwards(
     let timeline = r.timeline()?;
     let rows = timeline.prefix_range(room, from..)?;
     rows.take(limit).map(unpack).collect()
-}
-
-/// The gap directly before the event at `place`.
-pub fn gap(r: &impl Reader, room: RoomNum, place: Place) -> Result<Option<Gap>, Error> {
-    Ok(r.gaps()?.load((room, place))?)
-}
-
-/// The place of the gap that lists the event `id` as missing.
-pub fn gap_of(r: &impl Reader, room: RoomNum, id: &EventId) -> Result<Option<Place>, Error> {
-    for row in r.gaps()?.prefix(room)? {
-        let (key, gap) = row?;
-        if gap
-            .record(&key)?
-            .missing
-            .iter()
-            .any(|missing| missing == id.as_str())
-        {
-            return Ok(Some(key.value().1));
-        }
-    }
-    Ok(None)
 }
 
 type Entry<'r> = Row<'r, (RoomNum, Place), Packed<TimelineRow>>;
