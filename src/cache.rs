@@ -1,6 +1,7 @@
 //! A bounded cache in memory, each entry of which expires.
 //!
-//! No timer is needed: an expired entry is not returned, and it is the first to be evicted.
+//! No timer is needed: an expired entry is not returned, and it is the first to be evicted. If the clock is
+//! set back, all entries are dropped: none would expire in time, and new ones would be evicted first.
 
 use std::{
     borrow::Borrow,
@@ -12,6 +13,9 @@ use std::{
 };
 
 use crate::clock::{Clock, as_ms};
+
+/// A clock that runs behind the last insertion by no more than this was not set back.
+const CLOCK_TOLERANCE_MS: u64 = 1000;
 
 /// A cache of at most so many entries and bytes. The entry that expires first is evicted first.
 pub struct Cache<K, V> {
@@ -27,6 +31,8 @@ struct State<K, V> {
     by_expiry: BTreeMap<Expiry, K>,
     bytes: usize,
     next_sequence: u64,
+    /// When the last entry was inserted.
+    last_insert_ts: u64,
 }
 
 struct Entry<V> {
@@ -55,6 +61,7 @@ impl<K: Clone + Eq + Hash, V> Cache<K, V> {
                 by_expiry: BTreeMap::new(),
                 bytes: 0,
                 next_sequence: 0,
+                last_insert_ts: 0,
             }),
         }
     }
@@ -100,6 +107,10 @@ impl<K: Clone + Eq + Hash, V> Cache<K, V> {
     pub fn insert_sized(&self, key: K, value: V, bytes: usize, ttl: Duration) {
         let now = self.clock.now_ms();
         let mut state = self.lock();
+        if now.saturating_add(CLOCK_TOLERANCE_MS) < state.last_insert_ts {
+            state.clear();
+        }
+        state.last_insert_ts = now;
         state.remove(&key);
         if bytes > self.max_bytes || self.max_entries == 0 {
             return;
@@ -129,6 +140,12 @@ impl<K: Clone + Eq + Hash, V> Cache<K, V> {
 }
 
 impl<K: Eq + Hash, V> State<K, V> {
+    fn clear(&mut self) {
+        self.entries.clear();
+        self.by_expiry.clear();
+        self.bytes = 0;
+    }
+
     fn remove<Q: Eq + Hash + ?Sized>(&mut self, key: &Q) -> Option<Entry<V>>
     where
         K: Borrow<Q>,
@@ -212,5 +229,20 @@ mod tests {
         cache.insert("a", 1, MINUTE);
         cache.clock = Clock::manual(1000);
         assert_eq!(cache.get("a"), None);
+    }
+
+    #[test]
+    fn after_the_clock_is_set_back_new_entries_are_not_evicted_for_those_from_before() {
+        let clock = Clock::manual(1_000_000_000);
+        let mut cache = Cache::with_max_bytes(&clock, 2, 20);
+        for key in ["old", "older"] {
+            cache.insert_sized(key, 1, 10, MINUTE);
+        }
+        cache.clock = Clock::manual(1000);
+        for key in ["new", "newer"] {
+            cache.insert_sized(key, 2, 10, MINUTE);
+        }
+        let all = ["old", "older", "new", "newer"].map(|key| cache.get(key));
+        assert_eq!(all, [None, None, Some(2), Some(2)]);
     }
 }
