@@ -11,13 +11,13 @@ mod devices;
 mod discovery;
 mod error;
 pub mod inbound;
-pub mod keys;
+pub mod keyed_locks;
+mod keys;
 mod media;
 mod membership;
 mod outbound;
 mod queries;
 mod service;
-mod striped_locks;
 mod transport;
 
 pub use self::{

@@ -49,9 +49,9 @@ impl<S: EventSource> PduReceiver<S> {
                 .read(|s| ends_invitation(s, num, &user, origin, &event.pdu))?;
             if ends_invitation {
                 let id = event.pdu.event_id().to_owned();
-                results.insert(id, Ok(PduOutcome::Processed));
                 let job = move |tx: &Tx| out_of_band::end(tx, num, &event);
                 self.store().write(job).await?;
+                results.insert(id, Ok(PduOutcome::Processed));
             }
         }
         Ok(results)

@@ -1,18 +1,15 @@
 use std::sync::Arc;
 
 use ruma::RoomId;
-use smol::lock::MutexGuard;
+use smol::lock::MutexGuardArc;
 
 use super::event_source::EventSource;
 use crate::{
-    federation::striped_locks::StripedLocks,
+    federation::keyed_locks::KeyedLocks,
     protocol::receive::{Incoming, Received},
     rooms::{self, Local},
     store::{RoomNum, Store},
 };
-
-/// How many locks all rooms share.
-const ROOM_LOCKS: usize = 64;
 
 /// Receives PDUs. The steps are methods in the files of this folder. Clones share one state.
 pub struct PduReceiver<S>(Arc<Inner<S>>);
@@ -21,7 +18,7 @@ struct Inner<S> {
     store: Store,
     local: Local,
     source: S,
-    room_locks: StripedLocks<ROOM_LOCKS>,
+    room_locks: KeyedLocks<RoomNum>,
 }
 
 /// What happened to an accepted PDU.
@@ -45,7 +42,7 @@ impl<S: EventSource> PduReceiver<S> {
             store,
             local,
             source,
-            room_locks: StripedLocks::default(),
+            room_locks: KeyedLocks::default(),
         }))
     }
 
@@ -62,7 +59,7 @@ impl<S: EventSource> PduReceiver<S> {
     }
 
     /// Received events of a room are decided one at a time: by the holder of this lock.
-    pub(in crate::federation) async fn lock_room(&self, room: RoomNum) -> MutexGuard<'_, ()> {
+    pub(in crate::federation) async fn lock_room(&self, room: RoomNum) -> MutexGuardArc<()> {
         self.0.room_locks.of(room).await
     }
 

@@ -14,6 +14,7 @@ use ruma::{
     room_version_rules::RoomVersionRules,
 };
 use serde_json::value::{RawValue, to_raw_value};
+use smol::lock::MutexGuardArc;
 
 use super::error::Error;
 use crate::{
@@ -22,19 +23,18 @@ use crate::{
     federation::{
         Client,
         inbound::{PduReceiver, RemoteEventSource},
-        striped_locks::StripedLocks,
+        keyed_locks::KeyedLocks,
     },
     protocol::build::{BuiltEvent, EventDraft, build_from_template, canonical_content},
     rooms::{
-        self, Actor, Local, membership::change::MembershipChange, room, servers, state::current,
+        self, Actor, Local,
+        membership::{change::MembershipChange, out_of_band},
     },
-    store::{Store, Tx},
+    store::{Store, Tx, UserNum},
 };
 
 /// How many servers are tried.
 pub(super) const MAX_SERVERS: usize = 5;
-/// How many locks all rooms share.
-const ROOM_LOCKS: usize = 16;
 
 /// Changes memberships of local users in rooms that this server is not in. Clones share one state.
 #[derive(Clone)]
@@ -50,7 +50,7 @@ pub(super) struct Inner {
     pub(super) source: RemoteEventSource,
     pub(super) receiver: PduReceiver<RemoteEventSource>,
     executor: Executor,
-    room_locks: StripedLocks<ROOM_LOCKS>,
+    room_locks: KeyedLocks<OwnedRoomId>,
 }
 
 /// A membership change that a local user requests.
@@ -88,23 +88,19 @@ impl MembershipClient {
             source,
             receiver: receiver.clone(),
             executor: executor.clone(),
-            room_locks: StripedLocks::default(),
+            room_locks: KeyedLocks::default(),
         }))
     }
 
-    /// Whether this server has the room's current state: a local user is joined, or no user of any
-    /// server is.
-    pub fn is_resident(&self, room: &RoomId) -> Result<bool, rooms::Error> {
-        self.0.store.read(|s| {
-            let num = match room::num(s, room) {
-                Err(rooms::Error::UnknownRoom) => return Ok(false),
-                num => num?,
-            };
-            if room::heads(s, num)?.extremities.is_empty() {
-                return Ok(false);
-            }
-            Ok(current::has_joined(s, num)? || !servers::is_shared(s, num)?)
-        })
+    /// See [`out_of_band::is_resident`].
+    pub fn is_resident(&self, room: &RoomId, user: UserNum) -> Result<bool, rooms::Error> {
+        let is_resident = |s: &_| out_of_band::is_resident(s, room, user);
+        self.0.store.read(is_resident)
+    }
+
+    /// Memberships in a room are changed one at a time: by the holder of this lock.
+    pub(super) async fn lock_room(&self, room: &RoomId) -> MutexGuardArc<()> {
+        self.0.room_locks.of(room.to_owned()).await
     }
 
     /// Runs `task` to its end even if the caller stops waiting.
@@ -117,7 +113,7 @@ impl MembershipClient {
     }
 
     /// Calls `attempt` with one of `servers` after the other until it succeeds. Returns the most
-    /// informative error.
+    /// informative error. The caller holds the lock of the room.
     pub(super) async fn try_servers<F>(
         &self,
         request: &MembershipRequest,
@@ -127,7 +123,6 @@ impl MembershipClient {
     where
         F: Future<Output = Result<(), Error>>,
     {
-        let _room_lock = self.0.room_locks.of(&request.room).await;
         let mut failure = Error::Rooms(rooms::Error::UnknownRoom);
         let mut seen = HashSet::new();
         let others = servers

@@ -35,7 +35,8 @@ impl MembershipHandler {
     /// Receives an invite event. Returns it with the signature of this server.
     ///
     /// # Errors
-    /// [`rooms::Error::UnsupportedVersion`]; [`rooms::Error::Invalid`] if it is not an invite event;
+    /// [`rooms::Error::UnsupportedVersion`]; [`rooms::Error::Invalid`] if it is not an invite event; those
+    /// of [`stripped_event::check_invite_state`];
     /// [`rooms::Error::Forbidden`] if it lacks the signature of `origin`, or the server ACL of the room
     /// denies `origin`; those of [`moderation::check_invitee`].
     pub async fn receive_invite(
@@ -59,6 +60,7 @@ impl MembershipHandler {
             return Err(rooms::Error::forbidden(error).into());
         }
         check_event_id(incoming.event_id(), invite.id)?;
+        stripped_event::check_invite_state(invite.room, rules, invite.stripped_state)?;
         let is_in_room = self.store.read(|s| {
             moderation::check_invitee(s, &self.local, user)?;
             is_in_room(s, invite.room, origin)

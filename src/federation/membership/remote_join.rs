@@ -95,6 +95,7 @@ impl MembershipClient {
             membership: MembershipState::Join,
         };
         let join = async move {
+            let _room_lock = client.lock_room(&request.room).await;
             let attempt = |server| client.join_via(&request, server);
             client.try_servers(&request, servers, attempt).await
         };
@@ -130,7 +131,7 @@ impl MembershipClient {
         let event = self
             .signed_join(&room, built, response.event.take())
             .await?;
-        if self.is_resident(room.id)? {
+        if self.is_resident(room.id, join.actor.num)? {
             return self.join_resident(&join.actor, &room, event).await;
         }
         // Step 3.

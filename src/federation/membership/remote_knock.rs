@@ -37,6 +37,7 @@ impl MembershipClient {
             membership: MembershipState::Knock,
         };
         let knock = async move {
+            let _room_lock = client.lock_room(&request.room).await;
             let attempt = |server| client.knock_via(&request, server);
             client.try_servers(&request, servers, attempt).await
         };

@@ -5,7 +5,7 @@
 //! 2. `PUT /send_leave` takes the signed event;
 //! 3. if no server answers in time, the user leaves without them: the local membership changes.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use ruma::{
     OwnedServerName, RoomId,
@@ -64,8 +64,6 @@ impl MembershipClient {
         room: &RoomId,
         reason: Option<String>,
     ) -> Result<(), Error> {
-        let load = |s: &_| LeaveTarget::load(s, actor, room);
-        let left = Arc::new(self.0.store.read(load)?);
         let client = self.clone();
         let request = MembershipRequest {
             actor: actor.clone(),
@@ -73,15 +71,16 @@ impl MembershipClient {
             reason,
             membership: MembershipState::Leave,
         };
-        self.run_to_completion(async move { client.leave_in_time(&request, &left).await })
-            .await
+        let leave = async move {
+            let _room_lock = client.lock_room(&request.room).await;
+            client.leave_in_time(&request).await
+        };
+        self.run_to_completion(leave).await
     }
 
-    async fn leave_in_time(
-        &self,
-        request: &MembershipRequest,
-        left: &LeaveTarget,
-    ) -> Result<(), Error> {
+    async fn leave_in_time(&self, request: &MembershipRequest) -> Result<(), Error> {
+        let load = |s: &_| LeaveTarget::load(s, &request.actor, &request.room);
+        let left = &self.0.store.read(load)?;
         let attempt = |server| self.leave_via(request, left, server);
         let attempts = self.try_servers(request, left.servers.clone(), attempt);
         let reason = match with_timeout(LEAVE_TIMEOUT, attempts).await {
@@ -104,7 +103,10 @@ impl MembershipClient {
         };
         let built = build(&draft, &place, left.rules, self.0.local.key());
         let built = built.map_err(rooms::Error::from)?;
-        self.store_leave(left.room, built).await
+        match self.store_leave(left.room, built).await? {
+            true => Ok(()),
+            false => Err(rooms::Error::Stale.into()),
+        }
     }
 
     async fn leave_via(
@@ -122,10 +124,11 @@ impl MembershipClient {
         let (id, pdu) = (built.pdu.event_id().to_owned(), raw_json(&built.json)?);
         let request = create_leave_event::v2::Request::new(room.clone(), id, pdu);
         self.0.client.send(&server, request).await?;
-        self.store_leave(left.room, built).await
+        self.store_leave(left.room, built).await?;
+        Ok(())
     }
 
-    async fn store_leave(&self, room: RoomNum, built: BuiltEvent) -> Result<(), Error> {
+    async fn store_leave(&self, room: RoomNum, built: BuiltEvent) -> Result<bool, Error> {
         let event = Received::from(built);
         let job = move |tx: &Tx| out_of_band::end(tx, room, &event);
         Ok(self.0.store.write(job).await?)
@@ -134,7 +137,8 @@ impl MembershipClient {
 
 impl LeaveTarget {
     fn load(r: &impl Reader, actor: &Actor, room: &RoomId) -> Result<Self, rooms::Error> {
-        let not_found = || rooms::Error::forbidden("you are not in this room");
+        let not_found =
+            || rooms::Error::forbidden("you are neither invited to this room nor knocking on it");
         let num = room::num(r, room)?;
         let invitation = out_of_band::load(r, actor.num, num)?.ok_or_else(not_found)?;
         let rules = room::rules_of(&out_of_band::version(&invitation)?)?;

@@ -10,7 +10,7 @@ use crate::{
     rooms::{
         Error,
         event::{self, outlier},
-        room,
+        room, servers,
         state::current,
     },
     store::{
@@ -25,7 +25,23 @@ const MAX_PER_USER: usize = 200;
 const MAX_STRIPPED_EVENTS: usize = 32;
 const MAX_STRIPPED_BYTES: usize = 128 * 1024;
 
-/// Stores an invite for a local user, or a knock by one, on the room `room_id`.
+/// Whether the state of the room that is stored here is its current state for `user`: a local user is
+/// joined; or no user of any server is, and no other server says otherwise by an invitation of `user`.
+pub fn is_resident(r: &impl Reader, room_id: &RoomId, user: UserNum) -> Result<bool, Error> {
+    let room = match room::num(r, room_id) {
+        Err(Error::UnknownRoom) => return Ok(false),
+        room => room?,
+    };
+    if room::heads(r, room)?.extremities.is_empty() {
+        return Ok(false);
+    }
+    let is_empty =
+        || Ok::<_, Error>(!servers::is_shared(r, room)? && load(r, user, room)?.is_none());
+    Ok(current::has_joined(r, room)? || is_empty()?)
+}
+
+/// Stores an invite for a local user, or a knock by one, on the room `room_id`. If a local user has
+/// joined meanwhile, nothing happens: the event arrives in a transaction too.
 ///
 /// # Errors
 /// [`Error::Forbidden`] if the user has too many out-of-band memberships.
@@ -39,6 +55,9 @@ pub fn store(
         Err(Error::UnknownRoom) => room::create(tx, room_id, &version(row)?)?,
         room => room?,
     };
+    if current::has_joined(tx, room)? {
+        return Ok(());
+    }
     let user = target(event)?;
     let user_num: UserNum = tx.user_num(user.as_str())?;
     if tx.out_of_band_memberships()?.prefix(user_num)?.count() >= MAX_PER_USER {
@@ -53,9 +72,14 @@ pub fn store(
 }
 
 /// Ends an out-of-band membership by `event`: the user rejects the invite or takes the knock back,
-/// or is refused.
-pub fn end(tx: &Tx, room: RoomNum, event: &Received) -> Result<(), Error> {
-    set_membership(tx, room, Membership::Leave, event)
+/// or is refused. Returns whether there was one: if not, the membership is another now, and stays.
+pub fn end(tx: &Tx, room: RoomNum, event: &Received) -> Result<bool, Error> {
+    let user = tx.user_num(target(event)?.as_str())?;
+    if load(tx, user, room)?.is_none() {
+        return Ok(false);
+    }
+    set_membership(tx, room, Membership::Leave, event)?;
+    Ok(true)
 }
 
 fn set_membership(

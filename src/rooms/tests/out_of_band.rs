@@ -1,20 +1,41 @@
-use ruma::{RoomVersionId, room_id, server_name};
+use ruma::{OwnedRoomId, RoomVersionId, room_id, server_name};
 
-use super::world::with_world;
+use super::world::{World, with_world};
 use crate::{
     protocol::{
         Pdu,
         history::{Action, History},
         receive::Received,
     },
-    rooms::{event::import, membership::out_of_band, room},
+    rooms::{
+        Error, event::import, membership::out_of_band, room, state::current::local_membership,
+    },
+    store::records::{Membership, OutOfBandMembership},
 };
 
-/// An invite of `@alice:here` to a room of another server.
+const ALICE: &str = "@alice:here";
+const MALLORY: &str = "@mallory:b.example";
+
+/// An invite of alice to a room of another server.
 fn invite(version: &RoomVersionId) -> Received {
-    const MALLORY: &str = "@mallory:b.example";
     let mut room = History::public(version, MALLORY);
-    let index = room.then(Action::member(MALLORY, "@alice:here", "invite"));
+    let index = room.then(Action::member(MALLORY, ALICE, "invite"));
+    received(&room, index)
+}
+
+/// The rejection of an invite of alice.
+fn rejection(version: &RoomVersionId) -> Received {
+    let mut room = History::public(version, MALLORY);
+    room.then(Action::member(MALLORY, ALICE, "invite"));
+    let index = room.then(Action::member(ALICE, ALICE, "leave"));
+    received(&room, index)
+}
+
+fn invitation(version: &RoomVersionId) -> OutOfBandMembership {
+    out_of_band::from_stripped_state(server_name!("b.example"), version, [])
+}
+
+fn received(room: &History, index: usize) -> Received {
     let event = &room.events[index];
     Received {
         json: event.json.clone(),
@@ -29,14 +50,79 @@ fn an_invite_with_a_false_room_version_does_not_decide_the_version_of_the_room()
         let id = room_id!("!room:a.example");
         let [alice] = world.users(["alice"])?;
         let version = RoomVersionId::V10;
-        let row = out_of_band::from_stripped_state(server_name!("b.example"), &version, []);
-        out_of_band::store(world.tx, id, &invite(&version), &row)?;
+        out_of_band::store(world.tx, id, &invite(&version), &invitation(&version))?;
         let num = room::num(world.tx, id)?;
         let stored = out_of_band::load(world.tx, alice.num, num)?.expect("alice is invited");
         assert_eq!(out_of_band::version(&stored)?, version);
         let begun = import::begin(world.tx, id, &RoomVersionId::V11)?;
         assert_eq!(begun, num);
         assert_eq!(room::version(world.tx, num)?, RoomVersionId::V11);
+        Ok(())
+    });
+}
+
+/// A room of alice's, and its id.
+fn own_room(world: &World<'_>, version: &RoomVersionId) -> Result<OwnedRoomId, Error> {
+    let alice = world.user("alice")?;
+    let num = world.public(&alice, version)?;
+    room::id(world.tx, num)
+}
+
+#[test]
+fn an_invite_to_a_room_that_was_joined_meanwhile_changes_no_membership() {
+    with_world(|world| {
+        let version = RoomVersionId::V11;
+        let id = own_room(world, &version)?;
+        let (alice, num) = (world.user("alice")?, room::num(world.tx, &id)?);
+        out_of_band::store(world.tx, &id, &invite(&version), &invitation(&version))?;
+        assert!(out_of_band::load(world.tx, alice.num, num)?.is_none());
+        let row = local_membership(world.tx, alice.num, num)?.expect("a row");
+        assert_eq!(row.membership, Membership::Join);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_rejection_that_comes_after_the_join_changes_no_membership() {
+    with_world(|world| {
+        let version = RoomVersionId::V11;
+        let id = own_room(world, &version)?;
+        let (alice, num) = (world.user("alice")?, room::num(world.tx, &id)?);
+        assert!(!out_of_band::end(world.tx, num, &rejection(&version))?);
+        let row = local_membership(world.tx, alice.num, num)?.expect("a row");
+        assert_eq!(row.membership, Membership::Join);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_rejection_ends_an_invitation_once() {
+    with_world(|world| {
+        let version = RoomVersionId::V11;
+        let id = room_id!("!room:b.example");
+        let alice = world.user("alice")?;
+        out_of_band::store(world.tx, id, &invite(&version), &invitation(&version))?;
+        let num = room::num(world.tx, id)?;
+        assert!(out_of_band::end(world.tx, num, &rejection(&version))?);
+        assert!(!out_of_band::end(world.tx, num, &rejection(&version))?);
+        let row = local_membership(world.tx, alice.num, num)?.expect("a row");
+        assert_eq!(row.membership, Membership::Leave);
+        Ok(())
+    });
+}
+
+#[test]
+fn an_invite_to_a_room_that_everybody_left_here_is_accepted_through_the_inviting_server() {
+    with_world(|world| {
+        let version = RoomVersionId::V11;
+        let id = own_room(world, &version)?;
+        let [alice, bob] = world.users(["alice", "bob"])?;
+        let is_resident = |user| out_of_band::is_resident(world.tx, &id, user);
+        assert!(is_resident(bob.num)?);
+        world.leave(&alice, room::num(world.tx, &id)?)?;
+        assert!(is_resident(alice.num)?);
+        out_of_band::store(world.tx, &id, &invite(&version), &invitation(&version))?;
+        assert!(!is_resident(alice.num)? && is_resident(bob.num)?);
         Ok(())
     });
 }
