@@ -8,7 +8,6 @@ use ruma::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    depth::MAX_DEPTH,
     format::{FormatError, check, event_id, not_canonical},
     pdu::Pdu,
     server_key::ServerKey,
@@ -98,10 +97,10 @@ pub fn build(
     let server = draft.sender.server_name().as_str();
     if let Err(error) = hash_and_sign_event(server, key, &mut object, &rules.redaction) {
         // ruma does not hash an event that is far too large.
-        check(&mut object, rules, MAX_DEPTH)?;
+        check(&mut object, rules)?;
         return Err(FormatError::Malformed(error.to_string()));
     }
-    let json = check(&mut object, rules, MAX_DEPTH)?;
+    let json = check(&mut object, rules)?;
     let pdu = Pdu::parse(event_id(&object, rules)?, &json, rules, false)?;
     Ok(BuiltEvent { json, pdu })
 }

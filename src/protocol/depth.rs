@@ -4,11 +4,11 @@
 //! readable inside a transaction, a sync response or another event.
 
 /// How deep arrays and objects may be nested in an event, in an EDU, or in the body of a request.
+///
+/// A PDU of another server that is deeper is redacted, since other servers accept it and send events
+/// that follow on it. If it is too deep even then, it is refused, as one without a valid signature is:
+/// the others of its transaction count, and the events that follow on it are received without it.
 pub const MAX_DEPTH: usize = 100;
-
-/// The limit of a redacted event. All servers in a room must accept it if its signatures are valid, so it is
-/// only as low as a transaction requires.
-pub(super) const MAX_REDACTED_DEPTH: usize = 120;
 
 /// Whether `json` is nested deeper than [`MAX_DEPTH`]. It need not be valid.
 pub fn is_too_deep(json: &[u8]) -> bool {

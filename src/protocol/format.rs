@@ -5,7 +5,7 @@ use ruma::{
     room_version_rules::RoomVersionRules, signatures::reference_hash, state_res::check_pdu_format,
 };
 
-use super::depth::{MAX_DEPTH, is_deeper_than};
+use super::depth::{MAX_DEPTH, is_too_deep};
 
 /// The most bytes of an event in canonical JSON, with its signatures.
 ///
@@ -41,11 +41,10 @@ pub enum FormatError {
 pub(super) fn check(
     object: &mut CanonicalJsonObject,
     rules: &RoomVersionRules,
-    max_depth: usize,
 ) -> Result<Vec<u8>, FormatError> {
     let json = serde_json::to_vec(object).map_err(not_canonical)?;
     limit("the event", json.len(), MAX_EVENT_BYTES)?;
-    if is_deeper_than(max_depth, &json) {
+    if is_too_deep(&json) {
         return Err(FormatError::TooDeep);
     }
     for field in SHORT_FIELDS {

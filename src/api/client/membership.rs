@@ -73,7 +73,7 @@ async fn join_room(
     reason: Option<String>,
 ) -> Result<(), Error> {
     let client = api.federation.membership_client();
-    if client.is_resident(room, who.user)? {
+    if client.is_resident(room, session.user)? {
         let text = reason.clone();
         let join = move |tx: &Tx, local: &Local, actor: &Actor, room| {
             join::join(tx, local, actor, room, text.as_deref())
@@ -132,7 +132,7 @@ pub async fn knock_room(
 ) -> Result<knock_room::v3::Response, Error> {
     let (room, mut servers) = resolve(&api, request.room_id_or_alias, request.via).await?;
     let (client, reason) = (api.federation.membership_client(), request.reason);
-    if client.is_resident(&room, who.user)? {
+    if client.is_resident(&room, session.user)? {
         let knock = move |tx: &Tx, local: &Local, actor: &Actor, room| {
             join::knock(tx, local, actor, room, reason.as_deref())
         };

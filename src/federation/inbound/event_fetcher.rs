@@ -1,5 +1,8 @@
 //! Fetching the events that an event refers to: its auth chain, its prev_events, and the state
 //! before it. Fetched events pass steps 1 to 3 and are stored as outliers, which performs step 4.
+//!
+//! An event that the server gives, but that does not pass, is left out, and so is one whose auth events
+//! are left out: all other servers may have accepted it, and the events that follow on it must arrive.
 
 use std::collections::{HashMap, HashSet};
 
@@ -26,6 +29,12 @@ use crate::{
 
 /// How many events are fetched by `GET /event` for one event.
 const MAX_SINGLE_FETCHES: usize = 50;
+/// How many events of a claimed state and its auth chain are fetched for one event.
+const MAX_STATE_FETCHES: usize = 10_000;
+/// How many events of a response are verified at once.
+const VERIFIED_PER_BATCH: usize = 100;
+/// The size beyond which an event is refused before it is parsed, with its `unsigned`.
+const MAX_RAW_PDU_BYTES: usize = 256 * 1024;
 /// How many outliers one write job stores.
 const OUTLIERS_PER_JOB: usize = 32;
 
@@ -92,24 +101,33 @@ impl<S: EventSource> EventFetcher<'_, S> {
     /// Fetches each event by `GET /event`.
     ///
     /// # Errors
-    /// [`Error::Fetch`] if one of them is not available or fails verification.
-    pub async fn fetch_events(&self, ids: Vec<OwnedEventId>) -> Result<Vec<Received>, Error> {
+    /// [`Error::Fetch`] if the server does not give one of them.
+    async fn fetch_events(&self, ids: Vec<OwnedEventId>) -> Result<Vec<Received>, Error> {
         let mut pdus = Vec::new();
         for id in &ids {
-            let pdu = self.source.event(&self.server, id).await;
-            pdus.push(pdu?);
+            let pdu = self.source.event(&self.server, id).await?;
+            if pdu.get().len() <= MAX_RAW_PDU_BYTES {
+                pdus.push(pdu);
+            }
         }
-        let found = self.verify(pdus).await;
-        let is_found = |id: &OwnedEventId| found.iter().any(|event| event.pdu.event_id() == id);
-        if ids.iter().all(is_found) {
-            Ok(found)
-        } else {
-            Err(FetchError::Unavailable.into())
-        }
+        Ok(self.verify_of(pdus, &ids).await)
     }
 
-    /// Stores the prev_events of `event` as outliers. An event without them must not become a forward
-    /// extremity: other servers would request its prev_events from this one.
+    /// Those of `pdus` that are among `ids` and pass steps 1 to 3.
+    async fn verify_of(&self, pdus: Vec<RawPdu>, ids: &[OwnedEventId]) -> Vec<Received> {
+        let ids: HashSet<_> = ids.iter().map(|id| &**id).collect();
+        let mut pdus = pdus.into_iter().peekable();
+        let mut found = Vec::new();
+        while pdus.peek().is_some() {
+            let batch = pdus.by_ref().take(VERIFIED_PER_BATCH).collect();
+            let verified = self.verify(batch).await.into_iter();
+            found.extend(verified.filter(|event| ids.contains(event.pdu.event_id())));
+        }
+        found
+    }
+
+    /// Stores the prev_events of `event` as outliers: once it is a forward extremity, other servers
+    /// request them from this one.
     pub async fn fetch_prev_events(&self, event: &Received) -> Result<(), Error> {
         let ids = self.not_stored(event.pdu.prev_events().to_vec())?;
         let found = self.fetch_events(ids).await?;
@@ -117,33 +135,38 @@ impl<S: EventSource> EventFetcher<'_, S> {
         self.store_outliers(found).await
     }
 
-    /// The ids of the state before `event` as the server claims it. All events of the state and their
-    /// auth chains are stored.
+    /// The ids of the state before `event` as the server claims it. All its events and their auth chains
+    /// are stored.
     pub async fn fetch_state_before(&self, event: &EventId) -> Result<Vec<OwnedEventId>, Error> {
         let (room, server) = (&self.room.id, &self.server);
         let claimed = self.source.state_ids(server, room, event).await;
         let claimed = claimed?;
-        let mut ids = claimed.auth_chain;
-        ids.extend(claimed.state.iter().cloned());
+        let (mut ids, mut state) = (claimed.auth_chain, claimed.state);
+        ids.extend(state.iter().cloned());
         let mut seen = HashSet::new();
         ids.retain(|id| seen.insert(id.clone()));
         let missing = self.not_stored(ids)?;
+        if missing.len() > MAX_STATE_FETCHES {
+            return Err(FetchError::Unavailable.into());
+        }
         let fetched = if missing.len() > MAX_SINGLE_FETCHES {
             let full = self.source.state(server, room, event).await;
             let full = full?;
             let mut pdus = full.auth_chain;
             pdus.extend(full.state);
-            self.verify(pdus).await
+            self.verify_of(pdus, &missing).await
         } else {
             self.fetch_events(missing).await?
         };
         self.fetch_auth_chains(&fetched).await?;
         self.store_outliers(fetched).await?;
-        Ok(claimed.state)
+        let left_out: HashSet<_> = self.not_stored(state.clone())?.into_iter().collect();
+        state.retain(|id| !left_out.contains(id));
+        Ok(state)
     }
 
-    /// Performs step 4 and stores the events as outliers. Their auth events must be stored or among
-    /// them.
+    /// Performs step 4 and stores the events as outliers, except for those whose auth events are neither
+    /// stored nor among them.
     pub async fn store_outliers(&self, events: Vec<Received>) -> Result<(), Error> {
         let mut events = sort_topologically(events, Pdu::auth_events)
             .into_iter()
@@ -153,9 +176,12 @@ impl<S: EventSource> EventFetcher<'_, S> {
             let (room, rules) = (self.room.num, self.room.rules);
             let job = move |tx: &Tx| {
                 for event in &batch {
-                    outlier::store(tx, room, rules, event)?;
+                    match outlier::store(tx, room, rules, event) {
+                        Ok(_) | Err(rooms::Error::Missing) => {}
+                        Err(error) => return Err(error),
+                    }
                 }
-                Ok::<_, rooms::Error>(())
+                Ok(())
             };
             self.store.write(job).await?;
         }

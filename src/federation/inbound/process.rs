@@ -49,7 +49,12 @@ impl<S: EventSource> PduReceiver<S> {
         claimed_state: Option<Vec<OwnedEventId>>,
     ) -> Result<(), Error> {
         let gap = |s: &_| timeline::gap_of(s, room.num, event.pdu.event_id());
-        while let Some(gap) = self.store().read(gap)? {
+        for _ in 0..MAX_DECISIONS {
+            let Some(gap) = self.store().read(gap)? else {
+                let _room_lock = self.lock_room(room.num).await;
+                let decided = self.decide_and_store(room.num, event, claimed_state, false);
+                return decided.await;
+            };
             let claimed = claimed_state.iter();
             let claimed = claimed.map(|state| (event.pdu.event_id().to_owned(), state.clone()));
             let before = StateBefore::Claimed(claimed.collect());
@@ -66,9 +71,7 @@ impl<S: EventSource> PduReceiver<S> {
                 filled => return filled.map(drop),
             }
         }
-        let _room_lock = self.lock_room(room.num).await;
-        self.decide_and_store(room.num, event, claimed_state, false)
-            .await
+        Err(rooms::Error::Stale.into())
     }
 
     /// As [`process`](Self::process), for an event of which this server is the resident server: it

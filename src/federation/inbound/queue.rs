@@ -58,7 +58,8 @@ const UNAVAILABLE_TIMEOUT: Duration = Duration::from_secs(60);
 const MAX_FAILURE_TIME_PER_ORIGIN: Duration = Duration::from_secs(30);
 
 impl<S: EventSource> PduReceiver<S> {
-    /// Stores `event` in the queue of its room. `origin` is in the room.
+    /// Stores `event` in the queue of its room. `origin` is in the room. An event that is queued already
+    /// stays, and so does its origin, unless the sender's own server sends it now.
     ///
     /// # Errors
     /// [`rooms::Error::Forbidden`] if `origin` has its share of the queue.
@@ -69,46 +70,71 @@ impl<S: EventSource> PduReceiver<S> {
         event: Received,
     ) -> Result<(), Error> {
         let (num, origin) = (room.num, origin.to_string());
+        let (id, from) = (event.pdu.event_id().to_owned(), origin.clone());
         let job = move |tx: &Tx| {
-            make_space(tx, num, &origin)?;
+            let id = event.pdu.event_id().as_str();
+            let is_senders = event.pdu.sender().server_name().as_str() == origin;
+            let queued = queued(tx, num)?;
+            let dropped = match queued.get(id) {
+                Some(_) if !is_senders || is_share_full(&queued, &origin) => return Ok(None),
+                Some(_) => None,
+                None => make_space(tx, num, &queued, &origin)?,
+            };
             let record = Waiting {
                 origin: origin.clone(),
                 json: event.json.clone(),
             };
-            let id = event.pdu.event_id().as_str();
-            Ok::<_, rooms::Error>(tx.waiting()?.put((num, id), &record)?)
+            tx.waiting()?.put((num, id), &record)?;
+            Ok::<_, rooms::Error>(dropped)
         };
-        Ok(self.store().write(job).await?)
+        if let Some(dropped) = self.store().write(job).await? {
+            let room = &room.id;
+            log::debug!(
+                "dropped event {dropped} from the full queue of room {room} for {id} of {from}"
+            );
+        }
+        Ok(())
     }
 }
 
-/// Drops an event of the origin with the most events if the queue is full.
+fn count_of(queued: &BTreeMap<String, Waiting>, origin: &str) -> usize {
+    let events = queued.values();
+    events.filter(|event| event.origin == origin).count()
+}
+
+fn is_share_full(queued: &BTreeMap<String, Waiting>, origin: &str) -> bool {
+    count_of(queued, origin) >= MAX_QUEUED_PER_ORIGIN
+}
+
+/// Drops an event of the origin with the most events if the queue is full. Returns its id.
 ///
 /// # Errors
-/// [`rooms::Error::Forbidden`] if `origin` would have the most, or has reached its own limit.
-fn make_space(tx: &Tx, room: RoomNum, origin: &str) -> Result<(), rooms::Error> {
-    let queued = queued(tx, room)?;
-    let mut by_origin: HashMap<&str, Vec<&str>> = HashMap::new();
-    for (id, event) in &queued {
-        by_origin.entry(&event.origin).or_default().push(id);
-    }
-    let own = by_origin.get(origin).map_or(0, Vec::len);
+/// [`rooms::Error::Forbidden`] if `origin` would have the most, or has its share.
+fn make_space(
+    tx: &Tx,
+    room: RoomNum,
+    queued: &BTreeMap<String, Waiting>,
+    origin: &str,
+) -> Result<Option<String>, rooms::Error> {
+    let own = count_of(queued, origin);
     let full = || rooms::Error::forbidden(format!("{own} events of {origin} are queued"));
-    if own >= MAX_QUEUED_PER_ORIGIN {
+    if is_share_full(queued, origin) {
         return Err(full());
     }
     if queued.len() < MAX_QUEUED_PER_ROOM {
-        return Ok(());
+        return Ok(None);
     }
-    let largest = by_origin.into_iter().max_by_key(|(_, ids)| ids.len());
-    let (largest, ids) = largest
-        .filter(|(_, ids)| ids.len() > own + 1)
-        .ok_or_else(full)?;
-    if let Some(id) = ids.last() {
-        log::debug!("dropped event {id} of {largest} from the full queue for one of {origin}");
-        tx.waiting()?.remove((room, *id))?;
+    let mut by_origin: HashMap<&str, Vec<&String>> = HashMap::new();
+    for (id, event) in queued {
+        by_origin.entry(&event.origin).or_default().push(id);
     }
-    Ok(())
+    let largest = by_origin.into_values().max_by_key(Vec::len);
+    let largest = largest.filter(|ids| ids.len() > own + 1).ok_or_else(full)?;
+    let last = largest.last().copied().cloned();
+    if let Some(id) = &last {
+        tx.waiting()?.remove((room, id.as_str()))?;
+    }
+    Ok(last)
 }
 
 /// The queued events of a room by event id. A corrupt row is an empty record, which is dropped when it
@@ -235,17 +261,24 @@ struct Round {
     remaining: usize,
 }
 
-/// The failures of a queued event, since the start of the server.
+/// The failures of a queued event with the same origin, since the start of the server.
 struct Failure {
+    origin: OwnedServerName,
     first: Instant,
     /// When its origin first responded without giving what is missing.
     first_unavailable: Option<Instant>,
 }
 
 impl Failure {
-    fn record(failures: &mut HashMap<OwnedEventId, Self>, id: OwnedEventId, error: &Error) {
+    fn record(
+        failures: &mut HashMap<OwnedEventId, Self>,
+        id: OwnedEventId,
+        origin: OwnedServerName,
+        error: &Error,
+    ) {
         let now = Instant::now();
         let failure = failures.entry(id).or_insert(Self {
+            origin,
             first: now,
             first_unavailable: None,
         });
@@ -296,7 +329,7 @@ async fn attempt_all<S: EventSource>(
             }
         }
     }
-    failures.retain(|id, _| origins.contains_key(id));
+    failures.retain(|id, failure| origins.get(id) == Some(&failure.origin));
     let mut failure_time: HashMap<OwnedServerName, Duration> = HashMap::new();
     for event in sort_topologically(events, Pdu::prev_events) {
         let id = event.pdu.event_id().to_owned();
@@ -309,7 +342,8 @@ async fn attempt_all<S: EventSource>(
             continue;
         }
         let start = Instant::now();
-        let processed = AssertUnwindSafe(receiver.fetch_and_process(&room, origin, event));
+        let processed = receiver.fetch_and_process(&room, origin.clone(), event);
+        let processed = AssertUnwindSafe(processed);
         let panicked = Err(store::Error::Panicked.into());
         match processed.catch_unwind().await.unwrap_or(panicked) {
             Ok(()) => {
@@ -338,7 +372,7 @@ async fn attempt_all<S: EventSource>(
                     Error::Fetch(FetchError::Unreachable) => Duration::MAX,
                     _ => failure_time.saturating_add(start.elapsed()),
                 };
-                Failure::record(failures, id, &error);
+                Failure::record(failures, id, origin, &error);
                 round.remaining += 1;
             }
         }
@@ -387,7 +421,7 @@ mod tests {
         time::{Duration, Instant},
     };
 
-    use ruma::owned_event_id;
+    use ruma::{owned_event_id, owned_server_name};
 
     use super::{Error, Failure, FetchError, UNAVAILABLE_TIMEOUT, UNREACHABLE_TIMEOUT};
 
@@ -395,12 +429,16 @@ mod tests {
     fn is_dropped(error: FetchError, ago: Duration) -> bool {
         let id = owned_event_id!("$event");
         let mut failures = HashMap::new();
-        Failure::record(&mut failures, id.clone(), &Error::Fetch(error));
+        let record = |failures: &mut HashMap<_, _>| {
+            let origin = owned_server_name!("b.example");
+            Failure::record(failures, id.clone(), origin, &Error::Fetch(error));
+        };
+        record(&mut failures);
         let failure = failures.get_mut(&id).unwrap();
         let then = Instant::now().checked_sub(ago).unwrap();
         failure.first = then;
         failure.first_unavailable = failure.first_unavailable.map(|_| then);
-        Failure::record(&mut failures, id.clone(), &Error::Fetch(error));
+        record(&mut failures);
         failures[&id].is_timed_out()
     }
 

@@ -16,7 +16,7 @@ use serde_json::{json, value::RawValue};
 use smol::future;
 
 use super::{
-    EventSource, PduOutcome, PduReceiver, RawPdu, Room, RoomQueues,
+    Error, EventSource, PduOutcome, PduReceiver, RawPdu, Room, RoomQueues,
     event_fetcher::is_processed,
     event_source::{ClaimedState, FetchError},
 };
@@ -36,7 +36,9 @@ use crate::{
         state::{self, current},
         timeline,
     },
-    store::{EventNum, Options, Place, Reader, RoomNum, Rows, Store, Tx, records::Waiting},
+    store::{
+        EventNum, Options, Place, Reader, Records, RoomNum, Rows, Store, Tx, records::Waiting,
+    },
 };
 
 const ALICE: &str = "@alice:a.example";
@@ -57,7 +59,9 @@ struct Peer {
     keys: Arc<PublicKeyMap>,
     /// The index of an event that it returns with a content nested 120 levels deep.
     deep: Option<usize>,
-    /// The index of an event that it returns with all missing events.
+    /// The index of an event that it returns nested too deep even when it is redacted.
+    refused: Option<usize>,
+    /// The index of an event that it returns with all missing events and all states.
     unrelated: Option<usize>,
 }
 
@@ -75,6 +79,7 @@ impl Peer {
             requests: Arc::default(),
             keys: Arc::new(keys.into_iter().collect()),
             deep: None,
+            refused: None,
             unrelated: None,
         }
     }
@@ -85,6 +90,12 @@ impl Peer {
             json = json.replace(
                 "\"content\":{",
                 &format!("\"content\":{{\"deep\":{},", nested(120)),
+            );
+        }
+        if self.refused == Some(index) {
+            json = json.replace(
+                "\"hashes\":{",
+                &format!("\"hashes\":{{\"deep\":{},", nested(100)),
             );
         }
         RawValue::from_string(json).expect("JSON")
@@ -184,6 +195,7 @@ impl EventSource for Peer {
             auth_chain: claimed
                 .auth_chain
                 .into_iter()
+                .chain(self.unrelated)
                 .map(|index| self.raw(index))
                 .collect(),
         })
@@ -298,6 +310,28 @@ impl Server<'_> {
             self.queues.wake(self.room);
         }
         taken
+    }
+
+    /// Puts an event of the history in the queue.
+    async fn enqueue(&self, origin: &ServerName, index: usize) -> Result<(), Error> {
+        let room = self.store.read(|s| Room::load(s, self.room))?;
+        let event = &self.peer.history.events[index];
+        let event = Received {
+            json: event.json.clone(),
+            pdu: Pdu::clone(&event.pdu),
+            redacted: false,
+        };
+        self.receiver.enqueue(origin, &room, event).await
+    }
+
+    /// The server that counts as the origin of a queued event.
+    fn origin(&self, index: usize) -> String {
+        let id = self.peer.id(index);
+        let row = self.store.read(|s| {
+            let row = s.waiting()?.load((self.room, id.as_str()))?;
+            Ok::<_, rooms::Error>(row)
+        });
+        row.expect("a read").expect("it is queued").origin
     }
 
     fn queued(&self) -> usize {
@@ -691,6 +725,54 @@ fn a_pdu_nested_too_deep_is_redacted_and_does_not_stop_the_events_after_it() {
 }
 
 #[test]
+fn a_pdu_too_deep_even_when_redacted_is_refused_and_the_events_after_it_are_received() {
+    for version in versions::SUPPORTED {
+        let mut history = messages(&version, 1);
+        let before = history.events.len() - 1;
+        let topic = Action::state(ALICE, "m.room.topic", "", json!({ "topic": "x" }));
+        let refused = history.then(topic);
+        let say = || Action::message(BOB, "m.room.message", json!({ "body": "x" }));
+        let after = [0, 1].map(|_| history.then(say()));
+        let mut peer = Peer::new(history);
+        peer.refused = Some(refused);
+        with_server(&peer, before, async |server| {
+            server.receive(&[before, refused]).await;
+            assert!(server.has(before));
+            for index in after {
+                server.receive(&[index]).await;
+                server.queue_processed().await;
+                assert!(server.has(index), "version {version}");
+            }
+            assert!(!server.knows(refused));
+        });
+    }
+}
+
+#[test]
+fn of_a_state_response_only_the_events_of_the_claimed_state_are_stored() {
+    let mut history = messages(&RoomVersionId::V11, 0);
+    let end = history.events.len() - 1;
+    let say = || Action::message(BOB, "m.room.message", json!({ "body": "x" }));
+    for number in 0..60 {
+        history.then(Action::join(format!("@user{number}:c.example").leak()));
+    }
+    let member = history.events.len() - 1;
+    for _ in 0..=MAX_EVENTS {
+        history.then(say());
+    }
+    let received = history.then(say());
+    let unrelated = history.append(&[end], say());
+    let mut peer = Peer::new(history);
+    peer.unrelated = Some(unrelated);
+    with_server(&peer, end + 1, async |server| {
+        server.receive(&[received]).await;
+        server.queue_processed().await;
+        assert!(server.has(received) && server.knows(member));
+        assert!(!server.knows(unrelated));
+    });
+}
+
+#[test]
 fn a_corrupt_queued_event_does_not_stop_the_others_after_a_restart() {
     let history = messages(&RoomVersionId::V12, 8);
     let last = history.events.len() - 1;
@@ -798,8 +880,27 @@ fn events_of_a_server_that_is_not_in_the_room_are_not_queued() {
         let pdus = vec![server.peer.raw(last)];
         let received = server.receiver.receive(server_name!("c.example"), pdus);
         let received = received.await;
+        assert_eq!(received.len(), 1);
         assert!(received.values().all(Result::is_err), "{received:?}");
         assert_eq!(server.queued(), 0);
+    });
+}
+
+#[test]
+fn a_queued_event_keeps_its_origin_unless_the_server_of_its_sender_sends_it() {
+    let history = messages(&RoomVersionId::V12, 2);
+    let last = history.events.len() - 1;
+    with_server(&Peer::new(history), last - 1, async |server| {
+        let [b, c, d] = [
+            server_name!("b.example"),
+            server_name!("c.example"),
+            server_name!("d.example"),
+        ];
+        for (origin, expected) in [(c, c), (d, c), (b, b), (d, b)] {
+            server.enqueue(origin, last).await.expect("there is space");
+            assert_eq!(server.origin(last), expected.as_str());
+        }
+        assert_eq!(server.queued(), 1);
     });
 }
 
@@ -809,17 +910,7 @@ fn a_full_queue_gives_each_server_its_share() {
     let first = history.events.len() - 210;
     let peer = Peer::new(history);
     with_server(&peer, first, async |server| {
-        let room = server.store.read(|s| Room::load(s, server.room));
-        let room = room.expect("a room");
-        let enqueue = async |origin, index: usize| {
-            let event = &peer.history.events[index];
-            let event = Received {
-                json: event.json.clone(),
-                pdu: Pdu::clone(&event.pdu),
-                redacted: false,
-            };
-            server.receiver.enqueue(origin, &room, event).await
-        };
+        let enqueue = async |origin, index| server.enqueue(origin, index).await;
         let [b, c, d] = [
             server_name!("b.example"),
             server_name!("c.example"),
@@ -832,6 +923,7 @@ fn a_full_queue_gives_each_server_its_share() {
                 .expect("there is space");
         }
         enqueue(b, first + 200).await.expect_err("b has its share");
+        enqueue(b, first).await.expect("it is queued already");
         enqueue(d, first + 201).await.expect("others have more");
         assert_eq!(server.queued(), 200);
     });
