@@ -1,7 +1,7 @@
 //! One batch of a [background job](super::jobs): its limits, and what it skips.
 
 use crate::{
-    rooms::{Actor, Error, room},
+    rooms::{Error, room},
     store::{Reader, RoomNum},
 };
 
@@ -25,25 +25,28 @@ pub(in crate::rooms) fn run<T>(
     Ok(None)
 }
 
-/// Counts an event that the rules of `room` forbid, or that a corrupt row prevents, as not sent, so that the
-/// job goes on.
+/// Counts an event that cannot be sent to `room` (the rules forbid it, it is too large, a row is corrupt) as not
+/// sent, so that the job goes on. An error that is not of this event is returned: the job is tried again.
 pub(in crate::rooms) fn skip_impossible(
     result: Result<bool, Error>,
     r: &impl Reader,
-    actor: &Actor,
     room: RoomNum,
+    describe: impl FnOnce() -> String,
 ) -> Result<bool, Error> {
-    match result {
-        Err(Error::Forbidden(reason)) => {
-            let (room, user) = (room::id(r, room)?, &actor.id);
-            log::info!("background job: skipped an event of {user} in {room}: {reason}");
-            Ok(false)
-        }
-        Err(Error::Store(error)) if error.is_caused_by_data() => {
-            let (room, user) = (room::id(r, room)?, &actor.id);
-            log::error!("background job: skipped an event of {user} in {room}: {error}");
-            Ok(false)
-        }
-        result => result,
-    }
+    let error = match result {
+        Ok(sent) => return Ok(sent),
+        Err(error) => error,
+    };
+    let level = match &error {
+        Error::Store(error) if error.is_caused_by_data() => log::Level::Error,
+        Error::Store(_) | Error::Pool(_) => return Err(error),
+        Error::Forbidden(_) => log::Level::Info,
+        _ => log::Level::Warn,
+    };
+    let (room, event) = (room::id(r, room)?, describe());
+    log::log!(
+        level,
+        "background job: {event} is not sent to {room}: {error}"
+    );
+    Ok(false)
 }

@@ -68,7 +68,9 @@ pub(in crate::rooms) fn run_batch(
             Membership::Join => send_profile(tx, local, &actor, *room),
             Membership::Invite | Membership::Knock => Ok(false),
         };
-        batch::skip_impossible(result, tx, &actor, *room)
+        batch::skip_impossible(result, tx, *room, || {
+            format!("the new membership event of {}", actor.id)
+        })
     })?;
     let mut pending = tx.pending_member_updates()?;
     match next {

@@ -8,6 +8,7 @@ use crate::{
         Actor, Error,
         directory::{self, aliases},
         event,
+        membership::moderation,
         room::{id, num},
         timeline, upgrade,
     },
@@ -195,10 +196,35 @@ fn creators_are_in_the_power_levels_only_in_versions_that_have_them_there() {
         );
 
         let back = upgrade(world, &bob, new, &RoomVersionId::V11, &creators)?;
-        let users = json!({ "@alice:here": 100, "@bob:here": 100, "@carol:here": 100 });
+        let users = json!({ "@alice:here": 100, "@bob:here": 150, "@carol:here": 150 });
         assert_eq!(world.get(back, LEVELS)?["users"], users);
         let create = world.get(back, ("m.room.create", ""))?;
         assert_eq!(create["additional_creators"], Value::Null);
+        Ok(())
+    });
+}
+
+#[test]
+fn old_creators_get_the_highest_level_if_they_are_no_creators_of_the_new_room() {
+    with_world(|world| {
+        let [alice, bob, carol, dave] = world.users(["alice", "bob", "carol", "dave"])?;
+        let body = json!({
+            "room_version": "12", "preset": "public_chat",
+            "creation_content": { "additional_creators": ["@carol:here", "@dave:here"] },
+        });
+        let old = world.create(&alice, &body)?;
+        world.join(&bob, old)?;
+        let levels = json!({
+            "users": { "@bob:here": 200 }, "events": { "m.room.tombstone": 150, "x": 300 },
+        });
+        world.set(&alice, old, LEVELS, &levels)?;
+        let creators = [dave.id.clone()];
+        let new = upgrade(world, &bob, old, &RoomVersionId::V12, &creators)?;
+        let users = json!({ "@alice:here": 300, "@carol:here": 300 });
+        assert_eq!(world.get(new, LEVELS)?["users"], users);
+        world.join(&carol, new)?;
+        world.set(&carol, new, ("x", ""), &json!({}))?;
+        upgrade(world, &carol, new, &RoomVersionId::V12, &[])?;
         Ok(())
     });
 }
@@ -279,6 +305,53 @@ fn bans_and_space_children_are_copied_in_batches() {
         );
         assert_eq!(world.get(new, gone)?, Value::Null);
         assert_eq!(world.run_pending_upgrade(new)?, 0);
+        Ok(())
+    });
+}
+
+/// Sends the largest event that fits; `send` takes the length of its padding.
+fn send_largest(send: impl Fn(usize) -> Result<(), Error>) -> Result<(), Error> {
+    for length in (64_000..66_000).rev().step_by(8) {
+        match send(length) {
+            Err(Error::TooLarge(_)) => {}
+            result => return result,
+        }
+    }
+    panic!("all are too large");
+}
+
+#[test]
+fn copying_cuts_long_reasons_of_bans_and_skips_what_is_too_large() {
+    with_world(|world| {
+        let alice = world.user("alice")?;
+        let body = json!({ "creation_content": { "type": "m.space" }, "room_version": "12" });
+        let old = world.create(&alice, &body)?;
+        let banned = world.users(["banned0", "banned1", "banned2"])?;
+        let ban = |user: &Actor, reason: &str| {
+            moderation::ban(world.tx, &world.local, &alice, old, &user.id, Some(reason))
+        };
+        let child = |child, padding| {
+            let content = json!({ "via": ["here"], "x": "x".repeat(padding) });
+            world.set(&alice, old, ("m.space.child", child), &content)
+        };
+        ban(&banned[0], "short")?;
+        child("!a:here", 0)?;
+        send_largest(|length| ban(&banned[1], &"x".repeat(length)))?;
+        send_largest(|length| child("!b:here", length))?;
+        ban(&banned[2], &"\u{1f}".repeat(9_000))?;
+        child("!c:here", 0)?;
+        // Its events also name the create event.
+        let new = upgrade(world, &alice, old, &RoomVersionId::V11, &[])?;
+        world.run_pending_upgrade(new)?;
+        for (user, length) in banned.iter().zip([5, 8192, 8192]) {
+            let member = world.get(new, ("m.room.member", user.id.as_str()))?;
+            assert_eq!(member["membership"], "ban");
+            assert_eq!(member["reason"].as_str().map(str::len), Some(length));
+        }
+        for (child, is_copied) in [("!a:here", true), ("!b:here", false), ("!c:here", true)] {
+            let content = world.get(new, ("m.space.child", child))?;
+            assert_eq!(content["via"] == json!(["here"]), is_copied, "{child}");
+        }
         Ok(())
     });
 }

@@ -176,32 +176,44 @@ fn power_levels(
     if rules.integer_power_levels {
         convert_to_integers(&mut content);
     }
-    let old_rules = room::rules(r, old)?;
-    if let Some(CanonicalJsonValue::Object(users)) = content.get_mut("users")
-        && rules.explicitly_privilege_room_creators
-    {
-        users.remove(actor.id.as_str());
-        users.retain(|user, _| {
-            !upgrade
-                .additional_creators
-                .iter()
-                .any(|creator| creator == user)
-        });
-    }
     if rules.explicitly_privilege_room_creators {
         presets::raise_tombstone(&mut content);
-    } else if old_rules.authorization.explicitly_privilege_room_creators {
-        // Creators had no level in the old version, but power over all; they become administrators.
+    }
+    let old_rules = room::rules(r, old)?;
+    if old_rules.authorization.explicitly_privilege_room_creators {
+        // Creators had no level in the old room, but power over all.
+        let highest = highest_level(&content);
         let users = content
             .entry("users".to_owned())
             .or_insert_with(|| CanonicalJsonValue::Object(CanonicalJsonObject::new()));
         if let CanonicalJsonValue::Object(users) = users {
             for creator in power_levels::creators(r, old, old_rules)? {
-                users.insert(creator.to_string(), presets::level(presets::ADMINISTRATOR));
+                users.insert(creator.to_string(), highest.into());
             }
         }
     }
+    if let Some(CanonicalJsonValue::Object(users)) = content.get_mut("users")
+        && rules.explicitly_privilege_room_creators
+    {
+        users.remove(actor.id.as_str());
+        for creator in &upgrade.additional_creators {
+            users.remove(creator.as_str());
+        }
+    }
     Ok(Some(StateEvent::new(kind, content)))
+}
+
+/// The highest level that is named, at least that of administrators.
+fn highest_level(content: &CanonicalJsonObject) -> Int {
+    let fields = LEVEL_FIELDS.iter().filter_map(|field| content.get(*field));
+    let maps = LEVEL_MAPS
+        .iter()
+        .filter_map(|field| match content.get(*field) {
+            Some(CanonicalJsonValue::Object(levels)) => Some(levels.values()),
+            _ => None,
+        });
+    let levels = fields.chain(maps.flatten()).filter_map(presets::level_in);
+    levels.fold(Int::from(presets::ADMINISTRATOR), Int::max)
 }
 
 /// Converts levels that are strings, which older versions allow, to integers, and removes other values.

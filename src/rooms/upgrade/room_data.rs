@@ -21,6 +21,9 @@ use crate::{
     users,
 };
 
+/// Even if each byte is escaped as JSON, it leaves room for the other fields of an event.
+const MAX_REASON_BYTES: usize = 8 * 1024;
+
 /// To be called in the transaction in which `actor` replaces `old_room` by `new_room`.
 pub(in crate::rooms) fn schedule(
     tx: &Tx,
@@ -63,7 +66,12 @@ pub(in crate::rooms) fn run_batch(
     drop(rows);
     let next = batch::run(keys, |key| {
         let result = copy(tx, local, &actor, old_room, *key, new_room);
-        batch::skip_impossible(result, tx, &actor, new_room)
+        batch::skip_impossible(result, tx, new_room, || {
+            match state::key_name(tx, old_room, *key) {
+                Ok((kind, state_key)) => format!("the copied {kind} of {state_key}"),
+                Err(_) => "a copied state event".to_owned(),
+            }
+        })
     })?;
     let mut table = tx.pending_upgrades()?;
     match next {
@@ -74,6 +82,12 @@ pub(in crate::rooms) fn run_batch(
         None => drop(table.remove(new_room)?),
     }
     Ok(next.is_some())
+}
+
+/// The reason of a ban, cut if it could make the event too large in the new room, where its other
+/// fields may be longer.
+fn cut_reason(reason: &str) -> &str {
+    &reason[..reason.floor_char_boundary(MAX_REASON_BYTES)]
 }
 
 /// Copies the state event at `key` if it is a ban or a child of a space; whether it sent an event.
@@ -94,7 +108,8 @@ fn copy(
             let (Some(banned), Ok(user)) = (banned, <&UserId>::try_from(state_key.as_str())) else {
                 return Ok(false);
             };
-            moderation::ban(tx, local, actor, new_room, user, banned.reason.as_deref())?;
+            let reason = banned.reason.as_deref().map(cut_reason);
+            moderation::ban(tx, local, actor, new_room, user, reason)?;
             Ok(true)
         }
         kind @ StateEventType::SpaceChild => {
