@@ -6,8 +6,8 @@ use http::Method;
 use serde_json::json;
 
 use crate::{
-    client_api::{create_room, create_room_with, joined_rooms},
-    test_server::{TestServer, TestUser, expect_error},
+    client_api::{create_room, create_room_with, joined_rooms, room_path},
+    test_server::{TestServer, TestUser, expect_error, expect_ok},
 };
 
 const CREATE: &str = "/_matrix/client/v3/createRoom";
@@ -82,6 +82,28 @@ fn invalid_create_room_requests_are_rejected() {
         expect_error(&alice.post(CREATE, body), status, errcode);
     }
     assert_eq!(joined_rooms(&alice).len(), 1);
+}
+
+#[test]
+fn server_acl_that_denies_the_own_server_is_refused() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let room = create_room(&alice, json!({}));
+    let path = room_path(&room, "state/m.room.server_acl");
+    for content in [
+        json!({}),
+        json!({ "allow": [] }),
+        json!({ "allow": ["*"], "deny": ["LOCAL*"] }),
+        json!({ "allow": ["*.example", 1] }),
+        json!({ "allow": "*" }),
+    ] {
+        expect_error(&alice.put(&path, content.clone()), 400, "M_INVALID_PARAM");
+        let initial = json!({ "type": "m.room.server_acl", "content": content });
+        let body = json!({ "initial_state": [initial] });
+        let answer = alice.post("/_matrix/client/v3/createRoom", body);
+        assert_eq!(answer.0, 400, "{answer:?}");
+    }
+    expect_ok(alice.put(&path, json!({ "allow": ["*"], "deny": [1, "there"] })));
 }
 
 #[test]

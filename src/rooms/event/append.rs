@@ -18,6 +18,7 @@ use crate::{
     },
     rooms::{
         Error, Local, event, room,
+        servers::server_acl,
         state::{current, overlay::StateOverlay},
     },
     store::{
@@ -98,7 +99,8 @@ pub fn create(
 ///
 /// # Errors
 /// [`Error::UnknownRoom`]; [`Error::Forbidden`] if the room's rules do not allow it;
-/// [`Error::BadContent`] or [`Error::TooLarge`] if it is not fit to be an event.
+/// [`Error::BadContent`] or [`Error::TooLarge`] if it is not fit to be an event; those of
+/// [`redaction::check`] and [`server_acl::check`].
 pub fn append(
     tx: &Tx,
     local: &Local,
@@ -108,8 +110,9 @@ pub fn append(
     let room = room::num(tx, draft.room_id.as_deref().ok_or(Error::UnknownRoom)?)?;
     let rules = room::rules(tx, room)?;
     let mut heads = room::heads(tx, room)?;
-    redaction::check(tx, room, draft, rules)?;
     let event = build_allowed(tx, local, room, &heads, draft, sending.now)?;
+    redaction::check(tx, room, draft, rules)?;
+    server_acl::check(local, draft)?;
     commit(tx, local, room, &mut heads, event, sending)
 }
 
