@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::{
     client_api::{
         change_membership, create_room, create_room_with, join, joined_rooms, leave, next_batch,
-        sync,
+        room_path, sync,
     },
     test_server::{TestServer, TestUser, expect_error, expect_ok},
 };
@@ -170,6 +170,30 @@ fn moderator_can_kick_ban_and_unban() {
     expect_error(&to_bob("invite"), 403, "M_FORBIDDEN");
     expect_ok(to_bob("unban"));
     join(&bob, &room);
+}
+
+#[test]
+fn kick_and_unban_by_an_outsider_do_not_tell_who_is_in_the_room() {
+    let server = TestServer::new();
+    let [alice, bob, carol, dave] = ["alice", "bob", "carol", "dave"].map(|it| server.register(it));
+    let room = create_room_with(&[&alice, &bob]);
+    expect_ok(alice.post(
+        &room_path(&room, "ban"),
+        json!({ "user_id": carol.user_id }),
+    ));
+    let outsider = server.register("eve");
+    for action in ["kick", "ban", "unban", "invite"] {
+        let answers = [&alice, &bob, &carol, &dave].map(|target| {
+            outsider.post(
+                &room_path(&room, action),
+                json!({ "user_id": target.user_id }),
+            )
+        });
+        for answer in &answers {
+            expect_error(answer, 403, "M_FORBIDDEN");
+            assert_eq!(answer, &answers[0], "{action}");
+        }
+    }
 }
 
 #[test]

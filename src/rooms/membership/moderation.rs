@@ -71,6 +71,14 @@ fn blocks_invites(r: &impl Reader, user: UserNum) -> Result<bool, Error> {
     Ok(config.and_then(|config| config.default_action).as_deref() == Some("block"))
 }
 
+/// Checks that `actor` is in the room: others must not learn from an error who else is.
+fn check_is_joined(r: &impl Reader, actor: &Actor, room: RoomNum) -> Result<(), Error> {
+    match current::membership(r, room, &actor.id)? {
+        Membership::Join => Ok(()),
+        _ => Err(Error::forbidden("you are not in this room")),
+    }
+}
+
 /// Removes `target` from the room, or withdraws their invite or knock.
 ///
 /// # Errors
@@ -83,6 +91,7 @@ pub fn kick(
     target: &UserId,
     reason: Option<&str>,
 ) -> Result<(), Error> {
+    check_is_joined(tx, actor, room)?;
     match current::membership(tx, room, target)? {
         Membership::Join | Membership::Invite | Membership::Knock => {
             MembershipChange::new(target, MembershipState::Leave, reason)
@@ -122,6 +131,7 @@ pub fn unban(
     target: &UserId,
     reason: Option<&str>,
 ) -> Result<(), Error> {
+    check_is_joined(tx, actor, room)?;
     if current::membership(tx, room, target)? != Membership::Ban {
         return Err(Error::BadState(
             format!("{target} is not banned from the room").into(),
