@@ -64,6 +64,7 @@ fn an_upload_that_ends_after_deactivation_is_not_stored() {
             password_hash: None,
             created_ts: 1,
             deactivated: true,
+            erased: false,
             admin: false,
         };
         let end = move |tx: &Tx| tx.accounts()?.put(user, &account);

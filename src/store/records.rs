@@ -170,6 +170,8 @@ record! {
         created_ts: u64,
         /// The name stays taken.
         deactivated: bool,
+        /// Whether its events are redacted for those who were not in the room.
+        erased: bool,
         admin: bool,
     }
 }

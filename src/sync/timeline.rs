@@ -71,11 +71,11 @@ pub fn select(
             from = Place(place.0.saturating_sub(1));
             selected.before = from;
             let stored = event::load(r, row.event)?;
-            if !formatter.visibility.can_see(r, &stored)? {
+            let Some(stored) = formatter.visibility.visible(r, stored)? else {
                 // A timeline has no holes: earlier visible events are left to `/messages`.
                 selected.limited = true;
                 break 'rows;
-            }
+            };
             if room_wanted
                 && filter::accepts(wanted, &stored)?
                 && !is_ignored(part.ignored, &stored)?

@@ -12,6 +12,7 @@ mod device_lists_property;
 mod e2ee_keys;
 mod endpoints;
 mod ephemeral;
+mod erasure;
 mod federation;
 mod fuzz;
 mod key_backup;

@@ -1,10 +1,15 @@
 //! Sending events, and reading them by `/messages`, `/context`, `/event` and `/state`.
 
+use std::collections::BTreeMap;
+
 use http::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    client_api::{create_room_with, leave, message_bodies, room_path, send_text, set_state},
+    client_api::{
+        create_room_with, join, leave, message_bodies, next_batch, percent_encode, room_path,
+        send_text, set_state, sync,
+    },
     test_server::{TestServer, TestUser, expect_error, expect_ok},
 };
 
@@ -214,6 +219,83 @@ fn former_member_reads_the_room_as_of_leaving_and_non_member_is_forbidden() {
         joined["joined"].as_object().map(|joined| joined.len()),
         Some(1)
     );
+}
+
+#[test]
+fn members_at_a_token_after_leaving_are_those_at_the_time_of_leaving() {
+    let server = TestServer::new();
+    let [alice, bob, carol] = ["alice", "bob", "carol"].map(|it| server.register(it));
+    let room = create_room_with(&[&alice, &bob]);
+    let before = sync(&bob, None);
+    leave(&bob, &room);
+    join(&carol, &room);
+    send_text(&alice, &room, "later");
+    let after = next_batch(&sync(&bob, None)).to_owned();
+    let end = expect_ok(alice.get(&room_path(&room, "messages?dir=b")))["start"].clone();
+    let end = end.as_str().expect("a token").to_owned();
+    let members = |user: &TestUser<'_>, at: &str| {
+        let path = room_path(&room, &format!("members?at={}", percent_encode(at)));
+        let chunk = expect_ok(user.get(&path))["chunk"].take();
+        let chunk = chunk.as_array().expect("members").iter();
+        chunk
+            .map(|it| {
+                (
+                    it["state_key"].to_string(),
+                    it["content"]["membership"].to_string(),
+                )
+            })
+            .collect::<BTreeMap<_, _>>()
+    };
+    for at in [&after, &end] {
+        let seen = members(&bob, at);
+        assert_eq!(seen.len(), 2, "{seen:?}");
+        assert_eq!(seen[&json!(bob.user_id).to_string()], "\"leave\"");
+        assert_eq!(members(&alice, at).len(), 3);
+    }
+    let seen = members(&bob, next_batch(&before));
+    assert_eq!(seen[&json!(bob.user_id).to_string()], "\"join\"");
+}
+
+#[test]
+fn members_at_a_token_of_hidden_history_are_forbidden() {
+    let server = TestServer::new();
+    let [alice, bob, carol] = ["alice", "bob", "carol"].map(|it| server.register(it));
+    let room = create_room_with(&[&alice, &carol]);
+    let hidden = json!({ "history_visibility": "joined" });
+    set_state(&alice, &room, ("m.room.history_visibility", ""), hidden);
+    send_text(&alice, &room, "hidden");
+    let at = next_batch(&sync(&alice, None)).to_owned();
+    leave(&carol, &room);
+    join(&bob, &room);
+    let path = room_path(&room, &format!("members?at={}", percent_encode(&at)));
+    expect_ok(alice.get(&path));
+    expect_error(&bob.get(&path), 403, "M_FORBIDDEN");
+}
+
+#[test]
+fn redaction_after_leaving_is_not_shown_to_the_former_member() {
+    let server = TestServer::new();
+    let [alice, bob] = ["alice", "bob"].map(|it| server.register(it));
+    let room = create_room_with(&[&alice, &bob]);
+    let ids = [(); 2].map(|()| send_text(&alice, &room, "x"));
+    let redact = |id: &str| {
+        let path = room_path(&room, &format!("redact/{id}/1"));
+        expect_ok(alice.put(&path, json!({ "reason": "secret" })));
+    };
+    redact(&ids[0]);
+    leave(&bob, &room);
+    redact(&ids[1]);
+    let because = |user: &TestUser<'_>, id: &str| {
+        let event = expect_ok(user.get(&room_path(&room, &format!("event/{id}"))));
+        assert_eq!(event["content"], json!({}));
+        event["unsigned"]["redacted_because"]["content"]["reason"].clone()
+    };
+    assert_eq!(because(&bob, &ids[0]), "secret");
+    assert_eq!(because(&bob, &ids[1]), Value::Null);
+    assert_eq!(because(&alice, &ids[1]), "secret");
+    let page = expect_ok(bob.get(&room_path(&room, "messages?dir=b&limit=2")));
+    // The leave event and the first redaction.
+    assert_eq!(page["chunk"].as_array().map(Vec::len), Some(2), "{page}");
 }
 
 #[test]

@@ -276,11 +276,8 @@ fn load_visible(
         rooms::Error::NotFound("the event does not exist in this room, or you may not see it");
     let num = event::num_in(r, reader.room, id)?.ok_or(NO_EVENT)?;
     let stored = event::load(r, num)?;
-    if reader.formatter.visibility.can_see(r, &stored)? {
-        Ok(stored)
-    } else {
-        Err(NO_EVENT)
-    }
+    let visible = reader.formatter.visibility.visible(r, stored)?;
+    visible.ok_or(NO_EVENT)
 }
 
 /// `GET /_matrix/client/v3/rooms/{roomId}/context/{eventId}`

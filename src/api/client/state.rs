@@ -37,7 +37,7 @@ use crate::{
         },
         unread::notify,
     },
-    store::{EventNum, RoomNum, Snapshot, Tx, records::Membership},
+    store::{EventNum, Place, RoomNum, Snapshot, Tx, records::Membership},
 };
 
 /// `PUT /_matrix/client/v3/rooms/{roomId}/state/{eventType}/{stateKey}`
@@ -80,18 +80,24 @@ pub async fn send_state_event(
     Ok(send_state_event::v3::Response::new(appended.id))
 }
 
-/// The room and its state, as far as the user may see it.
+/// The room and its state, at `at` or now, as far as the user may see it.
 fn readable(
     s: &Snapshot,
     session: &Session,
     room_id: &OwnedRoomId,
+    at: Option<&str>,
     now_ms: u64,
 ) -> Result<(RoomNum, StateOverlay, Formatter), rooms::Error> {
     let room = history_visibility::readable_room(s, room_id, session.user)?;
     let (user, device) = (&session.user_id, Some(session.device));
-    let formatter = Formatter::new(s, room, user, device, now_ms, RoomIdField::Include)?;
-    let state = formatter.visibility.readable_state(s)?;
-    let state = state.ok_or_else(|| rooms::Error::forbidden("you are not joined to this room"))?;
+    let mut formatter = Formatter::new(s, room, user, device, now_ms, RoomIdField::Include)?;
+    let place = match at {
+        Some(token) => token.parse::<PaginationToken>()?.place(s, room)?,
+        None => Place::MAX,
+    };
+    let state = formatter.visibility.readable_state(s, place)?;
+    let state =
+        state.ok_or_else(|| rooms::Error::forbidden("you may not see this state of the room"))?;
     Ok((room, state, formatter))
 }
 
@@ -107,7 +113,7 @@ pub async fn get_state_event_for_key(
     }
     let now_ms = api.clock.now_ms();
     let event = api.store.read(|s| {
-        let (room, state, mut formatter) = readable(s, &session, &request.room_id, now_ms)?;
+        let (room, state, mut formatter) = readable(s, &session, &request.room_id, None, now_ms)?;
         let num = state.get(s, room, &request.event_type.to_string(), &request.state_key)?;
         let num = num.ok_or(rooms::Error::NotFound(
             "the room has no state event with this type and state key",
@@ -129,7 +135,7 @@ pub async fn get_state_events(
 ) -> Result<get_state_events::v3::Response, Error> {
     let now_ms = api.clock.now_ms();
     let read = move |s: &Snapshot| {
-        let (room, state, mut formatter) = readable(s, &session, &request.room_id, now_ms)?;
+        let (room, state, mut formatter) = readable(s, &session, &request.room_id, None, now_ms)?;
         let entries = state.entries(s, room)?;
         format_events(s, &mut formatter, entries.into_iter().map(|(_, num)| num))
     };
@@ -163,10 +169,8 @@ fn members_of(
     now_ms: u64,
     request: &get_member_events::v3::Request,
 ) -> Result<get_member_events::v3::Response, rooms::Error> {
-    let (room, mut state, mut formatter) = readable(s, session, &request.room_id, now_ms)?;
-    if let Some(at) = &request.at {
-        state = state_at(s, room, at.parse()?, state)?;
-    }
+    let at = request.at.as_deref();
+    let (room, state, mut formatter) = readable(s, session, &request.room_id, at, now_ms)?;
     let is_wanted = |membership: Membership| {
         let membership: MembershipState = membership_state(membership);
         request
@@ -188,23 +192,6 @@ fn members_of(
     }
     let chunk = format_events(s, &mut formatter, members.into_iter())?;
     Ok(get_member_events::v3::Response::new(chunk))
-}
-
-/// The state at `token`; `present`, the latest state that the user may see, if that is earlier.
-fn state_at(
-    s: &Snapshot,
-    room: RoomNum,
-    token: PaginationToken,
-    present: StateOverlay,
-) -> Result<StateOverlay, rooms::Error> {
-    let place = token.place(s, room)?;
-    if place >= room::heads(s, room)?.last_place {
-        return Ok(present);
-    }
-    match rooms::timeline::backwards(s, room, place, 1)?.pop() {
-        Some((_, row)) => StateOverlay::after(s, row.event, &event::header(s, row.event)?),
-        None => Ok(StateOverlay::default()),
-    }
 }
 
 /// `GET /_matrix/client/v3/rooms/{roomId}/joined_members`

@@ -64,26 +64,12 @@ struct Target {
 
 impl Target {
     fn load(r: &impl Reader, num: EventNum) -> Result<Self, Error> {
-        #[derive(Deserialize)]
-        struct Fields {
-            sender: OwnedUserId,
-            #[serde(rename = "type")]
-            kind: StateEventType,
-        }
         let stored = event::load(r, num)?;
-        let Fields { sender, kind } = stored.parse()?;
-        let state_type = stored.header.state_key.map(|_| kind);
         Ok(Self {
+            sender: stored.sender()?,
+            state_type: state_type(&stored)?,
             stored,
-            sender,
-            state_type,
         })
-    }
-
-    fn is_state_of(&self, types: &[StateEventType]) -> bool {
-        self.state_type
-            .as_ref()
-            .is_some_and(|kind| types.contains(kind))
     }
 
     /// Whether `user`, who did not send it, has the power to redact it: the power to redact, and
@@ -102,6 +88,24 @@ impl Target {
         };
         may_set && levels.user_can_redact_event_of_other(user)
     }
+}
+
+/// The type of a state event.
+fn state_type(stored: &StoredEvent) -> Result<Option<StateEventType>, Error> {
+    #[derive(Deserialize)]
+    struct Typed {
+        #[serde(rename = "type")]
+        kind: StateEventType,
+    }
+    match stored.header.state_key {
+        Some(_) => Ok(Some(stored.parse::<Typed>()?.kind)),
+        None => Ok(None),
+    }
+}
+
+/// Whether it is state that keeps a room usable.
+pub(in crate::rooms) fn is_protected(stored: &StoredEvent) -> Result<bool, Error> {
+    Ok(state_type(stored)?.is_some_and(|kind| PROTECTED_TYPES.contains(&kind)))
 }
 
 /// Checks that a local user may send this redaction: of their own events, or of others' with the
@@ -126,7 +130,7 @@ pub(in crate::rooms) fn check(
         .ok_or_else(|| Error::invalid("nothing to redact"))?;
     let num = event::num_in(r, room, redacts)?.ok_or(Error::NotFound("there is no such event"))?;
     let target = Target::load(r, num)?;
-    if target.is_state_of(&PROTECTED_TYPES) {
+    if is_protected(&target.stored)? {
         return Err(Error::forbidden(
             "the create event, server ACL, encryption and power levels of a room may not be redacted",
         ));
@@ -196,7 +200,7 @@ impl Redaction<'_> {
         target: &Target,
     ) -> Result<bool, Error> {
         // NOTSPEC: as in Synapse. A room needs its create event.
-        if target.is_state_of(&[StateEventType::RoomCreate]) {
+        if target.state_type == Some(StateEventType::RoomCreate) {
             return Ok(false);
         }
         if self.sender.server_name() == target.sender.server_name() {

@@ -73,6 +73,7 @@ impl World<'_> {
             password_hash: None,
             created_ts: 0,
             deactivated: false,
+            erased: false,
             admin: false,
         };
         self.tx.accounts()?.put(num, &account)?;

@@ -91,7 +91,7 @@ impl Formatter {
             None => None,
         };
         let redaction = match stored.header.redacted_by {
-            Some(num) => Some(self.redaction(r, num)?),
+            Some(num) => self.redaction(r, num)?,
             None => None,
         };
         let (id, sent) = (stored.id()?, stored.parse::<Sent>()?);
@@ -132,13 +132,20 @@ impl Formatter {
         }
     }
 
-    fn redaction(&self, r: &impl Reader, num: EventNum) -> Result<Box<RawValue>, Error> {
-        let redaction = event::load(r, num)?;
+    /// The redaction `num`, if the user may see it: not if it came after the user left.
+    fn redaction(
+        &mut self,
+        r: &impl Reader,
+        num: EventNum,
+    ) -> Result<Option<Box<RawValue>>, Error> {
+        let Some(redaction) = self.visibility.visible(r, event::load(r, num)?)? else {
+            return Ok(None);
+        };
         let (id, sent) = (redaction.id()?, redaction.parse::<Sent>()?);
         let mut formatted = self.without_unsigned(&id, &redaction.json)?;
         formatted.unsigned.age = Some(self.now_ms as i64 - sent.origin_server_ts as i64);
-        formatted
-            .to_json()
+        let json = formatted.to_json();
+        json.map(Some)
             .map_err(|_| Error::not_serializable("an event"))
     }
 

@@ -5,6 +5,7 @@
 use ruma::{RoomId, UserId, events::room::history_visibility::HistoryVisibility};
 use serde::Deserialize;
 
+use super::erasure;
 use crate::{
     rooms::{
         Error,
@@ -99,22 +100,50 @@ impl UserVisibility {
         Ok(self.allows(&after, event.header.place))
     }
 
-    /// The state that the user may read: the current one, or the one when the user left. `None` if the
-    /// user was never joined and the room is not world-readable.
-    pub fn readable_state(&self, r: &impl Reader) -> Result<Option<StateOverlay>, Error> {
-        let now = StateOverlay::of(room::heads(r, self.room)?.state);
-        if self.can_see_now(r)? {
-            return Ok(Some(now));
-        }
-        let Joined::Until(end) = self.joined else {
+    /// The event as the user may see it in a timeline: redacted if its sender was erased and the user
+    /// was not joined then. `None` if the user may not see it.
+    pub fn visible(
+        &mut self,
+        r: &impl Reader,
+        mut event: StoredEvent,
+    ) -> Result<Option<StoredEvent>, Error> {
+        if !self.can_see(r, &event)? {
             return Ok(None);
-        };
-        match timeline::backwards(r, self.room, end, 1)?.pop() {
-            Some((_, row)) => {
-                let header = event::header(r, row.event)?;
-                StateOverlay::after(r, row.event, &header).map(Some)
+        }
+        if self.membership_at(r, &event)? != Membership::Join {
+            erasure::redact_if_erased(r, room::rules(r, self.room)?, &mut event)?;
+        }
+        Ok(Some(event))
+    }
+
+    /// The state at `place` as far as the user may read it: if the user left before, the state at that
+    /// time. `None` if the user may not see the event at that place, or was never joined and the room is
+    /// not world-readable.
+    pub fn readable_state(
+        &mut self,
+        r: &impl Reader,
+        place: Place,
+    ) -> Result<Option<StateOverlay>, Error> {
+        let place = match self.joined {
+            _ if self.can_see_now(r)? => {
+                let heads = room::heads(r, self.room)?;
+                if place >= heads.last_place {
+                    return Ok(Some(StateOverlay::of(heads.state)));
+                }
+                place
             }
-            None => Ok(None),
+            Joined::Until(end) => place.min(end),
+            Joined::Now | Joined::Never => return Ok(None),
+        };
+        match timeline::backwards(r, self.room, place, 1)?.pop() {
+            Some((_, row)) => {
+                let event = event::load(r, row.event)?;
+                if !self.can_see(r, &event)? {
+                    return Ok(None);
+                }
+                StateOverlay::after(r, row.event, &event.header).map(Some)
+            }
+            None => Ok(Some(StateOverlay::default())),
         }
     }
 

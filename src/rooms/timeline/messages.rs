@@ -94,11 +94,8 @@ pub fn page(
                 Direction::Forward => place,
             };
             let stored = event::load(r, row.event)?;
-            if accepts_room
-                && filter::accepts(filter, &stored)?
-                && visibility.can_see(r, &stored)?
-            {
-                page.events.push(stored);
+            if accepts_room && filter::accepts(filter, &stored)? {
+                page.events.extend(visibility.visible(r, stored)?);
             }
             if backward && timeline::gap(r, request.room, place)?.is_some() {
                 page.end = Some(point);

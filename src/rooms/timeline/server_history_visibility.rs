@@ -1,5 +1,6 @@
 //! Which events another server may see: those that one of its users may see (client-server API, "Room
-//! History Visibility"). It gets the others redacted, so that the event graph stays complete.
+//! History Visibility"). It gets the others redacted, so that the event graph stays complete,
+//! and so those of erased users.
 
 use std::collections::HashMap;
 
@@ -8,7 +9,7 @@ use ruma::{
     room_version_rules::RoomVersionRules,
 };
 
-use super::history_visibility::visibility_of;
+use super::{erasure, history_visibility::visibility_of};
 use crate::{
     protocol::redact::redact,
     rooms::{
@@ -41,10 +42,15 @@ impl ServerVisibility {
         })
     }
 
-    /// The JSON of an event, redacted if the server may not see it. Unless history is shared this reads
+    /// The JSON of an event, redacted if the server may not see it or its sender was erased. Unless history is shared this reads
     /// all members: to be called on the pool.
-    pub fn visible_json(&mut self, r: &impl Reader, event: StoredEvent) -> Result<Vec<u8>, Error> {
+    pub fn visible_json(
+        &mut self,
+        r: &impl Reader,
+        mut event: StoredEvent,
+    ) -> Result<Vec<u8>, Error> {
         if self.can_see(r, &event)? {
+            erasure::redact_if_erased(r, self.rules, &mut event)?;
             return Ok(event.json);
         }
         redact(&event.json, self.rules)
@@ -102,7 +108,7 @@ impl ServerVisibility {
     }
 }
 
-/// The JSON of the events `nums`, redacted where `server` may not see them.
+/// The JSON of the events `nums`, as [`ServerVisibility::visible_json`] has each.
 pub fn visible_json(
     r: &impl Reader,
     room: RoomNum,

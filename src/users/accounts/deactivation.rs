@@ -11,7 +11,8 @@ use crate::{
 };
 
 /// Deactivates the account of `user`: it can never log in again, and its name stays taken. With `erase` its
-/// profile, account data and filters are removed too.
+/// profile, account data and filters are removed too, and its events are redacted for those who were not in the
+/// room.
 ///
 /// The caller makes it leave its rooms in the same transaction.
 ///
@@ -22,6 +23,7 @@ pub fn deactivate(tx: &Tx, user: UserNum, erase: bool) -> Result<(), Error> {
     let account = Account {
         password_hash: None,
         deactivated: true,
+        erased: account.erased || erase,
         admin: false,
         ..account
     };

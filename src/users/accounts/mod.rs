@@ -10,7 +10,7 @@ pub(super) mod usernames;
 pub use self::{
     deactivation::deactivate,
     registration::NewAccount,
-    rows::{is_deactivated, load},
+    rows::{is_deactivated, is_erased, load},
     shared_secret::SharedSecretRequest,
 };
 

@@ -124,6 +124,7 @@ fn create(
         password_hash: password_hash.cloned(),
         created_ts: now_ms,
         deactivated: false,
+        erased: false,
         admin: admin.unwrap_or(is_first),
     };
     tx.accounts()?.put(user, &account)?;

@@ -16,6 +16,14 @@ pub fn is_deactivated(reader: &impl Reader, user: UserNum) -> Result<bool, store
     Ok(load(reader, user)?.is_some_and(|account| account.deactivated))
 }
 
+/// Whether `user_id` had an account here that was deactivated with `erase`.
+pub fn is_erased(reader: &impl Reader, user_id: &UserId) -> Result<bool, store::Error> {
+    let Some(user) = num_of(reader, user_id)? else {
+        return Ok(false);
+    };
+    Ok(load(reader, user)?.is_some_and(|account| account.erased))
+}
+
 impl Users {
     /// The account of `user_id`, if this server has one.
     pub fn account(&self, user_id: &UserId) -> Result<Option<(UserNum, Account)>, store::Error> {
