@@ -111,8 +111,7 @@ pub async fn get_room_state_ids(
     let (auth_chain, pdus) = api
         .store
         .scan("the ids of a state for another server", move |s| {
-            let (room, event) = shared_event(s, &origin, &request.room_id, &request.event_id)?;
-            let state = state_before(s, room, event)?;
+            let state = state_before(s, &origin, &request.room_id, &request.event_id)?;
             Ok::<_, rooms::Error>((ids(s, &state.auth_chain)?, ids(s, &state.state)?))
         })
         .await?;
@@ -128,8 +127,7 @@ pub async fn get_room_state(
     let state = api
         .store
         .scan("a state for another server", move |s| {
-            let (room, event) = shared_event(s, &origin, &request.room_id, &request.event_id)?;
-            state_before(s, room, event)
+            state_before(s, &origin, &request.room_id, &request.event_id)
         })
         .await?;
     Ok(EventStream::default()
@@ -178,12 +176,15 @@ fn shared_event(
     Ok((room, num))
 }
 
+/// The state before an event of a room that is shared with `origin`.
 fn state_before(
     r: &impl Reader,
-    room: RoomNum,
-    num: EventNum,
+    origin: &Origin,
+    room: &RoomId,
+    event: &EventId,
 ) -> Result<StateWithAuthChain, rooms::Error> {
-    StateWithAuthChain::state(r, room, event::header(r, num)?.state_before)
+    let room = server_acl::shared_with(r, room, &origin.server)?;
+    StateWithAuthChain::before(r, room, event)?.ok_or(NO_EVENT)
 }
 
 fn visible_events(

@@ -3,12 +3,12 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use ruma::OwnedEventId;
+use ruma::{EventId, OwnedEventId};
 use serde::Deserialize;
 
 use crate::{
-    rooms::{Error, event, state},
-    store::{EventNum, NodeNum, Reader, RoomNum, Rows, records::Status},
+    rooms::{Error, event, state, timeline},
+    store::{EventNum, Reader, RoomNum, Rows, records::Status},
 };
 
 /// The references of an event.
@@ -58,11 +58,26 @@ pub struct StateWithAuthChain {
 }
 
 impl StateWithAuthChain {
-    /// The state `root` with its auth chain. Grows with the room: for the pool.
-    pub fn state(r: &impl Reader, room: RoomNum, root: NodeNum) -> Result<Self, Error> {
-        let entries = state::entries(r, room, root)?;
+    /// The state before an event; `None` if it is not known. For an event that is missing at a gap, the
+    /// state before the event after the gap stands in: a server that lacks the missing event asks for it
+    /// when it receives the event after the gap, and rejects that and whatever follows if it gets no
+    /// answer. Grows with the room: for the pool.
+    pub fn before(r: &impl Reader, room: RoomNum, id: &EventId) -> Result<Option<Self>, Error> {
+        let Some(mut num) = event::num_in(r, room, id)? else {
+            return Ok(None);
+        };
+        if event::header(r, num)?.status.is_outlier() {
+            let Some(gap) = timeline::gap_of(r, room, id)? else {
+                return Ok(None);
+            };
+            match timeline::forwards(r, room, gap, 1)?.pop() {
+                Some((_, after_gap)) => num = after_gap.event,
+                None => return Ok(None),
+            }
+        }
+        let entries = state::entries(r, room, event::header(r, num)?.state_before)?;
         let state = entries.into_iter().map(|(_, event)| event).collect();
-        Self::of(r, room, state, None)
+        Self::of(r, room, state, None).map(Some)
     }
 
     /// The state before a join, for the `send_join` response. With `omit_members` it is without the

@@ -11,7 +11,7 @@ use crate::{
     },
     rooms::{
         Error,
-        event::{commit::commit_heads, outlier, receive},
+        event::{commit::commit_heads, graph::StateWithAuthChain, outlier, receive},
         room::heads,
         state::overlay::StateOverlay,
         timeline,
@@ -170,6 +170,35 @@ fn an_event_with_missing_prev_events_leaves_a_gap_that_backfill_moves_and_closes
             .expect("a room")
             .extremities;
         assert!(extremities.contains(&replica.num(late)));
+    });
+}
+
+#[test]
+fn the_state_before_a_missing_event_is_that_before_the_event_after_the_gap() {
+    let version = RoomVersionId::V12;
+    let mut history = History::public(&version, ALICE);
+    let message = || Action::message(ALICE, "m.room.message", json!({ "body": "x" }));
+    let known = history.events.len();
+    let missing = history.then(message());
+    let late = history.then(message());
+    let unrelated = history.then(message());
+    with_store(async |store| {
+        let replica = Replica::new(store, &history, &version).await;
+        for index in 0..known {
+            replica.receive(index, None).await.expect("it is taken");
+        }
+        replica.store_outliers([missing, unrelated]).await;
+        let claimed = history.events[late].state_before.clone();
+        let taken = replica.receive(late, Some(&claimed)).await;
+        taken.expect("it is taken");
+        let before = |index: usize| {
+            let id = history.events[index].pdu.event_id();
+            let found = store.read(|s| StateWithAuthChain::before(s, replica.room, id));
+            found.expect("a read").map(|found| found.state)
+        };
+        assert_eq!(before(missing), before(late));
+        assert_eq!(before(late).map(|state| state.len()), Some(claimed.len()));
+        assert_eq!(before(unrelated), None);
     });
 }
 
