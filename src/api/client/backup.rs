@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use ruma::{
     OwnedRoomId, UInt,
     api::client::backup::{
-        RoomKeyBackup, add_backup_keys, add_backup_keys_for_room, add_backup_keys_for_session,
-        create_backup_version, delete_backup_keys, delete_backup_keys_for_room,
-        delete_backup_keys_for_session, delete_backup_version, get_backup_info, get_backup_keys,
-        get_backup_keys_for_room, get_backup_keys_for_session, get_latest_backup_info,
-        update_backup_version,
+        BackupAlgorithm, RoomKeyBackup, add_backup_keys, add_backup_keys_for_room,
+        add_backup_keys_for_session, create_backup_version, delete_backup_keys,
+        delete_backup_keys_for_room, delete_backup_keys_for_session, delete_backup_version,
+        get_backup_info, get_backup_keys, get_backup_keys_for_room, get_backup_keys_for_session,
+        get_latest_backup_info, update_backup_version,
     },
     serde::Raw,
 };
@@ -41,11 +41,7 @@ pub async fn get_latest_backup_info(
     session: Session,
     _request: get_latest_backup_info::v3::Request,
 ) -> Result<get_latest_backup_info::v3::Response, Error> {
-    let (version, backup) = api.users.backup(session.user, None)?;
-    let (etag, count) = etag_and_count(&backup);
-    let info = Raw::from_json_string(backup.info)
-        .map_err(|_| store::Error::corrupt("backups", (session.user, version), "not JSON"))?;
-    let version = version.to_string();
+    let (info, count, etag, version) = backup_info(&api, &session, None)?;
     Ok(get_latest_backup_info::v3::Response::new(
         info, count, etag, version,
     ))
@@ -57,14 +53,23 @@ pub async fn get_backup_info(
     session: Session,
     request: get_backup_info::v3::Request,
 ) -> Result<get_backup_info::v3::Response, Error> {
-    let (version, backup) = api.users.backup(session.user, Some(&request.version))?;
-    let (etag, count) = etag_and_count(&backup);
-    let info = Raw::from_json_string(backup.info)
-        .map_err(|_| store::Error::corrupt("backups", (session.user, version), "not JSON"))?;
-    let version = version.to_string();
+    let (info, count, etag, version) = backup_info(&api, &session, Some(&request.version))?;
     Ok(get_backup_info::v3::Response::new(
         info, count, etag, version,
     ))
+}
+
+/// The backup `version`, or the latest: its algorithm, number of keys, entity tag and version.
+fn backup_info(
+    api: &Api,
+    session: &Session,
+    version: Option<&str>,
+) -> Result<(Raw<BackupAlgorithm>, UInt, String, String), Error> {
+    let (version, backup) = api.users.backup(session.user, version)?;
+    let (etag, count) = etag_and_count(&backup);
+    let info = Raw::from_json_string(backup.info)
+        .map_err(|_| store::Error::corrupt("backups", (session.user, version), "not JSON"))?;
+    Ok((info, count, etag, version.to_string()))
 }
 
 /// `PUT /_matrix/client/v3/room_keys/version/{version}`

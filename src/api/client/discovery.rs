@@ -1,16 +1,15 @@
 //! Discovery of the server and of what it supports (client-server API, "Server Discovery", "API Versions"
 //! and "Capabilities negotiation").
 
-use ruma::{
-    RoomVersionId,
-    api::client::discovery::{
-        discover_homeserver, discover_support, get_capabilities, get_supported_versions,
-    },
+use ruma::api::client::discovery::{
+    discover_homeserver, discover_support, get_capabilities, get_supported_versions,
 };
-
 use serde_json::json;
 
-use crate::api::{Api, Error, Session, Streamed, Unauthenticated};
+use crate::{
+    api::{Api, Error, Session, Streamed, Unauthenticated},
+    protocol::versions,
+};
 
 /// The versions of the specification that are announced. Clients use what a version added without asking
 /// further, so a version is announced if all that it added is served, or if clients bear a 404 where it
@@ -40,19 +39,6 @@ const UNSTABLE_FEATURES: &[&str] = &[
 /// Element uses [dehydrated devices](super::dehydrated_device) if `/.well-known/matrix/client` has this.
 const DEHYDRATION: &str = "org.matrix.msc3814";
 
-const ROOM_VERSIONS: &[RoomVersionId] = &[
-    RoomVersionId::V6,
-    RoomVersionId::V7,
-    RoomVersionId::V8,
-    RoomVersionId::V9,
-    RoomVersionId::V10,
-    RoomVersionId::V11,
-    RoomVersionId::V12,
-];
-
-/// The specification's recommendation.
-const DEFAULT_ROOM_VERSION: RoomVersionId = RoomVersionId::V12;
-
 /// `GET /_matrix/client/versions`
 pub async fn get_supported_versions(
     _api: Api,
@@ -77,13 +63,11 @@ pub async fn get_capabilities(
         RoomVersionStability, RoomVersionsCapability, ThirdPartyIdChangesCapability,
     };
 
-    let stable = |version: &RoomVersionId| (version.clone(), RoomVersionStability::Stable);
+    let stable = |version| (version, RoomVersionStability::Stable);
     // Other capabilities have the defaults of the specification.
     let mut capabilities = Capabilities::new();
-    capabilities.room_versions = RoomVersionsCapability::new(
-        DEFAULT_ROOM_VERSION,
-        ROOM_VERSIONS.iter().map(stable).collect(),
-    );
+    capabilities.room_versions =
+        RoomVersionsCapability::new(versions::DEFAULT, versions::SUPPORTED.map(stable).into());
     capabilities.profile_fields = Some(ProfileFieldsCapability::new(true));
     capabilities.thirdparty_id_changes = ThirdPartyIdChangesCapability::new(false);
     capabilities.get_login_token = GetLoginTokenCapability::new(true);

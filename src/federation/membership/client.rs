@@ -62,6 +62,22 @@ pub(super) struct MembershipRequest {
     pub(super) membership: MembershipState,
 }
 
+impl MembershipRequest {
+    pub(super) fn new(
+        actor: &Actor,
+        room: &RoomId,
+        membership: MembershipState,
+        reason: Option<String>,
+    ) -> Self {
+        Self {
+            actor: actor.clone(),
+            room: room.to_owned(),
+            reason,
+            membership,
+        }
+    }
+}
+
 impl fmt::Display for MembershipRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (user, room, membership) = (&self.actor.id, &self.room, &self.membership);
@@ -134,7 +150,7 @@ impl MembershipClient {
                 Err(error @ Error::Rooms(rooms::Error::Store(_))) => return Err(error),
                 Err(error) => {
                     log::info!("{request}: {server} failed, the next server is tried: {error}");
-                    // A Matrix error code tells more than a failed connection.
+                    // A Matrix error code is more informative than a failed connection.
                     let has_code = matches!(&failure, Error::Peer(error) if error.kind().is_some());
                     if !has_code {
                         failure = error;

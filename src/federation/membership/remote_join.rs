@@ -88,18 +88,13 @@ impl MembershipClient {
         reason: Option<String>,
     ) -> Result<(), Error> {
         let client = self.clone();
-        let request = MembershipRequest {
-            actor: actor.clone(),
-            room: room.to_owned(),
-            reason,
-            membership: MembershipState::Join,
-        };
-        let join = async move {
+        let request = MembershipRequest::new(actor, room, MembershipState::Join, reason);
+        self.run_to_completion(async move {
             let _room_lock = client.lock_room(&request.room).await;
             let attempt = |server| client.join_via(&request, server);
             client.try_servers(&request, servers, attempt).await
-        };
-        self.run_to_completion(join).await
+        })
+        .await
     }
 
     async fn join_via(

@@ -30,18 +30,13 @@ impl MembershipClient {
         reason: Option<String>,
     ) -> Result<(), Error> {
         let client = self.clone();
-        let request = MembershipRequest {
-            actor: actor.clone(),
-            room: room.to_owned(),
-            reason,
-            membership: MembershipState::Knock,
-        };
-        let knock = async move {
+        let request = MembershipRequest::new(actor, room, MembershipState::Knock, reason);
+        self.run_to_completion(async move {
             let _room_lock = client.lock_room(&request.room).await;
             let attempt = |server| client.knock_via(&request, server);
             client.try_servers(&request, servers, attempt).await
-        };
-        self.run_to_completion(knock).await
+        })
+        .await
     }
 
     async fn knock_via(

@@ -65,17 +65,12 @@ impl MembershipClient {
         reason: Option<String>,
     ) -> Result<(), Error> {
         let client = self.clone();
-        let request = MembershipRequest {
-            actor: actor.clone(),
-            room: room.to_owned(),
-            reason,
-            membership: MembershipState::Leave,
-        };
-        let leave = async move {
+        let request = MembershipRequest::new(actor, room, MembershipState::Leave, reason);
+        self.run_to_completion(async move {
             let _room_lock = client.lock_room(&request.room).await;
             client.leave_in_time(&request).await
-        };
-        self.run_to_completion(leave).await
+        })
+        .await
     }
 
     async fn leave_in_time(&self, request: &MembershipRequest) -> Result<(), Error> {

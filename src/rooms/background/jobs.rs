@@ -111,9 +111,9 @@ async fn run_pending(
             let (local, now) = (local.clone(), clock.timestamp());
             move |tx: &Tx| member_events::run_batch(tx, &local, now, user)
         };
-        let describe = || match store.read(|s| users::id_of(s, user)) {
-            Ok(id) => format!("updating the membership events of {id}"),
-            Err(_) => "updating the membership events of an unknown user".to_owned(),
+        let describe = || {
+            let id = users::id_for_log(store, user);
+            format!("updating the membership events of {id}")
         };
         failures.log(run_batches(store, batch).await, job, describe)?;
     }
@@ -127,9 +127,9 @@ async fn run_pending(
             let (local, now) = (local.clone(), clock.timestamp());
             move |tx: &Tx| room_data::run_batch(tx, &local, now, room)
         };
-        let describe = || match store.read(|s| room::id(s, room)) {
-            Ok(id) => format!("copying bans and space children into the upgraded room {id}"),
-            Err(_) => "copying bans and space children into an unknown room".to_owned(),
+        let describe = || {
+            let id = room::id_for_log(store, room);
+            format!("copying bans and space children into {id}, which replaces a room")
         };
         failures.log(run_batches(store, batch).await, job, describe)?;
     }

@@ -1,6 +1,9 @@
 //! `m.device_list_update` and `m.signing_key_update` (server-server API, "Device Management").
 
-use ruma::api::federation::transactions::edu::{DeviceListUpdateContent, SigningKeyUpdateContent};
+use ruma::{
+    UserId,
+    api::federation::transactions::edu::{DeviceListUpdateContent, SigningKeyUpdateContent},
+};
 use serde_json::Value;
 
 use super::check::{
@@ -8,7 +11,10 @@ use super::check::{
     to_text, truncate_name,
 };
 use crate::{
-    store::{self, Reader, Records, Rows, Tx, UserNum, records::RemoteDevice},
+    store::{
+        self, Reader, Records, Rows, Tx, UserNum,
+        records::{RemoteDevice, RemoteDeviceList},
+    },
     users::devices::MAX_NAME_BYTES,
 };
 
@@ -35,6 +41,26 @@ pub fn is_valid_signing_key_update(update: &SigningKeyUpdateContent) -> bool {
     keys.all(|key| is_valid_cross_signing_key(&update.user_id, key))
 }
 
+/// Changes a list that is tracked and not stale.
+fn update_list(
+    tx: &Tx,
+    user_id: &UserId,
+    change: impl FnOnce(UserNum, &mut RemoteDeviceList) -> Result<UpdateOutcome, store::Error>,
+) -> Result<UpdateOutcome, store::Error> {
+    let user = tx.user_num(user_id.as_str())?;
+    let Some(mut list) = tx.remote_device_lists()?.load(user)? else {
+        return Ok(UpdateOutcome::NotTracked);
+    };
+    if list.is_stale {
+        return Ok(UpdateOutcome::Stale);
+    }
+    let outcome = change(user, &mut list)?;
+    if outcome != UpdateOutcome::Duplicate {
+        tx.remote_device_lists()?.put(user, &list)?;
+    }
+    Ok(outcome)
+}
+
 /// Applies a [valid](is_valid_update) update of one device to the list of its user.
 ///
 /// The list becomes stale if the update is not the next one: if `prev_id` is empty or has updates that the list
@@ -43,34 +69,27 @@ pub fn apply_update(
     tx: &Tx,
     update: &DeviceListUpdateContent,
 ) -> Result<UpdateOutcome, store::Error> {
-    let user = tx.user_num(update.user_id.as_str())?;
-    let Some(mut list) = tx.remote_device_lists()?.load(user)? else {
-        return Ok(UpdateOutcome::NotTracked);
-    };
-    if list.is_stale {
-        return Ok(UpdateOutcome::Stale);
-    }
-    let (id, last) = (u64::from(update.stream_id), list.stream_id);
-    let mut before = update.prev_id.iter();
-    let is_in_sequence =
-        !update.prev_id.is_empty() && before.all(|before| u64::from(*before) <= last);
-    if is_in_sequence && id <= last && is_contained(tx, user, update)? {
-        return Ok(UpdateOutcome::Duplicate);
-    }
-    if !is_in_sequence || id <= last {
-        list.is_stale = true;
-        tx.remote_device_lists()?.put(user, &list)?;
-        return Ok(UpdateOutcome::Stale);
-    }
-    list.stream_id = id;
-    tx.remote_device_lists()?.put(user, &list)?;
-    let device = update.device_id.as_str();
-    if update.deleted == Some(true) {
-        tx.remote_devices()?.remove((user, device))?;
-    } else {
-        put(tx, user, device, &updated(update))?;
-    }
-    Ok(UpdateOutcome::Applied)
+    update_list(tx, &update.user_id, |user, list| {
+        let (id, last) = (u64::from(update.stream_id), list.stream_id);
+        let mut before = update.prev_id.iter();
+        let is_in_sequence =
+            !update.prev_id.is_empty() && before.all(|before| u64::from(*before) <= last);
+        if is_in_sequence && id <= last && is_contained(tx, user, update)? {
+            return Ok(UpdateOutcome::Duplicate);
+        }
+        if !is_in_sequence || id <= last {
+            list.is_stale = true;
+            return Ok(UpdateOutcome::Stale);
+        }
+        list.stream_id = id;
+        let device = update.device_id.as_str();
+        if update.deleted == Some(true) {
+            tx.remote_devices()?.remove((user, device))?;
+        } else {
+            put(tx, user, device, &updated(update))?;
+        }
+        Ok(UpdateOutcome::Applied)
+    })
 }
 
 /// Whether the list has the content of `update`.
@@ -108,21 +127,15 @@ pub fn apply_signing_key_update(
     tx: &Tx,
     update: &SigningKeyUpdateContent,
 ) -> Result<UpdateOutcome, store::Error> {
-    let user = tx.user_num(update.user_id.as_str())?;
-    let Some(mut list) = tx.remote_device_lists()?.load(user)? else {
-        return Ok(UpdateOutcome::NotTracked);
-    };
-    if list.is_stale {
-        return Ok(UpdateOutcome::Stale);
-    }
-    if let Some(key) = &update.master_key {
-        list.master_key = Some(to_text(key));
-    }
-    if let Some(key) = &update.self_signing_key {
-        list.self_signing_key = Some(to_text(key));
-    }
-    tx.remote_device_lists()?.put(user, &list)?;
-    Ok(UpdateOutcome::Applied)
+    update_list(tx, &update.user_id, |_, list| {
+        if let Some(key) = &update.master_key {
+            list.master_key = Some(to_text(key));
+        }
+        if let Some(key) = &update.self_signing_key {
+            list.self_signing_key = Some(to_text(key));
+        }
+        Ok(UpdateOutcome::Applied)
+    })
 }
 
 /// Stores `device` unless the list is full. Reads all devices of the user.
