@@ -25,7 +25,7 @@ pub enum Kind {
     /// Sending events, per user.
     Send,
     /// Unauthenticated requests that cause requests to other servers, per network.
-    Ask,
+    RemoteLookup,
     /// All other endpoints that the specification marks as rate limited, per user or network.
     Other,
 }
@@ -39,7 +39,7 @@ struct Bucket {
 impl Kind {
     /// Whether the network counts even when the user is known.
     pub fn is_per_network(self) -> bool {
-        matches!(self, Self::Login | Self::Register | Self::Ask)
+        matches!(self, Self::Login | Self::Register | Self::RemoteLookup)
     }
 
     /// High enough for a family behind one address, low enough against guessing passwords and runaway
@@ -51,7 +51,7 @@ impl Kind {
             Self::Register => (5.0, 0.05),
             Self::Send => (60.0, 5.0),
             // A server that does not answer keeps a request waiting for some ten seconds.
-            Self::Ask => (60.0, 2.0),
+            Self::RemoteLookup => (60.0, 2.0),
             Self::Other => (120.0, 10.0),
         };
         Bucket { burst, per_second }

@@ -61,16 +61,16 @@ impl Context {
     }
 
     /// Lets `client` cause requests to other servers while the permit is held.
-    pub(super) async fn ask_permit(
+    pub(super) async fn remote_lookup_permit(
         &self,
         client: Unauthenticated,
     ) -> Result<Option<FairPermit<IpAddr>>, Error> {
         let network = network(client.address);
         if let Some(user) = client.user {
-            self.rates.check(Kind::Ask, user)?;
+            self.rates.check(Kind::RemoteLookup, user)?;
             return Ok(None);
         }
-        self.rates.check(Kind::Ask, network)?;
+        self.rates.check(Kind::RemoteLookup, network)?;
         Ok(Some(self.federation.guest_permit(network).await))
     }
 

@@ -39,7 +39,7 @@ pub struct Config {
     /// The secret of the admin registration API.
     pub registration_shared_secret: Option<Secret>,
     pub federation: Federation,
-    /// Servers that are asked for the signing keys of unreachable servers.
+    /// Servers from which the signing keys of unreachable servers are fetched.
     pub notaries: Vec<OwnedServerName>,
     /// A PEM file with CA certificates for federation, in addition to the system's.
     pub extra_ca: Option<PathBuf>,

@@ -27,7 +27,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 const BODY_TIMEOUT: &str = "the body did not come in time";
 const BODY_INCOMPLETE: &str = "the body ended too early";
 
-/// Why a request gets an error instead of what it asked for.
+/// Why a request gets an error instead of what it requests.
 #[derive(Debug)]
 pub(super) enum Rejection {
     /// An error of a handler, or of what runs before it.

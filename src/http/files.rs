@@ -83,7 +83,7 @@ impl ConditionalHeaders {
     ///
     /// [RFC 9110, 14.2]: https://www.rfc-editor.org/rfc/rfc9110#section-14.2
     fn part(&self, size: u64, tag: &str) -> Result<Option<Range<u64>>, OutOfRange> {
-        let same = |asked: &HeaderValue| asked.as_bytes() == tag.as_bytes();
+        let same = |known: &HeaderValue| known.as_bytes() == tag.as_bytes();
         if !self.if_range.as_ref().is_none_or(same) {
             return Ok(None);
         }

@@ -51,7 +51,7 @@ pub fn auth_types(
     .map_err(FormatError::Malformed)
 }
 
-/// A (type, state key) that a check asked a state for, and the event that it got.
+/// A (type, state key) that a check looked up in a state, and the event found there.
 pub type StateRead = ((StateEventType, String), Option<Arc<Pdu>>);
 
 /// Checks an event by its `auth_events`: they are the right ones, none is rejected, and as a state

@@ -38,11 +38,9 @@ pub(crate) type State = StateMap<Index>;
 pub(crate) struct HistoryEvent {
     /// The event, marked if it is rejected.
     pub pdu: Arc<Pdu>,
-    /// Its bytes, as another server would send them.
+    /// As another server would send it.
     pub json: Vec<u8>,
-    /// Its prev_events.
     pub prev: Vec<Index>,
-    /// Its auth events.
     pub auth: Vec<Index>,
     /// The state before it.
     pub state_before: Arc<State>,
@@ -52,11 +50,8 @@ pub(crate) struct HistoryEvent {
 
 /// The history of a room. The order of the events is topological.
 pub(crate) struct History {
-    /// The version of the room.
     pub version: RoomVersionId,
-    /// Its rules.
     pub rules: &'static RoomVersionRules,
-    /// All events.
     pub events: Vec<HistoryEvent>,
     by_id: HashMap<OwnedEventId, Index>,
     keys: HashMap<String, ServerKey>,

@@ -19,12 +19,7 @@ pub enum Error {
         "a newer hearth has written this database (its table `{table}` has version {stored}): \
          start that hearth again"
     )]
-    TooNew {
-        /// The table.
-        table: Box<str>,
-        /// Its version in the database.
-        stored: u32,
-    },
+    TooNew { table: Box<str>, stored: u32 },
     /// The file is of a format from before hearth's first release, or no step leads from a table's
     /// version to this one's.
     #[error(

@@ -242,9 +242,7 @@ record! {
 record! {
     /// A room, the part that rarely changes.
     Room {
-        /// Its room id.
         id: String,
-        /// Its room version.
         version: String,
     }
 }
@@ -318,9 +316,8 @@ impl Status {
 record! {
     /// An event that other servers are to get.
     Outgoing {
-        /// The event.
         event: EventNum,
-        /// Its room: whoever is in it gets the event.
+        /// Whoever is in it gets the event.
         room: RoomNum,
         /// Servers that get it although they are not in the room, or not any more.
         also: Vec<ServerNum>,
@@ -347,7 +344,7 @@ record! {
     Waiting {
         /// The server that sent it.
         origin: String,
-        /// Its JSON, whose signatures and hash were checked.
+        /// The signatures and the hash were checked.
         json: Vec<u8>,
     }
 }
@@ -406,19 +403,17 @@ record! {
 record! {
     /// What is known of an event beside its JSON.
     EventHeader {
-        /// Its event id.
         id: String,
-        /// Its room.
         room: RoomNum,
         /// What became of it.
         status: Status,
-        /// Its place in the timeline, if it stands there.
+        /// `None` if it is not in the timeline.
         place: Option<Place>,
         /// When it was stored; what came by backfill has the position of the event after the gap.
         position: Position,
         /// The state before it.
         state_before: NodeNum,
-        /// Its (type, state key), if it is a state event.
+        /// `None` if it is no state event.
         state_key: Option<StateKeyNum>,
         /// The redaction that took its content.
         redacted_by: Option<EventNum>,
@@ -430,7 +425,6 @@ record! {
 record! {
     /// An event in a room's timeline.
     TimelineRow {
-        /// The event.
         event: EventNum,
         /// When it was stored; what came by backfill has the position of the event after the gap.
         position: Position,
@@ -470,7 +464,6 @@ record! {
         membership: Membership,
         /// The membership event.
         event: EventNum,
-        /// Its position.
         position: Position,
         /// The place of the event that set this membership, before changes of the profile.
         since: Place,
@@ -482,7 +475,6 @@ record! {
 record! {
     /// What a transaction id made.
     Transaction {
-        /// The event.
         event: EventNum,
         /// When, in milliseconds since the epoch.
         ts: u64,
@@ -502,7 +494,6 @@ record! {
     Receipt {
         /// The user has read up to this event.
         event: EventNum,
-        /// Its place.
         place: Place,
         /// In milliseconds since the epoch.
         ts: u64,
@@ -535,7 +526,7 @@ record! {
         /// How many levels are below it; the slots of level 0 hold event numbers, those of the
         /// others node numbers.
         level: u8,
-        /// Bit `i` tells whether slot `i` is filled.
+        /// Bit `i` says whether slot `i` is filled.
         filled: u16,
         /// What the filled slots hold, in the order of the slots.
         slots: Vec<u64>,

@@ -90,14 +90,14 @@ impl Tx {
         Ok((counters, effects))
     }
 
-    /// Ends a transaction that changed no table: what it counted and asked for holds all the same.
+    /// Ends a transaction that changed no table: its counters and effects hold all the same.
     pub(super) fn end(self) -> Result<(Counters, Vec<Effect>), Error> {
         let (counters, effects) = (self.counters.get(), self.effects.into_inner());
         self.txn.abort()?;
         Ok((counters, effects))
     }
 
-    /// Asks for `effect` once this transaction is committed.
+    /// Has `effect` applied once this transaction is committed.
     pub fn effect(&self, effect: Effect) {
         self.effects.borrow_mut().push(effect);
     }

@@ -287,7 +287,7 @@ fn notification_count(count: Counts) -> UnreadNotificationsCount {
     notifications
 }
 
-/// The JSON of a room, with its state under the name that the client asked for. matrix-nio ignores left
+/// The JSON of a room, with its state under the name that the client requested. matrix-nio ignores left
 /// rooms without that field, so it is there even if the state is empty.
 fn with_state(
     request: &Request,

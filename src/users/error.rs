@@ -11,7 +11,7 @@ pub enum Error {
         /// Whether it has expired, so that the client may keep its data and log in again.
         soft_logout: bool,
     },
-    /// Does not tell which of them, so that nobody can probe for user names.
+    /// Does not say which of them, so that nobody can probe for user names.
     #[error("the user name or the password is wrong")]
     WrongPassword,
     #[error("this login token has been used, has expired, or is unknown")]

@@ -97,7 +97,7 @@ pub async fn get_public_rooms(
     request: get_public_rooms::v3::Request,
 ) -> Result<get_public_rooms::v3::Response, Error> {
     let _permit = match request.server {
-        Some(_) => api.ask_permit(client).await?,
+        Some(_) => api.remote_lookup_permit(client).await?,
         None => None,
     };
     let mut own_request = federation_directory::v1::Request::new();

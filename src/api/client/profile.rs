@@ -57,7 +57,7 @@ async fn profile_of(
     if let Some(cached) = profiles.cached(user) {
         return Ok(cached?);
     }
-    let _permit = api.ask_permit(client).await?;
+    let _permit = api.remote_lookup_permit(client).await?;
     Ok(profiles.fetch(user).await?)
 }
 

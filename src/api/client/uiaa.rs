@@ -98,7 +98,7 @@ pub(super) async fn authenticate(
         return Ok(attempt.session);
     };
     match auth.auth_type() {
-        // The client asks whether the fallback page is complete.
+        // The client checks whether the fallback page is complete.
         None => Err(attempt.more(None)),
         Some(stage) if attempt.completed.contains(&stage) => Err(attempt.more(None)),
         Some(stage) if stage != *next => {

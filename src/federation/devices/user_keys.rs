@@ -1,6 +1,6 @@
 //! Queries and claims of keys of users of other servers (server-server API, "End-to-End Encryption").
 //!
-//! All servers are asked at once. What a response has beyond the request is ignored.
+//! All servers get their requests at once. What a response has beyond the request is ignored.
 
 use std::{collections::BTreeMap, time::Duration};
 

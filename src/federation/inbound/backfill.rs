@@ -66,7 +66,7 @@ impl<S: EventSource> PduReceiver<S> {
         let ids = missing.iter().filter_map(|id| id.as_str().try_into().ok());
         let ids: Vec<OwnedEventId> = ids.collect();
         // A stored outlier is missing because its own prev_events are. A server counts what it sends
-        // from the newest event on, so it is asked for those alone.
+        // from the newest event on, so only those are requested.
         let mut wanted = fetcher.not_stored(ids.clone())?;
         if wanted.is_empty() {
             wanted = ids;

@@ -21,15 +21,15 @@ use crate::{
     store::{Store, Tx},
 };
 
-/// How many servers are asked at once.
+/// How many servers' keys are fetched at once.
 const MAX_CONCURRENT: usize = 16;
-/// How many servers are asked at once because another server wants to know, of all networks and of one.
+/// How many servers' keys are fetched at once for other servers, of all networks and of one.
 const MAX_CONCURRENT_NOTARIZED: usize = 8;
 const MAX_CONCURRENT_NOTARIZED_PER_NETWORK: usize = 4;
-/// How many servers are asked at once because somebody names them in a request, of all networks and of one.
+/// How many servers' keys are fetched at once because a request names them, of all networks and of one.
 const MAX_CONCURRENT_ORIGINS: usize = 16;
 const MAX_CONCURRENT_ORIGINS_PER_NETWORK: usize = 4;
-/// How many servers are asked or wait for that.
+/// How many servers' keys are being fetched or wait for that.
 const MAX_QUEUED: usize = 2000;
 
 /// Requests for keys keep no others from being sent, nor the other way round.
@@ -41,10 +41,10 @@ const LIMITS: Limits = Limits {
     max_bytes: 1024 * 1024,
 };
 
-/// A server is not asked again for so long, whether it has answered or not: else whoever signs with keys
-/// that do not exist could make this server ask each time.
+/// Between two fetches from a server, whether it responded or not: else whoever signs with keys that do
+/// not exist could cause a fetch each time.
 const RETRY_INTERVAL: Duration = Duration::from_mins(5);
-/// How many servers are remembered for that.
+/// How many servers that is remembered of.
 const MAX_RECENT: usize = 1000;
 
 /// The keys of all servers. Clones are the same.
@@ -64,11 +64,11 @@ pub(super) struct KeysInner {
     /// For requests of servers that share no room with this one, by network.
     pub origin_permits: FairSemaphore<IpAddr>,
     fetches: SingleFlight<OwnedServerName, KnownKeys>,
-    /// Servers that were asked lately.
-    asked: Cache<OwnedServerName, ()>,
+    /// Servers whose keys were fetched lately.
+    recent: Cache<OwnedServerName, ()>,
     pub notaries: Vec<OwnedServerName>,
-    /// Servers about which the notaries were asked in vain lately.
-    pub asked_notaries: Cache<OwnedServerName, ()>,
+    /// Servers of which no notary had the keys lately.
+    pub notaries_failed: Cache<OwnedServerName, ()>,
 }
 
 impl Keys {
@@ -98,13 +98,13 @@ impl Keys {
                 MAX_CONCURRENT_ORIGINS_PER_NETWORK,
             ),
             fetches: SingleFlight::new(MAX_QUEUED),
-            asked: Cache::new(clock, MAX_RECENT),
+            recent: Cache::new(clock, MAX_RECENT),
             notaries: notaries.to_vec(),
-            asked_notaries: Cache::new(clock, MAX_RECENT),
+            notaries_failed: Cache::new(clock, MAX_RECENT),
         }))
     }
 
-    /// The known keys of a server. It is asked first if they are not `enough`.
+    /// The known keys of a server. They are fetched first if they are not `enough`.
     pub(super) async fn of_server(
         &self,
         server: &ServerName,
@@ -114,7 +114,7 @@ impl Keys {
             return self.0.store.read(own::known);
         }
         let mut known = self.stored(server)?;
-        if enough(&known) || self.0.asked.get(server).is_some() {
+        if enough(&known) || self.0.recent.get(server).is_some() {
             return Ok(known);
         }
         let (keys, name) = (self.clone(), server.to_owned());
@@ -135,7 +135,7 @@ impl Keys {
         self.0.store.read(|s| stored::load(s, server))
     }
 
-    /// Asks a server for its keys and stores them. Empty if it does not answer.
+    /// Fetches a server's keys and stores them. Empty if it does not answer.
     async fn fetch(&self, server: &ServerName) -> KnownKeys {
         let now = self.0.clock.now_ms();
         let request = get_server_keys::v2::Request::new();
@@ -157,7 +157,7 @@ impl Keys {
             }
         };
         // Only when the keys are stored: a concurrent request must not look for them there too early.
-        self.0.asked.insert(server.to_owned(), (), RETRY_INTERVAL);
+        self.0.recent.insert(server.to_owned(), (), RETRY_INTERVAL);
         keys
     }
 
@@ -171,8 +171,8 @@ impl Keys {
         }
     }
 
-    /// Notaries are not asked again about `server` for a while.
+    /// The keys of `server` are not fetched from notaries for a while.
     pub(super) fn notaries_failed(&self, server: OwnedServerName) {
-        self.0.asked_notaries.insert(server, (), RETRY_INTERVAL);
+        self.0.notaries_failed.insert(server, (), RETRY_INTERVAL);
     }
 }

@@ -1,6 +1,6 @@
-//! Asking notaries for the keys of servers that do not answer.
+//! Fetches the keys of servers that do not answer from notaries.
 //!
-//! A notary can forge the keys of a server that is gone, so only those are asked that the owner has chosen.
+//! A notary can forge the keys of a server that is gone, so only those are used that the owner has chosen.
 //!
 //! Source: server-server API, "Querying Keys Through Another Server".
 
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{federation::Limits, rooms};
 
-/// About how many servers a notary is asked at once.
+/// How many servers one request to a notary may name.
 const MAX_SERVERS: usize = 50;
 const LIMITS: Limits = Limits {
     timeout: Duration::from_secs(30),
@@ -44,7 +44,7 @@ impl Keys {
             .filter(|(server, wanted)| {
                 !is_satisfied(known, server, wanted)
                     && self.0.client.may_contact(server)
-                    && self.0.asked_notaries.get(server).is_none()
+                    && self.0.notaries_failed.get(server).is_none()
             })
             .collect();
         for notary in &self.0.notaries {

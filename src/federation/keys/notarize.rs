@@ -15,7 +15,7 @@ use crate::{
     federation::transport::connect::with_timeout, protocol::signed_object::SignedObject, rooms,
 };
 
-/// About how many servers one request may ask.
+/// How many servers one request may name.
 const MAX_SERVERS: usize = 100;
 /// How long all of them are waited for together.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -41,7 +41,8 @@ impl Query {
 }
 
 impl Keys {
-    /// What servers publish, with this server's signature, for a client in `network`. They are asked if the wanted keys are not known.
+    /// What servers publish, with this server's signature, for a client in `network`. Wanted keys that are
+    /// not known are fetched.
     /// If they do not answer, what they published last is returned.
     pub async fn notarized(
         &self,

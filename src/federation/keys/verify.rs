@@ -30,7 +30,7 @@ const POOL_BATCH: usize = 100;
 const MAX_SIGNATURES: usize = 8;
 
 impl Keys {
-    /// Whether the key of `signature` is known, perhaps after its origin was asked. A `requester` is a
+    /// Whether the key of `signature` is known, perhaps after a fetch from its origin. A `requester` is a
     /// network that has not shown yet whose it is: it waits until it has a share of the requests.
     pub async fn has_key_of(
         &self,
@@ -105,7 +105,7 @@ impl Keys {
         results
     }
 
-    /// The keys of several servers, which are asked at once.
+    /// The keys of several servers, fetched concurrently.
     async fn of_servers(
         &self,
         wanted: BTreeMap<OwnedServerName, Vec<WantedKey>>,

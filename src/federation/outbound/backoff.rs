@@ -17,7 +17,7 @@ use crate::{
 const MIN_INTERVAL: Duration = Duration::from_secs(2);
 const MAX_INTERVAL: Duration = Duration::from_hours(1);
 const MAX_JITTER: Duration = Duration::from_secs(30);
-/// While the interval is not longer, a server is still asked if a client waits for its answer.
+/// While the interval is not longer, a server still gets requests if a client waits for the response.
 const MAX_INTERVAL_WITH_REQUESTS: Duration = Duration::from_mins(1);
 /// The to-device messages queued for a server that has been unreachable for longer are dropped.
 const GIVE_UP_AFTER: Duration = Duration::from_hours(30 * 24);

@@ -85,7 +85,7 @@ pub struct Destination {
     pub is_stuck: bool,
     /// Whether it gets an empty transaction if there is nothing else to send.
     pub announce_restart: bool,
-    /// Tells its task that the server has sent a request.
+    /// Notifies its task that the server has sent a request.
     pub alive: Channel<()>,
 }
 

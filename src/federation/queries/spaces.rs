@@ -24,7 +24,7 @@ const TTL: Duration = Duration::from_mins(5);
 const FAILURE_TTL: Duration = Duration::from_mins(1);
 const MAX_CACHED: usize = 500;
 const MAX_CACHED_BYTES: usize = 2 * 1024 * 1024;
-/// How many servers are asked in turn.
+/// How many servers are tried in turn.
 const MAX_SERVERS: usize = 3;
 /// How many rooms a restricted join rule may name in a summary.
 const MAX_ALLOWED_ROOMS: usize = 50;

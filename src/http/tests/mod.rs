@@ -133,7 +133,7 @@ async fn register(api: &Api, name: &str, refresh: bool) -> String {
 
 static LOGOUTS: AtomicUsize = AtomicUsize::new(0);
 
-/// Tells which request it got, through the one field of its answer that can hold anything.
+/// Returns which request it got, through the one field of its answer that can hold anything.
 async fn say_login(
     _api: Api,
     _client: Unauthenticated,

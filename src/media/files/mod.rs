@@ -185,7 +185,7 @@ struct OpenFile {
 #[derive(Debug)]
 pub struct FinishedFile {
     path: TempFile,
-    /// Its [`FileId`]: SHA-256 of the content unless the caller changes it.
+    /// The [`FileId`]: SHA-256 of the content unless the caller changes it.
     pub hash: [u8; 32],
     /// In bytes.
     pub size: u64,

@@ -47,17 +47,11 @@ pub struct Sending {
 /// An event that was made and stored.
 #[derive(Clone, Debug)]
 pub struct Appended {
-    /// Its room.
     pub room: RoomNum,
-    /// Its room id.
     pub room_id: OwnedRoomId,
-    /// Its number.
     pub num: EventNum,
-    /// Its event id.
     pub id: OwnedEventId,
-    /// Its position in the server's stream.
     pub position: Position,
-    /// Its place in the room's timeline.
     pub place: Place,
 }
 

@@ -58,7 +58,7 @@ const REMOTE_EXEMPT_TYPES: [StateEventType; 4] = [
 struct Target {
     stored: StoredEvent,
     sender: OwnedUserId,
-    /// Its type, if it is a state event.
+    /// `None` if it is no state event.
     state_type: Option<StateEventType>,
 }
 

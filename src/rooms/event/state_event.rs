@@ -16,11 +16,8 @@ use crate::{
 /// A state event that is to be sent.
 #[derive(Clone, Debug)]
 pub struct StateEvent {
-    /// Its type.
     pub kind: StateEventType,
-    /// Its state key.
     pub state_key: String,
-    /// Its content.
     pub content: CanonicalJsonObject,
 }
 

@@ -55,7 +55,7 @@ const MIN_LEVEL_IN_OLD_ROOM: i32 = 50;
 /// The room that is to replace another.
 #[derive(Clone, Debug)]
 pub struct Upgrade {
-    /// Its id, in room versions in which the server chooses it.
+    /// Used in room versions in which the server chooses the id.
     pub id: OwnedRoomId,
     pub version: RoomVersionId,
     /// Creators beside the user who upgrades, in room versions that have them.

@@ -74,7 +74,7 @@ struct Capacity {
     ballast: PathBuf,
 }
 
-/// What was asked of the disk.
+/// Calls of the disk.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Count {
     pub calls: u64,

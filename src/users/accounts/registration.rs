@@ -66,7 +66,7 @@ impl Users {
         }
     }
 
-    /// Registers an account and makes the login asked for with it.
+    /// Registers an account and makes the requested login.
     ///
     /// # Errors
     /// [`Error::UsernameInUse`], or those of

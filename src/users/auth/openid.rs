@@ -41,7 +41,7 @@ fn evict(tx: &Tx, user: UserNum, now_ms: u64) -> Result<(), store::Error> {
 }
 
 impl Users {
-    /// A token by which other services can ask for the id of `user`, and its lifetime.
+    /// A token by which other services can request the id of `user`, and its lifetime.
     pub async fn openid_token(&self, user: UserNum) -> Result<(Token, Duration), Error> {
         let token = Token::generate(Kind::OpenId);
         let now_ms = self.clock.now_ms();

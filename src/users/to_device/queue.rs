@@ -19,7 +19,7 @@ const EMPTY: ToDeviceMessage = ToDeviceMessage {
 
 /// Where a message goes in a queue.
 pub(super) struct Slot {
-    /// Its [`ToDeviceMessage::index`].
+    /// See [`ToDeviceMessage::index`].
     pub(super) index: u64,
     /// The size of the queue with it.
     pub(super) queue_units: u64,

@@ -91,7 +91,7 @@ impl DeviceLists {
     }
 
     /// Fetches the lists of users of one server. The first one is fetched alone: if the server cannot be
-    /// reached, it is not asked for the others.
+    /// reached, the others are not requested.
     pub(super) async fn fetch_all(&self, users: &[OwnedUserId]) -> Outcome {
         let mut outcome = Ok(());
         let (first, others) = users.split_at(users.len().min(1));

@@ -48,7 +48,7 @@ impl DeviceLists {
         Ok((found, missing))
     }
 
-    /// Adds the `missing` lists to those that were `found`. All servers are asked at once, and waited for
+    /// Adds the `missing` lists to those that were `found`. All servers get requests at once, and are waited for
     /// until the timeout.
     pub async fn fetch_missing(
         &self,

@@ -87,14 +87,14 @@ mod tests {
         assert!(retries.next_batch(server, 0).is_empty());
         (0..2 * BATCH).for_each(|number| retries.put(&user(number)));
         retries.put(&user(0));
-        let mut asked = retries.next_batch(server, 0);
-        assert_eq!(asked.len(), BATCH);
+        let mut batches = retries.next_batch(server, 0);
+        assert_eq!(batches.len(), BATCH);
         assert!(retries.next_batch(server, BATCH_INTERVAL_MS - 1).is_empty());
-        asked.extend(retries.next_batch(server, BATCH_INTERVAL_MS));
-        asked.sort();
-        asked.dedup();
-        assert_eq!(asked.len(), 2 * BATCH);
-        asked.iter().for_each(|user| retries.remove(user));
+        batches.extend(retries.next_batch(server, BATCH_INTERVAL_MS));
+        batches.sort();
+        batches.dedup();
+        assert_eq!(batches.len(), 2 * BATCH);
+        batches.iter().for_each(|user| retries.remove(user));
         assert!(retries.next_batch(server, 2 * BATCH_INTERVAL_MS).is_empty());
     }
 

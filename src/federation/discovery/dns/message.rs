@@ -76,16 +76,16 @@ pub fn decode_response(
     let [question] = packet.questions.as_slice() else {
         return None;
     };
-    let asked = Name::new(name).ok()?;
+    let queried = Name::new(name).ok()?;
     let is_answer = packet.has_flags(PacketFlag::RESPONSE)
-        && question.qname == asked
+        && question.qname == queried
         && question.qtype == kind.into();
     if !is_answer {
         return None;
     }
     Some(match packet.rcode() {
         _ if packet.has_flags(PacketFlag::TRUNCATION) => Ok(Response::Truncated),
-        RCODE::NoError | RCODE::NameError => Ok(read(&packet, asked, kind)),
+        RCODE::NoError | RCODE::NameError => Ok(read(&packet, queried, kind)),
         code => Err(Error::Refused(format!("{code:?}"))),
     })
 }

@@ -89,11 +89,11 @@ impl NameServer {
         std::mem::take(&mut self.queries.lock().unwrap())
     }
 
-    fn answers(&self, question: &[u8], is_udp: bool) -> Vec<Vec<u8>> {
-        let packet = Packet::parse(question).unwrap();
-        let asked = &packet.questions[0];
-        let name = asked.qname.to_string();
-        let QTYPE::TYPE(what) = asked.qtype else {
+    fn answers(&self, query: &[u8], is_udp: bool) -> Vec<Vec<u8>> {
+        let packet = Packet::parse(query).unwrap();
+        let question = &packet.questions[0];
+        let name = question.qname.to_string();
+        let QTYPE::TYPE(what) = question.qtype else {
             panic!("not a type")
         };
         self.queries
@@ -123,7 +123,7 @@ impl NameServer {
                 answers.push(other.build_bytes_vec().unwrap());
             }
             answers.push(vec![0xff; 3]);
-            let mut impossible = question.to_vec();
+            let mut impossible = query.to_vec();
             impossible[6..12].fill(0xff);
             answers.push(impossible);
         }
@@ -241,9 +241,9 @@ fn a_host_has_addresses_of_both_families_in_turn_with_the_shortest_ttl() {
         let found = lookups.dns.addresses("A.Example").await.unwrap();
         let both = addresses(&["2001:db8::1", "192.0.2.1", "192.0.2.2"]);
         assert_eq!((found.records, found.ttl.as_secs()), (both, 60));
-        let mut asked = lookups.server.queries();
-        asked.sort_unstable();
-        assert_eq!(asked, ["A.Example A", "A.Example AAAA"]);
+        let mut queries = lookups.server.queries();
+        queries.sort_unstable();
+        assert_eq!(queries, ["A.Example A", "A.Example AAAA"]);
     });
 }
 

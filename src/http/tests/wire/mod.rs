@@ -51,7 +51,7 @@ struct Server {
     thread: JoinHandle<()>,
 }
 
-/// Tells when it is dropped.
+/// Notifies when it is dropped.
 struct Guard(Sender<()>);
 
 impl Drop for Guard {

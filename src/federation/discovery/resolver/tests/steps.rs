@@ -90,7 +90,7 @@ fn step_3_5_without_srv_records_the_delegated_name_has_the_default_port() {
     let world = World::new("", &[(OF_A, &delegates("b.example"))]);
     let found = world.resolve("a.example").unwrap();
     assert_eq!(found, at(&["127.0.0.1:8448"], "b.example", "b.example"));
-    // It is not asked for a further delegation.
+    // It cannot delegate further.
     assert_eq!(world.requests().len(), 1);
 }
 
