@@ -37,6 +37,8 @@ fn bodies(user: &TestUser<'_>, room: &str, id: &str) -> [Value; 4] {
 fn messages_of_an_erased_user_are_redacted_for_who_was_not_in_the_room_when_they_were_sent() {
     let server = TestServer::new();
     let [alice, bob, carol, dave] = ["alice", "bob", "carol", "dave"].map(|it| server.register(it));
+    let profile = format!("/_matrix/client/v3/profile/{}/displayname", bob.user_id);
+    expect_ok(bob.put(&profile, json!({ "displayname": "Robert" })));
     let room = create_room_with(&[&alice, &bob]);
     let id = send_text(&bob, &room, "by bob");
     let other = send_text(&alice, &room, "by alice");
@@ -48,6 +50,8 @@ fn messages_of_an_erased_user_are_redacted_for_who_was_not_in_the_room_when_they
     for late in [&carol, &dave] {
         assert_eq!(bodies(late, &room, &id), [const { Value::Null }; 4]);
         assert_eq!(bodies(late, &room, &other), [const { "by alice" }; 4]);
+        let page = expect_ok(late.get(&room_path(&room, "messages?dir=b&limit=50")));
+        assert!(!page.to_string().contains("Robert"), "{page}");
     }
 }
 

@@ -84,10 +84,11 @@ impl Formatter {
     ) -> Result<Box<RawValue>, Error> {
         let replaced_num = self.replaced(r, stored)?;
         let replaced = match replaced_num {
-            Some(num) => Some((
-                event::id(r, num)?,
-                event::load(r, num)?.parse::<Replaced>()?,
-            )),
+            Some(num) => {
+                let mut replaced = event::load(r, num)?;
+                self.visibility.redact_if_erased(r, &mut replaced)?;
+                Some((replaced.id()?, replaced.parse::<Replaced>()?))
+            }
             None => None,
         };
         let redaction = match stored.header.redacted_by {

@@ -15,15 +15,14 @@ use crate::{
     users::accounts,
 };
 
-/// Redacts the JSON of `event` if its sender was erased, unless the room needs it.
-pub(super) fn redact_if_erased(
-    r: &impl Reader,
-    rules: &RoomVersionRules,
-    event: &mut StoredEvent,
-) -> Result<(), Error> {
-    if accounts::is_erased(r, &event.sender()?)? && !redaction::is_protected(event)? {
-        event.json = redact::redact(&event.json, rules)
-            .map_err(|_| Error::corrupt("events", &event.header.id, "cannot be redacted"))?;
-    }
+/// Whether the sender of `event` was erased, and the room does not need the event.
+pub(super) fn is_erased(r: &impl Reader, event: &StoredEvent) -> Result<bool, Error> {
+    Ok(accounts::is_erased(r, &event.sender()?)? && !redaction::is_protected(event)?)
+}
+
+/// Redacts the JSON of `event`.
+pub(super) fn redact(rules: &RoomVersionRules, event: &mut StoredEvent) -> Result<(), Error> {
+    event.json = redact::redact(&event.json, rules)
+        .map_err(|_| Error::corrupt("events", &event.header.id, "cannot be redacted"))?;
     Ok(())
 }

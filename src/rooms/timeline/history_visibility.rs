@@ -110,10 +110,20 @@ impl UserVisibility {
         if !self.can_see(r, &event)? {
             return Ok(None);
         }
-        if self.membership_at(r, &event)? != Membership::Join {
-            erasure::redact_if_erased(r, room::rules(r, self.room)?, &mut event)?;
-        }
+        self.redact_if_erased(r, &mut event)?;
         Ok(Some(event))
+    }
+
+    /// Redacts the event if its sender was erased and the user was not joined then.
+    pub fn redact_if_erased(
+        &mut self,
+        r: &impl Reader,
+        event: &mut StoredEvent,
+    ) -> Result<(), Error> {
+        if erasure::is_erased(r, event)? && self.membership_at(r, event)? != Membership::Join {
+            erasure::redact(room::rules(r, self.room)?, event)?;
+        }
+        Ok(())
     }
 
     /// The state at `place` as far as the user may read it: if the user left before, the state at that

@@ -11,7 +11,6 @@ use ruma::{
 
 use super::{erasure, history_visibility::visibility_of};
 use crate::{
-    protocol::redact::redact,
     rooms::{
         Error,
         event::{self, StoredEvent},
@@ -49,12 +48,10 @@ impl ServerVisibility {
         r: &impl Reader,
         mut event: StoredEvent,
     ) -> Result<Vec<u8>, Error> {
-        if self.can_see(r, &event)? {
-            erasure::redact_if_erased(r, self.rules, &mut event)?;
-            return Ok(event.json);
+        if !self.can_see(r, &event)? || erasure::is_erased(r, &event)? {
+            erasure::redact(self.rules, &mut event)?;
         }
-        redact(&event.json, self.rules)
-            .map_err(|_| Error::corrupt("events", &event.header.id, "cannot be redacted"))
+        Ok(event.json)
     }
 
     fn can_see(&mut self, r: &impl Reader, event: &StoredEvent) -> Result<bool, Error> {
