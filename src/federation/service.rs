@@ -163,7 +163,7 @@ impl Federation {
         self.client.may_contact(server)
     }
 
-    /// Whether the key of `signed` is known. If not, its origin is asked for it first; for requests of
+    /// Whether the key of `signed` is known. If not, it is fetched from its origin first; for requests of
     /// servers that share no room with this one, only a few at once for each `network` from which they come.
     pub async fn has_key_of(
         &self,
@@ -179,8 +179,8 @@ impl Federation {
         self.store.read(|s| servers::is_in_any(s, server))
     }
 
-    /// Whoever is not logged in holds this while other servers are asked for them. So they never keep
-    /// users from asking, nor networks each other.
+    /// Held while a request without a login causes requests to other servers. So such requests delay
+    /// neither those of users nor those of other networks.
     pub async fn guest_permit(&self, network: IpAddr) -> FairPermit<IpAddr> {
         self.guest_permits.acquire(network).await
     }

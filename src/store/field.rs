@@ -1,7 +1,7 @@
 //! The encoding of keys and values as bytes. The order of the bytes is the order of the keys.
 //!
 //! To redb all tables have the same types. So its B-trees are compiled once, not once for each pair of
-//! types, which would be a third of the binary.
+//! types.
 
 use std::fmt;
 

@@ -175,7 +175,11 @@ impl<S: EventSource> RoomQueues<S> {
             active: Arc::default(),
             permits: Arc::new(Semaphore::new(MAX_ACTIVE_ROOMS)),
         };
-        for room in queues.receiver.store().read(rooms_with_queue)? {
+        for room in queues
+            .receiver
+            .store()
+            .read(|s| s.waiting()?.first_parts())?
+        {
             queues.wake(room);
         }
         Ok(queues)
@@ -203,10 +207,6 @@ impl<S: EventSource> RoomQueues<S> {
 
 fn lock(workers: &Mutex<HashMap<RoomNum, Worker>>) -> MutexGuard<'_, HashMap<RoomNum, Worker>> {
     workers.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn rooms_with_queue(r: &impl Reader) -> Result<Vec<RoomNum>, rooms::Error> {
-    Ok(r.waiting()?.first_parts()?)
 }
 
 /// Works off the queue of `room` until it is empty.
