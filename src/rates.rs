@@ -24,6 +24,8 @@ pub enum Kind {
     Register,
     /// Sending events, per user.
     Send,
+    /// To-device messages, per user.
+    ToDevice,
     /// Unauthenticated requests that cause requests to other servers, per network.
     RemoteLookup,
     /// All other endpoints that the specification marks as rate limited, per user or network.
@@ -50,6 +52,8 @@ impl Kind {
             Self::LoginAccount => (10.0, 0.05),
             Self::Register => (5.0, 0.05),
             Self::Send => (60.0, 5.0),
+            // Clients split the room keys for a large room into many requests.
+            Self::ToDevice => (300.0, 10.0),
             // A server that does not answer keeps a request waiting for some ten seconds.
             Self::RemoteLookup => (60.0, 2.0),
             Self::Other => (120.0, 10.0),

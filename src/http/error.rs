@@ -179,6 +179,9 @@ fn store_error(error: store::Error) -> Response<ResponseBody> {
     }
 }
 
+/// The device may fetch its messages at any time, or never.
+const QUEUE_FULL_RETRY_AFTER: Duration = Duration::from_mins(1);
+
 fn users_error(error: users::Error) -> Response<ResponseBody> {
     use users::Error;
 
@@ -186,6 +189,7 @@ fn users_error(error: users::Error) -> Response<ResponseBody> {
     let kind = match error {
         Error::Store(error) => return store_error(error),
         Error::Busy(error) => return busy(error.to_string()),
+        Error::QueueFull => return limit_exceeded(QUEUE_FULL_RETRY_AFTER, message),
         Error::UnknownToken { soft_logout } => {
             return error_response(crate::api::Error::unknown_token(soft_logout));
         }

@@ -147,6 +147,7 @@ fn accounts(routes: &mut Routes) {
     routes.add(device_list::get_key_changes);
     routes
         .add(to_device::send_event_to_device)
+        .rate(Kind::ToDevice)
         .body(MAX_LARGE_BODY_BYTES);
     routes.add(keys::upload_keys);
     routes.add(key_query::get_keys).body(MAX_LARGE_BODY_BYTES);

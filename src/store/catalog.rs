@@ -175,6 +175,8 @@ tables! {
     remote_devices: (UserNum, &'static str) => Packed<RemoteDevice>, version 1;
     /// (device, position) → a queued to-device message.
     to_device: (DeviceNum, Position) => Packed<ToDeviceMessage>, version 1;
+    /// Sums of the sizes of queued to-device messages (`users/to_device/queue.rs`).
+    to_device_usage: (u8, u32, &'static str) => u64, version 1;
     /// SHA-256 of an access token → the session.
     access_tokens: [u8; 32] => Packed<AccessToken>, version 1;
     /// SHA-256 of a refresh token → what it refreshes.

@@ -110,8 +110,8 @@ record! {
 record! {
     /// A message in the queue of a device or a server.
     ToDeviceMessage {
-        /// The sum of the sizes of the messages before it in the queue, in units of `to_device/queue.rs`.
-        index: u64,
+        /// Whose share of the queue it counts towards: the last part of the key in `to_device_usage`.
+        sender: String,
         json: String,
     }
 }

@@ -50,6 +50,11 @@ pub enum Error {
     KeyTooLarge,
     #[error("a profile may have at most 64 KiB")]
     ProfileTooLarge,
+    /// Of a device, the sender's share.
+    #[error(
+        "too many of your to-device messages wait for a device of a user with whom you share no room"
+    )]
+    QueueFull,
     #[error("{0}")]
     TooMany(&'static str),
     /// The latest version.

@@ -6,7 +6,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    client_api::{next_batch, percent_encode, sync},
+    client_api::{create_room, next_batch, percent_encode, sync},
     test_server::{TestServer, TestUser, expect_error, expect_ok, parse},
 };
 
@@ -245,4 +245,55 @@ fn repeated_transaction_is_delivered_once_also_over_restart() {
         json!({ "n": 2 }),
     ));
     assert_eq!(synced_notes(&sync(&bob, None)), [1, 2]);
+}
+
+#[test]
+fn a_stranger_cannot_make_a_device_lose_the_messages_of_others() {
+    let server = TestServer::new();
+    let [aaron, alice, bob, eve] =
+        ["aaron", "alice", "bob", "eve"].map(|name| server.register(name));
+    let room = create_room(&bob, json!({ "preset": "public_chat" }));
+    expect_ok(alice.post(
+        &format!("{CLIENT}/join/{}", percent_encode(&room)),
+        json!({}),
+    ));
+    let content = |n: u64| json!({ "n": n, "text": "x".repeat(61_000) });
+    let mut accepted = Vec::new();
+    for n in 0..60 {
+        let (status, response) =
+            send_to_device(&eve, (&alice.user_id, "*"), &n.to_string(), content(n));
+        match status {
+            200 => accepted.push(n),
+            _ => {
+                expect_error(&(status, response.clone()), 429, "M_LIMIT_EXCEEDED");
+                assert!(response["retry_after_ms"].is_u64(), "{response}");
+            }
+        }
+    }
+    assert!(!accepted.is_empty() && accepted.len() < 40, "{accepted:?}");
+    // What is not answered with 200 is not stored, not even in part.
+    let path = format!("{CLIENT}/sendToDevice/org.example.note/both");
+    let note = json!({ "*": { "n": 1000 } });
+    let large = json!({ "*": content(1001) });
+    let messages = json!({ "messages": { &aaron.user_id: note, &alice.user_id: large } });
+    expect_error(&eve.put(&path, messages), 429, "M_LIMIT_EXCEEDED");
+    for n in 100..140 {
+        expect_ok(send_to_device(
+            &bob,
+            (&alice.user_id, "*"),
+            &n.to_string(),
+            content(n),
+        ));
+    }
+    accepted.extend(100..140);
+    let (mut received, mut since) = (Vec::new(), None);
+    while received.len() < accepted.len() {
+        let response = sync(&alice, since.as_deref());
+        let notes = synced_notes(&response);
+        assert!(!notes.is_empty(), "{received:?}");
+        received.extend(notes);
+        since = Some(next_batch(&response).to_owned());
+    }
+    assert_eq!(received, accepted);
+    assert_eq!(synced_notes(&sync(&aaron, None)), [0; 0]);
 }

@@ -4,7 +4,7 @@ use ruma::api::client::to_device::send_event_to_device;
 
 use crate::{
     api::{Api, Error, Session},
-    rooms::event::send,
+    rooms::{event::send, servers::shared_rooms},
     store::Tx,
     users::to_device::{self, Batch},
 };
@@ -33,7 +33,8 @@ pub async fn send_event_to_device(
         }
         let sender = &session.user_id;
         if let Some(local) = &local {
-            to_device::deliver(tx, sender, &kind, local)?;
+            let shares_room = |user| Ok::<_, Error>(shared_rooms::share_a_room(tx, user, sender)?);
+            to_device::deliver(tx, sender, &kind, local, shares_room)?;
         }
         for (server, messages) in &remote {
             to_device::queue_outbound(tx, server, sender, &kind, &id, messages)?;

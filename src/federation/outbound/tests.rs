@@ -132,9 +132,9 @@ fn is_in_the_room(tx: &Tx, server: ServerNum) -> Result<(), store::Error> {
 
 fn queue(tx: &Tx, server: ServerNum, json: &str) -> Result<(), store::Error> {
     let position = tx.next_position()?;
-    let (index, json) = (position.0, json.to_owned());
+    let (sender, json) = ("+@alice:a.example".to_owned(), json.to_owned());
     tx.outbound_to_device()?
-        .put((server, position), &ToDeviceMessage { index, json })
+        .put((server, position), &ToDeviceMessage { sender, json })
 }
 
 fn contents(stored: &StoredEdus) -> Vec<Value> {

@@ -85,6 +85,7 @@ pub fn remove(tx: &Tx, user: UserNum, device_id: &DeviceId) -> Result<bool, stor
     };
     let num = device.num;
     remove_tokens(tx, num)?;
+    to_device::remove_until(tx, num, Position::MAX)?;
     tx.devices()?.remove((user, device_id.as_str()))?;
     tx.device_ids()?.remove(num)?;
     tx.transactions()?.remove_prefix(num)?;
@@ -93,7 +94,6 @@ pub fn remove(tx: &Tx, user: UserNum, device_id: &DeviceId) -> Result<bool, stor
     }
     keys::device_keys::remove(tx, user, device_id, num)?;
     keys::signatures::remove_of_device(tx, user, device_id)?;
-    to_device::remove_until(tx, num, Position::MAX)?;
     tx.effect(Effect::DeviceGone(user, num));
     device_lists::device_changed(tx, user, device_id)?;
     Ok(true)

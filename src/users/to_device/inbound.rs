@@ -9,19 +9,14 @@ use ruma::{
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::queue::{MAX_QUEUE_UNITS, next_slot, parse_stored};
+use super::queue::{self, Queue, Sender, parse_stored};
 use crate::{
-    store::{
-        self, DeviceNum, Effect, Position, Reader, Records, Rows, ServerNum, Tx, UserNum,
-        records::ToDeviceMessage,
-    },
+    store::{self, DeviceNum, Effect, Position, Reader, Records, Rows, ServerNum, Tx, UserNum},
     users::{Error, devices, id_of, num_of},
 };
 
 /// What one request or one EDU may add to the queues of local devices, and about what one job adds.
 const MAX_JOB_BYTES: usize = 2 * 1024 * 1024;
-/// Of a queue, what users of other servers can fill who share no room with the device's owner.
-pub(super) const MAX_UNRELATED_UNITS: u64 = MAX_QUEUE_UNITS / 10;
 /// Message ids of one server that are remembered to deduplicate its messages.
 const MAX_SEEN_PER_SERVER: u64 = 2000;
 /// What one sync returns.
@@ -36,22 +31,32 @@ struct Event<'a> {
     content: &'a RawValue,
 }
 
-/// Queues `messages` for local devices. Ids of devices that do not exist are ignored.
+/// Queues `messages` for local devices. Ids of devices that do not exist are ignored. `shares_room` says
+/// whether a local user is in a room with the sender.
 ///
 /// # Errors
-/// [`Error::TooLarge`], and nothing is written.
-pub fn deliver(
+/// [`Error::TooLarge`], and [`Error::QueueFull`] if the share of the sender in a queue is full. Then the job
+/// has to fail, so that nothing is written.
+pub fn deliver<E: From<Error> + From<store::Error>>(
     tx: &Tx,
     sender: &UserId,
     kind: &ToDeviceEventType,
     messages: &DirectDeviceMessages,
-) -> Result<(), Error> {
+    shares_room: impl Fn(UserNum) -> Result<bool, E>,
+) -> Result<(), E> {
     let addressed = address(tx, sender, kind, messages)?.ok_or(Error::TooLarge(
         "the messages of this request are too large for so many devices; send it to fewer at a time",
     ))?;
-    addressed
-        .iter()
-        .try_for_each(|message| put(tx, message, || Ok(true)))
+    let own = num_of(tx, sender)?;
+    for (user, messages) in addressed {
+        let sender = Sender::local(sender, own == Some(user) || shares_room(user)?);
+        for message in &messages {
+            if !put(tx, user, message, &sender)? {
+                return Err(Error::QueueFull.into());
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Queues messages of `server`, each message id once, beginning with number `first`; stops after about
@@ -68,8 +73,11 @@ pub fn deliver_remote<E: From<store::Error>>(
     for (number, content) in contents.iter().enumerate().skip(first) {
         let sender = &*content.sender;
         let addressed = address(tx, sender, &content.ev_type, &content.messages)?;
-        let size = |messages: &Vec<Addressed>| messages.iter().map(Addressed::bytes).sum();
-        bytes += addressed.as_ref().map_or(0, size);
+        let messages = addressed
+            .iter()
+            .flatten()
+            .flat_map(|(_, messages)| messages);
+        bytes += messages.map(Addressed::bytes).sum::<usize>();
         if number > first && bytes > MAX_JOB_BYTES {
             return Ok(number);
         }
@@ -80,8 +88,12 @@ pub fn deliver_remote<E: From<store::Error>>(
             log::warn!("dropped a to-device EDU of {sender}: more than 2 MiB for local devices");
             continue;
         };
-        for message in &addressed {
-            put(tx, message, || shares_room(message.user, sender))?;
+        for (user, messages) in addressed {
+            let sender = Sender::remote(sender, shares_room(user, sender)?);
+            for message in &messages {
+                // It is never refused.
+                put(tx, user, message, &sender)?;
+            }
         }
     }
     Ok(contents.len())
@@ -89,7 +101,6 @@ pub fn deliver_remote<E: From<store::Error>>(
 
 /// A message and the devices that get it.
 pub(super) struct Addressed {
-    pub(super) user: UserNum,
     pub(super) devices: Vec<DeviceNum>,
     pub(super) json: String,
 }
@@ -100,18 +111,21 @@ impl Addressed {
     }
 }
 
-/// `None` if that is more than [`MAX_JOB_BYTES`].
+type AddressedByUser = Vec<(UserNum, Vec<Addressed>)>;
+
+/// The messages for each local user. `None` if they are more than [`MAX_JOB_BYTES`].
 fn address(
     r: &impl Reader,
     sender: &UserId,
     kind: &ToDeviceEventType,
     messages: &DirectDeviceMessages,
-) -> Result<Option<Vec<Addressed>>, store::Error> {
+) -> Result<Option<AddressedByUser>, store::Error> {
     let (mut addressed, mut bytes) = (Vec::new(), 0);
     for (user_id, contents) in messages {
         let Some(user) = num_of(r, user_id)? else {
             continue;
         };
+        let mut of_user = Vec::new();
         for (to, content) in contents {
             let event = Event {
                 sender,
@@ -121,7 +135,6 @@ fn address(
             let json = serde_json::to_string(&event)
                 .map_err(|_| store::Error::NotSerializable("a to-device message"))?;
             let message = Addressed {
-                user,
                 devices: devices_of(r, user, to)?,
                 json,
             };
@@ -129,8 +142,9 @@ fn address(
             if bytes > MAX_JOB_BYTES {
                 return Ok(None);
             }
-            addressed.push(message);
+            of_user.push(message);
         }
+        addressed.push((user, of_user));
     }
     Ok(Some(addressed))
 }
@@ -152,32 +166,22 @@ pub(super) fn devices_of(
     }
 }
 
-/// Queues a message. `is_related` says whether the sender is local or shares a room with the recipient.
-pub(super) fn put<E: From<store::Error>>(
+/// Queues a message for devices of `user`. Returns `false` if a queue refuses it.
+pub(super) fn put(
     tx: &Tx,
+    user: UserNum,
     message: &Addressed,
-    is_related: impl Fn() -> Result<bool, E>,
-) -> Result<(), E> {
+    sender: &Sender,
+) -> Result<bool, store::Error> {
     for device in &message.devices {
         let position = tx.next_position()?;
-        let slot = next_slot(tx.to_device()?.prefix(*device)?, &message.json)?;
-        if slot.queue_units > MAX_QUEUE_UNITS
-            || slot.queue_units > MAX_UNRELATED_UNITS && !is_related()?
-        {
-            log::warn!(
-                "dropped a to-device message to {}: the queue of one of their devices is full",
-                id_of(tx, message.user)?
-            );
-            continue;
+        let queue = Queue::Device(user, *device);
+        if !queue::push(tx, queue, position, sender, message.json.clone())? {
+            return Ok(false);
         }
-        let row = ToDeviceMessage {
-            index: slot.index,
-            json: message.json.clone(),
-        };
-        tx.to_device()?.put((*device, position), &row)?;
-        tx.effect(Effect::UserChanged(message.user, position));
+        tx.effect(Effect::UserChanged(user, position));
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Messages for a device.
@@ -258,8 +262,11 @@ pub fn has_pending_until(
 
 /// Removes the messages that `device` has acknowledged: everything up to and including `upto`.
 pub fn remove_until(tx: &Tx, device: DeviceNum, upto: Position) -> Result<(), store::Error> {
-    tx.to_device()?
-        .remove_in((device, Position::MIN)..=(device, upto), |_, _| true)
+    let owner = tx.device_ids()?.get(device)?.map(|row| row.value().0);
+    let Some(user) = owner else {
+        return Ok(());
+    };
+    queue::remove_until(tx, Queue::Device(user, device), upto, usize::MAX).map(drop)
 }
 
 /// Deduplicates the messages of `server`: whether `id` is one of its last; if not, it is remembered.

@@ -2,7 +2,7 @@
 //!
 //! - Messages to local devices are queued in `to_device` until a sync with a later token acknowledges them;
 //!   messages to other servers in `outbound_to_device` until the server has acknowledged the transaction.
-//! - Each queue is bounded. A message too many is dropped; those in the queue stay. NOTSPEC: all are to be
+//! - Each queue is bounded, and each sender has a share of it (`queue.rs`). NOTSPEC: all messages are to be
 //!   kept until delivery; the disk of a small computer is not for a device that has been off for years.
 
 mod inbound;

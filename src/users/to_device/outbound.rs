@@ -7,8 +7,8 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 
-use super::queue::{MAX_QUEUE_UNITS, next_slot, parse_stored};
-use crate::store::{self, Effect, Position, Reader, Rows, ServerNum, Tx, records::ToDeviceMessage};
+use super::queue::{self, Queue, Sender, parse_stored, server_name};
+use crate::store::{self, Effect, Position, Reader, Rows, ServerNum, Tx};
 
 /// Of the EDUs of one transaction.
 const MAX_TRANSACTION_BYTES: usize = 512 * 1024;
@@ -30,17 +30,9 @@ pub fn queue_outbound(
     let json = serde_json::to_string(&content)
         .map_err(|_| store::Error::NotSerializable("a to-device message"))?;
     let position = tx.next_position()?;
-    let mut table = tx.outbound_to_device()?;
-    let slot = next_slot(table.prefix(num)?, &json)?;
-    if slot.queue_units > MAX_QUEUE_UNITS {
-        log::warn!(
-            "dropped a to-device message of {sender} to {server}: the server's queue is full"
-        );
-        return Ok(());
-    }
-    let index = slot.index;
-    table.put((num, position), &ToDeviceMessage { index, json })?;
-    drop(table);
+    // Counted as if they shared a room, the sender is never refused.
+    let sender = Sender::local(sender, true);
+    queue::push(tx, Queue::Server(num), position, &sender, json)?;
     tx.effect(Effect::ServerAddressed(num));
     Ok(())
 }
@@ -86,31 +78,19 @@ pub fn outbound(
     Ok(last.map(|last| OutboundMessages { contents, last }))
 }
 
-fn server_name(r: &impl Reader, server: ServerNum) -> Result<String, store::Error> {
-    let servers = r.servers()?;
-    let name = servers.get(server)?;
-    Ok(name.map_or_else(String::new, |name| name.value().to_owned()))
-}
-
 /// Removes the messages that `server` has acknowledged: everything up to and including `upto`.
 pub fn remove_outbound_until(
     tx: &Tx,
     server: ServerNum,
     upto: Position,
 ) -> Result<(), store::Error> {
-    tx.outbound_to_device()?
-        .remove_in((server, Position::MIN)..=(server, upto), |_, _| true)
+    queue::remove_until(tx, Queue::Server(server), upto, usize::MAX).map(drop)
 }
 
 /// Removes some of the messages for `server`, which has been unreachable for too long.
 pub fn discard_outbound(tx: &Tx, server: ServerNum) -> Result<(), store::Error> {
-    let mut discarded = 0;
-    let range = (server, Position::MIN)..=(server, Position::MAX);
-    tx.outbound_to_device()?.remove_in(range, |_, _| {
-        let is_gone = discarded < MAX_DISCARDED_PER_JOB;
-        discarded += usize::from(is_gone);
-        is_gone
-    })?;
+    let queue = Queue::Server(server);
+    let discarded = queue::remove_until(tx, queue, Position::MAX, MAX_DISCARDED_PER_JOB)?;
     if discarded > 0 {
         let name = server_name(tx, server)?;
         log::warn!(
