@@ -124,7 +124,7 @@ pub async fn register(
         login: (!request.inhibit_login).then(|| new_login(&request)),
     };
     let (user, login) = api.users.register(account).await?;
-    api.users.uia.set_registered(&uia_session, user);
+    api.users.uia.set_registered(uia_session, operation, user);
     Ok(response(user_id, login))
 }
 

@@ -116,9 +116,7 @@ pub async fn get_login_token(
     }: Interactive<get_login_token::v1::Request>,
 ) -> Result<get_login_token::v1::Response, Error> {
     let auth = request.auth.as_ref();
-    let uia_session = authenticate(&api, Some(&session), operation, uiaa::PASSWORD, auth).await?;
-    // Each token needs an authentication of its own.
-    api.users.uia.remove(&uia_session);
+    authenticate(&api, Some(&session), operation, uiaa::PASSWORD, auth).await?;
     let (token, lifetime) = api.users.login_token(session.user).await?;
     let token = token.into_string();
     Ok(get_login_token::v1::Response::new(lifetime, token))

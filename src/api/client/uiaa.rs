@@ -61,8 +61,8 @@ fn normalize(mut auth: Value) -> Option<Value> {
     Some(auth)
 }
 
-/// Returns the session if all stages of `flow` are complete, `auth` included; otherwise [`Error::Uiaa`] with
-/// the stages that are left, or [`Error::Limited`] after too many wrong passwords or tokens.
+/// Returns the session, which is used up, if all stages of `flow` are complete, `auth` included; otherwise
+/// [`Error::Uiaa`] with the stages that are left, or [`Error::Limited`] after too many wrong passwords or tokens.
 pub(super) async fn authenticate(
     api: &Api,
     session: Option<&Session>,
@@ -95,6 +95,7 @@ pub(super) async fn authenticate(
         },
     };
     let Some(next) = attempt.next() else {
+        uia.remove(&attempt.session);
         return Ok(attempt.session);
     };
     match auth.auth_type() {
@@ -113,7 +114,10 @@ pub(super) async fn authenticate(
                     ..attempt
                 };
                 match attempt.next() {
-                    None => Ok(attempt.session),
+                    None => {
+                        uia.remove(&attempt.session);
+                        Ok(attempt.session)
+                    }
                     Some(_) => Err(attempt.more(None)),
                 }
             }

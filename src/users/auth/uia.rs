@@ -1,7 +1,7 @@
 //! Sessions of user-interactive authentication (client-server API, "User-Interactive Authentication API").
 //!
-//! A session belongs to one operation (endpoint and body without `auth`) of one user. Sessions are in
-//! memory only; after a restart a client begins again.
+//! A session belongs to one operation (endpoint and body without `auth`) of one user, and serves it once.
+//! Sessions are in memory only; after a restart a client begins again.
 
 use std::{fmt, time::Duration};
 
@@ -103,10 +103,16 @@ impl UiaSessions {
         completed.unwrap_or_default()
     }
 
-    /// Records that session `id` registered `user`, so that a repetition of the request, whose response was
-    /// lost, gets the same response.
-    pub fn set_registered(&self, id: &str, user: UserNum) {
-        self.0.update(id, |session| session.registered = Some(user));
+    /// Records that `operation` registered `user` in session `id`, so that a repetition of the request, whose
+    /// response was lost, gets the same response.
+    pub fn set_registered(&self, id: String, operation: Operation, user: UserNum) {
+        let session = UiaSession {
+            operation,
+            owner: None,
+            completed: Vec::new(),
+            registered: Some(user),
+        };
+        self.0.insert(id, session, SESSION_LIFETIME);
     }
 
     /// The account that `operation` registered in session `id`.
@@ -119,7 +125,7 @@ impl UiaSessions {
             .flatten()
     }
 
-    /// Removes session `id`, so that it does not authenticate a second operation.
+    /// Uses up session `id`, whose stages are complete.
     pub fn remove(&self, id: &str) {
         self.0.remove(id);
     }

@@ -128,12 +128,15 @@ fn authentication_session_is_bound_to_its_request() {
     let (_, challenge) = alice.post(DELETE_DEVICES, body.clone());
     let session = &challenge["session"];
     let complete = json!({"devices": ["NONE"], "auth": alice.password_auth(session)});
-    assert_eq!(alice.post(DELETE_DEVICES, complete.clone()).0, 200);
-
-    // The same request is answered again, as its response may have been lost.
+    assert_eq!(alice.post(DELETE_DEVICES, complete).0, 200);
     let again = json!({"devices": ["NONE"], "auth": {"session": session}});
-    assert_eq!(alice.post(DELETE_DEVICES, again.clone()).0, 200);
-
+    expect_error(
+        &alice.post(DELETE_DEVICES, again.clone()),
+        401,
+        "M_FORBIDDEN",
+    );
+    let (_, challenge) = alice.post(DELETE_DEVICES, body);
+    let session = &challenge["session"];
     let changed = json!({"devices": [other.device_id], "auth": {"session": session}});
     expect_error(&alice.post(DELETE_DEVICES, changed), 401, "M_FORBIDDEN");
     let path = format!("{DEVICES}/{}", other.device_id);
@@ -200,4 +203,31 @@ fn body_of_delete_devices_is_validated() {
         .body(b"{\"devices\":".to_vec())
         .unwrap();
     expect_error(&parse(&server.respond(request)), 400, "M_NOT_JSON");
+}
+
+#[test]
+fn a_completed_authentication_serves_once_and_only_the_devices_that_it_was_begun_for() {
+    let server = TestServer::new();
+    let one = server.register("alice");
+    let same_id = json!({ "device_id": "SAME" });
+    let log_in = || server.user_from_login(&server.log_in_with("alice", same_id.clone()).1);
+    let other = server.log_in("alice");
+    let path = format!("{DEVICES}/SAME");
+    log_in();
+    let (_, challenge) = one.delete(&path, json!({}));
+    let auth = one.password_auth(&challenge["session"]);
+    let of_another = format!("{DEVICES}/{}", other.device_id);
+    let (status, refused) = one.delete(&of_another, json!({ "auth": &auth }));
+    assert_eq!((status, &refused["errcode"]), (401, &json!("M_FORBIDDEN")));
+    assert!(other.is_logged_in());
+    assert_eq!(
+        one.delete(&path, json!({ "auth": &auth })),
+        (200, json!({}))
+    );
+    // A device of that name is there again.
+    let again = log_in();
+    for auth in [json!({ "session": challenge["session"] }), auth] {
+        assert_eq!(one.delete(&path, json!({ "auth": auth })).0, 401);
+    }
+    assert!(again.is_logged_in());
 }
