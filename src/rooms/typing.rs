@@ -11,6 +11,7 @@ use crate::store::{RoomNum, UserNum};
 /// Beyond these limits typing notifications are dropped.
 const MAX_ROOMS: usize = 1000;
 const MAX_USERS_PER_ROOM: usize = 50;
+const MAX_ROOMS_PER_USER: usize = 10;
 const MAX_TIMEOUT_MS: u64 = 120_000;
 /// The least time between two EDUs to other servers for a user who keeps typing.
 const RENEWAL_INTERVAL_MS: u64 = 20_000;
@@ -54,6 +55,9 @@ impl Typing {
         now_ms: u64,
     ) -> TypingUpdate {
         let mut rooms = self.lock();
+        if timeout_ms.is_some() && is_typing_in_too_many(&rooms, room, user, now_ms) {
+            return TypingUpdate::Unchanged;
+        }
         if timeout_ms.is_some() && !rooms.contains_key(&room) && rooms.len() >= MAX_ROOMS {
             rooms.retain(|_, room| room.users.iter().any(|typing| typing.expires_ms > now_ms));
             if rooms.len() >= MAX_ROOMS {
@@ -141,5 +145,41 @@ impl Typing {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<RoomNum, InRoom>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether `user` is typing in as many other rooms as one user may.
+fn is_typing_in_too_many(
+    rooms: &HashMap<RoomNum, InRoom>,
+    room: RoomNum,
+    user: UserNum,
+    now_ms: u64,
+) -> bool {
+    let is_typing = |typing: &TypingUser| typing.user == user && typing.expires_ms > now_ms;
+    let others = rooms.iter().filter(|(num, _)| **num != room);
+    let of_user = others.filter(|(_, room)| room.users.iter().any(is_typing));
+    of_user.take(MAX_ROOMS_PER_USER).count() == MAX_ROOMS_PER_USER
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{MAX_ROOMS, MAX_ROOMS_PER_USER, Typing, TypingUpdate};
+    use crate::store::{RoomNum, UserNum};
+
+    #[test]
+    fn a_user_typing_in_very_many_rooms_does_not_stop_the_typing_of_others() {
+        let (typing, [eve, bob]) = (Typing::default(), [UserNum(1), UserNum(2)]);
+        let set = |room: usize, user, now_ms| {
+            typing.set(RoomNum(room as u32), user, Some(30_000), now_ms)
+        };
+        let changed =
+            (0..MAX_ROOMS + 10).filter(|room| set(*room, eve, 0) == TypingUpdate::Changed);
+        assert_eq!(changed.count(), MAX_ROOMS_PER_USER);
+        assert_eq!(set(5000, bob, 0), TypingUpdate::Changed);
+        assert_eq!(set(0, bob, 0), TypingUpdate::Changed);
+        // The entries that she has are renewed, and free others when they expire.
+        assert_eq!(set(0, eve, 25_000), TypingUpdate::Renewed);
+        assert_eq!(set(6000, eve, 29_000), TypingUpdate::Unchanged);
+        assert_eq!(set(6000, eve, 30_000), TypingUpdate::Changed);
     }
 }

@@ -185,8 +185,8 @@ tables! {
     device_tokens: (DeviceNum, [u8; 32]) => (), version 1;
     /// SHA-256 of a login token → the user whom it logs in.
     login_tokens: [u8; 32] => Packed<LoginToken>, version 1;
-    /// SHA-256 of an OpenID token → the user and the expiry, in milliseconds since the epoch.
-    openid_tokens: [u8; 32] => (UserNum, u64), version 1;
+    /// SHA-256 of an OpenID token → the device that requested it, and the expiry, in milliseconds since the epoch.
+    openid_tokens: [u8; 32] => (DeviceNum, u64), version 1;
     /// (user, room, type) → account data; global ones have the room number `u32::MAX`.
     account_data: (UserNum, RoomNum, &'static str) => Packed<AccountData>, version 1;
     /// (user, position) → the (room, type) whose account data last changed there.

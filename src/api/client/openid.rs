@@ -15,7 +15,7 @@ pub async fn request_openid_token(
     request: Request,
 ) -> Result<Response, Error> {
     check_own(&session, &request.user_id)?;
-    let (token, lifetime) = api.users.openid_token(session.user).await?;
+    let (token, lifetime) = api.users.openid_token(session.device).await?;
     Ok(Response::new(
         token.into_string(),
         TokenType::Bearer,

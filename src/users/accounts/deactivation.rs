@@ -4,9 +4,7 @@ use super::rows::{NO_USER, load};
 use crate::{
     store::{Reader, Tx, UserNum, records::Account},
     users::{
-        Error, account_data,
-        auth::{login_tokens, openid},
-        devices, filters, key_backup, keys, profiles,
+        Error, account_data, auth::login_tokens, devices, filters, key_backup, keys, profiles,
     },
 };
 
@@ -29,7 +27,6 @@ pub fn deactivate(tx: &Tx, user: UserNum, erase: bool) -> Result<(), Error> {
     };
     tx.accounts()?.put(user, &account)?;
     login_tokens::remove_of(tx, user)?;
-    openid::remove_of(tx, user)?;
     devices::remove_all(tx, user, None)?;
     keys::remove_all(tx, user)?;
     key_backup::delete_all(tx, user)?;

@@ -6,34 +6,39 @@ use ruma::OwnedUserId;
 
 use super::tokens::{self, Kind, Token, TokenHash};
 use crate::{
-    store::{self, Reader, Rows, Tx, UserNum},
+    store::{self, DeviceNum, Reader, Rows, Tx},
     users::{Error, Users, id_of},
 };
 
 const LIFETIME: Duration = Duration::from_hours(1);
+const UNKNOWN: Error = Error::UnknownToken { soft_logout: false };
 /// One more removes the oldest.
-const MAX_TOKENS_PER_USER: usize = 20;
+const MAX_TOKENS_PER_DEVICE: usize = 20;
 
-pub(in crate::users) fn remove_of(tx: &Tx, user: UserNum) -> Result<(), store::Error> {
-    tx.openid_tokens()?
-        .remove_in::<TokenHash>(.., |_, (of_user, _)| of_user == user)
+/// Removes the tokens of the session on `device`, which has ended.
+pub(in crate::users) fn remove_of(tx: &Tx, device: DeviceNum) -> Result<(), store::Error> {
+    let mut tokens = tx.openid_tokens()?;
+    if tokens.len()? == 0 {
+        return Ok(());
+    }
+    tokens.remove_in::<TokenHash>(.., |_, (of_device, _)| of_device == device)
 }
 
-/// Removes expired tokens, and the oldest of `user` so that one more can be stored. Reads the whole table,
+/// Removes expired tokens, and the oldest of `device` so that one more can be stored. Reads the whole table,
 /// which has the tokens of one hour.
-fn evict(tx: &Tx, user: UserNum, now_ms: u64) -> Result<(), store::Error> {
+fn evict(tx: &Tx, device: DeviceNum, now_ms: u64) -> Result<(), store::Error> {
     let mut tokens = tx.openid_tokens()?;
     tokens.remove_in::<TokenHash>(.., |_, (_, expires_ts)| expires_ts <= now_ms)?;
     let mut own = Vec::new();
     for row in tokens.all()? {
         let (hash, token) = row?;
-        let (of_user, expires_ts) = token.value();
-        if of_user == user {
+        let (of_device, expires_ts) = token.value();
+        if of_device == device {
             own.push((expires_ts, hash.value()));
         }
     }
     own.sort_unstable();
-    let surplus = own.len().saturating_sub(MAX_TOKENS_PER_USER - 1);
+    let surplus = own.len().saturating_sub(MAX_TOKENS_PER_DEVICE - 1);
     for (_, hash) in &own[..surplus] {
         tokens.remove(hash)?;
     }
@@ -41,15 +46,20 @@ fn evict(tx: &Tx, user: UserNum, now_ms: u64) -> Result<(), store::Error> {
 }
 
 impl Users {
-    /// A token by which other services can request the id of `user`, and its lifetime.
-    pub async fn openid_token(&self, user: UserNum) -> Result<(Token, Duration), Error> {
+    /// A token by which other services can request the id of the user of `device`, and its lifetime. It ends with
+    /// the session.
+    pub async fn openid_token(&self, device: DeviceNum) -> Result<(Token, Duration), Error> {
         let token = Token::generate(Kind::OpenId);
         let now_ms = self.clock.now_ms();
         let hash = token.hash();
         let stored = self.store.write(move |tx| {
-            evict(tx, user, now_ms)?;
+            // The device may be logged out by now.
+            if !tx.device_ids()?.has(device)? {
+                return Err(UNKNOWN);
+            }
+            evict(tx, device, now_ms)?;
             let expires_ts = now_ms + LIFETIME.as_millis() as u64;
-            Ok::<_, Error>(tx.openid_tokens()?.insert(hash, (user, expires_ts))?)
+            Ok::<_, Error>(tx.openid_tokens()?.insert(hash, (device, expires_ts))?)
         });
         stored.await?;
         Ok((token, LIFETIME))
@@ -60,22 +70,22 @@ impl Users {
     /// # Errors
     /// [`Error::UnknownToken`].
     pub fn openid_user(&self, token: &str) -> Result<OwnedUserId, Error> {
-        const UNKNOWN: Error = Error::UnknownToken { soft_logout: false };
         let hash = tokens::hash(token);
         self.store.read(|s| {
             let token = s.openid_tokens()?.get(hash)?.map(|row| row.value());
-            let (user, expires_ts) = token.ok_or(UNKNOWN)?;
+            let (device, expires_ts) = token.ok_or(UNKNOWN)?;
             if expires_ts <= self.clock.now_ms() {
                 return Err(UNKNOWN);
             }
-            Ok(id_of(s, user)?)
+            let owner = s.device_ids()?.get(device)?.map(|row| row.value().0);
+            Ok(id_of(s, owner.ok_or(UNKNOWN)?)?)
         })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Error, MAX_TOKENS_PER_USER, Token};
+    use super::{Error, MAX_TOKENS_PER_DEVICE, Token};
     use crate::{
         store::{Reader, Rows},
         users::testing::{Server, with_server},
@@ -91,12 +101,12 @@ mod tests {
     fn a_token_identifies_its_user_until_it_expires() {
         with_server(async |server| {
             let login = server.register("alice").await;
-            let user = server.session(&login).await.user;
-            let (token, lifetime) = server.users.openid_token(user).await.unwrap();
+            let device = server.session(&login).await.device;
+            let (token, lifetime) = server.users.openid_token(device).await.unwrap();
             assert!(is_known(&server, &token));
             server.clock.advance(lifetime);
             assert!(!is_known(&server, &token));
-            server.users.openid_token(user).await.unwrap();
+            server.users.openid_token(device).await.unwrap();
             assert_eq!(server.store.read(|s| s.openid_tokens()?.len()).unwrap(), 1);
         });
     }
@@ -105,10 +115,10 @@ mod tests {
     fn one_token_too_many_removes_the_oldest() {
         with_server(async |server| {
             let login = server.register("alice").await;
-            let user = server.session(&login).await.user;
+            let device = server.session(&login).await.device;
             let mut tokens = Vec::new();
-            for _ in 0..=MAX_TOKENS_PER_USER {
-                tokens.push(server.users.openid_token(user).await.unwrap().0);
+            for _ in 0..=MAX_TOKENS_PER_DEVICE {
+                tokens.push(server.users.openid_token(device).await.unwrap().0);
                 server.clock.advance(std::time::Duration::from_millis(1));
             }
             assert!(!is_known(&server, &tokens[0]));

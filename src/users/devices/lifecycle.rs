@@ -7,7 +7,7 @@ use crate::{
     store::{
         self, DeviceNum, Effect, Position, Reader, Records, Rows, Tx, UserNum, records::Device,
     },
-    users::{Error, Users, device_lists, keys, to_device},
+    users::{Error, Users, auth::openid, device_lists, keys, to_device},
 };
 
 /// One more removes the device that has not been used for the longest time.
@@ -118,7 +118,8 @@ fn remove_tokens(tx: &Tx, device: DeviceNum) -> Result<(), store::Error> {
         tx.access_tokens()?.remove(hash)?;
         tx.refresh_tokens()?.remove(hash)?;
     }
-    tx.device_tokens()?.remove_prefix(device)
+    tx.device_tokens()?.remove_prefix(device)?;
+    openid::remove_of(tx, device)
 }
 
 impl Users {
