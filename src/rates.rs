@@ -26,6 +26,8 @@ pub enum Kind {
     Send,
     /// To-device messages, per user.
     ToDevice,
+    /// One-time keys for servers that share no room with the user, per user.
+    ClaimKeys,
     /// Unauthenticated requests that cause requests to other servers, per network.
     RemoteLookup,
     /// All other endpoints that the specification marks as rate limited, per user or network.
@@ -54,6 +56,8 @@ impl Kind {
             Self::Send => (60.0, 5.0),
             // Clients split the room keys for a large room into many requests.
             Self::ToDevice => (300.0, 10.0),
+            // A device has some 50 keys, and uploads new ones only when it is online.
+            Self::ClaimKeys => (20.0, 0.01),
             // A server that does not answer keeps a request waiting for some ten seconds.
             Self::RemoteLookup => (60.0, 2.0),
             Self::Other => (120.0, 10.0),

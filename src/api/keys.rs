@@ -13,7 +13,10 @@ use serde_json::value::to_raw_value;
 use super::{Api, Error};
 use crate::{
     store::{Reader, Records, Tx},
-    users::{self, keys::one_time_keys},
+    users::{
+        self,
+        keys::one_time_keys::{self, Claimable},
+    },
 };
 
 /// The most users, devices or keys of one request.
@@ -28,7 +31,11 @@ pub(super) fn raw<T>(key: &CanonicalJsonObject) -> Result<Raw<T>, Error> {
 }
 
 /// Claims a key of each of these devices of local users that has one.
-pub(super) async fn claim(api: &Api, wanted: OneTimeKeyClaims) -> Result<OneTimeKeys, Error> {
+pub(super) async fn claim(
+    api: &Api,
+    wanted: OneTimeKeyClaims,
+    claimable: Claimable,
+) -> Result<OneTimeKeys, Error> {
     if wanted.values().map(BTreeMap::len).sum::<usize>() > MAX_KEYS {
         return Err(Error::too_large(format!(
             "one_time_keys may have at most {MAX_KEYS} devices"
@@ -45,7 +52,7 @@ pub(super) async fn claim(api: &Api, wanted: OneTimeKeyClaims) -> Result<OneTime
         let job = move |tx: &Tx| {
             let mut found = Vec::new();
             for (user, device, algorithm) in &some {
-                let key = claim_one(tx, user, device, algorithm.as_ref())?;
+                let key = claim_one(tx, user, device, algorithm.as_ref(), claimable)?;
                 found.extend(key.map(|key| (user.clone(), device.clone(), key)));
             }
             Ok::<_, users::Error>(found)
@@ -63,6 +70,7 @@ fn claim_one(
     user_id: &UserId,
     device_id: &DeviceId,
     algorithm: &str,
+    claimable: Claimable,
 ) -> Result<Option<(OwnedOneTimeKeyId, Raw<OneTimeKey>)>, users::Error> {
     let Some(user) = users::num_of(tx, user_id)? else {
         return Ok(None);
@@ -70,7 +78,7 @@ fn claim_one(
     let Some(device) = tx.devices()?.load((user, device_id.as_str()))? else {
         return Ok(None);
     };
-    let key = one_time_keys::claim(tx, user, device.num, algorithm)?;
+    let key = one_time_keys::claim(tx, user, device.num, algorithm, claimable)?;
     Ok(key.and_then(|(id, json)| Some((id.try_into().ok()?, raw_text(json)?))))
 }
 

@@ -54,6 +54,8 @@ pub struct Config {
     pub disk: Option<Size>,
     /// Whether hearth fetches web pages for URL previews.
     pub url_previews: bool,
+    /// Whether servers that share a room with a user see the names of the user's devices.
+    pub share_device_names: bool,
     pub rate_limits: bool,
     pub log: log::LevelFilter,
 }
@@ -144,6 +146,7 @@ impl TryFrom<Settings> for Config {
             user_quota: settings.user_quota,
             disk: settings.disk,
             url_previews: settings.url_previews,
+            share_device_names: settings.share_device_names,
             rate_limits: settings.rate_limits,
             log: settings.log,
         })

@@ -41,6 +41,7 @@ pub struct Settings {
     pub user_quota: Option<Size>,
     pub disk: Option<Size>,
     pub url_previews: bool,
+    pub share_device_names: bool,
     pub rate_limits: bool,
     pub log: log::LevelFilter,
 }
@@ -75,6 +76,7 @@ impl Default for Settings {
             user_quota: None,
             disk: None,
             url_previews: false,
+            share_device_names: false,
             rate_limits: true,
             log: log::LevelFilter::Info,
         }

@@ -98,7 +98,7 @@ impl Federation {
         executor: &Executor,
     ) -> Result<Self, StartError> {
         let client = Client::new(config, store, local, clock, pool, executor)?;
-        let notaries = &config.notaries;
+        let (notaries, names) = (&config.notaries, config.share_device_names);
         let keys = Keys::new(store, local, &client, notaries, clock, pool, executor);
         let source = RemoteEventSource {
             client: client.clone(),
@@ -112,7 +112,7 @@ impl Federation {
         executor.spawn(device_lists.clone().find_stale()).detach();
         Ok(Self {
             user_keys: UserKeys::new(&client, &backoffs, executor),
-            sender: Sender::start(store, local, &client, clock, executor)?,
+            sender: Sender::start(store, local, &client, names, clock, executor)?,
             profiles: Profiles::new(&client, clock),
             device_lists,
             spaces: Spaces::new(&client, clock),

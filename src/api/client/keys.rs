@@ -26,7 +26,8 @@ use crate::{
         self,
         keys::{
             cross_signing::{AuthLevel, StoreOutcome, Upload, Usage},
-            device_keys, one_time_keys,
+            device_keys,
+            one_time_keys::{self, Claimable},
             signatures::{self, Signer},
         },
     },
@@ -112,7 +113,7 @@ pub async fn claim_keys(
 ) -> Result<claim_keys::v3::Response, Error> {
     let time = request.timeout.unwrap_or(DEFAULT_TIMEOUT).min(MAX_TIMEOUT);
     let (local, remote) = split_by_server(&api, request.one_time_keys);
-    let mut response = claim_keys::v3::Response::new(claim(&api, local).await?);
+    let mut response = claim_keys::v3::Response::new(claim(&api, local, Claimable::All).await?);
     for (server, answer) in api.federation.user_keys().claim(remote, time).await {
         match answer {
             Ok(answer) => response.one_time_keys.extend(answer.one_time_keys),

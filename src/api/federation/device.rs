@@ -4,10 +4,13 @@
 use std::collections::BTreeMap;
 
 use ruma::{
-    UInt,
+    ServerName, UInt,
     api::federation::{
         device::get_devices::{self, v1::UserDevice},
-        keys::{claim_keys, get_keys},
+        keys::{
+            claim_keys::{self, v1::OneTimeKeyClaims},
+            get_keys,
+        },
     },
 };
 
@@ -16,12 +19,18 @@ use crate::{
         Api, Error, Origin,
         keys::{MAX_KEYS, claim, raw},
     },
-    store::{Reader, Records},
+    rates::Kind,
+    rooms::{
+        self,
+        servers::{self, shared_rooms},
+    },
+    store::{Reader, Records, UserNum},
     users::{
         self, accounts, device_lists,
         keys::{
             cross_signing::{self, Usage},
             device_keys,
+            one_time_keys::Claimable,
         },
     },
 };
@@ -29,9 +38,10 @@ use crate::{
 /// `GET /_matrix/federation/v1/user/devices/{userId}`
 pub async fn get_devices(
     api: Api,
-    _origin: Origin,
+    origin: Origin,
     request: get_devices::v1::Request,
 ) -> Result<get_devices::v1::Response, Error> {
+    let names = api.config.share_device_names;
     let scan = api.store.scan("devices for another server", move |s| {
         let Some(user) = users::num_of(s, &request.user_id)? else {
             return Ok(None);
@@ -41,10 +51,12 @@ pub async fn get_devices(
         }
         let version = UInt::new_saturating(device_lists::stream_id(s, user)?.0);
         let mut response = get_devices::v1::Response::new(request.user_id.clone(), version);
+        let names = names && shares_room(s, &origin.server, user)?;
         for (device_id, keys) in device_keys::of_user(s, user)? {
             let device = s.devices()?.load((user, device_id.as_str()))?;
             let mut entry = UserDevice::new(device_id, raw(&keys)?);
-            entry.device_display_name = device.and_then(|device| device.display_name);
+            let named = device.filter(|_| names);
+            entry.device_display_name = named.and_then(|device| device.display_name);
             response.devices.push(entry);
         }
         let key = |usage| {
@@ -101,12 +113,48 @@ pub async fn get_keys(
     scan.await
 }
 
-/// `POST /_matrix/federation/v1/user/keys/claim`
+/// `POST /_matrix/federation/v1/user/keys/claim`. Servers that share no room with a user could use up all keys of
+/// a device that is offline: beyond a rate they get the fallback key only.
 pub async fn claim_keys(
     api: Api,
-    _origin: Origin,
+    origin: Origin,
     request: claim_keys::v1::Request,
 ) -> Result<claim_keys::v1::Response, Error> {
-    let claimed = claim(&api, request.one_time_keys).await?;
+    let mut wanted = request.one_time_keys;
+    if wanted.len() > MAX_KEYS {
+        return Err(Error::too_large(format!(
+            "one_time_keys may have at most {MAX_KEYS} users"
+        )));
+    }
+    let users: Vec<_> = wanted.keys().cloned().collect();
+    let scan = api.store.scan("users whose keys are claimed", move |s| {
+        let mut unrelated = Vec::new();
+        for user_id in users {
+            if let Some(user) = users::num_of(s, &user_id)?
+                && !shares_room(s, &origin.server, user)?
+            {
+                unrelated.push(user_id);
+            }
+        }
+        Ok::<_, Error>(unrelated)
+    });
+    let mut limited = OneTimeKeyClaims::new();
+    for user in scan.await? {
+        let is_limited = |_: &_, _: &mut _| api.rates.check(Kind::ClaimKeys, &user).is_err();
+        if let Some(devices) = wanted.get_mut(&user) {
+            limited.insert(user.clone(), devices.extract_if(.., is_limited).collect());
+        }
+    }
+    let mut claimed = claim(&api, wanted, Claimable::All).await?;
+    for (user, keys) in claim(&api, limited, Claimable::FallbackOnly).await? {
+        claimed.entry(user).or_default().extend(keys);
+    }
     Ok(claim_keys::v1::Response::new(claimed))
+}
+
+fn shares_room(r: &impl Reader, server: &ServerName, user: UserNum) -> Result<bool, rooms::Error> {
+    match servers::num(r, server)? {
+        Some(server) => shared_rooms::shares_with_server(r, server, user),
+        None => Ok(false),
+    }
 }

@@ -49,7 +49,7 @@ async fn with_device_list_updates(
     let scan = move |s: &_| {
         let mut found = Vec::new();
         for server in servers {
-            if StoredEdus::next(s, server, 1)?.advances() {
+            if StoredEdus::next(s, server, 1, false)?.advances() {
                 found.push(server);
             }
         }

@@ -41,6 +41,8 @@ pub struct Queues {
     pub client: Client,
     pub clock: Clock,
     pub executor: Executor,
+    /// Whether other servers receive the names of devices.
+    pub device_names: bool,
     /// Wakes the task that relays new rows of `outgoing`.
     pub wake_relay: Channel<()>,
     /// Wakes the task that finds destinations with stored EDUs.
@@ -146,7 +148,8 @@ impl Queues {
         max: usize,
     ) -> Result<StoredEdus, rooms::Error> {
         loop {
-            let stored = self.store.read(|s| StoredEdus::next(s, server, max))?;
+            let next = |s: &_| StoredEdus::next(s, server, max, self.device_names);
+            let stored = self.store.read(next)?;
             if !stored.edus.is_empty() || !stored.advances() {
                 return Ok(stored);
             }

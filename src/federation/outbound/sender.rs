@@ -38,6 +38,7 @@ impl Sender {
         store: &Store,
         local: &Local,
         client: &Client,
+        device_names: bool,
         clock: &Clock,
         executor: &Executor,
     ) -> Result<Self, rooms::Error> {
@@ -49,6 +50,7 @@ impl Sender {
             client: client.clone(),
             clock: clock.clone(),
             executor: executor.clone(),
+            device_names,
             wake_relay,
             wake_pending,
             scans: Semaphore::new(1),

@@ -21,10 +21,10 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use super::ephemeral_edus::MAX_EDUS;
 use crate::{
-    rooms::{self, servers, state::current},
+    rooms::{self, servers::shared_rooms},
     store::{
         Position, Reader, Records, Rows, ServerNum, Tx, UserNum,
-        records::{ChangedPart, DeviceListChange, Membership},
+        records::{ChangedPart, DeviceListChange},
     },
     users::{
         self, device_lists,
@@ -49,6 +49,7 @@ pub struct StoredEdus {
     to_device: Option<Position>,
     /// The new cursor in `device_list_log`.
     device_lists: Option<Position>,
+    names: bool,
 }
 
 #[derive(Serialize)]
@@ -58,9 +59,17 @@ struct TypedContent<'a> {
 }
 
 impl StoredEdus {
-    /// The next EDUs for `server`, at most `max` or one more.
-    pub fn next(r: &impl Reader, server: ServerNum, max: usize) -> Result<Self, rooms::Error> {
-        let mut stored = Self::default();
+    /// The next EDUs for `server`, at most `max` or one more. `names` says whether they have the names of devices.
+    pub fn next(
+        r: &impl Reader,
+        server: ServerNum,
+        max: usize,
+        names: bool,
+    ) -> Result<Self, rooms::Error> {
+        let mut stored = Self {
+            names,
+            ..Self::default()
+        };
         let max = max.min(MAX_EDUS);
         if let Some(messages) = to_device::outbound(r, server, max)? {
             let edu_type = "m.direct_to_device";
@@ -97,7 +106,7 @@ impl StoredEdus {
             match extent {
                 Extent::Nothing => irrelevant += 1,
                 Extent::EachChange => {
-                    self.push_or_skip(r, user, update_edu(r, position, change))?;
+                    self.push_or_skip(r, user, update_edu(r, position, change, self.names))?;
                 }
                 Extent::CurrentState => self.add_current_state(r, user)?,
                 Extent::Sent => {}
@@ -119,7 +128,7 @@ impl StoredEdus {
     /// the cross-signing keys, which it would not request.
     fn add_current_state(&mut self, r: &impl Reader, user: UserNum) -> Result<(), rooms::Error> {
         if let Some((position, change)) = device_lists::last_device_change(r, user)? {
-            self.push_or_skip(r, user, update_edu(r, position, change))?;
+            self.push_or_skip(r, user, update_edu(r, position, change, self.names))?;
         }
         if cross_signing::load(r, user, Usage::Master)?.is_some() {
             self.push_or_skip(r, user, signing_key_edu(r, user))?;
@@ -183,7 +192,7 @@ impl Extent {
         user: UserNum,
         cursor: Option<Position>,
     ) -> Result<Self, rooms::Error> {
-        Ok(if !shares_room(r, server, user)? {
+        Ok(if !shared_rooms::shares_with_server(r, server, user)? {
             Self::Nothing
         } else if let Some(cursor) = cursor
             && !device_lists::is_truncated_after(r, user, cursor)?
@@ -195,21 +204,12 @@ impl Extent {
     }
 }
 
-fn shares_room(r: &impl Reader, server: ServerNum, user: UserNum) -> Result<bool, rooms::Error> {
-    for room in servers::rooms(r, server)? {
-        let row = current::local_membership(r, user, room)?;
-        if row.is_some_and(|row| row.membership == Membership::Join) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-/// The EDU for a change. It has the current keys and name.
+/// The EDU for a change. It has the current keys and, with `names`, the current name.
 fn update_edu(
     r: &impl Reader,
     position: Position,
     change: DeviceListChange,
+    names: bool,
 ) -> Result<Edu, rooms::Error> {
     let stream_id = |position: Position| UInt::new_saturating(position.0);
     let device_id = match change.what {
@@ -225,7 +225,8 @@ fn update_edu(
     update.deleted = Some(device.is_none());
     let keys = keys::device_keys::of_device(r, change.user, &update.device_id)?;
     update.keys = keys.map(|keys| raw(&keys)).transpose()?;
-    update.device_display_name = device.and_then(|device| device.display_name);
+    let named = device.filter(|_| names);
+    update.device_display_name = named.and_then(|device| device.display_name);
     Ok(Edu::DeviceListUpdate(update))
 }
 

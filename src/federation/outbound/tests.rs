@@ -68,7 +68,7 @@ fn with_sender(before: fn(&Tx) -> Result<(), rooms::Error>, test: impl AsyncFnOn
         let local = Local::new(config.server_name.clone(), ServerKey::generate());
         let client = Client::new(&config, &store, &local, &clock, &pool, &executor);
         let client = client.expect("there are authorities");
-        let sender = Sender::start(&store, &local, &client, &clock, &executor);
+        let sender = Sender::start(&store, &local, &client, true, &clock, &executor);
         let sender = sender.expect("it starts");
         let world = World { store, sender };
         test(&world).await;
@@ -86,7 +86,7 @@ impl World {
     }
 
     fn next(&self, server: ServerNum) -> StoredEdus {
-        let next = |s: &_| StoredEdus::next(s, server, MAX_EDUS);
+        let next = |s: &_| StoredEdus::next(s, server, MAX_EDUS, true);
         self.store.read(next).expect("the store can be read")
     }
 

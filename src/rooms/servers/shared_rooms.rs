@@ -8,9 +8,9 @@ use super::in_room;
 use crate::{
     rooms::{
         Error,
-        state::current::{has_joined, joined_rooms, local_members, membership},
+        state::current::{has_joined, joined_rooms, local_members, local_membership, membership},
     },
-    store::{Reader, RoomNum, Rows, UserNum, records::Membership},
+    store::{Reader, RoomNum, Rows, ServerNum, UserNum, records::Membership},
 };
 
 /// The local users who are joined to `room`.
@@ -120,6 +120,21 @@ pub fn any_local_user_shares(r: &impl Reader, user: &UserId) -> Result<bool, Err
 pub fn share_a_room(r: &impl Reader, one: UserNum, other: &UserId) -> Result<bool, Error> {
     for room in joined_rooms(r, one)? {
         if membership(r, room, other)? == Membership::Join {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether the local user `user` is in a room with a user of `server`.
+pub fn shares_with_server(
+    r: &impl Reader,
+    server: ServerNum,
+    user: UserNum,
+) -> Result<bool, Error> {
+    for room in in_room::rooms(r, server)? {
+        let row = local_membership(r, user, room)?;
+        if row.is_some_and(|row| row.membership == Membership::Join) {
             return Ok(true);
         }
     }

@@ -139,17 +139,27 @@ pub fn put_fallback(tx: &Tx, device: DeviceNum, keys: &UploadedKeys) -> Result<(
     Ok(())
 }
 
+/// Which keys may be claimed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claimable {
+    /// The fallback key when no other is left.
+    All,
+    FallbackOnly,
+}
+
 /// Claims a key of the device: its id and its JSON. The device learns that it has one less.
 pub fn claim(
     tx: &Tx,
     user: UserNum,
     device: DeviceNum,
     algorithm: &str,
+    claimable: Claimable,
 ) -> Result<Option<(String, String)>, store::Error> {
     let first = tx
         .one_time_keys()?
         .prefix((device, algorithm))?
         .next()
+        .filter(|_| claimable == Claimable::All)
         .transpose()?
         .map(|(key, row)| Ok::<_, store::Error>((key.value().2, row.record(&key)?)))
         .transpose()?;

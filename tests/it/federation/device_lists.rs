@@ -149,7 +149,8 @@ fn device_list_updates_are_delivered_after_an_outage() {
 
 #[test]
 fn device_list_applies_updates_and_is_resynced_after_a_gap() {
-    let [here, there] = TestServer::federating();
+    let [here, there] =
+        TestServer::federating_with(|_| ["", "share_device_names = true"].map(ToOwned::to_owned));
     let (alice, bob) = (here.register("alice"), there.register("bob"));
     let user = &*bob.user_id;
     let since = next_batch(&sync(&alice, None)).to_owned();
@@ -427,4 +428,40 @@ fn stale_device_list_is_resynced_once_its_server_is_reachable_after_restart() {
     // not have been loaded yet.
     let mut requests = (0..1000).map(|_| stream_id(&there, &alice.user_id));
     assert!(requests.any(|_| is_reported()));
+}
+
+#[test]
+fn device_names_are_shared_by_a_setting_only_with_servers_that_share_a_room() {
+    let [asking, private, sharing] = TestServer::federating_with(|_| {
+        ["", "", "share_device_names = true"].map(ToOwned::to_owned)
+    });
+    let alice = asking.register("alice");
+    for (server, expected) in [(&private, Value::Null), (&sharing, json!("laptop"))] {
+        let bob = server.register("bob");
+        rename_device(&bob, "laptop");
+        upload_keys(&bob, json!({ "device_keys": device_keys(&bob).1 }));
+        let returned = || {
+            let user = UserId::parse(&bob.user_id).expect("a user id");
+            let request = get_devices::v1::Request::new(user);
+            let response = asking.run(asking.client().send(server.name(), request));
+            let devices = response.expect("a response").devices;
+            json!(devices[0].device_display_name)
+        };
+        assert_eq!(returned(), Value::Null);
+        create_shared_room(&alice, &asking, &bob);
+        assert_eq!(returned(), expected);
+        let cached =
+            || device_names(&asking, &bob.user_id).expect("a list")[&bob.device_id].clone();
+        assert_eq!(cached(), expected);
+        // Updates have the name no more than responses.
+        let since = next_batch(&sync(&alice, None)).to_owned();
+        rename_device(&bob, "phone");
+        wait_for_changed(&alice, &bob.user_id, since);
+        let renamed = if expected.is_null() {
+            Value::Null
+        } else {
+            json!("phone")
+        };
+        assert_eq!(cached(), renamed);
+    }
 }

@@ -16,6 +16,7 @@ use ruma::{
 
 use serde_json::json;
 
+use super::device_lists::create_shared_room;
 use crate::{e2ee_keys::upload_keys, test_server::TestServer};
 
 fn user_id(id: &str) -> OwnedUserId {
@@ -81,4 +82,37 @@ fn fallback_key_is_claimed_when_no_one_time_key_is_left() {
     assert_eq!(claim(), ["signed_curve25519:ONCE"]);
     assert_eq!(claim(), ["signed_curve25519:LAST"]);
     assert_eq!(claim(), ["signed_curve25519:LAST"]);
+}
+
+#[test]
+fn a_server_that_shares_no_room_cannot_use_up_the_one_time_keys_of_a_device() {
+    let [here, there] =
+        TestServer::federating_with(|_| [const { "rate_limits = true" }; 2].map(ToOwned::to_owned));
+    let (alice, bob) = (here.register("alice"), there.register("bob"));
+    let key = |name: &str| json!({ "key": name, "signatures": {} });
+    let mut one_time_keys = json!({});
+    for number in 0..50 {
+        one_time_keys[format!("signed_curve25519:K{number:02}")] = key("once");
+    }
+    let fallback_keys = json!({ "signed_curve25519:LAST": key("last") });
+    upload_keys(
+        &bob,
+        json!({ "one_time_keys": one_time_keys, "fallback_keys": fallback_keys }),
+    );
+    let claim = || {
+        let wanted = BTreeMap::from([(bob.device_id.as_str().into(), "signed_curve25519".into())]);
+        let claims = BTreeMap::from([(user_id(&bob.user_id), wanted)]);
+        let request = claim_keys::v1::Request::new(claims);
+        let response = here.run(here.client().send(there.name(), request));
+        let claimed = response.expect("a response").one_time_keys;
+        let keys = claimed.into_values().flat_map(BTreeMap::into_values);
+        let ids: Vec<_> = keys.flat_map(BTreeMap::into_keys).collect();
+        ids[0].to_string()
+    };
+    let last = "signed_curve25519:LAST";
+    let claimed: Vec<_> = (0..45).map(|_| claim()).collect();
+    let used_up = claimed.iter().filter(|id| *id != last).count();
+    assert!((1..30).contains(&used_up), "{claimed:?}");
+    create_shared_room(&alice, &here, &bob);
+    assert_ne!(claim(), last);
 }
