@@ -30,6 +30,7 @@ async def faulty_joins(attack):
         wrong_version(attack),
         invite_with_wrong_version(attack),
         faulty_rejoin(attack),
+        rejoin_with_wrong_version(attack),
     )
 
 
@@ -136,6 +137,27 @@ async def wrong_version(attack):
         for empty in (False, True):
             with Override(attack.liar, ["make_join"], make_join), Override(attack.liar, ["send_join"], send_join):
                 assert not await join(attack, room), "the join succeeded"
+        assert await join(attack, room), "the host is locked out"
+
+
+async def rejoin_with_wrong_version(attack):
+    """`make_join` names another room version than the create event has, which is known."""
+    host = attack.host
+    with attack.check("nothing is sent to join a room that is known to have another version"):
+        room = await create_room(attack)
+        assert await join(attack, room)
+        await host.request("POST", "rooms", room.id, "leave")
+        await host.wait_for_own_membership(room.id, "leave")
+
+        async def make_join(override, request):
+            event = room.draft(MEMBER, {"membership": "join"}, host.id, sender=host.id)
+            return web.json_response({"room_version": other_version(room), "event": event})
+
+        sent = attack.liar.request_log.count("send_join")
+        with Override(attack.liar, ["make_join"], make_join):
+            assert not await join(attack, room), "the join succeeded"
+        if "comparison of room versions" not in host.server.unsupported:
+            assert attack.liar.request_log.count("send_join") == sent, "an event was sent"
         assert await join(attack, room), "the host is locked out"
 
 

@@ -1,4 +1,4 @@
-"""A mock homeserver with the user mallory. It follows the protocol except where a test makes it lie.
+"""A mock homeserver with one user, mallory. It follows the protocol except where a test makes it lie.
 
 Its events are signed by Synapse's libraries. A test forges an event by changing it before or after that.
 `overrides` replaces responses: the name of a request, such as `state_ids`, maps to a coroutine function that
@@ -33,11 +33,11 @@ def now():
 
 
 class Liar:
-    def __init__(self, certificates):
+    def __init__(self, certificates, user="mallory"):
         self.certificates = certificates
         self.port = free_port()
         self.name = f"127.0.0.1:{self.port}"
-        self.user = f"@mallory:{self.name}"
+        self.user = f"@{user}:{self.name}"
         self.key = generate_signing_key("1")
         self.rooms = {}
         self.overrides = {}
@@ -242,7 +242,9 @@ class LiarRoom:
         if not self.rules.msc4291_room_ids_as_hashes:
             keys.append(("m.room.create", ""))
         if event["type"] == "m.room.member":
-            keys += [("m.room.member", event["state_key"]), ("m.room.join_rules", "")]
+            keys.append(("m.room.member", event["state_key"]))
+            if event["content"].get("membership") in ("join", "invite", "knock"):
+                keys.append(("m.room.join_rules", ""))
         return list(dict.fromkeys(self.state[key] for key in keys if key in self.state))
 
     def sign(self, event, key=None, name=None):

@@ -1,55 +1,80 @@
 """The expected state of a room, computed from all its events with Synapse's authorization rules and state
-resolution. It is independent of the servers under test."""
+resolution. It is independent of the servers under test.
+
+`before` has the ids of those events that come before the end, if others are only auth events. Where an event
+has other prev_events, too, the state before it is that after those in `before`."""
 
 from synapse.api.errors import AuthError
 from synapse.api.room_versions import KNOWN_ROOM_VERSIONS
-from synapse.event_auth import auth_types_for_event, check_state_dependent_auth_rules
+from synapse.event_auth import (
+    auth_types_for_event,
+    check_state_dependent_auth_rules,
+    check_state_independent_auth_rules,
+)
 from synapse.events import make_event_from_dict
 from synapse.state.v2 import resolve_events_with_store
 from synapse.storage.databases.main.event_federation import StateDifference
 
 
 class Oracle:
-    def __init__(self, version, pdus):
+    def __init__(self, version, pdus, before=None):
         self.rules = KNOWN_ROOM_VERSIONS[version]
         events = [make_event_from_dict(pdu, self.rules) for pdu in pdus]
         self.events = {event.event_id: event for event in events}
+        self.before = before if before is not None else self.events.keys()
         self.rejected = set()
+        # Auth events that were judged before the events that come before them were, or that are in no history
+        self._outliers = set()
         self._chains = {}
         self._after = {}
 
-    def state_after(self, end):
-        """(type, state key) -> event id, after the event `end` and all events before it."""
-        pending = [end]
+    def state_after(self, *ends):
+        """(type, state key) -> event id, after the events `ends` and all events before them."""
+        pending = list(ends)
         while pending:
             event = self.events[pending[-1]]
-            if missing := [id for id in event.prev_event_ids() if id not in self._after]:
+            if missing := [id for id in self._prev_events(event) if id not in self._after]:
                 pending += missing
             else:
                 self._after[pending.pop()] = self._apply(event)
-        return self._after[end]
+        return self._resolve([self._after[end] for end in ends])
+
+    def _prev_events(self, event):
+        return [id for id in event.prev_event_ids() if id in self.before]
 
     def _apply(self, event):
-        before = self._resolve([self._after[id] for id in event.prev_event_ids()])
+        before = self._resolve([self._after[id] for id in self._prev_events(event)])
         try:
-            self._check(event, [self.events[id] for id in event.auth_event_ids()])
+            self._check_by_auth_events(event)
             types = {("m.room.create", ""), *auth_types_for_event(self.rules, event)}
-            self._check(event, [self.events[before[key]] for key in types if key in before])
+            check_state_dependent_auth_rules(event, [self.events[before[key]] for key in types if key in before])
         except AuthError:
-            self.rejected.add(event.event_id)
-            self.events[event.event_id] = make_event_from_dict(
-                event.get_pdu_json(), self.rules, rejected_reason="authorization rules"
-            )
+            self._reject(event)
             return before
         if event.is_state():
             return before | {(event.type, event.state_key): event.event_id}
         return before
 
-    def _check(self, event, auth_events):
-        if any(other.event_id in self.rejected for other in auth_events):
-            raise AuthError(403, "rejected auth event")
-        if event.type != "m.room.create":
-            check_state_dependent_auth_rules(event, auth_events)
+    def _check_by_auth_events(self, event):
+        auth_events = {id: self._judged(id) for id in event.auth_event_ids()}
+        run_to_completion(check_state_independent_auth_rules(self, event, auth_events))
+        check_state_dependent_auth_rules(event, auth_events.values())
+
+    def _judged(self, id):
+        """An event, marked if it is rejected."""
+        if id not in self._after and id not in self._outliers:
+            self._outliers.add(id)
+            try:
+                self._check_by_auth_events(self.events[id])
+            except AuthError:
+                self._reject(self.events[id])
+        return self.events[id]
+
+    def _reject(self, event):
+        self.rejected.add(event.event_id)
+        self.events[event.event_id] = make_event_from_dict(
+            event.get_pdu_json(), self.rules, rejected_reason="authorization rules"
+        )
 
     def _resolve(self, states):
         if len(states) < 2:
@@ -62,7 +87,7 @@ class Oracle:
     async def sleep(self, duration):
         pass
 
-    async def get_events(self, ids, allow_rejected=False):
+    async def get_events(self, ids, allow_rejected=False, redact_behaviour=None):
         return {id: self.events[id] for id in ids if allow_rejected or id not in self.rejected}
 
     async def get_auth_chain_difference(self, room, states, conflicted, additional):
