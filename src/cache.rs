@@ -134,8 +134,44 @@ impl<K: Clone + Eq + Hash, V> Cache<K, V> {
         state.entries.insert(key, entry);
     }
 
+    /// As [`insert`](Self::insert), for a cache whose entries have several holders: if it is full, the holder
+    /// with the most loses the entry that expires first.
+    pub fn insert_for_holder<H: Eq + Hash>(
+        &self,
+        key: K,
+        value: V,
+        ttl: Duration,
+        holder: impl Fn(&V) -> H,
+    ) {
+        let mut state = self.lock();
+        if state.entries.len() >= self.max_entries && !state.entries.contains_key(&key) {
+            state.evict_from_largest(self.clock.now_ms(), holder);
+        }
+        drop(state);
+        self.insert(key, value, ttl);
+    }
+
     fn lock(&self) -> MutexGuard<'_, State<K, V>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<K: Clone + Eq + Hash, V> State<K, V> {
+    /// Evicts an expired entry, or the first one of the holder with the most.
+    fn evict_from_largest<H: Eq + Hash>(&mut self, now: u64, holder: impl Fn(&V) -> H) {
+        let mut counts: HashMap<H, usize> = HashMap::new();
+        for entry in self.entries.values() {
+            *counts.entry(holder(&entry.value)).or_default() += 1;
+        }
+        let max = counts.values().copied().max();
+        let evicted = self.by_expiry.values().find(|key| {
+            self.entries.get(*key).is_some_and(|entry| {
+                !entry.is_valid(now) || counts.get(&holder(&entry.value)).copied() == max
+            })
+        });
+        if let Some(evicted) = evicted.cloned() {
+            self.remove(&evicted);
+        }
     }
 }
 
@@ -208,6 +244,23 @@ mod tests {
         cache.insert("new", 3, MINUTE);
         let all = ["long", "short", "new"].map(|key| cache.get(key));
         assert_eq!(all, [Some(1), None, Some(3)]);
+    }
+
+    #[test]
+    fn the_holder_with_the_most_entries_loses_its_oldest() {
+        let clock = Clock::manual(1000);
+        let cache = Cache::new(&clock, 5);
+        let insert = |key, holder| cache.insert_for_holder(key, holder, MINUTE, |holder| *holder);
+        insert("old", "few");
+        for key in ["1", "2", "3", "4", "5", "6"] {
+            insert(key, "many");
+        }
+        insert("new", "few");
+        let all = ["old", "1", "2", "3", "4", "5", "6", "new"].map(|key| cache.get(key).is_some());
+        assert_eq!(all, [true, false, false, false, true, true, true, true]);
+        clock.advance(MINUTE);
+        insert("7", "many");
+        assert!(cache.get("7").is_some());
     }
 
     #[test]

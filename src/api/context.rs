@@ -12,7 +12,7 @@ use crate::{
     federation::{Federation, Previews, RemoteMedia},
     media::Media,
     pool::Pool,
-    rates::{Kind, Rates, network},
+    rates::{Kind, Rates, site},
     rooms::{self, Actor, Local, state::current, typing::Typing},
     stop::Stopping,
     store::{RoomNum, Store, records::Membership},
@@ -65,13 +65,14 @@ impl Context {
         &self,
         client: Unauthenticated,
     ) -> Result<Option<FairPermit<IpAddr>>, Error> {
-        let network = network(client.address);
         if let Some(user) = client.user {
             self.rates.check(Kind::RemoteLookup, user)?;
             return Ok(None);
         }
-        self.rates.check(Kind::RemoteLookup, network)?;
-        Ok(Some(self.federation.guest_permit(network).await))
+        self.rates
+            .check_network(Kind::RemoteLookup, client.address, ())?;
+        let permit = self.federation.guest_permit(site(client.address));
+        Ok(Some(permit.await))
     }
 
     /// The user of `session` as the sender of events that are made now.

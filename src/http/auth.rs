@@ -19,7 +19,7 @@ use crate::{
     api::{Error, Origin, Session, Unauthenticated},
     federation::Federation,
     protocol::signed_request::SignedRequest,
-    rates::network,
+    rates::site,
     users::Users,
 };
 
@@ -144,7 +144,7 @@ pub(super) async fn check_key(
     address: IpAddr,
     federation: &Federation,
 ) -> Result<(), Error> {
-    if federation.has_key_of(signed, network(address)).await? {
+    if federation.has_key_of(signed, site(address)).await? {
         Ok(())
     } else {
         Err(wrong_signature())

@@ -19,7 +19,7 @@ use std::{
 use smol::channel::{self, Receiver, Sender};
 
 use super::peer::{ClientAddresses, is_private};
-use crate::rates::network;
+use crate::rates::site;
 
 /// A network may have a fourth of all connections.
 const NETWORK_SHARE: usize = 4;
@@ -93,7 +93,7 @@ impl ConnectionSlots {
 
     /// A slot for a connection from `address`. The receiver ends when it has to give way.
     pub(super) fn acquire(self: &Arc<Self>, address: IpAddr) -> Option<(Slot, Receiver<()>)> {
-        let peer = network(address);
+        let peer = site(address);
         let is_private = is_private(address);
         let mut state = self.lock();
         let of_network = state.count(|connection| connection.network == peer);
@@ -179,7 +179,7 @@ impl Slot {
     /// A request of `client` begins. Returns its number, or None if the client's network has too many
     /// connections.
     pub(super) fn begin_request(&self, client: IpAddr) -> Option<u64> {
-        let client = network(client);
+        let client = site(client);
         let mut state = self.slots.lock();
         let step = state.step();
         let is_of_client = |connection: &Connection| connection.network == client;
@@ -289,7 +289,7 @@ mod tests {
             .serves("2001:db8::3");
         assert!(!idle[1].is_open() && next.is_open());
         assert!(Held::new(&slots, "2001:db8::4").is_none(), "all are busy");
-        assert!(Held::new(&slots, "2001:db8:0:1::1").is_some());
+        assert!(Held::new(&slots, "2001:db8:1::1").is_some());
         drop(last);
         assert!(Held::new(&slots, "2001:db8::4").is_some());
     }

@@ -33,7 +33,7 @@ use super::{
 use crate::{
     api::{Api, Error, Session},
     cache::Cache,
-    rates::{Rates, network},
+    rates::{Rates, site},
 };
 
 /// How long, and of how many servers, the edge remembers from where their requests came.
@@ -101,7 +101,7 @@ impl State {
         if let Some(session) = session {
             return BodyOwner::User(session.user);
         }
-        let network = network(address);
+        let network = site(address);
         match origin.map(|origin| (origin.clone(), network)) {
             Some(origin) if self.origins.get(&origin).is_some() => BodyOwner::Server(origin.0),
             _ => BodyOwner::Network(network),
@@ -111,7 +111,7 @@ impl State {
     /// Remembers that `server` has signed a request that came from `address`.
     fn verified(&self, server: &OwnedServerName, address: IpAddr) {
         if self.api.federation.shares_room(server).unwrap_or(false) {
-            let origin = (server.clone(), network(address));
+            let origin = (server.clone(), site(address));
             self.origins.insert(origin, (), ORIGIN_TTL);
         }
     }
@@ -318,7 +318,7 @@ fn check_rate(
         (Some(kind), Some(session)) if !kind.is_per_network() => {
             Ok(rates.check(kind, session.user)?)
         }
-        (Some(kind), _) => Ok(rates.check(kind, network(address))?),
+        (Some(kind), _) => Ok(rates.check_network(kind, address, ())?),
     }
 }
 

@@ -187,6 +187,8 @@ tables! {
     login_tokens: [u8; 32] => Packed<LoginToken>, version 1;
     /// SHA-256 of an OpenID token → the device that requested it, and the expiry, in milliseconds since the epoch.
     openid_tokens: [u8; 32] => (DeviceNum, u64), version 1;
+    /// (local user, network as an IPv6 address) → when the user was last logged in there.
+    login_networks: (UserNum, [u8; 16]) => u64, version 1;
     /// (user, room, type) → account data; global ones have the room number `u32::MAX`.
     account_data: (UserNum, RoomNum, &'static str) => Packed<AccountData>, version 1;
     /// (user, position) → the (room, type) whose account data last changed there.

@@ -26,7 +26,10 @@ pub mod to_device;
 
 pub use self::{
     accounts::{NewAccount, SharedSecretRequest},
-    auth::{AuthenticatedUser, Login, NewLogin, Operation, Session, Token, UiaSessions},
+    auth::{
+        AuthenticatedUser, Claimant, Login, NewLogin, Operation, PasswordClient, Session, Token,
+        UiaSessions,
+    },
     error::Error,
     ids::{id_for_log, id_of, num_of},
     service::{Options, Users},

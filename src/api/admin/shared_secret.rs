@@ -4,16 +4,17 @@
 
 use crate::{
     api::{Api, Error, Unauthenticated},
+    rates::site,
     users::{NewAccount, NewLogin, SharedSecretRequest},
 };
 
 /// `GET /_synapse/admin/v1/register`
 pub async fn get_nonce(
     api: Api,
-    _client: Unauthenticated,
+    client: Unauthenticated,
     _request: get_nonce::Request,
 ) -> Result<get_nonce::Response, Error> {
-    let nonce = api.users.shared_secret_nonce()?;
+    let nonce = api.users.shared_secret_nonce(site(client.address))?;
     Ok(get_nonce::Response { nonce })
 }
 

@@ -42,7 +42,14 @@ pub async fn change_password(
     api.users
         .check_password_strength(&password, &session.user_id)?;
     let auth = request.auth.as_ref();
-    authenticate(&api, Some(&session), operation, uiaa::PASSWORD, auth).await?;
+    authenticate(
+        &api,
+        uiaa::Client::Session(&session),
+        operation,
+        uiaa::PASSWORD,
+        auth,
+    )
+    .await?;
     let keep = Some(session.device);
     let change = api
         .users
@@ -62,7 +69,14 @@ pub async fn deactivate(
 ) -> Result<deactivate::v3::Response, Error> {
     let session = session.ok_or_else(no_session)?;
     let auth = request.auth.as_ref();
-    authenticate(&api, Some(&session), operation, uiaa::PASSWORD, auth).await?;
+    authenticate(
+        &api,
+        uiaa::Client::Session(&session),
+        operation,
+        uiaa::PASSWORD,
+        auth,
+    )
+    .await?;
     let (user, erase) = (session.user, request.erase);
     api.store
         .write_shrinking(move |tx| {

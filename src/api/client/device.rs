@@ -76,7 +76,14 @@ pub async fn delete_device(
     }: Interactive<delete_device::v3::Request>,
 ) -> Result<delete_device::v3::Response, Error> {
     let auth = request.auth.as_ref();
-    authenticate(&api, Some(&session), operation, uiaa::PASSWORD, auth).await?;
+    authenticate(
+        &api,
+        uiaa::Client::Session(&session),
+        operation,
+        uiaa::PASSWORD,
+        auth,
+    )
+    .await?;
     let devices = vec![request.device_id];
     api.users.remove_devices(session.user, devices).await?;
     Ok(delete_device::v3::Response::new())
@@ -92,7 +99,14 @@ pub async fn delete_devices(
     }: Interactive<delete_devices::v3::Request>,
 ) -> Result<delete_devices::v3::Response, Error> {
     let auth = request.auth.as_ref();
-    authenticate(&api, Some(&session), operation, uiaa::PASSWORD, auth).await?;
+    authenticate(
+        &api,
+        uiaa::Client::Session(&session),
+        operation,
+        uiaa::PASSWORD,
+        auth,
+    )
+    .await?;
     let remove = api.users.remove_devices(session.user, request.devices);
     remove.await?;
     Ok(delete_devices::v3::Response::new())

@@ -154,7 +154,14 @@ pub async fn upload_signing_keys(
     };
     if store(AuthLevel::AccessToken).await? == StoreOutcome::AuthenticationRequired {
         let auth = request.auth.as_ref();
-        authenticate(&api, Some(&session), operation, uiaa::PASSWORD, auth).await?;
+        authenticate(
+            &api,
+            uiaa::Client::Session(&session),
+            operation,
+            uiaa::PASSWORD,
+            auth,
+        )
+        .await?;
         store(AuthLevel::UserInteractive).await?;
     }
     Ok(upload_signing_keys::v3::Response::new())

@@ -16,6 +16,7 @@ pub mod media;
 pub mod membership;
 pub mod message;
 pub mod openid;
+mod password;
 pub mod presence;
 pub mod profile;
 pub mod push;

@@ -18,13 +18,13 @@ use ruma::{
     },
 };
 
-use super::uiaa::{Interactive, authenticate};
+use super::uiaa::{self, Interactive, authenticate};
 use crate::{
     api::{Adapted, Api, Error, Unauthenticated},
     config::Registration,
-    rates::{Kind, network},
+    rates::Kind,
     store::UserNum,
-    users::{Login, NewAccount, NewLogin},
+    users::{Login, NewAccount, NewLogin, PasswordClient},
 };
 
 const OPEN_FLOW: &[AuthType] = &[AuthType::Dummy];
@@ -57,7 +57,8 @@ pub async fn check_registration_token_validity(
 pub(super) fn check_token(api: &Api, client: Unauthenticated, token: &str) -> Result<bool, Error> {
     let valid = api.users.is_registration_token(token);
     if !valid {
-        api.rates.check(Kind::Register, network(client.address))?;
+        api.rates
+            .check_network(Kind::Register, client.address, ())?;
     }
     Ok(valid)
 }
@@ -114,8 +115,12 @@ pub async fn register(
     if let Some(AuthData::RegistrationToken(stage)) = auth {
         check_token(&api, client, &stage.token)?;
     }
-    let uia_session = authenticate(&api, None, operation, flow, auth).await?;
-    api.rates.check(Kind::Register, network(client.address))?;
+    let uiaa_client = uiaa::Client::Unauthenticated(client);
+    let uia_session = authenticate(&api, uiaa_client, operation, flow, auth).await?;
+    api.rates
+        .check_network(Kind::Register, client.address, ())?;
+    let turn = PasswordClient::Network(client.address);
+    let _turn = api.users.password_turn(turn).await;
     let account = NewAccount {
         user_id: user_id.clone(),
         password: request.password.clone(),
@@ -124,7 +129,10 @@ pub async fn register(
         login: (!request.inhibit_login).then(|| new_login(&request)),
     };
     let (user, login) = api.users.register(account).await?;
-    api.users.uia.set_registered(uia_session, operation, user);
+    api.users
+        .uia
+        .set_registered(uia_session, operation, uiaa_client.claimant(), user);
+    api.users.record_login_network(user, client.address).await;
     Ok(response(user_id, login))
 }
 

@@ -10,11 +10,13 @@ use ruma::api::{
 use ruma::serde::JsonObject;
 use serde::de::Error as _;
 
-use super::uiaa::{self, Interactive, authenticate};
+use super::{
+    password,
+    uiaa::{self, Interactive, authenticate},
+};
 use crate::{
     api::{Adapted, Api, Error, Quirk, Session, Unauthenticated},
-    rates::Kind,
-    users::{AuthenticatedUser, NewLogin},
+    users::{AuthenticatedUser, NewLogin, PasswordClient},
 };
 
 /// `GET /_matrix/client/v3/login`
@@ -54,13 +56,13 @@ impl Quirk for TypeRequired {
 /// `POST /_matrix/client/v3/login`
 pub async fn login(
     api: Api,
-    _client: Unauthenticated,
+    client: Unauthenticated,
     Adapted { request, .. }: Adapted<login::v3::Request, TypeRequired>,
 ) -> Result<login::v3::Response, Error> {
     use login::v3::LoginInfo;
 
     let proof = match request.login_info {
-        LoginInfo::Password(info) => authenticate_by_password(&api, info).await?,
+        LoginInfo::Password(info) => authenticate_by_password(&api, client, info).await?,
         LoginInfo::Token(info) => api.users.authenticate_by_login_token(&info.token)?,
         LoginInfo::ApplicationService(_) => {
             return Err(Error::forbidden(
@@ -78,7 +80,9 @@ pub async fn login(
         display_name: request.initial_device_display_name,
         refreshable: request.refresh_token,
     };
+    let user = proof.user();
     let login = api.users.log_in(proof, new).await?;
+    api.users.record_login_network(user, client.address).await;
     let access_token = login.access_token.into_string();
     let mut response = login::v3::Response::new(login.user_id, access_token, login.device_id);
     response.refresh_token = login.refresh_token.map(|token| token.into_string());
@@ -88,6 +92,7 @@ pub async fn login(
 
 async fn authenticate_by_password(
     api: &Api,
+    client: Unauthenticated,
     info: login::v3::Password,
 ) -> Result<AuthenticatedUser, Error> {
     #[expect(deprecated, reason = "older clients name the user only so")]
@@ -97,13 +102,8 @@ async fn authenticate_by_password(
         (Some(_), _) => return Err(Error::forbidden("identifier.type must be m.id.user")),
         (None, None) => return Err(Error::missing_param("identifier is missing")),
     };
-    let localpart = user.trim_start_matches('@').split(':').next();
-    let tried = localpart.unwrap_or_default().to_lowercase();
-    api.rates.check(Kind::LoginAccount, tried)?;
-    Ok(api
-        .users
-        .authenticate_by_password(&user, info.password)
-        .await?)
+    let client = PasswordClient::Network(client.address);
+    password::authenticate(api, client, &user, info.password).await
 }
 
 /// `POST /_matrix/client/v1/login/get_token`
@@ -116,7 +116,14 @@ pub async fn get_login_token(
     }: Interactive<get_login_token::v1::Request>,
 ) -> Result<get_login_token::v1::Response, Error> {
     let auth = request.auth.as_ref();
-    authenticate(&api, Some(&session), operation, uiaa::PASSWORD, auth).await?;
+    authenticate(
+        &api,
+        uiaa::Client::Session(&session),
+        operation,
+        uiaa::PASSWORD,
+        auth,
+    )
+    .await?;
     let (token, lifetime) = api.users.login_token(session.user).await?;
     let token = token.into_string();
     Ok(get_login_token::v1::Response::new(lifetime, token))

@@ -13,10 +13,11 @@ use ruma::{
 };
 use serde_json::{Value, json, value::to_raw_value};
 
+use super::password;
 use crate::{
-    api::{Adapted, Api, Error, Quirk, Session},
-    rates::Kind,
-    users::{self, Operation},
+    api::{Adapted, Api, Error, Quirk, Session, Unauthenticated},
+    rates::site,
+    users::{self, Claimant, Operation, PasswordClient},
 };
 
 pub(super) const PASSWORD: &[AuthType] = &[AuthType::Password];
@@ -61,19 +62,36 @@ fn normalize(mut auth: Value) -> Option<Value> {
     Some(auth)
 }
 
+/// Who sends a request that needs the authentication.
+#[derive(Clone, Copy)]
+pub(super) enum Client<'a> {
+    Session(&'a Session),
+    Unauthenticated(Unauthenticated),
+}
+
+impl Client<'_> {
+    pub(super) fn claimant(self) -> Claimant {
+        match self {
+            Self::Session(session) => Claimant::User(session.user),
+            Self::Unauthenticated(client) => Claimant::Network(site(client.address)),
+        }
+    }
+}
+
 /// Returns the session, which is used up, if all stages of `flow` are complete, `auth` included; otherwise
 /// [`Error::Uiaa`] with the stages that are left, or [`Error::Limited`] after too many wrong passwords or tokens.
 pub(super) async fn authenticate(
     api: &Api,
-    session: Option<&Session>,
+    client: Client<'_>,
     operation: Operation,
     flow: &[AuthType],
     auth: Option<&AuthData>,
 ) -> Result<String, Error> {
     let uia = &api.users.uia;
-    let owner = session.map(|session| session.user);
+    let claimant = client.claimant();
+    let owner = claimant.user();
     let begin = || Attempt {
-        session: uia.begin(operation, owner),
+        session: uia.begin(operation, claimant),
         flow,
         completed: Vec::new(),
     };
@@ -105,7 +123,7 @@ pub(super) async fn authenticate(
         Some(stage) if stage != *next => {
             Err(attempt.failed("type must be the next stage of the flow"))
         }
-        Some(stage) => match check(api, session, auth).await? {
+        Some(stage) => match check(api, client, auth).await? {
             StageResult::Failed(message) => Err(attempt.failed(message)),
             StageResult::Complete => {
                 let completed = uia.complete(&attempt.session, stage);
@@ -131,12 +149,8 @@ enum StageResult {
     Failed(&'static str),
 }
 
-async fn check(
-    api: &Api,
-    session: Option<&Session>,
-    auth: &AuthData,
-) -> Result<StageResult, Error> {
-    match (auth, session) {
+async fn check(api: &Api, client: Client<'_>, auth: &AuthData) -> Result<StageResult, Error> {
+    match (auth, client) {
         (AuthData::Dummy(_), _) => Ok(StageResult::Complete),
         (AuthData::RegistrationToken(auth), _) => {
             if api.users.is_registration_token(&auth.token) {
@@ -147,21 +161,18 @@ async fn check(
                 ))
             }
         }
-        (AuthData::Password(auth), Some(session)) => {
+        (AuthData::Password(auth), Client::Session(session)) => {
             let UserIdentifier::Matrix(named) = &auth.identifier else {
                 return Err(Error::forbidden("identifier.type must be m.id.user"));
             };
-            api.rates.check(Kind::LoginAccount, session.user)?;
-            match api
-                .users
-                .authenticate_by_password(&named.user, auth.password.clone())
-                .await
-            {
+            let client = PasswordClient::Device(session.device);
+            let password = auth.password.clone();
+            match password::authenticate(api, client, &named.user, password).await {
                 Ok(proof) if proof.user() == session.user => Ok(StageResult::Complete),
-                Ok(_) | Err(users::Error::WrongPassword) => {
+                Ok(_) | Err(Error::Users(users::Error::WrongPassword)) => {
                     Ok(StageResult::Failed("wrong password"))
                 }
-                Err(error) => Err(error.into()),
+                Err(error) => Err(error),
             }
         }
         _ => Ok(StageResult::Failed(

@@ -10,7 +10,7 @@ use ruma::api::federation::discovery::{
 use crate::{
     api::{Api, Error, Unauthenticated},
     federation::keys::{Query, WantedKey},
-    rates::network,
+    rates::site,
 };
 
 /// `GET /_matrix/key/v2/server`
@@ -33,7 +33,7 @@ pub async fn get_remote_server_keys(
     let wanted = BTreeMap::from([(request.server_name, Query::ValidAt(at))]);
     let keys = api
         .federation
-        .notarized_keys(wanted, network(client.address))
+        .notarized_keys(wanted, site(client.address))
         .await?;
     Ok(get_remote_server_keys::v2::Response::new(keys))
 }
@@ -64,7 +64,7 @@ pub async fn get_remote_server_keys_batch(
     });
     let keys = api
         .federation
-        .notarized_keys(wanted.collect(), network(client.address))
+        .notarized_keys(wanted.collect(), site(client.address))
         .await?;
     Ok(get_remote_server_keys_batch::v2::Response::new(keys))
 }

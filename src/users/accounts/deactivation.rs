@@ -4,7 +4,9 @@ use super::rows::{NO_USER, load};
 use crate::{
     store::{Reader, Tx, UserNum, records::Account},
     users::{
-        Error, account_data, auth::login_tokens, devices, filters, key_backup, keys, profiles,
+        Error, account_data,
+        auth::{login_networks, login_tokens},
+        devices, filters, key_backup, keys, profiles,
     },
 };
 
@@ -27,6 +29,7 @@ pub fn deactivate(tx: &Tx, user: UserNum, erase: bool) -> Result<(), Error> {
     };
     tx.accounts()?.put(user, &account)?;
     login_tokens::remove_of(tx, user)?;
+    login_networks::remove_of(tx, user)?;
     devices::remove_all(tx, user, None)?;
     keys::remove_all(tx, user)?;
     key_backup::delete_all(tx, user)?;

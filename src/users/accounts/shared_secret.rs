@@ -1,6 +1,6 @@
 //! Registration with the server's shared secret: Synapse's endpoint `/_synapse/admin/v1/register`.
 
-use std::{fmt, time::Duration};
+use std::{fmt, net::IpAddr, time::Duration};
 
 use hmac::{Hmac, KeyInit, Mac};
 use ruma::serde::{Base64, base64::UrlSafe};
@@ -65,14 +65,16 @@ fn from_hex(text: &str) -> Option<Vec<u8>> {
 }
 
 impl Users {
-    /// A nonce for one registration.
+    /// A nonce for one registration by a client of `network`. If there are too many nonces, the network with
+    /// the most of them loses the oldest.
     ///
     /// # Errors
     /// [`Error::RegistrationClosed`] if the server has no shared secret.
-    pub fn shared_secret_nonce(&self) -> Result<String, Error> {
+    pub fn shared_secret_nonce(&self, network: IpAddr) -> Result<String, Error> {
         self.shared_secret()?;
         let nonce = Base64::<UrlSafe, _>::new(rand::random::<[u8; 32]>()).encode();
-        self.nonces.insert(nonce.clone(), (), NONCE_LIFETIME);
+        self.nonces
+            .insert_for_holder(nonce.clone(), network, NONCE_LIFETIME, |network| *network);
         Ok(nonce)
     }
 
@@ -107,8 +109,12 @@ impl Users {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
     use crate::users::testing::with_server;
+
+    const NETWORK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
     fn request<'a>(nonce: &'a str, mac: &'a str) -> SharedSecretRequest<'a> {
         SharedSecretRequest {
@@ -150,6 +156,23 @@ mod tests {
     }
 
     #[test]
+    fn one_network_cannot_flush_the_nonce_of_another() {
+        with_server(async |server| {
+            let nonce = server.users.shared_secret_nonce(NETWORK).unwrap();
+            for _ in 0..1000 {
+                let other = Ipv4Addr::new(192, 0, 2, 1).into();
+                server.users.shared_secret_nonce(other).unwrap();
+            }
+            let mac = sign(
+                "shared",
+                &format!("{nonce}\0alice\0correct horse battery\0admin"),
+            );
+            let checked = server.users.check_shared_secret(&request(&nonce, &mac));
+            assert!(checked.is_ok());
+        });
+    }
+
+    #[test]
     fn a_nonce_can_be_used_once_within_a_minute() {
         with_server(async |server| {
             let users = &server.users;
@@ -159,7 +182,7 @@ mod tests {
                     &format!("{nonce}\0alice\0correct horse battery\0admin"),
                 )
             };
-            let nonce = users.shared_secret_nonce().unwrap();
+            let nonce = users.shared_secret_nonce(NETWORK).unwrap();
             let mac = signed(&nonce);
             users.check_shared_secret(&request(&nonce, &mac)).unwrap();
             assert!(matches!(
@@ -167,7 +190,7 @@ mod tests {
                 Err(Error::InvalidParam(_))
             ));
 
-            let nonce = users.shared_secret_nonce().unwrap();
+            let nonce = users.shared_secret_nonce(NETWORK).unwrap();
             assert!(matches!(
                 users.check_shared_secret(&request(&nonce, &mac)),
                 Err(Error::WrongSignature)
@@ -178,7 +201,7 @@ mod tests {
                 "a wrong guess uses the nonce up"
             );
 
-            let nonce = users.shared_secret_nonce().unwrap();
+            let nonce = users.shared_secret_nonce(NETWORK).unwrap();
             let expired = NONCE_LIFETIME + Duration::from_millis(1);
             server.clock.advance(expired);
             let mac = signed(&nonce);

@@ -1,6 +1,7 @@
 //! Authentication: passwords, tokens, logins, sessions, and user-interactive authentication (uia).
 
 mod authenticated;
+pub(super) mod login_networks;
 pub(super) mod login_tokens;
 pub(super) mod logins;
 pub(super) mod openid;
@@ -12,7 +13,8 @@ mod uia;
 pub use self::{
     authenticated::AuthenticatedUser,
     logins::{Login, NewLogin},
+    passwords::PasswordClient,
     sessions::Session,
     tokens::Token,
-    uia::{Operation, UiaSessions},
+    uia::{Claimant, Operation, UiaSessions},
 };

@@ -4,7 +4,7 @@
 //! argon2 works in the stack of a thread that lives for one hash. The kernel takes that memory back
 //! when the thread ends; a heap may keep freed blocks of this size.
 
-use std::thread;
+use std::{net::IpAddr, thread};
 
 use argon2::{
     Algorithm, Argon2, Block, Params, Version,
@@ -14,6 +14,8 @@ use ruma::UserId;
 
 use crate::{
     pool::{self, Kind, Pool},
+    rates::site,
+    store::DeviceNum,
     users::Error,
 };
 
@@ -34,6 +36,24 @@ const MIN_DISTINCT_CHARS: usize = 4;
 /// as long as for an account that has one.
 const DECOY_HASH: &str = "$argon2id$v=19$m=19456,t=2,p=1$\
     bm9ib2R5IGtub3dzIGl0$YWxsIG9mIHRoaXMgaXMgYSBkZWNveSwgbm90IGEga2U";
+
+/// Who wants a password to be checked or hashed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PasswordClient {
+    /// Nobody is logged in: the address of the client.
+    Network(IpAddr),
+    Device(DeviceNum),
+}
+
+impl PasswordClient {
+    /// One of all clients that share a turn.
+    pub(in crate::users) fn of_site(self) -> Self {
+        match self {
+            Self::Network(address) => Self::Network(site(address)),
+            Self::Device(_) => self,
+        }
+    }
+}
 
 /// Checks that `user_id` may have `password`.
 ///

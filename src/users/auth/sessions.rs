@@ -5,7 +5,7 @@ use std::{net::IpAddr, time::Duration};
 use ruma::{OwnedDeviceId, OwnedUserId};
 use smol::future::poll_once;
 
-use super::{logins, tokens};
+use super::{login_networks, logins, tokens};
 use crate::{
     store::{
         self, DeviceNum, Reader, Records, Rows, Snapshot, Tx, UserNum,
@@ -100,6 +100,9 @@ fn set_last_seen(
     now_ms: u64,
     from: Option<IpAddr>,
 ) -> Result<(), store::Error> {
+    if let Some(address) = from {
+        login_networks::record(tx, user, address, now_ms)?;
+    }
     let key = (user, device_id.as_str());
     let device = tx.devices()?.load(key)?;
     if let Some(device) = device {

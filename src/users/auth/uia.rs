@@ -3,7 +3,7 @@
 //! A session belongs to one operation (endpoint and body without `auth`) of one user, and serves it once.
 //! Sessions are in memory only; after a restart a client begins again.
 
-use std::{fmt, time::Duration};
+use std::{fmt, net::IpAddr, time::Duration};
 
 use ruma::{
     api::client::uiaa::AuthType,
@@ -40,10 +40,26 @@ impl fmt::Debug for Operation {
 #[derive(Debug)]
 struct UiaSession {
     operation: Operation,
-    /// `None` if nobody is logged in.
-    owner: Option<UserNum>,
+    claimant: Claimant,
     completed: Vec<AuthType>,
     registered: Option<UserNum>,
+}
+
+/// Who begins a session. If there are too many sessions, who has the most of them loses the oldest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Claimant {
+    User(UserNum),
+    /// Nobody is logged in: the network of the client.
+    Network(IpAddr),
+}
+
+impl Claimant {
+    pub fn user(self) -> Option<UserNum> {
+        match self {
+            Self::User(user) => Some(user),
+            Self::Network(_) => None,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -55,16 +71,22 @@ impl UiaSessions {
     }
 
     /// Begins a session and returns its id, a secret between server and client.
-    pub fn begin(&self, operation: Operation, owner: Option<UserNum>) -> String {
+    pub fn begin(&self, operation: Operation, claimant: Claimant) -> String {
         let id = Base64::<UrlSafe, _>::new(rand::random::<[u8; 16]>()).encode();
         let session = UiaSession {
             operation,
-            owner,
+            claimant,
             completed: Vec::new(),
             registered: None,
         };
-        self.0.insert(id.clone(), session, SESSION_LIFETIME);
+        self.insert(id.clone(), session);
         id
+    }
+
+    fn insert(&self, id: String, session: UiaSession) {
+        let claimant = |session: &UiaSession| session.claimant;
+        self.0
+            .insert_for_holder(id, session, SESSION_LIFETIME, claimant);
     }
 
     /// The completed stages of session `id`; `None` if it does not exist, or is of another operation or
@@ -77,7 +99,7 @@ impl UiaSessions {
     ) -> Option<Vec<AuthType>> {
         self.0
             .update(id, |session| {
-                (session.operation == operation && session.owner == owner)
+                (session.operation == operation && session.claimant.user() == owner)
                     .then(|| session.completed.clone())
             })
             .flatten()
@@ -87,7 +109,8 @@ impl UiaSessions {
     pub fn completed_unauthenticated(&self, id: &str) -> Option<Vec<AuthType>> {
         self.0
             .update(id, |session| {
-                session.owner.is_none().then(|| session.completed.clone())
+                let is_of_nobody = session.claimant.user().is_none();
+                is_of_nobody.then(|| session.completed.clone())
             })
             .flatten()
     }
@@ -105,14 +128,20 @@ impl UiaSessions {
 
     /// Records that `operation` registered `user` in session `id`, so that a repetition of the request, whose
     /// response was lost, gets the same response.
-    pub fn set_registered(&self, id: String, operation: Operation, user: UserNum) {
+    pub fn set_registered(
+        &self,
+        id: String,
+        operation: Operation,
+        claimant: Claimant,
+        user: UserNum,
+    ) {
         let session = UiaSession {
             operation,
-            owner: None,
+            claimant,
             completed: Vec::new(),
             registered: Some(user),
         };
-        self.0.insert(id, session, SESSION_LIFETIME);
+        self.insert(id, session);
     }
 
     /// The account that `operation` registered in session `id`.
@@ -133,10 +162,13 @@ impl UiaSessions {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     const ALICE: Option<UserNum> = Some(UserNum(1));
     const BOB: Option<UserNum> = Some(UserNum(2));
+    const NETWORK: Claimant = Claimant::Network(IpAddr::V4(Ipv4Addr::LOCALHOST));
 
     fn uia() -> (UiaSessions, Clock) {
         let clock = Clock::manual(1_000_000);
@@ -144,10 +176,26 @@ mod tests {
     }
 
     #[test]
+    fn one_network_cannot_flush_the_sessions_of_others() {
+        let (uia, _clock) = uia();
+        let operation = Operation::new("POST", "/register", &());
+        let alice = uia.begin(operation, Claimant::User(UserNum(1)));
+        let local = uia.begin(operation, NETWORK);
+        for _ in 0..2 * MAX_SESSIONS {
+            uia.begin(
+                operation,
+                Claimant::Network(Ipv4Addr::new(192, 0, 2, 1).into()),
+            );
+        }
+        assert!(uia.completed(&alice, operation, ALICE).is_some());
+        assert!(uia.completed(&local, operation, None).is_some());
+    }
+
+    #[test]
     fn a_session_belongs_to_one_request_of_one_user() {
         let (uia, _) = uia();
         let operation = Operation::new("POST", "delete_devices", &["A", "B"]);
-        let id = uia.begin(operation, ALICE);
+        let id = uia.begin(operation, Claimant::User(UserNum(1)));
         uia.complete(&id, AuthType::Password);
         assert_eq!(
             uia.completed(&id, operation, ALICE),
@@ -169,7 +217,7 @@ mod tests {
     fn a_session_expires_after_a_quarter_of_an_hour() {
         let (uia, clock) = uia();
         let operation = Operation::new("POST", "register", &());
-        let id = uia.begin(operation, None);
+        let id = uia.begin(operation, NETWORK);
         clock.advance(SESSION_LIFETIME - Duration::from_millis(1));
         assert!(uia.completed(&id, operation, None).is_some());
         clock.advance(Duration::from_millis(1));

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use http::Method;
+use http::{Method, Request};
 use serde_json::{Value, json};
 
 use crate::test_server::{JsonResponse, PASSWORD, TestServer, expect_error};
@@ -223,17 +223,81 @@ fn each_login_token_requires_a_new_authentication() {
     expect_error(&alice.post(path, user), 401, "M_FORBIDDEN");
 }
 
-#[test]
-fn failed_logins_are_rate_limited_per_user_however_named() {
+/// The status of a login of `user` from an address that a proxy gives.
+fn log_in_from(server: &TestServer, address: &str, user: &str, password: &str) -> u16 {
+    let body = by_password(user, password).to_string().into_bytes();
+    let request = Request::post(LOGIN).header("x-forwarded-for", address);
+    let response = server.respond(request.body(body).unwrap());
+    response.status().as_u16()
+}
+
+fn with_rate_limits() -> TestServer {
     let server = TestServer::with("registration = \"open\"\nrate_limits = true");
     server.register("alice");
+    server
+}
+
+#[test]
+fn wrong_passwords_are_limited_per_network_and_account_however_named() {
+    let server = with_rate_limits();
     let names = ["alice", "@alice:localhost", "ALICE"].iter().cycle();
     let statuses: Vec<u16> = names
         .take(13)
-        .map(|name| login(&server, by_password(name, "wrong password")).0)
+        .map(|name| log_in_from(&server, "192.0.2.1", name, "wrong password"))
         .collect();
     assert_eq!(statuses[..10], [403; 10]);
     assert_eq!(statuses[10..], [429; 3]);
+    assert_eq!(log_in_from(&server, "192.0.2.1", "alice", PASSWORD), 429);
+    assert_eq!(log_in_from(&server, "192.0.2.2", "alice", PASSWORD), 200);
     server.clock.advance(Duration::from_mins(5));
-    assert_eq!(login(&server, by_password("alice", PASSWORD)).0, 200);
+    assert_eq!(log_in_from(&server, "192.0.2.1", "alice", PASSWORD), 200);
+}
+
+#[test]
+fn right_passwords_are_not_counted() {
+    let server = with_rate_limits();
+    for network in 0..12 {
+        let address = format!("192.0.2.{network}");
+        assert_eq!(
+            log_in_from(&server, &address, "alice", "wrong password"),
+            403
+        );
+        for _ in 0..12 {
+            assert_eq!(log_in_from(&server, &address, "alice", PASSWORD), 200);
+        }
+    }
+}
+
+#[test]
+fn wrong_passwords_from_everywhere_lock_nobody_out_of_a_network_where_they_have_logged_in() {
+    let mut server = with_rate_limits();
+    let home = "2001:db8:1:2::3";
+    assert_eq!(log_in_from(&server, home, "alice", PASSWORD), 200);
+    let mut wrong = 0;
+    let mut guesses = (0..30).flat_map(|network| [network; 4]);
+    let is_limited = guesses.any(|network| {
+        wrong += 1;
+        log_in_from(&server, &format!("192.0.2.{network}"), "alice", "a guess") == 429
+    });
+    assert!(is_limited);
+    assert_eq!(wrong, 101, "a hundred of them in an hour");
+    assert_eq!(log_in_from(&server, "198.51.100.1", "alice", PASSWORD), 429);
+    assert_eq!(
+        log_in_from(&server, "2001:db8:1:2::4", "alice", PASSWORD),
+        200
+    );
+    for _ in 0..15 {
+        assert_eq!(log_in_from(&server, home, "alice", "mistyped"), 403);
+    }
+    assert_eq!(log_in_from(&server, home, "alice", PASSWORD), 200);
+    server.clock.advance(Duration::from_hours(1));
+    assert_eq!(log_in_from(&server, "198.51.100.1", "alice", PASSWORD), 200);
+    server.restart();
+    for network in 0..30 {
+        for _ in 0..4 {
+            log_in_from(&server, &format!("192.0.2.{network}"), "alice", "a guess");
+        }
+    }
+    assert_eq!(log_in_from(&server, "203.0.113.1", "alice", PASSWORD), 429);
+    assert_eq!(log_in_from(&server, home, "alice", PASSWORD), 200);
 }
