@@ -9,6 +9,8 @@
 //!   reached.
 //! - One round spends limited time on the failures of one origin, and makes one attempt at an origin
 //!   that cannot be reached: connections to other servers are limited, and honest ones need them too.
+//! - A room is worked on for the server with the most events in its queue, which has a share of the rooms
+//!   that are worked on at once.
 //! - An event that cannot be processed because of a corrupt row or a panic is dropped.
 
 use std::{
@@ -23,7 +25,6 @@ use smol::{
     Task, Timer,
     channel::{self, Receiver, Sender},
     future::FutureExt,
-    lock::Semaphore,
 };
 
 use super::{
@@ -35,6 +36,7 @@ use super::{
 };
 use crate::{
     executor::Executor,
+    fair_semaphore::FairSemaphore,
     protocol::{Pdu, receive::Received},
     rooms::{self, room},
     store::{self, Reader, RoomNum, Rows, Store, Tx, records::Waiting},
@@ -43,8 +45,9 @@ use crate::{
 /// An event that does not fit is fetched again when a later event refers to it.
 const MAX_QUEUED_PER_ROOM: usize = 200;
 const MAX_QUEUED_PER_ORIGIN: usize = 100;
-/// How many rooms are worked on at once.
+/// How many rooms are worked on at once, of all servers and of one.
 const MAX_ACTIVE_ROOMS: usize = 8;
+const MAX_ACTIVE_ROOMS_PER_ORIGIN: usize = 3;
 /// The backoff after a round without progress. It doubles up to [`MAX_BACKOFF_DOUBLINGS`] times.
 const MIN_BACKOFF: Duration = Duration::from_secs(15);
 const MAX_BACKOFF_DOUBLINGS: u32 = 6;
@@ -153,12 +156,22 @@ fn queued(r: &impl Reader, room: RoomNum) -> Result<BTreeMap<String, Waiting>, r
     Ok(queued)
 }
 
+/// The server with the most events in the queue of a room.
+fn largest_origin(r: &impl Reader, room: RoomNum) -> Result<String, rooms::Error> {
+    let mut counts: HashMap<String, usize> = HashMap::new();
+    for event in queued(r, room)?.into_values() {
+        *counts.entry(event.origin).or_default() += 1;
+    }
+    let largest = counts.into_iter().max_by_key(|(_, count)| *count);
+    Ok(largest.map(|(origin, _)| origin).unwrap_or_default())
+}
+
 /// The tasks that work off the queues.
 pub struct RoomQueues<S> {
     executor: Executor,
     receiver: PduReceiver<S>,
     active: Arc<Mutex<HashMap<RoomNum, Worker>>>,
-    permits: Arc<Semaphore>,
+    permits: FairSemaphore<String>,
 }
 
 struct Worker {
@@ -173,7 +186,7 @@ impl<S: EventSource> RoomQueues<S> {
             executor: executor.clone(),
             receiver,
             active: Arc::default(),
-            permits: Arc::new(Semaphore::new(MAX_ACTIVE_ROOMS)),
+            permits: FairSemaphore::new(MAX_ACTIVE_ROOMS, MAX_ACTIVE_ROOMS_PER_ORIGIN),
         };
         for room in queues
             .receiver
@@ -212,16 +225,20 @@ fn lock(workers: &Mutex<HashMap<RoomNum, Worker>>) -> MutexGuard<'_, HashMap<Roo
 /// Works off the queue of `room` until it is empty.
 async fn process_queue<S: EventSource>(
     receiver: &PduReceiver<S>,
-    permits: &Semaphore,
+    permits: &FairSemaphore<String>,
     room: RoomNum,
     woken: &Receiver<()>,
 ) {
     let mut failures: HashMap<OwnedEventId, Failure> = HashMap::new();
     let mut doublings = 0;
     loop {
-        let permit = permits.acquire().await;
-        let round = attempt_all(receiver, room, &mut failures).await;
-        drop(permit);
+        let round = match receiver.store().read(|s| largest_origin(s, room)) {
+            Ok(origin) => {
+                let _permit = permits.acquire(origin).await;
+                attempt_all(receiver, room, &mut failures).await
+            }
+            Err(error) => Err(error.into()),
+        };
         let result = match round {
             Ok(Round { progress: true, .. }) => {
                 doublings = 0;

@@ -2,13 +2,14 @@
 
 use std::sync::atomic::Ordering;
 
-use ruma::{RoomVersionId, server_name};
+use ruma::{RoomId, RoomVersionId, server_name};
 use smol::future;
 
 use super::{Peer, messages, nested, with_server};
 use crate::{
     federation::inbound::{PduOutcome, event_source::FetchError},
-    store::{Reader, Tx, records::Waiting},
+    rooms::{self, room},
+    store::{Reader, Records, Tx, records::Waiting},
 };
 
 #[test]
@@ -134,6 +135,42 @@ fn a_queued_event_keeps_its_origin_unless_the_server_of_its_sender_sends_it() {
             assert_eq!(server.origin(last), expected.as_str());
         }
         assert_eq!(server.queued(), 1);
+    });
+}
+
+#[test]
+fn many_rooms_of_a_silent_server_do_not_keep_those_of_others_waiting() {
+    let history = messages(&RoomVersionId::V12, 40);
+    let last = history.events.len() - 1;
+    let peer = Peer {
+        silent: Some(server_name!("c.example")),
+        ..Peer::new(history)
+    };
+    with_server(&peer, last - 20, async |server| {
+        let version = peer.history.version.clone();
+        let event = Waiting {
+            origin: "c.example".to_owned(),
+            json: peer.history.events[last].json.clone(),
+        };
+        let id = peer.id(last);
+        let job = move |tx: &Tx| {
+            let rooms = (0..20).map(|n| {
+                let room = RoomId::parse(format!("!room{n}:c.example")).expect("an id");
+                let room = room::create(tx, &room, &version)?;
+                tx.waiting()?.put((room, id.as_str()), &event)?;
+                Ok(room)
+            });
+            rooms.collect::<Result<Vec<_>, rooms::Error>>()
+        };
+        for room in server.store.write(job).await.expect("they are stored") {
+            server.queues.wake(room);
+        }
+        for _ in 0..1000 {
+            future::yield_now().await;
+        }
+        server.receive(&[last]).await;
+        server.queue_processed().await;
+        assert!(server.has(last));
     });
 }
 
