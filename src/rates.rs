@@ -98,7 +98,7 @@ struct Token {
 
 impl Token {
     /// When the bucket will be full after this token is taken from it.
-    fn taken(&self, full_at: Option<f64>, now: f64) -> f64 {
+    fn next_full_at(&self, full_at: Option<f64>, now: f64) -> f64 {
         // If the clock was set back, it seems to be full too late.
         let valid = full_at.filter(|at| (now..=now + self.burst_ms).contains(at));
         valid.unwrap_or(now) + self.token_ms
@@ -108,7 +108,7 @@ impl Token {
     fn wait(&self, full_at: Option<f64>, now: f64) -> f64 {
         // The sum of many tokens may be a little too much.
         const TOLERANCE_MS: f64 = 0.01;
-        let wait = self.taken(full_at, now) - (now + self.burst_ms);
+        let wait = self.next_full_at(full_at, now) - (now + self.burst_ms);
         if wait > TOLERANCE_MS { wait } else { 0.0 }
     }
 }
@@ -192,7 +192,7 @@ impl Rates {
             if full_at.len() >= self.max_buckets && !full_at.contains_key(&token.key) {
                 evict_fullest(&mut full_at, now);
             }
-            let taken = token.taken(full_at.get(&token.key).copied(), now);
+            let taken = token.next_full_at(full_at.get(&token.key).copied(), now);
             full_at.insert(token.key, taken);
         }
         Ok(())
