@@ -9,7 +9,7 @@ use super::{Peer, messages, nested, with_server};
 use crate::{
     federation::inbound::{PduOutcome, event_source::FetchError},
     rooms::{self, room},
-    store::{Reader, Records, Tx, records::Waiting},
+    store::{Reader, Tx, records::Waiting},
 };
 
 #[test]
