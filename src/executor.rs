@@ -2,7 +2,7 @@
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
-use smol::{Task, channel};
+use smol::{Task, channel, future::yield_now};
 
 /// Runs its tasks while `run` is polled. Clones are the same executor.
 #[derive(Clone, Debug, Default)]
@@ -42,11 +42,65 @@ impl Executor {
     }
 }
 
+/// Cuts a long piece of work on the executor's thread into slices: between two of them the other tasks
+/// get their turn.
+#[derive(Debug)]
+pub struct Slices {
+    steps_per_slice: usize,
+    steps: usize,
+}
+
+impl Slices {
+    /// So many steps should take no longer than a few milliseconds on a slow board.
+    pub fn of(steps_per_slice: usize) -> Self {
+        Self {
+            steps_per_slice,
+            steps: 0,
+        }
+    }
+
+    /// Called after each step.
+    pub async fn step(&mut self) {
+        self.steps += 1;
+        if self.steps >= self.steps_per_slice {
+            self.steps = 0;
+            yield_now().await;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
     use smol::{block_on, channel, future};
 
-    use super::Executor;
+    use super::{Executor, Slices};
+
+    #[test]
+    fn other_tasks_run_between_two_slices() {
+        let executor = Executor::default();
+        let turns = Arc::new(AtomicUsize::new(0));
+        let counter = turns.clone();
+        let other = executor.spawn(async move {
+            loop {
+                counter.fetch_add(1, Ordering::Relaxed);
+                future::yield_now().await;
+            }
+        });
+        let work = executor.spawn(async {
+            let mut slices = Slices::of(5);
+            for _ in 0..100 {
+                slices.step().await;
+            }
+        });
+        block_on(executor.run(work));
+        drop(other);
+        assert!(turns.load(Ordering::Relaxed) >= 19);
+    }
 
     #[test]
     fn a_spawned_task_goes_on_when_its_caller_stops_waiting() {

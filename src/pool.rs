@@ -36,10 +36,12 @@ pub enum Kind {
     File,
     /// Decoding and scaling an image: as much memory as its pixels take.
     Picture,
+    /// Parsing a large request, or checking its signature.
+    Parse,
 }
 
 impl Kind {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Password,
         Self::Resolve,
         Self::Scan,
@@ -47,12 +49,13 @@ impl Kind {
         Self::LookUp,
         Self::File,
         Self::Picture,
+        Self::Parse,
     ];
 
     fn max_running(self) -> usize {
         match self {
             Self::Password | Self::Resolve | Self::Verify | Self::Picture => 1,
-            Self::LookUp | Self::File => 2,
+            Self::LookUp | Self::File | Self::Parse => 2,
             Self::Scan => 3,
         }
     }
@@ -60,7 +63,7 @@ impl Kind {
     fn max_waiting(self) -> usize {
         match self {
             // Each belongs to a connection, whose number has a limit.
-            Self::File => usize::MAX,
+            Self::File | Self::Parse => usize::MAX,
             _ => MAX_WAITING,
         }
     }

@@ -26,7 +26,12 @@ use crate::{
     fair_semaphore::{FairPermit, FairSemaphore},
     pool::Pool,
     protocol::signed_request::SignedRequest,
-    rooms::{self, Local, room, servers, state::current, typing::Typing},
+    rooms::{
+        self, Local, room,
+        servers::{self, server_acl::ServerAcls},
+        state::current,
+        typing::Typing,
+    },
     store::{Effect, Place, Reader, RoomNum, ServerNum, Store, UserNum},
     users::presence::Presence,
 };
@@ -104,7 +109,8 @@ impl Federation {
             client: client.clone(),
             keys: keys.clone(),
         };
-        let receiver = PduReceiver::new(store.clone(), local.clone(), source);
+        let server_acls = ServerAcls::new(clock);
+        let receiver = PduReceiver::new(store.clone(), local.clone(), server_acls, source);
         let membership_client =
             MembershipClient::new(store, local, clock, &receiver, executor, &config.data_dir);
         let backoffs = Backoffs::new(store, clock);
@@ -132,6 +138,10 @@ impl Federation {
 
     pub fn client(&self) -> &Client {
         &self.client
+    }
+
+    pub fn server_acls(&self) -> &ServerAcls {
+        self.receiver.server_acls()
     }
 
     pub fn membership_client(&self) -> &MembershipClient {
@@ -294,16 +304,18 @@ impl Federation {
         edus: Vec<Edu>,
         typing: &Typing,
         presence: &Presence,
-    ) -> Result<Vec<EphemeralChange>, rooms::Error> {
+        announce: &(dyn Fn(EphemeralChange) + Send + Sync),
+    ) -> Result<(), rooms::Error> {
         let receiver = EduReceiver {
             store: &self.store,
             executor: &self.executor,
+            server_acls: self.server_acls(),
             device_lists: &self.device_lists,
             typing,
             presence,
             now_ms: self.clock.now_ms(),
         };
-        receiver.apply(origin, edus).await
+        receiver.apply(origin, edus, announce).await
     }
 }
 

@@ -30,6 +30,7 @@ pub mod pdu;
 pub mod receive;
 pub mod redact;
 pub mod resolve;
+pub mod server_acl;
 pub mod server_key;
 pub mod signed_object;
 pub mod signed_request;

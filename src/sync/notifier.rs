@@ -130,16 +130,12 @@ impl Notifier {
     /// Indexes what a commit changed and wakes the syncs of the affected users.
     pub fn apply(&self, effects: &[Effect]) {
         let mut affected: HashSet<UserNum> = HashSet::new();
+        // The last change of each room: a commit may have thousands of receipts in one.
+        let mut rooms: HashMap<RoomNum, Position> = HashMap::new();
         let mut rows = MAX_SHARING_ROWS;
         for effect in effects {
             match *effect {
-                Effect::RoomChanged(room, position) => {
-                    let mut inner = self.lock();
-                    inner.rooms.set(room, position);
-                    inner.last = inner.last.max(position);
-                    drop(inner);
-                    affected.extend(self.members(room));
-                }
+                Effect::RoomChanged(room, position) => drop(rooms.insert(room, position)),
                 Effect::UserChanged(user, position) => {
                     let mut inner = self.lock();
                     inner.users.insert(user, position);
@@ -160,6 +156,13 @@ impl Notifier {
                 | Effect::MediaGone
                 | Effect::ServerAddressed(_) => {}
             }
+        }
+        for (room, position) in rooms {
+            let mut inner = self.lock();
+            inner.rooms.set(room, position);
+            inner.last = inner.last.max(position);
+            drop(inner);
+            affected.extend(self.members(room));
         }
         let mut inner = self.lock();
         affected.into_iter().for_each(|user| inner.wake(user));

@@ -197,7 +197,7 @@ impl Users {
 }
 
 /// Requests `/versions`, which needs no work, in intervals; returns the response times.
-fn probe(port: u16, stop: &AtomicBool) -> io::Result<Vec<Duration>> {
+pub fn probe(port: u16, stop: &AtomicBool) -> io::Result<Vec<Duration>> {
     let mut client = Client::connect(port, None)?;
     let mut latencies = Vec::new();
     let interval = match instructions::are_counted() {

@@ -50,6 +50,8 @@ struct Room {
     auth_events: Vec<OwnedEventId>,
     /// Oldest first.
     state: Vec<BuiltEvent>,
+    /// How many of `state` are not members other than the creator: the first.
+    without_members: usize,
     last: OwnedEventId,
     depth: u64,
 }
@@ -82,6 +84,11 @@ impl MockHomeserver {
 
     /// Creates a public room with this many members.
     pub fn create_room(&self, members: usize) -> OwnedRoomId {
+        self.create_room_with(members, None)
+    }
+
+    /// The same with a server ACL.
+    pub fn create_room_with(&self, members: usize, server_acl: Option<&Value>) -> OwnedRoomId {
         let mut rooms = self.rooms.write().expect("the lock is not poisoned");
         let id = format!("!room{}:{}", rooms.len(), self.name);
         let creator = self.user(0);
@@ -89,6 +96,7 @@ impl MockHomeserver {
             id: OwnedRoomId::try_from(id).expect("a room id"),
             auth_events: Vec::new(),
             state: Vec::new(),
+            without_members: 0,
             last: OwnedEventId::try_from("$nothing").expect("an event id"),
             depth: 0,
         };
@@ -108,6 +116,10 @@ impl MockHomeserver {
             ("m.room.join_rules", ""),
             &json!({ "join_rule": "public" }),
         );
+        if let Some(acl) = server_acl {
+            room.add_state(self, &creator, ("m.room.server_acl", ""), acl);
+        }
+        room.without_members = room.state.len();
         // The creator's membership is no auth event of other joins.
         room.auth_events.remove(1);
         for number in 1..members {
@@ -154,10 +166,8 @@ impl MockHomeserver {
                 "origin": self.name, "origin_server_ts": now().get(), "pdus": pdus,
             });
             let first = batch[0].pdu.event_id().as_str();
-            let path = format!("/_matrix/federation/v1/send/{number}{}", &first[1..9]);
-            let header = self.authorization(name, &path, &transaction);
-            let mut client = Client::connect(port, Some(&header))?;
-            let response: Value = client.json("PUT", &path, Some(&transaction))?;
+            let id = format!("{number}{}", &first[1..9]);
+            let response = self.send_transaction(name, port, &id, &transaction)?;
             let results = response["pdus"].as_object().into_iter().flatten();
             if let Some((id, result)) = results
                 .into_iter()
@@ -167,6 +177,28 @@ impl MockHomeserver {
             }
         }
         Ok(())
+    }
+
+    /// Sends EDUs in one transaction.
+    pub fn send_edus(&self, name: &ServerName, port: u16, edus: &[Value]) -> io::Result<()> {
+        let transaction = json!({
+            "origin": self.name, "origin_server_ts": now().get(), "pdus": [], "edus": edus,
+        });
+        self.send_transaction(name, port, "edus", &transaction)?;
+        Ok(())
+    }
+
+    fn send_transaction(
+        &self,
+        name: &ServerName,
+        port: u16,
+        id: &str,
+        transaction: &Value,
+    ) -> io::Result<Value> {
+        let path = format!("/_matrix/federation/v1/send/{id}");
+        let header = self.authorization(name, &path, transaction);
+        let mut client = Client::connect(port, Some(&header))?;
+        client.json("PUT", &path, Some(transaction))
     }
 
     fn authorization(&self, destination: &ServerName, path: &str, body: &Value) -> String {
@@ -187,7 +219,7 @@ impl MockHomeserver {
             .to_owned()
     }
 
-    fn user(&self, number: usize) -> OwnedUserId {
+    pub fn user(&self, number: usize) -> OwnedUserId {
         let id = format!("@member{number}:{}", self.name);
         OwnedUserId::try_from(id).expect("a user id")
     }
@@ -318,7 +350,7 @@ impl Room {
     /// The response of `send_join`.
     fn send_join(&self, origin: &ServerName, omit_members: bool) -> String {
         let state = if omit_members {
-            &self.state[..4]
+            &self.state[..self.without_members]
         } else {
             &self.state
         };

@@ -2,6 +2,7 @@
 //! some of them. Data is below `target/tmp`, which must be on a disk: a file system in memory does
 //! not count written bytes.
 
+mod attacks;
 #[path = "../common/mod.rs"]
 mod common;
 mod instructions;
@@ -43,7 +44,7 @@ type Rows = io::Result<Vec<Row>>;
 type Benchmark = (&'static str, fn() -> Rows);
 
 fn main() -> io::Result<()> {
-    let benchmarks: [Benchmark; 9] = [
+    let benchmarks: [Benchmark; 10] = [
         ("size", size),
         ("idle", idle),
         ("startup", startup),
@@ -53,6 +54,7 @@ fn main() -> io::Result<()> {
         ("remote-join", remote_join),
         ("inbound-pdus", inbound_pdus),
         ("media", media),
+        ("attacks", run_attacks),
     ];
     let selected: Vec<_> = std::env::args()
         .skip(1)
@@ -355,6 +357,33 @@ fn media() -> Rows {
         peak.at_most(4.0),
         growth.at_most(4.0),
     ])
+}
+
+fn run_attacks() -> Rows {
+    let directory = directory()?;
+    let server = start_federating(directory.path())?;
+    let remote = MockHomeserver::start()?;
+    let mut client = register_client(server.port)?;
+    let name = ServerName::parse("localhost").map_err(io::Error::other)?;
+    let room = remote.create_room_with(attacks::RECEIPTS_PER_EDU, Some(&attacks::large_acl()));
+    let last = join(&mut client, &room, &remote)?;
+    let mut rows = Vec::new();
+    for (label, edus) in [
+        (
+            "longest probe of the thread: 50,000 receipts, ACL of 1,500 entries",
+            attacks::receipts(&remote, &room, &last),
+        ),
+        ("- 20,000 updates of presence", attacks::presence(&remote)),
+    ] {
+        let mut row = Row::of(label, "ms", []).at_most(20.0);
+        for _ in 0..3 {
+            let longest = attacks::longest_probe(&remote, &name, server.port, &edus)?;
+            row.values.push(milliseconds(longest));
+        }
+        rows.push(row);
+    }
+    stop(server)?;
+    Ok(rows)
 }
 
 /// A server that accepts the test certificate of other servers.

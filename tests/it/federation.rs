@@ -6,6 +6,7 @@ mod device_lists;
 mod device_queries;
 mod directory;
 mod e2ee_keys;
+mod edus;
 mod join;
 mod media;
 mod mock_server;

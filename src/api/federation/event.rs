@@ -21,10 +21,10 @@ use crate::{
             graph::{self, StateWithAuthChain},
         },
         room,
-        servers::server_acl,
+        servers::server_acl::ServerAcls,
         timeline::server_history_visibility,
     },
-    store::{EventNum, Reader, RoomNum},
+    store::{EventNum, Reader, RoomNum, Snapshot},
 };
 
 /// The most events of a response, whatever its `limit`.
@@ -38,12 +38,13 @@ pub async fn get_event(
     origin: Origin,
     request: get_event::v1::Request,
 ) -> Result<get_event::v1::Response, Error> {
+    let server_acls = api.federation.server_acls().clone();
     let pdu = api
         .store
         .scan("an event for another server", move |s| {
             let num = event::num_of(s, &request.event_id)?.ok_or(NO_EVENT)?;
             let room = event::header(s, num)?.room;
-            server_acl::shared_with(s, &room::id(s, room)?, &origin.server)?;
+            server_acls.shared_with(s, &room::id(s, room)?, &origin.server)?;
             let mut visible =
                 server_history_visibility::visible_json(s, room, &origin.server, [num])?;
             raw(visible.pop().unwrap_or_default())
@@ -65,10 +66,11 @@ pub async fn get_backfill(
 ) -> Result<get_backfill::v1::Response, Error> {
     let limit = capped(request.limit);
     check_count(&request.v)?;
+    let server_acls = api.federation.server_acls().clone();
     let pdus = api
         .store
         .scan("history for another server", move |s| {
-            let room = server_acl::shared_with(s, &request.room_id, &origin.server)?;
+            let room = server_acls.shared_with(s, &request.room_id, &origin.server)?;
             let nums = graph::backwards(s, room, &request.v, limit)?;
             visible_events(s, room, &origin, nums)
         })
@@ -89,10 +91,11 @@ pub async fn get_missing_events(
 ) -> Result<get_missing_events::v1::Response, Error> {
     check_count(&request.earliest_events)?;
     check_count(&request.latest_events)?;
+    let server_acls = api.federation.server_acls().clone();
     let events = api
         .store
         .scan("missing events for another server", move |s| {
-            let room = server_acl::shared_with(s, &request.room_id, &origin.server)?;
+            let room = server_acls.shared_with(s, &request.room_id, &origin.server)?;
             let (earliest, latest) = (&request.earliest_events, &request.latest_events);
             let depth = request.min_depth.into();
             let nums = graph::between(s, room, earliest, latest, depth, capped(request.limit))?;
@@ -108,10 +111,17 @@ pub async fn get_room_state_ids(
     origin: Origin,
     request: get_room_state_ids::v1::Request,
 ) -> Result<get_room_state_ids::v1::Response, Error> {
+    let server_acls = api.federation.server_acls().clone();
     let (auth_chain, pdus) = api
         .store
         .scan("the ids of a state for another server", move |s| {
-            let state = state_before(s, &origin, &request.room_id, &request.event_id)?;
+            let state = state_before(
+                s,
+                &server_acls,
+                &origin,
+                &request.room_id,
+                &request.event_id,
+            )?;
             Ok::<_, rooms::Error>((ids(s, &state.auth_chain)?, ids(s, &state.state)?))
         })
         .await?;
@@ -124,10 +134,17 @@ pub async fn get_room_state(
     origin: Origin,
     request: get_room_state::v1::Request,
 ) -> Result<Streamed, Error> {
+    let server_acls = api.federation.server_acls().clone();
     let state = api
         .store
         .scan("a state for another server", move |s| {
-            state_before(s, &origin, &request.room_id, &request.event_id)
+            state_before(
+                s,
+                &server_acls,
+                &origin,
+                &request.room_id,
+                &request.event_id,
+            )
         })
         .await?;
     Ok(EventStream::default()
@@ -145,10 +162,17 @@ pub async fn get_event_authorization(
     origin: Origin,
     request: get_event_authorization::v1::Request,
 ) -> Result<Streamed, Error> {
+    let server_acls = api.federation.server_acls().clone();
     let chain = api
         .store
         .scan("an auth chain for another server", move |s| {
-            let (room, event) = shared_event(s, &origin, &request.room_id, &request.event_id)?;
+            let (room, event) = shared_event(
+                s,
+                &server_acls,
+                &origin,
+                &request.room_id,
+                &request.event_id,
+            )?;
             graph::auth_chain(s, room, [event])
         })
         .await?;
@@ -163,14 +187,15 @@ const NO_EVENT: rooms::Error = rooms::Error::NotFound("this server does not have
 
 /// The event and its room, which must be shared with `origin`.
 fn shared_event(
-    r: &impl Reader,
+    s: &Snapshot,
+    server_acls: &ServerAcls,
     origin: &Origin,
     room: &RoomId,
     event: &EventId,
 ) -> Result<(RoomNum, EventNum), rooms::Error> {
-    let room = server_acl::shared_with(r, room, &origin.server)?;
-    let num = event::num_in(r, room, event)?.ok_or(NO_EVENT)?;
-    if event::header(r, num)?.status.is_outlier() {
+    let room = server_acls.shared_with(s, room, &origin.server)?;
+    let num = event::num_in(s, room, event)?.ok_or(NO_EVENT)?;
+    if event::header(s, num)?.status.is_outlier() {
         return Err(NO_EVENT);
     }
     Ok((room, num))
@@ -178,13 +203,14 @@ fn shared_event(
 
 /// The state before an event of a room that is shared with `origin`.
 fn state_before(
-    r: &impl Reader,
+    s: &Snapshot,
+    server_acls: &ServerAcls,
     origin: &Origin,
     room: &RoomId,
     event: &EventId,
 ) -> Result<StateWithAuthChain, rooms::Error> {
-    let room = server_acl::shared_with(r, room, &origin.server)?;
-    StateWithAuthChain::before(r, room, event)?.ok_or(NO_EVENT)
+    let room = server_acls.shared_with(s, room, &origin.server)?;
+    StateWithAuthChain::before(s, room, event)?.ok_or(NO_EVENT)
 }
 
 fn visible_events(

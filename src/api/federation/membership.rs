@@ -23,7 +23,6 @@ use crate::{
         event::{self, graph::StateWithAuthChain},
         membership::{resident, stripped_state},
         room, servers,
-        servers::server_acl,
     },
     store::{EventNum, Reader, RoomNum},
 };
@@ -76,8 +75,9 @@ async fn template(
     versions: Option<Vec<RoomVersionId>>,
 ) -> Result<(RoomVersionId, Box<RawValue>), Error> {
     check_user_of(&origin.server, &user)?;
+    let server_acls = api.federation.server_acls();
     let version = api.store.read(|s| {
-        let room = server_acl::open_to(s, &room, &origin.server)?;
+        let room = server_acls.open_to(s, &room, &origin.server)?;
         room::version(s, room)
     })?;
     if versions.is_some_and(|versions| !versions.contains(&version)) {
@@ -138,8 +138,9 @@ async fn join(
 ) -> Result<EventStream, Error> {
     let (room, id) = (&*request.room_id, &*request.event_id);
     // The servers before the join.
+    let server_acls = api.federation.server_acls();
     let others = api.store.read(|s| {
-        let room = server_acl::open_to(s, &request.room_id, &origin.server)?;
+        let room = server_acls.open_to(s, &request.room_id, &origin.server)?;
         servers::names(s, room)
     })?;
     let AcceptedMemberEvent { room, event } = api

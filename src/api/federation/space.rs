@@ -12,8 +12,9 @@ use crate::{
         self,
         directory::{spaces, summary},
         room,
+        servers::server_acl::ServerAcls,
     },
-    store::Reader,
+    store::Snapshot,
 };
 
 /// `GET /_matrix/federation/v1/hierarchy/{roomId}`
@@ -22,24 +23,26 @@ pub async fn get_hierarchy(
     origin: Origin,
     request: get_hierarchy::v1::Request,
 ) -> Result<get_hierarchy::v1::Response, Error> {
+    let server_acls = api.federation.server_acls().clone();
     let scan = api.store.scan("a space for another server", move |s| {
-        hierarchy(s, &request, &origin.server)
+        hierarchy(s, &server_acls, &request, &origin.server)
     });
     Ok(scan.await?)
 }
 
 fn hierarchy(
-    r: &impl Reader,
+    s: &Snapshot,
+    server_acls: &ServerAcls,
     request: &get_hierarchy::v1::Request,
     server: &ServerName,
 ) -> Result<get_hierarchy::v1::Response, rooms::Error> {
-    let Access::Accessible(room) = access(r, &request.room_id, server)? else {
+    let Access::Accessible(room) = access(s, server_acls, &request.room_id, server)? else {
         return Err(rooms::Error::NotFound(
             "the room does not exist, or your server may not see it",
         ));
     };
-    let num = room::num(r, &request.room_id)?;
-    let children = spaces::children(r, num, request.suggested_only)?;
+    let num = room::num(s, &request.room_id)?;
+    let children = spaces::children(s, num, request.suggested_only)?;
     let (ids, events): (Vec<OwnedRoomId>, Vec<_>) = children
         .into_iter()
         .map(|child| (child.room_id, child.event))
@@ -47,7 +50,7 @@ fn hierarchy(
     let mut response =
         get_hierarchy::v1::Response::new(SpaceHierarchyParentSummary::new(*room, events));
     for id in ids {
-        match access(r, &id, server)? {
+        match access(s, server_acls, &id, server)? {
             Access::Accessible(room) => response.children.push(*room),
             Access::Inaccessible => response.inaccessible_children.push(id),
             Access::UnknownRoom => {}
@@ -62,12 +65,17 @@ enum Access {
     UnknownRoom,
 }
 
-fn access(r: &impl Reader, id: &RoomId, server: &ServerName) -> Result<Access, rooms::Error> {
-    let Some(room) = spaces::joined_room(r, id)? else {
+fn access(
+    s: &Snapshot,
+    server_acls: &ServerAcls,
+    id: &RoomId,
+    server: &ServerName,
+) -> Result<Access, rooms::Error> {
+    let Some(room) = spaces::joined_room(s, id)? else {
         return Ok(Access::UnknownRoom);
     };
-    let summary = summary::of(r, room)?;
-    if spaces::is_accessible_to_server(r, room, &summary, server)? {
+    let summary = summary::of(s, room)?;
+    if spaces::is_accessible_to_server(s, server_acls, room, &summary, server)? {
         Ok(Access::Accessible(Box::new(summary)))
     } else {
         Ok(Access::Inaccessible)

@@ -7,7 +7,7 @@ use ruma::{
 
 use crate::{
     api::{Api, Error, Origin},
-    rooms::{servers::server_acl, timeline::timestamp_to_event},
+    rooms::timeline::timestamp_to_event,
     store::records::Status,
 };
 
@@ -18,8 +18,9 @@ pub async fn get_event_by_timestamp(
     request: Request,
 ) -> Result<Response, Error> {
     let (ts, dir) = (u64::from(request.ts.get()), request.dir);
+    let server_acls = api.federation.server_acls().clone();
     let scan = api.store.scan("a time for another server", move |s| {
-        let room = server_acl::shared_with(s, &request.room_id, &origin.server)?;
+        let room = server_acls.shared_with(s, &request.room_id, &origin.server)?;
         timestamp_to_event::nearest(s, room, ts, dir, |event| {
             Ok(event.header.status == Status::Accepted)
         })

@@ -29,27 +29,25 @@ pub async fn send_transaction_message(
             "the transaction has {pdus} PDUs and {edus} EDUs, at most {MAX_PDUS} and {MAX_EDUS} are allowed"
         )));
     }
-    let edus = Edus::parse(&origin.server, request.edus);
+    let edus = Edus::parse(&api.pool, origin.server.clone(), request.edus).await?;
     edu::deliver_to_device(&api.store, &origin.server, edus.to_device).await?;
     let results = api
         .federation
         .receive_pdus(&origin.server, request.pdus)
         .await;
-    let changes = api
-        .federation
-        .receive_edus(&origin.server, edus.others, &api.typing, &api.presence)
-        .await?;
-    for change in changes {
-        match change {
-            EphemeralChange::Typing(room) => {
-                api.typing
-                    .changed(room, api.notifier.ephemeral_changed_in(room));
-            }
-            EphemeralChange::Presence(user, observers) => {
-                let number = api.notifier.ephemeral_changed_for(observers);
-                api.presence.set_change_number(user, number);
-            }
+    let announce = |change| match change {
+        EphemeralChange::Typing(room) => {
+            api.typing
+                .changed(room, api.notifier.ephemeral_changed_in(room));
         }
-    }
+        EphemeralChange::Presence(user, observers) => {
+            let number = api.notifier.ephemeral_changed_for(observers);
+            api.presence.set_change_number(user, number);
+        }
+    };
+    let (typing, presence) = (&api.typing, &api.presence);
+    api.federation
+        .receive_edus(&origin.server, edus.others, typing, presence, &announce)
+        .await?;
     Ok(send_transaction_message::v1::Response::new(results))
 }

@@ -2,12 +2,12 @@
 //! dropped; its transaction is accepted all the same.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     sync::Arc,
 };
 
 use ruma::{
-    OwnedUserId, RoomId, ServerName, UserId,
+    OwnedRoomId, OwnedServerName, OwnedUserId, ServerName, UserId,
     api::federation::transactions::edu::{
         DirectDeviceContent, Edu, PresenceContent, PresenceUpdate, ReceiptContent, TypingContent,
     },
@@ -16,12 +16,13 @@ use ruma::{
 };
 
 use crate::{
-    executor::Executor,
+    executor::{Executor, Slices},
     federation::devices::device_lists::{DeviceLists, Update},
+    pool::{self, Kind, Pool},
     protocol::depth::{MAX_DEPTH, is_too_deep},
     rooms::{
         self,
-        servers::{server_acl, shared_rooms},
+        servers::{server_acl::ServerAcls, shared_rooms},
         state::current,
         typing::{self, Typing},
         unread::receipts::{self, ReceiptKey},
@@ -37,6 +38,11 @@ const MAX_MESSAGE_ID_BYTES: usize = 255;
 /// How many updates or receipts of one EDU are applied.
 const MAX_PRESENCE_UPDATES: usize = 200;
 const MAX_RECEIPTS: usize = 500;
+/// How many updates or receipts are applied before other tasks get their turn. For each, a few rows are
+/// read.
+const STEPS_PER_SLICE: usize = 8;
+/// EDUs that together have more bytes are parsed on the pool.
+const MAX_BYTES_IN_PLACE: usize = 32 * 1024;
 
 /// The EDUs of a transaction.
 #[derive(Debug, Default)]
@@ -48,7 +54,20 @@ pub struct Edus {
 }
 
 impl Edus {
-    pub fn parse(origin: &ServerName, edus: Vec<Raw<Edu>>) -> Self {
+    pub async fn parse(
+        pool: &Pool,
+        origin: OwnedServerName,
+        edus: Vec<Raw<Edu>>,
+    ) -> Result<Self, pool::Error> {
+        let bytes: usize = edus.iter().map(|edu| edu.json().get().len()).sum();
+        if bytes <= MAX_BYTES_IN_PLACE {
+            return Ok(Self::parse_in_place(&origin, edus));
+        }
+        let parse = move || Self::parse_in_place(&origin, edus);
+        pool.run(Kind::Parse, parse).await
+    }
+
+    fn parse_in_place(origin: &ServerName, edus: Vec<Raw<Edu>>) -> Self {
         let mut parsed = Self::default();
         for edu in edus {
             if is_too_deep(edu.json().get().as_bytes()) {
@@ -91,6 +110,7 @@ pub enum EphemeralChange {
 pub struct EduReceiver<'a> {
     pub store: &'a Store,
     pub executor: &'a Executor,
+    pub server_acls: &'a ServerAcls,
     pub device_lists: &'a DeviceLists,
     pub typing: &'a Typing,
     pub presence: &'a Presence,
@@ -118,40 +138,58 @@ pub async fn deliver_to_device(
     Ok(())
 }
 
+/// The server that sent a transaction.
+struct Origin<'a> {
+    name: &'a ServerName,
+    /// The rooms that the EDUs name; `None` if they may not: the server is not in the room, or denied by
+    /// its ACL.
+    rooms: BTreeMap<OwnedRoomId, Option<RoomNum>>,
+    slices: Slices,
+}
+
 impl EduReceiver<'_> {
-    /// Applies all EDUs but `m.direct_to_device`.
+    /// Applies all EDUs but `m.direct_to_device`, in slices. Calls `announce` with each change that is not
+    /// stored.
     pub async fn apply(
         &self,
         origin: &ServerName,
         edus: Vec<Edu>,
-    ) -> Result<Vec<EphemeralChange>, rooms::Error> {
+        announce: &(dyn Fn(EphemeralChange) + Send + Sync),
+    ) -> Result<(), rooms::Error> {
         let mut device_list_updates = Vec::new();
-        let mut changes = Vec::new();
+        let mut origin = Origin {
+            name: origin,
+            rooms: BTreeMap::new(),
+            slices: Slices::of(STEPS_PER_SLICE),
+        };
         for edu in edus {
             match edu {
                 Edu::DeviceListUpdate(update) => device_list_updates.push(Update::Device(update)),
                 Edu::SigningKeyUpdate(update) => {
                     device_list_updates.push(Update::SigningKeys(update))
                 }
-                Edu::Typing(typing) => changes.extend(self.apply_typing(origin, typing).await?),
-                Edu::Receipt(receipts) => self.apply_receipts(origin, receipts)?,
+                Edu::Typing(typing) => {
+                    let change = self.apply_typing(&mut origin, typing).await?;
+                    change.into_iter().for_each(announce);
+                }
+                Edu::Receipt(receipts) => self.apply_receipts(&mut origin, receipts).await?,
                 Edu::Presence(presence) => {
-                    self.apply_presence(origin, presence, &mut changes).await?;
+                    self.apply_presence(&mut origin, presence, announce).await?;
                 }
                 _ => {}
             }
+            origin.slices.step().await;
         }
-        device_list_updates.retain(|update| update.user().server_name() == origin);
-        self.device_lists.apply_updates(device_list_updates).await?;
-        Ok(changes)
+        device_list_updates.retain(|update| update.user().server_name() == origin.name);
+        self.device_lists.apply_updates(device_list_updates).await
     }
 
     async fn apply_typing(
         &self,
-        origin: &ServerName,
+        origin: &mut Origin<'_>,
         content: TypingContent,
     ) -> Result<Option<EphemeralChange>, rooms::Error> {
-        let Some(room) = self.room_of_member(origin, &content.room_id, &content.user_id)? else {
+        let Some(room) = self.room_of_member(origin, content.room_id, &content.user_id)? else {
             return Ok(None);
         };
         let user = self.user_num(content.user_id).await?;
@@ -160,9 +198,9 @@ impl EduReceiver<'_> {
         Ok((change == typing::TypingUpdate::Changed).then_some(EphemeralChange::Typing(room)))
     }
 
-    fn apply_receipts(
+    async fn apply_receipts(
         &self,
-        origin: &ServerName,
+        origin: &mut Origin<'_>,
         content: ReceiptContent,
     ) -> Result<(), rooms::Error> {
         let mut moves = Vec::new();
@@ -171,7 +209,9 @@ impl EduReceiver<'_> {
             of_users.map(move |(user, receipt)| (room.clone(), user, receipt))
         });
         for (room, user, receipt) in receipts.take(MAX_RECEIPTS) {
-            let Some(room) = self.room_of_member(origin, &room, &user)? else {
+            let room = self.room_of_member(origin, room, &user)?;
+            origin.slices.step().await;
+            let Some(room) = room else {
                 continue;
             };
             let ts = receipt.data.ts.map_or(self.now_ms, |ts| ts.0.into());
@@ -196,7 +236,7 @@ impl EduReceiver<'_> {
             Ok(())
         };
         // The response to the transaction does not wait for a `write_deferred`.
-        let (store, origin) = (self.store.clone(), origin.to_owned());
+        let (store, origin) = (self.store.clone(), origin.name.to_owned());
         let write = async move {
             if let Err(error) = store.write_deferred(job).await {
                 log::debug!("cannot store receipts of {origin}: {error}");
@@ -208,11 +248,27 @@ impl EduReceiver<'_> {
 
     async fn apply_presence(
         &self,
-        origin: &ServerName,
+        origin: &mut Origin<'_>,
         content: PresenceContent,
-        changes: &mut Vec<EphemeralChange>,
+        announce: &(dyn Fn(EphemeralChange) + Send + Sync),
     ) -> Result<(), rooms::Error> {
-        for update in content.push.into_iter().take(MAX_PRESENCE_UPDATES) {
+        let mut updates = content.push;
+        updates.truncate(MAX_PRESENCE_UPDATES);
+        updates.retain(|update| update.user_id.server_name() == origin.name);
+        let users: Vec<_> = updates
+            .iter()
+            .map(|update| update.user_id.clone())
+            .collect();
+        // Grows with the rooms that the servers share.
+        let scan = self
+            .store
+            .scan_in_background("presence observers", move |s| {
+                let users = users.iter();
+                users
+                    .map(|user| shared_rooms::local_users_sharing_with_remote(s, user))
+                    .collect::<Result<Vec<_>, rooms::Error>>()
+            });
+        for (update, observers) in updates.into_iter().zip(scan.await?) {
             let PresenceUpdate {
                 user_id,
                 presence,
@@ -220,12 +276,7 @@ impl EduReceiver<'_> {
                 last_active_ago,
                 ..
             } = update;
-            if user_id.server_name() != origin {
-                continue;
-            }
-            let observers = self
-                .store
-                .read(|s| shared_rooms::local_users_sharing_with_remote(s, &user_id))?;
+            origin.slices.step().await;
             if observers.is_empty() {
                 continue;
             }
@@ -238,7 +289,7 @@ impl EduReceiver<'_> {
                 self.presence
                     .set_remote(user, presence, status_msg, active_ts, self.now_ms);
             if is_changed {
-                changes.push(EphemeralChange::Presence(user, observers));
+                announce(EphemeralChange::Presence(user, observers));
             }
         }
         Ok(())
@@ -247,22 +298,30 @@ impl EduReceiver<'_> {
     /// The room, if `user` is a user of `origin` and joined, and the room's server ACL allows `origin`.
     fn room_of_member(
         &self,
-        origin: &ServerName,
-        room: &RoomId,
+        origin: &mut Origin<'_>,
+        room: OwnedRoomId,
         user: &UserId,
     ) -> Result<Option<RoomNum>, rooms::Error> {
-        if user.server_name() != origin {
+        if user.server_name() != origin.name {
             return Ok(None);
         }
-        let room = self.store.read(|s| {
-            let room = server_acl::shared_with(s, room, origin)?;
+        self.store.read(|s| {
+            let room = match origin.rooms.entry(room) {
+                Entry::Occupied(known) => *known.get(),
+                Entry::Vacant(unknown) => {
+                    let shared = self.server_acls.shared_with(s, unknown.key(), origin.name);
+                    *unknown.insert(match shared {
+                        Err(rooms::Error::UnknownRoom | rooms::Error::Forbidden(_)) => None,
+                        room => Some(room?),
+                    })
+                }
+            };
+            let Some(room) = room else {
+                return Ok(None);
+            };
             let is_joined = current::membership(s, room, user)? == Membership::Join;
             Ok(is_joined.then_some(room))
-        });
-        match room {
-            Err(rooms::Error::UnknownRoom | rooms::Error::Forbidden(_)) => Ok(None),
-            room => room,
-        }
+        })
     }
 
     async fn user_num(&self, user: OwnedUserId) -> Result<UserNum, rooms::Error> {

@@ -7,7 +7,7 @@ use super::event_source::EventSource;
 use crate::{
     federation::keyed_locks::KeyedLocks,
     protocol::receive::{Incoming, Received},
-    rooms::{self, Local},
+    rooms::{self, Local, servers::server_acl::ServerAcls},
     store::{RoomNum, Store},
 };
 
@@ -17,6 +17,7 @@ pub struct PduReceiver<S>(Arc<Inner<S>>);
 struct Inner<S> {
     store: Store,
     local: Local,
+    server_acls: ServerAcls,
     source: S,
     room_locks: KeyedLocks<RoomNum>,
 }
@@ -37,10 +38,11 @@ impl<S> Clone for PduReceiver<S> {
 }
 
 impl<S: EventSource> PduReceiver<S> {
-    pub fn new(store: Store, local: Local, source: S) -> Self {
+    pub fn new(store: Store, local: Local, server_acls: ServerAcls, source: S) -> Self {
         Self(Arc::new(Inner {
             store,
             local,
+            server_acls,
             source,
             room_locks: KeyedLocks::default(),
         }))
@@ -48,6 +50,10 @@ impl<S: EventSource> PduReceiver<S> {
 
     pub(super) fn store(&self) -> &Store {
         &self.0.store
+    }
+
+    pub(in crate::federation) fn server_acls(&self) -> &ServerAcls {
+        &self.0.server_acls
     }
 
     pub(super) fn local(&self) -> &Local {

@@ -14,12 +14,13 @@ use super::{
     room::Room,
 };
 use crate::{
+    executor::Slices,
     protocol::receive::Incoming,
-    rooms::{
-        self,
-        servers::{self, server_acl},
-    },
+    rooms::{self, servers},
 };
+
+/// How many PDUs are parsed before other tasks get their turn.
+const PDUS_PER_SLICE: usize = 2;
 
 impl<S: EventSource> PduReceiver<S> {
     /// Receives the PDUs of a transaction of `origin`. Returns the outcome by event id; an error is a
@@ -31,10 +32,12 @@ impl<S: EventSource> PduReceiver<S> {
     ) -> BTreeMap<OwnedEventId, Result<PduOutcome, String>> {
         let mut results = BTreeMap::new();
         let mut by_room: BTreeMap<OwnedRoomId, Vec<RawPdu>> = BTreeMap::new();
+        let mut slices = Slices::of(PDUS_PER_SLICE);
         for pdu in pdus {
             if let Some(room) = room_id_of(&pdu) {
                 by_room.entry(room).or_default().push(pdu);
             }
+            slices.step().await;
         }
         for (id, pdus) in by_room {
             let received = match self.find_room(origin, &id) {
@@ -58,7 +61,7 @@ impl<S: EventSource> PduReceiver<S> {
     /// in it, so that its events may be queued.
     fn find_room(&self, origin: &ServerName, id: &RoomId) -> Result<(Room, bool), rooms::Error> {
         self.store().read(|s| {
-            let num = server_acl::open_to(s, id, origin)?;
+            let num = self.server_acls().open_to(s, id, origin)?;
             Ok((Room::load(s, num)?, servers::is_in(s, num, origin)?))
         })
     }
@@ -74,7 +77,9 @@ impl<S: EventSource> PduReceiver<S> {
         // Step 1.
         let mut ids = Vec::new();
         let mut events = Vec::new();
+        let mut slices = Slices::of(PDUS_PER_SLICE);
         for pdu in pdus {
+            slices.step().await;
             let Ok(event) = Incoming::parse(pdu.get().as_bytes(), room.rules) else {
                 continue;
             };

@@ -16,9 +16,8 @@ use crate::{
         self,
         membership::{moderation, out_of_band},
         room,
-        servers::server_acl,
     },
-    store::{Reader, Tx},
+    store::{Snapshot, Tx},
 };
 
 /// The arguments of `PUT /invite`.
@@ -63,7 +62,7 @@ impl MembershipHandler {
         stripped_event::check_invite_state(invite.room, rules, invite.stripped_state)?;
         let is_in_room = self.store.read(|s| {
             moderation::check_invitee(s, &self.local, user)?;
-            is_in_room(s, invite.room, origin)
+            self.is_in_room(s, invite.room, origin)
         })?;
         let (name, key) = (self.local.server_name(), self.local.key());
         incoming.sign(name, key).map_err(rooms::Error::from)?;
@@ -87,13 +86,18 @@ impl MembershipHandler {
         }
         Ok(signed)
     }
-}
 
-/// Whether this server is in the room. If so, the server ACL must allow `origin`.
-fn is_in_room(r: &impl Reader, room: &RoomId, origin: &ServerName) -> Result<bool, rooms::Error> {
-    match server_acl::open_to(r, room, origin) {
-        Ok(_) => Ok(true),
-        Err(rooms::Error::UnknownRoom) => Ok(false),
-        Err(error) => Err(error),
+    /// Whether this server is in the room. If so, the server ACL must allow `origin`.
+    fn is_in_room(
+        &self,
+        s: &Snapshot,
+        room: &RoomId,
+        origin: &ServerName,
+    ) -> Result<bool, rooms::Error> {
+        match self.receiver.server_acls().open_to(s, room, origin) {
+            Ok(_) => Ok(true),
+            Err(rooms::Error::UnknownRoom) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 }

@@ -15,7 +15,7 @@ use super::{handler::MembershipHandler, member_event::MemberEvent};
 use crate::{
     federation::inbound::{self, RawPdu, Room},
     protocol::receive::Incoming,
-    rooms::{self, event, membership::join, servers::server_acl, state::current},
+    rooms::{self, event, membership::join, state::current},
     store::{EventNum, RoomNum},
 };
 
@@ -40,7 +40,7 @@ impl MembershipHandler {
     ) -> Result<AcceptedMemberEvent, rooms::Error> {
         // Step 1.
         let room = self.store.read(|s| {
-            let num = server_acl::open_to(s, room, origin)?;
+            let num = self.receiver.server_acls().open_to(s, room, origin)?;
             Room::load(s, num)
         })?;
         // Step 2.

@@ -26,7 +26,6 @@ use crate::{
         self, Actor,
         membership::{change::MembershipChange, moderation},
         room,
-        servers::server_acl,
         state::content,
     },
     store::{Reader, RoomNum, Tx},
@@ -75,7 +74,11 @@ impl MembershipClient {
             return Err(rooms::Error::forbidden(error).into());
         }
         let (actor, content) = self.0.store.read(|s| {
-            let room = server_acl::open_to(s, &request.room_id, origin)?;
+            let room = self
+                .0
+                .receiver
+                .server_acls()
+                .open_to(s, &request.room_id, origin)?;
             let actor = self.inviter(s, &request.sender)?;
             Ok::<_, rooms::Error>((actor, invite_content(s, room, target, signed)?))
         })?;

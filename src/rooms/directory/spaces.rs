@@ -13,8 +13,8 @@ use serde_json::value::RawValue;
 
 use super::summary;
 use crate::{
-    rooms::{Error, event, room, servers, servers::server_acl, state::current},
-    store::{Reader, RoomNum, UserNum, records::Membership},
+    rooms::{Error, event, room, servers, servers::server_acl::ServerAcls, state::current},
+    store::{Reader, RoomNum, Snapshot, UserNum, records::Membership},
 };
 
 /// The most children of one space.
@@ -116,22 +116,23 @@ pub fn is_accessible(
 ///
 /// Source: server-server API, `GET /hierarchy/{roomId}`.
 pub fn is_accessible_to_server(
-    r: &impl Reader,
+    s: &Snapshot,
+    server_acls: &ServerAcls,
     room: RoomNum,
     summary: &RoomSummary,
     server: &ServerName,
 ) -> Result<bool, Error> {
-    if !server_acl::allows(r, room, server)? || !summary::is_federated(r, room)? {
+    if !server_acls.allow(s, room, server)? || !summary::is_federated(s, room)? {
         return Ok(false);
     }
-    if summary.world_readable || servers::is_in(r, room, server)? {
+    if summary.world_readable || servers::is_in(s, room, server)? {
         return Ok(true);
     }
-    let may_join = may_join_or_knock(summary, |allowed| match room::num(r, allowed) {
+    let may_join = may_join_or_knock(summary, |allowed| match room::num(s, allowed) {
         Err(Error::UnknownRoom) => Ok(false),
-        room => servers::is_in(r, room?, server),
+        room => servers::is_in(s, room?, server),
     });
-    Ok(may_join? || has_invited(r, room, server)?)
+    Ok(may_join? || has_invited(s, room, server)?)
 }
 
 /// Whether the join rule lets a user join or knock without an invite. `is_in` says whether the user is

@@ -17,6 +17,7 @@ mod receive;
 mod redactions;
 mod replica;
 mod restricted;
+mod server_acls;
 mod state;
 mod timestamp_to_event;
 mod unread;

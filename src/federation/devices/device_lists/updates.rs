@@ -46,14 +46,20 @@ impl Update {
 impl DeviceLists {
     /// Applies the updates of a server in their order. Lists that lack an earlier update are fetched.
     pub async fn apply_updates(&self, updates: Vec<Update>) -> Result<(), rooms::Error> {
-        let mut relevant = Vec::new();
-        for update in updates {
-            let shares_room = |s: &_| shared_rooms::any_local_user_shares(s, update.user());
-            if update.is_valid() && self.0.store.read(shares_room)? {
-                relevant.push(update);
-            }
+        if updates.is_empty() {
+            return Ok(());
         }
-        let mut relevant = relevant.into_iter().peekable();
+        // Grows with the rooms that the servers share.
+        let scan = self.0.store.scan_in_background("device-list updates", |s| {
+            let mut relevant = Vec::new();
+            for update in updates {
+                if update.is_valid() && shared_rooms::any_local_user_shares(s, update.user())? {
+                    relevant.push(update);
+                }
+            }
+            Ok::<_, rooms::Error>(relevant)
+        });
+        let mut relevant = scan.await?.into_iter().peekable();
         while relevant.peek().is_some() {
             let batch: Vec<_> = relevant.by_ref().take(JOB_BATCH).collect();
             let job = move |tx: &Tx| apply(tx, &batch);

@@ -25,6 +25,7 @@ use super::{
     event_source::{ClaimedState, FetchError},
 };
 use crate::{
+    clock::Clock,
     executor::Executor,
     pool::Pool,
     protocol::{
@@ -36,6 +37,7 @@ use crate::{
         self, Local,
         event::{self, insert::Notify, receive},
         room,
+        servers::server_acl::ServerAcls,
         state::{self, current},
     },
     store::{EventNum, Options, Place, Reader, Records, RoomNum, Rows, Store, Tx},
@@ -266,7 +268,8 @@ fn with_server<T>(peer: &Peer, known: usize, test: impl AsyncFnOnce(&Server<'_>)
             .write(move |tx: &Tx| room::create(tx, &id, &version))
             .await;
         let room = room.expect("the room is made");
-        let receiver = PduReceiver::new(store.clone(), local, peer.clone());
+        let server_acls = ServerAcls::new(&Clock::default());
+        let receiver = PduReceiver::new(store.clone(), local, server_acls, peer.clone());
         let queues = RoomQueues::start(&executor, receiver.clone()).expect("the queues start");
         let server = Server {
             store: &store,

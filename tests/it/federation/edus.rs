@@ -1,0 +1,66 @@
+//! EDUs of other servers.
+
+use serde_json::{Value, json};
+
+use super::{device_lists::create_shared_room, to_device::send_edus};
+use crate::{
+    client_api::{next_batch, sync, sync_with},
+    test_server::TestServer,
+};
+
+#[test]
+fn edus_of_a_large_transaction_are_applied_in_their_order() {
+    let [here, there] = TestServer::federating();
+    let (alice, bob) = (here.register("alice"), there.register("bob"));
+    let room = create_shared_room(&alice, &here, &bob);
+    let mut since = next_batch(&sync(&bob, None)).to_owned();
+    let typing = |typing: bool| {
+        json!({
+            "edu_type": "m.typing",
+            "content": { "room_id": room, "user_id": alice.user_id, "typing": typing },
+        })
+    };
+    let unknown = json!({ "edu_type": "org.example.x", "content": { "x": "x".repeat(100_000) } });
+    for is_typing in [true, false] {
+        let mut edus = vec![unknown.clone()];
+        edus.extend((0..41).map(|number| typing((number % 2 == 0) == is_typing)));
+        send_edus(&here, &there, &is_typing.to_string(), &edus);
+        let response = sync_with(&bob, &[("since", &since), ("timeout", "10000")]);
+        since = next_batch(&response).to_owned();
+        let ephemeral = &response["rooms"]["join"][&room]["ephemeral"]["events"][0];
+        let users: &[Value] = match is_typing {
+            true => &[json!(alice.user_id)],
+            false => &[],
+        };
+        assert_eq!(ephemeral["content"]["user_ids"], json!(users), "{response}");
+    }
+}
+
+#[test]
+fn receipts_of_users_who_are_not_in_the_room_or_of_another_server_are_dropped() {
+    let [here, there] = TestServer::federating();
+    let (alice, bob) = (here.register("alice"), there.register("bob"));
+    let outsider = here.register("outsider").user_id;
+    let room = create_shared_room(&alice, &here, &bob);
+    let synced = sync(&bob, None);
+    let timeline = &synced["rooms"]["join"][&room]["timeline"]["events"];
+    let event = timeline.as_array().and_then(|events| events.last());
+    let event = &event.expect("an event")["event_id"];
+    let receipt = json!({ "event_ids": [event], "data": { "ts": 1 } });
+    let mut read = json!({});
+    for user in [&alice.user_id, &bob.user_id, &outsider] {
+        read[user] = receipt.clone();
+    }
+    let edu = json!({
+        "edu_type": "m.receipt",
+        "content": { &room: { "m.read": read }, "!elsewhere:localhost": { "m.read": read } },
+    });
+    send_edus(&here, &there, "1", &[edu]);
+    let response = sync_with(
+        &bob,
+        &[("since", next_batch(&synced)), ("timeout", "10000")],
+    );
+    let ephemeral = &response["rooms"]["join"][&room]["ephemeral"]["events"][0];
+    let read = &ephemeral["content"][event.as_str().expect("an id")]["m.read"];
+    assert_eq!(*read, json!({ &alice.user_id: { "ts": 1 } }), "{response}");
+}
