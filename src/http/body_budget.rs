@@ -83,10 +83,12 @@ pub(super) struct BufferedBody<'a> {
 }
 
 impl BodyBudget {
-    pub(super) fn new(bytes: usize) -> Self {
+    /// `bytes` in all, of which the part for large bodies has at least `min_large`.
+    pub(super) fn new(bytes: usize, min_large: usize) -> Self {
         let small = bytes / SMALL_SHARE;
+        let large = (bytes - small).max(min_large);
         Self(Mutex::new(State {
-            left: [small, bytes - small],
+            left: [small, large],
             receiving: BTreeMap::new(),
             next_id: 0,
         }))
@@ -245,7 +247,7 @@ mod tests {
 
     #[test]
     fn one_sender_can_use_all_memory_for_large_bodies_and_then_gets_no_more() {
-        let budget = BodyBudget::new(1024 * KIB);
+        let budget = BodyBudget::new(1024 * KIB, 0);
         let mut body = receive(&budget, network(1), 700).unwrap();
         body.push(&[0; 68 * KIB]).unwrap();
         assert!(receive(&budget, network(1), 65).is_none());
@@ -255,7 +257,7 @@ mod tests {
 
     #[test]
     fn small_bodies_do_not_wait_for_large_ones() {
-        let budget = BodyBudget::new(1024 * KIB);
+        let budget = BodyBudget::new(1024 * KIB, 0);
         let _large = receive(&budget, network(1), 768).unwrap();
         for n in 2..6 {
             let small = receive(&budget, network(n), 64).unwrap();
@@ -265,7 +267,7 @@ mod tests {
 
     #[test]
     fn the_sender_with_the_most_memory_gives_way_to_one_with_less() {
-        let budget = BodyBudget::new(1024 * KIB);
+        let budget = BodyBudget::new(1024 * KIB, 0);
         let first = receive(&budget, network(1), 300).unwrap();
         let second = receive(&budget, network(1), 400).unwrap();
         let other = receive(&budget, network(2), 200).unwrap();
@@ -282,7 +284,7 @@ mod tests {
 
     #[test]
     fn unknown_senders_give_way_to_known_ones_and_never_the_other_way_round() {
-        let budget = BodyBudget::new(1024 * KIB);
+        let budget = BodyBudget::new(1024 * KIB, 0);
         let unknown = receive(&budget, network(1), 100).unwrap();
         let user = receive(&budget, BodyOwner::User(UserNum(1)), 600).unwrap();
         let server = BodyOwner::Server(owned_server_name!("b.example"));
@@ -294,7 +296,7 @@ mod tests {
 
     #[test]
     fn a_complete_body_does_not_give_way() {
-        let budget = BodyBudget::new(1024 * KIB);
+        let budget = BodyBudget::new(1024 * KIB, 0);
         let complete = finish(receive(&budget, network(1), 700).unwrap()).unwrap();
         assert!(receive(&budget, network(2), 100).is_none());
         drop(complete);
@@ -303,7 +305,7 @@ mod tests {
 
     #[test]
     fn all_memory_is_given_back() {
-        let budget = BodyBudget::new(1024 * KIB);
+        let budget = BodyBudget::new(1024 * KIB, 0);
         let before = budget.lock().left;
         for kib in [0, 1, 64, 65, 768, 2000] {
             drop(receive(&budget, network(1), kib));
@@ -314,5 +316,13 @@ mod tests {
         }
         assert_eq!(budget.lock().left, before);
         assert!(budget.lock().receiving.is_empty());
+    }
+
+    #[test]
+    fn one_large_body_has_room_in_the_smallest_budget() {
+        let budget = BodyBudget::new(64 * KIB, 1024 * KIB);
+        let mut body = budget.begin(BodyOwner::User(UserNum(1)));
+        body.push(&vec![0; 1024 * KIB]).unwrap();
+        assert_eq!(body.finish().unwrap().bytes().len(), 1024 * KIB);
     }
 }

@@ -22,7 +22,7 @@ use super::{
     cors,
     error::Rejection,
     files,
-    limits::Timeouts,
+    limits::{MAX_TRANSACTION_BYTES, Timeouts},
     path::{Template, routing_path},
     peer::ClientAddresses,
     request_body::{BodySlot, RequestBody},
@@ -131,7 +131,8 @@ impl Edge {
 
     pub(super) fn with(routes: Vec<Route>, api: Api, timeouts: Timeouts) -> Self {
         let mut app = tide::with_state(Arc::new(State {
-            body_budget: BodyBudget::new(api.config.memory.bodies()),
+            // The largest transaction has room: other servers repeat a rejected one for ever.
+            body_budget: BodyBudget::new(api.config.memory.bodies(), MAX_TRANSACTION_BYTES),
             origins: Cache::new(&api.clock, MAX_ORIGINS),
             addresses: ClientAddresses::new(api.config.trusted_proxies.clone()),
             api,
@@ -303,7 +304,7 @@ async fn handle(
         arguments,
         upload,
     })?;
-    drop(read);
+    drop((read, signed));
     Ok(handled.await?)
 }
 

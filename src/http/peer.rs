@@ -1,7 +1,7 @@
 //! The address of a client.
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::atomic::{AtomicBool, Ordering},
 };
 
@@ -45,7 +45,7 @@ impl ClientAddresses {
         let entries = lines.flat_map(|line| line.to_str().unwrap_or_default().rsplit(','));
         let mut client = connection;
         for entry in entries {
-            let Ok(address) = entry.trim().parse() else {
+            let Some(address) = address_of(entry.trim()) else {
                 break;
             };
             client = address;
@@ -68,6 +68,12 @@ impl ClientAddresses {
             );
         }
     }
+}
+
+/// An entry of the header, which some proxies write with a port.
+fn address_of(entry: &str) -> Option<IpAddr> {
+    let address = entry.parse().ok();
+    address.or_else(|| Some(entry.parse::<SocketAddr>().ok()?.ip()))
 }
 
 /// Whether `address` belongs to this machine or to a network at home.
@@ -107,6 +113,8 @@ mod tests {
     fn x_forwarded_for_is_believed_from_a_trusted_proxy_only() {
         assert_eq!(from("127.0.0.1", &["192.0.2.7"]), ip("192.0.2.7"));
         assert_eq!(from("127.0.0.1", &["2001:db8::1"]), ip("2001:db8::1"));
+        assert_eq!(from("127.0.0.1", &["192.0.2.7:4711"]), ip("192.0.2.7"));
+        assert_eq!(from("127.0.0.1", &["[2001:db8::1]:80"]), ip("2001:db8::1"));
         for other in ["10.0.0.2", "192.168.1.1", "fd00::1", "198.51.100.1"] {
             assert_eq!(from(other, &["192.0.2.7"]), ip(other));
         }

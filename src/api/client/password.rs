@@ -7,7 +7,7 @@
 use crate::{
     api::{Api, Error},
     rates::Kind,
-    users::{AuthenticatedUser, PasswordClient},
+    users::{self, AuthenticatedUser, PasswordClient},
 };
 
 /// Authenticates `user`, a user id or a localpart.
@@ -20,7 +20,7 @@ pub(super) async fn authenticate(
     let localpart = user.trim_start_matches('@').split(':').next();
     let account = localpart.unwrap_or_default().to_lowercase();
     let rates = &api.rates;
-    // What is right is given back. So concurrent guesses are no way around the limits.
+    // What is not wrong is given back. So concurrent guesses are no way around the limits.
     let give_back: Box<dyn Fn() + Send + Sync> = match client {
         PasswordClient::Device(device) => {
             rates.check(Kind::WrongPassword, device)?;
@@ -46,7 +46,9 @@ pub(super) async fn authenticate(
         }
     };
     let _turn = api.users.password_turn(client).await;
-    let user = api.users.authenticate_by_password(user, password).await?;
-    give_back();
-    Ok(user)
+    let result = api.users.authenticate_by_password(user, password).await;
+    if !matches!(result, Err(users::Error::WrongPassword)) {
+        give_back();
+    }
+    Ok(result?)
 }

@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 
 use ruma::{
+    UserId,
     api::{
         client::uiaa::{AuthData, AuthFlow, AuthType, UiaaInfo, UserIdentifier},
         error::{DeserializationError, ErrorKind, StandardErrorBody},
@@ -165,11 +166,15 @@ async fn check(api: &Api, client: Client<'_>, auth: &AuthData) -> Result<StageRe
             let UserIdentifier::Matrix(named) = &auth.identifier else {
                 return Err(Error::forbidden("identifier.type must be m.id.user"));
             };
+            let named = UserId::parse_with_server_name(&*named.user, session.user_id.server_name());
+            if named.ok().as_deref() != Some(&*session.user_id) {
+                return Ok(StageResult::Failed("identifier.user is another user"));
+            }
             let client = PasswordClient::Device(session.device);
-            let password = auth.password.clone();
-            match password::authenticate(api, client, &named.user, password).await {
-                Ok(proof) if proof.user() == session.user => Ok(StageResult::Complete),
-                Ok(_) | Err(Error::Users(users::Error::WrongPassword)) => {
+            let (user, password) = (session.user_id.as_str(), auth.password.clone());
+            match password::authenticate(api, client, user, password).await {
+                Ok(_) => Ok(StageResult::Complete),
+                Err(Error::Users(users::Error::WrongPassword)) => {
                     Ok(StageResult::Failed("wrong password"))
                 }
                 Err(error) => Err(error),

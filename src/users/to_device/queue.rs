@@ -164,6 +164,14 @@ fn make_room(tx: &Tx, queue: Queue, sender: &Sender, added: u64) -> Result<bool,
         false => MAX_QUEUE_UNITS,
         true => MAX_QUEUE_UNITS / 4,
     };
+    let (part, share) = match (queue, sender.is_related()) {
+        (Queue::Server(_), _) => (MAX_QUEUE_UNITS, MAX_QUEUE_UNITS),
+        (Queue::Device(..), true) => (MAX_QUEUE_UNITS, MAX_SHARE_UNITS),
+        (Queue::Device(..), false) => (MAX_UNRELATED_UNITS, MAX_UNRELATED_SHARE_UNITS),
+    };
+    if added > share.min(max) {
+        return Ok(false);
+    }
     if let (Queue::Device(user, _), Some(key)) = (queue, queue.user_key()) {
         while usage(tx, key)? + added > max * MAX_USER_QUEUES {
             let Some(largest) = largest_queue(tx, user)? else {
@@ -173,11 +181,6 @@ fn make_room(tx: &Tx, queue: Queue, sender: &Sender, added: u64) -> Result<bool,
             evict(tx, largest, &senders, |_| true, added)?;
         }
     }
-    let (part, share) = match (queue, sender.is_related()) {
-        (Queue::Server(_), _) => (MAX_QUEUE_UNITS, MAX_QUEUE_UNITS),
-        (Queue::Device(..), true) => (MAX_QUEUE_UNITS, MAX_SHARE_UNITS),
-        (Queue::Device(..), false) => (MAX_UNRELATED_UNITS, MAX_UNRELATED_SHARE_UNITS),
-    };
     if usage(tx, queue.usage_key(""))? + added <= share.min(max) {
         return Ok(true);
     }

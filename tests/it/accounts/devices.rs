@@ -1,3 +1,5 @@
+use std::collections::HashSet;
+
 use http::{Method, Request};
 use serde_json::{Value, json};
 
@@ -116,6 +118,30 @@ fn wrong_password_deletes_nothing_and_the_session_allows_a_retry() {
     assert!(alice.is_logged_in() && bob.is_logged_in());
     assert_eq!(attempt("@alice:localhost", PASSWORD).0, 200);
     assert!(!alice.is_logged_in());
+}
+
+#[test]
+fn authentication_is_no_way_to_guess_the_passwords_of_others() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    server.register("bob");
+    let mut body = json!({"devices": [alice.device_id]});
+    let (_, challenge) = alice.post(DELETE_DEVICES, body.clone());
+    // More than the wrong passwords that a device may enter, and all with one answer.
+    let mut answers = HashSet::new();
+    for n in 0..20 {
+        body["auth"] = json!({
+            "type": "m.login.password",
+            "identifier": {"type": "m.id.user", "user": "bob"},
+            "password": if n % 2 == 0 { PASSWORD } else { "wrong password" },
+            "session": challenge["session"],
+        });
+        let (status, answer) = alice.post(DELETE_DEVICES, body.clone());
+        answers.insert((status, answer.to_string()));
+    }
+    assert_eq!(answers.len(), 1, "{answers:?}");
+    body["auth"] = alice.password_auth(&challenge["session"]);
+    assert_eq!(alice.post(DELETE_DEVICES, body).0, 200);
 }
 
 #[test]
