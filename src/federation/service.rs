@@ -200,7 +200,7 @@ impl Federation {
     pub async fn verify_request(
         &self,
         signature: &XMatrix,
-        request: &http::Request<&[u8]>,
+        request: http::Request<Vec<u8>>,
     ) -> Result<Option<SignedRequest>, rooms::Error> {
         let signed = self.keys.verify_request(signature, request).await?;
         if signed.is_some() {

@@ -154,7 +154,7 @@ pub(super) async fn check_key(
 /// What is signed of `request`, if `signature` is valid.
 pub(super) async fn verify(
     signature: &XMatrix,
-    request: &Request<&[u8]>,
+    request: Request<Vec<u8>>,
     federation: &Federation,
 ) -> Result<SignedRequest, Error> {
     let signed = federation.verify_request(signature, request).await?;

@@ -11,6 +11,7 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, HashMap},
+    mem,
     net::IpAddr,
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -79,6 +80,7 @@ pub(super) struct PartialBody<'a> {
 pub(super) struct BufferedBody<'a> {
     budget: &'a BodyBudget,
     part: Part,
+    size: usize,
     bytes: Vec<u8>,
 }
 
@@ -198,6 +200,7 @@ impl<'a> PartialBody<'a> {
         Ok(BufferedBody {
             budget: self.budget,
             part,
+            size: bytes.len(),
             bytes,
         })
     }
@@ -210,14 +213,15 @@ impl Drop for PartialBody<'_> {
 }
 
 impl BufferedBody<'_> {
-    pub(super) fn bytes(&self) -> &[u8] {
-        &self.bytes
+    /// The bytes, which count as memory of the budget until `self` is dropped.
+    pub(super) fn take(&mut self) -> Vec<u8> {
+        mem::take(&mut self.bytes)
     }
 }
 
 impl Drop for BufferedBody<'_> {
     fn drop(&mut self) {
-        self.budget.lock().left[self.part as usize] += self.bytes.len();
+        self.budget.lock().left[self.part as usize] += self.size;
     }
 }
 
@@ -251,7 +255,7 @@ mod tests {
         let mut body = receive(&budget, network(1), 700).unwrap();
         body.push(&[0; 68 * KIB]).unwrap();
         assert!(receive(&budget, network(1), 65).is_none());
-        assert_eq!(finish(body).unwrap().bytes().len(), 768 * KIB);
+        assert_eq!(finish(body).unwrap().take().len(), 768 * KIB);
         assert!(receive(&budget, network(1), 768).is_some());
     }
 
@@ -323,6 +327,6 @@ mod tests {
         let budget = BodyBudget::new(64 * KIB, 1024 * KIB);
         let mut body = budget.begin(BodyOwner::User(UserNum(1)));
         body.push(&vec![0; 1024 * KIB]).unwrap();
-        assert_eq!(body.finish().unwrap().bytes().len(), 1024 * KIB);
+        assert_eq!(body.finish().unwrap().take().len(), 1024 * KIB);
     }
 }

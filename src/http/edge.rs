@@ -33,12 +33,15 @@ use super::{
 use crate::{
     api::{Api, Error, Session},
     cache::Cache,
+    pool::Kind,
     rates::{Rates, site},
 };
 
 /// How long, and of how many servers, the edge remembers from where their requests came.
 const ORIGIN_TTL: Duration = Duration::from_hours(24);
 const MAX_ORIGINS: usize = 4096;
+/// Larger bodies are parsed on the pool.
+const MAX_BYTES_PARSED_IN_PLACE: usize = 64 * 1024;
 
 /// Answers requests. Clones are the same edge.
 #[derive(Clone)]
@@ -248,7 +251,7 @@ async fn serve(
 }
 
 async fn handle(
-    route: &Route,
+    route: &Arc<Route>,
     template: Template,
     state: &State,
     exchange: Exchange,
@@ -273,38 +276,41 @@ async fn handle(
     }
     let origin = signature.as_ref().map(|signature| &signature.origin);
     let owner = state.body_owner(session.as_ref(), origin, address);
-    let (read, upload) = match route.body {
+    let (mut read, upload) = match route.body {
         BodyMode::Buffered(max_bytes) => {
             let body = read_body(&body, max_bytes, owner, state).await?;
             (Some(body), None)
         }
         BodyMode::Streamed => (None, Some(files::upload(&body, state.timeouts)?)),
     };
-    let request = request.map(|()| read.as_ref().map_or(&[][..], BufferedBody::bytes));
-    let signed = match &signature {
-        Some(signature) => Some(auth::verify(signature, &request, federation).await?),
-        None => None,
-    };
+    let mut body = read.as_mut().map_or_else(Vec::new, BufferedBody::take);
     if let Some(signature) = &signature {
+        let unverified = request.clone().map(|()| body);
+        let signed = auth::verify(signature, unverified, federation).await?;
         authenticated();
         state.verified(&signature.origin, address);
+        body = signed.into_body();
     }
-    let request = match &signed {
-        Some(signed) => request.map(|_| signed.body().as_bytes()),
-        None => request,
-    };
-    let handled = route.call(Call {
+    let is_large = body.len() > MAX_BYTES_PARSED_IN_PLACE;
+    let call = Call {
         api: state.api.clone(),
         credentials: Credentials {
             session,
             server: signature.map(|signature| signature.origin),
             address,
         },
-        request,
+        request: request.map(|()| body),
         arguments,
         upload,
-    })?;
-    drop((read, signed));
+    };
+    let handled = if is_large {
+        let (pool, route) = (&state.api.pool, Arc::clone(route));
+        let parse = move || route.call(call);
+        pool.run(Kind::Parse, parse).await.map_err(Error::from)??
+    } else {
+        route.call(call)?
+    };
+    drop(read);
     Ok(handled.await?)
 }
 

@@ -27,10 +27,10 @@ use crate::{
 };
 
 /// The arguments of a handler, before ruma has parsed the request.
-pub(super) struct Call<'a> {
+pub(super) struct Call {
     pub api: Api,
     pub credentials: Credentials,
-    pub request: Request<&'a [u8]>,
+    pub request: Request<Vec<u8>>,
     pub arguments: Vec<String>,
     /// The body, if the handler reads it as a stream.
     pub upload: Option<Upload>,
@@ -47,7 +47,7 @@ pub(super) enum BodyMode {
 
 type Response = http::Response<ResponseBody>;
 type Handled = Pin<Box<dyn Future<Output = Result<Response, Error>> + Send>>;
-type Handle = Box<dyn Fn(Call<'_>, &[&str]) -> Result<Handled, Error> + Send + Sync>;
+type Handle = Box<dyn Fn(Call, &[&str]) -> Result<Handled, Error> + Send + Sync>;
 
 /// A function that serves an endpoint: `async fn(Api, Caller, Request) -> Result<ResponseBody, Error>`, with
 /// an [`Upload`] as the last argument if it reads the body itself. `M` is only there to tell the two
@@ -56,7 +56,7 @@ pub(super) trait Handler<M>: Send + Sync + 'static {
     type Request: IncomingRequest<Authentication: Scheme>;
     const BODY: BodyMode;
 
-    fn handle(&self, call: Call<'_>, arguments: &[&str]) -> Result<Handled, Error>;
+    fn handle(&self, call: Call, arguments: &[&str]) -> Result<Handled, Error>;
 }
 
 impl<F, R, C, Fut, T> Handler<(R, C, Fut)> for F
@@ -69,7 +69,7 @@ where
     type Request = R;
     const BODY: BodyMode = BodyMode::Buffered(limits::MAX_BODY_BYTES);
 
-    fn handle(&self, call: Call<'_>, arguments: &[&str]) -> Result<Handled, Error> {
+    fn handle(&self, call: Call, arguments: &[&str]) -> Result<Handled, Error> {
         let conditions = ConditionalHeaders::of(call.request.headers());
         let (api, caller, request) = parse::<R>(call, arguments)?;
         Ok(responding::<R, _, _>(
@@ -89,7 +89,7 @@ where
     type Request = R;
     const BODY: BodyMode = BodyMode::Streamed;
 
-    fn handle(&self, mut call: Call<'_>, arguments: &[&str]) -> Result<Handled, Error> {
+    fn handle(&self, mut call: Call, arguments: &[&str]) -> Result<Handled, Error> {
         let conditions = ConditionalHeaders::of(call.request.headers());
         let upload = call.upload.take();
         let upload = upload.ok_or(Error::Internal("an upload without a body"))?;
@@ -169,8 +169,8 @@ impl Route {
         paths.map(|path| Template::new(path, self.open_end))
     }
 
-    /// Parses the request and calls the handler. The body is not needed after this returns.
-    pub(super) fn call(&self, mut call: Call<'_>) -> Result<Handled, Error> {
+    /// Parses the request and calls the handler.
+    pub(super) fn call(&self, mut call: Call) -> Result<Handled, Error> {
         // serde also reads a struct from an array, field by field, which no endpoint allows.
         let is_array = call.request.body().trim_ascii_start().starts_with(b"[");
         if !self.checks_depth && is_too_deep(call.request.body()) {
@@ -180,7 +180,7 @@ impl Route {
         }
         // Most of ruma's requests read an empty body as an empty object, but not all that could.
         if call.request.body().is_empty() {
-            *call.request.body_mut() = b"{}";
+            *call.request.body_mut() = b"{}".to_vec();
         }
         let arguments = mem::take(&mut call.arguments);
         let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
@@ -271,7 +271,7 @@ where
 }
 
 fn parse<R>(
-    call: Call<'_>,
+    call: Call,
     arguments: &[&str],
 ) -> Result<(Api, <R::Authentication as Scheme>::Caller, R), Error>
 where
@@ -279,7 +279,9 @@ where
     R::Authentication: Scheme,
 {
     // tide has chosen the route by the method.
-    let request = R::try_from_http_request_inner(call.request, arguments);
+    let (head, body) = call.request.into_parts();
+    let request = Request::from_parts(head, &body[..]);
+    let request = R::try_from_http_request_inner(request, arguments);
     let request = request.map_err(|error| malformed(&error))?;
     Ok((
         call.api,

@@ -51,8 +51,11 @@ impl SignedRequest {
 
     /// The body as it is signed, and as it must be parsed: if it has a key twice, only the last value is
     /// signed.
-    pub fn body(&self) -> &str {
-        &self.text[self.body.clone()]
+    pub fn into_body(self) -> Vec<u8> {
+        let mut body = self.text.into_bytes();
+        body.truncate(self.body.end);
+        body.drain(..self.body.start);
+        body
     }
 }
 
@@ -81,7 +84,7 @@ mod tests {
             let expected = XMatrix::request_object(&request, origin, destination).unwrap();
             assert_eq!(signed.text(), serde_json::to_string(&expected).unwrap());
             let body = expected.get("content").map(ToString::to_string);
-            assert_eq!(signed.body(), body.unwrap_or_default());
+            assert_eq!(signed.into_body(), body.unwrap_or_default().into_bytes());
         }
     }
 }

@@ -24,6 +24,8 @@ use crate::{
 
 /// More events are checked on the pool.
 const MAX_IN_PLACE: usize = 4;
+/// Requests with larger bodies are checked on the pool.
+const MAX_BYTES_IN_PLACE: usize = 64 * 1024;
 /// How many events are checked at once on the pool.
 const POOL_BATCH: usize = 100;
 /// How many signatures of one server on an event are looked at.
@@ -64,14 +66,19 @@ impl Keys {
     pub async fn verify_request(
         &self,
         signature: &XMatrix,
-        request: &http::Request<&[u8]>,
+        request: http::Request<Vec<u8>>,
     ) -> Result<Option<SignedRequest>, rooms::Error> {
         let wanted = self.wanted_by_request(signature);
         let enough = |known: &KnownKeys| known.satisfies(&wanted);
         let known = self.of_server(&signature.origin, enough).await?;
         let keys = known.valid_at(Some(wanted[0].valid_at_ts));
-        let name = self.0.local.server_name();
-        Ok(verified(signature, request, name, &keys))
+        let (signature, local) = (signature.clone(), self.0.local.clone());
+        let is_large = request.body().len() > MAX_BYTES_IN_PLACE;
+        let verify = move || verified(&signature, &request, local.server_name(), &keys);
+        match is_large {
+            false => Ok(verify()),
+            true => Ok(self.0.pool.run(Kind::Parse, verify).await?),
+        }
     }
 
     /// Checks the signatures and hashes of `events`.
@@ -137,7 +144,7 @@ impl Keys {
 
 fn verified(
     signature: &XMatrix,
-    request: &http::Request<&[u8]>,
+    request: &http::Request<impl AsRef<[u8]>>,
     destination: &ServerName,
     keys: &PublicKeySet,
 ) -> Option<SignedRequest> {
@@ -224,7 +231,7 @@ mod tests {
             let verify = |body: &str, uri: &str, destination| {
                 let request = http::Request::put(uri).body(body.as_bytes()).unwrap();
                 let signed = verified(&signature, &request, destination, &keys);
-                signed.map(|signed| signed.body().to_owned())
+                signed.map(|signed| String::from_utf8(signed.into_body()).unwrap())
             };
             assert_eq!(verify(body, uri, destination).unwrap(), body);
             assert_eq!(
