@@ -6,7 +6,8 @@
 //! - if its sender is not known, but that of the other one is;
 //! - or if both are or both are not, and its sender has more memory than that of the other one.
 //!
-//! So a single sender can use all memory, but not keep it from others.
+//! So a sender can use all memory, but not keep it from others that are known as well. Known senders can keep
+//! it from those who are not known, until their bodies are complete or too slow.
 
 use std::{
     cmp::Reverse,

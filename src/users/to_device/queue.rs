@@ -3,7 +3,8 @@
 //! Each queue is bounded. So is what one account (a local user, or another server) has in it; an account that
 //! shares no room with the device's owner has a smaller share. What waits for all devices of a user is
 //! bounded too, and what waits altogether. A message too many displaces the oldest of the largest account,
-//! or of the same account if its own share is full: nobody can displace the messages of others.
+//! or of the same account if its own share is full: who sends little is not displaced by who sends much. Only
+//! the bound for all devices of a user displaces the largest account of the largest queue, whoever sends.
 //!
 //! `to_device_usage` has the sums: a job that adds or removes messages changes them.
 
@@ -135,8 +136,8 @@ fn account(sender: &str) -> &str {
     sender.split(' ').next().unwrap_or_default()
 }
 
-/// Adds a message to a queue, or returns `false`. Only a local sender who shares no room with the recipient is
-/// refused, if their share is full: else a device that is never used could stop what is sent to others in
+/// Adds a message to a queue, or returns `false`. Only a message that is larger than a share is refused, and
+/// a local sender who shares no room with the recipient, if their share is full: else a device that is never used could stop what is sent to others in
 /// the same request.
 pub(super) fn push(
     tx: &Tx,
