@@ -98,7 +98,7 @@ unauthenticated!(NoAuthentication, NoAccessToken, AppserviceTokenOptional);
 /// The session of the token in the `Authorization` header or, as some clients still send it, in the
 /// query. An `Authorization` header without a bearer token is ignored: a proxy may have added it.
 ///
-/// Where no token is needed, a valid one only says who shall not be counted as a stranger.
+/// Where no token is needed, a valid one only tells a known user from the other clients of a network.
 pub(super) async fn session(
     auth: AuthRequirement,
     request: &Request<()>,

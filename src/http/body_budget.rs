@@ -6,8 +6,8 @@
 //! - if its sender is not known, but that of the other one is;
 //! - or if both are or both are not, and its sender has more memory than that of the other one.
 //!
-//! So a sender can use all memory, but not keep it from others that are known as well. Known senders can keep
-//! it from those who are not known, until their bodies are complete or too slow.
+//! A known sender with more than an eighth of a part counts as unknown where it is to give way. So a sender can
+//! use all memory, but not keep it from others.
 
 use std::{
     cmp::Reverse,
@@ -24,6 +24,8 @@ use crate::store::UserNum;
 
 /// A small body has at most so many bytes.
 const MAX_SMALL_BYTES: usize = 64 * 1024;
+/// A known sender has precedence with at most an eighth of a part.
+const PRECEDENCE_SHARE: usize = 8;
 /// A fourth of the memory is for small bodies.
 const SMALL_SHARE: usize = 4;
 
@@ -56,6 +58,7 @@ pub(super) struct BodyBudget(Mutex<State>);
 #[derive(Debug)]
 struct State {
     /// In bytes, for each [`Part`].
+    sizes: [usize; 2],
     left: [usize; 2],
     receiving: BTreeMap<u64, Receiving>,
     next_id: u64,
@@ -91,6 +94,7 @@ impl BodyBudget {
         let small = bytes / SMALL_SHARE;
         let large = (bytes - small).max(min_large);
         Self(Mutex::new(State {
+            sizes: [small, large],
             left: [small, large],
             receiving: BTreeMap::new(),
             next_id: 0,
@@ -137,11 +141,12 @@ impl State {
             *totals.entry(&body.owner).or_default() += body.bytes.len();
         }
         let wanted = bytes + totals.get(owner).copied().unwrap_or_default();
+        let max_preceding = self.sizes[part as usize] / PRECEDENCE_SHARE;
         let ranked = of_part.filter_map(|(id, body)| {
             let total = totals.get(&body.owner).copied()?;
             let gives_way = match (body.owner.is_known(), owner.is_known()) {
                 (false, true) => true,
-                (true, false) => false,
+                (true, false) => total > wanted.max(max_preceding),
                 _ => body.owner != *owner && total > wanted,
             };
             let rank = (body.owner.is_known(), Reverse((total, body.bytes.len())));
@@ -288,15 +293,31 @@ mod tests {
     }
 
     #[test]
-    fn unknown_senders_give_way_to_known_ones_and_never_the_other_way_round() {
+    fn unknown_senders_give_way_to_known_ones_with_little() {
         let budget = BodyBudget::new(1024 * KIB, 0);
         let unknown = receive(&budget, network(1), 100).unwrap();
-        let user = receive(&budget, BodyOwner::User(UserNum(1)), 600).unwrap();
-        let server = BodyOwner::Server(owned_server_name!("b.example"));
-        let server = receive(&budget, server, 120).unwrap();
+        let user = |n| receive(&budget, BodyOwner::User(UserNum(n)), 90);
+        let users: Vec<_> = (0..8).map(|n| user(n).unwrap()).collect();
         assert!(finish(unknown).is_none());
-        assert!(receive(&budget, network(1), 100).is_none());
-        assert!(finish(user).is_some() && finish(server).is_some());
+        assert!(receive(&budget, network(1), 80).is_none());
+        assert!(users.into_iter().all(|body| finish(body).is_some()));
+    }
+
+    #[test]
+    fn a_known_sender_cannot_keep_unknown_ones_out() {
+        let budget = BodyBudget::new(1024 * KIB, 0);
+        let server = BodyOwner::Server(owned_server_name!("b.example"));
+        let small: Vec<_> = (0..32)
+            .map_while(|_| receive(&budget, server.clone(), 8))
+            .collect();
+        assert_eq!(small.len(), 32, "all of the part for small bodies");
+        let login = receive(&budget, network(1), 1).unwrap();
+        assert!(finish(login).is_some());
+        let kept = small.into_iter().filter_map(finish).count();
+        assert_eq!(kept, 31);
+        let user = receive(&budget, BodyOwner::User(UserNum(1)), 700).unwrap();
+        assert!(receive(&budget, network(1), 100).is_some());
+        assert!(finish(user).is_none());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What strangers send to block the thread, and how long others wait meanwhile.
+//! Transactions that take long to process, and how long the requests of others wait meanwhile.
 
 use std::{
     io,

@@ -248,7 +248,7 @@ fn repeated_transaction_is_delivered_once_also_over_restart() {
 }
 
 #[test]
-fn a_stranger_cannot_make_a_device_lose_the_messages_of_others() {
+fn who_shares_no_room_cannot_make_a_device_lose_the_messages_of_others() {
     let server = TestServer::new();
     let [aaron, alice, bob, eve] =
         ["aaron", "alice", "bob", "eve"].map(|name| server.register(name));

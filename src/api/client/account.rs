@@ -9,7 +9,7 @@ use ruma::api::{
     error::ErrorKind,
 };
 
-use super::uiaa::{self, Interactive, authenticate};
+use super::uiaa::{self, Interactive};
 use crate::{
     api::{Adapted, Api, Error, Session, Unauthenticated},
     media,
@@ -41,15 +41,7 @@ pub async fn change_password(
     let password = request.new_password;
     api.users
         .check_password_strength(&password, &session.user_id)?;
-    let auth = request.auth.as_ref();
-    authenticate(
-        &api,
-        uiaa::Client::Session(&session),
-        operation,
-        uiaa::PASSWORD,
-        auth,
-    )
-    .await?;
+    uiaa::confirm_password(&api, &session, operation, request.auth.as_ref()).await?;
     let keep = Some(session.device);
     let change = api
         .users
@@ -68,15 +60,7 @@ pub async fn deactivate(
     }: Interactive<deactivate::v3::Request>,
 ) -> Result<deactivate::v3::Response, Error> {
     let session = session.ok_or_else(no_session)?;
-    let auth = request.auth.as_ref();
-    authenticate(
-        &api,
-        uiaa::Client::Session(&session),
-        operation,
-        uiaa::PASSWORD,
-        auth,
-    )
-    .await?;
+    uiaa::confirm_password(&api, &session, operation, request.auth.as_ref()).await?;
     let (user, erase) = (session.user, request.erase);
     api.store
         .write_shrinking(move |tx| {

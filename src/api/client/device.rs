@@ -7,7 +7,7 @@ use ruma::{
     },
 };
 
-use super::uiaa::{self, Interactive, authenticate};
+use super::uiaa::{self, Interactive};
 use crate::{
     api::{Adapted, Api, Error, Session},
     store::records,
@@ -75,15 +75,7 @@ pub async fn delete_device(
         quirk: operation,
     }: Interactive<delete_device::v3::Request>,
 ) -> Result<delete_device::v3::Response, Error> {
-    let auth = request.auth.as_ref();
-    authenticate(
-        &api,
-        uiaa::Client::Session(&session),
-        operation,
-        uiaa::PASSWORD,
-        auth,
-    )
-    .await?;
+    uiaa::confirm_password(&api, &session, operation, request.auth.as_ref()).await?;
     let devices = vec![request.device_id];
     api.users.remove_devices(session.user, devices).await?;
     Ok(delete_device::v3::Response::new())
@@ -98,15 +90,7 @@ pub async fn delete_devices(
         quirk: operation,
     }: Interactive<delete_devices::v3::Request>,
 ) -> Result<delete_devices::v3::Response, Error> {
-    let auth = request.auth.as_ref();
-    authenticate(
-        &api,
-        uiaa::Client::Session(&session),
-        operation,
-        uiaa::PASSWORD,
-        auth,
-    )
-    .await?;
+    uiaa::confirm_password(&api, &session, operation, request.auth.as_ref()).await?;
     let remove = api.users.remove_devices(session.user, request.devices);
     remove.await?;
     Ok(delete_devices::v3::Response::new())

@@ -14,7 +14,7 @@ use ruma::{
 };
 use serde_json::{Value, json};
 
-use super::uiaa::{self, Interactive, authenticate};
+use super::uiaa::{self, Interactive};
 use crate::{
     api::{
         Adapted, Api, Error, Session,
@@ -153,15 +153,7 @@ pub async fn upload_signing_keys(
             .write(move |tx| upload.store(tx, user, &user_id, auth))
     };
     if store(AuthLevel::AccessToken).await? == StoreOutcome::AuthenticationRequired {
-        let auth = request.auth.as_ref();
-        authenticate(
-            &api,
-            uiaa::Client::Session(&session),
-            operation,
-            uiaa::PASSWORD,
-            auth,
-        )
-        .await?;
+        uiaa::confirm_password(&api, &session, operation, request.auth.as_ref()).await?;
         store(AuthLevel::UserInteractive).await?;
     }
     Ok(upload_signing_keys::v3::Response::new())

@@ -12,7 +12,7 @@ use serde::de::Error as _;
 
 use super::{
     password,
-    uiaa::{self, Interactive, authenticate},
+    uiaa::{self, Interactive},
 };
 use crate::{
     api::{Adapted, Api, Error, Quirk, Session, Unauthenticated},
@@ -115,15 +115,7 @@ pub async fn get_login_token(
         quirk: operation,
     }: Interactive<get_login_token::v1::Request>,
 ) -> Result<get_login_token::v1::Response, Error> {
-    let auth = request.auth.as_ref();
-    authenticate(
-        &api,
-        uiaa::Client::Session(&session),
-        operation,
-        uiaa::PASSWORD,
-        auth,
-    )
-    .await?;
+    uiaa::confirm_password(&api, &session, operation, request.auth.as_ref()).await?;
     let (token, lifetime) = api.users.login_token(session.user).await?;
     let token = token.into_string();
     Ok(get_login_token::v1::Response::new(lifetime, token))

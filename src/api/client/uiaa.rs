@@ -1,6 +1,6 @@
 //! User-interactive authentication (client-server API, "User-Interactive Authentication API").
 //!
-//! An endpoint that requires it takes an [`Interactive`] request and calls [`authenticate`] first.
+//! An endpoint that requires it takes an [`Interactive`] request and calls [`authenticate`] or [`confirm_password`] first.
 
 use std::borrow::Cow;
 
@@ -21,7 +21,7 @@ use crate::{
     users::{self, Claimant, Operation, PasswordClient},
 };
 
-pub(super) const PASSWORD: &[AuthType] = &[AuthType::Password];
+const PASSWORD: &[AuthType] = &[AuthType::Password];
 
 /// A request that is carried out after user-interactive authentication. The quirk is the request
 /// without `auth`, which all requests of one session of the authentication have in common.
@@ -77,6 +77,20 @@ impl Client<'_> {
             Self::Unauthenticated(client) => Claimant::Network(site(client.address)),
         }
     }
+}
+
+/// Authenticates the user of `session` once more, by their password.
+///
+/// # Errors
+/// Those of [`authenticate`].
+pub(super) async fn confirm_password(
+    api: &Api,
+    session: &Session,
+    operation: Operation,
+    auth: Option<&AuthData>,
+) -> Result<(), Error> {
+    authenticate(api, Client::Session(session), operation, PASSWORD, auth).await?;
+    Ok(())
 }
 
 /// Returns the session, which is used up, if all stages of `flow` are complete, `auth` included; otherwise
@@ -166,7 +180,8 @@ async fn check(api: &Api, client: Client<'_>, auth: &AuthData) -> Result<StageRe
             let UserIdentifier::Matrix(named) = &auth.identifier else {
                 return Err(Error::forbidden("identifier.type must be m.id.user"));
             };
-            let named = UserId::parse_with_server_name(&*named.user, session.user_id.server_name());
+            let name = named.user.to_lowercase();
+            let named = UserId::parse_with_server_name(&*name, session.user_id.server_name());
             if named.ok().as_deref() != Some(&*session.user_id) {
                 return Ok(StageResult::Failed("identifier.user is another user"));
             }

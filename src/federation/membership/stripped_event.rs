@@ -65,7 +65,7 @@ pub async fn visible_to_clients<'a>(
 
 /// Checks the `invite_room_state` of an invitation to `room` (server-server API, "Inviting to a room"). The
 /// specification recommends it since room version 12. Signatures are not checked: the keys of any number
-/// of other servers would be fetched for an invitation of a stranger, and clients get the state as
+/// of other servers would be fetched for an invitation from any server, and clients get the state as
 /// unverified.
 ///
 /// # Errors

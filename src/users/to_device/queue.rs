@@ -3,8 +3,8 @@
 //! Each queue is bounded. So is what one account (a local user, or another server) has in it; an account that
 //! shares no room with the device's owner has a smaller share. What waits for all devices of a user is
 //! bounded too, and what waits altogether. A message too many displaces the oldest of the largest account,
-//! or of the same account if its own share is full: who sends little is not displaced by who sends much. Only
-//! the bound for all devices of a user displaces the largest account of the largest queue, whoever sends.
+//! or of the same account if its own share is full: who sends little is not displaced by who sends much. An
+//! account that shares no room with the owner displaces nobody who does.
 //!
 //! `to_device_usage` has the sums: a job that adds or removes messages changes them.
 
@@ -136,8 +136,9 @@ fn account(sender: &str) -> &str {
     sender.split(' ').next().unwrap_or_default()
 }
 
-/// Adds a message to a queue, or returns `false`. Only a message that is larger than a share is refused, and
-/// a local sender who shares no room with the recipient, if their share is full: else a device that is never used could stop what is sent to others in
+/// Adds a message to a queue, or returns `false`. Refused is a message that is larger than a share, one from an
+/// account that shares no room with the recipient if only others' messages fill the user's devices, and a
+/// local sender who shares no room with the recipient, if their share is full: else a device that is never used could stop what is sent to others in
 /// the same request.
 pub(super) fn push(
     tx: &Tx,
@@ -173,13 +174,14 @@ fn make_room(tx: &Tx, queue: Queue, sender: &Sender, added: u64) -> Result<bool,
     if added > share.min(max) {
         return Ok(false);
     }
+    let gives_way = |other: &str| sender.is_related() || !is_related(other);
     if let (Queue::Device(user, _), Some(key)) = (queue, queue.user_key()) {
         while usage(tx, key)? + added > max * MAX_USER_QUEUES {
-            let Some(largest) = largest_queue(tx, user)? else {
-                break;
-            };
-            let senders = senders(tx, largest)?;
-            evict(tx, largest, &senders, |_| true, added)?;
+            match largest_queue(tx, user, gives_way)? {
+                Some(largest) => evict(tx, largest, &senders(tx, largest)?, gives_way, added)?,
+                None if sender.is_related() => break,
+                None => return Ok(false),
+            }
         }
     }
     if usage(tx, queue.usage_key(""))? + added <= share.min(max) {
@@ -201,7 +203,10 @@ fn make_room(tx: &Tx, queue: Queue, sender: &Sender, added: u64) -> Result<bool,
         } else if sum(&is_of_part) > part {
             evict(tx, queue, &senders, is_of_part, added)?;
         } else if sum(&|_| true) > max {
-            evict(tx, queue, &senders, |_| true, added)?;
+            if !senders.keys().any(|other| gives_way(other)) {
+                return Ok(false);
+            }
+            evict(tx, queue, &senders, gives_way, added)?;
         } else {
             return Ok(true);
         }
@@ -220,11 +225,18 @@ fn senders(r: &impl Reader, queue: Queue) -> Result<BTreeMap<String, u64>, store
     Ok(senders)
 }
 
-fn largest_queue(r: &impl Reader, user: UserNum) -> Result<Option<Queue>, store::Error> {
+/// The queue of a device of `user` in which the `eligible` senders have the most.
+fn largest_queue(
+    r: &impl Reader,
+    user: UserNum,
+    eligible: impl Fn(&str) -> bool,
+) -> Result<Option<Queue>, store::Error> {
     let (mut most, mut largest) = (0, None);
     for (_, device) in devices::all(r, user)? {
         let queue = Queue::Device(user, device.num);
-        let units = usage(r, queue.usage_key(""))?;
+        let senders = senders(r, queue)?.into_iter();
+        let counted = senders.filter(|(sender, _)| eligible(sender));
+        let units = counted.map(|(_, units)| units).sum();
         if units > most {
             (most, largest) = (units, Some(queue));
         }

@@ -152,7 +152,7 @@ fn remote(user: &str, is_related: bool) -> Sender {
 }
 
 #[test]
-fn a_local_stranger_is_refused_beyond_a_small_share_and_displaces_nobody() {
+fn a_local_user_who_shares_no_room_is_refused_beyond_a_small_share_and_displaces_nobody() {
     with_server(async |server| {
         let [alice, _] = alice_and_bob(&server).await;
         assert_eq!(
@@ -160,8 +160,8 @@ fn a_local_stranger_is_refused_beyond_a_small_share_and_displaces_nobody() {
             5
         );
         let share = MAX_UNRELATED_SHARE_UNITS as usize;
-        for stranger in ["eve", "mallory"] {
-            let sender = local(stranger, false);
+        for unrelated in ["eve", "mallory"] {
+            let sender = local(unrelated, false);
             assert_eq!(put_many(&server, alice, sender, 550, 10).await, share);
         }
         let waiting = waiting(&server, alice);
@@ -257,6 +257,24 @@ fn what_waits_for_all_devices_of_a_user_is_bounded() {
         assert!((max - 400..=max).contains(&sums[&key]), "{sums:?}");
         assert_eq!(put_many(&server, alice, local("bob", true), 1, 10).await, 1);
         assert_eq!(waiting(&server, alice)["+@bob:example.org"], 10);
+    });
+}
+
+#[test]
+fn who_shares_no_room_displaces_nobody_who_does_on_any_device() {
+    with_server(async |server| {
+        let [alice, _] = alice_and_bob(&server).await;
+        let names = (1..50).map(|n| format!("D{n}"));
+        create_devices(&server, alice, names.collect()).await;
+        put_many(&server, alice, local("bob", true), 300, 10).await;
+        for number in 0..3 {
+            let unrelated = remote(&format!("@eve:e{number}.example"), false);
+            put_many(&server, alice, unrelated, 290, 10).await;
+        }
+        assert_eq!(waiting(&server, alice)["+@bob:example.org"], 300 * 50);
+        let sums: BTreeMap<_, _> = usage(&server).into_iter().collect();
+        let max = MAX_QUEUE_UNITS * MAX_USER_QUEUES;
+        assert!(sums[&(1, alice.0, String::new())] <= max, "{sums:?}");
     });
 }
 
