@@ -146,11 +146,13 @@ async def redaction(attack):
 
 
 async def edus(attack):
-    with attack.check("EDUs in the name of other users have no effect"):
+    with attack.check("EDUs in the name of other users, or nested too deep, have no effect"):
         host, room = attack.host, attack.room
         witness, mallory = attack.witness.id, attack.liar.user
+        deep = "refusal of deep EDUs" not in host.server.unsupported
         message = await host.send_text(room.id, "message")
         await attack.liar.wait_for_event(message)
+        since = len(host.sync_responses)
 
         def typing(room_id, user):
             return "m.typing", {"room_id": room_id, "user_id": user, "typing": True}
@@ -170,6 +172,7 @@ async def edus(attack):
             *(presence(user) for user in (witness, host.id, "ghost", 7)),
             ("m.direct_to_device", message_to(host.id, witness)),
             ("m.device_list_update", {"user_id": witness, "device_id": LIE, "stream_id": 1, "prev_id": []}),
+            *(("m.direct_to_device", deep_message_to(host.id, mallory)) for _ in range(deep)),
             *((type, content) for type in ("m.typing", "m.presence", 7, None) for content in (7, None, [], {})),
         ]
         edus = [{"edu_type": type, "content": content} for type, content in (*lies, typing(room.id, mallory))]
@@ -178,12 +181,18 @@ async def edus(attack):
         await host.wait_until("mallory typing", lambda: mallory in synced.typing)
         assert synced.typing == [mallory], synced.typing
         assert witness not in synced.receipts and mallory not in host.room(attack.secret).receipts
+        attack.check_no_lie_synced(since)
         await attack.run()
 
 
 def message_to(user, sender):
     messages = {user: {"*": {"note": LIE}}}
     return {"type": "m.room_key_request", "sender": sender, "message_id": "1", "messages": messages}
+
+
+def deep_message_to(user, sender):
+    messages = {user: {"*": {"note": LIE, "nested": nested(120)}}}
+    return {"type": "m.room_key_request", "sender": sender, "message_id": "2", "messages": messages}
 
 
 async def oversized_transactions(attack):

@@ -45,6 +45,7 @@ class Synapse(Server):
             "rejection of truncated media",
             # Its memory grows by twice the size of the response.
             "size limit of responses",
+            "refusal of deep EDUs",
         }
     )
 

@@ -171,3 +171,16 @@ pub fn save_sent(tx: &Tx, sent: Position) -> Result<(), rooms::Error> {
     })?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::skip_corrupt;
+    use crate::store;
+
+    #[test]
+    fn a_corrupt_row_is_skipped_and_other_errors_are_not() {
+        let corrupt = store::Error::corrupt("outgoing", 1, "does not decode");
+        assert!(matches!(skip_corrupt(Err(corrupt)), Ok(None)));
+        assert!(skip_corrupt(Err(store::Error::Closed)).is_err());
+    }
+}
