@@ -19,6 +19,7 @@ mod key_backup;
 mod media;
 mod media_deletion;
 mod media_thumbnails;
+mod member_events;
 mod messages;
 mod mock_web_server;
 mod profiles;

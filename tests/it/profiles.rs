@@ -3,7 +3,10 @@
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::test_server::{TestServer, expect_error};
+use crate::{
+    client_api::{create_room_with, join, room_path},
+    test_server::{TestServer, expect_error, expect_ok},
+};
 
 const PROFILE: &str = "/_matrix/client/v3/profile/@alice:localhost";
 
@@ -34,9 +37,26 @@ fn profile_fields_are_public_and_survive_restart() {
 }
 
 #[test]
+fn a_new_account_has_its_localpart_as_display_name() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let named = json!({ "displayname": "alice" });
+    assert_eq!(alice.get(PROFILE), (200, named));
+    let room = create_room_with(&[&alice]);
+    join(&bob, &room);
+    let joined = expect_ok(alice.get(&room_path(&room, "joined_members")));
+    let expected = json!({
+        alice.user_id.as_str(): { "display_name": "alice" },
+        bob.user_id.as_str(): { "display_name": "bob" },
+    });
+    assert_eq!(joined["joined"], expected);
+}
+
+#[test]
 fn deleted_or_unset_profile_field_is_not_found() {
     let server = TestServer::new();
     let alice = server.register("alice");
+    expect_ok(alice.delete(&format!("{PROFILE}/displayname"), Value::Null));
     assert_eq!(alice.get(PROFILE), (200, json!({})));
     for field in ["displayname", "avatar_url", "org.example.job"] {
         let path = format!("{PROFILE}/{field}");

@@ -1,7 +1,7 @@
 //! Room membership (client-server API, "Room membership").
 
 use ruma::{
-    OwnedRoomId, OwnedRoomOrAliasId, OwnedServerName, RoomId,
+    OwnedEventId, OwnedRoomId, OwnedRoomOrAliasId, OwnedServerName, RoomId, UserId,
     api::client::{
         knock::knock_room,
         membership::{
@@ -11,18 +11,19 @@ use ruma::{
             unban_user,
         },
     },
-    events::room::member::{MembershipState, RoomMemberEventContent},
+    events::room::member::MembershipState,
 };
 
 use crate::{
     api::{Api, Error, Session},
     rooms::{
-        self, Actor, Local,
-        membership::{join, leave, moderation, out_of_band},
+        self, Actor, Local, event,
+        membership::{change::MembershipChange, join, leave, moderation, out_of_band},
         room, servers,
         state::current,
     },
-    store::{Reader, RoomNum, Tx},
+    store::{Reader, RoomNum, Tx, records::Membership},
+    users,
 };
 
 /// `POST /_matrix/client/v3/rooms/{roomId}/join`
@@ -32,7 +33,8 @@ pub async fn join_room_by_id(
     request: join_room_by_id::v3::Request,
 ) -> Result<join_room_by_id::v3::Response, Error> {
     let room = request.room_id;
-    join_room(&api, &session, &room, Vec::new(), request.reason).await?;
+    let change = own_change(&session, MembershipState::Join, request.reason.as_deref());
+    join_room(&api, &session, &room, Vec::new(), change).await?;
     Ok(join_room_by_id::v3::Response::new(room))
 }
 
@@ -43,7 +45,8 @@ pub async fn join_room_by_id_or_alias(
     request: join_room_by_id_or_alias::v3::Request,
 ) -> Result<join_room_by_id_or_alias::v3::Response, Error> {
     let (room, servers) = resolve(&api, request.room_id_or_alias, request.via).await?;
-    join_room(&api, &session, &room, servers, request.reason).await?;
+    let change = own_change(&session, MembershipState::Join, request.reason.as_deref());
+    join_room(&api, &session, &room, servers, change).await?;
     Ok(join_room_by_id_or_alias::v3::Response::new(room))
 }
 
@@ -70,13 +73,13 @@ async fn join_room(
     session: &Session,
     room: &OwnedRoomId,
     mut servers: Vec<OwnedServerName>,
-    reason: Option<String>,
+    change: MembershipChange,
 ) -> Result<(), Error> {
     let client = api.federation.membership_client();
     if client.is_resident(room, session.user)? {
-        let text = reason.clone();
+        let change = change.clone();
         let join = move |tx: &Tx, local: &Local, actor: &Actor, room| {
-            join::join(tx, local, actor, room, text.as_deref())
+            join::join(tx, local, actor, room, &change)
         };
         match in_room(api, session, room.clone(), join).await {
             // A restricted room: a server with a user who may invite can authorize the join.
@@ -92,7 +95,7 @@ async fn join_room(
     }
     servers.extend(candidate_servers(api, session, room)?);
     Ok(client
-        .join(&api.actor(session), room, servers, reason)
+        .join(&api.actor(session), room, servers, &change)
         .await?)
 }
 
@@ -130,20 +133,39 @@ pub async fn knock_room(
     session: Session,
     request: knock_room::v3::Request,
 ) -> Result<knock_room::v3::Response, Error> {
-    let (room, mut servers) = resolve(&api, request.room_id_or_alias, request.via).await?;
-    let (client, reason) = (api.federation.membership_client(), request.reason);
-    if client.is_resident(&room, session.user)? {
-        let knock = move |tx: &Tx, local: &Local, actor: &Actor, room| {
-            join::knock(tx, local, actor, room, reason.as_deref())
-        };
-        in_room(&api, &session, room.clone(), knock).await?;
-    } else {
-        servers.extend(candidate_servers(&api, &session, &room)?);
-        client
-            .knock(&api.actor(&session), &room, servers, reason)
-            .await?;
-    }
+    let (room, servers) = resolve(&api, request.room_id_or_alias, request.via).await?;
+    let change = own_change(&session, MembershipState::Knock, request.reason.as_deref());
+    knock(&api, &session, &room, servers, change).await?;
     Ok(knock_room::v3::Response::new(room))
+}
+
+/// Knocks here if this server is in the room, else through a server that is.
+async fn knock(
+    api: &Api,
+    session: &Session,
+    room: &OwnedRoomId,
+    mut servers: Vec<OwnedServerName>,
+    change: MembershipChange,
+) -> Result<(), Error> {
+    let client = api.federation.membership_client();
+    if client.is_resident(room, session.user)? {
+        let knock = move |tx: &Tx, local: &Local, actor: &Actor, room| {
+            change.clone().send(tx, local, room, actor)
+        };
+        return in_room(api, session, room.clone(), knock).await;
+    }
+    servers.extend(candidate_servers(api, session, room)?);
+    Ok(client
+        .knock(&api.actor(session), room, servers, &change)
+        .await?)
+}
+
+fn own_change(
+    session: &Session,
+    membership: MembershipState,
+    reason: Option<&str>,
+) -> MembershipChange {
+    MembershipChange::new(&session.user_id, membership, reason)
 }
 
 /// `POST /_matrix/client/v3/rooms/{roomId}/leave`
@@ -155,7 +177,8 @@ pub async fn leave_room(
     let (room, reason) = (request.room_id, request.reason);
     let (client, actor) = (api.federation.membership_client(), api.actor(&session));
     if client.is_out_of_band(&actor, &room)? {
-        client.leave(&actor, &room, reason).await?;
+        let change = own_change(&session, MembershipState::Leave, reason.as_deref());
+        client.leave(&actor, &room, &change).await?;
         return Ok(leave_room::v3::Response::new());
     }
     let leave = move |tx: &Tx, local: &Local, actor: &Actor, room| {
@@ -186,16 +209,11 @@ pub async fn invite_user(
         return Err(rooms::Error::ThirdPartyInvite.into());
     };
     if !api.local.has(&invitee.user_id) {
-        let mut content = RoomMemberEventContent::new(MembershipState::Invite);
-        content.reason = invitee.reason;
-        api.federation
-            .membership_client()
-            .invite(
-                &api.actor(&session),
-                &request.room_id,
-                &invitee.user_id,
-                content,
-            )
+        let (target, reason) = (&invitee.user_id, invitee.reason.as_deref());
+        let change = MembershipChange::new(target, MembershipState::Invite, reason);
+        let client = api.federation.membership_client();
+        client
+            .invite(&api.actor(&session), &request.room_id, &change)
             .await?;
         return Ok(invite_user::v3::Response::new());
     }
@@ -262,6 +280,65 @@ pub async fn joined_rooms(
         })
         .await?;
     Ok(joined_rooms::v3::Response::new(joined))
+}
+
+/// A membership event that is written as a state event works as by the endpoint of its own: a join or
+/// a knock goes through another server if this one is not in the room, an invitation to the server of
+/// the invited user. Returns the id of the event that is current then.
+pub(super) async fn send_member_event(
+    api: &Api,
+    session: &Session,
+    room: OwnedRoomId,
+    change: MembershipChange,
+) -> Result<OwnedEventId, Error> {
+    let client = api.federation.membership_client();
+    let actor = api.actor(session);
+    let is_own = change.target == session.user_id;
+    let target = change.target.clone();
+    match change.membership {
+        MembershipState::Join if is_own && !is_joined(api, session, &room)? => {
+            join_room(api, session, &room, Vec::new(), change).await?;
+        }
+        MembershipState::Knock if is_own => knock(api, session, &room, Vec::new(), change).await?,
+        MembershipState::Leave if is_own && client.is_out_of_band(&actor, &room)? => {
+            client.leave(&actor, &room, &change).await?;
+        }
+        MembershipState::Invite if !api.local.has(&target) => {
+            client.invite(&actor, &room, &change).await?;
+        }
+        _ => {
+            let send = move |tx: &Tx, local: &Local, actor: &Actor, room| {
+                moderation::send(tx, local, actor, room, change.clone())
+            };
+            in_room(api, session, room.clone(), send).await?;
+        }
+    }
+    Ok(api.store.read(|s| membership_event(s, &room, &target))?)
+}
+
+fn is_joined(api: &Api, session: &Session, room: &RoomId) -> Result<bool, rooms::Error> {
+    api.store.read(|s| match room::num(s, room) {
+        Err(rooms::Error::UnknownRoom) => Ok(false),
+        room => Ok(current::membership(s, room?, &session.user_id)? == Membership::Join),
+    })
+}
+
+/// The event by which `user` has the membership of now.
+fn membership_event(
+    r: &impl Reader,
+    room: &RoomId,
+    user: &UserId,
+) -> Result<OwnedEventId, rooms::Error> {
+    let room = room::num(r, room)?;
+    let row = match users::num_of(r, user)? {
+        Some(user) => current::local_membership(r, user, room)?,
+        None => None,
+    };
+    let num = match row {
+        Some(row) => Some(row.event),
+        None => current::get(r, room, "m.room.member", user.as_str())?,
+    };
+    event::id(r, num.ok_or(rooms::Error::Stale)?)
 }
 
 /// Runs `change` with the room in a transaction.

@@ -3,7 +3,6 @@
 use ruma::{
     RoomId,
     api::client::room::{aliases as get_aliases, create_room, upgrade_room},
-    events::room::member::{MembershipState, RoomMemberEventContent},
 };
 
 use crate::{
@@ -25,26 +24,17 @@ pub async fn create_room(
     let (local, actor) = (api.local.clone(), api.actor(&session));
     let id = RoomId::new_v1(local.server_name());
     let mut plan = presets::blueprint(&local, &actor.id, &request, id)?;
-    let remote_invites: Vec<_> = plan
-        .invite
-        .extract_if(.., |user| !local.has(user))
-        .collect();
-    let is_direct = plan.is_direct;
+    let remote_invites = plan.extract_remote_invites(&local)?;
     let write = api
         .store
         .write(move |tx| create::build(tx, &local, &actor, &plan));
     let (_, room_id) = write.await?;
     let actor = api.actor(&session);
-    for user in remote_invites {
-        let mut content = RoomMemberEventContent::new(MembershipState::Invite);
-        content.is_direct = is_direct.then_some(true);
-        let invite = api
-            .federation
-            .membership_client()
-            .invite(&actor, &room_id, &user, content)
-            .await;
+    let client = api.federation.membership_client();
+    for change in remote_invites {
+        let user = &change.target;
         // The room exists; its creator sees who is missing and can invite again.
-        if let Err(error) = invite {
+        if let Err(error) = client.invite(&actor, &room_id, &change).await {
             log::info!("{room_id} was created without the invite for {user}: {error}");
         }
     }

@@ -11,15 +11,16 @@ use ruma::{
             get_state_events, send_state_event,
         },
     },
-    events::{StateEventType, TimelineEventType, room::member::MembershipState},
+    events::{StateEventType, room::member::MembershipState},
     serde::Raw,
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::membership;
 use crate::{
     api::{Api, Error, Session},
-    protocol::build::{EventDraft, canonical_content},
+    protocol::build::canonical_content,
     rooms::{
         self,
         create::checks,
@@ -28,6 +29,7 @@ use crate::{
             append::{self, Sending},
             state_event::StateEvent,
         },
+        membership::change::MembershipChange,
         room,
         state::{self, current, overlay::StateOverlay},
         timeline::{
@@ -46,24 +48,17 @@ pub async fn send_state_event(
     session: Session,
     request: send_state_event::v3::Request,
 ) -> Result<send_state_event::v3::Response, Error> {
-    let mut content = canonical_content(request.body.json()).map_err(rooms::Error::from)?;
-    if request.event_type == StateEventType::RoomMember {
-        // Only a server vouches for a user, after it has checked the conditions of the room.
-        content.remove("join_authorised_via_users_server");
+    let event = StateEvent {
+        kind: request.event_type,
+        state_key: request.state_key,
+        content: canonical_content(request.body.json()).map_err(rooms::Error::from)?,
+    };
+    if event.kind == StateEventType::RoomMember {
+        let change = MembershipChange::from_client(&event)?;
+        let id = membership::send_member_event(&api, &session, request.room_id, change).await?;
+        return Ok(send_state_event::v3::Response::new(id));
     }
-    let checked = StateEvent {
-        kind: request.event_type.clone(),
-        state_key: request.state_key.clone(),
-        content: content.clone(),
-    };
-    let draft = EventDraft {
-        room_id: Some(request.room_id.clone()),
-        sender: session.user_id.clone(),
-        event_type: TimelineEventType::from(request.event_type),
-        state_key: Some(request.state_key),
-        content,
-        redacts: None,
-    };
+    let draft = event.draft(request.room_id.clone(), &session.user_id);
     let now = api.actor(&session).now;
     let sending = Sending {
         now,
@@ -73,11 +68,15 @@ pub async fn send_state_event(
     let local = api.local.clone();
     let job = move |tx: &Tx| {
         let room = room::num(tx, &request.room_id)?;
-        checks::state_event(tx, &local, room, &checked)?;
-        append::append(tx, &local, &draft, &sending)
+        checks::state_event(tx, room, &event)?;
+        match event.current(tx, room, &draft.sender)? {
+            Some(id) => Ok::<_, rooms::Error>(id),
+            None => Ok(append::append(tx, &local, &draft, &sending)?.id),
+        }
     };
-    let appended = api.store.write(job).await?;
-    Ok(send_state_event::v3::Response::new(appended.id))
+    Ok(send_state_event::v3::Response::new(
+        api.store.write(job).await?,
+    ))
 }
 
 /// The room and its state, at `at` or now, as far as the user may see it.

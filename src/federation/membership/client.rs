@@ -10,7 +10,7 @@ use std::{
 
 use ruma::{
     OwnedRoomId, OwnedServerName, RoomId,
-    events::{StateEventType, TimelineEventType, room::member::MembershipState},
+    events::{StateEventType, TimelineEventType},
     room_version_rules::RoomVersionRules,
 };
 use serde_json::value::{RawValue, to_raw_value};
@@ -25,7 +25,7 @@ use crate::{
         inbound::{PduReceiver, RemoteEventSource},
         keyed_locks::KeyedLocks,
     },
-    protocol::build::{BuiltEvent, EventDraft, build_from_template, canonical_content},
+    protocol::build::{BuiltEvent, EventDraft, build_from_template},
     rooms::{
         self, Actor, Local,
         membership::{change::MembershipChange, out_of_band},
@@ -58,29 +58,23 @@ pub(super) struct Inner {
 pub(super) struct MembershipRequest {
     pub(super) actor: Actor,
     pub(super) room: OwnedRoomId,
-    pub(super) reason: Option<String>,
-    pub(super) membership: MembershipState,
+    /// Of the actor's own membership.
+    pub(super) change: MembershipChange,
 }
 
 impl MembershipRequest {
-    pub(super) fn new(
-        actor: &Actor,
-        room: &RoomId,
-        membership: MembershipState,
-        reason: Option<String>,
-    ) -> Self {
+    pub(super) fn new(actor: &Actor, room: &RoomId, change: &MembershipChange) -> Self {
         Self {
             actor: actor.clone(),
             room: room.to_owned(),
-            reason,
-            membership,
+            change: change.clone(),
         }
     }
 }
 
 impl fmt::Display for MembershipRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (user, room, membership) = (&self.actor.id, &self.room, &self.membership);
+        let (user, room, membership) = (&self.actor.id, &self.room, &self.change.membership);
         write!(f, "membership {membership} of {user} in room {room}")
     }
 }
@@ -164,20 +158,15 @@ impl MembershipClient {
     /// The requested event without the fields that the template gives.
     pub(super) async fn draft(&self, request: &MembershipRequest) -> Result<EventDraft, Error> {
         let actor = &request.actor;
-        let membership = request.membership.clone();
-        let needs_profile = membership != MembershipState::Leave;
-        let mut change = MembershipChange::new(&actor.id, membership, request.reason.as_deref());
-        if needs_profile {
-            let local = self.0.local.clone();
-            let job = move |tx: &Tx| change.clone().with_profile(tx, &local);
-            change = self.0.store.write(job).await?;
-        }
+        let (change, local) = (request.change.clone(), self.0.local.clone());
+        let job = move |tx: &Tx| change.clone().with_profile(tx, &local);
+        let change = self.0.store.write(job).await?;
         Ok(EventDraft {
             room_id: Some(request.room.clone()),
             sender: actor.id.clone(),
             event_type: TimelineEventType::from(StateEventType::RoomMember),
             state_key: Some(actor.id.to_string()),
-            content: canonical_content(&change.content).map_err(rooms::Error::from)?,
+            content: change.content().clone(),
             redacts: None,
         })
     }

@@ -5,9 +5,9 @@
 //! 3. The event with both signatures is processed and relayed to the other servers in the room.
 
 use ruma::{
-    EventId, RoomId, UserId,
+    EventId, RoomId,
     api::federation::membership::{RawStrippedState, create_invite},
-    events::{StateEventType, TimelineEventType, room::member::RoomMemberEventContent},
+    events::{StateEventType, TimelineEventType},
 };
 
 use super::{
@@ -16,19 +16,17 @@ use super::{
 };
 use crate::{
     federation::inbound::{RawPdu, Room, verify},
-    protocol::build::{EventDraft, canonical_content},
+    protocol::build::EventDraft,
     rooms::{
         self, Actor,
         event::{self, append},
-        membership::stripped_state,
+        membership::{change::MembershipChange, stripped_state},
         room,
-        state::current,
     },
-    store::records::Membership,
 };
 
 impl MembershipClient {
-    /// Invites `target`, a user of another server. Does nothing if they are invited already.
+    /// Sends `change`, the invitation of a user of another server.
     ///
     /// # Errors
     /// [`rooms::Error::Forbidden`] if the room does not allow it; [`Error::Peer`] if the other server
@@ -37,22 +35,18 @@ impl MembershipClient {
         &self,
         actor: &Actor,
         room: &RoomId,
-        target: &UserId,
-        content: RoomMemberEventContent,
+        change: &MembershipChange,
     ) -> Result<(), Error> {
         let (store, local) = (&self.0.store, &self.0.local);
         let room = store.read(|s| Room::load(s, room::num(s, room)?))?;
-        let membership = store.read(|s| current::membership(s, room.num, target))?;
-        if membership == Membership::Invite {
-            return Ok(());
-        }
+        let target = &change.target;
         // Step 1.
         let draft = EventDraft {
             room_id: Some(room.id.clone()),
             sender: actor.id.clone(),
             event_type: TimelineEventType::from(StateEventType::RoomMember),
             state_key: Some(target.to_string()),
-            content: canonical_content(&content).map_err(rooms::Error::from)?,
+            content: change.content().clone(),
             redacts: None,
         };
         let (version, built, stripped_state) = store.read(|s| {

@@ -15,7 +15,7 @@ use super::{handler::MembershipHandler, member_event::MemberEvent};
 use crate::{
     federation::inbound::{self, RawPdu, Room},
     protocol::receive::Incoming,
-    rooms::{self, event, membership::join, state::current},
+    rooms::{self, event, membership::restricted, state::current},
     store::{EventNum, RoomNum},
 };
 
@@ -29,7 +29,7 @@ pub struct AcceptedMemberEvent {
 impl MembershipHandler {
     /// # Errors
     /// [`rooms::Error::Invalid`] if it is another event; [`rooms::Error::Forbidden`] if the room does
-    /// not allow it; those of [`join::authorized_via`].
+    /// not allow it; those of [`restricted::authorized_via`].
     pub async fn receive_member_event(
         &self,
         origin: &ServerName,
@@ -52,7 +52,7 @@ impl MembershipHandler {
         if let Some(user) = &member.content.join_authorised_via_users_server
             && self.local.has(user)
         {
-            let authorized_via = |s: &_| join::authorized_via(s, room.num, &member.sender);
+            let authorized_via = |s: &_| restricted::authorized_via(s, room.num, &member.sender);
             if self.store.read(authorized_via)?.is_none() {
                 return Err(rooms::Error::forbidden(
                     "content.join_authorised_via_users_server is given, but the room is not restricted",

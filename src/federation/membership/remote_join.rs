@@ -23,7 +23,6 @@ use ruma::{
         },
         path_builder::SinglePath,
     },
-    events::room::member::MembershipState,
     room_version_rules::RoomVersionRules,
 };
 use serde_json::value::RawValue;
@@ -49,6 +48,7 @@ use crate::{
     rooms::{
         self, Actor,
         event::{self, import, outlier},
+        membership::change::MembershipChange,
         room,
         state::current,
         upgrade::user_data,
@@ -85,10 +85,10 @@ impl MembershipClient {
         actor: &Actor,
         room: &RoomId,
         servers: Vec<OwnedServerName>,
-        reason: Option<String>,
+        change: &MembershipChange,
     ) -> Result<(), Error> {
         let client = self.clone();
-        let request = MembershipRequest::new(actor, room, MembershipState::Join, reason);
+        let request = MembershipRequest::new(actor, room, change);
         self.run_to_completion(async move {
             let _room_lock = client.lock_room(&request.room).await;
             let attempt = |server| client.join_via(&request, server);

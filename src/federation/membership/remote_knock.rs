@@ -6,7 +6,6 @@
 use ruma::{
     OwnedServerName, RoomId, ServerName,
     api::federation::membership::{create_knock_event, prepare_knock_event},
-    events::room::member::MembershipState,
 };
 
 use super::{
@@ -16,7 +15,11 @@ use super::{
 };
 use crate::{
     protocol::{receive::Received, versions},
-    rooms::{Actor, membership::out_of_band, room},
+    rooms::{
+        Actor,
+        membership::{change::MembershipChange, out_of_band},
+        room,
+    },
     store::Tx,
 };
 
@@ -27,10 +30,10 @@ impl MembershipClient {
         actor: &Actor,
         room: &RoomId,
         servers: Vec<OwnedServerName>,
-        reason: Option<String>,
+        change: &MembershipChange,
     ) -> Result<(), Error> {
         let client = self.clone();
-        let request = MembershipRequest::new(actor, room, MembershipState::Knock, reason);
+        let request = MembershipRequest::new(actor, room, change);
         self.run_to_completion(async move {
             let _room_lock = client.lock_room(&request.room).await;
             let attempt = |server| client.knock_via(&request, server);

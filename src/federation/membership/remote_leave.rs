@@ -10,7 +10,6 @@ use std::time::Duration;
 use ruma::{
     OwnedServerName, RoomId,
     api::federation::membership::{create_leave_event, prepare_leave_event},
-    events::room::member::MembershipState,
     room_version_rules::RoomVersionRules,
 };
 
@@ -25,7 +24,11 @@ use crate::{
         build::{BuiltEvent, EventPlace, build},
         receive::Received,
     },
-    rooms::{self, Actor, event, membership::out_of_band, room},
+    rooms::{
+        self, Actor, event,
+        membership::{change::MembershipChange, out_of_band},
+        room,
+    },
     store::{Reader, Records, RoomNum, Tx},
 };
 
@@ -62,10 +65,10 @@ impl MembershipClient {
         &self,
         actor: &Actor,
         room: &RoomId,
-        reason: Option<String>,
+        change: &MembershipChange,
     ) -> Result<(), Error> {
         let client = self.clone();
-        let request = MembershipRequest::new(actor, room, MembershipState::Leave, reason);
+        let request = MembershipRequest::new(actor, room, change);
         self.run_to_completion(async move {
             let _room_lock = client.lock_room(&request.room).await;
             client.leave_in_time(&request).await

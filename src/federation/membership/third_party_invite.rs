@@ -82,7 +82,8 @@ impl MembershipClient {
             let actor = self.inviter(s, &request.sender)?;
             Ok::<_, rooms::Error>((actor, invite_content(s, room, target, signed)?))
         })?;
-        self.invite(&actor, &request.room_id, target, content).await
+        let change = MembershipChange::with_content(target, &content)?;
+        self.invite(&actor, &request.room_id, &change).await
     }
 
     /// Invites the local user `invite.mxid`, who has the invited address according to an identity
@@ -120,13 +121,7 @@ impl MembershipClient {
         let job = move |tx: &Tx| {
             let room = room::num(tx, &invite.room_id)?;
             let content = invite_content(tx, room, &target, invite.signed.clone())?;
-            let change = MembershipChange {
-                target: target.clone(),
-                content,
-            };
-            change
-                .with_profile(tx, &local)?
-                .send(tx, &local, room, &actor)
+            MembershipChange::with_content(&target, &content)?.send(tx, &local, room, &actor)
         };
         Ok(store.write(job).await?)
     }

@@ -4,11 +4,8 @@
 //! Source: [Events on Change of Profile Information](https://spec.matrix.org/v1.19/client-server-api/#events-on-change-of-profile-information).
 
 use ruma::{
-    MilliSecondsSinceUnixEpoch,
-    events::{
-        StateEventType,
-        room::member::{MembershipState, RoomMemberEventContent},
-    },
+    CanonicalJsonObject, MilliSecondsSinceUnixEpoch,
+    events::{StateEventType, room::member::MembershipState},
 };
 
 use super::batch;
@@ -85,10 +82,11 @@ fn send_profile(tx: &Tx, local: &Local, actor: &Actor, room: RoomNum) -> Result<
     let change =
         MembershipChange::new(&actor.id, MembershipState::Join, None).with_profile(tx, local)?;
     let kind = StateEventType::RoomMember;
-    let before = content::current::<RoomMemberEventContent>(tx, room, &kind, actor.id.as_str())?;
+    let before = content::current::<CanonicalJsonObject>(tx, room, &kind, actor.id.as_str())?;
     if before.is_some_and(|before| {
-        before.displayname == change.content.displayname
-            && before.avatar_url == change.content.avatar_url
+        ["displayname", "avatar_url"]
+            .iter()
+            .all(|field| before.get(*field) == change.content().get(*field))
     }) {
         return Ok(false);
     }

@@ -2,8 +2,8 @@
 
 use ruma::{
     CanonicalJsonObject, MilliSecondsSinceUnixEpoch, OwnedRoomAliasId, OwnedRoomId, OwnedUserId,
-    RoomVersionId, UInt,
-    events::{TimelineEventType, room::member::MembershipState},
+    RoomVersionId, UInt, UserId,
+    events::{StateEventType, TimelineEventType, room::member::MembershipState},
 };
 
 use super::checks;
@@ -39,6 +39,42 @@ pub struct Blueprint {
     pub listed: bool,
 }
 
+impl Blueprint {
+    /// Takes out the invitations of users of other servers, which are sent through these once the room
+    /// is there.
+    ///
+    /// # Errors
+    /// Those of [`MembershipChange::from_client`].
+    pub fn extract_remote_invites(
+        &mut self,
+        local: &Local,
+    ) -> Result<Vec<MembershipChange>, Error> {
+        let mut invites = Vec::new();
+        for user in self.invite.extract_if(.., |user| !local.has(user)) {
+            let invite = MembershipChange::new(&user, MembershipState::Invite, None);
+            invites.push(if self.is_direct {
+                invite.direct()
+            } else {
+                invite
+            });
+        }
+        let is_remote = |event: &mut StateEvent| {
+            let user = <&UserId>::try_from(event.state_key.as_str());
+            let membership = event
+                .content
+                .get("membership")
+                .and_then(|value| value.as_str());
+            event.kind == StateEventType::RoomMember
+                && membership == Some("invite")
+                && user.is_ok_and(|user| !local.has(user))
+        };
+        for event in self.state.extract_if(.., is_remote) {
+            invites.push(MembershipChange::from_client(&event)?);
+        }
+        Ok(invites)
+    }
+}
+
 /// Creates the room, with `actor` as its creator and first member.
 ///
 /// # Errors
@@ -53,21 +89,26 @@ pub fn build(
     for user in &plan.invite {
         moderation::check_invitee(tx, local, user)?;
     }
-    let Appended { room, room_id, .. } = create(tx, local, actor, plan)?;
+    let Appended { room, room_id, .. } =
+        create(tx, local, actor, plan).map_err(as_invalid_state)?;
     if let Some(alias) = &plan.alias {
         aliases::insert(tx, actor, alias, room).map_err(|error| match error {
             Error::AliasTaken => Error::RoomInUse,
             error => error,
         })?;
     }
-    send_events(tx, local, actor, plan, room).map_err(|error| match error {
-        Error::Forbidden(reason) => Error::InvalidRoomState(reason),
-        error => error,
-    })?;
+    send_events(tx, local, actor, plan, room).map_err(as_invalid_state)?;
     if plan.listed {
         directory::list(tx, room)?;
     }
     Ok((room, room_id))
+}
+
+fn as_invalid_state(error: Error) -> Error {
+    match error {
+        Error::Forbidden(reason) | Error::Invalid(reason) => Error::InvalidRoomState(reason),
+        error => error,
+    }
 }
 
 /// Stores the create event. In room versions whose room id is derived from it, two equal requests of
@@ -102,11 +143,19 @@ fn send_events(
     plan: &Blueprint,
     room: RoomNum,
 ) -> Result<(), Error> {
-    MembershipChange::new(&actor.id, MembershipState::Join, None)
-        .with_profile(tx, local)?
-        .send(tx, local, room, actor)?;
+    MembershipChange::new(&actor.id, MembershipState::Join, None).send(tx, local, room, actor)?;
     for event in &plan.state {
-        checks::state_event(tx, local, room, event)?;
+        if event.kind == StateEventType::RoomMember {
+            moderation::send(
+                tx,
+                local,
+                actor,
+                room,
+                MembershipChange::from_client(event)?,
+            )?;
+            continue;
+        }
+        checks::state_event(tx, room, event)?;
         event.send(tx, local, room, actor)?;
     }
     for user in &plan.invite {

@@ -1,38 +1,49 @@
 //! Checks of the state events that clients write, which the client-server API requires beyond the
 //! authorization rules.
 
-use ruma::{UserId, events::StateEventType};
+use ruma::{CanonicalJsonObject, events::StateEventType};
 
 use crate::{
-    rooms::{
-        Error, Local, directory::aliases, event::state_event::StateEvent, membership::moderation,
-    },
+    rooms::{Error, directory::aliases, event::state_event::StateEvent, room, state::power_levels},
     store::{Reader, RoomNum},
 };
 
 /// To be called before a state event of a client is sent.
 ///
 /// # Errors
-/// Those of [`aliases::check_canonical`] and [`moderation::check_invitee`].
-pub fn state_event(
-    r: &impl Reader,
-    local: &Local,
-    room: RoomNum,
-    event: &StateEvent,
-) -> Result<(), Error> {
+/// [`Error::Invalid`] for a create event, and for power levels that name a creator who has no level;
+/// those of [`aliases::check_canonical`].
+pub fn state_event(r: &impl Reader, room: RoomNum, event: &StateEvent) -> Result<(), Error> {
     match event.kind {
+        StateEventType::RoomCreate => Err(Error::invalid(
+            "m.room.create: a room has one create event, which is its first event",
+        )),
+        StateEventType::RoomPowerLevels => check_power_levels(r, room, &event.content),
         StateEventType::RoomCanonicalAlias => {
             aliases::check_canonical(r, room, &event.state_key, &event.content)
         }
-        StateEventType::RoomMember => {
-            let membership = event.content.get("membership");
-            match <&UserId>::try_from(event.state_key.as_str()) {
-                Ok(user) if membership.and_then(|text| text.as_str()) == Some("invite") => {
-                    moderation::check_invitee(r, local, user)
-                }
-                _ => Ok(()),
-            }
-        }
         _ => Ok(()),
     }
+}
+
+/// Since room version 12 creators have a level above all others, and power levels do not name them.
+fn check_power_levels(
+    r: &impl Reader,
+    room: RoomNum,
+    content: &CanonicalJsonObject,
+) -> Result<(), Error> {
+    let rules = room::rules(r, room)?;
+    if !rules.authorization.explicitly_privilege_room_creators {
+        return Ok(());
+    }
+    let users = content.get("users").and_then(|users| users.as_object());
+    let creators = power_levels::creators(r, room, rules)?;
+    let named = creators
+        .iter()
+        .find(|creator| users.is_some_and(|users| users.contains_key(creator.as_str())));
+    named.map_or(Ok(()), |creator| {
+        Err(Error::invalid(format!(
+            "users: {creator} is a creator of the room, who has a level above all others"
+        )))
+    })
 }

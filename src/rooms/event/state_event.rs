@@ -1,7 +1,7 @@
 //! Sending state events inside a job.
 
 use ruma::{
-    CanonicalJsonObject,
+    CanonicalJsonObject, OwnedEventId, OwnedRoomId, UserId,
     events::{StateEventType, TimelineEventType},
 };
 use serde::Deserialize;
@@ -10,7 +10,7 @@ use super::append::{self, Sending};
 use crate::{
     protocol::build::EventDraft,
     rooms::{Actor, Error, Local, event, room, state::current, unread::notify},
-    store::{RoomNum, Tx},
+    store::{Reader, RoomNum, Tx},
 };
 
 /// A state event that is to be sent.
@@ -31,19 +31,23 @@ impl StateEvent {
         }
     }
 
+    pub fn draft(&self, room_id: OwnedRoomId, sender: &UserId) -> EventDraft {
+        EventDraft {
+            room_id: Some(room_id),
+            sender: sender.to_owned(),
+            event_type: TimelineEventType::from(self.kind.clone()),
+            state_key: Some(self.state_key.clone()),
+            content: self.content.clone(),
+            redacts: None,
+        }
+    }
+
     /// Sends it into the room in `actor`'s name.
     ///
     /// # Errors
     /// Those of [`append::append`].
     pub fn send(&self, tx: &Tx, local: &Local, room: RoomNum, actor: &Actor) -> Result<(), Error> {
-        let draft = EventDraft {
-            room_id: Some(room::id(tx, room)?),
-            sender: actor.id.clone(),
-            event_type: TimelineEventType::from(self.kind.clone()),
-            state_key: Some(self.state_key.clone()),
-            content: self.content.clone(),
-            redacts: None,
-        };
+        let draft = self.draft(room::id(tx, room)?, &actor.id);
         let sending = Sending {
             notify: notify::evaluate_in(tx, local, room, &draft)?,
             ..actor.sending()
@@ -52,8 +56,7 @@ impl StateEvent {
         Ok(())
     }
 
-    /// Like [`send`](Self::send), but nothing is sent where the current state has an event of the
-    /// same sender with the same content.
+    /// Like [`send`](Self::send), but nothing is sent where the event is [current](Self::current).
     ///
     /// # Errors
     /// Those of [`append::append`].
@@ -64,18 +67,32 @@ impl StateEvent {
         room: RoomNum,
         actor: &Actor,
     ) -> Result<(), Error> {
+        match self.current(tx, room, &actor.id)? {
+            Some(_) => Ok(()),
+            None => self.send(tx, local, room, actor),
+        }
+    }
+
+    /// The id of the event in the current state that has the same sender and content. Another one like
+    /// it would change nothing. (NOTSPEC: as Synapse answers.)
+    pub fn current(
+        &self,
+        r: &impl Reader,
+        room: RoomNum,
+        sender: &UserId,
+    ) -> Result<Option<OwnedEventId>, Error> {
         #[derive(Deserialize)]
         struct Sent {
             sender: String,
             content: CanonicalJsonObject,
         }
-        if let Some(num) = current::get(tx, room, &self.kind.to_string(), &self.state_key)?
-            && let Ok(sent) = event::load(tx, num)?.parse::<Sent>()
-            && sent.sender == actor.id.as_str()
+        if let Some(num) = current::get(r, room, &self.kind.to_string(), &self.state_key)?
+            && let Ok(sent) = event::load(r, num)?.parse::<Sent>()
+            && sent.sender == sender.as_str()
             && sent.content == self.content
         {
-            return Ok(());
+            return Ok(Some(event::id(r, num)?));
         }
-        self.send(tx, local, room, actor)
+        Ok(None)
     }
 }

@@ -1,20 +1,9 @@
-//! Joins of, and knocks on, rooms that this server is in.
-
-use ruma::{
-    OwnedUserId, UserId,
-    events::{StateEventType, room::member::MembershipState},
-    room::{AllowRule, JoinRule},
-    room_version_rules::RoomVersionRules,
-};
+//! Joins of rooms that this server is in.
 
 use super::change::MembershipChange;
 use crate::{
-    rooms::{
-        Actor, Error, Local, room,
-        state::{content, current, power_levels},
-        upgrade::user_data,
-    },
-    store::{Reader, RoomNum, Rows, Tx, records::Membership},
+    rooms::{Actor, Error, Local, state::current},
+    store::{RoomNum, Tx, records::Membership},
 };
 
 /// Joins the room. Idempotent: a user who is joined sends no other event.
@@ -26,119 +15,10 @@ pub fn join(
     local: &Local,
     actor: &Actor,
     room: RoomNum,
-    reason: Option<&str>,
+    change: &MembershipChange,
 ) -> Result<(), Error> {
-    let membership = current::membership(tx, room, &actor.id)?;
-    if membership == Membership::Join {
+    if current::membership(tx, room, &actor.id)? == Membership::Join {
         return Ok(());
     }
-    let mut change =
-        MembershipChange::new(&actor.id, MembershipState::Join, reason).with_profile(tx, local)?;
-    if membership != Membership::Invite {
-        change.content.join_authorized_via_users_server = authorized_via(tx, room, &actor.id)?;
-    }
-    change.send(tx, local, room, actor)?;
-    user_data::copy(tx, actor.num, room)
-}
-
-/// # Errors
-/// [`Error::Forbidden`] if the room does not let the user knock.
-pub fn knock(
-    tx: &Tx,
-    local: &Local,
-    actor: &Actor,
-    room: RoomNum,
-    reason: Option<&str>,
-) -> Result<(), Error> {
-    MembershipChange::new(&actor.id, MembershipState::Knock, reason)
-        .with_profile(tx, local)?
-        .send(tx, local, room, actor)
-}
-
-/// The local user for `join_authorised_via_users_server` of a join of `user` without an invite;
-/// `None` if the room's join rule is not a restricted one. [Restricted rooms], since room version 8.
-///
-/// # Errors
-/// [`Error::Forbidden`] if the user meets none of the room's conditions;
-/// [`Error::UnableToAuthorizeJoin`] and [`Error::UnableToGrantJoin`] if another server in the room
-/// may still authorize the join.
-///
-/// [Restricted rooms]: https://spec.matrix.org/v1.19/client-server-api/#restricted-rooms
-pub fn authorized_via(
-    r: &impl Reader,
-    room: RoomNum,
-    user: &UserId,
-) -> Result<Option<OwnedUserId>, Error> {
-    let rules = room::rules(r, room)?;
-    let join_rule = content::current(r, room, &StateEventType::RoomJoinRules, "")?;
-    let restricted = match join_rule {
-        Some(JoinRule::Restricted(restricted)) if rules.authorization.restricted_join_rule => {
-            restricted
-        }
-        Some(JoinRule::KnockRestricted(restricted))
-            if rules.authorization.knock_restricted_join_rule =>
-        {
-            restricted
-        }
-        _ => return Ok(None),
-    };
-    match meets_any(r, &restricted.allow, user)? {
-        Some(true) => user_who_may_invite(r, room, rules)?
-            .map(Some)
-            .ok_or(Error::UnableToGrantJoin),
-        Some(false) => Err(Error::forbidden(
-            "you are in none of the rooms whose members may join without an invite",
-        )),
-        None => Err(Error::UnableToAuthorizeJoin),
-    }
-}
-
-/// Whether `user` meets one of `conditions`; `None` if that depends on rooms that this server is not
-/// in.
-fn meets_any(
-    r: &impl Reader,
-    conditions: &[AllowRule],
-    user: &UserId,
-) -> Result<Option<bool>, Error> {
-    let mut knows_all = true;
-    for condition in conditions {
-        let AllowRule::RoomMembership(condition) = condition else {
-            continue;
-        };
-        match room::num(r, &condition.room_id) {
-            Ok(room) if current::has_joined(r, room)? => {
-                if current::membership(r, room, user)? == Membership::Join {
-                    return Ok(Some(true));
-                }
-            }
-            Ok(_) | Err(Error::UnknownRoom) => knows_all = false,
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(knows_all.then_some(false))
-}
-
-/// A joined local user who may invite others to the room.
-fn user_who_may_invite(
-    r: &impl Reader,
-    room: RoomNum,
-    rules: &RoomVersionRules,
-) -> Result<Option<OwnedUserId>, Error> {
-    let levels = power_levels::levels(r, room, rules)?;
-    let users = r.users()?;
-    for row in r.local_members()?.prefix(room)? {
-        let (key, membership) = row?;
-        if membership.value() != Membership::Join as u8 {
-            continue;
-        }
-        let id = users
-            .get(key.value().1)?
-            .ok_or_else(|| Error::corrupt("users", key.value().1, "missing"))?;
-        let id = <&UserId>::try_from(id.value())
-            .map_err(|_| Error::corrupt("users", key.value().1, "not a user ID"))?;
-        if levels.user_can_invite(id) {
-            return Ok(Some(id.to_owned()));
-        }
-    }
-    Ok(None)
+    change.clone().send(tx, local, room, actor)
 }

@@ -6,4 +6,5 @@ pub mod leave;
 pub mod moderation;
 pub mod out_of_band;
 pub mod resident;
+pub mod restricted;
 pub mod stripped_state;

@@ -11,6 +11,23 @@ use crate::{
     users::{self, account_data},
 };
 
+/// Sends a membership event that a client wrote, of itself or of another user of any server.
+///
+/// # Errors
+/// [`Error::Forbidden`] if the room's rules do not allow it; those of [`check_invitee`].
+pub fn send(
+    tx: &Tx,
+    local: &Local,
+    actor: &Actor,
+    room: RoomNum,
+    change: MembershipChange,
+) -> Result<(), Error> {
+    if change.membership == MembershipState::Invite {
+        check_invitee(tx, local, &change.target)?;
+    }
+    change.send(tx, local, room, actor)
+}
+
 /// Invites `target`, a user of this server. Idempotent. `is_direct` marks the room as a direct chat.
 ///
 /// # Errors
@@ -24,11 +41,11 @@ pub fn invite(
     reason: Option<&str>,
     is_direct: bool,
 ) -> Result<(), Error> {
-    check_invitee(tx, local, target)?;
-    let mut change =
-        MembershipChange::new(target, MembershipState::Invite, reason).with_profile(tx, local)?;
-    change.content.is_direct = is_direct.then_some(true);
-    change.send(tx, local, room, actor)
+    let mut change = MembershipChange::new(target, MembershipState::Invite, reason);
+    if is_direct {
+        change = change.direct();
+    }
+    send(tx, local, actor, room, change)
 }
 
 /// Whether `target` can be invited to any room.

@@ -10,7 +10,7 @@ use ruma::{
     },
 };
 
-use super::join;
+use super::restricted;
 use crate::{
     protocol::build::{EventDraft, canonical_content, template},
     rooms::{Error, Local, event::append, room, state::current},
@@ -21,7 +21,7 @@ use crate::{
 /// of `user`, which the joining server completes and signs.
 ///
 /// # Errors
-/// [`Error::Forbidden`] if the room does not allow it; those of [`join::authorized_via`].
+/// [`Error::Forbidden`] if the room does not allow it; those of [`restricted::authorized_via`].
 pub fn membership_template(
     r: &impl Reader,
     local: &Local,
@@ -37,7 +37,7 @@ pub fn membership_template(
             Membership::Join | Membership::Invite
         )
     {
-        content.join_authorized_via_users_server = join::authorized_via(r, room, user)?;
+        content.join_authorized_via_users_server = restricted::authorized_via(r, room, user)?;
     }
     let draft = EventDraft {
         room_id: Some(room::id(r, room)?),

@@ -140,7 +140,7 @@ fn a_new_canonical_alias_must_point_to_the_room() {
         let check = |content: Value| {
             let content = canonical_content(&content)?;
             let event = StateEvent::new(StateEventType::RoomCanonicalAlias, content);
-            checks::state_event(world.tx, &world.local, room, &event)
+            checks::state_event(world.tx, room, &event)
         };
         for good in [
             json!({}),
@@ -182,6 +182,6 @@ fn a_new_canonical_alias_must_point_to_the_room() {
         check(json!({ "alias": "#other:here", "alt_aliases": ["#x:there"] }))?;
         let name = canonical_content(&json!({ "alias": 1 }))?;
         let event = StateEvent::new(StateEventType::RoomName, name);
-        checks::state_event(world.tx, &world.local, room, &event)
+        checks::state_event(world.tx, room, &event)
     });
 }

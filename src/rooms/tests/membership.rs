@@ -1,4 +1,4 @@
-use ruma::RoomVersionId;
+use ruma::{RoomVersionId, events::room::member::MembershipState};
 use serde_json::json;
 
 use super::world::{World, refused, with_world};
@@ -6,7 +6,7 @@ use crate::{
     protocol::versions,
     rooms::{
         Actor, Error,
-        membership::{join, leave, moderation},
+        membership::{change::MembershipChange, join, leave, moderation},
     },
     store::{Reader, Records, RoomNum, records::Membership},
 };
@@ -203,7 +203,8 @@ fn events_have_the_reason() {
             said(world)?,
             json!({ "membership": "invite", "reason": "come" })
         );
-        join::join(tx, local, &bob, room, Some("here I am"))?;
+        let change = MembershipChange::new(&bob.id, MembershipState::Join, Some("here I am"));
+        join::join(tx, local, &bob, room, &change)?;
         assert_eq!(
             said(world)?,
             json!({ "membership": "join", "reason": "here I am" })

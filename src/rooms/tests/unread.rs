@@ -291,9 +291,10 @@ impl Model<'_, '_> {
             1 => self.change_rules(rng, user)?,
             2 => {
                 // A new display name.
-                let mut change = MembershipChange::new(&actor.id, MembershipState::Join, None);
-                change.content.displayname = Some(rng.random::<u32>().to_string());
-                change.send(self.world.tx, &self.world.local, self.room, &actor)?;
+                let name = rng.random::<u32>().to_string();
+                MembershipChange::new(&actor.id, MembershipState::Join, None)
+                    .with("displayname", &name)
+                    .send(self.world.tx, &self.world.local, self.room, &actor)?;
             }
             3..=8 => self.read(rng, user)?,
             _ => self.send(rng, user)?,

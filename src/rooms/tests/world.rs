@@ -3,7 +3,7 @@
 use ruma::{
     MilliSecondsSinceUnixEpoch, OwnedRoomId, RoomVersionId, UInt, UserId,
     api::{IncomingRequestExt, client::room::create_room::v3::Request},
-    events::StateEventType,
+    events::{StateEventType, room::member::MembershipState},
 };
 use serde_json::{Value, json};
 
@@ -15,7 +15,7 @@ use crate::{
         background::member_events,
         create::{self, presets},
         event::{self, state_event::StateEvent},
-        membership::{join, leave, moderation},
+        membership::{change::MembershipChange, join, leave, moderation},
         state::{self, content, current},
         timeline,
         upgrade::room_data,
@@ -109,11 +109,17 @@ impl World<'_> {
     }
 
     pub(super) fn join(&self, user: &Actor, room: RoomNum) -> Result<(), Error> {
-        join::join(self.tx, &self.local, user, room, None)
+        join::join(
+            self.tx,
+            &self.local,
+            user,
+            room,
+            &own(user, MembershipState::Join),
+        )
     }
 
     pub(super) fn knock(&self, user: &Actor, room: RoomNum) -> Result<(), Error> {
-        join::knock(self.tx, &self.local, user, room, None)
+        own(user, MembershipState::Knock).send(self.tx, &self.local, room, user)
     }
 
     pub(super) fn leave(&self, user: &Actor, room: RoomNum) -> Result<(), Error> {
@@ -209,4 +215,8 @@ impl World<'_> {
 #[track_caller]
 pub(super) fn refused(result: Result<(), Error>) {
     assert!(matches!(result, Err(Error::Forbidden(_))), "{result:?}");
+}
+
+fn own(user: &Actor, membership: MembershipState) -> MembershipChange {
+    MembershipChange::new(&user.id, membership, None)
 }

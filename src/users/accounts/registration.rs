@@ -86,16 +86,14 @@ impl Users {
             }
             None => None,
         };
-        let name = display_name.map(|name| profiles::Change::set(&DisplayName(name)));
-        let name = name.transpose()?;
+        let name = display_name.unwrap_or_else(|| user_id.localpart().to_owned());
+        let name = profiles::Change::set(&DisplayName(name))?;
         let login = login.map(|login| self.prepare(login)).transpose()?;
         let now_ms = self.clock.now_ms();
         self.store
             .write(move |tx| {
                 let user = create(tx, &user_id, password_hash.as_ref(), admin, now_ms)?;
-                if let Some(name) = &name {
-                    profiles::apply(tx, user, name)?;
-                }
+                profiles::apply(tx, user, &name)?;
                 let authenticated = AuthenticatedUser::by_registration(user, user_id.clone());
                 let login = login
                     .as_ref()

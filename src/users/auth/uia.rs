@@ -1,6 +1,7 @@
 //! Sessions of user-interactive authentication (client-server API, "User-Interactive Authentication API").
 //!
-//! A session belongs to one operation (endpoint and body without `auth`) of one user, and serves it once.
+//! A session belongs to one operation of one user, and serves it once. An operation is an endpoint and
+//! the body without `auth`; for registrations it is the endpoint alone.
 //! Sessions are in memory only; after a restart a client begins again.
 
 use std::{fmt, net::IpAddr, time::Duration};
@@ -18,7 +19,7 @@ use crate::{cache::Cache, clock::Clock, store::UserNum};
 const SESSION_LIFETIME: Duration = Duration::from_mins(15);
 const MAX_SESSIONS: usize = 1024;
 
-/// The hash of a request without its `auth`.
+/// The hash of what of a request, without its `auth`, a session is bound to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Operation([u8; 32]);
 
