@@ -19,30 +19,22 @@ use super::{
 };
 use crate::{
     federation::transport::connect::with_timeout,
-    protocol::{
-        Pdu,
-        build::{BuiltEvent, EventPlace, build},
-        receive::Received,
-    },
+    protocol::receive::Received,
     rooms::{
-        self, Actor, event,
+        self, Actor,
         membership::{change::MembershipChange, out_of_band},
         room,
     },
-    store::{Reader, Records, RoomNum, Tx},
+    store::{Reader, RoomNum, Tx},
 };
 
 /// After this time the user leaves without the other servers.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// The specification's limit of auth events.
-const MAX_AUTH_EVENTS: usize = 10;
 
 /// A local user's membership in a room that this server is not in.
 struct LeaveTarget {
     room: RoomNum,
     rules: &'static RoomVersionRules,
-    /// The invite or knock event.
-    event: Pdu,
     /// The servers that may accept the leave event.
     servers: Vec<OwnedServerName>,
 }
@@ -89,22 +81,10 @@ impl MembershipClient {
         };
         log::info!("{request}: it is only local, since no other server accepts it: {reason}");
         // Step 3.
-        let draft = self.draft(request).await?;
-        let mut auth_events = left.event.auth_events().to_vec();
-        auth_events.truncate(MAX_AUTH_EVENTS - 1);
-        auth_events.push(left.event.event_id().to_owned());
-        let place = EventPlace {
-            prev_events: vec![left.event.event_id().to_owned()],
-            auth_events,
-            depth: left.event.depth() + 1,
-            origin_server_ts: request.actor.now,
-        };
-        let built = build(&draft, &place, left.rules, self.0.local.key());
-        let built = built.map_err(rooms::Error::from)?;
-        match self.store_leave(left.room, built).await? {
-            true => Ok(()),
-            false => Err(rooms::Error::Stale.into()),
-        }
+        let (local, actor) = (self.0.local.clone(), request.actor.clone());
+        let (room, change) = (left.room, request.change.clone());
+        let job = move |tx: &Tx| out_of_band::leave_locally(tx, &local, &actor, room, &change);
+        Ok(self.0.store.write(job).await?)
     }
 
     async fn leave_via(
@@ -122,14 +102,10 @@ impl MembershipClient {
         let (id, pdu) = (built.pdu.event_id().to_owned(), raw_json(&built.json)?);
         let request = create_leave_event::v2::Request::new(room.clone(), id, pdu);
         self.0.client.send(&server, request).await?;
-        self.store_leave(left.room, built).await?;
-        Ok(())
-    }
-
-    async fn store_leave(&self, room: RoomNum, built: BuiltEvent) -> Result<bool, Error> {
-        let event = Received::from(built);
+        let (room, event) = (left.room, Received::from(built));
         let job = move |tx: &Tx| out_of_band::end(tx, room, &event);
-        Ok(self.0.store.write(job).await?)
+        self.0.store.write(job).await?;
+        Ok(())
     }
 }
 
@@ -138,16 +114,13 @@ impl LeaveTarget {
         let not_found =
             || rooms::Error::forbidden("you are neither invited to this room nor knocking on it");
         let num = room::num(r, room)?;
-        let invitation = out_of_band::load(r, actor.num, num)?.ok_or_else(not_found)?;
-        let rules = room::rules_of(&out_of_band::version(&invitation)?)?;
-        let row = r.memberships()?.load((actor.num, num))?;
-        let event = event::load(r, row.ok_or_else(not_found)?.event)?.pdu(rules)?;
+        let row = out_of_band::load(r, actor.num, num)?.ok_or_else(not_found)?;
+        let (event, rules) = out_of_band::load_event(r, actor.num, num, &row)?;
         let mut servers = vec![event.sender().server_name().to_owned()];
-        servers.extend(OwnedServerName::try_from(invitation.server).ok());
+        servers.extend(OwnedServerName::try_from(row.server).ok());
         Ok(Self {
             room: num,
             rules,
-            event,
             servers,
         })
     }

@@ -12,7 +12,7 @@ use super::batch;
 use crate::{
     rooms::{
         Actor, Error, Local,
-        membership::{change::MembershipChange, leave},
+        membership::{change::MembershipChange, leave, out_of_band},
         state::content,
     },
     store::{Effect, Reader, Records, RoomNum, Rows, Tx, UserNum, records::Membership},
@@ -61,7 +61,7 @@ pub(in crate::rooms) fn run_batch(
     let next = batch::run(rooms, |(room, membership)| {
         let result = match membership {
             Membership::Leave | Membership::Ban => Ok(false),
-            _ if is_deactivated => leave::leave(tx, local, &actor, *room, None).map(|()| true),
+            _ if is_deactivated => leave_room(tx, local, &actor, *room).map(|()| true),
             Membership::Join => send_profile(tx, local, &actor, *room),
             Membership::Invite | Membership::Knock => Ok(false),
         };
@@ -75,6 +75,16 @@ pub(in crate::rooms) fn run_batch(
         None => drop(pending.remove(user)?),
     }
     Ok(next.is_some())
+}
+
+fn leave_room(tx: &Tx, local: &Local, actor: &Actor, room: RoomNum) -> Result<(), Error> {
+    match out_of_band::load(tx, actor.num, room)? {
+        Some(_) => {
+            let change = MembershipChange::new(&actor.id, MembershipState::Leave, None);
+            out_of_band::leave_locally(tx, local, actor, room, &change)
+        }
+        None => leave::leave(tx, local, actor, room, None),
+    }
 }
 
 /// Sends the actor's profile to a joined room, unless the room has it; whether it did.

@@ -3,12 +3,23 @@
 
 use std::collections::BTreeSet;
 
-use ruma::{CanonicalJsonObject, RoomId, RoomVersionId, ServerName, UserId};
+use ruma::{
+    CanonicalJsonObject, RoomId, RoomVersionId, ServerName, UserId,
+    events::{StateEventType, TimelineEventType},
+    room_version_rules::RoomVersionRules,
+};
 
+use super::change::MembershipChange;
 use crate::{
-    protocol::{client_event::StrippedEvent, depth::is_too_deep, receive::Received},
+    protocol::{
+        Pdu,
+        build::{EventDraft, EventPlace, build},
+        client_event::StrippedEvent,
+        depth::is_too_deep,
+        receive::Received,
+    },
     rooms::{
-        Error,
+        Actor, Error, Local,
         event::{self, outlier},
         room, servers,
         state::current,
@@ -24,6 +35,8 @@ const MAX_PER_USER: usize = 200;
 /// The most events of stripped state that are kept of a room, and the most bytes of their JSON.
 const MAX_STRIPPED_EVENTS: usize = 32;
 const MAX_STRIPPED_BYTES: usize = 128 * 1024;
+/// The specification's limit of auth events.
+const MAX_AUTH_EVENTS: usize = 10;
 
 /// Whether the state of the room that is stored here is its current state for `user`: a local user is
 /// joined; or no user of any server is, and no other server says otherwise by an invitation of `user`.
@@ -80,6 +93,54 @@ pub fn end(tx: &Tx, room: RoomNum, event: &Received) -> Result<bool, Error> {
     }
     set_membership(tx, room, Membership::Leave, event)?;
     Ok(true)
+}
+
+/// Ends the out-of-band membership of `actor` by `change`, a leave, which is not sent to other servers.
+///
+/// # Errors
+/// [`Error::Stale`] if there is none.
+pub fn leave_locally(
+    tx: &Tx,
+    local: &Local,
+    actor: &Actor,
+    room: RoomNum,
+    change: &MembershipChange,
+) -> Result<(), Error> {
+    let row = load(tx, actor.num, room)?.ok_or(Error::Stale)?;
+    let (event, rules) = load_event(tx, actor.num, room, &row)?;
+    let draft = EventDraft {
+        room_id: Some(room::id(tx, room)?),
+        sender: actor.id.clone(),
+        event_type: TimelineEventType::from(StateEventType::RoomMember),
+        state_key: Some(actor.id.to_string()),
+        content: change.content().clone(),
+        redacts: None,
+    };
+    let mut auth_events = event.auth_events().to_vec();
+    auth_events.truncate(MAX_AUTH_EVENTS - 1);
+    auth_events.push(event.event_id().to_owned());
+    let place = EventPlace {
+        prev_events: vec![event.event_id().to_owned()],
+        auth_events,
+        depth: event.depth() + 1,
+        origin_server_ts: actor.now,
+    };
+    let built = build(&draft, &place, rules, local.key())?;
+    end(tx, room, &Received::from(built))?;
+    Ok(())
+}
+
+/// The invite or knock event of a membership, and the rules of its room version.
+pub fn load_event(
+    r: &impl Reader,
+    user: UserNum,
+    room: RoomNum,
+    row: &OutOfBandMembership,
+) -> Result<(Pdu, &'static RoomVersionRules), Error> {
+    let rules = room::rules_of(&version(row)?)?;
+    let membership = r.memberships()?.load((user, room))?.ok_or(Error::Stale)?;
+    let event = event::load(r, membership.event)?.pdu(rules)?;
+    Ok((event, rules))
 }
 
 fn set_membership(

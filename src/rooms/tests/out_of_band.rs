@@ -8,9 +8,13 @@ use crate::{
         receive::Received,
     },
     rooms::{
-        Error, event::import, membership::out_of_band, room, state::current::local_membership,
+        Error, background::member_events, event::import, membership::out_of_band, room,
+        state::current::local_membership,
     },
-    store::records::{Membership, OutOfBandMembership},
+    store::{
+        Reader, Records,
+        records::{Membership, OutOfBandMembership},
+    },
 };
 
 const ALICE: &str = "@alice:here";
@@ -107,6 +111,26 @@ fn a_rejection_ends_an_invitation_once() {
         assert!(!out_of_band::end(world.tx, num, &rejection(&version))?);
         let row = local_membership(world.tx, alice.num, num)?.expect("a row");
         assert_eq!(row.membership, Membership::Leave);
+        Ok(())
+    });
+}
+
+#[test]
+fn deactivation_ends_an_invitation_to_a_room_of_another_server() {
+    with_world(|world| {
+        let version = RoomVersionId::V11;
+        let id = room_id!("!room:b.example");
+        let [alice] = world.users(["alice"])?;
+        out_of_band::store(world.tx, id, &invite(&version), &invitation(&version))?;
+        let num = room::num(world.tx, id)?;
+        let mut account = world.tx.accounts()?.load(alice.num)?.expect("an account");
+        account.deactivated = true;
+        world.tx.accounts()?.put(alice.num, &account)?;
+        member_events::schedule_update(world.tx, alice.num)?;
+        world.run_member_updates(alice.num)?;
+        let row = local_membership(world.tx, alice.num, num)?.expect("a row");
+        assert_eq!(row.membership, Membership::Leave);
+        assert!(out_of_band::load(world.tx, alice.num, num)?.is_none());
         Ok(())
     });
 }
