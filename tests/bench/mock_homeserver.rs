@@ -1,6 +1,8 @@
 //! A mock homeserver with generated rooms of any size, all events of which are signed. It serves the
 //! endpoints that hearth needs to join.
 
+#![allow(dead_code, reason = "each target uses a part")]
+
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
     net::{Ipv4Addr, TcpListener, TcpStream},
@@ -11,6 +13,7 @@ use std::{
 use hearth::protocol::{
     ServerKey,
     build::{BuiltEvent, EventDraft, EventPlace, build, canonical_content},
+    signed_request::SignedRequest,
     versions,
 };
 use ruma::{
@@ -18,7 +21,7 @@ use ruma::{
     OwnedUserId, RoomVersionId, ServerName,
     api::federation::authentication::XMatrix,
     serde::Base64,
-    signatures::{KeyPair, sign_json},
+    signatures::{KeyPair, hash_and_sign_event, sign_json},
 };
 use rustls::{
     ServerConfig, ServerConnection, StreamOwned,
@@ -158,6 +161,50 @@ impl MockHomeserver {
         (0..messages).map(build_message).collect()
     }
 
+    /// An event of the creator in a room. Without `join`, which is the event that it follows, it follows the
+    /// room's last.
+    pub fn build_event(
+        &self,
+        room: &OwnedRoomId,
+        join: Option<&OwnedEventId>,
+        (event_type, state_key): (&str, Option<&str>),
+        content: &Value,
+    ) -> BuiltEvent {
+        let rooms = self.rooms.read().expect("the lock is not poisoned");
+        let room = rooms
+            .iter()
+            .find(|of| of.id == *room)
+            .expect("the room exists");
+        let draft = room.draft(&self.user(0), event_type, state_key, content);
+        let mut auth_events = room.auth_events.clone();
+        auth_events.push(room.state[1].pdu.event_id().to_owned());
+        let previous = join.unwrap_or(&room.last).clone();
+        self.build(&draft, &auth_events, vec![previous], room.depth + 2)
+    }
+
+    /// The create event of a room.
+    pub fn create_event(&self, room: &OwnedRoomId) -> Value {
+        let rooms = self.rooms.read().expect("the lock is not poisoned");
+        let room = rooms.iter().find(|of| of.id == *room);
+        to_json(&room.expect("the room exists").state[0])
+    }
+
+    /// Hashes and signs an event, whatever it has; `false` if it is none that canonical JSON allows.
+    pub fn sign_event(&self, event: &mut Value) -> bool {
+        let Ok(mut object) = serde_json::from_value::<CanonicalJsonObject>(event.clone()) else {
+            return false;
+        };
+        let rules = versions::rules(&VERSION).expect("a supported version");
+        let signed = hash_and_sign_event(
+            self.name.as_str(),
+            &*self.key,
+            &mut object,
+            &rules.redaction,
+        );
+        *event = serde_json::to_value(object).expect("valid JSON");
+        signed.is_ok()
+    }
+
     /// Sends events to the server `name` on `port`, in transactions of the maximal size.
     pub fn send(&self, name: &ServerName, port: u16, events: &[BuiltEvent]) -> io::Result<()> {
         for (number, batch) in events.chunks(MAX_PDUS_PER_TRANSACTION).enumerate() {
@@ -196,27 +243,29 @@ impl MockHomeserver {
         transaction: &Value,
     ) -> io::Result<Value> {
         let path = format!("/_matrix/federation/v1/send/{id}");
-        let header = self.authorization(name, &path, transaction);
+        let request = http::Request::put(&path).body(transaction.to_string().into_bytes());
+        let header = self.authorization(name, &request.expect("a valid request"));
+        let header = header.expect("the body is JSON");
         let mut client = Client::connect(port, Some(&header))?;
         client.json("PUT", &path, Some(transaction))
     }
 
-    fn authorization(&self, destination: &ServerName, path: &str, body: &Value) -> String {
-        let request = http::Request::put(path).body(body.to_string().into_bytes());
-        let request = request.expect("a valid request");
-        let object = XMatrix::request_object(&request, &self.name, destination);
-        let object = serde_json::to_vec(&object.expect("valid JSON")).expect("valid JSON");
-        let (_, signature) = self.key.sign(&object).into_parts();
-        let signed = XMatrix::new(
+    /// The value of the header; `None` if the body is no JSON.
+    pub fn authorization(
+        &self,
+        destination: &ServerName,
+        request: &http::Request<Vec<u8>>,
+    ) -> Option<String> {
+        let signed = SignedRequest::new(request, &self.name, destination).ok()?;
+        let (_, signature) = self.key.sign(signed.text().as_bytes()).into_parts();
+        let header = XMatrix::new(
             self.name.clone(),
             destination.to_owned(),
             self.key.id().to_owned(),
             Base64::new(signature),
         );
-        http::HeaderValue::from(&signed)
-            .to_str()
-            .expect("a text")
-            .to_owned()
+        let header = http::HeaderValue::from(&header);
+        Some(header.to_str().expect("a text").to_owned())
     }
 
     pub fn user(&self, number: usize) -> OwnedUserId {
@@ -414,6 +463,6 @@ fn join_json(events: &[BuiltEvent]) -> String {
     texts.collect::<Vec<&str>>().join(",")
 }
 
-fn to_json(event: &BuiltEvent) -> Value {
+pub fn to_json(event: &BuiltEvent) -> Value {
     serde_json::from_slice(&event.json).expect("valid JSON")
 }

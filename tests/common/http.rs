@@ -21,6 +21,8 @@ pub struct Client {
 pub struct Response {
     pub status: u16,
     pub body: Vec<u8>,
+    /// The server closes the connection.
+    pub closes: bool,
 }
 
 impl Client {
@@ -46,6 +48,11 @@ impl Client {
         self.read_response()
     }
 
+    /// Sends the bytes of a request. [`Self::read_response`] must follow.
+    pub fn send_bytes(&mut self, request: &[u8]) -> io::Result<()> {
+        self.stream.get_mut().write_all(request)
+    }
+
     /// Sends a request. [`Self::read_response`] must follow.
     pub fn send(&mut self, method: &str, path: &str, body: Option<&Value>) -> io::Result<()> {
         let body = body.map_or_else(Vec::new, |body| body.to_string().into_bytes());
@@ -60,7 +67,7 @@ impl Client {
         )
         .into_bytes();
         request.extend(body);
-        self.stream.get_mut().write_all(&request)
+        self.send_bytes(&request)
     }
 
     /// Sends a request; returns the JSON of a successful response, and an error for any other.
@@ -70,7 +77,7 @@ impl Client {
         path: &str,
         body: Option<&Value>,
     ) -> io::Result<T> {
-        let Response { status, body } = self.request(method, path, body)?;
+        let Response { status, body, .. } = self.request(method, path, body)?;
         if status != 200 {
             let text = String::from_utf8_lossy(&body);
             return Err(io::Error::other(format!(
@@ -82,6 +89,15 @@ impl Client {
 
     /// Reads the whole response to the request that was sent.
     pub fn read_response(&mut self) -> io::Result<Response> {
+        self.read(true)
+    }
+
+    /// The same for the request `HEAD`, whose response has no body.
+    pub fn read_head(&mut self) -> io::Result<Response> {
+        self.read(false)
+    }
+
+    fn read(&mut self, has_body: bool) -> io::Result<Response> {
         let status = self.line()?;
         let status = status
             .split(' ')
@@ -90,21 +106,27 @@ impl Client {
             .ok_or_else(|| io::Error::other(format!("no status line: {status:?}")))?;
         let mut length = 0;
         let mut chunked = false;
+        let mut closes = false;
         loop {
             let header = self.line()?.to_ascii_lowercase();
             match header.split_once(':') {
                 None => break,
                 Some(("content-length", value)) => length = parse_number(value, 10)?,
                 Some(("transfer-encoding", _)) => chunked = true,
+                Some(("connection", value)) => closes = value.trim() == "close",
                 Some(_) => {}
             }
         }
-        let body = if chunked {
-            self.chunks()?
-        } else {
-            self.bytes(length)?
+        let body = match has_body {
+            true if chunked => self.chunks()?,
+            true => self.bytes(length)?,
+            false => Vec::new(),
         };
-        Ok(Response { status, body })
+        Ok(Response {
+            status,
+            body,
+            closes,
+        })
     }
 
     fn chunks(&mut self) -> io::Result<Vec<u8>> {

@@ -14,7 +14,6 @@ mod endpoints;
 mod ephemeral;
 mod erasure;
 mod federation;
-mod fuzz;
 mod key_backup;
 mod media;
 mod media_deletion;
