@@ -5,8 +5,9 @@
 //! 2. `PUT /send_join` takes the signed event, and gives the state before it and the auth chains.
 //! 3. If the response omits members, `GET /state` gives the whole state.
 //! 4. All of it is verified before any of it is stored ([`verified_state`](super::verified_state)).
-//! 5. The verified events are stored as outliers, then the current state is replaced, then the join event
-//!    is stored. With that this server is in the room.
+//! 5. The verified events are stored as outliers, then the current state becomes the one in the
+//!    response, or gets the news in it if this server was in the room before, then the join event is
+//!    stored. With that this server is in the room.
 //!
 //! If this server is in the room already and another server only authorizes the join, steps 3 to 5 do
 //! not happen: the join event is processed as any received PDU.
@@ -367,13 +368,13 @@ impl MembershipClient {
             };
             store.write(job).await?;
         }
-        let ids = state.state_ids();
+        let (ids, event) = (state.state_ids(), join.clone());
         let diff = store.scan_in_background("the state of a joined room", move |s| {
             let mut nums: Vec<EventNum> = Vec::new();
             for id in &ids {
                 nums.extend(event::num_in(s, num, id)?);
             }
-            import::StateDiff::new(s, num, &nums)
+            import::StateDiff::new(s, num, &nums, &event.pdu)
         });
         for batch in diff.await?.batches() {
             let local = self.0.local.clone();

@@ -38,6 +38,11 @@ impl<'r, R: Reader> ParsedEvents<'r, R> {
         }
     }
 
+    /// How many events are kept.
+    pub(in crate::rooms) fn len(&self) -> usize {
+        self.ids.borrow().len()
+    }
+
     /// The event `num` of the room.
     pub(in crate::rooms) fn get(&self, num: EventNum) -> Result<Arc<Pdu>, Error> {
         if let Some(id) = self.ids.borrow().get(&num) {
@@ -50,17 +55,29 @@ impl<'r, R: Reader> ParsedEvents<'r, R> {
         Ok(pdu)
     }
 
-    fn find(&self, id: &EventId) -> Result<Option<Arc<Pdu>>, Error> {
-        if let Some((_, pdu)) = self.by_id.borrow().get(id) {
-            return Ok(Some(pdu.clone()));
+    /// The event `id` of the room.
+    pub(in crate::rooms) fn find(
+        &self,
+        id: &EventId,
+    ) -> Result<Option<(EventNum, Arc<Pdu>)>, Error> {
+        if let Some(found) = self.by_id.borrow().get(id) {
+            return Ok(Some(found.clone()));
         }
         let num = event::num_in(self.r, self.room, id)?;
-        num.map(|num| self.get(num)).transpose()
+        num.map(|num| Ok((num, self.get(num)?))).transpose()
     }
 
     fn num_of(&self, pdu: &Pdu) -> Option<EventNum> {
         let by_id = self.by_id.borrow();
         by_id.get(pdu.event_id()).map(|(num, _)| *num)
+    }
+
+    /// Whether its auth events and `state` allow the event.
+    pub(in crate::rooms) fn allows(&self, pdu: &Pdu, state: &StateOverlay) -> Result<bool, Error> {
+        match allowed(pdu, self.authorize(pdu))? {
+            Some(authorized) => authorized.is_allowed_by(state),
+            None => Ok(false),
+        }
     }
 
     /// Checks the event by its auth events, which must all be here ([`check_by_auth_events`]).
@@ -71,7 +88,9 @@ impl<'r, R: Reader> ParsedEvents<'r, R> {
         Ok(Authorization {
             events: self,
             pdu,
-            reads: check_by_auth_events(pdu, self.rules, |id| self.find(id))?,
+            reads: check_by_auth_events(pdu, self.rules, |id| {
+                Ok(self.find(id)?.map(|(_, pdu)| pdu))
+            })?,
             allowed_by: OnceCell::new(),
         })
     }

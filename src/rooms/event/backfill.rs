@@ -14,7 +14,7 @@
 //! received there: soft-failed if neither the current state before the event after the gap allows
 //! them nor the one with it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use ruma::{EventId, OwnedEventId};
 
@@ -39,6 +39,9 @@ use crate::{
 
 /// How many ids of missing events a gap holds: as many as an event may have prev_events.
 const MAX_MISSING: usize = 20;
+
+/// Among how many events is looked for those that follow on one.
+const MAX_LOOKED_BACK: usize = 1000;
 
 /// How many events are decided at once.
 const MAX_CHUNK_EVENTS: usize = 300;
@@ -197,24 +200,75 @@ fn new_heads<'a, R: Reader>(
         prev.extend(states.prev_events(&decided.event.pdu)?.0);
     }
     let followed = followed(states, &prev)?;
-    let mut ends: Vec<EventNum> = Vec::new();
+    let (mut ends, mut replacing): (Vec<EventNum>, Vec<EventNum>) = Default::default();
     for end in extremities.iter().filter(|end| !followed.contains(end)) {
+        if states.status(*end)? == Status::Accepted {
+            ends.push(*end);
+            continue;
+        }
         // In the place of an extremity that is rejected now comes what is before it.
         for num in states.superseded(vec![*end])? {
-            if states.status(num)? == Status::Accepted && !ends.contains(&num) {
-                ends.push(num);
+            if states.status(num)? == Status::Accepted {
+                replacing.push(num);
             }
         }
     }
     // Events on which only those follow that are not here, or rejected.
     let new = accepted.iter().map(|decided| decided.num);
     ends.extend(new.filter(|num| !followed.contains(num)));
+    replacing.retain(|num| !ends.contains(num));
+    if !replacing.is_empty() {
+        let superseded = followed_by_any(states, &ends, &replacing)?;
+        replacing.retain(|num| !superseded.contains(num));
+        replacing.sort_unstable();
+        replacing.dedup();
+        ends.append(&mut replacing);
+    }
     if ends.is_empty() || ends == extremities && rederived.changed.is_empty() {
         return Ok(None);
     }
     let after = states.after_each(&ends)?;
     let state = resolution::resolve(states.r, states.room, states.rules, &after, None)?;
     Ok(Some((ends, state)))
+}
+
+/// Those of `nums` on which others of them or `ends` follow. Looked for is among the events between
+/// alone: if they are too many, the oldest of `nums` have long been followed.
+fn followed_by_any<R: Reader>(
+    states: &States<'_, R>,
+    ends: &[EventNum],
+    nums: &[EventNum],
+) -> Result<HashSet<EventNum>, Error> {
+    let place = |num: EventNum| Ok::<_, Error>(event::header(states.r, num)?.place);
+    let mut oldest = Place::MAX;
+    for num in nums {
+        oldest = oldest.min(place(*num)?.unwrap_or(Place::MIN));
+    }
+    // By place, newest first. Events without a place are new or without effect.
+    let mut open = BTreeSet::new();
+    for num in ends.iter().chain(nums) {
+        open.insert((place(*num)?.unwrap_or(Place::MAX), *num));
+    }
+    let (mut seen, mut followed) = (HashSet::new(), HashSet::new());
+    while let Some((_, num)) = open.pop_last() {
+        if seen.len() == MAX_LOOKED_BACK {
+            followed.extend(nums.iter().filter(|num| !seen.contains(*num)));
+            break;
+        }
+        if !seen.insert(num) {
+            continue;
+        }
+        for prev in states.prev_events(&states.pdu(num)?)?.0 {
+            let at = place(prev)?.unwrap_or(Place::MAX);
+            if nums.contains(&prev) {
+                followed.insert(prev);
+            }
+            if at >= oldest && !seen.contains(&prev) {
+                open.insert((at, prev));
+            }
+        }
+    }
+    Ok(followed)
 }
 
 /// `prev`, and what comes before those of them that are new in the timeline or without effect.

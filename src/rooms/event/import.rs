@@ -2,7 +2,8 @@
 //!
 //! 1. The state in the response and its auth chain are kept as outliers.
 //! 2. In [`StateDiff::batches`], each applied by [`apply_batch`], the room's current state becomes
-//!    the one in the response. Nobody here is in the room yet, so nobody sees it change.
+//!    the one in the response, or gets the news in it if this server was in the room before. Nobody
+//!    here is in the room yet, so nobody sees it change.
 //! 3. [`commit_join`] commits the event by which a local user joins. From then on the room is here.
 
 use std::collections::BTreeMap;
@@ -10,13 +11,14 @@ use std::collections::BTreeMap;
 use ruma::{RoomId, RoomVersionId};
 
 use super::{
-    authorize::{ParsedEvents, allowed},
+    authorize::ParsedEvents,
+    claim::KnownState,
     commit::{self, Commit, LiveEnd, Placement},
     insert::Notify,
     receive, state_change,
 };
 use crate::{
-    protocol::receive::Received,
+    protocol::{Pdu, receive::Received},
     rooms::{
         Error, Local, event, room,
         state::{self, overlay::StateOverlay},
@@ -31,30 +33,45 @@ use crate::{
 /// How many changes of state one job applies.
 const BATCH_EVENTS: usize = 64;
 
-/// By what a room's current state differs from the one that it is to get.
+/// The entries that a room's current state gets.
 #[derive(Clone, Debug)]
-pub struct StateDiff(Vec<(StateKeyNum, Option<EventNum>)>);
+pub struct StateDiff(Vec<(StateKeyNum, EventNum)>);
 
 impl StateDiff {
-    /// The changes that make `given`, which are all here, the current state. Grows with the room: for
-    /// the pool.
-    pub fn new(r: &impl Reader, room: RoomNum, given: &[EventNum]) -> Result<Self, Error> {
-        let mut wanted = BTreeMap::new();
+    /// What changes in the current state with the state `given` in the response, whose events are
+    /// all here. If this server was in the room before, the response is a claim ([`super::claim`]): it
+    /// adds to what was known at the leave. Grows with the room: for the pool.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`] if the new state does not allow `join`.
+    pub fn new(
+        r: &impl Reader,
+        room: RoomNum,
+        given: &[EventNum],
+        join: &Pdu,
+    ) -> Result<Self, Error> {
+        let mut claimed = BTreeMap::new();
         for num in given {
             let header = event::header(r, *num)?;
             if let Some(key) = header.state_key.filter(|_| !header.status.is_rejected()) {
-                wanted.insert(key, *num);
+                claimed.insert(key, *num);
             }
         }
-        let mut changes = Vec::new();
-        for (key, num) in state::entries(r, room, room::heads(r, room)?.state)? {
-            match wanted.remove(&key) {
-                Some(given) if given == num => {}
-                given => changes.push((key, given)),
-            }
+        let known = StateOverlay::of(room::heads(r, room)?.state);
+        if known == StateOverlay::default() {
+            return Ok(Self(claimed.into_iter().collect()));
         }
-        changes.extend(wanted.into_iter().map(|(key, num)| (key, Some(num))));
-        Ok(Self(changes))
+        let claimed = known.with_entries(r, room, claimed)?;
+        let known = KnownState::new(r, room, room::rules(r, room)?, known);
+        let state = known.with_news(&claimed)?;
+        check_join(r, room, join, &state)?;
+        let mut news = Vec::new();
+        for (kind, state_key) in state.changed() {
+            let key = state::key_num(r, room, kind, state_key)?;
+            let num = state.get(r, room, kind, state_key)?;
+            news.extend(key.zip(num));
+        }
+        Ok(Self(news))
     }
 
     /// The changes in pieces for one job each.
@@ -107,11 +124,26 @@ pub fn apply_batch(tx: &Tx, local: &Local, room: RoomNum, diff: &StateDiff) -> R
     let mut heads = room::heads(tx, room)?;
     let mut root = heads.state;
     for (key, event) in &diff.0 {
-        root = state::set(tx, room, root, *key, *event)?;
+        root = state::set(tx, room, root, *key, Some(*event))?;
     }
     let position = tx.next_position()?;
     state_change::set_current_state(tx, local, room, &mut heads, root, position)?;
     Ok(tx.room_heads()?.put(room, &heads)?)
+}
+
+fn check_join(
+    r: &impl Reader,
+    room: RoomNum,
+    join: &Pdu,
+    before: &StateOverlay,
+) -> Result<(), Error> {
+    let events = ParsedEvents::new(r, room, room::rules(r, room)?);
+    if events.allows(join, before)? {
+        Ok(())
+    } else {
+        let error = "the state of the room, as far as it is known, does not let you in";
+        Err(Error::forbidden(error))
+    }
 }
 
 /// Commits the event by which a local user joins the room, whose current state has become the state
@@ -125,16 +157,7 @@ pub fn commit_join(tx: &Tx, local: &Local, room: RoomNum, event: &Received) -> R
     let pdu = &event.pdu;
     let auth = receive::auth_events(tx, room, rules, pdu)?;
     let before = StateOverlay::of(heads.state);
-    let events = ParsedEvents::new(tx, room, rules);
-    let is_allowed = match allowed(pdu, events.authorize(pdu))? {
-        Some(authorized) => authorized.is_allowed_by(&before)?,
-        None => false,
-    };
-    if !is_allowed {
-        return Err(Error::forbidden(
-            "the other server gave a state that does not let you in",
-        ));
-    }
+    check_join(tx, room, pdu, &before)?;
     let current = before.clone().with_event(pdu, StateOverlay::UNNUMBERED);
     let superseded = heads.extremities.clone();
     let new = Commit {

@@ -3,6 +3,7 @@
 pub mod append;
 mod authorize;
 pub mod backfill;
+mod claim;
 pub(in crate::rooms) mod commit;
 pub mod graph;
 pub mod import;

@@ -131,7 +131,14 @@ pub fn decide(
     }
     let state_before = resolution::resolve(r, room, rules, &states, None)?;
     let current = StateOverlay::of(heads.state);
-    let status = check(r, room, rules, &pdu, &state_before, &current)?;
+    let mut status = check(r, room, rules, &pdu, &state_before, &current)?;
+    // A create event is never live in a room that is here: as a branch, it would bring back the state
+    // of then.
+    let is_live = !pdu.prev_events().is_empty() || heads.extremities.is_empty();
+    if status == Status::Accepted && !is_live {
+        status = Status::SoftFailed;
+    }
+    let stays_outlier = !missing.is_empty() || !is_live;
     let mut decision = Decision {
         room,
         decided_on: DecidedOn::of(&heads),
@@ -151,10 +158,10 @@ pub fn decide(
             decision.superseded = graph.superseded(prev)?;
             decision.current = current_state_with(&graph, &heads, &decision)?;
         }
-        Status::RejectedByAuthEvents if !decision.missing.is_empty() => {
+        Status::RejectedByAuthEvents if stays_outlier => {
             decision.status = Status::RejectedOutlier;
         }
-        _ if !decision.missing.is_empty() => decision.status = Status::Outlier,
+        _ if stays_outlier => decision.status = Status::Outlier,
         _ => {}
     }
     Ok(decision)
@@ -236,19 +243,8 @@ pub fn claimed_state(
     ) {
         entries.insert(key, create);
     }
-    // As a difference from the current state, with which it shares most.
-    let current = room::heads(r, room)?.state;
-    let mut claimed = StateOverlay::of(current);
-    for (key, num) in state::entries(r, room, current)? {
-        match entries.remove(&key) {
-            Some(same) if same == num => {}
-            other => claimed = claimed.with(state::key_name(r, room, key)?, other),
-        }
-    }
-    for (key, num) in entries {
-        claimed = claimed.with(state::key_name(r, room, key)?, Some(num));
-    }
-    Ok(claimed)
+    let current = StateOverlay::of(room::heads(r, room)?.state);
+    current.with_entries(r, room, entries)
 }
 
 /// The ids of the prev_events of `pdu` that are not here, or only as outliers.

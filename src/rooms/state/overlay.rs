@@ -50,6 +50,27 @@ impl StateOverlay {
         self
     }
 
+    /// The state of `entries`, as a difference from this one, with which it shares most. Grows with the
+    /// room: not for the thread.
+    pub fn with_entries(
+        &self,
+        r: &impl Reader,
+        room: RoomNum,
+        mut entries: BTreeMap<StateKeyNum, EventNum>,
+    ) -> Result<Self, Error> {
+        let mut state = self.clone();
+        for (key, num) in self.entries(r, room)? {
+            match entries.remove(&key) {
+                Some(same) if same == num => {}
+                other => state = state.with(state::key_name(r, room, key)?, other),
+            }
+        }
+        for (key, num) in entries {
+            state = state.with(state::key_name(r, room, key)?, Some(num));
+        }
+        Ok(state)
+    }
+
     /// The same after the event `pdu` with the number `num`: unchanged if it is no state event.
     pub fn with_event(self, pdu: &Pdu, num: EventNum) -> Self {
         match pdu.state_pair() {

@@ -86,7 +86,7 @@ fn key((kind, state_key): &resolve::StateKey) -> Key {
 }
 
 /// The keys at which the states differ, with the events of each.
-fn conflicts(
+pub(in crate::rooms) fn conflicts(
     r: &impl Reader,
     room: RoomNum,
     states: &[StateOverlay],

@@ -16,7 +16,7 @@ use crate::{
     },
     rooms::{
         Error, Local,
-        event::{self, backfill, insert::Notify, outlier, receive},
+        event::{self, backfill, import, insert::Notify, outlier, receive},
         room::{self, heads},
         state, timeline,
     },
@@ -48,6 +48,32 @@ impl<'a> Replica<'a> {
             room: room.await.expect("the room is made"),
             history,
         }
+    }
+
+    /// A server that joins the room with the event `join`.
+    pub(super) async fn joined(store: &'a Store, history: &'a History, join: usize) -> Self {
+        let replica = Self::new(store, history, &history.version).await;
+        let state = history.events[join].state_before.clone();
+        let joined = replica.join(join, &state).await;
+        joined.expect("the room is joined");
+        replica
+    }
+
+    /// Joins with the event `join` and the state before it as another server gives it.
+    pub(super) async fn join(&self, join: usize, given: &State) -> Result<(), Error> {
+        self.store_outliers(given.values().copied()).await;
+        let given: Vec<EventNum> = given.values().map(|index| self.num(*index)).collect();
+        let (room, local, event) = (self.room, self.local.clone(), self.received(join));
+        let (id, version) = (event.pdu.room_id().to_owned(), self.history.version.clone());
+        let job = move |tx: &Tx| {
+            import::begin(tx, &id, &version)?;
+            let diff = import::StateDiff::new(tx, room, &given, &event.pdu)?;
+            for batch in diff.batches() {
+                import::apply_batch(tx, &local, room, &batch)?;
+            }
+            import::commit_join(tx, &local, room, &event)
+        };
+        self.store.write(job).await
     }
 
     pub(super) fn received(&self, index: usize) -> Received {
@@ -186,11 +212,14 @@ impl<'a> Replica<'a> {
         named.collect()
     }
 
-    pub(super) fn check_state_before(&self, index: usize) {
+    pub(super) fn state_before(&self, index: usize) -> Named {
         let root = self.store.read(|s| event::header(s, self.num(index)));
-        let root = root.expect("an event").state_before;
+        self.named(root.expect("an event").state_before)
+    }
+
+    pub(super) fn check_state_before(&self, index: usize) {
         let expected = self.expected(&self.history.events[index].state_before);
-        assert_eq!(self.named(root), expected, "event {index}");
+        assert_eq!(self.state_before(index), expected, "event {index}");
     }
 
     /// Checks the extremities (no accepted event follows on them, not even behind rejected or
