@@ -44,7 +44,7 @@ const SPECIFICATION: &str = include_str!("endpoints/specification.tsv");
 const NOT_SERVED: &str = include_str!("endpoints/not_served.txt");
 
 /// For the gate.
-const REQUESTS: usize = 3000;
+const REQUESTS: usize = 2000;
 /// After so many, everything that they may have spoilt is made anew.
 const REQUESTS_PER_WORLD: usize = 400;
 /// An answer that takes longer is a hang.

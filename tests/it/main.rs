@@ -14,6 +14,7 @@ mod endpoints;
 mod ephemeral;
 mod erasure;
 mod federation;
+mod history_visibility;
 mod key_backup;
 mod media;
 mod media_deletion;
