@@ -11,6 +11,7 @@ mod join;
 mod media;
 mod mock_server;
 mod numbers;
+mod origins;
 mod outage;
 mod profiles;
 mod restricted_joins;

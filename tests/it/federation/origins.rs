@@ -1,0 +1,207 @@
+//! What a server may not do in the name of others.
+
+use http::{Method, StatusCode};
+use ruma::{
+    EventId, OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, ServerName, UserId,
+    api::federation::{
+        backfill::get_backfill,
+        event::get_missing_events,
+        membership::{prepare_join_event, prepare_knock_event, prepare_leave_event},
+        transactions::send_transaction_message,
+    },
+};
+use serde_json::{Value, json};
+
+use super::{
+    device_lists::create_shared_room,
+    to_device::{send_edus, send_note, wait_for_notes},
+};
+use crate::{
+    client_api::{
+        change_membership, create_room, join, join_via, next_batch, percent_encode, room_path,
+        sync, sync_with,
+    },
+    test_server::{TestServer, TestUser, expect_ok},
+};
+
+/// The status that a request of `$here` to `$there` gets.
+macro_rules! status {
+    ($here:expr, $there:expr, $request:expr) => {
+        match $here.run($here.client().send($there.name(), $request)) {
+            Ok(_) => StatusCode::OK,
+            Err(hearth::federation::Error::Status(status, _)) => status,
+            Err(error) => panic!("{error}"),
+        }
+    };
+}
+
+fn room_id(id: &str) -> OwnedRoomId {
+    RoomId::parse(id).expect("a room id")
+}
+
+fn user_id(id: &str) -> OwnedUserId {
+    UserId::parse(id).expect("a user id")
+}
+
+#[test]
+fn a_transaction_in_the_name_of_another_server_is_refused() {
+    let [here, there] = TestServer::federating();
+    let now = here.clock.timestamp();
+    let transaction = |origin: &ServerName| {
+        send_transaction_message::v1::Request::new("1".into(), origin.to_owned(), now)
+    };
+    let own = transaction(here.name());
+    assert_eq!(status!(here, there, own), StatusCode::OK);
+    let foreign = transaction(there.name());
+    assert_eq!(status!(here, there, foreign), StatusCode::FORBIDDEN);
+}
+
+#[test]
+fn templates_of_membership_events_are_for_the_servers_own_users_only() {
+    let [here, there] = TestServer::federating();
+    let (alice, bob) = (here.register("alice"), there.register("bob"));
+    let room = create_room(&bob, json!({ "preset": "public_chat" }));
+    let (room, alice, bob) = (
+        room_id(&room),
+        user_id(&alice.user_id),
+        user_id(&bob.user_id),
+    );
+    let versions = vec![RoomVersionId::V12];
+    let join = |user: &OwnedUserId| {
+        let mut request = prepare_join_event::v1::Request::new(room.clone(), user.clone());
+        request.ver.clone_from(&versions);
+        request
+    };
+    assert_eq!(status!(here, there, join(&alice)), StatusCode::OK);
+    assert_eq!(status!(here, there, join(&bob)), StatusCode::FORBIDDEN);
+    let leave = prepare_leave_event::v1::Request::new(room.clone(), bob.clone());
+    assert_eq!(status!(here, there, leave), StatusCode::FORBIDDEN);
+    let mut knock = prepare_knock_event::v1::Request::new(room.clone(), bob.clone());
+    knock.ver = versions;
+    assert_eq!(status!(here, there, knock), StatusCode::FORBIDDEN);
+}
+
+#[test]
+fn a_request_names_at_most_a_hundred_events() {
+    let [here, there] = TestServer::federating();
+    let (alice, bob) = (here.register("alice"), there.register("bob"));
+    let room = create_shared_room(&alice, &here, &bob);
+    let ids = |count: usize| {
+        let ids = (0..count).map(|number| EventId::parse(format!("${number:043}")));
+        ids.collect::<Result<Vec<_>, _>>().expect("event ids")
+    };
+    let room = room_id(&room);
+    for (count, expected) in [(100, StatusCode::OK), (101, StatusCode::BAD_REQUEST)] {
+        let (some, many) = (ids(1), ids(count));
+        for (earliest, latest) in [(&some, &many), (&many, &some)] {
+            let request = get_missing_events::v1::Request::new(
+                room.clone(),
+                earliest.clone(),
+                latest.clone(),
+            );
+            assert_eq!(status!(there, here, request), expected, "{count}");
+        }
+        let request = get_backfill::v1::Request::new(room.clone(), many, 10u32.into());
+        assert_eq!(status!(there, here, request), expected, "{count}");
+    }
+}
+
+/// Sends EDUs of which only the last may have an effect on a sync of `observer`; returns that sync.
+fn sync_after(
+    (here, there): (&TestServer, &TestServer),
+    observer: &TestUser<'_>,
+    edus: &[Value],
+) -> Value {
+    let since = next_batch(&sync_with(observer, &[("set_presence", "offline")])).to_owned();
+    send_edus(here, there, &since, edus);
+    let parameters = [
+        ("since", &*since),
+        ("timeout", "10000"),
+        ("set_presence", "offline"),
+    ];
+    sync_with(observer, &parameters)
+}
+
+#[test]
+fn typing_of_users_who_are_not_in_the_room_or_of_another_server_is_dropped() {
+    let [here, there] = TestServer::federating();
+    let (alice, bob) = (here.register("alice"), there.register("bob"));
+    let outsider = here.register("outsider").user_id;
+    let room = create_shared_room(&alice, &here, &bob);
+    let typing = |user: &String| {
+        let content = json!({ "room_id": room, "user_id": user, "typing": true });
+        json!({ "edu_type": "m.typing", "content": content })
+    };
+    let edus = [&bob.user_id, &outsider, &alice.user_id].map(typing);
+    let synced = sync_after((&here, &there), &bob, &edus);
+    let ephemeral = &synced["rooms"]["join"][&room]["ephemeral"]["events"][0];
+    assert_eq!(ephemeral["content"]["user_ids"], json!([alice.user_id]));
+}
+
+#[test]
+fn presence_of_users_of_another_server_is_dropped() {
+    let [here, there] = TestServer::federating();
+    let (alice, bob) = (here.register("alice"), there.register("bob"));
+    let carol = there.register("carol");
+    let room = create_shared_room(&alice, &here, &bob);
+    join(&carol, &room);
+    let update = |user: &TestUser<'_>| {
+        json!({
+            "user_id": user.user_id, "presence": "online", "last_active_ago": 1,
+            "status_msg": "x".repeat(2000),
+        })
+    };
+    let push = [&carol, &alice].map(update);
+    let edu = json!({ "edu_type": "m.presence", "content": { "push": push } });
+    let synced = sync_after((&here, &there), &bob, &[edu]);
+    let events = synced["presence"]["events"].as_array().expect("presence");
+    let senders: Vec<_> = events.iter().map(|event| &event["sender"]).collect();
+    assert_eq!(senders, [&json!(alice.user_id)]);
+    let message = events[0]["content"]["status_msg"].as_str();
+    assert_eq!(message.map(str::len), Some(1024));
+}
+
+#[test]
+fn an_invitation_is_ended_by_the_server_that_sent_it_and_by_no_other() {
+    let [here, there, third] = TestServer::federating();
+    let (alice, bob) = (here.register("alice"), there.register("bob"));
+    let carol = third.register("carol");
+    let moderators = json!({ "users": { carol.user_id.as_str(): 50 } });
+    let room = create_room(
+        &alice,
+        json!({ "preset": "public_chat", "power_level_content_override": moderators }),
+    );
+    join_via(&carol, &room, &here);
+    let target = json!({ "user_id": bob.user_id });
+    let is_invited = || sync(&bob, None)["rooms"]["invite"][&room].is_object();
+    expect_ok(change_membership(&alice, &room, "invite", target.clone()));
+    assert!(is_invited());
+    let kick = room_path(&room, "kick");
+    // The invitation has to arrive there first.
+    third.wait_until(async || {
+        let token = Some(&*carol.token);
+        third.send(Method::POST, &kick, token, &target).await.0 == 200
+    });
+    // The transaction with the kick ends before the next one begins.
+    for number in 0..2 {
+        send_note(&carol, &bob.user_id, number);
+        wait_for_notes(&bob, 1);
+    }
+    assert!(is_invited());
+    let state = format!("state/m.room.member/{}", percent_encode(&bob.user_id));
+    let state = room_path(&room, &state);
+    here.wait_until(async || {
+        let token = Some(&*alice.token);
+        let member = here.send(Method::GET, &state, token, &Value::Null).await.1;
+        member["membership"] == "leave"
+    });
+    expect_ok(change_membership(&alice, &room, "invite", target.clone()));
+    assert!(is_invited());
+    expect_ok(change_membership(&alice, &room, "kick", target));
+    there.wait_until(async || {
+        let token = Some(&*bob.token);
+        let path = "/_matrix/client/v3/sync";
+        let synced = there.send(Method::GET, path, token, &Value::Null).await.1;
+        synced["rooms"]["invite"][&room].is_null()
+    });
+}
