@@ -53,6 +53,20 @@ impl<R: IncomingRequest, Q: Quirk> IncomingRequest for Adapted<R, Q> {
     }
 }
 
+/// The body as the client sent it. ruma's types drop properties that they do not know; what a client
+/// stores comes back with them.
+#[derive(Debug)]
+pub struct AsSent(pub JsonObject);
+
+impl Quirk for AsSent {
+    fn apply(
+        request: &mut http::Request<Cow<'_, [u8]>>,
+        _path_arguments: &[&str],
+    ) -> Result<Self, DeserializationError> {
+        Ok(Self(serde_json::from_slice(request.body())?))
+    }
+}
+
 /// Changes the JSON object in the body of `request`.
 ///
 /// # Errors

@@ -1,9 +1,35 @@
 //! The public room directory of this server, for clients and for other servers.
 
-use ruma::{UInt, api::federation::directory::get_public_rooms_filtered, directory::RoomNetwork};
+use ruma::{
+    UInt,
+    api::{OutgoingResponse, federation::directory::get_public_rooms_filtered},
+    directory::RoomNetwork,
+    serde::JsonObject,
+};
+use serde_json::Value;
 
-use super::{Api, Error};
+use super::{Api, Error, Streamed};
 use crate::rooms::directory::{self, Audience, DirectoryQuery};
+
+/// A response with a list of rooms in `list`. ruma leaves out the default join rule, which clients and
+/// other servers want to read.
+pub(super) fn with_join_rules(
+    response: impl OutgoingResponse,
+    list: &str,
+) -> Result<Streamed, Error> {
+    Streamed::edited(response, |body| {
+        let rooms = body.get_mut(list).and_then(Value::as_array_mut);
+        let rooms = rooms.into_iter().flatten();
+        rooms
+            .filter_map(Value::as_object_mut)
+            .for_each(add_join_rule);
+    })
+}
+
+/// Adds the default join rule to the summary of a room that has none.
+pub(super) fn add_join_rule(room: &mut JsonObject) {
+    room.entry("join_rule").or_insert("public".into());
+}
 
 /// A page of this server's directory.
 pub(super) async fn page(

@@ -29,7 +29,7 @@ mod media;
 mod streamed;
 
 pub use self::{
-    adapted::{Adapted, Quirk},
+    adapted::{Adapted, AsSent, Quirk},
     caller::{Origin, Session, Unauthenticated},
     context::{Api, Context},
     error::Error,

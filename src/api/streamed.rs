@@ -2,6 +2,10 @@
 
 use std::{fmt, pin::Pin};
 
+use ruma::{
+    api::{OutgoingBody, OutgoingResponse},
+    serde::JsonObject,
+};
 use serde::Serialize;
 use smol::stream::{self, Stream};
 
@@ -26,6 +30,25 @@ impl Streamed {
         let json = serde_json::to_vec(value);
         let json = json.map_err(|_| Error::Internal("a response that does not serialize"))?;
         Ok(Self::new(stream::once(Ok(json))))
+    }
+
+    /// ruma's response, with what `edit` changes in its JSON: fields that clients expect where ruma leaves
+    /// out the default, and fields without a value that ruma writes as `null`.
+    ///
+    /// # Errors
+    /// If `response` does not serialize.
+    pub fn edited(
+        response: impl OutgoingResponse,
+        edit: impl FnOnce(&mut JsonObject),
+    ) -> Result<Self, Error> {
+        let unserializable = || Error::Internal("a response that does not serialize");
+        let response = response.try_into_http_response_inner();
+        let body = response.map_err(|_| unserializable())?.into_body();
+        let body = body.try_into_buf::<Vec<u8>>();
+        let body = body.map_err(|_| unserializable())?;
+        let mut object = serde_json::from_slice(&body).map_err(|_| unserializable())?;
+        edit(&mut object);
+        Self::json(&object)
     }
 
     pub fn into_inner(self) -> Pin<Box<dyn Stream<Item = Result<Vec<u8>, Error>> + Send>> {

@@ -21,7 +21,7 @@ use super::{
     connection_slots::Slot,
     cors,
     error::Rejection,
-    files,
+    files, lenience,
     limits::{MAX_TRANSACTION_BYTES, Timeouts},
     path::{Template, routing_path},
     peer::ClientAddresses,
@@ -262,7 +262,8 @@ async fn handle(
         source: Source { address, slot },
     } = exchange;
     let authenticated = || slot.iter().for_each(|slot| slot.authenticated());
-    let request = Request::from_parts(head, ());
+    let mut request = Request::from_parts(head, ());
+    lenience::single_space_in_authorization(request.headers_mut());
     let session = auth::session(route.auth, &request, address, &state.api.users).await?;
     if session.is_some() {
         authenticated();

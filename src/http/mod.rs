@@ -21,6 +21,7 @@ mod edge;
 mod error;
 mod files;
 mod gate;
+mod lenience;
 mod limits;
 mod listen;
 mod path;

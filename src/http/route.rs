@@ -16,7 +16,7 @@ use super::{
     auth::{AuthRequirement, Credentials, Scheme},
     error::{encode, malformed},
     files::{self, ConditionalHeaders},
-    limits,
+    lenience, limits,
     path::Template,
     response_body::ResponseBody,
 };
@@ -182,6 +182,7 @@ impl Route {
         if call.request.body().is_empty() {
             *call.request.body_mut() = b"{}".to_vec();
         }
+        lenience::drop_empty_arguments(call.request.uri_mut());
         let arguments = mem::take(&mut call.arguments);
         let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
         // Some of ruma's deserializers index without a check; the panic hook logs the panic.

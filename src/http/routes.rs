@@ -40,6 +40,11 @@ fn discovery(routes: &mut Routes) {
         discover_homeserver, discover_support, get_capabilities, get_supported_versions,
     };
 
+    routes.add(client::empty::get_pushers);
+    routes.add(client::empty::get_notifications);
+    routes.add(client::empty::get_protocols);
+    routes.add(client::empty::get_turn_server_info);
+    routes.add(client::empty::search_events);
     routes.add(get_supported_versions);
     routes.add(get_capabilities);
     routes.add(discover_homeserver);
@@ -212,7 +217,9 @@ fn key_backup(routes: &mut Routes) {
 }
 
 fn rooms(routes: &mut Routes) {
-    use client::{alias, directory, membership, room, space, summary};
+    use client::{
+        alias, directory, initial_sync, membership, room, space, summary, user_directory,
+    };
 
     routes
         .add(room::create_room)
@@ -238,6 +245,10 @@ fn rooms(routes: &mut Routes) {
     routes.add(directory::get_public_rooms);
     routes.add(directory::get_public_rooms_filtered);
     routes.add(space::get_hierarchy);
+    routes
+        .add(initial_sync::room_initial_sync)
+        .rate(Kind::Other);
+    routes.add(user_directory::search_users).rate(Kind::Other);
     routes.add(summary::get_summary).rate(Kind::Other);
 }
 

@@ -8,7 +8,7 @@ use ruma::{
         UnreadNotificationsCount,
         v3::{JoinedRoom, LeftRoom, RoomAccountData, Timeline},
     },
-    events::AnySyncStateEvent,
+    events::{AnySyncStateEvent, AnySyncTimelineEvent},
     serde::Raw,
 };
 use serde::Serialize;
@@ -67,13 +67,16 @@ pub fn joined(
     joined.ephemeral.events =
         ephemeral::events(r, request, room_range, room, &builder.room_id, typing)?;
     joined.account_data = builder.account_data(r)?;
-    joined.timeline = builder.timeline(r, &selected)?;
-    let is_empty = joined.is_empty() && state.is_empty() && !builder.own_receipt_moved(r)?;
+    let timeline = builder.timeline(r, &selected)?;
+    let is_empty = joined.is_empty()
+        && timeline.is_empty()
+        && state.is_empty()
+        && !builder.own_receipt_moved(r)?;
     if is_empty && builder.since.is_some() {
         return Ok(None);
     }
     builder.add_unread(r, &mut joined)?;
-    with_state(request, joined, state).map(Some)
+    to_json(request, joined, timeline, state).map(Some)
 }
 
 /// A room that the user has left, up to the leave; `None` if nothing changed.
@@ -102,9 +105,9 @@ pub fn left(
         selected.events.push(event::load(r, builder.member.event)?);
     }
     let mut left = LeftRoom::new();
-    left.timeline = builder.timeline(r, &selected)?;
     left.account_data = builder.account_data(r)?;
-    with_state(request, left, state).map(Some)
+    let timeline = builder.timeline(r, &selected)?;
+    to_json(request, left, timeline, state).map(Some)
 }
 
 struct Builder<'a> {
@@ -195,9 +198,9 @@ impl<'a> Builder<'a> {
     /// A room that the user was only invited to or knocking at: the event that ended that.
     fn never_joined(&mut self, r: &impl Reader) -> Result<Box<RawValue>, Error> {
         let event = event::load(r, self.member.event)?;
-        let mut left = LeftRoom::new();
-        left.timeline.events = format_events(r, self.request, &mut self.formatter, &[event])?;
-        with_state(self.request, left, Vec::new())
+        let mut timeline = Timeline::new();
+        timeline.events = format_events(r, self.request, &mut self.formatter, &[event])?;
+        to_json(self.request, LeftRoom::new(), timeline, Vec::new())
     }
 
     fn state(
@@ -288,18 +291,30 @@ fn notification_count(count: Counts) -> UnreadNotificationsCount {
 }
 
 /// The JSON of a room, with its state under the name that the client requested. matrix-nio ignores left
-/// rooms without that field, so it is there even if the state is empty.
-fn with_state(
+/// rooms without that field, so it is there even if the state is empty. ruma leaves `limited` out where it
+/// is false, which some clients take for an unknown.
+fn to_json(
     request: &Request,
     room: impl Serialize,
+    timeline: Timeline,
     events: Vec<Raw<AnySyncStateEvent>>,
 ) -> Result<Box<RawValue>, Error> {
     #[derive(Serialize)]
-    struct WithState<T, S> {
+    struct Update<T, S> {
         #[serde(flatten)]
         room: T,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        timeline: Option<WithLimited>,
         #[serde(flatten)]
         state: S,
+    }
+
+    #[derive(Serialize)]
+    struct WithLimited {
+        limited: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        prev_batch: Option<String>,
+        events: Vec<Raw<AnySyncTimelineEvent>>,
     }
 
     let field = match request.state_after {
@@ -308,5 +323,15 @@ fn with_state(
         StateAfter::Unstable => "org.matrix.msc4222.state_after",
     };
     let state = BTreeMap::from([(field, BTreeMap::from([("events", events)]))]);
-    to_raw_value(&WithState { room, state }).map_err(|_| Error::not_serializable("a room"))
+    let timeline = (!timeline.is_empty()).then_some(WithLimited {
+        limited: timeline.limited,
+        prev_batch: timeline.prev_batch,
+        events: timeline.events,
+    });
+    let update = Update {
+        room,
+        timeline,
+        state,
+    };
+    to_raw_value(&update).map_err(|_| Error::not_serializable("a room"))
 }

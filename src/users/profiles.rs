@@ -305,7 +305,7 @@ mod tests {
     fn a_profile_has_at_most_64_kib() {
         with_server(async |server| {
             let user = alice(&server).await;
-            let overhead = r#"{"org.example.a":"","org.example.b":""}"#.len();
+            let overhead = r#"{"displayname":"alice","org.example.a":"","org.example.b":""}"#.len();
             let half = 30 * 1024;
             let rest = 64 * 1024 - overhead - half;
             let a = set("org.example.a", json!("x".repeat(half))).unwrap();

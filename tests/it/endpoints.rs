@@ -2,7 +2,8 @@
 //!
 //! `tests/endpoints/specification.tsv` lists the operations of specification v1.19's client-server and
 //! server-server APIs, `tests/endpoints/not_served.txt` those that are not served yet. An endpoint is
-//! served if the server answers it with anything but [`M_UNRECOGNIZED`].
+//! served if the server answers it with anything but [`M_UNRECOGNIZED`]. Those marked `empty` have an
+//! answer, since clients ask every server, but nothing behind it yet.
 //!
 //! [`M_UNRECOGNIZED`]: https://spec.matrix.org/v1.19/client-server-api/#common-error-codes
 
@@ -28,6 +29,7 @@ pub fn endpoints() -> BTreeSet<Endpoint<'static>> {
 fn not_served() -> BTreeSet<Endpoint<'static>> {
     let lines = NOT_SERVED.lines();
     lines
+        .filter(|line| !line.ends_with(" empty"))
         .map(|line| line.split_once(' ').expect("a method and a path"))
         .collect()
 }

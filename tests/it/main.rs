@@ -5,6 +5,7 @@ mod account_data;
 mod accounts;
 mod api_standards;
 mod client_api;
+mod client_requests;
 mod cross_signing;
 mod dehydrated_devices;
 mod device_lists;

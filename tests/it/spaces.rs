@@ -89,7 +89,7 @@ fn hierarchy_is_depth_first_in_child_order() {
     );
     let root = &response["rooms"][0];
     assert_eq!(root["room_type"], "m.space");
-    assert_eq!(root["join_rule"], Value::Null);
+    assert_eq!(root["join_rule"], "public");
     assert_eq!(root["num_joined_members"], 1);
     let child = &root["children_state"][0];
     let mut fields: Vec<_> = child.as_object().expect("an event").keys().collect();
@@ -194,7 +194,7 @@ fn room_summary_is_shown_to_users_who_may_join() {
     let expected = json!({
         "room_id": room, "name": "Pub", "canonical_alias": "#pub:localhost",
         "num_joined_members": 1, "world_readable": false, "guest_can_join": false,
-        "room_version": "11", "membership": "join",
+        "room_version": "11", "membership": "join", "join_rule": "public",
     });
     assert_eq!(expect_ok(summary(&alice, &room, "")), expected);
     assert_eq!(expect_ok(summary(&alice, "#pub:localhost", "")), expected);

@@ -38,7 +38,7 @@ fn initial_sync_returns_the_room_and_incremental_sync_only_new_events() {
         event_types(&joined["timeline"]["events"]),
         ["m.room.member"]
     );
-    assert_eq!(joined["timeline"]["limited"], Value::Null);
+    assert_eq!(joined["timeline"]["limited"], false);
     assert_eq!(joined["summary"]["m.joined_member_count"], 2);
     assert_eq!(
         joined["timeline"]["events"][0]["unsigned"]["membership"],
@@ -150,7 +150,7 @@ fn new_event_wakes_a_waiting_sync() {
 fn malformed_sync_token_is_rejected() {
     let server = TestServer::new();
     let alice = server.register("alice");
-    for since in ["", "nonsense", "s1_1", "p1_5"] {
+    for since in ["nonsense", "s1_1", "p1_5"] {
         expect_error(
             &alice.get(&format!("{SYNC}?since={since}")),
             400,

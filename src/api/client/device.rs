@@ -5,11 +5,13 @@ use ruma::{
     api::client::device::{
         Device, delete_device, delete_devices, get_device, get_devices, update_device,
     },
+    serde::JsonObject,
 };
+use serde_json::Value;
 
 use super::uiaa::{self, Interactive};
 use crate::{
-    api::{Adapted, Api, Error, Session},
+    api::{Adapted, Api, Error, Session, Streamed},
     store::records,
 };
 
@@ -18,12 +20,18 @@ pub async fn get_devices(
     api: Api,
     session: Session,
     _request: get_devices::v3::Request,
-) -> Result<get_devices::v3::Response, Error> {
+) -> Result<Streamed, Error> {
     let devices = api.users.devices(session.user)?;
     let devices = devices
         .into_iter()
         .map(|(id, device)| device_info(id, device));
-    Ok(get_devices::v3::Response::new(devices.collect()))
+    let response = get_devices::v3::Response::new(devices.collect());
+    Streamed::edited(response, |body| {
+        let devices = body.get_mut("devices").and_then(Value::as_array_mut);
+        for device in devices.into_iter().flatten() {
+            device.as_object_mut().map(remove_nulls);
+        }
+    })
 }
 
 /// `GET /_matrix/client/v3/devices/{deviceId}`
@@ -31,10 +39,14 @@ pub async fn get_device(
     api: Api,
     session: Session,
     request: get_device::v3::Request,
-) -> Result<get_device::v3::Response, Error> {
+) -> Result<Streamed, Error> {
     let device = api.users.device(session.user, &request.device_id)?;
     let device = device_info(request.device_id, device);
-    Ok(get_device::v3::Response::new(device))
+    Streamed::edited(get_device::v3::Response::new(device), remove_nulls)
+}
+
+fn remove_nulls(object: &mut JsonObject) {
+    object.retain(|_, value| !value.is_null());
 }
 
 fn device_info(device_id: OwnedDeviceId, device: records::Device) -> Device {

@@ -19,8 +19,9 @@ use ruma::{
 
 use crate::{
     api::{
-        Adapted, Api, Error, Quirk, Session, Unauthenticated, adapted::edit_body,
-        directory::page as own_page,
+        Adapted, Api, Error, Quirk, Session, Streamed, Unauthenticated,
+        adapted::edit_body,
+        directory::{page as own_page, with_join_rules},
     },
     federation::Limits,
     rooms::{
@@ -95,7 +96,7 @@ pub async fn get_public_rooms(
     api: Api,
     client: Unauthenticated,
     request: get_public_rooms::v3::Request,
-) -> Result<get_public_rooms::v3::Response, Error> {
+) -> Result<Streamed, Error> {
     let _permit = match request.server {
         Some(_) => api.remote_lookup_permit(client).await?,
         None => None,
@@ -108,7 +109,7 @@ pub async fn get_public_rooms(
     response.next_batch = page.next_batch;
     response.prev_batch = page.prev_batch;
     response.total_room_count_estimate = page.total_room_count_estimate;
-    Ok(response)
+    with_join_rules(response, "chunk")
 }
 
 /// `POST /_matrix/client/v3/publicRooms`
@@ -116,7 +117,7 @@ pub async fn get_public_rooms_filtered(
     api: Api,
     _session: Session,
     request: get_public_rooms_filtered::v3::Request,
-) -> Result<get_public_rooms_filtered::v3::Response, Error> {
+) -> Result<Streamed, Error> {
     let mut own_request = federation_directory::v1::Request::new();
     own_request.limit = request.limit;
     own_request.since = request.since;
@@ -128,7 +129,7 @@ pub async fn get_public_rooms_filtered(
     response.next_batch = page.next_batch;
     response.prev_batch = page.prev_batch;
     response.total_room_count_estimate = page.total_room_count_estimate;
-    Ok(response)
+    with_join_rules(response, "chunk")
 }
 
 /// A page of the directory of this server, or of `server`.

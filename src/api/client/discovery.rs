@@ -57,21 +57,26 @@ pub async fn get_capabilities(
     _api: Api,
     _session: Session,
     _request: get_capabilities::v3::Request,
-) -> Result<get_capabilities::v3::Response, Error> {
+) -> Result<Streamed, Error> {
     use get_capabilities::v3::{
         Capabilities, GetLoginTokenCapability, ProfileFieldsCapability, Response,
         RoomVersionStability, RoomVersionsCapability, ThirdPartyIdChangesCapability,
     };
 
     let stable = |version| (version, RoomVersionStability::Stable);
-    // Other capabilities have the defaults of the specification.
     let mut capabilities = Capabilities::new();
     capabilities.room_versions =
         RoomVersionsCapability::new(versions::DEFAULT, versions::SUPPORTED.map(stable).into());
     capabilities.profile_fields = Some(ProfileFieldsCapability::new(true));
     capabilities.thirdparty_id_changes = ThirdPartyIdChangesCapability::new(false);
     capabilities.get_login_token = GetLoginTokenCapability::new(true);
-    Ok(Response::new(capabilities))
+    // Other capabilities have the defaults of the specification. ruma leaves out this one, which clients
+    // want to read.
+    Streamed::edited(Response::new(capabilities), |body| {
+        if let Some(capabilities) = body.get_mut("capabilities") {
+            capabilities["m.change_password"] = json!({ "enabled": true });
+        }
+    })
 }
 
 /// `GET /.well-known/matrix/client`

@@ -1,18 +1,22 @@
 //! Stored filters (client-server API, "Filtering").
 
 use ruma::api::client::filter::{create_filter, get_filter};
+use serde_json::value::RawValue;
 
 use super::config::check_own;
-use crate::api::{Api, Error, Session};
+use crate::api::{Adapted, Api, AsSent, Error, Session, Streamed};
 
 /// `POST /_matrix/client/v3/user/{userId}/filter`
 pub async fn create_filter(
     api: Api,
     session: Session,
-    request: create_filter::v3::Request,
+    Adapted {
+        request,
+        quirk: AsSent(filter),
+    }: Adapted<create_filter::v3::Request, AsSent>,
 ) -> Result<create_filter::v3::Response, Error> {
     check_own(&session, &request.user_id)?;
-    let id = api.users.add_filter(session.user, &request.filter).await?;
+    let id = api.users.add_filter(session.user, &filter).await?;
     Ok(create_filter::v3::Response::new(id))
 }
 
@@ -21,8 +25,8 @@ pub async fn get_filter(
     api: Api,
     session: Session,
     request: get_filter::v3::Request,
-) -> Result<get_filter::v3::Response, Error> {
+) -> Result<Streamed, Error> {
     check_own(&session, &request.user_id)?;
-    let filter = api.users.filter(session.user, &request.filter_id)?;
-    Ok(get_filter::v3::Response::new(filter))
+    let filter: Box<RawValue> = api.users.filter(session.user, &request.filter_id)?;
+    Streamed::json(&filter)
 }

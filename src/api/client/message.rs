@@ -16,10 +16,9 @@ use ruma::{
     events::TimelineEventType,
     serde::Raw,
 };
-use serde_json::json;
 
 use crate::{
-    api::{Api, Error, Session},
+    api::{Adapted, Api, AsSent, Error, Session},
     protocol::build::{EventDraft, canonical_content},
     rooms::{
         self,
@@ -69,12 +68,12 @@ pub async fn send_message_event(
 pub async fn redact_event(
     api: Api,
     session: Session,
-    request: redact_event::v3::Request,
+    Adapted {
+        request,
+        quirk: AsSent(mut content),
+    }: Adapted<redact_event::v3::Request, AsSent>,
 ) -> Result<redact_event::v3::Response, Error> {
-    let content = match &request.reason {
-        Some(reason) => json!({ "reason": reason }),
-        None => json!({}),
-    };
+    content.remove("redacts");
     let draft = EventDraft {
         room_id: Some(request.room_id.clone()),
         sender: session.user_id.clone(),
@@ -264,16 +263,22 @@ pub async fn get_room_event(
         let event = reader.formatter.format(s, &stored)?;
         Ok::<_, rooms::Error>(Raw::from_json(event))
     };
-    Ok(get_room_event::v3::Response::new(api.store.read(read)?))
+    let event = api.store.read(read).map_err(|error| match error {
+        // Who may not see an event does not learn whether it exists.
+        rooms::Error::Forbidden(_) => NO_EVENT,
+        error => error,
+    });
+    Ok(get_room_event::v3::Response::new(event?))
 }
+
+const NO_EVENT: rooms::Error =
+    rooms::Error::NotFound("the event does not exist in this room, or you may not see it");
 
 fn load_visible(
     r: &Snapshot,
     reader: &mut RoomReader,
     id: &OwnedEventId,
 ) -> Result<StoredEvent, rooms::Error> {
-    const NO_EVENT: rooms::Error =
-        rooms::Error::NotFound("the event does not exist in this room, or you may not see it");
     let num = event::num_in(r, reader.room, id)?.ok_or(NO_EVENT)?;
     let stored = event::load(r, num)?;
     let visible = reader.formatter.visibility.visible(r, stored)?;
@@ -299,9 +304,7 @@ fn read_context(
 ) -> Result<get_context::v3::Response, rooms::Error> {
     let mut reader = RoomReader::new(s, session, now_ms, request.room_id, request.filter)?;
     let stored = load_visible(s, &mut reader, &request.event_id)?;
-    let place = stored.header.place.ok_or(rooms::Error::NotFound(
-        "the event does not exist in this room, or you may not see it",
-    ))?;
+    let place = stored.header.place.ok_or(NO_EVENT)?;
     let limit = usize::try_from(u64::from(request.limit))
         .unwrap_or(MAX_PAGE)
         .min(MAX_PAGE);

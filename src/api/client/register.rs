@@ -20,7 +20,7 @@ use ruma::{
 
 use super::uiaa::{self, Interactive, authenticate};
 use crate::{
-    api::{Adapted, Api, Error, Unauthenticated},
+    api::{Adapted, Api, Error, Streamed, Unauthenticated},
     config::Registration,
     rates::Kind,
     store::UserNum,
@@ -96,7 +96,7 @@ pub async fn register(
         request,
         quirk: operation,
     }: Interactive<register::v3::Request>,
-) -> Result<Response, Error> {
+) -> Result<Streamed, Error> {
     check_kind(&request)?;
     let flow = flow(&api)?;
     let auth = request.auth.as_ref();
@@ -135,18 +135,18 @@ pub async fn register(
         .uia
         .set_registered(uia_session, operation, uiaa_client.claimant(), user);
     api.users.record_login_network(user, client.address).await;
-    Ok(response(user_id, login))
+    response(user_id, login)
 }
 
 /// Repeats a registration whose response was lost: the user exists and is logged in again.
-async fn repeat(api: &Api, user: UserNum, request: &Request) -> Result<Response, Error> {
+async fn repeat(api: &Api, user: UserNum, request: &Request) -> Result<Streamed, Error> {
     let proof = api.users.authenticate_by_registration(user)?;
     let user_id = proof.user_id().to_owned();
     if request.inhibit_login {
-        return Ok(response(user_id, None));
+        return response(user_id, None);
     }
     let login = api.users.log_in(proof, new_login(request)).await?;
-    Ok(response(user_id, Some(login)))
+    response(user_id, Some(login))
 }
 
 fn check_kind(request: &Request) -> Result<(), Error> {
@@ -179,7 +179,7 @@ fn new_login(request: &Request) -> NewLogin {
     }
 }
 
-fn response(user_id: OwnedUserId, login: Option<Login>) -> Response {
+fn response(user_id: OwnedUserId, login: Option<Login>) -> Result<Streamed, Error> {
     let mut response = Response::new(user_id);
     if let Some(login) = login {
         response.access_token = Some(login.access_token.into_string());
@@ -187,5 +187,5 @@ fn response(user_id: OwnedUserId, login: Option<Login>) -> Response {
         response.refresh_token = login.refresh_token.map(|token| token.into_string());
         response.expires_in = login.expires_in;
     }
-    response
+    Streamed::edited(response, |body| body.retain(|_, value| !value.is_null()))
 }

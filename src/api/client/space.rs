@@ -17,7 +17,7 @@ use ruma::{
 };
 
 use crate::{
-    api::{Api, Error, Session},
+    api::{Api, Error, Session, Streamed, directory::with_join_rules},
     rooms::{
         self,
         directory::{
@@ -44,7 +44,7 @@ pub async fn get_hierarchy(
     api: Api,
     session: Session,
     request: Request,
-) -> Result<Response, Error> {
+) -> Result<Streamed, Error> {
     let limit = request.limit.map_or(DEFAULT_PAGE_SIZE, |limit| {
         usize::try_from(limit).map_or(MAX_PAGE_SIZE, |limit| limit.clamp(1, MAX_PAGE_SIZE))
     });
@@ -95,7 +95,7 @@ pub async fn get_hierarchy(
             "the room does not exist, or you may not see it",
         ));
     }
-    Ok(response)
+    with_join_rules(response, "rooms")
 }
 
 /// The pagination token, as text `<rooms>_<max_depth>_<suggested_only>`. The server keeps nothing between

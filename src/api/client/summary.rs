@@ -8,7 +8,7 @@ use ruma::{
 
 use super::alias;
 use crate::{
-    api::{Api, Error, Session},
+    api::{Api, Error, Session, Streamed, directory::add_join_rule},
     rooms::{
         self,
         directory::{spaces, summary},
@@ -21,7 +21,7 @@ pub async fn get_summary(
     api: Api,
     session: Option<Session>,
     request: Request,
-) -> Result<Response, Error> {
+) -> Result<Streamed, Error> {
     let (room, servers) = match OwnedRoomId::try_from(request.room_id_or_alias) {
         Ok(room) => (room, request.via),
         Err(alias) => {
@@ -43,7 +43,7 @@ pub async fn get_summary(
     }
     let mut response = Response::new(summary);
     response.membership = membership.map(membership_state);
-    Ok(response)
+    Streamed::edited(response, add_join_rule)
 }
 
 /// The summary from this server if it is in the room, else from one of `servers`.

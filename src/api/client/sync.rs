@@ -45,6 +45,10 @@ pub async fn sync(
     let filter = match request.filter {
         None => FilterDefinition::default(),
         Some(Filter::FilterDefinition(filter)) => filter,
+        // ruma takes what does not parse as a filter for an id.
+        Some(Filter::FilterId(id)) if id.starts_with('{') => {
+            return Err(Error::invalid_param("filter: this is not a filter"));
+        }
         Some(Filter::FilterId(id)) => api.users.filter(session.user, &id)?,
         Some(_) => {
             return Err(Error::invalid_param(

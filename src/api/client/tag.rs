@@ -1,29 +1,33 @@
 //! The tags of rooms (client-server API, "Room Tagging").
 
 use ruma::api::client::tag::{create_tag, delete_tag, get_tags};
+use serde_json::json;
 
 use super::config::check_own;
-use crate::api::{Api, Error, Session};
+use crate::api::{Adapted, Api, AsSent, Error, Session, Streamed};
 
 /// `GET /_matrix/client/v3/user/{userId}/rooms/{roomId}/tags`
 pub async fn get_tags(
     api: Api,
     session: Session,
     request: get_tags::v3::Request,
-) -> Result<get_tags::v3::Response, Error> {
+) -> Result<Streamed, Error> {
     check_own(&session, &request.user_id)?;
     let tags = api.users.tags(session.user, &request.room_id)?;
-    Ok(get_tags::v3::Response::new(tags))
+    Streamed::json(&json!({ "tags": tags }))
 }
 
 /// `PUT /_matrix/client/v3/user/{userId}/rooms/{roomId}/tags/{tag}`
 pub async fn create_tag(
     api: Api,
     session: Session,
-    request: create_tag::v3::Request,
+    Adapted {
+        request,
+        quirk: AsSent(info),
+    }: Adapted<create_tag::v3::Request, AsSent>,
 ) -> Result<create_tag::v3::Response, Error> {
     check_own(&session, &request.user_id)?;
-    let (room, tag, info) = (&request.room_id, request.tag, &request.tag_info);
+    let (room, tag) = (&request.room_id, request.tag);
     api.users.set_tag(session.user, room, tag, info).await?;
     Ok(create_tag::v3::Response::new())
 }

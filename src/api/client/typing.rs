@@ -1,19 +1,43 @@
 //! Typing notifications (client-server API, "Typing Notifications").
 
-use ruma::api::client::typing::create_typing_event::{self, v3::Typing};
+use std::borrow::Cow;
+
+use ruma::api::{
+    client::typing::create_typing_event::{self, v3::Typing},
+    error::DeserializationError,
+};
 
 use super::config::check_own;
 use crate::{
-    api::{Api, Error, Session},
+    api::{Adapted, Api, Error, Quirk, Session, adapted::edit_body},
     federation::EphemeralEdu,
     rooms::typing::TypingUpdate,
 };
+
+/// For how long a user types who does not say it.
+const DEFAULT_TIMEOUT_MS: u64 = 30_000;
+
+/// NOTSPEC: `timeout` is optional, as in Synapse.
+#[derive(Debug)]
+pub struct OptionalTimeout;
+
+impl Quirk for OptionalTimeout {
+    fn apply(
+        request: &mut http::Request<Cow<'_, [u8]>>,
+        _path_arguments: &[&str],
+    ) -> Result<Self, DeserializationError> {
+        edit_body(request, |body| {
+            body.entry("timeout").or_insert(DEFAULT_TIMEOUT_MS.into());
+        })?;
+        Ok(Self)
+    }
+}
 
 /// `PUT /_matrix/client/v3/rooms/{roomId}/typing/{userId}`
 pub async fn create_typing_event(
     api: Api,
     session: Session,
-    request: create_typing_event::v3::Request,
+    Adapted { request, .. }: Adapted<create_typing_event::v3::Request, OptionalTimeout>,
 ) -> Result<create_typing_event::v3::Response, Error> {
     check_own(&session, &request.user_id)?;
     let room = api.joined_room(&session, &request.room_id)?;

@@ -3,7 +3,10 @@
 use ruma::api::federation::directory::{get_public_rooms, get_public_rooms_filtered};
 
 use crate::{
-    api::{Api, Error, Origin, directory::page},
+    api::{
+        Api, Error, Origin, Streamed,
+        directory::{page, with_join_rules},
+    },
     rooms::directory::Audience,
 };
 
@@ -12,7 +15,7 @@ pub async fn get_public_rooms(
     api: Api,
     _origin: Origin,
     request: get_public_rooms::v1::Request,
-) -> Result<get_public_rooms::v1::Response, Error> {
+) -> Result<Streamed, Error> {
     let mut query = get_public_rooms_filtered::v1::Request::new();
     query.limit = request.limit;
     query.since = request.since;
@@ -23,7 +26,7 @@ pub async fn get_public_rooms(
     response.next_batch = page.next_batch;
     response.prev_batch = page.prev_batch;
     response.total_room_count_estimate = page.total_room_count_estimate;
-    Ok(response)
+    with_join_rules(response, "chunk")
 }
 
 /// `POST /_matrix/federation/v1/publicRooms`
@@ -31,6 +34,7 @@ pub async fn get_public_rooms_filtered(
     api: Api,
     _origin: Origin,
     request: get_public_rooms_filtered::v1::Request,
-) -> Result<get_public_rooms_filtered::v1::Response, Error> {
-    page(&api, request, Audience::OtherServers).await
+) -> Result<Streamed, Error> {
+    let page = page(&api, request, Audience::OtherServers).await?;
+    with_join_rules(page, "chunk")
 }

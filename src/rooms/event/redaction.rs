@@ -114,7 +114,8 @@ pub(in crate::rooms) fn is_protected(stored: &StoredEvent) -> Result<bool, Error
 /// [client-server API, "Redactions"]: https://spec.matrix.org/v1.19/client-server-api/#redactions
 ///
 /// # Errors
-/// [`Error::NotFound`] if the event is not in the room, [`Error::Forbidden`] if the sender may not.
+/// [`Error::Invalid`] if the event is in another room, [`Error::Forbidden`] if the sender may not. An
+/// event that is not here may come, and is redacted then if the sender may (NOTSPEC: as in Synapse).
 pub(in crate::rooms) fn check(
     r: &impl Reader,
     room: RoomNum,
@@ -128,7 +129,12 @@ pub(in crate::rooms) fn check(
         .redacts
         .as_ref()
         .ok_or_else(|| Error::invalid("nothing to redact"))?;
-    let num = event::num_in(r, room, redacts)?.ok_or(Error::NotFound("there is no such event"))?;
+    let Some(num) = event::num_in(r, room, redacts)? else {
+        return match event::num_of(r, redacts)? {
+            Some(_) => Err(Error::invalid("the event to redact is in another room")),
+            None => Ok(()),
+        };
+    };
     let target = Target::load(r, num)?;
     if is_protected(&target.stored)? {
         return Err(Error::forbidden(

@@ -1,9 +1,7 @@
 //! Tags of rooms (client-server API, "Room Tagging"): the room account data `m.tag`.
 
-use ruma::{
-    RoomId,
-    events::tag::{TagInfo, Tags},
-};
+use ruma::{RoomId, events::tag::TagInfo, serde::JsonObject};
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::rows::{MAX_NAME_BYTES, check_size, load, put, room_of};
@@ -19,18 +17,17 @@ impl Users {
     ///
     /// # Errors
     /// [`Error::NotFound`] if `user` has no membership in the room.
-    pub fn tags(&self, user: UserNum, room_id: &RoomId) -> Result<Tags, Error> {
-        let content = self.store.read(|s| {
+    pub fn tags(&self, user: UserNum, room_id: &RoomId) -> Result<Map<String, Value>, Error> {
+        let mut content = self.store.read(|s| {
             let room = room_of(s, user, room_id)?;
             Ok::<_, Error>(tag_content(load(s, user, room, EVENT_TYPE)?))
         })?;
-        let tags = tags_of(&content).into_iter().flatten();
-        Ok(tags
-            .filter_map(|(name, info)| {
-                let info: TagInfo = serde_json::from_value(info.clone()).ok()?;
-                Some((name.as_str().into(), info))
-            })
-            .collect())
+        let mut tags = match content.remove("tags") {
+            Some(Value::Object(tags)) => tags,
+            _ => Map::new(),
+        };
+        tags.retain(|_, info| TagInfo::deserialize(&*info).is_ok());
+        Ok(tags)
     }
 
     /// # Errors
@@ -41,16 +38,15 @@ impl Users {
         user: UserNum,
         room_id: &RoomId,
         tag: String,
-        info: &TagInfo,
+        info: JsonObject,
     ) -> Result<(), Error> {
         if tag.len() > MAX_NAME_BYTES {
             return Err(Error::InvalidParam(
                 "the name of a tag has at most 255 bytes",
             ));
         }
-        let info = serde_json::to_value(info).map_err(|_| Error::BadJson("this is not a tag"))?;
         self.change_tags(user, room_id, move |tags| {
-            tags.insert(tag.clone(), info.clone());
+            tags.insert(tag.clone(), Value::Object(info.clone()));
             true
         })
         .await
@@ -105,10 +101,6 @@ fn tag_content(data: Option<AccountData>) -> Map<String, Value> {
         .unwrap_or_default()
 }
 
-fn tags_of(content: &Map<String, Value>) -> Option<&Map<String, Value>> {
-    content.get("tags")?.as_object()
-}
-
 #[cfg(test)]
 mod tests {
     use ruma::room_id;
@@ -123,10 +115,10 @@ mod tests {
             let [alice, bob] = alice_and_bob(&server).await;
             let room = &room_id!("!room:example.org");
             assert!(server.users.tags(alice, room).unwrap().is_empty());
-            let mut info = TagInfo::new();
-            info.order = Some(0.5);
+            let info = json!({"order": 0.5, "org.example.bridge": {"a": 1}});
+            let info: JsonObject = serde_json::from_value(info).unwrap();
             for tag in ["m.favourite", "u.work"] {
-                let set = server.users.set_tag(alice, room, tag.into(), &info);
+                let set = server.users.set_tag(alice, room, tag.into(), info.clone());
                 set.await.unwrap();
             }
             let remove = server.users.remove_tag(alice, room, "u.work".into());
@@ -145,17 +137,20 @@ mod tests {
                 .unwrap();
             assert_eq!(
                 serde_json::from_str::<Value>(content.get()).unwrap(),
-                json!({"tags": {"m.favourite": {"order": 0.5}}})
+                json!({"tags": {"m.favourite": info}})
             );
             assert_eq!(server.users.tags(alice, room).unwrap().len(), 1);
 
             let long = "x".repeat(256);
             assert!(matches!(
-                server.users.set_tag(alice, room, long, &info).await,
+                server.users.set_tag(alice, room, long, info.clone()).await,
                 Err(Error::InvalidParam(_))
             ));
             assert!(matches!(
-                server.users.set_tag(bob, room, "u.x".into(), &info).await,
+                server
+                    .users
+                    .set_tag(bob, room, "u.x".into(), info.clone())
+                    .await,
                 Err(Error::NotFound(_))
             ));
         });
@@ -166,7 +161,7 @@ mod tests {
         with_server(async |server| {
             let [alice, _] = alice_and_bob(&server).await;
             let room = &room_id!("!room:example.org");
-            let info = TagInfo::new();
+            let info = JsonObject::new();
             for content in [
                 json!({"tags": 3, "x": 1}),
                 json!({"tags": {"a": 3}}),
@@ -178,7 +173,9 @@ mod tests {
                     .set_account_data(alice, Some(room), kind, raw(&content));
                 set.await.unwrap();
                 assert!(server.users.tags(alice, room).unwrap().is_empty());
-                let set = server.users.set_tag(alice, room, "u.x".into(), &info);
+                let set = server
+                    .users
+                    .set_tag(alice, room, "u.x".into(), info.clone());
                 set.await.unwrap();
                 assert_eq!(server.users.tags(alice, room).unwrap().len(), 1);
             }

@@ -1,6 +1,4 @@
-use ruma::{
-    api::client::filter::FilterDefinition, profile::ProfileFieldValue::DisplayName, user_id,
-};
+use ruma::{profile::ProfileFieldValue::DisplayName, serde::JsonObject, user_id};
 
 use crate::users::{
     AuthenticatedUser, Error, NewLogin, profiles,
@@ -184,14 +182,17 @@ fn erasure_removes_profile_account_data_and_filters() {
                 .users
                 .set_account_data(user, None, "org.example".into(), content);
             set.await.unwrap();
-            let filter = FilterDefinition::empty();
+            let filter = JsonObject::new();
             let filter = server.users.add_filter(user, &filter).await.unwrap();
             server.deactivate(user, erase).await;
             let empty = server.users.profile(&login.user_id).unwrap().iter().len() == 0;
             assert_eq!(empty, erase);
             let data = server.users.account_data(user, None, "org.example");
             assert_eq!(data.is_err(), erase);
-            assert_eq!(server.users.filter(user, &filter).is_err(), erase);
+            assert_eq!(
+                server.users.filter::<JsonObject>(user, &filter).is_err(),
+                erase
+            );
         }
     });
 }

@@ -1,0 +1,225 @@
+//! What clients really send and expect, beyond the text of the specification.
+
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::{
+    client_api::{create_room, create_room_with, join, percent_encode, room_path, send_text, sync},
+    test_server::{PASSWORD, TestServer, TestUser, expect_error, expect_ok},
+};
+
+fn own_path(user: &TestUser<'_>, tail: &str) -> String {
+    let id = percent_encode(user.user_id.as_str());
+    format!("/_matrix/client/v3/user/{id}/{tail}")
+}
+
+#[test]
+fn arguments_without_a_value_count_as_absent() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let room = create_room_with(&[&alice]);
+    for path in [
+        room_path(&room, "messages?from=&to=&dir=b&limit=&filter="),
+        room_path(&room, "members?at=&membership=&not_membership="),
+        "/_matrix/client/v3/sync?since=&filter=&timeout=&full_state=&set_presence=".to_owned(),
+        "/_matrix/client/v3/publicRooms?since=&server=&limit=".to_owned(),
+        "/_matrix/client/v3/notifications?from=&limit=&only=".to_owned(),
+    ] {
+        expect_ok(alice.get(&path));
+    }
+    let response = alice.get(&room_path(&room, "messages?dir="));
+    expect_error(&response, 400, "M_MISSING_PARAM");
+}
+
+#[test]
+fn what_a_client_stores_comes_back_with_properties_that_the_server_does_not_know() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let room = create_room_with(&[&alice]);
+    let filter = json!({
+        "room": { "timeline": { "limit": 5, "org.example.a": 1 } },
+        "org.example.b": [2],
+    });
+    let id = expect_ok(alice.post(&own_path(&alice, "filter"), filter.clone()));
+    let id = id["filter_id"].as_str().unwrap();
+    let stored = alice.get(&own_path(&alice, &format!("filter/{id}")));
+    assert_eq!(expect_ok(stored), filter);
+
+    let tags = format!("rooms/{}/tags", percent_encode(&room));
+    let tag = json!({ "order": 0.5, "org.example.bridge": { "a": 1 } });
+    expect_ok(alice.put(&own_path(&alice, &format!("{tags}/u.x")), tag.clone()));
+    let stored = expect_ok(alice.get(&own_path(&alice, &tags)));
+    assert_eq!(stored, json!({ "tags": { "u.x": tag } }));
+
+    let event = send_text(&alice, &room, "to be redacted");
+    let redact = room_path(&room, &format!("redact/{}/1", percent_encode(&event)));
+    let body = json!({ "reason": "r", "org.example.c": 3, "redacts": "$another" });
+    expect_ok(alice.put(&redact, body));
+    let page = expect_ok(alice.get(&room_path(&room, "messages?dir=b&limit=1")));
+    let expected = json!({ "reason": "r", "org.example.c": 3, "redacts": event });
+    assert_eq!(page["chunk"][0]["content"], expected);
+}
+
+#[test]
+fn a_filter_that_does_not_parse_is_a_bad_request() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    for filter in [r#"{"room":"#, r#"{"room":{"timeline":{"limit":"x"}}}"#] {
+        let path = format!("/_matrix/client/v3/sync?filter={}", percent_encode(filter));
+        expect_error(&alice.get(&path), 400, "M_INVALID_PARAM");
+    }
+    let unknown = alice.get("/_matrix/client/v3/sync?filter=77");
+    expect_error(&unknown, 404, "M_NOT_FOUND");
+}
+
+#[test]
+fn typing_needs_no_timeout() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let room = create_room_with(&[&alice]);
+    join(&bob, &room);
+    let path = room_path(
+        &room,
+        &format!("typing/{}", percent_encode(alice.user_id.as_str())),
+    );
+    expect_ok(alice.put(&path, json!({ "typing": true })));
+    let joined = &sync(&bob, None)["rooms"]["join"][&room];
+    let typing = json!([{ "type": "m.typing", "content": { "user_ids": [alice.user_id] } }]);
+    assert_eq!(joined["ephemeral"]["events"], typing);
+}
+
+#[test]
+fn defaults_are_said_and_absent_values_are_left_out() {
+    let server = TestServer::new();
+    let body = json!({
+        "username": "carol", "password": PASSWORD, "inhibit_login": true,
+        "auth": { "type": "m.login.dummy" },
+    });
+    let registered = expect_ok(server.post("/_matrix/client/v3/register", body));
+    assert_eq!(registered, json!({ "user_id": "@carol:localhost" }));
+
+    let alice = server.register("alice");
+    let devices = expect_ok(alice.get("/_matrix/client/v3/devices"));
+    let device = devices["devices"][0].as_object().unwrap();
+    assert!(device.values().all(|value| !value.is_null()), "{device:?}");
+    let path = format!(
+        "/_matrix/client/v3/devices/{}",
+        device["device_id"].as_str().unwrap()
+    );
+    let device = expect_ok(alice.get(&path));
+    assert!(device.get("display_name").is_none(), "{device}");
+
+    let capabilities = expect_ok(alice.get("/_matrix/client/v3/capabilities"));
+    let change_password = &capabilities["capabilities"]["m.change_password"];
+    assert_eq!(*change_password, json!({ "enabled": true }));
+
+    let room = create_room(&alice, json!({ "visibility": "public" }));
+    let directory = expect_ok(server.get("/_matrix/client/v3/publicRooms"));
+    assert_eq!(directory["chunk"][0]["join_rule"], "public");
+    let search = expect_ok(alice.post("/_matrix/client/v3/publicRooms", json!({})));
+    assert_eq!(search["chunk"][0]["join_rule"], "public");
+    let room_id = percent_encode(&room);
+    let summary = alice.get(&format!("/_matrix/client/v1/room_summary/{room_id}"));
+    assert_eq!(expect_ok(summary)["join_rule"], "public");
+    let hierarchy = alice.get(&format!("/_matrix/client/v1/rooms/{room_id}/hierarchy"));
+    assert_eq!(expect_ok(hierarchy)["rooms"][0]["join_rule"], "public");
+
+    let synced = sync(&alice, None);
+    assert_eq!(synced["rooms"]["join"][&room]["timeline"]["limited"], false);
+}
+
+#[test]
+fn what_is_asked_of_every_server_has_an_answer() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    for (path, expected) in [
+        ("pushers", json!({ "pushers": [] })),
+        ("notifications", json!({ "notifications": [] })),
+        ("thirdparty/protocols", json!({})),
+        ("voip/turnServer", json!({})),
+    ] {
+        let answer = alice.get(&format!("/_matrix/client/v3/{path}"));
+        assert_eq!(answer, (200, expected), "{path}");
+    }
+    let search = json!({ "search_categories": { "room_events": { "search_term": "x" } } });
+    let search = alice.post("/_matrix/client/v3/search", search);
+    expect_error(&search, 400, "M_UNKNOWN");
+    let room = create_room_with(&[&alice]);
+    send_text(&alice, &room, "hello");
+    let initial = expect_ok(alice.get(&room_path(&room, "initialSync")));
+    assert_eq!(initial["membership"], "join");
+    assert_eq!(
+        initial["messages"]["chunk"]
+            .as_array()
+            .unwrap()
+            .last()
+            .unwrap()["content"]["body"],
+        "hello"
+    );
+    let outsider = bob.get(&room_path(&room, "initialSync"));
+    expect_error(&outsider, 403, "M_FORBIDDEN");
+}
+
+#[test]
+fn users_are_found_who_share_a_room_or_are_in_a_public_one() {
+    let server = TestServer::new();
+    let [alice, bob, carol, dave] =
+        ["alice", "bob", "carol", "dave"].map(|name| server.register(name));
+    let shared = create_room_with(&[&alice]);
+    join(&bob, &shared);
+    create_room(
+        &carol,
+        json!({ "preset": "public_chat", "visibility": "public" }),
+    );
+    create_room(&dave, json!({}));
+    let path = format!("/_matrix/client/v3/profile/{}/displayname", bob.user_id);
+    expect_ok(bob.put(&path, json!({ "displayname": "Robert Ross" })));
+    let search = |term: &str, limit: usize| {
+        let body = json!({ "search_term": term, "limit": limit });
+        expect_ok(alice.post("/_matrix/client/v3/user_directory/search", body))
+    };
+    server.wait_until(async || search("ROSS", 10)["results"][0]["user_id"] == bob.user_id.as_str());
+    assert_eq!(search("carol", 10)["results"][0]["display_name"], "carol");
+    assert_eq!(
+        search("@bob:loc", 10)["results"].as_array().unwrap().len(),
+        1
+    );
+    assert_eq!(
+        search("dave", 10),
+        json!({ "results": [], "limited": false })
+    );
+    let limited = search("localhost", 1);
+    assert_eq!(limited["results"].as_array().unwrap().len(), 1);
+    assert_eq!(limited["limited"], true);
+}
+
+#[test]
+fn an_event_that_one_may_not_see_is_not_found() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let room = create_room_with(&[&alice]);
+    let event = send_text(&alice, &room, "private");
+    let path = room_path(&room, &format!("event/{}", percent_encode(&event)));
+    expect_error(&bob.get(&path), 404, "M_NOT_FOUND");
+    expect_ok(alice.get(&path));
+}
+
+#[test]
+fn redaction_of_an_event_that_is_not_here_is_sent_and_of_another_room_refused() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let (room, other) = (create_room_with(&[&alice]), create_room_with(&[&alice]));
+    let elsewhere = send_text(&alice, &other, "elsewhere");
+    let redact = |event: &str, transaction: &str| {
+        let path = format!("redact/{}/{transaction}", percent_encode(event));
+        alice.request(Method::PUT, &room_path(&room, &path), json!({}))
+    };
+    let unknown = "$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+    let id = expect_ok(redact(unknown, "1"))["event_id"].clone();
+    let page = expect_ok(alice.get(&room_path(&room, "messages?dir=b&limit=1")));
+    assert_eq!(
+        (&page["chunk"][0]["event_id"], &page["chunk"][0]["redacts"]),
+        (&id, &Value::from(unknown))
+    );
+    expect_error(&redact(&elsewhere, "2"), 400, "M_INVALID_PARAM");
+}
