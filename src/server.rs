@@ -64,6 +64,18 @@ pub enum Error {
     Signals(io::Error),
 }
 
+impl Error {
+    fn damaged(path: PathBuf) -> Self {
+        let error = store::Error::Damaged("it cannot be read".into());
+        Self::Open { path, error }
+    }
+
+    /// Whether the server cannot start before its owner has done something.
+    pub fn needs_owner(&self) -> bool {
+        matches!(self, Self::Open { error, .. } if error.is_corruption())
+    }
+}
+
 /// A running server.
 pub struct Server {
     edge: Edge,
@@ -274,8 +286,13 @@ pub fn run(config: Config, sockets: Sockets, opened: impl FnOnce()) -> Result<()
         let signals = Signals::new([Signal::Term, Signal::Int, Signal::Hup]);
         let mut signals = signals.map_err(Error::Signals)?;
         let start = async {
+            let path = config.data_dir.clone();
             let start = Server::start(&executor, config, sockets, Clock::default());
-            Ok::<_, Error>(Some(manager.starting(start).await?))
+            // redb panics over some damaged pages.
+            let start = AssertUnwindSafe(start).catch_unwind();
+            let damaged = |_| Err(Error::damaged(path));
+            let started = manager.starting(async { start.await.unwrap_or_else(damaged) });
+            Ok::<_, Error>(Some(started.await?))
         };
         let stopped = async {
             stop_signal(&mut signals, None).await;

@@ -99,6 +99,42 @@ fn invalid_settings_exit_with_status_2_and_a_hint() {
 }
 
 #[test]
+fn a_damaged_database_file_is_left_alone_and_the_start_fails_with_status_2_and_a_hint() {
+    let directory = TempDir::new().unwrap();
+    let server = Server::start(directory.path()).unwrap();
+    register(server.port, "alice").unwrap();
+    assert!(server.stop(Signal::TERM).unwrap().success());
+    let file = directory.path().join("data/hearth.redb");
+    let sound = fs::read(&file).unwrap();
+    let mut overwritten = sound.clone();
+    overwritten[4096..].fill(0xA5);
+    let mut zeroed = sound.clone();
+    zeroed[4096..].fill(0);
+    for damaged in [
+        Vec::new(),
+        b"this is not a database\n".repeat(1000),
+        sound[..100].to_vec(),
+        sound[..sound.len() / 2].to_vec(),
+        overwritten,
+        zeroed,
+    ] {
+        fs::write(&file, &damaged).unwrap();
+        let output = command()
+            .args(["serve", "--config"])
+            .arg(directory.path().join("hearth.toml"))
+            .output()
+            .unwrap();
+        let printed = failed_output(&output, 2);
+        let hint = "the file hearth.redb is damaged";
+        assert!(printed.contains(hint), "{} bytes: {printed}", damaged.len());
+        assert_eq!(fs::read(&file).unwrap().len(), damaged.len());
+    }
+    fs::write(&file, sound).unwrap();
+    let server = Server::start(directory.path()).unwrap();
+    assert!(server.stop(Signal::TERM).unwrap().success());
+}
+
+#[test]
 fn second_start_on_the_same_data_directory_fails() {
     let directory = TempDir::new().unwrap();
     let server = Server::start(directory.path()).unwrap();

@@ -50,7 +50,8 @@ impl Serve {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 log::error!("{error}");
-                ExitCode::FAILURE
+                // The unit of systemd does not restart the server after status 2.
+                ExitCode::from(if error.needs_owner() { 2 } else { 1 })
             }
         }
     }

@@ -169,6 +169,7 @@ fn store_error(error: store::Error) -> Response<ResponseBody> {
         // The panic hook has logged it.
         Error::Panicked => internal_error(),
         Error::Storage(_)
+        | Error::Damaged(_)
         | Error::Corrupt(_)
         | Error::NotSerializable(_)
         | Error::TooNew { .. }

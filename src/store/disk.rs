@@ -102,10 +102,15 @@ impl Disk {
             forget_cached(&file)?;
         }
         let repaired = Rc::new(Cell::new(false));
+        let backend = self.backend(&file, health)?;
+        // redb would make a new database of it.
+        if backend.len()? == 0 {
+            return Err(Error::Damaged("it is empty".into()));
+        }
         let db = self
             .builder(repaired.clone())
             .set_check_integrity_on_open(failed_before)
-            .create_with_backend(self.backend(&file, health)?)?;
+            .create_with_backend(backend)?;
         migrations::run(&db)?;
         let snapshot = Snapshot::new(db.begin_read()?);
         let counters = Counters::load(&snapshot)?;

@@ -1,6 +1,6 @@
 //! What can go wrong with the store.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, io::ErrorKind, sync::Arc};
 
 /// An error of the store. Cloned to every job of a batch that failed.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -8,6 +8,12 @@ pub enum Error {
     /// redb or the disk under it failed.
     #[error("the database cannot be read or written: {0}")]
     Storage(Arc<redb::Error>),
+    /// The file is not a whole database.
+    #[error(
+        "the file hearth.redb is damaged: {0}. Copy a backup of the whole directory here; for a new \
+         and empty server, move the files in `data_dir` away"
+    )]
+    Damaged(Box<str>),
     /// A row is missing or does not decode ([`Error::corrupt`]).
     #[error("the database is corrupt: {0}")]
     Corrupt(Box<str>),
@@ -60,10 +66,29 @@ impl Error {
         )
     }
 
+    /// What opening the database failed with, as far as its content is the reason.
+    pub(super) fn while_opening(self) -> Self {
+        match &self {
+            Self::Panicked => Self::Damaged("it cannot be read".into()),
+            Self::Storage(error) => match &**error {
+                redb::Error::Corrupted(reason) => Self::Damaged(reason.as_str().into()),
+                redb::Error::Io(error) => match error.kind() {
+                    ErrorKind::InvalidData => {
+                        Self::Damaged("it does not begin as a database of redb does".into())
+                    }
+                    ErrorKind::UnexpectedEof => Self::Damaged("its end is missing".into()),
+                    _ => self,
+                },
+                _ => self,
+            },
+            _ => self,
+        }
+    }
+
     /// Whether the database will never open as it is.
-    pub(super) fn is_corruption(&self) -> bool {
+    pub fn is_corruption(&self) -> bool {
         match self {
-            Self::Corrupt(_) | Self::TooNew { .. } | Self::TooOld => true,
+            Self::Damaged(_) | Self::Corrupt(_) | Self::TooNew { .. } | Self::TooOld => true,
             Self::Storage(error) => matches!(**error, redb::Error::Corrupted(_)),
             _ => false,
         }

@@ -76,7 +76,7 @@ pub(super) fn start(
                 }
             }
             Err(error) => {
-                let _ = send_opened.send_blocking(Err(error));
+                let _ = send_opened.send_blocking(Err(error.while_opening()));
             }
         })?;
     Ok(StartedWriter { thread, opened })
