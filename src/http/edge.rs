@@ -285,6 +285,7 @@ async fn handle(
         BodyMode::Streamed => (None, Some(files::upload(&body, state.timeouts)?)),
     };
     let mut body = read.as_mut().map_or_else(Vec::new, BufferedBody::take);
+    route.check_depth(&body)?;
     if let Some(signature) = &signature {
         let unverified = request.clone().map(|()| body);
         let signed = auth::verify(signature, unverified, federation).await?;

@@ -169,15 +169,20 @@ impl Route {
         paths.map(|path| Template::new(path, self.open_end))
     }
 
-    /// Parses the request and calls the handler.
-    pub(super) fn call(&self, mut call: Call) -> Result<Handled, Error> {
-        // serde also reads a struct from an array, field by field, which no endpoint allows.
-        let is_array = call.request.body().trim_ascii_start().starts_with(b"[");
-        if !self.checks_depth && is_too_deep(call.request.body()) {
+    /// Checks the depth of a body, before anything else reads it.
+    pub(super) fn check_depth(&self, body: &[u8]) -> Result<(), Error> {
+        if !self.checks_depth && is_too_deep(body) {
             return Err(Error::bad_json(format!(
                 "the body is nested more than {MAX_DEPTH} levels deep"
             )));
         }
+        Ok(())
+    }
+
+    /// Parses the request, whose depth is checked, and calls the handler.
+    pub(super) fn call(&self, mut call: Call) -> Result<Handled, Error> {
+        // serde also reads a struct from an array, field by field, which no endpoint allows.
+        let is_array = call.request.body().trim_ascii_start().starts_with(b"[");
         // Most of ruma's requests read an empty body as an empty object, but not all that could.
         if call.request.body().is_empty() {
             *call.request.body_mut() = b"{}".to_vec();

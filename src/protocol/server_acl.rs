@@ -4,6 +4,8 @@
 //! more than linear in the size of the ACL. Entries without wildcards are found by binary search. For the
 //! others, the positions of each character in the host name are computed once, as bit sets; then each
 //! character of an entry takes one shift and one intersection, whatever wildcards are around it.
+//! (`wildmatch`, which ruma uses, compares every part of a pattern at every position: an ACL of 500 entries
+//! of the form `*aaa…b` takes it 9 ms for one server on a PC.)
 //!
 //! [server access control lists]: https://spec.matrix.org/v1.19/server-server-api/#server-access-control-lists-acls
 
