@@ -68,6 +68,12 @@ impl<K: Clone + Eq + Hash> FairSemaphore<K> {
         waiting.permit()
     }
 
+    /// Whether nobody has or waits for a permit.
+    pub fn is_idle(&self) -> bool {
+        let state = self.lock();
+        state.held.is_empty() && state.waiting.is_empty()
+    }
+
     /// Grants the free permits.
     fn grant(&self, state: &mut State<K>) {
         while state.free > 0 {

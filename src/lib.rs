@@ -16,6 +16,7 @@ pub mod protocol;
 pub mod rates;
 pub mod rooms;
 pub mod server;
+pub mod shares;
 pub mod single_flight;
 pub mod stop;
 pub mod store;

@@ -28,8 +28,10 @@ pub enum Kind {
     Send,
     /// To-device messages, per user.
     ToDevice,
-    /// One-time keys for servers that share no room with the user, per user.
+    /// One-time keys for a server that shares no room with the user, per user and server.
     ClaimKeys,
+    /// One-time keys for all such servers, per user.
+    ClaimKeysByAll,
     /// Unauthenticated requests that cause requests to other servers, per network.
     RemoteLookup,
     /// All other endpoints that the specification marks as rate limited, per user or network.
@@ -60,7 +62,8 @@ impl Kind {
             // Clients split the room keys for a large room into many requests.
             Self::ToDevice => (300.0, 10.0),
             // A device has some 50 keys, and uploads new ones only when it is online.
-            Self::ClaimKeys => (20.0, 0.01),
+            Self::ClaimKeys => (5.0, 0.005),
+            Self::ClaimKeysByAll => (30.0, 0.02),
             // A server that does not answer keeps a request waiting for some ten seconds.
             Self::RemoteLookup => (60.0, 2.0),
             Self::Other => (120.0, 10.0),

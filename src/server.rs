@@ -36,7 +36,7 @@ use crate::{
     store::{self, Store},
     sync::Notifier,
     systemd::{Manager, Sockets},
-    users::{self, Users, presence::Presence},
+    users::{self, Users},
 };
 
 #[derive(Debug, thiserror::Error)]
@@ -159,7 +159,7 @@ impl Server {
             media,
             typing: Arc::default(),
             lazy_loaded_members: Arc::default(),
-            presence: Presence::default(),
+            presence: Arc::default(),
             users: users(&config, &store, &pool, &clock),
             rates: Rates::new(max_buckets, clock.clone()),
             config,

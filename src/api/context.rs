@@ -15,7 +15,7 @@ use crate::{
     rates::{Kind, Rates, site},
     rooms::{self, Actor, Local, state::current, typing::Typing},
     stop::Stopping,
-    store::{RoomNum, Store, records::Membership},
+    store::{RoomNum, Store, UserNum, records::Membership},
     sync::{LazyLoadedMembers, Notifier, SyncHandler},
     users::{Users, presence::Presence},
 };
@@ -39,11 +39,17 @@ pub struct Context {
     pub previews: Previews,
     pub typing: Arc<Typing>,
     pub lazy_loaded_members: Arc<LazyLoadedMembers>,
-    pub presence: Presence,
+    pub presence: Arc<Presence>,
     /// The rate limits that depend on what only the handler knows.
     pub rates: Rates,
     /// Resolves when the server stops. A handler that waits longer than a second waits for this too.
     pub stopping: Stopping,
+}
+
+/// Held while a client causes requests to other servers.
+pub enum RemoteLookupPermit {
+    User(FairPermit<UserNum>),
+    Network(FairPermit<IpAddr>),
 }
 
 impl Context {
@@ -64,15 +70,16 @@ impl Context {
     pub(super) async fn remote_lookup_permit(
         &self,
         client: Unauthenticated,
-    ) -> Result<Option<FairPermit<IpAddr>>, Error> {
+    ) -> Result<RemoteLookupPermit, Error> {
         if let Some(user) = client.user {
             self.rates.check(Kind::RemoteLookup, user)?;
-            return Ok(None);
+            let permit = self.federation.user_permit(user);
+            return Ok(RemoteLookupPermit::User(permit.await));
         }
         self.rates
             .check_network(Kind::RemoteLookup, client.address, ())?;
         let permit = self.federation.guest_permit(site(client.address));
-        Ok(Some(permit.await))
+        Ok(RemoteLookupPermit::Network(permit.await))
     }
 
     /// The user of `session` as the sender of events that are made now.

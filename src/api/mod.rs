@@ -31,7 +31,7 @@ mod streamed;
 pub use self::{
     adapted::{Adapted, AsSent, Quirk},
     caller::{Origin, Session, Unauthenticated},
-    context::{Api, Context},
+    context::{Api, Context, RemoteLookupPermit},
     error::Error,
     files::{Download, Multipart, Upload},
     streamed::Streamed,

@@ -1,11 +1,6 @@
 //! [`Federation`]: the parts of this module put together, for the layers above.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    net::IpAddr,
-    time::Duration,
-};
+use std::{collections::BTreeMap, fmt, net::IpAddr, time::Duration};
 
 use super::{
     devices::{device_lists::DeviceLists, user_keys::UserKeys},
@@ -27,12 +22,11 @@ use crate::{
     pool::Pool,
     protocol::signed_request::SignedRequest,
     rooms::{
-        self, Local, room,
+        self, Local,
         servers::{self, server_acl::ServerAcls},
-        state::current,
         typing::Typing,
     },
-    store::{Effect, Place, Reader, RoomNum, ServerNum, Store, UserNum},
+    store::{Effect, Place, RoomNum, ServerNum, Store, UserNum},
     users::presence::Presence,
 };
 use ruma::{
@@ -54,9 +48,10 @@ const MAX_BACKFILL_SERVERS: usize = 5;
 const BACKFILL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How many requests to other servers are under way at once for those who are not logged in.
 const MAX_GUEST_REQUESTS: usize = 16;
+/// The same for users. Together they are fewer than the client's slots.
+const MAX_USER_REQUESTS: usize = 32;
+const MAX_REQUESTS_PER_USER: usize = 8;
 const MAX_GUEST_REQUESTS_PER_NETWORK: usize = 4;
-/// Presence is sent to the servers in rooms of at most so many members.
-const MAX_PRESENCE_ROOM_MEMBERS: u32 = 50;
 
 pub struct Federation {
     store: Store,
@@ -74,6 +69,7 @@ pub struct Federation {
     membership_handler: MembershipHandler,
     sender: Sender,
     guest_permits: FairSemaphore<IpAddr>,
+    user_permits: FairSemaphore<UserNum>,
     executor: Executor,
 }
 
@@ -122,10 +118,11 @@ impl Federation {
             profiles: Profiles::new(&client, clock),
             device_lists,
             spaces: Spaces::new(&client, clock),
-            queues: RoomQueues::start(executor, receiver.clone())?,
+            queues: RoomQueues::start(executor, receiver.clone()),
             membership_handler: MembershipHandler::new(&membership_client),
             membership_client,
             guest_permits: FairSemaphore::new(MAX_GUEST_REQUESTS, MAX_GUEST_REQUESTS_PER_NETWORK),
+            user_permits: FairSemaphore::new(MAX_USER_REQUESTS, MAX_REQUESTS_PER_USER),
             executor: executor.clone(),
             store: store.clone(),
             local: local.clone(),
@@ -195,6 +192,12 @@ impl Federation {
         self.guest_permits.acquire(network).await
     }
 
+    /// Held while a request of `user` causes a request to another server that may be slow. So no user has
+    /// all connections to other servers.
+    pub async fn user_permit(&self, user: UserNum) -> FairPermit<UserNum> {
+        self.user_permits.acquire(user).await
+    }
+
     /// What is signed of `request`, if it has a valid signature of the origin that `signature` names
     /// (server-server API, "Request Authentication"). Then the origin is reachable again.
     pub async fn verify_request(
@@ -216,18 +219,24 @@ impl Federation {
     }
 
     /// Sends an EDU to the other servers in `room`.
-    pub fn send_edu_to_room(&self, room: RoomNum, edu: &EphemeralEdu) -> Result<(), rooms::Error> {
+    pub async fn send_edu_to_room(
+        &self,
+        room: RoomNum,
+        edu: &EphemeralEdu,
+    ) -> Result<(), rooms::Error> {
         let servers = self.store.read(|s| servers::of_room(s, room))?;
-        self.sender.send_edu(&servers, edu)
+        self.sender.send_edu(&servers, edu).await
     }
 
-    /// Sends the presence of a local user to the other servers in their small rooms. In large rooms it
-    /// is not worth its traffic.
-    pub fn send_presence(&self, user: UserNum, update: PresenceUpdate) -> Result<(), rooms::Error> {
-        let servers = self.store.read(|s| presence_recipients(s, user))?;
-        let servers: Vec<_> = servers.into_iter().collect();
+    /// Sends the presence of a local user to `servers`.
+    pub async fn send_presence(
+        &self,
+        servers: &[ServerNum],
+        update: PresenceUpdate,
+    ) -> Result<(), rooms::Error> {
         self.sender
-            .send_edu(&servers, &EphemeralEdu::Presence(update))
+            .send_edu(servers, &EphemeralEdu::Presence(update))
+            .await
     }
 
     /// Runs a task that nobody waits for.
@@ -289,7 +298,7 @@ impl Federation {
         let results = received.into_iter().map(|(id, outcome)| {
             let result = outcome.map(|outcome| {
                 if let PduOutcome::Queued(room) = outcome {
-                    self.queues.wake(room);
+                    self.queues.wake(room, origin.as_str());
                 }
             });
             (id, result)
@@ -317,18 +326,4 @@ impl Federation {
         };
         receiver.apply(origin, edus, announce).await
     }
-}
-
-/// The other servers in the small rooms of a local user.
-fn presence_recipients(
-    r: &impl Reader,
-    user: UserNum,
-) -> Result<BTreeSet<ServerNum>, rooms::Error> {
-    let mut recipients = BTreeSet::new();
-    for room in current::joined_rooms(r, user)? {
-        if room::heads(r, room)?.joined <= MAX_PRESENCE_ROOM_MEMBERS {
-            recipients.extend(servers::of_room(r, room)?);
-        }
-    }
-    Ok(recipients)
 }

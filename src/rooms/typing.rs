@@ -3,22 +3,36 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
-use crate::store::{RoomNum, UserNum};
+use ruma::{OwnedServerName, ServerName};
 
-/// Beyond these limits typing notifications are dropped.
-const MAX_ROOMS: usize = 1000;
+use crate::store::{Position, RoomNum, UserNum};
+
+/// Beyond these limits typing notifications are dropped. A user who types in two rooms counts twice.
+const MAX_TYPING: usize = 2000;
+/// Beyond this, rooms are forgotten in which nobody types any more.
+const MAX_ROOMS: usize = 2 * MAX_TYPING;
 const MAX_USERS_PER_ROOM: usize = 50;
 const MAX_ROOMS_PER_USER: usize = 10;
+/// Of the users of one other server, and of all of them: local users keep the rest.
+const MAX_TYPING_PER_SERVER: usize = 200;
+const MAX_REMOTE_TYPING: usize = 1000;
 const MAX_TIMEOUT_MS: u64 = 120_000;
 /// The least time between two EDUs to other servers for a user who keeps typing.
 const RENEWAL_INTERVAL_MS: u64 = 20_000;
 
 /// The typing users of all rooms.
 #[derive(Debug, Default)]
-pub struct Typing(Mutex<HashMap<RoomNum, InRoom>>);
+pub struct Typing {
+    rooms: Mutex<HashMap<RoomNum, InRoom>>,
+    /// The position up to which users who left their room are removed.
+    checked: AtomicU64,
+}
 
 #[derive(Debug, Default)]
 struct InRoom {
@@ -30,6 +44,8 @@ struct InRoom {
 #[derive(Debug)]
 struct TypingUser {
     user: UserNum,
+    /// `None` for a local user.
+    server: Option<OwnedServerName>,
     expires_ms: u64,
     /// When other servers last had to be notified.
     renewed_ms: u64,
@@ -46,26 +62,23 @@ pub enum TypingUpdate {
 }
 
 impl Typing {
-    /// Sets that `user` is typing in `room` for `timeout_ms`, or stopped.
+    /// Sets that `user` is typing in `room` for `timeout_ms`, or stopped. `server` is the user's, if it is
+    /// another one.
     pub fn set(
         &self,
         room: RoomNum,
         user: UserNum,
+        server: Option<&ServerName>,
         timeout_ms: Option<u64>,
         now_ms: u64,
     ) -> TypingUpdate {
         let mut rooms = self.lock();
-        if timeout_ms.is_some() && is_typing_in_too_many(&rooms, room, user, now_ms) {
+        let is_typing = rooms.get(&room).is_some_and(|room| room.is_typing(user));
+        if !is_typing && (timeout_ms.is_none() || !has_share(&rooms, user, server, now_ms)) {
             return TypingUpdate::Unchanged;
         }
-        if timeout_ms.is_some() && !rooms.contains_key(&room) && rooms.len() >= MAX_ROOMS {
+        if rooms.len() >= MAX_ROOMS && !rooms.contains_key(&room) {
             rooms.retain(|_, room| room.users.iter().any(|typing| typing.expires_ms > now_ms));
-            if rooms.len() >= MAX_ROOMS {
-                return TypingUpdate::Unchanged;
-            }
-        }
-        if timeout_ms.is_none() && !rooms.contains_key(&room) {
-            return TypingUpdate::Unchanged;
         }
         let users = &mut rooms.entry(room).or_default().users;
         let was = users.iter().position(|typing| typing.user == user);
@@ -86,6 +99,7 @@ impl Typing {
             (None, Some(_)) if users.len() < MAX_USERS_PER_ROOM => {
                 users.push(TypingUser {
                     user,
+                    server: server.map(ToOwned::to_owned),
                     expires_ms,
                     renewed_ms: now_ms,
                 });
@@ -117,6 +131,11 @@ impl Typing {
         changed
     }
 
+    /// Says that users who left their room up to `position` are removed now. Returns what it said before.
+    pub fn checked_until(&self, position: Position) -> Position {
+        Position(self.checked.swap(position.0, Ordering::Relaxed))
+    }
+
     /// When the next user's typing expires, in milliseconds since the epoch.
     pub fn next_expiry(&self) -> Option<u64> {
         self.lock()
@@ -144,36 +163,56 @@ impl Typing {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<RoomNum, InRoom>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Whether `user` is typing in as many other rooms as one user may.
-fn is_typing_in_too_many(
+impl InRoom {
+    fn is_typing(&self, user: UserNum) -> bool {
+        self.users.iter().any(|typing| typing.user == user)
+    }
+}
+
+/// Whether `user` may type in one more room.
+fn has_share(
     rooms: &HashMap<RoomNum, InRoom>,
-    room: RoomNum,
     user: UserNum,
+    server: Option<&ServerName>,
     now_ms: u64,
 ) -> bool {
-    let is_typing = |typing: &TypingUser| typing.user == user && typing.expires_ms > now_ms;
-    let others = rooms.iter().filter(|(num, _)| **num != room);
-    let of_user = others.filter(|(_, room)| room.users.iter().any(is_typing));
-    of_user.take(MAX_ROOMS_PER_USER).count() == MAX_ROOMS_PER_USER
+    let (mut all, mut remote, mut of_server, mut of_user) = (0, 0, 0, 0);
+    let users = rooms.values().flat_map(|room| &room.users);
+    for typing in users.filter(|typing| typing.expires_ms > now_ms) {
+        all += 1;
+        remote += usize::from(typing.server.is_some());
+        of_server += usize::from(typing.server.as_deref() == server);
+        of_user += usize::from(typing.user == user);
+    }
+    let of_others =
+        server.is_none() || remote < MAX_REMOTE_TYPING && of_server < MAX_TYPING_PER_SERVER;
+    all < MAX_TYPING && of_user < MAX_ROOMS_PER_USER && of_others
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{MAX_ROOMS, MAX_ROOMS_PER_USER, Typing, TypingUpdate};
+    use ruma::{OwnedServerName, ServerName};
+
+    use super::{
+        MAX_REMOTE_TYPING, MAX_ROOMS_PER_USER, MAX_TYPING, MAX_TYPING_PER_SERVER, Typing,
+        TypingUpdate,
+    };
     use crate::store::{RoomNum, UserNum};
+
+    fn set(typing: &Typing, room: usize, user: UserNum, now_ms: u64) -> TypingUpdate {
+        typing.set(RoomNum(room as u32), user, None, Some(30_000), now_ms)
+    }
 
     #[test]
     fn a_user_typing_in_very_many_rooms_does_not_stop_the_typing_of_others() {
         let (typing, [eve, bob]) = (Typing::default(), [UserNum(1), UserNum(2)]);
-        let set = |room: usize, user, now_ms| {
-            typing.set(RoomNum(room as u32), user, Some(30_000), now_ms)
-        };
+        let set = |room, user, now_ms| set(&typing, room, user, now_ms);
         let changed =
-            (0..MAX_ROOMS + 10).filter(|room| set(*room, eve, 0) == TypingUpdate::Changed);
+            (0..MAX_TYPING + 10).filter(|room| set(*room, eve, 0) == TypingUpdate::Changed);
         assert_eq!(changed.count(), MAX_ROOMS_PER_USER);
         assert_eq!(set(5000, bob, 0), TypingUpdate::Changed);
         assert_eq!(set(0, bob, 0), TypingUpdate::Changed);
@@ -181,5 +220,30 @@ mod tests {
         assert_eq!(set(0, eve, 25_000), TypingUpdate::Renewed);
         assert_eq!(set(6000, eve, 29_000), TypingUpdate::Unchanged);
         assert_eq!(set(6000, eve, 30_000), TypingUpdate::Changed);
+    }
+
+    #[test]
+    fn many_users_of_other_servers_stop_the_typing_of_neither_local_users_nor_a_third_server() {
+        let typing = Typing::default();
+        let server = |n: usize| -> OwnedServerName {
+            ServerName::parse(format!("s{n}.example")).expect("a server name")
+        };
+        // Each user in a room of their own.
+        let started = |server: &ServerName, first: usize| {
+            let users = first..first + MAX_TYPING;
+            let started = users.filter(|n| {
+                let (room, user) = (RoomNum(*n as u32), UserNum(*n as u32));
+                let update = typing.set(room, user, Some(server), Some(30_000), 0);
+                update == TypingUpdate::Changed
+            });
+            started.count()
+        };
+        assert_eq!(started(&server(0), 10_000), MAX_TYPING_PER_SERVER);
+        assert_eq!(started(&server(1), 20_000), MAX_TYPING_PER_SERVER);
+        let others = (2..20)
+            .map(|n| started(&server(n), 10_000 * n))
+            .sum::<usize>();
+        assert_eq!(others, MAX_REMOTE_TYPING - 2 * MAX_TYPING_PER_SERVER);
+        assert_eq!(set(&typing, 5, UserNum(5), 0), TypingUpdate::Changed);
     }
 }

@@ -37,6 +37,11 @@ impl<T: Record> Bytes<'_, T> {
             _ => Err(not_decodable::<T>()),
         }
     }
+
+    /// The first fields of the record, which are those of `U`. The others are not decoded.
+    pub fn first_fields<U: Record>(&self) -> Result<U, Error> {
+        unpack_before(self.0).map(|(first, _)| first)
+    }
 }
 
 /// `record` packed, followed by `rest`.

@@ -350,6 +350,13 @@ record! {
 }
 
 record! {
+    /// The first field of [`Waiting`].
+    WaitingOrigin {
+        origin: String,
+    }
+}
+
+record! {
     /// A place before which history is missing.
     Gap {
         /// The ids of events that come before those after the gap, as far as they are known.

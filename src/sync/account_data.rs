@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
-    notifier::Notifier,
+    changes::Changes,
     request::{Request, SyncRange},
 };
 use crate::{
@@ -17,12 +17,12 @@ use crate::{
 /// The global account data that changed.
 pub fn global(
     r: &impl Reader,
-    notifier: &Notifier,
+    changes: &Changes,
     request: &Request,
     range: SyncRange,
 ) -> Result<Vec<Raw<AnyGlobalAccountDataEvent>>, Error> {
     let changed = match range.since {
-        Some(since) if notifier.user_changed_after(request.user, since.position) => {
+        Some(since) if changes.own => {
             account_data::changes_between(r, request.user, since.position, range.end.stored)?
         }
         Some(_) => Vec::new(),

@@ -1,19 +1,24 @@
 //! The loop of `/sync`: look for changes, respond if there are any, else wait for one.
 
 use std::{
+    collections::BTreeSet,
     pin::Pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use ruma::{UInt, api::federation::transactions::edu::PresenceUpdate, presence::PresenceState};
+use ruma::{
+    OwnedUserId, UInt, api::federation::transactions::edu::PresenceUpdate, presence::PresenceState,
+};
 use smol::{
-    Timer, future,
+    Timer,
+    future::{self, yield_now},
     stream::{self, Stream, StreamExt},
 };
 
 use super::{
     account_data,
+    changes::Changes,
     device_lists::{self, DeviceLists},
     notifier::Notifier,
     presence,
@@ -25,12 +30,22 @@ use super::{
 use crate::{
     clock::Clock,
     federation::Federation,
-    rooms::{Error, Local, servers::shared_rooms, state::current, typing::Typing},
+    rooms::{
+        Error, Local,
+        servers::{self, shared_rooms},
+        state::current,
+        typing::Typing,
+    },
     stop::Stopping,
-    store::{DeviceNum, Position, Reader, Rows, Snapshot, Store, Tx, UserNum, records::Membership},
+    store::{
+        DeviceNum, Position, Reader, Rows, ServerNum, Snapshot, Store, Tx, UserNum,
+        records::Membership,
+    },
     users::{self, keys::one_time_keys, presence::Presence, to_device},
 };
 
+/// Of users whose presence changed.
+const USERS_PER_SCAN: usize = 100;
 /// Clients upload keys of this algorithm. They expect its count even if it is 0.
 const ONE_TIME_KEY_ALGORITHM: &str = "signed_curve25519";
 
@@ -45,7 +60,7 @@ pub struct SyncHandler<'a> {
     pub clock: &'a Clock,
     pub notifier: &'a Notifier,
     pub typing: &'a Arc<Typing>,
-    pub presence: &'a Presence,
+    pub presence: &'a Arc<Presence>,
     pub federation: &'a Federation,
     pub stopping: &'a Stopping,
 }
@@ -64,19 +79,19 @@ impl SyncHandler<'_> {
         let (user, device) = (request.user, request.device);
         let now_ms = self.clock.now_ms();
         if self.presence.synced(user, device, set_presence, now_ms) {
-            self.presence_changed(user)?;
+            self.presence_changed(vec![user]).await?;
         }
         let received = request.since.map_or(Position::MIN, |since| since.to_device);
         self.remove_received(&request, received)?;
         loop {
-            self.expire()?;
+            self.expire().await?;
             // Before the look: a change during it is not missed.
             let change = self.notifier.subscribe(user);
             if !self.store.read(|s| s.device_ids()?.has(device))? {
                 return Ok(None);
             }
             let range = request.range(self.notifier.position(), self.clock.now_ms());
-            let (candidates, mut fields) = self.look(&request, range)?;
+            let (candidates, mut fields) = self.look(&request, range).await?;
             let lists = self.device_lists(&request, range).await?;
             if !lists.is_empty() {
                 fields.put("device_lists", &lists)?;
@@ -143,16 +158,32 @@ impl SyncHandler<'_> {
     }
 
     /// The rooms that may have changed, and the fields beside them.
-    fn look(&self, request: &Request, range: SyncRange) -> Result<(Vec<Candidate>, Fields), Error> {
-        self.store.read(|s: &Snapshot| {
-            let candidates = rooms::candidates(s, self.notifier, self.typing, request, range)?;
+    async fn look(
+        &self,
+        request: &Arc<Request>,
+        range: SyncRange,
+    ) -> Result<(Vec<Candidate>, Fields), Error> {
+        let changes = Changes::since(self.notifier, self.typing, self.presence, request, range);
+        let are_few = changes.are_few();
+        let (request, presence) = (request.clone(), self.presence.clone());
+        let look = move |s: &Snapshot| {
+            let candidates = rooms::candidates(s, &changes, &request, range)?;
             let mut fields = Fields::default();
-            let account_data = account_data::global(s, self.notifier, request, range)?;
+            let account_data = account_data::global(s, &changes, &request, range)?;
             fields.put_events("account_data", &account_data)?;
-            let presence = presence::events(s, self.presence, request, range, &candidates)?;
+            let changed = changes.presence;
+            let presence = presence::events(s, &presence, changed, &request, range, &candidates)?;
             fields.put_events("presence", &presence)?;
             Ok((candidates, fields))
-        })
+        };
+        match are_few {
+            true => self.store.read(look),
+            false => {
+                self.store
+                    .scan_in_background("changes for a sync", look)
+                    .await
+            }
+        }
     }
 
     /// Empty in an initial sync, after which a client queries the devices of everybody.
@@ -210,10 +241,19 @@ impl SyncHandler<'_> {
     }
 
     /// Ends typing that has timed out or whose user has left, and the presence of silent devices.
-    fn expire(&self) -> Result<(), Error> {
+    async fn expire(&self) -> Result<(), Error> {
         let now_ms = self.clock.now_ms();
+        let position = self.notifier.position().stored;
+        // Memberships are read once for each change of a room, not for each sync.
+        let moved = self
+            .notifier
+            .rooms_after(self.typing.checked_until(position))
+            .map(BTreeSet::from_iter);
         let changed = self.store.read(|s| {
             self.typing.expire(now_ms, |room, user| {
+                if moved.as_ref().is_some_and(|rooms| !rooms.contains(&room)) {
+                    return true;
+                }
                 let membership = users::id_of(s, user)
                     .map_err(Error::from)
                     .and_then(|user| current::membership(s, room, &user));
@@ -224,10 +264,7 @@ impl SyncHandler<'_> {
             let number = self.notifier.ephemeral_changed_in(room);
             self.typing.changed(room, number);
         }
-        for user in self.presence.expire(now_ms) {
-            self.presence_changed(user)?;
-        }
-        Ok(())
+        self.presence_changed(self.presence.expire(now_ms)).await
     }
 
     /// When to look again although nothing is stored: at the deadline, or when typing or presence
@@ -243,19 +280,34 @@ impl SyncHandler<'_> {
         }
     }
 
-    /// Announces the changed presence of `user` to the local users who share a room with them and, if
-    /// they are local, to other servers.
-    pub fn presence_changed(&self, user: UserNum) -> Result<(), Error> {
-        let (user_id, affected) = self.store.read(|s| {
-            let user_id = users::id_of(s, user)?;
-            let affected = if self.local.has(&user_id) {
-                shared_rooms::local_users_sharing(s, user)?
-            } else {
-                shared_rooms::local_users_sharing_with_remote(s, &user_id)?
+    /// Announces the changed presence of `users` to the local users who share a room with them and, of
+    /// local users, to other servers.
+    pub async fn presence_changed(&self, users: Vec<UserNum>) -> Result<(), Error> {
+        for some in users.chunks(USERS_PER_SCAN) {
+            let (local, some) = (self.local.clone(), some.to_vec());
+            // Grows with the rooms of the users.
+            let scan = move |s: &Snapshot| {
+                let some = some.into_iter();
+                some.map(|user| PresenceAudience::of(s, &local, user))
+                    .collect::<Result<Vec<_>, Error>>()
             };
-            Ok::<_, Error>((user_id, affected))
-        })?;
-        let number = self.notifier.ephemeral_changed_for(affected);
+            let found = self.store.scan_in_background("presence observers", scan);
+            for audience in found.await? {
+                self.announce_presence(audience).await?;
+                yield_now().await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn announce_presence(&self, audience: PresenceAudience) -> Result<(), Error> {
+        let PresenceAudience {
+            user,
+            user_id,
+            observers,
+            servers,
+        } = audience;
+        let number = self.notifier.ephemeral_changed_for(observers);
         self.presence.set_change_number(user, number);
         if self.local.has(&user_id)
             && let Some(presence) = self.presence.get(user)
@@ -265,8 +317,37 @@ impl SyncHandler<'_> {
             let mut update = PresenceUpdate::new(user_id, presence.state.clone(), ago);
             update.currently_active = presence.currently_active(now_ms);
             update.status_msg = presence.status_msg;
-            self.federation.send_presence(user, update)?;
+            self.federation.send_presence(&servers, update).await?;
         }
         Ok(())
+    }
+}
+
+/// Who learns of the presence of a user.
+struct PresenceAudience {
+    user: UserNum,
+    user_id: OwnedUserId,
+    /// Local users.
+    observers: BTreeSet<UserNum>,
+    /// None for a user of another server.
+    servers: Vec<ServerNum>,
+}
+
+impl PresenceAudience {
+    fn of(s: &Snapshot, local: &Local, user: UserNum) -> Result<Self, Error> {
+        let user_id = users::id_of(s, user)?;
+        let (observers, servers) = if local.has(&user_id) {
+            let observers = shared_rooms::local_users_sharing(s, user)?;
+            (observers, servers::presence_recipients(s, user)?)
+        } else {
+            let observers = shared_rooms::local_users_sharing_with_remote(s, &user_id)?;
+            (observers, Vec::new())
+        };
+        Ok(Self {
+            user,
+            user_id,
+            observers,
+            servers,
+        })
     }
 }

@@ -9,6 +9,7 @@
 //! - The token holds all that must be remembered of a client. [`LazyLoadedMembers`] can be lost.
 
 mod account_data;
+mod changes;
 pub mod device_lists;
 mod ephemeral;
 mod event_format;

@@ -11,7 +11,10 @@ use super::{
 use crate::{
     rooms::{Error, room, servers::shared_rooms, state::current, timeline::filter},
     store::{Reader, UserNum, records::Membership},
-    users::{self, presence::Presence},
+    users::{
+        self,
+        presence::{Presence, UserPresence},
+    },
 };
 
 /// The presence events of users who share a room with the user: of those whose presence changed, and of
@@ -19,12 +22,12 @@ use crate::{
 pub fn events(
     r: &impl Reader,
     presence: &Presence,
+    mut changed: Vec<(UserNum, UserPresence)>,
     request: &Request,
     range: SyncRange,
     candidates: &[Candidate],
 ) -> Result<Vec<Value>, Error> {
     let wanted = &request.filter.presence;
-    let mut changed = presence.changed_after(range.since.map_or(0, |since| since.ephemeral));
     for user in newly_sharing(r, range, candidates)? {
         if !changed.iter().any(|(other, _)| *other == user) {
             changed.extend(presence.get(user).map(|presence| (user, presence)));

@@ -1,15 +1,12 @@
 //! The rooms of a response: which ones may have changed, and what each of them shows.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use ruma::{OwnedRoomId, api::client::filter::RoomFilter};
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
-    notifier::Notifier,
+    changes::Changes,
     request::{Request, SyncRange},
     room_update, stripped_state,
 };
@@ -68,8 +65,7 @@ pub struct RoomUpdate {
 /// The rooms that may have changed, ordered by section.
 pub fn candidates(
     r: &impl Reader,
-    notifier: &Notifier,
-    typing: &Typing,
+    changes: &Changes,
     request: &Request,
     range: SyncRange,
 ) -> Result<Vec<Candidate>, Error> {
@@ -86,15 +82,22 @@ pub fn candidates(
         }
         Ok(())
     };
-    match changed_rooms(r, notifier, typing, request, range)? {
-        Some(rooms) => {
+    match (&changes.rooms, range.since) {
+        (Some(rooms), Some(since)) => {
+            let mut rooms = rooms.clone();
+            if changes.own {
+                let (user, end) = (request.user, range.end.stored);
+                let changed = account_data::changes_between(r, user, since.position, end)?;
+                rooms.extend(changed.iter().map(|changed| changed.room));
+            }
+            rooms.remove(&account_data::GLOBAL);
             for room in rooms {
                 if let Some(member) = r.memberships()?.load((request.user, room))? {
                     add(room, member)?;
                 }
             }
         }
-        None => {
+        _ => {
             for (room, member) in memberships(r, request.user)? {
                 add(room, member)?;
             }
@@ -102,31 +105,6 @@ pub fn candidates(
     }
     candidates.sort_by_key(|candidate| candidate.section);
     Ok(candidates)
-}
-
-/// The rooms that may have changed for the user; `None` if that may be any room.
-fn changed_rooms(
-    r: &impl Reader,
-    notifier: &Notifier,
-    typing: &Typing,
-    request: &Request,
-    range: SyncRange,
-) -> Result<Option<BTreeSet<RoomNum>>, Error> {
-    let Some(since) = range.since.filter(|_| !request.full_state) else {
-        return Ok(None);
-    };
-    let Some(rooms) = notifier.rooms_after(since.position) else {
-        return Ok(None);
-    };
-    let mut rooms: BTreeSet<RoomNum> = rooms.into_iter().collect();
-    rooms.extend(typing.rooms_after(since.ephemeral));
-    if notifier.user_changed_after(request.user, since.position) {
-        let changed =
-            account_data::changes_between(r, request.user, since.position, range.end.stored)?;
-        rooms.extend(changed.iter().map(|changed| changed.room));
-    }
-    rooms.remove(&account_data::GLOBAL);
-    Ok(Some(rooms))
 }
 
 pub fn memberships(r: &impl Reader, user: UserNum) -> Result<Vec<(RoomNum, MemberRow)>, Error> {

@@ -3,7 +3,8 @@ use std::{collections::BTreeSet, sync::Arc};
 use ruma::{OwnedRoomId, RoomVersionId, api::client::filter::FilterDefinition, user_id};
 
 use super::{
-    LazyLoadedMembers, Notifier, Request, StateAfter, SyncToken, rooms::candidates as rooms_of,
+    LazyLoadedMembers, Notifier, Request, StateAfter, SyncToken, changes::Changes,
+    rooms::candidates as rooms_of,
 };
 use crate::{
     executor::Executor,
@@ -13,6 +14,7 @@ use crate::{
         DeviceNum, Effect, EventNum, Options, Place, Position, Reader, RoomNum, Store, Tx, UserNum,
         records::{MemberRow, Membership},
     },
+    users::presence::Presence,
 };
 
 const ALICE: UserNum = UserNum(1);
@@ -56,7 +58,9 @@ fn request(since: Option<SyncToken>) -> Request {
 fn candidates(store: &Store, notifier: &Notifier, since: Option<SyncToken>) -> (usize, SyncToken) {
     let request = request(since);
     let range = request.range(notifier.position(), 0);
-    let found = store.read(|s| rooms_of(s, notifier, &Typing::default(), &request, range));
+    let (typing, presence) = (Typing::default(), Presence::default());
+    let changes = Changes::since(notifier, &typing, &presence, &request, range);
+    let found = store.read(|s| rooms_of(s, &changes, &request, range));
     let found = found.expect("the store can be read");
     (found.len(), range.end.token(Position::MIN))
 }

@@ -28,6 +28,7 @@ const LAYERS: &[&[&str]] = &[
         "config",
         "executor",
         "fair_semaphore",
+        "shares",
         "logging",
         "pool",
         "rates",

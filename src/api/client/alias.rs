@@ -35,7 +35,7 @@ pub async fn get_alias(
     request: get_alias::v3::Request,
 ) -> Result<get_alias::v3::Response, Error> {
     let _permit = if api.federation.allows(request.room_alias.server_name()) {
-        api.remote_lookup_permit(client).await?
+        Some(api.remote_lookup_permit(client).await?)
     } else {
         None
     };

@@ -98,7 +98,7 @@ pub async fn get_public_rooms(
     request: get_public_rooms::v3::Request,
 ) -> Result<Streamed, Error> {
     let _permit = match request.server {
-        Some(_) => api.remote_lookup_permit(client).await?,
+        Some(_) => Some(api.remote_lookup_permit(client).await?),
         None => None,
     };
     let mut own_request = federation_directory::v1::Request::new();
@@ -115,9 +115,13 @@ pub async fn get_public_rooms(
 /// `POST /_matrix/client/v3/publicRooms`
 pub async fn get_public_rooms_filtered(
     api: Api,
-    _session: Session,
+    session: Session,
     request: get_public_rooms_filtered::v3::Request,
 ) -> Result<Streamed, Error> {
+    let _permit = match request.server {
+        Some(_) => Some(api.federation.user_permit(session.user).await),
+        None => None,
+    };
     let mut own_request = federation_directory::v1::Request::new();
     own_request.limit = request.limit;
     own_request.since = request.since;

@@ -4,7 +4,10 @@ use ruma::api::client::filter::{create_filter, get_filter};
 use serde_json::value::RawValue;
 
 use super::config::check_own;
-use crate::api::{Adapted, Api, AsSent, Error, Session, Streamed};
+use crate::{
+    api::{Adapted, Api, AsSent, Error, Session, Streamed},
+    rooms::timeline::filter::check_definition,
+};
 
 /// `POST /_matrix/client/v3/user/{userId}/filter`
 pub async fn create_filter(
@@ -16,6 +19,7 @@ pub async fn create_filter(
     }: Adapted<create_filter::v3::Request, AsSent>,
 ) -> Result<create_filter::v3::Response, Error> {
     check_own(&session, &request.user_id)?;
+    check_definition(&request.filter)?;
     let id = api.users.add_filter(session.user, &filter).await?;
     Ok(create_filter::v3::Response::new(id))
 }

@@ -19,7 +19,7 @@ use crate::{
         Api, Error, Session,
         keys::{MAX_KEYS, raw},
     },
-    store::{Reader, Records, UserNum},
+    store::{Reader, Records, Snapshot, UserNum},
     users::{
         self,
         keys::{
@@ -60,25 +60,31 @@ pub async fn get_keys(api: Api, session: Session, request: Request) -> Result<Re
     untracked.retain(|user, _| found.untracked.contains(user));
     let (found, responses) = future::zip(
         lists.fetch_missing(found, missing, left()),
-        api.federation.user_keys().query(untracked, left()),
+        api.federation
+            .user_keys()
+            .query(session.user, untracked, left()),
     )
     .await;
     let found = found?;
-    for (user, list) in found.lists {
-        let wanted = remote.remove(&user).unwrap_or_default();
-        add_device_list(&api, &viewer, user, list, &wanted, &mut response)?;
-    }
-    let mut failures = found.failures;
-    for (server, server_response) in responses {
-        match server_response {
-            Ok(keys) => add_response(&api, &viewer, keys, &mut response)?,
-            Err(error) => drop(failures.insert(server, error)),
+    // Grows with the devices of all these users.
+    let scan = api.store.scan("keys of other servers' users", move |s| {
+        for (user, list) in found.lists {
+            let wanted = remote.remove(&user).unwrap_or_default();
+            add_device_list(s, &viewer, user, list, &wanted, &mut response)?;
         }
-    }
-    let failures = failures.into_iter();
-    let failures = failures.map(|(server, error)| (server.to_string(), failure(&error)));
-    response.failures.extend(failures);
-    Ok(response)
+        let mut failures = found.failures;
+        for (server, server_response) in responses {
+            match server_response {
+                Ok(keys) => add_response(s, &viewer, keys, &mut response)?,
+                Err(error) => drop(failures.insert(server, error)),
+            }
+        }
+        let failures = failures.into_iter();
+        let failures = failures.map(|(server, error)| (server.to_string(), failure(&error)));
+        response.failures.extend(failures);
+        Ok::<_, Error>(response)
+    });
+    scan.await
 }
 
 fn is_wanted(wanted: &[OwnedDeviceId], device_id: &OwnedDeviceId) -> bool {
@@ -86,7 +92,7 @@ fn is_wanted(wanted: &[OwnedDeviceId], device_id: &OwnedDeviceId) -> bool {
 }
 
 fn add_device_list(
-    api: &Api,
+    s: &Snapshot,
     viewer: &Signer,
     user: OwnedUserId,
     list: DeviceList,
@@ -108,7 +114,7 @@ fn add_device_list(
         of_user.insert(device_id, keys);
     }
     if let Some(master) = list.master_key {
-        let master = with_viewer_signatures(api, viewer, &user, master)?;
+        let master = with_viewer_signatures(s, viewer, &user, master)?;
         response.master_keys.insert(user.clone(), master);
     }
     if let Some(key) = list.self_signing_key {
@@ -120,14 +126,14 @@ fn add_device_list(
 
 /// Adds the keys of users of whom no device list is kept.
 fn add_response(
-    api: &Api,
+    s: &Snapshot,
     viewer: &Signer,
     keys: get_remote_keys::v1::Response,
     response: &mut Response,
 ) -> Result<(), Error> {
     response.device_keys.extend(keys.device_keys);
     for (user, master) in keys.master_keys {
-        let master = with_viewer_signatures(api, viewer, &user, master)?;
+        let master = with_viewer_signatures(s, viewer, &user, master)?;
         response.master_keys.insert(user, master);
     }
     response.self_signing_keys.extend(keys.self_signing_keys);
@@ -136,7 +142,7 @@ fn add_response(
 
 /// The master key of a remote user with the signatures by `viewer`.
 fn with_viewer_signatures(
-    api: &Api,
+    s: &Snapshot,
     viewer: &Signer,
     user: &OwnedUserId,
     master: Raw<CrossSigningKey>,
@@ -144,12 +150,10 @@ fn with_viewer_signatures(
     let Ok(mut key) = master.deserialize_as_unchecked::<CanonicalJsonObject>() else {
         return Ok(master);
     };
-    api.store.read(|s| {
-        if let Some(num) = users::num_of(s, user)? {
-            signatures::add_viewer_signatures(s, viewer, num, &mut key)?;
-        }
-        raw(&key)
-    })
+    if let Some(num) = users::num_of(s, user)? {
+        signatures::add_viewer_signatures(s, viewer, num, &mut key)?;
+    }
+    raw(&key)
 }
 
 async fn local_keys(api: &Api, viewer: Signer, wanted: WantedDevices) -> Result<Response, Error> {

@@ -108,13 +108,14 @@ pub(super) fn failure(error: &federation::Error) -> Value {
 /// `POST /_matrix/client/v3/keys/claim`
 pub async fn claim_keys(
     api: Api,
-    _session: Session,
+    session: Session,
     request: claim_keys::v3::Request,
 ) -> Result<claim_keys::v3::Response, Error> {
     let time = request.timeout.unwrap_or(DEFAULT_TIMEOUT).min(MAX_TIMEOUT);
     let (local, remote) = split_by_server(&api, request.one_time_keys);
     let mut response = claim_keys::v3::Response::new(claim(&api, local, Claimable::All).await?);
-    for (server, answer) in api.federation.user_keys().claim(remote, time).await {
+    let claims = api.federation.user_keys().claim(session.user, remote, time);
+    for (server, answer) in claims.await {
         match answer {
             Ok(answer) => response.one_time_keys.extend(answer.one_time_keys),
             Err(error) => drop(

@@ -32,6 +32,7 @@ use crate::{
         media::{download, download_as, find_local, wait},
     },
     media::{self, FileWriter, MediaInfo, StoredMedia, ThumbnailRequest},
+    store::UserNum,
 };
 
 /// How long a download waits for media of another server.
@@ -102,11 +103,12 @@ async fn receive(mut draft: FileWriter, mut upload: Upload) -> Result<FileWriter
 /// `GET /_matrix/client/v1/media/download/{serverName}/{mediaId}`
 pub async fn get_content(
     api: Api,
-    _session: Session,
+    session: Session,
     request: get_content::v1::Request,
 ) -> Result<Download, Error> {
     let media = find(
         &api,
+        session.user,
         &request.server_name,
         &request.media_id,
         request.timeout_ms,
@@ -118,11 +120,12 @@ pub async fn get_content(
 /// `GET /_matrix/client/v1/media/download/{serverName}/{mediaId}/{fileName}`
 pub async fn get_content_as_filename(
     api: Api,
-    _session: Session,
+    session: Session,
     request: get_content_as_filename::v1::Request,
 ) -> Result<Download, Error> {
     let media = find(
         &api,
+        session.user,
         &request.server_name,
         &request.media_id,
         request.timeout_ms,
@@ -134,11 +137,18 @@ pub async fn get_content_as_filename(
 /// `GET /_matrix/client/v1/media/thumbnail/{serverName}/{mediaId}`
 pub async fn get_content_thumbnail(
     api: Api,
-    _session: Session,
+    session: Session,
     request: get_content_thumbnail::v1::Request,
 ) -> Result<Download, Error> {
     let server = &request.server_name;
-    let media = find(&api, server, &request.media_id, request.timeout_ms).await?;
+    let media = find(
+        &api,
+        session.user,
+        server,
+        &request.media_id,
+        request.timeout_ms,
+    )
+    .await?;
     let thumbnail = ThumbnailRequest {
         width: request.width.into(),
         height: request.height.into(),
@@ -177,10 +187,10 @@ pub async fn get_media_config_v3(
 /// `GET /_matrix/client/v1/media/preview_url`
 pub async fn get_media_preview(
     api: Api,
-    _session: Session,
+    session: Session,
     request: get_media_preview::v1::Request,
 ) -> Result<get_media_preview::v1::Response, Error> {
-    let preview = load_preview(&api, &request.url).await?;
+    let preview = load_preview(&api, &session, &request.url).await?;
     Ok(get_media_preview::v1::Response::from_raw_value(preview))
 }
 
@@ -188,19 +198,19 @@ pub async fn get_media_preview(
 #[expect(deprecated)] // for clients from before Matrix 1.11
 pub async fn get_media_preview_v3(
     api: Api,
-    _session: Session,
+    session: Session,
     request: get_media_preview_v3::v3::Request,
 ) -> Result<get_media_preview_v3::v3::Response, Error> {
-    let preview = load_preview(&api, &request.url).await?;
+    let preview = load_preview(&api, &session, &request.url).await?;
     Ok(get_media_preview_v3::v3::Response::from_raw_value(preview))
 }
 
 /// The preview of the page at `url` as it is now; `ts` in requests is ignored.
-async fn load_preview(api: &Api, url: &str) -> Result<Box<RawValue>, Error> {
+async fn load_preview(api: &Api, session: &Session, url: &str) -> Result<Box<RawValue>, Error> {
     if !api.config.url_previews {
         return Err(Error::forbidden("URL previews are disabled on this server"));
     }
-    let preview = api.previews.preview(url).await?;
+    let preview = api.previews.preview(session.user, url).await?;
     to_raw_value(&*preview).map_err(|_| Error::Internal("a preview that does not serialize"))
 }
 
@@ -241,6 +251,7 @@ fn frozen() -> Error {
 /// Waits for a pending upload at most `timeout`.
 async fn find(
     api: &Api,
+    user: UserNum,
     server: &ServerName,
     id: &str,
     timeout: Duration,
@@ -248,17 +259,22 @@ async fn find(
     if api.media.is_local(server) {
         find_local(api, id, timeout).await
     } else {
-        find_remote(api, server, id).await
+        find_remote(api, user, server, id).await
     }
 }
 
 /// Fetches the media unless they are cached.
-async fn find_remote(api: &Api, server: &ServerName, id: &str) -> Result<StoredMedia, Error> {
+async fn find_remote(
+    api: &Api,
+    user: UserNum,
+    server: &ServerName,
+    id: &str,
+) -> Result<StoredMedia, Error> {
     if let Some(media) = api.media.find_remote(server, id)? {
         return Ok(media);
     }
     let fetch = async {
-        api.remote_media.fetch(server, id).await?;
+        api.remote_media.fetch(user, server, id).await?;
         Ok::<_, Error>(())
     };
     let timeout = async {

@@ -44,7 +44,7 @@ pub async fn join_room_by_id_or_alias(
     session: Session,
     request: join_room_by_id_or_alias::v3::Request,
 ) -> Result<join_room_by_id_or_alias::v3::Response, Error> {
-    let (room, servers) = resolve(&api, request.room_id_or_alias, request.via).await?;
+    let (room, servers) = resolve(&api, &session, request.room_id_or_alias, request.via).await?;
     let change = own_change(&session, MembershipState::Join, request.reason.as_deref());
     join_room(&api, &session, &room, servers, change).await?;
     Ok(join_room_by_id_or_alias::v3::Response::new(room))
@@ -53,6 +53,7 @@ pub async fn join_room_by_id_or_alias(
 /// The id of a room and servers through which it can be joined.
 async fn resolve(
     api: &Api,
+    session: &Session,
     room: OwnedRoomOrAliasId,
     via: Vec<OwnedServerName>,
 ) -> Result<(OwnedRoomId, Vec<OwnedServerName>), Error> {
@@ -60,6 +61,7 @@ async fn resolve(
         Ok(id) => return Ok((id, via)),
         Err(alias) => alias,
     };
+    let _permit = api.federation.user_permit(session.user).await;
     let found = super::alias::resolve(api, &alias).await?;
     Ok((
         found.room_id,
@@ -133,7 +135,7 @@ pub async fn knock_room(
     session: Session,
     request: knock_room::v3::Request,
 ) -> Result<knock_room::v3::Response, Error> {
-    let (room, servers) = resolve(&api, request.room_id_or_alias, request.via).await?;
+    let (room, servers) = resolve(&api, &session, request.room_id_or_alias, request.via).await?;
     let change = own_change(&session, MembershipState::Knock, request.reason.as_deref());
     knock(&api, &session, &room, servers, change).await?;
     Ok(knock_room::v3::Response::new(room))

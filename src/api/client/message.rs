@@ -193,6 +193,7 @@ pub async fn get_message_events(
     session: Session,
     request: get_message_events::v3::Request,
 ) -> Result<get_message_events::v3::Response, Error> {
+    filter::check_size(&request.filter)?;
     let now_ms = api.clock.now_ms();
     for _ in 0..MAX_BACKFILLS {
         let (session, request) = (session.clone(), request.clone());
@@ -291,6 +292,7 @@ pub async fn get_context(
     session: Session,
     request: get_context::v3::Request,
 ) -> Result<get_context::v3::Response, Error> {
+    filter::check_size(&request.filter)?;
     let now_ms = api.clock.now_ms();
     let read = move |s: &Snapshot| read_context(s, &session, now_ms, request);
     Ok(api.store.scan("context", read).await?)

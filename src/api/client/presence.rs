@@ -47,7 +47,8 @@ pub async fn set_presence(
         .presence
         .set(session.user, session.device, state, status_msg, now)
     {
-        api.sync_handler().presence_changed(session.user)?;
+        let changed = vec![session.user];
+        api.sync_handler().presence_changed(changed).await?;
     }
     Ok(set_presence::v3::Response::new())
 }
@@ -58,17 +59,18 @@ pub async fn get_presence(
     session: Session,
     request: get_presence::v3::Request,
 ) -> Result<get_presence::v3::Response, Error> {
-    let user = api.store.read(|s| {
+    // Grows with the rooms of the session's user.
+    let scan = api.store.scan("a shared room", move |s| {
         let user = users::num_of(s, &request.user_id)?;
         let shared = user == Some(session.user)
             || shared_rooms::share_a_room(s, session.user, &request.user_id)?;
         Ok::<_, Error>(user.filter(|_| shared))
-    })?;
+    });
+    let user = scan.await?;
     let user = user.ok_or_else(|| Error::forbidden("you share no room with the user"))?;
     let now = api.clock.now_ms();
-    for expired in api.presence.expire(now) {
-        api.sync_handler().presence_changed(expired)?;
-    }
+    let expired = api.presence.expire(now);
+    api.sync_handler().presence_changed(expired).await?;
     let Some(of) = api.presence.get(user) else {
         return Ok(get_presence::v3::Response::new(PresenceState::Offline));
     };

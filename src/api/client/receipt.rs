@@ -115,7 +115,7 @@ impl ReceiptUpdates {
                     event,
                     ts: api.clock.timestamp(),
                 };
-                api.federation.send_edu_to_room(room, &read)?;
+                api.federation.send_edu_to_room(room, &read).await?;
             }
         }
         Ok(())

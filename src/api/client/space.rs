@@ -266,6 +266,7 @@ impl<'a> Walk<'a> {
         self.remote_requests_left -= 1;
         let own = step.room.server_name().map(ToOwned::to_owned);
         let servers: Vec<_> = step.via.iter().cloned().chain(own).collect();
+        let _permit = self.api.federation.user_permit(self.user).await;
         let spaces = self.api.federation.spaces();
         let hierarchy = spaces.hierarchy(&step.room, self.suggested_only, &servers);
         let Ok(hierarchy) = hierarchy.await else {

@@ -1,5 +1,7 @@
 //! Room summaries (client-server API, "Room Summaries").
 
+use std::net::Ipv4Addr;
+
 use ruma::{
     OwnedRoomId, OwnedServerName, RoomId,
     api::client::room::get_summary::v1::{Request, Response},
@@ -8,7 +10,7 @@ use ruma::{
 
 use super::alias;
 use crate::{
-    api::{Api, Error, Session, Streamed, directory::add_join_rule},
+    api::{Api, Error, RemoteLookupPermit, Session, Streamed, directory::add_join_rule},
     rooms::{
         self,
         directory::{spaces, summary},
@@ -22,6 +24,15 @@ pub async fn get_summary(
     session: Option<Session>,
     request: Request,
 ) -> Result<Streamed, Error> {
+    let user = session.map(|session| session.user);
+    let _permit = match user {
+        Some(user) => RemoteLookupPermit::User(api.federation.user_permit(user).await),
+        // Whatever their networks, they have one share together.
+        None => {
+            let network = Ipv4Addr::UNSPECIFIED.into();
+            RemoteLookupPermit::Network(api.federation.guest_permit(network).await)
+        }
+    };
     let (room, servers) = match OwnedRoomId::try_from(request.room_id_or_alias) {
         Ok(room) => (room, request.via),
         Err(alias) => {
@@ -29,7 +40,6 @@ pub async fn get_summary(
             (found.room_id, [request.via, found.servers].concat())
         }
     };
-    let user = session.map(|session| session.user);
     let summary = summary_of(&api, &room, servers).await?;
     let (is_accessible, membership) = api.store.read(|s| {
         let membership = user.map(|user| spaces::membership(s, &room, user));

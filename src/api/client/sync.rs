@@ -13,7 +13,7 @@ use smol::stream::StreamExt;
 
 use crate::{
     api::{Adapted, Api, Error, Quirk, Session, Streamed},
-    rooms,
+    rooms::{self, timeline::filter::check_definition},
     sync::{Request, StateAfter, SyncToken},
     users::account_data::ignored_users,
 };
@@ -44,7 +44,10 @@ pub async fn sync(
 ) -> Result<Streamed, Error> {
     let filter = match request.filter {
         None => FilterDefinition::default(),
-        Some(Filter::FilterDefinition(filter)) => filter,
+        Some(Filter::FilterDefinition(filter)) => {
+            check_definition(&filter)?;
+            filter
+        }
         // ruma takes what does not parse as a filter for an id.
         Some(Filter::FilterId(id)) if id.starts_with('{') => {
             return Err(Error::invalid_param("filter: this is not a filter"));

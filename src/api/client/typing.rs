@@ -47,14 +47,14 @@ pub async fn create_typing_event(
     };
     let change = api
         .typing
-        .set(room, session.user, for_ms, api.clock.now_ms());
+        .set(room, session.user, None, for_ms, api.clock.now_ms());
     if change == TypingUpdate::Changed {
         api.typing
             .changed(room, api.notifier.ephemeral_changed_in(room));
     }
     if change != TypingUpdate::Unchanged {
         let typing = EphemeralEdu::Typing(request.room_id, session.user_id, for_ms.is_some());
-        api.federation.send_edu_to_room(room, &typing)?;
+        api.federation.send_edu_to_room(room, &typing).await?;
     }
     Ok(create_typing_event::v3::Response::new())
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use ruma::{
-    ServerName, UInt,
+    ServerName, UInt, UserId,
     api::federation::{
         device::get_devices::{self, v1::UserDevice},
         keys::{
@@ -19,7 +19,7 @@ use crate::{
         Api, Error, Origin,
         keys::{MAX_KEYS, claim, raw},
     },
-    rates::Kind,
+    rates::{Kind, Rates},
     rooms::{
         self,
         servers::{self, shared_rooms},
@@ -127,11 +127,12 @@ pub async fn claim_keys(
         )));
     }
     let users: Vec<_> = wanted.keys().cloned().collect();
+    let (server, of) = (origin.server.clone(), origin.server);
     let scan = api.store.scan("users whose keys are claimed", move |s| {
         let mut unrelated = Vec::new();
         for user_id in users {
             if let Some(user) = users::num_of(s, &user_id)?
-                && !shares_room(s, &origin.server, user)?
+                && !shares_room(s, &of, user)?
             {
                 unrelated.push(user_id);
             }
@@ -140,7 +141,7 @@ pub async fn claim_keys(
     });
     let mut limited = OneTimeKeyClaims::new();
     for user in scan.await? {
-        let is_limited = |_: &_, _: &mut _| api.rates.check(Kind::ClaimKeys, &user).is_err();
+        let is_limited = |_: &_, _: &mut _| is_claim_limited(&api.rates, &server, &user);
         if let Some(devices) = wanted.get_mut(&user) {
             limited.insert(user.clone(), devices.extract_if(.., is_limited).collect());
         }
@@ -152,9 +153,41 @@ pub async fn claim_keys(
     Ok(claim_keys::v1::Response::new(claimed))
 }
 
+/// Whether `server`, or all such servers together, have claimed their share of the keys of `user`. One of
+/// them cannot take what the others need.
+fn is_claim_limited(rates: &Rates, server: &ServerName, user: &UserId) -> bool {
+    rates.check(Kind::ClaimKeys, (user, server)).is_err()
+        || rates.check(Kind::ClaimKeysByAll, user).is_err()
+}
+
 fn shares_room(r: &impl Reader, server: &ServerName, user: UserNum) -> Result<bool, rooms::Error> {
     match servers::num(r, server)? {
         Some(server) => shared_rooms::shares_with_server(r, server, user),
         None => Ok(false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::{ServerName, server_name, user_id};
+
+    use super::is_claim_limited;
+    use crate::{clock::Clock, rates::Rates};
+
+    #[test]
+    fn one_server_cannot_use_up_what_others_may_claim_and_all_together_not_a_devices_keys() {
+        let rates = Rates::new(1000, Clock::manual(1_000_000));
+        let user = user_id!("@a:here");
+        let claimed = |server: &ServerName| {
+            let attempts = (0..100).filter(|_| !is_claim_limited(&rates, server, user));
+            attempts.count()
+        };
+        assert_eq!(claimed(server_name!("one.example")), 5);
+        assert_eq!(claimed(server_name!("other.example")), 5);
+        let all = (0..50).map(|n| {
+            let server = ServerName::parse(format!("s{n}.example"));
+            claimed(&server.expect("a server name"))
+        });
+        assert_eq!(all.sum::<usize>(), 20);
     }
 }

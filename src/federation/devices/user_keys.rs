@@ -1,24 +1,33 @@
 //! Queries and claims of keys of users of other servers (server-server API, "End-to-End Encryption").
 //!
-//! All servers get their requests at once. What a response has beyond the request is ignored.
+//! Several servers get their requests at once. What a response has beyond the request is ignored.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use ruma::{
     OneTimeKeyAlgorithm, OwnedDeviceId, OwnedServerName, OwnedUserId,
     api::federation::keys::{claim_keys, get_keys},
 };
-use smol::Task;
+use smol::{Task, future::yield_now};
 
 use crate::{
     executor::Executor,
+    fair_semaphore::FairSemaphore,
     federation::{
         Client, Error, Limits, outbound::backoff::Backoffs, transport::connect::with_timeout,
     },
+    store::UserNum,
     users::remote_devices::{are_valid_device_keys, is_valid_cross_signing_key},
 };
 
 const MAX_RESPONSE_BYTES: usize = 4 * 1024 * 1024;
+/// How many servers are called at once, for all users and for one, who can name thousands.
+const MAX_CONCURRENT: usize = 32;
+const MAX_CONCURRENT_PER_USER: usize = 16;
 
 /// The result of each server.
 pub type Responses<T> = Vec<(OwnedServerName, Result<T, Error>)>;
@@ -30,64 +39,54 @@ pub type Claims = BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, OneTimeKeyAlgori
 /// Requests keys. Clones are the same.
 #[derive(Clone)]
 pub struct UserKeys {
+    /// With slots of its own: others do not wait for those whose keys are requested.
     client: Client,
     backoffs: Backoffs,
     executor: Executor,
+    permits: FairSemaphore<UserNum>,
 }
 
 impl UserKeys {
     pub fn new(client: &Client, backoffs: &Backoffs, executor: &Executor) -> Self {
         Self {
-            client: client.clone(),
+            client: client.with_own_slots(MAX_CONCURRENT),
             backoffs: backoffs.clone(),
             executor: executor.clone(),
+            permits: FairSemaphore::new(MAX_CONCURRENT, MAX_CONCURRENT_PER_USER),
         }
     }
 
+    /// Queries keys for the local user `user`.
     pub async fn query(
         &self,
+        user: UserNum,
         requested: Requested,
         timeout: Duration,
     ) -> Responses<get_keys::v1::Response> {
-        let limits = Limits {
-            timeout,
-            max_bytes: MAX_RESPONSE_BYTES,
-        };
-        self.each(requested, move |client, server, requested| async move {
-            let request = get_keys::v1::Request::new(requested.clone());
-            let response = client.send_with_limits(&server, request, limits);
-            let response = with_timeout(timeout, response).await??;
-            Ok(only_requested(response, &requested))
-        })
-        .await
+        self.each(user, requested, timeout, query).await
     }
 
-    /// Claims one-time keys.
+    /// Claims one-time keys for the local user `user`.
     pub async fn claim(
         &self,
+        user: UserNum,
         claims: Claims,
         timeout: Duration,
     ) -> Responses<claim_keys::v1::Response> {
-        let limits = Limits {
-            timeout,
-            max_bytes: MAX_RESPONSE_BYTES,
-        };
-        self.each(claims, move |client, server, claims| async move {
-            let request = claim_keys::v1::Request::new(claims.clone());
-            let response = client.send_with_limits(&server, request, limits);
-            let response = with_timeout(timeout, response).await??;
-            Ok(only_claimed(response, &claims))
-        })
-        .await
+        self.each(user, claims, timeout, claim).await
     }
 
-    /// Calls `request` for the server of each user, all of them at once.
+    /// Calls `request` for the server of each user, with what is left of `timeout`. Those that are not
+    /// called in time have timed out.
     async fn each<W, T, F>(
         &self,
+        user: UserNum,
         wanted: BTreeMap<OwnedUserId, W>,
-        request: impl Fn(Client, OwnedServerName, BTreeMap<OwnedUserId, W>) -> F,
+        timeout: Duration,
+        request: fn(Client, OwnedServerName, BTreeMap<OwnedUserId, W>, Duration) -> F,
     ) -> Responses<T>
     where
+        W: Send + 'static,
         T: Send + 'static,
         F: Future<Output = Result<T, Error>> + Send + 'static,
     {
@@ -96,24 +95,77 @@ impl UserKeys {
             let of_server = by_server.entry(user.server_name().to_owned()).or_default();
             of_server.insert(user, wanted);
         }
-        let tasks: Vec<(_, Task<_>)> = by_server
-            .into_iter()
-            .map(|(server, wanted)| {
-                let checked = self.backoffs.check(&server);
-                let response = request(self.client.clone(), server.clone(), wanted);
-                let response = async move {
-                    checked?;
-                    response.await
-                };
-                (server, self.executor.spawn(response))
+        let deadline = Instant::now() + timeout;
+        let workers = by_server.len().min(MAX_CONCURRENT_PER_USER);
+        let queue = Arc::new(Mutex::new(by_server.into_iter()));
+        let workers: Vec<Task<_>> = (0..workers)
+            .map(|_| {
+                let (this, queue) = (self.clone(), queue.clone());
+                self.executor.spawn(async move {
+                    let mut responses = Responses::new();
+                    while let Some((server, wanted)) = next(&queue) {
+                        let left = deadline.saturating_duration_since(Instant::now());
+                        let response = match this.backoffs.check(&server) {
+                            Ok(()) if left.is_zero() => Err(Error::TimedOut),
+                            Ok(()) => {
+                                let client = this.client.clone();
+                                let response = request(client, server.clone(), wanted, left);
+                                let response = async {
+                                    let _permit = this.permits.acquire(user).await;
+                                    response.await
+                                };
+                                with_timeout(left, response).await.flatten()
+                            }
+                            Err(error) => Err(error),
+                        };
+                        responses.push((server, response));
+                        // Thousands may have timed out, or not be reachable.
+                        yield_now().await;
+                    }
+                    responses
+                })
             })
             .collect();
         let mut responses = Responses::new();
-        for (server, task) in tasks {
-            responses.push((server, task.await));
+        for worker in workers {
+            responses.extend(worker.await);
         }
         responses
     }
+}
+
+fn next<T>(queue: &Mutex<impl Iterator<Item = T>>) -> Option<T> {
+    queue.lock().unwrap_or_else(PoisonError::into_inner).next()
+}
+
+async fn query(
+    client: Client,
+    server: OwnedServerName,
+    requested: Requested,
+    timeout: Duration,
+) -> Result<get_keys::v1::Response, Error> {
+    let limits = Limits {
+        timeout,
+        max_bytes: MAX_RESPONSE_BYTES,
+    };
+    let request = get_keys::v1::Request::new(requested.clone());
+    let response = client.send_with_limits(&server, request, limits).await?;
+    Ok(only_requested(response, &requested))
+}
+
+async fn claim(
+    client: Client,
+    server: OwnedServerName,
+    claims: Claims,
+    timeout: Duration,
+) -> Result<claim_keys::v1::Response, Error> {
+    let limits = Limits {
+        timeout,
+        max_bytes: MAX_RESPONSE_BYTES,
+    };
+    let request = claim_keys::v1::Request::new(claims.clone());
+    let response = client.send_with_limits(&server, request, limits).await?;
+    Ok(only_claimed(response, &claims))
 }
 
 /// Removes users and devices that were not requested.

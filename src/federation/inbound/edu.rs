@@ -2,7 +2,7 @@
 //! dropped; its transaction is accepted all the same.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet, HashMap, btree_map::Entry, hash_map},
     sync::Arc,
 };
 
@@ -144,6 +144,8 @@ struct Origin<'a> {
     /// The rooms that the EDUs name; `None` if they may not: the server is not in the room, or denied by
     /// its ACL.
     rooms: BTreeMap<OwnedRoomId, Option<RoomNum>>,
+    /// The users whom the EDUs name, and whether they are joined.
+    members: HashMap<(RoomNum, OwnedUserId), bool>,
     slices: Slices,
 }
 
@@ -160,6 +162,7 @@ impl EduReceiver<'_> {
         let mut origin = Origin {
             name: origin,
             rooms: BTreeMap::new(),
+            members: HashMap::new(),
             slices: Slices::of(STEPS_PER_SLICE),
         };
         for edu in edus {
@@ -194,7 +197,9 @@ impl EduReceiver<'_> {
         };
         let user = self.user_num(content.user_id).await?;
         let timeout = content.typing.then_some(TYPING_TIMEOUT_MS);
-        let change = self.typing.set(room, user, timeout, self.now_ms);
+        let change = self
+            .typing
+            .set(room, user, Some(origin.name), timeout, self.now_ms);
         Ok((change == typing::TypingUpdate::Changed).then_some(EphemeralChange::Typing(room)))
     }
 
@@ -319,7 +324,12 @@ impl EduReceiver<'_> {
             let Some(room) = room else {
                 return Ok(None);
             };
-            let is_joined = current::membership(s, room, user)? == Membership::Join;
+            let is_joined = match origin.members.entry((room, user.to_owned())) {
+                hash_map::Entry::Occupied(known) => *known.get(),
+                hash_map::Entry::Vacant(unknown) => {
+                    *unknown.insert(current::membership(s, room, user)? == Membership::Join)
+                }
+            };
             Ok(is_joined.then_some(room))
         })
     }

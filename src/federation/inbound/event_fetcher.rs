@@ -10,11 +10,12 @@ use ruma::{EventId, OwnedEventId, OwnedServerName, RoomId, room_version_rules::R
 
 use super::{
     error::Error,
-    event_source::{EventSource, FetchError, RawPdu},
+    event_source::{EventSource, FetchError, PDUS_PER_SLICE, RawPdu},
     room::Room,
     topological_order::sort_topologically,
 };
 use crate::{
+    executor::Slices,
     protocol::{
         Pdu,
         authorize::create_event,
@@ -197,7 +198,9 @@ pub async fn verify<S: EventSource>(
     pdus: Vec<RawPdu>,
 ) -> Vec<Received> {
     let mut parsed: HashMap<OwnedEventId, Incoming> = HashMap::new();
+    let mut slices = Slices::of(PDUS_PER_SLICE);
     for pdu in pdus {
+        slices.step().await;
         match Incoming::parse(pdu.get().as_bytes(), rules) {
             Ok(event) => {
                 parsed.insert(event.event_id().to_owned(), event);

@@ -37,6 +37,9 @@ pub struct ClaimedState<T> {
     pub auth_chain: Vec<T>,
 }
 
+/// How many PDUs are parsed before other tasks get their turn.
+pub const PDUS_PER_SLICE: usize = 2;
+
 /// A PDU as received.
 pub type RawPdu = Box<RawValue>;
 

@@ -1,5 +1,6 @@
 //! The queue of a room: verified events whose prev_events or auth events are missing. It is stored,
-//! so an acknowledged event survives a restart. One task per room works it off.
+//! so an acknowledged event survives a restart. One task for each server that sent some of them works
+//! these off.
 //!
 //! No server can fill it or hold it up for the others:
 //!
@@ -7,14 +8,13 @@
 //! - When the queue is full, the server with the most events in it loses one.
 //! - An event that its origin does not supply is dropped soon. It stays longer if its origin cannot be
 //!   reached.
-//! - One round spends limited time on the failures of one origin, and makes one attempt at an origin
-//!   that cannot be reached: connections to other servers are limited, and honest ones need them too.
-//! - A room is worked on for the server with the most events in its queue, which has a share of the rooms
-//!   that are worked on at once.
+//! - An event waits only for its own origin: each has a task, and a share of those that work at once.
+//! - One round spends limited time on failures, and makes one attempt at an origin that cannot be
+//!   reached: connections to other servers are limited, and honest ones need them too.
 //! - An event that cannot be processed because of a corrupt row or a panic is dropped.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     panic::AssertUnwindSafe,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -39,15 +39,18 @@ use crate::{
     fair_semaphore::FairSemaphore,
     protocol::{Pdu, receive::Received},
     rooms::{self, room},
-    store::{self, Reader, RoomNum, Rows, Store, Tx, records::Waiting},
+    store::{
+        self, Bytes, Reader, RoomNum, Rows, Store, Tx,
+        records::{Waiting, WaitingOrigin},
+    },
 };
 
 /// An event that does not fit is fetched again when a later event refers to it.
 const MAX_QUEUED_PER_ROOM: usize = 200;
 const MAX_QUEUED_PER_ORIGIN: usize = 100;
-/// How many rooms are worked on at once, of all servers and of one.
-const MAX_ACTIVE_ROOMS: usize = 8;
-const MAX_ACTIVE_ROOMS_PER_ORIGIN: usize = 3;
+/// How many tasks work at once, for all servers and for one.
+const MAX_ACTIVE: usize = 8;
+const MAX_ACTIVE_PER_ORIGIN: usize = 3;
 /// The backoff after a round without progress. It doubles up to [`MAX_BACKOFF_DOUBLINGS`] times.
 const MIN_BACKOFF: Duration = Duration::from_secs(15);
 const MAX_BACKOFF_DOUBLINGS: u32 = 6;
@@ -57,8 +60,8 @@ const MIN_ROUND_INTERVAL: Duration = Duration::from_millis(200);
 const UNREACHABLE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// The same if its origin responds, but does not give what is missing.
 const UNAVAILABLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// After failures that took so long, the other events of the origin wait for the next round.
-const MAX_FAILURE_TIME_PER_ORIGIN: Duration = Duration::from_secs(30);
+/// After failures that took so long, the other events wait for the next round.
+const MAX_FAILURE_TIME: Duration = Duration::from_secs(30);
 
 impl<S: EventSource> PduReceiver<S> {
     /// Stores `event` in the queue of its room. `origin` is in the room. An event that is queued already
@@ -77,11 +80,11 @@ impl<S: EventSource> PduReceiver<S> {
         let job = move |tx: &Tx| {
             let id = event.pdu.event_id().as_str();
             let is_senders = event.pdu.sender().server_name().as_str() == origin;
-            let queued = queued(tx, num)?;
-            let dropped = match queued.get(id) {
-                Some(_) if !is_senders || is_share_full(&queued, &origin) => return Ok(None),
+            let origins = origins(tx, num)?;
+            let dropped = match origins.get(id) {
+                Some(_) if !is_senders || is_share_full(&origins, &origin) => return Ok(None),
                 Some(_) => None,
-                None => make_space(tx, num, &queued, &origin)?,
+                None => make_space(tx, num, &origins, &origin)?,
             };
             let record = Waiting {
                 origin: origin.clone(),
@@ -100,13 +103,30 @@ impl<S: EventSource> PduReceiver<S> {
     }
 }
 
-fn count_of(queued: &BTreeMap<String, Waiting>, origin: &str) -> usize {
-    let events = queued.values();
-    events.filter(|event| event.origin == origin).count()
+/// The origin of each queued event of a room, by event id.
+type Origins = BTreeMap<String, String>;
+
+/// The origin of a corrupt row is the empty text. Its task drops it.
+fn origins(r: &impl Reader, room: RoomNum) -> Result<Origins, rooms::Error> {
+    let mut origins = Origins::new();
+    for row in r.waiting()?.prefix(room)? {
+        let (key, waiting) = row?;
+        origins.insert(key.value().1.to_owned(), origin_of(&waiting.value()));
+    }
+    Ok(origins)
 }
 
-fn is_share_full(queued: &BTreeMap<String, Waiting>, origin: &str) -> bool {
-    count_of(queued, origin) >= MAX_QUEUED_PER_ORIGIN
+fn origin_of(waiting: &Bytes<'_, Waiting>) -> String {
+    let origin = waiting.first_fields::<WaitingOrigin>();
+    origin.map_or_else(|_| String::new(), |of| of.origin)
+}
+
+fn is_share_full(origins: &Origins, origin: &str) -> bool {
+    count_of(origins, origin) >= MAX_QUEUED_PER_ORIGIN
+}
+
+fn count_of(origins: &Origins, origin: &str) -> usize {
+    origins.values().filter(|of| *of == origin).count()
 }
 
 /// Drops an event of the origin with the most events if the queue is full. Returns its id.
@@ -116,20 +136,20 @@ fn is_share_full(queued: &BTreeMap<String, Waiting>, origin: &str) -> bool {
 fn make_space(
     tx: &Tx,
     room: RoomNum,
-    queued: &BTreeMap<String, Waiting>,
+    origins: &Origins,
     origin: &str,
 ) -> Result<Option<String>, rooms::Error> {
-    let own = count_of(queued, origin);
+    let own = count_of(origins, origin);
     let full = || rooms::Error::forbidden(format!("{own} events of {origin} are queued"));
-    if is_share_full(queued, origin) {
+    if is_share_full(origins, origin) {
         return Err(full());
     }
-    if queued.len() < MAX_QUEUED_PER_ROOM {
+    if origins.len() < MAX_QUEUED_PER_ROOM {
         return Ok(None);
     }
     let mut by_origin: HashMap<&str, Vec<&String>> = HashMap::new();
-    for (id, event) in queued {
-        by_origin.entry(&event.origin).or_default().push(id);
+    for (id, origin) in origins {
+        by_origin.entry(origin).or_default().push(id);
     }
     let largest = by_origin.into_values().max_by_key(Vec::len);
     let largest = largest.filter(|ids| ids.len() > own + 1).ok_or_else(full)?;
@@ -140,111 +160,150 @@ fn make_space(
     Ok(last)
 }
 
-/// The queued events of a room by event id. A corrupt row is an empty record, which is dropped when it
-/// is processed.
-fn queued(r: &impl Reader, room: RoomNum) -> Result<BTreeMap<String, Waiting>, rooms::Error> {
-    let mut queued = BTreeMap::new();
-    for row in r.waiting()?.prefix(room)? {
+/// A queued event with its id; `None` if its row is corrupt.
+type Queued = (String, Option<Received>);
+
+/// The queued events of a room that `origin` sent.
+fn queued_by(r: &impl Reader, room: &Room, origin: &str) -> Result<Vec<Queued>, rooms::Error> {
+    let mut queued = Vec::new();
+    for row in r.waiting()?.prefix(room.num)? {
         let (key, waiting) = row?;
-        let id = key.value().1;
-        let waiting = waiting.record(&key).unwrap_or_else(|_| Waiting {
-            origin: String::new(),
-            json: Vec::new(),
-        });
-        queued.insert(id.to_owned(), waiting);
+        if origin_of(&waiting.value()) == origin {
+            let id = key.value().1;
+            let row = waiting.record(&key).ok();
+            let event = row.and_then(|row| parse(room, id, row));
+            queued.push((id.to_owned(), event));
+        }
     }
     Ok(queued)
 }
 
-/// The server with the most events in the queue of a room.
-fn largest_origin(r: &impl Reader, room: RoomNum) -> Result<String, rooms::Error> {
-    let mut counts: HashMap<String, usize> = HashMap::new();
-    for event in queued(r, room)?.into_values() {
-        *counts.entry(event.origin).or_default() += 1;
-    }
-    let largest = counts.into_iter().max_by_key(|(_, count)| *count);
-    Ok(largest.map(|(origin, _)| origin).unwrap_or_default())
+fn parse(room: &Room, id: &str, row: Waiting) -> Option<Received> {
+    let id = <&EventId>::try_from(id).ok()?.to_owned();
+    Some(Received {
+        pdu: Pdu::parse(id, &row.json, room.rules, false).ok()?,
+        json: row.json,
+        redacted: false,
+    })
 }
 
-/// The tasks that work off the queues.
-pub struct RoomQueues<S> {
+/// The rooms with queued events, and who sent them. Reads all queues.
+fn all_origins(r: &impl Reader) -> Result<BTreeSet<(RoomNum, String)>, rooms::Error> {
+    let mut all = BTreeSet::new();
+    for row in r.waiting()?.all()? {
+        let (key, waiting) = row?;
+        all.insert((key.value().0, origin_of(&waiting.value())));
+    }
+    Ok(all)
+}
+
+/// The tasks that work off the queues. Clones are the same.
+pub struct RoomQueues<S>(Arc<Inner<S>>);
+
+struct Inner<S> {
     executor: Executor,
     receiver: PduReceiver<S>,
-    active: Arc<Mutex<HashMap<RoomNum, Worker>>>,
+    workers: Arc<Mutex<Workers>>,
     permits: FairSemaphore<String>,
 }
+
+/// The tasks by room and origin.
+type Workers = HashMap<RoomNum, HashMap<String, Worker>>;
 
 struct Worker {
     wake: Sender<()>,
     _task: Task<()>,
 }
 
+impl<S> Clone for RoomQueues<S> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
 impl<S: EventSource> RoomQueues<S> {
-    /// Starts tasks for the rooms whose queues are not empty since the last run of the server.
-    pub fn start(executor: &Executor, receiver: PduReceiver<S>) -> Result<Self, rooms::Error> {
-        let queues = Self {
+    /// Starts tasks for what is queued since the last run of the server.
+    pub fn start(executor: &Executor, receiver: PduReceiver<S>) -> Self {
+        let queues = Self(Arc::new(Inner {
             executor: executor.clone(),
             receiver,
-            active: Arc::default(),
-            permits: FairSemaphore::new(MAX_ACTIVE_ROOMS, MAX_ACTIVE_ROOMS_PER_ORIGIN),
+            workers: Arc::default(),
+            permits: FairSemaphore::new(MAX_ACTIVE, MAX_ACTIVE_PER_ORIGIN),
+        }));
+        let starting = queues.clone();
+        let start = async move {
+            let store = starting.0.receiver.store();
+            match store.scan_in_background("event queues", all_origins).await {
+                Ok(all) => all
+                    .into_iter()
+                    .for_each(|(room, origin)| starting.wake(room, &origin)),
+                Err(error) => log::error!(
+                    "queued events wait until their servers send others: the queues cannot be read: {error}"
+                ),
+            }
         };
-        for room in queues
-            .receiver
-            .store()
-            .read(|s| s.waiting()?.first_parts())?
-        {
-            queues.wake(room);
-        }
-        Ok(queues)
+        executor.spawn(start).detach();
+        queues
     }
 
-    /// Starts or wakes the task of the room's queue.
-    pub fn wake(&self, room: RoomNum) {
-        let mut active = lock(&self.active);
-        if let Some(worker) = active.get(&room) {
+    /// Starts the task for what `origin` has sent to the room's queue, and wakes those of others: what they
+    /// wait for may be among it.
+    pub fn wake(&self, room: RoomNum, origin: &str) {
+        let mut workers = lock(&self.0.workers);
+        let of_room = workers.entry(room).or_default();
+        for worker in of_room.values() {
             // If the channel is full, the task is about to look at the whole queue anyway.
             let _ = worker.wake.try_send(());
+        }
+        if of_room.contains_key(origin) {
             return;
         }
         let (wake, woken) = channel::bounded(1);
-        let receiver = self.receiver.clone();
-        let permits = self.permits.clone();
-        let workers = self.active.clone();
-        let task = self.executor.spawn(async move {
-            process_queue(&receiver, &permits, room, &woken).await;
-            lock(&workers).remove(&room);
+        let receiver = self.0.receiver.clone();
+        let permits = self.0.permits.clone();
+        let (workers, name) = (self.0.workers.clone(), origin.to_owned());
+        let task = self.0.executor.spawn(async move {
+            process_queue(&receiver, &permits, room, &name, &woken).await;
+            let mut workers = lock(&workers);
+            if let Some(of_room) = workers.get_mut(&room) {
+                of_room.remove(&name);
+                if of_room.is_empty() {
+                    workers.remove(&room);
+                }
+            }
         });
-        active.insert(room, Worker { wake, _task: task });
+        of_room.insert(origin.to_owned(), Worker { wake, _task: task });
     }
 }
 
-fn lock(workers: &Mutex<HashMap<RoomNum, Worker>>) -> MutexGuard<'_, HashMap<RoomNum, Worker>> {
+fn lock(workers: &Mutex<Workers>) -> MutexGuard<'_, Workers> {
     workers.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Works off the queue of `room` until it is empty.
+/// Works off what `origin` has sent to the queue of `room` until nothing is left.
 async fn process_queue<S: EventSource>(
     receiver: &PduReceiver<S>,
     permits: &FairSemaphore<String>,
     room: RoomNum,
+    origin: &str,
     woken: &Receiver<()>,
 ) {
     let mut failures: HashMap<OwnedEventId, Failure> = HashMap::new();
     let mut doublings = 0;
     loop {
-        let round = match receiver.store().read(|s| largest_origin(s, room)) {
-            Ok(origin) => {
-                let _permit = permits.acquire(origin).await;
-                attempt_all(receiver, room, &mut failures).await
-            }
-            Err(error) => Err(error.into()),
-        };
+        let permit = permits.acquire(origin.to_owned()).await;
+        let round = attempt_all(receiver, room, origin, &mut failures).await;
+        drop(permit);
         let result = match round {
             Ok(Round { progress: true, .. }) => {
                 doublings = 0;
                 continue;
             }
-            Ok(Round { remaining: 0, .. }) => return,
+            Ok(Round { remaining: 0, .. }) => match woken.try_recv() {
+                // More was queued while the queue was read.
+                Ok(()) => continue,
+                Err(_) => return,
+            },
             Ok(_) => drop_timed_out(receiver.store(), room, &mut failures).await,
             Err(error) => Err(error),
         };
@@ -278,24 +337,17 @@ struct Round {
     remaining: usize,
 }
 
-/// The failures of a queued event with the same origin, since the start of the server.
+/// The failures of a queued event, since the start of the server.
 struct Failure {
-    origin: OwnedServerName,
     first: Instant,
     /// When its origin first responded without giving what is missing.
     first_unavailable: Option<Instant>,
 }
 
 impl Failure {
-    fn record(
-        failures: &mut HashMap<OwnedEventId, Self>,
-        id: OwnedEventId,
-        origin: OwnedServerName,
-        error: &Error,
-    ) {
+    fn record(failures: &mut HashMap<OwnedEventId, Self>, id: OwnedEventId, error: &Error) {
         let now = Instant::now();
         let failure = failures.entry(id).or_insert(Self {
-            origin,
             first: now,
             first_unavailable: None,
         });
@@ -319,23 +371,26 @@ impl Failure {
 async fn attempt_all<S: EventSource>(
     receiver: &PduReceiver<S>,
     num: RoomNum,
+    origin: &str,
     failures: &mut HashMap<OwnedEventId, Failure>,
 ) -> Result<Round, Error> {
     let store = receiver.store();
-    let (room, rows) =
-        store.read(|s| Ok::<_, rooms::Error>((Room::load(s, num)?, queued(s, num)?)))?;
+    let of_origin = origin.to_owned();
+    let scan = store.scan_in_background("queued events", move |s| {
+        let room = Room::load(s, num)?;
+        let queued = queued_by(s, &room, &of_origin)?;
+        Ok::<_, rooms::Error>((room, queued))
+    });
+    let (room, queued) = scan.await?;
+    let server = OwnedServerName::try_from(origin);
     let mut round = Round {
         progress: false,
         remaining: 0,
     };
-    let mut origins = HashMap::new();
     let mut events = Vec::new();
-    for (id, row) in rows {
-        match parse(&room, &id, &row) {
-            Some((origin, event)) => {
-                origins.insert(event.pdu.event_id().to_owned(), origin);
-                events.push(event);
-            }
+    for (id, event) in queued {
+        match event.filter(|_| server.is_ok()) {
+            Some(event) => events.push(event),
             None => {
                 log::error!(
                     "dropped event {id} of room {}: its row in the queue is corrupt",
@@ -346,20 +401,20 @@ async fn attempt_all<S: EventSource>(
             }
         }
     }
-    failures.retain(|id, failure| origins.get(id) == Some(&failure.origin));
-    let mut failure_time: HashMap<OwnedServerName, Duration> = HashMap::new();
+    let Ok(server) = server else {
+        return Ok(round);
+    };
+    let queued: HashSet<_> = events.iter().map(|event| event.pdu.event_id()).collect();
+    failures.retain(|id, _| queued.contains(&**id));
+    let mut failure_time = Duration::ZERO;
     for event in sort_topologically(events, Pdu::prev_events) {
         let id = event.pdu.event_id().to_owned();
-        let Some(origin) = origins.remove(&id) else {
-            continue;
-        };
-        let failure_time = failure_time.entry(origin.clone()).or_default();
-        if *failure_time > MAX_FAILURE_TIME_PER_ORIGIN {
+        if failure_time > MAX_FAILURE_TIME {
             round.remaining += 1;
             continue;
         }
         let start = Instant::now();
-        let processed = receiver.fetch_and_process(&room, origin.clone(), event);
+        let processed = receiver.fetch_and_process(&room, server.clone(), event);
         let processed = AssertUnwindSafe(processed);
         let panicked = Err(store::Error::Panicked.into());
         match processed.catch_unwind().await.unwrap_or(panicked) {
@@ -385,26 +440,16 @@ async fn attempt_all<S: EventSource>(
             }
             Err(error) => {
                 log::debug!("event {id} of room {} stays queued: {error}", room.id);
-                *failure_time = match error {
+                failure_time = match error {
                     Error::Fetch(FetchError::Unreachable) => Duration::MAX,
                     _ => failure_time.saturating_add(start.elapsed()),
                 };
-                Failure::record(failures, id, origin, &error);
+                Failure::record(failures, id, &error);
                 round.remaining += 1;
             }
         }
     }
     Ok(round)
-}
-
-fn parse(room: &Room, id: &str, row: &Waiting) -> Option<(OwnedServerName, Received)> {
-    let id = <&EventId>::try_from(id).ok()?.to_owned();
-    let event = Received {
-        pdu: Pdu::parse(id, &row.json, room.rules, false).ok()?,
-        json: row.json.clone(),
-        redacted: false,
-    };
-    Some((OwnedServerName::try_from(row.origin.as_str()).ok()?, event))
 }
 
 async fn dequeue(store: &Store, room: RoomNum, id: &str) -> Result<(), Error> {
@@ -438,7 +483,7 @@ mod tests {
         time::{Duration, Instant},
     };
 
-    use ruma::{owned_event_id, owned_server_name};
+    use ruma::owned_event_id;
 
     use super::{Error, Failure, FetchError, UNAVAILABLE_TIMEOUT, UNREACHABLE_TIMEOUT};
 
@@ -447,8 +492,7 @@ mod tests {
         let id = owned_event_id!("$event");
         let mut failures = HashMap::new();
         let record = |failures: &mut HashMap<_, _>| {
-            let origin = owned_server_name!("b.example");
-            Failure::record(failures, id.clone(), origin, &Error::Fetch(error));
+            Failure::record(failures, id.clone(), &Error::Fetch(error));
         };
         record(&mut failures);
         let failure = failures.get_mut(&id).unwrap();

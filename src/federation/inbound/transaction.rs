@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::{
     error::Error,
     event_fetcher::is_processed,
-    event_source::{EventSource, RawPdu},
+    event_source::{EventSource, PDUS_PER_SLICE, RawPdu},
     receiver::{PduOutcome, PduReceiver, wrong_room},
     room::Room,
 };
@@ -18,9 +18,6 @@ use crate::{
     protocol::receive::Incoming,
     rooms::{self, servers},
 };
-
-/// How many PDUs are parsed before other tasks get their turn.
-const PDUS_PER_SLICE: usize = 2;
 
 impl<S: EventSource> PduReceiver<S> {
     /// Receives the PDUs of a transaction of `origin`. Returns the outcome by event id; an error is a

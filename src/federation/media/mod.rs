@@ -9,7 +9,7 @@ pub mod previews;
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -18,7 +18,6 @@ use ruma::{
     OwnedServerName, ServerName,
     api::{error::ErrorKind, federation::authenticated_media::get_content::v1},
 };
-use smol::lock::Semaphore;
 
 use self::multipart::{MULTIPART_OVERHEAD, MediaHeaders, MultipartReader};
 use super::{
@@ -32,16 +31,23 @@ use crate::{
     cache::Cache,
     clock::Clock,
     executor::Executor,
+    fair_semaphore::FairSemaphore,
     media::{self, FileWriter, Media, MediaInfo, is_media_id},
+    shares::Shares,
     single_flight::SingleFlight,
+    store::UserNum,
 };
 
-/// How many downloads run at once, of all servers and of one: a slow server must not delay the others.
+/// How many downloads run at once, of all servers, of one, and for one user: slow servers must not delay the
+/// others.
 const MAX_CONCURRENT: usize = 32;
 const MAX_CONCURRENT_PER_SERVER: usize = 8;
+const MAX_CONCURRENT_PER_USER: usize = 12;
+const MAX_CONCURRENT_PER_SERVER_AND_USER: usize = 4;
 /// How many downloads run or are queued.
 const MAX_QUEUED: usize = 500;
 const MAX_QUEUED_PER_SERVER: usize = 150;
+const MAX_QUEUED_PER_USER: usize = 150;
 const DOWNLOAD_TIMEOUT: Duration = Duration::from_mins(10);
 /// For how long a failed download is not tried again, and how many failures are remembered.
 const FAILURE_TTL: Duration = Duration::from_mins(1);
@@ -70,8 +76,9 @@ struct RemoteMediaInner {
     executor: Executor,
     downloads: SingleFlight<MediaName, Outcome>,
     failures: Cache<MediaName, Error>,
-    permits: Semaphore,
-    server_permits: Mutex<HashMap<OwnedServerName, Weak<Semaphore>>>,
+    permits: FairSemaphore<UserNum>,
+    user_shares: Shares<UserNum>,
+    server_permits: Mutex<HashMap<OwnedServerName, FairSemaphore<UserNum>>>,
 }
 
 impl fmt::Debug for RemoteMedia {
@@ -88,14 +95,15 @@ impl RemoteMedia {
             executor: executor.clone(),
             downloads: SingleFlight::new(MAX_QUEUED),
             failures: Cache::new(clock, MAX_FAILURES),
-            permits: Semaphore::new(MAX_CONCURRENT),
+            permits: FairSemaphore::new(MAX_CONCURRENT, MAX_CONCURRENT_PER_USER),
+            user_shares: Shares::new(MAX_QUEUED_PER_USER),
             server_permits: Mutex::default(),
         }))
     }
 
-    /// Downloads the media `id` of `server` into [`Media`]. The download goes on if the caller stops
-    /// waiting.
-    pub async fn fetch(&self, server: &ServerName, id: &str) -> Result<(), Error> {
+    /// Downloads the media `id` of `server` into [`Media`], for `user` unless it is under way. The download
+    /// goes on if the caller stops waiting.
+    pub async fn fetch(&self, user: UserNum, server: &ServerName, id: &str) -> Result<(), Error> {
         if !is_media_id(id) {
             return Err(media::Error::NotFound.into());
         }
@@ -108,18 +116,25 @@ impl RemoteMedia {
         if of_server >= MAX_QUEUED_PER_SERVER && !downloads.is_under_way(&name) {
             return Err(PeerError::TimedOut.into());
         }
+        let share = self.0.user_shares.take(user);
+        if share.is_none() && !downloads.is_under_way(&name) {
+            return Err(PeerError::TimedOut.into());
+        }
         let (this, key) = (self.clone(), name.clone());
-        let work = move || async move { this.run(name).await };
+        let work = move || async move {
+            let _share = share;
+            this.run(user, name).await
+        };
         let download = downloads.start(&self.0.executor, key, work);
         let outcome = download.ok_or(PeerError::TimedOut)?.wait().await;
         outcome.unwrap_or(Err(PeerError::TimedOut.into()))
     }
 
-    async fn run(&self, name: MediaName) -> Outcome {
+    async fn run(&self, user: UserNum, name: MediaName) -> Outcome {
         let (server, id) = &name;
         let server_permits = self.permits_of(server);
-        let _server_permit = server_permits.acquire().await;
-        let _permit = self.0.permits.acquire().await;
+        let _server_permit = server_permits.acquire(user).await;
+        let _permit = self.0.permits.acquire(user).await;
         let outcome = self.download_and_keep(server, id).await;
         if let Err(error) = &outcome {
             log::debug!("mxc://{server}/{id} cannot be downloaded: {error}");
@@ -131,16 +146,17 @@ impl RemoteMedia {
         outcome
     }
 
-    fn permits_of(&self, server: &ServerName) -> Arc<Semaphore> {
+    fn permits_of(&self, server: &ServerName) -> FairSemaphore<UserNum> {
         let permits = self.0.server_permits.lock();
         let mut permits = permits.unwrap_or_else(PoisonError::into_inner);
-        if let Some(of_server) = permits.get(server).and_then(Weak::upgrade) {
-            return of_server;
-        }
-        permits.retain(|_, of_server| of_server.strong_count() > 0);
-        let of_server = Arc::new(Semaphore::new(MAX_CONCURRENT_PER_SERVER));
-        permits.insert(server.to_owned(), Arc::downgrade(&of_server));
-        of_server
+        permits.retain(|_, of_server| !of_server.is_idle());
+        let of_server = permits.entry(server.to_owned()).or_insert_with(|| {
+            FairSemaphore::new(
+                MAX_CONCURRENT_PER_SERVER,
+                MAX_CONCURRENT_PER_SERVER_AND_USER,
+            )
+        });
+        of_server.clone()
     }
 
     async fn download_and_keep(&self, server: &ServerName, id: &str) -> Outcome {

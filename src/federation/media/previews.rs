@@ -9,7 +9,6 @@ use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, header};
 use serde_json::{Map, Value};
-use smol::lock::Semaphore;
 
 use super::Error;
 use crate::{
@@ -17,6 +16,7 @@ use crate::{
     clock::Clock,
     config::Size,
     executor::Executor,
+    fair_semaphore::FairSemaphore,
     federation::{
         Client, Error as PeerError,
         transport::{
@@ -26,16 +26,21 @@ use crate::{
     },
     media::{self, Media, PageMetadata},
     pool::{self, Kind, Pool},
+    shares::Shares,
     single_flight::SingleFlight,
+    store::UserNum,
 };
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 /// How much of a page is read.
 const MAX_PAGE_BYTES: usize = 512 * 1024;
 const MAX_PICTURE: Size = Size::mebi(10);
+/// How many previews are made at once, and for one user.
 const MAX_CONCURRENT: usize = 4;
+const MAX_CONCURRENT_PER_USER: usize = 2;
 /// How many previews are made or queued.
 const MAX_QUEUED: usize = 200;
+const MAX_QUEUED_PER_USER: usize = 50;
 /// For how long a preview is cached, and for how long a failure.
 const TTL: Duration = Duration::from_hours(1);
 const FAILURE_TTL: Duration = Duration::from_mins(5);
@@ -57,7 +62,8 @@ struct PreviewsInner {
     executor: Executor,
     cached: Cache<String, Result<Preview, Error>>,
     requests: SingleFlight<String, Result<Preview, Error>>,
-    permits: Semaphore,
+    permits: FairSemaphore<UserNum>,
+    user_shares: Shares<UserNum>,
 }
 
 impl std::fmt::Debug for Previews {
@@ -81,26 +87,34 @@ impl Previews {
             executor: executor.clone(),
             cached: Cache::with_max_bytes(clock, MAX_CACHED, MAX_CACHED_BYTES),
             requests: SingleFlight::new(MAX_QUEUED),
-            permits: Semaphore::new(MAX_CONCURRENT),
+            permits: FairSemaphore::new(MAX_CONCURRENT, MAX_CONCURRENT_PER_USER),
+            user_shares: Shares::new(MAX_QUEUED_PER_USER),
         }))
     }
 
     /// The preview of the page at `url`, empty if it is neither a page nor a picture.
-    pub async fn preview(&self, url: &str) -> Result<Preview, Error> {
+    pub async fn preview(&self, user: UserNum, url: &str) -> Result<Preview, Error> {
         let url = parse_url(url).ok_or(media::Error::Invalid("this is no link to the web"))?;
         let key = format!("{url:?}");
         if let Some(cached) = self.0.cached.get(&key) {
             return cached;
         }
+        let share = self.0.user_shares.take(user);
+        if share.is_none() && !self.0.requests.is_under_way(&key) {
+            return Err(PeerError::TimedOut.into());
+        }
         let (this, name) = (self.clone(), key.clone());
-        let work = move || async move { this.run(name, url).await };
+        let work = move || async move {
+            let _share = share;
+            this.run(user, name, url).await
+        };
         let request = self.0.requests.start(&self.0.executor, key, work);
         let made = request.ok_or(PeerError::TimedOut)?.wait().await;
         made.unwrap_or(Err(PeerError::TimedOut.into()))
     }
 
-    async fn run(&self, key: String, url: HttpsUrl) -> Result<Preview, Error> {
-        let _permit = self.0.permits.acquire().await;
+    async fn run(&self, user: UserNum, key: String, url: HttpsUrl) -> Result<Preview, Error> {
+        let _permit = self.0.permits.acquire(user).await;
         let made = with_timeout(TIMEOUT, Box::pin(self.make(url))).await;
         let made = made.map_err(Error::from).flatten().map(Arc::new);
         let bytes = made.as_ref().map_or(0, |made| size(made));

@@ -20,6 +20,7 @@ use super::error::Error;
 use crate::{
     clock::Clock,
     executor::Executor,
+    fair_semaphore::{FairPermit, FairSemaphore},
     federation::{
         Client,
         inbound::{PduReceiver, RemoteEventSource},
@@ -33,6 +34,9 @@ use crate::{
     store::{Store, Tx, UserNum},
 };
 
+/// How many memberships are changed at once, of all users and of one: each waits for other servers.
+const MAX_CHANGES: usize = 24;
+const MAX_CHANGES_PER_USER: usize = 6;
 /// How many servers are tried.
 pub(super) const MAX_SERVERS: usize = 5;
 
@@ -51,6 +55,7 @@ pub(super) struct Inner {
     pub(super) receiver: PduReceiver<RemoteEventSource>,
     executor: Executor,
     room_locks: KeyedLocks<OwnedRoomId>,
+    permits: FairSemaphore<UserNum>,
 }
 
 /// A membership change that a local user requests.
@@ -99,6 +104,7 @@ impl MembershipClient {
             receiver: receiver.clone(),
             executor: executor.clone(),
             room_locks: KeyedLocks::default(),
+            permits: FairSemaphore::new(MAX_CHANGES, MAX_CHANGES_PER_USER),
         }))
     }
 
@@ -111,6 +117,12 @@ impl MembershipClient {
     /// Memberships in a room are changed one at a time: by the holder of this lock.
     pub(super) async fn lock_room(&self, room: &RoomId) -> MutexGuardArc<()> {
         self.0.room_locks.of(room.to_owned()).await
+    }
+
+    /// Each user changes a few memberships at once. The permit is acquired before the lock of the room, so
+    /// that whoever waits for it keeps nobody out of the room.
+    pub(super) async fn permit(&self, actor: &Actor) -> FairPermit<UserNum> {
+        self.0.permits.acquire(actor.num).await
     }
 
     /// Runs `task` to its end even if the caller stops waiting.

@@ -37,6 +37,7 @@ impl MembershipClient {
         room: &RoomId,
         change: &MembershipChange,
     ) -> Result<(), Error> {
+        let _permit = self.permit(actor).await;
         let (store, local) = (&self.0.store, &self.0.local);
         let room = store.read(|s| Room::load(s, room::num(s, room)?))?;
         let target = &change.target;

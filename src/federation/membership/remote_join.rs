@@ -91,6 +91,7 @@ impl MembershipClient {
         let client = self.clone();
         let request = MembershipRequest::new(actor, room, change);
         self.run_to_completion(async move {
+            let _permit = client.permit(&request.actor).await;
             let _room_lock = client.lock_room(&request.room).await;
             let attempt = |server| client.join_via(&request, server);
             client.try_servers(&request, servers, attempt).await

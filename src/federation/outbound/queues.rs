@@ -70,6 +70,8 @@ pub struct State {
 pub struct Changes {
     /// Local users whose devices changed. Each is looked up once after a burst of changes.
     pub users: BTreeSet<UserNum>,
+    /// Servers for which there are stored EDUs.
+    pub servers: BTreeSet<ServerNum>,
     /// Any server may have stored EDUs to receive.
     pub all: bool,
 }

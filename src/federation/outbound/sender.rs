@@ -1,6 +1,9 @@
 //! Creates destinations and their tasks, and relays to them what is new.
 
-use std::sync::{Arc, Mutex, Weak, atomic::AtomicU64};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, Weak, atomic::AtomicU64},
+};
 
 use ruma::ServerName;
 use smol::{
@@ -16,13 +19,15 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    executor::Executor,
+    executor::{Executor, Slices},
     federation::Client,
     rooms::{self, Local, servers},
     store::{self, Effect, ServerNum, Store, UserNum},
     users,
 };
 
+/// How many servers are looked up, and get tasks, before other tasks get their turn.
+const SERVERS_PER_SLICE: usize = 32;
 /// How many rows of `outgoing` are read at once.
 const RELAY_BATCH: usize = 100;
 /// How many servers receive a transaction after a start in any case.
@@ -85,7 +90,11 @@ impl Sender {
     pub fn apply(&self, effect: &Effect) {
         match effect {
             Effect::Outgoing => self.wake_relay(),
-            Effect::ServerAddressed(server) => self.wake_destination(*server),
+            // One commit may have thousands of these.
+            Effect::ServerAddressed(server) => {
+                self.0.lock().changes.servers.insert(*server);
+                self.wake_pending();
+            }
             Effect::DeviceListChanged(user, _) => self.device_list_changed(*user),
             Effect::Reopened => self.store_reopened(),
             _ => {}
@@ -127,8 +136,14 @@ impl Sender {
 
     /// Sends an EDU to each of `servers` that this server federates with. To a server that does not answer
     /// only receipts are sent, which do not become outdated.
-    pub fn send_edu(&self, servers: &[ServerNum], edu: &EphemeralEdu) -> Result<(), rooms::Error> {
+    pub async fn send_edu(
+        &self,
+        servers: &[ServerNum],
+        edu: &EphemeralEdu,
+    ) -> Result<(), rooms::Error> {
+        let mut slices = Slices::of(SERVERS_PER_SLICE);
         for server in servers {
+            slices.step().await;
             if !self.0.is_allowed(*server)? {
                 continue;
             }
@@ -157,6 +172,15 @@ impl Sender {
             Destination::new(None, alive)
         });
         update(destination);
+    }
+
+    /// The tasks of some servers run before those of the next are started.
+    async fn wake_destinations(&self, servers: BTreeSet<ServerNum>) {
+        let mut slices = Slices::of(SERVERS_PER_SLICE);
+        for server in servers {
+            self.wake_destination(server);
+            slices.step().await;
+        }
     }
 
     /// There are stored EDUs for `server`.
@@ -199,8 +223,10 @@ impl Sender {
             .0
             .store
             .read(|s| outgoing_events::after(s, from, RELAY_BATCH))?;
+        let mut slices = Slices::of(SERVERS_PER_SLICE);
         for row in &rows {
             for server in &row.destinations {
+                slices.step().await;
                 if self.0.is_allowed(*server)? {
                     self.with_destination(*server, |_| {});
                     self.0.enqueue(*server, row.position, row.event).await?;
@@ -238,11 +264,11 @@ async fn run_pending(queues: Weak<Queues>, woken: Receiver<()>) {
         let Some(sender) = queues.upgrade().map(Sender) else {
             return;
         };
-        let changes = std::mem::take(&mut sender.0.lock().changes);
+        let mut changes = std::mem::take(&mut sender.0.lock().changes);
+        let addressed = std::mem::take(&mut changes.servers);
+        sender.wake_destinations(addressed).await;
         match pending_destinations::find(&sender.0, changes).await {
-            Ok(servers) => servers
-                .into_iter()
-                .for_each(|server| sender.wake_destination(server)),
+            Ok(servers) => sender.wake_destinations(servers).await,
             Err(error) => log::error!(
                 "to-device messages and device-list updates are not sent to other servers for now: {error}"
             ),

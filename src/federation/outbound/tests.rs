@@ -282,6 +282,7 @@ fn stored_edus_displace_ephemeral_ones() {
             world
                 .sender
                 .send_edu(&[server], &edu)
+                .await
                 .expect("it is queued");
             let next = world.sender.0.next(server, 2 * MAX_EDUS, MAX_EDUS);
             assert!(next.edus.is_empty());

@@ -45,7 +45,7 @@ use crate::{
             resolver::{Discovery, Resolver},
         },
     },
-    pool::Pool,
+    pool::{Kind, Pool},
     protocol::{
         canonical_text::CanonicalTextError,
         depth::{MAX_DEPTH, is_too_deep},
@@ -62,6 +62,7 @@ const MAX_IDLE_PER_SERVER: usize = 2;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 /// For server discovery and the connection, before the timeout of the request begins.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(25);
+const MAX_BYTES_PARSED_IN_PLACE: usize = 64 * 1024;
 const DEFAULT_LIMITS: Limits = Limits {
     timeout: Duration::from_secs(30),
     max_bytes: 16 * 1024 * 1024,
@@ -100,6 +101,7 @@ pub struct Client {
 
 struct ClientInner {
     local: Local,
+    pool: Pool,
     federation: Federation,
     connector: Connector,
     resolver: Resolver,
@@ -130,6 +132,7 @@ impl Client {
         let discovery = Discovery::new(Hosts::new(&connector, dns, Ports::default()));
         let inner = ClientInner {
             local: local.clone(),
+            pool: pool.clone(),
             federation: config.federation.clone(),
             resolver: Resolver::new(discovery, store, clock, executor),
             connector,
@@ -168,10 +171,11 @@ impl Client {
         request: R,
     ) -> Result<R::IncomingResponse, Error>
     where
-        R: OutgoingRequest<PathBuilder = SinglePath>,
+        R: OutgoingRequest<PathBuilder = SinglePath, IncomingResponse: Send + 'static>,
         R::Authentication: Signed,
     {
-        parse::<R>(self.send_unchecked(server, request, DEFAULT_LIMITS).await?)
+        let response = self.send_unchecked(server, request, DEFAULT_LIMITS).await?;
+        self.parse::<R>(response).await
     }
 
     pub async fn send_with_limits<R>(
@@ -181,10 +185,24 @@ impl Client {
         limits: Limits,
     ) -> Result<R::IncomingResponse, Error>
     where
-        R: OutgoingRequest<PathBuilder = SinglePath>,
+        R: OutgoingRequest<PathBuilder = SinglePath, IncomingResponse: Send + 'static>,
         R::Authentication: Signed,
     {
-        parse::<R>(self.send_for_raw_response(server, request, limits).await?)
+        let response = self.send_for_raw_response(server, request, limits).await?;
+        self.parse::<R>(response).await
+    }
+
+    /// Parses on the pool what is large.
+    async fn parse<R>(&self, response: Response<Bytes>) -> Result<R::IncomingResponse, Error>
+    where
+        R: OutgoingRequest<IncomingResponse: Send + 'static>,
+    {
+        if response.body().len() <= MAX_BYTES_PARSED_IN_PLACE {
+            return parse::<R>(response);
+        }
+        let pool = &self.inner.pool;
+        let parse = move || parse::<R>(response);
+        pool.run_in_background(Kind::Parse, parse).await
     }
 
     /// Returns a successful response without parsing it.

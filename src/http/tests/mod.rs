@@ -36,7 +36,7 @@ use crate::{
     stop::{self, Stop},
     store::{Options, Store},
     sync::Notifier,
-    users::{self, NewAccount, NewLogin, Users, presence::Presence},
+    users::{self, NewAccount, NewLogin, Users},
 };
 
 /// What the handlers of these tests work with.
@@ -82,7 +82,7 @@ impl TestApi {
             notifier: Arc::new(Notifier::new(store.clone(), 1).unwrap()),
             typing: Arc::default(),
             lazy_loaded_members: Arc::default(),
-            presence: Presence::default(),
+            presence: Arc::default(),
             local,
             users: Users::new(options, store.clone(), pool.clone(), clock.clone()),
             rates: Rates::new(1000, clock.clone()),

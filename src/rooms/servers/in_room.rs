@@ -5,9 +5,11 @@ use std::collections::BTreeSet;
 use ruma::{OwnedServerName, ServerName};
 
 use crate::{
-    rooms::{Error, state::current},
+    rooms::{Error, room, state::current},
     store::{Reader, RoomNum, Rows, ServerNum, Tx, UserNum},
 };
+
+const MAX_PRESENCE_ROOM_MEMBERS: u32 = 50;
 
 /// Adds `by`, which may be negative, to the number of joined users of the server `name`.
 pub(in crate::rooms) fn add_joined(
@@ -50,6 +52,18 @@ pub fn sharing_rooms(r: &impl Reader, user: UserNum) -> Result<BTreeSet<ServerNu
         servers.extend(of_room(r, room)?);
     }
     Ok(servers)
+}
+
+/// The other servers in the small rooms of the local user `user`. In large rooms, presence is not worth its
+/// traffic.
+pub fn presence_recipients(r: &impl Reader, user: UserNum) -> Result<Vec<ServerNum>, Error> {
+    let mut recipients = BTreeSet::new();
+    for room in current::joined_rooms(r, user)? {
+        if room::heads(r, room)?.joined <= MAX_PRESENCE_ROOM_MEMBERS {
+            recipients.extend(of_room(r, room)?);
+        }
+    }
+    Ok(recipients.into_iter().collect())
 }
 
 /// The names of the other servers in the room, those with the most users first.

@@ -9,5 +9,6 @@ pub mod shared_rooms;
 
 pub(in crate::rooms) use self::in_room::add_joined;
 pub use self::in_room::{
-    all, is_in, is_in_any, is_shared, name, names, num, of_room, rooms, sharing_rooms,
+    all, is_in, is_in_any, is_shared, name, names, num, of_room, presence_recipients, rooms,
+    sharing_rooms,
 };

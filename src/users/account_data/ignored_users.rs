@@ -11,6 +11,12 @@ use crate::store::{self, Reader, UserNum};
 
 const EVENT_TYPE: &str = "m.ignored_user_list";
 
+/// How many bytes [`load`] parses.
+pub fn size(r: &impl Reader, user: UserNum) -> Result<usize, store::Error> {
+    let data = rows::load(r, user, GLOBAL, EVENT_TYPE)?;
+    Ok(data.map_or(0, |data| data.content.len()))
+}
+
 /// The users whom `user` ignores; none if the content is invalid.
 pub fn load(r: &impl Reader, user: UserNum) -> Result<BTreeSet<OwnedUserId>, store::Error> {
     let data = rows::load(r, user, GLOBAL, EVENT_TYPE)?;

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    mem,
     time::Duration,
 };
 
@@ -16,7 +17,7 @@ use crate::{
     users::remote_devices::{self, DeviceList},
 };
 
-/// How many lists are marked as tracked in one job.
+/// How many lists are marked as tracked, or removed, in one job.
 const JOB_BATCH: usize = 20;
 
 #[derive(Debug, Default)]
@@ -25,6 +26,8 @@ pub struct Found {
     pub lists: BTreeMap<OwnedUserId, DeviceList>,
     /// The users who share no room with local users: their lists are not stored.
     pub untracked: BTreeSet<OwnedUserId>,
+    /// Those of them whose lists are stored from before.
+    left: Vec<OwnedUserId>,
     /// The servers that did not answer.
     pub failures: BTreeMap<OwnedServerName, Error>,
 }
@@ -37,8 +40,8 @@ impl DeviceLists {
     /// [fetched](Self::fetch_missing).
     pub async fn look_up(&self, users: Vec<OwnedUserId>) -> Result<(Found, Missing), rooms::Error> {
         let scan = move |r: &_| look_up(r, users);
-        let (found, missing) = self.0.store.scan("device lists", scan).await?;
-        self.remove(&found.untracked).await?;
+        let (mut found, missing) = self.0.store.scan("device lists", scan).await?;
+        self.remove(mem::take(&mut found.left)).await?;
         let now = self.0.clock.now_ms();
         for (user, _) in found.lists.iter().filter(|(_, list)| is_old(list, now)) {
             if self.0.backoffs.check(user.server_name()).is_ok() {
@@ -72,12 +75,18 @@ impl DeviceLists {
                 found.failures.insert(server, error);
                 self.retry_later(&users).await;
             }
-            for user in users {
-                let list = self.0.store.read(|s| remote_devices::load(s, &user))?;
-                if let Some(list) = list.filter(|list| list.fetched_ts > 0) {
-                    found.lists.insert(user, list);
+            let load = move |s: &_| -> Result<_, rooms::Error> {
+                let mut lists = Vec::new();
+                for user in users {
+                    let list = remote_devices::load(s, &user)?;
+                    let list = list.filter(|list| list.fetched_ts > 0);
+                    lists.extend(list.map(|list| (user, list)));
                 }
-            }
+                Ok(lists)
+            };
+            found
+                .lists
+                .extend(self.0.store.scan("device lists", load).await?);
         }
         Ok(found)
     }
@@ -113,22 +122,16 @@ impl DeviceLists {
         }
     }
 
-    async fn remove(&self, users: &BTreeSet<OwnedUserId>) -> Result<(), rooms::Error> {
-        let mut tracked = Vec::new();
-        for user in users {
-            let is_tracked = |s: &_| remote_devices::is_tracked(s, user);
-            if self.0.store.read(is_tracked)? {
-                tracked.push(user.clone());
-            }
+    async fn remove(&self, users: Vec<OwnedUserId>) -> Result<(), rooms::Error> {
+        for users in users.chunks(JOB_BATCH) {
+            let users = users.to_vec();
+            let job = move |tx: &Tx| {
+                let mut users = users.iter();
+                Ok(users.try_for_each(|user| remote_devices::remove(tx, user))?)
+            };
+            self.0.store.write::<_, rooms::Error, _>(job).await?;
         }
-        if tracked.is_empty() {
-            return Ok(());
-        }
-        let job = move |tx: &Tx| {
-            let mut users = tracked.iter();
-            Ok(users.try_for_each(|user| remote_devices::remove(tx, user))?)
-        };
-        self.0.store.write::<_, rooms::Error, _>(job).await
+        Ok(())
     }
 }
 
@@ -136,6 +139,9 @@ fn look_up(r: &impl Reader, users: Vec<OwnedUserId>) -> Result<(Found, Missing),
     let (mut found, mut missing) = (Found::default(), Missing::new());
     for user in users {
         if !shared_rooms::any_local_user_shares(r, &user)? {
+            if remote_devices::is_tracked(r, &user)? {
+                found.left.push(user.clone());
+            }
             found.untracked.insert(user);
             continue;
         }

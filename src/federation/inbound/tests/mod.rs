@@ -270,7 +270,7 @@ fn with_server<T>(peer: &Peer, known: usize, test: impl AsyncFnOnce(&Server<'_>)
         let room = room.expect("the room is made");
         let server_acls = ServerAcls::new(&Clock::default());
         let receiver = PduReceiver::new(store.clone(), local, server_acls, peer.clone());
-        let queues = RoomQueues::start(&executor, receiver.clone()).expect("the queues start");
+        let queues = RoomQueues::start(&executor, receiver.clone());
         let server = Server {
             store: &store,
             receiver,
@@ -316,9 +316,14 @@ impl Server<'_> {
             .values()
             .any(|taken| matches!(taken, Ok(PduOutcome::Queued(_))))
         {
-            self.queues.wake(self.room);
+            self.wake();
         }
         taken
+    }
+
+    /// Works off what b.example has sent to the queue.
+    fn wake(&self) {
+        self.queues.wake(self.room, "b.example");
     }
 
     /// Puts an event of the history in the queue.

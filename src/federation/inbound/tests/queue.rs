@@ -29,7 +29,7 @@ fn a_queued_event_is_processed_once_its_prev_events_are_available() {
         }
         assert_eq!(server.queued(), 1);
         server.peer.is_available.store(true, Ordering::Relaxed);
-        server.queues.wake(server.room);
+        server.wake();
         server.queue_processed().await;
         assert!(server.has(last));
     });
@@ -50,7 +50,7 @@ fn queued_events_are_not_dropped_because_more_events_are_queued() {
         }
         assert_eq!(server.queued(), 13);
         server.peer.is_available.store(true, Ordering::Relaxed);
-        server.queues.wake(server.room);
+        server.wake();
         server.queue_processed().await;
         assert!((last - 12..=last).all(|index| server.has(index)));
     });
@@ -69,12 +69,15 @@ fn one_round_makes_one_attempt_at_a_server_that_cannot_be_reached() {
         let indices: Vec<usize> = (last - 12..=last).collect();
         server.receive(&indices).await;
         assert_eq!(server.queued(), 13);
+        while server.peer.requests.load(Ordering::Relaxed) == 0 {
+            future::yield_now().await;
+        }
         for _ in 0..1000 {
             future::yield_now().await;
         }
         assert_eq!(server.peer.requests.load(Ordering::Relaxed), 1);
         server.peer.is_available.store(true, Ordering::Relaxed);
-        server.queues.wake(server.room);
+        server.wake();
         server.queue_processed().await;
         assert!(indices.iter().all(|index| server.has(*index)));
     });
@@ -99,7 +102,7 @@ fn a_corrupt_queued_event_does_not_stop_the_others_after_a_restart() {
         server.store.write(job).await.expect("it is stored");
         assert_eq!(server.queued(), 2);
         server.peer.is_available.store(true, Ordering::Relaxed);
-        server.queues.wake(server.room);
+        server.wake();
         server.queue_processed().await;
         assert!(server.has(last));
     });
@@ -163,7 +166,7 @@ fn many_rooms_of_a_silent_server_do_not_keep_those_of_others_waiting() {
             rooms.collect::<Result<Vec<_>, rooms::Error>>()
         };
         for room in server.store.write(job).await.expect("they are stored") {
-            server.queues.wake(room);
+            server.queues.wake(room, "c.example");
         }
         for _ in 0..1000 {
             future::yield_now().await;
@@ -196,5 +199,29 @@ fn a_full_queue_gives_each_server_its_share() {
         enqueue(b, first).await.expect("it is queued already");
         enqueue(d, first + 201).await.expect("others have more");
         assert_eq!(server.queued(), 200);
+    });
+}
+
+#[test]
+fn events_of_a_silent_server_do_not_keep_those_of_others_in_the_room_waiting() {
+    let history = messages(&RoomVersionId::V12, 10);
+    let last = history.events.len() - 1;
+    let peer = Peer {
+        silent: Some(server_name!("c.example")),
+        ..Peer::new(history)
+    };
+    with_server(&peer, last - 9, async |server| {
+        for index in [last - 3, last - 2] {
+            let queued = server.enqueue(server_name!("c.example"), index).await;
+            queued.expect("there is space");
+        }
+        server.queues.wake(server.room, "c.example");
+        for _ in 0..1000 {
+            future::yield_now().await;
+        }
+        server.receive(&[last]).await;
+        while !server.has(last) {
+            future::yield_now().await;
+        }
     });
 }

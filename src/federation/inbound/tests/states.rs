@@ -52,7 +52,7 @@ fn receive_and_compare_state(history: History, order: &[usize], together: usize)
                 .receiver
                 .receive_in_room(origin, &room, raw, true)
                 .await;
-            server.queues.wake(server.room);
+            server.wake();
             assert!(taken.values().all(Result::is_ok), "{taken:?}");
         }
         server.queue_processed().await;
