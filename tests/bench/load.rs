@@ -214,7 +214,7 @@ pub fn probe(port: u16, stop: &AtomicBool) -> io::Result<Vec<Duration>> {
 }
 
 /// Gives the server and the probe priority over this thread.
-fn lower_priority() {
+pub fn lower_priority() {
     rustix::process::setpriority_process(None, 19)
         .expect("lowering the priority is always permitted");
 }

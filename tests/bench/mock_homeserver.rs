@@ -141,6 +141,17 @@ impl MockHomeserver {
         join: &OwnedEventId,
         messages: usize,
     ) -> Vec<BuiltEvent> {
+        let text = |number| json!({ "msgtype": "m.text", "body": format!("message {number}") });
+        self.build_messages_with(room, join, (0..messages).map(text))
+    }
+
+    /// The same with these contents.
+    pub fn build_messages_with(
+        &self,
+        room: &OwnedRoomId,
+        join: &OwnedEventId,
+        contents: impl Iterator<Item = Value>,
+    ) -> Vec<BuiltEvent> {
         let rooms = self.rooms.read().expect("the lock is not poisoned");
         let room = rooms
             .iter()
@@ -150,15 +161,14 @@ impl MockHomeserver {
         let mut auth_events = room.auth_events[..2].to_vec();
         auth_events.push(room.state[1].pdu.event_id().to_owned());
         let mut previous = join.clone();
-        let build_message = |number| {
-            let text = json!({ "msgtype": "m.text", "body": format!("message {number}") });
-            let draft = room.draft(&creator, "m.room.message", None, &text);
+        let build_message = |(number, content): (usize, Value)| {
+            let draft = room.draft(&creator, "m.room.message", None, &content);
             let depth = room.depth + 2 + number as u64;
             let message = self.build(&draft, &auth_events, vec![previous.clone()], depth);
             previous = message.pdu.event_id().to_owned();
             message
         };
-        (0..messages).map(build_message).collect()
+        contents.enumerate().map(build_message).collect()
     }
 
     /// An event of the creator in a room. Without `join`, which is the event that it follows, it follows the
@@ -223,15 +233,6 @@ impl MockHomeserver {
                 return Err(io::Error::other(format!("{id} was rejected: {result}")));
             }
         }
-        Ok(())
-    }
-
-    /// Sends EDUs in one transaction.
-    pub fn send_edus(&self, name: &ServerName, port: u16, edus: &[Value]) -> io::Result<()> {
-        let transaction = json!({
-            "origin": self.name, "origin_server_ts": now().get(), "pdus": [], "edus": edus,
-        });
-        self.send_transaction(name, port, "edus", &transaction)?;
         Ok(())
     }
 

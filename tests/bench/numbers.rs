@@ -18,6 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use attacks::{Stage, join};
 use common::{
     client_api,
     http::Client,
@@ -26,9 +27,9 @@ use common::{
 };
 use load::Users;
 use mock_homeserver::MockHomeserver;
-use ruma::{OwnedEventId, RoomId, ServerName};
+use ruma::ServerName;
 use rustix::process::Signal;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tempfile::TempDir;
 
 const MB: u64 = 1_000_000;
@@ -362,28 +363,20 @@ fn media() -> Rows {
 fn run_attacks() -> Rows {
     let directory = directory()?;
     let server = start_federating(directory.path())?;
-    let remote = MockHomeserver::start()?;
-    let mut client = register_client(server.port)?;
-    let name = ServerName::parse("localhost").map_err(io::Error::other)?;
-    let room = remote.create_room_with(attacks::RECEIPTS_PER_EDU, Some(&attacks::large_acl()));
-    let last = join(&mut client, &room, &remote)?;
-    let mut rows = Vec::new();
-    for (label, edus) in [
-        (
-            "longest probe of the thread: 50,000 receipts, ACL of 1,500 entries",
-            attacks::receipts(&remote, &room, &last),
-        ),
-        ("- 20,000 updates of presence", attacks::presence(&remote)),
-    ] {
-        let mut row = Row::of(label, "ms", []).at_most(20.0);
-        for _ in 0..3 {
-            let longest = attacks::longest_probe(&remote, &name, server.port, &edus)?;
+    let stage = Stage::new(server.port)?;
+    println!("longest response time of a probe of the thread, under attack:");
+    for attack in attacks::all() {
+        attack.prepare(&stage)?;
+        let mut row = Row::of(attack.label, "ms", []).at_most(20.0);
+        for run in 0..3 {
+            let longest = attack.longest_probe(&stage, run)?;
             row.values.push(milliseconds(longest));
         }
-        rows.push(row);
+        // All together take minutes.
+        println!("{row}");
     }
     stop(server)?;
-    Ok(rows)
+    Ok(Vec::new())
 }
 
 /// A server that accepts the test certificate of other servers.
@@ -398,16 +391,6 @@ fn start_federating(directory: &Path) -> io::Result<Server> {
 fn register_client(port: u16) -> io::Result<Client> {
     let token = client_api::register(port, "user")?;
     Client::connect(port, Some(&format!("Bearer {token}")))
-}
-
-/// Joins a room of `remote`; returns the id of the join event.
-fn join(client: &mut Client, room: &RoomId, remote: &MockHomeserver) -> io::Result<OwnedEventId> {
-    let path = format!("/_matrix/client/v3/join/{room}?via={}", remote.name());
-    client.json::<Value>("POST", &path, Some(&json!({})))?;
-    let path = format!("/_matrix/client/v3/rooms/{room}/messages?dir=b&limit=1");
-    let newest: Value = client.json("GET", &path, None)?;
-    let id = newest["chunk"][0]["event_id"].as_str().unwrap_or_default();
-    OwnedEventId::try_from(id).map_err(io::Error::other)
 }
 
 fn kill_under_load(server: Server, users: &Users, run: usize) -> io::Result<()> {
