@@ -78,7 +78,7 @@ pub fn select(
             };
             if room_wanted
                 && filter::accepts(wanted, &stored)?
-                && !is_ignored(part.ignored, &stored)?
+                && !filter::is_ignored(part.ignored, &stored)?
             {
                 selected.events.push(stored);
             }
@@ -96,9 +96,4 @@ pub fn select(
     }
     selected.events.reverse();
     Ok(selected)
-}
-
-fn is_ignored(ignored: &BTreeSet<OwnedUserId>, event: &StoredEvent) -> Result<bool, Error> {
-    let is_state = event.header.state_key.is_some();
-    Ok(!is_state && !ignored.is_empty() && ignored.contains(&event.sender()?))
 }

@@ -23,7 +23,7 @@ const BATCH_ROWS: usize = 64;
 const MAX_ROWS: usize = 1000;
 
 #[derive(Clone, Copy, Debug)]
-pub struct PageRequest {
+pub struct PageRequest<'a> {
     pub room: RoomNum,
     /// The point to start from: after this place.
     pub from: Place,
@@ -32,6 +32,8 @@ pub struct PageRequest {
     pub dir: Direction,
     /// The most events of the page.
     pub limit: usize,
+    /// Users whose messages are left out.
+    pub ignored: &'a BTreeSet<OwnedUserId>,
 }
 
 /// A page of a timeline.
@@ -48,7 +50,7 @@ pub struct Page {
 /// The next events that `filter` accepts and the user may see.
 pub fn page(
     r: &impl Reader,
-    request: PageRequest,
+    request: PageRequest<'_>,
     room_id: &OwnedRoomId,
     filter: &RoomEventFilter,
     visibility: &mut UserVisibility,
@@ -94,7 +96,10 @@ pub fn page(
                 Direction::Forward => place,
             };
             let stored = event::load(r, row.event)?;
-            if accepts_room && filter::accepts(filter, &stored)? {
+            if accepts_room
+                && filter::accepts(filter, &stored)?
+                && !filter::is_ignored(request.ignored, &stored)?
+            {
                 page.events.extend(visibility.visible(r, stored)?);
             }
             if backward && timeline::gap(r, request.room, place)?.is_some() {
