@@ -233,7 +233,7 @@ fn entry(users: &mut HashMap<UserNum, User>, user: UserNum, now_ms: u64) -> Opti
 mod tests {
     use ruma::presence::PresenceState;
 
-    use super::{DEVICE_TIMEOUT_MS, Presence, REMOTE_TIMEOUT_MS};
+    use super::{DEVICE_TIMEOUT_MS, MAX_USERS, Presence, REMOTE_TIMEOUT_MS};
     use crate::store::{DeviceNum, UserNum};
 
     const ALICE: UserNum = UserNum(1);
@@ -267,6 +267,21 @@ mod tests {
         assert_eq!(presence.expire(2_000 + DEVICE_TIMEOUT_MS), [ALICE]);
         assert_eq!(presence.next_expiry(), None);
         assert!(presence.synced(ALICE, PHONE, &PresenceState::Unavailable, 900_000));
+    }
+
+    #[test]
+    fn at_most_so_many_users_are_online_and_who_is_offline_gives_way() {
+        let presence = Presence::default();
+        let sync = |user: usize, now_ms| {
+            let (user, device) = (UserNum(user as u32), DeviceNum(user as u32));
+            presence.synced(user, device, &PresenceState::Online, now_ms)
+        };
+        let online = (0..MAX_USERS + 10).filter(|user| sync(*user, 0));
+        assert_eq!(online.count(), MAX_USERS);
+        assert!(!sync(MAX_USERS, 1));
+        assert!(presence.get(UserNum(0)).is_some());
+        assert_eq!(presence.expire(DEVICE_TIMEOUT_MS).len(), MAX_USERS);
+        assert!(sync(MAX_USERS, DEVICE_TIMEOUT_MS));
     }
 
     #[test]

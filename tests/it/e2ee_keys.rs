@@ -375,3 +375,18 @@ fn one_time_keys_are_never_claimed_twice_or_lost() {
         assert_eq!(unique, uploaded, "seed {seed}");
     }
 }
+
+#[test]
+fn a_request_for_more_keys_than_the_limit_is_refused() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let users = |count: usize| -> Value {
+        let users = (0..count).map(|number| (format!("@{number}:localhost"), json!({ "D": "x" })));
+        Value::Object(users.collect())
+    };
+    for (count, expected) in [(10_000, 200), (10_001, 413)] {
+        let body = json!({ "one_time_keys": users(count) });
+        let (status, answer) = alice.post("/_matrix/client/v3/keys/claim", body);
+        assert_eq!(status, expected, "{answer}");
+    }
+}

@@ -116,6 +116,22 @@ fn each_message_has_the_visibility_of_its_time() {
 }
 
 #[test]
+fn a_forgotten_room_is_not_readable() {
+    let server = TestServer::new();
+    let [alice, bob] = ["alice", "bob"].map(|name| server.register(name));
+    for visibility in ["world_readable", "shared"] {
+        let room = create(&alice, visibility);
+        invite(&alice, &room, &bob);
+        join(&bob, &room);
+        send_text(&alice, &room, "hello");
+        leave(&bob, &room);
+        assert_eq!(page(&bob, &room).unwrap(), ["hello"]);
+        expect_ok(change_membership(&bob, &room, "forget", json!({})));
+        assert_eq!(page(&bob, &room), None);
+    }
+}
+
+#[test]
 fn an_invitation_that_was_rejected_shows_only_what_was_sent_meanwhile() {
     let server = TestServer::new();
     let [alice, bob] = ["alice", "bob"].map(|name| server.register(name));

@@ -23,6 +23,7 @@ mod media_thumbnails;
 mod member_events;
 mod messages;
 mod mock_web_server;
+mod own_data;
 mod profiles;
 mod push_rules;
 mod room_creation;

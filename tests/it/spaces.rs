@@ -217,3 +217,22 @@ fn room_summary_is_shown_to_users_who_may_join() {
         expect_error(&response, 404, "M_NOT_FOUND");
     }
 }
+
+#[test]
+fn a_public_room_is_not_shown_to_who_is_banned_from_it() {
+    let server = TestServer::new();
+    let [alice, bob] = ["alice", "bob"].map(|name| server.register(name));
+    let space = create_space(&alice, "space");
+    let room = create_named_room(&alice, "room", "public_chat");
+    add_child(&alice, &space, &room, via());
+    join(&bob, &space);
+    let names = || {
+        let response = expect_ok(hierarchy(&bob, &space, ""));
+        room_names(&response).len()
+    };
+    assert_eq!(names(), 2);
+    let body = json!({ "user_id": bob.user_id });
+    expect_ok(change_membership(&alice, &room, "ban", body));
+    assert_eq!(names(), 1);
+    expect_error(&summary(&bob, &room, ""), 404, "M_NOT_FOUND");
+}

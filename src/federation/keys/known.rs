@@ -214,6 +214,27 @@ mod tests {
     }
 
     #[test]
+    fn keys_of_other_algorithms_and_with_too_long_ids_are_ignored() {
+        let key = ServerKey::generate();
+        let public = json!({ "key": key.public_key(), "expired_ts": NOW });
+        let long = format!("ed25519:{}", "x".repeat(248));
+        let old = json!({ "ed25519:old": public, "rsa:old": public, long: public });
+        let known = read(&signed_keys(&key, NOW + HOUR, old)).expect("keys");
+        assert_eq!(known.valid_at(None).len(), 2);
+    }
+
+    #[test]
+    fn a_key_is_new_if_it_is_valid_for_longer_than_before() {
+        let key = ServerKey::generate();
+        let until = |ts| read(&signed_keys(&key, ts, json!({}))).expect("keys");
+        let known = until(NOW + HOUR);
+        let new = |ts| until(ts).new_to(&known).valid_at(None).len();
+        assert_eq!([NOW, NOW + HOUR, NOW + HOUR + 1].map(new), [0, 0, 1]);
+        let nothing = KnownKeys::default();
+        assert_eq!(until(NOW + HOUR).new_to(&nothing).valid_at(None).len(), 1);
+    }
+
+    #[test]
     fn one_of_two_keys_that_sign_the_same_event_suffices() {
         let key = ServerKey::generate();
         let known = read(&signed_keys(&key, NOW + HOUR, json!({}))).expect("keys");

@@ -244,6 +244,10 @@ mod tests {
             let other = "/_matrix/federation/v1/send/2";
             assert_eq!(verify(body, other, destination), None);
             assert_eq!(verify(body, uri, origin), None);
+            let request = http::Request::put(uri).body(body.as_bytes()).unwrap();
+            let mut for_another = signature.clone();
+            for_another.destination = Some(origin.to_owned());
+            assert!(verified(&for_another, &request, destination, &keys).is_none());
         }
     }
 }

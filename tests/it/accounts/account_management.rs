@@ -130,3 +130,44 @@ fn passwords_and_tokens_are_neither_returned_nor_stored_in_plain_text() {
     assert!(!holds(PASSWORD));
     assert!(!holds(&alice.token));
 }
+
+#[test]
+fn another_stage_than_the_password_does_not_confirm_an_operation() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let body = json!({"new_password": NEW});
+    let (_, challenge) = alice.post(PASSWORD_PATH, body.clone());
+    for stage in ["m.login.dummy", "m.login.registration_token", "m.login.x"] {
+        for session in [json!(null), challenge["session"].clone()] {
+            let mut body = body.clone();
+            body["auth"] = json!({"type": stage, "token": "x"});
+            if !session.is_null() {
+                body["auth"]["session"] = session;
+            }
+            let (status, answer) = alice.post(PASSWORD_PATH, body);
+            assert_eq!(status, 401, "{answer}");
+            assert_eq!(answer["completed"], json!(null), "{answer}");
+        }
+    }
+    assert_eq!(log_in(&server, "alice", PASSWORD).0, 200);
+}
+
+#[test]
+fn wrong_passwords_of_a_device_are_limited() {
+    let server = TestServer::with("registration = \"open\"\nrate_limits = true");
+    let alice = server.register("alice");
+    let guess = |password: &str| {
+        let mut body = json!({"new_password": NEW, "auth": alice.password_auth(&json!(null))});
+        body["auth"]["password"] = password.into();
+        body["auth"]
+            .as_object_mut()
+            .expect("an object")
+            .remove("session");
+        alice.post(PASSWORD_PATH, body).0
+    };
+    for _ in 0..10 {
+        assert_eq!(guess("a guess"), 401);
+    }
+    assert_eq!(guess("a guess"), 429);
+    assert_eq!(guess(PASSWORD), 429);
+}

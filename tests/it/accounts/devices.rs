@@ -257,3 +257,16 @@ fn a_completed_authentication_serves_once_and_only_the_devices_that_it_was_begun
     }
     assert!(again.is_logged_in());
 }
+
+#[test]
+fn a_login_with_too_long_a_device_name_or_id_is_refused() {
+    let server = TestServer::new();
+    server.register("alice");
+    for (field, expected) in [("initial_device_display_name", 400), ("device_id", 400)] {
+        for (length, expected) in [(255, 200), (256, expected)] {
+            let (status, answer) =
+                server.log_in_with("alice", json!({ field: "x".repeat(length) }));
+            assert_eq!(status, expected, "{field} {answer}");
+        }
+    }
+}

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use super::{device_lists::create_shared_room, to_device::send_edus};
 use crate::{
-    client_api::{next_batch, sync, sync_with},
-    test_server::TestServer,
+    client_api::{next_batch, percent_encode, room_path, sync, sync_with},
+    test_server::{TestServer, expect_ok},
 };
 
 #[test]
@@ -63,4 +63,17 @@ fn receipts_of_users_who_are_not_in_the_room_or_of_another_server_are_dropped() 
     let ephemeral = &response["rooms"]["join"][&room]["ephemeral"]["events"][0];
     let read = &ephemeral["content"][event.as_str().expect("an id")]["m.read"];
     assert_eq!(*read, json!({ &alice.user_id: { "ts": 1 } }), "{response}");
+}
+
+#[test]
+fn typing_reaches_the_users_of_other_servers() {
+    let [here, there] = TestServer::federating();
+    let (alice, bob) = (here.register("alice"), there.register("bob"));
+    let room = create_shared_room(&alice, &here, &bob);
+    let since = next_batch(&sync(&bob, None)).to_owned();
+    let path = room_path(&room, &format!("typing/{}", percent_encode(&alice.user_id)));
+    expect_ok(alice.put(&path, json!({ "typing": true, "timeout": 30_000 })));
+    let response = sync_with(&bob, &[("since", &since), ("timeout", "10000")]);
+    let ephemeral = &response["rooms"]["join"][&room]["ephemeral"]["events"][0];
+    assert_eq!(ephemeral["content"]["user_ids"], json!([alice.user_id]));
 }

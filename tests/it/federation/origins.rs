@@ -18,8 +18,8 @@ use super::{
 };
 use crate::{
     client_api::{
-        change_membership, create_room, join, join_via, next_batch, percent_encode, room_path,
-        sync, sync_with,
+        change_membership, content_of, create_room, event_types, join, join_via, next_batch,
+        percent_encode, room_path, sync, sync_with,
     },
     test_server::{TestServer, TestUser, expect_ok},
 };
@@ -204,4 +204,36 @@ fn an_invitation_is_ended_by_the_server_that_sent_it_and_by_no_other() {
         let synced = there.send(Method::GET, path, token, &Value::Null).await.1;
         synced["rooms"]["invite"][&room].is_null()
     });
+}
+
+#[test]
+fn the_state_of_an_invitation_is_what_a_user_needs_to_decide() {
+    let [here, there] = TestServer::federating();
+    let (alice, bob) = (here.register("alice"), there.register("bob"));
+    let secret = json!({ "type": "org.example.secret", "content": { "secret": 1 } });
+    let room = create_room(
+        &alice,
+        json!({ "preset": "private_chat", "name": "den", "initial_state": [secret] }),
+    );
+    let target = json!({ "user_id": bob.user_id });
+    expect_ok(change_membership(&alice, &room, "invite", target));
+    let synced = sync(&bob, None);
+    let state = &synced["rooms"]["invite"][&room]["invite_state"]["events"];
+    let types = event_types(state);
+    for kind in [
+        "m.room.create",
+        "m.room.name",
+        "m.room.join_rules",
+        "m.room.member",
+    ] {
+        assert!(types.contains(&kind), "{types:?}");
+    }
+    for kind in [
+        "org.example.secret",
+        "m.room.power_levels",
+        "m.room.history_visibility",
+    ] {
+        assert!(!types.contains(&kind), "{types:?}");
+    }
+    assert_eq!(*content_of(state, "m.room.name"), json!({ "name": "den" }));
 }

@@ -1,11 +1,13 @@
 //! Hierarchies and summaries of remote rooms.
 
-use serde_json::json;
+use std::time::Duration;
+
+use serde_json::{Value, json};
 
 use crate::{
-    client_api::create_room,
+    client_api::{change_membership, create_room, join_via},
     spaces::{add_child, create_named_room, create_space, hierarchy, room_names, summary},
-    test_server::{TestServer, expect_error, expect_ok},
+    test_server::{TestServer, TestUser, expect_error, expect_ok},
 };
 
 #[test]
@@ -74,4 +76,54 @@ fn summary_is_shown_to_servers_whose_users_may_join() {
         expect_ok(summary(&alice, &readable, &via))["world_readable"],
         true
     );
+}
+
+/// A room of `version` with this join rule.
+fn create_with_join_rule(user: &TestUser<'_>, version: &str, rule: Value) -> String {
+    let rule = json!({ "type": "m.room.join_rules", "content": rule });
+    create_room(
+        user,
+        json!({ "preset": "private_chat", "room_version": version, "initial_state": [rule] }),
+    )
+}
+
+#[test]
+fn rooms_are_shown_to_servers_whose_users_may_knock_or_are_invited() {
+    let [here, there] = TestServer::federating();
+    let (alice, bob) = (here.register("alice"), there.register("bob"));
+    let via = format!("via={}", there.name());
+    let club = create_space(&bob, "club");
+    let allow = json!([{ "type": "m.room_membership", "room_id": club }]);
+    let knock = || json!({ "join_rule": "knock" });
+    let restricted = |rule: &str| json!({ "join_rule": rule, "allow": allow });
+    // Room versions without a join rule take it as `invite`.
+    for (version, rule, is_shown) in [
+        ("12", knock(), true),
+        ("7", knock(), true),
+        ("6", knock(), false),
+        ("10", restricted("knock_restricted"), true),
+        ("9", restricted("knock_restricted"), false),
+        ("9", restricted("restricted"), false),
+    ] {
+        let room = create_with_join_rule(&bob, version, rule.clone());
+        let (status, answer) = summary(&alice, &room, &via);
+        assert_eq!(status == 200, is_shown, "{version} {rule} {answer}");
+    }
+    let room = create_with_join_rule(&bob, "9", restricted("restricted"));
+    let private = create_named_room(&bob, "private", "private_chat");
+    let carol = there.register("carol");
+    for user in [&carol, &alice] {
+        expect_error(&summary(&alice, &private, &via), 404, "M_NOT_FOUND");
+        let body = json!({ "user_id": user.user_id });
+        expect_ok(change_membership(&bob, &private, "invite", body));
+    }
+    // Not what was remembered of the answer before.
+    here.clock.advance(Duration::from_mins(10));
+    assert_eq!(
+        expect_ok(summary(&alice, &private, &via))["name"],
+        "private"
+    );
+    join_via(&alice, &club, &there);
+    here.clock.advance(Duration::from_mins(10));
+    assert_eq!(summary(&alice, &room, &via).0, 200);
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     client_api::{create_room, percent_encode, room_path, set_state, sync},
-    test_server::{TestServer, TestUser, expect_ok},
+    test_server::{TestServer, TestUser, expect_error, expect_ok},
 };
 
 const ONBIND: &str = "/_matrix/federation/v1/3pid/onbind";
@@ -74,5 +74,30 @@ fn onbind_signed_with_another_key_is_ignored() {
     assert!(!is_invited(&bob, &room));
     let carol = here.register("carol");
     send_onbind(&here, &other_key, &carol, (&alice, &room));
+    assert!(!is_invited(&carol, &room));
+}
+
+#[test]
+fn onbind_for_another_user_than_the_invite_names_is_refused() {
+    let server = TestServer::new();
+    let [alice, bob, carol] = ["alice", "bob", "carol"].map(|name| server.register(name));
+    let key = ServerKey::generate();
+    let room = create_room_with_third_party_invite(&alice, &key);
+    let signed = json!({ "mxid": bob.user_id, "token": "token" });
+    let mut signed: CanonicalJsonObject = serde_json::from_value(signed).expect("an object");
+    sign_json("id.example", &key, &mut signed).expect("it can be signed");
+    let invite = json!({
+        "medium": "email", "address": "bob@example.org", "mxid": bob.user_id,
+        "room_id": room, "sender": alice.user_id, "signed": signed,
+    });
+    let mut body = json!({
+        "medium": "email", "address": "bob@example.org", "mxid": carol.user_id, "invites": [invite],
+    });
+    let response = server.request(Method::PUT, ONBIND, body.clone());
+    expect_error(&response, 400, "M_INVALID_PARAM");
+    assert!(!is_invited(&bob, &room) && !is_invited(&carol, &room));
+    // What is signed is for bob, whatever else the request says.
+    body["invites"][0]["mxid"] = json!(carol.user_id);
+    server.request(Method::PUT, ONBIND, body);
     assert!(!is_invited(&carol, &room));
 }
