@@ -32,6 +32,10 @@ pub enum Kind {
     ClaimKeys,
     /// One-time keys for all such servers, per user.
     ClaimKeysByAll,
+    /// Invitations of local users by users of other servers, per user who invites.
+    Invite,
+    /// The same, per server.
+    InviteFromServer,
     /// Unauthenticated requests that cause requests to other servers, per network.
     RemoteLookup,
     /// All other endpoints that the specification marks as rate limited, per user or network.
@@ -64,6 +68,9 @@ impl Kind {
             // A device has some 50 keys, and uploads new ones only when it is online.
             Self::ClaimKeys => (5.0, 0.005),
             Self::ClaimKeysByAll => (30.0, 0.02),
+            // A space with its rooms, or all of a family.
+            Self::Invite => (30.0, 0.02),
+            Self::InviteFromServer => (100.0, 0.5),
             // A server that does not answer keeps a request waiting for some ten seconds.
             Self::RemoteLookup => (60.0, 2.0),
             Self::Other => (120.0, 10.0),

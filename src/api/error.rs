@@ -1,13 +1,22 @@
 //! The errors of handlers.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
 use ruma::api::{
     client::uiaa::UiaaInfo,
-    error::{ErrorKind, LimitExceededErrorData, RetryAfter, UnknownTokenErrorData},
+    error::{
+        ErrorKind, LimitExceededErrorData, ResourceLimitExceededErrorData, RetryAfter,
+        UnknownTokenErrorData,
+    },
 };
 
-use crate::{federation, media, pool, rates, rooms, store, users};
+use crate::{
+    federation::{self, JoinMemoryError},
+    media, pool, rates, rooms, store, users,
+};
+
+/// When to join a large room, if others are joining some.
+const JOIN_RETRY_AFTER: Duration = Duration::from_mins(5);
 
 /// The error of a handler. `http/error.rs` maps it to a status and an error code; the errors of other
 /// modules become one with `?`.
@@ -65,6 +74,16 @@ impl From<federation::MembershipError> for Error {
         match error {
             federation::MembershipError::Peer(error) => Self::Peer(error),
             federation::MembershipError::Rooms(error) => Self::Rooms(error),
+            federation::MembershipError::Memory(error @ JoinMemoryError::Busy) => {
+                Self::limit_exceeded(error.to_string(), JOIN_RETRY_AFTER)
+            }
+            // The code of Synapse's `limit_remote_rooms`.
+            federation::MembershipError::Memory(error) => Self::new(
+                ErrorKind::ResourceLimitExceeded(
+                    ResourceLimitExceededErrorData::new(String::new()),
+                ),
+                error.to_string(),
+            ),
         }
     }
 }
@@ -126,7 +145,7 @@ impl Error {
     }
 
     /// 429, for other limits than the [rates](crate::rates).
-    pub fn limit_exceeded(message: &'static str, retry_after: std::time::Duration) -> Self {
+    pub fn limit_exceeded(message: impl Into<Cow<'static, str>>, retry_after: Duration) -> Self {
         let mut data = LimitExceededErrorData::new();
         data.retry_after = Some(RetryAfter::Delay(retry_after));
         Self::new(ErrorKind::LimitExceeded(data), message)

@@ -15,6 +15,9 @@ const M: usize = 1024 * K;
 /// Measured for an idle connection: 27 KiB, with TLS 29 KiB.
 const CONNECTION_BYTES: usize = 32 * K;
 
+/// Measured for one event of a room that is being joined.
+const JOINED_ID_BYTES: usize = 160;
+
 /// In bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Memory(usize);
@@ -51,6 +54,11 @@ impl Memory {
     /// what is free of the others.
     pub fn picture(self) -> usize {
         self.0 / 8 * 3
+    }
+
+    /// How many events rooms that are being joined may have. Like pictures, they use what is free.
+    pub fn joined_ids(self) -> usize {
+        self.0 / 4 / JOINED_ID_BYTES
     }
 
     /// The maximum number of rate limit buckets.

@@ -10,6 +10,7 @@
 mod devices;
 mod discovery;
 mod error;
+mod event_graph;
 pub mod inbound;
 mod keyed_locks;
 pub mod keys;
@@ -26,6 +27,7 @@ pub use self::{
         user_keys::UserKeys,
     },
     error::Error,
+    event_graph::JoinMemoryError,
     media::{Error as MediaError, RemoteMedia, previews::Previews},
     membership::{
         AcceptedMemberEvent, Error as MembershipError, MembershipClient, MembershipHandler,

@@ -108,7 +108,7 @@ impl Federation {
         let server_acls = ServerAcls::new(clock);
         let receiver = PduReceiver::new(store.clone(), local.clone(), server_acls, source);
         let membership_client =
-            MembershipClient::new(store, local, clock, &receiver, executor, &config.data_dir);
+            MembershipClient::new(store, local, clock, &receiver, executor, config);
         let backoffs = Backoffs::new(store, clock);
         let device_lists = DeviceLists::new(store, &client, clock, &backoffs, executor);
         executor.spawn(device_lists.clone().find_stale()).detach();

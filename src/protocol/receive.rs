@@ -98,6 +98,11 @@ impl Incoming {
         &self.event_id
     }
 
+    /// Canonical JSON without `unsigned`.
+    pub fn json(&self) -> &[u8] {
+        &self.json
+    }
+
     /// The event, though its signatures have not been checked.
     pub fn unverified_pdu(&self) -> Result<Pdu, FormatError> {
         Pdu::parse(self.event_id.clone(), &self.json, self.rules, false)

@@ -42,7 +42,6 @@ pub use self::{
     queue::RoomQueues,
     receiver::{PduOutcome, PduReceiver},
     room::Room,
-    topological_order::{GraphNode, topological_order},
 };
 
 #[cfg(test)]

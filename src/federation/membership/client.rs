@@ -1,12 +1,7 @@
 //! What joining, knocking and leaving over federation have in common: a `make_*` request for a
 //! template, then a `send_*` request with the signed event, to one server after another.
 
-use std::{
-    collections::HashSet,
-    fmt,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{collections::HashSet, fmt, path::PathBuf, sync::Arc};
 
 use ruma::{
     OwnedRoomId, OwnedServerName, RoomId,
@@ -19,10 +14,12 @@ use smol::lock::MutexGuardArc;
 use super::error::Error;
 use crate::{
     clock::Clock,
+    config::Config,
     executor::Executor,
     fair_semaphore::{FairPermit, FairSemaphore},
     federation::{
         Client,
+        event_graph::IdBudget,
         inbound::{PduReceiver, RemoteEventSource},
         keyed_locks::KeyedLocks,
     },
@@ -50,6 +47,7 @@ pub(super) struct Inner {
     pub(super) clock: Clock,
     /// Where large responses are written.
     pub(super) data_dir: PathBuf,
+    pub(super) joined_ids: IdBudget,
     pub(super) client: Client,
     pub(super) source: RemoteEventSource,
     pub(super) receiver: PduReceiver<RemoteEventSource>,
@@ -91,11 +89,12 @@ impl MembershipClient {
         clock: &Clock,
         receiver: &PduReceiver<RemoteEventSource>,
         executor: &Executor,
-        data_dir: &Path,
+        config: &Config,
     ) -> Self {
         let source = receiver.source().clone();
         Self(Arc::new(Inner {
-            data_dir: data_dir.to_owned(),
+            data_dir: config.data_dir.clone(),
+            joined_ids: IdBudget::new(config.memory.joined_ids()),
             store: store.clone(),
             local: local.clone(),
             clock: clock.clone(),
@@ -153,7 +152,9 @@ impl MembershipClient {
         for server in others.take(MAX_SERVERS) {
             match attempt(server.clone()).await {
                 Ok(()) => return Ok(()),
-                Err(error @ Error::Rooms(rooms::Error::Store(_))) => return Err(error),
+                Err(error @ (Error::Rooms(rooms::Error::Store(_)) | Error::Memory(_))) => {
+                    return Err(error);
+                }
                 Err(error) => {
                     log::info!("{request}: {server} failed, the next server is tried: {error}");
                     // A Matrix error code is more informative than a failed connection.

@@ -1,7 +1,7 @@
 use std::io;
 
 use crate::{
-    federation::{self, inbound},
+    federation::{self, event_graph::JoinMemoryError, inbound},
     pool, rooms, store,
 };
 
@@ -13,6 +13,8 @@ pub enum Error {
     Peer(#[from] federation::Error),
     #[error(transparent)]
     Rooms(#[from] rooms::Error),
+    #[error(transparent)]
+    Memory(#[from] JoinMemoryError),
 }
 
 impl Error {

@@ -7,6 +7,8 @@ use std::{
     path::Path,
 };
 
+use ruma::{EventId, OwnedEventId};
+
 const BUFFER_BYTES: usize = 64 * 1024;
 
 /// Creates a file that is deleted when it is closed.
@@ -22,13 +24,14 @@ pub fn temporary_file(directory: &Path) -> io::Result<File> {
     Ok(file)
 }
 
+/// Events with their ids.
 pub struct EventFile {
     file: File,
     file_bytes: u64,
     /// What is not in the file yet.
     buffer: Vec<u8>,
-    /// Offset and length of each event.
-    ranges: Vec<(u64, usize)>,
+    /// The offset of the end of each event.
+    ends: Vec<u64>,
 }
 
 impl EventFile {
@@ -37,14 +40,27 @@ impl EventFile {
             file: temporary_file(directory)?,
             file_bytes: 0,
             buffer: Vec::new(),
-            ranges: Vec::new(),
+            ends: Vec::new(),
         })
     }
 
-    pub fn push(&mut self, json: &[u8]) -> io::Result<()> {
-        let offset = self.file_bytes + self.buffer.len() as u64;
-        self.ranges.push((offset, json.len()));
+    /// The number of events.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// How many bytes the event number `index` has, with its id.
+    pub fn size(&self, index: usize) -> usize {
+        let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
+        usize::try_from(self.ends[index] - start).unwrap_or(usize::MAX)
+    }
+
+    pub fn push(&mut self, id: &EventId, json: &[u8]) -> io::Result<()> {
+        let id_bytes = u8::try_from(id.as_str().len()).map_err(io::Error::other)?;
+        self.buffer.push(id_bytes);
+        self.buffer.extend(id.as_bytes());
         self.buffer.extend(json);
+        self.ends.push(self.file_bytes + self.buffer.len() as u64);
         if self.buffer.len() >= BUFFER_BYTES {
             self.file.write_all(&self.buffer)?;
             self.file_bytes += self.buffer.len() as u64;
@@ -53,21 +69,29 @@ impl EventFile {
         Ok(())
     }
 
-    /// The JSON of the event that was pushed as number `index`.
-    pub fn read(&self, index: usize) -> io::Result<Vec<u8>> {
-        let (offset, length) = self.ranges[index];
-        if let Some(offset) = offset.checked_sub(self.file_bytes) {
-            let start = usize::try_from(offset).map_err(io::Error::other)?;
-            return Ok(self.buffer[start..start + length].to_vec());
+    /// The id and the JSON of the event that was pushed as number `index`.
+    pub fn read(&self, index: usize) -> io::Result<(OwnedEventId, Vec<u8>)> {
+        let size = self.size(index);
+        let mut record = vec![0; size];
+        match (self.ends[index] - size as u64).checked_sub(self.file_bytes) {
+            Some(start) => {
+                let start = usize::try_from(start).map_err(io::Error::other)?;
+                record.copy_from_slice(&self.buffer[start..start + size]);
+            }
+            None => self
+                .file
+                .read_exact_at(&mut record, self.ends[index] - size as u64)?,
         }
-        let mut json = vec![0; length];
-        self.file.read_exact_at(&mut json, offset)?;
-        Ok(json)
+        let json = record.split_off(1 + usize::from(record[0]));
+        let id = str::from_utf8(&record[1..]).map_err(io::Error::other)?;
+        Ok((EventId::parse(id).map_err(io::Error::other)?, json))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use ruma::EventId;
+
     use super::{BUFFER_BYTES, EventFile};
 
     #[test]
@@ -75,11 +99,12 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut file = EventFile::new(directory.path()).unwrap();
         let events: Vec<Vec<u8>> = (0..100_u8).map(|n| vec![n; BUFFER_BYTES / 30]).collect();
-        for event in &events {
-            file.push(event).unwrap();
+        let id = |index| EventId::parse(format!("$event{index}")).unwrap();
+        for (index, event) in events.iter().enumerate() {
+            file.push(&id(index), event).unwrap();
         }
         for (index, event) in events.iter().enumerate() {
-            assert_eq!(file.read(index).unwrap(), *event);
+            assert_eq!(file.read(index).unwrap(), (id(index), event.clone()));
         }
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
     }

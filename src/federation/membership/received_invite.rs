@@ -20,6 +20,9 @@ use crate::{
     store::{Snapshot, Tx},
 };
 
+/// Of an invite event. It goes through the next sync of the user.
+const MAX_EVENT_BYTES: usize = 16 * 1024;
+
 /// The arguments of `PUT /invite`.
 #[derive(Clone, Copy, Debug)]
 pub struct ReceivedInvite<'a> {
@@ -47,6 +50,10 @@ impl MembershipHandler {
         self.client
             .check_room_version(invite.room, invite.version)?;
         let json = invite.event.get();
+        if json.len() > MAX_EVENT_BYTES {
+            let error = format!("an invite event has at most {MAX_EVENT_BYTES} bytes");
+            return Err(rooms::Error::TooLarge(error.into()).into());
+        }
         let mut incoming = Incoming::parse(json.as_bytes(), rules).map_err(rooms::Error::from)?;
         let member = MemberEvent::parse(json, &MembershipState::Invite)?;
         let (user, sender) = (&member.state_key, &member.sender);

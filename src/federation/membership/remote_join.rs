@@ -12,7 +12,7 @@
 //! If this server is in the room already and another server only authorizes the join, steps 3 to 5 do
 //! not happen: the join event is processed as any received PDU.
 
-use std::{collections::HashSet, iter, time::Duration};
+use std::{collections::HashSet, io, iter, time::Duration};
 
 use ruma::{
     EventId, OwnedEventId, OwnedServerName, RoomId, RoomVersionId, ServerName,
@@ -31,14 +31,14 @@ use serde_json::value::RawValue;
 use super::{
     client::{MAX_SERVERS, MembershipClient, MembershipRequest, raw_json},
     error::Error,
-    event_file::temporary_file,
+    event_file::{EventFile, temporary_file},
     state_response::StateResponse,
     verified_state::VerifiedState,
 };
 use crate::{
     federation::{
         Error as PeerError, Limits,
-        inbound::{EventSource, Room, topological_order, verify},
+        inbound::{EventSource, RawPdu, Room, verify},
         transport::client::Signed,
     },
     protocol::{
@@ -48,7 +48,7 @@ use crate::{
     },
     rooms::{
         self, Actor,
-        event::{self, import, outlier},
+        event::{import, outlier},
         membership::change::MembershipChange,
         room,
         state::current,
@@ -62,8 +62,9 @@ const STATE_LIMITS: Limits = Limits {
     timeout: Duration::from_mins(5),
     max_bytes: 256 * 1024 * 1024,
 };
-/// How many events are verified at once.
+/// How many events are verified at once, and how many bytes they may have if they are several.
 const VERIFIED_PER_BATCH: usize = 64;
+const VERIFIED_BYTES: usize = 512 * 1024;
 /// How many outliers one write job stores.
 const OUTLIERS_PER_JOB: usize = 32;
 /// How many auth events that the response lacks are fetched.
@@ -76,6 +77,26 @@ struct JoinedRoom<'a> {
     rules: &'static RoomVersionRules,
     /// The resident server.
     server: &'a ServerName,
+}
+
+/// How many of the events `order` are verified next.
+fn batch_length(events: &EventFile, order: &[u32]) -> usize {
+    let mut bytes = 0;
+    let sizes = order.iter().map(|index| events.size(*index as usize));
+    let fitting = sizes.take(VERIFIED_PER_BATCH).take_while(|size| {
+        bytes += size;
+        bytes <= VERIFIED_BYTES
+    });
+    fitting.count().max(1)
+}
+
+/// The ids and the JSON of events. Reads a file: for the pool.
+fn read_events(events: &EventFile, indices: &[u32]) -> io::Result<Vec<(OwnedEventId, RawPdu)>> {
+    let read = indices.iter().map(|index| {
+        let (id, json) = events.read(*index as usize)?;
+        Ok((id, serde_json::from_slice(&json)?))
+    });
+    read.collect()
 }
 
 impl MembershipClient {
@@ -218,7 +239,8 @@ impl MembershipClient {
         let file = temporary_file(&directory).map_err(PeerError::disk)?;
         let client = &self.0.client;
         let body = client.download(server, request, file, STATE_LIMITS).await?;
-        let read = move |_: &_| Ok(StateResponse::read(body, &directory, rules)?);
+        let memory = self.0.joined_ids.clone();
+        let read = move |_: &_| StateResponse::read(body, &directory, rules, &memory);
         self.0
             .store
             .scan_in_background("the state of a joined room", read)
@@ -252,31 +274,44 @@ impl MembershipClient {
     async fn verify_state(
         &self,
         room: &JoinedRoom<'_>,
-        mut response: StateResponse,
+        response: StateResponse,
         join: &Received,
     ) -> Result<VerifiedState, Error> {
-        self.fetch_missing_auth_events(room, &mut response, join)
+        let response = self.fetch_missing_auth_events(room, response, join).await?;
+        let sort = move |_: &_| {
+            let StateResponse { events, graph, .. } = response;
+            let order = graph.topological_order();
+            Ok::<_, Error>((order, graph.into_ids_and_marks(), events))
+        };
+        let (order, (ids, are_state), mut events) = self
+            .0
+            .store
+            .scan_in_background("the auth graph of a joined room", sort)
             .await?;
-        let order = topological_order(&response.nodes);
-        let mut state = VerifiedState::new(&self.0.data_dir, room.rules)?;
-        for batch in order.chunks(VERIFIED_PER_BATCH) {
-            let ids = batch.iter().map(|index| response.nodes[*index].id.clone());
-            let ids: Vec<OwnedEventId> = ids.collect();
-            let batch = batch.to_vec();
-            let read = move |_: &_| Ok::<_, Error>((response.events(&batch)?, response));
-            let pdus;
-            (pdus, response) = self
+        let mut state = VerifiedState::new(&self.0.data_dir, room.rules, ids)?;
+        let mut left = &order[..];
+        while !left.is_empty() {
+            let (batch, later) = left.split_at(batch_length(&events, left));
+            left = later;
+            let indices = batch.to_vec();
+            let read = move |_: &_| Ok::<_, Error>((read_events(&events, &indices)?, events));
+            let pdus: Vec<(OwnedEventId, RawPdu)>;
+            (pdus, events) = self
                 .0
                 .store
                 .scan_in_background("events of a joined room", read)
                 .await?;
-            let mut verified: Vec<_> = verify(&self.0.source, room.id, room.rules, pdus)
-                .await
-                .into_iter()
-                .map(|event| (response.state.contains(event.pdu.event_id()), event))
-                .collect();
-            let place = |id: &EventId| ids.iter().position(|other| other == id);
-            verified.sort_by_key(|(_, event)| place(event.pdu.event_id()));
+            let (ids, pdus): (Vec<_>, Vec<_>) = pdus.into_iter().unzip();
+            let verified = verify(&self.0.source, room.id, room.rules, pdus).await;
+            let with_place = verified.into_iter().filter_map(|event| {
+                let place = ids.iter().position(|id| id == event.pdu.event_id())?;
+                Some((place, event))
+            });
+            let mut verified: Vec<_> = with_place.collect();
+            verified.sort_by_key(|(place, _)| *place);
+            let verified = verified.into_iter();
+            let verified = verified.map(|(place, event)| (are_state[batch[place] as usize], event));
+            let verified: Vec<_> = verified.collect();
             let add = move |s: &_| {
                 for (is_state, event) in &verified {
                     state.add(s, event, *is_state)?;
@@ -305,35 +340,32 @@ impl MembershipClient {
     async fn fetch_missing_auth_events(
         &self,
         room: &JoinedRoom<'_>,
-        response: &mut StateResponse,
+        response: StateResponse,
         join: &Received,
-    ) -> Result<(), Error> {
-        let mut known: HashSet<OwnedEventId> =
-            response.nodes.iter().map(|node| node.id.clone()).collect();
-        let references = response.nodes.iter().flat_map(|node| &node.references);
-        let mut missing: Vec<OwnedEventId> = references
-            .chain(join.pdu.auth_events())
-            .filter(|id| !known.contains(*id))
-            .cloned()
-            .collect();
-        let mut fetched = 0;
+    ) -> Result<StateResponse, Error> {
+        let find = move |_: &_| {
+            let missing = response.missing_auth_events(MAX_FETCHED_AUTH_EVENTS)?;
+            Ok::<_, Error>((missing, response))
+        };
+        let (mut missing, mut response) = self
+            .0
+            .store
+            .scan_in_background("the auth graph of a joined room", find)
+            .await?;
+        missing.extend(join.pdu.auth_events().iter().cloned());
+        let mut requested = HashSet::new();
         while let Some(id) = missing.pop() {
-            if !known.insert(id.clone()) {
+            if response.graph.contains(&id) || !requested.insert(id.clone()) {
                 continue;
             }
-            if fetched == MAX_FETCHED_AUTH_EVENTS {
+            if requested.len() > MAX_FETCHED_AUTH_EVENTS {
                 break;
             }
-            fetched += 1;
-            let Ok(pdu) = self.0.source.event(room.server, &id).await else {
-                continue;
-            };
-            let first = response.nodes.len();
-            response.push(&pdu).map_err(PeerError::disk)?;
-            let added = response.nodes[first..].iter();
-            missing.extend(added.flat_map(|node| node.references.iter().cloned()));
+            if let Ok(pdu) = self.0.source.event(room.server, &id).await {
+                missing.extend(response.push(&pdu)?);
+            }
         }
-        Ok(())
+        Ok(response)
     }
 
     /// Step 5. Only a disk error can interrupt it. The room has no forward extremities then, so this
@@ -350,6 +382,8 @@ impl MembershipClient {
         let begin = move |tx: &Tx| import::begin(tx, &id, &version);
         let num: RoomNum = store.write(begin).await?;
         let _room_lock = self.0.receiver.lock_room(num).await;
+        let are_state = state.are_state();
+        let mut state_nums: Vec<EventNum> = Vec::new();
         for first in (0..state.len()).step_by(OUTLIERS_PER_JOB) {
             let read = move |_: &_| {
                 let last = state.len().min(first + OUTLIERS_PER_JOB);
@@ -362,20 +396,19 @@ impl MembershipClient {
                 .await?;
             let rules = room.rules;
             let job = move |tx: &Tx| {
-                for event in &events {
-                    outlier::store_authorized(tx, num, rules, event)?;
-                }
-                Ok::<_, rooms::Error>(())
+                let stored = events
+                    .iter()
+                    .map(|event| outlier::store_authorized(tx, num, rules, event));
+                stored.collect::<Result<Vec<_>, rooms::Error>>()
             };
-            store.write(job).await?;
+            let stored = store.write(job).await?.into_iter();
+            let stored = stored.zip(&are_state[first..]);
+            state_nums.extend(stored.filter_map(|(num, is_state)| is_state.then_some(num)));
         }
-        let (ids, event) = (state.state_ids(), join.clone());
+        drop(state);
+        let event = join.clone();
         let diff = store.scan_in_background("the state of a joined room", move |s| {
-            let mut nums: Vec<EventNum> = Vec::new();
-            for id in &ids {
-                nums.extend(event::num_in(s, num, id)?);
-            }
-            import::StateDiff::new(s, num, &nums, &event.pdu)
+            import::StateDiff::new(s, num, &state_nums, &event.pdu)
         });
         for batch in diff.await?.batches() {
             let local = self.0.local.clone();

@@ -1,9 +1,8 @@
 //! The response to `send_join` or `/state`, which can be larger than the memory: events go to a
-//! file as they are parsed; only their ids and auth events stay in memory. Nothing is verified here.
+//! file as they are parsed; only their auth graph stays in memory. Nothing is verified here.
 
 use std::{
     cell::Cell,
-    collections::HashSet,
     fmt,
     fs::File,
     io::{self, BufReader, Read, Seek, SeekFrom},
@@ -18,25 +17,28 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::event_file::EventFile;
+use super::{error::Error, event_file::EventFile};
 use crate::{
-    federation::inbound::{GraphNode, RawPdu},
+    federation::{
+        event_graph::{EventGraph, IdBudget, JoinMemoryError},
+        inbound::RawPdu,
+    },
     protocol::receive::Incoming,
 };
 
 /// The limit of one event, or of any other value of the response.
 const MAX_VALUE_BYTES: usize = 4 * 1024 * 1024;
-const MAX_EVENTS: usize = 1_000_000;
 /// How many of `servers_in_room` are used.
 const MAX_SERVERS: usize = 20;
 
 pub struct StateResponse {
     rules: &'static RoomVersionRules,
-    events: EventFile,
-    /// The auth graph of the events, by their numbers in the file.
-    pub nodes: Vec<GraphNode>,
-    /// The events that are state, not only part of an auth chain.
-    pub state: HashSet<OwnedEventId>,
+    pub events: EventFile,
+    /// The auth graph of the events, by their numbers in the file. Those that are state, not only part of an
+    /// auth chain, are marked.
+    pub graph: EventGraph,
+    /// Why an event was not added.
+    no_memory: Option<JoinMemoryError>,
     /// The `event` of a `send_join` response: the join event with the signature of the resident server.
     pub event: Option<RawPdu>,
     pub members_omitted: bool,
@@ -46,11 +48,15 @@ pub struct StateResponse {
 impl StateResponse {
     /// Parses a response. Events that are invalid in the room version are left out. Reads and writes
     /// files: for the pool.
+    ///
+    /// # Errors
+    /// [`Error::Memory`]; or the response is invalid.
     pub fn read(
         mut response: File,
         directory: &Path,
         rules: &'static RoomVersionRules,
-    ) -> io::Result<Self> {
+        memory: &IdBudget,
+    ) -> Result<Self, Error> {
         response.seek(SeekFrom::Start(0))?;
         let budget = Rc::new(Cell::new(MAX_VALUE_BYTES));
         let reader = LimitedReader {
@@ -60,8 +66,8 @@ impl StateResponse {
         let mut response = Self {
             rules,
             events: EventFile::new(directory)?,
-            nodes: Vec::new(),
-            state: HashSet::new(),
+            graph: EventGraph::new(memory),
+            no_memory: None,
             event: None,
             members_omitted: false,
             servers_in_room: Vec::new(),
@@ -71,42 +77,53 @@ impl StateResponse {
             budget,
         };
         let mut json = serde_json::Deserializer::from_reader(reader);
-        json.deserialize_map(fields).map_err(io::Error::from)?;
-        Ok(response)
+        let read = json.deserialize_map(fields);
+        match response.no_memory {
+            Some(error) => Err(error.into()),
+            None => {
+                read.map_err(io::Error::from)?;
+                Ok(response)
+            }
+        }
     }
 
-    /// Adds an event to the auth chains. It is left out if it is invalid in the room version.
-    pub fn push(&mut self, pdu: &RawValue) -> io::Result<()> {
+    /// Adds an event to the auth chains; returns its auth events. It is left out if it is invalid in the room
+    /// version.
+    pub fn push(&mut self, pdu: &RawValue) -> Result<Vec<OwnedEventId>, Error> {
         self.add(pdu, false)
     }
 
-    fn add(&mut self, pdu: &RawValue, is_state: bool) -> io::Result<()> {
-        let json = pdu.get().as_bytes();
-        let Ok(event) = Incoming::parse(json, self.rules) else {
-            return Ok(());
+    fn add(&mut self, pdu: &RawValue, is_state: bool) -> Result<Vec<OwnedEventId>, Error> {
+        let Ok(event) = Incoming::parse(pdu.get().as_bytes(), self.rules) else {
+            return Ok(Vec::new());
         };
-        if self.nodes.len() >= MAX_EVENTS {
-            return Err(io::Error::other("the room has too many events"));
+        let auth_events = event.names("auth_events");
+        let is_create = event.names("prev_events").is_empty();
+        let id = event.event_id();
+        let references = auth_events.iter().map(|id| &**id);
+        if self.graph.add(id, references, is_create)? {
+            self.events.push(id, event.json())?;
         }
         if is_state {
-            self.state.insert(event.event_id().to_owned());
+            self.graph.mark(id);
         }
-        self.events.push(json)?;
-        self.nodes.push(GraphNode {
-            id: event.event_id().to_owned(),
-            references: event.names("auth_events"),
-            is_create: event.names("prev_events").is_empty(),
-        });
-        Ok(())
+        Ok(auth_events)
     }
 
-    /// The events with these numbers. Reads a file: for the pool.
-    pub fn events(&self, indices: &[usize]) -> io::Result<Vec<RawPdu>> {
-        let events = indices.iter().map(|index| {
-            let json = self.events.read(*index)?;
-            Ok(serde_json::from_slice(&json)?)
-        });
-        events.collect()
+    /// The ids of auth events that are not there, at least `max` if there are so many. Reads a file: for the
+    /// pool.
+    pub fn missing_auth_events(&self, max: usize) -> io::Result<Vec<OwnedEventId>> {
+        let mut missing = Vec::new();
+        for index in self.graph.incomplete() {
+            if missing.len() >= max {
+                break;
+            }
+            let (_, json) = self.events.read(index)?;
+            let event = Incoming::parse(&json, self.rules).map_err(io::Error::other)?;
+            let is_missing = |id: &OwnedEventId| !self.graph.contains(id);
+            missing.extend(event.names("auth_events").into_iter().filter(is_missing));
+        }
+        Ok(missing)
     }
 }
 
@@ -187,9 +204,14 @@ impl<'de> Visitor<'de> for EventList<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
         while let Some(pdu) = list.next_element::<Box<RawValue>>()? {
             self.budget.set(MAX_VALUE_BYTES);
-            self.response
-                .add(&pdu, self.is_state)
-                .map_err(A::Error::custom)?;
+            match self.response.add(&pdu, self.is_state) {
+                Ok(_) => {}
+                Err(Error::Memory(error)) => {
+                    self.response.no_memory = Some(error);
+                    return Err(A::Error::custom(error));
+                }
+                Err(error) => return Err(A::Error::custom(error)),
+            }
         }
         Ok(())
     }
@@ -202,15 +224,21 @@ mod tests {
     use ruma::RoomVersionId;
     use serde_json::{Value, json};
 
-    use super::{super::event_file::temporary_file, MAX_VALUE_BYTES, StateResponse};
-    use crate::protocol::{history::History, versions};
+    use super::{
+        super::{error::Error, event_file::temporary_file},
+        MAX_VALUE_BYTES, StateResponse,
+    };
+    use crate::{
+        federation::event_graph::IdBudget,
+        protocol::{history::History, versions},
+    };
 
-    fn read(response: &str) -> std::io::Result<StateResponse> {
+    fn read(response: &str) -> Result<StateResponse, Error> {
         let directory = tempfile::tempdir().unwrap();
         let mut file = temporary_file(directory.path()).unwrap();
         file.write_all(response.as_bytes()).unwrap();
         let rules = versions::rules(&RoomVersionId::V11).unwrap();
-        StateResponse::read(file, directory.path(), rules)
+        StateResponse::read(file, directory.path(), rules, &IdBudget::new(1000))
     }
 
     #[test]
@@ -226,16 +254,16 @@ mod tests {
             "members_omitted": true, "state": json[1..], "event": json[1],
         });
         let response = read(&response.to_string()).unwrap();
-        assert_eq!(response.nodes.len(), json.len());
-        assert_eq!(response.state.len(), json.len() - 1);
-        assert!(response.nodes[0].is_create);
-        let events = response.events(&[2, 0]).unwrap();
-        let parsed: Vec<Value> = events
-            .iter()
-            .map(|raw| serde_json::from_str(raw.get()).unwrap())
-            .collect();
+        assert_eq!(response.graph.len(), json.len());
+        assert_eq!(response.graph.topological_order()[0], 0);
+        let read = |index| response.events.read(index).unwrap().1;
+        let parsed: Vec<Value> = [2, 0]
+            .map(|index| serde_json::from_slice(&read(index)).unwrap())
+            .into();
         assert_eq!(parsed, [json[2].clone(), json[0].clone()]);
         assert!(response.event.is_some() && response.members_omitted);
+        let (_, are_state) = response.graph.into_ids_and_marks();
+        assert!(!are_state[0] && are_state[1..].iter().all(|is_state| *is_state));
     }
 
     #[test]

@@ -16,7 +16,7 @@
 
 use std::{
     cell::RefCell,
-    collections::{HashMap, HashSet, hash_map::Entry},
+    collections::{HashMap, hash_map::Entry},
     io,
     path::Path,
     sync::Arc,
@@ -29,6 +29,7 @@ use ruma::{
 
 use super::{error::Error, event_file::EventFile};
 use crate::{
+    federation::event_graph::EventIds,
     protocol::{
         Pdu,
         authorize::{AuthError, check_by_auth_events, check_by_state, create_event},
@@ -38,29 +39,43 @@ use crate::{
     store::Reader,
 };
 
-/// How many parsed auth events are cached.
-const MAX_CACHED_PDUS: usize = 512;
+/// The JSON of the parsed auth events that are cached has at most so many bytes.
+const MAX_CACHED_BYTES: usize = 2 * 1024 * 1024;
+/// No event.
+const NONE: u32 = u32::MAX;
 
 pub struct VerifiedState {
     rules: &'static RoomVersionRules,
     /// The verified events in topological order.
     events: EventFile,
-    ids: Vec<OwnedEventId>,
-    index_of: HashMap<OwnedEventId, usize>,
-    rejected: HashSet<usize>,
-    /// By type and state key. Rejected events are no state.
-    state: HashMap<(StateEventType, String), usize>,
-    cache: RefCell<HashMap<usize, Arc<Pdu>>>,
+    ids: EventIds,
+    /// By the number of its id, the index of an event.
+    index_of: Vec<u32>,
+    /// By index.
+    rejected: Vec<bool>,
+    /// By the hash of type and state key. Rejected events are no state.
+    state: HashMap<[u64; 2], u32>,
+    cache: RefCell<Cache>,
+}
+
+#[derive(Default)]
+struct Cache {
+    pdus: HashMap<u32, Arc<Pdu>>,
+    bytes: usize,
 }
 
 impl VerifiedState {
-    pub fn new(directory: &Path, rules: &'static RoomVersionRules) -> io::Result<Self> {
+    pub fn new(
+        directory: &Path,
+        rules: &'static RoomVersionRules,
+        ids: EventIds,
+    ) -> io::Result<Self> {
         Ok(Self {
             rules,
             events: EventFile::new(directory)?,
-            ids: Vec::new(),
-            index_of: HashMap::new(),
-            rejected: HashSet::new(),
+            ids,
+            index_of: Vec::new(),
+            rejected: Vec::new(),
             state: HashMap::new(),
             cache: RefCell::default(),
         })
@@ -68,20 +83,22 @@ impl VerifiedState {
 
     /// The number of events.
     pub fn len(&self) -> usize {
-        self.ids.len()
+        self.events.len()
     }
 
-    /// The ids of the state events.
-    pub fn state_ids(&self) -> Vec<OwnedEventId> {
-        let indices = self.state.values();
-        indices.map(|index| self.ids[*index].clone()).collect()
+    /// Whether each event is state, by index.
+    pub fn are_state(&self) -> Vec<bool> {
+        let mut are_state = vec![false; self.len()];
+        for index in self.state.values() {
+            are_state[*index as usize] = true;
+        }
+        are_state
     }
 
     /// The event of this number.
     pub fn event(&self, index: usize) -> io::Result<Received> {
-        let json = self.events.read(index)?;
-        let id = self.ids[index].clone();
-        let pdu = Pdu::parse(id, &json, self.rules, self.rejected.contains(&index));
+        let (id, json) = self.events.read(index)?;
+        let pdu = Pdu::parse(id, &json, self.rules, self.rejected[index]);
         Ok(Received {
             pdu: pdu.map_err(io::Error::other)?,
             json,
@@ -96,34 +113,45 @@ impl VerifiedState {
         let id = pdu.event_id();
         let create = create_event(pdu, self.rules).filter(|create| create != id);
         let mut auth_events = pdu.auth_events().iter().chain(&create);
-        if let Some(missing) = auth_events.find(|auth| !self.index_of.contains_key(*auth)) {
+        if let Some(missing) = auth_events.find(|auth| self.index(auth).is_none()) {
             log::debug!("dropped event {id} of a join: its auth event {missing} is missing");
             return Ok(());
         }
-        let index = self.ids.len();
-        if is_rejected_here(r, id)? || !self.is_authorized(pdu)? {
-            self.rejected.insert(index);
-        } else if let Some((kind, key)) = pdu.state_pair().filter(|_| is_state) {
-            match self.state.entry((kind, key.to_owned())) {
+        let index = self.len() as u32;
+        let rejected = is_rejected_here(r, id)? || !self.is_authorized(pdu)?;
+        if let Some((kind, key)) = pdu.state_pair().filter(|_| is_state && !rejected) {
+            match self.state.entry(self.ids.hash((&kind, key))) {
                 Entry::Vacant(entry) => drop(entry.insert(index)),
-                Entry::Occupied(entry) => {
-                    let (kind, key) = entry.key();
+                Entry::Occupied(_) => {
                     let error = format!("the state has two events of type {kind} and key {key:?}");
                     return Err(Error::invalid_response(error));
                 }
             }
         }
-        self.events.push(&event.json)?;
-        self.ids.push(id.to_owned());
-        self.index_of.insert(id.to_owned(), index);
+        self.events.push(id, &event.json)?;
+        self.rejected.push(rejected);
+        let number = self.ids.add(id)? as usize;
+        if number >= self.index_of.len() {
+            self.index_of.resize(self.ids.len(), NONE);
+        }
+        self.index_of[number] = index;
         Ok(())
+    }
+
+    fn index(&self, id: &EventId) -> Option<u32> {
+        let index = self.index_of.get(self.ids.number(id)? as usize);
+        index.copied().filter(|index| *index != NONE)
+    }
+
+    fn state_index(&self, kind: &StateEventType, key: &str) -> Option<u32> {
+        self.state.get(&self.ids.hash((kind, key))).copied()
     }
 
     /// Step 4.
     fn is_authorized(&self, pdu: &Pdu) -> io::Result<bool> {
         let fetch = |id: &EventId| {
-            let index = self.index_of.get(id);
-            index.map(|index| self.pdu(*index)).transpose()
+            let index = self.index(id);
+            index.map(|index| self.pdu(index)).transpose()
         };
         verdict(pdu, check_by_auth_events(pdu, self.rules, fetch).map(drop))
     }
@@ -146,8 +174,8 @@ impl VerifiedState {
             return Err(Error::invalid_response(error));
         }
         let in_state = |kind: &StateEventType, key: &str| {
-            let index = self.state.get(&(kind.clone(), key.to_owned()));
-            index.map(|index| self.pdu(*index)).transpose()
+            let index = self.state_index(kind, key);
+            index.map(|index| self.pdu(index)).transpose()
         };
         let is_allowed = self.is_authorized(join)?
             && verdict(join, check_by_state(join, self.rules, in_state).map(drop))?;
@@ -161,7 +189,7 @@ impl VerifiedState {
 
     fn missing_auth_event<'a>(&self, join: &'a Pdu) -> Option<&'a OwnedEventId> {
         let mut auth_events = join.auth_events().iter();
-        auth_events.find(|id| !self.index_of.contains_key(*id))
+        auth_events.find(|id| self.index(id).is_none())
     }
 
     fn check_create_event(
@@ -170,11 +198,10 @@ impl VerifiedState {
         version: &RoomVersionId,
         join: &Received,
     ) -> Result<(), Error> {
-        let key = (StateEventType::RoomCreate, String::new());
-        let create = self.state.get(&key);
+        let create = self.state_index(&StateEventType::RoomCreate, "");
         let create =
             create.ok_or_else(|| Error::invalid_response("the create event is missing"))?;
-        let create = self.pdu(*create)?;
+        let create = self.pdu(create)?;
         let named = create.content_field::<RoomVersionId>("room_version");
         let named = named.unwrap_or(RoomVersionId::V1);
         if named != *version {
@@ -198,16 +225,19 @@ impl VerifiedState {
         Ok(())
     }
 
-    fn pdu(&self, index: usize) -> io::Result<Arc<Pdu>> {
-        if let Some(pdu) = self.cache.borrow().get(&index) {
+    fn pdu(&self, index: u32) -> io::Result<Arc<Pdu>> {
+        if let Some(pdu) = self.cache.borrow().pdus.get(&index) {
             return Ok(pdu.clone());
         }
-        let pdu = Arc::new(self.event(index)?.pdu);
+        let Received { json, pdu, .. } = self.event(index as usize)?;
+        let pdu = Arc::new(pdu);
         let mut cache = self.cache.borrow_mut();
-        if cache.len() >= MAX_CACHED_PDUS {
-            cache.clear();
+        if cache.bytes + json.len() > MAX_CACHED_BYTES {
+            *cache = Cache::default();
         }
-        cache.insert(index, pdu.clone());
+        // With an estimate of what the parts of an event need beside its text.
+        cache.bytes += json.len() + 1024;
+        cache.pdus.insert(index, pdu.clone());
         Ok(pdu)
     }
 }
@@ -237,10 +267,10 @@ mod tests {
     use ruma::RoomVersionId;
     use serde_json::json;
 
-    use super::{Error, VerifiedState};
+    use super::{Error, EventIds, VerifiedState};
     use crate::{
         executor::Executor,
-        federation,
+        federation::{self, event_graph::IdBudget},
         pool::Pool,
         protocol::{
             Pdu,
@@ -276,7 +306,8 @@ mod tests {
         let executor = Executor::default();
         smol::block_on(executor.run(async {
             let publishing = executor.spawn(store.clone().publish(|_| {}));
-            let mut verified = VerifiedState::new(directory.path(), room.rules)?;
+            let ids = EventIds::new(&IdBudget::new(1000));
+            let mut verified = VerifiedState::new(directory.path(), room.rules, ids)?;
             let result = store.read(|s| {
                 for index in state {
                     verified.add(s, &received(room, *index), true)?;

@@ -55,11 +55,18 @@ pub async fn run(queues: Weak<Queues>, server: ServerNum, alive: Receiver<()>) {
                 backoff = None;
             }
         }
+        let Some(turns) = queues.upgrade().map(|queues| queues.turns(server)) else {
+            return;
+        };
+        let turn = turns.acquire().await;
         let Some(strong) = queues.upgrade() else {
             return;
         };
-        let step = AssertUnwindSafe(step(&strong, server, max_items)).catch_unwind();
-        match step.await.unwrap_or(Err(store::Error::Panicked.into())) {
+        // While it waits, a task is small: there can be many.
+        let step = Box::pin(AssertUnwindSafe(step(&strong, server, max_items)).catch_unwind());
+        let outcome = step.await;
+        drop(turn);
+        match outcome.unwrap_or(Err(store::Error::Panicked.into())) {
             Ok(Step::Done) => return,
             Ok(Step::Sent) => {
                 (backoff, own_backoff) = (None, None);

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -32,6 +32,12 @@ use crate::{
 pub const MAX_PDUS: usize = 50;
 /// A destination with more events in its queue gets a cursor instead.
 const MAX_QUEUED_EVENTS: usize = 200;
+/// How many transactions are under way at once: to servers that share a room, and to others.
+const MAX_TRANSACTIONS: usize = 48;
+const MAX_UNRELATED_TRANSACTIONS: usize = 16;
+pub const MAX_ALL_TRANSACTIONS: usize = MAX_TRANSACTIONS + MAX_UNRELATED_TRANSACTIONS;
+/// With so many destinations, a server that shares no room waits until there are fewer.
+pub const MAX_DESTINATIONS: usize = 4096;
 const SAVE_SENT_INTERVAL: Duration = Duration::from_mins(1);
 
 /// What the tasks of all destinations share.
@@ -52,6 +58,8 @@ pub struct Queues {
     /// The first part of transaction ids, which no other run of this server uses.
     pub run_id: u64,
     pub transactions: AtomicU64,
+    /// For servers that share a room, and for others.
+    pub turns: [Arc<Semaphore>; 2],
     pub state: Mutex<State>,
 }
 
@@ -63,6 +71,8 @@ pub struct State {
     /// When the counter `sent` was saved, and what it was.
     pub saved: Option<(Position, Instant)>,
     pub changes: Changes,
+    /// Whether a server has no destination because there were too many.
+    pub is_overfull: bool,
 }
 
 /// Changes whose destinations are not known yet.
@@ -117,9 +127,20 @@ impl Destination {
     }
 }
 
+/// The turns of all destinations.
+pub fn turns() -> [Arc<Semaphore>; 2] {
+    [MAX_TRANSACTIONS, MAX_UNRELATED_TRANSACTIONS].map(|max| Arc::new(Semaphore::new(max)))
+}
+
 impl Queues {
     pub fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Held during a transaction to `server`. What a transaction needs is allocated only then.
+    pub fn turns(&self, server: ServerNum) -> Arc<Semaphore> {
+        let shares_room = self.store.read(|s| servers::shares_room(s, server));
+        self.turns[usize::from(!shares_room.unwrap_or(false))].clone()
     }
 
     /// Whether this server federates with `server`.
@@ -181,6 +202,12 @@ impl Queues {
         };
         if next.is_empty() && stored == 0 {
             state.destinations.remove(&server);
+            if state.destinations.len() < MAX_DESTINATIONS / 2
+                && std::mem::take(&mut state.is_overfull)
+            {
+                state.changes.all = true;
+                let _ = self.wake_pending.try_send(());
+            }
         }
         next
     }

@@ -15,7 +15,7 @@ use super::{
     destination,
     ephemeral_edus::EphemeralEdu,
     outgoing_events, pending_destinations,
-    queues::{Destination, Queues},
+    queues::{Destination, MAX_ALL_TRANSACTIONS, MAX_DESTINATIONS, Queues, turns},
 };
 use crate::{
     clock::Clock,
@@ -52,7 +52,7 @@ impl Sender {
         let sender = Self(Arc::new(Queues {
             store: store.clone(),
             local: local.clone(),
-            client: client.clone(),
+            client: client.with_own_slots(MAX_ALL_TRANSACTIONS),
             clock: clock.clone(),
             executor: executor.clone(),
             device_names,
@@ -61,6 +61,7 @@ impl Sender {
             scans: Semaphore::new(1),
             run_id: rand::random(),
             transactions: AtomicU64::new(0),
+            turns: turns(),
             state: Mutex::default(),
         }));
         let (sent, cursors, others) = store.read(|s| {
@@ -186,6 +187,7 @@ impl Sender {
     /// There are stored EDUs for `server`.
     fn wake_destination(&self, server: ServerNum) {
         match self.0.is_allowed(server) {
+            Ok(true) if self.is_full_for(server) => self.0.lock().is_overfull = true,
             Ok(true) => self.with_destination(server, |_| {}),
             Ok(false) => {}
             Err(error) => {
@@ -193,6 +195,16 @@ impl Sender {
                 log::error!("the EDUs for {name} are sent only after a restart: {error}");
             }
         }
+    }
+
+    /// Whether `server` has to wait until there are fewer destinations.
+    fn is_full_for(&self, server: ServerNum) -> bool {
+        let destinations = self.0.lock();
+        let is_full = destinations.destinations.len() >= MAX_DESTINATIONS
+            && !destinations.destinations.contains_key(&server);
+        drop(destinations);
+        let shares_room = || self.0.store.read(|s| servers::shares_room(s, server));
+        is_full && !shares_room().unwrap_or(false)
     }
 
     /// The servers that share rooms with `user` receive the change, if it is a local user.

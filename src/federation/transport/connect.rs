@@ -183,6 +183,9 @@ pub async fn exchange(
     with_timeout(limits.timeout, response).await?
 }
 
+/// Of a response that is written to a file.
+const FILE_BUFFER_BYTES: usize = 256 * 1024;
+
 /// Sends `request` and writes the body of a successful response to `file`. An error response is returned.
 pub async fn download(
     connection: &mut Connection,
@@ -198,7 +201,7 @@ pub async fn download(
             return Ok(Err(Response::from_parts(head, body)));
         }
         let mut body = Limited::new(body, limits.max_bytes);
-        let mut out = Unblock::new(file);
+        let mut out = Unblock::with_capacity(FILE_BUFFER_BYTES, file);
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| Error::InvalidResponse(error.to_string().into()))?;
             if let Ok(data) = frame.into_data() {

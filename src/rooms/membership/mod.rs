@@ -1,6 +1,7 @@
 //! Joining, leaving, inviting, knocking and moderating.
 
 pub mod change;
+mod invitation_limits;
 pub mod join;
 pub mod leave;
 pub mod moderation;

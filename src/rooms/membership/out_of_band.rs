@@ -9,7 +9,7 @@ use ruma::{
     room_version_rules::RoomVersionRules,
 };
 
-use super::change::MembershipChange;
+use super::{change::MembershipChange, invitation_limits};
 use crate::{
     protocol::{
         Pdu,
@@ -25,16 +25,14 @@ use crate::{
         state::current,
     },
     store::{
-        Effect, Reader, Records, RoomNum, Rows, Tx, UserNum,
+        Effect, Reader, Records, RoomNum, Tx, UserNum,
         records::{Membership, OutOfBandMembership},
     },
 };
 
-/// The most out-of-band memberships of one user.
-const MAX_PER_USER: usize = 200;
 /// The most events of stripped state that are kept of a room, and the most bytes of their JSON.
 const MAX_STRIPPED_EVENTS: usize = 32;
-const MAX_STRIPPED_BYTES: usize = 128 * 1024;
+const MAX_STRIPPED_BYTES: usize = 24 * 1024;
 /// The specification's limit of auth events.
 const MAX_AUTH_EVENTS: usize = 10;
 
@@ -57,7 +55,7 @@ pub fn is_resident(r: &impl Reader, room_id: &RoomId, user: UserNum) -> Result<b
 /// joined meanwhile, nothing happens: the event arrives in a transaction too.
 ///
 /// # Errors
-/// [`Error::Forbidden`] if the user has too many out-of-band memberships.
+/// [`Error::Forbidden`] if there are too many: [`invitation_limits`].
 pub fn store(
     tx: &Tx,
     room_id: &RoomId,
@@ -73,11 +71,7 @@ pub fn store(
     }
     let user = target(event)?;
     let user_num: UserNum = tx.user_num(user.as_str())?;
-    if tx.out_of_band_memberships()?.prefix(user_num)?.count() >= MAX_PER_USER {
-        return Err(Error::forbidden(format!(
-            "{user} has {MAX_PER_USER} pending invites and knocks, which is the limit"
-        )));
-    }
+    invitation_limits::make_room(tx, (user_num, user), room, &row.server, event)?;
     let membership = event.pdu.membership();
     let membership = membership.as_ref().map_or(Membership::Leave, Into::into);
     set_membership(tx, room, membership, event)?;
@@ -193,7 +187,7 @@ pub fn version(row: &OutOfBandMembership) -> Result<RoomVersionId, Error> {
 }
 
 /// The record of a membership that came through `server`, with the state events among `events` as
-/// stripped state, up to the limits. The events that come with the response to a knock are not
+/// stripped state, without those that are beyond the limits. The events that come with the response to a knock are not
 /// signed, so they need not be canonical JSON.
 pub fn from_stripped_state<'a>(
     server: &ServerName,
@@ -208,11 +202,10 @@ pub fn from_stripped_state<'a>(
             continue;
         }
         let stripped = StrippedEvent::new(event.as_bytes());
-        if let Ok(json) = stripped.and_then(|event| serde_json::to_string(&event)) {
+        if let Ok(json) = stripped.and_then(|event| serde_json::to_string(&event))
+            && bytes + json.len() <= MAX_STRIPPED_BYTES
+        {
             bytes += json.len();
-            if bytes > MAX_STRIPPED_BYTES {
-                break;
-            }
             stripped_state.push(json);
         }
     }

@@ -98,9 +98,14 @@ pub fn is_in(r: &impl Reader, room: RoomNum, name: &ServerName) -> Result<bool, 
 
 /// Whether the other server `name` is in any room.
 pub fn is_in_any(r: &impl Reader, name: &ServerName) -> Result<bool, Error> {
-    let Some(server) = num(r, name)? else {
-        return Ok(false);
-    };
+    match num(r, name)? {
+        Some(server) => shares_room(r, server),
+        None => Ok(false),
+    }
+}
+
+/// Whether a server shares a room with this one.
+pub fn shares_room(r: &impl Reader, server: ServerNum) -> Result<bool, Error> {
     let table = r.server_rooms()?;
     let mut rows = table.prefix(server)?;
     Ok(rows.next().transpose()?.is_some())

@@ -10,5 +10,5 @@ pub mod shared_rooms;
 pub(in crate::rooms) use self::in_room::add_joined;
 pub use self::in_room::{
     all, is_in, is_in_any, is_shared, name, names, num, of_room, presence_recipients, rooms,
-    sharing_rooms,
+    shares_room, sharing_rooms,
 };

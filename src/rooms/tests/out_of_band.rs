@@ -1,4 +1,4 @@
-use ruma::{OwnedRoomId, RoomVersionId, room_id, server_name};
+use ruma::{OwnedRoomId, RoomVersionId, ServerName, room_id, server_name};
 
 use super::world::{World, with_world};
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
         state::current::local_membership,
     },
     store::{
-        Reader, Records,
+        Reader, Records, RoomNum,
         records::{Membership, OutOfBandMembership},
     },
 };
@@ -70,6 +70,79 @@ fn own_room(world: &World<'_>, version: &RoomVersionId) -> Result<OwnedRoomId, E
     let alice = world.user("alice")?;
     let num = world.public(&alice, version)?;
     room::id(world.tx, num)
+}
+
+/// Stores an invite of alice by `inviter`, through their server.
+fn invite_by(world: &World<'_>, inviter: &'static str) -> Result<OwnedRoomId, Error> {
+    let version = RoomVersionId::V11;
+    let mut history = History::public(&version, inviter);
+    let index = history.then(Action::member(inviter, ALICE, "invite"));
+    let (_, server) = inviter.split_once(':').expect("a user id");
+    let server: &ServerName = server.try_into().expect("a server name");
+    let id = format!("!{}:{server}", rand::random::<u64>());
+    let id = OwnedRoomId::try_from(id).expect("a room id");
+    let row = out_of_band::from_stripped_state(server, &version, []);
+    out_of_band::store(world.tx, &id, &received(&history, index), &row)?;
+    Ok(id)
+}
+
+/// One of many users of a server.
+fn inviter(number: usize, server: &str) -> &'static str {
+    format!("@mallory{number}:{server}").leak()
+}
+
+fn is_pending(world: &World<'_>, room: &OwnedRoomId) -> Result<bool, Error> {
+    let alice = world.user("alice")?;
+    Ok(out_of_band::load(world.tx, alice.num, room::num(world.tx, room)?)?.is_some())
+}
+
+/// `server` is in a room of this one.
+fn share_a_room(world: &World<'_>, server: &str) -> Result<(), Error> {
+    let num = world.tx.server_num(server)?;
+    Ok(world.tx.server_rooms()?.insert((num, RoomNum(9999)), ())?)
+}
+
+#[test]
+fn a_server_that_shares_no_room_and_one_inviter_have_few_pending_invites() {
+    with_world(|world| {
+        world.user("alice")?;
+        for n in 0..20 {
+            invite_by(world, inviter(n, "b.example"))?;
+        }
+        let more = invite_by(world, "@other:b.example");
+        assert!(matches!(more, Err(Error::Forbidden(_))), "{more:?}");
+        share_a_room(world, "c.example")?;
+        for _ in 0..20 {
+            invite_by(world, "@carol:c.example")?;
+        }
+        let more = invite_by(world, "@carol:c.example");
+        assert!(matches!(more, Err(Error::Forbidden(_))), "{more:?}");
+        invite_by(world, "@dave:c.example")?;
+        Ok(())
+    });
+}
+
+#[test]
+fn an_invite_through_a_server_that_shares_a_room_displaces_the_oldest_of_others() {
+    with_world(|world| {
+        world.user("alice")?;
+        let mut invites = Vec::new();
+        for n in 0..200 {
+            let server = format!("b{}.example", n / 20);
+            invites.push(invite_by(world, inviter(n, &server))?);
+        }
+        let more = invite_by(world, "@mallory:d.example");
+        assert!(matches!(more, Err(Error::Forbidden(_))), "{more:?}");
+        share_a_room(world, "c.example")?;
+        let honest = invite_by(world, "@carol:c.example")?;
+        assert!(is_pending(world, &honest)?);
+        let mut left = 0;
+        for invite in &invites {
+            left += usize::from(is_pending(world, invite)?);
+        }
+        assert_eq!(left, 199);
+        Ok(())
+    });
 }
 
 #[test]

@@ -15,6 +15,9 @@ use crate::{protocol::canonical_text::normalized_text, users::Error};
 pub(super) const MAX_CONTENT_BYTES: usize = 64 * 1024;
 /// Of the type of a message.
 pub const MAX_TYPE_BYTES: usize = 255;
+/// Of one request. All of its messages are stored in one transaction, as it may be repeated. Encrypted messages to
+/// more devices do not fit into a request.
+const MAX_MESSAGES: usize = 2_000;
 
 /// Messages of one type.
 #[derive(Clone, Debug)]
@@ -34,6 +37,9 @@ impl Batch {
             return Err(Error::TooLarge(
                 "the type of a to-device message has at most 255 bytes",
             ));
+        }
+        if messages.values().map(BTreeMap::len).sum::<usize>() > MAX_MESSAGES {
+            return Err(Error::TooLarge("a request has at most 2,000 messages"));
         }
         let mut contents = messages.values_mut().flat_map(BTreeMap::values_mut);
         contents.try_for_each(normalize)?;
