@@ -30,17 +30,22 @@ pub(super) fn raw<T>(key: &CanonicalJsonObject) -> Result<Raw<T>, Error> {
         .map_err(|_| Error::Internal("a key that does not serialize"))
 }
 
+pub(super) fn check_count(wanted: &OneTimeKeyClaims) -> Result<(), Error> {
+    if wanted.values().map(BTreeMap::len).sum::<usize>() > MAX_KEYS {
+        return Err(Error::too_large(format!(
+            "one_time_keys may have at most {MAX_KEYS} devices"
+        )));
+    }
+    Ok(())
+}
+
 /// Claims a key of each of these devices of local users that has one.
 pub(super) async fn claim(
     api: &Api,
     wanted: OneTimeKeyClaims,
     claimable: Claimable,
 ) -> Result<OneTimeKeys, Error> {
-    if wanted.values().map(BTreeMap::len).sum::<usize>() > MAX_KEYS {
-        return Err(Error::too_large(format!(
-            "one_time_keys may have at most {MAX_KEYS} devices"
-        )));
-    }
+    check_count(&wanted)?;
     let each = wanted.into_iter().flat_map(|(user, devices)| {
         let devices = devices.into_iter();
         devices.map(move |(device, algorithm)| (user.clone(), device, algorithm))

@@ -21,19 +21,20 @@ pub mod client;
 mod context;
 mod directory;
 mod error;
+mod event_stream;
 pub mod federation;
 mod files;
 pub mod health;
 mod keys;
 mod media;
 mod streamed;
-pub mod welcome;
 
 pub use self::{
     adapted::{Adapted, AsSent, Quirk},
     caller::{Origin, Session, Unauthenticated},
     context::{Api, Context, RemoteLookupPermit},
     error::Error,
+    event_stream::EventStream,
     files::{Download, Multipart, Upload},
     streamed::Streamed,
 };

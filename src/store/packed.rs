@@ -29,6 +29,11 @@ impl<T> fmt::Debug for Bytes<'_, T> {
 }
 
 impl<T: Record> Bytes<'_, T> {
+    /// In bytes.
+    pub fn size(&self) -> usize {
+        self.0.len()
+    }
+
     /// Fails if the version or the fields are not those of `T`. [`Found::record`](super::Found::record)
     /// has a better error.
     pub fn unpack(&self) -> Result<T, Error> {

@@ -1,6 +1,5 @@
 //! Account data in a response.
 
-use ruma::{events::AnyGlobalAccountDataEvent, serde::Raw};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
@@ -10,33 +9,41 @@ use super::{
 };
 use crate::{
     rooms::{Error, timeline::filter},
-    store::Reader,
-    users::account_data::{self, Changed},
+    store::{Reader, RoomNum, UserNum},
+    users::account_data,
 };
 
-/// The global account data that changed.
+/// The types of the global account data that changed.
 pub fn global(
     r: &impl Reader,
     changes: &Changes,
     request: &Request,
     range: SyncRange,
-) -> Result<Vec<Raw<AnyGlobalAccountDataEvent>>, Error> {
-    let changed = match range.since {
+) -> Result<Vec<String>, Error> {
+    let user = request.user;
+    let mut kinds = match range.since {
         Some(since) if changes.own => {
-            account_data::changes_between(r, request.user, since.position, range.end.stored)?
+            let upto = range.end.stored;
+            let changed = account_data::changes_between(r, user, since.position, upto)?;
+            let global = changed.into_iter();
+            let global = global.filter(|(room, _)| *room == account_data::GLOBAL);
+            global.map(|(_, kind)| kind).collect()
         }
         Some(_) => Vec::new(),
-        None => account_data::all_in(r, request.user, account_data::GLOBAL)?,
+        None => account_data::kinds_in(r, user, account_data::GLOBAL)?,
     };
     let wanted = &request.filter.account_data;
-    let is_wanted = |changed: &&Changed| {
-        changed.room == account_data::GLOBAL
-            && filter::accepts_type(&wanted.types, &wanted.not_types, &changed.kind)
-    };
-    changed.iter().filter(is_wanted).map(event).collect()
+    kinds.retain(|kind| filter::accepts_type(&wanted.types, &wanted.not_types, kind));
+    Ok(kinds)
 }
 
-pub fn event<T>(changed: &Changed) -> Result<Raw<T>, Error> {
+/// The event with the data of type `kind`, of a room or [global](account_data::GLOBAL).
+pub fn event(
+    r: &impl Reader,
+    user: UserNum,
+    room: RoomNum,
+    kind: &str,
+) -> Result<Box<RawValue>, Error> {
     #[derive(Serialize)]
     struct Event<'a> {
         #[serde(rename = "type")]
@@ -44,11 +51,12 @@ pub fn event<T>(changed: &Changed) -> Result<Raw<T>, Error> {
         content: &'a RawValue,
     }
 
-    let corrupt = |_| Error::corrupt("account_data", (changed.room, &changed.kind), "not JSON");
+    let corrupt = |reason| Error::corrupt("account_data", (user, room, kind), reason);
+    let data = account_data::load_for_client(r, user, room, kind)?;
+    let data = data.ok_or_else(|| corrupt("missing, but logged"))?;
     let event = Event {
-        kind: &changed.kind,
-        content: serde_json::from_str(&changed.data.content).map_err(corrupt)?,
+        kind,
+        content: serde_json::from_str(&data.content).map_err(|_| corrupt("not JSON"))?,
     };
-    let event = to_raw_value(&event);
-    event.map(Raw::from_json).map_err(corrupt)
+    to_raw_value(&event).map_err(|_| corrupt("not JSON"))
 }

@@ -15,18 +15,25 @@ pub fn format_events<T>(
     formatter: &mut Formatter,
     events: &[StoredEvent],
 ) -> Result<Vec<Raw<T>>, Error> {
-    let format = |event: &StoredEvent| {
-        let json = match request.filter.event_format {
-            EventFormat::Federation => serde_json::from_slice(&event.json)
-                .map_err(|_| Error::corrupt("events", &event.header.id, "not JSON"))?,
-            _ => formatter.format(r, event)?,
-        };
-        match &request.filter.event_fields {
-            Some(fields) if !fields.is_empty() => Ok(Raw::from_json(select_fields(&json, fields)?)),
-            _ => Ok(Raw::from_json(json)),
-        }
-    };
+    let format = |event| Ok(Raw::from_json(format_event(r, request, formatter, event)?));
     events.iter().map(format).collect()
+}
+
+pub fn format_event(
+    r: &impl Reader,
+    request: &Request,
+    formatter: &mut Formatter,
+    event: &StoredEvent,
+) -> Result<Box<RawValue>, Error> {
+    let json = match request.filter.event_format {
+        EventFormat::Federation => serde_json::from_slice(&event.json)
+            .map_err(|_| Error::corrupt("events", &event.header.id, "not JSON"))?,
+        _ => formatter.format(r, event)?,
+    };
+    match &request.filter.event_fields {
+        Some(fields) if !fields.is_empty() => select_fields(&json, fields),
+        _ => Ok(json),
+    }
 }
 
 /// The fields of `json` that `fields` names. A dot separates levels; a backslash escapes a dot

@@ -23,8 +23,8 @@ use super::{
     notifier::Notifier,
     presence,
     request::{Request, SyncRange},
-    response::{Fields, ResponseWriter, stream_rooms},
-    rooms::{self, Candidate, MAX_ROOMS_PER_SNAPSHOT, RoomUpdate},
+    response::{Fields, Sources, Unwritten},
+    rooms::{self, Candidate},
     shared_rooms::DeviceListQuery,
 };
 use crate::{
@@ -65,6 +65,15 @@ pub struct SyncHandler<'a> {
     pub stopping: &'a Stopping,
 }
 
+/// What may have changed.
+struct Look {
+    candidates: Vec<Candidate>,
+    /// The types of global account data.
+    account_data: Vec<String>,
+    /// What else changed beside rooms.
+    fields: Fields,
+}
+
 impl SyncHandler<'_> {
     /// Waits at most `timeout` for a change; an initial sync, or one for the full state, does not wait.
     /// `None` if the device was logged out.
@@ -91,7 +100,11 @@ impl SyncHandler<'_> {
                 return Ok(None);
             }
             let range = request.range(self.notifier.position(), self.clock.now_ms());
-            let (candidates, mut fields) = self.look(&request, range).await?;
+            let Look {
+                candidates,
+                account_data,
+                mut fields,
+            } = self.look(&request, range).await?;
             let lists = self.device_lists(&request, range).await?;
             if !lists.is_empty() {
                 fields.put("device_lists", &lists)?;
@@ -100,26 +113,39 @@ impl SyncHandler<'_> {
             let pending = self.store.read(pending)?;
             fields.put_events("to_device", &pending.messages)?;
             let next_batch = range.end.token(pending.upto);
-            if range.since.is_none() || request.full_state {
-                self.put_key_counts(device, &mut fields)?;
-                let begin = stream::once(Ok(ResponseWriter::begin(next_batch, &fields)));
-                let (store, typing) = (self.store.clone(), self.typing.clone());
-                let rooms = stream_rooms(store, typing, request, range, candidates);
-                return Ok(Some(Box::pin(begin.chain(rooms))));
+            let is_fast = rooms::is_fast(&candidates, range);
+            let sources = Arc::new(Sources {
+                typing: self.typing.clone(),
+                request: request.clone(),
+                range,
+            });
+            let mut unwritten = Unwritten::new(candidates);
+            let mut begun = Vec::new();
+            let waits = range.since.is_some() && !request.full_state;
+            while waits && begun.is_empty() && !unwritten.is_complete() {
+                if is_fast {
+                    let read = |s: &Snapshot| unwritten.next_piece(s, &sources);
+                    begun = self.store.read(read)?;
+                } else {
+                    (begun, unwritten) = unwritten.scan_piece(self.store, &sources).await?;
+                }
             }
-            let updates = self.updates(&request, range, candidates).await?;
-            let is_empty = updates.is_empty()
+            let is_empty = begun.is_empty()
+                && account_data.is_empty()
                 && fields.is_empty()
                 && !self.key_counts_changed(device, range)?;
-            if !is_empty || Instant::now() >= deadline {
+            if !waits || !is_empty || Instant::now() >= deadline {
                 self.put_key_counts(device, &mut fields)?;
-                let mut out = ResponseWriter::begin(next_batch, &fields);
-                let mut writer = ResponseWriter::default();
-                for update in &updates {
-                    writer.room(update, &mut out);
+                let is_short = waits && unwritten.is_complete() && account_data.is_empty();
+                unwritten.enclose(next_batch, account_data, &fields, begun);
+                if is_short {
+                    let read = |s: &Snapshot| unwritten.next_piece(s, &sources);
+                    let first = stream::once(self.store.read(read));
+                    let rest = unwritten.stream(self.store.clone(), sources);
+                    return Ok(Some(Box::pin(first.chain(rest))));
                 }
-                writer.end(&mut out);
-                return Ok(Some(Box::pin(stream::once(Ok(out)))));
+                let response = unwritten.stream(self.store.clone(), sources);
+                return Ok(Some(Box::pin(response)));
             }
             let changed = async {
                 let _ = change.recv().await;
@@ -157,24 +183,22 @@ impl SyncHandler<'_> {
         Ok(())
     }
 
-    /// The rooms that may have changed, and the fields beside them.
-    async fn look(
-        &self,
-        request: &Arc<Request>,
-        range: SyncRange,
-    ) -> Result<(Vec<Candidate>, Fields), Error> {
+    async fn look(&self, request: &Arc<Request>, range: SyncRange) -> Result<Look, Error> {
         let changes = Changes::since(self.notifier, self.typing, self.presence, request, range);
         let are_few = changes.are_few();
         let (request, presence) = (request.clone(), self.presence.clone());
         let look = move |s: &Snapshot| {
             let candidates = rooms::candidates(s, &changes, &request, range)?;
-            let mut fields = Fields::default();
             let account_data = account_data::global(s, &changes, &request, range)?;
-            fields.put_events("account_data", &account_data)?;
+            let mut fields = Fields::default();
             let changed = changes.presence;
             let presence = presence::events(s, &presence, changed, &request, range, &candidates)?;
             fields.put_events("presence", &presence)?;
-            Ok((candidates, fields))
+            Ok(Look {
+                candidates,
+                account_data,
+                fields,
+            })
         };
         match are_few {
             true => self.store.read(look),
@@ -202,26 +226,6 @@ impl SyncHandler<'_> {
             upto: range.end.stored,
         };
         device_lists::changes(self.store, self.notifier, query).await
-    }
-
-    async fn updates(
-        &self,
-        request: &Arc<Request>,
-        range: SyncRange,
-        mut candidates: Vec<Candidate>,
-    ) -> Result<Vec<RoomUpdate>, Error> {
-        if rooms::is_fast(&candidates, range) {
-            let read = |s: &Snapshot| rooms::updates(s, self.typing, request, range, &candidates);
-            return self.store.read(read);
-        }
-        let mut updates = Vec::new();
-        while !candidates.is_empty() {
-            let next = candidates.len().min(MAX_ROOMS_PER_SNAPSHOT);
-            let next = candidates.drain(..next).collect();
-            updates
-                .extend(rooms::scan_updates(self.store, self.typing, request, range, next).await?);
-        }
-        Ok(updates)
     }
 
     fn key_counts_changed(&self, device: DeviceNum, range: SyncRange) -> Result<bool, Error> {

@@ -1,4 +1,4 @@
-//! The JSON of a response, written room by room so that a long one is never whole in memory.
+//! The JSON of a response, written piece by piece so that a long one is never whole in memory.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -13,14 +13,23 @@ use serde_json::{
 use smol::stream::{self, Stream};
 
 use super::{
+    account_data,
     request::{Request, SyncRange},
-    rooms::{Candidate, MAX_ROOMS_PER_SNAPSHOT, RoomUpdate, Section, scan_updates},
+    room_update::Content,
+    rooms::{self, Candidate, RoomUpdate, Section},
+    state::StateEvents,
     token::SyncToken,
 };
 use crate::{
     rooms::{Error, typing::Typing},
-    store::Store,
+    store::{Reader, RoomNum, Store},
+    users,
 };
+
+/// A piece ends with the event that makes it larger.
+const PIECE_BYTES: usize = 64 * 1024;
+/// How many rooms are read from one snapshot.
+const MAX_ROOMS_PER_PIECE: usize = 16;
 
 /// The fields of a response beside `next_batch` and `rooms`. Events stay text: parsing and writing them
 /// again could change them.
@@ -52,25 +61,129 @@ impl Fields {
     }
 }
 
-/// Writes a response: [`begin`](Self::begin), each room in the order of the sections,
-/// [`end`](Self::end).
-#[derive(Debug, Default)]
-pub struct ResponseWriter {
+/// What of a response has not been written yet. A piece of it is read when the one before has been sent.
+#[derive(Debug)]
+pub struct Unwritten {
+    parts: VecDeque<Part>,
     section: Option<Section>,
 }
 
-impl ResponseWriter {
-    /// The response up to its rooms.
-    pub fn begin(next_batch: SyncToken, fields: &Fields) -> Vec<u8> {
-        let mut text = format!(r#"{{"next_batch":"{next_batch}","#);
-        for (name, value) in &fields.0 {
-            text.push_str(&format!(r#""{name}":{value},"#));
+#[derive(Debug)]
+enum Part {
+    Text(Vec<u8>),
+    /// The event with the account data of this type, of a room or global.
+    AccountData(RoomNum, String),
+    Rooms(VecDeque<Candidate>),
+    Room(RoomUpdate),
+    State {
+        events: Box<StateEvents>,
+        /// Whether the next one comes after a comma.
+        follows: bool,
+    },
+}
+
+/// What is read to write a response.
+#[derive(Debug)]
+pub struct Sources {
+    pub typing: Arc<Typing>,
+    pub request: Arc<Request>,
+    pub range: SyncRange,
+}
+
+impl Unwritten {
+    /// The rooms, which [`enclose`](Self::enclose) makes a response.
+    pub fn new(candidates: Vec<Candidate>) -> Self {
+        Self {
+            parts: VecDeque::from([Part::Rooms(candidates.into())]),
+            section: None,
         }
-        text.push_str(r#""rooms":{"#);
-        text.into_bytes()
     }
 
-    pub fn room(&mut self, update: &RoomUpdate, out: &mut Vec<u8>) {
+    pub fn is_complete(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    /// Adds what is before and after the rooms. `begun` is the part of the rooms that has been written.
+    pub fn enclose(
+        &mut self,
+        next_batch: SyncToken,
+        account_data: Vec<String>,
+        fields: &Fields,
+        begun: Vec<u8>,
+    ) {
+        let mut before = vec![Part::text(&format!(r#"{{"next_batch":"{next_batch}","#))];
+        let global = account_data_parts(users::account_data::GLOBAL, account_data);
+        if !global.is_empty() {
+            before.extend(global);
+            before.push(Part::text(","));
+        }
+        for (name, value) in &fields.0 {
+            before.push(Part::text(&format!(r#""{name}":{value},"#)));
+        }
+        before.extend([Part::text(r#""rooms":{"#), Part::Text(begun)]);
+        self.prepend(before);
+        self.parts.push_back(Part::text("}}"));
+    }
+
+    fn prepend(&mut self, parts: Vec<Part>) {
+        for part in parts.into_iter().rev() {
+            self.parts.push_front(part);
+        }
+    }
+
+    /// The next piece; empty at the end.
+    pub fn next_piece(&mut self, r: &impl Reader, sources: &Sources) -> Result<Vec<u8>, Error> {
+        let mut out = Vec::new();
+        let mut rooms = 0;
+        while out.len() < PIECE_BYTES
+            && rooms < MAX_ROOMS_PER_PIECE
+            && let Some(part) = self.parts.pop_front()
+        {
+            match part {
+                Part::Text(text) => out.extend(text),
+                Part::AccountData(room, kind) => {
+                    let user = sources.request.user;
+                    let event = account_data::event(r, user, room, &kind)?;
+                    out.extend(event.get().as_bytes());
+                }
+                Part::Rooms(mut candidates) => match candidates.pop_front() {
+                    Some(candidate) => {
+                        rooms += 1;
+                        self.parts.push_front(Part::Rooms(candidates));
+                        let Sources {
+                            typing,
+                            request,
+                            range,
+                        } = sources;
+                        let update = rooms::update(r, typing, request, *range, &candidate)?;
+                        let update = update.map(Part::Room);
+                        update
+                            .into_iter()
+                            .for_each(|part| self.parts.push_front(part));
+                    }
+                    None if self.section.is_some() => out.push(b'}'),
+                    None => {}
+                },
+                Part::Room(update) => self.begin_room(update, &mut out),
+                Part::State {
+                    mut events,
+                    follows,
+                } => {
+                    if let Some(event) = events.next(r, &sources.request)? {
+                        out.extend(follows.then_some(b','));
+                        out.extend(event.get().as_bytes());
+                        self.parts.push_front(Part::State {
+                            events,
+                            follows: true,
+                        });
+                    }
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    fn begin_room(&mut self, update: RoomUpdate, out: &mut Vec<u8>) {
         if self.section == Some(update.section) {
             out.push(b',');
         } else {
@@ -81,57 +194,94 @@ impl ResponseWriter {
         }
         // Room ids may hold characters that JSON escapes.
         let room_id = Value::from(update.room_id.as_str());
-        out.extend_from_slice(format!("{room_id}:{}", update.json).as_bytes());
+        out.extend_from_slice(format!("{room_id}:").as_bytes());
+        match update.content {
+            Content::Whole(json) => out.extend_from_slice(json.get().as_bytes()),
+            Content::Streamed {
+                json,
+                account_data: (room, kinds),
+                state_field,
+                state,
+            } => {
+                let fields = json.strip_suffix('}').unwrap_or(&json);
+                out.extend_from_slice(fields.as_bytes());
+                let separator = if fields == "{" { "" } else { "," };
+                let mut parts = vec![Part::text(separator)];
+                let account_data = account_data_parts(room, kinds);
+                if !account_data.is_empty() {
+                    parts.extend(account_data);
+                    parts.push(Part::text(","));
+                }
+                parts.push(Part::text(&format!(r#""{state_field}":{{"events":["#)));
+                parts.push(Part::State {
+                    events: state,
+                    follows: false,
+                });
+                parts.push(Part::text("]}}"));
+                self.prepend(parts);
+            }
+        }
     }
 
-    /// The response after its rooms.
-    pub fn end(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(if self.section.is_some() {
-            b"}}}"
-        } else {
-            b"}}"
-        });
+    /// Writes the rest on the pool.
+    pub fn stream(
+        self,
+        store: Store,
+        sources: Arc<Sources>,
+    ) -> impl Stream<Item = Result<Vec<u8>, Error>> {
+        let start = (self, sources, store);
+        stream::try_unfold(start, async |(unwritten, sources, store)| {
+            if unwritten.is_complete() {
+                return Ok(None);
+            }
+            let (piece, unwritten) = unwritten.scan_piece(&store, &sources).await?;
+            Ok(Some((piece, (unwritten, sources, store))))
+        })
+    }
+
+    /// Reads the [next piece](Self::next_piece) on the pool.
+    pub async fn scan_piece(
+        mut self,
+        store: &Store,
+        sources: &Arc<Sources>,
+    ) -> Result<(Vec<u8>, Self), Error> {
+        let sources = sources.clone();
+        let scan = move |s: &_| Ok((self.next_piece(s, &sources)?, self));
+        store.scan("sync", scan).await
     }
 }
 
-/// The rooms of a long response and its end. Each piece is read when the one before has been sent.
-pub fn stream_rooms(
-    store: Store,
-    typing: Arc<Typing>,
-    request: Arc<Request>,
-    range: SyncRange,
-    candidates: Vec<Candidate>,
-) -> impl Stream<Item = Result<Vec<u8>, Error>> {
-    let start = Some((ResponseWriter::default(), VecDeque::from(candidates)));
-    stream::try_unfold(start, move |rest| {
-        let (store, typing, request) = (store.clone(), typing.clone(), request.clone());
-        async move {
-            let Some((mut writer, mut candidates)) = rest else {
-                return Ok(None);
-            };
-            let next = candidates.len().min(MAX_ROOMS_PER_SNAPSHOT);
-            let next: Vec<Candidate> = candidates.drain(..next).collect();
-            let mut out = Vec::new();
-            if next.is_empty() {
-                writer.end(&mut out);
-                return Ok(Some((out, None)));
-            }
-            for update in scan_updates(&store, &typing, &request, range, next).await? {
-                writer.room(&update, &mut out);
-            }
-            Ok(Some((out, Some((writer, candidates)))))
-        }
-    })
+/// The field `account_data` of the response or of a room; nothing if there is none.
+fn account_data_parts(room: RoomNum, kinds: Vec<String>) -> Vec<Part> {
+    let mut parts = Vec::new();
+    for kind in kinds {
+        let first = r#""account_data":{"events":["#;
+        let separator = if parts.is_empty() { first } else { "," };
+        parts.extend([Part::text(separator), Part::AccountData(room, kind)]);
+    }
+    if !parts.is_empty() {
+        parts.push(Part::text("]}"));
+    }
+    parts
+}
+
+impl Part {
+    fn text(text: &str) -> Self {
+        Self::Text(text.into())
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+
     use serde_json::{Value, json, value::to_raw_value};
 
-    use super::{Fields, ResponseWriter};
+    use super::{Fields, Part, Unwritten};
     use crate::{
         store::Position,
         sync::{
+            room_update::Content,
             rooms::{RoomUpdate, Section},
             token::SyncToken,
         },
@@ -145,22 +295,26 @@ mod tests {
     };
 
     fn written(rooms: &[(Section, &str)], fields: &Fields) -> Value {
-        let mut out = ResponseWriter::begin(TOKEN, fields);
-        let mut writer = ResponseWriter::default();
+        let mut unwritten = Unwritten::new(Vec::new());
+        let mut begun = Vec::new();
         for (section, room) in rooms {
-            let room_id = (*room).try_into().expect("a room id");
             let json = to_raw_value(&json!({ "a": 1 })).expect("JSON");
-            writer.room(
-                &RoomUpdate {
-                    section: *section,
-                    room_id,
-                    json,
-                },
-                &mut out,
-            );
+            let update = RoomUpdate {
+                section: *section,
+                room_id: (*room).try_into().expect("a room id"),
+                content: Content::Whole(json),
+            };
+            unwritten.begin_room(update, &mut begun);
         }
-        writer.end(&mut out);
-        serde_json::from_slice(&out).expect("what is written is JSON")
+        begun.extend(unwritten.section.map(|_| b'}'));
+        unwritten.parts = VecDeque::new();
+        unwritten.enclose(TOKEN, Vec::new(), fields, begun);
+        let texts = unwritten.parts.into_iter().flat_map(|part| match part {
+            Part::Text(text) => text,
+            part => panic!("{part:?}"),
+        });
+        let json: Vec<u8> = texts.collect();
+        serde_json::from_slice(&json).expect("what is written is JSON")
     }
 
     #[test]

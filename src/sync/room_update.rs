@@ -6,20 +6,20 @@ use ruma::{
     OwnedRoomId, OwnedUserId,
     api::client::sync::sync_events::{
         UnreadNotificationsCount,
-        v3::{JoinedRoom, LeftRoom, RoomAccountData, Timeline},
+        v3::{JoinedRoom, LeftRoom, Timeline},
     },
-    events::{AnySyncStateEvent, AnySyncTimelineEvent},
+    events::AnySyncTimelineEvent,
     serde::Raw,
 };
 use serde::Serialize;
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::RawValue;
 
 use super::{
-    account_data, ephemeral,
+    ephemeral,
     event_format::format_events,
     membership_history::{Continuity, continuity, last_leave},
     request::{Request, StateAfter, SyncRange},
-    state::{self, Wanted},
+    state::{self, StateEvents, Wanted},
     summary,
     timeline::{self, Part, Selected},
 };
@@ -43,6 +43,21 @@ use crate::{
     users::account_data as stored_account_data,
 };
 
+/// What a response has of a room.
+#[derive(Debug)]
+pub enum Content {
+    Whole(Box<RawValue>),
+    /// With state and account data that are loaded while the response is sent.
+    Streamed {
+        /// An object with the other fields.
+        json: String,
+        /// The room and the types.
+        account_data: (RoomNum, Vec<String>),
+        state_field: &'static str,
+        state: Box<StateEvents>,
+    },
+}
+
 /// A joined room; `None` if nothing changed.
 pub fn joined(
     r: &impl Reader,
@@ -51,7 +66,7 @@ pub fn joined(
     room: RoomNum,
     member: MemberRow,
     typing: &Typing,
-) -> Result<Option<Box<RawValue>>, Error> {
+) -> Result<Option<Content>, Error> {
     let mut builder = Builder::new(r, request, range, room, member)?;
     let (last, end) = builder.end(r)?;
     let selected = builder.select_timeline(r, last)?;
@@ -66,9 +81,10 @@ pub fn joined(
     };
     joined.ephemeral.events =
         ephemeral::events(r, request, room_range, room, &builder.room_id, typing)?;
-    joined.account_data = builder.account_data(r)?;
+    let account_data = builder.account_data(r)?;
     let timeline = builder.timeline(r, &selected)?;
     let is_empty = joined.is_empty()
+        && account_data.is_empty()
         && timeline.is_empty()
         && state.is_empty()
         && !builder.own_receipt_moved(r)?;
@@ -76,7 +92,9 @@ pub fn joined(
         return Ok(None);
     }
     builder.add_unread(r, &mut joined)?;
-    to_json(request, joined, timeline, state).map(Some)
+    builder
+        .content(joined, timeline, account_data, state)
+        .map(Some)
 }
 
 /// A room that the user has left, up to the leave; `None` if nothing changed.
@@ -86,7 +104,7 @@ pub fn left(
     range: SyncRange,
     room: RoomNum,
     member: MemberRow,
-) -> Result<Option<Box<RawValue>>, Error> {
+) -> Result<Option<Content>, Error> {
     let since = range.since.map_or(Position::MIN, |since| since.position);
     let mut builder = Builder::new(r, request, range, room, member)?;
     let Some(leave) = last_leave(r, room, &builder.member, since)? else {
@@ -104,10 +122,11 @@ pub fn left(
         // A ban after the leave: history visibility hides it, but the user must learn of it.
         selected.events.push(event::load(r, builder.member.event)?);
     }
-    let mut left = LeftRoom::new();
-    left.account_data = builder.account_data(r)?;
     let timeline = builder.timeline(r, &selected)?;
-    to_json(request, left, timeline, state).map(Some)
+    let account_data = builder.account_data(r)?;
+    builder
+        .content(LeftRoom::new(), timeline, account_data, state)
+        .map(Some)
 }
 
 struct Builder<'a> {
@@ -196,23 +215,24 @@ impl<'a> Builder<'a> {
     }
 
     /// A room that the user was only invited to or knocking at: the event that ended that.
-    fn never_joined(&mut self, r: &impl Reader) -> Result<Box<RawValue>, Error> {
+    fn never_joined(mut self, r: &impl Reader) -> Result<Content, Error> {
         let event = event::load(r, self.member.event)?;
         let mut timeline = Timeline::new();
         timeline.events = format_events(r, self.request, &mut self.formatter, &[event])?;
-        to_json(self.request, LeftRoom::new(), timeline, Vec::new())
+        let state = self.state_events(Vec::new());
+        self.content(LeftRoom::new(), timeline, Vec::new(), state)
     }
 
     fn state(
-        &mut self,
+        &self,
         r: &impl Reader,
         selected: &Selected,
         end: &StateOverlay,
         heroes: &[OwnedUserId],
-    ) -> Result<Vec<Raw<AnySyncStateEvent>>, Error> {
+    ) -> Result<StateEvents, Error> {
         let request = self.request;
         if !filter::accepts_room(&request.filter.room.state, &self.room_id) {
-            return Ok(Vec::new());
+            return Ok(self.state_events(Vec::new()));
         }
         let wanted = Wanted {
             room: self.room,
@@ -229,7 +249,12 @@ impl<'a> Builder<'a> {
             Some(since) if !request.full_state => state::changed(r, &wanted, since)?,
             _ => state::full(r, &wanted, self.before_absence)?,
         };
-        format_events(r, request, &mut self.formatter, &events)
+        state::note_timeline_members(&wanted)?;
+        Ok(self.state_events(events))
+    }
+
+    fn state_events(&self, nums: Vec<EventNum>) -> StateEvents {
+        StateEvents::new(self.room, nums, self.formatter.clone(), self.upto)
     }
 
     fn has_new_summary(&self, r: &impl Reader) -> Result<bool, Error> {
@@ -241,22 +266,22 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn account_data(&self, r: &impl Reader) -> Result<RoomAccountData, Error> {
+    /// The types of the room's account data that changed.
+    fn account_data(&self, r: &impl Reader) -> Result<Vec<String>, Error> {
         let user = self.request.user;
-        let mut changed = match self.since {
-            Some(since) => stored_account_data::changes_between(r, user, since, self.upto)?,
-            None => stored_account_data::all_in(r, user, self.room)?,
+        let mut kinds: Vec<String> = match self.since {
+            Some(since) => stored_account_data::changes_between(r, user, since, self.upto)?
+                .into_iter()
+                .filter_map(|(room, kind)| (room == self.room).then_some(kind))
+                .collect(),
+            None => stored_account_data::kinds_in(r, user, self.room)?,
         };
         let wanted = &self.request.filter.room.account_data;
-        changed.retain(|changed| {
-            changed.room == self.room
-                && filter::accepts_room(wanted, &self.room_id)
-                && filter::accepts_type(&wanted.types, &wanted.not_types, &changed.kind)
+        kinds.retain(|kind| {
+            filter::accepts_room(wanted, &self.room_id)
+                && filter::accepts_type(&wanted.types, &wanted.not_types, kind)
         });
-        let mut data = RoomAccountData::new();
-        let events = changed.iter().map(account_data::event);
-        data.events = events.collect::<Result<_, _>>()?;
-        Ok(data)
+        Ok(kinds)
     }
 
     /// Whether a receipt of the user moved, perhaps on another device: the unread counts changed.
@@ -281,6 +306,52 @@ impl<'a> Builder<'a> {
             .collect::<Result<BTreeMap<_, _>, Error>>()?;
         Ok(())
     }
+
+    /// `room` with its state under the name that the client requested. matrix-nio ignores left rooms without
+    /// that field, so it is there even if the state is empty. ruma leaves `limited` out where it is false, which
+    /// some clients take for an unknown.
+    fn content(
+        &self,
+        room: impl Serialize,
+        timeline: Timeline,
+        account_data: Vec<String>,
+        state: StateEvents,
+    ) -> Result<Content, Error> {
+        #[derive(Serialize)]
+        struct Update<T> {
+            #[serde(flatten)]
+            room: T,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            timeline: Option<WithLimited>,
+        }
+
+        #[derive(Serialize)]
+        struct WithLimited {
+            limited: bool,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            prev_batch: Option<String>,
+            events: Vec<Raw<AnySyncTimelineEvent>>,
+        }
+
+        let timeline = (!timeline.is_empty()).then_some(WithLimited {
+            limited: timeline.limited,
+            prev_batch: timeline.prev_batch,
+            events: timeline.events,
+        });
+        let json = serde_json::to_string(&Update { room, timeline });
+        let json = json.map_err(|_| Error::not_serializable("a room"))?;
+        let state_field = match self.request.state_after {
+            StateAfter::No => "state",
+            StateAfter::Stable => "state_after",
+            StateAfter::Unstable => "org.matrix.msc4222.state_after",
+        };
+        Ok(Content::Streamed {
+            json,
+            account_data: (self.room, account_data),
+            state_field,
+            state: Box::new(state),
+        })
+    }
 }
 
 fn notification_count(count: Counts) -> UnreadNotificationsCount {
@@ -288,50 +359,4 @@ fn notification_count(count: Counts) -> UnreadNotificationsCount {
     notifications.notification_count = Some(count.notify.into());
     notifications.highlight_count = Some(count.highlight.into());
     notifications
-}
-
-/// The JSON of a room, with its state under the name that the client requested. matrix-nio ignores left
-/// rooms without that field, so it is there even if the state is empty. ruma leaves `limited` out where it
-/// is false, which some clients take for an unknown.
-fn to_json(
-    request: &Request,
-    room: impl Serialize,
-    timeline: Timeline,
-    events: Vec<Raw<AnySyncStateEvent>>,
-) -> Result<Box<RawValue>, Error> {
-    #[derive(Serialize)]
-    struct Update<T, S> {
-        #[serde(flatten)]
-        room: T,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        timeline: Option<WithLimited>,
-        #[serde(flatten)]
-        state: S,
-    }
-
-    #[derive(Serialize)]
-    struct WithLimited {
-        limited: bool,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        prev_batch: Option<String>,
-        events: Vec<Raw<AnySyncTimelineEvent>>,
-    }
-
-    let field = match request.state_after {
-        StateAfter::No => "state",
-        StateAfter::Stable => "state_after",
-        StateAfter::Unstable => "org.matrix.msc4222.state_after",
-    };
-    let state = BTreeMap::from([(field, BTreeMap::from([("events", events)]))]);
-    let timeline = (!timeline.is_empty()).then_some(WithLimited {
-        limited: timeline.limited,
-        prev_batch: timeline.prev_batch,
-        events: timeline.events,
-    });
-    let update = Update {
-        room,
-        timeline,
-        state,
-    };
-    to_raw_value(&update).map_err(|_| Error::not_serializable("a room"))
 }

@@ -1,26 +1,25 @@
 //! The rooms of a response: which ones may have changed, and what each of them shows.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use ruma::{OwnedRoomId, api::client::filter::RoomFilter};
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::to_raw_value;
 
 use super::{
     changes::Changes,
     request::{Request, SyncRange},
-    room_update, stripped_state,
+    room_update::{self, Content},
+    stripped_state,
 };
 use crate::{
     rooms::{Error, event, room, typing::Typing},
     store::{
-        Position, Reader, Records, RoomNum, Rows, Store, UserNum,
+        Position, Reader, Records, RoomNum, Rows, UserNum,
         records::{MemberRow, Membership},
     },
     users::account_data,
 };
 
-/// How many rooms are read from one snapshot.
-pub const MAX_ROOMS_PER_SNAPSHOT: usize = 16;
 /// Up to so many rooms, and a range of so many positions, are read on the thread; more on the pool.
 const MAX_ROOMS_ON_THREAD: usize = 4;
 const MAX_POSITIONS_ON_THREAD: u64 = 256;
@@ -55,11 +54,11 @@ pub struct Candidate {
 }
 
 /// A room in a response.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct RoomUpdate {
     pub section: Section,
     pub room_id: OwnedRoomId,
-    pub json: Box<RawValue>,
+    pub content: Content,
 }
 
 /// The rooms that may have changed, ordered by section.
@@ -88,7 +87,7 @@ pub fn candidates(
             if changes.own {
                 let (user, end) = (request.user, range.end.stored);
                 let changed = account_data::changes_between(r, user, since.position, end)?;
-                rooms.extend(changed.iter().map(|changed| changed.room));
+                rooms.extend(changed.iter().map(|(room, _)| *room));
             }
             rooms.remove(&account_data::GLOBAL);
             for room in rooms {
@@ -141,37 +140,34 @@ fn wants_room(filter: &RoomFilter, room: &OwnedRoomId) -> bool {
             .is_none_or(|rooms| rooms.contains(room))
 }
 
-/// The updates of those of `candidates` that have any.
-pub fn updates(
+/// The update of `candidate`, if there is any.
+pub fn update(
     r: &impl Reader,
     typing: &Typing,
     request: &Request,
     range: SyncRange,
-    candidates: &[Candidate],
-) -> Result<Vec<RoomUpdate>, Error> {
-    let mut updates = Vec::new();
-    for candidate in candidates {
-        let Candidate {
-            section,
-            room,
-            member,
-        } = candidate;
-        let json = match section {
-            Section::Join => room_update::joined(r, request, range, *room, member.clone(), typing)?,
-            Section::Leave => room_update::left(r, request, range, *room, member.clone())?,
-            Section::Invite if is_by_ignored_user(r, request, member)? => None,
-            Section::Invite => Some(stripped(r, request, "invite_state", candidate)?),
-            Section::Knock => Some(stripped(r, request, "knock_state", candidate)?),
-        };
-        if let Some(json) = json {
-            updates.push(RoomUpdate {
-                section: *section,
-                room_id: room::id(r, *room)?,
-                json,
-            });
-        }
-    }
-    Ok(updates)
+    candidate: &Candidate,
+) -> Result<Option<RoomUpdate>, Error> {
+    let Candidate {
+        section,
+        room,
+        member,
+    } = candidate;
+    let content = match section {
+        Section::Join => room_update::joined(r, request, range, *room, member.clone(), typing)?,
+        Section::Leave => room_update::left(r, request, range, *room, member.clone())?,
+        Section::Invite if is_by_ignored_user(r, request, member)? => None,
+        Section::Invite => Some(stripped(r, request, "invite_state", candidate)?),
+        Section::Knock => Some(stripped(r, request, "knock_state", candidate)?),
+    };
+    let Some(content) = content else {
+        return Ok(None);
+    };
+    Ok(Some(RoomUpdate {
+        section: *section,
+        room_id: room::id(r, *room)?,
+        content,
+    }))
 }
 
 /// Whether the sender of the membership event is a user whom the user ignores.
@@ -192,11 +188,13 @@ fn stripped(
     request: &Request,
     field: &str,
     candidate: &Candidate,
-) -> Result<Box<RawValue>, Error> {
+) -> Result<Content, Error> {
     let Candidate { room, member, .. } = candidate;
     let events = stripped_state::load(r, *room, request.user, &request.user_id, member.event)?;
     let stripped = BTreeMap::from([(field, BTreeMap::from([("events", events)]))]);
-    to_raw_value(&stripped).map_err(|_| Error::not_serializable("stripped state"))
+    let json = to_raw_value(&stripped);
+    let json = json.map_err(|_| Error::not_serializable("stripped state"))?;
+    Ok(Content::Whole(json))
 }
 
 /// Whether the updates of `candidates` are read fast enough to be read on the thread: few rooms, in
@@ -208,17 +206,4 @@ pub fn is_fast(candidates: &[Candidate], range: SyncRange) -> bool {
         && candidates
             .iter()
             .all(|candidate| candidate.member.position <= since)
-}
-
-/// Reads the [`updates`] of at most [`MAX_ROOMS_PER_SNAPSHOT`] rooms on the pool.
-pub async fn scan_updates(
-    store: &Store,
-    typing: &Arc<Typing>,
-    request: &Arc<Request>,
-    range: SyncRange,
-    candidates: Vec<Candidate>,
-) -> Result<Vec<RoomUpdate>, Error> {
-    let (typing, request) = (typing.clone(), request.clone());
-    let scan = move |s: &_| updates(s, &typing, &request, range, &candidates);
-    store.scan("sync", scan).await
 }

@@ -1,19 +1,23 @@
 //! The state of a room in a response: the full state, or what changed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    vec,
+};
 
 use ruma::{
     OwnedUserId,
     api::client::filter::{LazyLoadOptions, RoomEventFilter},
 };
+use serde_json::value::RawValue;
 
-use super::lazy_members::DeviceMembers;
+use super::{event_format::format_event, lazy_members::DeviceMembers, request::Request};
 use crate::{
     rooms::{
         Error,
         event::{self, StoredEvent},
         state::{self as room_state, overlay::StateOverlay},
-        timeline::filter,
+        timeline::{client_event::Formatter, filter},
     },
     store::{EventNum, Position, Reader, RoomNum, Rows, StateKeyNum},
 };
@@ -52,12 +56,12 @@ pub fn full(
     r: &impl Reader,
     wanted: &Wanted<'_>,
     known_upto: Option<Position>,
-) -> Result<Vec<StoredEvent>, Error> {
+) -> Result<Vec<EventNum>, Error> {
     let mut entries: Entries = match wanted.timeline.first() {
         Some(first) if !wanted.state_after => before(r, wanted, first)?,
         _ => wanted.end.entries(r, wanted.room)?.into_iter().collect(),
     };
-    if is_lazy(wanted) {
+    if is_lazy(wanted.filter) {
         let needed = needed_members(wanted)?;
         let all = std::mem::take(&mut entries);
         for (key, num) in all {
@@ -71,7 +75,7 @@ pub fn full(
             }
         }
     }
-    load(r, wanted, entries)
+    Ok(entries.into_values().collect())
 }
 
 /// The state before `first`, with the changes up to the end that are not in the timeline.
@@ -95,12 +99,13 @@ fn before(r: &impl Reader, wanted: &Wanted<'_>, first: &StoredEvent) -> Result<E
     Ok(entries)
 }
 
-/// What changed after `since`; without the changes in the timeline if the state before it is wanted.
+/// What changed after `since` and the filter wants; without the changes in the timeline if the state before it
+/// is wanted.
 pub fn changed(
     r: &impl Reader,
     wanted: &Wanted<'_>,
     since: Position,
-) -> Result<Vec<StoredEvent>, Error> {
+) -> Result<Vec<EventNum>, Error> {
     let mut changes = Entries::new();
     let in_timeline = in_timeline(wanted);
     for (key, event) in state_changes(r, wanted.room, since, wanted.upto)? {
@@ -110,14 +115,20 @@ pub fn changed(
     }
     // Lazy loading does not leave out changed members: a client that has fetched the list of members
     // keeps it up to date by these.
-    if is_lazy(wanted) {
+    if is_lazy(wanted.filter) {
         for (key, num) in members(r, wanted, &needed_members(wanted)?)? {
             if wants_redundant(wanted) || !wanted.lazy_loaded.has(wanted.room, key, num) {
                 changes.entry(key).or_insert(num);
             }
         }
     }
-    load(r, wanted, changes)
+    let mut accepted = Vec::new();
+    for num in changes.into_values() {
+        if filter::accepts(wanted.filter, &event::load(r, num)?)? {
+            accepted.push(num);
+        }
+    }
+    Ok(accepted)
 }
 
 /// The keys of the room's state that changed after `since`, up to and including `upto`, and the event
@@ -155,8 +166,8 @@ pub fn members_changed(
     Ok(false)
 }
 
-fn is_lazy(wanted: &Wanted<'_>) -> bool {
-    !matches!(wanted.filter.lazy_load_options, LazyLoadOptions::Disabled)
+fn is_lazy(filter: &RoomEventFilter) -> bool {
+    !matches!(filter.lazy_load_options, LazyLoadOptions::Disabled)
 }
 
 fn wants_redundant(wanted: &Wanted<'_>) -> bool {
@@ -208,31 +219,71 @@ fn members(
     Ok(found)
 }
 
-/// Loads the events that the filter wants.
-fn load(r: &impl Reader, wanted: &Wanted<'_>, entries: Entries) -> Result<Vec<StoredEvent>, Error> {
-    let mut events = Vec::new();
-    for num in entries.into_values() {
-        let stored = event::load(r, num)?;
-        if filter::accepts(wanted.filter, &stored)? {
-            events.push(stored);
+/// The members in the timeline are sent, if a client is to apply it to the state.
+pub fn note_timeline_members(wanted: &Wanted<'_>) -> Result<(), Error> {
+    if !wanted.state_after && is_lazy(wanted.filter) {
+        for event in wanted.timeline {
+            note_sent_member(wanted.lazy_loaded, wanted.room, event, wanted.upto)?;
         }
     }
-    if is_lazy(wanted) {
-        note_sent_members(wanted, &events)?;
-    }
-    Ok(events)
+    Ok(())
 }
 
-fn note_sent_members(wanted: &Wanted<'_>, state: &[StoredEvent]) -> Result<(), Error> {
-    let mut members = Vec::new();
-    let timeline = wanted.timeline.iter().filter(|_| !wanted.state_after);
-    for event in state.iter().chain(timeline) {
-        if let Some(key) = event.header.state_key
-            && event.member()?.is_some()
-        {
-            members.push((key, event.num));
+fn note_sent_member(
+    lazy_loaded: &DeviceMembers,
+    room: RoomNum,
+    event: &StoredEvent,
+    upto: Position,
+) -> Result<(), Error> {
+    if let Some(key) = event.header.state_key
+        && event.member()?.is_some()
+    {
+        lazy_loaded.sent(room, [(key, event.num)], upto);
+    }
+    Ok(())
+}
+
+/// State that is loaded while the response is sent.
+#[derive(Debug)]
+pub struct StateEvents {
+    room: RoomNum,
+    nums: vec::IntoIter<EventNum>,
+    formatter: Formatter,
+    /// The end of the range.
+    upto: Position,
+}
+
+impl StateEvents {
+    pub fn new(room: RoomNum, nums: Vec<EventNum>, formatter: Formatter, upto: Position) -> Self {
+        Self {
+            room,
+            nums: nums.into_iter(),
+            formatter,
+            upto,
         }
     }
-    wanted.lazy_loaded.sent(wanted.room, members, wanted.upto);
-    Ok(())
+
+    pub fn is_empty(&self) -> bool {
+        self.nums.len() == 0
+    }
+
+    /// The next event that the filter wants, formatted. `None` at the end.
+    pub fn next(
+        &mut self,
+        r: &impl Reader,
+        request: &Request,
+    ) -> Result<Option<Box<RawValue>>, Error> {
+        let wanted = &request.filter.room.state;
+        for num in self.nums.by_ref() {
+            let stored = event::load(r, num)?;
+            if !filter::accepts(wanted, &stored)? {
+                continue;
+            }
+            if is_lazy(wanted) {
+                note_sent_member(&request.lazy_loaded, self.room, &stored, self.upto)?;
+            }
+            return format_event(r, request, &mut self.formatter, &stored).map(Some);
+        }
+        Ok(None)
+    }
 }

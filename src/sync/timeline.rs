@@ -16,6 +16,8 @@ use crate::{
 const BATCH: usize = 32;
 /// The most rows that are read for one timeline. If the filter skips so many, the timeline is limited.
 const MAX_ROWS: usize = 1000;
+/// A timeline ends with the event by which its events have more bytes.
+const MAX_BYTES: usize = 256 * 1024;
 
 #[derive(Debug)]
 pub struct Selected {
@@ -55,7 +57,7 @@ pub fn select(
     };
     let room_wanted = filter::accepts_room(wanted, room_id);
     let mut from = part.upto;
-    let mut rows_read = 0;
+    let (mut rows_read, mut bytes) = (0, 0);
     'rows: loop {
         let rows = timeline::backwards(r, room, from, BATCH)?;
         let more = rows.len() == BATCH;
@@ -63,7 +65,7 @@ pub fn select(
             if part.after.is_some_and(|after| row.position <= after) {
                 break 'rows;
             }
-            if selected.events.len() >= part.limit || rows_read >= MAX_ROWS {
+            if selected.events.len() >= part.limit || rows_read >= MAX_ROWS || bytes >= MAX_BYTES {
                 selected.limited = true;
                 break 'rows;
             }
@@ -78,8 +80,9 @@ pub fn select(
             };
             if room_wanted
                 && filter::accepts(wanted, &stored)?
-                && !filter::is_ignored(part.ignored, &stored)?
+                && !is_ignored(part.ignored, &stored)?
             {
+                bytes += stored.json.len();
                 selected.events.push(stored);
             }
             if timeline::gap(r, room, place)?.is_some() {
@@ -96,4 +99,9 @@ pub fn select(
     }
     selected.events.reverse();
     Ok(selected)
+}
+
+fn is_ignored(ignored: &BTreeSet<OwnedUserId>, event: &StoredEvent) -> Result<bool, Error> {
+    let is_state = event.header.state_key.is_some();
+    Ok(!is_state && !ignored.is_empty() && ignored.contains(&event.sender()?))
 }

@@ -18,7 +18,6 @@ use smol::stream::{self, StreamExt};
 
 use crate::{
     api::{Api, Error, Session, Streamed},
-    pool::Kind,
     store::{self, UserNum, records::Backup},
     users::key_backup::{self, KeySelection, KeysPage, RoomBackups, StoredKey},
 };
@@ -115,9 +114,7 @@ async fn store_keys(
     version: String,
     rooms: RoomBackups,
 ) -> Result<(String, UInt), Error> {
-    // These may be thousands.
-    let parse = move || key_backup::parse(rooms);
-    let keys = api.pool.run(Kind::Parse, parse).await??;
+    let keys = key_backup::parse(rooms)?;
     Ok(etag_and_count(
         &api.users
             .add_backup_keys(session.user, version, keys)

@@ -18,7 +18,7 @@ use serde_json::json;
 
 use super::{message, state};
 use crate::{
-    api::{Api, Error, Session, Streamed},
+    api::{Api, Error, EventStream, Session, Streamed},
     rooms::{self, directory, room, state::current, timeline::client_event::membership_state},
 };
 
@@ -59,8 +59,8 @@ pub async fn room_initial_sync(
     request: Request,
 ) -> Result<Streamed, Error> {
     let room_id = request.room_id;
-    let state = get_state_events::v3::Request::new(room_id.clone());
-    let state = state::get_state_events(api.clone(), session.clone(), state).await?;
+    let state = state::state_of(&api, session.clone(), room_id.clone());
+    let (state, formatter) = state.await?;
     let messages = get_message_events::v3::Request::new(room_id.clone(), Direction::Backward);
     let mut messages = message::get_message_events(api.clone(), session.clone(), messages).await?;
     messages.chunk.reverse();
@@ -75,15 +75,19 @@ pub async fn room_initial_sync(
     } else {
         Visibility::Private
     };
-    Streamed::json(&json!({
+    let others = json!({
         "room_id": room_id,
         "membership": membership,
         "visibility": visibility,
-        "state": state.room_state,
         // In chronological order: `start` is the end of the page.
         "messages": { "chunk": messages.chunk, "start": messages.end, "end": messages.start },
         "account_data": [],
         "presence": [],
         "receipts": [],
-    }))
+    });
+    let response = EventStream::default()
+        .text(r#"{"state":"#)
+        .events(state)
+        .text(others.to_string().replacen('{', ",", 1));
+    Ok(response.formatted(&api.store, state::formatted(formatter)))
 }

@@ -18,7 +18,7 @@ use super::uiaa::{self, Interactive};
 use crate::{
     api::{
         Adapted, Api, Error, Session,
-        keys::{MAX_KEYS, claim},
+        keys::{MAX_KEYS, check_count, claim},
     },
     federation,
     store::{Reader, Rows, Tx},
@@ -112,6 +112,7 @@ pub async fn claim_keys(
     request: claim_keys::v3::Request,
 ) -> Result<claim_keys::v3::Response, Error> {
     let time = request.timeout.unwrap_or(DEFAULT_TIMEOUT).min(MAX_TIMEOUT);
+    check_count(&request.one_time_keys)?;
     let (local, remote) = split_by_server(&api, request.one_time_keys);
     let mut response = claim_keys::v3::Response::new(claim(&api, local, Claimable::All).await?);
     let claims = api.federation.user_keys().claim(session.user, remote, time);

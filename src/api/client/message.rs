@@ -1,10 +1,8 @@
 //! Sending events and paginating through them (client-server API, "Sending events to a room" and
 //! "Getting events for a room").
 
-use std::collections::BTreeSet;
-
 use ruma::{
-    OwnedEventId, OwnedRoomId, OwnedUserId,
+    OwnedEventId, OwnedRoomId,
     api::{
         Direction,
         client::{
@@ -18,9 +16,11 @@ use ruma::{
     events::TimelineEventType,
     serde::Raw,
 };
+use serde::Serialize;
+use serde_json::value::RawValue;
 
 use crate::{
-    api::{Adapted, Api, AsSent, Error, Session},
+    api::{Adapted, Api, AsSent, Error, EventStream, Session, Streamed},
     protocol::build::{EventDraft, canonical_content},
     rooms::{
         self,
@@ -39,8 +39,7 @@ use crate::{
         },
         unread::notify,
     },
-    store::{Place, RoomNum, Snapshot},
-    users::account_data::ignored_users,
+    store::{EventNum, Place, RoomNum, Snapshot},
 };
 
 const MAX_PAGE: usize = 100;
@@ -119,8 +118,6 @@ struct RoomReader {
     room_id: OwnedRoomId,
     formatter: Formatter,
     filter: RoomEventFilter,
-    /// Users whose messages are left out.
-    ignored: BTreeSet<OwnedUserId>,
 }
 
 impl RoomReader {
@@ -139,7 +136,6 @@ impl RoomReader {
             room_id,
             formatter,
             filter,
-            ignored: ignored_users::load(s, session.user)?,
         })
     }
 
@@ -157,7 +153,6 @@ impl RoomReader {
             to,
             dir,
             limit,
-            ignored: &self.ignored,
         };
         messages::page(
             s,
@@ -168,12 +163,12 @@ impl RoomReader {
         )
     }
 
-    fn format<T>(
+    fn format(
         &mut self,
         s: &Snapshot,
         events: &[StoredEvent],
-    ) -> Result<Vec<Raw<T>>, rooms::Error> {
-        let format = |event| Ok(Raw::from_json(self.formatter.format(s, event)?));
+    ) -> Result<Vec<Box<RawValue>>, rooms::Error> {
+        let format = |event| self.formatter.format(s, event);
         events.iter().map(format).collect()
     }
 
@@ -182,11 +177,11 @@ impl RoomReader {
     }
 
     /// The member events of the senders of `events`.
-    fn senders<T>(
+    fn senders(
         &mut self,
         s: &Snapshot,
         events: &[StoredEvent],
-    ) -> Result<Vec<Raw<T>>, rooms::Error> {
+    ) -> Result<Vec<Box<RawValue>>, rooms::Error> {
         let members = messages::sender_members(s, self.room, events)?;
         let members = members.into_iter().map(|num| event::load(s, num));
         let members = members.collect::<Result<Vec<_>, _>>()?;
@@ -249,9 +244,11 @@ fn read_messages(
     let mut answer = get_message_events::v3::Response::new();
     answer.start = PaginationToken::Place(from).to_string();
     answer.end = page.end.map(|end| PaginationToken::Place(end).to_string());
-    answer.chunk = reader.format(s, &page.events)?;
+    let chunk = reader.format(s, &page.events)?;
+    answer.chunk = chunk.into_iter().map(Raw::from_json).collect();
     if reader.loads_members_lazily() {
-        answer.state = reader.senders(s, &page.events)?;
+        let senders = reader.senders(s, &page.events)?;
+        answer.state = senders.into_iter().map(Raw::from_json).collect();
     }
     let gap = page.gap.filter(|_| page.events.len() < limit);
     Ok((answer, gap.map(|gap| (reader.room, gap))))
@@ -290,11 +287,7 @@ fn load_visible(
     let num = event::num_in(r, reader.room, id)?.ok_or(NO_EVENT)?;
     let stored = event::load(r, num)?;
     let visible = reader.formatter.visibility.visible(r, stored)?;
-    let stored = visible.ok_or(NO_EVENT)?;
-    if filter::is_ignored(&reader.ignored, &stored)? {
-        return Err(NO_EVENT);
-    }
-    Ok(stored)
+    visible.ok_or(NO_EVENT)
 }
 
 /// `GET /_matrix/client/v3/rooms/{roomId}/context/{eventId}`
@@ -302,19 +295,44 @@ pub async fn get_context(
     api: Api,
     session: Session,
     request: get_context::v3::Request,
-) -> Result<get_context::v3::Response, Error> {
+) -> Result<Streamed, Error> {
     filter::check_size(&request.filter)?;
     let now_ms = api.clock.now_ms();
     let read = move |s: &Snapshot| read_context(s, &session, now_ms, request);
-    Ok(api.store.scan("context", read).await?)
+    let (context, state, mut reader) = api.store.scan("context", read).await?;
+    let context = serde_json::to_string(&context);
+    let context = context.map_err(|_| Error::Internal("a context that does not serialize"))?;
+    let response = EventStream::default()
+        .text(r#"{"state":"#)
+        .events(state)
+        .text(context.replacen('{', ",", 1));
+    Ok(response.formatted(&api.store, move |s, num| {
+        let stored = event::load(s, num)?;
+        if !filter::accepts(&reader.filter, &stored)? {
+            return Ok(None);
+        }
+        let json = reader.formatter.format(s, &stored)?;
+        Ok(Some(json.get().into()))
+    }))
 }
 
+/// The response of `/context` without its state.
+#[derive(Serialize)]
+struct Context {
+    start: String,
+    end: String,
+    events_before: Vec<Box<RawValue>>,
+    events_after: Vec<Box<RawValue>>,
+    event: Box<RawValue>,
+}
+
+/// The context, the state at its last event, and what formats that state.
 fn read_context(
     s: &Snapshot,
     session: &Session,
     now_ms: u64,
     request: get_context::v3::Request,
-) -> Result<get_context::v3::Response, rooms::Error> {
+) -> Result<(Context, Vec<EventNum>, RoomReader), rooms::Error> {
     let mut reader = RoomReader::new(s, session, now_ms, request.room_id, request.filter)?;
     let stored = load_visible(s, &mut reader, &request.event_id)?;
     let place = stored.header.place.ok_or(NO_EVENT)?;
@@ -324,49 +342,39 @@ fn read_context(
     let place_before = Place(place.0.saturating_sub(1));
     let before = reader.page(s, place_before, None, Direction::Backward, limit / 2)?;
     let after = reader.page(s, place, None, Direction::Forward, limit - limit / 2)?;
-    let mut answer = get_context::v3::Response::new();
-    let start = before.events.last().and_then(|event| event.header.place);
+    let (before, after) = (before.events, after.events);
+    let start = before.last().and_then(|event| event.header.place);
     let start = start.map_or(place_before, |place| Place(place.0.saturating_sub(1)));
-    let last = after.events.last().unwrap_or(&stored);
-    answer.start = Some(PaginationToken::Place(start).to_string());
-    answer.end = last
-        .header
-        .place
-        .map(|place| PaginationToken::Place(place).to_string());
-    answer.events_before = reader.format(s, &before.events)?;
-    answer.event = reader.format(s, std::slice::from_ref(&stored))?.pop();
-    answer.events_after = reader.format(s, &after.events)?;
+    let last = after.last().unwrap_or(&stored);
+    let end = last.header.place.unwrap_or(place);
+    let context = Context {
+        start: PaginationToken::Place(start).to_string(),
+        end: PaginationToken::Place(end).to_string(),
+        events_before: reader.format(s, &before)?,
+        events_after: reader.format(s, &after)?,
+        event: reader.formatter.format(s, &stored)?,
+    };
     let state = StateOverlay::after(s, last.num, &last.header)?;
-    let events: Vec<_> = before
-        .events
-        .iter()
-        .chain([&stored])
-        .chain(&after.events)
-        .collect();
-    answer.state = state_of(s, &mut reader, state, &events)?;
-    Ok(answer)
+    let events: Vec<_> = before.iter().chain([&stored]).chain(&after).collect();
+    let state = state_of(s, &reader, state, &events)?;
+    Ok((context, state, reader))
 }
 
-/// The events of `state` that the filter accepts; with lazy loading, only those members who sent one of
-/// `timeline`.
-fn state_of<T>(
+/// The events of `state`; with lazy loading, only those members who sent one of `timeline`.
+fn state_of(
     s: &Snapshot,
-    reader: &mut RoomReader,
+    reader: &RoomReader,
     state: StateOverlay,
     timeline: &[&StoredEvent],
-) -> Result<Vec<Raw<T>>, rooms::Error> {
+) -> Result<Vec<EventNum>, rooms::Error> {
     let timeline: Vec<StoredEvent> = timeline.iter().map(|event| (*event).clone()).collect();
     let senders = messages::sender_members(s, reader.room, &timeline)?;
     let mut events = Vec::new();
     for (key, num) in state.entries(s, reader.room)? {
         let is_member = rooms::state::key_name(s, reader.room, key)?.0 == "m.room.member";
-        if reader.loads_members_lazily() && is_member && !senders.contains(&num) {
-            continue;
-        }
-        let stored = event::load(s, num)?;
-        if filter::accepts(&reader.filter, &stored)? {
-            events.push(stored);
+        if !reader.loads_members_lazily() || !is_member || senders.contains(&num) {
+            events.push(num);
         }
     }
-    reader.format(s, &events)
+    Ok(events)
 }

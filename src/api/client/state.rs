@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ruma::{
-    OwnedRoomId, OwnedUserId,
+    OwnedRoomId, RoomId, UserId,
     api::client::{
         membership::{get_member_events, joined_members},
         state::{
@@ -12,20 +12,19 @@ use ruma::{
         },
     },
     events::{StateEventType, room::member::MembershipState},
-    serde::Raw,
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::membership;
 use crate::{
-    api::{Api, Error, Session},
+    api::{Api, Error, EventStream, Session, Streamed},
     protocol::build::canonical_content,
     rooms::{
         self,
         create::checks,
         event::{
-            self,
+            self, StoredEvent,
             append::{self, Sending},
             state_event::StateEvent,
         },
@@ -131,24 +130,35 @@ pub async fn get_state_events(
     api: Api,
     session: Session,
     request: get_state_events::v3::Request,
-) -> Result<get_state_events::v3::Response, Error> {
-    let now_ms = api.clock.now_ms();
-    let read = move |s: &Snapshot| {
-        let (room, state, mut formatter) = readable(s, &session, &request.room_id, None, now_ms)?;
-        let entries = state.entries(s, room)?;
-        format_events(s, &mut formatter, entries.into_iter().map(|(_, num)| num))
-    };
-    let events: Result<_, rooms::Error> = api.store.scan("state", read).await;
-    Ok(get_state_events::v3::Response::new(events?))
+) -> Result<Streamed, Error> {
+    let (events, formatter) = state_of(&api, session, request.room_id).await?;
+    let response = EventStream::default().events(events);
+    Ok(response.formatted(&api.store, formatted(formatter)))
 }
 
-fn format_events<T>(
-    s: &Snapshot,
-    formatter: &mut Formatter,
-    nums: impl Iterator<Item = EventNum>,
-) -> Result<Vec<Raw<T>>, rooms::Error> {
-    nums.map(|num| Ok(Raw::from_json(formatter.format(s, &event::load(s, num)?)?)))
-        .collect()
+/// The events of the room's state, and what formats them.
+pub(super) async fn state_of(
+    api: &Api,
+    session: Session,
+    room_id: OwnedRoomId,
+) -> Result<(Vec<EventNum>, Formatter), rooms::Error> {
+    let now_ms = api.clock.now_ms();
+    let read = move |s: &Snapshot| {
+        let (room, state, formatter) = readable(s, &session, &room_id, None, now_ms)?;
+        let entries = state.entries(s, room)?.into_iter();
+        Ok((entries.map(|(_, num)| num).collect(), formatter))
+    };
+    api.store.scan("state", read).await
+}
+
+/// Formats events for [`EventStream`].
+pub(super) fn formatted(
+    mut formatter: Formatter,
+) -> impl FnMut(&Snapshot, EventNum) -> Result<Option<Vec<u8>>, rooms::Error> {
+    move |s, num| {
+        let json = formatter.format(s, &event::load(s, num)?)?;
+        Ok(Some(String::from(Box::<str>::from(json)).into_bytes()))
+    }
 }
 
 /// `GET /_matrix/client/v3/rooms/{roomId}/members`
@@ -156,10 +166,13 @@ pub async fn get_member_events(
     api: Api,
     session: Session,
     request: get_member_events::v3::Request,
-) -> Result<get_member_events::v3::Response, Error> {
+) -> Result<Streamed, Error> {
     let now_ms = api.clock.now_ms();
     let read = move |s: &Snapshot| members_of(s, &session, now_ms, &request);
-    Ok(api.store.scan("members", read).await?)
+    let (members, formatter) = api.store.scan("members", read).await?;
+    let response = EventStream::default().events(members);
+    let response = response.enclosed(r#"{"chunk":"#, "}");
+    Ok(response.formatted(&api.store, formatted(formatter)))
 }
 
 fn members_of(
@@ -167,9 +180,9 @@ fn members_of(
     session: &Session,
     now_ms: u64,
     request: &get_member_events::v3::Request,
-) -> Result<get_member_events::v3::Response, rooms::Error> {
+) -> Result<(Vec<EventNum>, Formatter), rooms::Error> {
     let at = request.at.as_deref();
-    let (room, state, mut formatter) = readable(s, session, &request.room_id, at, now_ms)?;
+    let (room, state, formatter) = readable(s, session, &request.room_id, at, now_ms)?;
     let is_wanted = |membership: Membership| {
         let membership: MembershipState = membership_state(membership);
         request
@@ -189,8 +202,7 @@ fn members_of(
             members.push(num);
         }
     }
-    let chunk = format_events(s, &mut formatter, members.into_iter())?;
-    Ok(get_member_events::v3::Response::new(chunk))
+    Ok((members, formatter))
 }
 
 /// `GET /_matrix/client/v3/rooms/{roomId}/joined_members`
@@ -198,46 +210,55 @@ pub async fn joined_members(
     api: Api,
     session: Session,
     request: joined_members::v3::Request,
-) -> Result<joined_members::v3::Response, Error> {
+) -> Result<Streamed, Error> {
     let read = move |s: &Snapshot| joined_of(s, &session, &request.room_id);
-    let joined: Result<_, rooms::Error> = api.store.scan("joined members", read).await;
-    Ok(joined_members::v3::Response::new(joined?))
+    let joined: Vec<EventNum> = api.store.scan("joined members", read).await?;
+    let response = EventStream::default().items(joined);
+    let response = response.enclosed(r#"{"joined":{"#, "}}");
+    Ok(response.formatted(&api.store, |s, num| joined_member(&event::load(s, num)?)))
 }
 
 fn joined_of(
     s: &Snapshot,
     session: &Session,
-    room_id: &OwnedRoomId,
-) -> Result<BTreeMap<OwnedUserId, joined_members::v3::RoomMember>, rooms::Error> {
-    #[derive(Deserialize)]
-    struct Member {
-        content: Content,
-    }
-    #[derive(Default, Deserialize)]
-    struct Content {
-        displayname: Option<String>,
-        avatar_url: Option<String>,
-    }
+    room_id: &RoomId,
+) -> Result<Vec<EventNum>, rooms::Error> {
     let room = history_visibility::readable_room(s, room_id, session.user)?;
     if current::membership(s, room, &session.user_id)? != Membership::Join {
         return Err(rooms::Error::forbidden("you are not joined to this room"));
     }
-    let mut joined = BTreeMap::new();
+    let mut joined = Vec::new();
     for (user, num) in current::of_type(s, room, &StateEventType::RoomMember.to_string())? {
-        let (Ok(user), Membership::Join) =
-            (OwnedUserId::try_from(user), current::membership_of(s, num)?)
-        else {
-            continue;
-        };
-        let content = event::load(s, num)?
-            .parse::<Member>()
-            .map(|member| member.content);
-        // A malformed name or avatar does not hide the member.
-        let content = content.unwrap_or_default();
-        let mut member = joined_members::v3::RoomMember::new();
-        member.display_name = content.displayname;
-        member.avatar_url = content.avatar_url.map(Into::into);
-        joined.insert(user, member);
+        if <&UserId>::try_from(&*user).is_ok()
+            && current::membership_of(s, num)? == Membership::Join
+        {
+            joined.push(num);
+        }
     }
     Ok(joined)
+}
+
+/// The entry of a member in the response of `/joined_members`.
+fn joined_member(event: &StoredEvent) -> Result<Option<Vec<u8>>, rooms::Error> {
+    #[derive(Deserialize)]
+    struct Member {
+        content: Content,
+    }
+    #[derive(Default, Deserialize, Serialize)]
+    struct Content {
+        #[serde(rename(serialize = "display_name"))]
+        #[serde(skip_serializing_if = "Option::is_none")]
+        displayname: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        avatar_url: Option<String>,
+    }
+    // A malformed name or avatar does not hide the member.
+    let content = event.parse::<Member>().map(|member| member.content);
+    let entry = event
+        .member()?
+        .map(|user| (user, content.unwrap_or_default()));
+    let entry = serde_json::to_vec(&BTreeMap::from_iter(entry));
+    let entry = entry.map_err(|_| rooms::Error::not_serializable("a member"))?;
+    // Without the braces.
+    Ok(entry.get(1..entry.len() - 1).map(<[u8]>::to_vec))
 }

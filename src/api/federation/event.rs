@@ -11,9 +11,8 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 
-use super::event_stream::EventStream;
 use crate::{
-    api::{Api, Error, Origin, Streamed},
+    api::{Api, Error, EventStream, Origin, Streamed},
     rooms::{
         self,
         event::{

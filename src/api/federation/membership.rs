@@ -12,12 +12,14 @@ use ruma::{
     },
     events::room::member::MembershipState,
 };
+use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 
-use super::{event::raw, event_stream::EventStream};
+use super::event::raw;
 use crate::{
-    api::{Api, Error, Origin, Streamed},
+    api::{Api, Error, EventStream, Origin, Streamed},
     federation::{AcceptedMemberEvent, MembershipError, ReceivedInvite},
+    rates::Kind,
     rooms::{
         self,
         event::{self, graph::StateWithAuthChain},
@@ -162,7 +164,7 @@ async fn join(
     Ok(EventStream::default()
         .text(head.trim_end_matches('}'))
         .text(r#","event":"#)
-        .event(event)
+        .items([event])
         .text(r#","state":"#)
         .events(given.state)
         .text(r#","auth_chain":"#)
@@ -237,6 +239,16 @@ pub async fn create_invite(
     origin: Origin,
     request: create_invite::v2::Request,
 ) -> Result<create_invite::v2::Response, Error> {
+    #[derive(Deserialize)]
+    struct Sent {
+        sender: OwnedUserId,
+    }
+
+    api.rates.check(Kind::InviteFromServer, &origin.server)?;
+    if let Ok(Sent { sender }) = serde_json::from_str(request.event.get()) {
+        check_user_of(&origin.server, &sender)?;
+        api.rates.check(Kind::Invite, &sender)?;
+    }
     let invite = ReceivedInvite {
         room: &request.room_id,
         version: &request.room_version,

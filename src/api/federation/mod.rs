@@ -4,7 +4,6 @@ pub mod device;
 pub mod directory;
 pub mod discovery;
 pub mod event;
-mod event_stream;
 pub mod keys;
 pub mod media;
 pub mod membership;

@@ -30,7 +30,7 @@ pub enum RoomIdField {
 
 /// Formats the events of one room for one device. It caches what it read for the last event, so events
 /// are best formatted in order.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Formatter {
     room: RoomNum,
     room_id: OwnedRoomId,

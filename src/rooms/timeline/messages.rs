@@ -21,9 +21,11 @@ const BATCH_ROWS: usize = 64;
 /// The most rows that are read for one page. If few of them are visible or match the filter, the page
 /// has fewer events than its limit, and its `end` is the position reached.
 const MAX_ROWS: usize = 1000;
+/// A page ends with the event by which its events have more bytes.
+const MAX_BYTES: usize = 512 * 1024;
 
 #[derive(Clone, Copy, Debug)]
-pub struct PageRequest<'a> {
+pub struct PageRequest {
     pub room: RoomNum,
     /// The point to start from: after this place.
     pub from: Place,
@@ -32,8 +34,6 @@ pub struct PageRequest<'a> {
     pub dir: Direction,
     /// The most events of the page.
     pub limit: usize,
-    /// Users whose messages are left out.
-    pub ignored: &'a BTreeSet<OwnedUserId>,
 }
 
 /// A page of a timeline.
@@ -50,7 +50,7 @@ pub struct Page {
 /// The next events that `filter` accepts and the user may see.
 pub fn page(
     r: &impl Reader,
-    request: PageRequest<'_>,
+    request: PageRequest,
     room_id: &OwnedRoomId,
     filter: &RoomEventFilter,
     visibility: &mut UserVisibility,
@@ -66,7 +66,7 @@ pub fn page(
         return Ok(page);
     }
     let mut point = request.from;
-    let mut rows_read = 0;
+    let (mut rows_read, mut bytes) = (0, 0);
     let accepts_room = filter::accepts_room(filter, room_id);
     loop {
         let rows = match request.dir {
@@ -86,7 +86,7 @@ pub fn page(
                 page.end = None;
                 return Ok(page);
             }
-            if page.events.len() >= request.limit || rows_read >= MAX_ROWS {
+            if page.events.len() >= request.limit || rows_read >= MAX_ROWS || bytes >= MAX_BYTES {
                 page.end = Some(point);
                 return Ok(page);
             }
@@ -96,11 +96,10 @@ pub fn page(
                 Direction::Forward => place,
             };
             let stored = event::load(r, row.event)?;
-            if accepts_room
-                && filter::accepts(filter, &stored)?
-                && !filter::is_ignored(request.ignored, &stored)?
-            {
-                page.events.extend(visibility.visible(r, stored)?);
+            if accepts_room && filter::accepts(filter, &stored)? {
+                let visible = visibility.visible(r, stored)?;
+                bytes += visible.as_ref().map_or(0, |event| event.json.len());
+                page.events.extend(visible);
             }
             if backward && timeline::gap(r, request.room, place)?.is_some() {
                 page.end = Some(point);

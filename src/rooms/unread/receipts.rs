@@ -13,7 +13,6 @@ use ruma::{
         receipt::{ReceiptThread, ReceiptType},
     },
 };
-use serde::Deserialize;
 
 use crate::{
     rooms::{Error, event},
@@ -21,12 +20,14 @@ use crate::{
         Effect, EventNum, Place, Position, Reader, Records, RoomNum, Rows, Tx, UserNum,
         records::Receipt,
     },
-    users::{self, account_data},
+    users::{
+        self,
+        account_data::{self, FULLY_READ},
+    },
 };
 
 /// The thread of the events outside all threads.
 pub const MAIN: &str = "main";
-const FULLY_READ: &str = "m.fully_read";
 
 /// The kind and the thread of a receipt.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -163,8 +164,8 @@ fn find(r: &impl Reader, room: RoomNum, id: &EventId) -> Result<(EventNum, Place
     ))
 }
 
-/// Whether an event is in `thread`. The root counts as in its thread too, and so do reactions to it and
-/// edits of it: clients send a receipt for them if a thread has no replies.
+/// Whether an event is in `thread`. The root counts as in its thread too: clients send a receipt for
+/// it if a thread has no replies.
 fn is_in_thread(
     r: &impl Reader,
     room: RoomNum,
@@ -180,28 +181,8 @@ fn is_in_thread(
     let Ok(id) = <&EventId>::try_from(thread) else {
         return Ok(false);
     };
-    let Some(thread_root) = event::num_in(r, room, id)? else {
-        return Ok(false);
-    };
-    Ok(root == Some(thread_root) || event == thread_root || relates_to(r, event, id)?)
-}
-
-fn relates_to(r: &impl Reader, event: EventNum, id: &EventId) -> Result<bool, Error> {
-    #[derive(Deserialize)]
-    struct Event {
-        content: Content,
-    }
-    #[derive(Deserialize)]
-    struct Content {
-        #[serde(rename = "m.relates_to")]
-        relation: Relation,
-    }
-    #[derive(Deserialize)]
-    struct Relation {
-        event_id: OwnedEventId,
-    }
-    let parsed = event::load(r, event)?.parse::<Event>();
-    Ok(parsed.is_ok_and(|event| event.content.relation.event_id == id))
+    let thread_root = event::num_in(r, room, id)?;
+    Ok(thread_root.is_some() && (thread_root == root || thread_root == Some(event)))
 }
 
 /// The receipts of `user` in `room`.

@@ -19,7 +19,7 @@ use crate::{
     store::{RoomNum, Tx, UserNum, records::Membership},
     users::{
         self,
-        account_data::{GLOBAL, load, push_rules, put},
+        account_data::{GLOBAL, fits, load, push_rules, put},
     },
 };
 
@@ -35,6 +35,7 @@ pub fn copy(tx: &Tx, user: UserNum, new: RoomNum) -> Result<(), Error> {
     }
     if load(tx, user, new, "m.tag")?.is_none()
         && let Some(tags) = load(tx, user, old, "m.tag")?
+        && fits(tx, user, new, "m.tag", &tags.content)?
     {
         put(tx, user, new, "m.tag", &tags.content)?;
     }

@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 
 use super::{
     push_rules,
-    rows::{GLOBAL, MAX_NAME_BYTES, check_size, load, put, room_of},
+    rows::{FULLY_READ, GLOBAL, MAX_NAME_BYTES, check_size, load, put_of_client, room_of},
 };
 use crate::{
     store::{self, Position, Reader, RoomNum, Rows, UserNum, records::AccountData},
@@ -13,18 +13,10 @@ use crate::{
 };
 
 /// Types that only the server sets (client-server API, "Client Config", "Server Behaviour").
-const SERVER_MANAGED: [&str; 2] = ["m.fully_read", push_rules::EVENT_TYPE];
+const SERVER_MANAGED: [&str; 2] = [FULLY_READ, push_rules::EVENT_TYPE];
 
-/// One change of account data.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Changed {
-    /// Or [`GLOBAL`].
-    pub room: RoomNum,
-    pub kind: String,
-    pub data: AccountData,
-}
-
-fn load_for_client(
+/// The data of type `kind` as the client of `user` gets it.
+pub fn load_for_client(
     reader: &impl Reader,
     user: UserNum,
     room: RoomNum,
@@ -40,43 +32,34 @@ fn load_for_client(
     }))
 }
 
-/// All data of `user` in `room`, which may be [`GLOBAL`].
-pub fn all_in(
+/// The types of all data of `user` in `room`, which may be [`GLOBAL`].
+pub fn kinds_in(
     reader: &impl Reader,
     user: UserNum,
     room: RoomNum,
-) -> Result<Vec<Changed>, store::Error> {
-    let mut all = Vec::new();
+) -> Result<Vec<String>, store::Error> {
+    let mut kinds = Vec::new();
     for row in reader.account_data()?.prefix((user, room))? {
-        let (key, data) = row?;
+        let (key, _) = row?;
         let (_, _, kind) = key.value();
         if kind != push_rules::EVENT_TYPE {
-            all.push(Changed {
-                room,
-                kind: kind.to_owned(),
-                data: data.record(&key)?,
-            });
+            kinds.push(kind.to_owned());
         }
     }
-    if room == GLOBAL
-        && let Some(data) = load_for_client(reader, user, room, push_rules::EVENT_TYPE)?
-    {
-        all.push(Changed {
-            room,
-            kind: push_rules::EVENT_TYPE.to_owned(),
-            data,
-        });
+    if room == GLOBAL {
+        kinds.push(push_rules::EVENT_TYPE.to_owned());
     }
-    Ok(all)
+    Ok(kinds)
 }
 
-/// What of `user` changed after `after`, up to and including `upto`, oldest first.
+/// The room, or [`GLOBAL`], and the type of what of `user` changed after `after`, up to and including `upto`,
+/// oldest first.
 pub fn changes_between(
     reader: &impl Reader,
     user: UserNum,
     after: Position,
     upto: Position,
-) -> Result<Vec<Changed>, store::Error> {
+) -> Result<Vec<(RoomNum, String)>, store::Error> {
     let mut changes = Vec::new();
     if after >= upto {
         return Ok(changes);
@@ -85,14 +68,7 @@ pub fn changes_between(
     for row in log.prefix_range(user, Position(after.0 + 1)..=upto)? {
         let (_, what) = row?;
         let (room, kind) = what.value();
-        let data = load_for_client(reader, user, room, kind)?;
-        changes.push(Changed {
-            room,
-            kind: kind.to_owned(),
-            data: data.ok_or_else(|| {
-                store::Error::corrupt("account_data", (user, room, kind), "missing, but logged")
-            })?,
-        });
+        changes.push((room, kind.to_owned()));
     }
     Ok(changes)
 }
@@ -165,8 +141,7 @@ impl Users {
         self.store
             .write(move |tx| {
                 let room = room_or_global(tx, user, room_id.as_deref())?;
-                put(tx, user, room, &kind, content.get())?;
-                Ok(())
+                put_of_client(tx, user, room, &kind, content.get())
             })
             .await
     }
@@ -179,7 +154,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        store::Effect,
+        store::{Effect, Snapshot},
         users::testing::{alice_and_bob, raw, with_server},
     };
 
@@ -276,14 +251,15 @@ mod tests {
                 positions.push(position);
             }
             let changes = |user, after, upto| -> Vec<(String, Position)> {
-                let changed = server
-                    .store
-                    .read(|s| changes_between(s, user, after, upto))
-                    .unwrap();
-                changed
-                    .into_iter()
-                    .map(|c| (c.kind, c.data.position))
-                    .collect()
+                let read = |s: &Snapshot| {
+                    let changed = changes_between(s, user, after, upto)?.into_iter();
+                    let positions = changed.map(|(room, kind)| {
+                        let data = load_for_client(s, user, room, &kind)?;
+                        Ok((kind, data.unwrap().position))
+                    });
+                    positions.collect::<Result<_, store::Error>>()
+                };
+                server.store.read(read).unwrap()
             };
             let [_, b, of_bob, a] = positions[..] else {
                 panic!()
@@ -294,8 +270,7 @@ mod tests {
             assert_eq!(changes(alice, Position(0), b), b_then_a[..1]);
             assert_eq!(changes(alice, a, a), []);
             assert_eq!(changes(bob, Position(0), a), [("a".to_owned(), of_bob)]);
-            let all = server.store.read(|s| all_in(s, alice, GLOBAL)).unwrap();
-            let kinds: Vec<_> = all.iter().map(|changed| &*changed.kind).collect();
+            let kinds = server.store.read(|s| kinds_in(s, alice, GLOBAL)).unwrap();
             assert_eq!(kinds, ["a", "b", push_rules::EVENT_TYPE]);
         });
     }

@@ -11,6 +11,6 @@ mod tags;
 
 pub(super) use self::rows::remove_all;
 pub use self::{
-    client::{Changed, all_in, changes_between},
-    rows::{GLOBAL, load, put},
+    client::{changes_between, kinds_in, load_for_client},
+    rows::{FULLY_READ, GLOBAL, fits, load, put},
 };

@@ -12,6 +12,12 @@ use crate::{
 pub const GLOBAL: RoomNum = RoomNum::MAX;
 
 const MAX_CONTENT_BYTES: usize = 256 * 1024;
+/// Of all that clients of one user have stored. It goes through every initial sync.
+const MAX_TOTAL_BYTES: usize = 4 * 1024 * 1024;
+/// A row counts so much beside its content.
+const ROW_BYTES: usize = 256;
+/// What the server itself stores of each room, which does not count.
+pub const FULLY_READ: &str = "m.fully_read";
 /// Of a type, or of the name of a tag.
 pub(super) const MAX_NAME_BYTES: usize = 255;
 
@@ -76,6 +82,46 @@ pub(super) fn room_of(
         return Err(NO_ROOM);
     }
     Ok(room)
+}
+
+/// Stores what a client wants to store.
+///
+/// # Errors
+/// [`Error::TooLarge`].
+pub(super) fn put_of_client(
+    tx: &Tx,
+    user: UserNum,
+    room: RoomNum,
+    kind: &str,
+    content: &str,
+) -> Result<(), Error> {
+    check_size(content)?;
+    if !fits(tx, user, room, kind, content)? {
+        return Err(Error::TooLarge(
+            "all account data of a user have at most 4 MiB",
+        ));
+    }
+    put(tx, user, room, kind, content)?;
+    Ok(())
+}
+
+/// Whether `user` may store `content`, beside all their other data.
+pub fn fits(
+    r: &impl Reader,
+    user: UserNum,
+    room: RoomNum,
+    kind: &str,
+    content: &str,
+) -> Result<bool, store::Error> {
+    let mut total = content.len() + ROW_BYTES;
+    for row in r.account_data()?.prefix(user)? {
+        let (key, data) = row?;
+        let (_, other_room, other_kind) = key.value();
+        if (other_room, other_kind) != (room, kind) && other_kind != FULLY_READ {
+            total += data.value().size() + ROW_BYTES;
+        }
+    }
+    Ok(total <= MAX_TOTAL_BYTES)
 }
 
 pub(super) fn check_size(content: &str) -> Result<(), Error> {

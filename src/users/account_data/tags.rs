@@ -4,7 +4,7 @@ use ruma::{RoomId, events::tag::TagInfo, serde::JsonObject};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::rows::{MAX_NAME_BYTES, check_size, load, put, room_of};
+use super::rows::{MAX_NAME_BYTES, load, put_of_client, room_of};
 use crate::{
     store::{UserNum, records::AccountData},
     users::{Error, Users},
@@ -86,8 +86,7 @@ impl Users {
                     .or_insert_with(|| Value::Object(Map::new()));
                 if tags.as_object_mut().is_some_and(&change) {
                     let content = Value::Object(content).to_string();
-                    check_size(&content)?;
-                    put(tx, user, room, EVENT_TYPE, &content)?;
+                    put_of_client(tx, user, room, EVENT_TYPE, &content)?;
                 }
                 Ok(())
             })
