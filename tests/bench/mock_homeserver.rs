@@ -57,6 +57,8 @@ struct Room {
     without_members: usize,
     last: OwnedEventId,
     depth: u64,
+    /// The JSON of more state events, each after a comma.
+    small_events: String,
 }
 
 impl MockHomeserver {
@@ -102,6 +104,7 @@ impl MockHomeserver {
             without_members: 0,
             last: OwnedEventId::try_from("$nothing").expect("an event id"),
             depth: 0,
+            small_events: String::new(),
         };
         let joined = json!({ "membership": "join" });
         room.add_state(
@@ -131,6 +134,28 @@ impl MockHomeserver {
         }
         let id = room.id.clone();
         rooms.push(room);
+        id
+    }
+
+    /// Creates a public room with so many bytes of state events that are as small as possible.
+    pub fn create_room_of_small_events(&self, bytes: usize) -> OwnedRoomId {
+        let id = self.create_room(1);
+        let mut rooms = self.rooms.write().expect("the lock is not poisoned");
+        let room = rooms.iter_mut().find(|room| room.id == id);
+        let room = room.expect("it was just created");
+        let creator = self.user(0);
+        let mut auth_events = room.auth_events[..2].to_vec();
+        auth_events.push(room.state[1].pdu.event_id().to_owned());
+        let mut number = 0_u32;
+        while room.small_events.len() < bytes {
+            let key = format!("{number:x}");
+            let draft = room.draft(&creator, "t", Some(&key), &json!({}));
+            let event = self.build(&draft, &auth_events, vec![room.last.clone()], 9);
+            room.small_events.push(',');
+            let json = str::from_utf8(&event.json).expect("valid JSON");
+            room.small_events.push_str(json);
+            number += 1;
+        }
         id
     }
 
@@ -405,9 +430,10 @@ impl Room {
             &self.state
         };
         format!(
-            r#"{{"origin":"{origin}","members_omitted":{omit_members},"auth_chain":[{}],"state":[{}]}}"#,
+            r#"{{"origin":"{origin}","members_omitted":{omit_members},"auth_chain":[{}],"state":[{}{}]}}"#,
             join_json(&self.state[..4]),
             join_json(state),
+            self.small_events,
         )
     }
 

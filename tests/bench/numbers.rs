@@ -7,6 +7,7 @@ mod attacks;
 mod common;
 mod instructions;
 mod load;
+mod memory;
 mod mock_homeserver;
 mod peak_memory;
 mod process;
@@ -41,11 +42,14 @@ const TRAFFIC_BEFORE_KILL: Duration = Duration::from_secs(1);
 
 const MESSAGE_BYTES: usize = 80;
 
+/// `memory = "128M"` and a fifth.
+const MAX_PEAK_MB: f64 = 161.0;
+
 type Rows = io::Result<Vec<Row>>;
 type Benchmark = (&'static str, fn() -> Rows);
 
 fn main() -> io::Result<()> {
-    let benchmarks: [Benchmark; 10] = [
+    let benchmarks: [Benchmark; 11] = [
         ("size", size),
         ("idle", idle),
         ("startup", startup),
@@ -56,6 +60,7 @@ fn main() -> io::Result<()> {
         ("inbound-pdus", inbound_pdus),
         ("media", media),
         ("attacks", run_attacks),
+        ("memory", peaks_of_memory),
     ];
     let selected: Vec<_> = std::env::args()
         .skip(1)
@@ -379,11 +384,68 @@ fn run_attacks() -> Rows {
     Ok(Vec::new())
 }
 
+/// Each on a server of its own.
+fn peaks_of_memory() -> Rows {
+    type Peaks = Vec<(&'static str, u64)>;
+    type Attack<'a> = &'a dyn Fn(&Server, &mut Client) -> io::Result<Peaks>;
+    let remote = &MockHomeserver::start()?;
+    let [small, large] =
+        [100, 250].map(|megabytes| remote.create_room_of_small_events(megabytes * 1_000_000));
+    let attacks: [Attack<'_>; 7] = [
+        &|server, client| {
+            let peak = memory::join(server, client, remote, &small)?;
+            Ok(vec![(
+                "peak memory: joining a room of 100 MB of small events",
+                peak,
+            )])
+        },
+        &|server, client| {
+            let peak = memory::join(server, client, remote, &large)?;
+            Ok(vec![("- of 250 MB", peak)])
+        },
+        &|server, client| {
+            let peak = memory::claim_keys(server, client)?;
+            Ok(vec![("- keys/claim for silent servers", peak)])
+        },
+        &|server, client| {
+            let peak = memory::query_keys(server, client)?;
+            Ok(vec![("- keys/query for silent servers", peak)])
+        },
+        &|server, client| {
+            let peak = memory::send_to_device(server, client)?;
+            Ok(vec![("- sendToDevice for silent servers", peak)])
+        },
+        &|server, client| {
+            let peak = memory::account_data(server, client)?;
+            Ok(vec![(
+                "- /sync with as much account data as possible",
+                peak,
+            )])
+        },
+        &|server, client| memory::state(server, client),
+    ];
+    let mut rows = Vec::new();
+    for attack in attacks {
+        let directory = directory()?;
+        let server = start_federating_with(directory.path(), "memory = \"128M\"")?;
+        let mut client = register_client(server.port)?;
+        for (label, peak) in attack(&server, &mut client)? {
+            rows.push(Row::of(label, "MB", [peak as f64 / 1e6]).at_most(MAX_PEAK_MB));
+        }
+        stop(server)?;
+    }
+    Ok(rows)
+}
+
 /// A server that accepts the test certificate of other servers.
 fn start_federating(directory: &Path) -> io::Result<Server> {
+    start_federating_with(directory, "")
+}
+
+fn start_federating_with(directory: &Path, settings: &str) -> io::Result<Server> {
     let authority = concat!(env!("CARGO_MANIFEST_DIR"), "/src/http/tests/root.pem");
     let settings = format!(
-        "federation = \"on\"\nnotaries = []\nextra_ca = {authority:?}\nallow_private_addresses = true\n"
+        "federation = \"on\"\nnotaries = []\nextra_ca = {authority:?}\nallow_private_addresses = true\n{settings}\n"
     );
     Server::start_with(command(), directory, free_port()?, &settings)
 }

@@ -136,3 +136,23 @@ fn room_account_data_and_tags_are_per_user_and_kept_after_leaving() {
         expect_error(&alice.get(path), 403, "M_FORBIDDEN");
     }
 }
+
+#[test]
+fn all_account_data_of_a_user_are_limited_and_those_within_the_limit_are_synced() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let content = json!({ "text": "x".repeat(250_000) });
+    let put = |event_type: usize| alice.put(&format!("{DATA}/{event_type}"), content.clone());
+    let stored = (0..100).take_while(|event_type| put(*event_type).0 == 200);
+    let stored = stored.count();
+    assert_eq!(stored, 16);
+    expect_error(&put(stored), 413, "M_TOO_LARGE");
+    assert_eq!(put(0).0, 200, "what is there is replaced");
+    let (_, sync) = alice.get("/_matrix/client/v3/sync");
+    let events = sync["account_data"]["events"].as_array().unwrap();
+    let large = events.iter().filter(|event| event["content"] == content);
+    assert_eq!(large.count(), stored);
+    let path = format!("{DATA}/0");
+    assert_eq!(alice.put(&path, json!({})).0, 200);
+    assert_eq!(put(stored).0, 200);
+}
