@@ -30,7 +30,7 @@ use crate::{
 
 /// How many events are fetched by `GET /event` for one event.
 const MAX_SINGLE_FETCHES: usize = 50;
-/// How many events of a claimed state and its auth chain are fetched for one event.
+/// How many events of a claimed state and of auth chains are fetched for one event.
 const MAX_STATE_FETCHES: usize = 10_000;
 /// How many events of a response are verified at once.
 const VERIFIED_PER_BATCH: usize = 100;
@@ -58,16 +58,86 @@ impl<S: EventSource> EventFetcher<'_, S> {
         let ids = events.iter().map(|event| event.pdu.event_id().to_owned());
         let mut known: HashSet<OwnedEventId> = ids.collect();
         let mut missing = self.missing_auth_events(events, &mut known)?;
-        let mut fetched = Vec::new();
+        let mut fetched: Vec<Received> = Vec::new();
         while !missing.is_empty() {
             if fetched.len() + missing.len() > MAX_SINGLE_FETCHES {
-                return Err(FetchError::Unavailable.into());
+                let open = events.iter().chain(&fetched);
+                fetched.extend(self.fetch_whole_auth_chains(open, &missing).await?);
+                break;
             }
             let found = self.fetch_events(missing).await?;
             missing = self.missing_auth_events(&found, &mut known)?;
             fetched.extend(found);
         }
         self.store_outliers(fetched).await
+    }
+
+    /// Fetches the auth chains of `events` by `GET /event_auth`, until `missing` and what these refer to
+    /// are there.
+    ///
+    /// # Errors
+    /// [`Error::Fetch`] if the server does not give all of them.
+    async fn fetch_whole_auth_chains(
+        &self,
+        events: impl Iterator<Item = &Received>,
+        missing: &[OwnedEventId],
+    ) -> Result<Vec<Received>, Error> {
+        let mut missing: HashSet<OwnedEventId> = missing.iter().cloned().collect();
+        let mut chains: HashMap<OwnedEventId, RawPdu> = HashMap::new();
+        for event in events {
+            if missing.is_empty() {
+                break;
+            }
+            let refers = event
+                .pdu
+                .auth_events()
+                .iter()
+                .any(|id| missing.contains(id));
+            if !refers {
+                continue;
+            }
+            let (room, id) = (&self.room.id, event.pdu.event_id());
+            let chain = self.source.event_auth(&self.server, room, id).await?;
+            self.add_not_stored(chain, &mut chains, &mut missing)
+                .await?;
+        }
+        if !missing.is_empty() {
+            return Err(FetchError::Unavailable.into());
+        }
+        let (ids, pdus): (Vec<_>, Vec<_>) = chains.into_iter().unzip();
+        Ok(self.verify_of(pdus, &ids).await)
+    }
+
+    /// Adds the PDUs of `chain` that are not stored to `chains`. What these refer to becomes `missing`,
+    /// unless it is there or was refused.
+    async fn add_not_stored(
+        &self,
+        chain: Vec<RawPdu>,
+        chains: &mut HashMap<OwnedEventId, RawPdu>,
+        missing: &mut HashSet<OwnedEventId>,
+    ) -> Result<(), Error> {
+        let mut references = Vec::new();
+        let mut slices = Slices::of(PDUS_PER_SLICE);
+        for pdu in chain {
+            slices.step().await;
+            let Ok(event) = Incoming::parse(pdu.get().as_bytes(), self.room.rules) else {
+                continue;
+            };
+            let id = event.event_id().to_owned();
+            missing.remove(&id);
+            let is_small = pdu.get().len() <= MAX_RAW_PDU_BYTES;
+            if !is_small || self.not_stored(vec![id.clone()])?.is_empty() {
+                continue;
+            }
+            references.extend(event.names("auth_events"));
+            chains.insert(id, pdu);
+            if chains.len() > MAX_STATE_FETCHES {
+                return Err(FetchError::Unavailable.into());
+            }
+        }
+        references.retain(|id| !chains.contains_key(id));
+        missing.extend(self.not_stored(references)?);
+        Ok(())
     }
 
     /// The auth events of `events` that are neither stored nor in `known`. Adds them to `known`.

@@ -3,6 +3,7 @@
 use ruma::{
     EventId, OwnedEventId, RoomId, ServerName, UInt,
     api::federation::{
+        authorization::get_event_authorization,
         backfill::get_backfill,
         event::{get_event, get_missing_events, get_room_state, get_room_state_ids},
     },
@@ -77,6 +78,14 @@ pub trait EventSource: Send + Sync + 'static {
         server: &ServerName,
         event: &EventId,
     ) -> impl Future<Output = Result<RawPdu, FetchError>> + Send;
+
+    /// `GET /event_auth`: the auth chain of `event`.
+    fn event_auth(
+        &self,
+        server: &ServerName,
+        room: &RoomId,
+        event: &EventId,
+    ) -> impl Future<Output = Result<Vec<RawPdu>, FetchError>> + Send;
 
     /// `GET /backfill`: `latest` and events before them.
     fn backfill(
@@ -159,6 +168,17 @@ impl EventSource for RemoteEventSource {
         let request = get_event::v1::Request::new(event.to_owned());
         let response = self.client.send(server, request).await;
         Ok(response.map_err(fetch_error(server))?.pdu)
+    }
+
+    async fn event_auth(
+        &self,
+        server: &ServerName,
+        room: &RoomId,
+        event: &EventId,
+    ) -> Result<Vec<RawPdu>, FetchError> {
+        let request = get_event_authorization::v1::Request::new(room.to_owned(), event.to_owned());
+        let response = self.client.send(server, request).await;
+        Ok(response.map_err(fetch_error(server))?.auth_chain)
     }
 
     async fn backfill(

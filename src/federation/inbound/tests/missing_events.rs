@@ -96,6 +96,36 @@ fn backfill_fills_a_gap_page_by_page_until_the_history_is_complete() {
 }
 
 #[test]
+fn an_event_with_a_long_auth_chain_arrives() {
+    for version in [RoomVersionId::V6, RoomVersionId::V11, RoomVersionId::V12] {
+        let mut history = messages(&version, 0);
+        let known = history.events.len();
+        for number in 0..80 {
+            let content = json!({ "users": { ALICE: 100 }, "users_default": 0, "kick": number });
+            let content = match version {
+                RoomVersionId::V12 => json!({ "users_default": 0, "kick": number }),
+                _ => content,
+            };
+            history.then(Action::state(ALICE, "m.room.power_levels", "", content));
+        }
+        for _ in 0..=MAX_EVENTS {
+            history.then(Action::message(
+                BOB,
+                "m.room.message",
+                json!({ "body": "x" }),
+            ));
+        }
+        let received = history.events.len() - 1;
+        let peer = Peer::new(history);
+        with_server(&peer, known, async |server| {
+            server.receive(&[received]).await;
+            server.queue_processed().await;
+            assert!(server.has(received), "version {version}");
+        });
+    }
+}
+
+#[test]
 fn of_a_state_response_only_the_events_of_the_claimed_state_are_stored() {
     let mut history = messages(&RoomVersionId::V11, 0);
     let end = history.events.len() - 1;

@@ -213,6 +213,17 @@ impl EventSource for Peer {
         Ok(self.raw(self.find(event)?))
     }
 
+    async fn event_auth(
+        &self,
+        _: &ServerName,
+        _: &RoomId,
+        event: &EventId,
+    ) -> Result<Vec<RawPdu>, FetchError> {
+        let event = &self.history.events[self.find(event)?];
+        let chain = self.history.auth_chain(event.auth.iter().copied());
+        Ok(chain.into_iter().map(|index| self.raw(index)).collect())
+    }
+
     async fn backfill(
         &self,
         _: &ServerName,
