@@ -17,7 +17,7 @@ use super::{
 use crate::{
     protocol::Pdu,
     rooms::{self, Local, event, membership::out_of_band, room},
-    store::{Reader, Records, RoomNum, Tx},
+    store::{Reader, Records, RoomNum, Tx, records::Membership},
     users,
 };
 
@@ -72,8 +72,8 @@ fn removed_user<'a>(local: &Local, pdu: &'a Pdu) -> Option<&'a UserId> {
 }
 
 /// Whether `pdu` ends the user's invitation or knock. It has to have that event as an auth event, or
-/// it may be older, such as the unban before an invitation. It also has to come from the server that
-/// sent the invitation.
+/// it may be older, such as the unban before an invitation. The power of its sender cannot be checked
+/// here: whoever invited may withdraw that, and a knock may be denied by the server that took it.
 fn ends_invitation(
     r: &impl Reader,
     room: RoomNum,
@@ -91,9 +91,12 @@ fn ends_invitation(
         return Ok(false);
     };
     let is_later = pdu.auth_events().contains(&event::id(r, row.event)?);
-    let servers = [origin, pdu.sender().server_name()];
-    let is_by_inviter = servers
-        .iter()
-        .any(|server| server.as_str() == invitation.server);
-    Ok(is_later && is_by_inviter)
+    let may_end = if row.membership == Membership::Knock {
+        let servers = [origin, pdu.sender().server_name()];
+        let mut servers = servers.iter();
+        servers.any(|server| server.as_str() == invitation.server)
+    } else {
+        event::load(r, row.event)?.sender()? == *pdu.sender()
+    };
+    Ok(is_later && may_end)
 }

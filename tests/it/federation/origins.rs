@@ -162,39 +162,51 @@ fn presence_of_users_of_another_server_is_dropped() {
 }
 
 #[test]
-fn an_invitation_is_ended_by_the_server_that_sent_it_and_by_no_other() {
+fn an_invitation_is_ended_by_who_sent_it_and_by_nobody_else() {
     let [here, there, third] = TestServer::federating();
-    let (alice, bob) = (here.register("alice"), there.register("bob"));
+    let (alice, dora, bob) = (
+        here.register("alice"),
+        here.register("dora"),
+        there.register("bob"),
+    );
     let carol = third.register("carol");
-    let moderators = json!({ "users": { carol.user_id.as_str(): 50 } });
+    let moderators = json!({
+        "users": { carol.user_id.as_str(): 50, dora.user_id.as_str(): 50, alice.user_id.as_str(): 100 },
+    });
     let room = create_room(
         &alice,
-        json!({ "preset": "public_chat", "power_level_content_override": moderators }),
+        json!({
+            "room_version": "11",
+            "preset": "public_chat",
+            "power_level_content_override": moderators,
+        }),
     );
+    join(&dora, &room);
     join_via(&carol, &room, &here);
     let target = json!({ "user_id": bob.user_id });
     let is_invited = || sync(&bob, None)["rooms"]["invite"][&room].is_object();
-    expect_ok(change_membership(&alice, &room, "invite", target.clone()));
-    assert!(is_invited());
-    let kick = room_path(&room, "kick");
-    // The invitation has to arrive there first.
-    third.wait_until(async || {
-        let token = Some(&*carol.token);
-        third.send(Method::POST, &kick, token, &target).await.0 == 200
-    });
-    // The transaction with the kick ends before the next one begins.
-    for number in 0..2 {
-        send_note(&carol, &bob.user_id, number);
-        wait_for_notes(&bob, 1);
-    }
-    assert!(is_invited());
     let state = format!("state/m.room.member/{}", percent_encode(&bob.user_id));
-    let state = room_path(&room, &state);
-    here.wait_until(async || {
-        let token = Some(&*alice.token);
-        let member = here.send(Method::GET, &state, token, &Value::Null).await.1;
-        member["membership"] == "leave"
-    });
+    let (kick, state) = (room_path(&room, "kick"), room_path(&room, &state));
+    for (server, moderator) in [(&third, &carol), (&here, &dora)] {
+        expect_ok(change_membership(&alice, &room, "invite", target.clone()));
+        assert!(is_invited());
+        // The invitation has to arrive there first.
+        server.wait_until(async || {
+            let token = Some(&*moderator.token);
+            server.send(Method::POST, &kick, token, &target).await.0 == 200
+        });
+        // The transaction with the kick ends before the next one begins.
+        for number in 0..2 {
+            send_note(moderator, &bob.user_id, number);
+            wait_for_notes(&bob, 1);
+        }
+        assert!(is_invited());
+        here.wait_until(async || {
+            let token = Some(&*alice.token);
+            let member = here.send(Method::GET, &state, token, &Value::Null).await.1;
+            member["membership"] == "leave"
+        });
+    }
     expect_ok(change_membership(&alice, &room, "invite", target.clone()));
     assert!(is_invited());
     expect_ok(change_membership(&alice, &room, "kick", target));
