@@ -39,7 +39,7 @@ pub struct ClaimedState<T> {
 }
 
 /// How many PDUs are parsed before other tasks get their turn.
-pub const PDUS_PER_SLICE: usize = 2;
+pub const PDUS_PER_SLICE: usize = 1;
 
 /// A PDU as received.
 pub type RawPdu = Box<RawValue>;
