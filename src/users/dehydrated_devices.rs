@@ -48,6 +48,9 @@ impl NewDevice {
             devices::check_display_name(name)?;
         }
         let data = upload.device_data.get();
+        if !data.starts_with('{') {
+            return Err(Error::BadJson("`device_data` is an object"));
+        }
         if data.len() > MAX_DEVICE_DATA_BYTES {
             return Err(Error::TooLarge(
                 "the data of a dehydrated device have at most 128 KiB",

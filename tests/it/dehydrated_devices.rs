@@ -176,6 +176,11 @@ fn invalid_upload_is_rejected_and_login_with_the_same_id_ends_the_dehydrated_dev
     let mut large = upload_body(&alice, "DEHYDRATED");
     large["device_data"]["device_pickle"] = json!("x".repeat(200_000));
     expect_error(&alice.put(PATH, large), 413, "M_TOO_LARGE");
+    for data in [json!(5), json!("data"), json!([{}]), json!(null)] {
+        let mut body = upload_body(&alice, "DEHYDRATED");
+        body["device_data"] = data;
+        expect_error(&alice.put(PATH, body), 400, "M_BAD_JSON");
+    }
 
     // A login with its device id replaces it.
     dehydrate(&alice, "DEHYDRATED");

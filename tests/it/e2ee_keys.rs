@@ -207,6 +207,50 @@ fn different_one_time_key_under_an_existing_id_is_rejected_and_identical_one_is_
     expect_error(&alice.post(UPLOAD, invalid), 400, "M_BAD_JSON");
 }
 
+#[test]
+fn a_key_that_is_signed_anew_is_the_same_key() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let upload = |signature: &str, more: &[usize]| {
+        let signed = |key: &str| {
+            let signatures = json!({ alice.user_id.as_str(): { "ed25519:A": signature } });
+            json!({ "key": key, "signatures": signatures, "unsigned": { "s": signature } })
+        };
+        let mut body = one_time_keys(more.iter().copied());
+        body["one_time_keys"]["signed_curve25519:A"] = signed("one");
+        body["fallback_keys"] = json!({ "signed_curve25519:F": signed("last") });
+        upload_keys(&alice, body)["signed_curve25519"].clone()
+    };
+    assert_eq!(upload("first", &[]), 1);
+    assert_eq!(upload("second", &[1]), 2, "the rest is stored");
+    for _ in 0..3 {
+        // The two keys, then the fallback key.
+        assert!(claim(&bob, &alice).is_some());
+    }
+    assert_eq!(upload("third", &[2]), 1, "a claimed key does not come back");
+    let unused = sync(&alice, None)["device_unused_fallback_key_types"].clone();
+    assert_eq!(unused, json!([]), "a used fallback key stays used");
+}
+
+#[test]
+fn device_keys_have_algorithms_keys_and_signatures_and_are_of_the_device() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let (_, keys) = device_keys(&alice);
+    for field in ["algorithms", "keys", "signatures", "user_id", "device_id"] {
+        for wrong in [None, Some(json!("another"))] {
+            let mut keys = keys.clone();
+            match wrong {
+                Some(wrong) => keys[field] = wrong,
+                None => drop(keys.as_object_mut().unwrap().remove(field)),
+            }
+            let (status, body) = alice.post(UPLOAD, json!({ "device_keys": keys }));
+            assert_eq!(status, 400, "{field}: {body}");
+        }
+    }
+    expect_ok(alice.post(UPLOAD, json!({ "device_keys": keys })));
+}
+
 /// Uploads keys as this text, which is not formatted again.
 fn upload_text(server: &TestServer, user: &TestUser<'_>, body: &str) -> (u16, Value) {
     let request = Request::post(UPLOAD)

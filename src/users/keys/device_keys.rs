@@ -31,6 +31,13 @@ pub fn check(
             "`device_id` of device keys is another device's",
         ));
     }
+    let is_list = |field: &str| keys.get(field).is_some_and(|value| value.is_array());
+    let is_map = |field: &str| keys.get(field).is_some_and(|value| value.is_object());
+    if !is_list("algorithms") || !is_map("keys") || !is_map("signatures") {
+        return Err(Error::BadJson(
+            "device keys have a list `algorithms`, and maps `keys` and `signatures`",
+        ));
+    }
     Ok(keys)
 }
 

@@ -3,8 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use ruma::CanonicalJsonValue;
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 use sha2::{Digest, Sha256};
 
 use super::signed_json::parse;
@@ -108,8 +107,8 @@ pub fn add(tx: &Tx, device: DeviceNum, keys: &UploadedKeys) -> Result<(), Error>
     Ok(())
 }
 
-/// Stores [checked](check) fallback keys, in place of those of the same algorithms. A key that is stored
-/// already stays used or unused.
+/// Stores [checked](check) fallback keys, in place of those of the same algorithms. A key that was used
+/// stays used, also if it is signed anew.
 ///
 /// # Errors
 /// [`Error::TooMany`].
@@ -118,12 +117,9 @@ pub fn put_fallback(tx: &Tx, device: DeviceNum, keys: &UploadedKeys) -> Result<(
         let algorithm = algorithm_of(id);
         let mut table = tx.fallback_keys()?;
         let before = table.load((device, algorithm))?;
-        if before
-            .as_ref()
-            .is_some_and(|before| before.id == *id && is_same(&before.json, json.get()))
-        {
-            continue;
-        }
+        let is_same =
+            |before: &FallbackKey| before.id == *id && is_same(&before.json, json.get());
+        let used = before.as_ref().is_some_and(|before| before.used && is_same(before));
         if before.is_none() && table.prefix(device)?.count() >= MAX_FALLBACK_ALGORITHMS {
             return Err(Error::TooMany(
                 "a device has fallback keys of at most 8 algorithms",
@@ -132,7 +128,7 @@ pub fn put_fallback(tx: &Tx, device: DeviceNum, keys: &UploadedKeys) -> Result<(
         let key = FallbackKey {
             id: id.clone(),
             json: json.get().to_owned(),
-            used: false,
+            used,
         };
         table.put((device, algorithm), &key)?;
     }
@@ -237,16 +233,23 @@ fn all(r: &impl Reader, device: DeviceNum) -> Result<Vec<OneTimeKey>, store::Err
 type Hash = [u8; 32];
 
 fn hash(json: &str) -> Hash {
-    Sha256::digest(canonical(json)).into()
+    Sha256::digest(public_key(json)).into()
 }
 
 fn is_same(one: &str, other: &str) -> bool {
-    one == other || canonical(one) == canonical(other)
+    one == other || public_key(one) == public_key(other)
 }
 
-fn canonical(json: &str) -> String {
-    let value = serde_json::from_str::<CanonicalJsonValue>(json);
-    value.map_or_else(|_| json.to_owned(), |value| value.to_string())
+/// The key itself: a client may sign it again, and changes `unsigned` as it likes.
+fn public_key(json: &str) -> String {
+    match serde_json::from_str(json) {
+        Ok(Value::String(key)) => key,
+        Ok(Value::Object(mut object)) => match object.remove("key") {
+            Some(Value::String(key)) => key,
+            _ => json.to_owned(),
+        },
+        _ => json.to_owned(),
+    }
 }
 
 /// The hashes of the last claimed keys, by key id. Removes older ones: between two uploads no more can be
