@@ -45,9 +45,8 @@ pub fn events(
         let since = range.since.map_or(Position::MIN, |since| since.position);
         let moved =
             receipts::moved_between(r, room, since, range.end.stored, request.user, MAX_RECEIPTS)?;
-        if !moved.is_empty() {
-            events.push(json!({ "type": "m.receipt", "content": receipt_content(moved) }));
-        }
+        let contents = receipt_contents(moved).into_iter();
+        events.extend(contents.map(|content| json!({ "type": "m.receipt", "content": content })));
     }
     events.into_iter().map(raw).collect()
 }
@@ -56,23 +55,36 @@ fn wants(filter: &RoomEventFilter, kind: &str) -> bool {
     filter::accepts_type(&filter.types, &filter.not_types, kind)
 }
 
-fn receipt_content(receipts: Vec<receipts::ReceiptUpdate>) -> Value {
-    type ByUser = BTreeMap<String, Value>;
-    let mut content: BTreeMap<String, BTreeMap<ReceiptType, ByUser>> = BTreeMap::new();
+/// The contents of the receipt events. One content has one receipt of a user and a kind at an event; who
+/// has receipts of several threads there, as of the main timeline and of all, is in several.
+fn receipt_contents(receipts: Vec<receipts::ReceiptUpdate>) -> Vec<Value> {
+    type Content = BTreeMap<String, BTreeMap<ReceiptType, BTreeMap<String, Value>>>;
+    let mut contents: Vec<Content> = Vec::new();
     for update in receipts {
+        let (event, user, kind) = (update.event, update.user_id, update.key.kind);
+        let has_place = |content: &Content| {
+            let of_event = content.get(event.as_str());
+            let of_kind = of_event.and_then(|of_event| of_event.get(&kind));
+            !of_kind.is_some_and(|of_kind| of_kind.contains_key(user.as_str()))
+        };
+        let content = match contents.iter().position(has_place) {
+            Some(index) => &mut contents[index],
+            None => {
+                contents.push(Content::new());
+                contents.last_mut().expect("one was just added")
+            }
+        };
         let mut receipt = json!({ "ts": update.ts });
         if let Some(thread) = update.key.thread {
             receipt["thread_id"] = thread.into();
         }
-        let of_event = content.entry(update.event.into()).or_default();
-        // A user can have receipts of several threads at one event; the newest is sent.
+        let of_event = content.entry(event.into()).or_default();
         of_event
-            .entry(update.key.kind)
+            .entry(kind)
             .or_default()
-            .entry(update.user_id.into())
-            .or_insert(receipt);
+            .insert(user.into(), receipt);
     }
-    json!(content)
+    contents.into_iter().map(|content| json!(content)).collect()
 }
 
 fn raw<T>(event: Value) -> Result<Raw<T>, Error> {

@@ -80,7 +80,7 @@ pub fn select(
             };
             if room_wanted
                 && filter::accepts(wanted, &stored)?
-                && !is_ignored(part.ignored, &stored)?
+                && !filter::is_ignored(part.ignored, &stored)?
             {
                 bytes += stored.json.len();
                 selected.events.push(stored);
@@ -99,9 +99,4 @@ pub fn select(
     }
     selected.events.reverse();
     Ok(selected)
-}
-
-fn is_ignored(ignored: &BTreeSet<OwnedUserId>, event: &StoredEvent) -> Result<bool, Error> {
-    let is_state = event.header.state_key.is_some();
-    Ok(!is_state && !ignored.is_empty() && ignored.contains(&event.sender()?))
 }

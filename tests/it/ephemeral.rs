@@ -1,6 +1,6 @@
 //! Typing, receipts, read markers and presence.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -142,6 +142,29 @@ fn public_receipt_is_shared_and_private_receipt_is_not() {
     let initial = &ephemeral_content(&initial, &room, "m.receipt")[&event];
     assert_eq!(initial["m.read.private"], Value::Null);
     assert!(initial["m.read"][&bob.user_id].is_object());
+}
+
+#[test]
+fn receipts_of_all_threads_at_one_event_are_sent() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let room = create_room_with(&[&alice, &bob]);
+    let event = latest_event_id(&alice, &room);
+    let threads = [None, Some("main"), Some(event.as_str())];
+    for thread in threads {
+        let body = thread.map_or_else(|| json!({}), |thread| json!({ "thread_id": thread }));
+        expect_ok(send_receipt(&bob, &room, ("m.read", &event), body));
+    }
+    let synced = sync(&alice, None);
+    let events = synced["rooms"]["join"][&room]["ephemeral"]["events"]
+        .as_array()
+        .unwrap();
+    let of_bob = events.iter().map(|ephemeral| {
+        let receipt = &ephemeral["content"][&event]["m.read"][&bob.user_id];
+        receipt["thread_id"].as_str().map(ToOwned::to_owned)
+    });
+    let expected = threads.map(|thread| thread.map(ToOwned::to_owned));
+    assert_eq!(of_bob.collect::<BTreeSet<_>>(), expected.into());
 }
 
 #[test]

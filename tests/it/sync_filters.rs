@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use crate::{
     client_api::{
         content_of, create_room, create_room_with, event_types, join, latest_event_id, leave,
-        message_bodies, next_batch, send_event, send_receipt, send_text, sync, sync_with,
+        message_bodies, next_batch, percent_encode, send_event, send_receipt, send_text, sync,
+        sync_with,
     },
     test_server::{TestServer, TestUser, expect_error, expect_ok},
 };
@@ -243,6 +244,37 @@ fn messages_and_invites_of_an_ignored_user_are_omitted_but_state_is_kept() {
     );
     assert_eq!(response["rooms"]["invite"], Value::Null);
     assert_eq!(joined["unread_notifications"]["notification_count"], 0);
+}
+
+#[test]
+fn messages_of_an_ignored_user_are_not_read_in_any_other_way() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let room = create_room_with(&[&alice, &bob]);
+    let own = send_text(&alice, &room, "hello");
+    let spam = send_text(&bob, &room, "spam");
+    let path = format!(
+        "{CLIENT}/user/{}/account_data/m.ignored_user_list",
+        alice.user_id
+    );
+    let bodies = || {
+        let page = expect_ok(alice.get(&format!("{CLIENT}/rooms/{room}/messages?dir=b")));
+        let types = event_types(&page["chunk"]).join(" ");
+        assert!(types.contains("m.room.member"), "state is sent: {types}");
+        let context = format!("{CLIENT}/rooms/{room}/context/{}", percent_encode(&own));
+        let context = expect_ok(alice.get(&context));
+        let after = message_bodies(&context["events_after"]).len();
+        let event = format!("{CLIENT}/rooms/{room}/event/{}", percent_encode(&spam));
+        (
+            message_bodies(&page["chunk"]).len(),
+            after,
+            alice.get(&event).0,
+        )
+    };
+    assert_eq!(bodies(), (2, 1, 200));
+    let ignored = json!({ "ignored_users": { bob.user_id.clone(): {} } });
+    expect_ok(alice.put(&path, ignored));
+    assert_eq!(bodies(), (1, 0, 404));
 }
 
 #[test]

@@ -128,6 +128,16 @@ fn thread_id_of_a_receipt_must_match_its_event() {
     );
     let other = send_text(&alice, &room, "other");
     assert_eq!(receipt_status(&other, &root), 400);
+    for target in [&root, &response] {
+        let relation = json!({ "rel_type": "m.annotation", "event_id": target, "key": "+" });
+        let content = json!({ "m.relates_to": relation });
+        let reaction = send_event(&alice, &room, "m.reaction", content);
+        assert_eq!(
+            receipt_status(&reaction, &root),
+            200,
+            "a reaction is in the thread"
+        );
+    }
     let response = sync(&alice, None);
     let ephemeral = &response["rooms"]["join"][&room]["ephemeral"]["events"][0]["content"];
     assert_eq!(

@@ -1,8 +1,10 @@
 //! Sending events and paginating through them (client-server API, "Sending events to a room" and
 //! "Getting events for a room").
 
+use std::collections::BTreeSet;
+
 use ruma::{
-    OwnedEventId, OwnedRoomId,
+    OwnedEventId, OwnedRoomId, OwnedUserId,
     api::{
         Direction,
         client::{
@@ -40,6 +42,7 @@ use crate::{
         unread::notify,
     },
     store::{EventNum, Place, RoomNum, Snapshot},
+    users::account_data::ignored_users,
 };
 
 const MAX_PAGE: usize = 100;
@@ -118,6 +121,8 @@ struct RoomReader {
     room_id: OwnedRoomId,
     formatter: Formatter,
     filter: RoomEventFilter,
+    /// Users whose messages are left out.
+    ignored: BTreeSet<OwnedUserId>,
 }
 
 impl RoomReader {
@@ -136,6 +141,7 @@ impl RoomReader {
             room_id,
             formatter,
             filter,
+            ignored: ignored_users::load(s, session.user)?,
         })
     }
 
@@ -153,6 +159,7 @@ impl RoomReader {
             to,
             dir,
             limit,
+            ignored: &self.ignored,
         };
         messages::page(
             s,
@@ -287,7 +294,11 @@ fn load_visible(
     let num = event::num_in(r, reader.room, id)?.ok_or(NO_EVENT)?;
     let stored = event::load(r, num)?;
     let visible = reader.formatter.visibility.visible(r, stored)?;
-    visible.ok_or(NO_EVENT)
+    let stored = visible.ok_or(NO_EVENT)?;
+    if filter::is_ignored(&reader.ignored, &stored)? {
+        return Err(NO_EVENT);
+    }
+    Ok(stored)
 }
 
 /// `GET /_matrix/client/v3/rooms/{roomId}/context/{eventId}`

@@ -2,6 +2,8 @@
 //!
 //! [client-server API, "Filtering"]: https://spec.matrix.org/v1.19/client-server-api/#filtering
 
+use std::collections::BTreeSet;
+
 use ruma::{
     OwnedUserId, RoomId,
     api::client::filter::{FilterDefinition, RoomEventFilter, RoomFilter, UrlFilter},
@@ -135,6 +137,14 @@ pub fn accepts(filter: &RoomEventFilter, event: &StoredEvent) -> Result<bool, Er
             .senders
             .as_ref()
             .is_none_or(|senders| senders.contains(&filtered.sender)))
+}
+
+/// Whether the event is left out because its sender is `ignored`. State is not: the room needs it.
+///
+/// Source: client-server API, "Ignoring Users".
+pub fn is_ignored(ignored: &BTreeSet<OwnedUserId>, event: &StoredEvent) -> Result<bool, Error> {
+    let is_state = event.header.state_key.is_some();
+    Ok(!is_state && !ignored.is_empty() && ignored.contains(&event.sender()?))
 }
 
 fn accepts_all(filter: &RoomEventFilter) -> bool {

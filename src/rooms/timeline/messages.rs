@@ -25,7 +25,7 @@ const MAX_ROWS: usize = 1000;
 const MAX_BYTES: usize = 512 * 1024;
 
 #[derive(Clone, Copy, Debug)]
-pub struct PageRequest {
+pub struct PageRequest<'a> {
     pub room: RoomNum,
     /// The point to start from: after this place.
     pub from: Place,
@@ -34,6 +34,8 @@ pub struct PageRequest {
     pub dir: Direction,
     /// The most events of the page.
     pub limit: usize,
+    /// Users whose messages are left out.
+    pub ignored: &'a BTreeSet<OwnedUserId>,
 }
 
 /// A page of a timeline.
@@ -50,7 +52,7 @@ pub struct Page {
 /// The next events that `filter` accepts and the user may see.
 pub fn page(
     r: &impl Reader,
-    request: PageRequest,
+    request: PageRequest<'_>,
     room_id: &OwnedRoomId,
     filter: &RoomEventFilter,
     visibility: &mut UserVisibility,
@@ -96,7 +98,10 @@ pub fn page(
                 Direction::Forward => place,
             };
             let stored = event::load(r, row.event)?;
-            if accepts_room && filter::accepts(filter, &stored)? {
+            if accepts_room
+                && filter::accepts(filter, &stored)?
+                && !filter::is_ignored(request.ignored, &stored)?
+            {
                 let visible = visibility.visible(r, stored)?;
                 bytes += visible.as_ref().map_or(0, |event| event.json.len());
                 page.events.extend(visible);

@@ -13,6 +13,7 @@ use ruma::{
         receipt::{ReceiptThread, ReceiptType},
     },
 };
+use serde::Deserialize;
 
 use crate::{
     rooms::{Error, event},
@@ -164,8 +165,8 @@ fn find(r: &impl Reader, room: RoomNum, id: &EventId) -> Result<(EventNum, Place
     ))
 }
 
-/// Whether an event is in `thread`. The root counts as in its thread too: clients send a receipt for
-/// it if a thread has no replies.
+/// Whether an event is in `thread`. The root counts as in its thread too, and so do reactions to it and
+/// edits of it: clients send a receipt for them if a thread has no replies.
 fn is_in_thread(
     r: &impl Reader,
     room: RoomNum,
@@ -181,8 +182,28 @@ fn is_in_thread(
     let Ok(id) = <&EventId>::try_from(thread) else {
         return Ok(false);
     };
-    let thread_root = event::num_in(r, room, id)?;
-    Ok(thread_root.is_some() && (thread_root == root || thread_root == Some(event)))
+    let Some(thread_root) = event::num_in(r, room, id)? else {
+        return Ok(false);
+    };
+    Ok(root == Some(thread_root) || event == thread_root || relates_to(r, event, id)?)
+}
+
+fn relates_to(r: &impl Reader, event: EventNum, id: &EventId) -> Result<bool, Error> {
+    #[derive(Deserialize)]
+    struct Event {
+        content: Content,
+    }
+    #[derive(Deserialize)]
+    struct Content {
+        #[serde(rename = "m.relates_to")]
+        relation: Relation,
+    }
+    #[derive(Deserialize)]
+    struct Relation {
+        event_id: OwnedEventId,
+    }
+    let parsed = event::load(r, event)?.parse::<Event>();
+    Ok(parsed.is_ok_and(|event| event.content.relation.event_id == id))
 }
 
 /// The receipts of `user` in `room`.

@@ -117,9 +117,10 @@ pub fn put_fallback(tx: &Tx, device: DeviceNum, keys: &UploadedKeys) -> Result<(
         let algorithm = algorithm_of(id);
         let mut table = tx.fallback_keys()?;
         let before = table.load((device, algorithm))?;
-        let is_same =
-            |before: &FallbackKey| before.id == *id && is_same(&before.json, json.get());
-        let used = before.as_ref().is_some_and(|before| before.used && is_same(before));
+        let is_same = |before: &FallbackKey| before.id == *id && is_same(&before.json, json.get());
+        let used = before
+            .as_ref()
+            .is_some_and(|before| before.used && is_same(before));
         if before.is_none() && table.prefix(device)?.count() >= MAX_FALLBACK_ALGORITHMS {
             return Err(Error::TooMany(
                 "a device has fallback keys of at most 8 algorithms",
