@@ -34,10 +34,20 @@ use tempfile::TempDir;
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[test]
-fn version_command_prints_the_version() {
-    let output = command().arg("version").output().unwrap();
-    let printed = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(printed, format!("hearth {}\n", env!("CARGO_PKG_VERSION")));
+fn version_and_help_are_printed_as_by_other_programs() {
+    for argument in ["version", "--version", "-V"] {
+        let output = command().arg(argument).output().unwrap();
+        let printed = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(printed, format!("hearth {}\n", env!("CARGO_PKG_VERSION")));
+    }
+    for arguments in [&["-h"][..], &["--help"], &["serve", "-h"]] {
+        let output = command().args(arguments).output().unwrap();
+        assert!(output.status.success());
+        let printed = String::from_utf8(output.stdout).unwrap();
+        assert!(printed.starts_with("Usage: hearth"), "{printed}");
+    }
+    let output = command().arg("--nonsense").output().unwrap();
+    assert!(failed_output(&output, 1).contains("--help"));
 }
 
 #[test]
@@ -91,6 +101,15 @@ fn invalid_settings_exit_with_status_2_and_a_hint() {
     let error = failed_start("servername = \"example.org\"", 2);
     assert!(error.contains("did you mean `server_name`?"), "{error}");
 
+    let error = failed_start("memory = 128", 2);
+    assert!(error.contains("`memory` has to be an amount"), "{error}");
+
+    let error = failed_start(
+        "tls_listen = [\"127.0.0.1:0\"]\ntls_certificate = \"/nowhere.pem\"\ntls_key = \"/k.pem\"",
+        1,
+    );
+    assert!(error.contains("/nowhere.pem"), "{error}");
+
     let output = command()
         .args(["serve", "--config", "/nowhere.toml"])
         .output();
@@ -141,6 +160,14 @@ fn second_start_on_the_same_data_directory_fails() {
     let data = directory.path().join("data");
     let error = failed_start(&format!("data_dir = {data:?}"), 1);
     assert!(error.contains(data.to_str().unwrap()), "{error}");
+    assert!(error.contains("hearth is running"), "{error}");
+    let config = directory.path().join("hearth.toml");
+    let usage = command()
+        .args(["media", "usage", "--config"])
+        .arg(config)
+        .output();
+    let error = failed_output(&usage.unwrap(), 1);
+    assert!(error.contains("hearth is running"), "{error}");
     register(server.port, "still-there").unwrap();
 }
 
@@ -162,7 +189,7 @@ fn rotate_key_publishes_the_old_key_in_old_verify_keys() {
     let server = Server::start(directory.path()).unwrap();
     let before = keys(&server);
     let error = failed_output(&rotate(), 1);
-    assert!(error.contains("already open"), "{error}");
+    assert!(error.contains("hearth is running"), "{error}");
     assert!(server.stop(Signal::TERM).unwrap().success());
     let output = rotate();
     assert!(output.status.success(), "{output:?}");

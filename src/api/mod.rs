@@ -28,6 +28,7 @@ pub mod health;
 mod keys;
 mod media;
 mod streamed;
+pub mod welcome;
 
 pub use self::{
     adapted::{Adapted, AsSent, Quirk},

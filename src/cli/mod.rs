@@ -6,7 +6,10 @@ mod rotate_key;
 mod serve;
 mod version;
 
-use std::process::ExitCode;
+use std::{
+    env,
+    process::{self, ExitCode},
+};
 
 use argh::FromArgs;
 
@@ -28,10 +31,44 @@ enum Command {
 
 /// Runs the command of the process's arguments. Ends the process if they are invalid or ask for help.
 pub fn main() -> ExitCode {
-    match argh::from_env::<Hearth>().command {
+    match command() {
         Command::Serve(command) => command.run(),
         Command::Media(command) => command.run(),
         Command::RotateKey(command) => command.run(),
         Command::Version(command) => command.run(),
+    }
+}
+
+/// The command of the process's arguments. `-h`, `-V` and `--version` work as with other programs.
+fn command() -> Command {
+    let mut arguments: Vec<String> = env::args_os()
+        .map(|argument| argument.to_string_lossy().into_owned())
+        .collect();
+    for argument in arguments.iter_mut().skip(1) {
+        if argument == "-h" {
+            "--help".clone_into(argument);
+        }
+    }
+    match arguments.get(1).map(String::as_str) {
+        Some("-V" | "--version") => Command::Version(version::Version {}),
+        _ => parse(&arguments),
+    }
+}
+
+/// Ends the process if the arguments are invalid or ask for help.
+fn parse(arguments: &[String]) -> Command {
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let (program, rest) = arguments.split_first().unwrap_or((&"hearth", &[]));
+    let name = program.rsplit('/').next().unwrap_or(program);
+    match Hearth::from_args(&[name], rest) {
+        Ok(hearth) => hearth.command,
+        Err(early) if early.status.is_ok() => {
+            println!("{}", early.output);
+            process::exit(0)
+        }
+        Err(early) => {
+            eprintln!("{}\nRun {name} --help for more information.", early.output);
+            process::exit(1)
+        }
     }
 }

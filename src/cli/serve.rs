@@ -66,11 +66,11 @@ fn greeting(config: &Config, has_file: bool) -> String {
     for address in config.tls.iter().flat_map(|tls| &tls.listen) {
         text += &format!("  https://{address}\n");
     }
+    if let Some(url) = config.client_url() {
+        text += &format!("In a Matrix app the homeserver is {url}\n");
+    }
     text += match config.registration {
-        Registration::Open => {
-            "Give one of these addresses to a Matrix client as its homeserver \
-             and make an account there: registration is open.\n"
-        }
+        Registration::Open => "Make an account there: registration is open.\n",
         Registration::Token(_) => "New accounts need the registration token.\n",
         Registration::Closed => "Registration is closed.\n",
     };

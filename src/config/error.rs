@@ -5,7 +5,14 @@ use std::{io, path::PathBuf};
 pub enum Error {
     #[error("cannot read {}: {error}", path.display())]
     Read { path: PathBuf, error: io::Error },
-    /// The file is not TOML, or a value has the wrong type.
+    #[error("line {line}: `{key}` has to be {expected}")]
+    Value {
+        /// Counted from 1.
+        line: usize,
+        key: String,
+        expected: &'static str,
+    },
+    /// The file is not TOML.
     #[error("line {line}: {message}")]
     Syntax {
         /// Counted from 1.
@@ -15,7 +22,7 @@ pub enum Error {
     #[error("there is no setting `{key}`; did you mean `{nearest}`?")]
     UnknownKey {
         key: String,
-        /// The setting with the most similar name.
+        /// The setting that is most likely meant.
         nearest: &'static str,
     },
     /// A setting that is in the file and a credential.

@@ -3,13 +3,17 @@
 //! [`Settings`] is the file, [`Config`] what the server uses: its values are consistent. A new setting is a field of [`Settings`] and an entry in
 //! `hearth.example.toml`; a test holds the two together.
 
+mod addresses;
 mod error;
+mod expected;
 mod federation;
 mod memory;
+mod public_url;
 mod secret;
 mod settings;
 mod size;
 mod trusted_proxies;
+mod unauthenticated_media;
 
 use std::{
     fs,
@@ -20,8 +24,9 @@ use std::{
 use ruma::{OwnedServerName, ServerName};
 
 pub use self::{
-    error::Error, federation::Federation, memory::Memory, secret::Secret, settings::Settings,
-    size::Size, trusted_proxies::TrustedProxies,
+    addresses::Addresses, error::Error, federation::Federation, memory::Memory,
+    public_url::PublicUrl, secret::Secret, settings::Settings, size::Size,
+    trusted_proxies::TrustedProxies, unauthenticated_media::UnauthenticatedMedia,
 };
 
 /// Consistent settings.
@@ -33,6 +38,7 @@ pub struct Config {
     /// The addresses without TLS.
     pub listen: Vec<SocketAddr>,
     pub tls: Option<Tls>,
+    pub public_url: Option<PublicUrl>,
     /// Whose `X-Forwarded-For` counts.
     pub trusted_proxies: TrustedProxies,
     pub registration: Registration,
@@ -52,6 +58,8 @@ pub struct Config {
     pub user_quota: Option<Size>,
     /// Cached media are evicted when `data_dir` uses more.
     pub disk: Option<Size>,
+    /// What the paths without authentication give to everybody.
+    pub unauthenticated_media: UnauthenticatedMedia,
     /// Whether hearth fetches web pages for URL previews.
     pub url_previews: bool,
     /// Whether servers that share a room with a user see the names of the user's devices.
@@ -98,6 +106,23 @@ impl Config {
         settings.try_into()
     }
 
+    /// Where clients reach the server. A public server name is served at its own host, by a TLS listener
+    /// or a reverse proxy; a local one at the first listener. `None` if there is no listener.
+    pub fn client_url(&self) -> Option<String> {
+        if let Some(url) = &self.public_url {
+            return Some(url.to_string());
+        }
+        if !self.is_local() {
+            return Some(format!("https://{}", self.server_name));
+        }
+        let (scheme, address) = match (self.listen.first(), &self.tls) {
+            (Some(address), _) => ("http", address),
+            (None, tls) => ("https", tls.as_ref()?.listen.first()?),
+        };
+        let (host, port) = (self.server_name.host(), address.port());
+        Some(format!("{scheme}://{host}:{port}"))
+    }
+
     /// Whether the server name is localhost.
     pub fn is_local(&self) -> bool {
         is_local(&self.server_name)
@@ -119,11 +144,11 @@ impl TryFrom<Settings> for Config {
     fn try_from(settings: Settings) -> Result<Self, Error> {
         let registration = registration(&settings)?;
         let tls = tls(
-            settings.tls_listen,
+            settings.tls_listen.0,
             settings.tls_certificate,
             settings.tls_key,
         )?;
-        if settings.listen.is_empty() && tls.is_none() {
+        if settings.listen.0.is_empty() && tls.is_none() {
             return Err(Error::Contradiction(
                 "`listen` and `tls_listen` are both empty: nobody could reach the server; \
                  give one of them an address",
@@ -132,8 +157,9 @@ impl TryFrom<Settings> for Config {
         Ok(Self {
             server_name: settings.server_name,
             data_dir: settings.data_dir,
-            listen: settings.listen,
+            listen: settings.listen.0,
             tls,
+            public_url: settings.public_url,
             trusted_proxies: settings.trusted_proxies,
             registration,
             registration_shared_secret: settings.registration_shared_secret,
@@ -145,6 +171,7 @@ impl TryFrom<Settings> for Config {
             max_upload: settings.max_upload,
             user_quota: settings.user_quota,
             disk: settings.disk,
+            unauthenticated_media: settings.unauthenticated_media,
             url_previews: settings.url_previews,
             share_device_names: settings.share_device_names,
             rate_limits: settings.rate_limits,
@@ -181,7 +208,7 @@ fn registration(settings: &Settings) -> Result<Registration, Error> {
 /// Whether other machines can reach the server: by its name, or because it does not listen on loopback
 /// addresses only.
 fn reachable(settings: &Settings) -> bool {
-    let mut addresses = settings.listen.iter().chain(&settings.tls_listen);
+    let mut addresses = settings.listen.0.iter().chain(&settings.tls_listen.0);
     !is_local(&settings.server_name) || addresses.any(|address| !address.ip().is_loopback())
 }
 

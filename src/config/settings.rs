@@ -14,8 +14,9 @@ use serde::{
 };
 
 use super::{
-    error::Error, federation::Federation, memory::Memory, secret::Secret, size::Size,
-    trusted_proxies::TrustedProxies,
+    addresses::Addresses, error::Error, expected, federation::Federation, memory::Memory,
+    public_url::PublicUrl, secret::Secret, size::Size, trusted_proxies::TrustedProxies,
+    unauthenticated_media::UnauthenticatedMedia,
 };
 
 /// The settings as in the file. `hearth.example.toml` describes each.
@@ -24,10 +25,11 @@ use super::{
 pub struct Settings {
     pub server_name: OwnedServerName,
     pub data_dir: PathBuf,
-    pub listen: Vec<SocketAddr>,
-    pub tls_listen: Vec<SocketAddr>,
+    pub listen: Addresses,
+    pub tls_listen: Addresses,
     pub tls_certificate: Option<PathBuf>,
     pub tls_key: Option<PathBuf>,
+    pub public_url: Option<PublicUrl>,
     pub trusted_proxies: TrustedProxies,
     pub registration: Registration,
     pub registration_token: Option<Secret>,
@@ -40,6 +42,7 @@ pub struct Settings {
     pub max_upload: Size,
     pub user_quota: Option<Size>,
     pub disk: Option<Size>,
+    pub unauthenticated_media: UnauthenticatedMedia,
     pub url_previews: bool,
     pub share_device_names: bool,
     pub rate_limits: bool,
@@ -59,10 +62,11 @@ impl Default for Settings {
         Self {
             server_name: owned_server_name!("localhost"),
             data_dir: PathBuf::from("./hearth-data"),
-            listen: vec![SocketAddr::from(([127, 0, 0, 1], 8008))],
-            tls_listen: Vec::new(),
+            listen: Addresses(vec![SocketAddr::from(([127, 0, 0, 1], 8008))]),
+            tls_listen: Addresses::default(),
             tls_certificate: None,
             tls_key: None,
+            public_url: None,
             trusted_proxies: TrustedProxies::default(),
             registration: Registration::Closed,
             registration_token: None,
@@ -75,6 +79,7 @@ impl Default for Settings {
             max_upload: Size::mebi(100),
             user_quota: None,
             disk: None,
+            unauthenticated_media: UnauthenticatedMedia::None,
             url_previews: false,
             share_device_names: false,
             rate_limits: true,
@@ -97,9 +102,12 @@ impl Settings {
         let table: toml::Table = toml::from_str(text).map_err(|error| syntax(text, &error))?;
         let known = keys();
         if let Some(key) = table.keys().find(|key| !known.contains(&key.as_str())) {
-            return Err(unknown(key, known));
+            return Err(Error::UnknownKey {
+                nearest: expected::nearest(key, known),
+                key: key.clone(),
+            });
         }
-        toml::from_str(text).map_err(|error| syntax(text, &error))
+        toml::from_str(text).map_err(|error| wrong_value(text, &error))
     }
 
     /// Reads secrets from a directory of systemd credentials, `hearth_` and the name of the setting
@@ -147,26 +155,34 @@ fn fill<T>(
     Ok(())
 }
 
-fn syntax(text: &str, error: &toml::de::Error) -> Error {
+/// The line of an error, counted from 1.
+fn line(text: &str, error: &toml::de::Error) -> usize {
     let before = error.span().and_then(|span| text.get(..span.start));
-    let line = before.unwrap_or_default().matches('\n').count() + 1;
+    before.unwrap_or_default().matches('\n').count() + 1
+}
+
+fn syntax(text: &str, error: &toml::de::Error) -> Error {
     Error::Syntax {
-        line,
+        line: line(text, error),
         message: error.message().to_owned(),
     }
 }
 
-fn unknown(key: &str, known: &[&'static str]) -> Error {
-    let nearest = known
-        .iter()
-        .max_by(|a, b| {
-            let similarity = |name| strsim::normalized_damerau_levenshtein(key, name);
-            similarity(a).total_cmp(&similarity(b))
-        })
-        .expect("there are settings");
-    Error::UnknownKey {
-        key: key.to_owned(),
-        nearest,
+/// A value may be several lines long: its setting is the last one that begins before the error.
+fn wrong_value(text: &str, error: &toml::de::Error) -> Error {
+    let line = line(text, error);
+    let settings = text.lines().take(line).filter_map(|line| {
+        let (key, _) = line.split_once('=')?;
+        let key = key.trim();
+        expected::value(key).map(|expected| (key, expected))
+    });
+    match settings.last() {
+        Some((key, expected)) => Error::Value {
+            line,
+            key: key.to_owned(),
+            expected,
+        },
+        None => syntax(text, error),
     }
 }
 
@@ -232,6 +248,13 @@ mod tests {
     }
 
     #[test]
+    fn every_setting_says_what_it_expects() {
+        for key in keys() {
+            assert!(super::expected::value(key).is_some(), "{key}");
+        }
+    }
+
+    #[test]
     fn the_example_shows_the_defaults() {
         let mut shown = Settings::parse(&example()).unwrap();
         // Settings without a default have an example value.
@@ -243,6 +266,7 @@ mod tests {
             assert!(path.take().is_some());
         }
         assert_eq!(shown.memory.take(), Some(Memory::DEFAULT));
+        assert!(shown.public_url.take().is_some());
         for size in [&mut shown.user_quota, &mut shown.disk] {
             assert!(size.take().is_some());
         }
@@ -268,6 +292,8 @@ mod tests {
             ("tls_certificat", "tls_certificate"),
             ("ratelimits", "rate_limits"),
             ("shared_secret", "registration_shared_secret"),
+            ("hostname", "server_name"),
+            ("port", "listen"),
         ] {
             let error = Settings::parse(&format!("{wrong} = 1")).unwrap_err();
             let Error::UnknownKey { key, nearest } = error else {
@@ -278,11 +304,39 @@ mod tests {
     }
 
     #[test]
-    fn an_invalid_value_is_refused_with_its_line_but_not_the_value() {
-        let error = Settings::parse("log = \"info\"\nregistration_token = 4711").unwrap_err();
-        assert!(matches!(error, Error::Syntax { line: 2, .. }), "{error}");
-        let error = Settings::parse("log = \"info\"\n\nmemory = \"a lot\"").unwrap_err();
-        assert!(matches!(error, Error::Syntax { line: 3, .. }), "{error}");
+    fn an_invalid_value_is_refused_with_its_setting_and_what_is_expected_but_not_the_value() {
+        for (text, expected) in [
+            (
+                "log = \"info\"\nregistration_token = 4711",
+                "line 2: `registration_token` has to be a text in quotes",
+            ),
+            (
+                "log = \"info\"\n\nmemory = \"a lot\"",
+                "line 3: `memory` has to be an amount of at least 32 MB, such as \"128M\"",
+            ),
+            (
+                "listen = 8008",
+                "line 1: `listen` has to be a list of addresses with ports, such as \
+                 [\"127.0.0.1:8008\"]",
+            ),
+            (
+                "tls_listen = [\n  \"[::]\",\n]",
+                "line 1: `tls_listen` has to be a list of addresses with ports, such as \
+                 [\"[::]:8448\"]",
+            ),
+            (
+                "registration = true",
+                "line 1: `registration` has to be \"closed\", \"token\" or \"open\"",
+            ),
+        ] {
+            assert_eq!(Settings::parse(text).unwrap_err().to_string(), expected);
+        }
+        assert!(
+            Settings::parse("log = \"verbose\"")
+                .unwrap_err()
+                .to_string()
+                .contains("\"info\"")
+        );
         let error = Settings::parse("registration = open").unwrap_err();
         assert!(matches!(error, Error::Syntax { line: 1, .. }), "{error}");
     }

@@ -172,6 +172,7 @@ fn store_error(error: store::Error) -> Response<ResponseBody> {
         | Error::Damaged(_)
         | Error::Corrupt(_)
         | Error::NotSerializable(_)
+        | Error::InUse
         | Error::TooNew { .. }
         | Error::TooOld => {
             log::error!("{error}");

@@ -11,7 +11,7 @@ use super::{
     route::{Handler, Route},
 };
 use crate::{
-    api::{admin, client, federation, health},
+    api::{admin, client, federation, health, welcome},
     rates::Kind,
 };
 
@@ -19,6 +19,7 @@ use crate::{
 pub(super) fn all() -> Vec<Route> {
     let mut routes = Routes::default();
     routes.add(health::health);
+    routes.add(welcome::welcome);
     discovery(&mut routes);
     accounts(&mut routes);
     own_data(&mut routes);
@@ -294,9 +295,9 @@ fn media(routes: &mut Routes) {
     routes.add(media::get_media_preview_v3);
     routes.add(media::get_media_config);
     routes.add(media::get_media_config_v3);
-    routes.add(media::get_frozen_content);
-    routes.add(media::get_frozen_content_as_filename);
-    routes.add(media::get_frozen_content_thumbnail);
+    routes.add(media::get_content_v3);
+    routes.add(media::get_content_as_filename_v3);
+    routes.add(media::get_content_thumbnail_v3);
 }
 
 #[derive(Default)]

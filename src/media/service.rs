@@ -99,6 +99,8 @@ pub struct StoredMedia {
     pub hash: [u8; 32],
     /// In bytes.
     pub size: u64,
+    /// When it was stored here, in milliseconds since the epoch.
+    pub created_ts: u64,
 }
 
 impl From<(records::Media, records::MediaFile)> for StoredMedia {
@@ -110,6 +112,7 @@ impl From<(records::Media, records::MediaFile)> for StoredMedia {
             },
             hash: media.file,
             size: file.size,
+            created_ts: media.created_ts,
         }
     }
 }

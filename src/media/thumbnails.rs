@@ -95,18 +95,18 @@ impl Media {
     ) -> Result<StoredMedia, Error> {
         let shape = wanted.shape();
         let variant = variant(shape);
-        if let Some(cached) = self.cached_thumbnail(found.hash, &variant)? {
+        if let Some(cached) = self.cached_thumbnail(&found, &variant)? {
             return Ok(cached);
         }
         let _lock = self.0.thumbnail_lock.lock().await;
         // Another request may have made it meanwhile.
-        if let Some(cached) = self.cached_thumbnail(found.hash, &variant)? {
+        if let Some(cached) = self.cached_thumbnail(&found, &variant)? {
             return Ok(cached);
         }
         match self.make(&found, shape).await? {
             Picture::Small(content_type) => Ok(with_type(found, content_type)),
             Picture::Made(bytes, content_type) => {
-                self.store_thumbnail(found.hash, variant, &bytes, content_type)
+                self.store_thumbnail(&found, variant, &bytes, content_type)
                     .await
             }
         }
@@ -114,12 +114,12 @@ impl Media {
 
     fn cached_thumbnail(
         &self,
-        source: FileId,
+        source: &StoredMedia,
         variant: &str,
     ) -> Result<Option<StoredMedia>, Error> {
         let now = self.0.clock.now_ms();
         let row = self.0.store.read(|s| {
-            let Some(thumbnail) = s.thumbnails()?.load((source, variant))? else {
+            let Some(thumbnail) = s.thumbnails()?.load((source.hash, variant))? else {
                 return Ok(None);
             };
             let file = s.media_files()?.load(thumbnail.file)?;
@@ -131,7 +131,7 @@ impl Media {
         })?;
         Ok(row.map(|(row, size, last_used)| {
             self.touch(row.file, last_used, now);
-            thumbnail(row.file, size, row.content_type)
+            thumbnail(source, row.file, size, row.content_type)
         }))
     }
 
@@ -150,7 +150,7 @@ impl Media {
 
     async fn store_thumbnail(
         &self,
-        source: FileId,
+        source: &StoredMedia,
         variant: String,
         bytes: &[u8],
         content_type: &'static str,
@@ -160,7 +160,7 @@ impl Media {
         let mut content = writer.finish().await?;
         // Not the hash of the content: a user may upload the same.
         content.hash = Sha256::new()
-            .chain_update(source)
+            .chain_update(source.hash)
             .chain_update(&variant)
             .finalize()
             .into();
@@ -169,14 +169,16 @@ impl Media {
             file,
             content_type: content_type.to_owned(),
         };
-        let job = move |tx: &Tx| rows::put_thumbnail(tx, source, &variant, &row, size, now);
+        let hash = source.hash;
+        let job = move |tx: &Tx| rows::put_thumbnail(tx, hash, &variant, &row, size, now);
         self.commit(content, job).await?;
         self.evict(Some(file)).await?;
-        Ok(thumbnail(file, size, content_type.to_owned()))
+        Ok(thumbnail(source, file, size, content_type.to_owned()))
     }
 }
 
-fn thumbnail(file: FileId, size: u64, content_type: String) -> StoredMedia {
+/// The thumbnail of `source` in `file`.
+fn thumbnail(source: &StoredMedia, file: FileId, size: u64, content_type: String) -> StoredMedia {
     let ending = content_type.strip_prefix("image/").unwrap_or_default();
     StoredMedia {
         info: MediaInfo {
@@ -185,6 +187,7 @@ fn thumbnail(file: FileId, size: u64, content_type: String) -> StoredMedia {
         },
         hash: file,
         size,
+        created_ts: source.created_ts,
     }
 }
 

@@ -33,6 +33,9 @@ pub enum Error {
          the files in `data_dir` away, or set `data_dir` to an empty directory"
     )]
     TooOld,
+    /// Another process has the database open.
+    #[error("hearth is running with this database; stop it first")]
+    InUse,
     /// The disk has too little space left for anything that grows the database.
     #[error("the disk is almost full; free some space and try again")]
     Full,
@@ -100,6 +103,7 @@ impl From<redb::Error> for Error {
         match error {
             // The cause was reported when it happened.
             redb::Error::PreviousIo | redb::Error::DatabaseClosed => Self::Unavailable,
+            redb::Error::DatabaseAlreadyOpen => Self::InUse,
             error => Self::Storage(Arc::new(error)),
         }
     }

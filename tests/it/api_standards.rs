@@ -65,13 +65,39 @@ fn well_known_of_a_public_name_points_to_that_name() {
 }
 
 #[test]
+fn well_known_names_the_public_url_of_the_settings() {
+    let settings = "server_name = \"example.org\"\npublic_url = \"https://matrix.example.org/\"";
+    let server = TestServer::with(settings);
+    let (_, body) = server.get("/.well-known/matrix/client");
+    assert_eq!(
+        body["m.homeserver"]["base_url"],
+        "https://matrix.example.org"
+    );
+}
+
+#[test]
+fn the_root_answers_a_person_with_a_page_and_a_program_with_json() {
+    let server = TestServer::with("server_name = \"example.org\"");
+    let about = json!({ "server": "hearth", "server_name": "example.org" });
+    assert_eq!(server.get("/"), (200, about));
+    let request = Request::get("/").header("accept", "text/html,application/xhtml+xml;q=0.9");
+    let page = server.respond(request.body(Vec::new()).unwrap());
+    assert_eq!(page.headers()["content-type"], "text/html; charset=utf-8");
+    let page = String::from_utf8(page.into_body()).unwrap();
+    assert!(
+        page.contains("<b>example.org</b>") && page.contains("href="),
+        "{page}"
+    );
+}
+
+#[test]
 fn r0_and_v3_paths_serve_the_same_endpoint_and_unknown_paths_are_unrecognized() {
     let server = TestServer::new();
     for version in ["r0", "v3"] {
         let path = format!("/_matrix/client/{version}/login");
         assert_eq!(server.get(&path).0, 200, "{path}");
     }
-    for path in ["/_matrix/client/v2/login", "/_matrix/client/login", "/"] {
+    for path in ["/_matrix/client/v2/login", "/_matrix/client/login", "/x"] {
         expect_error(&server.get(path), 404, "M_UNRECOGNIZED");
     }
     let wrong = server.request(Method::DELETE, "/_matrix/client/v3/login", Value::Null);

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     client_api::percent_encode,
+    media_thumbnails::jpeg,
     test_server::{TestServer, TestUser, expect_error, expect_ok, parse},
 };
 
@@ -230,13 +231,43 @@ fn media_requires_authentication() {
     let path = upload(&server, &alice, "image/png", b"content");
     let get = |path: &str| server.get(path);
     expect_error(&get(&path), 401, "M_MISSING_TOKEN");
-    let legacy_path = path.replace("/client/v1/media/", "/media/v3/");
-    expect_error(&get(&legacy_path), 404, "M_NOT_FOUND");
-    expect_error(&get(&format!("{legacy_path}/name")), 404, "M_NOT_FOUND");
-    let thumbnail = legacy_path.replace("download", "thumbnail") + "?width=32&height=32";
-    expect_error(&get(&thumbnail), 404, "M_NOT_FOUND");
+    for path in old_paths(&path) {
+        expect_error(&get(&path), 404, "M_NOT_FOUND");
+    }
     let response = server.request(Method::POST, UPLOAD, json!({}));
     expect_error(&response, 401, "M_MISSING_TOKEN");
+}
+
+/// The paths of a file and of a thumbnail of it from before authenticated media.
+fn old_paths(path: &str) -> [String; 3] {
+    let old = path.replace("/client/v1/media/", "/media/v3/");
+    let thumbnail = old.replace("download", "thumbnail") + "?width=32&height=32";
+    [
+        old.replace("/v3/", "/r0/"),
+        format!("{old}/name"),
+        thumbnail,
+    ]
+}
+
+#[test]
+fn old_media_paths_serve_users_and_who_may_fetch_by_the_settings() {
+    for (setting, status) in [
+        ("none", 404),
+        ("all", 200),
+        ("1990-01-01", 404),
+        ("2100-01-01", 200),
+    ] {
+        let settings = format!("registration = \"open\"\nunauthenticated_media = \"{setting}\"");
+        let server = TestServer::with(&settings);
+        let alice = server.register("alice");
+        let path = upload(&server, &alice, "image/jpeg", &jpeg(100, 100));
+        for path in old_paths(&path) {
+            let request = Request::get(&path).body(Vec::new()).expect("a request");
+            let response = server.respond(request);
+            assert_eq!(response.status(), status, "{setting} {path}");
+            assert_eq!(get(&server, &alice, &path, &[]).status(), 200, "{path}");
+        }
+    }
 }
 
 #[test]

@@ -80,29 +80,13 @@ pub async fn get_capabilities(
 }
 
 /// `GET /.well-known/matrix/client`
-///
-/// A public server name is served at its own host, by a TLS listener or a reverse proxy; a local one at
-/// the first listener.
 pub async fn discover_homeserver(
     api: Api,
     _client: Unauthenticated,
     _request: discover_homeserver::Request,
 ) -> Result<Streamed, Error> {
-    let config = &api.config;
-    let base_url = if !config.is_local() {
-        format!("https://{}", config.server_name)
-    } else {
-        let (scheme, address) = match (config.listen.first(), &config.tls) {
-            (Some(address), _) => ("http", address),
-            (None, Some(tls)) => ("https", &tls.listen[0]),
-            (None, None) => return Err(Error::not_found("this server has no listener")),
-        };
-        format!(
-            "{scheme}://{}:{}",
-            config.server_name.host(),
-            address.port()
-        )
-    };
+    let base_url = api.config.client_url();
+    let base_url = base_url.ok_or_else(|| Error::not_found("this server has no listener"))?;
     Streamed::json(&json!({ "m.homeserver": { "base_url": base_url }, DEHYDRATION: true }))
 }
 

@@ -1,5 +1,6 @@
-//! The content repository (client-server API, "Content repository"). The endpoints without authentication
-//! are frozen, as the specification asks: they serve what was uploaded before the freeze, which is nothing.
+//! The content repository (client-server API, "Content repository"). The endpoints of before authenticated
+//! media are for users whose apps still use them; for others they are frozen, as the specification asks,
+//! at the date that the owner sets.
 
 use std::time::Duration;
 
@@ -11,10 +12,9 @@ use ruma::{
             get_media_preview,
         },
         media::{
-            create_content, create_content_async, create_mxc_uri,
-            get_content as get_frozen_content,
-            get_content_as_filename as get_frozen_content_as_filename,
-            get_content_thumbnail as get_frozen_content_thumbnail,
+            create_content, create_content_async, create_mxc_uri, get_content as get_content_v3,
+            get_content_as_filename as get_content_as_filename_v3,
+            get_content_thumbnail as get_content_thumbnail_v3,
             get_media_config as get_media_config_v3, get_media_preview as get_media_preview_v3,
         },
     },
@@ -155,11 +155,20 @@ pub async fn get_content_thumbnail(
         crop: request.method == Some(Method::Crop),
         animated: request.animated == Some(true),
     };
+    thumbnail_of(&api, server, media, thumbnail).await
+}
+
+async fn thumbnail_of(
+    api: &Api,
+    server: &ServerName,
+    media: StoredMedia,
+    thumbnail: ThumbnailRequest,
+) -> Result<Download, Error> {
     match api.media.thumbnail(media, thumbnail).await {
         Err(media::Error::TooManyPixels) if !api.media.is_local(server) => {
             Err(media::Error::RemoteTooManyPixels.into())
         }
-        thumbnail => download(&api, thumbnail?).await,
+        thumbnail => download(api, thumbnail?).await,
     }
 }
 
@@ -215,37 +224,71 @@ async fn load_preview(api: &Api, session: &Session, url: &str) -> Result<Box<Raw
 }
 
 /// `GET /_matrix/media/v3/download/{serverName}/{mediaId}`
-#[expect(deprecated)]
-pub async fn get_frozen_content(
-    _api: Api,
-    _client: Unauthenticated,
-    _request: get_frozen_content::v3::Request,
-) -> Result<get_frozen_content::v3::Response, Error> {
-    Err(frozen())
+#[expect(deprecated)] // for clients from before Matrix 1.11, as the next two
+pub async fn get_content_v3(
+    api: Api,
+    client: Unauthenticated,
+    request: get_content_v3::v3::Request,
+) -> Result<Download, Error> {
+    let (server, id) = (&request.server_name, &request.media_id);
+    let media = find_for(&api, client, server, id, request.timeout_ms).await?;
+    download(&api, media).await
 }
 
 /// `GET /_matrix/media/v3/download/{serverName}/{mediaId}/{fileName}`
 #[expect(deprecated)]
-pub async fn get_frozen_content_as_filename(
-    _api: Api,
-    _client: Unauthenticated,
-    _request: get_frozen_content_as_filename::v3::Request,
-) -> Result<get_frozen_content_as_filename::v3::Response, Error> {
-    Err(frozen())
+pub async fn get_content_as_filename_v3(
+    api: Api,
+    client: Unauthenticated,
+    request: get_content_as_filename_v3::v3::Request,
+) -> Result<Download, Error> {
+    let (server, id) = (&request.server_name, &request.media_id);
+    let media = find_for(&api, client, server, id, request.timeout_ms).await?;
+    download_as(&api, media, Some(request.filename)).await
 }
 
 /// `GET /_matrix/media/v3/thumbnail/{serverName}/{mediaId}`
 #[expect(deprecated)]
-pub async fn get_frozen_content_thumbnail(
-    _api: Api,
-    _client: Unauthenticated,
-    _request: get_frozen_content_thumbnail::v3::Request,
-) -> Result<get_frozen_content_thumbnail::v3::Response, Error> {
-    Err(frozen())
+pub async fn get_content_thumbnail_v3(
+    api: Api,
+    client: Unauthenticated,
+    request: get_content_thumbnail_v3::v3::Request,
+) -> Result<Download, Error> {
+    let (server, id) = (&request.server_name, &request.media_id);
+    let media = find_for(&api, client, server, id, request.timeout_ms).await?;
+    let thumbnail = ThumbnailRequest {
+        width: request.width.into(),
+        height: request.height.into(),
+        crop: request.method == Some(Method::Crop),
+        animated: request.animated == Some(true),
+    };
+    thumbnail_of(&api, server, media, thumbnail).await
 }
 
-fn frozen() -> Error {
-    Error::not_found("media need authentication: use /_matrix/client/v1/media")
+/// The media for the paths without authentication: all for users, whose apps may send the token all the
+/// same; for others what is here and included in `unauthenticated_media`.
+async fn find_for(
+    api: &Api,
+    client: Unauthenticated,
+    server: &ServerName,
+    id: &str,
+    timeout: Duration,
+) -> Result<StoredMedia, Error> {
+    if let Some(user) = client.user {
+        return find(api, user, server, id, timeout).await;
+    }
+    let media = if api.media.is_local(server) {
+        api.media.find_local(id).ok()
+    } else {
+        api.media.find_remote(server, id)?
+    };
+    let is_included =
+        |media: &StoredMedia| api.config.unauthenticated_media.includes(media.created_ts);
+    media.filter(is_included).ok_or_else(|| {
+        Error::not_found(
+            "media need authentication: use /_matrix/client/v1/media, or send the token",
+        )
+    })
 }
 
 /// Waits for a pending upload at most `timeout`.

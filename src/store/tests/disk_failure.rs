@@ -234,12 +234,13 @@ fn after_a_failed_disk_every_page_is_checked() {
     }
     std::fs::write(&file, &image).expect("damaged");
     // Nothing makes the store suspicious …
-    drop(Store::open(&options(directory.path()), Pool::default()).expect("it opens"));
+    let store = Store::open(&options(directory.path()), Pool::default()).expect("it opens");
+    smol::block_on(store.close());
     std::fs::write(&file, &image).expect("damaged");
     // … but this does.
     std::fs::write(directory.path().join(MARK), "").expect("marked");
     let opened = Store::open(&options(directory.path()), Pool::default());
-    assert!(matches!(opened, Err(Error::Storage(_))), "{opened:?}");
+    assert!(matches!(opened, Err(Error::Damaged(_))), "{opened:?}");
     assert!(directory.path().join(MARK).exists());
 }
 

@@ -1,0 +1,38 @@
+use std::net::{SocketAddr, ToSocketAddrs};
+
+use serde::{Deserialize, Deserializer, de};
+
+/// The addresses of listeners. A name, as `localhost`, stands for an address that it has when the settings
+/// are read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Addresses(pub Vec<SocketAddr>);
+
+impl<'de> Deserialize<'de> for Addresses {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let texts = Vec::<String>::deserialize(deserializer)?;
+        let addresses = texts.iter().map(|text| {
+            resolve(text).ok_or_else(|| de::Error::custom("not an address and a port"))
+        });
+        addresses.collect::<Result<_, _>>().map(Self)
+    }
+}
+
+/// An IPv4 address, if the name has one: IPv6 may be switched off where the name has it.
+fn resolve(text: &str) -> Option<SocketAddr> {
+    let mut addresses = text.to_socket_addrs().ok()?;
+    let first = addresses.next()?;
+    let mut all = std::iter::once(first).chain(addresses);
+    all.find(SocketAddr::is_ipv4).or(Some(first))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::Settings;
+
+    #[test]
+    fn an_address_may_have_a_name() {
+        let settings = Settings::parse("listen = [\"localhost:8009\", \"[::1]:8010\"]").unwrap();
+        let shown: Vec<_> = settings.listen.0.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["127.0.0.1:8009", "[::1]:8010"]);
+    }
+}

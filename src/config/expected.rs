@@ -1,0 +1,52 @@
+//! What each setting expects, for error messages.
+
+/// Old or foreign names of settings, by which people look for them.
+const OTHER_NAMES: &[(&str, &str)] = &[
+    ("bind", "listen"),
+    ("database", "data_dir"),
+    ("domain", "server_name"),
+    ("enable_registration", "registration"),
+    ("hostname", "server_name"),
+    ("name", "server_name"),
+    ("path", "data_dir"),
+    ("port", "listen"),
+];
+
+/// What the value of the setting `key` has to be.
+pub(super) fn value(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "server_name" => "a domain name such as \"example.org\", which is the end of every user id",
+        "data_dir" => "the path of a directory, such as \"/var/lib/hearth\"",
+        "listen" => "a list of addresses with ports, such as [\"127.0.0.1:8008\"]",
+        "tls_listen" => "a list of addresses with ports, such as [\"[::]:8448\"]",
+        "tls_certificate" | "tls_key" | "extra_ca" => "the path of a PEM file in quotes",
+        "trusted_proxies" => {
+            "a list of IP addresses and networks, such as [\"172.17.0.1\", \"10.0.0.0/8\"]"
+        }
+        "registration" => "\"closed\", \"token\" or \"open\"",
+        "registration_token" | "registration_shared_secret" => "a text in quotes",
+        "federation" => "\"on\", \"off\" or a list of server names, such as [\"example.org\"]",
+        "notaries" => "a list of server names, such as [\"matrix.org\"]",
+        "memory" => "an amount of at least 32 MB, such as \"128M\"",
+        "max_upload" | "user_quota" | "disk" => "an amount, such as \"100M\" or \"10G\"",
+        "public_url" => "the address of the server for clients, such as \"https://example.org\"",
+        "unauthenticated_media" => "\"none\", \"all\" or a date such as \"2026-12-01\"",
+        "allow_private_addresses" | "url_previews" | "share_device_names" | "rate_limits" => {
+            "true or false"
+        }
+        "log" => "\"off\", \"error\", \"warn\", \"info\", \"debug\" or \"trace\"",
+        _ => return None,
+    })
+}
+
+/// The setting that somebody means who writes `key`: by another name of it, or the most similar one.
+pub(super) fn nearest(key: &str, known: &[&'static str]) -> &'static str {
+    if let Some((_, setting)) = OTHER_NAMES.iter().find(|(name, _)| *name == key) {
+        return setting;
+    }
+    let similarity = |name| strsim::normalized_damerau_levenshtein(key, name);
+    known
+        .iter()
+        .max_by(|a, b| similarity(a).total_cmp(&similarity(b)))
+        .expect("there are settings")
+}
