@@ -18,6 +18,7 @@ use smol::stream::{self, StreamExt};
 
 use crate::{
     api::{Api, Error, Session, Streamed},
+    pool::Kind,
     store::{self, UserNum, records::Backup},
     users::key_backup::{self, KeySelection, KeysPage, RoomBackups, StoredKey},
 };
@@ -114,7 +115,9 @@ async fn store_keys(
     version: String,
     rooms: RoomBackups,
 ) -> Result<(String, UInt), Error> {
-    let keys = key_backup::parse(rooms)?;
+    // These may be thousands.
+    let parse = move || key_backup::parse(rooms);
+    let keys = api.pool.run(Kind::Parse, parse).await??;
     Ok(etag_and_count(
         &api.users
             .add_backup_keys(session.user, version, keys)

@@ -7,6 +7,7 @@ use ruma::{
 
 use crate::{
     api::{Api, Error, Session},
+    pool::Kind,
     rooms::{
         create::{self, presets},
         directory::aliases,
@@ -23,8 +24,14 @@ pub async fn create_room(
 ) -> Result<create_room::v3::Response, Error> {
     let (local, actor) = (api.local.clone(), api.actor(&session));
     let id = RoomId::new_v1(local.server_name());
-    let mut plan = presets::blueprint(&local, &actor.id, &request, id)?;
-    let remote_invites = plan.extract_remote_invites(&local)?;
+    let (own, creator) = (local.clone(), actor.id.clone());
+    // The initial state may have a megabyte.
+    let plan = move || {
+        let mut plan = presets::blueprint(&own, &creator, &request, id)?;
+        let remote_invites = plan.extract_remote_invites(&own)?;
+        Ok::<_, Error>((plan, remote_invites))
+    };
+    let (plan, remote_invites) = api.pool.run(Kind::Parse, plan).await??;
     let write = api
         .store
         .write(move |tx| create::build(tx, &local, &actor, &plan));

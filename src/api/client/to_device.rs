@@ -4,6 +4,7 @@ use ruma::api::client::to_device::send_event_to_device;
 
 use crate::{
     api::{Api, Error, Session},
+    pool::Kind,
     rooms::{event::send, servers::shared_rooms},
     store::Tx,
     users::to_device::{self, Batch},
@@ -21,8 +22,12 @@ pub async fn send_event_to_device(
         id: request.txn_id.to_string(),
     };
     let kind = request.event_type.clone();
-    let batch = Batch::new(request.event_type, request.messages)?;
-    let mut remote = batch.by_server();
+    // They may have a megabyte.
+    let parse = move || {
+        let batch = Batch::new(request.event_type, request.messages)?;
+        Ok::<_, Error>(batch.by_server())
+    };
+    let mut remote = api.pool.run(Kind::Parse, parse).await??;
     let local = remote.remove(api.local.server_name());
     remote.retain(|server, _| api.federation.client().may_contact(server));
     let id = format!("{:032x}", rand::random::<u128>()).into();

@@ -10,12 +10,13 @@ use ruma::OwnedEventId;
 use super::{
     error::Error,
     event_fetcher::is_processed,
-    event_source::EventSource,
+    event_source::{EventSource, PDUS_PER_SLICE},
     gap::{MAX_DECISIONS, StateBefore},
     receiver::PduReceiver,
     room::Room,
 };
 use crate::{
+    executor::Slices,
     protocol::{Pdu, build::EventDraft, receive::Received},
     rooms::{
         self,
@@ -109,7 +110,9 @@ impl<S: EventSource> PduReceiver<S> {
         }
         let _room_lock = self.lock_room(num).await;
         let mut chain = Vec::new();
+        let mut slices = Slices::of(PDUS_PER_SLICE);
         for event in &events[..length] {
+            slices.step().await;
             chain.push((event.clone(), self.notify(&event.pdu).await?));
         }
         let local = self.local().clone();
