@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::TcpListener,
     sync::{
         Arc,
@@ -89,21 +89,27 @@ impl MockWebServer {
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let connection = ServerConnection::new(config.clone()).expect("a connection");
-                let mut stream = BufReader::new(StreamOwned::new(connection, stream));
-                let mut head = String::new();
-                while !head.ends_with("\r\n\r\n") {
-                    match stream.read_line(&mut head) {
-                        Ok(1..) => {}
-                        _ => break,
-                    }
-                }
-                request_count.fetch_add(1, Ordering::Relaxed);
-                let path = head.split([' ', '?']).nth(1);
-                // Fails if the client has closed the connection.
-                let _ = write_response(stream.get_mut(), path.and_then(&respond).as_ref());
+                let count_and_respond = |path: &str| {
+                    request_count.fetch_add(1, Ordering::Relaxed);
+                    respond(path)
+                };
+                respond_to(StreamOwned::new(connection, stream), &count_and_respond);
             }
         });
         server
+    }
+
+    /// Serves one page without TLS, at any path. Returns the URL.
+    pub fn without_tls(page: Page) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let port = listener.local_addr().expect("it has an address").port();
+        let response = PreparedResponse::from(page);
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                respond_to(stream, &|_| Some(response.clone()));
+            }
+        });
+        format!("http://localhost:{port}/")
     }
 
     pub fn url(&self, path: &str) -> String {
@@ -118,6 +124,21 @@ impl MockWebServer {
     pub fn request_count(&self) -> usize {
         self.request_count.load(Ordering::Relaxed)
     }
+}
+
+/// Reads a request and writes the response.
+fn respond_to(stream: impl Read + Write, respond: &impl Fn(&str) -> Option<PreparedResponse>) {
+    let mut stream = BufReader::new(stream);
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        match stream.read_line(&mut head) {
+            Ok(1..) => {}
+            _ => break,
+        }
+    }
+    let path = head.split([' ', '?']).nth(1);
+    // Fails if the client has closed the connection.
+    let _ = write_response(stream.get_mut(), path.and_then(respond).as_ref());
 }
 
 fn write_response(

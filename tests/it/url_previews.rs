@@ -47,6 +47,16 @@ fn preview_shows_the_metadata_of_a_page_and_is_cached() {
 }
 
 #[test]
+fn page_without_tls_has_a_preview_too() {
+    let [here] = TestServer::federating_with(|_| [WITH_PREVIEWS.to_owned()]);
+    let alice = here.register("alice");
+    let page = b"<html><head><title>Old but good</title></head></html>";
+    let url = MockWebServer::without_tls(("text/html", page.to_vec()));
+    let expected = json!({ "og:title": "Old but good" });
+    assert_eq!(expect_ok(preview(&alice, &url)), expected);
+}
+
+#[test]
 fn preview_of_non_html_is_empty_and_of_a_missing_page_fails() {
     let [here, there] = TestServer::federating_with(|_| [WITH_PREVIEWS, ""].map(ToOwned::to_owned));
     let alice = here.register("alice");

@@ -8,7 +8,10 @@ use std::{
 use super::dns::{Dns, Records, Service};
 use crate::federation::{
     Error,
-    transport::connect::{Connector, Target, with_timeout},
+    transport::{
+        connect::{Connector, Target, with_timeout},
+        web_url::{Scheme, WebUrl},
+    },
 };
 
 /// How many addresses of a host are tried.
@@ -21,6 +24,7 @@ const LITERAL_TTL: Duration = Duration::from_hours(24);
 #[derive(Clone, Copy, Debug)]
 pub struct Ports {
     pub matrix: u16,
+    pub http: u16,
     pub https: u16,
 }
 
@@ -28,6 +32,7 @@ impl Default for Ports {
     fn default() -> Self {
         Self {
             matrix: 8448,
+            http: 80,
             https: 443,
         }
     }
@@ -50,16 +55,21 @@ impl Hosts {
         }
     }
 
-    /// Where to connect for `https://host:port`.
-    pub async fn web_target(&self, host: &str, port: Option<u16>) -> Result<Target, Error> {
+    /// Where to connect for `url`.
+    pub async fn web_target(&self, url: &WebUrl) -> Result<Target, Error> {
+        let WebUrl { host, port, .. } = url;
+        let (default_port, tls_name) = match url.scheme {
+            Scheme::Http => (self.ports.http, None),
+            Scheme::Https => (self.ports.https, Some(without_brackets(host).to_owned())),
+        };
         let found = self.addresses(host).await?;
         let addresses = found.records.into_iter();
         Ok(Target {
             addresses: addresses
-                .map(|address| SocketAddr::new(address, port.unwrap_or(self.ports.https)))
+                .map(|address| SocketAddr::new(address, port.unwrap_or(default_port)))
                 .collect(),
             authority: port.map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")),
-            tls_name: without_brackets(host).to_owned(),
+            tls_name,
         })
     }
 

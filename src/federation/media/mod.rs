@@ -24,7 +24,7 @@ use super::{
     Client, Error as PeerError,
     transport::{
         connect::{StreamedResponse, with_timeout},
-        web::HttpsUrl,
+        web_url::WebUrl,
     },
 };
 use crate::{
@@ -197,10 +197,10 @@ impl RemoteMedia {
         url: &str,
         file: FileWriter,
     ) -> Result<(FileWriter, MediaHeaders), Error> {
-        let url = HttpsUrl::parse(url);
+        let url = WebUrl::parse(url);
         let url =
             url.ok_or_else(|| PeerError::InvalidResponse("a redirect to no https URL".into()))?;
-        let (_, response) = self.0.client.get_web(url).await?;
+        let (_, response) = self.0.client.get_web(url, false).await?;
         read_plain(response, file).await
     }
 

@@ -1,8 +1,6 @@
 //! Previews of web pages ([`GET /preview_url`]). They must be enabled by the owner, as any user can make
 //! this server request any page.
 //!
-//! Pages are requested by `https` alone, whatever the URL says.
-//!
 //! [`GET /preview_url`]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1mediapreview_url
 
 use std::{sync::Arc, time::Duration};
@@ -21,7 +19,7 @@ use crate::{
         Client, Error as PeerError,
         transport::{
             connect::{StreamedResponse, with_timeout},
-            web::HttpsUrl,
+            web_url::{Scheme, WebUrl},
         },
     },
     media::{self, Media, PageMetadata},
@@ -113,7 +111,7 @@ impl Previews {
         made.unwrap_or(Err(PeerError::TimedOut.into()))
     }
 
-    async fn run(&self, user: UserNum, key: String, url: HttpsUrl) -> Result<Preview, Error> {
+    async fn run(&self, user: UserNum, key: String, url: WebUrl) -> Result<Preview, Error> {
         let _permit = self.0.permits.acquire(user).await;
         let made = with_timeout(TIMEOUT, Box::pin(self.make(url))).await;
         let made = made.map_err(Error::from).flatten().map(Arc::new);
@@ -124,8 +122,8 @@ impl Previews {
         made
     }
 
-    async fn make(&self, url: HttpsUrl) -> Result<Map<String, Value>, Error> {
-        let (url, response) = self.0.client.get_web(url).await?;
+    async fn make(&self, url: WebUrl) -> Result<Map<String, Value>, Error> {
+        let (url, response) = self.0.client.get_web(url, true).await?;
         let kind = media_type(&response.head.headers);
         if kind.starts_with("image/") {
             return Ok(self.keep_picture(response).await?.unwrap_or_default());
@@ -164,8 +162,8 @@ impl Previews {
         Ok(page.map_err(|error: pool::Error| media::Error::from(error))?)
     }
 
-    async fn fetch_picture(&self, url: HttpsUrl) -> Result<Option<Map<String, Value>>, Error> {
-        let (_, response) = self.0.client.get_web(url).await?;
+    async fn fetch_picture(&self, url: WebUrl) -> Result<Option<Map<String, Value>>, Error> {
+        let (_, response) = self.0.client.get_web(url, true).await?;
         self.keep_picture(response).await
     }
 
@@ -210,22 +208,21 @@ fn size(preview: &Map<String, Value>) -> usize {
     texts.map(str::len).sum::<usize>() + 64 * preview.len()
 }
 
-fn parse_url(url: &str) -> Option<HttpsUrl> {
+fn parse_url(url: &str) -> Option<WebUrl> {
     if url.len() > MAX_URL_BYTES {
         return None;
     }
-    let url = url.split('#').next()?;
-    match url.strip_prefix("http://") {
-        // The port of a plain HTTP server has no TLS.
-        Some(rest) => HttpsUrl::parse(&format!("https://{rest}")).filter(|url| url.port.is_none()),
-        None => HttpsUrl::parse(url),
-    }
+    WebUrl::parse(url.split('#').next()?)
 }
 
 /// The URL of a link on the page at `url`.
-fn resolve(url: &HttpsUrl, link: &str) -> Option<HttpsUrl> {
-    if let Some(rest) = link.strip_prefix("//") {
-        return parse_url(&format!("https://{rest}"));
+fn resolve(url: &WebUrl, link: &str) -> Option<WebUrl> {
+    if link.starts_with("//") {
+        let scheme = match url.scheme {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        };
+        return parse_url(&format!("{scheme}:{link}"));
     }
     if link.contains("://") {
         return parse_url(link);
@@ -240,22 +237,22 @@ fn resolve(url: &HttpsUrl, link: &str) -> Option<HttpsUrl> {
 
 #[cfg(test)]
 mod tests {
-    use super::{HttpsUrl, parse_url, resolve};
+    use super::{WebUrl, parse_url, resolve};
 
-    fn shown(url: Option<HttpsUrl>) -> Option<String> {
+    fn shown(url: Option<WebUrl>) -> Option<String> {
         url.map(|url| {
             let port = url.port.map_or(String::new(), |port| format!(":{port}"));
-            format!("{}{port}{}", url.host, url.path)
+            format!("{:?} {}{port}{}", url.scheme, url.host, url.path)
         })
     }
 
     #[test]
     fn only_http_and_https_urls_are_previewed() {
         for (link, place) in [
-            ("https://a.example/b?c#d", Some("a.example/b?c")),
-            ("http://a.example/b", Some("a.example/b")),
-            ("https://a.example:8443/", Some("a.example:8443/")),
-            ("http://a.example:8080/", None),
+            ("https://a.example/b?c#d", Some("Https a.example/b?c")),
+            ("http://a.example/b", Some("Http a.example/b")),
+            ("https://a.example:8443/", Some("Https a.example:8443/")),
+            ("http://a.example:8080/", Some("Http a.example:8080/")),
             ("ftp://a.example/", None),
             ("file:///etc/passwd", None),
             ("/etc/passwd", None),
@@ -270,13 +267,13 @@ mod tests {
     fn links_on_a_page_are_resolved_against_its_url() {
         let page = parse_url("https://a.example/b/c?d=/e").unwrap();
         for (link, place) in [
-            ("/x.png", Some("a.example/x.png")),
-            ("x.png", Some("a.example/b/x.png")),
-            ("//c.example/x.png", Some("c.example/x.png")),
-            ("http://c.example/x.png", Some("c.example/x.png")),
+            ("/x.png", Some("Https a.example/x.png")),
+            ("x.png", Some("Https a.example/b/x.png")),
+            ("//c.example/x.png", Some("Https c.example/x.png")),
+            ("http://c.example/x.png", Some("Http c.example/x.png")),
             (
                 "data:image/png;base64,AAAA",
-                Some("a.example/b/data:image/png;base64,AAAA"),
+                Some("Https a.example/b/data:image/png;base64,AAAA"),
             ),
             ("file:///x", None),
         ] {

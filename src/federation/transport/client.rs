@@ -31,7 +31,8 @@ use super::{
         exchange, open, with_timeout,
     },
     tls::{Authorities, TlsError},
-    web::{self, AllowedAddresses, HttpsUrl},
+    web::{self, Allowed, AllowedAddresses},
+    web_url::WebUrl,
 };
 use crate::{
     clock::Clock,
@@ -302,10 +303,16 @@ impl Client {
         Err(status_error(status, &body))
     }
 
-    /// Requests `url` and follows redirects. Returns the last URL too.
-    pub async fn get_web(&self, url: HttpsUrl) -> Result<(HttpsUrl, StreamedResponse), Error> {
+    /// Requests `url` and follows redirects, those to `http` too if that is allowed. Returns the last URL
+    /// too.
+    pub async fn get_web(
+        &self,
+        url: WebUrl,
+        http: bool,
+    ) -> Result<(WebUrl, StreamedResponse), Error> {
         let hosts = self.inner.resolver.discovery().hosts();
-        web::get(hosts, url, self.inner.web_addresses).await
+        let addresses = self.inner.web_addresses;
+        web::get(hosts, url, Allowed { http, addresses }).await
     }
 
     /// Serializes `request`, and signs it if its authentication scheme says so.

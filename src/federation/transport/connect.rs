@@ -15,7 +15,11 @@ use hyper::{
     client::conn::http1::{self, SendRequest},
 };
 use rustls::pki_types::ServerName as TlsName;
-use smol::{Async, Timer, Unblock, channel, future, io::AsyncWriteExt, lock::OnceCell};
+use smol::{
+    Async, Timer, Unblock, channel, future,
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
+    lock::OnceCell,
+};
 use smol_hyper::rt::FuturesIo;
 
 use super::{address::is_public, throttle::Throttle, tls::Authorities};
@@ -48,8 +52,9 @@ pub struct Target {
     pub addresses: Vec<SocketAddr>,
     /// The `Host` header.
     pub authority: String,
-    /// The name that its certificate must have: a host name or an address, without brackets.
-    pub tls_name: String,
+    /// The name that its certificate must have: a host name or an address, without brackets. `None` for a
+    /// connection without TLS.
+    pub tls_name: Option<String>,
 }
 
 pub type Connection = SendRequest<Full<Bytes>>;
@@ -108,7 +113,7 @@ impl Connector {
             let report = report.clone();
             trying.push(self.0.executor.spawn(async move {
                 let _ = report
-                    .send(connector.connect_to(address, &name).await)
+                    .send(connector.connect_to(address, name.as_deref()).await)
                     .await;
             }));
             match with_timeout(NEXT_ADDRESS_DELAY, result.recv()).await {
@@ -140,19 +145,32 @@ impl Connector {
         made.await
     }
 
-    async fn connect_to(&self, address: SocketAddr, name: &str) -> Result<Connection, Error> {
-        let name = TlsName::try_from(name.to_owned()).map_err(|_| Error::Unresolvable)?;
+    async fn connect_to(
+        &self,
+        address: SocketAddr,
+        tls_name: Option<&str>,
+    ) -> Result<Connection, Error> {
         self.0.throttle.wait().await;
         let stream = with_timeout(CONNECT_TIMEOUT, Async::<TcpStream>::connect(address)).await?;
         let stream = stream.map_err(unreachable)?;
         // Requests are written at once.
         stream.get_ref().set_nodelay(true).map_err(unreachable)?;
+        let Some(name) = tls_name else {
+            return self.handshake(stream).await;
+        };
+        let name = TlsName::try_from(name.to_owned()).map_err(|_| Error::Unresolvable)?;
         let tls = self.tls().await?;
         let stream = with_timeout(CONNECT_TIMEOUT, tls.connect(name, stream)).await?;
-        let io = FuturesIo::new(stream.map_err(unreachable)?);
+        self.handshake(stream.map_err(unreachable)?).await
+    }
+
+    async fn handshake<S>(&self, stream: S) -> Result<Connection, Error>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let handshake = http1::Builder::new()
             .max_buf_size(MAX_HEAD_BYTES)
-            .handshake(io)
+            .handshake(FuturesIo::new(stream))
             .await;
         let (connection, driver) = handshake.map_err(unreachable)?;
         // It ends when the other side closes the connection, or `connection` is dropped.

@@ -6,3 +6,4 @@ pub mod connect;
 pub mod throttle;
 pub mod tls;
 pub mod web;
+pub mod web_url;

@@ -1,54 +1,27 @@
-//! GET requests by https, with redirects. The host of each redirect is resolved and must have an allowed
+//! GET requests to the web, with redirects. The host of each redirect is resolved and must have an allowed
 //! address.
 
 use std::net::IpAddr;
 
-use http::{Request, Uri, header};
+use http::{Request, header};
 use http_body_util::Full;
 use hyper::body::Bytes;
 
-use super::connect::{StreamedResponse, open};
+use super::{
+    connect::{StreamedResponse, open},
+    web_url::{Scheme, WebUrl},
+};
 use crate::federation::{Error, discovery::hosts::Hosts};
 
 const MAX_REDIRECTS: usize = 3;
 const USER_AGENT: &str = concat!("hearth/", env!("CARGO_PKG_VERSION"));
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HttpsUrl {
-    pub host: String,
-    pub port: Option<u16>,
-    pub path: String,
-}
-
-impl HttpsUrl {
-    pub fn parse(url: &str) -> Option<Self> {
-        let empty = Self {
-            host: String::new(),
-            port: None,
-            path: String::new(),
-        };
-        let url = empty.redirected(url)?;
-        (!url.host.is_empty()).then_some(url)
-    }
-
-    /// The URL that `location` means in a redirect from this one.
-    pub fn redirected(&self, location: &str) -> Option<Self> {
-        let location: Uri = location.parse().ok()?;
-        let path = location.path_and_query();
-        let path = path.map_or("/", |path| path.as_str()).to_owned();
-        match location.authority() {
-            Some(authority) if location.scheme_str() == Some("https") => Some(Self {
-                host: authority.host().to_owned(),
-                port: authority.port_u16(),
-                path,
-            }),
-            None if path.starts_with('/') && !path.starts_with("//") => Some(Self {
-                path,
-                ..self.clone()
-            }),
-            _ => None,
-        }
-    }
+/// What a URL and its redirects may lead to.
+#[derive(Clone, Copy, Debug)]
+pub struct Allowed {
+    /// Whether connections without TLS are.
+    pub http: bool,
+    pub addresses: AllowedAddresses,
 }
 
 /// Which addresses a URL may lead to.
@@ -64,17 +37,20 @@ pub enum AllowedAddresses {
 /// Requests `url` and follows redirects. Returns the last URL and a successful response.
 pub async fn get(
     hosts: &Hosts,
-    mut url: HttpsUrl,
-    allowed: AllowedAddresses,
-) -> Result<(HttpsUrl, StreamedResponse), Error> {
+    mut url: WebUrl,
+    allowed: Allowed,
+) -> Result<(WebUrl, StreamedResponse), Error> {
     for _ in 0..=MAX_REDIRECTS {
+        if url.scheme == Scheme::Http && !allowed.http {
+            return Err(invalid("a URL of http where only https is allowed"));
+        }
         // Some web servers require a user agent.
         let request = Request::get(&url.path)
             .header(header::USER_AGENT, USER_AGENT)
             .body(Full::<Bytes>::default());
         let request = request.map_err(invalid)?;
-        let mut target = hosts.web_target(&url.host, url.port).await?;
-        if let AllowedAddresses::Only(is_allowed) = allowed {
+        let mut target = hosts.web_target(&url).await?;
+        if let AllowedAddresses::Only(is_allowed) = allowed.addresses {
             target.addresses.retain(|address| is_allowed(address.ip()));
         }
         let connection = hosts.connector.connect(&target).await?;
@@ -85,7 +61,7 @@ pub async fn get(
                 let location = response.head.headers.get(header::LOCATION);
                 let location = location.and_then(|location| location.to_str().ok());
                 let to = url.redirected(location.unwrap_or_default());
-                url = to.ok_or_else(|| invalid("a redirect to something else than https"))?;
+                url = to.ok_or_else(|| invalid("a redirect to something else than a web page"))?;
             }
             status => return Err(Error::Status(status, None)),
         }
@@ -95,38 +71,4 @@ pub async fn get(
 
 fn invalid(error: impl ToString) -> Error {
     Error::InvalidResponse(error.to_string().into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::HttpsUrl;
-
-    #[test]
-    fn redirects_lead_to_https_alone() {
-        let url = |host: &str, port, path: &str| HttpsUrl {
-            host: host.to_owned(),
-            port,
-            path: path.to_owned(),
-        };
-        let from = url("a.example", None, "/");
-        for (location, to) in [
-            ("https://b.example/c?d", url("b.example", None, "/c?d")),
-            ("https://b.example:80", url("b.example", Some(80), "/")),
-            ("https://u:p@b.example/c", url("b.example", None, "/c")),
-            ("https://[::1]:8/c", url("[::1]", Some(8), "/c")),
-            ("/c", url("a.example", None, "/c")),
-        ] {
-            assert_eq!(from.redirected(location), Some(to), "{location}");
-        }
-        for location in [
-            "http://b.example/c",
-            "ftp://b.example",
-            "//b.example/c",
-            "",
-            "b",
-        ] {
-            assert_eq!(from.redirected(location), None, "{location}");
-        }
-        assert_eq!(HttpsUrl::parse("/c"), None);
-    }
 }

@@ -50,7 +50,7 @@ pub fn target(name: &ServerName, resolved: &ResolvedServer) -> Target {
     Target {
         addresses: addresses.collect(),
         authority: name.as_str().to_owned(),
-        tls_name: without_brackets(name.host()).to_owned(),
+        tls_name: Some(without_brackets(name.host()).to_owned()),
     }
 }
 

@@ -11,7 +11,8 @@ use crate::federation::{
     discovery::hosts::Hosts,
     transport::{
         connect::with_timeout,
-        web::{self, AllowedAddresses, HttpsUrl},
+        web::{self, Allowed, AllowedAddresses},
+        web_url::{Scheme, WebUrl},
     },
 };
 
@@ -56,12 +57,17 @@ struct Body {
 }
 
 async fn request(hosts: &Hosts, name: &ServerName) -> Result<(OwnedServerName, Duration), Error> {
-    let url = HttpsUrl {
+    let url = WebUrl {
+        scheme: Scheme::Https,
         host: name.host().to_owned(),
         port: None,
         path: PATH.to_owned(),
     };
-    let (_, response) = web::get(hosts, url, AllowedAddresses::AsServers).await?;
+    let allowed = Allowed {
+        http: false,
+        addresses: AllowedAddresses::AsServers,
+    };
+    let (_, response) = web::get(hosts, url, allowed).await?;
     let ttl = ttl(&response.head.headers);
     let body = response.whole(MAX_BYTES).await?;
     let body: Body = serde_json::from_slice(&body).map_err(invalid)?;

@@ -104,6 +104,7 @@ impl World {
     fn hosts(&self) -> Hosts {
         let ports = Ports {
             matrix: MATRIX,
+            http: self.port,
             https: self.port,
         };
         Hosts::new(&self.connector, self.lookups.dns.clone(), ports)
@@ -212,6 +213,6 @@ fn at(addresses: &[&str], authority: &str, tls_name: &str) -> Target {
     Target {
         addresses: addresses.collect::<Vec<SocketAddr>>(),
         authority: authority.to_owned(),
-        tls_name: tls_name.to_owned(),
+        tls_name: Some(tls_name.to_owned()),
     }
 }

@@ -276,7 +276,7 @@ fn a_server_whose_first_address_refuses_is_reached_at_the_next() {
     let target = Target {
         addresses: vec![dead, SocketAddr::from(([127, 0, 0, 1], alive))],
         authority: "a.example".to_owned(),
-        tls_name: "a.example".to_owned(),
+        tls_name: Some("a.example".to_owned()),
     };
     assert!(world.run(world.connector.connect(&target)).is_ok());
 }
@@ -292,7 +292,7 @@ fn a_server_that_does_not_answer_at_its_first_address_is_reached_at_the_next() {
             SocketAddr::from(([127, 0, 0, 1], world.port)),
         ],
         authority: "a.example".to_owned(),
-        tls_name: "a.example".to_owned(),
+        tls_name: Some("a.example".to_owned()),
     };
     assert!(world.run(world.connector.connect(&target)).is_ok());
 }

@@ -8,7 +8,10 @@ use std::{
 use super::World;
 use crate::federation::{
     Error,
-    transport::web::{AllowedAddresses, HttpsUrl, get},
+    transport::{
+        web::{Allowed, AllowedAddresses, get},
+        web_url::WebUrl,
+    },
 };
 
 /// An address that is not allowed.
@@ -19,9 +22,13 @@ fn is_allowed(address: IpAddr) -> bool {
 }
 
 /// Requests `url`, in which `PORT` is the world's. Returns the host and path of the last URL.
-fn fetch(world: &World, url: &str, allowed: AllowedAddresses) -> Result<String, Error> {
+fn fetch(world: &World, url: &str, addresses: AllowedAddresses) -> Result<String, Error> {
     let url = url.replace("PORT", &world.port.to_string());
-    let url = HttpsUrl::parse(&url).unwrap();
+    let url = WebUrl::parse(&url).unwrap();
+    let allowed = Allowed {
+        http: false,
+        addresses,
+    };
     let (url, _) = world.run(get(&world.hosts(), url, allowed))?;
     Ok(format!("{}{}", url.host, url.path))
 }
@@ -67,6 +74,16 @@ fn an_address_that_is_not_allowed_is_not_connected_to_by_name_or_redirect() {
         AllowedAddresses::Only(is_allowed),
     );
     assert_eq!(found.unwrap(), "b.example/here");
+}
+
+#[test]
+fn http_is_requested_only_where_it_is_allowed() {
+    let world = World::new("", &[]);
+    world.page("a.example/", "->http://b.example:PORT/");
+    for url in ["https://a.example:PORT/", "http://b.example:PORT/"] {
+        let refused = fetch(&world, url, AllowedAddresses::AsServers);
+        assert!(matches!(refused, Err(Error::InvalidResponse(_))), "{url}");
+    }
 }
 
 #[test]
