@@ -233,6 +233,20 @@ impl History {
         cited: &State,
         action: Action,
     ) -> BuiltEvent {
+        let depths = prev.iter().map(|index| self.events[*index].pdu.depth() + 1);
+        let depth = depths.max().unwrap_or(1);
+        self.build_at(depth, prev, missing, cited, action)
+    }
+
+    /// The same with another depth than is right.
+    pub fn build_at(
+        &mut self,
+        depth: u64,
+        prev: &[Index],
+        missing: &[OwnedEventId],
+        cited: &State,
+        action: Action,
+    ) -> BuiltEvent {
         let draft = self.draft(action);
         let auth_events = auth_types(&draft, self.rules)
             .expect("well-formed")
@@ -242,7 +256,7 @@ impl History {
             .collect();
         let prev = prev.iter().map(|index| &self.events[*index].pdu);
         let place = EventPlace {
-            depth: prev.clone().map(|pdu| pdu.depth() + 1).max().unwrap_or(1),
+            depth,
             prev_events: prev
                 .map(|pdu| pdu.event_id().to_owned())
                 .chain(missing.iter().cloned())

@@ -241,6 +241,9 @@ tables! {
     /// (room, event) → the state before the event as another server has it, while some of the
     /// event's prev_events are not here.
     claimed_states: (RoomNum, EventNum) => Packed<ClaimedState>, version 1;
+    /// room → the place and the position of the event by which this server last joined it through
+    /// another server.
+    joins: RoomNum => (Place, Position), version 1;
     /// (room, event) → the numbers of its auth events, for state events: eight bytes each,
     /// little-endian.
     auth: (RoomNum, EventNum) => &'static [u8], version 1;

@@ -1,13 +1,14 @@
 //! Fetching what is missing before a received event (server-server API, "Backfilling and retrieving
 //! missing events"):
 //!
-//! 1. the events between the forward extremities and the event, by `/get_missing_events`;
+//! 1. the events between the forward extremities and the event, by `/get_missing_events`, again until
+//!    they lead to what is stored or there are too many;
 //! 2. the auth chains of all of them;
 //! 3. where prev_events are missing still: these, and the state before the event, by `/state_ids`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use ruma::{EventId, OwnedServerName};
+use ruma::{OwnedEventId, OwnedServerName};
 
 use super::{
     error::Error,
@@ -19,8 +20,21 @@ use super::{
 };
 use crate::{
     protocol::{Pdu, receive::Received},
-    rooms::{event, room},
+    rooms::{
+        self,
+        event::{self, graph},
+        room,
+    },
 };
+
+/// How many events are fetched for one that was received, about, and their size. If more are missing,
+/// a gap stays in the timeline.
+const MAX_FETCHED_EVENTS: usize = 200;
+const MAX_FETCHED_BYTES: usize = 4 << 20;
+pub(super) const MAX_REQUESTS: usize = 10;
+/// Before how many events one request asks for those that are missing, and after how many.
+const MAX_LATEST: usize = 20;
+const MAX_EARLIEST: usize = 100;
 
 impl<S: EventSource> PduReceiver<S> {
     /// Fetches from `server` what is missing before `event`, then processes all of it.
@@ -41,8 +55,7 @@ impl<S: EventSource> PduReceiver<S> {
         };
         let mut events = Vec::new();
         if is_missing_prev_events(&fetcher, &event)? {
-            let fetched = fetch_missing_events(&fetcher, event.pdu.event_id()).await?;
-            events = events_between(&fetcher, &event, fetched)?;
+            events = fetch_events_between(&fetcher, &event).await?;
         }
         events.push(event);
         fetcher.fetch_auth_chains(&events).await?;
@@ -79,53 +92,82 @@ fn is_missing_prev_events<S>(
     })
 }
 
-/// Those of `fetched` that lead from `event` back to events that are stored, and are not stored
-/// themselves. Others may be from before this server joined: their states are older than the
-/// room's, and resolving them with it as if they were a branch of it would undo what came since.
-fn events_between<S>(
+/// The events that lead from `event` back to events that are stored. Others that a server gives may be
+/// from before this server joined: their states are older than the room's, and resolving them with it
+/// as if they were a branch of it would undo what came since.
+async fn fetch_events_between<S: EventSource>(
     fetcher: &EventFetcher<'_, S>,
     event: &Received,
-    fetched: Vec<Received>,
 ) -> Result<Vec<Received>, Error> {
-    let fetched = fetched.into_iter();
-    let mut fetched: HashMap<_, _> = fetched
-        .map(|event| (event.pdu.event_id().to_owned(), event))
-        .collect();
-    fetched.remove(event.pdu.event_id());
-    let mut between = Vec::new();
-    let mut open = event.pdu.prev_events().to_vec();
-    while let Some(id) = open.pop() {
-        if let Some(found) = fetched.remove(&id)
-            && !fetcher.store.read(|s| is_processed(s, &id))?
-        {
-            open.extend(found.pdu.prev_events().iter().cloned());
-            between.push(found);
+    let mut between: HashMap<OwnedEventId, Received> = HashMap::new();
+    let (mut bytes, mut min_depth) = (0, 0);
+    for _ in 0..MAX_REQUESTS {
+        let (mut earliest, mut latest) = (HashSet::new(), Vec::new());
+        let mut missing = Vec::new();
+        for event in between.values().chain([event]) {
+            let before = missing.len();
+            for id in event.pdu.prev_events() {
+                if fetcher.store.read(|s| is_processed(s, id))? {
+                    earliest.insert(id.clone());
+                } else if !between.contains_key(id) {
+                    missing.push(id.clone());
+                }
+            }
+            if missing.len() > before {
+                latest.push(event.pdu.event_id().to_owned());
+            }
         }
+        if missing.is_empty() || between.len() >= MAX_FETCHED_EVENTS || bytes >= MAX_FETCHED_BYTES {
+            break;
+        }
+        latest.truncate(MAX_LATEST);
+        let fetched = fetch_missing_events(fetcher, earliest, latest).await?;
+        let fetched = fetched.into_iter();
+        let mut fetched: HashMap<OwnedEventId, Received> = fetched
+            .filter(|event| event.pdu.depth() > min_depth)
+            .map(|event| (event.pdu.event_id().to_owned(), event))
+            .collect();
+        let before = between.len();
+        while let Some(id) = missing.pop() {
+            if let Some(found) = fetched.remove(&id)
+                && !fetcher.store.read(|s| is_processed(s, &id))?
+            {
+                missing.extend(found.pdu.prev_events().iter().cloned());
+                bytes += found.json.len();
+                between.insert(id, found);
+            }
+        }
+        if between.len() == before {
+            break;
+        }
+        // What the next requests give may be from before the join.
+        let join = |s: &_| graph::join_depth(s, fetcher.room.num);
+        min_depth = fetcher.store.read(join)?;
     }
-    Ok(between)
+    Ok(between.into_values().collect())
 }
 
-/// The events between the forward extremities and `event`. None if the server does not give any: the
-/// claimed state before the event is used then.
+/// The events between the forward extremities or `earliest` and `latest`. None if the server does not
+/// give any: the claimed state before the received event is used then.
 ///
 /// # Errors
 /// [`FetchError::Unreachable`]: other requests would fail, too.
 async fn fetch_missing_events<S: EventSource>(
     fetcher: &EventFetcher<'_, S>,
-    event: &EventId,
+    mut earliest: HashSet<OwnedEventId>,
+    latest: Vec<OwnedEventId>,
 ) -> Result<Vec<Received>, Error> {
-    let extremities = fetcher.store.read(|s| {
-        let extremities = room::heads(s, fetcher.room.num)?.extremities;
-        extremities
-            .into_iter()
-            .map(|num| event::id(s, num))
-            .collect::<Result<Vec<_>, _>>()
+    fetcher.store.read(|s| {
+        for num in room::heads(s, fetcher.room.num)?.extremities {
+            earliest.insert(event::id(s, num)?);
+        }
+        Ok::<_, rooms::Error>(())
     })?;
     let (server, room) = (&fetcher.server, &fetcher.room.id);
-    let latest = vec![event.to_owned()];
-    let source = fetcher.source;
-    let pdus = match source
-        .missing_events(server, room, extremities, latest)
+    let earliest = earliest.into_iter().take(MAX_EARLIEST).collect();
+    let pdus = match fetcher
+        .source
+        .missing_events(server, room, earliest, latest)
         .await
     {
         Err(error @ FetchError::Unreachable) => return Err(error.into()),

@@ -63,8 +63,11 @@ impl<S: EventSource> PduReceiver<S> {
                 // The gap was moved or closed by another task meanwhile.
                 Err(Error::Rooms(rooms::Error::Stale)) => {}
                 Ok(_) if claimed_state.is_none() => {
-                    let id = event.pdu.event_id();
-                    return match self.store().read(|s| is_processed(s, id))? {
+                    let pdu = &event.pdu;
+                    let missing = |s: &_| receive::missing(s, room.num, room.rules, pdu);
+                    let is_processed = self.store().read(|s| is_processed(s, pdu.event_id()))?;
+                    // With all prev_events it stays an outlier if it rests on a claim.
+                    return match is_processed || self.store().read(missing)?.is_empty() {
                         true => Ok(()),
                         false => Err(rooms::Error::Missing.into()),
                     };

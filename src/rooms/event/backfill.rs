@@ -6,9 +6,8 @@
 //! extremity from before the gap is none any more once events that follow on it lead to the gap:
 //! the states after the gap are derived from its state then.
 //!
-//! The claimed state before an event is resolved together with the states after those of its
-//! prev_events that are here; it never takes their place. An event that is not accepted and of which
-//! prev_events are missing stays an outlier, and stays missing.
+//! The claimed state before an event adds to what is known ([`super::claim`]). An event that is not
+//! accepted and rests on a claim stays an outlier, and stays missing.
 //!
 //! If the server was in the room before the gap, the events in it are checked as if they had been
 //! received there: soft-failed if neither the current state before the event after the gap allows
@@ -97,13 +96,30 @@ pub fn decide(
         None => Vec::new(),
     };
     let mut derivation = Derivation::new(States::new(r, room, rules), received_in)?;
-    for (num, pdu) in leading_to(&derivation.states, &missing)? {
-        let (_, lacking) = derivation.states.prev_events(&pdu)?;
-        let claimed = claimed.get(&num).filter(|_| !lacking.is_empty());
-        if claimed.is_some() || lacking.is_empty() {
-            derivation.add(num, pdu, claimed.cloned())?;
+    let mut leading = leading_to(&derivation.states, &missing)?;
+    loop {
+        let mut waiting = Vec::new();
+        let count = leading.len();
+        for (num, pdu) in leading {
+            let (_, lacking) = derivation.states.prev_events(&pdu)?;
+            let claimed = claimed.get(&num).filter(|_| !lacking.is_empty());
+            let is_known = claimed.is_some() || lacking.is_empty();
+            if !is_known || !derivation.add(num, pdu.clone(), claimed.cloned())? {
+                waiting.push((num, pdu));
+            }
+            missing.extend(lacking);
         }
-        missing.extend(lacking);
+        // The events that were added may have settled what the others wait for.
+        if waiting.is_empty() || waiting.len() == count {
+            break;
+        }
+        leading = waiting;
+    }
+    if opened.is_some() {
+        // It stays missing, and nobody has anything from before it.
+        let create = current::get(r, room, "m.room.create", "")?;
+        let create = create.map(|num| event::id(r, num)).transpose()?;
+        missing.retain(|id| create.as_ref().is_none_or(|create| create != id));
     }
     let rederived = derivation.result()?;
     let Derivation {
@@ -200,7 +216,7 @@ fn new_heads<'a, R: Reader>(
         prev.extend(states.prev_events(&decided.event.pdu)?.0);
     }
     let followed = followed(states, &prev)?;
-    let (mut ends, mut replacing): (Vec<EventNum>, Vec<EventNum>) = Default::default();
+    let (mut ends, mut replacing) = (Vec::new(), Vec::new());
     for end in extremities.iter().filter(|end| !followed.contains(end)) {
         if states.status(*end)? == Status::Accepted {
             ends.push(*end);
@@ -208,9 +224,16 @@ fn new_heads<'a, R: Reader>(
         }
         // In the place of an extremity that is rejected now comes what is before it.
         for num in states.superseded(vec![*end])? {
-            if states.status(num)? == Status::Accepted {
+            if states.status(num)? == Status::Accepted && !states.is_before_join(num)? {
                 replacing.push(num);
             }
+        }
+    }
+    // Those that are rejected no more.
+    for (num, status, _) in &rederived.changed {
+        let was_accepted = event::header(states.r, *num)?.status == Status::Accepted;
+        if *status == Status::Accepted && !was_accepted && !followed.contains(num) {
+            replacing.push(*num);
         }
     }
     // Events on which only those follow that are not here, or rejected.

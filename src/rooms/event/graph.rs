@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::{
     rooms::{Error, event, state, timeline},
-    store::{EventNum, Reader, RoomNum, Rows, records::Status},
+    store::{EventNum, Place, Reader, Records, RoomNum, Rows, records::Status},
 };
 
 /// The references of an event.
@@ -166,6 +166,29 @@ pub fn between(
     }
     found.reverse();
     Ok(found)
+}
+
+/// The event by which this server last joined the room through another one, with its place.
+pub(in crate::rooms) fn join(
+    r: &impl Reader,
+    room: RoomNum,
+) -> Result<Option<(EventNum, Place)>, Error> {
+    let join = r.joins()?.get(room)?.map(|row| row.value());
+    let Some((place, _)) = join else {
+        return Ok(None);
+    };
+    let row = r.timeline()?.load((room, place))?;
+    Ok(row.map(|row| (row.event, place)))
+}
+
+/// The depth of the event by which this server last joined the room through another one; 0 if it was
+/// here from the start.
+pub fn join_depth(r: &impl Reader, room: RoomNum) -> Result<u64, Error> {
+    let Some((num, _)) = join(r, room)? else {
+        return Ok(0);
+    };
+    let links: Links = event::load(r, num)?.parse()?;
+    Ok(links.depth)
 }
 
 /// A walk over prev_events, the deepest event first.

@@ -12,10 +12,10 @@ use ruma::{RoomId, RoomVersionId};
 
 use super::{
     authorize::ParsedEvents,
-    claim::KnownState,
     commit::{self, Commit, LiveEnd, Placement},
     insert::Notify,
     receive, state_change,
+    states::States,
 };
 use crate::{
     protocol::{Pdu, receive::Received},
@@ -62,8 +62,8 @@ impl StateDiff {
             return Ok(Self(claimed.into_iter().collect()));
         }
         let claimed = known.with_entries(r, room, claimed)?;
-        let known = KnownState::new(r, room, room::rules(r, room)?, known);
-        let state = known.with_news(&claimed)?;
+        let states = States::new(r, room, room::rules(r, room)?);
+        let state = states.known(known).with_news(&claimed)?;
         check_join(r, room, join, &state)?;
         let mut news = Vec::new();
         for (kind, state_key) in state.changed() {
@@ -180,6 +180,9 @@ pub fn commit_join(tx: &Tx, local: &Local, room: RoomNum, event: &Received) -> R
             notify: &Notify::default(),
         }),
     };
-    commit::commit(tx, room, new)?;
+    let join = commit::commit(tx, room, new)?;
+    if let Some(place) = event::header(tx, join.num)?.place {
+        tx.joins()?.insert(room, (place, join.position))?;
+    }
     Ok(())
 }

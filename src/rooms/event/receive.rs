@@ -5,10 +5,16 @@
 //! 2. [`commit`], in a job: checks that the room has not changed since, and writes.
 //!
 //! If prev_events are missing, another server's account of the state before the event (its claimed
-//! state) is resolved together with the states after those prev_events that are here, as Synapse
-//! does. It never takes their place. All that the event and the claimed state name must be here, if
-//! only as outliers ([`super::outlier`]). An event of which prev_events are missing and that is not
-//! accepted stays an outlier, so the claimed state before it reaches no other event.
+//! state) adds to what is known ([`super::claim`]). All that the event and the claimed state name
+//! must be here, if only as outliers ([`super::outlier`]). An event that rests on a claim and is not
+//! accepted stays an outlier, so no other event follows on it, and the claimed state before it reaches
+//! none.
+//!
+//! An event that follows on nothing but events from before the join of this server is history, not
+//! live: the room's state at the join includes it already, and resolving its old state with the
+//! current one as if it were a branch would undo what came since. It stays an outlier until the events
+//! between are back-filled, or until a later event refers to it. The create event is never live in a
+//! room that is here.
 //!
 //! Events of a room are decided one at a time. If the job answers [`Error::Stale`], the event is
 //! decided again. Signatures, hashes and format are checked before ([`crate::protocol::receive`]).
@@ -124,21 +130,34 @@ pub fn decide(
     check_create_event(r, room, &pdu)?;
     let graph = States::new(r, room, rules);
     let (prev, missing) = graph.prev_events(&pdu)?;
-    let mut states = graph.after_each(&prev)?;
-    let claimed = claimed.filter(|_| !missing.is_empty());
-    if !missing.is_empty() {
-        states.push(claimed.clone().ok_or(Error::Missing)?);
-    }
-    let state_before = resolution::resolve(r, room, rules, &states, None)?;
     let current = StateOverlay::of(heads.state);
+    let claimed = claimed.filter(|_| !missing.is_empty());
+    let (is_live, is_later, state_before);
+    if pdu.prev_events().is_empty() {
+        // The create event, which is here if anything is.
+        is_live = heads.extremities.is_empty();
+        is_later = true;
+        state_before = StateOverlay::default();
+    } else {
+        is_live = prev.is_empty() || !graph.since_join(&prev)?.is_empty();
+        let known = graph.known_before(&prev, missing.is_empty(), || Ok(current.clone()))?;
+        let known = graph.known(known);
+        is_later = graph.is_later(&pdu, &prev, &known)?;
+        state_before = match &claimed {
+            None if !missing.is_empty() => return Err(Error::Missing),
+            None => known.into_state(),
+            Some(claimed) => known.with_news(claimed)?,
+        };
+    }
     let mut status = check(r, room, rules, &pdu, &state_before, &current)?;
-    // A create event is never live in a room that is here: as a branch, it would bring back the state
-    // of then.
-    let is_live = !pdu.prev_events().is_empty() || heads.extremities.is_empty();
-    if status == Status::Accepted && !is_live {
+    let is_accepted = status == Status::Accepted && is_live;
+    let rests_on_claim =
+        !missing.is_empty() || !(is_accepted && is_later) && graph.depend_on_claim(&prev)?;
+    if status == Status::Accepted && (!is_live || rests_on_claim && !is_later) {
         status = Status::SoftFailed;
     }
-    let stays_outlier = !missing.is_empty() || !is_live;
+    // No other event follows on it then, and it is decided again when one is to.
+    let stays_outlier = !is_live || rests_on_claim;
     let mut decision = Decision {
         room,
         decided_on: DecidedOn::of(&heads),
@@ -158,9 +177,10 @@ pub fn decide(
             decision.superseded = graph.superseded(prev)?;
             decision.current = current_state_with(&graph, &heads, &decision)?;
         }
-        Status::RejectedByAuthEvents if stays_outlier => {
+        Status::RejectedByAuthEvents if !is_live || !decision.missing.is_empty() => {
             decision.status = Status::RejectedOutlier;
         }
+        Status::RejectedByAuthEvents => {}
         _ if stays_outlier => decision.status = Status::Outlier,
         _ => {}
     }
@@ -248,7 +268,7 @@ pub fn claimed_state(
 }
 
 /// The ids of the prev_events of `pdu` that are not here, or only as outliers.
-pub(in crate::rooms) fn missing(
+pub fn missing(
     r: &impl Reader,
     room: RoomNum,
     rules: &'static RoomVersionRules,

@@ -4,7 +4,7 @@
 //! The state before an event whose prev_events were missing rests on what another server claimed.
 //! Once all its prev_events are here, and nothing between them and the events from before the gap
 //! rests on a claim, the state before it follows from what is known and the claim is dropped. Until
-//! then the claim is resolved together with the states after those prev_events that are here.
+//! then the claim adds to what is known ([`super::claim`]).
 //!
 //! If the state before an event changes, so do the states before the events that follow on it, and
 //! they are authorized again.
@@ -19,7 +19,7 @@ use crate::{
     protocol::Pdu,
     rooms::{
         Error, event,
-        state::{overlay::StateOverlay, resolution},
+        state::{current, overlay::StateOverlay, resolution},
     },
     store::{
         EventNum, Place, Reader, RoomNum, Rows, Tx,
@@ -72,9 +72,10 @@ pub(in crate::rooms) struct Derivation<'r, R> {
 
 impl<'r, R: Reader> Derivation<'r, R> {
     pub(in crate::rooms) fn new(
-        states: States<'r, R>,
+        mut states: States<'r, R>,
         received_in: Vec<StateOverlay>,
     ) -> Result<Self, Error> {
+        states.fills_before_join = received_in.is_empty();
         let mut claims = BTreeMap::new();
         for row in states.r.claimed_states()?.prefix(states.room)? {
             let (key, claim) = row?;
@@ -97,7 +98,8 @@ impl<'r, R: Reader> Derivation<'r, R> {
     }
 
     /// Adds an event in the gap, and derives again what follows on it. `claimed` is the state before
-    /// it, if prev_events are missing; an event that is not accepted is not added then.
+    /// it, if prev_events are missing. Returns false if it is not added: the state before it rests on
+    /// a claim, and it is not accepted.
     ///
     /// # Errors
     /// [`Error::Unresolvable`] if there is no end to it.
@@ -106,14 +108,14 @@ impl<'r, R: Reader> Derivation<'r, R> {
         num: EventNum,
         pdu: Pdu,
         claimed: Option<StateOverlay>,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let event = GapEvent { num, claimed };
         let state_before = self.state_before(&event, &pdu)?;
         let status = self.status_in_gap(&pdu, &state_before)?;
+        if self.must_wait(&event, &pdu, status)? {
+            return Ok(false);
+        }
         if event.claimed.is_some() {
-            if status != Status::Accepted {
-                return Ok(());
-            }
             self.unsettled.insert(num);
         }
         let derived = Derived {
@@ -127,7 +129,7 @@ impl<'r, R: Reader> Derivation<'r, R> {
         for _ in 0..MAX_ROUNDS {
             self.round()?;
             if self.is_done {
-                return Ok(());
+                return Ok(true);
             }
         }
         Err(Error::Unresolvable(
@@ -135,12 +137,47 @@ impl<'r, R: Reader> Derivation<'r, R> {
         ))
     }
 
-    fn state_before(&self, event: &GapEvent, pdu: &Pdu) -> Result<StateOverlay, Error> {
+    /// Whether an event in the gap is not accepted, or no news, because of a claim. The create event is
+    /// not live here either: what follows on it without following on what is known is old.
+    fn must_wait(&self, event: &GapEvent, pdu: &Pdu, status: Status) -> Result<bool, Error> {
+        let is_before_join = self.received_in.is_empty();
+        if pdu.prev_events().is_empty() && !is_before_join {
+            return Ok(true);
+        }
         let (prev, _) = self.states.prev_events(pdu)?;
-        let mut before = self.states.after_each(&prev)?;
-        before.extend(event.claimed.clone());
-        let (r, room, rules) = (self.states.r, self.states.room, self.states.rules);
-        resolution::resolve(r, room, rules, &before, None)
+        let known = self.states.known(self.known_state(pdu)?);
+        let is_news = is_before_join || self.states.is_later(pdu, &prev, &known)?;
+        if status == Status::Accepted && is_news {
+            return Ok(false);
+        }
+        if event.claimed.is_some() {
+            return Ok(true);
+        }
+        if is_before_join || status == Status::RejectedByAuthEvents {
+            return Ok(false);
+        }
+        self.states.depend_on_any(&prev, &self.unsettled)
+    }
+
+    fn state_before(&self, event: &GapEvent, pdu: &Pdu) -> Result<StateOverlay, Error> {
+        let known = self.known_state(pdu)?;
+        match &event.claimed {
+            Some(claimed) => self.states.known(known).with_news(claimed),
+            None => Ok(known),
+        }
+    }
+
+    /// What is known of the state before an event in the gap.
+    fn known_state(&self, pdu: &Pdu) -> Result<StateOverlay, Error> {
+        let (prev, missing) = self.states.prev_events(pdu)?;
+        match self.received_in.first() {
+            None => self.states.resolve(&self.states.after_each(&prev)?),
+            Some(before_gap) => {
+                let before_gap = || Ok(before_gap.clone());
+                self.states
+                    .known_before(&prev, missing.is_empty(), before_gap)
+            }
+        }
     }
 
     fn status_in_gap(&self, pdu: &Pdu, before: &StateOverlay) -> Result<Status, Error> {
@@ -164,11 +201,7 @@ impl<'r, R: Reader> Derivation<'r, R> {
 
     fn status_after_gap(&self, pdu: &Pdu, before: &StateOverlay) -> Result<Status, Error> {
         let events = ParsedEvents::new(self.states.r, self.states.room, self.states.rules);
-        let is_allowed = match allowed(pdu, events.authorize(pdu))? {
-            Some(authorized) => authorized.is_allowed_by(before)?,
-            None => false,
-        };
-        Ok(match is_allowed {
+        Ok(match events.allows(pdu, before)? {
             true => Status::Accepted,
             false => Status::RejectedByState,
         })
@@ -231,7 +264,9 @@ impl<'r, R: Reader> Derivation<'r, R> {
             let pdu = self.states.pdu(num)?;
             let (prev, missing) = self.states.prev_events(&pdu)?;
             if missing.is_empty() && self.follows_on_dirty(&prev)? {
-                self.rederive(num, pdu, self.states.after_each(&prev)?)?;
+                let current = || self.current_before(num);
+                let state_before = self.states.known_before(&prev, true, current)?;
+                self.set_state(num, pdu, state_before)?;
             }
         }
         Ok(())
@@ -246,49 +281,48 @@ impl<'r, R: Reader> Derivation<'r, R> {
     fn rederive_claimed(&mut self, num: EventNum, claim: &ClaimedState) -> Result<(), Error> {
         let pdu = self.states.pdu(num)?;
         let (prev, missing) = self.states.prev_events(&pdu)?;
-        let mut states = self.states.after_each(&prev)?;
         let was_settled = self.settled.contains(&num);
-        if was_settled || missing.is_empty() && self.is_settled(&prev, claim.known_upto)? {
+        let is_settled =
+            was_settled || missing.is_empty() && self.is_settled(&prev, claim.known_upto)?;
+        let current = || self.current_before(num);
+        let mut state_before = self.states.known_before(&prev, is_settled, current)?;
+        if is_settled {
             self.is_done &= was_settled;
             self.unsettled.remove(&num);
             self.settled.insert(num);
         } else {
-            states.push(StateOverlay::of(claim.state));
+            let claimed = StateOverlay::of(claim.state);
+            state_before = self.states.known(state_before).with_news(&claimed)?;
         }
-        self.rederive(num, pdu, states)
+        self.set_state(num, pdu, state_before)
+    }
+
+    /// The room's current state before the event was received.
+    fn current_before(&self, num: EventNum) -> Result<StateOverlay, Error> {
+        let (r, room) = (self.states.r, self.states.room);
+        current::before(r, room, event::header(r, num)?.position)
     }
 
     /// Whether everything between `prev` and the events that were known before the gap is here and
-    /// rests on no claim.
+    /// rests on no claim. What leads only to events from before the join of this server, or to the
+    /// create event, rests on what was claimed then.
     fn is_settled(&self, prev: &[EventNum], known_upto: Place) -> Result<bool, Error> {
-        let mut open = prev.to_vec();
+        let mut open = self.states.since_join(prev)?;
+        let mut is_known = !open.is_empty();
         let mut seen: HashSet<EventNum> = open.iter().copied().collect();
-        while let Some(num) = open.pop() {
-            if self.unsettled.contains(&num) {
-                return Ok(false);
-            }
+        while let Some(num) = open.pop()
+            && is_known
+        {
+            is_known = !self.unsettled.contains(&num);
             let place = event::header(self.states.r, num)?.place;
-            if place.is_some_and(|place| place <= known_upto) {
-                continue;
+            if place.is_none_or(|place| place > known_upto) {
+                let (prev, missing) = self.states.prev_events(&self.states.pdu(num)?)?;
+                let prev = self.states.since_join(&prev)?;
+                is_known &= missing.is_empty() && !prev.is_empty();
+                open.extend(prev.into_iter().filter(|num| seen.insert(*num)));
             }
-            let (prev, missing) = self.states.prev_events(&self.states.pdu(num)?)?;
-            if !missing.is_empty() {
-                return Ok(false);
-            }
-            open.extend(prev.into_iter().filter(|num| seen.insert(*num)));
         }
-        Ok(true)
-    }
-
-    fn rederive(
-        &mut self,
-        num: EventNum,
-        pdu: Pdu,
-        states: Vec<StateOverlay>,
-    ) -> Result<(), Error> {
-        let (r, room, rules) = (self.states.r, self.states.room, self.states.rules);
-        let state_before = resolution::resolve(r, room, rules, &states, None)?;
-        self.set_state(num, pdu, state_before)
+        Ok(is_known)
     }
 
     /// Sets the state before an event and authorizes it again, if that is another state.

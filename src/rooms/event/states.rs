@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use ruma::{EventId, room_version_rules::RoomVersionRules};
 
+use super::{claim::KnownState, graph};
 use crate::{
     protocol::Pdu,
     rooms::{
@@ -11,10 +12,16 @@ use crate::{
         state::{overlay::StateOverlay, resolution},
     },
     store::{
-        EventNum, Reader, RoomNum,
+        EventNum, Place, Reader, RoomNum, Rows,
         records::{EventHeader, Status},
     },
 };
+
+/// How many events are looked through for claims that come before one.
+const MAX_LOOKED_BACK: usize = 300;
+
+/// How many events are looked through for one that is as deep as another.
+const MAX_BEHIND_EQUAL: usize = 2000;
 
 /// How many rejected or soft-failed events are looked through for one decision.
 const MAX_WITHOUT_EFFECT: usize = 100;
@@ -71,6 +78,8 @@ pub(in crate::rooms) struct States<'r, R> {
     pub(in crate::rooms) room: RoomNum,
     pub(in crate::rooms) rules: &'static RoomVersionRules,
     pub(in crate::rooms) derived: HashMap<EventNum, Derived>,
+    /// Whether those that were derived and have no place yet are from before the join.
+    pub(in crate::rooms) fills_before_join: bool,
 }
 
 impl<'r, R: Reader> States<'r, R> {
@@ -80,6 +89,7 @@ impl<'r, R: Reader> States<'r, R> {
             room,
             rules,
             derived: HashMap::new(),
+            fills_before_join: false,
         }
     }
 
@@ -122,6 +132,142 @@ impl<'r, R: Reader> States<'r, R> {
         }
     }
 
+    /// `state` as what is known, for what other servers claim.
+    pub(in crate::rooms) fn known(&self, state: StateOverlay) -> KnownState<'r, R> {
+        KnownState::new(self.r, self.room, self.rules, state)
+    }
+
+    /// What is known of the state before an event: what follows from those of `prev` that are not from
+    /// before the join, or the `current` state if there are none. Where others are missing, the former
+    /// adds to the latter, as the claim does.
+    pub(in crate::rooms) fn known_before(
+        &self,
+        prev: &[EventNum],
+        is_complete: bool,
+        current: impl FnOnce() -> Result<StateOverlay, Error>,
+    ) -> Result<StateOverlay, Error> {
+        let after = self.after_each(&self.since_join(prev)?)?;
+        if is_complete && !after.is_empty() {
+            return self.resolve(&after);
+        }
+        let mut known = current()?;
+        for after in after {
+            known = self.known(known).with_news(&after)?;
+        }
+        Ok(known)
+    }
+
+    /// Whether the event `pdu` on `prev` is no state event, or later than the known event of its key.
+    pub(in crate::rooms) fn is_later(
+        &self,
+        pdu: &Pdu,
+        prev: &[EventNum],
+        known: &KnownState<'r, R>,
+    ) -> Result<bool, Error> {
+        if known.may_get(pdu)? {
+            return Ok(true);
+        }
+        match known.as_deep(pdu)? {
+            Some(num) => self.follow_on(prev, num),
+            None => Ok(false),
+        }
+    }
+
+    /// Whether one of `prev` is the event `num`, or follows on it. An event that is an outlier since the
+    /// join of this server comes before that. False if that is not found out within a limit.
+    fn follow_on(&self, prev: &[EventNum], num: EventNum) -> Result<bool, Error> {
+        let mut place = event::header(self.r, num)?.place;
+        if place.is_none() {
+            let join = graph::join(self.r, self.room)?;
+            place = join.filter(|(join, _)| num < *join).map(|(_, place)| place);
+        }
+        let mut open = prev.to_vec();
+        let mut seen: HashSet<EventNum> = open.iter().copied().collect();
+        while let Some(other) = open.pop()
+            && seen.len() < MAX_BEHIND_EQUAL
+        {
+            let at = event::header(self.r, other)?.place;
+            if other == num || at.is_some() && at == place {
+                return Ok(true);
+            }
+            if at.is_none() || at > place {
+                let (prev, _) = self.prev_events(&self.pdu(other)?)?;
+                open.extend(prev.into_iter().filter(|num| seen.insert(*num)));
+            }
+        }
+        Ok(false)
+    }
+
+    pub(in crate::rooms) fn since_join(&self, nums: &[EventNum]) -> Result<Vec<EventNum>, Error> {
+        let mut since_join = Vec::new();
+        for num in nums {
+            if !self.is_before_join(*num)? {
+                since_join.push(*num);
+            }
+        }
+        Ok(since_join)
+    }
+
+    pub(in crate::rooms) fn resolve(&self, states: &[StateOverlay]) -> Result<StateOverlay, Error> {
+        resolution::resolve(self.r, self.room, self.rules, states, None)
+    }
+
+    /// Whether the state before an event on `prev` rests on a claim.
+    pub(in crate::rooms) fn depend_on_claim(&self, prev: &[EventNum]) -> Result<bool, Error> {
+        let mut claimed = HashSet::new();
+        for row in self.r.claimed_states()?.prefix(self.room)? {
+            claimed.insert(row?.0.value().1);
+        }
+        self.depend_on_any(prev, &claimed)
+    }
+
+    /// The same with the events before which are claims. What is not found out within the limit counts
+    /// as a claim.
+    pub(in crate::rooms) fn depend_on_any(
+        &self,
+        prev: &[EventNum],
+        claimed: &HashSet<EventNum>,
+    ) -> Result<bool, Error> {
+        let mut oldest = Place::MAX;
+        for num in claimed {
+            // An event in a gap gets its place with the commit.
+            let place = event::header(self.r, *num)?.place;
+            oldest = oldest.min(place.unwrap_or(Place::MIN));
+        }
+        let mut open = prev.to_vec();
+        let mut seen: HashSet<EventNum> = open.iter().copied().collect();
+        while let Some(num) = open.pop() {
+            if claimed.contains(&num) || seen.len() > MAX_LOOKED_BACK {
+                return Ok(!claimed.is_empty());
+            }
+            let place = event::header(self.r, num)?.place;
+            if place.is_none_or(|place| place > oldest) {
+                let (prev, _) = self.prev_events(&self.pdu(num)?)?;
+                open.extend(prev.into_iter().filter(|num| seen.insert(*num)));
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether an event was back-filled from before the join of this server, or is from an earlier
+    /// stay of it in the room. The states there are what other servers claimed, or outdated, and the
+    /// state at the join includes all that came before it. So they add nothing to a later state.
+    pub(in crate::rooms) fn is_before_join(&self, num: EventNum) -> Result<bool, Error> {
+        let join = self.r.joins()?.get(self.room)?.map(|row| row.value());
+        let Some((join, position)) = join else {
+            return Ok(false);
+        };
+        let header = event::header(self.r, num)?;
+        Ok(match header.place {
+            Some(place) => place < join,
+            // What is back-filled before the join has the position of the join.
+            None if header.status.is_outlier() => {
+                self.fills_before_join && self.derived.contains_key(&num)
+            }
+            None => header.position <= position,
+        })
+    }
+
     /// The states after events whose places are known.
     pub(in crate::rooms) fn after_each(
         &self,
@@ -160,7 +306,10 @@ impl<'r, R: Reader> States<'r, R> {
         }
         looked_through.count += 1;
         let pdu = self.pdu(num)?;
-        let (prev, _) = self.prev_events(&pdu)?;
+        let (mut prev, _) = self.prev_events(&pdu)?;
+        if !self.is_before_join(num)? {
+            prev = self.since_join(&prev)?;
+        }
         if prev.is_empty() {
             return StateOverlay::after(self.r, num, &header);
         }

@@ -13,11 +13,11 @@ use crate::{
     protocol::history::{Action, History, Index, State},
     rooms::{
         Error,
-        event::{import, outlier},
+        event::{import, outlier, receive},
         room::heads,
         timeline,
     },
-    store::{Place, Tx, records::Status},
+    store::{Place, Reader, Rows, Tx, records::Status},
 };
 
 const ALICE: &str = "@alice:a.example";
@@ -25,6 +25,7 @@ const BOB: &str = "@bob:b.example";
 const CAROL: &str = "@carol:c.example";
 const DAVE: &str = "@dave:d.example";
 const ZOE: &str = "@zoe:here";
+const MAX_DEPTH: u64 = (1 << 53) - 1;
 const VERSIONS: [RoomVersionId; 4] = [
     RoomVersionId::V6,
     RoomVersionId::V10,
@@ -155,6 +156,15 @@ fn a_gap_from_before_a_join_changes_no_extremity_and_no_state_after_it() {
         let id = history.create_event().room_id().to_owned();
         let begin = move |tx: &Tx| import::begin(tx, &id, &RoomVersionId::V11);
         replica.store.write(begin).await.expect("the join begins");
+        let (room, gap) = (replica.room, replica.gaps()[0]);
+        let (claims, gap) = replica
+            .store
+            .read(|s| {
+                let claims = s.claimed_states()?.prefix(room)?.count();
+                Ok::<_, Error>((claims, timeline::gap(s, room, gap)?.expect("a gap")))
+            })
+            .expect("a read");
+        assert_eq!((claims, gap.opened), (0, None));
         replica.fill([honest]).await;
         let heads = replica.store.read(|s| heads(s, replica.room));
         assert_eq!(heads.expect("a room").extremities, []);
@@ -256,6 +266,270 @@ fn closed_room(version: &RoomVersionId) -> (History, Index) {
 
 fn key(kind: &str, state_key: &str) -> (StateEventType, String) {
     (kind.into(), state_key.to_owned())
+}
+
+/// Checks that the room stays as it is whatever carol's server claims, next to a known prev_event or
+/// without one.
+fn check_claim(claim: impl Fn(&History, &mut State)) {
+    for version in VERSIONS {
+        for follows in [true, false] {
+            let (mut history, last) = closed_room(&version);
+            let mut claimed = State::clone(&history.events[last].state_after);
+            claim(&history, &mut claimed);
+            let prev = if follows { vec![last] } else { vec![] };
+            let lie = append_with_unknown(&mut history, &prev, say(CAROL));
+            with_room(&history, last, async |replica, before| {
+                let taken = replica.receive(lie, Some(&claimed)).await;
+                taken.expect("it is taken");
+                assert_eq!(replica.state_before(lie), before, "version {version}");
+                assert_eq!(replica.current(), before, "version {version}");
+            });
+        }
+    }
+}
+
+#[test]
+fn members_omitted_from_a_claim_stay_in_a_room_that_has_become_invite_only() {
+    check_claim(|_, claimed| {
+        claimed.remove(&key("m.room.member", BOB));
+    });
+}
+
+#[test]
+fn join_rules_omitted_from_a_claim_or_outdated_stay_as_they_are() {
+    check_claim(|_, claimed| {
+        claimed.remove(&key("m.room.join_rules", ""));
+        claimed.remove(&key("m.room.member", BOB));
+    });
+    check_claim(|_, claimed| {
+        claimed.insert(key("m.room.join_rules", ""), 3);
+        claimed.remove(&key("m.room.member", BOB));
+    });
+}
+
+#[test]
+fn power_levels_and_history_visibility_omitted_from_a_claim_or_outdated_stay_as_they_are() {
+    check_claim(|_, claimed| {
+        claimed.remove(&key("m.room.power_levels", ""));
+        claimed.remove(&key("m.room.history_visibility", ""));
+    });
+    check_claim(|_, claimed| {
+        claimed.insert(key("m.room.power_levels", ""), 2);
+    });
+}
+
+#[test]
+fn an_outdated_membership_in_a_claim_replaces_no_later_one() {
+    for version in VERSIONS {
+        let (mut history, _) = room(&version);
+        let left = history.then(Action::member(BOB, BOB, "leave"));
+        history.then(Action::join(BOB));
+        let rule = json!({ "join_rule": "invite" });
+        let last = history.then(Action::state(ALICE, "m.room.join_rules", "", rule));
+        let mut claimed = State::clone(&history.events[last].state_after);
+        claimed.insert(key("m.room.member", BOB), left);
+        let lie = append_with_unknown(&mut history, &[], say(CAROL));
+        with_room(&history, last, async |replica, before| {
+            let taken = replica.receive(lie, Some(&claimed)).await;
+            taken.expect("it is taken");
+            assert_eq!(replica.state_before(lie), before, "version {version}");
+            assert_eq!(replica.current(), before, "version {version}");
+        });
+    }
+}
+
+/// Dave is banned; his server makes a join for him that refers to the room before the ban.
+#[test]
+fn a_forged_event_in_a_claim_that_does_not_follow_the_known_state_is_no_news() {
+    for version in VERSIONS {
+        let (mut history, last) = room(&version);
+        let before_ban = history.events[last].state_before.clone();
+        let join = history.build(&[last], &before_ban, Action::join(DAVE));
+        let join = history.push(&[last], before_ban, join, true);
+        let mut claimed = State::clone(&history.events[last].state_after);
+        claimed.insert(key("m.room.member", DAVE), join);
+        let lie = append_with_unknown(&mut history, &[], say(CAROL));
+        with_room(&history, last, async |replica, before| {
+            replica.store_outliers([join]).await;
+            let taken = replica.receive(lie, Some(&claimed)).await;
+            taken.expect("it is taken");
+            assert_eq!(replica.state_before(lie), before, "version {version}");
+            assert_eq!(replica.current(), before, "version {version}");
+        });
+    }
+}
+
+/// The server was away while somebody joined the public room, got power, used it and lost it, and
+/// the room became invite-only.
+#[test]
+fn a_true_claim_about_a_history_without_forks_is_accepted_whole() {
+    for version in VERSIONS {
+        let (mut history, last) = room(&version);
+        let erin = "@erin:e.example";
+        history.then(Action::join(erin));
+        let levels = history.levels(&[(ALICE, 100), (erin, 50)], json!({}));
+        history.then(Action::state(ALICE, "m.room.power_levels", "", levels));
+        history.then(Action::state(
+            erin,
+            "m.room.topic",
+            "",
+            json!({ "topic": "x" }),
+        ));
+        let rule = json!({ "join_rule": "invite" });
+        history.then(Action::state(ALICE, "m.room.join_rules", "", rule));
+        let levels = history.levels(&[(ALICE, 100)], json!({}));
+        history.then(Action::state(ALICE, "m.room.power_levels", "", levels));
+        history.then(Action::member(BOB, BOB, "leave"));
+        let end = history.then(say(ALICE));
+        let claimed = history.events[end].state_before.clone();
+        with_room(&history, last, async |replica, _| {
+            replica.store_outliers(claimed.values().copied()).await;
+            let taken = replica.receive(end, Some(&claimed)).await;
+            taken.expect("it is taken");
+            assert_eq!(replica.status(end), Status::Accepted);
+            replica.check_state_before(end);
+        });
+    }
+}
+
+#[test]
+fn an_event_that_is_older_than_what_is_known_stays_an_outlier() {
+    for version in VERSIONS {
+        let (mut history, _) = room(&version);
+        let left = history.then(Action::member(BOB, BOB, "leave"));
+        history.then(Action::join(BOB));
+        let rule = json!({ "join_rule": "invite" });
+        history.then(Action::state(ALICE, "m.room.join_rules", "", rule));
+        history.then(Action::member(ALICE, ZOE, "invite"));
+        let join = history.then(Action::join(ZOE));
+        with_store(async |store| {
+            let replica = Replica::joined(store, &history, join).await;
+            let before = replica.current();
+            for old in [0, 3, left] {
+                let claimed = history.events[old].state_before.clone();
+                let taken = replica.receive(old, Some(&claimed)).await;
+                taken.expect("it is taken");
+                assert!(replica.status(old).is_outlier(), "event {old}");
+                assert_eq!(replica.current(), before, "version {version}");
+            }
+        });
+    }
+}
+
+/// What can be no later than anything is no news, and neither is what follows it.
+#[test]
+fn nothing_is_later_than_an_event_of_the_greatest_depth() {
+    for version in VERSIONS {
+        let (mut history, last) = closed_room(&version);
+        let state = history.events[last].state_after.clone();
+        let topic = topic_by(ALICE, "deep");
+        let built = history.build_at(MAX_DEPTH, &[last], &[], &state, topic);
+        let deep = history.push(&[last], state, built, true);
+        let state = history.events[deep].state_after.clone();
+        let topic = topic_by(ALICE, "next");
+        let built = history.build_at(MAX_DEPTH, &[deep], &[], &state, topic);
+        let next = history.push(&[deep], state.clone(), built, true);
+        let claimed = history.events[next].state_after.clone();
+        let built = history.build_at(MAX_DEPTH, &[next], &[], &claimed, say(CAROL));
+        let message = history.push(&[next], claimed.clone(), built, true);
+        // A ban by somebody without power.
+        let ban = Action::member(CAROL, BOB, "ban");
+        let built = history.build_at(MAX_DEPTH, &[], &[unknown()], &state, ban);
+        let forged = history.push(&[], state, built, true);
+        with_room(&history, deep, async |replica, before| {
+            replica.store_outliers([next]).await;
+            let taken = replica.receive(forged, Some(&claimed)).await;
+            taken.expect("it is taken");
+            assert_eq!(replica.status(forged), Status::RejectedOutlier);
+            let taken = replica.receive(message, Some(&claimed)).await;
+            taken.expect("it is taken");
+            assert_eq!(replica.status(message), Status::Accepted);
+            assert_eq!(replica.current(), before, "version {version}");
+            replica.fill([next]).await;
+            replica.check_state_before(message);
+            replica.check_current();
+        });
+    }
+}
+
+/// Carol has a membership of the greatest depth, and sends a message on an event that does not exist.
+#[test]
+fn a_liar_of_the_greatest_depth_can_be_banned() {
+    for version in VERSIONS {
+        let (mut history, last) = closed_room(&version);
+        let state = history.events[last].state_after.clone();
+        let join = json!({ "membership": "join", "displayname": "C" });
+        let join = Action::state(CAROL, "m.room.member", CAROL, join);
+        let built = history.build_at(MAX_DEPTH, &[last], &[], &state, join);
+        let join = history.push(&[last], state, built, true);
+        let state = history.events[join].state_after.clone();
+        let built = history.build_at(MAX_DEPTH, &[join], &[unknown()], &state, say(CAROL));
+        let lie = history.push(&[join], state.clone(), built, true);
+        let ban = Action::member(ALICE, CAROL, "ban");
+        let built = history.build_at(MAX_DEPTH, &[lie], &[], &state, ban);
+        let ban = history.push(&[lie], state.clone(), built, true);
+        with_room(&history, join, async |replica, _| {
+            for event in [lie, ban] {
+                let taken = replica.receive(event, Some(&state)).await;
+                taken.expect("it is taken");
+                assert_eq!(replica.status(event), Status::Accepted);
+            }
+            let state = &history.events[ban].state_after;
+            assert_eq!(replica.current(), replica.expected(state));
+        });
+    }
+}
+
+/// Bob's join of long ago, on a branch on which nothing follows, and what came before it.
+#[test]
+fn an_event_that_follows_only_on_history_from_before_the_join_is_not_live() {
+    for version in VERSIONS {
+        let (mut history, old) = room(&version);
+        let again = json!({ "membership": "join", "displayname": "Bob" });
+        let again = Action::state(BOB, "m.room.member", BOB, again);
+        let branch = history.append(&[old], again);
+        history.after(&[old], Action::member(ALICE, BOB, "leave"));
+        let last = history.then(say(ALICE));
+        let join = history.then(Action::join(ZOE));
+        with_store(async |store| {
+            let replica = Replica::joined(store, &history, join).await;
+            let before = replica.current();
+            replica.fill(old - 1..=last).await;
+            assert_eq!(replica.status(old), Status::Accepted, "version {version}");
+            replica.store_outliers([branch]).await;
+            replica.receive(branch, None).await.expect("it is taken");
+            assert_eq!(replica.status(branch), Status::Outlier, "version {version}");
+            assert_eq!(replica.current(), before, "version {version}");
+        });
+    }
+}
+
+/// Two rooms; the liar's server claims events of one to be the state of the other.
+#[test]
+fn an_event_of_another_room_is_in_no_claimed_state_and_no_prev_event() {
+    for version in VERSIONS {
+        let (mut history, last) = room(&version);
+        let mut other = History::public(&version, "@mallory:m.example");
+        let foreign = other.then(say("@mallory:m.example"));
+        let id = other.events[foreign].pdu.event_id().to_owned();
+        let state = history.events[last].state_after.clone();
+        let built = history.build_missing(&[last], &[id], &state, say(CAROL));
+        let event = history.push(&[last], state, built, true);
+        with_room(&history, last, async |replica, before| {
+            let elsewhere = Replica::new(replica.store, &other, &version).await;
+            for index in 0..=foreign {
+                elsewhere.receive(index, None).await.expect("it is taken");
+            }
+            let taken = replica.receive(event, None).await;
+            assert!(matches!(taken, Err(Error::Invalid(_))), "{taken:?}");
+            let ids = elsewhere.ids(&other.events[foreign].state_after);
+            let claimed = replica
+                .store
+                .read(|s| receive::claimed_state(s, replica.room, &ids));
+            assert!(matches!(claimed, Err(Error::Invalid(_))), "{claimed:?}");
+            assert_eq!(replica.current(), before, "version {version}");
+        });
+    }
 }
 
 #[test]

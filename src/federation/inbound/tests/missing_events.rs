@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{ALICE, BOB, MAX_EVENTS, Peer, messages, with_server};
 use crate::{
-    federation::inbound::PduOutcome,
+    federation::inbound::{PduOutcome, missing_events::MAX_REQUESTS},
     protocol::history::{Action, History},
     rooms::timeline,
     store::Place,
@@ -50,13 +50,16 @@ fn of_the_missing_events_only_those_that_lead_to_the_received_event_are_processe
 
 #[test]
 fn many_missing_events_leave_a_gap_and_later_events_are_processed() {
-    let history = messages(&RoomVersionId::V12, 50);
+    let fetched = MAX_REQUESTS * MAX_EVENTS;
+    let history = messages(&RoomVersionId::V12, fetched + 30);
     let last = history.events.len() - 1;
-    with_server(&Peer::new(history), last - 49, async |server| {
+    let known = last - fetched - 29;
+    with_server(&Peer::new(history), known, async |server| {
         server.receive(&[last - 1]).await;
         server.queue_processed().await;
         assert!(server.has(last - 1));
-        assert!(!server.has(last - 30));
+        assert!(server.has(last - fetched));
+        assert!(!server.has(known));
         let taken = server.receive(&[last]).await;
         assert!(
             taken
@@ -71,8 +74,9 @@ fn backfill_fills_a_gap_page_by_page_until_the_history_is_complete() {
     let mut most_pages = 0;
     for version in [RoomVersionId::V6, RoomVersionId::V12] {
         let mut history = History::random(&version, 5, 60);
-        let end = history.append(&[59], Action::message(ALICE, "m.room.message", json!({})));
-        let peer = Peer::new(history);
+        let end = history.after(&[59], Action::message(BOB, "m.room.message", json!({})));
+        let mut peer = Peer::new(history);
+        peer.withholds_missing_events = true;
         with_server(&peer, 8, async |server| {
             server.receive(&[end]).await;
             server.queue_processed().await;

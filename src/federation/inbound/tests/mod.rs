@@ -65,6 +65,8 @@ struct Peer {
     refused: Option<usize>,
     /// The index of an event that it returns with all missing events and all states.
     unrelated: Option<usize>,
+    /// Whether it gives states and history, but no missing events.
+    withholds_missing_events: bool,
     /// A server of which no request for missing events gets a response.
     silent: Option<&'static ServerName>,
 }
@@ -85,6 +87,7 @@ impl Peer {
             deep: None,
             refused: None,
             unrelated: None,
+            withholds_missing_events: false,
             silent: None,
         }
     }
@@ -148,12 +151,16 @@ impl EventSource for Peer {
         if self.silent == Some(server) {
             future::pending::<()>().await;
         }
+        if self.withholds_missing_events {
+            return Ok(Vec::new());
+        }
         let mut found = Vec::new();
-        let mut open: Vec<usize> = Vec::new();
+        // The newest first.
+        let mut open = BTreeSet::new();
         for id in &latest {
             open.extend(&self.history.events[self.find(id)?].prev);
         }
-        while let Some(index) = open.pop() {
+        while let Some(index) = open.pop_last() {
             if !earliest.contains(&self.id(index))
                 && !found.contains(&index)
                 && found.len() < MAX_EVENTS

@@ -1,0 +1,259 @@
+//! A server that lies about history and state, against a room that is here.
+//!
+//! Each liar makes events of its own users with prev_events of its choice, some of which do not
+//! exist or are kept back ([`lie`]), and claims any selection of real and forged events to be the
+//! state before them. It fills gaps with what it likes, and sends old events again. In between, the
+//! true history of the room goes on. Half of the rooms are made before this server joins them.
+//!
+//! After every step the room is compared with a model ([`model`]), which derives every state from the
+//! graph anew, and its changes are judged by what resolution of the true events gives ([`oracle`]).
+
+mod lie;
+mod model;
+mod oracle;
+mod receive;
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
+
+use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+use ruma::RoomVersionId;
+use serde_json::json;
+
+use super::{local, with_store};
+use crate::{
+    protocol::history::{Action, History, Index, State},
+    rooms::{Error, Local, room},
+    store::{Place, RoomNum, Tx, records::Status},
+};
+
+const ALICE: &str = "@alice:a.example";
+const BOB: &str = "@bob:b.example";
+const BEN: &str = "@ben:b.example";
+const DAVE: &str = "@dave:here";
+const LIARS: [&str; 2] = ["@carol:c.example", "@carl:c.example"];
+/// How many events of the true history are here at first, and how many come later.
+const KNOWN: usize = 20;
+const LATER: usize = 8;
+const STEPS: usize = 18;
+
+/// What the model knows of an event in the graph.
+#[derive(Clone)]
+struct Placed {
+    status: Status,
+    /// The current state before it, as if it had been received before its gap.
+    current: Arc<State>,
+    claim: Option<Claim>,
+    /// The state before it, if that never changes: from before the join of this server.
+    fixed: Option<Arc<State>>,
+}
+
+/// A claimed state.
+#[derive(Clone)]
+struct Claim {
+    state: Arc<State>,
+    /// The last event of the timeline before the claim.
+    known_upto: Option<Index>,
+}
+
+/// What the model knows of a gap: the current states before and with the event after it; nothing of
+/// the gap before the join.
+type Opened = Option<(Arc<State>, Arc<State>)>;
+
+struct Liar<'t> {
+    tx: &'t Tx,
+    local: Local,
+    room: RoomNum,
+    rng: StdRng,
+    history: History,
+    /// The first event of the history that is no part of the true one.
+    truth: usize,
+    /// How much of the true history is here, or was here before the join.
+    received: usize,
+    /// The join event of this server, if it was not in the room from the start.
+    join: Option<Index>,
+    /// What is here from before the join.
+    before_join: HashSet<Index>,
+    /// Liars' events that were not sent yet.
+    hidden: Vec<Index>,
+    placed: HashMap<Index, Placed>,
+    /// Accepted events in the order of the timeline.
+    timeline: Vec<Index>,
+    opened: HashMap<Place, Opened>,
+    /// What became of the events.
+    counts: BTreeMap<String, usize>,
+}
+
+/// A room with users of the liar's server and others, one of whom may moderate; and the index at which
+/// a user of this server joins. There are old events of everything that a liar may want back.
+fn room_of_all(version: &RoomVersionId, is_closed: bool) -> (History, Index) {
+    let mut history = History::public(version, ALICE);
+    let visibility = json!({ "history_visibility": "world_readable" });
+    history.then(Action::state(
+        ALICE,
+        "m.room.history_visibility",
+        "",
+        visibility,
+    ));
+    history.then(Action::join(BOB));
+    history.then(Action::member(BOB, BOB, "leave"));
+    for user in [BOB, BEN, LIARS[0], LIARS[1]] {
+        history.then(Action::join(user));
+    }
+    let levels = history.levels(&[(ALICE, 100), (BOB, 50)], json!({}));
+    history.then(Action::state(ALICE, "m.room.power_levels", "", levels));
+    history.then(Action::member(BOB, BEN, "ban"));
+    let visibility = json!({ "history_visibility": "shared" });
+    history.then(Action::state(
+        ALICE,
+        "m.room.history_visibility",
+        "",
+        visibility,
+    ));
+    let join = history.then(Action::join(DAVE));
+    if is_closed {
+        let rule = json!({ "join_rule": "invite" });
+        history.then(Action::state(ALICE, "m.room.join_rules", "", rule));
+    }
+    (history, join)
+}
+
+impl<'t> Liar<'t> {
+    fn new(tx: &'t Tx, version: &RoomVersionId, seed: u64) -> Result<Self, Error> {
+        let (mut history, join) = room_of_all(version, seed % 4 < 2);
+        history.extend_randomly(seed % 50, KNOWN + LATER);
+        let room = room::create(tx, history.create_event().room_id(), version)?;
+        let mut liar = Self {
+            tx,
+            local: local(),
+            room,
+            rng: StdRng::seed_from_u64(seed),
+            truth: history.events.len(),
+            history,
+            received: 0,
+            join: (seed % 2 == 1).then_some(join),
+            before_join: HashSet::new(),
+            hidden: Vec::new(),
+            placed: HashMap::new(),
+            timeline: Vec::new(),
+            opened: HashMap::new(),
+            counts: BTreeMap::new(),
+        };
+        if let Some(join) = liar.join {
+            liar.import(join)?;
+        }
+        while liar.received < KNOWN {
+            liar.truth_goes_on()?;
+        }
+        Ok(liar)
+    }
+
+    fn step(&mut self) -> Result<(), Error> {
+        let before = self.current()?;
+        match self.rng.random_range(0..11) {
+            0 | 1 => self.truth_goes_on()?,
+            2..6 => {
+                let event = self.lie()?;
+                let prev = &self.history.events[event].prev;
+                let follows_hidden = prev.iter().any(|prev| self.hidden.contains(prev));
+                if self.rng.random_bool(if follows_hidden { 0.2 } else { 0.6 }) {
+                    self.hidden.push(event);
+                } else {
+                    self.send(event)?;
+                }
+            }
+            6 => {
+                if let Some(event) = self.hidden.choose(&mut self.rng).copied() {
+                    self.send(event)?;
+                }
+            }
+            7 if self.join.is_some() => {
+                let old = self.rng.random_range(0..self.received);
+                self.send(old)?;
+            }
+            _ => self.fill_gap()?,
+        }
+        self.check()?;
+        self.judge(&before)
+    }
+
+    fn truth_goes_on(&mut self) -> Result<(), Error> {
+        if self.received < self.truth {
+            self.received += 1;
+            self.send(self.received - 1)?;
+        }
+        Ok(())
+    }
+}
+
+fn lies(version: &RoomVersionId, seeds: std::ops::Range<u64>) {
+    with_store(async |store| {
+        let mut counts = BTreeMap::new();
+        for seed in seeds {
+            let of = version.clone();
+            let (sender, receiver) = smol::channel::bounded(1);
+            let job = move |tx: &Tx| {
+                let mut liar = Liar::new(tx, &of, seed)?;
+                for step in 0..STEPS {
+                    log::trace!("version {of}, seed {seed}, step {step}");
+                    liar.step()?;
+                }
+                let _ = sender.try_send(liar.counts);
+                // Nothing is kept for the next liar.
+                Err::<(), _>(Error::Stale)
+            };
+            match store.write(job).await {
+                Err(Error::Stale) => {}
+                other => panic!("version {version}, seed {seed}: {other:?}"),
+            }
+            for (status, count) in receiver.try_recv().expect("the steps were taken") {
+                *counts.entry(status).or_insert(0) += count;
+            }
+        }
+        for status in [
+            "Accepted",
+            "Outlier",
+            "RejectedOutlier",
+            "RejectedByAuthEvents",
+            "SoftFailed",
+            "back-filled Accepted",
+            "back-filled RejectedByAuthEvents",
+            "back-filled before the join",
+            "history",
+            "settled",
+            "news",
+            "judged",
+        ] {
+            assert!(counts.contains_key(status), "no {status} in {counts:?}");
+        }
+    });
+}
+
+/// How many liars of each room version there are. `HEARTH_LIARS` asks for more.
+fn liars(first: u64) -> std::ops::Range<u64> {
+    let count = std::env::var("HEARTH_LIARS").ok();
+    let count = count.and_then(|count| count.parse().ok()).unwrap_or(30);
+    first..first + count
+}
+
+#[test]
+fn whatever_a_server_claims_in_version_6_a_room_is_what_resolution_gives() {
+    lies(&RoomVersionId::V6, liars(0));
+}
+
+#[test]
+fn whatever_a_server_claims_in_version_10_a_room_is_what_resolution_gives() {
+    lies(&RoomVersionId::V10, liars(1_000_000));
+}
+
+#[test]
+fn whatever_a_server_claims_in_version_11_a_room_is_what_resolution_gives() {
+    lies(&RoomVersionId::V11, liars(2_000_000));
+}
+
+#[test]
+fn whatever_a_server_claims_in_version_12_a_room_is_what_resolution_gives() {
+    lies(&RoomVersionId::V12, liars(3_000_000));
+}

@@ -1,0 +1,281 @@
+//! What the room has to be, derived from the graph anew: by ruma's resolution of whole states with
+//! whole auth chains.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use ruma::{events::StateEventType, state_res::auth_types_for_event};
+
+use super::{Claim, Liar, Placed};
+use crate::{
+    protocol::history::{Index, State},
+    rooms::{Error, event, room},
+    store::records::Status,
+};
+
+impl Liar<'_> {
+    /// Compares the room with the model.
+    pub(super) fn check(&mut self) -> Result<(), Error> {
+        self.mark_rejected()?;
+        let model = Model::of(self);
+        for (index, placed) in &model.placed {
+            let header = event::header(self.tx, self.num(*index)?)?;
+            assert_eq!(header.status, placed.status, "event {index}");
+        }
+        let mut ends = Vec::new();
+        for num in room::heads(self.tx, self.room)?.extremities {
+            let index = self.history.index(&event::id(self.tx, num)?);
+            ends.push(index.expect("an event of the history"));
+        }
+        let behind = model.behind(&ends);
+        for (index, placed) in &model.placed {
+            let is_end = placed.status != Status::Accepted || ends.contains(index);
+            assert!(is_end || behind.contains(index), "{index} is lost");
+        }
+        let states = ends.iter().map(|end| model.after[end].clone()).collect();
+        assert_eq!(*self.current()?, *model.resolve(states));
+        let settled = |(index, placed): (&Index, &Placed)| {
+            placed.claim.is_none() && self.placed[index].claim.is_some()
+        };
+        let settled = model
+            .placed
+            .iter()
+            .filter(|(index, placed)| settled((index, placed)))
+            .count();
+        self.placed = model.placed;
+        if settled > 0 {
+            self.count("settled");
+        }
+        Ok(())
+    }
+}
+
+/// What a room is by the model: all states derived from the graph.
+pub(super) struct Model<'a, 't> {
+    liar: &'a Liar<'t>,
+    placed: HashMap<Index, Placed>,
+    after: HashMap<Index, Arc<State>>,
+    /// Whether it is asked about events from before the join.
+    pub(super) is_before_join: bool,
+}
+
+impl<'a, 't> Model<'a, 't> {
+    pub(super) fn of(liar: &'a Liar<'t>) -> Self {
+        let mut model = Self {
+            liar,
+            placed: liar.placed.clone(),
+            after: HashMap::new(),
+            is_before_join: false,
+        };
+        while model.settle_one() {}
+        let mut indices: Vec<Index> = model.placed.keys().copied().collect();
+        indices.sort_unstable();
+        for index in indices {
+            model.derive(index);
+        }
+        model
+    }
+
+    /// Drops a claim of which everything since the events before the gap is known.
+    fn settle_one(&mut self) -> bool {
+        let settled = self.placed.iter().find_map(|(index, placed)| {
+            let upto = placed.claim.as_ref()?.known_upto;
+            self.is_settled(*index, upto).then_some(*index)
+        });
+        if let Some(placed) = settled.and_then(|index| self.placed.get_mut(&index)) {
+            placed.claim = None;
+        }
+        settled.is_some()
+    }
+
+    fn is_settled(&self, index: Index, upto: Option<Index>) -> bool {
+        let at = |index: Index| self.liar.timeline.iter().position(|other| *other == index);
+        let upto = upto.and_then(at);
+        let since_join = |index| {
+            let (mut prev, missing) = self.liar.prev(index);
+            prev.retain(|index| !self.liar.before_join.contains(index));
+            (!missing && !prev.is_empty()).then_some(prev)
+        };
+        let Some(mut open) = since_join(index) else {
+            return false;
+        };
+        while let Some(index) = open.pop() {
+            if self.placed[&index].claim.is_some() {
+                return false;
+            }
+            if at(index).is_some_and(|at| upto.is_some_and(|upto| at <= upto)) {
+                continue;
+            }
+            match since_join(index) {
+                Some(prev) => open.extend(prev),
+                None => return false,
+            }
+        }
+        true
+    }
+
+    fn derive(&mut self, index: Index) {
+        let liar = self.liar;
+        let placed = self.placed[&index].clone();
+        let event = &liar.history.events[index];
+        let (known, _) = liar.prev(index);
+        let before = match placed.fixed {
+            Some(fixed) => fixed,
+            None if index < liar.truth && liar.join.is_none() => event.state_before.clone(),
+            None => self.state_before(&known, placed.claim.as_ref(), &placed.current),
+        };
+        let mut status = placed.status;
+        if liar.timeline.contains(&index) && self.placed[&index].fixed.is_none() {
+            status = match liar.is_allowed(index, &before) {
+                true => Status::Accepted,
+                false => Status::RejectedByState,
+            };
+        }
+        self.placed.get_mut(&index).expect("it is there").status = status;
+        let mut after = before;
+        if matches!(status, Status::Accepted | Status::SoftFailed)
+            && let Some((kind, key)) = event.pdu.state_pair()
+        {
+            Arc::make_mut(&mut after).insert((kind, key.to_owned()), index);
+        }
+        self.after.insert(index, after);
+    }
+
+    /// What an event becomes where it is checked against the states `received_in`.
+    pub(super) fn status(
+        &self,
+        index: Index,
+        known: &[Index],
+        claim: Option<&Claim>,
+        current: &Arc<State>,
+        received_in: &[Arc<State>],
+    ) -> Status {
+        let before = self.state_before(known, claim, current);
+        let allowed = |state: &State| self.liar.is_allowed(index, state);
+        if !self.liar.is_allowed_by_auth_events(index) {
+            Status::RejectedByAuthEvents
+        } else if !allowed(&before) {
+            Status::RejectedByState
+        } else if !self.is_news(index, known, current)
+            || !received_in.is_empty() && !received_in.iter().any(|state| allowed(state))
+        {
+            Status::SoftFailed
+        } else {
+            Status::Accepted
+        }
+    }
+
+    /// Whether an event is later than the known one of its key, if that may rest on claims.
+    pub(super) fn is_news(&self, index: Index, known: &[Index], current: &Arc<State>) -> bool {
+        let (_, missing) = self.liar.prev(index);
+        let rests_on_claim = self.depend_on_claim(known);
+        let key = self.liar.history.events[index].pdu.state_pair();
+        let known = self.known_state(known, !missing, current);
+        let is_later = key.is_none_or(|(kind, key)| {
+            let known = known.get(&(kind, key.to_owned()));
+            self.liar.is_later(index, known)
+        });
+        is_later || self.is_before_join || !missing && !rests_on_claim
+    }
+
+    /// The state before an event on `known`, with what of a claim is news.
+    pub(super) fn state_before(
+        &self,
+        known: &[Index],
+        claim: Option<&Claim>,
+        current: &Arc<State>,
+    ) -> Arc<State> {
+        let known = self.known_state(known, claim.is_none(), current);
+        match claim {
+            Some(claim) if known.is_empty() => claim.state.clone(),
+            Some(claim) => self.with_news(known, &claim.state),
+            None => known,
+        }
+    }
+
+    /// What follows from events that are not from before the join, or else the current state. If it is
+    /// not complete, it adds to the current state.
+    fn known_state(&self, known: &[Index], is_complete: bool, current: &Arc<State>) -> Arc<State> {
+        let known = known
+            .iter()
+            .filter(|index| self.is_before_join || !self.liar.before_join.contains(index));
+        let states: Vec<_> = known.map(|index| self.after[index].clone()).collect();
+        if !states.is_empty() && (is_complete || self.is_before_join) {
+            return self.resolve(states);
+        }
+        let news = |known, after: Arc<State>| self.with_news(known, &after);
+        states.into_iter().fold(current.clone(), news)
+    }
+
+    fn with_news(&self, known: Arc<State>, claimed: &State) -> Arc<State> {
+        let mut state = known.clone();
+        for (key, index) in claimed {
+            if known.get(key) != Some(index)
+                && self.liar.is_later(*index, known.get(key))
+                && self.follows(*index, &known)
+            {
+                Arc::make_mut(&mut state).insert(key.clone(), *index);
+            }
+        }
+        state
+    }
+
+    /// Whether what authorizes an event is known, or came later and follows what is known.
+    fn follows(&self, index: Index, known: &State) -> bool {
+        let event = &self.liar.history.events[index];
+        let pdu = &event.pdu;
+        let types = auth_types_for_event(
+            pdu.event_type(),
+            pdu.sender(),
+            pdu.state_key(),
+            pdu.content(),
+            &self.liar.history.rules.authorization,
+        );
+        types.expect("well-formed").into_iter().all(|key| {
+            let cited = event.auth.iter().find(|index| {
+                let pair = self.liar.history.events[**index].pdu.state_pair();
+                pair.is_some_and(|(kind, state_key)| kind == key.0 && state_key == key.1)
+            });
+            let known_event = known.get(&key);
+            match cited {
+                _ if key.0 == StateEventType::RoomCreate => true,
+                None => known_event.is_none(),
+                cited if cited == known_event => true,
+                Some(cited) => {
+                    self.liar.is_later(*cited, known_event) && self.follows(*cited, known)
+                }
+            }
+        })
+    }
+
+    pub(super) fn resolve(&self, states: Vec<Arc<State>>) -> Arc<State> {
+        match states.split_first() {
+            None => Arc::default(),
+            Some((first, others)) if others.iter().all(|other| other == first) => first.clone(),
+            _ => {
+                let states: Vec<&State> = states.iter().map(|state| &**state).collect();
+                Arc::new(self.liar.history.resolve_fully(&states))
+            }
+        }
+    }
+
+    /// Whether events, or what comes before them, rest on a claim.
+    pub(super) fn depend_on_claim(&self, known: &[Index]) -> bool {
+        let behind = self.behind(known);
+        let mut all = known.iter().chain(&behind);
+        all.any(|index| self.placed[index].claim.is_some())
+    }
+
+    /// All events that come before `ends`.
+    fn behind(&self, ends: &[Index]) -> HashSet<Index> {
+        let mut behind = HashSet::new();
+        let mut open = ends.to_vec();
+        while let Some(index) = open.pop() {
+            let (prev, _) = self.liar.prev(index);
+            open.extend(prev.into_iter().filter(|prev| behind.insert(*prev)));
+        }
+        behind
+    }
+}

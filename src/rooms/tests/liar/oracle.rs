@@ -1,0 +1,171 @@
+//! Whether what has changed in the room may have changed, whatever the model says.
+//!
+//! For memberships, power levels, join rules, history visibility and the create event: if the room's
+//! entry is another one after a step, then either
+//!
+//! - full resolution gives the new one, over all events that lead to the room's extremities, whether
+//!   they are here or not, or over those that are here, or over those of them that came since the join
+//!   and rest on no claim; an event that does not exist counts as absent, and no claim counts at all;
+//!   or
+//! - the new one is an event of greater depth that is part of the true graph, or that the room allowed
+//!   before the step; or
+//! - it is the membership of a liar, which a liar has set, or which is gone.
+//!
+//! So nobody falls out of the room, and nothing returns to what it was, unless resolution says so.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use ruma::events::StateEventType;
+
+use super::{LIARS, Liar};
+use crate::{
+    protocol::history::{Index, State},
+    rooms::{Error, event, room},
+};
+
+/// States by resolution of the events of a graph, without any claim.
+struct Graph {
+    after: HashMap<Index, Arc<State>>,
+    allowed: HashSet<Index>,
+}
+
+impl Liar<'_> {
+    pub(super) fn judge(&mut self, before: &State) -> Result<(), Error> {
+        let now = self.current()?;
+        let keys: HashSet<_> = before.keys().chain(now.keys()).collect();
+        let is_judged = |(kind, _): &(StateEventType, String)| {
+            matches!(
+                kind,
+                StateEventType::RoomMember
+                    | StateEventType::RoomPowerLevels
+                    | StateEventType::RoomJoinRules
+                    | StateEventType::RoomHistoryVisibility
+                    | StateEventType::RoomCreate
+            )
+        };
+        let changed: Vec<_> = keys
+            .into_iter()
+            .filter(|key| is_judged(key) && before.get(*key) != now.get(*key))
+            .collect();
+        if changed.is_empty() {
+            return Ok(());
+        }
+        let whole = Graph::of(self, |_| true);
+        let is_new = |key: &&(StateEventType, String)| {
+            let Some(index) = now.get(*key).copied() else {
+                return LIARS.contains(&&*key.1);
+            };
+            let pdu = &self.history.events[index].pdu;
+            let is_of_liars = LIARS.contains(&pdu.sender().as_str()) && LIARS.contains(&&*key.1);
+            let is_later = self.is_later(index, before.get(*key));
+            is_of_liars
+                || is_later && (whole.allowed.contains(&index) || self.is_allowed(index, before))
+        };
+        let (news, other): (Vec<_>, Vec<_>) = changed.into_iter().partition(is_new);
+        if !other.is_empty() {
+            let part = Graph::of(self, |index| self.placed.contains_key(&index));
+            let without_claims = Graph::of(self, |index| {
+                let placed = self.placed.get(&index);
+                placed.is_some_and(|placed| placed.claim.is_none())
+                    && !self.before_join.contains(&index)
+            });
+            let ends = self.ends()?;
+            let resolved = [whole, part, without_claims].map(|graph| graph.resolve(self, &ends));
+            for key in other.iter().copied() {
+                let is_resolved = resolved.iter().any(|state| state.get(key) == now.get(key));
+                assert!(
+                    is_resolved,
+                    "{key:?} was {:?}, is {:?}, resolution gives {:?}",
+                    before.get(key),
+                    now.get(key),
+                    resolved.each_ref().map(|state| state.get(key)),
+                );
+            }
+            self.count("judged");
+        }
+        if !news.is_empty() {
+            self.count("news");
+        }
+        Ok(())
+    }
+
+    fn ends(&self) -> Result<Vec<Index>, Error> {
+        let extremities = room::heads(self.tx, self.room)?.extremities;
+        let ends = extremities.into_iter().map(|num| {
+            let index = self.history.index(&event::id(self.tx, num)?);
+            Ok(index.expect("an event of the history"))
+        });
+        ends.collect()
+    }
+}
+
+impl Graph {
+    /// The graph of the events that are `present`.
+    fn of(liar: &Liar<'_>, present: impl Fn(Index) -> bool) -> Self {
+        let mut graph = Self {
+            after: HashMap::new(),
+            allowed: HashSet::new(),
+        };
+        for index in (0..liar.history.events.len()).filter(|index| present(*index)) {
+            let event = &liar.history.events[index];
+            let prev: Vec<Index> = event
+                .prev
+                .iter()
+                .copied()
+                .filter(|prev| present(*prev))
+                .collect();
+            let before = match liar.join {
+                Some(join) if join == index => event.state_before.clone(),
+                _ => graph.resolved(liar, &prev),
+            };
+            if index == 0
+                || liar.is_allowed(index, &before) && liar.is_allowed_by_auth_events(index)
+            {
+                graph.allowed.insert(index);
+            }
+            let mut after = before;
+            if graph.allowed.contains(&index)
+                && let Some((kind, key)) = event.pdu.state_pair()
+            {
+                Arc::make_mut(&mut after).insert((kind, key.to_owned()), index);
+            }
+            graph.after.insert(index, after);
+        }
+        graph
+    }
+
+    fn resolved(&self, liar: &Liar<'_>, indices: &[Index]) -> Arc<State> {
+        // What follows on nothing that exists adds nothing.
+        let states = indices.iter().filter_map(|index| self.after.get(index));
+        let states: Vec<&State> = states
+            .map(|state| &**state)
+            .filter(|state| !state.is_empty())
+            .collect();
+        match states[..] {
+            [] => Arc::default(),
+            [state] => Arc::new(state.clone()),
+            _ if states.iter().all(|state| *state == states[0]) => Arc::new(states[0].clone()),
+            _ => Arc::new(liar.history.resolve_fully(&states)),
+        }
+    }
+
+    /// The state at `ends`, without those that others follow on.
+    fn resolve(&self, liar: &Liar<'_>, ends: &[Index]) -> Arc<State> {
+        let mut behind = HashSet::new();
+        let mut open = ends.to_vec();
+        while let Some(index) = open.pop() {
+            let prev = liar.history.events[index].prev.iter().copied();
+            let prev = prev.filter(|prev| self.after.contains_key(prev));
+            open.extend(prev.filter(|prev| behind.insert(*prev)));
+        }
+        let ends: Vec<Index> = ends
+            .iter()
+            .copied()
+            .filter(|end| !behind.contains(end))
+            .collect();
+        self.resolved(liar, &ends)
+    }
+}
