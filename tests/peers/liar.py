@@ -32,10 +32,18 @@ def now():
     return int(time.time() * 1000)
 
 
+def unused_port(used=set()):
+    """A port, and so a server name, that no liar had before."""
+    while (port := free_port()) in used:
+        pass
+    used.add(port)
+    return port
+
+
 class Liar:
     def __init__(self, certificates, user="mallory"):
         self.certificates = certificates
-        self.port = free_port()
+        self.port = unused_port()
         self.name = f"127.0.0.1:{self.port}"
         self.user = f"@{user}:{self.name}"
         self.key = generate_signing_key("1")
@@ -56,8 +64,8 @@ class Liar:
         return self
 
     async def __aexit__(self, *_):
-        await self._http.close()
         await self._runner.cleanup()
+        await self._http.close()
 
     # Requests
 

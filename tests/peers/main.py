@@ -22,6 +22,7 @@ from chat import chat
 from checks import CheckFailed, Checks
 from context import Environment, ScenarioContext
 from ephemeral import ephemeral
+from false_claims import false_claims
 from history import history
 from joins import joins, upgrade
 from links import links
@@ -29,6 +30,7 @@ from malicious import malicious
 from media import media
 from network import Network
 from outage import outage
+from random_liars import LIARS, random_liars
 from server import free_port
 from servers import IMPLEMENTATIONS
 from user import User
@@ -48,6 +50,7 @@ class Scenario:
     # Runs while no other scenario does
     exclusive: bool = False
     servers: int = 2
+    timeout: int = TIMEOUT
 
 
 SCENARIOS = {
@@ -59,6 +62,10 @@ SCENARIOS = {
     "media": Scenario(media, ["11"]),
     "outage": Scenario(outage, ["11"], exclusive=True),
     "malicious": Scenario(malicious, ["11"], both_directions=False, exclusive=True),
+    "false_claims": Scenario(false_claims, ["6", "10", "11", "12"], both_directions=False),
+    "random_liars": Scenario(
+        random_liars, ["6", "10", "11", "12"], both_directions=False, exclusive=True, timeout=TIMEOUT + 2 * LIARS
+    ),
     "links": Scenario(links, ["10", "12"], both_directions=False, exclusive=True, servers=3),
 }
 
@@ -104,14 +111,14 @@ async def run_scenario(scenario, versions, environment):
     ]
     groups = [[ctx] for ctx in contexts] if scenario.exclusive else [contexts]
     for group in groups:
-        await asyncio.gather(*(run_with_timeout(scenario.run(ctx)) for ctx in group))
+        await asyncio.gather(*(run_with_timeout(scenario, ctx) for ctx in group))
 
 
-async def run_with_timeout(scenario):
+async def run_with_timeout(scenario, ctx):
     """A failed scenario does not stop the others."""
     with contextlib.suppress(CheckFailed, TimeoutError):
-        async with asyncio.timeout(TIMEOUT):
-            await scenario
+        async with asyncio.timeout(scenario.timeout):
+            await scenario.run(ctx)
 
 
 def print_log_ends(directory, lines=15):

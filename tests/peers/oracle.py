@@ -1,8 +1,7 @@
 """The expected state of a room, computed from all its events with Synapse's authorization rules and state
 resolution. It is independent of the servers under test.
 
-`before` has the ids of those events that come before the end, if others are only auth events. Where an event
-has other prev_events, too, the state before it is that after those in `before`."""
+`prev_events` has those of each event in the history, if they are not just those that the events name."""
 
 from synapse.api.errors import AuthError
 from synapse.api.room_versions import KNOWN_ROOM_VERSIONS
@@ -17,11 +16,11 @@ from synapse.storage.databases.main.event_federation import StateDifference
 
 
 class Oracle:
-    def __init__(self, version, pdus, before=None):
+    def __init__(self, version, pdus, prev_events=None):
         self.rules = KNOWN_ROOM_VERSIONS[version]
         events = [make_event_from_dict(pdu, self.rules) for pdu in pdus]
         self.events = {event.event_id: event for event in events}
-        self.before = before if before is not None else self.events.keys()
+        self.prev_events = prev_events or {id: event.prev_event_ids() for id, event in self.events.items()}
         self.rejected = set()
         # Auth events that were judged before the events that come before them were, or that are in no history
         self._outliers = set()
@@ -32,18 +31,15 @@ class Oracle:
         """(type, state key) -> event id, after the events `ends` and all events before them."""
         pending = list(ends)
         while pending:
-            event = self.events[pending[-1]]
-            if missing := [id for id in self._prev_events(event) if id not in self._after]:
+            id = pending[-1]
+            if missing := [prev for prev in self.prev_events[id] if prev not in self._after]:
                 pending += missing
             else:
-                self._after[pending.pop()] = self._apply(event)
+                self._after[pending.pop()] = self._apply(self.events[id])
         return self._resolve([self._after[end] for end in ends])
 
-    def _prev_events(self, event):
-        return [id for id in event.prev_event_ids() if id in self.before]
-
     def _apply(self, event):
-        before = self._resolve([self._after[id] for id in self._prev_events(event)])
+        before = self._resolve([self._after[id] for id in self.prev_events[event.event_id]])
         try:
             self._check_by_auth_events(event)
             types = {("m.room.create", ""), *auth_types_for_event(self.rules, event)}

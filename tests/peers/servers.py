@@ -46,6 +46,8 @@ class Synapse(Server):
             # Its memory grows by twice the size of the response.
             "size limit of responses",
             "refusal of deep EDUs",
+            # Keys that a claimed state omits can vanish from the room.
+            "distrust of claimed states",
         }
     )
 
