@@ -99,7 +99,11 @@ struct Fuzzer {
 
 #[test]
 fn every_served_endpoint_has_a_valid_request() {
-    let not_served: BTreeSet<&str> = NOT_SERVED.lines().collect();
+    let endpoint = |line: &'static str| {
+        let mut fields = line.split_ascii_whitespace();
+        (fields.next(), fields.next())
+    };
+    let not_served: BTreeSet<_> = NOT_SERVED.lines().map(endpoint).collect();
     let valid = valid_requests();
     for line in SPECIFICATION.lines().skip(1) {
         let fields: Vec<_> = line.split('\t').collect();
@@ -112,7 +116,7 @@ fn every_served_endpoint_has_a_valid_request() {
                 && pairs.all(|(segment, name)| segment == name || name.starts_with('{'))
         };
         assert!(
-            not_served.contains(&*format!("{method} {template}"))
+            not_served.contains(&(Some(method), Some(template)))
                 || valid.iter().any(is_of_template),
             "tests/fuzz/valid_requests.txt has no {method} {template}"
         );

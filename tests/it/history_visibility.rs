@@ -116,6 +116,31 @@ fn each_message_has_the_visibility_of_its_time() {
 }
 
 #[test]
+fn state_events_of_others_are_hidden_like_their_messages() {
+    for (visibility, is_seen) in [("shared", true), ("invited", false), ("joined", false)] {
+        let server = TestServer::new();
+        let [alice, bob, carol] = ["alice", "bob", "carol"].map(|name| server.register(name));
+        let room = create(&alice, visibility);
+        invite(&alice, &room, &carol);
+        join(&carol, &room);
+        set_state(&alice, &room, ("m.room.topic", ""), json!({ "topic": "x" }));
+        invite(&alice, &room, &bob);
+        join(&bob, &room);
+        let page = expect_ok(bob.get(&room_path(&room, "messages?dir=f&limit=100")));
+        let events = page["chunk"].as_array().expect("events").iter();
+        let keys: Vec<_> = events
+            .map(|event| (&event["type"], &event["state_key"]))
+            .collect();
+        for key in [("m.room.member", &*carol.user_id), ("m.room.topic", "")] {
+            let key = (&json!(key.0), &json!(key.1));
+            assert_eq!(keys.contains(&key), is_seen, "{visibility} {key:?}");
+        }
+        let own = (&json!("m.room.member"), &json!(bob.user_id));
+        assert!(keys.contains(&own));
+    }
+}
+
+#[test]
 fn a_forgotten_room_is_not_readable() {
     let server = TestServer::new();
     let [alice, bob] = ["alice", "bob"].map(|name| server.register(name));
