@@ -53,6 +53,12 @@ fn users_see_the_messages_that_the_history_visibility_allows() {
         send("before");
         invite(&alice, &room, &bob);
         send("invited");
+        let seen_before: &[&str] = match visibility {
+            "world_readable" => &["before", "invited"],
+            "invited" => &["invited"],
+            _ => &[],
+        };
+        assert_eq!(page(&bob, &room).unwrap(), seen_before, "{visibility}");
         join(&bob, &room);
         send("joined");
         let seen: &[&str] = match visibility {
