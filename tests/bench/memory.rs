@@ -19,6 +19,7 @@ use crate::{
 
 /// Bytes of a request body, below its limit.
 const LARGE_BODY: usize = 1_000_000;
+const JOIN_TIMEOUT: Duration = Duration::from_mins(20);
 /// Transactions are sent after the response.
 const AFTERWARDS: Duration = Duration::from_secs(2);
 /// Of an account: the content of one type, and how many types are stored if nothing refuses them.
@@ -48,6 +49,7 @@ pub fn join(
     room: &RoomId,
 ) -> io::Result<u64> {
     let path = format!("join/{room}?via={}", remote.name());
+    client.set_read_timeout(JOIN_TIMEOUT)?;
     peak_during(server, || send(client, "POST", &path, Some(&json!({}))))
 }
 

@@ -440,7 +440,8 @@ impl Room {
     /// The response of `state`.
     fn full_state(&self) -> String {
         let (chain, state) = (join_json(&self.state[..4]), join_json(&self.state));
-        format!(r#"{{"auth_chain":[{chain}],"pdus":[{state}]}}"#)
+        let small = &self.small_events;
+        format!(r#"{{"auth_chain":[{chain}],"pdus":[{state}{small}]}}"#)
     }
 }
 

@@ -389,15 +389,19 @@ fn peaks_of_memory() -> Rows {
     type Peaks = Vec<(&'static str, u64)>;
     type Attack<'a> = &'a dyn Fn(&Server, &mut Client) -> io::Result<Peaks>;
     let remote = &MockHomeserver::start()?;
-    let [small, large] =
-        [100, 250].map(|megabytes| remote.create_room_of_small_events(megabytes * 1_000_000));
-    let attacks: [Attack<'_>; 7] = [
+    let [small, medium, large] =
+        [30, 100, 250].map(|megabytes| remote.create_room_of_small_events(megabytes * 1_000_000));
+    let attacks: [Attack<'_>; 8] = [
         &|server, client| {
             let peak = memory::join(server, client, remote, &small)?;
             Ok(vec![(
-                "peak memory: joining a room of 100 MB of small events",
+                "peak memory: joining a room of 30 MB of small events",
                 peak,
             )])
+        },
+        &|server, client| {
+            let peak = memory::join(server, client, remote, &medium)?;
+            Ok(vec![("- of 100 MB", peak)])
         },
         &|server, client| {
             let peak = memory::join(server, client, remote, &large)?;

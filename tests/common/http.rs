@@ -37,6 +37,11 @@ impl Client {
         })
     }
 
+    /// For a response that takes longer than that of any `/sync`.
+    pub fn set_read_timeout(&mut self, timeout: Duration) -> io::Result<()> {
+        self.stream.get_mut().set_read_timeout(Some(timeout))
+    }
+
     /// Sends a request and reads the whole response, whatever its status.
     pub fn request(
         &mut self,

@@ -12,7 +12,7 @@
 //! If this server is in the room already and another server only authorizes the join, steps 3 to 5 do
 //! not happen: the join event is processed as any received PDU.
 
-use std::{collections::HashSet, io, iter, time::Duration};
+use std::{collections::HashSet, io, iter, mem, time::Duration};
 
 use ruma::{
     EventId, OwnedEventId, OwnedServerName, RoomId, RoomVersionId, ServerName,
@@ -154,7 +154,10 @@ impl MembershipClient {
         }
         // Step 3.
         if response.members_omitted {
-            response = self.fetch_full_state(&room, &response, &id).await?;
+            // Both at once could be more than the memory for joins.
+            let others = mem::take(&mut response.servers_in_room);
+            drop(response);
+            response = self.fetch_full_state(&room, &others, &id).await?;
         }
         // Step 4.
         let state = self.verify_state(&room, response, &event).await?;
@@ -202,10 +205,10 @@ impl MembershipClient {
     async fn fetch_full_state(
         &self,
         room: &JoinedRoom<'_>,
-        response: &StateResponse,
+        others: &[OwnedServerName],
         join: &EventId,
     ) -> Result<StateResponse, Error> {
-        let others = response.servers_in_room.iter().map(|server| &**server);
+        let others = others.iter().map(|server| &**server);
         let others =
             others.filter(|other| *other != room.server && self.0.client.may_contact(other));
         let mut failure = Error::Rooms(rooms::Error::UnknownRoom);
