@@ -114,8 +114,8 @@ impl Pool {
         self.run_unless_busy(kind, boxed(job))
     }
 
-    /// Like [`run`](Self::run) without a limit of waiting jobs, for background tasks, which have no
-    /// client to refuse. Each of them queues only a few jobs.
+    /// Like [`run`](Self::run) without a limit of waiting jobs, for background tasks and for responses that
+    /// have begun: it is too late to refuse them. Each of them queues only a few jobs.
     pub fn run_in_background<T: Send + 'static>(
         &self,
         kind: Kind,

@@ -2,16 +2,13 @@
 
 use std::collections::VecDeque;
 
-use smol::stream;
+use smol::stream::StreamExt;
 
-use super::Streamed;
+use super::{Error, Streamed};
 use crate::{
     rooms::{self, event},
-    store::{EventNum, Snapshot, Store},
+    store::{EventNum, PIECE_BYTES, Pieces, Snapshot, Store},
 };
-
-/// A piece ends with the event that makes it larger.
-const PIECE_BYTES: usize = 64 * 1024;
 
 /// The parts of a JSON response, in order.
 #[derive(Debug, Default)]
@@ -55,45 +52,49 @@ impl EventStream {
     }
 
     /// The response with the events as they are stored.
-    pub fn into_response(self, store: &Store) -> Streamed {
-        self.formatted(store, |s, num| Ok(Some(event::load(s, num)?.json)))
+    pub async fn into_response(self, store: &Store) -> Result<Streamed, Error> {
+        let stored = |s: &_, num| Ok(Some(event::load(s, num)?.json));
+        self.formatted(store, stored).await
     }
 
     /// The response with the JSON that `format` makes of each event. An event of which it makes none is left
     /// out.
-    pub fn formatted<F>(self, store: &Store, format: F) -> Streamed
+    pub async fn formatted<F>(self, store: &Store, format: F) -> Result<Streamed, Error>
     where
         F: FnMut(&Snapshot, EventNum) -> Result<Option<Vec<u8>>, rooms::Error> + Send + 'static,
     {
-        let start = (self, format, store.clone());
-        let pieces = stream::try_unfold(start, async |(mut parts, mut format, store)| {
-            if parts.0.is_empty() {
-                return Ok(None);
-            }
-            let read = move |s: &_| {
-                let piece = parts.next_piece(s, &mut format)?;
-                Ok::<_, rooms::Error>((piece, parts, format))
-            };
-            let (piece, parts, format) = store.scan("events", read).await?;
-            Ok(Some((piece, (parts, format, store))))
-        });
-        Streamed::new(pieces)
+        let parts = self.0;
+        let pieces = store.scan_pieces(Formatted { parts, format }).await?;
+        Ok(Streamed::new(pieces.map(|piece| Ok(piece?))))
+    }
+}
+
+struct Formatted<F> {
+    parts: VecDeque<Part>,
+    format: F,
+}
+
+impl<F> Pieces for Formatted<F>
+where
+    F: FnMut(&Snapshot, EventNum) -> Result<Option<Vec<u8>>, rooms::Error> + Send + 'static,
+{
+    type Error = rooms::Error;
+    const NAME: &'static str = "events";
+
+    fn is_complete(&self) -> bool {
+        self.parts.is_empty()
     }
 
-    fn next_piece(
-        &mut self,
-        s: &Snapshot,
-        format: &mut impl FnMut(&Snapshot, EventNum) -> Result<Option<Vec<u8>>, rooms::Error>,
-    ) -> Result<Vec<u8>, rooms::Error> {
+    fn next_piece(&mut self, s: &Snapshot) -> Result<Vec<u8>, rooms::Error> {
         let mut piece = Vec::new();
         while piece.len() < PIECE_BYTES
-            && let Some(part) = self.0.front_mut()
+            && let Some(part) = self.parts.front_mut()
         {
             match part {
                 Part::Text(text) => piece.append(text),
                 Part::Events { nums, follows } => {
                     if let Some(num) = nums.pop_front() {
-                        if let Some(json) = format(s, num)? {
+                        if let Some(json) = (self.format)(s, num)? {
                             if std::mem::replace(follows, true) {
                                 piece.push(b',');
                             }
@@ -103,8 +104,53 @@ impl EventStream {
                     }
                 }
             }
-            self.0.pop_front();
+            self.parts.pop_front();
         }
         Ok(piece)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use smol::{channel, future::poll_once, stream::StreamExt};
+
+    use super::EventStream;
+    use crate::{
+        api::Error,
+        rooms::{self, tests::with_store},
+        store::{PIECE_BYTES, Snapshot},
+    };
+
+    #[test]
+    fn a_full_pool_refuses_a_response_but_does_not_break_off_one_that_has_begun() {
+        with_store(async |store| {
+            let response = || {
+                EventStream::default()
+                    .text(vec![b' '; PIECE_BYTES])
+                    .text("{}")
+            };
+            let begun = response().into_response(store).await.expect("a free pool");
+            let (end, ended) = channel::bounded::<()>(1);
+            let mut scans = Vec::new();
+            loop {
+                let ended = ended.clone();
+                let scan = move |_: &Snapshot| Ok::<_, rooms::Error>(ended.recv_blocking().is_ok());
+                let mut scan = Box::pin(store.scan("a test", scan));
+                if poll_once(&mut scan).await.is_some() {
+                    break;
+                }
+                scans.push(scan);
+            }
+            let refused = response().into_response(store).await;
+            assert!(matches!(refused, Err(Error::Rooms(rooms::Error::Pool(_)))));
+
+            let mut pieces = begun.into_inner();
+            let first = pieces.next().await.expect("a piece").expect("read");
+            assert_eq!(first.len(), PIECE_BYTES);
+            let mut second = pieces.next();
+            assert!(poll_once(&mut second).await.is_none(), "it waits");
+            drop((end, scans));
+            assert_eq!(second.await.expect("a piece").expect("read"), b"{}");
+        });
     }
 }

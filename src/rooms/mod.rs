@@ -34,4 +34,4 @@ mod local;
 pub use self::{actor::Actor, error::Error, local::Local};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

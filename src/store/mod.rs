@@ -26,6 +26,7 @@ mod key;
 mod migrations;
 mod numbers;
 mod packed;
+mod pieces;
 pub mod records;
 mod space;
 mod table;
@@ -65,6 +66,7 @@ pub use self::{
     },
     key::Prefix,
     packed::{Bytes, Packed, Record, pack_before, unpack_before},
+    pieces::{PIECE_BYTES, Pieces},
     space::{Space, is_full},
     table::{Found, Range, Records, Row, Rows, SnapshotTable, TxTable},
     tx::Tx,
@@ -243,8 +245,8 @@ impl Store {
         scanned(self.inner.pool.run(Kind::Scan, run))
     }
 
-    /// Like [`scan`](Self::scan), for background tasks: it waits however full the pool is, and reads the
-    /// snapshot that is published when it runs.
+    /// Like [`scan`](Self::scan), for background tasks and for responses that have begun: it waits however
+    /// full the pool is, and reads the snapshot that is published when it runs.
     pub fn scan_in_background<T, E, F>(
         &self,
         name: &'static str,

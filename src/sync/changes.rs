@@ -7,13 +7,15 @@ use super::{
     request::{Request, Since, SyncRange},
 };
 use crate::{
-    rooms::typing::Typing,
-    store::{RoomNum, UserNum},
+    rooms::{Error, typing::Typing},
+    store::{Reader, RoomNum, Rows, UserNum},
     users::presence::{Presence, UserPresence},
 };
 
 /// Of so many changed rooms, the user's membership is looked up on the thread.
 const MAX_ROOMS_LOOKED_UP: usize = 64;
+/// So often a user whose presence changed is looked up in a room of the user on the thread.
+const MAX_PRESENCE_LOOKUPS: usize = 1024;
 
 /// What changed in memory since the start of a range.
 #[derive(Clone, Debug)]
@@ -47,11 +49,19 @@ impl Changes {
         }
     }
 
-    /// Whether what a response has of them takes few rows.
-    pub fn are_few(&self) -> bool {
+    /// Whether what a response for `user` has of them takes few rows.
+    pub fn are_few(&self, r: &impl Reader, user: UserNum) -> Result<bool, Error> {
         let rooms = self.rooms.as_ref();
-        !self.own
-            && self.presence.is_empty()
-            && rooms.is_some_and(|rooms| rooms.len() <= MAX_ROOMS_LOOKED_UP)
+        let are_in_few_rooms = rooms.is_some_and(|rooms| rooms.len() <= MAX_ROOMS_LOOKED_UP);
+        Ok(!self.own && are_in_few_rooms && self.has_few_presence_lookups(r, user)?)
+    }
+
+    fn has_few_presence_lookups(&self, r: &impl Reader, user: UserNum) -> Result<bool, Error> {
+        let Some(max_rooms) = MAX_PRESENCE_LOOKUPS.checked_div(self.presence.len()) else {
+            return Ok(true);
+        };
+        let memberships = r.memberships()?;
+        let rooms = memberships.prefix(user)?.take(max_rooms + 1);
+        Ok(rooms.count() <= max_rooms)
     }
 }

@@ -13,7 +13,7 @@ use ruma::{
 use smol::{
     Timer,
     future::{self, yield_now},
-    stream::{self, Stream, StreamExt},
+    stream::Stream,
 };
 
 use super::{
@@ -38,7 +38,7 @@ use crate::{
     },
     stop::Stopping,
     store::{
-        DeviceNum, Position, Reader, Rows, ServerNum, Snapshot, Store, Tx, UserNum,
+        DeviceNum, Pieces, Position, Reader, Rows, ServerNum, Snapshot, Store, Tx, UserNum,
         records::Membership,
     },
     users::{self, keys::one_time_keys, presence::Presence, to_device},
@@ -114,20 +114,19 @@ impl SyncHandler<'_> {
             fields.put_events("to_device", &pending.messages)?;
             let next_batch = range.end.token(pending.upto);
             let is_fast = rooms::is_fast(&candidates, range);
-            let sources = Arc::new(Sources {
+            let sources = Sources {
                 typing: self.typing.clone(),
                 request: request.clone(),
                 range,
-            });
-            let mut unwritten = Unwritten::new(candidates);
+            };
+            let mut unwritten = Unwritten::new(candidates, sources);
             let mut begun = Vec::new();
             let waits = range.since.is_some() && !request.full_state;
             while waits && begun.is_empty() && !unwritten.is_complete() {
                 if is_fast {
-                    let read = |s: &Snapshot| unwritten.next_piece(s, &sources);
-                    begun = self.store.read(read)?;
+                    begun = self.store.read(|s| unwritten.next_piece(s))?;
                 } else {
-                    (begun, unwritten) = unwritten.scan_piece(self.store, &sources).await?;
+                    (begun, unwritten) = self.store.scan_piece(unwritten).await?;
                 }
             }
             let is_empty = begun.is_empty()
@@ -139,12 +138,11 @@ impl SyncHandler<'_> {
                 let is_short = waits && unwritten.is_complete() && account_data.is_empty();
                 unwritten.enclose(next_batch, account_data, &fields, begun);
                 if is_short {
-                    let read = |s: &Snapshot| unwritten.next_piece(s, &sources);
-                    let first = stream::once(self.store.read(read));
-                    let rest = unwritten.stream(self.store.clone(), sources);
-                    return Ok(Some(Box::pin(first.chain(rest))));
+                    let first = self.store.read(|s| unwritten.next_piece(s))?;
+                    let response = self.store.continue_pieces(first, unwritten);
+                    return Ok(Some(Box::pin(response)));
                 }
-                let response = unwritten.stream(self.store.clone(), sources);
+                let response = self.store.scan_pieces(unwritten).await?;
                 return Ok(Some(Box::pin(response)));
             }
             let changed = async {
@@ -185,7 +183,7 @@ impl SyncHandler<'_> {
 
     async fn look(&self, request: &Arc<Request>, range: SyncRange) -> Result<Look, Error> {
         let changes = Changes::since(self.notifier, self.typing, self.presence, request, range);
-        let are_few = changes.are_few();
+        let are_few = self.store.read(|s| changes.are_few(s, request.user))?;
         let (request, presence) = (request.clone(), self.presence.clone());
         let look = move |s: &Snapshot| {
             let candidates = rooms::candidates(s, &changes, &request, range)?;
@@ -202,11 +200,7 @@ impl SyncHandler<'_> {
         };
         match are_few {
             true => self.store.read(look),
-            false => {
-                self.store
-                    .scan_in_background("changes for a sync", look)
-                    .await
-            }
+            false => self.store.scan("changes for a sync", look).await,
         }
     }
 

@@ -37,13 +37,14 @@ pub fn events(
         return Ok(Vec::new());
     }
     let local_sharing = shared_rooms::local_users_sharing(r, request.user)?;
+    let rooms = current::joined_rooms(r, request.user)?;
     let mut events = Vec::new();
     for (user, presence) in changed {
         let sender = users::id_of(r, user)?;
         let is_local = sender.server_name() == request.user_id.server_name();
         let is_visible = user == request.user
             || local_sharing.contains(&user)
-            || !is_local && shared_rooms::share_a_room(r, request.user, &sender)?;
+            || !is_local && shared_rooms::is_joined_to_any(r, &rooms, &sender)?;
         let is_wanted = !wanted.not_senders.contains(&sender)
             && wanted
                 .senders

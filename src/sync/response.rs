@@ -10,7 +10,6 @@ use serde_json::{
     Value,
     value::{RawValue, to_raw_value},
 };
-use smol::stream::{self, Stream};
 
 use super::{
     account_data,
@@ -22,12 +21,10 @@ use super::{
 };
 use crate::{
     rooms::{Error, typing::Typing},
-    store::{Reader, RoomNum, Store},
+    store::{PIECE_BYTES, Pieces, RoomNum, Snapshot},
     users,
 };
 
-/// A piece ends with the event that makes it larger.
-const PIECE_BYTES: usize = 64 * 1024;
 /// How many rooms are read from one snapshot.
 const MAX_ROOMS_PER_PIECE: usize = 16;
 
@@ -61,9 +58,10 @@ impl Fields {
     }
 }
 
-/// What of a response has not been written yet. A piece of it is read when the one before has been sent.
+/// What of a response has not been written yet.
 #[derive(Debug)]
 pub struct Unwritten {
+    sources: Sources,
     parts: VecDeque<Part>,
     section: Option<Section>,
 }
@@ -92,15 +90,12 @@ pub struct Sources {
 
 impl Unwritten {
     /// The rooms, which [`enclose`](Self::enclose) makes a response.
-    pub fn new(candidates: Vec<Candidate>) -> Self {
+    pub fn new(candidates: Vec<Candidate>, sources: Sources) -> Self {
         Self {
+            sources,
             parts: VecDeque::from([Part::Rooms(candidates.into())]),
             section: None,
         }
-    }
-
-    pub fn is_complete(&self) -> bool {
-        self.parts.is_empty()
     }
 
     /// Adds what is before and after the rooms. `begun` is the part of the rooms that has been written.
@@ -129,58 +124,6 @@ impl Unwritten {
         for part in parts.into_iter().rev() {
             self.parts.push_front(part);
         }
-    }
-
-    /// The next piece; empty at the end.
-    pub fn next_piece(&mut self, r: &impl Reader, sources: &Sources) -> Result<Vec<u8>, Error> {
-        let mut out = Vec::new();
-        let mut rooms = 0;
-        while out.len() < PIECE_BYTES
-            && rooms < MAX_ROOMS_PER_PIECE
-            && let Some(part) = self.parts.pop_front()
-        {
-            match part {
-                Part::Text(text) => out.extend(text),
-                Part::AccountData(room, kind) => {
-                    let user = sources.request.user;
-                    let event = account_data::event(r, user, room, &kind)?;
-                    out.extend(event.get().as_bytes());
-                }
-                Part::Rooms(mut candidates) => match candidates.pop_front() {
-                    Some(candidate) => {
-                        rooms += 1;
-                        self.parts.push_front(Part::Rooms(candidates));
-                        let Sources {
-                            typing,
-                            request,
-                            range,
-                        } = sources;
-                        let update = rooms::update(r, typing, request, *range, &candidate)?;
-                        let update = update.map(Part::Room);
-                        update
-                            .into_iter()
-                            .for_each(|part| self.parts.push_front(part));
-                    }
-                    None if self.section.is_some() => out.push(b'}'),
-                    None => {}
-                },
-                Part::Room(update) => self.begin_room(update, &mut out),
-                Part::State {
-                    mut events,
-                    follows,
-                } => {
-                    if let Some(event) = events.next(r, &sources.request)? {
-                        out.extend(follows.then_some(b','));
-                        out.extend(event.get().as_bytes());
-                        self.parts.push_front(Part::State {
-                            events,
-                            follows: true,
-                        });
-                    }
-                }
-            }
-        }
-        Ok(out)
     }
 
     fn begin_room(&mut self, update: RoomUpdate, out: &mut Vec<u8>) {
@@ -222,32 +165,65 @@ impl Unwritten {
             }
         }
     }
+}
 
-    /// Writes the rest on the pool.
-    pub fn stream(
-        self,
-        store: Store,
-        sources: Arc<Sources>,
-    ) -> impl Stream<Item = Result<Vec<u8>, Error>> {
-        let start = (self, sources, store);
-        stream::try_unfold(start, async |(unwritten, sources, store)| {
-            if unwritten.is_complete() {
-                return Ok(None);
-            }
-            let (piece, unwritten) = unwritten.scan_piece(&store, &sources).await?;
-            Ok(Some((piece, (unwritten, sources, store))))
-        })
+impl Pieces for Unwritten {
+    type Error = Error;
+    const NAME: &'static str = "sync";
+
+    fn is_complete(&self) -> bool {
+        self.parts.is_empty()
     }
 
-    /// Reads the [next piece](Self::next_piece) on the pool.
-    pub async fn scan_piece(
-        mut self,
-        store: &Store,
-        sources: &Arc<Sources>,
-    ) -> Result<(Vec<u8>, Self), Error> {
-        let sources = sources.clone();
-        let scan = move |s: &_| Ok((self.next_piece(s, &sources)?, self));
-        store.scan("sync", scan).await
+    fn next_piece(&mut self, s: &Snapshot) -> Result<Vec<u8>, Error> {
+        let mut out = Vec::new();
+        let mut rooms = 0;
+        while out.len() < PIECE_BYTES
+            && rooms < MAX_ROOMS_PER_PIECE
+            && let Some(part) = self.parts.pop_front()
+        {
+            match part {
+                Part::Text(text) => out.extend(text),
+                Part::AccountData(room, kind) => {
+                    let user = self.sources.request.user;
+                    let event = account_data::event(s, user, room, &kind)?;
+                    out.extend(event.get().as_bytes());
+                }
+                Part::Rooms(mut candidates) => match candidates.pop_front() {
+                    Some(candidate) => {
+                        rooms += 1;
+                        self.parts.push_front(Part::Rooms(candidates));
+                        let Sources {
+                            typing,
+                            request,
+                            range,
+                        } = &self.sources;
+                        let update = rooms::update(s, typing, request, *range, &candidate)?;
+                        let update = update.map(Part::Room);
+                        update
+                            .into_iter()
+                            .for_each(|part| self.parts.push_front(part));
+                    }
+                    None if self.section.is_some() => out.push(b'}'),
+                    None => {}
+                },
+                Part::Room(update) => self.begin_room(update, &mut out),
+                Part::State {
+                    mut events,
+                    follows,
+                } => {
+                    if let Some(event) = events.next(s, &self.sources.request)? {
+                        out.extend(follows.then_some(b','));
+                        out.extend(event.get().as_bytes());
+                        self.parts.push_front(Part::State {
+                            events,
+                            follows: true,
+                        });
+                    }
+                }
+            }
+        }
+        Ok(out)
     }
 }
 
@@ -273,16 +249,18 @@ impl Part {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::VecDeque;
+    use std::{collections::VecDeque, sync::Arc};
 
     use serde_json::{Value, json, value::to_raw_value};
 
-    use super::{Fields, Part, Unwritten};
+    use super::{Fields, Part, Sources, Unwritten};
     use crate::{
         store::Position,
         sync::{
+            StreamPosition,
             room_update::Content,
             rooms::{RoomUpdate, Section},
+            tests::request,
             token::SyncToken,
         },
     };
@@ -294,8 +272,22 @@ mod tests {
         ephemeral: 3,
     };
 
+    fn sources() -> Sources {
+        let request = request(None);
+        let end = StreamPosition {
+            stored: TOKEN.position,
+            ephemeral: TOKEN.ephemeral,
+            instance: TOKEN.instance,
+        };
+        Sources {
+            typing: Arc::default(),
+            range: request.range(end, 0),
+            request: Arc::new(request),
+        }
+    }
+
     fn written(rooms: &[(Section, &str)], fields: &Fields) -> Value {
-        let mut unwritten = Unwritten::new(Vec::new());
+        let mut unwritten = Unwritten::new(Vec::new(), sources());
         let mut begun = Vec::new();
         for (section, room) in rooms {
             let json = to_raw_value(&json!({ "a": 1 })).expect("JSON");

@@ -1,20 +1,27 @@
 use std::{collections::BTreeSet, sync::Arc};
 
-use ruma::{OwnedRoomId, RoomVersionId, api::client::filter::FilterDefinition, user_id};
+use ruma::{
+    OwnedRoomId, RoomVersionId, api::client::filter::FilterDefinition, presence::PresenceState,
+    user_id,
+};
+use serde_json::{Value, json};
 
 use super::{
-    LazyLoadedMembers, Notifier, Request, StateAfter, SyncToken, changes::Changes,
+    LazyLoadedMembers, Notifier, Request, StateAfter, SyncToken,
+    changes::Changes,
+    response::{Fields, Sources, Unwritten},
     rooms::candidates as rooms_of,
 };
 use crate::{
     executor::Executor,
     pool::Pool,
-    rooms::{self, room, typing::Typing},
+    rooms::{self, Local, event::append, room, tests as rooms_tests, typing::Typing},
     store::{
-        DeviceNum, Effect, EventNum, Options, Place, Position, Reader, RoomNum, Store, Tx, UserNum,
+        DeviceNum, Effect, EventNum, Options, PIECE_BYTES, Pieces, Place, Position, Reader,
+        RoomNum, Store, Tx, UserNum,
         records::{MemberRow, Membership},
     },
-    users::presence::Presence,
+    users::presence::{Presence, UserPresence},
 };
 
 const ALICE: UserNum = UserNum(1);
@@ -39,7 +46,7 @@ fn make_rooms(tx: &Tx) -> Result<(), rooms::Error> {
     Ok(())
 }
 
-fn request(since: Option<SyncToken>) -> Request {
+pub(super) fn request(since: Option<SyncToken>) -> Request {
     let lazy_loaded = Arc::new(LazyLoadedMembers::default());
     Request {
         user: ALICE,
@@ -130,5 +137,119 @@ fn a_device_list_change_wakes_all_waiting_syncs_if_the_owner_has_too_many_rooms(
         };
         assert!(!is_woken(1).await, "Bob shares no room with her");
         assert!(is_woken(10).await, "more rows than are read");
+    });
+}
+
+/// A room that Alice made and has joined.
+fn make_room(tx: &Tx, local: &Local, id: &str) -> Result<append::Appended, rooms::Error> {
+    let content = json!({ "room_version": "11" });
+    let alice = rooms_tests::alice();
+    let mut create = rooms_tests::draft(alice, "m.room.create", Some(""), content);
+    create.room_id = Some(id.try_into().expect("a room id"));
+    let sending = rooms_tests::sending();
+    let created = append::create(tx, local, &RoomVersionId::V11, &create, &sending)?;
+    rooms_tests::join(tx, local, &created, alice)?;
+    Ok(created)
+}
+
+#[test]
+fn the_pieces_of_a_response_are_one_json_document() {
+    const UNCHANGED: usize = 40;
+    const STATE_EVENTS: usize = 60;
+    let large = "x".repeat(PIECE_BYTES / 16);
+    with_notifier(async |store, notifier| {
+        let unchanged = |tx: &Tx| {
+            let local = rooms_tests::local();
+            for n in 0..UNCHANGED {
+                make_room(tx, &local, &format!("!unchanged{n}:here"))?;
+            }
+            Ok::<_, rooms::Error>(())
+        };
+        store.write(unchanged).await.expect("written");
+        let (_, token) = candidates(store, notifier, None);
+        let changed = move |tx: &Tx| {
+            let local = rooms_tests::local();
+            let room = make_room(tx, &local, "!new:here")?;
+            for n in 0..STATE_EVENTS {
+                let content = json!({ "body": large });
+                let alice = rooms_tests::alice();
+                let event = rooms_tests::draft(alice, "a.b", Some(&n.to_string()), content);
+                rooms_tests::send(tx, &local, &room, event)?;
+            }
+            Ok::<_, rooms::Error>(())
+        };
+        store.write(changed).await.expect("written");
+
+        let request = request(Some(token));
+        let range = request.range(notifier.position(), 0);
+        let changes = Changes {
+            rooms: None,
+            own: false,
+            presence: Vec::new(),
+        };
+        let rooms = store.read(|s| rooms_of(s, &changes, &request, range));
+        let rooms = rooms.expect("the store can be read");
+        assert_eq!(rooms.len(), UNCHANGED + 1);
+        let sources = Sources {
+            typing: Arc::default(),
+            request: Arc::new(request),
+            range,
+        };
+        let mut unwritten = Unwritten::new(rooms, sources);
+        unwritten.enclose(token, Vec::new(), &Fields::default(), Vec::new());
+        let mut pieces = Vec::new();
+        while !unwritten.is_complete() {
+            let piece = store.read(|s| unwritten.next_piece(s));
+            pieces.push(piece.expect("the store can be read"));
+        }
+        let (first, rest) = pieces.split_first().expect("a piece");
+        assert!(first.len() < 100, "it has rooms without updates only");
+        assert!(
+            rest.iter()
+                .filter(|piece| piece.len() > PIECE_BYTES)
+                .count()
+                >= 2
+        );
+        let response: Value = serde_json::from_slice(&pieces.concat()).expect("JSON");
+        let joined = response["rooms"]["join"].as_object().expect("rooms");
+        assert_eq!(joined.len(), 1);
+        let events = |part: &str| {
+            let events = joined["!new:here"][part]["events"].as_array();
+            events
+                .expect("events")
+                .iter()
+                .filter(|event| event["type"] == "a.b")
+        };
+        assert_eq!(
+            events("state").chain(events("timeline")).count(),
+            STATE_EVENTS
+        );
+    });
+}
+
+#[test]
+fn a_few_changes_of_presence_are_few_unless_the_user_is_in_many_rooms() {
+    let changes = |users: u32| {
+        let presence = UserPresence {
+            state: PresenceState::Online,
+            status_msg: None,
+            last_active_ts: 0,
+        };
+        Changes {
+            rooms: Some(BTreeSet::new()),
+            own: false,
+            presence: (0..users).map(|n| (UserNum(n), presence.clone())).collect(),
+        }
+    };
+    with_notifier(async |store, _| {
+        store.write(make_rooms).await.expect("written");
+        let are_few = |changes: &Changes, user| {
+            let few = store.read(|s| changes.are_few(s, user));
+            few.expect("the store can be read")
+        };
+        assert!(are_few(&changes(0), ALICE));
+        assert!(are_few(&changes(2), ALICE));
+        assert!(!are_few(&changes(3), ALICE), "{ROOMS} rooms each");
+        assert!(are_few(&changes(64), BOB));
     });
 }

@@ -89,5 +89,6 @@ pub async fn room_initial_sync(
         .text(r#"{"state":"#)
         .events(state)
         .text(others.to_string().replacen('{', ",", 1));
-    Ok(response.formatted(&api.store, state::formatted(formatter)))
+    let formatted = response.formatted(&api.store, state::formatted(formatter));
+    formatted.await
 }

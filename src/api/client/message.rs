@@ -317,14 +317,15 @@ pub async fn get_context(
         .text(r#"{"state":"#)
         .events(state)
         .text(context.replacen('{', ",", 1));
-    Ok(response.formatted(&api.store, move |s, num| {
+    let formatted = response.formatted(&api.store, move |s, num| {
         let stored = event::load(s, num)?;
         if !filter::accepts(&reader.filter, &stored)? {
             return Ok(None);
         }
         let json = reader.formatter.format(s, &stored)?;
         Ok(Some(json.get().into()))
-    }))
+    });
+    formatted.await
 }
 
 /// The response of `/context` without its state.

@@ -133,7 +133,7 @@ pub async fn get_state_events(
 ) -> Result<Streamed, Error> {
     let (events, formatter) = state_of(&api, session, request.room_id).await?;
     let response = EventStream::default().events(events);
-    Ok(response.formatted(&api.store, formatted(formatter)))
+    response.formatted(&api.store, formatted(formatter)).await
 }
 
 /// The events of the room's state, and what formats them.
@@ -172,7 +172,7 @@ pub async fn get_member_events(
     let (members, formatter) = api.store.scan("members", read).await?;
     let response = EventStream::default().events(members);
     let response = response.enclosed(r#"{"chunk":"#, "}");
-    Ok(response.formatted(&api.store, formatted(formatter)))
+    response.formatted(&api.store, formatted(formatter)).await
 }
 
 fn members_of(
@@ -215,7 +215,8 @@ pub async fn joined_members(
     let joined: Vec<EventNum> = api.store.scan("joined members", read).await?;
     let response = EventStream::default().items(joined);
     let response = response.enclosed(r#"{"joined":{"#, "}}");
-    Ok(response.formatted(&api.store, |s, num| joined_member(&event::load(s, num)?)))
+    let formatted = response.formatted(&api.store, |s, num| joined_member(&event::load(s, num)?));
+    formatted.await
 }
 
 fn joined_of(

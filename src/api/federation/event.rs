@@ -146,13 +146,14 @@ pub async fn get_room_state(
             )
         })
         .await?;
-    Ok(EventStream::default()
+    EventStream::default()
         .text(r#"{"pdus":"#)
         .events(state.state)
         .text(r#","auth_chain":"#)
         .events(state.auth_chain)
         .text("}")
-        .into_response(&api.store))
+        .into_response(&api.store)
+        .await
 }
 
 /// `GET /_matrix/federation/v1/event_auth/{roomId}/{eventId}`
@@ -175,11 +176,12 @@ pub async fn get_event_authorization(
             graph::auth_chain(s, room, [event])
         })
         .await?;
-    Ok(EventStream::default()
+    EventStream::default()
         .text(r#"{"auth_chain":"#)
         .events(chain.into_iter().collect())
         .text("}")
-        .into_response(&api.store))
+        .into_response(&api.store)
+        .await
 }
 
 const NO_EVENT: rooms::Error = rooms::Error::NotFound("this server does not have the event");

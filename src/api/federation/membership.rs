@@ -120,7 +120,7 @@ pub async fn create_join_event(
     request: create_join_event::v2::Request,
 ) -> Result<Streamed, Error> {
     let stream = join(&api, &origin, request).await?;
-    Ok(stream.into_response(&api.store))
+    stream.into_response(&api.store).await
 }
 
 /// `PUT /_matrix/federation/v1/send_join/{roomId}/{eventId}`
@@ -130,7 +130,8 @@ pub async fn create_join_event_v1(
     request: create_join_event::v2::Request,
 ) -> Result<Streamed, Error> {
     let stream = join(&api, &origin, request).await?;
-    Ok(stream.enclosed("[200,", "]").into_response(&api.store))
+    let stream = stream.enclosed("[200,", "]");
+    stream.into_response(&api.store).await
 }
 
 async fn join(

@@ -118,8 +118,12 @@ pub fn any_local_user_shares(r: &impl Reader, user: &UserId) -> Result<bool, Err
 
 /// Whether the local user `one` shares a room with `other`.
 pub fn share_a_room(r: &impl Reader, one: UserNum, other: &UserId) -> Result<bool, Error> {
-    for room in joined_rooms(r, one)? {
-        if membership(r, room, other)? == Membership::Join {
+    is_joined_to_any(r, &joined_rooms(r, one)?, other)
+}
+
+pub fn is_joined_to_any(r: &impl Reader, rooms: &[RoomNum], user: &UserId) -> Result<bool, Error> {
+    for room in rooms {
+        if membership(r, *room, user)? == Membership::Join {
             return Ok(true);
         }
     }

@@ -48,7 +48,7 @@ use crate::{
 };
 
 /// Runs `test` with a new store, which is closed after it.
-pub(super) fn with_store<T>(test: impl AsyncFnOnce(&Store) -> T) -> T {
+pub(crate) fn with_store<T>(test: impl AsyncFnOnce(&Store) -> T) -> T {
     let directory = tempfile::tempdir().expect("a directory");
     let options = Options {
         directory: directory.path().to_owned(),
@@ -65,11 +65,11 @@ pub(super) fn with_store<T>(test: impl AsyncFnOnce(&Store) -> T) -> T {
     }))
 }
 
-pub(super) fn local() -> Local {
+pub(crate) fn local() -> Local {
     Local::new(server_name!("here").to_owned(), ServerKey::generate())
 }
 
-pub(super) fn alice() -> &'static UserId {
+pub(crate) fn alice() -> &'static UserId {
     user_id!("@alice:here")
 }
 
@@ -78,7 +78,7 @@ pub(super) fn bob() -> &'static UserId {
 }
 
 /// A draft of an event without its room.
-pub(super) fn draft(
+pub(crate) fn draft(
     sender: &UserId,
     kind: &str,
     state_key: Option<&str>,
@@ -94,7 +94,7 @@ pub(super) fn draft(
     }
 }
 
-pub(super) fn sending() -> Sending {
+pub(crate) fn sending() -> Sending {
     let now = MilliSecondsSinceUnixEpoch(UInt::from(1_700_000_000u32));
     Sending {
         now,
@@ -132,7 +132,7 @@ pub(super) fn open_room(
 }
 
 /// Sends `draft` to `room`.
-pub(super) fn send(
+pub(crate) fn send(
     tx: &Tx,
     local: &Local,
     room: &Appended,
@@ -142,7 +142,7 @@ pub(super) fn send(
     super::event::append::append(tx, local, &draft, &sending())
 }
 
-pub(super) fn join(
+pub(crate) fn join(
     tx: &Tx,
     local: &Local,
     room: &Appended,
