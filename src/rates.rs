@@ -38,6 +38,8 @@ pub enum Kind {
     InviteFromServer,
     /// Unauthenticated requests that cause requests to other servers, per network.
     RemoteLookup,
+    /// Searches in the user directory, per user.
+    UserSearch,
     /// All other endpoints that the specification marks as rate limited, per user or network.
     Other,
 }
@@ -73,6 +75,8 @@ impl Kind {
             Self::InviteFromServer => (100.0, 0.5),
             // A server that does not answer keeps a request waiting for some ten seconds.
             Self::RemoteLookup => (60.0, 2.0),
+            // Clients search while a name is typed.
+            Self::UserSearch => (30.0, 1.0),
             Self::Other => (120.0, 10.0),
         };
         Bucket { burst, per_second }

@@ -74,6 +74,9 @@ impl From<federation::MembershipError> for Error {
         match error {
             federation::MembershipError::Peer(error) => Self::Peer(error),
             federation::MembershipError::Rooms(error) => Self::Rooms(error),
+            error @ federation::MembershipError::Busy => {
+                Self::limit_exceeded(error.to_string(), JOIN_RETRY_AFTER)
+            }
             federation::MembershipError::Memory(error @ JoinMemoryError::Busy) => {
                 Self::limit_exceeded(error.to_string(), JOIN_RETRY_AFTER)
             }

@@ -249,7 +249,9 @@ fn rooms(routes: &mut Routes) {
     routes
         .add(initial_sync::room_initial_sync)
         .rate(Kind::Other);
-    routes.add(user_directory::search_users).rate(Kind::Other);
+    routes
+        .add(user_directory::search_users)
+        .rate(Kind::UserSearch);
     routes.add(summary::get_summary).rate(Kind::Other);
 }
 

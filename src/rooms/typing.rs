@@ -78,7 +78,8 @@ impl Typing {
             return TypingUpdate::Unchanged;
         }
         if rooms.len() >= MAX_ROOMS && !rooms.contains_key(&room) {
-            rooms.retain(|_, room| room.users.iter().any(|typing| typing.expires_ms > now_ms));
+            // Those of whom `expire` has not reported the end stay.
+            rooms.retain(|_, room| !room.users.is_empty());
         }
         let users = &mut rooms.entry(room).or_default().users;
         let was = users.iter().position(|typing| typing.user == user);
@@ -96,7 +97,7 @@ impl Typing {
                 users.remove(at);
                 TypingUpdate::Changed
             }
-            (None, Some(_)) if users.len() < MAX_USERS_PER_ROOM => {
+            (None, Some(_)) if has_place(users, server) => {
                 users.push(TypingUser {
                     user,
                     server: server.map(ToOwned::to_owned),
@@ -193,13 +194,22 @@ fn has_share(
     all < MAX_TYPING && of_user < MAX_ROOMS_PER_USER && of_others
 }
 
+/// Whether one more user may type in the room of `users`: users of other servers have half of the places.
+fn has_place(users: &[TypingUser], server: Option<&ServerName>) -> bool {
+    let remote = users
+        .iter()
+        .filter(|typing| typing.server.is_some())
+        .count();
+    users.len() < MAX_USERS_PER_ROOM && (server.is_none() || remote < MAX_USERS_PER_ROOM / 2)
+}
+
 #[cfg(test)]
 mod tests {
-    use ruma::{OwnedServerName, ServerName};
+    use ruma::{OwnedServerName, ServerName, server_name};
 
     use super::{
-        MAX_REMOTE_TYPING, MAX_ROOMS_PER_USER, MAX_TYPING, MAX_TYPING_PER_SERVER, Typing,
-        TypingUpdate,
+        MAX_REMOTE_TYPING, MAX_ROOMS_PER_USER, MAX_TYPING, MAX_TYPING_PER_SERVER,
+        MAX_USERS_PER_ROOM, Typing, TypingUpdate,
     };
     use crate::store::{RoomNum, UserNum};
 
@@ -245,5 +255,30 @@ mod tests {
             .sum::<usize>();
         assert_eq!(others, MAX_REMOTE_TYPING - 2 * MAX_TYPING_PER_SERVER);
         assert_eq!(set(&typing, 5, UserNum(5), 0), TypingUpdate::Changed);
+    }
+
+    #[test]
+    fn users_of_another_server_leave_local_users_half_of_the_places_in_a_room() {
+        let (typing, room) = (Typing::default(), RoomNum(1));
+        let server = server_name!("s.example");
+        let started = (0..MAX_USERS_PER_ROOM as u32).filter(|n| {
+            let update = typing.set(room, UserNum(*n), Some(server), Some(30_000), 0);
+            update == TypingUpdate::Changed
+        });
+        assert_eq!(started.count(), MAX_USERS_PER_ROOM / 2);
+        assert_eq!(set(&typing, 1, UserNum(1000), 0), TypingUpdate::Changed);
+    }
+
+    #[test]
+    fn rooms_whose_end_of_typing_was_not_reported_are_not_forgotten() {
+        let typing = Typing::default();
+        for user in 0..super::MAX_ROOMS {
+            let now_ms = 40_000 * user as u64;
+            set(&typing, user, UserNum(user as u32), now_ms);
+        }
+        let now_ms = 40_000 * super::MAX_ROOMS as u64;
+        set(&typing, super::MAX_ROOMS, UserNum(1), now_ms);
+        let ended = typing.expire(now_ms, |_, _| true);
+        assert!(ended.contains(&RoomNum(0)), "{}", ended.len());
     }
 }

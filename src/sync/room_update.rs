@@ -26,7 +26,7 @@ use super::{
 use crate::{
     rooms::{
         Error, event, room,
-        state::{self as room_state, overlay::StateOverlay},
+        state::{self as room_state, current, overlay::StateOverlay},
         timeline::{
             self as room_timeline,
             client_event::{Formatter, RoomIdField},
@@ -38,7 +38,7 @@ use crate::{
     },
     store::{
         EventNum, Place, Position, Reader, RoomNum, Rows,
-        records::{Counts, MemberRow, RoomHeads},
+        records::{Counts, MemberRow, Membership, RoomHeads},
     },
     users::account_data as stored_account_data,
 };
@@ -214,11 +214,17 @@ impl<'a> Builder<'a> {
         Ok((last, state))
     }
 
-    /// A room that the user was only invited to or knocking at: the event that ended that.
+    /// A room that the user was only invited to or knocking at: the event that ended that. An invitation
+    /// that gave way to others was ended by none.
     fn never_joined(mut self, r: &impl Reader) -> Result<Content, Error> {
         let event = event::load(r, self.member.event)?;
         let mut timeline = Timeline::new();
-        timeline.events = format_events(r, self.request, &mut self.formatter, &[event])?;
+        if matches!(
+            current::membership_of(r, event.num)?,
+            Membership::Leave | Membership::Ban
+        ) {
+            timeline.events = format_events(r, self.request, &mut self.formatter, &[event])?;
+        }
         let state = self.state_events(Vec::new());
         self.content(LeftRoom::new(), timeline, Vec::new(), state)
     }

@@ -156,6 +156,11 @@ fn what_is_asked_of_every_server_has_an_answer() {
             .unwrap()["content"]["body"],
         "hello"
     );
+    let page = initial["messages"].as_object().expect("a page");
+    assert!(
+        page["end"].is_string() && !page.contains_key("start"),
+        "{page:?}"
+    );
     let outsider = bob.get(&room_path(&room, "initialSync"));
     expect_error(&outsider, 403, "M_FORBIDDEN");
 }

@@ -1,5 +1,5 @@
 //! What every client asks of every server, for things that this server does not have: the true answers
-//! are empty.
+//! are empty, or an error that says so.
 
 use std::collections::BTreeMap;
 

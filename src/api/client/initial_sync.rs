@@ -59,11 +59,12 @@ pub async fn room_initial_sync(
     request: Request,
 ) -> Result<Streamed, Error> {
     let room_id = request.room_id;
-    let state = state::state_of(&api, session.clone(), room_id.clone());
-    let (state, formatter) = state.await?;
     let messages = get_message_events::v3::Request::new(room_id.clone(), Direction::Backward);
     let mut messages = message::get_message_events(api.clone(), session.clone(), messages).await?;
     messages.chunk.reverse();
+    // After the messages, which may have to be fetched.
+    let state = state::state_of(&api, session.clone(), room_id.clone());
+    let (state, formatter) = state.await?;
     let (membership, listed) = api.store.read(|s| {
         let room = room::num(s, &room_id)?;
         let membership = current::membership(s, room, &session.user_id)?;
@@ -75,12 +76,16 @@ pub async fn room_initial_sync(
     } else {
         Visibility::Private
     };
+    // In chronological order: `start` is the end of the page.
+    let mut page = json!({ "chunk": messages.chunk, "end": messages.start });
+    if let Some(start) = messages.end {
+        page["start"] = start.into();
+    }
     let others = json!({
         "room_id": room_id,
         "membership": membership,
         "visibility": visibility,
-        // In chronological order: `start` is the end of the page.
-        "messages": { "chunk": messages.chunk, "start": messages.end, "end": messages.start },
+        "messages": page,
         "account_data": [],
         "presence": [],
         "receipts": [],

@@ -231,7 +231,12 @@ pub async fn get_content_v3(
     request: get_content_v3::v3::Request,
 ) -> Result<Download, Error> {
     let (server, id) = (&request.server_name, &request.media_id);
-    let media = find_for(&api, client, server, id, request.timeout_ms).await?;
+    let source = Source {
+        client,
+        allow_remote: request.allow_remote,
+        timeout: request.timeout_ms,
+    };
+    let media = find_for(&api, source, server, id).await?;
     download(&api, media).await
 }
 
@@ -243,7 +248,12 @@ pub async fn get_content_as_filename_v3(
     request: get_content_as_filename_v3::v3::Request,
 ) -> Result<Download, Error> {
     let (server, id) = (&request.server_name, &request.media_id);
-    let media = find_for(&api, client, server, id, request.timeout_ms).await?;
+    let source = Source {
+        client,
+        allow_remote: request.allow_remote,
+        timeout: request.timeout_ms,
+    };
+    let media = find_for(&api, source, server, id).await?;
     download_as(&api, media, Some(request.filename)).await
 }
 
@@ -255,7 +265,12 @@ pub async fn get_content_thumbnail_v3(
     request: get_content_thumbnail_v3::v3::Request,
 ) -> Result<Download, Error> {
     let (server, id) = (&request.server_name, &request.media_id);
-    let media = find_for(&api, client, server, id, request.timeout_ms).await?;
+    let source = Source {
+        client,
+        allow_remote: request.allow_remote,
+        timeout: request.timeout_ms,
+    };
+    let media = find_for(&api, source, server, id).await?;
     let thumbnail = ThumbnailRequest {
         width: request.width.into(),
         height: request.height.into(),
@@ -265,25 +280,39 @@ pub async fn get_content_thumbnail_v3(
     thumbnail_of(&api, server, media, thumbnail).await
 }
 
+/// Who requests media by the paths without authentication, and how.
+struct Source {
+    client: Unauthenticated,
+    /// Whether media of other servers are fetched.
+    allow_remote: bool,
+    timeout: Duration,
+}
+
 /// The media for the paths without authentication: all for users, whose apps may send the token all the
 /// same; for others what is here and included in `unauthenticated_media`.
 async fn find_for(
     api: &Api,
-    client: Unauthenticated,
+    source: Source,
     server: &ServerName,
     id: &str,
-    timeout: Duration,
 ) -> Result<StoredMedia, Error> {
-    if let Some(user) = client.user {
-        return find(api, user, server, id, timeout).await;
+    let is_local = api.media.is_local(server);
+    if let Some(user) = source.client.user
+        && (is_local || source.allow_remote)
+    {
+        return find(api, user, server, id, source.timeout).await;
     }
-    let media = if api.media.is_local(server) {
-        api.media.find_local(id).ok()
+    let media = if is_local {
+        match api.media.find_local(id) {
+            Err(media::Error::NotFound | media::Error::NotYetUploaded) => None,
+            media => Some(media?),
+        }
     } else {
         api.media.find_remote(server, id)?
     };
-    let is_included =
-        |media: &StoredMedia| api.config.unauthenticated_media.includes(media.created_ts);
+    let is_included = |media: &StoredMedia| {
+        source.client.user.is_some() || api.config.unauthenticated_media.includes(media.created_ts)
+    };
     media.filter(is_included).ok_or_else(|| {
         Error::not_found(
             "media need authentication: use /_matrix/client/v1/media, or send the token",

@@ -253,12 +253,12 @@ fn joined_member(event: &StoredEvent) -> Result<Option<Vec<u8>>, rooms::Error> {
         #[serde(skip_serializing_if = "Option::is_none")]
         avatar_url: Option<String>,
     }
+    let Some(user) = event.member()? else {
+        return Ok(None);
+    };
     // A malformed name or avatar does not hide the member.
     let content = event.parse::<Member>().map(|member| member.content);
-    let entry = event
-        .member()?
-        .map(|user| (user, content.unwrap_or_default()));
-    let entry = serde_json::to_vec(&BTreeMap::from_iter(entry));
+    let entry = serde_json::to_vec(&BTreeMap::from([(user, content.unwrap_or_default())]));
     let entry = entry.map_err(|_| rooms::Error::not_serializable("a member"))?;
     // Without the braces.
     Ok(entry.get(1..entry.len() - 1).map(<[u8]>::to_vec))

@@ -28,8 +28,11 @@ use crate::{
     store::{Reader, Rows, Store, Tx},
 };
 
-/// How many events are fetched by `GET /event` for one event.
+/// How many events are fetched by `GET /event` at once.
 const MAX_SINGLE_FETCHES: usize = 50;
+/// How many requests the auth chains of some events may take, and how many bytes they may have.
+const MAX_CHAIN_REQUESTS: usize = 150;
+const MAX_CHAIN_BYTES: usize = 16 * 1024 * 1024;
 /// How many events of a claimed state and of auth chains are fetched for one event.
 const MAX_STATE_FETCHES: usize = 10_000;
 /// How many events of a response are verified at once.
@@ -38,6 +41,33 @@ const VERIFIED_PER_BATCH: usize = 100;
 const MAX_RAW_PDU_BYTES: usize = 256 * 1024;
 /// How many outliers one write job stores.
 const OUTLIERS_PER_JOB: usize = 32;
+
+/// What a server may cost that lets auth chains be fetched.
+struct Budget {
+    requests: usize,
+    bytes: usize,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self {
+            requests: MAX_CHAIN_REQUESTS,
+            bytes: MAX_CHAIN_BYTES,
+        }
+    }
+}
+
+impl Budget {
+    fn spend(&mut self, requests: usize, bytes: usize) -> Result<(), FetchError> {
+        let left = self.requests.checked_sub(requests);
+        self.requests = left.ok_or(FetchError::Unavailable)?;
+        self.bytes = self
+            .bytes
+            .checked_sub(bytes)
+            .ok_or(FetchError::Unavailable)?;
+        Ok(())
+    }
+}
 
 /// Fetches events of one room from one server.
 pub struct EventFetcher<'a, S> {
@@ -59,85 +89,73 @@ impl<S: EventSource> EventFetcher<'_, S> {
         let mut known: HashSet<OwnedEventId> = ids.collect();
         let mut missing = self.missing_auth_events(events, &mut known)?;
         let mut fetched: Vec<Received> = Vec::new();
+        let mut budget = Budget::default();
         while !missing.is_empty() {
-            if fetched.len() + missing.len() > MAX_SINGLE_FETCHES {
-                let open = events.iter().chain(&fetched);
-                fetched.extend(self.fetch_whole_auth_chains(open, &missing).await?);
-                break;
-            }
-            let found = self.fetch_events(missing).await?;
-            missing = self.missing_auth_events(&found, &mut known)?;
+            let found = if missing.len() <= MAX_SINGLE_FETCHES {
+                budget.spend(missing.len(), 0)?;
+                self.fetch_events(std::mem::take(&mut missing)).await?
+            } else {
+                budget.spend(1, 0)?;
+                let open: HashSet<&EventId> = missing.iter().map(|id| &**id).collect();
+                let names_open = |event: &&Received| {
+                    let mut names = event.pdu.auth_events().iter();
+                    names.any(|id| open.contains(&**id))
+                };
+                let mut candidates = events.iter().chain(&fetched);
+                let event = candidates.find(names_open).ok_or(FetchError::Unavailable)?;
+                let found = self
+                    .fetch_auth_chain(event.pdu.event_id(), &fetched)
+                    .await?;
+                // What it names that is not among them was refused.
+                missing.retain(|id| !event.pdu.auth_events().contains(id));
+                found
+            };
+            budget.spend(0, found.iter().map(|event| event.json.len()).sum())?;
+            let ids: HashSet<OwnedEventId> = found
+                .iter()
+                .map(|event| event.pdu.event_id().to_owned())
+                .collect();
+            missing.retain(|id| !ids.contains(id));
+            known.extend(ids);
+            missing.extend(self.missing_auth_events(&found, &mut known)?);
             fetched.extend(found);
         }
         self.store_outliers(fetched).await
     }
 
-    /// Fetches the auth chains of `events` by `GET /event_auth`, until `missing` and what these refer to
-    /// are there.
+    /// Fetches the auth chain of an event by `GET /event_auth`. Returns the events that are neither stored
+    /// nor among `fetched`.
     ///
     /// # Errors
-    /// [`Error::Fetch`] if the server does not give all of them.
-    async fn fetch_whole_auth_chains(
+    /// [`Error::Fetch`] if the server gives none, or too many.
+    async fn fetch_auth_chain(
         &self,
-        events: impl Iterator<Item = &Received>,
-        missing: &[OwnedEventId],
+        event: &EventId,
+        fetched: &[Received],
     ) -> Result<Vec<Received>, Error> {
-        let mut missing: HashSet<OwnedEventId> = missing.iter().cloned().collect();
-        let mut chains: HashMap<OwnedEventId, RawPdu> = HashMap::new();
-        for event in events {
-            if missing.is_empty() {
-                break;
-            }
-            let refers = event
-                .pdu
-                .auth_events()
-                .iter()
-                .any(|id| missing.contains(id));
-            if !refers {
-                continue;
-            }
-            let (room, id) = (&self.room.id, event.pdu.event_id());
-            let chain = self.source.event_auth(&self.server, room, id).await?;
-            self.add_not_stored(chain, &mut chains, &mut missing)
-                .await?;
-        }
-        if !missing.is_empty() {
-            return Err(FetchError::Unavailable.into());
-        }
-        let (ids, pdus): (Vec<_>, Vec<_>) = chains.into_iter().unzip();
-        Ok(self.verify_of(pdus, &ids).await)
-    }
-
-    /// Adds the PDUs of `chain` that are not stored to `chains`. What these refer to becomes `missing`,
-    /// unless it is there or was refused.
-    async fn add_not_stored(
-        &self,
-        chain: Vec<RawPdu>,
-        chains: &mut HashMap<OwnedEventId, RawPdu>,
-        missing: &mut HashSet<OwnedEventId>,
-    ) -> Result<(), Error> {
-        let mut references = Vec::new();
+        let (room, server) = (&self.room.id, &self.server);
+        let chain = self.source.event_auth(server, room, event).await?;
+        let mut pdus: HashMap<OwnedEventId, RawPdu> = HashMap::new();
         let mut slices = Slices::of(PDUS_PER_SLICE);
         for pdu in chain {
             slices.step().await;
+            if pdu.get().len() > MAX_RAW_PDU_BYTES || pdus.len() > MAX_STATE_FETCHES {
+                continue;
+            }
             let Ok(event) = Incoming::parse(pdu.get().as_bytes(), self.room.rules) else {
                 continue;
             };
             let id = event.event_id().to_owned();
-            missing.remove(&id);
-            let is_small = pdu.get().len() <= MAX_RAW_PDU_BYTES;
-            if !is_small || self.not_stored(vec![id.clone()])?.is_empty() {
-                continue;
-            }
-            references.extend(event.names("auth_events"));
-            chains.insert(id, pdu);
-            if chains.len() > MAX_STATE_FETCHES {
-                return Err(FetchError::Unavailable.into());
+            let is_fetched = fetched.iter().any(|event| *event.pdu.event_id() == id);
+            if !is_fetched && !self.not_stored(vec![id.clone()])?.is_empty() {
+                pdus.insert(id, pdu);
             }
         }
-        references.retain(|id| !chains.contains_key(id));
-        missing.extend(self.not_stored(references)?);
-        Ok(())
+        if pdus.is_empty() {
+            return Err(FetchError::Unavailable.into());
+        }
+        let (ids, pdus): (Vec<_>, Vec<_>) = pdus.into_iter().unzip();
+        Ok(self.verify_of(pdus, &ids).await)
     }
 
     /// The auth events of `events` that are neither stored nor in `known`. Adds them to `known`.
@@ -299,5 +317,19 @@ pub fn is_processed(r: &impl Reader, id: &EventId) -> Result<bool, rooms::Error>
     match event::num_of(r, id)? {
         Some(num) => Ok(!event::header(r, num)?.status.is_outlier()),
         None => Ok(false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Budget, MAX_CHAIN_BYTES, MAX_CHAIN_REQUESTS, MAX_SINGLE_FETCHES};
+
+    #[test]
+    fn a_server_that_gives_no_end_of_an_auth_chain_is_given_up() {
+        let mut budget = Budget::default();
+        let spent = (0..).take_while(|_| budget.spend(MAX_SINGLE_FETCHES, 0).is_ok());
+        assert_eq!(spent.count(), MAX_CHAIN_REQUESTS / MAX_SINGLE_FETCHES);
+        assert!(Budget::default().spend(1, MAX_CHAIN_BYTES).is_ok());
+        assert!(Budget::default().spend(1, MAX_CHAIN_BYTES + 1).is_err());
     }
 }

@@ -28,12 +28,15 @@ use crate::{
         self, Actor, Local,
         membership::{change::MembershipChange, out_of_band},
     },
-    store::{Store, Tx, UserNum},
+    shares::Shares,
+    store::{Store, UserNum},
 };
 
 /// How many memberships are changed at once, of all users and of one: each waits for other servers.
 const MAX_CHANGES: usize = 24;
 const MAX_CHANGES_PER_USER: usize = 6;
+/// How many changes of a user wait or are under way: whoever joins a space joins its rooms at once.
+const MAX_QUEUED_PER_USER: usize = 100;
 /// How many servers are tried.
 pub(super) const MAX_SERVERS: usize = 5;
 
@@ -54,6 +57,8 @@ pub(super) struct Inner {
     executor: Executor,
     room_locks: KeyedLocks<OwnedRoomId>,
     permits: FairSemaphore<UserNum>,
+    /// Of those that wait for a permit or have one.
+    shares: Shares<UserNum>,
 }
 
 /// A membership change that a local user requests.
@@ -104,6 +109,7 @@ impl MembershipClient {
             executor: executor.clone(),
             room_locks: KeyedLocks::default(),
             permits: FairSemaphore::new(MAX_CHANGES, MAX_CHANGES_PER_USER),
+            shares: Shares::new(MAX_QUEUED_PER_USER),
         }))
     }
 
@@ -124,11 +130,20 @@ impl MembershipClient {
         self.0.permits.acquire(actor.num).await
     }
 
-    /// Runs `task` to its end even if the caller stops waiting.
+    /// Runs `task` of `actor` to its end even if the caller stops waiting.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] if too many of the actor's tasks are under way.
     pub(super) async fn run_to_completion(
         &self,
+        actor: &Actor,
         task: impl Future<Output = Result<(), Error>> + Send + 'static,
     ) -> Result<(), Error> {
+        let share = self.0.shares.take(actor.num).ok_or(Error::Busy)?;
+        let task = async move {
+            let _share = share;
+            task.await
+        };
         let result = self.0.executor.spawn_and_wait(task).await;
         result.unwrap_or(Err(Error::Rooms(rooms::Error::Stale)))
     }
@@ -169,11 +184,10 @@ impl MembershipClient {
     }
 
     /// The requested event without the fields that the template gives.
-    pub(super) async fn draft(&self, request: &MembershipRequest) -> Result<EventDraft, Error> {
-        let actor = &request.actor;
-        let (change, local) = (request.change.clone(), self.0.local.clone());
-        let job = move |tx: &Tx| change.clone().with_profile(tx, &local);
-        let change = self.0.store.write(job).await?;
+    pub(super) fn draft(&self, request: &MembershipRequest) -> Result<EventDraft, Error> {
+        let (actor, store) = (&request.actor, &self.0.store);
+        let change = request.change.clone();
+        let change = store.read(|s| change.with_profile(s, &self.0.local))?;
         Ok(EventDraft {
             room_id: Some(request.room.clone()),
             sender: actor.id.clone(),

@@ -13,6 +13,9 @@ pub enum Error {
     Peer(#[from] federation::Error),
     #[error(transparent)]
     Rooms(#[from] rooms::Error),
+    /// The user has too many changes under way.
+    #[error("too many of your joins and leaves are under way; try again in a moment")]
+    Busy,
     #[error(transparent)]
     Memory(#[from] JoinMemoryError),
 }

@@ -111,7 +111,7 @@ impl MembershipClient {
     ) -> Result<(), Error> {
         let client = self.clone();
         let request = MembershipRequest::new(actor, room, change);
-        self.run_to_completion(async move {
+        self.run_to_completion(actor, async move {
             let _permit = client.permit(&request.actor).await;
             let _room_lock = client.lock_room(&request.room).await;
             let attempt = |server| client.join_via(&request, server);
@@ -139,7 +139,7 @@ impl MembershipClient {
             server: &server,
         };
         // Step 2.
-        let draft = self.draft(join).await?;
+        let draft = self.draft(join)?;
         let built = self.sign(&template.event, &draft, room.rules)?;
         let id = built.pdu.event_id().to_owned();
         let pdu = raw_json(&built.json)?;

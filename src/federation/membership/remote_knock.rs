@@ -34,7 +34,7 @@ impl MembershipClient {
     ) -> Result<(), Error> {
         let client = self.clone();
         let request = MembershipRequest::new(actor, room, change);
-        self.run_to_completion(async move {
+        self.run_to_completion(actor, async move {
             let _permit = client.permit(&request.actor).await;
             let _room_lock = client.lock_room(&request.room).await;
             let attempt = |server| client.knock_via(&request, server);
@@ -57,7 +57,7 @@ impl MembershipClient {
         let version = template.room_version;
         self.check_room_version(room, &version)?;
         let rules = room::rules_of(&version)?;
-        let built = self.sign(&template.event, &self.draft(knock).await?, rules)?;
+        let built = self.sign(&template.event, &self.draft(knock)?, rules)?;
         // Step 2.
         let (id, pdu) = (built.pdu.event_id().to_owned(), raw_json(&built.json)?);
         let request = create_knock_event::v1::Request::new(room.clone(), id, pdu);

@@ -61,7 +61,7 @@ impl MembershipClient {
     ) -> Result<(), Error> {
         let client = self.clone();
         let request = MembershipRequest::new(actor, room, change);
-        self.run_to_completion(async move {
+        self.run_to_completion(actor, async move {
             let _permit = client.permit(&request.actor).await;
             let _room_lock = client.lock_room(&request.room).await;
             client.leave_in_time(&request).await
@@ -98,7 +98,7 @@ impl MembershipClient {
         // Step 1.
         let request = prepare_leave_event::v1::Request::new(room.clone(), user.clone());
         let template = self.0.client.send(&server, request).await?;
-        let built = self.sign(&template.event, &self.draft(leave).await?, left.rules)?;
+        let built = self.sign(&template.event, &self.draft(leave)?, left.rules)?;
         // Step 2.
         let (id, pdu) = (built.pdu.event_id().to_owned(), raw_json(&built.json)?);
         let request = create_leave_event::v2::Request::new(room.clone(), id, pdu);

@@ -18,12 +18,13 @@ use crate::{
         state::current,
     },
     store::{Reader, RoomNum, UserNum, records::Membership},
+    users,
 };
 
 /// How many member events one search reads.
-const MAX_MEMBERS: usize = 20_000;
+const MAX_MEMBERS: usize = 2000;
 
-/// At most `limit` users whose name or id has `term` in it, whatever the case. Reads the members of
+/// At most `limit` other users whose name or id has `term` in it, whatever the case. Reads the members of
 /// rooms: to be called on the pool.
 pub fn search(
     r: &impl Reader,
@@ -32,7 +33,7 @@ pub fn search(
     limit: usize,
 ) -> Result<Vec<User>, Error> {
     let term = term.trim().trim_start_matches('@').to_lowercase();
-    let (mut seen, mut found) = (HashSet::new(), Vec::new());
+    let (mut seen, mut found) = (HashSet::from([users::id_of(r, asker)?.into()]), Vec::new());
     for room in rooms(r, asker)? {
         for (user, num) in current::of_type(r, room, &StateEventType::RoomMember.to_string())? {
             if found.len() >= limit || seen.len() >= MAX_MEMBERS {

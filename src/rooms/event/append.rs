@@ -31,7 +31,7 @@ use crate::{
 /// events small; the other extremities are left for the next event.
 const MAX_PREV_EVENTS: usize = 10;
 /// The greatest depth that canonical JSON can hold; later events keep it.
-const MAX_DEPTH: u64 = (1 << 53) - 1;
+pub(in crate::rooms) const MAX_DEPTH: u64 = (1 << 53) - 1;
 
 /// How an event is sent.
 #[derive(Clone, Debug)]

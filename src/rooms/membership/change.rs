@@ -14,8 +14,8 @@ use crate::{
     rooms::{
         Actor, Error, Local, event::state_event::StateEvent, state::current, upgrade::user_data,
     },
-    store::{RoomNum, Tx, records::Membership},
-    users::profiles,
+    store::{Reader, RoomNum, Tx, records::Membership},
+    users::{self, profiles},
 };
 
 /// In a content: the user in whose name a server authorizes a join ("Restricted rooms").
@@ -96,10 +96,13 @@ impl MembershipChange {
     /// Adds the target's display name and avatar, unless the content has them, if the target is a user
     /// of this server. For invites, joins and knocks. A leave or a ban has none: clients have the
     /// profile from the event before, and a ban should not repeat a profile that it was sent for.
-    pub fn with_profile(mut self, tx: &Tx, local: &Local) -> Result<Self, Error> {
+    pub fn with_profile(mut self, r: &impl Reader, local: &Local) -> Result<Self, Error> {
         use MembershipState::{Invite, Join, Knock};
-        if local.has(&self.target) && matches!(self.membership, Invite | Join | Knock) {
-            let profile = profiles::member_profile(tx, tx.user_num(self.target.as_str())?)?;
+        if local.has(&self.target)
+            && matches!(self.membership, Invite | Join | Knock)
+            && let Some(user) = users::num_of(r, &self.target)?
+        {
+            let profile = profiles::member_profile(r, user)?;
             let avatar_url = profile.avatar_url.map(String::from);
             for (field, value) in [
                 ("displayname", profile.display_name),

@@ -20,7 +20,7 @@ use crate::{
     },
     rooms::{
         Actor, Error, Local,
-        event::{self, outlier},
+        event::{self, append, outlier},
         room, servers,
         state::current,
     },
@@ -116,7 +116,7 @@ pub fn leave_locally(
     let place = EventPlace {
         prev_events: vec![event.event_id().to_owned()],
         auth_events,
-        depth: event.depth() + 1,
+        depth: (event.depth() + 1).min(append::MAX_DEPTH),
         origin_server_ts: actor.now,
     };
     let built = build(&draft, &place, rules, local.key())?;

@@ -1,4 +1,7 @@
-use ruma::{OwnedRoomId, RoomVersionId, ServerName, room_id, server_name};
+use ruma::{
+    OwnedRoomId, RoomVersionId, ServerName, events::room::member::MembershipState, room_id,
+    server_name,
+};
 
 use super::world::{World, with_world};
 use crate::{
@@ -8,7 +11,11 @@ use crate::{
         receive::Received,
     },
     rooms::{
-        Error, background::member_events, event::import, membership::out_of_band, room,
+        Error,
+        background::member_events,
+        event::{append, import},
+        membership::{change::MembershipChange, out_of_band},
+        room,
         state::current::local_membership,
     },
     store::{
@@ -204,6 +211,28 @@ fn deactivation_ends_an_invitation_to_a_room_of_another_server() {
         let row = local_membership(world.tx, alice.num, num)?.expect("a row");
         assert_eq!(row.membership, Membership::Leave);
         assert!(out_of_band::load(world.tx, alice.num, num)?.is_none());
+        Ok(())
+    });
+}
+
+#[test]
+fn an_invitation_of_the_greatest_depth_can_be_rejected() {
+    with_world(|world| {
+        let (version, id) = (RoomVersionId::V11, room_id!("!room:b.example"));
+        let [alice] = world.users(["alice"])?;
+        let mut invite = invite(&version);
+        let mut json: serde_json::Value = serde_json::from_slice(&invite.json).expect("JSON");
+        json["depth"] = append::MAX_DEPTH.into();
+        invite.json = json.to_string().into_bytes();
+        let event_id = invite.pdu.event_id().to_owned();
+        let rules = room::rules_of(&version)?;
+        invite.pdu = Pdu::parse(event_id, &invite.json, rules, false)?;
+        out_of_band::store(world.tx, id, &invite, &invitation(&version))?;
+        let num = room::num(world.tx, id)?;
+        let leave = MembershipChange::new(&alice.id, MembershipState::Leave, None);
+        out_of_band::leave_locally(world.tx, &world.local, &alice, num, &leave)?;
+        let row = local_membership(world.tx, alice.num, num)?.expect("a row");
+        assert_eq!(row.membership, Membership::Leave);
         Ok(())
     });
 }

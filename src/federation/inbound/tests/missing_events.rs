@@ -120,12 +120,15 @@ fn an_event_with_a_long_auth_chain_arrives() {
             ));
         }
         let received = history.events.len() - 1;
-        let peer = Peer::new(history);
-        with_server(&peer, known, async |server| {
-            server.receive(&[received]).await;
-            server.queue_processed().await;
-            assert!(server.has(received), "version {version}");
-        });
+        let mut peer = Peer::new(history);
+        for max_auth_chain in [usize::MAX, 10] {
+            peer.max_auth_chain = max_auth_chain;
+            with_server(&peer, known, async |server| {
+                server.receive(&[received]).await;
+                server.queue_processed().await;
+                assert!(server.has(received), "version {version}");
+            });
+        }
     }
 }
 

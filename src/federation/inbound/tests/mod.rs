@@ -67,6 +67,8 @@ struct Peer {
     unrelated: Option<usize>,
     /// Whether it gives states and history, but no missing events.
     withholds_missing_events: bool,
+    /// How many events of an auth chain it returns, the newest.
+    max_auth_chain: usize,
     /// A server of which no request for missing events gets a response.
     silent: Option<&'static ServerName>,
 }
@@ -88,6 +90,7 @@ impl Peer {
             refused: None,
             unrelated: None,
             withholds_missing_events: false,
+            max_auth_chain: usize::MAX,
             silent: None,
         }
     }
@@ -228,7 +231,9 @@ impl EventSource for Peer {
     ) -> Result<Vec<RawPdu>, FetchError> {
         let event = &self.history.events[self.find(event)?];
         let chain = self.history.auth_chain(event.auth.iter().copied());
-        Ok(chain.into_iter().map(|index| self.raw(index)).collect())
+        let chain = BTreeSet::from_iter(chain);
+        let newest = chain.into_iter().rev().take(self.max_auth_chain);
+        Ok(newest.map(|index| self.raw(index)).collect())
     }
 
     async fn backfill(
