@@ -222,21 +222,29 @@ impl Federation {
     pub async fn send_edu_to_room(
         &self,
         room: RoomNum,
-        edu: &EphemeralEdu,
+        edu: EphemeralEdu,
     ) -> Result<(), rooms::Error> {
         let servers = self.store.read(|s| servers::of_room(s, room))?;
-        self.sender.send_edu(&servers, edu).await
+        self.sender.send_edu(servers, edu).await
     }
 
     /// Sends the presence of a local user to `servers`.
     pub async fn send_presence(
         &self,
-        servers: &[ServerNum],
+        servers: Vec<ServerNum>,
         update: PresenceUpdate,
     ) -> Result<(), rooms::Error> {
         self.sender
-            .send_edu(servers, &EphemeralEdu::Presence(update))
+            .send_edu(servers, EphemeralEdu::Presence(update))
             .await
+    }
+
+    /// Runs `task` to its end even if the caller stops waiting. `None` if it panicked.
+    pub async fn run_to_completion<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> Option<T> {
+        self.executor.spawn_and_wait(task).await
     }
 
     /// Runs a task that nobody waits for.

@@ -7,14 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ruma::{
-    OwnedUserId, UInt, api::federation::transactions::edu::PresenceUpdate, presence::PresenceState,
-};
-use smol::{
-    Timer,
-    future::{self, yield_now},
-    stream::Stream,
-};
+use ruma::presence::PresenceState;
+use smol::{Timer, future, stream::Stream};
 
 use super::{
     account_data,
@@ -22,6 +16,7 @@ use super::{
     device_lists::{self, DeviceLists},
     notifier::Notifier,
     presence,
+    presence_announcer::PresenceAnnouncer,
     request::{Request, SyncRange},
     response::{Fields, Sources, Unwritten},
     rooms::{self, Candidate},
@@ -30,22 +25,15 @@ use super::{
 use crate::{
     clock::Clock,
     federation::Federation,
-    rooms::{
-        Error, Local,
-        servers::{self, shared_rooms},
-        state::current,
-        typing::Typing,
-    },
+    rooms::{Error, Local, state::current, typing::Typing},
     stop::Stopping,
     store::{
-        DeviceNum, Pieces, Position, Reader, Rows, ServerNum, Snapshot, Store, Tx, UserNum,
+        DeviceNum, Pieces, Position, Reader, Rows, Snapshot, Store, Tx, UserNum,
         records::Membership,
     },
     users::{self, keys::one_time_keys, presence::Presence, to_device},
 };
 
-/// Of users whose presence changed.
-const USERS_PER_SCAN: usize = 100;
 /// Clients upload keys of this algorithm. They expect its count even if it is 0.
 const ONE_TIME_KEY_ALGORITHM: &str = "signed_curve25519";
 
@@ -58,10 +46,10 @@ pub struct SyncHandler<'a> {
     pub store: &'a Store,
     pub local: &'a Local,
     pub clock: &'a Clock,
-    pub notifier: &'a Notifier,
+    pub notifier: &'a Arc<Notifier>,
     pub typing: &'a Arc<Typing>,
     pub presence: &'a Arc<Presence>,
-    pub federation: &'a Federation,
+    pub federation: &'a Arc<Federation>,
     pub stopping: &'a Stopping,
 }
 
@@ -88,12 +76,12 @@ impl SyncHandler<'_> {
         let (user, device) = (request.user, request.device);
         let now_ms = self.clock.now_ms();
         if self.presence.synced(user, device, set_presence, now_ms) {
-            self.presence_changed(vec![user]).await?;
+            self.presence_changed(vec![user]);
         }
         let received = request.since.map_or(Position::MIN, |since| since.to_device);
         self.remove_received(&request, received)?;
         loop {
-            self.expire().await?;
+            self.expire();
             // Before the look: a change during it is not missed.
             let change = self.notifier.subscribe(user);
             if !self.store.read(|s| s.device_ids()?.has(device))? {
@@ -239,7 +227,7 @@ impl SyncHandler<'_> {
     }
 
     /// Ends typing that has timed out or whose user has left, and the presence of silent devices.
-    async fn expire(&self) -> Result<(), Error> {
+    fn expire(&self) {
         let now_ms = self.clock.now_ms();
         let position = self.notifier.position().stored;
         // Memberships are read once for each change of a room, not for each sync.
@@ -262,7 +250,7 @@ impl SyncHandler<'_> {
             let number = self.notifier.ephemeral_changed_in(room);
             self.typing.changed(room, number);
         }
-        self.presence_changed(self.presence.expire(now_ms)).await
+        self.presence_changed(self.presence.expire(now_ms));
     }
 
     /// When to look again although nothing is stored: at the deadline, or when typing or presence
@@ -278,74 +266,25 @@ impl SyncHandler<'_> {
         }
     }
 
-    /// Announces the changed presence of `users` to the local users who share a room with them and, of
-    /// local users, to other servers.
-    pub async fn presence_changed(&self, users: Vec<UserNum>) -> Result<(), Error> {
-        for some in users.chunks(USERS_PER_SCAN) {
-            let (local, some) = (self.local.clone(), some.to_vec());
-            // Grows with the rooms of the users.
-            let scan = move |s: &Snapshot| {
-                let some = some.into_iter();
-                some.map(|user| PresenceAudience::of(s, &local, user))
-                    .collect::<Result<Vec<_>, Error>>()
+    /// Puts the changed presence of `users` into later responses. A task announces it.
+    pub fn presence_changed(&self, users: Vec<UserNum>) {
+        if users.is_empty() {
+            return;
+        }
+        let number = self.notifier.ephemeral_changed_for(users.iter().copied());
+        for user in &users {
+            self.presence.set_change_number(*user, number);
+        }
+        if self.presence.add_unannounced(users) {
+            let announcer = PresenceAnnouncer {
+                store: self.store.clone(),
+                local: self.local.clone(),
+                clock: self.clock.clone(),
+                notifier: self.notifier.clone(),
+                presence: self.presence.clone(),
+                federation: self.federation.clone(),
             };
-            let found = self.store.scan_in_background("presence observers", scan);
-            for audience in found.await? {
-                self.announce_presence(audience).await?;
-                yield_now().await;
-            }
+            self.federation.spawn(announcer.run());
         }
-        Ok(())
-    }
-
-    async fn announce_presence(&self, audience: PresenceAudience) -> Result<(), Error> {
-        let PresenceAudience {
-            user,
-            user_id,
-            observers,
-            servers,
-        } = audience;
-        let number = self.notifier.ephemeral_changed_for(observers);
-        self.presence.set_change_number(user, number);
-        if self.local.has(&user_id)
-            && let Some(presence) = self.presence.get(user)
-        {
-            let now_ms = self.clock.now_ms();
-            let ago = UInt::new_saturating(now_ms.saturating_sub(presence.last_active_ts));
-            let mut update = PresenceUpdate::new(user_id, presence.state.clone(), ago);
-            update.currently_active = presence.currently_active(now_ms);
-            update.status_msg = presence.status_msg;
-            self.federation.send_presence(&servers, update).await?;
-        }
-        Ok(())
-    }
-}
-
-/// Who learns of the presence of a user.
-struct PresenceAudience {
-    user: UserNum,
-    user_id: OwnedUserId,
-    /// Local users.
-    observers: BTreeSet<UserNum>,
-    /// None for a user of another server.
-    servers: Vec<ServerNum>,
-}
-
-impl PresenceAudience {
-    fn of(s: &Snapshot, local: &Local, user: UserNum) -> Result<Self, Error> {
-        let user_id = users::id_of(s, user)?;
-        let (observers, servers) = if local.has(&user_id) {
-            let observers = shared_rooms::local_users_sharing(s, user)?;
-            (observers, servers::presence_recipients(s, user)?)
-        } else {
-            let observers = shared_rooms::local_users_sharing_with_remote(s, &user_id)?;
-            (observers, Vec::new())
-        };
-        Ok(Self {
-            user,
-            user_id,
-            observers,
-            servers,
-        })
     }
 }

@@ -18,6 +18,7 @@ mod lazy_members;
 mod membership_history;
 mod notifier;
 mod presence;
+mod presence_announcer;
 mod request;
 mod response;
 mod room_update;

@@ -182,6 +182,11 @@ impl Notifier {
         inner.ephemeral
     }
 
+    pub fn wake(&self, users: impl IntoIterator<Item = UserNum>) {
+        let mut inner = self.lock();
+        users.into_iter().for_each(|user| inner.wake(user));
+    }
+
     pub fn position(&self) -> StreamPosition {
         let inner = self.lock();
         StreamPosition {

@@ -1,21 +1,26 @@
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use ruma::{
     OwnedRoomId, RoomVersionId, api::client::filter::FilterDefinition, presence::PresenceState,
     user_id,
 };
 use serde_json::{Value, json};
+use smol::future::poll_once;
 
 use super::{
-    LazyLoadedMembers, Notifier, Request, StateAfter, SyncToken,
+    LazyLoadedMembers, Notifier, Request, StateAfter, SyncHandler, SyncToken,
     changes::Changes,
     response::{Fields, Sources, Unwritten},
     rooms::candidates as rooms_of,
 };
 use crate::{
+    clock::Clock,
+    config::{Config, Settings},
     executor::Executor,
+    federation::Federation,
     pool::Pool,
     rooms::{self, Local, event::append, room, tests as rooms_tests, typing::Typing},
+    stop,
     store::{
         DeviceNum, Effect, EventNum, Options, PIECE_BYTES, Pieces, Place, Position, Reader,
         RoomNum, Store, Tx, UserNum,
@@ -72,7 +77,7 @@ fn candidates(store: &Store, notifier: &Notifier, since: Option<SyncToken>) -> (
     (found.len(), range.end.token(Position::MIN))
 }
 
-fn with_notifier(test: impl AsyncFnOnce(&Store, &Notifier)) {
+fn with_notifier(test: impl AsyncFnOnce(&Store, &Arc<Notifier>, &Executor)) {
     let directory = tempfile::tempdir().expect("a directory");
     let options = Options {
         directory: directory.path().to_owned(),
@@ -86,7 +91,7 @@ fn with_notifier(test: impl AsyncFnOnce(&Store, &Notifier)) {
             let notifier = notifier.clone();
             move |effects| notifier.apply(effects)
         }));
-        test(&store, &notifier).await;
+        test(&store, &notifier, &executor).await;
         store.close().await;
         publishing.await;
     }));
@@ -94,7 +99,7 @@ fn with_notifier(test: impl AsyncFnOnce(&Store, &Notifier)) {
 
 #[test]
 fn an_incremental_sync_looks_only_at_rooms_that_changed() {
-    with_notifier(async |store, notifier| {
+    with_notifier(async |store, notifier, _| {
         store.write(make_rooms).await.expect("written");
         let (initial, token) = candidates(store, notifier, None);
         assert_eq!(initial, ROOMS as usize);
@@ -120,7 +125,7 @@ fn an_incremental_sync_looks_only_at_rooms_that_changed() {
 
 #[test]
 fn a_device_list_change_wakes_all_waiting_syncs_if_the_owner_has_too_many_rooms() {
-    with_notifier(async |store, notifier| {
+    with_notifier(async |store, notifier, _| {
         store.write(make_rooms).await.expect("written");
         let is_woken = async |times: usize| {
             let waits = notifier.subscribe(BOB);
@@ -157,7 +162,7 @@ fn the_pieces_of_a_response_are_one_json_document() {
     const UNCHANGED: usize = 40;
     const STATE_EVENTS: usize = 60;
     let large = "x".repeat(PIECE_BYTES / 16);
-    with_notifier(async |store, notifier| {
+    with_notifier(async |store, notifier, _| {
         let unchanged = |tx: &Tx| {
             let local = rooms_tests::local();
             for n in 0..UNCHANGED {
@@ -241,7 +246,7 @@ fn a_few_changes_of_presence_are_few_unless_the_user_is_in_many_rooms() {
             presence: (0..users).map(|n| (UserNum(n), presence.clone())).collect(),
         }
     };
-    with_notifier(async |store, _| {
+    with_notifier(async |store, _, _| {
         store.write(make_rooms).await.expect("written");
         let are_few = |changes: &Changes, user| {
             let few = store.read(|s| changes.are_few(s, user));
@@ -251,5 +256,47 @@ fn a_few_changes_of_presence_are_few_unless_the_user_is_in_many_rooms() {
         assert!(are_few(&changes(2), ALICE));
         assert!(!are_few(&changes(3), ALICE), "{ROOMS} rooms each");
         assert!(are_few(&changes(64), BOB));
+    });
+}
+
+#[test]
+fn presence_is_announced_although_the_client_of_the_sync_hangs_up() {
+    with_notifier(async |store, notifier, executor| {
+        let make = |tx: &Tx| {
+            let local = rooms_tests::local();
+            let room = rooms_tests::open_room(tx, &local, &RoomVersionId::V11)?;
+            rooms_tests::join(tx, &local, &room, rooms_tests::bob())?;
+            Ok::<_, rooms::Error>((tx.user_num("@alice:here")?, tx.user_num("@bob:here")?))
+        };
+        let (alice, bob) = store.write(make).await.expect("written");
+        let (clock, local, pool) = (
+            Clock::manual(1_000_000),
+            rooms_tests::local(),
+            Pool::default(),
+        );
+        let config = Config::try_from(Settings::local()).expect("settings");
+        let federation = Federation::start(&config, store, &local, &clock, &pool, executor);
+        let federation = Arc::new(federation.expect("it starts"));
+        let (_stop, stopping) = stop::channel();
+        let presence = Arc::new(Presence::default());
+        let handler = SyncHandler {
+            store,
+            local: &local,
+            clock: &clock,
+            notifier,
+            typing: &Arc::default(),
+            presence: &presence,
+            federation: &federation,
+            stopping: &stopping,
+        };
+        let waits = notifier.subscribe(bob);
+        let request = Request {
+            user: alice,
+            ..request(None)
+        };
+        let sync = handler.sync(request, &PresenceState::Online, Duration::ZERO);
+        drop(poll_once(Box::pin(sync)).await);
+        waits.recv().await.expect("Bob's sync is woken");
+        assert!(presence.get(alice).is_some());
     });
 }

@@ -5,7 +5,7 @@
 //! wait until [`Presence::next_expiry`].
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -27,7 +27,11 @@ const MAX_USERS: usize = 10_000;
 const MAX_DEVICES_PER_USER: usize = 16;
 
 #[derive(Debug, Default)]
-pub struct Presence(Mutex<HashMap<UserNum, User>>);
+pub struct Presence {
+    users: Mutex<HashMap<UserNum, User>>,
+    /// The users whose changed presence has not been announced; `None` if no task announces them.
+    unannounced: Mutex<Option<BTreeSet<UserNum>>>,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserPresence {
@@ -173,8 +177,29 @@ impl Presence {
             .min()
     }
 
+    /// Whether the caller has to start the task that announces them.
+    pub fn add_unannounced(&self, users: impl IntoIterator<Item = UserNum>) -> bool {
+        let mut unannounced = self.lock_unannounced();
+        let has_no_task = unannounced.is_none();
+        unannounced.get_or_insert_default().extend(users);
+        has_no_task
+    }
+
+    /// For the task that announces them; `None` ends it.
+    pub fn take_unannounced(&self) -> Option<BTreeSet<UserNum>> {
+        let mut unannounced = self.lock_unannounced();
+        let users = unannounced.take().filter(|users| !users.is_empty())?;
+        *unannounced = Some(BTreeSet::new());
+        Some(users)
+    }
+
+    fn lock_unannounced(&self) -> MutexGuard<'_, Option<BTreeSet<UserNum>>> {
+        let unannounced = self.unannounced.lock();
+        unannounced.unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<UserNum, User>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

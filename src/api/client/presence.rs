@@ -47,8 +47,7 @@ pub async fn set_presence(
         .presence
         .set(session.user, session.device, state, status_msg, now)
     {
-        let changed = vec![session.user];
-        api.sync_handler().presence_changed(changed).await?;
+        api.sync_handler().presence_changed(vec![session.user]);
     }
     Ok(set_presence::v3::Response::new())
 }
@@ -70,7 +69,7 @@ pub async fn get_presence(
     let user = user.ok_or_else(|| Error::forbidden("you share no room with the user"))?;
     let now = api.clock.now_ms();
     let expired = api.presence.expire(now);
-    api.sync_handler().presence_changed(expired).await?;
+    api.sync_handler().presence_changed(expired);
     let Some(of) = api.presence.get(user) else {
         return Ok(get_presence::v3::Response::new(PresenceState::Offline));
     };

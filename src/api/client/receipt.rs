@@ -5,7 +5,7 @@
 //! as much disk wear as a message.
 
 use ruma::{
-    OwnedEventId, RoomId,
+    OwnedEventId, OwnedRoomId,
     api::client::{
         read_marker::set_read_marker,
         receipt::create_receipt::{self, v3::ReceiptType},
@@ -17,6 +17,7 @@ use crate::{
     api::{Api, Error, Session},
     federation::EphemeralEdu,
     rooms::unread::receipts::{self, ReceiptKey},
+    store::RoomNum,
 };
 
 /// `POST /_matrix/client/v3/rooms/{roomId}/receipt/{receiptType}/{eventId}`
@@ -43,7 +44,7 @@ pub async fn create_receipt(
             ));
         }
     }
-    updates.store(&api, &session, &request.room_id).await?;
+    updates.store(&api, session, request.room_id).await?;
     Ok(create_receipt::v3::Response::new())
 }
 
@@ -66,7 +67,7 @@ pub async fn set_read_marker(
             updates.add(kind, &ReceiptThread::Unthreaded, event)?;
         }
     }
-    updates.store(&api, &session, &request.room_id).await?;
+    updates.store(&api, session, request.room_id).await?;
     Ok(set_read_marker::v3::Response::new())
 }
 
@@ -91,8 +92,21 @@ impl ReceiptUpdates {
         Ok(())
     }
 
-    async fn store(self, api: &Api, session: &Session, room_id: &RoomId) -> Result<(), Error> {
-        let room = api.joined_room(session, room_id)?;
+    async fn store(self, api: &Api, session: Session, room_id: OwnedRoomId) -> Result<(), Error> {
+        let room = api.joined_room(&session, &room_id)?;
+        let store_and_send = self.store_and_send(api.clone(), session, room, room_id);
+        // The receipts are committed even if the client hangs up meanwhile; then they have to be sent.
+        let done = api.federation.run_to_completion(store_and_send).await;
+        done.ok_or(Error::Internal("a panic while receipts were stored"))?
+    }
+
+    async fn store_and_send(
+        self,
+        api: Api,
+        session: Session,
+        room: RoomNum,
+        room_id: OwnedRoomId,
+    ) -> Result<(), Error> {
         let (user, now_ms) = (session.user, api.clock.now_ms());
         let write = api.store.write_deferred(move |tx| {
             let mut moved = Vec::new();
@@ -109,13 +123,13 @@ impl ReceiptUpdates {
         for (key, event) in write.await? {
             if key.kind == Kind::Read {
                 let read = EphemeralEdu::Receipt {
-                    room: room_id.to_owned(),
+                    room: room_id.clone(),
                     user: session.user_id.clone(),
                     thread: key.thread(),
                     event,
                     ts: api.clock.timestamp(),
                 };
-                api.federation.send_edu_to_room(room, &read).await?;
+                api.federation.send_edu_to_room(room, read).await?;
             }
         }
         Ok(())

@@ -54,7 +54,7 @@ pub async fn create_typing_event(
     }
     if change != TypingUpdate::Unchanged {
         let typing = EphemeralEdu::Typing(request.room_id, session.user_id, for_ms.is_some());
-        api.federation.send_edu_to_room(room, &typing).await?;
+        api.federation.send_edu_to_room(room, typing).await?;
     }
     Ok(create_typing_event::v3::Response::new())
 }

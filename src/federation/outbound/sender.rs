@@ -136,19 +136,32 @@ impl Sender {
     }
 
     /// Sends an EDU to each of `servers` that this server federates with. To a server that does not answer
-    /// only receipts are sent, which do not become outdated.
+    /// only receipts are sent, which do not become outdated. All of them get it even if the caller stops
+    /// waiting.
     pub async fn send_edu(
         &self,
-        servers: &[ServerNum],
+        servers: Vec<ServerNum>,
+        edu: EphemeralEdu,
+    ) -> Result<(), rooms::Error> {
+        let sender = self.clone();
+        let enqueue = async move { sender.enqueue_edu(servers, &edu).await };
+        let result = self.0.executor.spawn_and_wait(enqueue).await;
+        // The panic hook has logged it.
+        result.unwrap_or(Ok(()))
+    }
+
+    pub(super) async fn enqueue_edu(
+        &self,
+        servers: Vec<ServerNum>,
         edu: &EphemeralEdu,
     ) -> Result<(), rooms::Error> {
         let mut slices = Slices::of(SERVERS_PER_SLICE);
         for server in servers {
             slices.step().await;
-            if !self.0.is_allowed(*server)? {
+            if !self.0.is_allowed(server)? {
                 continue;
             }
-            self.with_destination(*server, |destination| {
+            self.with_destination(server, |destination| {
                 if !destination.is_failing || matches!(edu, EphemeralEdu::Receipt { .. }) {
                     destination.edus.put(edu.clone());
                 }

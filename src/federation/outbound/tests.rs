@@ -13,7 +13,7 @@ use ruma::{
     uint, user_id,
 };
 use serde_json::{Value, json};
-use smol::{Timer, channel};
+use smol::{Timer, channel, future::poll_once};
 
 use super::{
     EphemeralEdu, Sender, backoff, destination, ephemeral_edus::MAX_EDUS, queues::Destination,
@@ -281,13 +281,35 @@ fn stored_edus_displace_ephemeral_ones() {
             let edu = EphemeralEdu::Presence(update);
             world
                 .sender
-                .send_edu(&[server], &edu)
+                .enqueue_edu(vec![server], &edu)
                 .await
                 .expect("it is queued");
             let next = world.sender.0.next(server, 2 * MAX_EDUS, MAX_EDUS);
             assert!(next.edus.is_empty());
             let next = world.sender.0.next(server, 2 * MAX_EDUS, MAX_EDUS - 1);
             assert_eq!(next.edus.len(), 1);
+        },
+    );
+}
+
+#[test]
+fn an_edu_reaches_all_servers_although_its_caller_stops_waiting() {
+    with_sender(
+        |_| Ok(()),
+        async |world| {
+            let servers = |tx: &Tx| {
+                let servers = (0..MANY).map(|number| server(tx, number));
+                Ok(servers.collect::<Result<Vec<_>, _>>()?)
+            };
+            let servers = world.write(servers).await;
+            let last = servers[MANY - 1];
+            let user = user_id!("@alice:here.example").to_owned();
+            let update = PresenceUpdate::new(user, PresenceState::Online, uint!(1));
+            let send = world
+                .sender
+                .send_edu(servers, EphemeralEdu::Presence(update));
+            assert!(poll_once(Box::pin(send)).await.is_none());
+            world.until(|| world.has_destination(last)).await;
         },
     );
 }

@@ -73,7 +73,7 @@ pub(crate) fn alice() -> &'static UserId {
     user_id!("@alice:here")
 }
 
-pub(super) fn bob() -> &'static UserId {
+pub(crate) fn bob() -> &'static UserId {
     user_id!("@bob:here")
 }
 
@@ -104,7 +104,7 @@ pub(crate) fn sending() -> Sending {
 }
 
 /// A room that alice made and is in, open to everybody.
-pub(super) fn open_room(
+pub(crate) fn open_room(
     tx: &Tx,
     local: &Local,
     version: &RoomVersionId,

@@ -1,6 +1,8 @@
 //! EDUs of other servers.
 
+use http::Method;
 use serde_json::{Value, json};
+use smol::future::poll_once;
 
 use super::{device_lists::create_shared_room, to_device::send_edus};
 use crate::{
@@ -76,4 +78,32 @@ fn typing_reaches_the_users_of_other_servers() {
     let response = sync_with(&bob, &[("since", &since), ("timeout", "10000")]);
     let ephemeral = &response["rooms"]["join"][&room]["ephemeral"]["events"][0];
     assert_eq!(ephemeral["content"]["user_ids"], json!([alice.user_id]));
+}
+
+#[test]
+fn the_receipt_of_a_client_that_hangs_up_is_sent_to_other_servers() {
+    let [here, there] = TestServer::federating();
+    let (alice, bob) = (here.register("alice"), there.register("bob"));
+    let room = create_shared_room(&alice, &here, &bob);
+    let synced = sync_with(&bob, &[("set_presence", "offline")]);
+    let timeline = &synced["rooms"]["join"][&room]["timeline"]["events"];
+    let event = timeline.as_array().and_then(|events| events.last());
+    let event = event.expect("an event")["event_id"]
+        .as_str()
+        .expect("an id");
+    let path = room_path(&room, &format!("receipt/m.read/{}", percent_encode(event)));
+    here.run(async {
+        let token = Some(&*alice.token);
+        let request = Box::pin(here.send(Method::POST, &path, token, &Value::Null));
+        assert!(poll_once(request).await.is_none(), "it waits for a commit");
+    });
+    let query = [
+        ("since", next_batch(&synced)),
+        ("timeout", "10000"),
+        ("set_presence", "offline"),
+    ];
+    let response = sync_with(&bob, &query);
+    let ephemeral = &response["rooms"]["join"][&room]["ephemeral"]["events"][0];
+    let reader = &ephemeral["content"][event]["m.read"][&alice.user_id];
+    assert!(reader.is_object(), "{response}");
 }
