@@ -2,8 +2,6 @@
 
 use std::collections::VecDeque;
 
-use smol::stream::StreamExt;
-
 use super::{Error, Streamed};
 use crate::{
     rooms::{self, event},
@@ -64,8 +62,7 @@ impl EventStream {
         F: FnMut(&Snapshot, EventNum) -> Result<Option<Vec<u8>>, rooms::Error> + Send + 'static,
     {
         let parts = self.0;
-        let pieces = store.scan_pieces(Formatted { parts, format }).await?;
-        Ok(Streamed::new(pieces.map(|piece| Ok(piece?))))
+        Streamed::read(store, Formatted { parts, format }).await
     }
 }
 

@@ -7,9 +7,10 @@ use ruma::{
     serde::JsonObject,
 };
 use serde::Serialize;
-use smol::stream::{self, Stream};
+use smol::stream::{self, Stream, StreamExt};
 
 use super::Error;
+use crate::store::{Pieces, Store};
 
 /// A JSON document in pieces, each made when the one before has been sent.
 ///
@@ -20,6 +21,16 @@ pub struct Streamed(Pin<Box<dyn Stream<Item = Result<Vec<u8>, Error>> + Send>>);
 impl Streamed {
     pub fn new(pieces: impl Stream<Item = Result<Vec<u8>, Error>> + Send + 'static) -> Self {
         Self(Box::pin(pieces))
+    }
+
+    /// # Errors
+    /// If the first piece cannot be read, for one because the pool is full.
+    pub async fn read<P: Pieces>(store: &Store, pieces: P) -> Result<Self, Error>
+    where
+        Error: From<P::Error>,
+    {
+        let pieces = store.scan_pieces(pieces).await?;
+        Ok(Self::new(pieces.map(|piece| Ok(piece?))))
     }
 
     /// A response that ruma's type cannot express.

@@ -14,13 +14,15 @@ use ruma::{
     serde::Raw,
 };
 use serde_json::Value;
-use smol::stream::{self, StreamExt};
 
 use crate::{
     api::{Api, Error, Session, Streamed},
     pool::Kind,
-    store::{self, UserNum, records::Backup},
-    users::key_backup::{self, KeySelection, KeysPage, RoomBackups, StoredKey},
+    store::{self, Pieces, Snapshot, UserNum, records::Backup},
+    users::{
+        self,
+        key_backup::{self, Cursor, KeySelection, KeysPage, RoomBackups, StoredKey, keys_page},
+    },
 };
 
 /// `POST /_matrix/client/v3/room_keys/version`
@@ -176,34 +178,50 @@ pub async fn get_backup_keys_for_room(
     stream_keys(api, session.user, request.version, Some(request.room_id)).await
 }
 
-/// The keys of a backup, or of `room` in it. Each batch is read when the one before has been sent. The
-/// response breaks off if the backup is deleted meanwhile, so that no client takes it for complete.
+/// The keys of a backup, or of `room` in it. The response breaks off if the backup is deleted meanwhile, so
+/// that no client takes it for complete.
 async fn stream_keys(
     api: Api,
     user: UserNum,
     version: String,
     room: Option<OwnedRoomId>,
 ) -> Result<Streamed, Error> {
-    let mut writer = KeyWriter::new(room.is_some());
-    let read = move |after| {
-        let (api, version, room) = (api.clone(), version.clone(), room.clone());
-        async move { api.users.backup_keys(user, version, room, after).await }
+    let keys = BackupKeys {
+        writer: KeyWriter::new(room.is_some()),
+        user,
+        version,
+        room,
+        after: None,
+        is_complete: false,
     };
-    // The first batch is read before the response begins: it fails if there is no such backup.
-    let KeysPage { keys, next } = read(None).await?;
-    let first = writer.batch(&keys, next.is_none());
-    let rest = stream::try_unfold((writer, next), move |(mut writer, next)| {
-        let page = next.map(|after| read(Some(after)));
-        async move {
-            let Some(page) = page else {
-                return Ok(None);
-            };
-            let KeysPage { keys, next } = page.await?;
-            let piece = writer.batch(&keys, next.is_none());
-            Ok(Some((piece, (writer, next))))
-        }
-    });
-    Ok(Streamed::new(stream::once(Ok(first)).chain(rest)))
+    Streamed::read(&api.store, keys).await
+}
+
+/// What has not been read yet of a backup.
+struct BackupKeys {
+    writer: KeyWriter,
+    user: UserNum,
+    version: String,
+    room: Option<OwnedRoomId>,
+    after: Option<Cursor>,
+    is_complete: bool,
+}
+
+impl Pieces for BackupKeys {
+    type Error = users::Error;
+    const NAME: &'static str = "a backup of keys";
+
+    fn is_complete(&self) -> bool {
+        self.is_complete
+    }
+
+    fn next_piece(&mut self, s: &Snapshot) -> Result<Vec<u8>, users::Error> {
+        let (room, after) = (self.room.as_deref(), self.after.as_ref());
+        let KeysPage { keys, next } = keys_page(s, self.user, &self.version, room, after)?;
+        self.is_complete = next.is_none();
+        self.after = next;
+        Ok(self.writer.batch(&keys, self.is_complete))
+    }
 }
 
 /// Writes a response batch by batch, with the keys as the JSON that is stored.

@@ -7,15 +7,13 @@ use serde::{Deserialize, de::IgnoredAny};
 
 use super::versions::{MAX_KEYS_PER_USER, key_count, load, load_latest};
 use crate::{
-    store::{self, Range, Reader, Rows, Tx, UserNum, records::Backup},
+    store::{self, PIECE_BYTES, Range, Reader, Rows, Tx, UserNum, records::Backup},
     users::{Error, Users},
 };
 
 /// Keys that one job writes, and removes.
 const MAX_WRITTEN_PER_JOB: usize = 64;
 const MAX_REMOVED_PER_JOB: usize = 256;
-/// A page ends with the key with which it reaches this size.
-const PAGE_BYTES: usize = 64 * 1024;
 /// Of one key: a usual one has 1,000, and another 60 for each device that forwarded it. So a malicious user
 /// takes 2 GB of disk, and a usual one some 20 MB per backup.
 const MAX_KEY_BYTES: usize = 8 * 1024;
@@ -173,27 +171,6 @@ impl Users {
             .await
     }
 
-    /// A page of keys, of `room` if that is given, after `after`.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`].
-    pub async fn backup_keys(
-        &self,
-        user: UserNum,
-        version: String,
-        room: Option<OwnedRoomId>,
-        after: Option<Cursor>,
-    ) -> Result<KeysPage, Error> {
-        self.store
-            .scan("a backup of keys", move |s| {
-                let (number, _) = load(s, user, &version)?;
-                let table = s.backup_keys()?;
-                let rows = rows(&table, user, number, room.as_deref(), after.as_ref())?;
-                Ok(page(rows)?)
-            })
-            .await
-    }
-
     /// The key of a session, as JSON.
     ///
     /// # Errors
@@ -310,6 +287,22 @@ fn rows<'r>(
     }
 }
 
+/// A page of keys, of `room` if that is given, after `after`.
+///
+/// # Errors
+/// [`Error::NotFound`].
+pub fn keys_page(
+    r: &impl Reader,
+    user: UserNum,
+    version: &str,
+    room: Option<&RoomId>,
+    after: Option<&Cursor>,
+) -> Result<KeysPage, Error> {
+    let (number, _) = load(r, user, version)?;
+    let table = r.backup_keys()?;
+    Ok(page(rows(&table, user, number, room, after)?)?)
+}
+
 fn page(rows: KeyRows<'_>) -> Result<KeysPage, store::Error> {
     let mut page = KeysPage::default();
     let mut bytes = 0;
@@ -323,7 +316,7 @@ fn page(rows: KeyRows<'_>) -> Result<KeysPage, store::Error> {
             session: session.to_owned(),
             json: json.to_owned(),
         });
-        if bytes >= PAGE_BYTES {
+        if bytes >= PIECE_BYTES {
             page.next = Some(Cursor {
                 room: room.to_owned(),
                 session: session.to_owned(),

@@ -11,7 +11,7 @@ mod versions;
 
 pub use self::{
     deletion::{delete_all, delete_pending, has_pending_deletion},
-    keys::{Cursor, KeySelection, KeysPage, NewKey, RoomBackups, StoredKey, parse},
+    keys::{Cursor, KeySelection, KeysPage, NewKey, RoomBackups, StoredKey, keys_page, parse},
 };
 
 #[cfg(test)]

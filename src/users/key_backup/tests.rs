@@ -4,7 +4,7 @@ use ruma::{api::client::backup::RoomKeyBackup, room_id, serde::Raw};
 use serde_json::json;
 
 use super::{
-    NewKey, RoomBackups, delete_pending, has_pending_deletion, parse,
+    NewKey, RoomBackups, delete_pending, has_pending_deletion, keys_page, parse,
     versions::{MAX_BACKUPS_PER_USER, MAX_KEYS_PER_USER},
 };
 use crate::{
@@ -65,10 +65,8 @@ fn a_deleted_backup_is_gone_at_once_and_its_keys_are_removed_in_batches() {
         assert_eq!(server.effects(), [Effect::BackgroundJob]);
         let gone = server.users.backup(alice, Some("1"));
         assert!(matches!(gone, Err(Error::NotFound(_))));
-        let gone = server
-            .users
-            .backup_keys(alice, "1".to_owned(), None, None)
-            .await;
+        let page = |s: &_| keys_page(s, alice, "1", None, None);
+        let gone = server.store.read(page);
         assert!(matches!(gone, Err(Error::NotFound(_))));
         assert_eq!(rows(&server), 4 * u64::from(COUNT));
         delete_pending_once(&server).await;
