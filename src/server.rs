@@ -31,7 +31,7 @@ use crate::{
     media::{self, Media},
     pool::Pool,
     rates::Rates,
-    rooms::{self, Local, background::jobs::BackgroundJobs},
+    rooms::{self, Local, background::jobs::BackgroundJobs, typing::Typing},
     stop::{self, Stop},
     store::{self, Store},
     sync::Notifier,
@@ -84,6 +84,7 @@ pub struct Server {
     addresses: Vec<SocketAddr>,
     certificate: Option<Certificate>,
     store: Store,
+    typing: Arc<Typing>,
     stop: Stop,
     serving: Task<()>,
     publishing: Task<()>,
@@ -168,6 +169,9 @@ impl Server {
             store: store.clone(),
             stopping,
         };
+        let changed = |room| api.notifier.ephemeral_changed_in(room);
+        api.typing.end_stored(&store, changed).await?;
+        let typing = api.typing.clone();
         let edge = Edge::new(Arc::new(api));
         gate.open(edge.clone());
 
@@ -178,6 +182,7 @@ impl Server {
             addresses,
             certificate,
             store,
+            typing,
             stop,
             serving,
             publishing,
@@ -214,6 +219,11 @@ impl Server {
         self.serving.await;
         self.gate.shut();
         drop(self.background_jobs);
+        let typing = self.typing;
+        let stored = self.store.write(move |tx| typing.store_rooms(tx)).await;
+        if let Err(error) = stored {
+            log::warn!("who was typing is forgotten: {error}");
+        }
         self.store.close().await;
         self.publishing.await;
     }

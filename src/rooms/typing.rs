@@ -11,7 +11,7 @@ use std::{
 
 use ruma::{OwnedServerName, ServerName};
 
-use crate::store::{Position, RoomNum, UserNum};
+use crate::store::{self, Position, Reader, RoomNum, Rows, Store, Tx, UserNum};
 
 /// Beyond these limits typing notifications are dropped. A user who types in two rooms counts twice.
 const MAX_TYPING: usize = 2000;
@@ -23,6 +23,8 @@ const MAX_ROOMS_PER_USER: usize = 10;
 const MAX_TYPING_PER_SERVER: usize = 200;
 const MAX_REMOTE_TYPING: usize = 1000;
 const MAX_TIMEOUT_MS: u64 = 120_000;
+/// The key of the stored rooms in `facts`.
+const TYPING_ROOMS: &str = "typing_rooms";
 /// The least time between two EDUs to other servers for a user who keeps typing.
 const RENEWAL_INTERVAL_MS: u64 = 20_000;
 
@@ -161,6 +163,44 @@ impl Typing {
             .filter(|(_, room)| room.changed > position)
             .map(|(num, _)| *num)
             .collect()
+    }
+
+    /// Stores the rooms in which somebody types, when the server stops: after its start nobody does, and
+    /// clients have to learn that.
+    pub fn store_rooms(&self, tx: &Tx) -> Result<(), store::Error> {
+        let rooms = self.lock();
+        let rooms = rooms.iter().filter(|(_, room)| !room.users.is_empty());
+        let nums: Vec<String> = rooms.map(|(num, _)| num.0.to_string()).collect();
+        if !nums.is_empty() {
+            tx.facts()?.insert(TYPING_ROOMS, nums.join(" ").as_str())?;
+        }
+        Ok(())
+    }
+
+    /// Marks that nobody types any more in the stored rooms. `changed` gives each change its ephemeral
+    /// position.
+    pub async fn end_stored(
+        &self,
+        store: &Store,
+        changed: impl Fn(RoomNum) -> u64,
+    ) -> Result<(), store::Error> {
+        let stored = store.read(|s| {
+            let nums = s
+                .facts()?
+                .get(TYPING_ROOMS)?
+                .map(|row| row.value().to_owned());
+            Ok::<_, store::Error>(nums)
+        })?;
+        let Some(stored) = stored else {
+            return Ok(());
+        };
+        let remove = |tx: &Tx| tx.facts()?.remove(TYPING_ROOMS);
+        store.write(remove).await?;
+        for num in stored.split(' ').filter_map(|num| num.parse().ok()) {
+            let position = changed(RoomNum(num));
+            self.lock().entry(RoomNum(num)).or_default().changed = position;
+        }
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<RoomNum, InRoom>> {

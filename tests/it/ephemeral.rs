@@ -112,6 +112,27 @@ fn typing_for_another_user_or_in_an_unjoined_room_is_forbidden() {
 }
 
 #[test]
+fn who_typed_when_the_server_stopped_does_not_type_after_its_start() {
+    let mut server = TestServer::new();
+    let (token, room, before) = {
+        let (alice, bob) = (server.register("alice"), server.register("bob"));
+        let room = create_room_with(&[&alice, &bob]);
+        expect_ok(set_typing(&alice, &room, json!({ "typing": true })));
+        let synced = sync(&bob, None);
+        let typing = ephemeral_content(&synced, &room, "m.typing");
+        assert_eq!(*typing, json!({ "user_ids": [alice.user_id] }));
+        (bob.token.clone(), room, next_batch(&synced).to_owned())
+    };
+    server.restart();
+    let bob = server.user_with_token(&token);
+    let synced = sync(&bob, Some(&before));
+    let typing = ephemeral_content(&synced, &room, "m.typing");
+    assert_eq!(*typing, json!({ "user_ids": [] }), "{synced}");
+    let again = sync(&bob, Some(next_batch(&synced)));
+    assert_eq!(*ephemeral_content(&again, &room, "m.typing"), Value::Null);
+}
+
+#[test]
 fn public_receipt_is_shared_and_private_receipt_is_not() {
     let server = TestServer::new();
     let (alice, bob) = (server.register("alice"), server.register("bob"));
