@@ -167,6 +167,28 @@ fn no_request_breaks_the_server() {
     fuzzer.finish();
 }
 
+#[test]
+fn a_server_can_send_only_the_joins_leaves_and_invites_of_its_own_users() {
+    let mut fuzzer = Fuzzer::start();
+    let world = &mut fuzzer.world;
+    world.next_remote_user();
+    for membership in ["join", "leave"] {
+        let forged = world.send_forged_membership_events(membership).unwrap();
+        assert!(!forged.is_empty());
+        for (what, status) in forged {
+            assert!(
+                matches!(status, 400 | 403),
+                "send_{membership} {what}: {status}"
+            );
+        }
+        assert_eq!(world.send_own_membership_event(membership).unwrap(), 200);
+    }
+    for (what, status) in world.send_forged_invites().unwrap() {
+        assert!(matches!(status, 400 | 403), "invite {what}: {status}");
+    }
+    fuzzer.finish();
+}
+
 fn setting<T: FromStr>(name: &str, default: T) -> T {
     match env::var(name) {
         Ok(value) => value

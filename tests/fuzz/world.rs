@@ -260,7 +260,7 @@ impl World {
         }
     }
 
-    fn next_remote_user(&mut self) {
+    pub fn next_remote_user(&mut self) {
         self.number += 1;
         let user = format!("@new{}:{}", self.number, self.hostile.name());
         self.values.insert("newRemoteUserId", json!(user));
@@ -288,17 +288,106 @@ impl World {
     }
 
     fn join_remote_user(&mut self) -> io::Result<()> {
-        let event = self.membership_event("join");
-        let room = percent_encode(&self.string("roomId"));
-        let path = format!(
-            "{FEDERATION}/v2/send_join/{room}/{}",
-            percent_encode(&event_id(&event))
-        );
-        let response = self.ask("PUT", &path, event.to_string().into_bytes())?;
-        match response.status {
+        match self.send_own_membership_event("join")? {
             200 => Ok(()),
             status => Err(io::Error::other(format!("send_join: {status}"))),
         }
+    }
+
+    /// Sends events that the hostile server may sign, but not send as a `membership` of its user. Returns
+    /// what they are, and the statuses.
+    pub fn send_forged_membership_events(
+        &mut self,
+        membership: &str,
+    ) -> io::Result<Vec<(&'static str, u16)>> {
+        type Forge = fn(&mut Value, &World);
+        let forgeries: [(&str, Forge); 7] = [
+            ("another type", |event, _| {
+                event["type"] = json!("m.room.topic")
+            }),
+            ("no state event", |event, _| {
+                event.as_object_mut().map(|event| event.remove("state_key"));
+            }),
+            ("another membership", |event, _| {
+                event["content"]["membership"] = json!("knock");
+            }),
+            ("no membership", |event, _| event["content"] = json!({})),
+            ("of another user", |event, world| {
+                event["state_key"] = json!(world.string("remoteUserId"));
+            }),
+            ("by a user of the other server", |event, world| {
+                event["sender"] = json!(world.string("userId"));
+                event["state_key"] = event["sender"].clone();
+            }),
+            ("of another room", |event, world| {
+                event["room_id"] = json!(world.string("remoteRoomId"));
+            }),
+        ];
+        let mut statuses = Vec::new();
+        for (what, forge) in forgeries {
+            let mut event = self.membership_event(membership);
+            forge(&mut event, self);
+            self.hostile.sign_event(&mut event);
+            for version in ["v1", "v2"] {
+                let response = self.send_membership_event(version, membership, &event)?;
+                statuses.push((what, response.status));
+            }
+        }
+        Ok(statuses)
+    }
+
+    /// Sends invitations of the account that the hostile server may not send. Returns what they are, and the
+    /// statuses.
+    pub fn send_forged_invites(&mut self) -> io::Result<Vec<(&'static str, u16)>> {
+        type Forge = fn(&mut Value, &World);
+        let forgeries: [(&str, Forge); 4] = [
+            ("another type", |event, _| {
+                event["type"] = json!("m.room.topic")
+            }),
+            ("a join", |event, _| {
+                event["content"]["membership"] = json!("join")
+            }),
+            ("of a user of another server", |event, world| {
+                event["state_key"] = json!(world.string("remoteUserId"));
+            }),
+            ("by a user of the other server", |event, world| {
+                event["sender"] = json!(world.string("otherId"));
+            }),
+        ];
+        let mut statuses = Vec::new();
+        for (what, forge) in forgeries {
+            let mut event = self.value("inviteEvent");
+            forge(&mut event, self);
+            self.hostile.sign_event(&mut event);
+            let room = percent_encode(&self.string("newRemoteRoomId"));
+            let id = percent_encode(&event_id(&event));
+            let create = self.value("remoteCreateEvent");
+            let body = json!({
+                "room_version": "11", "event": event, "invite_room_state": [create],
+            });
+            let path = format!("{FEDERATION}/v2/invite/{room}/{id}");
+            let response = self.ask("PUT", &path, body.to_string().into_bytes())?;
+            statuses.push((what, response.status));
+        }
+        Ok(statuses)
+    }
+
+    /// Sends the join or the leave of the last remote user; the status.
+    pub fn send_own_membership_event(&mut self, membership: &str) -> io::Result<u16> {
+        let event = self.membership_event(membership);
+        Ok(self.send_membership_event("v2", membership, &event)?.status)
+    }
+
+    fn send_membership_event(
+        &self,
+        version: &str,
+        membership: &str,
+        event: &Value,
+    ) -> io::Result<Response> {
+        let (room, id) = (percent_encode(&self.string("roomId")), event_id(event));
+        let id = percent_encode(&id);
+        let path = format!("{FEDERATION}/{version}/send_{membership}/{room}/{id}");
+        self.ask("PUT", &path, event.to_string().into_bytes())
     }
 
     fn string(&self, name: &str) -> String {

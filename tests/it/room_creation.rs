@@ -6,7 +6,7 @@ use http::Method;
 use serde_json::json;
 
 use crate::{
-    client_api::{create_room, create_room_with, joined_rooms, room_path},
+    client_api::{create_room, create_room_with, join, joined_rooms, percent_encode, room_path},
     test_server::{TestServer, TestUser, expect_error, expect_ok},
 };
 
@@ -104,6 +104,24 @@ fn server_acl_that_denies_the_own_server_is_refused() {
         assert_eq!(answer.0, 400, "{answer:?}");
     }
     expect_ok(alice.put(&path, json!({ "allow": ["*"], "deny": [1, "there"] })));
+    // With another state key it is no server ACL.
+    expect_ok(alice.put(&format!("{path}/other"), json!({})));
+}
+
+#[test]
+fn only_members_give_a_room_an_alias() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let room = create_room(&alice, json!({ "preset": "public_chat" }));
+    let alias = |name: &str| {
+        let alias = percent_encode(&format!("#{name}:localhost"));
+        format!("/_matrix/client/v3/directory/room/{alias}")
+    };
+    let body = json!({ "room_id": room });
+    expect_error(&bob.put(&alias("theirs"), body.clone()), 403, "M_FORBIDDEN");
+    expect_error(&bob.get(&alias("theirs")), 404, "M_NOT_FOUND");
+    join(&bob, &room);
+    expect_ok(bob.put(&alias("theirs"), body));
 }
 
 #[test]

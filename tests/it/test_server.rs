@@ -79,16 +79,19 @@ impl TestServer {
         let mut listeners = listeners.into_iter();
         ports.map(|port| {
             let certificates = concat!(env!("CARGO_MANIFEST_DIR"), "/src/http/tests");
+            let own = settings.next().unwrap_or_default();
+            let federation = match own.contains("federation = ") {
+                true => "",
+                false => "federation = \"on\"\n",
+            };
             let settings = format!(
                 "registration = \"open\"\n\
-                 federation = \"on\"\n\
-                 server_name = \"localhost:{port}\"\n\
+                 {federation}server_name = \"localhost:{port}\"\n\
                  tls_listen = [\"127.0.0.1:{port}\"]\n\
                  tls_certificate = \"{certificates}/localhost.pem\"\n\
                  tls_key = \"{certificates}/localhost.key.pem\"\n\
                  extra_ca = \"{certificates}/root.pem\"\n\
-                 allow_private_addresses = true\n{}",
-                settings.next().unwrap_or_default()
+                 allow_private_addresses = true\n{own}"
             );
             Self::start_on(executor.clone(), clock.clone(), listeners.next(), &settings)
         })

@@ -7,6 +7,7 @@ use ruma::{
         backfill::get_backfill,
         event::get_missing_events,
         membership::{prepare_join_event, prepare_knock_event, prepare_leave_event},
+        query::get_profile_information,
         transactions::send_transaction_message,
     },
 };
@@ -54,6 +55,20 @@ fn a_transaction_in_the_name_of_another_server_is_refused() {
     assert_eq!(status!(here, there, own), StatusCode::OK);
     let foreign = transaction(there.name());
     assert_eq!(status!(here, there, foreign), StatusCode::FORBIDDEN);
+}
+
+#[test]
+fn only_servers_that_the_owner_names_are_answered_and_asked() {
+    let [here, there, third] = TestServer::federating_with(|[_, _, third]| {
+        let allowed = format!("federation = [\"{third}\"]");
+        [allowed, String::new(), String::new()]
+    });
+    let alice = here.register("alice");
+    let profile = || get_profile_information::v1::Request::new(user_id(&alice.user_id));
+    assert_eq!(status!(there, here, profile()), StatusCode::FORBIDDEN);
+    assert_eq!(status!(third, here, profile()), StatusCode::OK);
+    let asked = here.run(here.client().send(there.name(), profile()));
+    assert!(matches!(asked, Err(hearth::federation::Error::NotAllowed)));
 }
 
 #[test]
