@@ -36,7 +36,7 @@ pub enum Kind {
     Invite,
     /// The same, per server.
     InviteFromServer,
-    /// Unauthenticated requests that cause requests to other servers, per network.
+    /// Requests that cause requests to other servers, per network and user.
     RemoteLookup,
     /// Searches in the user directory, per user.
     UserSearch,

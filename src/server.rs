@@ -60,19 +60,24 @@ pub enum Error {
     /// An essential task has ended, most likely in a panic.
     #[error("{0} has ended unexpectedly; the log has the reason")]
     Ended(&'static str),
+    #[error(
+        "the start ended in a panic, which the log has; if it is about the database, put a backup of {} in \
+         its place",
+        .0.display()
+    )]
+    StartPanicked(PathBuf),
     #[error("cannot wait for signals: {0}")]
     Signals(io::Error),
 }
 
 impl Error {
-    fn damaged(path: PathBuf) -> Self {
-        let error = store::Error::Damaged("it cannot be read".into());
-        Self::Open { path, error }
-    }
-
     /// Whether the server cannot start before its owner has done something.
     pub fn needs_owner(&self) -> bool {
-        matches!(self, Self::Open { error, .. } if error.is_corruption())
+        match self {
+            Self::Open { error, .. } => error.is_corruption(),
+            Self::StartPanicked(_) => true,
+            _ => false,
+        }
     }
 }
 
@@ -300,8 +305,8 @@ pub fn run(config: Config, sockets: Sockets, opened: impl FnOnce()) -> Result<()
             let start = Server::start(&executor, config, sockets, Clock::default());
             // redb panics over some damaged pages.
             let start = AssertUnwindSafe(start).catch_unwind();
-            let damaged = |_| Err(Error::damaged(path));
-            let started = manager.starting(async { start.await.unwrap_or_else(damaged) });
+            let panicked = |_| Err(Error::StartPanicked(path));
+            let started = manager.starting(async { start.await.unwrap_or_else(panicked) });
             Ok::<_, Error>(Some(started.await?))
         };
         let stopped = async {

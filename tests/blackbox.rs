@@ -146,7 +146,11 @@ fn a_damaged_database_file_is_left_alone_and_the_start_fails_with_status_2_and_a
         let printed = failed_output(&output, 2);
         let hint = "the file hearth.redb is damaged";
         assert!(printed.contains(hint), "{} bytes: {printed}", damaged.len());
-        assert_eq!(fs::read(&file).unwrap().len(), damaged.len());
+        assert!(
+            fs::read(&file).unwrap() == damaged,
+            "{} bytes",
+            damaged.len()
+        );
     }
     fs::write(&file, sound).unwrap();
     let server = Server::start(directory.path()).unwrap();

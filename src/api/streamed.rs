@@ -43,8 +43,8 @@ impl Streamed {
         Ok(Self::new(stream::once(Ok(json))))
     }
 
-    /// ruma's response, with what `edit` changes in its JSON: fields that clients expect where ruma leaves
-    /// out the default, and fields without a value that ruma writes as `null`.
+    /// ruma's response, with what `edit` changes in its JSON, such as fields that clients expect where ruma
+    /// leaves out the default. Fields without a value, which ruma writes as `null`, are left out.
     ///
     /// # Errors
     /// If `response` does not serialize.
@@ -59,12 +59,18 @@ impl Streamed {
         let body = body.map_err(|_| unserializable())?;
         let mut object = serde_json::from_slice(&body).map_err(|_| unserializable())?;
         edit(&mut object);
+        remove_nulls(&mut object);
         Self::json(&object)
     }
 
     pub fn into_inner(self) -> Pin<Box<dyn Stream<Item = Result<Vec<u8>, Error>> + Send>> {
         self.0
     }
+}
+
+/// Clients read an absent value, and some fail on `null`.
+pub(super) fn remove_nulls(object: &mut JsonObject) {
+    object.retain(|_, value| !value.is_null());
 }
 
 impl fmt::Debug for Streamed {

@@ -17,8 +17,12 @@ pub(super) fn value(key: &str) -> Option<&'static str> {
     Some(match key {
         "server_name" => "a domain name such as \"example.org\", which is the end of every user id",
         "data_dir" => "the path of a directory, such as \"/var/lib/hearth\"",
-        "listen" => "a list of addresses with ports, such as [\"127.0.0.1:8008\"]",
-        "tls_listen" => "a list of addresses with ports, such as [\"[::]:8448\"]",
+        "listen" => {
+            "a list of addresses with ports, such as [\"127.0.0.1:8008\"]; a host name in it has to resolve"
+        }
+        "tls_listen" => {
+            "a list of addresses with ports, such as [\"[::]:8448\"]; a host name in it has to resolve"
+        }
         "tls_certificate" | "tls_key" | "extra_ca" => "the path of a PEM file in quotes",
         "trusted_proxies" => {
             "a list of IP addresses and networks, such as [\"172.17.0.1\", \"10.0.0.0/8\"]"

@@ -7,6 +7,18 @@ use serde::{Deserialize, Deserializer, de};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublicUrl(String);
 
+impl PublicUrl {
+    /// The host and port, if it is `https` without a path.
+    pub fn tls_authority(&self) -> Option<String> {
+        let authority = self.0.strip_prefix("https://")?;
+        let uri: Uri = self.0.parse().ok()?;
+        (uri.path() == "/").then(|| match uri.port() {
+            Some(_) => authority.to_owned(),
+            None => format!("{authority}:443"),
+        })
+    }
+}
+
 impl fmt::Display for PublicUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -18,7 +30,11 @@ impl<'de> Deserialize<'de> for PublicUrl {
         let text = String::deserialize(deserializer)?;
         let uri: Uri = text.parse().map_err(de::Error::custom)?;
         let is_web = matches!(uri.scheme_str(), Some("http" | "https"));
-        if !is_web || uri.host().is_none_or(str::is_empty) || uri.query().is_some() {
+        if !is_web
+            || text.contains(['#', '@'])
+            || uri.host().is_none_or(str::is_empty)
+            || uri.query().is_some()
+        {
             return Err(de::Error::custom("not the address of a server"));
         }
         Ok(Self(text.trim_end_matches('/').to_owned()))
@@ -44,6 +60,8 @@ mod tests {
             "https://",
             "/a",
             "https://a?b",
+            "https://a/#b",
+            "https://u:p@a",
         ] {
             assert!(read(wrong).is_none(), "{wrong}");
         }

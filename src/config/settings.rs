@@ -317,12 +317,12 @@ mod tests {
             (
                 "listen = 8008",
                 "line 1: `listen` has to be a list of addresses with ports, such as \
-                 [\"127.0.0.1:8008\"]",
+                 [\"127.0.0.1:8008\"]; a host name in it has to resolve",
             ),
             (
                 "tls_listen = [\n  \"[::]\",\n]",
                 "line 1: `tls_listen` has to be a list of addresses with ports, such as \
-                 [\"[::]:8448\"]",
+                 [\"[::]:8448\"]; a host name in it has to resolve",
             ),
             (
                 "registration = true",

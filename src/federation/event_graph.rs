@@ -173,7 +173,7 @@ impl EventGraph {
         }
         self.ids
             .share
-            .grow_to(self.references.len() / REFERENCES_PER_ID)?;
+            .grow_to(self.ids.len() + self.references.len() / REFERENCES_PER_ID)?;
         self.index_of.resize(self.ids.len(), NONE);
         self.marked.resize(self.ids.len(), false);
         if self.index_of[number as usize] != NONE {

@@ -269,13 +269,24 @@ impl Federation {
 
     /// Fetches some of the events before the gap at `gap` from servers in the room. Returns whether any
     /// were stored in time; later ones are stored too.
-    pub async fn backfill(&self, room: RoomNum, gap: Place) -> Result<bool, rooms::Error> {
+    pub async fn backfill(
+        &self,
+        user: UserNum,
+        room: RoomNum,
+        gap: Place,
+    ) -> Result<bool, rooms::Error> {
         let servers = self.store.read(|s| servers::names(s, room))?;
         let servers = servers.into_iter().filter(|server| self.allows(server));
         let servers: Vec<_> = servers.take(MAX_BACKFILL_SERVERS).collect();
         let receiver = self.receiver.clone();
-        let backfill = async move { receiver.backfill(room, gap, servers).await };
-        let result = self.executor.spawn_and_wait(backfill);
+        let result = async {
+            let permit = self.user_permit(user).await;
+            let backfill = async move {
+                let _permit = permit;
+                receiver.backfill(room, gap, servers).await
+            };
+            self.executor.spawn_and_wait(backfill).await
+        };
         match with_timeout(BACKFILL_TIMEOUT, result).await {
             Ok(Some(Err(inbound::Error::Rooms(error)))) => Err(error),
             Ok(Some(Ok(stored))) => Ok(stored),

@@ -6,8 +6,8 @@
 //! - if its sender is not known, but that of the other one is;
 //! - or if both are or both are not, and its sender has more memory than that of the other one.
 //!
-//! A known sender with more than an eighth of a part counts as unknown where it is to give way. So a sender can
-//! use all memory, but not keep it from others.
+//! A known sender with more than an eighth of a part gives way to an unknown one that has less, too. So a
+//! sender can use all memory, but not keep it from others.
 
 use std::{
     cmp::Reverse,

@@ -170,12 +170,14 @@ fn own_data(routes: &mut Routes) {
     routes.add(profile::set_profile_field);
     routes.add(profile::delete_profile_field);
     routes.add(config::get_global_account_data);
-    routes.add(config::set_global_account_data);
+    routes
+        .add(config::set_global_account_data)
+        .rate(Kind::Other);
     routes.add(config::get_room_account_data);
-    routes.add(config::set_room_account_data);
+    routes.add(config::set_room_account_data).rate(Kind::Other);
     routes.add(tag::get_tags);
-    routes.add(tag::create_tag);
-    routes.add(tag::delete_tag);
+    routes.add(tag::create_tag).rate(Kind::Other);
+    routes.add(tag::delete_tag).rate(Kind::Other);
     routes.add(filter::create_filter);
     routes.add(filter::get_filter);
 }

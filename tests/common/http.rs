@@ -9,7 +9,7 @@ use std::{
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// Longer than the timeout of every `/sync`.
+/// Longer than the timeout of every `/sync` that the tests send.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// One connection, which is kept alive between requests.

@@ -4,7 +4,9 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    client_api::{create_room, create_room_with, join, percent_encode, room_path, send_text, sync},
+    client_api::{
+        create_room, create_room_with, join, leave, percent_encode, room_path, send_text, sync,
+    },
     test_server::{PASSWORD, TestServer, TestUser, expect_error, expect_ok},
 };
 
@@ -193,6 +195,12 @@ fn users_are_found_who_share_a_room_or_are_in_a_public_one() {
         search("dave", 10),
         json!({ "results": [], "limited": false })
     );
+    // Who has left one room is found by another one.
+    let second = create_room_with(&[&alice]);
+    join(&bob, &second);
+    leave(&bob, &shared);
+    let found = search("@bob:loc", 10)["results"].clone();
+    assert_eq!(found.as_array().unwrap().len(), 1);
     let limited = search("localhost", 1);
     assert_eq!(limited["results"].as_array().unwrap().len(), 1);
     assert_eq!(limited["limited"], true);

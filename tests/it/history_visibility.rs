@@ -255,7 +255,11 @@ fn a_server_of_which_nobody_is_in_the_room_gets_no_event() {
     let id = EventId::parse(id).expect("an event id");
     let request = get_event::v1::Request::new(id);
     let response = there.run(there.client().send(here.name(), request));
-    assert!(response.is_err(), "{response:?}");
+    let status = match response {
+        Err(hearth::federation::Error::Status(status, _)) => status,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(status, http::StatusCode::FORBIDDEN);
 }
 
 #[test]

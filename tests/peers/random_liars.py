@@ -86,11 +86,13 @@ class RandomLies(JudgedRoom):
         """All true events are sent; the state must be exactly the oracle's."""
         sent = list(self.unsent)
         await self.send_as_bob()
-        for _ in range(20):
+        for _ in range(200):
             await self.go_on()
             if set(sent) <= self.history(self.last).keys():
                 break
             await asyncio.sleep(0.1)
+        else:
+            raise AssertionError("bob's events do not reach the room")
         await self.check(lenient=False)
         # A message of the host's server has only accepted events as prev_events.
         made_here = [event for event in self.events.values() if event["sender"] == self.host.id]

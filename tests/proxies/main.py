@@ -38,12 +38,13 @@ def request(port, method, path, body=None, token=None, tls=True):
 def check_readme():
     """The README shows the blocks of the files."""
     readme = (HERE.parents[1] / "README.md").read_text()
+    readme = "\n".join(line.strip() for line in readme.splitlines())
     for name in ("nginx.conf", "Caddyfile"):
         lines = (HERE / name).read_text().splitlines()
         start = next(index for index, line in enumerate(lines) if line.strip() in ("location / {", "example.org {"))
         end = next(index for index in range(start, len(lines)) if lines[index].strip() == "}")
-        for line in lines[start : end + 1]:
-            assert line.strip() in readme, f"the README lacks the line of {name}: {line.strip()}"
+        block = "\n".join(line.strip() for line in lines[start : end + 1])
+        assert block in readme, f"the README lacks the block of {name}: {block}"
 
 
 def nginx(directory, hearth_port):
@@ -122,7 +123,7 @@ def behind(name, make, hearth, checks, directory):
             through = request(port, "GET", path, token=token)
             assert through == request(hearth_port, "GET", path, token=token, tls=False), through
             assert through[1]["errcode"] == "M_FORBIDDEN", through
-        with checks.check(f"{name} passes on a large upload and a long poll"):
+        with checks.check(f"{name} passes on a large upload and a poll of two seconds"):
             path = "/_matrix/media/v3/upload?filename=large"
             status, uploaded = request(port, "POST", path, bytes(20_000_000), token)
             assert status == 200, uploaded

@@ -5,13 +5,12 @@ use ruma::{
     api::client::device::{
         Device, delete_device, delete_devices, get_device, get_devices, update_device,
     },
-    serde::JsonObject,
 };
 use serde_json::Value;
 
 use super::uiaa::{self, Interactive};
 use crate::{
-    api::{Adapted, Api, Error, Session, Streamed},
+    api::{Adapted, Api, Error, Session, Streamed, streamed::remove_nulls},
     store::records,
 };
 
@@ -42,11 +41,7 @@ pub async fn get_device(
 ) -> Result<Streamed, Error> {
     let device = api.users.device(session.user, &request.device_id)?;
     let device = device_info(request.device_id, device);
-    Streamed::edited(get_device::v3::Response::new(device), remove_nulls)
-}
-
-fn remove_nulls(object: &mut JsonObject) {
-    object.retain(|_, value| !value.is_null());
+    Streamed::edited(get_device::v3::Response::new(device), |_| {})
 }
 
 fn device_info(device_id: OwnedDeviceId, device: records::Device) -> Device {

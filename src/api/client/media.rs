@@ -149,13 +149,27 @@ pub async fn get_content_thumbnail(
         request.timeout_ms,
     )
     .await?;
-    let thumbnail = ThumbnailRequest {
-        width: request.width.into(),
-        height: request.height.into(),
-        crop: request.method == Some(Method::Crop),
-        animated: request.animated == Some(true),
-    };
+    let thumbnail = thumbnail_request(
+        request.width,
+        request.height,
+        request.method,
+        request.animated,
+    );
     thumbnail_of(&api, server, media, thumbnail).await
+}
+
+fn thumbnail_request(
+    width: UInt,
+    height: UInt,
+    method: Option<Method>,
+    animated: Option<bool>,
+) -> ThumbnailRequest {
+    ThumbnailRequest {
+        width: width.into(),
+        height: height.into(),
+        crop: method == Some(Method::Crop),
+        animated: animated == Some(true),
+    }
 }
 
 async fn thumbnail_of(
@@ -231,12 +245,8 @@ pub async fn get_content_v3(
     request: get_content_v3::v3::Request,
 ) -> Result<Download, Error> {
     let (server, id) = (&request.server_name, &request.media_id);
-    let source = Source {
-        client,
-        allow_remote: request.allow_remote,
-        timeout: request.timeout_ms,
-    };
-    let media = find_for(&api, source, server, id).await?;
+    let (allow_remote, timeout) = (request.allow_remote, request.timeout_ms);
+    let media = find_for(&api, client, server, id, allow_remote, timeout).await?;
     download(&api, media).await
 }
 
@@ -248,12 +258,8 @@ pub async fn get_content_as_filename_v3(
     request: get_content_as_filename_v3::v3::Request,
 ) -> Result<Download, Error> {
     let (server, id) = (&request.server_name, &request.media_id);
-    let source = Source {
-        client,
-        allow_remote: request.allow_remote,
-        timeout: request.timeout_ms,
-    };
-    let media = find_for(&api, source, server, id).await?;
+    let (allow_remote, timeout) = (request.allow_remote, request.timeout_ms);
+    let media = find_for(&api, client, server, id, allow_remote, timeout).await?;
     download_as(&api, media, Some(request.filename)).await
 }
 
@@ -265,42 +271,34 @@ pub async fn get_content_thumbnail_v3(
     request: get_content_thumbnail_v3::v3::Request,
 ) -> Result<Download, Error> {
     let (server, id) = (&request.server_name, &request.media_id);
-    let source = Source {
-        client,
-        allow_remote: request.allow_remote,
-        timeout: request.timeout_ms,
-    };
-    let media = find_for(&api, source, server, id).await?;
-    let thumbnail = ThumbnailRequest {
-        width: request.width.into(),
-        height: request.height.into(),
-        crop: request.method == Some(Method::Crop),
-        animated: request.animated == Some(true),
-    };
+    let (allow_remote, timeout) = (request.allow_remote, request.timeout_ms);
+    let media = find_for(&api, client, server, id, allow_remote, timeout).await?;
+    let thumbnail = thumbnail_request(
+        request.width,
+        request.height,
+        request.method,
+        request.animated,
+    );
     thumbnail_of(&api, server, media, thumbnail).await
-}
-
-/// Who requests media by the paths without authentication, and how.
-struct Source {
-    client: Unauthenticated,
-    /// Whether media of other servers are fetched.
-    allow_remote: bool,
-    timeout: Duration,
 }
 
 /// The media for the paths without authentication: all for users, whose apps may send the token all the
 /// same; for others what is here and included in `unauthenticated_media`.
 async fn find_for(
     api: &Api,
-    source: Source,
+    client: Unauthenticated,
     server: &ServerName,
     id: &str,
+    allow_remote: bool,
+    timeout: Duration,
 ) -> Result<StoredMedia, Error> {
     let is_local = api.media.is_local(server);
-    if let Some(user) = source.client.user
-        && (is_local || source.allow_remote)
-    {
-        return find(api, user, server, id, source.timeout).await;
+    if let Some(user) = client.user {
+        if is_local || allow_remote {
+            return find(api, user, server, id, timeout).await;
+        }
+        let cached = api.media.find_remote(server, id)?;
+        return Ok(cached.ok_or(media::Error::NotFound)?);
     }
     let media = if is_local {
         match api.media.find_local(id) {
@@ -310,9 +308,8 @@ async fn find_for(
     } else {
         api.media.find_remote(server, id)?
     };
-    let is_included = |media: &StoredMedia| {
-        source.client.user.is_some() || api.config.unauthenticated_media.includes(media.created_ts)
-    };
+    let is_included =
+        |media: &StoredMedia| api.config.unauthenticated_media.includes(media.created_ts);
     media.filter(is_included).ok_or_else(|| {
         Error::not_found(
             "media need authentication: use /_matrix/client/v1/media, or send the token",

@@ -151,9 +151,8 @@ async fn knock(
 ) -> Result<(), Error> {
     let client = api.federation.membership_client();
     if client.is_resident(room, session.user)? {
-        let knock = move |tx: &Tx, local: &Local, actor: &Actor, room| {
-            change.clone().send(tx, local, room, actor)
-        };
+        let knock =
+            move |tx: &Tx, local: &Local, actor: &Actor, room| change.send(tx, local, room, actor);
         return in_room(api, session, room.clone(), knock).await;
     }
     servers.extend(candidate_servers(api, session, room)?);
@@ -310,7 +309,7 @@ pub(super) async fn send_member_event(
         }
         _ => {
             let send = move |tx: &Tx, local: &Local, actor: &Actor, room| {
-                moderation::send(tx, local, actor, room, change.clone())
+                moderation::send(tx, local, actor, room, &change)
             };
             in_room(api, session, room.clone(), send).await?;
         }

@@ -203,7 +203,7 @@ pub async fn get_message_events(
     request: get_message_events::v3::Request,
 ) -> Result<get_message_events::v3::Response, Error> {
     filter::check_size(&request.filter)?;
-    let now_ms = api.clock.now_ms();
+    let (now_ms, user) = (api.clock.now_ms(), session.user);
     for _ in 0..MAX_BACKFILLS {
         let (session, request) = (session.clone(), request.clone());
         let read = move |s: &Snapshot| read_messages(s, &session, now_ms, request);
@@ -211,7 +211,7 @@ pub async fn get_message_events(
         let Some((room, gap)) = gap else {
             return Ok(answer);
         };
-        if !api.federation.backfill(room, gap).await? {
+        if !api.federation.backfill(user, room, gap).await? {
             // No server has more: without a token the client stops.
             if answer.chunk.is_empty() {
                 answer.end = None;
@@ -268,18 +268,22 @@ pub async fn get_room_event(
     request: get_room_event::v3::Request,
 ) -> Result<get_room_event::v3::Response, Error> {
     let now_ms = api.clock.now_ms();
-    let read = |s: &Snapshot| {
+    let read = move |s: &Snapshot| {
         let room_id = request.room_id.clone();
         let mut reader = RoomReader::new(s, &session, now_ms, room_id, RoomEventFilter::default())?;
         let stored = load_visible(s, &mut reader, &request.event_id)?;
         let event = reader.formatter.format(s, &stored)?;
         Ok::<_, rooms::Error>(Raw::from_json(event))
     };
-    let event = api.store.read(read).map_err(|error| match error {
-        // Who may not see an event does not learn whether it exists.
-        rooms::Error::Forbidden(_) => NO_EVENT,
-        error => error,
-    });
+    let event = api
+        .store
+        .scan("event", read)
+        .await
+        .map_err(|error| match error {
+            // Who may not see an event does not learn whether it exists.
+            rooms::Error::Forbidden(_) => NO_EVENT,
+            error => error,
+        });
     Ok(get_room_event::v3::Response::new(event?))
 }
 

@@ -187,5 +187,5 @@ fn response(user_id: OwnedUserId, login: Option<Login>) -> Result<Streamed, Erro
         response.refresh_token = login.refresh_token.map(|token| token.into_string());
         response.expires_in = login.expires_in;
     }
-    Streamed::edited(response, |body| body.retain(|_, value| !value.is_null()))
+    Streamed::edited(response, |_| {})
 }

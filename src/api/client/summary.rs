@@ -16,6 +16,7 @@ use crate::{
         directory::{spaces, summary},
         timeline::client_event::membership_state,
     },
+    store::UserNum,
 };
 
 /// `GET /_matrix/client/v1/room_summary/{roomIdOrAlias}`
@@ -25,22 +26,18 @@ pub async fn get_summary(
     request: Request,
 ) -> Result<Streamed, Error> {
     let user = session.map(|session| session.user);
-    let _permit = match user {
-        Some(user) => RemoteLookupPermit::User(api.federation.user_permit(user).await),
-        // Whatever their networks, they have one share together.
-        None => {
-            let network = Ipv4Addr::UNSPECIFIED.into();
-            RemoteLookupPermit::Network(api.federation.guest_permit(network).await)
-        }
-    };
     let (room, servers) = match OwnedRoomId::try_from(request.room_id_or_alias) {
         Ok(room) => (room, request.via),
         Err(alias) => {
+            let _permit = match alias.server_name() == api.local.server_name() {
+                true => None,
+                false => Some(remote_permit(&api, user).await),
+            };
             let found = alias::resolve(&api, &alias).await?;
             (found.room_id, [request.via, found.servers].concat())
         }
     };
-    let summary = summary_of(&api, &room, servers).await?;
+    let summary = summary_of(&api, user, &room, servers).await?;
     let (is_accessible, membership) = api.store.read(|s| {
         let membership = user.map(|user| spaces::membership(s, &room, user));
         Ok::<_, rooms::Error>((
@@ -56,9 +53,22 @@ pub async fn get_summary(
     Streamed::edited(response, add_join_rule)
 }
 
+/// Held while other servers are asked.
+async fn remote_permit(api: &Api, user: Option<UserNum>) -> RemoteLookupPermit {
+    match user {
+        Some(user) => RemoteLookupPermit::User(api.federation.user_permit(user).await),
+        // Whatever their networks, they have one share together.
+        None => {
+            let network = Ipv4Addr::UNSPECIFIED.into();
+            RemoteLookupPermit::Network(api.federation.guest_permit(network).await)
+        }
+    }
+}
+
 /// The summary from this server if it is in the room, else from one of `servers`.
 async fn summary_of(
     api: &Api,
+    user: Option<UserNum>,
     room: &RoomId,
     servers: Vec<OwnedServerName>,
 ) -> Result<RoomSummary, Error> {
@@ -69,6 +79,7 @@ async fn summary_of(
     if let Some(summary) = here {
         return Ok(summary);
     }
+    let _permit = remote_permit(api, user).await;
     let own = room.server_name().map(ToOwned::to_owned);
     let servers = [servers, Vec::from_iter(own)].concat();
     let spaces = api.federation.spaces();

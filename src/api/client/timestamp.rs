@@ -68,8 +68,9 @@ async fn nearest_after_backfill(
     mut nearest: Nearest,
 ) -> Result<Nearest, Error> {
     let (id, ts, dir) = (&request.room_id, request.ts.get().into(), request.dir);
-    let _permit = api.federation.user_permit(session.user).await;
+    let permit = api.federation.user_permit(session.user).await;
     let remote = api.federation.timestamp_to_event(room, id, ts, dir).await?;
+    drop(permit);
     for _ in 0..MAX_BACKFILLS {
         let (Some(gap), Some((_, remote_ts))) = (nearest.gap, &remote) else {
             break;
@@ -83,7 +84,7 @@ async fn nearest_after_backfill(
                 *remote_ts <= ts && local_ts.is_none_or(|local_ts| local_ts < *remote_ts)
             }
         };
-        if !is_nearer || !api.federation.backfill(room, gap).await? {
+        if !is_nearer || !api.federation.backfill(session.user, room, gap).await? {
             break;
         }
         nearest = nearest_here(api, session, room, request).await?;

@@ -4,7 +4,7 @@ use ruma::{ServerName, api::federation::discovery::discover_homeserver};
 
 use crate::{
     api::{Api, Error, Unauthenticated},
-    config::Config,
+    config::{Config, PublicUrl},
 };
 
 /// The default port of the specification.
@@ -23,11 +23,19 @@ pub async fn discover_homeserver(
 }
 
 /// The host and port to delegate to. A server name with a port needs no delegation, and a local one has
-/// none. Without TLS listeners the request came through a reverse proxy on port 443.
+/// none. Where clients reach the server with TLS, other servers do too. Without TLS listeners the request
+/// came through a reverse proxy on port 443.
 fn delegated(config: &Config) -> Option<String> {
     let name = &config.server_name;
     if config.is_local() || name.port().is_some() {
         return None;
+    }
+    if let Some(authority) = config
+        .public_url
+        .as_ref()
+        .and_then(PublicUrl::tls_authority)
+    {
+        return Some(authority);
     }
     let ports = config.tls.iter().flat_map(|tls| &tls.listen);
     let own = ports.map(|address| address.port()).collect::<Vec<_>>();
@@ -58,6 +66,20 @@ mod tests {
         assert_eq!(at("example.org", port).unwrap(), "example.org:443");
         let port = "\"[::]:9000\"";
         assert_eq!(at("example.org", port).unwrap(), "example.org:9000");
+    }
+
+    #[test]
+    fn delegation_names_where_clients_reach_the_server_with_tls() {
+        let at = |url: &str| {
+            let text = format!("server_name = \"example.org\"\npublic_url = \"{url}\"");
+            delegated(&Settings::parse(&text).unwrap().try_into().unwrap()).unwrap()
+        };
+        assert_eq!(at("https://matrix.example.org/"), "matrix.example.org:443");
+        assert_eq!(
+            at("https://matrix.example.org:8443"),
+            "matrix.example.org:8443"
+        );
+        assert_eq!(at("http://10.0.0.2:8008"), "example.org:443");
     }
 
     #[test]

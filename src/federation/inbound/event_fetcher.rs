@@ -93,7 +93,9 @@ impl<S: EventSource> EventFetcher<'_, S> {
         while !missing.is_empty() {
             let found = if missing.len() <= MAX_SINGLE_FETCHES {
                 budget.spend(missing.len(), 0)?;
-                self.fetch_events(std::mem::take(&mut missing)).await?
+                let found = self.fetch_events(std::mem::take(&mut missing)).await?;
+                budget.spend(0, found.iter().map(|event| event.json.len()).sum())?;
+                found
             } else {
                 budget.spend(1, 0)?;
                 let open: HashSet<&EventId> = missing.iter().map(|id| &**id).collect();
@@ -103,14 +105,12 @@ impl<S: EventSource> EventFetcher<'_, S> {
                 };
                 let mut candidates = events.iter().chain(&fetched);
                 let event = candidates.find(names_open).ok_or(FetchError::Unavailable)?;
-                let found = self
-                    .fetch_auth_chain(event.pdu.event_id(), &fetched)
-                    .await?;
+                let id = event.pdu.event_id();
+                let found = self.fetch_auth_chain(id, &fetched, &mut budget).await?;
                 // What it names that is not among them was refused.
                 missing.retain(|id| !event.pdu.auth_events().contains(id));
                 found
             };
-            budget.spend(0, found.iter().map(|event| event.json.len()).sum())?;
             let ids: HashSet<OwnedEventId> = found
                 .iter()
                 .map(|event| event.pdu.event_id().to_owned())
@@ -132,9 +132,12 @@ impl<S: EventSource> EventFetcher<'_, S> {
         &self,
         event: &EventId,
         fetched: &[Received],
+        budget: &mut Budget,
     ) -> Result<Vec<Received>, Error> {
         let (room, server) = (&self.room.id, &self.server);
         let chain = self.source.event_auth(server, room, event).await?;
+        budget.spend(0, chain.iter().map(|pdu| pdu.get().len()).sum())?;
+        let fetched: HashSet<&EventId> = fetched.iter().map(|event| event.pdu.event_id()).collect();
         let mut pdus: HashMap<OwnedEventId, RawPdu> = HashMap::new();
         let mut slices = Slices::of(PDUS_PER_SLICE);
         for pdu in chain {
@@ -146,8 +149,7 @@ impl<S: EventSource> EventFetcher<'_, S> {
                 continue;
             };
             let id = event.event_id().to_owned();
-            let is_fetched = fetched.iter().any(|event| *event.pdu.event_id() == id);
-            if !is_fetched && !self.not_stored(vec![id.clone()])?.is_empty() {
+            if !fetched.contains(&*id) && !self.not_stored(vec![id.clone()])?.is_empty() {
                 pdus.insert(id, pdu);
             }
         }

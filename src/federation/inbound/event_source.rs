@@ -131,7 +131,9 @@ impl EventSource for RemoteEventSource {
         let mut request = get_missing_events::v1::Request::new(room.to_owned(), earliest, latest);
         request.limit = UInt::from(MAX_MISSING_EVENTS);
         let response = self.client.send(server, request).await;
-        Ok(response.map_err(fetch_error(server))?.events)
+        let mut events = response.map_err(fetch_error(server))?.events;
+        events.truncate(MAX_MISSING_EVENTS as usize);
+        Ok(events)
     }
 
     async fn state_ids(

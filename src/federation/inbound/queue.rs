@@ -37,6 +37,7 @@ use super::{
 use crate::{
     executor::Executor,
     fair_semaphore::FairSemaphore,
+    federation::transport::connect::with_timeout,
     protocol::{Pdu, receive::Received},
     rooms::{self, room},
     store::{
@@ -60,6 +61,8 @@ const MIN_ROUND_INTERVAL: Duration = Duration::from_millis(200);
 const UNREACHABLE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// The same if its origin responds, but does not give what is missing.
 const UNAVAILABLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long one attempt at an event may take. What was fetched until then is stored.
+const MAX_ATTEMPT_TIME: Duration = Duration::from_mins(5);
 /// After failures that took so long, the other events wait for the next round.
 const MAX_FAILURE_TIME: Duration = Duration::from_secs(30);
 
@@ -415,9 +418,12 @@ async fn attempt_all<S: EventSource>(
         }
         let start = Instant::now();
         let processed = receiver.fetch_and_process(&room, server.clone(), event);
-        let processed = AssertUnwindSafe(processed);
-        let panicked = Err(store::Error::Panicked.into());
-        match processed.catch_unwind().await.unwrap_or(panicked) {
+        let processed = AssertUnwindSafe(processed).catch_unwind();
+        let processed = match with_timeout(MAX_ATTEMPT_TIME, processed).await {
+            Ok(processed) => processed.unwrap_or(Err(store::Error::Panicked.into())),
+            Err(_) => Err(FetchError::Unavailable.into()),
+        };
+        match processed {
             Ok(()) => {
                 dequeue(store, num, id.as_str()).await?;
                 round.progress = true;

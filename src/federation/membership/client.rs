@@ -3,11 +3,7 @@
 
 use std::{collections::HashSet, fmt, path::PathBuf, sync::Arc};
 
-use ruma::{
-    OwnedRoomId, OwnedServerName, RoomId,
-    events::{StateEventType, TimelineEventType},
-    room_version_rules::RoomVersionRules,
-};
+use ruma::{OwnedRoomId, OwnedServerName, RoomId, room_version_rules::RoomVersionRules};
 use serde_json::value::{RawValue, to_raw_value};
 use smol::lock::MutexGuardArc;
 
@@ -188,14 +184,7 @@ impl MembershipClient {
         let (actor, store) = (&request.actor, &self.0.store);
         let change = request.change.clone();
         let change = store.read(|s| change.with_profile(s, &self.0.local))?;
-        Ok(EventDraft {
-            room_id: Some(request.room.clone()),
-            sender: actor.id.clone(),
-            event_type: TimelineEventType::from(StateEventType::RoomMember),
-            state_key: Some(actor.id.to_string()),
-            content: change.content().clone(),
-            redacts: None,
-        })
+        Ok(change.event().draft(request.room.clone(), &actor.id))
     }
 
     pub(super) fn sign(

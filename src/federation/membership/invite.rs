@@ -7,7 +7,6 @@
 use ruma::{
     EventId, RoomId,
     api::federation::membership::{RawStrippedState, create_invite},
-    events::{StateEventType, TimelineEventType},
 };
 
 use super::{
@@ -16,7 +15,6 @@ use super::{
 };
 use crate::{
     federation::inbound::{RawPdu, Room, verify},
-    protocol::build::EventDraft,
     rooms::{
         self, Actor,
         event::{self, append},
@@ -42,14 +40,7 @@ impl MembershipClient {
         let room = store.read(|s| Room::load(s, room::num(s, room)?))?;
         let target = &change.target;
         // Step 1.
-        let draft = EventDraft {
-            room_id: Some(room.id.clone()),
-            sender: actor.id.clone(),
-            event_type: TimelineEventType::from(StateEventType::RoomMember),
-            state_key: Some(target.to_string()),
-            content: change.content().clone(),
-            redacts: None,
-        };
+        let draft = change.event().draft(room.id.clone(), &actor.id);
         let (version, built, stripped_state) = store.read(|s| {
             let version = room::version(s, room.num)?;
             let built = append::build_only(s, local, room.num, &draft, actor.now)?;

@@ -151,7 +151,7 @@ fn send_events(
                 local,
                 actor,
                 room,
-                MembershipChange::from_client(event)?,
+                &MembershipChange::from_client(event)?,
             )?;
             continue;
         }

@@ -21,7 +21,7 @@ use crate::{
     users,
 };
 
-/// How many member events one search reads.
+/// How many members one search looks at.
 const MAX_MEMBERS: usize = 2000;
 
 /// At most `limit` other users whose name or id has `term` in it, whatever the case. Reads the members of
@@ -34,18 +34,21 @@ pub fn search(
 ) -> Result<Vec<User>, Error> {
     let term = term.trim().trim_start_matches('@').to_lowercase();
     let (mut seen, mut found) = (HashSet::from([users::id_of(r, asker)?.into()]), Vec::new());
+    let mut read = 0;
     for room in rooms(r, asker)? {
         for (user, num) in current::of_type(r, room, &StateEventType::RoomMember.to_string())? {
-            if found.len() >= limit || seen.len() >= MAX_MEMBERS {
+            if found.len() >= limit || read >= MAX_MEMBERS {
                 return Ok(found);
             }
-            if !seen.insert(user.clone()) {
+            if seen.contains(&user) {
                 continue;
             }
-            let is_joined = current::membership_of(r, num)? == Membership::Join;
-            if let Ok(id) = OwnedUserId::try_from(user)
-                && is_joined
-            {
+            read += 1;
+            if current::membership_of(r, num)? != Membership::Join {
+                continue;
+            }
+            seen.insert(user.clone());
+            if let Ok(id) = OwnedUserId::try_from(user) {
                 let user = member(id, &event::load(r, num)?);
                 if matches(&user, &term) {
                     found.push(user);

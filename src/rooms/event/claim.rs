@@ -94,9 +94,6 @@ impl<'r, R: Reader> KnownState<'r, R> {
         let mut state = self.state.clone();
         let states = [self.state.clone(), claimed.clone()];
         for conflict in resolution::conflicts(self.r, self.room, &states)? {
-            if self.events.len() > MAX_PARSED_EVENTS {
-                self.events = ParsedEvents::new(self.r, self.room, self.rules);
-            }
             let (kind, state_key) = conflict.key;
             if let [known, Some(num)] = conflict.entries[..]
                 && self.is_later(&*self.events.get(num)?, known)?
@@ -147,6 +144,9 @@ impl<'r, R: Reader> KnownState<'r, R> {
     fn follows(&mut self, num: EventNum) -> Result<bool, Error> {
         let mut open = vec![num];
         while let Some(num) = open.last().copied() {
+            if self.events.len() > MAX_PARSED_EVENTS {
+                self.events = ParsedEvents::new(self.r, self.room, self.rules);
+            }
             let before = open.len();
             let verdict = self.follows_by(num, &mut open)?;
             if open.len() == before {

@@ -27,12 +27,15 @@ use crate::{
         timeline::gaps,
     },
     store::{
-        DeviceNum, Effect, EventNum, NodeNum, Place, Position, Reader, RoomNum, Tx,
+        DeviceNum, Effect, EventNum, NodeNum, Place, Position, Reader, RoomNum, Rows, Tx,
         records::{
             ClaimedState, Counts, EventHeader, Gap, GapOpened, RoomHeads, Status, TimelineRow,
         },
     },
 };
+
+/// How many claimed states of a room are kept.
+pub(in crate::rooms) const MAX_CLAIMED_STATES: usize = 200;
 
 /// How many places of the timeline stay free where history is missing.
 const GAP_PLACES: u64 = 1 << 32;
@@ -145,7 +148,7 @@ pub(in crate::rooms) fn commit(
             state: claim.state.store(tx, room, StateOverlay::UNNUMBERED)?,
             known_upto: claim.known_upto,
         };
-        tx.claimed_states()?.put((room, num), &claim)?;
+        put_claim(tx, room, num, &claim)?;
     }
     let stored = Stored {
         room,
@@ -274,6 +277,18 @@ impl LiveEnd<'_> {
         tx.effect(Effect::RoomChanged(room, position));
         Ok(())
     }
+}
+
+/// Stores the claimed state of an event. If the room has too many, the oldest goes: the states after its
+/// event are not derived again when the gap before it is filled.
+fn put_claim(tx: &Tx, room: RoomNum, num: EventNum, claim: &ClaimedState) -> Result<(), Error> {
+    let mut claims = tx.claimed_states()?;
+    let rows = claims.prefix(room)?.map(|row| Ok(row?.0.value()));
+    let keys = rows.collect::<Result<Vec<_>, Error>>()?;
+    if keys.len() >= MAX_CLAIMED_STATES {
+        claims.remove(keys[0])?;
+    }
+    Ok(claims.put((room, num), claim)?)
 }
 
 /// Stores an event's row. An outlier keeps its number and, as it may have been redacted, its JSON.

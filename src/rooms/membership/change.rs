@@ -89,6 +89,15 @@ impl MembershipChange {
         self
     }
 
+    /// The event that is sent as it is.
+    pub fn event(&self) -> StateEvent {
+        StateEvent {
+            kind: StateEventType::RoomMember,
+            state_key: self.target.to_string(),
+            content: self.content.clone(),
+        }
+    }
+
     pub fn content(&self) -> &CanonicalJsonObject {
         &self.content
     }
@@ -122,8 +131,8 @@ impl MembershipChange {
     ///
     /// # Errors
     /// [`Error::Forbidden`] if the room's rules do not allow it; those of [`restricted::authorized_via`].
-    pub fn send(self, tx: &Tx, local: &Local, room: RoomNum, actor: &Actor) -> Result<(), Error> {
-        let mut change = self.with_profile(tx, local)?;
+    pub fn send(&self, tx: &Tx, local: &Local, room: RoomNum, actor: &Actor) -> Result<(), Error> {
+        let mut change = self.clone().with_profile(tx, local)?;
         let before = current::membership(tx, room, &change.target)?;
         let is_join = change.membership == MembershipState::Join && change.target == actor.id;
         if is_join
@@ -132,12 +141,7 @@ impl MembershipChange {
         {
             change = change.with(AUTHORIZED_VIA, via.as_str());
         }
-        let event = StateEvent {
-            kind: StateEventType::RoomMember,
-            state_key: change.target.to_string(),
-            content: change.content,
-        };
-        event.send_once(tx, local, room, actor)?;
+        change.event().send_once(tx, local, room, actor)?;
         if is_join && before != Membership::Join {
             user_data::copy(tx, actor.num, room)?;
         }

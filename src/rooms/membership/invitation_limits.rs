@@ -1,8 +1,8 @@
 //! How many out-of-band memberships a user may have, and which invitations give way to newer ones.
 //!
-//! An invitation beyond the share of its sender or of its server is refused. If a user has as many as possible, an
-//! invitation through a server that shares a room with this one displaces another one: the oldest through a server
-//! that shares none, or else the oldest of the server with the most.
+//! An invitation beyond the share of its sender or of its server is refused. If a user has as many as
+//! possible, an invitation through a server that shares a room with this one displaces another one: the
+//! oldest of the server with the most, of those that share no room if there are any.
 
 use std::collections::HashMap;
 
@@ -34,11 +34,11 @@ struct Pending {
     position: Position,
 }
 
-/// Makes room for `event`, an invitation of `user` or a knock by them, on `room` and through `server`.
+/// Makes space for `event`, an invitation of `user` or a knock by them, on `room` and through `server`.
 ///
 /// # Errors
 /// [`Error::Forbidden`] if there is none.
-pub(super) fn make_room(
+pub(super) fn make_space(
     tx: &Tx,
     user: (UserNum, &UserId),
     room: RoomNum,

@@ -20,5 +20,5 @@ pub fn join(
     if current::membership(tx, room, &actor.id)? == Membership::Join {
         return Ok(());
     }
-    change.clone().send(tx, local, room, actor)
+    change.send(tx, local, room, actor)
 }

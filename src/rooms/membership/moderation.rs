@@ -20,7 +20,7 @@ pub fn send(
     local: &Local,
     actor: &Actor,
     room: RoomNum,
-    change: MembershipChange,
+    change: &MembershipChange,
 ) -> Result<(), Error> {
     if change.membership == MembershipState::Invite {
         check_invitee(tx, local, &change.target)?;
@@ -45,7 +45,7 @@ pub fn invite(
     if is_direct {
         change = change.direct();
     }
-    send(tx, local, actor, room, change)
+    send(tx, local, actor, room, &change)
 }
 
 /// Whether `target` can be invited to any room.

@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 
 use ruma::{
     CanonicalJsonObject, RoomId, RoomVersionId, ServerName, UserId,
-    events::{StateEventType, TimelineEventType},
     room_version_rules::RoomVersionRules,
 };
 
@@ -13,7 +12,7 @@ use super::{change::MembershipChange, invitation_limits};
 use crate::{
     protocol::{
         Pdu,
-        build::{EventDraft, EventPlace, build},
+        build::{EventPlace, build},
         client_event::StrippedEvent,
         depth::is_too_deep,
         receive::Received,
@@ -71,7 +70,7 @@ pub fn store(
     }
     let user = target(event)?;
     let user_num: UserNum = tx.user_num(user.as_str())?;
-    invitation_limits::make_room(tx, (user_num, user), room, &row.server, event)?;
+    invitation_limits::make_space(tx, (user_num, user), room, &row.server, event)?;
     let membership = event.pdu.membership();
     let membership = membership.as_ref().map_or(Membership::Leave, Into::into);
     set_membership(tx, room, membership, event)?;
@@ -102,14 +101,7 @@ pub fn leave_locally(
 ) -> Result<(), Error> {
     let row = load(tx, actor.num, room)?.ok_or(Error::Stale)?;
     let (event, rules) = load_event(tx, actor.num, room, &row)?;
-    let draft = EventDraft {
-        room_id: Some(room::id(tx, room)?),
-        sender: actor.id.clone(),
-        event_type: TimelineEventType::from(StateEventType::RoomMember),
-        state_key: Some(actor.id.to_string()),
-        content: change.content().clone(),
-        redacts: None,
-    };
+    let draft = change.event().draft(room::id(tx, room)?, &actor.id);
     let mut auth_events = event.auth_events().to_vec();
     auth_events.truncate(MAX_AUTH_EVENTS - 1);
     auth_events.push(event.event_id().to_owned());

@@ -13,7 +13,7 @@ use crate::{
     protocol::history::{Action, History, Index, State},
     rooms::{
         Error,
-        event::{import, outlier, receive},
+        event::{commit::MAX_CLAIMED_STATES, import, outlier, receive},
         room::heads,
         timeline,
     },
@@ -268,6 +268,14 @@ fn key(kind: &str, state_key: &str) -> (StateEventType, String) {
     (kind.into(), state_key.to_owned())
 }
 
+/// Receives a lie with its claim, of which nothing reaches the room.
+async fn expect_no_news(replica: &Replica<'_>, before: &Named, lie: Index, claimed: &State) {
+    let taken = replica.receive(lie, Some(claimed)).await;
+    taken.expect("it is taken");
+    assert_eq!(replica.state_before(lie), *before);
+    assert_eq!(replica.current(), *before);
+}
+
 /// Checks that the room stays as it is whatever carol's server claims, next to a known prev_event or
 /// without one.
 fn check_claim(claim: impl Fn(&History, &mut State)) {
@@ -279,10 +287,7 @@ fn check_claim(claim: impl Fn(&History, &mut State)) {
             let prev = if follows { vec![last] } else { vec![] };
             let lie = append_with_unknown(&mut history, &prev, say(CAROL));
             with_room(&history, last, async |replica, before| {
-                let taken = replica.receive(lie, Some(&claimed)).await;
-                taken.expect("it is taken");
-                assert_eq!(replica.state_before(lie), before, "version {version}");
-                assert_eq!(replica.current(), before, "version {version}");
+                expect_no_news(replica, &before, lie, &claimed).await;
             });
         }
     }
@@ -330,12 +335,37 @@ fn an_outdated_membership_in_a_claim_replaces_no_later_one() {
         claimed.insert(key("m.room.member", BOB), left);
         let lie = append_with_unknown(&mut history, &[], say(CAROL));
         with_room(&history, last, async |replica, before| {
-            let taken = replica.receive(lie, Some(&claimed)).await;
-            taken.expect("it is taken");
-            assert_eq!(replica.state_before(lie), before, "version {version}");
-            assert_eq!(replica.current(), before, "version {version}");
+            expect_no_news(replica, &before, lie, &claimed).await;
         });
     }
+}
+
+#[test]
+fn a_room_keeps_a_limited_number_of_claims() {
+    let (mut history, last) = room(&RoomVersionId::V11);
+    let claimed = State::clone(&history.events[last].state_after);
+    let lies: Vec<Index> = (0..MAX_CLAIMED_STATES + 5)
+        .map(|n| {
+            let message = Action::message(CAROL, "m.room.message", json!({ "n": n }));
+            let missing = EventId::parse(format!("$nobodyhasthis{n}")).expect("an event id");
+            let state = history.events[0].state_after.clone();
+            let cited = history.events[last].state_after.clone();
+            let built = history.build_missing(&[], &[missing], &cited, message);
+            history.push(&[], state, built, true)
+        })
+        .collect();
+    with_room(&history, last, async |replica, before| {
+        for lie in lies {
+            let taken = replica.receive(lie, Some(&claimed)).await;
+            taken.expect("it is taken");
+        }
+        let claims = replica.store.read(|s| {
+            let claims = s.claimed_states()?;
+            Ok::<_, Error>(claims.prefix(replica.room)?.count())
+        });
+        assert_eq!(claims.expect("read"), MAX_CLAIMED_STATES);
+        assert_eq!(replica.current(), before);
+    });
 }
 
 /// Dave is banned; his server makes a join for him that refers to the room before the ban.
@@ -351,10 +381,7 @@ fn a_forged_event_in_a_claim_that_does_not_follow_the_known_state_is_no_news() {
         let lie = append_with_unknown(&mut history, &[], say(CAROL));
         with_room(&history, last, async |replica, before| {
             replica.store_outliers([join]).await;
-            let taken = replica.receive(lie, Some(&claimed)).await;
-            taken.expect("it is taken");
-            assert_eq!(replica.state_before(lie), before, "version {version}");
-            assert_eq!(replica.current(), before, "version {version}");
+            expect_no_news(replica, &before, lie, &claimed).await;
         });
     }
 }

@@ -262,8 +262,8 @@ fn a_completed_authentication_serves_once_and_only_the_devices_that_it_was_begun
 fn a_login_with_too_long_a_device_name_or_id_is_refused() {
     let server = TestServer::new();
     server.register("alice");
-    for (field, expected) in [("initial_device_display_name", 400), ("device_id", 400)] {
-        for (length, expected) in [(255, 200), (256, expected)] {
+    for field in ["initial_device_display_name", "device_id"] {
+        for (length, expected) in [(255, 200), (256, 400)] {
             let (status, answer) =
                 server.log_in_with("alice", json!({ field: "x".repeat(length) }));
             assert_eq!(status, expected, "{field} {answer}");

@@ -152,6 +152,7 @@ impl EventSource for Peer {
         latest: Vec<OwnedEventId>,
     ) -> Result<Vec<RawPdu>, FetchError> {
         if self.silent == Some(server) {
+            self.requests.fetch_add(1, Ordering::Relaxed);
             future::pending::<()>().await;
         }
         if self.withholds_missing_events {

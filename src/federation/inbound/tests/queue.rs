@@ -168,6 +168,9 @@ fn many_rooms_of_a_silent_server_do_not_keep_those_of_others_waiting() {
         for room in server.store.write(job).await.expect("they are stored") {
             server.queues.wake(room, "c.example");
         }
+        while server.peer.requests.load(Ordering::Relaxed) == 0 {
+            future::yield_now().await;
+        }
         for _ in 0..1000 {
             future::yield_now().await;
         }
@@ -216,6 +219,9 @@ fn events_of_a_silent_server_do_not_keep_those_of_others_in_the_room_waiting() {
             queued.expect("there is space");
         }
         server.queues.wake(server.room, "c.example");
+        while server.peer.requests.load(Ordering::Relaxed) == 0 {
+            future::yield_now().await;
+        }
         for _ in 0..1000 {
             future::yield_now().await;
         }
