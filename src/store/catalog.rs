@@ -14,10 +14,10 @@ use super::{
     records::{
         AccessToken, Account, AccountData, Alias, Backoff, Backup, ClaimedState, Counts, Device,
         DeviceList, DeviceListChange, EarlyRedactions, FallbackKey, Gap, LoginToken, Media,
-        MediaFile, MemberRow, Notified, OneTimeKey, OutOfBandMembership, Outgoing, PendingUpgrade,
-        Receipt, RefreshToken, RemoteDevice, RemoteDeviceList, RemoteKey, ResolvedServer, Room,
-        RoomHeads, SigningKey, StateNode, Thread, Thumbnail, TimelineRow, ToDeviceMessage,
-        Transaction, Waiting,
+        MediaFile, MemberRow, Notified, OneTimeKey, OutOfBandMembership, Outgoing, PendingLeave,
+        PendingUpgrade, Receipt, RefreshToken, RemoteDevice, RemoteDeviceList, RemoteKey,
+        ResolvedServer, Room, RoomHeads, SigningKey, StateNode, Thread, Thumbnail, TimelineRow,
+        ToDeviceMessage, Transaction, Waiting,
     },
     table::{RawSnapshotTable, Rows, SnapshotTable, TxTable, raw},
 };
@@ -275,6 +275,8 @@ tables! {
     memberships: (UserNum, RoomNum) => Packed<MemberRow>, version 1;
     /// (local user, room) → an invite to, or a knock on, a room that this server is not in.
     out_of_band_memberships: (UserNum, RoomNum) => Packed<OutOfBandMembership>, version 1;
+    /// (another server, local user, room) → a leave event that the server is to accept.
+    pending_leaves: (ServerNum, UserNum, RoomNum) => Packed<PendingLeave>, version 1;
     /// (room, local user who is joined, invited or knocks) → the
     /// [`Membership`](super::records::Membership) as a byte.
     local_members: (RoomNum, UserNum) => u8, version 1;

@@ -340,6 +340,16 @@ record! {
 }
 
 record! {
+    /// A rejected invite or a retracted knock that the server through which it came does not know of yet.
+    PendingLeave {
+        /// The leave event as it is here.
+        event: EventNum,
+        /// The room version according to that server.
+        version: String,
+    }
+}
+
+record! {
     /// An event of another server that cannot be worked in yet.
     Waiting {
         /// The server that sent it.

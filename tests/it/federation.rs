@@ -20,3 +20,4 @@ mod spaces;
 mod third_party_invites;
 mod timestamp_to_event;
 mod to_device;
+mod unsent_memberships;

@@ -3,7 +3,8 @@
 //!
 //! 1. `GET /make_leave` gives a template;
 //! 2. `PUT /send_leave` takes the signed event;
-//! 3. if no server answers in time, the user leaves without them: the local membership changes.
+//! 3. if no server answers in time, the local membership changes, and the server is notified when it
+//!    answers again.
 
 use std::time::Duration;
 
@@ -22,13 +23,13 @@ use crate::{
     protocol::receive::Received,
     rooms::{
         self, Actor,
-        membership::{change::MembershipChange, out_of_band},
+        membership::{change::MembershipChange, out_of_band, pending_leaves},
         room,
     },
     store::{Reader, RoomNum, Tx},
 };
 
-/// After this time the user leaves without the other servers.
+/// After this time the user leaves, and the other server is notified later.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A local user's membership in a room that this server is not in.
@@ -52,7 +53,8 @@ impl MembershipClient {
     /// Rejects the invitation to the room or retracts the knock on it.
     ///
     /// # Errors
-    /// [`rooms::Error::Forbidden`] if there is none. That no server answers is not an error.
+    /// [`rooms::Error::Forbidden`] if there is none. That no server answers is not an error: it is notified
+    /// later.
     pub async fn leave(
         &self,
         actor: &Actor,
@@ -80,11 +82,13 @@ impl MembershipClient {
             Ok(Err(error)) => error.to_string(),
             Err(_) => "no server answers".to_owned(),
         };
-        log::info!("{request}: it is only local, since no other server accepts it: {reason}");
+        log::info!(
+            "{request}: it is only local for now, since no other server accepts it: {reason}"
+        );
         // Step 3.
         let (local, actor) = (self.0.local.clone(), request.actor.clone());
         let (room, change) = (left.room, request.change.clone());
-        let job = move |tx: &Tx| out_of_band::leave_locally(tx, &local, &actor, room, &change);
+        let job = move |tx: &Tx| pending_leaves::leave(tx, &local, &actor, room, &change);
         Ok(self.0.store.write(job).await?)
     }
 

@@ -19,7 +19,7 @@ use smol::{channel::Receiver, future::FutureExt};
 use super::{
     backoff,
     ephemeral_edus::MAX_EDUS,
-    outgoing_events,
+    outgoing_events, pending_leaves,
     queues::{MAX_PDUS, Next, Queues},
     stored_edus::{StoredEdus, is_sendable},
 };
@@ -135,6 +135,13 @@ async fn step(queues: &Queues, server: ServerNum, max: usize) -> Result<Step, ro
         Some(destination) => destination.cursor,
         None => return Ok(Step::Done),
     };
+    if let Some(is_acknowledged) = pending_leaves::send_next(queues, server).await? {
+        queues.finish_transaction(server, is_acknowledged, Next::default());
+        return Ok(match is_acknowledged {
+            true => Step::Sent,
+            false => Step::Failed,
+        });
+    }
     match cursor {
         Some(cursor) => catch_up(queues, server, cursor, max).await,
         None => send_queued(queues, server, max).await,

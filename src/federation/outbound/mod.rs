@@ -11,6 +11,8 @@
 //! - To-device messages (`outbound_to_device`) and device-list updates (`device_list_cursors`) are stored
 //!   until they are acknowledged (`stored_edus.rs`). They go into the next transaction, before typing,
 //!   receipts and presence, which are only in memory (`ephemeral_edus.rs`).
+//! - A rejected invite or a retracted knock that did not reach its server is a row of `pending_leaves` until
+//!   the server has accepted or refused it (`pending_leaves.rs`).
 //! - After a start, servers in rooms with local users receive a transaction, an empty one if need be: a
 //!   server that backs off from this one learns that it is up again.
 //!
@@ -21,6 +23,7 @@ mod destination;
 mod ephemeral_edus;
 mod outgoing_events;
 mod pending_destinations;
+mod pending_leaves;
 mod queues;
 mod sender;
 mod stored_edus;

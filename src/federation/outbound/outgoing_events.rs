@@ -114,9 +114,9 @@ pub fn for_server(
     Ok((events, None))
 }
 
-/// The forward extremities since `from` of all rooms of `server`. A server that lacks too many events
-/// receives only these, and fetches what comes before them. The work grows with its rooms: run it on
-/// the pool.
+/// The forward extremities since `from` of all rooms of `server`, and the events that it receives without
+/// being in their rooms, such as the withdrawal of an invite. A server that lacks too many events receives
+/// only these, and fetches what comes before them. The work grows with its rooms: run it on the pool.
 pub fn extremities(
     r: &impl Reader,
     server: ServerNum,
@@ -137,7 +137,16 @@ pub fn extremities(
             }
         }
     }
+    for row in r.outgoing()?.range(from..)? {
+        let (key, row) = row?;
+        let row = skip_corrupt(row.record(&key))?;
+        found.extend(
+            row.filter(|row| row.also.contains(&server))
+                .map(|row| (key.value(), row.event)),
+        );
+    }
     found.sort_unstable();
+    found.dedup();
     Ok(found.into_iter().map(|(_, num)| num).collect())
 }
 

@@ -1,4 +1,4 @@
-//! Which servers have stored EDUs to receive.
+//! Which servers have stored EDUs or leave events to receive.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use super::{
     stored_edus::StoredEdus,
 };
 use crate::{
-    rooms::{self, servers},
+    rooms::{self, membership::pending_leaves, servers},
     store::ServerNum,
     users::to_device,
 };
@@ -25,6 +25,8 @@ pub async fn find(queues: &Queues, changes: Changes) -> Result<BTreeSet<ServerNu
                 .scan("servers with to-device messages", queued)
                 .await?,
         );
+        let leaves = queues.scan("servers with leave events", pending_leaves::servers);
+        found.extend(leaves.await?);
         let all = queues.scan("other servers", servers::all).await?;
         let all: Vec<_> = all.into_iter().map(|(server, _)| server).collect();
         for batch in all.chunks(BATCH) {

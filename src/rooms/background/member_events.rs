@@ -12,7 +12,7 @@ use super::batch;
 use crate::{
     rooms::{
         Actor, Error, Local,
-        membership::{change::MembershipChange, leave, out_of_band},
+        membership::{change::MembershipChange, leave, out_of_band, pending_leaves},
         state::content,
     },
     store::{Effect, Reader, Records, RoomNum, Rows, Tx, UserNum, records::Membership},
@@ -81,7 +81,7 @@ fn leave_room(tx: &Tx, local: &Local, actor: &Actor, room: RoomNum) -> Result<()
     match out_of_band::load(tx, actor.num, room)? {
         Some(_) => {
             let change = MembershipChange::new(&actor.id, MembershipState::Leave, None);
-            out_of_band::leave_locally(tx, local, actor, room, &change)
+            pending_leaves::leave(tx, local, actor, room, &change)
         }
         None => leave::leave(tx, local, actor, room, None),
     }

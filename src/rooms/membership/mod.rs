@@ -6,6 +6,7 @@ pub mod join;
 pub mod leave;
 pub mod moderation;
 pub mod out_of_band;
+pub mod pending_leaves;
 pub mod resident;
 pub mod restricted;
 pub mod stripped_state;

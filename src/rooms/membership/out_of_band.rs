@@ -8,18 +8,12 @@ use ruma::{
     room_version_rules::RoomVersionRules,
 };
 
-use super::{change::MembershipChange, invitation_limits};
+use super::invitation_limits;
 use crate::{
-    protocol::{
-        Pdu,
-        build::{EventPlace, build},
-        client_event::StrippedEvent,
-        depth::is_too_deep,
-        receive::Received,
-    },
+    protocol::{Pdu, client_event::StrippedEvent, depth::is_too_deep, receive::Received},
     rooms::{
-        Actor, Error, Local,
-        event::{self, append, outlier},
+        Error,
+        event::{self, outlier},
         room, servers,
         state::current,
     },
@@ -32,8 +26,6 @@ use crate::{
 /// The most events of stripped state that are kept of a room, and the most bytes of their JSON.
 const MAX_STRIPPED_EVENTS: usize = 32;
 const MAX_STRIPPED_BYTES: usize = 24 * 1024;
-/// The specification's limit of auth events.
-const MAX_AUTH_EVENTS: usize = 10;
 
 /// Whether the state of the room that is stored here is its current state for `user`: a local user is
 /// joined; or no user of any server is, and no other server says otherwise by an invitation of `user`.
@@ -86,34 +78,6 @@ pub fn end(tx: &Tx, room: RoomNum, event: &Received) -> Result<bool, Error> {
     }
     set_membership(tx, room, Membership::Leave, event)?;
     Ok(true)
-}
-
-/// Ends the out-of-band membership of `actor` by `change`, a leave, which is not sent to other servers.
-///
-/// # Errors
-/// [`Error::Stale`] if there is none.
-pub fn leave_locally(
-    tx: &Tx,
-    local: &Local,
-    actor: &Actor,
-    room: RoomNum,
-    change: &MembershipChange,
-) -> Result<(), Error> {
-    let row = load(tx, actor.num, room)?.ok_or(Error::Stale)?;
-    let (event, rules) = load_event(tx, actor.num, room, &row)?;
-    let draft = change.event().draft(room::id(tx, room)?, &actor.id);
-    let mut auth_events = event.auth_events().to_vec();
-    auth_events.truncate(MAX_AUTH_EVENTS - 1);
-    auth_events.push(event.event_id().to_owned());
-    let place = EventPlace {
-        prev_events: vec![event.event_id().to_owned()],
-        auth_events,
-        depth: (event.depth() + 1).min(append::MAX_DEPTH),
-        origin_server_ts: actor.now,
-    };
-    let built = build(&draft, &place, rules, local.key())?;
-    end(tx, room, &Received::from(built))?;
-    Ok(())
 }
 
 /// The invite or knock event of a membership, and the rules of its room version.

@@ -14,7 +14,7 @@ use crate::{
         Error,
         background::member_events,
         event::{append, import},
-        membership::{change::MembershipChange, out_of_band},
+        membership::{change::MembershipChange, out_of_band, pending_leaves},
         room,
         state::current::local_membership,
     },
@@ -230,7 +230,7 @@ fn an_invitation_of_the_greatest_depth_can_be_rejected() {
         out_of_band::store(world.tx, id, &invite, &invitation(&version))?;
         let num = room::num(world.tx, id)?;
         let leave = MembershipChange::new(&alice.id, MembershipState::Leave, None);
-        out_of_band::leave_locally(world.tx, &world.local, &alice, num, &leave)?;
+        pending_leaves::leave(world.tx, &world.local, &alice, num, &leave)?;
         let row = local_membership(world.tx, alice.num, num)?.expect("a row");
         assert_eq!(row.membership, Membership::Leave);
         Ok(())
@@ -249,6 +249,34 @@ fn an_invite_to_a_room_that_everybody_left_here_is_accepted_through_the_inviting
         assert!(is_resident(alice.num)?);
         out_of_band::store(world.tx, &id, &invite(&version), &invitation(&version))?;
         assert!(!is_resident(alice.num)? && is_resident(bob.num)?);
+        Ok(())
+    });
+}
+
+/// Whether server b.example is to accept a leave event, if it has a row.
+fn pending_leave(world: &World<'_>) -> Result<Option<bool>, Error> {
+    let server = world.tx.server_num("b.example")?;
+    Ok(pending_leaves::next(world.tx, server)?.map(|(_, leave)| leave.is_some()))
+}
+
+#[test]
+fn a_rejection_that_is_still_to_be_sent_is_void_after_the_next_invite() {
+    with_world(|world| {
+        let alice = world.user("alice")?;
+        let id = invite_by(world, MALLORY)?;
+        let num = room::num(world.tx, &id)?;
+        assert_eq!(pending_leave(world)?, None);
+        let leave = MembershipChange::new(&alice.id, MembershipState::Leave, None);
+        pending_leaves::leave(world.tx, &world.local, &alice, num, &leave)?;
+        assert_eq!(pending_leave(world)?, Some(true));
+        let version = RoomVersionId::V11;
+        let mut history = History::public(&version, MALLORY);
+        history.then(Action::member(MALLORY, ALICE, "invite"));
+        history.then(Action::member(MALLORY, ALICE, "leave"));
+        let next = history.then(Action::member(MALLORY, ALICE, "invite"));
+        let (next, row) = (received(&history, next), invitation(&version));
+        out_of_band::store(world.tx, &id, &next, &row)?;
+        assert_eq!(pending_leave(world)?, Some(false));
         Ok(())
     });
 }

@@ -5,13 +5,15 @@ use std::{
     time::Duration,
 };
 
+use http::Method;
 use serde_json::{Value, json};
 use smol::{Async, Timer, future};
 
 use super::to_device::{send_note, wait_for_notes};
 use crate::{
     client_api::{
-        create_room, join_via, next_batch, percent_encode, room_path, send_text, sync, sync_with,
+        change_membership, create_room, join_via, next_batch, percent_encode, room_path, send_text,
+        sync, sync_with,
     },
     test_server::{TestServer, TestUser, expect_ok},
 };
@@ -58,7 +60,16 @@ fn long_outage_is_recovered_by_latest_events_and_backfill() {
         next_batch(&sync(&bob, None)).to_owned()
     };
     let other = there.log_in("bob").token;
+    let target = json!({ "user_id": format!("@bob:{}", there.name()) });
+    let private = create_room(&alice, json!({ "preset": "private_chat" }));
+    expect_ok(change_membership(
+        &alice,
+        &private,
+        "invite",
+        target.clone(),
+    ));
     there.stop();
+    expect_ok(change_membership(&alice, &private, "kick", target));
     let sent: Vec<String> = (0..MESSAGES)
         .map(|number| send_text(&alice, &room, &format!("during the outage {number}")))
         .collect();
@@ -84,6 +95,11 @@ fn long_outage_is_recovered_by_latest_events_and_backfill() {
         .collect();
     assert!(found.into_iter().rev().eq(&sent), "each once and in order");
     assert_eq!(wait_for_notes(&there.user_with_token(&other), 1), [1]);
+    there.wait_until(async || {
+        let path = "/_matrix/client/v3/sync";
+        let synced = there.send(Method::GET, path, Some(&token), &Value::Null);
+        synced.await.1["rooms"]["invite"][&private].is_null()
+    });
 }
 
 #[test]
