@@ -6,7 +6,7 @@
 use std::{cell::RefCell, collections::HashMap, sync::Arc};
 
 use ruma::{
-    EventId, OwnedEventId,
+    EventId, ID_MAX_BYTES, OwnedEventId,
     events::{StateEventType, TimelineEventType},
     room_version_rules::RoomVersionRules,
     state_res::{
@@ -68,6 +68,7 @@ pub fn check_by_auth_events<E>(
     rules: &RoomVersionRules,
     fetch: impl Fn(&EventId) -> Result<Option<Arc<Pdu>>, E>,
 ) -> Result<Vec<StateRead>, AuthError<E>> {
+    check_bytes(pdu).map_err(AuthError::Rejected)?;
     let first_error = FirstError::new();
     let fetch: &dyn Fn(&EventId) -> Option<Arc<Pdu>> = &|id| first_error.read(|| fetch(id));
     let reads = RefCell::default();
@@ -81,6 +82,22 @@ pub fn check_by_auth_events<E>(
         });
     finish(first_error, verdict)?;
     Ok(reads.into_inner())
+}
+
+/// The limits of bytes that an event may exceed without being dropped: see [`check_received`].
+///
+/// [`check_received`]: super::format::check_received
+fn check_bytes(pdu: &Pdu) -> Result<(), String> {
+    let (kind, key) = (
+        pdu.event_type().to_string(),
+        pdu.state_key().unwrap_or_default(),
+    );
+    match kind.len().max(key.len()) > ID_MAX_BYTES {
+        true => Err(format!(
+            "type or state_key has more than {ID_MAX_BYTES} bytes"
+        )),
+        false => Ok(()),
+    }
 }
 
 /// Checks an event by a state of its room: the state before it, and the room's current state.

@@ -34,11 +34,27 @@ pub enum FormatError {
     Malformed(String),
 }
 
+/// Checks an event that is made here: as [`check_received`], and the limits of bytes.
+pub(super) fn check(
+    object: &mut CanonicalJsonObject,
+    rules: &RoomVersionRules,
+) -> Result<Vec<u8>, FormatError> {
+    for field in SHORT_FIELDS {
+        if let Some(CanonicalJsonValue::String(value)) = object.get(field) {
+            limit(field, value.len(), ID_MAX_BYTES)?;
+        }
+    }
+    check_received(object, rules)
+}
+
 /// Checks an event against the event format of its room version and the limits of size and depth; returns it as
 /// canonical JSON. The object is unchanged afterwards.
 ///
+/// Before room version 11, Synapse had limits of code points instead of bytes. Rooms have such events, and
+/// others follow them. So they pass here, and are rejected by `authorize.rs` instead of dropped, as by Synapse.
+///
 /// Source: client-server API, "Size limits"; room versions, "Event format".
-pub(super) fn check(
+pub(super) fn check_received(
     object: &mut CanonicalJsonObject,
     rules: &RoomVersionRules,
 ) -> Result<Vec<u8>, FormatError> {
@@ -47,16 +63,26 @@ pub(super) fn check(
     if is_too_deep(&json) {
         return Err(FormatError::TooDeep);
     }
+    // Room version 11, which brought this rule too, is the first in which Synapse drops such events.
+    let limits_bytes = rules.authorization.use_room_create_sender;
+    let mut removed = Vec::new();
     for field in SHORT_FIELDS {
-        if let Some(CanonicalJsonValue::String(value)) = object.get(field) {
+        let Some(CanonicalJsonValue::String(value)) = object.get_mut(field) else {
+            continue;
+        };
+        let is_lenient = !limits_bytes && matches!(field, "type" | "state_key");
+        if is_lenient && value.len() > ID_MAX_BYTES && value.chars().count() <= ID_MAX_BYTES {
+            // ruma would refuse it.
+            removed.push((field.to_owned(), std::mem::take(value).into()));
+        } else {
             limit(field, value.len(), ID_MAX_BYTES)?;
         }
     }
     // ruma rejects 65,536 bytes, which the spec and other servers accept. The exact limit was checked
     // above; an event without its signatures is well below ruma's.
-    let signatures = object.remove_entry("signatures");
+    removed.extend(object.remove_entry("signatures"));
     let verdict = check_pdu_format(object, &rules.event_format).map_err(FormatError::Malformed);
-    object.extend(signatures);
+    object.extend(removed);
     verdict.map(|()| json)
 }
 

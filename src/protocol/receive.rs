@@ -22,7 +22,7 @@ use serde_json::value::RawValue;
 use super::{
     build::BuiltEvent,
     depth::{MAX_DEPTH, is_deeper_than, is_too_deep},
-    format::{FormatError, check, event_id, not_canonical},
+    format::{FormatError, check, check_received, event_id, not_canonical},
     json::object_without,
     pdu::Pdu,
     redact::redact_object,
@@ -85,7 +85,7 @@ impl Incoming {
         } else {
             object_without(json, "unsigned").map_err(not_canonical)?
         };
-        let json = check(&mut object, rules)?;
+        let json = check_received(&mut object, rules)?;
         Ok(Self {
             event_id: event_id(&object, rules)?,
             object,

@@ -1,12 +1,14 @@
 use std::{collections::BTreeMap, sync::Arc};
 
-use ruma::RoomVersionId;
-use serde_json::json;
+use ruma::{RoomVersionId, signatures::hash_and_sign_event};
+use serde_json::{Value, json};
 
 use super::{local, with_store};
 use crate::{
     protocol::{
+        build::BuiltEvent,
         history::{Action, History},
+        receive::{Incoming, Received},
         versions,
     },
     rooms::{
@@ -112,27 +114,9 @@ fn states_of_a_forked_history_are_those_of_full_resolution() {
     for version in versions::SUPPORTED {
         for seed in 0..2 {
             let history = History::random(&version, seed, 80);
-            with_store(async |store| {
-                let local = local();
-                let job = {
-                    let (id, version) =
-                        (history.create_event().room_id().to_owned(), version.clone());
-                    move |tx: &Tx| room::create(tx, &id, &version)
-                };
-                let room = store.write(job).await.expect("the room is made");
-                let mut nums = BTreeMap::new();
-                for index in 0..history.events.len() {
-                    let status = receive_event(store, &local, room, &history, index)
-                        .await
-                        .unwrap_or_else(|error| panic!("{version}, seed {seed}, {index}: {error}"));
-                    *seen.entry(format!("{status:?}")).or_insert(0) += 1;
-                    let id = history.events[index].pdu.event_id();
-                    let num = store.read(|s| event::num_of(s, id)).expect("a read");
-                    nums.insert(num.expect("it was stored"), index);
-                    let checked = store.read(|s| check(s, room, &history, &nums, index));
-                    checked.unwrap_or_else(|error| panic!("{version}, seed {seed}: {error}"));
-                }
-            });
+            for status in statuses_of(&history) {
+                *seen.entry(format!("{status:?}")).or_insert(0) += 1;
+            }
         }
     }
     for status in ["Accepted", "SoftFailed", "RejectedByAuthEvents"] {
@@ -141,6 +125,81 @@ fn states_of_a_forked_history_are_those_of_full_resolution() {
             "the histories have no event that is {status}: {seen:?}"
         );
     }
+}
+
+/// An event of Alice's server that was changed after it was built, and signed again.
+fn sign_changed(
+    history: &History,
+    built: &BuiltEvent,
+    change: fn(&mut Value),
+) -> Option<BuiltEvent> {
+    let mut event = serde_json::from_slice(&built.json).expect("JSON");
+    change(&mut event);
+    let mut object = serde_json::from_value(event).expect("canonical JSON");
+    let (server, key) = ("a.example", History::key("a.example"));
+    hash_and_sign_event(server, &key, &mut object, &history.rules.redaction).expect("signable");
+    let json = serde_json::to_vec(&object).expect("JSON");
+    let incoming = Incoming::parse(&json, history.rules).ok()?;
+    let public = [(key.id().to_string(), key.public_key())];
+    let received = incoming.verify(&[(server.to_owned(), public.into())].into());
+    let Received { json, pdu, .. } = received.expect("valid signatures");
+    Some(BuiltEvent { json, pdu })
+}
+
+#[test]
+fn an_event_with_a_long_state_key_or_type_is_rejected_and_followed_before_version_11() {
+    let changes: [fn(&mut Value); 3] = [
+        |event| event["state_key"] = "ü".repeat(255).into(),
+        |event| event["type"] = "ü".repeat(255).into(),
+        |event| event["state_key"] = "ü".repeat(256).into(),
+    ];
+    for version in versions::SUPPORTED {
+        for (number, change) in changes.into_iter().enumerate() {
+            let mut history = History::public(&version, ALICE);
+            let last = history.events.len() - 1;
+            let state = history.state_after_all(&[last]);
+            let topic = Action::state(ALICE, "m.room.topic", "", json!({ "topic": "birds" }));
+            let built = history.build(&[last], &state, topic);
+            let changed = sign_changed(&history, &built, change);
+            let limits_bytes = history.rules.authorization.use_room_create_sender;
+            assert_eq!(
+                changed.is_some(),
+                !limits_bytes && number < 2,
+                "{version} {number}"
+            );
+            let Some(changed) = changed else { continue };
+            let rejected = history.push(&[last], state, changed, false);
+            let next = Action::message(ALICE, "m.room.message", json!({ "body": "next" }));
+            history.after(&[rejected], next);
+            let statuses = statuses_of(&history);
+            assert_eq!(statuses[rejected], Status::RejectedByAuthEvents);
+            assert_eq!(statuses[rejected + 1], Status::Accepted);
+        }
+    }
+}
+
+/// The statuses of the events when they are received in order. The states are those of the history.
+fn statuses_of(history: &History) -> Vec<Status> {
+    let mut statuses = Vec::new();
+    with_store(async |store| {
+        let (local, id) = (local(), history.create_event().room_id().to_owned());
+        let (version, of) = (history.version.clone(), &history.version);
+        let made = store.write(move |tx: &Tx| room::create(tx, &id, &version));
+        let room = made.await.expect("the room is made");
+        let mut nums = BTreeMap::new();
+        for (index, event) in history.events.iter().enumerate() {
+            let status = receive_event(store, &local, room, history, index).await;
+            statuses.push(status.unwrap_or_else(|error| panic!("{of}, {index}: {error}")));
+            let check = |s: &Snapshot| {
+                let num = event::num_of(s, event.pdu.event_id())?.expect("it was stored");
+                nums.insert(num, index);
+                check(s, room, history, &nums, index)
+            };
+            let checked = store.read(check);
+            checked.unwrap_or_else(|error| panic!("{of}, {index}: {error}"));
+        }
+    });
+    statuses
 }
 
 #[test]
