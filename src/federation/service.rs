@@ -216,6 +216,9 @@ impl Federation {
     /// Has to be called with every effect of a commit.
     pub fn apply(&self, effect: &Effect) {
         self.sender.apply(effect);
+        if let Effect::MembershipChanged = effect {
+            self.spaces.membership_changed();
+        }
     }
 
     /// Sends an EDU to the other servers in `room`.

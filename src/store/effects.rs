@@ -24,6 +24,8 @@ pub enum Effect {
     BackgroundJob,
     /// Files with media are to be removed from the disk.
     MediaGone,
+    /// The membership of a local user in some room.
+    MembershipChanged,
     /// Other servers are to get something.
     Outgoing,
 }

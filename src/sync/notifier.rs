@@ -154,6 +154,7 @@ impl Notifier {
                 Effect::BackgroundJob
                 | Effect::Outgoing
                 | Effect::MediaGone
+                | Effect::MembershipChanged
                 | Effect::ServerAddressed(_) => {}
             }
         }

@@ -2,7 +2,14 @@
 //!
 //! Source: server-server API, `GET /hierarchy/{roomId}`.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use ruma::{
     OwnedRoomId, OwnedServerName, RoomId,
@@ -47,7 +54,26 @@ pub struct RemoteHierarchy {
 
 pub struct Spaces {
     client: Client,
-    cached: Cache<(OwnedRoomId, bool), Result<Arc<RemoteHierarchy>, Error>>,
+    cached: Cache<(OwnedRoomId, bool), Cached>,
+    /// How many memberships of local users changed since the start.
+    membership_changes: AtomicU64,
+}
+
+#[derive(Clone)]
+struct Cached {
+    outcome: Result<Arc<RemoteHierarchy>, Error>,
+    /// [`Spaces::membership_changes`] before the request.
+    membership_changes: u64,
+}
+
+impl Cached {
+    /// Whether the server would answer otherwise if users of this server were in other rooms.
+    fn has_refusals(&self) -> bool {
+        match &self.outcome {
+            Ok(hierarchy) => !hierarchy.inaccessible.is_empty(),
+            Err(error) => matches!(error, Error::Status(..)),
+        }
+    }
 }
 
 impl Spaces {
@@ -55,7 +81,13 @@ impl Spaces {
         Self {
             client: client.clone(),
             cached: Cache::with_max_bytes(clock, MAX_CACHED, MAX_CACHED_BYTES),
+            membership_changes: AtomicU64::new(0),
         }
+    }
+
+    /// Servers that refused something may give it now.
+    pub fn membership_changed(&self) {
+        self.membership_changes.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The hierarchy of `room` from the first of `servers` that answers, with all children or only the
@@ -67,8 +99,12 @@ impl Spaces {
         servers: &[OwnedServerName],
     ) -> Result<Arc<RemoteHierarchy>, Error> {
         let key = (room.to_owned(), suggested_only);
-        if let Some(cached) = self.cached.get(&key) {
-            return cached;
+        let membership_changes = self.membership_changes.load(Ordering::Relaxed);
+        let is_current = |cached: &Cached| {
+            cached.membership_changes == membership_changes || !cached.has_refusals()
+        };
+        if let Some(cached) = self.cached.get(&key).filter(is_current) {
+            return cached.outcome;
         }
         let mut outcome = Err(Error::NotAllowed);
         let servers = servers
@@ -86,7 +122,11 @@ impl Spaces {
             Err(Error::NotAllowed) => return outcome,
             Err(error) => (error.to_string().len(), FAILURE_TTL),
         };
-        self.cached.insert_sized(key, outcome.clone(), bytes, ttl);
+        let cached = Cached {
+            outcome: outcome.clone(),
+            membership_changes,
+        };
+        self.cached.insert_sized(key, cached, bytes, ttl);
         outcome
     }
 

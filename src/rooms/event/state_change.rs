@@ -148,5 +148,6 @@ pub(in crate::rooms) fn set_local_membership(
         None => drop(memberships.remove((user, room))?),
     }
     tx.effect(Effect::UserChanged(user, position));
+    tx.effect(Effect::MembershipChanged);
     Ok(())
 }

@@ -127,3 +127,24 @@ fn rooms_are_shown_to_servers_whose_users_may_knock_or_are_invited() {
     here.clock.advance(Duration::from_mins(10));
     assert_eq!(summary(&alice, &room, &via).0, 200);
 }
+
+#[test]
+fn a_child_that_was_refused_is_requested_again_after_a_join_here() {
+    let [here, there] = TestServer::federating();
+    let (alice, bob) = (here.register("alice"), there.register("bob"));
+    let via = json!({ "via": [there.name()] });
+    let club = create_room(&bob, json!({ "preset": "public_chat", "name": "club" }));
+    let allow = json!([{ "type": "m.room_membership", "room_id": club }]);
+    let rule = json!({ "join_rule": "restricted", "allow": allow });
+    let for_members = create_with_join_rule(&bob, "11", rule);
+    let space = create_space(&alice, "space");
+    add_child(&alice, &space, &for_members, via);
+    let is_shown = || {
+        let response = expect_ok(hierarchy(&alice, &space, ""));
+        let rooms = response["rooms"].as_array().expect("rooms").clone();
+        rooms.iter().any(|room| room["room_id"] == for_members)
+    };
+    assert!(!is_shown());
+    join_via(&alice, &club, &there);
+    assert!(is_shown());
+}
