@@ -227,3 +227,54 @@ fn push_rules_are_limited_in_total_size() {
     assert!(responses[..3].iter().all(|(status, _)| *status == 200));
     expect_error(&responses[3], 413, "M_TOO_LARGE");
 }
+
+#[test]
+fn conditions_and_actions_come_back_as_the_client_sent_them() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let custom = path("override", "custom");
+    let conditions = json!([
+        { "kind": "event_match", "key": "type", "pattern": "m.room.*", "org.example.note": [1] },
+        { "kind": "room_member_count", "is": "==2", "org.example.label": "two" },
+        { "kind": "org.example.moon", "phase": "full" },
+    ]);
+    let actions = json!([
+        "notify",
+        { "set_tweak": "sound", "value": "ring", "org.example.volume": 3 },
+        { "set_tweak": "highlight", "value": true },
+        { "set_tweak": "org.example.tweak", "value": { "a": 1 }, "b": 2 },
+        { "org.example.action": { "c": 3 } },
+    ]);
+    let body = json!({ "conditions": conditions, "actions": actions });
+    expect_ok(alice.put(&custom, body));
+    let is_as_sent = |rule: &Value, actions: &Value| {
+        assert_eq!(rule["conditions"], conditions);
+        assert_eq!(rule["actions"], *actions);
+    };
+    is_as_sent(&expect_ok(alice.get(&custom)), &actions);
+    let synced = sync(&alice, None);
+    let rules = content_of(&synced["account_data"]["events"], "m.push_rules");
+    is_as_sent(&rules["global"]["override"][1], &actions);
+    is_as_sent(
+        &expect_ok(alice.get(&format!("{RULES}/global/")))["override"][1],
+        &actions,
+    );
+    // A change of other rules and parts of the rule leaves it as it was.
+    expect_ok(alice.put(&path("room", "!a:b"), json!({ "actions": [] })));
+    expect_ok(alice.put(&format!("{custom}/enabled"), json!({ "enabled": false })));
+    is_as_sent(&expect_ok(alice.get(&custom)), &actions);
+    let actions = json!([{ "set_tweak": "sound", "value": "ring" }]);
+    expect_ok(alice.put(&format!("{custom}/actions"), json!({ "actions": actions })));
+    is_as_sent(&expect_ok(alice.get(&custom)), &actions);
+    let louder = json!([{ "set_tweak": "sound", "value": "ring", "org.example.volume": 9 }]);
+    let quieter = json!([{ "set_tweak": "sound", "value": "ring" }]);
+    let master = path("override", ".m.rule.master");
+    for actions in [louder, quieter] {
+        let body = json!({ "actions": actions });
+        for rule in [&custom, &master] {
+            expect_ok(alice.put(&format!("{rule}/actions"), body.clone()));
+            let path = format!("{rule}/actions");
+            assert_eq!(expect_ok(alice.get(&path)), body);
+        }
+    }
+}

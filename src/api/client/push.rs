@@ -11,14 +11,15 @@ use ruma::{
         },
         error::{DeserializationError, ErrorKind},
     },
-    push::{AnyPushRule, InsertPushRuleError, RemovePushRuleError, RuleKind, Ruleset},
+    push::{InsertPushRuleError, RemovePushRuleError, RuleKind, Ruleset},
+    serde::JsonObject,
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
-    api::{Adapted, Api, Error, Quirk, Session, adapted::edit_body},
-    users::account_data::push_rules,
+    api::{Adapted, Api, AsSent, Error, Quirk, Session, Streamed, adapted::edit_body},
+    users::account_data::push_rules::{self, SentRule},
 };
 
 /// `GET /_matrix/client/v3/pushrules/`
@@ -26,9 +27,8 @@ pub async fn get_pushrules_all(
     api: Api,
     session: Session,
     _request: get_pushrules_all::v3::Request,
-) -> Result<get_pushrules_all::v3::Response, Error> {
-    let rules = api.users.push_rules(session.user, &session.user_id)?;
-    Ok(get_pushrules_all::v3::Response::new(rules))
+) -> Result<Streamed, Error> {
+    Streamed::json(&content(&api, &session)?)
 }
 
 /// `GET /_matrix/client/v3/pushrules/global/`
@@ -36,9 +36,8 @@ pub async fn get_pushrules_global_scope(
     api: Api,
     session: Session,
     _request: get_pushrules_global_scope::v3::Request,
-) -> Result<get_pushrules_global_scope::v3::Response, Error> {
-    let rules = api.users.push_rules(session.user, &session.user_id)?;
-    Ok(get_pushrules_global_scope::v3::Response::new(rules))
+) -> Result<Streamed, Error> {
+    Streamed::json(&content(&api, &session)?["global"])
 }
 
 /// `GET /_matrix/client/v3/pushrules/global/{kind}/{ruleId}`
@@ -46,9 +45,8 @@ pub async fn get_pushrule(
     api: Api,
     session: Session,
     request: get_pushrule::v3::Request,
-) -> Result<get_pushrule::v3::Response, Error> {
-    let rule = rule(&api, &session, request.kind, &request.rule_id)?;
-    Ok(get_pushrule::v3::Response::new(rule.into()))
+) -> Result<Streamed, Error> {
+    Streamed::json(&rule(&api, &session, &request.kind, &request.rule_id)?)
 }
 
 /// `GET /_matrix/client/v3/pushrules/global/{kind}/{ruleId}/enabled`
@@ -57,8 +55,9 @@ pub async fn get_pushrule_enabled(
     session: Session,
     request: get_pushrule_enabled::v3::Request,
 ) -> Result<get_pushrule_enabled::v3::Response, Error> {
-    let rule = rule(&api, &session, request.kind, &request.rule_id)?;
-    Ok(get_pushrule_enabled::v3::Response::new(rule.enabled()))
+    let rule = rule(&api, &session, &request.kind, &request.rule_id)?;
+    let enabled = rule["enabled"] == true;
+    Ok(get_pushrule_enabled::v3::Response::new(enabled))
 }
 
 /// `GET /_matrix/client/v3/pushrules/global/{kind}/{ruleId}/actions`
@@ -66,26 +65,26 @@ pub async fn get_pushrule_actions(
     api: Api,
     session: Session,
     request: get_pushrule_actions::v3::Request,
-) -> Result<get_pushrule_actions::v3::Response, Error> {
-    let rule = rule(&api, &session, request.kind, &request.rule_id)?;
-    let actions = rule.actions().to_vec();
-    Ok(get_pushrule_actions::v3::Response::new(actions))
+) -> Result<Streamed, Error> {
+    let rule = rule(&api, &session, &request.kind, &request.rule_id)?;
+    Streamed::json(&json!({ "actions": rule["actions"] }))
 }
 
-/// `conditions` is optional; ruma requires it of rules that may have some.
+/// The body as the client sent it. `conditions` is optional; ruma requires it of rules that may have some.
 #[derive(Debug)]
-pub struct OptionalConditions;
+pub struct OptionalConditions(JsonObject);
 
 impl Quirk for OptionalConditions {
     fn apply(
         request: &mut http::Request<Cow<'_, [u8]>>,
-        _path_arguments: &[&str],
+        path_arguments: &[&str],
     ) -> Result<Self, DeserializationError> {
+        let AsSent(sent) = AsSent::apply(request, path_arguments)?;
         edit_body(request, |body| {
             body.entry("conditions")
                 .or_insert_with(|| Value::Array(Vec::new()));
         })?;
-        Ok(Self)
+        Ok(Self(sent))
     }
 }
 
@@ -93,7 +92,10 @@ impl Quirk for OptionalConditions {
 pub async fn set_pushrule(
     api: Api,
     session: Session,
-    Adapted { request, .. }: Adapted<set_pushrule::v3::Request, OptionalConditions>,
+    Adapted {
+        request,
+        quirk: OptionalConditions(fields),
+    }: Adapted<set_pushrule::v3::Request, OptionalConditions>,
 ) -> Result<set_pushrule::v3::Response, Error> {
     let set_pushrule::v3::Request {
         rule,
@@ -101,7 +103,12 @@ pub async fn set_pushrule(
         after,
         ..
     } = request;
-    change(&api, &session, move |rules| {
+    let sent = SentRule {
+        kind: rule.kind(),
+        id: rule.rule_id().to_owned(),
+        fields,
+    };
+    change(&api, &session, Some(sent), move |rules| {
         push_rules::insert(rules, rule.clone(), after.as_deref(), before.as_deref())
             .map_err(not_inserted)
     })
@@ -116,7 +123,7 @@ pub async fn delete_pushrule(
     request: delete_pushrule::v3::Request,
 ) -> Result<delete_pushrule::v3::Response, Error> {
     let (kind, id) = (request.kind, request.rule_id);
-    change(&api, &session, move |rules| {
+    change(&api, &session, None, move |rules| {
         rules
             .remove(kind.clone(), &id)
             .map_err(|error| match error {
@@ -137,7 +144,7 @@ pub async fn set_pushrule_enabled(
     request: set_pushrule_enabled::v3::Request,
 ) -> Result<set_pushrule_enabled::v3::Response, Error> {
     let (kind, id, enabled) = (request.kind, request.rule_id, request.enabled);
-    change(&api, &session, move |rules| {
+    change(&api, &session, None, move |rules| {
         let set = rules.set_enabled(kind.clone(), &id, enabled);
         set.map_err(|_| no_rule())
     })
@@ -149,10 +156,18 @@ pub async fn set_pushrule_enabled(
 pub async fn set_pushrule_actions(
     api: Api,
     session: Session,
-    request: set_pushrule_actions::v3::Request,
+    Adapted {
+        request,
+        quirk: AsSent(fields),
+    }: Adapted<set_pushrule_actions::v3::Request, AsSent>,
 ) -> Result<set_pushrule_actions::v3::Response, Error> {
     let (kind, id, actions) = (request.kind, request.rule_id, request.actions);
-    change(&api, &session, move |rules| {
+    let sent = SentRule {
+        kind: kind.clone(),
+        id: id.clone(),
+        fields,
+    };
+    change(&api, &session, Some(sent), move |rules| {
         let set = rules.set_actions(kind.clone(), &id, actions.clone());
         set.map_err(|_| no_rule())
     })
@@ -176,19 +191,28 @@ fn not_inserted(error: InsertPushRuleError) -> Error {
     }
 }
 
-fn rule(api: &Api, session: &Session, kind: RuleKind, id: &str) -> Result<AnyPushRule, Error> {
-    let rules = api.users.push_rules(session.user, &session.user_id)?;
-    let rule = rules.get(kind, id).ok_or_else(no_rule)?;
-    Ok(rule.to_owned())
+/// All rules, as JSON: ruma's types drop what they do not know.
+fn content(api: &Api, session: &Session) -> Result<Value, Error> {
+    let content = api.users.push_rules_content(session.user, &session.user_id);
+    Ok(content?)
+}
+
+fn rule(api: &Api, session: &Session, kind: &RuleKind, id: &str) -> Result<Value, Error> {
+    let content = content(api, session)?;
+    let rules = content["global"][kind.as_str()].as_array();
+    let mut rules = rules.into_iter().flatten();
+    let rule = rules.find(|rule| rule["rule_id"] == id);
+    rule.cloned().ok_or_else(no_rule)
 }
 
 async fn change(
     api: &Api,
     session: &Session,
+    sent: Option<SentRule>,
     change: impl Fn(&mut Ruleset) -> Result<(), Error> + Send + 'static,
 ) -> Result<(), Error> {
     let change = api
         .users
-        .change_push_rules(session.user, &session.user_id, change);
+        .change_push_rules(session.user, &session.user_id, sent, change);
     change.await
 }

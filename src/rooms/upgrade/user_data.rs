@@ -116,7 +116,7 @@ fn copy_push_rules(tx: &Tx, user: UserNum, old: &RoomId, new: &RoomId) -> Result
     {
         rules.override_.shift_insert(at + 1, rule);
     }
-    match push_rules::put(tx, user, &id, rules) {
+    match push_rules::put(tx, user, &id, rules, None) {
         Err(users::Error::Store(error)) => Err(error.into()),
         // Too many rules are no reason to refuse the join.
         _ => Ok(()),

@@ -7,6 +7,7 @@ mod client;
 pub mod ignored_users;
 pub mod push_rules;
 mod rows;
+mod sent_push_rules;
 mod tags;
 
 pub(super) use self::rows::remove_all;

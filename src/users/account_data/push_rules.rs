@@ -11,10 +11,15 @@ use ruma::{
         AnyPushRuleRef, ConditionalPushRule, InsertPushRuleError, NewPushRule, PushCondition,
         RuleKind, Ruleset,
     },
+    serde::JsonObject,
 };
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use super::rows::{self, GLOBAL};
+use super::{
+    rows::{self, GLOBAL},
+    sent_push_rules,
+};
 use crate::{
     store::{self, Reader, Tx, UserNum, records::AccountData},
     users::{Error, Users, id_of},
@@ -27,6 +32,7 @@ const MAX_STORED_BYTES: usize = 64 * 1024;
 /// Glob patterns of one user that are matched against the body of messages: each costs about a
 /// millisecond per message.
 const MAX_BODY_GLOBS: usize = 50;
+const NOT_SERIALIZABLE: store::Error = store::Error::NotSerializable("push rules");
 /// ruma panics over very long ones.
 const MAX_GLOB_BYTES: usize = 255;
 
@@ -34,6 +40,13 @@ const MAX_GLOB_BYTES: usize = 255;
 #[derive(Default, Deserialize, Serialize)]
 struct Content {
     global: Ruleset,
+}
+
+/// Of the definition of a rule, the fields as the client sent them.
+pub struct SentRule {
+    pub kind: RuleKind,
+    pub id: String,
+    pub fields: JsonObject,
 }
 
 /// The rules of `user`, whose id is `user_id`, with the defaults.
@@ -87,12 +100,37 @@ pub fn insert(
 
 /// The content of the account data as clients see it.
 pub(super) fn client_content(r: &impl Reader, user: UserNum) -> Result<String, store::Error> {
-    let global = load(r, user, &id_of(r, user)?)?;
-    text(&Content { global })
+    text(&for_client(r, user, &id_of(r, user)?)?)
 }
 
-fn text(content: &Content) -> Result<String, store::Error> {
-    serde_json::to_string(content).map_err(|_| store::Error::NotSerializable("push rules"))
+/// The rules with the defaults, as JSON with the conditions and actions that clients sent.
+fn for_client(r: &impl Reader, user: UserNum, user_id: &UserId) -> Result<Value, store::Error> {
+    let stored = stored(r, user)?;
+    let global = match &stored {
+        Some(data) => with_server_defaults(&data.content, user_id)?,
+        None => Ruleset::server_default(user_id),
+    };
+    content(global, &[], stored.as_ref())
+}
+
+/// The content of the account data: `global`, with conditions and actions as they were in `sent`, or else in
+/// the data that are stored.
+fn content(
+    global: Ruleset,
+    sent: &[&Value],
+    stored: Option<&AccountData>,
+) -> Result<Value, store::Error> {
+    let content = serde_json::to_value(Content { global });
+    let mut content = content.map_err(|_| NOT_SERIALIZABLE)?;
+    let stored: Option<Value> = stored.and_then(|data| serde_json::from_str(&data.content).ok());
+    let before = stored.as_ref().map(|stored| &stored["global"]);
+    let sources: Vec<&Value> = sent.iter().copied().chain(before).collect();
+    sent_push_rules::restore(&mut content["global"], &sources);
+    Ok(content)
+}
+
+fn text(content: &Value) -> Result<String, store::Error> {
+    serde_json::to_string(content).map_err(|_| NOT_SERIALIZABLE)
 }
 
 /// `rules` without the unchanged defaults.
@@ -156,21 +194,29 @@ fn check_body_globs(rules: &Ruleset) -> Result<(), Error> {
     Ok(())
 }
 
-/// Stores `rules` for `user`, whose id is `user_id`.
+/// Stores `rules` for `user`, whose id is `user_id`, with what a client has just sent of one of them.
 ///
 /// # Errors
 /// [`Error::TooMany`], [`Error::TooLarge`] or [`Error::InvalidParam`], before anything is written.
-pub fn put(tx: &Tx, user: UserNum, user_id: &UserId, rules: Ruleset) -> Result<(), Error> {
+pub fn put(
+    tx: &Tx,
+    user: UserNum,
+    user_id: &UserId,
+    rules: Ruleset,
+    sent: Option<&SentRule>,
+) -> Result<(), Error> {
     let rules = without_defaults(rules, user_id);
     if rules.iter().count() > MAX_RULES {
         return Err(Error::TooMany("a user has at most 500 push rules"));
     }
     check_body_globs(&rules)?;
-    let content = text(&Content { global: rules })?;
+    let before = stored(tx, user)?;
+    let sent = sent.map(|rule| sent_push_rules::ruleset(&rule.kind, &rule.id, &rule.fields));
+    let sent: Vec<&Value> = sent.iter().collect();
+    let content = text(&content(rules, &sent, before.as_ref())?)?;
     if content.len() > MAX_STORED_BYTES {
         return Err(Error::TooLarge("push rules have at most 64 KiB"));
     }
-    let before = stored(tx, user)?;
     if before.is_none_or(|before| before.content != content) {
         rows::put(tx, user, GLOBAL, EVENT_TYPE, &content)?;
     }
@@ -178,16 +224,20 @@ pub fn put(tx: &Tx, user: UserNum, user_id: &UserId, rules: Ruleset) -> Result<(
 }
 
 impl Users {
-    pub fn push_rules(&self, user: UserNum, user_id: &UserId) -> Result<Ruleset, Error> {
-        Ok(self.store.read(|s| load(s, user, user_id))?)
+    /// The content of the account data as clients see it.
+    pub fn push_rules_content(&self, user: UserNum, user_id: &UserId) -> Result<Value, Error> {
+        Ok(self.store.read(|s| for_client(s, user, user_id))?)
     }
 
+    /// `sent` is what the client said of the rule that `change` sets.
+    ///
     /// # Errors
     /// Those of `change` and of [`put`].
     pub async fn change_push_rules<E>(
         &self,
         user: UserNum,
         user_id: &UserId,
+        sent: Option<SentRule>,
         change: impl Fn(&mut Ruleset) -> Result<(), E> + Send + 'static,
     ) -> Result<(), E>
     where
@@ -198,7 +248,7 @@ impl Users {
             .write(move |tx| {
                 let mut rules = load(tx, user, &user_id)?;
                 change(&mut rules)?;
-                Ok(put(tx, user, &user_id, rules)?)
+                Ok(put(tx, user, &user_id, rules, sent.as_ref())?)
             })
             .await
     }
@@ -233,13 +283,13 @@ mod tests {
             };
             server
                 .users
-                .change_push_rules(alice, id, quiet)
+                .change_push_rules(alice, id, None, quiet)
                 .await
                 .unwrap();
             let content: Content = serde_json::from_str(&stored().unwrap().content).unwrap();
             let ids: Vec<_> = content.global.iter().map(|rule| rule.rule_id()).collect();
             assert_eq!(ids, [MASTER.as_ref(), "!a:b"]);
-            let whole = server.users.push_rules(alice, id).unwrap();
+            let whole = server.store.read(|s| load(s, alice, id)).unwrap();
             let defaults = Ruleset::server_default(id);
             assert_eq!(whole.iter().count(), defaults.iter().count() + 1);
             assert_eq!(
@@ -261,10 +311,8 @@ mod tests {
         removed.rule_id = ".m.rule.removed".to_owned();
         old.override_.insert(removed);
         old.override_.shift_remove(".m.rule.tombstone");
-        let stored = text(&Content {
-            global: without_defaults(old, id),
-        });
-        let new = with_server_defaults(&stored.unwrap(), id).unwrap();
+        let stored = content(without_defaults(old, id), &[], None).unwrap();
+        let new = with_server_defaults(&stored.to_string(), id).unwrap();
         let actions = |rules: &Ruleset, rule: &str| {
             let rule = rules.get(kind.clone(), rule).unwrap();
             rule.actions().iter().any(Action::should_notify)
