@@ -174,7 +174,11 @@ impl Server {
             store: store.clone(),
             stopping,
         };
-        let changed = |room| api.notifier.ephemeral_changed_in(room);
+        let changed = |room| match room {
+            Some(room) => api.notifier.ephemeral_changed_in(room),
+            // Nobody waits for a sync yet.
+            None => api.notifier.ephemeral_changed_for([]),
+        };
         api.typing.end_stored(&store, changed).await?;
         let typing = api.typing.clone();
         let edge = Edge::new(Arc::new(api));
@@ -227,7 +231,7 @@ impl Server {
         let typing = self.typing;
         let stored = self.store.write(move |tx| typing.store_rooms(tx)).await;
         if let Err(error) = stored {
-            log::warn!("who was typing is forgotten: {error}");
+            log::debug!("the rooms in which somebody types are not stored: {error}");
         }
         self.store.close().await;
         self.publishing.await;

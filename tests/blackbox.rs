@@ -11,6 +11,8 @@ mod one_time_keys;
 mod shares;
 #[path = "blackbox/systemd.rs"]
 mod systemd;
+#[path = "blackbox/typing.rs"]
+mod typing;
 
 use std::{
     collections::{BTreeMap, HashMap},

@@ -34,6 +34,8 @@ pub struct Typing {
     rooms: Mutex<HashMap<RoomNum, InRoom>>,
     /// The position up to which users who left their room are removed.
     checked: AtomicU64,
+    /// The ephemeral position of a change that any room may have had.
+    any_changed: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -151,18 +153,26 @@ impl Typing {
     /// The users typing in `room`, if that changed after this ephemeral position.
     pub fn changed_after(&self, room: RoomNum, position: u64) -> Option<Vec<UserNum>> {
         let rooms = self.lock();
-        let room = rooms.get(&room).filter(|room| room.changed > position)?;
-        Some(room.users.iter().map(|typing| typing.user).collect())
+        let room = rooms.get(&room);
+        if !self.any_changed_after(position) {
+            room.filter(|room| room.changed > position)?;
+        }
+        let users = room.into_iter().flat_map(|room| &room.users);
+        Some(users.map(|typing| typing.user).collect())
     }
 
-    /// The rooms that changed after this ephemeral position.
-    pub fn rooms_after(&self, position: u64) -> Vec<RoomNum> {
+    /// The rooms that changed after this ephemeral position; `None` if that may be any.
+    pub fn rooms_after(&self, position: u64) -> Option<Vec<RoomNum>> {
+        if self.any_changed_after(position) {
+            return None;
+        }
         let rooms = self.lock();
-        rooms
-            .iter()
-            .filter(|(_, room)| room.changed > position)
-            .map(|(num, _)| *num)
-            .collect()
+        let changed = rooms.iter().filter(|(_, room)| room.changed > position);
+        Some(changed.map(|(num, _)| *num).collect())
+    }
+
+    fn any_changed_after(&self, position: u64) -> bool {
+        self.any_changed.load(Ordering::Relaxed) > position
     }
 
     /// Stores the rooms in which somebody types, when the server stops: after its start nobody does, and
@@ -171,18 +181,15 @@ impl Typing {
         let rooms = self.lock();
         let rooms = rooms.iter().filter(|(_, room)| !room.users.is_empty());
         let nums: Vec<String> = rooms.map(|(num, _)| num.0.to_string()).collect();
-        if !nums.is_empty() {
-            tx.facts()?.insert(TYPING_ROOMS, nums.join(" ").as_str())?;
-        }
-        Ok(())
+        Ok(tx.facts()?.insert(TYPING_ROOMS, nums.join(" ").as_str())?)
     }
 
-    /// Marks that nobody types any more in the stored rooms. `changed` gives each change its ephemeral
-    /// position.
+    /// Marks that nobody types any more in the stored rooms, or in any room if the server was killed before it
+    /// stored them. `changed` gives each change its ephemeral position.
     pub async fn end_stored(
         &self,
         store: &Store,
-        changed: impl Fn(RoomNum) -> u64,
+        changed: impl Fn(Option<RoomNum>) -> u64,
     ) -> Result<(), store::Error> {
         let stored = store.read(|s| {
             let nums = s
@@ -192,12 +199,13 @@ impl Typing {
             Ok::<_, store::Error>(nums)
         })?;
         let Some(stored) = stored else {
+            self.any_changed.store(changed(None), Ordering::Relaxed);
             return Ok(());
         };
         let remove = |tx: &Tx| tx.facts()?.remove(TYPING_ROOMS);
         store.write(remove).await?;
         for num in stored.split(' ').filter_map(|num| num.parse().ok()) {
-            let position = changed(RoomNum(num));
+            let position = changed(Some(RoomNum(num)));
             self.lock().entry(RoomNum(num)).or_default().changed = position;
         }
         Ok(())

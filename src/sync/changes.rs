@@ -37,7 +37,8 @@ impl Changes {
     ) -> Self {
         let in_rooms = |since: Since| {
             let rooms = notifier.rooms_after(since.position)?;
-            Some(rooms.into_iter().chain(typing.rooms_after(since.ephemeral)))
+            let typing = typing.rooms_after(since.ephemeral)?;
+            Some(rooms.into_iter().chain(typing))
         };
         let since = range.since.filter(|_| !request.full_state);
         Self {

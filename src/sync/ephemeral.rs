@@ -34,8 +34,13 @@ pub fn events(
         return Ok(Vec::new());
     }
     if wants(wanted, "m.typing") {
-        let since = range.since.map_or(0, |since| since.ephemeral);
-        if let Some(users) = typing.changed_after(room, since) {
+        let users = match range.since {
+            Some(since) => typing.changed_after(room, since.ephemeral),
+            None => typing
+                .changed_after(room, 0)
+                .filter(|users| !users.is_empty()),
+        };
+        if let Some(users) = users {
             let users = users.into_iter().map(|user| users::id_of(r, user));
             let users = users.collect::<Result<Vec<_>, _>>()?;
             events.push(json!({ "type": "m.typing", "content": { "user_ids": users } }));
