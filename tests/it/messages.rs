@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use crate::{
     client_api::{
-        create_room_with, join, leave, message_bodies, next_batch, percent_encode, room_path,
-        send_text, set_state, sync,
+        create_room, create_room_with, join, leave, message_bodies, next_batch, percent_encode,
+        room_path, send_text, set_state, sync,
     },
     test_server::{TestServer, TestUser, expect_error, expect_ok},
 };
@@ -382,4 +382,41 @@ fn json_nested_more_than_100_levels_is_refused() {
         }
     }
     send_text(&alice, &room, "after");
+}
+
+/// The number of events of a page of `/messages`, and its `end`.
+fn page(user: &TestUser<'_>, room: &str, query: &str) -> (usize, Option<String>) {
+    let page = expect_ok(user.get(&room_path(room, &format!("messages?{query}"))));
+    let events = page["chunk"].as_array().expect("a chunk").len();
+    (events, page["end"].as_str().map(ToOwned::to_owned))
+}
+
+#[test]
+fn messages_has_an_end_only_where_more_may_come() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let room = create_room(&alice, json!({ "preset": "public_chat" }));
+    send_text(&alice, &room, "first");
+    let (all, end) = page(&alice, &room, "dir=b&limit=100");
+    assert_eq!(end, None);
+    assert_eq!(
+        page(&alice, &room, &format!("dir=b&limit={all}")),
+        (all, None)
+    );
+    let (most, end) = page(&alice, &room, &format!("dir=b&limit={}", all - 1));
+    let end = end.expect("the create event comes");
+    assert_eq!(most, all - 1);
+    let last = format!("dir=b&limit=100&from={end}");
+    assert_eq!(page(&alice, &room, &last), (1, None));
+    let filter = percent_encode(r#"{"types":["org.example.none"]}"#);
+    assert_eq!(
+        page(&alice, &room, &format!("dir=b&filter={filter}")),
+        (0, None)
+    );
+    // Later messages come after the newest one.
+    let (forward, end) = page(&alice, &room, "dir=f&limit=100");
+    let next = format!("dir=f&from={}", end.expect("more may come"));
+    assert_eq!((forward, page(&alice, &room, &next)), (all, (0, None)));
+    send_text(&alice, &room, "second");
+    assert_eq!(page(&alice, &room, &next).0, 1);
 }

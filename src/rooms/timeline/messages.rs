@@ -43,7 +43,8 @@ pub struct PageRequest<'a> {
 pub struct Page {
     /// In the direction of the request.
     pub events: Vec<StoredEvent>,
-    /// The point at which the next page begins; `None` if there are no more events.
+    /// The point at which the next page begins; `None` if there are no more events. After the newest event it is
+    /// the point from which later ones are read.
     pub end: Option<Place>,
     /// The place of the event at which the page ends because the events before it are missing here.
     pub gap: Option<Place>,
@@ -76,7 +77,8 @@ pub fn page(
             Direction::Forward => timeline::forwards(r, request.room, point.next(), BATCH_ROWS)?,
         };
         if rows.is_empty() {
-            page.end = None;
+            let is_live_end = !backward && !page.events.is_empty();
+            page.end = is_live_end.then_some(point);
             return Ok(page);
         }
         for (place, row) in rows {
