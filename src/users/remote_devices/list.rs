@@ -68,6 +68,32 @@ fn raw<T>(user: UserNum, json: String) -> Result<Raw<T>, store::Error> {
         .map_err(|_| store::Error::corrupt("remote_device_lists", user, "a key is not JSON"))
 }
 
+/// Whether the stored list of `user` is not stale and the same as that of `response`.
+pub fn is_same(
+    r: &impl Reader,
+    user: UserNum,
+    response: &DeviceListResponse,
+) -> Result<bool, store::Error> {
+    let list = r.remote_device_lists()?.load(user)?;
+    let has_same_keys = list.is_some_and(|list| {
+        !list.is_stale
+            && list.master_key == response.master_key
+            && list.self_signing_key == response.self_signing_key
+    });
+    if !has_same_keys {
+        return Ok(false);
+    }
+    let mut expected = response.devices.iter();
+    for row in r.remote_devices()?.prefix(user)? {
+        let (key, device) = row?;
+        let device = device.record(&key)?;
+        if expected.next() != Some((&key.value().1.into(), &device)) {
+            return Ok(false);
+        }
+    }
+    Ok(expected.next().is_none())
+}
+
 /// Stores a list that was fetched at `now_ms`. `is_stale` if it has changed meanwhile.
 pub fn replace(
     tx: &Tx,

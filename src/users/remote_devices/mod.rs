@@ -11,8 +11,8 @@ mod updates;
 pub use self::{
     check::{are_valid_device_keys, is_valid_cross_signing_key},
     list::{
-        Device, DeviceList, is_stale, is_tracked, load, mark_stale, remove, replace, stale_users,
-        track, tracked_users,
+        Device, DeviceList, is_same, is_stale, is_tracked, load, mark_stale, remove, replace,
+        stale_users, track, tracked_users,
     },
     response::DeviceListResponse,
     updates::{

@@ -6,9 +6,9 @@ use hearth::users::remote_devices::DeviceList;
 use ruma::{DeviceId, UserId, api::federation::device::get_devices};
 use serde_json::{Value, json};
 
-use super::to_device::send_edus;
+use super::to_device::{send_edus, send_note, wait_for_notes};
 use crate::{
-    client_api::{create_room, join_via, leave, next_batch, sync, sync_with},
+    client_api::{create_room, join_via, leave, next_batch, send_text, sync, sync_with},
     cross_signing::{CrossSigningKeys, UPLOAD_CROSS_SIGNING_KEYS},
     e2ee_keys::{device_keys, upload_keys},
     test_server::{TestServer, TestUser, expect_ok},
@@ -124,6 +124,33 @@ fn remote_device_changes_are_synced_to_room_members() {
     let new = there.log_in("bob");
     let since = wait_for_changed(&alice, &bob.user_id, since);
     expect_ok(new.post(&format!("{CLIENT}/logout"), json!({})));
+    wait_for_changed(&alice, &bob.user_id, since);
+}
+
+#[test]
+fn a_fetch_of_a_device_list_that_has_not_changed_is_not_reported() {
+    let [here, there] = TestServer::federating();
+    let (alice, bob) = (here.register("alice"), there.register("bob"));
+    let room = create_shared_room(&alice, &here, &bob);
+    // The first updates of the list have arrived with it.
+    send_note(&bob, &alice.user_id, 1);
+    assert_eq!(wait_for_notes(&alice, 1), [1]);
+    let mut since = next_batch(&sync(&alice, None)).to_owned();
+    let query = json!({ "device_keys": { bob.user_id.as_str(): [] } });
+    // The first fetch, the cached list, and the refresh of a list that is old.
+    for days in [0, 0, 8] {
+        here.clock.advance(Duration::from_hours(24 * days));
+        expect_ok(alice.post(&format!("{CLIENT}/keys/query"), query.clone()));
+        here.wait_until(async || {
+            let list = cached_or_fetched(&here, &bob.user_id).await;
+            list.is_some_and(|list| here.clock.now_ms() - list.fetched_ts < 1000)
+        });
+        send_text(&alice, &room, "the next sync has something");
+        let synced = sync(&alice, Some(&since));
+        assert_eq!(synced["device_lists"]["changed"], Value::Null, "{synced}");
+        since = next_batch(&synced).to_owned();
+    }
+    rename_device(&bob, "laptop");
     wait_for_changed(&alice, &bob.user_id, since);
 }
 

@@ -226,8 +226,8 @@ impl DeviceLists {
     }
 }
 
-/// Stores the list of `user`, whose last change before the request was at `before`. If an older list was
-/// stored, clients are notified of a change.
+/// Stores the list of `user`, whose last change before the request was at `before`. If another list was
+/// stored, or one that clients got as stale, they are notified of a change.
 fn save(
     tx: &Tx,
     user: &UserId,
@@ -246,8 +246,9 @@ fn save(
     if is_outdated && is_stored_stale == Some(false) {
         return Ok(Round::Outdated);
     }
+    let is_news = is_stored_stale.is_some() && !remote_devices::is_same(tx, num, list)?;
     remote_devices::replace(tx, user, list, now, is_outdated)?;
-    if is_stored_stale.is_some() {
+    if is_news {
         device_lists::remote_changed(tx, num)?;
     }
     Ok(if is_outdated {
