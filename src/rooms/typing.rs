@@ -181,7 +181,7 @@ impl Typing {
         let rooms = self.lock();
         let rooms = rooms.iter().filter(|(_, room)| !room.users.is_empty());
         let nums: Vec<String> = rooms.map(|(num, _)| num.0.to_string()).collect();
-        Ok(tx.facts()?.insert(TYPING_ROOMS, nums.join(" ").as_str())?)
+        tx.facts()?.insert(TYPING_ROOMS, nums.join(" ").as_str())
     }
 
     /// Marks that nobody types any more in the stored rooms, or in any room if the server was killed before it
