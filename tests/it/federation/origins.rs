@@ -36,6 +36,8 @@ macro_rules! status {
     };
 }
 
+pub(super) use status;
+
 fn room_id(id: &str) -> OwnedRoomId {
     RoomId::parse(id).expect("a room id")
 }

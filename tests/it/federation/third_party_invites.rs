@@ -1,10 +1,14 @@
 //! Third-party invites and `/3pid/onbind`.
 
 use hearth::protocol::ServerKey;
-use http::Method;
-use ruma::{CanonicalJsonObject, signatures::sign_json};
-use serde_json::{Value, json};
+use http::{Method, StatusCode};
+use ruma::{
+    CanonicalJsonObject, RoomId, UserId, api::federation::thirdparty::exchange_invite, serde::Raw,
+    signatures::sign_json,
+};
+use serde_json::{Value, json, value::to_raw_value};
 
+use super::origins::status;
 use crate::{
     client_api::{create_room, percent_encode, room_path, set_state, sync},
     test_server::{TestServer, TestUser, expect_error, expect_ok},
@@ -24,6 +28,14 @@ fn create_room_with_third_party_invite(user: &TestUser<'_>, key: &ServerKey) -> 
     room
 }
 
+/// What the identity server signs of a user who has the address of the invite with `token`.
+fn signed(key: &ServerKey, invitee: &str, token: &str) -> CanonicalJsonObject {
+    let signed = json!({ "mxid": invitee, "token": token });
+    let mut signed = serde_json::from_value(signed).expect("an object");
+    sign_json("id.example", key, &mut signed).expect("it can be signed");
+    signed
+}
+
 /// Sends `/3pid/onbind` for `invitee`, signed with the key of the identity server.
 fn send_onbind(
     server: &TestServer,
@@ -31,9 +43,7 @@ fn send_onbind(
     invitee: &TestUser<'_>,
     (sender, room): (&TestUser<'_>, &str),
 ) {
-    let signed = json!({ "mxid": invitee.user_id, "token": "token" });
-    let mut signed: CanonicalJsonObject = serde_json::from_value(signed).expect("an object");
-    sign_json("id.example", key, &mut signed).expect("it can be signed");
+    let signed = signed(key, &invitee.user_id, "token");
     let body = json!({
         "medium": "email", "address": "bob@example.org", "mxid": invitee.user_id,
         "invites": [{
@@ -83,9 +93,7 @@ fn onbind_for_another_user_than_the_invite_names_is_refused() {
     let [alice, bob, carol] = ["alice", "bob", "carol"].map(|name| server.register(name));
     let key = ServerKey::generate();
     let room = create_room_with_third_party_invite(&alice, &key);
-    let signed = json!({ "mxid": bob.user_id, "token": "token" });
-    let mut signed: CanonicalJsonObject = serde_json::from_value(signed).expect("an object");
-    sign_json("id.example", &key, &mut signed).expect("it can be signed");
+    let signed = signed(&key, &bob.user_id, "token");
     let invite = json!({
         "medium": "email", "address": "bob@example.org", "mxid": bob.user_id,
         "room_id": room, "sender": alice.user_id, "signed": signed,
@@ -100,4 +108,87 @@ fn onbind_for_another_user_than_the_invite_names_is_refused() {
     body["invites"][0]["mxid"] = json!(carol.user_id);
     server.request(Method::PUT, ONBIND, body);
     assert!(!is_invited(&carol, &room));
+}
+
+#[test]
+fn an_invite_is_exchanged_only_for_the_origins_user_as_the_third_party_invite_says() {
+    let [here, there] = TestServer::federating();
+    let (alice, bob) = (here.register("alice"), there.register("bob"));
+    let dora = here.register("dora");
+    let (key, other_key) = (ServerKey::generate(), ServerKey::generate());
+    let room = create_room_with_third_party_invite(&alice, &key);
+    let stranger = format!("@bob:{}", here.name());
+    let exchange = |kind: &str, sender: &str, target: &str, membership: &str, signed| {
+        let content = json!({
+            "membership": membership,
+            "third_party_invite": { "display_name": "b", "signed": signed },
+        });
+        let content = to_raw_value(&content).expect("JSON");
+        let mut request = exchange_invite::v1::Request::new(
+            RoomId::parse(&room).expect("a room id"),
+            UserId::parse(sender).expect("a user id"),
+            UserId::parse(target).expect("a user id"),
+            Raw::from_json(content),
+        );
+        request.kind = kind.into();
+        status!(there, here, request)
+    };
+    let (member, by, to) = ("m.room.member", &*alice.user_id, &*bob.user_id);
+    let valid = || signed(&key, to, "token");
+    let (forbidden, invalid) = (StatusCode::FORBIDDEN, StatusCode::BAD_REQUEST);
+    let of_here = signed(&key, &stranger, "token");
+    let refused = [
+        (
+            "another type",
+            exchange("m.room.name", by, to, "invite", valid()),
+            invalid,
+        ),
+        (
+            "no invite",
+            exchange(member, by, to, "join", valid()),
+            invalid,
+        ),
+        (
+            "a user of another server",
+            exchange(member, by, &stranger, "invite", of_here),
+            forbidden,
+        ),
+        (
+            "signed for another",
+            exchange(
+                member,
+                by,
+                to,
+                "invite",
+                signed(&key, &dora.user_id, "token"),
+            ),
+            forbidden,
+        ),
+        (
+            "another key",
+            exchange(member, by, to, "invite", signed(&other_key, to, "token")),
+            forbidden,
+        ),
+        (
+            "no such token",
+            exchange(member, by, to, "invite", signed(&key, to, "other")),
+            StatusCode::NOT_FOUND,
+        ),
+        (
+            "an inviter of another server",
+            exchange(member, to, to, "invite", valid()),
+            StatusCode::NOT_FOUND,
+        ),
+        (
+            "an inviter who is not in the room",
+            exchange(member, &dora.user_id, to, "invite", valid()),
+            forbidden,
+        ),
+    ];
+    for (reason, status, expected) in refused {
+        assert_eq!(status, expected, "{reason}");
+    }
+    assert!(!is_invited(&bob, &room));
+    assert_eq!(exchange(member, by, to, "invite", valid()), StatusCode::OK);
+    assert!(is_invited(&bob, &room));
 }
