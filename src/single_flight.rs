@@ -12,7 +12,7 @@ use std::{
 
 use smol::lock::OnceCell;
 
-use crate::executor::Executor;
+use crate::{executor::Executor, shares::Shares};
 
 /// What is under way, by key. A clone is the same.
 pub struct SingleFlight<K, V> {
@@ -76,6 +76,34 @@ impl<K: Clone + Eq + Hash, V> SingleFlight<K, V> {
         Some(Flight(outcome))
     }
 
+    /// As [`start`](Self::start), with a place of `holder` while the work is under way. None also if it is to
+    /// be started, but `holder` has their share.
+    pub fn start_for<H, F>(
+        &self,
+        (shares, holder): (&Shares<H>, H),
+        executor: &Executor,
+        key: K,
+        work: impl FnOnce() -> F,
+    ) -> Option<Flight<V>>
+    where
+        H: Clone + Eq + Hash + Send + 'static,
+        K: Send + 'static,
+        V: Send + Sync + 'static,
+        F: Future<Output = V> + Send + 'static,
+    {
+        let share = shares.take(holder);
+        if share.is_none() && !self.is_under_way(&key) {
+            return None;
+        }
+        self.start(executor, key, || {
+            let work = work();
+            async move {
+                let _share = share;
+                work.await
+            }
+        })
+    }
+
     pub fn is_under_way(&self, key: &K) -> bool {
         self.lock().contains_key(key)
     }
@@ -133,7 +161,7 @@ mod tests {
     use smol::{block_on, channel, future};
 
     use super::SingleFlight;
-    use crate::executor::Executor;
+    use crate::{executor::Executor, shares::Shares};
 
     #[test]
     fn concurrent_requests_for_a_key_share_one_run_and_a_later_one_runs_again() {
@@ -167,6 +195,19 @@ mod tests {
         assert!(flights.start(&executor, "a", || async {}).is_some());
         block_on(executor.run(first.unwrap().wait()));
         assert!(flights.start(&executor, "b", || async {}).is_some());
+    }
+
+    #[test]
+    fn who_has_their_share_joins_work_and_starts_none() {
+        let (executor, flights) = (Executor::default(), SingleFlight::new(10));
+        let shares = Shares::new(1);
+        let start = |user, key| flights.start_for((&shares, user), &executor, key, || async {});
+        let first = start("alice", "a").unwrap();
+        assert!(start("alice", "b").is_none());
+        assert!(start("alice", "a").is_some());
+        assert!(start("bob", "b").is_some());
+        block_on(executor.run(first.wait()));
+        assert!(start("alice", "c").is_some());
     }
 
     #[test]

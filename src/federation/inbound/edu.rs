@@ -2,7 +2,7 @@
 //! dropped; its transaction is accepted all the same.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, btree_map::Entry, hash_map},
+    collections::{BTreeMap, BTreeSet, HashMap, btree_map::Entry},
     sync::Arc,
 };
 
@@ -144,8 +144,8 @@ struct Origin<'a> {
     /// The rooms that the EDUs name; `None` if they may not: the server is not in the room, or denied by
     /// its ACL.
     rooms: BTreeMap<OwnedRoomId, Option<RoomNum>>,
-    /// The users whom the EDUs name, and whether they are joined.
-    members: HashMap<(RoomNum, OwnedUserId), bool>,
+    /// The users whom the EDUs name, by room, and whether they are joined.
+    members: HashMap<RoomNum, HashMap<OwnedUserId, bool>>,
     slices: Slices,
 }
 
@@ -324,10 +324,13 @@ impl EduReceiver<'_> {
             let Some(room) = room else {
                 return Ok(None);
             };
-            let is_joined = match origin.members.entry((room, user.to_owned())) {
-                hash_map::Entry::Occupied(known) => *known.get(),
-                hash_map::Entry::Vacant(unknown) => {
-                    *unknown.insert(current::membership(s, room, user)? == Membership::Join)
+            let members = origin.members.entry(room).or_default();
+            let is_joined = match members.get(user) {
+                Some(known) => *known,
+                None => {
+                    let is_joined = current::membership(s, room, user)? == Membership::Join;
+                    members.insert(user.to_owned(), is_joined);
+                    is_joined
                 }
             };
             Ok(is_joined.then_some(room))

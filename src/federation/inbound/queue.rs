@@ -249,16 +249,12 @@ impl<S: EventSource> RoomQueues<S> {
         queues
     }
 
-    /// Starts the task for what `origin` has sent to the room's queue, and wakes those of others: what they
-    /// wait for may be among it.
+    /// Starts or wakes the task for what `origin` has sent to the room's queue.
     pub fn wake(&self, room: RoomNum, origin: &str) {
         let mut workers = lock(&self.0.workers);
         let of_room = workers.entry(room).or_default();
-        for worker in of_room.values() {
-            // If the channel is full, the task is about to look at the whole queue anyway.
-            let _ = worker.wake.try_send(());
-        }
-        if of_room.contains_key(origin) {
+        if let Some(worker) = of_room.get(origin) {
+            worker.wake();
             return;
         }
         let (wake, woken) = channel::bounded(1);
@@ -266,7 +262,14 @@ impl<S: EventSource> RoomQueues<S> {
         let permits = self.0.permits.clone();
         let (workers, name) = (self.0.workers.clone(), origin.to_owned());
         let task = self.0.executor.spawn(async move {
-            process_queue(&receiver, &permits, room, &name, &woken).await;
+            // The events of others in the room may wait for what was processed.
+            let wake_others = || {
+                let workers = lock(&workers);
+                let of_room = workers.get(&room).into_iter().flatten();
+                let others = of_room.filter(|(origin, _)| **origin != name);
+                others.for_each(|(_, worker)| worker.wake());
+            };
+            process_queue(&receiver, &permits, room, &name, &woken, wake_others).await;
             let mut workers = lock(&workers);
             if let Some(of_room) = workers.get_mut(&room) {
                 of_room.remove(&name);
@@ -279,17 +282,26 @@ impl<S: EventSource> RoomQueues<S> {
     }
 }
 
+impl Worker {
+    fn wake(&self) {
+        // If the channel is full, the task is about to look at the whole queue anyway.
+        let _ = self.wake.try_send(());
+    }
+}
+
 fn lock(workers: &Mutex<Workers>) -> MutexGuard<'_, Workers> {
     workers.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Works off what `origin` has sent to the queue of `room` until nothing is left.
+/// Works off what `origin` has sent to the queue of `room` until nothing is left. Calls `wake_others` after
+/// each round with progress.
 async fn process_queue<S: EventSource>(
     receiver: &PduReceiver<S>,
     permits: &FairSemaphore<String>,
     room: RoomNum,
     origin: &str,
     woken: &Receiver<()>,
+    wake_others: impl Fn(),
 ) {
     let mut failures: HashMap<OwnedEventId, Failure> = HashMap::new();
     let mut doublings = 0;
@@ -300,6 +312,7 @@ async fn process_queue<S: EventSource>(
         let result = match round {
             Ok(Round { progress: true, .. }) => {
                 doublings = 0;
+                wake_others();
                 continue;
             }
             Ok(Round { remaining: 0, .. }) => match woken.try_recv() {

@@ -116,16 +116,10 @@ impl RemoteMedia {
         if of_server >= MAX_QUEUED_PER_SERVER && !downloads.is_under_way(&name) {
             return Err(PeerError::TimedOut.into());
         }
-        let share = self.0.user_shares.take(user);
-        if share.is_none() && !downloads.is_under_way(&name) {
-            return Err(PeerError::TimedOut.into());
-        }
         let (this, key) = (self.clone(), name.clone());
-        let work = move || async move {
-            let _share = share;
-            this.run(user, name).await
-        };
-        let download = downloads.start(&self.0.executor, key, work);
+        let work = move || async move { this.run(user, name).await };
+        let shares = (&self.0.user_shares, user);
+        let download = downloads.start_for(shares, &self.0.executor, key, work);
         let outcome = download.ok_or(PeerError::TimedOut)?.wait().await;
         outcome.unwrap_or(Err(PeerError::TimedOut.into()))
     }

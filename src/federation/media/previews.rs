@@ -97,16 +97,10 @@ impl Previews {
         if let Some(cached) = self.0.cached.get(&key) {
             return cached;
         }
-        let share = self.0.user_shares.take(user);
-        if share.is_none() && !self.0.requests.is_under_way(&key) {
-            return Err(PeerError::TimedOut.into());
-        }
         let (this, name) = (self.clone(), key.clone());
-        let work = move || async move {
-            let _share = share;
-            this.run(user, name, url).await
-        };
-        let request = self.0.requests.start(&self.0.executor, key, work);
+        let work = move || async move { this.run(user, name, url).await };
+        let (requests, shares) = (&self.0.requests, (&self.0.user_shares, user));
+        let request = requests.start_for(shares, &self.0.executor, key, work);
         let made = request.ok_or(PeerError::TimedOut)?.wait().await;
         made.unwrap_or(Err(PeerError::TimedOut.into()))
     }

@@ -55,7 +55,12 @@ pub async fn run(queues: Weak<Queues>, server: ServerNum, alive: Receiver<()>) {
                 backoff = None;
             }
         }
-        let Some(turns) = queues.upgrade().map(|queues| queues.turns(server)) else {
+        // The destination gave way to another one, and may have a new task.
+        if alive.is_closed() {
+            return;
+        }
+        let is_failing = backoff.is_some();
+        let Some(turns) = queues.upgrade().map(|q| q.turns(server, is_failing)) else {
             return;
         };
         let turn = turns.acquire().await;

@@ -86,6 +86,10 @@ impl EphemeralEdus {
         }
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.typing.is_empty() && self.receipts.is_empty() && self.presence.is_empty()
+    }
+
     /// Takes at most `max` EDUs out of the queue.
     pub fn take(&mut self, max: usize) -> Vec<Edu> {
         let mut edus = Vec::new();

@@ -32,11 +32,12 @@ use crate::{
 pub const MAX_PDUS: usize = 50;
 /// A destination with more events in its queue gets a cursor instead.
 const MAX_QUEUED_EVENTS: usize = 200;
-/// How many transactions are under way at once: to servers that share a room, and to others.
+/// How many transactions are under way at once: to servers that share a room and answer, and to others.
 const MAX_TRANSACTIONS: usize = 48;
-const MAX_UNRELATED_TRANSACTIONS: usize = 16;
-pub const MAX_ALL_TRANSACTIONS: usize = MAX_TRANSACTIONS + MAX_UNRELATED_TRANSACTIONS;
-/// With so many destinations, a server that shares no room waits until there are fewer.
+const MAX_OTHER_TRANSACTIONS: usize = 16;
+pub const MAX_ALL_TRANSACTIONS: usize = MAX_TRANSACTIONS + MAX_OTHER_TRANSACTIONS;
+/// With so many destinations, one that fails gives way to a server that shares no room, or that one waits
+/// until there are fewer.
 pub const MAX_DESTINATIONS: usize = 4096;
 const SAVE_SENT_INTERVAL: Duration = Duration::from_mins(1);
 
@@ -58,7 +59,7 @@ pub struct Queues {
     /// The first part of transaction ids, which no other run of this server uses.
     pub run_id: u64,
     pub transactions: AtomicU64,
-    /// For servers that share a room, and for others.
+    /// For servers that share a room and answer, and for others.
     pub turns: [Arc<Semaphore>; 2],
     pub state: Mutex<State>,
 }
@@ -125,11 +126,16 @@ impl Destination {
             alive,
         }
     }
+
+    /// Whether its server does not answer, and nothing is only here.
+    fn gives_way(&self) -> bool {
+        self.is_failing && self.cursor.is_none() && self.events.is_empty() && self.edus.is_empty()
+    }
 }
 
 /// The turns of all destinations.
 pub fn turns() -> [Arc<Semaphore>; 2] {
-    [MAX_TRANSACTIONS, MAX_UNRELATED_TRANSACTIONS].map(|max| Arc::new(Semaphore::new(max)))
+    [MAX_TRANSACTIONS, MAX_OTHER_TRANSACTIONS].map(|max| Arc::new(Semaphore::new(max)))
 }
 
 impl Queues {
@@ -137,10 +143,12 @@ impl Queues {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Held during a transaction to `server`. What a transaction needs is allocated only then.
-    pub fn turns(&self, server: ServerNum) -> Arc<Semaphore> {
+    /// Held during a transaction to `server`, whose last one failed if it `is_failing`. What a transaction
+    /// needs is allocated only then.
+    pub fn turns(&self, server: ServerNum, is_failing: bool) -> Arc<Semaphore> {
         let shares_room = self.store.read(|s| servers::shares_room(s, server));
-        self.turns[usize::from(!shares_room.unwrap_or(false))].clone()
+        let is_preferred = !is_failing && shares_room.unwrap_or(false);
+        self.turns[usize::from(!is_preferred)].clone()
     }
 
     /// Whether this server federates with `server`.
@@ -330,6 +338,20 @@ impl Queues {
 
     pub fn clear_backoff(&self, server: ServerNum) {
         self.write_backoff(server, move |tx| backoff::clear(tx, server));
+    }
+
+    /// Whether there is space for another destination. If not, one that fails gives way, if all that it has
+    /// to receive is stored: it comes back when there are fewer, or when its server sends a request.
+    pub fn make_space(&self) -> bool {
+        let mut state = self.lock();
+        if state.destinations.len() < MAX_DESTINATIONS {
+            return true;
+        }
+        state.is_overfull = true;
+        let mut all = state.destinations.iter();
+        let failing = all.find(|(_, destination)| destination.gives_way());
+        let failing = failing.map(|(server, _)| *server);
+        failing.is_some_and(|server| state.destinations.remove(&server).is_some())
     }
 
     /// For log lines.

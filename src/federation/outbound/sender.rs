@@ -15,7 +15,7 @@ use super::{
     destination,
     ephemeral_edus::EphemeralEdu,
     outgoing_events, pending_destinations,
-    queues::{Destination, MAX_ALL_TRANSACTIONS, MAX_DESTINATIONS, Queues, turns},
+    queues::{Destination, MAX_ALL_TRANSACTIONS, Queues, turns},
 };
 use crate::{
     clock::Clock,
@@ -130,8 +130,13 @@ impl Sender {
         if self.0.backoff(num).is_some() {
             self.0.clear_backoff(num);
         }
-        if let Some(destination) = self.0.lock().destinations.get(&num) {
+        let mut state = self.0.lock();
+        if let Some(destination) = state.destinations.get(&num) {
             let _ = destination.alive.try_send(());
+        } else if state.is_overfull {
+            state.changes.servers.insert(num);
+            drop(state);
+            self.wake_pending();
         }
     }
 
@@ -200,8 +205,10 @@ impl Sender {
     /// There are stored EDUs for `server`.
     fn wake_destination(&self, server: ServerNum) {
         match self.0.is_allowed(server) {
-            Ok(true) if self.is_full_for(server) => self.0.lock().is_overfull = true,
-            Ok(true) => self.with_destination(server, |_| {}),
+            Ok(true) if self.has_precedence(server) || self.0.make_space() => {
+                self.with_destination(server, |_| {});
+            }
+            Ok(true) => {}
             Ok(false) => {}
             Err(error) => {
                 let name = self.0.name(server);
@@ -210,14 +217,11 @@ impl Sender {
         }
     }
 
-    /// Whether `server` has to wait until there are fewer destinations.
-    fn is_full_for(&self, server: ServerNum) -> bool {
-        let destinations = self.0.lock();
-        let is_full = destinations.destinations.len() >= MAX_DESTINATIONS
-            && !destinations.destinations.contains_key(&server);
-        drop(destinations);
+    /// Whether `server` waits for no other destination: it has one, or shares a room.
+    fn has_precedence(&self, server: ServerNum) -> bool {
+        let has_destination = self.0.lock().destinations.contains_key(&server);
         let shares_room = || self.0.store.read(|s| servers::shares_room(s, server));
-        is_full && !shares_room().unwrap_or(false)
+        has_destination || shares_room().unwrap_or(false)
     }
 
     /// The servers that share rooms with `user` receive the change, if it is a local user.

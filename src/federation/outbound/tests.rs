@@ -1,6 +1,9 @@
 //! The sender over a store of its own. No destination answers.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use ruma::{
     OwnedTransactionId,
@@ -16,8 +19,11 @@ use serde_json::{Value, json};
 use smol::{Timer, channel, future::poll_once};
 
 use super::{
-    EphemeralEdu, Sender, backoff, destination, ephemeral_edus::MAX_EDUS, queues::Destination,
-    sender::MAX_RESTART_ANNOUNCEMENTS, stored_edus::StoredEdus,
+    EphemeralEdu, Sender, backoff, destination,
+    ephemeral_edus::MAX_EDUS,
+    queues::{Destination, MAX_DESTINATIONS},
+    sender::MAX_RESTART_ANNOUNCEMENTS,
+    stored_edus::StoredEdus,
 };
 use crate::{
     clock::Clock,
@@ -201,6 +207,54 @@ fn a_destination_that_failed_because_of_the_store_goes_on_after_a_reopening() {
                 .insert(server, destination);
             world.sender.apply(&Effect::Reopened);
             woken.recv().await.expect("its task goes on");
+        },
+    );
+}
+
+#[test]
+fn a_server_that_fails_uses_the_turns_of_servers_that_share_no_room() {
+    let before = |tx: &Tx| Ok(is_in_the_room(tx, server(tx, 0)?)?);
+    with_sender(before, async |world| {
+        let servers = world.write(|tx| Ok([server(tx, 0)?, server(tx, 1)?])).await;
+        let queues = &world.sender.0;
+        for (server, is_failing, turns) in
+            [(0, false, 0), (0, true, 1), (1, false, 1), (1, true, 1)]
+        {
+            let of_server = queues.turns(servers[server], is_failing);
+            assert!(Arc::ptr_eq(&of_server, &queues.turns[turns]), "{server}");
+        }
+    });
+}
+
+#[test]
+fn with_too_many_destinations_one_that_fails_gives_way_unless_it_has_events() {
+    with_sender(
+        |_| Ok(()),
+        async |world| {
+            let queues = &world.sender.0;
+            let failing = ServerNum(1007);
+            for number in 0..MAX_DESTINATIONS as u32 {
+                assert!(queues.make_space());
+                let (alive, _) = channel::bounded(1);
+                let mut destination = Destination::new(None, alive);
+                destination.is_failing = number == 7 || number == 5;
+                if number == 5 {
+                    destination.events.push_back((Position(1), EventNum(1)));
+                }
+                let mut state = queues.lock();
+                state
+                    .destinations
+                    .insert(ServerNum(1000 + number), destination);
+            }
+            assert!(world.has_destination(failing));
+            assert!(queues.make_space());
+            assert!(!world.has_destination(failing));
+            assert!(queues.make_space(), "there is space");
+            let (alive, _) = channel::bounded(1);
+            let other = Destination::new(None, alive);
+            queues.lock().destinations.insert(failing, other);
+            assert!(!queues.make_space());
+            assert!(queues.lock().is_overfull);
         },
     );
 }

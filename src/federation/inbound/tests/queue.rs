@@ -1,9 +1,12 @@
 //! The queue of a room.
 
-use std::sync::atomic::Ordering;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use ruma::{RoomId, RoomVersionId, server_name};
-use smol::future;
+use smol::{
+    Timer,
+    future::{self, FutureExt},
+};
 
 use super::{Peer, messages, nested, with_server};
 use crate::{
@@ -229,5 +232,33 @@ fn events_of_a_silent_server_do_not_keep_those_of_others_in_the_room_waiting() {
         while !server.has(last) {
             future::yield_now().await;
         }
+    });
+}
+
+#[test]
+fn an_event_that_waits_for_one_of_another_server_is_processed_after_that_one() {
+    let history = messages(&RoomVersionId::V12, 3);
+    let last = history.events.len() - 1;
+    with_server(&Peer::new(history), last - 2, async |server| {
+        server.peer.is_available.store(false, Ordering::Relaxed);
+        let (b, c) = (server_name!("b.example"), server_name!("c.example"));
+        let requests = || server.peer.requests.load(Ordering::Relaxed);
+        for (origin, index) in [(b, last - 1), (c, last)] {
+            let before = requests();
+            server.enqueue(origin, index).await.expect("there is space");
+            server.queues.wake(server.room, origin.as_str());
+            while requests() == before {
+                future::yield_now().await;
+            }
+        }
+        Timer::after(Duration::from_secs(1)).await;
+        server.store(last - 2).await;
+        server.queues.wake(server.room, b.as_str());
+        let backoff = async {
+            Timer::after(Duration::from_secs(10)).await;
+            panic!("the event waits for the end of a backoff");
+        };
+        server.queue_processed().or(backoff).await;
+        assert!(server.has(last));
     });
 }
