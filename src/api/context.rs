@@ -72,14 +72,22 @@ impl Context {
         client: Unauthenticated,
     ) -> Result<RemoteLookupPermit, Error> {
         if let Some(user) = client.user {
-            self.rates.check(Kind::RemoteLookup, user)?;
-            let permit = self.federation.user_permit(user);
-            return Ok(RemoteLookupPermit::User(permit.await));
+            let permit = self.user_lookup_permit(user);
+            return Ok(RemoteLookupPermit::User(permit.await?));
         }
         self.rates
             .check_network(Kind::RemoteLookup, client.address, ())?;
         let permit = self.federation.guest_permit(site(client.address));
         Ok(RemoteLookupPermit::Network(permit.await))
+    }
+
+    /// Lets a user cause requests to other servers while the permit is held.
+    pub(super) async fn user_lookup_permit(
+        &self,
+        user: UserNum,
+    ) -> Result<FairPermit<UserNum>, Error> {
+        self.rates.check(Kind::RemoteLookup, user)?;
+        Ok(self.federation.user_permit(user).await)
     }
 
     /// The user of `session` as the sender of events that are made now.

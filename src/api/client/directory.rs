@@ -119,7 +119,7 @@ pub async fn get_public_rooms_filtered(
     request: get_public_rooms_filtered::v3::Request,
 ) -> Result<Streamed, Error> {
     let _permit = match request.server {
-        Some(_) => Some(api.federation.user_permit(session.user).await),
+        Some(_) => Some(api.user_lookup_permit(session.user).await?),
         None => None,
     };
     let mut own_request = federation_directory::v1::Request::new();

@@ -61,7 +61,7 @@ async fn resolve(
         Ok(id) => return Ok((id, via)),
         Err(alias) => alias,
     };
-    let _permit = api.federation.user_permit(session.user).await;
+    let _permit = api.user_lookup_permit(session.user).await?;
     let found = super::alias::resolve(api, &alias).await?;
     Ok((
         found.room_id,

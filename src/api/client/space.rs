@@ -263,10 +263,12 @@ impl<'a> Walk<'a> {
             );
             return known;
         }
+        let Ok(_permit) = self.api.user_lookup_permit(self.user).await else {
+            return known;
+        };
         self.remote_requests_left -= 1;
         let own = step.room.server_name().map(ToOwned::to_owned);
         let servers: Vec<_> = step.via.iter().cloned().chain(own).collect();
-        let _permit = self.api.federation.user_permit(self.user).await;
         let spaces = self.api.federation.spaces();
         let hierarchy = spaces.hierarchy(&step.room, self.suggested_only, &servers);
         let Ok(hierarchy) = hierarchy.await else {

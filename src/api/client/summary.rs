@@ -31,7 +31,7 @@ pub async fn get_summary(
         Err(alias) => {
             let _permit = match alias.server_name() == api.local.server_name() {
                 true => None,
-                false => Some(remote_permit(&api, user).await),
+                false => Some(remote_permit(&api, user).await?),
             };
             let found = alias::resolve(&api, &alias).await?;
             (found.room_id, [request.via, found.servers].concat())
@@ -54,15 +54,15 @@ pub async fn get_summary(
 }
 
 /// Held while other servers are asked.
-async fn remote_permit(api: &Api, user: Option<UserNum>) -> RemoteLookupPermit {
-    match user {
-        Some(user) => RemoteLookupPermit::User(api.federation.user_permit(user).await),
+async fn remote_permit(api: &Api, user: Option<UserNum>) -> Result<RemoteLookupPermit, Error> {
+    Ok(match user {
+        Some(user) => RemoteLookupPermit::User(api.user_lookup_permit(user).await?),
         // Whatever their networks, they have one share together.
         None => {
             let network = Ipv4Addr::UNSPECIFIED.into();
             RemoteLookupPermit::Network(api.federation.guest_permit(network).await)
         }
-    }
+    })
 }
 
 /// The summary from this server if it is in the room, else from one of `servers`.
@@ -79,7 +79,7 @@ async fn summary_of(
     if let Some(summary) = here {
         return Ok(summary);
     }
-    let _permit = remote_permit(api, user).await;
+    let _permit = remote_permit(api, user).await?;
     let own = room.server_name().map(ToOwned::to_owned);
     let servers = [servers, Vec::from_iter(own)].concat();
     let spaces = api.federation.spaces();

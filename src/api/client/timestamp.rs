@@ -68,7 +68,7 @@ async fn nearest_after_backfill(
     mut nearest: Nearest,
 ) -> Result<Nearest, Error> {
     let (id, ts, dir) = (&request.room_id, request.ts.get().into(), request.dir);
-    let permit = api.federation.user_permit(session.user).await;
+    let permit = api.user_lookup_permit(session.user).await?;
     let remote = api.federation.timestamp_to_event(room, id, ts, dir).await?;
     drop(permit);
     for _ in 0..MAX_BACKFILLS {

@@ -17,12 +17,12 @@ use crate::{
         event::{self, StoredEvent},
         state::current,
     },
-    store::{Reader, RoomNum, UserNum, records::Membership},
+    store::{Reader, UserNum, records::Membership},
     users,
 };
 
-/// How many members one search looks at.
-const MAX_MEMBERS: usize = 2000;
+/// How many members and rooms one search looks at.
+const MAX_READ: usize = 4000;
 
 /// At most `limit` other users whose name or id has `term` in it, whatever the case. Reads the members of
 /// rooms: to be called on the pool.
@@ -34,17 +34,27 @@ pub fn search(
 ) -> Result<Vec<User>, Error> {
     let term = term.trim().trim_start_matches('@').to_lowercase();
     let (mut seen, mut found) = (HashSet::from([users::id_of(r, asker)?.into()]), Vec::new());
-    let mut read = 0;
-    for room in rooms(r, asker)? {
-        for (user, num) in current::of_type(r, room, &StateEventType::RoomMember.to_string())? {
-            if found.len() >= limit || read >= MAX_MEMBERS {
-                return Ok(found);
+    // In order.
+    let joined = current::joined_rooms(r, asker)?;
+    let listed = published::listed(r)?.into_iter();
+    let listed = listed.filter(|room| joined.binary_search(room).is_err());
+    let mut left = MAX_READ;
+    for room in joined.iter().copied().chain(listed) {
+        if left == 0 || found.len() >= limit {
+            break;
+        }
+        left -= 1;
+        let is_joined = joined.binary_search(&room).is_ok();
+        if !is_joined && !matches!(summary::join_rule(r, room)?, JoinRuleSummary::Public) {
+            continue;
+        }
+        let kind = StateEventType::RoomMember.to_string();
+        for (user, num) in current::some_of_type(r, room, &kind, left)? {
+            if found.len() >= limit {
+                break;
             }
-            if seen.contains(&user) {
-                continue;
-            }
-            read += 1;
-            if current::membership_of(r, num)? != Membership::Join {
+            left -= 1;
+            if seen.contains(&user) || current::membership_of(r, num)? != Membership::Join {
                 continue;
             }
             seen.insert(user.clone());
@@ -57,19 +67,6 @@ pub fn search(
         }
     }
     Ok(found)
-}
-
-/// The rooms that `asker` has joined, then the public ones of the room directory.
-fn rooms(r: &impl Reader, asker: UserNum) -> Result<Vec<RoomNum>, Error> {
-    let mut rooms = current::joined_rooms(r, asker)?;
-    let joined: HashSet<RoomNum> = rooms.iter().copied().collect();
-    for room in published::listed(r)? {
-        let is_public = matches!(summary::join_rule(r, room)?, JoinRuleSummary::Public);
-        if is_public && !joined.contains(&room) {
-            rooms.push(room);
-        }
-    }
-    Ok(rooms)
 }
 
 /// The user as their membership in a room shows them.

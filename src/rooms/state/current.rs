@@ -153,9 +153,19 @@ pub fn of_type(
     room: RoomNum,
     kind: &str,
 ) -> Result<Vec<(String, EventNum)>, Error> {
+    some_of_type(r, room, kind, usize::MAX)
+}
+
+/// The first `max` of [`of_type`].
+pub fn some_of_type(
+    r: &impl Reader,
+    room: RoomNum,
+    kind: &str,
+    max: usize,
+) -> Result<Vec<(String, EventNum)>, Error> {
     let mut found = Vec::new();
     let current = r.current_state()?;
-    for row in r.state_keys()?.prefix((room, kind))? {
+    for row in r.state_keys()?.prefix((room, kind))?.take(max) {
         let (key, num) = row?;
         let (_, _, state_key) = key.value();
         if let Some(event) = current.get((room, num.value()))? {

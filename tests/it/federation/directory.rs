@@ -1,5 +1,8 @@
 //! Remote aliases and the directories of other servers.
 
+use std::time::Duration;
+
+use http::Method;
 use serde_json::{Value, json};
 
 use crate::{
@@ -50,4 +53,37 @@ fn remote_public_rooms_are_paginated_and_searchable() {
     assert_eq!(names(&expect_ok(alice.post(&path, search))), ["two"]);
     let since = json!({ "since": "nonsense" });
     expect_error(&alice.post(&path, since), 400, "M_INVALID_PARAM");
+}
+
+#[test]
+fn requests_to_other_servers_have_a_rate_whatever_the_endpoint() {
+    let server = TestServer::federating_with(|_| ["rate_limits = true".to_owned()]);
+    let server = &server[0];
+    let room = percent_encode("!room:localhost:1");
+    let alias = percent_encode("#room:localhost:1");
+    let requests = [
+        (Method::GET, "v3/publicRooms?server=localhost:1".to_owned()),
+        (Method::POST, "v3/publicRooms?server=localhost:1".to_owned()),
+        (Method::POST, format!("v3/join/{alias}")),
+        (Method::GET, format!("v3/directory/room/{alias}")),
+        (Method::GET, format!("v1/room_summary/{alias}")),
+        (Method::GET, format!("v1/room_summary/{room}")),
+    ];
+    for (number, (method, path)) in requests.into_iter().enumerate() {
+        let user = server.register(&format!("user{number}"));
+        let path = format!("/_matrix/client/{path}");
+        let body = if method == Method::GET {
+            Value::Null
+        } else {
+            json!({})
+        };
+        let send = || user.request(method.clone(), &path, body.clone()).0;
+        let statuses: Vec<_> = (0..61).map(|_| send()).collect();
+        assert!(
+            statuses[..60].iter().all(|status| *status != 429),
+            "{path}: {statuses:?}"
+        );
+        assert_eq!(statuses[60], 429, "{path}");
+        server.clock.advance(Duration::from_mins(10));
+    }
 }
