@@ -6,7 +6,7 @@
 //! 2. the auth chains of all of them;
 //! 3. where prev_events are missing still: these, and the state before the event, by `/state_ids`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use ruma::{OwnedEventId, OwnedServerName};
 
@@ -59,22 +59,39 @@ impl<S: EventSource> PduReceiver<S> {
         }
         events.push(event);
         fetcher.fetch_auth_chains(&events).await?;
-        for event in sort_topologically(events, Pdu::prev_events) {
-            if fetcher
-                .store
-                .read(|s| is_processed(s, event.pdu.event_id()))?
+        let mut events = VecDeque::from(sort_topologically(events, Pdu::prev_events));
+        while !events.is_empty() {
+            // After an error the first event is processed alone, for its own error.
+            let chain = self.process_chain(room, events.make_contiguous()).await;
+            let chain = chain.unwrap_or(0);
+            events.drain(..chain);
+            if chain == 0
+                && let Some(event) = events.pop_front()
             {
-                continue;
+                self.process_fetched(&fetcher, event).await?;
             }
-            let claimed_state = if is_missing_prev_events(&fetcher, &event)? {
-                fetcher.fetch_prev_events(&event).await?;
-                Some(fetcher.fetch_state_before(event.pdu.event_id()).await?)
-            } else {
-                None
-            };
-            self.process(room, event, claimed_state).await?;
         }
         Ok(())
+    }
+
+    /// Processes one of the events of which the auth chains, and those prev_events that the server
+    /// gives, were fetched.
+    async fn process_fetched(
+        &self,
+        fetcher: &EventFetcher<'_, S>,
+        event: Received,
+    ) -> Result<(), Error> {
+        let id = event.pdu.event_id();
+        if fetcher.store.read(|s| is_processed(s, id))? {
+            return Ok(());
+        }
+        let claimed_state = if is_missing_prev_events(fetcher, &event)? {
+            fetcher.fetch_prev_events(&event).await?;
+            Some(fetcher.fetch_state_before(id).await?)
+        } else {
+            None
+        };
+        self.process(fetcher.room, event, claimed_state).await
     }
 }
 
