@@ -27,7 +27,7 @@ use crate::{
     protocol::Pdu,
     rooms::{
         Error, Local, event, room,
-        state::{current, overlay::StateOverlay, resolution},
+        state::{current, overlay::StateOverlay},
         timeline::{self, gaps},
     },
     store::{
@@ -251,7 +251,7 @@ fn new_heads<'a, R: Reader>(
         return Ok(None);
     }
     let after = states.after_each(&ends)?;
-    let state = resolution::resolve(states.r, states.room, states.rules, &after, None)?;
+    let state = states.resolve(&after)?;
     Ok(Some((ends, state)))
 }
 

@@ -38,11 +38,7 @@ use crate::{
     protocol::{Pdu, authorize::create_event},
     rooms::{
         Error, Local, event, room,
-        state::{
-            self, current,
-            overlay::StateOverlay,
-            resolution::{self, Unnumbered},
-        },
+        state::{self, current, overlay::StateOverlay, resolution::Unnumbered},
     },
     store::{
         EventNum, NodeNum, Reader, RoomNum, Tx,
@@ -209,7 +205,7 @@ fn current_state_with<R: Reader>(
         pdu: decision.pdu.clone(),
         auth: decision.auth.clone(),
     });
-    resolution::resolve(graph.r, graph.room, graph.rules, &states, new)
+    graph.resolve_with(&states, new)
 }
 
 /// Steps 4 to 6: the event is checked by its auth events, by the state before it and by the room's

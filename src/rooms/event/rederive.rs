@@ -46,7 +46,8 @@ pub(in crate::rooms) struct Rederived {
 #[derive(Debug)]
 pub(in crate::rooms) struct GapEvent {
     pub(in crate::rooms) num: EventNum,
-    /// The claimed state before it, if prev_events are missing.
+    /// The claimed state before it, if prev_events are missing; an empty one if all are from before the
+    /// join.
     pub(in crate::rooms) claimed: Option<StateOverlay>,
 }
 
@@ -109,6 +110,10 @@ impl<'r, R: Reader> Derivation<'r, R> {
         pdu: Pdu,
         claimed: Option<StateOverlay>,
     ) -> Result<bool, Error> {
+        let claimed = match claimed {
+            None if self.follows_on_history(&pdu)? => Some(StateOverlay::default()),
+            claimed => claimed,
+        };
         let event = GapEvent { num, claimed };
         let state_before = self.state_before(&event, &pdu)?;
         let status = self.status_in_gap(&pdu, &state_before)?;
@@ -137,6 +142,14 @@ impl<'r, R: Reader> Derivation<'r, R> {
         ))
     }
 
+    /// Whether an event in the gap since the join follows on nothing but events from before it. What is
+    /// known of the state before it is the state before the gap then, as if a claim added nothing to that.
+    fn follows_on_history(&self, pdu: &Pdu) -> Result<bool, Error> {
+        let (prev, _) = self.states.prev_events(pdu)?;
+        let is_since_join = !self.received_in.is_empty();
+        Ok(is_since_join && !prev.is_empty() && self.states.since_join(&prev)?.is_empty())
+    }
+
     /// Whether an event in the gap is not accepted, or no news, because of a claim. The create event is
     /// not live here either: what follows on it without following on what is known is old.
     fn must_wait(&self, event: &GapEvent, pdu: &Pdu, status: Status) -> Result<bool, Error> {
@@ -153,8 +166,13 @@ impl<'r, R: Reader> Derivation<'r, R> {
         if event.claimed.is_some() {
             return Ok(true);
         }
-        if is_before_join || status == Status::RejectedByAuthEvents {
+        if status == Status::RejectedByAuthEvents {
             return Ok(false);
+        }
+        // All states before the join are claims, in the end, and the event may stand in the state that
+        // this server was given with the join: rejected, it would authorize nothing there.
+        if is_before_join {
+            return Ok(true);
         }
         self.states.depend_on_any(&prev, &self.unsettled)
     }

@@ -9,7 +9,10 @@ use crate::{
     protocol::Pdu,
     rooms::{
         Error, event,
-        state::{overlay::StateOverlay, resolution},
+        state::{
+            overlay::StateOverlay,
+            resolution::{self, Unnumbered, Unstored},
+        },
     },
     store::{
         EventNum, Place, Reader, RoomNum, Rows,
@@ -209,7 +212,21 @@ impl<'r, R: Reader> States<'r, R> {
     }
 
     pub(in crate::rooms) fn resolve(&self, states: &[StateOverlay]) -> Result<StateOverlay, Error> {
-        resolution::resolve(self.r, self.room, self.rules, states, None)
+        self.resolve_with(states, None)
+    }
+
+    /// The same where `new` stands in the states as [`StateOverlay::UNNUMBERED`].
+    pub(in crate::rooms) fn resolve_with(
+        &self,
+        states: &[StateOverlay],
+        new: Option<Unnumbered>,
+    ) -> Result<StateOverlay, Error> {
+        let status = |num| self.derived.get(&num).map(|derived| derived.status);
+        let unstored = Unstored {
+            new,
+            status: Some(&status),
+        };
+        resolution::resolve(self.r, self.room, self.rules, states, unstored)
     }
 
     /// Whether the state before an event on `prev` rests on a claim.
@@ -318,7 +335,7 @@ impl<'r, R: Reader> States<'r, R> {
             .map(|prev| self.after_within(*prev, looked_through))
             .collect();
         let derived = Derived {
-            state_before: resolution::resolve(self.r, self.room, self.rules, &states?, None)?,
+            state_before: self.resolve(&states?)?,
             status: header.status,
             pdu,
         };

@@ -15,7 +15,7 @@ use crate::{
         resolve::{self, Conflict, ResolveError, StateSource},
     },
     rooms::{Error, state, stored_event as event},
-    store::{EventNum, Reader, RoomNum, Rows, StateKeyNum},
+    store::{EventNum, Reader, RoomNum, Rows, StateKeyNum, records::Status},
 };
 
 /// How many parsed events are cached during one resolution; others are parsed again.
@@ -28,7 +28,16 @@ pub(in crate::rooms) struct Unnumbered {
     pub auth: Vec<EventNum>,
 }
 
-/// Resolves `states`. `new` is the event that stands in them as [`StateOverlay::UNNUMBERED`].
+/// What resolution is to know of events that is not stored yet.
+#[derive(Default)]
+pub(in crate::rooms) struct Unstored<'a> {
+    /// The event that stands in the states as [`StateOverlay::UNNUMBERED`].
+    pub new: Option<Unnumbered>,
+    /// The statuses of events that have another one than is stored.
+    pub status: Option<&'a dyn Fn(EventNum) -> Option<Status>>,
+}
+
+/// Resolves `states`.
 ///
 /// The time grows with their difference, at worst with the room: for the pool.
 pub(in crate::rooms) fn resolve(
@@ -36,7 +45,7 @@ pub(in crate::rooms) fn resolve(
     room: RoomNum,
     rules: &RoomVersionRules,
     states: &[StateOverlay],
-    new: Option<Unnumbered>,
+    unstored: Unstored<'_>,
 ) -> Result<StateOverlay, Error> {
     let [first, others @ ..] = states else {
         return Ok(StateOverlay::default());
@@ -57,7 +66,7 @@ pub(in crate::rooms) fn resolve(
             .iter()
             .map(|conflict| key(&conflict.key))
             .collect(),
-        new,
+        unstored,
         parsed: RefCell::default(),
     };
     let resolved = resolve::resolve(rules, &conflicts, &source).map_err(|error| match error {
@@ -124,7 +133,7 @@ struct Source<'a, R> {
     /// Any of the states: all have the same unconflicted events.
     common: &'a StateOverlay,
     conflicts: HashSet<Key>,
-    new: Option<Unnumbered>,
+    unstored: Unstored<'a>,
     parsed: RefCell<HashMap<EventNum, Arc<Pdu>>>,
 }
 
@@ -133,7 +142,7 @@ impl<R: Reader> StateSource for Source<'_, R> {
     type Error = Error;
 
     fn auth_events(&self, num: EventNum, auth_events: &mut Vec<EventNum>) -> Result<(), Error> {
-        match &self.new {
+        match &self.unstored.new {
             Some(new) if num == StateOverlay::UNNUMBERED => auth_events.extend(&new.auth),
             _ => {
                 let table = self.r.auth()?;
@@ -147,7 +156,7 @@ impl<R: Reader> StateSource for Source<'_, R> {
     }
 
     fn pdu(&self, num: EventNum) -> Result<Arc<Pdu>, Error> {
-        if let Some(new) = &self.new
+        if let Some(new) = &self.unstored.new
             && num == StateOverlay::UNNUMBERED
         {
             return Ok(new.pdu.clone());
@@ -155,7 +164,11 @@ impl<R: Reader> StateSource for Source<'_, R> {
         if let Some(pdu) = self.parsed.borrow().get(&num) {
             return Ok(pdu.clone());
         }
-        let pdu = Arc::new(event::load(self.r, num)?.pdu(self.rules)?);
+        let mut stored = event::load(self.r, num)?;
+        if let Some(status) = self.unstored.status.and_then(|status| status(num)) {
+            stored.header.status = status;
+        }
+        let pdu = Arc::new(stored.pdu(self.rules)?);
         let mut parsed = self.parsed.borrow_mut();
         if parsed.len() < MAX_PARSED_EVENTS {
             parsed.insert(num, pdu.clone());
@@ -164,7 +177,7 @@ impl<R: Reader> StateSource for Source<'_, R> {
     }
 
     fn number(&self, id: &EventId) -> Result<Option<EventNum>, Error> {
-        match &self.new {
+        match &self.unstored.new {
             Some(new) if new.pdu.event_id() == id => Ok(Some(StateOverlay::UNNUMBERED)),
             _ => event::num_in(self.r, self.room, id),
         }

@@ -101,7 +101,14 @@ impl Liar<'_> {
         let keep = *[0.3, 0.7, 0.95, 1.0]
             .choose(&mut self.rng)
             .expect("not empty");
-        claimed.retain(|_, _| self.rng.random_bool(keep));
+        // In an order that the seed decides.
+        let mut keys: Vec<_> = claimed.keys().cloned().collect();
+        keys.sort();
+        for key in keys {
+            if !self.rng.random_bool(keep) {
+                claimed.remove(&key);
+            }
+        }
         for _ in 0..self.rng.random_range(0..4) {
             let index = self.rng.random_range(0..self.history.events.len());
             if let Some((kind, key)) = self.history.events[index].pdu.state_pair() {

@@ -48,6 +48,8 @@ struct Placed {
     /// The current state before it, as if it had been received before its gap.
     current: Arc<State>,
     claim: Option<Claim>,
+    /// The room's extremities before it, if the state before it rests on a claim.
+    ends: Vec<Index>,
     /// The state before it, if that never changes: from before the join of this server.
     fixed: Option<Arc<State>>,
 }

@@ -31,7 +31,9 @@ impl Liar<'_> {
         }
         let behind = model.behind(&ends);
         for (index, placed) in &model.placed {
-            let is_end = placed.status != Status::Accepted || ends.contains(index);
+            let is_end = placed.status != Status::Accepted
+                || ends.contains(index)
+                || self.before_join.contains(index);
             assert!(is_end || behind.contains(index), "{index} is lost");
         }
         let states = ends.iter().map(|end| model.after[end].clone()).collect();
@@ -170,7 +172,10 @@ impl<'a, 't> Model<'a, 't> {
     /// Whether an event is later than the known one of its key, if that may rest on claims.
     pub(super) fn is_news(&self, index: Index, known: &[Index], current: &Arc<State>) -> bool {
         let (_, missing) = self.liar.prev(index);
-        let rests_on_claim = self.depend_on_claim(known);
+        let is_history = known
+            .iter()
+            .all(|index| self.liar.before_join.contains(index));
+        let rests_on_claim = is_history || self.depend_on_claim(known);
         let key = self.liar.history.events[index].pdu.state_pair();
         let known = self.known_state(known, !missing, current);
         let is_later = key.is_none_or(|(kind, key)| {

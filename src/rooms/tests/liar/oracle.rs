@@ -7,6 +7,12 @@
 //!   they are here or not, or over those that are here, or over those of them that came since the join
 //!   and rest on no claim; an event that does not exist counts as absent, and no claim counts at all;
 //!   or
+//! - full resolution gives it over the true events alone, as if the liar had sent none; or
+//! - full resolution gives it if each event that rests on a claim follows on all extremities that the
+//!   room had when it was received. Any member may send such an event, and needs no claim for it; or
+//! - full resolution gives it if the events of the true graph that stand in the room's state and are
+//!   otherwise not here are extremities, too. The claim that revealed them is true as far as that: a
+//!   server that receives all true events has them and resolves with them, or
 //! - the new one is an event of greater depth that is part of the true graph, or that the room allowed
 //!   before the step; or
 //! - it is the membership of a liar, which a liar has set, or which is gone.
@@ -24,10 +30,12 @@ use super::{LIARS, Liar};
 use crate::{
     protocol::history::{Index, State},
     rooms::{Error, event, room},
+    store::records::Status,
 };
 
 /// States by resolution of the events of a graph, without any claim.
 struct Graph {
+    prev: HashMap<Index, Vec<Index>>,
     after: HashMap<Index, Arc<State>>,
     allowed: HashSet<Index>,
 }
@@ -73,7 +81,25 @@ impl Liar<'_> {
                     && !self.before_join.contains(&index)
             });
             let ends = self.ends()?;
-            let resolved = [whole, part, without_claims].map(|graph| graph.resolve(self, &ends));
+            let merged = Graph::merged(self);
+            let is_true = |index: &Index| *index < self.truth;
+            let truth = Graph::of(self, |index| is_true(&index));
+            let accepted = self.placed.iter();
+            let accepted = accepted.filter(|(_, placed)| placed.status == Status::Accepted);
+            let accepted = accepted.map(|(index, _)| *index).filter(is_true);
+            let accepted: Vec<Index> = accepted.collect();
+            let revealed = now.values().copied().filter(is_true);
+            let revealed: Vec<Index> = revealed.filter(|index| self.is_outlier(*index)).collect();
+            let resolved = [
+                whole.resolve(self, &ends),
+                part.resolve(self, &ends),
+                without_claims.resolve(self, &ends),
+                whole.resolve(self, &[&*ends, &*revealed].concat()),
+                truth.resolve(self, &accepted),
+                truth.resolve(self, &[&*accepted, &*revealed].concat()),
+                merged.resolve(self, &ends),
+                merged.resolve(self, &[&*ends, &*revealed].concat()),
+            ];
             for key in other.iter().copied() {
                 let is_resolved = resolved.iter().any(|state| state.get(key) == now.get(key));
                 assert!(
@@ -92,7 +118,11 @@ impl Liar<'_> {
         Ok(())
     }
 
-    fn ends(&self) -> Result<Vec<Index>, Error> {
+    fn is_outlier(&self, index: Index) -> bool {
+        !self.placed.contains_key(&index)
+    }
+
+    pub(super) fn ends(&self) -> Result<Vec<Index>, Error> {
         let extremities = room::heads(self.tx, self.room)?.extremities;
         let ends = extremities.into_iter().map(|num| {
             let index = self.history.index(&event::id(self.tx, num)?);
@@ -105,18 +135,46 @@ impl Liar<'_> {
 impl Graph {
     /// The graph of the events that are `present`.
     fn of(liar: &Liar<'_>, present: impl Fn(Index) -> bool) -> Self {
+        Self::with(liar, present, |_| &[])
+    }
+
+    /// The graph of the events that are here, where those with claims follow on all ends of then.
+    fn merged(liar: &Liar<'_>) -> Self {
+        let is_here = |index| liar.placed.contains_key(&index);
+        Self::with(liar, is_here, |index| match &liar.placed.get(&index) {
+            Some(placed) if placed.claim.is_some() => &placed.ends,
+            _ => &[],
+        })
+    }
+
+    fn with<'l>(
+        liar: &'l Liar<'_>,
+        present: impl Fn(Index) -> bool,
+        merges: impl Fn(Index) -> &'l [Index],
+    ) -> Self {
         let mut graph = Self {
+            prev: HashMap::new(),
             after: HashMap::new(),
             allowed: HashSet::new(),
         };
-        for index in (0..liar.history.events.len()).filter(|index| present(*index)) {
+        let prev_events = |index: Index| {
+            let prev = liar.history.events[index].prev.iter();
+            let prev = prev.chain(merges(index)).copied();
+            prev.filter(|prev| present(*prev)).collect::<Vec<_>>()
+        };
+        let all = 0..liar.history.events.len();
+        let mut open: Vec<Index> = all.filter(|index| present(*index)).collect();
+        while !open.is_empty() {
+            let is_next = |index: &Index| {
+                let mut prev = prev_events(*index).into_iter();
+                prev.all(|prev| graph.after.contains_key(&prev))
+            };
+            // What follows on a merge of itself, as an event does that was sent before one that it
+            // follows on, follows on less.
+            let index = open.remove(open.iter().position(is_next).unwrap_or(0));
             let event = &liar.history.events[index];
-            let prev: Vec<Index> = event
-                .prev
-                .iter()
-                .copied()
-                .filter(|prev| present(*prev))
-                .collect();
+            let prev = prev_events(index);
+            graph.prev.insert(index, prev.clone());
             let before = match liar.join {
                 Some(join) if join == index => event.state_before.clone(),
                 _ => graph.resolved(liar, &prev),
@@ -157,8 +215,7 @@ impl Graph {
         let mut behind = HashSet::new();
         let mut open = ends.to_vec();
         while let Some(index) = open.pop() {
-            let prev = liar.history.events[index].prev.iter().copied();
-            let prev = prev.filter(|prev| self.after.contains_key(prev));
+            let prev = self.prev.get(&index).into_iter().flatten().copied();
             open.extend(prev.filter(|prev| behind.insert(*prev)));
         }
         let ends: Vec<Index> = ends

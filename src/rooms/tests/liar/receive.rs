@@ -92,6 +92,7 @@ impl Liar<'_> {
             status: Status::Accepted,
             current: Arc::default(),
             claim: None,
+            ends: Vec::new(),
             fixed: Some(state),
         };
         self.placed.insert(join, placed);
@@ -131,7 +132,7 @@ impl Liar<'_> {
         let pdu = Arc::new(received.pdu);
         let decided =
             receive::decide(self.tx, self.room, pdu, received.json, overlay.transpose()?)?;
-        let before = self.current()?;
+        let (before, ends) = (self.current()?, self.ends()?);
         let claim = claim.map(|state| Claim {
             state,
             known_upto: self.timeline.last().copied(),
@@ -163,6 +164,7 @@ impl Liar<'_> {
             status: expected,
             current: before.clone(),
             claim,
+            ends,
             fixed: None,
         };
         self.placed.insert(index, placed);
@@ -306,7 +308,15 @@ impl Liar<'_> {
             leading.pop_first().filter(|_| !is_done)
         }) {
             let (known, missing) = self.prev(index);
+            let is_history = opened.is_some()
+                && !known.is_empty()
+                && known.iter().all(|index| self.before_join.contains(index));
+            let nothing = Claim {
+                state: Arc::default(),
+                known_upto,
+            };
             let claim = claims.get(&index).filter(|_| missing);
+            let claim = claim.or_else(|| Some(&nothing).filter(|_| is_history && !missing));
             if missing && claim.is_none() || index == 0 && opened.is_some() {
                 waiting.insert(index);
                 continue;
@@ -318,6 +328,8 @@ impl Liar<'_> {
             model.is_before_join = opened.is_none();
             let status = model.status(index, &known, claim, &current, &received_in);
             let rests_on_claim = missing
+                || is_history
+                || opened.is_none() && status == Status::RejectedByState
                 || opened.is_some()
                     && status != Status::RejectedByAuthEvents
                     && model.depend_on_claim(&known);
@@ -329,6 +341,7 @@ impl Liar<'_> {
                 status,
                 current: current.clone(),
                 claim: claim.cloned(),
+                ends: self.placed[&after_gap].ends.clone(),
                 fixed: None,
             };
             if opened.is_none() {
