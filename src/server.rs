@@ -34,7 +34,7 @@ use crate::{
     rooms::{self, Local, background::jobs::BackgroundJobs, typing::Typing},
     stop::{self, Stop},
     store::{self, Store},
-    sync::Notifier,
+    sync::{Notifier, sliding::RoomLists},
     systemd::{Manager, Sockets},
     users::{self, Users},
 };
@@ -165,6 +165,7 @@ impl Server {
             media,
             typing: Arc::default(),
             lazy_loaded_members: Arc::default(),
+            room_lists: RoomLists::default(),
             presence: Arc::default(),
             users: users(&config, &store, &pool, &clock),
             rates: Rates::new(max_buckets, clock.clone()),

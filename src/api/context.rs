@@ -16,7 +16,10 @@ use crate::{
     rooms::{self, Actor, Local, state::current, typing::Typing},
     stop::Stopping,
     store::{RoomNum, Store, UserNum, records::Membership},
-    sync::{LazyLoadedMembers, Notifier, SyncHandler},
+    sync::{
+        LazyLoadedMembers, Notifier, SyncHandler,
+        sliding::{RoomLists, SlidingSyncHandler},
+    },
     users::{Users, presence::Presence},
 };
 
@@ -39,6 +42,7 @@ pub struct Context {
     pub previews: Previews,
     pub typing: Arc<Typing>,
     pub lazy_loaded_members: Arc<LazyLoadedMembers>,
+    pub room_lists: RoomLists,
     pub presence: Arc<Presence>,
     /// The rate limits that depend on what only the handler knows.
     pub rates: Rates,
@@ -63,6 +67,13 @@ impl Context {
             presence: &self.presence,
             federation: &self.federation,
             stopping: &self.stopping,
+        }
+    }
+
+    pub(super) fn sliding_sync_handler(&self) -> SlidingSyncHandler<'_> {
+        SlidingSyncHandler {
+            sync: self.sync_handler(),
+            room_lists: &self.room_lists,
         }
     }
 

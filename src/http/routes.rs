@@ -30,6 +30,7 @@ pub(super) fn all() -> Vec<Route> {
     events(&mut routes);
     media(&mut routes);
     routes.add(client::sync::sync);
+    routes.add(client::sliding_sync::sliding_sync);
     between_servers(&mut routes);
     routes.add(admin::shared_secret::get_nonce);
     routes.add(admin::shared_secret::register);

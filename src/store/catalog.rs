@@ -16,8 +16,8 @@ use super::{
         DeviceList, DeviceListChange, EarlyRedactions, FallbackKey, Gap, LoginToken, Media,
         MediaFile, MemberRow, Notified, OneTimeKey, OutOfBandMembership, Outgoing, PendingLeave,
         PendingUpgrade, Receipt, RefreshToken, RemoteDevice, RemoteDeviceList, RemoteKey,
-        ResolvedServer, Room, RoomHeads, SigningKey, StateNode, Thread, Thumbnail, TimelineRow,
-        ToDeviceMessage, Transaction, Waiting,
+        ResolvedServer, Room, RoomHeads, SigningKey, SlidingSyncState, StateNode, Thread,
+        Thumbnail, TimelineRow, ToDeviceMessage, Transaction, Waiting,
     },
     table::{RawSnapshotTable, Rows, SnapshotTable, TxTable, raw},
 };
@@ -195,6 +195,9 @@ tables! {
     account_data_log: (UserNum, Position) => (RoomNum, &'static str), version 1;
     /// (user, filter number) → the filter as JSON.
     filters: (UserNum, u32) => &'static str, version 1;
+    /// (device, id of a connection of simplified sliding sync, number of the state) → what the client has
+    /// received: the last state that it confirmed, and the one after it.
+    sliding_sync_states: (DeviceNum, &'static str, u64) => Packed<SlidingSyncState>, version 1;
 
     /// Every other server that another row mentions: number → name.
     servers: ServerNum => &'static str, version 1;

@@ -551,6 +551,50 @@ record! {
 }
 
 record! {
+    /// What a client has received on a connection of simplified sliding sync.
+    #[derive(Default)]
+    SlidingSyncState {
+        /// The distinct required states of `rooms`.
+        required_states: Vec<Vec<RequiredState>>,
+        /// In the order of their numbers.
+        rooms: Vec<(RoomNum, SentRoom)>,
+        /// Whether it has the global account data.
+        has_account_data: bool,
+    }
+}
+
+/// A room that was sent on a connection of simplified sliding sync.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SentRoom {
+    /// The index in `required_states` of what the room was last sent with.
+    pub required_state: u16,
+    /// The limit with which it was last sent.
+    pub timeline_limit: u16,
+    /// The position up to which the client has the room; `None` if that is the position of its token.
+    pub upto: Option<Position>,
+    pub is_dm: bool,
+    /// Whether the client has the receipts up to the position of its token.
+    pub has_receipts: bool,
+    /// The same of the room's account data.
+    pub has_account_data: bool,
+}
+
+/// Which state of a room a client wants (MSC4186, `RequiredStateRequest`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequiredState {
+    pub include: Vec<StatePattern>,
+    pub exclude: Vec<StatePattern>,
+    pub lazy_members: bool,
+}
+
+/// The type and the state key of state events; `None` is any.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatePattern {
+    pub kind: Option<String>,
+    pub state_key: Option<String>,
+}
+
+record! {
     /// A room upgrade of which bans and space children are still to be copied.
     PendingUpgrade {
         /// The room that is replaced.

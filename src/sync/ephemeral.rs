@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The most receipts of a room in one response; the newest are sent.
-const MAX_RECEIPTS: usize = 1000;
+pub const MAX_RECEIPTS: usize = 1000;
 
 pub fn events(
     r: &impl Reader,
@@ -62,7 +62,7 @@ fn wants(filter: &RoomEventFilter, kind: &str) -> bool {
 
 /// The contents of the receipt events. One content has one receipt of a user and a kind at an event; who
 /// has receipts of several threads there, as of the main timeline and of all, is in several.
-fn receipt_contents(receipts: Vec<receipts::ReceiptUpdate>) -> Vec<Value> {
+pub fn receipt_contents(receipts: Vec<receipts::ReceiptUpdate>) -> Vec<Value> {
     type Content = BTreeMap<String, BTreeMap<ReceiptType, BTreeMap<String, Value>>>;
     let mut contents: Vec<Content> = Vec::new();
     for update in receipts {

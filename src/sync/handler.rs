@@ -7,8 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ruma::presence::PresenceState;
-use smol::{Timer, future, stream::Stream};
+use ruma::{OwnedUserId, presence::PresenceState};
+use smol::{Timer, channel::Receiver, future, stream::Stream};
 
 use super::{
     account_data,
@@ -31,7 +31,12 @@ use crate::{
         DeviceNum, Pieces, Position, Reader, Rows, Snapshot, Store, Tx, UserNum,
         records::Membership,
     },
-    users::{self, keys::one_time_keys, presence::Presence, to_device},
+    users::{
+        self,
+        keys::one_time_keys,
+        presence::Presence,
+        to_device::{self, MAX_SYNC_MESSAGES, PendingMessages},
+    },
 };
 
 /// Clients upload keys of this algorithm. They expect its count even if it is 0.
@@ -74,12 +79,9 @@ impl SyncHandler<'_> {
         let mut deadline = Instant::now() + timeout;
         let request = Arc::new(request);
         let (user, device) = (request.user, request.device);
-        let now_ms = self.clock.now_ms();
-        if self.presence.synced(user, device, set_presence, now_ms) {
-            self.presence_changed(vec![user]);
-        }
+        self.note_presence(user, device, set_presence);
         let received = request.since.map_or(Position::MIN, |since| since.to_device);
-        self.remove_received(&request, received)?;
+        self.remove_received(device, &request.user_id, received)?;
         loop {
             self.expire();
             // Before the look: a change during it is not missed.
@@ -93,12 +95,11 @@ impl SyncHandler<'_> {
                 account_data,
                 mut fields,
             } = self.look(&request, range).await?;
-            let lists = self.device_lists(&request, range).await?;
+            let lists = self.device_lists(user, &request.user_id, range).await?;
             if !lists.is_empty() {
                 fields.put("device_lists", &lists)?;
             }
-            let pending = |s: &Snapshot| to_device::pending(s, device, received, range.end.stored);
-            let pending = self.store.read(pending)?;
+            let pending = self.pending_messages(device, received, range, MAX_SYNC_MESSAGES)?;
             fields.put_events("to_device", &pending.messages)?;
             let next_batch = range.end.token(pending.upto);
             let is_fast = rooms::is_fast(&candidates, range);
@@ -133,30 +134,64 @@ impl SyncHandler<'_> {
                 let response = self.store.scan_pieces(unwritten).await?;
                 return Ok(Some(Box::pin(response)));
             }
-            let changed = async {
-                let _ = change.recv().await;
-                false
-            };
-            let timer = async {
-                Timer::at(self.next_look(deadline)).await;
-                false
-            };
-            let stopping = async {
-                self.stopping.wait().await;
-                true
-            };
-            if future::or(future::or(changed, timer), stopping).await {
+            if !self.wait(&change, deadline).await {
                 deadline = Instant::now();
             }
         }
     }
 
+    /// Waits for a change or until it is time to look again; `false` if the server stops.
+    pub(super) async fn wait(&self, change: &Receiver<()>, deadline: Instant) -> bool {
+        let changed = async {
+            let _ = change.recv().await;
+            true
+        };
+        let timer = async {
+            Timer::at(self.next_look(deadline)).await;
+            true
+        };
+        let stopping = async {
+            self.stopping.wait().await;
+            false
+        };
+        future::or(future::or(changed, timer), stopping).await
+    }
+
+    pub(super) fn note_presence(
+        &self,
+        user: UserNum,
+        device: DeviceNum,
+        set_presence: &PresenceState,
+    ) {
+        let now_ms = self.clock.now_ms();
+        if self.presence.synced(user, device, set_presence, now_ms) {
+            self.presence_changed(vec![user]);
+        }
+    }
+
+    /// At most `limit` to-device messages after `received`.
+    pub(super) fn pending_messages(
+        &self,
+        device: DeviceNum,
+        received: Position,
+        range: SyncRange,
+        limit: usize,
+    ) -> Result<PendingMessages, Error> {
+        let end = range.end.stored;
+        let pending = |s: &Snapshot| to_device::pending(s, device, received, end, limit);
+        Ok(self.store.read(pending)?)
+    }
+
     /// Removes to-device messages that the device has received, as its token says.
-    fn remove_received(&self, request: &Request, received: Position) -> Result<(), Error> {
-        let device = request.device;
+    pub(super) fn remove_received(
+        &self,
+        device: DeviceNum,
+        user: &OwnedUserId,
+        received: Position,
+    ) -> Result<(), Error> {
         let pending = |s: &Snapshot| to_device::has_pending_until(s, device, received);
         if self.store.read(pending)? {
-            let (store, user) = (self.store.clone(), request.user_id.clone());
+            let (store, user) = (self.store.clone(), user.clone());
             self.federation.spawn(async move {
                 let job = move |tx: &Tx| to_device::remove_until(tx, device, received);
                 if let Err(error) = store.write_deferred(job).await {
@@ -193,31 +228,40 @@ impl SyncHandler<'_> {
     }
 
     /// Empty in an initial sync, after which a client queries the devices of everybody.
-    async fn device_lists(
+    pub(super) async fn device_lists(
         &self,
-        request: &Request,
+        user: UserNum,
+        user_id: &OwnedUserId,
         range: SyncRange,
     ) -> Result<DeviceLists, Error> {
         let Some(since) = range.since else {
             return Ok(DeviceLists::default());
         };
         let query = DeviceListQuery {
-            user: request.user,
-            user_id: request.user_id.clone(),
+            user,
+            user_id: user_id.clone(),
             after: since.position,
             upto: range.end.stored,
         };
         device_lists::changes(self.store, self.notifier, query).await
     }
 
-    fn key_counts_changed(&self, device: DeviceNum, range: SyncRange) -> Result<bool, Error> {
+    pub(super) fn key_counts_changed(
+        &self,
+        device: DeviceNum,
+        range: SyncRange,
+    ) -> Result<bool, Error> {
         let since = range.since.map_or(Position::MIN, |since| since.position);
         let changed = |s: &Snapshot| one_time_keys::counts_changed_after(s, device, since);
         Ok(self.store.read(changed)?)
     }
 
     /// The counts are in every response: some clients take a missing count for an unchanged one.
-    fn put_key_counts(&self, device: DeviceNum, fields: &mut Fields) -> Result<(), Error> {
+    pub(super) fn put_key_counts(
+        &self,
+        device: DeviceNum,
+        fields: &mut Fields,
+    ) -> Result<(), Error> {
         let mut keys = self.store.read(|s| one_time_keys::counts(s, device))?;
         keys.counts
             .entry(ONE_TIME_KEY_ALGORITHM.to_owned())
@@ -227,7 +271,7 @@ impl SyncHandler<'_> {
     }
 
     /// Ends typing that has timed out or whose user has left, and the presence of silent devices.
-    fn expire(&self) {
+    pub(super) fn expire(&self) {
         let now_ms = self.clock.now_ms();
         let position = self.notifier.position().stored;
         // Memberships are read once for each change of a room, not for each sync.

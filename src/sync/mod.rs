@@ -6,6 +6,7 @@
 //! - [`rooms`] finds the rooms that may have changed, and `room_update` builds each of them from
 //!   `timeline`, `state`, `summary`, `ephemeral` and `account_data`. A sync costs in proportion to what
 //!   changed; one with a token from before this start looks at each room of the user once.
+//! - [`sliding`] is simplified sliding sync, which tells clients of the same changes in another way.
 //! - The token holds all that must be remembered of a client. [`LazyLoadedMembers`] can be lost.
 
 mod account_data;
@@ -24,6 +25,7 @@ mod response;
 mod room_update;
 mod rooms;
 mod shared_rooms;
+pub mod sliding;
 mod state;
 mod stripped_state;
 mod summary;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use ruma::{OwnedUserId, api::client::filter::FilterDefinition};
 
-use super::{lazy_members::DeviceMembers, notifier::StreamPosition, token::SyncToken};
+use super::{lazy_members::ClientMembers, notifier::StreamPosition, token::SyncToken};
 use crate::store::{DeviceNum, Position, UserNum};
 
 /// The default and the most events of a timeline.
@@ -23,7 +23,7 @@ pub struct Request {
     pub state_after: StateAfter,
     /// The users whom the user ignores.
     pub ignored: BTreeSet<OwnedUserId>,
-    pub lazy_loaded: DeviceMembers,
+    pub lazy_loaded: ClientMembers,
 }
 
 /// Whether the client wants the state after the timeline in place of the one before it.

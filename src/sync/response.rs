@@ -56,6 +56,12 @@ impl Fields {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+
+    /// As an object of its own.
+    pub fn to_json(&self) -> Result<Box<RawValue>, Error> {
+        let json = to_raw_value(&self.0);
+        json.map_err(|_| Error::not_serializable("a response"))
+    }
 }
 
 /// What of a response has not been written yet.

@@ -68,7 +68,7 @@ pub fn joined(
     typing: &Typing,
 ) -> Result<Option<Content>, Error> {
     let mut builder = Builder::new(r, request, range, room, member)?;
-    let (last, end) = builder.end(r)?;
+    let (last, end) = end_of_range(r, room, &builder.heads, builder.upto)?;
     let selected = builder.select_timeline(r, last)?;
     let mut joined = JoinedRoom::new();
     if builder.has_new_summary(r)? {
@@ -127,6 +127,26 @@ pub fn left(
     builder
         .content(LeftRoom::new(), timeline, account_data, state)
         .map(Some)
+}
+
+/// The place of the last event of a room at `upto`, and the state after it.
+pub fn end_of_range(
+    r: &impl Reader,
+    room: RoomNum,
+    heads: &RoomHeads,
+    upto: Position,
+) -> Result<(Place, StateOverlay), Error> {
+    let last = room_timeline::place_at(r, room, upto)?.unwrap_or(Place::MIN);
+    let mut state = StateOverlay::of(heads.state);
+    // The snapshot may be later than the end of the range: undo the later changes.
+    let later = Position(upto.0.saturating_add(1))..;
+    for row in r.state_changes()?.prefix_range(room, later)?.rev() {
+        let (key, change) = row?;
+        let (before, _) = change.value();
+        let key = room_state::key_name(r, room, key.value().2)?;
+        state = state.with(key, (before != EventNum(0)).then_some(before));
+    }
+    Ok((last, state))
 }
 
 struct Builder<'a> {
@@ -197,21 +217,6 @@ impl<'a> Builder<'a> {
             timeline.prev_batch = Some(PaginationToken::Place(selected.before).to_string());
         }
         Ok(timeline)
-    }
-
-    /// The place of the last event in the range and the state after it.
-    fn end(&self, r: &impl Reader) -> Result<(Place, StateOverlay), Error> {
-        let last = room_timeline::place_at(r, self.room, self.upto)?.unwrap_or(Place::MIN);
-        let mut state = StateOverlay::of(self.heads.state);
-        // The snapshot may be later than the end of the range: undo the later changes.
-        let later = Position(self.upto.0.saturating_add(1))..;
-        for row in r.state_changes()?.prefix_range(self.room, later)?.rev() {
-            let (key, change) = row?;
-            let (before, _) = change.value();
-            let key = room_state::key_name(r, self.room, key.value().2)?;
-            state = state.with(key, (before != EventNum(0)).then_some(before));
-        }
-        Ok((last, state))
     }
 
     /// A room that the user was only invited to or knocking at: the event that ended that. An invitation

@@ -11,7 +11,7 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 
-use super::{event_format::format_event, lazy_members::DeviceMembers, request::Request};
+use super::{event_format::format_event, lazy_members::ClientMembers, request::Request};
 use crate::{
     rooms::{
         Error,
@@ -22,7 +22,7 @@ use crate::{
     store::{EventNum, Position, Reader, RoomNum, Rows, StateKeyNum},
 };
 
-const MEMBER: &str = "m.room.member";
+pub const MEMBER: &str = "m.room.member";
 
 /// The state that a client wants of a room.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ pub struct Wanted<'a> {
     pub user_id: &'a OwnedUserId,
     /// The heroes of the summary, if the response has one.
     pub heroes: &'a [OwnedUserId],
-    pub lazy_loaded: &'a DeviceMembers,
+    pub lazy_loaded: &'a ClientMembers,
     /// The end of the range.
     pub upto: Position,
 }
@@ -133,7 +133,7 @@ pub fn changed(
 
 /// The keys of the room's state that changed after `since`, up to and including `upto`, and the event
 /// that each then had; event 0 if none.
-fn state_changes(
+pub fn state_changes(
     r: &impl Reader,
     room: RoomNum,
     since: Position,
@@ -230,7 +230,7 @@ pub fn note_timeline_members(wanted: &Wanted<'_>) -> Result<(), Error> {
 }
 
 fn note_sent_member(
-    lazy_loaded: &DeviceMembers,
+    lazy_loaded: &ClientMembers,
     room: RoomNum,
     event: &StoredEvent,
     upto: Position,
@@ -238,7 +238,7 @@ fn note_sent_member(
     if let Some(key) = event.header.state_key
         && event.member()?.is_some()
     {
-        lazy_loaded.sent(room, [(key, event.num)], upto);
+        lazy_loaded.sent(room, [(key, event.num)], (0, upto));
     }
     Ok(())
 }

@@ -62,7 +62,8 @@ pub(super) fn request(since: Option<SyncToken>) -> Request {
         full_state: false,
         state_after: StateAfter::No,
         ignored: BTreeSet::new(),
-        lazy_loaded: lazy_loaded.begin(DeviceNum(1), since.map(|since| since.position)),
+        lazy_loaded: lazy_loaded
+            .begin((DeviceNum(1), None), since.map(|since| (0, since.position))),
     }
 }
 

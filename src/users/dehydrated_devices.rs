@@ -133,5 +133,5 @@ pub fn messages(
     let device = device.ok_or_else(|| {
         store::Error::corrupt("devices", (user, device_id), "missing, but dehydrated")
     })?;
-    to_device::pending(r, device.num, after, upto).map(Some)
+    to_device::pending(r, device.num, after, upto, to_device::MAX_SYNC_MESSAGES).map(Some)
 }

@@ -121,6 +121,12 @@ const ANNOUNCEMENTS: &[Announcement] = &[
         "/_matrix/client/v3/user/@alice:localhost/account_data/m.invite_permission_config",
     ),
     (
+        "org.matrix.simplified_msc3575",
+        "Element X and the matrix-rust-sdk: sync in this way alone",
+        "POST",
+        "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync",
+    ),
+    (
         "uk.tcpip.msc4133",
         "Cinny, FluffyChat: custom profile fields",
         "GET",

@@ -32,6 +32,7 @@ const UNSTABLE_FEATURES: &[&str] = &[
     "org.matrix.msc3827.stable",
     "org.matrix.msc3916.stable",
     "org.matrix.msc4380.stable",
+    "org.matrix.simplified_msc3575",
     "uk.tcpip.msc4133",
     "uk.tcpip.msc4133.stable",
 ];

@@ -26,6 +26,7 @@ pub mod receipt;
 pub mod register;
 pub mod room;
 pub mod session;
+pub mod sliding_sync;
 pub mod space;
 pub mod state;
 pub mod summary;

@@ -61,7 +61,8 @@ pub async fn sync(
     };
     let since = request.since.as_deref().map(str::parse::<SyncToken>);
     let since = since.transpose().map_err(rooms::Error::from)?;
-    let position = since.map(|since| since.position);
+    let received = since.map(|since| (0, since.position));
+    let lazy_loaded = (api.lazy_loaded_members).begin((session.device, None), received);
     let sync_request = Request {
         user: session.user,
         user_id: session.user_id,
@@ -75,7 +76,7 @@ pub async fn sync(
             quirk
         },
         ignored: api.store.read(|s| ignored_users::load(s, session.user))?,
-        lazy_loaded: api.lazy_loaded_members.begin(session.device, position),
+        lazy_loaded,
     };
     let timeout = request.timeout.unwrap_or_default().min(MAX_TIMEOUT);
     let handler = api.sync_handler();

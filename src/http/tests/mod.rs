@@ -82,6 +82,7 @@ impl TestApi {
             notifier: Arc::new(Notifier::new(store.clone(), 1).unwrap()),
             typing: Arc::default(),
             lazy_loaded_members: Arc::default(),
+            room_lists: crate::sync::sliding::RoomLists::default(),
             presence: Arc::default(),
             local,
             users: Users::new(options, store.clone(), pool.clone(), clock.clone()),

@@ -5,7 +5,7 @@ use ruma::events::room::member::MembershipState;
 use super::change::MembershipChange;
 use crate::{
     rooms::{Actor, Error, Local, state::current},
-    store::{Reader, RoomNum, Tx, UserNum, records::Membership},
+    store::{Effect, Reader, RoomNum, Tx, UserNum, records::Membership},
 };
 
 /// Leaves the room, rejects the invite or takes the knock back. Idempotent: a user who has left
@@ -37,9 +37,12 @@ pub fn forget(tx: &Tx, user: UserNum, room: RoomNum) -> Result<(), Error> {
         return Ok(());
     };
     match row.membership {
+        Membership::Leave | Membership::Ban if row.forgotten => Ok(()),
         Membership::Leave | Membership::Ban => {
             row.forgotten = true;
-            Ok(tx.memberships()?.put((user, room), &row)?)
+            tx.memberships()?.put((user, room), &row)?;
+            tx.effect(Effect::RoomChanged(room, tx.next_position()?));
+            Ok(())
         }
         Membership::Join | Membership::Invite | Membership::Knock => Err(Error::StillInRoom),
     }

@@ -82,8 +82,27 @@ pub struct ReceiptUpdate {
     pub key: ReceiptKey,
     /// The user has read up to this event.
     pub event: OwnedEventId,
+    pub place: Place,
     /// In milliseconds since the epoch.
     pub ts: u64,
+}
+
+impl ReceiptUpdate {
+    fn new(
+        r: &impl Reader,
+        user: UserNum,
+        key: ReceiptKey,
+        receipt: &Receipt,
+    ) -> Result<Self, Error> {
+        Ok(Self {
+            user,
+            user_id: users::id_of(r, user)?,
+            key,
+            event: event::id(r, receipt.event)?,
+            place: receipt.place,
+            ts: receipt.ts,
+        })
+    }
 }
 
 /// Moves a receipt of `user` forward to the event `id`; whether it moved.
@@ -244,15 +263,29 @@ pub fn moved_between(
         let receipt = receipts.load((room, user, key))?;
         let receipt = receipt
             .ok_or_else(|| Error::corrupt("receipts", (room, user, key), "missing, but logged"))?;
-        updates.push(ReceiptUpdate {
-            user,
-            user_id: users::id_of(r, user)?,
-            key: receipt_key,
-            event: event::id(r, receipt.event)?,
-            ts: receipt.ts,
-        });
+        updates.push(ReceiptUpdate::new(r, user, receipt_key, &receipt)?);
         if updates.len() >= limit {
             break;
+        }
+    }
+    Ok(updates)
+}
+
+/// The receipts at and after the place `first`, of the newest `limit`, and those of `viewer` wherever they
+/// are.
+pub fn at_or_after(
+    r: &impl Reader,
+    room: RoomNum,
+    first: Place,
+    upto: Position,
+    viewer: UserNum,
+    limit: usize,
+) -> Result<Vec<ReceiptUpdate>, Error> {
+    let mut updates = moved_between(r, room, Position::MIN, upto, viewer, limit)?;
+    updates.retain(|update| update.user != viewer && update.place >= first);
+    for (key, receipt) in of_user(r, room, viewer)? {
+        if receipt.position <= upto {
+            updates.push(ReceiptUpdate::new(r, viewer, key, &receipt)?);
         }
     }
     Ok(updates)

@@ -89,6 +89,7 @@ pub fn remove(tx: &Tx, user: UserNum, device_id: &DeviceId) -> Result<bool, stor
     tx.devices()?.remove((user, device_id.as_str()))?;
     tx.device_ids()?.remove(num)?;
     tx.transactions()?.remove_prefix(num)?;
+    tx.sliding_sync_states()?.remove_prefix(num)?;
     if is_dehydrated(tx, user, device_id)? {
         tx.dehydrated_devices()?.remove(user)?;
     }

@@ -20,7 +20,7 @@ const MAX_JOB_BYTES: usize = 2 * 1024 * 1024;
 /// Message ids of one server that are remembered to deduplicate its messages.
 const MAX_SEEN_PER_SERVER: u64 = 2000;
 /// What one sync returns.
-const MAX_SYNC_MESSAGES: usize = 100;
+pub const MAX_SYNC_MESSAGES: usize = 100;
 const MAX_SYNC_BYTES: usize = 1024 * 1024;
 
 #[derive(Serialize)]
@@ -192,13 +192,14 @@ pub struct PendingMessages {
     pub upto: Position,
 }
 
-/// The messages for `device` after `after`, up to and including `upto`, oldest first, as many as one sync
-/// returns.
+/// The messages for `device` after `after`, up to and including `upto`, oldest first, at most `limit` and as
+/// many as one sync returns.
 pub fn pending(
     r: &impl Reader,
     device: DeviceNum,
     after: Position,
     upto: Position,
+    limit: usize,
 ) -> Result<PendingMessages, store::Error> {
     let mut messages = Vec::new();
     if after >= upto {
@@ -228,7 +229,7 @@ pub fn pending(
             Err(error) => return Err(error),
         };
         bytes += message.get().len();
-        if messages.len() == MAX_SYNC_MESSAGES || !messages.is_empty() && bytes > MAX_SYNC_BYTES {
+        if messages.len() == limit || !messages.is_empty() && bytes > MAX_SYNC_BYTES {
             return Ok(PendingMessages {
                 messages,
                 upto: last,

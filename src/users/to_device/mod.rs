@@ -11,7 +11,10 @@ mod queue;
 mod request;
 
 pub use self::{
-    inbound::{PendingMessages, deliver, deliver_remote, has_pending_until, pending, remove_until},
+    inbound::{
+        MAX_SYNC_MESSAGES, PendingMessages, deliver, deliver_remote, has_pending_until, pending,
+        remove_until,
+    },
     outbound::{
         OutboundMessages, discard_outbound, outbound, queue_outbound, remove_outbound_until,
         servers_with_outbound,

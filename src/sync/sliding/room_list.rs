@@ -1,0 +1,563 @@
+//! The rooms of each user in the order of their activity, in memory.
+//!
+//! The activity of a room that the user is joined to is the position of its last event or change of state; of
+//! other rooms that of the user's membership. A list knows up to which position it has all changes, and is
+//! brought up to date by what the notifier's index has since. It is made from the store when it is missing.
+
+use std::{
+    borrow::Cow,
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use ruma::{OwnedUserId, RoomId, UserId, events::StateEventType};
+use serde::{Deserialize, de::IgnoredAny};
+use serde_json::value::RawValue;
+
+use super::request::{Filters, SlidingSyncRequest};
+use crate::{
+    rooms::{
+        Error, event,
+        membership::out_of_band,
+        room,
+        state::{content, current},
+    },
+    store::{
+        Position, Reader, Records, RoomNum, UserNum,
+        records::{MemberRow, Membership},
+    },
+    sync::{membership_history::last_leave, rooms::memberships},
+    users::account_data::{self, GLOBAL},
+};
+
+/// The most rooms in the lists of all users; beyond it the lists used longest ago are dropped.
+const MAX_ENTRIES: usize = 50_000;
+/// The most spaces whose children a list remembers.
+const MAX_SPACES: usize = 100;
+/// Up to so many changed rooms are read on the thread.
+const MAX_CHANGES_ON_THREAD: usize = 64;
+
+const DIRECT: &str = "m.direct";
+const TAG: &str = "m.tag";
+
+#[derive(Debug, Default)]
+pub struct RoomLists(Mutex<Lists>);
+
+#[derive(Debug, Default)]
+struct Lists {
+    uses: u64,
+    entries: usize,
+    /// With the number of the last use.
+    of: HashMap<UserNum, (u64, RoomList)>,
+}
+
+impl RoomLists {
+    /// Takes the list of `user` out, until [`put`](Self::put); an empty one if there is none.
+    pub fn take(&self, user: UserNum) -> RoomList {
+        let mut lists = self.lock();
+        let taken = lists.of.remove(&user).map(|(_, list)| list);
+        let taken = taken.unwrap_or_default();
+        lists.entries -= taken.entries.len();
+        taken
+    }
+
+    pub fn put(&self, user: UserNum, list: RoomList) {
+        let mut lists = self.lock();
+        lists.uses += 1;
+        lists.entries += list.entries.len();
+        let used = lists.uses;
+        if let Some((_, replaced)) = lists.of.insert(user, (used, list)) {
+            lists.entries -= replaced.entries.len();
+        }
+        while lists.entries > MAX_ENTRIES {
+            let oldest = lists.of.iter().min_by_key(|(_, (used, _))| *used);
+            let Some(oldest) = oldest.map(|(user, _)| *user) else {
+                break;
+            };
+            let dropped = lists.of.remove(&oldest);
+            lists.entries -= dropped.map_or(0, |(_, list)| list.entries.len());
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Lists> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The rooms of one user.
+#[derive(Debug, Default)]
+pub struct RoomList {
+    /// Up to here it has all changes; `None` if it has not been made.
+    upto: Option<Position>,
+    /// The last active first.
+    entries: Vec<Entry>,
+    activity: HashMap<RoomNum, Position>,
+    /// The parts of the entries that have been read.
+    read: FilterInputs,
+    /// The rooms in `m.direct`.
+    direct: HashSet<RoomNum>,
+    /// The children of spaces, with the position of the space's state.
+    spaces: HashMap<RoomNum, (Position, HashSet<RoomNum>)>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub room: RoomNum,
+    pub activity: Position,
+    pub membership: Membership,
+    /// Of the membership.
+    pub member_position: Position,
+    pub listing: Listing,
+    /// Who invited the user.
+    pub inviter: Option<OwnedUserId>,
+    pub attributes: Attributes,
+    pub tags: Vec<String>,
+}
+
+/// When a room is in the lists of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listing {
+    Always,
+    /// If it was sent before: the user has left it.
+    IfSent,
+    /// The user has forgotten it.
+    Forgotten,
+}
+
+/// What filters read of a room's state.
+#[derive(Clone, Debug, Default)]
+pub struct Attributes {
+    pub room_type: Option<String>,
+    pub is_encrypted: bool,
+    /// In lower case.
+    pub name: Option<String>,
+    /// The position of the state from which they are.
+    state_position: Position,
+}
+
+/// What filters read of rooms beside memberships and `m.direct`.
+#[derive(Clone, Copy, Debug, Default)]
+struct FilterInputs {
+    attributes: bool,
+    tags: bool,
+}
+
+impl FilterInputs {
+    fn of<'a>(filters: impl Iterator<Item = &'a Filters>) -> Self {
+        let mut parts = Self::default();
+        for filters in filters {
+            parts.attributes |= filters.is_encrypted.is_some()
+                || filters.room_types.is_some()
+                || filters.not_room_types.is_some()
+                || filters.room_name_like.is_some();
+            parts.tags |= filters.tags.is_some() || filters.not_tags.is_some();
+        }
+        parts
+    }
+
+    fn has(self, other: Self) -> bool {
+        self.attributes >= other.attributes && self.tags >= other.tags
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self {
+            attributes: self.attributes || other.attributes,
+            tags: self.tags || other.tags,
+        }
+    }
+}
+
+impl RoomList {
+    /// The position up to which it has all changes.
+    pub fn upto(&self) -> Option<Position> {
+        self.upto
+    }
+
+    /// Whether [`refresh`](Self::refresh) reads only a few rows.
+    pub fn is_fast(
+        &self,
+        r: &impl Reader,
+        request: &SlidingSyncRequest,
+        changed: Option<&[RoomNum]>,
+        end: Position,
+    ) -> Result<bool, Error> {
+        let (Some(upto), Some(changed)) = (self.upto, changed) else {
+            return Ok(false);
+        };
+        let parts = FilterInputs::of(request.lists.iter().map(|list| &list.filters));
+        if changed.len() > MAX_CHANGES_ON_THREAD || !self.read.has(parts) {
+            return Ok(false);
+        }
+        let own = account_data::changes_between(r, request.user, upto, end)?;
+        if own.len() > MAX_CHANGES_ON_THREAD || own.iter().any(|(_, kind)| kind == DIRECT) {
+            return Ok(false);
+        }
+        for space in wanted_spaces(r, request)? {
+            let known = self.spaces.get(&space);
+            if known.is_none_or(|known| changed.contains(&space) && known.0 < end) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Brings it up to `end`. `changed` has the rooms that changed since [`upto`](Self::upto); `None` if that
+    /// may be any.
+    pub fn refresh(
+        &mut self,
+        r: &impl Reader,
+        request: &SlidingSyncRequest,
+        changed: Option<&[RoomNum]>,
+        end: Position,
+    ) -> Result<(), Error> {
+        let parts = FilterInputs::of(request.lists.iter().map(|list| &list.filters));
+        let owner = Owner {
+            user: request.user,
+            id: &request.user_id,
+            parts: parts.and(self.read),
+        };
+        match (self.upto, changed) {
+            (Some(upto), Some(changed)) => {
+                let own = account_data::changes_between(r, owner.user, upto, end)?;
+                if own.iter().any(|(_, kind)| kind == DIRECT) {
+                    self.direct = direct_rooms(r, owner.user)?;
+                }
+                let tagged = own.into_iter().filter(|(_, kind)| kind == TAG);
+                let tagged: BTreeSet<RoomNum> = tagged.map(|(room, _)| room).collect();
+                if self.read.has(parts) {
+                    let rooms: BTreeSet<_> = changed.iter().chain(&tagged).copied().collect();
+                    for room in rooms {
+                        self.update(r, &owner, room, tagged.contains(&room))?;
+                    }
+                } else {
+                    self.build(r, &owner)?;
+                }
+            }
+            _ => {
+                self.direct = direct_rooms(r, owner.user)?;
+                self.spaces.clear();
+                self.build(r, &owner)?;
+            }
+        }
+        self.read = owner.parts;
+        for space in wanted_spaces(r, request)? {
+            self.refresh_space(r, space)?;
+        }
+        self.upto = Some(end);
+        Ok(())
+    }
+
+    fn build(&mut self, r: &impl Reader, owner: &Owner<'_>) -> Result<(), Error> {
+        self.entries.clear();
+        for (room, member) in memberships(r, owner.user)? {
+            self.entries.push(owner.entry(r, room, &member, None)?);
+        }
+        self.entries.sort_unstable_by_key(Entry::order);
+        let activity = self
+            .entries
+            .iter()
+            .map(|entry| (entry.room, entry.activity));
+        self.activity = activity.collect();
+        Ok(())
+    }
+
+    fn update(
+        &mut self,
+        r: &impl Reader,
+        owner: &Owner<'_>,
+        room: RoomNum,
+        is_tagged: bool,
+    ) -> Result<(), Error> {
+        let mut before = self.index_of(room).map(|index| self.entries.remove(index));
+        self.activity.remove(&room);
+        let Some(member) = r.memberships()?.load((owner.user, room))? else {
+            return Ok(());
+        };
+        if is_tagged && let Some(before) = &mut before {
+            before.tags = owner.tags(r, room)?;
+        }
+        let entry = owner.entry(r, room, &member, before)?;
+        let index = self
+            .entries
+            .partition_point(|other| other.order() < entry.order());
+        self.activity.insert(room, entry.activity);
+        self.entries.insert(index, entry);
+        Ok(())
+    }
+
+    fn refresh_space(&mut self, r: &impl Reader, space: RoomNum) -> Result<(), Error> {
+        let position = room::heads(r, space)?.state_position;
+        if self
+            .spaces
+            .get(&space)
+            .is_some_and(|known| known.0 == position)
+        {
+            return Ok(());
+        }
+        if self.spaces.len() >= MAX_SPACES {
+            self.spaces.clear();
+        }
+        self.spaces.insert(space, (position, children(r, space)?));
+        Ok(())
+    }
+
+    /// All rooms, the last active first.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    pub fn get(&self, room: RoomNum) -> Option<&Entry> {
+        self.index_of(room).map(|index| &self.entries[index])
+    }
+
+    fn index_of(&self, room: RoomNum) -> Option<usize> {
+        let activity = *self.activity.get(&room)?;
+        let order = (Reverse(activity), Reverse(room));
+        self.entries.binary_search_by_key(&order, Entry::order).ok()
+    }
+
+    pub fn is_dm(&self, room: RoomNum) -> bool {
+        self.direct.contains(&room)
+    }
+
+    /// Whether `room` is a child of `space`, to which the user must be joined.
+    pub fn is_child(&self, space: RoomNum, room: RoomNum) -> bool {
+        let children = self.spaces.get(&space).map(|(_, children)| children);
+        children.is_some_and(|children| children.contains(&room))
+            && self
+                .get(space)
+                .is_some_and(|space| space.membership == Membership::Join)
+    }
+}
+
+impl Entry {
+    fn order(&self) -> (Reverse<Position>, Reverse<RoomNum>) {
+        (Reverse(self.activity), Reverse(self.room))
+    }
+}
+
+/// The user of a list.
+struct Owner<'a> {
+    user: UserNum,
+    id: &'a UserId,
+    /// What of the entries is to be read.
+    parts: FilterInputs,
+}
+
+impl Owner<'_> {
+    /// `before` is the entry of the room so far.
+    fn entry(
+        &self,
+        r: &impl Reader,
+        room: RoomNum,
+        member: &MemberRow,
+        before: Option<Entry>,
+    ) -> Result<Entry, Error> {
+        let heads = room::heads(r, room)?;
+        let activity = match member.membership {
+            Membership::Join => heads.last_position.max(member.position),
+            _ => member.position,
+        };
+        let before = before.filter(|before| before.member_position == member.position);
+        let (listing, inviter) = match &before {
+            Some(before) if !member.forgotten => (before.listing, before.inviter.clone()),
+            _ => (self.listing(r, room, member)?, self.inviter(r, member)?),
+        };
+        let is_new = before.is_none();
+        let (attributes, tags) =
+            before.map_or_else(Default::default, |before| (before.attributes, before.tags));
+        Ok(Entry {
+            room,
+            activity,
+            membership: member.membership,
+            member_position: member.position,
+            listing,
+            inviter,
+            attributes: match self.parts.attributes {
+                true if is_new || attributes.state_position < heads.state_position => {
+                    self.attributes(r, room, member, heads.state_position)?
+                }
+                _ => attributes,
+            },
+            tags: match self.parts.tags {
+                true if is_new => self.tags(r, room)?,
+                _ => tags,
+            },
+        })
+    }
+
+    fn listing(
+        &self,
+        r: &impl Reader,
+        room: RoomNum,
+        member: &MemberRow,
+    ) -> Result<Listing, Error> {
+        let has_left = matches!(member.membership, Membership::Leave | Membership::Ban);
+        if member.forgotten {
+            return Ok(Listing::Forgotten);
+        }
+        if !has_left {
+            return Ok(Listing::Always);
+        }
+        let is_own = member.membership == Membership::Leave
+            && event::load(r, member.event)?.sender()? == *self.id;
+        let was_removed = !is_own && last_leave(r, room, member, Position::MIN)?.is_some();
+        Ok(if was_removed {
+            Listing::Always
+        } else {
+            Listing::IfSent
+        })
+    }
+
+    fn inviter(&self, r: &impl Reader, member: &MemberRow) -> Result<Option<OwnedUserId>, Error> {
+        match member.membership {
+            Membership::Invite => event::load(r, member.event)?.sender().map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    fn tags(&self, r: &impl Reader, room: RoomNum) -> Result<Vec<String>, Error> {
+        #[derive(Deserialize)]
+        struct Content {
+            tags: BTreeMap<String, IgnoredAny>,
+        }
+        let data = account_data::load(r, self.user, room, TAG)?;
+        let content = data.and_then(|data| serde_json::from_str::<Content>(&data.content).ok());
+        Ok(content.map_or_else(Vec::new, |content| content.tags.into_keys().collect()))
+    }
+
+    fn attributes(
+        &self,
+        r: &impl Reader,
+        room: RoomNum,
+        member: &MemberRow,
+        state_position: Position,
+    ) -> Result<Attributes, Error> {
+        if let Some(outside) = out_of_band::load(r, self.user, room)? {
+            return Ok(Attributes::of_stripped(
+                &outside.stripped_state,
+                state_position,
+            ));
+        }
+        let create = content::current::<Create>(r, room, &StateEventType::RoomCreate, "")?;
+        let encryption = current::get(r, room, "m.room.encryption", "")?;
+        // A room that the user has left may have another name now.
+        let is_member = !matches!(member.membership, Membership::Leave | Membership::Ban);
+        let name = match is_member {
+            true => content::current::<Name>(r, room, &StateEventType::RoomName, "")?,
+            false => None,
+        };
+        Ok(Attributes {
+            room_type: create.and_then(|create| create.room_type),
+            is_encrypted: encryption.is_some(),
+            name: name.map(|name| name.name.to_lowercase()),
+            state_position,
+        })
+    }
+}
+
+#[derive(Default, Deserialize)]
+struct Create {
+    #[serde(rename = "type")]
+    room_type: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+struct Name {
+    #[serde(default)]
+    name: String,
+}
+
+impl Attributes {
+    fn of_stripped(events: &[String], state_position: Position) -> Self {
+        #[derive(Deserialize)]
+        struct Stripped<'a> {
+            #[serde(rename = "type", borrow)]
+            kind: Cow<'a, str>,
+            #[serde(borrow)]
+            content: &'a RawValue,
+        }
+        let mut attributes = Self {
+            state_position,
+            ..Self::default()
+        };
+        for event in events {
+            let Ok(event) = serde_json::from_str::<Stripped<'_>>(event) else {
+                continue;
+            };
+            let content = event.content.get();
+            match &*event.kind {
+                "m.room.create" => {
+                    let create = serde_json::from_str::<Create>(content).unwrap_or_default();
+                    attributes.room_type = create.room_type;
+                }
+                "m.room.encryption" => attributes.is_encrypted = true,
+                "m.room.name" => {
+                    let name = serde_json::from_str::<Name>(content).unwrap_or_default();
+                    attributes.name = Some(name.name.to_lowercase());
+                }
+                _ => {}
+            }
+        }
+        attributes
+    }
+}
+
+fn direct_rooms(r: &impl Reader, user: UserNum) -> Result<HashSet<RoomNum>, Error> {
+    let data = account_data::load(r, user, GLOBAL, DIRECT)?;
+    let direct = data
+        .and_then(|data| serde_json::from_str::<BTreeMap<String, Vec<String>>>(&data.content).ok());
+    let mut rooms = HashSet::new();
+    for id in direct.into_iter().flat_map(BTreeMap::into_values).flatten() {
+        rooms.extend(room_num(r, &id)?);
+    }
+    Ok(rooms)
+}
+
+/// The number of the room `id`, if it is here.
+pub fn room_num(r: &impl Reader, id: &str) -> Result<Option<RoomNum>, Error> {
+    let Ok(id) = <&RoomId>::try_from(id) else {
+        return Ok(None);
+    };
+    match room::num(r, id) {
+        Err(Error::UnknownRoom) => Ok(None),
+        num => num.map(Some),
+    }
+}
+
+/// The spaces in the filters of the request that are here.
+fn wanted_spaces(
+    r: &impl Reader,
+    request: &SlidingSyncRequest,
+) -> Result<BTreeSet<RoomNum>, Error> {
+    let mut spaces = BTreeSet::new();
+    for list in &request.lists {
+        for id in list.filters.spaces.iter().flatten() {
+            spaces.extend(room_num(r, id)?);
+        }
+    }
+    Ok(spaces)
+}
+
+/// The rooms in the `m.space.child` events of `space` that have a `via`.
+fn children(r: &impl Reader, space: RoomNum) -> Result<HashSet<RoomNum>, Error> {
+    #[derive(Deserialize)]
+    struct Child {
+        state_key: String,
+        content: Content,
+    }
+    #[derive(Deserialize)]
+    struct Content {
+        via: Vec<String>,
+    }
+    let mut children = HashSet::new();
+    for (_, num) in current::of_type(r, space, "m.space.child")? {
+        if let Ok(child) = event::load(r, num)?.parse::<Child>()
+            && !child.content.via.is_empty()
+        {
+            children.extend(room_num(r, &child.state_key)?);
+        }
+    }
+    Ok(children)
+}

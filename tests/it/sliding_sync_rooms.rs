@@ -1,0 +1,353 @@
+//! Simplified sliding sync (MSC4186): filters of lists, invitations, knocks, and rooms that were left.
+
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::{
+    client_api::{
+        change_membership, create_room, create_room_with, event_types, join, leave, message_bodies,
+        percent_encode, room_path, send_event, send_receipt, send_text, set_state,
+    },
+    sliding_sync::{path, pos, rooms, sliding, window},
+    test_server::{TestServer, TestUser, expect_ok},
+};
+
+/// A list with these filters.
+fn filtered(filters: Value) -> Value {
+    json!({ "lists": { "all": { "ranges": [[0, 99]], "timeline_limit": 0, "filters": filters } } })
+}
+
+fn account_data(user: &TestUser<'_>, tail: &str, content: Value) {
+    let user_id = percent_encode(&user.user_id);
+    expect_ok(user.put(
+        &format!("/_matrix/client/v3/user/{user_id}/{tail}"),
+        content,
+    ));
+}
+
+#[track_caller]
+fn invite(user: &TestUser<'_>, room: &str, whom: &TestUser<'_>) {
+    let body = json!({ "user_id": whom.user_id });
+    expect_ok(change_membership(user, room, "invite", body));
+}
+
+#[test]
+fn filters_select_rooms_and_follow_their_changes() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let plain = create_room(&alice, json!({ "name": "Garden Club" }));
+    let secret = create_room(
+        &alice,
+        json!({ "initial_state": [{
+        "type": "m.room.encryption", "content": { "algorithm": "m.megolm.v1.aes-sha2" },
+    }] }),
+    );
+    let space = create_room(&alice, json!({ "creation_content": { "type": "m.space" } }));
+    let invited = create_room(&bob, json!({}));
+    invite(&bob, &invited, &alice);
+    account_data(
+        &alice,
+        "account_data/m.direct",
+        json!({ &bob.user_id: [&secret] }),
+    );
+    let favourite = |room: &str| {
+        let tail = format!("rooms/{}/tags/m.favourite", percent_encode(room));
+        account_data(&alice, &tail, json!({}));
+    };
+    favourite(&plain);
+    let child = json!({ "via": ["localhost"] });
+    set_state(&alice, &space, ("m.space.child", &plain), child);
+    set_state(&alice, &space, ("m.space.child", &secret), json!({}));
+    let select = |filters: Value| -> Vec<String> {
+        let response = sliding(&alice, None, filtered(filters.clone()));
+        let count = response["lists"]["all"]["count"].as_u64();
+        let selected: Vec<_> = rooms(&response).into_iter().map(str::to_owned).collect();
+        assert_eq!(count, Some(selected.len() as u64), "{filters}");
+        selected
+    };
+    let sorted = |rooms: &[&String]| {
+        let mut rooms: Vec<String> = rooms.iter().copied().cloned().collect();
+        rooms.sort_unstable();
+        rooms
+    };
+    let all = [&plain, &secret, &space, &invited];
+    let (favourites, of_space) = (json!(["m.favourite"]), json!([&space]));
+    let cases = [
+        (json!({}), sorted(&all)),
+        (json!({ "is_dm": true }), sorted(&[&secret])),
+        (
+            json!({ "is_dm": false }),
+            sorted(&[&plain, &space, &invited]),
+        ),
+        (json!({ "is_encrypted": true }), sorted(&[&secret])),
+        (json!({ "is_invite": true }), sorted(&[&invited])),
+        (
+            json!({ "is_invited": false }),
+            sorted(&[&plain, &secret, &space]),
+        ),
+        (json!({ "room_types": ["m.space"] }), sorted(&[&space])),
+        (
+            json!({ "room_types": [null] }),
+            sorted(&[&plain, &secret, &invited]),
+        ),
+        (
+            json!({ "not_room_types": ["m.space"] }),
+            sorted(&[&plain, &secret, &invited]),
+        ),
+        (
+            json!({ "room_types": ["m.space"], "not_room_types": ["m.space"] }),
+            vec![],
+        ),
+        (json!({ "room_name_like": "garden" }), sorted(&[&plain])),
+        (json!({ "tags": favourites }), sorted(&[&plain])),
+        (
+            json!({ "not_tags": favourites }),
+            sorted(&[&secret, &space, &invited]),
+        ),
+        (
+            json!({ "tags": favourites, "not_tags": favourites }),
+            vec![],
+        ),
+        (json!({ "spaces": of_space }), sorted(&[&plain])),
+        (json!({ "spaces": ["!unknown:localhost"] }), vec![]),
+    ];
+    for (filters, expected) in &cases {
+        assert_eq!(&select(filters.clone()), expected, "{filters}");
+    }
+    favourite(&secret);
+    account_data(
+        &alice,
+        "account_data/m.direct",
+        json!({ &bob.user_id: [&plain] }),
+    );
+    set_state(
+        &alice,
+        &space,
+        ("m.space.child", &secret),
+        json!({ "via": ["localhost"] }),
+    );
+    set_state(
+        &alice,
+        &plain,
+        ("m.room.name", ""),
+        json!({ "name": "Chess" }),
+    );
+    join(&alice, &invited);
+    for (filters, expected) in [
+        (json!({ "tags": favourites }), sorted(&[&plain, &secret])),
+        (json!({ "is_dm": true }), sorted(&[&plain])),
+        (json!({ "spaces": of_space }), sorted(&[&plain, &secret])),
+        (json!({ "room_name_like": "garden" }), vec![]),
+        (json!({ "is_invite": true }), vec![]),
+    ] {
+        assert_eq!(select(filters.clone()), expected, "{filters}");
+    }
+}
+
+#[test]
+fn a_room_that_becomes_a_direct_one_is_sent_with_that_alone() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let room = create_room(&alice, json!({}));
+    let first = sliding(&alice, None, window(0, 9));
+    assert_eq!(first["rooms"][&room]["is_dm"], Value::Null);
+    account_data(
+        &alice,
+        "account_data/m.direct",
+        json!({ "@bob:localhost": [&room] }),
+    );
+    let second = sliding(&alice, Some(pos(&first)), window(0, 9));
+    assert_eq!(second["rooms"][&room]["is_dm"], true);
+    assert_eq!(second["rooms"][&room]["timeline"], json!([]));
+    let third = sliding(&alice, Some(pos(&second)), window(0, 9));
+    assert_eq!(third["rooms"], json!({}));
+}
+
+#[test]
+fn invitations_and_knocks_have_stripped_state_and_nothing_else_of_the_room() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let first = sliding(&bob, None, window(0, 9));
+    let room = create_room(&alice, json!({ "name": "Kitchen" }));
+    invite(&alice, &room, &bob);
+    let second = sliding(&bob, Some(pos(&first)), window(0, 9));
+    let invited = &second["rooms"][&room];
+    assert_eq!(invited["membership"], "invite");
+    assert_eq!(invited["initial"], true);
+    let types = event_types(&invited["invite_state"]);
+    assert!(types.contains(&"m.room.name") && types.contains(&"m.room.member"));
+    for hidden in ["timeline", "required_state", "name", "joined_count"] {
+        assert_eq!(invited[hidden], Value::Null, "{hidden}");
+    }
+    send_text(&alice, &room, "secret");
+    let third = sliding(&bob, Some(pos(&second)), window(0, 9));
+    assert_eq!(
+        third["rooms"],
+        json!({}),
+        "an invited user does not see the room"
+    );
+    let list = json!({ "range": [0, 9], "timeline_limit": 1 });
+    let stable = json!({ "conn_id": "other", "lists": { "all": list } });
+    let stable = expect_ok(bob.post("/_matrix/client/v4/sync", stable));
+    let types = event_types(&stable["rooms"][&room]["stripped_state"]);
+    assert!(types.contains(&"m.room.name"));
+    join(&bob, &room);
+    let fourth = sliding(&bob, Some(pos(&third)), window(0, 9));
+    let joined = &fourth["rooms"][&room];
+    assert_eq!(
+        (&joined["membership"], &joined["initial"]),
+        (&json!("join"), &json!(true))
+    );
+    assert_eq!(joined["name"], "Kitchen");
+
+    let knocked = create_room(
+        &alice,
+        json!({ "initial_state": [{
+        "type": "m.room.join_rules", "content": { "join_rule": "knock" },
+    }] }),
+    );
+    let knock = format!("/_matrix/client/v3/knock/{}", percent_encode(&knocked));
+    expect_ok(bob.post(&knock, json!({})));
+    let fifth = sliding(&bob, Some(pos(&fourth)), window(0, 9));
+    assert_eq!(fifth["rooms"][&knocked]["membership"], "knock");
+    let state = event_types(&fifth["rooms"][&knocked]["invite_state"]);
+    assert!(state.contains(&"m.room.member"));
+}
+
+#[test]
+fn invitations_of_ignored_users_are_not_in_the_list() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let room = create_room(&alice, json!({}));
+    let ignored = json!({ "ignored_users": { &alice.user_id: {} } });
+    account_data(&bob, "account_data/m.ignored_user_list", ignored);
+    invite(&alice, &room, &bob);
+    let response = sliding(&bob, None, window(0, 9));
+    assert_eq!(
+        (&response["rooms"], &response["lists"]["all"]["count"]),
+        (&json!({}), &json!(0))
+    );
+}
+
+#[test]
+fn a_room_that_the_user_left_is_sent_once_and_only_if_it_was_before() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let room = create_room_with(&[&alice, &bob]);
+    let body = json!({ "lists": { "all": {
+        "ranges": [[0, 9]], "timeline_limit": 5,
+        "required_state": [["m.room.member", "$ME"]],
+    } } });
+    let first = sliding(&bob, None, body.clone());
+    send_text(&alice, &room, "bye");
+    leave(&bob, &room);
+    send_text(&alice, &room, "secret");
+    let second = sliding(&bob, Some(pos(&first)), body.clone());
+    let left = &second["rooms"][&room];
+    assert_eq!(left["membership"], "leave");
+    assert_eq!(message_bodies(&left["timeline"]), ["bye"]);
+    assert_eq!(left["required_state"][0]["content"]["membership"], "leave");
+    let third = sliding(&bob, Some(pos(&second)), body.clone());
+    assert_eq!(
+        (&third["rooms"], &third["lists"]["all"]["count"]),
+        (&json!({}), &json!(0))
+    );
+    let other = sliding(&bob, None, body.clone());
+    assert_eq!(other["rooms"], json!({}));
+    let again = sliding(&bob, None, body.clone());
+    join(&bob, &room);
+    let rejoined = sliding(&bob, Some(pos(&again)), body);
+    assert_eq!(rejoined["rooms"][&room]["initial"], true);
+}
+
+#[test]
+fn a_room_from_which_the_user_was_removed_stays_in_the_list_until_it_is_forgotten() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let (kicked, banned) = (
+        create_room_with(&[&alice, &bob]),
+        create_room_with(&[&alice, &bob]),
+    );
+    let never = create_room(&alice, json!({}));
+    let whom = || json!({ "user_id": bob.user_id });
+    for (room, action) in [(&kicked, "kick"), (&banned, "ban"), (&never, "ban")] {
+        expect_ok(change_membership(&alice, room, action, whom()));
+        send_text(&alice, room, "secret");
+    }
+    let first = sliding(&bob, None, window(0, 9));
+    assert_eq!(first["lists"]["all"]["count"], 2);
+    for (room, membership) in [(&kicked, "leave"), (&banned, "ban")] {
+        let removed = &first["rooms"][room];
+        assert_eq!(removed["membership"], membership);
+        assert_eq!(event_types(&removed["timeline"]), ["m.room.member"]);
+    }
+    expect_ok(change_membership(&bob, &kicked, "forget", json!({})));
+    let second = sliding(&bob, None, window(0, 9));
+    assert_eq!(rooms(&second), [banned.as_str()]);
+}
+
+#[test]
+fn rooms_of_others_cannot_be_subscribed_to() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let room = create_room(&alice, json!({ "preset": "public_chat" }));
+    let subscribe = |room: &str| {
+        let body = json!({ "room_subscriptions": { room: { "timeline_limit": 10 } } });
+        sliding(&bob, None, body)["rooms"].clone()
+    };
+    for room in [room.as_str(), "!unknown:localhost", "nonsense"] {
+        assert_eq!(subscribe(room), json!({}), "{room}");
+    }
+    join(&bob, &room);
+    leave(&bob, &room);
+    send_text(&alice, &room, "secret");
+    let left = subscribe(&room);
+    assert_eq!(left[&room]["membership"], "leave");
+    assert_eq!(message_bodies(&left[&room]["timeline"]), [""; 0]);
+}
+
+#[test]
+fn a_room_is_sent_with_new_unread_counts_when_the_user_reads_it_elsewhere() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let laptop = server.log_in("bob");
+    let room = create_room_with(&[&alice, &bob]);
+    let mention = json!({ "body": "Bob!", "m.mentions": { "user_ids": [bob.user_id] } });
+    let event = send_event(&alice, &room, "m.room.message", mention);
+    let first = sliding(&bob, None, window(0, 9));
+    assert_eq!(first["rooms"][&room]["notification_count"], 1);
+    assert_eq!(first["rooms"][&room]["highlight_count"], 1);
+    expect_ok(send_receipt(&laptop, &room, ("m.read", &event), json!({})));
+    let second = sliding(&bob, Some(pos(&first)), window(0, 9));
+    assert_eq!(second["rooms"][&room]["notification_count"], 0);
+    assert_eq!(second["rooms"][&room]["timeline"], json!([]));
+}
+
+#[test]
+fn an_invitation_wakes_a_request_that_waits() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let room = create_room(&alice, json!({}));
+    let first = sliding(&bob, None, window(0, 9));
+    let path = path(Some(pos(&first))).replace("timeout=0", "timeout=100000");
+    let body = window(0, 9);
+    let waiting = server.send(Method::POST, &path, Some(&bob.token), &body);
+    let send = async {
+        let body = json!({ "user_id": bob.user_id });
+        server
+            .send(
+                Method::POST,
+                &room_path(&room, "invite"),
+                Some(&alice.token),
+                &body,
+            )
+            .await
+    };
+    let started = std::time::Instant::now();
+    let ((_, response), _) = server.run(smol::future::zip(waiting, send));
+    assert_eq!(rooms(&response), [room.as_str()]);
+    assert!(
+        started.elapsed().as_secs() < 50,
+        "it waited for the timeout"
+    );
+}
