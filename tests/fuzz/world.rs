@@ -301,10 +301,17 @@ impl World {
         membership: &str,
     ) -> io::Result<Vec<(&'static str, u16)>> {
         type Forge = fn(&mut Value, &World);
-        let forgeries: [(&str, Forge); 7] = [
+        let forgeries: [(&str, Forge); 8] = [
             ("another type", |event, _| {
                 event["type"] = json!("m.room.topic")
             }),
+            (
+                "authorized by a user of a room that is not restricted",
+                |event, world| {
+                    let field = "join_authorised_via_users_server";
+                    event["content"][field] = json!(world.string("userId"));
+                },
+            ),
             ("no state event", |event, _| {
                 event.as_object_mut().map(|event| event.remove("state_key"));
             }),
@@ -336,13 +343,34 @@ impl World {
         Ok(statuses)
     }
 
+    /// Sends the join of the last remote user, then their leave, each with the id of another event and then
+    /// again, and the join once more; the statuses.
+    pub fn send_outdated_membership_events(&mut self) -> io::Result<Vec<u16>> {
+        let join = self.membership_event("join");
+        let send = |world: &Self, membership, event: &Value, id: &str| {
+            let response = world.send_membership_event_as("v2", membership, event, id);
+            response.map(|response| response.status)
+        };
+        let other = self.join.to_string();
+        let mut statuses = vec![send(self, "join", &join, &other)?];
+        statuses.push(send(self, "join", &join, &event_id(&join))?);
+        let leave = self.membership_event("leave");
+        statuses.push(send(self, "leave", &leave, &event_id(&join))?);
+        statuses.push(send(self, "leave", &leave, &event_id(&leave))?);
+        statuses.push(send(self, "join", &join, &event_id(&join))?);
+        Ok(statuses)
+    }
+
     /// Sends invitations of the account that the hostile server may not send. Returns what they are, and the
     /// statuses.
     pub fn send_forged_invites(&mut self) -> io::Result<Vec<(&'static str, u16)>> {
         type Forge = fn(&mut Value, &World);
-        let forgeries: [(&str, Forge); 4] = [
+        let forgeries: [(&str, Forge); 5] = [
             ("another type", |event, _| {
                 event["type"] = json!("m.room.topic")
+            }),
+            ("too large", |event, _| {
+                event["content"]["reason"] = json!("x".repeat(16 * 1024));
             }),
             ("a join", |event, _| {
                 event["content"]["membership"] = json!("join")
@@ -369,6 +397,24 @@ impl World {
             let response = self.ask("PUT", &path, body.to_string().into_bytes())?;
             statuses.push((what, response.status));
         }
+        let mut event = self.value("inviteEvent");
+        self.hostile.sign_event(&mut event);
+        let room = percent_encode(&self.string("newRemoteRoomId"));
+        let create = self.value("remoteCreateEvent");
+        let other = percent_encode(&event_id(&create));
+        let mut invite = |what, event: &Value, id: &str| {
+            let body = json!({
+                "room_version": "11", "event": event, "invite_room_state": [create],
+            });
+            let path = format!("{FEDERATION}/v2/invite/{room}/{id}");
+            let response = self.ask("PUT", &path, body.to_string().into_bytes())?;
+            statuses.push((what, response.status));
+            io::Result::Ok(())
+        };
+        invite("with another id", &event, &other)?;
+        let id = percent_encode(&event_id(&event));
+        event["signatures"] = json!({});
+        invite("without a signature", &event, &id)?;
         Ok(statuses)
     }
 
@@ -384,8 +430,17 @@ impl World {
         membership: &str,
         event: &Value,
     ) -> io::Result<Response> {
-        let (room, id) = (percent_encode(&self.string("roomId")), event_id(event));
-        let id = percent_encode(&id);
+        self.send_membership_event_as(version, membership, event, &event_id(event))
+    }
+
+    fn send_membership_event_as(
+        &self,
+        version: &str,
+        membership: &str,
+        event: &Value,
+        id: &str,
+    ) -> io::Result<Response> {
+        let (room, id) = (percent_encode(&self.string("roomId")), percent_encode(id));
         let path = format!("{FEDERATION}/{version}/send_{membership}/{room}/{id}");
         self.ask("PUT", &path, event.to_string().into_bytes())
     }
