@@ -202,6 +202,17 @@ mod tests {
     }
 
     #[test]
+    fn keys_of_another_server_are_refused_whoever_signed_them() {
+        let key = ServerKey::generate();
+        let mut keys = signed_keys(&key, NOW + HOUR, json!({}));
+        keys.insert("server_name".to_owned(), "b.example".into());
+        for server in ["a.example", "b.example"] {
+            sign_json(server, &key, &mut keys).expect("it is signed");
+        }
+        read(&keys).expect_err("they are not of a.example");
+    }
+
+    #[test]
     fn an_old_key_was_valid_until_it_expired() {
         let (key, before) = (ServerKey::generate(), ServerKey::generate());
         let old = json!({

@@ -139,3 +139,59 @@ fn parse(
     let known = known::parse(server, &keys, now_ms)?;
     Ok((server.clone(), known, keys.into_json().to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use ruma::{
+        CanonicalJsonObject, OwnedServerName, serde::Raw, server_name, signatures::sign_json,
+    };
+    use serde_json::json;
+
+    use super::{PublicKeySet, parse};
+    use crate::protocol::ServerKey;
+
+    const NOW: u64 = 1_700_000_000_000;
+
+    #[test]
+    fn keys_are_accepted_from_a_notary_only_of_a_requested_server_and_signed_by_both() {
+        let [key, notary_key, other_key] = [(); 3].map(|()| ServerKey::generate());
+        let notary = server_name!("notary.example");
+        let notary_keys =
+            PublicKeySet::from([(notary_key.id().to_string(), notary_key.public_key())]);
+        let keys_of = |server: &str, signers: &[(&str, &ServerKey)]| {
+            let keys = json!({
+                "server_name": server,
+                "verify_keys": { key.id().as_str(): { "key": key.public_key() } },
+                "old_verify_keys": {},
+                "valid_until_ts": NOW + 1000,
+            });
+            let mut keys: CanonicalJsonObject = serde_json::from_value(keys).expect("an object");
+            for (name, key) in signers {
+                sign_json(name, *key, &mut keys).expect("it is signed");
+            }
+            Raw::new(&keys).expect("JSON").cast_unchecked()
+        };
+        let requested: [(OwnedServerName, _); 1] =
+            [(server_name!("a.example").to_owned(), Vec::new())];
+        let accepts = |server, signers: &[(&str, &ServerKey)]| {
+            let keys = keys_of(server, signers);
+            parse(notary, &notary_keys, &requested, keys, NOW).is_ok()
+        };
+        let (own, by_notary) = (("a.example", &key), ("notary.example", &notary_key));
+        assert!(accepts("a.example", &[own, by_notary]));
+        assert!(!accepts("a.example", &[own]));
+        assert!(!accepts("a.example", &[by_notary]));
+        assert!(!accepts(
+            "a.example",
+            &[own, ("notary.example", &other_key)]
+        ));
+        assert!(!accepts(
+            "a.example",
+            &[("a.example", &other_key), by_notary]
+        ));
+        assert!(!accepts(
+            "b.example",
+            &[own, ("b.example", &key), by_notary]
+        ));
+    }
+}

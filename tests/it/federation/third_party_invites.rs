@@ -104,6 +104,16 @@ fn onbind_for_another_user_than_the_invite_names_is_refused() {
     let response = server.request(Method::PUT, ONBIND, body.clone());
     expect_error(&response, 400, "M_INVALID_PARAM");
     assert!(!is_invited(&bob, &room) && !is_invited(&carol, &room));
+    let mut many = body.clone();
+    many["mxid"] = json!(bob.user_id);
+    many["invites"] = vec![body["invites"][0].clone(); 21].into();
+    let response = server.request(Method::PUT, ONBIND, many.clone());
+    expect_error(&response, 400, "M_INVALID_PARAM");
+    many["mxid"] = json!("@bob:elsewhere.example");
+    many["invites"] = json!([]);
+    let response = server.request(Method::PUT, ONBIND, many);
+    expect_error(&response, 404, "M_NOT_FOUND");
+    assert!(!is_invited(&bob, &room));
     // What is signed is for bob, whatever else the request says.
     body["invites"][0]["mxid"] = json!(carol.user_id);
     server.request(Method::PUT, ONBIND, body);
