@@ -259,7 +259,8 @@ fn rooms_error(error: rooms::Error) -> Response<ResponseBody> {
         Error::BadAlias(_) => ErrorKind::BadAlias,
         Error::InviteBlocked => ErrorKind::InviteBlocked,
         Error::ThirdPartyInvite => ErrorKind::ThreepidDenied,
-        Error::StillInRoom => ErrorKind::Unknown,
+        Error::StillInRoom | Error::NestedThread => ErrorKind::Unknown,
+        Error::DuplicateAnnotation => ErrorKind::DuplicateAnnotation,
         Error::UnsupportedVersion(_) => ErrorKind::UnsupportedRoomVersion,
     };
     standard(status(&kind), kind, message)

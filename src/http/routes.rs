@@ -269,13 +269,17 @@ fn ephemeral(routes: &mut Routes) {
 }
 
 fn events(routes: &mut Routes) {
-    use client::{message, state, timestamp};
+    use client::{message, relations, state, timestamp};
 
     routes.add(message::send_message_event).rate(Kind::Send);
     routes.add(message::redact_event).rate(Kind::Send);
     routes.add(message::get_message_events);
     routes.add(message::get_room_event);
     routes.add(message::get_context);
+    routes.add(relations::get_relating_events);
+    routes.add(relations::get_relating_events_with_rel_type);
+    routes.add(relations::get_relating_events_with_rel_type_and_event_type);
+    routes.add(relations::get_threads);
     routes.add(timestamp::get_event_by_timestamp);
     routes
         .add(state::send_state_event)

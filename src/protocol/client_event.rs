@@ -57,6 +57,9 @@ pub struct Unsigned<'a> {
     /// The redaction of this event, as a client event.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redacted_because: Option<Cow<'a, RawValue>>,
+    /// The bundled aggregations.
+    #[serde(rename = "m.relations", skip_serializing_if = "Option::is_none")]
+    pub relations: Option<Box<RawValue>>,
     /// The state event that this one replaced.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replaces_state: Option<&'a EventId>,
@@ -73,6 +76,7 @@ impl Unsigned<'_> {
             prev_content,
             prev_sender,
             redacted_because,
+            relations,
             replaces_state,
             transaction_id,
         } = self;
@@ -81,6 +85,7 @@ impl Unsigned<'_> {
             && prev_content.is_none()
             && prev_sender.is_none()
             && redacted_because.is_none()
+            && relations.is_none()
             && replaces_state.is_none()
             && transaction_id.is_none()
     }

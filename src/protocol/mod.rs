@@ -29,6 +29,7 @@ mod json;
 pub mod pdu;
 pub mod receive;
 pub mod redact;
+pub mod relation;
 pub mod resolve;
 pub mod server_acl;
 pub mod server_key;

@@ -66,6 +66,12 @@ pub enum Error {
     Unresolvable(Box<str>),
     #[error("an event refers to events that this server does not have")]
     Missing,
+    /// A user's second annotation of the same type and key.
+    #[error("you have reacted with this to the event already")]
+    DuplicateAnnotation,
+    /// A thread whose root relates to another event itself.
+    #[error("a thread cannot start from an event that relates to another one")]
+    NestedThread,
 }
 
 impl Error {

@@ -18,6 +18,7 @@ pub mod create;
 pub mod directory;
 pub mod event;
 pub mod membership;
+pub mod relations;
 pub mod room;
 pub mod servers;
 pub mod state;

@@ -263,6 +263,14 @@ tables! {
     /// (room, root event, place) → what the thread's events up to the one at that place mean under
     /// the default rules.
     thread_timeline: (RoomNum, EventNum, Place) => Packed<Counts>, version 1;
+    /// (room, event id, kind of relation, place of the child) → the child and its sender.
+    relations: (RoomNum, &'static str, u8, Place) => (EventNum, UserNum), version 1;
+    /// (room, event id, sender, `origin_server_ts`, id of the edit) → the edit.
+    edits: (RoomNum, &'static str, UserNum, u64, &'static str) => EventNum, version 1;
+    /// (room, id of a thread's root, sender, 0 for all) → how many events of the sender are in the thread.
+    thread_senders: (RoomNum, &'static str, UserNum) => u32, version 1;
+    /// (room, place of the newest event of a thread) → the id of its root.
+    thread_list: (RoomNum, Place) => &'static str, version 1;
     /// (room, type, state key) → its number in that room.
     state_keys: (RoomNum, &'static str, &'static str) => StateKeyNum, version 1;
     /// (room, number) → type and state key.

@@ -137,6 +137,7 @@ macro_rules! parts {
 parts!(A 0; B 1);
 parts!(A 0, B 1; C 2);
 parts!(A 0, B 1, C 2; D 3);
+parts!(A 0, B 1, C 2, D 3; E 4);
 
 fn take<'a, const N: usize>(bytes: &mut &'a [u8]) -> &'a [u8; N] {
     let (taken, rest) = bytes.split_first_chunk().expect(DECODABLE);

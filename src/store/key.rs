@@ -59,7 +59,7 @@ macro_rules! first_part {
     };
 }
 
-first_part!((A, B), (A, B, C), (A, B, C, D));
+first_part!((A, B), (A, B, C), (A, B, C, D), (A, B, C, D, E));
 
 macro_rules! first_parts {
     ($($view:ident: $part:ident $place:tt),+; $next:ident $(, $rest:ident)*) => {
@@ -81,6 +81,7 @@ macro_rules! first_parts {
 first_parts!(V: A 0, W: B 1; C);
 first_parts!(V: A 0, W: B 1; C, D);
 first_parts!(V: A 0, W: B 1, X: C 2; D);
+first_parts!(V: A 0, W: B 1, X: C 2; D, E);
 
 /// A range of keys of type `K`.
 pub struct Bounds<K> {

@@ -124,17 +124,20 @@ impl Store {
         opening.finish(opened.recv().await, pool)
     }
 
-    /// Publishes commits while the store is open: makes the snapshot the current one, calls `apply` with
-    /// the effects, answers the jobs. Spawn it once, on the server's executor. It ends when the store has
-    /// been closed and everything is answered.
+    /// Publishes commits while the store is open: makes the snapshot the current one, answers the jobs,
+    /// calls `apply` with the effects. Spawn it once, on the server's executor, where the callers of the
+    /// jobs run as well: they go on after the effects, and before whoever is woken by them. A client that
+    /// gets its own event by `/sync` before the response to its request may take the request for failed.
+    /// It ends when the store has been closed and everything is answered.
     pub async fn publish(self, mut apply: impl FnMut(&[Effect])) {
         let publisher = Publisher(&self.inner.committed);
         while let Ok(mut committed) = publisher.0.recv().await {
             if let Some(snapshot) = committed.snapshot.take() {
                 *self.current() = snapshot;
             }
-            apply(&committed.effects);
+            let effects = std::mem::take(&mut committed.effects);
             committed.answer();
+            apply(&effects);
         }
     }
 

@@ -5,17 +5,28 @@ use serde_json::{Map, Value, value::RawValue};
 
 use super::request::Request;
 use crate::{
-    rooms::{Error, event::StoredEvent, timeline::client_event::Formatter},
+    rooms::{
+        Error, event::StoredEvent, relations::aggregations::Aggregator,
+        timeline::client_event::Formatter,
+    },
     store::Reader,
 };
 
-pub fn format_events<T>(
+/// Formats events of a timeline, with their bundled aggregations if there is an `aggregator`.
+pub fn format_timeline<T>(
     r: &impl Reader,
     request: &Request,
     formatter: &mut Formatter,
+    aggregator: Option<&Aggregator>,
     events: &[StoredEvent],
 ) -> Result<Vec<Raw<T>>, Error> {
-    let format = |event| Ok(Raw::from_json(format_event(r, request, formatter, event)?));
+    let format = |event| {
+        let json = format_wanted(request, event, || match aggregator {
+            Some(aggregator) => aggregator.format(r, formatter, event),
+            None => formatter.format(r, event),
+        });
+        json.map(Raw::from_json)
+    };
     events.iter().map(format).collect()
 }
 
@@ -25,10 +36,19 @@ pub fn format_event(
     formatter: &mut Formatter,
     event: &StoredEvent,
 ) -> Result<Box<RawValue>, Error> {
+    format_wanted(request, event, || formatter.format(r, event))
+}
+
+/// The format and the fields of an event that the client wants; `format` makes the client format.
+fn format_wanted(
+    request: &Request,
+    event: &StoredEvent,
+    format: impl FnOnce() -> Result<Box<RawValue>, Error>,
+) -> Result<Box<RawValue>, Error> {
     let json = match request.filter.event_format {
         EventFormat::Federation => serde_json::from_slice(&event.json)
             .map_err(|_| Error::corrupt("events", &event.header.id, "not JSON"))?,
-        _ => formatter.format(r, event)?,
+        _ => format()?,
     };
     match &request.filter.event_fields {
         Some(fields) if !fields.is_empty() => select_fields(&json, fields),

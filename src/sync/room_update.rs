@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 
 use super::{
     ephemeral,
-    event_format::format_events,
+    event_format::format_timeline,
     membership_history::{Continuity, continuity, last_leave},
     request::{Request, StateAfter, SyncRange},
     state::{self, StateEvents, Wanted},
@@ -25,7 +25,9 @@ use super::{
 };
 use crate::{
     rooms::{
-        Error, event, room,
+        Error, event,
+        relations::aggregations::Aggregator,
+        room,
         state::{self as room_state, current, overlay::StateOverlay},
         timeline::{
             self as room_timeline,
@@ -211,7 +213,16 @@ impl<'a> Builder<'a> {
 
     fn timeline(&mut self, r: &impl Reader, selected: &Selected) -> Result<Timeline, Error> {
         let mut timeline = Timeline::new();
-        timeline.events = format_events(r, self.request, &mut self.formatter, &selected.events)?;
+        // "When the relevant section has a `limited` value of `true`."
+        let aggregator = if selected.limited {
+            let (user, ignored) = (self.request.user, self.request.ignored.clone());
+            Some(Aggregator::new(r, &self.formatter, user, ignored)?)
+        } else {
+            None
+        };
+        let (request, formatter) = (self.request, &mut self.formatter);
+        let aggregator = aggregator.as_ref();
+        timeline.events = format_timeline(r, request, formatter, aggregator, &selected.events)?;
         timeline.limited = selected.limited;
         if selected.limited || !selected.events.is_empty() {
             timeline.prev_batch = Some(PaginationToken::Place(selected.before).to_string());
@@ -228,7 +239,8 @@ impl<'a> Builder<'a> {
             current::membership_of(r, event.num)?,
             Membership::Leave | Membership::Ban
         ) {
-            timeline.events = format_events(r, self.request, &mut self.formatter, &[event])?;
+            timeline.events =
+                format_timeline(r, self.request, &mut self.formatter, None, &[event])?;
         }
         let state = self.state_events(Vec::new());
         self.content(LeftRoom::new(), timeline, Vec::new(), state)

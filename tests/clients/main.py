@@ -18,7 +18,7 @@ from client import COMMANDS, Client
 from crash import crashes
 from files import MAX_UPLOAD, share_files
 from server import Hearth
-from threads import threads, threads_with_v1_4
+from threads import thread_of_a_new_device, threads
 
 PAIRS = ["nio+nio", "js+js", "nio+js"]
 TIMEOUT = 240  # seconds
@@ -40,7 +40,7 @@ async def run_pair(binary, pair, checks, directory):
             await threads(ctx)
             await share_files(ctx)
             if "js" in kinds:
-                await threads_with_v1_4(ctx, directory)
+                await thread_of_a_new_device(ctx, directory)
             await crashes(ctx)
     finally:
         for client in (alice, bob):

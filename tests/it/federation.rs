@@ -14,6 +14,7 @@ mod numbers;
 mod origins;
 mod outage;
 mod profiles;
+mod relations;
 mod restricted_joins;
 mod server_keys;
 mod spaces;

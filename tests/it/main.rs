@@ -26,6 +26,7 @@ mod mock_web_server;
 mod own_data;
 mod profiles;
 mod push_rules;
+mod relations;
 mod room_creation;
 mod room_directory;
 mod room_membership;

@@ -31,6 +31,12 @@ const ANNOUNCEMENTS: &[Announcement] = &[
         "/_matrix/client/v3/refresh",
     ),
     (
+        "v1.4",
+        "all: threads, counted and read by themselves; js: their events from /relations",
+        "GET",
+        "/_matrix/client/v1/rooms/!r:localhost/threads",
+    ),
+    (
         "v1.5",
         "no client",
         "GET",
@@ -103,6 +109,18 @@ const ANNOUNCEMENTS: &[Announcement] = &[
         "/_matrix/client/v1/room_summary/!r:localhost",
     ),
     (
+        "org.matrix.msc3440.stable",
+        "js, Element Web: threads with m.thread, also without v1.4",
+        "GET",
+        "/_matrix/client/v1/rooms/!r:localhost/relations/$e/m.thread",
+    ),
+    (
+        "org.matrix.msc3715.stable",
+        "js: the events of a thread from its start on, also without v1.4",
+        "GET",
+        "/_matrix/client/v1/rooms/!r:localhost/relations/$e/m.thread?dir=f",
+    ),
+    (
         "org.matrix.msc3827.stable",
         "Element Web: searches public spaces and rooms apart",
         "POST",
@@ -113,6 +131,12 @@ const ANNOUNCEMENTS: &[Announcement] = &[
         "Cinny, Dart, rust: media with the access token, also without v1.11",
         "GET",
         "/_matrix/client/v1/media/thumbnail/localhost/x?width=1&height=1",
+    ),
+    (
+        "org.matrix.msc3981",
+        "js: reactions and edits in a thread with its events, also without v1.10",
+        "GET",
+        "/_matrix/client/v1/rooms/!r:localhost/relations/$e?recurse=true",
     ),
     (
         "org.matrix.msc4380.stable",
@@ -162,19 +186,5 @@ fn endpoints_of_every_announced_version_and_flag_are_served() {
             body["errcode"], "M_UNRECOGNIZED",
             "{name}: {effect}: {path}"
         );
-    }
-}
-
-/// With v1.4, matrix-js-sdk shows no threads without these endpoints: see `tests/clients/threads.py`. Announce
-/// v1.4 once they are served.
-#[test]
-fn v1_4_is_not_announced_without_the_thread_endpoints() {
-    let server = TestServer::new();
-    let alice = server.register("alice");
-    assert!(!announced(&server).contains("v1.4"));
-    for path in ["threads", "relations/$e/m.thread"] {
-        let path = format!("/_matrix/client/v1/rooms/!r:localhost/{path}");
-        let (status, body) = alice.get(&path);
-        assert_eq!((status, &body["errcode"]), (404, &json!("M_UNRECOGNIZED")));
     }
 }

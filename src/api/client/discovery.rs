@@ -14,12 +14,10 @@ use crate::{
 /// The versions of the specification that are announced. Clients use what a version added without asking
 /// further, so a version is announced if all that it added is served, or if clients bear a 404 where it
 /// is not.
-///
-/// v1.4 is missing until `/relations` and `/threads` are served: matrix-js-sdk then fetches the replies of
-/// a thread there and shows none if it cannot; without v1.4 it shows them in the timeline.
-/// `tests/clients/threads.py` holds that. v1.13 added reports of rooms.
+/// v1.13 added reports of rooms.
 const VERSIONS: &[&str] = &[
-    "v1.1", "v1.2", "v1.3", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10", "v1.11", "v1.12",
+    "v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10", "v1.11",
+    "v1.12",
 ];
 
 /// The feature flags that are announced: each makes some client use something that is served.
@@ -29,8 +27,11 @@ const UNSTABLE_FEATURES: &[&str] = &[
     "org.matrix.msc2285.stable",
     "org.matrix.msc2432",
     "org.matrix.msc3266",
+    "org.matrix.msc3440.stable",
+    "org.matrix.msc3715.stable",
     "org.matrix.msc3827.stable",
     "org.matrix.msc3916.stable",
+    "org.matrix.msc3981",
     "org.matrix.msc4380.stable",
     "org.matrix.simplified_msc3575",
     "uk.tcpip.msc4133",

@@ -1,15 +1,13 @@
 //! Sending events and paginating through them (client-server API, "Sending events to a room" and
 //! "Getting events for a room").
 
-use std::collections::BTreeSet;
-
 use ruma::{
-    OwnedEventId, OwnedRoomId, OwnedUserId,
+    OwnedEventId,
     api::{
         Direction,
         client::{
             context::get_context,
-            filter::{LazyLoadOptions, RoomEventFilter},
+            filter::RoomEventFilter,
             message::{get_message_events, send_message_event},
             redact::redact_event,
             room::get_room_event,
@@ -21,6 +19,7 @@ use ruma::{
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use super::room_reader::{NO_EVENT, RoomReader, page_limit};
 use crate::{
     api::{Adapted, Api, AsSent, Error, EventStream, Session, Streamed},
     protocol::build::{EventDraft, canonical_content},
@@ -33,19 +32,12 @@ use crate::{
         },
         room,
         state::overlay::StateOverlay,
-        timeline::{
-            client_event::{Formatter, RoomIdField},
-            filter, history_visibility,
-            messages::{self, Page, PageRequest},
-            pagination_token::PaginationToken,
-        },
+        timeline::{filter, messages, pagination_token::PaginationToken},
         unread::notify,
     },
     store::{EventNum, Place, RoomNum, Snapshot},
-    users::account_data::ignored_users,
 };
 
-const MAX_PAGE: usize = 100;
 /// The most requests for history that one request sends to other servers.
 const MAX_BACKFILLS: usize = 3;
 
@@ -115,87 +107,6 @@ async fn send(
     Ok(api.store.write(job).await?)
 }
 
-/// Reads events of a room for a user.
-struct RoomReader {
-    room: RoomNum,
-    room_id: OwnedRoomId,
-    formatter: Formatter,
-    filter: RoomEventFilter,
-    /// Users whose messages are left out.
-    ignored: BTreeSet<OwnedUserId>,
-}
-
-impl RoomReader {
-    fn new(
-        s: &Snapshot,
-        session: &Session,
-        now_ms: u64,
-        room_id: OwnedRoomId,
-        filter: RoomEventFilter,
-    ) -> Result<Self, rooms::Error> {
-        let room = history_visibility::readable_room(s, &room_id, session.user)?;
-        let (user, device) = (&session.user_id, Some(session.device));
-        let formatter = Formatter::new(s, room, user, device, now_ms, RoomIdField::Include)?;
-        Ok(Self {
-            room,
-            room_id,
-            formatter,
-            filter,
-            ignored: ignored_users::load(s, session.user)?,
-        })
-    }
-
-    fn page(
-        &mut self,
-        s: &Snapshot,
-        from: Place,
-        to: Option<Place>,
-        dir: Direction,
-        limit: usize,
-    ) -> Result<Page, rooms::Error> {
-        let request = PageRequest {
-            room: self.room,
-            from,
-            to,
-            dir,
-            limit,
-            ignored: &self.ignored,
-        };
-        messages::page(
-            s,
-            request,
-            &self.room_id,
-            &self.filter,
-            &mut self.formatter.visibility,
-        )
-    }
-
-    fn format(
-        &mut self,
-        s: &Snapshot,
-        events: &[StoredEvent],
-    ) -> Result<Vec<Box<RawValue>>, rooms::Error> {
-        let format = |event| self.formatter.format(s, event);
-        events.iter().map(format).collect()
-    }
-
-    fn loads_members_lazily(&self) -> bool {
-        !matches!(self.filter.lazy_load_options, LazyLoadOptions::Disabled)
-    }
-
-    /// The member events of the senders of `events`.
-    fn senders(
-        &mut self,
-        s: &Snapshot,
-        events: &[StoredEvent],
-    ) -> Result<Vec<Box<RawValue>>, rooms::Error> {
-        let members = messages::sender_members(s, self.room, events)?;
-        let members = members.into_iter().map(|num| event::load(s, num));
-        let members = members.collect::<Result<Vec<_>, _>>()?;
-        self.format(s, &members)
-    }
-}
-
 /// `GET /_matrix/client/v3/rooms/{roomId}/messages`
 pub async fn get_message_events(
     api: Api,
@@ -231,27 +142,19 @@ fn read_messages(
     request: get_message_events::v3::Request,
 ) -> Result<(get_message_events::v3::Response, Option<(RoomNum, Place)>), rooms::Error> {
     let mut reader = RoomReader::new(s, session, now_ms, request.room_id, request.filter)?;
-    let place = |token: &Option<String>| match token {
-        Some(token) => token
-            .parse::<PaginationToken>()?
-            .place(s, reader.room)
-            .map(Some),
-        None => Ok(None),
-    };
-    let (from, to) = (place(&request.from)?, place(&request.to)?);
+    let from = reader.place(s, request.from.as_ref())?;
+    let to = reader.place(s, request.to.as_ref())?;
     let from = match (from, request.dir) {
         (Some(from), _) => from,
         (None, Direction::Backward) => room::heads(s, reader.room)?.last_place,
         (None, Direction::Forward) => Place::MIN,
     };
-    let limit = usize::try_from(u64::from(request.limit))
-        .unwrap_or(MAX_PAGE)
-        .min(MAX_PAGE);
+    let limit = page_limit(request.limit);
     let page = reader.page(s, from, to, request.dir, limit)?;
     let mut answer = get_message_events::v3::Response::new();
     answer.start = PaginationToken::Place(from).to_string();
     answer.end = page.end.map(|end| PaginationToken::Place(end).to_string());
-    let chunk = reader.format(s, &page.events)?;
+    let chunk = reader.format_all(s, &page.events)?;
     answer.chunk = chunk.into_iter().map(Raw::from_json).collect();
     if reader.loads_members_lazily() {
         let senders = reader.senders(s, &page.events)?;
@@ -271,8 +174,8 @@ pub async fn get_room_event(
     let read = move |s: &Snapshot| {
         let room_id = request.room_id.clone();
         let mut reader = RoomReader::new(s, &session, now_ms, room_id, RoomEventFilter::default())?;
-        let stored = load_visible(s, &mut reader, &request.event_id)?;
-        let event = reader.formatter.format(s, &stored)?;
+        let stored = reader.load_visible(s, &request.event_id)?;
+        let event = reader.format(s, &stored)?;
         Ok::<_, rooms::Error>(Raw::from_json(event))
     };
     let event = api
@@ -285,24 +188,6 @@ pub async fn get_room_event(
             error => error,
         });
     Ok(get_room_event::v3::Response::new(event?))
-}
-
-const NO_EVENT: rooms::Error =
-    rooms::Error::NotFound("the event does not exist in this room, or you may not see it");
-
-fn load_visible(
-    r: &Snapshot,
-    reader: &mut RoomReader,
-    id: &OwnedEventId,
-) -> Result<StoredEvent, rooms::Error> {
-    let num = event::num_in(r, reader.room, id)?.ok_or(NO_EVENT)?;
-    let stored = event::load(r, num)?;
-    let visible = reader.formatter.visibility.visible(r, stored)?;
-    let stored = visible.ok_or(NO_EVENT)?;
-    if filter::is_ignored(&reader.ignored, &stored)? {
-        return Err(NO_EVENT);
-    }
-    Ok(stored)
 }
 
 /// `GET /_matrix/client/v3/rooms/{roomId}/context/{eventId}`
@@ -350,11 +235,9 @@ fn read_context(
     request: get_context::v3::Request,
 ) -> Result<(Context, Vec<EventNum>, RoomReader), rooms::Error> {
     let mut reader = RoomReader::new(s, session, now_ms, request.room_id, request.filter)?;
-    let stored = load_visible(s, &mut reader, &request.event_id)?;
+    let stored = reader.load_visible(s, &request.event_id)?;
     let place = stored.header.place.ok_or(NO_EVENT)?;
-    let limit = usize::try_from(u64::from(request.limit))
-        .unwrap_or(MAX_PAGE)
-        .min(MAX_PAGE);
+    let limit = page_limit(request.limit);
     let place_before = Place(place.0.saturating_sub(1));
     let before = reader.page(s, place_before, None, Direction::Backward, limit / 2)?;
     let after = reader.page(s, place, None, Direction::Forward, limit - limit / 2)?;
@@ -366,9 +249,9 @@ fn read_context(
     let context = Context {
         start: PaginationToken::Place(start).to_string(),
         end: PaginationToken::Place(end).to_string(),
-        events_before: reader.format(s, &before)?,
-        events_after: reader.format(s, &after)?,
-        event: reader.formatter.format(s, &stored)?,
+        events_before: reader.format_all(s, &before)?,
+        events_after: reader.format_all(s, &after)?,
+        event: reader.format(s, &stored)?,
     };
     let state = StateOverlay::after(s, last.num, &last.header)?;
     let events: Vec<_> = before.iter().chain([&stored]).chain(&after).collect();

@@ -17,7 +17,7 @@ use crate::{
         build::{BuiltEvent, EventDraft, EventPlace, build, room_id_from_create_event},
     },
     rooms::{
-        Error, Local, event, room,
+        Error, Local, event, relations, room,
         servers::server_acl,
         state::{current, overlay::StateOverlay},
     },
@@ -94,7 +94,7 @@ pub fn create(
 /// # Errors
 /// [`Error::UnknownRoom`]; [`Error::Forbidden`] if the room's rules do not allow it;
 /// [`Error::BadContent`] or [`Error::TooLarge`] if it is not fit to be an event; those of
-/// [`redaction::check`] and [`server_acl::check`].
+/// [`redaction::check`], [`relations::check::check`] and [`server_acl::check`].
 pub fn append(
     tx: &Tx,
     local: &Local,
@@ -106,6 +106,7 @@ pub fn append(
     let mut heads = room::heads(tx, room)?;
     let event = build_allowed(tx, local, room, &heads, draft, sending.now)?;
     redaction::check(tx, room, draft, rules)?;
+    relations::check::check(tx, room, draft)?;
     server_acl::check(local, draft)?;
     commit(tx, local, room, &mut heads, event, sending)
 }

@@ -6,7 +6,8 @@
 //! 1. The event's row, under its old number if it was an outlier, its auth events, and its references
 //!    to media.
 //! 2. The claimed state before it, if some of its prev_events are not here.
-//! 3. The timeline: a gap where prev_events are missing, its place, threads and unread counts.
+//! 3. The timeline: a gap where prev_events are missing, its place, its relation, threads and unread
+//!    counts.
 //! 4. Redactions of this event that came before it, unless it is out of band: its row is made again
 //!    when the room is joined.
 //! 5. If it is accepted: the redaction that it is; at the live end also the room's current state,
@@ -22,7 +23,9 @@ use crate::{
     media::references,
     protocol::Pdu,
     rooms::{
-        Error, Local, event, room,
+        Error, Local, event,
+        relations::index,
+        room,
         state::{self, overlay::StateOverlay},
         timeline::gaps,
     },
@@ -160,6 +163,9 @@ pub(in crate::rooms) fn commit(
         status,
         place,
     };
+    if let Some(place) = place {
+        index::add(tx, room, num, place, pdu)?;
+    }
     if status != Status::OutOfBand {
         redaction::apply_early(tx, room, rules, pdu.event_id(), num)?;
     }

@@ -17,6 +17,7 @@ use crate::{
     rooms::{
         Error,
         event::{self, StoredEvent},
+        relations,
         state::{overlay::StateOverlay, power_levels},
     },
     store::{
@@ -354,6 +355,7 @@ fn redact(
     if stored.header.redacted_by.is_some() {
         return Ok(());
     }
+    relations::index::remove(tx, &stored)?;
     let content = stored.parse::<WithContent>()?.content;
     media::references::remove(tx, content.get())?;
     if stored.header.state_key.is_none() {

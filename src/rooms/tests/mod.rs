@@ -15,6 +15,7 @@ mod membership;
 mod out_of_band;
 mod receive;
 mod redactions;
+mod relations;
 mod replica;
 mod restricted;
 mod server_acls;

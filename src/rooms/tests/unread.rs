@@ -159,8 +159,9 @@ impl Model<'_, '_> {
             }
             5 if of.is_some() => {
                 let of = of.expect("just looked at");
+                let key = self.sent.len().to_string();
                 let relation = json!({
-                    "rel_type": "m.annotation", "event_id": self.sent[of].id, "key": "+",
+                    "rel_type": "m.annotation", "event_id": self.sent[of].id, "key": key,
                 });
                 let content = json!({ "m.relates_to": relation });
                 ("m.reaction", content, self.sent[of].thread)

@@ -74,6 +74,10 @@ impl Formatter {
         })
     }
 
+    pub fn room(&self) -> RoomNum {
+        self.room
+    }
+
     /// The event in the client format ([client-server API, "Room event format"]).
     ///
     /// [client-server API, "Room event format"]: https://spec.matrix.org/v1.19/client-server-api/#room-event-format
@@ -81,6 +85,16 @@ impl Formatter {
         &mut self,
         r: &impl Reader,
         stored: &StoredEvent,
+    ) -> Result<Box<RawValue>, Error> {
+        self.format_with_relations(r, stored, None)
+    }
+
+    /// The event in the client format, with its bundled aggregations.
+    pub fn format_with_relations(
+        &mut self,
+        r: &impl Reader,
+        stored: &StoredEvent,
+        relations: Option<Box<RawValue>>,
     ) -> Result<Box<RawValue>, Error> {
         let replaced_num = self.replaced(r, stored)?;
         let replaced = match replaced_num {
@@ -106,6 +120,7 @@ impl Formatter {
                 .map(|(_, event)| Cow::Borrowed(&*event.content)),
             prev_sender: replaced.as_ref().map(|(_, event)| &*event.sender),
             redacted_because: redaction.map(Cow::Owned),
+            relations,
             replaces_state: replaced.as_ref().map(|(id, _)| &**id),
             transaction_id: self.transaction_id(stored),
         };

@@ -157,6 +157,16 @@ impl UserVisibility {
         }
     }
 
+    /// The last place of which the user may see anything: without end for who is in the room, or if
+    /// everybody may see it. `None` if there is none.
+    pub fn last_place(&self, r: &impl Reader) -> Result<Option<Place>, Error> {
+        Ok(match self.joined {
+            _ if self.can_see_now(r)? => Some(Place::MAX),
+            Joined::Until(end) => Some(end),
+            Joined::Now | Joined::Never => None,
+        })
+    }
+
     /// Whether the user may see the current state and the next events.
     pub fn can_see_now(&self, r: &impl Reader) -> Result<bool, Error> {
         if self.joined == Joined::Now {

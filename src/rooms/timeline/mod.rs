@@ -1,7 +1,7 @@
 //! A room's timeline as clients read it: order, tokens, filters, history visibility.
 
 pub mod client_event;
-mod erasure;
+pub(in crate::rooms) mod erasure;
 pub mod filter;
 pub mod gaps;
 pub mod history_visibility;

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use smol::{LocalExecutor, Timer, future::poll_once};
+use smol::{LocalExecutor, Timer, channel, future::poll_once};
 
 use super::{
     Applied, Error, database, in_time, note, noted, on_purpose, options, put, run, with_store,
@@ -229,6 +229,43 @@ fn effects_are_applied_in_commit_order_after_their_snapshot() {
         })
         .collect();
     assert_eq!(rooms, (0..50).collect::<Vec<_>>());
+}
+
+#[test]
+fn who_wrote_goes_on_before_who_is_woken_by_an_effect() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = Store::open(&options(directory.path()), Pool::default()).expect("it opens");
+    let executor = LocalExecutor::new();
+    let (wake, woken) = channel::unbounded::<()>();
+    let (log, order) = channel::unbounded();
+    let publishing = store.clone().publish(move |effects| {
+        if !effects.is_empty() {
+            wake.try_send(()).expect("somebody waits");
+        }
+    });
+    let publishing = executor.spawn(publishing);
+    let log_woken = log.clone();
+    let waiting = executor.spawn(async move {
+        woken.recv().await.expect("it is woken");
+        log_woken.try_send("woken").expect("an open log");
+    });
+    let writer = store.clone();
+    let writing = executor.spawn(async move {
+        let job = |tx: &Tx| {
+            tx.effect(Effect::RoomChanged(RoomNum(7), tx.next_position()?));
+            put(tx, "written")
+        };
+        writer.write(job).await.expect("written");
+        log.try_send("answered").expect("an open log");
+    });
+    smol::block_on(executor.run(async {
+        writing.await;
+        waiting.await;
+        store.close().await;
+        publishing.await;
+    }));
+    let order: Vec<_> = std::iter::from_fn(|| order.try_recv().ok()).collect();
+    assert_eq!(order, ["answered", "woken"]);
 }
 
 #[test]

@@ -196,6 +196,17 @@ export const commands = {
         return events.map((event) => event.getId());
     },
 
+    /** Lists the threads of the room, and loads the thread of `root` to its start. Its event ids, oldest first. */
+    async load_thread({ room: id, root }) {
+        const room = client.getRoom(id);
+        await room.createThreadsTimelineSets();
+        await room.fetchRoomThreads();
+        const { timelineSet } = room.getThread(root);
+        const timeline = timelineSet.getLiveTimeline();
+        while (await client.paginateEventTimeline(timeline, { backwards: true, limit: 10 }));
+        return timeline.getEvents().map((event) => event.getId());
+    },
+
     /** Retries at once, as after a notification that the network is back. */
     async retry_now() {
         client.retryImmediately();

@@ -21,7 +21,7 @@ use crate::{
 /// More than the limit above which a destination only gets the latest events.
 const MESSAGES: usize = 1100;
 
-fn wait_for_event(user: &TestUser<'_>, room: &str, event: &str, mut since: String) {
+pub fn wait_for_event(user: &TestUser<'_>, room: &str, event: &str, mut since: String) {
     for _ in 0..300 {
         let response = sync_with(user, &[("since", &since), ("timeout", "10000")]);
         let timeline = &response["rooms"]["join"][room]["timeline"]["events"];

@@ -1,0 +1,168 @@
+//! Reading events of a room for a user.
+
+use std::collections::BTreeSet;
+
+use ruma::{
+    EventId, OwnedRoomId, OwnedUserId, UInt,
+    api::{
+        Direction,
+        client::filter::{LazyLoadOptions, RoomEventFilter},
+    },
+};
+use serde_json::value::RawValue;
+
+use crate::{
+    api::Session,
+    rooms::{
+        self,
+        event::{self, StoredEvent},
+        relations::aggregations::Aggregator,
+        timeline::{
+            client_event::{Formatter, RoomIdField},
+            filter, history_visibility,
+            messages::{self, Page, PageRequest},
+            pagination_token::PaginationToken,
+        },
+    },
+    store::{Place, RoomNum, Snapshot},
+    users::account_data::ignored_users,
+};
+
+pub const MAX_PAGE: usize = 100;
+
+pub const NO_EVENT: rooms::Error =
+    rooms::Error::NotFound("the event does not exist in this room, or you may not see it");
+
+pub struct RoomReader {
+    pub room: RoomNum,
+    pub room_id: OwnedRoomId,
+    pub formatter: Formatter,
+    pub aggregator: Aggregator,
+    pub filter: RoomEventFilter,
+    /// Users whose messages are left out.
+    pub ignored: BTreeSet<OwnedUserId>,
+}
+
+impl RoomReader {
+    /// # Errors
+    /// [`rooms::Error::Forbidden`] if the user may not read the room.
+    pub fn new(
+        s: &Snapshot,
+        session: &Session,
+        now_ms: u64,
+        room_id: OwnedRoomId,
+        filter: RoomEventFilter,
+    ) -> Result<Self, rooms::Error> {
+        let room = history_visibility::readable_room(s, &room_id, session.user)?;
+        let (user, device) = (&session.user_id, Some(session.device));
+        let formatter = Formatter::new(s, room, user, device, now_ms, RoomIdField::Include)?;
+        let ignored = ignored_users::load(s, session.user)?;
+        Ok(Self {
+            room,
+            room_id,
+            aggregator: Aggregator::new(s, &formatter, session.user, ignored.clone())?,
+            formatter,
+            filter,
+            ignored,
+        })
+    }
+
+    /// The next events of the timeline that the filter accepts.
+    pub fn page(
+        &mut self,
+        s: &Snapshot,
+        from: Place,
+        to: Option<Place>,
+        dir: Direction,
+        limit: usize,
+    ) -> Result<Page, rooms::Error> {
+        let request = PageRequest {
+            room: self.room,
+            from,
+            to,
+            dir,
+            limit,
+            ignored: &self.ignored,
+        };
+        messages::page(
+            s,
+            request,
+            &self.room_id,
+            &self.filter,
+            &mut self.formatter.visibility,
+        )
+    }
+
+    /// The place that a pagination token of the client means.
+    pub fn place(
+        &self,
+        s: &Snapshot,
+        token: Option<&String>,
+    ) -> Result<Option<Place>, rooms::Error> {
+        let token = token.map(|token| token.parse::<PaginationToken>());
+        token
+            .transpose()?
+            .map(|token| token.place(s, self.room))
+            .transpose()
+    }
+
+    /// The event in the client format, with its aggregations.
+    pub fn format(
+        &mut self,
+        s: &Snapshot,
+        event: &StoredEvent,
+    ) -> Result<Box<RawValue>, rooms::Error> {
+        self.aggregator.format(s, &mut self.formatter, event)
+    }
+
+    /// All of `events` in the client format, with their aggregations.
+    pub fn format_all(
+        &mut self,
+        s: &Snapshot,
+        events: &[StoredEvent],
+    ) -> Result<Vec<Box<RawValue>>, rooms::Error> {
+        events.iter().map(|event| self.format(s, event)).collect()
+    }
+
+    /// The event `id`.
+    ///
+    /// # Errors
+    /// [`NO_EVENT`], also if the user may not see it.
+    pub fn load_visible(
+        &mut self,
+        s: &Snapshot,
+        id: &EventId,
+    ) -> Result<StoredEvent, rooms::Error> {
+        let num = event::num_in(s, self.room, id)?.ok_or(NO_EVENT)?;
+        let stored = event::load(s, num)?;
+        let visible = self.formatter.visibility.visible(s, stored)?;
+        let stored = visible.ok_or(NO_EVENT)?;
+        if filter::is_ignored(&self.ignored, &stored)? {
+            return Err(NO_EVENT);
+        }
+        Ok(stored)
+    }
+
+    pub fn loads_members_lazily(&self) -> bool {
+        !matches!(self.filter.lazy_load_options, LazyLoadOptions::Disabled)
+    }
+
+    /// The member events of the senders of `events`.
+    pub fn senders(
+        &mut self,
+        s: &Snapshot,
+        events: &[StoredEvent],
+    ) -> Result<Vec<Box<RawValue>>, rooms::Error> {
+        let members = messages::sender_members(s, self.room, events)?;
+        let members = members.into_iter().map(|num| event::load(s, num));
+        let members = members.collect::<Result<Vec<_>, _>>()?;
+        self.format_all(s, &members)
+    }
+}
+
+/// How many events a client gets that asks for `limit`.
+pub fn page_limit(limit: UInt) -> usize {
+    usize::try_from(u64::from(limit))
+        .unwrap_or(MAX_PAGE)
+        .min(MAX_PAGE)
+}
