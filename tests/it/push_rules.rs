@@ -30,6 +30,9 @@ fn default_push_rules_are_returned_and_synced() {
     let all = expect_ok(alice.get(&format!("{RULES}/")));
     let global = expect_ok(alice.get(&format!("{RULES}/global/")));
     assert_eq!(all["global"], global);
+    for kind in ["override", "content", "room", "sender", "underride"] {
+        assert!(global[kind].is_array(), "{kind}: {global}");
+    }
     let ids: Vec<&Value> = global["override"]
         .as_array()
         .expect("rules")

@@ -26,6 +26,8 @@ use crate::{
 };
 
 pub const EVENT_TYPE: &str = "m.push_rules";
+/// Clients read all kinds of rules; ruma leaves out those without a rule.
+const KINDS: [&str; 5] = ["override", "content", "room", "sender", "underride"];
 /// Stored rules of one user.
 const MAX_RULES: usize = 500;
 const MAX_STORED_BYTES: usize = 64 * 1024;
@@ -110,7 +112,16 @@ fn for_client(r: &impl Reader, user: UserNum, user_id: &UserId) -> Result<Value,
         Some(data) => with_server_defaults(&data.content, user_id)?,
         None => Ruleset::server_default(user_id),
     };
-    content(global, &[], stored.as_ref())
+    let mut content = content(global, &[], stored.as_ref())?;
+    for kind in KINDS {
+        let rules = content["global"].as_object_mut();
+        rules.map(|rules| {
+            rules
+                .entry(kind)
+                .or_insert_with(|| Value::Array(Vec::new()))
+        });
+    }
+    Ok(content)
 }
 
 /// The content of the account data: `global`, with conditions and actions as they were in `sent`, or else in
