@@ -1,6 +1,6 @@
-"""Real clients with a server: `main.py BINARY [PAIR...]`. A pair is two SDKs, such as `nio+js`.
+"""Real clients with a server: `main.py BINARY [PAIR...]`. A pair is two SDKs, such as `nio+js`, or `apps`.
 
-The same scenario runs for every pair, each on its own server."""
+The same scenario runs for every pair, each on its own server. `apps` are those of `apps.py`."""
 
 import argparse
 import asyncio
@@ -12,6 +12,7 @@ import time
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "common"))
 
+from apps import apps
 from chat import ScenarioContext, chat
 from checks import CheckFailed, Checks
 from client import COMMANDS, Client
@@ -20,7 +21,7 @@ from files import MAX_UPLOAD, share_files
 from server import Hearth
 from threads import thread_of_a_new_device, threads
 
-PAIRS = ["nio+nio", "js+js", "nio+js"]
+PAIRS = ["nio+nio", "js+js", "nio+js", "apps"]
 TIMEOUT = 240  # seconds
 
 
@@ -60,8 +61,8 @@ def main():
     parser.add_argument("pairs", nargs="*", default=PAIRS)
     arguments = parser.parse_args()
     for pair in arguments.pairs:
-        if not set(pair.split("+")) <= COMMANDS.keys() or pair.count("+") != 1:
-            parser.error(f"{pair}: expected two of {', '.join(COMMANDS)}, joined by +")
+        if pair != "apps" and (not set(pair.split("+")) <= COMMANDS.keys() or pair.count("+") != 1):
+            parser.error(f"{pair}: expected two of {', '.join(COMMANDS)}, joined by +, or apps")
 
     checks = Checks()
     for pair in arguments.pairs:
@@ -69,7 +70,9 @@ def main():
         print(f"--- {pair}", flush=True)
         started = time.monotonic()
         try:
-            asyncio.run(run_pair(arguments.binary.resolve(), pair, checks, directory))
+            binary = arguments.binary.resolve()
+            scenario = apps(binary, checks, directory) if pair == "apps" else run_pair(binary, pair, checks, directory)
+            asyncio.run(scenario)
         except (CheckFailed, TimeoutError):
             print_log_ends(directory)
         else:

@@ -5,12 +5,8 @@
 import { createInterface } from "node:readline";
 import { webcrypto } from "node:crypto";
 
-// The SDK uses this function of ES2024, which Node 20 lacks and Node 22 has.
-Promise.withResolvers ??= function () {
-    let resolve, reject;
-    const promise = new Promise((yes, no) => ([resolve, reject] = [yes, no]));
-    return { promise, resolve, reject };
-};
+import "./promise.mjs";
+
 export const sdk = await import("matrix-js-sdk");
 const { logger } = await import("matrix-js-sdk/lib/logger.js");
 

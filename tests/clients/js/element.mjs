@@ -1,0 +1,56 @@
+// What Element and others do with matrix-js-sdk because of `/versions`: `element.mjs URL USER PICTURE`, where
+// the server behind the URL announces only a part of what it serves.
+
+import "./promise.mjs";
+import { assert, isPng, password, picture, run, url, user } from "./app.mjs";
+
+const sdk = await import("matrix-js-sdk");
+const { logger } = await import("matrix-js-sdk/lib/logger.js");
+logger.setLevel("error", false);
+
+let client = sdk.createClient({ baseUrl: url });
+const flag = (name) => client.doesServerSupportUnstableFeature(name);
+
+/** The media that an app requests which knows only v1.11, the flag too (Cinny, the Dart SDK), or neither. */
+async function media() {
+    const authenticated = (await client.isVersionSupported("v1.11")) || (await flag("org.matrix.msc3916.stable"));
+    const address = client.mxcUrlToHttp(picture, undefined, undefined, undefined, false, true, authenticated);
+    const headers = authenticated ? { Authorization: `Bearer ${client.getAccessToken()}` } : {};
+    return fetch(address, { headers });
+}
+
+await run({
+    async "registers and has rules of all kinds"() {
+        const { session } = (await client.registerRequest({}).catch((error) => error)).data;
+        const auth = { type: "m.login.dummy", session };
+        const registered = await client.registerRequest({ username: user, password, auth });
+        client = sdk.createClient({
+            baseUrl: url,
+            userId: registered.user_id,
+            deviceId: registered.device_id,
+            accessToken: registered.access_token,
+        });
+        const { global } = await client.getPushRules();
+        const kinds = ["override", "content", "room", "sender", "underride"];
+        assert(kinds.every((kind) => Array.isArray(global[kind])), global);
+    },
+    async "shows a picture"() {
+        const response = await media();
+        assert(response.ok && isPng(await response.arrayBuffer()), response.status);
+    },
+    async "sets up cross-signing at registration where the server announces it"() {
+        if (!(await flag("org.matrix.e2e_cross_signing"))) return;
+        await client.initRustCrypto({ useIndexedDB: false });
+        const crypto = client.getCrypto();
+        const identifier = { type: "m.id.user", user: client.getUserId() };
+        await crypto.bootstrapCrossSigning({
+            authUploadDeviceSigningKeys: async (upload) => {
+                await upload(null).catch(({ data: { session } }) =>
+                    upload({ type: "m.login.password", identifier, password, session }),
+                );
+            },
+        });
+        const keys = await client.downloadKeysForUsers([client.getUserId()]);
+        assert(keys.master_keys[client.getUserId()], keys);
+    },
+});
