@@ -435,6 +435,7 @@ fn requests_beyond_the_limits_are_refused() {
         json!({ "room_subscriptions": many(101, &json!({ "timeline_limit": 1 })) }),
         json!({ "lists": { "a": { "ranges": vec![[0, 9]; 33], "timeline_limit": 1 } } }),
         json!({ "lists": { "a": { "ranges": [], "required_state": patterns } } }),
+        json!({ "lists": { "a": { "ranges": [], "filters": { "tags": vec!["t"; 301] } } } }),
         json!({ "conn_id": "x".repeat(256) }),
     ] {
         expect_error(&alice.post(UNSTABLE, body), 400, "M_INVALID_PARAM");
@@ -442,4 +443,24 @@ fn requests_beyond_the_limits_are_refused() {
     expect_ok(alice.post(UNSTABLE, json!({ "lists": many(100, &list) })));
     let path = format!("{UNSTABLE}?set_presence=asleep");
     expect_error(&alice.post(&path, json!({})), 400, "M_INVALID_PARAM");
+}
+
+#[test]
+fn too_many_combinations_of_long_required_states_are_refused() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    for _ in 0..12 {
+        create_room(&alice, json!({}));
+    }
+    let lists = |patterns: usize| -> Value {
+        let list = |number: usize| {
+            let required = (0..patterns).map(|pattern| json!([format!("{number}.{pattern}"), ""]));
+            let required: Vec<_> = required.collect();
+            let list = json!({ "ranges": [[0, number]], "required_state": required });
+            (number.to_string(), list)
+        };
+        json!({ "lists": Value::Object((0..100).map(list).collect()) })
+    };
+    expect_error(&alice.post(UNSTABLE, lists(10)), 400, "M_INVALID_PARAM");
+    expect_ok(alice.post(UNSTABLE, lists(1)));
 }

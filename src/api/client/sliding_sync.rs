@@ -41,7 +41,7 @@ const MAX_RULES: usize = 100;
 const MAX_RANGES: usize = 32;
 /// Of all lists and subscriptions together.
 const MAX_STATE_PATTERNS: usize = 1000;
-/// Of each filter, and of each selection of lists and rooms.
+/// Of the filters of all lists together, and of each selection of lists and rooms.
 const MAX_NAMES: usize = 200;
 /// Of event types, state keys, names of lists, tags …
 const MAX_NAME_BYTES: usize = 255;
@@ -263,6 +263,7 @@ fn lists(
 ) -> Result<Vec<List>, Error> {
     check_count("lists", bodies.len(), MAX_RULES)?;
     let mut lists = Vec::new();
+    let mut names = 0;
     for (name, body) in bodies {
         check_name("lists", &name)?;
         let ranges = match (body.ranges, body.range) {
@@ -271,7 +272,7 @@ fn lists(
         };
         check_count("ranges", ranges.as_ref().map_or(0, Vec::len), MAX_RANGES)?;
         let filters = body.filters.unwrap_or_default();
-        check_filters(&filters)?;
+        check_filters(&filters, &mut names)?;
         lists.push(List {
             name,
             ranges,
@@ -282,7 +283,8 @@ fn lists(
     Ok(lists)
 }
 
-fn check_filters(filters: &Filters) -> Result<(), Error> {
+/// `names` counts the names in all filters.
+fn check_filters(filters: &Filters, names: &mut usize) -> Result<(), Error> {
     let Filters {
         spaces,
         room_types,
@@ -292,14 +294,18 @@ fn check_filters(filters: &Filters) -> Result<(), Error> {
         not_tags,
         ..
     } = filters;
-    for names in [spaces, tags, not_tags] {
-        check_names("filters", names.iter().flatten())?;
+    let texts = [spaces, tags, not_tags].into_iter().flatten().flatten();
+    let types = [room_types, not_room_types].into_iter().flatten().flatten();
+    for name in texts
+        .map(Some)
+        .chain(types.map(Option::as_ref))
+        .chain([room_name_like.as_ref()])
+    {
+        name.map_or(Ok(()), |name| check_name("filters", name))?;
+        *names += 1;
     }
-    for types in [room_types, not_room_types] {
-        check_count("filters", types.as_ref().map_or(0, Vec::len), MAX_NAMES)?;
-        check_names("filters", types.iter().flatten().flatten())?;
-    }
-    check_names("filters", room_name_like)
+    // Each list has a place for `room_name_like`.
+    check_count("filters", *names, MAX_NAMES + MAX_RULES)
 }
 
 /// Rooms whose ids are invalid are ignored, as unknown ones are.

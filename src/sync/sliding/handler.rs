@@ -31,6 +31,8 @@ use crate::{
 
 /// So many rooms more than the client has, and so many that changed, are looked through on the thread.
 const MAX_ROOMS_ON_THREAD: usize = 64;
+/// So often a room is checked against a list on the thread.
+const MAX_CHECKS_ON_THREAD: usize = 20_000;
 /// The updates of so many rooms, of a range of so many positions, are read on the thread.
 const MAX_UPDATES_ON_THREAD: usize = 4;
 const MAX_POSITIONS_ON_THREAD: u64 = 256;
@@ -192,7 +194,9 @@ impl SlidingSyncHandler<'_> {
         let has_few_changes = changed
             .as_ref()
             .is_some_and(|changed| changed.len() <= MAX_ROOMS_ON_THREAD);
+        let checks = request.lists.len() * list.entries().len();
         let is_fast = has_few_changes
+            && checks <= MAX_CHECKS_ON_THREAD
             && window_size(request, &list) <= state.rooms.len() + MAX_ROOMS_ON_THREAD
             && store.read(|s| list.is_fast(s, request, newly.as_deref(), range.end.stored))?;
         let (request, state) = (request.clone(), state.clone());

@@ -21,6 +21,10 @@ use crate::{
     users::account_data::{self, GLOBAL},
 };
 
+/// The most patterns of required state in the room configs of a request, of which each combination of lists
+/// and a subscription has its own.
+const MAX_COMBINED_PATTERNS: usize = 10_000;
+
 /// What a response has.
 #[derive(Debug)]
 pub struct Plan {
@@ -250,16 +254,23 @@ impl Planner<'_> {
         plan: &mut Plan,
     ) -> Result<(), Error> {
         let mut configs: HashMap<Rule, (Arc<RoomConfig>, u16)> = HashMap::new();
+        let mut patterns = 0;
         for (room, rule) in rules {
             let Some(entry) = self.list.get(*room) else {
                 continue;
             };
             let (config, required_state) = configs.entry(*rule).or_insert_with(|| {
                 let config = self.config(*rule);
+                patterns += 1 + config.required_state.iter().map(size).sum::<usize>();
                 let required_state = plan.next.required_state(&config.required_state);
                 (Arc::new(config), required_state)
             });
             let (config, required_state) = (config.clone(), *required_state);
+            if patterns > MAX_COMBINED_PATTERNS {
+                return Err(Error::invalid(
+                    "lists: their combinations have too many patterns of required_state",
+                ));
+            }
             let before = sent(self.state, *room).copied();
             let is_dm = self.list.is_dm(*room);
             let expanded_from = before.and_then(|before| {
@@ -502,6 +513,11 @@ impl Planner<'_> {
             }
         }
     }
+}
+
+/// The number of patterns.
+fn size(required: &RequiredState) -> usize {
+    required.include.len() + required.exclude.len()
 }
 
 /// What the client has of `room`.

@@ -38,6 +38,11 @@ const MAX_SPACES: usize = 100;
 /// Up to so many changed rooms are read on the thread.
 const MAX_CHANGES_ON_THREAD: usize = 64;
 
+/// The most tags of a room that filters see.
+const MAX_TAGS: usize = 32;
+/// Of a name, a type or a tag; the rest is cut off.
+const MAX_TEXT_CHARS: usize = 255;
+
 const DIRECT: &str = "m.direct";
 const TAG: &str = "m.tag";
 
@@ -424,7 +429,10 @@ impl Owner<'_> {
         }
         let data = account_data::load(r, self.user, room, TAG)?;
         let content = data.and_then(|data| serde_json::from_str::<Content>(&data.content).ok());
-        Ok(content.map_or_else(Vec::new, |content| content.tags.into_keys().collect()))
+        let tags = content
+            .into_iter()
+            .flat_map(|content| content.tags.into_keys());
+        Ok(tags.take(MAX_TAGS).map(|tag| shortened(&tag)).collect())
     }
 
     fn attributes(
@@ -449,9 +457,11 @@ impl Owner<'_> {
             false => None,
         };
         Ok(Attributes {
-            room_type: create.and_then(|create| create.room_type),
+            room_type: create
+                .and_then(|create| create.room_type)
+                .map(|kind| shortened(&kind)),
             is_encrypted: encryption.is_some(),
-            name: name.map(|name| name.name.to_lowercase()),
+            name: name.map(|name| shortened(&name.name.to_lowercase())),
             state_position,
         })
     }
@@ -490,18 +500,22 @@ impl Attributes {
             match &*event.kind {
                 "m.room.create" => {
                     let create = serde_json::from_str::<Create>(content).unwrap_or_default();
-                    attributes.room_type = create.room_type;
+                    attributes.room_type = create.room_type.map(|kind| shortened(&kind));
                 }
                 "m.room.encryption" => attributes.is_encrypted = true,
                 "m.room.name" => {
                     let name = serde_json::from_str::<Name>(content).unwrap_or_default();
-                    attributes.name = Some(name.name.to_lowercase());
+                    attributes.name = Some(shortened(&name.name.to_lowercase()));
                 }
                 _ => {}
             }
         }
         attributes
     }
+}
+
+fn shortened(text: &str) -> String {
+    text.chars().take(MAX_TEXT_CHARS).collect()
 }
 
 fn direct_rooms(r: &impl Reader, user: UserNum) -> Result<HashSet<RoomNum>, Error> {
