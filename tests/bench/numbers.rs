@@ -11,6 +11,7 @@ mod memory;
 mod mock_homeserver;
 mod peak_memory;
 mod process;
+mod sliding_sync;
 
 use std::{
     fmt, fs, io,
@@ -49,7 +50,7 @@ type Rows = io::Result<Vec<Row>>;
 type Benchmark = (&'static str, fn() -> Rows);
 
 fn main() -> io::Result<()> {
-    let benchmarks: [Benchmark; 11] = [
+    let benchmarks: [Benchmark; 12] = [
         ("size", size),
         ("idle", idle),
         ("startup", startup),
@@ -61,6 +62,7 @@ fn main() -> io::Result<()> {
         ("media", media),
         ("attacks", run_attacks),
         ("memory", peaks_of_memory),
+        ("sliding-sync", sliding_sync::run),
     ];
     let selected: Vec<_> = std::env::args()
         .skip(1)

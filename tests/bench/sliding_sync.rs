@@ -1,0 +1,136 @@
+//! Simplified sliding sync: the first answer beside that of `/sync`, and one with a single new message.
+
+use std::{io, time::Instant};
+
+use serde_json::{Value, json};
+
+use crate::{
+    Row, Rows,
+    common::{http::Client, server::Server},
+    cpu_row, cpu_used, directory,
+    load::Users,
+    milliseconds, stop,
+};
+
+const PATH: &str = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync";
+const INITIAL_RUNS: usize = 7;
+const MESSAGES: usize = 500;
+const MESSAGE_BYTES: usize = 80;
+
+/// A window of 20 rooms with one event each, with the state and the extensions that Element X asks for.
+fn body() -> Value {
+    json!({
+        "conn_id": "room-list",
+        "lists": { "all_rooms": {
+            "ranges": [[0, 19]],
+            "timeline_limit": 1,
+            "required_state": [
+                ["m.room.name", ""], ["m.room.encryption", ""], ["m.room.member", "$LAZY"],
+                ["m.room.member", "$ME"], ["m.room.topic", ""], ["m.room.avatar", ""],
+                ["m.room.canonical_alias", ""], ["m.room.power_levels", ""],
+                ["m.room.create", ""], ["m.room.join_rules", ""], ["m.room.tombstone", ""],
+            ],
+            "filters": { "not_room_types": ["m.space"] },
+        } },
+        "extensions": {
+            "account_data": { "enabled": true },
+            "receipts": { "enabled": true, "rooms": ["*"] },
+            "typing": { "enabled": true },
+        },
+    })
+}
+
+pub fn run() -> Rows {
+    let mut rows = Vec::new();
+    let [by_sync, first] = initial(1000)?;
+    let ratio = median(&first) / median(&by_sync);
+    rows.push(Row::of("initial /sync, 1,000 rooms", "ms", by_sync));
+    rows.push(Row::of(
+        "first sliding sync of 20 of 1,000 rooms",
+        "ms",
+        first,
+    ));
+    rows.push(Row::of("ratio of the two", "", [ratio]).at_most(0.1));
+    let (few, many) = (incremental(10)?, incremental(3000)?);
+    let mut of_few = cpu_row("CPU for a sliding sync with one message, 10 rooms");
+    let mut of_many = cpu_row("CPU for a sliding sync with one message, 3,000 rooms");
+    of_few.values.push(few);
+    of_many.values.push(many);
+    rows.extend([of_few, of_many.at_most(2.0)]);
+    rows.push(Row::of("ratio of 3,000 rooms to 10", "", [many / few]).at_most(1.5));
+    Ok(rows)
+}
+
+/// The response times of the initial `/sync` and of the first sliding sync, each right after a start.
+fn initial(rooms: usize) -> io::Result<[Vec<f64>; 2]> {
+    let directory = directory()?;
+    let server = Server::start(directory.path())?;
+    let users = Users::register(server.port, 1, rooms)?;
+    stop(server)?;
+    let mut times = [const { Vec::new() }; 2];
+    for _ in 0..INITIAL_RUNS {
+        for (is_sliding, times) in [false, true].into_iter().zip(&mut times) {
+            let server = Server::start(directory.path())?;
+            let mut client = users.client(server.port, 0)?;
+            let start = Instant::now();
+            let _: Value = match is_sliding {
+                true => client.json("POST", PATH, Some(&body()))?,
+                false => client.json("GET", "/_matrix/client/v3/sync", None)?,
+            };
+            times.push(milliseconds(start.elapsed()));
+            stop(server)?;
+        }
+    }
+    Ok(times)
+}
+
+/// The CPU time for one sliding sync with one new message: of messages with a sync after each, less that of as
+/// many messages without.
+fn incremental(rooms: usize) -> io::Result<f64> {
+    let directory = directory()?;
+    let server = Server::start(directory.path())?;
+    let users = Users::register(server.port, 1, rooms)?;
+    let mut client = users.client(server.port, 0)?;
+    let mut pos = sliding(&mut client, None)?;
+    // So that every room has been sent: what is measured is no first time.
+    let mut all = body();
+    all["lists"]["all_rooms"]["ranges"] = json!([[0, rooms]]);
+    pos = next(&mut client, &pos, &all)?;
+    let mut used = [0.0; 2];
+    for (name, used) in ["without", "with"].into_iter().zip(&mut used) {
+        let before = cpu_used(&server)?;
+        for number in 0..MESSAGES {
+            users.send_message(&mut client, name, number, MESSAGE_BYTES)?;
+            if name == "with" {
+                pos = sliding(&mut client, Some(&pos))?;
+            }
+        }
+        *used = cpu_used(&server)? - before;
+        pos = sliding(&mut client, Some(&pos))?;
+    }
+    stop(server)?;
+    Ok((used[1] - used[0]) / MESSAGES as f64)
+}
+
+/// Returns the next `pos`.
+fn sliding(client: &mut Client, pos: Option<&str>) -> io::Result<String> {
+    next(client, pos.unwrap_or_default(), &body())
+}
+
+fn next(client: &mut Client, pos: &str, body: &Value) -> io::Result<String> {
+    let pos = if pos.is_empty() {
+        String::new()
+    } else {
+        format!("?pos={pos}")
+    };
+    let response: Value = client.json("POST", &format!("{PATH}{pos}"), Some(body))?;
+    let pos = response["pos"].as_str();
+    pos.map(str::to_owned)
+        .ok_or_else(|| io::Error::other(format!("no pos in {response}")))
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[sorted.len() / 2]
+}
