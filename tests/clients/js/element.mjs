@@ -38,6 +38,13 @@ await run({
         const response = await media();
         assert(response.ok && isPng(await response.arrayBuffer()), response.status);
     },
+    async "writes threads with the relation type of the specification where the server announces v1.4"() {
+        const isAnnounced = await client.isVersionSupported("v1.4");
+        // As at the start of syncing.
+        const { threads } = await client.doesServerSupportThread();
+        sdk.Thread.setServerSideSupport(threads);
+        assert(sdk.THREAD_RELATION_TYPE.name === (isAnnounced ? "m.thread" : "io.element.thread"), isAnnounced);
+    },
     async "sets up cross-signing at registration where the server announces it"() {
         if (!(await flag("org.matrix.e2e_cross_signing"))) return;
         await client.initRustCrypto({ useIndexedDB: false });
