@@ -251,7 +251,7 @@ fn new_heads<'a, R: Reader>(
         return Ok(None);
     }
     let after = states.after_each(&ends)?;
-    let state = states.resolve(&after)?;
+    let state = states.resolve_after(&ends, &after)?;
     Ok(Some((ends, state)))
 }
 

@@ -22,6 +22,9 @@
 //!   the state before it, too: if that state is the true one, it always is. What is not accepted then
 //!   is not rejected for good, either: it stays an outlier, so it is missing to the events that follow
 //!   on it, and it is decided again with the events between, or when another event needs it.
+//! - A state that rests on a claim includes the current state of then, so to resolve it with the state
+//!   after another event is to resolve that twice. What none of the states lacks is not gone then
+//!   ([`super::states::States::keep_known`]).
 //!
 //! In a history without forks, all that came after the known state is news, so a true claim is
 //! accepted whole. A false one gives its author no more than events on the known prev_events would.

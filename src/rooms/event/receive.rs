@@ -170,8 +170,8 @@ pub fn decide(
     };
     match status {
         Status::Accepted => {
-            decision.superseded = graph.superseded(prev)?;
-            decision.current = current_state_with(&graph, &heads, &decision)?;
+            decision.superseded = graph.superseded(prev.clone())?;
+            decision.current = current_state_with(&graph, &heads, &prev, &decision)?;
         }
         Status::RejectedByAuthEvents if !is_live || !decision.missing.is_empty() => {
             decision.status = Status::RejectedOutlier;
@@ -188,6 +188,7 @@ pub fn decide(
 fn current_state_with<R: Reader>(
     graph: &States<'_, R>,
     heads: &RoomHeads,
+    prev: &[EventNum],
     decision: &Decision,
 ) -> Result<StateOverlay, Error> {
     // An outlier has its number, under which it may stand in a claimed state.
@@ -195,17 +196,22 @@ fn current_state_with<R: Reader>(
     let num = outlier.map_or(StateOverlay::UNNUMBERED, |(num, _)| num);
     let after = decision.state_before.clone();
     let after = after.with_event(&decision.pdu, num);
-    let mut states = vec![after];
-    for num in &heads.extremities {
-        if !decision.superseded.contains(num) {
-            states.push(graph.after(*num)?);
-        }
+    let mut ends = heads.extremities.clone();
+    ends.retain(|num| !decision.superseded.contains(num));
+    let mut states = Vec::new();
+    for num in &ends {
+        states.push(graph.after(*num)?);
     }
+    states.push(after);
     let new = (num == StateOverlay::UNNUMBERED).then(|| Unnumbered {
         pdu: decision.pdu.clone(),
         auth: decision.auth.clone(),
     });
-    graph.resolve_with(&states, new)
+    let resolved = graph.resolve_with(&states, new)?;
+    graph.keep_known(resolved, &states, |index| match ends.get(index) {
+        Some(end) => graph.depend_on_claim(&[*end]),
+        None => Ok(!decision.missing.is_empty() || graph.depend_on_claim(prev)?),
+    })
 }
 
 /// Steps 4 to 6: the event is checked by its auth events, by the state before it and by the room's

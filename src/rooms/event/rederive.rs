@@ -60,8 +60,6 @@ pub(in crate::rooms) struct Derivation<'r, R> {
     received_in: Vec<StateOverlay>,
     /// The events with claimed states, by their places.
     claims: BTreeMap<Place, (EventNum, ClaimedState)>,
-    /// The events that rest on claims.
-    unsettled: HashSet<EventNum>,
     settled: HashSet<EventNum>,
     /// The events after the gap that have changed.
     changed: HashSet<EventNum>,
@@ -85,8 +83,8 @@ impl<'r, R: Reader> Derivation<'r, R> {
                 claims.insert(place, (num, claim.record(&key)?));
             }
         }
+        states.unsettled = Some(claims.values().map(|(num, _)| *num).collect());
         Ok(Self {
-            unsettled: claims.values().map(|(num, _)| *num).collect(),
             states,
             gap_events: Vec::new(),
             received_in,
@@ -121,7 +119,7 @@ impl<'r, R: Reader> Derivation<'r, R> {
             return Ok(false);
         }
         if event.claimed.is_some() {
-            self.unsettled.insert(num);
+            self.unsettled().insert(num);
         }
         let derived = Derived {
             pdu,
@@ -174,7 +172,12 @@ impl<'r, R: Reader> Derivation<'r, R> {
         if is_before_join {
             return Ok(true);
         }
-        self.states.depend_on_any(&prev, &self.unsettled)
+        self.states.depend_on_claim(&prev)
+    }
+
+    /// The events that rest on claims of their own.
+    fn unsettled(&mut self) -> &mut HashSet<EventNum> {
+        self.states.unsettled.get_or_insert_default()
     }
 
     fn state_before(&self, event: &GapEvent, pdu: &Pdu) -> Result<StateOverlay, Error> {
@@ -306,7 +309,7 @@ impl<'r, R: Reader> Derivation<'r, R> {
         let mut state_before = self.states.known_before(&prev, is_settled, current)?;
         if is_settled {
             self.is_done &= was_settled;
-            self.unsettled.remove(&num);
+            self.unsettled().remove(&num);
             self.settled.insert(num);
         } else {
             let claimed = StateOverlay::of(claim.state);
@@ -331,7 +334,8 @@ impl<'r, R: Reader> Derivation<'r, R> {
         while let Some(num) = open.pop()
             && is_known
         {
-            is_known = !self.unsettled.contains(&num);
+            let unsettled = self.states.unsettled.as_ref();
+            is_known = unsettled.is_none_or(|unsettled| !unsettled.contains(&num));
             let place = event::header(self.states.r, num)?.place;
             if place.is_none_or(|place| place > known_upto) {
                 let (prev, missing) = self.states.prev_events(&self.states.pdu(num)?)?;

@@ -1,6 +1,9 @@
 //! The states after events, and where an event stands in the graph of its room.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    borrow::Cow,
+    collections::{HashMap, HashSet},
+};
 
 use ruma::{EventId, room_version_rules::RoomVersionRules};
 
@@ -83,6 +86,8 @@ pub(in crate::rooms) struct States<'r, R> {
     pub(in crate::rooms) derived: HashMap<EventNum, Derived>,
     /// Whether those that were derived and have no place yet are from before the join.
     pub(in crate::rooms) fills_before_join: bool,
+    /// The events that rest on claims of their own, if it is not those of the stored claims.
+    pub(in crate::rooms) unsettled: Option<HashSet<EventNum>>,
 }
 
 impl<'r, R: Reader> States<'r, R> {
@@ -93,6 +98,7 @@ impl<'r, R: Reader> States<'r, R> {
             rules,
             derived: HashMap::new(),
             fills_before_join: false,
+            unsettled: None,
         }
     }
 
@@ -149,9 +155,10 @@ impl<'r, R: Reader> States<'r, R> {
         is_complete: bool,
         current: impl FnOnce() -> Result<StateOverlay, Error>,
     ) -> Result<StateOverlay, Error> {
-        let after = self.after_each(&self.since_join(prev)?)?;
+        let since_join = self.since_join(prev)?;
+        let after = self.after_each(&since_join)?;
         if is_complete && !after.is_empty() {
-            return self.resolve(&after);
+            return self.resolve_after(&since_join, &after);
         }
         let mut known = current()?;
         for after in after {
@@ -229,22 +236,73 @@ impl<'r, R: Reader> States<'r, R> {
         resolution::resolve(self.r, self.room, self.rules, states, unstored)
     }
 
+    /// Resolves `states`, which are those after `nums`.
+    pub(in crate::rooms) fn resolve_after(
+        &self,
+        nums: &[EventNum],
+        states: &[StateOverlay],
+    ) -> Result<StateOverlay, Error> {
+        let resolved = self.resolve(states)?;
+        self.keep_known(resolved, states, |index| {
+            self.depend_on_claim(&nums[index..=index])
+        })
+    }
+
+    /// `resolved`, which follows from `states`, with the entries that none of those lacks. A state that
+    /// rests on a claim was resolved with the current state before, and adds to that what came later. So
+    /// resolving it again with a part of that can find all events of a key not allowed: even a ban, or
+    /// the power levels. Resolution of the true events does not, and a claim takes nothing away. The
+    /// entry is that of the last state that `rests_on_claim`.
+    pub(in crate::rooms) fn keep_known(
+        &self,
+        mut resolved: StateOverlay,
+        states: &[StateOverlay],
+        rests_on_claim: impl Fn(usize) -> Result<bool, Error>,
+    ) -> Result<StateOverlay, Error> {
+        if states.len() < 2 {
+            return Ok(resolved);
+        }
+        let mut last = None;
+        for index in (0..states.len()).rev() {
+            if rests_on_claim(index)? {
+                last = Some(index);
+                break;
+            }
+        }
+        let Some(last) = last else {
+            return Ok(resolved);
+        };
+        for conflict in resolution::conflicts(self.r, self.room, states)? {
+            let (kind, state_key) = conflict.key;
+            let key = (kind.to_string(), state_key);
+            let is_gone = resolved.get(self.r, self.room, &key.0, &key.1)?.is_none();
+            if is_gone && !conflict.entries.contains(&None) {
+                resolved = resolved.with(key, conflict.entries[last]);
+            }
+        }
+        Ok(resolved)
+    }
+
+    /// The events that rest on claims of their own.
+    fn unsettled(&self) -> Result<Cow<'_, HashSet<EventNum>>, Error> {
+        if let Some(unsettled) = &self.unsettled {
+            return Ok(Cow::Borrowed(unsettled));
+        }
+        let mut unsettled = HashSet::new();
+        for row in self.r.claimed_states()?.prefix(self.room)? {
+            unsettled.insert(row?.0.value().1);
+        }
+        Ok(Cow::Owned(unsettled))
+    }
+
     /// Whether the state before an event on `prev` rests on a claim.
     pub(in crate::rooms) fn depend_on_claim(&self, prev: &[EventNum]) -> Result<bool, Error> {
-        let mut claimed = HashSet::new();
-        for row in self.r.claimed_states()?.prefix(self.room)? {
-            claimed.insert(row?.0.value().1);
-        }
-        self.depend_on_any(prev, &claimed)
+        self.depend_on_any(prev, &*self.unsettled()?)
     }
 
     /// The same with the events before which are claims. What is not found out within the limit counts
     /// as a claim.
-    pub(in crate::rooms) fn depend_on_any(
-        &self,
-        prev: &[EventNum],
-        claimed: &HashSet<EventNum>,
-    ) -> Result<bool, Error> {
+    fn depend_on_any(&self, prev: &[EventNum], claimed: &HashSet<EventNum>) -> Result<bool, Error> {
         let mut oldest = Place::MAX;
         for num in claimed {
             // An event in a gap gets its place with the commit.
@@ -335,7 +393,7 @@ impl<'r, R: Reader> States<'r, R> {
             .map(|prev| self.after_within(*prev, looked_through))
             .collect();
         let derived = Derived {
-            state_before: self.resolve(&states?)?,
+            state_before: self.resolve_after(&prev, &states?)?,
             status: header.status,
             pdu,
         };

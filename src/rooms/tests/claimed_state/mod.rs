@@ -358,3 +358,37 @@ fn an_event_of_another_room_is_in_no_claimed_state_and_no_prev_event() {
         });
     }
 }
+
+/// Bob has banned dave, and is kicked later, which the claim says. Carol's next event also follows on
+/// one from before the ban: resolved with that, neither the ban nor the join before it is allowed.
+#[test]
+fn a_ban_is_not_gone_when_a_claimed_state_is_resolved_with_an_older_one() {
+    for version in VERSIONS {
+        let mut history = History::public(&version, ALICE);
+        for user in [BOB, CAROL, DAVE] {
+            history.then(Action::join(user));
+        }
+        let levels = history.levels(&[(ALICE, 100), (BOB, 50)], json!({}));
+        let old = history.then(Action::state(ALICE, "m.room.power_levels", "", levels));
+        history.then(Action::member(BOB, DAVE, "ban"));
+        let rule = json!({ "join_rule": "invite" });
+        let last = history.then(Action::state(ALICE, "m.room.join_rules", "", rule));
+        let kick = history.then(Action::member(ALICE, BOB, "leave"));
+        let claimed = history.events[kick].state_after.clone();
+        let revealing = append_with_unknown(&mut history, &[], say(CAROL));
+        let built = history.build(&[old, last, revealing], &claimed, say(CAROL));
+        let lie = history.push(&[old, last, revealing], claimed.clone(), built, true);
+        with_room(&history, last, async |replica, _| {
+            replica.store_outliers([kick]).await;
+            for (event, claimed) in [(revealing, Some(&*claimed)), (lie, None)] {
+                let taken = replica.receive(event, claimed).await;
+                taken.expect("it is taken");
+                assert_eq!(replica.status(event), Status::Accepted);
+                assert_eq!(
+                    replica.current(),
+                    replica.expected(&history.events[kick].state_after)
+                );
+            }
+        });
+    }
+}

@@ -36,8 +36,7 @@ impl Liar<'_> {
                 || self.before_join.contains(index);
             assert!(is_end || behind.contains(index), "{index} is lost");
         }
-        let states = ends.iter().map(|end| model.after[end].clone()).collect();
-        assert_eq!(*self.current()?, *model.resolve(states));
+        assert_eq!(*self.current()?, *model.resolve(&ends));
         let settled = |(index, placed): (&Index, &Placed)| {
             placed.claim.is_none() && self.placed[index].claim.is_some()
         };
@@ -206,12 +205,12 @@ impl<'a, 't> Model<'a, 't> {
         let known = known
             .iter()
             .filter(|index| self.is_before_join || !self.liar.before_join.contains(index));
-        let states: Vec<_> = known.map(|index| self.after[index].clone()).collect();
-        if !states.is_empty() && (is_complete || self.is_before_join) {
-            return self.resolve(states);
+        let known: Vec<Index> = known.copied().collect();
+        if !known.is_empty() && (is_complete || self.is_before_join) {
+            return self.resolve(&known);
         }
-        let news = |known, after: Arc<State>| self.with_news(known, &after);
-        states.into_iter().fold(current.clone(), news)
+        let news = |known, index: &Index| self.with_news(known, &self.after[index]);
+        known.iter().fold(current.clone(), news)
     }
 
     fn with_news(&self, known: Arc<State>, claimed: &State) -> Arc<State> {
@@ -255,15 +254,28 @@ impl<'a, 't> Model<'a, 't> {
         })
     }
 
-    pub(super) fn resolve(&self, states: Vec<Arc<State>>) -> Arc<State> {
-        match states.split_first() {
-            None => Arc::default(),
-            Some((first, others)) if others.iter().all(|other| other == first) => first.clone(),
-            _ => {
-                let states: Vec<&State> = states.iter().map(|state| &**state).collect();
-                Arc::new(self.liar.history.resolve_fully(&states))
+    /// The state after several events. What none of them lacks is not gone if one rests on a claim.
+    pub(super) fn resolve(&self, indices: &[Index]) -> Arc<State> {
+        let states: Vec<&Arc<State>> = indices.iter().map(|index| &self.after[index]).collect();
+        let Some((first, others)) = states.split_first() else {
+            return Arc::default();
+        };
+        if others.iter().all(|other| other == first) {
+            return (*first).clone();
+        }
+        let maps: Vec<&State> = states.iter().map(|state| &***state).collect();
+        let mut resolved = self.liar.history.resolve_fully(&maps);
+        let last = indices
+            .iter()
+            .rposition(|index| self.depend_on_claim(&[*index]));
+        if let Some(last) = last.filter(|_| !self.is_before_join) {
+            for (key, index) in maps[last] {
+                if maps.iter().all(|state| state.contains_key(key)) {
+                    resolved.entry(key.clone()).or_insert(*index);
+                }
             }
         }
+        Arc::new(resolved)
     }
 
     /// Whether events, or what comes before them, rest on a claim.

@@ -25,6 +25,7 @@ use std::{
 };
 
 use ruma::events::StateEventType;
+use serde_json::Value;
 
 use super::{LIARS, Liar};
 use crate::{
@@ -57,6 +58,8 @@ impl Liar<'_> {
         let changed: Vec<_> = keys
             .into_iter()
             .filter(|key| is_judged(key) && before.get(*key) != now.get(*key))
+            // Whoever has left, and is kicked, is out as before.
+            .filter(|key| !self.has_left(before.get(*key)) || !self.has_left(now.get(*key)))
             .collect();
         if changed.is_empty() {
             return Ok(());
@@ -116,6 +119,14 @@ impl Liar<'_> {
             self.count("news");
         }
         Ok(())
+    }
+
+    fn has_left(&self, member: Option<&Index>) -> bool {
+        member.is_some_and(|index| {
+            let pdu = &self.history.events[*index].pdu;
+            let content: Value = serde_json::from_str(pdu.content().get()).expect("JSON");
+            content["membership"] == "leave"
+        })
     }
 
     fn is_outlier(&self, index: Index) -> bool {
