@@ -2,14 +2,18 @@
 
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId,
-    OwnedUserId, UInt, canonical_json::to_canonical_value, events::TimelineEventType,
-    room_version_rules::RoomVersionRules, signatures::hash_and_sign_event,
+    OwnedUserId, canonical_json::to_canonical_value, events::TimelineEventType,
+    room_version_rules::RoomVersionRules,
 };
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use super::{
-    format::{FormatError, check, event_id, not_canonical},
+    event_object::{EventObject, MAX_DEPTH, MAX_INTEGER},
+    format::{FormatError, check, not_canonical},
+    json::canonical_or_null,
     pdu::Pdu,
+    reference::EventReference,
     server_key::ServerKey,
 };
 
@@ -31,13 +35,15 @@ pub struct EventDraft {
 }
 
 impl EventDraft {
+    /// What push rules see of an event: numbers that canonical JSON forbids are null.
     pub fn from_pdu(pdu: &Pdu) -> Result<Self, FormatError> {
+        let content = serde_json::from_str(pdu.content().get()).map_err(not_canonical)?;
         Ok(Self {
             room_id: Some(pdu.room_id().to_owned()),
             sender: pdu.sender().to_owned(),
             event_type: pdu.event_type().clone(),
             state_key: pdu.state_key().map(ToOwned::to_owned),
-            content: serde_json::from_str(pdu.content().get()).map_err(not_canonical)?,
+            content: canonical_content(&canonical_or_null(content))?,
             redacts: pdu.redacts().map(ToOwned::to_owned),
         })
     }
@@ -47,10 +53,11 @@ impl EventDraft {
 #[derive(Clone, Debug)]
 pub struct EventPlace {
     /// The room's extremities, 20 at most.
-    pub prev_events: Vec<OwnedEventId>,
+    pub prev_events: Vec<EventReference>,
     /// The state events at the keys of [`auth_types`](super::authorize::auth_types).
-    pub auth_events: Vec<OwnedEventId>,
-    /// One more than the largest depth of the previous events.
+    pub auth_events: Vec<EventReference>,
+    /// One more than the largest depth of the previous events. The greatest depth of the room version is
+    /// not exceeded.
     pub depth: u64,
     pub origin_server_ts: MilliSecondsSinceUnixEpoch,
 }
@@ -94,14 +101,11 @@ pub fn build(
     key: &ServerKey,
 ) -> Result<BuiltEvent, FormatError> {
     let mut object = unsigned_event(draft, place, rules)?;
-    let server = draft.sender.server_name().as_str();
-    if let Err(error) = hash_and_sign_event(server, key, &mut object, &rules.redaction) {
-        // ruma does not hash an event that is far too large.
-        check(&mut object, rules)?;
-        return Err(FormatError::Malformed(error.to_string()));
-    }
-    let json = check(&mut object, rules)?;
-    let pdu = Pdu::parse(event_id(&object, rules)?, &json, rules, false)?;
+    let server = draft.sender.server_name();
+    object.set_event_id(server, rules)?;
+    object.hash_and_sign(server, key, rules)?;
+    let json = check(&object, rules)?;
+    let pdu = Pdu::parse(object.event_id(rules)?, &json, rules, false)?;
     Ok(BuiltEvent { json, pdu })
 }
 
@@ -117,10 +121,12 @@ pub fn build_from_template(
     key: &ServerKey,
 ) -> Result<BuiltEvent, FormatError> {
     #[derive(Deserialize)]
-    struct Template {
-        auth_events: Vec<OwnedEventId>,
-        prev_events: Vec<OwnedEventId>,
-        depth: UInt,
+    struct Template<'a> {
+        #[serde(borrow)]
+        auth_events: &'a RawValue,
+        #[serde(borrow)]
+        prev_events: &'a RawValue,
+        depth: u64,
         content: Content,
     }
     #[derive(Deserialize)]
@@ -128,16 +134,16 @@ pub fn build_from_template(
         #[serde(rename = "join_authorised_via_users_server")]
         via: Option<OwnedUserId>,
     }
-    let template: Template = serde_json::from_str(template).map_err(not_canonical)?;
+    let template: Template<'_> = serde_json::from_str(template).map_err(not_canonical)?;
     let mut draft = draft.clone();
     if let Some(via) = template.content.via {
         let field = "join_authorised_via_users_server".to_owned();
         draft.content.insert(field, via.as_str().into());
     }
     let place = EventPlace {
-        prev_events: template.prev_events,
-        auth_events: template.auth_events,
-        depth: template.depth.into(),
+        prev_events: EventReference::parse_list(template.prev_events, rules)?,
+        auth_events: EventReference::parse_list(template.auth_events, rules)?,
+        depth: template.depth,
         origin_server_ts: now,
     };
     build(&draft, &place, rules, key)
@@ -146,77 +152,75 @@ pub fn build_from_template(
 /// The template of an event for another server to complete, hash and sign.
 ///
 /// Source: server-server API, `GET /_matrix/federation/v1/make_join/{roomId}/{userId}`.
-pub fn template(built: &BuiltEvent) -> Result<Vec<u8>, FormatError> {
-    let mut object: CanonicalJsonObject =
-        serde_json::from_slice(&built.json).map_err(not_canonical)?;
-    for field in ["hashes", "signatures"] {
+pub fn template(built: &BuiltEvent, rules: &RoomVersionRules) -> Result<Vec<u8>, FormatError> {
+    let mut object = EventObject::parse(&built.json, rules)?;
+    for field in ["event_id", "hashes", "signatures"] {
         object.remove(field);
     }
-    serde_json::to_vec(&object).map_err(not_canonical)
+    object.to_json()
 }
 
 fn unsigned_event(
     draft: &EventDraft,
     place: &EventPlace,
     rules: &RoomVersionRules,
-) -> Result<CanonicalJsonObject, FormatError> {
+) -> Result<EventObject, FormatError> {
     let mut content = draft.content.clone();
-    let mut object = CanonicalJsonObject::new();
-    if draft.event_type == TimelineEventType::RoomRedaction {
-        place_redacts(draft, &mut content, &mut object, rules);
+    let mut object = EventObject::new();
+    if draft.event_type == TimelineEventType::RoomRedaction
+        && let Some(redacts) = place_redacts(draft, &mut content, rules)
+    {
+        object.set("redacts", &redacts)?;
     }
-    let mut set = |field: &str, value: CanonicalJsonValue| object.insert(field.to_owned(), value);
-    set("auth_events", ids(&place.auth_events));
-    set("content", content.into());
-    set(
-        "depth",
-        UInt::try_from(place.depth).map_err(not_canonical)?.into(),
-    );
-    set("origin_server_ts", place.origin_server_ts.get().into());
-    set("prev_events", ids(&place.prev_events));
-    set("sender", draft.sender.as_str().into());
-    set("type", draft.event_type.to_string().into());
+    let max_depth = if rules.authorization.strict_canonical_json {
+        MAX_INTEGER
+    } else {
+        MAX_DEPTH
+    };
+    object.set(
+        "auth_events",
+        &EventReference::list(&place.auth_events, rules)?,
+    )?;
+    object.set("content", &content)?;
+    object.set("depth", &place.depth.min(max_depth))?;
+    object.set("origin_server_ts", &place.origin_server_ts)?;
+    object.set(
+        "prev_events",
+        &EventReference::list(&place.prev_events, rules)?,
+    )?;
+    object.set("sender", &draft.sender)?;
+    object.set("type", &draft.event_type)?;
     if let Some(room_id) = &draft.room_id {
-        set("room_id", room_id.as_str().into());
+        object.set("room_id", room_id)?;
     }
     if let Some(state_key) = &draft.state_key {
-        set("state_key", state_key.as_str().into());
+        object.set("state_key", state_key)?;
     }
     Ok(object)
 }
 
 /// Source: room version 11, "Moving the `redacts` property"; client-server API,
-/// `PUT /rooms/{roomId}/send/{eventType}/{txnId}`.
+/// `PUT /rooms/{roomId}/send/{eventType}/{txnId}`. Returns what stands beside the content.
 fn place_redacts(
     draft: &EventDraft,
     content: &mut CanonicalJsonObject,
-    object: &mut CanonicalJsonObject,
     rules: &RoomVersionRules,
-) {
+) -> Option<CanonicalJsonValue> {
     let in_content = content.remove("redacts");
-    if let Some(redacts) = draft
-        .redacts
-        .as_ref()
-        .map(|id| id.as_str().into())
-        .or(in_content)
-    {
-        let place = if rules.redaction.content_field_redacts {
-            content
-        } else {
-            object
-        };
-        place.insert("redacts".to_owned(), redacts);
+    let of_draft = draft.redacts.as_ref().map(|id| id.as_str().into());
+    let redacts = of_draft.or(in_content)?;
+    if !rules.redaction.content_field_redacts {
+        return Some(redacts);
     }
-}
-
-fn ids(ids: &[OwnedEventId]) -> CanonicalJsonValue {
-    CanonicalJsonValue::Array(ids.iter().map(|id| id.as_str().into()).collect())
+    content.insert("redacts".to_owned(), redacts);
+    None
 }
 
 #[cfg(test)]
 mod tests {
     use ruma::{
-        RoomVersionId,
+        RoomVersionId, owned_event_id,
+        room_version_rules::EventIdFormatVersion,
         signatures::{PublicKeyMap, Verified, verify_event},
     };
     use serde_json::{Value, json, value::RawValue};
@@ -244,8 +248,8 @@ mod tests {
 
     fn place() -> EventPlace {
         EventPlace {
-            prev_events: vec!["$prev".try_into().unwrap()],
-            auth_events: vec!["$auth".try_into().unwrap()],
+            prev_events: vec![owned_event_id!("$prev:a.example").into()],
+            auth_events: vec![owned_event_id!("$auth:a.example").into()],
             depth: 7,
             origin_server_ts: ruma::MilliSecondsSinceUnixEpoch(ruma::uint!(1000)),
         }
@@ -290,8 +294,14 @@ mod tests {
                 built.json,
                 "canonical"
             );
+            let id = built.pdu.event_id();
             let hash = ruma::signatures::reference_hash(&object, rules).unwrap();
-            assert_eq!(built.pdu.event_id().as_str(), format!("${hash}"));
+            if rules.event_id_format == EventIdFormatVersion::V1 {
+                assert_eq!(object["event_id"].as_str(), Some(id.as_str()));
+                assert_eq!(id.server_name().unwrap(), "a.example");
+            } else {
+                assert_eq!(id.as_str(), format!("${hash}"));
+            }
         }
     }
 
@@ -396,7 +406,7 @@ mod tests {
     #[test]
     fn too_many_previous_events_are_refused() {
         let place = EventPlace {
-            prev_events: vec!["$p".try_into().unwrap(); 21],
+            prev_events: vec![owned_event_id!("$p").into(); 21],
             ..place()
         };
         let rules = versions::rules(&RoomVersionId::V12).unwrap();

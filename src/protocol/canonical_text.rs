@@ -10,6 +10,7 @@
 use std::{borrow::Cow, cmp::Ordering, ops::Range};
 
 use memchr::memchr2;
+use ruma::Int;
 use serde_json::value::RawValue;
 
 /// Deeper values are appended as they were sent: they must be canonical already. It limits the stack.
@@ -23,6 +24,8 @@ pub enum CanonicalTextError {
     Json(#[from] serde_json::Error),
     #[error("a number that is too large: {0}")]
     Number(String),
+    #[error("a number that canonical JSON does not have: {0}")]
+    NotCanonical(String),
     #[error("more than 4 GiB")]
     TooLarge,
 }
@@ -47,9 +50,43 @@ pub fn normalized_text(json: &[u8]) -> Result<String, CanonicalTextError> {
     Ok(output)
 }
 
+/// The canonical form of `json`, if all its numbers are those of canonical JSON: integers of at most
+/// 2^53 − 1, positive or negative.
+pub fn strict_text(json: &[u8]) -> Result<String, CanonicalTextError> {
+    let mut output = String::with_capacity(json.len());
+    Canonicalizer::run(&mut output, json, |number| {
+        let canonical = number
+            .parse::<i64>()
+            .ok()
+            .and_then(|n| Int::try_from(n).ok());
+        match canonical {
+            Some(_) if number != "-0" => Ok(number.into()),
+            _ => Err(CanonicalTextError::NotCanonical(shortened(number))),
+        }
+    })?;
+    Ok(output)
+}
+
+/// The canonical form of `json` with numbers as they were sent, if all of them fit into a double.
+pub fn finite_text(json: &[u8]) -> Result<String, CanonicalTextError> {
+    let mut output = String::with_capacity(json.len());
+    Canonicalizer::run(&mut output, json, |number| {
+        let is_finite = number.parse::<f64>().is_ok_and(f64::is_finite);
+        match number.len() <= MAX_NUMBER_BYTES && is_finite {
+            true => Ok(number.into()),
+            false => Err(CanonicalTextError::Number(shortened(number))),
+        }
+    })?;
+    Ok(output)
+}
+
+fn shortened(number: &str) -> String {
+    number.chars().take(30).collect()
+}
+
 /// Integers stay as they are, whatever their size. Others have the fewest digits that distinguish them.
 fn normalized_number(number: &str) -> Result<Cow<'_, str>, CanonicalTextError> {
-    let too_large = || CanonicalTextError::Number(number.chars().take(30).collect());
+    let too_large = || CanonicalTextError::Number(shortened(number));
     if number.len() > MAX_NUMBER_BYTES {
         return Err(too_large());
     }

@@ -1,7 +1,7 @@
 //! Histories of rooms for tests, made event by event, with forks and merges.
 //!
 //! Every event is built, signed and checked as on receipt, and has the state before and after it.
-//! States at merges come from ruma's resolution over whole maps and whole auth chains, so tests
+//! States at merges come from a resolution over whole maps and whole auth chains, by ruma, so tests
 //! compare states in the store with those of a history.
 
 use std::{
@@ -18,6 +18,7 @@ use ruma::{
 use serde_json::{Value, json};
 
 mod random;
+mod version_1;
 
 use super::{
     Pdu, ServerKey,
@@ -25,6 +26,7 @@ use super::{
     build::{
         BuiltEvent, EventDraft, EventPlace, build, canonical_content, room_id_from_create_event,
     },
+    reference::EventReference,
     versions,
 };
 
@@ -213,6 +215,10 @@ impl History {
     /// What the checks on receipt say about an event, given the state before it.
     pub fn allows(&self, pdu: &Pdu, state: &State) -> Result<(), AuthError<()>> {
         check_by_auth_events(pdu, self.rules, |id| Ok(self.pdu(id)))?;
+        self.is_allowed_by(pdu, state)
+    }
+
+    fn is_allowed_by(&self, pdu: &Pdu, state: &State) -> Result<(), AuthError<()>> {
         check_by_state(pdu, self.rules, |kind, key| {
             let index = state.get(&(kind.clone(), key.to_owned()));
             Ok(index.map(|index| self.events[*index].pdu.clone()))
@@ -252,14 +258,14 @@ impl History {
             .expect("well-formed")
             .iter()
             .filter_map(|key| cited.get(key))
-            .map(|index| self.events[*index].pdu.event_id().to_owned())
+            .map(|index| self.reference(*index))
             .collect();
-        let prev = prev.iter().map(|index| &self.events[*index].pdu);
         let place = EventPlace {
             depth,
             prev_events: prev
-                .map(|pdu| pdu.event_id().to_owned())
-                .chain(missing.iter().cloned())
+                .iter()
+                .map(|index| self.reference(*index))
+                .chain(missing.iter().cloned().map(EventReference::from))
                 .collect(),
             auth_events,
             origin_server_ts: self.timestamp(),
@@ -270,6 +276,11 @@ impl History {
             .entry(server)
             .or_insert_with_key(|server| Self::key(server));
         build(&draft, &place, self.rules, key).expect("within the limits")
+    }
+
+    fn reference(&self, index: Index) -> EventReference {
+        let HistoryEvent { pdu, json, .. } = &self.events[index];
+        EventReference::new(pdu.event_id().to_owned(), json, self.rules).expect("an event")
     }
 
     fn draft(&self, action: Action) -> EventDraft {
@@ -346,7 +357,7 @@ impl History {
         }
     }
 
-    /// Resolves whole states with whole auth chains by ruma.
+    /// Resolves whole states with whole auth chains by ruma; in room version 1 by [`version_1`].
     pub fn resolve_fully(&self, states: &[&State]) -> State {
         let ids = |index: &Index| self.events[*index].pdu.event_id().to_owned();
         let maps: Vec<StateMap<OwnedEventId>> = states
@@ -367,9 +378,12 @@ impl History {
                     .collect()
             })
             .collect();
+        let Some(state_res) = self.rules.state_res.v2_rules() else {
+            return version_1::resolve(self, states);
+        };
         let resolved = resolve(
             &self.rules.authorization,
-            self.rules.state_res.v2_rules().expect("since version 2"),
+            state_res,
             &maps,
             chains,
             |id| self.pdu(id),
@@ -451,9 +465,11 @@ mod tests {
             let merge = Action::message(ALICE, "m.room.message", json!({}));
             let merge = room.after(&[topic, ban], merge);
             let state = &room.events[merge].state_before;
+            // In room version 1 nothing conflicts with it.
+            let is_kept = room.rules.state_res.v2_rules().is_none();
             assert_eq!(
                 state.get(&("m.room.topic".into(), String::new())),
-                None,
+                is_kept.then_some(&topic),
                 "{version}"
             );
             let member = ("m.room.member".into(), "@bob:b.example".to_owned());

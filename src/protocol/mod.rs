@@ -3,7 +3,7 @@
 //! No I/O, no clock, no async, and no randomness except for a new signing key: the same input always
 //! gives the same output, so a transaction may run any of it twice.
 //!
-//! Room versions 6 to 12. Differences between versions are ruma's rule flags ([`versions::rules`]);
+//! Room versions 1 to 12. Differences between versions are ruma's rule flags ([`versions::rules`]);
 //! nothing outside this module depends on a version number or on the format of event and room ids.
 //!
 //! The life of an event:
@@ -21,14 +21,18 @@ pub mod build;
 pub mod canonical_text;
 pub mod client_event;
 pub mod depth;
+mod event_object;
 mod first_error;
 mod format;
+mod format_error;
 #[cfg(test)]
 pub(crate) mod history;
 mod json;
 pub mod pdu;
+mod power_levels;
 pub mod receive;
 pub mod redact;
+pub mod reference;
 pub mod relation;
 pub mod resolve;
 pub mod server_acl;

@@ -10,7 +10,7 @@ use ruma::{
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use super::{format::FormatError, json::field};
+use super::{format::FormatError, json::field, power_levels, reference::EventReference};
 
 /// A parsed event, without hashes, signatures, `unsigned` and its number in the store.
 #[derive(Clone, Debug)]
@@ -22,10 +22,12 @@ pub struct Pdu {
     event_type: TimelineEventType,
     state_key: Option<Box<str>>,
     content: Box<RawValue>,
+    /// The content as the authorization rules read it, if that is another.
+    rules_content: Option<Box<RawValue>>,
     prev_events: Box<[OwnedEventId]>,
     auth_events: Box<[OwnedEventId]>,
     origin_server_ts: MilliSecondsSinceUnixEpoch,
-    depth: UInt,
+    depth: u64,
     redacts: Option<OwnedEventId>,
     rejected: bool,
 }
@@ -41,10 +43,13 @@ struct Wire<'a> {
     #[serde(rename = "type")]
     event_type: TimelineEventType,
     state_key: Option<Box<str>>,
-    prev_events: Box<[OwnedEventId]>,
-    auth_events: Box<[OwnedEventId]>,
-    origin_server_ts: MilliSecondsSinceUnixEpoch,
-    depth: UInt,
+    #[serde(borrow)]
+    prev_events: &'a RawValue,
+    #[serde(borrow)]
+    auth_events: &'a RawValue,
+    #[serde(borrow)]
+    origin_server_ts: &'a RawValue,
+    depth: u64,
     #[serde(borrow)]
     redacts: Option<&'a RawValue>,
 }
@@ -76,6 +81,11 @@ impl Pdu {
         }
         let has_room_id = wire.room_id.is_some();
         let redacts = redacted_event(&wire, rules);
+        let ids = |list| {
+            let references = EventReference::parse_list(list, rules)?.into_iter();
+            Ok::<_, FormatError>(references.map(|reference| reference.id).collect())
+        };
+        let rules_content = power_levels::as_integers(&wire.event_type, wire.content, rules);
         let room_id = match wire.room_id {
             Some(room_id) => room_id,
             None => room_of_create_event(&event_id, &wire.event_type, rules)?,
@@ -89,9 +99,10 @@ impl Pdu {
             event_type: wire.event_type,
             state_key: wire.state_key,
             content: wire.content.to_owned(),
-            prev_events: wire.prev_events,
-            auth_events: wire.auth_events,
-            origin_server_ts: wire.origin_server_ts,
+            rules_content,
+            prev_events: ids(wire.prev_events)?,
+            auth_events: ids(wire.auth_events)?,
+            origin_server_ts: timestamp(wire.origin_server_ts, rules)?,
             depth: wire.depth,
             rejected,
         })
@@ -128,6 +139,11 @@ impl Pdu {
         &self.content
     }
 
+    /// The content as the authorization rules read it: power levels are integers that ruma can hold.
+    pub fn rules_content(&self) -> &RawValue {
+        self.rules_content.as_deref().unwrap_or(&self.content)
+    }
+
     /// One field of the content; `None` if it is absent or of another type.
     pub fn content_field<'a, T: Deserialize<'a>>(&'a self, name: &str) -> Option<T> {
         field(&self.content, name).ok().flatten()
@@ -147,14 +163,15 @@ impl Pdu {
         &self.auth_events
     }
 
-    /// As its server claims; not checked.
+    /// As its server claims; not checked. In room versions that allow integers beyond canonical JSON, such
+    /// a time is the nearest that ruma can hold.
     pub fn origin_server_ts(&self) -> MilliSecondsSinceUnixEpoch {
         self.origin_server_ts
     }
 
     /// As its server claims; not checked.
     pub fn depth(&self) -> u64 {
-        self.depth.into()
+        self.depth
     }
 
     /// The target of an `m.room.redaction`, from where the room version has it. Not whether it is allowed
@@ -188,6 +205,21 @@ fn room_of_create_event(
     }
     OwnedRoomId::try_from(format!("!{}", event_id.localpart()))
         .map_err(|error| FormatError::Malformed(error.to_string()))
+}
+
+/// The time of an event. ruma has no negative ones.
+fn timestamp(
+    json: &RawValue,
+    rules: &RoomVersionRules,
+) -> Result<MilliSecondsSinceUnixEpoch, FormatError> {
+    let milliseconds = if rules.authorization.strict_canonical_json {
+        serde_json::from_str::<UInt>(json.get())
+    } else {
+        let number = serde_json::from_str::<i128>(json.get());
+        number.map(|number| UInt::new_saturating(u64::try_from(number.max(0)).unwrap_or(u64::MAX)))
+    };
+    let milliseconds = milliseconds.map_err(|error| FormatError::Malformed(error.to_string()))?;
+    Ok(MilliSecondsSinceUnixEpoch(milliseconds))
 }
 
 /// Source: room version 11, "Moving the `redacts` property".
@@ -226,7 +258,7 @@ impl Event for Pdu {
     }
 
     fn content(&self) -> &RawValue {
-        &self.content
+        self.rules_content()
     }
 
     fn state_key(&self) -> Option<&str> {

@@ -11,21 +11,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, EventId, OwnedEventId, OwnedServerName, ServerName,
-    room_version_rules::RoomVersionRules,
-    signatures::{
-        PublicKeyMap, Verified, required_server_signatures_to_verify_event, sign_json, verify_event,
-    },
+    EventId, OwnedEventId, OwnedServerName, ServerName, room_version_rules::RoomVersionRules,
+    signatures::PublicKeyMap,
 };
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
     build::BuiltEvent,
     depth::{MAX_DEPTH, is_deeper_than, is_too_deep},
-    format::{FormatError, check, check_received, event_id, not_canonical},
-    json::object_without,
+    event_object::EventObject,
+    format::{FormatError, check, check_received, not_canonical},
     pdu::Pdu,
-    redact::redact_object,
+    reference::EventReference,
     server_key::ServerKey,
 };
 
@@ -33,7 +30,7 @@ use super::{
 #[derive(Clone, Debug)]
 pub struct Incoming {
     event_id: OwnedEventId,
-    object: CanonicalJsonObject,
+    object: EventObject,
     json: Vec<u8>,
     rules: &'static RoomVersionRules,
 }
@@ -80,14 +77,14 @@ impl Incoming {
     ///
     /// Source: server-server API, "Checks performed on receipt of a PDU", 1.
     pub fn parse(json: &[u8], rules: &'static RoomVersionRules) -> Result<Self, FormatError> {
-        let mut object = if is_too_deep(json) {
+        let object = if is_too_deep(json) {
             parse_deep(json, rules)?
         } else {
-            object_without(json, "unsigned").map_err(not_canonical)?
+            EventObject::parse(json, rules)?
         };
-        let json = check_received(&mut object, rules)?;
+        let json = check_received(&object, rules)?;
         Ok(Self {
-            event_id: event_id(&object, rules)?,
+            event_id: object.event_id(rules)?,
             object,
             json,
             rules,
@@ -112,34 +109,23 @@ impl Incoming {
     ///
     /// Source: server-server API, "Validating hashes and signatures on received events".
     pub fn signers(&self) -> Result<BTreeSet<OwnedServerName>, SignatureError> {
-        required_server_signatures_to_verify_event(&self.object, &self.rules.signatures)
-            .map_err(|error| SignatureError(error.to_string()))
+        let signers = self.object.signers(self.rules);
+        let signers = signers.map_err(|error| SignatureError(error.to_string()))?;
+        Ok(signers.collect())
     }
 
     /// Adds the signature of `server`, which authorizes a join or has received an invite.
     ///
     /// Source: server-server API, "Restricted rooms", "Inviting to a room".
     pub fn sign(&mut self, server: &ServerName, key: &ServerKey) -> Result<(), FormatError> {
-        let mut redacted = self.object.clone();
-        redact_object(&mut redacted, self.rules)?;
-        sign_json(server.as_str(), key, &mut redacted)
-            .map_err(|error| FormatError::Malformed(error.to_string()))?;
-        self.object.extend(redacted.remove_entry("signatures"));
-        self.json = check(&mut self.object, self.rules)?;
+        self.object.sign(server, key, self.rules)?;
+        self.json = check(&self.object, self.rules)?;
         Ok(())
     }
 
     /// The ids of the keys of the signatures by `server`, whether or not the keys are known.
-    pub fn key_ids<'a>(&'a self, server: &str) -> impl Iterator<Item = &'a str> {
-        let signatures = self
-            .object
-            .get("signatures")
-            .and_then(|value| value.as_object());
-        let keys = signatures
-            .and_then(|of| of.get(server))
-            .and_then(|value| value.as_object());
-        keys.into_iter()
-            .flat_map(|keys| keys.keys().map(String::as_str))
+    pub fn key_ids(&self, server: &str) -> impl Iterator<Item = String> + use<> {
+        self.object.signatures(server).into_keys()
     }
 
     /// Whether keys must be valid at the event's `origin_server_ts`.
@@ -151,15 +137,14 @@ impl Incoming {
 
     /// The event ids in `field`: `auth_events` or `prev_events`.
     pub fn names(&self, field: &str) -> Vec<OwnedEventId> {
-        let named = self.object.get(field).and_then(|value| value.as_array());
+        let named: Option<&RawValue> = self.object.get(field);
+        let named = named.and_then(|json| EventReference::parse_list(json, self.rules).ok());
         let named = named.into_iter().flatten();
-        named
-            .filter_map(|id| OwnedEventId::try_from(id.as_str()?).ok())
-            .collect()
+        named.map(|reference| reference.id).collect()
     }
 
     pub fn origin_server_ts(&self) -> Option<i64> {
-        Some(self.object.get("origin_server_ts")?.as_integer()?.into())
+        self.object.get("origin_server_ts")
     }
 
     /// Checks signatures and content hash. `keys` has the keys that may sign this event, by server;
@@ -167,12 +152,11 @@ impl Incoming {
     ///
     /// Source: server-server API, "Validating hashes and signatures on received events".
     pub fn verify(mut self, keys: &PublicKeyMap) -> Result<Received, ReceiveError> {
-        let verified = verify_event(keys, &self.object, self.rules)
-            .map_err(|error| SignatureError(error.to_string()))?;
-        let redacted = verified == Verified::Signatures;
+        let matches_hash = self.object.verify(keys, self.rules);
+        let redacted = !matches_hash.map_err(SignatureError)?;
         if redacted {
-            redact_object(&mut self.object, self.rules)?;
-            self.json = serde_json::to_vec(&self.object).map_err(not_canonical)?;
+            self.object.redact(self.rules)?;
+            self.json = self.object.to_json()?;
         }
         let pdu = Pdu::parse(self.event_id, &self.json, self.rules, false)?;
         Ok(Received {
@@ -186,43 +170,40 @@ impl Incoming {
 /// Parses a PDU that is nested too deep, and redacts it unless only `unsigned` is too deep. Fields that are
 /// too deep are left out; if redaction keeps such a field, the event id becomes another and the signatures do
 /// not match.
-fn parse_deep(json: &[u8], rules: &RoomVersionRules) -> Result<CanonicalJsonObject, FormatError> {
+fn parse_deep(json: &[u8], rules: &RoomVersionRules) -> Result<EventObject, FormatError> {
     type Fields<'a> = BTreeMap<String, &'a RawValue>;
-    let parse = |fields: Fields<'_>, max_depth: usize| {
-        let fields = fields.into_iter();
-        let readable =
-            fields.filter(|(_, value)| !is_deeper_than(max_depth, value.get().as_bytes()));
-        let parsed = readable.map(|(name, value)| {
-            let value: CanonicalJsonValue =
-                serde_json::from_str(value.get()).map_err(not_canonical)?;
-            Ok((name, value))
-        });
-        parsed.collect::<Result<CanonicalJsonObject, FormatError>>()
+    let drop_deeper = |fields: &mut Fields<'_>, max_depth: usize| {
+        fields.retain(|_, value| !is_deeper_than(max_depth, value.get().as_bytes()));
     };
     let mut fields: Fields<'_> = serde_json::from_slice(json).map_err(not_canonical)?;
     fields.remove("unsigned");
     let is_deep = |value: &&RawValue| is_deeper_than(MAX_DEPTH - 1, value.get().as_bytes());
     if !fields.values().any(is_deep) {
-        return parse(fields, MAX_DEPTH);
+        return EventObject::from_fields(fields, rules);
     }
     let content = fields.remove("content").map_or("{}", RawValue::get);
-    let content: Fields<'_> = serde_json::from_str(content).map_err(not_canonical)?;
-    let mut object = parse(fields, MAX_DEPTH - 1)?;
-    let content = parse(content, MAX_DEPTH - 2)?;
-    object.insert("content".to_owned(), content.into());
-    redact_object(&mut object, rules)?;
+    let mut content: Fields<'_> = serde_json::from_str(content).map_err(not_canonical)?;
+    drop_deeper(&mut content, MAX_DEPTH - 2);
+    drop_deeper(&mut fields, MAX_DEPTH - 1);
+    let content = to_raw_value(&content).map_err(not_canonical)?;
+    fields.insert("content".to_owned(), &content);
+    let mut object = EventObject::from_fields(fields, rules)?;
+    object.redact(rules)?;
     Ok(object)
 }
 
 #[cfg(test)]
 mod tests {
     use ruma::{
-        RoomVersionId::*,
-        signatures::{PublicKeyMap, hash_and_sign_event},
+        CanonicalJsonObject,
+        RoomVersionId::{self, *},
+        ServerName,
+        canonical_json::redact,
+        signatures::{PublicKeyMap, Verified, hash_and_sign_event, verify_event},
     };
     use serde_json::{Value, json};
 
-    use super::{Incoming, ReceiveError};
+    use super::{EventObject, Incoming, ReceiveError};
     use crate::protocol::{
         FormatError,
         history::{Action, History},
@@ -271,9 +252,12 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_canonical_json_forbids_are_accepted_in_unsigned_only() {
+    fn since_version_6_numbers_that_canonical_json_forbids_are_accepted_in_unsigned_only() {
         for version in versions::SUPPORTED {
             let (room, json) = topic(&version);
+            if !room.rules.authorization.strict_canonical_json {
+                continue;
+            }
             let event = room.events.last().unwrap();
             let parse = |json: &Value| Incoming::parse(json.to_string().as_bytes(), room.rules);
             for number in [json!(0.5), json!(1_u64 << 53)] {
@@ -286,6 +270,109 @@ mod tests {
                     invalid[field] = number.clone();
                     parse(&invalid).unwrap_err();
                 }
+            }
+        }
+    }
+
+    /// An event that Synapse made, in the versions whose ids differ: the id, the content hash, the signature.
+    const WITH_FLOATS: [(RoomVersionId, &str, &str, &str); 3] = [
+        (
+            V1,
+            "$1432735824:a.example",
+            "q6HZprnV4nusRqfhcPQeqY8lKDXre8m8O9KB4IQ8lXc",
+            "iE220c38nTiJwDLwm3AtpvGGjvjZwGKUv2Mr92IUpFuytZgfPLnzdBYW/b0BsoGuj6jKOpTtnE3cLpw3KwdcBw",
+        ),
+        (
+            V3,
+            "$o5M/FUjWWHRfrTDCO1EHfX/iw3QdlDL3Hw/P5fiXIfg",
+            "onaiuESZtUxGLiBrv/KG3VlpOLkn0wDg5gAnMP5/jOc",
+            "VRApAdibaBoqD2lqx9ig4Tzs0cs0ZgyfYGpLKisofyJKHz8VUohm4zxxs8yzQJ4+gLilPntbGhAd3ksJoi1xCQ",
+        ),
+        (
+            V5,
+            "$o5M_FUjWWHRfrTDCO1EHfX_iw3QdlDL3Hw_P5fiXIfg",
+            "onaiuESZtUxGLiBrv/KG3VlpOLkn0wDg5gAnMP5/jOc",
+            "VRApAdibaBoqD2lqx9ig4Tzs0cs0ZgyfYGpLKisofyJKHz8VUohm4zxxs8yzQJ4+gLilPntbGhAd3ksJoi1xCQ",
+        ),
+    ];
+
+    fn with_floats(version: &RoomVersionId, id: &str, hash: &str, signature: &str) -> String {
+        let id = match *version {
+            V1 => format!(r#""event_id":"{id}","#),
+            _ => String::new(),
+        };
+        let content = r#"{"body":"here","geo":[52.5200066,-0.0,1e-07,1e+22,0.1],"m":9007199254740993,"n":36893488147419103232}"#;
+        format!(
+            r#"{{"auth_events":[],"content":{content},"depth":4611686018427387904,{id}"hashes":{{"sha256":"{hash}"}},"origin":"a.example","origin_server_ts":1432735824653,"prev_events":[],"room_id":"!room:a.example","sender":"@alice:a.example","signatures":{{"a.example":{{"ed25519:test":"{signature}"}}}},"type":"m.room.message"}}"#
+        )
+    }
+
+    #[test]
+    fn until_version_5_floats_and_large_numbers_stay_as_they_were_signed() {
+        for (version, id, hash, signature) in WITH_FLOATS {
+            let json = with_floats(&version, id, hash, signature);
+            let rules = versions::rules(&version).unwrap();
+            let parse = |json: &str| Incoming::parse(json.as_bytes(), rules).unwrap();
+            assert_eq!(parse(&json).event_id(), id);
+            let received = parse(&json).verify(&keys("a.example")).unwrap();
+            assert!(!received.redacted);
+            assert_eq!(received.json, json.as_bytes());
+            assert_eq!(received.pdu.depth(), 1 << 62);
+
+            let changed = parse(&json.replace("0.1]", "0.10]"));
+            assert!(changed.verify(&keys("a.example")).unwrap().redacted);
+            let changed = parse(&json.replace("4611686018427387904", "4611686018427387905"));
+            changed.verify(&keys("a.example")).unwrap_err();
+            let too_deep = json.replace("4611686018427387904", "9223372036854775808");
+            Incoming::parse(too_deep.as_bytes(), rules).unwrap_err();
+            let infinite = json.replace("1e+22", "1e+400");
+            Incoming::parse(infinite.as_bytes(), rules).unwrap_err();
+            let strict = versions::rules(&V6).unwrap();
+            Incoming::parse(json.as_bytes(), strict).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn until_version_2_the_server_in_the_event_id_must_have_signed() {
+        let (room, mut json) = topic(&V2);
+        json["event_id"] = "$1:b.example".into();
+        for field in ["hashes", "signatures"] {
+            json.as_object_mut().unwrap().remove(field);
+        }
+        let mut object = EventObject::parse(json.to_string().as_bytes(), room.rules).unwrap();
+        let both: PublicKeyMap = ["a.example", "b.example"]
+            .into_iter()
+            .flat_map(keys)
+            .collect();
+        for (server, is_received) in [("a.example", false), ("b.example", true)] {
+            let name = ServerName::parse(server).unwrap();
+            let key = History::key(server);
+            object.hash_and_sign(&name, &key, room.rules).unwrap();
+            let incoming = Incoming::parse(&object.to_json().unwrap(), room.rules).unwrap();
+            assert_eq!(incoming.event_id(), "$1:b.example");
+            assert_eq!(incoming.verify(&both).is_ok(), is_received);
+        }
+        for id in [json!("$1"), json!(1), json!(null)] {
+            json["event_id"] = id;
+            Incoming::parse(json.to_string().as_bytes(), room.rules).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn events_are_hashed_and_checked_as_ruma_does_it() {
+        for version in versions::SUPPORTED {
+            let room = History::random(&version, 3, 30);
+            let keys: PublicKeyMap = ["a.example", "b.example", "c.example"]
+                .into_iter()
+                .flat_map(keys)
+                .collect();
+            for event in &room.events {
+                let object: CanonicalJsonObject = serde_json::from_slice(&event.json).unwrap();
+                let verified = verify_event(&keys, &object, room.rules).unwrap();
+                assert_eq!(verified, Verified::All);
+                let redacted = redact(object, &room.rules.redaction, None).unwrap();
+                let own = crate::protocol::redact::redact(&event.json, room.rules).unwrap();
+                assert_eq!(own, serde_json::to_vec(&redacted).unwrap());
             }
         }
     }

@@ -1,24 +1,16 @@
 //! Redaction.
 
-use ruma::{CanonicalJsonObject, canonical_json, room_version_rules::RoomVersionRules};
+use ruma::room_version_rules::RoomVersionRules;
 
-use super::format::{FormatError, not_canonical};
+use super::{event_object::EventObject, format::FormatError};
 
 /// Redacts a stored event. The result is canonical JSON with the same event id and valid signatures.
 ///
 /// Source: room versions, "Redactions"; client-server API, "Redactions".
 pub fn redact(json: &[u8], rules: &RoomVersionRules) -> Result<Vec<u8>, FormatError> {
-    let mut object = serde_json::from_slice(json).map_err(not_canonical)?;
-    redact_object(&mut object, rules)?;
-    serde_json::to_vec(&object).map_err(not_canonical)
-}
-
-pub(super) fn redact_object(
-    object: &mut CanonicalJsonObject,
-    rules: &RoomVersionRules,
-) -> Result<(), FormatError> {
-    canonical_json::redact_in_place(object, &rules.redaction, None)
-        .map_err(|error| FormatError::Malformed(error.to_string()))
+    let mut object = EventObject::parse(json, rules)?;
+    object.redact(rules)?;
+    object.to_json()
 }
 
 #[cfg(test)]
@@ -56,6 +48,14 @@ mod tests {
         // Since version 11.
         expected.as_object_mut().unwrap().remove("origin");
         assert_eq!(redacted(RoomVersionId::V11, event), expected);
+    }
+
+    #[test]
+    fn until_version_5_aliases_are_kept() {
+        let content = json!({ "aliases": ["#a:b"], "other": 0.5 });
+        let kept = |version| content_of(version, "m.room.aliases", content.clone());
+        assert_eq!(kept(RoomVersionId::V1), json!({ "aliases": ["#a:b"] }));
+        assert_eq!(kept(RoomVersionId::V5), json!({ "aliases": ["#a:b"] }));
     }
 
     #[test]

@@ -103,6 +103,19 @@ pub fn rules_of(version: &RoomVersionId) -> Result<&'static RoomVersionRules, Er
     versions::rules(version).ok_or_else(|| Error::UnsupportedVersion(version.to_string().into()))
 }
 
+/// The rules of a version in which a room is to be made.
+///
+/// # Errors
+/// [`Error::UnsupportedVersion`] if there are no new rooms of it.
+pub fn rules_of_new(version: &RoomVersionId) -> Result<&'static RoomVersionRules, Error> {
+    match rules_of(version) {
+        Ok(rules) if !versions::may_be_created(rules) => {
+            Err(Error::UnsupportedVersion(version.to_string().into()))
+        }
+        rules => rules,
+    }
+}
+
 pub fn id(r: &impl Reader, room: RoomNum) -> Result<OwnedRoomId, Error> {
     OwnedRoomId::try_from(record(r, room)?.id)
         .map_err(|_| Error::corrupt("rooms", room, "not a room ID"))

@@ -307,8 +307,8 @@ impl MockHomeserver {
         depth: u64,
     ) -> BuiltEvent {
         let place = EventPlace {
-            prev_events,
-            auth_events: auth_events.to_vec(),
+            prev_events: prev_events.into_iter().map(Into::into).collect(),
+            auth_events: auth_events.iter().cloned().map(Into::into).collect(),
             depth,
             origin_server_ts: now(),
         };

@@ -34,8 +34,8 @@ fn capabilities_list_supported_room_versions_and_the_default() {
     let versions = &capabilities["m.room_versions"];
     assert_eq!(versions["default"], "12");
     let available = versions["available"].as_object().unwrap();
-    assert_eq!(available.len(), 7);
-    for version in 6..=12 {
+    assert_eq!(available.len(), 12);
+    for version in 1..=12 {
         assert_eq!(available[&version.to_string()], "stable");
     }
     assert_eq!(capabilities["m.profile_fields"], json!({"enabled": true}));

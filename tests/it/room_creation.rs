@@ -16,10 +16,10 @@ const CREATE: &str = "/_matrix/client/v3/createRoom";
 fn creator_has_joined_a_room_of_every_version_also_after_restart() {
     let mut server = TestServer::new();
     let alice = server.register("alice");
-    let rooms: BTreeSet<String> = ["6", "7", "8", "9", "10", "11", "12"]
+    let rooms: BTreeSet<String> = ["3", "4", "5", "6", "7", "8", "9", "10", "11", "12"]
         .map(|version| create_room(&alice, json!({ "room_version": version })))
         .into();
-    assert_eq!(rooms.len(), 7);
+    assert_eq!(rooms.len(), 10);
     assert_eq!(joined_rooms(&alice), rooms);
     let token = alice.token.clone();
     server.restart();
@@ -38,6 +38,11 @@ fn invalid_create_room_requests_are_rejected() {
     for (body, status, errcode) in [
         (
             json!({ "room_version": "1" }),
+            400,
+            "M_UNSUPPORTED_ROOM_VERSION",
+        ),
+        (
+            json!({ "room_version": "2" }),
             400,
             "M_UNSUPPORTED_ROOM_VERSION",
         ),

@@ -164,12 +164,7 @@ fn wanted_by(events: &[Incoming]) -> BTreeMap<OwnedServerName, Vec<WantedKey>> {
         let valid_at_ts = valid_at_ts(event).unwrap_or(0);
         for server in event.signers().unwrap_or_default() {
             let ids = event.key_ids(server.as_str()).take(MAX_SIGNATURES);
-            let keys: Vec<_> = ids
-                .map(|id| WantedKey {
-                    id: id.to_owned(),
-                    valid_at_ts,
-                })
-                .collect();
+            let keys: Vec<_> = ids.map(|id| WantedKey { id, valid_at_ts }).collect();
             wanted.entry(server).or_default().extend(keys);
         }
     }

@@ -1,4 +1,4 @@
-//! State resolution.
+//! State resolution. That of room version 1 is our own ([`v1`]).
 //!
 //! ruma resolves whole state maps with whole auth chains. In a large room almost all of both is the
 //! same in all states, so ruma gets a reduced problem with the same solution:
@@ -16,7 +16,7 @@
 //! Events have numbers, which are a topological order of the auth graph: the number of an event is
 //! larger than those of its auth events. ruma breaks ties by event ids, which it compares as text.
 //!
-//! Sources: room versions 2 and 12, "State resolution".
+//! Sources: room versions 1, 2 and 12, "State resolution".
 
 mod difference;
 #[cfg(test)]
@@ -25,6 +25,7 @@ mod graph;
 mod property;
 mod source;
 mod subgraph;
+mod v1;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -50,9 +51,6 @@ use super::{Pdu, first_error::FirstError};
 /// Why state resolution failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ResolveError<E> {
-    /// The room's version does not have this kind of state resolution.
-    #[error("the room version has no state resolution of version 2")]
-    Version,
     /// ruma failed.
     #[error("the state cannot be resolved: {0}")]
     Unresolvable(String),
@@ -79,7 +77,9 @@ pub fn resolve<S: StateSource>(
     conflicts: &[Conflict<S::Num>],
     source: &S,
 ) -> Result<Entries<S::Num>, ResolveError<S::Error>> {
-    let state_res = rules.state_res.v2_rules().ok_or(ResolveError::Version)?;
+    let Some(state_res) = rules.state_res.v2_rules() else {
+        return Ok(v1::resolve(rules, conflicts, source)?);
+    };
     let states = distinct_states(conflicts);
     if states.len() < 2 {
         return Ok(single_state(conflicts));

@@ -54,7 +54,7 @@ pub fn blueprint(
     id: OwnedRoomId,
 ) -> Result<Blueprint, Error> {
     let version = request.room_version.clone().unwrap_or(versions::DEFAULT);
-    let rules = room::rules_of(&version)?;
+    let rules = room::rules_of_new(&version)?;
     if !request.invite_3pid.is_empty() {
         return Err(Error::ThirdPartyInvite);
     }

@@ -3,7 +3,10 @@
 //! Its prev_events, depth and auth events follow from what the transaction sees, so of two events
 //! made at once one follows on the other.
 
-use ruma::{MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, RoomVersionId};
+use ruma::{
+    MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, RoomVersionId,
+    room_version_rules::RoomVersionRules,
+};
 
 use super::{
     authorize::ParsedEvents,
@@ -15,6 +18,7 @@ use crate::{
     protocol::{
         authorize::auth_types,
         build::{BuiltEvent, EventDraft, EventPlace, build, room_id_from_create_event},
+        reference::{EventReference, has_hash},
     },
     rooms::{
         Error, Local, event, relations, room,
@@ -30,8 +34,6 @@ use crate::{
 /// How many prev_events a new event has at most. NOTSPEC: the specification allows 20. Fewer keep
 /// events small; the other extremities are left for the next event.
 const MAX_PREV_EVENTS: usize = 10;
-/// The greatest depth that canonical JSON can hold; later events keep it.
-pub(in crate::rooms) const MAX_DEPTH: u64 = (1 << 53) - 1;
 
 /// How an event is sent.
 #[derive(Clone, Debug)]
@@ -144,27 +146,37 @@ fn build_allowed(
 ) -> Result<Allowed, Error> {
     let rules = room::rules(r, room)?;
     let events = ParsedEvents::new(r, room, rules);
-    let (mut auth, mut auth_events) = (Vec::new(), Vec::new());
+    let mut auth = Vec::new();
     for (kind, state_key) in auth_types(draft, rules)? {
-        if let Some(num) = current::get(r, room, &kind.to_string(), &state_key)? {
-            auth.push(num);
-            auth_events.push(events.get(num)?.event_id().to_owned());
-        }
+        auth.extend(current::get(r, room, &kind.to_string(), &state_key)?);
     }
     let newest = heads.extremities.iter().rev().take(MAX_PREV_EVENTS);
     let prev: Vec<EventNum> = newest.copied().collect();
     let place = EventPlace {
-        prev_events: prev
-            .iter()
-            .map(|num| event::id(r, *num))
-            .collect::<Result<_, _>>()?,
-        auth_events,
-        depth: (heads.depth + 1).min(MAX_DEPTH),
+        prev_events: references(r, &prev, rules)?,
+        auth_events: references(r, &auth, rules)?,
+        depth: heads.depth.saturating_add(1),
         origin_server_ts: now,
     };
     let built = build(draft, &place, rules, local.key())?;
     events.authorize(&built.pdu)?;
     Ok(Allowed { built, auth, prev })
+}
+
+/// How an event names these.
+fn references(
+    r: &impl Reader,
+    nums: &[EventNum],
+    rules: &RoomVersionRules,
+) -> Result<Vec<EventReference>, Error> {
+    let references = nums.iter().map(|num| {
+        if !has_hash(rules) {
+            return Ok(event::id(r, *num)?.into());
+        }
+        let stored = event::load(r, *num)?;
+        Ok(EventReference::new(stored.id()?, &stored.json, rules)?)
+    });
+    references.collect()
 }
 
 /// Commits an event that is allowed.

@@ -314,6 +314,12 @@ fn put_row(
     }
     // An event out of band has a smaller number than its auth events have.
     let outlier = known.filter(|known| known.header.status != Status::OutOfBand);
+    if outlier
+        .as_ref()
+        .is_some_and(|known| known.header.room != room)
+    {
+        return Err(Error::invalid(format!("{id} is an event of another room")));
+    }
     let num = match &outlier {
         Some(known) => known.num,
         None => tx.next_event(),

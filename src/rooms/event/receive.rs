@@ -35,7 +35,7 @@ use super::{
     states::States,
 };
 use crate::{
-    protocol::{Pdu, authorize::create_event},
+    protocol::{Pdu, authorize::create_event, reference::has_hash},
     rooms::{
         Error, Local, event, room,
         state::{self, current, overlay::StateOverlay, resolution::Unnumbered},
@@ -122,6 +122,7 @@ pub fn decide(
 ) -> Result<Decision, Error> {
     let rules = room::rules(r, room)?;
     let heads = room::heads(r, room)?;
+    let (pdu, json) = first_body(r, room, rules, pdu, json)?;
     let auth = auth_events(r, room, rules, &pdu)?;
     check_create_event(r, room, &pdu)?;
     let graph = States::new(r, room, rules);
@@ -181,6 +182,26 @@ pub fn decide(
         _ => {}
     }
     Ok(decision)
+}
+
+/// The event as it came first, if it is here as an outlier. In room versions whose event ids are no hashes its
+/// server may have given another event the same id: the first one stays.
+fn first_body(
+    r: &impl Reader,
+    room: RoomNum,
+    rules: &'static RoomVersionRules,
+    pdu: Arc<Pdu>,
+    json: Vec<u8>,
+) -> Result<(Arc<Pdu>, Vec<u8>), Error> {
+    if !has_hash(rules) {
+        return Ok((pdu, json));
+    }
+    let Some((num, _)) = find(r, room, pdu.event_id())? else {
+        return Ok((pdu, json));
+    };
+    let stored = event::load(r, num)?;
+    let first = Pdu::parse(stored.id()?, &stored.json, rules, false)?;
+    Ok((Arc::new(first), stored.json))
 }
 
 /// The room's current state with the accepted event: resolved from the states after all that the

@@ -159,8 +159,10 @@ pub(in crate::rooms) fn check(
 
 /// Carries out a redaction, if it may: its sender has the power in all of `states`, or is of the
 /// server whose user sent the redacted event ([room version 3, "Handling redactions"]). If that
-/// event is not here, the redaction waits for it in `early_redactions`.
+/// event is not here, the redaction waits for it in `early_redactions`. In room versions 1 and 2 the
+/// server may also be that of both event ids ([authorization rules], 11).
 ///
+/// [authorization rules]: https://spec.matrix.org/v1.19/rooms/v1/#authorisation-rules
 /// [room version 3, "Handling redactions"]: https://spec.matrix.org/v1.19/rooms/v3/#handling-redactions
 pub(in crate::rooms) fn apply(
     tx: &Tx,
@@ -211,6 +213,11 @@ impl Redaction<'_> {
             return Ok(false);
         }
         if self.sender.server_name() == target.sender.server_name() {
+            return Ok(true);
+        }
+        if rules.authorization.special_case_room_redaction
+            && event::id(r, self.num)?.server_name() == target.stored.id()?.server_name()
+        {
             return Ok(true);
         }
         self.has_power(r, room, rules, |levels| {
@@ -281,7 +288,7 @@ impl Redaction<'_> {
     }
 }
 
-/// Removes the row behind that of `redacts`, preferably one without power: as event ids are hashes,
+/// Removes the row behind that of `redacts`, preferably one without power: where event ids are hashes,
 /// that is a random one.
 fn evict_early(
     early: &mut TxTable<'_, (RoomNum, &'static str), Packed<EarlyRedactions>>,

@@ -13,12 +13,9 @@ use crate::{
     protocol::{
         build::{EventDraft, EventPlace, build, canonical_content},
         receive::Received,
+        reference::EventReference,
     },
-    rooms::{
-        Actor, Error, Local,
-        event::{self, append},
-        room,
-    },
+    rooms::{Actor, Error, Local, event, room},
     store::{
         self, Effect, Reader, Records, RoomNum, Rows, ServerNum, Tx, UserNum,
         records::{OutOfBandMembership, PendingLeave},
@@ -55,13 +52,13 @@ pub fn leave(
     let row = out_of_band::load(tx, actor.num, room)?.ok_or(Error::Stale)?;
     let (event, rules) = out_of_band::load_event(tx, actor.num, room, &row)?;
     let draft = change.event().draft(room::id(tx, room)?, &actor.id);
-    let mut auth_events = event.auth_events().to_vec();
-    auth_events.truncate(MAX_AUTH_EVENTS - 1);
-    auth_events.push(event.event_id().to_owned());
+    let auth_events = event.auth_events().iter().take(MAX_AUTH_EVENTS - 1);
+    let auth_events = auth_events.map(|id| id.clone().into());
+    let left = EventReference::from(event.event_id().to_owned());
     let place = EventPlace {
-        prev_events: vec![event.event_id().to_owned()],
-        auth_events,
-        depth: (event.depth() + 1).min(append::MAX_DEPTH),
+        auth_events: auth_events.chain([left.clone()]).collect(),
+        prev_events: vec![left],
+        depth: event.depth().saturating_add(1),
         origin_server_ts: actor.now,
     };
     let built = build(&draft, &place, rules, local.key())?;

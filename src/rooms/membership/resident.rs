@@ -48,5 +48,5 @@ pub fn membership_template(
         redacts: None,
     };
     let built = append::build_only(r, local, room, &draft, now)?;
-    Ok(template(&built)?)
+    Ok(template(&built, room::rules(r, room)?)?)
 }

@@ -6,7 +6,6 @@ use ruma::{
     room_version_rules::RoomVersionRules,
     state_res::events::RoomCreateEvent,
 };
-use serde::Deserialize;
 
 use super::{current, overlay::StateOverlay};
 use crate::{
@@ -47,15 +46,11 @@ pub fn levels_in(
     rules: &RoomVersionRules,
     state: &StateOverlay,
 ) -> Result<RoomPowerLevels, Error> {
-    #[derive(Deserialize)]
-    struct PowerLevels {
-        content: RoomPowerLevelsEventContent,
-    }
     let content = match state.get(r, room, "m.room.power_levels", "")? {
-        Some(num) => stored_event::load(r, num)?
-            .parse::<PowerLevels>()
-            .ok()
-            .map(|event| event.content),
+        Some(num) => {
+            let event = stored_event::load(r, num)?.pdu(rules)?;
+            serde_json::from_str::<RoomPowerLevelsEventContent>(event.rules_content().get()).ok()
+        }
         None => None,
     };
     let creators = creators(r, room, rules)?;

@@ -1,4 +1,4 @@
-use ruma::RoomVersionId;
+use ruma::{RoomVersionId, signatures::reference_hash};
 use serde_json::json;
 
 use super::{
@@ -39,6 +39,34 @@ fn events_of_one_room_follow_on_each_other_in_every_room_version() {
                 .write(job)
                 .await
                 .unwrap_or_else(|error| panic!("version {version}: {error}"));
+        });
+    }
+}
+
+#[test]
+fn until_version_2_an_event_names_others_with_their_reference_hashes() {
+    for version in [RoomVersionId::V1, RoomVersionId::V2] {
+        with_store(async |store| {
+            let local = local();
+            let job = move |tx: &Tx| {
+                let room = open_room(tx, &local, &version)?;
+                let first = message(tx, &local, &room, alice(), "one")?;
+                let second = message(tx, &local, &room, alice(), "two")?;
+                let rules = versions::rules(&version).expect("a supported version");
+                let parsed = |num| {
+                    let stored = event::load(tx, num)?;
+                    let object = serde_json::from_slice(&stored.json).expect("canonical JSON");
+                    Ok::<ruma::CanonicalJsonObject, Error>(object)
+                };
+                let hash = reference_hash(&parsed(first.num)?, rules).expect("an event");
+                let second = serde_json::to_value(parsed(second.num)?).expect("JSON");
+                let expected = json!([[first.id, { "sha256": hash }]]);
+                assert_eq!(second["prev_events"], expected);
+                let auth_events = second["auth_events"].as_array().expect("an array");
+                assert!(auth_events.iter().all(|pair| pair[1]["sha256"].is_string()));
+                Ok::<_, Error>(())
+            };
+            store.write(job).await.expect("events are made");
         });
     }
 }

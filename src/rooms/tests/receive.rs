@@ -1,9 +1,9 @@
 use std::{collections::BTreeMap, sync::Arc};
 
-use ruma::{RoomVersionId, signatures::hash_and_sign_event};
+use ruma::{RoomVersionId, room_id, signatures::hash_and_sign_event};
 use serde_json::{Value, json};
 
-use super::{local, with_store};
+use super::{local, replica::Replica, with_store};
 use crate::{
     protocol::{
         build::BuiltEvent,
@@ -13,7 +13,7 @@ use crate::{
     },
     rooms::{
         Error, Local,
-        event::{self, insert::Notify, receive},
+        event::{self, insert::Notify, outlier, receive},
         room::{self, heads},
         state::{self, current},
     },
@@ -200,6 +200,56 @@ fn statuses_of(history: &History) -> Vec<Status> {
         }
     });
     statuses
+}
+
+#[test]
+fn of_two_events_with_the_same_id_the_first_stays() {
+    for version in [RoomVersionId::V1, RoomVersionId::V2] {
+        let mut history = History::public(&version, ALICE);
+        let end = history.events.len() - 1;
+        let state = history.events[end].state_after.clone();
+        let topic = |topic: &str| json!({ "topic": topic });
+        let action = Action::state(ALICE, "m.room.topic", "", topic("first"));
+        let first = history.build(&[end], &state, action);
+        let changed = sign_changed(&history, &first, |event| {
+            event["content"]["topic"] = "second".into();
+        });
+        let second = Received::from(changed.expect("a valid event"));
+        with_store(async |store| {
+            let replica = Replica::new(store, &history, &version).await;
+            for index in 0..=end {
+                replica.receive(index, None).await.expect("it is received");
+            }
+            let (room, local, rules) = (replica.room, replica.local.clone(), history.rules);
+            let id = first.pdu.event_id().to_owned();
+            let outlier = Received::from(first);
+            let job = move |tx: &Tx| outlier::store(tx, room, rules, &outlier);
+            store.write(job).await.expect("an outlier is stored");
+            let (pdu, json) = (Arc::new(second.pdu.clone()), second.json.clone());
+            let decision = store.read(|s| receive::decide(s, room, pdu, json, None));
+            let decision = decision.expect("it is decided");
+            let job = move |tx: &Tx| receive::commit(tx, &local, &decision, &Notify::default());
+            let num = store.write(job).await.expect("it is stored");
+            let stored = store.read(|s| event::load(s, num)).expect("an event");
+            let pdu = stored.pdu(history.rules).expect("an event");
+            assert_eq!(
+                (pdu.event_id(), stored.header.status),
+                (&*id, Status::Accepted)
+            );
+            assert_eq!(
+                pdu.content_field::<String>("topic").as_deref(),
+                Some("first")
+            );
+
+            let other = room_id!("!other:a.example");
+            let job = move |tx: &Tx| {
+                let room = room::create(tx, other, &version)?;
+                outlier::store_out_of_band(tx, room, &second)
+            };
+            let stored = store.write(job).await;
+            assert!(matches!(stored, Err(Error::Invalid(_))), "{stored:?}");
+        });
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{local, with_store};
 use crate::{
-    protocol::build::canonical_content,
+    protocol::{build::canonical_content, versions},
     rooms::{
         Actor, Error, Local,
         background::member_events,
@@ -47,6 +47,12 @@ pub(super) struct World<'t> {
 }
 
 /// The time of all events.
+/// The versions in which rooms are made, oldest first.
+pub(super) fn creatable() -> impl Iterator<Item = RoomVersionId> {
+    let versions = versions::SUPPORTED.into_iter();
+    versions.filter(|version| versions::rules(version).is_some_and(versions::may_be_created))
+}
+
 pub(super) fn now() -> MilliSecondsSinceUnixEpoch {
     MilliSecondsSinceUnixEpoch(UInt::from(1_700_000_000u32))
 }

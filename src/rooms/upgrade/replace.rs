@@ -74,7 +74,7 @@ pub fn upgrade(
     old: RoomNum,
     upgrade: &Upgrade,
 ) -> Result<OwnedRoomId, Error> {
-    let rules = &room::rules_of(&upgrade.version)?.authorization;
+    let rules = &room::rules_of_new(&upgrade.version)?.authorization;
     check_permission(tx, actor, old)?;
     let plan = Blueprint {
         id: upgrade.id.clone(),
