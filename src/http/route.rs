@@ -219,6 +219,12 @@ impl Route {
         self
     }
 
+    /// The endpoint has this path too.
+    pub(super) fn also_path(&mut self, path: &'static str) -> &mut Self {
+        self.paths.push(path);
+        self
+    }
+
     /// The rate limit instead of ruma's.
     pub(super) fn rate(&mut self, kind: Kind) -> &mut Self {
         self.rate = Some(kind);

@@ -294,7 +294,9 @@ fn events(routes: &mut Routes) {
 fn media(routes: &mut Routes) {
     use client::media;
 
-    routes.add(media::create_content);
+    routes
+        .add(media::create_content)
+        .also_path("/_matrix/media/v1/upload");
     routes.add(media::create_content_async);
     routes.add(media::create_mxc_uri);
     routes.add(media::get_content);
@@ -303,10 +305,18 @@ fn media(routes: &mut Routes) {
     routes.add(media::get_media_preview);
     routes.add(media::get_media_preview_v3);
     routes.add(media::get_media_config);
-    routes.add(media::get_media_config_v3);
-    routes.add(media::get_content_v3);
-    routes.add(media::get_content_as_filename_v3);
-    routes.add(media::get_content_thumbnail_v3);
+    routes
+        .add(media::get_media_config_v3)
+        .also_path("/_matrix/media/v1/config");
+    routes
+        .add(media::get_content_v3)
+        .also_path("/_matrix/media/v1/download/{server_name}/{media_id}");
+    routes
+        .add(media::get_content_as_filename_v3)
+        .also_path("/_matrix/media/v1/download/{server_name}/{media_id}/{filename}");
+    routes
+        .add(media::get_content_thumbnail_v3)
+        .also_path("/_matrix/media/v1/thumbnail/{server_name}/{media_id}");
 }
 
 #[derive(Default)]

@@ -239,11 +239,12 @@ fn media_requires_authentication() {
 }
 
 /// The paths of a file and of a thumbnail of it from before authenticated media.
-fn old_paths(path: &str) -> [String; 3] {
+fn old_paths(path: &str) -> [String; 4] {
     let old = path.replace("/client/v1/media/", "/media/v3/");
     let thumbnail = old.replace("download", "thumbnail") + "?width=32&height=32";
     [
         old.replace("/v3/", "/r0/"),
+        old.replace("/v3/", "/v1/"),
         format!("{old}/name"),
         thumbnail,
     ]

@@ -7,7 +7,12 @@ use ruma::{EventId, OwnedEventId};
 use serde::Deserialize;
 
 use crate::{
-    rooms::{Error, event, state, timeline},
+    protocol::build::room_id_from_create_event,
+    rooms::{
+        Error, event, room,
+        state::{self, current},
+        timeline,
+    },
     store::{EventNum, Place, Reader, Records, RoomNum, Rows, records::Status},
 };
 
@@ -30,17 +35,22 @@ pub fn auth_events(r: &impl Reader, room: RoomNum, num: EventNum) -> Result<Vec<
     known(r, room, &links.auth_events)
 }
 
-/// The auth chain of `events`; of these only those that are in the chain of another. Grows with the
-/// room: for the pool.
+/// The auth chain of `events`; of these only those that are in the chain of another. It has the create event
+/// also where the events do not name it, since room version 12. Grows with the room: for the pool.
 pub fn auth_chain(
     r: &impl Reader,
     room: RoomNum,
     events: impl IntoIterator<Item = EventNum>,
 ) -> Result<BTreeSet<EventNum>, Error> {
+    let implied = match room_id_from_create_event(room::rules(r, room)?) {
+        true => current::get(r, room, "m.room.create", "")?,
+        false => None,
+    };
     let mut chain = BTreeSet::new();
     let mut open: Vec<EventNum> = events.into_iter().collect();
     while let Some(num) = open.pop() {
-        for num in auth_events(r, room, num)? {
+        let implied = implied.filter(|create| *create != num);
+        for num in auth_events(r, room, num)?.into_iter().chain(implied) {
             if chain.insert(num) {
                 open.push(num);
             }

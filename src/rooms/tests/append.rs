@@ -6,9 +6,34 @@ use super::{
 };
 use crate::{
     protocol::versions,
-    rooms::{Error, event, room::heads, state::current, timeline},
+    rooms::{
+        Error,
+        event::{self, graph},
+        room::heads,
+        state::current,
+        timeline,
+    },
     store::{Place, Position, Reader, Records, Tx, records::Membership},
 };
+
+#[test]
+fn the_auth_chain_of_an_event_has_the_create_event_in_every_room_version() {
+    for version in versions::SUPPORTED {
+        with_store(async |store| {
+            let local = local();
+            let job = move |tx: &Tx| {
+                let room = open_room(tx, &local, &version)?;
+                let event = message(tx, &local, &room, alice(), "one")?;
+                let chain = graph::auth_chain(tx, room.room, [event.num])?;
+                assert!(chain.contains(&room.num), "{version}");
+                let of_create = graph::auth_chain(tx, room.room, [room.num])?;
+                assert!(of_create.is_empty(), "{version}");
+                Ok::<_, Error>(())
+            };
+            store.write(job).await.expect("the job succeeds");
+        });
+    }
+}
 
 #[test]
 fn events_of_one_room_follow_on_each_other_in_every_room_version() {
