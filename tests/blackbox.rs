@@ -178,6 +178,23 @@ fn second_start_on_the_same_data_directory_fails() {
 }
 
 #[test]
+fn start_on_an_address_in_use_asks_whether_hearth_is_running() {
+    let directory = TempDir::new().unwrap();
+    let server = Server::start(directory.path()).unwrap();
+    let error = failed_start_on(server.port, "server_name = \"localhost\"", 1);
+    let expected = format!("cannot listen on 127.0.0.1:{}", server.port);
+    assert!(error.contains(&expected), "{error}");
+    assert!(error.contains("hearth is running"), "{error}");
+}
+
+#[test]
+fn start_without_the_certificate_names_the_setting() {
+    let settings = "server_name = \"localhost\"\ntls_listen = [\"127.0.0.1:0\"]\ntls_certificate = \"/absent\"\ntls_key = \"/absent\"";
+    let error = failed_start(settings, 1);
+    assert!(error.contains("tls_certificate = \"/absent\""), "{error}");
+}
+
+#[test]
 fn rotate_key_publishes_the_old_key_in_old_verify_keys() {
     let directory = TempDir::new().unwrap();
     let rotate = || {
@@ -436,9 +453,13 @@ fn sync(client: &mut Client, query: &str) -> SyncResponse {
 
 /// Starts a server with these settings, which must fail with status `code`; returns its error output.
 fn failed_start(settings: &str, code: i32) -> String {
+    failed_start_on(free_port().unwrap(), settings, code)
+}
+
+fn failed_start_on(port: u16, settings: &str, code: i32) -> String {
     let directory = TempDir::new().unwrap();
     let config = directory.path().join("hearth.toml");
-    let listen = format!("listen = [\"127.0.0.1:{}\"]", free_port().unwrap());
+    let listen = format!("listen = [\"127.0.0.1:{port}\"]");
     fs::write(&config, format!("{listen}\n{settings}\n")).unwrap();
     let output = command()
         .args(["serve", "--config"])

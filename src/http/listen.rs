@@ -26,7 +26,7 @@ use crate::{config::Config, executor::Executor, pool::Pool, stop::Stopping, syst
 
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    #[error("cannot listen on {address}: {error}")]
+    #[error("cannot listen on {address}: {}", in_words(.error))]
     Bind {
         address: SocketAddr,
         error: io::Error,
@@ -39,6 +39,16 @@ pub enum ListenError {
     UnknownSocket(SocketAddr),
     #[error(transparent)]
     Tls(#[from] tls::Error),
+}
+
+fn in_words(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "another program does; if hearth is running already, stop it first, else set another `listen`"
+                .to_owned()
+        }
+        _ => error.to_string(),
+    }
 }
 
 /// Sockets that accept connections, although no request is answered yet.

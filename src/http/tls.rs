@@ -24,9 +24,9 @@ use crate::{
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("{file}: {error}")]
+    #[error("{setting} = \"{file}\": {error}; set it to the path of a PEM file that can be read")]
     File {
-        /// The path in the settings.
+        setting: &'static str,
         file: String,
         error: pem::Error,
     },
@@ -140,8 +140,8 @@ fn file_versions(files: &Tls) -> Option<[FileVersion; 2]> {
 fn acceptor(tls: &Tls) -> Result<TlsAcceptor, Error> {
     let certificates = CertificateDer::pem_file_iter(&tls.certificate)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(in_file(&tls.certificate))?;
-    let key = PrivateKeyDer::from_pem_file(&tls.key).map_err(in_file(&tls.key))?;
+        .map_err(in_file("tls_certificate", &tls.certificate))?;
+    let key = PrivateKeyDer::from_pem_file(&tls.key).map_err(in_file("tls_key", &tls.key))?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
@@ -150,9 +150,10 @@ fn acceptor(tls: &Tls) -> Result<TlsAcceptor, Error> {
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-fn in_file(file: &Path) -> impl Fn(pem::Error) -> Error {
+fn in_file(setting: &'static str, file: &Path) -> impl Fn(pem::Error) -> Error {
     let file = file.display().to_string();
     move |error| Error::File {
+        setting,
         file: file.clone(),
         error,
     }
