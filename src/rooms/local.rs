@@ -45,23 +45,33 @@ impl Local {
         let new = ServerKey::generate();
         let (id, new_key) = (new.id().as_str().to_owned(), new.seed());
         let name = server_name.clone();
-        let (id, seed) = store
-            .write(move |tx: &Tx| {
-                let record = SigningKey {
-                    seed: new_key,
-                    created_ts: now_ms,
-                    expired_ts: None,
-                };
-                claim(tx, &name)?;
-                match current_key(tx)? {
-                    Some(found) => Ok(found),
-                    None => {
-                        tx.signing_keys()?.put(id.as_str(), &record)?;
-                        Ok::<_, Error>((id.clone(), new_key))
-                    }
-                }
-            })
-            .await?;
+        // Nothing is written at a later start, which must succeed on a disk that is almost full.
+        let stored = store.read(|s| match is_claimed(s, &server_name)? {
+            true => current_key(s),
+            false => Ok(None),
+        })?;
+        let (id, seed) = match stored {
+            Some(stored) => stored,
+            None => {
+                store
+                    .write(move |tx: &Tx| {
+                        let record = SigningKey {
+                            seed: new_key,
+                            created_ts: now_ms,
+                            expired_ts: None,
+                        };
+                        claim(tx, &name)?;
+                        match current_key(tx)? {
+                            Some(found) => Ok(found),
+                            None => {
+                                tx.signing_keys()?.put(id.as_str(), &record)?;
+                                Ok::<_, Error>((id.clone(), new_key))
+                            }
+                        }
+                    })
+                    .await?
+            }
+        };
         let version = id
             .split_once(':')
             .map_or(id.as_str(), |(_, version)| version);
@@ -120,18 +130,25 @@ impl Local {
     }
 }
 
-/// Checks that the database belongs to the server `name`, whose name is in every id in it; claims a
-/// new database.
-fn claim(tx: &Tx, name: &ServerName) -> Result<(), Error> {
-    let owner = tx
+/// Whether the database belongs to the server `name`, whose name is in every id in it; a new one belongs to
+/// none.
+fn is_claimed(r: &impl Reader, name: &ServerName) -> Result<bool, Error> {
+    let owner = r
         .facts()?
         .get(SERVER_NAME)?
         .map(|row| row.value().to_owned());
     match owner {
-        Some(owner) if owner == name.as_str() => Ok(()),
+        Some(owner) if owner == name.as_str() => Ok(true),
         Some(owner) => Err(Error::OtherServer(owner.into())),
-        None => Ok(tx.facts()?.insert(SERVER_NAME, name.as_str())?),
+        None => Ok(false),
     }
+}
+
+fn claim(tx: &Tx, name: &ServerName) -> Result<(), Error> {
+    if !is_claimed(tx, name)? {
+        tx.facts()?.insert(SERVER_NAME, name.as_str())?;
+    }
+    Ok(())
 }
 
 /// The key that has not expired.

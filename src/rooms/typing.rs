@@ -203,7 +203,7 @@ impl Typing {
             return Ok(());
         };
         let remove = |tx: &Tx| tx.facts()?.remove(TYPING_ROOMS);
-        store.write(remove).await?;
+        store.write_shrinking(remove).await?;
         for num in stored.split(' ').filter_map(|num| num.parse().ok()) {
             let position = changed(Some(RoomNum(num)));
             self.lock().entry(RoomNum(num)).or_default().changed = position;

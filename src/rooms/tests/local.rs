@@ -1,4 +1,5 @@
 use ruma::server_name;
+use smol::future::poll_once;
 
 use super::with_store;
 use crate::{
@@ -18,6 +19,19 @@ fn the_signing_key_persists_and_another_server_name_is_refused() {
         assert_eq!(first.key().public_key(), again.key().public_key());
         let other = Local::load(store, server_name!("there").to_owned(), 3).await;
         assert!(matches!(other, Err(Error::OtherServer(name)) if *name == *"here"));
+    });
+}
+
+#[test]
+fn a_later_load_writes_nothing() {
+    with_store(async |store| {
+        let here = server_name!("here").to_owned();
+        let first = Local::load(store, here.clone(), 1).await;
+        let first = first.expect("a key is made");
+        // A write would be refused on a disk that is almost full. Nothing is waited for, so there is none.
+        let again = poll_once(Box::pin(Local::load(store, here, 2))).await;
+        let again = again.expect("at once").expect("the key is found");
+        assert_eq!(first.key().id(), again.key().id());
     });
 }
 

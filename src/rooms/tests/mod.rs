@@ -13,6 +13,7 @@ mod liar;
 mod local;
 mod membership;
 mod out_of_band;
+mod outliers;
 mod receive;
 mod redactions;
 mod relations;

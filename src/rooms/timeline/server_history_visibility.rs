@@ -54,7 +54,11 @@ impl ServerVisibility {
         Ok(event.json)
     }
 
+    /// The state before an outlier is not known. State has to be seen by all servers, as others refer to it.
     fn can_see(&mut self, r: &impl Reader, event: &StoredEvent) -> Result<bool, Error> {
+        if event.header.status.is_outlier() {
+            return Ok(event.header.state_key.is_some());
+        }
         let before = event.header.state_before;
         let can_see = match self.cache.get(&before) {
             Some(cached) => *cached,
