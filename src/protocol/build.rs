@@ -109,8 +109,12 @@ pub fn build(
     Ok(BuiltEvent { json, pdu })
 }
 
-/// Completes the event template of a resident server: from it come the event's place in the room and
-/// `join_authorised_via_users_server`, all else from `draft`.
+/// Completes the event template of a resident server: from it come the event's place in the room and,
+/// for a join, `join_authorised_via_users_server`, all else from `draft`.
+///
+/// # Errors
+/// [`FormatError::Malformed`] if the template names a user of this server in that field: the signature
+/// on the event would be the authorization, which is not another server's to give.
 ///
 /// Source: server-server API, "Joining Rooms", "Leaving Rooms", "Knocking upon a room".
 pub fn build_from_template(
@@ -136,7 +140,13 @@ pub fn build_from_template(
     }
     let template: Template<'_> = serde_json::from_str(template).map_err(not_canonical)?;
     let mut draft = draft.clone();
-    if let Some(via) = template.content.via {
+    let membership = draft.content.get("membership");
+    let is_join = membership.and_then(CanonicalJsonValue::as_str) == Some("join");
+    if let Some(via) = template.content.via.filter(|_| is_join) {
+        if via.server_name() == draft.sender.server_name() {
+            let error = "the template names a user of this server who authorizes the join";
+            return Err(FormatError::Malformed(error.to_owned()));
+        }
         let field = "join_authorised_via_users_server".to_owned();
         draft.content.insert(field, via.as_str().into());
     }
@@ -225,7 +235,9 @@ mod tests {
     };
     use serde_json::{Value, json, value::RawValue};
 
-    use super::{BuiltEvent, EventDraft, EventPlace, build, canonical_content};
+    use super::{
+        BuiltEvent, EventDraft, EventPlace, build, build_from_template, canonical_content,
+    };
     use crate::protocol::{
         FormatError, ServerKey,
         format::MAX_EVENT_BYTES,
@@ -301,6 +313,43 @@ mod tests {
                 assert_eq!(id.server_name().unwrap(), "a.example");
             } else {
                 assert_eq!(id.as_str(), format!("${hash}"));
+            }
+        }
+    }
+
+    fn content_from_template(membership: &str, via: &str) -> Result<Value, FormatError> {
+        let mut draft = draft("m.room.member", json!({ "membership": membership }));
+        draft.state_key = Some(ALICE.to_owned());
+        let template = json!({
+            "auth_events": ["$auth"],
+            "prev_events": ["$prev"],
+            "depth": 7,
+            "content": { "membership": membership, "join_authorised_via_users_server": via },
+        });
+        let rules = versions::rules(&RoomVersionId::V10).unwrap();
+        let (now, key) = (place().origin_server_ts, History::key("a.example"));
+        let built = build_from_template(&template.to_string(), &draft, now, rules, &key)?;
+        Ok(json_of(&built)["content"].clone())
+    }
+
+    #[test]
+    fn a_template_cannot_make_this_server_authorize_a_join() {
+        for local in ["@bob:a.example", ALICE] {
+            let refused = content_from_template("join", local);
+            assert!(matches!(refused, Err(FormatError::Malformed(_))), "{local}");
+        }
+        let via = "@bob:b.example";
+        let content = content_from_template("join", via).unwrap();
+        let expected = json!({ "membership": "join", "join_authorised_via_users_server": via });
+        assert_eq!(content, expected);
+    }
+
+    #[test]
+    fn only_a_join_takes_the_user_who_authorizes_it_from_a_template() {
+        for membership in ["knock", "leave"] {
+            for via in ["@bob:a.example", "@bob:b.example"] {
+                let content = content_from_template(membership, via).unwrap();
+                assert_eq!(content, json!({ "membership": membership }));
             }
         }
     }
