@@ -162,7 +162,7 @@ fn long_body(stage: &Stage, run: usize) -> Vec<Request> {
 fn add_wildcards(stage: &Stage, count: usize) -> io::Result<()> {
     let mut client = Client::connect(stage.port, Some(&stage.other))?;
     for n in 0..count {
-        let body = json!({ "actions": ["notify"], "pattern": format!("{}{n}", "a*".repeat(20)) });
+        let body = json!({ "actions": ["notify"], "pattern": format!("{}{n}", "a*".repeat(16)) });
         let path = format!("/_matrix/client/v3/pushrules/global/content/{n}");
         client.json::<Value>("PUT", &path, Some(&body))?;
     }
