@@ -80,7 +80,7 @@ pub fn select(
             };
             if room_wanted
                 && filter::accepts(wanted, &stored)?
-                && !filter::is_ignored(part.ignored, &stored)?
+                && !filter::is_left_out(r, part.ignored, &stored)?
             {
                 bytes += stored.json.len();
                 selected.events.push(stored);

@@ -137,7 +137,7 @@ impl RoomReader {
         let stored = event::load(s, num)?;
         let visible = self.formatter.visibility.visible(s, stored)?;
         let stored = visible.ok_or(NO_EVENT)?;
-        if filter::is_ignored(&self.ignored, &stored)? {
+        if filter::is_left_out(s, &self.ignored, &stored)? {
             return Err(NO_EVENT);
         }
         Ok(stored)

@@ -17,7 +17,7 @@ use crate::{
     rooms::{
         Error,
         event::{self, StoredEvent},
-        relations,
+        relations, room,
         state::{overlay::StateOverlay, power_levels},
     },
     store::{
@@ -190,6 +190,34 @@ pub(in crate::rooms) fn apply(
             Ok(())
         }
     }
+}
+
+/// Whether clients do not get `stored` because it is a redaction that redacted nothing: its target is not here,
+/// or its sender may not redact it ([room version 3, "Handling redactions"]). Clients apply each one that
+/// they get.
+///
+/// [room version 3, "Handling redactions"]: https://spec.matrix.org/v1.19/rooms/v3/#handling-redactions
+pub(in crate::rooms) fn is_withheld(r: &impl Reader, stored: &StoredEvent) -> Result<bool, Error> {
+    #[derive(Deserialize)]
+    struct Typed {
+        #[serde(rename = "type")]
+        kind: TimelineEventType,
+    }
+    let header = &stored.header;
+    if header.state_key.is_some()
+        || header.redacted_by.is_some()
+        || stored.parse::<Typed>()?.kind != TimelineEventType::RoomRedaction
+    {
+        return Ok(false);
+    }
+    let redaction = stored.pdu(room::rules(r, header.room)?)?;
+    let Some(target) = redaction.redacts() else {
+        return Ok(false);
+    };
+    Ok(match event::num_in(r, header.room, target)? {
+        Some(target) => event::header(r, target)?.redacted_by.is_none(),
+        None => true,
+    })
 }
 
 /// A redaction that is an accepted event.

@@ -89,7 +89,7 @@ pub fn page(
             Direction::Forward => row.place,
         };
         let stored = event::load(r, row.event)?;
-        if wanted.accepts(&stored)? && !filter::is_ignored(wanted.ignored, &stored)? {
+        if wanted.accepts(&stored)? && !filter::is_left_out(r, wanted.ignored, &stored)? {
             let visible = visibility.visible(r, stored)?;
             bytes += visible.as_ref().map_or(0, |event| event.json.len());
             page.events.extend(visible);

@@ -14,7 +14,7 @@ use crate::{
     },
     rooms::{
         Error, Local,
-        event::{self, append::Appended},
+        event::{self, append::Appended, redaction},
     },
     store::{
         EventNum, Reader, Rows, Tx,
@@ -375,4 +375,30 @@ fn early_redactions_have_a_limit_beyond_which_those_without_power_are_evicted() 
         replica.receive(target, None).await.expect("it is taken");
         assert!(redacted_by(&replica, target).is_some());
     });
+}
+
+#[test]
+fn a_redaction_that_redacted_nothing_is_withheld_from_clients() {
+    for version in VERSIONS {
+        let (mut history, _) = room(&version);
+        let target = history.then(say(ALICE));
+        let denied = history.then(redact(&history, BOB, target));
+        let unknown = json!({ "redacts": format!("${}", "u".repeat(43)) });
+        let unknown = history.then(Action::message(BOB, "m.room.redaction", unknown));
+        let allowed = history.then(redact(&history, ALICE, target));
+        with_store(async |store| {
+            let replica = Replica::new(store, &history, &version).await;
+            let is_withheld = |index| {
+                let read = |s: &_| redaction::is_withheld(s, &event::load(s, replica.num(index))?);
+                store.read(read).expect("an event")
+            };
+            for index in 0..allowed {
+                replica.receive(index, None).await.expect("it is taken");
+            }
+            assert!(is_withheld(denied) && is_withheld(unknown), "{version}");
+            assert!(!is_withheld(target), "{version}");
+            replica.receive(allowed, None).await.expect("it is taken");
+            assert!(!is_withheld(allowed) && is_withheld(unknown), "{version}");
+        });
+    }
 }

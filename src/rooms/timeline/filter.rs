@@ -10,7 +10,13 @@ use ruma::{
 };
 use serde::{Deserialize, de::IgnoredAny};
 
-use crate::rooms::{Error, event::StoredEvent};
+use crate::{
+    rooms::{
+        Error,
+        event::{StoredEvent, redaction},
+    },
+    store::Reader,
+};
 
 /// The parts of an event that filters use.
 #[derive(Deserialize)]
@@ -145,6 +151,16 @@ pub fn accepts(filter: &RoomEventFilter, event: &StoredEvent) -> Result<bool, Er
 pub fn is_ignored(ignored: &BTreeSet<OwnedUserId>, event: &StoredEvent) -> Result<bool, Error> {
     let is_state = event.header.state_key.is_some();
     Ok(!is_state && !ignored.is_empty() && ignored.contains(&event.sender()?))
+}
+
+/// Whether the event is left out of what the user reads: its sender is `ignored`, or it is a redaction that
+/// redacted nothing.
+pub fn is_left_out(
+    r: &impl Reader,
+    ignored: &BTreeSet<OwnedUserId>,
+    event: &StoredEvent,
+) -> Result<bool, Error> {
+    Ok(is_ignored(ignored, event)? || redaction::is_withheld(r, event)?)
 }
 
 fn accepts_all(filter: &RoomEventFilter) -> bool {

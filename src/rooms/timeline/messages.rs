@@ -102,7 +102,7 @@ pub fn page(
             let stored = event::load(r, row.event)?;
             if accepts_room
                 && filter::accepts(filter, &stored)?
-                && !filter::is_ignored(request.ignored, &stored)?
+                && !filter::is_left_out(r, request.ignored, &stored)?
             {
                 let visible = visibility.visible(r, stored)?;
                 bytes += visible.as_ref().map_or(0, |event| event.json.len());
