@@ -52,10 +52,9 @@ async def edit(ctx, room, one, other):
         edit = await one.send_text(room, "* the", **{"m.new_content": new, "m.relates_to": relation})
         event = await other.wait_for_event(room, edit)
         assert event["content"]["m.new_content"] == new, event
-        if "bundled edits of single events" not in other.server.unsupported:
-            original = await other.request("GET", "rooms", room, "event", first)
-            bundled = original["unsigned"]["m.relations"]["m.replace"]
-            assert bundled["event_id"] == edit, original
+        original = await other.request("GET", "rooms", room, "event", first)
+        bundled = original["unsigned"]["m.relations"]["m.replace"]
+        assert bundled["event_id"] == edit, original
 
 
 async def redact(ctx, room, one, other):

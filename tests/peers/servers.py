@@ -11,7 +11,7 @@ from signedjson.key import generate_signing_key, write_signing_keys
 
 
 class FederatedHearth(Hearth):
-    unsupported = frozenset({"creation of rooms of versions 1 and 2", "bundled edits of single events"})
+    unsupported = frozenset({"creation of rooms of versions 1 and 2"})
 
     def __init__(self, binary, name, directory, certificates, tls_port):
         self.tls_port = tls_port
