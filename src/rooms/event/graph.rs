@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashSet};
 
 use ruma::{EventId, OwnedEventId};
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 
 use crate::{
     protocol::build::room_id_from_create_event,
@@ -16,12 +16,27 @@ use crate::{
     store::{EventNum, Place, Reader, Records, RoomNum, Rows, records::Status},
 };
 
-/// The references of an event.
+/// The references of an event of any room version.
 #[derive(Deserialize)]
 struct Links {
     depth: u64,
-    prev_events: Vec<OwnedEventId>,
-    auth_events: Vec<OwnedEventId>,
+    prev_events: Vec<Reference>,
+    auth_events: Vec<Reference>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Reference {
+    Id(OwnedEventId),
+    /// In room versions 1 and 2.
+    WithHash(OwnedEventId, IgnoredAny),
+}
+
+fn ids_of(references: Vec<Reference>) -> Vec<OwnedEventId> {
+    let ids = references.into_iter().map(|reference| match reference {
+        Reference::Id(id) | Reference::WithHash(id, _) => id,
+    });
+    ids.collect()
 }
 
 /// The numbers of the auth events of the event `num`.
@@ -32,7 +47,7 @@ pub fn auth_events(r: &impl Reader, room: RoomNum, num: EventNum) -> Result<Vec<
         return Ok(nums.collect());
     }
     let links: Links = event::load(r, num)?.parse()?;
-    known(r, room, &links.auth_events)
+    known(r, room, &ids_of(links.auth_events))
 }
 
 /// The auth chain of `events`; of these only those that are in the chain of another. It has the create event
@@ -166,7 +181,7 @@ pub fn between(
     let mut found = Vec::new();
     for num in known(r, room, latest)? {
         let links: Links = event::load(r, num)?.parse()?;
-        walk.add(r, room, &links.prev_events)?;
+        walk.add(r, room, &ids_of(links.prev_events))?;
     }
     while found.len() < limit
         && let Some((num, prev)) = walk.next_from(min_depth)
@@ -215,7 +230,8 @@ impl Walk {
                 let stored = event::load(r, num)?;
                 if is_placed(stored.header.status) {
                     let links: Links = stored.parse()?;
-                    self.open.insert((links.depth, num, links.prev_events));
+                    self.open
+                        .insert((links.depth, num, ids_of(links.prev_events)));
                 }
             }
         }
