@@ -49,4 +49,31 @@ impl Error {
             Self::NotAllowed | Self::Unresolvable | Self::Unreachable(_) | Self::TimedOut
         )
     }
+
+    /// Whether the other server, or the proxy in front of it, says that it does not process requests now.
+    pub fn is_overloaded(&self) -> bool {
+        const STATUSES: [StatusCode; 4] = [
+            StatusCode::TOO_MANY_REQUESTS,
+            StatusCode::BAD_GATEWAY,
+            StatusCode::SERVICE_UNAVAILABLE,
+            StatusCode::GATEWAY_TIMEOUT,
+        ];
+        matches!(self, Self::Status(status, _) if STATUSES.contains(status))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+
+    use super::Error;
+
+    #[test]
+    fn a_server_behind_a_failing_proxy_is_overloaded_and_one_without_the_event_is_not() {
+        let is_overloaded = |status| Error::Status(status, None).is_overloaded();
+        assert!(is_overloaded(StatusCode::BAD_GATEWAY));
+        assert!(is_overloaded(StatusCode::TOO_MANY_REQUESTS));
+        assert!(!is_overloaded(StatusCode::NOT_FOUND));
+        assert!(!is_overloaded(StatusCode::INTERNAL_SERVER_ERROR));
+    }
 }

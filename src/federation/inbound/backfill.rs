@@ -7,8 +7,8 @@ use ruma::{OwnedEventId, OwnedServerName};
 
 use super::{
     error::Error,
-    event_fetcher::{EventFetcher, is_processed},
-    event_source::EventSource,
+    event_fetcher::{EventFetcher, is_processed, unless_unavailable},
+    event_source::{EventSource, FetchError},
     gap::StateBefore,
     receiver::PduReceiver,
     room::Room,
@@ -34,13 +34,8 @@ impl<S: EventSource> PduReceiver<S> {
     ) -> Result<bool, Error> {
         let room = self.store().read(|s| Room::load(s, room))?;
         for server in servers {
-            let fetcher = EventFetcher {
-                store: self.store(),
-                source: self.source(),
-                room: &room,
-                server,
-            };
-            match self.backfill_from(&fetcher, gap).await {
+            let mut fetcher = EventFetcher::new(self.store(), self.source(), &room, server);
+            match self.backfill_from(&mut fetcher, gap).await {
                 Ok(true) => return Ok(true),
                 Ok(false) => {}
                 Err(Error::Rooms(rooms::Error::Store(error))) => return Err(error.into()),
@@ -55,7 +50,7 @@ impl<S: EventSource> PduReceiver<S> {
 
     async fn backfill_from(
         &self,
-        fetcher: &EventFetcher<'_, S>,
+        fetcher: &mut EventFetcher<'_, S>,
         gap: Place,
     ) -> Result<bool, Error> {
         let missing = fetcher
@@ -78,14 +73,32 @@ impl<S: EventSource> PduReceiver<S> {
         if events.is_empty() {
             return Ok(false);
         }
-        fetcher.fetch_auth_chains(&events).await?;
+        unless_unavailable(fetcher.fetch_auth_chains(&events).await)?;
+        let events = with_auth_events(fetcher, events)?;
         let before = state_before(fetcher, &events).await?;
         self.fill_gap(fetcher.room, gap, events, before).await
     }
 }
 
-async fn state_before<S: EventSource>(
+/// Those of `events` whose auth events are stored or among them. They are in topological order.
+fn with_auth_events<S: EventSource>(
     fetcher: &EventFetcher<'_, S>,
+    events: Vec<Received>,
+) -> Result<Vec<Received>, Error> {
+    let mut ids = HashSet::new();
+    let mut complete = Vec::new();
+    for event in events {
+        let missing = fetcher.unstored_auth_events(&event)?;
+        if missing.iter().all(|id| ids.contains(id)) {
+            ids.insert(event.pdu.event_id().to_owned());
+            complete.push(event);
+        }
+    }
+    Ok(complete)
+}
+
+async fn state_before<S: EventSource>(
+    fetcher: &mut EventFetcher<'_, S>,
     events: &[Received],
 ) -> Result<StateBefore, Error> {
     let is_chain = events
@@ -96,6 +109,7 @@ async fn state_before<S: EventSource>(
     }
     let ids: HashSet<_> = events.iter().map(|event| event.pdu.event_id()).collect();
     let mut claimed = HashMap::new();
+    let mut state_fetches = 0;
     for event in events {
         let mut is_missing_prev = false;
         for id in event.pdu.prev_events() {
@@ -105,11 +119,16 @@ async fn state_before<S: EventSource>(
         if !is_missing_prev {
             continue;
         }
-        if claimed.len() == MAX_STATE_FETCHES {
+        if state_fetches == MAX_STATE_FETCHES {
             break;
         }
+        state_fetches += 1;
         let id = event.pdu.event_id();
-        claimed.insert(id.to_owned(), fetcher.fetch_state_before(id).await?);
+        match fetcher.fetch_state_before(id).await {
+            // It stays missing. The others may lead to the gap without it.
+            Err(Error::Fetch(FetchError::Unavailable)) => {}
+            state => drop(claimed.insert(id.to_owned(), state?)),
+        }
     }
     Ok(StateBefore::Claimed(claimed))
 }

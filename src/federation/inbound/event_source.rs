@@ -23,6 +23,7 @@ const MAX_BACKFILL_EVENTS: u32 = 100;
 /// Why another server did not give what was requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FetchError {
+    /// Or it is overloaded. Other requests would fail, too.
     #[error("the other server cannot be reached")]
     Unreachable,
     /// It responded with an error, or the response is invalid or lacks what was requested.
@@ -112,7 +113,7 @@ pub struct RemoteEventSource {
 fn fetch_error(server: &ServerName) -> impl Fn(Error) -> FetchError {
     move |error| {
         log::debug!("cannot fetch events from {server}: {error}");
-        if error.is_unreachable() {
+        if error.is_unreachable() || error.is_overloaded() {
             FetchError::Unreachable
         } else {
             FetchError::Unavailable

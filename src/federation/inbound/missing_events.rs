@@ -12,7 +12,7 @@ use ruma::{OwnedEventId, OwnedServerName};
 
 use super::{
     error::Error,
-    event_fetcher::{EventFetcher, is_processed},
+    event_fetcher::{EventFetcher, is_processed, unless_unavailable},
     event_source::{EventSource, FetchError},
     receiver::PduReceiver,
     room::Room,
@@ -37,28 +37,25 @@ const MAX_LATEST: usize = 20;
 const MAX_EARLIEST: usize = 100;
 
 impl<S: EventSource> PduReceiver<S> {
-    /// Fetches from `server` what is missing before `event`, then processes all of it.
+    /// Fetches from `server` what is missing before `event`, then processes all of it. A fetched event whose
+    /// auth chain or state cannot be had is left out: the events that follow on it must arrive.
     ///
     /// # Errors
-    /// [`Error::Fetch`] if `server` does not give it.
+    /// [`Error::Fetch`] or [`rooms::Error::Missing`] if `server` does not give what `event` needs.
     pub(in crate::federation) async fn fetch_and_process(
         &self,
         room: &Room,
         server: OwnedServerName,
         event: Received,
     ) -> Result<(), Error> {
-        let fetcher = EventFetcher {
-            store: self.store(),
-            source: self.source(),
-            room,
-            server,
-        };
+        let mut fetcher = EventFetcher::new(self.store(), self.source(), room, server);
+        let received = event.pdu.event_id().to_owned();
         let mut events = Vec::new();
         if is_missing_prev_events(&fetcher, &event)? {
             events = fetch_events_between(&fetcher, &event).await?;
         }
         events.push(event);
-        fetcher.fetch_auth_chains(&events).await?;
+        unless_unavailable(fetcher.fetch_auth_chains(&events).await)?;
         let mut events = VecDeque::from(sort_topologically(events, Pdu::prev_events));
         while !events.is_empty() {
             // After an error the first event is processed alone, for its own error.
@@ -68,7 +65,14 @@ impl<S: EventSource> PduReceiver<S> {
             if chain == 0
                 && let Some(event) = events.pop_front()
             {
-                self.process_fetched(&fetcher, event).await?;
+                let id = event.pdu.event_id().to_owned();
+                match self.process_fetched(&mut fetcher, event).await {
+                    Err(error) if id != received && may_leave_out(&mut fetcher, &error) => {
+                        log::debug!("event {id} before {received} is left out: {error}");
+                        fetcher.leave_out(id);
+                    }
+                    processed => processed?,
+                }
             }
         }
         Ok(())
@@ -78,12 +82,15 @@ impl<S: EventSource> PduReceiver<S> {
     /// gives, were fetched.
     async fn process_fetched(
         &self,
-        fetcher: &EventFetcher<'_, S>,
+        fetcher: &mut EventFetcher<'_, S>,
         event: Received,
     ) -> Result<(), Error> {
         let id = event.pdu.event_id();
         if fetcher.store.read(|s| is_processed(s, id))? {
             return Ok(());
+        }
+        if !fetcher.unstored_auth_events(&event)?.is_empty() {
+            return Err(rooms::Error::Missing.into());
         }
         let claimed_state = if is_missing_prev_events(fetcher, &event)? {
             fetcher.fetch_prev_events(&event).await?;
@@ -92,6 +99,15 @@ impl<S: EventSource> PduReceiver<S> {
             None
         };
         self.process(fetcher.room, event, claimed_state).await
+    }
+}
+
+/// Whether the events that follow on one may be processed without it. What failed requests cost is limited.
+fn may_leave_out<S>(fetcher: &mut EventFetcher<'_, S>, error: &Error) -> bool {
+    match error {
+        Error::Rooms(rooms::Error::Missing | rooms::Error::Invalid(_)) => true,
+        Error::Fetch(FetchError::Unavailable) => fetcher.budget.spend_requests(1).is_ok(),
+        _ => false,
     }
 }
 

@@ -20,11 +20,13 @@
 //! [`Incoming::parse`]: crate::protocol::receive::Incoming::parse
 //! [`decide`]: crate::rooms::event::receive::decide
 
+mod auth_chains;
 mod backfill;
 pub mod edu;
 mod error;
 mod event_fetcher;
 mod event_source;
+mod fetch_budget;
 mod gap;
 mod missing_events;
 mod out_of_band_membership;
@@ -32,6 +34,7 @@ mod process;
 mod queue;
 mod receiver;
 mod room;
+mod state_before;
 mod topological_order;
 mod transaction;
 

@@ -1,5 +1,6 @@
 //! Receiving from a server that has a complete random history.
 
+mod auth_chains;
 mod missing_events;
 mod queue;
 mod states;
@@ -49,6 +50,15 @@ const BOB: &str = "@bob:b.example";
 /// The limit of one response.
 const MAX_EVENTS: usize = 10;
 
+/// How many requests a peer got, and how many events of its responses were verified.
+#[derive(Default)]
+struct Counts {
+    event: AtomicUsize,
+    event_auth: AtomicUsize,
+    state: AtomicUsize,
+    verified: AtomicUsize,
+}
+
 /// A peer that has all of a history.
 #[derive(Clone)]
 struct Peer {
@@ -58,6 +68,8 @@ struct Peer {
     /// How requests fail if not.
     failure: FetchError,
     requests: Arc<AtomicUsize>,
+    /// How many requests of each kind it got.
+    counts: Arc<Counts>,
     keys: Arc<PublicKeyMap>,
     /// The index of an event that it returns with a content nested 120 levels deep.
     deep: Option<usize>,
@@ -69,6 +81,11 @@ struct Peer {
     withholds_missing_events: bool,
     /// How many events of an auth chain it returns, the newest.
     max_auth_chain: usize,
+    /// Whether it gives auth chains of events, and those of states.
+    gives_auth_chains: bool,
+    gives_auth_chains_of_states: bool,
+    /// The index of an event that it does not give.
+    withheld: Option<usize>,
     /// A server of which no request for missing events gets a response.
     silent: Option<&'static ServerName>,
 }
@@ -90,7 +107,11 @@ impl Peer {
             refused: None,
             unrelated: None,
             withholds_missing_events: false,
+            counts: Arc::default(),
             max_auth_chain: usize::MAX,
+            gives_auth_chains: true,
+            gives_auth_chains_of_states: true,
+            withheld: None,
             silent: None,
         }
     }
@@ -131,6 +152,10 @@ impl Peer {
                 }
             }
         }
+        if !self.gives_auth_chains_of_states {
+            chain.clear();
+        }
+        chain.retain(|index, _| self.withheld != Some(*index));
         let create = Some(0).filter(|_| !chain.contains_key(&0));
         Ok(ClaimedState {
             state: state.values().copied().collect(),
@@ -174,6 +199,7 @@ impl EventSource for Peer {
             }
         }
         found.extend(self.unrelated);
+        found.retain(|index| self.withheld != Some(*index));
         Ok(found.into_iter().map(|index| self.raw(index)).collect())
     }
 
@@ -204,6 +230,7 @@ impl EventSource for Peer {
         _: &RoomId,
         event: &EventId,
     ) -> Result<ClaimedState<RawPdu>, FetchError> {
+        self.counts.state.fetch_add(1, Ordering::Relaxed);
         let claimed = self.state_before(event)?;
         Ok(ClaimedState {
             state: claimed
@@ -221,7 +248,12 @@ impl EventSource for Peer {
     }
 
     async fn event(&self, _: &ServerName, event: &EventId) -> Result<RawPdu, FetchError> {
-        Ok(self.raw(self.find(event)?))
+        self.counts.event.fetch_add(1, Ordering::Relaxed);
+        let index = self.find(event)?;
+        if self.withheld == Some(index) {
+            return Err(FetchError::Unavailable);
+        }
+        Ok(self.raw(index))
     }
 
     async fn event_auth(
@@ -230,9 +262,14 @@ impl EventSource for Peer {
         _: &RoomId,
         event: &EventId,
     ) -> Result<Vec<RawPdu>, FetchError> {
+        self.counts.event_auth.fetch_add(1, Ordering::Relaxed);
         let event = &self.history.events[self.find(event)?];
+        if !self.gives_auth_chains {
+            return Err(FetchError::Unavailable);
+        }
         let chain = self.history.auth_chain(event.auth.iter().copied());
-        let chain = BTreeSet::from_iter(chain);
+        let mut chain = BTreeSet::from_iter(chain);
+        chain.retain(|index| self.withheld != Some(*index));
         let newest = chain.into_iter().rev().take(self.max_auth_chain);
         Ok(newest.map(|index| self.raw(index)).collect())
     }
@@ -258,6 +295,8 @@ impl EventSource for Peer {
     }
 
     async fn verify(&self, events: Vec<Incoming>) -> Vec<Result<Received, ReceiveError>> {
+        let verified = &self.counts.verified;
+        verified.fetch_add(events.len(), Ordering::Relaxed);
         let checked = events.into_iter().map(|event| event.verify(&self.keys));
         checked.collect()
     }

@@ -1,0 +1,65 @@
+//! What another server may cost that lets auth chains be fetched.
+
+use super::event_source::{FetchError, RawPdu};
+
+/// How many requests the auth chains of one attempt may take, how many bytes the responses may have, and
+/// how many of the events in long ones are verified.
+const MAX_REQUESTS: usize = 150;
+const MAX_BYTES: usize = 16 * 1024 * 1024;
+const MAX_EVENTS: usize = 10_000;
+
+/// What one attempt may cost that lets auth chains be fetched.
+#[derive(Debug)]
+pub struct FetchBudget {
+    requests: usize,
+    bytes: usize,
+    pub events: usize,
+}
+
+impl Default for FetchBudget {
+    fn default() -> Self {
+        Self {
+            requests: MAX_REQUESTS,
+            bytes: MAX_BYTES,
+            events: MAX_EVENTS,
+        }
+    }
+}
+
+impl FetchBudget {
+    /// # Errors
+    /// [`FetchError::Unavailable`] if so many more requests are not allowed.
+    pub fn spend_requests(&mut self, count: usize) -> Result<(), FetchError> {
+        let left = self.requests.checked_sub(count);
+        let left = left.filter(|_| self.bytes > 0);
+        self.requests = left.ok_or(FetchError::Unavailable)?;
+        Ok(())
+    }
+
+    /// The last response may exceed the budget. Its size is limited by the source.
+    pub fn spend_bytes(&mut self, pdus: &[RawPdu]) {
+        let bytes = pdus.iter().map(|pdu| pdu.get().len()).sum();
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::value::RawValue;
+
+    use super::{FetchBudget, MAX_BYTES, MAX_REQUESTS};
+
+    #[test]
+    fn a_server_that_gives_no_end_of_an_auth_chain_is_given_up() {
+        let mut budget = FetchBudget::default();
+        let spent = (0..).take_while(|_| budget.spend_requests(1).is_ok());
+        assert_eq!(spent.count(), MAX_REQUESTS);
+        let mut budget = FetchBudget::default();
+        let text = format!("\"{}\"", "x".repeat(MAX_BYTES / 2 - 2));
+        let pdu = RawValue::from_string(text).unwrap();
+        budget.spend_bytes(std::slice::from_ref(&pdu));
+        assert!(budget.spend_requests(1).is_ok());
+        budget.spend_bytes(&[pdu]);
+        assert!(budget.spend_requests(1).is_err());
+    }
+}
