@@ -31,7 +31,7 @@ use crate::{
     media::{self, Media},
     pool::Pool,
     rates::Rates,
-    rooms::{self, Local, background::jobs::BackgroundJobs, typing::Typing},
+    rooms::{self, Local, background::jobs::BackgroundJobs, search::Indexer, typing::Typing},
     stop::{self, Stop},
     store::{self, Store},
     sync::{Notifier, sliding::RoomLists},
@@ -94,6 +94,7 @@ pub struct Server {
     serving: Task<()>,
     publishing: Task<()>,
     background_jobs: Task<()>,
+    indexing: Task<()>,
 }
 
 impl Server {
@@ -118,18 +119,23 @@ impl Server {
 
         let store = open_store(&config, pool.clone()).await?;
         let background_jobs = Arc::new(BackgroundJobs::default());
+        let indexer = config.search.then(|| Arc::new(Indexer::default()));
         let notifier = Arc::new(Notifier::new(store.clone(), rand::random())?);
         // These are created after publishing has started. Each reads from the store what happened before.
         let federation_cell: Arc<OnceLock<Arc<Federation>>> = Arc::default();
         let media_cell: Arc<OnceLock<Media>> = Arc::default();
         let publishing = executor.spawn(store.clone().publish({
             let (background_jobs, notifier) = (background_jobs.clone(), notifier.clone());
+            let indexer = indexer.clone();
             let (federation_cell, media_cell) = (federation_cell.clone(), media_cell.clone());
             move |effects| {
                 notifier.apply(effects);
                 effects
                     .iter()
                     .for_each(|effect| background_jobs.apply(effect));
+                if let Some(indexer) = &indexer {
+                    effects.iter().for_each(|effect| indexer.apply(effect));
+                }
                 if let Some(media) = media_cell.get() {
                     effects.iter().for_each(|effect| media.apply(effect));
                 }
@@ -144,6 +150,15 @@ impl Server {
             async move { background_jobs.run(&store, &local, &clock).await }
         });
 
+        let indexing = executor.spawn({
+            let store = store.clone();
+            async move {
+                match indexer {
+                    Some(indexer) => indexer.run(&store).await,
+                    None => Indexer::delete(&store).await,
+                }
+            }
+        });
         let media = Media::start(&config, &store, &clock, &pool, executor).await?;
         // It is set once.
         let _ = media_cell.set(media.clone());
@@ -197,6 +212,7 @@ impl Server {
             serving,
             publishing,
             background_jobs: running_jobs,
+            indexing,
         })
     }
 
@@ -228,7 +244,7 @@ impl Server {
         self.stop.now();
         self.serving.await;
         self.gate.shut();
-        drop(self.background_jobs);
+        drop((self.background_jobs, self.indexing));
         let typing = self.typing;
         let stored = self.store.write(move |tx| typing.store_rooms(tx)).await;
         if let Err(error) = stored {

@@ -35,9 +35,11 @@ pub(super) fn value(key: &str) -> Option<&'static str> {
         "max_upload" | "user_quota" | "disk" => "an amount, such as \"100M\" or \"10G\"",
         "public_url" => "the address of the server for clients, such as \"https://example.org\"",
         "unauthenticated_media" => "\"none\", \"all\" or a date such as \"2026-12-01\"",
-        "allow_private_addresses" | "url_previews" | "share_device_names" | "rate_limits" => {
-            "true or false"
-        }
+        "allow_private_addresses"
+        | "url_previews"
+        | "search"
+        | "share_device_names"
+        | "rate_limits" => "true or false",
         "log" => "\"off\", \"error\", \"warn\", \"info\", \"debug\" or \"trace\"",
         _ => return None,
     })

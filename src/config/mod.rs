@@ -62,6 +62,8 @@ pub struct Config {
     pub unauthenticated_media: UnauthenticatedMedia,
     /// Whether hearth fetches web pages for URL previews.
     pub url_previews: bool,
+    /// Whether messages are indexed for `/search`.
+    pub search: bool,
     /// Whether servers that share a room with a user see the names of the user's devices.
     pub share_device_names: bool,
     pub rate_limits: bool,
@@ -173,6 +175,7 @@ impl TryFrom<Settings> for Config {
             disk: settings.disk,
             unauthenticated_media: settings.unauthenticated_media,
             url_previews: settings.url_previews,
+            search: settings.search,
             share_device_names: settings.share_device_names,
             rate_limits: settings.rate_limits,
             log: settings.log,

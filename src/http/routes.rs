@@ -46,7 +46,6 @@ fn discovery(routes: &mut Routes) {
     routes.add(client::empty::get_notifications);
     routes.add(client::empty::get_protocols);
     routes.add(client::empty::get_turn_server_info);
-    routes.add(client::empty::search_events);
     routes.add(get_supported_versions);
     routes.add(get_capabilities);
     routes.add(discover_homeserver);
@@ -269,7 +268,7 @@ fn ephemeral(routes: &mut Routes) {
 }
 
 fn events(routes: &mut Routes) {
-    use client::{message, relations, state, timestamp};
+    use client::{message, relations, search, state, timestamp};
 
     routes.add(message::send_message_event).rate(Kind::Send);
     routes.add(message::redact_event).rate(Kind::Send);
@@ -280,6 +279,7 @@ fn events(routes: &mut Routes) {
     routes.add(relations::get_relating_events_with_rel_type);
     routes.add(relations::get_relating_events_with_rel_type_and_event_type);
     routes.add(relations::get_threads);
+    routes.add(search::search_events);
     routes.add(timestamp::get_event_by_timestamp);
     routes
         .add(state::send_state_event)

@@ -20,6 +20,7 @@ pub mod event;
 pub mod membership;
 pub mod relations;
 pub mod room;
+pub mod search;
 pub mod servers;
 pub mod state;
 pub mod stored_event;

@@ -271,6 +271,11 @@ tables! {
     thread_senders: (RoomNum, &'static str, UserNum) => u32, version 1;
     /// (room, place of the newest event of a thread) → the id of its root.
     thread_list: (RoomNum, Place) => &'static str, version 1;
+    /// (room, block of 1,024 places, word) → at which of these places the word stands, and how often: two
+    /// bytes each, big-endian.
+    search_postings: (RoomNum, u64, &'static str) => &'static [u8], version 1;
+    /// Room → the place up to which its events are in `search_postings`.
+    search_cursors: RoomNum => Place, version 1;
     /// (room, type, state key) → its number in that room.
     state_keys: (RoomNum, &'static str, &'static str) => StateKeyNum, version 1;
     /// (room, number) → type and state key.

@@ -70,6 +70,10 @@ impl Users {
         Client::connect(port, Some(&format!("Bearer {}", self.tokens[user])))
     }
 
+    pub fn room(&self, index: usize) -> &str {
+        &self.rooms[index]
+    }
+
     /// Sends a message of about `size` bytes. The transaction id is made of `name` and `number`.
     pub fn send_message(
         &self,

@@ -11,6 +11,7 @@ mod memory;
 mod mock_homeserver;
 mod peak_memory;
 mod process;
+mod search;
 mod sliding_sync;
 
 use std::{
@@ -50,7 +51,7 @@ type Rows = io::Result<Vec<Row>>;
 type Benchmark = (&'static str, fn() -> Rows);
 
 fn main() -> io::Result<()> {
-    let benchmarks: [Benchmark; 12] = [
+    let benchmarks: [Benchmark; 13] = [
         ("size", size),
         ("idle", idle),
         ("startup", startup),
@@ -63,6 +64,7 @@ fn main() -> io::Result<()> {
         ("attacks", run_attacks),
         ("memory", peaks_of_memory),
         ("sliding-sync", sliding_sync::run),
+        ("search", search::run),
     ];
     let selected: Vec<_> = std::env::args()
         .skip(1)

@@ -143,9 +143,6 @@ fn what_is_asked_of_every_server_has_an_answer() {
         let answer = alice.get(&format!("/_matrix/client/v3/{path}"));
         assert_eq!(answer, (200, expected), "{path}");
     }
-    let search = json!({ "search_categories": { "room_events": { "search_term": "x" } } });
-    let search = alice.post("/_matrix/client/v3/search", search);
-    expect_error(&search, 400, "M_UNKNOWN");
     let room = create_room_with(&[&alice]);
     send_text(&alice, &room, "hello");
     let initial = expect_ok(alice.get(&room_path(&room, "initialSync")));

@@ -30,6 +30,7 @@ mod relations;
 mod room_creation;
 mod room_directory;
 mod room_membership;
+mod search;
 mod sliding_sync;
 mod sliding_sync_extensions;
 mod sliding_sync_rooms;

@@ -3,14 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use ruma::api::{
-    client::{
-        push::{get_notifications, get_pushers},
-        search::search_events,
-        thirdparty::get_protocols,
-        voip::get_turn_server_info,
-    },
-    error::ErrorKind,
+use ruma::api::client::{
+    push::{get_notifications, get_pushers},
+    thirdparty::get_protocols,
+    voip::get_turn_server_info,
 };
 use serde_json::json;
 
@@ -50,16 +46,4 @@ pub async fn get_turn_server_info(
     _request: get_turn_server_info::v3::Request,
 ) -> Result<Streamed, Error> {
     Streamed::json(&json!({}))
-}
-
-/// `POST /_matrix/client/v3/search`
-pub async fn search_events(
-    _api: Api,
-    _session: Session,
-    _request: search_events::v3::Request,
-) -> Result<search_events::v3::Response, Error> {
-    Err(Error::new(
-        ErrorKind::Unknown,
-        "this server cannot search messages; apps can search what they have on the device",
-    ))
 }

@@ -27,6 +27,8 @@ pub mod register;
 pub mod relations;
 pub mod room;
 mod room_reader;
+pub mod search;
+mod search_token;
 pub mod session;
 pub mod sliding_sync;
 pub mod space;

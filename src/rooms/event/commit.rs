@@ -25,7 +25,7 @@ use crate::{
     rooms::{
         Error, Local, event,
         relations::index,
-        room,
+        room, search,
         state::{self, overlay::StateOverlay},
         timeline::gaps,
     },
@@ -171,7 +171,12 @@ pub(in crate::rooms) fn commit(
     }
     match placement {
         Placement::Outlier => {}
-        Placement::BeforeGap(before) => before.place(tx, &stored)?,
+        Placement::BeforeGap(before) => {
+            before.place(tx, &stored)?;
+            if let Some(place) = place {
+                search::index::add_backfilled(tx, room, place, num)?;
+            }
+        }
         Placement::LiveEnd(end) => end.place(tx, &stored)?,
     }
     Ok(Committed { num, position })

@@ -19,6 +19,7 @@ mod redactions;
 mod relations;
 mod replica;
 mod restricted;
+mod search;
 mod server_acls;
 mod state;
 mod timestamp_to_event;
