@@ -42,6 +42,13 @@ impl Error {
         }
     }
 
+    /// Whether the other server does not know the endpoint.
+    pub fn is_unrecognized(&self) -> bool {
+        const STATUSES: [StatusCode; 2] = [StatusCode::NOT_FOUND, StatusCode::METHOD_NOT_ALLOWED];
+        matches!(self, Self::Status(status, _) if STATUSES.contains(status))
+            && matches!(self.kind(), Some(ErrorKind::Unrecognized))
+    }
+
     /// Whether the other server was not reached in time, so that another request would fail too.
     pub fn is_unreachable(&self) -> bool {
         matches!(

@@ -31,7 +31,7 @@ pub use self::{
     media::{Error as MediaError, RemoteMedia, previews::Previews},
     membership::{
         AcceptedMemberEvent, Error as MembershipError, MembershipClient, MembershipHandler,
-        ReceivedInvite,
+        ReceivedInvite, invite_v1,
     },
     outbound::EphemeralEdu,
     queries::{profiles::Profiles, spaces::Spaces},

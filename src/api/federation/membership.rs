@@ -18,13 +18,14 @@ use serde_json::{json, value::RawValue};
 use super::event::raw;
 use crate::{
     api::{Api, Error, EventStream, Origin, Streamed},
-    federation::{AcceptedMemberEvent, MembershipError, ReceivedInvite},
+    federation::{AcceptedMemberEvent, MembershipError, ReceivedInvite, invite_v1},
     rates::Kind,
     rooms::{
         self,
         event::{self, graph::StateWithAuthChain},
         membership::{resident, stripped_state},
         room, servers,
+        state::current,
     },
     store::{EventNum, Reader, RoomNum},
 };
@@ -240,6 +241,40 @@ pub async fn create_invite(
     origin: Origin,
     request: create_invite::v2::Request,
 ) -> Result<create_invite::v2::Response, Error> {
+    let event = receive_invite(&api, &origin, &request).await?;
+    Ok(create_invite::v2::Response::new(event))
+}
+
+/// `PUT /_matrix/federation/v1/invite/{roomId}/{eventId}`: the room has version 1 or 2, which differ only in
+/// state resolution.
+pub async fn create_invite_v1(
+    api: Api,
+    origin: Origin,
+    request: invite_v1::Request,
+) -> Result<invite_v1::Response, Error> {
+    let split = invite_v1::split_stripped_state(&request.event);
+    let (event, stripped_state) = split.map_err(|error| Error::bad_json(error.to_string()))?;
+    let known = api
+        .store
+        .read(|s| current::room_version(s, &request.room_id))?;
+    let version = known.filter(|known| *known == RoomVersionId::V2);
+    let request = create_invite::v2::Request::new(
+        request.room_id,
+        request.event_id,
+        version.unwrap_or(RoomVersionId::V1),
+        event,
+        stripped_state,
+    );
+    let event = receive_invite(&api, &origin, &request).await?;
+    Ok(invite_v1::Response::new(event))
+}
+
+/// Returns the event with the signature of this server.
+async fn receive_invite(
+    api: &Api,
+    origin: &Origin,
+    request: &create_invite::v2::Request,
+) -> Result<Box<RawValue>, Error> {
     #[derive(Deserialize)]
     struct Sent {
         sender: OwnedUserId,
@@ -257,26 +292,11 @@ pub async fn create_invite(
         event: &request.event,
         stripped_state: &request.invite_room_state,
     };
-    match api
-        .federation
-        .membership_handler()
-        .receive_invite(&origin.server, invite)
-        .await
-    {
-        Ok(event) => Ok(create_invite::v2::Response::new(event)),
+    let handler = api.federation.membership_handler();
+    match handler.receive_invite(&origin.server, invite).await {
         Err(MembershipError::Rooms(rooms::Error::UnsupportedVersion(_))) => {
-            Err(incompatible(request.room_version))
+            Err(incompatible(request.room_version.clone()))
         }
-        Err(error) => Err(error.into()),
+        event => Ok(event?),
     }
-}
-
-/// `PUT /_matrix/federation/v1/invite/{roomId}/{eventId}`: for room versions 1 and 2, which are not
-/// supported.
-pub async fn create_invite_v1(
-    _api: Api,
-    _origin: Origin,
-    _request: create_invite::v1::Request,
-) -> Result<create_invite::v1::Response, Error> {
-    Err(incompatible(RoomVersionId::V1))
 }

@@ -35,6 +35,8 @@ const MAX_SINGLE_FETCHES: usize = 50;
 pub(super) const VERIFIED_PER_BATCH: usize = 100;
 /// The size beyond which an event is refused before it is parsed, with its `unsigned`.
 pub(super) const MAX_RAW_PDU_BYTES: usize = 256 * 1024;
+/// How many ids are looked up before other tasks get their turn.
+const IDS_PER_SLICE: usize = 200;
 /// How many outliers one write job stores.
 const OUTLIERS_PER_JOB: usize = 32;
 
@@ -93,15 +95,28 @@ impl<'a, S: EventSource> EventFetcher<'a, S> {
         ids: impl IntoIterator<Item = OwnedEventId>,
     ) -> Result<Vec<OwnedEventId>, Error> {
         self.store.read(|s| {
-            let stored = s.event_nums()?;
             let mut missing = Vec::new();
             for id in ids {
-                if !stored.has(id.as_str())? {
+                if !outlier::is_stored(s, self.room.num, &id)? {
                     missing.push(id);
                 }
             }
             Ok(missing)
         })
+    }
+
+    /// As [`not_stored`](Self::not_stored), for as many ids as a room has.
+    pub(super) async fn not_stored_of_many(
+        &self,
+        ids: impl IntoIterator<Item = OwnedEventId>,
+    ) -> Result<Vec<OwnedEventId>, Error> {
+        let mut slices = Slices::of(IDS_PER_SLICE);
+        let mut missing = Vec::new();
+        for id in ids {
+            slices.step().await;
+            missing.extend(self.not_stored([id])?);
+        }
+        Ok(missing)
     }
 
     /// Fetches each event by `GET /event`. Nothing is verified.
@@ -141,7 +156,7 @@ impl<'a, S: EventSource> EventFetcher<'a, S> {
         let claimed = self.source.state_ids(server, room, event).await?;
         let ids = claimed.auth_chain.iter().chain(&claimed.state);
         let ids: HashSet<&OwnedEventId> = ids.collect();
-        let missing = self.not_stored(ids.into_iter().cloned())?;
+        let missing = self.not_stored_of_many(ids.into_iter().cloned()).await?;
         Ok((claimed.state, missing))
     }
 

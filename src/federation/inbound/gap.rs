@@ -28,7 +28,8 @@ pub(super) enum StateBefore {
 
 impl<S: EventSource> PduReceiver<S> {
     /// Performs steps 4 to 6 for `events`, which are in topological order and lead to the gap before
-    /// the event at `gap`. Whether the gap is another one then.
+    /// the event at `gap`. An event that is invalid in this room is left out, with those that it authorizes.
+    /// Whether the gap is another one then.
     pub(super) async fn fill_gap(
         &self,
         room: &Room,
@@ -39,10 +40,17 @@ impl<S: EventSource> PduReceiver<S> {
         let (num, rules) = (room.num, room.rules);
         let _room_lock = self.lock_room(num).await;
         let job = move |tx: &Tx| {
-            let events = events.iter();
-            events
-                .map(|event| outlier::store(tx, num, rules, event))
-                .collect::<Result<Vec<_>, _>>()
+            let mut nums = Vec::new();
+            for event in &events {
+                match outlier::store(tx, num, rules, event) {
+                    Err(error @ (rooms::Error::Invalid(_) | rooms::Error::Missing)) => {
+                        let id = event.pdu.event_id();
+                        log::debug!("event {id} before a gap is left out: {error}");
+                    }
+                    stored => nums.push(stored?),
+                }
+            }
+            Ok::<_, rooms::Error>(nums)
         };
         let nums: Vec<EventNum> = self.store().write(job).await?;
         for _ in 0..MAX_DECISIONS {

@@ -33,7 +33,8 @@ impl<S: EventSource> EventFetcher<'_, S> {
         let (mut state, missing) = self.claimed_state(event).await?;
         let pdus = self.fetch_claimed(event, &missing).await?;
         self.store_with_auth_chains(pdus, missing).await?;
-        let left_out: HashSet<_> = self.not_stored(state.clone())?.into_iter().collect();
+        let left_out = self.not_stored_of_many(state.clone()).await?;
+        let left_out: HashSet<_> = left_out.into_iter().collect();
         state.retain(|id| !left_out.contains(id));
         Ok(state)
     }

@@ -178,7 +178,7 @@ impl RemoteMedia {
                     Some(url) => self.download_redirected(url, file).await,
                 }
             }
-            Err(error) if is_unrecognized(&error) => {
+            Err(error) if error.is_unrecognized() => {
                 self.download_unauthenticated(server, id, file).await
             }
             Err(error) => Err(download_error(error)),
@@ -213,12 +213,6 @@ impl RemoteMedia {
         let response = self.0.client.stream_raw_request(server, request).await;
         read_plain(response.map_err(download_error)?, file).await
     }
-}
-
-/// Whether the server does not know the endpoint.
-fn is_unrecognized(error: &PeerError) -> bool {
-    matches!(error, PeerError::Status(StatusCode::NOT_FOUND, _))
-        && matches!(error.kind(), Some(ErrorKind::Unrecognized))
 }
 
 fn download_error(error: PeerError) -> Error {

@@ -1,17 +1,20 @@
 //! Inviting users of other servers (server-server API, "Inviting to a room"):
 //!
 //! 1. The invite event is built and authorized, but not stored.
-//! 2. `PUT /invite` sends it to the server of the user, which signs it.
+//! 2. `PUT /invite` sends it to the server of the user, which signs it. In room versions 1 and 2, a server may
+//!    know only version 1 of that endpoint.
 //! 3. The event with both signatures is processed and relayed to the other servers in the room.
 
 use ruma::{
-    EventId, RoomId,
+    EventId, RoomId, ServerName,
     api::federation::membership::{RawStrippedState, create_invite},
+    room_version_rules::{EventIdFormatVersion, RoomVersionRules},
 };
 
 use super::{
     client::{MembershipClient, raw_json},
     error::Error,
+    invite_v1,
 };
 use crate::{
     federation::inbound::{RawPdu, Room, verify},
@@ -60,9 +63,34 @@ impl MembershipClient {
             raw_json(&built.json)?,
             stripped_state.collect::<Result<_, Error>>()?,
         );
-        let response = self.0.client.send(target.server_name(), request).await?;
+        let signed = self.send_invite(target.server_name(), request, room.rules);
         // Step 3.
-        self.process_invite(&room, &id, response.event).await
+        self.process_invite(&room, &id, signed.await?).await
+    }
+
+    /// Step 2. Returns the event as the other server signed it.
+    async fn send_invite(
+        &self,
+        server: &ServerName,
+        request: create_invite::v2::Request,
+        rules: &RoomVersionRules,
+    ) -> Result<RawPdu, Error> {
+        let client = &self.0.client;
+        match client.send(server, request.clone()).await {
+            Err(error)
+                if error.is_unrecognized() && rules.event_id_format == EventIdFormatVersion::V1 =>
+            {
+                let state = &request.invite_room_state;
+                let event = invite_v1::with_stripped_state(&request.event, state);
+                let request = invite_v1::Request {
+                    room_id: request.room_id,
+                    event_id: request.event_id,
+                    event: event.map_err(Error::invalid_response)?,
+                };
+                Ok(client.send(server, request).await?.into_event())
+            }
+            response => Ok(response?.event),
+        }
     }
 
     async fn process_invite(&self, room: &Room, id: &EventId, pdu: RawPdu) -> Result<(), Error> {

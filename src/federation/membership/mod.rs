@@ -6,6 +6,7 @@ mod error;
 mod event_file;
 mod handler;
 mod invite;
+pub mod invite_v1;
 mod member_event;
 mod received_invite;
 mod received_member_event;

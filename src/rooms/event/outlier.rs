@@ -1,7 +1,7 @@
 //! Events that are known only because others name them: in their auth events, or in a claimed
 //! state. They stand in no timeline and change nothing by themselves.
 
-use ruma::room_version_rules::RoomVersionRules;
+use ruma::{EventId, room_version_rules::RoomVersionRules};
 
 use super::{
     authorize::{ParsedEvents, allowed},
@@ -11,8 +11,17 @@ use super::{
 use crate::{
     protocol::receive::Received,
     rooms::{Error, event, room, state::overlay::StateOverlay},
-    store::{EventNum, RoomNum, Tx, records::Status},
+    store::{EventNum, Reader, RoomNum, Tx, records::Status},
 };
+
+/// Whether other events of `room` may refer to the event: it is stored there, not only out of band.
+pub fn is_stored(r: &impl Reader, room: RoomNum, id: &EventId) -> Result<bool, Error> {
+    let Some(num) = event::num_of(r, id)? else {
+        return Ok(false);
+    };
+    let header = event::header(r, num)?;
+    Ok(header.room == room && header.status != Status::OutOfBand)
+}
 
 /// Stores an event whose signatures and hash were checked, unless it is here; its number.
 ///

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use ruma::{RoomVersionId, server_name};
+use ruma::{RoomVersionId, room_id, server_name};
 use serde_json::json;
 use smol::future::{self, FutureExt};
 
@@ -13,6 +13,8 @@ use crate::{
         history::{Action, History, Index},
         receive::Received,
     },
+    rooms::{event::outlier, room},
+    store::Tx,
 };
 
 const MALLORY: &str = "@mallory:c.example";
@@ -231,6 +233,28 @@ fn backfill_goes_on_without_an_event_whose_auth_chain_cannot_be_had() {
     let (mut peer, known, bad) = with_withheld_auth_event(&RoomVersionId::V11, message);
     peer.withholds_missing_events = true;
     with_server(&peer, known, async |server| {
+        receive_last(server).await;
+        let gap = server.gap().expect("a gap");
+        let servers = vec![server_name!("b.example").to_owned()];
+        let fetched = server.receiver.backfill(server.room, gap, servers).await;
+        assert!(fetched.expect("no trouble"));
+        assert!(server.has(bad + 1) && server.has(bad + 2));
+        assert!(!server.knows(bad));
+    });
+}
+
+#[test]
+fn backfill_goes_on_without_an_event_whose_auth_event_belongs_to_another_room() {
+    let message = Action::message(MALLORY, "m.room.message", json!({}));
+    let (mut peer, known, bad) = with_withheld_auth_event(&RoomVersionId::V11, message);
+    peer.withholds_missing_events = true;
+    with_server(&peer, known, async |server| {
+        let foreign = received(&peer, known);
+        let job = move |tx: &Tx| {
+            let room = room::create(tx, room_id!("!other:b.example"), &RoomVersionId::V11)?;
+            outlier::store_out_of_band(tx, room, &foreign)
+        };
+        server.store.write(job).await.expect("it is stored");
         receive_last(server).await;
         let gap = server.gap().expect("a gap");
         let servers = vec![server_name!("b.example").to_owned()];
