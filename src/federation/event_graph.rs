@@ -199,12 +199,9 @@ impl EventGraph {
         }
     }
 
-    /// The indices of the events that refer to others that are not there.
-    pub fn incomplete(&self) -> impl Iterator<Item = usize> {
-        (0..self.len()).filter(|index| {
-            let mut references = self.references_of(*index);
-            references.any(|reference| reference == NONE)
-        })
+    /// Whether the event refers to others that are not there.
+    pub fn is_incomplete(&self, index: usize) -> bool {
+        self.references_of(index).any(|reference| reference == NONE)
     }
 
     /// The indices of the events to which an event refers; [`NONE`] if it is not there.
@@ -310,7 +307,7 @@ mod tests {
             .collect();
         assert_eq!(order[..2], [0, 1]);
         assert_eq!(order[4], 4);
-        assert_eq!(graph.incomplete().collect::<Vec<_>>(), [2]);
+        assert!((0..5).all(|index| graph.is_incomplete(index) == (index == 2)));
         assert!(graph.contains(&id(4)) && !graph.contains(&id(9)));
     }
 

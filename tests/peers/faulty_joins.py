@@ -27,6 +27,7 @@ async def faulty_joins(attack):
         *(faulty_make_join(attack, what, change) for what, change in MAKE_JOIN_EVENTS.items()),
         *(faulty_send_join(attack, what, change) for what, change in SEND_JOIN_STATES.items()),
         *(failed_send_join(attack, what, respond) for what, respond in FAILURES.items()),
+        *(omitted_auth_chain(attack, *of) for of in ((5, 20), (300, 40))),
         wrong_version(attack),
         invite_with_wrong_version(attack),
         faulty_rejoin(attack),
@@ -105,6 +106,33 @@ async def faulty_send_join(attack, what, change):
         attack.check_no_lie_synced(since)
         assert host.room(room.id).membership_of(attack.witness.id) is None
         await attack.exchange_messages()
+
+
+async def omitted_auth_chain(attack, changes, max_requests):
+    """`send_join` returns no auth chain."""
+    host, liar = attack.host, attack.liar
+    if "joins with an omitted auth chain" in host.server.unsupported:
+        return
+    with attack.check(f"a room is joined whose auth chain of {changes} events is not in the response, but is given"):
+        room = await create_room(attack)
+        for number in range(changes):
+            room.build_and_add(MEMBER, {"membership": "join", "displayname": str(number)}, liar.user)
+        requested = len(liar.request_log)
+
+        async def send_join(override, request):
+            return web.json_response(room.send_join_response(await request.json()) | {"auth_chain": []})
+
+        async def event_auth(override, request):
+            _, _, event = liar.name_and_arguments(request)
+            return web.json_response({"auth_chain": room.auth_chain([event])})
+
+        with Override(liar, ["send_join"], send_join), Override(liar, ["event_auth"], event_auth):
+            assert await join(attack, room)
+        member = host.room(room.id).state[MEMBER, liar.user]
+        assert member["content"]["displayname"] == str(changes - 1), member
+        log = liar.request_log[requested:]
+        requests = log.count("event") + log.count("event_auth")
+        assert requests <= max_requests, log
 
 
 async def failed_send_join(attack, what, respond):

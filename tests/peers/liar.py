@@ -305,6 +305,16 @@ class LiarRoom:
                     ends.append(id)
         return list(found.values())[::-1]
 
+    def auth_chain(self, events):
+        """The events to which these refer, directly or not."""
+        found, open_ids = {}, list(events)
+        while open_ids:
+            for id in self.events[open_ids.pop()]["auth_events"]:
+                if id not in found:
+                    found[id] = self.events[id]
+                    open_ids.append(id)
+        return list(found.values())
+
     def send_join_response(self, member):
         state = [self.events[id] for id in self.state.values()]
         self.add(member)

@@ -46,6 +46,8 @@ class Synapse(Server):
             # Its memory grows by twice the size of the response.
             "size limit of responses",
             "refusal of deep EDUs",
+            # It leaves out what refers to missing events.
+            "joins with an omitted auth chain",
             # Keys that a claimed state omits can vanish from the room.
             "distrust of claimed states",
         }

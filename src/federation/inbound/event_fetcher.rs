@@ -26,7 +26,7 @@ use crate::{
         self,
         event::{self, outlier},
     },
-    store::{Reader, Rows, Store, Tx},
+    store::{Reader, Store, Tx},
 };
 
 /// How many events of a claimed state are fetched by `GET /event`.

@@ -8,6 +8,7 @@ mod handler;
 mod invite;
 pub mod invite_v1;
 mod member_event;
+mod missing_auth_events;
 mod received_invite;
 mod received_member_event;
 mod remote_join;

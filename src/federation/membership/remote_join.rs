@@ -12,7 +12,7 @@
 //! If this server is in the room already and another server only authorizes the join, steps 3 to 5 do
 //! not happen: the join event is processed as any received PDU.
 
-use std::{collections::HashSet, io, iter, mem, time::Duration};
+use std::{io, iter, mem, time::Duration};
 
 use ruma::{
     EventId, OwnedEventId, OwnedServerName, RoomId, RoomVersionId, ServerName,
@@ -38,7 +38,7 @@ use super::{
 use crate::{
     federation::{
         Error as PeerError, Limits,
-        inbound::{EventSource, RawPdu, Room, verify},
+        inbound::{RawPdu, Room, verify},
         transport::client::Signed,
     },
     protocol::{
@@ -58,7 +58,7 @@ use crate::{
 };
 
 /// The limits of a response with the state of a room.
-const STATE_LIMITS: Limits = Limits {
+pub(super) const STATE_LIMITS: Limits = Limits {
     timeout: Duration::from_mins(5),
     max_bytes: 256 * 1024 * 1024,
 };
@@ -67,16 +67,14 @@ const VERIFIED_PER_BATCH: usize = 64;
 const VERIFIED_BYTES: usize = 512 * 1024;
 /// How many outliers one write job stores.
 const OUTLIERS_PER_JOB: usize = 32;
-/// How many auth events that the response lacks are fetched.
-const MAX_FETCHED_AUTH_EVENTS: usize = 50;
 
 /// The room that is joined, as `make_join` describes it.
-struct JoinedRoom<'a> {
-    id: &'a RoomId,
+pub(super) struct JoinedRoom<'a> {
+    pub(super) id: &'a RoomId,
     version: RoomVersionId,
     rules: &'static RoomVersionRules,
     /// The resident server.
-    server: &'a ServerName,
+    pub(super) server: &'a ServerName,
 }
 
 /// How many of the events `order` are verified next.
@@ -336,39 +334,6 @@ impl MembershipClient {
             .store
             .scan_in_background("the state of a joined room", check)
             .await
-    }
-
-    /// Adds auth events that the response refers to but lacks. An event whose auth events stay missing
-    /// is dropped.
-    async fn fetch_missing_auth_events(
-        &self,
-        room: &JoinedRoom<'_>,
-        response: StateResponse,
-        join: &Received,
-    ) -> Result<StateResponse, Error> {
-        let find = move |_: &_| {
-            let missing = response.missing_auth_events(MAX_FETCHED_AUTH_EVENTS)?;
-            Ok::<_, Error>((missing, response))
-        };
-        let (mut missing, mut response) = self
-            .0
-            .store
-            .scan_in_background("the auth graph of a joined room", find)
-            .await?;
-        missing.extend(join.pdu.auth_events().iter().cloned());
-        let mut requested = HashSet::new();
-        while let Some(id) = missing.pop() {
-            if response.graph.contains(&id) || !requested.insert(id.clone()) {
-                continue;
-            }
-            if requested.len() > MAX_FETCHED_AUTH_EVENTS {
-                break;
-            }
-            if let Ok(pdu) = self.0.source.event(room.server, &id).await {
-                missing.extend(response.push(&pdu)?);
-            }
-        }
-        Ok(response)
     }
 
     /// Step 5. Only a disk error can interrupt it. The room has no forward extremities then, so this

@@ -6,6 +6,7 @@ use std::{
     fmt,
     fs::File,
     io::{self, BufReader, Read, Seek, SeekFrom},
+    ops::Range,
     path::Path,
     rc::Rc,
 };
@@ -31,6 +32,12 @@ const MAX_VALUE_BYTES: usize = 4 * 1024 * 1024;
 /// How many of `servers_in_room` are used.
 const MAX_SERVERS: usize = 20;
 
+/// An event of a response, and those of its auth events that the response lacks.
+pub struct Incomplete {
+    pub id: OwnedEventId,
+    pub missing: Vec<OwnedEventId>,
+}
+
 pub struct StateResponse {
     rules: &'static RoomVersionRules,
     pub events: EventFile,
@@ -52,18 +59,12 @@ impl StateResponse {
     /// # Errors
     /// [`Error::Memory`]; or the response is invalid.
     pub fn read(
-        mut response: File,
+        response: File,
         directory: &Path,
         rules: &'static RoomVersionRules,
         memory: &IdBudget,
     ) -> Result<Self, Error> {
-        response.seek(SeekFrom::Start(0))?;
-        let budget = Rc::new(Cell::new(MAX_VALUE_BYTES));
-        let reader = LimitedReader {
-            reader: BufReader::with_capacity(64 * 1024, response),
-            budget: budget.clone(),
-        };
-        let mut response = Self {
+        let mut read = Self {
             rules,
             events: EventFile::new(directory)?,
             graph: EventGraph::new(memory),
@@ -72,18 +73,38 @@ impl StateResponse {
             members_omitted: false,
             servers_in_room: Vec::new(),
         };
+        read.parse(response)??;
+        Ok(read)
+    }
+
+    /// Adds the events of another response, such as that to `/event_auth`, as far as it can be parsed.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read), except if the response is invalid.
+    pub fn read_more(&mut self, response: File) -> Result<(), Error> {
+        if let Err(error) = self.parse(response)? {
+            log::debug!("a response with auth events is invalid: {error}");
+        }
+        Ok(())
+    }
+
+    /// Adds the events of a response. Whether it is valid, too.
+    fn parse(&mut self, mut response: File) -> Result<Result<(), io::Error>, Error> {
+        response.seek(SeekFrom::Start(0))?;
+        let budget = Rc::new(Cell::new(MAX_VALUE_BYTES));
+        let reader = LimitedReader {
+            reader: BufReader::with_capacity(64 * 1024, response),
+            budget: budget.clone(),
+        };
         let fields = Fields {
-            response: &mut response,
+            response: self,
             budget,
         };
         let mut json = serde_json::Deserializer::from_reader(reader);
         let read = json.deserialize_map(fields);
-        match response.no_memory {
+        match self.no_memory {
             Some(error) => Err(error.into()),
-            None => {
-                read.map_err(io::Error::from)?;
-                Ok(response)
-            }
+            None => Ok(read.map_err(io::Error::from)),
         }
     }
 
@@ -110,20 +131,21 @@ impl StateResponse {
         Ok(auth_events)
     }
 
-    /// The ids of auth events that are not there, at least `max` if there are so many. Reads a file: for the
-    /// pool.
-    pub fn missing_auth_events(&self, max: usize) -> io::Result<Vec<OwnedEventId>> {
-        let mut missing = Vec::new();
-        for index in self.graph.incomplete() {
-            if missing.len() >= max {
-                break;
-            }
-            let (_, json) = self.events.read(index)?;
-            let event = Incoming::parse(&json, self.rules).map_err(io::Error::other)?;
-            let is_missing = |id: &OwnedEventId| !self.graph.contains(id);
-            missing.extend(event.names("auth_events").into_iter().filter(is_missing));
-        }
-        Ok(missing)
+    /// The last of the events `indices` that refers to auth events that are not there: its index, and which. Reads
+    /// a file: for the pool.
+    pub fn last_incomplete(
+        &self,
+        indices: Range<usize>,
+    ) -> io::Result<Option<(usize, Incomplete)>> {
+        let mut indices = indices.rev();
+        let Some(index) = indices.find(|index| self.graph.is_incomplete(*index)) else {
+            return Ok(None);
+        };
+        let (id, json) = self.events.read(index)?;
+        let event = Incoming::parse(&json, self.rules).map_err(io::Error::other)?;
+        let mut missing = event.names("auth_events");
+        missing.retain(|id| !self.graph.contains(id));
+        Ok(Some((index, Incomplete { id, missing })))
     }
 }
 
