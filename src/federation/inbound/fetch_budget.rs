@@ -7,6 +7,9 @@ use super::event_source::{FetchError, RawPdu};
 const MAX_REQUESTS: usize = 150;
 const MAX_BYTES: usize = 16 * 1024 * 1024;
 const MAX_EVENTS: usize = 10_000;
+/// How many events are left out in one attempt because the server does not give the state before them. It has
+/// given the events, so it is at fault.
+const MAX_UNKNOWN_STATES: usize = 10;
 
 /// What one attempt may cost that lets auth chains be fetched.
 #[derive(Debug)]
@@ -14,6 +17,7 @@ pub struct FetchBudget {
     requests: usize,
     bytes: usize,
     pub events: usize,
+    unknown_states: usize,
 }
 
 impl Default for FetchBudget {
@@ -22,6 +26,7 @@ impl Default for FetchBudget {
             requests: MAX_REQUESTS,
             bytes: MAX_BYTES,
             events: MAX_EVENTS,
+            unknown_states: MAX_UNKNOWN_STATES,
         }
     }
 }
@@ -34,6 +39,13 @@ impl FetchBudget {
         let left = left.filter(|_| self.bytes > 0);
         self.requests = left.ok_or(FetchError::Unavailable)?;
         Ok(())
+    }
+
+    /// Whether another event may be left out because the server does not give the state before it.
+    pub fn may_leave_out(&mut self) -> bool {
+        let left = self.unknown_states.checked_sub(1);
+        self.unknown_states = left.unwrap_or(0);
+        left.is_some()
     }
 
     /// The last response may exceed the budget. Its size is limited by the source.

@@ -106,7 +106,7 @@ impl<S: EventSource> PduReceiver<S> {
 fn may_leave_out<S>(fetcher: &mut EventFetcher<'_, S>, error: &Error) -> bool {
     match error {
         Error::Rooms(rooms::Error::Missing | rooms::Error::Invalid(_)) => true,
-        Error::Fetch(FetchError::Unavailable) => fetcher.budget.spend_requests(1).is_ok(),
+        Error::Fetch(FetchError::Unavailable) => fetcher.budget.may_leave_out(),
         _ => false,
     }
 }

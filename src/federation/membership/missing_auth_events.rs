@@ -57,12 +57,13 @@ impl MembershipClient {
         join: &Received,
     ) -> Result<StateResponse, Error> {
         let mut search = Search {
-            open: Vec::from_iter([0..response.graph.len()]),
+            open: Vec::new(),
             requested: HashSet::new(),
             chain_failures: 0,
             bytes: 0,
             start: Instant::now(),
         };
+        search.open.push(0..response.graph.len());
         let mut missing = join.pdu.auth_events().to_vec();
         missing.retain(|id| !response.graph.contains(id));
         let mut incomplete = Some(Incomplete {
