@@ -32,6 +32,10 @@ pub enum Error {
     /// [User-interactive authentication]: https://spec.matrix.org/v1.19/client-server-api/#user-interactive-authentication-api
     #[error("more authentication is needed")]
     Uiaa(Box<UiaaInfo>),
+    /// 400 `M_UNRECOGNIZED`: the query has an argument, given by its name or the beginning of it, that would
+    /// change what the request means.
+    #[error("this server does not support the argument {0} of the query")]
+    UnsupportedArgument(&'static str),
     #[error(transparent)]
     Limited(#[from] rates::Limited),
     /// A queue of the pool is full.

@@ -136,6 +136,11 @@ pub(super) fn range_not_satisfiable(size: u64) -> Response<ResponseBody> {
 fn error_response(error: Error) -> Response<ResponseBody> {
     match error {
         Error::Matrix(error) => standard(status(&error.kind), error.kind, error.message),
+        error @ Error::UnsupportedArgument(_) => standard(
+            StatusCode::BAD_REQUEST,
+            ErrorKind::Unrecognized,
+            error.to_string(),
+        ),
         Error::Uiaa(info) => encode(UiaaResponse::AuthResponse(*info)),
         Error::Limited(limited) => {
             let message = limited.to_string();

@@ -26,6 +26,7 @@ mod limits;
 mod listen;
 mod path;
 mod peer;
+mod refused_arguments;
 mod request_body;
 mod response_body;
 mod route;

@@ -18,6 +18,7 @@ use super::{
     files::{self, ConditionalHeaders},
     lenience, limits,
     path::Template,
+    refused_arguments,
     response_body::ResponseBody,
 };
 use crate::{
@@ -188,6 +189,9 @@ impl Route {
             *call.request.body_mut() = b"{}".to_vec();
         }
         lenience::drop_empty_arguments(call.request.uri_mut());
+        if let Some(argument) = refused_arguments::find(call.request.uri()) {
+            return Err(Error::UnsupportedArgument(argument));
+        }
         let arguments = mem::take(&mut call.arguments);
         let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
         // Some of ruma's deserializers index without a check; the panic hook logs the panic.

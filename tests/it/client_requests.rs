@@ -5,7 +5,8 @@ use serde_json::json;
 
 use crate::{
     client_api::{
-        create_room, create_room_with, join, leave, percent_encode, room_path, send_text, sync,
+        create_room, create_room_with, join, latest_event_id, leave, percent_encode, room_path,
+        send_text, sync,
     },
     test_server::{PASSWORD, TestServer, TestUser, expect_error, expect_ok},
 };
@@ -31,6 +32,45 @@ fn arguments_without_a_value_count_as_absent() {
     }
     let response = alice.get(&room_path(&room, "messages?dir="));
     expect_error(&response, 400, "M_MISSING_PARAM");
+}
+
+#[test]
+fn a_request_that_means_something_else_with_an_unsupported_argument_is_refused_and_does_nothing() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let room = create_room_with(&[&alice]);
+    let before = latest_event_id(&alice, &room);
+    let content = || json!({ "body": "x", "msgtype": "m.text" });
+    for argument in [
+        "org.matrix.msc4140.delay=1000",
+        "org.matrix.msc4140.parent_delay_id=1",
+        "org.matrix.msc4140%2Edelay=1000",
+        "org.matrix.msc4354.sticky_duration_ms=1000",
+    ] {
+        for path in [
+            "send/m.room.message/1",
+            "state/org.example/key",
+            "state/org.example",
+        ] {
+            let path = room_path(&room, &format!("{path}?{argument}"));
+            expect_error(&alice.put(&path, content()), 400, "M_UNRECOGNIZED");
+        }
+    }
+    assert_eq!(latest_event_id(&alice, &room), before);
+    let name = format!(
+        "/_matrix/client/v3/profile/{}/displayname?computer.gingershaped.msc4466.propagate_to=none",
+        percent_encode(&alice.user_id)
+    );
+    let response = alice.put(&name, json!({ "displayname": "A" }));
+    expect_error(&response, 400, "M_UNRECOGNIZED");
+    let versions = expect_ok(server.get("/_matrix/client/versions")).to_string();
+    let capabilities = expect_ok(alice.get("/_matrix/client/v3/capabilities")).to_string();
+    for feature in ["msc4140", "msc4354", "msc4466"] {
+        assert!(
+            !(versions.clone() + &capabilities).contains(feature),
+            "{feature}"
+        );
+    }
 }
 
 #[test]
