@@ -38,6 +38,8 @@ pub enum Kind {
     InviteFromServer,
     /// Requests that cause requests to other servers, per network and user.
     RemoteLookup,
+    /// Reports to the owner of the server, per user.
+    Report,
     /// Searches in the user directory, per user.
     UserSearch,
     /// All other endpoints that the specification marks as rate limited, per user or network.
@@ -75,6 +77,8 @@ impl Kind {
             Self::InviteFromServer => (100.0, 0.5),
             // A server that does not answer keeps a request waiting for some ten seconds.
             Self::RemoteLookup => (60.0, 2.0),
+            // A person writes the reason.
+            Self::Report => (20.0, 0.02),
             // Clients search while a name is typed.
             Self::UserSearch => (30.0, 1.0),
             Self::Other => (120.0, 10.0),

@@ -134,6 +134,14 @@ constructors! {
 }
 
 impl Error {
+    /// 403: client-server API, "Account suspension".
+    pub fn suspended() -> Self {
+        Self::new(
+            ErrorKind::UserSuspended,
+            "you cannot do this while your account is suspended",
+        )
+    }
+
     pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
         Self::Matrix(Box::new(Standard {
             kind,

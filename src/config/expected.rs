@@ -10,6 +10,8 @@ const OTHER_NAMES: &[(&str, &str)] = &[
     ("name", "server_name"),
     ("path", "data_dir"),
     ("port", "listen"),
+    ("shared_secret", "registration_shared_secret"),
+    ("static_auth_secret", "turn_secret"),
 ];
 
 /// What the value of the setting `key` has to be.
@@ -28,7 +30,12 @@ pub(super) fn value(key: &str) -> Option<&'static str> {
             "a list of IP addresses and networks, such as [\"172.17.0.1\", \"10.0.0.0/8\"]"
         }
         "registration" => "\"closed\", \"token\" or \"open\"",
-        "registration_token" | "registration_shared_secret" => "a text in quotes",
+        "registration_token" | "registration_shared_secret" | "turn_secret" => "a text in quotes",
+        "turn_uris" => {
+            "a list of addresses of TURN servers, such as [\"turn:turn.example.org?transport=udp\"]"
+        }
+        "turn_ttl" => "a time between a minute and a year, such as \"1day\"",
+        "user_directory" => "\"shared\" or \"local\"",
         "federation" => "\"on\", \"off\" or a list of server names, such as [\"example.org\"]",
         "notaries" => "a list of server names, such as [\"matrix.org\"]",
         "memory" => "an amount of at least 32 MB, such as \"128M\"",

@@ -7,6 +7,7 @@ mod addresses;
 mod error;
 mod expected;
 mod federation;
+mod lifetime;
 mod memory;
 mod public_url;
 mod secret;
@@ -14,6 +15,7 @@ mod settings;
 mod size;
 mod trusted_proxies;
 mod unauthenticated_media;
+mod user_directory;
 
 use std::{
     fs,
@@ -24,9 +26,10 @@ use std::{
 use ruma::{OwnedServerName, ServerName};
 
 pub use self::{
-    addresses::Addresses, error::Error, federation::Federation, memory::Memory,
+    addresses::Addresses, error::Error, federation::Federation, lifetime::Lifetime, memory::Memory,
     public_url::PublicUrl, secret::Secret, settings::Settings, size::Size,
     trusted_proxies::TrustedProxies, unauthenticated_media::UnauthenticatedMedia,
+    user_directory::UserDirectory,
 };
 
 /// Consistent settings.
@@ -64,6 +67,9 @@ pub struct Config {
     pub url_previews: bool,
     /// Whether messages are indexed for `/search`.
     pub search: bool,
+    pub turn: Option<Turn>,
+    /// Whom users find in the user directory.
+    pub user_directory: UserDirectory,
     /// Whether servers that share a room with a user see the names of the user's devices.
     pub share_device_names: bool,
     pub rate_limits: bool,
@@ -78,6 +84,16 @@ pub struct Tls {
     pub certificate: PathBuf,
     /// A PEM file with the private key.
     pub key: PathBuf,
+}
+
+/// A TURN server that shares a secret with this one.
+#[derive(Clone, Debug)]
+pub struct Turn {
+    /// Never empty.
+    pub uris: Vec<String>,
+    pub secret: Secret,
+    /// How long a client may use the credentials that it gets.
+    pub ttl: Lifetime,
 }
 
 #[derive(Clone, Debug)]
@@ -150,6 +166,7 @@ impl TryFrom<Settings> for Config {
             settings.tls_certificate,
             settings.tls_key,
         )?;
+        let turn = turn(settings.turn_uris, settings.turn_secret, settings.turn_ttl)?;
         if settings.listen.0.is_empty() && tls.is_none() {
             return Err(Error::Contradiction(
                 "`listen` and `tls_listen` are both empty: nobody could reach the server; \
@@ -176,6 +193,8 @@ impl TryFrom<Settings> for Config {
             unauthenticated_media: settings.unauthenticated_media,
             url_previews: settings.url_previews,
             search: settings.search,
+            turn,
+            user_directory: settings.user_directory,
             share_device_names: settings.share_device_names,
             rate_limits: settings.rate_limits,
             log: settings.log,
@@ -213,6 +232,24 @@ fn registration(settings: &Settings) -> Result<Registration, Error> {
 fn reachable(settings: &Settings) -> bool {
     let mut addresses = settings.listen.0.iter().chain(&settings.tls_listen.0);
     !is_local(&settings.server_name) || addresses.any(|address| !address.ip().is_loopback())
+}
+
+fn turn(uris: Vec<String>, secret: Option<Secret>, ttl: Lifetime) -> Result<Option<Turn>, Error> {
+    let is_turn = |uri: &String| uri.starts_with("turn:") || uri.starts_with("turns:");
+    match secret {
+        _ if !uris.iter().all(is_turn) => Err(Error::Contradiction(
+            "each of `turn_uris` begins with `turn:` or `turns:`, \
+             as \"turn:turn.example.org:3478?transport=udp\"",
+        )),
+        None if uris.is_empty() => Ok(None),
+        Some(secret) if !uris.is_empty() && !secret.expose().is_empty() => {
+            Ok(Some(Turn { uris, secret, ttl }))
+        }
+        _ => Err(Error::Contradiction(
+            "`turn_uris` needs the `turn_secret` of the TURN server (in coturn, \
+             `static-auth-secret`), and `turn_secret` needs `turn_uris`",
+        )),
+    }
 }
 
 fn tls(
@@ -314,6 +351,19 @@ mod tests {
     }
 
     #[test]
+    fn a_turn_server_has_addresses_and_a_secret() {
+        refusal("turn_uris = [\"turn:turn.example.org\"]");
+        refusal("turn_secret = \"hush\"");
+        refusal("turn_uris = [\"turn:turn.example.org\"]\nturn_secret = \"\"");
+        refusal("turn_uris = [\"https://turn.example.org\"]\nturn_secret = \"hush\"");
+        let text = "turn_uris = [\"turns:turn.example.org\"]\nturn_secret = \"hush\"\n\
+                    turn_ttl = \"2h\"";
+        let turn = config(text).unwrap().turn.unwrap();
+        assert_eq!(turn.uris, ["turns:turn.example.org"]);
+        assert_eq!(turn.ttl.0.as_secs(), 7200);
+    }
+
+    #[test]
     fn a_server_without_listeners_is_refused() {
         assert!(refusal("listen = []").contains("`listen`"));
     }
@@ -321,7 +371,8 @@ mod tests {
     #[test]
     fn debug_output_has_no_secrets() {
         let text = "registration = \"token\"\nregistration_token = \"swordfish\"\n\
-                    registration_shared_secret = \"swordfish\"";
+                    registration_shared_secret = \"swordfish\"\n\
+                    turn_uris = [\"turn:a\"]\nturn_secret = \"swordfish\"";
         let printed = format!("{:?} {:?}", Settings::parse(text), config(text));
         assert!(!printed.contains("swordfish"), "{printed}");
     }

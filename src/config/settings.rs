@@ -14,9 +14,10 @@ use serde::{
 };
 
 use super::{
-    addresses::Addresses, error::Error, expected, federation::Federation, memory::Memory,
-    public_url::PublicUrl, secret::Secret, size::Size, trusted_proxies::TrustedProxies,
-    unauthenticated_media::UnauthenticatedMedia,
+    addresses::Addresses, error::Error, expected, federation::Federation, lifetime::Lifetime,
+    memory::Memory, public_url::PublicUrl, secret::Secret, size::Size,
+    trusted_proxies::TrustedProxies, unauthenticated_media::UnauthenticatedMedia,
+    user_directory::UserDirectory,
 };
 
 /// The settings as in the file. `hearth.example.toml` describes each.
@@ -45,6 +46,10 @@ pub struct Settings {
     pub unauthenticated_media: UnauthenticatedMedia,
     pub url_previews: bool,
     pub search: bool,
+    pub turn_uris: Vec<String>,
+    pub turn_secret: Option<Secret>,
+    pub turn_ttl: Lifetime,
+    pub user_directory: UserDirectory,
     pub share_device_names: bool,
     pub rate_limits: bool,
     pub log: log::LevelFilter,
@@ -83,6 +88,10 @@ impl Default for Settings {
             unauthenticated_media: UnauthenticatedMedia::None,
             url_previews: false,
             search: true,
+            turn_uris: Vec::new(),
+            turn_secret: None,
+            turn_ttl: Lifetime::DAY,
+            user_directory: UserDirectory::Shared,
             share_device_names: false,
             rate_limits: true,
             log: log::LevelFilter::Info,
@@ -123,6 +132,8 @@ impl Settings {
         fill(&mut self.registration_token, token, read)?;
         let secret = credential(directory, "registration_shared_secret");
         fill(&mut self.registration_shared_secret, secret, read)?;
+        let secret = credential(directory, "turn_secret");
+        fill(&mut self.turn_secret, secret, read)?;
         let certificate = credential(directory, "tls_certificate");
         fill(&mut self.tls_certificate, certificate, Ok)?;
         fill(&mut self.tls_key, credential(directory, "tls_key"), Ok)
@@ -275,6 +286,7 @@ mod tests {
         for secret in [
             &mut shown.registration_token,
             &mut shown.registration_shared_secret,
+            &mut shown.turn_secret,
         ] {
             assert!(secret.take().is_some());
         }

@@ -110,7 +110,8 @@ pub(super) async fn session(
     }
     match extract_bearer_or_query_token(request).ok().flatten() {
         Some(token) if auth == AuthRequirement::None => {
-            Ok(users.session(&token, Some(address)).await.ok())
+            let session = users.session(&token, Some(address)).await.ok();
+            Ok(session.filter(|session| !session.is_locked))
         }
         Some(token) => Ok(Some(users.session(&token, Some(address)).await?)),
         None if auth == AuthRequirement::Session => Err(missing_token()),

@@ -265,8 +265,9 @@ async fn handle(
     let mut request = Request::from_parts(head, ());
     lenience::single_space_in_authorization(request.headers_mut());
     let session = auth::session(route.auth, &request, address, &state.api.users).await?;
-    if session.is_some() {
+    if let Some(session) = &session {
         authenticated();
+        route.check_moderation(session)?;
     }
     check_rate(route, &state.api.rates, session.as_ref(), address)?;
     let federation = &state.api.federation;

@@ -208,8 +208,10 @@ fn users_error(error: users::Error) -> Response<ResponseBody> {
         | Error::InvalidLoginToken
         | Error::RegistrationClosed(_)
         | Error::KeyInUse
+        | Error::Forbidden(_)
         | Error::WrongSignature => ErrorKind::Forbidden,
         Error::Deactivated => ErrorKind::UserDeactivated,
+        Error::Locked => ErrorKind::UserLocked,
         Error::InvalidUsername(_) => ErrorKind::InvalidUsername,
         Error::ReservedUsername => ErrorKind::Exclusive,
         Error::UsernameInUse => ErrorKind::UserInUse,

@@ -22,9 +22,10 @@ use super::{
     response_body::ResponseBody,
 };
 use crate::{
-    api::{Api, Download, Error, Multipart, Streamed, Upload},
+    api::{Api, Download, Error, Multipart, Session, Streamed, Upload},
     protocol::depth::{MAX_DEPTH, is_too_deep},
     rates::Kind,
+    users,
 };
 
 /// The arguments of a handler, before ruma has parsed the request.
@@ -148,6 +149,9 @@ pub(super) struct Route {
     pub body: BodyMode,
     /// Whether the handler checks the depth of the parts of the body one by one.
     pub checks_depth: bool,
+    /// Whether users whose accounts are locked or suspended are served.
+    pub works_while_locked: bool,
+    pub works_while_suspended: bool,
     handle: Handle,
 }
 
@@ -161,6 +165,8 @@ impl Route {
             rate: H::Request::RATE_LIMITED.then_some(Kind::Other),
             body: H::BODY,
             checks_depth: false,
+            works_while_locked: false,
+            works_while_suspended: true,
             handle: Box::new(move |call, arguments| handler.handle(call, arguments)),
         }
     }
@@ -168,6 +174,19 @@ impl Route {
     pub(super) fn templates(&self) -> impl Iterator<Item = Template> {
         let paths = self.paths.iter();
         paths.map(|path| Template::new(path, self.open_end))
+    }
+
+    /// Refuses what the user of `session` may not do while locked or suspended.
+    ///
+    /// Source: client-server API, "Account moderation".
+    pub(super) fn check_moderation(&self, session: &Session) -> Result<(), Error> {
+        if session.is_locked && !self.works_while_locked {
+            return Err(users::Error::Locked.into());
+        }
+        if session.is_suspended && !self.works_while_suspended {
+            return Err(Error::suspended());
+        }
+        Ok(())
     }
 
     /// Checks the depth of a body, before anything else reads it.
@@ -232,6 +251,18 @@ impl Route {
     /// The rate limit instead of ruma's.
     pub(super) fn rate(&mut self, kind: Kind) -> &mut Self {
         self.rate = Some(kind);
+        self
+    }
+
+    /// Locked users are served too.
+    pub(super) fn while_locked(&mut self) -> &mut Self {
+        self.works_while_locked = true;
+        self
+    }
+
+    /// Suspended users are not served.
+    pub(super) fn not_while_suspended(&mut self) -> &mut Self {
+        self.works_while_suspended = false;
         self
     }
 

@@ -44,13 +44,24 @@ fn discovery(routes: &mut Routes) {
 
     routes.add(client::empty::get_pushers);
     routes.add(client::empty::get_notifications);
-    routes.add(client::empty::get_protocols);
-    routes.add(client::empty::get_turn_server_info);
+    routes.add(client::voip::get_turn_server_info);
+    third_party_networks(routes);
     routes.add(get_supported_versions);
     routes.add(get_capabilities);
     routes.add(discover_homeserver);
     routes.add(discover_support);
     routes.add(federation::discovery::discover_homeserver);
+}
+
+fn third_party_networks(routes: &mut Routes) {
+    use client::thirdparty;
+
+    routes.add(thirdparty::get_protocols);
+    routes.add(thirdparty::get_protocol);
+    routes.add(thirdparty::get_location_for_protocol);
+    routes.add(thirdparty::get_location_for_room_alias);
+    routes.add(thirdparty::get_user_for_protocol);
+    routes.add(thirdparty::get_user_for_user_id);
 }
 
 fn between_servers(routes: &mut Routes) {
@@ -91,6 +102,7 @@ fn between_servers(routes: &mut Routes) {
         .checks_depth();
     routes.add(query::get_profile_information);
     routes.add(query::get_room_information);
+    routes.add(query::get_custom_information);
     routes.add(directory::get_public_rooms);
     routes.add(directory::get_public_rooms_filtered);
     routes.add(space::get_hierarchy);
@@ -107,7 +119,7 @@ fn between_servers(routes: &mut Routes) {
 
 fn accounts(routes: &mut Routes) {
     use client::{
-        account, dehydrated_device, device, device_list, key_query, keys, openid, register,
+        account, admin, dehydrated_device, device, device_list, key_query, keys, openid, register,
         session, to_device, uiaa_page,
     };
 
@@ -125,12 +137,24 @@ fn accounts(routes: &mut Routes) {
     routes.add(session::login).rate(Kind::Login);
     routes.add(session::get_login_token);
     routes.add(session::refresh_token);
-    routes.add(session::logout);
-    routes.add(session::logout_all);
+    routes.add(session::logout).while_locked();
+    routes.add(session::logout_all).while_locked();
     routes.add(account::whoami);
+    routes.add(admin::get_user_info);
+    routes.add(admin::is_user_locked);
+    routes.add(admin::lock_user);
+    routes.add(admin::is_user_suspended);
+    routes.add(admin::suspend_user);
     routes.add(account::change_password);
     routes.add(account::deactivate);
     routes.add(account::get_3pids);
+    routes
+        .add(account::add_3pid_deprecated)
+        .method(Method::POST);
+    routes.add(account::add_3pid);
+    routes.add(account::bind_3pid);
+    routes.add(account::delete_3pid);
+    routes.add(account::unbind_3pid);
     routes.add(account::request_3pid_management_token_via_email);
     routes.add(account::request_3pid_management_token_via_msisdn);
     routes.add(account::request_password_change_token_via_email);
@@ -167,8 +191,10 @@ fn own_data(routes: &mut Routes) {
 
     routes.add(profile::get_profile);
     routes.add(profile::get_profile_field);
-    routes.add(profile::set_profile_field);
-    routes.add(profile::delete_profile_field);
+    routes.add(profile::set_profile_field).not_while_suspended();
+    routes
+        .add(profile::delete_profile_field)
+        .not_while_suspended();
     routes.add(config::get_global_account_data);
     routes
         .add(config::set_global_account_data)
@@ -221,30 +247,50 @@ fn key_backup(routes: &mut Routes) {
 
 fn rooms(routes: &mut Routes) {
     use client::{
-        alias, directory, initial_sync, membership, room, space, summary, user_directory,
+        alias, directory, initial_sync, membership, mutual_rooms, reporting, room, space, summary,
+        user_directory,
     };
 
     routes
         .add(room::create_room)
+        .not_while_suspended()
         .rate(Kind::Send)
         .body(MAX_LARGE_BODY_BYTES);
-    routes.add(room::upgrade_room).rate(Kind::Send);
+    routes
+        .add(room::upgrade_room)
+        .not_while_suspended()
+        .rate(Kind::Send);
     routes.add(room::aliases);
-    routes.add(membership::join_room_by_id);
-    routes.add(membership::join_room_by_id_or_alias);
-    routes.add(membership::knock_room);
+    routes
+        .add(membership::join_room_by_id)
+        .not_while_suspended();
+    routes
+        .add(membership::join_room_by_id_or_alias)
+        .not_while_suspended();
+    routes.add(membership::knock_room).not_while_suspended();
     routes.add(membership::leave_room);
     routes.add(membership::forget_room);
-    routes.add(membership::invite_user);
-    routes.add(membership::kick_user).rate(Kind::Send);
-    routes.add(membership::ban_user).rate(Kind::Send);
-    routes.add(membership::unban_user).rate(Kind::Send);
+    routes.add(membership::invite_user).not_while_suspended();
+    routes
+        .add(membership::kick_user)
+        .not_while_suspended()
+        .rate(Kind::Send);
+    routes
+        .add(membership::ban_user)
+        .not_while_suspended()
+        .rate(Kind::Send);
+    routes
+        .add(membership::unban_user)
+        .not_while_suspended()
+        .rate(Kind::Send);
     routes.add(membership::joined_rooms);
-    routes.add(alias::create_alias);
+    routes.add(alias::create_alias).not_while_suspended();
     routes.add(alias::get_alias);
-    routes.add(alias::delete_alias);
+    routes.add(alias::delete_alias).not_while_suspended();
     routes.add(directory::get_room_visibility);
-    routes.add(directory::set_room_visibility);
+    routes
+        .add(directory::set_room_visibility)
+        .not_while_suspended();
     routes.add(directory::get_public_rooms);
     routes.add(directory::get_public_rooms_filtered);
     routes.add(space::get_hierarchy);
@@ -255,12 +301,19 @@ fn rooms(routes: &mut Routes) {
         .add(user_directory::search_users)
         .rate(Kind::UserSearch);
     routes.add(summary::get_summary).rate(Kind::Other);
+    routes.add(reporting::report_content).rate(Kind::Report);
+    routes.add(reporting::report_room).rate(Kind::Report);
+    routes.add(reporting::report_user).rate(Kind::Report);
+    routes.add(mutual_rooms::get_mutual_rooms);
+    routes.add(mutual_rooms::get_mutual_rooms_unstable);
 }
 
 fn ephemeral(routes: &mut Routes) {
     use client::{presence, receipt, typing};
 
-    routes.add(typing::create_typing_event);
+    routes
+        .add(typing::create_typing_event)
+        .not_while_suspended();
     routes.add(receipt::create_receipt);
     routes.add(receipt::set_read_marker);
     routes.add(presence::get_presence);

@@ -19,6 +19,7 @@ pub mod directory;
 pub mod event;
 pub mod membership;
 pub mod relations;
+pub mod reports;
 pub mod room;
 pub mod search;
 pub mod servers;

@@ -12,12 +12,13 @@ use super::{
     },
     packed::Packed,
     records::{
-        AccessToken, Account, AccountData, Alias, Backoff, Backup, ClaimedState, Counts, Device,
-        DeviceList, DeviceListChange, EarlyRedactions, FallbackKey, Gap, LoginToken, Media,
-        MediaFile, MemberRow, Notified, OneTimeKey, OutOfBandMembership, Outgoing, PendingLeave,
-        PendingUpgrade, Receipt, RefreshToken, RemoteDevice, RemoteDeviceList, RemoteKey,
-        ResolvedServer, Room, RoomHeads, SigningKey, SlidingSyncState, StateNode, Thread,
-        Thumbnail, TimelineRow, ToDeviceMessage, Transaction, Waiting,
+        AccessToken, Account, AccountData, AccountModeration, Alias, Backoff, Backup, ClaimedState,
+        Counts, Device, DeviceList, DeviceListChange, EarlyRedactions, FallbackKey, Gap,
+        LoginToken, Media, MediaFile, MemberRow, Notified, OneTimeKey, OutOfBandMembership,
+        Outgoing, PendingLeave, PendingUpgrade, Receipt, RefreshToken, RemoteDevice,
+        RemoteDeviceList, RemoteKey, Report, ResolvedServer, Room, RoomHeads, SigningKey,
+        SlidingSyncState, StateNode, Thread, Thumbnail, TimelineRow, ToDeviceMessage, Transaction,
+        Waiting,
     },
     table::{RawSnapshotTable, Rows, SnapshotTable, TxTable, raw},
 };
@@ -130,6 +131,8 @@ tables! {
     user_nums: &'static str => UserNum, version 1;
     /// An account of this server.
     accounts: UserNum => Packed<Account>, version 1;
+    /// User → the restrictions of the account, if there are any.
+    account_moderation: UserNum => Packed<AccountModeration>, version 1;
     /// (user, profile field) → the field's value as JSON.
     profiles: (UserNum, &'static str) => &'static str, version 1;
     /// (user, device id) → the device.
@@ -302,6 +305,8 @@ tables! {
     aliases: &'static str => Packed<Alias>, version 1;
     /// (room, alias): the aliases of a room.
     room_aliases: (RoomNum, &'static str) => (), version 1;
+    /// Number → what a user reported; 1,000 rows at most, the oldest first.
+    reports: u64 => Packed<Report>, version 1;
     /// Rooms in the published room directory.
     public_rooms: RoomNum => (), version 1;
     /// Local user whose membership events are to be updated after a change of profile, or who is to leave

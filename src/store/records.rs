@@ -177,6 +177,17 @@ record! {
 }
 
 record! {
+    /// The restrictions of an account.
+    #[derive(Copy, Default)]
+    AccountModeration {
+        /// The user can do nothing but log out.
+        locked: bool,
+        /// The user can read, but not act in rooms.
+        suspended: bool,
+    }
+}
+
+record! {
     /// A device of a local user.
     Device {
         num: DeviceNum,
@@ -237,6 +248,27 @@ record! {
         /// As JSON. `{}` stays as a row, so that devices learn of the removal.
         content: String,
     }
+}
+
+record! {
+    /// What a user reported to the owner of the server.
+    Report {
+        reporter: UserNum,
+        /// In milliseconds since the epoch.
+        ts: u64,
+        target: ReportTarget,
+        reason: String,
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReportTarget {
+    /// The id of the room, and that of the event in it.
+    Event(String, String),
+    /// The id of the room.
+    Room(String),
+    /// The user id.
+    User(String),
 }
 
 record! {

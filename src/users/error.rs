@@ -18,6 +18,10 @@ pub enum Error {
     InvalidLoginToken,
     #[error("this account has been deactivated")]
     Deactivated,
+    #[error("this account has been locked by an administrator of the server")]
+    Locked,
+    #[error("{0}")]
+    Forbidden(&'static str),
     #[error("{0}")]
     RegistrationClosed(&'static str),
     #[error("`mac` is not the HMAC of this request with the server's shared secret")]

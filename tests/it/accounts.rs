@@ -3,6 +3,7 @@
 mod account_management;
 mod devices;
 mod login;
+mod moderation;
 mod openid;
 mod refresh_tokens;
 mod registration;

@@ -244,6 +244,56 @@ fn users_are_found_who_share_a_room_or_are_in_a_public_one() {
 }
 
 #[test]
+fn all_users_of_the_server_are_found_only_if_the_settings_say_so_the_best_matches_first() {
+    for (scope, expected) in [
+        ("shared", vec!["@annabel:localhost"]),
+        (
+            "local",
+            vec![
+                "@ann:localhost",
+                "@annabel:localhost",
+                "@anna:localhost",
+                "@bob:localhost",
+                "@joann:localhost",
+            ],
+        ),
+    ] {
+        let server = TestServer::with(&format!(
+            "registration = \"open\"\nuser_directory = \"{scope}\""
+        ));
+        let admin = server.register("admin");
+        let [joann, bob, _, annabel, ann] =
+            ["joann", "bob", "anna", "annabel", "ann"].map(|name| server.register(name));
+        let gone = server.register("ann.gone");
+        let locked = server.register("ann.locked");
+        expect_ok(gone.request_with_password(
+            Method::POST,
+            "/_matrix/client/v3/account/deactivate",
+            json!({}),
+        ));
+        let lock = format!("/_matrix/client/v1/admin/lock/{}", locked.user_id);
+        expect_ok(admin.put(&lock, json!({ "locked": true })));
+        let name = format!("/_matrix/client/v3/profile/{}/displayname", bob.user_id);
+        expect_ok(bob.put(&name, json!({ "displayname": "Robert Annan" })));
+        let room = create_room_with(&[&admin]);
+        join(&annabel, &room);
+        let search = |limit: usize| {
+            let body = json!({ "search_term": "Ann", "limit": limit });
+            expect_ok(admin.post("/_matrix/client/v3/user_directory/search", body))
+        };
+        let found = search(10);
+        let ids = found["results"].as_array().unwrap().iter();
+        let ids: Vec<_> = ids.map(|user| user["user_id"].as_str().unwrap()).collect();
+        assert_eq!(ids, expected);
+        assert_eq!(found["limited"], false);
+        assert_eq!(search(1)["limited"], expected.len() > 1);
+        assert!(
+            !ids.contains(&gone.user_id.as_str()) && joann.is_logged_in() && ann.is_logged_in()
+        );
+    }
+}
+
+#[test]
 fn an_event_that_one_may_not_see_is_not_found() {
     let server = TestServer::new();
     let (alice, bob) = (server.register("alice"), server.register("bob"));

@@ -27,6 +27,7 @@ mod own_data;
 mod profiles;
 mod push_rules;
 mod relations;
+mod reports;
 mod room_creation;
 mod room_directory;
 mod room_membership;

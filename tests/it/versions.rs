@@ -85,6 +85,18 @@ const ANNOUNCEMENTS: &[Announcement] = &[
         "/_matrix/client/v3/join/!r:localhost?via=localhost",
     ),
     (
+        "v1.13",
+        "Element Web, rust: reports of rooms",
+        "POST",
+        "/_matrix/client/v3/rooms/!r:localhost/report",
+    ),
+    (
+        "v1.14",
+        "rust: reports of users",
+        "POST",
+        "/_matrix/client/v3/users/@bob:localhost/report",
+    ),
+    (
         "org.matrix.e2e_cross_signing",
         "Element Web: sets up cross-signing after login",
         "POST",
@@ -149,6 +161,18 @@ const ANNOUNCEMENTS: &[Announcement] = &[
         "Element X and the matrix-rust-sdk: sync in this way alone",
         "POST",
         "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync",
+    ),
+    (
+        "uk.half-shot.msc2666.query_mutual_rooms",
+        "js, Cinny: the rooms that one shares with a user",
+        "GET",
+        "/_matrix/client/unstable/uk.half-shot.msc2666/user/mutual_rooms?user_id=@bob:localhost",
+    ),
+    (
+        "uk.half-shot.msc2666.query_mutual_rooms.stable",
+        "rust: the rooms that one shares with a user, also without v1.19",
+        "GET",
+        "/_matrix/client/v1/mutual_rooms?user_id=@bob:localhost",
     ),
     (
         "uk.tcpip.msc4133",

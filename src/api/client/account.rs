@@ -2,9 +2,10 @@
 
 use ruma::api::{
     client::account::{
-        ThirdPartyIdRemovalStatus, change_password, deactivate, get_3pids,
-        request_3pid_management_token_via_email, request_3pid_management_token_via_msisdn,
-        request_password_change_token_via_email, request_password_change_token_via_msisdn, whoami,
+        ThirdPartyIdRemovalStatus, add_3pid, bind_3pid, change_password, deactivate, delete_3pid,
+        get_3pids, request_3pid_management_token_via_email,
+        request_3pid_management_token_via_msisdn, request_password_change_token_via_email,
+        request_password_change_token_via_msisdn, unbind_3pid, whoami,
     },
     error::ErrorKind,
 };
@@ -89,6 +90,58 @@ pub async fn get_3pids(
     _request: get_3pids::v3::Request,
 ) -> Result<get_3pids::v3::Response, Error> {
     Ok(get_3pids::v3::Response::new(Vec::new()))
+}
+
+/// `POST /_matrix/client/v3/account/3pid` (deprecated), whose body is not read.
+pub async fn add_3pid_deprecated(
+    _api: Api,
+    _session: Session,
+    _request: get_3pids::v3::Request,
+) -> Result<get_3pids::v3::Response, Error> {
+    Err(no_3pid_changes())
+}
+
+/// `POST /_matrix/client/v3/account/3pid/add`
+pub async fn add_3pid(
+    _api: Api,
+    _session: Session,
+    _request: add_3pid::v3::Request,
+) -> Result<add_3pid::v3::Response, Error> {
+    Err(no_3pid_changes())
+}
+
+/// `POST /_matrix/client/v3/account/3pid/bind`
+pub async fn bind_3pid(
+    _api: Api,
+    _session: Session,
+    _request: bind_3pid::v3::Request,
+) -> Result<bind_3pid::v3::Response, Error> {
+    Err(no_3pid_changes())
+}
+
+/// `POST /_matrix/client/v3/account/3pid/delete`
+pub async fn delete_3pid(
+    _api: Api,
+    _session: Session,
+    _request: delete_3pid::v3::Request,
+) -> Result<delete_3pid::v3::Response, Error> {
+    Err(no_3pid_changes())
+}
+
+/// `POST /_matrix/client/v3/account/3pid/unbind`
+pub async fn unbind_3pid(
+    _api: Api,
+    _session: Session,
+    _request: unbind_3pid::v3::Request,
+) -> Result<unbind_3pid::v3::Response, Error> {
+    // Nothing was bound through this server.
+    let result = ThirdPartyIdRemovalStatus::NoSupport;
+    Ok(unbind_3pid::v3::Response::new(result))
+}
+
+/// As the capability `m.3pid_changes` says, and as Synapse answers with `enable_3pid_changes: false`.
+fn no_3pid_changes() -> Error {
+    Error::forbidden("accounts of this server have no e-mail addresses or phone numbers")
 }
 
 /// `POST /_matrix/client/v3/account/3pid/email/requestToken`

@@ -14,10 +14,9 @@ use crate::{
 /// The versions of the specification that are announced. Clients use what a version added without asking
 /// further, so a version is announced if all that it added is served, or if clients bear a 404 where it
 /// is not.
-/// v1.13 added reports of rooms.
 const VERSIONS: &[&str] = &[
     "v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10", "v1.11",
-    "v1.12",
+    "v1.12", "v1.13", "v1.14",
 ];
 
 /// The feature flags that are announced: each makes some client use something that is served.
@@ -34,6 +33,8 @@ const UNSTABLE_FEATURES: &[&str] = &[
     "org.matrix.msc3981",
     "org.matrix.msc4380.stable",
     "org.matrix.simplified_msc3575",
+    "uk.half-shot.msc2666.query_mutual_rooms",
+    "uk.half-shot.msc2666.query_mutual_rooms.stable",
     "uk.tcpip.msc4133",
     "uk.tcpip.msc4133.stable",
 ];
@@ -56,15 +57,17 @@ pub async fn get_supported_versions(
 
 /// `GET /_matrix/client/v3/capabilities`
 pub async fn get_capabilities(
-    _api: Api,
-    _session: Session,
+    api: Api,
+    session: Session,
     _request: get_capabilities::v3::Request,
 ) -> Result<Streamed, Error> {
     use get_capabilities::v3::{
-        Capabilities, GetLoginTokenCapability, ProfileFieldsCapability, Response,
-        RoomVersionStability, RoomVersionsCapability, ThirdPartyIdChangesCapability,
+        AccountModerationCapability, Capabilities, GetLoginTokenCapability,
+        ProfileFieldsCapability, Response, RoomVersionStability, RoomVersionsCapability,
+        ThirdPartyIdChangesCapability,
     };
 
+    let is_admin = api.users.is_admin(session.user)?;
     let stable = |version| (version, RoomVersionStability::Stable);
     let mut capabilities = Capabilities::new();
     capabilities.room_versions =
@@ -72,6 +75,7 @@ pub async fn get_capabilities(
     capabilities.profile_fields = Some(ProfileFieldsCapability::new(true));
     capabilities.thirdparty_id_changes = ThirdPartyIdChangesCapability::new(false);
     capabilities.get_login_token = GetLoginTokenCapability::new(true);
+    capabilities.account_moderation = AccountModerationCapability::new(is_admin, is_admin);
     // Other capabilities have the defaults of the specification. ruma leaves out this one, which clients
     // want to read.
     Streamed::edited(Response::new(capabilities), |body| {

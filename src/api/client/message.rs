@@ -19,7 +19,10 @@ use ruma::{
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::room_reader::{NO_EVENT, RoomReader, page_limit};
+use super::{
+    room_reader::{NO_EVENT, RoomReader, page_limit},
+    suspension,
+};
 use crate::{
     api::{Adapted, Api, AsSent, Error, EventStream, Session, Streamed},
     protocol::build::{EventDraft, canonical_content},
@@ -91,6 +94,9 @@ async fn send(
     scope: String,
     id: String,
 ) -> Result<OwnedEventId, Error> {
+    if let Some(room) = &draft.room_id {
+        suspension::check_message(api, session, room, &draft)?;
+    }
     let local = api.local.clone();
     let transaction = ClientTransaction {
         device: session.device,

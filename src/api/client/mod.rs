@@ -1,6 +1,7 @@
 //! The client-server API. One file per family of endpoints, named as ruma names them.
 
 pub mod account;
+pub mod admin;
 pub mod alias;
 pub mod backup;
 pub mod config;
@@ -17,6 +18,7 @@ pub mod keys;
 pub mod media;
 pub mod membership;
 pub mod message;
+pub mod mutual_rooms;
 pub mod openid;
 mod password;
 pub mod presence;
@@ -25,6 +27,7 @@ pub mod push;
 pub mod receipt;
 pub mod register;
 pub mod relations;
+pub mod reporting;
 pub mod room;
 mod room_reader;
 pub mod search;
@@ -34,11 +37,14 @@ pub mod sliding_sync;
 pub mod space;
 pub mod state;
 pub mod summary;
+mod suspension;
 pub mod sync;
 pub mod tag;
+pub mod thirdparty;
 pub mod timestamp;
 pub mod to_device;
 pub mod typing;
 pub mod uiaa;
 pub mod uiaa_page;
 pub mod user_directory;
+pub mod voip;

@@ -54,8 +54,16 @@ pub async fn send_state_event(
     };
     if event.kind == StateEventType::RoomMember {
         let change = MembershipChange::from_client(&event)?;
+        let is_leave =
+            change.membership == MembershipState::Leave && change.target == session.user_id;
+        if session.is_suspended && !is_leave {
+            return Err(Error::suspended());
+        }
         let id = membership::send_member_event(&api, &session, request.room_id, change).await?;
         return Ok(send_state_event::v3::Response::new(id));
+    }
+    if session.is_suspended {
+        return Err(Error::suspended());
     }
     let draft = event.draft(request.room_id.clone(), &session.user_id);
     let now = api.actor(&session).now;

@@ -4,7 +4,11 @@ use ruma::api::client::user_directory::search_users::v3::{Request, Response};
 
 use crate::{
     api::{Api, Error, Session},
-    rooms::{self, directory::users},
+    config::UserDirectory,
+    rooms::{
+        self,
+        directory::users::{self, Search},
+    },
 };
 
 const MAX_RESULTS: usize = 50;
@@ -14,10 +18,16 @@ pub async fn search_users(api: Api, session: Session, request: Request) -> Resul
     let limit = usize::try_from(request.limit)
         .unwrap_or(MAX_RESULTS)
         .min(MAX_RESULTS);
+    let (local, scope) = (api.local.clone(), api.config.user_directory);
     let search = move |s: &_| {
-        let mut found = users::search(s, session.user, &request.search_term, limit + 1)?;
-        let limited = found.len() > limit;
-        found.truncate(limit);
+        let search = Search {
+            local: &local,
+            asker: session.user,
+            term: &request.search_term,
+            finds_all_local: scope == UserDirectory::Local,
+            limit,
+        };
+        let (found, limited) = users::search(s, &search)?;
         Ok::<_, rooms::Error>(Response::new(found, limited))
     };
     Ok(api.store.scan("user directory", search).await?)

@@ -1,7 +1,9 @@
 //! Profiles and aliases, for other servers (server-server API, "Querying for information").
 
 use ruma::{
-    api::federation::query::{get_profile_information, get_room_information},
+    api::federation::query::{
+        get_custom_information, get_profile_information, get_room_information,
+    },
     profile::UserProfile,
 };
 
@@ -37,4 +39,14 @@ pub async fn get_room_information(
     let found = |s: &_| aliases::look_up(s, &api.local, &request.room_alias);
     let (room_id, servers) = api.store.read(found)?;
     Ok(get_room_information::v1::Response::new(room_id, servers))
+}
+
+/// `GET /_matrix/federation/v1/query/{queryType}`, for types that have no endpoint of their own.
+pub async fn get_custom_information(
+    _api: Api,
+    _origin: Origin,
+    _request: get_custom_information::v1::Request,
+) -> Result<get_custom_information::v1::Response, Error> {
+    // As Synapse answers.
+    Err(Error::not_found("this server has no queries of this type"))
 }

@@ -116,6 +116,18 @@ pub fn any_local_user_shares(r: &impl Reader, user: &UserId) -> Result<bool, Err
     Ok(false)
 }
 
+/// The rooms to which both the local user `one` and `other` are joined, in order. Grows with the rooms of `one`:
+/// to be called on the pool.
+pub fn mutual_rooms(r: &impl Reader, one: UserNum, other: &UserId) -> Result<Vec<RoomNum>, Error> {
+    let mut mutual = Vec::new();
+    for room in joined_rooms(r, one)? {
+        if membership(r, room, other)? == Membership::Join {
+            mutual.push(room);
+        }
+    }
+    Ok(mutual)
+}
+
 /// Whether the local user `one` shares a room with `other`.
 pub fn share_a_room(r: &impl Reader, one: UserNum, other: &UserId) -> Result<bool, Error> {
     is_joined_to_any(r, &joined_rooms(r, one)?, other)

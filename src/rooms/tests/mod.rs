@@ -18,6 +18,7 @@ mod receive;
 mod redactions;
 mod relations;
 mod replica;
+mod reports;
 mod restricted;
 mod search;
 mod server_acls;

@@ -1,6 +1,9 @@
 //! Deactivation.
 
-use super::rows::{NO_USER, load};
+use super::{
+    moderation,
+    rows::{NO_USER, load},
+};
 use crate::{
     store::{Reader, Tx, UserNum, records::Account},
     users::{
@@ -28,6 +31,7 @@ pub fn deactivate(tx: &Tx, user: UserNum, erase: bool) -> Result<(), Error> {
         ..account
     };
     tx.accounts()?.put(user, &account)?;
+    moderation::remove_all(tx, user)?;
     login_tokens::remove_of(tx, user)?;
     login_networks::remove_of(tx, user)?;
     devices::remove_all(tx, user, None)?;

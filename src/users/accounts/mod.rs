@@ -1,6 +1,7 @@
-//! Accounts: registration, usernames, passwords, deactivation.
+//! Accounts: registration, usernames, passwords, deactivation, locking and suspension.
 
 mod deactivation;
+mod moderation;
 mod password;
 mod registration;
 mod rows;
@@ -9,6 +10,7 @@ pub(super) mod usernames;
 
 pub use self::{
     deactivation::deactivate,
+    moderation::{Restriction, moderation},
     registration::NewAccount,
     rows::{is_deactivated, is_erased, load},
     shared_secret::SharedSecretRequest,

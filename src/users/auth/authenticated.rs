@@ -57,6 +57,9 @@ impl AuthenticatedUser {
         if account.deactivated {
             return Err(Error::Deactivated);
         }
+        if accounts::moderation(tx, self.user)?.locked {
+            return Err(Error::Locked);
+        }
         match &self.method {
             Method::Registration => Ok(()),
             Method::LoginToken(hash) => login_tokens::redeem(tx, hash, now_ms),

@@ -17,7 +17,7 @@ use crate::{
         self, DeviceNum, Reader, Records, Rows, Tx,
         records::{AccessToken, RefreshToken},
     },
-    users::{Error, Users, devices, id_of},
+    users::{Error, Users, accounts, devices, id_of},
 };
 
 /// The lifetime of access tokens that can be refreshed. A refresh costs two commits, so it is long to
@@ -199,6 +199,9 @@ fn refresh(tx: &Tx, hash: &TokenHash, pair: &Pair) -> Result<Login, Error> {
         let row = device_ids.get(token.device)?.ok_or(UNKNOWN)?;
         row.value().1.into()
     };
+    if accounts::moderation(tx, token.user)?.locked {
+        return Err(Error::Locked);
+    }
     let user_id = id_of(tx, token.user)?;
     if let Some(replaced) = token.replaces {
         revoke(tx, &replaced)?;

@@ -11,7 +11,7 @@ use crate::{
         self, DeviceNum, Reader, Records, Rows, Snapshot, Tx, UserNum,
         records::{AccessToken, Device},
     },
-    users::{Error, Users, id_of},
+    users::{Error, Users, accounts, id_of},
 };
 
 /// Between two writes of `last_seen_ts`: each costs the SD card some kilobytes.
@@ -24,6 +24,10 @@ pub struct Session {
     pub user_id: OwnedUserId,
     pub device: DeviceNum,
     pub device_id: OwnedDeviceId,
+    /// Whether the user may only log out.
+    pub is_locked: bool,
+    /// Whether the user may not act in rooms.
+    pub is_suspended: bool,
 }
 
 impl Users {
@@ -66,11 +70,14 @@ fn look_up(
     }
     let device_ids = s.device_ids()?;
     let device_id = device_ids.get(token.device)?.ok_or(UNKNOWN)?;
+    let moderation = accounts::moderation(s, token.user)?;
     let session = Session {
         user: token.user,
         user_id: id_of(s, token.user)?,
         device: token.device,
         device_id: device_id.value().1.into(),
+        is_locked: moderation.locked,
+        is_suspended: moderation.suspended,
     };
     Ok((token, session))
 }

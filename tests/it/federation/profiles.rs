@@ -1,8 +1,14 @@
 //! Remote profiles.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use ruma::{OwnedUserId, api::federation::query::get_profile_information};
+use ruma::{
+    OwnedUserId,
+    api::{
+        error::ErrorKind,
+        federation::query::{get_custom_information, get_profile_information},
+    },
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -60,6 +66,15 @@ fn remote_profile_of_an_unknown_user_is_not_found() {
     let alice = here.register("alice");
     let unknown = format!("/_matrix/client/v3/profile/@nobody:{}", there.name());
     expect_error(&alice.get(&unknown), 404, "M_NOT_FOUND");
+}
+
+#[test]
+fn a_query_of_an_unknown_type_is_not_found() {
+    let [here, there] = TestServer::federating();
+    let request = get_custom_information::v1::Request::new("weather".into(), BTreeMap::new());
+    let response = here.run(here.client().send(there.name(), request));
+    let error = response.expect_err("there is no such query");
+    assert_eq!(error.kind(), Some(&ErrorKind::NotFound));
 }
 
 #[test]
