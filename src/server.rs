@@ -34,7 +34,10 @@ use crate::{
     rooms::{self, Local, background::jobs::BackgroundJobs, search::Indexer, typing::Typing},
     stop::{self, Stop},
     store::{self, Store},
-    sync::{Notifier, sliding::RoomLists},
+    sync::{
+        Notifier,
+        sliding::{ReadStates, RoomLists},
+    },
     systemd::{Manager, Sockets},
     users::{self, Users},
 };
@@ -181,6 +184,7 @@ impl Server {
             typing: Arc::default(),
             lazy_loaded_members: Arc::default(),
             room_lists: RoomLists::default(),
+            read_states: ReadStates::new(&clock),
             presence: Arc::default(),
             users: users(&config, &store, &pool, &clock),
             rates: Rates::new(max_buckets, clock.clone()),

@@ -9,6 +9,8 @@ mod memory;
 mod one_time_keys;
 #[path = "blackbox/shares.rs"]
 mod shares;
+#[path = "blackbox/sliding_sync.rs"]
+mod sliding_sync;
 #[path = "blackbox/systemd.rs"]
 mod systemd;
 #[path = "blackbox/typing.rs"]

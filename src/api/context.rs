@@ -18,7 +18,7 @@ use crate::{
     store::{RoomNum, Store, UserNum, records::Membership},
     sync::{
         LazyLoadedMembers, Notifier, SyncHandler,
-        sliding::{RoomLists, SlidingSyncHandler},
+        sliding::{ReadStates, RoomLists, SlidingSyncHandler},
     },
     users::{Users, presence::Presence},
 };
@@ -43,6 +43,7 @@ pub struct Context {
     pub typing: Arc<Typing>,
     pub lazy_loaded_members: Arc<LazyLoadedMembers>,
     pub room_lists: RoomLists,
+    pub read_states: ReadStates,
     pub presence: Arc<Presence>,
     /// The rate limits that depend on what only the handler knows.
     pub rates: Rates,
@@ -74,6 +75,7 @@ impl Context {
         SlidingSyncHandler {
             sync: self.sync_handler(),
             room_lists: &self.room_lists,
+            read_states: &self.read_states,
         }
     }
 

@@ -281,7 +281,7 @@ fn quarantine_and_deletion_by_hash_apply_to_every_upload() {
     wait_until(|| !file.exists());
 }
 
-fn wait_until(condition: impl Fn() -> bool) {
+pub fn wait_until(mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
         assert!(
@@ -295,7 +295,7 @@ fn wait_until(condition: impl Fn() -> bool) {
 /// Starts a server whose data directory is a tmpfs of this size. `None` if this user may not mount one
 /// in a namespace of its own (`unshare`).
 #[cfg(target_os = "linux")]
-fn start_on_small_disk(directory: &Path, megabytes: u32) -> Option<Server> {
+pub fn start_on_small_disk(directory: &Path, megabytes: u32) -> Option<Server> {
     let data = directory.join("data");
     fs::create_dir(&data).unwrap();
     let mount = format!(

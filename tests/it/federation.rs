@@ -17,6 +17,7 @@ mod profiles;
 mod relations;
 mod restricted_joins;
 mod server_keys;
+mod sliding_sync;
 mod spaces;
 mod third_party_invites;
 mod timestamp_to_event;

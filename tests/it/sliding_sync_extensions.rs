@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use crate::{
     client_api::{
-        create_room, create_room_with, percent_encode, room_path, send_receipt, send_text,
+        create_room, create_room_with, percent_encode, room_path, send_in_thread, send_receipt,
+        send_text,
     },
     sliding_sync::{path, pos, sliding},
     test_server::{TestServer, TestUser, expect_error, expect_ok},
@@ -181,6 +182,37 @@ fn receipts_are_those_of_the_timeline_first_and_then_those_that_move() {
     assert!(event["content"][&new]["m.read"][&bob.user_id].is_object());
     let (none, _) = extensions(&alice, Some(&pos), &wanted);
     assert_eq!(none, json!({}));
+}
+
+#[test]
+fn of_the_receipts_of_a_user_at_an_event_the_one_for_most_of_the_room_is_sent_and_one_of_each_kind()
+{
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let room = create_room_with(&[&alice, &bob]);
+    let root = send_text(&alice, &room, "root");
+    send_in_thread(&alice, &room, &root, "reply");
+    let wanted = json!({ "receipts": { "enabled": true } });
+    let (_, start) = extensions(&bob, None, &wanted);
+    let read = |kind: &str, thread: Option<&str>| {
+        let body = thread.map_or(json!({}), |thread| json!({ "thread_id": thread }));
+        expect_ok(send_receipt(&bob, &room, (kind, &root), body));
+    };
+    let thread_of = |receipts: &Value, kind: &str| {
+        let content = &receipts["receipts"]["rooms"][&room]["content"];
+        let receipt = &content[&root][kind][&bob.user_id];
+        assert!(receipt["ts"].is_u64(), "{content}");
+        receipt["thread_id"].as_str().map(str::to_owned)
+    };
+    read("m.read", Some("main"));
+    read("m.read", Some(&root));
+    read("m.read.private", Some(&root));
+    let (threaded, _) = extensions(&bob, Some(&start), &wanted);
+    assert_eq!(thread_of(&threaded, "m.read").as_deref(), Some("main"));
+    assert_eq!(thread_of(&threaded, "m.read.private"), Some(root.clone()));
+    read("m.read", None);
+    let (all, _) = extensions(&bob, Some(&start), &wanted);
+    assert_eq!(thread_of(&all, "m.read"), None);
 }
 
 #[test]

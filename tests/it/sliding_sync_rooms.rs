@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::{
     client_api::{
         change_membership, create_room, create_room_with, event_types, join, leave, message_bodies,
-        percent_encode, room_path, send_event, send_receipt, send_text, set_state,
+        percent_encode, room_path, send_event, send_in_thread, send_receipt, send_text, set_state,
     },
     sliding_sync::{path, pos, rooms, sliding, window},
     test_server::{TestServer, TestUser, expect_ok},
@@ -350,4 +350,42 @@ fn an_invitation_wakes_a_request_that_waits() {
         started.elapsed().as_secs() < 50,
         "it waited for the timeout"
     );
+}
+
+#[test]
+fn a_limited_or_expanded_timeline_has_what_its_events_aggregate() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let room = create_room_with(&[&alice, &bob]);
+    let root = send_text(&alice, &room, "root");
+    let reply = send_in_thread(&bob, &room, &root, "reply");
+    let windowed =
+        |limit: u32| json!({ "lists": { "all": { "range": [0, 9], "timeline_limit": limit } } });
+    let timeline = |response: &Value| response["rooms"][&room]["timeline"].clone();
+    let first = sliding(&alice, None, windowed(2));
+    assert_eq!(first["rooms"][&room]["limited"], true);
+    let thread = &timeline(&first)[0]["unsigned"]["m.relations"]["m.thread"];
+    assert_eq!(
+        (&thread["count"], &thread["current_user_participated"]),
+        (&json!(1), &json!(true))
+    );
+    assert_eq!(thread["latest_event"]["event_id"], reply);
+
+    let short = sliding(&bob, None, windowed(1));
+    let edit = json!({
+        "msgtype": "m.text", "body": "* better",
+        "m.new_content": { "msgtype": "m.text", "body": "better" },
+        "m.relates_to": { "rel_type": "m.replace", "event_id": root },
+    });
+    let edit = send_event(&alice, &room, "m.room.message", edit);
+    let live = sliding(&bob, Some(pos(&short)), windowed(1));
+    assert_eq!(
+        timeline(&live)[0]["event_id"],
+        edit,
+        "the client aggregates it itself"
+    );
+    let expanded = sliding(&bob, Some(pos(&live)), windowed(3));
+    assert_eq!(expanded["rooms"][&room]["unstable_expanded_timeline"], true);
+    let replaced = &timeline(&expanded)[0]["unsigned"]["m.relations"]["m.replace"];
+    assert_eq!(replaced["event_id"], edit);
 }

@@ -83,6 +83,7 @@ impl TestApi {
             typing: Arc::default(),
             lazy_loaded_members: Arc::default(),
             room_lists: crate::sync::sliding::RoomLists::default(),
+            read_states: crate::sync::sliding::ReadStates::new(&clock),
             presence: Arc::default(),
             local,
             users: Users::new(options, store.clone(), pool.clone(), clock.clone()),

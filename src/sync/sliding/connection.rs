@@ -5,11 +5,17 @@
 //! earlier state is never that of another. A number is the time at which the state was stored, or one more than
 //! the last: it says when a connection expires.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
+use super::required_state::size;
 use crate::{
+    cache::Cache,
+    clock::Clock,
     rooms::Error,
-    store::{DeviceNum, Reader, Records, Rows, Tx, records::SlidingSyncState},
+    store::{
+        DeviceNum, Reader, Records, RoomNum, Rows, Tx,
+        records::{SentRoom, SlidingSyncState},
+    },
 };
 
 /// The most connections of a device. Beyond it the one whose state is the oldest is dropped.
@@ -20,19 +26,65 @@ const EXPIRY_MS: u64 = 30 * DAY_MS;
 /// A state that is older is stored again, although nothing has changed, so that it does not expire.
 const REFRESH_MS: u64 = DAY_MS;
 
-/// The state with this number; `None` if there is none or it has expired.
-pub fn load(
-    r: &impl Reader,
-    device: DeviceNum,
-    connection: &str,
-    number: u64,
-    now_ms: u64,
-) -> Result<Option<SlidingSyncState>, Error> {
-    if is_expired(number, now_ms) {
-        return Ok(None);
+/// The most states in memory, and what they may take: 100,000 rooms.
+const MAX_READ_STATES: usize = 1000;
+const MAX_READ_BYTES: usize = 4 * 1024 * 1024;
+
+/// States in memory as they are stored, so that those of large accounts are not decoded for each request.
+/// That a state is here does not say that it is still stored.
+pub struct ReadStates(Cache<(DeviceNum, String, u64), Arc<SlidingSyncState>>);
+
+impl ReadStates {
+    pub fn new(clock: &Clock) -> Self {
+        let cache = Cache::with_max_bytes(clock, MAX_READ_STATES, MAX_READ_BYTES);
+        Self(cache)
     }
-    Ok(r.sliding_sync_states()?
-        .load((device, connection, number))?)
+
+    /// The state with this number; `None` if there is none or it has expired.
+    pub(super) fn load(
+        &self,
+        r: &impl Reader,
+        device: DeviceNum,
+        connection: &str,
+        number: u64,
+        now_ms: u64,
+    ) -> Result<Option<Arc<SlidingSyncState>>, Error> {
+        let states = r.sliding_sync_states()?;
+        if is_expired(number, now_ms) || !states.has((device, connection, number))? {
+            return Ok(None);
+        }
+        if let Some(state) = self.0.get(&(device, connection.to_owned(), number)) {
+            return Ok(Some(state));
+        }
+        let state = states.load((device, connection, number))?.map(Arc::new);
+        if let Some(state) = &state {
+            self.insert(device, connection, number, state.clone());
+        }
+        Ok(state)
+    }
+
+    /// `state` is stored under this number.
+    pub(super) fn insert(
+        &self,
+        device: DeviceNum,
+        connection: &str,
+        number: u64,
+        state: Arc<SlidingSyncState>,
+    ) {
+        let required = state.required_states.iter();
+        let required: usize = required.map(|required| size(required)).sum();
+        let rooms = size_of::<(RoomNum, SentRoom)>() * state.rooms.len();
+        let bytes = required + rooms + connection.len();
+        let key = (device, connection.to_owned(), number);
+        let ttl = Duration::from_millis(EXPIRY_MS);
+        self.0.insert_sized(key, state, bytes, ttl);
+    }
+}
+
+impl fmt::Debug for ReadStates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ReadStates").finish_non_exhaustive()
+    }
 }
 
 pub fn is_to_be_refreshed(number: u64, now_ms: u64) -> bool {

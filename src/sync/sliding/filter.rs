@@ -27,9 +27,7 @@ impl ResolvedFilters<'_> {
         };
         is(filters.is_invite, entry.membership == Membership::Invite)
             && is(filters.is_encrypted, attributes.is_encrypted)
-            && filters
-                .is_dm
-                .is_none_or(|wanted| wanted == list.is_dm(entry.room))
+            && is(filters.is_dm, entry.is_dm)
             && filters.room_types.as_ref().is_none_or(has_type)
             && !filters.not_room_types.as_ref().is_some_and(has_type)
             && filters.tags.as_ref().is_none_or(has_tag)

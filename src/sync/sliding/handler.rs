@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
-    connection,
+    connection::{self, ReadStates},
     plan::{Plan, Planner},
     request::SlidingSyncRequest,
     response::{Sources, Unwritten, Whole},
@@ -31,7 +31,7 @@ use crate::{
 
 /// So many rooms more than the client has, and so many that changed, are looked through on the thread.
 const MAX_ROOMS_ON_THREAD: usize = 64;
-/// So often a room is checked against a list on the thread.
+/// So often something of a room is compared with a list on the thread.
 const MAX_CHECKS_ON_THREAD: usize = 20_000;
 /// The updates of so many rooms, of a range of so many positions, are read on the thread.
 const MAX_UPDATES_ON_THREAD: usize = 4;
@@ -41,6 +41,7 @@ const MAX_POSITIONS_ON_THREAD: u64 = 256;
 pub struct SlidingSyncHandler<'a> {
     pub sync: SyncHandler<'a>,
     pub room_lists: &'a RoomLists,
+    pub read_states: &'a ReadStates,
 }
 
 pub enum Outcome {
@@ -66,7 +67,6 @@ impl SlidingSyncHandler<'_> {
         let Some(state) = self.state(&request)? else {
             return Ok(Outcome::UnknownPos);
         };
-        let state = Arc::new(state);
         sync.note_presence(user, device, set_presence);
         if let Some(to_device) = request.extensions.to_device {
             sync.remove_received(device, &request.user_id, to_device.received)?;
@@ -133,7 +133,10 @@ impl SlidingSyncHandler<'_> {
                 sync.put_key_counts(device, &mut e2ee)?;
             }
             let state_number = match is_changed {
-                true => self.put_state(&request, plan.next.apply(&state)).await?,
+                true => {
+                    let next = Arc::new(plan.next.apply(&state));
+                    self.put_state(&request, next).await?
+                }
                 false => last_state,
             };
             let whole = Whole {
@@ -152,16 +155,16 @@ impl SlidingSyncHandler<'_> {
     }
 
     /// What the client has received, up to the token of its request; `None` if that is not known.
-    fn state(&self, request: &SlidingSyncRequest) -> Result<Option<SlidingSyncState>, Error> {
+    fn state(&self, request: &SlidingSyncRequest) -> Result<Option<Arc<SlidingSyncState>>, Error> {
         let Some(pos) = request.since else {
-            return Ok(Some(SlidingSyncState::default()));
+            return Ok(Some(Arc::default()));
         };
         if pos.position > self.sync.notifier.position().stored {
             return Ok(None);
         }
         let (device, now_ms) = (request.device, self.sync.clock.now_ms());
-        let load =
-            |s: &Snapshot| connection::load(s, device, &request.connection, pos.state, now_ms);
+        let (states, connection) = (self.read_states, &request.connection);
+        let load = |s: &Snapshot| states.load(s, device, connection, pos.state, now_ms);
         self.sync.store.read(load)
     }
 
@@ -169,12 +172,18 @@ impl SlidingSyncHandler<'_> {
     async fn put_state(
         &self,
         request: &SlidingSyncRequest,
-        state: SlidingSyncState,
+        state: Arc<SlidingSyncState>,
     ) -> Result<u64, Error> {
         let (device, connection) = (request.device, request.connection.clone());
         let (after, now_ms) = (request.since.map(|pos| pos.state), self.sync.clock.now_ms());
-        let put = move |tx: &Tx| connection::put(tx, device, &connection, after, &state, now_ms);
-        self.sync.store.write(put).await
+        let stored = state.clone();
+        let put = move |tx: &Tx| connection::put(tx, device, &connection, after, &stored, now_ms);
+        // Also on a disk that is almost full: without it nothing could be read. The row is limited in size,
+        // and another one is removed for it unless the connection is new.
+        let number = self.sync.store.write_shrinking(put).await?;
+        self.read_states
+            .insert(device, &request.connection, number, state);
+        Ok(number)
     }
 
     async fn plan(
@@ -194,7 +203,8 @@ impl SlidingSyncHandler<'_> {
         let has_few_changes = changed
             .as_ref()
             .is_some_and(|changed| changed.len() <= MAX_ROOMS_ON_THREAD);
-        let checks = request.lists.len() * list.entries().len();
+        let costs = request.lists.iter().map(|list| list.filters.cost());
+        let checks = costs.sum::<usize>().saturating_mul(list.entries().len());
         let is_fast = has_few_changes
             && checks <= MAX_CHECKS_ON_THREAD
             && window_size(request, &list) <= state.rooms.len() + MAX_ROOMS_ON_THREAD

@@ -3,8 +3,9 @@
 //!
 //! - A [`SlidingSyncRequest`] is a request in either of its two dialects, as [`Dialect`] names them.
 //! - [`RoomLists`] has the rooms of each user, the last active first, in memory. It can be lost.
-//! - `connection` stores what a client has received on a connection. A room that has not changed since it was
-//!   sent up to the position of the token needs no change there, so most responses write nothing.
+//! - `connection` stores what a client has received on a connection; [`ReadStates`] has it in memory too. A
+//!   room that has not changed since it was sent up to the position of the token needs no change there, so
+//!   most responses write nothing. `next_state` is what a response changes.
 //! - `plan` says what a response has: which rooms are in the windows, and which of them are sent since when.
 //!   `room_update` builds one of them, `required_state` its state; `response` writes the JSON in pieces.
 //! - A response covers the positions up to where the notifier was when the look began, as that of `/sync`
@@ -17,6 +18,7 @@
 mod connection;
 mod filter;
 mod handler;
+mod next_state;
 mod plan;
 mod request;
 mod required_state;
@@ -26,6 +28,7 @@ mod room_update;
 mod token;
 
 pub use self::{
+    connection::ReadStates,
     handler::{Outcome, SlidingSyncHandler},
     request::{
         Dialect, Extensions, Filters, List, RoomConfig, Scope, SlidingSyncRequest, ToDevice,

@@ -7,23 +7,20 @@ use std::{
 
 use super::{
     filter::ResolvedFilters,
+    next_state::{MAX_REQUIRED_BYTES, NextState, sent},
     request::{RoomConfig, Scope, SlidingSyncRequest},
-    required_state,
+    required_state::{self, size},
     room_list::{Entry, Listing, RoomList, room_num},
 };
 use crate::{
     rooms::{Error, typing::Typing, unread::receipts},
     store::{
         Position, Reader, RoomNum, UserNum,
-        records::{Membership, RequiredState, SentRoom, SlidingSyncState},
+        records::{Membership, SentRoom, SlidingSyncState},
     },
     sync::request::SyncRange,
     users::account_data::{self, GLOBAL},
 };
-
-/// The most patterns of required state in the room configs of a request, of which each combination of lists
-/// and a subscription has its own.
-const MAX_COMBINED_PATTERNS: usize = 10_000;
 
 /// What a response has.
 #[derive(Debug)]
@@ -56,94 +53,60 @@ pub struct PlannedRoom {
     pub is_dm_changed: bool,
 }
 
-/// How the stored state of the connection changes by a response.
-#[derive(Debug)]
-pub struct NextState {
-    required_states: Vec<Arc<Vec<RequiredState>>>,
-    /// `None` where the client is to get the whole room when it comes again.
-    rooms: BTreeMap<RoomNum, Option<SentRoom>>,
-    has_account_data: bool,
-    is_changed: bool,
-}
-
-impl NextState {
-    fn new(state: &SlidingSyncState) -> Self {
-        let required_states = state.required_states.iter().cloned().map(Arc::new);
-        Self {
-            required_states: required_states.collect(),
-            rooms: BTreeMap::new(),
-            has_account_data: state.has_account_data,
-            is_changed: false,
-        }
-    }
-
-    pub fn is_changed(&self) -> bool {
-        self.is_changed
-    }
-
-    fn required_state(&mut self, wanted: &[RequiredState]) -> u16 {
-        let known = self.required_states.iter();
-        let index = known.clone().position(|known| known.as_slice() == wanted);
-        let index = index.unwrap_or_else(|| {
-            self.required_states.push(Arc::new(wanted.to_vec()));
-            self.required_states.len() - 1
-        });
-        u16::try_from(index).unwrap_or(u16::MAX)
-    }
-
-    fn set(&mut self, before: Option<SentRoom>, room: RoomNum, after: Option<SentRoom>) {
-        if before != after {
-            self.rooms.insert(room, after);
-            self.is_changed = true;
-        }
-    }
-
-    /// Changes the room that `before` or an earlier change has.
-    fn edit(&mut self, before: &SlidingSyncState, room: RoomNum, edit: impl FnOnce(&mut SentRoom)) {
-        let before = match self.rooms.get(&room) {
-            Some(changed) => *changed,
-            None => sent(before, room).copied(),
-        };
-        if let Some(before) = before {
-            let mut after = before;
-            edit(&mut after);
-            self.set(Some(before), room, Some(after));
-        }
-    }
-
-    /// The state after the response to a request for `before`.
-    pub fn apply(&self, before: &SlidingSyncState) -> SlidingSyncState {
-        let mut rooms: BTreeMap<_, _> = before.rooms.iter().copied().collect();
-        for (room, after) in &self.rooms {
-            match after {
-                Some(after) => drop(rooms.insert(*room, *after)),
-                None => drop(rooms.remove(room)),
-            }
-        }
-        let mut indexes = HashMap::new();
-        let mut required_states = Vec::new();
-        for sent in rooms.values_mut() {
-            let index = *indexes.entry(sent.required_state).or_insert_with(|| {
-                let known = self.required_states.get(usize::from(sent.required_state));
-                required_states.push(known.map_or_else(Vec::new, |known| known.to_vec()));
-                required_states.len() - 1
-            });
-            sent.required_state = u16::try_from(index).unwrap_or(u16::MAX);
-        }
-        SlidingSyncState {
-            required_states,
-            rooms: rooms.into_iter().collect(),
-            has_account_data: self.has_account_data,
-        }
-    }
-}
-
 /// Which of the request's lists and subscriptions a room is in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct Rule {
     /// A bit for each list.
     lists: u128,
     subscription: Option<usize>,
+}
+
+impl Rule {
+    fn is_any(&self) -> bool {
+        self.lists != 0 || self.subscription.is_some()
+    }
+}
+
+/// The rooms in the windows and subscriptions.
+struct Windows<'a> {
+    /// By the index of the room in the user's list.
+    rules: Vec<Rule>,
+    /// The last active first.
+    rooms: Vec<Windowed<'a>>,
+}
+
+struct Windowed<'a> {
+    entry: &'a Entry,
+    rule: Rule,
+    /// What the client has of it.
+    before: Option<SentRoom>,
+}
+
+impl Windows<'_> {
+    fn rooms_of(&self, selection: &Selection) -> impl Iterator<Item = &Windowed<'_>> {
+        self.rooms
+            .iter()
+            .filter(|windowed| selection.has(&windowed.rule))
+    }
+}
+
+/// The lists and subscriptions of an extension.
+#[derive(Default)]
+struct Selection {
+    /// A bit for each list.
+    lists: u128,
+    /// By the index of the subscription.
+    subscriptions: Vec<bool>,
+}
+
+impl Selection {
+    fn has(&self, rule: &Rule) -> bool {
+        rule.lists & self.lists != 0
+            || rule.subscription.is_some_and(|number| {
+                let is_selected = self.subscriptions.get(number);
+                is_selected.copied().unwrap_or_default()
+            })
+    }
 }
 
 /// What a plan is made of.
@@ -160,7 +123,7 @@ pub struct Planner<'a> {
 
 impl Planner<'_> {
     pub fn plan(&self, r: &impl Reader) -> Result<Plan, Error> {
-        let (rules, counts) = self.rules(r)?;
+        let (windows, counts) = self.windows(r)?;
         let mut plan = Plan {
             counts,
             rooms: Vec::new(),
@@ -169,11 +132,11 @@ impl Planner<'_> {
             typing: Vec::new(),
             next: NextState::new(self.state),
         };
-        self.add_rooms(r, &rules, &mut plan)?;
-        self.note_unsent(&rules, &mut plan);
-        self.add_receipts(r, &rules, &mut plan)?;
-        self.add_account_data(r, &rules, &mut plan)?;
-        self.add_typing(&rules, &mut plan);
+        self.add_rooms(r, &windows, &mut plan)?;
+        self.note_unsent(&windows, &mut plan);
+        self.add_receipts(r, &windows, &mut plan)?;
+        self.add_account_data(r, &windows, &mut plan)?;
+        self.add_typing(&windows, &mut plan);
         Ok(plan)
     }
 
@@ -201,8 +164,9 @@ impl Planner<'_> {
     }
 
     /// The rooms in the windows and subscriptions, and how many rooms match each list.
-    fn rules(&self, r: &impl Reader) -> Result<(BTreeMap<RoomNum, Rule>, Vec<usize>), Error> {
-        let mut rules: HashMap<RoomNum, Rule> = HashMap::new();
+    fn windows(&self, r: &impl Reader) -> Result<(Windows<'_>, Vec<usize>), Error> {
+        let entries = self.list.entries();
+        let mut rules = vec![Rule::default(); entries.len()];
         let mut counts = Vec::new();
         for (number, list) in self.request.lists.iter().enumerate() {
             let mut spaces = Vec::new();
@@ -219,7 +183,7 @@ impl Planner<'_> {
                     .map(|name| name.to_lowercase()),
             };
             let mut count = 0;
-            for entry in self.list.entries() {
+            for (entry, rule) in entries.iter().zip(&mut rules) {
                 if !self.is_listed(entry) || !filters.accept(self.list, entry) {
                     continue;
                 }
@@ -230,7 +194,7 @@ impl Planner<'_> {
                         .any(|(first, last)| (*first..=*last).contains(&index))
                 };
                 if list.ranges.as_ref().is_none_or(is_in) {
-                    rules.entry(entry.room).or_default().lists |= 1 << number;
+                    rule.lists |= 1 << number;
                 }
                 count += 1;
             }
@@ -238,41 +202,64 @@ impl Planner<'_> {
         }
         for (number, (id, _)) in self.request.subscriptions.iter().enumerate() {
             if let Some(room) = room_num(r, id.as_str())?
-                && let Some(entry) = self.list.get(room)
-                && (self.is_listed(entry) || entry.listing == Listing::IfSent)
+                && let Some(index) = self.list.index_of(room)
+                && (self.is_listed(&entries[index]) || entries[index].listing == Listing::IfSent)
             {
-                rules.entry(room).or_default().subscription = Some(number);
+                rules[index].subscription = Some(number);
             }
         }
-        Ok((rules.into_iter().collect(), counts))
+        let rooms = entries.iter().zip(&rules);
+        let rooms = rooms.filter(|(_, rule)| rule.is_any());
+        let rooms = rooms.map(|(entry, rule)| Windowed {
+            entry,
+            rule: *rule,
+            before: sent(self.state, entry.room).copied(),
+        });
+        let rooms = rooms.collect();
+        Ok((Windows { rules, rooms }, counts))
+    }
+
+    /// Whether `room` is in a window or subscription of `selection`.
+    fn is_in(&self, windows: &Windows<'_>, selection: &Selection, room: RoomNum) -> bool {
+        let index = self.list.index_of(room);
+        index.is_some_and(|index| selection.has(&windows.rules[index]))
     }
 
     fn add_rooms(
         &self,
         r: &impl Reader,
-        rules: &BTreeMap<RoomNum, Rule>,
+        windows: &Windows<'_>,
         plan: &mut Plan,
     ) -> Result<(), Error> {
         let mut configs: HashMap<Rule, (Arc<RoomConfig>, u16)> = HashMap::new();
-        let mut patterns = 0;
-        for (room, rule) in rules {
-            let Some(entry) = self.list.get(*room) else {
+        // Most rooms have the same as the one before.
+        let mut last: Option<(Rule, Arc<RoomConfig>, u16)> = None;
+        let mut bytes = 0;
+        for Windowed {
+            entry,
+            rule,
+            before,
+        } in &windows.rooms
+        {
+            let (room, before) = (entry.room, *before);
+            if last.as_ref().is_none_or(|(of, ..)| of != rule) {
+                let (config, required_state) = configs.entry(*rule).or_insert_with(|| {
+                    let config = self.config(*rule);
+                    bytes += size(&config.required_state);
+                    let required_state = plan.next.required_state(&config.required_state);
+                    (Arc::new(config), required_state)
+                });
+                last = Some((*rule, config.clone(), *required_state));
+            }
+            let Some((_, config, required_state)) = last.clone() else {
                 continue;
             };
-            let (config, required_state) = configs.entry(*rule).or_insert_with(|| {
-                let config = self.config(*rule);
-                patterns += 1 + config.required_state.iter().map(size).sum::<usize>();
-                let required_state = plan.next.required_state(&config.required_state);
-                (Arc::new(config), required_state)
-            });
-            let (config, required_state) = (config.clone(), *required_state);
-            if patterns > MAX_COMBINED_PATTERNS {
+            if bytes > MAX_REQUIRED_BYTES {
                 return Err(Error::invalid(
-                    "lists: their combinations have too many patterns of required_state",
+                    "lists: their combinations have too much required_state",
                 ));
             }
-            let before = sent(self.state, *room).copied();
-            let is_dm = self.list.is_dm(*room);
+            let is_dm = entry.is_dm;
             let expanded_from = before.and_then(|before| {
                 let known = &plan.next.required_states[usize::from(before.required_state)];
                 let is_expanded = before.timeline_limit < config.timeline_limit
@@ -303,9 +290,9 @@ impl Planner<'_> {
             };
             // Who comes back to a room that they left gets the whole of it.
             let is_last = entry.listing != Listing::Always && rule.subscription.is_none();
-            plan.next.set(before, *room, (!is_last).then_some(after));
+            plan.next.set(before, room, (!is_last).then_some(after));
             plan.rooms.push(PlannedRoom {
-                room: *room,
+                room,
                 since: before.map(|before| before.upto.unwrap_or(self.since())),
                 config,
                 expanded_from,
@@ -314,9 +301,6 @@ impl Planner<'_> {
                 is_dm_changed: before.is_some_and(|before| before.is_dm != is_dm),
             });
         }
-        let activity = |room| self.list.get(room).map(|entry| entry.activity);
-        plan.rooms
-            .sort_by_key(|planned| std::cmp::Reverse(activity(planned.room)));
         Ok(())
     }
 
@@ -354,11 +338,11 @@ impl Planner<'_> {
     }
 
     /// Rooms outside of the windows that changed: the client has them only up to its token.
-    fn note_unsent(&self, rules: &BTreeMap<RoomNum, Rule>, plan: &mut Plan) {
+    fn note_unsent(&self, windows: &Windows<'_>, plan: &mut Plan) {
         let since = self.since();
-        let entries = self.list.entries().iter();
-        for entry in entries.take_while(|entry| entry.activity > since) {
-            if !rules.contains_key(&entry.room) {
+        let entries = self.list.entries().iter().zip(&windows.rules);
+        for (entry, rule) in entries.take_while(|(entry, _)| entry.activity > since) {
+            if !rule.is_any() {
                 plan.next.edit(self.state, entry.room, |sent| {
                     sent.upto = Some(sent.upto.unwrap_or(since));
                 });
@@ -366,50 +350,47 @@ impl Planner<'_> {
         }
     }
 
-    /// The rooms of an extension, among those of the windows and the subscriptions.
-    fn scope(&self, scope: &Scope, rules: &BTreeMap<RoomNum, Rule>) -> BTreeSet<RoomNum> {
-        let mut lists = 0;
+    fn selection(&self, scope: &Scope) -> Selection {
+        let mut selection = Selection::default();
         for (number, list) in self.request.lists.iter().enumerate() {
-            lists |= u128::from(scope.has_list(&list.name)) << number;
+            selection.lists |= u128::from(scope.has_list(&list.name)) << number;
         }
-        let is_in = |rule: &Rule| {
-            let is_subscribed = |number: usize| {
-                scope.has_subscription(self.request.subscriptions[number].0.as_str())
-            };
-            rule.lists & lists != 0 || rule.subscription.is_some_and(is_subscribed)
-        };
-        let rooms = rules.iter().filter(|(_, rule)| is_in(rule));
-        rooms.map(|(room, _)| *room).collect()
+        let subscriptions = self.request.subscriptions.iter();
+        let selected = subscriptions.map(|(room, _)| scope.has_subscription(room.as_str()));
+        selection.subscriptions = selected.collect();
+        selection
     }
 
     fn add_receipts(
         &self,
         r: &impl Reader,
-        rules: &BTreeMap<RoomNum, Rule>,
+        windows: &Windows<'_>,
         plan: &mut Plan,
     ) -> Result<(), Error> {
         let scope = self.request.extensions.receipts.as_ref();
-        let wanted = scope.map_or_else(BTreeSet::new, |scope| self.scope(scope, rules));
-        for room in &wanted {
-            let is_joined =
-                (self.list.get(*room)).is_some_and(|entry| entry.membership == Membership::Join);
-            let has_receipts = sent(self.state, *room).is_some_and(|sent| sent.has_receipts);
-            if !is_joined || has_receipts && !self.has_changed(*room) {
+        let selection = scope.map_or_else(Selection::default, |scope| self.selection(scope));
+        for windowed in windows.rooms_of(&selection) {
+            let (entry, room) = (windowed.entry, windowed.entry.room);
+            let has_receipts = windowed.before.is_some_and(|before| before.has_receipts);
+            if entry.membership != Membership::Join || has_receipts && !self.has_changed(room) {
                 continue;
             }
             plan.receipts
-                .push((*room, has_receipts.then(|| self.since())));
+                .push((room, has_receipts.then(|| self.since())));
             plan.next
-                .edit(self.state, *room, |sent| sent.has_receipts = true);
+                .edit(self.state, room, |sent| sent.has_receipts = true);
         }
-        for (room, sent) in &self.state.rooms {
-            if sent.has_receipts
-                && !wanted.contains(room)
-                && self.has_changed(*room)
-                && self.has_receipts_since(r, *room, self.since())?
+        let changed: Vec<RoomNum> = match self.changed {
+            Some(changed) => changed.iter().copied().collect(),
+            None => self.state.rooms.iter().map(|(room, _)| *room).collect(),
+        };
+        for room in changed {
+            if !self.is_in(windows, &selection, room)
+                && sent(self.state, room).is_some_and(|sent| sent.has_receipts)
+                && self.has_receipts_since(r, room, self.since())?
             {
                 plan.next
-                    .edit(self.state, *room, |sent| sent.has_receipts = false);
+                    .edit(self.state, room, |sent| sent.has_receipts = false);
             }
         }
         Ok(())
@@ -428,7 +409,7 @@ impl Planner<'_> {
     fn add_account_data(
         &self,
         r: &impl Reader,
-        rules: &BTreeMap<RoomNum, Rule>,
+        windows: &Windows<'_>,
         plan: &mut Plan,
     ) -> Result<(), Error> {
         let (user, end) = (self.request.user, self.range.end.stored);
@@ -454,20 +435,26 @@ impl Planner<'_> {
         if !global.is_empty() {
             plan.account_data.insert(GLOBAL, global);
         }
-        let wanted = self.scope(scope, rules);
-        for room in &wanted {
-            let kinds = match sent(self.state, *room) {
-                Some(sent) if sent.has_account_data => changed.remove(room).unwrap_or_default(),
-                _ => account_data::kinds_in(r, user, *room)?,
+        let selection = self.selection(scope);
+        for windowed in windows.rooms_of(&selection) {
+            let room = windowed.entry.room;
+            let kinds = match windowed.before {
+                Some(before) if before.has_account_data => match changed.remove(&room) {
+                    Some(kinds) => kinds,
+                    None => continue,
+                },
+                _ => account_data::kinds_in(r, user, room)?,
             };
             plan.next
-                .edit(self.state, *room, |sent| sent.has_account_data = true);
+                .edit(self.state, room, |sent| sent.has_account_data = true);
             if !kinds.is_empty() {
-                plan.account_data.insert(*room, kinds);
+                plan.account_data.insert(room, kinds);
             }
         }
-        for room in changed.into_keys().filter(|room| !wanted.contains(room)) {
-            self.forget_account_data(room, plan);
+        for room in changed.into_keys() {
+            if !self.is_in(windows, &selection, room) {
+                self.forget_account_data(room, plan);
+            }
         }
         Ok(())
     }
@@ -483,16 +470,18 @@ impl Planner<'_> {
         }
     }
 
-    fn add_typing(&self, rules: &BTreeMap<RoomNum, Rule>, plan: &mut Plan) {
+    fn add_typing(&self, windows: &Windows<'_>, plan: &mut Plan) {
         let Some(scope) = &self.request.extensions.typing else {
             return;
         };
         let since = self.range.since.map_or(0, |since| since.ephemeral);
-        let wanted = self.scope(scope, rules);
+        let selection = self.selection(scope);
         let mut rooms: BTreeMap<RoomNum, u64> = BTreeMap::new();
-        let changed = self.typing.rooms_after(since);
-        for room in changed.unwrap_or_else(|| wanted.iter().copied().collect()) {
-            rooms.insert(room, since);
+        match self.typing.rooms_after(since) {
+            Some(changed) => rooms.extend(changed.into_iter().map(|room| (room, since))),
+            None => rooms.extend(
+                (windows.rooms_of(&selection)).map(|windowed| (windowed.entry.room, since)),
+            ),
         }
         for planned in &plan.rooms {
             // In no window, the client learned of no change.
@@ -505,7 +494,7 @@ impl Planner<'_> {
             let is_joined =
                 (self.list.get(room)).is_some_and(|entry| entry.membership == Membership::Join);
             if is_joined
-                && wanted.contains(&room)
+                && self.is_in(windows, &selection, room)
                 && let Some(users) = self.typing.changed_after(room, since)
                 && (!users.is_empty() || sent(self.state, room).is_some())
             {
@@ -513,15 +502,4 @@ impl Planner<'_> {
             }
         }
     }
-}
-
-/// The number of patterns.
-fn size(required: &RequiredState) -> usize {
-    required.include.len() + required.exclude.len()
-}
-
-/// What the client has of `room`.
-fn sent(state: &SlidingSyncState, room: RoomNum) -> Option<&SentRoom> {
-    let index = state.rooms.binary_search_by_key(&room, |(room, _)| *room);
-    index.ok().map(|index| &state.rooms[index].1)
 }

@@ -11,6 +11,9 @@ use crate::{
     sync::lazy_members::ClientMembers,
 };
 
+/// The most tags of a room that filters see.
+pub const MAX_TAGS: usize = 32;
+
 /// As which of the two endpoints the client speaks: their responses have other names for the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
@@ -85,6 +88,17 @@ pub struct Filters {
     pub room_name_like: Option<String>,
     pub tags: Option<Vec<String>>,
     pub not_tags: Option<Vec<String>>,
+}
+
+impl Filters {
+    /// How much is compared at most to check one room.
+    pub fn cost(&self) -> usize {
+        let types = [&self.room_types, &self.not_room_types];
+        let types: usize = types.into_iter().flatten().map(Vec::len).sum();
+        let tags = [&self.tags, &self.not_tags];
+        let tags: usize = tags.into_iter().flatten().map(Vec::len).sum();
+        1 + types + self.spaces.as_ref().map_or(0, Vec::len) + tags * MAX_TAGS
+    }
 }
 
 /// The extensions that the client has enabled.

@@ -68,6 +68,19 @@ impl RequiredState {
     }
 }
 
+/// About how many bytes it takes.
+pub fn size(required: &[RequiredState]) -> usize {
+    let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+    let of_pattern = |pattern: &StatePattern| {
+        size_of::<StatePattern>() + text(&pattern.kind) + text(&pattern.state_key)
+    };
+    let of_one = |required: &RequiredState| {
+        let patterns = required.include.iter().chain(&required.exclude);
+        size_of::<RequiredState>() + patterns.map(of_pattern).sum::<usize>()
+    };
+    size_of::<Vec<RequiredState>>() + required.iter().map(of_one).sum::<usize>()
+}
+
 /// Whether any of `required` matches.
 pub fn matches(required: &[RequiredState], kind: &str, state_key: &str) -> bool {
     required

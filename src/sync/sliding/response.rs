@@ -210,8 +210,13 @@ impl Unwritten {
                 receipts::at_or_after(s, room, first, end, user, MAX_RECEIPTS)?
             }
         };
-        // The event has one receipt of a user and a kind at an event: rather the one for all threads.
-        updates.sort_by_key(|update| update.key.thread.is_some());
+        // A response has one event for a room, and that one receipt of a user and a kind at an event. The one
+        // for all threads says the same as the others; without it, the room's timeline shows the main one.
+        updates.sort_by_key(|update| match update.key.thread.as_deref() {
+            None => 0,
+            Some(receipts::MAIN) => 1,
+            Some(_) => 2,
+        });
         let content = receipt_contents(updates).into_iter().next();
         Ok(content.map(|content| json!({ "type": "m.receipt", "content": content })))
     }

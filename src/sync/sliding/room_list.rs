@@ -15,7 +15,7 @@ use ruma::{OwnedUserId, RoomId, UserId, events::StateEventType};
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
-use super::request::{Filters, SlidingSyncRequest};
+use super::request::{Filters, MAX_TAGS, SlidingSyncRequest};
 use crate::{
     rooms::{
         Error, event,
@@ -38,8 +38,6 @@ const MAX_SPACES: usize = 100;
 /// Up to so many changed rooms are read on the thread.
 const MAX_CHANGES_ON_THREAD: usize = 64;
 
-/// The most tags of a room that filters see.
-const MAX_TAGS: usize = 32;
 /// Of a name, a type or a tag; the rest is cut off.
 const MAX_TEXT_CHARS: usize = 255;
 
@@ -114,6 +112,8 @@ pub struct Entry {
     /// Of the membership.
     pub member_position: Position,
     pub listing: Listing,
+    /// Whether it is in `m.direct`.
+    pub is_dm: bool,
     /// Who invited the user.
     pub inviter: Option<OwnedUserId>,
     pub attributes: Attributes,
@@ -141,35 +141,49 @@ pub struct Attributes {
     state_position: Position,
 }
 
-/// What filters read of rooms beside memberships and `m.direct`.
-#[derive(Clone, Copy, Debug, Default)]
-struct FilterInputs {
-    attributes: bool,
-    tags: bool,
-}
+/// What filters read of rooms beside memberships and `m.direct`: a bit for each part.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct FilterInputs(u8);
 
 impl FilterInputs {
+    const ROOM_TYPE: Self = Self(1);
+    const ENCRYPTION: Self = Self(2);
+    const NAME: Self = Self(4);
+    const ATTRIBUTES: Self = Self(7);
+    const TAGS: Self = Self(8);
+
     fn of<'a>(filters: impl Iterator<Item = &'a Filters>) -> Self {
         let mut parts = Self::default();
         for filters in filters {
-            parts.attributes |= filters.is_encrypted.is_some()
-                || filters.room_types.is_some()
-                || filters.not_room_types.is_some()
-                || filters.room_name_like.is_some();
-            parts.tags |= filters.tags.is_some() || filters.not_tags.is_some();
+            let is_read = [
+                (
+                    Self::ROOM_TYPE,
+                    filters.room_types.is_some() || filters.not_room_types.is_some(),
+                ),
+                (Self::ENCRYPTION, filters.is_encrypted.is_some()),
+                (Self::NAME, filters.room_name_like.is_some()),
+                (
+                    Self::TAGS,
+                    filters.tags.is_some() || filters.not_tags.is_some(),
+                ),
+            ];
+            for (part, _) in is_read.into_iter().filter(|(_, is_read)| *is_read) {
+                parts = parts.and(part);
+            }
         }
         parts
     }
 
     fn has(self, other: Self) -> bool {
-        self.attributes >= other.attributes && self.tags >= other.tags
+        self.0 & other.0 == other.0
+    }
+
+    fn has_any(self, other: Self) -> bool {
+        self.0 & other.0 != 0
     }
 
     fn and(self, other: Self) -> Self {
-        Self {
-            attributes: self.attributes || other.attributes,
-            tags: self.tags || other.tags,
-        }
+        Self(self.0 | other.0)
     }
 }
 
@@ -227,6 +241,9 @@ impl RoomList {
                 let own = account_data::changes_between(r, owner.user, upto, end)?;
                 if own.iter().any(|(_, kind)| kind == DIRECT) {
                     self.direct = direct_rooms(r, owner.user)?;
+                    for entry in &mut self.entries {
+                        entry.is_dm = self.direct.contains(&entry.room);
+                    }
                 }
                 let tagged = own.into_iter().filter(|(_, kind)| kind == TAG);
                 let tagged: BTreeSet<RoomNum> = tagged.map(|(room, _)| room).collect();
@@ -256,7 +273,9 @@ impl RoomList {
     fn build(&mut self, r: &impl Reader, owner: &Owner<'_>) -> Result<(), Error> {
         self.entries.clear();
         for (room, member) in memberships(r, owner.user)? {
-            self.entries.push(owner.entry(r, room, &member, None)?);
+            let mut entry = owner.entry(r, room, &member, None)?;
+            entry.is_dm = self.direct.contains(&room);
+            self.entries.push(entry);
         }
         self.entries.sort_unstable_by_key(Entry::order);
         let activity = self
@@ -282,7 +301,8 @@ impl RoomList {
         if is_tagged && let Some(before) = &mut before {
             before.tags = owner.tags(r, room)?;
         }
-        let entry = owner.entry(r, room, &member, before)?;
+        let mut entry = owner.entry(r, room, &member, before)?;
+        entry.is_dm = self.direct.contains(&room);
         let index = self
             .entries
             .partition_point(|other| other.order() < entry.order());
@@ -316,14 +336,11 @@ impl RoomList {
         self.index_of(room).map(|index| &self.entries[index])
     }
 
-    fn index_of(&self, room: RoomNum) -> Option<usize> {
+    /// The index in [`entries`](Self::entries).
+    pub fn index_of(&self, room: RoomNum) -> Option<usize> {
         let activity = *self.activity.get(&room)?;
         let order = (Reverse(activity), Reverse(room));
         self.entries.binary_search_by_key(&order, Entry::order).ok()
-    }
-
-    pub fn is_dm(&self, room: RoomNum) -> bool {
-        self.direct.contains(&room)
     }
 
     /// Whether `room` is a child of `space`, to which the user must be joined.
@@ -378,14 +395,15 @@ impl Owner<'_> {
             membership: member.membership,
             member_position: member.position,
             listing,
+            is_dm: false,
             inviter,
-            attributes: match self.parts.attributes {
+            attributes: match self.parts.has_any(FilterInputs::ATTRIBUTES) {
                 true if is_new || attributes.state_position < heads.state_position => {
                     self.attributes(r, room, member, heads.state_position)?
                 }
                 _ => attributes,
             },
-            tags: match self.parts.tags {
+            tags: match self.parts.has(FilterInputs::TAGS) {
                 true if is_new => self.tags(r, room)?,
                 _ => tags,
             },
@@ -442,28 +460,34 @@ impl Owner<'_> {
         member: &MemberRow,
         state_position: Position,
     ) -> Result<Attributes, Error> {
-        if let Some(outside) = out_of_band::load(r, self.user, room)? {
+        if member.membership != Membership::Join
+            && let Some(outside) = out_of_band::load(r, self.user, room)?
+        {
             return Ok(Attributes::of_stripped(
                 &outside.stripped_state,
                 state_position,
             ));
         }
-        let create = content::current::<Create>(r, room, &StateEventType::RoomCreate, "")?;
-        let encryption = current::get(r, room, "m.room.encryption", "")?;
+        let mut attributes = Attributes {
+            state_position,
+            ..Attributes::default()
+        };
+        if self.parts.has(FilterInputs::ROOM_TYPE) {
+            let create = content::current::<Create>(r, room, &StateEventType::RoomCreate, "")?;
+            let room_type = create.and_then(|create| create.room_type);
+            attributes.room_type = room_type.map(|kind| shortened(&kind));
+        }
+        if self.parts.has(FilterInputs::ENCRYPTION) {
+            let encryption = current::get(r, room, "m.room.encryption", "")?;
+            attributes.is_encrypted = encryption.is_some();
+        }
         // A room that the user has left may have another name now.
         let is_member = !matches!(member.membership, Membership::Leave | Membership::Ban);
-        let name = match is_member {
-            true => content::current::<Name>(r, room, &StateEventType::RoomName, "")?,
-            false => None,
-        };
-        Ok(Attributes {
-            room_type: create
-                .and_then(|create| create.room_type)
-                .map(|kind| shortened(&kind)),
-            is_encrypted: encryption.is_some(),
-            name: name.map(|name| shortened(&name.name.to_lowercase())),
-            state_position,
-        })
+        if is_member && self.parts.has(FilterInputs::NAME) {
+            let name = content::current::<Name>(r, room, &StateEventType::RoomName, "")?;
+            attributes.name = name.map(|name| shortened(&name.name.to_lowercase()));
+        }
+        Ok(attributes)
     }
 }
 

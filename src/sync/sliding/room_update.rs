@@ -15,6 +15,7 @@ use crate::{
     rooms::{
         Error,
         event::{self, StoredEvent},
+        relations::aggregations::Aggregator,
         room,
         state::{self as room_state, overlay::StateOverlay},
         timeline::{
@@ -520,9 +521,21 @@ impl Builder<'_> {
         let num_live = selected.events.iter().rev().take_while(is_live).count();
         let first = selected.events.first().and_then(|event| event.header.place);
         let has_history = selected.limited || !selected.events.is_empty();
+        // As in `/sync`: a client that has all later events aggregates them itself.
+        let is_expanded = self.fields.expanded_timeline || self.fields.unstable_expanded_timeline;
+        let aggregator = match selected.limited || is_expanded {
+            true => {
+                let (user, ignored) = (self.request.user, self.request.ignored.clone());
+                Some(Aggregator::new(r, &self.formatter, user, ignored)?)
+            }
+            false => None,
+        };
         let mut timeline = Vec::new();
         for event in &selected.events {
-            timeline.push(self.formatter.format(r, event)?);
+            timeline.push(match &aggregator {
+                Some(aggregator) => aggregator.format(r, &mut self.formatter, event)?,
+                None => self.formatter.format(r, event)?,
+            });
         }
         self.fields.timeline = Some(TimelineFields {
             timeline,
