@@ -15,6 +15,7 @@ use crate::{
     common::{client_api::create_public_room, http::Client, server::Server},
     mock_homeserver::MockHomeserver,
     peak_memory,
+    sliding_sync::PATH as SLIDING_SYNC,
 };
 
 /// Bytes of a request body, below its limit.
@@ -144,16 +145,22 @@ pub fn state(server: &Server, client: &mut Client) -> io::Result<Vec<(&'static s
     let state = format!("rooms/{room}/state");
     let members = format!("rooms/{room}/members");
     let messages = format!("rooms/{room}/messages?dir=b&limit=100");
-    [
+    let paths = [
         ("- /sync of a room with 60 MB of state", "sync"),
         ("- /state of it", &state),
         ("- /members of it", &members),
         ("- /messages of it", &messages),
-    ]
-    .into_iter()
-    .map(|(name, path)| {
+    ];
+    let mut peaks = Vec::new();
+    for (name, path) in paths {
         let peak = peak_during(server, || send(client, "GET", path, None))?;
-        Ok((name, peak))
-    })
-    .collect()
+        peaks.push((name, peak));
+    }
+    let list = json!({ "range": [0, 9], "timeline_limit": 100, "required_state": [["*", "*"]] });
+    let body = json!({ "lists": { "all": list } });
+    let peak = peak_during(server, || {
+        client.request("POST", SLIDING_SYNC, Some(&body)).map(drop)
+    })?;
+    peaks.push(("- sliding sync of it", peak));
+    Ok(peaks)
 }

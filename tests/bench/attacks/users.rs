@@ -5,7 +5,7 @@ use std::io;
 use serde_json::{Map, Value, json};
 
 use super::{Attack, Request, Stage, nothing, servers::wide};
-use crate::common::http::Client;
+use crate::{common::http::Client, sliding_sync::PATH as SLIDING_SYNC};
 
 /// Of the user who attacks.
 const ROOMS: usize = 500;
@@ -52,6 +52,19 @@ pub(super) fn attacks() -> Vec<Attack> {
             sync_by_filter,
         ),
         prepared("sync: 500 rooms, a filter of 900 rooms", rooms, sync_rooms),
+        attack(
+            "sliding sync: 40 lists of 500 rooms, 200 tags",
+            sliding_lists,
+        ),
+        attack(
+            "sliding sync: 500 rooms with all state, 900 patterns",
+            sliding_state,
+        ),
+        prepared(
+            "sliding sync: 100 lists, all rooms sent before",
+            sliding_sent,
+            sliding_again,
+        ),
         attack("publicRooms: a search in 500 rooms", search),
         attack("hierarchy of 500 rooms", hierarchy),
         attack("state and members of 2,000 members", members),
@@ -308,6 +321,51 @@ fn sync_rooms(stage: &Stage, _: usize) -> Vec<Request> {
     let filter = json!({ "room": { "not_rooms": not } });
     let id = filter_id(stage, &filter).expect("a filter");
     vec![stage.get(format!("sync?filter={id}"))]
+}
+
+fn sliding(stage: &Stage, pos: Option<&str>, body: &Value) -> Request {
+    let pos = pos.map_or(String::new(), |pos| format!("?pos={pos}"));
+    Request {
+        path: format!("{SLIDING_SYNC}{pos}"),
+        ..stage.request("POST", String::new(), body)
+    }
+}
+
+/// So many lists of all rooms, each like `list`.
+fn lists(count: usize, list: &Value) -> Value {
+    let lists = (0..count).map(|n| (format!("list{n}"), list.clone()));
+    json!({ "lists": lists.collect::<Map<_, _>>() })
+}
+
+fn sliding_lists(stage: &Stage, _: usize) -> Vec<Request> {
+    let tags: Vec<_> = (0..5).map(|n| format!("u.tag{n}")).collect();
+    let filters = json!({ "not_tags": tags, "room_name_like": "room" });
+    let list = json!({ "range": [0, 999], "timeline_limit": 100, "filters": filters });
+    vec![sliding(stage, None, &lists(40, &list))]
+}
+
+fn sliding_state(stage: &Stage, _: usize) -> Vec<Request> {
+    let patterns = (0..900).map(|n| json!([format!("org.example.{n}"), "*"]));
+    let patterns: Vec<_> = patterns.chain([json!(["*", "*"])]).collect();
+    let list = json!({ "range": [0, 999], "timeline_limit": 100, "required_state": patterns });
+    vec![sliding(stage, None, &lists(1, &list))]
+}
+
+fn sliding_sent(stage: &Stage) -> io::Result<()> {
+    let request = sliding(stage, None, &many_lists());
+    let body = many_lists();
+    let first: Value = stage.client()?.json("POST", &request.path, Some(&body))?;
+    keep(stage, "pos", first["pos"].as_str().unwrap_or_default())
+}
+
+fn many_lists() -> Value {
+    lists(100, &json!({ "range": [0, 999], "timeline_limit": 1 }))
+}
+
+fn sliding_again(stage: &Stage, run: usize) -> Vec<Request> {
+    let mut requests = message(stage, run);
+    requests.push(sliding(stage, Some(&kept(stage, "pos")), &many_lists()));
+    requests
 }
 
 fn search(stage: &Stage, _: usize) -> Vec<Request> {
