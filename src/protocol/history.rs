@@ -12,6 +12,7 @@ use std::{
 use ruma::{
     EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedUserId, RoomVersionId,
     UInt,
+    events::StateEventType,
     room_version_rules::RoomVersionRules,
     state_res::{StateMap, resolve, utils::event_id_set::EventIdSet},
 };
@@ -162,6 +163,12 @@ impl History {
     /// The index of an event.
     pub fn index(&self, id: &EventId) -> Option<Index> {
         self.by_id.get(id).copied()
+    }
+
+    /// The key in the state of an event, if it is a state event.
+    pub fn state_pair(&self, index: Index) -> Option<(StateEventType, String)> {
+        let (kind, state_key) = self.events[index].pdu.state_pair()?;
+        Some((kind, state_key.to_owned()))
     }
 
     /// An event by its id.

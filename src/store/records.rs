@@ -458,7 +458,8 @@ record! {
         status: Status,
         /// `None` if it is not in the timeline.
         place: Option<Place>,
-        /// When it was stored; what came by backfill has the position of the event after the gap.
+        /// When it was stored; what came by backfill has the position of the event after the gap. Of an
+        /// outlier: when it was replaced in the current state; 0 if it was not.
         position: Position,
         /// The state before it.
         state_before: NodeNum,

@@ -95,7 +95,7 @@ pub fn decide(
         ],
         None => Vec::new(),
     };
-    let mut derivation = Derivation::new(States::new(r, room, rules), received_in)?;
+    let mut derivation = Derivation::new(States::new(r, room, rules), opened, received_in)?;
     let mut leading = leading_to(&derivation.states, &missing)?;
     loop {
         let mut waiting = Vec::new();

@@ -10,18 +10,25 @@
 //!   the later events to it would undo the others.
 //! - An entry of a claim is news if it is later than the known entry of its key, if there is one, and
 //!   follows the known state. Everything else stays as known, also what the claim leaves out.
-//! - *Later* means of greater depth. Along a history the depth of a key's events grows, so an event
-//!   that was replaced is never later than the one that replaced it. At the limit of depths, which
-//!   one false event reaches, all are equal: equal is not later, but an event of which all prev_events
-//!   are here may be found to follow on the known one.
+//! - What was decided here is no news: an event that was received, or that has stood in the current state
+//!   as an outlier and was replaced ([`undecided`]). The known state includes that decision.
+//! - *Later*: each membership of a user, and each event of power levels, has the one before it among its
+//!   auth events. If such an event follows the known state, it is later; its depth, which its sender
+//!   chooses, is not asked for. Events of other keys do not name the one before: of these the deeper is
+//!   later, and at the limit of depths the one with the later time. Whoever sends such an event with a
+//!   false depth has the power to send it again and again.
 //! - An event *follows* the known state if each of its auth events stands in that state, or is later
 //!   than the one that does and follows the known state itself, and if it refers to all of those that
 //!   its authorization needs. So whoever has lost a power by the known state makes no news with it.
+//! - A membership or power levels that were made concurrently with the known ones, so that neither is in
+//!   the auth chain of the other, are news if the known state allows them and they forbid the known ones.
+//!   So a ban is news for whom it does not find under their last display name.
 //! - An event rests on a claim if there is one before it, its own or one before an event that it
-//!   follows. It is authorized as any other. A state event must be later than the event of its key in
-//!   the state before it, too: if that state is the true one, it always is. What is not accepted then
-//!   is not rejected for good, either: it stays an outlier, so it is missing to the events that follow
-//!   on it, and it is decided again with the events between, or when another event needs it.
+//!   follows. It is authorized as any other. A state event must come after the known event of its key,
+//!   too, or forbid it, as the entries of a claim: if that state is the true one, it always does. What is
+//!   not accepted then is not rejected for good, either: it stays an outlier, so it is missing to the
+//!   events that follow on it, and it is decided again with the events between, or when another event
+//!   needs it.
 //! - A state that rests on a claim includes the current state of then, so to resolve it with the state
 //!   after another event is to resolve that twice. What none of the states lacks is not gone then
 //!   ([`super::states::States::keep_known`]).
@@ -33,29 +40,72 @@
 //! is conflicted, and its known entry is authorized again: if the room is invite-only by now, those
 //! who joined when it was public fall out of it. Resolution of the true events does not do that.
 //!
-//! The price: what was made concurrently with the known state is accepted only with the events
+//! The price: what else was made concurrently with the known state is accepted only with the events
 //! between. With them, a claim is not needed any more: [`super::rederive`] derives the states after
 //! the gap from the graph. So a server in the room first fetches many events between, and only then
 //! asks for a state.
 
-use std::collections::HashMap;
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use ruma::{
     events::StateEventType, room_version_rules::RoomVersionRules, state_res::auth_types_for_event,
 };
 
-use super::authorize::ParsedEvents;
+use super::{
+    authorize::{ParsedEvents, allowed},
+    graph,
+};
 use crate::{
-    protocol::Pdu,
+    protocol::{Pdu, authorize::check_by_state},
     rooms::{
-        Error,
+        Error, event,
         state::{overlay::StateOverlay, resolution},
     },
-    store::{EventNum, Reader, RoomNum},
+    store::{EventNum, Position, Reader, RoomNum},
 };
 
 /// How many parsed events are kept, about; others are parsed again.
 const MAX_PARSED_EVENTS: usize = 1000;
+
+/// The greatest depth, which is no order any more.
+const MAX_DEPTH: u64 = (1 << 53) - 1;
+
+/// How many events of one key are gone through along auth events, or auth events of one entry.
+const MAX_AUTH_STEPS: usize = 20_000;
+
+/// `claimed` without the events on which the room that was in the state `known` had decided before
+/// `upto`: they stand in it as what is known.
+pub(in crate::rooms) fn undecided(
+    r: &impl Reader,
+    room: RoomNum,
+    known: &StateOverlay,
+    mut claimed: StateOverlay,
+    upto: Position,
+) -> Result<StateOverlay, Error> {
+    let states = [known.clone(), claimed.clone()];
+    for conflict in resolution::conflicts(r, room, &states)? {
+        let (kind, state_key) = conflict.key;
+        if let [known, Some(num)] = conflict.entries[..]
+            && is_decided(r, num, upto)?
+        {
+            claimed = claimed.with((kind.to_string(), state_key), known);
+        }
+    }
+    Ok(claimed)
+}
+
+/// Whether an event was received, or replaced in the current state, before `upto`.
+pub(in crate::rooms) fn is_decided(
+    r: &impl Reader,
+    num: EventNum,
+    upto: Position,
+) -> Result<bool, Error> {
+    let position = event::header(r, num)?.position;
+    Ok(position != Position(0) && position < upto)
+}
 
 /// The known state of a room, which meets a claim.
 pub(in crate::rooms) struct KnownState<'r, R> {
@@ -96,60 +146,139 @@ impl<'r, R: Reader> KnownState<'r, R> {
         }
         let mut state = self.state.clone();
         let states = [self.state.clone(), claimed.clone()];
+        // By number, in which an event comes after its auth events.
+        let mut concurrent = BTreeMap::new();
         for conflict in resolution::conflicts(self.r, self.room, &states)? {
             let (kind, state_key) = conflict.key;
-            if let [known, Some(num)] = conflict.entries[..]
-                && self.is_later(&*self.events.get(num)?, known)?
-                && self.follows(num)?
+            let [known, Some(num)] = conflict.entries[..] else {
+                continue;
+            };
+            let key = (kind.to_string(), state_key);
+            if self.is_later(&*self.events.get(num)?, known)? && self.follows(num)? {
+                state = state.with(key, Some(num));
+            } else if let Some(known) = known.filter(|_| names_the_one_before(&kind)) {
+                concurrent.insert(num, (key, known));
+            }
+        }
+        for (num, (key, known)) in concurrent {
+            let pdu = self.get(num)?;
+            if self.is_before(num, known)? == Some(false)
+                && self.events.allows(&pdu, &state)?
+                && self.forbids(&state, &pdu, known)?
             {
-                state = state.with((kind.to_string(), state_key), Some(num));
+                state = state.with(key, Some(num));
             }
         }
         Ok(state)
     }
 
-    pub(in crate::rooms) fn into_state(self) -> StateOverlay {
-        self.state
-    }
-
-    /// Whether `pdu` is no state event, or later than the known event of its key.
-    pub(in crate::rooms) fn may_get(&self, pdu: &Pdu) -> Result<bool, Error> {
+    /// The known event of the key of `pdu`.
+    pub(in crate::rooms) fn known(&self, pdu: &Pdu) -> Result<Option<EventNum>, Error> {
         match pdu.state_pair() {
-            Some((kind, state_key)) => self.is_later(pdu, self.get(&kind, state_key)?),
-            None => Ok(true),
+            Some((kind, state_key)) => self.at(&kind, state_key),
+            None => Ok(None),
         }
     }
 
-    /// The known event of the key of `pdu`, if it is as deep.
-    pub(in crate::rooms) fn as_deep(&self, pdu: &Pdu) -> Result<Option<EventNum>, Error> {
+    /// Whether an event, which `state` allows and which has the number `num` if it is an outlier, comes
+    /// after the `known` event of its key, or forbids that.
+    pub(in crate::rooms) fn is_replaced_by(
+        &self,
+        pdu: &Arc<Pdu>,
+        num: Option<EventNum>,
+        known: EventNum,
+        state: &StateOverlay,
+    ) -> Result<bool, Error> {
         let Some((kind, state_key)) = pdu.state_pair() else {
-            return Ok(None);
+            return Ok(true);
         };
-        let Some(known) = self.get(&kind, state_key)? else {
-            return Ok(None);
+        if !names_the_one_before(&kind) {
+            return self.is_later(pdu, Some(known));
+        }
+        for id in pdu.auth_events() {
+            if let Some((auth, auth_event)) = self.events.find(id)?
+                && auth_event.state_pair() == Some((kind.clone(), state_key))
+                && (auth == known || self.is_before(known, auth)? == Some(true))
+            {
+                return Ok(true);
+            }
+        }
+        let is_old = match num {
+            Some(num) => self.is_before(num, known)? != Some(false),
+            None => false,
         };
-        let depth = self.events.get(known)?.depth();
-        Ok((depth == pdu.depth()).then_some(known))
+        Ok(!is_old && self.forbids(state, pdu, known)?)
     }
 
-    fn get(&self, kind: &StateEventType, state_key: &str) -> Result<Option<EventNum>, Error> {
+    /// Whether `state` with the event `pdu` forbids the `known` event of its key.
+    fn forbids(
+        &self,
+        state: &StateOverlay,
+        pdu: &Arc<Pdu>,
+        known: EventNum,
+    ) -> Result<bool, Error> {
+        let known = self.events.get(known)?;
+        let checked = check_by_state(&known, self.rules, |kind, state_key| {
+            if pdu.state_pair() == Some((kind.clone(), state_key)) {
+                return Ok(Some(pdu.clone()));
+            }
+            let num = state.get(self.r, self.room, &kind.to_string(), state_key)?;
+            num.map(|num| self.events.get(num)).transpose()
+        });
+        Ok(allowed(&known, checked)?.is_none())
+    }
+
+    /// Whether the event `num` is in the auth chain of `later`, along the events of their common key.
+    /// `None` if that is not found out within the limit.
+    fn is_before(&self, num: EventNum, later: EventNum) -> Result<Option<bool>, Error> {
+        let key = |num| Ok::<_, Error>(event::header(self.r, num)?.state_key);
+        let own = key(later)?;
+        let mut at = later;
+        for _ in 0..MAX_AUTH_STEPS {
+            let mut before = None;
+            for auth in graph::auth_events(self.r, self.room, at)? {
+                if key(auth)? == own {
+                    before = Some(auth);
+                }
+            }
+            match before {
+                Some(before) if before > num => at = before,
+                before => return Ok(Some(before == Some(num))),
+            }
+        }
+        Ok(None)
+    }
+
+    fn get(&mut self, num: EventNum) -> Result<Arc<Pdu>, Error> {
+        if self.events.len() > MAX_PARSED_EVENTS {
+            self.events = ParsedEvents::new(self.r, self.room, self.rules);
+        }
+        self.events.get(num)
+    }
+
+    fn at(&self, kind: &StateEventType, state_key: &str) -> Result<Option<EventNum>, Error> {
         self.state
             .get(self.r, self.room, &kind.to_string(), state_key)
     }
 
+    /// Whether an event comes after the known one of its key, if it follows the known state.
     fn is_later(&self, pdu: &Pdu, known: Option<EventNum>) -> Result<bool, Error> {
-        match known {
-            Some(known) => Ok(pdu.depth() > self.events.get(known)?.depth()),
-            None => Ok(true),
-        }
+        let Some(known) = known else {
+            return Ok(true);
+        };
+        let names_the_one_before = pdu
+            .state_pair()
+            .is_some_and(|(kind, _)| names_the_one_before(&kind));
+        Ok(names_the_one_before || order(pdu) > order(&*self.events.get(known)?))
     }
 
     fn follows(&mut self, num: EventNum) -> Result<bool, Error> {
         let mut open = vec![num];
-        while let Some(num) = open.last().copied() {
-            if self.events.len() > MAX_PARSED_EVENTS {
-                self.events = ParsedEvents::new(self.r, self.room, self.rules);
-            }
+        for _ in 0..MAX_AUTH_STEPS {
+            let Some(num) = open.last().copied() else {
+                break;
+            };
+            self.get(num)?;
             let before = open.len();
             let verdict = self.follows_by(num, &mut open)?;
             if open.len() == before {
@@ -157,6 +286,8 @@ impl<'r, R: Reader> KnownState<'r, R> {
                 open.pop();
             }
         }
+        // What is not found out within the limit does not follow.
+        self.follow.extend(open.into_iter().map(|num| (num, false)));
         Ok(self.follow[&num])
     }
 
@@ -182,7 +313,7 @@ impl<'r, R: Reader> KnownState<'r, R> {
             return Ok(false);
         };
         for (kind, state_key) in needed {
-            let known = self.get(&kind, &state_key)?;
+            let known = self.at(&kind, &state_key)?;
             match auth_events.get(&(kind.clone(), state_key)) {
                 Some((num, _)) if Some(*num) == known => {}
                 Some((num, auth_event)) if self.is_later(auth_event, known)? => {
@@ -197,5 +328,21 @@ impl<'r, R: Reader> KnownState<'r, R> {
             }
         }
         Ok(true)
+    }
+}
+
+/// Whether each event of a key has the one before it among its auth events. So their order is known.
+fn names_the_one_before(kind: &StateEventType) -> bool {
+    matches!(
+        kind,
+        StateEventType::RoomMember | StateEventType::RoomPowerLevels
+    )
+}
+
+/// The order of the events of other keys: by depth, and by time where that is at its limit.
+fn order(pdu: &Pdu) -> (u64, u64) {
+    match pdu.depth() {
+        depth @ ..MAX_DEPTH => (depth, 0),
+        depth => (depth.min(MAX_DEPTH), pdu.origin_server_ts().get().into()),
     }
 }

@@ -12,6 +12,7 @@ use ruma::{RoomId, RoomVersionId};
 
 use super::{
     authorize::ParsedEvents,
+    claim::undecided,
     commit::{self, Commit, LiveEnd, Placement},
     insert::Notify,
     receive, state_change,
@@ -25,7 +26,7 @@ use crate::{
         timeline::gaps,
     },
     store::{
-        EventNum, Reader, RoomNum, Rows, StateKeyNum, Tx,
+        EventNum, Position, Reader, RoomNum, Rows, StateKeyNum, Tx,
         records::{Gap, Status},
     },
 };
@@ -62,6 +63,7 @@ impl StateDiff {
             return Ok(Self(claimed.into_iter().collect()));
         }
         let claimed = known.with_entries(r, room, claimed)?;
+        let claimed = undecided(r, room, &known, claimed, Position::MAX)?;
         let states = States::new(r, room, room::rules(r, room)?);
         let state = states.known(known).with_news(&claimed)?;
         check_join(r, room, join, &state)?;

@@ -30,6 +30,7 @@ use ruma::{OwnedEventId, events::TimelineEventType, room_version_rules::RoomVers
 pub(in crate::rooms) use super::states::find;
 use super::{
     authorize::{ParsedEvents, allowed},
+    claim::{is_decided, undecided},
     commit::{self, Claim, Commit, LiveEnd, Placement},
     insert::Notify,
     states::States,
@@ -41,7 +42,7 @@ use crate::{
         state::{self, current, overlay::StateOverlay, resolution::Unnumbered},
     },
     store::{
-        EventNum, NodeNum, Reader, RoomNum, Tx,
+        EventNum, NodeNum, Position, Reader, RoomNum, Tx,
         records::{RoomHeads, Status},
     },
 };
@@ -129,28 +130,34 @@ pub fn decide(
     let (prev, missing) = graph.prev_events(&pdu)?;
     let current = StateOverlay::of(heads.state);
     let claimed = claimed.filter(|_| !missing.is_empty());
-    let (is_live, is_later, state_before);
+    let claimed = claimed
+        .map(|claimed| undecided(r, room, &current, claimed, Position::MAX))
+        .transpose()?;
+    let (is_live, is_news, state_before);
     if pdu.prev_events().is_empty() {
         // The create event, which is here if anything is.
         is_live = heads.extremities.is_empty();
-        is_later = true;
+        is_news = true;
         state_before = StateOverlay::default();
     } else {
         is_live = prev.is_empty() || !graph.since_join(&prev)?.is_empty();
         let known = graph.known_before(&prev, missing.is_empty(), || Ok(current.clone()))?;
-        let known = graph.known(known);
-        is_later = graph.is_later(&pdu, &prev, &known)?;
         state_before = match &claimed {
             None if !missing.is_empty() => return Err(Error::Missing),
-            None => known.into_state(),
-            Some(claimed) => known.with_news(claimed)?,
+            None => known.clone(),
+            Some(claimed) => graph.known(known.clone()).with_news(claimed)?,
+        };
+        let num = find(r, room, pdu.event_id())?.map(|(num, _)| num);
+        is_news = match num {
+            Some(num) if is_decided(r, num, Position::MAX)? => false,
+            num => graph.is_news(&pdu, num, &prev, &graph.known(known), &state_before)?,
         };
     }
     let mut status = check(r, room, rules, &pdu, &state_before, &current)?;
     let is_accepted = status == Status::Accepted && is_live;
     let rests_on_claim =
-        !missing.is_empty() || !(is_accepted && is_later) && graph.depend_on_claim(&prev)?;
-    if status == Status::Accepted && (!is_live || rests_on_claim && !is_later) {
+        !missing.is_empty() || !(is_accepted && is_news) && graph.depend_on_claim(&prev)?;
+    if status == Status::Accepted && (!is_live || rests_on_claim && !is_news) {
         status = Status::SoftFailed;
     }
     // No other event follows on it then, and it is decided again when one is to.

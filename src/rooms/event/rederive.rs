@@ -9,10 +9,14 @@
 //! If the state before an event changes, so do the states before the events that follow on it, and
 //! they are authorized again.
 
-use std::collections::{BTreeMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use super::{
     authorize::{ParsedEvents, allowed},
+    claim::{is_decided, undecided},
     states::{Derived, States},
 };
 use crate::{
@@ -23,7 +27,7 @@ use crate::{
     },
     store::{
         EventNum, Place, Reader, RoomNum, Rows, Tx,
-        records::{ClaimedState, Status},
+        records::{ClaimedState, GapOpened, Status},
     },
 };
 
@@ -55,6 +59,7 @@ pub(in crate::rooms) struct GapEvent {
 pub(in crate::rooms) struct Derivation<'r, R> {
     pub(in crate::rooms) states: States<'r, R>,
     pub(in crate::rooms) gap_events: Vec<GapEvent>,
+    opened: Option<GapOpened>,
     /// The current states in which the events in the gap are checked, as if they had been received
     /// then: one has to allow them. None if this server was not in the room.
     received_in: Vec<StateOverlay>,
@@ -72,6 +77,7 @@ pub(in crate::rooms) struct Derivation<'r, R> {
 impl<'r, R: Reader> Derivation<'r, R> {
     pub(in crate::rooms) fn new(
         mut states: States<'r, R>,
+        opened: Option<GapOpened>,
         received_in: Vec<StateOverlay>,
     ) -> Result<Self, Error> {
         states.fills_before_join = received_in.is_empty();
@@ -87,6 +93,7 @@ impl<'r, R: Reader> Derivation<'r, R> {
         Ok(Self {
             states,
             gap_events: Vec::new(),
+            opened,
             received_in,
             claims,
             settled: HashSet::new(),
@@ -110,12 +117,13 @@ impl<'r, R: Reader> Derivation<'r, R> {
     ) -> Result<bool, Error> {
         let claimed = match claimed {
             None if self.follows_on_history(&pdu)? => Some(StateOverlay::default()),
-            claimed => claimed,
+            None => None,
+            Some(claimed) => Some(self.undecided(claimed)?),
         };
         let event = GapEvent { num, claimed };
         let state_before = self.state_before(&event, &pdu)?;
         let status = self.status_in_gap(&pdu, &state_before)?;
-        if self.must_wait(&event, &pdu, status)? {
+        if self.must_wait(&event, &pdu, status, &state_before)? {
             return Ok(false);
         }
         if event.claimed.is_some() {
@@ -150,14 +158,28 @@ impl<'r, R: Reader> Derivation<'r, R> {
 
     /// Whether an event in the gap is not accepted, or no news, because of a claim. The create event is
     /// not live here either: what follows on it without following on what is known is old.
-    fn must_wait(&self, event: &GapEvent, pdu: &Pdu, status: Status) -> Result<bool, Error> {
+    fn must_wait(
+        &self,
+        event: &GapEvent,
+        pdu: &Pdu,
+        status: Status,
+        state_before: &StateOverlay,
+    ) -> Result<bool, Error> {
         let is_before_join = self.received_in.is_empty();
         if pdu.prev_events().is_empty() && !is_before_join {
             return Ok(true);
         }
         let (prev, _) = self.states.prev_events(pdu)?;
-        let known = self.states.known(self.known_state(pdu)?);
-        let is_news = is_before_join || self.states.is_later(pdu, &prev, &known)?;
+        let is_news = match &self.opened {
+            None => true,
+            Some(opened) if is_decided(self.states.r, event.num, opened.position)? => false,
+            Some(_) => {
+                let known = self.states.known(self.known_state(pdu)?);
+                let (num, pdu) = (event.num, Arc::new(pdu.clone()));
+                self.states
+                    .is_news(&pdu, Some(num), &prev, &known, state_before)?
+            }
+        };
         if status == Status::Accepted && is_news {
             return Ok(false);
         }
@@ -178,6 +200,17 @@ impl<'r, R: Reader> Derivation<'r, R> {
     /// The events that rest on claims of their own.
     fn unsettled(&mut self) -> &mut HashSet<EventNum> {
         self.states.unsettled.get_or_insert_default()
+    }
+
+    /// `claimed` without what was decided when the gap was left.
+    fn undecided(&self, claimed: StateOverlay) -> Result<StateOverlay, Error> {
+        match (&self.opened, self.received_in.first()) {
+            (Some(opened), Some(known)) => {
+                let (r, room) = (self.states.r, self.states.room);
+                undecided(r, room, known, claimed, opened.position)
+            }
+            _ => Ok(claimed),
+        }
     }
 
     fn state_before(&self, event: &GapEvent, pdu: &Pdu) -> Result<StateOverlay, Error> {

@@ -39,6 +39,9 @@ pub(in crate::rooms) fn set_current_state(
         let change = (before.unwrap_or(none), after.unwrap_or(none));
         tx.state_changes()?.insert((room, position, key), change)?;
         heads.state_position = position;
+        if let Some(before) = before {
+            mark_replaced(tx, before, position)?;
+        }
         let (kind, state_key) = state::key_name(tx, room, key)?;
         if kind == MEMBER
             && let Ok(user) = <&UserId>::try_from(state_key.as_str())
@@ -55,6 +58,18 @@ pub(in crate::rooms) fn set_current_state(
     heads.state = root;
     heads.last_position = heads.last_position.max(heads.state_position);
     Ok(())
+}
+
+/// Stores of an outlier that stood in the current state when it was replaced there: a claim cannot bring
+/// it back.
+fn mark_replaced(tx: &Tx, num: EventNum, position: Position) -> Result<(), Error> {
+    if !stored_event::header(tx, num)?.status.is_outlier() {
+        return Ok(());
+    }
+    let mut outlier = stored_event::load(tx, num)?;
+    outlier.header.position = position;
+    let row = stored_event::row(&outlier.header, &outlier.json);
+    Ok(tx.events()?.insert(num, row.as_slice())?)
 }
 
 /// A change of the member event of `user`.

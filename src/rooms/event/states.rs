@@ -3,6 +3,7 @@
 use std::{
     borrow::Cow,
     collections::{HashMap, HashSet},
+    sync::Arc,
 };
 
 use ruma::{EventId, room_version_rules::RoomVersionRules};
@@ -26,8 +27,8 @@ use crate::{
 /// How many events are looked through for claims that come before one.
 const MAX_LOOKED_BACK: usize = 300;
 
-/// How many events are looked through for one that is as deep as another.
-const MAX_BEHIND_EQUAL: usize = 2000;
+/// How many events are looked through for one that comes before another.
+const MAX_BEHIND: usize = 2000;
 
 /// How many rejected or soft-failed events are looked through for one decision.
 const MAX_WITHOUT_EFFECT: usize = 100;
@@ -167,19 +168,20 @@ impl<'r, R: Reader> States<'r, R> {
         Ok(known)
     }
 
-    /// Whether the event `pdu` on `prev` is no state event, or later than the known event of its key.
-    pub(in crate::rooms) fn is_later(
+    /// Whether the event `pdu` on `prev`, which has the number `num` if it is an outlier, is no state
+    /// event, or is accepted in the place of the `known` event of its key. `state` is the one before it.
+    pub(in crate::rooms) fn is_news(
         &self,
-        pdu: &Pdu,
+        pdu: &Arc<Pdu>,
+        num: Option<EventNum>,
         prev: &[EventNum],
         known: &KnownState<'r, R>,
+        state: &StateOverlay,
     ) -> Result<bool, Error> {
-        if known.may_get(pdu)? {
-            return Ok(true);
-        }
-        match known.as_deep(pdu)? {
-            Some(num) => self.follow_on(prev, num),
-            None => Ok(false),
+        match known.known(pdu)? {
+            None => Ok(true),
+            Some(known_event) => Ok(known.is_replaced_by(pdu, num, known_event, state)?
+                || self.follow_on(prev, known_event)?),
         }
     }
 
@@ -194,7 +196,7 @@ impl<'r, R: Reader> States<'r, R> {
         let mut open = prev.to_vec();
         let mut seen: HashSet<EventNum> = open.iter().copied().collect();
         while let Some(other) = open.pop()
-            && seen.len() < MAX_BEHIND_EQUAL
+            && seen.len() < MAX_BEHIND
         {
             let at = event::header(self.r, other)?.place;
             if other == num || at.is_some() && at == place {

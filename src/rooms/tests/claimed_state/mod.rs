@@ -1,8 +1,8 @@
 //! What another server claims to be the state before an event, against what is known here.
 
 mod before_join;
+mod depths;
 mod gaps;
-mod greatest_depth;
 mod rejoin;
 
 use std::sync::Arc;

@@ -112,6 +112,35 @@ fn a_rejoin_takes_nothing_of_what_was_known_away() {
     }
 }
 
+/// Carol has sent a change of their display name to this server alone, before it left.
+#[test]
+fn a_rejoin_takes_over_a_ban_of_somebody_whose_membership_has_a_false_depth() {
+    for version in VERSIONS {
+        for depth in [1, 1_000_000_000, (1 << 53) - 1] {
+            let (mut history, left) = left_room(&version);
+            let name = json!({ "membership": "join", "displayname": "C" });
+            let name = Action::state(CAROL, "m.room.member", CAROL, name);
+            let state = history.events[left - 1].state_after.clone();
+            let built = history.build_at(depth, &[left - 1], &[], &state, name);
+            let renamed = history.push(&[left - 1], state, built, true);
+            history.after(&[left], Action::member(ALICE, CAROL, "ban"));
+            history.then(Action::member(ALICE, ZOE, "invite"));
+            let join = history.then(Action::join(ZOE));
+            with_store(async |store| {
+                let replica = Replica::joined(store, &history, left - 4).await;
+                for index in [left - 3, left - 2, left - 1, renamed, left] {
+                    replica.receive(index, None).await.expect("it is taken");
+                }
+                let given = history.events[join].state_before.clone();
+                let joined = replica.join(join, &given).await;
+                joined.expect("the room is joined");
+                let expected = replica.expected(&history.events[join].state_after);
+                assert_eq!(replica.current(), expected, "version {version}");
+            });
+        }
+    }
+}
+
 /// The other server gives the state from before the ban.
 #[test]
 fn a_rejoin_that_the_known_state_forbids_is_refused() {

@@ -53,10 +53,23 @@ impl Liar<'_> {
         } else {
             self.any_state()
         };
-        let built = self.history.build_missing(&prev, &missing, &cited, action);
+        let depth = self.depth(&prev);
+        let built = self
+            .history
+            .build_at(depth, &prev, &missing, &cited, action);
         // What the liar says about the state after its event.
         let state = self.any_state();
         Ok(self.push(&prev, state, built))
+    }
+
+    /// The right depth of an event on `prev`, or any other.
+    fn depth(&mut self, prev: &[Index]) -> u64 {
+        let depths = prev.iter();
+        let depths = depths.map(|index| self.history.events[*index].pdu.depth());
+        let equal = depths.max().unwrap_or(1);
+        let right = equal.saturating_add(1);
+        let depths = [right, right, right, 1, equal, 1_000_000_000, (1 << 53) - 1];
+        *depths.choose(&mut self.rng).expect("not empty")
     }
 
     fn push(&mut self, prev: &[Index], state: Arc<State>, built: BuiltEvent) -> Index {

@@ -27,8 +27,8 @@ use serde_json::json;
 use super::{local, with_store};
 use crate::{
     protocol::history::{Action, History, Index, State},
-    rooms::{Error, Local, room},
-    store::{Place, RoomNum, Tx, records::Status},
+    rooms::{Error, Local, event, room},
+    store::{Place, Position, RoomNum, Tx, records::Status},
 };
 
 const ALICE: &str = "@alice:a.example";
@@ -86,6 +86,8 @@ struct Liar<'t> {
     /// Accepted events in the order of the timeline.
     timeline: Vec<Index>,
     opened: HashMap<Place, Opened>,
+    /// When outliers were replaced in the current state.
+    replaced: HashMap<Index, Position>,
     /// What became of the events.
     counts: BTreeMap<String, usize>,
 }
@@ -143,6 +145,7 @@ impl<'t> Liar<'t> {
             placed: HashMap::new(),
             timeline: Vec::new(),
             opened: HashMap::new(),
+            replaced: HashMap::new(),
             counts: BTreeMap::new(),
         };
         if let Some(join) = liar.join {
@@ -193,16 +196,58 @@ impl<'t> Liar<'t> {
             }
             _ => self.fill_gap()?,
         }
+        self.note_replaced(&before)?;
         self.check()?;
         self.judge(&before)
     }
 
     fn truth_goes_on(&mut self) -> Result<(), Error> {
         if self.received < self.truth {
+            let before = self.current()?;
             self.received += 1;
             self.send(self.received - 1)?;
+            self.note_replaced(&before)?;
         }
         Ok(())
+    }
+
+    /// Notes which outliers of the state `before` are not in the current one.
+    fn note_replaced(&mut self, before: &State) -> Result<(), Error> {
+        let now = self.current()?;
+        let position = room::heads(self.tx, self.room)?.state_position;
+        for (key, index) in before {
+            if now.get(key) != Some(index) && !self.placed.contains_key(index) {
+                self.replaced.insert(*index, position);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether an event was received, or replaced in the current state, before `upto`.
+    fn is_decided(&self, index: Index, upto: Position) -> bool {
+        let position = match self.placed.contains_key(&index) {
+            true => {
+                let num = self.num(index).expect("it is here");
+                let header = event::header(self.tx, num).expect("a read");
+                Some(header.position)
+            }
+            false => self.replaced.get(&index).copied(),
+        };
+        position.is_some_and(|position| position < upto)
+    }
+
+    /// `claimed` with what is `known` in the place of what was decided before `upto`.
+    fn undecided(&self, known: &State, claimed: &State, upto: Position) -> Arc<State> {
+        let mut undecided = claimed.clone();
+        for (key, index) in claimed {
+            if known.get(key) != Some(index) && self.is_decided(*index, upto) {
+                match known.get(key) {
+                    Some(known) => undecided.insert(key.clone(), *known),
+                    None => undecided.remove(key),
+                };
+            }
+        }
+        Arc::new(undecided)
     }
 }
 

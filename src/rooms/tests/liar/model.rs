@@ -2,7 +2,7 @@
 //! whole auth chains.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -12,7 +12,7 @@ use super::{Claim, Liar, Placed};
 use crate::{
     protocol::history::{Index, State},
     rooms::{Error, event, room},
-    store::records::Status,
+    store::{Position, records::Status},
 };
 
 impl Liar<'_> {
@@ -60,6 +60,8 @@ pub(super) struct Model<'a, 't> {
     after: HashMap<Index, Arc<State>>,
     /// Whether it is asked about events from before the join.
     pub(super) is_before_join: bool,
+    /// What was decided before is no news.
+    pub(super) upto: Position,
 }
 
 impl<'a, 't> Model<'a, 't> {
@@ -69,6 +71,7 @@ impl<'a, 't> Model<'a, 't> {
             placed: liar.placed.clone(),
             after: HashMap::new(),
             is_before_join: false,
+            upto: Position::MAX,
         };
         while model.settle_one() {}
         let mut indices: Vec<Index> = model.placed.keys().copied().collect();
@@ -159,7 +162,7 @@ impl<'a, 't> Model<'a, 't> {
             Status::RejectedByAuthEvents
         } else if !allowed(&before) {
             Status::RejectedByState
-        } else if !self.is_news(index, known, current)
+        } else if !self.is_news(index, known, current, &before)
             || !received_in.is_empty() && !received_in.iter().any(|state| allowed(state))
         {
             Status::SoftFailed
@@ -168,20 +171,83 @@ impl<'a, 't> Model<'a, 't> {
         }
     }
 
-    /// Whether an event is later than the known one of its key, if that may rest on claims.
-    pub(super) fn is_news(&self, index: Index, known: &[Index], current: &Arc<State>) -> bool {
+    /// Whether an event replaces the known one of its key, if that may rest on claims.
+    fn is_news(&self, index: Index, known: &[Index], current: &Arc<State>, before: &State) -> bool {
         let (_, missing) = self.liar.prev(index);
         let is_history = known
             .iter()
             .all(|index| self.liar.before_join.contains(index));
         let rests_on_claim = is_history || self.depend_on_claim(known);
-        let key = self.liar.history.events[index].pdu.state_pair();
-        let known = self.known_state(known, !missing, current);
-        let is_later = key.is_none_or(|(kind, key)| {
-            let known = known.get(&(kind, key.to_owned()));
-            self.liar.is_later(index, known)
+        if self.is_before_join || !missing && !rests_on_claim {
+            return true;
+        }
+        let Some(key) = self.liar.history.state_pair(index) else {
+            return true;
+        };
+        let known_state = self.known_state(known, !missing, current);
+        let Some(known_event) = known_state.get(&key).copied() else {
+            return !self.liar.is_decided(index, self.upto);
+        };
+        !self.liar.is_decided(index, self.upto)
+            && (self.replaces(index, known_event, before) || self.follow_on(known, known_event))
+    }
+
+    fn replaces(&self, index: Index, known: Index, before: &State) -> bool {
+        if !self.is_chained(index) {
+            return self.is_later(index, Some(&known));
+        }
+        let chain = self.chain(index);
+        chain.contains(&known)
+            || !self.chain(known).contains(&index) && self.forbids(before, index, known)
+    }
+
+    /// Whether the state with the event `index` forbids the known event of its key.
+    fn forbids(&self, state: &State, index: Index, known: Index) -> bool {
+        let mut state = state.clone();
+        let key = self.liar.history.state_pair(index).expect("a state event");
+        state.insert(key, index);
+        !self.liar.is_allowed(known, &state)
+    }
+
+    fn is_chained(&self, index: Index) -> bool {
+        let key = self.liar.history.state_pair(index);
+        key.is_some_and(|(kind, _)| {
+            matches!(
+                kind,
+                StateEventType::RoomMember | StateEventType::RoomPowerLevels
+            )
+        })
+    }
+
+    /// The events of the same key in the auth chain of an event.
+    fn chain(&self, index: Index) -> HashSet<Index> {
+        let history = &self.liar.history;
+        let key = history.state_pair(index);
+        let mut chain = history.auth_chain([index]);
+        chain.retain(|other| *other != index && history.state_pair(*other) == key);
+        chain
+    }
+
+    fn is_later(&self, index: Index, known: Option<&Index>) -> bool {
+        let order = |index: &Index| {
+            let pdu = &self.liar.history.events[*index].pdu;
+            let time = u64::from(pdu.origin_server_ts().get());
+            (
+                pdu.depth(),
+                if pdu.depth() < (1 << 53) - 1 { 0 } else { time },
+            )
+        };
+        known.is_none_or(|known| self.is_chained(index) || order(&index) > order(known))
+    }
+
+    fn follow_on(&self, prev: &[Index], known: Index) -> bool {
+        let mut behind = self.behind(prev);
+        behind.extend(prev);
+        let join = self.liar.join.filter(|join| {
+            let num = |index| self.liar.num(index).expect("it is here");
+            !self.placed.contains_key(&known) && num(known) < num(*join)
         });
-        is_later || self.is_before_join || !missing && !rests_on_claim
+        behind.contains(&known) || join.is_some_and(|join| behind.contains(&join))
     }
 
     /// The state before an event on `known`, with what of a claim is news.
@@ -215,12 +281,25 @@ impl<'a, 't> Model<'a, 't> {
 
     fn with_news(&self, known: Arc<State>, claimed: &State) -> Arc<State> {
         let mut state = known.clone();
+        let mut concurrent = BTreeMap::new();
         for (key, index) in claimed {
-            if known.get(key) != Some(index)
-                && self.liar.is_later(*index, known.get(key))
-                && self.follows(*index, &known)
-            {
+            if known.get(key) == Some(index) {
+                continue;
+            }
+            if self.is_later(*index, known.get(key)) && self.follows(*index, &known) {
                 Arc::make_mut(&mut state).insert(key.clone(), *index);
+            } else if let Some(known) = known.get(key).filter(|_| self.is_chained(*index)) {
+                let num = self.liar.num(*index).expect("it is here");
+                concurrent.insert(num, (key, *index, *known));
+            }
+        }
+        for (key, index, known) in concurrent.into_values() {
+            if !self.chain(known).contains(&index)
+                && self.liar.is_allowed_by_auth_events(index)
+                && self.liar.is_allowed(index, &state)
+                && self.forbids(&state, index, known)
+            {
+                Arc::make_mut(&mut state).insert(key.clone(), index);
             }
         }
         state
@@ -247,9 +326,7 @@ impl<'a, 't> Model<'a, 't> {
                 _ if key.0 == StateEventType::RoomCreate => true,
                 None => known_event.is_none(),
                 cited if cited == known_event => true,
-                Some(cited) => {
-                    self.liar.is_later(*cited, known_event) && self.follows(*cited, known)
-                }
+                Some(cited) => self.is_later(*cited, known_event) && self.follows(*cited, known),
             }
         })
     }

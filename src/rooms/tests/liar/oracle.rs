@@ -71,7 +71,9 @@ impl Liar<'_> {
             };
             let pdu = &self.history.events[index].pdu;
             let is_of_liars = LIARS.contains(&pdu.sender().as_str()) && LIARS.contains(&&*key.1);
-            let is_later = self.is_later(index, before.get(*key));
+            let depth = |index: &Index| self.history.events[*index].pdu.depth();
+            let known = before.get(*key);
+            let is_later = known.is_none_or(|known| depth(&index) > depth(known));
             is_of_liars
                 || is_later && (whole.allowed.contains(&index) || self.is_allowed(index, before))
         };

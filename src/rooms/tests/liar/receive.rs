@@ -22,7 +22,7 @@ use crate::{
         state::{self, current},
         timeline,
     },
-    store::{EventNum, Place, Reader, Rows, records::Status},
+    store::{EventNum, Place, Position, Reader, Rows, records::Status},
 };
 
 impl Liar<'_> {
@@ -134,7 +134,7 @@ impl Liar<'_> {
             receive::decide(self.tx, self.room, pdu, received.json, overlay.transpose()?)?;
         let (before, ends) = (self.current()?, self.ends()?);
         let claim = claim.map(|state| Claim {
-            state,
+            state: self.undecided(&before, &state, Position::MAX),
             known_upto: self.timeline.last().copied(),
         });
         let is_history = self.is_history(index, &known);
@@ -209,12 +209,6 @@ impl Liar<'_> {
         check_by_auth_events(&self.parsed(index), self.history.rules, fetch).is_ok()
     }
 
-    /// Whether an event is of greater depth than the one that is known.
-    pub(super) fn is_later(&self, index: Index, known: Option<&Index>) -> bool {
-        let depth = |index: &Index| self.history.events[*index].pdu.depth();
-        known.is_none_or(|known| depth(&index) > depth(known))
-    }
-
     /// An event by its id, marked if it is rejected here.
     pub(super) fn pdu(&self, id: &EventId) -> Option<Arc<Pdu>> {
         let mut pdu = self.parsed(self.history.index(id)?);
@@ -284,7 +278,7 @@ impl Liar<'_> {
         let opened: Opened = self.opened[&gap].clone();
         let current = opened.as_ref().map(|(before, _)| before.clone());
         let current = current.unwrap_or_default();
-        let known_upto = match row.opened {
+        let known_upto = match &row.opened {
             Some(opened) => self.last_upto(opened.known_upto)?,
             None => None,
         };
@@ -293,6 +287,10 @@ impl Liar<'_> {
             let num = self.num(*index)?;
             let (ids, state) = self.claim()?;
             overlays.insert(num, receive::claimed_state(self.tx, self.room, &ids)?);
+            let state = match (&opened, &row.opened) {
+                (Some((known, _)), Some(at)) => self.undecided(known, &state, at.position),
+                _ => state,
+            };
             let claim = Claim { state, known_upto };
             claims.insert(*index, claim);
         }
@@ -326,6 +324,7 @@ impl Liar<'_> {
             let received_in: Vec<_> = received_in.collect();
             let mut model = Model::of(self);
             model.is_before_join = opened.is_none();
+            model.upto = row.opened.as_ref().map_or(Position::MAX, |at| at.position);
             let status = model.status(index, &known, claim, &current, &received_in);
             let rests_on_claim = missing
                 || is_history
