@@ -1,6 +1,6 @@
 //! What handlers work with.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use ruma::RoomId;
 
@@ -9,19 +9,23 @@ use crate::{
     clock::Clock,
     config::Config,
     fair_semaphore::FairPermit,
-    federation::{Federation, Previews, RemoteMedia},
+    federation::{self, Federation, Previews, RemoteMedia},
     media::Media,
     pool::Pool,
     rates::{Kind, Rates, site},
     rooms::{self, Actor, Local, state::current, typing::Typing},
     stop::Stopping,
-    store::{RoomNum, Store, UserNum, records::Membership},
+    store::{RoomNum, Store, Tx, UserNum, records::Membership},
     sync::{
         LazyLoadedMembers, Notifier, SyncHandler,
         sliding::{ReadStates, RoomLists, SlidingSyncHandler},
     },
     users::{Users, presence::Presence},
 };
+
+/// How often a job that sends events runs while policy servers are asked.
+const MAX_POLICY_RUNS: usize = 12;
+const POLICY_RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// The first argument of every handler.
 pub type Api = Arc<Context>;
@@ -101,6 +105,48 @@ impl Context {
     ) -> Result<FairPermit<UserNum>, Error> {
         self.rates.check(Kind::RemoteLookup, user)?;
         Ok(self.federation.user_permit(user).await)
+    }
+
+    /// Runs a job that sends events. What the policy server of a room has to sign first is sent to it, and the job
+    /// run again.
+    ///
+    /// # Errors
+    /// The error of the policy server if it refuses to sign (server-server API, "Validating Policy Server
+    /// signatures").
+    pub(super) async fn write_events<T, F>(&self, job: F) -> Result<T, Error>
+    where
+        F: Fn(&Tx) -> Result<T, rooms::Error> + Send + Sync + 'static,
+        T: Send + 'static,
+    {
+        let job = Arc::new(job);
+        let policy_servers = self.federation.policy_servers();
+        let mut lock = None;
+        for _ in 0..MAX_POLICY_RUNS {
+            let run = job.clone();
+            let event = match self.store.write(move |tx: &Tx| run(tx)).await {
+                Err(rooms::Error::Unsigned(event)) => event,
+                result => return Ok(result?),
+            };
+            // Others of this room may have waited: the next run makes the event anew.
+            if lock.is_none() {
+                lock = Some(policy_servers.lock(&event.room_id).await);
+                continue;
+            }
+            let signature = policy_servers.signature(&event.server, &event.json, event.rules);
+            let signature = signature.await.map_err(|error| match error {
+                federation::Error::Status(status, Some(body)) if status.is_client_error() => {
+                    Error::Refused(status, body)
+                }
+                error => Error::Peer(error),
+            })?;
+            self.local
+                .policy_signatures()
+                .insert(event.event_id, signature);
+        }
+        Err(Error::limit_exceeded(
+            "the room changes faster than its policy server signs events",
+            POLICY_RETRY_AFTER,
+        ))
     }
 
     /// The user of `session` as the sender of events that are made now.

@@ -2,11 +2,12 @@
 
 use std::{borrow::Cow, time::Duration};
 
+use http::StatusCode;
 use ruma::api::{
     client::uiaa::UiaaInfo,
     error::{
         ErrorKind, LimitExceededErrorData, ResourceLimitExceededErrorData, RetryAfter,
-        UnknownTokenErrorData,
+        StandardErrorBody, UnknownTokenErrorData,
     },
 };
 
@@ -49,6 +50,9 @@ pub enum Error {
     Rooms(#[from] rooms::Error),
     #[error(transparent)]
     Media(#[from] media::Error),
+    /// An error of a policy server, which the client gets as it is: its status and its body.
+    #[error("{}: {}", .1.kind.errcode(), .1.message)]
+    Refused(StatusCode, Box<StandardErrorBody>),
     /// Another server failed.
     #[error(transparent)]
     Peer(#[from] federation::Error),

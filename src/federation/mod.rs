@@ -17,6 +17,7 @@ pub mod keys;
 mod media;
 mod membership;
 mod outbound;
+mod policy;
 mod queries;
 mod service;
 mod transport;
@@ -34,6 +35,7 @@ pub use self::{
         ReceivedInvite, invite_v1,
     },
     outbound::EphemeralEdu,
+    policy::PolicyServers,
     queries::{profiles::Profiles, spaces::Spaces},
     service::{Federation, StartError},
     transport::{client::Client, connect::Limits, tls::TlsError},

@@ -11,6 +11,7 @@ use super::{
     keys::{self, Keys, Query},
     membership::{MembershipClient, MembershipHandler},
     outbound::{EphemeralEdu, Sender, backoff::Backoffs},
+    policy::PolicyServers,
     queries::{profiles::Profiles, spaces::Spaces, timestamp_to_event},
     transport::{client::Client, connect::with_timeout, tls::TlsError},
 };
@@ -59,6 +60,7 @@ pub struct Federation {
     clock: Clock,
     client: Client,
     keys: Keys,
+    policy_servers: PolicyServers,
     user_keys: UserKeys,
     profiles: Profiles,
     device_lists: DeviceLists,
@@ -101,9 +103,11 @@ impl Federation {
         let client = Client::new(config, store, local, clock, pool, executor)?;
         let (notaries, names) = (&config.notaries, config.share_device_names);
         let keys = Keys::new(store, local, &client, notaries, clock, pool, executor);
+        let policy_servers = PolicyServers::new(&client, clock);
         let source = RemoteEventSource {
             client: client.clone(),
             keys: keys.clone(),
+            policy_servers: policy_servers.clone(),
         };
         let server_acls = ServerAcls::new(clock);
         let receiver = PduReceiver::new(store.clone(), local.clone(), server_acls, source);
@@ -129,8 +133,13 @@ impl Federation {
             clock: clock.clone(),
             client,
             keys,
+            policy_servers,
             receiver,
         })
+    }
+
+    pub fn policy_servers(&self) -> &PolicyServers {
+        &self.policy_servers
     }
 
     pub fn client(&self) -> &Client {

@@ -141,6 +141,7 @@ fn error_response(error: Error) -> Response<ResponseBody> {
             ErrorKind::Unrecognized,
             error.to_string(),
         ),
+        Error::Refused(status, body) => standard(status, body.kind, body.message),
         Error::Uiaa(info) => encode(UiaaResponse::AuthResponse(*info)),
         Error::Limited(limited) => {
             let message = limited.to_string();
@@ -243,6 +244,7 @@ fn rooms_error(error: rooms::Error) -> Response<ResponseBody> {
         Error::Stale
         | Error::Missing
         | Error::Unresolvable(_)
+        | Error::Unsigned(_)
         | Error::OtherServer(_)
         | Error::RoomExists => {
             log::error!("{message}");

@@ -295,6 +295,17 @@ impl EventObject {
         Ok(hash.is_some_and(|hash| self.content_hash().is_ok_and(|own| hash.encode() == own)))
     }
 
+    /// Whether one of `keys` of `server` has signed the event.
+    pub(super) fn is_signed_by(
+        &self,
+        server: &ServerName,
+        keys: &PublicKeySet,
+        rules: &RoomVersionRules,
+    ) -> Result<bool, FormatError> {
+        let signed = self.signed_text(rules)?;
+        Ok(self.check_signatures(server, keys, &signed).is_ok())
+    }
+
     fn check_signatures(
         &self,
         server: &ServerName,

@@ -29,6 +29,7 @@ mod format_error;
 pub(crate) mod history;
 mod json;
 pub mod pdu;
+pub mod policy_signature;
 mod power_levels;
 pub mod receive;
 pub mod redact;

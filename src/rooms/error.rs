@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::unsigned_event::UnsignedEvent;
 use crate::{pool, protocol::FormatError, store};
 
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +62,9 @@ pub enum Error {
     /// The room has changed since the decision was made on a snapshot: decide again.
     #[error("the room has changed meanwhile")]
     Stale,
+    /// The policy server of the room has to sign the event first.
+    #[error("the policy server of the room has not signed the event")]
+    Unsigned(Box<UnsignedEvent>),
     /// State resolution fails on the room's history.
     #[error("{0}")]
     Unresolvable(Box<str>),

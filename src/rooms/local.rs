@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use ruma::{OwnedServerName, ServerName, UserId};
 
-use super::Error;
+use super::{Error, policy_signatures::PolicySignatures};
 use crate::{
     protocol::ServerKey,
     store::{Reader, Records, Rows, Store, Tx, records::SigningKey},
@@ -15,22 +15,35 @@ const SERVER_NAME: &str = "server_name";
 
 /// This server: its name and its signing key. Clones share them.
 #[derive(Clone)]
-pub struct Local(Arc<LocalInner>);
+pub struct Local {
+    inner: Arc<LocalInner>,
+    asks_policy_servers: bool,
+}
 
 struct LocalInner {
     server_name: OwnedServerName,
     key: ServerKey,
+    policy_signatures: PolicySignatures,
 }
 
 impl fmt::Debug for Local {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Local").field(&self.0.server_name).finish()
+        f.debug_tuple("Local")
+            .field(&self.inner.server_name)
+            .finish()
     }
 }
 
 impl Local {
     pub fn new(server_name: OwnedServerName, key: ServerKey) -> Self {
-        Self(Arc::new(LocalInner { server_name, key }))
+        Self {
+            inner: Arc::new(LocalInner {
+                server_name,
+                key,
+                policy_signatures: PolicySignatures::default(),
+            }),
+            asks_policy_servers: true,
+        }
     }
 
     /// Loads the signing key from `store`, or generates it at the first start.
@@ -117,11 +130,28 @@ impl Local {
     }
 
     pub fn server_name(&self) -> &ServerName {
-        &self.0.server_name
+        &self.inner.server_name
     }
 
     pub fn key(&self) -> &ServerKey {
-        &self.0.key
+        &self.inner.key
+    }
+
+    /// The same server, which sends events without asking policy servers: the servers that receive them ask. For
+    /// jobs that cannot wait.
+    pub fn without_policy_servers(&self) -> Self {
+        Self {
+            asks_policy_servers: false,
+            ..self.clone()
+        }
+    }
+
+    pub fn asks_policy_servers(&self) -> bool {
+        self.asks_policy_servers
+    }
+
+    pub fn policy_signatures(&self) -> &PolicySignatures {
+        &self.inner.policy_signatures
     }
 
     /// Whether `user` is a user of this server.

@@ -18,6 +18,8 @@ pub mod create;
 pub mod directory;
 pub mod event;
 pub mod membership;
+pub mod policy_server;
+pub mod policy_signatures;
 pub mod relations;
 pub mod reports;
 pub mod room;
@@ -28,6 +30,7 @@ pub mod stored_event;
 pub mod timeline;
 pub mod typing;
 pub mod unread;
+pub mod unsigned_event;
 pub mod upgrade;
 
 mod actor;

@@ -17,7 +17,7 @@ use crate::{
         Position, Reader, Records, RoomNum, Rows, UserNum,
         records::{MemberRow, Membership},
     },
-    users::account_data,
+    users::account_data::{self, invite_permissions},
 };
 
 /// Up to so many rooms, and a range of so many positions, are read on the thread; more on the pool.
@@ -170,17 +170,15 @@ pub fn update(
     }))
 }
 
-/// Whether the sender of the membership event is a user whom the user ignores.
+/// Whether the sender of the invite is a user whom the user ignores, or whose invites they ignore.
 fn is_by_ignored_user(
     r: &impl Reader,
     request: &Request,
     member: &MemberRow,
 ) -> Result<bool, Error> {
-    if request.ignored.is_empty() {
-        return Ok(false);
-    }
     let sender = event::load(r, member.event)?.sender()?;
-    Ok(request.ignored.contains(&sender))
+    Ok(request.ignored.contains(&sender)
+        || invite_permissions::load(r, request.user)?.ignores(&sender))
 }
 
 fn stripped(

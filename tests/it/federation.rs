@@ -13,6 +13,7 @@ mod mock_server;
 mod numbers;
 mod origins;
 mod outage;
+mod policy_servers;
 mod profiles;
 mod relations;
 mod restricted_joins;

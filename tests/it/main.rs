@@ -16,6 +16,7 @@ mod ephemeral;
 mod erasure;
 mod federation;
 mod history_visibility;
+mod invite_filtering;
 mod key_backup;
 mod media;
 mod media_deletion;

@@ -149,6 +149,13 @@ impl TestServer {
         }
     }
 
+    /// Where other servers connect to this one, for a mock server that takes its place while it is stopped.
+    pub fn federation_listener(&self) -> TcpListener {
+        let listener = self.federation_listener.as_ref();
+        let listener = listener.expect("the server federates").try_clone();
+        listener.expect("a socket can be cloned")
+    }
+
     pub fn restart(&mut self) {
         self.stop();
         self.start();

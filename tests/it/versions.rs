@@ -151,6 +151,12 @@ const ANNOUNCEMENTS: &[Announcement] = &[
         "/_matrix/client/v1/rooms/!r:localhost/relations/$e?recurse=true",
     ),
     (
+        "org.matrix.msc4155",
+        "Element Web: users and servers whose invites are blocked or ignored",
+        "PUT",
+        "/_matrix/client/v3/user/@alice:localhost/account_data/org.matrix.msc4155.invite_permission_config",
+    ),
+    (
         "org.matrix.msc4380.stable",
         "Element Web, rust: m.invite_permission_config to block invites",
         "PUT",

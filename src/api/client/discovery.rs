@@ -31,6 +31,7 @@ const UNSTABLE_FEATURES: &[&str] = &[
     "org.matrix.msc3827.stable",
     "org.matrix.msc3916.stable",
     "org.matrix.msc3981",
+    "org.matrix.msc4155",
     "org.matrix.msc4380.stable",
     "org.matrix.simplified_msc3575",
     "uk.half-shot.msc2666.query_mutual_rooms",

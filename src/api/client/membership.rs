@@ -345,11 +345,9 @@ fn membership_event(
 /// Runs `change` with the room in a transaction.
 async fn in_room<F>(api: &Api, session: &Session, room: OwnedRoomId, change: F) -> Result<(), Error>
 where
-    F: Fn(&Tx, &Local, &Actor, RoomNum) -> Result<(), rooms::Error> + Send + 'static,
+    F: Fn(&Tx, &Local, &Actor, RoomNum) -> Result<(), rooms::Error> + Send + Sync + 'static,
 {
     let (local, actor) = (api.local.clone(), api.actor(session));
-    let write = api
-        .store
-        .write(move |tx| change(tx, &local, &actor, room::num(tx, &room)?));
-    Ok(write.await?)
+    let write = move |tx: &Tx| change(tx, &local, &actor, room::num(tx, &room)?);
+    api.write_events(write).await
 }

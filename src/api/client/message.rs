@@ -110,7 +110,7 @@ async fn send(
         notify: notify::evaluate(&api.store, &api.local, &draft).await?,
     };
     let job = move |tx: &_| send::send_once(tx, &local, &transaction, &draft, &sending);
-    Ok(api.store.write(job).await?)
+    api.write_events(job).await
 }
 
 /// `GET /_matrix/client/v3/rooms/{roomId}/messages`

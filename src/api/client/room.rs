@@ -60,7 +60,7 @@ pub async fn upgrade_room(
         version: request.new_version,
         additional_creators: request.additional_creators,
     };
-    let write = api.store.write(move |tx| {
+    let write = api.write_events(move |tx| {
         let old = room::num(tx, &request.room_id)?;
         upgrade::upgrade(tx, &local, &actor, old, &upgrade)
     });

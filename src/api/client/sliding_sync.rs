@@ -32,7 +32,10 @@ use crate::{
         Dialect, Extensions, Filters, List, Outcome, Pos, RoomConfig, Scope, SlidingSyncRequest,
         ToDevice,
     },
-    users::{account_data::ignored_users, to_device::MAX_SYNC_MESSAGES},
+    users::{
+        account_data::{ignored_users, invite_permissions},
+        to_device::MAX_SYNC_MESSAGES,
+    },
 };
 
 const MAX_TIMEOUT: Duration = Duration::from_secs(120);
@@ -203,6 +206,9 @@ pub async fn sliding_sync(api: Api, session: Session, request: Request) -> Resul
         subscriptions: subscriptions(body.room_subscriptions, user, &mut patterns)?,
         extensions: extensions(body.extensions)?,
         ignored: api.store.read(|s| ignored_users::load(s, session.user))?,
+        invites: api
+            .store
+            .read(|s| invite_permissions::load(s, session.user))?,
         lazy_loaded: api
             .lazy_loaded_members
             .begin(client, since.map(Pos::progress)),

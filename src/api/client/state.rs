@@ -82,7 +82,7 @@ pub async fn send_state_event(
         }
     };
     Ok(send_state_event::v3::Response::new(
-        api.store.write(job).await?,
+        api.write_events(job).await?,
     ))
 }
 

@@ -10,9 +10,11 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 
+use super::room::Room;
 use crate::{
-    federation::{Client, Error, keys::Keys},
+    federation::{Client, Error, keys::Keys, policy::PolicyServers},
     protocol::receive::{Incoming, ReceiveError, Received},
+    rooms::unsigned_event::PolicyServer,
 };
 
 /// The `limit` of `/get_missing_events`.
@@ -96,6 +98,16 @@ pub trait EventSource: Send + Sync + 'static {
         latest: Vec<OwnedEventId>,
     ) -> impl Future<Output = Result<Vec<RawPdu>, FetchError>> + Send;
 
+    /// The signature of a policy server for an event of `room`, if the server gives one.
+    fn policy_signature(
+        &self,
+        _server: &PolicyServer,
+        _room: &Room,
+        _event: &[u8],
+    ) -> impl Future<Output = Option<String>> + Send {
+        async { None }
+    }
+
     /// Fetches the signing keys that are needed, then performs [steps 2 and 3](super) for each event.
     fn verify(
         &self,
@@ -108,6 +120,7 @@ pub trait EventSource: Send + Sync + 'static {
 pub struct RemoteEventSource {
     pub client: Client,
     pub keys: Keys,
+    pub policy_servers: PolicyServers,
 }
 
 fn fetch_error(server: &ServerName) -> impl Fn(Error) -> FetchError {
@@ -194,6 +207,24 @@ impl EventSource for RemoteEventSource {
         let request = get_backfill::v1::Request::new(room.to_owned(), latest, limit);
         let response = self.client.send(server, request).await;
         Ok(response.map_err(fetch_error(server))?.pdus)
+    }
+
+    async fn policy_signature(
+        &self,
+        server: &PolicyServer,
+        room: &Room,
+        event: &[u8],
+    ) -> Option<String> {
+        let _lock = self.policy_servers.lock(&room.id).await;
+        let signature = self.policy_servers.signature(server, event, room.rules);
+        let signature = signature.await.inspect_err(|error| {
+            log::info!(
+                "{} does not sign an event in {}: {error}",
+                server.name,
+                room.id
+            );
+        });
+        signature.ok()
     }
 
     async fn verify(&self, events: Vec<Incoming>) -> Vec<Result<Received, ReceiveError>> {

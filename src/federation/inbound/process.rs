@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     executor::Slices,
-    protocol::{Pdu, build::EventDraft, receive::Received},
+    protocol::{Pdu, build::EventDraft, policy_signature, receive::Received},
     rooms::{
         self,
         event::{
@@ -25,7 +25,7 @@ use crate::{
             insert::Notify,
             receive::{self, decide},
         },
-        room, timeline,
+        policy_server, room, timeline,
         unread::notify,
     },
     store::{Reader, RoomNum, Tx},
@@ -49,6 +49,7 @@ impl<S: EventSource> PduReceiver<S> {
         event: Received,
         claimed_state: Option<Vec<OwnedEventId>>,
     ) -> Result<(), Error> {
+        let event = self.with_policy_signature(room, event).await?;
         let gap = |s: &_| timeline::gap_of(s, room.num, event.pdu.event_id());
         for _ in 0..MAX_DECISIONS {
             let Some(gap) = self.store().read(gap)? else {
@@ -85,8 +86,32 @@ impl<S: EventSource> PduReceiver<S> {
         room: &Room,
         event: Received,
     ) -> Result<(), Error> {
+        let event = self.with_policy_signature(room, event).await?;
         let _room_lock = self.lock_room(room.num).await;
         self.decide_and_store(room.num, event, None, true).await
+    }
+
+    /// `event` with the signature of the room's policy server, if the room uses one that signs it. Without it the
+    /// event will be soft-failed.
+    ///
+    /// Source: server-server API, "Validating Policy Server signatures".
+    pub(in crate::federation) async fn with_policy_signature(
+        &self,
+        room: &Room,
+        event: Received,
+    ) -> Result<Received, rooms::Error> {
+        let missing = |s: &_| {
+            policy_server::missing_signature(s, room.num, room.rules, &event.pdu, &event.json)
+        };
+        let Some(server) = self.store().read(missing)? else {
+            return Ok(event);
+        };
+        let signature = self.source().policy_signature(&server, room, &event.json);
+        let Some(signature) = signature.await else {
+            return Ok(event);
+        };
+        let json = policy_signature::add(&event.json, room.rules, &server.name, &signature)?;
+        Ok(Received { json, ..event })
     }
 
     /// Processes the longest prefix of `events` that is a chain on top of the room's only forward
@@ -98,6 +123,8 @@ impl<S: EventSource> PduReceiver<S> {
     ) -> Result<usize, Error> {
         let num = room.num;
         let mut length = usize::from(self.store().read(|s| match events.first() {
+            // Each of them may need a signature of its own.
+            Some(first) if is_signature_missing(s, room, first)? => Ok(false),
             Some(first) => extends_only_extremity(s, num, &first.pdu),
             None => Ok(false),
         })?);
@@ -120,6 +147,7 @@ impl<S: EventSource> PduReceiver<S> {
         }
         let local = self.local().clone();
         let chain = Arc::new(chain);
+        let room_of_job = room.clone();
         let job = move |tx: &Tx| {
             let start = Instant::now();
             for (index, (event, notify)) in chain.iter().enumerate() {
@@ -127,6 +155,7 @@ impl<S: EventSource> PduReceiver<S> {
                 let fills_gap = timeline::gap_of(tx, num, pdu.event_id())?.is_some();
                 if start.elapsed() > CHAIN_JOB_TIMEOUT
                     || fills_gap
+                    || is_signature_missing(tx, &room_of_job, event)?
                     || !extends_only_extremity(tx, num, &pdu)?
                 {
                     return Ok(index);
@@ -199,6 +228,17 @@ impl<S: EventSource> PduReceiver<S> {
         let draft = EventDraft::from_pdu(pdu)?;
         notify::evaluate(self.store(), self.local(), &draft).await
     }
+}
+
+/// Whether the room uses a policy server that has not signed `event`.
+fn is_signature_missing(
+    r: &impl Reader,
+    room: &Room,
+    event: &Received,
+) -> Result<bool, rooms::Error> {
+    let server =
+        policy_server::missing_signature(r, room.num, room.rules, &event.pdu, &event.json)?;
+    Ok(server.is_some())
 }
 
 /// Whether the room has one forward extremity, and `pdu` follows only that.

@@ -18,11 +18,12 @@ use super::{
 };
 use crate::{
     federation::inbound::{RawPdu, Room, verify},
+    protocol::{build::BuiltEvent, policy_signature},
     rooms::{
         self, Actor,
         event::{self, append},
         membership::{change::MembershipChange, stripped_state},
-        room,
+        policy_server, room,
     },
 };
 
@@ -51,6 +52,7 @@ impl MembershipClient {
             let state = state.into_iter().map(|num| event::load(s, num));
             Ok::<_, rooms::Error>((version, built, state.collect::<Result<Vec<_>, _>>()?))
         })?;
+        let built = self.with_policy_signature(&room, built).await?;
         let stripped_state = stripped_state
             .iter()
             .map(|event| Ok(RawStrippedState::Pdu(raw_json(&event.json)?)));
@@ -91,6 +93,28 @@ impl MembershipClient {
             }
             response => Ok(response?.event),
         }
+    }
+
+    /// The event with the signature of the room's policy server if it uses one, without which the invite is not
+    /// sent.
+    async fn with_policy_signature(
+        &self,
+        room: &Room,
+        event: BuiltEvent,
+    ) -> Result<BuiltEvent, Error> {
+        let missing = |s: &_| {
+            policy_server::missing_signature(s, room.num, room.rules, &event.pdu, &event.json)
+        };
+        let Some(server) = self.0.store.read(missing)? else {
+            return Ok(event);
+        };
+        let policy_servers = &self.0.source.policy_servers;
+        let _lock = policy_servers.lock(&room.id).await;
+        let signature = policy_servers.signature(&server, &event.json, room.rules);
+        let signature = signature.await?;
+        let json = policy_signature::add(&event.json, room.rules, &server.name, &signature);
+        let json = json.map_err(rooms::Error::from)?;
+        Ok(BuiltEvent { json, ..event })
     }
 
     async fn process_invite(&self, room: &Room, id: &EventId, pdu: RawPdu) -> Result<(), Error> {

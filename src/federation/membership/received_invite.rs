@@ -68,7 +68,7 @@ impl MembershipHandler {
         check_event_id(incoming.event_id(), invite.id)?;
         stripped_event::check_invite_state(invite.room, rules, invite.stripped_state)?;
         let is_in_room = self.store.read(|s| {
-            moderation::check_invitee(s, &self.local, user)?;
+            moderation::check_invitee(s, &self.local, sender, user)?;
             self.is_in_room(s, invite.room, origin)
         })?;
         let (name, key) = (self.local.server_name(), self.local.key());

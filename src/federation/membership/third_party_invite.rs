@@ -97,7 +97,7 @@ impl MembershipClient {
     ) -> Result<(), Error> {
         let (store, local) = (&self.0.store, &self.0.local);
         let target = invite.mxid.clone();
-        store.read(|s| moderation::check_invitee(s, local, &target))?;
+        store.read(|s| moderation::check_invitee(s, local, &invite.sender, &target))?;
         if !local.has(&invite.sender) {
             let server = invite.sender.server_name().to_owned();
             // The inviter's server replaces it by the display name of its third-party invite event.
@@ -117,7 +117,7 @@ impl MembershipClient {
             return Ok(());
         }
         let actor = store.read(|s| self.inviter(s, &invite.sender))?;
-        let local = local.clone();
+        let local = local.without_policy_servers();
         let job = move |tx: &Tx| {
             let room = room::num(tx, &invite.room_id)?;
             let content = invite_content(tx, room, &target, invite.signed.clone())?;

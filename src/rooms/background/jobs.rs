@@ -56,6 +56,7 @@ impl BackgroundJobs {
     /// Does the jobs that are pending and those that come, until the store is closed. To be spawned
     /// once.
     pub async fn run(&self, store: &Store, local: &Local, clock: &Clock) {
+        let local = &local.without_policy_servers();
         let mut set_aside = HashSet::new();
         loop {
             match run_pending(store, local, clock, &mut set_aside).await {

@@ -87,7 +87,7 @@ pub fn build(
     plan: &Blueprint,
 ) -> Result<(RoomNum, OwnedRoomId), Error> {
     for user in &plan.invite {
-        moderation::check_invitee(tx, local, user)?;
+        moderation::check_invitee(tx, local, &actor.id, user)?;
     }
     let Appended { room, room_id, .. } =
         create(tx, local, actor, plan).map_err(as_invalid_state)?;

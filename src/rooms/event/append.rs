@@ -21,7 +21,7 @@ use crate::{
         reference::{EventReference, has_hash},
     },
     rooms::{
-        Error, Local, event, relations, room,
+        Error, Local, event, policy_server, relations, room,
         servers::server_acl,
         state::{current, overlay::StateOverlay},
     },
@@ -96,7 +96,7 @@ pub fn create(
 /// # Errors
 /// [`Error::UnknownRoom`]; [`Error::Forbidden`] if the room's rules do not allow it;
 /// [`Error::BadContent`] or [`Error::TooLarge`] if it is not fit to be an event; those of
-/// [`redaction::check`], [`relations::check::check`] and [`server_acl::check`].
+/// [`redaction::check`], [`relations::check::check`], [`server_acl::check`] and [`policy_server::signed`].
 pub fn append(
     tx: &Tx,
     local: &Local,
@@ -110,6 +110,10 @@ pub fn append(
     redaction::check(tx, room, draft, rules)?;
     relations::check::check(tx, room, draft)?;
     server_acl::check(local, draft)?;
+    let event = Allowed {
+        built: policy_server::signed(tx, local, room, rules, event.built)?,
+        ..event
+    };
     commit(tx, local, room, &mut heads, event, sending)
 }
 

@@ -38,7 +38,7 @@ use super::{
 use crate::{
     protocol::{Pdu, authorize::create_event, reference::has_hash},
     rooms::{
-        Error, Local, event, room,
+        Error, Local, event, policy_server, room,
         state::{self, current, overlay::StateOverlay, resolution::Unnumbered},
     },
     store::{
@@ -154,6 +154,12 @@ pub fn decide(
         };
     }
     let mut status = check(r, room, rules, &pdu, &state_before, &current)?;
+    if status == Status::Accepted
+        && is_live
+        && policy_server::missing_signature(r, room, rules, &pdu, &json)?.is_some()
+    {
+        status = Status::SoftFailed;
+    }
     let is_accepted = status == Status::Accepted && is_live;
     let rests_on_claim =
         !missing.is_empty() || !(is_accepted && is_news) && graph.depend_on_claim(&prev)?;

@@ -2,13 +2,15 @@
 //! rules.
 
 use ruma::{UserId, events::room::member::MembershipState};
-use serde::Deserialize;
 
 use super::change::MembershipChange;
 use crate::{
     rooms::{Actor, Error, Local, state::current},
-    store::{Reader, Records, RoomNum, Tx, UserNum, records::Membership},
-    users::{self, account_data},
+    store::{Reader, Records, RoomNum, Tx, records::Membership},
+    users::{
+        self,
+        account_data::invite_permissions::{self, InviteRule},
+    },
 };
 
 /// Sends a membership event that a client wrote, of itself or of another user of any server.
@@ -23,7 +25,7 @@ pub fn send(
     change: &MembershipChange,
 ) -> Result<(), Error> {
     if change.membership == MembershipState::Invite {
-        check_invitee(tx, local, &change.target)?;
+        check_invitee(tx, local, &actor.id, &change.target)?;
     }
     change.send(tx, local, room, actor)
 }
@@ -48,12 +50,17 @@ pub fn invite(
     send(tx, local, actor, room, &change)
 }
 
-/// Whether `target` can be invited to any room.
+/// Whether `inviter` can invite `target` to any room.
 ///
 /// # Errors
 /// [`Error::Forbidden`] if `target` is of another server, [`Error::NotFound`] if there is no such
-/// account, [`Error::InviteBlocked`] if `target` blocks invites.
-pub fn check_invitee(r: &impl Reader, local: &Local, target: &UserId) -> Result<(), Error> {
+/// account, [`Error::InviteBlocked`] if `target` blocks invites by `inviter`.
+pub fn check_invitee(
+    r: &impl Reader,
+    local: &Local,
+    inviter: &UserId,
+    target: &UserId,
+) -> Result<(), Error> {
     if !local.has(target) {
         let reason = "users of other servers are invited through their server";
         return Err(Error::forbidden(reason));
@@ -65,27 +72,15 @@ pub fn check_invitee(r: &impl Reader, local: &Local, target: &UserId) -> Result<
     };
     match (num, account) {
         (Some(num), Some(account)) if !account.deactivated => {
-            if blocks_invites(r, num)? {
-                Err(Error::InviteBlocked)
-            } else {
-                Ok(())
+            match invite_permissions::load(r, num)?.rule(inviter) {
+                InviteRule::Block => Err(Error::InviteBlocked),
+                InviteRule::Allow | InviteRule::Ignore => Ok(()),
             }
         }
         _ => Err(Error::NotFound(
             "the invited user does not exist on this server",
         )),
     }
-}
-
-/// Source: [Invite permission](https://spec.matrix.org/v1.19/client-server-api/#invite-permission).
-fn blocks_invites(r: &impl Reader, user: UserNum) -> Result<bool, Error> {
-    #[derive(Deserialize)]
-    struct Config {
-        default_action: Option<String>,
-    }
-    let config = account_data::load(r, user, account_data::GLOBAL, "m.invite_permission_config")?;
-    let config = config.and_then(|row| serde_json::from_str::<Config>(&row.content).ok());
-    Ok(config.and_then(|config| config.default_action).as_deref() == Some("block"))
 }
 
 /// Checks that `actor` is in the room: others must not learn from an error who else is.

@@ -38,7 +38,7 @@ use crate::{
     store::{Reader, RoomNum, Rows, Store, UserNum, records::Membership},
     users::{
         self,
-        account_data::{ignored_users, push_rules},
+        account_data::{ignored_users, invite_permissions, push_rules},
     },
 };
 
@@ -198,6 +198,14 @@ impl<'a> Evaluator<'a> {
         })
     }
 
+    /// Whether the event invites `id`.
+    fn is_invite_of(&self, id: &UserId) -> bool {
+        let membership = self.draft.content.get("membership");
+        self.draft.event_type == TimelineEventType::RoomMember
+            && self.draft.state_key.as_deref() == Some(id.as_str())
+            && membership.and_then(|value| value.as_str()) == Some("invite")
+    }
+
     /// The verdict for a local user. `cache` has the verdicts by own rules, for users whom the event does
     /// not mention.
     fn for_member(
@@ -208,6 +216,9 @@ impl<'a> Evaluator<'a> {
         cache: &mut HashMap<String, Verdict>,
     ) -> Result<Verdict, Error> {
         if ignored_users::load(r, user)?.contains(&self.draft.sender) {
+            return Ok(Verdict::default());
+        }
+        if self.is_invite_of(id) && invite_permissions::load(r, user)?.ignores(&self.draft.sender) {
             return Ok(Verdict::default());
         }
         let own = push_rules::stored(r, user)?.map(|rules| rules.content);

@@ -152,10 +152,9 @@ impl Planner<'_> {
     }
 
     fn is_listed(&self, entry: &Entry) -> bool {
-        let is_ignored = entry
-            .inviter
-            .as_ref()
-            .is_some_and(|inviter| self.request.ignored.contains(inviter));
+        let is_ignored = entry.inviter.as_ref().is_some_and(|inviter| {
+            self.request.ignored.contains(inviter) || self.request.invites.ignores(inviter)
+        });
         // The client learns once that the user has left a room.
         let is_leave_unsent = |sent: &SentRoom| sent.upto.unwrap_or(self.since()) < entry.activity;
         !is_ignored

@@ -9,6 +9,7 @@ use super::token::Pos;
 use crate::{
     store::{DeviceNum, Position, UserNum, records::RequiredState},
     sync::lazy_members::ClientMembers,
+    users::account_data::invite_permissions::InvitePermissions,
 };
 
 /// The most tags of a room that filters see.
@@ -40,6 +41,7 @@ pub struct SlidingSyncRequest {
     pub extensions: Extensions,
     /// The users whom the user ignores.
     pub ignored: BTreeSet<OwnedUserId>,
+    pub invites: InvitePermissions,
     pub lazy_loaded: ClientMembers,
 }
 

@@ -5,6 +5,7 @@
 
 mod client;
 pub mod ignored_users;
+pub mod invite_permissions;
 pub mod push_rules;
 mod rows;
 mod sent_push_rules;

@@ -62,7 +62,7 @@ impl MockServer {
     }
 }
 
-fn read_body(stream: &mut impl BufRead) -> Option<Vec<u8>> {
+pub fn read_body(stream: &mut impl BufRead) -> Option<Vec<u8>> {
     let mut length = 0;
     loop {
         let mut line = String::new();
@@ -83,7 +83,11 @@ fn read_body(stream: &mut impl BufRead) -> Option<Vec<u8>> {
 }
 
 fn write_response(stream: &mut impl Write, status: u16) -> std::io::Result<()> {
-    let body = "{\"pdus\":{}}";
+    respond(stream, status, "{\"pdus\":{}}")
+}
+
+/// Writes a response with a JSON body and closes the connection.
+pub fn respond(stream: &mut impl Write, status: u16, body: &str) -> std::io::Result<()> {
     let length = body.len();
     write!(
         stream,

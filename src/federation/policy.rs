@@ -1,0 +1,96 @@
+//! Asking the policy server of a room to sign an event (server-server API, "Policy Servers").
+//!
+//! One event of a room is asked for at a time. A policy server that did not answer in time is left alone for a
+//! while: what needs its signature fails at once then, and the room is not held up.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use ruma::{
+    OwnedRoomId, OwnedServerName, RoomId, api::federation::policy::sign_event,
+    room_version_rules::RoomVersionRules,
+};
+use serde_json::value::{RawValue, to_raw_value};
+use smol::lock::MutexGuardArc;
+
+use super::{
+    error::Error,
+    keyed_locks::KeyedLocks,
+    transport::{client::Client, connect::with_timeout},
+};
+use crate::{
+    cache::Cache, clock::Clock, protocol::policy_signature, rooms::unsigned_event::PolicyServer,
+};
+
+/// How long a policy server may take.
+const SIGN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one that did not answer is left alone.
+const UNREACHABLE_TTL: Duration = Duration::from_secs(30);
+const MAX_UNREACHABLE: usize = 1024;
+
+/// Clones share one state.
+#[derive(Clone)]
+pub struct PolicyServers(Arc<Inner>);
+
+struct Inner {
+    client: Client,
+    locks: KeyedLocks<OwnedRoomId>,
+    unreachable: Cache<OwnedServerName, ()>,
+}
+
+impl fmt::Debug for PolicyServers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PolicyServers").finish_non_exhaustive()
+    }
+}
+
+impl PolicyServers {
+    pub(super) fn new(client: &Client, clock: &Clock) -> Self {
+        Self(Arc::new(Inner {
+            client: client.clone(),
+            locks: KeyedLocks::default(),
+            unreachable: Cache::new(clock, MAX_UNREACHABLE),
+        }))
+    }
+
+    /// To be held while an event of the room is asked for.
+    pub async fn lock(&self, room: &RoomId) -> MutexGuardArc<()> {
+        self.0.locks.of(room.to_owned()).await
+    }
+
+    /// The signature of `server` for the event `json`; it is valid.
+    ///
+    /// # Errors
+    /// [`Error::Status`] if the server refuses.
+    pub async fn signature(
+        &self,
+        server: &PolicyServer,
+        json: &[u8],
+        rules: &RoomVersionRules,
+    ) -> Result<String, Error> {
+        let name = &server.name;
+        if self.0.unreachable.get(name).is_some() {
+            return Err(Error::TimedOut);
+        }
+        let unsendable = |error: serde_json::Error| Error::Unsendable(error.to_string().into());
+        let pdu: &RawValue = serde_json::from_slice(json).map_err(unsendable)?;
+        let request = sign_event::v1::Request::new(to_raw_value(pdu).map_err(unsendable)?);
+        let response = with_timeout(SIGN_TIMEOUT, self.0.client.send(name, request)).await;
+        let response = response.flatten().inspect_err(|error| {
+            if error.is_unreachable() || error.is_overloaded() {
+                log::info!("the policy server {name} is left alone for a while: {error}");
+                self.0.unreachable.insert(name.clone(), (), UNREACHABLE_TTL);
+            }
+        })?;
+        let invalid = || Error::InvalidResponse("the policy server did not sign the event".into());
+        let signature = response.ed25519_signature(name).ok_or_else(invalid)?;
+        let signed = policy_signature::add(json, rules, name, signature);
+        let is_valid = signed
+            .and_then(|json| policy_signature::is_signed(&json, rules, name, &server.key))
+            .is_ok_and(|is_valid| is_valid);
+        if is_valid {
+            Ok(signature.to_owned())
+        } else {
+            Err(invalid())
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! From whom a user accepts invites: the specification's `m.invite_permission_config`, which blocks all or none,
+//! and MSC4155, with which Element Web blocks and ignores users and servers.
+//!
+//! Source: client-server API, "Invite permission"; MSC4155.
+
+use ruma::UserId;
+use serde::Deserialize;
+
+use super::rows::{self, GLOBAL};
+use crate::store::{self, Reader, UserNum};
+
+const EVENT_TYPE: &str = "m.invite_permission_config";
+const MSC4155_EVENT_TYPE: &str = "org.matrix.msc4155.invite_permission_config";
+
+/// What happens to an invite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InviteRule {
+    Allow,
+    /// The user does not see it, and the inviter does not learn of that.
+    Ignore,
+    /// It is refused.
+    Block,
+}
+
+#[derive(Deserialize)]
+struct Config {
+    default_action: Option<String>,
+}
+
+/// A list that is malformed makes all of it invalid.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+struct Msc4155Config {
+    enabled: bool,
+    allowed_users: Vec<String>,
+    ignored_users: Vec<String>,
+    blocked_users: Vec<String>,
+    allowed_servers: Vec<String>,
+    ignored_servers: Vec<String>,
+    blocked_servers: Vec<String>,
+}
+
+impl Default for Msc4155Config {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            allowed_users: Vec::new(),
+            ignored_users: Vec::new(),
+            blocked_users: Vec::new(),
+            allowed_servers: Vec::new(),
+            ignored_servers: Vec::new(),
+            blocked_servers: Vec::new(),
+        }
+    }
+}
+
+impl Msc4155Config {
+    /// The first list that matches decides.
+    fn rule(&self, inviter: &UserId) -> InviteRule {
+        use InviteRule::{Allow, Block, Ignore};
+
+        if !self.enabled {
+            return Allow;
+        }
+        let (user, server) = (inviter.as_str(), inviter.server_name().as_str());
+        let lists = [
+            (&self.allowed_users, user, Allow),
+            (&self.ignored_users, user, Ignore),
+            (&self.blocked_users, user, Block),
+            (&self.allowed_servers, server, Allow),
+            (&self.ignored_servers, server, Ignore),
+            (&self.blocked_servers, server, Block),
+        ];
+        let found = lists
+            .into_iter()
+            .find(|(globs, text, _)| globs.iter().any(|glob| matches(glob, text)));
+        found.map_or(Allow, |(_, _, rule)| rule)
+    }
+}
+
+/// From whom a user accepts invites.
+#[derive(Clone, Debug, Default)]
+pub struct InvitePermissions {
+    blocks_all: bool,
+    msc4155: Msc4155Config,
+}
+
+impl InvitePermissions {
+    /// What happens to an invite by `inviter`.
+    pub fn rule(&self, inviter: &UserId) -> InviteRule {
+        if self.blocks_all {
+            return InviteRule::Block;
+        }
+        self.msc4155.rule(inviter)
+    }
+
+    /// Whether invites by `inviter` are not shown.
+    pub fn ignores(&self, inviter: &UserId) -> bool {
+        self.rule(inviter) == InviteRule::Ignore
+    }
+}
+
+/// The permissions of the local user `user`. What is invalid allows all.
+pub fn load(r: &impl Reader, user: UserNum) -> Result<InvitePermissions, store::Error> {
+    let config = rows::load(r, user, GLOBAL, EVENT_TYPE)?;
+    let config = config.and_then(|row| serde_json::from_str::<Config>(&row.content).ok());
+    let default_action = config.and_then(|config| config.default_action);
+    let config = rows::load(r, user, GLOBAL, MSC4155_EVENT_TYPE)?;
+    let config = config.and_then(|row| serde_json::from_str(&row.content).ok());
+    Ok(InvitePermissions {
+        blocks_all: default_action.as_deref() == Some("block"),
+        msc4155: config.unwrap_or_default(),
+    })
+}
+
+/// Whether `glob` matches all of `text`: `*` any characters, `?` one. Takes time in proportion to the product of
+/// their lengths at most.
+fn matches(glob: &str, text: &str) -> bool {
+    let (glob, text) = (glob.as_bytes(), text.as_bytes());
+    let (mut at_glob, mut at_text) = (0, 0);
+    // The last `*`, and where what it matches ends.
+    let mut star: Option<(usize, usize)> = None;
+    while at_text < text.len() {
+        match glob.get(at_glob) {
+            Some(b'*') => {
+                star = Some((at_glob, at_text));
+                at_glob += 1;
+            }
+            Some(byte) if *byte == b'?' || *byte == text[at_text] => {
+                at_glob += 1;
+                at_text += 1;
+            }
+            _ => {
+                let Some((after, end)) = star else {
+                    return false;
+                };
+                star = Some((after, end + 1));
+                at_glob = after + 1;
+                at_text = end + 1;
+            }
+        }
+    }
+    glob[at_glob..].iter().all(|byte| *byte == b'*')
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::user_id;
+
+    use super::{InviteRule, Msc4155Config, matches};
+
+    fn rule(config: &str) -> InviteRule {
+        let config: Msc4155Config = serde_json::from_str(config).unwrap();
+        config.rule(user_id!("@eve:evil.example"))
+    }
+
+    #[test]
+    fn the_first_list_that_matches_decides_those_of_users_before_those_of_servers() {
+        use InviteRule::{Allow, Block, Ignore};
+
+        for (config, expected) in [
+            ("{}", Allow),
+            (r#"{"blocked_users":["@eve:evil.example"]}"#, Block),
+            (r#"{"blocked_users":["@eve:*"],"enabled":false}"#, Allow),
+            (r#"{"blocked_users":["*"],"enabled":true}"#, Block),
+            (r#"{"ignored_users":["@e?e:*"]}"#, Ignore),
+            (r#"{"blocked_users":["@Eve:*"]}"#, Allow),
+            (r#"{"blocked_servers":["*.example"]}"#, Block),
+            (
+                r#"{"ignored_servers":["evil.example"],"blocked_servers":["*"]}"#,
+                Ignore,
+            ),
+            (
+                r#"{"allowed_servers":["evil.*"],"blocked_servers":["*"]}"#,
+                Allow,
+            ),
+            (
+                r#"{"allowed_users":["@eve:*"],"blocked_users":["*"]}"#,
+                Allow,
+            ),
+            (r#"{"allowed_servers":["*"],"blocked_users":["*"]}"#, Block),
+            (r#"{"ignored_users":["*"],"blocked_users":["*"]}"#, Ignore),
+        ] {
+            assert_eq!(rule(config), expected, "{config}");
+        }
+    }
+
+    #[test]
+    fn a_glob_matches_the_whole_text() {
+        for (glob, text, expected) in [
+            ("", "", true),
+            ("*", "", true),
+            ("?", "", false),
+            ("a*c", "abbc", true),
+            ("a*c", "abbcd", false),
+            ("*b*", "abc", true),
+            ("a?c", "abc", true),
+            ("a**c", "ac", true),
+            ("abc", "abcd", false),
+            ("*ab*ab", "abab", true),
+            ("*ab*ab", "aab", false),
+        ] {
+            assert_eq!(matches(glob, text), expected, "{glob} {text}");
+        }
+        let long = "a".repeat(10_000);
+        assert!(!matches(&"a*".repeat(1000), &("b".to_owned() + &long)));
+    }
+}
