@@ -6,7 +6,7 @@ from user import eventually
 RULES = "m.room.join_rules"
 # The first room version with these join rules
 KNOCK, RESTRICTED, KNOCK_RESTRICTED = 7, 8, 10
-UPGRADE_TO = {"6": "9", "9": "10", "10": "11", "11": "12", "12": "12"}
+UPGRADE_TO = {"1": "3", "2": "6", "3": "5", "5": "6", "6": "9", "9": "10", "10": "11", "11": "12", "12": "12"}
 
 
 async def joins(ctx):
@@ -57,7 +57,8 @@ async def space(ctx):
     host, guest = ctx.host, ctx.guest
 
     async def create(user, name, preset, **fields):
-        return await user.create_room(ctx.version, name=name, preset=preset, **fields)
+        version = ctx.version if user.may_create_room(ctx.version) else "3"
+        return await user.create_room(version, name=name, preset=preset, **fields)
 
     async def add_child(user, space, room, via, order):
         child = {"via": [via.server.name], "order": order}

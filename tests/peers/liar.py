@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import secrets
 import time
 import urllib.parse
 
@@ -20,8 +21,8 @@ from canonicaljson import encode_canonical_json
 from server import free_port
 from signedjson.key import encode_verify_key_base64, generate_signing_key, get_verify_key
 from signedjson.sign import sign_json
-from synapse.api.room_versions import KNOWN_ROOM_VERSIONS
-from synapse.crypto.event_signing import compute_content_hash, compute_event_signature
+from synapse.api.room_versions import KNOWN_ROOM_VERSIONS, EventFormatVersions
+from synapse.crypto.event_signing import compute_content_hash, compute_event_reference_hash, compute_event_signature
 from synapse.events import make_event_from_dict
 from unpaddedbase64 import encode_base64
 
@@ -30,6 +31,11 @@ HOUR_MS = 3_600_000
 
 def now():
     return int(time.time() * 1000)
+
+
+def references(event, field):
+    """The ids of an event's `prev_events` or `auth_events`, which room versions 1 and 2 have with hashes."""
+    return [reference if isinstance(reference, str) else reference[0] for reference in event[field]]
 
 
 def unused_port(used=set()):
@@ -106,13 +112,16 @@ class Liar:
         liar_room = LiarRoom(self, version, room)
         status, template = await self.request(server, "GET", "make_join", room, self.user, ver=[version])
         assert status == 200, template
-        member = liar_room.hash_and_sign(template["event"] | {"origin_server_ts": now()})
+        member = template["event"] | {"origin_server_ts": now()}
+        if liar_room.chooses_event_ids:
+            member["event_id"] = liar_room.new_event_id()
+        member = liar_room.hash_and_sign(member)
         path = ("send_join", room, liar_room.event_id(member))
         status, response = await self.request(server, "PUT", *path, version="v2", body=member)
         assert status == 200, response
         for pdu in response["state"]:
             liar_room.add(pdu)
-        liar_room.extremities = set(member["prev_events"])
+        liar_room.extremities = set(references(member, "prev_events"))
         liar_room.joined_depth = member["depth"]
         liar_room.add(member)
         self.rooms[room] = liar_room
@@ -157,7 +166,7 @@ class Liar:
         accepted = {}
         for pdu in body["pdus"]:
             if liar_room := self.rooms.get(pdu.get("room_id")):
-                await self._fetch(liar_room, pdu["prev_events"], body["origin"])
+                await self._fetch(liar_room, references(pdu, "prev_events"), body["origin"])
                 accepted[liar_room.add(pdu)] = {}
         async with self._received:
             self._received.notify_all()
@@ -168,7 +177,7 @@ class Liar:
         for id in set(events) - liar_room.events.keys():
             status, response = await self.request(server, "GET", "event", id)
             if status == 200 and response["pdus"][0]["depth"] > liar_room.joined_depth:
-                await self._fetch(liar_room, response["pdus"][0]["prev_events"], server)
+                await self._fetch(liar_room, references(response["pdus"][0], "prev_events"), server)
                 liar_room.add(response["pdus"][0])
 
     async def _event(self, request, body, event):
@@ -211,6 +220,8 @@ class LiarRoom:
         self.depth = 0
         # The depth of the join
         self.joined_depth = 0
+        # In room versions 1 and 2
+        self.chooses_event_ids = self.rules.event_format == EventFormatVersions.ROOM_V1_V2
 
     @classmethod
     def create(cls, liar, version):
@@ -243,7 +254,20 @@ class LiarRoom:
         }
         if state_key is not None:
             event["state_key"] = state_key
-        return event | {"auth_events": self.auth_events_for(event | fields)} | fields
+        event |= {"auth_events": self.auth_events_for(event | fields)} | fields
+        if self.chooses_event_ids:
+            event = {"event_id": self.new_event_id()} | event
+            for field in ("prev_events", "auth_events"):
+                event[field] = [self.reference(id) for id in event[field]]
+        return event
+
+    def new_event_id(self):
+        return f"${secrets.token_hex(8)}:{self.liar.name}"
+
+    def reference(self, id):
+        event = make_event_from_dict(self.events[id], self.rules)
+        name, hash = compute_event_reference_hash(event)
+        return [id, {name: encode_base64(hash)}]
 
     def auth_events_for(self, event):
         keys = [("m.room.power_levels", ""), ("m.room.member", event["sender"])]
@@ -289,7 +313,7 @@ class LiarRoom:
         id = self.event_id(event)
         if id not in self.events:
             self.events[id] = event
-            self.extremities = self.extremities - set(event["prev_events"]) | {id}
+            self.extremities = self.extremities - set(references(event, "prev_events")) | {id}
             self.depth = max(self.depth, event["depth"])
             if "state_key" in event:
                 self.state[event["type"], event["state_key"]] = id
@@ -299,7 +323,7 @@ class LiarRoom:
         """The events before `latest` and after `earliest`."""
         found, ends = {}, list(latest)
         while ends and len(found) < limit:
-            for id in self.events.get(ends.pop(0), {"prev_events": []})["prev_events"]:
+            for id in references(self.events.get(ends.pop(0), {"prev_events": []}), "prev_events"):
                 if id in self.events and id not in found and id not in earliest:
                     found[id] = self.events[id]
                     ends.append(id)
@@ -309,7 +333,7 @@ class LiarRoom:
         """The events to which these refer, directly or not."""
         found, open_ids = {}, list(events)
         while open_ids:
-            for id in self.events[open_ids.pop()]["auth_events"]:
+            for id in references(self.events[open_ids.pop()], "auth_events"):
                 if id not in found:
                     found[id] = self.events[id]
                     open_ids.append(id)

@@ -7,7 +7,7 @@ import contextlib
 import random
 
 from checks import assert_equal_lists
-from liar import Liar
+from liar import Liar, references
 from oracle import Oracle
 from user import DEADLINE, RequestFailed, User, eventually
 
@@ -200,4 +200,4 @@ async def all_events(witness, user, room, end):
 
 
 def parents(event):
-    return event["prev_events"] + event["auth_events"]
+    return references(event, "prev_events") + references(event, "auth_events")

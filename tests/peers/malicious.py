@@ -5,10 +5,11 @@ The host must never see anything that contains `LIE`, and all servers must go on
 import contextlib
 import json
 
+from aiohttp import web
 from bad_events import EVENTS, LIE, MAX_INTEGER, MEMBER, TOPIC, nested
 from liar import Liar, LiarRoom, now
 from signedjson.key import generate_signing_key
-from faulty_responses import faulty_responses
+from faulty_responses import Override, faulty_responses
 from user import DEADLINE, RequestFailed
 from faulty_joins import faulty_joins
 
@@ -77,7 +78,7 @@ async def malicious(ctx):
             oversized_transactions(attack),
             malformed_transactions(attack),
         )
-        await ctx.run_all(requests(attack), invites(attack), replayed_join(attack))
+        await ctx.run_all(requests(attack), invites(attack), old_invites(attack), replayed_join(attack))
         await events_from_outside(attack)
         await ctx.run_all(faulty_responses(attack), faulty_joins(attack))
         with ctx.check("in the end the witness has the same state, and the history contains no lie"):
@@ -329,6 +330,53 @@ async def replayed_join(attack):
         if "rejection of replayed joins" not in host.server.unsupported:
             assert 400 <= status < 500, (status, response)
         await attack.run()
+
+
+async def old_invites(attack):
+    """In a room of version 1, by version 1 of the endpoint."""
+    liar, host = attack.liar, attack.host
+    room = LiarRoom.create(liar, "1")
+    name = {"name": "An old room"}
+
+    async def invite(event):
+        stripped = {"type": "m.room.name", "state_key": "", "sender": liar.user, "content": name}
+        body = event | {"unsigned": {"age": 5, "invite_room_state": [stripped]}}
+        return await liar.request(attack.target, "PUT", "invite", room.id, room.event_id(event), body=body)
+
+    with attack.check(f"{host} receives an invite to a room of version 1, and joins"):
+        event = room.build(MEMBER, {"membership": "invite"}, host.id)
+        status, response = await invite(event | {"signatures": {}})
+        assert 400 <= status < 500, response
+        status, response = await invite(event)
+        assert status == 200 and response[0] == 200, response
+        signed = response[1]["event"]
+        assert signed["signatures"].keys() == {liar.name, host.server.name}, signed
+        await host.wait_for_own_membership(room.id, "invite")
+        assert host.room(room.id).stripped_state["m.room.name", ""]["content"] == name
+        room.add(signed)
+        await host.join(room.id)
+        await host.wait_for_own_membership(room.id, "join")
+        await liar.wait_for_event(await host.send_text(room.id, "hello"))
+    with attack.check(f"{host} invites a user whose server knows only version 1 of the endpoint"):
+        friend = f"@friend:{liar.name}"
+        received = []
+
+        async def respond(override, request):
+            if request.path.split("/")[3] != "v1":
+                return web.json_response({"errcode": "M_UNRECOGNIZED", "error": "unknown"}, status=404)
+            received.append(event := await request.json())
+            return web.json_response([200, {"event": liar_signed(room, event)}])
+
+        with Override(liar, ["invite"], respond):
+            await host.request("POST", "rooms", room.id, "invite", body={"user_id": friend})
+        state = received[0]["unsigned"]["invite_room_state"]
+        assert "m.room.create" in [event["type"] for event in state], state
+        await liar.wait_for_event(room.event_id(received[0]))
+
+
+def liar_signed(room, event):
+    own = room.sign(event)["signatures"]
+    return event | {"signatures": event["signatures"] | own}
 
 
 async def invites(attack):

@@ -4,14 +4,14 @@ resolution. It is independent of the servers under test.
 `prev_events` has those of each event in the history, if they are not just those that the events name."""
 
 from synapse.api.errors import AuthError
-from synapse.api.room_versions import KNOWN_ROOM_VERSIONS
+from synapse.api.room_versions import KNOWN_ROOM_VERSIONS, StateResolutionVersions
 from synapse.event_auth import (
     auth_types_for_event,
     check_state_dependent_auth_rules,
     check_state_independent_auth_rules,
 )
 from synapse.events import make_event_from_dict
-from synapse.state.v2 import resolve_events_with_store
+from synapse.state import v1, v2
 from synapse.storage.databases.main.event_federation import StateDifference
 
 
@@ -76,7 +76,11 @@ class Oracle:
         if len(states) < 2:
             return dict(states[0]) if states else {}
         room = next(iter(self.events.values())).room_id
-        return dict(run_to_completion(resolve_events_with_store(self, room, self.rules, states, None, self)))
+        if self.rules.state_res == StateResolutionVersions.V1:
+            resolution = v1.resolve_events_with_store(room, self.rules, states, None, self.get_events)
+        else:
+            resolution = v2.resolve_events_with_store(self, room, self.rules, states, None, self)
+        return dict(run_to_completion(resolution))
 
     # The interface of the store and the clock that the resolution uses
 

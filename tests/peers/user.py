@@ -123,6 +123,10 @@ class User:
 
     # Requests
 
+    def may_create_room(self, version):
+        """Whether the user's server creates rooms of this version."""
+        return version not in ("1", "2") or "creation of rooms of versions 1 and 2" not in self.server.unsupported
+
     async def create_room(self, version, **fields):
         return (await self.request("POST", "createRoom", body={"room_version": version, **fields}))["room_id"]
 
