@@ -320,6 +320,7 @@ mod tests {
                 event_type: event_type.into(),
                 state_key: Some(BOB.to_owned()),
                 content: canonical_content(&content).unwrap(),
+                text: None,
                 redacts: None,
             };
             let mut keys: Vec<String> = auth_types(&draft, versions::rules(&version).unwrap())

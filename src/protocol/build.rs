@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
+    canonical_text::{normalized_text, strict_text},
     event_object::{EventObject, MAX_DEPTH, MAX_INTEGER},
     format::{FormatError, check, not_canonical},
     json::canonical_or_null,
@@ -29,6 +30,8 @@ pub struct EventDraft {
     pub state_key: Option<String>,
     /// From [`canonical_content`].
     pub content: CanonicalJsonObject,
+    /// The content with numbers that canonical JSON forbids, which are null in `content`.
+    pub text: Option<Box<RawValue>>,
     /// The target of an `m.room.redaction`; may also be in the content. [`build`] moves it to where the
     /// room version has it.
     pub redacts: Option<OwnedEventId>,
@@ -44,6 +47,7 @@ impl EventDraft {
             event_type: pdu.event_type().clone(),
             state_key: pdu.state_key().map(ToOwned::to_owned),
             content: canonical_content(&canonical_or_null(content))?,
+            text: None,
             redacts: pdu.redacts().map(ToOwned::to_owned),
         })
     }
@@ -89,6 +93,24 @@ pub fn canonical_content(
             "`content` is not an object".to_owned(),
         )),
     }
+}
+
+/// As [`canonical_content`], but with null for each number that canonical JSON forbids. If there is any, also the
+/// content with these numbers, as Synapse writes them: before room version 6, events may have them.
+pub fn content_of_client(
+    sent: &RawValue,
+) -> Result<(CanonicalJsonObject, Option<Box<RawValue>>), FormatError> {
+    let refused = match canonical_content(sent) {
+        Ok(content) => return Ok((content, None)),
+        Err(error) => error,
+    };
+    let Ok(text) = normalized_text(sent.get().as_bytes()) else {
+        return Err(refused);
+    };
+    let value = serde_json::from_str(&text).map_err(not_canonical)?;
+    let content = canonical_content(&canonical_or_null(value))?;
+    let text = RawValue::from_string(text).map_err(not_canonical)?;
+    Ok((content, Some(text)))
 }
 
 /// Builds the event. [`check_by_state`](super::authorize::check_by_state) authorizes it.
@@ -191,7 +213,13 @@ fn unsigned_event(
         "auth_events",
         &EventReference::list(&place.auth_events, rules)?,
     )?;
-    object.set("content", &content)?;
+    match &draft.text {
+        Some(text) if rules.authorization.strict_canonical_json => {
+            strict_text(text.get().as_bytes()).map_err(not_canonical)?;
+        }
+        Some(text) => object.set("content", text)?,
+        None => object.set("content", &content)?,
+    }
     object.set("depth", &place.depth.min(max_depth))?;
     object.set("origin_server_ts", &place.origin_server_ts)?;
     object.set(
@@ -254,6 +282,7 @@ mod tests {
             event_type: event_type.into(),
             state_key: None,
             content: canonical_content(&content).unwrap(),
+            text: None,
             redacts: None,
         }
     }

@@ -305,6 +305,7 @@ impl History {
             event_type: action.event_type.into(),
             state_key: action.state_key,
             content: canonical_content(&action.content).expect("canonical"),
+            text: None,
             redacts: None,
         }
     }

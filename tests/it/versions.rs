@@ -97,6 +97,12 @@ const ANNOUNCEMENTS: &[Announcement] = &[
         "/_matrix/client/v3/users/@bob:localhost/report",
     ),
     (
+        "fi.mau.msc2246",
+        "rust: asynchronous uploads, also without v1.7",
+        "POST",
+        "/_matrix/media/unstable/fi.mau.msc2246/create",
+    ),
+    (
         "org.matrix.e2e_cross_signing",
         "Element Web: sets up cross-signing after login",
         "POST",
@@ -113,6 +119,12 @@ const ANNOUNCEMENTS: &[Announcement] = &[
         "Element Web: the local aliases of a room in its settings",
         "GET",
         "/_matrix/client/unstable/org.matrix.msc2432/rooms/!r:localhost/aliases",
+    ),
+    (
+        "org.matrix.msc3030",
+        "rust: jump to date, also without v1.6",
+        "GET",
+        "/_matrix/client/unstable/org.matrix.msc3030/rooms/!r:localhost/timestamp_to_event?ts=1&dir=f",
     ),
     (
         "org.matrix.msc3266",
@@ -137,6 +149,18 @@ const ANNOUNCEMENTS: &[Announcement] = &[
         "Element Web: searches public spaces and rooms apart",
         "POST",
         "/_matrix/client/v3/publicRooms",
+    ),
+    (
+        "org.matrix.msc3882",
+        "rust: login by a token of another device, also without v1.7",
+        "POST",
+        "/_matrix/client/unstable/org.matrix.msc3882/login/get_token",
+    ),
+    (
+        "org.matrix.msc3916",
+        "rust: media with the access token, also without v1.11",
+        "GET",
+        "/_matrix/client/unstable/org.matrix.msc3916/media/download/localhost/x",
     ),
     (
         "org.matrix.msc3916.stable",
@@ -192,6 +216,121 @@ const ANNOUNCEMENTS: &[Announcement] = &[
         "GET",
         "/_matrix/client/v3/profile/@alice:localhost/m.tz",
     ),
+    (
+        "uk.timedout.msc4323",
+        "rust: administrators suspend accounts",
+        "GET",
+        "/_matrix/client/unstable/uk.timedout.msc4323/admin/suspend/@alice:localhost",
+    ),
+];
+
+/// Flags that matrix-js-sdk, the matrix-rust-sdk, the Dart SDK or Synapse have, and that are not announced
+/// because what clients then do is not served: what that is, and a request that they then send, if there is one.
+const NOT_ANNOUNCED: &[(&str, &str, Option<(&str, &str)>)] = &[
+    ("com.beeper.msc4169", "no SDK: redactions by /send", None),
+    (
+        "fi.mau.msc2659.stable",
+        "bridges: have the server ping them",
+        Some(("POST", "/_matrix/client/v1/appservice/bridge/ping")),
+    ),
+    (
+        "fi.mau.msc2815",
+        "clients of moderators: the content of redacted events",
+        None,
+    ),
+    (
+        "io.element.e2ee_forced.public",
+        "Element: whether new rooms must be encrypted, which no setting says here",
+        None,
+    ),
+    (
+        "io.element.msc4502",
+        "Synapse: an experiment without clients",
+        None,
+    ),
+    (
+        "org.matrix.label_based_filtering",
+        "no SDK: filters by org.matrix.labels",
+        None,
+    ),
+    (
+        "org.matrix.msc3026.busy_presence",
+        "js: offers the presence busy",
+        None,
+    ),
+    (
+        "org.matrix.msc3391",
+        "js: deletes account data",
+        Some((
+            "DELETE",
+            "/_matrix/client/unstable/org.matrix.msc3391/user/@alice:localhost/account_data/a",
+        )),
+    ),
+    (
+        "org.matrix.msc3771",
+        "js, with org.matrix.msc3773: unread counts of threads without v1.4, by a private name of the filter",
+        None,
+    ),
+    ("org.matrix.msc3773", "js: see org.matrix.msc3771", None),
+    (
+        "org.matrix.msc3874",
+        "js: /messages with a filter of relation types",
+        None,
+    ),
+    (
+        "org.matrix.msc3881",
+        "js: enables and disables pushers of other devices",
+        None,
+    ),
+    ("org.matrix.msc3912", "js: redacts related events too", None),
+    (
+        "org.matrix.msc4028",
+        "rust: decrypts notifications itself, of all encrypted events",
+        None,
+    ),
+    (
+        "org.matrix.msc4069",
+        "js: changes a profile without the rooms",
+        None,
+    ),
+    (
+        "org.matrix.msc4108",
+        "js, rust: login by QR code",
+        Some((
+            "POST",
+            "/_matrix/client/unstable/org.matrix.msc4108/rendezvous",
+        )),
+    ),
+    (
+        "org.matrix.msc4140",
+        "Dart, js, rust: delayed events, which end calls",
+        Some((
+            "GET",
+            "/_matrix/client/unstable/org.matrix.msc4140/delayed_events",
+        )),
+    ),
+    (
+        "org.matrix.msc4143",
+        "js: the transports of calls",
+        Some((
+            "GET",
+            "/_matrix/client/unstable/org.matrix.msc4143/rtc/transports",
+        )),
+    ),
+    (
+        "org.matrix.msc4155",
+        "js: rules by which invitations are blocked",
+        None,
+    ),
+    (
+        "org.matrix.msc4306",
+        "rust: subscribes to threads",
+        Some((
+            "GET",
+            "/_matrix/client/unstable/io.element.msc4306/rooms/!r:localhost/thread/$e/subscription",
+        )),
+    ),
+    ("org.matrix.msc4354", "js: sticky events", None),
 ];
 
 fn announced(server: &TestServer) -> BTreeSet<String> {
@@ -216,5 +355,21 @@ fn endpoints_of_every_announced_version_and_flag_are_served() {
             body["errcode"], "M_UNRECOGNIZED",
             "{name}: {effect}: {path}"
         );
+    }
+}
+
+/// What is served must move to the other table.
+#[test]
+fn flags_of_what_is_not_served_are_not_announced() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let announced = announced(&server);
+    for (flag, effect, request) in NOT_ANNOUNCED {
+        assert!(!announced.contains(*flag), "{flag}: {effect}");
+        if let Some((method, path)) = request {
+            let method: Method = method.parse().expect("a method");
+            let (_, body) = alice.request(method, path, json!({}));
+            assert_eq!(body["errcode"], "M_UNRECOGNIZED", "{flag}: {effect}");
+        }
     }
 }

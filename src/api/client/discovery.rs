@@ -22,13 +22,17 @@ const VERSIONS: &[&str] = &[
 /// The feature flags that are announced: each makes some client use something that is served.
 /// `tests/it/versions.rs` says what.
 const UNSTABLE_FEATURES: &[&str] = &[
+    "fi.mau.msc2246",
     "org.matrix.e2e_cross_signing",
     "org.matrix.msc2285.stable",
     "org.matrix.msc2432",
+    "org.matrix.msc3030",
     "org.matrix.msc3266",
     "org.matrix.msc3440.stable",
     "org.matrix.msc3715.stable",
     "org.matrix.msc3827.stable",
+    "org.matrix.msc3882",
+    "org.matrix.msc3916",
     "org.matrix.msc3916.stable",
     "org.matrix.msc3981",
     "org.matrix.msc4155",
@@ -38,6 +42,7 @@ const UNSTABLE_FEATURES: &[&str] = &[
     "uk.half-shot.msc2666.query_mutual_rooms.stable",
     "uk.tcpip.msc4133",
     "uk.tcpip.msc4133.stable",
+    "uk.timedout.msc4323",
 ];
 
 /// Element uses [dehydrated devices](super::dehydrated_device) if `/.well-known/matrix/client` has this.

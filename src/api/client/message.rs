@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     api::{Adapted, Api, AsSent, Error, EventStream, Session, Streamed},
-    protocol::build::{EventDraft, canonical_content},
+    protocol::build::{EventDraft, canonical_content, content_of_client},
     rooms::{
         self,
         event::{
@@ -50,13 +50,14 @@ pub async fn send_message_event(
     session: Session,
     request: send_message_event::v3::Request,
 ) -> Result<send_message_event::v3::Response, Error> {
-    let content = canonical_content(request.body.json()).map_err(rooms::Error::from)?;
+    let (content, text) = content_of_client(request.body.json()).map_err(rooms::Error::from)?;
     let draft = EventDraft {
         room_id: Some(request.room_id.clone()),
         sender: session.user_id.clone(),
         event_type: TimelineEventType::from(request.event_type.to_string()),
         state_key: None,
         content,
+        text,
         redacts: None,
     };
     let scope = format!("send {} {}", request.room_id, draft.event_type);
@@ -80,6 +81,7 @@ pub async fn redact_event(
         event_type: TimelineEventType::RoomRedaction,
         state_key: None,
         content: canonical_content(&content).map_err(rooms::Error::from)?,
+        text: None,
         redacts: Some(request.event_id.clone()),
     };
     let scope = format!("redact {} {}", request.room_id, request.event_id);

@@ -19,7 +19,7 @@ use serde_json::value::RawValue;
 use super::membership;
 use crate::{
     api::{Api, Error, EventStream, Session, Streamed},
-    protocol::build::canonical_content,
+    protocol::build::{canonical_content, content_of_client},
     rooms::{
         self,
         create::checks,
@@ -47,10 +47,19 @@ pub async fn send_state_event(
     session: Session,
     request: send_state_event::v3::Request,
 ) -> Result<send_state_event::v3::Response, Error> {
+    let sent = request.body.json();
+    let read = match request.event_type {
+        // The rules of a room depend on these.
+        StateEventType::RoomMember | StateEventType::RoomPowerLevels => {
+            canonical_content(sent).map(|content| (content, None))
+        }
+        _ => content_of_client(sent),
+    };
+    let (content, text) = read.map_err(rooms::Error::from)?;
     let event = StateEvent {
         kind: request.event_type,
         state_key: request.state_key,
-        content: canonical_content(request.body.json()).map_err(rooms::Error::from)?,
+        content,
     };
     if event.kind == StateEventType::RoomMember {
         let change = MembershipChange::from_client(&event)?;
@@ -65,7 +74,8 @@ pub async fn send_state_event(
     if session.is_suspended {
         return Err(Error::suspended());
     }
-    let draft = event.draft(request.room_id.clone(), &session.user_id);
+    let mut draft = event.draft(request.room_id.clone(), &session.user_id);
+    draft.text = text;
     let now = api.actor(&session).now;
     let sending = Sending {
         now,
@@ -76,10 +86,12 @@ pub async fn send_state_event(
     let job = move |tx: &Tx| {
         let room = room::num(tx, &request.room_id)?;
         checks::state_event(tx, room, &event)?;
-        match event.current(tx, room, &draft.sender)? {
-            Some(id) => Ok::<_, rooms::Error>(id),
-            None => Ok(append::append(tx, &local, &draft, &sending)?.id),
+        if draft.text.is_none()
+            && let Some(id) = event.current(tx, room, &draft.sender)?
+        {
+            return Ok::<_, rooms::Error>(id);
         }
+        Ok(append::append(tx, &local, &draft, &sending)?.id)
     };
     Ok(send_state_event::v3::Response::new(
         api.write_events(job).await?,

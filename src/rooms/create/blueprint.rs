@@ -122,6 +122,7 @@ fn create(tx: &Tx, local: &Local, actor: &Actor, plan: &Blueprint) -> Result<App
         event_type: TimelineEventType::RoomCreate,
         state_key: Some(String::new()),
         content: plan.create.clone(),
+        text: None,
         redacts: None,
     };
     let mut sending = actor.sending();

@@ -38,6 +38,7 @@ impl StateEvent {
             event_type: TimelineEventType::from(self.kind.clone()),
             state_key: Some(self.state_key.clone()),
             content: self.content.clone(),
+            text: None,
             redacts: None,
         }
     }

@@ -121,6 +121,7 @@ fn load(r: &impl Reader, (_, user, room): Key, row: &PendingLeave) -> Result<Opt
         event_type: event.event_type().clone(),
         state_key: event.state_key().map(ToOwned::to_owned),
         content: canonical_content(event.content())?,
+        text: None,
         redacts: None,
     };
     Ok(Some(Leave { room, rules, draft }))

@@ -45,6 +45,7 @@ pub fn membership_template(
         event_type: TimelineEventType::from(StateEventType::RoomMember),
         state_key: Some(user.to_string()),
         content: canonical_content(&content)?,
+        text: None,
         redacts: None,
     };
     let built = append::build_only(r, local, room, &draft, now)?;

@@ -94,6 +94,7 @@ pub(crate) fn draft(
         event_type: TimelineEventType::from(kind),
         state_key: state_key.map(ToOwned::to_owned),
         content: canonical_content(&content).expect("content that is canonical"),
+        text: None,
         redacts: None,
     }
 }

@@ -51,6 +51,7 @@ impl World<'_> {
             event_type: TimelineEventType::from(kind),
             state_key: None,
             content: canonical_content(content)?,
+            text: None,
             redacts: None,
         };
         let sending = Sending {

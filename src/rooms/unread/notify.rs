@@ -354,6 +354,7 @@ mod tests {
             event_type: TimelineEventType::from("m.room.message"),
             state_key: None,
             content: canonical_content(content).expect("content"),
+            text: None,
             redacts: None,
         }
     }

@@ -12,7 +12,7 @@ use super::{
     to_device::{send_note, wait_for_notes},
 };
 use crate::{
-    client_api::{next_batch, sync, sync_with},
+    client_api::{create_room, join_via, next_batch, percent_encode, room_path, sync, sync_with},
     test_server::{TestServer, TestUser, expect_error, expect_ok, parse},
 };
 
@@ -111,4 +111,74 @@ fn a_server_that_knows_only_canonical_json_gets_all_other_messages() {
     };
     here.wait_until(async || received().len() >= 2);
     assert_eq!(received(), [1, 3]);
+}
+
+/// The raw text of the response to a request.
+fn text(
+    server: &TestServer,
+    user: &TestUser<'_>,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> (u16, String) {
+    let request = http::Request::builder().method(method).uri(path);
+    let request = request.header("authorization", format!("Bearer {}", user.token));
+    let request = request.body(body.as_bytes().to_vec()).expect("a request");
+    let response = server.respond(request);
+    let text = String::from_utf8(response.body().clone()).expect("UTF-8");
+    (response.status().as_u16(), text)
+}
+
+#[test]
+fn numbers_that_canonical_json_forbids_are_sent_in_rooms_of_versions_before_6_only() {
+    const SENT: &str = r#"{"msgtype":"m.text","body":"x","n":[0.50,9007199254740992,1e21,-0]}"#;
+    const SEEN: &str = r#"[0.5,9007199254740992,1e+21,0]"#;
+    let [here, there] = TestServer::federating();
+    let (alice, bob) = (here.register("alice"), there.register("bob"));
+    for version in ["3", "5", "6", "12"] {
+        let body = json!({ "preset": "public_chat", "room_version": version });
+        let room = create_room(&alice, body);
+        join_via(&bob, &room, &here);
+        let message = room_path(&room, "send/m.room.message/t1");
+        let state = room_path(&room, "state/org.example.numbers/");
+        for path in [&message, &state] {
+            let (status, answer) = text(&here, &alice, "PUT", path, SENT);
+            if version == "6" || version == "12" {
+                assert_eq!(status, 400, "{version} {answer}");
+                assert!(answer.contains("M_BAD_JSON"), "{answer}");
+                continue;
+            }
+            assert_eq!(status, 200, "{version} {answer}");
+            let id: Value = serde_json::from_str(&answer).expect("JSON");
+            let id = percent_encode(id["event_id"].as_str().expect("an id"));
+            let event = room_path(&room, &format!("event/{id}"));
+            there.wait_until(async || {
+                let token = Some(&*bob.token);
+                there
+                    .send(http::Method::GET, &event, token, &Value::Null)
+                    .await
+                    .0
+                    == 200
+            });
+            for (server, user) in [(&here, &alice), (&there, &bob)] {
+                let paths = [
+                    event.clone(),
+                    room_path(&room, "messages?dir=b&limit=100"),
+                    "/_matrix/client/v3/sync".to_owned(),
+                ];
+                for path in paths {
+                    let (status, answer) = text(server, user, "GET", &path, "");
+                    assert!(
+                        status == 200 && answer.contains(SEEN),
+                        "{version} {path} {answer}"
+                    );
+                }
+            }
+        }
+        for kind in ["m.room.member", "m.room.power_levels"] {
+            let path = room_path(&room, &format!("state/{kind}/{}", alice.user_id));
+            let content = r#"{"membership":"join","n":0.5}"#;
+            assert_eq!(text(&here, &alice, "PUT", &path, content).0, 400);
+        }
+    }
 }
