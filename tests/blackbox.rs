@@ -55,6 +55,19 @@ fn version_and_help_are_printed_as_by_other_programs() {
 }
 
 #[test]
+fn output_that_is_no_longer_read_is_no_error() {
+    for argument in ["--help", "--version"] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = command().arg(argument).stdout(writer).output().unwrap();
+        assert!(
+            output.status.success() && output.stderr.is_empty(),
+            "{output:?}"
+        );
+    }
+}
+
+#[test]
 fn startup_logs_the_address_and_sigterm_and_sigint_stop_cleanly() {
     for signal in [Signal::TERM, Signal::INT] {
         let directory = TempDir::new().unwrap();

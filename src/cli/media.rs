@@ -2,7 +2,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use argh::FromArgs;
 
-use super::config;
+use super::{config, print};
 use crate::{
     config::{Config, Size},
     logging,
@@ -89,7 +89,7 @@ impl Media {
         };
         match result {
             Ok(output) => {
-                print!("{output}");
+                print(&output);
                 ExitCode::SUCCESS
             }
             Err(error) => {

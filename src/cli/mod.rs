@@ -8,6 +8,7 @@ mod version;
 
 use std::{
     env,
+    io::{self, Write},
     process::{self, ExitCode},
 };
 
@@ -63,7 +64,7 @@ fn parse(arguments: &[String]) -> Command {
     match Hearth::from_args(&[name], rest) {
         Ok(hearth) => hearth.command,
         Err(early) if early.status.is_ok() => {
-            println!("{}", early.output);
+            print(&format!("{}\n", early.output));
             process::exit(0)
         }
         Err(early) => {
@@ -71,4 +72,9 @@ fn parse(arguments: &[String]) -> Command {
             process::exit(1)
         }
     }
+}
+
+/// Prints to the standard output. Whoever reads it may have closed it, as `head` does.
+fn print(text: &str) {
+    let _ = io::stdout().write_all(text.as_bytes());
 }

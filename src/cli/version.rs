@@ -2,6 +2,8 @@ use std::process::ExitCode;
 
 use argh::FromArgs;
 
+use super::print;
+
 /// Print the version of this program.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "version")]
@@ -9,7 +11,7 @@ pub(super) struct Version {}
 
 impl Version {
     pub(super) fn run(self) -> ExitCode {
-        println!("hearth {}", env!("CARGO_PKG_VERSION"));
+        print(concat!("hearth ", env!("CARGO_PKG_VERSION"), "\n"));
         ExitCode::SUCCESS
     }
 }

@@ -408,6 +408,7 @@ impl Room {
             event_type: event_type.into(),
             state_key: state_key.map(str::to_owned),
             content: canonical_content(content).expect("valid JSON"),
+            text: None,
             redacts: None,
         }
     }

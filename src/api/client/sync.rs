@@ -15,7 +15,7 @@ use crate::{
     api::{Adapted, Api, Error, Quirk, Session, Streamed},
     rooms::{self, timeline::filter::check_definition},
     sync::{Request, StateAfter, SyncToken},
-    users::account_data::ignored_users,
+    users::{self, account_data::ignored_users},
 };
 
 const MAX_TIMEOUT: Duration = Duration::from_secs(120);
@@ -52,7 +52,11 @@ pub async fn sync(
         Some(Filter::FilterId(id)) if id.starts_with('{') => {
             return Err(Error::invalid_param("filter: this is not a filter"));
         }
-        Some(Filter::FilterId(id)) => api.users.filter(session.user, &id)?,
+        // NOTSPEC: an unknown id is an invalid argument, as with Synapse.
+        Some(Filter::FilterId(id)) => match api.users.filter(session.user, &id) {
+            Err(users::Error::NotFound(reason)) => return Err(Error::invalid_param(reason)),
+            filter => filter?,
+        },
         Some(_) => {
             return Err(Error::invalid_param(
                 "filter must be a filter as JSON, or the id of one",
