@@ -224,9 +224,16 @@ const ANNOUNCEMENTS: &[Announcement] = &[
     ),
 ];
 
+/// A flag that is not announced, what clients do where it is, and a request that they then send, if there is one.
+type NotAnnounced = (
+    &'static str,
+    &'static str,
+    Option<(&'static str, &'static str)>,
+);
+
 /// Flags that matrix-js-sdk, the matrix-rust-sdk, the Dart SDK or Synapse have, and that are not announced
-/// because what clients then do is not served: what that is, and a request that they then send, if there is one.
-const NOT_ANNOUNCED: &[(&str, &str, Option<(&str, &str)>)] = &[
+/// because what clients then do is not served.
+const NOT_ANNOUNCED: &[NotAnnounced] = &[
     ("com.beeper.msc4169", "no SDK: redactions by /send", None),
     (
         "fi.mau.msc2659.stable",
