@@ -2,7 +2,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use argh::FromArgs;
 
-use super::{config, print};
+use super::{config, output::print};
 use crate::{
     config::{Config, Size},
     logging,

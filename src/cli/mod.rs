@@ -2,13 +2,13 @@
 
 mod config;
 mod media;
+mod output;
 mod rotate_key;
 mod serve;
 mod version;
 
 use std::{
     env,
-    io::{self, Write},
     process::{self, ExitCode},
 };
 
@@ -64,7 +64,7 @@ fn parse(arguments: &[String]) -> Command {
     match Hearth::from_args(&[name], rest) {
         Ok(hearth) => hearth.command,
         Err(early) if early.status.is_ok() => {
-            print(&format!("{}\n", early.output));
+            output::print(&format!("{}\n", early.output));
             process::exit(0)
         }
         Err(early) => {
@@ -72,9 +72,4 @@ fn parse(arguments: &[String]) -> Command {
             process::exit(1)
         }
     }
-}
-
-/// Prints to the standard output. Whoever reads it may have closed it, as `head` does.
-fn print(text: &str) {
-    let _ = io::stdout().write_all(text.as_bytes());
 }

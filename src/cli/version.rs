@@ -2,7 +2,7 @@ use std::process::ExitCode;
 
 use argh::FromArgs;
 
-use super::print;
+use super::output::print;
 
 /// Print the version of this program.
 #[derive(FromArgs)]
