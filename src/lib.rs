@@ -13,6 +13,7 @@ pub mod logging;
 pub mod media;
 pub mod pool;
 pub mod protocol;
+pub mod push;
 pub mod rates;
 pub mod rooms;
 pub mod server;

@@ -30,6 +30,7 @@ use crate::{
     http::{Certificate, Edge, Gate, ListenError, Listeners},
     media::{self, Media},
     pool::Pool,
+    push::PushSender,
     rates::Rates,
     rooms::{self, Local, background::jobs::BackgroundJobs, search::Indexer, typing::Typing},
     stop::{self, Stop},
@@ -88,6 +89,7 @@ impl Error {
 pub struct Server {
     edge: Edge,
     federation: Arc<Federation>,
+    push: PushSender,
     gate: Arc<Gate>,
     addresses: Vec<SocketAddr>,
     certificate: Option<Certificate>,
@@ -127,10 +129,12 @@ impl Server {
         // These are created after publishing has started. Each reads from the store what happened before.
         let federation_cell: Arc<OnceLock<Arc<Federation>>> = Arc::default();
         let media_cell: Arc<OnceLock<Media>> = Arc::default();
+        let push_cell: Arc<OnceLock<PushSender>> = Arc::default();
         let publishing = executor.spawn(store.clone().publish({
             let (background_jobs, notifier) = (background_jobs.clone(), notifier.clone());
             let indexer = indexer.clone();
             let (federation_cell, media_cell) = (federation_cell.clone(), media_cell.clone());
+            let push_cell = push_cell.clone();
             move |effects| {
                 notifier.apply(effects);
                 effects
@@ -144,6 +148,9 @@ impl Server {
                 }
                 if let Some(federation) = federation_cell.get() {
                     effects.iter().for_each(|effect| federation.apply(effect));
+                }
+                if let Some(push) = push_cell.get() {
+                    effects.iter().for_each(|effect| push.apply(effect));
                 }
             }
         }));
@@ -174,6 +181,16 @@ impl Server {
         let federation = Arc::new(federation);
         // It is set once.
         let _ = federation_cell.set(federation.clone());
+        let push = PushSender::start(
+            &config.push_gateways,
+            notifier.position().stored,
+            &store,
+            federation.client(),
+            &clock,
+            executor,
+        )?;
+        // It is set once.
+        let _ = push_cell.set(push.clone());
         let api = Context {
             local,
             federation: federation.clone(),
@@ -181,6 +198,7 @@ impl Server {
             previews: Previews::new(federation.client(), &media, &clock, &pool, executor),
             remote_media: RemoteMedia::new(federation.client(), &media, &clock, executor),
             media,
+            push: push.clone(),
             typing: Arc::default(),
             lazy_loaded_members: Arc::default(),
             room_lists: RoomLists::default(),
@@ -207,6 +225,7 @@ impl Server {
         Ok(Self {
             edge,
             federation,
+            push,
             gate,
             addresses,
             certificate,
@@ -249,6 +268,7 @@ impl Server {
         self.serving.await;
         self.gate.shut();
         drop((self.background_jobs, self.indexing));
+        self.push.stop().await;
         let typing = self.typing;
         let stored = self.store.write(move |tx| typing.store_rooms(tx)).await;
         if let Err(error) = stored {

@@ -7,6 +7,8 @@ mod media;
 mod memory;
 #[path = "blackbox/one_time_keys.rs"]
 mod one_time_keys;
+#[path = "blackbox/push.rs"]
+mod push;
 #[path = "blackbox/shares.rs"]
 mod shares;
 #[path = "blackbox/sliding_sync.rs"]

@@ -40,6 +40,9 @@ pub(super) fn value(key: &str) -> Option<&'static str> {
         "notaries" => "a list of server names, such as [\"matrix.org\"]",
         "memory" => "an amount of at least 32 MB, such as \"128M\"",
         "max_upload" | "user_quota" | "disk" => "an amount, such as \"100M\" or \"10G\"",
+        "push_gateways" => {
+            "a list of addresses and names, such as [\"http://10.0.0.2:8000\", \"ntfy.lan\"]"
+        }
         "public_url" => "the address of the server for clients, such as \"https://example.org\"",
         "unauthenticated_media" => "\"none\", \"all\" or a date such as \"2026-12-01\"",
         "allow_private_addresses"

@@ -10,6 +10,7 @@ mod federation;
 mod lifetime;
 mod memory;
 mod public_url;
+mod push_gateways;
 mod secret;
 mod settings;
 mod size;
@@ -27,8 +28,8 @@ use ruma::{OwnedServerName, ServerName};
 
 pub use self::{
     addresses::Addresses, error::Error, federation::Federation, lifetime::Lifetime, memory::Memory,
-    public_url::PublicUrl, secret::Secret, settings::Settings, size::Size,
-    trusted_proxies::TrustedProxies, unauthenticated_media::UnauthenticatedMedia,
+    public_url::PublicUrl, push_gateways::PushGateways, secret::Secret, settings::Settings,
+    size::Size, trusted_proxies::TrustedProxies, unauthenticated_media::UnauthenticatedMedia,
     user_directory::UserDirectory,
 };
 
@@ -70,6 +71,8 @@ pub struct Config {
     pub turn: Option<Turn>,
     /// Whom users find in the user directory.
     pub user_directory: UserDirectory,
+    /// Push gateways that may be without TLS and at private addresses.
+    pub push_gateways: PushGateways,
     /// Whether servers that share a room with a user see the names of the user's devices.
     pub share_device_names: bool,
     pub rate_limits: bool,
@@ -195,6 +198,7 @@ impl TryFrom<Settings> for Config {
             search: settings.search,
             turn,
             user_directory: settings.user_directory,
+            push_gateways: settings.push_gateways,
             share_device_names: settings.share_device_names,
             rate_limits: settings.rate_limits,
             log: settings.log,

@@ -15,7 +15,7 @@ use serde::{
 
 use super::{
     addresses::Addresses, error::Error, expected, federation::Federation, lifetime::Lifetime,
-    memory::Memory, public_url::PublicUrl, secret::Secret, size::Size,
+    memory::Memory, public_url::PublicUrl, push_gateways::PushGateways, secret::Secret, size::Size,
     trusted_proxies::TrustedProxies, unauthenticated_media::UnauthenticatedMedia,
     user_directory::UserDirectory,
 };
@@ -50,6 +50,7 @@ pub struct Settings {
     pub turn_secret: Option<Secret>,
     pub turn_ttl: Lifetime,
     pub user_directory: UserDirectory,
+    pub push_gateways: PushGateways,
     pub share_device_names: bool,
     pub rate_limits: bool,
     pub log: log::LevelFilter,
@@ -92,6 +93,7 @@ impl Default for Settings {
             turn_secret: None,
             turn_ttl: Lifetime::DAY,
             user_directory: UserDirectory::Shared,
+            push_gateways: PushGateways::default(),
             share_device_names: false,
             rate_limits: true,
             log: log::LevelFilter::Info,

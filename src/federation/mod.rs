@@ -34,9 +34,15 @@ pub use self::{
         AcceptedMemberEvent, Error as MembershipError, MembershipClient, MembershipHandler,
         ReceivedInvite, invite_v1,
     },
-    outbound::EphemeralEdu,
+    outbound::{EphemeralEdu, backoff},
     policy::PolicyServers,
     queries::{profiles::Profiles, spaces::Spaces},
     service::{Federation, StartError},
-    transport::{client::Client, connect::Limits, tls::TlsError},
+    transport::{
+        client::Client,
+        connect::Limits,
+        poster::{ChosenBy, Poster},
+        tls::TlsError,
+        web_url::{Scheme, WebUrl},
+    },
 };

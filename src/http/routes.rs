@@ -23,7 +23,7 @@ pub(super) fn all() -> Vec<Route> {
     discovery(&mut routes);
     accounts(&mut routes);
     own_data(&mut routes);
-    push_rules(&mut routes);
+    push_notifications(&mut routes);
     key_backup(&mut routes);
     rooms(&mut routes);
     ephemeral(&mut routes);
@@ -42,8 +42,6 @@ fn discovery(routes: &mut Routes) {
         discover_homeserver, discover_support, get_capabilities, get_supported_versions,
     };
 
-    routes.add(client::empty::get_pushers);
-    routes.add(client::empty::get_notifications);
     routes.add(client::voip::get_turn_server_info);
     third_party_networks(routes);
     routes.add(get_supported_versions);
@@ -208,9 +206,12 @@ fn own_data(routes: &mut Routes) {
     routes.add(filter::get_filter);
 }
 
-fn push_rules(routes: &mut Routes) {
-    use client::push;
+fn push_notifications(routes: &mut Routes) {
+    use client::{push, pusher};
 
+    routes.add(pusher::get_pushers);
+    routes.add(pusher::set_pusher).rate(Kind::Other);
+    routes.add(pusher::get_notifications);
     routes.add(push::get_pushrules_all);
     routes.add(push::get_pushrules_global_scope);
     routes.add(push::get_pushrule);

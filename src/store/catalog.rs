@@ -15,10 +15,10 @@ use super::{
         AccessToken, Account, AccountData, AccountModeration, Alias, Backoff, Backup, ClaimedState,
         Counts, Device, DeviceList, DeviceListChange, EarlyRedactions, FallbackKey, Gap,
         LoginToken, Media, MediaFile, MemberRow, Notified, OneTimeKey, OutOfBandMembership,
-        Outgoing, PendingLeave, PendingUpgrade, Receipt, RefreshToken, RemoteDevice,
-        RemoteDeviceList, RemoteKey, Report, ResolvedServer, Room, RoomHeads, SigningKey,
-        SlidingSyncState, StateNode, Thread, Thumbnail, TimelineRow, ToDeviceMessage, Transaction,
-        Waiting,
+        Outgoing, PendingLeave, PendingUpgrade, Pusher, PusherState, Receipt, RefreshToken,
+        RemoteDevice, RemoteDeviceList, RemoteKey, Report, ResolvedServer, Room, RoomHeads,
+        SigningKey, SlidingSyncState, StateNode, Thread, Thumbnail, TimelineRow, ToDeviceMessage,
+        Transaction, Waiting,
     },
     table::{RawSnapshotTable, Rows, SnapshotTable, TxTable, raw},
 };
@@ -201,6 +201,12 @@ tables! {
     /// (device, id of a connection of simplified sliding sync, number of the state) → what the client has
     /// received: the last state that it confirmed, and the one after it.
     sliding_sync_states: (DeviceNum, &'static str, u64) => Packed<SlidingSyncState>, version 1;
+    /// (user, app id, pushkey) → the pusher.
+    pushers: (UserNum, &'static str, &'static str) => Packed<Pusher>, version 1;
+    /// (app id, pushkey, user): `pushers` by what other users may have too.
+    pusher_users: (&'static str, &'static str, UserNum) => (), version 1;
+    /// (user, app id, pushkey) → up to where the pusher has sent, and what its gateway answered.
+    pusher_states: (UserNum, &'static str, &'static str) => Packed<PusherState>, version 1;
 
     /// Every other server that another row mentions: number → name.
     servers: ServerNum => &'static str, version 1;

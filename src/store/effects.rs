@@ -16,6 +16,8 @@ pub enum Effect {
     Reopened,
     /// The device is gone, and so is its session.
     DeviceGone(UserNum, DeviceNum),
+    /// A pusher of the user was set or removed.
+    PushersChanged(UserNum),
     /// The list of devices of this user, local or not, changed.
     DeviceListChanged(UserNum, Position),
     /// This other server is to get a message.

@@ -199,6 +199,40 @@ record! {
 }
 
 record! {
+    /// A pusher of the kind `http`.
+    Pusher {
+        /// The device that set it, with which it is removed.
+        device: DeviceNum,
+        app_display_name: String,
+        device_display_name: String,
+        profile_tag: Option<String>,
+        lang: String,
+        /// As JSON, with `url`.
+        data: String,
+        /// When it was last set, in milliseconds since the epoch.
+        set_ts: u64,
+    }
+}
+
+record! {
+    /// What a pusher has sent, and how its gateway takes it.
+    PusherState {
+        /// Everything up to this position was sent, or needs not be.
+        cursor: Position,
+        /// The number of unread rooms that the gateway was last sent.
+        badge: Option<u32>,
+        backoff: Option<Backoff>,
+        /// When the gateway first did not take a notification, in milliseconds since the epoch; `None` if it
+        /// took the last one.
+        failing_since_ts: Option<u64>,
+        /// When the gateway last took a notification, in milliseconds since the epoch.
+        success_ts: Option<u64>,
+        /// When the gateway last answered or failed to, in milliseconds since the epoch, and how.
+        answer: Option<(u64, String)>,
+    }
+}
+
+record! {
     /// A version of a key backup.
     Backup {
         /// `algorithm` and `auth_data`, as JSON.

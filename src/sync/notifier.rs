@@ -155,6 +155,7 @@ impl Notifier {
                 | Effect::Outgoing
                 | Effect::MediaGone
                 | Effect::MembershipChanged
+                | Effect::PushersChanged(_)
                 | Effect::ServerAddressed(_) => {}
             }
         }

@@ -20,6 +20,7 @@ pub mod key_backup;
 pub mod keys;
 pub mod presence;
 pub mod profiles;
+pub mod pushers;
 pub mod remote_devices;
 mod service;
 pub mod to_device;

@@ -5,4 +5,5 @@
 pub mod client_api;
 pub mod http;
 pub mod large_files;
+pub mod push_gateway;
 pub mod server;

@@ -17,7 +17,7 @@ const LAYERS: &[&[&str]] = &[
     &["server"],
     &["http"],
     &["api"],
-    &["sync"],
+    &["push", "sync"],
     &["federation"],
     &["rooms", "users", "media"],
     &["protocol"],

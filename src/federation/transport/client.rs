@@ -1,12 +1,6 @@
 //! Requests to other servers.
 
-use std::{
-    collections::HashMap,
-    fmt,
-    fs::File,
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::{fmt, fs::File, sync::Arc, time::Duration};
 
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Full;
@@ -27,9 +21,11 @@ use smol::lock::Semaphore;
 use super::{
     address::is_public,
     connect::{
-        Connection, Connector, Limits, MAX_ERROR_BYTES, StreamedResponse, Target, download,
-        exchange, open, with_timeout,
+        Connection, Connector, Limits, MAX_ERROR_BYTES, StreamedResponse, Target, download, open,
+        with_timeout,
     },
+    idle::IdleConnections,
+    poster::Poster,
     tls::{Authorities, TlsError},
     web::{self, Allowed, AllowedAddresses},
     web_url::WebUrl,
@@ -57,10 +53,6 @@ use crate::{
 };
 
 const MAX_CONCURRENT: usize = 64;
-/// How many idle connections are kept, of all servers and of one.
-const MAX_IDLE: usize = 64;
-const MAX_IDLE_PER_SERVER: usize = 2;
-const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 /// For server discovery and the connection, before the timeout of the request begins.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(25);
 const MAX_BYTES_PARSED_IN_PLACE: usize = 64 * 1024;
@@ -86,13 +78,6 @@ impl Signed for NoAccessToken {
     const SIGNED: bool = false;
 }
 
-/// A connection that can be reused.
-struct Idle {
-    connection: Connection,
-    target: Target,
-    since: Instant,
-}
-
 /// Sends requests to other servers. Clones are the same.
 #[derive(Clone)]
 pub struct Client {
@@ -106,7 +91,7 @@ struct ClientInner {
     federation: Federation,
     connector: Connector,
     resolver: Resolver,
-    idle: Mutex<HashMap<OwnedServerName, Vec<Idle>>>,
+    idle: IdleConnections<OwnedServerName>,
     web_addresses: AllowedAddresses,
 }
 
@@ -137,7 +122,7 @@ impl Client {
             federation: config.federation.clone(),
             resolver: Resolver::new(discovery, store, clock, executor),
             connector,
-            idle: Mutex::default(),
+            idle: IdleConnections::default(),
             // A server that only its own machine can reach has no untrusted users.
             web_addresses: if private && config.is_local() {
                 AllowedAddresses::AsServers
@@ -315,6 +300,12 @@ impl Client {
         web::get(hosts, url, Allowed { http, addresses }).await
     }
 
+    /// Sends requests to the web that this server's users chose.
+    pub fn poster(&self) -> Poster {
+        let hosts = self.inner.resolver.discovery().hosts();
+        Poster::new(hosts, self.inner.web_addresses)
+    }
+
     /// Serializes `request`, and signs it if its authentication scheme says so.
     fn request<R>(&self, server: &ServerName, request: R) -> Result<Request<Bytes>, Error>
     where
@@ -370,26 +361,9 @@ impl Client {
         request: Request<Bytes>,
         limits: Limits,
     ) -> Result<Response<Bytes>, Error> {
-        let copy = || request.clone().map(Full::new);
-        // The other side may close an idle connection at any time.
-        while let Some(mut idle) = self.idle(server) {
-            match exchange(&mut idle.connection, &idle.target, copy(), limits).await {
-                Err(Error::Unreachable(_)) => {}
-                result => {
-                    self.keep(server, idle, &result);
-                    return result;
-                }
-            }
-        }
-        let (connection, target) = self.connect(server).await?;
-        let mut idle = Idle {
-            connection,
-            target,
-            since: Instant::now(),
-        };
-        let result = exchange(&mut idle.connection, &idle.target, copy(), limits).await;
-        self.keep(server, idle, &result);
-        result
+        let idle = &self.inner.idle;
+        idle.exchange(server, request, limits, self.connect(server))
+            .await
     }
 
     /// Opens a connection to `server`, with another discovery if its known addresses fail.
@@ -409,41 +383,6 @@ impl Client {
         let other = other.ok_or(failure)?;
         Ok((connector.connect(&other).await?, other))
     }
-
-    fn idle(&self, server: &ServerName) -> Option<Idle> {
-        let mut all = self
-            .inner
-            .idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let of_server = all.get_mut(server)?;
-        of_server.retain(Idle::is_open);
-        of_server.pop()
-    }
-
-    /// Keeps a connection for the next request, if this one succeeded.
-    fn keep<T>(&self, server: &ServerName, idle: Idle, result: &Result<T, Error>) {
-        if result.is_err() || idle.connection.is_closed() {
-            return;
-        }
-        let mut all = self
-            .inner
-            .idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        for of_server in all.values_mut() {
-            of_server.retain(Idle::is_open);
-        }
-        all.retain(|_, of_server| !of_server.is_empty());
-        let of_server = all.get(server).map_or(0, Vec::len);
-        if of_server < MAX_IDLE_PER_SERVER && all.values().map(Vec::len).sum::<usize>() < MAX_IDLE {
-            let idle = Idle {
-                since: Instant::now(),
-                ..idle
-            };
-            all.entry(server.to_owned()).or_default().push(idle);
-        }
-    }
 }
 
 fn parse<R: OutgoingRequest>(response: Response<Bytes>) -> Result<R::IncomingResponse, Error> {
@@ -455,10 +394,4 @@ fn parse<R: OutgoingRequest>(response: Response<Bytes>) -> Result<R::IncomingRes
 fn status_error(status: StatusCode, body: &[u8]) -> Error {
     let body = serde_json::from_slice(body).ok();
     Error::Status(status, body.map(Box::new))
-}
-
-impl Idle {
-    fn is_open(&self) -> bool {
-        self.since.elapsed() < IDLE_TIMEOUT && !self.connection.is_closed()
-    }
 }

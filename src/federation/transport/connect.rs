@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    net::{SocketAddr, TcpStream},
+    net::{IpAddr, SocketAddr, TcpStream},
     sync::Arc,
     time::Duration,
 };
@@ -100,15 +100,26 @@ impl Connector {
         }))
     }
 
-    /// Opens a connection to the first address of `target` that answers. The next one is tried when the one
-    /// before fails or is slow.
+    /// Whether the settings allow connections to `address`.
+    pub fn allows(&self, address: IpAddr) -> bool {
+        self.0.allow_private || is_public(address)
+    }
+
+    /// Opens a connection to the first address of `target` that answers, of those that the settings allow. The
+    /// next one is tried when the one before fails or is slow.
     pub async fn connect(&self, target: &Target) -> Result<Connection, Error> {
-        let allowed = |address: &&SocketAddr| self.0.allow_private || is_public(address.ip());
-        let addresses: Vec<_> = target.addresses.iter().filter(allowed).collect();
+        let mut allowed = target.clone();
+        let is_allowed = |address: &SocketAddr| self.allows(address.ip());
+        allowed.addresses.retain(is_allowed);
+        self.connect_anywhere(&allowed).await
+    }
+
+    /// As [`connect`](Self::connect), to any address: the owner has chosen the host.
+    pub async fn connect_anywhere(&self, target: &Target) -> Result<Connection, Error> {
         let mut failure = Error::Unresolvable;
         let mut trying = Vec::new();
         let (report, result) = channel::bounded(MAX_ADDRESSES);
-        for address in addresses.into_iter().take(MAX_ADDRESSES).copied() {
+        for address in target.addresses.iter().take(MAX_ADDRESSES).copied() {
             let (connector, name) = (self.clone(), target.tls_name.clone());
             let report = report.clone();
             trying.push(self.0.executor.spawn(async move {

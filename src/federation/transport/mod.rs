@@ -3,6 +3,8 @@
 pub mod address;
 pub mod client;
 pub mod connect;
+mod idle;
+pub mod poster;
 pub mod throttle;
 pub mod tls;
 pub mod web;

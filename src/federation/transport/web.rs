@@ -14,7 +14,8 @@ use super::{
 use crate::federation::{Error, discovery::hosts::Hosts};
 
 const MAX_REDIRECTS: usize = 3;
-const USER_AGENT: &str = concat!("hearth/", env!("CARGO_PKG_VERSION"));
+/// Some web servers require one.
+pub(super) const USER_AGENT: &str = concat!("hearth/", env!("CARGO_PKG_VERSION"));
 
 /// What a URL and its redirects may lead to.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +45,6 @@ pub async fn get(
         if url.scheme == Scheme::Http && !allowed.http {
             return Err(invalid("a URL of http where only https is allowed"));
         }
-        // Some web servers require a user agent.
         let request = Request::get(&url.path)
             .header(header::USER_AGENT, USER_AGENT)
             .body(Full::<Bytes>::default());

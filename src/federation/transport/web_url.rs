@@ -8,6 +8,15 @@ pub enum Scheme {
     Https,
 }
 
+impl Scheme {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WebUrl {
     pub scheme: Scheme,
@@ -26,6 +35,20 @@ impl WebUrl {
         };
         let url = empty.redirected(url)?;
         (!url.host.is_empty()).then_some(url)
+    }
+
+    /// The port, which depends on the scheme if the URL has none.
+    pub fn port_or_default(&self) -> u16 {
+        self.port.unwrap_or(match self.scheme {
+            Scheme::Http => 80,
+            Scheme::Https => 443,
+        })
+    }
+
+    /// Scheme, host and port.
+    pub fn origin(&self) -> String {
+        let (scheme, port) = (self.scheme.as_str(), self.port_or_default());
+        format!("{scheme}://{}:{port}", self.host.to_ascii_lowercase())
     }
 
     /// The URL that `location` means in a redirect from this one.

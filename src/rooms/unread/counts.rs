@@ -101,7 +101,7 @@ fn active_threads(r: &impl Reader, room: RoomNum, floor: Place) -> Result<Vec<Ev
 }
 
 /// The total of the thread at `place` under the default rules.
-fn thread_total(
+pub(super) fn thread_total(
     r: &impl Reader,
     room: RoomNum,
     root: EventNum,
@@ -116,15 +116,15 @@ fn thread_total(
 }
 
 /// A user in a thread, or outside all ([`NO_THREAD`]).
-struct UserThread {
-    room: RoomNum,
-    user: UserNum,
-    root: EventNum,
+pub(super) struct UserThread {
+    pub room: RoomNum,
+    pub user: UserNum,
+    pub root: EventNum,
 }
 
 impl UserThread {
     /// The place of the user's last event, if known. `recent` is from the record of the room or thread.
-    fn last_own_event(
+    pub fn last_own_event(
         &self,
         r: &impl Reader,
         recent: &[(UserNum, Place)],

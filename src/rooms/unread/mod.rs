@@ -1,6 +1,7 @@
 //! Unread counts, read receipts, and the push rules that decide which events notify.
 
 pub mod counts;
+pub mod notifications;
 pub mod notify;
 pub mod receipts;
 

@@ -16,7 +16,8 @@ use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedUserId, RoomId, UInt, UserId,
     events::TimelineEventType,
     push::{
-        AnyPushRuleRef, FlattenedJson, PredefinedOverrideRuleId, PushConditionRoomCtx, Ruleset,
+        Action, AnyPushRuleRef, FlattenedJson, PredefinedOverrideRuleId, PushConditionRoomCtx,
+        Ruleset,
     },
     serde::Raw,
     user_id,
@@ -126,6 +127,44 @@ pub fn evaluate_in(
     Ok(notify)
 }
 
+/// Whether evaluating the rules of `user` is fast.
+pub fn is_fast_for(r: &impl Reader, user: UserNum) -> Result<bool, Error> {
+    let rules = push_rules::stored(r, user)?.map_or_else(String::new, |rules| rules.content);
+    let bytes = rules.len() + ignored_users::size(r, user)?;
+    Ok(bytes <= MAX_RULE_BYTES_IN_PLACE && !rules.contains(['*', '?']))
+}
+
+/// The actions of the rule of `user` that now applies to an event in `room`; none if no rule does, or the user
+/// ignores its sender.
+pub fn actions(
+    r: &impl Reader,
+    room: RoomNum,
+    draft: &EventDraft,
+    user: UserNum,
+    id: &UserId,
+) -> Result<Vec<Action>, Error> {
+    if ignored_users::load(r, user)?.contains(&draft.sender) {
+        return Ok(Vec::new());
+    }
+    let mut evaluator = Evaluator::new(r, room, draft)?;
+    let own = push_rules::stored(r, user)?.map_or_else(String::new, |rules| rules.content);
+    let rules = rules_of(&own, id);
+    let name = evaluator.display_name(r, id)?;
+    Ok(evaluator.actions(&rules, id, &name))
+}
+
+/// The rules of the user `id`, of which `own` is the stored part.
+fn rules_of(own: &str, id: &UserId) -> Ruleset {
+    if own.is_empty() {
+        return Ruleset::server_default(id);
+    }
+    // One corrupt row must not prevent messages to the room.
+    push_rules::with_server_defaults(own, id).unwrap_or_else(|error| {
+        log::error!("push rules of {id}: {error}; using the default rules");
+        Ruleset::server_default(id)
+    })
+}
+
 /// The default rules without those about a particular user.
 fn default_rules() -> Ruleset {
     let mut rules = Ruleset::server_default(nobody());
@@ -232,15 +271,7 @@ impl<'a> Evaluator<'a> {
         {
             return Ok(*verdict);
         }
-        let rules = if own.is_empty() {
-            Ruleset::server_default(id)
-        } else {
-            // One corrupt row must not prevent messages to the room.
-            push_rules::with_server_defaults(&own, id).unwrap_or_else(|error| {
-                log::error!("push rules of {id}: {error}; using the default rules");
-                Ruleset::server_default(id)
-            })
-        };
+        let rules = rules_of(&own, id);
         let name = if needs_name {
             self.display_name(r, id)?
         } else {
@@ -273,13 +304,27 @@ impl<'a> Evaluator<'a> {
     }
 
     fn verdict(&mut self, rules: &Ruleset, id: &UserId, name: &str) -> Verdict {
-        self.context.user_id = id.to_owned();
-        self.context.user_display_name = name.to_owned();
-        let rule = rules.iter().find(|rule| self.applies(*rule));
+        let rule = self.matching(rules, id, name);
         rule.map_or_else(Verdict::default, |rule| Verdict {
             notify: rule.triggers_notification(),
             highlight: rule.triggers_notification() && rule.triggers_highlight(),
         })
+    }
+
+    fn actions(&mut self, rules: &Ruleset, id: &UserId, name: &str) -> Vec<Action> {
+        let rule = self.matching(rules, id, name);
+        rule.map_or_else(Vec::new, |rule| rule.actions().to_vec())
+    }
+
+    fn matching<'r>(
+        &mut self,
+        rules: &'r Ruleset,
+        id: &UserId,
+        name: &str,
+    ) -> Option<AnyPushRuleRef<'r>> {
+        self.context.user_id = id.to_owned();
+        self.context.user_display_name = name.to_owned();
+        rules.iter().find(|rule| self.applies(*rule))
     }
 
     fn applies(&self, rule: AnyPushRuleRef<'_>) -> bool {

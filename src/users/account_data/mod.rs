@@ -6,6 +6,7 @@
 mod client;
 pub mod ignored_users;
 pub mod invite_permissions;
+pub(super) mod local_notification_settings;
 pub mod push_rules;
 mod rows;
 mod sent_push_rules;

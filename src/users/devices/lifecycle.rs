@@ -7,7 +7,10 @@ use crate::{
     store::{
         self, DeviceNum, Effect, Position, Reader, Records, Rows, Tx, UserNum, records::Device,
     },
-    users::{Error, Users, auth::openid, device_lists, keys, to_device},
+    users::{
+        Error, Users, account_data::local_notification_settings, auth::openid, device_lists, keys,
+        pushers, to_device,
+    },
 };
 
 /// One more removes the device that has not been used for the longest time.
@@ -78,7 +81,8 @@ fn evict_least_recently_seen(tx: &Tx, user: UserNum) -> Result<(), store::Error>
     Ok(())
 }
 
-/// Removes a device with its tokens, keys, messages and transaction ids; whether there was one.
+/// Removes a device with its tokens, keys, messages, pushers, notification settings and transaction ids; whether
+/// there was one.
 pub fn remove(tx: &Tx, user: UserNum, device_id: &DeviceId) -> Result<bool, store::Error> {
     let Some(device) = tx.devices()?.load((user, device_id.as_str()))? else {
         return Ok(false);
@@ -95,6 +99,8 @@ pub fn remove(tx: &Tx, user: UserNum, device_id: &DeviceId) -> Result<bool, stor
     }
     keys::device_keys::remove(tx, user, device_id, num)?;
     keys::signatures::remove_of_device(tx, user, device_id)?;
+    pushers::remove_of_device(tx, user, num)?;
+    local_notification_settings::remove(tx, user, device_id)?;
     tx.effect(Effect::DeviceGone(user, num));
     device_lists::device_changed(tx, user, device_id)?;
     Ok(true)

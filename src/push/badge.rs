@@ -1,0 +1,172 @@
+//! Badges: how many rooms a user has not read, counting invites.
+//!
+//! Source: as in Synapse, whose default it is to count rooms. The counts of a user are kept while they are in
+//! use: a message changes those of one room.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use crate::{
+    rooms::{Error, event, room, state::current, unread},
+    store::{
+        Reader, RoomNum, Rows, UserNum,
+        records::{MemberRow, Membership},
+    },
+    users::account_data::ignored_users,
+};
+
+/// How many users' badges are kept; beyond it the one used longest ago goes.
+const MAX_USERS: usize = 1024;
+/// Up to so many rooms are counted on the thread.
+const MAX_ROOMS_ON_THREAD: usize = 16;
+
+/// The badges of all users.
+#[derive(Debug, Default)]
+pub struct Badges {
+    /// Numbers the changes of rooms and the uses of badges.
+    clock: u64,
+    of: HashMap<UserNum, Badge>,
+}
+
+/// What counts for the badge of a user.
+#[derive(Clone, Debug, Default)]
+pub struct Badge {
+    /// When it was last taken to be counted.
+    used: u64,
+    /// Whether all rooms were counted once.
+    is_complete: bool,
+    unread: BTreeSet<RoomNum>,
+    /// Rooms that changed since they were counted, each with when it last did.
+    changed: BTreeMap<RoomNum, u64>,
+}
+
+impl Badges {
+    /// A room of `user` changed.
+    pub fn room_changed(&mut self, user: UserNum, room: RoomNum) {
+        self.clock += 1;
+        if let Some(badge) = self.of.get_mut(&user) {
+            badge.changed.insert(room, self.clock);
+        }
+    }
+
+    /// Rooms of anybody may have changed.
+    pub fn clear(&mut self) {
+        self.of.clear();
+    }
+
+    /// A copy to be counted, and to be given back to [`set`](Self::set).
+    pub fn get(&mut self, user: UserNum) -> Badge {
+        self.clock += 1;
+        let badge = self.of.entry(user).or_default();
+        let mut copy = badge.clone();
+        copy.used = self.clock;
+        copy
+    }
+
+    /// Keeps `counted`, which was made of `taken`, unless a later one was kept meanwhile.
+    pub fn set(&mut self, user: UserNum, taken: &Badge, counted: Badge) {
+        let Some(badge) = self.of.get_mut(&user) else {
+            return;
+        };
+        if badge.used > taken.used {
+            return;
+        }
+        let mut changed = std::mem::take(&mut badge.changed);
+        changed.retain(|room, when| taken.changed.get(room) != Some(when));
+        *badge = Badge { changed, ..counted };
+        if self.of.len() > MAX_USERS {
+            let oldest = self.of.iter().min_by_key(|(_, badge)| badge.used);
+            if let Some(oldest) = oldest.map(|(user, _)| *user) {
+                self.of.remove(&oldest);
+            }
+        }
+    }
+}
+
+impl Badge {
+    /// Whether [`count`](Self::count) reads only a few rows.
+    pub fn is_fast(&self, r: &impl Reader, user: UserNum) -> Result<bool, Error> {
+        let rooms = if self.is_complete {
+            self.changed.len()
+        } else {
+            let memberships = r.memberships()?;
+            memberships
+                .prefix(user)?
+                .take(MAX_ROOMS_ON_THREAD + 1)
+                .count()
+        };
+        Ok(rooms <= MAX_ROOMS_ON_THREAD)
+    }
+
+    /// Counts what changed.
+    pub fn count(&mut self, r: &impl Reader, user: UserNum) -> Result<u32, Error> {
+        if self.is_complete {
+            for (room, _) in std::mem::take(&mut self.changed) {
+                let member = current::local_membership(r, user, room)?;
+                self.set(
+                    room,
+                    member.is_some_and(|member| counts(r, user, room, &member)),
+                );
+            }
+            // Those that the user has left do not change any more for the user.
+            let mut left = Vec::new();
+            for room in &self.unread {
+                let member = current::local_membership(r, user, *room)?;
+                let is_in = |member: MemberRow| {
+                    matches!(member.membership, Membership::Join | Membership::Invite)
+                };
+                if !member.is_some_and(is_in) {
+                    left.push(*room);
+                }
+            }
+            left.iter().for_each(|room| self.set(*room, false));
+        } else {
+            self.changed.clear();
+            self.unread.clear();
+            for row in r.memberships()?.prefix(user)? {
+                let (key, member) = row?;
+                let (_, room) = key.value();
+                let member = member.record(&key)?;
+                self.set(room, counts(r, user, room, &member));
+            }
+            self.is_complete = true;
+        }
+        Ok(u32::try_from(self.unread.len()).unwrap_or(u32::MAX))
+    }
+
+    fn set(&mut self, room: RoomNum, is_unread: bool) {
+        if is_unread {
+            self.unread.insert(room);
+        } else {
+            self.unread.remove(&room);
+        }
+    }
+}
+
+/// Whether a room counts. One that cannot be read does not.
+fn counts(r: &impl Reader, user: UserNum, room: RoomNum, member: &MemberRow) -> bool {
+    is_unread(r, user, room, member).unwrap_or_else(|error| {
+        let id = room::id(r, room).map_or_else(|_| room.0.to_string(), |id| id.to_string());
+        log::error!("{id} is not counted in a badge: {error}");
+        false
+    })
+}
+
+fn is_unread(
+    r: &impl Reader,
+    user: UserNum,
+    room: RoomNum,
+    member: &MemberRow,
+) -> Result<bool, Error> {
+    match member.membership {
+        Membership::Join => {
+            let heads = room::heads(r, room)?;
+            let unread = unread::count(r, room, &heads, user, member.since)?;
+            Ok(unread.all().notify > 0)
+        }
+        Membership::Invite => {
+            let inviter = event::load(r, member.event)?.sender()?;
+            Ok(!ignored_users::load(r, user)?.contains(&inviter))
+        }
+        _ => Ok(false),
+    }
+}

@@ -1,0 +1,193 @@
+//! The events that notified a user, from all rooms, newest first (client-server API, "Listing Notifications").
+//!
+//! They are read from the timelines of the user's rooms, room by room in the order of the newest notification
+//! that is left. What is read for one response is bounded: the next one goes on from there.
+
+use std::collections::{BTreeSet, BinaryHeap};
+
+use ruma::{OwnedRoomId, OwnedUserId, push::Action};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::notification::as_stored;
+use crate::{
+    protocol::build::EventDraft,
+    rooms::{
+        Error, event, room,
+        timeline::{
+            self,
+            client_event::{Formatter, RoomIdField},
+            filter,
+        },
+        unread::{
+            notifications::{Found, Notification, Notifications},
+            notify,
+        },
+    },
+    store::{
+        DeviceNum, Place, Position, Reader, RoomNum, Rows, UserNum,
+        records::{MemberRow, Membership},
+    },
+    users::account_data::ignored_users,
+};
+
+/// The most rows of timelines that are read for one response.
+const MAX_ROWS: usize = 20_000;
+
+#[derive(Clone, Debug)]
+pub struct ListingRequest {
+    pub user: UserNum,
+    pub user_id: OwnedUserId,
+    pub device: DeviceNum,
+    /// Only notifications before this position are wanted.
+    pub before: Position,
+    pub limit: usize,
+    pub only_highlights: bool,
+    pub now_ms: u64,
+}
+
+pub struct Listing {
+    pub notifications: Vec<ListedNotification>,
+    /// Where the next request goes on; `None` if nothing is left.
+    pub next: Option<Position>,
+}
+
+pub struct ListedNotification {
+    pub room_id: OwnedRoomId,
+    /// In the client format, without its room id.
+    pub event: Box<RawValue>,
+    pub actions: Vec<Action>,
+    pub is_read: bool,
+    /// NOTSPEC: the event's `origin_server_ts`; when the user was notified is not stored.
+    pub ts: u64,
+}
+
+/// A room whose notifications are listed.
+struct Source {
+    room: RoomNum,
+    notifications: Notifications,
+    /// The place from which to read on.
+    from: Place,
+    /// The next notification of the room, if it was found.
+    next: Option<Notification>,
+}
+
+impl Source {
+    /// The source, and a position after which it has no notification; `None` if it has none at all.
+    fn new(
+        r: &impl Reader,
+        request: &ListingRequest,
+        room: RoomNum,
+        member: &MemberRow,
+    ) -> Result<Option<(Position, Self)>, Error> {
+        let heads = room::heads(r, room)?;
+        let last = Position(request.before.0.saturating_sub(1));
+        let from = if heads.last_position <= last {
+            Some(heads.last_place)
+        } else {
+            timeline::place_at(r, room, last)?
+        };
+        let Some(from) = from else {
+            return Ok(None);
+        };
+        let source = Self {
+            room,
+            notifications: Notifications::new(r, room, request.user, member)?,
+            from,
+            next: None,
+        };
+        Ok(Some((heads.last_position.min(last), source)))
+    }
+}
+
+pub fn list(r: &impl Reader, request: &ListingRequest) -> Result<Listing, Error> {
+    let ignored = ignored_users::load(r, request.user)?;
+    let (mut sources, mut order) = (Vec::new(), BinaryHeap::new());
+    for row in r.memberships()?.prefix(request.user)? {
+        let (key, member) = row?;
+        let (member, (_, room)) = (member.record(&key)?, key.value());
+        if member.membership == Membership::Join
+            && let Some((last, source)) = Source::new(r, request, room, &member)?
+        {
+            order.push((last, sources.len()));
+            sources.push(source);
+        }
+    }
+    let (mut notifications, mut rows) = (Vec::new(), MAX_ROWS);
+    while let Some((position, index)) = order.pop() {
+        let is_full = notifications.len() >= request.limit;
+        if is_full || rows == 0 {
+            let next = Some(Position(position.0.saturating_add(1)));
+            return Ok(Listing {
+                notifications,
+                next,
+            });
+        }
+        let source = &mut sources[index];
+        if let Some(next) = source.next.take() {
+            if next.highlight || !request.only_highlights {
+                notifications.extend(listed(r, request, &ignored, source.room, next)?);
+            }
+            source.from = Place(next.place.0.saturating_sub(1));
+            order.push((Position(position.0.saturating_sub(1)), index));
+            continue;
+        }
+        let all = Position::MIN;
+        match source
+            .notifications
+            .newest(r, source.from, all, &mut rows)?
+        {
+            Found::Notification(next) => {
+                source.next = Some(next);
+                order.push((next.position, index));
+            }
+            Found::OutOfRows(place) => {
+                source.from = place;
+                let row = timeline::backwards(r, source.room, place, 1)?.pop();
+                order.extend(row.map(|(_, row)| (row.position, index)));
+            }
+            Found::End => {}
+        }
+    }
+    Ok(Listing {
+        notifications,
+        next: None,
+    })
+}
+
+/// The notification as the user sees it; `None` if the user does not see it.
+fn listed(
+    r: &impl Reader,
+    request: &ListingRequest,
+    ignored: &BTreeSet<OwnedUserId>,
+    room: RoomNum,
+    notification: Notification,
+) -> Result<Option<ListedNotification>, Error> {
+    #[derive(Deserialize)]
+    struct Sent {
+        origin_server_ts: u64,
+    }
+    let user_id = &request.user_id;
+    let stored = event::load(r, notification.event)?;
+    if stored.header.redacted_by.is_some()
+        || stored.sender()? == *user_id
+        || filter::is_left_out(r, ignored, &stored)?
+    {
+        return Ok(None);
+    }
+    let device = Some(request.device);
+    let omitted = RoomIdField::Omit;
+    let mut formatter = Formatter::new(r, room, user_id, device, request.now_ms, omitted)?;
+    let Some(stored) = formatter.visibility.visible(r, stored)? else {
+        return Ok(None);
+    };
+    let draft = EventDraft::from_pdu(&stored.pdu(room::rules(r, room)?)?)?;
+    let actions = notify::actions(r, room, &draft, request.user, user_id)?;
+    Ok(Some(ListedNotification {
+        room_id: room::id(r, room)?,
+        event: formatter.format(r, &stored)?,
+        actions: as_stored(actions, notification.highlight, false),
+        is_read: notification.is_read,
+        ts: stored.parse::<Sent>()?.origin_server_ts,
+    }))
+}

@@ -1,0 +1,115 @@
+//! [`PushSender`]: starts and stops the tasks, and gives them what changed.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex},
+};
+
+use smol::{channel, lock::Semaphore};
+
+use super::{
+    dispatch,
+    gateway::{Gateways, UrlError},
+    queues::{Queues, State},
+    saving,
+};
+use crate::{
+    clock::Clock,
+    config::PushGateways,
+    executor::Executor,
+    federation::Client,
+    rooms,
+    store::{Effect, Position, Store},
+};
+
+/// Sends push notifications. Clones are the same.
+#[derive(Clone)]
+pub struct PushSender(Arc<Queues>);
+
+impl fmt::Debug for PushSender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PushSender").finish_non_exhaustive()
+    }
+}
+
+impl PushSender {
+    /// Goes on with what was not sent when the server stopped. `now` is the last position in the store; every
+    /// effect from here on must be [applied](Self::apply).
+    pub fn start(
+        gateways: &PushGateways,
+        now: Position,
+        store: &Store,
+        client: &Client,
+        clock: &Clock,
+        executor: &Executor,
+    ) -> Result<Self, rooms::Error> {
+        let (wake_dispatch, dispatch_woken) = channel::bounded(1);
+        let (wake_saving, saving_woken) = channel::bounded(1);
+        let sender = Self(Arc::new(Queues {
+            store: store.clone(),
+            clock: clock.clone(),
+            executor: executor.clone(),
+            gateways: Gateways::new(gateways.clone(), client.poster()),
+            wake_dispatch,
+            wake_saving,
+            scans: Semaphore::new(1),
+            state: Mutex::new(State {
+                applied: now,
+                ..State::default()
+            }),
+        }));
+        sender.0.load_users()?;
+        let weak = Arc::downgrade(&sender.0);
+        executor
+            .spawn(dispatch::run(weak.clone(), dispatch_woken))
+            .detach();
+        executor.spawn(saving::run(weak, saving_woken)).detach();
+        let resume = dispatch::resume_all(Arc::downgrade(&sender.0));
+        executor.spawn(resume).detach();
+        Ok(sender)
+    }
+
+    /// Checks the address of a gateway that a client wants to use.
+    pub fn check_url(&self, url: &str) -> Result<(), UrlError> {
+        self.0.gateways.parse(url).map(|_| ())
+    }
+
+    /// Must be called with every effect.
+    pub fn apply(&self, effect: &Effect) {
+        match *effect {
+            Effect::RoomChanged(room, position) => {
+                let mut state = self.0.lock();
+                state.applied = state.applied.max(position);
+                if state.users.is_empty() {
+                    return;
+                }
+                let first = state.changed.entry(room).or_insert(position);
+                *first = position.min(*first);
+                drop(state);
+                self.0.wake_dispatch();
+            }
+            Effect::PushersChanged(user) => self.0.pushers_changed(user),
+            Effect::Reopened => self.reopened(),
+            _ => {}
+        }
+    }
+
+    /// Effects may have been lost, and tasks that failed because of the store may go on.
+    fn reopened(&self) {
+        if let Err(error) = self.0.load_users() {
+            log::error!("push notifications are sent only after a restart: {error}");
+        }
+        self.0.lock().badges.clear();
+        for active in self.0.lock().active.values() {
+            let _ = active.retry.try_send(());
+        }
+        let resume = dispatch::resume_all(Arc::downgrade(&self.0));
+        self.0.executor.spawn(resume).detach();
+    }
+
+    /// Sends nothing more, and saves what was sent. What is under way may be sent again after the next start.
+    pub async fn stop(&self) {
+        self.0.lock().is_stopping = true;
+        saving::save(&self.0).await;
+    }
+}
