@@ -133,8 +133,6 @@ enum Outcome {
     },
     /// The user needs not be notified any more.
     Outdated,
-    /// Nothing was sent, because the pusher is gone or the server stops.
-    Stopped,
     Rejected,
     Failed(SendError),
 }
@@ -164,6 +162,13 @@ impl Task {
                 return Ok(Step::Continue);
             }
         };
+        let is_failing = after_failure(self.state.as_ref());
+        let _turn = queues.gateways.turn(&gateway, is_failing).await;
+        let _sending = queues.sending.read().await;
+        // The turn may have taken long.
+        if queues.lock().is_stopping || load_active(queues, &self.key)?.is_none() {
+            return Ok(Step::Continue);
+        }
         match self.send(queues, &pusher, &data, &gateway, next).await {
             Ok(outcome) => self.finish(queues, &pusher, &gateway, next, outcome).await,
             Err(rooms::Error::Store(error)) if !error.is_caused_by_data() => Err(error.into()),
@@ -246,7 +251,7 @@ impl Task {
         Ok((badge < sent).then_some(Next::Badge(badge)))
     }
 
-    /// Makes the notification when it is its turn, and sends it.
+    /// Makes the notification, now that it is its turn, and sends it.
     async fn send(
         &self,
         queues: &Queues,
@@ -255,15 +260,6 @@ impl Task {
         gateway: &Gateway,
         next: Next,
     ) -> Result<Outcome, rooms::Error> {
-        let is_failing = self
-            .state
-            .as_ref()
-            .is_some_and(|state| state.failing_since_ts.is_some());
-        let _turn = queues.gateways.turn(gateway, is_failing).await;
-        // That may have taken long.
-        if queues.lock().is_stopping || load_active(queues, &self.key)?.is_none() {
-            return Ok(Outcome::Stopped);
-        }
         let (body, badge) = match next {
             Next::Badge(badge) => {
                 let body = notification::of_badge(&self.key, pusher, badge)?;
@@ -317,7 +313,6 @@ impl Task {
     ) -> Result<Step, rooms::Error> {
         match outcome {
             Outcome::Outdated => self.pop(queues, next),
-            Outcome::Stopped => {}
             Outcome::Sent { badge } => {
                 self.pop(queues, next);
                 if let Some(state) = &mut self.state {
@@ -410,6 +405,11 @@ impl Task {
             saving::set(queues, &self.key, state);
         }
     }
+}
+
+/// Whether the gateway did not take the last notification.
+fn after_failure(state: Option<&PusherState>) -> bool {
+    state.is_some_and(|state| state.failing_since_ts.is_some())
 }
 
 /// The pusher, if it exists and its user is notified of anything.

@@ -5,7 +5,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use smol::{channel::Sender as Channel, lock::Semaphore};
+use smol::{
+    channel::Sender as Channel,
+    lock::{RwLock, Semaphore},
+};
 
 use super::{
     badge::Badges,
@@ -32,6 +35,8 @@ pub struct Queues {
     pub wake_saving: Channel<()>,
     /// One scan at a time, of all pushers: clients must find a slot of the pool free.
     pub scans: Semaphore,
+    /// Read-locked while a notification is under way and until its outcome is known.
+    pub sending: RwLock<()>,
     pub state: Mutex<State>,
 }
 
@@ -95,7 +100,7 @@ impl Queues {
     }
 
     pub fn load_users(&self) -> Result<(), rooms::Error> {
-        let users = self.store.read(|s| pushers::users(s))?;
+        let users = self.store.read(pushers::users)?;
         self.lock().users = users.into_iter().collect();
         Ok(())
     }

@@ -3,9 +3,13 @@
 use std::{
     fmt,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
-use smol::{channel, lock::Semaphore};
+use smol::{
+    Timer, channel, future,
+    lock::{RwLock, Semaphore},
+};
 
 use super::{
     dispatch,
@@ -21,6 +25,9 @@ use crate::{
     rooms,
     store::{Effect, Position, Store},
 };
+
+/// How long notifications that are under way are waited for when the server stops.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Sends push notifications. Clones are the same.
 #[derive(Clone)]
@@ -53,6 +60,7 @@ impl PushSender {
             wake_dispatch,
             wake_saving,
             scans: Semaphore::new(1),
+            sending: RwLock::new(()),
             state: Mutex::new(State {
                 applied: now,
                 ..State::default()
@@ -107,9 +115,15 @@ impl PushSender {
         self.0.executor.spawn(resume).detach();
     }
 
-    /// Sends nothing more, and saves what was sent. What is under way may be sent again after the next start.
+    /// Sends nothing more, and saves what was sent. What is under way for long may be sent again after the next
+    /// start.
     pub async fn stop(&self) {
         self.0.lock().is_stopping = true;
+        let done = async { drop(self.0.sending.write().await) };
+        let late = async {
+            Timer::after(STOP_TIMEOUT).await;
+        };
+        future::or(done, late).await;
         saving::save(&self.0).await;
     }
 }

@@ -323,17 +323,17 @@ fn what_was_read_redacted_or_left_meanwhile_is_not_pushed() {
         read(&bob, &rooms[0], &first);
         rooms
     };
+    server.stop();
+    let failed = gateway.received().len();
     gateway.set(Behaviour::Accept(Vec::new()));
     server.clock.advance(HOUR);
-    server.restart();
-    let received = gateway.wait_for(&server, 2);
-    assert_eq!(bodies(&received), ["read", "unread"]);
+    server.start();
+    let received = gateway.wait_for(&server, failed + 1);
+    assert_eq!(bodies(&received[failed..]), ["unread"]);
     let alice = server.user_with_token(&tokens[0]);
     send_text(&alice, &rooms[0], "last");
-    assert_eq!(
-        bodies(&gateway.wait_for(&server, 3)),
-        ["read", "unread", "last"]
-    );
+    let received = gateway.wait_for(&server, failed + 2);
+    assert_eq!(bodies(&received[failed..]), ["unread", "last"]);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    client_api::{content_of, next_batch, percent_encode, sync},
+    client_api::{content_of, create_room_with, next_batch, percent_encode, send_event, sync},
     test_server::{TestServer, TestUser, expect_error, expect_ok},
 };
 
@@ -280,4 +280,72 @@ fn conditions_and_actions_come_back_as_the_client_sent_them() {
             assert_eq!(expect_ok(alice.get(&path)), body);
         }
     }
+}
+
+/// The ids of the default rules of this kind, in order.
+fn default_rules(user: &TestUser<'_>, kind: &str) -> Vec<String> {
+    let all = expect_ok(user.get(&format!("{RULES}/")));
+    let rules = all["global"][kind].as_array().cloned().unwrap_or_default();
+    let defaults = rules.iter().filter(|rule| rule["default"] == true);
+    let ids = defaults.map(|rule| rule["rule_id"].as_str().expect("an id").to_owned());
+    ids.collect()
+}
+
+#[test]
+fn the_default_rules_are_those_of_the_specification_and_of_polls() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    // Source: client-server API, "Predefined Rules"; MSC3930.
+    let overrides = [
+        ".m.rule.master",
+        ".m.rule.suppress_notices",
+        ".m.rule.invite_for_me",
+        ".m.rule.member_event",
+        ".m.rule.is_user_mention",
+        ".m.rule.is_room_mention",
+        ".m.rule.tombstone",
+        ".m.rule.reaction",
+        ".m.rule.room.server_acl",
+        ".m.rule.suppress_edits",
+        ".org.matrix.msc3930.rule.poll_response",
+    ];
+    assert_eq!(default_rules(&alice, "override"), overrides);
+    let underrides = [
+        ".m.rule.call",
+        ".m.rule.encrypted_room_one_to_one",
+        ".m.rule.room_one_to_one",
+        ".m.rule.message",
+        ".m.rule.encrypted",
+        ".org.matrix.msc3930.rule.poll_start_one_to_one",
+        ".org.matrix.msc3930.rule.poll_start",
+        ".org.matrix.msc3930.rule.poll_end_one_to_one",
+        ".org.matrix.msc3930.rule.poll_end",
+    ];
+    assert_eq!(default_rules(&alice, "underride"), underrides);
+}
+
+#[test]
+fn polls_notify_when_they_start_and_end_and_their_answers_do_not() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let room = create_room_with(&[&alice, &bob]);
+    for event in ["start", "response", "end"] {
+        let kind = format!("org.matrix.msc3381.poll.{event}");
+        send_event(&alice, &room, &kind, json!({}));
+    }
+    let listed = expect_ok(bob.get("/_matrix/client/v3/notifications"));
+    let listed = listed["notifications"].as_array().expect("a list");
+    let kinds: Vec<_> = listed
+        .iter()
+        .map(|notification| (&notification["event"]["type"], &notification["actions"]))
+        .collect();
+    // As in every room of two.
+    let actions = json!(["notify", { "set_tweak": "sound", "value": "default" }]);
+    assert_eq!(
+        kinds,
+        [
+            (&json!("org.matrix.msc3381.poll.end"), &actions),
+            (&json!("org.matrix.msc3381.poll.start"), &actions),
+        ]
+    );
 }

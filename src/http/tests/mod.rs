@@ -31,10 +31,11 @@ use crate::{
     media::Media,
     pool::Pool,
     protocol::ServerKey,
+    push::PushSender,
     rates::{Kind, Rates},
     rooms::Local,
     stop::{self, Stop},
-    store::{Options, Store},
+    store::{Options, Position, Store},
     sync::Notifier,
     users::{self, NewAccount, NewLogin, Users},
 };
@@ -74,7 +75,16 @@ impl TestApi {
             Federation::start(&config, &store, &local, &clock, &pool, &executor).unwrap();
         let media = Media::start(&config, &store, &clock, &pool, &executor);
         let media = smol::block_on(media).unwrap();
+        let push = PushSender::start(
+            &config.push_gateways,
+            Position::MIN,
+            &store,
+            federation.client(),
+            &clock,
+            &executor,
+        );
         let api = Arc::new(Context {
+            push: push.unwrap(),
             previews: Previews::new(federation.client(), &media, &clock, &pool, &executor),
             remote_media: RemoteMedia::new(federation.client(), &media, &clock, &executor),
             media,
