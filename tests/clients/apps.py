@@ -29,6 +29,7 @@ APPS = {
     "matrix-bot-sdk": (["node", HERE / "js/bot.mjs"], "none", ALL),
     "hydrogen": (["node", HERE / "js/hydrogen.mjs"], "none", ALL),
     "matrix-js-sdk": (["node", HERE / "js/element.mjs"], "none", ALL),
+    "a phone with a push gateway": (["node", HERE / "js/push.mjs"], "none", ALL),
     "matrix-js-sdk that knows only v1.11": (["node", HERE / "js/element.mjs"], "none", (["v1.11"], [])),
     "matrix-js-sdk that knows only v1.1 and the flag of media": (
         ["node", HERE / "js/element.mjs"],
@@ -47,7 +48,8 @@ async def apps(binary, checks, directory):
             with checks.check(f'the server starts with unauthenticated_media = "{setting}"'):
                 place = directory / setting
                 place.mkdir()
-                server = Hearth(binary, "localhost", place, unauthenticated_media=setting)
+                gateways = ["127.0.0.1"]
+                server = Hearth(binary, "localhost", place, unauthenticated_media=setting, push_gateways=gateways)
                 await asyncio.to_thread(server.start)
                 servers[setting] = (server, await paint(server.url))
         runs = (
