@@ -27,7 +27,7 @@ use crate::{
     },
     store::{
         self, Reader, Records, RoomNum, UserNum,
-        records::{Membership, Pusher},
+        records::{AccountModeration, Membership, Pusher},
     },
     users::{account_data::ignored_users, accounts, id_of, pushers::PusherKey},
 };
@@ -293,7 +293,8 @@ fn name(r: &impl Reader, user: UserNum, room: RoomNum) -> Result<Option<String>,
     Ok(name.map(|name| name.name).filter(|name| !name.is_empty()))
 }
 
-/// Whether the account of `user` is notified of anything.
+/// Whether the account of `user` is notified of anything: not while an administrator has restricted it.
 pub fn is_notified(r: &impl Reader, user: UserNum) -> Result<bool, Error> {
-    Ok(!accounts::is_deactivated(r, user)?)
+    let is_restricted = accounts::moderation(r, user)? != AccountModeration::default();
+    Ok(!is_restricted && !accounts::is_deactivated(r, user)?)
 }

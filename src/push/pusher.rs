@@ -12,7 +12,7 @@ use smol::{channel::Receiver, future::FutureExt};
 use super::{
     gateway::{Gateway, SendError},
     notification,
-    pending::{self, Pending},
+    pending::{self, Marks, Pending},
     queues::Queues,
     saving,
 };
@@ -142,12 +142,20 @@ impl Task {
         if queues.lock().is_stopping {
             return Ok(Step::Done);
         }
-        let Some(pusher) = load_active(queues, &self.key)? else {
+        let (pusher, is_notified) = queues.store.read(|s| {
+            let is_notified = notification::is_notified(s, self.key.user)?;
+            Ok::<_, rooms::Error>((pushers::load(s, &self.key)?, is_notified))
+        })?;
+        let Some(pusher) = pusher else {
             return Ok(Step::Removed);
         };
         let Some(state) = self.state.as_mut() else {
             return self.load(queues);
         };
+        if !is_notified {
+            self.drop_all(queues);
+            return Ok(Step::Done);
+        }
         let after = state.cursor;
         self.collect(queues, after).await?;
         let data = notification::data(&self.key, &pusher)?;
@@ -166,7 +174,9 @@ impl Task {
         let _turn = queues.gateways.turn(&gateway, is_failing).await;
         let _sending = queues.sending.read().await;
         // The turn may have taken long.
-        if queues.lock().is_stopping || load_active(queues, &self.key)?.is_none() {
+        let is_current =
+            queues.store.read(|s| pushers::load(s, &self.key))? == Some(pusher.clone());
+        if queues.lock().is_stopping || !is_current {
             return Ok(Step::Continue);
         }
         match self.send(queues, &pusher, &data, &gateway, next).await {
@@ -400,6 +410,15 @@ impl Task {
         self.save(queues);
     }
 
+    /// Drops what is pending.
+    fn drop_all(&self, queues: &Queues) {
+        if let Some(active) = queues.lock().active.get_mut(&self.key) {
+            active.queue.clear();
+            (active.marks, active.collecting) = (Marks::default(), None);
+        }
+        self.save(queues);
+    }
+
     fn save(&self, queues: &Queues) {
         if let Some(state) = &self.state {
             saving::set(queues, &self.key, state);
@@ -410,15 +429,4 @@ impl Task {
 /// Whether the gateway did not take the last notification.
 fn after_failure(state: Option<&PusherState>) -> bool {
     state.is_some_and(|state| state.failing_since_ts.is_some())
-}
-
-/// The pusher, if it exists and its user is notified of anything.
-fn load_active(queues: &Queues, key: &PusherKey) -> Result<Option<Pusher>, rooms::Error> {
-    queues.store.read(|s| {
-        let pusher = pushers::load(s, key)?;
-        Ok(match notification::is_notified(s, key.user)? {
-            true => pusher,
-            false => None,
-        })
-    })
 }

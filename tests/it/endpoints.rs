@@ -2,8 +2,7 @@
 //!
 //! `tests/endpoints/specification.tsv` lists the operations of specification v1.19's client-server and
 //! server-server APIs, `tests/endpoints/not_served.txt` those that are not served yet. An endpoint is
-//! served if the server answers it with anything but [`M_UNRECOGNIZED`]. Those marked `empty` have an
-//! answer, since clients ask every server, but nothing behind it yet.
+//! served if the server answers it with anything but [`M_UNRECOGNIZED`].
 //!
 //! [`M_UNRECOGNIZED`]: https://spec.matrix.org/v1.19/client-server-api/#common-error-codes
 
@@ -17,9 +16,6 @@ use crate::test_server::TestServer;
 const SPECIFICATION: &str = include_str!("../endpoints/specification.tsv");
 const NOT_SERVED: &str = include_str!("../endpoints/not_served.txt");
 
-/// Marks an endpoint that answers, but has nothing behind it.
-const EMPTY: &str = " empty";
-
 /// Method and path, with arguments as `{argument}`.
 pub type Endpoint<'a> = (&'a str, &'a str);
 
@@ -29,12 +25,9 @@ pub fn endpoints() -> BTreeSet<Endpoint<'static>> {
     fields.map(|fields| (fields[1], fields[2])).collect()
 }
 
-/// The lines of `not_served.txt`, with or without the mark `empty`.
-fn not_served(is_empty: bool) -> BTreeSet<Endpoint<'static>> {
+fn not_served() -> BTreeSet<Endpoint<'static>> {
     let lines = NOT_SERVED.lines();
     lines
-        .filter(|line| line.ends_with(EMPTY) == is_empty)
-        .map(|line| line.strip_suffix(EMPTY).unwrap_or(line))
         .map(|line| line.split_once(' ').expect("a method and a path"))
         .collect()
 }
@@ -70,14 +63,11 @@ fn every_specified_endpoint_is_served_or_listed_as_not_served() {
     let server = TestServer::new();
     let endpoints = endpoints();
     assert!(endpoints.len() > 190, "endpoints are missing from the list");
-    let empty = not_served(true);
-    assert!(empty.is_subset(&endpoints), "{empty:?}");
-    assert!(empty.iter().all(|endpoint| is_served(&server, *endpoint)));
     let actual: BTreeSet<_> = endpoints
         .into_iter()
         .filter(|endpoint| !is_served(&server, *endpoint))
         .collect();
-    let listed = not_served(false);
+    let listed = not_served();
     let (unlisted, outdated) = (
         list(actual.difference(&listed)),
         list(listed.difference(&actual)),

@@ -535,6 +535,34 @@ fn a_deactivated_user_gets_no_push() {
 }
 
 #[test]
+fn a_locked_or_suspended_user_gets_no_push_and_later_none_of_what_came_meanwhile() {
+    let (gateway, server) = gateway_and_server();
+    // The first user is an administrator.
+    let [alice, bob, carol] = ["alice", "bob", "carol"].map(|name| server.register(name));
+    let room = create_room_with(&[&alice, &bob, &carol]);
+    for user in [&bob, &carol] {
+        set_pusher(user, pusher(&gateway.url(), &user.user_id, json!({})));
+    }
+    let mut count = 0;
+    for (action, field) in [("lock", "locked"), ("suspend", "suspended")] {
+        let path = format!("/_matrix/client/v1/admin/{action}/{}", bob.user_id);
+        expect_ok(alice.put(&path, json!({ field: true })));
+        send_text(&alice, &room, "meanwhile");
+        count += 1;
+        gateway.wait_for(&server, count);
+        expect_ok(alice.put(&path, json!({ field: false })));
+        send_text(&alice, &room, "later");
+        count += 2;
+        gateway.wait_for(&server, count);
+    }
+    let received = gateway.received();
+    let of_bob = received
+        .into_iter()
+        .filter(|notification| notification["devices"][0]["pushkey"] == bob.user_id.as_str());
+    assert_eq!(bodies(&of_bob.collect::<Vec<_>>()), ["later", "later"]);
+}
+
+#[test]
 fn a_gateway_that_is_not_listed_gets_nothing_at_a_private_address() {
     let (gateway, listed) = (MockPushGateway::new(), MockPushGateway::new());
     let server = server_for(&listed);
