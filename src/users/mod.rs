@@ -28,8 +28,8 @@ pub mod to_device;
 pub use self::{
     accounts::{NewAccount, SharedSecretRequest},
     auth::{
-        AuthenticatedUser, Claimant, Login, NewLogin, Operation, PasswordClient, Session, Token,
-        UiaSessions,
+        AuthenticatedUser, Claimant, Login, NewLogin, NewPassword, Operation, PasswordClient,
+        PasswordHash, RegistrationFields, Session, Token, UiaSessions,
     },
     error::Error,
     ids::{id_for_log, id_of, num_of},

@@ -10,7 +10,7 @@ use ruma::server_name;
 use serde_json::{Value, value::RawValue};
 use tempfile::TempDir;
 
-use super::{Error, Login, NewAccount, NewLogin, Options, Session, Users, accounts, profiles};
+use super::{Error, Login, NewAccount, NewLogin, NewPassword, Options, Session, Users, accounts, profiles};
 use crate::{
     clock::Clock,
     config::{Registration, Secret},
@@ -55,7 +55,7 @@ impl Server {
     pub(super) fn account(&self, name: &str, login: Option<NewLogin>) -> NewAccount {
         NewAccount {
             user_id: self.users.check_username(name).unwrap(),
-            password: Some(PASSWORD.into()),
+            password: Some(NewPassword::Clear(PASSWORD.into())),
             admin: None,
             display_name: None,
             login,

@@ -5,7 +5,7 @@
 use crate::{
     api::{Api, Error, Unauthenticated},
     rates::site,
-    users::{NewAccount, NewLogin, SharedSecretRequest},
+    users::{NewAccount, NewLogin, NewPassword, SharedSecretRequest},
 };
 
 /// `GET /_synapse/admin/v1/register`
@@ -35,7 +35,7 @@ pub async fn register(
     let user_id = api.users.check_username(&request.username)?;
     let account = NewAccount {
         user_id: user_id.clone(),
-        password: Some(request.password),
+        password: Some(NewPassword::Clear(request.password)),
         admin: Some(request.admin),
         display_name: request.displayname,
         login: (!request.inhibit_login).then(NewLogin::default),

@@ -24,7 +24,10 @@ use crate::{
     config::Registration,
     rates::Kind,
     store::UserNum,
-    users::{Login, NewAccount, NewLogin, Operation, PasswordClient},
+    users::{
+        Login, NewAccount, NewLogin, NewPassword, Operation, PasswordClient, PasswordHash,
+        RegistrationFields,
+    },
 };
 
 const OPEN_FLOW: &[AuthType] = &[AuthType::Dummy];
@@ -93,17 +96,19 @@ pub async fn register(
     api: Api,
     client: Unauthenticated,
     Adapted {
-        request,
+        mut request,
         quirk: operation,
     }: Interactive<register::v3::Request>,
 ) -> Result<Streamed, Error> {
     check_kind(&request)?;
     let flow = flow(&api)?;
-    let auth = request.auth.as_ref();
-    if let Some(session) = auth.and_then(|auth| auth.session())
-        && let Some(user) = api.users.uia.registered(session, operation)
-    {
-        return repeat(&api, user, &request).await;
+    let session = request.auth.as_ref().and_then(|auth| auth.session());
+    let mut password_hash = None;
+    if let Some(session) = session.map(ToOwned::to_owned) {
+        password_hash = fill(&mut request, api.users.uia.registration(&session));
+        if let Some(user) = api.users.uia.registered(&session, operation) {
+            return repeat(&api, user, &request).await;
+        }
     }
     let user_id = match &request.username {
         Some(username) => api.users.check_username(username)?,
@@ -112,20 +117,34 @@ pub async fn register(
     if let Some(password) = &request.password {
         api.users.check_password_strength(password, &user_id)?;
     }
+    new_login(&request).check()?;
+    let auth = request.auth.as_ref();
     if let Some(AuthData::RegistrationToken(stage)) = auth {
         check_token(&api, client, &stage.token)?;
     }
     let uiaa_client = uiaa::Client::Unauthenticated(client);
     // NOTSPEC: a client may begin with an empty body and say later what it registers, as with Synapse.
     let endpoint = Operation::new("POST", "register", &());
-    let uia_session = authenticate(&api, uiaa_client, endpoint, flow, auth).await?;
+    let uia_session = match authenticate(&api, uiaa_client, endpoint, flow, auth).await {
+        Ok(session) => session,
+        Err(Error::Uiaa(info)) => {
+            if let Some(session) = &info.session {
+                remember(&api, client, session, request, password_hash).await?;
+            }
+            return Err(Error::Uiaa(info));
+        }
+        Err(error) => return Err(error),
+    };
+    let password = request.password.take().map(NewPassword::Clear);
+    let password = password.or(password_hash.map(NewPassword::Hashed));
+    let password = password.ok_or_else(|| Error::missing_param("password is missing"))?;
     api.rates
         .check_network(Kind::Register, client.address, ())?;
     let turn = PasswordClient::Network(client.address);
     let _turn = api.users.password_turn(turn).await;
     let account = NewAccount {
         user_id: user_id.clone(),
-        password: request.password.clone(),
+        password: Some(password),
         admin: None,
         display_name: None,
         login: (!request.inhibit_login).then(|| new_login(&request)),
@@ -136,6 +155,48 @@ pub async fn register(
         .set_registered(uia_session, operation, uiaa_client.claimant(), user);
     api.users.record_login_network(user, client.address).await;
     response(user_id, login)
+}
+
+/// Fills what `request` lacks from the earlier requests of its session, and returns the hash of their
+/// password. NOTSPEC: as in Synapse; clients send all at first and then `auth` alone.
+fn fill(request: &mut Request, before: RegistrationFields) -> Option<PasswordHash> {
+    let device_name = &mut request.initial_device_display_name;
+    request.username = request.username.take().or(before.username);
+    request.device_id = request.device_id.take().or(before.device_id);
+    *device_name = device_name.take().or(before.initial_device_display_name);
+    request.inhibit_login |= before.inhibit_login;
+    request.refresh_token |= before.refresh_token;
+    before.password
+}
+
+/// Keeps what `request` says for the next one of `session`. Of the password, only the hash of the first one
+/// is kept: a final request that has the password is registered with that.
+async fn remember(
+    api: &Api,
+    client: Unauthenticated,
+    session: &str,
+    request: Request,
+    mut password: Option<PasswordHash>,
+) -> Result<(), Error> {
+    if password.is_none()
+        && let Some(clear) = request.password
+    {
+        // A hash costs as much as that of a login.
+        api.rates.check_network(Kind::Login, client.address, ())?;
+        let turn = PasswordClient::Network(client.address);
+        let _turn = api.users.password_turn(turn).await;
+        password = Some(api.users.hash_password(clear).await?);
+    }
+    let fields = RegistrationFields {
+        username: request.username,
+        password,
+        device_id: request.device_id,
+        initial_device_display_name: request.initial_device_display_name,
+        inhibit_login: request.inhibit_login,
+        refresh_token: request.refresh_token,
+    };
+    api.users.uia.set_registration(session, fields);
+    Ok(())
 }
 
 /// Repeats a registration whose response was lost: the user exists and is logged in again.

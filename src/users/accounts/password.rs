@@ -6,7 +6,7 @@ use super::rows::{NO_USER, load};
 use crate::{
     store::{DeviceNum, Reader, records::Account},
     users::{
-        Error, Users,
+        Error, PasswordHash, Users,
         auth::{login_tokens, passwords},
         devices, num_of,
     },
@@ -19,6 +19,14 @@ impl Users {
     /// [`Error::WeakPassword`], or [`Error::InvalidParam`] if it is too long.
     pub fn check_password_strength(&self, password: &str, user_id: &UserId) -> Result<(), Error> {
         passwords::check_strength(password, user_id)
+    }
+
+    /// The hash of a password that [`check_password_strength`](Self::check_password_strength) allows.
+    ///
+    /// # Errors
+    /// [`Error::Busy`].
+    pub async fn hash_password(&self, password: String) -> Result<PasswordHash, Error> {
+        passwords::hash(&self.pool, password).await.map(PasswordHash)
     }
 
     /// Changes the password of `user_id`. With `logout_others` every device but `keep` is removed.

@@ -13,7 +13,7 @@ use crate::{
     config::Registration,
     store::{Reader, Rows, Tx, UserNum, records::Account},
     users::{
-        AuthenticatedUser, Error, Login, NewLogin, Users,
+        AuthenticatedUser, Error, Login, NewLogin, NewPassword, Users,
         auth::{logins, passwords, tokens},
         num_of, profiles,
     },
@@ -23,7 +23,7 @@ pub struct NewAccount {
     /// From [`Users::check_username`] or [`Users::generate_user_id`].
     pub user_id: OwnedUserId,
     /// Without one nobody can log in by password.
-    pub password: Option<String>,
+    pub password: Option<NewPassword>,
     /// `None`: the first account is admin.
     pub admin: Option<bool>,
     pub display_name: Option<String>,
@@ -80,7 +80,8 @@ impl Users {
             login,
         } = new;
         let password_hash = match password {
-            Some(password) => {
+            Some(NewPassword::Hashed(hash)) => Some(hash.0),
+            Some(NewPassword::Clear(password)) => {
                 passwords::check_strength(&password, &user_id)?;
                 Some(passwords::hash(&self.pool, password).await?)
             }

@@ -36,6 +36,17 @@ pub struct NewLogin {
     pub refreshable: bool,
 }
 
+impl NewLogin {
+    /// # Errors
+    /// [`Error::InvalidParam`] if the device id or the display name is too long.
+    pub fn check(&self) -> Result<(), Error> {
+        self.device_id.as_deref().map_or(Ok(()), devices::check_id)?;
+        self.display_name
+            .as_deref()
+            .map_or(Ok(()), devices::check_display_name)
+    }
+}
+
 /// The response to a login or a refresh.
 #[derive(Clone, Debug)]
 pub struct Login {
@@ -171,16 +182,13 @@ impl Users {
     }
 
     pub(in crate::users) fn prepare(&self, new: NewLogin) -> Result<Prepared, Error> {
+        new.check()?;
         let NewLogin {
             device_id,
             display_name,
             refreshable,
         } = new;
         let device_id = device_id.unwrap_or_else(DeviceId::new);
-        devices::check_id(&device_id)?;
-        if let Some(name) = &display_name {
-            devices::check_display_name(name)?;
-        }
         let now_ms = self.clock.now_ms();
         Ok(Prepared {
             device_id,

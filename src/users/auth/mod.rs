@@ -13,8 +13,8 @@ mod uia;
 pub use self::{
     authenticated::AuthenticatedUser,
     logins::{Login, NewLogin},
-    passwords::PasswordClient,
+    passwords::{NewPassword, PasswordClient, PasswordHash},
     sessions::Session,
     tokens::Token,
-    uia::{Claimant, Operation, UiaSessions},
+    uia::{Claimant, Operation, RegistrationFields, UiaSessions},
 };

@@ -8,7 +8,7 @@ use std::{net::IpAddr, thread};
 
 use argon2::{
     Algorithm, Argon2, Block, Params, Version,
-    password_hash::phc::{Output, ParamsString, PasswordHash, Salt},
+    password_hash::phc::{self, Output, ParamsString, Salt},
 };
 use ruma::UserId;
 
@@ -55,6 +55,16 @@ impl PasswordClient {
     }
 }
 
+/// The PHC string under which a password is stored.
+#[derive(Clone)]
+pub struct PasswordHash(pub(in crate::users) String);
+
+/// The password of a new account.
+pub enum NewPassword {
+    Clear(String),
+    Hashed(PasswordHash),
+}
+
 /// Checks that `user_id` may have `password`.
 ///
 /// # Errors
@@ -91,7 +101,7 @@ pub(in crate::users) async fn hash(pool: &Pool, password: String) -> Result<Stri
     let hash = pool.run(Kind::Password, move || {
         let params = Params::new(MEMORY_KIB, PASSES, LANES, None).expect(BOUNDS);
         let output = argon2id(&params, password.as_bytes(), &salt, OUTPUT_BYTES)?;
-        let hash = PasswordHash {
+        let hash = phc::PasswordHash {
             algorithm: Algorithm::Argon2id.ident(),
             version: Some(Version::V0x13.into()),
             params: ParamsString::try_from(&params).expect(BOUNDS),
@@ -123,7 +133,7 @@ pub(in crate::users) async fn verify(
 }
 
 fn matches(password: &[u8], hash: &str) -> Result<bool, Error> {
-    let Ok(hash) = PasswordHash::new(hash) else {
+    let Ok(hash) = phc::PasswordHash::new(hash) else {
         return Ok(false);
     };
     let (Ok(params), Some(salt), Some(expected)) = (Params::try_from(&hash), hash.salt, hash.hash)
@@ -215,7 +225,7 @@ mod tests {
         let pool = Pool::default();
         let own = smol::block_on(hash(&pool, "correct horse".into())).unwrap();
         let work = |hash: &str| {
-            let hash = PasswordHash::new(hash).unwrap();
+            let hash = phc::PasswordHash::new(hash).unwrap();
             let length = hash.hash.map(|hash| hash.len());
             (Params::try_from(&hash).unwrap(), length)
         };

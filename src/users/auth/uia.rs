@@ -7,12 +7,14 @@
 use std::{fmt, net::IpAddr, time::Duration};
 
 use ruma::{
+    OwnedDeviceId,
     api::client::uiaa::AuthType,
     serde::{Base64, base64::UrlSafe},
 };
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use super::passwords::PasswordHash;
 use crate::{cache::Cache, clock::Clock, store::UserNum};
 
 /// For all stages together.
@@ -38,12 +40,42 @@ impl fmt::Debug for Operation {
     }
 }
 
+/// What the requests of a session say about the account to register. A later request need not repeat it.
+#[derive(Clone, Default)]
+pub struct RegistrationFields {
+    pub username: Option<String>,
+    pub password: Option<PasswordHash>,
+    pub device_id: Option<OwnedDeviceId>,
+    pub initial_device_display_name: Option<String>,
+    pub inhibit_login: bool,
+    pub refresh_token: bool,
+}
+
+impl fmt::Debug for RegistrationFields {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RegistrationFields(…)")
+    }
+}
+
 #[derive(Debug)]
 struct UiaSession {
     operation: Operation,
     claimant: Claimant,
     completed: Vec<AuthType>,
     registered: Option<UserNum>,
+    registration: RegistrationFields,
+}
+
+impl UiaSession {
+    fn new(operation: Operation, claimant: Claimant) -> Self {
+        Self {
+            operation,
+            claimant,
+            completed: Vec::new(),
+            registered: None,
+            registration: RegistrationFields::default(),
+        }
+    }
 }
 
 /// Who begins a session. If there are too many sessions, who has the most of them loses the oldest.
@@ -74,13 +106,7 @@ impl UiaSessions {
     /// Begins a session and returns its id, a secret between server and client.
     pub fn begin(&self, operation: Operation, claimant: Claimant) -> String {
         let id = Base64::<UrlSafe, _>::new(rand::random::<[u8; 16]>()).encode();
-        let session = UiaSession {
-            operation,
-            claimant,
-            completed: Vec::new(),
-            registered: None,
-        };
-        self.insert(id.clone(), session);
+        self.insert(id.clone(), UiaSession::new(operation, claimant));
         id
     }
 
@@ -137,12 +163,20 @@ impl UiaSessions {
         user: UserNum,
     ) {
         let session = UiaSession {
-            operation,
-            claimant,
-            completed: Vec::new(),
             registered: Some(user),
+            ..UiaSession::new(operation, claimant)
         };
         self.insert(id, session);
+    }
+
+    /// What earlier requests of session `id` said about the account to register.
+    pub fn registration(&self, id: &str) -> RegistrationFields {
+        let fields = self.0.update(id, |session| session.registration.clone());
+        fields.unwrap_or_default()
+    }
+
+    pub fn set_registration(&self, id: &str, fields: RegistrationFields) {
+        self.0.update(id, |session| session.registration = fields);
     }
 
     /// The account that `operation` registered in session `id`.

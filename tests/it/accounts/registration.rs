@@ -1,7 +1,7 @@
 use http::{Method, Request};
 use serde_json::{Value, json};
 
-use crate::test_server::{JsonResponse, PASSWORD, TestServer, expect_error};
+use crate::test_server::{JsonResponse, PASSWORD, TestServer, expect_error, expect_ok};
 
 const REGISTER: &str = "/_matrix/client/v3/register";
 
@@ -240,6 +240,45 @@ fn a_client_may_say_after_the_first_stage_what_it_registers() {
         let response = register(&server, with_auth(other, dummy.clone()));
         assert_ne!(response.0, 200, "{response:?}");
     }
+}
+
+#[test]
+fn a_later_request_lacks_nothing_that_an_earlier_one_of_its_session_had() {
+    let server = TestServer::new();
+    let mut first = registration();
+    first["device_id"] = "PHONE".into();
+    first["initial_device_display_name"] = "my phone".into();
+    let session = begin_session(&server, first);
+    let auth = json!({"auth": {"type": "m.login.dummy", "session": session}});
+    for _ in ["the first", "its repetition"] {
+        let (status, response) = register(&server, auth.clone());
+        assert_eq!(status, 200, "{response}");
+        assert_eq!(response["user_id"], "@alice:localhost");
+    }
+    let alice = server.log_in("alice");
+    let (_, device) = alice.get("/_matrix/client/v3/devices/PHONE");
+    assert_eq!(device["display_name"], "my phone");
+
+    let first = json!({"username": "bob", "password": PASSWORD, "inhibit_login": true});
+    let session = begin_session(&server, first);
+    let auth = json!({"type": "m.login.dummy", "session": session});
+    let second = json!({"username": "robert"});
+    let response = expect_ok(register(&server, with_auth(second, auth)));
+    assert_eq!(response["user_id"], "@robert:localhost", "what is said later counts");
+    assert!(response.get("access_token").is_none(), "inhibit_login");
+    assert!(server.log_in("robert").is_logged_in());
+}
+
+#[test]
+fn registration_without_password_is_refused() {
+    let server = TestServer::new();
+    let auth = json!({"type": "m.login.dummy"});
+    let response = register(&server, with_auth(json!({"username": "alice"}), auth));
+    expect_error(&response, 400, "M_MISSING_PARAM");
+    let session = begin_session(&server, json!({"username": "alice"}));
+    let auth = json!({"type": "m.login.dummy", "session": session});
+    let response = register(&server, json!({ "auth": auth }));
+    expect_error(&response, 400, "M_MISSING_PARAM");
 }
 
 #[test]
