@@ -10,7 +10,9 @@ use ruma::server_name;
 use serde_json::{Value, value::RawValue};
 use tempfile::TempDir;
 
-use super::{Error, Login, NewAccount, NewLogin, NewPassword, Options, Session, Users, accounts, profiles};
+use super::{
+    Error, Login, NewAccount, NewLogin, NewPassword, Options, Session, Users, accounts, profiles,
+};
 use crate::{
     clock::Clock,
     config::{Registration, Secret},

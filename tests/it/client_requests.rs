@@ -1,7 +1,7 @@
 //! What clients really send and expect, beyond the text of the specification.
 
 use http::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     client_api::{
@@ -95,7 +95,7 @@ fn what_a_client_stores_comes_back_with_properties_that_the_server_does_not_know
 
     let event = send_text(&alice, &room, "to be redacted");
     let redact = room_path(&room, &format!("redact/{}/1", percent_encode(&event)));
-    let body = json!({ "reason": "r", "org.example.c": 3, "redacts": "$another" });
+    let body = json!({ "reason": "r", "org.example.c": 3 });
     expect_ok(alice.put(&redact, body));
     let page = expect_ok(alice.get(&room_path(&room, "messages?dir=b&limit=1")));
     let expected = json!({ "reason": "r", "org.example.c": 3, "redacts": event });
@@ -302,6 +302,52 @@ fn an_event_that_one_may_not_see_is_not_found() {
     let path = room_path(&room, &format!("event/{}", percent_encode(&event)));
     expect_error(&bob.get(&path), 404, "M_NOT_FOUND");
     expect_ok(alice.get(&path));
+}
+
+#[test]
+fn a_redaction_may_be_sent_as_any_other_event_in_all_room_versions() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let other = create_room_with(&[&alice]);
+    let elsewhere = send_text(&alice, &other, "elsewhere");
+    for version in ["3", "9", "10", "11", "12"] {
+        let room = create_room(&alice, json!({ "room_version": version }));
+        let target = send_text(&alice, &room, "x");
+        let send = |id: &str, content: Value| {
+            let path = format!("send/m.room.redaction/{id}");
+            alice.put(&room_path(&room, &path), content)
+        };
+        let content = json!({ "redacts": target, "reason": "r", "x.k": 1 });
+        let id = expect_ok(send("1", content.clone()))["event_id"].clone();
+        assert_eq!(expect_ok(send("1", content))["event_id"], id, "idempotent");
+        let path = |id: &str| room_path(&room, &format!("event/{}", percent_encode(id)));
+        let redacted = expect_ok(alice.get(&path(&target)));
+        assert_eq!(redacted["content"], json!({}), "{version}");
+        assert_eq!(redacted["unsigned"]["redacted_because"]["event_id"], id);
+        let redaction = expect_ok(alice.get(&path(id.as_str().unwrap())));
+        assert_eq!(redaction["redacts"], json!(target));
+        assert_eq!(redaction["content"]["x.k"], 1);
+
+        let unknown = format!("${}", "Y".repeat(43));
+        expect_ok(send("2", json!({ "redacts": unknown })));
+        let create = expect_ok(alice.get(&room_path(&room, "state")));
+        let create = create.as_array().unwrap().iter();
+        let create = create
+            .clone()
+            .find(|event| event["type"] == "m.room.create")
+            .unwrap();
+        for (status, errcode, content) in [
+            (400, "M_MISSING_PARAM", json!({})),
+            (400, "M_INVALID_PARAM", json!({ "redacts": 7 })),
+            (400, "M_INVALID_PARAM", json!({ "redacts": elsewhere })),
+            (403, "M_FORBIDDEN", json!({ "redacts": create["event_id"] })),
+        ] {
+            expect_error(&send("3", content), status, errcode);
+        }
+        let path = format!("redact/{}/4", percent_encode(&target));
+        let contradiction = alice.put(&room_path(&room, &path), json!({ "redacts": unknown }));
+        expect_error(&contradiction, 400, "M_INVALID_PARAM");
+    }
 }
 
 #[test]

@@ -411,9 +411,88 @@ fn relations_of_relations_are_found_if_asked_for() {
         &format!("?recurse=true&dir=f&from={from}"),
     );
     assert_eq!(ids(&rest["chunk"]), [&*third]);
-    // An event is reached only over events that match.
-    let filtered = relations(&alice, &room, &root, "/m.thread?recurse=true");
-    assert_eq!(ids(&filtered["chunk"]), [&*reply]);
+    // The type says which events are wanted, not over which they are reached.
+    let reactions = "/m.annotation/m.reaction?recurse=true";
+    for (tail, wanted) in [
+        ("/m.thread?recurse=true", &reply),
+        ("/m.annotation?recurse=true", &reaction),
+        (reactions, &reaction),
+    ] {
+        let filtered = relations(&alice, &room, &root, tail);
+        assert_eq!(ids(&filtered["chunk"]), [&**wanted], "{tail}");
+    }
+}
+
+#[test]
+fn edits_of_a_redacted_event_are_given_to_nobody() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let room = create_room_with(&[&alice]);
+    let root = send_text(&alice, &room, "root");
+    let reply = send_in_thread(&alice, &room, &root, "secret");
+    let reaction = react(&alice, &room, &reply, "👍");
+    let edited = edit(&alice, &room, &reply, "still secret");
+    let ids_of = |parent: &str, tail: &str| {
+        let page = relations(&alice, &room, parent, tail);
+        ids(&page["chunk"])
+            .into_iter()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(ids_of(&reply, "/m.replace"), [&*edited]);
+    redact(&alice, &room, &reply);
+    for tail in ["", "?dir=f", "?recurse=true"] {
+        assert_eq!(ids_of(&reply, tail), [&*reaction], "{tail}");
+    }
+    for tail in [
+        "/m.replace",
+        "/m.replace/m.room.message",
+        "/m.replace?recurse=true",
+    ] {
+        assert!(ids_of(&reply, tail).is_empty(), "{tail}");
+    }
+    assert!(!event(&alice, &room, &reply).to_string().contains("secret"));
+}
+
+#[test]
+fn a_relation_needs_a_parent_in_the_same_room_and_an_annotation_a_key() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let [room, other] = [(); 2].map(|()| create_room_with(&[&alice]));
+    let root = send_text(&alice, &room, "root");
+    let unknown = format!("${}", "U".repeat(43));
+    let key = "k".repeat(501);
+    for (name, room, relation) in [
+        (
+            "other room",
+            &other,
+            json!({ "rel_type": "m.reference", "event_id": root }),
+        ),
+        (
+            "unknown",
+            &room,
+            json!({ "rel_type": "m.thread", "event_id": unknown }),
+        ),
+        (
+            "no key",
+            &room,
+            json!({ "rel_type": "m.annotation", "event_id": root }),
+        ),
+        (
+            "long key",
+            &room,
+            json!({ "rel_type": "m.annotation", "event_id": root, "key": key }),
+        ),
+    ] {
+        let content = json!({ "body": name, "m.relates_to": relation });
+        let path = format!("send/m.room.message/{}", percent_encode(name));
+        let response = alice.put(&room_path(room, &path), content);
+        expect_error(&response, 400, "M_INVALID_PARAM");
+    }
+    // A reply has no relation type: its target may be anywhere.
+    let reply =
+        json!({ "body": "b", "m.relates_to": { "m.in_reply_to": { "event_id": unknown } } });
+    send_event(&alice, &room, "m.room.message", reply);
 }
 
 #[test]
@@ -473,18 +552,16 @@ fn threads_are_listed_by_their_newest_event() {
 }
 
 #[test]
-fn the_root_of_an_ignored_user_is_listed_redacted() {
+fn a_thread_whose_root_is_of_an_ignored_user_is_not_listed() {
     let server = TestServer::new();
     let (alice, bob) = (server.register("alice"), server.register("bob"));
     let room = create_room_with(&[&alice, &bob]);
     let root = send_text(&bob, &room, "ignored");
     send_in_thread(&alice, &room, &root, "reply");
     ignore(&alice, &bob.user_id);
-    let listed = &threads(&alice, &room, "")["chunk"][0];
-    assert_eq!(
-        (&listed["event_id"], &listed["content"]),
-        (&json!(root), &json!({}))
-    );
+    assert_eq!(threads(&alice, &room, "")["chunk"], json!([]));
+    let response = alice.get(&v1_path(&room, "threads?include=x"));
+    expect_error(&response, 400, "M_INVALID_PARAM");
 }
 
 #[test]

@@ -16,8 +16,8 @@ use ruma::{
     events::TimelineEventType,
     serde::Raw,
 };
-use serde::Serialize;
-use serde_json::value::RawValue;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, value::RawValue};
 
 use super::{
     room_reader::{NO_EVENT, RoomReader, page_limit},
@@ -51,18 +51,37 @@ pub async fn send_message_event(
     request: send_message_event::v3::Request,
 ) -> Result<send_message_event::v3::Response, Error> {
     let (content, text) = content_of_client(request.body.json()).map_err(rooms::Error::from)?;
+    let event_type = TimelineEventType::from(request.event_type.to_string());
+    let redacts = match event_type {
+        TimelineEventType::RoomRedaction => Some(redaction_target(request.body.json())?),
+        _ => None,
+    };
     let draft = EventDraft {
         room_id: Some(request.room_id.clone()),
         sender: session.user_id.clone(),
-        event_type: TimelineEventType::from(request.event_type.to_string()),
+        event_type,
         state_key: None,
         content,
         text,
-        redacts: None,
+        redacts,
     };
     let scope = format!("send {} {}", request.room_id, draft.event_type);
     let id = send(&api, &session, draft, scope, request.txn_id.to_string()).await?;
     Ok(send_message_event::v3::Response::new(id))
+}
+
+/// What a redaction that is sent as any other event is to redact: in all room versions, clients may send it
+/// with `redacts` in its content.
+fn redaction_target(content: &RawValue) -> Result<OwnedEventId, Error> {
+    #[derive(Deserialize)]
+    struct Content {
+        redacts: Option<Value>,
+    }
+    let content = serde_json::from_str::<Content>(content.get());
+    let redacts = content.ok().and_then(|content| content.redacts);
+    let redacts = redacts.ok_or_else(|| Error::missing_param("redacts is missing"))?;
+    let id = redacts.as_str().and_then(|id| id.try_into().ok());
+    id.ok_or_else(|| Error::invalid_param("redacts is not an event id"))
 }
 
 /// `PUT /_matrix/client/v3/rooms/{roomId}/redact/{eventId}/{txnId}`
@@ -74,7 +93,12 @@ pub async fn redact_event(
         quirk: AsSent(mut content),
     }: Adapted<redact_event::v3::Request, AsSent>,
 ) -> Result<redact_event::v3::Response, Error> {
-    content.remove("redacts");
+    let redacts = content.remove("redacts");
+    if redacts.is_some_and(|redacts| redacts != request.event_id.as_str()) {
+        return Err(Error::invalid_param(
+            "redacts names another event than the path",
+        ));
+    }
     let draft = EventDraft {
         room_id: Some(request.room_id.clone()),
         sender: session.user_id.clone(),

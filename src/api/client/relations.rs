@@ -171,6 +171,10 @@ pub async fn get_threads(
     session: Session,
     request: get_threads::v1::Request,
 ) -> Result<get_threads::v1::Response, Error> {
+    use get_threads::v1::IncludeThreads::{All, Participated};
+    if !matches!(request.include, All | Participated) {
+        return Err(Error::invalid_param("include must be all or participated"));
+    }
     let now_ms = api.clock.now_ms();
     let read = move |s: &Snapshot| read_threads(s, &session, now_ms, &request);
     Ok(api.store.scan("threads", read).await?)

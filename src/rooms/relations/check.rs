@@ -15,6 +15,8 @@ use crate::{
 /// How many annotations of an event, the newest first, are compared with a new one. NOTSPEC: a
 /// duplicate of an older one is not noticed.
 const MAX_COMPARED_ANNOTATIONS: usize = 500;
+/// NOTSPEC: as in Synapse.
+const MAX_KEY_CHARS: usize = 500;
 
 #[derive(Deserialize)]
 struct Event {
@@ -38,18 +40,39 @@ struct Keyed {
 ///
 /// # Errors
 /// [`Error::DuplicateAnnotation`] of a second annotation by the same user with the same type and key;
-/// [`Error::NestedThread`] of a thread on an event that has a relation itself. Source: client-server
-/// API, "Avoiding duplicate annotations", "Validation of `m.thread` relationships".
+/// [`Error::NestedThread`] of a thread on an event that has a relation itself; [`Error::Invalid`] of an
+/// annotation without a key, and if the parent is in another room or unknown. Source: client-server
+/// API, "Avoiding duplicate annotations", "Validation of `m.thread` relationships"; NOTSPEC: the last
+/// as in Synapse.
 pub fn check(r: &impl Reader, room: RoomNum, draft: &EventDraft) -> Result<(), Error> {
     let content = serde_json::value::to_raw_value(&draft.content)
         .map_err(|_| Error::not_serializable("a content"))?;
     let Some(relation) = Relation::of(&content) else {
         return Ok(());
     };
+    check_parent(r, room, &relation.event_id)?;
     match Kind::of(&relation.rel_type) {
         Kind::Annotation => check_annotation(r, room, draft, &relation.event_id, &content),
         Kind::Thread => check_thread(r, room, &relation.event_id),
         Kind::Reference | Kind::Replacement | Kind::Other => Ok(()),
+    }
+}
+
+/// An event that is not here may be known to the client by its other children.
+fn check_parent(r: &impl Reader, room: RoomNum, id: &OwnedEventId) -> Result<(), Error> {
+    if event::num_in(r, room, id)?.is_some() {
+        return Ok(());
+    }
+    if event::num_of(r, id)?.is_some() {
+        return Err(Error::invalid("the related event is in another room"));
+    }
+    let parent = Parent {
+        room,
+        id: id.as_str(),
+    };
+    match parent.has_children(r)? {
+        true => Ok(()),
+        false => Err(Error::invalid("the related event is unknown")),
     }
 }
 
@@ -61,8 +84,11 @@ fn check_annotation(
     content: &RawValue,
 ) -> Result<(), Error> {
     let Ok(Content { relates_to }) = serde_json::from_str::<Content>(content.get()) else {
-        return Ok(());
+        return Err(Error::invalid("an annotation needs a key"));
     };
+    if relates_to.key.chars().count() > MAX_KEY_CHARS {
+        return Err(Error::invalid("the key of an annotation is too long"));
+    }
     let Some(sender) = users::num_of(r, &draft.sender)? else {
         return Ok(());
     };

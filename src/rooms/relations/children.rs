@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use ruma::{OwnedUserId, api::Direction, events::TimelineEventType};
+use ruma::{EventId, OwnedUserId, api::Direction, events::TimelineEventType};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -103,8 +103,12 @@ impl Wanted<'_> {
     /// The children of `parent` within the request, in its direction; one more than [`MAX_ROWS`] if there
     /// are more.
     fn children(&self, r: &impl Reader, parent: &str) -> Result<Vec<Child>, Error> {
+        let parent = Parent {
+            room: self.room,
+            id: parent,
+        };
         let mut children = Vec::new();
-        for kind in self.kinds() {
+        for kind in self.kinds(r, parent)? {
             children.extend(self.children_of_kind(r, parent, kind)?);
         }
         self.order(&mut children);
@@ -115,13 +119,9 @@ impl Wanted<'_> {
     fn children_of_kind(
         &self,
         r: &impl Reader,
-        parent: &str,
+        parent: Parent<'_>,
         kind: Kind,
     ) -> Result<Vec<Child>, Error> {
-        let parent = Parent {
-            room: self.room,
-            id: parent,
-        };
         match self.dir {
             Direction::Backward => {
                 let first = self.to.map_or(Place::MIN, Place::next);
@@ -134,8 +134,8 @@ impl Wanted<'_> {
         }
     }
 
-    /// The wanted events that relate to the parent, directly or over wanted ones, within the request and in
-    /// its direction.
+    /// The events that relate to the parent, directly or over others, within the request and in its direction.
+    /// The wanted types say nothing about the events on the way.
     fn descendants(&self, r: &impl Reader) -> Result<Vec<Child>, Error> {
         let mut found: Vec<Child> = Vec::new();
         let mut seen: BTreeSet<EventNum> = BTreeSet::new();
@@ -147,15 +147,11 @@ impl Wanted<'_> {
                     room: self.room,
                     id,
                 };
-                for kind in self.kinds() {
+                for kind in kinds_of(r, parent)? {
                     let left = MAX_INDIRECT_ROWS.saturating_sub(seen.len());
                     for child in parent.newest(r, kind, .., left)? {
-                        if !seen.insert(child.event) {
-                            continue;
-                        }
-                        let stored = event::load(r, child.event)?;
-                        if self.accepts(&stored)? {
-                            next.push(stored.header.id);
+                        if seen.insert(child.event) {
+                            next.push(event::header(r, child.event)?.id);
                             found.push(child);
                         }
                     }
@@ -168,11 +164,12 @@ impl Wanted<'_> {
         Ok(found)
     }
 
-    fn kinds(&self) -> Vec<Kind> {
-        match self.rel_type {
-            Some(rel_type) => vec![Kind::of(rel_type)],
-            None => Kind::ALL.to_vec(),
+    fn kinds(&self, r: &impl Reader, parent: Parent<'_>) -> Result<Vec<Kind>, Error> {
+        let mut kinds = kinds_of(r, parent)?;
+        if let Some(rel_type) = self.rel_type {
+            kinds.retain(|kind| *kind == Kind::of(rel_type));
         }
+        Ok(kinds)
     }
 
     fn order(&self, children: &mut [Child]) {
@@ -207,4 +204,18 @@ impl Wanted<'_> {
             .is_none_or(|wanted| relation.is_some_and(|it| it.rel_type == wanted));
         Ok(has_rel_type && self.event_type.is_none_or(|wanted| event.kind == *wanted))
     }
+}
+
+/// The kinds of children of `parent` that clients get: edits have the content of the event that they replace,
+/// so those of a redacted one are left out.
+fn kinds_of(r: &impl Reader, parent: Parent<'_>) -> Result<Vec<Kind>, Error> {
+    let mut kinds = Kind::ALL.to_vec();
+    let id = <&EventId>::try_from(parent.id).ok();
+    let num = id.map(|id| event::num_in(r, parent.room, id)).transpose()?;
+    if let Some(num) = num.flatten()
+        && event::header(r, num)?.redacted_by.is_some()
+    {
+        kinds.retain(|kind| *kind != Kind::Replacement);
+    }
+    Ok(kinds)
 }

@@ -11,8 +11,7 @@ use crate::{
     rooms::{
         Error,
         event::{self, StoredEvent},
-        room,
-        timeline::{erasure, filter, history_visibility::UserVisibility},
+        timeline::{filter, history_visibility::UserVisibility},
     },
     store::{Place, Reader, RoomNum, Rows},
 };
@@ -30,7 +29,7 @@ pub struct Wanted<'a> {
     pub from: Place,
     /// The most threads of the page.
     pub limit: usize,
-    /// Users whose roots are redacted.
+    /// Users whose threads are left out.
     pub ignored: &'a BTreeSet<OwnedUserId>,
 }
 
@@ -68,14 +67,14 @@ pub fn page(
         let Some(root) = event::num_in(r, wanted.room, root)? else {
             continue;
         };
-        let Some(mut root) = visibility.visible(r, event::load(r, root)?)? else {
+        let Some(root) = visibility.visible(r, event::load(r, root)?)? else {
             continue;
         };
         if wanted.participated && !aggregator.participated(r, &root)? {
             continue;
         }
         if filter::is_ignored(wanted.ignored, &root)? {
-            erasure::redact(room::rules(r, wanted.room)?, &mut root)?;
+            continue;
         }
         page.roots.push(root);
     }

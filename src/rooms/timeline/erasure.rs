@@ -21,10 +21,7 @@ pub(super) fn is_erased(r: &impl Reader, event: &StoredEvent) -> Result<bool, Er
 }
 
 /// Redacts the JSON of `event`.
-pub(in crate::rooms) fn redact(
-    rules: &RoomVersionRules,
-    event: &mut StoredEvent,
-) -> Result<(), Error> {
+pub(super) fn redact(rules: &RoomVersionRules, event: &mut StoredEvent) -> Result<(), Error> {
     event.json = redact::redact(&event.json, rules)
         .map_err(|_| Error::corrupt("events", &event.header.id, "cannot be redacted"))?;
     Ok(())

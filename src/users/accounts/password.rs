@@ -26,7 +26,9 @@ impl Users {
     /// # Errors
     /// [`Error::Busy`].
     pub async fn hash_password(&self, password: String) -> Result<PasswordHash, Error> {
-        passwords::hash(&self.pool, password).await.map(PasswordHash)
+        passwords::hash(&self.pool, password)
+            .await
+            .map(PasswordHash)
     }
 
     /// Changes the password of `user_id`. With `logout_others` every device but `keep` is removed.

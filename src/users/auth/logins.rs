@@ -40,7 +40,9 @@ impl NewLogin {
     /// # Errors
     /// [`Error::InvalidParam`] if the device id or the display name is too long.
     pub fn check(&self) -> Result<(), Error> {
-        self.device_id.as_deref().map_or(Ok(()), devices::check_id)?;
+        self.device_id
+            .as_deref()
+            .map_or(Ok(()), devices::check_id)?;
         self.display_name
             .as_deref()
             .map_or(Ok(()), devices::check_display_name)

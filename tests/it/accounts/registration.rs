@@ -264,7 +264,10 @@ fn a_later_request_lacks_nothing_that_an_earlier_one_of_its_session_had() {
     let auth = json!({"type": "m.login.dummy", "session": session});
     let second = json!({"username": "robert"});
     let response = expect_ok(register(&server, with_auth(second, auth)));
-    assert_eq!(response["user_id"], "@robert:localhost", "what is said later counts");
+    assert_eq!(
+        response["user_id"], "@robert:localhost",
+        "what is said later counts"
+    );
     assert!(response.get("access_token").is_none(), "inhibit_login");
     assert!(server.log_in("robert").is_logged_in());
 }
