@@ -273,6 +273,9 @@ async fn handle(
     let federation = &state.api.federation;
     let signature = auth::signature(route.auth, &request, federation)?;
     let arguments = template.arguments(request.uri().path())?;
+    if route.method == Method::GET {
+        template.check_event_id(&arguments)?;
+    }
     if let Some(signature) = &signature {
         auth::check_key(signature, address, federation).await?;
     }

@@ -270,7 +270,9 @@ fn rooms_error(error: rooms::Error) -> Response<ResponseBody> {
         Error::ThirdPartyInvite => ErrorKind::ThreepidDenied,
         Error::StillInRoom | Error::NestedThread => ErrorKind::Unknown,
         Error::DuplicateAnnotation => ErrorKind::DuplicateAnnotation,
-        Error::UnsupportedVersion(_) => ErrorKind::UnsupportedRoomVersion,
+        Error::UnsupportedVersion(_) | Error::NotCreatedVersion(_) => {
+            ErrorKind::UnsupportedRoomVersion
+        }
     };
     standard(status(&kind), kind, message)
 }

@@ -5,6 +5,7 @@
 //! once.
 
 use percent_encoding::percent_decode_str;
+use ruma::EventId;
 
 use crate::api::Error;
 
@@ -54,6 +55,20 @@ impl Template {
             }
         }
         Ok(arguments)
+    }
+
+    /// Checks that an argument that should be an event id is one.
+    ///
+    /// # Errors
+    /// [`Error::not_found`]: of what is no id, there is no event.
+    pub(super) fn check_event_id(self, arguments: &[String]) -> Result<(), Error> {
+        let names = self.path.split('/').filter(|segment| is_argument(segment));
+        for (name, value) in names.zip(arguments) {
+            if name == "{event_id}" && EventId::parse(value.as_str()).is_err() {
+                return Err(Error::not_found("the event does not exist"));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -187,7 +187,9 @@ fn accounts(routes: &mut Routes) {
 fn own_data(routes: &mut Routes) {
     use client::{config, filter, profile, tag};
 
-    routes.add(profile::get_profile);
+    routes
+        .add(profile::get_profile)
+        .also_path("/_matrix/client/unstable/uk.tcpip.msc4133/profile/{user_id}");
     routes.add(profile::get_profile_field);
     routes.add(profile::set_profile_field).not_while_suspended();
     routes
@@ -301,7 +303,10 @@ fn rooms(routes: &mut Routes) {
     routes
         .add(user_directory::search_users)
         .rate(Kind::UserSearch);
-    routes.add(summary::get_summary).rate(Kind::Other);
+    routes
+        .add(summary::get_summary)
+        .also_path("/_matrix/client/unstable/im.nheko.summary/summary/{room_id_or_alias}")
+        .rate(Kind::Other);
     routes.add(reporting::report_content).rate(Kind::Report);
     routes.add(reporting::report_room).rate(Kind::Report);
     routes.add(reporting::report_user).rate(Kind::Report);

@@ -55,6 +55,10 @@ pub enum Error {
     #[error("this server does not support room version {0}")]
     UnsupportedVersion(Box<str>),
     #[error(
+        "rooms of version {0} can be joined, but not created: a server can forge their event ids"
+    )]
+    NotCreatedVersion(Box<str>),
+    #[error(
         "this database belongs to the server {0}; a server name cannot change: set server_name \
          back, or set another data_dir"
     )]

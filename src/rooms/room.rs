@@ -106,11 +106,11 @@ pub fn rules_of(version: &RoomVersionId) -> Result<&'static RoomVersionRules, Er
 /// The rules of a version in which a room is to be made.
 ///
 /// # Errors
-/// [`Error::UnsupportedVersion`] if there are no new rooms of it.
+/// [`Error::UnsupportedVersion`], or [`Error::NotCreatedVersion`] if there are no new rooms of it.
 pub fn rules_of_new(version: &RoomVersionId) -> Result<&'static RoomVersionRules, Error> {
     match rules_of(version) {
         Ok(rules) if !versions::may_be_created(rules) => {
-            Err(Error::UnsupportedVersion(version.to_string().into()))
+            Err(Error::NotCreatedVersion(version.to_string().into()))
         }
         rules => rules,
     }

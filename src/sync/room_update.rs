@@ -331,8 +331,8 @@ impl<'a> Builder<'a> {
     }
 
     /// `room` with its state under the name that the client requested. matrix-nio ignores left rooms without
-    /// that field, so it is there even if the state is empty. ruma leaves `limited` out where it is false, which
-    /// some clients take for an unknown.
+    /// that field, so it is there even if the state is empty; `timeline` as in Synapse. ruma leaves `limited` out
+    /// where it is false, which some clients take for an unknown.
     fn content(
         &self,
         room: impl Serialize,
@@ -344,8 +344,7 @@ impl<'a> Builder<'a> {
         struct Update<T> {
             #[serde(flatten)]
             room: T,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            timeline: Option<WithLimited>,
+            timeline: WithLimited,
         }
 
         #[derive(Serialize)]
@@ -356,11 +355,11 @@ impl<'a> Builder<'a> {
             events: Vec<Raw<AnySyncTimelineEvent>>,
         }
 
-        let timeline = (!timeline.is_empty()).then_some(WithLimited {
+        let timeline = WithLimited {
             limited: timeline.limited,
             prev_batch: timeline.prev_batch,
             events: timeline.events,
-        });
+        };
         let json = serde_json::to_string(&Update { room, timeline });
         let json = json.map_err(|_| Error::not_serializable("a room"))?;
         let state_field = match self.request.state_after {

@@ -24,20 +24,34 @@ fn versions_are_public_but_reject_a_logged_out_token() {
 }
 
 #[test]
-fn capabilities_list_supported_room_versions_and_the_default() {
+fn capabilities_list_the_room_versions_that_can_be_created_and_the_default() {
     let server = TestServer::new();
     let path = "/_matrix/client/v3/capabilities";
     expect_error(&server.get(path), 401, "M_MISSING_TOKEN");
-    let (status, body) = server.register("alice").get(path);
+    let alice = server.register("alice");
+    let (status, body) = alice.get(path);
     assert_eq!(status, 200);
     let capabilities = &body["capabilities"];
     let versions = &capabilities["m.room_versions"];
     assert_eq!(versions["default"], "12");
-    let available = versions["available"].as_object().unwrap();
-    assert_eq!(available.len(), 12);
-    for version in 1..=12 {
-        assert_eq!(available[&version.to_string()], "stable");
+    for version in 1..=13 {
+        let version = version.to_string();
+        let body = json!({ "room_version": version });
+        let (status, room) = alice.post("/_matrix/client/v3/createRoom", body);
+        let expected = if status == 200 {
+            json!("stable")
+        } else {
+            Value::Null
+        };
+        assert_eq!(versions["available"][&version], expected, "{room}");
     }
+    let forgeable = alice.post(
+        "/_matrix/client/v3/createRoom",
+        json!({ "room_version": "1" }),
+    );
+    expect_error(&forgeable, 400, "M_UNSUPPORTED_ROOM_VERSION");
+    let error = forgeable.1["error"].as_str().unwrap();
+    assert!(error.contains("can be joined, but not created"), "{error}");
     assert_eq!(capabilities["m.profile_fields"], json!({"enabled": true}));
     assert_eq!(capabilities["m.3pid_changes"], json!({"enabled": false}));
 }

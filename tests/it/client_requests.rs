@@ -232,6 +232,9 @@ fn users_are_found_who_share_a_room_or_are_in_a_public_one() {
         search("dave", 10),
         json!({ "results": [], "limited": false })
     );
+    for everybody in ["", " ", "@"] {
+        assert_eq!(search(everybody, 10)["results"], json!([]));
+    }
     // Who has left one room is found by another one.
     let second = create_room_with(&[&alice]);
     join(&bob, &second);
@@ -302,6 +305,36 @@ fn an_event_that_one_may_not_see_is_not_found() {
     let path = room_path(&room, &format!("event/{}", percent_encode(&event)));
     expect_error(&bob.get(&path), 404, "M_NOT_FOUND");
     expect_ok(alice.get(&path));
+    for tail in [
+        "event/junk",
+        "context/junk",
+        "relations/junk",
+        "relations/junk/m.thread",
+    ] {
+        let path = room_path(&room, tail);
+        let path = match tail.starts_with("relations") {
+            true => path.replace("/v3/", "/v1/"),
+            false => path,
+        };
+        expect_error(&alice.get(&path), 404, "M_NOT_FOUND");
+    }
+}
+
+#[test]
+fn a_room_with_nothing_new_but_typing_is_sent_with_an_empty_timeline() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let room = create_room_with(&[&alice]);
+    let since = sync(&alice, None);
+    let typing = room_path(&room, &format!("typing/{}", percent_encode(&alice.user_id)));
+    expect_ok(alice.put(&typing, json!({ "typing": true, "timeout": 9000 })));
+    let response = sync(&alice, since["next_batch"].as_str());
+    let joined = &response["rooms"]["join"][&room];
+    assert_eq!(joined["ephemeral"]["events"][0]["type"], "m.typing");
+    assert_eq!(
+        joined["timeline"],
+        json!({ "limited": false, "events": [] })
+    );
 }
 
 #[test]

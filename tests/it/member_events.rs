@@ -114,12 +114,60 @@ fn state_that_no_room_can_have_is_400() {
     expect_error(&levels, 400, "M_INVALID_PARAM");
     let without_membership = put(&format!("m.room.member/{}", alice.user_id), json!({}));
     expect_error(&without_membership, 400, "M_INVALID_PARAM");
-    for creators in [json!("@bob:localhost"), json!([1]), json!(["bob"])] {
+    let too_long = format!("@{}:localhost", "b".repeat(245));
+    for creators in [
+        json!("@bob:localhost"),
+        json!([1]),
+        json!(["bob"]),
+        json!([too_long]),
+    ] {
         let content = json!({ "additional_creators": creators });
         let body = json!({ "room_version": "12", "creation_content": content });
         let answer = alice.post("/_matrix/client/v3/createRoom", body);
         expect_error(&answer, 400, "M_INVALID_ROOM_STATE");
     }
+}
+
+#[test]
+fn who_is_invited_twice_by_one_creation_gets_one_invitation() {
+    let [here, there] = TestServer::federating();
+    let alice = here.register("alice");
+    for bob in [here.register("bob"), there.register("bob")] {
+        let invite = json!({
+            "type": "m.room.member",
+            "state_key": bob.user_id,
+            "content": { "membership": "invite", "reason": "both" },
+        });
+        let room = create_room(
+            &alice,
+            json!({ "invite": [bob.user_id], "is_direct": true, "initial_state": [invite] }),
+        );
+        let page = expect_ok(alice.get(&room_path(&room, "messages?dir=b&limit=100")));
+        let invites = page["chunk"].as_array().unwrap().iter();
+        let invites: Vec<_> = invites
+            .filter(|event| event["state_key"] == bob.user_id)
+            .map(|event| (&event["content"]["reason"], &event["content"]["is_direct"]))
+            .collect();
+        assert_eq!(invites, [(&json!("both"), &json!(true))]);
+    }
+}
+
+#[test]
+fn a_creation_says_if_another_server_refuses_an_invitation() {
+    let [here, there] = TestServer::federating();
+    let (alice, bob) = (here.register("alice"), there.register("bob"));
+    let nobody = bob.user_id.replace("@bob", "@nobody");
+    let body = json!({ "invite": [nobody, bob.user_id] });
+    let (status, error) = alice.post("/_matrix/client/v3/createRoom", body);
+    assert!(status == 403 || status == 404, "{status} {error}");
+    let rooms = joined_rooms(&alice);
+    assert_eq!(rooms.len(), 1, "the room is there");
+    let room = rooms.first().unwrap();
+    assert_eq!(
+        membership(&alice, room, &bob),
+        "invite",
+        "the others are invited"
+    );
 }
 
 #[test]

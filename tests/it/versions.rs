@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::test_server::{TestServer, expect_ok};
+use crate::{
+    client_api::{create_room, percent_encode, room_path, send_event, send_in_thread, send_text},
+    test_server::{TestServer, expect_error, expect_ok},
+};
 
 /// An announced version or flag, what clients do because of it (matrix-js-sdk and Element Web, the
 /// matrix-rust-sdk, matrix-nio, Cinny, the Dart SDK), and a request that they then send.
@@ -379,4 +382,95 @@ fn flags_of_what_is_not_served_are_not_announced() {
             assert_eq!(body["errcode"], "M_UNRECOGNIZED", "{flag}: {effect}");
         }
     }
+}
+
+#[test]
+fn what_the_flags_of_proposals_name_is_served() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let room = create_room(&alice, json!({ "preset": "public_chat" }));
+    let id = percent_encode(&room);
+
+    // org.matrix.msc3981, org.matrix.msc3715.stable
+    let root = send_text(&alice, &room, "root");
+    let reply = send_in_thread(&alice, &room, &root, "reply");
+    let reaction = json!({
+        "m.relates_to": { "rel_type": "m.annotation", "event_id": reply, "key": "k" },
+    });
+    let reaction = send_event(&alice, &room, "m.reaction", reaction);
+    for rel_type in ["", "/m.annotation", "/m.annotation/m.reaction"] {
+        let path = format!(
+            "/_matrix/client/v1/rooms/{id}/relations/{}{rel_type}?org.matrix.msc3981.recurse=true",
+            percent_encode(&root)
+        );
+        let page = expect_ok(alice.get(&path));
+        assert_eq!(page["chunk"][0]["event_id"], json!(reaction), "{rel_type}");
+        assert_eq!(page["recursion_depth"], 3);
+    }
+    let path = format!(
+        "/_matrix/client/v1/rooms/{id}/relations/{}",
+        percent_encode(&root)
+    );
+    let page = expect_ok(alice.get(&format!("{path}?dir=f&recurse=true")));
+    assert_eq!(page["chunk"][0]["event_id"], json!(reply));
+
+    // uk.tcpip.msc4133, uk.tcpip.msc4133.stable
+    let alice_id = percent_encode(&alice.user_id);
+    for prefix in ["unstable/uk.tcpip.msc4133", "v3"] {
+        let profile = format!("/_matrix/client/{prefix}/profile/{alice_id}");
+        let field = format!("{profile}/x.y");
+        expect_ok(alice.put(&field, json!({ "x.y": "z" })));
+        assert_eq!(expect_ok(alice.get(&field)), json!({ "x.y": "z" }));
+        assert_eq!(expect_ok(alice.get(&profile))["x.y"], "z");
+        expect_ok(alice.delete(&field, json!({})));
+        assert!(expect_ok(alice.get(&profile)).get("x.y").is_none());
+    }
+
+    // org.matrix.msc3266
+    for path in [
+        format!("v1/room_summary/{id}"),
+        format!("unstable/im.nheko.summary/rooms/{id}/summary"),
+        format!("unstable/im.nheko.summary/summary/{id}"),
+    ] {
+        let summary = expect_ok(alice.get(&format!("/_matrix/client/{path}")));
+        assert_eq!(summary["room_id"], json!(room), "{path}");
+    }
+
+    // org.matrix.msc2285.stable, org.matrix.msc2432, org.matrix.simplified_msc3575
+    let markers = json!({ "m.read.private": root });
+    expect_ok(alice.post(&room_path(&room, "read_markers"), markers));
+    let aliases = format!("/_matrix/client/unstable/org.matrix.msc2432/rooms/{id}/aliases");
+    assert_eq!(expect_ok(alice.get(&aliases)), json!({ "aliases": [] }));
+    let sync = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync";
+    let list = json!({ "timeline_limit": 1, "required_state": [], "ranges": [[0, 1]] });
+    let response = expect_ok(alice.post(sync, json!({ "lists": { "a": list } })));
+    assert!(
+        response["rooms"][&room]["timeline"].is_array(),
+        "{response}"
+    );
+
+    // org.matrix.msc3827.stable
+    let space = json!({
+        "preset": "public_chat", "visibility": "public", "creation_content": { "type": "m.space" },
+    });
+    let space = create_room(&alice, space);
+    create_room(
+        &alice,
+        json!({ "preset": "public_chat", "visibility": "public" }),
+    );
+    let filter = json!({ "filter": { "room_types": ["m.space"] } });
+    let listed = expect_ok(alice.post("/_matrix/client/v3/publicRooms", filter));
+    assert_eq!(listed["chunk"].as_array().unwrap().len(), 1);
+    assert_eq!(listed["chunk"][0]["room_id"], json!(space));
+
+    // org.matrix.msc4380.stable
+    let bob = server.register("bob");
+    let config = format!(
+        "/_matrix/client/v3/user/{}/account_data/m.invite_permission_config",
+        percent_encode(&bob.user_id)
+    );
+    expect_ok(bob.put(&config, json!({ "default_action": "block" })));
+    let invite = json!({ "user_id": bob.user_id });
+    let blocked = alice.post(&room_path(&room, "invite"), invite);
+    expect_error(&blocked, 403, "M_INVITE_BLOCKED");
 }

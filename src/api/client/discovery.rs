@@ -74,10 +74,15 @@ pub async fn get_capabilities(
     };
 
     let is_admin = api.users.is_admin(session.user)?;
-    let stable = |version| (version, RoomVersionStability::Stable);
+    // Those of which rooms can be created. A room of another version is to be upgraded: "any version not
+    // explicitly labelled as `stable` […] is to be treated as `unstable`".
+    let created = versions::SUPPORTED
+        .into_iter()
+        .filter(|version| versions::rules(version).is_some_and(versions::may_be_created));
+    let available = created.map(|version| (version, RoomVersionStability::Stable));
     let mut capabilities = Capabilities::new();
     capabilities.room_versions =
-        RoomVersionsCapability::new(versions::DEFAULT, versions::SUPPORTED.map(stable).into());
+        RoomVersionsCapability::new(versions::DEFAULT, available.collect());
     capabilities.profile_fields = Some(ProfileFieldsCapability::new(true));
     capabilities.thirdparty_id_changes = ThirdPartyIdChangesCapability::new(false);
     capabilities.get_login_token = GetLoginTokenCapability::new(true);

@@ -1,6 +1,8 @@
 //! The children of events, and threads (client-server API, "Relationships API", "Querying threads in a
 //! room").
 
+use std::borrow::Cow;
+
 use ruma::{
     OwnedEventId, OwnedRoomId, UInt,
     api::{
@@ -13,6 +15,7 @@ use ruma::{
             },
             threads::get_threads,
         },
+        error::DeserializationError,
     },
     events::TimelineEventType,
     serde::Raw,
@@ -20,7 +23,7 @@ use ruma::{
 
 use super::room_reader::{RoomReader, page_limit};
 use crate::{
-    api::{Api, Error, Session},
+    api::{Adapted, Api, Error, Quirk, Session},
     rooms::{
         self,
         relations::{children, threads},
@@ -33,11 +36,30 @@ use crate::{
 /// How many events a client gets that does not say how many it wants.
 const DEFAULT_PAGE: usize = 10;
 
+/// Clients that know MSC3981 by its flag send `recurse` under its unstable name.
+#[derive(Debug)]
+pub struct UnstableRecurse(bool);
+
+impl Quirk for UnstableRecurse {
+    fn apply(
+        request: &mut http::Request<Cow<'_, [u8]>>,
+        _path_arguments: &[&str],
+    ) -> Result<Self, DeserializationError> {
+        let mut pairs = request.uri().query().unwrap_or_default().split('&');
+        Ok(Self(
+            pairs.any(|pair| pair == "org.matrix.msc3981.recurse=true"),
+        ))
+    }
+}
+
 /// `GET /_matrix/client/v1/rooms/{roomId}/relations/{eventId}`
 pub async fn get_relating_events(
     api: Api,
     session: Session,
-    request: get_relating_events::v1::Request,
+    Adapted {
+        request,
+        quirk: UnstableRecurse(recurse),
+    }: Adapted<get_relating_events::v1::Request, UnstableRecurse>,
 ) -> Result<get_relating_events::v1::Response, Error> {
     let query = Query {
         room_id: request.room_id,
@@ -48,7 +70,7 @@ pub async fn get_relating_events(
         to: request.to,
         limit: request.limit,
         dir: request.dir,
-        recurse: request.recurse,
+        recurse: request.recurse || recurse,
     };
     query.answer(&api, session).await
 }
@@ -57,7 +79,10 @@ pub async fn get_relating_events(
 pub async fn get_relating_events_with_rel_type(
     api: Api,
     session: Session,
-    request: get_relating_events_with_rel_type::v1::Request,
+    Adapted {
+        request,
+        quirk: UnstableRecurse(recurse),
+    }: Adapted<get_relating_events_with_rel_type::v1::Request, UnstableRecurse>,
 ) -> Result<get_relating_events_with_rel_type::v1::Response, Error> {
     let query = Query {
         room_id: request.room_id,
@@ -68,7 +93,7 @@ pub async fn get_relating_events_with_rel_type(
         to: request.to,
         limit: request.limit,
         dir: request.dir,
-        recurse: request.recurse,
+        recurse: request.recurse || recurse,
     };
     let page = query.answer(&api, session).await?;
     let mut response = get_relating_events_with_rel_type::v1::Response::new(page.chunk);
@@ -82,7 +107,10 @@ pub async fn get_relating_events_with_rel_type(
 pub async fn get_relating_events_with_rel_type_and_event_type(
     api: Api,
     session: Session,
-    request: get_relating_events_with_rel_type_and_event_type::v1::Request,
+    Adapted {
+        request,
+        quirk: UnstableRecurse(recurse),
+    }: Adapted<get_relating_events_with_rel_type_and_event_type::v1::Request, UnstableRecurse>,
 ) -> Result<get_relating_events_with_rel_type_and_event_type::v1::Response, Error> {
     let query = Query {
         room_id: request.room_id,
@@ -93,7 +121,7 @@ pub async fn get_relating_events_with_rel_type_and_event_type(
         to: request.to,
         limit: request.limit,
         dir: request.dir,
-        recurse: request.recurse,
+        recurse: request.recurse || recurse,
     };
     let page = query.answer(&api, session).await?;
     let mut response =

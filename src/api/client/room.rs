@@ -38,14 +38,19 @@ pub async fn create_room(
     let (_, room_id) = write.await?;
     let actor = api.actor(&session);
     let client = api.federation.membership_client();
+    let mut failure = None;
     for change in remote_invites {
         let user = &change.target;
-        // The room exists; its creator sees who is missing and can invite again.
         if let Err(error) = client.invite(&actor, &room_id, &change).await {
             log::info!("{room_id} was created without the invite for {user}: {error}");
+            failure = failure.or(Some(error));
         }
     }
-    Ok(create_room::v3::Response::new(room_id))
+    // NOTSPEC: as in Synapse the room exists, and its creator can invite again.
+    match failure {
+        Some(error) => Err(error.into()),
+        None => Ok(create_room::v3::Response::new(room_id)),
+    }
 }
 
 /// `POST /_matrix/client/v3/rooms/{roomId}/upgrade`

@@ -60,13 +60,7 @@ impl Blueprint {
         }
         let is_remote = |event: &mut StateEvent| {
             let user = <&UserId>::try_from(event.state_key.as_str());
-            let membership = event
-                .content
-                .get("membership")
-                .and_then(|value| value.as_str());
-            event.kind == StateEventType::RoomMember
-                && membership == Some("invite")
-                && user.is_ok_and(|user| !local.has(user))
+            event.invites() && user.is_ok_and(|user| !local.has(user))
         };
         for event in self.state.extract_if(.., is_remote) {
             invites.push(MembershipChange::from_client(&event)?);
@@ -115,6 +109,9 @@ fn as_invalid_state(error: Error) -> Error {
 /// one user in the same millisecond would give the same room id; the later one gets a later timestamp.
 fn create(tx: &Tx, local: &Local, actor: &Actor, plan: &Blueprint) -> Result<Appended, Error> {
     let rules = room::rules_of(&plan.version)?;
+    if rules.authorization.additional_room_creators {
+        checks::additional_creators(&plan.create)?;
+    }
     let is_derived = room_id_from_create_event(rules);
     let draft = EventDraft {
         room_id: (!is_derived).then(|| plan.id.clone()),

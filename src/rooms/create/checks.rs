@@ -8,6 +8,8 @@ use crate::{
     store::{Reader, RoomNum},
 };
 
+const MAX_USER_ID_BYTES: usize = 255;
+
 /// To be called before a state event of a client is sent.
 ///
 /// # Errors
@@ -23,6 +25,23 @@ pub fn state_event(r: &impl Reader, room: RoomNum, event: &StateEvent) -> Result
             aliases::check_canonical(r, room, &event.state_key, &event.content)
         }
         _ => Ok(()),
+    }
+}
+
+/// Longer user ids are read, as old rooms have some, but no new creator gets one.
+///
+/// # Errors
+/// [`Error::Invalid`].
+pub(super) fn additional_creators(create: &CanonicalJsonObject) -> Result<(), Error> {
+    let creators = create
+        .get("additional_creators")
+        .and_then(|it| it.as_array());
+    let ids = creators.into_iter().flatten().filter_map(|id| id.as_str());
+    match ids.map(str::len).find(|bytes| *bytes > MAX_USER_ID_BYTES) {
+        Some(bytes) => Err(Error::invalid(format!(
+            "additional_creators: a user id has at most {MAX_USER_ID_BYTES} bytes, found {bytes}"
+        ))),
+        None => Ok(()),
     }
 }
 

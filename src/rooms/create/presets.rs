@@ -100,13 +100,15 @@ pub fn blueprint(
         ));
     }
     state.extend(options.settings(request)?);
+    let mut invite = options.invite.clone();
+    merge_invites(&mut state, &mut invite, request.is_direct);
     Ok(Blueprint {
         id,
         create: options.create(optional(request.creation_content.as_ref())?, &version),
         version,
         alias,
         state,
-        invite: options.invite,
+        invite,
         is_direct: request.is_direct,
         listed,
     })
@@ -132,6 +134,17 @@ fn invitees(creator: &UserId, invite: &[OwnedUserId]) -> Vec<OwnedUserId> {
         }
     }
     invitees
+}
+
+/// Who is in `invite` and invited by `initial_state` gets one invitation.
+fn merge_invites(state: &mut [StateEvent], invite: &mut Vec<OwnedUserId>, is_direct: bool) {
+    for event in state.iter_mut().filter(|event| event.invites()) {
+        let before = invite.len();
+        invite.retain(|user| event.state_key != user.as_str());
+        if invite.len() < before && is_direct {
+            event.content.insert("is_direct".to_owned(), true.into());
+        }
+    }
 }
 
 fn optional<T>(raw: Option<&Raw<T>>) -> Result<CanonicalJsonObject, Error> {

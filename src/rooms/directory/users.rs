@@ -51,6 +51,10 @@ pub struct Search<'a> {
 /// members of rooms: to be called on the pool.
 pub fn search(r: &impl Reader, search: &Search<'_>) -> Result<(Vec<User>, bool), Error> {
     let term = search.term.trim().trim_start_matches('@').to_lowercase();
+    // NOTSPEC: as in Synapse. Everybody would match.
+    if term.is_empty() {
+        return Ok((Vec::new(), false));
+    }
     let asker = search.asker;
     let mut seen = HashSet::from([users::id_of(r, asker)?]);
     let mut found = Vec::new();

@@ -31,6 +31,13 @@ impl StateEvent {
         }
     }
 
+    /// Whether it is an invitation.
+    pub fn invites(&self) -> bool {
+        let membership = self.content.get("membership");
+        self.kind == StateEventType::RoomMember
+            && membership.and_then(|value| value.as_str()) == Some("invite")
+    }
+
     pub fn draft(&self, room_id: OwnedRoomId, sender: &UserId) -> EventDraft {
         EventDraft {
             room_id: Some(room_id),

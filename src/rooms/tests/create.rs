@@ -336,7 +336,7 @@ fn an_invalid_request_creates_no_room() {
     type Is = fn(&Error) -> bool;
     let cases: [(Value, Is); 16] = [
         (json!({ "room_version": "2" }), |e| {
-            matches!(e, Error::UnsupportedVersion(_))
+            matches!(e, Error::NotCreatedVersion(_))
         }),
         (json!({ "room_version": "org.example" }), |e| {
             matches!(e, Error::UnsupportedVersion(_))
