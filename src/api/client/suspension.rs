@@ -3,7 +3,7 @@
 //!
 //! Source: client-server API, "Account suspension".
 
-use ruma::{EventId, OwnedEventId, RoomId, events::TimelineEventType};
+use ruma::{EventId, RoomId, events::TimelineEventType};
 
 use crate::{
     api::{Api, Error, Session},
@@ -23,16 +23,12 @@ pub(super) fn check_message(
     if !session.is_suspended {
         return Ok(());
     }
-    let target = || {
-        let in_content = draft.content.get("redacts")?.as_str()?;
-        OwnedEventId::try_from(in_content).ok()
-    };
-    let target = match draft.event_type {
-        TimelineEventType::RoomRedaction => draft.redacts.clone().or_else(target),
-        _ => None,
-    };
+    let target = draft
+        .redacts
+        .as_ref()
+        .filter(|_| draft.event_type == TimelineEventType::RoomRedaction);
     match target {
-        Some(target) if api.store.read(|s| is_own(s, session, room, &target))? => Ok(()),
+        Some(target) if api.store.read(|s| is_own(s, session, room, target))? => Ok(()),
         _ => Err(Error::suspended()),
     }
 }
