@@ -40,7 +40,7 @@ pub(super) enum BodyOwner {
 }
 
 impl BodyOwner {
-    fn is_known(&self) -> bool {
+    pub(super) fn is_known(&self) -> bool {
         !matches!(self, Self::Network(_))
     }
 }

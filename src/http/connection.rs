@@ -115,6 +115,7 @@ impl Connection {
                     unread_body,
                 } = outcome;
                 if let Some(unread) = unread_body {
+                    guard.slot.begin_body();
                     let _ = unread_bodies.try_send((unread, guard.clone()));
                 }
                 Ok::<_, Infallible>(response.map(|body| GuardedBody {

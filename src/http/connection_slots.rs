@@ -2,12 +2,15 @@
 //!
 //! 1. A network may have a part of all slots. A trusted proxy has no such limit, but each network that it
 //!    names in `X-Forwarded-For` may have so many requests under way.
-//! 2. Connections without a complete head yet, as during the TLS handshake, may have a part of all slots.
+//! 2. What unknown senders do may have a part of all slots for each phase: connections without a complete head yet,
+//!    as during the TLS handshake; those whose body is being received; those whose request is being served.
 //! 3. A few slots are only for this machine and the networks at home.
 //!
-//! Where one of these limits is reached, a connection that waits for a request gives way to a new one: the
-//! oldest of the network with the most of them. If all serve requests, it is one of a network that has more
-//! connections than the new one's; those whose sender is not authenticated go first.
+//! Where one of these limits is reached, a connection that waits for its client gives way to a new one: the
+//! oldest of the network with the most of them. Those that have had a request of an authenticated sender are
+//! the last of these, so that unknown senders do not close the idle connections of clients and other servers. If
+//! all serve requests, it is one of a network that has more connections than the new one's; those whose
+//! sender is not authenticated go first.
 
 use std::{
     cmp::Reverse,
@@ -23,26 +26,34 @@ use crate::rates::site;
 
 /// A network may have a fourth of all connections.
 const NETWORK_SHARE: usize = 4;
-/// So may connections without a complete head.
+/// So may connections without a complete head, and those with an incomplete body of a stranger.
 const HEADLESS_SHARE: usize = 4;
+const RECEIVING_SHARE: usize = 4;
+/// Requests of unknown senders that are being served may have half of them.
+const UNAUTHENTICATED_SHARE: usize = 2;
 /// A sixteenth is only for this machine and the networks at home.
 const PRIVATE_SHARE: usize = 16;
 
 /// The phase of a connection, in the order in which they give way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Phase {
-    /// Between two requests.
+    /// The body of a request is being received, or drained, whose sender is not known.
+    Receiving,
+    /// Between two requests, of which none had an authenticated sender.
     Idle,
     /// No head has been received yet.
     Headless,
     /// Serves a request whose sender is not authenticated, at least not yet.
     Unauthenticated,
+    /// Between two requests, after one whose sender was authenticated.
+    IdleAuthenticated,
     Authenticated,
 }
 
 impl Phase {
+    /// For the client.
     fn is_waiting(self) -> bool {
-        matches!(self, Self::Headless | Self::Idle)
+        !matches!(self, Self::Unauthenticated | Self::Authenticated)
     }
 }
 
@@ -53,10 +64,22 @@ struct Connection {
     peer: IpAddr,
     is_private: bool,
     phase: Phase,
+    /// Whether a request had an authenticated sender.
+    was_authenticated: bool,
     /// The number of the step by which it got into its phase.
     since: u64,
     /// Closes the connection.
     _close: Sender<()>,
+}
+
+impl Connection {
+    fn between_requests(&self) -> Phase {
+        if self.was_authenticated {
+            Phase::IdleAuthenticated
+        } else {
+            Phase::Idle
+        }
+    }
 }
 
 #[derive(Default)]
@@ -98,14 +121,11 @@ impl ConnectionSlots {
         let mut state = self.lock();
         let of_network = state.count(|connection| connection.network == peer);
         if of_network >= self.max / NETWORK_SHARE && !self.addresses.is_proxy(address) {
-            state.evict(0, |connection| {
+            state.evict(Some(0), |connection| {
                 connection.network == peer && connection.phase.is_waiting()
             })?;
         }
-        let is_headless = |connection: &Connection| connection.phase == Phase::Headless;
-        if state.count(is_headless) >= self.max / HEADLESS_SHARE {
-            state.evict(0, is_headless)?;
-        }
+        state.make_room(Phase::Headless, self.max / HEADLESS_SHARE);
         let is_counted = |connection: &Connection| is_private || !connection.is_private;
         let reserved = if is_private {
             0
@@ -113,7 +133,7 @@ impl ConnectionSlots {
             self.max / PRIVATE_SHARE
         };
         if state.connections.len() >= self.max || state.count(is_counted) >= self.max - reserved {
-            state.evict(of_network, is_counted)?;
+            state.evict(Some(of_network), is_counted)?;
         }
         let id = state.step();
         let (close, closed) = channel::bounded(1);
@@ -122,6 +142,7 @@ impl ConnectionSlots {
             peer,
             is_private,
             phase: Phase::Headless,
+            was_authenticated: false,
             since: id,
             _close: close,
         };
@@ -152,9 +173,27 @@ impl State {
             .count()
     }
 
-    /// Closes one of the connections `among`, for a network that has `own` connections. None if there is
-    /// none that gives way.
-    fn evict(&mut self, own: usize, among: impl Fn(&Connection) -> bool) -> Option<()> {
+    fn phase_of(&self, id: u64) -> Option<Phase> {
+        self.connections.get(&id).map(|connection| connection.phase)
+    }
+
+    fn set_phase(&mut self, id: u64, phase: Phase) {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.phase = phase;
+        }
+    }
+
+    /// Leaves room for one more connection in `phase`, which may have `max`.
+    fn make_room(&mut self, phase: Phase, max: usize) {
+        let is_counted = |connection: &Connection| connection.phase == phase;
+        if self.count(is_counted) >= max {
+            self.evict(None, is_counted);
+        }
+    }
+
+    /// Closes one of the connections `among`, for a network that has `own` connections; None is for a share,
+    /// to which those that are served give way too. Returns None if there is none that gives way.
+    fn evict(&mut self, own: Option<usize>, among: impl Fn(&Connection) -> bool) -> Option<()> {
         let mut counts: HashMap<(Phase, IpAddr), usize> = HashMap::new();
         let candidates = self.connections.iter();
         let candidates = candidates.filter(|(_, connection)| among(connection));
@@ -166,7 +205,7 @@ impl State {
         let ranked = candidates.filter_map(|(id, connection)| {
             let Connection { phase, since, .. } = *connection;
             let count = counts.get(&(phase, connection.network)).copied()?;
-            let gives_way = phase.is_waiting() || count > own + 1;
+            let gives_way = phase.is_waiting() || own.is_none_or(|own| count > own + 1);
             gives_way.then_some(((phase, Reverse(count), since), *id))
         });
         let (_, evicted) = ranked.min()?;
@@ -186,6 +225,12 @@ impl Slot {
         let max = self.slots.max / NETWORK_SHARE;
         let is_admitted = state.connections.get(&self.id).is_none_or(is_of_client)
             || state.count(is_of_client) < max;
+        if is_admitted {
+            state.make_room(
+                Phase::Unauthenticated,
+                self.slots.max / UNAUTHENTICATED_SHARE,
+            );
+        }
         // If it is not there, it is about to be closed.
         if let Some(connection) = state.connections.get_mut(&self.id) {
             connection.since = step;
@@ -193,7 +238,7 @@ impl Slot {
                 connection.phase = Phase::Unauthenticated;
                 connection.network = client;
             } else {
-                connection.phase = Phase::Idle;
+                connection.phase = connection.between_requests();
             }
         }
         is_admitted.then_some(step)
@@ -203,6 +248,24 @@ impl Slot {
     pub(super) fn authenticated(&self) {
         if let Some(connection) = self.slots.lock().connections.get_mut(&self.id) {
             connection.phase = Phase::Authenticated;
+            connection.was_authenticated = true;
+        }
+    }
+
+    /// The body of the current request is waited for, whose sender is not known.
+    pub(super) fn begin_body(&self) {
+        let mut state = self.slots.lock();
+        if state.phase_of(self.id) == Some(Phase::Unauthenticated) {
+            state.make_room(Phase::Receiving, self.slots.max / RECEIVING_SHARE);
+            state.set_phase(self.id, Phase::Receiving);
+        }
+    }
+
+    /// The body is complete, or not waited for any more.
+    pub(super) fn end_body(&self) {
+        let mut state = self.slots.lock();
+        if state.phase_of(self.id) == Some(Phase::Receiving) {
+            state.set_phase(self.id, Phase::Unauthenticated);
         }
     }
 
@@ -214,7 +277,7 @@ impl Slot {
             && connection.since == number
         {
             connection.since = step;
-            connection.phase = Phase::Idle;
+            connection.phase = connection.between_requests();
             connection.network = connection.peer;
         }
     }
@@ -265,12 +328,32 @@ mod tests {
             self.0.begin_request(ip(client)).unwrap();
             self
         }
+
+        /// Serves a request of an authenticated sender.
+        fn serves_user(self, client: &str) -> Self {
+            self.0.begin_request(ip(client)).unwrap();
+            self.0.authenticated();
+            self
+        }
+
+        /// Has served a request of an authenticated sender.
+        fn rests(self, client: &str) -> Self {
+            let number = self.0.begin_request(ip(client)).unwrap();
+            self.0.authenticated();
+            self.0.end_request(number);
+            self
+        }
     }
 
-    /// `count` connections from `address` that serve requests.
+    /// `count` connections from `address` that serve requests of authenticated senders.
     fn busy(slots: &Arc<ConnectionSlots>, address: &str, count: usize) -> Vec<Held> {
-        let all = (0..count).map(|_| Held::new(slots, address).unwrap().serves(address));
+        let all = (0..count).map(|_| Held::new(slots, address).unwrap().serves_user(address));
         all.collect()
+    }
+
+    /// A network of its own for each number.
+    fn stranger(n: usize) -> String {
+        format!("203.0.{}.{}", n / 250, n % 250)
     }
 
     #[test]
@@ -344,14 +427,60 @@ mod tests {
     fn when_all_slots_serve_requests_a_network_with_more_of_them_gives_way() {
         let slots = slots(16);
         let mut attack = Vec::new();
-        for n in 0..5 {
-            attack.extend(busy(&slots, &format!("203.0.113.{n}"), 3));
+        for n in 0..7 {
+            attack.extend(busy(&slots, &format!("203.0.113.{n}"), 1));
         }
-        attack[0].0.authenticated();
+        for n in 0..4 {
+            let address = format!("203.0.113.{n}");
+            attack.extend((0..2).map(|_| Held::new(&slots, &address).unwrap().serves(&address)));
+        }
         let new = Held::new(&slots, "198.51.100.1").unwrap();
         let closed: Vec<usize> = (0..15).filter(|n| !attack[*n].is_open()).collect();
-        assert_eq!(closed, [3], "the oldest that is not authenticated");
+        assert_eq!(closed, [7], "the oldest that is not authenticated");
         assert!(new.is_open());
+    }
+
+    #[test]
+    fn half_sent_bodies_of_many_networks_close_no_connection_of_an_authenticated_client() {
+        let slots = slots(64);
+        let rest = |n| Held::new(&slots, &format!("198.51.100.{n}")).unwrap();
+        let idle: Vec<Held> = (0..20).map(|n| rest(n).rests("192.0.2.1")).collect();
+        let user = Held::new(&slots, "192.0.2.1")
+            .unwrap()
+            .serves_user("192.0.2.1");
+        let mut attack = Vec::new();
+        for n in 0..500 {
+            let Some(held) = Held::new(&slots, &stranger(n)) else {
+                continue;
+            };
+            if n % 3 > 0 && held.0.begin_request(ip(&stranger(n))).is_some() && n % 3 == 1 {
+                held.0.begin_body();
+            }
+            attack.push(held);
+            let new = Held::new(&slots, "192.0.2.9").unwrap().rests("192.0.2.9");
+            assert!(new.is_open());
+        }
+        assert!(idle.iter().all(Held::is_open) && user.is_open());
+        let open = attack.iter().filter(|held| held.is_open()).count();
+        assert!((16..=43).contains(&open), "{open}");
+    }
+
+    #[test]
+    fn requests_of_unknown_senders_have_half_of_the_slots_and_their_oldest_gives_way() {
+        let slots = slots(64);
+        let served: Vec<Held> = (0..100)
+            .map(|n| {
+                Held::new(&slots, &stranger(n))
+                    .unwrap()
+                    .serves(&stranger(n))
+            })
+            .collect();
+        let open: Vec<usize> = (0..100).filter(|n| served[*n].is_open()).collect();
+        assert_eq!(open, (68..100).collect::<Vec<_>>());
+        served[99].0.begin_body();
+        served[99].0.end_body();
+        let _next = Held::new(&slots, "192.0.2.1").unwrap().serves("192.0.2.1");
+        assert!(served[99].is_open() && !served[68].is_open());
     }
 
     #[test]

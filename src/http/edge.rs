@@ -281,9 +281,13 @@ async fn handle(
     }
     let origin = signature.as_ref().map(|signature| &signature.origin);
     let owner = state.body_owner(session.as_ref(), origin, address);
+    let of_stranger = slot.as_ref().filter(|_| !owner.is_known());
     let (mut read, upload) = match route.body {
         BodyMode::Buffered(max_bytes) => {
+            of_stranger.inspect(|slot| slot.begin_body());
+            // The rest of a rejected one is drained: still a body that is received.
             let body = read_body(&body, max_bytes, owner, state).await?;
+            of_stranger.inspect(|slot| slot.end_body());
             (Some(body), None)
         }
         BodyMode::Streamed => (None, Some(files::upload(&body, state.timeouts)?)),
