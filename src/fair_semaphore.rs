@@ -1,6 +1,8 @@
 //! A semaphore whose permits are shared by several holders, such as networks or servers.
 //!
-//! Each holder may have so many permits. A permit that is returned goes to the holder with the fewest.
+//! Each holder may have so many permits, and gets another one only while more are free than it has: one
+//! alone has at most half, two have a third each, and whoever comes next does not wait for them. A permit
+//! that is returned goes to the holder with the fewest.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -82,7 +84,7 @@ impl<K: Clone + Eq + Hash> FairSemaphore<K> {
                 .waiting
                 .iter()
                 .map(|(id, (holder, _))| (held(holder), *id))
-                .filter(|(held, _)| *held < self.0.max_per_holder);
+                .filter(|(held, _)| *held < self.0.max_per_holder.min(state.free));
             let Some((_, id)) = ready.min() else {
                 return;
             };
@@ -192,9 +194,30 @@ mod tests {
     }
 
     #[test]
+    fn several_holders_together_leave_permits_for_the_next() {
+        let permits = Permits::new(32, 16);
+        let mut held = Vec::new();
+        for holders in 1..=5 {
+            let holder = ["a", "b", "c", "d", "e"][holders - 1];
+            let own: Vec<_> = std::iter::from_fn(|| poll(&mut start(&permits, holder))).collect();
+            assert!(!own.is_empty(), "{holder} does not wait for others");
+            held.push(own);
+        }
+        assert_eq!(held[0].len(), 16);
+        let together = Permits::new(32, 16);
+        let taken = (0..32).map(|n| ["a", "b"][n % 2]);
+        let taken: Vec<_> = taken
+            .filter_map(|holder| poll(&mut start(&together, holder)))
+            .collect();
+        assert!((20..=22).contains(&taken.len()), "{}", taken.len());
+    }
+
+    #[test]
     fn a_returned_permit_goes_to_the_holder_with_the_fewest() {
         let permits = Permits::new(3, 3);
-        let mut held: Vec<_> = (0..3).map(|_| poll(&mut start(&permits, "a"))).collect();
+        let mut held: Vec<_> = ["a", "a", "c"]
+            .map(|holder| poll(&mut start(&permits, holder)).unwrap())
+            .into();
         let mut waiting = ["a", "a", "b"].map(|holder| start(&permits, holder));
         assert!(waiting.iter_mut().all(|waiting| poll(waiting).is_none()));
         held.pop();

@@ -9,7 +9,7 @@ use std::{
 };
 
 use ruma::{
-    OneTimeKeyAlgorithm, OwnedDeviceId, OwnedServerName, OwnedUserId,
+    OneTimeKeyAlgorithm, OwnedDeviceId, OwnedServerName, OwnedUserId, ServerName,
     api::federation::keys::{claim_keys, get_keys},
 };
 use smol::{Task, future::yield_now};
@@ -25,7 +25,8 @@ use crate::{
 };
 
 const MAX_RESPONSE_BYTES: usize = 4 * 1024 * 1024;
-/// How many servers are called at once, for all users and for one, who can name thousands.
+/// How many servers are called at once, for all users and for one, who can name thousands. As many again of
+/// servers that are not known to answer.
 const MAX_CONCURRENT: usize = 32;
 const MAX_CONCURRENT_PER_USER: usize = 16;
 
@@ -44,6 +45,8 @@ pub struct UserKeys {
     backoffs: Backoffs,
     executor: Executor,
     permits: FairSemaphore<UserNum>,
+    /// For servers that did not answer their last request, or have had none.
+    other_permits: FairSemaphore<UserNum>,
 }
 
 impl UserKeys {
@@ -53,6 +56,7 @@ impl UserKeys {
             backoffs: backoffs.clone(),
             executor: executor.clone(),
             permits: FairSemaphore::new(MAX_CONCURRENT, MAX_CONCURRENT_PER_USER),
+            other_permits: FairSemaphore::new(MAX_CONCURRENT, MAX_CONCURRENT_PER_USER),
         }
     }
 
@@ -74,6 +78,13 @@ impl UserKeys {
         timeout: Duration,
     ) -> Responses<claim_keys::v1::Response> {
         self.each(user, claims, timeout, claim).await
+    }
+
+    fn permits_for(&self, server: &ServerName) -> &FairSemaphore<UserNum> {
+        match self.client.answered().has(server) {
+            true => &self.permits,
+            false => &self.other_permits,
+        }
     }
 
     /// Calls `request` for the server of each user, with what is left of `timeout`. Those that are not
@@ -109,9 +120,10 @@ impl UserKeys {
                             Ok(()) if left.is_zero() => Err(Error::TimedOut),
                             Ok(()) => {
                                 let client = this.client.clone();
+                                let permits = this.permits_for(&server);
                                 let response = request(client, server.clone(), wanted, left);
                                 let response = async {
-                                    let _permit = this.permits.acquire(user).await;
+                                    let _permit = permits.acquire(user).await;
                                     response.await
                                 };
                                 with_timeout(left, response).await.flatten()

@@ -16,7 +16,6 @@ use ruma::{
     serde::Base64,
     signatures::KeyPair,
 };
-use smol::lock::Semaphore;
 
 use super::{
     address::is_public,
@@ -26,6 +25,7 @@ use super::{
     },
     idle::IdleConnections,
     poster::Poster,
+    slots::{Answered, Slots},
     tls::{Authorities, TlsError},
     web::{self, Allowed, AllowedAddresses},
     web_url::WebUrl,
@@ -82,7 +82,7 @@ impl Signed for NoAccessToken {
 #[derive(Clone)]
 pub struct Client {
     inner: Arc<ClientInner>,
-    slots: Arc<Semaphore>,
+    slots: Slots,
 }
 
 struct ClientInner {
@@ -92,6 +92,7 @@ struct ClientInner {
     connector: Connector,
     resolver: Resolver,
     idle: IdleConnections<OwnedServerName>,
+    answered: Answered,
     web_addresses: AllowedAddresses,
 }
 
@@ -116,6 +117,7 @@ impl Client {
         let connector = Connector::new(authorities, private, pool, executor);
         let dns = Dns::new(SystemFiles::default(), pool);
         let discovery = Discovery::new(Hosts::new(&connector, dns, Ports::default()));
+        let answered = Answered::new(clock);
         let inner = ClientInner {
             local: local.clone(),
             pool: pool.clone(),
@@ -123,6 +125,7 @@ impl Client {
             resolver: Resolver::new(discovery, store, clock, executor),
             connector,
             idle: IdleConnections::default(),
+            answered: answered.clone(),
             // A server that only its own machine can reach has no untrusted users.
             web_addresses: if private && config.is_local() {
                 AllowedAddresses::AsServers
@@ -132,7 +135,7 @@ impl Client {
         };
         Ok(Self {
             inner: Arc::new(inner),
-            slots: Arc::new(Semaphore::new(MAX_CONCURRENT)),
+            slots: Slots::new(MAX_CONCURRENT, &answered),
         })
     }
 
@@ -140,13 +143,18 @@ impl Client {
     pub fn with_own_slots(&self, max: usize) -> Self {
         Self {
             inner: self.inner.clone(),
-            slots: Arc::new(Semaphore::new(max)),
+            slots: Slots::new(max, &self.inner.answered),
         }
     }
 
     /// Whether `server` is another server that this one federates with.
     pub fn may_contact(&self, server: &ServerName) -> bool {
         self.inner.federation.allows(server) && server != self.inner.local.server_name()
+    }
+
+    /// The servers that answered their last request.
+    pub fn answered(&self) -> &Answered {
+        &self.inner.answered
     }
 
     /// Sends `request` to `server` and waits for the response, whose parts may be nested to any depth: the
@@ -224,8 +232,10 @@ impl Client {
             return Err(Error::NotAllowed);
         }
         let request = self.request(server, request)?;
-        let _slot = self.slots.acquire().await;
-        let response = self.exchange(server, request, limits).await?;
+        let _slot = self.slots.acquire(server).await;
+        let response = self.exchange(server, request, limits).await;
+        self.inner.answered.note(server, &response);
+        let response = response?;
         if response.status().is_success() {
             Ok(response)
         } else {
@@ -249,10 +259,11 @@ impl Client {
             return Err(Error::NotAllowed);
         }
         let request = self.request(server, request)?.map(Full::new);
-        let _slot = self.slots.acquire().await;
+        let _slot = self.slots.acquire(server).await;
         let (mut connection, target) = self.connect(server).await?;
-        let response = download(&mut connection, &target, request, file, limits).await?;
-        response.map_err(|error| status_error(error.status(), error.body()))
+        let response = download(&mut connection, &target, request, file, limits).await;
+        self.inner.answered.note(server, &response);
+        response?.map_err(|error| status_error(error.status(), error.body()))
     }
 
     /// Returns a successful response whose body is received as it is read.

@@ -5,6 +5,7 @@ pub mod client;
 pub mod connect;
 mod idle;
 pub mod poster;
+pub mod slots;
 pub mod throttle;
 pub mod tls;
 pub mod web;

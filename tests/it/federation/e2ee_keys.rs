@@ -1,14 +1,15 @@
 //! Device keys, one-time keys and cross-signing keys of remote users.
 
-use std::sync::OnceLock;
+use std::{iter, net::TcpListener, sync::OnceLock};
 
-use serde_json::{Value, json};
+use http::Request;
+use serde_json::{Map, Value, json};
 
 use super::device_lists::create_shared_room;
 use crate::{
     cross_signing::{CrossSigningKeys, UPLOAD_CROSS_SIGNING_KEYS, UPLOAD_SIGNATURES},
     mock_web_server::MockWebServer,
-    test_server::{TestServer, TestUser, expect_ok},
+    test_server::{TestServer, TestUser, expect_ok, parse},
 };
 
 const KEYS: &str = "/_matrix/client/v3/keys";
@@ -241,4 +242,46 @@ fn signature_on_a_remote_users_key_is_checked_and_shown_to_its_signer() {
     assert_eq!(sign(&other), "M_INVALID_PARAM");
     assert_eq!(sign(&bob_keys), Value::Null);
     assert!(query()["signatures"][&alice.user_id][alice_keys.user_signing.id()].is_string());
+}
+
+#[test]
+fn keys_of_a_healthy_server_do_not_wait_for_the_silent_servers_that_other_users_name() {
+    let [here, there] = TestServer::federating();
+    let users = ["alice", "carl"].map(|name| here.register(name));
+    let (bob, dora) = (here.register("bob"), there.register("dora"));
+    // Connections are accepted by the system, and nobody answers.
+    let silent: Vec<TcpListener> = (0..40)
+        .map(|_| TcpListener::bind("127.0.0.1:0").expect("a port is free"))
+        .collect();
+    let names = silent.iter().map(|listener| {
+        let address = listener.local_addr().expect("it has an address");
+        format!("@x:{address}")
+    });
+    let names: Vec<String> = names.collect();
+    let request = |user: &TestUser<'_>, what: &str, body: Value| {
+        Request::post(format!("{KEYS}/{what}"))
+            .header("authorization", format!("Bearer {}", user.token))
+            .body(body.to_string().into_bytes())
+            .expect("a valid request")
+    };
+    let mut requests = Vec::new();
+    for user in &users {
+        let wanted = |value: Value| names.iter().cloned().zip(iter::repeat(value));
+        let (query, claim) = (wanted(json!([])), wanted(json!({ "D": ALGORITHM })));
+        let (query, claim): (Map<_, _>, Map<_, _>) = (query.collect(), claim.collect());
+        let query = json!({ "device_keys": query, "timeout": 6000 });
+        let claim = json!({ "one_time_keys": claim, "timeout": 6000 });
+        requests.extend([request(user, "query", query), request(user, "claim", claim)]);
+    }
+    let healthy = json!({ "device_keys": { &dora.user_id: [] }, "timeout": 3000 });
+    requests.push(request(&bob, "query", healthy));
+    let responses = here.respond_all(requests);
+    let last = responses.last().map(parse);
+    let (_, response) = last.expect("there is a response");
+    assert!(
+        response["device_keys"][&dora.user_id].is_object(),
+        "{response}"
+    );
+    let (_, of_silent) = parse(&responses[0]);
+    assert_eq!(of_silent["failures"].as_object().map(Map::len), Some(40));
 }

@@ -39,7 +39,8 @@ const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a request waits for the discovery of its destination, with the time in the queue.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(40);
 const MAX_QUEUED: usize = 200;
-const MAX_CONCURRENT: usize = 16;
+/// More than a few users can cause by naming servers that are silent.
+const MAX_CONCURRENT: usize = 64;
 /// How many discoveries start at once, and the interval of further ones.
 const BURST: u32 = 20;
 const INTERVAL: Duration = Duration::from_millis(100);

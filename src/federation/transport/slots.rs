@@ -1,0 +1,92 @@
+//! The slots of requests to other servers. Those that answer do not wait for slots that silent ones hold.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use ruma::{OwnedServerName, ServerName};
+use smol::lock::{Semaphore, SemaphoreGuardArc};
+
+use crate::{cache::Cache, clock::Clock, federation::Error};
+
+/// How long, and of how many servers, it is known that they answered.
+const ANSWERED_TTL: Duration = Duration::from_hours(2);
+const MAX_ANSWERED: usize = 4096;
+
+/// The servers that answered the last request to them. Clones are the same.
+#[derive(Clone)]
+pub struct Answered(Arc<Cache<OwnedServerName, ()>>);
+
+impl Answered {
+    pub fn new(clock: &Clock) -> Self {
+        Self(Arc::new(Cache::new(clock, MAX_ANSWERED)))
+    }
+
+    pub fn has(&self, server: &ServerName) -> bool {
+        self.0.get(server).is_some()
+    }
+
+    /// An error response is an answer.
+    pub fn note<T>(&self, server: &ServerName, response: &Result<T, Error>) {
+        match response {
+            Ok(_) => self.0.insert(server.to_owned(), (), ANSWERED_TTL),
+            Err(_) => drop(self.0.remove(server)),
+        }
+    }
+}
+
+impl fmt::Debug for Answered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answered").finish_non_exhaustive()
+    }
+}
+
+/// Slots for servers that answered their last request, and as many for others. Clones are the same.
+#[derive(Clone)]
+pub struct Slots {
+    answered: Answered,
+    of_answering: Arc<Semaphore>,
+    of_others: Arc<Semaphore>,
+}
+
+impl Slots {
+    pub fn new(max: usize, answered: &Answered) -> Self {
+        Self {
+            answered: answered.clone(),
+            of_answering: Arc::new(Semaphore::new(max)),
+            of_others: Arc::new(Semaphore::new(max)),
+        }
+    }
+
+    /// Waits for a slot for a request to `server`.
+    pub async fn acquire(&self, server: &ServerName) -> SemaphoreGuardArc {
+        let slots = match self.answered.has(server) {
+            true => &self.of_answering,
+            false => &self.of_others,
+        };
+        slots.acquire_arc().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::server_name;
+    use smol::{block_on, future::poll_once};
+
+    use super::{Answered, Slots};
+    use crate::{clock::Clock, federation::Error};
+
+    #[test]
+    fn a_server_that_answers_does_not_wait_for_slots_that_silent_ones_hold() {
+        let clock = Clock::manual(1000);
+        let answered = Answered::new(&clock);
+        let slots = Slots::new(2, &answered);
+        let (silent, healthy) = (server_name!("silent.example"), server_name!("a.example"));
+        let slot = |server| block_on(poll_once(Box::pin(slots.acquire(server))));
+        let _held = [slot(silent).unwrap(), slot(silent).unwrap()];
+        assert!(slot(healthy).is_none());
+        answered.note(healthy, &Ok(()));
+        let of_healthy = slot(healthy);
+        assert!(of_healthy.is_some() && slot(silent).is_none());
+        answered.note::<()>(healthy, &Err(Error::TimedOut));
+        assert!(slot(healthy).is_none(), "it has become silent");
+    }
+}
