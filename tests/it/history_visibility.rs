@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::{
     client_api::{
         change_membership, create_room, join, join_via, leave, message_bodies, percent_encode,
-        room_path, send_text, set_state, sync,
+        room_path, send_receipt, send_text, set_state, sync,
     },
     test_server::{TestServer, TestUser, expect_error, expect_ok},
 };
@@ -33,6 +33,24 @@ fn invite(user: &TestUser<'_>, room: &str, whom: &TestUser<'_>) {
 
 fn event_path(room: &str, id: &str) -> String {
     room_path(room, &format!("event/{}", percent_encode(id)))
+}
+
+#[test]
+fn a_receipt_does_not_tell_whether_an_event_exists_that_the_user_may_not_see() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let room = create(&alice, "joined");
+    let before = send_text(&alice, &room, "before");
+    invite(&alice, &room, &bob);
+    join(&bob, &room);
+    let after = send_text(&alice, &room, "after");
+    let made_up = format!("${}", "A".repeat(43));
+    for kind in ["m.read", "m.read.private", "m.fully_read"] {
+        let receipt = |event: &str| send_receipt(&bob, &room, (kind, event), json!({}));
+        expect_error(&receipt(&before), 404, "M_NOT_FOUND");
+        assert_eq!(receipt(&before), receipt(&made_up));
+        expect_ok(receipt(&after));
+    }
 }
 
 /// The bodies that `user` gets by `/messages`; [`None`] if the room is refused.

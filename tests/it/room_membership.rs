@@ -219,6 +219,16 @@ fn forget_requires_leaving_first() {
 }
 
 #[test]
+fn forgetting_does_not_tell_whether_a_room_exists() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let room = create_room_with(&[&alice]);
+    for room in [room.as_str(), "!made-up:localhost"] {
+        expect_ok(change_membership(&bob, room, "forget", json!({})));
+    }
+}
+
+#[test]
 fn knock_is_accepted_by_an_invite() {
     let server = TestServer::new();
     let (alice, bob) = (server.register("alice"), server.register("bob"));

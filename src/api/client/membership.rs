@@ -196,7 +196,11 @@ pub async fn forget_room(
     request: forget_room::v3::Request,
 ) -> Result<forget_room::v3::Response, Error> {
     let forget = |tx: &Tx, _: &Local, actor: &Actor, room| leave::forget(tx, actor.num, room);
-    in_room(&api, &session, request.room_id, forget).await?;
+    match in_room(&api, &session, request.room_id, forget).await {
+        // As for a room in which the user never was: nobody learns which rooms are here.
+        Err(Error::Rooms(rooms::Error::UnknownRoom)) => {}
+        forgotten => forgotten?,
+    }
     Ok(forget_room::v3::Response::new())
 }
 

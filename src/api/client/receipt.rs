@@ -94,6 +94,12 @@ impl ReceiptUpdates {
 
     async fn store(self, api: &Api, session: Session, room_id: OwnedRoomId) -> Result<(), Error> {
         let room = api.joined_room(&session, &room_id)?;
+        api.store.read(|s| {
+            let events = self.receipts.iter().map(|(_, event)| event);
+            events
+                .chain(&self.fully_read)
+                .try_for_each(|event| receipts::check_visible(s, room, &session.user_id, event))
+        })?;
         let store_and_send = self.store_and_send(api.clone(), session, room, room_id);
         // The receipts are committed even if the client hangs up meanwhile; then they have to be sent.
         let done = api.federation.run_to_completion(store_and_send).await;

@@ -46,8 +46,12 @@ const PROTECTED_TYPES: [StateEventType; 4] = [
 /// names and avatars are redacted by moderators.
 const LOCAL_EXEMPT_TYPES: [StateEventType; 1] = [StateEventType::RoomMember];
 
-/// The same for redactions of other servers: the types that the authorization rules read. The
-/// rules read redacted events, so all servers must redact the same ones of these.
+/// The same for redactions of other servers: the types that the authorization rules read. The rules read
+/// redacted events, so all servers must redact the same ones of these: a server that kept the `invite` of
+/// power levels, which room versions before 11 redact, would refuse invitations that all others accept, and
+/// would from then on have another room than they. The other types, as the server ACL and encryption, only
+/// say what clients and this server do, so what a moderator may not set stays. The create event is read too,
+/// but Synapse does not redact it either.
 const REMOTE_EXEMPT_TYPES: [StateEventType; 4] = [
     StateEventType::RoomMember,
     StateEventType::RoomPowerLevels,

@@ -7,7 +7,7 @@
 //! [client-server API, "Receipts"]: https://spec.matrix.org/v1.19/client-server-api/#receipts
 
 use ruma::{
-    EventId, OwnedEventId, OwnedUserId,
+    EventId, OwnedEventId, OwnedUserId, UserId,
     events::{
         fully_read::FullyReadEventContent,
         receipt::{ReceiptThread, ReceiptType},
@@ -16,7 +16,7 @@ use ruma::{
 use serde::Deserialize;
 
 use crate::{
-    rooms::{Error, event},
+    rooms::{Error, event, timeline::history_visibility::UserVisibility},
     store::{
         Effect, EventNum, Place, Position, Reader, Records, RoomNum, Rows, Tx, UserNum,
         records::Receipt,
@@ -26,6 +26,10 @@ use crate::{
         account_data::{self, FULLY_READ},
     },
 };
+
+const NO_EVENT: Error = Error::NotFound(
+    "the event of the receipt is not in the timeline of this room, or you may not see it",
+);
 
 /// The thread of the events outside all threads.
 pub const MAIN: &str = "main";
@@ -172,6 +176,25 @@ pub fn put_fully_read(tx: &Tx, room: RoomNum, user: UserNum, id: &EventId) -> Re
     Ok(())
 }
 
+/// Refuses events that the user `viewer` may not see like those that do not exist: otherwise receipts would
+/// tell which events there were before they joined.
+///
+/// # Errors
+/// [`Error::NotFound`].
+pub fn check_visible(
+    r: &impl Reader,
+    room: RoomNum,
+    viewer: &UserId,
+    id: &EventId,
+) -> Result<(), Error> {
+    let (event, _) = find(r, room, id)?;
+    let mut visibility = UserVisibility::new(r, room, viewer)?;
+    match visibility.can_see(r, &event::load(r, event)?)? {
+        true => Ok(()),
+        false => Err(NO_EVENT),
+    }
+}
+
 /// The event `id` and its place.
 fn find(r: &impl Reader, room: RoomNum, id: &EventId) -> Result<(EventNum, Place), Error> {
     let event = event::num_in(r, room, id)?;
@@ -179,9 +202,7 @@ fn find(r: &impl Reader, room: RoomNum, id: &EventId) -> Result<(EventNum, Place
         Some(event) => event::header(r, event)?.place,
         None => None,
     };
-    event.zip(place).ok_or(Error::NotFound(
-        "the event of the receipt is not in the timeline of this room",
-    ))
+    event.zip(place).ok_or(NO_EVENT)
 }
 
 /// Whether an event is in `thread`. The root counts as in its thread too, and so do reactions to it and
