@@ -62,6 +62,9 @@ pub struct Config {
     pub user_quota: Option<Size>,
     /// Cached media are evicted when `data_dir` uses more.
     pub disk: Option<Size>,
+    /// Whether cached files leave a tenth of the disk free. No setting: tests that count files do not
+    /// depend on the disk of their machine.
+    pub cache_leaves_disk_free: bool,
     /// What the paths without authentication give to everybody.
     pub unauthenticated_media: UnauthenticatedMedia,
     /// Whether hearth fetches web pages for URL previews.
@@ -193,6 +196,7 @@ impl TryFrom<Settings> for Config {
             max_upload: settings.max_upload,
             user_quota: settings.user_quota,
             disk: settings.disk,
+            cache_leaves_disk_free: true,
             unauthenticated_media: settings.unauthenticated_media,
             url_previews: settings.url_previews,
             search: settings.search,

@@ -93,13 +93,15 @@ impl Media {
     async fn excess_bytes(&self) -> Result<u64, Error> {
         let usage = self.0.store.read(rows::disk_usage)?;
         let (directory, setting) = (self.0.data_dir.clone(), self.0.disk);
+        let leaves_free = self.0.cache_leaves_disk_free;
         let max_cached = self.0.pool.run(Kind::File, move || {
             let usage = DiskUsage {
                 database: store::database_size(&directory).unwrap_or(0),
                 uploads: usage.uploads,
                 cached: usage.cached,
             };
-            usage.max_cached(setting, Space::of(&directory).ok())
+            let space = leaves_free.then(|| Space::of(&directory).ok());
+            usage.max_cached(setting, space.flatten())
         });
         Ok(usage.cached.saturating_sub(max_cached.await?))
     }

@@ -39,6 +39,7 @@ pub(super) struct Inner {
     pub(super) max_upload: Size,
     pub(super) user_quota: Option<Size>,
     pub(super) disk: Option<Size>,
+    pub(super) cache_leaves_disk_free: bool,
     pub(super) data_dir: PathBuf,
     pub(super) pool: Pool,
     /// Held while a file is added or removed.
@@ -135,6 +136,7 @@ impl Media {
             max_upload: config.max_upload,
             user_quota: config.user_quota,
             disk: config.disk,
+            cache_leaves_disk_free: config.cache_leaves_disk_free,
             data_dir: config.data_dir.clone(),
             pool: pool.clone(),
             commit_lock: Mutex::new(()),

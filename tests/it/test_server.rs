@@ -116,11 +116,13 @@ impl TestServer {
             settings += "federation = \"off\"\n";
         }
         let settings = Settings::parse(&settings).expect("the settings can be parsed");
+        let mut config = Config::try_from(settings).expect("the settings are consistent");
+        config.cache_leaves_disk_free = false;
         let mut server = Self {
             clock,
             executor,
             server: None,
-            config: Config::try_from(settings).expect("the settings are consistent"),
+            config,
             directory,
             federation_listener,
         };
