@@ -1,6 +1,9 @@
 //! The known keys of one server.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use ruma::{
     OwnedServerName, ServerName,
@@ -68,14 +71,31 @@ impl KnownKeys {
             .collect()
     }
 
-    /// The keys that `known` does not have, or not with as long a validity.
-    pub fn new_to(mut self, known: &Self) -> Self {
-        self.0.retain(|id, key| {
-            let known = known.0.get(id);
-            known.is_none_or(|known| known.valid_until_ts < key.valid_until_ts)
+    /// What a response with the text `json` has beyond `known`: other keys, a longer validity, and when a key
+    /// has expired. `last_json` is what the server published last, as far as it is known: a key that has
+    /// expired there is valid in older responses, which a notary may still have.
+    pub fn new_to(mut self, known: &Self, json: &str, last_json: Option<&str>) -> Self {
+        let expired = expired_keys(json);
+        let known_expired = last_json.map(expired_keys).unwrap_or_default();
+        self.0.retain(|id, key| match known.0.get(id) {
+            None => true,
+            Some(known) if expired.contains(id) => known.valid_until_ts != key.valid_until_ts,
+            Some(_) if known_expired.contains(id) => false,
+            Some(known) => known.valid_until_ts < key.valid_until_ts,
         });
         self
     }
+}
+
+/// The ids of the `old_verify_keys` of a response.
+fn expired_keys(json: &str) -> BTreeSet<String> {
+    let keys = serde_json::from_str::<PublishedKeys<'_>>(json);
+    let keys = keys.map(|keys| {
+        let old = keys.old_verify_keys.into_keys();
+        old.filter(|id| !keys.verify_keys.contains_key(id))
+            .collect()
+    });
+    keys.unwrap_or_default()
 }
 
 /// What is read of the keys that a server publishes. One that cannot be read does not hide the others.
@@ -239,10 +259,36 @@ mod tests {
         let key = ServerKey::generate();
         let until = |ts| read(&signed_keys(&key, ts, json!({}))).expect("keys");
         let known = until(NOW + HOUR);
-        let new = |ts| until(ts).new_to(&known).valid_at(None).len();
+        let new_to = |known: &KnownKeys, ts| until(ts).new_to(known, "{}", None).0.len();
+        let new = |ts| new_to(&known, ts);
         assert_eq!([NOW, NOW + HOUR, NOW + HOUR + 1].map(new), [0, 0, 1]);
-        let nothing = KnownKeys::default();
-        assert_eq!(until(NOW + HOUR).new_to(&nothing).valid_at(None).len(), 1);
+        assert_eq!(new_to(&KnownKeys::default(), NOW + HOUR), 1);
+    }
+
+    #[test]
+    fn a_key_that_has_expired_is_not_valid_for_longer_whoever_has_older_responses() {
+        let [key, next] = [(); 2].map(|()| ServerKey::generate());
+        let id = key.id().to_string();
+        let before = signed_keys(&key, NOW + 24 * HOUR, json!({}));
+        let expired_ts = json!({
+            &id: { "key": key.public_key(), "expired_ts": NOW - HOUR },
+        });
+        let after = signed_keys(&next, NOW + HOUR, expired_ts);
+        let json = |object: &CanonicalJsonObject| serde_json::to_string(object).unwrap();
+        let (old_json, new_json) = (json(&before), json(&after));
+
+        // A notary has the newer response.
+        let mut known = read(&before).unwrap();
+        let news = read(&after).unwrap();
+        let news = news.new_to(&known, &new_json, Some(&old_json));
+        known.0.extend(news.0);
+        assert!(known.satisfies(&[wanted(&id, NOW - HOUR)]));
+        assert!(!known.satisfies(&[wanted(&id, NOW - HOUR + 1)]));
+
+        // A notary has the older response.
+        let news = read(&before).unwrap();
+        let news = news.new_to(&known, &old_json, Some(&new_json));
+        assert_eq!(news, KnownKeys::default());
     }
 
     #[test]

@@ -19,6 +19,7 @@ use ruma::{
 use super::{
     fetch::Keys,
     known::{self, KnownKeys, WantedKey},
+    stored,
 };
 use crate::{federation::Limits, rooms};
 
@@ -51,7 +52,8 @@ impl Keys {
             for servers in missing.chunks(MAX_SERVERS) {
                 for (server, keys, json) in self.query_notary(notary, servers).await? {
                     let of_server = known.entry(server.clone()).or_default();
-                    let new = keys.new_to(of_server);
+                    let last = self.0.store.read(|s| stored::published(s, &server))?;
+                    let new = keys.new_to(of_server, &json, last.as_deref());
                     if !new.0.is_empty() {
                         of_server.0.extend(new.0.clone());
                         self.save(&server, new, json).await;

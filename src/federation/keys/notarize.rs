@@ -92,3 +92,36 @@ impl Keys {
         own::signed(published, local).map(Some)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::{KnownKeys, Query, WantedKey};
+    use crate::store::records::RemoteKey;
+
+    #[test]
+    fn a_query_for_several_keys_needs_all_of_them_and_one_for_a_time_any_that_is_valid_then() {
+        let key = |valid_until_ts| RemoteKey {
+            key: [0; 32],
+            valid_until_ts,
+        };
+        let known = KnownKeys(BTreeMap::from([
+            ("ed25519:a".to_owned(), key(1000)),
+            ("ed25519:b".to_owned(), key(2000)),
+        ]));
+        let wanted = |id: &str, valid_at_ts| WantedKey {
+            id: id.to_owned(),
+            valid_at_ts,
+        };
+        let is_answered = |query: Query| query.is_answered_by(&known);
+        let (a, b) = (wanted("ed25519:a", 1000), wanted("ed25519:b", 1000));
+        assert!(is_answered(Query::These(vec![a.clone(), b.clone()])));
+        let other = wanted("ed25519:c", 1000);
+        assert!(!is_answered(Query::These(vec![a, other])));
+        let late = wanted("ed25519:a", 1001);
+        assert!(!is_answered(Query::These(vec![late, b])));
+        assert!(is_answered(Query::ValidAt(2000)));
+        assert!(!is_answered(Query::ValidAt(2001)));
+    }
+}
