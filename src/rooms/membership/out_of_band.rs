@@ -176,7 +176,29 @@ pub fn from_stripped_state<'a>(
 mod tests {
     use ruma::{RoomVersionId, server_name};
 
-    use super::from_stripped_state;
+    use super::{MAX_STRIPPED_BYTES, MAX_STRIPPED_EVENTS, from_stripped_state};
+
+    #[test]
+    fn stripped_state_has_a_limited_number_of_events_and_of_bytes() {
+        let event = |bytes: usize| {
+            let name = "x".repeat(bytes);
+            format!(
+                r#"{{"content":{{"name":"{name}"}},"sender":"@a:b","state_key":"","type":"m.room.name"}}"#
+            )
+        };
+        let kept = |event: &str, count: usize| {
+            let events = std::iter::repeat_n(event, count);
+            let row = from_stripped_state(server_name!("b"), &RoomVersionId::V11, events);
+            row.stripped_state.len()
+        };
+        assert_eq!(
+            kept(&event(1), MAX_STRIPPED_EVENTS + 1),
+            MAX_STRIPPED_EVENTS
+        );
+        let tenth = MAX_STRIPPED_BYTES / 10;
+        let tenth = event(tenth - event(0).len());
+        assert_eq!(kept(&tenth, 11), 10);
+    }
 
     #[test]
     fn stripped_state_that_is_not_canonical_json_or_too_deep_is_dropped() {

@@ -1,4 +1,4 @@
-use ruma::{RoomVersionId, signatures::reference_hash};
+use ruma::{RoomVersionId, room_id, signatures::reference_hash};
 use serde_json::json;
 
 use super::{
@@ -8,7 +8,7 @@ use crate::{
     protocol::versions,
     rooms::{
         Error,
-        event::{self, graph},
+        event::{self, append, graph},
         room::heads,
         state::current,
         timeline,
@@ -33,6 +33,51 @@ fn the_auth_chain_of_an_event_has_the_create_event_in_every_room_version() {
             store.write(job).await.expect("the job succeeds");
         });
     }
+}
+
+#[test]
+fn an_event_follows_on_at_most_ten_others_the_newest() {
+    with_store(async |store| {
+        let local = local();
+        let job = move |tx: &Tx| {
+            let room = open_room(tx, &local, &RoomVersionId::V11)?;
+            let mut sent = Vec::new();
+            for _ in 0..12 {
+                sent.push(message(tx, &local, &room, alice(), "before")?);
+            }
+            let mut heads = heads(tx, room.room)?;
+            heads.extremities = sent.iter().map(|event| event.num).collect();
+            tx.room_heads()?.put(room.room, &heads)?;
+            let last = message(tx, &local, &room, alice(), "after")?;
+            let rules = versions::rules(&RoomVersionId::V11).expect("a supported version");
+            let pdu = event::load(tx, last.num)?.pdu(rules)?;
+            let mut prev: Vec<_> = pdu.prev_events().to_vec();
+            prev.sort();
+            let mut newest: Vec<_> = sent[2..].iter().map(|event| event.id.clone()).collect();
+            newest.sort();
+            assert_eq!(prev, newest);
+            Ok::<_, Error>(())
+        };
+        store.write(job).await.expect("the job succeeds");
+    });
+}
+
+#[test]
+fn a_room_is_not_made_with_a_create_event_that_the_rules_forbid() {
+    with_store(async |store| {
+        let local = local();
+        let job = move |tx: &Tx| {
+            let content = json!({ "room_version": "10", "creator": alice() });
+            let mut create = draft(alice(), "m.room.create", Some(""), content);
+            // Until version 11 a create event is of the server in the room id.
+            create.room_id = Some(room_id!("!room:elsewhere.example").to_owned());
+            let sending = super::sending();
+            let made = append::create(tx, &local, &RoomVersionId::V10, &create, &sending);
+            assert!(matches!(made, Err(Error::Forbidden(_))), "{made:?}");
+            Ok::<_, Error>(())
+        };
+        store.write(job).await.expect("the job succeeds");
+    });
 }
 
 #[test]

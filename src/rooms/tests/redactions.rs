@@ -17,7 +17,7 @@ use crate::{
         event::{self, append::Appended, redaction},
     },
     store::{
-        EventNum, Reader, Rows, Tx,
+        EventNum, Reader, Records, Rows, Tx,
         records::{EarlyRedaction, EarlyRedactions},
     },
 };
@@ -322,6 +322,47 @@ fn a_later_early_redaction_without_power_does_not_displace_one_with_power() {
             });
         }
     }
+}
+
+#[test]
+fn of_early_redactions_without_power_so_many_are_kept_and_one_with_power_displaces_one() {
+    let version = RoomVersionId::V11;
+    let (mut history, _) = room(&version);
+    let senders: Vec<&'static str> = (0..12)
+        .map(|n| &*format!("@user:s{n}.example").leak())
+        .collect();
+    for sender in &senders {
+        history.then(Action::join(sender));
+    }
+    let last = history.events.len() - 1;
+    let target = history.after(&[last], say(BOB));
+    let without: Vec<Index> = senders
+        .iter()
+        .map(|sender| history.after(&[last], redact(&history, sender, target)))
+        .collect();
+    let with_power = history.after(&[last], redact(&history, ALICE, target));
+    with_store(async |store| {
+        let replica = Replica::new(store, &history, &version).await;
+        let kept = || {
+            let id = history.events[target].pdu.event_id().to_owned();
+            let kept = replica.store.read(|s| {
+                let early = s.early_redactions()?;
+                early.load((replica.room, id.as_str()))
+            });
+            kept.expect("rows").expect("a row").redactions
+        };
+        for index in (0..=last).chain(without) {
+            replica.receive(index, None).await.expect("it is taken");
+        }
+        assert_eq!(kept().len(), 10);
+        replica
+            .receive(with_power, None)
+            .await
+            .expect("it is taken");
+        let kept = kept();
+        assert_eq!(kept.len(), 10);
+        assert_eq!(kept.iter().filter(|kept| kept.has_power).count(), 1);
+    });
 }
 
 #[test]

@@ -10,8 +10,9 @@ use ruma::{
         query::get_profile_information,
         transactions::send_transaction_message,
     },
+    serde::Raw,
 };
-use serde_json::{Value, json};
+use serde_json::{Value, json, value::to_raw_value};
 
 use super::{
     device_lists::create_shared_room,
@@ -121,6 +122,94 @@ fn a_request_names_at_most_a_hundred_events() {
         let request = get_backfill::v1::Request::new(room.clone(), many, 10u32.into());
         assert_eq!(status!(there, here, request), expected, "{count}");
     }
+}
+
+#[test]
+fn a_transaction_has_at_most_50_pdus_and_100_edus() {
+    let [here, there] = TestServer::federating();
+    let (pdu, edu) = (
+        json!({}),
+        json!({ "edu_type": "org.example.x", "content": {} }),
+    );
+    let sent = |pdus: usize, edus: usize| {
+        let (origin, now) = (here.name().to_owned(), here.clock.timestamp());
+        let id = format!("{pdus}-{edus}");
+        let mut request = send_transaction_message::v1::Request::new(id.into(), origin, now);
+        request.pdus = vec![to_raw_value(&pdu).expect("JSON"); pdus];
+        request.edus = vec![Raw::from_json(to_raw_value(&edu).expect("JSON")); edus];
+        status!(here, there, request)
+    };
+    assert_eq!(sent(50, 100), StatusCode::OK);
+    assert_eq!(sent(51, 0), StatusCode::BAD_REQUEST);
+    assert_eq!(sent(0, 101), StatusCode::BAD_REQUEST);
+}
+
+#[test]
+fn updates_beyond_the_limit_of_an_edu_are_dropped() {
+    let [here, there] = TestServer::federating();
+    let (alice, bob) = (here.register("alice"), there.register("bob"));
+    let room = create_shared_room(&alice, &here, &bob);
+    let synced = sync(&bob, None);
+    let timeline = &synced["rooms"]["join"][&room]["timeline"]["events"];
+    let event = timeline.as_array().and_then(|events| events.last());
+    let event = event.expect("an event")["event_id"].clone();
+    // They come before alice, and are nobody.
+    let others = |count: usize| (0..count).map(|n| format!("@0{n}:{}", here.name()));
+    let receipts = |count: usize, ts: u64| {
+        let users = others(count).chain([alice.user_id.clone()]);
+        let receipt = json!({ "event_ids": [event], "data": { "ts": ts } });
+        let read = users.map(|user| (user, receipt.clone()));
+        let read: serde_json::Map<_, _> = read.collect();
+        json!({ "edu_type": "m.receipt", "content": { &room: { "m.read": read } } })
+    };
+    let presence = |count: usize, message: &str| {
+        let users = others(count).chain([alice.user_id.clone()]);
+        let update = |user| {
+            json!({
+                "user_id": user, "presence": "online", "last_active_ago": 1,
+                "status_msg": message,
+            })
+        };
+        let push: Vec<_> = users.map(update).collect();
+        json!({ "edu_type": "m.presence", "content": { "push": push } })
+    };
+    let edus = [
+        presence(199, "applied"),
+        presence(200, "dropped"),
+        receipts(500, 1),
+        receipts(499, 2),
+    ];
+    let synced = sync_after((&here, &there), &bob, &edus);
+    let events = synced["presence"]["events"].as_array().expect("presence");
+    let mut messages = events.iter().map(|event| &event["content"]["status_msg"]);
+    assert!(messages.all(|message| message == "applied"), "{synced}");
+    let ephemeral = &synced["rooms"]["join"][&room]["ephemeral"]["events"][0]["content"];
+    let read = &ephemeral[event.as_str().expect("an id")]["m.read"];
+    assert_eq!(read[&alice.user_id]["ts"], 2, "{synced}");
+}
+
+#[test]
+fn device_list_updates_for_users_of_another_server_are_dropped() {
+    let [here, there, third] = TestServer::federating();
+    let (alice, bob) = (here.register("alice"), there.register("bob"));
+    let carol = third.register("carol");
+    let room = create_shared_room(&alice, &here, &bob);
+    join_via(&carol, &room, &here);
+    there.wait_until(async || {
+        let path = room_path(&room, "joined_members");
+        let token = Some(&*bob.token);
+        let members = there.send(Method::GET, &path, token, &Value::Null).await.1;
+        members["joined"][&carol.user_id].is_object()
+    });
+    let update = |user: &TestUser<'_>| {
+        json!({
+            "edu_type": "m.device_list_update",
+            "content": { "user_id": user.user_id, "device_id": "EVIL", "stream_id": 1000, "prev_id": [] },
+        })
+    };
+    let synced = sync_after((&here, &there), &bob, &[&carol, &alice].map(update));
+    let changed = &synced["device_lists"]["changed"];
+    assert_eq!(*changed, json!([alice.user_id]), "{synced}");
 }
 
 /// Sends EDUs of which only the last may have an effect on a sync of `observer`; returns that sync.
