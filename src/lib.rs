@@ -1,6 +1,7 @@
 //! hearth: a Matrix homeserver for the smallest computers that people own.
 
 pub mod api;
+pub mod body_budget;
 pub mod cache;
 pub mod cli;
 pub mod clock;

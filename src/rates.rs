@@ -32,6 +32,8 @@ pub enum Kind {
     ClaimKeys,
     /// One-time keys for all such servers, per user.
     ClaimKeysByAll,
+    /// One-time keys for a local user, per user and device.
+    ClaimKeysOfDevice,
     /// Invitations of local users by users of other servers, per user who invites.
     Invite,
     /// The same, per server.
@@ -72,6 +74,8 @@ impl Kind {
             // A device has some 50 keys, and uploads new ones only when it is online.
             Self::ClaimKeys => (5.0, 0.005),
             Self::ClaimKeysByAll => (30.0, 0.02),
+            // Each device of the claimer needs one, and another one if its session is broken.
+            Self::ClaimKeysOfDevice => (10.0, 0.005),
             // A space with its rooms, or all of a family.
             Self::Invite => (30.0, 0.02),
             Self::InviteFromServer => (100.0, 0.5),

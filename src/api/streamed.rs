@@ -39,7 +39,7 @@ impl Streamed {
     /// If `value` does not serialize.
     pub fn json(value: &impl Serialize) -> Result<Self, Error> {
         let json = serde_json::to_vec(value);
-        let json = json.map_err(|_| Error::Internal("a response that does not serialize"))?;
+        let json = json.map_err(|_| UNSERIALIZABLE)?;
         Ok(Self::new(stream::once(Ok(json))))
     }
 
@@ -52,20 +52,38 @@ impl Streamed {
         response: impl OutgoingResponse,
         edit: impl FnOnce(&mut JsonObject),
     ) -> Result<Self, Error> {
-        let unserializable = || Error::Internal("a response that does not serialize");
-        let response = response.try_into_http_response_inner();
-        let body = response.map_err(|_| unserializable())?.into_body();
-        let body = body.try_into_buf::<Vec<u8>>();
-        let body = body.map_err(|_| unserializable())?;
-        let mut object = serde_json::from_slice(&body).map_err(|_| unserializable())?;
+        let object = serde_json::from_slice(&to_json(response)?);
+        let mut object = object.map_err(|_| UNSERIALIZABLE)?;
         edit(&mut object);
         remove_nulls(&mut object);
         Self::json(&object)
     }
 
+    /// ruma's response. `held` is dropped when it has been sent, for one the memory that it counts as.
+    ///
+    /// # Errors
+    /// If `response` does not serialize.
+    pub fn holding(
+        response: impl OutgoingResponse,
+        held: impl Send + 'static,
+    ) -> Result<Self, Error> {
+        let start = (Some(to_json(response)?), held);
+        Ok(Self::new(stream::unfold(start, async |(json, held)| {
+            Some((Ok(json?), (None, held)))
+        })))
+    }
+
     pub fn into_inner(self) -> Pin<Box<dyn Stream<Item = Result<Vec<u8>, Error>> + Send>> {
         self.0
     }
+}
+
+const UNSERIALIZABLE: Error = Error::Internal("a response that does not serialize");
+
+fn to_json(response: impl OutgoingResponse) -> Result<Vec<u8>, Error> {
+    let response = response.try_into_http_response_inner();
+    let body = response.map_err(|_| UNSERIALIZABLE)?.into_body();
+    body.try_into_buf().map_err(|_| UNSERIALIZABLE)
 }
 
 /// Clients read an absent value, and some fail on `null`.

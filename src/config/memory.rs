@@ -50,6 +50,11 @@ impl Memory {
         self.0 / 16
     }
 
+    /// For the bodies of responses of other servers, in bytes. Like pictures, they use what is free.
+    pub fn responses(self) -> usize {
+        self.0 / 8
+    }
+
     /// For decoding and scaling one image, in bytes. It is not a share of its own: it uses for a moment
     /// what is free of the others.
     pub fn picture(self) -> usize {

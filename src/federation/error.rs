@@ -3,6 +3,8 @@
 use http::StatusCode;
 use ruma::api::error::{ErrorKind, StandardErrorBody};
 
+use crate::body_budget::Exhausted;
+
 /// Why a request to another server failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
@@ -19,6 +21,9 @@ pub enum Error {
     TimedOut,
     #[error("the other server says: {}", .1.as_ref().map_or("an error", |body| &body.message))]
     Status(StatusCode, Option<Box<StandardErrorBody>>),
+    /// Responses of other servers have all memory that is for them.
+    #[error("this server has no memory for the response at this time")]
+    NoMemory,
     #[error("this server cannot store the response: {0}")]
     Disk(Box<str>),
     /// The request cannot be serialized or signed, and was not sent.
@@ -27,6 +32,12 @@ pub enum Error {
     /// Not as the specification has it, or too large.
     #[error("the response of the other server is invalid: {0}")]
     InvalidResponse(Box<str>),
+}
+
+impl From<Exhausted> for Error {
+    fn from(_: Exhausted) -> Self {
+        Self::NoMemory
+    }
 }
 
 impl Error {

@@ -320,12 +320,15 @@ impl Federation {
     }
 
     /// Receives the PDUs of a transaction. Returns the response by event id.
+    ///
+    /// # Errors
+    /// If `origin` has to repeat the transaction.
     pub async fn receive_pdus(
         &self,
         origin: &ServerName,
         pdus: Vec<RawPdu>,
-    ) -> BTreeMap<OwnedEventId, Result<(), String>> {
-        let received = self.receiver.receive(origin, pdus).await;
+    ) -> Result<BTreeMap<OwnedEventId, Result<(), String>>, rooms::Error> {
+        let received = self.receiver.receive(origin, pdus).await?;
         let results = received.into_iter().map(|(id, outcome)| {
             let result = outcome.map(|outcome| {
                 if let PduOutcome::Queued(room) = outcome {
@@ -334,7 +337,7 @@ impl Federation {
             });
             (id, result)
         });
-        results.collect()
+        Ok(results.collect())
     }
 
     /// Applies the EDUs of a transaction, except for to-device messages.

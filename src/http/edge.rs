@@ -17,7 +17,6 @@ use tide::http as http_types;
 
 use super::{
     auth::{self, Credentials},
-    body_budget::{BodyBudget, BodyOwner, BufferedBody},
     connection_slots::Slot,
     cors,
     error::Rejection,
@@ -32,9 +31,11 @@ use super::{
 };
 use crate::{
     api::{Api, Error, Session},
+    body_budget::{BodyBudget, BodyOwner, BufferedBody},
     cache::Cache,
     pool::Kind,
     rates::{Rates, site},
+    store::UserNum,
 };
 
 /// How long, and of how many servers, the edge remembers from where their requests came.
@@ -51,11 +52,27 @@ pub struct Edge {
 
 struct State {
     api: Api,
-    body_budget: BodyBudget,
+    body_budget: BodyBudget<Sender>,
     timeouts: Timeouts,
     addresses: ClientAddresses,
     /// Servers that share a room with this one, and networks from which they have sent signed requests.
     origins: Cache<(OwnedServerName, IpAddr), ()>,
+}
+
+/// On whose account the body of a request is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Sender {
+    /// A network that is not known to be that of a user or a server.
+    Network(IpAddr),
+    /// A server whose requests from the same network were signed before.
+    Server(OwnedServerName),
+    User(UserNum),
+}
+
+impl BodyOwner for Sender {
+    fn is_known(&self) -> bool {
+        !matches!(self, Self::Network(_))
+    }
 }
 
 /// Where a request comes from.
@@ -95,19 +112,19 @@ impl Outcome {
 struct FinishedResponse(Mutex<Response<ResponseBody>>);
 
 impl State {
-    fn body_owner(
+    fn sender(
         &self,
         session: Option<&Session>,
         origin: Option<&OwnedServerName>,
         address: IpAddr,
-    ) -> BodyOwner {
+    ) -> Sender {
         if let Some(session) = session {
-            return BodyOwner::User(session.user);
+            return Sender::User(session.user);
         }
         let network = site(address);
         match origin.map(|origin| (origin.clone(), network)) {
-            Some(origin) if self.origins.get(&origin).is_some() => BodyOwner::Server(origin.0),
-            _ => BodyOwner::Network(network),
+            Some(origin) if self.origins.get(&origin).is_some() => Sender::Server(origin.0),
+            _ => Sender::Network(network),
         }
     }
 
@@ -280,13 +297,13 @@ async fn handle(
         auth::check_key(signature, address, federation).await?;
     }
     let origin = signature.as_ref().map(|signature| &signature.origin);
-    let owner = state.body_owner(session.as_ref(), origin, address);
-    let of_stranger = slot.as_ref().filter(|_| !owner.is_known());
+    let sender = state.sender(session.as_ref(), origin, address);
+    let of_stranger = slot.as_ref().filter(|_| !sender.is_known());
     let (mut read, upload) = match route.body {
         BodyMode::Buffered(max_bytes) => {
             of_stranger.inspect(|slot| slot.begin_body());
             // The rest of a rejected one is drained: still a body that is received.
-            let body = read_body(&body, max_bytes, owner, state).await?;
+            let body = read_body(&body, max_bytes, sender, state).await?;
             of_stranger.inspect(|slot| slot.end_body());
             (Some(body), None)
         }
@@ -340,14 +357,14 @@ fn check_rate(
 }
 
 /// Reads the body, or puts the rest of a rejected one back into `slot`.
-async fn read_body<'a>(
+async fn read_body(
     slot: &BodySlot,
     max_bytes: usize,
-    owner: BodyOwner,
-    state: &'a State,
-) -> Result<BufferedBody<'a>, Rejection> {
+    sender: Sender,
+    state: &State,
+) -> Result<BufferedBody<Sender>, Rejection> {
     let mut unread = lock(slot).take().ok_or(Rejection::BodyIncomplete)?;
-    let body = state.body_budget.begin(owner);
+    let body = state.body_budget.begin(sender);
     let read = unread.read(max_bytes, body, &state.timeouts).await;
     if read.is_err() {
         *lock(slot) = Some(unread);

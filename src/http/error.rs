@@ -19,7 +19,7 @@ use ruma::api::{
 use serde_json::error::Category;
 
 use super::response_body::ResponseBody;
-use crate::{api::Error, federation, media, rooms, store, users};
+use crate::{api::Error, body_budget::Exhausted, federation, media, rooms, store, users};
 
 /// For clients that are turned away because the server is busy.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -54,6 +54,12 @@ pub(super) enum Rejection {
 impl From<Error> for Rejection {
     fn from(error: Error) -> Self {
         Self::Api(error)
+    }
+}
+
+impl From<Exhausted> for Rejection {
+    fn from(_: Exhausted) -> Self {
+        Self::BodyBudgetExhausted
     }
 }
 
@@ -316,6 +322,7 @@ fn federation_error(error: federation::Error) -> Response<ResponseBody> {
         Error::Status(status, Some(said)) if status.is_client_error() => {
             standard(status, said.kind, message)
         }
+        Error::NoMemory => busy(message),
         Error::TimedOut => standard(StatusCode::GATEWAY_TIMEOUT, ErrorKind::Unknown, message),
         Error::Disk(_) => {
             log::error!("{message}");

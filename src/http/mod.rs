@@ -10,10 +10,9 @@
 //! or after the server that claims to have signed it has published its key. It is read whole before the
 //! handler runs, except where the handler reads it as a stream ([`files`]).
 //!
-//! What all connections share cannot be held by a few: [`connection_slots`], [`body_budget`].
+//! What all connections share cannot be held by a few: [`connection_slots`], [`crate::body_budget`].
 
 mod auth;
-mod body_budget;
 mod connection;
 mod connection_slots;
 mod cors;

@@ -10,10 +10,11 @@ use hyper::body::{Body, Bytes, Incoming};
 use smol::{Timer, future};
 
 use super::{
-    body_budget::{BufferedBody, PartialBody},
+    edge::Sender,
     error::Rejection,
     limits::{MAX_DRAINED_BYTES, MIN_BODY_BYTES_PER_SECOND, Timeouts},
 };
+use crate::body_budget::{BufferedBody, PartialBody};
 
 /// The body of a request, unread or partly read.
 #[derive(Debug)]
@@ -54,12 +55,12 @@ impl Pace {
 impl RequestBody {
     /// Reads the whole body, if it has at most `max_bytes`. After an error the rest can be
     /// [drained](Self::drain).
-    pub(super) async fn read<'a>(
+    pub(super) async fn read(
         &mut self,
         max_bytes: usize,
-        mut read: PartialBody<'a>,
+        mut read: PartialBody<Sender>,
         timeouts: &Timeouts,
-    ) -> Result<BufferedBody<'a>, Rejection> {
+    ) -> Result<BufferedBody<Sender>, Rejection> {
         match self {
             Self::Whole(bytes) if bytes.len() > max_bytes => {
                 return Err(Rejection::TooLarge(max_bytes));
@@ -78,7 +79,7 @@ impl RequestBody {
                 }
             }
         }
-        read.finish()
+        Ok(read.finish()?)
     }
 
     /// The next chunk of the body. `None` at the end.

@@ -12,7 +12,11 @@ use ruma::RoomId;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    common::{client_api::create_public_room, http::Client, server::Server},
+    common::{
+        client_api::{self, create_public_room},
+        http::Client,
+        server::Server,
+    },
     mock_homeserver::MockHomeserver,
     peak_memory,
     sliding_sync::PATH as SLIDING_SYNC,
@@ -110,6 +114,35 @@ pub fn query_keys(server: &Server, client: &mut Client) -> io::Result<u64> {
         .collect();
     body["device_keys"] = Value::Object(users);
     peak_during(server, || send(client, "POST", "keys/query", Some(&body)))
+}
+
+/// How many servers respond at once, and how many requests wait for each.
+const LARGE_RESPONSES: usize = 24;
+const REQUESTS: usize = 8;
+/// Longer than the requests take.
+const UNREAD_TIME: Duration = Duration::from_secs(15);
+
+/// Several requests, each for one user on each of several servers that respond with 4 MB. Nobody reads the
+/// responses until all are there.
+pub fn query_large_keys(server: &Server) -> io::Result<u64> {
+    let servers = (0..LARGE_RESPONSES).map(|_| MockHomeserver::start());
+    let servers: Vec<_> = servers.collect::<io::Result<_>>()?;
+    let users = servers
+        .iter()
+        .map(|server| (server.user(0).to_string(), json!([])));
+    let body = json!({ "device_keys": users.collect::<Map<_, _>>() });
+    let clients = (0..REQUESTS).map(|number| {
+        let token = client_api::register(server.port, &format!("user{number}"))?;
+        Client::connect(server.port, Some(&format!("Bearer {token}")))
+    });
+    let mut clients: Vec<_> = clients.collect::<io::Result<_>>()?;
+    peak_during(server, || {
+        for client in &mut clients {
+            client.send("POST", "/_matrix/client/v3/keys/query", Some(&body))?;
+        }
+        thread::sleep(UNREAD_TIME);
+        Ok(())
+    })
 }
 
 pub fn send_to_device(server: &Server, client: &mut Client) -> io::Result<u64> {

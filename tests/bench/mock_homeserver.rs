@@ -350,12 +350,28 @@ impl MockHomeserver {
                 (200, room.send_join(&self.name, omit_members))
             }
             (["federation", "v1", "state", ..], Some(room)) => (200, room.full_state()),
+            (["federation", "v1", "user", "keys", "query"], _) => (200, self.large_keys()),
             (["federation", "v1", "send", ..], _) => (200, json!({ "pdus": {} }).to_string()),
             _ => (
                 404,
                 json!({ "errcode": "M_UNRECOGNIZED", "error": "" }).to_string(),
             ),
         }
+    }
+
+    /// About 4 MB of device keys of user 0.
+    fn large_keys(&self) -> String {
+        let user = self.user(0);
+        let more = "x".repeat(4_000);
+        let devices = (0..900).map(|n| {
+            let keys = json!({
+                "user_id": user, "device_id": format!("D{n}"), "algorithms": [], "keys": {},
+                "signatures": {}, "more": more,
+            });
+            (format!("D{n}"), keys)
+        });
+        let devices: serde_json::Map<_, _> = devices.collect();
+        json!({ "device_keys": { user.as_str(): devices } }).to_string()
     }
 
     fn server_keys(&self) -> String {

@@ -395,7 +395,7 @@ fn peaks_of_memory() -> Rows {
     let remote = &MockHomeserver::start()?;
     let [small, medium, large] =
         [30, 100, 250].map(|megabytes| remote.create_room_of_small_events(megabytes * 1_000_000));
-    let attacks: [Attack<'_>; 8] = [
+    let attacks: [Attack<'_>; 9] = [
         &|server, client| {
             let peak = memory::join(server, client, remote, &small)?;
             Ok(vec![(
@@ -418,6 +418,13 @@ fn peaks_of_memory() -> Rows {
         &|server, client| {
             let peak = memory::query_keys(server, client)?;
             Ok(vec![("- keys/query for silent servers", peak)])
+        },
+        &|server, _| {
+            let peak = memory::query_large_keys(server)?;
+            Ok(vec![(
+                "- keys/query, 24 servers respond with 4 MB each",
+                peak,
+            )])
         },
         &|server, client| {
             let peak = memory::send_to_device(server, client)?;

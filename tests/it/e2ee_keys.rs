@@ -317,6 +317,22 @@ fn key_upload_concurrent_with_logout_stores_nothing() {
 }
 
 #[test]
+fn one_user_cannot_claim_all_one_time_keys_of_a_device() {
+    let server = TestServer::with("rate_limits = true\n");
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let carol = server.register("carol");
+    let mut keys = one_time_keys(0..40);
+    keys["fallback_keys"] = json!({ "signed_curve25519:F": { "key": "f", "signatures": {} } });
+    upload_keys(&alice, keys);
+    let claimed: Vec<_> = (0..40).filter_map(|_| claim(&bob, &alice)).collect();
+    assert_eq!(claimed.len(), 40);
+    let fallback = "signed_curve25519:F";
+    let one_time = claimed.iter().filter(|id| *id != fallback);
+    assert_eq!(one_time.count(), 10);
+    assert_ne!(claim(&carol, &alice).as_deref(), Some(fallback));
+}
+
+#[test]
 fn one_time_keys_are_never_claimed_twice_or_lost() {
     for seed in 0..4 {
         let mut rng = StdRng::seed_from_u64(seed);

@@ -23,6 +23,7 @@ const LAYERS: &[&[&str]] = &[
     &["protocol"],
     &["store"],
     &[
+        "body_budget",
         "cache",
         "clock",
         "config",

@@ -16,7 +16,7 @@ use smol::future;
 use super::keys::{DEFAULT_TIMEOUT, MAX_TIMEOUT, failure, split_by_server};
 use crate::{
     api::{
-        Api, Error, Session,
+        Api, Error, Session, Streamed,
         keys::{MAX_KEYS, raw},
     },
     store::{Reader, Records, Snapshot, UserNum},
@@ -39,7 +39,7 @@ type WantedDevices = BTreeMap<OwnedUserId, Vec<OwnedDeviceId>>;
 /// Device lists are kept of the remote users who share a room with a local user, so their keys are known
 /// even if their server is unreachable; a list that may be outdated is sent together with the failure of
 /// its server. For other remote users, their server is queried.
-pub async fn get_keys(api: Api, session: Session, request: Request) -> Result<Response, Error> {
+pub async fn get_keys(api: Api, session: Session, request: Request) -> Result<Streamed, Error> {
     if request.device_keys.len() > MAX_KEYS {
         return Err(Error::too_large(format!(
             "device_keys may have at most {MAX_KEYS} users, found {}",
@@ -72,17 +72,20 @@ pub async fn get_keys(api: Api, session: Session, request: Request) -> Result<Re
             let wanted = remote.remove(&user).unwrap_or_default();
             add_device_list(s, &viewer, user, list, &wanted, &mut response)?;
         }
-        let mut failures = found.failures;
+        let (mut failures, mut memory) = (found.failures, Vec::new());
         for (server, server_response) in responses {
             match server_response {
-                Ok(keys) => add_response(s, &viewer, keys, &mut response)?,
+                Ok((keys, of_keys)) => {
+                    add_response(s, &viewer, keys, &mut response)?;
+                    memory.push(of_keys);
+                }
                 Err(error) => drop(failures.insert(server, error)),
             }
         }
         let failures = failures.into_iter();
         let failures = failures.map(|(server, error)| (server.to_string(), failure(&error)));
         response.failures.extend(failures);
-        Ok::<_, Error>(response)
+        Streamed::holding(response, memory)
     });
     scan.await
 }

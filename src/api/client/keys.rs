@@ -17,10 +17,11 @@ use serde_json::{Value, json};
 use super::uiaa::{self, Interactive};
 use crate::{
     api::{
-        Adapted, Api, Error, Session,
+        Adapted, Api, Error, Session, Streamed,
         keys::{MAX_KEYS, check_count, claim},
     },
     federation,
+    rates::Kind,
     store::{Reader, Rows, Tx},
     users::{
         self,
@@ -105,20 +106,36 @@ pub(super) fn failure(error: &federation::Error) -> Value {
     json!({ "errcode": kind.errcode().as_str(), "error": error.to_string() })
 }
 
-/// `POST /_matrix/client/v3/keys/claim`
+/// `POST /_matrix/client/v3/keys/claim`. A user could use up all keys of another's device: beyond a rate they
+/// get its fallback key only.
 pub async fn claim_keys(
     api: Api,
     session: Session,
     request: claim_keys::v3::Request,
-) -> Result<claim_keys::v3::Response, Error> {
+) -> Result<Streamed, Error> {
     let time = request.timeout.unwrap_or(DEFAULT_TIMEOUT).min(MAX_TIMEOUT);
     check_count(&request.one_time_keys)?;
-    let (local, remote) = split_by_server(&api, request.one_time_keys);
+    let (mut local, remote) = split_by_server(&api, request.one_time_keys);
+    let limited = local.iter_mut().map(|(user, devices)| {
+        let is_limited = |device: &_, _: &mut _| {
+            let key = (session.user, user, device);
+            api.rates.check(Kind::ClaimKeysOfDevice, key).is_err()
+        };
+        (user.clone(), devices.extract_if(.., is_limited).collect())
+    });
+    let limited = limited.collect();
     let mut response = claim_keys::v3::Response::new(claim(&api, local, Claimable::All).await?);
+    for (user, keys) in claim(&api, limited, Claimable::FallbackOnly).await? {
+        response.one_time_keys.entry(user).or_default().extend(keys);
+    }
+    let mut memory = Vec::new();
     let claims = api.federation.user_keys().claim(session.user, remote, time);
     for (server, answer) in claims.await {
         match answer {
-            Ok(answer) => response.one_time_keys.extend(answer.one_time_keys),
+            Ok((answer, of_answer)) => {
+                response.one_time_keys.extend(answer.one_time_keys);
+                memory.push(of_answer);
+            }
             Err(error) => drop(
                 response
                     .failures
@@ -126,7 +143,7 @@ pub async fn claim_keys(
             ),
         }
     }
-    Ok(response)
+    Streamed::holding(response, memory)
 }
 
 /// `POST /_matrix/client/v3/keys/device_signing/upload`

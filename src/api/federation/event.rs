@@ -9,7 +9,7 @@ use ruma::{
         event::{get_event, get_missing_events, get_room_state, get_room_state_ids},
     },
 };
-use serde_json::value::RawValue;
+use serde_json::{json, value::RawValue};
 
 use crate::{
     api::{Api, Error, EventStream, Origin, Streamed},
@@ -21,9 +21,9 @@ use crate::{
         },
         room,
         servers::server_acl::ServerAcls,
-        timeline::server_history_visibility,
+        timeline::server_history_visibility::{self, ServerVisibility},
     },
-    store::{EventNum, Reader, RoomNum, Snapshot},
+    store::{EventNum, RoomNum, Snapshot},
 };
 
 /// The most events of a response, whatever its `limit`.
@@ -62,24 +62,29 @@ pub async fn get_backfill(
     api: Api,
     origin: Origin,
     request: get_backfill::v1::Request,
-) -> Result<get_backfill::v1::Response, Error> {
+) -> Result<Streamed, Error> {
     let limit = capped(request.limit);
     check_count(&request.v)?;
     let server_acls = api.federation.server_acls().clone();
-    let pdus = api
+    let (visibility, nums) = api
         .store
         .scan("history for another server", move |s| {
             let room = server_acls.shared_with(s, &request.room_id, &origin.server)?;
             let nums = graph::backwards(s, room, &request.v, limit)?;
-            visible_events(s, room, &origin, nums)
+            Ok::<_, rooms::Error>((ServerVisibility::new(s, room, &origin.server)?, nums))
         })
         .await?;
-    let server = api.local.server_name().to_owned();
-    Ok(get_backfill::v1::Response::new(
-        server,
-        api.clock.timestamp(),
-        pdus,
-    ))
+    let others = json!({
+        "origin": api.local.server_name(),
+        "origin_server_ts": api.clock.timestamp(),
+    });
+    let response = EventStream::default()
+        .text(r#"{"pdus":"#)
+        .events(nums)
+        .text(others.to_string().replacen('{', ",", 1));
+    response
+        .formatted(&api.store, visible_json(visibility))
+        .await
 }
 
 /// `POST /_matrix/federation/v1/get_missing_events/{roomId}`
@@ -87,21 +92,25 @@ pub async fn get_missing_events(
     api: Api,
     origin: Origin,
     request: get_missing_events::v1::Request,
-) -> Result<get_missing_events::v1::Response, Error> {
+) -> Result<Streamed, Error> {
     check_count(&request.earliest_events)?;
     check_count(&request.latest_events)?;
     let server_acls = api.federation.server_acls().clone();
-    let events = api
+    let (visibility, nums) = api
         .store
         .scan("missing events for another server", move |s| {
             let room = server_acls.shared_with(s, &request.room_id, &origin.server)?;
             let (earliest, latest) = (&request.earliest_events, &request.latest_events);
             let depth = request.min_depth.into();
             let nums = graph::between(s, room, earliest, latest, depth, capped(request.limit))?;
-            visible_events(s, room, &origin, nums)
+            Ok::<_, rooms::Error>((ServerVisibility::new(s, room, &origin.server)?, nums))
         })
         .await?;
-    Ok(get_missing_events::v1::Response::new(events))
+    let response = EventStream::default().events(nums);
+    response
+        .enclosed(r#"{"events":"#, "}")
+        .formatted(&api.store, visible_json(visibility))
+        .await
 }
 
 /// `GET /_matrix/federation/v1/state_ids/{roomId}`
@@ -109,22 +118,31 @@ pub async fn get_room_state_ids(
     api: Api,
     origin: Origin,
     request: get_room_state_ids::v1::Request,
-) -> Result<get_room_state_ids::v1::Response, Error> {
-    let server_acls = api.federation.server_acls().clone();
-    let (auth_chain, pdus) = api
+) -> Result<Streamed, Error> {
+    let state = api
         .store
-        .scan("the ids of a state for another server", move |s| {
-            let state = state_before(
-                s,
-                &server_acls,
-                &origin,
-                &request.room_id,
-                &request.event_id,
-            )?;
-            Ok::<_, rooms::Error>((ids(s, &state.auth_chain)?, ids(s, &state.state)?))
+        .scan("the ids of a state for another server", {
+            let server_acls = api.federation.server_acls().clone();
+            move |s| {
+                state_before(
+                    s,
+                    &server_acls,
+                    &origin,
+                    &request.room_id,
+                    &request.event_id,
+                )
+            }
         })
         .await?;
-    Ok(get_room_state_ids::v1::Response::new(auth_chain, pdus))
+    let id = |s: &_, num| Ok(Some(json!(event::id(s, num)?).to_string().into()));
+    EventStream::default()
+        .text(r#"{"pdu_ids":"#)
+        .events(state.state)
+        .text(r#","auth_chain_ids":"#)
+        .events(state.auth_chain)
+        .text("}")
+        .formatted(&api.store, id)
+        .await
 }
 
 /// `GET /_matrix/federation/v1/state/{roomId}`
@@ -214,24 +232,17 @@ fn state_before(
     StateWithAuthChain::before(s, room, event)?.ok_or(NO_EVENT)
 }
 
-fn visible_events(
-    r: &impl Reader,
-    room: RoomNum,
-    origin: &Origin,
-    nums: Vec<EventNum>,
-) -> Result<Vec<Box<RawValue>>, rooms::Error> {
-    let visible = server_history_visibility::visible_json(r, room, &origin.server, nums)?;
-    visible.into_iter().map(raw).collect()
+/// Formats events for a server: those that it may not see are redacted.
+fn visible_json(
+    mut visibility: ServerVisibility,
+) -> impl FnMut(&Snapshot, EventNum) -> Result<Option<Vec<u8>>, rooms::Error> + Send + 'static {
+    move |s, num| visibility.visible_json(s, event::load(s, num)?).map(Some)
 }
 
 pub(super) fn raw(json: Vec<u8>) -> Result<Box<RawValue>, rooms::Error> {
     let corrupt = || rooms::Error::not_serializable("an event");
     let json = String::from_utf8(json).map_err(|_| corrupt())?;
     RawValue::from_string(json).map_err(|_| corrupt())
-}
-
-fn ids(r: &impl Reader, nums: &[EventNum]) -> Result<Vec<OwnedEventId>, rooms::Error> {
-    nums.iter().map(|num| event::id(r, *num)).collect()
 }
 
 fn capped(limit: UInt) -> usize {

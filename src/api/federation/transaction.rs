@@ -34,7 +34,7 @@ pub async fn send_transaction_message(
     let results = api
         .federation
         .receive_pdus(&origin.server, request.pdus)
-        .await;
+        .await?;
     let announce = |change| match change {
         EphemeralChange::Typing(room) => {
             api.typing

@@ -18,7 +18,9 @@ use crate::{
     executor::Executor,
     fair_semaphore::FairSemaphore,
     federation::{
-        Client, Error, Limits, outbound::backoff::Backoffs, transport::connect::with_timeout,
+        Client, Error, Limits,
+        outbound::backoff::Backoffs,
+        transport::{client::ResponseMemory, connect::with_timeout},
     },
     store::UserNum,
     users::remote_devices::{are_valid_device_keys, is_valid_cross_signing_key},
@@ -30,8 +32,8 @@ const MAX_RESPONSE_BYTES: usize = 4 * 1024 * 1024;
 const MAX_CONCURRENT: usize = 32;
 const MAX_CONCURRENT_PER_USER: usize = 16;
 
-/// The result of each server.
-pub type Responses<T> = Vec<(OwnedServerName, Result<T, Error>)>;
+/// The result of each server, with its memory in the budget for responses.
+pub type Responses<T> = Vec<(OwnedServerName, Result<(T, ResponseMemory), Error>)>;
 /// The devices of each user; an empty list means all.
 pub type Requested = BTreeMap<OwnedUserId, Vec<OwnedDeviceId>>;
 /// The algorithm of the wanted key of each device.
@@ -99,7 +101,7 @@ impl UserKeys {
     where
         W: Send + 'static,
         T: Send + 'static,
-        F: Future<Output = Result<T, Error>> + Send + 'static,
+        F: Future<Output = Result<(T, ResponseMemory), Error>> + Send + 'static,
     {
         let mut by_server: BTreeMap<OwnedServerName, BTreeMap<OwnedUserId, W>> = BTreeMap::new();
         for (user, wanted) in wanted {
@@ -155,14 +157,16 @@ async fn query(
     server: OwnedServerName,
     requested: Requested,
     timeout: Duration,
-) -> Result<get_keys::v1::Response, Error> {
+) -> Result<(get_keys::v1::Response, ResponseMemory), Error> {
     let limits = Limits {
         timeout,
         max_bytes: MAX_RESPONSE_BYTES,
     };
     let request = get_keys::v1::Request::new(requested.clone());
-    let response = client.send_with_limits(&server, request, limits).await?;
-    Ok(only_requested(response, &requested))
+    let response = client.send_with_memory(&server, request, limits);
+    let (response, mut memory) = response.await?;
+    memory.keep()?;
+    Ok((only_requested(response, &requested), memory))
 }
 
 async fn claim(
@@ -170,14 +174,16 @@ async fn claim(
     server: OwnedServerName,
     claims: Claims,
     timeout: Duration,
-) -> Result<claim_keys::v1::Response, Error> {
+) -> Result<(claim_keys::v1::Response, ResponseMemory), Error> {
     let limits = Limits {
         timeout,
         max_bytes: MAX_RESPONSE_BYTES,
     };
     let request = claim_keys::v1::Request::new(claims.clone());
-    let response = client.send_with_limits(&server, request, limits).await?;
-    Ok(only_claimed(response, &claims))
+    let response = client.send_with_memory(&server, request, limits);
+    let (response, mut memory) = response.await?;
+    memory.keep()?;
+    Ok((only_claimed(response, &claims), memory))
 }
 
 /// Removes users and devices that were not requested.

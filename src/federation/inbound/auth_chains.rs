@@ -181,7 +181,7 @@ impl<S: EventSource> EventFetcher<'_, S> {
             match self.source.event(&self.server, id).await {
                 Ok(pdu) => {
                     search.known.insert(id.clone());
-                    pdus.push(pdu);
+                    pdus.push(self.hold(pdu)?);
                 }
                 Err(FetchError::Unavailable) => self.failed(search, id, Tried::Single),
                 Err(error) => return Err(error.into()),
@@ -236,7 +236,7 @@ impl<S: EventSource> EventFetcher<'_, S> {
                 self.budget.spend_requests(singles)?;
                 self.fetch_claimed(event, &missing).await
             }
-            chain => Ok(chain?),
+            chain => Ok(self.hold(chain?)?),
         }
     }
 

@@ -68,7 +68,7 @@ impl<S: EventSource> PduReceiver<S> {
         }
         let (server, room) = (&fetcher.server, &fetcher.room.id);
         let pdus = fetcher.source.backfill(server, room, wanted).await;
-        let found = fetcher.verify(pdus?).await;
+        let found = fetcher.verify(fetcher.hold(pdus?)?).await;
         let events = sort_topologically(ancestors(found, &missing), Pdu::prev_events);
         if events.is_empty() {
             return Ok(false);

@@ -4,19 +4,23 @@
 //! An event that the server gives, but that does not pass, is left out, and so is one whose auth events
 //! are left out or are not given: the events that follow on it must arrive.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Mutex, PoisonError},
+};
 
 use ruma::{EventId, OwnedEventId, OwnedServerName, RoomId, room_version_rules::RoomVersionRules};
 
 use super::{
     error::Error,
-    event_source::{EventSource, FetchError, PDUS_PER_SLICE, RawPdu},
+    event_source::{EventSource, FetchError, Fetched, PDUS_PER_SLICE, RawPdu},
     fetch_budget::FetchBudget,
     room::Room,
     topological_order::sort_topologically,
 };
 use crate::{
     executor::Slices,
+    federation::transport::client::ResponseMemory,
     protocol::{
         Pdu,
         authorize::create_event,
@@ -34,7 +38,7 @@ const MAX_SINGLE_FETCHES: usize = 50;
 /// How many events of a response are verified at once.
 pub(super) const VERIFIED_PER_BATCH: usize = 100;
 /// The size beyond which an event is refused before it is parsed, with its `unsigned`.
-pub(super) const MAX_RAW_PDU_BYTES: usize = 256 * 1024;
+pub const MAX_RAW_PDU_BYTES: usize = 256 * 1024;
 /// How many ids are looked up before other tasks get their turn.
 const IDS_PER_SLICE: usize = 200;
 /// How many outliers one write job stores.
@@ -49,6 +53,8 @@ pub struct EventFetcher<'a, S> {
     pub(super) budget: FetchBudget,
     /// The events that the server does not give, or that were left out. They are not requested again.
     pub(super) unavailable: HashSet<OwnedEventId>,
+    /// Of the responses that were used so far.
+    memory: Mutex<Vec<ResponseMemory>>,
 }
 
 impl<'a, S: EventSource> EventFetcher<'a, S> {
@@ -60,7 +66,21 @@ impl<'a, S: EventSource> EventFetcher<'a, S> {
             server,
             budget: FetchBudget::default(),
             unavailable: HashSet::new(),
+            memory: Mutex::default(),
         }
+    }
+
+    /// Keeps the memory of a response for as long as this fetcher, as events of it may be kept.
+    ///
+    /// # Errors
+    /// [`FetchError::Unreachable`] if other responses have all memory: another attempt may succeed.
+    pub(super) fn hold<T>(&self, fetched: Fetched<T>) -> Result<T, FetchError> {
+        if let Some(mut memory) = fetched.memory {
+            memory.keep().map_err(|_| FetchError::Unreachable)?;
+            let mut held = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+            held.push(memory);
+        }
+        Ok(fetched.value)
     }
 
     /// Later events are processed without this one, and it is not requested again.
@@ -129,7 +149,7 @@ impl<'a, S: EventSource> EventFetcher<'a, S> {
     ) -> Result<Vec<RawPdu>, FetchError> {
         let mut pdus = Vec::new();
         for id in ids {
-            pdus.push(self.source.event(&self.server, id).await?);
+            pdus.push(self.hold(self.source.event(&self.server, id).await?)?);
         }
         Ok(pdus)
     }
@@ -153,7 +173,7 @@ impl<'a, S: EventSource> EventFetcher<'a, S> {
         event: &EventId,
     ) -> Result<(Vec<OwnedEventId>, Vec<OwnedEventId>), Error> {
         let (room, server) = (&self.room.id, &self.server);
-        let claimed = self.source.state_ids(server, room, event).await?;
+        let claimed = self.source.state_ids(server, room, event).await?.value;
         let ids = claimed.auth_chain.iter().chain(&claimed.state);
         let ids: HashSet<&OwnedEventId> = ids.collect();
         let missing = self.not_stored_of_many(ids.into_iter().cloned()).await?;
@@ -170,7 +190,7 @@ impl<'a, S: EventSource> EventFetcher<'a, S> {
             return Ok(self.fetch_events(missing).await?);
         }
         let (room, server) = (&self.room.id, &self.server);
-        let mut full = self.source.state(server, room, event).await?;
+        let mut full = self.hold(self.source.state(server, room, event).await?)?;
         full.auth_chain.extend(full.state);
         Ok(full.auth_chain)
     }

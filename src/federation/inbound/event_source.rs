@@ -12,7 +12,9 @@ use serde_json::value::RawValue;
 
 use super::room::Room;
 use crate::{
-    federation::{Client, Error, keys::Keys, policy::PolicyServers},
+    federation::{
+        Client, Error, keys::Keys, policy::PolicyServers, transport::client::ResponseMemory,
+    },
     protocol::receive::{Incoming, ReceiveError, Received},
     rooms::unsigned_event::PolicyServer,
 };
@@ -47,6 +49,31 @@ pub const PDUS_PER_SLICE: usize = 1;
 /// A PDU as received.
 pub type RawPdu = Box<RawValue>;
 
+/// A response, and its memory in the budget for responses. Tests have none.
+#[derive(Debug)]
+pub struct Fetched<T> {
+    pub value: T,
+    pub memory: Option<ResponseMemory>,
+}
+
+impl<T> Fetched<T> {
+    fn new<R>((response, memory): (R, ResponseMemory), value: impl FnOnce(R) -> T) -> Self {
+        Self {
+            value: value(response),
+            memory: Some(memory),
+        }
+    }
+}
+
+impl<T> From<T> for Fetched<T> {
+    fn from(value: T) -> Self {
+        Self {
+            value,
+            memory: None,
+        }
+    }
+}
+
 /// Where missing events come from: other servers, or a simulated history in tests. Responses are
 /// bounded in size and time by the implementation. Nothing in them is verified.
 pub trait EventSource: Send + Sync + 'static {
@@ -57,7 +84,7 @@ pub trait EventSource: Send + Sync + 'static {
         room: &RoomId,
         earliest: Vec<OwnedEventId>,
         latest: Vec<OwnedEventId>,
-    ) -> impl Future<Output = Result<Vec<RawPdu>, FetchError>> + Send;
+    ) -> impl Future<Output = Result<Fetched<Vec<RawPdu>>, FetchError>> + Send;
 
     /// `GET /state_ids`: the ids of the state before `event`.
     fn state_ids(
@@ -65,7 +92,7 @@ pub trait EventSource: Send + Sync + 'static {
         server: &ServerName,
         room: &RoomId,
         event: &EventId,
-    ) -> impl Future<Output = Result<ClaimedState<OwnedEventId>, FetchError>> + Send;
+    ) -> impl Future<Output = Result<Fetched<ClaimedState<OwnedEventId>>, FetchError>> + Send;
 
     /// `GET /state`: the state before `event`.
     fn state(
@@ -73,14 +100,14 @@ pub trait EventSource: Send + Sync + 'static {
         server: &ServerName,
         room: &RoomId,
         event: &EventId,
-    ) -> impl Future<Output = Result<ClaimedState<RawPdu>, FetchError>> + Send;
+    ) -> impl Future<Output = Result<Fetched<ClaimedState<RawPdu>>, FetchError>> + Send;
 
     /// `GET /event`
     fn event(
         &self,
         server: &ServerName,
         event: &EventId,
-    ) -> impl Future<Output = Result<RawPdu, FetchError>> + Send;
+    ) -> impl Future<Output = Result<Fetched<RawPdu>, FetchError>> + Send;
 
     /// `GET /event_auth`: the auth chain of `event`.
     fn event_auth(
@@ -88,7 +115,7 @@ pub trait EventSource: Send + Sync + 'static {
         server: &ServerName,
         room: &RoomId,
         event: &EventId,
-    ) -> impl Future<Output = Result<Vec<RawPdu>, FetchError>> + Send;
+    ) -> impl Future<Output = Result<Fetched<Vec<RawPdu>>, FetchError>> + Send;
 
     /// `GET /backfill`: `latest` and events before them.
     fn backfill(
@@ -96,7 +123,7 @@ pub trait EventSource: Send + Sync + 'static {
         server: &ServerName,
         room: &RoomId,
         latest: Vec<OwnedEventId>,
-    ) -> impl Future<Output = Result<Vec<RawPdu>, FetchError>> + Send;
+    ) -> impl Future<Output = Result<Fetched<Vec<RawPdu>>, FetchError>> + Send;
 
     /// The signature of a policy server for an event of `room`, if the server gives one.
     fn policy_signature(
@@ -126,7 +153,7 @@ pub struct RemoteEventSource {
 fn fetch_error(server: &ServerName) -> impl Fn(Error) -> FetchError {
     move |error| {
         log::debug!("cannot fetch events from {server}: {error}");
-        if error.is_unreachable() || error.is_overloaded() {
+        if error.is_unreachable() || error.is_overloaded() || matches!(error, Error::NoMemory) {
             FetchError::Unreachable
         } else {
             FetchError::Unavailable
@@ -141,13 +168,15 @@ impl EventSource for RemoteEventSource {
         room: &RoomId,
         earliest: Vec<OwnedEventId>,
         latest: Vec<OwnedEventId>,
-    ) -> Result<Vec<RawPdu>, FetchError> {
+    ) -> Result<Fetched<Vec<RawPdu>>, FetchError> {
         let mut request = get_missing_events::v1::Request::new(room.to_owned(), earliest, latest);
         request.limit = UInt::from(MAX_MISSING_EVENTS);
-        let response = self.client.send(server, request).await;
-        let mut events = response.map_err(fetch_error(server))?.events;
-        events.truncate(MAX_MISSING_EVENTS as usize);
-        Ok(events)
+        let response = self.client.send_for_pdus(server, request).await;
+        let response = response.map_err(fetch_error(server))?;
+        Ok(Fetched::new(response, |mut response| {
+            response.events.truncate(MAX_MISSING_EVENTS as usize);
+            response.events
+        }))
     }
 
     async fn state_ids(
@@ -155,14 +184,14 @@ impl EventSource for RemoteEventSource {
         server: &ServerName,
         room: &RoomId,
         event: &EventId,
-    ) -> Result<ClaimedState<OwnedEventId>, FetchError> {
+    ) -> Result<Fetched<ClaimedState<OwnedEventId>>, FetchError> {
         let request = get_room_state_ids::v1::Request::new(event.to_owned(), room.to_owned());
-        let response = self.client.send(server, request).await;
+        let response = self.client.send_for_pdus(server, request).await;
         let response = response.map_err(fetch_error(server))?;
-        Ok(ClaimedState {
+        Ok(Fetched::new(response, |response| ClaimedState {
             state: response.pdu_ids,
             auth_chain: response.auth_chain_ids,
-        })
+        }))
     }
 
     async fn state(
@@ -170,20 +199,25 @@ impl EventSource for RemoteEventSource {
         server: &ServerName,
         room: &RoomId,
         event: &EventId,
-    ) -> Result<ClaimedState<RawPdu>, FetchError> {
+    ) -> Result<Fetched<ClaimedState<RawPdu>>, FetchError> {
         let request = get_room_state::v1::Request::new(event.to_owned(), room.to_owned());
-        let response = self.client.send(server, request).await;
+        let response = self.client.send_for_pdus(server, request).await;
         let response = response.map_err(fetch_error(server))?;
-        Ok(ClaimedState {
+        Ok(Fetched::new(response, |response| ClaimedState {
             state: response.pdus,
             auth_chain: response.auth_chain,
-        })
+        }))
     }
 
-    async fn event(&self, server: &ServerName, event: &EventId) -> Result<RawPdu, FetchError> {
+    async fn event(
+        &self,
+        server: &ServerName,
+        event: &EventId,
+    ) -> Result<Fetched<RawPdu>, FetchError> {
         let request = get_event::v1::Request::new(event.to_owned());
-        let response = self.client.send(server, request).await;
-        Ok(response.map_err(fetch_error(server))?.pdu)
+        let response = self.client.send_for_pdus(server, request).await;
+        let response = response.map_err(fetch_error(server))?;
+        Ok(Fetched::new(response, |response| response.pdu))
     }
 
     async fn event_auth(
@@ -191,10 +225,11 @@ impl EventSource for RemoteEventSource {
         server: &ServerName,
         room: &RoomId,
         event: &EventId,
-    ) -> Result<Vec<RawPdu>, FetchError> {
+    ) -> Result<Fetched<Vec<RawPdu>>, FetchError> {
         let request = get_event_authorization::v1::Request::new(room.to_owned(), event.to_owned());
-        let response = self.client.send(server, request).await;
-        Ok(response.map_err(fetch_error(server))?.auth_chain)
+        let response = self.client.send_for_pdus(server, request).await;
+        let response = response.map_err(fetch_error(server))?;
+        Ok(Fetched::new(response, |response| response.auth_chain))
     }
 
     async fn backfill(
@@ -202,11 +237,12 @@ impl EventSource for RemoteEventSource {
         server: &ServerName,
         room: &RoomId,
         latest: Vec<OwnedEventId>,
-    ) -> Result<Vec<RawPdu>, FetchError> {
+    ) -> Result<Fetched<Vec<RawPdu>>, FetchError> {
         let limit = UInt::from(MAX_BACKFILL_EVENTS);
         let request = get_backfill::v1::Request::new(room.to_owned(), latest, limit);
-        let response = self.client.send(server, request).await;
-        Ok(response.map_err(fetch_error(server))?.pdus)
+        let response = self.client.send_for_pdus(server, request).await;
+        let response = response.map_err(fetch_error(server))?;
+        Ok(Fetched::new(response, |response| response.pdus))
     }
 
     async fn policy_signature(

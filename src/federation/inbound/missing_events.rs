@@ -203,8 +203,8 @@ async fn fetch_missing_events<S: EventSource>(
         .missing_events(server, room, earliest, latest)
         .await
     {
-        Err(error @ FetchError::Unreachable) => return Err(error.into()),
-        pdus => pdus.unwrap_or_default(),
+        Err(FetchError::Unavailable) => Vec::new(),
+        pdus => fetcher.hold(pdus?)?,
     };
     Ok(fetcher.verify(pdus).await)
 }

@@ -40,7 +40,7 @@ mod transaction;
 
 pub use self::{
     error::Error,
-    event_fetcher::{EventFetcher, verify},
+    event_fetcher::{EventFetcher, MAX_RAW_PDU_BYTES, verify},
     event_source::{EventSource, RawPdu, RemoteEventSource},
     queue::RoomQueues,
     receiver::{PduOutcome, PduReceiver},

@@ -22,11 +22,15 @@ use crate::{
 impl<S: EventSource> PduReceiver<S> {
     /// Receives the PDUs of a transaction of `origin`. Returns the outcome by event id; an error is a
     /// text for `origin`. A PDU that fails step 1 has no event id and is left out.
+    ///
+    /// # Errors
+    /// If this server cannot store a PDU now, because its disk is full for one. An error for the PDU
+    /// would be its end, as `origin` does not send it again; so it repeats the transaction.
     pub async fn receive(
         &self,
         origin: &ServerName,
         pdus: Vec<RawPdu>,
-    ) -> BTreeMap<OwnedEventId, Result<PduOutcome, String>> {
+    ) -> Result<BTreeMap<OwnedEventId, Result<PduOutcome, String>>, rooms::Error> {
         let mut results = BTreeMap::new();
         let mut by_room: BTreeMap<OwnedRoomId, Vec<RawPdu>> = BTreeMap::new();
         let mut slices = Slices::of(PDUS_PER_SLICE);
@@ -39,19 +43,20 @@ impl<S: EventSource> PduReceiver<S> {
         for (id, pdus) in by_room {
             let received = match self.find_room(origin, &id) {
                 Ok((room, may_enqueue)) => {
-                    Ok(self.receive_in_room(origin, &room, pdus, may_enqueue).await)
+                    self.receive_in_room(origin, &room, pdus, may_enqueue).await
                 }
                 Err(rooms::Error::UnknownRoom) => self.receive_out_of_band(origin, &id, pdus).await,
                 Err(error) => Err(error.into()),
             };
             match received {
                 Ok(received) => results.extend(received),
+                Err(Error::Rooms(error)) if is_transient(&error) => return Err(error),
                 Err(error) => {
                     log::debug!("dropped the PDUs of room {id} that {origin} sent: {error}");
                 }
             }
         }
-        results
+        Ok(results)
     }
 
     /// The room, if a local user is joined and its server ACL allows `origin`; and whether `origin` is
@@ -69,7 +74,7 @@ impl<S: EventSource> PduReceiver<S> {
         room: &Room,
         pdus: Vec<RawPdu>,
         may_enqueue: bool,
-    ) -> BTreeMap<OwnedEventId, Result<PduOutcome, String>> {
+    ) -> Result<BTreeMap<OwnedEventId, Result<PduOutcome, String>>, Error> {
         let mut results = BTreeMap::new();
         // Step 1.
         let mut ids = Vec::new();
@@ -87,6 +92,7 @@ impl<S: EventSource> PduReceiver<S> {
                     ids.push(id);
                     events.push(event);
                 }
+                Err(error) if is_transient(&error) => return Err(error.into()),
                 Err(error) => drop(results.insert(id, Err(error.to_string()))),
             }
         }
@@ -128,10 +134,23 @@ impl<S: EventSource> PduReceiver<S> {
                     }
                     Err(error) => Err(error),
                 };
+                let outcome = match outcome {
+                    Err(Error::Rooms(error)) if is_transient(&error) => return Err(error.into()),
+                    outcome => outcome,
+                };
                 results.insert(id, outcome.map_err(|error| error.to_string()));
             }
         }
-        results
+        Ok(results)
+    }
+}
+
+/// Whether the same PDU may be stored later.
+fn is_transient(error: &rooms::Error) -> bool {
+    match error {
+        rooms::Error::Store(error) => !error.is_caused_by_data(),
+        rooms::Error::Pool(_) => true,
+        _ => false,
     }
 }
 

@@ -22,13 +22,13 @@ use super::{error::Error, event_file::EventFile};
 use crate::{
     federation::{
         event_graph::{EventGraph, IdBudget, JoinMemoryError},
-        inbound::RawPdu,
+        inbound::{MAX_RAW_PDU_BYTES, RawPdu},
     },
     protocol::receive::Incoming,
 };
 
 /// The limit of one event, or of any other value of the response.
-const MAX_VALUE_BYTES: usize = 4 * 1024 * 1024;
+const MAX_VALUE_BYTES: usize = 1024 * 1024;
 /// How many of `servers_in_room` are used.
 const MAX_SERVERS: usize = 20;
 
@@ -188,7 +188,10 @@ impl<'de> Visitor<'de> for Fields<'_> {
                     budget: &budget,
                     is_state: field != "auth_chain",
                 })?,
-                "event" => response.event = map.next_value()?,
+                "event" => {
+                    let event: Option<RawPdu> = map.next_value()?;
+                    response.event = event.filter(|pdu| pdu.get().len() <= MAX_RAW_PDU_BYTES);
+                }
                 "members_omitted" => response.members_omitted = map.next_value()?,
                 "servers_in_room" => {
                     let servers: Vec<String> = map.next_value()?;

@@ -2,7 +2,7 @@
 
 use std::{fmt, fs::File, sync::Arc, time::Duration};
 
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderValue, Request, Response, StatusCode, header, response::Parts};
 use http_body_util::Full;
 use hyper::body::Bytes;
 use ruma::{
@@ -24,6 +24,7 @@ use super::{
         with_timeout,
     },
     idle::IdleConnections,
+    parts::has_tiny_parts,
     poster::Poster,
     slots::{Answered, Slots},
     tls::{Authorities, TlsError},
@@ -31,6 +32,7 @@ use super::{
     web_url::WebUrl,
 };
 use crate::{
+    body_budget::{BodyBudget, BodyMemory, BufferedBody},
     clock::Clock,
     config::{Config, Federation},
     executor::Executor,
@@ -58,8 +60,18 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(25);
 const MAX_BYTES_PARSED_IN_PLACE: usize = 64 * 1024;
 const DEFAULT_LIMITS: Limits = Limits {
     timeout: Duration::from_secs(30),
+    max_bytes: 1024 * 1024,
+};
+/// Of responses with many events, or ids of them.
+const PDU_LIMITS: Limits = Limits {
+    timeout: Duration::from_secs(30),
     max_bytes: 16 * 1024 * 1024,
 };
+/// The least that the budget has for large responses.
+const MIN_LARGE_BYTES: usize = 4 * 1024 * 1024;
+
+/// What a response takes of the budget for responses.
+pub type ResponseMemory = BodyMemory<OwnedServerName>;
 
 /// Whether requests of an authentication scheme are signed.
 pub trait Signed: AuthScheme {
@@ -94,6 +106,8 @@ struct ClientInner {
     idle: IdleConnections<OwnedServerName>,
     answered: Answered,
     web_addresses: AllowedAddresses,
+    /// For responses that are received whole.
+    response_budget: BodyBudget<OwnedServerName>,
 }
 
 impl fmt::Debug for Client {
@@ -126,6 +140,10 @@ impl Client {
             connector,
             idle: IdleConnections::default(),
             answered: answered.clone(),
+            response_budget: BodyBudget::with_max_per_owner(
+                config.memory.responses(),
+                MIN_LARGE_BYTES,
+            ),
             // A server that only its own machine can reach has no untrusted users.
             web_addresses: if private && config.is_local() {
                 AllowedAddresses::AsServers
@@ -157,8 +175,7 @@ impl Client {
         &self.inner.answered
     }
 
-    /// Sends `request` to `server` and waits for the response, whose parts may be nested to any depth: the
-    /// caller checks PDUs one by one.
+    /// Sends `request` to `server` and waits for the response, which is small.
     pub async fn send<R>(
         &self,
         server: &ServerName,
@@ -168,10 +185,10 @@ impl Client {
         R: OutgoingRequest<PathBuilder = SinglePath, IncomingResponse: Send + 'static>,
         R::Authentication: Signed,
     {
-        let response = self.send_unchecked(server, request, DEFAULT_LIMITS).await?;
-        self.parse::<R>(response).await
+        self.send_with_limits(server, request, DEFAULT_LIMITS).await
     }
 
+    /// As [`send`](Self::send), for a response that is small or used at once.
     pub async fn send_with_limits<R>(
         &self,
         server: &ServerName,
@@ -182,48 +199,104 @@ impl Client {
         R: OutgoingRequest<PathBuilder = SinglePath, IncomingResponse: Send + 'static>,
         R::Authentication: Signed,
     {
-        let response = self.send_for_raw_response(server, request, limits).await?;
-        self.parse::<R>(response).await
+        let response = self.send_with_memory(server, request, limits);
+        Ok(response.await?.0)
     }
 
-    /// Parses on the pool what is large.
-    async fn parse<R>(&self, response: Response<Bytes>) -> Result<R::IncomingResponse, Error>
-    where
-        R: OutgoingRequest<IncomingResponse: Send + 'static>,
-    {
-        if response.body().len() <= MAX_BYTES_PARSED_IN_PLACE {
-            return parse::<R>(response);
-        }
-        let pool = &self.inner.pool;
-        let parse = move || parse::<R>(response);
-        pool.run_in_background(Kind::Parse, parse).await
-    }
-
-    /// Returns a successful response without parsing it.
-    pub async fn send_for_raw_response<R>(
+    /// Returns a response that may be large and is kept for longer, with its memory in the budget for
+    /// responses.
+    pub async fn send_with_memory<R>(
         &self,
         server: &ServerName,
         request: R,
         limits: Limits,
-    ) -> Result<Response<Bytes>, Error>
+    ) -> Result<(R::IncomingResponse, ResponseMemory), Error>
+    where
+        R: OutgoingRequest<PathBuilder = SinglePath, IncomingResponse: Send + 'static>,
+        R::Authentication: Signed,
+    {
+        let parse = |head, body: &[u8]| {
+            check_depth(body)?;
+            parse::<R>(head, body)
+        };
+        self.send_and_parse(server, request, limits, parse).await
+    }
+
+    /// As [`send_with_memory`](Self::send_with_memory), but the parts of the response may be nested to any
+    /// depth: the caller checks PDUs one by one.
+    pub async fn send_for_pdus<R>(
+        &self,
+        server: &ServerName,
+        request: R,
+    ) -> Result<(R::IncomingResponse, ResponseMemory), Error>
+    where
+        R: OutgoingRequest<PathBuilder = SinglePath, IncomingResponse: Send + 'static>,
+        R::Authentication: Signed,
+    {
+        let parse = |head, body: &[u8]| parse::<R>(head, body);
+        self.send_and_parse(server, request, PDU_LIMITS, parse)
+            .await
+    }
+
+    /// Sends `request` to `server`, and calls `parse` with the body of a successful response.
+    pub async fn send_and_parse_body<R, T>(
+        &self,
+        server: &ServerName,
+        request: R,
+        limits: Limits,
+        parse: impl FnOnce(&[u8]) -> Result<T, Error> + Send + 'static,
+    ) -> Result<(T, ResponseMemory), Error>
     where
         R: OutgoingRequest<PathBuilder = SinglePath>,
         R::Authentication: Signed,
+        T: Send + 'static,
     {
-        let response = self.send_unchecked(server, request, limits).await?;
-        if is_too_deep(response.body()) {
-            let reason = format!("nested more than {MAX_DEPTH} levels deep");
-            return Err(Error::InvalidResponse(reason.into()));
-        }
-        Ok(response)
+        let parse = |_, body: &[u8]| {
+            check_depth(body)?;
+            parse(body)
+        };
+        self.send_and_parse(server, request, limits, parse).await
     }
 
-    async fn send_unchecked<R>(
+    /// Parses on the pool what is large.
+    async fn send_and_parse<R, T>(
         &self,
         server: &ServerName,
         request: R,
         limits: Limits,
-    ) -> Result<Response<Bytes>, Error>
+        parse: impl FnOnce(Parts, &[u8]) -> Result<T, Error> + Send + 'static,
+    ) -> Result<(T, ResponseMemory), Error>
+    where
+        R: OutgoingRequest<PathBuilder = SinglePath>,
+        R::Authentication: Signed,
+        T: Send + 'static,
+    {
+        let response = self.send_unparsed(server, request, limits).await?;
+        let (head, body) = response.into_parts();
+        let (body, memory) = body.into_parts();
+        let is_small = body.len() <= MAX_BYTES_PARSED_IN_PLACE;
+        let parse = move || {
+            if has_tiny_parts(&body) {
+                return Err(Error::InvalidResponse("too many tiny values".into()));
+            }
+            parse(head, &body)
+        };
+        let parsed = match is_small {
+            true => parse(),
+            false => {
+                let pool = &self.inner.pool;
+                pool.run_in_background(Kind::Parse, parse).await
+            }
+        };
+        Ok((parsed?, memory))
+    }
+
+    async fn send_unparsed<R>(
+        &self,
+        server: &ServerName,
+        request: R,
+        limits: Limits,
+    ) -> Result<Response<BufferedBody<OwnedServerName>>, Error>
     where
         R: OutgoingRequest<PathBuilder = SinglePath>,
         R::Authentication: Signed,
@@ -235,11 +308,12 @@ impl Client {
         let _slot = self.slots.acquire(server).await;
         let response = self.exchange(server, request, limits).await;
         self.inner.answered.note(server, &response);
-        let response = response?;
+        let mut response = response?;
         if response.status().is_success() {
             Ok(response)
         } else {
-            Err(status_error(response.status(), response.body()))
+            let status = response.status();
+            Err(status_error(status, &response.body_mut().take()))
         }
     }
 
@@ -371,9 +445,10 @@ impl Client {
         server: &ServerName,
         request: Request<Bytes>,
         limits: Limits,
-    ) -> Result<Response<Bytes>, Error> {
-        let idle = &self.inner.idle;
-        idle.exchange(server, request, limits, self.connect(server))
+    ) -> Result<Response<BufferedBody<OwnedServerName>>, Error> {
+        let (idle, budget) = (&self.inner.idle, &self.inner.response_budget);
+        let connect = self.connect(server);
+        idle.exchange(server, request, limits, budget, connect)
             .await
     }
 
@@ -396,10 +471,17 @@ impl Client {
     }
 }
 
-fn parse<R: OutgoingRequest>(response: Response<Bytes>) -> Result<R::IncomingResponse, Error> {
-    let (head, body) = response.into_parts();
-    R::IncomingResponse::try_from_http_response(Response::from_parts(head, &*body))
+fn parse<R: OutgoingRequest>(head: Parts, body: &[u8]) -> Result<R::IncomingResponse, Error> {
+    R::IncomingResponse::try_from_http_response(Response::from_parts(head, body))
         .map_err(|error| Error::InvalidResponse(error.to_string().into()))
+}
+
+fn check_depth(body: &[u8]) -> Result<(), Error> {
+    if is_too_deep(body) {
+        let reason = format!("nested more than {MAX_DEPTH} levels deep");
+        return Err(Error::InvalidResponse(reason.into()));
+    }
+    Ok(())
 }
 
 fn status_error(status: StatusCode, body: &[u8]) -> Error {

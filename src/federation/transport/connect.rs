@@ -24,6 +24,7 @@ use smol_hyper::rt::FuturesIo;
 
 use super::{address::is_public, throttle::Throttle, tls::Authorities};
 use crate::{
+    body_budget::{BodyOwner, BufferedBody, PartialBody},
     executor::Executor,
     federation::Error,
     pool::{Kind, Pool},
@@ -195,19 +196,24 @@ impl Connector {
     }
 }
 
-/// Sends `request` and waits for the whole response.
-pub async fn exchange(
+/// Sends `request` and waits for the whole response, whose body gets memory from a budget.
+pub async fn exchange<O: BodyOwner>(
     connection: &mut Connection,
     target: &Target,
     request: Request<Full<Bytes>>,
     limits: Limits,
-) -> Result<Response<Bytes>, Error> {
+    mut received: PartialBody<O>,
+) -> Result<Response<BufferedBody<O>>, Error> {
     let response = async {
         let (head, body) = send(connection, target, request).await?.into_parts();
-        Ok(Response::from_parts(
-            head,
-            whole(body, limits.max_bytes).await?,
-        ))
+        let mut body = Limited::new(body, limits.max_bytes);
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| Error::InvalidResponse(error.to_string().into()))?;
+            if let Ok(data) = frame.into_data() {
+                received.push(&data)?;
+            }
+        }
+        Ok(Response::from_parts(head, received.finish()?))
     };
     with_timeout(limits.timeout, response).await?
 }
@@ -277,7 +283,7 @@ impl StreamedResponse {
         }
     }
 
-    /// The rest of the body, at most so many bytes.
+    /// The rest of the body, at most so many bytes: few, as they do not count in the budget for responses.
     pub async fn whole(self, max_bytes: usize) -> Result<Bytes, Error> {
         whole(self.body, max_bytes).await
     }

@@ -13,7 +13,10 @@ use http_body_util::Full;
 use hyper::body::Bytes;
 
 use super::connect::{Connection, Limits, Target, exchange};
-use crate::federation::Error;
+use crate::{
+    body_budget::{BodyBudget, BodyOwner, BufferedBody},
+    federation::Error,
+};
 
 /// How many idle connections are kept, of all hosts and of one.
 const MAX_IDLE: usize = 64;
@@ -36,24 +39,30 @@ struct Idle {
     since: Instant,
 }
 
-impl<K: Eq + Hash> IdleConnections<K> {
+impl<K: BodyOwner> IdleConnections<K> {
     /// Sends `request` to `host` over an idle connection, or one that `connect` opens, and waits for the whole
-    /// response.
+    /// response, whose body gets memory of `budget`.
     pub async fn exchange<Q>(
         &self,
         host: &Q,
         request: Request<Bytes>,
-        limits: Limits,
+        mut limits: Limits,
+        budget: &BodyBudget<K>,
         connect: impl Future<Output = Result<(Connection, Target), Error>>,
-    ) -> Result<Response<Bytes>, Error>
+    ) -> Result<Response<BufferedBody<K>>, Error>
     where
         K: Borrow<Q>,
         Q: ToOwned<Owned = K> + Eq + Hash + ?Sized,
     {
         let copy = || request.clone().map(Full::new);
+        let received = || budget.begin(host.to_owned());
+        limits.max_bytes = limits.max_bytes.min(budget.max_body());
         // The other side may close an idle connection at any time.
         while let Some(mut idle) = self.take(host) {
-            match exchange(&mut idle.connection, &idle.target, copy(), limits).await {
+            let Idle {
+                connection, target, ..
+            } = &mut idle;
+            match exchange(connection, target, copy(), limits, received()).await {
                 Err(Error::Unreachable(_)) => {}
                 result => {
                     self.keep(host, idle, &result);
@@ -67,7 +76,10 @@ impl<K: Eq + Hash> IdleConnections<K> {
             target,
             since: Instant::now(),
         };
-        let result = exchange(&mut idle.connection, &idle.target, copy(), limits).await;
+        let Idle {
+            connection, target, ..
+        } = &mut idle;
+        let result = exchange(connection, target, copy(), limits, received()).await;
         self.keep(host, idle, &result);
         result
     }

@@ -4,6 +4,7 @@ pub mod address;
 pub mod client;
 pub mod connect;
 mod idle;
+mod parts;
 pub mod poster;
 pub mod slots;
 pub mod throttle;

@@ -15,10 +15,15 @@ use super::{
     web::{AllowedAddresses, USER_AGENT},
     web_url::{Scheme, WebUrl},
 };
-use crate::federation::{Error, discovery::hosts::Hosts};
+use crate::{
+    body_budget::BodyBudget,
+    federation::{Error, discovery::hosts::Hosts},
+};
 
 /// For the lookup and the connection, before the timeout of the request begins.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(25);
+/// Of all responses at once.
+const MAX_RESPONSES_BYTES: usize = 1024 * 1024;
 
 /// Sends POST requests. Clones are the same.
 #[derive(Clone)]
@@ -28,6 +33,7 @@ struct PosterInner {
     hosts: Hosts,
     addresses: AllowedAddresses,
     idle: IdleConnections<String>,
+    response_budget: BodyBudget<String>,
 }
 
 /// Who has chosen a URL.
@@ -45,6 +51,7 @@ impl Poster {
             hosts: hosts.clone(),
             addresses,
             idle: IdleConnections::default(),
+            response_budget: BodyBudget::new(MAX_RESPONSES_BYTES, 0),
         }))
     }
 
@@ -63,7 +70,7 @@ impl Poster {
         chosen_by: ChosenBy,
         json: Bytes,
         limits: Limits,
-    ) -> Result<Response<Bytes>, Error> {
+    ) -> Result<Response<Vec<u8>>, Error> {
         if url.scheme == Scheme::Http && chosen_by != ChosenBy::Owner {
             let reason = "a URL of http where only https is allowed";
             return Err(Error::Unsendable(reason.into()));
@@ -79,10 +86,9 @@ impl Poster {
             with_timeout(CONNECT_TIMEOUT, connect).await?
         };
         let host = format!("{:?} {}", chosen_by, url.origin());
-        self.0
-            .idle
-            .exchange(host.as_str(), request, limits, connect)
-            .await
+        let (idle, budget) = (&self.0.idle, &self.0.response_budget);
+        let response = idle.exchange(host.as_str(), request, limits, budget, connect);
+        Ok(response.await?.map(|mut body| body.take()))
     }
 
     async fn connect(

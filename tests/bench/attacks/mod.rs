@@ -105,7 +105,17 @@ impl Stage {
 
     /// A request of the mock homeserver.
     fn signed(&self, method: &'static str, path: String, body: impl ToString) -> Request {
-        let path = format!("/_matrix/federation/v1/{path}");
+        self.signed_with("v1", method, path, body)
+    }
+
+    fn signed_with(
+        &self,
+        version: &str,
+        method: &'static str,
+        path: String,
+        body: impl ToString,
+    ) -> Request {
+        let path = format!("/_matrix/federation/{version}/{path}");
         let body = body.to_string();
         let request = http::Request::builder().method(method).uri(&path);
         let request = request.body(body.clone().into_bytes());

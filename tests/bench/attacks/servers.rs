@@ -12,7 +12,7 @@ const PRESENCE_UPDATES_PER_EDU: usize = 200;
 /// A little less than hearth accepts in a transaction.
 const LARGE: usize = 11_000_000;
 
-pub(super) fn attacks() -> [Attack; 11] {
+pub(super) fn attacks() -> [Attack; 12] {
     let attack = |label, requests| Attack {
         label,
         prepare: nothing,
@@ -30,6 +30,7 @@ pub(super) fn attacks() -> [Attack; 11] {
         attack("keys/query for 6,000 users by a server", query),
         attack("keys/claim for 6,000 users by a server", claim),
         attack("state_ids, state and backfill of 2,000 members", state),
+        attack("10 invitations with 900 kB of state", invitations),
     ]
 }
 
@@ -168,4 +169,26 @@ fn state(stage: &Stage, _: usize) -> Vec<Request> {
         format!("event_auth/{room}/{event}"),
     ];
     paths.map(|path| stage.signed("GET", path, "")).into()
+}
+
+/// Of rooms in which the server is not, with more state than it keeps.
+fn invitations(stage: &Stage, _: usize) -> Vec<Request> {
+    let name = wide(14_000);
+    let state = (0..60).map(|n| {
+        format!(r#"{{"type":"m.room.name","state_key":"{n}","sender":"@a:b","content":{name}}}"#)
+    });
+    let state = state.collect::<Vec<_>>().join(",");
+    let invitation = |_| {
+        let room = stage.remote.create_room(1);
+        let content = json!({ "membership": "invite", "reason": "x".repeat(10_000) });
+        let target = ("m.room.member", Some("@user:localhost"));
+        let event = stage.remote.build_event(&room, None, target, &content);
+        let path = format!("invite/{room}/{}", event.pdu.event_id());
+        let (event, version) = (to_json(&event), "11");
+        let body = format!(
+            r#"{{"room_version":"{version}","event":{event},"invite_room_state":[{state}]}}"#
+        );
+        stage.signed_with("v2", "PUT", path, body)
+    };
+    (0..10).map(invitation).collect()
 }

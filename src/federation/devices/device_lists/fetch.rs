@@ -193,14 +193,18 @@ impl DeviceLists {
         };
         let request = get_devices::v1::Request::new(user.to_owned());
         let server = user.server_name();
+        let of = user.to_owned();
+        let parse = move |body: &[u8]| {
+            DeviceListResponse::parse(&of, body)
+                .map_err(|reason| Error::InvalidResponse(reason.into()))
+        };
         let response = self
             .0
             .client
-            .send_for_raw_response(server, request, LIMITS)
+            .send_and_parse_body(server, request, LIMITS, parse)
             .await;
-        let list = match response {
-            Ok(response) => DeviceListResponse::parse(user, response.body())
-                .map_err(|reason| Error::InvalidResponse(reason.into()))?,
+        let (list, _memory) = match response {
+            Ok(list) => list,
             Err(error) if matches!(error.kind(), Some(ErrorKind::NotFound)) => {
                 return self.remove_unknown_user(user).await;
             }

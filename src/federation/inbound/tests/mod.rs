@@ -23,7 +23,7 @@ use smol::future;
 use super::{
     Error, EventSource, PduOutcome, PduReceiver, RawPdu, Room, RoomQueues,
     event_fetcher::is_processed,
-    event_source::{ClaimedState, FetchError},
+    event_source::{ClaimedState, FetchError, Fetched},
 };
 use crate::{
     clock::Clock,
@@ -175,13 +175,13 @@ impl EventSource for Peer {
         _: &RoomId,
         earliest: Vec<OwnedEventId>,
         latest: Vec<OwnedEventId>,
-    ) -> Result<Vec<RawPdu>, FetchError> {
+    ) -> Result<Fetched<Vec<RawPdu>>, FetchError> {
         if self.silent == Some(server) {
             self.requests.fetch_add(1, Ordering::Relaxed);
             future::pending::<()>().await;
         }
         if self.withholds_missing_events {
-            return Ok(Vec::new());
+            return Ok(Vec::new().into());
         }
         let mut found = Vec::new();
         // The newest first.
@@ -200,7 +200,8 @@ impl EventSource for Peer {
         }
         found.extend(self.unrelated);
         found.retain(|index| self.withheld != Some(*index));
-        Ok(found.into_iter().map(|index| self.raw(index)).collect())
+        let pdus = found.into_iter().map(|index| self.raw(index));
+        Ok(pdus.collect::<Vec<_>>().into())
     }
 
     async fn state_ids(
@@ -208,9 +209,9 @@ impl EventSource for Peer {
         _: &ServerName,
         _: &RoomId,
         event: &EventId,
-    ) -> Result<ClaimedState<OwnedEventId>, FetchError> {
+    ) -> Result<Fetched<ClaimedState<OwnedEventId>>, FetchError> {
         let claimed = self.state_before(event)?;
-        Ok(ClaimedState {
+        let claimed = ClaimedState {
             state: claimed
                 .state
                 .into_iter()
@@ -221,7 +222,8 @@ impl EventSource for Peer {
                 .into_iter()
                 .map(|index| self.id(index))
                 .collect(),
-        })
+        };
+        Ok(claimed.into())
     }
 
     async fn state(
@@ -229,10 +231,10 @@ impl EventSource for Peer {
         _: &ServerName,
         _: &RoomId,
         event: &EventId,
-    ) -> Result<ClaimedState<RawPdu>, FetchError> {
+    ) -> Result<Fetched<ClaimedState<RawPdu>>, FetchError> {
         self.counts.state.fetch_add(1, Ordering::Relaxed);
         let claimed = self.state_before(event)?;
-        Ok(ClaimedState {
+        let claimed = ClaimedState {
             state: claimed
                 .state
                 .into_iter()
@@ -244,16 +246,17 @@ impl EventSource for Peer {
                 .chain(self.unrelated)
                 .map(|index| self.raw(index))
                 .collect(),
-        })
+        };
+        Ok(claimed.into())
     }
 
-    async fn event(&self, _: &ServerName, event: &EventId) -> Result<RawPdu, FetchError> {
+    async fn event(&self, _: &ServerName, event: &EventId) -> Result<Fetched<RawPdu>, FetchError> {
         self.counts.event.fetch_add(1, Ordering::Relaxed);
         let index = self.find(event)?;
         if self.withheld == Some(index) {
             return Err(FetchError::Unavailable);
         }
-        Ok(self.raw(index))
+        Ok(self.raw(index).into())
     }
 
     async fn event_auth(
@@ -261,7 +264,7 @@ impl EventSource for Peer {
         _: &ServerName,
         _: &RoomId,
         event: &EventId,
-    ) -> Result<Vec<RawPdu>, FetchError> {
+    ) -> Result<Fetched<Vec<RawPdu>>, FetchError> {
         self.counts.event_auth.fetch_add(1, Ordering::Relaxed);
         let event = &self.history.events[self.find(event)?];
         if !self.gives_auth_chains {
@@ -271,7 +274,10 @@ impl EventSource for Peer {
         let mut chain = BTreeSet::from_iter(chain);
         chain.retain(|index| self.withheld != Some(*index));
         let newest = chain.into_iter().rev().take(self.max_auth_chain);
-        Ok(newest.map(|index| self.raw(index)).collect())
+        Ok(newest
+            .map(|index| self.raw(index))
+            .collect::<Vec<_>>()
+            .into())
     }
 
     async fn backfill(
@@ -279,7 +285,7 @@ impl EventSource for Peer {
         _: &ServerName,
         _: &RoomId,
         upto: Vec<OwnedEventId>,
-    ) -> Result<Vec<RawPdu>, FetchError> {
+    ) -> Result<Fetched<Vec<RawPdu>>, FetchError> {
         let mut found = BTreeSet::new();
         let mut open = BTreeSet::new();
         for id in &upto {
@@ -291,7 +297,8 @@ impl EventSource for Peer {
                 open.extend(&self.history.events[index].prev);
             }
         }
-        Ok(found.into_iter().map(|index| self.raw(index)).collect())
+        let pdus = found.into_iter().map(|index| self.raw(index));
+        Ok(pdus.collect::<Vec<_>>().into())
     }
 
     async fn verify(&self, events: Vec<Incoming>) -> Vec<Result<Received, ReceiveError>> {
@@ -375,6 +382,7 @@ impl Server<'_> {
     ) -> BTreeMap<OwnedEventId, Result<PduOutcome, String>> {
         let raw = indices.iter().map(|index| self.peer.raw(*index)).collect();
         let taken = self.receiver.receive(server_name!("b.example"), raw).await;
+        let taken = taken.expect("the store works");
         if taken
             .values()
             .any(|taken| matches!(taken, Ok(PduOutcome::Queued(_))))

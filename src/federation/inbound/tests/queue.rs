@@ -119,7 +119,7 @@ fn events_of_a_server_that_is_not_in_the_room_are_not_queued() {
         server.peer.is_available.store(false, Ordering::Relaxed);
         let pdus = vec![server.peer.raw(last)];
         let received = server.receiver.receive(server_name!("c.example"), pdus);
-        let received = received.await;
+        let received = received.await.expect("the store works");
         assert_eq!(received.len(), 1);
         assert!(received.values().all(Result::is_err), "{received:?}");
         assert_eq!(server.queued(), 0);

@@ -51,7 +51,8 @@ fn receive_and_compare_state(history: History, order: &[usize], together: usize)
             let taken = server
                 .receiver
                 .receive_in_room(origin, &room, raw, true)
-                .await;
+                .await
+                .expect("the store works");
             server.wake();
             assert!(taken.values().all(Result::is_ok), "{taken:?}");
         }

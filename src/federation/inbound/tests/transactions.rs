@@ -35,7 +35,8 @@ fn an_invalid_pdu_does_not_affect_the_others_of_its_transaction() {
         let taken = server
             .receiver
             .receive(server_name!("b.example"), pdus.into())
-            .await;
+            .await
+            .expect("the store works");
         let taken: Vec<bool> = (last - 3..=last)
             .map(|index| {
                 matches!(
@@ -52,6 +53,24 @@ fn an_invalid_pdu_does_not_affect_the_others_of_its_transaction() {
         });
         let redacted = String::from_utf8(redacted.expect("an event")).expect("JSON");
         assert!(redacted.contains(r#""content":{}"#), "{redacted}");
+    });
+}
+
+#[test]
+fn a_transaction_fails_if_its_pdus_cannot_be_stored() {
+    let history = messages(&RoomVersionId::V12, 4);
+    let last = history.events.len() - 1;
+    with_server(&Peer::new(history), last - 2, async |server| {
+        let receive = |index: usize| {
+            let pdus = vec![server.peer.raw(index)];
+            server.receiver.receive(server_name!("b.example"), pdus)
+        };
+        receive(last - 2).await.expect("it is stored");
+        server.store.close().await;
+        for index in [last - 1, last] {
+            let failed = receive(index).await;
+            assert!(matches!(failed, Err(rooms::Error::Store(_))), "{failed:?}");
+        }
     });
 }
 
@@ -147,7 +166,8 @@ fn pdus_of_a_server_denied_by_the_server_acl_are_dropped() {
         server
             .receiver
             .receive(server_name!("c.example"), raw)
-            .await;
+            .await
+            .expect("the store works");
         assert!(server.has(last));
     });
 }

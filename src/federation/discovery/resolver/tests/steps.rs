@@ -7,11 +7,15 @@ use std::{
 
 use http::Request;
 use http_body_util::Full;
+use ruma::owned_server_name;
 
 use super::{DOMAINS, OF_A, OF_B, World, at, delegates};
-use crate::federation::{
-    Error,
-    transport::connect::{Limits, Target, exchange},
+use crate::{
+    body_budget::BodyBudget,
+    federation::{
+        Error,
+        transport::connect::{Limits, Target, exchange},
+    },
 };
 
 #[test]
@@ -256,8 +260,9 @@ fn a_server_with_srv_records_needs_a_certificate_for_its_name() {
     world.run(async {
         let mut connection = world.connector.connect(&target).await.unwrap();
         let request = Request::get("/hello").body(Full::default()).unwrap();
-        let answer = exchange(&mut connection, &target, request, limits).await;
-        assert_eq!(answer.unwrap().body(), "hello");
+        let memory = BodyBudget::new(4096, 0).begin(owned_server_name!("a.example"));
+        let answer = exchange(&mut connection, &target, request, limits, memory).await;
+        assert_eq!(answer.unwrap().body_mut().take(), b"hello");
     });
     let came = ["a.example", "a.example", "/hello"].map(str::to_owned);
     assert_eq!(world.requests(), [came.into()]);

@@ -1,4 +1,5 @@
-//! The memory for bodies of requests: whose bodies get some, and whose give way.
+//! The memory for bodies of requests, or for those of responses of other servers: whose bodies get some, and
+//! whose give way.
 //!
 //! Small bodies have a part of their own, so that they never wait for large ones. In both parts, if there is
 //! no memory left, a body that is being received gives way to another one:
@@ -7,20 +8,21 @@
 //! - or if both are or both are not, and its sender has more memory than that of the other one.
 //!
 //! A known sender with more than an eighth of a part gives way to an unknown one that has less, too. So a
-//! sender can use all memory, but not keep it from others.
+//! sender can use all memory, but not keep it from others while it sends.
+//!
+//! A complete body does not give way. Where a sender can cause it to be kept for long, its memory is
+//! limited ([`BodyBudget::with_max_per_owner`]).
 
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, HashMap},
+    fmt,
+    hash::Hash,
     mem,
-    net::IpAddr,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use ruma::OwnedServerName;
-
-use super::error::Rejection;
-use crate::store::UserNum;
 
 /// A small body has at most so many bytes.
 const MAX_SMALL_BYTES: usize = 64 * 1024;
@@ -30,20 +32,27 @@ const PRECEDENCE_SHARE: usize = 8;
 const SMALL_SHARE: usize = 4;
 
 /// On whose account a body is.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum BodyOwner {
-    /// A network that is not known to be that of a user or a server.
-    Network(IpAddr),
-    /// A server whose requests from the same network were signed before.
-    Server(OwnedServerName),
-    User(UserNum),
+pub trait BodyOwner: Clone + Eq + Hash {
+    fn is_known(&self) -> bool;
 }
 
-impl BodyOwner {
-    pub(super) fn is_known(&self) -> bool {
-        !matches!(self, Self::Network(_))
+/// This server chose whom it asks.
+impl BodyOwner for OwnedServerName {
+    fn is_known(&self) -> bool {
+        true
     }
 }
+
+/// The origin of a URL.
+impl BodyOwner for String {
+    fn is_known(&self) -> bool {
+        true
+    }
+}
+
+/// There is no memory for a body, or it had to give way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exhausted;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
@@ -51,58 +60,78 @@ enum Part {
     Large,
 }
 
-/// The memory for bodies of requests, shared by all connections.
-#[derive(Debug)]
-pub(super) struct BodyBudget(Mutex<State>);
+/// Clones are the same.
+pub struct BodyBudget<O: BodyOwner>(Arc<Mutex<State<O>>>);
 
-#[derive(Debug)]
-struct State {
+struct State<O> {
     /// In bytes, for each [`Part`].
     sizes: [usize; 2],
     left: [usize; 2],
-    receiving: BTreeMap<u64, Receiving>,
+    /// Of the part for large bodies.
+    max_per_owner: usize,
+    receiving: BTreeMap<u64, Receiving<O>>,
+    /// The memory of complete large bodies.
+    complete: HashMap<O, usize>,
     next_id: u64,
 }
 
 /// A body of which more is expected.
-#[derive(Debug)]
-struct Receiving {
-    owner: BodyOwner,
+struct Receiving<O> {
+    owner: O,
     part: Part,
     bytes: Vec<u8>,
 }
 
 /// A body that is being received. It is removed from the budget when dropped.
-#[derive(Debug)]
-pub(super) struct PartialBody<'a> {
-    budget: &'a BodyBudget,
+pub struct PartialBody<O: BodyOwner> {
+    budget: BodyBudget<O>,
     id: u64,
 }
 
 /// A body that was received. Gives its memory back to the budget when dropped.
-#[derive(Debug)]
-pub(super) struct BufferedBody<'a> {
-    budget: &'a BodyBudget,
-    part: Part,
-    size: usize,
+pub struct BufferedBody<O: BodyOwner> {
+    memory: BodyMemory<O>,
     bytes: Vec<u8>,
 }
 
-impl BodyBudget {
+/// Memory of a budget, until it is dropped.
+pub struct BodyMemory<O: BodyOwner> {
+    budget: BodyBudget<O>,
+    owner: O,
+    part: Part,
+    size: usize,
+}
+
+impl<O: BodyOwner> BodyBudget<O> {
     /// `bytes` in all, of which the part for large bodies has at least `min_large`.
-    pub(super) fn new(bytes: usize, min_large: usize) -> Self {
+    pub fn new(bytes: usize, min_large: usize) -> Self {
         let small = bytes / SMALL_SHARE;
         let large = (bytes - small).max(min_large);
-        Self(Mutex::new(State {
+        Self(Arc::new(Mutex::new(State {
             sizes: [small, large],
             left: [small, large],
+            max_per_owner: large,
             receiving: BTreeMap::new(),
+            complete: HashMap::new(),
             next_id: 0,
-        }))
+        })))
+    }
+
+    /// The same, in which the large bodies of one owner have at most three quarters of their part.
+    pub fn with_max_per_owner(bytes: usize, min_large: usize) -> Self {
+        let budget = Self::new(bytes, min_large);
+        let max_per_owner = budget.lock().sizes[Part::Large as usize] / 4 * 3;
+        budget.lock().max_per_owner = max_per_owner;
+        budget
+    }
+
+    /// How many bytes one body may have.
+    pub fn max_body(&self) -> usize {
+        self.lock().max_per_owner
     }
 
     /// A body of which nothing has been received.
-    pub(super) fn begin(&self, owner: BodyOwner) -> PartialBody<'_> {
+    pub fn begin(&self, owner: O) -> PartialBody<O> {
         let mut state = self.lock();
         let id = state.next_id;
         state.next_id += 1;
@@ -112,17 +141,23 @@ impl BodyBudget {
             bytes: Vec::new(),
         };
         state.receiving.insert(id, empty);
-        PartialBody { budget: self, id }
+        PartialBody {
+            budget: self.clone(),
+            id,
+        }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State<O>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl<O: BodyOwner> State<O> {
     /// Takes memory for `owner`. Whether there was enough, perhaps after others gave way.
-    fn reserve(&mut self, owner: &BodyOwner, part: Part, bytes: usize) -> bool {
+    fn reserve(&mut self, owner: &O, part: Part, bytes: usize) -> bool {
+        if part == Part::Large && self.large_bytes_of(owner) + bytes > self.max_per_owner {
+            return false;
+        }
         while self.left[part as usize] < bytes {
             let Some(evicted) = self.gives_way(owner, part, bytes) else {
                 return false;
@@ -133,9 +168,16 @@ impl State {
         true
     }
 
+    fn large_bytes_of(&self, owner: &O) -> usize {
+        let receiving = self.receiving.values();
+        let receiving = receiving.filter(|body| body.part == Part::Large && body.owner == *owner);
+        let receiving: usize = receiving.map(|body| body.bytes.len()).sum();
+        receiving + self.complete.get(owner).copied().unwrap_or_default()
+    }
+
     /// The largest body of who gives way to `owner`.
-    fn gives_way(&self, owner: &BodyOwner, part: Part, bytes: usize) -> Option<u64> {
-        let mut totals: HashMap<&BodyOwner, usize> = HashMap::new();
+    fn gives_way(&self, owner: &O, part: Part, bytes: usize) -> Option<u64> {
+        let mut totals: HashMap<&O, usize> = HashMap::new();
         let of_part = self.receiving.iter().filter(|(_, body)| body.part == part);
         for (_, body) in of_part.clone() {
             *totals.entry(&body.owner).or_default() += body.bytes.len();
@@ -155,16 +197,36 @@ impl State {
         ranked.min().map(|(_, id)| id)
     }
 
-    fn remove(&mut self, id: u64) -> Option<Receiving> {
+    fn remove(&mut self, id: u64) -> Option<Receiving<O>> {
         let removed = self.receiving.remove(&id)?;
         self.left[removed.part as usize] += removed.bytes.len();
         Some(removed)
     }
+
+    /// Counts a body that is complete.
+    fn keep(&mut self, owner: &O, part: Part, bytes: usize) {
+        if part == Part::Large {
+            *self.complete.entry(owner.clone()).or_default() += bytes;
+        }
+    }
+
+    /// Gives back the memory of a complete body.
+    fn release(&mut self, owner: &O, part: Part, bytes: usize) {
+        self.left[part as usize] += bytes;
+        if part == Part::Large
+            && let Some(kept) = self.complete.get_mut(owner)
+        {
+            *kept -= bytes;
+            if *kept == 0 {
+                self.complete.remove(owner);
+            }
+        }
+    }
 }
 
-impl<'a> PartialBody<'a> {
+impl<O: BodyOwner> PartialBody<O> {
     /// How many bytes have been received.
-    pub(super) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         let state = self.budget.lock();
         state
             .receiving
@@ -172,12 +234,10 @@ impl<'a> PartialBody<'a> {
             .map_or(0, |body| body.bytes.len())
     }
 
-    /// # Errors
-    /// [`Rejection::BodyBudgetExhausted`] if there is no memory for it, or it had to give way.
-    pub(super) fn push(&mut self, chunk: &[u8]) -> Result<(), Rejection> {
+    pub fn push(&mut self, chunk: &[u8]) -> Result<(), Exhausted> {
         let mut state = self.budget.lock();
         let body = state.receiving.get(&self.id);
-        let body = body.ok_or(Rejection::BodyBudgetExhausted)?;
+        let body = body.ok_or(Exhausted)?;
         let (owner, before, len) = (body.owner.clone(), body.part, body.bytes.len());
         let part = if len + chunk.len() > MAX_SMALL_BYTES {
             Part::Large
@@ -186,7 +246,7 @@ impl<'a> PartialBody<'a> {
         };
         let moved = if part == before { 0 } else { len };
         if !state.reserve(&owner, part, moved + chunk.len()) {
-            return Err(Rejection::BodyBudgetExhausted);
+            return Err(Exhausted);
         }
         state.left[before as usize] += moved;
         if let Some(body) = state.receiving.get_mut(&self.id) {
@@ -197,61 +257,121 @@ impl<'a> PartialBody<'a> {
     }
 
     /// The body, which is complete.
-    ///
-    /// # Errors
-    /// [`Rejection::BodyBudgetExhausted`] if it had to give way.
-    pub(super) fn finish(self) -> Result<BufferedBody<'a>, Rejection> {
-        let received = self.budget.lock().receiving.remove(&self.id);
-        let Receiving { part, bytes, .. } = received.ok_or(Rejection::BodyBudgetExhausted)?;
-        Ok(BufferedBody {
-            budget: self.budget,
+    pub fn finish(self) -> Result<BufferedBody<O>, Exhausted> {
+        let mut state = self.budget.lock();
+        let received = state.receiving.remove(&self.id).ok_or(Exhausted)?;
+        let Receiving { owner, part, bytes } = received;
+        let size = bytes.len();
+        state.keep(&owner, part, size);
+        drop(state);
+        let memory = BodyMemory {
+            budget: self.budget.clone(),
+            owner,
             part,
-            size: bytes.len(),
-            bytes,
-        })
+            size,
+        };
+        Ok(BufferedBody { memory, bytes })
     }
 }
 
-impl Drop for PartialBody<'_> {
+impl<O: BodyOwner> Drop for PartialBody<O> {
     fn drop(&mut self) {
         self.budget.lock().remove(self.id);
     }
 }
 
-impl BufferedBody<'_> {
+impl<O: BodyOwner> BufferedBody<O> {
     /// The bytes, which count as memory of the budget until `self` is dropped.
-    pub(super) fn take(&mut self) -> Vec<u8> {
+    pub fn take(&mut self) -> Vec<u8> {
         mem::take(&mut self.bytes)
+    }
+
+    /// The bytes, and their memory: for what is parsed from them.
+    pub fn into_parts(self) -> (Vec<u8>, BodyMemory<O>) {
+        (self.bytes, self.memory)
     }
 }
 
-impl Drop for BufferedBody<'_> {
+impl<O: BodyOwner> BodyMemory<O> {
+    /// Moves the memory to the part for large bodies: it is kept for longer, while the part for small ones
+    /// is used by others.
+    pub fn keep(&mut self) -> Result<(), Exhausted> {
+        if self.part == Part::Large {
+            return Ok(());
+        }
+        let mut state = self.budget.lock();
+        if !state.reserve(&self.owner, Part::Large, self.size) {
+            return Err(Exhausted);
+        }
+        state.keep(&self.owner, Part::Large, self.size);
+        state.release(&self.owner, Part::Small, self.size);
+        self.part = Part::Large;
+        Ok(())
+    }
+}
+
+impl<O: BodyOwner> Drop for BodyMemory<O> {
     fn drop(&mut self) {
-        self.budget.lock().left[self.part as usize] += self.size;
+        let mut state = self.budget.lock();
+        state.release(&self.owner, self.part, self.size);
+    }
+}
+
+impl<O: BodyOwner> Clone for BodyBudget<O> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<O: BodyOwner> fmt::Debug for BodyBudget<O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BodyBudget").finish_non_exhaustive()
+    }
+}
+
+impl<O: BodyOwner> fmt::Debug for BufferedBody<O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BufferedBody").finish_non_exhaustive()
+    }
+}
+
+impl<O: BodyOwner> fmt::Debug for BodyMemory<O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BodyMemory").finish_non_exhaustive()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use ruma::owned_server_name;
-
-    use super::{BodyBudget, BodyOwner, BufferedBody, PartialBody};
-    use crate::store::UserNum;
+    use super::{BodyBudget, BodyOwner, BufferedBody, Exhausted, PartialBody};
 
     const KIB: usize = 1024;
 
-    fn network(last: u8) -> BodyOwner {
-        BodyOwner::Network([192, 0, 2, last].into())
+    #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+    enum Owner {
+        Network(u8),
+        Server(&'static str),
+        User(u8),
+    }
+
+    impl BodyOwner for Owner {
+        fn is_known(&self) -> bool {
+            !matches!(self, Self::Network(_))
+        }
+    }
+
+    fn network(last: u8) -> Owner {
+        Owner::Network(last)
     }
 
     /// A body of which so many KiB have been received.
-    fn receive(budget: &BodyBudget, owner: BodyOwner, kib: usize) -> Option<PartialBody<'_>> {
+    fn receive(budget: &BodyBudget<Owner>, owner: Owner, kib: usize) -> Option<PartialBody<Owner>> {
         let mut body = budget.begin(owner);
         body.push(&vec![0; kib * KIB]).ok()?;
         Some(body)
     }
 
-    fn finish(body: PartialBody<'_>) -> Option<BufferedBody<'_>> {
+    fn finish(body: PartialBody<Owner>) -> Option<BufferedBody<Owner>> {
         body.finish().ok()
     }
 
@@ -296,7 +416,7 @@ mod tests {
     fn unknown_senders_give_way_to_known_ones_with_little() {
         let budget = BodyBudget::new(1024 * KIB, 0);
         let unknown = receive(&budget, network(1), 100).unwrap();
-        let user = |n| receive(&budget, BodyOwner::User(UserNum(n)), 90);
+        let user = |n| receive(&budget, Owner::User(n), 90);
         let users: Vec<_> = (0..8).map(|n| user(n).unwrap()).collect();
         assert!(finish(unknown).is_none());
         assert!(receive(&budget, network(1), 80).is_none());
@@ -306,7 +426,7 @@ mod tests {
     #[test]
     fn a_known_sender_cannot_keep_unknown_ones_out() {
         let budget = BodyBudget::new(1024 * KIB, 0);
-        let server = BodyOwner::Server(owned_server_name!("b.example"));
+        let server = Owner::Server("b.example");
         let small: Vec<_> = (0..32)
             .map_while(|_| receive(&budget, server.clone(), 8))
             .collect();
@@ -315,7 +435,7 @@ mod tests {
         assert!(finish(login).is_some());
         let kept = small.into_iter().filter_map(finish).count();
         assert_eq!(kept, 31);
-        let user = receive(&budget, BodyOwner::User(UserNum(1)), 700).unwrap();
+        let user = receive(&budget, Owner::User(1), 700).unwrap();
         assert!(receive(&budget, network(1), 100).is_some());
         assert!(finish(user).is_none());
     }
@@ -347,8 +467,45 @@ mod tests {
     #[test]
     fn one_large_body_has_room_in_the_smallest_budget() {
         let budget = BodyBudget::new(64 * KIB, 1024 * KIB);
-        let mut body = budget.begin(BodyOwner::User(UserNum(1)));
+        let mut body = budget.begin(Owner::User(1));
         body.push(&vec![0; 1024 * KIB]).unwrap();
         assert_eq!(body.finish().unwrap().take().len(), 1024 * KIB);
+    }
+
+    #[test]
+    fn an_owner_whose_bodies_are_kept_cannot_have_all_memory() {
+        let budget = BodyBudget::with_max_per_owner(1024 * KIB, 0);
+        let server = |name| Owner::Server(name);
+        let kept = finish(receive(&budget, server("a"), 500).unwrap()).unwrap();
+        assert!(receive(&budget, server("a"), 100).is_none());
+        assert!(receive(&budget, server("b"), 200).is_some());
+        drop(kept);
+        assert!(receive(&budget, server("a"), 100).is_some());
+        assert!(budget.lock().complete.is_empty());
+    }
+
+    #[test]
+    fn a_small_body_that_is_kept_counts_as_a_large_one() {
+        let budget = BodyBudget::new(1024 * KIB, 0);
+        let small = || finish(receive(&budget, network(1), 64).unwrap()).unwrap();
+        let (_, mut first) = small().into_parts();
+        let (left_small, left_large) = (192 * KIB, 768 * KIB);
+        assert_eq!(budget.lock().left, [left_small, left_large]);
+        first.keep().unwrap();
+        assert_eq!(
+            budget.lock().left,
+            [left_small + 64 * KIB, left_large - 64 * KIB]
+        );
+        let kept: Vec<_> = (0..11)
+            .map(|_| {
+                let (_, mut memory) = small().into_parts();
+                memory.keep().unwrap();
+                memory
+            })
+            .collect();
+        let (_, mut last) = small().into_parts();
+        assert_eq!(last.keep(), Err(Exhausted));
+        drop((first, kept, last));
+        assert_eq!(budget.lock().left, [256 * KIB, 768 * KIB]);
     }
 }
