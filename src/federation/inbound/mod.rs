@@ -41,7 +41,7 @@ mod transaction;
 pub use self::{
     error::Error,
     event_fetcher::{EventFetcher, MAX_RAW_PDU_BYTES, verify},
-    event_source::{EventSource, RawPdu, RemoteEventSource},
+    event_source::{EventSource, Fetched, RawPdu, RemoteEventSource},
     queue::RoomQueues,
     receiver::{PduOutcome, PduReceiver},
     room::Room,

@@ -22,7 +22,10 @@ use super::{
     state_response::{Incomplete, StateResponse},
 };
 use crate::{
-    federation::{Error as PeerError, inbound::EventSource},
+    federation::{
+        Error as PeerError,
+        inbound::{EventSource, Fetched},
+    },
     protocol::receive::Received,
 };
 
@@ -123,7 +126,7 @@ impl MembershipClient {
             if search.is_exhausted() {
                 break;
             }
-            if let Ok(pdu) = self.0.source.event(room.server, &id).await {
+            if let Ok(Fetched { value: pdu, .. }) = self.0.source.event(room.server, &id).await {
                 search.bytes += pdu.get().len();
                 response.push(&pdu)?;
             }
