@@ -318,7 +318,7 @@ fn key_upload_concurrent_with_logout_stores_nothing() {
 
 #[test]
 fn one_user_cannot_claim_all_one_time_keys_of_a_device() {
-    let server = TestServer::with("rate_limits = true\n");
+    let server = TestServer::with("registration = \"open\"\nrate_limits = true");
     let (alice, bob) = (server.register("alice"), server.register("bob"));
     let carol = server.register("carol");
     let mut keys = one_time_keys(0..40);
