@@ -226,7 +226,7 @@ impl<O: BodyOwner> State<O> {
 
 impl<O: BodyOwner> PartialBody<O> {
     /// How many bytes have been received.
-    pub fn len(&self) -> usize {
+    pub fn received(&self) -> usize {
         let state = self.budget.lock();
         state
             .receiving
@@ -457,7 +457,7 @@ mod tests {
             drop(receive(&budget, network(1), kib));
             drop(receive(&budget, network(1), kib).and_then(finish));
             let mut grows = budget.begin(network(1));
-            while grows.len() < kib * KIB && grows.push(&[0; 10 * KIB]).is_ok() {}
+            while grows.received() < kib * KIB && grows.push(&[0; 10 * KIB]).is_ok() {}
             drop(grows);
         }
         assert_eq!(budget.lock().left, before);

@@ -72,7 +72,7 @@ impl RequestBody {
                 }
                 let mut pace = Pace::new(timeouts);
                 while let Some(chunk) = next_chunk(body, &mut pace).await? {
-                    if read.len() + chunk.len() > max_bytes {
+                    if read.received() + chunk.len() > max_bytes {
                         return Err(Rejection::TooLarge(max_bytes));
                     }
                     read.push(&chunk)?;
