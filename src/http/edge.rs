@@ -28,14 +28,14 @@ use super::{
     response_body::ResponseBody,
     route::{BodyMode, Call, Route},
     routes,
+    sender::Sender,
 };
 use crate::{
     api::{Api, Error, Session},
-    body_budget::{BodyBudget, BodyOwner, BufferedBody},
+    body_budget::{BodyBudget, BufferedBody},
     cache::Cache,
     pool::Kind,
     rates::{Rates, site},
-    store::UserNum,
 };
 
 /// How long, and of how many servers, the edge remembers from where their requests came.
@@ -57,22 +57,6 @@ struct State {
     addresses: ClientAddresses,
     /// Servers that share a room with this one, and networks from which they have sent signed requests.
     origins: Cache<(OwnedServerName, IpAddr), ()>,
-}
-
-/// On whose account the body of a request is.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Sender {
-    /// A network that is not known to be that of a user or a server.
-    Network(IpAddr),
-    /// A server whose requests from the same network were signed before.
-    Server(OwnedServerName),
-    User(UserNum),
-}
-
-impl BodyOwner for Sender {
-    fn is_known(&self) -> bool {
-        !matches!(self, Self::Network(_))
-    }
 }
 
 /// Where a request comes from.

@@ -30,6 +30,7 @@ mod request_body;
 mod response_body;
 mod route;
 mod routes;
+mod sender;
 mod stream;
 #[cfg(test)]
 mod tests;

@@ -10,9 +10,9 @@ use hyper::body::{Body, Bytes, Incoming};
 use smol::{Timer, future};
 
 use super::{
-    edge::Sender,
     error::Rejection,
     limits::{MAX_DRAINED_BYTES, MIN_BODY_BYTES_PER_SECOND, Timeouts},
+    sender::Sender,
 };
 use crate::body_budget::{BufferedBody, PartialBody};
 
