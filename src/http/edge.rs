@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     api::{Api, Error, Session},
-    body_budget::{BodyBudget, BufferedBody},
+    body_budget::{BodyBudget, BodyOwner as _, BufferedBody},
     cache::Cache,
     pool::Kind,
     rates::{Rates, site},
