@@ -54,6 +54,10 @@ def main():
         asyncio.run(run(arguments.binary, arguments.agent, checks, directory))
     except (CheckFailed, TimeoutError):
         print_log_ends(directory)
+    except Exception:
+        # Not from a check: the scenario is wrong.
+        print_log_ends(directory)
+        raise
     finally:
         shutil.rmtree(directory)
     print(f"--- took {time.monotonic() - started:.0f} s")
