@@ -18,9 +18,10 @@ impl ResolvedFilters<'_> {
     pub fn accept(&self, list: &RoomList, entry: &Entry) -> bool {
         let filters = self.filters;
         let is = |wanted: Option<bool>, actual: bool| wanted.is_none_or(|wanted| wanted == actual);
-        let attributes = &entry.attributes;
+        let details = entry.details();
+        let attributes = &details.attributes;
         let has_type = |types: &Vec<Option<String>>| types.contains(&attributes.room_type);
-        let has_tag = |tags: &Vec<String>| tags.iter().any(|tag| entry.tags.contains(tag));
+        let has_tag = |tags: &Vec<String>| tags.iter().any(|tag| details.tags.contains(tag));
         let has_name = |part: &String| {
             let name = attributes.name.as_ref();
             name.is_some_and(|name| name.contains(part))

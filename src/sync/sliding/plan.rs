@@ -152,7 +152,7 @@ impl Planner<'_> {
     }
 
     fn is_listed(&self, entry: &Entry) -> bool {
-        let is_ignored = entry.inviter.as_ref().is_some_and(|inviter| {
+        let is_ignored = entry.details().inviter.as_ref().is_some_and(|inviter| {
             self.request.ignored.contains(inviter) || self.request.invites.ignores(inviter)
         });
         // The client learns once that the user has left a room.

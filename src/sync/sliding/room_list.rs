@@ -114,10 +114,37 @@ pub struct Entry {
     pub listing: Listing,
     /// Whether it is in `m.direct`.
     pub is_dm: bool,
+    details: Option<Box<Details>>,
+}
+
+/// What few rooms have, or few requests ask for: each request passes over all entries, so they are small.
+#[derive(Clone, Debug)]
+pub struct Details {
     /// Who invited the user.
     pub inviter: Option<OwnedUserId>,
     pub attributes: Attributes,
     pub tags: Vec<String>,
+}
+
+impl Details {
+    const NONE: Self = Self {
+        inviter: None,
+        attributes: Attributes {
+            room_type: None,
+            is_encrypted: false,
+            name: None,
+            state_position: Position::MIN,
+        },
+        tags: Vec::new(),
+    };
+
+    /// As an entry has them.
+    fn boxed(self) -> Option<Box<Self>> {
+        let is_any = self.inviter.is_some()
+            || self.attributes.state_position > Position::MIN
+            || !self.tags.is_empty();
+        is_any.then(|| Box::new(self))
+    }
 }
 
 /// When a room is in the lists of a client.
@@ -299,7 +326,9 @@ impl RoomList {
             return Ok(());
         };
         if is_tagged && let Some(before) = &mut before {
-            before.tags = owner.tags(r, room)?;
+            let mut details = before.details().clone();
+            details.tags = owner.tags(r, room)?;
+            before.details = details.boxed();
         }
         let mut entry = owner.entry(r, room, &member, before)?;
         entry.is_dm = self.direct.contains(&room);
@@ -354,6 +383,11 @@ impl RoomList {
 }
 
 impl Entry {
+    pub fn details(&self) -> &Details {
+        const NONE: &Details = &Details::NONE;
+        self.details.as_deref().unwrap_or(NONE)
+    }
+
     fn order(&self) -> (Reverse<Position>, Reverse<RoomNum>) {
         (Reverse(self.activity), Reverse(self.room))
     }
@@ -382,13 +416,25 @@ impl Owner<'_> {
             _ => member.position,
         };
         let before = before.filter(|before| before.member_position == member.position);
-        let (listing, inviter) = match &before {
-            Some(before) if !member.forgotten => (before.listing, before.inviter.clone()),
-            _ => (self.listing(r, room, member)?, self.inviter(r, member)?),
-        };
         let is_new = before.is_none();
-        let (attributes, tags) =
-            before.map_or_else(Default::default, |before| (before.attributes, before.tags));
+        let (known, mut details) = match before {
+            Some(before) => (Some(before.listing), before.details().clone()),
+            None => (None, Details::NONE),
+        };
+        let listing = match known {
+            Some(listing) if !member.forgotten => listing,
+            _ => {
+                details.inviter = self.inviter(r, member)?;
+                self.listing(r, room, member)?
+            }
+        };
+        let is_old = is_new || details.attributes.state_position < heads.state_position;
+        if is_old && self.parts.has_any(FilterInputs::ATTRIBUTES) {
+            details.attributes = self.attributes(r, room, member, heads.state_position)?;
+        }
+        if is_new && self.parts.has(FilterInputs::TAGS) {
+            details.tags = self.tags(r, room)?;
+        }
         Ok(Entry {
             room,
             activity,
@@ -396,17 +442,7 @@ impl Owner<'_> {
             member_position: member.position,
             listing,
             is_dm: false,
-            inviter,
-            attributes: match self.parts.has_any(FilterInputs::ATTRIBUTES) {
-                true if is_new || attributes.state_position < heads.state_position => {
-                    self.attributes(r, room, member, heads.state_position)?
-                }
-                _ => attributes,
-            },
-            tags: match self.parts.has(FilterInputs::TAGS) {
-                true if is_new => self.tags(r, room)?,
-                _ => tags,
-            },
+            details: details.boxed(),
         })
     }
 
