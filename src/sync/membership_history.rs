@@ -59,6 +59,22 @@ pub fn continuity(
     Ok(Continuity::Rejoined)
 }
 
+/// The membership that `member` replaced; `None` if there was none, or it is not known.
+pub fn before(
+    r: &impl Reader,
+    room: RoomNum,
+    member: &MemberRow,
+) -> Result<Option<Membership>, Error> {
+    let header = event::header(r, member.event)?;
+    let Some(key) = header.state_key else {
+        return Ok(None);
+    };
+    let before = state::get(r, room, header.state_before, key)?;
+    before
+        .map(|before| current::membership_of(r, before))
+        .transpose()
+}
+
 /// The event after `since` that ended the last stay of the user with the membership `member`, who is not
 /// joined.
 pub fn last_leave(

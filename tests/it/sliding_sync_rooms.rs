@@ -287,6 +287,100 @@ fn a_room_from_which_the_user_was_removed_stays_in_the_list_until_it_is_forgotte
 }
 
 #[test]
+fn a_membership_that_changes_after_the_end_of_a_stay_is_sent_alone() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let whom = json!({ "user_id": bob.user_id });
+    let body = json!({ "lists": { "all": {
+        "ranges": [[0, 9]], "timeline_limit": 1,
+        "required_state": [["m.room.member", "$ME"], ["m.room.create", ""]],
+    } } });
+    for (first, second, last) in [("ban", "unban", "leave"), ("leave", "ban", "ban")] {
+        let room = create_room_with(&[&alice, &bob]);
+        let response = sliding(&bob, None, body.clone());
+        match first {
+            "leave" => leave(&bob, &room),
+            _ => drop(expect_ok(change_membership(
+                &alice,
+                &room,
+                first,
+                whom.clone(),
+            ))),
+        }
+        let response = sliding(&bob, Some(pos(&response)), body.clone());
+        assert_eq!(response["rooms"][&room]["membership"], first);
+        send_text(&alice, &room, "secret");
+        expect_ok(change_membership(&alice, &room, second, whom.clone()));
+        // A client that begins now does not have the room, nor one that was sent its last event.
+        for (known, since) in [(first == "ban", Some(pos(&response))), (false, None)] {
+            let response = sliding(&bob, since, body.clone());
+            let Some(sent) = response["rooms"].get(&room) else {
+                panic!("{second}: {response}");
+            };
+            assert_eq!(sent["membership"], last, "{second}");
+            assert_eq!(sent["initial"] == true, !known, "{second}: {sent}");
+            assert_eq!(
+                event_types(&sent["timeline"]),
+                ["m.room.member"],
+                "{second}"
+            );
+            assert_eq!(sent["timeline"][0]["content"]["membership"], last);
+            let state = sent["required_state"].as_array().unwrap();
+            let own: Vec<_> = state
+                .iter()
+                .filter(|event| event["type"] == "m.room.member")
+                .map(|event| &event["content"]["membership"])
+                .collect();
+            assert_eq!(own, [last], "{second}");
+            assert_eq!(state.len(), if known { 1 } else { 2 }, "{second}: {sent}");
+        }
+    }
+}
+
+#[test]
+fn a_refused_knock_stays_in_the_list_and_a_ban_of_a_stranger_is_not_sent() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let rule = json!({ "type": "m.room.join_rules", "content": { "join_rule": "knock" } });
+    let knocked = create_room(&alice, json!({ "initial_state": [rule] }));
+    let knock = format!("/_matrix/client/v3/knock/{}", percent_encode(&knocked));
+    expect_ok(bob.post(&knock, json!({})));
+    let first = sliding(&bob, None, window(0, 9));
+    let whom = || json!({ "user_id": bob.user_id });
+    expect_ok(change_membership(&alice, &knocked, "kick", whom()));
+    let second = sliding(&bob, Some(pos(&first)), window(0, 9));
+    assert_eq!(second["rooms"][&knocked]["membership"], "leave");
+    let third = sliding(&bob, Some(pos(&second)), window(0, 9));
+    assert_eq!(third["lists"]["all"]["count"], 1);
+    let banned = create_room(&alice, json!({}));
+    expect_ok(change_membership(&alice, &banned, "ban", whom()));
+    let subscription = json!({ "timeline_limit": 2, "required_state": [["*", "*"]] });
+    let body = json!({ "room_subscriptions": { &banned: subscription } });
+    assert_eq!(sliding(&bob, None, body)["rooms"], json!({}));
+}
+
+#[test]
+fn all_members_are_sent_to_who_asks_for_all_and_for_those_that_are_needed() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let room = create_room_with(&[&alice, &bob]);
+    send_text(&alice, &room, "only of alice");
+    let body = json!({
+        "lists": Value::Null,
+        "extensions": Value::Null,
+        "room_subscriptions": { &room: {
+            "timeline_limit": 1,
+            "required_state": [["m.room.member", "*"], ["m.room.member", "$LAZY"]],
+        } },
+    });
+    let response = sliding(&alice, None, body);
+    let members = response["rooms"][&room]["required_state"]
+        .as_array()
+        .unwrap();
+    assert_eq!(members.len(), 2);
+}
+
+#[test]
 fn rooms_of_others_cannot_be_subscribed_to() {
     let server = TestServer::new();
     let (alice, bob) = (server.register("alice"), server.register("bob"));

@@ -106,12 +106,9 @@ struct Body {
     txn_id: Option<String>,
     #[serde(flatten)]
     query: Query,
-    #[serde(default)]
-    lists: BTreeMap<String, ListBody>,
-    #[serde(default)]
-    room_subscriptions: BTreeMap<String, ConfigBody>,
-    #[serde(default)]
-    extensions: ExtensionsBody,
+    lists: Option<BTreeMap<String, ListBody>>,
+    room_subscriptions: Option<BTreeMap<String, ConfigBody>>,
+    extensions: Option<ExtensionsBody>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -202,9 +199,13 @@ pub async fn sliding_sync(api: Api, session: Session, request: Request) -> Resul
         connection,
         since,
         txn_id: body.txn_id,
-        lists: lists(body.lists, user, &mut patterns)?,
-        subscriptions: subscriptions(body.room_subscriptions, user, &mut patterns)?,
-        extensions: extensions(body.extensions)?,
+        lists: lists(body.lists.unwrap_or_default(), user, &mut patterns)?,
+        subscriptions: subscriptions(
+            body.room_subscriptions.unwrap_or_default(),
+            user,
+            &mut patterns,
+        )?,
+        extensions: extensions(body.extensions.unwrap_or_default())?,
         ignored: api.store.read(|s| ignored_users::load(s, session.user))?,
         invites: api
             .store
@@ -367,6 +368,11 @@ fn required_state(body: RequiredStateBody, user: &UserId) -> RequiredState {
                 };
                 required.include.push(StatePattern { kind, state_key });
             }
+            // Who asks for all members by their type gets all, whatever else is asked for.
+            let wants_all = |pattern: &StatePattern| {
+                pattern.kind.as_deref() == Some("m.room.member") && pattern.state_key.is_none()
+            };
+            required.lazy_members &= !required.include.iter().any(wants_all);
             required
         }
         RequiredStateBody::Proposal {

@@ -27,7 +27,10 @@ use crate::{
         Position, Reader, Records, RoomNum, UserNum,
         records::{MemberRow, Membership},
     },
-    sync::{membership_history::last_leave, rooms::memberships},
+    sync::{
+        membership_history::{self, last_leave},
+        rooms::memberships,
+    },
     users::account_data::{self, GLOBAL},
 };
 
@@ -153,6 +156,9 @@ pub enum Listing {
     Always,
     /// If it was sent before: the user has left it.
     IfSent,
+    /// If it was sent before, and not for a subscription otherwise: the user was banned without ever being in
+    /// it.
+    NeverJoined,
     /// The user has forgotten it.
     Forgotten,
 }
@@ -461,9 +467,13 @@ impl Owner<'_> {
         }
         let is_own = member.membership == Membership::Leave
             && event::load(r, member.event)?.sender()? == *self.id;
-        let was_removed = !is_own && last_leave(r, room, member, Position::MIN)?.is_some();
-        Ok(if was_removed {
+        let was_joined = last_leave(r, room, member, Position::MIN)?.is_some();
+        let is_refused_knock = member.membership == Membership::Leave
+            && membership_history::before(r, room, member)? == Some(Membership::Knock);
+        Ok(if !is_own && (was_joined || is_refused_knock) {
             Listing::Always
+        } else if member.membership == Membership::Ban {
+            Listing::NeverJoined
         } else {
             Listing::IfSent
         })

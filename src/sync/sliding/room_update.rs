@@ -219,10 +219,14 @@ impl Builder<'_> {
         }
         self.fields.bump_stamp = Some(self.member.position.0);
         let Some(leave) = last_leave(r, room, &self.member, Position::MIN)? else {
-            return self.never_joined(r).map(Some);
+            return self.only_membership(r).map(Some);
         };
-        self.end_absence(r)?;
         let header = event::header(r, leave)?;
+        let is_later = leave != self.member.event;
+        if is_later && self.since.is_some_and(|since| since >= header.position) {
+            return self.only_membership(r).map(Some);
+        }
+        self.end_absence(r)?;
         let Some(last) = header.place else {
             return Ok(None);
         };
@@ -231,30 +235,28 @@ impl Builder<'_> {
             state: StateOverlay::after(r, leave, &header)?,
             upto: header.position,
         };
-        let (mut selected, state) = self.history(r, &end)?;
-        if leave != self.member.event {
-            // A ban after the leave: history visibility hides it, but the user must learn of it.
-            selected.events.push(event::load(r, self.member.event)?);
+        let (mut selected, mut state) = self.history(r, &end)?;
+        if is_later {
+            // A ban after the leave, or an unban: history visibility hides it, but the user must learn of it.
+            let event = event::load(r, self.member.event)?;
+            state.retain(|change| Some(change.key) != event.header.state_key);
+            state.extend(self.own_membership(&event));
+            selected.events.push(event);
+            let limit = usize::from(self.planned.config.timeline_limit).max(1);
+            let excess = selected.events.len().saturating_sub(limit);
+            if let Some(dropped) = selected.events.drain(..excess).next_back() {
+                selected.limited = true;
+                selected.before = dropped.header.place.unwrap_or(selected.before);
+            }
         }
         self.finish(r, selected, state).map(Some)
     }
 
-    /// An invitation that was rejected or revoked, or a knock that was.
-    fn never_joined(mut self, r: &impl Reader) -> Result<RoomUpdate, Error> {
+    /// What there is of a room in which the user was not since the last response: the event that ended an
+    /// invitation or a knock, a ban after a leave, or an unban.
+    fn only_membership(mut self, r: &impl Reader) -> Result<RoomUpdate, Error> {
         let event = event::load(r, self.member.event)?;
-        let required = &self.planned.config.required_state;
-        let is_wanted = required_state::is_lazy(required)
-            || required_state::matches(required, MEMBER, self.request.user_id.as_str());
-        let state = event
-            .header
-            .state_key
-            .filter(|_| is_wanted)
-            .map(|key| StateChange {
-                key,
-                kind: MEMBER.to_owned(),
-                state_key: self.request.user_id.to_string(),
-                event: event.num,
-            });
+        let state = self.own_membership(&event);
         self.fields.initial = self.since.is_none();
         let selected = Selected {
             events: vec![event],
@@ -262,6 +264,20 @@ impl Builder<'_> {
             before: Place::MIN,
         };
         self.finish(r, selected, state.into_iter().collect())
+    }
+
+    /// The membership event of the user as state, if that is wanted.
+    fn own_membership(&self, event: &StoredEvent) -> Option<StateChange> {
+        let required = &self.planned.config.required_state;
+        let is_wanted = required_state::is_lazy(required)
+            || required_state::matches(required, MEMBER, self.request.user_id.as_str());
+        let key = event.header.state_key.filter(|_| is_wanted);
+        key.map(|key| StateChange {
+            key,
+            kind: MEMBER.to_owned(),
+            state_key: self.request.user_id.to_string(),
+            event: event.num,
+        })
     }
 
     fn stripped(mut self, r: &impl Reader) -> Result<Option<RoomUpdate>, Error> {
