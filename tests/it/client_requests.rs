@@ -111,7 +111,7 @@ fn a_filter_that_does_not_parse_is_a_bad_request() {
         expect_error(&alice.get(&path), 400, "M_INVALID_PARAM");
     }
     let unknown = alice.get("/_matrix/client/v3/sync?filter=77");
-    expect_error(&unknown, 404, "M_NOT_FOUND");
+    expect_error(&unknown, 400, "M_INVALID_PARAM");
 }
 
 #[test]

@@ -328,11 +328,6 @@ const NOT_ANNOUNCED: &[NotAnnounced] = &[
         )),
     ),
     (
-        "org.matrix.msc4155",
-        "js: rules by which invitations are blocked",
-        None,
-    ),
-    (
         "org.matrix.msc4306",
         "rust: subscribes to threads",
         Some((
