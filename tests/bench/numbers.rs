@@ -11,6 +11,7 @@ mod memory;
 mod mock_homeserver;
 mod peak_memory;
 mod process;
+mod push;
 mod search;
 mod sliding_sync;
 
@@ -51,7 +52,7 @@ type Rows = io::Result<Vec<Row>>;
 type Benchmark = (&'static str, fn() -> Rows);
 
 fn main() -> io::Result<()> {
-    let benchmarks: [Benchmark; 13] = [
+    let benchmarks: [Benchmark; 14] = [
         ("size", size),
         ("idle", idle),
         ("startup", startup),
@@ -65,6 +66,7 @@ fn main() -> io::Result<()> {
         ("memory", peaks_of_memory),
         ("sliding-sync", sliding_sync::run),
         ("search", search::run),
+        ("push", push::run),
     ];
     let selected: Vec<_> = std::env::args()
         .skip(1)
