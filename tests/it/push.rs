@@ -204,6 +204,29 @@ fn an_invite_is_pushed_to_the_invited_user() {
 }
 
 #[test]
+fn an_invite_of_another_server_is_pushed_with_the_name_of_the_room() {
+    let gateway = MockPushGateway::new();
+    let [here, there] = TestServer::federating_with(|_| [gateway.setting(), String::new()]);
+    let (bob, alice) = (here.register("bob"), there.register("alice"));
+    set_pusher(&bob, pusher(&gateway.url(), "key", json!({})));
+    let room = create_room(&alice, json!({ "name": "Kitchen" }));
+    let invite = json!({ "user_id": bob.user_id });
+    expect_ok(change_membership(&alice, &room, "invite", invite));
+    let received = gateway.wait_for(&here, 1);
+    for (field, value) in [
+        ("room_id", json!(room)),
+        ("room_name", json!("Kitchen")),
+        ("sender", json!(alice.user_id)),
+        ("user_is_target", json!(true)),
+        ("counts", json!({ "unread": 1 })),
+    ] {
+        assert_eq!(received[0][field], value, "{field}");
+    }
+    let tweaks = &received[0]["devices"][0]["tweaks"];
+    assert_eq!(*tweaks, json!({ "sound": "default" }));
+}
+
+#[test]
 fn the_badge_counts_rooms_and_is_sent_alone_when_it_falls() {
     let (gateway, server) = gateway_and_server();
     let (alice, bob) = (server.register("alice"), server.register("bob"));

@@ -225,9 +225,13 @@ impl<'a> Evaluator<'a> {
         let mentions: Mentions = mentions.and_then(Result::ok).unwrap_or_default();
         let rules = room::rules(r, room)?;
         let joined = UInt::from(room::heads(r, room)?.joined);
-        let context =
-            PushConditionRoomCtx::new(room_id.clone(), joined, nobody().to_owned(), String::new())
-                .with_power_levels(power_levels::levels(r, room, rules)?.into());
+        let mut context =
+            PushConditionRoomCtx::new(room_id.clone(), joined, nobody().to_owned(), String::new());
+        // An invite may be to a room of which nothing else is here.
+        if current::get(r, room, "m.room.create", "")?.is_some() {
+            let levels = power_levels::levels(r, room, rules)?;
+            context = context.with_power_levels(levels.into());
+        }
         Ok(Self {
             room,
             event: flattened(draft, &room_id)?,
