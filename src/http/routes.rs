@@ -30,6 +30,9 @@ pub(super) fn all() -> Vec<Route> {
     events(&mut routes);
     media(&mut routes);
     routes.add(client::sync::sync);
+    routes.add(client::old_sync::get_events);
+    routes.add(client::old_sync::get_event).rate(Kind::Other);
+    routes.add(client::old_sync::initial_sync);
     routes.add(client::sliding_sync::sliding_sync);
     between_servers(&mut routes);
     routes.add(admin::shared_secret::get_nonce);

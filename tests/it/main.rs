@@ -26,6 +26,7 @@ mod messages;
 mod mock_push_gateway;
 mod mock_web_server;
 mod notifications;
+mod old_sync;
 mod own_data;
 mod profiles;
 mod push;

@@ -18,6 +18,7 @@ pub mod media;
 pub mod membership;
 pub mod message;
 pub mod mutual_rooms;
+pub mod old_sync;
 pub mod openid;
 mod password;
 pub mod presence;

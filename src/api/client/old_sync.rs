@@ -1,0 +1,412 @@
+//! The deprecated endpoints that `/sync` replaced, which old clients and bots still call. They answer from a
+//! response of `/sync`, which is whole in memory here, so one that is too large is refused.
+//!
+//! Source: client-server API, `GET /events`, `GET /events/{eventId}`, `GET /initialSync`.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use ruma::{
+    OwnedEventId, OwnedRoomId, UInt,
+    api::{
+        IncomingRequest,
+        auth_scheme::AccessToken,
+        client::{
+            filter::{FilterDefinition, RoomEventFilter},
+            sync::sync_events,
+        },
+        error::{DeserializationError, Error as MatrixError, ErrorKind},
+        metadata,
+    },
+    exports::serde_html_form,
+    presence::PresenceState,
+};
+use serde::Deserialize;
+use serde_json::{json, value::RawValue};
+use smol::{future::poll_once, stream::StreamExt};
+
+use super::room_reader::{NO_EVENT, RoomReader};
+use crate::{
+    api::{Api, Error, Session, Streamed},
+    rooms::{self, directory, event, room},
+    store::{Position, Snapshot},
+    sync::{Request as SyncRequest, StateAfter, SyncToken},
+    users::account_data::ignored_users,
+};
+
+/// Of the response of `/sync`.
+const MAX_BYTES: usize = 4 * 1024 * 1024;
+const MAX_TIMEOUT: Duration = Duration::from_secs(120);
+/// The messages of each room that a client gets that does not say how many.
+const DEFAULT_LIMIT: u32 = 10;
+
+type Response = sync_events::v3::Response;
+
+/// A response of `/sync`, as far as it is needed. Events stay text.
+#[derive(Deserialize)]
+struct Synced {
+    next_batch: String,
+    #[serde(default)]
+    presence: Events,
+    #[serde(default)]
+    account_data: Events,
+    #[serde(default)]
+    rooms: SyncedRooms,
+}
+
+#[derive(Default, Deserialize)]
+struct Events {
+    #[serde(default)]
+    events: Vec<Box<RawValue>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct SyncedRooms {
+    join: BTreeMap<OwnedRoomId, SyncedRoom>,
+    invite: BTreeMap<OwnedRoomId, SyncedInvite>,
+    leave: BTreeMap<OwnedRoomId, SyncedRoom>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct SyncedRoom {
+    timeline: SyncedTimeline,
+    state_after: Events,
+    ephemeral: Events,
+    account_data: Events,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct SyncedTimeline {
+    events: Vec<Box<RawValue>>,
+    prev_batch: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct SyncedInvite {
+    invite_state: Events,
+}
+
+pub mod get_events {
+    use super::{
+        AccessToken, DeserializationError, Deserialize, IncomingRequest, MatrixError, OwnedRoomId,
+        Response, metadata, serde_html_form,
+    };
+
+    metadata! {
+        method: GET,
+        rate_limited: false,
+        authentication: AccessToken,
+        history: {
+            1.0 => "/_matrix/client/r0/events",
+            1.1 => "/_matrix/client/v3/events",
+        }
+    }
+
+    #[derive(Clone, Debug, Default, Deserialize)]
+    #[serde(default)]
+    pub struct Request {
+        pub from: Option<String>,
+        /// In milliseconds.
+        pub timeout: Option<u64>,
+        pub room_id: Option<OwnedRoomId>,
+    }
+
+    impl IncomingRequest for Request {
+        type EndpointError = MatrixError;
+        type OutgoingResponse = Response;
+
+        fn try_from_http_request_inner(
+            request: http::Request<&[u8]>,
+            _path_arguments: &[&str],
+        ) -> Result<Self, DeserializationError> {
+            let query = request.uri().query().unwrap_or_default();
+            Ok(serde_html_form::from_str(query)?)
+        }
+    }
+}
+
+pub mod get_event {
+    use super::{
+        AccessToken, DeserializationError, IncomingRequest, MatrixError, OwnedEventId, Response,
+        metadata,
+    };
+
+    metadata! {
+        method: GET,
+        rate_limited: false,
+        authentication: AccessToken,
+        history: {
+            1.0 => "/_matrix/client/r0/events/{event_id}",
+            1.1 => "/_matrix/client/v3/events/{event_id}",
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    pub struct Request {
+        pub event_id: OwnedEventId,
+    }
+
+    impl IncomingRequest for Request {
+        type EndpointError = MatrixError;
+        type OutgoingResponse = Response;
+
+        fn try_from_http_request_inner(
+            _request: http::Request<&[u8]>,
+            path_arguments: &[&str],
+        ) -> Result<Self, DeserializationError> {
+            let event_id = path_arguments.first().copied().unwrap_or_default();
+            Ok(Self {
+                event_id: OwnedEventId::try_from(event_id)?,
+            })
+        }
+    }
+}
+
+pub mod initial_sync {
+    use super::{
+        AccessToken, DeserializationError, Deserialize, IncomingRequest, MatrixError, Response,
+        metadata, serde_html_form,
+    };
+
+    metadata! {
+        method: GET,
+        rate_limited: true,
+        authentication: AccessToken,
+        history: {
+            1.0 => "/_matrix/client/r0/initialSync",
+            1.1 => "/_matrix/client/v3/initialSync",
+        }
+    }
+
+    #[derive(Clone, Debug, Default, Deserialize)]
+    #[serde(default)]
+    pub struct Request {
+        /// Of the messages of each room.
+        pub limit: Option<u32>,
+        pub archived: bool,
+    }
+
+    impl IncomingRequest for Request {
+        type EndpointError = MatrixError;
+        type OutgoingResponse = Response;
+
+        fn try_from_http_request_inner(
+            request: http::Request<&[u8]>,
+            _path_arguments: &[&str],
+        ) -> Result<Self, DeserializationError> {
+            let query = request.uri().query().unwrap_or_default();
+            Ok(serde_html_form::from_str(query)?)
+        }
+    }
+}
+
+/// `GET /_matrix/client/v3/events`. NOTSPEC: to-device messages, which it does not have, count as received; a
+/// room that the user is not joined to is not found.
+pub async fn get_events(
+    api: Api,
+    session: Session,
+    request: get_events::Request,
+) -> Result<Streamed, Error> {
+    let mut filter = FilterDefinition::default();
+    if let Some(room) = &request.room_id {
+        api.joined_room(&session, room)?;
+        filter.room.rooms = Some(vec![room.clone()]);
+    }
+    let since = request.from.as_deref().map(str::parse::<SyncToken>);
+    let since = since.transpose().map_err(rooms::Error::from)?;
+    let mut since = since.unwrap_or_else(|| api.notifier.position().token(Position::MIN));
+    let start = since.to_string();
+    let timeout = Duration::from_millis(request.timeout.unwrap_or_default()).min(MAX_TIMEOUT);
+    let deadline = Instant::now() + timeout;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let synced = sync(&api, &session, Some(since), filter.clone(), left).await?;
+        let end = synced.next_batch.clone();
+        let chunk = events_of(synced)?;
+        // What else `/sync` has ends its wait too.
+        let is_stopping = poll_once(api.stopping.wait()).await.is_some();
+        if !chunk.is_empty() || Instant::now() >= deadline || is_stopping {
+            return Streamed::json(&json!({ "start": start, "end": end, "chunk": chunk }));
+        }
+        since = end
+            .parse()
+            .map_err(|_| Error::Internal("a sync token that does not parse"))?;
+    }
+}
+
+/// The events of all rooms, in the order of their times, then typing, receipts and presence.
+fn events_of(synced: Synced) -> Result<Vec<Box<RawValue>>, Error> {
+    #[derive(Deserialize)]
+    struct Time {
+        #[serde(default)]
+        origin_server_ts: u64,
+    }
+    let mut timed = Vec::new();
+    let mut others = Vec::new();
+    let SyncedRooms {
+        join,
+        invite,
+        leave,
+    } = synced.rooms;
+    for (id, room) in join.into_iter().chain(leave) {
+        for event in room.timeline.events {
+            let time = serde_json::from_str::<Time>(event.get());
+            let time = time.map_or(0, |time| time.origin_server_ts);
+            timed.push((time, with_room_id(&event, &id)?));
+        }
+        for event in room.ephemeral.events {
+            others.push(with_room_id(&event, &id)?);
+        }
+    }
+    for (id, room) in invite {
+        if let Some(event) = room.invite_state.events.last() {
+            others.push(with_room_id(event, &id)?);
+        }
+    }
+    timed.sort_by_key(|(time, _)| *time);
+    let timed = timed.into_iter().map(|(_, event)| event);
+    Ok(timed.chain(others).chain(synced.presence.events).collect())
+}
+
+/// `event`, an object without a room id, with that of its room.
+fn with_room_id(event: &RawValue, room: &OwnedRoomId) -> Result<Box<RawValue>, Error> {
+    let room = serde_json::Value::from(room.as_str());
+    let rest = event.get().trim_start().trim_start_matches('{');
+    let separator = if rest.trim_start().starts_with('}') {
+        ""
+    } else {
+        ","
+    };
+    let json = format!(r#"{{"room_id":{room}{separator}{rest}"#);
+    RawValue::from_string(json).map_err(|_| Error::Internal("an event that is no object"))
+}
+
+fn with_room_ids(
+    events: &[Box<RawValue>],
+    room: &OwnedRoomId,
+) -> Result<Vec<Box<RawValue>>, Error> {
+    let events = events.iter();
+    events.map(|event| with_room_id(event, room)).collect()
+}
+
+/// `GET /_matrix/client/v3/events/{eventId}`
+pub async fn get_event(
+    api: Api,
+    session: Session,
+    request: get_event::Request,
+) -> Result<Streamed, Error> {
+    let now_ms = api.clock.now_ms();
+    let read = move |s: &Snapshot| {
+        let num = event::num_of(s, &request.event_id)?.ok_or(NO_EVENT)?;
+        let room_id = room::id(s, event::header(s, num)?.room)?;
+        let mut reader = RoomReader::new(s, &session, now_ms, room_id, RoomEventFilter::default())?;
+        let stored = reader.load_visible(s, &request.event_id)?;
+        reader.format(s, &stored)
+    };
+    let event = api.store.scan("event", read).await;
+    let event = event.map_err(|error| match error {
+        // Who may not see an event does not learn whether it exists.
+        rooms::Error::Forbidden(_) => NO_EVENT,
+        error => error,
+    })?;
+    Streamed::json(&event)
+}
+
+/// `GET /_matrix/client/v3/initialSync`
+pub async fn initial_sync(
+    api: Api,
+    session: Session,
+    request: initial_sync::Request,
+) -> Result<Streamed, Error> {
+    let mut filter = FilterDefinition::default();
+    filter.room.include_leave = request.archived;
+    filter.room.timeline.limit = Some(UInt::from(request.limit.unwrap_or(DEFAULT_LIMIT)));
+    let synced = sync(&api, &session, None, filter, Duration::ZERO).await?;
+    let end = &synced.next_batch;
+    let mut rooms = Vec::new();
+    let SyncedRooms {
+        join,
+        invite,
+        leave,
+    } = &synced.rooms;
+    let join = join.iter().map(|room| ("join", room));
+    for (membership, (id, room)) in join.chain(leave.iter().map(|room| ("leave", room))) {
+        let is_listed = |s: &_| directory::is_listed(s, room::num(s, id)?);
+        let visibility = match api.store.read(is_listed)? {
+            true => "public",
+            false => "private",
+        };
+        let mut messages = json!({
+            "chunk": with_room_ids(&room.timeline.events, id)?, "end": end,
+        });
+        if let Some(start) = &room.timeline.prev_batch {
+            messages["start"] = start.as_str().into();
+        }
+        rooms.push(json!({
+            "room_id": id,
+            "membership": membership,
+            "messages": messages,
+            "state": with_room_ids(&room.state_after.events, id)?,
+            "visibility": visibility,
+            "account_data": room.account_data.events,
+        }));
+    }
+    for (id, room) in invite {
+        let state = with_room_ids(&room.invite_state.events, id)?;
+        rooms.push(json!({
+            "room_id": id, "membership": "invite", "invite": state.last(), "state": state,
+        }));
+    }
+    Streamed::json(&json!({
+        "end": end,
+        "presence": synced.presence.events,
+        "account_data": synced.account_data.events,
+        "rooms": rooms,
+    }))
+}
+
+/// A response of `/sync`.
+///
+/// # Errors
+/// `M_TOO_LARGE` if it has more than [`MAX_BYTES`].
+async fn sync(
+    api: &Api,
+    session: &Session,
+    since: Option<SyncToken>,
+    filter: FilterDefinition,
+    timeout: Duration,
+) -> Result<Synced, Error> {
+    let received = since.map(|since| (0, since.position));
+    let lazy_loaded = (api.lazy_loaded_members).begin((session.device, None), received);
+    let request = SyncRequest {
+        user: session.user,
+        user_id: session.user_id.clone(),
+        device: session.device,
+        filter,
+        since,
+        full_state: false,
+        state_after: StateAfter::Stable,
+        ignored: api.store.read(|s| ignored_users::load(s, session.user))?,
+        lazy_loaded,
+    };
+    let handler = api.sync_handler();
+    let response = handler.sync(request, &PresenceState::Online, timeout);
+    let mut pieces = response.await?.ok_or_else(|| Error::unknown_token(false))?;
+    let mut json = Vec::new();
+    while let Some(piece) = pieces.next().await {
+        json.extend(piece?);
+        if json.len() > MAX_BYTES {
+            return Err(Error::new(
+                ErrorKind::TooLarge,
+                "there is too much for this deprecated endpoint; /sync has it",
+            ));
+        }
+    }
+    serde_json::from_slice(&json).map_err(|_| Error::Internal("a sync response that is no JSON"))
+}
