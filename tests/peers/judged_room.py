@@ -3,6 +3,7 @@
 The state that the host's server has is compared with the one that `oracle.py` computes from the true events:
 those that honest users have sent, and those of a liar that the host's server has accepted."""
 
+from bad_events import MAX_INTEGER
 from liar import LiarRoom
 from oracle import Oracle
 
@@ -75,7 +76,7 @@ class JudgedRoom:
         room = self.of_bob
         ends = [self.last, *self.unsent[-1:]]
         room.state = self.state_after(*ends)
-        depth = 1 + max(self.events[id]["depth"] for id in ends)
+        depth = min(1 + max(self.events[id]["depth"] for id in ends), MAX_INTEGER)
         self.unsent.append(self.add(room.build(type, content, state_key, prev_events=ends, depth=depth)))
 
     async def send_as_bob(self):

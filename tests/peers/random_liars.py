@@ -12,6 +12,7 @@ import random
 import string
 
 from aiohttp import web
+from bad_events import MAX_INTEGER
 from judged_room import CREATE, LEVELS, MEMBER, RULES, VISIBILITY, JudgedRoom
 from liar import Liar
 from user import RequestFailed, User, eventually
@@ -169,12 +170,17 @@ class RandomLies(JudgedRoom):
         if not ends or rng.random() < unknown:
             ends.append("$" + "".join(rng.choices(string.ascii_letters, k=43)))
         depths = [self.events[id]["depth"] for id in ends if id in self.events]
-        depth = max(depths, default=self.events[self.last]["depth"]) + rng.choice((1, 1, 1, 1, 100))
+        depth = self.any_depth(max(depths, default=self.events[self.last]["depth"]))
         room = self.of_liar
         room.state = self.states[-1] if rng.random() < 0.8 else self.any_state()
         sender = rng.choice([self.liar.user, self.liar.user, *self.ghosts()])
         type, content, key = self.forged(sender)
         return self.add(room.build(type, content, key, sender=sender, prev_events=sorted(set(ends)), depth=depth))
+
+    def any_depth(self, before):
+        """The right depth of an event after one of depth `before`, or any other."""
+        right = min(before + 1, MAX_INTEGER)
+        return self.rng.choice((right, right, right, 1, before, min(before + 100, MAX_INTEGER), 10**9, MAX_INTEGER))
 
     def forged(self, sender):
         rng = self.rng
@@ -323,7 +329,8 @@ class RandomLies(JudgedRoom):
         room, user = self.of_liar, self.host.id
         room.state = self.states[-1] if rng.random() < 0.8 else self.any_state()
         ends = [self.last] if rng.random() < 0.7 else [self.any_event(rng)]
-        event = room.draft(MEMBER, {"membership": "join"}, user, sender=user, prev_events=ends)
+        depth = self.any_depth(max(self.events[id]["depth"] for id in ends))
+        event = room.draft(MEMBER, {"membership": "join"}, user, sender=user, prev_events=ends, depth=depth)
         return web.json_response({"room_version": room.version, "event": event})
 
     async def send_join(self, request):
