@@ -304,6 +304,21 @@ fn liars(first: u64) -> Range<u64> {
 }
 
 #[test]
+fn whatever_a_server_claims_in_version_1_a_room_is_what_resolution_gives() {
+    lies(&RoomVersionId::V1, liars(4_000_000));
+}
+
+#[test]
+fn whatever_a_server_claims_in_version_3_a_room_is_what_resolution_gives() {
+    lies(&RoomVersionId::V3, liars(6_000_000));
+}
+
+#[test]
+fn whatever_a_server_claims_in_version_5_a_room_is_what_resolution_gives() {
+    lies(&RoomVersionId::V5, liars(7_000_000));
+}
+
+#[test]
 fn whatever_a_server_claims_in_version_6_a_room_is_what_resolution_gives() {
     lies(&RoomVersionId::V6, liars(0));
 }
