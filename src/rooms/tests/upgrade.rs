@@ -262,7 +262,7 @@ fn a_user_who_may_not_send_a_tombstone_may_not_upgrade() {
                 refused(upgrade(world, by, old, &RoomVersionId::V12, &[]).map(drop));
             }
             let unknown = upgrade(world, &alice, old, &RoomVersionId::V2, &[]);
-            assert!(matches!(unknown, Err(Error::UnsupportedVersion(_))));
+            assert!(matches!(unknown, Err(Error::NotCreatedVersion(_))));
             world.leave(&alice, old)?;
             refused(upgrade(world, &alice, old, &RoomVersionId::V12, &[]).map(drop));
         }
