@@ -27,7 +27,7 @@ async def outage(ctx):
     with ctx.check(f"{guest}'s server starts; {host} receives a message of {guest}, who sees the topic and that {host} left"):
         await asyncio.to_thread(guest.server.start)
         await host.wait_for_event(room, await guest.send_text(room, "back"))
-        await guest.wait_until("the topic", lambda: guest.room(room).content("m.room.topic"))
+        await guest.wait_until("the topic", lambda: guest.room(room).content("m.room.topic"), within=90)
         await guest.wait_for_member(guests_room, host, "leave")
     await ctx.run_all(has_all_messages(ctx, room, sent), killed(ctx, room))
 

@@ -87,7 +87,7 @@ class RandomLies(JudgedRoom):
         """All true events are sent; the state must be exactly the oracle's."""
         sent = list(self.unsent)
         await self.send_as_bob()
-        for _ in range(200):
+        for _ in range(600):
             await self.go_on()
             if set(sent) <= self.history(self.last).keys():
                 break

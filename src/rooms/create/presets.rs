@@ -44,7 +44,7 @@ const MEMBER: i32 = 0;
 /// The room that `creator` requests, with `id` in room versions in which the server chooses it.
 ///
 /// # Errors
-/// [`Error::NotCreatedVersion`]; [`Error::BadContent`] for contents that are not canonical JSON;
+/// Those of [`crate::rooms::room::rules_of_new`]; [`Error::BadContent`] for contents that are not canonical JSON;
 /// [`Error::ThirdPartyInvite`] for invites by e-mail or phone number; [`Error::Invalid`] for other
 /// invalid fields.
 pub fn blueprint(

@@ -65,7 +65,7 @@ pub struct Upgrade {
 /// Replaces the room `old`.
 ///
 /// # Errors
-/// [`Error::NotCreatedVersion`]; [`Error::Forbidden`] unless `actor` may send a tombstone into
+/// Those of [`room::rules_of_new`]; [`Error::Forbidden`] unless `actor` may send a tombstone into
 /// the old room; those of [`create::build`].
 pub fn upgrade(
     tx: &Tx,
