@@ -21,8 +21,9 @@
 //!   than the one that does and follows the known state itself, and if it refers to all of those that
 //!   its authorization needs. So whoever has lost a power by the known state makes no news with it.
 //! - A membership or power levels that were made concurrently with the known ones, so that neither is in
-//!   the auth chain of the other, are news if the known state allows them and they forbid the known ones.
-//!   So a ban is news for whom it does not find under their last display name.
+//!   the auth chain of the other, are news if the known state allows both and, with them, no longer the
+//!   known ones. So a ban is news for whom it does not find under their last display name. Known ones
+//!   that are not allowed any more, as their sender has lost the power since, stay.
 //! - An event rests on a claim if there is one before it, its own or one before an event that it
 //!   follows. It is authorized as any other. A state event must come after the known event of its key,
 //!   too, or forbid it, as the entries of a claim: if that state is the true one, it always does. What is
@@ -210,7 +211,7 @@ impl<'r, R: Reader> KnownState<'r, R> {
         Ok(!is_old && self.forbids(state, pdu, known)?)
     }
 
-    /// Whether `state` with the event `pdu` forbids the `known` event of its key.
+    /// Whether `state`, which allows the `known` event of the key of `pdu`, forbids it with `pdu`.
     fn forbids(
         &self,
         state: &StateOverlay,
@@ -218,14 +219,19 @@ impl<'r, R: Reader> KnownState<'r, R> {
         known: EventNum,
     ) -> Result<bool, Error> {
         let known = self.events.get(known)?;
-        let checked = check_by_state(&known, self.rules, |kind, state_key| {
-            if pdu.state_pair() == Some((kind.clone(), state_key)) {
-                return Ok(Some(pdu.clone()));
-            }
-            let num = state.get(self.r, self.room, &kind.to_string(), state_key)?;
-            num.map(|num| self.events.get(num)).transpose()
-        });
-        Ok(allowed(&known, checked)?.is_none())
+        let is_allowed = |with: Option<&Arc<Pdu>>| {
+            let checked = check_by_state(&known, self.rules, |kind, state_key| {
+                if let Some(pdu) = with
+                    && pdu.state_pair() == Some((kind.clone(), state_key))
+                {
+                    return Ok(Some(pdu.clone()));
+                }
+                let num = state.get(self.r, self.room, &kind.to_string(), state_key)?;
+                num.map(|num| self.events.get(num)).transpose()
+            });
+            Ok::<_, Error>(allowed(&known, checked)?.is_some())
+        };
+        Ok(is_allowed(None)? && !is_allowed(Some(pdu))?)
     }
 
     /// Whether the event `num` is in the auth chain of `later`, along the events of their common key.

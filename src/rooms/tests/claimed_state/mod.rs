@@ -392,3 +392,23 @@ fn a_ban_is_not_gone_when_a_claimed_state_is_resolved_with_an_older_one() {
         });
     }
 }
+
+/// Bob has banned carol while alice kicked her, and is no moderator any more. The kick is not here.
+#[test]
+fn a_concurrent_kick_in_a_claim_does_not_undo_a_ban_of_somebody_who_has_lost_power() {
+    for version in VERSIONS {
+        let (mut history, last) = closed_room(&version);
+        let ban = history.then(Action::member(BOB, CAROL, "ban"));
+        let levels = history.levels(&[(ALICE, 100)], json!({}));
+        let end = history.then(Action::state(ALICE, "m.room.power_levels", "", levels));
+        let kick = history.after(&[last], Action::member(ALICE, CAROL, "leave"));
+        let mut claimed = State::clone(&history.events[end].state_after);
+        assert_eq!(claimed[&key("m.room.member", CAROL)], ban);
+        claimed.insert(key("m.room.member", CAROL), kick);
+        let lie = append_with_unknown(&mut history, &[], say(ALICE));
+        with_room(&history, end, async |replica, before| {
+            replica.store_outliers([kick]).await;
+            expect_no_news(replica, &before, lie, &claimed).await;
+        });
+    }
+}

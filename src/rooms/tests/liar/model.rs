@@ -203,10 +203,10 @@ impl<'a, 't> Model<'a, 't> {
 
     /// Whether the state with the event `index` forbids the known event of its key.
     fn forbids(&self, state: &State, index: Index, known: Index) -> bool {
-        let mut state = state.clone();
+        let mut with = state.clone();
         let key = self.liar.history.state_pair(index).expect("a state event");
-        state.insert(key, index);
-        !self.liar.is_allowed(known, &state)
+        with.insert(key, index);
+        self.liar.is_allowed(known, state) && !self.liar.is_allowed(known, &with)
     }
 
     fn is_chained(&self, index: Index) -> bool {
