@@ -300,7 +300,7 @@ fn lies(version: &RoomVersionId, seeds: Range<u64>) {
 fn liars(first: u64) -> Range<u64> {
     let number = |name| std::env::var(name).ok()?.parse().ok();
     let first = first + number("HEARTH_LIARS_SKIPPED").unwrap_or(0);
-    first..first + number("HEARTH_LIARS").unwrap_or(30)
+    first..first + number("HEARTH_LIARS").unwrap_or(50)
 }
 
 #[test]

@@ -13,8 +13,8 @@
 //! - full resolution gives it if the events of the true graph that stand in the room's state and are
 //!   otherwise not here are extremities, too. The claim that revealed them is true as far as that: a
 //!   server that receives all true events has them and resolves with them, or
-//! - the new one is an event of greater depth that is part of the true graph, or that the room allowed
-//!   before the step; or
+//! - the new one is an event of greater depth, or of a liar, who chooses the depth, that is part of the
+//!   true graph, or that the room allowed before the step; or
 //! - it is the membership of a liar, which a liar has set, or which is gone.
 //!
 //! So nobody falls out of the room, and nothing returns to what it was, unless resolution says so.
@@ -73,7 +73,8 @@ impl Liar<'_> {
             let is_of_liars = LIARS.contains(&pdu.sender().as_str()) && LIARS.contains(&&*key.1);
             let depth = |index: &Index| self.history.events[*index].pdu.depth();
             let known = before.get(*key);
-            let is_later = known.is_none_or(|known| depth(&index) > depth(known));
+            let is_later =
+                index >= self.truth || known.is_none_or(|known| depth(&index) > depth(known));
             is_of_liars
                 || is_later && (whole.allowed.contains(&index) || self.is_allowed(index, before))
         };
