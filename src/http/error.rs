@@ -147,7 +147,10 @@ fn error_response(error: Error) -> Response<ResponseBody> {
             ErrorKind::Unrecognized,
             error.to_string(),
         ),
-        Error::Refused(status, body) => standard(status, body.kind, body.message),
+        Error::Refused(status, body) => {
+            let (status, kind) = of_other_server(status, body.kind);
+            standard(status, kind, body.message)
+        }
         Error::Uiaa(info) => encode(UiaaResponse::AuthResponse(*info)),
         Error::Limited(limited) => {
             let message = limited.to_string();
@@ -311,6 +314,21 @@ fn media_error(error: media::Error) -> Response<ResponseBody> {
     standard(status(&kind), kind, message)
 }
 
+/// What another server says of a session or an account is not about the client's here: a client would log
+/// out.
+fn of_other_server(status: StatusCode, kind: ErrorKind) -> (StatusCode, ErrorKind) {
+    match kind {
+        ErrorKind::UnknownToken(_)
+        | ErrorKind::MissingToken
+        | ErrorKind::Unauthorized
+        | ErrorKind::UserDeactivated
+        | ErrorKind::UserLocked
+        | ErrorKind::UserSuspended => (StatusCode::FORBIDDEN, ErrorKind::Forbidden),
+        kind if status == StatusCode::UNAUTHORIZED => (StatusCode::FORBIDDEN, kind),
+        kind => (status, kind),
+    }
+}
+
 /// An error response of another server is passed on to the client. Any other failure is that of a
 /// gateway.
 fn federation_error(error: federation::Error) -> Response<ResponseBody> {
@@ -320,7 +338,8 @@ fn federation_error(error: federation::Error) -> Response<ResponseBody> {
     match error {
         Error::NotAllowed => standard(StatusCode::FORBIDDEN, ErrorKind::Forbidden, message),
         Error::Status(status, Some(said)) if status.is_client_error() => {
-            standard(status, said.kind, message)
+            let (status, kind) = of_other_server(status, said.kind);
+            standard(status, kind, message)
         }
         Error::NoMemory => busy(message),
         Error::TimedOut => standard(StatusCode::GATEWAY_TIMEOUT, ErrorKind::Unknown, message),

@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 
 use ruma::{
-    ServerName, room_version_rules::RoomVersionRules, serde::Base64, signatures::PublicKeySet,
+    ServerName, events::room::policy::POLICY_SERVER_ED25519_SIGNING_KEY_ID,
+    room_version_rules::RoomVersionRules, serde::Base64, signatures::PublicKeySet,
 };
 use serde_json::value::{RawValue, to_raw_value};
 
@@ -14,9 +15,6 @@ use super::{
     format::{FormatError, check, not_canonical},
 };
 
-/// The id of the key in `m.room.policy`.
-const KEY_ID: &str = "ed25519:policy_server";
-
 /// Whether the event has a valid signature of `server` by `key`.
 pub fn is_signed(
     json: &[u8],
@@ -24,7 +22,7 @@ pub fn is_signed(
     server: &ServerName,
     key: &Base64,
 ) -> Result<bool, FormatError> {
-    let keys = PublicKeySet::from([(KEY_ID.to_owned(), key.clone())]);
+    let keys = PublicKeySet::from([(POLICY_SERVER_ED25519_SIGNING_KEY_ID.to_owned(), key.clone())]);
     EventObject::parse(json, rules)?.is_signed_by(server, &keys, rules)
 }
 
@@ -40,7 +38,7 @@ pub fn add(
     let mut signatures: Signatures = object.get("signatures").unwrap_or_default();
     let of_server = signatures.entry(server.to_string()).or_default();
     let signature = to_raw_value(signature).map_err(not_canonical)?;
-    of_server.insert(KEY_ID.to_owned(), signature);
+    of_server.insert(POLICY_SERVER_ED25519_SIGNING_KEY_ID.to_owned(), signature);
     object.set("signatures", &signatures)?;
     check(&object, rules)
 }

@@ -1,11 +1,12 @@
 //! A request of `/sync`, and the range of positions that its response covers.
 
-use std::collections::BTreeSet;
-
 use ruma::{OwnedUserId, api::client::filter::FilterDefinition};
 
 use super::{lazy_members::ClientMembers, notifier::StreamPosition, token::SyncToken};
-use crate::store::{DeviceNum, Position, UserNum};
+use crate::{
+    store::{DeviceNum, Position, UserNum},
+    users::account_data::{ignored_users::IgnoredUsers, invite_permissions::InvitePermissions},
+};
 
 /// The default and the most events of a timeline.
 const DEFAULT_TIMELINE_LIMIT: usize = 20;
@@ -22,7 +23,8 @@ pub struct Request {
     pub full_state: bool,
     pub state_after: StateAfter,
     /// The users whom the user ignores.
-    pub ignored: BTreeSet<OwnedUserId>,
+    pub ignored: IgnoredUsers,
+    pub invites: InvitePermissions,
     pub lazy_loaded: ClientMembers,
 }
 

@@ -17,7 +17,7 @@ use crate::{
         Position, Reader, Records, RoomNum, Rows, UserNum,
         records::{MemberRow, Membership},
     },
-    users::account_data::{self, invite_permissions},
+    users::account_data,
 };
 
 /// Up to so many rooms, and a range of so many positions, are read on the thread; more on the pool.
@@ -177,8 +177,7 @@ fn is_by_ignored_user(
     member: &MemberRow,
 ) -> Result<bool, Error> {
     let sender = event::load(r, member.event)?.sender()?;
-    Ok(request.ignored.contains(&sender)
-        || invite_permissions::load(r, request.user)?.ignores(&sender))
+    Ok(request.ignored.contains(&sender) || request.invites.ignores(&sender))
 }
 
 fn stripped(

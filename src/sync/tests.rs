@@ -26,7 +26,10 @@ use crate::{
         RoomNum, Store, Tx, UserNum,
         records::{MemberRow, Membership},
     },
-    users::presence::{Presence, UserPresence},
+    users::{
+        account_data::{ignored_users::IgnoredUsers, invite_permissions::InvitePermissions},
+        presence::{Presence, UserPresence},
+    },
 };
 
 const ALICE: UserNum = UserNum(1);
@@ -61,7 +64,8 @@ pub(super) fn request(since: Option<SyncToken>) -> Request {
         since,
         full_state: false,
         state_after: StateAfter::No,
-        ignored: BTreeSet::new(),
+        ignored: IgnoredUsers::default(),
+        invites: InvitePermissions::default(),
         lazy_loaded: lazy_loaded
             .begin((DeviceNum(1), None), since.map(|since| (0, since.position))),
     }

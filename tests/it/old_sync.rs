@@ -65,6 +65,23 @@ fn events_come_in_order_with_their_rooms_and_once() {
 }
 
 #[test]
+fn events_has_as_many_events_of_a_room_as_a_sync_can_have() {
+    let server = TestServer::with("registration = \"open\"\nrate_limits = false");
+    let alice = server.register("alice");
+    let room = create_room_with(&[&alice]);
+    let now = events(&alice, "timeout=0");
+    let sent: Vec<String> = (0..60).map(|number| format!("message {number}")).collect();
+    for body in &sent {
+        send_text(&alice, &room, body);
+    }
+    let from = percent_encode(now["end"].as_str().unwrap());
+    let response = events(&alice, &format!("from={from}"));
+    let mut received = message_bodies(&response["chunk"]);
+    received.sort_by_key(|body| sent.iter().position(|it| it == body));
+    assert_eq!(received, sent);
+}
+
+#[test]
 fn events_waits_for_an_event() {
     let server = TestServer::new();
     let (alice, bob) = (server.register("alice"), server.register("bob"));

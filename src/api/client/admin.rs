@@ -26,7 +26,7 @@ pub async fn get_user_info(
     let is_own = request.user_id == session.user_id;
     if !is_own && !api.users.is_admin(session.user)? {
         return Err(Error::forbidden(
-            "only you and the administrators of your server may see your sessions",
+            "only administrators of this server may see the sessions of others",
         ));
     }
     if !api.local.has(&request.user_id) {
@@ -105,6 +105,10 @@ async fn restrict(
     let restrict = api.users.restrict(session.user, user, restriction, is_set);
     restrict.await?;
     let change = if is_set { "is" } else { "is no longer" };
-    log::info!("{user} {change} {restriction:?} by {}", session.user_id);
+    let restriction = match restriction {
+        Restriction::Locked => "locked",
+        Restriction::Suspended => "suspended",
+    };
+    log::info!("{user} {change} {restriction} by {}", session.user_id);
     Ok(())
 }

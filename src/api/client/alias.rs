@@ -11,6 +11,7 @@ use ruma::{
 use crate::{
     api::{Api, Error, Session, Unauthenticated},
     rooms::{directory::aliases, room},
+    store::Tx,
 };
 
 /// `PUT /_matrix/client/v3/directory/room/{roomAlias}`
@@ -68,9 +69,7 @@ pub async fn delete_alias(
     request: delete_alias::v3::Request,
 ) -> Result<delete_alias::v3::Response, Error> {
     let (local, actor) = (api.local.clone(), api.actor(&session));
-    let write = api
-        .store
-        .write(move |tx| aliases::remove(tx, &local, &actor, &request.room_alias));
-    write.await?;
+    let remove = move |tx: &Tx| aliases::remove(tx, &local, &actor, &request.room_alias);
+    api.write_events(remove).await?;
     Ok(delete_alias::v3::Response::new())
 }

@@ -120,9 +120,7 @@ async fn send(
     scope: String,
     id: String,
 ) -> Result<OwnedEventId, Error> {
-    if let Some(room) = &draft.room_id {
-        suspension::check_message(api, session, room, &draft)?;
-    }
+    suspension::check_message(api, session, &draft)?;
     let local = api.local.clone();
     let transaction = ClientTransaction {
         device: session.device,

@@ -23,21 +23,25 @@ use ruma::{
     exports::serde_html_form,
     presence::PresenceState,
 };
-use serde::Deserialize;
-use serde_json::{json, value::RawValue};
-use smol::{future::poll_once, stream::StreamExt};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::value::RawValue;
+use smol::{
+    future::poll_once,
+    stream::{self, StreamExt},
+};
 
 use super::room_reader::{NO_EVENT, RoomReader};
 use crate::{
     api::{Api, Error, Session, Streamed},
+    pool::Kind,
     rooms::{self, directory, event, room},
     store::{Position, Snapshot},
     sync::{Request as SyncRequest, StateAfter, SyncToken},
-    users::account_data::ignored_users,
+    users::account_data::{ignored_users, invite_permissions},
 };
 
-/// Of the response of `/sync`.
-const MAX_BYTES: usize = 4 * 1024 * 1024;
+/// Of the response of `/sync`: as much as a page of messages has.
+const MAX_BYTES: usize = 512 * 1024;
 const MAX_TIMEOUT: Duration = Duration::from_secs(120);
 /// The messages of each room that a client gets that does not say how many.
 const DEFAULT_LIMIT: u32 = 10;
@@ -92,10 +96,17 @@ struct SyncedInvite {
     invite_state: Events,
 }
 
+fn from_query<T: DeserializeOwned>(
+    request: &http::Request<&[u8]>,
+) -> Result<T, DeserializationError> {
+    let query = request.uri().query().unwrap_or_default();
+    Ok(serde_html_form::from_str(query)?)
+}
+
 pub mod get_events {
     use super::{
         AccessToken, DeserializationError, Deserialize, IncomingRequest, MatrixError, OwnedRoomId,
-        Response, metadata, serde_html_form,
+        Response, from_query, metadata,
     };
 
     metadata! {
@@ -125,8 +136,7 @@ pub mod get_events {
             request: http::Request<&[u8]>,
             _path_arguments: &[&str],
         ) -> Result<Self, DeserializationError> {
-            let query = request.uri().query().unwrap_or_default();
-            Ok(serde_html_form::from_str(query)?)
+            from_query(&request)
         }
     }
 }
@@ -171,7 +181,7 @@ pub mod get_event {
 pub mod initial_sync {
     use super::{
         AccessToken, DeserializationError, Deserialize, IncomingRequest, MatrixError, Response,
-        metadata, serde_html_form,
+        from_query, metadata,
     };
 
     metadata! {
@@ -200,20 +210,29 @@ pub mod initial_sync {
             request: http::Request<&[u8]>,
             _path_arguments: &[&str],
         ) -> Result<Self, DeserializationError> {
-            let query = request.uri().query().unwrap_or_default();
-            Ok(serde_html_form::from_str(query)?)
+            from_query(&request)
         }
     }
 }
 
-/// `GET /_matrix/client/v3/events`. NOTSPEC: to-device messages, which it does not have, count as received; a
-/// room that the user is not joined to is not found.
+#[derive(Serialize)]
+struct EventsResponse {
+    start: String,
+    end: String,
+    chunk: Vec<Box<RawValue>>,
+}
+
+/// `GET /_matrix/client/v3/events`. NOTSPEC: to-device messages, which it does not have, are
+/// deleted as by `/sync`; of more than 100 new events of a room only the newest come; a room that the user is not
+/// joined to is not found.
 pub async fn get_events(
     api: Api,
     session: Session,
     request: get_events::Request,
 ) -> Result<Streamed, Error> {
     let mut filter = FilterDefinition::default();
+    // As many as `/sync` gives.
+    filter.room.timeline.limit = Some(UInt::MAX);
     if let Some(room) = &request.room_id {
         api.joined_room(&session, room)?;
         filter.room.rooms = Some(vec![room.clone()]);
@@ -227,12 +246,15 @@ pub async fn get_events(
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let synced = sync(&api, &session, Some(since), filter.clone(), left).await?;
-        let end = synced.next_batch.clone();
-        let chunk = events_of(synced)?;
+        let read = move || {
+            let synced = parse(&synced)?;
+            Ok::<_, Error>((synced.next_batch.clone(), events_of(synced)?))
+        };
+        let (end, chunk) = api.pool.run(Kind::Parse, read).await??;
         // What else `/sync` has ends its wait too.
         let is_stopping = poll_once(api.stopping.wait()).await.is_some();
         if !chunk.is_empty() || Instant::now() >= deadline || is_stopping {
-            return Streamed::json(&json!({ "start": start, "end": end, "chunk": chunk }));
+            return Streamed::json(&EventsResponse { start, end, chunk });
         }
         since = end
             .parse()
@@ -277,7 +299,8 @@ fn events_of(synced: Synced) -> Result<Vec<Box<RawValue>>, Error> {
 /// `event`, an object without a room id, with that of its room.
 fn with_room_id(event: &RawValue, room: &OwnedRoomId) -> Result<Box<RawValue>, Error> {
     let room = serde_json::Value::from(room.as_str());
-    let rest = event.get().trim_start().trim_start_matches('{');
+    let object = event.get().trim_start();
+    let rest = object.strip_prefix('{').unwrap_or(object);
     let separator = if rest.trim_start().starts_with('}') {
         ""
     } else {
@@ -318,6 +341,38 @@ pub async fn get_event(
     Streamed::json(&event)
 }
 
+#[derive(Serialize)]
+struct InitialSyncResponse<'a> {
+    end: &'a str,
+    presence: &'a [Box<RawValue>],
+    account_data: &'a [Box<RawValue>],
+    rooms: Vec<InitialSyncRoom<'a>>,
+}
+
+#[derive(Serialize)]
+struct InitialSyncRoom<'a> {
+    room_id: &'a OwnedRoomId,
+    membership: &'static str,
+    state: Vec<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    messages: Option<Messages<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    visibility: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    account_data: Option<&'a [Box<RawValue>]>,
+    /// The invite event.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    invite: Option<Box<RawValue>>,
+}
+
+#[derive(Serialize)]
+struct Messages<'a> {
+    chunk: Vec<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    start: Option<&'a str>,
+    end: &'a str,
+}
+
 /// `GET /_matrix/client/v3/initialSync`
 pub async fn initial_sync(
     api: Api,
@@ -328,6 +383,13 @@ pub async fn initial_sync(
     filter.room.include_leave = request.archived;
     filter.room.timeline.limit = Some(UInt::from(request.limit.unwrap_or(DEFAULT_LIMIT)));
     let synced = sync(&api, &session, None, filter, Duration::ZERO).await?;
+    let pool = api.pool.clone();
+    let format = move || formatted_initial_sync(&api, &parse(&synced)?);
+    let json = pool.run(Kind::Parse, format).await??;
+    Ok(Streamed::new(stream::once(Ok(json))))
+}
+
+fn formatted_initial_sync(api: &Api, synced: &Synced) -> Result<Vec<u8>, Error> {
     let end = &synced.next_batch;
     let mut rooms = Vec::new();
     let SyncedRooms {
@@ -338,37 +400,42 @@ pub async fn initial_sync(
     let join = join.iter().map(|room| ("join", room));
     for (membership, (id, room)) in join.chain(leave.iter().map(|room| ("leave", room))) {
         let is_listed = |s: &_| directory::is_listed(s, room::num(s, id)?);
-        let visibility = match api.store.read(is_listed)? {
-            true => "public",
-            false => "private",
-        };
-        let mut messages = json!({
-            "chunk": with_room_ids(&room.timeline.events, id)?, "end": end,
+        rooms.push(InitialSyncRoom {
+            room_id: id,
+            membership,
+            state: with_room_ids(&room.state_after.events, id)?,
+            messages: Some(Messages {
+                chunk: with_room_ids(&room.timeline.events, id)?,
+                start: room.timeline.prev_batch.as_deref(),
+                end,
+            }),
+            visibility: Some(match api.store.read(is_listed)? {
+                true => "public",
+                false => "private",
+            }),
+            account_data: Some(&room.account_data.events),
+            invite: None,
         });
-        if let Some(start) = &room.timeline.prev_batch {
-            messages["start"] = start.as_str().into();
-        }
-        rooms.push(json!({
-            "room_id": id,
-            "membership": membership,
-            "messages": messages,
-            "state": with_room_ids(&room.state_after.events, id)?,
-            "visibility": visibility,
-            "account_data": room.account_data.events,
-        }));
     }
     for (id, room) in invite {
         let state = with_room_ids(&room.invite_state.events, id)?;
-        rooms.push(json!({
-            "room_id": id, "membership": "invite", "invite": state.last(), "state": state,
-        }));
+        rooms.push(InitialSyncRoom {
+            room_id: id,
+            membership: "invite",
+            invite: state.last().cloned(),
+            state,
+            messages: None,
+            visibility: None,
+            account_data: None,
+        });
     }
-    Streamed::json(&json!({
-        "end": end,
-        "presence": synced.presence.events,
-        "account_data": synced.account_data.events,
-        "rooms": rooms,
-    }))
+    let response = InitialSyncResponse {
+        end,
+        presence: &synced.presence.events,
+        account_data: &synced.account_data.events,
+        rooms,
+    };
+    serde_json::to_vec(&response).map_err(|_| Error::Internal("a response that does not serialize"))
 }
 
 /// A response of `/sync`.
@@ -381,7 +448,7 @@ async fn sync(
     since: Option<SyncToken>,
     filter: FilterDefinition,
     timeout: Duration,
-) -> Result<Synced, Error> {
+) -> Result<Vec<u8>, Error> {
     let received = since.map(|since| (0, since.position));
     let lazy_loaded = (api.lazy_loaded_members).begin((session.device, None), received);
     let request = SyncRequest {
@@ -393,6 +460,9 @@ async fn sync(
         full_state: false,
         state_after: StateAfter::Stable,
         ignored: api.store.read(|s| ignored_users::load(s, session.user))?,
+        invites: api
+            .store
+            .read(|s| invite_permissions::load(s, session.user))?,
         lazy_loaded,
     };
     let handler = api.sync_handler();
@@ -408,5 +478,9 @@ async fn sync(
             ));
         }
     }
-    serde_json::from_slice(&json).map_err(|_| Error::Internal("a sync response that is no JSON"))
+    Ok(json)
+}
+
+fn parse(synced: &[u8]) -> Result<Synced, Error> {
+    serde_json::from_slice(synced).map_err(|_| Error::Internal("a sync response that is no JSON"))
 }

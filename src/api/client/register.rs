@@ -149,10 +149,17 @@ pub async fn register(
         display_name: None,
         login: (!request.inhibit_login).then(|| new_login(&request)),
     };
+    let fields = RegistrationFields {
+        device_id: request.device_id,
+        initial_device_display_name: request.initial_device_display_name,
+        inhibit_login: request.inhibit_login,
+        refresh_token: request.refresh_token,
+        ..RegistrationFields::default()
+    };
     let (user, login) = api.users.register(account).await?;
     api.users
         .uia
-        .set_registered(uia_session, operation, uiaa_client.claimant(), user);
+        .set_registered(uia_session, operation, uiaa_client.claimant(), user, fields);
     api.users.record_login_network(user, client.address).await;
     response(user_id, login)
 }

@@ -1,9 +1,7 @@
 //! Reading events of a room for a user.
 
-use std::collections::BTreeSet;
-
 use ruma::{
-    EventId, OwnedRoomId, OwnedUserId, UInt,
+    EventId, OwnedRoomId, UInt,
     api::{
         Direction,
         client::filter::{LazyLoadOptions, RoomEventFilter},
@@ -25,7 +23,7 @@ use crate::{
         },
     },
     store::{Place, RoomNum, Snapshot},
-    users::account_data::ignored_users,
+    users::account_data::ignored_users::{self, IgnoredUsers},
 };
 
 pub const MAX_PAGE: usize = 100;
@@ -40,7 +38,7 @@ pub struct RoomReader {
     pub aggregator: Aggregator,
     pub filter: RoomEventFilter,
     /// Users whose messages are left out.
-    pub ignored: BTreeSet<OwnedUserId>,
+    pub ignored: IgnoredUsers,
 }
 
 impl RoomReader {
@@ -53,10 +51,22 @@ impl RoomReader {
         room_id: OwnedRoomId,
         filter: RoomEventFilter,
     ) -> Result<Self, rooms::Error> {
+        let ignored = ignored_users::load(s, session.user)?;
+        Self::with_ignored(s, session, now_ms, room_id, filter, ignored)
+    }
+
+    /// The same with the list of ignored users, for a request that reads many rooms.
+    pub fn with_ignored(
+        s: &Snapshot,
+        session: &Session,
+        now_ms: u64,
+        room_id: OwnedRoomId,
+        filter: RoomEventFilter,
+        ignored: IgnoredUsers,
+    ) -> Result<Self, rooms::Error> {
         let room = history_visibility::readable_room(s, &room_id, session.user)?;
         let (user, device) = (&session.user_id, Some(session.device));
         let formatter = Formatter::new(s, room, user, device, now_ms, RoomIdField::Include)?;
-        let ignored = ignored_users::load(s, session.user)?;
         Ok(Self {
             room,
             room_id,

@@ -36,6 +36,7 @@ use crate::{
         timeline::{client_event::Formatter, filter, pagination_token::PaginationToken},
     },
     store::{EventNum, Place, Reader, RoomNum, Rows, Snapshot, records::Membership},
+    users::account_data::ignored_users::{self, IgnoredUsers},
 };
 
 const DEFAULT_RESULTS: usize = 10;
@@ -103,6 +104,7 @@ pub async fn search_events(
             terms: Terms::new(&criteria.search_term),
             criteria: &criteria,
             order,
+            ignored: ignored_users::load(s, session.user)?,
             readers: BTreeMap::new(),
         };
         let page = search.page(token)?;
@@ -197,6 +199,7 @@ struct Search<'a> {
     criteria: &'a Criteria,
     terms: Terms,
     order: Order,
+    ignored: IgnoredUsers,
     /// None of a room that the user may not read.
     readers: BTreeMap<RoomNum, Option<RoomReader>>,
 }
@@ -314,7 +317,15 @@ impl Search<'_> {
             let room_id = room::id(self.s, room)?;
             // Contexts are not filtered.
             let filter = RoomEventFilter::default();
-            let reader = RoomReader::new(self.s, self.session, self.now_ms, room_id, filter);
+            let ignored = self.ignored.clone();
+            let reader = RoomReader::with_ignored(
+                self.s,
+                self.session,
+                self.now_ms,
+                room_id,
+                filter,
+                ignored,
+            );
             let reader = match reader {
                 Ok(reader) => Some(reader),
                 Err(rooms::Error::Forbidden(_)) => None,
@@ -404,10 +415,15 @@ impl Search<'_> {
                     next_batch: None,
                 });
                 entry.results.push(event.id()?);
+                // What is on the pages before counts if they were pages of this group.
+                let before = match next.group.as_ref() == Some(&group) {
+                    true => next.found - events.len(),
+                    false => 0,
+                };
                 let token = SearchToken {
                     upto: next.upto,
                     offset,
-                    found: entry.results.len(),
+                    found: before + entry.results.len(),
                     group: Some(group),
                 };
                 entry.next_batch = more.then(|| token.to_string());

@@ -14,15 +14,11 @@ use crate::{
 
 /// # Errors
 /// `M_USER_SUSPENDED` if the user is suspended and may not send the message event `draft`.
-pub(super) fn check_message(
-    api: &Api,
-    session: &Session,
-    room: &RoomId,
-    draft: &EventDraft,
-) -> Result<(), Error> {
+pub(super) fn check_message(api: &Api, session: &Session, draft: &EventDraft) -> Result<(), Error> {
     if !session.is_suspended {
         return Ok(());
     }
+    let room = draft.room_id.as_deref().ok_or_else(Error::suspended)?;
     let target = draft
         .redacts
         .as_ref()

@@ -15,7 +15,10 @@ use crate::{
     api::{Adapted, Api, Error, Quirk, Session, Streamed},
     rooms::{self, timeline::filter::check_definition},
     sync::{Request, StateAfter, SyncToken},
-    users::{self, account_data::ignored_users},
+    users::{
+        self,
+        account_data::{ignored_users, invite_permissions},
+    },
 };
 
 const MAX_TIMEOUT: Duration = Duration::from_secs(120);
@@ -80,6 +83,9 @@ pub async fn sync(
             quirk
         },
         ignored: api.store.read(|s| ignored_users::load(s, session.user))?,
+        invites: api
+            .store
+            .read(|s| invite_permissions::load(s, session.user))?,
         lazy_loaded,
     };
     let timeout = request.timeout.unwrap_or_default().min(MAX_TIMEOUT);

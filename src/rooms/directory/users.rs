@@ -149,9 +149,12 @@ fn local_user(r: &impl Reader, num: UserNum) -> Result<User, Error> {
 }
 
 fn is_locked(r: &impl Reader, local: &Local, id: &UserId) -> Result<bool, Error> {
+    if !local.has(id) {
+        return Ok(false);
+    }
     match users::num_of(r, id)? {
-        Some(num) if local.has(id) => Ok(accounts::moderation(r, num)?.locked),
-        _ => Ok(false),
+        Some(num) => Ok(accounts::moderation(r, num)?.locked),
+        None => Ok(false),
     }
 }
 

@@ -3,8 +3,6 @@
 //! Source: client-server API, "Aggregations of child events", "Event replacements", "Threading" and
 //! "Reference relations".
 
-use std::collections::BTreeSet;
-
 use ruma::{OwnedEventId, OwnedUserId, events::TimelineEventType};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -21,7 +19,7 @@ use crate::{
         timeline::client_event::Formatter,
     },
     store::{Place, Reader, RoomNum, Rows, UserNum},
-    users,
+    users::{self, account_data::ignored_users::IgnoredUsers},
 };
 
 /// How many references of an event its aggregation has, the oldest. NOTSPEC: others are left to
@@ -39,7 +37,7 @@ const MAX_COUNTED: usize = 1000;
 pub struct Aggregator {
     room: RoomNum,
     user: UserNum,
-    ignored: BTreeSet<OwnedUserId>,
+    ignored: IgnoredUsers,
     /// The last place that the user may see; `None` if there is none.
     upto: Option<Place>,
 }
@@ -95,7 +93,7 @@ impl Aggregator {
         r: &impl Reader,
         formatter: &Formatter,
         user: UserNum,
-        ignored: BTreeSet<OwnedUserId>,
+        ignored: IgnoredUsers,
     ) -> Result<Self, Error> {
         Ok(Self {
             room: formatter.room(),

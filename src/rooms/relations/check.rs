@@ -63,16 +63,16 @@ fn check_parent(r: &impl Reader, room: RoomNum, id: &OwnedEventId) -> Result<(),
     if event::num_in(r, room, id)?.is_some() {
         return Ok(());
     }
-    if event::num_of(r, id)?.is_some() {
-        return Err(Error::invalid("the related event is in another room"));
-    }
     let parent = Parent {
         room,
         id: id.as_str(),
     };
-    match parent.has_children(r)? {
+    // The error does not tell whether it is here, in another room.
+    match event::num_of(r, id)?.is_none() && parent.has_children(r)? {
         true => Ok(()),
-        false => Err(Error::invalid("the related event is unknown")),
+        false => Err(Error::invalid(
+            "the related event is not known in this room",
+        )),
     }
 }
 

@@ -84,10 +84,11 @@ impl<R: Reader> Search<'_, R> {
                 let (key, row) = row?;
                 let row = row.record(&key)?;
                 left -= 1;
+                if row.position > self.upto {
+                    continue;
+                }
                 let words = words::of_event(&event::load(self.r, row.event)?, None)?;
-                if let Some(score) = self.terms.score(&words)
-                    && row.position <= self.upto
-                {
+                if let Some(score) = self.terms.score(&words) {
                     self.found.push(Candidate {
                         score,
                         position: row.position,

@@ -79,6 +79,9 @@ pub(in crate::rooms) fn delete_batch(tx: &Tx) -> Result<bool, Error> {
     for room in rooms.collect::<Result<Vec<_>, Error>>()? {
         cursors.remove(room)?;
     }
+    if !cursors.is_empty()? {
+        return Ok(true);
+    }
     let mut postings = tx.search_postings()?;
     let rows = postings.all()?.take(DELETED_ROWS);
     let keys = rows.map(|row| {
@@ -89,7 +92,7 @@ pub(in crate::rooms) fn delete_batch(tx: &Tx) -> Result<bool, Error> {
     for (room, block, word) in keys.collect::<Result<Vec<_>, Error>>()? {
         postings.remove((room, block, word.as_str()))?;
     }
-    Ok(!(cursors.is_empty()? && postings.is_empty()?))
+    Ok(!postings.is_empty()?)
 }
 
 /// Whether there is an index.

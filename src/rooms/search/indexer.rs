@@ -46,6 +46,26 @@ enum Changed {
     All,
 }
 
+impl Changed {
+    fn rooms_behind(self, r: &impl Reader) -> Result<Vec<RoomNum>, Error> {
+        let rooms: Vec<RoomNum> = match self {
+            Self::Rooms { rooms, .. } => rooms.into_iter().collect(),
+            Self::All => {
+                let rooms = r.rooms()?;
+                let rooms = rooms.all()?.map(|row| Ok(row?.0.value()));
+                rooms.collect::<Result<_, Error>>()?
+            }
+        };
+        let mut behind = Vec::new();
+        for room in rooms {
+            if index::is_behind(r, room)? {
+                behind.push(room);
+            }
+        }
+        Ok(behind)
+    }
+}
+
 impl Default for Changed {
     fn default() -> Self {
         Self::Rooms {
@@ -138,23 +158,11 @@ impl Indexer {
 }
 
 async fn index_rooms(store: &Store, changed: Changed) -> Result<(), Error> {
-    let rooms: Vec<RoomNum> = match changed {
-        Changed::Rooms { rooms, .. } => rooms.into_iter().collect(),
-        Changed::All => {
-            let list = |s: &Snapshot| {
-                let rooms = s.rooms()?;
-                let rooms = rooms.all()?.map(|row| Ok(row?.0.value()));
-                rooms.collect::<Result<_, Error>>()
-            };
-            store.scan_in_background("rooms to index", list).await?
-        }
-    };
-    let (mut events, mut logged) = (0, None);
+    let list = move |s: &Snapshot| changed.rooms_behind(s);
+    let rooms = store.scan_in_background("rooms to index", list).await?;
+    let (mut events, mut is_logged) = (0, false);
     let mut since = Instant::now();
     for (done, room) in rooms.iter().copied().enumerate() {
-        if !store.read(|s| index::is_behind(s, room))? {
-            continue;
-        }
         loop {
             let indexed = store
                 .write(move |tx: &Tx| index::index_batch(tx, room))
@@ -165,14 +173,14 @@ async fn index_rooms(store: &Store, changed: Changed) -> Result<(), Error> {
                     "indexing for the search: {events} events so far, {done} of {} rooms are done",
                     rooms.len()
                 );
-                (since, logged) = (Instant::now(), Some(()));
+                (since, is_logged) = (Instant::now(), true);
             }
             if indexed == 0 {
                 break;
             }
         }
     }
-    if logged.is_some() {
+    if is_logged {
         log::info!("indexing for the search: done, {events} events");
     }
     Ok(())

@@ -68,8 +68,8 @@ pub(super) fn score_of(is_whole: bool, count: u8) -> u32 {
     if is_whole { 4 + count } else { count }
 }
 
-/// The words of the text: runs of letters and digits, in lower case. Where words are written without
-/// spaces, each character is one.
+/// The words of the text: runs of letters and digits, in lower case. In scripts without spaces between
+/// words, each character is one.
 fn split(text: &str) -> impl Iterator<Item = String> {
     let mut chars = text.chars().peekable();
     std::iter::from_fn(move || {

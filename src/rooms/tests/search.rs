@@ -12,13 +12,14 @@ use crate::{
     rooms::{
         Error, event,
         search::{
+            Indexer,
             candidates::{Order, candidates},
             index,
             words::{self, Terms},
         },
         timeline,
     },
-    store::{Place, Position, Reader, RoomNum, Tx},
+    store::{Effect, Place, Position, Reader, RoomNum, Tx},
 };
 
 /// The places of the events with the terms, by the index and what is not indexed.
@@ -117,6 +118,41 @@ fn a_search_finds_the_events_with_all_words_whatever_part_of_the_room_is_indexed
             store.write(job).await.expect("the job succeeds");
         });
     }
+}
+
+#[test]
+fn the_indexer_indexes_what_is_there_at_the_start_and_in_batches_what_comes() {
+    const BATCH: usize = 300;
+    with_store(async |store| {
+        let local = local();
+        let say = move |tx: &Tx| {
+            let room = open_room(tx, &local, &RoomVersionId::V11)?;
+            for number in 0..BATCH {
+                message(tx, &local, &room, alice(), &format!("needle {number}"))?;
+            }
+            Ok::<_, Error>(room.room)
+        };
+        let before = store.write(say.clone()).await.expect("a room");
+        let indexer = Indexer::default();
+        let indexed = async |room| {
+            while store.read(|s| index::is_behind(s, room)).expect("a read") {
+                smol::future::yield_now().await;
+            }
+        };
+        let follow = async {
+            indexed(before).await;
+            let after = store.write(say).await.expect("a room");
+            for number in 0..BATCH {
+                indexer.apply(&Effect::RoomChanged(after, Position(number as u64)));
+            }
+            indexed(after).await;
+            for room in [before, after] {
+                let found = store.read(|s| found(s, room, "needle"));
+                assert_eq!(found.expect("a search").len(), BATCH);
+            }
+        };
+        smol::future::or(indexer.run(store), follow).await;
+    });
 }
 
 #[test]

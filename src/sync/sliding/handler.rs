@@ -97,7 +97,7 @@ impl SlidingSyncHandler<'_> {
             let is_fast = is_fast(&plan, range);
             let last_state = request.since.map_or(0, |pos| pos.state);
             let is_changed = !waits
-                || plan.next.is_changed()
+                || plan.next.is_changed
                 || connection::is_to_be_refreshed(last_state, range.now_ms);
             let sources = Sources {
                 request: request.clone(),
@@ -204,7 +204,8 @@ impl SlidingSyncHandler<'_> {
             .as_ref()
             .is_some_and(|changed| changed.len() <= MAX_ROOMS_ON_THREAD);
         let costs = request.lists.iter().map(|list| list.filters.cost());
-        let checks = costs.sum::<usize>().saturating_mul(list.entries().len());
+        let cost = costs.sum::<usize>() + request.invites.globs();
+        let checks = cost.saturating_mul(list.entries().len());
         let is_fast = has_few_changes
             && checks <= MAX_CHECKS_ON_THREAD
             && window_size(request, &list) <= state.rooms.len() + MAX_ROOMS_ON_THREAD

@@ -39,10 +39,6 @@ impl NextState {
         }
     }
 
-    pub fn is_changed(&self) -> bool {
-        self.is_changed
-    }
-
     pub fn required_state(&mut self, wanted: &[RequiredState]) -> u16 {
         let known = self.required_states.iter();
         let index = known.clone().position(|known| known.as_slice() == wanted);

@@ -165,6 +165,7 @@ impl Planner<'_> {
     /// The rooms in the windows and subscriptions, and how many rooms match each list.
     fn windows(&self, r: &impl Reader) -> Result<(Windows<'_>, Vec<usize>), Error> {
         let entries = self.list.entries();
+        let listed: Vec<bool> = entries.iter().map(|entry| self.is_listed(entry)).collect();
         let mut rules = vec![Rule::default(); entries.len()];
         let mut counts = Vec::new();
         for (number, list) in self.request.lists.iter().enumerate() {
@@ -182,8 +183,8 @@ impl Planner<'_> {
                     .map(|name| name.to_lowercase()),
             };
             let mut count = 0;
-            for (entry, rule) in entries.iter().zip(&mut rules) {
-                if !self.is_listed(entry) || !filters.accept(self.list, entry) {
+            for ((entry, is_listed), rule) in entries.iter().zip(&listed).zip(&mut rules) {
+                if !is_listed || !filters.accept(self.list, entry) {
                     continue;
                 }
                 let index = count as u64;
@@ -202,7 +203,7 @@ impl Planner<'_> {
         for (number, (id, _)) in self.request.subscriptions.iter().enumerate() {
             if let Some(room) = room_num(r, id.as_str())?
                 && let Some(index) = self.list.index_of(room)
-                && (self.is_listed(&entries[index]) || entries[index].listing == Listing::IfSent)
+                && (listed[index] || entries[index].listing == Listing::IfSent)
             {
                 rules[index].subscription = Some(number);
             }

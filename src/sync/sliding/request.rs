@@ -1,7 +1,5 @@
 //! A request of simplified sliding sync.
 
-use std::collections::BTreeSet;
-
 use ruma::{OwnedRoomId, OwnedUserId};
 use serde::Deserialize;
 
@@ -9,7 +7,7 @@ use super::token::Pos;
 use crate::{
     store::{DeviceNum, Position, UserNum, records::RequiredState},
     sync::lazy_members::ClientMembers,
-    users::account_data::invite_permissions::InvitePermissions,
+    users::account_data::{ignored_users::IgnoredUsers, invite_permissions::InvitePermissions},
 };
 
 /// The most tags of a room that filters see.
@@ -40,7 +38,7 @@ pub struct SlidingSyncRequest {
     pub subscriptions: Vec<(OwnedRoomId, RoomConfig)>,
     pub extensions: Extensions,
     /// The users whom the user ignores.
-    pub ignored: BTreeSet<OwnedUserId>,
+    pub ignored: IgnoredUsers,
     pub invites: InvitePermissions,
     pub lazy_loaded: ClientMembers,
 }

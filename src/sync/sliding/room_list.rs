@@ -143,9 +143,19 @@ impl Details {
 
     /// As an entry has them.
     fn boxed(self) -> Option<Box<Self>> {
+        let Attributes {
+            room_type,
+            is_encrypted,
+            name,
+            state_position,
+        } = &self.attributes;
+        // Those of a room that this server is not in have no position.
         let is_any = self.inviter.is_some()
-            || self.attributes.state_position > Position::MIN
-            || !self.tags.is_empty();
+            || !self.tags.is_empty()
+            || *state_position > Position::MIN
+            || room_type.is_some()
+            || *is_encrypted
+            || name.is_some();
         is_any.then(|| Box::new(self))
     }
 }
@@ -332,7 +342,7 @@ impl RoomList {
             return Ok(());
         };
         if is_tagged && let Some(before) = &mut before {
-            let mut details = before.details().clone();
+            let mut details = before.take_details();
             details.tags = owner.tags(r, room)?;
             before.details = details.boxed();
         }
@@ -394,6 +404,12 @@ impl Entry {
         self.details.as_deref().unwrap_or(NONE)
     }
 
+    fn take_details(&mut self) -> Details {
+        self.details
+            .take()
+            .map_or(Details::NONE, |details| *details)
+    }
+
     fn order(&self) -> (Reverse<Position>, Reverse<RoomNum>) {
         (Reverse(self.activity), Reverse(self.room))
     }
@@ -424,7 +440,7 @@ impl Owner<'_> {
         let before = before.filter(|before| before.member_position == member.position);
         let is_new = before.is_none();
         let (known, mut details) = match before {
-            Some(before) => (Some(before.listing), before.details().clone()),
+            Some(mut before) => (Some(before.listing), before.take_details()),
             None => (None, Details::NONE),
         };
         let listing = match known {
@@ -467,10 +483,17 @@ impl Owner<'_> {
         }
         let is_own = member.membership == Membership::Leave
             && event::load(r, member.event)?.sender()? == *self.id;
+        if is_own {
+            return Ok(Listing::IfSent);
+        }
+        let is_refused_knock = || {
+            let before = membership_history::before(r, room, member)?;
+            Ok::<_, Error>(
+                member.membership == Membership::Leave && before == Some(Membership::Knock),
+            )
+        };
         let was_joined = last_leave(r, room, member, Position::MIN)?.is_some();
-        let is_refused_knock = member.membership == Membership::Leave
-            && membership_history::before(r, room, member)? == Some(Membership::Knock);
-        Ok(if !is_own && (was_joined || is_refused_knock) {
+        Ok(if was_joined || is_refused_knock()? {
             Listing::Always
         } else if member.membership == Membership::Ban {
             Listing::NeverJoined

@@ -12,6 +12,9 @@ use crate::store::{self, Reader, UserNum};
 const EVENT_TYPE: &str = "m.invite_permission_config";
 const MSC4155_EVENT_TYPE: &str = "org.matrix.msc4155.invite_permission_config";
 
+/// Of all globs together: each invite is compared with all. A configuration with more is invalid.
+const MAX_GLOB_BYTES: usize = 32 * 1024;
+
 /// What happens to an invite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InviteRule {
@@ -55,26 +58,39 @@ impl Default for Msc4155Config {
 }
 
 impl Msc4155Config {
-    /// The first list that matches decides.
-    fn rule(&self, inviter: &UserId) -> InviteRule {
+    /// The lists of users, then those of servers, in the order in which they count.
+    fn lists(&self) -> [(&[String], InviteRule); 6] {
         use InviteRule::{Allow, Block, Ignore};
 
+        [
+            (&self.allowed_users, Allow),
+            (&self.ignored_users, Ignore),
+            (&self.blocked_users, Block),
+            (&self.allowed_servers, Allow),
+            (&self.ignored_servers, Ignore),
+            (&self.blocked_servers, Block),
+        ]
+    }
+
+    /// The first list that matches decides.
+    fn rule(&self, inviter: &UserId) -> InviteRule {
         if !self.enabled {
-            return Allow;
+            return InviteRule::Allow;
         }
         let (user, server) = (inviter.as_str(), inviter.server_name().as_str());
-        let lists = [
-            (&self.allowed_users, user, Allow),
-            (&self.ignored_users, user, Ignore),
-            (&self.blocked_users, user, Block),
-            (&self.allowed_servers, server, Allow),
-            (&self.ignored_servers, server, Ignore),
-            (&self.blocked_servers, server, Block),
-        ];
-        let found = lists
+        let texts = [user, user, user, server, server, server];
+        let found = self
+            .lists()
             .into_iter()
-            .find(|(globs, text, _)| globs.iter().any(|glob| matches(glob, text)));
-        found.map_or(Allow, |(_, _, rule)| rule)
+            .zip(texts)
+            .find(|((globs, _), text)| globs.iter().any(|glob| matches(glob, text)));
+        found.map_or(InviteRule::Allow, |((_, rule), _)| rule)
+    }
+
+    /// How many bytes all globs have.
+    fn bytes(&self) -> usize {
+        let globs = self.lists().into_iter().flat_map(|(globs, _)| globs);
+        globs.map(String::len).sum()
     }
 }
 
@@ -94,6 +110,15 @@ impl InvitePermissions {
         self.msc4155.rule(inviter)
     }
 
+    /// By how many globs a rule is found.
+    pub fn globs(&self) -> usize {
+        self.msc4155
+            .lists()
+            .map(|(globs, _)| globs.len())
+            .iter()
+            .sum()
+    }
+
     /// Whether invites by `inviter` are not shown.
     pub fn ignores(&self, inviter: &UserId) -> bool {
         self.rule(inviter) == InviteRule::Ignore
@@ -106,14 +131,15 @@ pub fn load(r: &impl Reader, user: UserNum) -> Result<InvitePermissions, store::
     let config = config.and_then(|row| serde_json::from_str::<Config>(&row.content).ok());
     let default_action = config.and_then(|config| config.default_action);
     let config = rows::load(r, user, GLOBAL, MSC4155_EVENT_TYPE)?;
-    let config = config.and_then(|row| serde_json::from_str(&row.content).ok());
+    let config = config.and_then(|row| serde_json::from_str::<Msc4155Config>(&row.content).ok());
+    let config = config.filter(|config| config.bytes() <= MAX_GLOB_BYTES);
     Ok(InvitePermissions {
         blocks_all: default_action.as_deref() == Some("block"),
         msc4155: config.unwrap_or_default(),
     })
 }
 
-/// Whether `glob` matches all of `text`: `*` any characters, `?` one. Takes time in proportion to the product of
+/// Whether `glob` matches all of `text`: `*` any characters, `?` one byte. Takes time in proportion to the product of
 /// their lengths at most.
 fn matches(glob: &str, text: &str) -> bool {
     let (glob, text) = (glob.as_bytes(), text.as_bytes());

@@ -154,16 +154,18 @@ impl UiaSessions {
     }
 
     /// Records that `operation` registered `user` in session `id`, so that a repetition of the request, whose
-    /// response was lost, gets the same response.
+    /// response was lost, gets the same response: `registration` is what it needs not repeat.
     pub fn set_registered(
         &self,
         id: String,
         operation: Operation,
         claimant: Claimant,
         user: UserNum,
+        registration: RegistrationFields,
     ) {
         let session = UiaSession {
             registered: Some(user),
+            registration,
             ..UiaSession::new(operation, claimant)
         };
         self.insert(id, session);

@@ -254,6 +254,7 @@ fn a_later_request_lacks_nothing_that_an_earlier_one_of_its_session_had() {
         let (status, response) = register(&server, auth.clone());
         assert_eq!(status, 200, "{response}");
         assert_eq!(response["user_id"], "@alice:localhost");
+        assert_eq!(response["device_id"], "PHONE", "{response}");
     }
     let alice = server.log_in("alice");
     let (_, device) = alice.get("/_matrix/client/v3/devices/PHONE");

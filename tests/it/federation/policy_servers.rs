@@ -20,15 +20,15 @@ use super::{
 };
 use crate::{
     client_api::{
-        change_membership, create_room_with, join_via, message_bodies, next_batch, room_path,
-        send_text, set_state, sync,
+        change_membership, create_room_with, join_via, message_bodies, next_batch, percent_encode,
+        room_path, send_text, set_state, sync,
     },
     mock_web_server,
     test_server::{JsonResponse, TestServer, TestUser, expect_error, expect_ok},
 };
 
-/// Signs events that do not contain `spam`, forges the signatures of those that contain `forged`, and does not
-/// answer while `silent` is set.
+/// Signs events that do not contain `spam`, forges the signatures of those that contain `forged`, wants a token for
+/// those that contain `logged out`, and does not answer while `silent` is set.
 struct PolicyServer {
     name: String,
     key: ServerKey,
@@ -91,6 +91,10 @@ impl PolicyServer {
         if text.contains("spam") {
             let error = "this looks like spam";
             return (400, json!({ "errcode": "M_FORBIDDEN", "error": error }));
+        }
+        if text.contains("logged out") {
+            let error = json!({ "errcode": "M_UNKNOWN_TOKEN", "error": "who are you?" });
+            return (401, error);
         }
         let rules = versions::rules(&RoomVersionId::V12).expect("a version");
         let mut redacted = redact(event, &rules.redaction, None).expect("an event");
@@ -211,6 +215,18 @@ fn events_of_local_users_are_sent_only_with_the_signature_of_the_policy_server()
         400,
         "M_FORBIDDEN",
     );
+    // It is no session of the policy server that the client has.
+    let logged_out = try_to_send(&alice, room, "logged out", "3");
+    expect_error(&logged_out, 403, "M_FORBIDDEN");
+    let alias = format!("#club:{}", world.here.name());
+    let directory = format!(
+        "/_matrix/client/v3/directory/room/{}",
+        percent_encode(&alias)
+    );
+    expect_ok(alice.put(&directory, json!({ "room_id": room })));
+    let canonical = json!({ "alias": alias });
+    set_state(&alice, room, ("m.room.canonical_alias", ""), canonical);
+    expect_ok(alice.delete(&directory, json!({})));
     let since = next_batch(&sync(&bob, None)).to_owned();
     let event = send_text(&alice, room, "after all that");
     wait_for_event(&bob, room, &event, since);

@@ -100,6 +100,10 @@ fn a_knock_on_another_server_is_listed_and_becomes_a_room_when_it_is_answered() 
         "{types:?}"
     );
     assert_eq!(knocked["timeline"], Value::Null);
+    let mut club = filtered(json!({ "room_name_like": "clu" }));
+    club["conn_id"] = "club".into();
+    let club = sliding(&bob, None, club);
+    assert_eq!(rooms(&club), [&*room]);
     invite(&alice, &room, &bob);
     let third = sliding(&bob, Some(pos(&second)), window(0, 9));
     assert_eq!(third["rooms"][&room]["membership"], "invite");
