@@ -485,6 +485,26 @@ fn check_depth(body: &[u8]) -> Result<(), Error> {
 }
 
 fn status_error(status: StatusCode, body: &[u8]) -> Error {
-    let body = serde_json::from_slice(body).ok();
+    // It is parsed on the one thread.
+    let body = Some(body).filter(|body| body.len() <= MAX_ERROR_BYTES);
+    let body = body.and_then(|body| serde_json::from_slice(body).ok());
     Error::Status(status, body.map(Box::new))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+
+    use super::{MAX_ERROR_BYTES, status_error};
+
+    #[test]
+    fn an_error_body_is_parsed_only_if_it_is_small() {
+        let error = |len| {
+            let message = "x".repeat(len);
+            let body = format!(r#"{{"errcode":"M_FORBIDDEN","error":"{message}"}}"#);
+            status_error(StatusCode::FORBIDDEN, body.as_bytes())
+        };
+        assert!(error(10).kind().is_some());
+        assert!(error(MAX_ERROR_BYTES).kind().is_none());
+    }
 }
