@@ -334,8 +334,11 @@ impl Client {
         }
         let request = self.request(server, request)?.map(Full::new);
         let _slot = self.slots.acquire(server).await;
-        let (mut connection, target) = self.connect(server).await?;
-        let response = download(&mut connection, &target, request, file, limits).await;
+        let response = async {
+            let (mut connection, target) = self.connect(server).await?;
+            download(&mut connection, &target, request, file, limits).await
+        };
+        let response = response.await;
         self.inner.answered.note(server, &response);
         response?.map_err(|error| status_error(error.status(), error.body()))
     }
