@@ -24,10 +24,12 @@ impl Answered {
         self.0.get(server).is_some()
     }
 
-    /// An error response is an answer.
+    /// An error response is an answer. Where this server lacks memory or disk space, that says nothing of
+    /// the other one.
     pub fn note<T>(&self, server: &ServerName, response: &Result<T, Error>) {
         match response {
             Ok(_) => self.0.insert(server.to_owned(), (), ANSWERED_TTL),
+            Err(Error::NoMemory | Error::Disk(_)) => {}
             Err(_) => drop(self.0.remove(server)),
         }
     }
@@ -86,6 +88,9 @@ mod tests {
         answered.note(healthy, &Ok(()));
         let of_healthy = slot(healthy);
         assert!(of_healthy.is_some() && slot(silent).is_none());
+        answered.note::<()>(healthy, &Err(Error::NoMemory));
+        answered.note::<()>(healthy, &Err(Error::Disk("full".into())));
+        assert!(slot(healthy).is_some(), "it is not its fault");
         answered.note::<()>(healthy, &Err(Error::TimedOut));
         assert!(slot(healthy).is_none(), "it has become silent");
     }
