@@ -12,11 +12,7 @@ use ruma::{
 use serde_json::value::{RawValue, to_raw_value};
 use smol::lock::MutexGuardArc;
 
-use super::{
-    error::Error,
-    keyed_locks::KeyedLocks,
-    transport::{client::Client, connect::with_timeout},
-};
+use super::{error::Error, keyed_locks::KeyedLocks, transport::client::Client};
 use crate::{
     cache::Cache, clock::Clock, protocol::policy_signature, rooms::unsigned_event::PolicyServer,
 };
@@ -74,8 +70,13 @@ impl PolicyServers {
         let unsendable = |error: serde_json::Error| Error::Unsendable(error.to_string().into());
         let pdu: &RawValue = serde_json::from_slice(json).map_err(unsendable)?;
         let request = sign_event::v1::Request::new(to_raw_value(pdu).map_err(unsendable)?);
-        let response = with_timeout(SIGN_TIMEOUT, self.0.client.send(name, request)).await;
-        let response = response.flatten().inspect_err(|error| {
+        let client = &self.0.client;
+        let response = client.send(name, request);
+        let response = client
+            .answered()
+            .give_up_after(SIGN_TIMEOUT, name, response)
+            .await;
+        let response = response.inspect_err(|error| {
             if error.is_unreachable() || error.is_overloaded() {
                 log::info!("the policy server {name} is left alone for a while: {error}");
                 self.0.unreachable.insert(name.clone(), (), UNREACHABLE_TTL);

@@ -121,14 +121,17 @@ impl UserKeys {
                         let response = match this.backoffs.check(&server) {
                             Ok(()) if left.is_zero() => Err(Error::TimedOut),
                             Ok(()) => {
-                                let client = this.client.clone();
-                                let permits = this.permits_for(&server);
-                                let response = request(client, server.clone(), wanted, left);
                                 let response = async {
-                                    let _permit = permits.acquire(user).await;
-                                    response.await
+                                    let permits = this.permits_for(&server);
+                                    // It is not the server's fault if there is none in time.
+                                    let _permit = with_timeout(left, permits.acquire(user)).await?;
+                                    let left = deadline.saturating_duration_since(Instant::now());
+                                    let client = this.client.clone();
+                                    let response = request(client, server.clone(), wanted, left);
+                                    let answered = this.client.answered();
+                                    answered.give_up_after(left, &server, response).await
                                 };
-                                with_timeout(left, response).await.flatten()
+                                response.await
                             }
                             Err(error) => Err(error),
                         };

@@ -14,7 +14,7 @@ use crate::{
     clock::Clock,
     executor::Executor,
     fair_semaphore::FairSemaphore,
-    federation::{Client, Limits, transport::connect::with_timeout},
+    federation::{Client, Limits},
     pool::Pool,
     rooms::{self, Local},
     single_flight::SingleFlight,
@@ -139,8 +139,12 @@ impl Keys {
     async fn fetch(&self, server: &ServerName) -> KnownKeys {
         let now = self.0.clock.now_ms();
         let request = get_server_keys::v2::Request::new();
-        let response = self.0.client.send_with_limits(server, request, LIMITS);
-        let response = with_timeout(FETCH_TIMEOUT, response).await.flatten();
+        let client = &self.0.client;
+        let response = client.send_with_limits(server, request, LIMITS);
+        let response = client
+            .answered()
+            .give_up_after(FETCH_TIMEOUT, server, response)
+            .await;
         let response = response.map_err(|error| error.to_string());
         let fetched = response.and_then(|response| {
             let keys = known::parse(server, &response.server_key, now)?;

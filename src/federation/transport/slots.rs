@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use ruma::{OwnedServerName, ServerName};
 use smol::lock::{Semaphore, SemaphoreGuardArc};
 
+use super::connect::with_timeout;
 use crate::{cache::Cache, clock::Clock, federation::Error};
 
 /// How long, and of how many servers, it is known that they answered.
@@ -32,6 +33,21 @@ impl Answered {
             Err(Error::NoMemory | Error::Disk(_)) => {}
             Err(_) => drop(self.0.remove(server)),
         }
+    }
+
+    /// Gives up `request`, which a client sends to `server`, after `timeout`: the server is silent then.
+    pub async fn give_up_after<T>(
+        &self,
+        timeout: Duration,
+        server: &ServerName,
+        request: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let response = with_timeout(timeout, request).await;
+        // The client notes the result of a request that ends, but this one is dropped before.
+        if response.is_err() {
+            self.note(server, &response);
+        }
+        response.flatten()
     }
 }
 
@@ -70,8 +86,14 @@ impl Slots {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use http::StatusCode;
     use ruma::server_name;
-    use smol::{block_on, future::poll_once};
+    use smol::{
+        block_on,
+        future::{self, poll_once},
+    };
 
     use super::{Answered, Slots};
     use crate::{clock::Clock, federation::Error};
@@ -93,5 +115,18 @@ mod tests {
         assert!(slot(healthy).is_some(), "it is not its fault");
         answered.note::<()>(healthy, &Err(Error::TimedOut));
         assert!(slot(healthy).is_none(), "it has become silent");
+    }
+
+    #[test]
+    fn a_server_whose_request_is_given_up_is_silent_and_one_that_refuses_it_is_not() {
+        let answered = Answered::new(&Clock::manual(1000));
+        let server = server_name!("a.example");
+        answered.note(server, &Ok(()));
+        let refused = async { Err::<(), _>(Error::Status(StatusCode::FORBIDDEN, None)) };
+        let refused = answered.give_up_after(Duration::from_secs(20), server, refused);
+        assert!(block_on(refused).is_err() && answered.has(server));
+        let silent = future::pending::<Result<(), Error>>();
+        let given_up = block_on(answered.give_up_after(Duration::ZERO, server, silent));
+        assert!(matches!(given_up, Err(Error::TimedOut)) && !answered.has(server));
     }
 }
