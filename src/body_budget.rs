@@ -177,7 +177,10 @@ impl<O: BodyOwner> State<O> {
 
     /// The largest body of who gives way to `owner`.
     fn gives_way(&self, owner: &O, part: Part, bytes: usize) -> Option<u64> {
-        let mut totals: HashMap<&O, usize> = HashMap::new();
+        let mut totals: HashMap<&O, usize> = match part {
+            Part::Large => self.complete.iter().map(|(of, size)| (of, *size)).collect(),
+            Part::Small => HashMap::new(),
+        };
         let of_part = self.receiving.iter().filter(|(_, body)| body.part == part);
         for (_, body) in of_part.clone() {
             *totals.entry(&body.owner).or_default() += body.bytes.len();
@@ -447,6 +450,16 @@ mod tests {
         assert!(receive(&budget, network(2), 100).is_none());
         drop(complete);
         assert!(receive(&budget, network(2), 100).is_some());
+    }
+
+    #[test]
+    fn complete_bodies_count_as_memory_of_their_sender() {
+        let budget = BodyBudget::new(1024 * KIB, 0);
+        let _complete = finish(receive(&budget, network(1), 300).unwrap()).unwrap();
+        let mut body = receive(&budget, network(1), 70).unwrap();
+        let other = receive(&budget, network(2), 260).unwrap();
+        assert_eq!(body.push(&[0; 150 * KIB]), Err(Exhausted));
+        assert!(finish(other).is_some());
     }
 
     #[test]
