@@ -231,7 +231,7 @@ impl<S: EventSource> EventFetcher<'_, S> {
             // The auth events are part of the state before the event.
             Err(FetchError::Unavailable) => {
                 self.budget.spend_requests(2)?;
-                let (_, missing) = self.claimed_state(event).await?;
+                let (_, missing, _memory) = self.claimed_state(event).await?;
                 let singles = missing.len().min(MAX_SINGLE_FETCHES);
                 self.budget.spend_requests(singles)?;
                 self.fetch_claimed(event, &missing).await

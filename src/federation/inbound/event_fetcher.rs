@@ -73,14 +73,12 @@ impl<'a, S: EventSource> EventFetcher<'a, S> {
     /// Keeps the memory of a response for as long as this fetcher, as events of it may be kept.
     ///
     /// # Errors
-    /// [`FetchError::Unreachable`] if other responses have all memory: another attempt may succeed.
+    /// As [`Fetched::keep`].
     pub(super) fn hold<T>(&self, fetched: Fetched<T>) -> Result<T, FetchError> {
-        if let Some(mut memory) = fetched.memory {
-            memory.keep().map_err(|_| FetchError::Unreachable)?;
-            let mut held = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-            held.push(memory);
-        }
-        Ok(fetched.value)
+        let (value, memory) = fetched.keep()?;
+        let mut held = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        held.extend(memory);
+        Ok(value)
     }
 
     /// Later events are processed without this one, and it is not requested again.
@@ -167,17 +165,18 @@ impl<'a, S: EventSource> EventFetcher<'a, S> {
     }
 
     /// The ids of the state before `event` as the server claims it, and those of them and of their auth chains
-    /// that are not stored.
+    /// that are not stored. The memory is that of the ids.
     pub(super) async fn claimed_state(
         &self,
         event: &EventId,
-    ) -> Result<(Vec<OwnedEventId>, Vec<OwnedEventId>), Error> {
+    ) -> Result<(Vec<OwnedEventId>, Vec<OwnedEventId>, Option<ResponseMemory>), Error> {
         let (room, server) = (&self.room.id, &self.server);
-        let claimed = self.source.state_ids(server, room, event).await?.value;
+        let claimed = self.source.state_ids(server, room, event).await?;
+        let (claimed, memory) = claimed.keep()?;
         let ids = claimed.auth_chain.iter().chain(&claimed.state);
         let ids: HashSet<&OwnedEventId> = ids.collect();
         let missing = self.not_stored_of_many(ids.into_iter().cloned()).await?;
-        Ok((claimed.state, missing))
+        Ok((claimed.state, missing, memory))
     }
 
     /// Fetches the `missing` events of the state before `event`, perhaps with others. Nothing is verified.

@@ -63,6 +63,17 @@ impl<T> Fetched<T> {
             memory: Some(memory),
         }
     }
+
+    /// The value and its memory, which may be kept for longer.
+    ///
+    /// # Errors
+    /// [`FetchError::Unreachable`] if other responses have all memory: another attempt may succeed.
+    pub(super) fn keep(mut self) -> Result<(T, Option<ResponseMemory>), FetchError> {
+        if let Some(memory) = &mut self.memory {
+            memory.keep().map_err(|_| FetchError::Unreachable)?;
+        }
+        Ok((self.value, self.memory))
+    }
 }
 
 impl<T> From<T> for Fetched<T> {

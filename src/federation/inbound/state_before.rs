@@ -30,7 +30,7 @@ impl<S: EventSource> EventFetcher<'_, S> {
         &mut self,
         event: &EventId,
     ) -> Result<Vec<OwnedEventId>, Error> {
-        let (mut state, missing) = self.claimed_state(event).await?;
+        let (mut state, missing, _memory) = self.claimed_state(event).await?;
         let pdus = self.fetch_claimed(event, &missing).await?;
         self.store_with_auth_chains(pdus, missing).await?;
         let left_out = self.not_stored_of_many(state.clone()).await?;
