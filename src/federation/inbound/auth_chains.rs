@@ -205,10 +205,7 @@ impl<S: EventSource> EventFetcher<'_, S> {
     ) -> Result<Vec<Received>, Error> {
         self.budget.spend_requests(1)?;
         let chain = match self.request_auth_chain(event.pdu.event_id()).await {
-            Err(Error::Fetch(FetchError::Unavailable)) => {
-                search.chain_failures += 1;
-                Vec::new()
-            }
+            Err(Error::Fetch(FetchError::Unavailable)) => Vec::new(),
             chain => chain?,
         };
         self.budget.spend_bytes(&chain);
@@ -216,11 +213,11 @@ impl<S: EventSource> EventFetcher<'_, S> {
         roots.retain(|id| !search.known.contains(id));
         let (ids, chain) = self.auth_chains_in(chain, roots.clone()).await?;
         search.known.extend(ids);
-        for id in roots {
-            if !search.known.contains(&id) {
-                self.failed(search, &id, Tried::Chain);
-            }
+        roots.retain(|id| !search.known.contains(id));
+        for id in &roots {
+            self.failed(search, id, Tried::Chain);
         }
+        search.chain_failures += usize::from(!roots.is_empty());
         self.store_chain(chain).await
     }
 

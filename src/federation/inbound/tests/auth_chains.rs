@@ -143,6 +143,24 @@ fn a_chain_beyond_the_budget_of_one_attempt_is_complete_after_several() {
 }
 
 #[test]
+fn of_a_server_that_gives_empty_auth_chains_few_are_requested() {
+    let (history, known) = renames(&RoomVersionId::V11, 100);
+    let last = history.events.len() - 1;
+    let mut peer = Peer::new(history);
+    peer.max_auth_chain = 0;
+    with_server(&peer, known, async |server| {
+        let room = server.store.read(|s| Room::load(s, server.room));
+        let room = room.expect("a room");
+        let origin = server_name!("b.example").to_owned();
+        let mut fetcher = EventFetcher::new(server.store, &peer, &room, origin);
+        let fetched = fetcher.fetch_auth_chains(&[received(&peer, last)]).await;
+        assert_eq!(count(&peer.counts.event_auth), 3);
+        fetched.expect("it is within the budget");
+        assert!((known..known + 100).all(|index| server.knows(index)));
+    });
+}
+
+#[test]
 fn an_attempt_goes_on_where_the_one_before_ended() {
     let (history, known) = renames(&RoomVersionId::V11, 800);
     let last = history.events.len() - 1;
