@@ -18,7 +18,8 @@ use crate::{
     protocol::receive::{Incoming, Received},
 };
 
-/// How many events are fetched by `GET /event` before whole chains are requested, and how many at once.
+/// How many events are fetched by `GET /event` before whole chains are requested, and how many in one round
+/// after that.
 const MAX_SINGLE_FETCHES: usize = 20;
 /// After so many events whose chains the server does not give, only single events are requested.
 const MAX_CHAIN_FAILURES: usize = 3;
@@ -97,8 +98,10 @@ impl<S: EventSource> EventFetcher<'_, S> {
     /// server does not give is left out, with those that depend on it.
     ///
     /// # Errors
-    /// [`Error::Fetch`] if the server cannot be reached, or if the chains exceed the [`FetchBudget`](super::fetch_budget::FetchBudget). What was
+    /// [`Error::Fetch`] if the server cannot be reached, or if the chains exceed the [`FetchBudget`]. What was
     /// fetched until then and has its auth events is stored.
+    ///
+    /// [`FetchBudget`]: super::fetch_budget::FetchBudget
     pub(super) async fn fetch_auth_chains(&mut self, events: &[Received]) -> Result<(), Error> {
         let ids = events.iter().map(|event| event.pdu.event_id().to_owned());
         let mut search = Search {
@@ -289,7 +292,9 @@ impl<S: EventSource> EventFetcher<'_, S> {
     /// stored yet.
     ///
     /// # Errors
-    /// [`FetchError::Unavailable`] if they exceed the [`FetchBudget`](super::fetch_budget::FetchBudget). The oldest are stored then.
+    /// [`FetchError::Unavailable`] if they exceed the [`FetchBudget`]. The oldest are stored then.
+    ///
+    /// [`FetchBudget`]: super::fetch_budget::FetchBudget
     pub(super) async fn store_chain(
         &mut self,
         mut pdus: Vec<RawPdu>,

@@ -1,5 +1,5 @@
-//! Fetching the events that an event refers to, and storing them. Fetched events pass steps 1 to 3 and are stored as outliers, which
-//! performs step 4.
+//! Fetching the events that an event refers to, and storing them. Fetched events pass steps 1 to 3 and are
+//! stored as outliers, which performs step 4.
 //!
 //! An event that the server gives, but that does not pass, is left out, and so is one whose auth events
 //! are left out or are not given: the events that follow on it must arrive.
@@ -34,7 +34,7 @@ use crate::{
 };
 
 /// How many events of a claimed state are fetched by `GET /event`.
-const MAX_SINGLE_FETCHES: usize = 50;
+const MAX_SINGLE_STATE_FETCHES: usize = 50;
 /// How many events of a response are verified at once.
 pub(super) const VERIFIED_PER_BATCH: usize = 100;
 /// The size beyond which an event is refused before it is parsed, with its `unsigned`.
@@ -185,7 +185,7 @@ impl<'a, S: EventSource> EventFetcher<'a, S> {
         event: &EventId,
         missing: &[OwnedEventId],
     ) -> Result<Vec<RawPdu>, Error> {
-        if missing.len() <= MAX_SINGLE_FETCHES {
+        if missing.len() <= MAX_SINGLE_STATE_FETCHES {
             return Ok(self.fetch_events(missing).await?);
         }
         let (room, server) = (&self.room.id, &self.server);

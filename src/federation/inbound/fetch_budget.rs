@@ -1,4 +1,4 @@
-//! What another server may cost that lets auth chains be fetched.
+//! The limits of one attempt to fetch auth chains from another server.
 
 use super::event_source::{FetchError, RawPdu};
 
@@ -11,7 +11,7 @@ const MAX_EVENTS: usize = 10_000;
 /// given the events, so it is at fault.
 const MAX_UNKNOWN_STATES: usize = 10;
 
-/// What one attempt may cost that lets auth chains be fetched.
+/// What is left of the limits of one attempt to fetch auth chains from another server.
 #[derive(Debug)]
 pub struct FetchBudget {
     requests: usize,
