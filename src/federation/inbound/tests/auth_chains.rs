@@ -245,19 +245,24 @@ fn of_a_transaction_only_the_event_whose_auth_chain_cannot_be_had_stays_queued()
     });
 }
 
+/// Receives the last event and fills the gap before it with all events but `bad`.
+async fn backfill_without(server: &Server<'_>, bad: Index) {
+    receive_last(server).await;
+    let gap = server.gap().expect("a gap");
+    let servers = vec![server_name!("b.example").to_owned()];
+    let fetched = server.receiver.backfill(server.room, gap, servers).await;
+    assert!(fetched.expect("no trouble"));
+    assert!(server.has(bad + 1) && server.has(bad + 2));
+    assert!(!server.knows(bad));
+}
+
 #[test]
 fn backfill_goes_on_without_an_event_whose_auth_chain_cannot_be_had() {
     let message = Action::message(MALLORY, "m.room.message", json!({}));
     let (mut peer, known, bad) = with_withheld_auth_event(&RoomVersionId::V11, message);
     peer.withholds_missing_events = true;
     with_server(&peer, known, async |server| {
-        receive_last(server).await;
-        let gap = server.gap().expect("a gap");
-        let servers = vec![server_name!("b.example").to_owned()];
-        let fetched = server.receiver.backfill(server.room, gap, servers).await;
-        assert!(fetched.expect("no trouble"));
-        assert!(server.has(bad + 1) && server.has(bad + 2));
-        assert!(!server.knows(bad));
+        backfill_without(server, bad).await;
     });
 }
 
@@ -273,12 +278,6 @@ fn backfill_goes_on_without_an_event_whose_auth_event_belongs_to_another_room() 
             outlier::store_out_of_band(tx, room, &foreign)
         };
         server.store.write(job).await.expect("it is stored");
-        receive_last(server).await;
-        let gap = server.gap().expect("a gap");
-        let servers = vec![server_name!("b.example").to_owned()];
-        let fetched = server.receiver.backfill(server.room, gap, servers).await;
-        assert!(fetched.expect("no trouble"));
-        assert!(server.has(bad + 1) && server.has(bad + 2));
-        assert!(!server.knows(bad));
+        backfill_without(server, bad).await;
     });
 }

@@ -25,6 +25,27 @@ fn rename_at(history: &mut History, depth: u64, last: Index) -> Index {
     history.push(&[last], state, built, true)
 }
 
+/// Checks that the event `claimed` replaces `known`, which is received after `last`, if it comes in the claim
+/// of a message of `sender`.
+fn check_claim_is_news(
+    mut history: History,
+    last: Index,
+    known: Index,
+    claimed: Index,
+    sender: &'static str,
+) {
+    let state = history.events[claimed].state_after.clone();
+    let message = append_with_unknown(&mut history, &[], say(sender));
+    with_room(&history, last, async |replica, _| {
+        replica.receive(known, None).await.expect("it is taken");
+        replica.store_outliers([claimed]).await;
+        let taken = replica.receive(message, Some(&state)).await;
+        taken.expect("it is taken");
+        let expected = replica.expected(&state);
+        assert_eq!(replica.current(), expected, "version {}", history.version);
+    });
+}
+
 /// Both topics are of the greatest depth, and the claim has the other one.
 #[test]
 fn at_the_greatest_depth_the_later_event_by_time_is_news() {
@@ -83,46 +104,18 @@ fn a_ban_replaces_a_membership_of_a_false_depth_that_it_does_not_follow() {
     }
 }
 
-/// The same where the ban comes in a claim.
+/// The ban follows the membership, which everybody knows of then, or only this server knows it.
 #[test]
-fn a_ban_in_a_claim_replaces_a_membership_of_a_false_depth() {
+fn a_ban_in_a_claim_replaces_a_membership_of_any_depth() {
     for version in VERSIONS {
         for depth in DEPTHS {
-            let (mut history, last) = closed_room(&version);
-            let renamed = rename_at(&mut history, depth, last);
-            let ban = history.after(&[last], Action::member(ALICE, CAROL, "ban"));
-            let claimed = history.events[ban].state_after.clone();
-            let message = append_with_unknown(&mut history, &[], say(BOB));
-            with_room(&history, last, async |replica, _| {
-                replica.receive(renamed, None).await.expect("it is taken");
-                replica.store_outliers([ban]).await;
-                let taken = replica.receive(message, Some(&claimed)).await;
-                taken.expect("it is taken");
-                let expected = replica.expected(&history.events[ban].state_after);
-                assert_eq!(replica.current(), expected, "version {version}");
-            });
-        }
-    }
-}
-
-/// Everybody knows of the membership of a false depth, and the ban follows it.
-#[test]
-fn a_ban_in_a_claim_that_follows_a_membership_of_any_depth_is_news() {
-    for version in VERSIONS {
-        for depth in DEPTHS {
-            let (mut history, last) = closed_room(&version);
-            let renamed = rename_at(&mut history, depth, last);
-            let ban = history.after(&[renamed], Action::member(ALICE, CAROL, "ban"));
-            let claimed = history.events[ban].state_after.clone();
-            let message = append_with_unknown(&mut history, &[], say(BOB));
-            with_room(&history, last, async |replica, _| {
-                replica.receive(renamed, None).await.expect("it is taken");
-                replica.store_outliers([ban]).await;
-                let taken = replica.receive(message, Some(&claimed)).await;
-                taken.expect("it is taken");
-                let expected = replica.expected(&history.events[ban].state_after);
-                assert_eq!(replica.current(), expected, "version {version}");
-            });
+            for follows in [false, true] {
+                let (mut history, last) = closed_room(&version);
+                let renamed = rename_at(&mut history, depth, last);
+                let prev = if follows { renamed } else { last };
+                let ban = history.after(&[prev], Action::member(ALICE, CAROL, "ban"));
+                check_claim_is_news(history, last, renamed, ban, BOB);
+            }
         }
     }
 }
@@ -141,16 +134,7 @@ fn a_demotion_in_a_claim_replaces_power_levels_of_a_false_depth() {
             let levels = history.levels(&[(ALICE, 100)], json!({}));
             let levels = Action::state(ALICE, "m.room.power_levels", "", levels);
             let demotion = history.after(&[last], levels);
-            let claimed = history.events[demotion].state_after.clone();
-            let message = append_with_unknown(&mut history, &[], say(CAROL));
-            with_room(&history, last, async |replica, _| {
-                replica.receive(kept, None).await.expect("it is taken");
-                replica.store_outliers([demotion]).await;
-                let taken = replica.receive(message, Some(&claimed)).await;
-                taken.expect("it is taken");
-                let expected = replica.expected(&history.events[demotion].state_after);
-                assert_eq!(replica.current(), expected, "version {version}");
-            });
+            check_claim_is_news(history, last, kept, demotion, CAROL);
         }
     }
 }
