@@ -252,7 +252,8 @@ impl Slot {
         }
     }
 
-    /// The body of the current request is waited for, whose sender is not known.
+    /// The body of the current request is waited for, whose sender is not known. Not to be called if there
+    /// is no body.
     pub(super) fn begin_body(&self) {
         let mut state = self.slots.lock();
         if state.phase_of(self.id) == Some(Phase::Unauthenticated) {

@@ -282,13 +282,15 @@ async fn handle(
     }
     let origin = signature.as_ref().map(|signature| &signature.origin);
     let sender = state.sender(session.as_ref(), origin, address);
-    let of_stranger = slot.as_ref().filter(|_| !sender.is_known());
     let (mut read, upload) = match route.body {
         BodyMode::Buffered(max_bytes) => {
-            of_stranger.inspect(|slot| slot.begin_body());
+            // A request without a body must not close a connection whose body is being received.
+            let is_empty = lock(&body).as_ref().is_none_or(RequestBody::is_empty);
+            let unknown = slot.as_ref().filter(|_| !sender.is_known() && !is_empty);
+            unknown.inspect(|slot| slot.begin_body());
             // The rest of a rejected one is drained: still a body that is received.
             let body = read_body(&body, max_bytes, sender, state).await?;
-            of_stranger.inspect(|slot| slot.end_body());
+            unknown.inspect(|slot| slot.end_body());
             (Some(body), None)
         }
         BodyMode::Streamed => (None, Some(files::upload(&body, state.timeouts)?)),

@@ -165,6 +165,21 @@ fn an_idle_connection_gives_way_to_a_new_one_and_a_busy_one_does_not() {
 }
 
 #[test]
+fn a_request_without_a_body_closes_no_connection_whose_body_is_being_received() {
+    // One of four may have an incomplete body of an unknown sender.
+    let server = Server::with(Timeouts::default(), 4);
+    let mut login = server.connect();
+    login.send(
+        "POST /_matrix/client/v3/login HTTP/1.1\r\nhost: h\r\n\
+         content-length: 2\r\nexpect: 100-continue\r\n\r\n",
+    );
+    assert_eq!(login.head().unwrap().status, 100);
+    assert_eq!(server.connect().send(VERSIONS).answer().status, 200);
+    assert_eq!(login.send("{}").answer().status, 400, "it is not a login");
+    server.stop();
+}
+
+#[test]
 fn shutdown_completes_running_requests_and_accepts_no_more() {
     let server = Server::start();
     let mut idle = server.connect();
