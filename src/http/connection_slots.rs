@@ -2,8 +2,9 @@
 //!
 //! 1. A network may have a part of all slots. A trusted proxy has no such limit, but each network that it
 //!    names in `X-Forwarded-For` may have so many requests under way.
-//! 2. What unknown senders do may have a part of all slots for each phase: connections without a complete head yet,
-//!    as during the TLS handshake; those whose body is being received; those whose request is being served.
+//! 2. What unknown senders do may have a part of all slots for each phase: connections without a complete head
+//!    yet, as during the TLS handshake; those whose body is being received; those whose request is being
+//!    served.
 //! 3. A few slots are only for this machine and the networks at home.
 //!
 //! Where one of these limits is reached, a connection that waits for its client gives way to a new one: the
@@ -26,7 +27,7 @@ use crate::rates::site;
 
 /// A network may have a fourth of all connections.
 const NETWORK_SHARE: usize = 4;
-/// So may connections without a complete head, and those with an incomplete body of a stranger.
+/// So may connections without a complete head, and those with an incomplete body of an unknown sender.
 const HEADLESS_SHARE: usize = 4;
 const RECEIVING_SHARE: usize = 4;
 /// Requests of unknown senders that are being served may have half of them.
@@ -66,7 +67,7 @@ struct Connection {
     phase: Phase,
     /// Whether a request had an authenticated sender.
     was_authenticated: bool,
-    /// The number of the step by which it got into its phase.
+    /// The number of the step by which it was opened, or its current request began or ended.
     since: u64,
     /// Closes the connection.
     _close: Sender<()>,
@@ -125,7 +126,7 @@ impl ConnectionSlots {
                 connection.network == peer && connection.phase.is_waiting()
             })?;
         }
-        state.make_room(Phase::Headless, self.max / HEADLESS_SHARE);
+        state.evict_beyond(Phase::Headless, self.max / HEADLESS_SHARE);
         let is_counted = |connection: &Connection| is_private || !connection.is_private;
         let reserved = if is_private {
             0
@@ -183,8 +184,8 @@ impl State {
         }
     }
 
-    /// Leaves room for one more connection in `phase`, which may have `max`.
-    fn make_room(&mut self, phase: Phase, max: usize) {
+    /// Closes a connection in `phase` if one more would be more than `max`.
+    fn evict_beyond(&mut self, phase: Phase, max: usize) {
         let is_counted = |connection: &Connection| connection.phase == phase;
         if self.count(is_counted) >= max {
             self.evict(None, is_counted);
@@ -226,7 +227,7 @@ impl Slot {
         let is_admitted = state.connections.get(&self.id).is_none_or(is_of_client)
             || state.count(is_of_client) < max;
         if is_admitted {
-            state.make_room(
+            state.evict_beyond(
                 Phase::Unauthenticated,
                 self.slots.max / UNAUTHENTICATED_SHARE,
             );
@@ -257,7 +258,7 @@ impl Slot {
     pub(super) fn begin_body(&self) {
         let mut state = self.slots.lock();
         if state.phase_of(self.id) == Some(Phase::Unauthenticated) {
-            state.make_room(Phase::Receiving, self.slots.max / RECEIVING_SHARE);
+            state.evict_beyond(Phase::Receiving, self.slots.max / RECEIVING_SHARE);
             state.set_phase(self.id, Phase::Receiving);
         }
     }
@@ -353,7 +354,7 @@ mod tests {
     }
 
     /// A network of its own for each number.
-    fn stranger(n: usize) -> String {
+    fn unknown(n: usize) -> String {
         format!("203.0.{}.{}", n / 250, n % 250)
     }
 
@@ -451,10 +452,10 @@ mod tests {
             .serves_user("192.0.2.1");
         let mut attack = Vec::new();
         for n in 0..500 {
-            let Some(held) = Held::new(&slots, &stranger(n)) else {
+            let Some(held) = Held::new(&slots, &unknown(n)) else {
                 continue;
             };
-            if n % 3 > 0 && held.0.begin_request(ip(&stranger(n))).is_some() && n % 3 == 1 {
+            if n % 3 > 0 && held.0.begin_request(ip(&unknown(n))).is_some() && n % 3 == 1 {
                 held.0.begin_body();
             }
             attack.push(held);
@@ -470,11 +471,7 @@ mod tests {
     fn requests_of_unknown_senders_have_half_of_the_slots_and_their_oldest_gives_way() {
         let slots = slots(64);
         let served: Vec<Held> = (0..100)
-            .map(|n| {
-                Held::new(&slots, &stranger(n))
-                    .unwrap()
-                    .serves(&stranger(n))
-            })
+            .map(|n| Held::new(&slots, &unknown(n)).unwrap().serves(&unknown(n)))
             .collect();
         let open: Vec<usize> = (0..100).filter(|n| served[*n].is_open()).collect();
         assert_eq!(open, (68..100).collect::<Vec<_>>());
