@@ -155,7 +155,8 @@ impl<'r, R: Reader> KnownState<'r, R> {
                 continue;
             };
             let key = (kind.to_string(), state_key);
-            if self.is_later(&*self.events.get(num)?, known)? && self.follows(num)? {
+            let pdu = self.get(num)?;
+            if self.is_later(&pdu, known)? && self.follows(num)? {
                 state = state.with(key, Some(num));
             } else if let Some(known) = known.filter(|_| names_the_one_before(&kind)) {
                 concurrent.insert(num, (key, known));
