@@ -49,7 +49,7 @@ const CHECKED_CONTENT: [&str; 3] = [
 /// The greatest depth of an event in room versions that allow integers beyond canonical JSON.
 pub(super) const MAX_DEPTH: u64 = (1 << 63) - 1;
 /// The largest integer of canonical JSON.
-pub(super) const MAX_INTEGER: u64 = (1 << 53) - 1;
+pub const MAX_INTEGER: u64 = (1 << 53) - 1;
 /// How deep the objects are nested whose fields a redaction tells apart: `third_party_invite` in `content`.
 const REDACTION_DEPTH: usize = 3;
 

@@ -42,4 +42,4 @@ pub mod signed_object;
 pub mod signed_request;
 pub mod versions;
 
-pub use self::{format::FormatError, pdu::Pdu, server_key::ServerKey};
+pub use self::{event_object::MAX_INTEGER, format::FormatError, pdu::Pdu, server_key::ServerKey};

@@ -60,7 +60,7 @@ use super::{
     graph,
 };
 use crate::{
-    protocol::{Pdu, authorize::check_by_state},
+    protocol::{MAX_INTEGER, Pdu, authorize::check_by_state},
     rooms::{
         Error, event,
         state::{overlay::StateOverlay, resolution},
@@ -72,7 +72,7 @@ use crate::{
 const MAX_PARSED_EVENTS: usize = 1000;
 
 /// The greatest depth, which is no order any more.
-const MAX_DEPTH: u64 = (1 << 53) - 1;
+const MAX_DEPTH: u64 = MAX_INTEGER;
 
 /// How many events of one key are gone through along auth events, or auth events of one entry.
 const MAX_AUTH_STEPS: usize = 20_000;
