@@ -1,7 +1,7 @@
 //! Marks changed rooms for the pushers of their members.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::{Arc, Weak},
 };
 
@@ -31,12 +31,9 @@ pub async fn run(queues: Weak<Queues>, woken: Receiver<()>) {
         let Some(queues) = queues.upgrade() else {
             return;
         };
+        let mut failed = BTreeMap::new();
         loop {
-            let changed = {
-                let mut state = queues.lock();
-                state.dispatching = state.changed.values().min().copied();
-                std::mem::take(&mut state.changed)
-            };
+            let changed = queues.lock().take_changed(&mut failed);
             if changed.is_empty() {
                 break;
             }
@@ -45,11 +42,18 @@ pub async fn run(queues: Weak<Queues>, woken: Receiver<()>) {
                 match dispatch(&queues, room, first, &mut slices).await {
                     Ok(()) => {}
                     Err(rooms::Error::Store(store::Error::Closed)) => return,
+                    // To keep the room would stop the cursors of all pushers: it would fail again.
+                    Err(rooms::Error::Store(error)) if error.is_caused_by_data() => {
+                        let id = room::id_for_log(&queues.store, room);
+                        log::error!("a change of {id} is pushed to nobody: {error}");
+                    }
                     Err(error) => {
                         let id = room::id_for_log(&queues.store, room);
                         log::error!(
-                            "notifications of {id} are pushed with its next change: {error}"
+                            "notifications of {id} are pushed with the next change of any room: {error}"
                         );
+                        let earliest = failed.entry(room).or_insert(first);
+                        *earliest = first.min(*earliest);
                     }
                 }
             }
@@ -57,12 +61,14 @@ pub async fn run(queues: Weak<Queues>, woken: Receiver<()>) {
     }
 }
 
+/// Marks `room` for the pushers of its members. An error at one member does not stop the members after it.
 async fn dispatch(
     queues: &Arc<Queues>,
     room: RoomNum,
     first: Position,
     slices: &mut Slices,
 ) -> Result<(), rooms::Error> {
+    let mut result = Ok(());
     for (user, _) in queues.store.read(|s| current::local_members(s, room))? {
         slices.step().await;
         {
@@ -72,15 +78,19 @@ async fn dispatch(
             }
             state.badges.room_changed(user, room);
         }
-        for key in queues.store.read(|s| pushers::keys_of(s, user))? {
-            mark(queues, key, |marks| marks.add(room, first));
+        match queues.store.read(|s| pushers::keys_of(s, user)) {
+            Ok(keys) => keys
+                .into_iter()
+                .for_each(|key| mark(queues, key, |marks| marks.add(room, first))),
+            Err(error) => result = Err(error.into()),
         }
     }
-    Ok(())
+    result
 }
 
-/// Goes on with all pushers from their cursors, after a start.
-pub async fn resume_all(queues: Weak<Queues>) {
+/// Goes on with all pushers from their cursors, after a start or after effects were lost. The cursors that were
+/// not saved then are in `unsaved`: later effects move them past what is to be sent.
+pub async fn resume_all(queues: Weak<Queues>, unsaved: HashMap<Arc<PusherKey>, Position>) {
     let users: Vec<UserNum> = match queues.upgrade() {
         Some(queues) => queues.lock().users.iter().copied().collect(),
         None => return,
@@ -91,21 +101,21 @@ pub async fn resume_all(queues: Weak<Queues>) {
         let Some(queues) = queues.upgrade() else {
             return;
         };
-        if let Err(error) = resume(&queues, user) {
+        if let Err(error) = resume(&queues, user, &unsaved) {
             let id = users::id_for_log(&queues.store, user);
             log::error!("what {id} was not notified of is pushed only after a restart: {error}");
         }
     }
 }
 
-fn resume(queues: &Arc<Queues>, user: UserNum) -> Result<(), rooms::Error> {
+fn resume(
+    queues: &Arc<Queues>,
+    user: UserNum,
+    unsaved: &HashMap<Arc<PusherKey>, Position>,
+) -> Result<(), rooms::Error> {
     for key in queues.store.read(|s| pushers::keys_of(s, user))? {
-        let unsaved = {
-            let state = queues.lock();
-            state.unsaved.contains_key(&key).then(|| state.cursor(&key))
-        };
-        let cursor = match unsaved {
-            Some(cursor) => Some(cursor),
+        let cursor = match unsaved.get(&key) {
+            Some(cursor) => Some(*cursor),
             None => {
                 let state = queues.store.read(|s| pushers::load_state(s, &key))?;
                 state.map(|state| state.cursor)

@@ -9,7 +9,7 @@
 //!   which turns them into a queue (`pending.rs`) and sends one notification at a time, in order.
 //! - What was read, redacted or left meanwhile is not sent. A notification is made when it is its turn
 //!   (`notification.rs`), with the badge of then (`badge.rs`). When the user reads on another device, the
-//!   gateway gets the smaller badge alone.
+//!   gateway gets the smaller badge alone; when the user leaves a room, with the next notification.
 //! - A gateway that does not answer is tried again with exponential backoff, which is stored. It delays no
 //!   other gateway (`gateway.rs`).
 //! - Cursors are saved some time after they moved, in one job for all, and when the server stops
@@ -28,6 +28,8 @@ mod pusher;
 mod queues;
 mod saving;
 mod sender;
+#[cfg(test)]
+mod tests;
 
 pub use self::{
     gateway::UrlError,

@@ -70,6 +70,19 @@ pub struct Active {
 }
 
 impl State {
+    /// Takes the rooms that changed. If there are none, those that `failed` are kept for the next change.
+    pub fn take_changed(
+        &mut self,
+        failed: &mut BTreeMap<RoomNum, Position>,
+    ) -> BTreeMap<RoomNum, Position> {
+        let changed = std::mem::take(&mut self.changed);
+        if changed.is_empty() {
+            self.changed = std::mem::take(failed);
+        }
+        self.dispatching = changed.values().chain(failed.values()).min().copied();
+        changed
+    }
+
     /// The position up to which nothing is left to send for a pusher.
     pub fn cursor(&self, key: &PusherKey) -> Position {
         let active = self.active.get(key);

@@ -60,6 +60,7 @@ pub async fn save(queues: &Queues) {
         for (key, unsaved) in states {
             state.unsaved.entry(key).or_insert(unsaved);
         }
+        let _ = queues.wake_saving.try_send(());
     }
 }
 

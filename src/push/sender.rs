@@ -1,6 +1,7 @@
 //! [`PushSender`]: starts and stops the tasks, and gives them what changed.
 
 use std::{
+    collections::HashMap,
     fmt,
     sync::{Arc, Mutex},
     time::Duration,
@@ -31,7 +32,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Sends push notifications. Clones are the same.
 #[derive(Clone)]
-pub struct PushSender(Arc<Queues>);
+pub struct PushSender(pub(super) Arc<Queues>);
 
 impl fmt::Debug for PushSender {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -72,7 +73,7 @@ impl PushSender {
             .spawn(dispatch::run(weak.clone(), dispatch_woken))
             .detach();
         executor.spawn(saving::run(weak, saving_woken)).detach();
-        let resume = dispatch::resume_all(Arc::downgrade(&sender.0));
+        let resume = dispatch::resume_all(Arc::downgrade(&sender.0), HashMap::new());
         executor.spawn(resume).detach();
         Ok(sender)
     }
@@ -107,11 +108,16 @@ impl PushSender {
         if let Err(error) = self.0.load_users() {
             log::error!("push notifications are sent only after a restart: {error}");
         }
-        self.0.lock().badges.clear();
-        for active in self.0.lock().active.values() {
-            let _ = active.retry.try_send(());
-        }
-        let resume = dispatch::resume_all(Arc::downgrade(&self.0));
+        let unsaved = {
+            let mut state = self.0.lock();
+            state.badges.clear();
+            for active in state.active.values() {
+                let _ = active.retry.try_send(());
+            }
+            let keys = state.unsaved.keys();
+            keys.map(|key| (key.clone(), state.cursor(key))).collect()
+        };
+        let resume = dispatch::resume_all(Arc::downgrade(&self.0), unsaved);
         self.0.executor.spawn(resume).detach();
     }
 
