@@ -123,10 +123,11 @@ impl Gateways {
         Ok(Gateway { url, chosen_by })
     }
 
-    /// Held during a request to `gateway`, whose last one failed if it `is_failing`. So a gateway that stalls
-    /// takes a few turns, and from the second request on none of those of gateways that answer.
-    pub async fn turn(&self, gateway: &Gateway, is_failing: bool) -> FairPermit<String> {
-        let turns = &self.turns[usize::from(is_failing)];
+    /// Held during a request to `gateway`. Only one that took the last notification of the pusher `is_proven`,
+    /// so one that never answers takes no turns of gateways that answer, and one that begins to stall takes a
+    /// few, once.
+    pub async fn turn(&self, gateway: &Gateway, is_proven: bool) -> FairPermit<String> {
+        let turns = &self.turns[usize::from(!is_proven)];
         turns.acquire(gateway.origin()).await
     }
 

@@ -88,7 +88,7 @@ pub async fn run(queues: Weak<Queues>, key: Arc<PusherKey>, retried: Receiver<()
             Err(error) => {
                 let user = users::id_for_log(&queues.store, task.key.user);
                 let app = &task.key.app_id;
-                log::error!("nothing is pushed to {app} of {user} for now: {error}");
+                log::error!("nothing is pushed to {app:?} of {user} for now: {error}");
                 let now = queues.clock.now_ms();
                 let next = backoff::next(task.own_backoff.as_ref(), now, rand::random());
                 task.own_backoff = Some(next.clone());
@@ -170,8 +170,8 @@ impl Task {
                 return Ok(Step::Continue);
             }
         };
-        let is_failing = after_failure(self.state.as_ref());
-        let _turn = queues.gateways.turn(&gateway, is_failing).await;
+        let is_proven = self.state.as_ref().is_some_and(took_last);
+        let _turn = queues.gateways.turn(&gateway, is_proven).await;
         let _sending = queues.sending.read().await;
         // The turn may have taken long.
         let is_current =
@@ -340,7 +340,7 @@ impl Task {
                 if queues.store.write_shrinking(job).await? {
                     let user = users::id_for_log(&queues.store, self.key.user);
                     let (app, origin) = (&self.key.app_id, gateway.origin());
-                    log::info!("{origin} rejects the pusher of {user} for {app}: it is removed");
+                    log::info!("{origin} rejects the pusher of {user} for {app:?}: it is removed");
                 }
             }
             Outcome::Failed(SendError::Refused(status)) if self.refusals + 1 >= MAX_REFUSALS => {
@@ -373,7 +373,7 @@ impl Task {
     fn set_aside(&mut self, queues: &Queues, next: Next, reason: &str) {
         let user = users::id_for_log(&queues.store, self.key.user);
         let app = &self.key.app_id;
-        log::warn!("a notification for {app} of {user} is dropped: {reason}");
+        log::warn!("a notification for {app:?} of {user} is dropped: {reason}");
         self.pop(queues, next);
         if let Some(state) = &mut self.state {
             (state.backoff, state.failing_since_ts) = (None, None);
@@ -403,7 +403,7 @@ impl Task {
             let user = users::id_for_log(&queues.store, self.key.user);
             let app = &self.key.app_id;
             log::info!(
-                "the push gateway of {user} for {app} has not answered for a day: {dropped} notifications \
+                "the push gateway of {user} for {app:?} has not answered for a day: {dropped} notifications \
                  are dropped"
             );
         }
@@ -426,7 +426,7 @@ impl Task {
     }
 }
 
-/// Whether the gateway did not take the last notification.
-fn after_failure(state: Option<&PusherState>) -> bool {
-    state.is_some_and(|state| state.failing_since_ts.is_some())
+/// Whether the gateway took the last notification of the pusher; not if there was none yet.
+fn took_last(state: &PusherState) -> bool {
+    state.success_ts.is_some() && state.failing_since_ts.is_none()
 }

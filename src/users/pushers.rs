@@ -171,6 +171,10 @@ fn check(key: &PusherKey, pusher: &Pusher) -> Result<(), Error> {
     if key.app_id.is_empty() || key.app_id.chars().count() > MAX_APP_ID_CHARS {
         return Err(Error::InvalidParam("`app_id` has 1 to 64 characters"));
     }
+    // It is in log lines.
+    if key.app_id.contains(char::is_control) {
+        return Err(Error::InvalidParam("`app_id` has no control characters"));
+    }
     if key.pushkey.is_empty() || key.pushkey.len() > MAX_PUSHKEY_BYTES {
         return Err(Error::InvalidParam("`pushkey` has 1 to 512 bytes"));
     }
@@ -200,7 +204,7 @@ impl Users {
     /// `app_id` and `pushkey` are removed.
     ///
     /// # Errors
-    /// [`Error::InvalidParam`] for what is too long; [`Error::UnknownToken`] if the device was removed
+    /// [`Error::InvalidParam`] for what is too long, or has characters that are not allowed; [`Error::UnknownToken`] if the device was removed
     /// meanwhile.
     pub async fn set_pusher(
         &self,

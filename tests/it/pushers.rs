@@ -94,6 +94,8 @@ fn what_is_too_long_or_not_allowed_in_a_pusher_is_refused() {
     for fields in [
         json!({ "app_id": format!("{long}x") }),
         json!({ "app_id": "" }),
+        // It is in log lines.
+        json!({ "app_id": "app\nERROR" }),
         json!({ "pushkey": "x".repeat(513) }),
         json!({ "pushkey": "" }),
         json!({ "lang": "x".repeat(256) }),
