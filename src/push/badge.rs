@@ -11,7 +11,7 @@ use crate::{
         Reader, RoomNum, Rows, UserNum,
         records::{MemberRow, Membership},
     },
-    users::account_data::ignored_users,
+    users::account_data::{ignored_users, invite_permissions},
 };
 
 /// How many users' badges are kept; beyond it the one used longest ago goes.
@@ -86,7 +86,8 @@ impl Badge {
     /// Whether [`count`](Self::count) reads only a few rows.
     pub fn is_fast(&self, r: &impl Reader, user: UserNum) -> Result<bool, Error> {
         let rooms = if self.is_complete {
-            self.changed.len()
+            // Of an unread room that did not change, only the membership is read.
+            self.changed.len() + self.unread.len() / 16
         } else {
             let memberships = r.memberships()?;
             memberships
@@ -145,7 +146,7 @@ impl Badge {
 /// Whether a room counts. One that cannot be read does not.
 fn counts(r: &impl Reader, user: UserNum, room: RoomNum, member: &MemberRow) -> bool {
     is_unread(r, user, room, member).unwrap_or_else(|error| {
-        let id = room::id(r, room).map_or_else(|_| room.0.to_string(), |id| id.to_string());
+        let id = room::id_for_log_in(r, room);
         log::error!("{id} is not counted in a badge: {error}");
         false
     })
@@ -165,7 +166,9 @@ fn is_unread(
         }
         Membership::Invite => {
             let inviter = event::load(r, member.event)?.sender()?;
-            Ok(!ignored_users::load(r, user)?.contains(&inviter))
+            let is_ignored = ignored_users::load(r, user)?.contains(&inviter)
+                || invite_permissions::load(r, user)?.ignores(&inviter);
+            Ok(!is_ignored)
         }
         _ => Ok(false),
     }

@@ -80,23 +80,24 @@ impl Source {
         room: RoomNum,
         member: &MemberRow,
     ) -> Result<Option<(Position, Self)>, Error> {
-        let heads = room::heads(r, room)?;
+        let notifications = Notifications::new(r, room, request.user, member)?;
         let last = Position(request.before.0.saturating_sub(1));
-        let from = if heads.last_position <= last {
-            Some(heads.last_place)
+        let from = if notifications.last_position() <= last {
+            Some(notifications.last_place())
         } else {
             timeline::place_at(r, room, last)?
         };
         let Some(from) = from else {
             return Ok(None);
         };
+        let position = notifications.last_position().min(last);
         let source = Self {
             room,
-            notifications: Notifications::new(r, room, request.user, member)?,
+            notifications,
             from,
             next: None,
         };
-        Ok(Some((heads.last_position.min(last), source)))
+        Ok(Some((position, source)))
     }
 }
 
@@ -186,7 +187,7 @@ fn listed(
     Ok(Some(ListedNotification {
         room_id: room::id(r, room)?,
         event: formatter.format(r, &stored)?,
-        actions: as_stored(actions, notification.highlight, false),
+        actions: as_stored(actions, notification.highlight),
         is_read: notification.is_read,
         ts: stored.parse::<Sent>()?.origin_server_ts,
     }))

@@ -29,7 +29,11 @@ use crate::{
         self, Reader, Records, RoomNum, UserNum,
         records::{AccountModeration, Membership, Pusher},
     },
-    users::{account_data::ignored_users, accounts, id_of, pushers::PusherKey},
+    users::{
+        account_data::{ignored_users, invite_permissions},
+        accounts, id_of,
+        pushers::PusherKey,
+    },
 };
 
 /// [MSC4076]: the client counts itself, from what it decrypts.
@@ -77,7 +81,14 @@ pub fn of_event(
         return Ok(None);
     };
     let draft = draft(r, key.user, pending, &stored)?;
-    let tweaks = tweaks(actions(r, key.user, &user_id, pending, &draft)?);
+    let actions = notify::actions(r, pending.room, &draft, key.user, &user_id)?;
+    let actions = match pending.place {
+        // Nothing is stored of whether an invite notifies.
+        None if !actions.iter().any(Action::should_notify) => return Ok(None),
+        None => actions,
+        Some(_) => as_stored(actions, pending.highlight),
+    };
+    let tweaks = tweaks(actions);
     let data = data(key, pusher)?;
     let is_id_only = data.format == Some(PushFormat::EventIdOnly);
     let is_high = draft.event_type == TimelineEventType::RoomEncrypted
@@ -100,7 +111,7 @@ pub fn of_event(
         return body(&notification, |_| {}).map(Some);
     }
     notification.event_type = Some(draft.event_type.clone());
-    notification.sender_display_name = display_name(r, pending.room, &draft.sender)?;
+    notification.sender_display_name = content::display_name(r, pending.room, &draft.sender)?;
     notification.room_alias = alias(r, pending.room)?;
     notification.room_name = match name(r, key.user, pending.room)? {
         Some(name) => Some(name),
@@ -126,7 +137,7 @@ struct Content {
 }
 
 /// The event of `pending`, if the user is still to be notified of it: not if it was read or redacted, or if the
-/// user has left or ignores its sender.
+/// user has left or ignores its sender or the invite.
 fn unread_event(
     r: &impl Reader,
     user: UserNum,
@@ -159,6 +170,7 @@ fn unread_event(
     if event.header.redacted_by.is_some()
         || sender == user_id
         || ignored_users::load(r, user)?.contains(&sender)
+        || place.is_none() && invite_permissions::load(r, user)?.ignores(&sender)
     {
         return Ok(None);
     }
@@ -186,28 +198,12 @@ fn draft(
     Ok(EventDraft::from_pdu(&pdu)?)
 }
 
-/// The actions of the rule that applies to the event. The rules, or what they see of the room, may have changed
-/// since it was stored; that it notifies stays.
-fn actions(
-    r: &impl Reader,
-    user: UserNum,
-    user_id: &UserId,
-    pending: &Pending,
-    draft: &EventDraft,
-) -> Result<Vec<Action>, Error> {
-    let actions = notify::actions(r, pending.room, draft, user, user_id)?;
-    Ok(as_stored(
-        actions,
-        pending.highlight,
-        pending.place.is_none(),
-    ))
-}
-
-/// `actions`, unless what was stored of an event says otherwise.
-pub fn as_stored(actions: Vec<Action>, highlight: bool, is_invite: bool) -> Vec<Action> {
+/// `actions`, unless what was stored of an event says otherwise. The rules, or what they see of the room, may
+/// have changed since it was stored; that it notifies stays.
+pub fn as_stored(actions: Vec<Action>, highlight: bool) -> Vec<Action> {
     let notifies = actions.iter().any(Action::should_notify);
     let highlights = actions.iter().any(Action::is_highlight);
-    if notifies && (is_invite || highlights == highlight) {
+    if notifies && highlights == highlight {
         return actions;
     }
     let highlight =
@@ -244,17 +240,6 @@ fn body(notification: &Notification, edit: impl FnOnce(&mut Value)) -> Result<Ve
     let mut notification = serde_json::to_value(notification).map_err(unserializable)?;
     edit(&mut notification);
     serde_json::to_vec(&json!({ "notification": notification })).map_err(unserializable)
-}
-
-fn display_name(r: &impl Reader, room: RoomNum, sender: &UserId) -> Result<Option<String>, Error> {
-    #[derive(Deserialize)]
-    struct Member {
-        displayname: Option<String>,
-    }
-    let kind = StateEventType::RoomMember;
-    let member = content::current::<Member>(r, room, &kind, sender.as_str())?;
-    let name = member.and_then(|member| member.displayname);
-    Ok(name.filter(|name| !name.is_empty()))
 }
 
 fn alias(r: &impl Reader, room: RoomNum) -> Result<Option<OwnedRoomAliasId>, Error> {

@@ -167,7 +167,7 @@ fn add_of_room(
     match added {
         Ok(added) => found.extend(added),
         Err(Error::Store(error)) if error.is_caused_by_data() => {
-            let id = room::id(r, room).map_or_else(|_| room.0.to_string(), |id| id.to_string());
+            let id = room::id_for_log_in(r, room);
             log::error!("no notifications of {id} are pushed for now: {error}");
         }
         Err(error) => return Err(error),

@@ -122,6 +122,9 @@ pub fn id(r: &impl Reader, room: RoomNum) -> Result<OwnedRoomId, Error> {
 }
 
 pub fn id_for_log(store: &Store, room: RoomNum) -> String {
-    let id = store.read(|s| id(s, room));
-    id.map_or_else(|_| "a room with an unreadable id".to_owned(), Into::into)
+    store.read(|s| id_for_log_in(s, room))
+}
+
+pub fn id_for_log_in(r: &impl Reader, room: RoomNum) -> String {
+    id(r, room).map_or_else(|_| "a room with an unreadable id".to_owned(), Into::into)
 }

@@ -1,6 +1,6 @@
 //! The contents of state events in a room's current state.
 
-use ruma::events::StateEventType;
+use ruma::{UserId, events::StateEventType};
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::current;
@@ -28,4 +28,19 @@ pub fn current<T: DeserializeOwned>(
             .map(|event| event.content)),
         None => Ok(None),
     }
+}
+
+/// The display name that `user` has in the room; `None` also if it is empty.
+pub fn display_name(
+    r: &impl Reader,
+    room: RoomNum,
+    user: &UserId,
+) -> Result<Option<String>, Error> {
+    #[derive(Deserialize)]
+    struct Member {
+        displayname: Option<String>,
+    }
+    let member = current::<Member>(r, room, &StateEventType::RoomMember, user.as_str())?;
+    let name = member.and_then(|member| member.displayname);
+    Ok(name.filter(|name| !name.is_empty()))
 }

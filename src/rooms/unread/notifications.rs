@@ -64,6 +64,10 @@ impl Notifications {
         self.heads.last_place
     }
 
+    pub fn last_position(&self) -> Position {
+        self.heads.last_position
+    }
+
     /// The newest one at `from` or before whose position is after `after`, among the next `rows` rows, which
     /// are counted down.
     pub fn newest(

@@ -29,12 +29,9 @@ use crate::{
     protocol::build::EventDraft,
     rooms::{
         Error, Local,
-        event::{
-            self,
-            insert::{Notify, Verdict},
-        },
+        event::insert::{Notify, Verdict},
         room,
-        state::{current, power_levels},
+        state::{content, current, power_levels},
     },
     store::{Reader, RoomNum, Rows, Store, UserNum, records::Membership},
     users::{
@@ -134,8 +131,7 @@ pub fn is_fast_for(r: &impl Reader, user: UserNum) -> Result<bool, Error> {
     Ok(bytes <= MAX_RULE_BYTES_IN_PLACE && !rules.contains(['*', '?']))
 }
 
-/// The actions of the rule of `user` that now applies to an event in `room`; none if no rule does, or the user
-/// ignores its sender.
+/// The actions of the rule of `user` that now applies to an event in `room`; none if no rule does.
 pub fn actions(
     r: &impl Reader,
     room: RoomNum,
@@ -143,13 +139,10 @@ pub fn actions(
     user: UserNum,
     id: &UserId,
 ) -> Result<Vec<Action>, Error> {
-    if ignored_users::load(r, user)?.contains(&draft.sender) {
-        return Ok(Vec::new());
-    }
     let mut evaluator = Evaluator::new(r, room, draft)?;
     let own = push_rules::stored(r, user)?.map_or_else(String::new, |rules| rules.content);
     let rules = rules_of(&own, id);
-    let name = evaluator.display_name(r, id)?;
+    let name = content::display_name(r, room, id)?.unwrap_or_default();
     Ok(evaluator.actions(&rules, id, &name))
 }
 
@@ -277,7 +270,7 @@ impl<'a> Evaluator<'a> {
         }
         let rules = rules_of(&own, id);
         let name = if needs_name {
-            self.display_name(r, id)?
+            content::display_name(r, self.room, id)?.unwrap_or_default()
         } else {
             String::new()
         };
@@ -286,25 +279,6 @@ impl<'a> Evaluator<'a> {
             cache.insert(own, verdict);
         }
         Ok(verdict)
-    }
-
-    fn display_name(&self, r: &impl Reader, id: &UserId) -> Result<String, Error> {
-        #[derive(Deserialize)]
-        struct Member {
-            content: Content,
-        }
-        #[derive(Deserialize)]
-        struct Content {
-            displayname: Option<String>,
-        }
-        let member = current::get(r, self.room, "m.room.member", id.as_str())?;
-        let name = match member {
-            Some(member) => event::load(r, member)?.parse::<Member>().ok(),
-            None => None,
-        };
-        Ok(name
-            .and_then(|member| member.content.displayname)
-            .unwrap_or_default())
     }
 
     fn verdict(&mut self, rules: &Ruleset, id: &UserId, name: &str) -> Verdict {
