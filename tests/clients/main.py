@@ -14,7 +14,7 @@ sys.path.append(str(pathlib.Path(__file__).parents[1] / "common"))
 
 from apps import apps
 from chat import ScenarioContext, chat
-from checks import CheckFailed, Checks
+from checks import CheckFailed, Checks, print_log_ends
 from client import COMMANDS, Client
 from crash import crashes
 from files import MAX_UPLOAD, share_files
@@ -47,12 +47,6 @@ async def run_pair(binary, pair, checks, directory):
         for client in (alice, bob):
             await client.stop()
         server.clean_up()
-
-
-def print_log_ends(directory, lines=15):
-    for log in sorted(directory.glob("*.log")):
-        print(f"--- the end of {log.name}")
-        print("\n".join(log.read_text(errors="replace").splitlines()[-lines:]))
 
 
 def main():

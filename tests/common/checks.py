@@ -51,3 +51,10 @@ def assert_unique(what, items):
         if item in seen:
             raise AssertionError(f"{what}: {item} occurs {items.count(item)} times")
         seen.add(item)
+
+
+def print_log_ends(directory, lines=15):
+    for log in sorted([*directory.glob("*.log"), *directory.glob("*/*.log")]):
+        print(f"--- the end of {log.relative_to(directory)}")
+        for line in log.read_text(errors="replace").splitlines()[-lines:]:
+            print(line[:300])

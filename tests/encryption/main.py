@@ -17,7 +17,7 @@ TESTS = pathlib.Path(__file__).parents[1]
 sys.path += [str(TESTS / "common"), str(TESTS / "clients"), str(TESTS / "peers")]
 
 from certificates import Certificates
-from checks import CheckFailed, Checks
+from checks import CheckFailed, Checks, print_log_ends
 from client import ENCRYPTED_COMMANDS, UNSUPPORTED
 from devices import ScenarioContext, User
 from scenario import encryption
@@ -81,13 +81,6 @@ async def run_pair(binary, server_set, pair, checks, directory):
             await asyncio.gather(*(asyncio.to_thread(server.start) for server in servers))
         async with asyncio.timeout(TIMEOUT):
             await encryption(ctx)
-
-
-def print_log_ends(directory, lines=15):
-    for log in sorted([*directory.glob("*.log"), *directory.glob("*/*.log")]):
-        print(f"--- the end of {log.relative_to(directory)}")
-        for line in log.read_text(errors="replace").splitlines()[-lines:]:
-            print(line[:300])
 
 
 def main():

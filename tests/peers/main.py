@@ -19,7 +19,7 @@ sys.path.append(str(pathlib.Path(__file__).parents[1] / "common"))
 
 from certificates import Certificates
 from chat import chat
-from checks import CheckFailed, Checks
+from checks import CheckFailed, Checks, print_log_ends
 from context import Environment, ScenarioContext
 from ephemeral import ephemeral
 from false_claims import false_claims
@@ -129,13 +129,6 @@ async def run_with_timeout(scenario, ctx):
     with contextlib.suppress(CheckFailed, TimeoutError):
         async with asyncio.timeout(scenario.timeout):
             await scenario.run(ctx)
-
-
-def print_log_ends(directory, lines=15):
-    for log in sorted(directory.glob("*/*.log")):
-        print(f"--- the end of {log.relative_to(directory)}")
-        for line in log.read_text(errors="replace").splitlines()[-lines:]:
-            print(line[:300])
 
 
 def main():

@@ -14,7 +14,7 @@ import time
 TESTS = pathlib.Path(__file__).parents[1]
 sys.path += [str(TESTS / "common"), str(TESTS / "clients")]
 
-from checks import CheckFailed, Checks
+from checks import CheckFailed, Checks, print_log_ends
 from scenario import Scenario
 from server import Hearth
 
@@ -31,13 +31,6 @@ async def run(binary, agent, checks, directory):
     finally:
         await scenario.stop()
         server.clean_up()
-
-
-def print_log_ends(directory, lines=15):
-    for log in sorted([*directory.glob("*.log"), *directory.glob("*/*.log")]):
-        print(f"--- the end of {log.relative_to(directory)}")
-        for line in log.read_text(errors="replace").splitlines()[-lines:]:
-            print(line[:300])
 
 
 def main():

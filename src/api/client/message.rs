@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
 
 use super::{
-    room_reader::{NO_EVENT, RoomReader, page_limit},
+    room_reader::{EventContext, NO_EVENT, RoomReader, page_limit},
     suspension,
 };
 use crate::{
@@ -268,14 +268,13 @@ fn read_context(
     let stored = reader.load_visible(s, &request.event_id)?;
     let place = stored.header.place.ok_or(NO_EVENT)?;
     let limit = page_limit(request.limit);
-    let place_before = Place(place.0.saturating_sub(1));
-    let before = reader.page(s, place_before, None, Direction::Backward, limit / 2)?;
-    let after = reader.page(s, place, None, Direction::Forward, limit - limit / 2)?;
-    let (before, after) = (before.events, after.events);
-    let start = before.last().and_then(|event| event.header.place);
-    let start = start.map_or(place_before, |place| Place(place.0.saturating_sub(1)));
+    let EventContext {
+        start,
+        end,
+        before,
+        after,
+    } = reader.context(s, place, (limit / 2, limit - limit / 2))?;
     let last = after.last().unwrap_or(&stored);
-    let end = last.header.place.unwrap_or(place);
     let context = Context {
         start: PaginationToken::Place(start).to_string(),
         end: PaginationToken::Place(end).to_string(),

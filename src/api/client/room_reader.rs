@@ -103,6 +103,27 @@ impl RoomReader {
         )
     }
 
+    /// The events before and after `place`, at most as many of each as the limits say.
+    pub fn context(
+        &mut self,
+        s: &Snapshot,
+        place: Place,
+        (before, after): (usize, usize),
+    ) -> Result<EventContext, rooms::Error> {
+        let place_before = Place(place.0.saturating_sub(1));
+        let before = self.page(s, place_before, None, Direction::Backward, before)?;
+        let after = self.page(s, place, None, Direction::Forward, after)?;
+        let (before, after) = (before.events, after.events);
+        let start = before.last().and_then(|event| event.header.place);
+        let end = after.last().and_then(|event| event.header.place);
+        Ok(EventContext {
+            start: start.map_or(place_before, |place| Place(place.0.saturating_sub(1))),
+            end: end.unwrap_or(place),
+            before,
+            after,
+        })
+    }
+
     /// The place that a pagination token of the client means.
     pub fn place(
         &self,
@@ -168,6 +189,16 @@ impl RoomReader {
         let members = members.collect::<Result<Vec<_>, _>>()?;
         self.format_all(s, &members)
     }
+}
+
+/// The context of an event.
+pub struct EventContext {
+    /// From which the events before are read on.
+    pub start: Place,
+    pub end: Place,
+    /// The newest first.
+    pub before: Vec<StoredEvent>,
+    pub after: Vec<StoredEvent>,
 }
 
 /// How many events a client gets that asks for `limit`.

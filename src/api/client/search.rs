@@ -8,7 +8,6 @@ use std::{
 use ruma::{
     OwnedEventId, OwnedRoomId, OwnedUserId,
     api::{
-        Direction,
         client::{
             filter::RoomEventFilter,
             search::search_events::v3::{Criteria, GroupingKey, OrderBy, Request},
@@ -20,7 +19,7 @@ use serde::Serialize;
 use serde_json::{json, value::RawValue};
 
 use super::{
-    room_reader::{RoomReader, page_limit},
+    room_reader::{EventContext, RoomReader, page_limit},
     search_token::{Group, SearchToken},
 };
 use crate::{
@@ -347,15 +346,12 @@ impl Search<'_> {
         let with_profiles = context.include_profile;
         let reader = self.reader(candidate.room)?;
         let reader = reader.ok_or(rooms::Error::UnknownRoom)?;
-        let place = candidate.place;
-        let place_before = Place(place.0.saturating_sub(1));
-        let before = reader.page(s, place_before, None, Direction::Backward, before_limit)?;
-        let before = before.events;
-        let after = reader.page(s, place, None, Direction::Forward, after_limit)?;
-        let after = after.events;
-        let start = before.last().and_then(|event| event.header.place);
-        let start = start.map_or(place_before, |place| Place(place.0.saturating_sub(1)));
-        let end = after.last().and_then(|event| event.header.place);
+        let EventContext {
+            start,
+            end,
+            before,
+            after,
+        } = reader.context(s, candidate.place, (before_limit, after_limit))?;
         let mut profile_info = None;
         if with_profiles {
             let events = before.iter().chain([stored]).chain(&after);
@@ -370,7 +366,7 @@ impl Search<'_> {
             result: reader.format(s, stored)?,
             context: Context {
                 start: PaginationToken::Place(start).to_string(),
-                end: PaginationToken::Place(end.unwrap_or(place)).to_string(),
+                end: PaginationToken::Place(end).to_string(),
                 events_before: reader.format_all(s, &before)?,
                 events_after: reader.format_all(s, &after)?,
                 profile_info,

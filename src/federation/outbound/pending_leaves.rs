@@ -31,8 +31,8 @@ pub async fn send_next(queues: &Queues, server: ServerNum) -> Result<Option<bool
     let mut event = None;
     if let Some(leave) = leave {
         let name = queues.store.read(|s| servers::name(s, server))?;
-        match send(queues, &name, &leave).await {
-            Ok(accepted) => event = Some(accepted),
+        match send(queues, &name, key, &leave).await {
+            Ok(accepted) => event = accepted,
             Err(error) if may_succeed_later(&error) => {
                 log::debug!("{name} does not take a leave event: {error}");
                 return Ok(Some(false));
@@ -49,18 +49,28 @@ pub async fn send_next(queues: &Queues, server: ServerNum) -> Result<Option<bool
     Ok(Some(true))
 }
 
-async fn send(queues: &Queues, server: &ServerName, leave: &Leave) -> Result<Received, Error> {
+/// The event that was sent; `None` if the leave became void meanwhile, as by a new invitation.
+async fn send(
+    queues: &Queues,
+    server: &ServerName,
+    key: pending_leaves::Key,
+    leave: &Leave,
+) -> Result<Option<Received>, Error> {
     let (room, user) = (leave.room.clone(), leave.draft.sender.clone());
     let request = prepare_leave_event::v1::Request::new(room.clone(), user);
     let template = queues.client.send(server, request).await?.event;
-    let (now, key) = (queues.clock.timestamp(), queues.local.key());
-    let built = build_from_template(template.get(), &leave.draft, now, leave.rules, key);
+    let is_void = queues.store.read(|s| pending_leaves::is_void(s, key));
+    if is_void.map_err(|error| Error::Disk(error.to_string().into()))? {
+        return Ok(None);
+    }
+    let (now, signing_key) = (queues.clock.timestamp(), queues.local.key());
+    let built = build_from_template(template.get(), &leave.draft, now, leave.rules, signing_key);
     let built = built.map_err(invalid_response)?;
     let pdu: &RawValue = serde_json::from_slice(&built.json).map_err(invalid_response)?;
     let id = built.pdu.event_id().to_owned();
     let request = create_leave_event::v2::Request::new(room, id, pdu.to_owned());
     queues.client.send(server, request).await?;
-    Ok(Received::from(built))
+    Ok(Some(Received::from(built)))
 }
 
 fn invalid_response(error: impl ToString) -> Error {

@@ -132,6 +132,14 @@ fn version(row: &PendingLeave) -> Result<RoomVersionId, Error> {
         .map_err(|_| Error::corrupt("pending_leaves", &row.version, "not a room version"))
 }
 
+/// Whether the row is void: the user has another membership now.
+pub fn is_void(r: &impl Reader, key: Key) -> Result<bool, Error> {
+    let row = r.pending_leaves()?.load(key)?;
+    let event = row.map(|row| row.event);
+    let membership = r.memberships()?.load((key.1, key.2))?;
+    Ok(event.is_none() || membership.map(|membership| membership.event) != event)
+}
+
 /// Removes the row: the server has accepted the leave `event`, or refused one for good. An invitation that
 /// came meanwhile ends if the event follows it.
 pub fn finish(tx: &Tx, key: Key, event: Option<&Received>) -> Result<(), Error> {
