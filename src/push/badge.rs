@@ -173,3 +173,31 @@ fn is_unread(
         _ => Ok(false),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        pool::Pool,
+        store::{Options, Store},
+    };
+
+    #[test]
+    fn many_unread_rooms_are_not_counted_on_the_thread() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let options = Options {
+            directory: directory.path().to_owned(),
+            cache: 4 << 20,
+        };
+        let store = Store::open(&options, Pool::default()).expect("the store opens");
+        for (unread, expected) in [(100, true), (1000, false)] {
+            let badge = Badge {
+                is_complete: true,
+                unread: (0..unread).map(RoomNum).collect(),
+                ..Badge::default()
+            };
+            let is_fast = store.read(|s| badge.is_fast(s, UserNum(1)));
+            assert_eq!(is_fast.expect("it is known"), expected, "{unread} rooms");
+        }
+    }
+}
