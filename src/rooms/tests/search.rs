@@ -125,14 +125,18 @@ fn the_indexer_indexes_what_is_there_at_the_start_and_in_batches_what_comes() {
     const BATCH: usize = 300;
     with_store(async |store| {
         let local = local();
-        let say = move |tx: &Tx| {
-            let room = open_room(tx, &local, &RoomVersionId::V11)?;
-            for number in 0..BATCH {
-                message(tx, &local, &room, alice(), &format!("needle {number}"))?;
+        // Rooms of these versions have different ids.
+        let say = |version: RoomVersionId| {
+            let local = local.clone();
+            move |tx: &Tx| {
+                let room = open_room(tx, &local, &version)?;
+                for number in 0..BATCH {
+                    message(tx, &local, &room, alice(), &format!("needle {number}"))?;
+                }
+                Ok::<_, Error>(room.room)
             }
-            Ok::<_, Error>(room.room)
         };
-        let before = store.write(say.clone()).await.expect("a room");
+        let before = store.write(say(RoomVersionId::V11)).await.expect("a room");
         let indexer = Indexer::default();
         let indexed = async |room| {
             while store.read(|s| index::is_behind(s, room)).expect("a read") {
@@ -141,7 +145,7 @@ fn the_indexer_indexes_what_is_there_at_the_start_and_in_batches_what_comes() {
         };
         let follow = async {
             indexed(before).await;
-            let after = store.write(say).await.expect("a room");
+            let after = store.write(say(RoomVersionId::V12)).await.expect("a room");
             for number in 0..BATCH {
                 indexer.apply(&Effect::RoomChanged(after, Position(number as u64)));
             }
