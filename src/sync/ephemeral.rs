@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use ruma::{
     RoomId,
-    api::client::filter::RoomEventFilter,
     events::{AnySyncEphemeralRoomEvent, receipt::ReceiptType},
     serde::Raw,
 };
@@ -12,7 +11,12 @@ use serde_json::{Value, json, value::to_raw_value};
 
 use super::request::{Request, SyncRange};
 use crate::{
-    rooms::{Error, timeline::filter, typing::Typing, unread::receipts},
+    rooms::{
+        Error,
+        timeline::filter::{self, EventFilter},
+        typing::Typing,
+        unread::receipts,
+    },
     store::{Position, Reader, RoomNum},
     users,
 };
@@ -56,7 +60,7 @@ pub fn events(
     events.into_iter().map(raw).collect()
 }
 
-fn wants(filter: &RoomEventFilter, kind: &str) -> bool {
+fn wants(filter: &EventFilter, kind: &str) -> bool {
     filter::accepts_type(&filter.types, &filter.not_types, kind)
 }
 

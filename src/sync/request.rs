@@ -1,9 +1,10 @@
 //! A request of `/sync`, and the range of positions that its response covers.
 
-use ruma::{OwnedUserId, api::client::filter::FilterDefinition};
+use ruma::OwnedUserId;
 
 use super::{lazy_members::ClientMembers, notifier::StreamPosition, token::SyncToken};
 use crate::{
+    rooms::timeline::filter::SyncFilter,
     store::{DeviceNum, Position, UserNum},
     users::account_data::{ignored_users::IgnoredUsers, invite_permissions::InvitePermissions},
 };
@@ -17,7 +18,7 @@ pub struct Request {
     pub user: UserNum,
     pub user_id: OwnedUserId,
     pub device: DeviceNum,
-    pub filter: FilterDefinition,
+    pub filter: SyncFilter,
     /// `None` for an initial sync.
     pub since: Option<SyncToken>,
     pub full_state: bool,

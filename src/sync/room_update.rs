@@ -262,6 +262,7 @@ impl<'a> Builder<'a> {
             timeline: &selected.events,
             end,
             filter: &request.filter.room.state,
+            ignored: &request.ignored,
             state_after: request.state_after != StateAfter::No,
             user_id: &request.user_id,
             heroes,

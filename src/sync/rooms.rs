@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ruma::{OwnedRoomId, api::client::filter::RoomFilter};
+use ruma::OwnedRoomId;
 use serde_json::value::to_raw_value;
 
 use super::{
@@ -12,7 +12,7 @@ use super::{
     stripped_state,
 };
 use crate::{
-    rooms::{Error, event, room, typing::Typing},
+    rooms::{Error, event, room, timeline::filter::RoomFilter, typing::Typing},
     store::{
         Position, Reader, Records, RoomNum, Rows, UserNum,
         records::{MemberRow, Membership},

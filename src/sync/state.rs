@@ -5,10 +5,7 @@ use std::{
     vec,
 };
 
-use ruma::{
-    OwnedUserId,
-    api::client::filter::{LazyLoadOptions, RoomEventFilter},
-};
+use ruma::{OwnedUserId, api::client::filter::LazyLoadOptions};
 use serde_json::value::RawValue;
 
 use super::{event_format::format_event, lazy_members::ClientMembers, request::Request};
@@ -17,7 +14,10 @@ use crate::{
         Error,
         event::{self, StoredEvent},
         state::{self as room_state, overlay::StateOverlay},
-        timeline::{client_event::Formatter, filter},
+        timeline::{
+            client_event::Formatter,
+            filter::{self, EventFilter},
+        },
     },
     store::{EventNum, Position, Reader, RoomNum, Rows, StateKeyNum},
 };
@@ -32,7 +32,9 @@ pub struct Wanted<'a> {
     pub timeline: &'a [StoredEvent],
     /// The state at the end of the timeline.
     pub end: &'a StateOverlay,
-    pub filter: &'a RoomEventFilter,
+    pub filter: &'a EventFilter,
+    /// Users whose relations to an event do not count for the filter.
+    pub ignored: &'a BTreeSet<OwnedUserId>,
     /// Whether the state after the timeline is wanted, not the one before.
     pub state_after: bool,
     /// The user, whose own membership is never left out.
@@ -124,7 +126,8 @@ pub fn changed(
     }
     let mut accepted = Vec::new();
     for num in changes.into_values() {
-        if filter::accepts(wanted.filter, &event::load(r, num)?)? {
+        let stored = event::load(r, num)?;
+        if filter::accepts(r, wanted.filter, wanted.ignored, &stored, &mut 0)? {
             accepted.push(num);
         }
     }
@@ -166,7 +169,7 @@ pub fn members_changed(
     Ok(false)
 }
 
-fn is_lazy(filter: &RoomEventFilter) -> bool {
+fn is_lazy(filter: &EventFilter) -> bool {
     !matches!(filter.lazy_load_options, LazyLoadOptions::Disabled)
 }
 
@@ -276,7 +279,7 @@ impl StateEvents {
         let wanted = &request.filter.room.state;
         for num in self.nums.by_ref() {
             let stored = event::load(r, num)?;
-            if !filter::accepts(wanted, &stored)? {
+            if !filter::accepts(r, wanted, &request.ignored, &stored, &mut 0)? {
                 continue;
             }
             if is_lazy(wanted) {

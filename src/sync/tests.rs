@@ -1,9 +1,6 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use ruma::{
-    OwnedRoomId, RoomVersionId, api::client::filter::FilterDefinition, presence::PresenceState,
-    user_id,
-};
+use ruma::{OwnedRoomId, RoomVersionId, presence::PresenceState, user_id};
 use serde_json::{Value, json};
 use smol::future::poll_once;
 
@@ -19,7 +16,10 @@ use crate::{
     executor::Executor,
     federation::Federation,
     pool::Pool,
-    rooms::{self, Local, event::append, room, tests as rooms_tests, typing::Typing},
+    rooms::{
+        self, Local, event::append, room, tests as rooms_tests, timeline::filter::SyncFilter,
+        typing::Typing,
+    },
     stop,
     store::{
         DeviceNum, Effect, EventNum, Options, PIECE_BYTES, Pieces, Place, Position, Reader,
@@ -60,7 +60,7 @@ pub(super) fn request(since: Option<SyncToken>) -> Request {
         user: ALICE,
         user_id: user_id!("@alice:here").to_owned(),
         device: DeviceNum(1),
-        filter: FilterDefinition::default(),
+        filter: SyncFilter::default(),
         since,
         full_state: false,
         state_after: StateAfter::No,

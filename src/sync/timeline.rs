@@ -2,13 +2,17 @@
 
 use std::collections::BTreeSet;
 
-use ruma::{OwnedRoomId, OwnedUserId, api::client::filter::RoomEventFilter};
+use ruma::{OwnedRoomId, OwnedUserId};
 
 use crate::{
     rooms::{
         Error,
         event::{self, StoredEvent},
-        timeline::{self, client_event::Formatter, filter},
+        timeline::{
+            self,
+            client_event::Formatter,
+            filter::{self, EventFilter},
+        },
     },
     store::{Place, Position, Reader, RoomNum},
 };
@@ -46,7 +50,7 @@ pub struct Part<'a> {
 pub fn select(
     r: &impl Reader,
     part: Part<'_>,
-    wanted: &RoomEventFilter,
+    wanted: &EventFilter,
     formatter: &mut Formatter,
 ) -> Result<Selected, Error> {
     let Part { room, room_id, .. } = part;
@@ -57,7 +61,7 @@ pub fn select(
     };
     let room_wanted = filter::accepts_room(wanted, room_id);
     let mut from = part.upto;
-    let (mut rows_read, mut bytes) = (0, 0);
+    let (mut rows_read, mut relations_read, mut bytes) = (0, 0, 0);
     'rows: loop {
         let rows = timeline::backwards(r, room, from, BATCH)?;
         let more = rows.len() == BATCH;
@@ -65,7 +69,11 @@ pub fn select(
             if part.after.is_some_and(|after| row.position <= after) {
                 break 'rows;
             }
-            if selected.events.len() >= part.limit || rows_read >= MAX_ROWS || bytes >= MAX_BYTES {
+            let is_full = selected.events.len() >= part.limit
+                || rows_read >= MAX_ROWS
+                || relations_read >= filter::MAX_RELATIONS
+                || bytes >= MAX_BYTES;
+            if is_full {
                 selected.limited = true;
                 break 'rows;
             }
@@ -79,7 +87,7 @@ pub fn select(
                 break 'rows;
             };
             if room_wanted
-                && filter::accepts(wanted, &stored)?
+                && filter::accepts(r, wanted, part.ignored, &stored, &mut relations_read)?
                 && !filter::is_left_out(r, part.ignored, &stored)?
             {
                 bytes += stored.json.len();

@@ -43,8 +43,7 @@ fn get_or_insert(tx: &Tx, user: UserNum, filter: &str) -> Result<u32, Error> {
 }
 
 impl Users {
-    /// A stored filter, as [`FilterDefinition`](ruma::api::client::filter::FilterDefinition) or as the
-    /// client wrote it.
+    /// A stored filter, parsed or as the client wrote it.
     ///
     /// # Errors
     /// [`Error::NotFound`].

@@ -32,6 +32,7 @@ mod profiles;
 mod push;
 mod push_rules;
 mod pushers;
+mod related_filters;
 mod relations;
 mod reports;
 mod room_creation;

@@ -16,10 +16,14 @@ use ruma::{
 };
 use serde_json::json;
 
-use super::{message, state};
+use super::{filter::QueryFilter, message, state};
 use crate::{
-    api::{Api, Error, EventStream, Session, Streamed},
-    rooms::{self, directory, room, state::current, timeline::client_event::membership_state},
+    api::{Adapted, Api, Error, EventStream, Session, Streamed},
+    rooms::{
+        self, directory, room,
+        state::current,
+        timeline::{client_event::membership_state, filter::EventFilter},
+    },
 };
 
 metadata! {
@@ -59,7 +63,10 @@ pub async fn room_initial_sync(
     request: Request,
 ) -> Result<Streamed, Error> {
     let room_id = request.room_id;
-    let messages = get_message_events::v3::Request::new(room_id.clone(), Direction::Backward);
+    let messages = Adapted {
+        request: get_message_events::v3::Request::new(room_id.clone(), Direction::Backward),
+        quirk: QueryFilter(EventFilter::default()),
+    };
     let mut messages = message::get_message_events(api.clone(), session.clone(), messages).await?;
     messages.chunk.reverse();
     // After the messages, which may have to be fetched.

@@ -7,7 +7,6 @@ use ruma::{
         Direction,
         client::{
             context::get_context,
-            filter::RoomEventFilter,
             message::{get_message_events, send_message_event},
             redact::redact_event,
             room::get_room_event,
@@ -20,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
 
 use super::{
+    filter::QueryFilter,
     room_reader::{EventContext, NO_EVENT, RoomReader, page_limit},
     suspension,
 };
@@ -35,7 +35,11 @@ use crate::{
         },
         room,
         state::overlay::StateOverlay,
-        timeline::{filter, messages, pagination_token::PaginationToken},
+        timeline::{
+            filter::{self, EventFilter},
+            messages,
+            pagination_token::PaginationToken,
+        },
         unread::notify,
     },
     store::{EventNum, Place, RoomNum, Snapshot},
@@ -141,13 +145,16 @@ async fn send(
 pub async fn get_message_events(
     api: Api,
     session: Session,
-    request: get_message_events::v3::Request,
+    Adapted {
+        request,
+        quirk: QueryFilter(filter),
+    }: Adapted<get_message_events::v3::Request, QueryFilter>,
 ) -> Result<get_message_events::v3::Response, Error> {
-    filter::check_size(&request.filter)?;
+    filter.check_size()?;
     let (now_ms, user) = (api.clock.now_ms(), session.user);
     for _ in 0..MAX_BACKFILLS {
-        let (session, request) = (session.clone(), request.clone());
-        let read = move |s: &Snapshot| read_messages(s, &session, now_ms, request);
+        let (session, request, filter) = (session.clone(), request.clone(), filter.clone());
+        let read = move |s: &Snapshot| read_messages(s, &session, now_ms, request, filter);
         let (mut answer, gap) = api.store.scan("messages", read).await?;
         let Some((room, gap)) = gap else {
             return Ok(answer);
@@ -160,7 +167,7 @@ pub async fn get_message_events(
             return Ok(answer);
         }
     }
-    let read = move |s: &Snapshot| read_messages(s, &session, now_ms, request);
+    let read = move |s: &Snapshot| read_messages(s, &session, now_ms, request, filter);
     Ok(api.store.scan("messages", read).await?.0)
 }
 
@@ -170,8 +177,9 @@ fn read_messages(
     session: &Session,
     now_ms: u64,
     request: get_message_events::v3::Request,
+    filter: EventFilter,
 ) -> Result<(get_message_events::v3::Response, Option<(RoomNum, Place)>), rooms::Error> {
-    let mut reader = RoomReader::new(s, session, now_ms, request.room_id, request.filter)?;
+    let mut reader = RoomReader::new(s, session, now_ms, request.room_id, filter)?;
     let from = reader.place(s, request.from.as_ref())?;
     let to = reader.place(s, request.to.as_ref())?;
     let from = match (from, request.dir) {
@@ -203,7 +211,7 @@ pub async fn get_room_event(
     let now_ms = api.clock.now_ms();
     let read = move |s: &Snapshot| {
         let room_id = request.room_id.clone();
-        let mut reader = RoomReader::new(s, &session, now_ms, room_id, RoomEventFilter::default())?;
+        let mut reader = RoomReader::new(s, &session, now_ms, room_id, EventFilter::default())?;
         let stored = reader.load_visible(s, &request.event_id)?;
         let event = reader.format(s, &stored)?;
         Ok::<_, rooms::Error>(Raw::from_json(event))
@@ -224,11 +232,14 @@ pub async fn get_room_event(
 pub async fn get_context(
     api: Api,
     session: Session,
-    request: get_context::v3::Request,
+    Adapted {
+        request,
+        quirk: QueryFilter(filter),
+    }: Adapted<get_context::v3::Request, QueryFilter>,
 ) -> Result<Streamed, Error> {
-    filter::check_size(&request.filter)?;
+    filter.check_size()?;
     let now_ms = api.clock.now_ms();
-    let read = move |s: &Snapshot| read_context(s, &session, now_ms, request);
+    let read = move |s: &Snapshot| read_context(s, &session, now_ms, request, filter);
     let (context, state, mut reader) = api.store.scan("context", read).await?;
     let context = serde_json::to_string(&context);
     let context = context.map_err(|_| Error::Internal("a context that does not serialize"))?;
@@ -238,7 +249,7 @@ pub async fn get_context(
         .text(context.replacen('{', ",", 1));
     let formatted = response.formatted(&api.store, move |s, num| {
         let stored = event::load(s, num)?;
-        if !filter::accepts(&reader.filter, &stored)? {
+        if !filter::accepts(s, &reader.filter, &reader.ignored, &stored, &mut 0)? {
             return Ok(None);
         }
         let json = reader.formatter.format(s, &stored)?;
@@ -263,8 +274,9 @@ fn read_context(
     session: &Session,
     now_ms: u64,
     request: get_context::v3::Request,
+    filter: EventFilter,
 ) -> Result<(Context, Vec<EventNum>, RoomReader), rooms::Error> {
-    let mut reader = RoomReader::new(s, session, now_ms, request.room_id, request.filter)?;
+    let mut reader = RoomReader::new(s, session, now_ms, request.room_id, filter)?;
     let stored = reader.load_visible(s, &request.event_id)?;
     let place = stored.header.place.ok_or(NO_EVENT)?;
     let limit = page_limit(request.limit);

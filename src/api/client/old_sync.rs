@@ -13,10 +13,7 @@ use ruma::{
     api::{
         IncomingRequest,
         auth_scheme::AccessToken,
-        client::{
-            filter::{FilterDefinition, RoomEventFilter},
-            sync::sync_events,
-        },
+        client::sync::sync_events,
         error::{DeserializationError, Error as MatrixError, ErrorKind},
         metadata,
     },
@@ -34,7 +31,10 @@ use super::room_reader::{NO_EVENT, RoomReader};
 use crate::{
     api::{Api, Error, Session, Streamed},
     pool::Kind,
-    rooms::{self, directory, event, room},
+    rooms::{
+        self, directory, event, room,
+        timeline::filter::{EventFilter, SyncFilter},
+    },
     store::{Position, Snapshot},
     sync::{Request as SyncRequest, StateAfter, SyncToken},
     users::account_data::{ignored_users, invite_permissions},
@@ -230,7 +230,7 @@ pub async fn get_events(
     session: Session,
     request: get_events::Request,
 ) -> Result<Streamed, Error> {
-    let mut filter = FilterDefinition::default();
+    let mut filter = SyncFilter::default();
     // As many as `/sync` gives.
     filter.room.timeline.limit = Some(UInt::MAX);
     if let Some(room) = &request.room_id {
@@ -328,7 +328,7 @@ pub async fn get_event(
     let read = move |s: &Snapshot| {
         let num = event::num_of(s, &request.event_id)?.ok_or(NO_EVENT)?;
         let room_id = room::id(s, event::header(s, num)?.room)?;
-        let mut reader = RoomReader::new(s, &session, now_ms, room_id, RoomEventFilter::default())?;
+        let mut reader = RoomReader::new(s, &session, now_ms, room_id, EventFilter::default())?;
         let stored = reader.load_visible(s, &request.event_id)?;
         reader.format(s, &stored)
     };
@@ -379,7 +379,7 @@ pub async fn initial_sync(
     session: Session,
     request: initial_sync::Request,
 ) -> Result<Streamed, Error> {
-    let mut filter = FilterDefinition::default();
+    let mut filter = SyncFilter::default();
     filter.room.include_leave = request.archived;
     filter.room.timeline.limit = Some(UInt::from(request.limit.unwrap_or(DEFAULT_LIMIT)));
     let synced = sync(&api, &session, None, filter, Duration::ZERO).await?;
@@ -446,7 +446,7 @@ async fn sync(
     api: &Api,
     session: &Session,
     since: Option<SyncToken>,
-    filter: FilterDefinition,
+    filter: SyncFilter,
     timeout: Duration,
 ) -> Result<Vec<u8>, Error> {
     let received = since.map(|since| (0, since.position));

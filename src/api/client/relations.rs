@@ -8,7 +8,6 @@ use ruma::{
     api::{
         Direction,
         client::{
-            filter::RoomEventFilter,
             relations::{
                 get_relating_events, get_relating_events_with_rel_type,
                 get_relating_events_with_rel_type_and_event_type,
@@ -28,7 +27,7 @@ use crate::{
         self,
         relations::{children, threads},
         room,
-        timeline::pagination_token::PaginationToken,
+        timeline::{filter::EventFilter, pagination_token::PaginationToken},
     },
     store::{Place, Snapshot},
 };
@@ -162,7 +161,7 @@ impl Query {
         session: &Session,
         now_ms: u64,
     ) -> Result<get_relating_events::v1::Response, rooms::Error> {
-        let filter = RoomEventFilter::default();
+        let filter = EventFilter::default();
         let mut reader = RoomReader::new(s, session, now_ms, self.room_id.clone(), filter)?;
         reader.load_visible(s, &self.event_id)?;
         let from = match (reader.place(s, self.from.as_ref())?, self.dir) {
@@ -214,7 +213,7 @@ fn read_threads(
     now_ms: u64,
     request: &get_threads::v1::Request,
 ) -> Result<get_threads::v1::Response, rooms::Error> {
-    let filter = RoomEventFilter::default();
+    let filter = EventFilter::default();
     let mut reader = RoomReader::new(s, session, now_ms, request.room_id.clone(), filter)?;
     let from = reader.place(s, request.from.as_ref())?;
     let wanted = threads::Wanted {

@@ -4,7 +4,6 @@
 //! time of the response says no more than its status.
 
 use ruma::api::client::{
-    filter::RoomEventFilter,
     reporting::report_user,
     room::{report_content, report_room},
 };
@@ -12,7 +11,7 @@ use ruma::api::client::{
 use super::room_reader::RoomReader;
 use crate::{
     api::{Api, Error, Session},
-    rooms::{self, reports, state::current},
+    rooms::{self, reports, state::current, timeline::filter::EventFilter},
     store::{
         Reader, Snapshot, Tx,
         records::{Membership, Report, ReportTarget},
@@ -29,7 +28,7 @@ pub async fn report_content(
     let target = ReportTarget::Event(room_id.to_string(), event.to_string());
     let (asker, now_ms) = (session.clone(), api.clock.now_ms());
     let is_visible = move |s: &Snapshot| {
-        let filter = RoomEventFilter::default();
+        let filter = EventFilter::default();
         let mut reader = RoomReader::new(s, &asker, now_ms, room_id, filter)?;
         if current::membership(s, reader.room, &asker.user_id)? != Membership::Join {
             return Ok(false);

@@ -2,10 +2,7 @@
 
 use ruma::{
     EventId, OwnedRoomId, UInt,
-    api::{
-        Direction,
-        client::filter::{LazyLoadOptions, RoomEventFilter},
-    },
+    api::{Direction, client::filter::LazyLoadOptions},
 };
 use serde_json::value::RawValue;
 
@@ -17,7 +14,8 @@ use crate::{
         relations::aggregations::Aggregator,
         timeline::{
             client_event::{Formatter, RoomIdField},
-            filter, history_visibility,
+            filter::{self, EventFilter},
+            history_visibility,
             messages::{self, Page, PageRequest},
             pagination_token::PaginationToken,
         },
@@ -36,7 +34,7 @@ pub struct RoomReader {
     pub room_id: OwnedRoomId,
     pub formatter: Formatter,
     pub aggregator: Aggregator,
-    pub filter: RoomEventFilter,
+    pub filter: EventFilter,
     /// Users whose messages are left out.
     pub ignored: IgnoredUsers,
 }
@@ -49,7 +47,7 @@ impl RoomReader {
         session: &Session,
         now_ms: u64,
         room_id: OwnedRoomId,
-        filter: RoomEventFilter,
+        filter: EventFilter,
     ) -> Result<Self, rooms::Error> {
         let ignored = ignored_users::load(s, session.user)?;
         Self::with_ignored(s, session, now_ms, room_id, filter, ignored)
@@ -61,7 +59,7 @@ impl RoomReader {
         session: &Session,
         now_ms: u64,
         room_id: OwnedRoomId,
-        filter: RoomEventFilter,
+        filter: EventFilter,
         ignored: IgnoredUsers,
     ) -> Result<Self, rooms::Error> {
         let room = history_visibility::readable_room(s, &room_id, session.user)?;

@@ -8,10 +8,7 @@ use std::{
 use ruma::{
     OwnedEventId, OwnedRoomId, OwnedUserId,
     api::{
-        client::{
-            filter::RoomEventFilter,
-            search::search_events::v3::{Criteria, GroupingKey, OrderBy, Request},
-        },
+        client::search::search_events::v3::{Criteria, GroupingKey, OrderBy, Request},
         error::{DeserializationError, ErrorKind},
     },
 };
@@ -32,7 +29,11 @@ use crate::{
             candidates::{Candidate, Order, candidates},
             words::{self, Terms},
         },
-        timeline::{client_event::Formatter, filter, pagination_token::PaginationToken},
+        timeline::{
+            client_event::Formatter,
+            filter::{self, EventFilter},
+            pagination_token::PaginationToken,
+        },
     },
     store::{EventNum, Place, Reader, RoomNum, Rows, Snapshot, records::Membership},
     users::account_data::ignored_users::{self, IgnoredUsers},
@@ -46,15 +47,17 @@ const MAX_BYTES: usize = 1024 * 1024;
 /// The most events of the context of a result, on each side. NOTSPEC: more are not returned.
 const MAX_CONTEXT: usize = 20;
 
-/// Without `event_context` there is none; ruma's type takes that for one of five events on each side.
+/// What ruma's type for the criteria does not read: the filter as hearth has it. Without `event_context`
+/// there is none, which that type takes for one of five events on each side.
 #[derive(Debug)]
-pub struct NoContext;
+pub struct CriteriaFilter(EventFilter);
 
-impl Quirk for NoContext {
+impl Quirk for CriteriaFilter {
     fn apply(
         request: &mut http::Request<Cow<'_, [u8]>>,
         _path_arguments: &[&str],
     ) -> Result<Self, DeserializationError> {
+        let mut filter = None;
         edit_body(request, |body| {
             if let Some(criteria) = body
                 .get_mut("search_categories")
@@ -63,9 +66,11 @@ impl Quirk for NoContext {
             {
                 let none = json!({ "before_limit": 0, "after_limit": 0 });
                 criteria.entry("event_context").or_insert(none);
+                filter = criteria.get("filter").cloned();
             }
         })?;
-        Ok(Self)
+        let filter = filter.map(serde_json::from_value).transpose()?;
+        Ok(Self(filter.unwrap_or_default()))
     }
 }
 
@@ -73,7 +78,10 @@ impl Quirk for NoContext {
 pub async fn search_events(
     api: Api,
     session: Session,
-    Adapted { request, .. }: Adapted<Request, NoContext>,
+    Adapted {
+        request,
+        quirk: CriteriaFilter(filter),
+    }: Adapted<Request, CriteriaFilter>,
 ) -> Result<Streamed, Error> {
     if !api.config.search {
         return Err(Error::new(
@@ -84,7 +92,7 @@ pub async fn search_events(
     let Some(criteria) = request.search_categories.room_events else {
         return Streamed::json(&json!({ "search_categories": {} }));
     };
-    filter::check_size(&criteria.filter)?;
+    filter.check_size()?;
     let token = request.next_batch.map(|token| token.parse()).transpose()?;
     let order = match &criteria.order_by {
         None | Some(OrderBy::Rank) => Order::Rank,
@@ -102,8 +110,10 @@ pub async fn search_events(
             now_ms,
             terms: Terms::new(&criteria.search_term),
             criteria: &criteria,
+            filter: &filter,
             order,
             ignored: ignored_users::load(s, session.user)?,
+            relations_read: 0,
             readers: BTreeMap::new(),
         };
         let page = search.page(token)?;
@@ -196,9 +206,11 @@ struct Search<'a> {
     session: &'a Session,
     now_ms: u64,
     criteria: &'a Criteria,
+    filter: &'a EventFilter,
     terms: Terms,
     order: Order,
     ignored: IgnoredUsers,
+    relations_read: usize,
     /// None of a room that the user may not read.
     readers: BTreeMap<RoomNum, Option<RoomReader>>,
 }
@@ -215,11 +227,7 @@ impl Search<'_> {
         if !self.terms.is_empty() {
             found = candidates(self.s, &rooms, &self.terms, token.upto, self.order)?;
         }
-        let limit = self
-            .criteria
-            .filter
-            .limit
-            .map_or(DEFAULT_RESULTS, page_limit);
+        let limit = self.filter.limit.map_or(DEFAULT_RESULTS, page_limit);
         let (limit, mut bytes) = (limit.max(1), 0);
         let mut page = Page {
             count: token.found,
@@ -232,8 +240,13 @@ impl Search<'_> {
         let (mut end, mut events) = (token.offset, Vec::new());
         let is_full = |events: &Vec<_>, bytes| events.len() >= limit || bytes >= MAX_BYTES;
         let read = found.iter().enumerate().skip(token.offset).take(MAX_READ);
-        let mut more = found.len() > token.offset + MAX_READ;
+        let mut read_upto = token.offset + MAX_READ;
+        let mut more = found.len() > read_upto;
         for (index, candidate) in read {
+            if self.relations_read >= filter::MAX_RELATIONS {
+                (read_upto, more) = (index, true);
+                break;
+            }
             let Some(stored) = self.visible(candidate, &token)? else {
                 continue;
             };
@@ -249,7 +262,7 @@ impl Search<'_> {
             end = index + 1;
         }
         if !is_full(&events, bytes) {
-            end = token.offset + MAX_READ;
+            end = read_upto;
         }
         let newest = found.iter().map(|candidate| candidate.position).max();
         let next = SearchToken {
@@ -277,7 +290,7 @@ impl Search<'_> {
             );
             if was_in
                 && !member.forgotten
-                && filter::accepts_room(&self.criteria.filter, &room::id(self.s, room)?)
+                && filter::accepts_room(self.filter, &room::id(self.s, room)?)
             {
                 rooms.push(room);
             }
@@ -293,7 +306,7 @@ impl Search<'_> {
     ) -> Result<Option<StoredEvent>, rooms::Error> {
         let stored = event::load(self.s, candidate.event)?;
         let words = words::of_event(&stored, self.criteria.keys.as_deref())?;
-        if self.terms.score(&words).is_none() || !filter::accepts(&self.criteria.filter, &stored)? {
+        if self.terms.score(&words).is_none() || !self.accepts(&stored)? {
             return Ok(None);
         }
         if let Some(Group::Sender(sender)) = &token.group
@@ -311,11 +324,16 @@ impl Search<'_> {
         reader.formatter.visibility.visible(s, stored)
     }
 
+    fn accepts(&mut self, stored: &StoredEvent) -> Result<bool, rooms::Error> {
+        let relations_read = &mut self.relations_read;
+        filter::accepts(self.s, self.filter, &self.ignored, stored, relations_read)
+    }
+
     fn reader(&mut self, room: RoomNum) -> Result<Option<&mut RoomReader>, rooms::Error> {
         if !self.readers.contains_key(&room) {
             let room_id = room::id(self.s, room)?;
             // Contexts are not filtered.
-            let filter = RoomEventFilter::default();
+            let filter = EventFilter::default();
             let ignored = self.ignored.clone();
             let reader = RoomReader::with_ignored(
                 self.s,

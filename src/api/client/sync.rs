@@ -2,18 +2,16 @@
 
 use std::{borrow::Cow, time::Duration};
 
-use ruma::api::{
-    client::{
-        filter::FilterDefinition,
-        sync::sync_events::v3::{self, Filter},
-    },
-    error::DeserializationError,
+use ruma::{
+    api::{client::sync::sync_events::v3, error::DeserializationError},
+    exports::serde_html_form,
 };
+use serde::Deserialize;
 use smol::stream::StreamExt;
 
 use crate::{
     api::{Adapted, Api, Error, Quirk, Session, Streamed},
-    rooms::{self, timeline::filter::check_definition},
+    rooms::{self, timeline::filter::SyncFilter},
     sync::{Request, StateAfter, SyncToken},
     users::{
         self,
@@ -23,18 +21,40 @@ use crate::{
 
 const MAX_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// matrix-js-sdk knows only the unstable name of MSC4222.
-impl Quirk for StateAfter {
+/// What ruma's type does not read.
+#[derive(Debug)]
+pub struct Arguments {
+    state_after: StateAfter,
+    /// A filter as JSON, or the id of one.
+    filter: Option<String>,
+}
+
+impl Quirk for Arguments {
     fn apply(
         request: &mut http::Request<Cow<'_, [u8]>>,
         _path_arguments: &[&str],
     ) -> Result<Self, DeserializationError> {
-        let mut pairs = request.uri().query().unwrap_or_default().split('&');
-        let is_unstable = pairs.any(|pair| pair == "org.matrix.msc4222.use_state_after=true");
-        Ok(if is_unstable {
-            Self::Unstable
+        #[derive(Deserialize)]
+        struct Query {
+            #[serde(default)]
+            use_state_after: bool,
+            /// matrix-js-sdk knows only the unstable name of MSC4222.
+            #[serde(default, rename = "org.matrix.msc4222.use_state_after")]
+            use_unstable_state_after: bool,
+            filter: Option<String>,
+        }
+        let query = request.uri().query().unwrap_or_default();
+        let query: Query = serde_html_form::from_str(query)?;
+        let state_after = if query.use_state_after {
+            StateAfter::Stable
+        } else if query.use_unstable_state_after {
+            StateAfter::Unstable
         } else {
-            Self::No
+            StateAfter::No
+        };
+        Ok(Self {
+            state_after,
+            filter: query.filter,
         })
     }
 }
@@ -43,28 +63,21 @@ impl Quirk for StateAfter {
 pub async fn sync(
     api: Api,
     session: Session,
-    Adapted { request, quirk }: Adapted<v3::Request, StateAfter>,
+    Adapted { request, quirk }: Adapted<v3::Request, Arguments>,
 ) -> Result<Streamed, Error> {
-    let filter = match request.filter {
-        None => FilterDefinition::default(),
-        Some(Filter::FilterDefinition(filter)) => {
-            check_definition(&filter)?;
+    let filter = match &quirk.filter {
+        None => SyncFilter::default(),
+        Some(json) if json.starts_with('{') => {
+            let filter: SyncFilter = serde_json::from_str(json)
+                .map_err(|error| Error::invalid_param(format!("filter: {error}")))?;
+            filter.check_size()?;
             filter
         }
-        // ruma takes what does not parse as a filter for an id.
-        Some(Filter::FilterId(id)) if id.starts_with('{') => {
-            return Err(Error::invalid_param("filter: this is not a filter"));
-        }
         // NOTSPEC: an unknown id is an invalid argument, as with Synapse.
-        Some(Filter::FilterId(id)) => match api.users.filter(session.user, &id) {
+        Some(id) => match api.users.filter(session.user, id) {
             Err(users::Error::NotFound(reason)) => return Err(Error::invalid_param(reason)),
             filter => filter?,
         },
-        Some(_) => {
-            return Err(Error::invalid_param(
-                "filter must be a filter as JSON, or the id of one",
-            ));
-        }
     };
     let since = request.since.as_deref().map(str::parse::<SyncToken>);
     let since = since.transpose().map_err(rooms::Error::from)?;
@@ -77,11 +90,7 @@ pub async fn sync(
         filter,
         since,
         full_state: request.full_state,
-        state_after: if request.use_state_after {
-            StateAfter::Stable
-        } else {
-            quirk
-        },
+        state_after: quirk.state_after,
         ignored: api.store.read(|s| ignored_users::load(s, session.user))?,
         invites: api
             .store

@@ -12,5 +12,6 @@ pub mod aggregations;
 pub mod check;
 pub mod children;
 pub(in crate::rooms) mod index;
+pub mod related;
 mod rows;
 pub mod threads;

@@ -65,7 +65,7 @@ impl Parent<'_> {
     ) -> Result<Vec<Child>, Error> {
         let relations = r.relations()?;
         let rows = relations.prefix_range((self.room, self.id, kind as u8), places)?;
-        rows.take(limit).map(|row| Ok(child(row?))).collect()
+        rows.take(limit).map(|row| Ok(Child::of(row?))).collect()
     }
 
     /// Its children of `kind` in `places`, the newest first. At most `limit`.
@@ -78,7 +78,10 @@ impl Parent<'_> {
     ) -> Result<Vec<Child>, Error> {
         let relations = r.relations()?;
         let rows = relations.prefix_range((self.room, self.id, kind as u8), places)?;
-        rows.rev().take(limit).map(|row| Ok(child(row?))).collect()
+        rows.rev()
+            .take(limit)
+            .map(|row| Ok(Child::of(row?)))
+            .collect()
     }
 
     /// Whether it has children.
@@ -91,12 +94,14 @@ impl Parent<'_> {
 
 type Entry<'r> = crate::store::Row<'r, (RoomNum, &'static str, u8, Place), (EventNum, UserNum)>;
 
-fn child((key, value): Entry<'_>) -> Child {
-    let (_, _, _, place) = key.value();
-    let (event, sender) = value.value();
-    Child {
-        place,
-        event,
-        sender,
+impl Child {
+    pub(super) fn of((key, value): Entry<'_>) -> Self {
+        let (_, _, _, place) = key.value();
+        let (event, sender) = value.value();
+        Self {
+            place,
+            event,
+            sender,
+        }
     }
 }

@@ -15,7 +15,11 @@ use crate::{
         history::{Action, History},
         relation::Relation,
     },
-    rooms::{Error, event, timeline},
+    rooms::{
+        Error, event,
+        relations::related::{self, RelatedBy},
+        timeline,
+    },
     store::{Place, Reader, RoomNum, Rows, Tx},
 };
 
@@ -200,5 +204,38 @@ fn children_that_come_before_their_parent_or_by_backfill_are_indexed() {
         let children: BTreeSet<String> = tables.relations.into_iter().map(|row| row.3).collect();
         let wanted = [missing, last].map(|index| id_of(&history, index).to_string());
         assert_eq!(children, BTreeSet::from(wanted));
+    });
+}
+
+#[test]
+fn a_filter_by_relations_reads_children_until_one_is_wanted_and_counts_them() {
+    with_store(async |store| {
+        let local = local();
+        let job = move |tx: &Tx| {
+            let room = open_room(tx, &local, &RoomVersionId::V11)?;
+            join(tx, &local, &room, bob())?;
+            let parent = message(tx, &local, &room, alice(), "root")?.id;
+            for (unique, sender) in [alice(), bob(), bob(), bob()].into_iter().enumerate() {
+                let child = relating(sender, "m.annotation", parent.as_str(), unique);
+                send(tx, &local, &room, child)?;
+            }
+            let num = event::num_of(tx, &parent)?.expect("the parent");
+            let parent = event::load(tx, num)?;
+            let none = BTreeSet::new();
+            let read = |sender: &UserId| {
+                let wanted = RelatedBy {
+                    related_by_rel_types: vec!["m.annotation".to_owned()],
+                    related_by_senders: vec![sender.to_owned()],
+                };
+                let mut rows_read = 0;
+                let accepted = related::accepts(tx, &wanted, &none, &parent, &mut rows_read)?;
+                Ok::<_, Error>((accepted, rows_read))
+            };
+            assert_eq!(read(bob())?, (true, 1));
+            assert_eq!(read(alice())?, (true, 4));
+            assert_eq!(read(ruma::user_id!("@carol:here"))?, (false, 4));
+            Ok::<_, Error>(())
+        };
+        store.write(job).await.expect("the job succeeds");
     });
 }

@@ -4,10 +4,13 @@
 
 use std::collections::BTreeSet;
 
-use ruma::{OwnedRoomId, OwnedUserId, api::Direction, api::client::filter::RoomEventFilter};
+use ruma::{OwnedRoomId, OwnedUserId, api::Direction};
 use serde::Deserialize;
 
-use super::{filter, history_visibility::UserVisibility};
+use super::{
+    filter::{self, EventFilter},
+    history_visibility::UserVisibility,
+};
 use crate::{
     rooms::{
         Error,
@@ -55,7 +58,7 @@ pub fn page(
     r: &impl Reader,
     request: PageRequest<'_>,
     room_id: &OwnedRoomId,
-    filter: &RoomEventFilter,
+    filter: &EventFilter,
     visibility: &mut UserVisibility,
 ) -> Result<Page, Error> {
     let mut page = Page {
@@ -69,7 +72,7 @@ pub fn page(
         return Ok(page);
     }
     let mut point = request.from;
-    let (mut rows_read, mut bytes) = (0, 0);
+    let (mut rows_read, mut relations_read, mut bytes) = (0, 0, 0);
     let accepts_room = filter::accepts_room(filter, room_id);
     loop {
         let rows = match request.dir {
@@ -90,7 +93,11 @@ pub fn page(
                 page.end = None;
                 return Ok(page);
             }
-            if page.events.len() >= request.limit || rows_read >= MAX_ROWS || bytes >= MAX_BYTES {
+            let is_full = page.events.len() >= request.limit
+                || rows_read >= MAX_ROWS
+                || relations_read >= filter::MAX_RELATIONS
+                || bytes >= MAX_BYTES;
+            if is_full {
                 page.end = Some(point);
                 return Ok(page);
             }
@@ -101,7 +108,7 @@ pub fn page(
             };
             let stored = event::load(r, row.event)?;
             if accepts_room
-                && filter::accepts(filter, &stored)?
+                && filter::accepts(r, filter, request.ignored, &stored, &mut relations_read)?
                 && !filter::is_left_out(r, request.ignored, &stored)?
             {
                 let visible = visibility.visible(r, stored)?;

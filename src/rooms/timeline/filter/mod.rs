@@ -2,21 +2,25 @@
 //!
 //! [client-server API, "Filtering"]: https://spec.matrix.org/v1.19/client-server-api/#filtering
 
+mod definition;
+
 use std::collections::BTreeSet;
 
-use ruma::{
-    OwnedUserId, RoomId,
-    api::client::filter::{FilterDefinition, RoomEventFilter, RoomFilter, UrlFilter},
-};
+use ruma::{OwnedUserId, RoomId, api::client::filter::UrlFilter};
 use serde::{Deserialize, de::IgnoredAny};
 
+pub use self::definition::{EventFilter, RoomFilter, SyncFilter};
 use crate::{
     rooms::{
         Error,
         event::{StoredEvent, redaction},
+        relations::related,
     },
     store::Reader,
 };
+
+/// A page ends with the event for which as many relations have been read.
+pub const MAX_RELATIONS: usize = 10_000;
 
 /// The parts of an event that filters use.
 #[derive(Deserialize)]
@@ -33,91 +37,8 @@ struct Content {
     url: Option<IgnoredAny>,
 }
 
-/// The most entries of the lists of a filter, and bytes of those with wildcards: each may be compared with
-/// each event.
-const MAX_ENTRIES: usize = 1000;
-const MAX_WILDCARD_BYTES: usize = 2048;
-
-/// Checks the size of a filter for one room.
-///
-/// # Errors
-/// [`Error::TooLarge`].
-pub fn check_size(filter: &RoomEventFilter) -> Result<(), Error> {
-    let mut size = Size::default();
-    size.add_room_events(filter);
-    size.check()
-}
-
-/// Checks the size of a filter for `/sync`.
-///
-/// # Errors
-/// [`Error::TooLarge`].
-pub fn check_definition(filter: &FilterDefinition) -> Result<(), Error> {
-    let mut size = Size::default();
-    let RoomFilter {
-        rooms,
-        not_rooms,
-        account_data,
-        timeline,
-        ephemeral,
-        state,
-        ..
-    } = &filter.room;
-    size.add(rooms, not_rooms);
-    for filter in [account_data, timeline, ephemeral, state] {
-        size.add_room_events(filter);
-    }
-    for filter in [&filter.presence, &filter.account_data] {
-        size.add_types(&filter.types, &filter.not_types);
-        size.add(&filter.senders, &filter.not_senders);
-    }
-    size.check()
-}
-
-#[derive(Default)]
-struct Size {
-    entries: usize,
-    wildcard_bytes: usize,
-}
-
-impl Size {
-    fn add_room_events(&mut self, filter: &RoomEventFilter) {
-        self.add_types(&filter.types, &filter.not_types);
-        self.add(&filter.senders, &filter.not_senders);
-        self.add(&filter.rooms, &filter.not_rooms);
-    }
-
-    fn add_types(&mut self, types: &Option<Vec<String>>, not_types: &[String]) {
-        self.add(types, not_types);
-        let types = types.iter().flatten().chain(not_types);
-        let wildcards = types.filter(|kind| kind.contains('*'));
-        self.wildcard_bytes += wildcards.map(String::len).sum::<usize>();
-    }
-
-    fn add<T>(&mut self, list: &Option<Vec<T>>, not: &[T]) {
-        self.entries += list.as_ref().map_or(0, Vec::len) + not.len();
-    }
-
-    fn check(&self) -> Result<(), Error> {
-        let Self {
-            entries,
-            wildcard_bytes,
-        } = self;
-        if *entries <= MAX_ENTRIES && *wildcard_bytes <= MAX_WILDCARD_BYTES {
-            return Ok(());
-        }
-        let found = format!("found {entries} and {wildcard_bytes}");
-        Err(Error::TooLarge(
-            format!(
-                "a filter may have at most {MAX_ENTRIES} entries, and {MAX_WILDCARD_BYTES} bytes of types with `*`; {found}"
-            )
-            .into(),
-        ))
-    }
-}
-
 /// Whether the filter accepts events of `room`.
-pub fn accepts_room(filter: &RoomEventFilter, room: &RoomId) -> bool {
+pub fn accepts_room(filter: &EventFilter, room: &RoomId) -> bool {
     !filter.not_rooms.iter().any(|id| id == room)
         && filter
             .rooms
@@ -125,13 +46,26 @@ pub fn accepts_room(filter: &RoomEventFilter, room: &RoomId) -> bool {
             .is_none_or(|rooms| rooms.iter().any(|id| id == room))
 }
 
-/// Whether the filter accepts the event, apart from its room.
-pub fn accepts(filter: &RoomEventFilter, event: &StoredEvent) -> Result<bool, Error> {
-    if accepts_all(filter) {
+/// Whether the filter accepts the event, apart from its room, for a user who ignores `ignored`.
+///
+/// `rows_read` grows by the relations that are read.
+pub fn accepts(
+    r: &impl Reader,
+    filter: &EventFilter,
+    ignored: &BTreeSet<OwnedUserId>,
+    event: &StoredEvent,
+    rows_read: &mut usize,
+) -> Result<bool, Error> {
+    Ok(accepts_content(filter, event)?
+        && related::accepts(r, &filter.related_by, ignored, event, rows_read)?)
+}
+
+fn accepts_content(filter: &EventFilter, event: &StoredEvent) -> Result<bool, Error> {
+    if accepts_all_content(filter) {
         return Ok(true);
     }
     let filtered = event.parse::<Filtered>()?;
-    let url = match filter.url_filter {
+    let url = match filter.contains_url {
         None => true,
         Some(UrlFilter::EventsWithUrl) => filtered.content.url.is_some(),
         Some(UrlFilter::EventsWithoutUrl) => filtered.content.url.is_none(),
@@ -163,12 +97,12 @@ pub fn is_left_out(
     Ok(is_ignored(ignored, event)? || redaction::is_withheld(r, event)?)
 }
 
-fn accepts_all(filter: &RoomEventFilter) -> bool {
+fn accepts_all_content(filter: &EventFilter) -> bool {
     filter.types.is_none()
         && filter.not_types.is_empty()
         && filter.senders.is_none()
         && filter.not_senders.is_empty()
-        && filter.url_filter.is_none()
+        && filter.contains_url.is_none()
 }
 
 /// Whether a filter accepts events of type `kind`. `*` stands for any characters; `not_types` takes
@@ -202,26 +136,7 @@ fn matches(pattern: &str, text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use ruma::api::client::filter::{FilterDefinition, RoomEventFilter};
-
-    use super::{MAX_ENTRIES, MAX_WILDCARD_BYTES, check_definition, check_size, matches};
-
-    #[test]
-    fn a_filter_is_limited_in_its_entries_and_in_its_wildcards() {
-        let with = |types: Vec<String>| {
-            let mut filter = RoomEventFilter::empty();
-            filter.types = Some(types);
-            let mut definition = FilterDefinition::empty();
-            definition.room.state = filter.clone();
-            let is_accepted = check_size(&filter).is_ok();
-            assert_eq!(check_definition(&definition).is_ok(), is_accepted);
-            is_accepted
-        };
-        assert!(with(vec!["m.room.message".to_owned(); MAX_ENTRIES]));
-        assert!(!with(vec!["m.room.message".to_owned(); MAX_ENTRIES + 1]));
-        assert!(with(vec!["*".repeat(MAX_WILDCARD_BYTES)]));
-        assert!(!with(vec!["*".repeat(MAX_WILDCARD_BYTES), "*".to_owned()]));
-    }
+    use super::matches;
 
     #[test]
     fn a_star_stands_for_any_characters_and_nothing_else_is_special() {
