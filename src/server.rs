@@ -330,6 +330,7 @@ fn users(config: &Config, store: &Store, pool: &Pool, clock: &Clock) -> Users {
     let options = users::Options {
         server_name: config.server_name.clone(),
         registration: config.registration.clone(),
+        notices_user: config.notices_user.clone(),
         registration_shared_secret: config.registration_shared_secret.clone(),
     };
     Users::new(options, store.clone(), pool.clone(), clock.clone())

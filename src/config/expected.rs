@@ -10,6 +10,7 @@ const OTHER_NAMES: &[(&str, &str)] = &[
     ("name", "server_name"),
     ("path", "data_dir"),
     ("port", "listen"),
+    ("server_notices", "server_notices_localpart"),
     ("shared_secret", "registration_shared_secret"),
     ("static_auth_secret", "turn_secret"),
 ];
@@ -36,6 +37,7 @@ pub(super) fn value(key: &str) -> Option<&'static str> {
         }
         "turn_ttl" => "a time between a minute and a year, such as \"1day\"",
         "user_directory" => "\"shared\" or \"local\"",
+        "server_notices_localpart" => "a user name without `@` and server, such as \"notices\"",
         "federation" => "\"on\", \"off\" or a list of server names, such as [\"example.org\"]",
         "notaries" => "a list of server names, such as [\"matrix.org\"]",
         "memory" => "an amount of at least 32 MB, such as \"128M\"",

@@ -24,7 +24,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ruma::{OwnedServerName, ServerName};
+use ruma::{
+    OwnedServerName, OwnedUserId, ServerName, UserId, user_id::localpart_is_fully_conforming,
+};
 
 pub use self::{
     addresses::Addresses, error::Error, federation::Federation, lifetime::Lifetime, memory::Memory,
@@ -74,6 +76,8 @@ pub struct Config {
     pub turn: Option<Turn>,
     /// Whom users find in the user directory.
     pub user_directory: UserDirectory,
+    /// The sender of server notices. It has no account.
+    pub notices_user: OwnedUserId,
     /// Push gateways that may be without TLS and at private addresses.
     pub push_gateways: PushGateways,
     /// Whether servers that share a room with a user see the names of the user's devices.
@@ -179,6 +183,7 @@ impl TryFrom<Settings> for Config {
                  give one of them an address",
             ));
         }
+        let notices_user = notices_user(&settings.server_notices_localpart, &settings.server_name)?;
         Ok(Self {
             server_name: settings.server_name,
             data_dir: settings.data_dir,
@@ -202,6 +207,7 @@ impl TryFrom<Settings> for Config {
             search: settings.search,
             turn,
             user_directory: settings.user_directory,
+            notices_user,
             push_gateways: settings.push_gateways,
             share_device_names: settings.share_device_names,
             rate_limits: settings.rate_limits,
@@ -258,6 +264,18 @@ fn turn(uris: Vec<String>, secret: Option<Secret>, ttl: Lifetime) -> Result<Opti
              `static-auth-secret`), and `turn_secret` needs `turn_uris`",
         )),
     }
+}
+
+fn notices_user(localpart: &str, server: &ServerName) -> Result<OwnedUserId, Error> {
+    let conforms = localpart_is_fully_conforming(localpart).is_ok_and(|conforms| conforms);
+    let user = UserId::parse(format!("@{localpart}:{server}"));
+    let user = user
+        .ok()
+        .filter(|user| conforms && user.validate_strict().is_ok());
+    user.ok_or(Error::Contradiction(
+        "`server_notices_localpart` has to be a user name without `@` and server, as \"notices\": \
+         only the characters a-z, 0-9, and . _ = - / +",
+    ))
 }
 
 fn tls(
@@ -369,6 +387,15 @@ mod tests {
         let turn = config(text).unwrap().turn.unwrap();
         assert_eq!(turn.uris, ["turns:turn.example.org"]);
         assert_eq!(turn.ttl.0.as_secs(), 7200);
+    }
+
+    #[test]
+    fn the_sender_of_server_notices_is_a_user_of_this_server() {
+        let settings = config("server_name = \"example.org\"").unwrap();
+        assert_eq!(settings.notices_user, "@notices:example.org");
+        for bad in ["", "@notices", "notices:example.org", "No Tices"] {
+            refusal(&format!("server_notices_localpart = \"{bad}\""));
+        }
     }
 
     #[test]

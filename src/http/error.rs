@@ -275,6 +275,7 @@ fn rooms_error(error: rooms::Error) -> Response<ResponseBody> {
         Error::RoomInUse => ErrorKind::RoomInUse,
         Error::InvalidRoomState(_) => ErrorKind::InvalidRoomState,
         Error::BadAlias(_) => ErrorKind::BadAlias,
+        Error::CannotRejectServerNotices => ErrorKind::CannotLeaveServerNoticeRoom,
         Error::InviteBlocked => ErrorKind::InviteBlocked,
         Error::ThirdPartyInvite => ErrorKind::ThreepidDenied,
         Error::StillInRoom | Error::NestedThread => ErrorKind::Unknown,

@@ -37,6 +37,9 @@ pub(super) fn all() -> Vec<Route> {
     between_servers(&mut routes);
     routes.add(admin::shared_secret::get_nonce);
     routes.add(admin::shared_secret::register);
+    routes.add(admin::server_notices::send_server_notice);
+    routes.add(admin::server_notices::send_server_notice_once);
+    routes.add(admin::server_notices::announce);
     routes.0
 }
 

@@ -46,6 +46,9 @@ pub enum Error {
     /// The current state does not allow the change, as when unbanning a user who is not banned.
     #[error("{0}")]
     BadState(Box<str>),
+    /// The invite is to the user's room of server notices.
+    #[error("the invite to the room of server notices cannot be rejected")]
+    CannotRejectServerNotices,
     #[error("this user does not accept invites")]
     InviteBlocked,
     #[error("this server does not support invites by e-mail address or phone number")]

@@ -24,6 +24,7 @@ pub mod relations;
 pub mod reports;
 pub mod room;
 pub mod search;
+pub mod server_notices;
 pub mod servers;
 pub mod state;
 pub mod stored_event;

@@ -12,9 +12,9 @@ use super::{
     },
     packed::Packed,
     records::{
-        AccessToken, Account, AccountData, AccountModeration, Alias, Backoff, Backup, ClaimedState,
-        Counts, Device, DeviceList, DeviceListChange, EarlyRedactions, FallbackKey, Gap,
-        LoginToken, Media, MediaFile, MemberRow, Notified, OneTimeKey, OutOfBandMembership,
+        AccessToken, Account, AccountData, AccountModeration, Alias, Announcement, Backoff, Backup,
+        ClaimedState, Counts, Device, DeviceList, DeviceListChange, EarlyRedactions, FallbackKey,
+        Gap, LoginToken, Media, MediaFile, MemberRow, Notified, OneTimeKey, OutOfBandMembership,
         Outgoing, PendingLeave, PendingUpgrade, Pusher, PusherState, Receipt, RefreshToken,
         RemoteDevice, RemoteDeviceList, RemoteKey, Report, ResolvedServer, Room, RoomHeads,
         SigningKey, SlidingSyncState, StateNode, Thread, Thumbnail, TimelineRow, ToDeviceMessage,
@@ -313,6 +313,11 @@ tables! {
     room_aliases: (RoomNum, &'static str) => (), version 1;
     /// Number → what a user reported; 1,000 rows at most, the oldest first.
     reports: u64 => Packed<Report>, version 1;
+    /// Local user → their room of server notices.
+    server_notice_rooms: UserNum => RoomNum, version 1;
+    /// Transaction id → a server notice for all users that is being sent, or was in the last day; 100 rows at
+    /// most.
+    announcements: &'static str => Packed<Announcement>, version 1;
     /// Rooms in the published room directory.
     public_rooms: RoomNum => (), version 1;
     /// Local user whose membership events are to be updated after a change of profile, or who is to leave

@@ -2,7 +2,7 @@
 
 use std::{fmt, net::IpAddr};
 
-use ruma::OwnedServerName;
+use ruma::{OwnedServerName, OwnedUserId};
 
 use super::{PasswordClient, UiaSessions};
 use crate::{
@@ -26,6 +26,8 @@ const MAX_RECENTLY_SEEN: usize = 4096;
 pub struct Options {
     pub server_name: OwnedServerName,
     pub registration: Registration,
+    /// The sender of server notices, as whom nobody can register.
+    pub notices_user: OwnedUserId,
     /// Lets tools register accounts; `None` forbids it.
     pub registration_shared_secret: Option<Secret>,
 }

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use ruma::server_name;
+use ruma::{server_name, user_id};
 use serde_json::{Value, value::RawValue};
 use tempfile::TempDir;
 
@@ -167,6 +167,7 @@ fn start<T>(directory: &Path, test: impl AsyncFnOnce(Server) -> T) -> T {
     let options = Options {
         server_name: server_name!("example.org").into(),
         registration: Registration::Token(Secret::new("let me in")),
+        notices_user: user_id!("@announcer:example.org").into(),
         registration_shared_secret: Some(Secret::new("shared")),
     };
     let effects = Arc::<Mutex<Vec<Effect>>>::default();

@@ -39,6 +39,7 @@ mod room_creation;
 mod room_directory;
 mod room_membership;
 mod search;
+mod server_notices;
 mod sliding_sync;
 mod sliding_sync_extensions;
 mod sliding_sync_rooms;

@@ -1,3 +1,4 @@
-//! Endpoints of Synapse's admin API that tools call.
+//! Endpoints for administrators and tools: those of Synapse's admin API, and hearth's own.
 
+pub mod server_notices;
 pub mod shared_secret;

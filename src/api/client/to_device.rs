@@ -31,7 +31,7 @@ pub async fn send_event_to_device(
     let local = remote.remove(api.local.server_name());
     remote.retain(|server, _| api.federation.client().may_contact(server));
     let id = format!("{:032x}", rand::random::<u128>()).into();
-    let now = api.clock.now_ms();
+    let now = api.clock.timestamp();
     let job = move |tx: &Tx| {
         if !send::is_new(tx, &transaction, now)? {
             return Ok(());

@@ -65,6 +65,7 @@ impl TestApi {
         let clock = Clock::manual(1_000_000);
         let config: Config = Settings::local().try_into().unwrap();
         let options = users::Options {
+            notices_user: config.notices_user.clone(),
             server_name: config.server_name.clone(),
             registration: config.registration.clone(),
             registration_shared_secret: None,

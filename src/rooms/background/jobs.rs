@@ -7,6 +7,7 @@
 //!   ([`room_data`]).
 //! - `pending_deletion_backups`: a key backup was deleted, and its keys have to follow
 //!   ([`key_backup`]).
+//! - `announcements`: every user is to get a server notice ([`server_notices`]).
 //!
 //! [`BackgroundJobs::run`] does one job after the other, in batches of one transaction each, so that
 //! other writes get their turn.
@@ -22,7 +23,7 @@ use smol::{
 use super::member_events;
 use crate::{
     clock::Clock,
-    rooms::{Error, Local, room, upgrade::room_data},
+    rooms::{Error, Local, room, server_notices, upgrade::room_data},
     store::{self, Effect, Field, Reader, RoomNum, Rows, Store, Tx, UserNum},
     users::{self, key_backup},
 };
@@ -86,6 +87,7 @@ enum Job {
     List,
     UpdateMembers(UserNum),
     UpgradeRoom(RoomNum),
+    Announce,
     DeleteBackups,
 }
 
@@ -134,6 +136,10 @@ async fn run_pending(
         };
         failures.log(run_batches(store, batch).await, job, describe)?;
     }
+    if !failures.set_aside.contains(&Job::Announce) {
+        let describe = || "sending a server notice to all users".to_owned();
+        failures.log(announce(store, local, clock).await, Job::Announce, describe)?;
+    }
     if !failures.set_aside.contains(&Job::DeleteBackups) {
         let describe = || "deleting the keys of deleted key backups".to_owned();
         failures.log(delete_backups(store).await, Job::DeleteBackups, describe)?;
@@ -148,6 +154,17 @@ where
 {
     while store.write(batch()).await? {}
     Ok(())
+}
+
+async fn announce(store: &Store, local: &Local, clock: &Clock) -> Result<(), Error> {
+    if !store.read(|s| server_notices::has_pending(s))? {
+        return Ok(());
+    }
+    let batch = || {
+        let (local, now) = (local.clone(), clock.timestamp());
+        move |tx: &Tx| server_notices::run_batch(tx, &local, now)
+    };
+    run_batches(store, batch).await
 }
 
 async fn delete_backups(store: &Store) -> Result<(), Error> {

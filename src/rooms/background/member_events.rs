@@ -83,7 +83,7 @@ fn leave_room(tx: &Tx, local: &Local, actor: &Actor, room: RoomNum) -> Result<()
             let change = MembershipChange::new(&actor.id, MembershipState::Leave, None);
             pending_leaves::leave(tx, local, actor, room, &change)
         }
-        None => leave::leave(tx, local, actor, room, None),
+        None => leave::leave_any(tx, local, actor, room, None),
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::ops::Bound;
 
-use ruma::OwnedEventId;
+use ruma::{MilliSecondsSinceUnixEpoch, OwnedEventId};
 
 use super::append::{self, Sending};
 use crate::{
@@ -47,43 +47,55 @@ pub fn send_once(
     draft: &EventDraft,
     sending: &Sending,
 ) -> Result<OwnedEventId, Error> {
-    let key = transaction.key();
-    if let Some(before) = tx
-        .transactions()?
-        .load((transaction.device, key.as_str()))?
-    {
-        return event::id(tx, before.event);
+    if let Some(before) = sent(tx, transaction)? {
+        return Ok(before);
     }
     let sending = Sending {
         sent_by: Some((transaction.device, transaction.id.clone())),
         ..sending.clone()
     };
-    let now_ms = u64::from(sending.now.get());
     let appended = append::append(tx, local, draft, &sending)?;
-    let made = Transaction {
-        event: appended.num,
-        ts: now_ms,
-    };
-    tx.transactions()?
-        .put((transaction.device, key.as_str()), &made)?;
-    remove_expired(tx, transaction.device, &key, now_ms)?;
+    remember(tx, transaction, appended.num, sending.now)?;
     Ok(appended.id)
 }
 
-/// Stores a transaction that makes no event. Whether it is new.
-pub fn is_new(tx: &Tx, transaction: &ClientTransaction, now_ms: u64) -> Result<bool, Error> {
+/// The event that the transaction made.
+pub fn sent(
+    r: &impl Reader,
+    transaction: &ClientTransaction,
+) -> Result<Option<OwnedEventId>, Error> {
     let key = transaction.key();
-    let mut transactions = tx.transactions()?;
-    if transactions.has((transaction.device, key.as_str()))? {
+    let made = r.transactions()?.load((transaction.device, key.as_str()))?;
+    made.map(|made| event::id(r, made.event)).transpose()
+}
+
+/// Stores that the transaction made `event`.
+pub fn remember(
+    tx: &Tx,
+    transaction: &ClientTransaction,
+    event: EventNum,
+    now: MilliSecondsSinceUnixEpoch,
+) -> Result<(), Error> {
+    let key = transaction.key();
+    let ts = now.get().into();
+    tx.transactions()?.put(
+        (transaction.device, key.as_str()),
+        &Transaction { event, ts },
+    )?;
+    remove_expired(tx, transaction.device, &key, ts)
+}
+
+/// Stores a transaction that makes no event. Whether it is new.
+pub fn is_new(
+    tx: &Tx,
+    transaction: &ClientTransaction,
+    now: MilliSecondsSinceUnixEpoch,
+) -> Result<bool, Error> {
+    let key = transaction.key();
+    if tx.transactions()?.has((transaction.device, key.as_str()))? {
         return Ok(false);
     }
-    let made = Transaction {
-        event: EventNum(0),
-        ts: now_ms,
-    };
-    transactions.put((transaction.device, key.as_str()), &made)?;
-    drop(transactions);
-    remove_expired(tx, transaction.device, &key, now_ms)?;
+    remember(tx, transaction, EventNum(0), now)?;
     Ok(true)
 }
 

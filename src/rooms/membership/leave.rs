@@ -2,7 +2,7 @@
 
 use ruma::events::room::member::MembershipState;
 
-use super::change::MembershipChange;
+use super::{change::MembershipChange, server_notice_room};
 use crate::{
     rooms::{Actor, Error, Local, state::current},
     store::{Effect, Reader, RoomNum, Tx, UserNum, records::Membership},
@@ -12,8 +12,26 @@ use crate::{
 /// sends no other event.
 ///
 /// # Errors
-/// [`Error::Forbidden`] if the user never was in the room, or is banned from it.
+/// [`Error::Forbidden`] if the user never was in the room, or is banned from it; those of
+/// [`server_notice_room::check_rejection`].
 pub fn leave(
+    tx: &Tx,
+    local: &Local,
+    actor: &Actor,
+    room: RoomNum,
+    reason: Option<&str>,
+) -> Result<(), Error> {
+    if current::membership(tx, room, &actor.id)? == Membership::Invite {
+        server_notice_room::check_rejection(tx, actor.num, room)?;
+    }
+    leave_any(tx, local, actor, room, reason)
+}
+
+/// Like [`leave`], also for the room of server notices: for a user whose account is deactivated.
+///
+/// # Errors
+/// [`Error::Forbidden`] if the user never was in the room, or is banned from it.
+pub fn leave_any(
     tx: &Tx,
     local: &Local,
     actor: &Actor,

@@ -9,4 +9,5 @@ pub mod out_of_band;
 pub mod pending_leaves;
 pub mod resident;
 pub mod restricted;
+pub mod server_notice_room;
 pub mod stripped_state;

@@ -3,7 +3,7 @@
 
 use ruma::{UserId, events::room::member::MembershipState};
 
-use super::change::MembershipChange;
+use super::{change::MembershipChange, server_notice_room};
 use crate::{
     rooms::{Actor, Error, Local, state::current},
     store::{Reader, Records, RoomNum, Tx, records::Membership},
@@ -16,7 +16,8 @@ use crate::{
 /// Sends a membership event that a client wrote, of itself or of another user of any server.
 ///
 /// # Errors
-/// [`Error::Forbidden`] if the room's rules do not allow it; those of [`check_invitee`].
+/// [`Error::Forbidden`] if the room's rules do not allow it; those of [`check_invitee`] and of
+/// [`server_notice_room::check_rejection`].
 pub fn send(
     tx: &Tx,
     local: &Local,
@@ -26,6 +27,12 @@ pub fn send(
 ) -> Result<(), Error> {
     if change.membership == MembershipState::Invite {
         check_invitee(tx, local, &actor.id, &change.target)?;
+    }
+    if change.membership == MembershipState::Leave
+        && change.target == actor.id
+        && current::membership(tx, room, &actor.id)? == Membership::Invite
+    {
+        server_notice_room::check_rejection(tx, actor.num, room)?;
     }
     change.send(tx, local, room, actor)
 }

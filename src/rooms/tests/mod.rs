@@ -22,6 +22,7 @@ mod reports;
 mod restricted;
 mod search;
 mod server_acls;
+mod server_notices;
 mod state;
 mod timestamp_to_event;
 mod unread;

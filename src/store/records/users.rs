@@ -111,6 +111,19 @@ record! {
 }
 
 record! {
+    /// A server notice for all users.
+    Announcement {
+        /// The user id of the sender.
+        sender: String,
+        body: String,
+        /// The first user who may not have it.
+        next_user: UserNum,
+        /// When everybody had it, in milliseconds since the epoch.
+        finished_ts: Option<u64>,
+    }
+}
+
+record! {
     /// A device of a local user.
     Device {
         num: DeviceNum,

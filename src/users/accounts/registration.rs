@@ -47,6 +47,9 @@ impl Users {
     /// [`Error::InvalidUsername`], [`Error::ReservedUsername`] or [`Error::UsernameInUse`].
     pub fn check_username(&self, username: &str) -> Result<OwnedUserId, Error> {
         let user_id = usernames::new_user_id(username, &self.options.server_name)?;
+        if user_id == self.options.notices_user {
+            return Err(Error::ReservedUsername);
+        }
         match self.account(&user_id)? {
             Some(_) => Err(Error::UsernameInUse),
             None => Ok(user_id),
