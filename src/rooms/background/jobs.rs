@@ -157,7 +157,7 @@ where
 }
 
 async fn announce(store: &Store, local: &Local, clock: &Clock) -> Result<(), Error> {
-    if !store.read(|s| server_notices::has_pending(s))? {
+    if !store.read(server_notices::has_pending)? {
         return Ok(());
     }
     let batch = || {
