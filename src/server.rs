@@ -22,18 +22,18 @@ use smol::{
 };
 
 use crate::{
-    api::Context,
+    api::{Api, Context},
     clock::Clock,
     config::Config,
     executor::Executor,
     federation::{self, Federation, Previews, RemoteMedia},
-    http::{Certificate, Edge, Gate, ListenError, Listeners},
+    http::{AdminSocket, Certificate, Edge, Gate, ListenError, Listeners},
     media::{self, Media},
     pool::Pool,
     push::PushSender,
     rates::Rates,
-    rooms::{self, Local, background::jobs::BackgroundJobs, search::Indexer, typing::Typing},
-    stop::{self, Stop},
+    rooms::{self, Local, background::jobs::BackgroundJobs, search::Indexer},
+    stop::{self, Stop, Stopping},
     store::{self, Store},
     sync::{
         Notifier,
@@ -60,7 +60,7 @@ pub enum Error {
     #[error(transparent)]
     Media(#[from] media::Error),
     #[error(transparent)]
-    Federation(#[from] federation::StartError),
+    Tls(#[from] federation::TlsError),
     /// An essential task has ended, most likely in a panic.
     #[error("{0} has ended unexpectedly; the log has the reason")]
     Ended(&'static str),
@@ -88,18 +88,13 @@ impl Error {
 /// A running server.
 pub struct Server {
     edge: Edge,
-    federation: Arc<Federation>,
-    push: PushSender,
+    services: Services,
     gate: Arc<Gate>,
     addresses: Vec<SocketAddr>,
     certificate: Option<Certificate>,
-    store: Store,
-    typing: Arc<Typing>,
     stop: Stop,
     serving: Task<()>,
-    publishing: Task<()>,
-    background_jobs: Task<()>,
-    indexing: Task<()>,
+    serving_admin: Option<Task<()>>,
 }
 
 impl Server {
@@ -121,7 +116,92 @@ impl Server {
             let (executor, gate, stopping) = (executor.clone(), gate.clone(), stopping.clone());
             async move { listeners.serve(&executor, gate, stopping).await }
         });
+        let services = Services::start(executor, config, clock, pool, stopping.clone()).await?;
+        services.api.federation.resume()?;
+        let serving_admin = match AdminSocket::bind(&services.api.config.data_dir) {
+            Ok(socket) => {
+                let edge = Edge::admin(services.api.clone());
+                let of_connections = executor.clone();
+                Some(executor.spawn(async move {
+                    socket.serve(&of_connections, edge, stopping).await;
+                }))
+            }
+            Err(error) => {
+                let directory = services.api.config.data_dir.display();
+                log::warn!(
+                    "commands such as `hearth status` only work while the server is stopped: it cannot \
+                     listen on hearth.sock in {directory}: {error}"
+                );
+                None
+            }
+        };
+        let edge = Edge::new(services.api.clone());
+        gate.open(edge.clone());
+        Ok(Self {
+            edge,
+            services,
+            gate,
+            addresses,
+            certificate,
+            stop,
+            serving,
+            serving_admin,
+        })
+    }
 
+    /// Where clients connect: the plain listeners, then those with TLS.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// For tests: answers requests without a connection.
+    pub fn edge(&self) -> &Edge {
+        &self.edge
+    }
+
+    /// For tests: sends requests in the name of this server.
+    pub fn federation(&self) -> &Federation {
+        &self.services.api.federation
+    }
+
+    /// Waits until the server has to stop because of an error, if ever.
+    pub async fn failed(&mut self) -> Error {
+        let disk = async { self.services.api.store.failed().await.into() };
+        let publishing = &mut self.services.publishing;
+        let publishing = end_of(publishing, "the task that publishes commits");
+        let serving = end_of(&mut self.serving, "the task that accepts connections");
+        future::or(disk, future::or(publishing, serving)).await
+    }
+
+    /// Lets running requests end, commits what is queued and closes the store.
+    pub async fn stop(self) {
+        self.stop.now();
+        self.serving.await;
+        if let Some(serving) = self.serving_admin {
+            serving.await;
+        }
+        self.gate.shut();
+        drop(self.edge);
+        self.services.stop().await;
+    }
+}
+
+/// What works behind the listeners.
+struct Services {
+    api: Api,
+    publishing: Task<()>,
+    background_jobs: Task<()>,
+    indexing: Task<()>,
+}
+
+impl Services {
+    async fn start(
+        executor: &Executor,
+        config: Config,
+        clock: Clock,
+        pool: Pool,
+        stopping: Stopping,
+    ) -> Result<Self, Error> {
         let store = open_store(&config, pool.clone()).await?;
         let background_jobs = Arc::new(BackgroundJobs::default());
         let indexer = config.search.then(|| Arc::new(Indexer::default()));
@@ -155,7 +235,7 @@ impl Server {
             }
         }));
         let local = Local::load(&store, config.server_name.clone(), clock.now_ms()).await?;
-        let running_jobs = executor.spawn({
+        let background_jobs = executor.spawn({
             let (store, local, clock) = (store.clone(), local.clone(), clock.clone());
             async move { background_jobs.run(&store, &local, &clock).await }
         });
@@ -177,7 +257,7 @@ impl Server {
         } else {
             0
         };
-        let federation = Federation::start(&config, &store, &local, &clock, &pool, executor)?;
+        let federation = Federation::new(&config, &store, &local, &clock, &pool, executor)?;
         let federation = Arc::new(federation);
         // It is set once.
         let _ = federation_cell.set(federation.clone());
@@ -218,63 +298,25 @@ impl Server {
             None => api.notifier.ephemeral_changed_for([]),
         };
         api.typing.end_stored(&store, changed).await?;
-        let typing = api.typing.clone();
-        let edge = Edge::new(Arc::new(api));
-        gate.open(edge.clone());
-
         Ok(Self {
-            edge,
-            federation,
-            push,
-            gate,
-            addresses,
-            certificate,
-            store,
-            typing,
-            stop,
-            serving,
+            api: Arc::new(api),
             publishing,
-            background_jobs: running_jobs,
+            background_jobs,
             indexing,
         })
     }
 
-    /// Where clients connect: the plain listeners, then those with TLS.
-    pub fn addresses(&self) -> &[SocketAddr] {
-        &self.addresses
-    }
-
-    /// For tests: answers requests without a connection.
-    pub fn edge(&self) -> &Edge {
-        &self.edge
-    }
-
-    /// For tests: sends requests in the name of this server.
-    pub fn federation(&self) -> &Federation {
-        &self.federation
-    }
-
-    /// Waits until the server has to stop because of an error, if ever.
-    pub async fn failed(&mut self) -> Error {
-        let disk = async { self.store.failed().await.into() };
-        let publishing = end_of(&mut self.publishing, "the task that publishes commits");
-        let serving = end_of(&mut self.serving, "the task that accepts connections");
-        future::or(disk, future::or(publishing, serving)).await
-    }
-
-    /// Lets running requests end, commits what is queued and closes the store.
-    pub async fn stop(self) {
-        self.stop.now();
-        self.serving.await;
-        self.gate.shut();
+    /// Commits what is queued and closes the store. No requests are running any more.
+    async fn stop(self) {
         drop((self.background_jobs, self.indexing));
-        self.push.stop().await;
-        let typing = self.typing;
-        let stored = self.store.write(move |tx| typing.store_rooms(tx)).await;
+        let api = self.api;
+        api.push.stop().await;
+        let typing = api.typing.clone();
+        let stored = api.store.write(move |tx| typing.store_rooms(tx)).await;
         if let Err(error) = stored {
             log::debug!("the rooms in which somebody types are not stored: {error}");
         }
-        self.store.close().await;
+        api.store.close().await;
         self.publishing.await;
     }
 }
@@ -323,6 +365,25 @@ pub fn with_store<T>(
         store.close().await;
         publishing.await;
         result
+    }))
+}
+
+/// Runs `action` on a server that is not running: with an edge that answers the owner in this process.
+/// Meanwhile nothing is sent to other servers and push gateways; it stays queued.
+pub fn offline<T>(config: Config, action: impl AsyncFnOnce(&Edge) -> T) -> Result<T, Error> {
+    if !Store::exists(&config.data_dir) {
+        return Err(Error::NoData(config.data_dir));
+    }
+    let executor = Executor::default();
+    smol::block_on(executor.run(async {
+        let (stop, stopping) = stop::channel();
+        let (clock, pool) = (Clock::default(), Pool::default());
+        let services = Services::start(&executor, config, clock, pool, stopping).await?;
+        services.api.push.stop().await;
+        let result = action(&Edge::admin(services.api.clone())).await;
+        stop.now();
+        services.stop().await;
+        Ok(result)
     }))
 }
 

@@ -1,5 +1,7 @@
 //! The binary as a process: commands, signals, configuration and crashes.
 
+#[path = "blackbox/commands/mod.rs"]
+mod commands;
 mod common;
 #[path = "blackbox/media.rs"]
 mod media;
@@ -183,13 +185,6 @@ fn second_start_on_the_same_data_directory_fails() {
     let data = directory.path().join("data");
     let error = failed_start(&format!("data_dir = {data:?}"), 1);
     assert!(error.contains(data.to_str().unwrap()), "{error}");
-    assert!(error.contains("hearth is running"), "{error}");
-    let config = directory.path().join("hearth.toml");
-    let usage = command()
-        .args(["media", "usage", "--config"])
-        .arg(config)
-        .output();
-    let error = failed_output(&usage.unwrap(), 1);
     assert!(error.contains("hearth is running"), "{error}");
     register(server.port, "still-there").unwrap();
 }

@@ -19,6 +19,7 @@ pub mod admin;
 mod caller;
 pub mod client;
 mod context;
+mod deactivation;
 mod directory;
 mod error;
 mod event_stream;

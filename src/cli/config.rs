@@ -1,16 +1,49 @@
-use std::{path::Path, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
-use crate::{config::Config, systemd};
+use crate::{
+    config::{Config, Settings},
+    store::Store,
+    systemd,
+};
+
+/// Where the packages have the settings.
+const SYSTEM_FILE: &str = "/etc/hearth/hearth.toml";
 
 /// The configuration of `file`, or the default. Prints what is wrong with it and returns the exit code
 /// 2.
 pub(super) fn load(file: Option<&Path>) -> Result<Config, ExitCode> {
-    let credentials = systemd::credentials();
-    Config::load(file, credentials.as_deref()).map_err(|error| {
-        match file {
-            Some(path) => eprintln!("hearth: {}: {error}", path.display()),
-            None => eprintln!("hearth: {error}"),
-        }
-        ExitCode::from(2)
-    })
+    let credentials = systemd::credentials().or_else(|| credentials_beside(file?));
+    Config::load(file, credentials.as_deref()).map_err(|error| print_error(file, &error))
+}
+
+/// Only the data directory of the settings in `file`: a command needs no secrets to find a running server.
+pub(super) fn data_dir(file: Option<&Path>) -> Result<PathBuf, ExitCode> {
+    let settings = Settings::load(file).map_err(|error| print_error(file, &error))?;
+    Ok(settings.data_dir)
+}
+
+/// The file with the settings of the server that a command is for: `given`, or that of the packages unless there
+/// is the data of a server without settings in this directory.
+pub(super) fn file_of_server(given: Option<PathBuf>) -> Option<PathBuf> {
+    if given.is_some() || Store::exists(&Settings::local().data_dir) {
+        return given;
+    }
+    Some(PathBuf::from(SYSTEM_FILE)).filter(|file| file.exists())
+}
+
+/// The secrets that the unit gives to the service, which a command has to read itself.
+fn credentials_beside(file: &Path) -> Option<PathBuf> {
+    let directory = file.with_file_name("credentials");
+    directory.is_dir().then_some(directory)
+}
+
+fn print_error(file: Option<&Path>, error: &crate::config::Error) -> ExitCode {
+    match file {
+        Some(path) => eprintln!("hearth: {}: {error}", path.display()),
+        None => eprintln!("hearth: {error}"),
+    }
+    ExitCode::from(2)
 }

@@ -1,10 +1,15 @@
 //! The command line: one file per command, each a struct with `run`.
 
+mod admin;
 mod config;
 mod media;
 mod output;
 mod rotate_key;
 mod serve;
+mod status;
+mod table;
+mod terminal;
+mod user;
 mod version;
 
 use std::{
@@ -25,6 +30,8 @@ struct Hearth {
 #[argh(subcommand)]
 enum Command {
     Serve(serve::Serve),
+    Status(status::Status),
+    User(user::User),
     Media(media::Media),
     RotateKey(rotate_key::RotateKey),
     Version(version::Version),
@@ -34,6 +41,8 @@ enum Command {
 pub fn main() -> ExitCode {
     match command() {
         Command::Serve(command) => command.run(),
+        Command::Status(command) => command.run(),
+        Command::User(command) => command.run(),
         Command::Media(command) => command.run(),
         Command::RotateKey(command) => command.run(),
         Command::Version(command) => command.run(),

@@ -35,6 +35,11 @@ impl Memory {
             .map_or(Self::DEFAULT, |limit| Self(limit / 4 * 3).max(Self::MIN))
     }
 
+    /// All of it, in bytes.
+    pub fn bytes(self) -> usize {
+        self.0
+    }
+
     /// For the database's page cache, in bytes.
     pub fn database_cache(self) -> usize {
         self.0 / 8 * 3

@@ -19,7 +19,6 @@ mod unauthenticated_media;
 mod user_directory;
 
 use std::{
-    fs,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
 };
@@ -118,16 +117,7 @@ impl Config {
     /// The settings of `file` ([`Settings::local`] without one), with the secrets from a directory of
     /// `credentials`.
     pub fn load(file: Option<&Path>, credentials: Option<&Path>) -> Result<Self, Error> {
-        let mut settings = match file {
-            None => Settings::local(),
-            Some(path) => {
-                let text = fs::read_to_string(path).map_err(|error| Error::Read {
-                    path: path.to_owned(),
-                    error,
-                })?;
-                Settings::parse(&text)?
-            }
-        };
+        let mut settings = Settings::load(file)?;
         if let Some(directory) = credentials {
             settings.load_credentials(directory)?;
         }

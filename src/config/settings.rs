@@ -112,6 +112,18 @@ impl Settings {
         }
     }
 
+    /// The settings of `file`; [`local`](Self::local) without one.
+    pub fn load(file: Option<&Path>) -> Result<Self, Error> {
+        let Some(path) = file else {
+            return Ok(Self::local());
+        };
+        let text = fs::read_to_string(path).map_err(|error| Error::Read {
+            path: path.to_owned(),
+            error,
+        })?;
+        Self::parse(&text)
+    }
+
     /// Parses a file. No error contains a value, which may be a secret.
     pub fn parse(text: &str) -> Result<Self, Error> {
         let table: toml::Table = toml::from_str(text).map_err(|error| syntax(text, &error))?;
@@ -125,8 +137,7 @@ impl Settings {
         toml::from_str(text).map_err(|error| wrong_value(text, &error))
     }
 
-    /// Reads secrets from a directory of systemd credentials, `hearth_` and the name of the setting
-    /// each.
+    /// Reads secrets from a directory: of systemd credentials, or with the files that become these.
     pub fn load_credentials(&mut self, directory: &Path) -> Result<(), Error> {
         let read = |path: PathBuf| match fs::read_to_string(&path) {
             Ok(text) => Ok(Secret::new(text.trim_end())),
@@ -144,15 +155,16 @@ impl Settings {
     }
 }
 
-/// The file of a secret setting.
+/// The file of a secret setting: `hearth_KEY` where systemd passes it, `KEY` where the owner wrote it.
 struct Credential {
     key: &'static str,
     path: Option<PathBuf>,
 }
 
 fn credential(directory: &Path, key: &'static str) -> Credential {
-    let path = directory.join(format!("hearth_{key}"));
-    let path = path.is_file().then_some(path);
+    let names = [format!("hearth_{key}"), key.to_owned()];
+    let mut paths = names.into_iter().map(|name| directory.join(name));
+    let path = paths.find(|path| path.is_file());
     Credential { key, path }
 }
 

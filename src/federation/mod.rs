@@ -37,7 +37,7 @@ pub use self::{
     outbound::{EphemeralEdu, backoff},
     policy::PolicyServers,
     queries::{profiles::Profiles, spaces::Spaces},
-    service::{Federation, StartError},
+    service::Federation,
     transport::{
         client::Client,
         connect::Limits,

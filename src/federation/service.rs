@@ -81,25 +81,19 @@ impl fmt::Debug for Federation {
     }
 }
 
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// A file that the settings name is invalid.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    #[error(transparent)]
-    Rooms(#[from] rooms::Error),
-}
-
 impl Federation {
-    /// Continues all work that was pending when the server stopped.
-    pub fn start(
+    /// What the server does with others. Nothing that was pending goes on before [`resume`](Self::resume).
+    ///
+    /// # Errors
+    /// If a file that the settings name is invalid.
+    pub fn new(
         config: &Config,
         store: &Store,
         local: &Local,
         clock: &Clock,
         pool: &Pool,
         executor: &Executor,
-    ) -> Result<Self, StartError> {
+    ) -> Result<Self, TlsError> {
         let client = Client::new(config, store, local, clock, pool, executor)?;
         let (notaries, names) = (&config.notaries, config.share_device_names);
         let keys = Keys::new(store, local, &client, notaries, clock, pool, executor);
@@ -115,14 +109,13 @@ impl Federation {
             MembershipClient::new(store, local, clock, &receiver, executor, config);
         let backoffs = Backoffs::new(store, clock);
         let device_lists = DeviceLists::new(store, &client, clock, &backoffs, executor);
-        executor.spawn(device_lists.clone().find_stale()).detach();
         Ok(Self {
             user_keys: UserKeys::new(&client, &backoffs, executor),
-            sender: Sender::start(store, local, &client, names, clock, executor)?,
+            sender: Sender::new(store, local, &client, names, clock, executor),
             profiles: Profiles::new(&client, clock),
             device_lists,
             spaces: Spaces::new(&client, clock),
-            queues: RoomQueues::start(executor, receiver.clone()),
+            queues: RoomQueues::new(executor, receiver.clone()),
             membership_handler: MembershipHandler::new(&membership_client),
             membership_client,
             guest_permits: FairSemaphore::new(MAX_GUEST_REQUESTS, MAX_GUEST_REQUESTS_PER_NETWORK),
@@ -136,6 +129,14 @@ impl Federation {
             policy_servers,
             receiver,
         })
+    }
+
+    /// Continues all work that was pending when the server stopped.
+    pub fn resume(&self) -> Result<(), rooms::Error> {
+        let find_stale = self.device_lists.clone().find_stale();
+        self.executor.spawn(find_stale).detach();
+        self.queues.resume();
+        self.sender.resume()
     }
 
     pub fn policy_servers(&self) -> &PolicyServers {

@@ -2,7 +2,7 @@
 
 use std::{
     convert::Infallible,
-    net::{IpAddr, TcpStream},
+    net::IpAddr,
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
@@ -15,7 +15,6 @@ use hyper::{
     service::service_fn,
 };
 use smol::{
-    Async,
     channel::{self, Receiver},
     future,
 };
@@ -35,8 +34,9 @@ use super::{
 use crate::stop::Stopping;
 
 pub(super) struct Connection {
-    pub stream: Async<TcpStream>,
+    pub stream: Stream,
     pub address: IpAddr,
+    /// With one, the stream is plain and TLS begins in it.
     pub certificate: Option<Certificate>,
     pub slot: Arc<Slot>,
     /// Ends when the slot is needed for another connection.
@@ -69,15 +69,15 @@ impl Connection {
             timeouts,
             stopping,
         } = self;
-        let stream = match certificate {
-            None => Stream::Plain(stream),
-            Some(certificate) => {
+        let stream = match (certificate, stream) {
+            (Some(certificate), Stream::Plain(stream)) => {
                 let acceptor = certificate.acceptor(timeouts.certificate_check).await;
                 match tls::accept(&acceptor, stream, timeouts.handshake).await {
                     Some(stream) => Stream::Tls(Box::new(stream)),
                     None => return,
                 }
             }
+            (_, stream) => stream,
         };
         let phase = PhaseTracker::default();
         let io = FuturesIo::new(TimedStream::new(stream, phase.clone(), timeouts));

@@ -63,7 +63,7 @@ struct State {
 pub(super) struct Source {
     /// Of the client.
     pub address: IpAddr,
-    /// None in tests without a connection.
+    /// None without a connection.
     pub slot: Option<Arc<Slot>>,
 }
 
@@ -128,9 +128,14 @@ impl fmt::Debug for Edge {
 }
 
 impl Edge {
-    /// Serves what `http/routes.rs` lists.
+    /// Serves clients and other servers.
     pub fn new(api: Api) -> Self {
         Self::with(routes::all(), api, Timeouts::default())
+    }
+
+    /// Serves the owner of the server, without authentication.
+    pub fn admin(api: Api) -> Self {
+        Self::with(routes::admin(), api, Timeouts::default())
     }
 
     pub(super) fn with(routes: Vec<Route>, api: Api, timeouts: Timeouts) -> Self {
@@ -161,7 +166,6 @@ impl Edge {
     }
 
     /// Answers a request that did not come over a connection, as if it came from this machine.
-    /// For tests.
     pub async fn respond(&self, request: Request<Vec<u8>>) -> Response<Vec<u8>> {
         let addresses = &self.app.state().addresses;
         let source = Source {

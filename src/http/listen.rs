@@ -3,14 +3,14 @@
 use std::{
     convert::Infallible,
     io,
-    net::{SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr, TcpListener},
     sync::Arc,
     time::Duration,
 };
 
 use smol::{
     Async, Timer,
-    channel::{self, Sender},
+    channel::{self, Receiver, Sender},
     future,
 };
 
@@ -20,6 +20,7 @@ use super::{
     gate::Gate,
     limits::Timeouts,
     peer::ClientAddresses,
+    stream::Stream,
     tls::{self, Certificate},
 };
 use crate::{config::Config, executor::Executor, pool::Pool, stop::Stopping, systemd::Sockets};
@@ -108,15 +109,9 @@ impl Listeners {
     /// Accepts connections and answers their requests with `gate` until the server stops; then waits for
     /// running requests, at most for [`Timeouts::shutdown`].
     pub async fn serve(self, executor: &Executor, gate: Arc<Gate>, stopping: Stopping) {
-        let (alive, all_dropped) = channel::bounded(1);
-        let acceptor = Arc::new(Acceptor {
-            executor: executor.clone(),
-            gate,
-            stopping: stopping.clone(),
-            timeouts: self.timeouts,
-            slots: ConnectionSlots::new(self.connections, self.addresses),
-            alive,
-        });
+        let slots = ConnectionSlots::new(self.connections, self.addresses);
+        let (acceptor, open) =
+            Acceptor::new(executor, gate, stopping.clone(), self.timeouts, slots);
         let accepting: Vec<_> = self
             .listeners
             .into_iter()
@@ -127,15 +122,7 @@ impl Listeners {
             task.cancel().await;
         }
         drop(acceptor);
-        let all_ended = async {
-            // Nothing is ever sent: this returns when the last connection is gone.
-            let _ = all_dropped.recv().await;
-        };
-        let grace = async {
-            Timer::after(self.timeouts.shutdown).await;
-            log::info!("stopping; requests that are still running are cut off");
-        };
-        future::or(all_ended, grace).await;
+        open.all_closed(self.timeouts.shutdown).await;
     }
 }
 
@@ -160,8 +147,8 @@ impl Listener {
     }
 }
 
-/// What the listeners share.
-struct Acceptor {
+/// What listeners share.
+pub(super) struct Acceptor {
     executor: Executor,
     gate: Arc<Gate>,
     stopping: Stopping,
@@ -171,34 +158,77 @@ struct Acceptor {
     alive: Sender<Infallible>,
 }
 
-/// Accepts connections. Those that get no slot are closed.
+/// The connections that are open.
+pub(super) struct OpenConnections(Receiver<Infallible>);
+
+impl OpenConnections {
+    /// Waits until the acceptor and all its connections are gone, at most for `timeout`.
+    pub(super) async fn all_closed(self, timeout: Duration) {
+        let all_ended = async {
+            // Nothing is ever sent: this returns when the last connection is gone.
+            let _ = self.0.recv().await;
+        };
+        let grace = async {
+            Timer::after(timeout).await;
+            log::info!("stopping; requests that are still running are cut off");
+        };
+        future::or(all_ended, grace).await;
+    }
+}
+
+impl Acceptor {
+    pub(super) fn new(
+        executor: &Executor,
+        gate: Arc<Gate>,
+        stopping: Stopping,
+        timeouts: Timeouts,
+        slots: Arc<ConnectionSlots>,
+    ) -> (Arc<Self>, OpenConnections) {
+        let (alive, all_dropped) = channel::bounded(1);
+        let acceptor = Self {
+            executor: executor.clone(),
+            gate,
+            stopping,
+            timeouts,
+            slots,
+            alive,
+        };
+        (Arc::new(acceptor), OpenConnections(all_dropped))
+    }
+
+    /// Serves a connection, or closes it if it gets no slot.
+    pub(super) fn serve(&self, stream: Stream, address: IpAddr, certificate: Option<Certificate>) {
+        let Some((slot, closed)) = self.slots.acquire(address) else {
+            log::debug!("there are too many connections for {address}");
+            return;
+        };
+        let connection = Connection {
+            stream,
+            address,
+            certificate,
+            slot: Arc::new(slot),
+            closed,
+            gate: self.gate.clone(),
+            timeouts: self.timeouts,
+            stopping: self.stopping.clone(),
+        };
+        let alive = self.alive.clone();
+        let serve = async move {
+            connection.serve().await;
+            drop(alive);
+        };
+        self.executor.spawn(serve).detach();
+    }
+}
+
 async fn accept(listener: Listener, acceptor: Arc<Acceptor>) {
     loop {
         match listener.socket.accept().await {
             Ok((stream, address)) => {
                 // Answers are written whole; waiting for more to send with them only delays.
                 let _ = stream.get_ref().set_nodelay(true);
-                match acceptor.slots.acquire(address.ip()) {
-                    Some((slot, closed)) => {
-                        let connection = Connection {
-                            stream,
-                            address: address.ip(),
-                            certificate: listener.certificate.clone(),
-                            slot: Arc::new(slot),
-                            closed,
-                            gate: acceptor.gate.clone(),
-                            timeouts: acceptor.timeouts,
-                            stopping: acceptor.stopping.clone(),
-                        };
-                        let alive = acceptor.alive.clone();
-                        let serve = async move {
-                            connection.serve().await;
-                            drop(alive);
-                        };
-                        acceptor.executor.spawn(serve).detach();
-                    }
-                    None => log::debug!("there are too many connections for {}", address.ip()),
-                }
+                let certificate = listener.certificate.clone();
+                acceptor.serve(Stream::Plain(stream), address.ip(), certificate);
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {

@@ -12,6 +12,7 @@
 //!
 //! What all connections share cannot be held by a few: [`connection_slots`], [`crate::body_budget`].
 
+mod admin_socket;
 mod auth;
 mod connection;
 mod connection_slots;
@@ -37,6 +38,7 @@ mod tests;
 mod tls;
 
 pub use self::{
+    admin_socket::{AdminSocket, admin_socket_path},
     edge::Edge,
     gate::Gate,
     listen::{ListenError, Listeners},

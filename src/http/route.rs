@@ -11,6 +11,8 @@ use std::{
 
 use http::{Method, Request, header};
 use ruma::api::{IncomingRequest, Metadata, OutgoingResponse, path_builder::PathBuilder};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::{
     auth::{AuthRequirement, Credentials, Scheme},
@@ -120,11 +122,15 @@ where
 
 impl<R> IntoHttpResponse<R> for Streamed {
     fn into_http(self, _: &ConditionalHeaders) -> Response {
-        let mut response = Response::new(ResponseBody::from(self));
-        let json = header::HeaderValue::from_static("application/json");
-        response.headers_mut().insert(header::CONTENT_TYPE, json);
-        response
+        json(self)
     }
+}
+
+fn json(body: Streamed) -> Response {
+    let mut response = Response::new(ResponseBody::from(body));
+    let json = header::HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    response
 }
 
 impl<R> IntoHttpResponse<R> for Download {
@@ -168,6 +174,34 @@ impl Route {
             works_while_locked: false,
             works_while_suspended: true,
             handle: Box::new(move |call, arguments| handler.handle(call, arguments)),
+        }
+    }
+
+    /// An operation of the owner: JSON in, JSON out.
+    pub(super) fn operation<R, F, Fut>(path: &'static str, handler: F) -> Self
+    where
+        R: DeserializeOwned,
+        F: Fn(Api, R) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Value, Error>> + Send + 'static,
+    {
+        Self {
+            method: Method::POST,
+            paths: vec![path],
+            open_end: false,
+            auth: AuthRequirement::None,
+            rate: None,
+            body: BodyMode::Buffered(limits::MAX_BODY_BYTES),
+            checks_depth: false,
+            works_while_locked: false,
+            works_while_suspended: false,
+            handle: Box::new(move |call, _| {
+                let request = serde_json::from_slice(call.request.body());
+                let request = request.map_err(|error| Error::bad_json(error.to_string()))?;
+                let handled = handler(call.api, request);
+                Ok(Box::pin(async move {
+                    Ok(json(Streamed::json(&handled.await?)?))
+                }))
+            }),
         }
     }
 

@@ -43,6 +43,29 @@ pub(super) fn all() -> Vec<Route> {
     routes.0
 }
 
+/// The operations of the owner.
+pub(super) fn admin() -> Vec<Route> {
+    use admin::{media, status, user};
+
+    vec![
+        Route::operation("/_hearth/admin/v1/media/delete", media::delete),
+        Route::operation("/_hearth/admin/v1/media/quarantine", media::quarantine),
+        Route::operation("/_hearth/admin/v1/media/usage", media::usage),
+        Route::operation("/_hearth/admin/v1/status", status::status),
+        Route::operation("/_hearth/admin/v1/user/add", user::add),
+        Route::operation("/_hearth/admin/v1/user/admin", user::set_admin),
+        Route::operation("/_hearth/admin/v1/user/deactivate", user::deactivate),
+        Route::operation("/_hearth/admin/v1/user/list", user::list),
+        Route::operation("/_hearth/admin/v1/user/lock", user::lock),
+        Route::operation("/_hearth/admin/v1/user/logout", user::logout),
+        Route::operation("/_hearth/admin/v1/user/password", user::password),
+        Route::operation("/_hearth/admin/v1/user/rescue", user::rescue),
+        Route::operation("/_hearth/admin/v1/user/sessions", user::sessions),
+        Route::operation("/_hearth/admin/v1/user/show", user::show),
+        Route::operation("/_hearth/admin/v1/user/suspend", user::suspend),
+    ]
+}
+
 fn discovery(routes: &mut Routes) {
     use client::discovery::{
         discover_homeserver, discover_support, get_capabilities, get_supported_versions,

@@ -4,6 +4,7 @@ use std::{
     future::Future,
     io,
     net::TcpStream,
+    os::unix::net::UnixStream,
     pin::Pin,
     sync::{
         Arc,
@@ -23,6 +24,7 @@ use super::limits::Timeouts;
 /// A connection, encrypted or not.
 pub(super) enum Stream {
     Plain(Async<TcpStream>),
+    Unix(Async<UnixStream>),
     Tls(Box<TlsStream<Async<TcpStream>>>),
 }
 
@@ -140,6 +142,7 @@ impl AsyncRead for TimedStream {
     ) -> Poll<io::Result<usize>> {
         let poll = match &mut self.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
             Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         };
         match poll {
@@ -162,6 +165,7 @@ impl AsyncWrite for TimedStream {
     ) -> Poll<io::Result<usize>> {
         let poll = match &mut self.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Stream::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
             Stream::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         };
         self.poll_write_deadline(cx, poll)
@@ -170,6 +174,7 @@ impl AsyncWrite for TimedStream {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let poll = match &mut self.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Unix(stream) => Pin::new(stream).poll_flush(cx),
             Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
         };
         self.poll_write_deadline(cx, poll)
@@ -178,6 +183,7 @@ impl AsyncWrite for TimedStream {
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let poll = match &mut self.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_close(cx),
+            Stream::Unix(stream) => Pin::new(stream).poll_close(cx),
             Stream::Tls(stream) => Pin::new(stream).poll_close(cx),
         };
         self.poll_write_deadline(cx, poll)

@@ -11,7 +11,7 @@ use super::{
     rows,
 };
 use crate::{
-    store::{self, Reader, Records, Rows, Store, Tx},
+    store::{self, Effect, Reader, Records, Rows, Store, Tx},
     users::id_of,
 };
 
@@ -47,7 +47,7 @@ impl MediaSelector {
     }
 }
 
-/// Deletes the rows of the file and of all media with it. The server's next start removes it from the disk.
+/// Deletes the rows of the file and of all media with it; then the file.
 ///
 /// # Errors
 /// [`Error::NotFound`].
@@ -57,6 +57,7 @@ pub async fn delete(store: &Store, selector: MediaSelector) -> Result<(), Error>
         if !rows::remove_file(tx, file)? {
             return Err(Error::NotFound);
         }
+        tx.effect(Effect::MediaGone);
         Ok(())
     };
     store.write_shrinking(job).await

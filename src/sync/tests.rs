@@ -280,7 +280,7 @@ fn presence_is_announced_although_the_client_of_the_sync_hangs_up() {
             Pool::default(),
         );
         let config = Config::try_from(Settings::local()).expect("settings");
-        let federation = Federation::start(&config, store, &local, &clock, &pool, executor);
+        let federation = Federation::new(&config, store, &local, &clock, &pool, executor);
         let federation = Arc::new(federation.expect("it starts"));
         let (_stop, stopping) = stop::channel();
         let presence = Arc::new(Presence::default());

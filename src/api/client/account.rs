@@ -11,12 +11,7 @@ use ruma::api::{
 };
 
 use super::uiaa::{self, Interactive};
-use crate::{
-    api::{Adapted, Api, Error, Session, Unauthenticated},
-    media,
-    rooms::background::member_events,
-    users::accounts,
-};
+use crate::api::{Adapted, Api, Error, Session, Unauthenticated, deactivation::deactivate_account};
 
 /// `GET /_matrix/client/v3/account/whoami`
 pub async fn whoami(
@@ -62,17 +57,7 @@ pub async fn deactivate(
 ) -> Result<deactivate::v3::Response, Error> {
     let session = session.ok_or_else(no_session)?;
     uiaa::confirm_password(&api, &session, operation, request.auth.as_ref()).await?;
-    let (user, erase) = (session.user, request.erase);
-    api.store
-        .write_shrinking(move |tx| {
-            accounts::deactivate(tx, user, erase)?;
-            if erase {
-                media::remove_uploads_of(tx, user)?;
-            }
-            member_events::schedule_update(tx, user)?;
-            Ok::<_, Error>(())
-        })
-        .await?;
+    deactivate_account(&api, session.user, request.erase).await?;
     // Accounts have no third-party ids to unbind.
     let result = ThirdPartyIdRemovalStatus::Success;
     Ok(deactivate::v3::Response::new(result))

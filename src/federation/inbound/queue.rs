@@ -225,15 +225,18 @@ impl<S> Clone for RoomQueues<S> {
 }
 
 impl<S: EventSource> RoomQueues<S> {
-    /// Starts tasks for what is queued since the last run of the server.
-    pub fn start(executor: &Executor, receiver: PduReceiver<S>) -> Self {
-        let queues = Self(Arc::new(Inner {
+    pub fn new(executor: &Executor, receiver: PduReceiver<S>) -> Self {
+        Self(Arc::new(Inner {
             executor: executor.clone(),
             receiver,
             workers: Arc::default(),
             permits: FairSemaphore::new(MAX_ACTIVE, MAX_ACTIVE_PER_ORIGIN),
-        }));
-        let starting = queues.clone();
+        }))
+    }
+
+    /// Starts tasks for what is queued since the last run of the server.
+    pub fn resume(&self) {
+        let starting = self.clone();
         let start = async move {
             let store = starting.0.receiver.store();
             match store.scan_in_background("event queues", all_origins).await {
@@ -245,8 +248,7 @@ impl<S: EventSource> RoomQueues<S> {
                 ),
             }
         };
-        executor.spawn(start).detach();
-        queues
+        self.0.executor.spawn(start).detach();
     }
 
     /// Starts or wakes the task for what `origin` has sent to the room's queue.

@@ -10,7 +10,10 @@ use std::{
 };
 
 use ruma::api::federation::transactions::edu::Edu;
-use smol::{channel::Sender as Channel, lock::Semaphore};
+use smol::{
+    channel::{Receiver, Sender as Channel},
+    lock::Semaphore,
+};
 
 use super::{
     backoff,
@@ -52,8 +55,10 @@ pub struct Queues {
     pub device_names: bool,
     /// Wakes the task that relays new rows of `outgoing`.
     pub wake_relay: Channel<()>,
+    pub relay_woken: Receiver<()>,
     /// Wakes the task that finds destinations with stored EDUs.
     pub wake_pending: Channel<()>,
+    pub pending_woken: Receiver<()>,
     /// One scan at a time, of all destinations: clients must find a slot of the pool free.
     pub scans: Semaphore,
     /// The first part of transaction ids, which no other run of this server uses.

@@ -38,18 +38,18 @@ pub(super) const MAX_RESTART_ANNOUNCEMENTS: usize = 200;
 pub struct Sender(pub(super) Arc<Queues>);
 
 impl Sender {
-    /// Goes on with what was not acknowledged when the server stopped.
-    pub fn start(
+    /// A sender of no events and stored EDUs before [`resume`](Self::resume).
+    pub fn new(
         store: &Store,
         local: &Local,
         client: &Client,
         device_names: bool,
         clock: &Clock,
         executor: &Executor,
-    ) -> Result<Self, rooms::Error> {
+    ) -> Self {
         let (wake_relay, relay_woken) = channel::bounded(1);
         let (wake_pending, pending_woken) = channel::bounded(1);
-        let sender = Self(Arc::new(Queues {
+        Self(Arc::new(Queues {
             store: store.clone(),
             local: local.clone(),
             client: client.with_own_slots(MAX_ALL_TRANSACTIONS),
@@ -57,34 +57,41 @@ impl Sender {
             executor: executor.clone(),
             device_names,
             wake_relay,
+            relay_woken,
             wake_pending,
+            pending_woken,
             scans: Semaphore::new(1),
             run_id: rand::random(),
             transactions: AtomicU64::new(0),
             turns: turns(),
             state: Mutex::default(),
-        }));
-        let (sent, cursors, others) = store.read(|s| {
+        }))
+    }
+
+    /// Goes on with what was not acknowledged when the server stopped.
+    pub fn resume(&self) -> Result<(), rooms::Error> {
+        let queues = &self.0;
+        let (sent, cursors, others) = queues.store.read(|s| {
             let others = servers::all(s)?.into_iter();
-            let others = others.filter(|(_, name)| client.may_contact(name));
+            let others = others.filter(|(_, name)| queues.client.may_contact(name));
             let others: Vec<_> = others.map(|(server, _)| server).collect();
             let (sent, cursors) = (outgoing_events::sent(s)?, outgoing_events::cursors(s)?);
             Ok::<_, rooms::Error>((sent, cursors, others))
         })?;
-        sender.0.lock().relayed = sent;
+        queues.lock().relayed = sent;
         for (server, cursor) in cursors {
-            sender.with_destination(server, |destination| destination.cursor = Some(cursor));
+            self.with_destination(server, |destination| destination.cursor = Some(cursor));
         }
         for server in others.into_iter().take(MAX_RESTART_ANNOUNCEMENTS) {
-            sender.with_destination(server, |destination| destination.announce_restart = true);
+            self.with_destination(server, |destination| destination.announce_restart = true);
         }
-        let weak = Arc::downgrade(&sender.0);
-        executor.spawn(run_pending(weak, pending_woken)).detach();
-        let weak = Arc::downgrade(&sender.0);
-        executor.spawn(run_relay(weak, relay_woken)).detach();
-        sender.check_all_destinations();
-        sender.wake_relay();
-        Ok(sender)
+        let pending = run_pending(Arc::downgrade(queues), queues.pending_woken.clone());
+        queues.executor.spawn(pending).detach();
+        let relay = run_relay(Arc::downgrade(queues), queues.relay_woken.clone());
+        queues.executor.spawn(relay).detach();
+        self.check_all_destinations();
+        self.wake_relay();
+        Ok(())
     }
 
     /// Must be called with every effect.

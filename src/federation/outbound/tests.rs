@@ -74,8 +74,8 @@ fn with_sender(before: fn(&Tx) -> Result<(), rooms::Error>, test: impl AsyncFnOn
         let local = Local::new(config.server_name.clone(), ServerKey::generate());
         let client = Client::new(&config, &store, &local, &clock, &pool, &executor);
         let client = client.expect("there are authorities");
-        let sender = Sender::start(&store, &local, &client, true, &clock, &executor);
-        let sender = sender.expect("it starts");
+        let sender = Sender::new(&store, &local, &client, true, &clock, &executor);
+        sender.resume().expect("it starts");
         let world = World { store, sender };
         test(&world).await;
         world.store.close().await;

@@ -73,7 +73,7 @@ impl TestApi {
         let local = Local::new(config.server_name.clone(), ServerKey::generate());
         let executor = Executor::default();
         let federation =
-            Federation::start(&config, &store, &local, &clock, &pool, &executor).unwrap();
+            Federation::new(&config, &store, &local, &clock, &pool, &executor).unwrap();
         let media = Media::start(&config, &store, &clock, &pool, &executor);
         let media = smol::block_on(media).unwrap();
         let push = PushSender::start(

@@ -1,5 +1,6 @@
 //! Accounts: registration, usernames, passwords, deactivation, locking and suspension.
 
+mod administration;
 mod deactivation;
 mod moderation;
 mod password;
@@ -9,6 +10,7 @@ mod shared_secret;
 pub(super) mod usernames;
 
 pub use self::{
+    administration::{AccountSummary, generate_password, summaries, summary},
     deactivation::deactivate,
     moderation::{Restriction, moderation},
     registration::NewAccount,

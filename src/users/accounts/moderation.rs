@@ -91,20 +91,41 @@ impl Users {
         if user == admin {
             return Err(Error::Forbidden("you cannot do this to your own account"));
         }
-        let set = move |tx: &Tx| {
-            if load(tx, user)?.is_none_or(|account| account.deactivated || account.admin) {
+        let job = move |tx: &Tx| {
+            if load(tx, user)?.is_none_or(|account| account.admin) {
                 return Err(NO_USER);
             }
-            let mut moderation = moderation(tx, user)?;
-            match restriction {
-                Restriction::Locked => moderation.locked = is_set,
-                Restriction::Suspended => moderation.suspended = is_set,
-            }
-            if moderation == AccountModeration::default() {
-                return Ok(remove_all(tx, user)?);
-            }
-            Ok(tx.account_moderation()?.put(user, &moderation)?)
+            set(tx, user, restriction, is_set)
         };
-        self.store.write(set).await
+        self.store.write(job).await
     }
+
+    /// Sets or lifts a restriction in the name of the server's owner, also of an administrator.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if the account is deactivated.
+    pub async fn restrict_as_owner(
+        &self,
+        user: UserNum,
+        restriction: Restriction,
+        is_set: bool,
+    ) -> Result<(), Error> {
+        let job = move |tx: &Tx| set(tx, user, restriction, is_set);
+        self.store.write(job).await
+    }
+}
+
+fn set(tx: &Tx, user: UserNum, restriction: Restriction, is_set: bool) -> Result<(), Error> {
+    if load(tx, user)?.is_none_or(|account| account.deactivated) {
+        return Err(NO_USER);
+    }
+    let mut moderation = moderation(tx, user)?;
+    match restriction {
+        Restriction::Locked => moderation.locked = is_set,
+        Restriction::Suspended => moderation.suspended = is_set,
+    }
+    if moderation == AccountModeration::default() {
+        return Ok(remove_all(tx, user)?);
+    }
+    Ok(tx.account_moderation()?.put(user, &moderation)?)
 }

@@ -340,7 +340,8 @@ fn with_server<T>(peer: &Peer, known: usize, test: impl AsyncFnOnce(&Server<'_>)
         let room = room.expect("the room is made");
         let server_acls = ServerAcls::new(&Clock::default());
         let receiver = PduReceiver::new(store.clone(), local, server_acls, peer.clone());
-        let queues = RoomQueues::start(&executor, receiver.clone());
+        let queues = RoomQueues::new(&executor, receiver.clone());
+        queues.resume();
         let server = Server {
             store: &store,
             receiver,
