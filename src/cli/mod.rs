@@ -2,6 +2,7 @@
 
 mod admin;
 mod config;
+mod invite;
 mod media;
 mod output;
 mod rotate_key;
@@ -32,6 +33,7 @@ enum Command {
     Serve(serve::Serve),
     Status(status::Status),
     User(user::User),
+    Invite(invite::Invite),
     Media(media::Media),
     RotateKey(rotate_key::RotateKey),
     Version(version::Version),
@@ -43,6 +45,7 @@ pub fn main() -> ExitCode {
         Command::Serve(command) => command.run(),
         Command::Status(command) => command.run(),
         Command::User(command) => command.run(),
+        Command::Invite(command) => command.run(),
         Command::Media(command) => command.run(),
         Command::RotateKey(command) => command.run(),
         Command::Version(command) => command.run(),

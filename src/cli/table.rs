@@ -20,7 +20,7 @@ pub(super) enum Kind {
     Text,
     /// A number of bytes.
     Size,
-    /// How long ago a time in milliseconds since the epoch is.
+    /// How long ago a time in milliseconds since the epoch is, or in how long it will be.
     Age,
     /// The names of those of these fields that are true.
     Flags(&'static [&'static str]),
@@ -136,17 +136,20 @@ pub(super) fn printable(text: &str) -> String {
 }
 
 fn age_of(ts: u64) -> String {
-    let then = UNIX_EPOCH + Duration::from_millis(ts);
-    let seconds = SystemTime::now()
-        .duration_since(then)
-        .unwrap_or_default()
-        .as_secs();
-    match seconds {
-        0..60 => "now".to_owned(),
-        60..3600 => format!("{} min ago", seconds / 60),
-        3600..172_800 => format!("{} h ago", seconds / 3600),
-        _ => format!("{} days ago", seconds / 86_400),
-    }
+    let Some(then) = UNIX_EPOCH.checked_add(Duration::from_millis(ts)) else {
+        return String::new();
+    };
+    let (before, distance, after) = match SystemTime::now().duration_since(then) {
+        Ok(distance) => ("", distance, " ago"),
+        Err(future) => ("in ", future.duration(), ""),
+    };
+    let (number, unit) = match distance.as_secs() {
+        0..60 => return "now".to_owned(),
+        seconds @ 60..3600 => (seconds / 60, "min"),
+        seconds @ 3600..172_800 => (seconds / 3600, "h"),
+        seconds => (seconds / 86_400, "days"),
+    };
+    format!("{before}{number} {unit}{after}")
 }
 
 #[cfg(test)]

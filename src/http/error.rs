@@ -219,6 +219,7 @@ fn users_error(error: users::Error) -> Response<ResponseBody> {
         | Error::RegistrationClosed(_)
         | Error::KeyInUse
         | Error::Forbidden(_)
+        | Error::InvalidRegistrationToken
         | Error::WrongSignature => ErrorKind::Forbidden,
         Error::Deactivated => ErrorKind::UserDeactivated,
         Error::Locked => ErrorKind::UserLocked,

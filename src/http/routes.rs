@@ -45,9 +45,12 @@ pub(super) fn all() -> Vec<Route> {
 
 /// The operations of the owner.
 pub(super) fn admin() -> Vec<Route> {
-    use admin::{media, status, user};
+    use admin::{invite, media, status, user};
 
     vec![
+        Route::operation("/_hearth/admin/v1/invite/list", invite::list),
+        Route::operation("/_hearth/admin/v1/invite/new", invite::new),
+        Route::operation("/_hearth/admin/v1/invite/revoke", invite::revoke),
         Route::operation("/_hearth/admin/v1/media/delete", media::delete),
         Route::operation("/_hearth/admin/v1/media/quarantine", media::quarantine),
         Route::operation("/_hearth/admin/v1/media/usage", media::usage),

@@ -16,9 +16,9 @@ use super::{
         ClaimedState, Counts, Device, DeviceList, DeviceListChange, EarlyRedactions, FallbackKey,
         Gap, LoginToken, Media, MediaFile, MemberRow, Notified, OneTimeKey, OutOfBandMembership,
         Outgoing, PendingLeave, PendingUpgrade, Pusher, PusherState, Receipt, RefreshToken,
-        RemoteDevice, RemoteDeviceList, RemoteKey, Report, ResolvedServer, Room, RoomHeads,
-        SigningKey, SlidingSyncState, StateNode, Thread, Thumbnail, TimelineRow, ToDeviceMessage,
-        Transaction, Waiting,
+        RegistrationToken, RemoteDevice, RemoteDeviceList, RemoteKey, Report, ResolvedServer, Room,
+        RoomHeads, SigningKey, SlidingSyncState, StateNode, Thread, Thumbnail, TimelineRow,
+        ToDeviceMessage, Transaction, Waiting,
     },
     table::{RawSnapshotTable, Rows, SnapshotTable, TxTable, raw},
 };
@@ -188,6 +188,8 @@ tables! {
     device_tokens: (DeviceNum, [u8; 32]) => (), version 1;
     /// SHA-256 of a login token → the user whom it logs in.
     login_tokens: [u8; 32] => Packed<LoginToken>, version 1;
+    /// Token → an invitation to make accounts.
+    registration_tokens: &'static str => Packed<RegistrationToken>, version 1;
     /// SHA-256 of an OpenID token → the device that requested it, and the expiry, in milliseconds since the epoch.
     openid_tokens: [u8; 32] => (DeviceNum, u64), version 1;
     /// (local user, network as an IPv6 address) → when the user was last logged in there.

@@ -24,6 +24,8 @@ pub enum Error {
     Forbidden(&'static str),
     #[error("{0}")]
     RegistrationClosed(&'static str),
+    #[error("the registration token has been used up or revoked, or has expired")]
+    InvalidRegistrationToken,
     #[error("`mac` is not the HMAC of this request with the server's shared secret")]
     WrongSignature,
     #[error("{0}")]

@@ -46,12 +46,8 @@ impl Server {
     }
 
     pub(super) async fn register_with(&self, name: &str, login: NewLogin) -> Login {
-        let (_, login) = self
-            .users
-            .register(self.account(name, Some(login)))
-            .await
-            .unwrap();
-        login.unwrap()
+        let register = self.users.register(self.account(name, Some(login)));
+        register.await.unwrap().login.unwrap()
     }
 
     pub(super) fn account(&self, name: &str, login: Option<NewLogin>) -> NewAccount {
@@ -61,6 +57,7 @@ impl Server {
             admin: None,
             display_name: None,
             login,
+            registration_token: None,
         }
     }
 

@@ -61,11 +61,15 @@ impl Server {
             true => "",
             false => "server_name = \"localhost\"\n",
         };
+        let registration = match settings.contains("registration") {
+            true => "",
+            false => "registration = \"open\"\n",
+        };
         fs::write(
             &config,
             format!(
                 "{name}data_dir = {data:?}\nlisten = [\"127.0.0.1:{port}\"]\n\
-                 registration = \"open\"\nrate_limits = false\n{settings}"
+                 {registration}rate_limits = false\n{settings}"
             ),
         )?;
         let log = File::options()

@@ -5,6 +5,7 @@
 //! An operation is `async fn(Api, Request) -> Result<Value, Error>`: `POST /_hearth/admin/v1/…` with a JSON
 //! object. Its caller needs no authentication.
 
+pub mod invite;
 pub mod media;
 pub mod server_notices;
 pub mod shared_secret;

@@ -39,9 +39,11 @@ pub async fn register(
         admin: Some(request.admin),
         display_name: request.displayname,
         login: (!request.inhibit_login).then(NewLogin::default),
+        registration_token: None,
     };
-    let (_, login) = api.users.register(account).await?;
-    let (device_id, access_token) = login
+    let registered = api.users.register(account).await?;
+    let (device_id, access_token) = registered
+        .login
         .map(|login| (login.device_id, login.access_token.into_string()))
         .unzip();
     Ok(register::Response {

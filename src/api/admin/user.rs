@@ -101,6 +101,7 @@ pub async fn add(api: Api, request: NewUser) -> Result<Value, Error> {
         admin: request.admin.then_some(true),
         display_name: request.display_name,
         login: None,
+        registration_token: None,
     };
     api.users.register(account).await?;
     log::info!("{user_id} was added by the owner");

@@ -12,6 +12,7 @@ pub mod directory;
 pub mod discovery;
 pub mod filter;
 pub mod initial_sync;
+mod invited;
 pub mod key_query;
 pub mod keys;
 pub mod media;

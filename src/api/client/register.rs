@@ -18,7 +18,10 @@ use ruma::{
     },
 };
 
-use super::uiaa::{self, Interactive, authenticate};
+use super::{
+    invited,
+    uiaa::{self, Interactive, authenticate},
+};
 use crate::{
     api::{Adapted, Api, Error, Streamed, Unauthenticated},
     config::Registration,
@@ -26,7 +29,7 @@ use crate::{
     store::UserNum,
     users::{
         Login, NewAccount, NewLogin, NewPassword, Operation, PasswordClient, PasswordHash,
-        RegistrationFields,
+        RegistrationFields, accounts::Registered,
     },
 };
 
@@ -56,9 +59,9 @@ pub async fn check_registration_token_validity(
     Ok(check_registration_token_validity::v1::Response::new(valid))
 }
 
-/// Whether `token` is the registration token. Guesses are rate-limited.
+/// Whether `token` is a registration token. Guesses are rate-limited.
 pub(super) fn check_token(api: &Api, client: Unauthenticated, token: &str) -> Result<bool, Error> {
-    let valid = api.users.is_registration_token(token);
+    let valid = api.users.is_registration_token(token)?;
     if !valid {
         api.rates
             .check_network(Kind::Register, client.address, ())?;
@@ -103,9 +106,10 @@ pub async fn register(
     check_kind(&request)?;
     let flow = flow(&api)?;
     let session = request.auth.as_ref().and_then(|auth| auth.session());
-    let mut password_hash = None;
+    let (mut password_hash, mut registration_token) = (None, None);
     if let Some(session) = session.map(ToOwned::to_owned) {
         password_hash = fill(&mut request, api.users.uia.registration(&session));
+        registration_token = api.users.uia.registration_token(&session);
         if let Some(user) = api.users.uia.registered(&session, operation) {
             return repeat(&api, user, &request).await;
         }
@@ -148,6 +152,7 @@ pub async fn register(
         admin: None,
         display_name: None,
         login: (!request.inhibit_login).then(|| new_login(&request)),
+        registration_token,
     };
     let fields = RegistrationFields {
         device_id: request.device_id,
@@ -156,11 +161,14 @@ pub async fn register(
         refresh_token: request.refresh_token,
         ..RegistrationFields::default()
     };
-    let (user, login) = api.users.register(account).await?;
+    let Registered { user, login, token } = api.users.register(account).await?;
     api.users
         .uia
         .set_registered(uia_session, operation, uiaa_client.claimant(), user, fields);
     api.users.record_login_network(user, client.address).await;
+    if let Some(token) = token {
+        invited::join_rooms(&api, user, &user_id, &token).await;
+    }
     response(user_id, login)
 }
 
@@ -233,6 +241,8 @@ fn check_kind(request: &Request) -> Result<(), Error> {
 /// The stages of a registration.
 pub(super) fn flow(api: &Api) -> Result<&'static [AuthType], Error> {
     match api.users.registration() {
+        // The owner can still invite people.
+        Registration::Closed if api.users.has_registration_tokens()? => Ok(TOKEN_FLOW),
         Registration::Closed => Err(Error::forbidden("registration is closed on this server")),
         Registration::Token(_) => Ok(TOKEN_FLOW),
         Registration::Open => Ok(OPEN_FLOW),

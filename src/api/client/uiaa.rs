@@ -141,6 +141,9 @@ pub(super) async fn authenticate(
         Some(stage) => match check(api, client, auth).await? {
             StageResult::Failed(message) => Err(attempt.failed(message)),
             StageResult::Complete => {
+                if let AuthData::RegistrationToken(auth) = auth {
+                    uia.set_registration_token(&attempt.session, auth.token.clone());
+                }
                 let completed = uia.complete(&attempt.session, stage);
                 let attempt = Attempt {
                     completed,
@@ -168,7 +171,7 @@ async fn check(api: &Api, client: Client<'_>, auth: &AuthData) -> Result<StageRe
     match (auth, client) {
         (AuthData::Dummy(_), _) => Ok(StageResult::Complete),
         (AuthData::RegistrationToken(auth), _) => {
-            if api.users.is_registration_token(&auth.token) {
+            if api.users.is_registration_token(&auth.token)? {
                 Ok(StageResult::Complete)
             } else {
                 Ok(StageResult::Failed(

@@ -44,6 +44,9 @@ pub async fn submit_uiaa_fallback_page(
         let message = "<p>This is not a registration token of this server.</p>";
         return Ok(form(&page.auth_type, message));
     }
+    if page.auth_type == AuthType::RegistrationToken {
+        api.users.uia.set_registration_token(&page.session, token);
+    }
     api.users.uia.complete(&page.session, page.auth_type);
     Ok(html(DONE))
 }

@@ -139,9 +139,10 @@ async fn register(api: &Api, name: &str, refresh: bool) -> String {
             refreshable: refresh,
             ..NewLogin::default()
         }),
+        registration_token: None,
     };
-    let (_, login) = api.users.register(account).await.unwrap();
-    login.unwrap().access_token.into_string()
+    let registered = api.users.register(account).await.unwrap();
+    registered.login.unwrap().access_token.into_string()
 }
 
 static LOGOUTS: AtomicUsize = AtomicUsize::new(0);

@@ -211,6 +211,26 @@ record! {
 }
 
 record! {
+    /// An invitation of the owner to make accounts.
+    RegistrationToken {
+        /// Whom or what it is for, in the owner's words.
+        name: Option<String>,
+        /// In milliseconds since the epoch.
+        created_ts: u64,
+        /// In milliseconds since the epoch; `None`: never.
+        expires_ts: Option<u64>,
+        /// How many accounts were made with it.
+        uses: u32,
+        /// How many can be; `None`: any number.
+        max_uses: Option<u32>,
+        /// The ids of rooms that the new users join.
+        rooms: Vec<String>,
+        /// Who invites them to rooms that they cannot join otherwise.
+        inviter: Option<UserNum>,
+    }
+}
+
+record! {
     /// Account data of one type.
     AccountData {
         /// Of the last change.

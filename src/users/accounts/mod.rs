@@ -5,6 +5,7 @@ mod deactivation;
 mod moderation;
 mod password;
 mod registration;
+mod registration_tokens;
 mod rows;
 mod shared_secret;
 pub(super) mod usernames;
@@ -13,7 +14,8 @@ pub use self::{
     administration::{AccountSummary, generate_password, summaries, summary},
     deactivation::deactivate,
     moderation::{Restriction, moderation},
-    registration::NewAccount,
+    registration::{NewAccount, Registered},
+    registration_tokens::{NewRegistrationToken, registration_tokens},
     rows::{is_deactivated, is_erased, load},
     shared_secret::SharedSecretRequest,
 };

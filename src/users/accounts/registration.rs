@@ -8,13 +8,15 @@ use std::fmt;
 
 use ruma::{OwnedUserId, UserId, profile::ProfileFieldValue::DisplayName};
 
-use super::{rows::load, usernames};
+use super::{registration_tokens, rows::load, usernames};
 use crate::{
-    config::Registration,
-    store::{Reader, Rows, Tx, UserNum, records::Account},
+    store::{
+        Reader, Rows, Tx, UserNum,
+        records::{Account, RegistrationToken},
+    },
     users::{
         AuthenticatedUser, Error, Login, NewLogin, NewPassword, Users,
-        auth::{logins, passwords, tokens},
+        auth::{logins, passwords},
         num_of, profiles,
     },
 };
@@ -29,6 +31,17 @@ pub struct NewAccount {
     pub display_name: Option<String>,
     /// The login to make in the same transaction.
     pub login: Option<NewLogin>,
+    /// The registration token with which it is made.
+    pub registration_token: Option<String>,
+}
+
+/// An account that was just made.
+#[derive(Debug)]
+pub struct Registered {
+    pub user: UserNum,
+    pub login: Option<Login>,
+    /// The token, unless it is that of the settings.
+    pub token: Option<RegistrationToken>,
 }
 
 impl fmt::Debug for NewAccount {
@@ -60,27 +73,19 @@ impl Users {
         UserId::new(&self.options.server_name)
     }
 
-    /// Whether `token` is the configured registration token.
-    pub fn is_registration_token(&self, token: &str) -> bool {
-        match &self.options.registration {
-            // Hashes are compared, so that the time taken reveals nothing.
-            Registration::Token(right) => tokens::hash(right.expose()) == tokens::hash(token),
-            Registration::Closed | Registration::Open => false,
-        }
-    }
-
     /// Registers an account and makes the requested login.
     ///
     /// # Errors
-    /// [`Error::UsernameInUse`], or those of
+    /// [`Error::UsernameInUse`], [`Error::InvalidRegistrationToken`], or those of
     /// [`check_password_strength`](Self::check_password_strength).
-    pub async fn register(&self, new: NewAccount) -> Result<(UserNum, Option<Login>), Error> {
+    pub async fn register(&self, new: NewAccount) -> Result<Registered, Error> {
         let NewAccount {
             user_id,
             password,
             admin,
             display_name,
             login,
+            registration_token,
         } = new;
         let password_hash = match password {
             Some(NewPassword::Hashed(hash)) => Some(hash.0),
@@ -94,15 +99,23 @@ impl Users {
         let name = profiles::Change::set(&DisplayName(name))?;
         let login = login.map(|login| self.prepare(login)).transpose()?;
         let now_ms = self.clock.now_ms();
+        let token = registration_token.filter(|token| !self.is_token_of_settings(token));
         self.store
             .write(move |tx| {
+                let token = token.as_ref();
+                let token = token.map(|token| registration_tokens::redeem(tx, token, now_ms));
+                let token = token.transpose()?;
                 let user = create(tx, &user_id, password_hash.as_ref(), admin, now_ms)?;
                 profiles::apply(tx, user, &name)?;
                 let authenticated = AuthenticatedUser::by_registration(user, user_id.clone());
                 let login = login
                     .as_ref()
                     .map(|login| logins::make(tx, &authenticated, login));
-                Ok((user, login.transpose()?))
+                Ok(Registered {
+                    user,
+                    login: login.transpose()?,
+                    token,
+                })
             })
             .await
     }

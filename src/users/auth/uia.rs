@@ -57,13 +57,14 @@ impl fmt::Debug for RegistrationFields {
     }
 }
 
-#[derive(Debug)]
 struct UiaSession {
     operation: Operation,
     claimant: Claimant,
     completed: Vec<AuthType>,
     registered: Option<UserNum>,
     registration: RegistrationFields,
+    /// With which the stage for it was completed.
+    registration_token: Option<String>,
 }
 
 impl UiaSession {
@@ -74,6 +75,7 @@ impl UiaSession {
             completed: Vec::new(),
             registered: None,
             registration: RegistrationFields::default(),
+            registration_token: None,
         }
     }
 }
@@ -151,6 +153,19 @@ impl UiaSessions {
             session.completed.clone()
         });
         completed.unwrap_or_default()
+    }
+
+    /// The registration token with which its stage of session `id` was completed.
+    pub fn registration_token(&self, id: &str) -> Option<String> {
+        let token = self
+            .0
+            .update(id, |session| session.registration_token.clone());
+        token.flatten()
+    }
+
+    pub fn set_registration_token(&self, id: &str, token: String) {
+        self.0
+            .update(id, |session| session.registration_token = Some(token));
     }
 
     /// Records that `operation` registered `user` in session `id`, so that a repetition of the request, whose

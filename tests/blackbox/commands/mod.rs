@@ -1,5 +1,6 @@
 //! The commands of the owner, on a running server and on a stopped one.
 
+mod invite;
 mod media;
 mod socket;
 mod user;
