@@ -10,7 +10,7 @@ use ruma::{EventId, OwnedEventId};
 
 use super::{
     error::Error,
-    event_fetcher::{EventFetcher, MAX_RAW_PDU_BYTES, VERIFIED_PER_BATCH},
+    event_fetcher::{EventFetcher, MAX_RAW_PDU_BYTES, VERIFIED_PER_BATCH, requests_for_claimed},
     event_source::{EventSource, FetchError, PDUS_PER_SLICE, RawPdu},
 };
 use crate::{
@@ -230,10 +230,9 @@ impl<S: EventSource> EventFetcher<'_, S> {
         match self.source.event_auth(server, room, event).await {
             // The auth events are part of the state before the event.
             Err(FetchError::Unavailable) => {
-                self.budget.spend_requests(2)?;
+                self.budget.spend_requests(1)?;
                 let (_, missing, _memory) = self.claimed_state(event).await?;
-                let singles = missing.len().min(MAX_SINGLE_FETCHES);
-                self.budget.spend_requests(singles)?;
+                self.budget.spend_requests(requests_for_claimed(&missing))?;
                 self.fetch_claimed(event, &missing).await
             }
             chain => Ok(self.hold(chain?)?),

@@ -185,7 +185,7 @@ impl<'a, S: EventSource> EventFetcher<'a, S> {
         event: &EventId,
         missing: &[OwnedEventId],
     ) -> Result<Vec<RawPdu>, Error> {
-        if missing.len() <= MAX_SINGLE_STATE_FETCHES {
+        if are_fetched_singly(missing) {
             return Ok(self.fetch_events(missing).await?);
         }
         let (room, server) = (&self.room.id, &self.server);
@@ -230,6 +230,19 @@ impl<'a, S: EventSource> EventFetcher<'a, S> {
             self.store.write(job).await?;
         }
         Ok(left)
+    }
+}
+
+fn are_fetched_singly(missing: &[OwnedEventId]) -> bool {
+    missing.len() <= MAX_SINGLE_STATE_FETCHES
+}
+
+/// How many requests [`fetch_claimed`](EventFetcher::fetch_claimed) takes.
+pub(super) fn requests_for_claimed(missing: &[OwnedEventId]) -> usize {
+    if are_fetched_singly(missing) {
+        missing.len()
+    } else {
+        1
     }
 }
 

@@ -14,7 +14,7 @@ const MAX_UNKNOWN_STATES: usize = 10;
 /// What is left of the limits of one attempt to fetch auth chains from another server.
 #[derive(Debug)]
 pub struct FetchBudget {
-    requests: usize,
+    pub requests: usize,
     bytes: usize,
     pub events: usize,
     unknown_states: usize,

@@ -161,6 +161,29 @@ fn of_a_server_that_gives_empty_auth_chains_few_are_requested() {
 }
 
 #[test]
+fn each_request_for_an_auth_chain_that_comes_from_the_state_counts_in_the_budget() {
+    let (history, known) = renames(&RoomVersionId::V11, 60);
+    let last = history.events.len() - 1;
+    let mut peer = Peer::new(history);
+    peer.gives_auth_chains = false;
+    with_server(&peer, known, async |server| {
+        let room = server.store.read(|s| Room::load(s, server.room));
+        let room = room.expect("a room");
+        let origin = server_name!("b.example").to_owned();
+        let mut fetcher = EventFetcher::new(server.store, &peer, &room, origin);
+        let allowed = fetcher.budget.requests;
+        let fetched = fetcher.fetch_auth_chains(&[received(&peer, last)]).await;
+        fetched.expect("it is within the budget");
+        let counts = &peer.counts;
+        let requests = [&counts.event, &counts.event_auth, &counts.state].map(count);
+        assert_eq!(requests, [60, 1, 0]);
+        // And one for the ids of the state.
+        let spent = allowed - fetcher.budget.requests;
+        assert_eq!(spent, requests.iter().sum::<usize>() + 1);
+    });
+}
+
+#[test]
 fn an_attempt_goes_on_where_the_one_before_ended() {
     let (history, known) = renames(&RoomVersionId::V11, 800);
     let last = history.events.len() - 1;
