@@ -12,9 +12,13 @@ use ruma::{
 use serde_json::value::{RawValue, to_raw_value};
 use smol::lock::MutexGuardArc;
 
-use super::{error::Error, keyed_locks::KeyedLocks, transport::client::Client};
+use super::{error::Error, inbound::Room, keyed_locks::KeyedLocks, transport::client::Client};
 use crate::{
-    cache::Cache, clock::Clock, protocol::policy_signature, rooms::unsigned_event::PolicyServer,
+    cache::Cache,
+    clock::Clock,
+    protocol::{Pdu, policy_signature},
+    rooms::{self, policy_server, unsigned_event::PolicyServer},
+    store::Store,
 };
 
 /// How long a policy server may take.
@@ -94,4 +98,28 @@ impl PolicyServers {
             Err(invalid())
         }
     }
+}
+
+/// The JSON of an event with the signature that `sign` gets; `None` if the room uses no policy server, the event is
+/// signed already, or there is none.
+pub async fn signed_json<F, E>(
+    store: &Store,
+    room: &Room,
+    (pdu, json): (&Pdu, &[u8]),
+    sign: impl FnOnce(PolicyServer) -> F,
+) -> Result<Option<Vec<u8>>, E>
+where
+    F: Future<Output = Result<Option<String>, E>> + Send,
+    E: From<rooms::Error>,
+{
+    let missing = |s: &_| policy_server::missing_signature(s, room.num, room.rules, pdu, json);
+    let Some(server) = store.read(missing)? else {
+        return Ok(None);
+    };
+    let name = server.name.clone();
+    let Some(signature) = sign(server).await? else {
+        return Ok(None);
+    };
+    let signed = policy_signature::add(json, room.rules, &name, &signature);
+    Ok(Some(signed.map_err(rooms::Error::from)?))
 }

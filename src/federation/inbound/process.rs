@@ -17,7 +17,8 @@ use super::{
 };
 use crate::{
     executor::Slices,
-    protocol::{Pdu, build::EventDraft, policy_signature, receive::Received},
+    federation::policy,
+    protocol::{Pdu, build::EventDraft, receive::Received},
     rooms::{
         self,
         event::{
@@ -100,18 +101,16 @@ impl<S: EventSource> PduReceiver<S> {
         room: &Room,
         event: Received,
     ) -> Result<Received, rooms::Error> {
-        let missing = |s: &_| {
-            policy_server::missing_signature(s, room.num, room.rules, &event.pdu, &event.json)
+        let json = &event.json;
+        let sign = |server| async move {
+            let signature = self.source().policy_signature(&server, room, json);
+            Ok::<_, rooms::Error>(signature.await)
         };
-        let Some(server) = self.store().read(missing)? else {
-            return Ok(event);
-        };
-        let signature = self.source().policy_signature(&server, room, &event.json);
-        let Some(signature) = signature.await else {
-            return Ok(event);
-        };
-        let json = policy_signature::add(&event.json, room.rules, &server.name, &signature)?;
-        Ok(Received { json, ..event })
+        let signed = policy::signed_json(self.store(), room, (&event.pdu, json), sign);
+        Ok(match signed.await? {
+            Some(json) => Received { json, ..event },
+            None => event,
+        })
     }
 
     /// Processes the longest prefix of `events` that is a chain on top of the room's only forward

@@ -17,13 +17,16 @@ use super::{
     invite_v1,
 };
 use crate::{
-    federation::inbound::{RawPdu, Room, verify},
-    protocol::{build::BuiltEvent, policy_signature},
+    federation::{
+        inbound::{RawPdu, Room, verify},
+        policy,
+    },
+    protocol::build::BuiltEvent,
     rooms::{
         self, Actor,
         event::{self, append},
         membership::{change::MembershipChange, stripped_state},
-        policy_server, room,
+        room,
     },
 };
 
@@ -102,19 +105,18 @@ impl MembershipClient {
         room: &Room,
         event: BuiltEvent,
     ) -> Result<BuiltEvent, Error> {
-        let missing = |s: &_| {
-            policy_server::missing_signature(s, room.num, room.rules, &event.pdu, &event.json)
+        let json = &event.json;
+        let sign = |server| async move {
+            let policy_servers = &self.0.source.policy_servers;
+            let _lock = policy_servers.lock(&room.id).await;
+            let signature = policy_servers.signature(&server, json, room.rules);
+            Ok::<_, Error>(Some(signature.await?))
         };
-        let Some(server) = self.0.store.read(missing)? else {
-            return Ok(event);
-        };
-        let policy_servers = &self.0.source.policy_servers;
-        let _lock = policy_servers.lock(&room.id).await;
-        let signature = policy_servers.signature(&server, &event.json, room.rules);
-        let signature = signature.await?;
-        let json = policy_signature::add(&event.json, room.rules, &server.name, &signature);
-        let json = json.map_err(rooms::Error::from)?;
-        Ok(BuiltEvent { json, ..event })
+        let signed = policy::signed_json(&self.0.store, room, (&event.pdu, json), sign);
+        Ok(match signed.await? {
+            Some(json) => BuiltEvent { json, ..event },
+            None => event,
+        })
     }
 
     async fn process_invite(&self, room: &Room, id: &EventId, pdu: RawPdu) -> Result<(), Error> {
