@@ -164,6 +164,11 @@ impl Server {
         &self.services.api.federation
     }
 
+    /// For tests: reads what no request shows.
+    pub fn store(&self) -> &Store {
+        &self.services.api.store
+    }
+
     /// Waits until the server has to stop because of an error, if ever.
     pub async fn failed(&mut self) -> Error {
         let disk = async { self.services.api.store.failed().await.into() };

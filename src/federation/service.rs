@@ -217,10 +217,15 @@ impl Federation {
     ) -> Result<Option<SignedRequest>, rooms::Error> {
         let signed = self.keys.verify_request(signature, request).await?;
         if signed.is_some() {
-            self.sender.alive(&signature.origin);
+            self.sender.end_backoff(&signature.origin);
             self.device_lists.alive(&signature.origin);
         }
         Ok(signed)
+    }
+
+    /// Has to be called when a verified request of `origin` has been handled.
+    pub fn handled_request_of(&self, origin: &ServerName) {
+        self.sender.wake(origin);
     }
 
     /// Has to be called with every effect of a commit.

@@ -309,11 +309,12 @@ async fn handle(
         body = signed.into_body();
     }
     let is_large = body.len() > MAX_BYTES_PARSED_IN_PLACE;
+    let origin = signature.map(|signature| signature.origin);
     let call = Call {
         api: state.api.clone(),
         credentials: Credentials {
             session,
-            server: signature.map(|signature| signature.origin),
+            server: origin.clone(),
             address,
         },
         request: request.map(|()| body),
@@ -328,7 +329,11 @@ async fn handle(
         route.call(call)?
     };
     drop(read);
-    Ok(handled.await?)
+    let response = handled.await;
+    if let Some(origin) = origin {
+        federation.handled_request_of(&origin);
+    }
+    Ok(response?)
 }
 
 fn check_rate(

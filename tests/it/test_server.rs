@@ -15,6 +15,7 @@ use hearth::{
     federation::{Client, Federation},
     http::Edge,
     server::Server,
+    store::Store,
     systemd::Sockets,
 };
 use http::{Method, Request, Response};
@@ -222,6 +223,10 @@ impl TestServer {
 
     pub fn federation(&self) -> &Federation {
         self.server().federation()
+    }
+
+    pub fn store(&self) -> &Store {
+        self.server().store()
     }
 
     pub fn edge(&self) -> &Edge {

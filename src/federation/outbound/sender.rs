@@ -130,13 +130,21 @@ impl Sender {
     }
 
     /// `server` has sent a request, so it is up: its backoff ends.
-    pub fn alive(&self, server: &ServerName) {
+    pub fn end_backoff(&self, server: &ServerName) {
         let Ok(Some(num)) = self.0.store.read(|s| servers::num(s, server)) else {
             return;
         };
         if self.0.backoff(num).is_some() {
             self.0.clear_backoff(num);
         }
+    }
+
+    /// Sends what waits for `server`, which is up. Called when its request has been handled: that may be an
+    /// invitation, which makes the rejection of an earlier one void.
+    pub fn wake(&self, server: &ServerName) {
+        let Ok(Some(num)) = self.0.store.read(|s| servers::num(s, server)) else {
+            return;
+        };
         let mut state = self.0.lock();
         if let Some(destination) = state.destinations.get(&num) {
             let _ = destination.alive.try_send(());

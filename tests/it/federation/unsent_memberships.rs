@@ -1,6 +1,8 @@
 //! Membership changes while the other server is down: it learns of them when it is back.
 
+use hearth::{federation::backoff, rooms::servers};
 use http::Method;
+use ruma::ServerName;
 use serde_json::{Value, json};
 
 use crate::{
@@ -21,6 +23,15 @@ fn invite(inviter: &TestUser<'_>, invitee: &TestUser<'_>) -> String {
 fn invite_again(inviter: &TestUser<'_>, room: &str, invitee: &TestUser<'_>) {
     let target = json!({ "user_id": invitee.user_id });
     expect_ok(change_membership(inviter, room, "invite", target));
+}
+
+/// Whether `server` has failed to reach `other`, and waits until it tries again.
+fn backs_off(server: &TestServer, other: &ServerName) -> bool {
+    let loaded = server.store().read(|s| match servers::num(s, other)? {
+        Some(other) => backoff::load(s, other),
+        None => Ok(None),
+    });
+    loaded.expect("the store works").is_some()
 }
 
 fn is_invited(user: &TestUser<'_>, room: &str) -> bool {
@@ -87,6 +98,8 @@ fn an_invite_that_comes_before_the_rejection_of_the_last_one_was_sent_stays() {
     let room = invite(&here.user_with_token(&alice), &bob);
     here.stop();
     leave(&bob, &room);
+    // An attempt that is under way could reach the server when it is back.
+    there.wait_until(async || backs_off(&there, here.name()));
     here.start();
     let alice = here.user_with_token(&alice);
     invite_again(&alice, &room, &bob);
