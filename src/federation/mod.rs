@@ -39,7 +39,7 @@ pub use self::{
     queries::{profiles::Profiles, spaces::Spaces},
     service::Federation,
     transport::{
-        client::Client,
+        client::{Client, ResponseMemory},
         connect::Limits,
         poster::{ChosenBy, Poster},
         tls::TlsError,

@@ -22,7 +22,8 @@ use crate::{
     },
     federation,
     rates::Kind,
-    store::{Reader, Rows, Tx},
+    shares::Share,
+    store::{Reader, Rows, Tx, UserNum},
     users::{
         self,
         keys::{
@@ -40,6 +41,7 @@ const MAX_SIGNATURES_PER_JOB: usize = 20;
 /// How long other servers are waited for.
 pub(super) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const MAX_TIMEOUT: Duration = Duration::from_secs(30);
+const REQUESTS_RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// `POST /_matrix/client/v3/keys/upload`
 pub async fn upload_keys(
@@ -101,6 +103,22 @@ pub(super) fn split_by_server<T>(
         .partition(|(user, _)| api.local.has(user))
 }
 
+/// The user's share of the keys that are requested of other servers at once, for so many more users.
+pub(super) fn share_of_requests(
+    api: &Api,
+    session: &Session,
+    users: usize,
+) -> Result<Share<UserNum>, Error> {
+    let share = api.federation.user_keys().share(session.user, users);
+    share.ok_or_else(|| {
+        Error::limit_exceeded(
+            "the keys of too many users of other servers are requested at once; try again when earlier requests \
+             are answered",
+            REQUESTS_RETRY_AFTER,
+        )
+    })
+}
+
 pub(super) fn failure(error: &federation::Error) -> Value {
     let kind = error.kind().unwrap_or(&ErrorKind::Unknown);
     json!({ "errcode": kind.errcode().as_str(), "error": error.to_string() })
@@ -129,6 +147,7 @@ pub async fn claim_keys(
         response.one_time_keys.entry(user).or_default().extend(keys);
     }
     let mut memory = Vec::new();
+    let share = share_of_requests(&api, &session, remote.len())?;
     let claims = api.federation.user_keys().claim(session.user, remote, time);
     for (server, answer) in claims.await {
         match answer {
@@ -143,7 +162,7 @@ pub async fn claim_keys(
             ),
         }
     }
-    Streamed::holding(response, memory)
+    Streamed::holding(response, (share, memory))
 }
 
 /// `POST /_matrix/client/v3/keys/device_signing/upload`

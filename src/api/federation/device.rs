@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use ruma::{
-    ServerName, UInt, UserId,
+    OwnedDeviceId, OwnedUserId, ServerName, UInt, UserId,
     api::federation::{
         device::get_devices::{self, v1::UserDevice},
         keys::{
@@ -13,18 +13,22 @@ use ruma::{
         },
     },
 };
+use serde_json::value::RawValue;
 
 use crate::{
     api::{
-        Api, Error, Origin,
-        keys::{MAX_KEYS, claim, raw},
+        Api, Error, Origin, Streamed,
+        keys::{
+            MAX_KEYS, QueryField, QuerySource, UnwrittenKeys, claim, is_wanted, raw, raw_value,
+            signing_key,
+        },
     },
     rates::{Kind, Rates},
     rooms::{
         self,
         servers::{self, shared_rooms},
     },
-    store::{Reader, Records, UserNum},
+    store::{Reader, Records, Snapshot, UserNum},
     users::{
         self, accounts, device_lists,
         keys::{
@@ -76,41 +80,60 @@ pub async fn get_keys(
     api: Api,
     _origin: Origin,
     request: get_keys::v1::Request,
-) -> Result<get_keys::v1::Response, Error> {
+) -> Result<Streamed, Error> {
     if request.device_keys.len() > MAX_KEYS {
         return Err(Error::too_large(format!(
             "device_keys may have at most {MAX_KEYS} users, found {}",
             request.device_keys.len()
         )));
     }
-    let scan = api.store.scan("keys for another server", move |s| {
-        let mut response = get_keys::v1::Response::new(BTreeMap::new());
-        for (user_id, wanted) in request.device_keys {
-            let Some(user) = users::num_of(s, &user_id)? else {
-                continue;
-            };
-            if accounts::load(s, user)?.is_none() {
-                continue;
-            }
-            let mut of_user = BTreeMap::new();
-            for (device_id, keys) in device_keys::of_user(s, user)? {
-                if wanted.is_empty() || wanted.contains(&device_id) {
-                    of_user.insert(device_id, raw(&keys)?);
-                }
-            }
-            if let Some(key) = cross_signing::load(s, user, Usage::Master)? {
-                response.master_keys.insert(user_id.clone(), raw(&key)?);
-            }
-            if let Some(key) = cross_signing::load(s, user, Usage::SelfSigning)? {
-                response
-                    .self_signing_keys
-                    .insert(user_id.clone(), raw(&key)?);
-            }
-            response.device_keys.insert(user_id, of_user);
+    let users = request.device_keys.into_iter().collect();
+    Streamed::read(&api.store, UnwrittenKeys::new(QueriedKeys(users))).await
+}
+
+/// Keys of local users, and which of their devices are wanted; an empty list means all of them.
+struct QueriedKeys(Vec<(OwnedUserId, Vec<OwnedDeviceId>)>);
+
+impl QuerySource for QueriedKeys {
+    const FIELDS: &'static [QueryField] = &[
+        QueryField::DeviceKeys,
+        QueryField::MasterKeys,
+        QueryField::SelfSigningKeys,
+    ];
+
+    fn count(&self, _field: QueryField) -> usize {
+        self.0.len()
+    }
+
+    fn entry(
+        &mut self,
+        s: &Snapshot,
+        field: QueryField,
+        index: usize,
+    ) -> Result<Option<(String, Box<RawValue>)>, Error> {
+        let (user_id, wanted) = &self.0[index];
+        let Some(user) = users::num_of(s, user_id)? else {
+            return Ok(None);
+        };
+        if accounts::load(s, user)?.is_none() {
+            return Ok(None);
         }
-        Ok::<_, Error>(response)
-    });
-    scan.await
+        let json = match field {
+            QueryField::DeviceKeys => {
+                let mut of_user = BTreeMap::new();
+                for (device_id, keys) in device_keys::of_user(s, user)? {
+                    if is_wanted(wanted, &device_id) {
+                        of_user.insert(device_id, raw_value(&keys)?);
+                    }
+                }
+                Some(raw_value(&of_user)?)
+            }
+            QueryField::MasterKeys => signing_key(s, user, Usage::Master)?,
+            QueryField::SelfSigningKeys => signing_key(s, user, Usage::SelfSigning)?,
+            QueryField::UserSigningKeys | QueryField::Failures => None,
+        };
+        Ok(json.map(|json| (user_id.to_string(), json)))
+    }
 }
 
 /// `POST /_matrix/federation/v1/user/keys/claim`. Servers that share no room with a user could use up all keys of

@@ -22,6 +22,7 @@ use crate::{
         outbound::backoff::Backoffs,
         transport::{client::ResponseMemory, connect::with_timeout},
     },
+    shares::{Share, Shares},
     store::UserNum,
     users::remote_devices::{are_valid_device_keys, is_valid_cross_signing_key},
 };
@@ -31,6 +32,9 @@ const MAX_RESPONSE_BYTES: usize = 4 * 1024 * 1024;
 /// servers that are not known to answer.
 const MAX_CONCURRENT: usize = 32;
 const MAX_CONCURRENT_PER_USER: usize = 16;
+/// How many users may be named in all requests that are not answered yet: each may be of a server of its own, and
+/// takes about a kilobyte. One request names at most a third of them.
+const MAX_REQUESTED: usize = 30_000;
 
 /// The result of each server, with its memory in the budget for responses.
 pub type Responses<T> = Vec<(OwnedServerName, Result<(T, ResponseMemory), Error>)>;
@@ -49,6 +53,7 @@ pub struct UserKeys {
     permits: FairSemaphore<UserNum>,
     /// For servers that did not answer their last request, or have had none.
     other_permits: FairSemaphore<UserNum>,
+    requested: Shares<UserNum>,
 }
 
 impl UserKeys {
@@ -59,7 +64,14 @@ impl UserKeys {
             executor: executor.clone(),
             permits: FairSemaphore::new(MAX_CONCURRENT, MAX_CONCURRENT_PER_USER),
             other_permits: FairSemaphore::new(MAX_CONCURRENT, MAX_CONCURRENT_PER_USER),
+            requested: Shares::of(MAX_REQUESTED),
         }
+    }
+
+    /// The share of the local user `user` for a request that names so many users of other servers; `None` if they
+    /// have to wait for the answers to earlier ones.
+    pub fn share(&self, user: UserNum, named: usize) -> Option<Share<UserNum>> {
+        self.requested.take_many(user, named)
     }
 
     /// Queries keys for the local user `user`.

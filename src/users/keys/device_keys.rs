@@ -11,6 +11,9 @@ use crate::{
     users::{Error, device_lists},
 };
 
+/// Of all devices of a user together: they are read and sent at once.
+const MAX_BYTES_PER_USER: usize = 1024 * 1024;
+
 /// Parses the uploaded keys of a device.
 ///
 /// # Errors
@@ -43,25 +46,46 @@ pub fn check(
 
 /// Stores the keys of a device. If they are stored already, only new signatures of their user are added.
 /// Other `keys` than before remove the one-time keys.
+///
+/// # Errors
+/// [`Error::TooLarge`] if the keys of all devices of the user have too many bytes.
 pub fn put(
     tx: &Tx,
     user: UserNum,
     device_id: &DeviceId,
     device: DeviceNum,
     keys: &CanonicalJsonObject,
-) -> Result<(), store::Error> {
+) -> Result<(), Error> {
     if let Some(mut before) = of_device(tx, user, device_id)? {
         if is_same(&before, keys) {
             if !add_signatures(&mut before, keys) {
                 return Ok(());
             }
-            return put_row(tx, user, device_id, &before);
+            return Ok(put_row(tx, user, device_id, &before)?);
         }
         if before.get("keys") != keys.get("keys") {
             one_time_keys::remove_all(tx, device)?;
         }
     }
-    put_row(tx, user, device_id, keys)
+    let bytes = to_text(keys)?.len() + bytes_of_others(tx, user, device_id)?;
+    if bytes > MAX_BYTES_PER_USER {
+        return Err(Error::TooLarge(
+            "the keys of all your devices have at most 1 MiB together",
+        ));
+    }
+    Ok(put_row(tx, user, device_id, keys)?)
+}
+
+/// Of the keys of the user's other devices.
+fn bytes_of_others(tx: &Tx, user: UserNum, device_id: &DeviceId) -> Result<usize, store::Error> {
+    let mut bytes = 0;
+    for row in tx.device_keys()?.prefix(user)? {
+        let (key, keys) = row?;
+        if key.value().1 != device_id.as_str() {
+            bytes += keys.value().len();
+        }
+    }
+    Ok(bytes)
 }
 
 /// Adds to `keys` the signatures of their user that are on `signed`; whether there were new ones.
@@ -128,4 +152,49 @@ pub(in crate::users) fn remove(
 ) -> Result<(), store::Error> {
     tx.device_keys()?.remove((user, device_id.as_str()))?;
     one_time_keys::remove_all(tx, device)
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::CanonicalJsonObject;
+    use serde_json::json;
+
+    use super::{MAX_BYTES_PER_USER, put};
+    use crate::{
+        rooms::tests::with_store,
+        store::{DeviceNum, Tx},
+        users::Error,
+    };
+
+    fn keys(bytes: usize) -> CanonicalJsonObject {
+        serde_json::from_value(json!({ "keys": { "ed25519:D": "k".repeat(bytes) } })).expect("JSON")
+    }
+
+    #[test]
+    fn the_keys_of_all_devices_of_a_user_together_are_bounded() {
+        let job = |tx: &Tx| {
+            let user = tx.user_num("@alice:here")?;
+            let put = |device: u32, bytes| {
+                let id = format!("D{device}");
+                put(
+                    tx,
+                    user,
+                    id.as_str().into(),
+                    DeviceNum(device),
+                    &keys(bytes),
+                )
+            };
+            let mut stored = 0;
+            while put(stored, 30_000).is_ok() {
+                stored += 1;
+            }
+            let refused = put(stored, 30_000);
+            // Those of a device that has some are replaced.
+            put(0, 29_000)?;
+            Ok::<_, Error>((stored as usize, refused))
+        };
+        let (stored, refused) = with_store(async |store| store.write(job).await.expect("a device"));
+        assert_eq!(stored, MAX_BYTES_PER_USER / 30_100);
+        assert!(matches!(refused, Err(Error::TooLarge(_))), "{refused:?}");
+    }
 }

@@ -154,7 +154,7 @@ fn master_of(
     if of.server_name() != signer.id.server_name() {
         let list = remote_devices::load(tx, of)?.filter(|list| !list.is_stale);
         let master = list.and_then(|list| list.master_key);
-        return Ok(master.and_then(|master| parse(master.json().get()).ok()));
+        return Ok(master.and_then(|master| parse(&master).ok()));
     }
     match num_of(tx, of)? {
         Some(of) => cross_signing::load(tx, of, Usage::Master),

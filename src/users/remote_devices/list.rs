@@ -1,10 +1,6 @@
 use std::collections::BTreeMap;
 
-use ruma::{
-    OwnedDeviceId, UserId,
-    encryption::{CrossSigningKey, DeviceKeys},
-    serde::Raw,
-};
+use ruma::{OwnedDeviceId, UserId, encryption::DeviceKeys, serde::Raw};
 
 use super::response::DeviceListResponse;
 use crate::{
@@ -14,17 +10,6 @@ use crate::{
     },
     users::num_of,
 };
-
-#[derive(Clone, Debug)]
-pub struct DeviceList {
-    /// In milliseconds since the epoch; 0 if it never was fetched.
-    pub fetched_ts: u64,
-    /// Whether it may lack changes.
-    pub is_stale: bool,
-    pub master_key: Option<Raw<CrossSigningKey>>,
-    pub self_signing_key: Option<Raw<CrossSigningKey>>,
-    pub devices: BTreeMap<OwnedDeviceId, Device>,
-}
 
 #[derive(Clone, Debug)]
 pub struct Device {
@@ -37,35 +22,32 @@ pub fn is_tracked(r: &impl Reader, user: &UserId) -> Result<bool, store::Error> 
     num.map_or(Ok(false), |num| r.remote_device_lists()?.has(num))
 }
 
-pub fn load(r: &impl Reader, user: &UserId) -> Result<Option<DeviceList>, store::Error> {
-    let Some(num) = num_of(r, user)? else {
-        return Ok(None);
-    };
-    let Some(list) = r.remote_device_lists()?.load(num)? else {
-        return Ok(None);
-    };
+/// The row of the list of `user`, without the devices.
+pub fn load(r: &impl Reader, user: &UserId) -> Result<Option<RemoteDeviceList>, store::Error> {
+    match num_of(r, user)? {
+        Some(user) => r.remote_device_lists()?.load(user),
+        None => Ok(None),
+    }
+}
+
+/// The devices in the list of `user`.
+pub fn devices(
+    r: &impl Reader,
+    user: UserNum,
+) -> Result<BTreeMap<OwnedDeviceId, Device>, store::Error> {
     let mut devices = BTreeMap::new();
-    for row in r.remote_devices()?.prefix(num)? {
+    for row in r.remote_devices()?.prefix(user)? {
         let (key, device) = row?;
         let device: RemoteDevice = device.record(&key)?;
+        let corrupt = |_| store::Error::corrupt("remote_devices", &key, "the keys are not JSON");
+        let keys = device.keys.map(Raw::from_json_string).transpose();
         let device = Device {
             display_name: device.display_name,
-            keys: device.keys.map(|keys| raw(num, keys)).transpose()?,
+            keys: keys.map_err(corrupt)?,
         };
         devices.insert(key.value().1.into(), device);
     }
-    Ok(Some(DeviceList {
-        fetched_ts: list.fetched_ts,
-        is_stale: list.is_stale,
-        master_key: list.master_key.map(|key| raw(num, key)).transpose()?,
-        self_signing_key: list.self_signing_key.map(|key| raw(num, key)).transpose()?,
-        devices,
-    }))
-}
-
-fn raw<T>(user: UserNum, json: String) -> Result<Raw<T>, store::Error> {
-    Raw::from_json_string(json)
-        .map_err(|_| store::Error::corrupt("remote_device_lists", user, "a key is not JSON"))
+    Ok(devices)
 }
 
 /// Whether the stored list of `user` is not stale and the same as that of `response`.
@@ -138,11 +120,7 @@ pub fn track(tx: &Tx, user: &UserId) -> Result<(), store::Error> {
 
 /// Whether the list of `user` is stale; `None` if it is not tracked.
 pub fn is_stale(r: &impl Reader, user: &UserId) -> Result<Option<bool>, store::Error> {
-    let Some(num) = num_of(r, user)? else {
-        return Ok(None);
-    };
-    let list = r.remote_device_lists()?.load(num)?;
-    Ok(list.map(|list| list.is_stale))
+    Ok(load(r, user)?.map(|list| list.is_stale))
 }
 
 /// At most `limit` users whose lists are stale. Reads all lists.

@@ -11,7 +11,7 @@ mod updates;
 pub use self::{
     check::{are_valid_device_keys, is_valid_cross_signing_key},
     list::{
-        Device, DeviceList, is_same, is_stale, is_tracked, load, mark_stale, remove, replace,
+        Device, devices, is_same, is_stale, is_tracked, load, mark_stale, remove, replace,
         stale_users, track, tracked_users,
     },
     response::DeviceListResponse,

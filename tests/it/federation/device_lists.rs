@@ -1,9 +1,15 @@
 //! Device lists of remote users: updates, and the cached lists.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use hearth::users::remote_devices::DeviceList;
-use ruma::{DeviceId, UserId, api::federation::device::get_devices};
+use hearth::{
+    store::records::RemoteDeviceList,
+    users::{
+        self,
+        remote_devices::{self, Device},
+    },
+};
+use ruma::{DeviceId, OwnedDeviceId, UserId, api::federation::device::get_devices};
 use serde_json::{Value, json};
 
 use super::to_device::{send_edus, send_note, wait_for_notes};
@@ -58,17 +64,32 @@ pub fn wait_for_changed(observer: &TestUser<'_>, user: &str, since: String) -> S
     wait_for_device_list(observer, "changed", user, since)
 }
 
+/// A device list as it is cached.
+pub struct CachedList {
+    list: RemoteDeviceList,
+    devices: BTreeMap<OwnedDeviceId, Device>,
+}
+
 /// The device list of `user` that `server` has cached, or fetches.
-pub async fn cached_or_fetched(server: &TestServer, user: &str) -> Option<DeviceList> {
+pub async fn cached_or_fetched(server: &TestServer, user: &str) -> Option<CachedList> {
     let user = UserId::parse(user).expect("a user id");
     let lists = server.federation().device_lists();
     let looked_up = lists.look_up(vec![user.clone()]).await;
     let (found, missing) = looked_up.expect("the store works");
     let found = lists.fetch_missing(found, missing, Duration::from_secs(10));
-    found.await.expect("the store works").lists.remove(&user)
+    let found = found.await.expect("the store works");
+    let cached = server.store().read(|s| {
+        let list = remote_devices::load(s, &user)?;
+        let num = users::num_of(s, &user)?;
+        let devices = num.map(|num| remote_devices::devices(s, num)).transpose()?;
+        Ok::<_, users::Error>(list.zip(devices))
+    });
+    let cached = cached.expect("the store works");
+    let cached = cached.filter(|_| found.stored.contains(&user));
+    cached.map(|(list, devices)| CachedList { list, devices })
 }
 
-fn device_list(server: &TestServer, user: &str) -> Option<DeviceList> {
+fn device_list(server: &TestServer, user: &str) -> Option<CachedList> {
     server.run(cached_or_fetched(server, user))
 }
 
@@ -77,7 +98,7 @@ fn device_names(server: &TestServer, user: &str) -> Option<Value> {
     device_list(server, user).map(names_by_id)
 }
 
-pub fn names_by_id(list: DeviceList) -> Value {
+pub fn names_by_id(list: CachedList) -> Value {
     let devices = list.devices.into_iter();
     devices
         .map(|(id, device)| (id.to_string(), device.display_name))
@@ -143,7 +164,7 @@ fn a_fetch_of_a_device_list_that_has_not_changed_is_not_reported() {
         expect_ok(alice.post(&format!("{CLIENT}/keys/query"), query.clone()));
         here.wait_until(async || {
             let list = cached_or_fetched(&here, &bob.user_id).await;
-            list.is_some_and(|list| here.clock.now_ms() - list.fetched_ts < 1000)
+            list.is_some_and(|list| here.clock.now_ms() - list.list.fetched_ts < 1000)
         });
         send_text(&alice, &room, "the next sync has something");
         let synced = sync(&alice, Some(&since));
@@ -410,20 +431,18 @@ fn cross_signing_key_update_is_applied_without_a_fetch() {
     let (alice, bob) = (here.register("alice"), there.register("bob"));
     create_shared_room(&alice, &here, &bob);
     let before = device_list(&here, &bob.user_id).expect("a room is shared");
-    assert!(before.master_key.is_none());
+    assert!(before.list.master_key.is_none());
     let since = next_batch(&sync(&alice, None)).to_owned();
     here.clock.advance(Duration::from_mins(1));
     let keys = CrossSigningKeys::new();
     expect_ok(bob.post(UPLOAD_CROSS_SIGNING_KEYS, keys.upload_body(&bob.user_id)));
     wait_for_changed(&alice, &bob.user_id, since);
-    let list = device_list(&here, &bob.user_id).expect("a room is shared");
-    assert_eq!(list.fetched_ts, before.fetched_ts, "nothing was fetched");
-    let master = list
-        .master_key
-        .expect("the update has it")
-        .json()
-        .get()
-        .to_owned();
+    let list = device_list(&here, &bob.user_id)
+        .expect("a room is shared")
+        .list;
+    let fetched_before = before.list.fetched_ts;
+    assert_eq!(list.fetched_ts, fetched_before, "nothing was fetched");
+    let master = list.master_key.expect("the update has it");
     assert!(master.contains(&keys.master.public()));
     assert!(list.self_signing_key.is_some());
 }

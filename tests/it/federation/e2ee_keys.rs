@@ -37,6 +37,13 @@ fn upload_keys(user: &TestUser<'_>) {
     expect_ok(user.post(&format!("{KEYS}/upload"), body));
 }
 
+fn key_request(user: &TestUser<'_>, what: &str, body: &Value) -> Request<Vec<u8>> {
+    Request::post(format!("{KEYS}/{what}"))
+        .header("authorization", format!("Bearer {}", user.token))
+        .body(body.to_string().into_bytes())
+        .expect("a valid request")
+}
+
 fn claim(user: &TestUser<'_>, of: &TestUser<'_>) -> Value {
     let wanted = json!({ &of.user_id: { &of.device_id: ALGORITHM } });
     expect_ok(user.post(&format!("{KEYS}/claim"), json!({ "one_time_keys": wanted })))
@@ -258,12 +265,6 @@ fn keys_of_a_healthy_server_do_not_wait_for_the_silent_servers_that_other_users_
         format!("@x:{address}")
     });
     let names: Vec<String> = names.collect();
-    let request = |user: &TestUser<'_>, what: &str, body: Value| {
-        Request::post(format!("{KEYS}/{what}"))
-            .header("authorization", format!("Bearer {}", user.token))
-            .body(body.to_string().into_bytes())
-            .expect("a valid request")
-    };
     let mut requests = Vec::new();
     for user in &users {
         let wanted = |value: Value| names.iter().cloned().zip(iter::repeat(value));
@@ -271,10 +272,13 @@ fn keys_of_a_healthy_server_do_not_wait_for_the_silent_servers_that_other_users_
         let (query, claim): (Map<_, _>, Map<_, _>) = (query.collect(), claim.collect());
         let query = json!({ "device_keys": query, "timeout": 6000 });
         let claim = json!({ "one_time_keys": claim, "timeout": 6000 });
-        requests.extend([request(user, "query", query), request(user, "claim", claim)]);
+        requests.extend([
+            key_request(user, "query", &query),
+            key_request(user, "claim", &claim),
+        ]);
     }
     let healthy = json!({ "device_keys": { &dora.user_id: [] }, "timeout": 3000 });
-    requests.push(request(&bob, "query", healthy));
+    requests.push(key_request(&bob, "query", &healthy));
     let responses = here.respond_all(requests);
     let last = responses.last().map(parse);
     let (_, response) = last.expect("there is a response");
@@ -284,4 +288,41 @@ fn keys_of_a_healthy_server_do_not_wait_for_the_silent_servers_that_other_users_
     );
     let (_, of_silent) = parse(&responses[0]);
     assert_eq!(of_silent["failures"].as_object().map(Map::len), Some(40));
+}
+
+#[test]
+fn a_user_cannot_request_the_keys_of_ever_more_users_before_servers_have_answered() {
+    let [here, _there] = TestServer::federating();
+    let (alice, bob) = (here.register("alice"), here.register("bob"));
+    // Connections are accepted by the system, and nobody answers.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let server = silent.local_addr().expect("it has an address");
+    let wanted = |count: usize, value: Value| -> Map<String, Value> {
+        let users = (0..count).map(|n| (format!("@u{n}:{server}"), value.clone()));
+        users.collect()
+    };
+    let query = |user: &TestUser<'_>, count| {
+        let body = json!({ "device_keys": wanted(count, json!([])), "timeout": 5000 });
+        key_request(user, "query", &body)
+    };
+    let claim =
+        json!({ "one_time_keys": wanted(8000, json!({ "D": ALGORITHM })), "timeout": 5000 });
+    let requests = vec![
+        query(&alice, 8000),
+        query(&alice, 8000),
+        key_request(&alice, "claim", &claim),
+        query(&bob, 7000),
+        query(&alice, 0),
+    ];
+    let responses: Vec<_> = here.respond_all(requests).iter().map(parse).collect();
+    let statuses: Vec<_> = responses.iter().map(|(status, _)| *status).collect();
+    let of_alice = statuses[..3].iter().filter(|status| **status == 200);
+    assert_eq!((of_alice.count(), &statuses[3..]), (1, &[200, 200][..]));
+    let mut refusals = responses.iter().filter(|(status, _)| *status != 200);
+    assert!(
+        refusals
+            .all(|(status, body)| (*status, &body["errcode"]) == (429, &json!("M_LIMIT_EXCEEDED")))
+    );
+    let later = here.respond_all(vec![query(&alice, 8000)]);
+    assert_eq!(parse(&later[0]).0, 200);
 }

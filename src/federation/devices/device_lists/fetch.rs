@@ -16,10 +16,10 @@ use crate::{
     federation::{Error, Limits, transport::connect::with_timeout},
     rooms::{self, servers::shared_rooms},
     single_flight::Flight,
-    store::{self, Position, Tx},
+    store::{self, Position, Tx, records::RemoteDeviceList},
     users::{
         self, device_lists,
-        remote_devices::{self, DeviceList, DeviceListResponse},
+        remote_devices::{self, DeviceListResponse},
     },
 };
 
@@ -266,6 +266,6 @@ fn store_error(error: rooms::Error) -> Error {
     Error::Disk(error.to_string().into())
 }
 
-pub(super) fn is_old(list: &DeviceList, now: u64) -> bool {
+pub(super) fn is_old(list: &RemoteDeviceList, now: u64) -> bool {
     list.fetched_ts.saturating_add(MAX_AGE_MS) < now
 }

@@ -14,7 +14,7 @@ use crate::{
     federation::{Error, transport::connect::with_timeout},
     rooms::{self, servers::shared_rooms},
     store::{Reader, Tx},
-    users::remote_devices::{self, DeviceList},
+    users::remote_devices,
 };
 
 /// How many lists are marked as tracked, or removed, in one job.
@@ -22,12 +22,14 @@ const JOB_BATCH: usize = 20;
 
 #[derive(Debug, Default)]
 pub struct Found {
-    /// An old list is used if its fetch failed.
-    pub lists: BTreeMap<OwnedUserId, DeviceList>,
+    /// The users whose lists are stored. An old list is used if its fetch failed.
+    pub stored: BTreeSet<OwnedUserId>,
     /// The users who share no room with local users: their lists are not stored.
     pub untracked: BTreeSet<OwnedUserId>,
     /// Those of them whose lists are stored from before.
     left: Vec<OwnedUserId>,
+    /// Those whose stored lists are to be refreshed.
+    old: Vec<OwnedUserId>,
     /// The servers that did not answer.
     pub failures: BTreeMap<OwnedServerName, Error>,
 }
@@ -39,20 +41,20 @@ impl DeviceLists {
     /// The stored lists of `users` of other servers, and those that must be
     /// [fetched](Self::fetch_missing).
     pub async fn look_up(&self, users: Vec<OwnedUserId>) -> Result<(Found, Missing), rooms::Error> {
-        let scan = move |r: &_| look_up(r, users);
+        let now = self.0.clock.now_ms();
+        let scan = move |r: &_| look_up(r, users, now);
         let (mut found, missing) = self.0.store.scan("device lists", scan).await?;
         self.remove(mem::take(&mut found.left)).await?;
-        let now = self.0.clock.now_ms();
-        for (user, _) in found.lists.iter().filter(|(_, list)| is_old(list, now)) {
+        for user in mem::take(&mut found.old) {
             if self.0.backoffs.check(user.server_name()).is_ok() {
-                self.fetch_in_background(user);
+                self.fetch_in_background(&user);
             }
         }
         Ok((found, missing))
     }
 
     /// Adds the `missing` lists to those that were `found`. All servers get requests at once, and are waited for
-    /// until the timeout.
+    /// until the timeout. The fetches go on after it, and note themselves which servers do not answer.
     pub async fn fetch_missing(
         &self,
         mut found: Found,
@@ -75,18 +77,17 @@ impl DeviceLists {
                 found.failures.insert(server, error);
                 self.retry_later(&users).await;
             }
-            let load = move |s: &_| -> Result<_, rooms::Error> {
-                let mut lists = Vec::new();
+            let find = move |s: &_| -> Result<_, rooms::Error> {
+                let mut stored = Vec::new();
                 for user in users {
                     let list = remote_devices::load(s, &user)?;
-                    let list = list.filter(|list| list.fetched_ts > 0);
-                    lists.extend(list.map(|list| (user, list)));
+                    stored.extend(list.filter(|list| list.fetched_ts > 0).map(|_| user));
                 }
-                Ok(lists)
+                Ok(stored)
             };
             found
-                .lists
-                .extend(self.0.store.scan("device lists", load).await?);
+                .stored
+                .extend(self.0.store.scan("device lists", find).await?);
         }
         Ok(found)
     }
@@ -135,7 +136,11 @@ impl DeviceLists {
     }
 }
 
-fn look_up(r: &impl Reader, users: Vec<OwnedUserId>) -> Result<(Found, Missing), rooms::Error> {
+fn look_up(
+    r: &impl Reader,
+    users: Vec<OwnedUserId>,
+    now_ms: u64,
+) -> Result<(Found, Missing), rooms::Error> {
     let (mut found, mut missing) = (Found::default(), Missing::new());
     for user in users {
         if !shared_rooms::any_local_user_shares(r, &user)? {
@@ -147,7 +152,10 @@ fn look_up(r: &impl Reader, users: Vec<OwnedUserId>) -> Result<(Found, Missing),
         }
         let list = remote_devices::load(r, &user)?;
         if let Some(list) = list.filter(|list| !list.is_stale) {
-            found.lists.insert(user, list);
+            if is_old(&list, now_ms) {
+                found.old.push(user.clone());
+            }
+            found.stored.insert(user);
         } else {
             let server = user.server_name().to_owned();
             missing.entry(server).or_default().push(user);
