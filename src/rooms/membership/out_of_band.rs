@@ -198,6 +198,8 @@ mod tests {
         let tenth = MAX_STRIPPED_BYTES / 10;
         let tenth = event(tenth - event(0).len());
         assert_eq!(kept(&tenth, 11), 10);
+        // The row is read when a client syncs.
+        assert_eq!(kept(&event(1024), MAX_STRIPPED_EVENTS), 22);
     }
 
     #[test]
