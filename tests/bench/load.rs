@@ -8,16 +8,11 @@ use std::{
 };
 
 use serde::Deserialize;
-use serde_json::Value;
 
 use crate::{
-    common::{client_api, http::Client},
-    instructions,
+    common::{client_api, http::Client, server::Server},
+    probe::probe,
 };
-
-const PROBE_INTERVAL: Duration = Duration::from_millis(2);
-/// Where instructions are counted, those for probes are not to count: an emulator is slow.
-const COUNTED_PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Registered users, all of whom have joined all rooms.
 pub struct Users {
@@ -30,8 +25,8 @@ pub struct LoadResult {
     pub duration: Duration,
     /// The response time of each message.
     pub send_latencies: Vec<Duration>,
-    /// The response time of each probe, which includes the time that the thread was busy.
-    pub probe_latencies: Vec<Duration>,
+    /// For how long each probe was held up.
+    pub probes: Vec<Duration>,
     /// The number of responses to syncs.
     pub syncs: usize,
 }
@@ -121,19 +116,20 @@ impl Users {
     /// Each user syncs, and sends `messages_per_user` messages, each after the response to the last.
     pub fn run_load(
         &self,
-        port: u16,
+        server: &Server,
         name: &str,
         messages_per_user: usize,
         size: usize,
     ) -> io::Result<LoadResult> {
         let users = 0..self.tokens.len();
+        let (pid, port) = (server.pid(), server.port);
         let stop = &AtomicBool::new(false);
         thread::scope(|scope| {
             let syncers: Vec<_> = users
                 .clone()
                 .map(|user| scope.spawn(move || self.sync(port, user, stop)))
                 .collect();
-            let prober = scope.spawn(move || probe(port, stop));
+            let prober = scope.spawn(move || probe(pid, port, stop));
             let start = Instant::now();
             let senders: Vec<_> = users
                 .map(|user| {
@@ -158,7 +154,7 @@ impl Users {
             Ok(LoadResult {
                 duration,
                 send_latencies: sent?.concat(),
-                probe_latencies: probes,
+                probes,
                 syncs,
             })
         })
@@ -198,23 +194,6 @@ impl Users {
         }
         Ok(count)
     }
-}
-
-/// Requests `/versions`, which needs no work, in intervals; returns the response times.
-pub fn probe(port: u16, stop: &AtomicBool) -> io::Result<Vec<Duration>> {
-    let mut client = Client::connect(port, None)?;
-    let mut latencies = Vec::new();
-    let interval = match instructions::are_counted() {
-        true => COUNTED_PROBE_INTERVAL,
-        false => PROBE_INTERVAL,
-    };
-    while !stop.load(Ordering::Relaxed) {
-        let start = Instant::now();
-        client.json::<Value>("GET", "/_matrix/client/versions", None)?;
-        latencies.push(start.elapsed());
-        thread::sleep(interval);
-    }
-    Ok(latencies)
 }
 
 /// Gives the server and the probe priority over this thread.

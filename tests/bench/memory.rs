@@ -116,6 +116,76 @@ pub fn query_keys(server: &Server, client: &mut Client) -> io::Result<u64> {
     peak_during(server, || send(client, "POST", "keys/query", Some(&body)))
 }
 
+/// Of each of two users, at once.
+const WAITING_QUERIES: usize = 20;
+const USERS_PER_QUERY: usize = 1_500;
+
+/// Many requests of two users, which wait for silent servers.
+pub fn query_keys_at_once(server: &Server) -> io::Result<u64> {
+    let silent = SilentServers::start()?;
+    let users = (0..USERS_PER_QUERY).map(|number| (silent.user(number), json!([])));
+    let body = json!({ "device_keys": users.collect::<Map<_, _>>() });
+    let mut clients = Vec::new();
+    for name in ["first", "second"] {
+        let token = format!("Bearer {}", client_api::register(server.port, name)?);
+        for _ in 0..WAITING_QUERIES {
+            clients.push(Client::connect(server.port, Some(&token))?);
+        }
+    }
+    peak_during(server, || {
+        for client in &mut clients {
+            client.send("POST", "/_matrix/client/v3/keys/query", Some(&body))?;
+        }
+        clients
+            .iter_mut()
+            .try_for_each(|client| client.read_response().map(drop))
+    })
+}
+
+/// Devices of a local user, until their keys are refused.
+const LOCAL_DEVICES: usize = 200;
+const DEVICE_KEY_BYTES: usize = 30_000;
+
+/// Requests at once for all keys of a local user, whose devices have as many as are accepted. Nobody reads the
+/// responses until all are there.
+pub fn query_local_keys(server: &Server, client: &mut Client) -> io::Result<u64> {
+    let user = "@user:localhost";
+    let login = json!({
+        "type": "m.login.password",
+        "identifier": { "type": "m.id.user", "user": user },
+        "password": "correct horse battery staple",
+    });
+    for _ in 0..LOCAL_DEVICES {
+        let session: Value = client.json("POST", "/_matrix/client/v3/login", Some(&login))?;
+        let [token, device] = ["access_token", "device_id"].map(|field| session[field].as_str());
+        let authorization = format!("Bearer {}", token.unwrap_or_default());
+        let mut device_client = Client::connect(server.port, Some(&authorization))?;
+        let keys = json!({
+            "user_id": user, "device_id": device, "algorithms": [], "signatures": {},
+            "keys": { "ed25519:D": "k".repeat(DEVICE_KEY_BYTES) },
+        });
+        let body = json!({ "device_keys": keys });
+        let path = "/_matrix/client/v3/keys/upload";
+        if device_client.request("POST", path, Some(&body))?.status != 200 {
+            break;
+        }
+    }
+    let body = json!({ "device_keys": { user: [] } });
+    let clients = (0..REQUESTS).map(|number| {
+        let token = client_api::register(server.port, &format!("other{number}"))?;
+        Client::connect(server.port, Some(&format!("Bearer {token}")))
+    });
+    let mut clients: Vec<_> = clients.collect::<io::Result<_>>()?;
+    peak_during(server, || {
+        for client in &mut clients {
+            client.send("POST", "/_matrix/client/v3/keys/query", Some(&body))?;
+        }
+        clients
+            .iter_mut()
+            .try_for_each(|client| client.read_response().map(drop))
+    })
+}
+
 /// How many servers respond at once, and how many requests wait for each.
 const LARGE_RESPONSES: usize = 24;
 const REQUESTS: usize = 8;
@@ -195,5 +265,43 @@ pub fn state(server: &Server, client: &mut Client) -> io::Result<Vec<(&'static s
         client.request("POST", SLIDING_SYNC, Some(&body)).map(drop)
     })?;
     peaks.push(("- sliding sync of it", peak));
+    Ok(peaks)
+}
+
+/// Of a space, each with a long name and topic.
+const CHILDREN: usize = 500;
+const ALIASES: usize = 1_000;
+const LONG_TEXT_BYTES: usize = 20_000;
+
+/// The peaks of the responses that list the rooms of a space, and the aliases of a room until they are refused.
+pub fn rooms(server: &Server, client: &mut Client) -> io::Result<Vec<(&'static str, u64)>> {
+    let create = |client: &mut Client, body: Value| -> io::Result<String> {
+        let room: Value = client.json("POST", "/_matrix/client/v3/createRoom", Some(&body))?;
+        Ok(room["room_id"].as_str().unwrap_or_default().to_owned())
+    };
+    let space = json!({ "creation_content": { "type": "m.space" }, "preset": "public_chat" });
+    let space = create(client, space)?;
+    for _ in 0..CHILDREN {
+        let text = "t".repeat(LONG_TEXT_BYTES);
+        let body = json!({ "preset": "public_chat", "name": text, "topic": text });
+        let child = create(client, body)?;
+        let path = format!("rooms/{space}/state/m.space.child/{child}");
+        send(client, "PUT", &path, Some(&json!({ "via": ["localhost"] })))?;
+    }
+    for number in 0..ALIASES {
+        let alias = format!("%23{}{number}:localhost", "a".repeat(200));
+        let path = format!("directory/room/{alias}");
+        send(client, "PUT", &path, Some(&json!({ "room_id": space })))?;
+    }
+    let mut peaks = Vec::new();
+    let hierarchy = format!("/_matrix/client/v1/rooms/{space}/hierarchy?limit=1000");
+    let peak = peak_during(server, || client.request("GET", &hierarchy, None).map(drop))?;
+    peaks.push(("- /hierarchy of 500 rooms with 40 kB each", peak));
+    let aliases = format!("rooms/{space}/aliases");
+    let peak = peak_during(server, || send(client, "GET", &aliases, None))?;
+    peaks.push(("- /aliases of as many as possible", peak));
+    let public = "publicRooms?limit=1000";
+    let peak = peak_during(server, || send(client, "GET", public, None))?;
+    peaks.push(("- /publicRooms", peak));
     Ok(peaks)
 }

@@ -10,6 +10,7 @@ mod load;
 mod memory;
 mod mock_homeserver;
 mod peak_memory;
+mod probe;
 mod process;
 mod push;
 mod search;
@@ -173,18 +174,14 @@ fn run_load() -> Rows {
     let mut cpu = cpu_row("- CPU of the server per message");
     let mut syncs = Row::of("- syncs per message", "1", []);
     let mut send_latency = Row::of("- response time of a message", "ms", []);
-    let mut median_probe = Row::of("- response time of a probe of the thread, median", "ms", []);
-    let mut longest_probe = Row::of(
-        "- response time of a probe of the thread, longest",
-        "ms",
-        [],
-    )
-    .at_most(20.0);
+    let mut median_probe = Row::of("- time of a probe of the thread, median", "ms", []);
+    let mut longest_probe =
+        Row::of("- time of a probe of the thread, longest", "ms", []).at_most(20.0);
     for run in 0..5 {
         let written_before = process::written_bytes(server.pid())?;
         let cpu_before = cpu_used(&server)?;
         let mut result = users.run_load(
-            server.port,
+            &server,
             &format!("run{run}"),
             messages_per_user,
             MESSAGE_BYTES,
@@ -201,13 +198,13 @@ fn run_load() -> Rows {
         send_latency
             .values
             .extend(result.send_latencies.into_iter().map(milliseconds));
-        result.probe_latencies.sort_unstable();
-        median_probe.values.push(milliseconds(
-            result.probe_latencies[result.probe_latencies.len() / 2],
-        ));
+        result.probes.sort_unstable();
+        median_probe
+            .values
+            .push(milliseconds(result.probes[result.probes.len() / 2]));
         longest_probe
             .values
-            .extend(result.probe_latencies.last().copied().map(milliseconds));
+            .extend(result.probes.last().copied().map(milliseconds));
     }
     Ok(vec![
         written,
@@ -374,8 +371,8 @@ fn media() -> Rows {
 fn run_attacks() -> Rows {
     let directory = directory()?;
     let server = start_federating(directory.path())?;
-    let stage = Stage::new(server.port)?;
-    println!("longest response time of a probe of the thread, under attack:");
+    let stage = Stage::new(&server)?;
+    println!("longest time of a probe of the thread, under attack:");
     for attack in attacks::all() {
         attack.prepare(&stage)?;
         let mut row = Row::of(attack.label, "ms", []).at_most(20.0);
@@ -397,7 +394,7 @@ fn peaks_of_memory() -> Rows {
     let remote = &MockHomeserver::start()?;
     let [small, medium, large] =
         [30, 100, 250].map(|megabytes| remote.create_room_of_small_events(megabytes * 1_000_000));
-    let attacks: [Attack<'_>; 9] = [
+    let attacks: [Attack<'_>; 12] = [
         &|server, client| {
             let peak = memory::join(server, client, remote, &small)?;
             Ok(vec![(
@@ -428,6 +425,20 @@ fn peaks_of_memory() -> Rows {
                 peak,
             )])
         },
+        &|server, _| {
+            let peak = memory::query_keys_at_once(server)?;
+            Ok(vec![(
+                "- keys/query, 40 requests of two users for silent servers",
+                peak,
+            )])
+        },
+        &|server, client| {
+            let peak = memory::query_local_keys(server, client)?;
+            Ok(vec![(
+                "- keys/query, 8 requests for all keys of a local user",
+                peak,
+            )])
+        },
         &|server, client| {
             let peak = memory::send_to_device(server, client)?;
             Ok(vec![("- sendToDevice for silent servers", peak)])
@@ -440,6 +451,7 @@ fn peaks_of_memory() -> Rows {
             )])
         },
         &|server, client| memory::state(server, client),
+        &|server, client| memory::rooms(server, client),
     ];
     let mut rows = Vec::new();
     for attack in attacks {

@@ -16,8 +16,10 @@ use crate::{
         server::{Server, command, free_port},
     },
     cpu_row, cpu_used, directory,
-    load::{Users, probe},
-    milliseconds, process, stop,
+    load::Users,
+    milliseconds,
+    probe::probe,
+    process, stop,
 };
 
 /// The first one sends the messages.
@@ -50,7 +52,7 @@ pub fn run() -> Rows {
         }
     }
     let mut longest = Row::of(
-        "1,000 pushers due at once: response time of a probe of the thread, longest",
+        "1,000 pushers due at once: time of a probe of the thread, longest",
         "ms",
         [],
     )
@@ -66,9 +68,9 @@ pub fn run() -> Rows {
     for run in 0..RUNS {
         let cpu_before = cpu_used(&server)?;
         let written_before = process::written_bytes(server.pid())?;
-        let is_done = &AtomicBool::new(false);
+        let (pid, is_done) = (server.pid(), &AtomicBool::new(false));
         let (sent, probes) = thread::scope(|scope| {
-            let prober = scope.spawn(move || probe(port, is_done));
+            let prober = scope.spawn(move || probe(pid, port, is_done));
             let start = Instant::now();
             let sent = users.send_message(&mut client, "push", run, 80).map(|()| {
                 gateway.wait_blocking((run + 1) * PUSHERS);

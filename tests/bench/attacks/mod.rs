@@ -14,9 +14,10 @@ use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, ServerName};
 use serde_json::{Value, json};
 
 use crate::{
-    common::{client_api, http::Client},
-    load::{lower_priority, probe},
+    common::{client_api, http::Client, server::Server},
+    load::lower_priority,
     mock_homeserver::MockHomeserver,
+    probe::probe,
 };
 
 /// Of the room on the mock homeserver.
@@ -24,6 +25,7 @@ const MEMBERS: usize = 2000;
 
 /// The server under attack, and who attacks it.
 pub struct Stage {
+    pid: u32,
     port: u16,
     name: OwnedServerName,
     remote: MockHomeserver,
@@ -44,6 +46,8 @@ pub struct Attack {
     prepare: fn(&Stage) -> io::Result<()>,
     /// The requests of a run, whose number makes ids of transactions unique.
     requests: fn(&Stage, run: usize) -> Vec<Request>,
+    /// Whether they are sent over as many connections, or one after another.
+    at_once: bool,
 }
 
 struct Request {
@@ -63,7 +67,8 @@ fn nothing(_: &Stage) -> io::Result<()> {
 }
 
 impl Stage {
-    pub fn new(port: u16) -> io::Result<Self> {
+    pub fn new(server: &Server) -> io::Result<Self> {
+        let (pid, port) = (server.pid(), server.port);
         let remote = MockHomeserver::start()?;
         let acl = servers::large_acl();
         let remote_room = remote.create_room_with(MEMBERS, Some(&acl));
@@ -74,6 +79,7 @@ impl Stage {
         client_api::join(&mut Client::connect(port, Some(&other))?, &room)?;
         let remote_join = join(&mut client, &remote_room, &remote)?;
         Ok(Self {
+            pid,
             port,
             name: ServerName::parse("localhost").map_err(io::Error::other)?,
             remote,
@@ -136,17 +142,20 @@ impl Attack {
         (self.prepare)(stage)
     }
 
-    /// The longest response time of a probe during the attack.
+    /// The longest time of a probe during the attack.
     pub fn longest_probe(&self, stage: &Stage, run: usize) -> io::Result<Duration> {
         let requests = (self.requests)(stage, run);
         let stop = &AtomicBool::new(false);
         thread::scope(|scope| {
-            let prober = scope.spawn(move || probe(stage.port, stop));
+            let prober = scope.spawn(move || probe(stage.pid, stage.port, stop));
             let attacker = scope.spawn(|| {
                 lower_priority();
-                requests
-                    .iter()
-                    .try_for_each(|request| request.send(stage.port))
+                match self.at_once {
+                    true => send_at_once(&requests, stage.port),
+                    false => requests
+                        .iter()
+                        .try_for_each(|request| request.send(stage.port)),
+                }
             });
             let sent = attacker.join();
             // Some work goes on after the response.
@@ -159,6 +168,16 @@ impl Attack {
             Ok(probes.into_iter().max().unwrap_or_default())
         })
     }
+}
+
+fn send_at_once(requests: &[Request], port: u16) -> io::Result<()> {
+    thread::scope(|scope| {
+        let send = |request| scope.spawn(move || Request::send(request, port));
+        let sending: Vec<_> = requests.iter().map(send).collect();
+        let panicked = |_| Err(io::Error::other("an attacker panicked"));
+        let mut sent = sending.into_iter();
+        sent.try_for_each(|sent| sent.join().unwrap_or_else(panicked))
+    })
 }
 
 impl Request {

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Attack, Request, Stage, nothing};
+use super::{Attack, Request, Stage, join, nothing};
 use crate::mock_homeserver::to_json;
 
 /// The limits of a transaction, and of one EDU of hearth's.
@@ -12,11 +12,12 @@ const PRESENCE_UPDATES_PER_EDU: usize = 200;
 /// A little less than hearth accepts in a transaction.
 const LARGE: usize = 11_000_000;
 
-pub(super) fn attacks() -> [Attack; 12] {
+pub(super) fn attacks() -> [Attack; 13] {
     let attack = |label, requests| Attack {
         label,
         prepare: nothing,
         requests,
+        at_once: false,
     };
     [
         attack("50,000 receipts, ACL of 1,500 entries", receipts),
@@ -25,6 +26,10 @@ pub(super) fn attacks() -> [Attack; 12] {
         attack("100 device lists of 60 kB", device_lists),
         attack("100 to-device messages of 60 kB", to_device),
         attack("50 PDUs of 60 kB", pdus),
+        Attack {
+            at_once: true,
+            ..attack("800 PDUs of 10 kB in 16 rooms at once", pdus_of_rooms)
+        },
         attack("a transaction of 11 MB: one EDU of many keys", keys),
         attack("a transaction of 11 MB: one EDU, nested", nested),
         attack("keys/query for 6,000 users by a server", query),
@@ -52,10 +57,14 @@ fn transaction(stage: &Stage, run: usize, edus: &str) -> Vec<Request> {
 }
 
 fn transaction_with(stage: &Stage, run: usize, pdus: &str, edus: &str) -> Vec<Request> {
+    vec![transaction_named(stage, &run.to_string(), pdus, edus)]
+}
+
+fn transaction_named(stage: &Stage, name: &str, pdus: &str, edus: &str) -> Request {
     let origin = stage.remote.name();
     let body =
         format!(r#"{{"origin":"{origin}","origin_server_ts":1,"pdus":{pdus},"edus":{edus}}}"#);
-    vec![stage.signed("PUT", format!("send/attack{run}"), body)]
+    stage.signed("PUT", format!("send/attack{name}"), body)
 }
 
 /// EDUs of one kind.
@@ -128,6 +137,21 @@ fn pdus(stage: &Stage, run: usize) -> Vec<Request> {
     let events = stage.remote.build_messages_with(room, join, contents);
     let events: Vec<_> = events.iter().map(to_json).collect();
     transaction_with(stage, run, &json!(events).to_string(), "[]")
+}
+
+/// A transaction for each of several rooms, which the local user has just joined.
+fn pdus_of_rooms(stage: &Stage, _: usize) -> Vec<Request> {
+    let content = json!({ "msgtype": "m.text", "body": "x".repeat(10_000) });
+    let of_room = |_| {
+        let room = stage.remote.create_room(50);
+        let mut client = stage.client().expect("the server is up");
+        let joined = join(&mut client, &room, &stage.remote).expect("the room is public");
+        let contents = std::iter::repeat_n(content.clone(), 50);
+        let events = stage.remote.build_messages_with(&room, &joined, contents);
+        let events: Vec<_> = events.iter().map(to_json).collect();
+        transaction_named(stage, room.as_str(), &json!(events).to_string(), "[]")
+    };
+    (0..16).map(of_room).collect()
 }
 
 fn keys(stage: &Stage, run: usize) -> Vec<Request> {

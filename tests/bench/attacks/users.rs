@@ -15,11 +15,13 @@ pub(super) fn attacks() -> Vec<Attack> {
         label,
         prepare: nothing,
         requests,
+        at_once: false,
     };
     let prepared = |label, prepare, requests| Attack {
         label,
         prepare,
         requests,
+        at_once: false,
     };
     vec![
         attack("keys/query for 9,000 users of one server", |stage, _| {
