@@ -1,5 +1,6 @@
 //! hearth: a Matrix homeserver for the smallest computers that people own.
 
+pub mod acme;
 pub mod api;
 pub mod body_budget;
 pub mod cache;

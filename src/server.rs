@@ -22,12 +22,13 @@ use smol::{
 };
 
 use crate::{
+    acme::{self, Acme},
     api::{Api, Context},
     clock::Clock,
-    config::Config,
+    config::{CertificateSource, Config},
     executor::Executor,
-    federation::{self, Federation, Previews, RemoteMedia},
-    http::{AdminSocket, Certificate, Edge, Gate, ListenError, Listeners},
+    federation::{self, Authorities, Federation, Previews, RemoteMedia},
+    http::{AdminSocket, Certificate, CertificateError, Edge, Gate, ListenError, Listeners},
     media::{self, Media},
     pool::Pool,
     push::PushSender,
@@ -47,6 +48,10 @@ use crate::{
 pub enum Error {
     #[error(transparent)]
     Listen(#[from] ListenError),
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    #[error(transparent)]
+    Acme(#[from] acme::Error),
     #[error("cannot create the directory {}: {error}", path.display())]
     Directory { path: PathBuf, error: io::Error },
     #[error("cannot open the database in {}: {error}", path.display())]
@@ -95,6 +100,7 @@ pub struct Server {
     stop: Stop,
     serving: Task<()>,
     serving_admin: Option<Task<()>>,
+    renewing: Option<Task<()>>,
 }
 
 impl Server {
@@ -107,16 +113,24 @@ impl Server {
         clock: Clock,
     ) -> Result<Self, Error> {
         let pool = Pool::default();
-        let listeners = Listeners::bind(&config, sockets, &pool)?;
+        let (certificate, acme) = certificate(&config, &pool, &clock)?;
+        let listeners = Listeners::bind(&config, sockets, certificate.clone())?;
         let addresses = listeners.addresses();
-        let certificate = listeners.certificate();
         let gate = Arc::new(Gate::default());
         let (stop, stopping) = stop::channel();
         let serving = executor.spawn({
             let (executor, gate, stopping) = (executor.clone(), gate.clone(), stopping.clone());
             async move { listeners.serve(&executor, gate, stopping).await }
         });
-        let services = Services::start(executor, config, clock, pool, stopping.clone()).await?;
+        let services = Services::start(
+            executor,
+            config,
+            acme.clone(),
+            clock,
+            pool,
+            stopping.clone(),
+        )
+        .await?;
         services.api.federation.resume()?;
         let serving_admin = match AdminSocket::bind(&services.api.config.data_dir) {
             Ok(socket) => {
@@ -137,6 +151,7 @@ impl Server {
         };
         let edge = Edge::new(services.api.clone());
         gate.open(edge.clone());
+        let renewing = acme.map(|acme| executor.spawn(async move { acme.run().await }));
         Ok(Self {
             edge,
             services,
@@ -146,6 +161,7 @@ impl Server {
             stop,
             serving,
             serving_admin,
+            renewing,
         })
     }
 
@@ -181,6 +197,7 @@ impl Server {
     /// Lets running requests end, commits what is queued and closes the store.
     pub async fn stop(self) {
         self.stop.now();
+        drop(self.renewing);
         self.serving.await;
         if let Some(serving) = self.serving_admin {
             serving.await;
@@ -203,6 +220,7 @@ impl Services {
     async fn start(
         executor: &Executor,
         config: Config,
+        acme: Option<Acme>,
         clock: Clock,
         pool: Pool,
         stopping: Stopping,
@@ -277,6 +295,7 @@ impl Services {
         // It is set once.
         let _ = push_cell.set(push.clone());
         let api = Context {
+            acme,
             local,
             federation: federation.clone(),
             notifier,
@@ -383,13 +402,33 @@ pub fn offline<T>(config: Config, action: impl AsyncFnOnce(&Edge) -> T) -> Resul
     smol::block_on(executor.run(async {
         let (stop, stopping) = stop::channel();
         let (clock, pool) = (Clock::default(), Pool::default());
-        let services = Services::start(&executor, config, clock, pool, stopping).await?;
+        let services = Services::start(&executor, config, None, clock, pool, stopping).await?;
         services.api.push.stop().await;
         let result = action(&Edge::admin(services.api.clone())).await;
         stop.now();
         services.stop().await;
         Ok(result)
     }))
+}
+
+/// The certificate for TLS, and who gets it if it is not in files.
+fn certificate(
+    config: &Config,
+    pool: &Pool,
+    clock: &Clock,
+) -> Result<(Option<Certificate>, Option<Acme>), Error> {
+    match config.tls.as_ref().map(|tls| &tls.source) {
+        None => Ok((None, None)),
+        Some(CertificateSource::Files(files)) => {
+            Ok((Some(Certificate::of_files(files, pool)?), None))
+        }
+        Some(CertificateSource::Acme(settings)) => {
+            let client = Authorities::load(config.extra_ca.as_deref())?.client_config();
+            let client = Arc::new(client.map_err(acme::Error::Authorities)?);
+            let acme = Acme::load(settings, &config.data_dir, client, pool, clock)?;
+            Ok((Some(Certificate::of_acme(&acme)?), Some(acme)))
+        }
+    }
 }
 
 fn users(config: &Config, store: &Store, pool: &Pool, clock: &Clock) -> Users {

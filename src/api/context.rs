@@ -6,6 +6,7 @@ use ruma::RoomId;
 
 use super::{Error, Session, Unauthenticated};
 use crate::{
+    acme::Acme,
     clock::Clock,
     config::Config,
     fair_semaphore::FairPermit,
@@ -35,6 +36,7 @@ pub type Api = Arc<Context>;
 #[derive(Debug)]
 pub struct Context {
     pub config: Config,
+    pub acme: Option<Acme>,
     pub clock: Clock,
     pub pool: Pool,
     pub store: Store,

@@ -14,6 +14,7 @@
 //! A handler whose response grows with a room or an account returns [`Streamed`], one that responds with
 //! a file [`Download`] or [`Multipart`]. A handler that takes a file gets an [`Upload`] after the request.
 
+pub mod acme_challenge;
 mod adapted;
 pub mod admin;
 mod caller;

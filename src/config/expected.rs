@@ -27,6 +27,8 @@ pub(super) fn value(key: &str) -> Option<&'static str> {
             "a list of addresses with ports, such as [\"[::]:8448\"]; a host name in it has to resolve"
         }
         "tls_certificate" | "tls_key" | "extra_ca" => "the path of a PEM file in quotes",
+        "acme" => "your e-mail address, such as \"you@example.org\"",
+        "acme_directory" => "the https address of an ACME directory in quotes",
         "trusted_proxies" => {
             "a list of IP addresses and networks, such as [\"172.17.0.1\", \"10.0.0.0/8\"]"
         }

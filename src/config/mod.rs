@@ -14,6 +14,7 @@ mod push_gateways;
 mod secret;
 mod settings;
 mod size;
+mod tls;
 mod trusted_proxies;
 mod unauthenticated_media;
 mod user_directory;
@@ -28,9 +29,19 @@ use ruma::{
 };
 
 pub use self::{
-    addresses::Addresses, error::Error, federation::Federation, lifetime::Lifetime, memory::Memory,
-    public_url::PublicUrl, push_gateways::PushGateways, secret::Secret, settings::Settings,
-    size::Size, trusted_proxies::TrustedProxies, unauthenticated_media::UnauthenticatedMedia,
+    addresses::Addresses,
+    error::Error,
+    federation::Federation,
+    lifetime::Lifetime,
+    memory::Memory,
+    public_url::PublicUrl,
+    push_gateways::PushGateways,
+    secret::Secret,
+    settings::Settings,
+    size::Size,
+    tls::{Acme, CertificateSource, PemFiles, Tls},
+    trusted_proxies::TrustedProxies,
+    unauthenticated_media::UnauthenticatedMedia,
     user_directory::UserDirectory,
 };
 
@@ -83,16 +94,6 @@ pub struct Config {
     pub share_device_names: bool,
     pub rate_limits: bool,
     pub log: log::LevelFilter,
-}
-
-#[derive(Clone, Debug)]
-pub struct Tls {
-    /// Never empty.
-    pub listen: Vec<SocketAddr>,
-    /// A PEM file with the certificate chain.
-    pub certificate: PathBuf,
-    /// A PEM file with the private key.
-    pub key: PathBuf,
 }
 
 /// A TURN server that shares a secret with this one.
@@ -161,11 +162,7 @@ impl TryFrom<Settings> for Config {
 
     fn try_from(settings: Settings) -> Result<Self, Error> {
         let registration = registration(&settings)?;
-        let tls = tls(
-            settings.tls_listen.0,
-            settings.tls_certificate,
-            settings.tls_key,
-        )?;
+        let tls = Tls::of(&settings)?;
         let turn = turn(settings.turn_uris, settings.turn_secret, settings.turn_ttl)?;
         if settings.listen.0.is_empty() && tls.is_none() {
             return Err(Error::Contradiction(
@@ -268,28 +265,6 @@ fn notices_user(localpart: &str, server: &ServerName) -> Result<OwnedUserId, Err
     ))
 }
 
-fn tls(
-    listen: Vec<SocketAddr>,
-    certificate: Option<PathBuf>,
-    key: Option<PathBuf>,
-) -> Result<Option<Tls>, Error> {
-    match (listen.is_empty(), certificate, key) {
-        (true, None, None) => Ok(None),
-        (false, Some(certificate), Some(key)) => Ok(Some(Tls {
-            listen,
-            certificate,
-            key,
-        })),
-        (true, _, _) => Err(Error::Contradiction(
-            "`tls_certificate` and `tls_key` do nothing without `tls_listen`; \
-             give it an address, as \"[::]:8448\"",
-        )),
-        (false, _, _) => Err(Error::Contradiction(
-            "`tls_listen` needs both `tls_certificate` and `tls_key`",
-        )),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::{Config, Error, Registration, Settings};
@@ -353,17 +328,6 @@ mod tests {
             panic!("registration by token");
         };
         assert_eq!(token.expose(), "hello");
-    }
-
-    #[test]
-    fn tls_needs_an_address_a_certificate_and_a_key() {
-        let listen = "tls_listen = [\"[::]:8448\"]\n";
-        let files = "tls_certificate = \"a.pem\"\ntls_key = \"b.pem\"\n";
-        refusal(listen);
-        refusal(files);
-        refusal(&format!("{listen}tls_key = \"b.pem\""));
-        let tls = config(&format!("{listen}{files}")).unwrap().tls.unwrap();
-        assert_eq!(tls.listen.len(), 1);
     }
 
     #[test]

@@ -8,6 +8,16 @@ use serde::{Deserialize, Deserializer, de};
 pub struct PublicUrl(String);
 
 impl PublicUrl {
+    /// An IPv6 address has its brackets.
+    pub fn host(&self) -> Option<&str> {
+        let (_, rest) = self.0.split_once("://")?;
+        let authority = rest.split('/').next()?;
+        match authority.strip_prefix('[').and_then(|rest| rest.find(']')) {
+            Some(end) => authority.get(..end + 2),
+            None => authority.split(':').next(),
+        }
+    }
+
     /// The host and port, if it is `https` without a path.
     pub fn tls_authority(&self) -> Option<String> {
         let authority = self.0.strip_prefix("https://")?;
@@ -54,6 +64,13 @@ mod tests {
         let shown = read("https://matrix.example.org/").map(|url| url.to_string());
         assert_eq!(shown.as_deref(), Some("https://matrix.example.org"));
         assert!(read("http://10.0.0.2:8008/matrix").is_some());
+        for (url, host) in [
+            ("https://matrix.example.org:8448/a", "matrix.example.org"),
+            ("https://[2001:db8::1]:443", "[2001:db8::1]"),
+            ("http://10.0.0.2", "10.0.0.2"),
+        ] {
+            assert_eq!(read(url).unwrap().host(), Some(host));
+        }
         for wrong in [
             "example.org",
             "ftp://example.org",

@@ -30,6 +30,8 @@ pub struct Settings {
     pub tls_listen: Addresses,
     pub tls_certificate: Option<PathBuf>,
     pub tls_key: Option<PathBuf>,
+    pub acme: Option<String>,
+    pub acme_directory: String,
     pub public_url: Option<PublicUrl>,
     pub trusted_proxies: TrustedProxies,
     pub registration: Registration,
@@ -74,6 +76,8 @@ impl Default for Settings {
             tls_listen: Addresses::default(),
             tls_certificate: None,
             tls_key: None,
+            acme: None,
+            acme_directory: rustls_acme::acme::LETS_ENCRYPT_PRODUCTION_DIRECTORY.to_owned(),
             public_url: None,
             trusted_proxies: TrustedProxies::default(),
             registration: Registration::Closed,
@@ -296,6 +300,7 @@ mod tests {
         }
         assert_eq!(shown.memory.take(), Some(Memory::DEFAULT));
         assert!(shown.public_url.take().is_some());
+        assert!(shown.acme.take().is_some());
         for size in [&mut shown.user_quota, &mut shown.disk] {
             assert!(size.take().is_some());
         }

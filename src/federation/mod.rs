@@ -42,7 +42,7 @@ pub use self::{
         client::{Client, ResponseMemory},
         connect::Limits,
         poster::{ChosenBy, Poster},
-        tls::TlsError,
+        tls::{Authorities, TlsError},
         web_url::{Scheme, WebUrl},
     },
 };

@@ -15,15 +15,10 @@ use smol::{
 };
 
 use super::{
-    connection::Connection,
-    connection_slots::ConnectionSlots,
-    gate::Gate,
-    limits::Timeouts,
-    peer::ClientAddresses,
-    stream::Stream,
-    tls::{self, Certificate},
+    connection::Connection, connection_slots::ConnectionSlots, gate::Gate, limits::Timeouts,
+    peer::ClientAddresses, stream::Stream, tls::Certificate,
 };
-use crate::{config::Config, executor::Executor, pool::Pool, stop::Stopping, systemd::Sockets};
+use crate::{config::Config, executor::Executor, stop::Stopping, systemd::Sockets};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
@@ -38,8 +33,6 @@ pub enum ListenError {
          addresses in hearth.socket and in hearth.toml"
     )]
     UnknownSocket(SocketAddr),
-    #[error(transparent)]
-    Tls(#[from] tls::Error),
 }
 
 fn in_words(error: &io::Error) -> String {
@@ -55,7 +48,6 @@ fn in_words(error: &io::Error) -> String {
 /// Sockets that accept connections, although no request is answered yet.
 pub struct Listeners {
     listeners: Vec<Listener>,
-    certificate: Option<Certificate>,
     addresses: Arc<ClientAddresses>,
     pub(super) connections: usize,
     pub(super) timeouts: Timeouts,
@@ -68,12 +60,14 @@ struct Listener {
 }
 
 impl Listeners {
-    /// Listens on the addresses of the settings, on `sockets` where one has the address.
-    pub fn bind(config: &Config, mut sockets: Sockets, pool: &Pool) -> Result<Self, ListenError> {
+    /// Listens on the addresses of the settings, on `sockets` where one has the address. The settings for
+    /// TLS come with a `certificate`.
+    pub fn bind(
+        config: &Config,
+        mut sockets: Sockets,
+        certificate: Option<Certificate>,
+    ) -> Result<Self, ListenError> {
         let mut listeners = Vec::new();
-        let certificate = config.tls.as_ref();
-        let certificate = certificate.map(|tls| Certificate::load(tls, pool));
-        let certificate = certificate.transpose()?;
         for &address in &config.listen {
             listeners.push(Listener::bind(address, &mut sockets, None)?);
         }
@@ -88,7 +82,6 @@ impl Listeners {
         }
         Ok(Self {
             listeners,
-            certificate,
             addresses: Arc::new(ClientAddresses::new(config.trusted_proxies.clone())),
             connections: config.memory.connections(),
             timeouts: Timeouts::default(),
@@ -100,10 +93,6 @@ impl Listeners {
     pub fn addresses(&self) -> Vec<SocketAddr> {
         let listeners = self.listeners.iter();
         listeners.map(|listener| listener.address).collect()
-    }
-
-    pub fn certificate(&self) -> Option<Certificate> {
-        self.certificate.clone()
     }
 
     /// Accepts connections and answers their requests with `gate` until the server stops; then waits for

@@ -42,5 +42,5 @@ pub use self::{
     edge::Edge,
     gate::Gate,
     listen::{ListenError, Listeners},
-    tls::Certificate,
+    tls::{Certificate, CertificateError},
 };

@@ -11,7 +11,7 @@ use super::{
     route::{Handler, Route},
 };
 use crate::{
-    api::{admin, client, federation, health, welcome},
+    api::{acme_challenge, admin, client, federation, health, welcome},
     rates::Kind,
 };
 
@@ -20,6 +20,7 @@ pub(super) fn all() -> Vec<Route> {
     let mut routes = Routes::default();
     routes.add(health::health);
     routes.add(welcome::welcome);
+    routes.add(acme_challenge::get_challenge);
     discovery(&mut routes);
     accounts(&mut routes);
     own_data(&mut routes);

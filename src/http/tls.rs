@@ -11,19 +11,24 @@ use std::{
 
 use futures_rustls::{TlsAcceptor, server::TlsStream};
 use rustls::{
-    ServerConfig,
+    ConfigBuilder, ServerConfig,
     crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject},
+    server::WantsServerCert,
 };
+use rustls_acme::acme::ACME_TLS_ALPN_NAME;
 use smol::{Async, Timer, future};
 
 use crate::{
-    config::Tls,
+    acme::Acme,
+    config::PemFiles,
     pool::{Kind, Pool},
 };
 
+const HTTP: &[u8] = b"http/1.1";
+
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum CertificateError {
     #[error("{setting} = \"{file}\": {error}; set it to the path of a PEM file that can be read")]
     File {
         setting: &'static str,
@@ -35,12 +40,17 @@ pub enum Error {
     Pair(#[from] rustls::Error),
 }
 
-/// The server's certificate and key. They are reloaded when their files change. Clones share them.
+/// The server's certificate and key. Clones share them.
 #[derive(Clone)]
-pub struct Certificate(Arc<CertificateInner>);
+pub enum Certificate {
+    /// They are reloaded when their files change.
+    Files(Arc<CertificateFiles>),
+    /// Each connection gets the newest.
+    Acme(Acme, TlsAcceptor),
+}
 
-struct CertificateInner {
-    files: Tls,
+pub struct CertificateFiles {
+    files: PemFiles,
     pool: Pool,
     state: Mutex<State>,
 }
@@ -56,23 +66,52 @@ struct State {
 type FileVersion = (SystemTime, u64, u64);
 
 impl Certificate {
-    pub(super) fn load(files: &Tls, pool: &Pool) -> Result<Self, Error> {
-        // The versions are taken before the files are read, so that no change is missed.
-        let loaded = file_versions(files);
-        let state = State {
-            acceptor: acceptor(files)?,
-            loaded,
-            checked_at: Instant::now(),
-        };
-        Ok(Self(Arc::new(CertificateInner {
-            files: files.clone(),
-            pool: pool.clone(),
-            state: Mutex::new(state),
-        })))
+    pub fn of_files(files: &PemFiles, pool: &Pool) -> Result<Self, CertificateError> {
+        let files = CertificateFiles::load(files.clone(), pool)?;
+        Ok(Self::Files(Arc::new(files)))
+    }
+
+    pub fn of_acme(acme: &Acme) -> Result<Self, CertificateError> {
+        let mut config = server_config()?.with_cert_resolver(acme.resolver());
+        config.alpn_protocols = vec![HTTP.to_vec(), ACME_TLS_ALPN_NAME.to_vec()];
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        Ok(Self::Acme(acme.clone(), acceptor))
     }
 
     /// The acceptor with the certificate as its files were less than `max_age` ago.
     pub(super) async fn acceptor(&self, max_age: Duration) -> TlsAcceptor {
+        match self {
+            Self::Files(files) => files.acceptor(max_age).await,
+            Self::Acme(_, acceptor) => acceptor.clone(),
+        }
+    }
+
+    /// Reads the files again, or orders at once what the authority refused before.
+    pub async fn reload(&self) {
+        match self {
+            Self::Files(files) => files.reload().await,
+            Self::Acme(acme, _) => acme.retry_now(),
+        }
+    }
+}
+
+impl CertificateFiles {
+    fn load(files: PemFiles, pool: &Pool) -> Result<Self, CertificateError> {
+        // The versions are taken before the files are read, so that no change is missed.
+        let loaded = file_versions(&files);
+        let state = State {
+            acceptor: acceptor(&files)?,
+            loaded,
+            checked_at: Instant::now(),
+        };
+        Ok(Self {
+            files,
+            pool: pool.clone(),
+            state: Mutex::new(state),
+        })
+    }
+
+    async fn acceptor(&self, max_age: Duration) -> TlsAcceptor {
         let is_due = {
             let mut state = self.state();
             let is_due = state.checked_at.elapsed() >= max_age;
@@ -88,9 +127,8 @@ impl Certificate {
     }
 
     async fn reload_if_changed(&self) {
-        let files = self.0.files.clone();
+        let files = self.files.clone();
         let found = self
-            .0
             .pool
             .run(Kind::LookUp, move || file_versions(&files))
             .await;
@@ -102,11 +140,11 @@ impl Certificate {
         }
     }
 
-    /// Reads the files again. If they are invalid, the certificate in use stays.
-    pub async fn reload(&self) {
-        let files = self.0.files.clone();
+    /// If the files are invalid, the certificate in use stays.
+    async fn reload(&self) {
+        let files = self.files.clone();
         let read = move || (file_versions(&files), acceptor(&files));
-        let (loaded, made) = match self.0.pool.run(Kind::LookUp, read).await {
+        let (loaded, made) = match self.pool.run(Kind::LookUp, read).await {
             Ok(read) => read,
             Err(busy) => return log::info!("the TLS certificate is not reloaded now: {busy}"),
         };
@@ -125,11 +163,11 @@ impl Certificate {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn file_versions(files: &Tls) -> Option<[FileVersion; 2]> {
+fn file_versions(files: &PemFiles) -> Option<[FileVersion; 2]> {
     let version = |path: &Path| {
         let file = fs::metadata(path)?;
         Ok::<_, io::Error>((file.modified()?, file.ino(), file.len()))
@@ -137,35 +175,44 @@ fn file_versions(files: &Tls) -> Option<[FileVersion; 2]> {
     Some([version(&files.certificate).ok()?, version(&files.key).ok()?])
 }
 
-fn acceptor(tls: &Tls) -> Result<TlsAcceptor, Error> {
-    let certificates = CertificateDer::pem_file_iter(&tls.certificate)
+fn acceptor(files: &PemFiles) -> Result<TlsAcceptor, CertificateError> {
+    let certificates = CertificateDer::pem_file_iter(&files.certificate)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(in_file("tls_certificate", &tls.certificate))?;
-    let key = PrivateKeyDer::from_pem_file(&tls.key).map_err(in_file("tls_key", &tls.key))?;
-    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(certificates, key)?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        .map_err(in_file("tls_certificate", &files.certificate))?;
+    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(in_file("tls_key", &files.key))?;
+    let mut config = server_config()?.with_single_cert(certificates, key)?;
+    config.alpn_protocols = vec![HTTP.to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-fn in_file(setting: &'static str, file: &Path) -> impl Fn(pem::Error) -> Error {
+fn server_config() -> Result<ConfigBuilder<ServerConfig, WantsServerCert>, rustls::Error> {
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    Ok(config
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth())
+}
+
+fn in_file(setting: &'static str, file: &Path) -> impl Fn(pem::Error) -> CertificateError {
     let file = file.display().to_string();
-    move |error| Error::File {
+    move |error| CertificateError::File {
         setting,
         file: file.clone(),
         error,
     }
 }
 
-/// The TLS handshake. `None` if it fails or takes longer than `timeout`.
+/// The TLS handshake. `None` if it fails, takes longer than `timeout`, or is the answer to a challenge of an
+/// ACME authority, which sends no request.
 pub(super) async fn accept(
     acceptor: &TlsAcceptor,
     stream: Async<TcpStream>,
     timeout: Duration,
 ) -> Option<TlsStream<Async<TcpStream>>> {
-    let handshake = async { acceptor.accept(stream).await.ok() };
+    let handshake = async {
+        let stream = acceptor.accept(stream).await.ok()?;
+        let is_challenge = stream.get_ref().1.alpn_protocol() == Some(ACME_TLS_ALPN_NAME);
+        (!is_challenge).then_some(stream)
+    };
     let timed_out = async {
         Timer::after(timeout).await;
         None

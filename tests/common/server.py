@@ -64,18 +64,18 @@ class Server:
 
 
 class Hearth(Server):
-    """`settings` are added to the configuration."""
+    """`settings` are added to the configuration, or replace what stands there."""
 
     def __init__(self, binary, name, directory, **settings):
         port = free_port()
         super().__init__(name, directory, port)
-        settings |= {
+        settings = {
             "server_name": name,
             "data_dir": str(directory / "data"),
             "listen": [f"127.0.0.1:{port}"],
             "registration": "open",
             "rate_limits": False,
-        }
+        } | settings
         config = directory / "hearth.toml"
         # The JSON of strings, lists of strings and booleans is valid TOML.
         config.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items()))

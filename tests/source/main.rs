@@ -17,7 +17,7 @@ const LAYERS: &[&[&str]] = &[
     &["server"],
     &["http"],
     &["api"],
-    &["push", "sync"],
+    &["acme", "push", "sync"],
     &["federation"],
     &["rooms", "users", "media"],
     &["protocol"],

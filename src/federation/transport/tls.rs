@@ -58,8 +58,12 @@ impl Authorities {
         Self { extra }
     }
 
-    /// Reads the files of the system.
     pub fn connector(&self) -> Result<TlsConnector, rustls::Error> {
+        Ok(TlsConnector::from(Arc::new(self.client_config()?)))
+    }
+
+    /// Reads the files of the system.
+    pub fn client_config(&self) -> Result<ClientConfig, rustls::Error> {
         let mut roots = RootCertStore::empty();
         let system = rustls_native_certs::load_native_certs();
         for error in &system.errors {
@@ -80,6 +84,6 @@ impl Authorities {
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(TlsConnector::from(Arc::new(config)))
+        Ok(config)
     }
 }

@@ -85,6 +85,7 @@ impl TestApi {
             &executor,
         );
         let api = Arc::new(Context {
+            acme: None,
             push: push.unwrap(),
             previews: Previews::new(federation.client(), &media, &clock, &pool, &executor),
             remote_media: RemoteMedia::new(federation.client(), &media, &clock, &executor),

@@ -23,7 +23,7 @@ use smol::{
 use super::{TestApi, routes};
 use crate::{
     api::{Api, Error, Session, Streamed},
-    config::{Config, Settings, Tls},
+    config::{CertificateSource, Config, PemFiles, Settings, Tls},
     executor::Executor,
     http::{Certificate, Edge, Gate, Listeners, limits::Timeouts, routes::Routes},
     pool::Pool,
@@ -123,11 +123,15 @@ impl Server {
         add_sync(&mut ours, is_gone.clone());
         add_whoami(&mut ours, was_entered, is_released, is_gone);
 
-        let mut listeners = Listeners::bind(config, Sockets::default(), &Pool::default()).unwrap();
+        let CertificateSource::Files(files) = &config.tls.as_ref().unwrap().source else {
+            panic!("the certificate is in files");
+        };
+        let certificate = Certificate::of_files(files, &Pool::default()).unwrap();
+        let sockets = Sockets::default();
+        let mut listeners = Listeners::bind(config, sockets, Some(certificate.clone())).unwrap();
         listeners.timeouts = timeouts;
         listeners.connections = connections;
         let addresses = listeners.addresses();
-        let certificate = listeners.certificate().unwrap();
         let gate = Arc::new(Gate::default());
         gate.open(Edge::with(ours.0, test_api.api.clone(), timeouts));
         let (stop, stopping) = stop::channel();
@@ -180,8 +184,10 @@ fn config() -> Config {
     config.listen = vec![any];
     config.tls = Some(Tls {
         listen: vec![any],
-        certificate: file("localhost.pem"),
-        key: file("localhost.key.pem"),
+        source: CertificateSource::Files(PemFiles {
+            certificate: file("localhost.pem"),
+            key: file("localhost.key.pem"),
+        }),
     });
     config
 }

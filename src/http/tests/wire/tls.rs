@@ -15,7 +15,10 @@ use rustls::{
 use tempfile::TempDir;
 
 use super::{Client, Server, VERSIONS, config, connect};
-use crate::{config::Config, http::limits::Timeouts};
+use crate::{
+    config::{CertificateSource, Config},
+    http::limits::Timeouts,
+};
 
 type TlsClient = Client<StreamOwned<ClientConnection, TcpStream>>;
 
@@ -81,8 +84,10 @@ impl Files {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut config = config();
-        let tls = config.tls.as_mut().unwrap();
-        for (file, name) in [(&mut tls.certificate, "cert"), (&mut tls.key, "key")] {
+        let CertificateSource::Files(files) = &mut config.tls.as_mut().unwrap().source else {
+            panic!("the certificate is in files");
+        };
+        for (file, name) in [(&mut files.certificate, "cert"), (&mut files.key, "key")] {
             let copy = directory.path().join(name);
             fs::copy(&file, &copy).unwrap();
             *file = copy;

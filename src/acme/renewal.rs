@@ -1,0 +1,330 @@
+//! When certificates are ordered.
+//!
+//! A certificate is renewed at the time that the authority suggests, or when a third of its time is left.
+//! After a failure the next order waits: 12 minutes, then twice as long each time, at most a day. Let's
+//! Encrypt allows five failures an hour. Failures are kept over restarts, so that a server that is
+//! restarted again and again does not exceed that.
+
+use std::{
+    fmt,
+    time::{Duration, Instant, UNIX_EPOCH},
+};
+
+use rustls_acme::UseChallenge;
+use serde::{Deserialize, Serialize};
+use smol::{Timer, future};
+
+use super::{
+    AcmeInner, Name,
+    authority::{AuthorityError, Directory},
+    failure::Failure,
+    issued::Issued,
+    order::order,
+};
+use crate::clock::as_ms;
+
+const FIRST_BACKOFF: Duration = Duration::from_mins(12);
+const RATE_LIMITED_BACKOFF: Duration = Duration::from_hours(3);
+const MAX_BACKOFF: Duration = Duration::from_hours(24);
+/// How often the authority is asked when it suggests to renew.
+const INFO_INTERVAL: Duration = Duration::from_hours(12);
+/// The clock may be set meanwhile: due times are looked at again after this.
+const MAX_SLEEP: Duration = Duration::from_mins(10);
+/// How often the log says that there is no certificate, if the reason stays.
+const LOG_INTERVAL: Duration = Duration::from_hours(24);
+
+/// What became of the orders for a name.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Attempts {
+    /// The authority's directory. Of another authority, nothing counts.
+    directory: String,
+    /// Since the last certificate.
+    failures: u32,
+    /// In words, of the last one.
+    failure: Option<String>,
+    pub(super) retry_at_ms: u64,
+    /// When the authority suggests to renew the certificate.
+    renew_at_ms: Option<u64>,
+}
+
+impl Attempts {
+    pub(super) fn failure(&self) -> Option<(String, u64)> {
+        let failure = self.failure.clone()?;
+        Some((failure, self.retry_at_ms))
+    }
+
+    fn failed(&mut self, failure: &Failure, now_ms: u64) {
+        self.failures = self.failures.saturating_add(1);
+        let doubled = 1 << (self.failures - 1).min(16);
+        let mut backoff = FIRST_BACKOFF * doubled;
+        if failure.is_rate_limited {
+            backoff = backoff.max(RATE_LIMITED_BACKOFF);
+        }
+        self.retry_at_ms = now_ms + as_ms(backoff.min(MAX_BACKOFF));
+        self.failure = Some(failure.words.clone());
+    }
+}
+
+impl Name {
+    /// When the next order is due.
+    fn order_at_ms(&self, directory: &str, now_ms: u64) -> u64 {
+        if self.attempts.directory != directory {
+            return 0;
+        }
+        let of_validity = self
+            .issued
+            .as_ref()
+            .map_or(0, |issued| issued.renew_at_ms());
+        let due_ms = match self.attempts.renew_at_ms {
+            Some(suggested) => suggested.min(of_validity),
+            None => of_validity,
+        };
+        // What is further away was noted while the clock was wrong.
+        let is_plausible = self.attempts.retry_at_ms <= now_ms + as_ms(MAX_BACKOFF);
+        due_ms.max(if is_plausible {
+            self.attempts.retry_at_ms
+        } else {
+            0
+        })
+    }
+}
+
+/// What the log and the authority were asked for, since the start.
+#[derive(Default)]
+struct Done {
+    /// The words in the log for each name, and when they were written.
+    logged: Vec<(String, String, Instant)>,
+    asked_at: Option<Instant>,
+}
+
+pub(super) async fn run(acme: &AcmeInner) {
+    let mut done = Done::default();
+    loop {
+        if done.asked_at.is_none_or(|at| at.elapsed() >= INFO_INTERVAL) {
+            done.asked_at = Some(Instant::now());
+            ask_when_to_renew(acme).await;
+        }
+        let now_ms = acme.clock.now_ms();
+        let mut next_ms = u64::MAX;
+        for name in &acme.settings.names {
+            let directory = &acme.settings.directory;
+            let mut due_ms = acme.name(name).order_at_ms(directory, now_ms);
+            if due_ms <= now_ms {
+                order_for(acme, name, &mut done).await;
+                due_ms = acme.name(name).order_at_ms(directory, now_ms);
+            }
+            next_ms = next_ms.min(due_ms);
+        }
+        let until = Duration::from_millis(next_ms.saturating_sub(acme.clock.now_ms()));
+        let slept = async {
+            Timer::after(until.min(MAX_SLEEP)).await;
+        };
+        let woken = async {
+            // The sender lives as long as the receiver.
+            let _ = acme.wake.1.recv().await;
+            done.asked_at = None;
+        };
+        future::or(slept, woken).await;
+    }
+}
+
+/// Notes when the authority suggests to renew the certificates. It may have to revoke one.
+async fn ask_when_to_renew(acme: &AcmeInner) {
+    let ids: Vec<_> = acme
+        .names()
+        .iter()
+        .filter_map(|(name, state)| {
+            let id = state.issued.as_ref()?.renewal_id.clone()?;
+            Some((name.clone(), id))
+        })
+        .collect();
+    if ids.is_empty() {
+        return;
+    }
+    let suggested = async {
+        let directory = Directory::get(&acme.client, &acme.settings.directory).await?;
+        for (name, id) in ids {
+            let renew_at_ms = directory.renew_at_ms(&acme.client, &id).await?;
+            if let Some(state) = acme.names().get_mut(&name) {
+                state.attempts.renew_at_ms = renew_at_ms;
+            }
+        }
+        Ok::<_, AuthorityError>(())
+    };
+    if let Err(error) = suggested.await {
+        log::debug!("the authority does not say when to renew the certificates: {error}");
+    }
+}
+
+async fn order_for(acme: &AcmeInner, name: &str, done: &mut Done) {
+    let mut state = acme.name(name);
+    if state.attempts.directory != acme.settings.directory {
+        state.attempts = Attempts {
+            directory: acme.settings.directory.clone(),
+            ..Attempts::default()
+        };
+    }
+    log::info!("ordering a TLS certificate for {name}");
+    let ordered = issue(acme, name, state.attempts.failures).await;
+    let now_ms = acme.clock.now_ms();
+    match ordered {
+        Ok(issued) => {
+            acme.resolver.set(name, issued.key.clone());
+            log::info!(
+                "{name} has a TLS certificate until {}",
+                date(issued.not_after_ms)
+            );
+            if issued.not_before_ms > now_ms || issued.not_after_ms < now_ms {
+                log::warn!(
+                    "the new certificate of {name} is not valid at the time that this machine has ({}): set \
+                     its clock",
+                    date(now_ms)
+                );
+            }
+            state.attempts.failures = 0;
+            state.attempts.failure = None;
+            // An authority whose certificates are always due, or a wrong clock, is no loop of orders.
+            state.attempts.retry_at_ms = now_ms + as_ms(FIRST_BACKOFF);
+            state.attempts.renew_at_ms = None;
+            state.issued = Some(issued.into());
+        }
+        Err(failure) => {
+            state.attempts.failed(&failure, now_ms);
+            let is_first = acme
+                .settings
+                .names
+                .first()
+                .is_some_and(|first| first == name);
+            log_failure(name, &state, is_first, done);
+        }
+    }
+    if let Err(error) = acme.files.write_attempts(name, &state.attempts).await {
+        log::warn!("what became of the order for {name} cannot be written: {error}");
+    }
+    acme.names().insert(name.to_owned(), state);
+}
+
+/// Orders a certificate and writes it. Where port 80 is listened on, each second try is by HTTP-01.
+async fn issue(acme: &AcmeInner, name: &str, failures: u32) -> Result<Issued, Failure> {
+    let directory = Directory::get(&acme.client, &acme.settings.directory).await;
+    directory.map_err(|error| Failure::of_authority(&error))?;
+    let challenge = match acme.settings.http && failures % 2 == 1 {
+        true => UseChallenge::Http01,
+        false => UseChallenge::TlsAlpn01,
+    };
+    let pem = order(acme, name, challenge).await?;
+    let issued = Issued::parse(&pem).map_err(|error| Failure::malformed(&error))?;
+    let written = acme.files.write_certificate(name, pem).await;
+    // It can be used although a restart will not find it.
+    if let Err(error) = written {
+        log::warn!(
+            "the certificate of {name} cannot be kept: {}",
+            Failure::disk(&error).words
+        );
+    }
+    Ok(issued)
+}
+
+/// A warning once a day, or when the reason changes.
+fn log_failure(name: &str, state: &Name, is_first: bool, done: &mut Done) {
+    let Some((words, retry_at_ms)) = state.attempts.failure() else {
+        return;
+    };
+    let is_known = done
+        .logged
+        .iter()
+        .any(|(of, logged, at)| of == name && *logged == words && at.elapsed() < LOG_INTERVAL);
+    let consequence = match &state.issued {
+        Some(issued) => format!("the old one is valid until {}", date(issued.not_after_ms)),
+        None if is_first => format!("nobody can connect to https://{name}"),
+        None => format!("that is as it should be if https://{name} is on another machine"),
+    };
+    let level = if is_known {
+        log::Level::Debug
+    } else {
+        log::Level::Warn
+    };
+    log::log!(
+        level,
+        "no TLS certificate for {name}: {words}. {consequence}; the next try is at {}, or at once on SIGHUP",
+        date(retry_at_ms)
+    );
+    if !is_known {
+        done.logged.retain(|(of, ..)| of != name);
+        done.logged.push((name.to_owned(), words, Instant::now()));
+    }
+}
+
+fn date(ms: u64) -> impl fmt::Display {
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(ms))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{Attempts, Failure};
+    use crate::{acme::Name, clock::as_ms};
+
+    const DIRECTORY: &str = "https://authority.example/directory";
+    const NOW_MS: u64 = 1_800_000_000_000;
+
+    fn attempts() -> Attempts {
+        Attempts {
+            directory: DIRECTORY.to_owned(),
+            ..Attempts::default()
+        }
+    }
+
+    fn order_at_ms(attempts: Attempts) -> u64 {
+        let name = Name {
+            issued: None,
+            attempts,
+        };
+        name.order_at_ms(DIRECTORY, NOW_MS)
+    }
+
+    #[test]
+    fn backoff_doubles_up_to_a_day_and_allows_five_failures_an_hour_at_most() {
+        let failure = Failure::timed_out();
+        let mut attempts = attempts();
+        let mut minutes = Vec::new();
+        for _ in 0..9 {
+            attempts.failed(&failure, NOW_MS);
+            minutes.push((order_at_ms(attempts.clone()) - NOW_MS) / 60_000);
+        }
+        assert_eq!(minutes, [12, 24, 48, 96, 192, 384, 768, 1440, 1440]);
+    }
+
+    #[test]
+    fn an_authority_that_wants_fewer_orders_is_left_alone_for_hours() {
+        let failure = Failure {
+            is_rate_limited: true,
+            ..Failure::timed_out()
+        };
+        let mut attempts = attempts();
+        attempts.failed(&failure, NOW_MS);
+        assert_eq!(
+            order_at_ms(attempts),
+            NOW_MS + as_ms(Duration::from_hours(3))
+        );
+    }
+
+    #[test]
+    fn a_backoff_that_was_noted_with_a_clock_of_the_future_does_not_count() {
+        let mut attempts = attempts();
+        attempts.failed(
+            &Failure::timed_out(),
+            NOW_MS + as_ms(Duration::from_hours(1000)),
+        );
+        assert!(order_at_ms(attempts) <= NOW_MS);
+    }
+
+    #[test]
+    fn the_failures_of_another_authority_do_not_count() {
+        let mut attempts = attempts();
+        attempts.failed(&Failure::timed_out(), NOW_MS);
+        attempts.directory = "https://other.example/".to_owned();
+        assert!(order_at_ms(attempts) <= NOW_MS);
+    }
+}
