@@ -1,7 +1,7 @@
 //! Fuzz test of all endpoints on the started binary.
 //!
 //! `valid_requests.txt` has a valid request for each endpoint. Sent as they are, they get the status that the
-//! file says; so what follows is not refused at the first check only. Then they are changed: wrong types,
+//! file says, with rooms of each of some versions; so what follows is not refused at the first check only. Then they are changed: wrong types,
 //! numbers, null, missing and repeated fields, deep nesting, invalid UTF-8, lone surrogates, NUL, strings of
 //! 1 MB, odd paths and queries, wrong methods; with and without the token of an account or the signature of
 //! a hostile server, which signs its requests and events after the change. Whatever they are, the server
@@ -34,6 +34,7 @@ use common::{
 };
 use mock_homeserver::MockHomeserver;
 use random::Random;
+use ruma::RoomVersionId;
 use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -43,8 +44,18 @@ const VALID_REQUESTS: &str = include_str!("fuzz/valid_requests.txt");
 const SPECIFICATION: &str = include_str!("endpoints/specification.tsv");
 const NOT_SERVED: &str = include_str!("endpoints/not_served.txt");
 
+/// Versions of rooms whose events differ in their ids, references, signatures or redactions.
+const VERSIONS: [RoomVersionId; 6] = [
+    RoomVersionId::V1,
+    RoomVersionId::V2,
+    RoomVersionId::V3,
+    RoomVersionId::V4,
+    RoomVersionId::V5,
+    RoomVersionId::V11,
+];
+
 /// For the gate.
-const REQUESTS: usize = 2000;
+const REQUESTS: usize = 2400;
 /// After so many, everything that they may have spoilt is made anew.
 const REQUESTS_PER_WORLD: usize = 400;
 /// An answer that takes longer is a hang.
@@ -70,6 +81,8 @@ const GATEWAY_ERRORS: &[u16] = &[502, 504];
 /// A line of `valid_requests.txt`.
 struct ValidRequest<'a> {
     status: u16,
+    /// In rooms of the versions of which users may not create rooms.
+    status_in_old_rooms: u16,
     method: &'a str,
     path: &'a str,
     query: Option<&'a str>,
@@ -136,34 +149,21 @@ fn no_request_breaks_the_server() {
         .filter_map(|pair| Some(pair.split_once('=')?.0.to_owned()))
         .collect();
     let mut fuzzer = Fuzzer::start();
-    let mut wrong = Vec::new();
-    for request in &valid {
-        let sent = fuzzer.request(request);
-        let response = fuzzer.send(&sent);
-        if response.status != request.status {
-            let answer = String::from_utf8_lossy(&response.body).into_owned();
-            wrong.push(format!(
-                "{} {answer} for {}",
-                response.status,
-                sent.describe()
-            ));
-        }
-        if let Ok(body) = serde_json::from_slice::<Value>(&response.body)
-            && has_null(&body)
-        {
-            wrong.push(format!(
-                "null in {body} for {} {}",
-                request.method, request.path
-            ));
-        }
-        fuzzer.restore(request, &response);
+    for version in VERSIONS {
+        fuzzer.renew_in(&version);
+        let wrong = fuzzer.unexpected_responses(&valid);
+        assert!(
+            wrong.is_empty(),
+            "version {version}: {}",
+            wrong.join("\n\n")
+        );
     }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
     let mut random = Random::new(seed);
     let mut statuses = BTreeMap::<u16, usize>::new();
     for number in 0..requests {
         if number % REQUESTS_PER_WORLD == 0 {
-            fuzzer.renew();
+            let version = &VERSIONS[number / REQUESTS_PER_WORLD % VERSIONS.len()];
+            fuzzer.renew_in(version);
         }
         let request = random.pick(&valid);
         let sent = fuzzer.changed_request(&mut random, request, &keys);
@@ -178,25 +178,31 @@ fn no_request_breaks_the_server() {
 #[test]
 fn a_server_can_send_only_the_joins_leaves_and_invites_of_its_own_users() {
     let mut fuzzer = Fuzzer::start();
-    let world = &mut fuzzer.world;
-    world.next_remote_user();
-    for membership in ["join", "leave"] {
-        let forged = world.send_forged_membership_events(membership).unwrap();
-        assert!(!forged.is_empty());
-        for (what, status) in forged {
+    for version in VERSIONS {
+        fuzzer.renew_in(&version);
+        let world = &mut fuzzer.world;
+        world.next_remote_user();
+        for membership in ["join", "leave"] {
+            let forged = world.send_forged_membership_events(membership).unwrap();
+            assert!(!forged.is_empty());
+            for (what, status) in forged {
+                assert!(
+                    matches!(status, 400 | 403),
+                    "version {version}: send_{membership} {what}: {status}"
+                );
+            }
+            assert_eq!(world.send_own_membership_event(membership).unwrap(), 200);
+        }
+        for (what, status) in world.send_forged_invites().unwrap() {
             assert!(
-                matches!(status, 400 | 403),
-                "send_{membership} {what}: {status}"
+                matches!(status, 400 | 403 | 413),
+                "version {version}: invite {what}: {status}"
             );
         }
-        assert_eq!(world.send_own_membership_event(membership).unwrap(), 200);
+        world.next_remote_user();
+        let statuses = world.send_outdated_membership_events().unwrap();
+        assert_eq!(statuses, [400, 200, 400, 200, 403], "version {version}");
     }
-    for (what, status) in world.send_forged_invites().unwrap() {
-        assert!(matches!(status, 400 | 403 | 413), "invite {what}: {status}");
-    }
-    world.next_remote_user();
-    let statuses = world.send_outdated_membership_events().unwrap();
-    assert_eq!(statuses, [400, 200, 400, 200, 403]);
     fuzzer.finish();
 }
 
@@ -235,8 +241,11 @@ fn valid_requests() -> Vec<ValidRequest<'static>> {
                 Some((path, query)) => (path, Some(query)),
                 None => (fields[2], None),
             };
+            let (status, in_old_rooms) =
+                fields[0].split_once('/').unwrap_or((fields[0], fields[0]));
             ValidRequest {
-                status: fields[0].parse().expect("a status"),
+                status: status.parse().expect("a status"),
+                status_in_old_rooms: in_old_rooms.parse().expect("a status"),
                 method: fields[1],
                 path,
                 query,
@@ -299,6 +308,48 @@ impl Fuzzer {
             log_bytes: 0,
             previous: String::new(),
         }
+    }
+
+    /// Makes everything anew, with rooms of this version.
+    fn renew_in(&mut self, version: &RoomVersionId) {
+        self.hostile = self.hostile.with_version(version.clone());
+        self.renew();
+    }
+
+    /// Sends the requests as they are. What the responses have that they must not.
+    fn unexpected_responses(&mut self, valid: &[ValidRequest<'_>]) -> Vec<String> {
+        let mut wrong = Vec::new();
+        for request in valid {
+            let is_old = self.hostile.version() != self.hostile.client_version();
+            let expected = match is_old {
+                true => request.status_in_old_rooms,
+                false => request.status,
+            };
+            let sent = self.request(request);
+            let response = self.send(&sent);
+            if response.status != expected {
+                let answer = String::from_utf8_lossy(&response.body).into_owned();
+                wrong.push(format!(
+                    "{} {answer} for {}",
+                    response.status,
+                    sent.describe()
+                ));
+            }
+            if let Ok(body) = serde_json::from_slice::<Value>(&response.body) {
+                let results = body["pdus"].as_object().into_iter().flatten();
+                let refused = results.filter(|(_, result)| result.get("error").is_some());
+                let names = [
+                    has_null(&body).then_some("null"),
+                    refused.map(|_| "error").next(),
+                ];
+                for name in names.into_iter().flatten() {
+                    let (method, path) = (request.method, request.path);
+                    wrong.push(format!("{name} in {body} for {method} {path}"));
+                }
+            }
+            self.restore(request, &response);
+        }
+        wrong
     }
 
     fn renew(&mut self) {

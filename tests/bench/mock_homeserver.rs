@@ -13,6 +13,7 @@ use std::{
 use hearth::protocol::{
     ServerKey,
     build::{BuiltEvent, EventDraft, EventPlace, build, canonical_content},
+    reference::has_hash,
     signed_request::SignedRequest,
     versions,
 };
@@ -20,8 +21,9 @@ use ruma::{
     CanonicalJsonObject, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedServerName,
     OwnedUserId, RoomVersionId, ServerName,
     api::federation::authentication::XMatrix,
+    room_version_rules::{EventIdFormatVersion, RoomVersionRules},
     serde::Base64,
-    signatures::{KeyPair, hash_and_sign_event, sign_json},
+    signatures::{KeyPair, hash_and_sign_event, reference_hash, sign_json},
 };
 use rustls::{
     ServerConfig, ServerConnection, StreamOwned,
@@ -33,7 +35,7 @@ use crate::common::http::Client;
 
 /// The host name of the test certificate.
 const HOST: &str = "localhost";
-const VERSION: RoomVersionId = RoomVersionId::V11;
+const DEFAULT_VERSION: RoomVersionId = RoomVersionId::V11;
 /// The limit of the specification.
 const MAX_PDUS_PER_TRANSACTION: usize = 50;
 
@@ -44,11 +46,14 @@ type Tls = BufReader<StreamOwned<ServerConnection, TcpStream>>;
 pub struct MockHomeserver {
     name: OwnedServerName,
     key: Arc<ServerKey>,
+    /// Of the rooms that it creates.
+    version: RoomVersionId,
     rooms: Arc<RwLock<Vec<Room>>>,
 }
 
 struct Room {
     id: OwnedRoomId,
+    version: RoomVersionId,
     /// The auth events of a join: create event, power levels and join rules.
     auth_events: Vec<OwnedEventId>,
     /// Oldest first.
@@ -69,6 +74,7 @@ impl MockHomeserver {
         let server = MockHomeserver {
             name: ServerName::parse(name).map_err(io::Error::other)?,
             key: Arc::new(ServerKey::generate()),
+            version: DEFAULT_VERSION,
             rooms: Arc::default(),
         };
         let tls = Arc::new(tls_config()?);
@@ -83,8 +89,52 @@ impl MockHomeserver {
         Ok(server)
     }
 
+    /// The same server, which creates rooms of another version.
+    pub fn with_version(&self, version: RoomVersionId) -> Self {
+        Self {
+            version,
+            ..self.clone()
+        }
+    }
+
     pub fn name(&self) -> &ServerName {
         &self.name
+    }
+
+    /// The version of the rooms that it creates.
+    pub fn version(&self) -> &RoomVersionId {
+        &self.version
+    }
+
+    /// The same version where users may create rooms of it, else another.
+    pub fn client_version(&self) -> &RoomVersionId {
+        match versions::may_be_created(rules(&self.version)) {
+            true => &self.version,
+            false => &DEFAULT_VERSION,
+        }
+    }
+
+    /// The rules of the room of an event: one of its own, or one that a user created.
+    fn rules_of(&self, event: &Value) -> &'static RoomVersionRules {
+        let rooms = self.rooms.read().expect("the lock is not poisoned");
+        let room = rooms
+            .iter()
+            .find(|room| event["room_id"] == room.id.as_str());
+        rules(room.map_or(self.client_version(), |room| &room.version))
+    }
+
+    /// The id of an event, `$none` if it is none that canonical JSON allows.
+    pub fn event_id(&self, event: &Value) -> String {
+        const NONE: &str = "$none";
+        let rules = self.rules_of(event);
+        if rules.event_id_format == EventIdFormatVersion::V1 {
+            return event["event_id"].as_str().unwrap_or(NONE).to_owned();
+        }
+        let object = serde_json::from_value::<CanonicalJsonObject>(event.clone());
+        let hash = object
+            .ok()
+            .and_then(|object| reference_hash(&object, rules).ok());
+        hash.map_or_else(|| NONE.to_owned(), |hash| format!("${hash}"))
     }
 
     /// Creates a public room with this many members.
@@ -99,6 +149,7 @@ impl MockHomeserver {
         let creator = self.user(0);
         let mut room = Room {
             id: OwnedRoomId::try_from(id).expect("a room id"),
+            version: self.version.clone(),
             auth_events: Vec::new(),
             state: Vec::new(),
             without_members: 0,
@@ -107,12 +158,11 @@ impl MockHomeserver {
             small_events: String::new(),
         };
         let joined = json!({ "membership": "join" });
-        room.add_state(
-            self,
-            &creator,
-            ("m.room.create", ""),
-            &json!({ "room_version": VERSION }),
-        );
+        let mut create = json!({ "room_version": self.version });
+        if !rules(&self.version).authorization.use_room_create_sender {
+            create["creator"] = json!(creator);
+        }
+        room.add_state(self, &creator, ("m.room.create", ""), &create);
         room.add_state(self, &creator, ("m.room.member", creator.as_str()), &joined);
         let powers = json!({ "users": { creator.as_str(): 100 } });
         room.add_state(self, &creator, ("m.room.power_levels", ""), &powers);
@@ -150,7 +200,7 @@ impl MockHomeserver {
         while room.small_events.len() < bytes {
             let key = format!("{number:x}");
             let draft = room.draft(&creator, "t", Some(&key), &json!({}));
-            let event = self.build(&draft, &auth_events, vec![room.last.clone()], 9);
+            let event = self.build(room, &draft, &auth_events, vec![room.last.clone()], 9);
             room.small_events.push(',');
             let json = str::from_utf8(&event.json).expect("valid JSON");
             room.small_events.push_str(json);
@@ -189,7 +239,7 @@ impl MockHomeserver {
         let build_message = |(number, content): (usize, Value)| {
             let draft = room.draft(&creator, "m.room.message", None, &content);
             let depth = room.depth + 2 + number as u64;
-            let message = self.build(&draft, &auth_events, vec![previous.clone()], depth);
+            let message = self.build(room, &draft, &auth_events, vec![previous.clone()], depth);
             previous = message.pdu.event_id().to_owned();
             message
         };
@@ -214,7 +264,7 @@ impl MockHomeserver {
         let mut auth_events = room.auth_events.clone();
         auth_events.push(room.state[1].pdu.event_id().to_owned());
         let previous = join.unwrap_or(&room.last).clone();
-        self.build(&draft, &auth_events, vec![previous], room.depth + 2)
+        self.build(room, &draft, &auth_events, vec![previous], room.depth + 2)
     }
 
     /// The create event of a room.
@@ -229,7 +279,7 @@ impl MockHomeserver {
         let Ok(mut object) = serde_json::from_value::<CanonicalJsonObject>(event.clone()) else {
             return false;
         };
-        let rules = versions::rules(&VERSION).expect("a supported version");
+        let rules = self.rules_of(event);
         let signed = hash_and_sign_event(
             self.name.as_str(),
             &*self.key,
@@ -301,6 +351,7 @@ impl MockHomeserver {
 
     fn build(
         &self,
+        room: &Room,
         draft: &EventDraft,
         auth_events: &[OwnedEventId],
         prev_events: Vec<OwnedEventId>,
@@ -312,8 +363,7 @@ impl MockHomeserver {
             depth,
             origin_server_ts: now(),
         };
-        let rules = versions::rules(&VERSION).expect("a supported version");
-        build(draft, &place, rules, &self.key).expect("a valid event")
+        build(draft, &place, rules(&room.version), &self.key).expect("a valid event")
     }
 
     fn serve(&self, stream: TcpStream, tls: Arc<ServerConfig>) -> io::Result<()> {
@@ -399,6 +449,7 @@ impl Room {
         let previous = (self.depth > 0).then(|| self.last.clone());
         self.depth += 1;
         let event = server.build(
+            self,
             &draft,
             &self.auth_events,
             previous.into_iter().collect(),
@@ -431,12 +482,22 @@ impl Room {
 
     /// The response of `make_join`.
     fn make_join(&self, user: &str) -> String {
+        let auth_events = self.auth_events.iter().map(|id| self.reference(id));
         let event = json!({
             "room_id": self.id, "sender": user, "state_key": user, "type": "m.room.member",
             "content": { "membership": "join" }, "depth": self.depth + 1,
-            "prev_events": [self.last], "auth_events": self.auth_events, "origin_server_ts": now().get(),
+            "prev_events": [self.reference(&self.last)],
+            "auth_events": auth_events.collect::<Vec<_>>(), "origin_server_ts": now().get(),
         });
-        json!({ "room_version": VERSION, "event": event }).to_string()
+        json!({ "room_version": self.version, "event": event }).to_string()
+    }
+
+    /// An event as `prev_events` and `auth_events` refer to it. Nobody checks the hash.
+    fn reference(&self, id: &OwnedEventId) -> Value {
+        match has_hash(rules(&self.version)) {
+            true => json!([id, {}]),
+            false => json!(id),
+        }
     }
 
     /// The response of `send_join`.
@@ -495,6 +556,10 @@ fn tls_config() -> io::Result<ServerConfig> {
         .with_no_client_auth()
         .with_single_cert(vec![certificate], key)
         .map_err(io::Error::other)
+}
+
+fn rules(version: &RoomVersionId) -> &'static RoomVersionRules {
+    versions::rules(version).expect("a supported version")
 }
 
 fn now() -> MilliSecondsSinceUnixEpoch {

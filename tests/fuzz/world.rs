@@ -2,11 +2,7 @@
 
 use std::{collections::HashMap, io};
 
-use hearth::protocol::versions;
-use ruma::{
-    CanonicalJsonObject, OwnedEventId, OwnedRoomId, RoomVersionId, ServerName,
-    signatures::reference_hash,
-};
+use ruma::{OwnedEventId, OwnedRoomId, ServerName};
 use serde_json::{Value, json};
 
 use crate::{
@@ -45,7 +41,8 @@ impl World {
         let room = post(
             &format!("{CLIENT}/createRoom"),
             json!({
-                "room_version": "11", "preset": "public_chat", "room_alias_name": format!("main{setup}"),
+                "room_version": hostile.client_version(), "preset": "public_chat",
+                "room_alias_name": format!("main{setup}"),
             }),
         )?;
         let room = text(&room, "room_id");
@@ -87,6 +84,8 @@ impl World {
             ("refreshToken", user["refresh_token"].clone()),
             ("password", json!(PASSWORD)),
             ("roomId", json!(room)),
+            ("roomVersion", json!(hostile.client_version())),
+            ("remoteVersion", json!(hostile.version())),
             ("remoteRoomId", json!(remote_room)),
             ("roomAlias", json!(format!("#other{setup}:localhost"))),
             ("eventId", json!(event)),
@@ -275,9 +274,10 @@ impl World {
     /// An event for the last remote user in the room of the server, by its own template.
     fn membership_event(&mut self, membership: &str) -> Value {
         let path = format!(
-            "{FEDERATION}/v1/make_{membership}/{}/{}?ver=11",
+            "{FEDERATION}/v1/make_{membership}/{}/{}?ver={}",
             percent_encode(&self.string("roomId")),
-            percent_encode(&self.string("newRemoteUserId"))
+            percent_encode(&self.string("newRemoteUserId")),
+            self.hostile.client_version()
         );
         let template = self.ask("GET", &path, Vec::new());
         let template = template.and_then(|response| Ok(serde_json::from_slice(&response.body)?));
@@ -353,11 +353,11 @@ impl World {
         };
         let other = self.join.to_string();
         let mut statuses = vec![send(self, "join", &join, &other)?];
-        statuses.push(send(self, "join", &join, &event_id(&join))?);
+        statuses.push(send(self, "join", &join, &self.hostile.event_id(&join))?);
         let leave = self.membership_event("leave");
-        statuses.push(send(self, "leave", &leave, &event_id(&join))?);
-        statuses.push(send(self, "leave", &leave, &event_id(&leave))?);
-        statuses.push(send(self, "join", &join, &event_id(&join))?);
+        statuses.push(send(self, "leave", &leave, &self.hostile.event_id(&join))?);
+        statuses.push(send(self, "leave", &leave, &self.hostile.event_id(&leave))?);
+        statuses.push(send(self, "join", &join, &self.hostile.event_id(&join))?);
         Ok(statuses)
     }
 
@@ -388,10 +388,10 @@ impl World {
             forge(&mut event, self);
             self.hostile.sign_event(&mut event);
             let room = percent_encode(&self.string("newRemoteRoomId"));
-            let id = percent_encode(&event_id(&event));
+            let id = percent_encode(&self.hostile.event_id(&event));
             let create = self.value("remoteCreateEvent");
             let body = json!({
-                "room_version": "11", "event": event, "invite_room_state": [create],
+                "room_version": self.hostile.version(), "event": event, "invite_room_state": [create],
             });
             let path = format!("{FEDERATION}/v2/invite/{room}/{id}");
             let response = self.ask("PUT", &path, body.to_string().into_bytes())?;
@@ -401,10 +401,10 @@ impl World {
         self.hostile.sign_event(&mut event);
         let room = percent_encode(&self.string("newRemoteRoomId"));
         let create = self.value("remoteCreateEvent");
-        let other = percent_encode(&event_id(&create));
+        let other = percent_encode(&self.hostile.event_id(&create));
         let mut invite = |what, event: &Value, id: &str| {
             let body = json!({
-                "room_version": "11", "event": event, "invite_room_state": [create],
+                "room_version": self.hostile.version(), "event": event, "invite_room_state": [create],
             });
             let path = format!("{FEDERATION}/v2/invite/{room}/{id}");
             let response = self.ask("PUT", &path, body.to_string().into_bytes())?;
@@ -412,7 +412,7 @@ impl World {
             io::Result::Ok(())
         };
         invite("with another id", &event, &other)?;
-        let id = percent_encode(&event_id(&event));
+        let id = percent_encode(&self.hostile.event_id(&event));
         event["signatures"] = json!({});
         invite("without a signature", &event, &id)?;
         Ok(statuses)
@@ -430,7 +430,7 @@ impl World {
         membership: &str,
         event: &Value,
     ) -> io::Result<Response> {
-        self.send_membership_event_as(version, membership, event, &event_id(event))
+        self.send_membership_event_as(version, membership, event, &self.hostile.event_id(event))
     }
 
     fn send_membership_event_as(
@@ -473,7 +473,7 @@ impl World {
         let mut sign = |event: &mut Value| {
             if event.get("hashes").is_some() || event.get("prev_events").is_some() {
                 self.hostile.sign_event(event);
-                first.get_or_insert_with(|| event_id(event));
+                first.get_or_insert_with(|| self.hostile.event_id(event));
             }
         };
         sign(body);
@@ -482,15 +482,6 @@ impl World {
         pdus.into_iter().flatten().for_each(sign);
         first.unwrap_or_else(|| "$none".to_owned())
     }
-}
-
-fn event_id(event: &Value) -> String {
-    let rules = versions::rules(&RoomVersionId::V11).expect("a supported version");
-    let object = serde_json::from_value::<CanonicalJsonObject>(event.clone());
-    let hash = object
-        .ok()
-        .and_then(|object| reference_hash(&object, rules).ok());
-    hash.map_or_else(|| "$none".to_owned(), |hash| format!("${hash}"))
 }
 
 /// What is before, in and after the first `{name}`.
