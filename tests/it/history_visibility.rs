@@ -45,12 +45,24 @@ fn a_receipt_does_not_tell_whether_an_event_exists_that_the_user_may_not_see() {
     join(&bob, &room);
     let after = send_text(&alice, &room, "after");
     let made_up = format!("${}", "A".repeat(43));
+    let receipts = |user: &TestUser<'_>| {
+        let response = sync(user, None);
+        let events = &response["rooms"]["join"][&room]["ephemeral"]["events"];
+        events.clone()
+    };
     for kind in ["m.read", "m.read.private", "m.fully_read"] {
         let receipt = |event: &str| send_receipt(&bob, &room, (kind, event), json!({}));
-        expect_error(&receipt(&before), 404, "M_NOT_FOUND");
+        match kind {
+            "m.fully_read" => expect_error(&receipt(&before), 404, "M_NOT_FOUND"),
+            _ => drop(expect_ok(receipt(&before))),
+        }
         assert_eq!(receipt(&before), receipt(&made_up));
-        expect_ok(receipt(&after));
     }
+    assert_eq!(receipts(&bob), json!([]));
+    for kind in ["m.read", "m.read.private", "m.fully_read"] {
+        expect_ok(send_receipt(&bob, &room, (kind, &after), json!({})));
+    }
+    assert!(receipts(&alice)[0]["content"][&after]["m.read"].is_object());
 }
 
 /// The bodies that `user` gets by `/messages`; [`None`] if the room is refused.

@@ -92,13 +92,25 @@ impl ReceiptUpdates {
         Ok(())
     }
 
-    async fn store(self, api: &Api, session: Session, room_id: OwnedRoomId) -> Result<(), Error> {
+    async fn store(
+        mut self,
+        api: &Api,
+        session: Session,
+        room_id: OwnedRoomId,
+    ) -> Result<(), Error> {
         let room = api.joined_room(&session, &room_id)?;
         api.store.read(|s| {
-            let events = self.receipts.iter().map(|(_, event)| event);
-            events
-                .chain(&self.fully_read)
-                .try_for_each(|event| receipts::check_visible(s, room, &session.user_id, event))
+            let is_visible = |event: &_| receipts::is_visible(s, room, &session.user_id, event);
+            // NOTSPEC: a receipt for an event that is not here is accepted, as by Synapse, and has no effect.
+            for (key, event) in std::mem::take(&mut self.receipts) {
+                if is_visible(&event)? {
+                    self.receipts.push((key, event));
+                }
+            }
+            match &self.fully_read {
+                Some(event) if !is_visible(event)? => Err(receipts::NO_EVENT),
+                _ => Ok(()),
+            }
         })?;
         let store_and_send = self.store_and_send(api.clone(), session, room, room_id);
         // The receipts are committed even if the client hangs up meanwhile; then they have to be sent.

@@ -27,7 +27,7 @@ use crate::{
     },
 };
 
-const NO_EVENT: Error = Error::NotFound(
+pub const NO_EVENT: Error = Error::NotFound(
     "the event of the receipt is not in the timeline of this room, or you may not see it",
 );
 
@@ -176,33 +176,37 @@ pub fn put_fully_read(tx: &Tx, room: RoomNum, user: UserNum, id: &EventId) -> Re
     Ok(())
 }
 
-/// Refuses events that the user `viewer` may not see like those that do not exist: otherwise receipts would
-/// tell which events there were before they joined.
-///
-/// # Errors
-/// [`Error::NotFound`].
-pub fn check_visible(
+/// Whether the event is in the room's timeline and the user `viewer` may see it. The answer for others is the
+/// same as for those that do not exist: otherwise receipts would tell which events there were before they joined.
+pub fn is_visible(
     r: &impl Reader,
     room: RoomNum,
     viewer: &UserId,
     id: &EventId,
-) -> Result<(), Error> {
-    let (event, _) = find(r, room, id)?;
+) -> Result<bool, Error> {
+    let Some((event, _)) = place_of(r, room, id)? else {
+        return Ok(false);
+    };
     let mut visibility = UserVisibility::new(r, room, viewer)?;
-    match visibility.can_see(r, &event::load(r, event)?)? {
-        true => Ok(()),
-        false => Err(NO_EVENT),
-    }
+    visibility.can_see(r, &event::load(r, event)?)
 }
 
 /// The event `id` and its place.
 fn find(r: &impl Reader, room: RoomNum, id: &EventId) -> Result<(EventNum, Place), Error> {
+    place_of(r, room, id)?.ok_or(NO_EVENT)
+}
+
+fn place_of(
+    r: &impl Reader,
+    room: RoomNum,
+    id: &EventId,
+) -> Result<Option<(EventNum, Place)>, Error> {
     let event = event::num_in(r, room, id)?;
     let place = match event {
         Some(event) => event::header(r, event)?.place,
         None => None,
     };
-    event.zip(place).ok_or(NO_EVENT)
+    Ok(event.zip(place))
 }
 
 /// Whether an event is in `thread`. The root counts as in its thread too, and so do reactions to it and
