@@ -24,6 +24,7 @@ V1_1 = ["v1.1"]
 ALL = None  # everything that the server announces
 # The command, whether everybody gets media by the old paths, and the versions and flags that the app sees
 APPS = {
+    "matrix-nio": (PYTHON + [HERE / "nio/app.py"], "none", ALL),
     "mautrix": (PYTHON + [HERE / "mautrix/app.py"], "none", ALL),
     "mautrix that knows only v1.1": (PYTHON + [HERE / "mautrix/app.py"], "all", (V1_1, [])),
     "matrix-bot-sdk": (["node", HERE / "js/bot.mjs"], "none", ALL),

@@ -52,6 +52,17 @@ await run({
         const [first, second] = [await send(), await send()];
         assert(first === second, [first, second]);
     },
+    async "changes its name in the room by a state event, and back"() {
+        const own = await bot.getRoomStateEvent(room, "m.room.member", me);
+        const nickname = { ...own, displayname: "Bot", join_authorised_via_users_server: me };
+        for (const content of [nickname, own]) await bot.sendStateEvent(room, "m.room.member", me, content);
+        const read = await bot.getRoomStateEvent(room, "m.room.member", me);
+        assert(JSON.stringify(read) === JSON.stringify(own), read);
+    },
+    async "redacts an event that the server does not have"() {
+        const redaction = await bot.redactEvent(room, "$" + "A".repeat(43), "gone");
+        assert(redaction.startsWith("$"), redaction);
+    },
     async "is told that a new state of the creation is refused"() {
         const refused = await bot.sendStateEvent(room, "m.room.create", "", {}).catch((error) => error);
         assert(refused.statusCode === 400, refused.statusCode);

@@ -34,6 +34,31 @@ await run({
         const kinds = ["override", "content", "room", "sender", "underride"];
         assert(kinds.every((kind) => Array.isArray(global[kind])), global);
     },
+    async "gets an answer to everything that it asks at its start"() {
+        const [turn, protocols] = [await client.turnServer(), await client.getThirdpartyProtocols()];
+        assert(Object.keys({ ...turn, ...protocols }).length === 0, [turn, protocols]);
+        const capabilities = await client.getCapabilities();
+        assert(capabilities["m.change_password"].enabled === true, capabilities);
+        const { results } = await client.searchUserDirectory({ term: user });
+        assert(Array.isArray(results), results);
+        const devices = (await client.getDevices()).devices;
+        assert(devices.length === 1 && !JSON.stringify(devices).includes("null"), devices);
+    },
+    async "keeps what it stores as it was"() {
+        const { room_id: room } = await client.createRoom({ preset: "private_chat" });
+        const tag = { order: 0.5, "org.example.mark": true };
+        await client.setRoomTag(room, "m.favourite", tag);
+        const { tags } = await client.http.authedRequest(
+            "GET",
+            `/user/${encodeURIComponent(client.getUserId())}/rooms/${encodeURIComponent(room)}/tags`,
+        );
+        assert(JSON.stringify(tags["m.favourite"]) === JSON.stringify(tag), tags);
+        const first = await client.sendStateEvent(room, "org.example.state", { a: 1 });
+        const second = await client.sendStateEvent(room, "org.example.state", { a: 1 });
+        assert(first.event_id === second.event_id, [first, second]);
+        const { chunk, end } = await client.createMessagesRequest(room, null, 100, "b");
+        assert(chunk.length > 5 && end === undefined, [chunk.length, end]);
+    },
     async "shows a picture"() {
         const response = await media();
         assert(response.ok && isPng(await response.arrayBuffer()), response.status);

@@ -58,6 +58,20 @@ await run({
             [...timeline.entries].some(({ content, isPending }) => content?.body === "hello" && !isPending);
         await eventually(hasEcho);
     },
+    async "marks the room as read and as a favourite"() {
+        await room.clearUnread();
+        const path = `/_matrix/client/v3/user/${encodeURIComponent(client.session.userId)}/rooms/${encodeURIComponent(room.id)}`;
+        const send = (method, tail, body) =>
+            fetch(`${url}${path}/${tail}`, {
+                method,
+                headers: { Authorization: `Bearer ${token}`, "Content-Type": "application/json" },
+                body: body && JSON.stringify(body),
+            }).then((response) => response.json());
+        const tag = { order: 0.5, "org.example.mark": true };
+        await send("PUT", "tags/m.favourite", tag);
+        const { tags } = await send("GET", "tags");
+        assert(JSON.stringify(tags["m.favourite"]) === JSON.stringify(tag), tags);
+    },
     async "shows a picture"() {
         const address = client.session.mediaRepository.mxcUrl(picture);
         const headers = { Authorization: `Bearer ${token}` };
