@@ -1,11 +1,12 @@
 //! Fuzz test of all endpoints on the started binary.
 //!
 //! `valid_requests.txt` has a valid request for each endpoint. Sent as they are, they get the status that the
-//! file says, with rooms of each of some versions; so what follows is not refused at the first check only. Then they are changed: wrong types,
-//! numbers, null, missing and repeated fields, deep nesting, invalid UTF-8, lone surrogates, NUL, strings of
-//! 1 MB, odd paths and queries, wrong methods; with and without the token of an account or the signature of
-//! a hostile server, which signs its requests and events after the change. Whatever they are, the server
-//! answers at once, and with no internal error, does not panic, keeps its memory budget and goes on.
+//! file says, with rooms of each of some versions; so what follows is not refused at the first check only. Then
+//! they are changed: wrong types, numbers, null, missing and repeated fields, deep nesting, invalid UTF-8, lone
+//! surrogates, NUL, strings of 1 MB, odd paths and queries, wrong methods; with and without the token of an
+//! account or the signature of a hostile server, which signs its requests and events after the change. Whatever
+//! they are, the server answers at once, and with no internal error, does not panic, keeps its memory budget and
+//! goes on.
 //!
 //! `HEARTH_FUZZ_REQUESTS` sets how many requests are sent, `HEARTH_TEST_SEED` which. The same seed and number
 //! send the same requests again, but for the ids and times in them.

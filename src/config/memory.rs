@@ -71,6 +71,11 @@ impl Memory {
         self.0 / 4 / JOINED_ID_BYTES
     }
 
+    /// How many events auth chains that are being fetched may have. Like pictures, they use what is free.
+    pub fn auth_chain_ids(self) -> usize {
+        self.0 / 16 / JOINED_ID_BYTES
+    }
+
     /// The maximum number of rate limit buckets.
     pub fn rates(self) -> usize {
         // An entry takes about 64 bytes of the 1/128 that this is.

@@ -211,6 +211,21 @@ impl EventGraph {
         numbers.iter().map(|number| self.index_of[*number as usize])
     }
 
+    /// Whether an event is among `roots` or in their auth chains, by its index.
+    pub fn reachable_from<'a>(&self, roots: impl IntoIterator<Item = &'a EventId>) -> Vec<bool> {
+        let numbers = roots.into_iter().filter_map(|id| self.ids.number(id));
+        let mut open: Vec<u32> = numbers
+            .map(|number| self.index_of[number as usize])
+            .collect();
+        let mut reachable = vec![false; self.len()];
+        while let Some(index) = open.pop() {
+            if index != NONE && !std::mem::replace(&mut reachable[index as usize], true) {
+                open.extend(self.references_of(index as usize));
+            }
+        }
+        reachable
+    }
+
     /// The indices of the events in topological order: each comes after those to which it refers. The create
     /// event comes first: it authorizes all events, but since room version 12 none refers to it. Cycles, which
     /// are impossible with honest event ids, are left out.
@@ -309,6 +324,11 @@ mod tests {
         assert_eq!(order[4], 4);
         assert!((0..5).all(|index| graph.is_incomplete(index) == (index == 2)));
         assert!(graph.contains(&id(4)) && !graph.contains(&id(9)));
+        let reachable = graph.reachable_from([&*id(3), &*id(8)]);
+        let reachable = events.iter().zip(reachable);
+        let reachable =
+            reachable.filter_map(|(event, is_reachable)| is_reachable.then_some(event.0));
+        assert_eq!(reachable.collect::<Vec<_>>(), [1, 3]);
     }
 
     #[test]

@@ -10,7 +10,9 @@
 mod devices;
 mod discovery;
 mod error;
+mod event_file;
 mod event_graph;
+mod event_response;
 pub mod inbound;
 mod keyed_locks;
 pub mod keys;

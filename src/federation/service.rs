@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, time::Duration};
 use super::{
     devices::{device_lists::DeviceLists, user_keys::UserKeys},
     inbound::{
-        self, PduOutcome, PduReceiver, RawPdu, RemoteEventSource, RoomQueues,
+        self, AuthChains, PduOutcome, PduReceiver, RawPdu, RemoteEventSource, RoomQueues,
         edu::{EduReceiver, EphemeralChange},
     },
     keys::{self, Keys, Query},
@@ -102,6 +102,7 @@ impl Federation {
             client: client.clone(),
             keys: keys.clone(),
             policy_servers: policy_servers.clone(),
+            auth_chains: AuthChains::new(store, config),
         };
         let server_acls = ServerAcls::new(clock);
         let receiver = PduReceiver::new(store.clone(), local.clone(), server_acls, source);

@@ -1,8 +1,9 @@
 //! Fetching the auth chains of events: a few missing events by `GET /event`, more by `GET /event_auth` of the
 //! event that refers to them, or by `GET /state_ids` and `GET /state` if the server does not give that.
 //!
-//! Long chains are verified and stored in batches, the oldest events first. If an attempt fails or takes too
-//! long, what was stored until then is not verified again by the next one.
+//! A chain may be larger than the memory, so it is in a file. It is verified and stored in batches, the oldest
+//! events first. If an attempt fails or takes too long, what was stored until then is not verified again by the
+//! next one.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,12 +11,15 @@ use ruma::{EventId, OwnedEventId};
 
 use super::{
     error::Error,
-    event_fetcher::{EventFetcher, MAX_RAW_PDU_BYTES, VERIFIED_PER_BATCH, requests_for_claimed},
-    event_source::{EventSource, FetchError, PDUS_PER_SLICE, RawPdu},
+    event_fetcher::{EventFetcher, requests_for_claimed},
+    event_source::{EventSource, FetchError, PDUS_PER_SLICE},
 };
 use crate::{
     executor::Slices,
-    protocol::receive::{Incoming, Received},
+    federation::{event_file::EventFile, event_response::EventResponse},
+    protocol::receive::Received,
+    rooms::event::outlier,
+    store::{Reader, RoomNum, Snapshot},
 };
 
 /// How many events are fetched by `GET /event` before whole chains are requested, and how many in one round
@@ -23,8 +27,9 @@ use crate::{
 const MAX_SINGLE_FETCHES: usize = 20;
 /// After so many events whose chains the server does not give, only single events are requested.
 const MAX_CHAIN_FAILURES: usize = 3;
-/// How many references are followed before other tasks get their turn.
-const STEPS_PER_SLICE: usize = 100;
+/// The most bytes of events of one chain that wait for auth events which it lacks. Others are fetched again
+/// if they are needed.
+const MAX_PENDING_BYTES: usize = 1024 * 1024;
 
 /// How a missing event was requested without success.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,7 +195,8 @@ impl<S: EventSource> EventFetcher<'_, S> {
                 Err(error) => return Err(error.into()),
             }
         }
-        self.budget.spend_bytes(&pdus);
+        self.budget
+            .spend_bytes(pdus.iter().map(|pdu| pdu.get().len()).sum());
         Ok(self.verify_of(pdus, &ids).await)
     }
 
@@ -208,87 +214,43 @@ impl<S: EventSource> EventFetcher<'_, S> {
     ) -> Result<Vec<Received>, Error> {
         self.budget.spend_requests(1)?;
         let chain = match self.request_auth_chain(event.pdu.event_id()).await {
-            Err(Error::Fetch(FetchError::Unavailable)) => Vec::new(),
-            chain => chain?,
+            Err(Error::Fetch(FetchError::Unavailable)) => None,
+            chain => Some(chain?),
         };
-        self.budget.spend_bytes(&chain);
         let mut roots = self.missing_auth_events(event)?;
         roots.retain(|id| !search.known.contains(id));
-        let (ids, chain) = self.auth_chains_in(chain, roots.clone()).await?;
-        search.known.extend(ids);
+        let mut pending = Vec::new();
+        if let Some(chain) = chain {
+            self.budget.spend_bytes(chain.events.bytes());
+            let stored = self.store_chain(chain, roots.clone()).await?;
+            search.known.extend(stored.ids);
+            pending = stored.pending;
+        }
         roots.retain(|id| !search.known.contains(id));
         for id in &roots {
             self.failed(search, id, Tried::Chain);
         }
         search.chain_failures += usize::from(!roots.is_empty());
-        self.store_chain(chain).await
+        Ok(pending)
     }
 
     /// The auth chain of `event`, perhaps with other events. Nothing is verified.
-    async fn request_auth_chain(&mut self, event: &EventId) -> Result<Vec<RawPdu>, Error> {
-        let (room, server) = (&self.room.id, &self.server);
-        match self.source.event_auth(server, room, event).await {
+    async fn request_auth_chain(&mut self, event: &EventId) -> Result<EventResponse, Error> {
+        match self.source.event_auth(&self.server, self.room, event).await {
             // The auth events are part of the state before the event.
             Err(FetchError::Unavailable) => {
                 self.budget.spend_requests(1)?;
                 let (_, missing, _memory) = self.claimed_state(event).await?;
                 self.budget.spend_requests(requests_for_claimed(&missing))?;
-                self.fetch_claimed(event, &missing).await
+                let pdus = self.fetch_claimed(event, &missing).await?;
+                Ok(self.source.auth_chain_of(self.room, pdus).await?)
             }
-            chain => Ok(self.hold(chain?)?),
+            chain => Ok(chain?),
         }
     }
 
-    /// Those of `pdus` that are among `roots` or in their auth chains and are not stored, each after its auth
-    /// events. Their ids, and themselves.
-    pub(super) async fn auth_chains_in(
-        &self,
-        pdus: Vec<RawPdu>,
-        roots: Vec<OwnedEventId>,
-    ) -> Result<(Vec<OwnedEventId>, Vec<RawPdu>), Error> {
-        enum Step {
-            Visit(OwnedEventId),
-            Add(OwnedEventId, RawPdu),
-        }
-        let mut found: HashMap<OwnedEventId, (RawPdu, Vec<OwnedEventId>)> = HashMap::new();
-        let mut slices = Slices::of(PDUS_PER_SLICE);
-        for pdu in pdus {
-            slices.step().await;
-            if pdu.get().len() > MAX_RAW_PDU_BYTES {
-                continue;
-            }
-            let Ok(event) = Incoming::parse(pdu.get().as_bytes(), self.room.rules) else {
-                continue;
-            };
-            let id = event.event_id().to_owned();
-            if !self.not_stored([id.clone()])?.is_empty() {
-                let auth_events = event.names("auth_events");
-                found.entry(id).or_insert((pdu, auth_events));
-            }
-        }
-        let mut steps: Vec<Step> = roots.into_iter().map(Step::Visit).collect();
-        let mut ordered = (Vec::new(), Vec::new());
-        let mut slices = Slices::of(STEPS_PER_SLICE);
-        while let Some(step) = steps.pop() {
-            slices.step().await;
-            match step {
-                Step::Add(id, pdu) => {
-                    ordered.0.push(id);
-                    ordered.1.push(pdu);
-                }
-                Step::Visit(id) => {
-                    if let Some((pdu, auth_events)) = found.remove(&id) {
-                        steps.push(Step::Add(id, pdu));
-                        steps.extend(auth_events.into_iter().map(Step::Visit));
-                    }
-                }
-            }
-        }
-        Ok(ordered)
-    }
-
-    /// Verifies and stores events, each of which comes after its auth events. Returns those that cannot be
-    /// stored yet.
+    /// Verifies and stores those events of `chain` that are among `roots` or in their auth chains and are not
+    /// stored.
     ///
     /// # Errors
     /// [`FetchError::Unavailable`] if they exceed the [`FetchBudget`]. The oldest are stored then.
@@ -296,21 +258,98 @@ impl<S: EventSource> EventFetcher<'_, S> {
     /// [`FetchBudget`]: super::fetch_budget::FetchBudget
     pub(super) async fn store_chain(
         &mut self,
-        mut pdus: Vec<RawPdu>,
-    ) -> Result<Vec<Received>, Error> {
-        let is_too_long = pdus.len() > self.budget.events;
-        pdus.truncate(self.budget.events);
-        self.budget.events -= pdus.len();
-        let mut pdus = pdus.into_iter().peekable();
-        let mut pending = Vec::new();
-        while pdus.peek().is_some() {
-            let batch = pdus.by_ref().take(VERIFIED_PER_BATCH).collect();
-            let verified = self.verify(batch).await;
-            pending.extend(self.store_outliers(verified).await?);
+        chain: EventResponse,
+        roots: Vec<OwnedEventId>,
+    ) -> Result<StoredChain, Error> {
+        let (room, limit) = (self.room.num, self.budget.events);
+        let find = move |s: &Snapshot| Chain::find(s, room, chain, &roots, limit);
+        let found = self.store.scan_in_background("an auth chain", find);
+        let mut chain: Chain = found.await?;
+        self.budget.events -= chain.order.len();
+        let mut left = &chain.order[..];
+        let (mut pending, mut pending_bytes) = (Vec::new(), 0);
+        while !left.is_empty() {
+            let (batch, later) = left.split_at(chain.events.batch_length(left));
+            left = later;
+            let (batch, events) = (batch.to_vec(), chain.events);
+            let read = move |_: &_| Ok::<_, Error>((events.read_all(&batch)?, events));
+            let read = self
+                .store
+                .scan_in_background("events of an auth chain", read);
+            let (pdus, events) = read.await?;
+            chain.events = events;
+            let verified = self
+                .verify(pdus.into_iter().map(|(_, pdu)| pdu).collect())
+                .await;
+            for event in self.store_outliers(verified).await? {
+                pending_bytes += event.json.len();
+                match pending_bytes <= MAX_PENDING_BYTES {
+                    true => pending.push(event),
+                    false => drop(chain.ids.remove(event.pdu.event_id())),
+                }
+            }
         }
-        match is_too_long {
+        match chain.is_too_long {
             true => Err(FetchError::Unavailable.into()),
-            false => Ok(pending),
+            false => Ok(StoredChain {
+                ids: chain.ids,
+                pending,
+            }),
         }
+    }
+}
+
+/// What became of an auth chain.
+pub(super) struct StoredChain {
+    /// Its events.
+    ids: HashSet<OwnedEventId>,
+    /// Those that cannot be stored yet.
+    pub(super) pending: Vec<Received>,
+}
+
+/// The part of an auth chain that is to be stored.
+struct Chain {
+    events: EventFile,
+    /// The numbers of the events in the file, each after its auth events.
+    order: Vec<u32>,
+    ids: HashSet<OwnedEventId>,
+    /// Whether there are more.
+    is_too_long: bool,
+}
+
+impl Chain {
+    /// At most `limit` events of `response` that are among `roots` or in their auth chains and are not stored.
+    /// Reads a file: for the pool.
+    fn find(
+        r: &impl Reader,
+        room: RoomNum,
+        response: EventResponse,
+        roots: &[OwnedEventId],
+        limit: usize,
+    ) -> Result<Self, Error> {
+        let EventResponse { events, graph, .. } = response;
+        let reachable = graph.reachable_from(roots.iter().map(|id| &**id));
+        let mut chain = Self {
+            events,
+            order: Vec::new(),
+            ids: HashSet::new(),
+            is_too_long: false,
+        };
+        for index in graph.topological_order() {
+            if !reachable[index as usize] {
+                continue;
+            }
+            let (id, _) = chain.events.read(index as usize)?;
+            if outlier::is_stored(r, room, &id)? {
+                continue;
+            }
+            if chain.order.len() == limit {
+                chain.is_too_long = true;
+                break;
+            }
+            chain.order.push(index);
+            chain.ids.insert(id);
+        }
+        Ok(chain)
     }
 }

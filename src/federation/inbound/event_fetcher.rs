@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     executor::Slices,
-    federation::transport::client::ResponseMemory,
+    federation::{event_response::MAX_RAW_PDU_BYTES, transport::client::ResponseMemory},
     protocol::{
         Pdu,
         authorize::create_event,
@@ -35,10 +35,6 @@ use crate::{
 
 /// How many events of a claimed state are fetched by `GET /event`.
 const MAX_SINGLE_STATE_FETCHES: usize = 50;
-/// How many events of a response are verified at once.
-pub(super) const VERIFIED_PER_BATCH: usize = 100;
-/// The size beyond which an event is refused before it is parsed, with its `unsigned`.
-pub const MAX_RAW_PDU_BYTES: usize = 256 * 1024;
 /// How many ids are looked up before other tasks get their turn.
 const IDS_PER_SLICE: usize = 200;
 /// How many outliers one write job stores.

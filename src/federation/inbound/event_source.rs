@@ -1,7 +1,9 @@
 //! The requests by which missing events and states are fetched from other servers.
 
+use std::{path::Path, sync::Arc, time::Duration};
+
 use ruma::{
-    EventId, OwnedEventId, RoomId, ServerName, UInt,
+    EventId, OwnedEventId, OwnedServerName, RoomId, ServerName, UInt,
     api::federation::{
         authorization::get_event_authorization,
         backfill::get_backfill,
@@ -12,17 +14,32 @@ use serde_json::value::RawValue;
 
 use super::room::Room;
 use crate::{
+    config::Config,
+    fair_semaphore::FairSemaphore,
     federation::{
-        Client, Error, keys::Keys, policy::PolicyServers, transport::client::ResponseMemory,
+        Client, Error, Limits,
+        event_file::temporary_file,
+        event_graph::{IdBudget, JoinMemoryError},
+        event_response::{self, EventResponse},
+        keys::Keys,
+        policy::PolicyServers,
+        transport::client::ResponseMemory,
     },
     protocol::receive::{Incoming, ReceiveError, Received},
     rooms::unsigned_event::PolicyServer,
+    store::{Snapshot, Store},
 };
 
 /// The `limit` of `/get_missing_events`.
 const MAX_MISSING_EVENTS: u32 = 50;
 /// The `limit` of `/backfill`.
 const MAX_BACKFILL_EVENTS: u32 = 100;
+/// Of auth chains, which are written to a file. So many are fetched at once.
+const AUTH_CHAIN_LIMITS: Limits = Limits {
+    timeout: Duration::from_mins(2),
+    max_bytes: 64 * 1024 * 1024,
+};
+const MAX_AUTH_CHAINS: usize = 4;
 
 /// Why another server did not give what was requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -120,13 +137,20 @@ pub trait EventSource: Send + Sync + 'static {
         event: &EventId,
     ) -> impl Future<Output = Result<Fetched<RawPdu>, FetchError>> + Send;
 
-    /// `GET /event_auth`: the auth chain of `event`.
+    /// `GET /event_auth`: the auth chain of `event`, which may be larger than the memory.
     fn event_auth(
         &self,
         server: &ServerName,
-        room: &RoomId,
+        room: &Room,
         event: &EventId,
-    ) -> impl Future<Output = Result<Fetched<Vec<RawPdu>>, FetchError>> + Send;
+    ) -> impl Future<Output = Result<EventResponse, FetchError>> + Send;
+
+    /// An auth chain of these events, as if they were the response to `/event_auth`.
+    fn auth_chain_of(
+        &self,
+        room: &Room,
+        pdus: Vec<RawPdu>,
+    ) -> impl Future<Output = Result<EventResponse, FetchError>> + Send;
 
     /// `GET /backfill`: `latest` and events before them.
     fn backfill(
@@ -159,12 +183,54 @@ pub struct RemoteEventSource {
     pub client: Client,
     pub keys: Keys,
     pub policy_servers: PolicyServers,
+    pub auth_chains: AuthChains,
+}
+
+/// Where auth chains are written, and how many at once.
+#[derive(Clone)]
+pub struct AuthChains {
+    store: Store,
+    directory: Arc<Path>,
+    ids: IdBudget,
+    permits: FairSemaphore<OwnedServerName>,
+}
+
+impl AuthChains {
+    pub fn new(store: &Store, config: &Config) -> Self {
+        Self {
+            store: store.clone(),
+            directory: config.data_dir.as_path().into(),
+            ids: IdBudget::new(config.memory.auth_chain_ids()),
+            permits: FairSemaphore::new(MAX_AUTH_CHAINS, MAX_AUTH_CHAINS),
+        }
+    }
+
+    /// Makes a response on the pool.
+    async fn run(
+        &self,
+        make: impl FnOnce(&Path, &IdBudget) -> Result<EventResponse, event_response::Error>
+        + Send
+        + 'static,
+    ) -> Result<EventResponse, FetchError> {
+        let Self { directory, ids, .. } = self.clone();
+        let make = move |_: &Snapshot| {
+            make(&directory, &ids).map_err(|error| {
+                log::debug!("cannot read an auth chain: {error}");
+                match error {
+                    event_response::Error::Memory(JoinMemoryError::Busy) => FetchError::Unreachable,
+                    _ => FetchError::Unavailable,
+                }
+            })
+        };
+        self.store.scan_in_background("an auth chain", make).await
+    }
 }
 
 fn fetch_error(server: &ServerName) -> impl Fn(Error) -> FetchError {
     move |error| {
         log::debug!("cannot fetch events from {server}: {error}");
-        if error.is_unreachable() || error.is_overloaded() || matches!(error, Error::NoMemory) {
+        let is_own = matches!(error, Error::NoMemory | Error::Disk(_));
+        if error.is_unreachable() || error.is_overloaded() || is_own {
             FetchError::Unreachable
         } else {
             FetchError::Unavailable
@@ -234,13 +300,34 @@ impl EventSource for RemoteEventSource {
     async fn event_auth(
         &self,
         server: &ServerName,
-        room: &RoomId,
+        room: &Room,
         event: &EventId,
-    ) -> Result<Fetched<Vec<RawPdu>>, FetchError> {
-        let request = get_event_authorization::v1::Request::new(room.to_owned(), event.to_owned());
-        let response = self.client.send_for_pdus(server, request).await;
-        let response = response.map_err(fetch_error(server))?;
-        Ok(Fetched::new(response, |response| response.auth_chain))
+    ) -> Result<EventResponse, FetchError> {
+        let chains = &self.auth_chains;
+        let _permit = chains.permits.acquire(server.to_owned()).await;
+        let request = get_event_authorization::v1::Request::new(room.id.clone(), event.to_owned());
+        let file = temporary_file(&chains.directory).map_err(Error::disk);
+        let file = file.map_err(fetch_error(server))?;
+        let response = self
+            .client
+            .download(server, request, file, AUTH_CHAIN_LIMITS);
+        let file = response.await.map_err(fetch_error(server))?;
+        let rules = room.rules;
+        let read = move |directory: &Path, ids: &IdBudget| {
+            EventResponse::read(file, directory, rules, ids)
+        };
+        chains.run(read).await
+    }
+
+    async fn auth_chain_of(
+        &self,
+        room: &Room,
+        pdus: Vec<RawPdu>,
+    ) -> Result<EventResponse, FetchError> {
+        let rules = room.rules;
+        let write =
+            move |directory: &Path, ids: &IdBudget| EventResponse::of(&pdus, directory, rules, ids);
+        self.auth_chains.run(write).await
     }
 
     async fn backfill(

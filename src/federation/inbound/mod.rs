@@ -40,8 +40,8 @@ mod transaction;
 
 pub use self::{
     error::Error,
-    event_fetcher::{EventFetcher, MAX_RAW_PDU_BYTES, verify},
-    event_source::{EventSource, Fetched, RawPdu, RemoteEventSource},
+    event_fetcher::{EventFetcher, verify},
+    event_source::{AuthChains, EventSource, Fetched, RawPdu, RemoteEventSource},
     queue::RoomQueues,
     receiver::{PduOutcome, PduReceiver},
     room::Room,

@@ -48,8 +48,8 @@ impl<S: EventSource> EventFetcher<'_, S> {
         pdus: Vec<RawPdu>,
         ids: Vec<OwnedEventId>,
     ) -> Result<(), Error> {
-        let (_, chain) = self.auth_chains_in(pdus, ids).await?;
-        let pending = self.store_chain(chain).await?;
+        let chain = self.source.auth_chain_of(self.room, pdus).await?;
+        let pending = self.store_chain(chain, ids).await?.pending;
         self.fetch_auth_chains(&pending).await?;
         self.store_outliers(pending).await?;
         Ok(())

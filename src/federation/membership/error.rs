@@ -1,7 +1,7 @@
 use std::io;
 
 use crate::{
-    federation::{self, event_graph::JoinMemoryError, inbound},
+    federation::{self, event_graph::JoinMemoryError, event_response, inbound},
     pool, rooms, store,
 };
 
@@ -37,6 +37,15 @@ impl From<inbound::Error> for Error {
         match error {
             inbound::Error::Rooms(error) => error.into(),
             inbound::Error::Fetch(error) => Self::invalid_response(error),
+        }
+    }
+}
+
+impl From<event_response::Error> for Error {
+    fn from(error: event_response::Error) -> Self {
+        match error {
+            event_response::Error::Read(error) => error.into(),
+            event_response::Error::Memory(error) => error.into(),
         }
     }
 }

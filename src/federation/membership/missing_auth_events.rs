@@ -17,13 +17,13 @@ use ruma::{OwnedEventId, api::federation::authorization::get_event_authorization
 use super::{
     client::MembershipClient,
     error::Error,
-    event_file::temporary_file,
     remote_join::{JoinedRoom, STATE_LIMITS},
-    state_response::{Incomplete, StateResponse},
 };
 use crate::{
     federation::{
         Error as PeerError,
+        event_file::temporary_file,
+        event_response::{EventResponse, Incomplete},
         inbound::{EventSource, Fetched},
     },
     protocol::receive::Received,
@@ -56,9 +56,9 @@ impl MembershipClient {
     pub(super) async fn fetch_missing_auth_events(
         &self,
         room: &JoinedRoom<'_>,
-        mut response: StateResponse,
+        mut response: EventResponse,
         join: &Received,
-    ) -> Result<StateResponse, Error> {
+    ) -> Result<EventResponse, Error> {
         let mut search = Search {
             open: Vec::new(),
             requested: HashSet::new(),
@@ -87,8 +87,8 @@ impl MembershipClient {
     async fn next_incomplete(
         &self,
         search: &mut Search,
-        response: StateResponse,
-    ) -> Result<(Option<Incomplete>, StateResponse), Error> {
+        response: EventResponse,
+    ) -> Result<(Option<Incomplete>, EventResponse), Error> {
         let mut open = std::mem::take(&mut search.open);
         let find = move |_: &_| {
             while let Some(indices) = open.pop() {
@@ -111,9 +111,9 @@ impl MembershipClient {
         &self,
         room: &JoinedRoom<'_>,
         search: &mut Search,
-        mut response: StateResponse,
+        mut response: EventResponse,
         event: Incomplete,
-    ) -> Result<StateResponse, Error> {
+    ) -> Result<EventResponse, Error> {
         let Incomplete { id, mut missing } = event;
         missing.retain(|id| !search.requested.contains(id));
         let are_few = search.requested.len() + missing.len() <= MAX_SINGLE_FETCHES;
@@ -140,9 +140,9 @@ impl MembershipClient {
         &self,
         room: &JoinedRoom<'_>,
         search: &mut Search,
-        mut response: StateResponse,
+        mut response: EventResponse,
         event: OwnedEventId,
-    ) -> Result<StateResponse, Error> {
+    ) -> Result<EventResponse, Error> {
         let file = temporary_file(&self.0.data_dir).map_err(PeerError::disk)?;
         let request = get_event_authorization::v1::Request::new(room.id.to_owned(), event.clone());
         let mut limits = STATE_LIMITS;

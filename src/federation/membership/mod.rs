@@ -3,7 +3,6 @@
 
 mod client;
 mod error;
-mod event_file;
 mod handler;
 mod invite;
 pub mod invite_v1;
@@ -14,7 +13,6 @@ mod received_member_event;
 mod remote_join;
 mod remote_knock;
 mod remote_leave;
-mod state_response;
 mod stripped_event;
 mod third_party_invite;
 mod verified_state;

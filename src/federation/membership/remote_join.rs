@@ -12,7 +12,7 @@
 //! If this server is in the room already and another server only authorizes the join, steps 3 to 5 do
 //! not happen: the join event is processed as any received PDU.
 
-use std::{io, iter, mem, time::Duration};
+use std::{iter, mem, time::Duration};
 
 use ruma::{
     EventId, OwnedEventId, OwnedServerName, RoomId, RoomVersionId, ServerName,
@@ -31,13 +31,13 @@ use serde_json::value::RawValue;
 use super::{
     client::{MAX_SERVERS, MembershipClient, MembershipRequest, raw_json},
     error::Error,
-    event_file::{EventFile, temporary_file},
-    state_response::StateResponse,
     verified_state::VerifiedState,
 };
 use crate::{
     federation::{
         Error as PeerError, Limits,
+        event_file::temporary_file,
+        event_response::EventResponse,
         inbound::{RawPdu, Room, verify},
         transport::client::Signed,
     },
@@ -62,9 +62,6 @@ pub(super) const STATE_LIMITS: Limits = Limits {
     timeout: Duration::from_mins(5),
     max_bytes: 256 * 1024 * 1024,
 };
-/// How many events are verified at once, and how many bytes they may have if they are several.
-const VERIFIED_PER_BATCH: usize = 64;
-const VERIFIED_BYTES: usize = 512 * 1024;
 /// How many outliers one write job stores.
 const OUTLIERS_PER_JOB: usize = 32;
 
@@ -75,26 +72,6 @@ pub(super) struct JoinedRoom<'a> {
     rules: &'static RoomVersionRules,
     /// The resident server.
     pub(super) server: &'a ServerName,
-}
-
-/// How many of the events `order` are verified next.
-fn batch_length(events: &EventFile, order: &[u32]) -> usize {
-    let mut bytes = 0;
-    let sizes = order.iter().map(|index| events.size(*index as usize));
-    let fitting = sizes.take(VERIFIED_PER_BATCH).take_while(|size| {
-        bytes += size;
-        bytes <= VERIFIED_BYTES
-    });
-    fitting.count().max(1)
-}
-
-/// The ids and the JSON of events. Reads a file: for the pool.
-fn read_events(events: &EventFile, indices: &[u32]) -> io::Result<Vec<(OwnedEventId, RawPdu)>> {
-    let read = indices.iter().map(|index| {
-        let (id, json) = events.read(*index as usize)?;
-        Ok((id, serde_json::from_slice(&json)?))
-    });
-    read.collect()
 }
 
 impl MembershipClient {
@@ -205,7 +182,7 @@ impl MembershipClient {
         room: &JoinedRoom<'_>,
         others: &[OwnedServerName],
         join: &EventId,
-    ) -> Result<StateResponse, Error> {
+    ) -> Result<EventResponse, Error> {
         let others = others.iter().map(|server| &**server);
         let others =
             others.filter(|other| *other != room.server && self.0.client.may_contact(other));
@@ -231,7 +208,7 @@ impl MembershipClient {
         server: &ServerName,
         request: R,
         rules: &'static RoomVersionRules,
-    ) -> Result<StateResponse, Error>
+    ) -> Result<EventResponse, Error>
     where
         R: OutgoingRequest<PathBuilder = SinglePath>,
         R::Authentication: Signed,
@@ -241,11 +218,10 @@ impl MembershipClient {
         let client = &self.0.client;
         let body = client.download(server, request, file, STATE_LIMITS).await?;
         let memory = self.0.joined_ids.clone();
-        let read = move |_: &_| StateResponse::read(body, &directory, rules, &memory);
-        self.0
-            .store
-            .scan_in_background("the state of a joined room", read)
-            .await
+        let read = move |_: &_| EventResponse::read(body, &directory, rules, &memory);
+        let store = &self.0.store;
+        let read = store.scan_in_background("the state of a joined room", read);
+        Ok(read.await?)
     }
 
     /// The join event with the signature of the resident server, where the join needs that one
@@ -275,12 +251,12 @@ impl MembershipClient {
     async fn verify_state(
         &self,
         room: &JoinedRoom<'_>,
-        response: StateResponse,
+        response: EventResponse,
         join: &Received,
     ) -> Result<VerifiedState, Error> {
         let response = self.fetch_missing_auth_events(room, response, join).await?;
         let sort = move |_: &_| {
-            let StateResponse { events, graph, .. } = response;
+            let EventResponse { events, graph, .. } = response;
             let order = graph.topological_order();
             Ok::<_, Error>((order, graph.into_ids_and_marks(), events))
         };
@@ -292,10 +268,10 @@ impl MembershipClient {
         let mut state = VerifiedState::new(&self.0.data_dir, room.rules, ids)?;
         let mut left = &order[..];
         while !left.is_empty() {
-            let (batch, later) = left.split_at(batch_length(&events, left));
+            let (batch, later) = left.split_at(events.batch_length(left));
             left = later;
             let indices = batch.to_vec();
-            let read = move |_: &_| Ok::<_, Error>((read_events(&events, &indices)?, events));
+            let read = move |_: &_| Ok::<_, Error>((events.read_all(&indices)?, events));
             let pdus: Vec<(OwnedEventId, RawPdu)>;
             (pdus, events) = self
                 .0

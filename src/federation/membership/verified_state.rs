@@ -1,4 +1,4 @@
-//! Verification of a [`StateResponse`] before any of it is stored in the database.
+//! Verification of a [`EventResponse`] before any of it is stored in the database.
 //!
 //! Each event passes the [checks performed on receipt of a PDU](crate::federation::inbound):
 //!
@@ -27,9 +27,9 @@ use ruma::{
     room_version_rules::RoomVersionRules,
 };
 
-use super::{error::Error, event_file::EventFile};
+use super::error::Error;
 use crate::{
-    federation::event_graph::EventIds,
+    federation::{event_file::EventFile, event_graph::EventIds},
     protocol::{
         Pdu,
         authorize::{AuthError, check_by_auth_events, check_by_state, create_event},

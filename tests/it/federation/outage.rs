@@ -52,6 +52,42 @@ fn history(user: &TestUser<'_>, room: &str) -> Vec<String> {
     }
 }
 
+/// More than a response that is received into memory may have.
+const LARGE_CHAIN_BYTES: usize = 17_000_000;
+
+#[test]
+fn an_auth_chain_that_is_too_large_for_memory_is_received() {
+    let [here, mut there] = TestServer::federating();
+    let token = there.register("bob").token;
+    let alice = here.register("alice");
+    let room = create_room(&alice, json!({ "preset": "public_chat" }));
+    let since = {
+        let bob = there.user_with_token(&token);
+        join_via(&bob, &room, &here);
+        next_batch(&sync(&bob, None)).to_owned()
+    };
+    there.stop();
+    // Each is an auth event of the next.
+    let filler = "x".repeat(60_000);
+    let path = room_path(&room, &format!("state/m.room.member/{}", alice.user_id));
+    let members = LARGE_CHAIN_BYTES / filler.len();
+    for number in 0..members {
+        let name = format!("{number}");
+        let member = json!({ "membership": "join", "displayname": name, "org.example.x": filler });
+        expect_ok(alice.put(&path, member));
+    }
+    for number in members..MESSAGES {
+        send_text(&alice, &room, &format!("during the outage {number}"));
+    }
+    let last = send_text(&alice, &room, "the last");
+    there.start();
+    // Every backoff has passed.
+    here.clock.advance(Duration::from_hours(2));
+    let bob = there.user_with_token(&token);
+    send_text(&bob, &room, "back");
+    wait_for_event(&bob, &room, &last, since);
+}
+
 #[test]
 fn long_outage_is_recovered_by_latest_events_and_backfill() {
     let [here, mut there] = TestServer::federating();

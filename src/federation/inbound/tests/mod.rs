@@ -8,6 +8,7 @@ mod transactions;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    env,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -28,6 +29,7 @@ use super::{
 use crate::{
     clock::Clock,
     executor::Executor,
+    federation::{event_graph::IdBudget, event_response::EventResponse},
     pool::Pool,
     protocol::{
         Pdu, ServerKey,
@@ -262,9 +264,9 @@ impl EventSource for Peer {
     async fn event_auth(
         &self,
         _: &ServerName,
-        _: &RoomId,
+        room: &Room,
         event: &EventId,
-    ) -> Result<Fetched<Vec<RawPdu>>, FetchError> {
+    ) -> Result<EventResponse, FetchError> {
         self.counts.event_auth.fetch_add(1, Ordering::Relaxed);
         let event = &self.history.events[self.find(event)?];
         if !self.gives_auth_chains {
@@ -274,10 +276,18 @@ impl EventSource for Peer {
         let mut chain = BTreeSet::from_iter(chain);
         chain.retain(|index| self.withheld != Some(*index));
         let newest = chain.into_iter().rev().take(self.max_auth_chain);
-        Ok(newest
-            .map(|index| self.raw(index))
-            .collect::<Vec<_>>()
-            .into())
+        let newest = newest.map(|index| self.raw(index)).collect();
+        self.auth_chain_of(room, newest).await
+    }
+
+    async fn auth_chain_of(
+        &self,
+        room: &Room,
+        pdus: Vec<RawPdu>,
+    ) -> Result<EventResponse, FetchError> {
+        let (directory, ids) = (env::temp_dir(), IdBudget::new(usize::MAX));
+        let response = EventResponse::of(&pdus, &directory, room.rules, &ids);
+        Ok(response.expect("it is written"))
     }
 
     async fn backfill(

@@ -1,4 +1,4 @@
-//! The response to `send_join` or `/state`, which can be larger than the memory: events go to a
+//! The response to `send_join`, `/state` or `/event_auth`, which can be larger than the memory: events go to a
 //! file as they are parsed; only their auth graph stays in memory. Nothing is verified here.
 
 use std::{
@@ -18,19 +18,28 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::{error::Error, event_file::EventFile};
-use crate::{
-    federation::{
-        event_graph::{EventGraph, IdBudget, JoinMemoryError},
-        inbound::{MAX_RAW_PDU_BYTES, RawPdu},
-    },
-    protocol::receive::Incoming,
+use super::{
+    event_file::EventFile,
+    event_graph::{EventGraph, IdBudget, JoinMemoryError},
 };
+use crate::protocol::receive::Incoming;
 
+/// The size beyond which an event is refused before it is parsed, with its `unsigned`.
+pub const MAX_RAW_PDU_BYTES: usize = 256 * 1024;
 /// The limit of one event, or of any other value of the response.
 const MAX_VALUE_BYTES: usize = 1024 * 1024;
 /// How many of `servers_in_room` are used.
 const MAX_SERVERS: usize = 20;
+
+/// Why a response is not read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It cannot be parsed, or the disk failed.
+    #[error(transparent)]
+    Read(#[from] io::Error),
+    #[error(transparent)]
+    Memory(#[from] JoinMemoryError),
+}
 
 /// An event of a response, and those of its auth events that the response lacks.
 pub struct Incomplete {
@@ -38,7 +47,7 @@ pub struct Incomplete {
     pub missing: Vec<OwnedEventId>,
 }
 
-pub struct StateResponse {
+pub struct EventResponse {
     rules: &'static RoomVersionRules,
     pub events: EventFile,
     /// The auth graph of the events, by their numbers in the file. Those that are state, not only part of an
@@ -47,24 +56,19 @@ pub struct StateResponse {
     /// Why an event was not added.
     no_memory: Option<JoinMemoryError>,
     /// The `event` of a `send_join` response: the join event with the signature of the resident server.
-    pub event: Option<RawPdu>,
+    pub event: Option<Box<RawValue>>,
     pub members_omitted: bool,
     pub servers_in_room: Vec<OwnedServerName>,
 }
 
-impl StateResponse {
-    /// Parses a response. Events that are invalid in the room version are left out. Reads and writes
-    /// files: for the pool.
-    ///
-    /// # Errors
-    /// [`Error::Memory`]; or the response is invalid.
-    pub fn read(
-        response: File,
+impl EventResponse {
+    /// A response without events. Creates a file: for the pool.
+    pub fn new(
         directory: &Path,
         rules: &'static RoomVersionRules,
         memory: &IdBudget,
-    ) -> Result<Self, Error> {
-        let mut read = Self {
+    ) -> io::Result<Self> {
+        Ok(Self {
             rules,
             events: EventFile::new(directory)?,
             graph: EventGraph::new(memory),
@@ -72,9 +76,40 @@ impl StateResponse {
             event: None,
             members_omitted: false,
             servers_in_room: Vec::new(),
-        };
+        })
+    }
+
+    /// Parses a response. Events that are invalid in the room version are left out. Reads and writes
+    /// files: for the pool.
+    ///
+    /// # Errors
+    /// [`Error::Memory`], or the response is invalid.
+    pub fn read(
+        response: File,
+        directory: &Path,
+        rules: &'static RoomVersionRules,
+        memory: &IdBudget,
+    ) -> Result<Self, Error> {
+        let mut read = Self::new(directory, rules, memory)?;
         read.parse(response)??;
         Ok(read)
+    }
+
+    /// A response that has these events as auth chain. Writes a file: for the pool.
+    ///
+    /// # Errors
+    /// [`Error::Memory`].
+    pub fn of(
+        pdus: &[Box<RawValue>],
+        directory: &Path,
+        rules: &'static RoomVersionRules,
+        memory: &IdBudget,
+    ) -> Result<Self, Error> {
+        let mut response = Self::new(directory, rules, memory)?;
+        for pdu in pdus {
+            response.push(pdu)?;
+        }
+        Ok(response)
     }
 
     /// Adds the events of another response, such as that to `/event_auth`, as far as it can be parsed.
@@ -115,6 +150,9 @@ impl StateResponse {
     }
 
     fn add(&mut self, pdu: &RawValue, is_state: bool) -> Result<Vec<OwnedEventId>, Error> {
+        if pdu.get().len() > MAX_RAW_PDU_BYTES {
+            return Ok(Vec::new());
+        }
         let Ok(event) = Incoming::parse(pdu.get().as_bytes(), self.rules) else {
             return Ok(Vec::new());
         };
@@ -167,7 +205,7 @@ impl Read for LimitedReader {
 
 /// The fields of the response.
 struct Fields<'a> {
-    response: &'a mut StateResponse,
+    response: &'a mut EventResponse,
     budget: Rc<Cell<usize>>,
 }
 
@@ -189,7 +227,7 @@ impl<'de> Visitor<'de> for Fields<'_> {
                     is_state: field != "auth_chain",
                 })?,
                 "event" => {
-                    let event: Option<RawPdu> = map.next_value()?;
+                    let event: Option<Box<RawValue>> = map.next_value()?;
                     response.event = event.filter(|pdu| pdu.get().len() <= MAX_RAW_PDU_BYTES);
                 }
                 "members_omitted" => response.members_omitted = map.next_value()?,
@@ -206,7 +244,7 @@ impl<'de> Visitor<'de> for Fields<'_> {
 }
 
 struct EventList<'a> {
-    response: &'a mut StateResponse,
+    response: &'a mut EventResponse,
     budget: &'a Cell<usize>,
     is_state: bool,
 }
@@ -249,21 +287,18 @@ mod tests {
     use ruma::RoomVersionId;
     use serde_json::{Value, json};
 
-    use super::{
-        super::{error::Error, event_file::temporary_file},
-        MAX_VALUE_BYTES, StateResponse,
-    };
+    use super::{super::event_file::temporary_file, Error, EventResponse, MAX_VALUE_BYTES};
     use crate::{
         federation::event_graph::IdBudget,
         protocol::{history::History, versions},
     };
 
-    fn read(response: &str) -> Result<StateResponse, Error> {
+    fn read(response: &str) -> Result<EventResponse, Error> {
         let directory = tempfile::tempdir().unwrap();
         let mut file = temporary_file(directory.path()).unwrap();
         file.write_all(response.as_bytes()).unwrap();
         let rules = versions::rules(&RoomVersionId::V11).unwrap();
-        StateResponse::read(file, directory.path(), rules, &IdBudget::new(1000))
+        EventResponse::read(file, directory.path(), rules, &IdBudget::new(1000))
     }
 
     #[test]

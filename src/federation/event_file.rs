@@ -8,12 +8,16 @@ use std::{
 };
 
 use ruma::{EventId, OwnedEventId};
+use serde_json::value::RawValue;
 
+/// How many events are verified at once, and how many bytes they may have if they are several.
+const VERIFIED_PER_BATCH: usize = 64;
+const VERIFIED_BYTES: usize = 512 * 1024;
 const BUFFER_BYTES: usize = 64 * 1024;
 
 /// Creates a file that is deleted when it is closed.
 pub fn temporary_file(directory: &Path) -> io::Result<File> {
-    let path = directory.join(format!("join-{:016x}", rand::random::<u64>()));
+    let path = directory.join(format!("response-{:016x}", rand::random::<u64>()));
     let mut options = File::options();
     let file = options
         .read(true)
@@ -49,8 +53,34 @@ impl EventFile {
         self.ends.len()
     }
 
+    /// How many bytes they have, with their ids.
+    pub fn bytes(&self) -> usize {
+        let bytes = self.ends.last().copied().unwrap_or_default();
+        usize::try_from(bytes).unwrap_or(usize::MAX)
+    }
+
+    /// How many of the events `order` are read and verified next.
+    pub fn batch_length(&self, order: &[u32]) -> usize {
+        let mut bytes = 0;
+        let sizes = order.iter().map(|index| self.size(*index as usize));
+        let fitting = sizes.take(VERIFIED_PER_BATCH).take_while(|size| {
+            bytes += size;
+            bytes <= VERIFIED_BYTES
+        });
+        fitting.count().max(1)
+    }
+
+    /// The ids and the JSON of these events. Reads a file: for the pool.
+    pub fn read_all(&self, indices: &[u32]) -> io::Result<Vec<(OwnedEventId, Box<RawValue>)>> {
+        let read = indices.iter().map(|index| {
+            let (id, json) = self.read(*index as usize)?;
+            Ok((id, serde_json::from_slice(&json)?))
+        });
+        read.collect()
+    }
+
     /// How many bytes the event number `index` has, with its id.
-    pub fn size(&self, index: usize) -> usize {
+    fn size(&self, index: usize) -> usize {
         let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
         usize::try_from(self.ends[index] - start).unwrap_or(usize::MAX)
     }
