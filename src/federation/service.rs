@@ -232,7 +232,7 @@ impl Federation {
     /// Has to be called with every effect of a commit.
     pub fn apply(&self, effect: &Effect) {
         self.sender.apply(effect);
-        if let Effect::MembershipChanged = effect {
+        if let Effect::MembershipChanged(..) = effect {
             self.spaces.membership_changed();
         }
     }

@@ -241,6 +241,8 @@ tables! {
     rooms: RoomNum => Packed<Room>, version 1;
     /// Room id → number.
     room_nums: &'static str => RoomNum, version 1;
+    /// Room with a type → the `type` in its create event.
+    room_types: RoomNum => &'static str, version 1;
     /// Rooms, the part that every event changes.
     room_heads: RoomNum => Packed<RoomHeads>, version 1;
     /// Event number → a packed [`EventHeader`](super::records::EventHeader), then the event's

@@ -26,8 +26,8 @@ pub enum Effect {
     BackgroundJob,
     /// Files with media are to be removed from the disk.
     MediaGone,
-    /// The membership of a local user in some room.
-    MembershipChanged,
+    /// The membership of this local user in this room.
+    MembershipChanged(UserNum, RoomNum),
     /// Other servers are to get something.
     Outgoing,
 }

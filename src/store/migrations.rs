@@ -1,5 +1,7 @@
 //! Migrates the tables of an older program before anything else reads them.
 
+mod room_types;
+
 use std::collections::BTreeMap;
 
 use redb::{Database, ReadableTable, TableError, WriteTransaction};
@@ -13,7 +15,8 @@ use super::{
 
 const VERSIONS: &str = "table_versions";
 
-/// From version `from` of a table to `from + 1`.
+/// From version `from` of a table to `from + 1`. From 0: fills a table that older databases lack, in its
+/// version of now.
 pub(super) struct Migration {
     pub table: &'static str,
     pub from: u32,
@@ -25,7 +28,11 @@ const DATABASE: &str = "database";
 /// Raised when no step leads from an older database to this one. Format 0 had no such row.
 const FORMAT: u32 = 1;
 
-const MIGRATIONS: &[Migration] = &[];
+const MIGRATIONS: &[Migration] = &[Migration {
+    table: "room_types",
+    from: 0,
+    step: room_types::fill,
+}];
 
 /// Creates missing tables and runs every due migration, in one transaction.
 ///
@@ -73,6 +80,16 @@ pub(super) fn run_for(
         let stored = stored.get(table.name).copied();
         if stored == Some(table.version) {
             continue;
+        }
+        let fill = steps
+            .iter()
+            .find(|step| step.table == table.name && step.from == 0);
+        if stored.is_none()
+            && !is_new
+            && let Some(fill) = fill
+        {
+            log::info!("filling the table `{}`", table.name);
+            (fill.step)(&txn)?;
         }
         for from in stored.unwrap_or(table.version)..table.version {
             let due = steps

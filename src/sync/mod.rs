@@ -28,7 +28,7 @@ mod shared_rooms;
 pub mod sliding;
 mod state;
 mod stripped_state;
-mod summary;
+pub mod summary;
 #[cfg(test)]
 mod tests;
 mod timeline;

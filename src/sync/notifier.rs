@@ -154,7 +154,7 @@ impl Notifier {
                 Effect::BackgroundJob
                 | Effect::Outgoing
                 | Effect::MediaGone
-                | Effect::MembershipChanged
+                | Effect::MembershipChanged(..)
                 | Effect::PushersChanged(_)
                 | Effect::ServerAddressed(_) => {}
             }

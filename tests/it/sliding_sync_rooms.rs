@@ -1,6 +1,7 @@
 //! Simplified sliding sync (MSC4186): filters of lists, invitations, knocks, and rooms that were left.
 
 use http::Method;
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use serde_json::{Value, json};
 
 use crate::{
@@ -482,4 +483,129 @@ fn a_limited_or_expanded_timeline_has_what_its_events_aggregate() {
     assert_eq!(expanded["rooms"][&room]["unstable_expanded_timeline"], true);
     let replaced = &timeline(&expanded)[0]["unsigned"]["m.relations"]["m.replace"];
     assert_eq!(replaced["event_id"], edit);
+}
+
+/// Lists with all kinds of filters, of whose rooms only the first three are in windows.
+fn many_lists(connection: &str, space: &str) -> Value {
+    let filters = [
+        ("all", json!({})),
+        ("direct", json!({ "is_dm": true })),
+        ("rooms", json!({ "not_room_types": ["m.space"] })),
+        ("favourites", json!({ "tags": ["m.favourite"] })),
+        (
+            "others",
+            json!({ "not_tags": ["m.favourite"], "is_invite": false }),
+        ),
+        ("invites", json!({ "is_invite": true })),
+        ("in the space", json!({ "spaces": [space] })),
+        ("named", json!({ "room_name_like": "x" })),
+    ];
+    let list =
+        |filters: Value| json!({ "ranges": [[0, 2]], "timeline_limit": 0, "filters": filters });
+    let lists = filters
+        .into_iter()
+        .map(|(name, filters)| (name.to_owned(), list(filters)));
+    let lists: serde_json::Map<String, Value> = lists.collect();
+    json!({ "conn_id": connection, "lists": lists })
+}
+
+/// The counts of the lists, and which rooms of which lists a response has.
+fn lists_and_rooms(response: &Value) -> Value {
+    let rooms = response["rooms"].as_object().expect("rooms").iter();
+    let rooms = rooms.map(|(id, room)| (id, &room["lists"], &room["bump_stamp"]));
+    json!([response["lists"], rooms.collect::<Vec<_>>()])
+}
+
+#[test]
+fn lists_that_are_kept_up_to_date_are_those_that_are_made_anew() {
+    let mut server = TestServer::new();
+    let mut rng = SmallRng::seed_from_u64(1);
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let (alice, bob) = (alice.token.clone(), bob.token.clone());
+    let mut known: Vec<String> = Vec::new();
+    for round in 0..4 {
+        let (made, live) = {
+            let (alice, bob) = (server.user_with_token(&alice), server.user_with_token(&bob));
+            if round == 0 {
+                let space = json!({ "creation_content": { "type": "m.space" } });
+                known.push(create_room(&alice, space));
+                known.extend((0..8).map(|_| create_room_with(&[&bob, &alice])));
+            }
+            let space = known[0].clone();
+            let mut last = sliding(&alice, None, many_lists("live", &space));
+            for step in 0..40 {
+                let room = known[rng.random_range(1..known.len())].clone();
+                // Some are not allowed.
+                let _ = match rng.random_range(0..12) {
+                    0 => alice.post(&room_path(&room, "leave"), json!({})),
+                    1 => alice.post(&room_path(&room, "join"), json!({})),
+                    2 => alice.post(&room_path(&room, "forget"), json!({})),
+                    3 => change_membership(
+                        &bob,
+                        &room,
+                        "invite",
+                        json!({ "user_id": alice.user_id }),
+                    ),
+                    4 => {
+                        change_membership(&bob, &room, "kick", json!({ "user_id": alice.user_id }))
+                    }
+                    5 => {
+                        let tags = format!(
+                            "/_matrix/client/v3/user/{}/rooms/{}/tags/m.favourite",
+                            percent_encode(&alice.user_id),
+                            percent_encode(&room)
+                        );
+                        match rng.random_ratio(1, 2) {
+                            true => alice.put(&tags, json!({})),
+                            false => alice.delete(&tags, json!({})),
+                        }
+                    }
+                    6 => {
+                        account_data(
+                            &alice,
+                            "account_data/m.direct",
+                            json!({ &bob.user_id: [&room] }),
+                        );
+                        continue;
+                    }
+                    7 => {
+                        let via = match rng.random_ratio(1, 2) {
+                            true => json!({ "via": ["localhost"] }),
+                            false => json!({}),
+                        };
+                        let child = format!("state/m.space.child/{}", percent_encode(&room));
+                        alice.put(&room_path(&space, &child), via)
+                    }
+                    8 => {
+                        let name = ["x", "y"][rng.random_range(0..2)];
+                        bob.put(
+                            &room_path(&room, "state/m.room.name"),
+                            json!({ "name": name }),
+                        )
+                    }
+                    9 => {
+                        known.push(create_room(&bob, json!({ "invite": [alice.user_id] })));
+                        continue;
+                    }
+                    _ => bob.put(
+                        &room_path(&room, &format!("send/m.room.message/{round}-{step}")),
+                        json!({ "msgtype": "m.text", "body": "hello" }),
+                    ),
+                };
+                last = sliding(&alice, Some(pos(&last)), many_lists("live", &space));
+            }
+            let kept = sliding(&alice, None, many_lists(&format!("{round} kept"), &space));
+            let again = sliding(&alice, Some(pos(&last)), many_lists("live", &space));
+            (lists_and_rooms(&kept), again["lists"].clone())
+        };
+        server.restart();
+        let alice = server.user_with_token(&alice);
+        let anew = sliding(
+            &alice,
+            None,
+            many_lists(&format!("{round} anew"), &known[0]),
+        );
+        assert_eq!(made, lists_and_rooms(&anew), "round {round}");
+        assert_eq!(live["rooms"]["count"], anew["lists"]["rooms"]["count"]);
+    }
 }

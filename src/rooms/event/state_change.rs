@@ -2,6 +2,7 @@
 //! members, the memberships of local users, the servers in the room, device lists.
 
 use ruma::UserId;
+use serde::Deserialize;
 
 use crate::{
     rooms::{
@@ -18,6 +19,8 @@ use crate::{
         records::{MemberRow, Membership, RoomHeads},
     },
 };
+
+const CREATE: &str = "m.room.create";
 
 /// Makes `root` the room's current state at `position`. The caller stores `heads`.
 pub(in crate::rooms) fn set_current_state(
@@ -43,6 +46,9 @@ pub(in crate::rooms) fn set_current_state(
             mark_replaced(tx, before, position)?;
         }
         let (kind, state_key) = state::key_name(tx, room, key)?;
+        if kind == CREATE && state_key.is_empty() {
+            set_room_type(tx, room, after)?;
+        }
         if kind == MEMBER
             && let Ok(user) = <&UserId>::try_from(state_key.as_str())
         {
@@ -58,6 +64,30 @@ pub(in crate::rooms) fn set_current_state(
     heads.state = root;
     heads.last_position = heads.last_position.max(heads.state_position);
     Ok(())
+}
+
+/// Stores the type in the create event `create`, if it has one.
+fn set_room_type(tx: &Tx, room: RoomNum, create: Option<EventNum>) -> Result<(), Error> {
+    #[derive(Deserialize)]
+    struct Create {
+        content: Content,
+    }
+    #[derive(Deserialize)]
+    struct Content {
+        #[serde(rename = "type")]
+        room_type: Option<String>,
+    }
+    let create = match create {
+        Some(create) => stored_event::load(tx, create)?.parse::<Create>().ok(),
+        None => None,
+    };
+    match create.and_then(|create| create.content.room_type) {
+        Some(room_type) => Ok(tx.room_types()?.insert(room, room_type.as_str())?),
+        None => {
+            tx.room_types()?.remove(room)?;
+            Ok(())
+        }
+    }
 }
 
 /// Stores of an outlier that stood in the current state when it was replaced there: a claim cannot bring
@@ -163,6 +193,6 @@ pub(in crate::rooms) fn set_local_membership(
         None => drop(memberships.remove((user, room))?),
     }
     tx.effect(Effect::UserChanged(user, position));
-    tx.effect(Effect::MembershipChanged);
+    tx.effect(Effect::MembershipChanged(user, room));
     Ok(())
 }

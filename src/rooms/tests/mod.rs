@@ -20,6 +20,7 @@ mod relations;
 mod replica;
 mod reports;
 mod restricted;
+mod room_types;
 mod search;
 mod server_acls;
 mod server_notices;

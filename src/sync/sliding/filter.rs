@@ -2,21 +2,45 @@
 
 use super::{
     request::Filters,
-    room_list::{Entry, RoomList},
+    room_list::{Entry, RoomList, room_num},
 };
-use crate::store::{RoomNum, records::Membership};
+use crate::{
+    rooms::Error,
+    store::{Reader, RoomNum, records::Membership},
+};
 
 /// Filters whose spaces have been looked up.
-pub struct ResolvedFilters<'a> {
-    pub filters: &'a Filters,
-    pub spaces: Vec<RoomNum>,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResolvedFilters {
+    filters: Filters,
+    spaces: Vec<RoomNum>,
     /// `room_name_like` in lower case.
-    pub name: Option<String>,
+    name: Option<String>,
 }
 
-impl ResolvedFilters<'_> {
+impl ResolvedFilters {
+    pub fn new(r: &impl Reader, filters: &Filters) -> Result<Self, Error> {
+        let mut spaces = Vec::new();
+        for space in filters.spaces.iter().flatten() {
+            spaces.extend(room_num(r, space)?);
+        }
+        Ok(Self {
+            filters: filters.clone(),
+            spaces,
+            name: filters
+                .room_name_like
+                .as_ref()
+                .map(|name| name.to_lowercase()),
+        })
+    }
+
+    /// The spaces in the filters that are here.
+    pub fn spaces(&self) -> &[RoomNum] {
+        &self.spaces
+    }
+
     pub fn accept(&self, list: &RoomList, entry: &Entry) -> bool {
-        let filters = self.filters;
+        let filters = &self.filters;
         let is = |wanted: Option<bool>, actual: bool| wanted.is_none_or(|wanted| wanted == actual);
         let details = entry.details();
         let attributes = &details.attributes;

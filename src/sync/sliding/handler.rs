@@ -203,9 +203,17 @@ impl SlidingSyncHandler<'_> {
         let has_few_changes = changed
             .as_ref()
             .is_some_and(|changed| changed.len() <= MAX_ROOMS_ON_THREAD);
-        let costs = request.lists.iter().map(|list| list.filters.cost());
-        let cost = costs.sum::<usize>() + request.invites.globs();
-        let checks = cost.saturating_mul(list.entries().len());
+        let checks = store.read(|s| {
+            let mut checks = request
+                .invites
+                .globs()
+                .saturating_mul(list.special().count());
+            for wanted in &request.lists {
+                let entries = list.checks(s, &wanted.filters)?;
+                checks = checks.saturating_add(wanted.filters.cost().saturating_mul(entries));
+            }
+            Ok::<_, Error>(checks)
+        })?;
         let is_fast = has_few_changes
             && checks <= MAX_CHECKS_ON_THREAD
             && window_size(request, &list) <= state.rooms.len() + MAX_ROOMS_ON_THREAD

@@ -26,6 +26,7 @@ mod response;
 mod room_list;
 mod room_update;
 mod token;
+mod view;
 
 pub use self::{
     connection::ReadStates,

@@ -11,6 +11,7 @@ use super::{
     request::{RoomConfig, Scope, SlidingSyncRequest},
     required_state::{self, size},
     room_list::{Entry, Listing, RoomList, room_num},
+    view::{Merged, Order},
 };
 use crate::{
     rooms::{Error, typing::Typing, unread::receipts},
@@ -62,15 +63,29 @@ struct Rule {
 }
 
 impl Rule {
-    fn is_any(&self) -> bool {
-        self.lists != 0 || self.subscription.is_some()
+    fn of_list(number: usize) -> Self {
+        Self {
+            lists: 1 << number,
+            subscription: None,
+        }
+    }
+
+    fn of_subscription(number: usize) -> Self {
+        Self {
+            lists: 0,
+            subscription: Some(number),
+        }
+    }
+
+    /// Of several subscriptions to a room the last one counts.
+    fn add(&mut self, other: &Self) {
+        self.lists |= other.lists;
+        self.subscription = other.subscription.or(self.subscription);
     }
 }
 
 /// The rooms in the windows and subscriptions.
 struct Windows<'a> {
-    /// By the index of the room in the user's list.
-    rules: Vec<Rule>,
     /// The last active first.
     rooms: Vec<Windowed<'a>>,
 }
@@ -83,6 +98,12 @@ struct Windowed<'a> {
 }
 
 impl Windows<'_> {
+    fn rule(&self, entry: &Entry) -> Option<&Rule> {
+        let order = entry.order();
+        let index = (self.rooms).binary_search_by_key(&order, |windowed| windowed.entry.order());
+        index.ok().map(|index| &self.rooms[index].rule)
+    }
+
     fn rooms_of(&self, selection: &Selection) -> impl Iterator<Item = &Windowed<'_>> {
         self.rooms
             .iter()
@@ -164,65 +185,61 @@ impl Planner<'_> {
 
     /// The rooms in the windows and subscriptions, and how many rooms match each list.
     fn windows(&self, r: &impl Reader) -> Result<(Windows<'_>, Vec<usize>), Error> {
-        let entries = self.list.entries();
-        let listed: Vec<bool> = entries.iter().map(|entry| self.is_listed(entry)).collect();
-        let mut rules = vec![Rule::default(); entries.len()];
+        let special = self.list.special().filter(|entry| self.is_listed(entry));
+        let special: Vec<&Entry> = special.collect();
+        let mut rules: Vec<(Order, Rule)> = Vec::new();
         let mut counts = Vec::new();
         for (number, list) in self.request.lists.iter().enumerate() {
-            let mut spaces = Vec::new();
-            for space in list.filters.spaces.iter().flatten() {
-                spaces.extend(room_num(r, space)?);
+            let filters = ResolvedFilters::new(r, &list.filters)?;
+            let others = special
+                .iter()
+                .filter(|entry| filters.accept(self.list, entry));
+            let view = self.list.view(&filters).unwrap_or_default();
+            let matching = Merged::new(view, others.map(|entry| entry.order()));
+            counts.push(matching.len());
+            for index in indexes(list.ranges.as_deref(), matching.len()) {
+                rules.push((matching.get(index), Rule::of_list(number)));
             }
-            let filters = ResolvedFilters {
-                filters: &list.filters,
-                spaces,
-                name: list
-                    .filters
-                    .room_name_like
-                    .as_ref()
-                    .map(|name| name.to_lowercase()),
-            };
-            let mut count = 0;
-            for ((entry, is_listed), rule) in entries.iter().zip(&listed).zip(&mut rules) {
-                if !is_listed || !filters.accept(self.list, entry) {
-                    continue;
-                }
-                let index = count as u64;
-                let is_in = |ranges: &Vec<(u64, u64)>| {
-                    ranges
-                        .iter()
-                        .any(|(first, last)| (*first..=*last).contains(&index))
-                };
-                if list.ranges.as_ref().is_none_or(is_in) {
-                    rule.lists |= 1 << number;
-                }
-                count += 1;
-            }
-            counts.push(count);
         }
         for (number, (id, _)) in self.request.subscriptions.iter().enumerate() {
             if let Some(room) = room_num(r, id.as_str())?
-                && let Some(index) = self.list.index_of(room)
-                && (listed[index] || entries[index].listing == Listing::IfSent)
+                && let Some(entry) = self.list.get(room)
+                && (entry.listing == Listing::IfSent || self.is_listed(entry))
             {
-                rules[index].subscription = Some(number);
+                rules.push((entry.order(), Rule::of_subscription(number)));
             }
         }
-        let rooms = entries.iter().zip(&rules);
-        let rooms = rooms.filter(|(_, rule)| rule.is_any());
-        let rooms = rooms.map(|(entry, rule)| Windowed {
-            entry,
-            rule: *rule,
-            before: sent(self.state, entry.room).copied(),
+        // Most are sorted already.
+        rules.sort_by_key(|(order, _)| *order);
+        rules.dedup_by(|(order, rule), (kept, into)| {
+            let is_same = order == kept;
+            if is_same {
+                into.add(rule);
+            }
+            is_same
         });
-        let rooms = rooms.collect();
-        Ok((Windows { rules, rooms }, counts))
+        let (mut rooms, mut next) = (Vec::with_capacity(rules.len()), 0);
+        for (order, rule) in rules {
+            let Some(index) = self.list.index_in(&order, next) else {
+                continue;
+            };
+            next = index + 1;
+            let entry = &self.list.entries()[index];
+            let before = sent(self.state, entry.room).copied();
+            rooms.push(Windowed {
+                entry,
+                rule,
+                before,
+            });
+        }
+        Ok((Windows { rooms }, counts))
     }
 
     /// Whether `room` is in a window or subscription of `selection`.
     fn is_in(&self, windows: &Windows<'_>, selection: &Selection, room: RoomNum) -> bool {
-        let index = self.list.index_of(room);
-        index.is_some_and(|index| selection.has(&windows.rules[index]))
+        let entry = self.list.get(room);
+        let rule = entry.and_then(|entry| windows.rule(entry));
+        rule.is_some_and(|rule| selection.has(rule))
     }
 
     fn add_rooms(
@@ -340,9 +357,9 @@ impl Planner<'_> {
     /// Rooms outside of the windows that changed: the client has them only up to its token.
     fn note_unsent(&self, windows: &Windows<'_>, plan: &mut Plan) {
         let since = self.since();
-        let entries = self.list.entries().iter().zip(&windows.rules);
-        for (entry, rule) in entries.take_while(|(entry, _)| entry.activity > since) {
-            if !rule.is_any() {
+        let entries = self.list.entries().iter();
+        for entry in entries.take_while(|entry| entry.activity > since) {
+            if windows.rule(entry).is_none() {
                 plan.next.edit(self.state, entry.room, |sent| {
                     sent.upto = Some(sent.upto.unwrap_or(since));
                 });
@@ -502,4 +519,22 @@ impl Planner<'_> {
             }
         }
     }
+}
+
+/// The indexes below `len` in `ranges`, each once; all without ranges.
+fn indexes(ranges: Option<&[(u64, u64)]>, len: usize) -> Vec<usize> {
+    let Some(ranges) = ranges else {
+        return (0..len).collect();
+    };
+    let end = |last: u64| {
+        usize::try_from(last.saturating_add(1))
+            .unwrap_or(len)
+            .min(len)
+    };
+    let start = |first: u64| usize::try_from(first).unwrap_or(len).min(len);
+    let ranges = ranges.iter().map(|(first, last)| start(*first)..end(*last));
+    let mut indexes: Vec<usize> = ranges.flatten().collect();
+    indexes.sort_unstable();
+    indexes.dedup();
+    indexes
 }

@@ -74,7 +74,7 @@ impl RoomConfig {
 }
 
 /// Which rooms are in a list: those that match all that is set (MSC4186, `SlidingRoomFilter`).
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct Filters {
     pub is_dm: Option<bool>,
     pub spaces: Option<Vec<String>>,

@@ -15,7 +15,11 @@ use ruma::{OwnedUserId, RoomId, UserId, events::StateEventType};
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
-use super::request::{Filters, MAX_TAGS, SlidingSyncRequest};
+use super::{
+    filter::ResolvedFilters,
+    request::{Filters, MAX_TAGS, SlidingSyncRequest},
+    view::{self, Order, View},
+};
 use crate::{
     rooms::{
         Error, event,
@@ -24,7 +28,7 @@ use crate::{
         state::{content, current},
     },
     store::{
-        Position, Reader, Records, RoomNum, UserNum,
+        Position, Reader, Records, RoomNum, Rows, UserNum,
         records::{MemberRow, Membership},
     },
     sync::{
@@ -36,6 +40,10 @@ use crate::{
 
 /// The most rooms in the lists of all users; beyond it the lists used longest ago are dropped.
 const MAX_ENTRIES: usize = 50_000;
+/// As much memory as an entry takes so many rooms of a view.
+const VIEW_ROOMS_PER_ENTRY: usize = 4;
+/// Of a list, or as many as a request has lists.
+const MAX_VIEWS: usize = 16;
 /// The most spaces whose children a list remembers.
 const MAX_SPACES: usize = 100;
 /// Up to so many changed rooms are read on the thread.
@@ -53,6 +61,7 @@ pub struct RoomLists(Mutex<Lists>);
 #[derive(Debug, Default)]
 struct Lists {
     uses: u64,
+    /// The sizes of all.
     entries: usize,
     /// With the number of the last use.
     of: HashMap<UserNum, (u64, RoomList)>,
@@ -64,17 +73,17 @@ impl RoomLists {
         let mut lists = self.lock();
         let taken = lists.of.remove(&user).map(|(_, list)| list);
         let taken = taken.unwrap_or_default();
-        lists.entries -= taken.entries.len();
+        lists.entries -= taken.size();
         taken
     }
 
     pub fn put(&self, user: UserNum, list: RoomList) {
         let mut lists = self.lock();
         lists.uses += 1;
-        lists.entries += list.entries.len();
+        lists.entries += list.size();
         let used = lists.uses;
         if let Some((_, replaced)) = lists.of.insert(user, (used, list)) {
-            lists.entries -= replaced.entries.len();
+            lists.entries -= replaced.size();
         }
         while lists.entries > MAX_ENTRIES {
             let oldest = lists.of.iter().min_by_key(|(_, (used, _))| *used);
@@ -82,7 +91,7 @@ impl RoomLists {
                 break;
             };
             let dropped = lists.of.remove(&oldest);
-            lists.entries -= dropped.map_or(0, |(_, list)| list.entries.len());
+            lists.entries -= dropped.map_or(0, |(_, list)| list.size());
         }
     }
 
@@ -99,6 +108,10 @@ pub struct RoomList {
     /// The last active first.
     entries: Vec<Entry>,
     activity: HashMap<RoomNum, Position>,
+    /// The [special](Entry::is_special) entries.
+    special: BTreeSet<Order>,
+    /// Those used last come last.
+    views: Vec<View>,
     /// The parts of the entries that have been read.
     read: FilterInputs,
     /// The rooms in `m.direct`.
@@ -231,6 +244,21 @@ impl FilterInputs {
 }
 
 impl RoomList {
+    /// In entries.
+    fn size(&self) -> usize {
+        let viewed: usize = self.views.iter().map(|view| view.rooms.len()).sum();
+        self.entries.len() + viewed / VIEW_ROOMS_PER_ENTRY
+    }
+
+    /// How many entries a request looks at to find those that match a list of it.
+    pub fn checks(&self, r: &impl Reader, filters: &Filters) -> Result<usize, Error> {
+        let filters = ResolvedFilters::new(r, filters)?;
+        Ok(match self.view(&filters) {
+            Some(_) => self.special.len(),
+            None => self.entries.len(),
+        })
+    }
+
     /// The position up to which it has all changes.
     pub fn upto(&self) -> Option<Position> {
         self.upto
@@ -287,6 +315,7 @@ impl RoomList {
                     for entry in &mut self.entries {
                         entry.is_dm = self.direct.contains(&entry.room);
                     }
+                    self.views.clear();
                 }
                 let tagged = own.into_iter().filter(|(_, kind)| kind == TAG);
                 let tagged: BTreeSet<RoomNum> = tagged.map(|(room, _)| room).collect();
@@ -309,6 +338,7 @@ impl RoomList {
         for space in wanted_spaces(r, request)? {
             self.refresh_space(r, space)?;
         }
+        self.refresh_views(r, request)?;
         self.upto = Some(end);
         Ok(())
     }
@@ -326,7 +356,52 @@ impl RoomList {
             .iter()
             .map(|entry| (entry.room, entry.activity));
         self.activity = activity.collect();
+        let special = self.entries.iter().filter(|entry| entry.is_special());
+        self.special = special.map(Entry::order).collect();
+        self.views.clear();
         Ok(())
+    }
+
+    /// Makes the views that the request needs, and drops those that were used longest ago.
+    fn refresh_views(
+        &mut self,
+        r: &impl Reader,
+        request: &SlidingSyncRequest,
+    ) -> Result<(), Error> {
+        for list in &request.lists {
+            let filters = ResolvedFilters::new(r, &list.filters)?;
+            let known = self.views.iter().position(|view| view.filters == filters);
+            let view = match known {
+                Some(index) => self.views.remove(index),
+                None => {
+                    let entries = self.entries.iter();
+                    let matching =
+                        entries.filter(|entry| !entry.is_special() && filters.accept(self, entry));
+                    let rooms = matching.map(Entry::order).collect();
+                    View { filters, rooms }
+                }
+            };
+            self.views.push(view);
+        }
+        let max = MAX_VIEWS.max(request.lists.len());
+        self.views.drain(..self.views.len().saturating_sub(max));
+        Ok(())
+    }
+
+    /// The rooms that match `filters`, without [special](Entry::is_special) ones.
+    pub fn view(&self, filters: &ResolvedFilters) -> Option<&[Order]> {
+        let view = self.views.iter().find(|view| view.filters == *filters);
+        view.map(|view| view.rooms.as_slice())
+    }
+
+    pub fn special_len(&self) -> usize {
+        self.special.len()
+    }
+
+    /// The [special](Entry::is_special) entries, the last active first.
+    pub fn special(&self) -> impl Iterator<Item = &Entry> {
+        let orders = self.special.iter();
+        orders.filter_map(|order| self.index_in(order, 0).map(|index| &self.entries[index]))
     }
 
     fn update(
@@ -336,23 +411,47 @@ impl RoomList {
         room: RoomNum,
         is_tagged: bool,
     ) -> Result<(), Error> {
-        let mut before = self.index_of(room).map(|index| self.entries.remove(index));
+        // Who is in a space decides whether it counts.
+        self.views
+            .retain(|view| !view.filters.spaces().contains(&room));
+        let index = self.index_of(room);
+        let mut before = index.map(|index| self.entries[index].take());
+        let order_before = before.as_ref().map(Entry::order);
         self.activity.remove(&room);
-        let Some(member) = r.memberships()?.load((owner.user, room))? else {
-            return Ok(());
-        };
-        if is_tagged && let Some(before) = &mut before {
+        if let Some(order) = &order_before {
+            self.special.remove(order);
+        }
+        let member = r.memberships()?.load((owner.user, room))?;
+        if is_tagged
+            && member.is_some()
+            && let Some(before) = &mut before
+        {
             let mut details = before.take_details();
             details.tags = owner.tags(r, room)?;
             before.details = details.boxed();
         }
-        let mut entry = owner.entry(r, room, &member, before)?;
-        entry.is_dm = self.direct.contains(&room);
-        let index = self
-            .entries
-            .partition_point(|other| other.order() < entry.order());
-        self.activity.insert(room, entry.activity);
-        self.entries.insert(index, entry);
+        let entry = match &member {
+            Some(member) => Some(Entry {
+                is_dm: self.direct.contains(&room),
+                ..owner.entry(r, room, member, before)?
+            }),
+            None => None,
+        };
+        if let Some(entry) = &entry {
+            self.activity.insert(room, entry.activity);
+            if entry.is_special() {
+                self.special.insert(entry.order());
+            }
+        }
+        let mut views = std::mem::take(&mut self.views);
+        for view in &mut views {
+            let matching = entry
+                .as_ref()
+                .filter(|entry| !entry.is_special() && view.filters.accept(self, entry));
+            view.update(order_before, matching.map(Entry::order));
+        }
+        self.views = views;
+        view::update(&mut self.entries, index, entry, Entry::order);
         Ok(())
     }
 
@@ -369,6 +468,8 @@ impl RoomList {
             self.spaces.clear();
         }
         self.spaces.insert(space, (position, children(r, space)?));
+        self.views
+            .retain(|view| !view.filters.spaces().contains(&space));
         Ok(())
     }
 
@@ -384,8 +485,18 @@ impl RoomList {
     /// The index in [`entries`](Self::entries).
     pub fn index_of(&self, room: RoomNum) -> Option<usize> {
         let activity = *self.activity.get(&room)?;
-        let order = (Reverse(activity), Reverse(room));
-        self.entries.binary_search_by_key(&order, Entry::order).ok()
+        self.index_in(&(Reverse(activity), Reverse(room)), 0)
+    }
+
+    /// The index of the entry at `order`, which is not before `start`. Rooms that follow each other are found at
+    /// once.
+    pub fn index_in(&self, order: &Order, start: usize) -> Option<usize> {
+        let entries = self.entries.get(start..)?;
+        if entries.first()?.order() == *order {
+            return Some(start);
+        }
+        let index = entries.binary_search_by_key(order, Entry::order).ok()?;
+        Some(start + index)
     }
 
     /// Whether `room` is a child of `space`, to which the user must be joined.
@@ -404,13 +515,27 @@ impl Entry {
         self.details.as_deref().unwrap_or(NONE)
     }
 
+    /// Whether a client may lack it in lists with all rooms: what decides that is not known here.
+    pub fn is_special(&self) -> bool {
+        self.listing != Listing::Always || self.details().inviter.is_some()
+    }
+
+    /// Leaves an entry without details.
+    fn take(&mut self) -> Self {
+        let details = self.details.take();
+        Self {
+            details,
+            ..self.clone()
+        }
+    }
+
     fn take_details(&mut self) -> Details {
         self.details
             .take()
             .map_or(Details::NONE, |details| *details)
     }
 
-    fn order(&self) -> (Reverse<Position>, Reverse<RoomNum>) {
+    pub fn order(&self) -> Order {
         (Reverse(self.activity), Reverse(self.room))
     }
 }
@@ -542,9 +667,9 @@ impl Owner<'_> {
             ..Attributes::default()
         };
         if self.parts.has(FilterInputs::ROOM_TYPE) {
-            let create = content::current::<Create>(r, room, &StateEventType::RoomCreate, "")?;
-            let room_type = create.and_then(|create| create.room_type);
-            attributes.room_type = room_type.map(|kind| shortened(&kind));
+            let room_types = r.room_types()?;
+            let room_type = room_types.get(room)?;
+            attributes.room_type = room_type.map(|kind| shortened(kind.value()));
         }
         if self.parts.has(FilterInputs::ENCRYPTION) {
             let encryption = current::get(r, room, "m.room.encryption", "")?;
