@@ -5,13 +5,17 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use super::notification;
 use crate::{
-    rooms::{Error, event, room, state::current, unread},
+    rooms::{
+        Error, room,
+        state::current,
+        unread::{self, notify},
+    },
     store::{
         Reader, RoomNum, Rows, UserNum,
         records::{MemberRow, Membership},
     },
-    users::account_data::{ignored_users, invite_permissions},
 };
 
 /// How many users' badges are kept; beyond it the one used longest ago goes.
@@ -35,6 +39,8 @@ pub struct Badge {
     /// Whether all rooms were counted once.
     is_complete: bool,
     unread: BTreeSet<RoomNum>,
+    /// Rooms that the user is invited to, of which push rules decide whether they are unread.
+    invited: BTreeSet<RoomNum>,
     /// Rooms that changed since they were counted, each with when it last did.
     changed: BTreeMap<RoomNum, u64>,
 }
@@ -45,6 +51,17 @@ impl Badges {
         self.clock += 1;
         if let Some(badge) = self.of.get_mut(&user) {
             badge.changed.insert(room, self.clock);
+        }
+    }
+
+    /// The push rules of `user` may have changed, or whom the user ignores.
+    pub fn rules_changed(&mut self, user: UserNum) {
+        self.clock += 1;
+        if let Some(badge) = self.of.get_mut(&user) {
+            let invited = badge.invited.iter();
+            badge
+                .changed
+                .extend(invited.map(|room| (*room, self.clock)));
         }
     }
 
@@ -95,7 +112,7 @@ impl Badge {
                 .take(MAX_ROOMS_ON_THREAD + 1)
                 .count()
         };
-        Ok(rooms <= MAX_ROOMS_ON_THREAD)
+        Ok(rooms <= MAX_ROOMS_ON_THREAD && notify::is_fast_for(r, user)?)
     }
 
     /// Counts what changed.
@@ -103,10 +120,7 @@ impl Badge {
         if self.is_complete {
             for (room, _) in std::mem::take(&mut self.changed) {
                 let member = current::local_membership(r, user, room)?;
-                self.set(
-                    room,
-                    member.is_some_and(|member| counts(r, user, room, &member)),
-                );
+                self.set(r, user, room, member);
             }
             // Those that the user has left do not change any more for the user.
             let mut left = Vec::new();
@@ -119,27 +133,33 @@ impl Badge {
                     left.push(*room);
                 }
             }
-            left.iter().for_each(|room| self.set(*room, false));
+            for room in left {
+                self.unread.remove(&room);
+            }
         } else {
             self.changed.clear();
             self.unread.clear();
+            self.invited.clear();
             for row in r.memberships()?.prefix(user)? {
                 let (key, member) = row?;
                 let (_, room) = key.value();
                 let member = member.record(&key)?;
-                self.set(room, counts(r, user, room, &member));
+                self.set(r, user, room, Some(member));
             }
             self.is_complete = true;
         }
         Ok(u32::try_from(self.unread.len()).unwrap_or(u32::MAX))
     }
 
-    fn set(&mut self, room: RoomNum, is_unread: bool) {
-        if is_unread {
-            self.unread.insert(room);
-        } else {
-            self.unread.remove(&room);
-        }
+    fn set(&mut self, r: &impl Reader, user: UserNum, room: RoomNum, member: Option<MemberRow>) {
+        let put = |rooms: &mut BTreeSet<RoomNum>, is_in: bool| match is_in {
+            true => rooms.insert(room),
+            false => rooms.remove(&room),
+        };
+        let is_invite = |member: &MemberRow| member.membership == Membership::Invite;
+        put(&mut self.invited, member.as_ref().is_some_and(is_invite));
+        let is_unread = member.is_some_and(|member| counts(r, user, room, &member));
+        put(&mut self.unread, is_unread);
     }
 }
 
@@ -164,12 +184,7 @@ fn is_unread(
             let unread = unread::count(r, room, &heads, user, member.since)?;
             Ok(unread.all().notify > 0)
         }
-        Membership::Invite => {
-            let inviter = event::load(r, member.event)?.sender()?;
-            let is_ignored = ignored_users::load(r, user)?.contains(&inviter)
-                || invite_permissions::load(r, user)?.ignores(&inviter);
-            Ok(!is_ignored)
-        }
+        Membership::Invite => notification::is_invite_notified(r, user, room, member),
         _ => Ok(false),
     }
 }

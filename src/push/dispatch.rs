@@ -33,11 +33,23 @@ pub async fn run(queues: Weak<Queues>, woken: Receiver<()>) {
         };
         let mut failed = BTreeMap::new();
         loop {
-            let changed = queues.lock().take_changed(&mut failed);
-            if changed.is_empty() {
+            let (changed, members) = {
+                let mut state = queues.lock();
+                let changed = state.take_changed(&mut failed);
+                (changed, std::mem::take(&mut state.changed_members))
+            };
+            if changed.is_empty() && members.is_empty() {
                 break;
             }
             let mut slices = Slices::of(MEMBERS_PER_SLICE);
+            for user in members {
+                slices.step().await;
+                // A member who left is not looked up with the room.
+                if let Err(error) = wake(&queues, user) {
+                    let id = users::id_for_log(&queues.store, user);
+                    log::error!("the badge of {id} is pushed with the next notification: {error}");
+                }
+            }
             for (room, first) in changed {
                 match dispatch(&queues, room, first, &mut slices).await {
                     Ok(()) => {}
@@ -81,7 +93,7 @@ async fn dispatch(
         match queues.store.read(|s| pushers::keys_of(s, user)) {
             Ok(keys) => keys
                 .into_iter()
-                .for_each(|key| mark(queues, key, |marks| marks.add(room, first))),
+                .for_each(|key| mark(queues, key, |active| active.marks.add(room, first))),
             Err(error) => result = Err(error.into()),
         }
     }
@@ -101,10 +113,18 @@ pub async fn resume_all(queues: Weak<Queues>, unsaved: HashMap<Arc<PusherKey>, P
         let Some(queues) = queues.upgrade() else {
             return;
         };
-        if let Err(error) = resume(&queues, user, &unsaved) {
-            let id = users::id_for_log(&queues.store, user);
-            log::error!("what {id} was not notified of is pushed only after a restart: {error}");
+        match resume(&queues, user, &unsaved) {
+            Ok(()) => drop(queues.lock().unresumed.remove(&user)),
+            Err(error) => {
+                let id = users::id_for_log(&queues.store, user);
+                log::error!(
+                    "what {id} was not notified of is pushed only after a restart: {error}"
+                );
+            }
         }
+    }
+    if let Some(queues) = queues.upgrade() {
+        let _ = queues.wake_saving.try_send(());
     }
 }
 
@@ -122,14 +142,22 @@ fn resume(
             }
         };
         if let Some(cursor) = cursor {
-            mark(queues, key, |marks| marks.add_all(cursor));
+            mark(queues, key, |active| active.marks.add_all(cursor));
         }
     }
     Ok(())
 }
 
-/// Changes the marks of a pusher, which gets a task if it has none.
-fn mark(queues: &Arc<Queues>, key: PusherKey, add: impl FnOnce(&mut Marks)) {
+/// Has the pushers of `user` look at the badge.
+fn wake(queues: &Arc<Queues>, user: UserNum) -> Result<(), store::Error> {
+    let keys = queues.store.read(|s| pushers::keys_of(s, user))?;
+    keys.into_iter()
+        .for_each(|key| mark(queues, key, |active| active.is_badge_due = true));
+    Ok(())
+}
+
+/// Changes what a pusher has to do, which gets a task if it has none.
+fn mark(queues: &Arc<Queues>, key: PusherKey, add: impl FnOnce(&mut Active)) {
     let key = Arc::new(key);
     let mut state = queues.lock();
     let active = state.active.entry(key.clone()).or_insert_with(|| {
@@ -138,10 +166,11 @@ fn mark(queues: &Arc<Queues>, key: PusherKey, add: impl FnOnce(&mut Marks)) {
         queues.executor.spawn(task).detach();
         Active {
             marks: Marks::default(),
+            is_badge_due: false,
             collecting: None,
             queue: VecDeque::new(),
             retry,
         }
     });
-    add(&mut active.marks);
+    add(active);
 }

@@ -8,8 +8,8 @@
 //!   concern, and marks these rooms for them (`dispatch.rs`). A pusher with marks has a task (`pusher.rs`),
 //!   which turns them into a queue (`pending.rs`) and sends one notification at a time, in order.
 //! - What was read, redacted or left meanwhile is not sent. A notification is made when it is its turn
-//!   (`notification.rs`), with the badge of then (`badge.rs`). When the user reads on another device, the
-//!   gateway gets the smaller badge alone; when the user leaves a room, with the next notification.
+//!   (`notification.rs`), with the badge of then (`badge.rs`). When the user reads on another device, or leaves a
+//!   room, the gateway gets the smaller badge alone.
 //! - A gateway that does not answer is tried again with exponential backoff, which is stored. It delays no
 //!   other gateway (`gateway.rs`).
 //! - Cursors are saved some time after they moved, in one job for all, and when the server stops
@@ -26,6 +26,7 @@ mod notification;
 mod pending;
 mod pusher;
 mod queues;
+mod room_name;
 mod saving;
 mod sender;
 #[cfg(test)]

@@ -3,17 +3,17 @@
 //! Source: push gateway API, `POST /_matrix/push/v1/notify`.
 
 use ruma::{
-    OwnedRoomAliasId, SecondsSinceUnixEpoch, UInt, UserId,
+    SecondsSinceUnixEpoch, UInt, UserId,
     api::push_gateway::send_event_notification::v1::{
         Device, Notification, NotificationPriority, PusherData,
     },
-    events::{StateEventType, TimelineEventType},
+    events::TimelineEventType,
     push::{Action, HighlightTweakValue, HttpPusherData, PushFormat, Tweak},
 };
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
-use super::pending::Pending;
+use super::{pending::Pending, room_name};
 use crate::{
     protocol::build::EventDraft,
     rooms::{
@@ -27,7 +27,7 @@ use crate::{
     },
     store::{
         self, Reader, Records, RoomNum, UserNum,
-        records::{AccountModeration, Membership, Pusher},
+        records::{AccountModeration, MemberRow, Membership, Pusher},
     },
     users::{
         account_data::{ignored_users, invite_permissions},
@@ -77,16 +77,8 @@ pub fn of_event(
     badge: Option<u32>,
 ) -> Result<Option<Vec<u8>>, Error> {
     let user_id = id_of(r, key.user)?;
-    let Some(stored) = unread_event(r, key.user, &user_id, pending)? else {
+    let Some((stored, draft, actions)) = evaluated(r, key.user, &user_id, pending)? else {
         return Ok(None);
-    };
-    let draft = draft(r, key.user, pending, &stored)?;
-    let actions = notify::actions(r, pending.room, &draft, key.user, &user_id)?;
-    let actions = match pending.place {
-        // Nothing is stored of whether an invite notifies.
-        None if !actions.iter().any(Action::should_notify) => return Ok(None),
-        None => actions,
-        Some(_) => as_stored(actions, pending.highlight),
     };
     let tweaks = tweaks(actions);
     let data = data(key, pusher)?;
@@ -112,11 +104,8 @@ pub fn of_event(
     }
     notification.event_type = Some(draft.event_type.clone());
     notification.sender_display_name = content::display_name(r, pending.room, &draft.sender)?;
-    notification.room_alias = alias(r, pending.room)?;
-    notification.room_name = match name(r, key.user, pending.room)? {
-        Some(name) => Some(name),
-        None => notification.room_alias.as_ref().map(ToString::to_string),
-    };
+    notification.room_alias = room_name::alias(r, pending.room)?;
+    notification.room_name = Some(room_name::of(r, (key.user, &user_id), pending.room)?);
     let is_member = draft.event_type == TimelineEventType::RoomMember;
     notification.user_is_target = is_member && draft.state_key.as_deref() == Some(user_id.as_str());
     notification.sender = Some(draft.sender);
@@ -134,6 +123,39 @@ pub fn of_event(
 #[derive(Deserialize)]
 struct Content {
     content: Box<RawValue>,
+}
+
+/// Whether the user is to be notified of the invite `member`.
+pub fn is_invite_notified(
+    r: &impl Reader,
+    user: UserNum,
+    room: RoomNum,
+    member: &MemberRow,
+) -> Result<bool, Error> {
+    let invite = Pending::invite(room, member);
+    Ok(evaluated(r, user, &id_of(r, user)?, &invite)?.is_some())
+}
+
+/// The event of `pending` with what push rules see of it and what they do; `None` if the user needs not be
+/// notified of it.
+fn evaluated(
+    r: &impl Reader,
+    user: UserNum,
+    user_id: &UserId,
+    pending: &Pending,
+) -> Result<Option<(StoredEvent, EventDraft, Vec<Action>)>, Error> {
+    let Some(stored) = unread_event(r, user, user_id, pending)? else {
+        return Ok(None);
+    };
+    let draft = draft(r, user, pending, &stored)?;
+    let actions = notify::actions(r, pending.room, &draft, user, user_id)?;
+    let actions = match pending.place {
+        // Nothing is stored of whether an invite notifies.
+        None if !actions.iter().any(Action::should_notify) => return Ok(None),
+        None => actions,
+        Some(_) => as_stored(actions, pending.highlight),
+    };
+    Ok(Some((stored, draft, actions)))
 }
 
 /// The event of `pending`, if the user is still to be notified of it: not if it was read or redacted, or if the
@@ -240,42 +262,6 @@ fn body(notification: &Notification, edit: impl FnOnce(&mut Value)) -> Result<Ve
     let mut notification = serde_json::to_value(notification).map_err(unserializable)?;
     edit(&mut notification);
     serde_json::to_vec(&json!({ "notification": notification })).map_err(unserializable)
-}
-
-fn alias(r: &impl Reader, room: RoomNum) -> Result<Option<OwnedRoomAliasId>, Error> {
-    #[derive(Deserialize)]
-    struct Alias {
-        alias: Option<OwnedRoomAliasId>,
-    }
-    let kind = StateEventType::RoomCanonicalAlias;
-    let alias = content::current::<Alias>(r, room, &kind, "")?;
-    Ok(alias.and_then(|alias| alias.alias))
-}
-
-/// The name of a room; of one that this server is not in, the name that came with the invite.
-fn name(r: &impl Reader, user: UserNum, room: RoomNum) -> Result<Option<String>, Error> {
-    #[derive(Deserialize)]
-    struct Name {
-        name: String,
-    }
-    #[derive(Deserialize)]
-    struct Stripped {
-        #[serde(rename = "type")]
-        kind: String,
-        content: Value,
-    }
-    let name = match out_of_band::load(r, user, room)? {
-        None => content::current::<Name>(r, room, &StateEventType::RoomName, "")?,
-        Some(outside) => {
-            let events = outside.stripped_state.iter();
-            let events = events.filter_map(|event| serde_json::from_str::<Stripped>(event).ok());
-            let mut names = events.filter(|event| event.kind == "m.room.name");
-            names
-                .next()
-                .and_then(|event| serde_json::from_value(event.content).ok())
-        }
-    };
-    Ok(name.map(|name| name.name).filter(|name| !name.is_empty()))
 }
 
 /// Whether the account of `user` is notified of anything: not while an administrator has restricted it.

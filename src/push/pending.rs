@@ -30,6 +30,19 @@ pub struct Pending {
     pub place: Option<Place>,
 }
 
+impl Pending {
+    /// The invite `member`.
+    pub fn invite(room: RoomNum, member: &MemberRow) -> Self {
+        Self {
+            room,
+            event: member.event,
+            position: member.position,
+            highlight: false,
+            place: None,
+        }
+    }
+}
+
 /// Where there may be something to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Marks {
@@ -155,13 +168,7 @@ fn add_of_room(
 ) -> Result<(), Error> {
     let added = match member.membership {
         Membership::Join => in_timeline(r, user, room, member, after),
-        Membership::Invite if member.position > after => Ok(vec![Pending {
-            room,
-            event: member.event,
-            position: member.position,
-            highlight: false,
-            place: None,
-        }]),
+        Membership::Invite if member.position > after => Ok(vec![Pending::invite(room, member)]),
         _ => return Ok(()),
     };
     match added {

@@ -69,7 +69,8 @@ pub async fn run(queues: Weak<Queues>, key: Arc<PusherKey>, retried: Receiver<()
             Ok(Step::Done) => {
                 let mut state = queues.lock();
                 let active = state.active.get(&task.key);
-                let is_done = active.is_none_or(|active| active.marks.is_empty());
+                let is_done =
+                    active.is_none_or(|active| active.marks.is_empty() && !active.is_badge_due);
                 if state.is_stopping {
                     return;
                 }
@@ -212,6 +213,7 @@ impl Task {
             let Some(active) = state.active.get_mut(&self.key) else {
                 return Ok(());
             };
+            active.is_badge_due = false;
             let mut marks = std::mem::take(&mut active.marks);
             // Those of the last time, if they could not be read.
             marks.merge(active.collecting.take().unwrap_or_default());
@@ -415,6 +417,7 @@ impl Task {
         if let Some(active) = queues.lock().active.get_mut(&self.key) {
             active.queue.clear();
             (active.marks, active.collecting) = (Marks::default(), None);
+            active.is_badge_due = false;
         }
         self.save(queues);
     }

@@ -1,7 +1,7 @@
 //! The queue of each pusher, and what the tasks of all pushers share.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -44,6 +44,10 @@ pub struct Queues {
 pub struct State {
     /// The users with pushers.
     pub users: HashSet<UserNum>,
+    /// Those of them whose pushers still are to be resumed: after a start, or after effects were lost.
+    pub unresumed: HashSet<UserNum>,
+    /// Users whose membership in some room changed: their pushers may have a smaller badge to send.
+    pub changed_members: BTreeSet<UserNum>,
     /// Rooms that changed, each with the position of the first change, whose members were not looked up yet.
     pub changed: BTreeMap<RoomNum, Position>,
     /// The same, while their members are looked up.
@@ -62,6 +66,8 @@ pub struct State {
 pub struct Active {
     /// Where there may be something to send.
     pub marks: Marks,
+    /// Whether the badge may have become smaller since it was last looked at.
+    pub is_badge_due: bool,
     /// Marks that are being turned into the queue.
     pub collecting: Option<Marks>,
     pub queue: VecDeque<Pending>,
@@ -114,7 +120,9 @@ impl Queues {
 
     pub fn load_users(&self) -> Result<(), rooms::Error> {
         let users = self.store.read(pushers::users)?;
-        self.lock().users = users.into_iter().collect();
+        let mut state = self.lock();
+        state.users = users.into_iter().collect();
+        state.unresumed = state.users.clone();
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use std::{
 
 use smol::{Timer, channel::Receiver};
 
-use super::queues::Queues;
+use super::queues::{Queues, State};
 use crate::{
     store::{self, Tx, records::PusherState},
     users::pushers::{self, PusherKey},
@@ -32,7 +32,12 @@ pub async fn run(queues: Weak<Queues>, woken: Receiver<()>) {
 pub async fn save(queues: &Queues) {
     let states: Vec<(Arc<PusherKey>, PusherState)> = {
         let mut state = queues.lock();
-        let unsaved: Vec<_> = state.unsaved.drain().collect();
+        let State {
+            unsaved, unresumed, ..
+        } = &mut *state;
+        // What was pending before a pusher is resumed does not hold its cursor back yet.
+        let unsaved = unsaved.extract_if(|key, _| !unresumed.contains(&key.user));
+        let unsaved: Vec<_> = unsaved.collect();
         let with_cursor = |(key, unsaved): (Arc<PusherKey>, PusherState)| {
             let cursor = state.cursor(&key);
             (key, PusherState { cursor, ..unsaved })

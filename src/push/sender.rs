@@ -97,6 +97,16 @@ impl PushSender {
                 drop(state);
                 self.0.wake_dispatch();
             }
+            Effect::MembershipChanged(user, room) => {
+                let mut state = self.0.lock();
+                if state.users.contains(&user) {
+                    state.badges.room_changed(user, room);
+                    state.changed_members.insert(user);
+                    drop(state);
+                    self.0.wake_dispatch();
+                }
+            }
+            Effect::UserChanged(user, _) => self.0.lock().badges.rules_changed(user),
             Effect::PushersChanged(user) => self.0.pushers_changed(user),
             Effect::Reopened => self.reopened(),
             _ => {}
@@ -105,9 +115,6 @@ impl PushSender {
 
     /// Effects may have been lost, and tasks that failed because of the store may go on.
     fn reopened(&self) {
-        if let Err(error) = self.0.load_users() {
-            log::error!("push notifications are sent only after a restart: {error}");
-        }
         let unsaved = {
             let mut state = self.0.lock();
             state.badges.clear();
@@ -115,8 +122,14 @@ impl PushSender {
                 let _ = active.retry.try_send(());
             }
             let keys = state.unsaved.keys();
-            keys.map(|key| (key.clone(), state.cursor(key))).collect()
+            let resumed = keys.filter(|key| !state.unresumed.contains(&key.user));
+            resumed
+                .map(|key| (key.clone(), state.cursor(key)))
+                .collect()
         };
+        if let Err(error) = self.0.load_users() {
+            log::error!("push notifications are sent only after a restart: {error}");
+        }
         let resume = dispatch::resume_all(Arc::downgrade(&self.0), unsaved);
         self.0.executor.spawn(resume).detach();
     }

@@ -8,7 +8,12 @@ use std::{
 
 use smol::Timer;
 
-use super::{PushSender, pending::Marks, queues::State, saving};
+use super::{
+    PushSender,
+    pending::Marks,
+    queues::{Queues, State},
+    saving,
+};
 use crate::{
     clock::Clock,
     config::{Config, Settings},
@@ -21,7 +26,7 @@ use crate::{
         self, DeviceNum, Effect, Options, Position, Reader, RoomNum, Store, Tx, UserNum,
         records::{Pusher, PusherState},
     },
-    users::pushers::PusherKey,
+    users::pushers::{self, PusherKey},
 };
 
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -133,9 +138,32 @@ fn effects_after_a_reopening_do_not_move_the_cursors_from_which_pushers_are_resu
 }
 
 #[test]
+fn no_cursor_is_saved_before_its_pusher_is_resumed() {
+    with_sender(async |sender, key| {
+        let queues = &sender.0;
+        queues.lock().unsaved.insert(key.clone(), state(STORED));
+        // No other task has run since the start.
+        saving::save(queues).await;
+        assert_eq!(stored_cursor(queues, &key), STORED);
+        assert_eq!(queues.lock().unsaved.len(), 1);
+        marks(sender, &key).await;
+        assert!(queues.lock().unresumed.is_empty());
+        queues.lock().active.clear();
+        saving::save(queues).await;
+        assert_eq!(stored_cursor(queues, &key), NOW);
+    });
+}
+
+fn stored_cursor(queues: &Queues, key: &PusherKey) -> Position {
+    let state = queues.store.read(|s| pushers::load_state(s, key));
+    state.expect("it can be read").expect("a state").cursor
+}
+
+#[test]
 fn a_failed_save_is_retried() {
     with_sender(async |sender, key| {
         let queues = &sender.0;
+        marks(sender, &key).await;
         queues.store.close().await;
         queues.lock().unsaved.insert(key, state(STORED));
         saving::save(queues).await;

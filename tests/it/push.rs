@@ -221,7 +221,7 @@ fn an_invite_that_the_user_ignores_is_neither_pushed_nor_counted() {
 }
 
 #[test]
-fn an_invite_that_the_push_rules_mute_is_not_pushed() {
+fn an_invite_that_the_push_rules_mute_is_neither_pushed_nor_counted() {
     let (gateway, server) = gateway_and_server();
     let (alice, bob) = (server.register("alice"), server.register("bob"));
     let room = create_room_with(&[&alice, &bob]);
@@ -234,6 +234,33 @@ fn an_invite_that_the_push_rules_mute_is_not_pushed() {
     send_text(&alice, &room, "hello");
     let received = gateway.wait_for(&server, 1);
     assert_eq!(bodies(&received), ["hello"]);
+    assert_eq!(received[0]["counts"]["unread"], 1);
+    expect_ok(bob.put(rule, json!({ "enabled": true })));
+    send_text(&alice, &room, "again");
+    let received = gateway.wait_for(&server, 2);
+    assert_eq!(received[1]["counts"]["unread"], 2, "by the rules of now");
+}
+
+#[test]
+fn a_room_without_a_name_is_pushed_with_the_names_of_its_members() {
+    let gateway = MockPushGateway::new();
+    let [here, there] = TestServer::federating_with(|_| [gateway.setting(), String::new()]);
+    let (bob, alice) = (here.register("bob"), there.register("alice"));
+    let carol = here.register("carol");
+    for (user, name) in [(&alice, "Alice"), (&carol, "Carol")] {
+        let path = format!("/_matrix/client/v3/profile/{}/displayname", user.user_id);
+        expect_ok(user.put(&path, json!({ "displayname": name })));
+    }
+    set_pusher(&bob, pusher(&gateway.url(), "key", json!({})));
+    let room = create_room(&alice, json!({}));
+    let invite = json!({ "user_id": bob.user_id });
+    expect_ok(change_membership(&alice, &room, "invite", invite));
+    let received = gateway.wait_for(&here, 1);
+    assert_eq!(received[0]["room_name"], "Alice", "the invite");
+    let room = create_room_with(&[&carol, &bob]);
+    send_text(&carol, &room, "hello");
+    let received = gateway.wait_for(&here, 2);
+    assert_eq!(received[1]["room_name"], "Carol");
 }
 
 #[test]
@@ -290,6 +317,7 @@ fn the_badge_counts_rooms_and_is_sent_alone_when_it_falls() {
     send_text(&alice, &rooms[1], "four");
     assert_eq!(next_badge(), (true, json!(1)));
     leave(&bob, &rooms[1]);
+    assert_eq!(next_badge(), (false, json!(0)), "who leaves has read");
     send_text(&alice, &rooms[0], "five");
     assert_eq!(next_badge(), (true, json!(1)));
 }
