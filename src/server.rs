@@ -27,7 +27,7 @@ use crate::{
     clock::Clock,
     config::{CertificateSource, Config},
     executor::Executor,
-    federation::{self, Authorities, Federation, Previews, RemoteMedia},
+    federation::{self, Authorities, Federation, JobSigner, Previews, RemoteMedia},
     http::{AdminSocket, Certificate, CertificateError, Edge, Gate, ListenError, Listeners},
     media::{self, Media},
     pool::Pool,
@@ -258,11 +258,6 @@ impl Services {
             }
         }));
         let local = Local::load(&store, config.server_name.clone(), clock.now_ms()).await?;
-        let background_jobs = executor.spawn({
-            let (store, local, clock) = (store.clone(), local.clone(), clock.clone());
-            async move { background_jobs.run(&store, &local, &clock).await }
-        });
-
         let indexing = executor.spawn({
             let store = store.clone();
             async move {
@@ -284,6 +279,16 @@ impl Services {
         let federation = Arc::new(federation);
         // It is set once.
         let _ = federation_cell.set(federation.clone());
+        let background_jobs = executor.spawn({
+            let (store, local, clock) = (store.clone(), local.clone(), clock.clone());
+            let signer = JobSigner {
+                policy_servers: federation.policy_servers().clone(),
+                local: local.clone(),
+            };
+            async move {
+                background_jobs.run(&store, &local, &clock, &signer).await;
+            }
+        });
         let push = PushSender::start(
             &config.push_gateways,
             notifier.position().stored,

@@ -136,16 +136,13 @@ impl Context {
                 lock = Some(policy_servers.lock(&event.room_id).await);
                 continue;
             }
-            let signature = policy_servers.signature(&event.server, &event.json, event.rules);
-            let signature = signature.await.map_err(|error| match error {
+            let signed = policy_servers.sign(&self.local, &event).await;
+            signed.map_err(|error| match error {
                 federation::Error::Status(status, Some(body)) if status.is_client_error() => {
                     Error::Refused(status, body)
                 }
                 error => Error::Peer(error),
             })?;
-            self.local
-                .policy_signatures()
-                .insert(event.event_id, signature);
         }
         Err(Error::limit_exceeded(
             "the room changes faster than its policy server signs events",

@@ -37,7 +37,7 @@ pub use self::{
         ReceivedInvite, invite_v1,
     },
     outbound::{EphemeralEdu, backoff},
-    policy::PolicyServers,
+    policy::{JobSigner, PolicyServers},
     queries::{profiles::Profiles, spaces::Spaces},
     service::Federation,
     transport::{

@@ -17,7 +17,11 @@ use crate::{
     cache::Cache,
     clock::Clock,
     protocol::{Pdu, policy_signature},
-    rooms::{self, policy_server, unsigned_event::PolicyServer},
+    rooms::{
+        self, Local,
+        policy_server::{self, PolicySigner},
+        unsigned_event::{PolicyServer, UnsignedEvent},
+    },
     store::Store,
 };
 
@@ -55,6 +59,19 @@ impl PolicyServers {
     /// To be held while an event of the room is asked for.
     pub async fn lock(&self, room: &RoomId) -> MutexGuardArc<()> {
         self.0.locks.of(room.to_owned()).await
+    }
+
+    /// Asks for the signature of `event`, and keeps it for the job that sends the event.
+    ///
+    /// # Errors
+    /// [`Error::Status`] if the server refuses.
+    pub async fn sign(&self, local: &Local, event: &UnsignedEvent) -> Result<(), Error> {
+        let signature = self.signature(&event.server, &event.json, event.rules);
+        let signature = signature.await?;
+        local
+            .policy_signatures()
+            .insert(event.event_id.clone(), Some(signature));
+        Ok(())
     }
 
     /// The signature of `server` for the event `json`; it is valid.
@@ -122,4 +139,22 @@ where
     };
     let signed = policy_signature::add(json, room.rules, &name, &signature);
     Ok(Some(signed.map_err(rooms::Error::from)?))
+}
+
+/// Asks for the background jobs: what is not signed, they do not send.
+pub struct JobSigner {
+    pub policy_servers: PolicyServers,
+    pub local: Local,
+}
+
+impl PolicySigner for JobSigner {
+    async fn ask(&self, event: &UnsignedEvent) {
+        let _lock = self.policy_servers.lock(&event.room_id).await;
+        if let Err(error) = self.policy_servers.sign(&self.local, event).await {
+            let (server, room) = (&event.server.name, &event.room_id);
+            log::info!("the policy server {server} of {room} does not sign an event: {error}");
+            let signatures = self.local.policy_signatures();
+            signatures.insert(event.event_id.clone(), None);
+        }
+    }
 }

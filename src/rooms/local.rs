@@ -137,8 +137,7 @@ impl Local {
         &self.inner.key
     }
 
-    /// The same server, which sends events without asking policy servers: the servers that receive them ask. For
-    /// jobs that cannot wait.
+    /// The same server, which sends events without asking policy servers: the servers that receive them ask.
     pub fn without_policy_servers(&self) -> Self {
         Self {
             asks_policy_servers: false,

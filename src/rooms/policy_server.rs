@@ -24,6 +24,13 @@ use crate::{
     store::{Reader, RoomNum},
 };
 
+/// Asks the policy servers of rooms.
+pub trait PolicySigner: Sync {
+    /// Asks for the signature of `event`, and puts it into
+    /// [`PolicySignatures`](super::policy_signatures::PolicySignatures), or that there is none.
+    fn ask(&self, event: &UnsignedEvent) -> impl Future<Output = ()> + Send;
+}
+
 /// The policy server that the room uses now.
 ///
 /// Source: server-server API, "Determining if a Policy Server is enabled in a room".
@@ -76,7 +83,7 @@ pub fn missing_signature(
 /// `event`, which is about to be sent, with the signature of the room's policy server if it uses one.
 ///
 /// # Errors
-/// [`Error::Unsigned`] if the signature is not here.
+/// [`Error::Unsigned`] if the signature is not here; [`Error::Forbidden`] if there is none to be had.
 pub fn signed(
     r: &impl Reader,
     local: &Local,
@@ -91,7 +98,14 @@ pub fn signed(
         return Ok(event);
     };
     let id = event.pdu.event_id();
-    if let Some(signature) = local.policy_signatures().get(id) {
+    let answer = local.policy_signatures().get(id);
+    if answer == Some(None) {
+        return Err(Error::forbidden(format!(
+            "the policy server {} does not sign the event",
+            server.name
+        )));
+    }
+    if let Some(signature) = answer.flatten() {
         let json = policy_signature::add(&event.json, rules, &server.name, &signature)?;
         if policy_signature::is_signed(&json, rules, &server.name, &server.key)? {
             return Ok(BuiltEvent { json, ..event });

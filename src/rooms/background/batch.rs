@@ -39,7 +39,7 @@ pub(in crate::rooms) fn skip_impossible(
     };
     let level = match &error {
         Error::Store(error) if error.is_caused_by_data() => log::Level::Error,
-        Error::Store(_) | Error::Pool(_) => return Err(error),
+        Error::Store(_) | Error::Pool(_) | Error::Unsigned(_) => return Err(error),
         Error::Forbidden(_) => log::Level::Info,
         _ => log::Level::Warn,
     };

@@ -12,7 +12,7 @@
 //! [`BackgroundJobs::run`] does one job after the other, in batches of one transaction each, so that
 //! other writes get their turn.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use smol::{
     Timer,
@@ -23,13 +23,16 @@ use smol::{
 use super::member_events;
 use crate::{
     clock::Clock,
-    rooms::{Error, Local, room, server_notices, upgrade::room_data},
+    rooms::{Error, Local, policy_server::PolicySigner, room, server_notices, upgrade::room_data},
     store::{self, Effect, Field, Reader, RoomNum, Rows, Store, Tx, UserNum},
     users::{self, key_backup},
 };
 
 /// After which time a job that failed is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(60);
+
+/// How often policy servers are asked for one batch: once for each of its events, unless the rooms change.
+const MAX_ASKED: usize = 32;
 
 /// Does the background jobs.
 #[derive(Debug)]
@@ -56,11 +59,16 @@ impl BackgroundJobs {
 
     /// Does the jobs that are pending and those that come, until the store is closed. To be spawned
     /// once.
-    pub async fn run(&self, store: &Store, local: &Local, clock: &Clock) {
-        let local = &local.without_policy_servers();
+    pub async fn run(
+        &self,
+        store: &Store,
+        local: &Local,
+        clock: &Clock,
+        signer: &impl PolicySigner,
+    ) {
         let mut set_aside = HashSet::new();
         loop {
-            match run_pending(store, local, clock, &mut set_aside).await {
+            match run_pending((store, local, clock, signer), &mut set_aside).await {
                 Ok(true) => self.wait().await,
                 Ok(false) => {
                     let retry = async {
@@ -94,9 +102,7 @@ enum Job {
 /// Does all pending jobs but those that are `set_aside`; whether all succeeded. A job that failed stays
 /// pending. It is set aside until the next start if it would fail again.
 async fn run_pending(
-    store: &Store,
-    local: &Local,
-    clock: &Clock,
+    (store, local, clock, signer): (&Store, &Local, &Clock, &impl PolicySigner),
     set_aside: &mut HashSet<Job>,
 ) -> Result<bool, Closed> {
     let mut failures = Failures {
@@ -118,7 +124,7 @@ async fn run_pending(
             let id = users::id_for_log(store, user);
             format!("updating the membership events of {id}")
         };
-        failures.log(run_batches(store, batch).await, job, describe)?;
+        failures.log(run_batches(store, signer, batch).await, job, describe)?;
     }
     let upgrades = store.read(|s| keys(s.pending_upgrades()?));
     for room in failures.log(upgrades, Job::List, listing)? {
@@ -134,11 +140,15 @@ async fn run_pending(
             let id = room::id_for_log(store, room);
             format!("copying bans and space children into {id}, which replaces a room")
         };
-        failures.log(run_batches(store, batch).await, job, describe)?;
+        failures.log(run_batches(store, signer, batch).await, job, describe)?;
     }
     if !failures.set_aside.contains(&Job::Announce) {
         let describe = || "sending a server notice to all users".to_owned();
-        failures.log(announce(store, local, clock).await, Job::Announce, describe)?;
+        failures.log(
+            announce(store, local, clock, signer).await,
+            Job::Announce,
+            describe,
+        )?;
     }
     if !failures.set_aside.contains(&Job::DeleteBackups) {
         let describe = || "deleting the keys of deleted key backups".to_owned();
@@ -147,16 +157,40 @@ async fn run_pending(
     Ok(failures.all_done)
 }
 
-/// Runs batches until one says that nothing is left.
-async fn run_batches<J>(store: &Store, batch: impl Fn() -> J) -> Result<(), Error>
+/// Runs batches until one says that nothing is left. A batch whose events policy servers have to sign first is run
+/// again when they were asked.
+async fn run_batches<J>(
+    store: &Store,
+    signer: &impl PolicySigner,
+    batch: impl Fn() -> J,
+) -> Result<(), Error>
 where
-    J: Fn(&Tx) -> Result<bool, Error> + Send + 'static,
+    J: Fn(&Tx) -> Result<bool, Error> + Send + Sync + 'static,
 {
-    while store.write(batch()).await? {}
-    Ok(())
+    loop {
+        // With the same time, so that the same events are made again.
+        let job = Arc::new(batch());
+        let mut asked = 0;
+        let has_more = loop {
+            let run = job.clone();
+            match store.write(move |tx: &Tx| run(tx)).await {
+                Err(Error::Unsigned(event)) if asked < MAX_ASKED => signer.ask(&event).await,
+                result => break result?,
+            }
+            asked += 1;
+        };
+        if !has_more {
+            return Ok(());
+        }
+    }
 }
 
-async fn announce(store: &Store, local: &Local, clock: &Clock) -> Result<(), Error> {
+async fn announce(
+    store: &Store,
+    local: &Local,
+    clock: &Clock,
+    signer: &impl PolicySigner,
+) -> Result<(), Error> {
     if !store.read(server_notices::has_pending)? {
         return Ok(());
     }
@@ -164,7 +198,7 @@ async fn announce(store: &Store, local: &Local, clock: &Clock) -> Result<(), Err
         let (local, now) = (local.clone(), clock.timestamp());
         move |tx: &Tx| server_notices::run_batch(tx, &local, now)
     };
-    run_batches(store, batch).await
+    run_batches(store, signer, batch).await
 }
 
 async fn delete_backups(store: &Store) -> Result<(), Error> {

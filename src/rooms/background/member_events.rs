@@ -77,7 +77,9 @@ pub(in crate::rooms) fn run_batch(
     Ok(next.is_some())
 }
 
+/// Whatever a policy server says: an account that is gone stays in no room.
 fn leave_room(tx: &Tx, local: &Local, actor: &Actor, room: RoomNum) -> Result<(), Error> {
+    let local = &local.without_policy_servers();
     match out_of_band::load(tx, actor.num, room)? {
         Some(_) => {
             let change = MembershipChange::new(&actor.id, MembershipState::Leave, None);

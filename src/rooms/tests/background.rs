@@ -15,7 +15,9 @@ use crate::{
     rooms::{
         Actor, Error, Local,
         background::{jobs::BackgroundJobs, member_events},
+        policy_server::PolicySigner,
         state::content,
+        unsigned_event::UnsignedEvent,
     },
     store::{
         Effect, Options, Reader, Records, RoomNum, Rows, Store, Tx, UserNum,
@@ -131,6 +133,14 @@ fn a_deactivated_user_leaves_all_rooms_invites_and_knocks() {
     });
 }
 
+struct NoPolicyServers;
+
+impl PolicySigner for NoPolicyServers {
+    async fn ask(&self, event: &UnsignedEvent) {
+        panic!("{event:?} needs no signature");
+    }
+}
+
 /// Runs `test` over the store in `directory`, where background jobs run if `with_jobs`.
 fn run<T>(
     directory: &Path,
@@ -151,7 +161,11 @@ fn run<T>(
         let publishing = executor.spawn(store.clone().publish(apply));
         let (at, local) = (store.clone(), local.clone());
         let working = with_jobs.then(|| {
-            executor.spawn(async move { background_jobs.run(&at, &local, &Clock::default()).await })
+            executor.spawn(async move {
+                background_jobs
+                    .run(&at, &local, &Clock::default(), &NoPolicyServers)
+                    .await
+            })
         });
         let result = test(&store).await;
         store.close().await;

@@ -280,10 +280,42 @@ fn a_silent_policy_server_holds_up_the_room_once_and_is_asked_again_later() {
     send_text(&alice, room, "there you are");
 }
 
-/// Background jobs do not ask, so a change of a profile comes without a signature.
+/// The leaves of a deactivated user are sent without a signature.
 #[test]
 fn an_event_that_is_received_without_a_signature_is_soft_failed_unless_the_policy_server_signs_it()
 {
+    let world = world();
+    let room = &world.room;
+    let users = ["spammer", "robert"].map(|name| world.there.register(name));
+    for user in &users {
+        join_via(user, room, &world.here);
+    }
+    world.enable();
+    for user in &users {
+        let path = "/_matrix/client/v3/account/deactivate";
+        expect_ok(user.request_with_password(Method::POST, path, json!({})));
+    }
+    let messages = room_path(room, "messages?dir=b&limit=100");
+    let left = async || {
+        let response = world
+            .here
+            .send(Method::GET, &messages, Some(&world.alice), &Value::Null);
+        let events = response.await.1["chunk"].take();
+        let events = events.as_array().expect("events").iter();
+        let left = events.filter(|event| event["content"]["membership"] == "leave");
+        left.map(|event| event["state_key"].clone())
+            .collect::<Vec<_>>()
+    };
+    // The second leave came after the first.
+    let expected = users[1].user_id.as_str();
+    world
+        .here
+        .wait_until(async || left().await.contains(&json!(expected)));
+    assert_eq!(world.here.run(left()), [expected]);
+}
+
+#[test]
+fn a_change_of_a_profile_is_sent_only_with_the_signature_of_the_policy_server() {
     let world = world();
     let (alice, bob, room) = (world.alice(), world.bob(), &world.room);
     let since = next_batch(&sync(&bob, None)).to_owned();
