@@ -25,6 +25,7 @@ mod event_object;
 mod first_error;
 mod format;
 mod format_error;
+pub mod glob;
 #[cfg(test)]
 pub(crate) mod history;
 mod json;

@@ -2,17 +2,13 @@
 //!
 //! Any member with the power to may send an ACL of any entries, so the cost of an evaluation must not be
 //! more than linear in the size of the ACL. Entries without wildcards are found by binary search. For the
-//! others, the positions of each character in the host name are computed once, as bit sets; then each
-//! character of an entry takes one shift and one intersection, whatever wildcards are around it.
-//! (`wildmatch`, which ruma uses, compares every part of a pattern at every position: an ACL of 500 entries
-//! of the form `*aaa…b` takes it 9 ms for one server on a PC.)
+//! others see [`GlobText`].
 //!
 //! [server access control lists]: https://spec.matrix.org/v1.19/server-server-api/#server-access-control-lists-acls
 
 use ruma::{CanonicalJsonObject, CanonicalJsonValue, ServerName};
 
-/// The longest host name. DNS names have at most 253 characters.
-const MAX_HOST_BYTES: usize = 255;
+use super::glob::{GlobText, MAX_TEXT_BYTES};
 
 #[derive(Debug)]
 pub struct ServerAcl {
@@ -47,8 +43,8 @@ impl ServerAcl {
             return false;
         }
         let name = server.host().to_ascii_lowercase();
-        // No server has a longer name.
-        let Some(host) = Host::new(&name) else {
+        // DNS names have at most 253 characters, and are ASCII.
+        let Some(host) = GlobText::new(&name).filter(|_| name.is_ascii()) else {
             return false;
         };
         !self.deny.matches(&host) && self.allow.matches(&host)
@@ -75,7 +71,7 @@ impl Patterns {
             let entry = entry.to_lowercase();
             // Host names are ASCII, and a wildcard other than `*` stands for one character.
             let characters = entry.bytes().filter(|byte| *byte != b'*').count();
-            if !entry.is_ascii() || characters > MAX_HOST_BYTES {
+            if !entry.is_ascii() || characters > MAX_TEXT_BYTES {
                 continue;
             }
             let list = match entry.contains(['*', '?']) {
@@ -92,8 +88,10 @@ impl Patterns {
         patterns
     }
 
-    fn matches(&self, host: &Host<'_>) -> bool {
-        let is_named = self.names.binary_search_by(|name| (**name).cmp(host.name));
+    fn matches(&self, host: &GlobText<'_>) -> bool {
+        let is_named = self
+            .names
+            .binary_search_by(|name| (**name).cmp(host.text()));
         is_named.is_ok() || self.globs.iter().any(|glob| host.matches(glob))
     }
 
@@ -104,120 +102,6 @@ impl Patterns {
         entries
             .map(|entry| size_of::<Box<str>>() + entry.len() + OVERHEAD)
             .sum()
-    }
-}
-
-/// A host name that is compared with globs.
-struct Host<'a> {
-    name: &'a str,
-    /// The positions of each character.
-    positions: Box<[Positions; 128]>,
-}
-
-impl<'a> Host<'a> {
-    /// `None` if no server can have the name.
-    fn new(name: &'a str) -> Option<Self> {
-        if !name.is_ascii() || name.len() > MAX_HOST_BYTES {
-            return None;
-        }
-        let mut positions = Box::new([Positions::default(); 128]);
-        for (at, byte) in name.bytes().enumerate() {
-            positions[usize::from(byte)].insert(at);
-        }
-        Some(Self { name, positions })
-    }
-
-    /// Whether `glob` matches the whole name: `*` any characters, `?` one.
-    fn matches(&self, glob: &str) -> bool {
-        let name = self.name.as_bytes();
-        let Some((prefix, rest)) = glob.split_once('*') else {
-            return glob.len() == name.len() && is_at(name, glob);
-        };
-        let (middle, suffix) = rest.rsplit_once('*').unwrap_or(("", rest));
-        let Some(end) = name.len().checked_sub(suffix.len()) else {
-            return false;
-        };
-        if prefix.len() > end || !is_at(name, prefix) || !is_at(&name[end..], suffix) {
-            return false;
-        }
-        // Each part at its first place leaves the most for the next.
-        let mut start = prefix.len();
-        for part in middle.split('*').filter(|part| !part.is_empty()) {
-            match self.find(part, start) {
-                Some(at) if at + part.len() <= end => start = at + part.len(),
-                _ => return false,
-            }
-        }
-        true
-    }
-
-    /// The first place of `part`, which has no `*`, from `start` on.
-    fn find(&self, part: &str, start: usize) -> Option<usize> {
-        let mut found = Positions::from(start);
-        for (offset, byte) in part.bytes().enumerate() {
-            if byte != b'?' {
-                found = found.and(self.positions[usize::from(byte)].minus(offset));
-            }
-            if found.is_empty() {
-                return None;
-            }
-        }
-        found.first()
-    }
-}
-
-/// Whether `text` begins with `part`, which has no `*`.
-fn is_at(text: &[u8], part: &str) -> bool {
-    text.len() >= part.len()
-        && part
-            .bytes()
-            .zip(text)
-            .all(|(of_part, of_text)| of_part == b'?' || of_part == *of_text)
-}
-
-/// A set of positions in a host name: a bit each, the first 128 in the first number.
-#[derive(Clone, Copy, Default)]
-struct Positions([u128; 2]);
-
-impl Positions {
-    /// All positions from `start` on.
-    fn from(start: usize) -> Self {
-        match start {
-            0..128 => Self([u128::MAX << start, u128::MAX]),
-            128..256 => Self([0, u128::MAX << (start - 128)]),
-            _ => Self::default(),
-        }
-    }
-
-    fn insert(&mut self, at: usize) {
-        self.0[at / 128] |= 1 << (at % 128);
-    }
-
-    fn and(self, other: Self) -> Self {
-        Self([self.0[0] & other.0[0], self.0[1] & other.0[1]])
-    }
-
-    /// Each position minus `offset`; those before are dropped.
-    fn minus(self, offset: usize) -> Self {
-        let [low, high] = self.0;
-        match offset {
-            0 => self,
-            1..128 => Self([low >> offset | high << (128 - offset), high >> offset]),
-            128..256 => Self([high >> (offset - 128), 0]),
-            _ => Self::default(),
-        }
-    }
-
-    fn is_empty(self) -> bool {
-        self.0 == [0, 0]
-    }
-
-    fn first(self) -> Option<usize> {
-        match self.0 {
-            [0, 0] => None,
-            [0, high] => Some(128 + high.trailing_zeros() as usize),
-            [low, _] => Some(low.trailing_zeros() as usize),
-        }
     }
 }
 
