@@ -47,6 +47,8 @@ use std::{
 
 use smol::channel::{self, Receiver, Sender};
 
+#[cfg(test)]
+pub(crate) use self::table::reads;
 use self::{
     batch::Committed,
     disk::{DATABASE, Disk, OsFileSystem},

@@ -310,6 +310,27 @@ impl<K: Field, T: Record> TxTable<'_, K, Packed<T>> {
     }
 }
 
+/// How often the rows of tables are looked up on a thread: for tests of what grows with what.
+#[cfg(test)]
+pub(crate) mod reads {
+    use std::cell::Cell;
+
+    thread_local! {
+        static READS: Cell<usize> = const { Cell::new(0) };
+    }
+
+    pub(super) fn add() {
+        READS.set(READS.get() + 1);
+    }
+
+    /// The number of rows that `read` looks up.
+    pub(crate) fn during<T>(read: impl FnOnce() -> T) -> (T, usize) {
+        let before = READS.get();
+        let result = read();
+        (result, READS.get() - before)
+    }
+}
+
 // These functions are not generic in the types of a table, so that they are compiled once.
 
 type RawRow<'r> = (AccessGuard<'r, Raw>, AccessGuard<'r, Raw>);
@@ -318,6 +339,8 @@ fn raw_get<'t>(
     table: &'t impl ReadableTable<Raw, Raw>,
     key: &[u8],
 ) -> Result<Option<AccessGuard<'t, Raw>>, Error> {
+    #[cfg(test)]
+    reads::add();
     Ok(table.get(key)?)
 }
 
@@ -329,10 +352,14 @@ fn raw_range<'t>(
 }
 
 fn raw_next<'r>(rows: &mut redb::Range<'r, Raw, Raw>) -> Option<Result<RawRow<'r>, Error>> {
+    #[cfg(test)]
+    reads::add();
     Some(rows.next()?.map_err(Error::from))
 }
 
 fn raw_next_back<'r>(rows: &mut redb::Range<'r, Raw, Raw>) -> Option<Result<RawRow<'r>, Error>> {
+    #[cfg(test)]
+    reads::add();
     Some(rows.next_back()?.map_err(Error::from))
 }
 

@@ -2,6 +2,7 @@
 //! some of them. Data is below `target/tmp`, which must be on a disk: a file system in memory does
 //! not count written bytes.
 
+mod aggregations;
 mod attacks;
 #[path = "../common/mod.rs"]
 mod common;
@@ -53,7 +54,7 @@ type Rows = io::Result<Vec<Row>>;
 type Benchmark = (&'static str, fn() -> Rows);
 
 fn main() -> io::Result<()> {
-    let benchmarks: [Benchmark; 14] = [
+    let benchmarks: [Benchmark; 15] = [
         ("size", size),
         ("idle", idle),
         ("startup", startup),
@@ -68,6 +69,7 @@ fn main() -> io::Result<()> {
         ("sliding-sync", sliding_sync::run),
         ("search", search::run),
         ("push", push::run),
+        ("aggregations", aggregations::run),
     ];
     let selected: Vec<_> = std::env::args()
         .skip(1)

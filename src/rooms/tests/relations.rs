@@ -17,10 +17,17 @@ use crate::{
     },
     rooms::{
         Error, event,
-        relations::related::{self, RelatedBy},
-        timeline,
+        relations::{
+            aggregations::Aggregator,
+            related::{self, RelatedBy},
+        },
+        timeline::{
+            self,
+            client_event::{Formatter, RoomIdField},
+        },
     },
-    store::{Place, Reader, RoomNum, Rows, Tx},
+    store::{Place, Reader, RoomNum, Rows, Tx, UserNum, reads},
+    users::account_data::ignored_users::IgnoredUsers,
 };
 
 /// What the tables hold, by ids.
@@ -237,5 +244,40 @@ fn a_filter_by_relations_reads_children_until_one_is_wanted_and_counts_them() {
             Ok::<_, Error>(())
         };
         store.write(job).await.expect("the job succeeds");
+    });
+}
+
+/// The cost of aggregations does not grow with the number of reactions.
+#[test]
+fn an_event_with_10_000_reactions_takes_as_many_reads_as_one_with_ten() {
+    with_store(async |store| {
+        let local = local();
+        let job = move |tx: &Tx| {
+            let room = open_room(tx, &local, &RoomVersionId::V12)?;
+            let mut counts = Vec::new();
+            for reactions in [10, 10_000] {
+                let event = message(tx, &local, &room, alice(), "hello")?;
+                let mut rows = tx.relations()?;
+                for number in 0..reactions {
+                    let place = Place(event.place.0 + number);
+                    let key = (room.room, event.id.as_str(), 3, place);
+                    rows.insert(key, (event.num, UserNum(1)))?;
+                }
+                drop(rows);
+                let stored = event::load(tx, event.num)?;
+                let field = RoomIdField::Include;
+                let mut formatter = Formatter::new(tx, room.room, alice(), None, 0, field)?;
+                let ignored = IgnoredUsers::default();
+                let aggregator = Aggregator::new(tx, &formatter, UserNum(1), ignored)?;
+                let format = || aggregator.format(tx, &mut formatter, &stored);
+                let (formatted, count) = reads::during(format);
+                formatted?;
+                counts.push(count);
+            }
+            assert!(counts[0] > 0);
+            assert_eq!(counts[0], counts[1]);
+            Ok::<_, Error>(())
+        };
+        store.write(job).await.expect("the events are formatted");
     });
 }
