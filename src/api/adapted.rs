@@ -7,6 +7,8 @@ use ruma::{
     serde::JsonObject,
 };
 
+use super::Error;
+
 /// ruma's request `R`, read with a [`Quirk`].
 #[derive(Debug)]
 pub struct Adapted<R, Q> {
@@ -64,6 +66,22 @@ impl Quirk for AsSent {
         _path_arguments: &[&str],
     ) -> Result<Self, DeserializationError> {
         Ok(Self(serde_json::from_slice(request.body())?))
+    }
+}
+
+impl AsSent {
+    /// Refuses properties that change what the request means, of features that hearth does not have, unless
+    /// they are `null` or `false`.
+    ///
+    /// # Errors
+    /// [`Error::UnsupportedArgument`].
+    pub fn refuse(&self, names: &[&'static str]) -> Result<(), Error> {
+        let is_used = |name: &&&str| {
+            let value = self.0.get(**name);
+            value.is_some_and(|value| !value.is_null() && *value != false)
+        };
+        let used = names.iter().find(is_used);
+        used.map_or(Ok(()), |name| Err(Error::UnsupportedArgument(name)))
     }
 }
 

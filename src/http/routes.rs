@@ -166,6 +166,8 @@ fn accounts(routes: &mut Routes) {
         .rate(Kind::Other);
     routes.add(session::get_login_types);
     routes.add(session::login).rate(Kind::Login);
+    routes.add(session::sso_login);
+    routes.add(session::sso_login_with_provider);
     routes.add(session::get_login_token);
     routes.add(session::refresh_token);
     routes.add(session::logout).while_locked();

@@ -56,6 +56,15 @@ fn a_request_that_means_something_else_with_an_unsupported_argument_is_refused_a
             expect_error(&alice.put(&path, content()), 400, "M_UNRECOGNIZED");
         }
     }
+    let target = json!({ "user_id": "@bob:localhost", "org.matrix.msc4293.redact_events": true });
+    for action in ["ban", "kick"] {
+        let response = alice.post(&room_path(&room, action), target.clone());
+        expect_error(&response, 400, "M_UNRECOGNIZED");
+    }
+    let redact = format!("redact/{}/1", percent_encode(&before));
+    let relations = json!({ "org.matrix.msc3912.with_relations": ["m.replace"] });
+    let response = alice.put(&room_path(&room, &redact), relations);
+    expect_error(&response, 400, "M_UNRECOGNIZED");
     assert_eq!(latest_event_id(&alice, &room), before);
     let name = format!(
         "/_matrix/client/v3/profile/{}/displayname?computer.gingershaped.msc4466.propagate_to=none",
@@ -65,7 +74,7 @@ fn a_request_that_means_something_else_with_an_unsupported_argument_is_refused_a
     expect_error(&response, 400, "M_UNRECOGNIZED");
     let versions = expect_ok(server.get("/_matrix/client/versions")).to_string();
     let capabilities = expect_ok(alice.get("/_matrix/client/v3/capabilities")).to_string();
-    for feature in ["msc4140", "msc4354", "msc4466"] {
+    for feature in ["msc4140", "msc4354", "msc4466", "msc4293", "msc3912"] {
         assert!(
             !(versions.clone() + &capabilities).contains(feature),
             "{feature}"

@@ -15,7 +15,7 @@ use ruma::{
 };
 
 use crate::{
-    api::{Api, Error, Session},
+    api::{Adapted, Api, AsSent, Error, Session},
     rooms::{
         self, Actor, Local, event,
         membership::{change::MembershipChange, join, leave, moderation, out_of_band},
@@ -25,6 +25,9 @@ use crate::{
     store::{Reader, RoomNum, Tx, records::Membership},
     users,
 };
+
+/// MSC4293: the events of the user would stay.
+const REDACT_EVENTS: &[&str] = &["redact_events", "org.matrix.msc4293.redact_events"];
 
 /// `POST /_matrix/client/v3/rooms/{roomId}/join`
 pub async fn join_room_by_id(
@@ -234,8 +237,12 @@ pub async fn invite_user(
 pub async fn kick_user(
     api: Api,
     session: Session,
-    request: kick_user::v3::Request,
+    Adapted {
+        request,
+        quirk: body,
+    }: Adapted<kick_user::v3::Request, AsSent>,
 ) -> Result<kick_user::v3::Response, Error> {
+    body.refuse(REDACT_EVENTS)?;
     let (user, reason) = (request.user_id, request.reason);
     let kick = move |tx: &Tx, local: &Local, actor: &Actor, room| {
         moderation::kick(tx, local, actor, room, &user, reason.as_deref())
@@ -248,8 +255,12 @@ pub async fn kick_user(
 pub async fn ban_user(
     api: Api,
     session: Session,
-    request: ban_user::v3::Request,
+    Adapted {
+        request,
+        quirk: body,
+    }: Adapted<ban_user::v3::Request, AsSent>,
 ) -> Result<ban_user::v3::Response, Error> {
+    body.refuse(REDACT_EVENTS)?;
     let (user, reason) = (request.user_id, request.reason);
     let ban = move |tx: &Tx, local: &Local, actor: &Actor, room| {
         moderation::ban(tx, local, actor, room, &user, reason.as_deref())

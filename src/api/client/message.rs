@@ -94,9 +94,12 @@ pub async fn redact_event(
     session: Session,
     Adapted {
         request,
-        quirk: AsSent(mut content),
+        quirk: body,
     }: Adapted<redact_event::v3::Request, AsSent>,
 ) -> Result<redact_event::v3::Response, Error> {
+    // MSC3912: the events that relate to it would stay.
+    body.refuse(&["with_rel_types", "org.matrix.msc3912.with_relations"])?;
+    let AsSent(mut content) = body;
     let redacts = content.remove("redacts");
     if redacts.is_some_and(|redacts| redacts != request.event_id.as_str()) {
         return Err(Error::invalid_param(

@@ -3,7 +3,10 @@
 use std::borrow::Cow;
 
 use ruma::api::{
-    client::session::{get_login_token, get_login_types, login, logout, logout_all, refresh_token},
+    client::session::{
+        get_login_token, get_login_types, login, logout, logout_all, refresh_token, sso_login,
+        sso_login_with_provider,
+    },
     client::uiaa::UserIdentifier,
     error::DeserializationError,
 };
@@ -33,6 +36,26 @@ pub async fn get_login_types(
         LoginType::Password(PasswordLoginType::new()),
         LoginType::Token(token),
     ]))
+}
+
+const NO_SSO: &str = "this server has no single sign-on";
+
+/// `GET /_matrix/client/v3/login/sso/redirect`
+pub async fn sso_login(
+    _api: Api,
+    _client: Unauthenticated,
+    _request: sso_login::v3::Request,
+) -> Result<sso_login::v3::Response, Error> {
+    Err(Error::not_found(NO_SSO))
+}
+
+/// `GET /_matrix/client/v3/login/sso/redirect/{idpId}`
+pub async fn sso_login_with_provider(
+    _api: Api,
+    _client: Unauthenticated,
+    _request: sso_login_with_provider::v3::Request,
+) -> Result<sso_login_with_provider::v3::Response, Error> {
+    Err(Error::not_found(NO_SSO))
 }
 
 /// ruma panics if `type` is missing.
