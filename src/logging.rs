@@ -3,6 +3,7 @@
 use std::{
     io::{self, Write},
     panic,
+    sync::atomic::{AtomicUsize, Ordering},
     time::SystemTime,
 };
 
@@ -13,8 +14,10 @@ use crate::systemd;
 /// For other crates.
 const MAX_DEPENDENCY_LEVEL: LevelFilter = LevelFilter::Warn;
 
+/// How often the level was changed while the server ran.
+static CHANGES: AtomicUsize = AtomicUsize::new(0);
+
 struct Logger {
-    level: LevelFilter,
     line: fn(&Record<'_>) -> String,
 }
 
@@ -25,9 +28,23 @@ pub fn start(level: LevelFilter) {
     } else {
         for_terminal
     };
-    if log::set_boxed_logger(Box::new(Logger { level, line })).is_ok() {
+    if log::set_boxed_logger(Box::new(Logger { line })).is_ok() {
         log::set_max_level(level);
         panic::set_hook(Box::new(|panic| log::error!("{panic}")));
+    }
+}
+
+/// Changes the level. Returns the number of the change.
+pub fn change_level(level: LevelFilter) -> usize {
+    log::set_max_level(level);
+    CHANGES.fetch_add(1, Ordering::Relaxed) + 1
+}
+
+/// Sets the level to `level` again, unless there was another change since `change`.
+pub fn end_change(change: usize, level: LevelFilter) {
+    if CHANGES.load(Ordering::Relaxed) == change {
+        log::set_max_level(level);
+        log::info!("the log has the level {level} again");
     }
 }
 
@@ -35,9 +52,9 @@ impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         let is_hearth = metadata.target().split("::").next() == Some("hearth");
         let level = if is_hearth {
-            self.level
+            log::max_level()
         } else {
-            self.level.min(MAX_DEPENDENCY_LEVEL)
+            log::max_level().min(MAX_DEPENDENCY_LEVEL)
         };
         metadata.level() <= level
     }

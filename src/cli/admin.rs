@@ -25,7 +25,7 @@ use crate::{
 
 const PREFIX: &str = "/_hearth/admin/v1/";
 const MAX_RESPONSE_BYTES: usize = 64 << 20;
-/// When somebody at a terminal is told to wait.
+/// When somebody at a terminal gets a hint that the server takes long.
 const HINT_AFTER: Duration = Duration::from_secs(1);
 /// No operation takes longer; what does runs in the background.
 const RESPONSE_TIMEOUT: Duration = Duration::from_mins(5);

@@ -1,10 +1,16 @@
 //! The command line: one file per command, each a struct with `run`.
 
 mod admin;
+mod announce;
 mod config;
+mod federation;
 mod invite;
+mod log;
 mod media;
 mod output;
+mod push;
+mod reports;
+mod room;
 mod rotate_key;
 mod serve;
 mod status;
@@ -34,7 +40,13 @@ enum Command {
     Status(status::Status),
     User(user::User),
     Invite(invite::Invite),
+    Room(room::Room),
     Media(media::Media),
+    Federation(federation::Federation),
+    Push(push::Push),
+    Reports(reports::Reports),
+    Announce(announce::Announce),
+    Log(log::Log),
     RotateKey(rotate_key::RotateKey),
     Version(version::Version),
 }
@@ -46,7 +58,13 @@ pub fn main() -> ExitCode {
         Command::Status(command) => command.run(),
         Command::User(command) => command.run(),
         Command::Invite(command) => command.run(),
+        Command::Room(command) => command.run(),
         Command::Media(command) => command.run(),
+        Command::Federation(command) => command.run(),
+        Command::Push(command) => command.run(),
+        Command::Reports(command) => command.run(),
+        Command::Announce(command) => command.run(),
+        Command::Log(command) => command.run(),
         Command::RotateKey(command) => command.run(),
         Command::Version(command) => command.run(),
     }

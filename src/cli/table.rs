@@ -18,6 +18,8 @@ pub(super) struct Column {
 pub(super) enum Kind {
     /// A text or a number.
     Text,
+    /// Several of them.
+    List,
     /// A number of bytes.
     Size,
     /// How long ago a time in milliseconds since the epoch is, or in how long it will be.
@@ -31,6 +33,14 @@ pub(super) const fn text(title: &'static str, field: &'static str) -> Column {
         title,
         field,
         kind: Kind::Text,
+    }
+}
+
+pub(super) const fn list(title: &'static str, field: &'static str) -> Column {
+    Column {
+        title,
+        field,
+        kind: Kind::List,
     }
 }
 
@@ -107,11 +117,11 @@ impl Column {
         let value = row.pointer(self.field);
         let number = value.and_then(Value::as_u64);
         match self.kind {
-            Kind::Text => match value {
-                Some(Value::String(text)) => printable(text),
-                Some(Value::Null) | None => String::new(),
-                Some(value) => value.to_string(),
-            },
+            Kind::Text => value.map_or_else(String::new, show_text),
+            Kind::List => {
+                let values = value.and_then(Value::as_array).into_iter().flatten();
+                values.map(show_text).collect::<Vec<_>>().join(", ")
+            }
             Kind::Size => number.map_or_else(String::new, |size| Size::from(size).to_string()),
             Kind::Age => number.map_or_else(String::new, age_of),
             Kind::Flags(names) => {
@@ -120,6 +130,14 @@ impl Column {
                 names.join(", ")
             }
         }
+    }
+}
+
+fn show_text(value: &Value) -> String {
+    match value {
+        Value::String(text) => printable(text),
+        Value::Null => String::new(),
+        value => value.to_string(),
     }
 }
 

@@ -6,16 +6,16 @@ use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr
 
 /// Asks for a new password, twice and without showing it. `None` if an empty one is entered, or if there is
 /// nobody to ask.
-pub(super) fn ask_password() -> io::Result<Option<String>> {
+pub(super) fn prompt_password() -> io::Result<Option<String>> {
     if !io::stdin().is_terminal() {
         return Ok(None);
     }
     loop {
-        let password = ask_hidden("New password (empty: one is made up): ")?;
+        let password = prompt_hidden("New password (empty: one is made up): ")?;
         if password.is_empty() {
             return Ok(None);
         }
-        if ask_hidden("The same again: ")? == password {
+        if prompt_hidden("The same again: ")? == password {
             return Ok(Some(password));
         }
         eprintln!("These are not the same.");
@@ -41,7 +41,7 @@ pub(super) fn read_line() -> io::Result<String> {
     Ok(line)
 }
 
-fn ask_hidden(question: &str) -> io::Result<String> {
+fn prompt_hidden(question: &str) -> io::Result<String> {
     eprint!("{question}");
     let _hidden = Hidden::new()?;
     let line = read_line();

@@ -282,7 +282,7 @@ fn password(generate: bool, from_stdin: bool) -> Result<Option<String>, ExitCode
         )),
         (true, false) => Ok(None),
         (false, true) => terminal::read_line().map(Some),
-        (false, false) => terminal::ask_password(),
+        (false, false) => terminal::prompt_password(),
     };
     password.map_err(|error| {
         eprintln!("hearth: no password: {error}");

@@ -36,7 +36,7 @@ pub use self::{
         AcceptedMemberEvent, Error as MembershipError, MembershipClient, MembershipHandler,
         ReceivedInvite, invite_v1,
     },
-    outbound::{EphemeralEdu, backoff},
+    outbound::{Destination, EphemeralEdu, backoff},
     policy::{JobSigner, PolicyServers},
     queries::{profiles::Profiles, spaces::Spaces},
     service::Federation,

@@ -10,7 +10,10 @@ use super::{
     },
     keys::{self, Keys, Query},
     membership::{MembershipClient, MembershipHandler},
-    outbound::{EphemeralEdu, Sender, backoff::Backoffs},
+    outbound::{
+        Destination, EphemeralEdu, Sender,
+        backoff::{self, Backoffs},
+    },
     policy::PolicyServers,
     queries::{profiles::Profiles, spaces::Spaces, timestamp_to_event},
     transport::{client::Client, connect::with_timeout, tls::TlsError},
@@ -27,7 +30,7 @@ use crate::{
         servers::{self, server_acl::ServerAcls},
         typing::Typing,
     },
-    store::{Effect, Place, RoomNum, ServerNum, Store, UserNum},
+    store::{Effect, Place, Reader, RoomNum, ServerNum, Snapshot, Store, Tx, UserNum},
     users::presence::Presence,
 };
 use ruma::{
@@ -227,6 +230,39 @@ impl Federation {
     /// Has to be called when a verified request of `origin` has been handled.
     pub fn handled_request_of(&self, origin: &ServerName) {
         self.sender.wake(origin);
+    }
+
+    /// The servers that share rooms with this one, and those that do not answer.
+    pub async fn destinations(&self) -> Result<Vec<Destination>, rooms::Error> {
+        let sender = self.sender.clone();
+        let scan = move |s: &Snapshot| sender.destinations(s);
+        self.store.scan("the servers", scan).await
+    }
+
+    /// What is known of `server`; `None` if nothing ever was.
+    pub fn destination(&self, server: &ServerName) -> Result<Option<Destination>, rooms::Error> {
+        self.store.read(|s| match servers::num(s, server)? {
+            Some(num) => Ok(Some(self.sender.destination(s, num, server.to_owned())?)),
+            None => Ok(None),
+        })
+    }
+
+    /// Ends the backoff of `server`, so that it is tried at once; whether anything is known of it. Where it is
+    /// found is looked up again.
+    pub async fn retry(&self, server: &ServerName) -> Result<bool, rooms::Error> {
+        let Some(num) = self.store.read(|s| servers::num(s, server))? else {
+            return Ok(false);
+        };
+        let name = server.to_owned();
+        let job = move |tx: &Tx| {
+            tx.resolved_servers()?.remove(name.as_str())?;
+            backoff::clear(tx, num)
+        };
+        self.store.write(job).await?;
+        self.client.forget_address(server);
+        self.sender.wake(server);
+        self.device_lists.alive(server);
+        Ok(true)
     }
 
     /// Has to be called with every effect of a commit.

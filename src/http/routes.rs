@@ -46,15 +46,30 @@ pub(super) fn all() -> Vec<Route> {
 
 /// The operations of the owner.
 pub(super) fn admin() -> Vec<Route> {
-    use admin::{invite, media, status, user};
+    use admin::{federation, invite, log, media, push, report, room, server_notices, status, user};
 
     vec![
+        Route::operation(
+            "/_hearth/admin/v1/announce",
+            server_notices::announce_as_owner,
+        ),
+        Route::operation("/_hearth/admin/v1/federation/retry", federation::retry),
+        Route::operation("/_hearth/admin/v1/federation/show", federation::show),
+        Route::operation("/_hearth/admin/v1/federation/status", federation::status),
         Route::operation("/_hearth/admin/v1/invite/list", invite::list),
         Route::operation("/_hearth/admin/v1/invite/new", invite::new),
         Route::operation("/_hearth/admin/v1/invite/revoke", invite::revoke),
+        Route::operation("/_hearth/admin/v1/log", log::set_level),
         Route::operation("/_hearth/admin/v1/media/delete", media::delete),
         Route::operation("/_hearth/admin/v1/media/quarantine", media::quarantine),
         Route::operation("/_hearth/admin/v1/media/usage", media::usage),
+        Route::operation("/_hearth/admin/v1/push/show", push::show),
+        Route::operation("/_hearth/admin/v1/push/test", push::test),
+        Route::operation("/_hearth/admin/v1/reports", report::list),
+        Route::operation("/_hearth/admin/v1/room/leave", room::leave),
+        Route::operation("/_hearth/admin/v1/room/list", room::list),
+        Route::operation("/_hearth/admin/v1/room/members", room::members),
+        Route::operation("/_hearth/admin/v1/room/show", room::show),
         Route::operation("/_hearth/admin/v1/status", status::status),
         Route::operation("/_hearth/admin/v1/user/add", user::add),
         Route::operation("/_hearth/admin/v1/user/admin", user::set_admin),

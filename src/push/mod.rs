@@ -19,6 +19,7 @@
 //! [client-server API, "Push Notifications"]: https://spec.matrix.org/v1.19/client-server-api/#push-notifications
 
 mod badge;
+mod check;
 mod dispatch;
 mod gateway;
 mod listing;
@@ -33,6 +34,7 @@ mod sender;
 mod tests;
 
 pub use self::{
+    check::KnownPusher,
     gateway::UrlError,
     listing::{ListedNotification, Listing, ListingRequest, list},
     sender::PushSender,

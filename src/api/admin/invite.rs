@@ -6,16 +6,12 @@ use ruma::{OwnedRoomId, OwnedRoomOrAliasId, room::JoinRuleSummary};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Nothing;
+use super::{Nothing, room::find};
 use crate::{
     api::{Api, Error},
     clock::as_ms,
-    rooms::{
-        self,
-        directory::{aliases, summary},
-        room,
-    },
-    store::{Reader, Records, records::RegistrationToken},
+    rooms::{directory::summary, room},
+    store::{Reader, Records, Snapshot, records::RegistrationToken},
     users::accounts::{self, NewRegistrationToken},
 };
 
@@ -72,18 +68,11 @@ pub async fn new(api: Api, request: NewInvite) -> Result<Value, Error> {
 
 /// The id of a room into which new users can be let.
 fn check_room(
-    r: &impl Reader,
+    r: &Snapshot,
     room: &OwnedRoomOrAliasId,
     has_inviter: bool,
 ) -> Result<OwnedRoomId, Error> {
-    let num = match aliases::find(r, room) {
-        Err(rooms::Error::UnknownRoom | rooms::Error::NotFound(_)) => {
-            return Err(Error::not_found(format!(
-                "{room} is not a room of this server; `hearth room list` shows all"
-            )));
-        }
-        room => room?,
-    };
+    let num = find(r, room)?;
     if !has_inviter && summary::join_rule(r, num)? != JoinRuleSummary::Public {
         return Err(Error::invalid_param(format!(
             "nobody can join {room} without an invitation: add `--by` and a user who may invite to it"

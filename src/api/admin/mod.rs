@@ -5,8 +5,13 @@
 //! An operation is `async fn(Api, Request) -> Result<Value, Error>`: `POST /_hearth/admin/v1/…` with a JSON
 //! object. Its caller needs no authentication.
 
+pub mod federation;
 pub mod invite;
+pub mod log;
 pub mod media;
+pub mod push;
+pub mod report;
+pub mod room;
 pub mod server_notices;
 pub mod shared_secret;
 pub mod status;

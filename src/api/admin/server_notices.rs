@@ -2,6 +2,8 @@
 //! hearth's own that sends one to all users.
 
 use ruma::{OwnedEventId, OwnedUserId, events::TimelineEventType, serde::JsonObject};
+use serde::Deserialize;
+use serde_json::{Value, json};
 
 use crate::{
     api::{Api, Error, Session},
@@ -67,13 +69,29 @@ pub async fn announce(
     request: announce::Request,
 ) -> Result<announce::Response, Error> {
     check_admin(&api, &session)?;
-    let (sender, now) = (api.config.notices_user.clone(), api.clock.timestamp());
-    let announce = move |tx: &Tx| {
-        server_notices::announce(tx, &request.txn_id, (&*sender, now), &request.body)
-    };
-    api.store.write(announce).await?;
+    announce_to_all(&api, request.txn_id, request.body).await?;
     log::info!("a server notice for all users by {}", session.user_id);
     Ok(announce::Response {})
+}
+
+/// An announcement of the owner.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Announcement {
+    body: String,
+}
+
+pub async fn announce_as_owner(api: Api, request: Announcement) -> Result<Value, Error> {
+    let id = format!("owner {:016x}", rand::random::<u64>());
+    announce_to_all(&api, id, request.body).await?;
+    log::info!("a server notice for all users by the owner");
+    Ok(json!({ "announced": true }))
+}
+
+async fn announce_to_all(api: &Api, id: String, body: String) -> Result<(), Error> {
+    let (sender, now) = (api.config.notices_user.clone(), api.clock.timestamp());
+    let announce = move |tx: &Tx| server_notices::announce(tx, &id, (&*sender, now), &body);
+    Ok(api.store.write(announce).await?)
 }
 
 fn check_admin(api: &Api, session: &Session) -> Result<(), Error> {

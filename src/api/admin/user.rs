@@ -29,6 +29,12 @@ pub struct Name {
     user: String,
 }
 
+impl Name {
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+}
+
 pub async fn list(api: Api, _: Nothing) -> Result<Value, Error> {
     let scan = |s: &_| Ok::<_, Error>(accounts::summaries(s, MAX_LISTED)?);
     let users = api.store.scan("accounts", scan).await?;

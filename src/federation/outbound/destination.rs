@@ -309,9 +309,11 @@ async fn send_transaction(
         }
         Err(error) => {
             log::debug!("{name} does not take a transaction: {error}");
+            queues.ledger.failed(server, &error.to_string());
             return Ok(Outcome::Failed);
         }
     }
+    queues.ledger.succeeded(server);
     if stored.advances() {
         let job = move |tx: &Tx| stored.acknowledged(tx, server);
         queues.store.write(job).await?;

@@ -21,7 +21,9 @@
 pub mod backoff;
 mod destination;
 mod ephemeral_edus;
+mod ledger;
 mod outgoing_events;
+mod overview;
 mod pending_destinations;
 mod pending_leaves;
 mod queues;
@@ -30,4 +32,4 @@ mod stored_edus;
 #[cfg(test)]
 mod tests;
 
-pub use self::{ephemeral_edus::EphemeralEdu, sender::Sender};
+pub use self::{ephemeral_edus::EphemeralEdu, overview::Destination, sender::Sender};

@@ -18,6 +18,7 @@ use smol::{
 use super::{
     backoff,
     ephemeral_edus::{self, EphemeralEdus, MAX_EDUS},
+    ledger::Ledger,
     outgoing_events,
     stored_edus::StoredEdus,
 };
@@ -66,6 +67,7 @@ pub struct Queues {
     pub transactions: AtomicU64,
     /// For servers that share a room and answer, and for others.
     pub turns: [Arc<Semaphore>; 2],
+    pub ledger: Ledger,
     pub state: Mutex<State>,
 }
 

@@ -14,6 +14,7 @@ use smol::{
 use super::{
     destination,
     ephemeral_edus::EphemeralEdu,
+    ledger::Ledger,
     outgoing_events, pending_destinations,
     queues::{Destination, MAX_ALL_TRANSACTIONS, Queues, turns},
 };
@@ -64,6 +65,7 @@ impl Sender {
             run_id: rand::random(),
             transactions: AtomicU64::new(0),
             turns: turns(),
+            ledger: Ledger::new(clock),
             state: Mutex::default(),
         }))
     }

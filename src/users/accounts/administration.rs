@@ -16,7 +16,7 @@ use crate::{
     users::{Error, Users, devices, id_of, num_of},
 };
 
-/// Letters and digits that nobody mistakes for others.
+/// Lowercase letters and digits that nobody mistakes for others.
 const PASSWORD_ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
 /// Each character has 5 bits.
 const PASSWORD_GROUPS: usize = 4;

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use super::{Owner, log_in};
+use super::{Owner, client, log_in};
 use crate::common::{
     client_api::create_public_room,
     http::Client,
@@ -23,10 +23,6 @@ fn start_closed(owner: &Owner) -> (Server, String) {
     let login: Value = serde_json::from_slice(&log_in(port, "alice", PASSWORD).body).unwrap();
     let token = login["access_token"].as_str().unwrap().to_owned();
     (server, token)
-}
-
-fn client(port: u16, token: &str) -> Client {
-    Client::connect(port, Some(&format!("Bearer {token}"))).unwrap()
 }
 
 fn register(port: u16, user: &str, auth: Value) -> (u16, Value) {

@@ -1,7 +1,10 @@
 //! The commands of the owner, on a running server and on a stopped one.
 
+mod federation;
 mod invite;
 mod media;
+mod others;
+mod room;
 mod socket;
 mod user;
 
@@ -81,6 +84,10 @@ impl Owner {
     }
 }
 
+pub fn client(port: u16, token: &str) -> Client {
+    Client::connect(port, Some(&format!("Bearer {token}"))).unwrap()
+}
+
 pub fn log_in(port: u16, user: &str, password: &str) -> Response {
     let body = json!({
         "type": "m.login.password",
@@ -114,6 +121,7 @@ fn commands_print_the_same_on_a_running_and_on_a_stopped_server() {
         &["user", "show", "bob"],
         &["user", "sessions", "alice"],
         &["media", "usage"],
+        &["invite", "list"],
     ];
     let print_all = || -> Vec<_> {
         let print = |command: &&[&str]| (owner.run(command), owner.json(command));

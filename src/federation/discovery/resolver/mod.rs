@@ -122,6 +122,11 @@ impl Resolver {
         is_other.then(|| target(name, &resolved))
     }
 
+    /// Forgets what is in memory of the server `name`.
+    pub fn forget(&self, name: &ServerName) {
+        self.0.recent.remove(name);
+    }
+
     pub fn discovery(&self) -> &Discovery {
         &self.0.discovery
     }

@@ -1,0 +1,138 @@
+//! Rooms.
+
+use ruma::{OwnedRoomOrAliasId, events::StateEventType, room::RoomSummary};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::Nothing;
+use crate::{
+    api::{Api, Error},
+    rooms::{
+        self, Actor,
+        directory::{aliases, summary},
+        membership::leave,
+        servers,
+        state::current,
+    },
+    store::{Reader, RoomNum, Rows, Snapshot, Tx, records::Membership},
+    users,
+};
+
+/// More are left out of a list.
+const MAX_LISTED: usize = 10_000;
+/// How many users leave a room in one transaction.
+const LEAVES_PER_BATCH: usize = 20;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Room {
+    /// A room id, or an alias of this server.
+    room: OwnedRoomOrAliasId,
+}
+
+/// The rooms that this server is or was in, those with the most members first.
+pub async fn list(api: Api, _: Nothing) -> Result<Value, Error> {
+    let scan = |s: &Snapshot| {
+        let mut rooms = Vec::new();
+        for row in s.room_heads()?.all()?.take(MAX_LISTED) {
+            let room = row?.0.value();
+            rooms.push(to_json(s, room, &summary::of(s, room)?)?);
+        }
+        Ok::<_, Error>(rooms)
+    };
+    let mut rooms = api.store.scan("the rooms", scan).await?;
+    rooms.sort_by_key(|room| std::cmp::Reverse(room["joined"].as_u64()));
+    Ok(json!({ "rooms": rooms }))
+}
+
+pub async fn show(api: Api, Room { room }: Room) -> Result<Value, Error> {
+    let scan = move |s: &Snapshot| {
+        let num = find(s, &room)?;
+        let summary = summary::of(s, num)?;
+        let mut shown = to_json(s, num, &summary)?;
+        shown["topic"] = summary.topic.clone().into();
+        shown["join_rule"] = summary.join_rule.as_str().into();
+        shown["aliases"] = aliases::of_room(s, num)?.into();
+        let servers = servers::names(s, num)?.into_iter().map(String::from);
+        shown["servers"] = servers.collect();
+        Ok::<_, Error>(shown)
+    };
+    api.store.scan("a room", scan).await
+}
+
+fn to_json(s: &Snapshot, room: RoomNum, summary: &RoomSummary) -> Result<Value, Error> {
+    let here = current::local_members(s, room)?.into_iter();
+    let joined_here = here.filter(|(_, membership)| *membership == Membership::Join);
+    Ok(json!({
+        "room_id": summary.room_id,
+        "name": summary.name,
+        "alias": summary.canonical_alias,
+        "version": summary.room_version,
+        "type": summary.room_type,
+        "encrypted": summary.encryption.is_some(),
+        "joined": summary.num_joined_members,
+        "joined_here": joined_here.count(),
+    }))
+}
+
+/// Who is in a room, invited to it or banned from it.
+pub async fn members(api: Api, Room { room }: Room) -> Result<Value, Error> {
+    let scan = move |s: &Snapshot| {
+        let room = find(s, &room)?;
+        let kind = StateEventType::RoomMember.to_string();
+        let mut members = Vec::new();
+        for (user, event) in current::some_of_type(s, room, &kind, MAX_LISTED)? {
+            let membership = match current::membership_of(s, event)? {
+                Membership::Leave => continue,
+                Membership::Join => "join",
+                Membership::Invite => "invite",
+                Membership::Knock => "knock",
+                Membership::Ban => "ban",
+            };
+            members.push(json!({ "user_id": user, "membership": membership }));
+        }
+        Ok::<_, Error>(members)
+    };
+    let members = api.store.scan("the members of a room", scan).await?;
+    Ok(json!({ "members": members }))
+}
+
+/// All users of this server leave the room.
+pub async fn leave(api: Api, Room { room }: Room) -> Result<Value, Error> {
+    let named = room.clone();
+    let scan = move |s: &Snapshot| {
+        let room = find(s, &named)?;
+        Ok::<_, Error>((room, current::local_members(s, room)?))
+    };
+    let (num, members) = api.store.scan("the members of a room", scan).await?;
+    for batch in members.chunks(LEAVES_PER_BATCH) {
+        let (batch, local, now) = (batch.to_vec(), api.local.clone(), api.clock.timestamp());
+        let job = move |tx: &Tx| {
+            for (user, _) in &batch {
+                let id = users::id_of(tx, *user)?;
+                let actor = Actor {
+                    num: *user,
+                    id,
+                    now,
+                };
+                leave::leave_any(tx, &local, &actor, num, None)?;
+            }
+            Ok(())
+        };
+        api.write_events(job).await?;
+    }
+    log::info!("{} users left {room} at the owner's request", members.len());
+    Ok(json!({ "room": room, "left": members.len() }))
+}
+
+pub(super) fn find(s: &Snapshot, room: &OwnedRoomOrAliasId) -> Result<RoomNum, Error> {
+    match aliases::find(s, room) {
+        Ok(num) if s.room_heads()?.has(num)? => Ok(num),
+        Ok(_) | Err(rooms::Error::UnknownRoom | rooms::Error::NotFound(_)) => {
+            Err(Error::not_found(format!(
+                "{room} is not a room of this server; `hearth room list` shows all"
+            )))
+        }
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,118 @@
+use std::process::ExitCode;
+
+use argh::FromArgs;
+use serde_json::{Value, json};
+
+use super::{
+    admin::command,
+    table::{Column, age, fields, flags, list, table, text},
+};
+
+/// Show how it goes with other servers.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "federation")]
+pub(super) struct Federation {
+    #[argh(subcommand)]
+    command: Command,
+}
+
+#[derive(FromArgs)]
+#[argh(subcommand)]
+enum Command {
+    Status(Status),
+    Show(Show),
+    Retry(Retry),
+}
+
+command! {
+    /// List the servers that share rooms with this one, those that do not answer first.
+    Status "status" {
+        /// only those that do not answer
+        #[argh(switch)]
+        failing: bool,
+    }
+}
+
+command! {
+    /// Show what is known of a server.
+    Show "show" {
+        /// its name, such as example.org
+        #[argh(positional)]
+        server: String,
+    }
+}
+
+command! {
+    /// Look up a server again and send it what waits for it, without waiting for the next try.
+    Retry "retry" {
+        /// its name, such as example.org
+        #[argh(positional)]
+        server: String,
+    }
+}
+
+const STATUS: &[Column] = &[
+    text("SERVER", "/server"),
+    text("ROOMS", "/rooms"),
+    age("SENT", "/last_success_ts"),
+    age("SILENT SINCE", "/unreachable_since_ts"),
+    age("NEXT TRY", "/retry_at_ts"),
+    text("QUEUED", "/queued_events"),
+    text("ERROR", "/last_error"),
+];
+
+const SHOW: &[Column] = &[
+    text("Server", "/server"),
+    text("Rooms", "/rooms"),
+    flags("State", &["allowed", "is_behind"]),
+    age("Took something", "/last_success_ts"),
+    age("Failed", "/last_failure_ts"),
+    text("Error", "/last_error"),
+    age("Does not answer since", "/unreachable_since_ts"),
+    age("Next try", "/retry_at_ts"),
+    text("Events in its queue", "/queued_events"),
+    text("Delegates to", "/delegated"),
+    list("Addresses", "/addresses"),
+    age("Looked up again", "/resolved_until_ts"),
+];
+
+impl Federation {
+    pub(super) fn run(self) -> ExitCode {
+        match self.command {
+            Command::Status(command) => {
+                let only_failing = command.failing;
+                let show = |response: &Value| show_status(response, only_failing);
+                command.options().run("federation/status", &json!({}), show)
+            }
+            Command::Show(command) => {
+                let request = json!({ "server": command.server });
+                let show = |response: &Value| fields(response, SHOW);
+                command.options().run("federation/show", &request, show)
+            }
+            Command::Retry(command) => {
+                let request = json!({ "server": command.server });
+                let show = |_: &Value| {
+                    format!(
+                        "{} is tried again; `hearth federation show` says how it went\n",
+                        command.server
+                    )
+                };
+                command.options().run("federation/retry", &request, show)
+            }
+        }
+    }
+}
+
+fn show_status(response: &Value, only_failing: bool) -> String {
+    let count = response["failing"].as_u64().unwrap_or(0);
+    let mut servers = response["servers"].as_array().cloned().unwrap_or_default();
+    if only_failing {
+        servers.truncate(usize::try_from(count).unwrap_or(usize::MAX));
+    }
+    let mut text = table(&servers.into(), STATUS);
+    text += &format!(
+        "{} servers, of which {count} do not answer\n",
+        response["total"]
+    );
+    text
+}

@@ -1,0 +1,67 @@
+//! What the owner sees of the servers to which this one sends.
+
+use std::collections::BTreeMap;
+
+use ruma::OwnedServerName;
+
+use super::{backoff, ledger::Contact, sender::Sender};
+use crate::{
+    rooms::{self, servers},
+    store::{Reader, Rows, ServerNum, records::Backoff},
+};
+
+/// Another server.
+#[derive(Debug)]
+pub struct Destination {
+    pub server: OwnedServerName,
+    /// Rooms with users of both servers.
+    pub rooms: usize,
+    pub contact: Contact,
+    /// While it does not answer.
+    pub backoff: Option<Backoff>,
+    /// In milliseconds since the epoch.
+    pub unreachable_since_ts: Option<u64>,
+    /// Events in its queue, beside those of `is_behind`.
+    pub queued_events: usize,
+    /// Whether it lacks events that are no longer in its queue.
+    pub is_behind: bool,
+}
+
+impl Sender {
+    /// The servers that share rooms with this one, and those that do not answer. The work grows with the
+    /// servers: run it on the pool.
+    pub fn destinations(&self, r: &impl Reader) -> Result<Vec<Destination>, rooms::Error> {
+        let mut names: BTreeMap<ServerNum, OwnedServerName> =
+            servers::all(r)?.into_iter().collect();
+        for row in r.backoffs()?.all()? {
+            let server = row?.0.value();
+            names.insert(server, servers::name(r, server)?);
+        }
+        let names = names.into_iter();
+        names
+            .map(|(num, name)| self.destination(r, num, name))
+            .collect()
+    }
+
+    pub fn destination(
+        &self,
+        r: &impl Reader,
+        num: ServerNum,
+        server: OwnedServerName,
+    ) -> Result<Destination, rooms::Error> {
+        let queued_events = {
+            let state = self.0.lock();
+            let queue = state.destinations.get(&num);
+            queue.map_or(0, |queue| queue.events.len())
+        };
+        Ok(Destination {
+            server,
+            rooms: servers::rooms(r, num)?.len(),
+            contact: self.0.ledger.get(num),
+            backoff: backoff::load(r, num)?,
+            unreachable_since_ts: r.unreachable_since()?.get(num)?.map(|row| row.value()),
+            queued_events,
+            is_behind: r.destination_cursors()?.has(num)?,
+        })
+    }
+}

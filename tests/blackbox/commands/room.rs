@@ -1,0 +1,66 @@
+//! `hearth room`.
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use super::{Owner, client};
+use crate::common::client_api::{create_public_room, join, register};
+
+#[test]
+fn rooms_and_their_members_are_shown_and_all_users_of_the_server_leave_on_request() {
+    let owner = Owner::new();
+    let server = owner.start();
+    let [alice, bob] = ["alice", "bob"].map(|user| register(server.port, user).unwrap());
+    let (mut alice, mut bob) = (client(server.port, &alice), client(server.port, &bob));
+    let room = create_public_room(&mut alice).unwrap();
+    join(&mut bob, &room).unwrap();
+    let name = format!("/_matrix/client/v3/rooms/{room}/state/m.room.name");
+    let sent = alice.request("PUT", &name, Some(&json!({ "name": "The \u{1b}[31mclub" })));
+    assert_eq!(sent.unwrap().status, 200);
+    let other = create_public_room(&mut alice).unwrap();
+
+    let print_all = || {
+        let list = owner.json(&["room", "list"]);
+        let rooms = list["rooms"].as_array().unwrap();
+        assert_eq!(rooms.len(), 2);
+        assert_eq!(
+            rooms[0]["room_id"], room,
+            "the one with the most members is first"
+        );
+        let printed = owner.run(&["room", "list"]);
+        assert!(printed.contains("\u{fffd}[31mclub"), "{printed}");
+        let shown = owner.json(&["room", "show", &room]);
+        assert_eq!(
+            (&shown["joined"], &shown["joined_here"]),
+            (&json!(2), &json!(2))
+        );
+        assert_eq!(shown["join_rule"], "public");
+        let members = owner.json(&["room", "members", &room]);
+        assert_eq!(members["members"].as_array().unwrap().len(), 2);
+        [list, shown, members]
+    };
+    let running = print_all();
+    assert!(server.stop(Signal::TERM).unwrap().success());
+    assert_eq!(print_all(), running);
+
+    let printed = owner.run(&["room", "leave", &room]);
+    assert_eq!(printed, "2 users left\n");
+    let server = owner.start();
+    assert_eq!(owner.json(&["room", "leave", &room])["left"], 0);
+    let members = owner.json(&["room", "members", &room]);
+    assert_eq!(members["members"], json!([]));
+    let rooms: Value = super::client(server.port, &register(server.port, "carol").unwrap())
+        .json("GET", "/_matrix/client/v3/joined_rooms", None)
+        .unwrap();
+    assert_eq!(rooms["joined_rooms"], json!([]));
+    assert_eq!(owner.json(&["room", "show", &other])["joined"], 1);
+    for unknown in [
+        "!nothing:localhost",
+        "#nothing:localhost",
+        "#a:other.example",
+    ] {
+        let error = owner.fails(&["room", "show", unknown]);
+        assert!(error.contains("hearth room list"), "{error}");
+    }
+    owner.fails(&["room", "leave", "nonsense"]);
+}
