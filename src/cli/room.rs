@@ -5,10 +5,10 @@ use serde_json::{Value, json};
 
 use super::{
     admin::command,
-    table::{Column, fields, flags, list, table, text},
+    table::{Column, age, fields, flags, list, table, text},
 };
 
-/// Show the rooms of the server, and leave some.
+/// Show the rooms of the server, leave and block some.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "room")]
 pub(super) struct Room {
@@ -23,6 +23,9 @@ enum Command {
     Show(Show),
     Members(Members),
     Leave(Leave),
+    Block(Block),
+    Unblock(Unblock),
+    Blocked(Blocked),
 }
 
 command! {
@@ -57,6 +60,29 @@ command! {
     }
 }
 
+command! {
+    /// Let no user of this server enter a room, known here or not. Who is in it stays.
+    Block "block" {
+        /// its id or alias
+        #[argh(positional)]
+        room: String,
+    }
+}
+
+command! {
+    /// Let users of this server enter a room again.
+    Unblock "unblock" {
+        /// its id or alias
+        #[argh(positional)]
+        room: String,
+    }
+}
+
+command! {
+    /// List the blocked rooms.
+    Blocked "blocked" {}
+}
+
 const LIST: &[Column] = &[
     text("MEMBERS", "/joined"),
     text("HERE", "/joined_here"),
@@ -72,13 +98,15 @@ const SHOW: &[Column] = &[
     text("Topic", "/topic"),
     text("Type", "/type"),
     text("Version", "/version"),
-    flags("State", &["encrypted"]),
+    flags("State", &["encrypted", "blocked"]),
     text("Who may join", "/join_rule"),
     text("Members", "/joined"),
     text("Members of this server", "/joined_here"),
     list("Aliases of this server", "/aliases"),
     list("Other servers", "/servers"),
 ];
+
+const BLOCKED: &[Column] = &[text("ROOM", "/room_id"), age("BLOCKED", "/blocked_ts")];
 
 const MEMBERS: &[Column] = &[text("MEMBERSHIP", "/membership"), text("USER", "/user_id")];
 
@@ -104,6 +132,26 @@ impl Room {
                 let show = |response: &Value| format!("{} users left\n", response["left"]);
                 command.options().run("room/leave", &request, show)
             }
+            Command::Block(command) => {
+                let request = json!({ "room": command.room });
+                command.options().run("room/block", &request, show_block)
+            }
+            Command::Unblock(command) => {
+                let request = json!({ "room": command.room });
+                command.options().run("room/unblock", &request, show_block)
+            }
+            Command::Blocked(command) => {
+                let show = |response: &Value| table(&response["rooms"], BLOCKED);
+                command.options().run("room/blocked", &json!({}), show)
+            }
         }
+    }
+}
+
+fn show_block(response: &Value) -> String {
+    let room = response["room_id"].as_str().unwrap_or_default();
+    match response["blocked"].as_bool() {
+        Some(true) => format!("{room} is blocked\n"),
+        _ => format!("{room} is no longer blocked\n"),
     }
 }

@@ -14,6 +14,7 @@
 //!   are to be called on the pool.
 
 pub mod background;
+pub mod blocked_rooms;
 pub mod create;
 pub mod directory;
 pub mod event;

@@ -239,6 +239,8 @@ tables! {
 
     /// Rooms, the part that rarely changes.
     rooms: RoomNum => Packed<Room>, version 1;
+    /// Id of a room that the owner has blocked → when, in milliseconds since the epoch.
+    blocked_rooms: &'static str => u64, version 1;
     /// Room id → number.
     room_nums: &'static str => RoomNum, version 1;
     /// Room with a type → the `type` in its create event.

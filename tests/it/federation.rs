@@ -1,6 +1,7 @@
 //! Several servers that federate.
 
 mod backoff;
+mod blocked_rooms;
 mod device_list_resync;
 mod device_lists;
 mod device_queries;

@@ -2,7 +2,9 @@
 
 use std::{
     future::{Future, poll_fn},
+    io,
     net::TcpListener,
+    os::unix::net::UnixStream,
     path::Path,
     task::Poll,
     time::{Duration, Instant},
@@ -21,7 +23,10 @@ use hearth::{
 use http::{Method, Request, Response};
 use ruma::ServerName;
 use serde_json::{Value, json};
-use smol::{LocalExecutor, Timer};
+use smol::{
+    Async, LocalExecutor, Timer,
+    io::{AsyncReadExt, AsyncWriteExt},
+};
 use tempfile::TempDir;
 
 /// Initial time of the clock, in milliseconds since the epoch.
@@ -217,6 +222,29 @@ impl TestServer {
     }
 
     /// Sends federation requests from this server.
+    /// Requests an operation as the owner of the server, through its socket.
+    pub fn administer(&self, operation: &str, request: &Value) -> JsonResponse {
+        let body = request.to_string();
+        let request = format!(
+            "POST /_hearth/admin/v1/{operation} HTTP/1.1\r\nHost: hearth\r\nConnection: close\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let response = self.run(async {
+            let socket = self.directory().join("data/hearth.sock");
+            let mut stream = Async::<UnixStream>::connect(socket).await?;
+            stream.write_all(request.as_bytes()).await?;
+            let mut response = String::new();
+            stream.read_to_string(&mut response).await?;
+            Ok::<_, io::Error>(response)
+        });
+        let response = response.expect("the server answers");
+        let (head, body) = response.split_once("\r\n\r\n").expect("a response");
+        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+        let body = serde_json::from_str(body).expect("JSON in one piece");
+        (status.expect("a status"), body)
+    }
+
     pub fn client(&self) -> &Client {
         self.federation().client()
     }

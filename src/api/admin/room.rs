@@ -1,6 +1,6 @@
 //! Rooms.
 
-use ruma::{OwnedRoomOrAliasId, events::StateEventType, room::RoomSummary};
+use ruma::{OwnedRoomId, OwnedRoomOrAliasId, events::StateEventType, room::RoomSummary};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use super::Nothing;
 use crate::{
     api::{Api, Error},
     rooms::{
-        self, Actor,
+        self, Actor, blocked_rooms,
         directory::{aliases, summary},
         membership::leave,
         servers,
@@ -52,6 +52,7 @@ pub async fn show(api: Api, Room { room }: Room) -> Result<Value, Error> {
         let mut shown = to_json(s, num, &summary)?;
         shown["topic"] = summary.topic.clone().into();
         shown["join_rule"] = summary.join_rule.as_str().into();
+        shown["blocked"] = blocked_rooms::is_blocked(s, &summary.room_id)?.into();
         shown["aliases"] = aliases::of_room(s, num)?.into();
         let servers = servers::names(s, num)?.into_iter().map(String::from);
         shown["servers"] = servers.collect();
@@ -123,6 +124,44 @@ pub async fn leave(api: Api, Room { room }: Room) -> Result<Value, Error> {
     }
     log::info!("{} users left {room} at the owner's request", members.len());
     Ok(json!({ "room": room, "left": members.len() }))
+}
+
+/// Blocks a room, known here or not.
+pub async fn block(api: Api, Room { room }: Room) -> Result<Value, Error> {
+    let (id, now_ms) = (room_id(&api, &room)?, api.clock.now_ms());
+    let blocked = id.clone();
+    let job = move |tx: &Tx| blocked_rooms::block(tx, &blocked, now_ms);
+    api.store.write(job).await?;
+    log::info!("{id} was blocked by the owner");
+    Ok(json!({ "room_id": id, "blocked": true }))
+}
+
+pub async fn unblock(api: Api, Room { room }: Room) -> Result<Value, Error> {
+    let id = room_id(&api, &room)?;
+    let unblocked = id.clone();
+    let job = move |tx: &Tx| blocked_rooms::unblock(tx, &unblocked);
+    if !api.store.write(job).await? {
+        return Err(Error::not_found(format!(
+            "{id} is not blocked; `hearth room blocked` shows all that are"
+        )));
+    }
+    log::info!("{id} is no longer blocked by the owner");
+    Ok(json!({ "room_id": id, "blocked": false }))
+}
+
+pub async fn blocked(api: Api, _: Nothing) -> Result<Value, Error> {
+    let rooms = api.store.scan("the blocked rooms", blocked_rooms::all);
+    let rooms = rooms.await?.into_iter();
+    let rooms = rooms.map(|(id, ts)| json!({ "room_id": id, "blocked_ts": ts }));
+    Ok(json!({ "rooms": rooms.collect::<Vec<_>>() }))
+}
+
+/// The id of a room; an alias must be one of this server.
+fn room_id(api: &Api, room: &OwnedRoomOrAliasId) -> Result<OwnedRoomId, Error> {
+    match OwnedRoomId::try_from(room.clone()) {
+        Ok(id) => Ok(id),
+        Err(_) => api.store.read(|s| Ok(rooms::room::id(s, find(s, room)?)?)),
+    }
 }
 
 pub(super) fn find(s: &Snapshot, room: &OwnedRoomOrAliasId) -> Result<RoomNum, Error> {

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     protocol::receive::Incoming,
     rooms::{
-        self,
+        self, blocked_rooms,
         membership::{moderation, out_of_band},
         room,
     },
@@ -68,6 +68,7 @@ impl MembershipHandler {
         check_event_id(incoming.event_id(), invite.id)?;
         stripped_event::check_invite_state(invite.room, rules, invite.stripped_state)?;
         let is_in_room = self.store.read(|s| {
+            blocked_rooms::check(s, invite.room)?;
             moderation::check_invitee(s, &self.local, sender, user)?;
             self.is_in_room(s, invite.room, origin)
         })?;

@@ -47,7 +47,7 @@ use crate::{
         versions,
     },
     rooms::{
-        self, Actor,
+        self, Actor, blocked_rooms,
         event::{import, outlier},
         membership::change::MembershipChange,
         room,
@@ -84,6 +84,7 @@ impl MembershipClient {
         servers: Vec<OwnedServerName>,
         change: &MembershipChange,
     ) -> Result<(), Error> {
+        self.0.store.read(|s| blocked_rooms::check(s, room))?;
         let client = self.clone();
         let request = MembershipRequest::new(actor, room, change);
         self.run_to_completion(actor, async move {

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     protocol::{receive::Received, versions},
     rooms::{
-        Actor,
+        Actor, blocked_rooms,
         membership::{change::MembershipChange, out_of_band},
         room,
     },
@@ -32,6 +32,7 @@ impl MembershipClient {
         servers: Vec<OwnedServerName>,
         change: &MembershipChange,
     ) -> Result<(), Error> {
+        self.0.store.read(|s| blocked_rooms::check(s, room))?;
         let client = self.clone();
         let request = MembershipRequest::new(actor, room, change);
         self.run_to_completion(actor, async move {

@@ -12,7 +12,8 @@ use super::restricted;
 use crate::{
     protocol::build::canonical_content,
     rooms::{
-        Actor, Error, Local, event::state_event::StateEvent, state::current, upgrade::user_data,
+        Actor, Error, Local, blocked_rooms, event::state_event::StateEvent, room, state::current,
+        upgrade::user_data,
     },
     store::{Reader, RoomNum, Tx, records::Membership},
     users::{self, profiles},
@@ -130,10 +131,19 @@ impl MembershipChange {
     /// Sends the event, unless the current one has the same sender and content.
     ///
     /// # Errors
-    /// [`Error::Forbidden`] if the room's rules do not allow it; those of [`restricted::authorized_via`].
+    /// [`Error::Forbidden`] if the room's rules do not allow it; those of [`restricted::authorized_via`] and
+    /// [`blocked_rooms::check`].
     pub fn send(&self, tx: &Tx, local: &Local, room: RoomNum, actor: &Actor) -> Result<(), Error> {
         let mut change = self.clone().with_profile(tx, local)?;
         let before = current::membership(tx, room, &change.target)?;
+        let enters = match change.membership {
+            MembershipState::Invite | MembershipState::Knock => true,
+            MembershipState::Join => before != Membership::Join,
+            _ => false,
+        };
+        if enters {
+            blocked_rooms::check(tx, &room::id(tx, room)?)?;
+        }
         let is_join = change.membership == MembershipState::Join && change.target == actor.id;
         if is_join
             && !matches!(before, Membership::Join | Membership::Invite)

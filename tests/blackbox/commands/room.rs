@@ -4,7 +4,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::{Owner, client};
-use crate::common::client_api::{create_public_room, join, register};
+use crate::common::client_api::{create_public_room, join, register, send_text};
 
 #[test]
 fn rooms_and_their_members_are_shown_and_all_users_of_the_server_leave_on_request() {
@@ -63,4 +63,57 @@ fn rooms_and_their_members_are_shown_and_all_users_of_the_server_leave_on_reques
         assert!(error.contains("hearth room list"), "{error}");
     }
     owner.fails(&["room", "leave", "nonsense"]);
+}
+
+#[test]
+fn nobody_enters_a_blocked_room_until_it_is_unblocked_and_its_members_stay() {
+    let owner = Owner::new();
+    let server = owner.start();
+    let [alice, bob] = ["alice", "bob"].map(|user| register(server.port, user).unwrap());
+    let (mut alice, mut bob) = (client(server.port, &alice), client(server.port, &bob));
+    let room = create_public_room(&mut alice).unwrap();
+    owner.run(&["room", "block", &room]);
+    // Of a room that is not known here.
+    owner.run(&["room", "block", "!elsewhere:other.example"]);
+    let mut post = |path: &str, body: Value| {
+        let response = alice.request("POST", path, Some(&body)).unwrap();
+        (response.status, String::from_utf8(response.body).unwrap())
+    };
+    let invite = format!("/_matrix/client/v3/rooms/{room}/invite");
+    let (status, error) = post(&invite, json!({ "user_id": "@bob:localhost" }));
+    assert!(
+        status == 403 && error.contains("blocked"),
+        "{status} {error}"
+    );
+    let remote = "/_matrix/client/v3/join/!elsewhere:other.example?via=other.example";
+    let (status, error) = post(remote, json!({}));
+    assert!(
+        status == 403 && error.contains("blocked"),
+        "{status} {error}"
+    );
+    let remote = "/_matrix/client/v3/knock/!elsewhere:other.example?via=other.example";
+    let (status, error) = post(remote, json!({}));
+    assert!(
+        status == 403 && error.contains("blocked"),
+        "{status} {error}"
+    );
+    let refused = join(&mut bob, &room).unwrap_err().to_string();
+    assert!(
+        refused.contains("403") && refused.contains("blocked"),
+        "{refused}"
+    );
+    // Its member still writes and changes the profile there.
+    send_text(&mut alice, &room, "1", "hello").unwrap();
+    let name = "/_matrix/client/v3/profile/@alice:localhost/displayname";
+    let renamed = alice.request("PUT", name, Some(&json!({ "displayname": "A" })));
+    assert_eq!(renamed.unwrap().status, 200);
+
+    assert_eq!(owner.json(&["room", "show", &room])["blocked"], true);
+    let blocked = owner.json(&["room", "blocked"]);
+    assert_eq!(blocked["rooms"].as_array().unwrap().len(), 2);
+    owner.run(&["room", "unblock", &room]);
+    join(&mut bob, &room).unwrap();
+    let error = owner.fails(&["room", "unblock", &room]);
+    assert!(error.contains("hearth room blocked"), "{error}");
+    owner.fails(&["room", "block", "nonsense"]);
 }
