@@ -12,7 +12,6 @@ use super::{Name, issued::Issued, renewal::Attempts};
 use crate::pool::{Kind, Pool};
 
 const ACCOUNT_KEY: &str = "account.der";
-const TEMPORARY: &str = "new";
 
 #[derive(Clone, Debug)]
 pub(super) struct Files {
@@ -97,7 +96,8 @@ impl Files {
                 .recursive(true)
                 .mode(0o700)
                 .create(&directory)?;
-            let temporary = directory.join(TEMPORARY);
+            // Of its own: a write may go on whose order has timed out.
+            let temporary = path.with_added_extension("new");
             let mut file = OpenOptions::new()
                 .write(true)
                 .create(true)

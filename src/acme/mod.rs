@@ -31,6 +31,7 @@ use std::{
 };
 
 use rustls::{ClientConfig, server::ResolvesServerCert};
+use serde::Serialize;
 use smol::channel::{self, Receiver, Sender};
 
 use self::{files::Files, issued::Issued, renewal::Attempts, resolver::Resolver};
@@ -68,13 +69,13 @@ struct Name {
 }
 
 /// What the owner may know of a name's certificate.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Serialize)]
 pub struct NameStatus {
     pub name: String,
     /// Milliseconds since the epoch. None without a certificate.
     pub expires_ms: Option<u64>,
-    /// Why the last order failed, and when the next one is made.
-    pub failure: Option<(String, u64)>,
+    /// Why the last order failed.
+    pub failure: Option<String>,
 }
 
 impl Acme {
@@ -87,7 +88,7 @@ impl Acme {
         clock: &Clock,
     ) -> Result<Self, Error> {
         let files = Files::new(data_dir, pool);
-        let resolver = Arc::<Resolver>::default();
+        let resolver = Arc::new(Resolver::new(&settings.names));
         let mut names = BTreeMap::new();
         for name in &settings.names {
             let read = files.read(name).map_err(|(path, error)| Error::File {
@@ -126,10 +127,7 @@ impl Acme {
 
     /// Makes the next orders at once, whatever has failed.
     pub fn retry_now(&self) {
-        for name in self.0.names().values_mut() {
-            name.attempts.retry_at_ms = 0;
-        }
-        // If it is full, it is about to be looked at.
+        // If it is full, that is about to happen.
         let _ = self.0.wake.0.try_send(());
     }
 
@@ -138,7 +136,7 @@ impl Acme {
         let status = |(name, state): (&String, &Name)| NameStatus {
             name: name.clone(),
             expires_ms: state.issued.as_ref().map(|issued| issued.not_after_ms),
-            failure: state.attempts.failure(),
+            failure: state.attempts.failure.clone(),
         };
         names.iter().map(status).collect()
     }

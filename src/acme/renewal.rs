@@ -2,8 +2,8 @@
 //!
 //! A certificate is renewed at the time that the authority suggests, or when a third of its time is left.
 //! After a failure the next order waits: 12 minutes, then twice as long each time, at most a day. Let's
-//! Encrypt allows five failures an hour. Failures are kept over restarts, so that a server that is
-//! restarted again and again does not exceed that.
+//! Encrypt allows five failures an hour. An order counts as failed from its beginning, and failures are kept
+//! over restarts, so that a server that is restarted again and again does not exceed that.
 
 use std::{
     fmt,
@@ -41,18 +41,13 @@ pub(super) struct Attempts {
     /// Since the last certificate.
     failures: u32,
     /// In words, of the last one.
-    failure: Option<String>,
-    pub(super) retry_at_ms: u64,
+    pub(super) failure: Option<String>,
+    retry_at_ms: u64,
     /// When the authority suggests to renew the certificate.
     renew_at_ms: Option<u64>,
 }
 
 impl Attempts {
-    pub(super) fn failure(&self) -> Option<(String, u64)> {
-        let failure = self.failure.clone()?;
-        Some((failure, self.retry_at_ms))
-    }
-
     fn failed(&mut self, failure: &Failure, now_ms: u64) {
         self.failures = self.failures.saturating_add(1);
         let doubled = 1 << (self.failures - 1).min(16);
@@ -89,20 +84,16 @@ impl Name {
     }
 }
 
-/// What the log and the authority were asked for, since the start.
-#[derive(Default)]
-struct Done {
-    /// The words in the log for each name, and when they were written.
-    logged: Vec<(String, String, Instant)>,
-    asked_at: Option<Instant>,
-}
+/// The words in the log for each name, and when they were written.
+type Logged = Vec<(String, String, Instant)>;
 
 pub(super) async fn run(acme: &AcmeInner) {
-    let mut done = Done::default();
+    let mut logged = Logged::new();
+    let mut info_requested_at = None::<Instant>;
     loop {
-        if done.asked_at.is_none_or(|at| at.elapsed() >= INFO_INTERVAL) {
-            done.asked_at = Some(Instant::now());
-            ask_when_to_renew(acme).await;
+        if info_requested_at.is_none_or(|at| at.elapsed() >= INFO_INTERVAL) {
+            info_requested_at = Some(Instant::now());
+            update_renewal_info(acme).await;
         }
         let now_ms = acme.clock.now_ms();
         let mut next_ms = u64::MAX;
@@ -110,7 +101,7 @@ pub(super) async fn run(acme: &AcmeInner) {
             let directory = &acme.settings.directory;
             let mut due_ms = acme.name(name).order_at_ms(directory, now_ms);
             if due_ms <= now_ms {
-                order_for(acme, name, &mut done).await;
+                order_for(acme, name, &mut logged).await;
                 due_ms = acme.name(name).order_at_ms(directory, now_ms);
             }
             next_ms = next_ms.min(due_ms);
@@ -122,14 +113,17 @@ pub(super) async fn run(acme: &AcmeInner) {
         let woken = async {
             // The sender lives as long as the receiver.
             let _ = acme.wake.1.recv().await;
-            done.asked_at = None;
+            info_requested_at = None;
+            for name in acme.names().values_mut() {
+                name.attempts.retry_at_ms = 0;
+            }
         };
         future::or(slept, woken).await;
     }
 }
 
 /// Notes when the authority suggests to renew the certificates. It may have to revoke one.
-async fn ask_when_to_renew(acme: &AcmeInner) {
+async fn update_renewal_info(acme: &AcmeInner) {
     let ids: Vec<_> = acme
         .names()
         .iter()
@@ -156,7 +150,7 @@ async fn ask_when_to_renew(acme: &AcmeInner) {
     }
 }
 
-async fn order_for(acme: &AcmeInner, name: &str, done: &mut Done) {
+async fn order_for(acme: &AcmeInner, name: &str, logged: &mut Logged) {
     let mut state = acme.name(name);
     if state.attempts.directory != acme.settings.directory {
         state.attempts = Attempts {
@@ -165,6 +159,12 @@ async fn order_for(acme: &AcmeInner, name: &str, done: &mut Done) {
         };
     }
     log::info!("ordering a TLS certificate for {name}");
+    let before = state.attempts.clone();
+    state
+        .attempts
+        .failed(&Failure::ended(), acme.clock.now_ms());
+    write_attempts(acme, name, &state.attempts).await;
+    state.attempts = before;
     let ordered = issue(acme, name, state.attempts.failures).await;
     let now_ms = acme.clock.now_ms();
     match ordered {
@@ -195,13 +195,17 @@ async fn order_for(acme: &AcmeInner, name: &str, done: &mut Done) {
                 .names
                 .first()
                 .is_some_and(|first| first == name);
-            log_failure(name, &state, is_first, done);
+            log_failure(name, &state, is_first, now_ms, logged);
         }
     }
-    if let Err(error) = acme.files.write_attempts(name, &state.attempts).await {
+    write_attempts(acme, name, &state.attempts).await;
+    acme.names().insert(name.to_owned(), state);
+}
+
+async fn write_attempts(acme: &AcmeInner, name: &str, attempts: &Attempts) {
+    if let Err(error) = acme.files.write_attempts(name, attempts).await {
         log::warn!("what became of the order for {name} cannot be written: {error}");
     }
-    acme.names().insert(name.to_owned(), state);
 }
 
 /// Orders a certificate and writes it. Where port 80 is listened on, each second try is by HTTP-01.
@@ -226,18 +230,31 @@ async fn issue(acme: &AcmeInner, name: &str, failures: u32) -> Result<Issued, Fa
 }
 
 /// A warning once a day, or when the reason changes.
-fn log_failure(name: &str, state: &Name, is_first: bool, done: &mut Done) {
-    let Some((words, retry_at_ms)) = state.attempts.failure() else {
+fn log_failure(name: &str, state: &Name, is_first: bool, now_ms: u64, logged: &mut Logged) {
+    let Some(words) = &state.attempts.failure else {
         return;
     };
-    let is_known = done
-        .logged
+    let is_known = logged
         .iter()
-        .any(|(of, logged, at)| of == name && *logged == words && at.elapsed() < LOG_INTERVAL);
-    let consequence = match &state.issued {
-        Some(issued) => format!("the old one is valid until {}", date(issued.not_after_ms)),
-        None if is_first => format!("nobody can connect to https://{name}"),
-        None => format!("that is as it should be if https://{name} is on another machine"),
+        .any(|(of, logged, at)| of == name && logged == words && at.elapsed() < LOG_INTERVAL);
+    let (what, consequence) = match &state.issued {
+        Some(issued) => {
+            let date = date(issued.not_after_ms);
+            let consequence = match issued.not_after_ms < now_ms {
+                true => format!("the old one was valid until {date}"),
+                false => format!("the old one is valid until {date}"),
+            };
+            ("no new TLS certificate", consequence)
+        }
+        None => {
+            let consequence = match is_first {
+                true => format!("nobody can connect to https://{name}"),
+                false => {
+                    format!("that is as it should be if https://{name} is on another machine")
+                }
+            };
+            ("no TLS certificate", consequence)
+        }
     };
     let level = if is_known {
         log::Level::Debug
@@ -246,12 +263,12 @@ fn log_failure(name: &str, state: &Name, is_first: bool, done: &mut Done) {
     };
     log::log!(
         level,
-        "no TLS certificate for {name}: {words}. {consequence}; the next try is at {}, or at once on SIGHUP",
-        date(retry_at_ms)
+        "{what} for {name}: {words}. {consequence}; the next try is at {}, or at once on SIGHUP",
+        date(state.attempts.retry_at_ms)
     );
     if !is_known {
-        done.logged.retain(|(of, ..)| of != name);
-        done.logged.push((name.to_owned(), words, Instant::now()));
+        logged.retain(|(of, ..)| of != name);
+        logged.push((name.to_owned(), words.clone(), Instant::now()));
     }
 }
 

@@ -8,23 +8,31 @@ use rustls::{
 };
 use rustls_acme::{ResolvesServerCertAcme, is_tls_alpn_challenge};
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Resolver(Mutex<Inner>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inner {
-    /// By name, the one that clients connect to first.
-    certificates: Vec<(String, Arc<CertifiedKey>)>,
+    /// By name, in the order of the settings.
+    certificates: Vec<(String, Option<Arc<CertifiedKey>>)>,
     /// The answer to the challenge of the order that is under way.
     challenge: Option<Arc<ResolvesServerCertAcme>>,
 }
 
 impl Resolver {
+    /// Without certificates.
+    pub(super) fn new(names: &[String]) -> Self {
+        Self(Mutex::new(Inner {
+            certificates: names.iter().map(|name| (name.clone(), None)).collect(),
+            challenge: None,
+        }))
+    }
+
+    /// `name` is one of the settings.
     pub(super) fn set(&self, name: &str, key: Arc<CertifiedKey>) {
         let mut inner = self.inner();
-        match inner.certificates.iter_mut().find(|(of, _)| of == name) {
-            Some((_, old)) => *old = key,
-            None => inner.certificates.push((name.to_owned(), key)),
+        if let Some((_, of_name)) = inner.certificates.iter_mut().find(|(of, _)| of == name) {
+            *of_name = Some(key);
         }
     }
 
@@ -50,11 +58,11 @@ impl ResolvesServerCert for Resolver {
             let challenge = inner.challenge.clone()?;
             return challenge.resolve(hello);
         }
+        let all = || inner.certificates.iter();
         let of_name = hello.server_name().and_then(|name| {
-            let mut certificates = inner.certificates.iter();
-            certificates.find(|(of, _)| of.eq_ignore_ascii_case(name))
+            let (_, key) = all().find(|(of, _)| of.eq_ignore_ascii_case(name))?;
+            key.clone()
         });
-        let found = of_name.or(inner.certificates.first());
-        found.map(|(_, key)| key.clone())
+        of_name.or_else(|| all().find_map(|(_, key)| key.clone()))
     }
 }

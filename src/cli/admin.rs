@@ -17,7 +17,7 @@ use serde_json::Value;
 use smol::{Async, Timer, future};
 use smol_hyper::rt::FuturesIo;
 
-use super::{config, output::print};
+use super::{config, output::print, table::printable};
 use crate::{
     http::{Edge, admin_socket_path},
     logging, server, store,
@@ -182,7 +182,7 @@ impl Admin<'_> {
             return Ok(body);
         }
         let message = body["error"].as_str().ok_or(Error::Invalid(status))?;
-        Err(Error::Refused(message.to_owned()))
+        Err(Error::Refused(printable(message)))
     }
 
     async fn respond(&self, request: Request<Vec<u8>>) -> Result<Response<Vec<u8>>, Error> {

@@ -5,7 +5,6 @@ use std::{
 
 use crate::{
     config::{Config, Settings},
-    store::Store,
     systemd,
 };
 
@@ -25,13 +24,10 @@ pub(super) fn data_dir(file: Option<&Path>) -> Result<PathBuf, ExitCode> {
     Ok(settings.data_dir)
 }
 
-/// The file with the settings of the server that a command is for: `given`, or that of the packages unless there
-/// is the data of a server without settings in this directory.
+/// The file with the settings of the server that a command is for: `given`, or that of the packages. Without
+/// either, the server is the one of this directory.
 pub(super) fn file_of_server(given: Option<PathBuf>) -> Option<PathBuf> {
-    if given.is_some() || Store::exists(&Settings::local().data_dir) {
-        return given;
-    }
-    Some(PathBuf::from(SYSTEM_FILE)).filter(|file| file.exists())
+    given.or_else(|| Some(PathBuf::from(SYSTEM_FILE)).filter(|file| file.exists()))
 }
 
 /// The secrets that the unit gives to the service, which a command has to read itself.

@@ -3,8 +3,8 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use super::{
-    admin::command,
-    table::{Column, fields, size, text},
+    admin::{Admin, command},
+    table::{Column, age, fields, size, table, text},
 };
 
 command! {
@@ -31,9 +31,32 @@ const STATUS: &[Column] = &[
     text("Reports", "/counts/reports"),
 ];
 
+const CERTIFICATES: &[Column] = &[
+    text("CERTIFICATE", "/name"),
+    age("EXPIRES", "/expires_ms"),
+    text("LAST FAILURE", "/failure"),
+];
+
 impl Status {
     pub(super) fn run(self) -> ExitCode {
-        let show = |response: &Value| fields(response, STATUS);
-        self.options().run("status", &json!({}), show)
+        let request = async |admin: &Admin<'_>| {
+            let mut status = admin.request("status", &json!({})).await?;
+            if matches!(admin, Admin::Offline(_)) {
+                // It would be that of this command.
+                status["memory"]["resident"] = Value::Null;
+                status["memory"]["peak"] = Value::Null;
+            }
+            Ok(status)
+        };
+        self.options().run_with(request, show)
     }
+}
+
+fn show(status: &Value) -> String {
+    let mut text = fields(status, STATUS);
+    if status["certificates"].is_array() {
+        text += "\n";
+        text += &table(&status["certificates"], CERTIFICATES);
+    }
+    text
 }

@@ -141,14 +141,12 @@ fn show_text(value: &Value) -> String {
     }
 }
 
-/// Names that users choose must not control the terminal.
+/// Names that users choose must not control the terminal, nor reorder what stands in a row.
 pub(super) fn printable(text: &str) -> String {
-    let printable = |c: char| {
-        if c.is_control() {
-            char::REPLACEMENT_CHARACTER
-        } else {
-            c
-        }
+    let printable = |c: char| match c {
+        '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => char::REPLACEMENT_CHARACTER,
+        c if c.is_control() => char::REPLACEMENT_CHARACTER,
+        c => c,
     };
     text.chars().map(printable).collect()
 }
@@ -193,8 +191,8 @@ mod tests {
 
     #[test]
     fn control_characters_do_not_reach_the_terminal() {
-        let shown = fields(&json!({ "a": "\u{1b}[2Jx\n" }), &[text("A", "/a")]);
-        assert_eq!(shown, "A  \u{fffd}[2Jx\u{fffd}\n");
+        let shown = fields(&json!({ "a": "\u{1b}[2Jx\u{202e}\n" }), &[text("A", "/a")]);
+        assert_eq!(shown, "A  \u{fffd}[2Jx\u{fffd}\u{fffd}\n");
     }
 
     #[test]

@@ -33,9 +33,14 @@ pub(super) fn confirm(question: &str) -> bool {
 }
 
 /// The first line of the standard input.
+///
+/// # Errors
+/// [`io::ErrorKind::UnexpectedEof`] at the end of the input.
 pub(super) fn read_line() -> io::Result<String> {
     let mut line = String::new();
-    io::stdin().lock().read_line(&mut line)?;
+    if io::stdin().lock().read_line(&mut line)? == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
     let end = line.trim_end_matches(['\n', '\r']).len();
     line.truncate(end);
     Ok(line)

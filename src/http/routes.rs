@@ -440,3 +440,18 @@ impl Routes {
         self.0.last_mut().expect("one was just added")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{admin, all};
+
+    #[test]
+    fn what_the_owner_may_do_is_not_served_to_clients() {
+        let served = all();
+        let mut paths = served.iter().flat_map(|route| &route.paths);
+        assert!(paths.all(|path| !path.starts_with("/_hearth/admin/")));
+        let operations = admin();
+        let mut paths = operations.iter().flat_map(|route| &route.paths);
+        assert!(paths.all(|path| path.starts_with("/_hearth/admin/")));
+    }
+}

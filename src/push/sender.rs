@@ -41,9 +41,8 @@ impl fmt::Debug for PushSender {
 }
 
 impl PushSender {
-    /// Goes on with what was not sent when the server stopped. `now` is the last position in the store; every
-    /// effect from here on must be [applied](Self::apply).
-    pub fn start(
+    /// `now` is the last position in the store; every effect from here on must be [applied](Self::apply).
+    pub fn new(
         gateways: &PushGateways,
         now: Position,
         store: &Store,
@@ -73,9 +72,13 @@ impl PushSender {
             .spawn(dispatch::run(weak.clone(), dispatch_woken))
             .detach();
         executor.spawn(saving::run(weak, saving_woken)).detach();
-        let resume = dispatch::resume_all(Arc::downgrade(&sender.0), HashMap::new());
-        executor.spawn(resume).detach();
         Ok(sender)
+    }
+
+    /// Goes on with what was not sent when the server stopped.
+    pub fn resume(&self) {
+        let resume = dispatch::resume_all(Arc::downgrade(&self.0), HashMap::new());
+        self.0.executor.spawn(resume).detach();
     }
 
     /// Checks the address of a gateway that a client wants to use.

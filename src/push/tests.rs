@@ -91,9 +91,10 @@ fn with_sender(test: impl AsyncFnOnce(&PushSender, Arc<PusherKey>)) {
         let client = Client::new(&config, &store, &local, &clock, &pool, &executor);
         let client = client.expect("there are authorities");
         let gateways = &config.push_gateways;
-        let sender = PushSender::start(gateways, NOW, &store, &client, &clock, &executor);
+        let sender = PushSender::new(gateways, NOW, &store, &client, &clock, &executor);
         let sender = sender.expect("it starts");
         sender.0.lock().is_stopping = true;
+        sender.resume();
         test(&sender, Arc::new(key)).await;
         store.close().await;
         publishing.await;

@@ -1,5 +1,6 @@
-//! Rooms that the owner of the server has blocked: no user of this server enters them any more, and nobody of
-//! another server invites users of this one into them. Who is in such a room stays there.
+//! Rooms that the owner of the server has blocked: no user of this server enters them any more, and `/invite`
+//! requests of other servers for them are refused. Who is in such a room stays there, and sees the invites that
+//! it has as events.
 
 use ruma::{OwnedRoomId, RoomId};
 

@@ -1,10 +1,11 @@
 //! Other servers.
 
+use std::cmp::Reverse;
+
 use ruma::OwnedServerName;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Nothing;
 use crate::{
     api::{Api, Error},
     federation::Destination,
@@ -14,11 +15,20 @@ use crate::{
 /// More are left out of a list.
 const MAX_LISTED: usize = 10_000;
 
-/// All servers with which this one has to do, those that do not answer first.
-pub async fn status(api: Api, _: Nothing) -> Result<Value, Error> {
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Filter {
+    /// Only servers that do not answer.
+    failing: bool,
+}
+
+/// All servers with which this one has to do: those that do not answer first, then by the rooms shared with
+/// them.
+pub async fn status(api: Api, filter: Filter) -> Result<Value, Error> {
     let mut servers = api.federation.destinations().await?;
     let (total, failing) = (servers.len(), servers.iter().filter(is_failing).count());
-    servers.sort_by_key(|server| (!is_failing(&server), server.rooms.cmp(&0)));
+    servers.retain(|server| !filter.failing || is_failing(&server));
+    servers.sort_by_key(|server| (!is_failing(&server), Reverse(server.rooms)));
     let servers = servers.iter().take(MAX_LISTED).map(to_json);
     Ok(json!({ "servers": servers.collect::<Vec<_>>(), "total": total, "failing": failing }))
 }

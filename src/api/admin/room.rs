@@ -1,5 +1,7 @@
 //! Rooms.
 
+use std::cmp::Reverse;
+
 use ruma::{OwnedRoomId, OwnedRoomOrAliasId, events::StateEventType, room::RoomSummary};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -8,9 +10,10 @@ use super::Nothing;
 use crate::{
     api::{Api, Error},
     rooms::{
-        self, Actor, blocked_rooms,
+        self, Actor,
+        background::member_events,
+        blocked_rooms,
         directory::{aliases, summary},
-        membership::leave,
         servers,
         state::current,
     },
@@ -21,7 +24,7 @@ use crate::{
 /// More are left out of a list.
 const MAX_LISTED: usize = 10_000;
 /// How many users leave a room in one transaction.
-const LEAVES_PER_BATCH: usize = 20;
+const LEAVES_PER_BATCH: usize = 8;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -34,15 +37,17 @@ pub struct Room {
 pub async fn list(api: Api, _: Nothing) -> Result<Value, Error> {
     let scan = |s: &Snapshot| {
         let mut rooms = Vec::new();
-        for row in s.room_heads()?.all()?.take(MAX_LISTED) {
+        for row in s.room_heads()?.all()? {
             let room = row?.0.value();
             rooms.push(to_json(s, room, &summary::of(s, room)?)?);
         }
         Ok::<_, Error>(rooms)
     };
     let mut rooms = api.store.scan("the rooms", scan).await?;
-    rooms.sort_by_key(|room| std::cmp::Reverse(room["joined"].as_u64()));
-    Ok(json!({ "rooms": rooms }))
+    let total = rooms.len();
+    rooms.sort_by_key(|room| Reverse(room["joined"].as_u64()));
+    rooms.truncate(MAX_LISTED);
+    Ok(json!({ "rooms": rooms, "total": total }))
 }
 
 pub async fn show(api: Api, Room { room }: Room) -> Result<Value, Error> {
@@ -82,7 +87,7 @@ pub async fn members(api: Api, Room { room }: Room) -> Result<Value, Error> {
         let room = find(s, &room)?;
         let kind = StateEventType::RoomMember.to_string();
         let mut members = Vec::new();
-        for (user, event) in current::some_of_type(s, room, &kind, MAX_LISTED)? {
+        for (user, event) in current::of_type(s, room, &kind)? {
             let membership = match current::membership_of(s, event)? {
                 Membership::Leave => continue,
                 Membership::Join => "join",
@@ -94,8 +99,10 @@ pub async fn members(api: Api, Room { room }: Room) -> Result<Value, Error> {
         }
         Ok::<_, Error>(members)
     };
-    let members = api.store.scan("the members of a room", scan).await?;
-    Ok(json!({ "members": members }))
+    let mut members = api.store.scan("the members of a room", scan).await?;
+    let total = members.len();
+    members.truncate(MAX_LISTED);
+    Ok(json!({ "members": members, "total": total }))
 }
 
 /// All users of this server leave the room.
@@ -106,9 +113,11 @@ pub async fn leave(api: Api, Room { room }: Room) -> Result<Value, Error> {
         Ok::<_, Error>((room, current::local_members(s, room)?))
     };
     let (num, members) = api.store.scan("the members of a room", scan).await?;
+    let mut left = 0;
     for batch in members.chunks(LEAVES_PER_BATCH) {
         let (batch, local, now) = (batch.to_vec(), api.local.clone(), api.clock.timestamp());
         let job = move |tx: &Tx| {
+            let mut left = 0;
             for (user, _) in &batch {
                 let id = users::id_of(tx, *user)?;
                 let actor = Actor {
@@ -116,14 +125,19 @@ pub async fn leave(api: Api, Room { room }: Room) -> Result<Value, Error> {
                     id,
                     now,
                 };
-                leave::leave_any(tx, &local, &actor, num, None)?;
+                match member_events::leave_room(tx, &local, &actor, num) {
+                    Ok(()) => left += 1,
+                    // They have left meanwhile.
+                    Err(rooms::Error::Forbidden(_)) => {}
+                    Err(error) => return Err(error),
+                }
             }
-            Ok(())
+            Ok(left)
         };
-        api.write_events(job).await?;
+        left += api.store.write(job).await?;
     }
-    log::info!("{} users left {room} at the owner's request", members.len());
-    Ok(json!({ "room": room, "left": members.len() }))
+    log::info!("{left} users left {room} at the owner's request");
+    Ok(json!({ "room": room, "left": left }))
 }
 
 /// Blocks a room, known here or not.

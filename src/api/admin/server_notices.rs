@@ -47,7 +47,7 @@ async fn send(
     request: send_server_notice::Notice,
     transaction: Option<ClientTransaction>,
 ) -> Result<OwnedEventId, Error> {
-    check_admin(api, session)?;
+    api.users.check_admin(session.user)?;
     let notice = ServerNotice {
         event_type: request.event_type,
         state_key: request.state_key,
@@ -68,7 +68,7 @@ pub async fn announce(
     session: Session,
     request: announce::Request,
 ) -> Result<announce::Response, Error> {
-    check_admin(&api, &session)?;
+    api.users.check_admin(session.user)?;
     announce_to_all(&api, request.txn_id, request.body).await?;
     log::info!("a server notice for all users by {}", session.user_id);
     Ok(announce::Response {})
@@ -92,15 +92,6 @@ async fn announce_to_all(api: &Api, id: String, body: String) -> Result<(), Erro
     let (sender, now) = (api.config.notices_user.clone(), api.clock.timestamp());
     let announce = move |tx: &Tx| server_notices::announce(tx, &id, (&*sender, now), &body);
     Ok(api.store.write(announce).await?)
-}
-
-fn check_admin(api: &Api, session: &Session) -> Result<(), Error> {
-    match api.users.is_admin(session.user)? {
-        true => Ok(()),
-        false => Err(Error::forbidden(
-            "you are not an administrator of this server",
-        )),
-    }
 }
 
 pub mod send_server_notice {

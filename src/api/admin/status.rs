@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::Nothing;
 use crate::{
+    acme::Acme,
     api::{Api, Error},
     media,
     store::{self, Reader, Rows, Space},
@@ -41,6 +42,7 @@ pub async fn status(api: Api, _: Nothing) -> Result<Value, Error> {
             "total": space.map(|space| space.total),
         },
         "counts": counts,
+        "certificates": api.acme.as_ref().map(Acme::status),
     }))
 }
 

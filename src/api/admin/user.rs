@@ -145,7 +145,7 @@ pub async fn rescue(api: Api, request: Name) -> Result<Value, Error> {
     Ok(json!({
         "user_id": user_id,
         "password": made_up,
-        "devices": api.users.devices(user)?.len(),
+        "devices": api.users.sessions(user)?.len(),
         "backed_up_keys": backed_up_keys(&api, user)?,
     }))
 }
@@ -239,7 +239,7 @@ pub async fn deactivate(api: Api, request: Deactivation) -> Result<Value, Error>
 
 pub async fn sessions(api: Api, request: Name) -> Result<Value, Error> {
     let (user, user_id, _) = api.users.find(&request.user)?;
-    let devices = api.users.devices(user)?.into_iter();
+    let devices = api.users.sessions(user)?.into_iter();
     let sessions: Vec<_> = devices
         .map(|(id, device)| {
             json!({
@@ -264,15 +264,22 @@ pub struct Logout {
 pub async fn logout(api: Api, request: Logout) -> Result<Value, Error> {
     let (user, user_id, _) = api.users.find(&request.user)?;
     let devices = api.users.devices(user)?.into_iter().map(|(id, _)| id);
-    let wanted = |id: &OwnedDeviceId| request.device.as_ref().is_none_or(|device| device == id);
-    let devices: Vec<_> = devices.filter(wanted).collect();
-    if devices.is_empty() && request.device.is_some() {
-        return Err(Error::not_found(
-            "the user has no such device; `hearth user sessions` shows all",
-        ));
-    }
-    let count = devices.len();
-    api.users.remove_devices(user, devices).await?;
+    let count = match request.device {
+        Some(device) => {
+            if !devices.into_iter().any(|id| id == device) {
+                return Err(Error::not_found(
+                    "the user has no such device; `hearth user sessions` shows all",
+                ));
+            }
+            api.users.remove_devices(user, vec![device]).await?;
+            1
+        }
+        None => {
+            let count = devices.len();
+            api.users.remove_all_devices(user).await?;
+            count
+        }
+    };
     log::info!("{count} devices of {user_id} were logged out by the owner");
     Ok(json!({ "user_id": user_id, "logged_out": count }))
 }

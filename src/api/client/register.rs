@@ -104,7 +104,6 @@ pub async fn register(
     }: Interactive<register::v3::Request>,
 ) -> Result<Streamed, Error> {
     check_kind(&request)?;
-    let flow = flow(&api)?;
     let session = request.auth.as_ref().and_then(|auth| auth.session());
     let (mut password_hash, mut registration_token) = (None, None);
     if let Some(session) = session.map(ToOwned::to_owned) {
@@ -114,6 +113,7 @@ pub async fn register(
             return repeat(&api, user, &request).await;
         }
     }
+    let flow = flow(&api)?;
     let user_id = match &request.username {
         Some(username) => api.users.check_username(username)?,
         None => api.users.generate_user_id(),
@@ -145,7 +145,7 @@ pub async fn register(
     api.rates
         .check_network(Kind::Register, client.address, ())?;
     let turn = PasswordClient::Network(client.address);
-    let _turn = api.users.password_turn(turn).await;
+    let turn = api.users.password_turn(turn).await;
     let account = NewAccount {
         user_id: user_id.clone(),
         password: Some(password),
@@ -162,12 +162,16 @@ pub async fn register(
         ..RegistrationFields::default()
     };
     let Registered { user, login, token } = api.users.register(account).await?;
+    drop(turn);
     api.users
         .uia
         .set_registered(uia_session, operation, uiaa_client.claimant(), user, fields);
     api.users.record_login_network(user, client.address).await;
     if let Some(token) = token {
-        invited::join_rooms(&api, user, &user_id, &token).await;
+        let (federation, user_id) = (api.federation.clone(), user_id.clone());
+        let join = async move { invited::join_rooms(&api, user, &user_id, &token).await };
+        // A repeated request does not join them.
+        federation.run_to_completion(join).await;
     }
     response(user_id, login)
 }

@@ -293,6 +293,7 @@ async fn send_transaction(
                     log::debug!("{name} rejects {id}: {reason}");
                 }
             }
+            queues.ledger.succeeded(server);
         }
         Err(Error::Status(StatusCode::PAYLOAD_TOO_LARGE, _)) if bytes > MIN_TOO_LARGE_BYTES => {
             if items > 1 && max > 1 {
@@ -313,7 +314,6 @@ async fn send_transaction(
             return Ok(Outcome::Failed);
         }
     }
-    queues.ledger.succeeded(server);
     if stored.advances() {
         let job = move |tx: &Tx| stored.acknowledged(tx, server);
         queues.store.write(job).await?;

@@ -165,12 +165,12 @@ impl Client {
         }
     }
 
-    /// Whether `server` is another server that this one federates with.
     /// Has the address of `server` looked up again, unless the database still has it.
     pub fn forget_address(&self, server: &ServerName) {
         self.inner.resolver.forget(server);
     }
 
+    /// Whether `server` is another server that this one federates with.
     pub fn may_contact(&self, server: &ServerName) -> bool {
         self.inner.federation.allows(server) && server != self.inner.local.server_name()
     }

@@ -76,7 +76,7 @@ impl TestApi {
             Federation::new(&config, &store, &local, &clock, &pool, &executor).unwrap();
         let media = Media::start(&config, &store, &clock, &pool, &executor);
         let media = smol::block_on(media).unwrap();
-        let push = PushSender::start(
+        let push = PushSender::new(
             &config.push_gateways,
             Position::MIN,
             &store,

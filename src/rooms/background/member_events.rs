@@ -77,8 +77,9 @@ pub(in crate::rooms) fn run_batch(
     Ok(next.is_some())
 }
 
-/// Whatever a policy server says: an account that is gone stays in no room.
-fn leave_room(tx: &Tx, local: &Local, actor: &Actor, room: RoomNum) -> Result<(), Error> {
+/// Leaves a room, or takes back an invite or a knock, whatever a policy server says: neither an account that is
+/// gone stays in a room, nor one that the owner takes out.
+pub fn leave_room(tx: &Tx, local: &Local, actor: &Actor, room: RoomNum) -> Result<(), Error> {
     let local = &local.without_policy_servers();
     match out_of_band::load(tx, actor.num, room)? {
         Some(_) => {

@@ -60,7 +60,7 @@ pub fn summary(
     user: UserNum,
     account: Account,
 ) -> Result<AccountSummary, store::Error> {
-    let devices = devices::all(r, user)?;
+    let devices = devices::sessions(r, user)?;
     Ok(AccountSummary {
         user_id: id_of(r, user)?,
         account,

@@ -43,6 +43,12 @@ impl Users {
         Ok(account.is_some_and(|account| account.admin))
     }
 
+    /// # Errors
+    /// [`Error::Forbidden`] unless `user` is an administrator.
+    pub fn check_admin(&self, user: UserNum) -> Result<(), Error> {
+        self.store.read(|s| check_admin(s, user))
+    }
+
     /// The account of `user_id`, for an administrator who asks for its restrictions.
     ///
     /// # Errors

@@ -9,5 +9,5 @@ pub(super) use self::{
 };
 pub use self::{
     lifecycle::{remove, remove_all},
-    rows::all,
+    rows::{all, sessions},
 };

@@ -23,6 +23,20 @@ pub fn all(
     Ok(devices)
 }
 
+/// All devices but the dehydrated one, on which nobody is logged in.
+pub fn sessions(
+    r: &impl Reader,
+    user: UserNum,
+) -> Result<Vec<(OwnedDeviceId, Device)>, store::Error> {
+    let mut sessions = all(r, user)?;
+    for index in (0..sessions.len()).rev() {
+        if is_dehydrated(r, user, &sessions[index].0)? {
+            sessions.remove(index);
+        }
+    }
+    Ok(sessions)
+}
+
 /// Whether `device_id` is the dehydrated device of `user`.
 pub(super) fn is_dehydrated(
     reader: &impl Reader,
@@ -55,6 +69,11 @@ impl Users {
     /// The devices of `user`, in the order of their ids.
     pub fn devices(&self, user: UserNum) -> Result<Vec<(OwnedDeviceId, Device)>, Error> {
         Ok(self.store.read(|s| all(s, user))?)
+    }
+
+    /// The devices on which `user` is logged in: all but the dehydrated one.
+    pub fn sessions(&self, user: UserNum) -> Result<Vec<(OwnedDeviceId, Device)>, Error> {
+        Ok(self.store.read(|s| sessions(s, user))?)
     }
 
     /// # Errors

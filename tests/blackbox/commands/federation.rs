@@ -1,7 +1,7 @@
 //! `hearth federation`.
 
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Owner, client};
 use crate::{
@@ -20,14 +20,14 @@ fn a_server_that_does_not_answer_is_named_with_its_error_and_tried_again_on_requ
     let server = Server::start_with(command(), owner.path(), port, settings).unwrap();
     let alice = register(port, "alice").unwrap();
     // Nobody listens there.
-    let silent = format!("127.0.0.1:{}", free_port().unwrap());
-    let message = json!({ "messages": { format!("@bob:{silent}"): { "DEVICE": {} } } });
+    let unreachable = format!("127.0.0.1:{}", free_port().unwrap());
+    let message = json!({ "messages": { format!("@bob:{unreachable}"): { "DEVICE": {} } } });
     let path = "/_matrix/client/v3/sendToDevice/m.test/1";
     let sent = client(port, &alice).request("PUT", path, Some(&message));
     assert_eq!(sent.unwrap().status, 200);
     let status = || owner.json(&["federation", "status"]);
     wait_until(|| status()["failing"] == 1);
-    let shown = owner.json(&["federation", "show", &silent]);
+    let shown = owner.json(&["federation", "show", &unreachable]);
     assert!(
         shown["last_error"]
             .as_str()
@@ -40,17 +40,19 @@ fn a_server_that_does_not_answer_is_named_with_its_error_and_tried_again_on_requ
         "{shown}"
     );
     let printed = owner.run(&["federation", "status", "--failing"]);
-    assert!(printed.contains(&silent), "{printed}");
+    assert!(printed.contains(&unreachable), "{printed}");
     assert!(
         printed.contains("1 servers, of which 1 do not answer"),
         "{printed}"
     );
-    owner.run(&["federation", "retry", &silent]);
+    owner.run(&["federation", "retry", &unreachable]);
+    let failed = |shown: &Value| shown["last_failure_ts"].as_u64();
+    wait_until(|| failed(&owner.json(&["federation", "show", &unreachable])) > failed(&shown));
 
     assert!(server.stop(Signal::TERM).unwrap().success());
     // Nothing is sent by a command on a stopped server, so what it changes stays.
-    owner.run(&["federation", "retry", &silent]);
-    let shown = owner.json(&["federation", "show", &silent]);
+    owner.run(&["federation", "retry", &unreachable]);
+    let shown = owner.json(&["federation", "show", &unreachable]);
     assert_eq!(shown["retry_at_ts"], json!(null), "{shown}");
     assert_eq!(status()["failing"], 0);
     for operation in ["show", "retry"] {

@@ -81,6 +81,8 @@ fn an_invitation_lets_one_register_on_a_closed_server_and_join_its_rooms() {
     assert_eq!(invite["rooms"], json!([public, private]));
 
     let session = begin(port, "oma", token);
+    finish(port, "oma", &session);
+    // The response was lost, and the invitation is used up.
     let (status, response) = finish(port, "oma", &session);
     assert_eq!(status, 200, "{response}");
     let mut oma = client(port, response["access_token"].as_str().unwrap());
@@ -111,6 +113,8 @@ fn an_invitation_lets_one_register_on_a_closed_server_and_join_its_rooms() {
 fn of_two_registrations_with_a_token_for_one_the_second_fails() {
     let owner = Owner::new();
     let (server, _) = start_closed(&owner);
+    // Registration stays open by another invitation.
+    owner.run(&["invite", "new", "--uses", "any"]);
     let invite = owner.json(&["invite", "new"]);
     let token = invite["token"].as_str().unwrap();
     let [one, other] = ["one", "other"].map(|user| begin(server.port, user, token));
@@ -121,6 +125,8 @@ fn of_two_registrations_with_a_token_for_one_the_second_fails() {
         (403, &json!("M_FORBIDDEN")),
         "{response}"
     );
+    let error = response["error"].as_str().unwrap();
+    assert!(error.contains("used up"), "{error}");
     assert_eq!(
         owner.json(&["user", "list"])["users"]
             .as_array()

@@ -4,14 +4,10 @@
 //! services, edge. Stop: no new connections, running requests end, the last batch is committed, the
 //! store closes.
 
-use std::{
-    fs, io,
-    net::SocketAddr,
-    os::unix::fs::DirBuilderExt,
-    panic::AssertUnwindSafe,
-    path::PathBuf,
-    sync::{Arc, OnceLock},
-};
+mod error;
+mod services;
+
+use std::{net::SocketAddr, panic::AssertUnwindSafe, sync::Arc};
 
 use async_signal::{Signal, Signals};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -21,74 +17,20 @@ use smol::{
     stream::StreamExt,
 };
 
+pub use self::error::Error;
+use self::services::{Services, open_store};
 use crate::{
     acme::{self, Acme},
-    api::{Api, Context},
     clock::Clock,
     config::{CertificateSource, Config},
     executor::Executor,
-    federation::{self, Authorities, Federation, JobSigner, Previews, RemoteMedia},
-    http::{AdminSocket, Certificate, CertificateError, Edge, Gate, ListenError, Listeners},
-    media::{self, Media},
+    federation::{Authorities, Federation},
+    http::{AdminSocket, Certificate, Edge, Gate, Listeners},
     pool::Pool,
-    push::PushSender,
-    rates::Rates,
-    rooms::{self, Local, background::jobs::BackgroundJobs, search::Indexer},
-    stop::{self, Stop, Stopping},
-    store::{self, Store},
-    sync::{
-        Notifier,
-        sliding::{ReadStates, RoomLists},
-    },
+    stop::{self, Stop},
+    store::Store,
     systemd::{Manager, Sockets},
-    users::{self, Users},
 };
-
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error(transparent)]
-    Listen(#[from] ListenError),
-    #[error(transparent)]
-    Certificate(#[from] CertificateError),
-    #[error(transparent)]
-    Acme(#[from] acme::Error),
-    #[error("cannot create the directory {}: {error}", path.display())]
-    Directory { path: PathBuf, error: io::Error },
-    #[error("cannot open the database in {}: {error}", path.display())]
-    Open { path: PathBuf, error: store::Error },
-    #[error("there is no database in {}; check `data_dir`", .0.display())]
-    NoData(PathBuf),
-    #[error(transparent)]
-    Store(#[from] store::Error),
-    #[error(transparent)]
-    Rooms(#[from] rooms::Error),
-    #[error(transparent)]
-    Media(#[from] media::Error),
-    #[error(transparent)]
-    Tls(#[from] federation::TlsError),
-    /// An essential task has ended, most likely in a panic.
-    #[error("{0} has ended unexpectedly; the log has the reason")]
-    Ended(&'static str),
-    #[error(
-        "the start ended in a panic, which the log has; if it is about the database, put a backup of {} in \
-         its place",
-        .0.display()
-    )]
-    StartPanicked(PathBuf),
-    #[error("cannot wait for signals: {0}")]
-    Signals(io::Error),
-}
-
-impl Error {
-    /// Whether the server cannot start before its owner has done something.
-    pub fn needs_owner(&self) -> bool {
-        match self {
-            Self::Open { error, .. } => error.is_corruption(),
-            Self::StartPanicked(_) => true,
-            _ => false,
-        }
-    }
-}
 
 /// A running server.
 pub struct Server {
@@ -132,6 +74,7 @@ impl Server {
         )
         .await?;
         services.api.federation.resume()?;
+        services.api.push.resume();
         let serving_admin = match AdminSocket::bind(&services.api.config.data_dir) {
             Ok(socket) => {
                 let edge = Edge::admin(services.api.clone());
@@ -208,174 +151,11 @@ impl Server {
     }
 }
 
-/// What works behind the listeners.
-struct Services {
-    api: Api,
-    publishing: Task<()>,
-    background_jobs: Task<()>,
-    indexing: Task<()>,
-}
-
-impl Services {
-    async fn start(
-        executor: &Executor,
-        config: Config,
-        acme: Option<Acme>,
-        clock: Clock,
-        pool: Pool,
-        stopping: Stopping,
-    ) -> Result<Self, Error> {
-        let store = open_store(&config, pool.clone()).await?;
-        let background_jobs = Arc::new(BackgroundJobs::default());
-        let indexer = config.search.then(|| Arc::new(Indexer::default()));
-        let notifier = Arc::new(Notifier::new(store.clone(), rand::random())?);
-        // These are created after publishing has started. Each reads from the store what happened before.
-        let federation_cell: Arc<OnceLock<Arc<Federation>>> = Arc::default();
-        let media_cell: Arc<OnceLock<Media>> = Arc::default();
-        let push_cell: Arc<OnceLock<PushSender>> = Arc::default();
-        let publishing = executor.spawn(store.clone().publish({
-            let (background_jobs, notifier) = (background_jobs.clone(), notifier.clone());
-            let indexer = indexer.clone();
-            let (federation_cell, media_cell) = (federation_cell.clone(), media_cell.clone());
-            let push_cell = push_cell.clone();
-            move |effects| {
-                notifier.apply(effects);
-                effects
-                    .iter()
-                    .for_each(|effect| background_jobs.apply(effect));
-                if let Some(indexer) = &indexer {
-                    effects.iter().for_each(|effect| indexer.apply(effect));
-                }
-                if let Some(media) = media_cell.get() {
-                    effects.iter().for_each(|effect| media.apply(effect));
-                }
-                if let Some(federation) = federation_cell.get() {
-                    effects.iter().for_each(|effect| federation.apply(effect));
-                }
-                if let Some(push) = push_cell.get() {
-                    effects.iter().for_each(|effect| push.apply(effect));
-                }
-            }
-        }));
-        let local = Local::load(&store, config.server_name.clone(), clock.now_ms()).await?;
-        let indexing = executor.spawn({
-            let store = store.clone();
-            async move {
-                match indexer {
-                    Some(indexer) => indexer.run(&store).await,
-                    None => Indexer::delete(&store).await,
-                }
-            }
-        });
-        let media = Media::start(&config, &store, &clock, &pool, executor).await?;
-        // It is set once.
-        let _ = media_cell.set(media.clone());
-        let max_buckets = if config.rate_limits {
-            config.memory.rates()
-        } else {
-            0
-        };
-        let federation = Federation::new(&config, &store, &local, &clock, &pool, executor)?;
-        let federation = Arc::new(federation);
-        // It is set once.
-        let _ = federation_cell.set(federation.clone());
-        let background_jobs = executor.spawn({
-            let (store, local, clock) = (store.clone(), local.clone(), clock.clone());
-            let signer = JobSigner {
-                policy_servers: federation.policy_servers().clone(),
-                local: local.clone(),
-            };
-            async move {
-                background_jobs.run(&store, &local, &clock, &signer).await;
-            }
-        });
-        let push = PushSender::start(
-            &config.push_gateways,
-            notifier.position().stored,
-            &store,
-            federation.client(),
-            &clock,
-            executor,
-        )?;
-        // It is set once.
-        let _ = push_cell.set(push.clone());
-        let api = Context {
-            acme,
-            local,
-            federation: federation.clone(),
-            notifier,
-            previews: Previews::new(federation.client(), &media, &clock, &pool, executor),
-            remote_media: RemoteMedia::new(federation.client(), &media, &clock, executor),
-            media,
-            push: push.clone(),
-            typing: Arc::default(),
-            lazy_loaded_members: Arc::default(),
-            room_lists: RoomLists::default(),
-            read_states: ReadStates::new(&clock),
-            presence: Arc::default(),
-            users: users(&config, &store, &pool, &clock),
-            rates: Rates::new(max_buckets, clock.clone()),
-            config,
-            clock,
-            pool,
-            store: store.clone(),
-            stopping,
-        };
-        let changed = |room| match room {
-            Some(room) => api.notifier.ephemeral_changed_in(room),
-            // Nobody waits for a sync yet.
-            None => api.notifier.ephemeral_changed_for([]),
-        };
-        api.typing.end_stored(&store, changed).await?;
-        Ok(Self {
-            api: Arc::new(api),
-            publishing,
-            background_jobs,
-            indexing,
-        })
-    }
-
-    /// Commits what is queued and closes the store. No requests are running any more.
-    async fn stop(self) {
-        drop((self.background_jobs, self.indexing));
-        let api = self.api;
-        api.push.stop().await;
-        let typing = api.typing.clone();
-        let stored = api.store.write(move |tx| typing.store_rooms(tx)).await;
-        if let Err(error) = stored {
-            log::debug!("the rooms in which somebody types are not stored: {error}");
-        }
-        api.store.close().await;
-        self.publishing.await;
-    }
-}
-
 /// Waits for the end of a task that should run as long as the server.
 async fn end_of(task: &mut Task<()>, name: &'static str) -> Error {
     // The panic hook has logged why.
     let _ = AssertUnwindSafe(task).catch_unwind().await;
     Error::Ended(name)
-}
-
-async fn open_store(config: &Config, pool: Pool) -> Result<Store, Error> {
-    let directory = &config.data_dir;
-    let created = fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory);
-    created.map_err(|error| Error::Directory {
-        path: directory.clone(),
-        error,
-    })?;
-    let options = store::Options {
-        directory: directory.clone(),
-        cache: config.memory.database_cache(),
-    };
-    let opened = Store::open_on_thread(&options, pool).await;
-    opened.map_err(|error| Error::Open {
-        path: directory.clone(),
-        error,
-    })
 }
 
 /// Runs `action` on the store of a server that is not running.
@@ -408,7 +188,6 @@ pub fn offline<T>(config: Config, action: impl AsyncFnOnce(&Edge) -> T) -> Resul
         let (stop, stopping) = stop::channel();
         let (clock, pool) = (Clock::default(), Pool::default());
         let services = Services::start(&executor, config, None, clock, pool, stopping).await?;
-        services.api.push.stop().await;
         let result = action(&Edge::admin(services.api.clone())).await;
         stop.now();
         services.stop().await;
@@ -434,16 +213,6 @@ fn certificate(
             Ok((Some(Certificate::of_acme(&acme)?), Some(acme)))
         }
     }
-}
-
-fn users(config: &Config, store: &Store, pool: &Pool, clock: &Clock) -> Users {
-    let options = users::Options {
-        server_name: config.server_name.clone(),
-        registration: config.registration.clone(),
-        notices_user: config.notices_user.clone(),
-        registration_shared_secret: config.registration_shared_secret.clone(),
-    };
-    Users::new(options, store.clone(), pool.clone(), clock.clone())
 }
 
 /// Runs a server until SIGTERM or SIGINT. SIGHUP reloads the certificate. Calls `opened` and notifies

@@ -1,0 +1,54 @@
+use std::{io, path::PathBuf};
+
+use crate::{
+    acme, federation,
+    http::{CertificateError, ListenError},
+    media, rooms, store,
+};
+
+/// Why the server cannot start, or has to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    #[error(transparent)]
+    Acme(#[from] acme::Error),
+    #[error("cannot create the directory {}: {error}", path.display())]
+    Directory { path: PathBuf, error: io::Error },
+    #[error("cannot open the database in {}: {error}", path.display())]
+    Open { path: PathBuf, error: store::Error },
+    #[error("there is no database in {}; check `data_dir`", .0.display())]
+    NoData(PathBuf),
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    #[error(transparent)]
+    Rooms(#[from] rooms::Error),
+    #[error(transparent)]
+    Media(#[from] media::Error),
+    #[error(transparent)]
+    Tls(#[from] federation::TlsError),
+    /// An essential task has ended, most likely in a panic.
+    #[error("{0} has ended unexpectedly; the log has the reason")]
+    Ended(&'static str),
+    #[error(
+        "the start ended in a panic, which the log has; if it is about the database, put a backup of {} in \
+         its place",
+        .0.display()
+    )]
+    StartPanicked(PathBuf),
+    #[error("cannot wait for signals: {0}")]
+    Signals(io::Error),
+}
+
+impl Error {
+    /// Whether the server cannot start before its owner has done something.
+    pub fn needs_owner(&self) -> bool {
+        match self {
+            Self::Open { error, .. } => error.is_corruption(),
+            Self::StartPanicked(_) => true,
+            _ => false,
+        }
+    }
+}

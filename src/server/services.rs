@@ -1,0 +1,204 @@
+//! What answers requests and does the background work, whether the server listens or not.
+
+use std::{
+    fs,
+    os::unix::fs::DirBuilderExt,
+    sync::{Arc, OnceLock},
+};
+
+use smol::Task;
+
+use super::error::Error;
+use crate::{
+    acme::Acme,
+    api::{Api, Context},
+    clock::Clock,
+    config::Config,
+    executor::Executor,
+    federation::{Federation, JobSigner, Previews, RemoteMedia},
+    media::Media,
+    pool::Pool,
+    push::PushSender,
+    rates::Rates,
+    rooms::{Local, background::jobs::BackgroundJobs, search::Indexer},
+    stop::Stopping,
+    store::{self, Store},
+    sync::{
+        Notifier,
+        sliding::{ReadStates, RoomLists},
+    },
+    users::{self, Users},
+};
+
+/// What works behind the listeners.
+pub(super) struct Services {
+    pub(super) api: Api,
+    pub(super) publishing: Task<()>,
+    background_jobs: Task<()>,
+    indexing: Task<()>,
+}
+
+impl Services {
+    pub(super) async fn start(
+        executor: &Executor,
+        config: Config,
+        acme: Option<Acme>,
+        clock: Clock,
+        pool: Pool,
+        stopping: Stopping,
+    ) -> Result<Self, Error> {
+        let store = open_store(&config, pool.clone()).await?;
+        let background_jobs = Arc::new(BackgroundJobs::default());
+        let indexer = config.search.then(|| Arc::new(Indexer::default()));
+        let notifier = Arc::new(Notifier::new(store.clone(), rand::random())?);
+        // These are created after publishing has started. Each reads from the store what happened before.
+        let federation_cell: Arc<OnceLock<Arc<Federation>>> = Arc::default();
+        let media_cell: Arc<OnceLock<Media>> = Arc::default();
+        let push_cell: Arc<OnceLock<PushSender>> = Arc::default();
+        let publishing = executor.spawn(store.clone().publish({
+            let (background_jobs, notifier) = (background_jobs.clone(), notifier.clone());
+            let indexer = indexer.clone();
+            let (federation_cell, media_cell) = (federation_cell.clone(), media_cell.clone());
+            let push_cell = push_cell.clone();
+            move |effects| {
+                notifier.apply(effects);
+                effects
+                    .iter()
+                    .for_each(|effect| background_jobs.apply(effect));
+                if let Some(indexer) = &indexer {
+                    effects.iter().for_each(|effect| indexer.apply(effect));
+                }
+                if let Some(media) = media_cell.get() {
+                    effects.iter().for_each(|effect| media.apply(effect));
+                }
+                if let Some(federation) = federation_cell.get() {
+                    effects.iter().for_each(|effect| federation.apply(effect));
+                }
+                if let Some(push) = push_cell.get() {
+                    effects.iter().for_each(|effect| push.apply(effect));
+                }
+            }
+        }));
+        let local = Local::load(&store, config.server_name.clone(), clock.now_ms()).await?;
+        let indexing = executor.spawn({
+            let store = store.clone();
+            async move {
+                match indexer {
+                    Some(indexer) => indexer.run(&store).await,
+                    None => Indexer::delete(&store).await,
+                }
+            }
+        });
+        let media = Media::start(&config, &store, &clock, &pool, executor).await?;
+        // It is set once.
+        let _ = media_cell.set(media.clone());
+        let max_buckets = if config.rate_limits {
+            config.memory.rates()
+        } else {
+            0
+        };
+        let federation = Federation::new(&config, &store, &local, &clock, &pool, executor)?;
+        let federation = Arc::new(federation);
+        // It is set once.
+        let _ = federation_cell.set(federation.clone());
+        let background_jobs = executor.spawn({
+            let (store, local, clock) = (store.clone(), local.clone(), clock.clone());
+            let signer = JobSigner {
+                policy_servers: federation.policy_servers().clone(),
+                local: local.clone(),
+            };
+            async move {
+                background_jobs.run(&store, &local, &clock, &signer).await;
+            }
+        });
+        let push = PushSender::new(
+            &config.push_gateways,
+            notifier.position().stored,
+            &store,
+            federation.client(),
+            &clock,
+            executor,
+        )?;
+        // It is set once.
+        let _ = push_cell.set(push.clone());
+        let api = Context {
+            acme,
+            local,
+            federation: federation.clone(),
+            notifier,
+            previews: Previews::new(federation.client(), &media, &clock, &pool, executor),
+            remote_media: RemoteMedia::new(federation.client(), &media, &clock, executor),
+            media,
+            push: push.clone(),
+            typing: Arc::default(),
+            lazy_loaded_members: Arc::default(),
+            room_lists: RoomLists::default(),
+            read_states: ReadStates::new(&clock),
+            presence: Arc::default(),
+            users: users(&config, &store, &pool, &clock),
+            rates: Rates::new(max_buckets, clock.clone()),
+            config,
+            clock,
+            pool,
+            store: store.clone(),
+            stopping,
+        };
+        let changed = |room| match room {
+            Some(room) => api.notifier.ephemeral_changed_in(room),
+            // Nobody waits for a sync yet.
+            None => api.notifier.ephemeral_changed_for([]),
+        };
+        api.typing.end_stored(&store, changed).await?;
+        Ok(Self {
+            api: Arc::new(api),
+            publishing,
+            background_jobs,
+            indexing,
+        })
+    }
+
+    /// Commits what is queued and closes the store. No requests are running any more.
+    pub(super) async fn stop(self) {
+        drop((self.background_jobs, self.indexing));
+        let api = self.api;
+        api.push.stop().await;
+        let typing = api.typing.clone();
+        let stored = api.store.write(move |tx| typing.store_rooms(tx)).await;
+        if let Err(error) = stored {
+            log::debug!("the rooms in which somebody types are not stored: {error}");
+        }
+        api.store.close().await;
+        self.publishing.await;
+    }
+}
+
+pub(super) async fn open_store(config: &Config, pool: Pool) -> Result<Store, Error> {
+    let directory = &config.data_dir;
+    let created = fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory);
+    created.map_err(|error| Error::Directory {
+        path: directory.clone(),
+        error,
+    })?;
+    let options = store::Options {
+        directory: directory.clone(),
+        cache: config.memory.database_cache(),
+    };
+    let opened = Store::open_on_thread(&options, pool).await;
+    opened.map_err(|error| Error::Open {
+        path: directory.clone(),
+        error,
+    })
+}
+
+fn users(config: &Config, store: &Store, pool: &Pool, clock: &Clock) -> Users {
+    let options = users::Options {
+        server_name: config.server_name.clone(),
+        registration: config.registration.clone(),
+        notices_user: config.notices_user.clone(),
+        registration_shared_secret: config.registration_shared_secret.clone(),
+    };
+    Users::new(options, store.clone(), pool.clone(), clock.clone())
+}
