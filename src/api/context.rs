@@ -10,7 +10,7 @@ use crate::{
     clock::Clock,
     config::Config,
     fair_semaphore::FairPermit,
-    federation::{self, Federation, Previews, RemoteMedia},
+    federation::{self, Federation, Previews, RemoteMedia, SendError},
     media::Media,
     pool::Pool,
     push::PushSender,
@@ -25,8 +25,6 @@ use crate::{
     users::{Users, presence::Presence},
 };
 
-/// How often a job that sends events runs while policy servers are asked.
-const MAX_POLICY_RUNS: usize = 12;
 const POLICY_RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// The first argument of every handler.
@@ -122,32 +120,20 @@ impl Context {
         F: Fn(&Tx) -> Result<T, rooms::Error> + Send + Sync + 'static,
         T: Send + 'static,
     {
-        let job = Arc::new(job);
         let policy_servers = self.federation.policy_servers();
-        let mut lock = None;
-        for _ in 0..MAX_POLICY_RUNS {
-            let run = job.clone();
-            let event = match self.store.write(move |tx: &Tx| run(tx)).await {
-                Err(rooms::Error::Unsigned(event)) => event,
-                result => return Ok(result?),
-            };
-            // Others of this room may have waited: the next run makes the event anew.
-            if lock.is_none() {
-                lock = Some(policy_servers.lock(&event.room_id).await);
-                continue;
+        let written = policy_servers.write_signed(&self.store, &self.local, job);
+        written.await.map_err(|error| match error {
+            SendError::Rooms(error) => error.into(),
+            SendError::Unsigned(federation::Error::Status(status, Some(body)))
+                if status.is_client_error() =>
+            {
+                Error::Refused(status, body)
             }
-            let signed = policy_servers.sign(&self.local, &event).await;
-            signed.map_err(|error| match error {
-                federation::Error::Status(status, Some(body)) if status.is_client_error() => {
-                    Error::Refused(status, body)
-                }
-                error => Error::Peer(error),
-            })?;
-        }
-        Err(Error::limit_exceeded(
-            "the room changes faster than its policy server signs events",
-            POLICY_RETRY_AFTER,
-        ))
+            SendError::Unsigned(error) => Error::Peer(error),
+            SendError::Busy => {
+                Error::limit_exceeded(SendError::Busy.to_string(), POLICY_RETRY_AFTER)
+            }
+        })
     }
 
     /// The user of `session` as the sender of events that are made now.

@@ -37,7 +37,7 @@ pub use self::{
         ReceivedInvite, invite_v1,
     },
     outbound::{Destination, EphemeralEdu, backoff},
-    policy::{JobSigner, PolicyServers},
+    policy::{JobSigner, PolicyServers, SendError},
     queries::{profiles::Profiles, spaces::Spaces},
     service::Federation,
     transport::{

@@ -5,6 +5,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use http::StatusCode;
 use ruma::{
     OwnedRoomId, OwnedServerName, RoomId, api::federation::policy::sign_event,
     room_version_rules::RoomVersionRules,
@@ -20,9 +21,10 @@ use crate::{
     rooms::{
         self, Local,
         policy_server::{self, PolicySigner},
+        policy_signatures::PolicyAnswer,
         unsigned_event::{PolicyServer, UnsignedEvent},
     },
-    store::Store,
+    store::{Store, Tx},
 };
 
 /// How long a policy server may take.
@@ -30,6 +32,20 @@ const SIGN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long one that did not answer is left alone.
 const UNREACHABLE_TTL: Duration = Duration::from_secs(30);
 const MAX_UNREACHABLE: usize = 1024;
+/// How often a job runs while policy servers are asked.
+const MAX_RUNS: usize = 12;
+
+/// Why events are not sent.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    #[error(transparent)]
+    Rooms(#[from] rooms::Error),
+    /// [`Error::Status`] if the policy server refuses.
+    #[error(transparent)]
+    Unsigned(Error),
+    #[error("the room changes faster than its policy server signs events")]
+    Busy,
+}
 
 /// Clones share one state.
 #[derive(Clone)]
@@ -70,8 +86,39 @@ impl PolicyServers {
         let signature = signature.await?;
         local
             .policy_signatures()
-            .insert(event.event_id.clone(), Some(signature));
+            .insert(event.event_id.clone(), PolicyAnswer::Signature(signature));
         Ok(())
+    }
+
+    /// Runs a job that sends events. What the policy server of a room has to sign first is sent to it, and the
+    /// job run again.
+    pub async fn write_signed<T, F>(
+        &self,
+        store: &Store,
+        local: &Local,
+        job: F,
+    ) -> Result<T, SendError>
+    where
+        F: Fn(&Tx) -> Result<T, rooms::Error> + Send + Sync + 'static,
+        T: Send + 'static,
+    {
+        let job = Arc::new(job);
+        let mut lock = None;
+        for _ in 0..MAX_RUNS {
+            let run = job.clone();
+            let event = match store.write(move |tx: &Tx| run(tx)).await {
+                Err(rooms::Error::Unsigned(event)) => event,
+                result => return Ok(result?),
+            };
+            // Others of this room may have waited: the next run makes the event anew.
+            if lock.is_none() {
+                lock = Some(self.lock(&event.room_id).await);
+                continue;
+            }
+            let signed = self.sign(local, &event).await;
+            signed.map_err(SendError::Unsigned)?;
+        }
+        Err(SendError::Busy)
     }
 
     /// The signature of `server` for the event `json`; it is valid.
@@ -141,20 +188,29 @@ where
     Ok(Some(signed.map_err(rooms::Error::from)?))
 }
 
-/// Asks for the background jobs: what is not signed, they do not send.
+/// Requests signatures for the background jobs.
 pub struct JobSigner {
     pub policy_servers: PolicyServers,
     pub local: Local,
 }
 
 impl PolicySigner for JobSigner {
-    async fn ask(&self, event: &UnsignedEvent) {
+    async fn request_signature(&self, event: &UnsignedEvent) {
         let _lock = self.policy_servers.lock(&event.room_id).await;
-        if let Err(error) = self.policy_servers.sign(&self.local, event).await {
-            let (server, room) = (&event.server.name, &event.room_id);
-            log::info!("the policy server {server} of {room} does not sign an event: {error}");
-            let signatures = self.local.policy_signatures();
-            signatures.insert(event.event_id.clone(), None);
-        }
+        let Err(error) = self.policy_servers.sign(&self.local, event).await else {
+            return;
+        };
+        let answer = match &error {
+            Error::Status(status, _)
+                if status.is_client_error() && *status != StatusCode::TOO_MANY_REQUESTS =>
+            {
+                PolicyAnswer::Refused
+            }
+            _ => PolicyAnswer::Unavailable,
+        };
+        let (server, room) = (&event.server.name, &event.room_id);
+        log::info!("the policy server {server} of {room} does not sign an event: {error}");
+        let signatures = self.local.policy_signatures();
+        signatures.insert(event.event_id.clone(), answer);
     }
 }

@@ -14,6 +14,7 @@ use serde::Deserialize;
 
 use super::{
     Error, Local,
+    policy_signatures::PolicyAnswer,
     servers::in_room,
     state::current,
     stored_event,
@@ -24,11 +25,11 @@ use crate::{
     store::{Reader, RoomNum},
 };
 
-/// Asks the policy servers of rooms.
+/// Sends requests to the policy servers of rooms.
 pub trait PolicySigner: Sync {
-    /// Asks for the signature of `event`, and puts it into
-    /// [`PolicySignatures`](super::policy_signatures::PolicySignatures), or that there is none.
-    fn ask(&self, event: &UnsignedEvent) -> impl Future<Output = ()> + Send;
+    /// Requests the signature of `event`, and puts the answer into
+    /// [`PolicySignatures`](super::policy_signatures::PolicySignatures).
+    fn request_signature(&self, event: &UnsignedEvent) -> impl Future<Output = ()> + Send;
 }
 
 /// The policy server that the room uses now.
@@ -98,18 +99,21 @@ pub fn signed(
         return Ok(event);
     };
     let id = event.pdu.event_id();
-    let answer = local.policy_signatures().get(id);
-    if answer == Some(None) {
-        return Err(Error::forbidden(format!(
-            "the policy server {} does not sign the event",
-            server.name
-        )));
-    }
-    if let Some(signature) = answer.flatten() {
-        let json = policy_signature::add(&event.json, rules, &server.name, &signature)?;
-        if policy_signature::is_signed(&json, rules, &server.name, &server.key)? {
-            return Ok(BuiltEvent { json, ..event });
+    match local.policy_signatures().get(id) {
+        Some(PolicyAnswer::Refused) => {
+            return Err(Error::forbidden(format!(
+                "the policy server {} does not sign the event",
+                server.name
+            )));
         }
+        Some(PolicyAnswer::Unavailable) => return Ok(event),
+        Some(PolicyAnswer::Signature(signature)) => {
+            let json = policy_signature::add(&event.json, rules, &server.name, &signature)?;
+            if policy_signature::is_signed(&json, rules, &server.name, &server.key)? {
+                return Ok(BuiltEvent { json, ..event });
+            }
+        }
+        None => {}
     }
     Err(Error::Unsigned(Box::new(UnsignedEvent {
         room_id: event.pdu.room_id().to_owned(),

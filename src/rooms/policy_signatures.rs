@@ -1,4 +1,4 @@
-//! What policy servers say, between the request for a signature and the job that stores the event.
+//! What policy servers answer, between the request for a signature and the job that stores the event.
 
 use std::{
     collections::VecDeque,
@@ -7,25 +7,34 @@ use std::{
 
 use ruma::{EventId, OwnedEventId};
 
-/// How many signatures wait for the second run of their jobs.
-const MAX_SIGNATURES: usize = 256;
+/// How many answers wait for the second run of their jobs.
+const MAX_ANSWERS: usize = 256;
 
-/// Signatures of policy servers for events that are about to be stored; `None` if the server did not sign.
+/// The answer of a policy server to the request for its signature.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PolicyAnswer {
+    Signature(String),
+    Refused,
+    /// None for now: the event is sent without, and the servers that receive it ask again.
+    Unavailable,
+}
+
+/// The answers for events that are about to be stored.
 #[derive(Debug, Default)]
-pub struct PolicySignatures(Mutex<VecDeque<(OwnedEventId, Option<String>)>>);
+pub struct PolicySignatures(Mutex<VecDeque<(OwnedEventId, PolicyAnswer)>>);
 
 impl PolicySignatures {
-    pub fn insert(&self, event: OwnedEventId, signature: Option<String>) {
-        let mut signatures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if signatures.len() >= MAX_SIGNATURES {
-            signatures.pop_front();
+    pub fn insert(&self, event: OwnedEventId, answer: PolicyAnswer) {
+        let mut answers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if answers.len() >= MAX_ANSWERS {
+            answers.pop_front();
         }
-        signatures.push_back((event, signature));
+        answers.push_back((event, answer));
     }
 
-    pub(super) fn get(&self, event: &EventId) -> Option<Option<String>> {
-        let signatures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = signatures.iter().rev().find(|(id, _)| id == event);
-        found.map(|(_, signature)| signature.clone())
+    pub(super) fn get(&self, event: &EventId) -> Option<PolicyAnswer> {
+        let answers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = answers.iter().rev().find(|(id, _)| id == event);
+        found.map(|(_, answer)| answer.clone())
     }
 }

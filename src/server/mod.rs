@@ -64,7 +64,7 @@ impl Server {
             let (executor, gate, stopping) = (executor.clone(), gate.clone(), stopping.clone());
             async move { listeners.serve(&executor, gate, stopping).await }
         });
-        let services = Services::start(
+        let mut services = Services::start(
             executor,
             config,
             acme.clone(),
@@ -73,8 +73,7 @@ impl Server {
             stopping.clone(),
         )
         .await?;
-        services.api.federation.resume()?;
-        services.api.push.resume();
+        services.resume(executor)?;
         let serving_admin = match AdminSocket::bind(&services.api.config.data_dir) {
             Ok(socket) => {
                 let edge = Edge::admin(services.api.clone());

@@ -34,7 +34,8 @@ use crate::{
 pub(super) struct Services {
     pub(super) api: Api,
     pub(super) publishing: Task<()>,
-    background_jobs: Task<()>,
+    background_jobs: Arc<BackgroundJobs>,
+    running_jobs: Option<Task<()>>,
     indexing: Task<()>,
 }
 
@@ -101,16 +102,6 @@ impl Services {
         let federation = Arc::new(federation);
         // It is set once.
         let _ = federation_cell.set(federation.clone());
-        let background_jobs = executor.spawn({
-            let (store, local, clock) = (store.clone(), local.clone(), clock.clone());
-            let signer = JobSigner {
-                policy_servers: federation.policy_servers().clone(),
-                local: local.clone(),
-            };
-            async move {
-                background_jobs.run(&store, &local, &clock, &signer).await;
-            }
-        });
         let push = PushSender::new(
             &config.push_gateways,
             notifier.position().stored,
@@ -153,13 +144,30 @@ impl Services {
             api: Arc::new(api),
             publishing,
             background_jobs,
+            running_jobs: None,
             indexing,
         })
     }
 
+    /// Goes on with what is pending: background jobs, and what is to be sent to other servers and push gateways.
+    pub(super) fn resume(&mut self, executor: &Executor) -> Result<(), Error> {
+        let api = &self.api;
+        api.federation.resume()?;
+        api.push.resume();
+        let (store, local, clock) = (api.store.clone(), api.local.clone(), api.clock.clone());
+        let signer = JobSigner {
+            policy_servers: api.federation.policy_servers().clone(),
+            local: local.clone(),
+        };
+        let jobs = self.background_jobs.clone();
+        let run = async move { jobs.run(&store, &local, &clock, &signer).await };
+        self.running_jobs = Some(executor.spawn(run));
+        Ok(())
+    }
+
     /// Commits what is queued and closes the store. No requests are running any more.
     pub(super) async fn stop(self) {
-        drop((self.background_jobs, self.indexing));
+        drop((self.running_jobs, self.indexing));
         let api = self.api;
         api.push.stop().await;
         let typing = api.typing.clone();

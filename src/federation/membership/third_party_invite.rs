@@ -6,7 +6,7 @@
 //! - `PUT /exchange_third_party_invite` to the server of the inviter: that server makes the invite event
 //!   ([`MembershipClient::exchange_invite`]).
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use ruma::{
     OwnedUserId, ServerName,
@@ -21,7 +21,7 @@ use serde::Deserialize;
 
 use super::{client::MembershipClient, error::Error};
 use crate::{
-    federation::Limits,
+    federation::{Limits, SendError},
     rooms::{
         self, Actor,
         membership::{change::MembershipChange, moderation},
@@ -31,9 +31,6 @@ use crate::{
     store::{Reader, RoomNum, Tx},
     users,
 };
-
-/// How often an invite is made anew because the room changed while its policy server was asked.
-const MAX_POLICY_RUNS: usize = 12;
 
 const EXCHANGE_LIMITS: Limits = Limits {
     timeout: Duration::from_secs(10),
@@ -122,21 +119,17 @@ impl MembershipClient {
         let actor = store.read(|s| self.inviter(s, &invite.sender))?;
         let policy_servers = &self.0.source.policy_servers;
         let sender = local.clone();
-        let job = Arc::new(move |tx: &Tx| {
+        let job = move |tx: &Tx| {
             let room = room::num(tx, &invite.room_id)?;
             let content = invite_content(tx, room, &target, invite.signed.clone())?;
             MembershipChange::with_content(&target, &content)?.send(tx, &sender, room, &actor)
-        });
-        for _ in 0..MAX_POLICY_RUNS {
-            let run = job.clone();
-            let event = match store.write(move |tx: &Tx| run(tx)).await {
-                Err(rooms::Error::Unsigned(event)) => event,
-                result => return Ok(result?),
-            };
-            let _lock = policy_servers.lock(&event.room_id).await;
-            policy_servers.sign(local, &event).await?;
-        }
-        Err(rooms::Error::Stale.into())
+        };
+        let written = policy_servers.write_signed(store, local, job).await;
+        written.map(drop).map_err(|error| match error {
+            SendError::Rooms(error) => error.into(),
+            SendError::Unsigned(error) => error.into(),
+            SendError::Busy => rooms::Error::Stale.into(),
+        })
     }
 
     fn inviter(&self, r: &impl Reader, id: &OwnedUserId) -> Result<Actor, rooms::Error> {

@@ -5,11 +5,11 @@ use crate::{
     store::{Reader, RoomNum},
 };
 
-const MAX_EVENTS_SENT: usize = 8;
+pub(super) const MAX_EVENTS_SENT: usize = 8;
 /// The most rows that a batch looks at; read one more to find where the next batch begins.
 pub(in crate::rooms) const MAX_ROWS: usize = 128;
 
-/// Calls `step`, which returns whether it sent an event, with one row after the other up to the
+/// Calls `step`, which returns whether it sent an event or tried to, with one row after the other up to the
 /// limits of a batch. Returns the first row that is left.
 pub(in crate::rooms) fn run<T>(
     rows: Vec<T>,
@@ -25,8 +25,9 @@ pub(in crate::rooms) fn run<T>(
     Ok(None)
 }
 
-/// Counts an event that cannot be sent to `room` (the rules forbid it, it is too large, a row is corrupt) as not
-/// sent, so that the job goes on. An error that is not of this event is returned: the job is tried again.
+/// Leaves out an event that cannot be sent to `room` (the rules or a policy server forbid it, it is too large, a
+/// row is corrupt), so that the job goes on. It counts as sent, since it took as much work. An error that is not
+/// of this event is returned: the job is tried again.
 pub(in crate::rooms) fn skip_impossible(
     result: Result<bool, Error>,
     r: &impl Reader,
@@ -48,5 +49,5 @@ pub(in crate::rooms) fn skip_impossible(
         level,
         "background job: {event} is not sent to {room}: {error}"
     );
-    Ok(false)
+    Ok(true)
 }

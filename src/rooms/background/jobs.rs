@@ -20,7 +20,7 @@ use smol::{
     future::FutureExt,
 };
 
-use super::member_events;
+use super::{batch::MAX_EVENTS_SENT, member_events};
 use crate::{
     clock::Clock,
     rooms::{Error, Local, policy_server::PolicySigner, room, server_notices, upgrade::room_data},
@@ -31,8 +31,8 @@ use crate::{
 /// After which time a job that failed is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
-/// How often policy servers are asked for one batch: once for each of its events, unless the rooms change.
-const MAX_ASKED: usize = 32;
+/// For one batch: a request for each of its events, and some more if the rooms change meanwhile.
+const MAX_SIGNATURE_REQUESTS: usize = 4 * MAX_EVENTS_SENT;
 
 /// Does the background jobs.
 #[derive(Debug)]
@@ -170,14 +170,16 @@ where
     loop {
         // With the same time, so that the same events are made again.
         let job = Arc::new(batch());
-        let mut asked = 0;
+        let mut requests = 0;
         let has_more = loop {
             let run = job.clone();
             match store.write(move |tx: &Tx| run(tx)).await {
-                Err(Error::Unsigned(event)) if asked < MAX_ASKED => signer.ask(&event).await,
+                Err(Error::Unsigned(event)) if requests < MAX_SIGNATURE_REQUESTS => {
+                    signer.request_signature(&event).await;
+                }
                 result => break result?,
             }
-            asked += 1;
+            requests += 1;
         };
         if !has_more {
             return Ok(());

@@ -136,7 +136,7 @@ fn a_deactivated_user_leaves_all_rooms_invites_and_knocks() {
 struct NoPolicyServers;
 
 impl PolicySigner for NoPolicyServers {
-    async fn ask(&self, event: &UnsignedEvent) {
+    async fn request_signature(&self, event: &UnsignedEvent) {
         panic!("{event:?} needs no signature");
     }
 }
