@@ -103,7 +103,12 @@ async fn get_json<T: DeserializeOwned>(
             return Err(AuthorityError::NoDirectory(format!("it answers {status}")));
         }
         let body = response.body_mut().bytes(Some(MAX_BYTES)).await;
-        let body = body.map_err(|error| AuthorityError::Unreachable(error.to_string()))?;
+        let body = body.map_err(|error| match error.kind() {
+            io::ErrorKind::OutOfMemory => {
+                AuthorityError::NoDirectory("the answer is too large".to_owned())
+            }
+            _ => AuthorityError::Unreachable(in_words(&error)),
+        })?;
         serde_json::from_slice(&body)
             .map_err(|error| AuthorityError::NoDirectory(error.to_string()))
     };
@@ -141,6 +146,7 @@ fn of_http(error: HttpError) -> AuthorityError {
 fn in_words(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::UnexpectedEof => "it closed the connection".to_owned(),
+        io::ErrorKind::InvalidData => "it does not speak TLS".to_owned(),
         _ => error.to_string(),
     }
 }

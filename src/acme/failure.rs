@@ -17,6 +17,8 @@ pub(super) struct Failure {
     pub(super) words: String,
     /// Whether the authority wants fewer orders.
     pub(super) is_rate_limited: bool,
+    /// Whether it is to be tried again at once (RFC 8555, section 6.5).
+    pub(super) is_passing: bool,
 }
 
 impl Failure {
@@ -24,6 +26,7 @@ impl Failure {
         Self {
             words: words.into(),
             is_rate_limited: false,
+            is_passing: false,
         }
     }
 
@@ -82,7 +85,10 @@ impl Failure {
             }
             AcmeError::HttpRequest(refused) => match problem(&refused.to_string()) {
                 Some(problem) => Self::of_problem(Some(&problem)),
-                None => Self::new(format!("the connection to the authority failed: {refused}")),
+                None => Self::new(format!(
+                    "the connection to the authority failed: {}",
+                    printable(&refused.to_string())
+                )),
             },
             other => Self::new(format!(
                 "the authority answered what ACME does not know: {other}"
@@ -124,6 +130,7 @@ impl Failure {
                 None => advice.to_owned(),
             },
             is_rate_limited: kind == "rateLimited",
+            is_passing: kind == "badNonce",
         }
     }
 }
@@ -149,11 +156,13 @@ mod tests {
     fn the_problem_in_a_refusal_is_read() {
         let refusal = r#"non 2xx http status: 429 "{\"type\":\"urn:ietf:params:acme:error:rateLimited\",\"detail\":\"too \\\"many\\\"\"}""#;
         let failure = Failure::of_problem(problem(refusal).as_ref());
-        assert!(failure.is_rate_limited);
+        assert!(failure.is_rate_limited && !failure.is_passing);
         assert_eq!(
             failure.words,
             "the authority wants fewer orders: hearth waits (too \"many\")"
         );
+        let nonce = refusal.replace("rateLimited", "badNonce");
+        assert!(Failure::of_problem(problem(&nonce).as_ref()).is_passing);
         for other in ["", "non 2xx http status: 500 \"<html>\"", "io error"] {
             assert!(problem(other).is_none(), "{other}");
         }

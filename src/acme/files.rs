@@ -8,6 +8,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustls::{crypto::ring::sign::any_ecdsa_type, pki_types::PrivatePkcs8KeyDer};
+
 use super::{Name, issued::Issued, renewal::Attempts};
 use crate::pool::{Kind, Pool};
 
@@ -36,11 +38,11 @@ impl Files {
             Err(error) => Err((path, error)),
         };
         let path = self.certificate(name);
-        let issued = read(path.clone())?.and_then(|pem| match Issued::parse(&pem) {
+        let issued = read(path.clone())?.and_then(|pem| match Issued::parse(&pem, name) {
             Ok(issued) => Some(issued.into()),
             Err(error) => {
                 log::warn!(
-                    "{} is no certificate with its key ({error}): ordering another",
+                    "{} is no certificate of {name} with its key ({error}): ordering another",
                     path.display()
                 );
                 None
@@ -56,10 +58,20 @@ impl Files {
 
     pub(super) async fn account_key(&self) -> io::Result<Option<Vec<u8>>> {
         let path = self.directory.join(ACCOUNT_KEY);
-        let read = move || match fs::read(path) {
-            Ok(key) => Ok(Some(key)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
+        let read = move || {
+            let key = match fs::read(&path) {
+                Ok(key) => key,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(error) => return Err(error),
+            };
+            if any_ecdsa_type(&PrivatePkcs8KeyDer::from(&*key).into()).is_ok() {
+                return Ok(Some(key));
+            }
+            log::warn!(
+                "{} is no key of an account: making another account",
+                path.display()
+            );
+            Ok(None)
         };
         let ran = self.pool.run(Kind::LookUp, read).await;
         ran.map_err(io::Error::other)?

@@ -8,7 +8,11 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     sign::CertifiedKey,
 };
-use x509_parser::{certificate::X509Certificate, extensions::ParsedExtension, prelude::FromDer};
+use x509_parser::{
+    certificate::X509Certificate,
+    extensions::{GeneralName, ParsedExtension},
+    prelude::FromDer,
+};
 
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -25,7 +29,8 @@ pub(super) struct Issued {
 }
 
 impl Issued {
-    pub(super) fn parse(pem: &[u8]) -> Result<Self, Malformed> {
+    /// The certificate has to be one of `name`.
+    pub(super) fn parse(pem: &[u8], name: &str) -> Result<Self, Malformed> {
         let malformed = |error: &dyn ToString| Malformed(error.to_string());
         let key = PrivateKeyDer::from_pem_slice(pem).map_err(|error| malformed(&error))?;
         let key = any_ecdsa_type(&key).map_err(|error| malformed(&error))?;
@@ -36,6 +41,9 @@ impl Issued {
             .ok_or_else(|| malformed(&"it has no certificate"))?;
         let (_, certificate) =
             X509Certificate::from_der(first).map_err(|error| malformed(&error))?;
+        if !is_for(&certificate, name) {
+            return Err(Malformed("it is for another name".to_owned()));
+        }
         let ms = |seconds: i64| u64::try_from(seconds).unwrap_or(0).saturating_mul(1000);
         let validity = certificate.validity();
         let (not_before_ms, not_after_ms) = (
@@ -59,6 +67,14 @@ impl Issued {
         let validity = self.not_after_ms.saturating_sub(self.not_before_ms);
         self.not_after_ms - validity / 3
     }
+}
+
+fn is_for(certificate: &X509Certificate<'_>, name: &str) -> bool {
+    let names = certificate.subject_alternative_name().ok().flatten();
+    names.is_some_and(|names| {
+        let mut names = names.value.general_names.iter();
+        names.any(|of| matches!(of, GeneralName::DNSName(of) if of.eq_ignore_ascii_case(name)))
+    })
 }
 
 fn renewal_id(certificate: &X509Certificate<'_>) -> Option<String> {

@@ -30,6 +30,10 @@ const MAX_BACKOFF: Duration = Duration::from_hours(24);
 const INFO_INTERVAL: Duration = Duration::from_hours(12);
 /// The clock may be set meanwhile: due times are looked at again after this.
 const MAX_SLEEP: Duration = Duration::from_mins(10);
+/// How often a nonce that the authority does not know any more is replaced in one order.
+const MAX_PASSING_FAILURES: usize = 3;
+/// Each order that the owner asks for may count as a failure with the authority.
+const RETRY_INTERVAL: Duration = Duration::from_mins(1);
 /// How often the log says that there is no certificate, if the reason stays.
 const LOG_INTERVAL: Duration = Duration::from_hours(24);
 
@@ -63,7 +67,9 @@ impl Attempts {
 impl Name {
     /// When the next order is due.
     fn order_at_ms(&self, directory: &str, now_ms: u64) -> u64 {
-        if self.attempts.directory != directory {
+        // A certificate that is not there any more is no failure to be waited out.
+        let is_lost = self.issued.is_none() && self.attempts.failures == 0;
+        if is_lost || self.attempts.directory != directory {
             return 0;
         }
         let of_validity = self
@@ -90,6 +96,7 @@ type Logged = Vec<(String, String, Instant)>;
 pub(super) async fn run(acme: &AcmeInner) {
     let mut logged = Logged::new();
     let mut info_requested_at = None::<Instant>;
+    let mut retried_at = None::<Instant>;
     loop {
         if info_requested_at.is_none_or(|at| at.elapsed() >= INFO_INTERVAL) {
             info_requested_at = Some(Instant::now());
@@ -113,9 +120,16 @@ pub(super) async fn run(acme: &AcmeInner) {
         let woken = async {
             // The sender lives as long as the receiver.
             let _ = acme.wake.1.recv().await;
-            info_requested_at = None;
+            if retried_at.is_some_and(|at| at.elapsed() < RETRY_INTERVAL) {
+                log::warn!("TLS certificates are ordered once a minute at most: not now");
+                return;
+            }
+            (retried_at, info_requested_at) = (Some(Instant::now()), None);
+            // The log says what becomes of it.
+            logged.clear();
             for name in acme.names().values_mut() {
                 name.attempts.retry_at_ms = 0;
+                name.attempts.failures = name.attempts.failures.min(1);
             }
         };
         future::or(slept, woken).await;
@@ -212,12 +226,21 @@ async fn write_attempts(acme: &AcmeInner, name: &str, attempts: &Attempts) {
 async fn issue(acme: &AcmeInner, name: &str, failures: u32) -> Result<Issued, Failure> {
     let directory = Directory::get(&acme.client, &acme.settings.directory).await;
     directory.map_err(|error| Failure::of_authority(&error))?;
-    let challenge = match acme.settings.http && failures % 2 == 1 {
+    let is_by_http = acme.settings.http && failures % 2 == 1;
+    let challenge = || match is_by_http {
         true => UseChallenge::Http01,
         false => UseChallenge::TlsAlpn01,
     };
-    let pem = order(acme, name, challenge).await?;
-    let issued = Issued::parse(&pem).map_err(|error| Failure::malformed(&error))?;
+    let mut passing_failures = 0;
+    let pem = loop {
+        match order(acme, name, challenge()).await {
+            Err(failure) if failure.is_passing && passing_failures < MAX_PASSING_FAILURES => {
+                passing_failures += 1;
+            }
+            ordered => break ordered?,
+        }
+    };
+    let issued = Issued::parse(&pem, name).map_err(|error| Failure::malformed(&error))?;
     let written = acme.files.write_certificate(name, pem).await;
     // It can be used although a restart will not find it.
     if let Err(error) = written {

@@ -45,6 +45,12 @@ impl Tls {
     pub(super) fn of(settings: &Settings) -> Result<Option<Self>, Error> {
         let listen = settings.tls_listen.0.clone();
         let files = (&settings.tls_certificate, &settings.tls_key);
+        let is_default = settings.acme_directory == Settings::default().acme_directory;
+        if settings.acme.is_none() && !is_default {
+            return Err(Error::Contradiction(
+                "`acme_directory` does nothing without `acme`: set that to your e-mail address",
+            ));
+        }
         if let Some(contact) = &settings.acme {
             if files != (&None, &None) {
                 return Err(Error::Contradiction(
@@ -99,7 +105,7 @@ impl Acme {
         }
         if is_local(&settings.server_name) {
             return Err(Error::Contradiction(
-                "`acme` gets certificates for public names, which localhost is not: set `server_name`",
+                "`acme` gets certificates for public names: set `server_name` to one",
             ));
         }
         let public = settings.public_url.as_ref();
@@ -183,6 +189,7 @@ mod tests {
         for wrong in [
             "acme = \"you\"\nserver_name = \"example.org\"",
             acme,
+            "acme_directory = \"https://authority.example/directory\"",
             &format!("{acme}server_name = \"192.0.2.1\""),
             &format!("{acme}server_name = \"[2001:db8::1]:8448\""),
             &format!(

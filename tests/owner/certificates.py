@@ -110,8 +110,9 @@ def issue_and_renew(binary, directory, authority, checks):
             authority.suggest_renewal(first)
             hearth.retry()
             hearth.wait_for_certificate(name, other_than=first)
-        with checks.check("a damaged certificate is ordered again"):
+        with checks.check("a damaged certificate is ordered again, with a damaged account too"):
             hearth.stop()
+            (hearth.data / "acme" / "account.der").write_text("")
             (hearth.data / "acme" / "example.org.pem").write_text("-----BEGIN NOTHING-----\n")
             (hearth.data / "acme" / "example.org.json").write_text("{")
             hearth.start()
