@@ -12,7 +12,7 @@ use ruma::api::{
 };
 
 use crate::{
-    federation::{self, JoinMemoryError},
+    federation::{self, EventMemoryError},
     media, pool, rates, rooms, store, users,
 };
 
@@ -85,7 +85,7 @@ impl From<federation::MembershipError> for Error {
             error @ federation::MembershipError::Busy => {
                 Self::limit_exceeded(error.to_string(), JOIN_RETRY_AFTER)
             }
-            federation::MembershipError::Memory(error @ JoinMemoryError::Busy) => {
+            federation::MembershipError::Memory(error @ EventMemoryError::Busy) => {
                 Self::limit_exceeded(error.to_string(), JOIN_RETRY_AFTER)
             }
             // The code of Synapse's `limit_remote_rooms`.

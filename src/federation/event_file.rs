@@ -53,12 +53,6 @@ impl EventFile {
         self.ends.len()
     }
 
-    /// How many bytes they have, with their ids.
-    pub fn bytes(&self) -> usize {
-        let bytes = self.ends.last().copied().unwrap_or_default();
-        usize::try_from(bytes).unwrap_or(usize::MAX)
-    }
-
     /// How many of the events `order` are read and verified next.
     pub fn batch_length(&self, order: &[u32]) -> usize {
         let mut bytes = 0;

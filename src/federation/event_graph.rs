@@ -15,7 +15,7 @@ const REFERENCES_PER_ID: usize = 8;
 /// No number.
 const NONE: u32 = u32::MAX;
 
-/// How many ids all joins may hold at once. Clones are the same.
+/// How many ids all responses may hold at once. Clones are the same.
 #[derive(Clone, Debug)]
 pub struct IdBudget(Arc<Inner>);
 
@@ -27,14 +27,14 @@ struct Inner {
 
 /// Why there is no memory for another event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum JoinMemoryError {
+pub enum EventMemoryError {
     #[error("the room has too many events: the memory of this server allows {0}")]
     RoomTooLarge(usize),
-    #[error("others are joining large rooms; try again later")]
+    #[error("other large responses are being read; try again later")]
     Busy,
 }
 
-/// The part of the budget that one join has.
+/// The part of the budget that one response has.
 #[derive(Debug)]
 struct Share {
     budget: IdBudget,
@@ -53,9 +53,9 @@ impl IdBudget {
 }
 
 impl Share {
-    fn grow_to(&mut self, ids: usize) -> Result<(), JoinMemoryError> {
+    fn grow_to(&mut self, ids: usize) -> Result<(), EventMemoryError> {
         if ids > self.budget.0.max {
-            return Err(JoinMemoryError::RoomTooLarge(self.budget.0.max));
+            return Err(EventMemoryError::RoomTooLarge(self.budget.0.max));
         }
         while ids > self.ids {
             let mut left = self.budget.left();
@@ -63,7 +63,7 @@ impl Share {
             // Small rooms can always be joined: their number is limited by the rate of requests.
             if step == 0 {
                 let is_small = ids <= IDS_PER_STEP;
-                return is_small.then_some(()).ok_or(JoinMemoryError::Busy);
+                return is_small.then_some(()).ok_or(EventMemoryError::Busy);
             }
             *left -= step;
             self.ids += step;
@@ -114,7 +114,7 @@ impl EventIds {
     }
 
     /// The number of `id`, which is added if it is not there.
-    pub fn add(&mut self, id: &EventId) -> Result<u32, JoinMemoryError> {
+    pub fn add(&mut self, id: &EventId) -> Result<u32, EventMemoryError> {
         let hash = self.hash(id);
         if let Some(number) = self.numbers.get(&hash) {
             return Ok(*number);
@@ -164,7 +164,7 @@ impl EventGraph {
         id: &EventId,
         references: impl IntoIterator<Item = &'a EventId>,
         is_create: bool,
-    ) -> Result<bool, JoinMemoryError> {
+    ) -> Result<bool, EventMemoryError> {
         let number = self.ids.add(id)?;
         let index = self.len() as u32;
         for reference in references {
@@ -286,7 +286,7 @@ impl EventGraph {
 mod tests {
     use ruma::{EventId, OwnedEventId};
 
-    use super::{EventGraph, IDS_PER_STEP, IdBudget, JoinMemoryError};
+    use super::{EventGraph, EventMemoryError, IDS_PER_STEP, IdBudget};
 
     fn id(number: usize) -> OwnedEventId {
         EventId::parse(format!("$event{number}")).unwrap()
@@ -350,13 +350,13 @@ mod tests {
         let refused = large.add(&id(IDS_PER_STEP * 3), [], false);
         assert_eq!(
             refused,
-            Err(JoinMemoryError::RoomTooLarge(2 * IDS_PER_STEP))
+            Err(EventMemoryError::RoomTooLarge(2 * IDS_PER_STEP))
         );
         let mut small = EventGraph::new(&budget);
         assert_eq!(fill(&mut small), IDS_PER_STEP);
         assert_eq!(
             small.add(&id(IDS_PER_STEP), [], false),
-            Err(JoinMemoryError::Busy)
+            Err(EventMemoryError::Busy)
         );
         drop(large);
         assert_eq!(small.add(&id(IDS_PER_STEP), [], false), Ok(true));
@@ -371,6 +371,6 @@ mod tests {
             let references = std::iter::repeat_n(&*create, 20);
             graph.add(&id(number), references, false).err()
         });
-        assert_eq!(refused, Some(JoinMemoryError::RoomTooLarge(IDS_PER_STEP)));
+        assert_eq!(refused, Some(EventMemoryError::RoomTooLarge(IDS_PER_STEP)));
     }
 }

@@ -20,7 +20,7 @@ use serde_json::value::RawValue;
 
 use super::{
     event_file::EventFile,
-    event_graph::{EventGraph, IdBudget, JoinMemoryError},
+    event_graph::{EventGraph, EventMemoryError, IdBudget},
 };
 use crate::protocol::receive::Incoming;
 
@@ -38,7 +38,7 @@ pub enum Error {
     #[error(transparent)]
     Read(#[from] io::Error),
     #[error(transparent)]
-    Memory(#[from] JoinMemoryError),
+    Memory(#[from] EventMemoryError),
 }
 
 /// An event of a response, and those of its auth events that the response lacks.
@@ -54,11 +54,13 @@ pub struct EventResponse {
     /// auth chain, are marked.
     pub graph: EventGraph,
     /// Why an event was not added.
-    no_memory: Option<JoinMemoryError>,
+    no_memory: Option<EventMemoryError>,
     /// The `event` of a `send_join` response: the join event with the signature of the resident server.
     pub event: Option<Box<RawValue>>,
     pub members_omitted: bool,
     pub servers_in_room: Vec<OwnedServerName>,
+    /// The size of what was received, events that are left out included.
+    pub received_bytes: usize,
 }
 
 impl EventResponse {
@@ -76,6 +78,7 @@ impl EventResponse {
             event: None,
             members_omitted: false,
             servers_in_room: Vec::new(),
+            received_bytes: 0,
         })
     }
 
@@ -107,6 +110,7 @@ impl EventResponse {
     ) -> Result<Self, Error> {
         let mut response = Self::new(directory, rules, memory)?;
         for pdu in pdus {
+            response.received_bytes += pdu.get().len();
             response.push(pdu)?;
         }
         Ok(response)
@@ -125,6 +129,8 @@ impl EventResponse {
 
     /// Adds the events of a response. Whether it is valid, too.
     fn parse(&mut self, mut response: File) -> Result<Result<(), io::Error>, Error> {
+        let bytes = response.seek(SeekFrom::End(0))?;
+        self.received_bytes += usize::try_from(bytes).unwrap_or(usize::MAX);
         response.seek(SeekFrom::Start(0))?;
         let budget = Rc::new(Cell::new(MAX_VALUE_BYTES));
         let reader = LimitedReader {

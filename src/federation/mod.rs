@@ -30,7 +30,7 @@ pub use self::{
         user_keys::UserKeys,
     },
     error::Error,
-    event_graph::JoinMemoryError,
+    event_graph::EventMemoryError,
     media::{Error as MediaError, RemoteMedia, previews::Previews},
     membership::{
         AcceptedMemberEvent, Error as MembershipError, MembershipClient, MembershipHandler,

@@ -255,6 +255,18 @@ async fn serve(
     Ok(response.into())
 }
 
+/// A request that a server has signed. What waits for the server is sent when this is dropped.
+struct VerifiedRequest {
+    api: Api,
+    origin: OwnedServerName,
+}
+
+impl Drop for VerifiedRequest {
+    fn drop(&mut self) {
+        self.api.federation.handled_request_of(&self.origin);
+    }
+}
+
 async fn handle(
     route: &Arc<Route>,
     template: Template,
@@ -310,6 +322,10 @@ async fn handle(
     }
     let is_large = body.len() > MAX_BYTES_PARSED_IN_PLACE;
     let origin = signature.map(|signature| signature.origin);
+    let _handled = origin.clone().map(|origin| VerifiedRequest {
+        api: state.api.clone(),
+        origin,
+    });
     let call = Call {
         api: state.api.clone(),
         credentials: Credentials {
@@ -321,7 +337,7 @@ async fn handle(
         arguments,
         upload,
     };
-    let handled = if is_large {
+    let response = if is_large {
         let (pool, route) = (&state.api.pool, Arc::clone(route));
         let parse = move || route.call(call);
         pool.run(Kind::Parse, parse).await.map_err(Error::from)??
@@ -329,11 +345,7 @@ async fn handle(
         route.call(call)?
     };
     drop(read);
-    let response = handled.await;
-    if let Some(origin) = origin {
-        federation.handled_request_of(&origin);
-    }
-    Ok(response?)
+    Ok(response.await?)
 }
 
 fn check_rate(

@@ -310,29 +310,7 @@ impl<K: Field, T: Record> TxTable<'_, K, Packed<T>> {
     }
 }
 
-/// How often the rows of tables are looked up on a thread: for tests of what grows with what.
-#[cfg(test)]
-pub(crate) mod reads {
-    use std::cell::Cell;
-
-    thread_local! {
-        static READS: Cell<usize> = const { Cell::new(0) };
-    }
-
-    pub(super) fn add() {
-        READS.set(READS.get() + 1);
-    }
-
-    /// The number of rows that `read` looks up.
-    pub(crate) fn during<T>(read: impl FnOnce() -> T) -> (T, usize) {
-        let before = READS.get();
-        let result = read();
-        (result, READS.get() - before)
-    }
-}
-
 // These functions are not generic in the types of a table, so that they are compiled once.
-
 type RawRow<'r> = (AccessGuard<'r, Raw>, AccessGuard<'r, Raw>);
 
 fn raw_get<'t>(
@@ -378,4 +356,25 @@ fn raw_remove_in(
     matches: &mut dyn FnMut(&[u8], &[u8]) -> bool,
 ) -> Result<(), Error> {
     Ok(table.retain_in::<&[u8], _>(bounds, |key, value| !matches(key, value))?)
+}
+
+/// How often the rows of tables are looked up on a thread: for tests of what grows with what.
+#[cfg(test)]
+pub(crate) mod reads {
+    use std::cell::Cell;
+
+    thread_local! {
+        static READS: Cell<usize> = const { Cell::new(0) };
+    }
+
+    pub(super) fn add() {
+        READS.set(READS.get() + 1);
+    }
+
+    /// The number of rows that `read` looks up.
+    pub(crate) fn during<T>(read: impl FnOnce() -> T) -> (T, usize) {
+        let before = READS.get();
+        let result = read();
+        (result, READS.get() - before)
+    }
 }

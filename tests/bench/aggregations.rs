@@ -69,7 +69,7 @@ fn react(
     let mut client = users.client(port, user)?;
     for number in numbers {
         let path = format!(
-            "/_matrix/client/v3/rooms/{}/send/m.reaction/{user}-{number}",
+            "/_matrix/client/v3/rooms/{}/send/m.reaction/{event}-{user}-{number}",
             users.room(0)
         );
         let relation =

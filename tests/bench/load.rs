@@ -145,6 +145,7 @@ impl Users {
             let duration = start.elapsed();
             stop.store(true, Ordering::Relaxed);
             let probes = join_thread(prober)?;
+            let probes = probes.into_iter().map(|probe| probe.time).collect();
             // Wakes waiting syncs.
             self.send_message(&mut self.client(port, 0)?, &format!("{name}-end"), 0, 1)?;
             let syncs = syncers

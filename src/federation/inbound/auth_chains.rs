@@ -221,7 +221,7 @@ impl<S: EventSource> EventFetcher<'_, S> {
         roots.retain(|id| !search.known.contains(id));
         let mut pending = Vec::new();
         if let Some(chain) = chain {
-            self.budget.spend_bytes(chain.events.bytes());
+            self.budget.spend_bytes(chain.received_bytes);
             let stored = self.store_chain(chain, roots.clone()).await?;
             search.known.extend(stored.ids);
             pending = stored.pending;

@@ -1,6 +1,6 @@
 //! The requests by which missing events and states are fetched from other servers.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{io, path::Path, sync::Arc, time::Duration};
 
 use ruma::{
     EventId, OwnedEventId, OwnedServerName, RoomId, ServerName, UInt,
@@ -19,7 +19,7 @@ use crate::{
     federation::{
         Client, Error, Limits,
         event_file::temporary_file,
-        event_graph::{IdBudget, JoinMemoryError},
+        event_graph::{EventMemoryError, IdBudget},
         event_response::{self, EventResponse},
         keys::Keys,
         policy::PolicyServers,
@@ -34,11 +34,12 @@ use crate::{
 const MAX_MISSING_EVENTS: u32 = 50;
 /// The `limit` of `/backfill`.
 const MAX_BACKFILL_EVENTS: u32 = 100;
-/// Of auth chains, which are written to a file. So many are fetched at once.
+/// Of auth chains, which are written to a file.
 const AUTH_CHAIN_LIMITS: Limits = Limits {
     timeout: Duration::from_mins(2),
     max_bytes: 64 * 1024 * 1024,
 };
+/// How many are fetched at once.
 const MAX_AUTH_CHAINS: usize = 4;
 
 /// Why another server did not give what was requested.
@@ -217,7 +218,20 @@ impl AuthChains {
             make(&directory, &ids).map_err(|error| {
                 log::debug!("cannot read an auth chain: {error}");
                 match error {
-                    event_response::Error::Memory(JoinMemoryError::Busy) => FetchError::Unreachable,
+                    event_response::Error::Memory(EventMemoryError::Busy) => {
+                        FetchError::Unreachable
+                    }
+                    // The own disk failed.
+                    event_response::Error::Read(error)
+                        if !matches!(
+                            error.kind(),
+                            io::ErrorKind::InvalidData
+                                | io::ErrorKind::UnexpectedEof
+                                | io::ErrorKind::Other
+                        ) =>
+                    {
+                        FetchError::Unreachable
+                    }
                     _ => FetchError::Unavailable,
                 }
             })

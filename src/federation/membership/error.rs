@@ -1,7 +1,7 @@
 use std::io;
 
 use crate::{
-    federation::{self, event_graph::JoinMemoryError, event_response, inbound},
+    federation::{self, event_graph::EventMemoryError, event_response, inbound},
     pool, rooms, store,
 };
 
@@ -17,7 +17,7 @@ pub enum Error {
     #[error("too many of your joins and leaves are under way; try again in a moment")]
     Busy,
     #[error(transparent)]
-    Memory(#[from] JoinMemoryError),
+    Memory(#[from] EventMemoryError),
 }
 
 impl Error {

@@ -394,10 +394,6 @@ impl RoomList {
         view.map(|view| view.rooms.as_slice())
     }
 
-    pub fn special_len(&self) -> usize {
-        self.special.len()
-    }
-
     /// The [special](Entry::is_special) entries, the last active first.
     pub fn special(&self) -> impl Iterator<Item = &Entry> {
         let orders = self.special.iter();

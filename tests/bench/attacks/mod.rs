@@ -17,7 +17,7 @@ use crate::{
     common::{client_api, http::Client, server::Server},
     load::lower_priority,
     mock_homeserver::MockHomeserver,
-    probe::probe,
+    probe::{Probe, probe},
 };
 
 /// Of the room on the mock homeserver.
@@ -142,8 +142,8 @@ impl Attack {
         (self.prepare)(stage)
     }
 
-    /// The longest time of a probe during the attack.
-    pub fn longest_probe(&self, stage: &Stage, run: usize) -> io::Result<Duration> {
+    /// The longest probe during the attack.
+    pub fn longest_probe(&self, stage: &Stage, run: usize) -> io::Result<Probe> {
         let requests = (self.requests)(stage, run);
         let stop = &AtomicBool::new(false);
         thread::scope(|scope| {
