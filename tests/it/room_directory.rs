@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::{
     client_api::{create_room, create_room_with, join},
-    test_server::{TestServer, expect_error},
+    test_server::{TestServer, expect_error, expect_ok},
 };
 
 const PUBLIC_ROOMS: &str = "/_matrix/client/v3/publicRooms";
@@ -166,4 +166,26 @@ fn public_rooms_are_paginated_and_searchable() {
         401,
         "M_MISSING_TOKEN",
     );
+}
+
+#[test]
+fn a_page_of_rooms_with_long_topics_ends_sooner_and_all_pages_have_all_rooms() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let body = json!({ "visibility": "public", "topic": "t".repeat(20_000) });
+    for _ in 0..25 {
+        create_room(&alice, body.clone());
+    }
+    let (mut found, mut pages, mut since) = (0, 0, String::new());
+    loop {
+        let page = expect_ok(server.get(&format!("{PUBLIC_ROOMS}?limit=100{since}")));
+        assert!(page.to_string().len() < 300_000);
+        found += page["chunk"].as_array().expect("rooms").len();
+        pages += 1;
+        match page["next_batch"].as_str() {
+            Some(token) => since = format!("&since={token}"),
+            None => break,
+        }
+    }
+    assert_eq!((found, pages), (25, 2));
 }

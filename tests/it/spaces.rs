@@ -236,3 +236,31 @@ fn a_public_room_is_not_shown_to_who_is_banned_from_it() {
     assert_eq!(names(), 1);
     expect_error(&summary(&bob, &room, ""), 404, "M_NOT_FOUND");
 }
+
+#[test]
+fn a_page_of_a_hierarchy_ends_after_so_many_bytes_and_very_large_child_events_are_skipped() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let space = create_space(&alice, "space");
+    for _ in 0..25 {
+        let topic = "t".repeat(20_000);
+        let body = json!({ "name": "child", "preset": "public_chat", "topic": topic });
+        add_child(&alice, &space, &create_room(&alice, body), via());
+    }
+    let skipped = create_named_room(&alice, "skipped", "public_chat");
+    let large = json!({ "via": ["localhost"], "org.example.more": "x".repeat(5000) });
+    add_child(&alice, &space, &skipped, large);
+    let (mut names, mut pages, mut from) = (Vec::new(), 0, String::new());
+    loop {
+        let page = expect_ok(hierarchy(&alice, &space, &format!("limit=100{from}")));
+        assert!(page.to_string().len() < 300_000);
+        names.extend(room_names(&page).into_iter().map(ToOwned::to_owned));
+        pages += 1;
+        match page["next_batch"].as_str() {
+            Some(token) => from = format!("&from={token}"),
+            None => break,
+        }
+    }
+    assert_eq!((names.len(), pages), (26, 2));
+    assert!(!names.contains(&"skipped".to_owned()));
+}

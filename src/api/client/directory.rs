@@ -33,7 +33,7 @@ use crate::{
 /// Of requests to the directory of another server.
 const LIMITS: Limits = Limits {
     timeout: Duration::from_secs(20),
-    max_bytes: 4 * 1024 * 1024,
+    max_bytes: 1024 * 1024,
 };
 
 /// `GET /_matrix/client/v3/directory/list/room/{roomId}`

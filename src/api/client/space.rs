@@ -30,8 +30,6 @@ use crate::{
 
 const DEFAULT_PAGE_SIZE: usize = 50;
 const MAX_PAGE_SIZE: usize = 100;
-/// A page ends after so many bytes of events.
-const MAX_PAGE_BYTES: usize = 1024 * 1024;
 const MAX_DEPTH: u64 = 20;
 /// The most rooms of a hierarchy.
 const MAX_ROOMS: usize = 2000;
@@ -75,7 +73,7 @@ pub async fn get_hierarchy(
     let mut bytes = 0;
     let mut passed = 0;
     while let Some(room) = walk.next().await? {
-        if passed == from.rooms + limit || bytes > MAX_PAGE_BYTES {
+        if passed == from.rooms + limit || bytes > summary::MAX_PAGE_BYTES {
             let next = PageToken {
                 rooms: passed,
                 ..from
@@ -85,8 +83,7 @@ pub async fn get_hierarchy(
         }
         passed += 1;
         if passed > from.rooms {
-            let events = room.children_state.iter();
-            bytes += events.map(|event| event.json().get().len()).sum::<usize>();
+            bytes += summary::size(&room);
             response.rooms.push(room);
         }
     }

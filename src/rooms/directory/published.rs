@@ -168,7 +168,7 @@ fn ranks(r: &impl Reader) -> Result<Vec<Rank>, Error> {
     Ok(ranks)
 }
 
-/// The first `limit` rooms of `ranks` that match, and whether more do.
+/// The first `limit` rooms of `ranks` that match, or fewer if they are large, and whether more do.
 fn take<'a>(
     r: &impl Reader,
     query: &DirectoryQuery,
@@ -180,7 +180,7 @@ fn take<'a>(
         .generic_search_term
         .as_ref()
         .map(|term| term.to_lowercase());
-    let mut found = Vec::new();
+    let (mut found, mut bytes) = (Vec::new(), 0);
     for rank in ranks {
         if query.audience == Audience::OtherServers && !summary::is_federated(r, rank.1)? {
             continue;
@@ -189,9 +189,10 @@ fn take<'a>(
         if !matches_filter(&room, &filter.room_types, term.as_deref()) {
             continue;
         }
-        if found.len() == limit {
+        if found.len() == limit || bytes > summary::MAX_PAGE_BYTES {
             return Ok((found, true));
         }
+        bytes += summary::size(&room);
         found.push((*rank, room));
     }
     Ok((found, false))

@@ -17,8 +17,10 @@ use crate::{
     store::{Reader, RoomNum, Snapshot, UserNum, records::Membership},
 };
 
-/// The most children of one space.
+/// The most children of one space, and the size of their events together and of one.
 const MAX_CHILDREN: usize = 500;
+const MAX_CHILDREN_BYTES: usize = 256 * 1024;
+const MAX_CHILD_BYTES: usize = 4 * 1024;
 
 #[derive(Clone, Debug)]
 pub struct Child {
@@ -48,11 +50,16 @@ pub fn in_order(events: Vec<Raw<HierarchySpaceChildEvent>>, suggested_only: bool
         via: event.content.via,
         event: raw,
     });
-    children.take(MAX_CHILDREN).collect()
+    let mut bytes = 0;
+    let fitting = children.take(MAX_CHILDREN).take_while(|child| {
+        bytes += child.event.json().get().len();
+        bytes <= MAX_CHILDREN_BYTES
+    });
+    fitting.collect()
 }
 
-/// The children of `room`, sorted, or only the suggested ones; none if it is not a space. Reads every
-/// child: to be called on the pool.
+/// The children of `room`, sorted, or only the suggested ones; none if it is not a space. Very large events
+/// are skipped. Reads every child: to be called on the pool.
 pub fn children(r: &impl Reader, room: RoomNum, suggested_only: bool) -> Result<Vec<Child>, Error> {
     /// Stripped state with `origin_server_ts`.
     #[derive(Deserialize, Serialize)]
@@ -71,6 +78,7 @@ pub fn children(r: &impl Reader, room: RoomNum, suggested_only: bool) -> Result<
     for (_, num) in current::of_type(r, room, "m.space.child")? {
         let stripped = event::load(r, num)?.parse::<Stripped>();
         let raw = stripped.ok().and_then(|stripped| Raw::new(&stripped).ok());
+        let raw = raw.filter(|raw| raw.json().get().len() <= MAX_CHILD_BYTES);
         events.extend(raw.map(Raw::cast_unchecked));
     }
     Ok(in_order(events, suggested_only))

@@ -8,12 +8,21 @@ use ruma::{
     },
     room::{JoinRule, JoinRuleSummary, RoomSummary, RoomType},
 };
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     rooms::{Error, room, state::content},
     store::{Reader, RoomNum},
 };
+
+/// A page of summaries ends after so many bytes: names and topics may be as long as events, and anybody can
+/// request many pages at once.
+pub const MAX_PAGE_BYTES: usize = 256 * 1024;
+
+/// How many bytes a summary, or what has one, takes in a response.
+pub fn size(summary: &impl Serialize) -> usize {
+    serde_json::to_vec(summary).map_or(0, |json| json.len())
+}
 
 /// Source: client-server API, `GET /room_summary/{roomIdOrAlias}`.
 pub fn of(r: &impl Reader, room: RoomNum) -> Result<RoomSummary, Error> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::Method;
+use http::{Method, Request};
 use ruma::{
     CanonicalJsonObject,
     serde::Base64,
@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 
 use crate::{
     client_api::{create_room, percent_encode},
-    test_server::{TestServer, expect_ok},
+    mock_web_server::MockWebServer,
+    test_server::{TestServer, expect_error, expect_ok, parse},
 };
 
 fn own_keys(server: &TestServer) -> Value {
@@ -103,4 +104,31 @@ fn keys_of_an_offline_server_are_accepted_from_a_configured_notary_only() {
     drop(offline);
     assert_ne!(join(&distrusting, &notary).0, 200);
     expect_ok(join(&trusting, &notary));
+}
+
+#[test]
+fn a_key_that_its_server_does_not_publish_is_requested_once_in_five_minutes() {
+    let [here] = TestServer::federating();
+    let origin = MockWebServer::with_json(0, |_| None);
+    let expect_refusals = || {
+        for _ in 0..3 {
+            let signature = format!(
+                "X-Matrix origin=\"{}\",key=\"ed25519:none\",sig=\"c2lnbmF0dXJl\"",
+                origin.name()
+            );
+            let request = Request::get("/_matrix/federation/v1/query/profile?user_id=@a:b")
+                .header("authorization", signature)
+                .body(Vec::new());
+            let responses = here.respond_all(vec![request.expect("a valid request")]);
+            expect_error(&parse(&responses[0]), 401, "M_UNAUTHORIZED");
+        }
+    };
+    expect_refusals();
+    let requests = origin.request_count();
+    assert_ne!(requests, 0);
+    expect_refusals();
+    assert_eq!(origin.request_count(), requests);
+    here.clock.advance(Duration::from_mins(6));
+    expect_refusals();
+    assert!(origin.request_count() > requests);
 }

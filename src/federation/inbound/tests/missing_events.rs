@@ -70,6 +70,25 @@ fn many_missing_events_leave_a_gap_and_later_events_are_processed() {
 }
 
 #[test]
+fn missing_events_of_many_bytes_leave_a_gap_sooner() {
+    let mut history = messages(&RoomVersionId::V11, 1);
+    let known = history.events.len();
+    for _ in 0..MAX_REQUESTS * MAX_EVENTS {
+        let body = json!({ "body": "x".repeat(60_000) });
+        history.then(Action::message(BOB, "m.room.message", body));
+    }
+    let last = history.events.len() - 1;
+    with_server(&Peer::new(history), known, async |server| {
+        server.receive(&[last]).await;
+        server.queue_processed().await;
+        assert!(server.has(last));
+        let fetched = (known..last).filter(|index| server.has(*index)).count();
+        // 4 MiB, and what the last response has beyond them.
+        assert!((1..=70).contains(&fetched), "{fetched}");
+    });
+}
+
+#[test]
 fn backfill_fills_a_gap_page_by_page_until_the_history_is_complete() {
     let mut most_pages = 0;
     for version in [RoomVersionId::V6, RoomVersionId::V12] {
