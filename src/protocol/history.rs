@@ -13,7 +13,7 @@ use ruma::{
     EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedUserId, RoomVersionId,
     UInt,
     events::StateEventType,
-    room_version_rules::RoomVersionRules,
+    room_version_rules::{RoomVersionRules, StateResolutionV2Rules},
     state_res::{StateMap, resolve, utils::event_id_set::EventIdSet},
 };
 use serde_json::{Value, json};
@@ -38,6 +38,7 @@ pub(crate) type Index = usize;
 pub(crate) type State = StateMap<Index>;
 
 /// One event of a history.
+#[derive(Clone)]
 pub(crate) struct HistoryEvent {
     /// The event, marked if it is rejected.
     pub pdu: Arc<Pdu>,
@@ -158,6 +159,21 @@ impl History {
     /// The create event of the room.
     pub fn create_event(&self) -> &Pdu {
         &self.events[0].pdu
+    }
+
+    /// The same history with `pdus` in the place of events, where they are marked in another way.
+    pub fn with_pdus(&self, pdus: impl IntoIterator<Item = (Index, Arc<Pdu>)>) -> Self {
+        let mut history = Self {
+            version: self.version.clone(),
+            rules: self.rules,
+            events: self.events.clone(),
+            by_id: self.by_id.clone(),
+            keys: HashMap::new(),
+        };
+        for (index, pdu) in pdus {
+            history.events[index].pdu = pdu;
+        }
+        history
     }
 
     /// The index of an event.
@@ -367,6 +383,14 @@ impl History {
 
     /// Resolves whole states with whole auth chains by ruma; in room version 1 by [`version_1`].
     pub fn resolve_fully(&self, states: &[&State]) -> State {
+        match self.rules.state_res.v2_rules() {
+            Some(rules) => self.resolve_by(rules, states),
+            None => version_1::resolve(self, states),
+        }
+    }
+
+    /// The same by the rules of any room version since 2.
+    pub fn resolve_by(&self, state_res: &StateResolutionV2Rules, states: &[&State]) -> State {
         let ids = |index: &Index| self.events[*index].pdu.event_id().to_owned();
         let maps: Vec<StateMap<OwnedEventId>> = states
             .iter()
@@ -386,9 +410,6 @@ impl History {
                     .collect()
             })
             .collect();
-        let Some(state_res) = self.rules.state_res.v2_rules() else {
-            return version_1::resolve(self, states);
-        };
         let resolved = resolve(
             &self.rules.authorization,
             state_res,

@@ -15,7 +15,7 @@ use crate::{
         authorize::{AuthError, StateRead, check_by_auth_events, check_by_state},
     },
     rooms::{Error, event, state::overlay::StateOverlay},
-    store::{EventNum, Reader, RoomNum},
+    store::{EventNum, Reader, RoomNum, records::Status},
 };
 
 /// Parsed events of a room, kept while one event is decided.
@@ -23,6 +23,8 @@ pub(in crate::rooms) struct ParsedEvents<'r, R> {
     r: &'r R,
     room: RoomNum,
     rules: &'static RoomVersionRules,
+    /// Whether those that the states before them reject count as rejected.
+    heeds_states: bool,
     by_id: RefCell<HashMap<OwnedEventId, (EventNum, Arc<Pdu>)>>,
     ids: RefCell<HashMap<EventNum, OwnedEventId>>,
 }
@@ -33,8 +35,18 @@ impl<'r, R: Reader> ParsedEvents<'r, R> {
             r,
             room,
             rules,
+            heeds_states: true,
             by_id: RefCell::default(),
             ids: RefCell::default(),
+        }
+    }
+
+    /// The same where no event counts as rejected because of the state before it: of states that are derived
+    /// again, that is not known yet.
+    pub(in crate::rooms) fn regardless_of_states(self) -> Self {
+        Self {
+            heeds_states: false,
+            ..self
         }
     }
 
@@ -48,7 +60,11 @@ impl<'r, R: Reader> ParsedEvents<'r, R> {
         if let Some(id) = self.ids.borrow().get(&num) {
             return Ok(self.by_id.borrow()[id].1.clone());
         }
-        let pdu = Arc::new(event::load(self.r, num)?.pdu(self.rules)?);
+        let mut stored = event::load(self.r, num)?;
+        if !self.heeds_states && stored.header.status == Status::RejectedByState {
+            stored.header.status = Status::Accepted;
+        }
+        let pdu = Arc::new(stored.pdu(self.rules)?);
         let id = pdu.event_id().to_owned();
         self.ids.borrow_mut().insert(num, id.clone());
         self.by_id.borrow_mut().insert(id, (num, pdu.clone()));

@@ -247,7 +247,8 @@ fn new_heads<'a, R: Reader>(
         replacing.dedup();
         ends.append(&mut replacing);
     }
-    if ends.is_empty() || ends == extremities && rederived.changed.is_empty() {
+    let is_unchanged = rederived.changed.is_empty() && rederived.settled.is_empty();
+    if ends.is_empty() || ends == extremities && is_unchanged {
         return Ok(None);
     }
     let after = states.after_each(&ends)?;

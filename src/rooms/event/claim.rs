@@ -13,20 +13,25 @@
 //! - What was decided here is no news: an event that was received, or that has stood in the current state
 //!   as an outlier and was replaced ([`undecided`]). The known state includes that decision.
 //! - *Later*: each membership of a user, and each event of power levels, has the one before it among its
-//!   auth events. If such an event follows the known state, it is later; its depth, which its sender
-//!   chooses, is not asked for. Events of other keys do not name the one before: of these the deeper is
-//!   later, and at the limit of depths the one with the later time. Whoever sends such an event with a
-//!   false depth has the power to send it again and again.
+//!   auth events. If such an event follows the known state, it is later. Events of other keys do not name
+//!   the one before: they are in the order of resolution, first by the power levels that they refer to, along
+//!   those of the known state, then by time. An event's depth, which its sender chooses, is not asked for,
+//!   but in room version 1, of which the resolution goes by depth.
 //! - An event *follows* the known state if each of its auth events stands in that state, or is later
 //!   than the one that does and follows the known state itself, and if it refers to all of those that
 //!   its authorization needs. So whoever has lost a power by the known state makes no news with it.
 //! - A membership or power levels that were made concurrently with the known ones, so that neither is in
-//!   the auth chain of the other, are news if the known state allows both and, with them, no longer the
-//!   known ones. So a ban is news for whom it does not find under their last display name. Known ones
-//!   that are not allowed any more, as their sender has lost the power since, stay.
+//!   the auth chain of the other, are news if the known state allows both, and resolution of that state
+//!   with the one and with the other gives them. So a ban is news for whom it does not find under their
+//!   last display name. Known ones that are not allowed any more, as their sender has lost the power since,
+//!   stay: resolution would drop them whatever the other event is. Also in room version 12 it is the
+//!   resolution of version 2: the newer one authorizes from an empty state, as between the states after two
+//!   events all that matters is in conflict, and here one key is.
+//! - Whether the state before an event rejects it may depend on claims in turn. So that is not asked for
+//!   when a claim meets the known state.
 //! - An event rests on a claim if there is one before it, its own or one before an event that it
-//!   follows. It is authorized as any other. A state event must come after the known event of its key,
-//!   too, or forbid it, as the entries of a claim: if that state is the true one, it always does. What is
+//!   follows. It is authorized as any other. A state event must come after the known event of its key, or
+//!   prevail over it, as the entries of a claim: if that state is the true one, it always does. What is
 //!   not accepted then is not rejected for good, either: it stays an outlier, so it is missing to the
 //!   events that follow on it, and it is decided again with the events between, or when another event
 //!   needs it.
@@ -47,32 +52,38 @@
 //! asks for a state.
 
 use std::{
+    cell::OnceCell,
+    cmp::Reverse,
     collections::{BTreeMap, HashMap},
     sync::Arc,
 };
 
 use ruma::{
-    events::StateEventType, room_version_rules::RoomVersionRules, state_res::auth_types_for_event,
+    OwnedEventId,
+    events::StateEventType,
+    room_version_rules::{RoomVersionRules, StateResolutionV2Rules, StateResolutionVersion},
+    state_res::auth_types_for_event,
 };
 
-use super::{
-    authorize::{ParsedEvents, allowed},
-    graph,
-};
+use super::{authorize::ParsedEvents, graph, receive::auth_events};
 use crate::{
-    protocol::{MAX_INTEGER, Pdu, authorize::check_by_state},
+    protocol::{Pdu, resolve::Conflict},
     rooms::{
         Error, event,
-        state::{overlay::StateOverlay, resolution},
+        state::{
+            overlay::StateOverlay,
+            resolution::{self, Unnumbered, Unstored},
+        },
     },
-    store::{EventNum, Position, Reader, RoomNum},
+    store::{EventNum, Position, Reader, RoomNum, records::Status},
 };
 
 /// How many parsed events are kept, about; others are parsed again.
 const MAX_PARSED_EVENTS: usize = 1000;
 
-/// The greatest depth, which is no order any more.
-const MAX_DEPTH: u64 = MAX_INTEGER;
+/// How many concurrent events of one claim are resolved with the known ones. Each may take time that grows
+/// with the room.
+const MAX_RESOLVED: usize = 200;
 
 /// How many events of one key are gone through along auth events, or auth events of one entry.
 const MAX_AUTH_STEPS: usize = 20_000;
@@ -117,6 +128,7 @@ pub(in crate::rooms) struct KnownState<'r, R> {
     events: ParsedEvents<'r, R>,
     /// Which events follow the state.
     follow: HashMap<EventNum, bool>,
+    mainline: OnceCell<HashMap<EventNum, usize>>,
 }
 
 impl<'r, R: Reader> KnownState<'r, R> {
@@ -131,8 +143,9 @@ impl<'r, R: Reader> KnownState<'r, R> {
             room,
             rules,
             state,
-            events: ParsedEvents::new(r, room, rules),
+            events: ParsedEvents::new(r, room, rules).regardless_of_states(),
             follow: HashMap::new(),
+            mainline: OnceCell::new(),
         }
     }
 
@@ -162,12 +175,17 @@ impl<'r, R: Reader> KnownState<'r, R> {
                 concurrent.insert(num, (key, known));
             }
         }
+        let mut resolved = 0;
         for (num, (key, known)) in concurrent {
             let pdu = self.get(num)?;
-            if self.is_before(num, known)? == Some(false)
-                && self.events.allows(&pdu, &state)?
-                && self.forbids(&state, &pdu, known)?
-            {
+            if self.is_before(num, known)? != Some(false) || !self.events.allows(&pdu, &state)? {
+                continue;
+            }
+            if resolved == MAX_RESOLVED {
+                break;
+            }
+            resolved += 1;
+            if self.prevails(&state, &pdu, Some(num), known)? {
                 state = state.with(key, Some(num));
             }
         }
@@ -183,7 +201,7 @@ impl<'r, R: Reader> KnownState<'r, R> {
     }
 
     /// Whether an event, which `state` allows and which has the number `num` if it is an outlier, comes
-    /// after the `known` event of its key, or forbids that.
+    /// after the `known` event of its key, or prevails over it.
     pub(in crate::rooms) fn is_replaced_by(
         &self,
         pdu: &Arc<Pdu>,
@@ -209,30 +227,51 @@ impl<'r, R: Reader> KnownState<'r, R> {
             Some(num) => self.is_before(num, known)? != Some(false),
             None => false,
         };
-        Ok(!is_old && self.forbids(state, pdu, known)?)
+        Ok(!is_old && self.prevails(state, pdu, num, known)?)
     }
 
-    /// Whether `state`, which allows the `known` event of the key of `pdu`, forbids it with `pdu`.
-    fn forbids(
+    /// Whether resolution of `state` with the `known` event of a key, and with the event `pdu` in its place,
+    /// gives the latter. It does not if `state` does not allow the known one any more.
+    fn prevails(
         &self,
         state: &StateOverlay,
         pdu: &Arc<Pdu>,
+        num: Option<EventNum>,
         known: EventNum,
     ) -> Result<bool, Error> {
-        let known = self.events.get(known)?;
-        let is_allowed = |with: Option<&Arc<Pdu>>| {
-            let checked = check_by_state(&known, self.rules, |kind, state_key| {
-                if let Some(pdu) = with
-                    && pdu.state_pair() == Some((kind.clone(), state_key))
-                {
-                    return Ok(Some(pdu.clone()));
-                }
-                let num = state.get(self.r, self.room, &kind.to_string(), state_key)?;
-                num.map(|num| self.events.get(num)).transpose()
-            });
-            Ok::<_, Error>(allowed(&known, checked)?.is_some())
+        let Some((kind, state_key)) = pdu.state_pair() else {
+            return Ok(true);
         };
-        Ok(is_allowed(None)? && !is_allowed(Some(pdu))?)
+        if !self.events.allows(&*self.events.get(known)?, state)? {
+            return Ok(false);
+        }
+        let new = num.unwrap_or(StateOverlay::UNNUMBERED);
+        let conflict = Conflict {
+            key: (kind, state_key.to_owned()),
+            entries: vec![Some(known), Some(new)],
+        };
+        let unnumbered = match num {
+            Some(_) => None,
+            None => Some(Unnumbered {
+                pdu: pdu.clone(),
+                auth: auth_events(self.r, self.room, self.rules, pdu)?,
+            }),
+        };
+        let status = |num| {
+            let is_rejected = event::header(self.r, num).ok()?.status == Status::RejectedByState;
+            is_rejected.then_some(Status::Accepted)
+        };
+        let unstored = Unstored {
+            new: unnumbered,
+            status: Some(&status),
+        };
+        let mut rules = self.rules.clone();
+        if rules.state_res.v2_rules().is_some() {
+            rules.state_res = StateResolutionVersion::V2(StateResolutionV2Rules::V2_0);
+        }
+        let resolved =
+            resolution::resolve_one(self.r, self.room, &rules, state, conflict, unstored)?;
+        Ok(resolved == Some(new))
     }
 
     /// Whether the event `num` is in the auth chain of `later`, along the events of their common key.
@@ -258,7 +297,7 @@ impl<'r, R: Reader> KnownState<'r, R> {
 
     fn get(&mut self, num: EventNum) -> Result<Arc<Pdu>, Error> {
         if self.events.len() > MAX_PARSED_EVENTS {
-            self.events = ParsedEvents::new(self.r, self.room, self.rules);
+            self.events = ParsedEvents::new(self.r, self.room, self.rules).regardless_of_states();
         }
         self.events.get(num)
     }
@@ -276,7 +315,71 @@ impl<'r, R: Reader> KnownState<'r, R> {
         let names_the_one_before = pdu
             .state_pair()
             .is_some_and(|(kind, _)| names_the_one_before(&kind));
-        Ok(names_the_one_before || order(pdu) > order(&*self.events.get(known)?))
+        Ok(names_the_one_before || self.order(pdu)? > self.order(&*self.events.get(known)?)?)
+    }
+
+    /// The order of the events of other keys, as resolution has it: by the power levels that they refer to,
+    /// along those of the known state, then by time, then by id; in room version 1 by depth.
+    fn order(&self, pdu: &Pdu) -> Result<(Reverse<usize>, u64, OwnedEventId), Error> {
+        let (steps, number) = match self.rules.state_res.v2_rules() {
+            None => (0, pdu.depth()),
+            Some(_) => (
+                self.steps_from_mainline(pdu)?,
+                pdu.origin_server_ts().get().into(),
+            ),
+        };
+        Ok((Reverse(steps), number, pdu.event_id().to_owned()))
+    }
+
+    /// How many power levels come after those that `pdu` refers to.
+    fn steps_from_mainline(&self, pdu: &Pdu) -> Result<usize, Error> {
+        let levels = StateEventType::RoomPowerLevels;
+        let mut at = None;
+        for id in pdu.auth_events() {
+            if let Some((num, auth_event)) = self.events.find(id)?
+                && auth_event.state_pair() == Some((levels.clone(), ""))
+            {
+                at = Some(num);
+            }
+        }
+        let mainline = self.mainline()?;
+        for _ in 0..MAX_AUTH_STEPS {
+            let Some(num) = at else {
+                break;
+            };
+            if let Some(steps) = mainline.get(&num) {
+                return Ok(*steps);
+            }
+            at = self.levels_before(num)?;
+        }
+        Ok(usize::MAX)
+    }
+
+    /// The power levels of the known state, and those before them, by how many come later.
+    fn mainline(&self) -> Result<&HashMap<EventNum, usize>, Error> {
+        if let Some(mainline) = self.mainline.get() {
+            return Ok(mainline);
+        }
+        let mut mainline = HashMap::new();
+        let mut at = self.at(&StateEventType::RoomPowerLevels, "")?;
+        while let Some(num) = at
+            && mainline.len() < MAX_AUTH_STEPS
+        {
+            mainline.insert(num, mainline.len());
+            at = self.levels_before(num)?;
+        }
+        Ok(self.mainline.get_or_init(|| mainline))
+    }
+
+    /// The power levels that authorized the power levels `num`.
+    fn levels_before(&self, num: EventNum) -> Result<Option<EventNum>, Error> {
+        let own = event::header(self.r, num)?.state_key;
+        for auth in graph::auth_events(self.r, self.room, num)? {
+            if event::header(self.r, auth)?.state_key == own {
+                return Ok(Some(auth));
+            }
+        }
+        Ok(None)
     }
 
     fn follows(&mut self, num: EventNum) -> Result<bool, Error> {
@@ -344,12 +447,4 @@ fn names_the_one_before(kind: &StateEventType) -> bool {
         kind,
         StateEventType::RoomMember | StateEventType::RoomPowerLevels
     )
-}
-
-/// The order of the events of other keys: by depth, and by time where that is at its limit.
-fn order(pdu: &Pdu) -> (u64, u64) {
-    match pdu.depth() {
-        depth @ ..MAX_DEPTH => (depth, 0),
-        depth => (depth.min(MAX_DEPTH), pdu.origin_server_ts().get().into()),
-    }
 }

@@ -330,6 +330,10 @@ fn put_row(
         None => tx.next_event(),
     };
     header.redacted_by = outlier.as_ref().and_then(|known| known.header.redacted_by);
+    if let Some(known) = outlier.as_ref().filter(|_| header.status.is_outlier()) {
+        // That it has been replaced in the current state.
+        header.position = known.header.position;
+    }
     let json = outlier.as_ref().map_or(json, |known| &known.json);
     tx.events()?
         .insert(num, event::row(&header, json).as_slice())?;

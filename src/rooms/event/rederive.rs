@@ -10,7 +10,7 @@
 //! they are authorized again.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -41,7 +41,7 @@ pub(in crate::rooms) struct Rederived {
     /// Those whose state before, or whose status, is another now.
     pub(in crate::rooms) changed: Vec<(EventNum, Status, StateOverlay)>,
     /// Those whose claimed states are not needed any more.
-    settled: Vec<EventNum>,
+    pub(in crate::rooms) settled: Vec<EventNum>,
     /// The known prev_events of the accepted events that rest, or rested, on claims.
     pub(in crate::rooms) followed: Vec<EventNum>,
 }
@@ -89,7 +89,12 @@ impl<'r, R: Reader> Derivation<'r, R> {
                 claims.insert(place, (num, claim.record(&key)?));
             }
         }
-        states.unsettled = Some(claims.values().map(|(num, _)| *num).collect());
+        let unsettled = claims.values();
+        states.unsettled = Some(
+            unsettled
+                .map(|(num, claim)| (*num, claim.known_upto))
+                .collect(),
+        );
         Ok(Self {
             states,
             gap_events: Vec::new(),
@@ -126,8 +131,9 @@ impl<'r, R: Reader> Derivation<'r, R> {
         if self.must_wait(&event, &pdu, status, &state_before)? {
             return Ok(false);
         }
-        if event.claimed.is_some() {
-            self.unsettled().insert(num);
+        // What is from before the join is not gone through to.
+        if let Some(opened) = self.opened.filter(|_| event.claimed.is_some()) {
+            self.unsettled().insert(num, opened.known_upto);
         }
         let derived = Derived {
             pdu,
@@ -198,7 +204,7 @@ impl<'r, R: Reader> Derivation<'r, R> {
     }
 
     /// The events that rest on claims of their own.
-    fn unsettled(&mut self) -> &mut HashSet<EventNum> {
+    fn unsettled(&mut self) -> &mut HashMap<EventNum, Place> {
         self.states.unsettled.get_or_insert_default()
     }
 
@@ -358,26 +364,30 @@ impl<'r, R: Reader> Derivation<'r, R> {
     }
 
     /// Whether everything between `prev` and the events that were known before the gap is here and
-    /// rests on no claim. What leads only to events from before the join of this server, or to the
-    /// create event, rests on what was claimed then.
+    /// rests on no claim, nor those events. What leads only to events from before the join of this server, or
+    /// to the create event, rests on what was claimed then.
     fn is_settled(&self, prev: &[EventNum], known_upto: Place) -> Result<bool, Error> {
         let mut open = self.states.since_join(prev)?;
         let mut is_known = !open.is_empty();
         let mut seen: HashSet<EventNum> = open.iter().copied().collect();
+        let mut known = Vec::new();
         while let Some(num) = open.pop()
             && is_known
         {
             let unsettled = self.states.unsettled.as_ref();
-            is_known = unsettled.is_none_or(|unsettled| !unsettled.contains(&num));
+            is_known = unsettled.is_none_or(|unsettled| !unsettled.contains_key(&num));
             let place = event::header(self.states.r, num)?.place;
-            if place.is_none_or(|place| place > known_upto) {
-                let (prev, missing) = self.states.prev_events(&self.states.pdu(num)?)?;
-                let prev = self.states.since_join(&prev)?;
-                is_known &= missing.is_empty() && !prev.is_empty();
-                open.extend(prev.into_iter().filter(|num| seen.insert(*num)));
+            if place.is_some_and(|place| place <= known_upto) {
+                // It may have come later, into an older gap.
+                known.push(num);
+                continue;
             }
+            let (prev, missing) = self.states.prev_events(&self.states.pdu(num)?)?;
+            let prev = self.states.since_join(&prev)?;
+            is_known &= missing.is_empty() && !prev.is_empty();
+            open.extend(prev.into_iter().filter(|num| seen.insert(*num)));
         }
-        Ok(is_known)
+        Ok(is_known && !self.states.depend_on_claim(&known)?)
     }
 
     /// Sets the state before an event and authorizes it again, if that is another state.

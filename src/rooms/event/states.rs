@@ -87,8 +87,9 @@ pub(in crate::rooms) struct States<'r, R> {
     pub(in crate::rooms) derived: HashMap<EventNum, Derived>,
     /// Whether those that were derived and have no place yet are from before the join.
     pub(in crate::rooms) fills_before_join: bool,
-    /// The events that rest on claims of their own, if it is not those of the stored claims.
-    pub(in crate::rooms) unsettled: Option<HashSet<EventNum>>,
+    /// The events that rest on claims of their own, if it is not those of the stored claims, each with the
+    /// last place before its gap.
+    pub(in crate::rooms) unsettled: Option<HashMap<EventNum, Place>>,
 }
 
 impl<'r, R: Reader> States<'r, R> {
@@ -285,41 +286,38 @@ impl<'r, R: Reader> States<'r, R> {
         Ok(resolved)
     }
 
-    /// The events that rest on claims of their own.
-    fn unsettled(&self) -> Result<Cow<'_, HashSet<EventNum>>, Error> {
+    /// The events that rest on claims of their own, each with the last place before its gap.
+    fn unsettled(&self) -> Result<Cow<'_, HashMap<EventNum, Place>>, Error> {
         if let Some(unsettled) = &self.unsettled {
             return Ok(Cow::Borrowed(unsettled));
         }
-        let mut unsettled = HashSet::new();
+        let mut unsettled = HashMap::new();
         for row in self.r.claimed_states()?.prefix(self.room)? {
-            unsettled.insert(row?.0.value().1);
+            let (key, claim) = row?;
+            unsettled.insert(key.value().1, claim.record(&key)?.known_upto);
         }
         Ok(Cow::Owned(unsettled))
     }
 
-    /// Whether the state before an event on `prev` rests on a claim.
+    /// Whether the state before an event on `prev` rests on a claim. What is not found out within the limit
+    /// counts as a claim.
     pub(in crate::rooms) fn depend_on_claim(&self, prev: &[EventNum]) -> Result<bool, Error> {
-        self.depend_on_any(prev, &*self.unsettled()?)
-    }
-
-    /// The same with the events before which are claims. What is not found out within the limit counts
-    /// as a claim.
-    fn depend_on_any(&self, prev: &[EventNum], claimed: &HashSet<EventNum>) -> Result<bool, Error> {
-        let mut oldest = Place::MAX;
-        for num in claimed {
-            // An event in a gap gets its place with the commit.
-            let place = event::header(self.r, *num)?.place;
-            oldest = oldest.min(place.unwrap_or(Place::MIN));
-        }
+        let unsettled = self.unsettled()?;
+        // What stands before all gaps rests on no claim. In a gap an event may stand before one of its
+        // prev_events, and before the claim on which that rests.
+        let Some(known_upto) = unsettled.values().min().copied() else {
+            return Ok(false);
+        };
         let mut open = prev.to_vec();
         let mut seen: HashSet<EventNum> = open.iter().copied().collect();
         while let Some(num) = open.pop() {
-            if claimed.contains(&num) || seen.len() > MAX_LOOKED_BACK {
-                return Ok(!claimed.is_empty());
+            if unsettled.contains_key(&num) || seen.len() > MAX_LOOKED_BACK {
+                return Ok(true);
             }
             let place = event::header(self.r, num)?.place;
-            if place.is_none_or(|place| place > oldest) {
+            if place.is_none_or(|place| place > known_upto) {
                 let (prev, _) = self.prev_events(&self.pdu(num)?)?;
+                let prev = self.since_join(&prev)?;
                 open.extend(prev.into_iter().filter(|num| seen.insert(*num)));
             }
         }

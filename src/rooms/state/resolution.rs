@@ -12,7 +12,7 @@ use super::overlay::{Key, StateOverlay};
 use crate::{
     protocol::{
         Pdu,
-        resolve::{self, Conflict, ResolveError, StateSource},
+        resolve::{self, Conflict, Entries, ResolveError, StateSource},
     },
     rooms::{Error, state, stored_event as event},
     store::{EventNum, Reader, RoomNum, Rows, StateKeyNum, records::Status},
@@ -57,27 +57,30 @@ pub(in crate::rooms) fn resolve(
     if conflicts.is_empty() {
         return Ok(first.clone());
     }
-    let source = Source {
-        r,
-        room,
-        rules,
-        common: first,
-        conflicts: conflicts
-            .iter()
-            .map(|conflict| key(&conflict.key))
-            .collect(),
-        unstored,
-        parsed: RefCell::default(),
-    };
-    let resolved = resolve::resolve(rules, &conflicts, &source).map_err(|error| match error {
-        ResolveError::Read(error) => error,
-        other => Error::Unresolvable(other.to_string().into()),
-    })?;
+    let source = Source::new(r, room, rules, first, &conflicts, unstored);
+    let resolved = source.resolve(&conflicts)?;
     let cleared = source.conflicts.iter().cloned();
     let cleared = cleared.fold(first.clone(), |state, key| state.with(key, None));
     Ok(resolved
         .into_iter()
         .fold(cleared, |state, (at, num)| state.with(key(&at), Some(num))))
+}
+
+/// What resolution gives at the key of `conflict`, which has the entries of states that are `common` at all
+/// other keys.
+pub(in crate::rooms) fn resolve_one(
+    r: &impl Reader,
+    room: RoomNum,
+    rules: &RoomVersionRules,
+    common: &StateOverlay,
+    conflict: Conflict<EventNum>,
+    unstored: Unstored<'_>,
+) -> Result<Option<EventNum>, Error> {
+    let conflicts = [conflict];
+    let source = Source::new(r, room, rules, common, &conflicts, unstored);
+    let resolved = source.resolve(&conflicts)?.into_iter();
+    let mut at_key = resolved.filter(|(key, _)| *key == conflicts[0].key);
+    Ok(at_key.next().map(|(_, num)| num))
 }
 
 /// Whether two states have the same events.
@@ -135,6 +138,35 @@ struct Source<'a, R> {
     conflicts: HashSet<Key>,
     unstored: Unstored<'a>,
     parsed: RefCell<HashMap<EventNum, Arc<Pdu>>>,
+}
+
+impl<'a, R: Reader> Source<'a, R> {
+    fn new(
+        r: &'a R,
+        room: RoomNum,
+        rules: &'a RoomVersionRules,
+        common: &'a StateOverlay,
+        conflicts: &[Conflict<EventNum>],
+        unstored: Unstored<'a>,
+    ) -> Self {
+        let conflicts = conflicts.iter().map(|conflict| key(&conflict.key));
+        Self {
+            r,
+            room,
+            rules,
+            common,
+            conflicts: conflicts.collect(),
+            unstored,
+            parsed: RefCell::default(),
+        }
+    }
+
+    fn resolve(&self, conflicts: &[Conflict<EventNum>]) -> Result<Entries<EventNum>, Error> {
+        resolve::resolve(self.rules, conflicts, self).map_err(|error| match error {
+            ResolveError::Read(error) => error,
+            other => Error::Unresolvable(other.to_string().into()),
+        })
+    }
 }
 
 impl<R: Reader> StateSource for Source<'_, R> {

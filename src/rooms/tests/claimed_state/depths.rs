@@ -25,6 +25,14 @@ fn rename_at(history: &mut History, depth: u64, last: Index) -> Index {
     history.push(&[last], state, built, true)
 }
 
+/// Appends messages to `last`: the clocks of these tests are coarse.
+fn pass_time(history: &mut History, last: Index) {
+    for n in 0..8 {
+        let content = json!({ "n": n, "after": history.events.len() });
+        history.after(&[last], Action::message(ALICE, "m.room.message", content));
+    }
+}
+
 /// Checks that the event `claimed` replaces `known`, which is received after `last`, if it comes in the claim
 /// of a message of `sender`.
 fn check_claim_is_news(
@@ -57,11 +65,7 @@ fn at_the_greatest_depth_the_later_event_by_time_is_news() {
                 let topic = topic_by(ALICE, name);
                 let built = history.build_at(MAX_DEPTH, &[last], &[], &state, topic);
                 let topic = history.push(&[last], state.clone(), built, true);
-                // The clocks of these tests are coarse.
-                for n in 0..8 {
-                    let content = json!({ "after": name, "n": n });
-                    history.after(&[last], Action::message(ALICE, "m.room.message", content));
-                }
+                pass_time(&mut history, last);
                 topic
             });
             let (known, other) = (topics[is_known], topics[1 - is_known]);
@@ -161,25 +165,68 @@ fn an_old_ban_in_a_claim_does_not_replace_a_membership_that_follows_it() {
     }
 }
 
-/// The second topic has a smaller depth than the first, which stood in the state at the join.
+/// The second topic has a smaller depth and an earlier time than the first, which stood in the state at the
+/// join. The first also comes as an event of its own.
 #[test]
 fn a_claim_does_not_bring_back_what_was_replaced_here() {
     for version in VERSIONS {
-        let (mut history, _) = room(&version);
-        let old = history.then(topic_by(ALICE, "old"));
-        let join = history.then(Action::join(ZOE));
-        let state = history.events[join].state_after.clone();
-        let built = history.build_at(1, &[join], &[], &state, topic_by(ALICE, "new"));
-        let new = history.push(&[join], state, built, true);
-        let mut claimed = State::clone(&history.events[new].state_after);
-        claimed.insert(key("m.room.topic", ""), old);
-        let lie = append_with_unknown(&mut history, &[], say(CAROL));
-        with_store(async |store| {
-            let replica = Replica::joined(store, &history, join).await;
-            replica.receive(new, None).await.expect("it is taken");
-            let before = replica.current();
-            expect_no_news(&replica, &before, lie, &claimed).await;
-        });
+        for comes_again in [false, true] {
+            let (mut history, _) = room(&version);
+            history.then(say(ALICE));
+            let old = history.then(topic_by(ALICE, "old"));
+            let join = history.then(Action::join(ZOE));
+            let state = history.events[join].state_after.clone();
+            let built = history.build_at(1, &[join], &[], &state, topic_by(ALICE, "new"));
+            let new = history.push(&[join], state, built, true);
+            let time = |index: Index| history.events[index].pdu.origin_server_ts();
+            assert!(time(new) < time(old));
+            let mut claimed = State::clone(&history.events[new].state_after);
+            claimed.insert(key("m.room.topic", ""), old);
+            let lie = append_with_unknown(&mut history, &[], say(CAROL));
+            with_store(async |store| {
+                let replica = Replica::joined(store, &history, join).await;
+                replica.receive(new, None).await.expect("it is taken");
+                let before = replica.current();
+                if comes_again {
+                    let taken = replica.receive(old, Some(&claimed)).await;
+                    taken.expect("it is taken");
+                    assert_eq!(replica.status(old), Status::Outlier);
+                }
+                expect_no_news(&replica, &before, lie, &claimed).await;
+            });
+        }
+    }
+}
+
+/// Bob's topic is of a false depth, and only this server knows it. Alice's is later.
+#[test]
+fn a_change_in_a_claim_replaces_an_earlier_one_of_a_false_depth() {
+    for version in VERSIONS {
+        for depth in DEPTHS {
+            let (mut history, last) = closed_room(&version);
+            let state = history.events[last].state_after.clone();
+            let built = history.build_at(depth, &[last], &[], &state, topic_by(BOB, "bob's"));
+            let known = history.push(&[last], state, built, true);
+            pass_time(&mut history, last);
+            let topic = history.after(&[last], topic_by(ALICE, "alice's"));
+            check_claim_is_news(history, last, known, topic, CAROL);
+        }
+    }
+}
+
+/// Only this server knows the first one.
+#[test]
+fn of_two_concurrent_display_names_the_later_one_in_a_claim_is_news() {
+    for version in VERSIONS {
+        for depth in DEPTHS {
+            let (mut history, last) = closed_room(&version);
+            let known = rename_at(&mut history, depth, last);
+            pass_time(&mut history, last);
+            let content = json!({ "membership": "join", "displayname": "Carol" });
+            let name = Action::state(CAROL, "m.room.member", CAROL, content);
+            let name = history.after(&[last], name);
+            check_claim_is_news(history, last, known, name, BOB);
+        }
     }
 }
 

@@ -309,6 +309,11 @@ fn whatever_a_server_claims_in_version_1_a_room_is_what_resolution_gives() {
 }
 
 #[test]
+fn whatever_a_server_claims_in_version_2_a_room_is_what_resolution_gives() {
+    lies(&RoomVersionId::V2, liars(5_000_000));
+}
+
+#[test]
 fn whatever_a_server_claims_in_version_3_a_room_is_what_resolution_gives() {
     lies(&RoomVersionId::V3, liars(6_000_000));
 }

@@ -2,11 +2,16 @@
 //! whole auth chains.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, HashMap, HashSet},
+    iter,
     sync::Arc,
 };
 
-use ruma::{events::StateEventType, state_res::auth_types_for_event};
+use ruma::{
+    events::StateEventType, room_version_rules::StateResolutionV2Rules,
+    state_res::auth_types_for_event,
+};
 
 use super::{Claim, Liar, Placed};
 use crate::{
@@ -110,6 +115,9 @@ impl<'a, 't> Model<'a, 't> {
                 return false;
             }
             if at(index).is_some_and(|at| upto.is_some_and(|upto| at <= upto)) {
+                if self.depend_on_claim(&[index]) {
+                    return false;
+                }
                 continue;
             }
             match since_join(index) {
@@ -189,24 +197,42 @@ impl<'a, 't> Model<'a, 't> {
             return !self.liar.is_decided(index, self.upto);
         };
         !self.liar.is_decided(index, self.upto)
-            && (self.replaces(index, known_event, before) || self.follow_on(known, known_event))
+            && (self.replaces(index, known_event, &known_state, before)
+                || self.follow_on(known, known_event))
     }
 
-    fn replaces(&self, index: Index, known: Index, before: &State) -> bool {
+    fn replaces(&self, index: Index, known: Index, known_state: &State, before: &State) -> bool {
         if !self.is_chained(index) {
-            return self.is_later(index, Some(&known));
+            return self.is_later(index, Some(&known), known_state);
         }
         let chain = self.chain(index);
         chain.contains(&known)
-            || !self.chain(known).contains(&index) && self.forbids(before, index, known)
+            || !self.chain(known).contains(&index) && self.prevails(before, index, known)
     }
 
-    /// Whether the state with the event `index` forbids the known event of its key.
-    fn forbids(&self, state: &State, index: Index, known: Index) -> bool {
-        let mut with = state.clone();
-        let key = self.liar.history.state_pair(index).expect("a state event");
-        with.insert(key, index);
-        self.liar.is_allowed(known, state) && !self.liar.is_allowed(known, &with)
+    /// Whether resolution of `state` with the `known` event, and with the event `index`, gives the latter.
+    fn prevails(&self, state: &State, index: Index, known: Index) -> bool {
+        let history = self.liar.regardless_of_states();
+        if history.allows(&history.events[known].pdu, state).is_err() {
+            return false;
+        }
+        let key = history.state_pair(index).expect("a state event");
+        let with = |index| {
+            let mut with = state.clone();
+            with.insert(key.clone(), index);
+            with
+        };
+        let states = [&with(known), &with(index)];
+        let resolved = match history.rules.state_res.v2_rules() {
+            None => history.resolve_fully(&states),
+            Some(_) => history.resolve_by(&StateResolutionV2Rules::V2_0, &states),
+        };
+        resolved.get(&key) == Some(&index)
+    }
+
+    fn is_allowed_regardless(&self, index: Index, state: &State) -> bool {
+        let history = self.liar.regardless_of_states();
+        history.allows(&history.events[index].pdu, state).is_ok()
     }
 
     fn is_chained(&self, index: Index) -> bool {
@@ -228,16 +254,32 @@ impl<'a, 't> Model<'a, 't> {
         chain
     }
 
-    fn is_later(&self, index: Index, known: Option<&Index>) -> bool {
-        let order = |index: &Index| {
-            let pdu = &self.liar.history.events[*index].pdu;
-            let time = u64::from(pdu.origin_server_ts().get());
-            (
-                pdu.depth(),
-                if pdu.depth() < (1 << 53) - 1 { 0 } else { time },
-            )
+    fn is_later(&self, index: Index, known: Option<&Index>, state: &State) -> bool {
+        let events = &self.liar.history.events;
+        let levels = |index: Index| {
+            let mut auth = events[index].auth.iter().copied();
+            auth.find(|auth| {
+                let pair = self.liar.history.state_pair(*auth);
+                pair.is_some_and(|(kind, _)| kind == StateEventType::RoomPowerLevels)
+            })
         };
-        known.is_none_or(|known| self.is_chained(index) || order(&index) > order(known))
+        let newest = state.get(&(StateEventType::RoomPowerLevels, String::new()));
+        let mainline: Vec<Index> =
+            iter::successors(newest.copied(), |index| levels(*index)).collect();
+        let order = |index: Index| {
+            let pdu = &events[index].pdu;
+            let mut before = iter::successors(levels(index), |index| levels(*index));
+            let steps = before.find_map(|levels| mainline.iter().position(|at| *at == levels));
+            let (steps, number) = match self.liar.history.rules.state_res.v2_rules() {
+                None => (0, pdu.depth()),
+                Some(_) => (
+                    steps.unwrap_or(usize::MAX),
+                    pdu.origin_server_ts().get().into(),
+                ),
+            };
+            (Reverse(steps), number, pdu.event_id().to_owned())
+        };
+        known.is_none_or(|known| self.is_chained(index) || order(index) > order(*known))
     }
 
     fn follow_on(&self, prev: &[Index], known: Index) -> bool {
@@ -286,7 +328,7 @@ impl<'a, 't> Model<'a, 't> {
             if known.get(key) == Some(index) {
                 continue;
             }
-            if self.is_later(*index, known.get(key)) && self.follows(*index, &known) {
+            if self.is_later(*index, known.get(key), &known) && self.follows(*index, &known) {
                 Arc::make_mut(&mut state).insert(key.clone(), *index);
             } else if let Some(known) = known.get(key).filter(|_| self.is_chained(*index)) {
                 let num = self.liar.num(*index).expect("it is here");
@@ -295,9 +337,8 @@ impl<'a, 't> Model<'a, 't> {
         }
         for (key, index, known) in concurrent.into_values() {
             if !self.chain(known).contains(&index)
-                && self.liar.is_allowed_by_auth_events(index)
-                && self.liar.is_allowed(index, &state)
-                && self.forbids(&state, index, known)
+                && self.is_allowed_regardless(index, &state)
+                && self.prevails(&state, index, known)
             {
                 Arc::make_mut(&mut state).insert(key.clone(), index);
             }
@@ -326,7 +367,9 @@ impl<'a, 't> Model<'a, 't> {
                 _ if key.0 == StateEventType::RoomCreate => true,
                 None => known_event.is_none(),
                 cited if cited == known_event => true,
-                Some(cited) => self.is_later(*cited, known_event) && self.follows(*cited, known),
+                Some(cited) => {
+                    self.is_later(*cited, known_event, known) && self.follows(*cited, known)
+                }
             }
         })
     }
@@ -355,11 +398,22 @@ impl<'a, 't> Model<'a, 't> {
         Arc::new(resolved)
     }
 
-    /// Whether events, or what comes before them, rest on a claim.
+    /// Whether events, or what comes before them since the join, rest on a claim.
     pub(super) fn depend_on_claim(&self, known: &[Index]) -> bool {
-        let behind = self.behind(known);
-        let mut all = known.iter().chain(&behind);
-        all.any(|index| self.placed[index].claim.is_some())
+        let mut open = known.to_vec();
+        let mut seen = HashSet::new();
+        while let Some(index) = open.pop() {
+            if self.placed[&index].claim.is_some() {
+                return true;
+            }
+            if Some(index) != self.liar.join {
+                let (prev, _) = self.liar.prev(index);
+                let is_since_join = |prev: &Index| !self.liar.before_join.contains(prev);
+                let prev = prev.into_iter().filter(is_since_join);
+                open.extend(prev.filter(|prev| seen.insert(*prev)));
+            }
+        }
+        false
     }
 
     /// All events that come before `ends`.

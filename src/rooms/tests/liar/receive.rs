@@ -1,7 +1,7 @@
 //! Handing events in, as this server receives, imports and back-fills them.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -13,7 +13,7 @@ use crate::{
     protocol::{
         Pdu,
         authorize::{check_by_auth_events, check_by_state},
-        history::{Index, State},
+        history::{History, Index, State},
         receive::Received,
     },
     rooms::{
@@ -39,16 +39,32 @@ impl Liar<'_> {
     /// Marks what is rejected here in the history, for the model's resolution.
     pub(super) fn mark_rejected(&mut self) -> Result<(), Error> {
         for index in 0..self.history.events.len() {
-            let Some(num) = event::num_of(self.tx, &self.id(index))? else {
-                continue;
-            };
-            let mut pdu = self.parsed(index);
-            if event::header(self.tx, num)?.status.is_rejected() {
-                pdu.reject();
+            if let Some(num) = event::num_of(self.tx, &self.id(index))? {
+                let is_rejected = event::header(self.tx, num)?.status.is_rejected();
+                self.history.events[index].pdu = self.marked(index, is_rejected);
             }
-            self.history.events[index].pdu = Arc::new(pdu);
         }
         Ok(())
+    }
+
+    fn marked(&self, index: Index, is_rejected: bool) -> Arc<Pdu> {
+        let mut pdu = self.parsed(index);
+        if is_rejected {
+            pdu.reject();
+        }
+        Arc::new(pdu)
+    }
+
+    /// The history in which no event is rejected because of the state before it.
+    pub(super) fn regardless_of_states(&self) -> History {
+        let status = |num| event::header(self.tx, num).expect("a read").status;
+        let is_rejected = |index: &Index| {
+            self.num(*index)
+                .is_ok_and(|num| status(num) == Status::RejectedByState)
+        };
+        let rejected = (0..self.history.events.len()).filter(is_rejected);
+        self.history
+            .with_pdus(rejected.map(|index| (index, self.marked(index, false))))
     }
 
     pub(super) fn is_rejected(&self, index: Index) -> Result<bool, Error> {
@@ -188,7 +204,7 @@ impl Liar<'_> {
     }
 
     pub(super) fn num(&self, index: Index) -> Result<EventNum, Error> {
-        Ok(event::num_of(self.tx, &self.id(index))?.expect("it is here"))
+        event::num_of(self.tx, &self.id(index))?.ok_or(Error::Missing)
     }
 
     /// The prev_events whose place is known, and whether there are others.
@@ -298,12 +314,12 @@ impl Liar<'_> {
         let decided = backfill::decide(self.tx, self.room, gap, &overlays)?;
         let after_gap = self.at(gap)?;
         let mut added = Vec::new();
-        let mut waiting = BTreeSet::new();
+        let mut waiting = VecDeque::new();
         let mut count = leading.len();
-        while let Some(index) = leading.pop_first().or_else(|| {
+        while let Some(index) = leading.pop_front().or_else(|| {
             leading = std::mem::take(&mut waiting);
             let is_done = leading.len() == std::mem::replace(&mut count, leading.len());
-            leading.pop_first().filter(|_| !is_done)
+            leading.pop_front().filter(|_| !is_done)
         }) {
             let (known, missing) = self.prev(index);
             let is_history = opened.is_some()
@@ -316,7 +332,7 @@ impl Liar<'_> {
             let claim = claims.get(&index).filter(|_| missing);
             let claim = claim.or_else(|| Some(&nothing).filter(|_| is_history && !missing));
             if missing && claim.is_none() || index == 0 && opened.is_some() {
-                waiting.insert(index);
+                waiting.push_back(index);
                 continue;
             }
             let received_in = opened.iter();
@@ -333,7 +349,7 @@ impl Liar<'_> {
                     && status != Status::RejectedByAuthEvents
                     && model.depend_on_claim(&known);
             if rests_on_claim && status != Status::Accepted {
-                waiting.insert(index);
+                waiting.push_back(index);
                 continue;
             }
             let mut placed = Placed {
@@ -367,19 +383,27 @@ impl Liar<'_> {
         Ok(())
     }
 
-    /// The outliers that are `missing` or come before one that is, in topological order.
-    fn leading_to(&self, missing: Vec<String>) -> Result<BTreeSet<Index>, Error> {
-        let mut leading = BTreeSet::new();
-        let mut open = missing;
-        while let Some(id) = open.pop() {
-            let id = EventId::parse(&id).expect("an event id");
-            if let Some(index) = self.history.index(&id)
-                && event::num_of(self.tx, &id)?.is_some()
+    /// The outliers that are `missing` or come before one that is, each after those before it, in the
+    /// order in which the room decides them.
+    fn leading_to(&self, missing: Vec<String>) -> Result<VecDeque<Index>, Error> {
+        let ids = missing
+            .iter()
+            .map(|id| EventId::parse(id).expect("an event id"));
+        let mut open: Vec<(OwnedEventId, bool)> = ids.map(|id| (id, false)).collect();
+        let (mut seen, mut leading) = (HashSet::new(), VecDeque::new());
+        while let Some((id, is_entered)) = open.pop() {
+            let Some(index) = self.history.index(&id) else {
+                continue;
+            };
+            if is_entered {
+                leading.push_back(index);
+            } else if event::num_of(self.tx, &id)?.is_some()
                 && !self.placed.contains_key(&index)
-                && leading.insert(index)
+                && seen.insert(index)
             {
+                open.push((id, true));
                 let prev = self.history.events[index].pdu.prev_events();
-                open.extend(prev.iter().map(ToString::to_string));
+                open.extend(prev.iter().map(|id| (id.clone(), false)));
             }
         }
         Ok(leading)
