@@ -34,7 +34,7 @@ impl Failure {
         Self::new("the authority did not finish the order in time")
     }
 
-    pub(super) fn ended() -> Self {
+    pub(super) fn unfinished() -> Self {
         Self::new("the order ended without a certificate")
     }
 

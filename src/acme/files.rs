@@ -6,14 +6,18 @@ use std::{
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use rustls::{crypto::ring::sign::any_ecdsa_type, pki_types::PrivatePkcs8KeyDer};
 
-use super::{Name, issued::Issued, renewal::Attempts};
+use super::{attempts::Attempts, issued::Issued};
 use crate::pool::{Kind, Pool};
 
 const ACCOUNT_KEY: &str = "account.der";
+
+/// What is known of a name.
+type Known = (Option<Arc<Issued>>, Attempts);
 
 #[derive(Clone, Debug)]
 pub(super) struct Files {
@@ -31,7 +35,7 @@ impl Files {
 
     /// What is known of a name. A file that holds no certificate, or no attempts, counts as absent: both
     /// are made again.
-    pub(super) fn read(&self, name: &str) -> Result<Name, (PathBuf, io::Error)> {
+    pub(super) fn read(&self, name: &str) -> Result<Known, (PathBuf, io::Error)> {
         let read = |path: PathBuf| match fs::read(&path) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -39,7 +43,7 @@ impl Files {
         };
         let path = self.certificate(name);
         let issued = read(path.clone())?.and_then(|pem| match Issued::parse(&pem, name) {
-            Ok(issued) => Some(issued.into()),
+            Ok(issued) => Some(Arc::new(issued)),
             Err(error) => {
                 log::warn!(
                     "{} is no certificate of {name} with its key ({error}): ordering another",
@@ -50,10 +54,7 @@ impl Files {
         });
         let attempts = read(self.attempts(name))?;
         let attempts = attempts.and_then(|json| serde_json::from_slice(&json).ok());
-        Ok(Name {
-            issued,
-            attempts: attempts.unwrap_or_default(),
-        })
+        Ok((issued, attempts.unwrap_or_default()))
     }
 
     pub(super) async fn account_key(&self) -> io::Result<Option<Vec<u8>>> {

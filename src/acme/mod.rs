@@ -1,7 +1,7 @@
 //! Certificates from an ACME authority such as Let's Encrypt: got, kept and renewed without the owner.
 //!
-//! - [`renewal`] decides when a name's certificate is ordered, and how long a failure is waited out.
-//! - [`order`] gets one certificate: with rustls-acme, which knows the protocol.
+//! - [`renewal`] decides when a name's certificate is ordered; [`attempts`] how long a failure is waited out.
+//! - [`new_order`] gets one certificate: with rustls-acme, which knows the protocol.
 //! - [`authority`] asks what needs no account: whether there is an authority, and when it wants to renew.
 //! - [`resolver`] hands certificates and answers to challenges to TLS connections.
 //! - [`files`] keeps all of it in the data directory; [`issued`] reads a certificate.
@@ -15,11 +15,13 @@
 //! [RFC 8737]: https://www.rfc-editor.org/rfc/rfc8737
 //! [RFC 9773]: https://www.rfc-editor.org/rfc/rfc9773
 
+mod attempts;
 mod authority;
 mod failure;
 mod files;
+mod inner;
 mod issued;
-mod order;
+mod new_order;
 mod renewal;
 mod resolver;
 
@@ -27,14 +29,18 @@ use std::{
     collections::BTreeMap,
     fmt, io,
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use rustls::{ClientConfig, server::ResolvesServerCert};
 use serde::Serialize;
-use smol::channel::{self, Receiver, Sender};
+use smol::channel;
 
-use self::{files::Files, issued::Issued, renewal::Attempts, resolver::Resolver};
+use self::{
+    files::Files,
+    inner::{Inner, Name},
+    resolver::Resolver,
+};
 use crate::{clock::Clock, config, pool::Pool};
 
 #[derive(Debug, thiserror::Error)]
@@ -48,25 +54,7 @@ pub enum Error {
 
 /// The certificates of the server. Clones share them.
 #[derive(Clone)]
-pub struct Acme(Arc<AcmeInner>);
-
-struct AcmeInner {
-    settings: config::Acme,
-    files: Files,
-    /// How the authority is connected to.
-    client: Arc<ClientConfig>,
-    clock: Clock,
-    resolver: Arc<Resolver>,
-    names: Mutex<BTreeMap<String, Name>>,
-    wake: (Sender<()>, Receiver<()>),
-}
-
-/// What is known of a name.
-#[derive(Clone, Default)]
-struct Name {
-    issued: Option<Arc<Issued>>,
-    attempts: Attempts,
-}
+pub struct Acme(Arc<Inner>);
 
 /// What the owner may know of a name's certificate.
 #[derive(Clone, Debug, Serialize)]
@@ -95,18 +83,19 @@ impl Acme {
                 path: path.display().to_string(),
                 error,
             })?;
-            if let Some(issued) = &read.issued {
+            let (issued, attempts) = read;
+            if let Some(issued) = &issued {
                 resolver.set(name, issued.key.clone());
             }
-            names.insert(name.clone(), read);
+            names.insert(name.clone(), Name { issued, attempts });
         }
-        Ok(Self(Arc::new(AcmeInner {
+        Ok(Self(Arc::new(Inner {
             settings: settings.clone(),
             files,
             client,
             clock: clock.clone(),
             resolver,
-            names: Mutex::new(names),
+            all_names: Mutex::new(names),
             wake: channel::bounded(1),
         })))
     }
@@ -145,15 +134,5 @@ impl Acme {
 impl fmt::Debug for Acme {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Acme").finish_non_exhaustive()
-    }
-}
-
-impl AcmeInner {
-    fn names(&self) -> MutexGuard<'_, BTreeMap<String, Name>> {
-        self.names.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn name(&self, name: &str) -> Name {
-        self.names().get(name).cloned().unwrap_or_default()
     }
 }

@@ -11,21 +11,18 @@ use std::{
 };
 
 use rustls_acme::UseChallenge;
-use serde::{Deserialize, Serialize};
 use smol::{Timer, future};
 
 use super::{
-    AcmeInner, Name,
+    attempts::{Attempts, FIRST_BACKOFF},
     authority::{AuthorityError, Directory},
     failure::Failure,
+    inner::{Inner, Name},
     issued::Issued,
-    order::order,
+    new_order::order,
 };
 use crate::clock::as_ms;
 
-const FIRST_BACKOFF: Duration = Duration::from_mins(12);
-const RATE_LIMITED_BACKOFF: Duration = Duration::from_hours(3);
-const MAX_BACKOFF: Duration = Duration::from_hours(24);
 /// How often the authority is asked when it suggests to renew.
 const INFO_INTERVAL: Duration = Duration::from_hours(12);
 /// The clock may be set meanwhile: due times are looked at again after this.
@@ -37,63 +34,10 @@ const RETRY_INTERVAL: Duration = Duration::from_mins(1);
 /// How often the log says that there is no certificate, if the reason stays.
 const LOG_INTERVAL: Duration = Duration::from_hours(24);
 
-/// What became of the orders for a name.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct Attempts {
-    /// The authority's directory. Of another authority, nothing counts.
-    directory: String,
-    /// Since the last certificate.
-    failures: u32,
-    /// In words, of the last one.
-    pub(super) failure: Option<String>,
-    retry_at_ms: u64,
-    /// When the authority suggests to renew the certificate.
-    renew_at_ms: Option<u64>,
-}
-
-impl Attempts {
-    fn failed(&mut self, failure: &Failure, now_ms: u64) {
-        self.failures = self.failures.saturating_add(1);
-        let doubled = 1 << (self.failures - 1).min(16);
-        let mut backoff = FIRST_BACKOFF * doubled;
-        if failure.is_rate_limited {
-            backoff = backoff.max(RATE_LIMITED_BACKOFF);
-        }
-        self.retry_at_ms = now_ms + as_ms(backoff.min(MAX_BACKOFF));
-        self.failure = Some(failure.words.clone());
-    }
-}
-
-impl Name {
-    /// When the next order is due.
-    fn order_at_ms(&self, directory: &str, now_ms: u64) -> u64 {
-        // A certificate that is not there any more is no failure to be waited out.
-        let is_lost = self.issued.is_none() && self.attempts.failures == 0;
-        if is_lost || self.attempts.directory != directory {
-            return 0;
-        }
-        let of_validity = self
-            .issued
-            .as_ref()
-            .map_or(0, |issued| issued.renew_at_ms());
-        let due_ms = match self.attempts.renew_at_ms {
-            Some(suggested) => suggested.min(of_validity),
-            None => of_validity,
-        };
-        // What is further away was noted while the clock was wrong.
-        let is_plausible = self.attempts.retry_at_ms <= now_ms + as_ms(MAX_BACKOFF);
-        due_ms.max(if is_plausible {
-            self.attempts.retry_at_ms
-        } else {
-            0
-        })
-    }
-}
-
 /// The words in the log for each name, and when they were written.
 type Logged = Vec<(String, String, Instant)>;
 
-pub(super) async fn run(acme: &AcmeInner) {
+pub(super) async fn run(acme: &Inner) {
     let mut logged = Logged::new();
     let mut info_requested_at = None::<Instant>;
     let mut retried_at = None::<Instant>;
@@ -137,7 +81,7 @@ pub(super) async fn run(acme: &AcmeInner) {
 }
 
 /// Notes when the authority suggests to renew the certificates. It may have to revoke one.
-async fn update_renewal_info(acme: &AcmeInner) {
+async fn update_renewal_info(acme: &Inner) {
     let ids: Vec<_> = acme
         .names()
         .iter()
@@ -164,7 +108,7 @@ async fn update_renewal_info(acme: &AcmeInner) {
     }
 }
 
-async fn order_for(acme: &AcmeInner, name: &str, logged: &mut Logged) {
+async fn order_for(acme: &Inner, name: &str, logged: &mut Logged) {
     let mut state = acme.name(name);
     if state.attempts.directory != acme.settings.directory {
         state.attempts = Attempts {
@@ -176,7 +120,7 @@ async fn order_for(acme: &AcmeInner, name: &str, logged: &mut Logged) {
     let before = state.attempts.clone();
     state
         .attempts
-        .failed(&Failure::ended(), acme.clock.now_ms());
+        .failed(&Failure::unfinished(), acme.clock.now_ms());
     write_attempts(acme, name, &state.attempts).await;
     state.attempts = before;
     let ordered = issue(acme, name, state.attempts.failures).await;
@@ -216,14 +160,14 @@ async fn order_for(acme: &AcmeInner, name: &str, logged: &mut Logged) {
     acme.names().insert(name.to_owned(), state);
 }
 
-async fn write_attempts(acme: &AcmeInner, name: &str, attempts: &Attempts) {
+async fn write_attempts(acme: &Inner, name: &str, attempts: &Attempts) {
     if let Err(error) = acme.files.write_attempts(name, attempts).await {
         log::warn!("what became of the order for {name} cannot be written: {error}");
     }
 }
 
 /// Orders a certificate and writes it. Where port 80 is listened on, each second try is by HTTP-01.
-async fn issue(acme: &AcmeInner, name: &str, failures: u32) -> Result<Issued, Failure> {
+async fn issue(acme: &Inner, name: &str, failures: u32) -> Result<Issued, Failure> {
     let directory = Directory::get(&acme.client, &acme.settings.directory).await;
     directory.map_err(|error| Failure::of_authority(&error))?;
     let is_by_http = acme.settings.http && failures % 2 == 1;
@@ -297,74 +241,4 @@ fn log_failure(name: &str, state: &Name, is_first: bool, now_ms: u64, logged: &m
 
 fn date(ms: u64) -> impl fmt::Display {
     humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(ms))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::{Attempts, Failure};
-    use crate::{acme::Name, clock::as_ms};
-
-    const DIRECTORY: &str = "https://authority.example/directory";
-    const NOW_MS: u64 = 1_800_000_000_000;
-
-    fn attempts() -> Attempts {
-        Attempts {
-            directory: DIRECTORY.to_owned(),
-            ..Attempts::default()
-        }
-    }
-
-    fn order_at_ms(attempts: Attempts) -> u64 {
-        let name = Name {
-            issued: None,
-            attempts,
-        };
-        name.order_at_ms(DIRECTORY, NOW_MS)
-    }
-
-    #[test]
-    fn backoff_doubles_up_to_a_day_and_allows_five_failures_an_hour_at_most() {
-        let failure = Failure::timed_out();
-        let mut attempts = attempts();
-        let mut minutes = Vec::new();
-        for _ in 0..9 {
-            attempts.failed(&failure, NOW_MS);
-            minutes.push((order_at_ms(attempts.clone()) - NOW_MS) / 60_000);
-        }
-        assert_eq!(minutes, [12, 24, 48, 96, 192, 384, 768, 1440, 1440]);
-    }
-
-    #[test]
-    fn an_authority_that_wants_fewer_orders_is_left_alone_for_hours() {
-        let failure = Failure {
-            is_rate_limited: true,
-            ..Failure::timed_out()
-        };
-        let mut attempts = attempts();
-        attempts.failed(&failure, NOW_MS);
-        assert_eq!(
-            order_at_ms(attempts),
-            NOW_MS + as_ms(Duration::from_hours(3))
-        );
-    }
-
-    #[test]
-    fn a_backoff_that_was_noted_with_a_clock_of_the_future_does_not_count() {
-        let mut attempts = attempts();
-        attempts.failed(
-            &Failure::timed_out(),
-            NOW_MS + as_ms(Duration::from_hours(1000)),
-        );
-        assert!(order_at_ms(attempts) <= NOW_MS);
-    }
-
-    #[test]
-    fn the_failures_of_another_authority_do_not_count() {
-        let mut attempts = attempts();
-        attempts.failed(&Failure::timed_out(), NOW_MS);
-        attempts.directory = "https://other.example/".to_owned();
-        assert!(order_at_ms(attempts) <= NOW_MS);
-    }
 }

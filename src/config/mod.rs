@@ -12,6 +12,7 @@ mod memory;
 mod public_url;
 mod push_gateways;
 mod secret;
+mod server_name;
 mod settings;
 mod size;
 mod tls;
@@ -20,7 +21,7 @@ mod unauthenticated_media;
 mod user_directory;
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
@@ -28,6 +29,7 @@ use ruma::{
     OwnedServerName, OwnedUserId, ServerName, UserId, user_id::localpart_is_fully_conforming,
 };
 
+use self::server_name::is_local;
 pub use self::{
     addresses::Addresses,
     error::Error,
@@ -145,15 +147,6 @@ impl Config {
     /// Whether the server name is localhost.
     pub fn is_local(&self) -> bool {
         is_local(&self.server_name)
-    }
-}
-
-fn is_local(name: &ServerName) -> bool {
-    let host = name.host();
-    let address = host.trim_start_matches('[').trim_end_matches(']');
-    match address.parse::<IpAddr>() {
-        Ok(address) => address.is_loopback(),
-        Err(_) => host == "localhost" || host.ends_with(".localhost"),
     }
 }
 

@@ -3,7 +3,7 @@ use std::{
     path::PathBuf,
 };
 
-use super::{Error, Settings, is_local};
+use super::{Error, Settings, server_name::is_local};
 
 /// Where TLS connections are accepted, and with which certificate.
 #[derive(Clone, Debug)]

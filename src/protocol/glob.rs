@@ -1,4 +1,4 @@
-//! Globs of strangers and of users: `*` is any bytes, `?` one.
+//! Globs of users and of other servers: `*` is any bytes, `?` one.
 //!
 //! The positions of each byte in the text are computed once, as bit sets; then each byte of a glob takes one shift
 //! and one intersection, whatever wildcards are around it. (`wildmatch`, which ruma uses, compares every part of

@@ -226,7 +226,7 @@ impl TestServer {
     pub fn administer(&self, operation: &str, request: &Value) -> JsonResponse {
         let body = request.to_string();
         let request = format!(
-            "POST /_hearth/admin/v1/{operation} HTTP/1.1\r\nHost: hearth\r\nConnection: close\r\n\
+            "POST /_hearth/admin/v1/{operation} HTTP/1.0\r\nHost: hearth\r\n\
              Content-Length: {}\r\n\r\n{body}",
             body.len()
         );

@@ -25,7 +25,7 @@ mod graph;
 mod property;
 mod source;
 mod subgraph;
-mod v1;
+pub mod v1;
 
 use std::{
     collections::{HashMap, HashSet},

@@ -86,8 +86,8 @@ fn is_auth_key((kind, state_key): &StateKey) -> bool {
     *kind != StateEventType::RoomPowerLevels || state_key.is_empty()
 }
 
-/// Descending depth, then ascending SHA-1 of the event id in hexadecimal.
-fn order(pdu: &Pdu) -> (Reverse<u64>, [u8; 20]) {
+/// Descending depth, then ascending SHA-1 of the event id in hexadecimal: the first one wins.
+pub fn order(pdu: &Pdu) -> (Reverse<u64>, [u8; 20]) {
     let hash = Sha1::digest(pdu.event_id().as_str().as_bytes());
     (Reverse(pdu.depth()), hash.into())
 }

@@ -19,9 +19,10 @@ use ruma::{EventId, OwnedEventId};
 
 use super::{
     commit::{self, BeforeGap, Claim, Commit, Placement},
-    receive::{self, DecidedOn},
+    graph::{auth_event_nums, find},
+    receive::DecidedOn,
     rederive::{Derivation, GapEvent, Rederived},
-    states::{Derived, States, find},
+    states::{Derived, States},
 };
 use crate::{
     protocol::Pdu,
@@ -367,7 +368,7 @@ pub fn commit(tx: &Tx, local: &Local, chunk: &Chunk) -> Result<bool, Error> {
             json: &event::load(tx, *num)?.json,
             rules,
             status: *status,
-            auth: &receive::auth_events(tx, room, rules, pdu)?,
+            auth: &auth_event_nums(tx, room, rules, pdu)?,
             state_before,
             claimed: match status {
                 Status::Accepted => claimed.as_ref().and_then(claim),

@@ -65,9 +65,12 @@ use ruma::{
     state_res::auth_types_for_event,
 };
 
-use super::{authorize::ParsedEvents, graph, receive::auth_events};
+use super::{authorize::ParsedEvents, graph};
 use crate::{
-    protocol::{Pdu, resolve::Conflict},
+    protocol::{
+        Pdu,
+        resolve::{Conflict, v1},
+    },
     rooms::{
         Error, event,
         state::{
@@ -254,7 +257,7 @@ impl<'r, R: Reader> KnownState<'r, R> {
             Some(_) => None,
             None => Some(Unnumbered {
                 pdu: pdu.clone(),
-                auth: auth_events(self.r, self.room, self.rules, pdu)?,
+                auth: graph::auth_event_nums(self.r, self.room, self.rules, pdu)?,
             }),
         };
         let status = |num| {
@@ -315,20 +318,22 @@ impl<'r, R: Reader> KnownState<'r, R> {
         let names_the_one_before = pdu
             .state_pair()
             .is_some_and(|(kind, _)| names_the_one_before(&kind));
-        Ok(names_the_one_before || self.order(pdu)? > self.order(&*self.events.get(known)?)?)
+        if names_the_one_before {
+            return Ok(true);
+        }
+        let known = self.events.get(known)?;
+        Ok(match self.rules.state_res.v2_rules() {
+            None => v1::order(pdu) < v1::order(&known),
+            Some(_) => self.order(pdu)? > self.order(&known)?,
+        })
     }
 
-    /// The order of the events of other keys, as resolution has it: by the power levels that they refer to,
-    /// along those of the known state, then by time, then by id; in room version 1 by depth.
+    /// The order of the events of other keys, as resolution of version 2 has it: by the power levels that they
+    /// refer to, along those of the known state, then by time, then by id.
     fn order(&self, pdu: &Pdu) -> Result<(Reverse<usize>, u64, OwnedEventId), Error> {
-        let (steps, number) = match self.rules.state_res.v2_rules() {
-            None => (0, pdu.depth()),
-            Some(_) => (
-                self.steps_from_mainline(pdu)?,
-                pdu.origin_server_ts().get().into(),
-            ),
-        };
-        Ok((Reverse(steps), number, pdu.event_id().to_owned()))
+        let steps = self.steps_from_mainline(pdu)?;
+        let time = pdu.origin_server_ts().get().into();
+        Ok((Reverse(steps), time, pdu.event_id().to_owned()))
     }
 
     /// How many power levels come after those that `pdu` refers to.

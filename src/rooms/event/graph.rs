@@ -3,18 +3,61 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use ruma::{EventId, OwnedEventId};
+use ruma::{EventId, OwnedEventId, room_version_rules::RoomVersionRules};
 use serde::{Deserialize, de::IgnoredAny};
 
 use crate::{
-    protocol::build::room_id_from_create_event,
+    protocol::{Pdu, authorize::create_event, build::room_id_from_create_event},
     rooms::{
         Error, event, room,
         state::{self, current},
         timeline,
     },
-    store::{EventNum, Place, Reader, Records, RoomNum, Rows, records::Status},
+    store::{
+        EventNum, Place, Reader, Records, RoomNum, Rows,
+        records::{EventHeader, Status},
+    },
 };
+
+/// The event `id` of the room, unless it is here only out of band.
+///
+/// # Errors
+/// [`Error::Invalid`] if it is of another room.
+pub(in crate::rooms) fn find(
+    r: &impl Reader,
+    room: RoomNum,
+    id: &EventId,
+) -> Result<Option<(EventNum, EventHeader)>, Error> {
+    let Some(num) = event::num_of(r, id)? else {
+        return Ok(None);
+    };
+    let header = event::header(r, num)?;
+    if header.room != room {
+        return Err(Error::invalid(format!("{id} is an event of another room")));
+    }
+    Ok((header.status != Status::OutOfBand).then_some((num, header)))
+}
+
+/// The numbers of the auth events of `pdu`.
+///
+/// # Errors
+/// [`Error::Missing`] if one is not here, or the room's create event is not; [`Error::Invalid`] if
+/// one is of another room.
+pub(in crate::rooms) fn auth_event_nums(
+    r: &impl Reader,
+    room: RoomNum,
+    rules: &RoomVersionRules,
+    pdu: &Pdu,
+) -> Result<Vec<EventNum>, Error> {
+    if let Some(create) = create_event(pdu, rules).filter(|id| id != pdu.event_id()) {
+        find(r, room, &create)?.ok_or(Error::Missing)?;
+    }
+    let nums = pdu.auth_events().iter().map(|id| {
+        let (num, _) = find(r, room, id)?.ok_or(Error::Missing)?;
+        Ok(num)
+    });
+    nums.collect()
+}
 
 /// The references of an event of any room version.
 #[derive(Deserialize)]

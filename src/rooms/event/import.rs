@@ -14,6 +14,7 @@ use super::{
     authorize::ParsedEvents,
     claim::undecided,
     commit::{self, Commit, LiveEnd, Placement},
+    graph::auth_event_nums,
     insert::Notify,
     receive, state_change,
     states::States,
@@ -157,7 +158,7 @@ pub fn commit_join(tx: &Tx, local: &Local, room: RoomNum, event: &Received) -> R
     let mut heads = room::heads(tx, room)?;
     let rules = room::rules(tx, room)?;
     let pdu = &event.pdu;
-    let auth = receive::auth_events(tx, room, rules, pdu)?;
+    let auth = auth_event_nums(tx, room, rules, pdu)?;
     let before = StateOverlay::of(heads.state);
     check_join(tx, room, pdu, &before)?;
     let current = before.clone().with_event(pdu, StateOverlay::UNNUMBERED);

@@ -6,6 +6,7 @@ use ruma::{EventId, room_version_rules::RoomVersionRules};
 use super::{
     authorize::{ParsedEvents, allowed},
     commit::{self, Commit, Placement},
+    graph::{auth_event_nums, find},
     receive,
 };
 use crate::{
@@ -34,10 +35,10 @@ pub fn store(
     received: &Received,
 ) -> Result<EventNum, Error> {
     let pdu = &received.pdu;
-    if let Some((num, _)) = receive::find(tx, room, pdu.event_id())? {
+    if let Some((num, _)) = find(tx, room, pdu.event_id())? {
         return Ok(num);
     }
-    let auth = receive::auth_events(tx, room, rules, pdu)?;
+    let auth = auth_event_nums(tx, room, rules, pdu)?;
     receive::check_create_event(tx, room, pdu)?;
     let events = ParsedEvents::new(tx, room, rules);
     let status = match allowed(pdu, events.authorize(pdu))? {
@@ -57,10 +58,10 @@ pub fn store_authorized(
     received: &Received,
 ) -> Result<EventNum, Error> {
     let pdu = &received.pdu;
-    if let Some((num, _)) = receive::find(tx, room, pdu.event_id())? {
+    if let Some((num, _)) = find(tx, room, pdu.event_id())? {
         return Ok(num);
     }
-    let auth = receive::auth_events(tx, room, rules, pdu)?;
+    let auth = auth_event_nums(tx, room, rules, pdu)?;
     let status = if pdu.rejected() {
         Status::RejectedOutlier
     } else {

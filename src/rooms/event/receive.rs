@@ -27,16 +27,17 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use ruma::{OwnedEventId, events::TimelineEventType, room_version_rules::RoomVersionRules};
 
-pub(in crate::rooms) use super::states::find;
+pub(in crate::rooms) use super::graph::find;
 use super::{
     authorize::{ParsedEvents, allowed},
     claim::{is_decided, undecided},
     commit::{self, Claim, Commit, LiveEnd, Placement},
+    graph::auth_event_nums,
     insert::Notify,
     states::States,
 };
 use crate::{
-    protocol::{Pdu, authorize::create_event, reference::has_hash},
+    protocol::{Pdu, reference::has_hash},
     rooms::{
         Error, Local, event, policy_server, room,
         state::{self, current, overlay::StateOverlay, resolution::Unnumbered},
@@ -124,7 +125,7 @@ pub fn decide(
     let rules = room::rules(r, room)?;
     let heads = room::heads(r, room)?;
     let (pdu, json) = first_body(r, room, rules, pdu, json)?;
-    let auth = auth_events(r, room, rules, &pdu)?;
+    let auth = auth_event_nums(r, room, rules, &pdu)?;
     check_create_event(r, room, &pdu)?;
     let graph = States::new(r, room, rules);
     let (prev, missing) = graph.prev_events(&pdu)?;
@@ -311,27 +312,6 @@ pub fn missing(
     pdu: &Pdu,
 ) -> Result<Vec<String>, Error> {
     Ok(States::new(r, room, rules).prev_events(pdu)?.1)
-}
-
-/// The numbers of the auth events of `pdu`.
-///
-/// # Errors
-/// [`Error::Missing`] if one is not here, or the room's create event is not; [`Error::Invalid`] if
-/// one is of another room.
-pub(in crate::rooms) fn auth_events(
-    r: &impl Reader,
-    room: RoomNum,
-    rules: &RoomVersionRules,
-    pdu: &Pdu,
-) -> Result<Vec<EventNum>, Error> {
-    if let Some(create) = create_event(pdu, rules).filter(|id| id != pdu.event_id()) {
-        find(r, room, &create)?.ok_or(Error::Missing)?;
-    }
-    let nums = pdu.auth_events().iter().map(|id| {
-        let (num, _) = find(r, room, id)?.ok_or(Error::Missing)?;
-        Ok(num)
-    });
-    nums.collect()
 }
 
 /// # Errors

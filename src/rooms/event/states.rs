@@ -8,7 +8,10 @@ use std::{
 
 use ruma::{EventId, room_version_rules::RoomVersionRules};
 
-use super::{claim::KnownState, graph};
+use super::{
+    claim::KnownState,
+    graph::{self, find},
+};
 use crate::{
     protocol::Pdu,
     rooms::{
@@ -32,25 +35,6 @@ const MAX_BEHIND: usize = 2000;
 
 /// How many rejected or soft-failed events are looked through for one decision.
 const MAX_WITHOUT_EFFECT: usize = 100;
-
-/// The event `id` of the room, unless it is here only out of band.
-///
-/// # Errors
-/// [`Error::Invalid`] if it is of another room.
-pub(in crate::rooms) fn find(
-    r: &impl Reader,
-    room: RoomNum,
-    id: &EventId,
-) -> Result<Option<(EventNum, EventHeader)>, Error> {
-    let Some(num) = event::num_of(r, id)? else {
-        return Ok(None);
-    };
-    let header = event::header(r, num)?;
-    if header.room != room {
-        return Err(Error::invalid(format!("{id} is an event of another room")));
-    }
-    Ok((header.status != Status::OutOfBand).then_some((num, header)))
-}
 
 /// An event whose state was derived and is not stored yet.
 #[derive(Clone, Debug)]

@@ -1,8 +1,8 @@
 //! Filters of lists (MSC4186, `SlidingRoomFilter`).
 
 use super::{
+    entry::{Entry, room_num},
     request::Filters,
-    room_list::{Entry, RoomList, room_num},
 };
 use crate::{
     rooms::Error,
@@ -39,7 +39,8 @@ impl ResolvedFilters {
         &self.spaces
     }
 
-    pub fn accept(&self, list: &RoomList, entry: &Entry) -> bool {
+    /// `is_child` is whether a room is a child of a space of which the user is a member.
+    pub fn accept(&self, entry: &Entry, is_child: impl Fn(RoomNum, RoomNum) -> bool) -> bool {
         let filters = &self.filters;
         let is = |wanted: Option<bool>, actual: bool| wanted.is_none_or(|wanted| wanted == actual);
         let details = entry.details();
@@ -59,9 +60,6 @@ impl ResolvedFilters {
             && !filters.not_tags.as_ref().is_some_and(has_tag)
             && self.name.as_ref().is_none_or(has_name)
             && (filters.spaces.is_none()
-                || self
-                    .spaces
-                    .iter()
-                    .any(|space| list.is_child(*space, entry.room)))
+                || self.spaces.iter().any(|space| is_child(*space, entry.room)))
     }
 }

@@ -16,6 +16,7 @@
 //! [MSC4186]: https://github.com/matrix-org/matrix-spec-proposals/pull/4186
 
 mod connection;
+mod entry;
 mod filter;
 mod handler;
 mod next_state;
@@ -26,7 +27,7 @@ mod response;
 mod room_list;
 mod room_update;
 mod token;
-mod view;
+mod views;
 
 pub use self::{
     connection::ReadStates,

@@ -6,12 +6,13 @@ use std::{
 };
 
 use super::{
+    entry::{Entry, Listing, room_num},
     filter::ResolvedFilters,
     next_state::{MAX_REQUIRED_BYTES, NextState, sent},
     request::{RoomConfig, Scope, SlidingSyncRequest},
     required_state::{self, size},
-    room_list::{Entry, Listing, RoomList, room_num},
-    view::{Merged, Order},
+    room_list::RoomList,
+    views::{Merged, Order},
 };
 use crate::{
     rooms::{Error, typing::Typing, unread::receipts},
@@ -191,9 +192,9 @@ impl Planner<'_> {
         let mut counts = Vec::new();
         for (number, list) in self.request.lists.iter().enumerate() {
             let filters = ResolvedFilters::new(r, &list.filters)?;
-            let others = special
-                .iter()
-                .filter(|entry| filters.accept(self.list, entry));
+            let others = special.iter().filter(|entry| {
+                filters.accept(entry, |space, room| self.list.is_child(space, room))
+            });
             let view = self.list.view(&filters).unwrap_or_default();
             let matching = Merged::new(view, others.map(|entry| entry.order()));
             counts.push(matching.len());

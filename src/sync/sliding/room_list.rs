@@ -5,36 +5,23 @@
 //! brought up to date by what the notifier's index has since. It is made from the store when it is missing.
 
 use std::{
-    borrow::Cow,
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use ruma::{OwnedUserId, RoomId, UserId, events::StateEventType};
-use serde::{Deserialize, de::IgnoredAny};
-use serde_json::value::RawValue;
+use serde::Deserialize;
 
 use super::{
+    entry::{Entry, FilterInputs, Owner, TAG, room_num},
     filter::ResolvedFilters,
-    request::{Filters, MAX_TAGS, SlidingSyncRequest},
-    view::{self, Order, View},
+    request::{Filters, SlidingSyncRequest},
+    views::{self, Order, View},
 };
 use crate::{
-    rooms::{
-        Error, event,
-        membership::out_of_band,
-        room,
-        state::{content, current},
-    },
-    store::{
-        Position, Reader, Records, RoomNum, Rows, UserNum,
-        records::{MemberRow, Membership},
-    },
-    sync::{
-        membership_history::{self, last_leave},
-        rooms::memberships,
-    },
+    rooms::{Error, event, room, state::current},
+    store::{Position, Reader, Records, RoomNum, UserNum, records::Membership},
+    sync::rooms::memberships,
     users::account_data::{self, GLOBAL},
 };
 
@@ -49,11 +36,7 @@ const MAX_SPACES: usize = 100;
 /// Up to so many changed rooms are read on the thread.
 const MAX_CHANGES_ON_THREAD: usize = 64;
 
-/// Of a name, a type or a tag; the rest is cut off.
-const MAX_TEXT_CHARS: usize = 255;
-
 const DIRECT: &str = "m.direct";
-const TAG: &str = "m.tag";
 
 #[derive(Debug, Default)]
 pub struct RoomLists(Mutex<Lists>);
@@ -118,129 +101,6 @@ pub struct RoomList {
     direct: HashSet<RoomNum>,
     /// The children of spaces, with the position of the space's state.
     spaces: HashMap<RoomNum, (Position, HashSet<RoomNum>)>,
-}
-
-#[derive(Clone, Debug)]
-pub struct Entry {
-    pub room: RoomNum,
-    pub activity: Position,
-    pub membership: Membership,
-    /// Of the membership.
-    pub member_position: Position,
-    pub listing: Listing,
-    /// Whether it is in `m.direct`.
-    pub is_dm: bool,
-    details: Option<Box<Details>>,
-}
-
-/// What few rooms have, or few requests ask for: each request passes over all entries, so they are small.
-#[derive(Clone, Debug)]
-pub struct Details {
-    /// Who invited the user.
-    pub inviter: Option<OwnedUserId>,
-    pub attributes: Attributes,
-    pub tags: Vec<String>,
-}
-
-impl Details {
-    const NONE: Self = Self {
-        inviter: None,
-        attributes: Attributes {
-            room_type: None,
-            is_encrypted: false,
-            name: None,
-            state_position: Position::MIN,
-        },
-        tags: Vec::new(),
-    };
-
-    /// As an entry has them.
-    fn boxed(self) -> Option<Box<Self>> {
-        let Attributes {
-            room_type,
-            is_encrypted,
-            name,
-            state_position,
-        } = &self.attributes;
-        // Those of a room that this server is not in have no position.
-        let is_any = self.inviter.is_some()
-            || !self.tags.is_empty()
-            || *state_position > Position::MIN
-            || room_type.is_some()
-            || *is_encrypted
-            || name.is_some();
-        is_any.then(|| Box::new(self))
-    }
-}
-
-/// When a room is in the lists of a client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Listing {
-    Always,
-    /// If it was sent before: the user has left it.
-    IfSent,
-    /// If it was sent before, and not for a subscription otherwise: the user was banned without ever being in
-    /// it.
-    NeverJoined,
-    /// The user has forgotten it.
-    Forgotten,
-}
-
-/// What filters read of a room's state.
-#[derive(Clone, Debug, Default)]
-pub struct Attributes {
-    pub room_type: Option<String>,
-    pub is_encrypted: bool,
-    /// In lower case.
-    pub name: Option<String>,
-    /// The position of the state from which they are.
-    state_position: Position,
-}
-
-/// What filters read of rooms beside memberships and `m.direct`: a bit for each part.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct FilterInputs(u8);
-
-impl FilterInputs {
-    const ROOM_TYPE: Self = Self(1);
-    const ENCRYPTION: Self = Self(2);
-    const NAME: Self = Self(4);
-    const ATTRIBUTES: Self = Self(7);
-    const TAGS: Self = Self(8);
-
-    fn of<'a>(filters: impl Iterator<Item = &'a Filters>) -> Self {
-        let mut parts = Self::default();
-        for filters in filters {
-            let is_read = [
-                (
-                    Self::ROOM_TYPE,
-                    filters.room_types.is_some() || filters.not_room_types.is_some(),
-                ),
-                (Self::ENCRYPTION, filters.is_encrypted.is_some()),
-                (Self::NAME, filters.room_name_like.is_some()),
-                (
-                    Self::TAGS,
-                    filters.tags.is_some() || filters.not_tags.is_some(),
-                ),
-            ];
-            for (part, _) in is_read.into_iter().filter(|(_, is_read)| *is_read) {
-                parts = parts.and(part);
-            }
-        }
-        parts
-    }
-
-    fn has(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
-    }
-
-    fn has_any(self, other: Self) -> bool {
-        self.0 & other.0 != 0
-    }
-
-    fn and(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
 }
 
 impl RoomList {
@@ -375,8 +235,10 @@ impl RoomList {
                 Some(index) => self.views.remove(index),
                 None => {
                     let entries = self.entries.iter();
-                    let matching =
-                        entries.filter(|entry| !entry.is_special() && filters.accept(self, entry));
+                    let matching = entries.filter(|entry| {
+                        !entry.is_special()
+                            && filters.accept(entry, |space, room| self.is_child(space, room))
+                    });
                     let rooms = matching.map(Entry::order).collect();
                     View { filters, rooms }
                 }
@@ -424,13 +286,14 @@ impl RoomList {
         {
             let mut details = before.take_details();
             details.tags = owner.tags(r, room)?;
-            before.details = details.boxed();
+            before.set_details(details);
         }
         let entry = match &member {
-            Some(member) => Some(Entry {
-                is_dm: self.direct.contains(&room),
-                ..owner.entry(r, room, member, before)?
-            }),
+            Some(member) => {
+                let mut entry = owner.entry(r, room, member, before)?;
+                entry.is_dm = self.direct.contains(&room);
+                Some(entry)
+            }
             None => None,
         };
         if let Some(entry) = &entry {
@@ -441,13 +304,16 @@ impl RoomList {
         }
         let mut views = std::mem::take(&mut self.views);
         for view in &mut views {
-            let matching = entry
-                .as_ref()
-                .filter(|entry| !entry.is_special() && view.filters.accept(self, entry));
+            let matching = entry.as_ref().filter(|entry| {
+                !entry.is_special()
+                    && view
+                        .filters
+                        .accept(entry, |space, room| self.is_child(space, room))
+            });
             view.update(order_before, matching.map(Entry::order));
         }
         self.views = views;
-        view::update(&mut self.entries, index, entry, Entry::order);
+        views::update(&mut self.entries, index, entry, Entry::order);
         Ok(())
     }
 
@@ -505,233 +371,6 @@ impl RoomList {
     }
 }
 
-impl Entry {
-    pub fn details(&self) -> &Details {
-        const NONE: &Details = &Details::NONE;
-        self.details.as_deref().unwrap_or(NONE)
-    }
-
-    /// Whether a client may lack it in lists with all rooms: what decides that is not known here.
-    pub fn is_special(&self) -> bool {
-        self.listing != Listing::Always || self.details().inviter.is_some()
-    }
-
-    /// Leaves an entry without details.
-    fn take(&mut self) -> Self {
-        let details = self.details.take();
-        Self {
-            details,
-            ..self.clone()
-        }
-    }
-
-    fn take_details(&mut self) -> Details {
-        self.details
-            .take()
-            .map_or(Details::NONE, |details| *details)
-    }
-
-    pub fn order(&self) -> Order {
-        (Reverse(self.activity), Reverse(self.room))
-    }
-}
-
-/// The user of a list.
-struct Owner<'a> {
-    user: UserNum,
-    id: &'a UserId,
-    /// What of the entries is to be read.
-    parts: FilterInputs,
-}
-
-impl Owner<'_> {
-    /// `before` is the entry of the room so far.
-    fn entry(
-        &self,
-        r: &impl Reader,
-        room: RoomNum,
-        member: &MemberRow,
-        before: Option<Entry>,
-    ) -> Result<Entry, Error> {
-        let heads = room::heads(r, room)?;
-        let activity = match member.membership {
-            Membership::Join => heads.last_position.max(member.position),
-            _ => member.position,
-        };
-        let before = before.filter(|before| before.member_position == member.position);
-        let is_new = before.is_none();
-        let (known, mut details) = match before {
-            Some(mut before) => (Some(before.listing), before.take_details()),
-            None => (None, Details::NONE),
-        };
-        let listing = match known {
-            Some(listing) if !member.forgotten => listing,
-            _ => {
-                details.inviter = self.inviter(r, member)?;
-                self.listing(r, room, member)?
-            }
-        };
-        let is_old = is_new || details.attributes.state_position < heads.state_position;
-        if is_old && self.parts.has_any(FilterInputs::ATTRIBUTES) {
-            details.attributes = self.attributes(r, room, member, heads.state_position)?;
-        }
-        if is_new && self.parts.has(FilterInputs::TAGS) {
-            details.tags = self.tags(r, room)?;
-        }
-        Ok(Entry {
-            room,
-            activity,
-            membership: member.membership,
-            member_position: member.position,
-            listing,
-            is_dm: false,
-            details: details.boxed(),
-        })
-    }
-
-    fn listing(
-        &self,
-        r: &impl Reader,
-        room: RoomNum,
-        member: &MemberRow,
-    ) -> Result<Listing, Error> {
-        let has_left = matches!(member.membership, Membership::Leave | Membership::Ban);
-        if member.forgotten {
-            return Ok(Listing::Forgotten);
-        }
-        if !has_left {
-            return Ok(Listing::Always);
-        }
-        let is_own = member.membership == Membership::Leave
-            && event::load(r, member.event)?.sender()? == *self.id;
-        if is_own {
-            return Ok(Listing::IfSent);
-        }
-        let is_refused_knock = || {
-            let before = membership_history::before(r, room, member)?;
-            Ok::<_, Error>(
-                member.membership == Membership::Leave && before == Some(Membership::Knock),
-            )
-        };
-        let was_joined = last_leave(r, room, member, Position::MIN)?.is_some();
-        Ok(if was_joined || is_refused_knock()? {
-            Listing::Always
-        } else if member.membership == Membership::Ban {
-            Listing::NeverJoined
-        } else {
-            Listing::IfSent
-        })
-    }
-
-    fn inviter(&self, r: &impl Reader, member: &MemberRow) -> Result<Option<OwnedUserId>, Error> {
-        match member.membership {
-            Membership::Invite => event::load(r, member.event)?.sender().map(Some),
-            _ => Ok(None),
-        }
-    }
-
-    fn tags(&self, r: &impl Reader, room: RoomNum) -> Result<Vec<String>, Error> {
-        #[derive(Deserialize)]
-        struct Content {
-            tags: BTreeMap<String, IgnoredAny>,
-        }
-        let data = account_data::load(r, self.user, room, TAG)?;
-        let content = data.and_then(|data| serde_json::from_str::<Content>(&data.content).ok());
-        let tags = content
-            .into_iter()
-            .flat_map(|content| content.tags.into_keys());
-        Ok(tags.take(MAX_TAGS).map(|tag| shortened(&tag)).collect())
-    }
-
-    fn attributes(
-        &self,
-        r: &impl Reader,
-        room: RoomNum,
-        member: &MemberRow,
-        state_position: Position,
-    ) -> Result<Attributes, Error> {
-        if member.membership != Membership::Join
-            && let Some(outside) = out_of_band::load(r, self.user, room)?
-        {
-            return Ok(Attributes::of_stripped(
-                &outside.stripped_state,
-                state_position,
-            ));
-        }
-        let mut attributes = Attributes {
-            state_position,
-            ..Attributes::default()
-        };
-        if self.parts.has(FilterInputs::ROOM_TYPE) {
-            let room_types = r.room_types()?;
-            let room_type = room_types.get(room)?;
-            attributes.room_type = room_type.map(|kind| shortened(kind.value()));
-        }
-        if self.parts.has(FilterInputs::ENCRYPTION) {
-            let encryption = current::get(r, room, "m.room.encryption", "")?;
-            attributes.is_encrypted = encryption.is_some();
-        }
-        // A room that the user has left may have another name now.
-        let is_member = !matches!(member.membership, Membership::Leave | Membership::Ban);
-        if is_member && self.parts.has(FilterInputs::NAME) {
-            let name = content::current::<Name>(r, room, &StateEventType::RoomName, "")?;
-            attributes.name = name.map(|name| shortened(&name.name.to_lowercase()));
-        }
-        Ok(attributes)
-    }
-}
-
-#[derive(Default, Deserialize)]
-struct Create {
-    #[serde(rename = "type")]
-    room_type: Option<String>,
-}
-
-#[derive(Default, Deserialize)]
-struct Name {
-    #[serde(default)]
-    name: String,
-}
-
-impl Attributes {
-    fn of_stripped(events: &[String], state_position: Position) -> Self {
-        #[derive(Deserialize)]
-        struct Stripped<'a> {
-            #[serde(rename = "type", borrow)]
-            kind: Cow<'a, str>,
-            #[serde(borrow)]
-            content: &'a RawValue,
-        }
-        let mut attributes = Self {
-            state_position,
-            ..Self::default()
-        };
-        for event in events {
-            let Ok(event) = serde_json::from_str::<Stripped<'_>>(event) else {
-                continue;
-            };
-            let content = event.content.get();
-            match &*event.kind {
-                "m.room.create" => {
-                    let create = serde_json::from_str::<Create>(content).unwrap_or_default();
-                    attributes.room_type = create.room_type.map(|kind| shortened(&kind));
-                }
-                "m.room.encryption" => attributes.is_encrypted = true,
-                "m.room.name" => {
-                    let name = serde_json::from_str::<Name>(content).unwrap_or_default();
-                    attributes.name = Some(shortened(&name.name.to_lowercase()));
-                }
-                _ => {}
-            }
-        }
-        attributes
-    }
-}
-
-fn shortened(text: &str) -> String {
-    text.chars().take(MAX_TEXT_CHARS).collect()
-}
-
 fn direct_rooms(r: &impl Reader, user: UserNum) -> Result<HashSet<RoomNum>, Error> {
     let data = account_data::load(r, user, GLOBAL, DIRECT)?;
     let direct = data
@@ -741,17 +380,6 @@ fn direct_rooms(r: &impl Reader, user: UserNum) -> Result<HashSet<RoomNum>, Erro
         rooms.extend(room_num(r, &id)?);
     }
     Ok(rooms)
-}
-
-/// The number of the room `id`, if it is here.
-pub fn room_num(r: &impl Reader, id: &str) -> Result<Option<RoomNum>, Error> {
-    let Ok(id) = <&RoomId>::try_from(id) else {
-        return Ok(None);
-    };
-    match room::num(r, id) {
-        Err(Error::UnknownRoom) => Ok(None),
-        num => num.map(Some),
-    }
 }
 
 /// The spaces in the filters of the request that are here.

@@ -15,7 +15,10 @@ use ruma::{
 
 use super::{Claim, Liar, Placed};
 use crate::{
-    protocol::history::{Index, State},
+    protocol::{
+        history::{Index, State},
+        resolve::v1,
+    },
     rooms::{Error, event, room},
     store::{Position, records::Status},
 };
@@ -270,16 +273,18 @@ impl<'a, 't> Model<'a, 't> {
             let pdu = &events[index].pdu;
             let mut before = iter::successors(levels(index), |index| levels(*index));
             let steps = before.find_map(|levels| mainline.iter().position(|at| *at == levels));
-            let (steps, number) = match self.liar.history.rules.state_res.v2_rules() {
-                None => (0, pdu.depth()),
-                Some(_) => (
-                    steps.unwrap_or(usize::MAX),
-                    pdu.origin_server_ts().get().into(),
-                ),
-            };
-            (Reverse(steps), number, pdu.event_id().to_owned())
+            let time: u64 = pdu.origin_server_ts().get().into();
+            (
+                Reverse(steps.unwrap_or(usize::MAX)),
+                time,
+                pdu.event_id().to_owned(),
+            )
         };
-        known.is_none_or(|known| self.is_chained(index) || order(index) > order(*known))
+        let is_later = |known: Index| match self.liar.history.rules.state_res.v2_rules() {
+            None => v1::order(&events[index].pdu) < v1::order(&events[known].pdu),
+            Some(_) => order(index) > order(known),
+        };
+        known.is_none_or(|known| self.is_chained(index) || is_later(*known))
     }
 
     fn follow_on(&self, prev: &[Index], known: Index) -> bool {

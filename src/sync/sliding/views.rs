@@ -11,7 +11,7 @@ pub type Order = (Reverse<Position>, Reverse<RoomNum>);
 
 /// The rooms that match `filters`, without those that few lists have ([`Entry::is_special`]).
 ///
-/// [`Entry::is_special`]: super::room_list::Entry::is_special
+/// [`Entry::is_special`]: super::entry::Entry::is_special
 #[derive(Debug)]
 pub struct View {
     pub filters: ResolvedFilters,

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use rustls_acme::{AccountCache, AcmeConfig, CertCache, EventError, EventOk, UseChallenge};
 use smol::{Timer, future, stream::StreamExt};
 
-use super::{AcmeInner, failure::Failure, files::Files};
+use super::{failure::Failure, files::Files, inner::Inner};
 
 /// The authority checks from several places, which takes seconds.
 const TIMEOUT: Duration = Duration::from_mins(5);
@@ -51,7 +51,7 @@ impl AccountCache for OrderCache {
 
 /// Orders a certificate for `name`. Returns it as PEM, with its key before it.
 pub(super) async fn order(
-    acme: &AcmeInner,
+    acme: &Inner,
     name: &str,
     challenge: UseChallenge,
 ) -> Result<Vec<u8>, Failure> {
@@ -73,7 +73,7 @@ pub(super) async fn order(
             match state.next().await {
                 Some(Ok(EventOk::CertCacheStore)) => {
                     let mut issued = issued.lock().unwrap_or_else(PoisonError::into_inner);
-                    return issued.take().ok_or_else(Failure::ended);
+                    return issued.take().ok_or_else(Failure::unfinished);
                 }
                 Some(Ok(_)) => {}
                 Some(Err(
@@ -82,7 +82,7 @@ pub(super) async fn order(
                     return Err(Failure::disk(&error));
                 }
                 Some(Err(error)) => return Err(Failure::of(&error)),
-                None => return Err(Failure::ended()),
+                None => return Err(Failure::unfinished()),
             }
         }
     };
