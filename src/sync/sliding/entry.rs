@@ -6,10 +6,7 @@ use ruma::{OwnedUserId, RoomId, UserId, events::StateEventType};
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
-use super::{
-    request::{Filters, MAX_TAGS},
-    views::Order,
-};
+use super::request::{Filters, MAX_TAGS};
 use crate::{
     rooms::{
         Error, event,
@@ -29,6 +26,9 @@ use crate::{
 const MAX_TEXT_CHARS: usize = 255;
 
 pub const TAG: &str = "m.tag";
+
+/// The order of rooms in lists: the last active first.
+pub type Order = (Reverse<Position>, Reverse<RoomNum>);
 
 #[derive(Clone, Debug)]
 pub struct Entry {

@@ -6,13 +6,13 @@ use std::{
 };
 
 use super::{
-    entry::{Entry, Listing, room_num},
+    entry::{Entry, Listing, Order, room_num},
     filter::ResolvedFilters,
     next_state::{MAX_REQUIRED_BYTES, NextState, sent},
     request::{RoomConfig, Scope, SlidingSyncRequest},
     required_state::{self, size},
     room_list::RoomList,
-    views::{Merged, Order},
+    views::Merged,
 };
 use crate::{
     rooms::{Error, typing::Typing, unread::receipts},

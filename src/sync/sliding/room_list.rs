@@ -13,10 +13,10 @@ use std::{
 use serde::Deserialize;
 
 use super::{
-    entry::{Entry, FilterInputs, Owner, TAG, room_num},
+    entry::{Entry, FilterInputs, Order, Owner, TAG, room_num},
     filter::ResolvedFilters,
     request::{Filters, SlidingSyncRequest},
-    views::{self, Order, View},
+    views::{self, View},
 };
 use crate::{
     rooms::{Error, event, room, state::current},

@@ -1,13 +1,7 @@
 //! The rooms of a list that match some filters, kept with the list: so a request looks at the rooms of its
 //! windows only.
 
-use std::cmp::Reverse;
-
-use super::filter::ResolvedFilters;
-use crate::store::{Position, RoomNum};
-
-/// The order of rooms in lists: the last active first.
-pub type Order = (Reverse<Position>, Reverse<RoomNum>);
+use super::{entry::Order, filter::ResolvedFilters};
 
 /// The rooms that match `filters`, without those that few lists have ([`Entry::is_special`]).
 ///
@@ -94,9 +88,12 @@ impl<'a> Merged<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::cmp::Reverse;
+
     use rand::{RngExt, SeedableRng, rngs::StdRng};
 
     use super::*;
+    use crate::store::{Position, RoomNum};
 
     fn order(number: u64) -> Order {
         (Reverse(Position(number)), Reverse(RoomNum(1)))
