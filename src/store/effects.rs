@@ -16,6 +16,8 @@ pub enum Effect {
     Reopened,
     /// The device is gone, and so is its session.
     DeviceGone(UserNum, DeviceNum),
+    /// The account was locked: none of the user's sessions may go on.
+    AccountLocked(UserNum),
     /// A pusher of the user was set or removed.
     PushersChanged(UserNum),
     /// The list of devices of this user, local or not, changed.

@@ -27,10 +27,7 @@ use crate::{
     federation::Federation,
     rooms::{Error, Local, state::current, typing::Typing},
     stop::Stopping,
-    store::{
-        DeviceNum, Pieces, Position, Reader, Rows, Snapshot, Store, Tx, UserNum,
-        records::Membership,
-    },
+    store::{DeviceNum, Pieces, Position, Snapshot, Store, Tx, UserNum, records::Membership},
     users::{
         self,
         keys::one_time_keys,
@@ -69,13 +66,13 @@ struct Look {
 
 impl SyncHandler<'_> {
     /// Waits at most `timeout` for a change; an initial sync, or one for the full state, does not wait.
-    /// `None` if the device was logged out.
+    /// The inner error is that of [`users::session_user`]: the session has ended.
     pub async fn sync(
         &self,
         request: Request,
         set_presence: &PresenceState,
         timeout: Duration,
-    ) -> Result<Option<Response>, Error> {
+    ) -> Result<Result<Response, users::Error>, Error> {
         let mut deadline = Instant::now() + timeout;
         let request = Arc::new(request);
         let (user, device) = (request.user, request.device);
@@ -86,8 +83,8 @@ impl SyncHandler<'_> {
             self.expire();
             // Before the look: a change during it is not missed.
             let change = self.notifier.subscribe(user);
-            if !self.store.read(|s| s.device_ids()?.has(device))? {
-                return Ok(None);
+            if let Err(ended) = self.store.read(|s| users::session_user(s, device)) {
+                return Ok(Err(ended));
             }
             let range = request.range(self.notifier.position(), self.clock.now_ms());
             let Look {
@@ -129,10 +126,10 @@ impl SyncHandler<'_> {
                 if is_short {
                     let first = self.store.read(|s| unwritten.next_piece(s))?;
                     let response = self.store.continue_pieces(first, unwritten);
-                    return Ok(Some(Box::pin(response)));
+                    return Ok(Ok(Box::pin(response)));
                 }
                 let response = self.store.scan_pieces(unwritten).await?;
-                return Ok(Some(Box::pin(response)));
+                return Ok(Ok(Box::pin(response)));
             }
             if !self.wait(&change, deadline).await {
                 deadline = Instant::now();

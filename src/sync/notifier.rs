@@ -150,7 +150,9 @@ impl Notifier {
                     self.sharing_rooms(user, &mut rows, &mut affected);
                 }
                 Effect::Reopened => self.reset(&mut affected),
-                Effect::DeviceGone(user, _) => drop(affected.insert(user)),
+                Effect::DeviceGone(user, _) | Effect::AccountLocked(user) => {
+                    affected.insert(user);
+                }
                 Effect::BackgroundJob
                 | Effect::Outgoing
                 | Effect::MediaGone

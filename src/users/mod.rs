@@ -29,7 +29,7 @@ pub use self::{
     accounts::{NewAccount, SharedSecretRequest},
     auth::{
         AuthenticatedUser, Claimant, Login, NewLogin, NewPassword, Operation, PasswordClient,
-        PasswordHash, RegistrationFields, Session, Token, UiaSessions,
+        PasswordHash, RegistrationFields, Session, Token, UiaSessions, session_user,
     },
     error::Error,
     ids::{id_for_log, id_of, num_of},

@@ -467,7 +467,7 @@ async fn sync(
     };
     let handler = api.sync_handler();
     let response = handler.sync(request, &PresenceState::Online, timeout);
-    let mut pieces = response.await?.ok_or_else(|| Error::unknown_token(false))?;
+    let mut pieces = response.await??;
     let mut json = Vec::new();
     while let Some(piece) = pieces.next().await {
         json.extend(piece?);

@@ -217,7 +217,7 @@ pub async fn sliding_sync(api: Api, session: Session, request: Request) -> Resul
     let handler = api.sliding_sync_handler();
     match handler.sync(sync_request, &set_presence, timeout).await? {
         Outcome::Response(response) => Ok(Streamed::new(response.map(|piece| Ok(piece?)))),
-        Outcome::LoggedOut => Err(Error::unknown_token(false)),
+        Outcome::Ended(error) => Err(error.into()),
         Outcome::UnknownPos => Err(unknown_pos()),
     }
 }

@@ -100,6 +100,6 @@ pub async fn sync(
     let timeout = request.timeout.unwrap_or_default().min(MAX_TIMEOUT);
     let handler = api.sync_handler();
     let response = handler.sync(sync_request, &request.set_presence, timeout);
-    let response = response.await?.ok_or_else(|| Error::unknown_token(false))?;
+    let response = response.await??;
     Ok(Streamed::new(response.map(|piece| Ok(piece?))))
 }

@@ -20,13 +20,13 @@ use super::{
 };
 use crate::{
     rooms::{Error, unread::receipts},
-    store::{Pieces, Position, Reader, Rows, Snapshot, Tx, records::SlidingSyncState},
+    store::{Pieces, Position, Snapshot, Tx, records::SlidingSyncState},
     sync::{
         handler::{Response, SyncHandler},
         request::SyncRange,
         response::Fields,
     },
-    users::to_device::PendingMessages,
+    users::{self, to_device::PendingMessages},
 };
 
 /// So many rooms more than the client has, and so many that changed, are looked through on the thread.
@@ -46,8 +46,8 @@ pub struct SlidingSyncHandler<'a> {
 
 pub enum Outcome {
     Response(Response),
-    /// The device was logged out.
-    LoggedOut,
+    /// The session has ended, as [`users::session_user`] says.
+    Ended(users::Error),
     /// The connection has expired, or the token is of another one.
     UnknownPos,
 }
@@ -75,8 +75,8 @@ impl SlidingSyncHandler<'_> {
             sync.expire();
             // Before the look: a change during it is not missed.
             let change = sync.notifier.subscribe(user);
-            if !sync.store.read(|s| s.device_ids()?.has(device))? {
-                return Ok(Outcome::LoggedOut);
+            if let Err(ended) = sync.store.read(|s| users::session_user(s, device)) {
+                return Ok(Outcome::Ended(ended));
             }
             let end = sync.notifier.position();
             let range = SyncRange {

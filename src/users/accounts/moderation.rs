@@ -5,7 +5,7 @@ use ruma::UserId;
 
 use super::rows::{NO_USER, load};
 use crate::{
-    store::{self, Reader, Records, Tx, UserNum, records::AccountModeration},
+    store::{self, Effect, Reader, Records, Tx, UserNum, records::AccountModeration},
     users::{Error, Users, num_of},
 };
 
@@ -126,6 +126,9 @@ fn set(tx: &Tx, user: UserNum, restriction: Restriction, is_set: bool) -> Result
         return Err(NO_USER);
     }
     let mut moderation = moderation(tx, user)?;
+    if restriction == Restriction::Locked && is_set {
+        tx.effect(Effect::AccountLocked(user));
+    }
     match restriction {
         Restriction::Locked => moderation.locked = is_set,
         Restriction::Suspended => moderation.suspended = is_set,

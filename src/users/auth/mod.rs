@@ -14,7 +14,7 @@ pub use self::{
     authenticated::AuthenticatedUser,
     logins::{Login, NewLogin},
     passwords::{NewPassword, PasswordClient, PasswordHash},
-    sessions::Session,
+    sessions::{Session, session_user},
     tokens::Token,
     uia::{Claimant, Operation, RegistrationFields, UiaSessions},
 };

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use ruma::OwnedUserId;
 
-use super::tokens::{self, Kind, Token, TokenHash};
+use super::{
+    sessions::session_user,
+    tokens::{self, Kind, Token, TokenHash},
+};
 use crate::{
     store::{self, DeviceNum, Reader, Rows, Tx},
     users::{Error, Users, id_of},
@@ -53,10 +56,7 @@ impl Users {
         let now_ms = self.clock.now_ms();
         let hash = token.hash();
         let stored = self.store.write(move |tx| {
-            // The device may be logged out by now.
-            if !tx.device_ids()?.has(device)? {
-                return Err(UNKNOWN);
-            }
+            session_user(tx, device)?;
             evict(tx, device, now_ms)?;
             let expires_ts = now_ms + LIFETIME.as_millis() as u64;
             Ok::<_, Error>(tx.openid_tokens()?.insert(hash, (device, expires_ts))?)
@@ -65,7 +65,7 @@ impl Users {
         Ok((token, LIFETIME))
     }
 
-    /// Whose OpenID token that is.
+    /// Whose OpenID token that is. That of a locked user is not known.
     ///
     /// # Errors
     /// [`Error::UnknownToken`].
@@ -77,8 +77,10 @@ impl Users {
             if expires_ts <= self.clock.now_ms() {
                 return Err(UNKNOWN);
             }
-            let owner = s.device_ids()?.get(device)?.map(|row| row.value().0);
-            Ok(id_of(s, owner.ok_or(UNKNOWN)?)?)
+            match session_user(s, device) {
+                Err(Error::Locked) => Err(UNKNOWN),
+                user => Ok(id_of(s, user?)?),
+            }
         })
     }
 }

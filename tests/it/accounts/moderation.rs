@@ -5,9 +5,10 @@ use serde_json::{Value, json};
 
 use crate::{
     client_api::{
-        create_room, create_room_with, join, leave, message_bodies, percent_encode, room_path,
-        send_text, sync,
+        create_room, create_room_with, join, leave, message_bodies, next_batch, percent_encode,
+        room_path, send_text, sync,
     },
+    sliding_sync::{self, pos, sliding, window},
     test_server::{JsonResponse, TestServer, TestUser, expect_error, expect_ok},
 };
 
@@ -82,6 +83,47 @@ fn only_an_administrator_restricts_accounts_and_no_other_administrator() {
         json!({ "suspend": true, "lock": true })
     );
     assert_eq!(capabilities(&bob), Value::Null);
+}
+
+#[test]
+fn a_lock_ends_all_waiting_syncs_at_once() {
+    let server = TestServer::new();
+    let (admin, bob) = (server.register("admin"), server.register("bob"));
+    let path = admin_path("lock", &bob.user_id);
+    let since = next_batch(&sync(&bob, None)).to_owned();
+    let list = sliding(&bob, None, window(0, 9));
+    let wait = "timeout=100000";
+    for (method, waiting, body) in [
+        (
+            Method::GET,
+            format!("/_matrix/client/v3/sync?since={since}&{wait}"),
+            Value::Null,
+        ),
+        (
+            Method::GET,
+            format!("/_matrix/client/v3/events?from={since}&timeout=60000"),
+            Value::Null,
+        ),
+        (
+            Method::POST,
+            sliding_sync::path(Some(pos(&list))).replace("timeout=0", wait),
+            window(0, 9),
+        ),
+    ] {
+        let locked = json!({ "locked": true });
+        let waits = server.send(method, &waiting, Some(&bob.token), &body);
+        let lock = server.send(Method::PUT, &path, Some(&admin.token), &locked);
+        let started = std::time::Instant::now();
+        let (response, (status, _)) = server.run(smol::future::zip(waits, lock));
+        assert_eq!(status, 200);
+        expect_error(&response, 401, "M_USER_LOCKED");
+        assert_eq!(response.1["soft_logout"], true);
+        assert!(
+            started.elapsed().as_secs() < 50,
+            "{waiting}: it waited for the timeout"
+        );
+        expect_ok(restrict(&admin, "lock", &bob.user_id, false));
+    }
 }
 
 #[test]

@@ -97,3 +97,21 @@ fn openid_token_ends_with_the_session_that_requested_it() {
     expect_ok(server.log_in_with("alice", same));
     assert!(!is_known(token["access_token"].as_str().expect("a token")));
 }
+
+#[test]
+fn openid_token_of_a_locked_user_is_not_known_until_the_lock_is_lifted() {
+    let server = TestServer::new();
+    let (admin, bob) = (server.register("admin"), server.register("bob"));
+    let path = format!(
+        "/_matrix/client/v3/user/{}/openid/request_token",
+        bob.user_id
+    );
+    let token = expect_ok(bob.post(&path, json!({})));
+    let token = token["access_token"].as_str().expect("a token");
+    let userinfo = || server.get(&format!("{USERINFO}?access_token={token}"));
+    let lock = format!("/_matrix/client/v1/admin/lock/{}", bob.user_id);
+    expect_ok(admin.put(&lock, json!({ "locked": true })));
+    expect_error(&userinfo(), 401, "M_UNKNOWN_TOKEN");
+    expect_ok(admin.put(&lock, json!({ "locked": false })));
+    assert_eq!(expect_ok(userinfo())["sub"], bob.user_id.as_str());
+}
