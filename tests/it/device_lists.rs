@@ -396,3 +396,23 @@ fn token_from_before_a_restart_reports_changed_and_left() {
         expected
     );
 }
+
+#[test]
+fn a_redacted_membership_is_no_change_of_device_lists() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let room = create_room_with(&[&alice, &bob]);
+    encrypt(&alice, &room);
+    let before = sync(&alice, None);
+    let member = format!("{CLIENT}/rooms/{room}/state?format=event");
+    let state = expect_ok(alice.get(&member));
+    let of_bob = |event: &&Value| event["state_key"] == bob.user_id.as_str();
+    let joined = state.as_array().expect("events").iter().find(of_bob);
+    let joined = joined.expect("a membership")["event_id"].as_str();
+    let joined = percent_encode(joined.expect("an event id"));
+    let redact = format!("{CLIENT}/rooms/{room}/redact/{joined}/1");
+    expect_ok(bob.put(&redact, json!({})));
+    let after = sync(&alice, Some(next_batch(&before)));
+    assert_eq!(device_lists(&after), [[""; 0]; 2]);
+    assert_eq!(key_changes(&alice, &before, &after), changed(&[]));
+}

@@ -237,7 +237,8 @@ impl BeforeGap<'_> {
         if stored.status != Status::Accepted {
             return Ok(());
         }
-        redaction::apply(tx, room, rules, pdu, event, &[stored.state_before])
+        redaction::apply(tx, room, rules, pdu, event, &[stored.state_before])?;
+        Ok(())
     }
 }
 
@@ -276,7 +277,9 @@ impl LiveEnd<'_> {
         let root = self.current.store(tx, room, event)?;
         state_change::set_current_state(tx, local, room, heads, root, position)?;
         let states = [stored.state_before, root];
-        redaction::apply(tx, room, rules, pdu, event, &states)?;
+        if let Some(redacted) = redaction::apply(tx, room, rules, pdu, event, &states)? {
+            state_change::log_redaction(tx, room, heads, &redacted, position)?;
+        }
         if self.relay {
             outgoing::enqueue(tx, local, room, pdu, event, position)?;
         }

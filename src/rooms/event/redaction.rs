@@ -166,6 +166,8 @@ pub(in crate::rooms) fn check(
 /// event is not here, the redaction waits for it in `early_redactions`. In room versions 1 and 2 the
 /// server may also be that of both event ids ([authorization rules], 11).
 ///
+/// Returns what it redacted.
+///
 /// [authorization rules]: https://spec.matrix.org/v1.19/rooms/v1/#authorisation-rules
 /// [room version 3, "Handling redactions"]: https://spec.matrix.org/v1.19/rooms/v3/#handling-redactions
 pub(in crate::rooms) fn apply(
@@ -175,9 +177,9 @@ pub(in crate::rooms) fn apply(
     redaction: &Pdu,
     redaction_num: EventNum,
     states: &[NodeNum],
-) -> Result<(), Error> {
+) -> Result<Option<StoredEvent>, Error> {
     let Some(redacts) = redaction.redacts() else {
-        return Ok(());
+        return Ok(None);
     };
     let redaction = Redaction {
         num: redaction_num,
@@ -185,13 +187,16 @@ pub(in crate::rooms) fn apply(
         states,
     };
     match event::num_in(tx, room, redacts)? {
-        None => redaction.add_early(tx, room, rules, redacts),
+        None => {
+            redaction.add_early(tx, room, rules, redacts)?;
+            Ok(None)
+        }
         Some(num) => {
             let target = Target::load(tx, num)?;
-            if redaction.may_redact(tx, room, rules, &target)? {
-                redact(tx, target, redaction_num, rules)?;
+            match redaction.may_redact(tx, room, rules, &target)? {
+                true => redact(tx, target, redaction_num, rules),
+                false => Ok(None),
             }
-            Ok(())
         }
     }
 }
@@ -371,7 +376,8 @@ pub(in crate::rooms) fn apply_early(
             states: &early.states,
         };
         if redaction.may_redact(tx, room, rules, &target)? {
-            return redact(tx, target, early.event, rules);
+            redact(tx, target, early.event, rules)?;
+            return Ok(());
         }
     }
     Ok(())
@@ -382,17 +388,18 @@ struct WithContent {
     content: Box<RawValue>,
 }
 
+/// The redacted event; `None` if it was redacted before.
 fn redact(
     tx: &Tx,
     target: Target,
     redaction: EventNum,
     rules: &RoomVersionRules,
-) -> Result<(), Error> {
+) -> Result<Option<StoredEvent>, Error> {
     let Target {
         mut stored, sender, ..
     } = target;
     if stored.header.redacted_by.is_some() {
-        return Ok(());
+        return Ok(None);
     }
     relations::index::remove(tx, &stored)?;
     let content = stored.parse::<WithContent>()?.content;
@@ -405,5 +412,5 @@ fn redact(
     stored.header.redacted_by = Some(redaction);
     tx.events()?
         .insert(stored.num, event::row(&stored.header, &json).as_slice())?;
-    Ok(())
+    Ok(Some(stored))
 }

@@ -12,10 +12,10 @@ use crate::{
             self,
             current::{MEMBER, has_joined, membership_of},
         },
-        stored_event,
+        stored_event::{self, StoredEvent},
     },
     store::{
-        Effect, EventNum, NodeNum, Place, Position, Reader, Records, RoomNum, Tx, UserNum,
+        Effect, EventNum, NodeNum, Place, Position, Reader, Records, RoomNum, Rows, Tx, UserNum,
         records::{MemberRow, Membership, RoomHeads},
     },
 };
@@ -64,6 +64,28 @@ pub(in crate::rooms) fn set_current_state(
     heads.state = root;
     heads.last_position = heads.last_position.max(heads.state_position);
     Ok(())
+}
+
+/// Logs that `redacted` was redacted at `position`, if it stands in the current state, as a change from itself
+/// to itself: clients have its content. The caller stores `heads`.
+pub(in crate::rooms) fn log_redaction(
+    tx: &Tx,
+    room: RoomNum,
+    heads: &mut RoomHeads,
+    redacted: &StoredEvent,
+    position: Position,
+) -> Result<(), Error> {
+    let Some(key) = redacted.header.state_key else {
+        return Ok(());
+    };
+    let current = tx.current_state()?.get((room, key))?.map(|row| row.value());
+    let mut changes = tx.state_changes()?;
+    // It may stand there only since this position.
+    if current != Some(redacted.num) || changes.has((room, position, key))? {
+        return Ok(());
+    }
+    heads.state_position = position;
+    Ok(changes.insert((room, position, key), (redacted.num, redacted.num))?)
 }
 
 /// Stores the type in the create event `create`, if it has one.
