@@ -33,12 +33,11 @@ use crate::{
         Effect, Reader, RoomNum, Rows, Tx, UserNum,
         records::{Announcement, Membership},
     },
-    users::{self, account_data, accounts, profiles},
+    users::{self, account_data::tags, accounts, profiles},
 };
 
 /// Of the notices user and of the rooms.
 const NAME: &str = "Server notices";
-const TAG_EVENT_TYPE: &str = "m.tag";
 const TAG: &str = "m.server_notice";
 /// The power level of everybody but the notices user.
 const READ_ONLY: i32 = -10;
@@ -169,8 +168,7 @@ fn invited_room(
     // Whoever blocks invites gets the notices of their server nevertheless.
     MembershipChange::new(id, MembershipState::Invite, None).send(tx, local, room, sender)?;
     server_notice_room::set(tx, user, room)?;
-    let tags = json!({ "tags": { TAG: {} } }).to_string();
-    account_data::put(tx, user, room, TAG_EVENT_TYPE, &tags)?;
+    tags::add(tx, user, room, TAG)?;
     Ok(room)
 }
 

@@ -124,6 +124,29 @@ fn the_invite_cannot_be_rejected_but_the_room_left_and_the_next_notice_invites_a
 }
 
 #[test]
+fn a_new_invitation_keeps_the_tags_that_the_user_gave_the_room() {
+    let server = TestServer::new();
+    let (admin, bob) = (server.register("admin"), server.register("bob"));
+    send(&admin, &bob, "one");
+    let room = only_invite(&bob);
+    join(&bob, &room);
+    let tags = format!(
+        "/_matrix/client/v3/user/{}/rooms/{}/tags",
+        bob.user_id,
+        percent_encode(&room)
+    );
+    expect_ok(bob.put(&format!("{tags}/u.work"), json!({ "order": 0.5 })));
+    expect_ok(bob.delete(&format!("{tags}/m.server_notice"), json!({})));
+    leave(&bob, &room);
+    send(&admin, &bob, "two");
+    assert_eq!(only_invite(&bob), room);
+    assert_eq!(
+        expect_ok(bob.get(&tags))["tags"],
+        json!({ "m.server_notice": {}, "u.work": { "order": 0.5 } })
+    );
+}
+
+#[test]
 fn notices_reach_users_who_block_invites_but_not_the_deactivated() {
     let server = TestServer::new();
     let (admin, bob) = (server.register("admin"), server.register("bob"));

@@ -10,7 +10,7 @@ pub(super) mod local_notification_settings;
 pub mod push_rules;
 mod rows;
 mod sent_push_rules;
-mod tags;
+pub mod tags;
 
 pub(super) use self::rows::remove_all;
 pub use self::{

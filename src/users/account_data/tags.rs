@@ -4,9 +4,9 @@ use ruma::{RoomId, events::tag::TagInfo, serde::JsonObject};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::rows::{MAX_NAME_BYTES, load, put_of_client, room_of};
+use super::rows::{MAX_NAME_BYTES, load, put, put_of_client, room_of};
 use crate::{
-    store::{UserNum, records::AccountData},
+    store::{self, RoomNum, Tx, UserNum, records::AccountData},
     users::{Error, Users},
 };
 
@@ -75,23 +75,46 @@ impl Users {
         self.store
             .write(move |tx| {
                 let room = room_of(tx, user, &room_id)?;
-                let mut content = tag_content(load(tx, user, room, EVENT_TYPE)?);
-                let tags = content
-                    .entry("tags")
-                    .and_modify(|tags| {
-                        if !tags.is_object() {
-                            *tags = Value::Object(Map::new());
-                        }
-                    })
-                    .or_insert_with(|| Value::Object(Map::new()));
-                if tags.as_object_mut().is_some_and(&change) {
-                    let content = Value::Object(content).to_string();
-                    put_of_client(tx, user, room, EVENT_TYPE, &content)?;
+                match changed(load(tx, user, room, EVENT_TYPE)?, &change) {
+                    Some(content) => put_of_client(tx, user, room, EVENT_TYPE, &content),
+                    None => Ok(()),
                 }
-                Ok(())
             })
             .await
     }
+}
+
+/// Gives `room` a tag of the server, whatever other tags `user` gave it.
+pub fn add(tx: &Tx, user: UserNum, room: RoomNum, tag: &str) -> Result<(), store::Error> {
+    let add = |tags: &mut Map<String, Value>| {
+        let is_new = !tags.contains_key(tag);
+        if is_new {
+            tags.insert(tag.to_owned(), Value::Object(Map::new()));
+        }
+        is_new
+    };
+    if let Some(content) = changed(load(tx, user, room, EVENT_TYPE)?, add) {
+        put(tx, user, room, EVENT_TYPE, &content)?;
+    }
+    Ok(())
+}
+
+/// The content of `m.tag` with tags that `change` changed, unless it returns that nothing changed.
+fn changed(
+    data: Option<AccountData>,
+    change: impl FnOnce(&mut Map<String, Value>) -> bool,
+) -> Option<String> {
+    let mut content = tag_content(data);
+    let tags = content
+        .entry("tags")
+        .and_modify(|tags| {
+            if !tags.is_object() {
+                *tags = Value::Object(Map::new());
+            }
+        })
+        .or_insert_with(|| Value::Object(Map::new()));
+    let is_changed = tags.as_object_mut().is_some_and(change);
+    is_changed.then(|| Value::Object(content).to_string())
 }
 
 /// The content of `m.tag`; empty if there is none, or none that is an object.
