@@ -21,9 +21,7 @@ pub fn leave(
     room: RoomNum,
     reason: Option<&str>,
 ) -> Result<(), Error> {
-    if current::membership(tx, room, &actor.id)? == Membership::Invite {
-        server_notice_room::check_rejection(tx, actor.num, room)?;
-    }
+    server_notice_room::check_rejection(tx, actor, room)?;
     leave_any(tx, local, actor, room, reason)
 }
 

@@ -28,11 +28,8 @@ pub fn send(
     if change.membership == MembershipState::Invite {
         check_invitee(tx, local, &actor.id, &change.target)?;
     }
-    if change.membership == MembershipState::Leave
-        && change.target == actor.id
-        && current::membership(tx, room, &actor.id)? == Membership::Invite
-    {
-        server_notice_room::check_rejection(tx, actor.num, room)?;
+    if change.membership == MembershipState::Leave && change.target == actor.id {
+        server_notice_room::check_rejection(tx, actor, room)?;
     }
     change.send(tx, local, room, actor)
 }
