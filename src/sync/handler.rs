@@ -99,7 +99,7 @@ impl SyncHandler<'_> {
             let pending = self.pending_messages(device, received, range, MAX_SYNC_MESSAGES)?;
             fields.put_events("to_device", &pending.messages)?;
             let next_batch = range.end.token(pending.upto);
-            let is_fast = rooms::is_fast(&candidates, range);
+            let is_fast = rooms::is_fast(&candidates, &request.filter.room, range);
             let sources = Sources {
                 typing: self.typing.clone(),
                 request: request.clone(),

@@ -32,7 +32,7 @@ use crate::{
         timeline::{
             self as room_timeline,
             client_event::{Formatter, RoomIdField},
-            filter,
+            filter::{self, VisibleChildren},
             pagination_token::PaginationToken,
         },
         typing::Typing,
@@ -262,7 +262,7 @@ impl<'a> Builder<'a> {
             timeline: &selected.events,
             end,
             filter: &request.filter.room.state,
-            ignored: &request.ignored,
+            children: VisibleChildren::new(r, &request.ignored, &self.formatter.visibility)?,
             state_after: request.state_after != StateAfter::No,
             user_id: &request.user_id,
             heroes,

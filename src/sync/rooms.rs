@@ -195,10 +195,12 @@ fn stripped(
 }
 
 /// Whether the updates of `candidates` are read fast enough to be read on the thread: few rooms, in
-/// which the user has been all the time, and a short range.
-pub fn is_fast(candidates: &[Candidate], range: SyncRange) -> bool {
+/// which the user has been all the time, a short range, and no filter by relations.
+pub fn is_fast(candidates: &[Candidate], filter: &RoomFilter, range: SyncRange) -> bool {
     let since = range.since.map_or(Position::MIN, |since| since.position);
+    let filters = [&filter.timeline, &filter.state];
     candidates.len() <= MAX_ROOMS_ON_THREAD
+        && filters.iter().all(|filter| filter.related_by.is_empty())
         && range.end.stored.0.saturating_sub(since.0) <= MAX_POSITIONS_ON_THREAD
         && candidates
             .iter()

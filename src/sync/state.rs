@@ -16,7 +16,7 @@ use crate::{
         state::{self as room_state, overlay::StateOverlay},
         timeline::{
             client_event::Formatter,
-            filter::{self, EventFilter},
+            filter::{self, EventFilter, VisibleChildren},
         },
     },
     store::{EventNum, Position, Reader, RoomNum, Rows, StateKeyNum},
@@ -33,8 +33,8 @@ pub struct Wanted<'a> {
     /// The state at the end of the timeline.
     pub end: &'a StateOverlay,
     pub filter: &'a EventFilter,
-    /// Users whose relations to an event do not count for the filter.
-    pub ignored: &'a BTreeSet<OwnedUserId>,
+    /// The relations that count for the filter.
+    pub children: VisibleChildren<'a>,
     /// Whether the state after the timeline is wanted, not the one before.
     pub state_after: bool,
     /// The user, whose own membership is never left out.
@@ -124,10 +124,16 @@ pub fn changed(
             }
         }
     }
-    let mut accepted = Vec::new();
+    let (mut accepted, mut relations_read) = (Vec::new(), 0);
     for num in changes.into_values() {
         let stored = event::load(r, num)?;
-        if filter::accepts(r, wanted.filter, wanted.ignored, &stored, &mut 0)? {
+        if filter::accepts(
+            r,
+            wanted.filter,
+            wanted.children,
+            &stored,
+            &mut relations_read,
+        )? {
             accepted.push(num);
         }
     }
@@ -254,6 +260,8 @@ pub struct StateEvents {
     formatter: Formatter,
     /// The end of the range.
     upto: Position,
+    /// For the filter.
+    relations_read: usize,
 }
 
 impl StateEvents {
@@ -263,6 +271,7 @@ impl StateEvents {
             nums: nums.into_iter(),
             formatter,
             upto,
+            relations_read: 0,
         }
     }
 
@@ -277,9 +286,10 @@ impl StateEvents {
         request: &Request,
     ) -> Result<Option<Box<RawValue>>, Error> {
         let wanted = &request.filter.room.state;
+        let children = VisibleChildren::new(r, &request.ignored, &self.formatter.visibility)?;
         for num in self.nums.by_ref() {
             let stored = event::load(r, num)?;
-            if !filter::accepts(r, wanted, &request.ignored, &stored, &mut 0)? {
+            if !filter::accepts(r, wanted, children, &stored, &mut self.relations_read)? {
                 continue;
             }
             if is_lazy(wanted) {

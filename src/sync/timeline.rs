@@ -11,7 +11,7 @@ use crate::{
         timeline::{
             self,
             client_event::Formatter,
-            filter::{self, EventFilter},
+            filter::{self, EventFilter, VisibleChildren},
         },
     },
     store::{Place, Position, Reader, RoomNum},
@@ -60,6 +60,7 @@ pub fn select(
         before: part.upto,
     };
     let room_wanted = filter::accepts_room(wanted, room_id);
+    let children = VisibleChildren::new(r, part.ignored, &formatter.visibility)?;
     let mut from = part.upto;
     let (mut rows_read, mut relations_read, mut bytes) = (0, 0, 0);
     'rows: loop {
@@ -87,7 +88,7 @@ pub fn select(
                 break 'rows;
             };
             if room_wanted
-                && filter::accepts(r, wanted, part.ignored, &stored, &mut relations_read)?
+                && filter::accepts(r, wanted, children, &stored, &mut relations_read)?
                 && !filter::is_left_out(r, part.ignored, &stored)?
             {
                 bytes += stored.json.len();

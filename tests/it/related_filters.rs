@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::{
     client_api::{
-        create_room, create_room_with, join_via, message_bodies, percent_encode, room_path,
+        create_room, create_room_with, join_via, leave, message_bodies, percent_encode, room_path,
         send_event, send_in_thread, send_text, sync_with,
     },
     test_server::{TestServer, TestUser, expect_error, expect_ok},
@@ -162,6 +162,30 @@ fn relations_of_other_servers_users_count() {
     here.wait_until(async || messages(&alice, &room, &by_bob) == ["one"]);
     // Also for the server that got the parent with the history.
     assert_eq!(messages(&bob, &room, &by_bob), ["one"]);
+}
+
+#[test]
+fn relations_that_came_after_the_user_left_do_not_count() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let room = create_room_with(&[&alice, &bob]);
+    let [one, two, three] = ["one", "two", "three"].map(|body| send_text(&alice, &room, body));
+    let relate = |parent: &str| {
+        let relation = json!({ "rel_type": "org.example.a", "event_id": parent });
+        let content = json!({ "body": "other", "m.relates_to": relation });
+        send_event(&alice, &room, "m.room.message", content);
+    };
+    send_in_thread(&alice, &room, &one, "reply");
+    let thread = filter(&["m.thread"], &[&alice]);
+    leave(&bob, &room);
+    react(&alice, &room, &two);
+    send_in_thread(&alice, &room, &two, "reply");
+    relate(&three);
+    let any = filter(&[], &[&alice]);
+    assert_eq!(messages(&bob, &room, &any), ["one"]);
+    assert_eq!(messages(&bob, &room, &thread), ["one"]);
+    assert_eq!(messages(&alice, &room, &any), ["three", "two", "one"]);
+    assert_eq!(messages(&alice, &room, &thread), ["two", "one"]);
 }
 
 #[test]

@@ -250,9 +250,11 @@ pub async fn get_context(
         .text(r#"{"state":"#)
         .events(state)
         .text(context.replacen('{', ",", 1));
+    let mut relations_read = 0;
     let formatted = response.formatted(&api.store, move |s, num| {
         let stored = event::load(s, num)?;
-        if !filter::accepts(s, &reader.filter, &reader.ignored, &stored, &mut 0)? {
+        let children = reader.children();
+        if !filter::accepts(s, &reader.filter, children, &stored, &mut relations_read)? {
             return Ok(None);
         }
         let json = reader.formatter.format(s, &stored)?;

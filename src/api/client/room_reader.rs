@@ -14,7 +14,7 @@ use crate::{
         relations::aggregations::Aggregator,
         timeline::{
             client_event::{Formatter, RoomIdField},
-            filter::{self, EventFilter},
+            filter::{self, EventFilter, VisibleChildren},
             history_visibility,
             messages::{self, Page, PageRequest},
             pagination_token::PaginationToken,
@@ -170,6 +170,14 @@ impl RoomReader {
             return Err(NO_EVENT);
         }
         Ok(stored)
+    }
+
+    /// The relations that count for the filter.
+    pub fn children(&self) -> VisibleChildren<'_> {
+        VisibleChildren {
+            ignored: &self.ignored,
+            upto: self.aggregator.upto(),
+        }
     }
 
     pub fn loads_members_lazily(&self) -> bool {

@@ -306,7 +306,7 @@ impl Search<'_> {
     ) -> Result<Option<StoredEvent>, rooms::Error> {
         let stored = event::load(self.s, candidate.event)?;
         let words = words::of_event(&stored, self.criteria.keys.as_deref())?;
-        if self.terms.score(&words).is_none() || !self.accepts(&stored)? {
+        if self.terms.score(&words).is_none() {
             return Ok(None);
         }
         if let Some(Group::Sender(sender)) = &token.group
@@ -314,19 +314,18 @@ impl Search<'_> {
         {
             return Ok(None);
         }
-        let s = self.s;
+        let (s, filter, mut relations_read) = (self.s, self.filter, self.relations_read);
         let Some(reader) = self.reader(candidate.room)? else {
             return Ok(None);
         };
-        if filter::is_left_out(s, &reader.ignored, &stored)? {
-            return Ok(None);
+        let mut found = None;
+        if filter::accepts(s, filter, reader.children(), &stored, &mut relations_read)?
+            && !filter::is_left_out(s, &reader.ignored, &stored)?
+        {
+            found = reader.formatter.visibility.visible(s, stored)?;
         }
-        reader.formatter.visibility.visible(s, stored)
-    }
-
-    fn accepts(&mut self, stored: &StoredEvent) -> Result<bool, rooms::Error> {
-        let relations_read = &mut self.relations_read;
-        filter::accepts(self.s, self.filter, &self.ignored, stored, relations_read)
+        self.relations_read = relations_read;
+        Ok(found)
     }
 
     fn reader(&mut self, room: RoomNum) -> Result<Option<&mut RoomReader>, rooms::Error> {

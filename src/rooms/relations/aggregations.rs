@@ -275,7 +275,8 @@ impl Aggregator {
         Ok(users::num_of(r, &root.sender()?)? == Some(self.user))
     }
 
-    fn upto(&self) -> Place {
+    /// The last place that the user may see.
+    pub fn upto(&self) -> Place {
         self.upto.unwrap_or(Place::MIN)
     }
 

@@ -19,7 +19,7 @@ use crate::{
         Error, event,
         relations::{
             aggregations::Aggregator,
-            related::{self, RelatedBy},
+            related::{self, MAX_RELATIONS, RelatedBy, VisibleChildren},
         },
         timeline::{
             self,
@@ -228,19 +228,38 @@ fn a_filter_by_relations_reads_children_until_one_is_wanted_and_counts_them() {
             }
             let num = event::num_of(tx, &parent)?.expect("the parent");
             let parent = event::load(tx, num)?;
-            let none = BTreeSet::new();
+            let all = VisibleChildren {
+                ignored: &BTreeSet::new(),
+                upto: Place::MAX,
+            };
             let read = |sender: &UserId| {
                 let wanted = RelatedBy {
                     related_by_rel_types: vec!["m.annotation".to_owned()],
                     related_by_senders: vec![sender.to_owned()],
                 };
                 let mut rows_read = 0;
-                let accepted = related::accepts(tx, &wanted, &none, &parent, &mut rows_read)?;
+                let accepted = related::accepts(tx, &wanted, all, &parent, &mut rows_read)?;
                 Ok::<_, Error>((accepted, rows_read))
             };
             assert_eq!(read(bob())?, (true, 1));
             assert_eq!(read(alice())?, (true, 4));
             assert_eq!(read(ruma::user_id!("@carol:here"))?, (false, 4));
+
+            // The event of a child of any other type is loaded.
+            for unique in [4, 5] {
+                let other = relating(bob(), "org.example.a", parent.header.id.as_str(), unique);
+                send(tx, &local, &room, other)?;
+            }
+            let read = |mut rows_read: usize| {
+                let wanted = RelatedBy {
+                    related_by_rel_types: vec!["org.example.b".to_owned()],
+                    related_by_senders: Vec::new(),
+                };
+                let accepted = related::accepts(tx, &wanted, all, &parent, &mut rows_read)?;
+                Ok::<_, Error>((accepted, rows_read))
+            };
+            assert_eq!(read(0)?, (false, 4));
+            assert_eq!(read(MAX_RELATIONS)?, (false, MAX_RELATIONS));
             Ok::<_, Error>(())
         };
         store.write(job).await.expect("the job succeeds");

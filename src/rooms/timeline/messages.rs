@@ -8,7 +8,7 @@ use ruma::{OwnedRoomId, OwnedUserId, api::Direction};
 use serde::Deserialize;
 
 use super::{
-    filter::{self, EventFilter},
+    filter::{self, EventFilter, VisibleChildren},
     history_visibility::UserVisibility,
 };
 use crate::{
@@ -74,6 +74,7 @@ pub fn page(
     let mut point = request.from;
     let (mut rows_read, mut relations_read, mut bytes) = (0, 0, 0);
     let accepts_room = filter::accepts_room(filter, room_id);
+    let children = VisibleChildren::new(r, request.ignored, visibility)?;
     loop {
         let rows = match request.dir {
             Direction::Backward => timeline::backwards(r, request.room, point, BATCH_ROWS)?,
@@ -108,7 +109,7 @@ pub fn page(
             };
             let stored = event::load(r, row.event)?;
             if accepts_room
-                && filter::accepts(r, filter, request.ignored, &stored, &mut relations_read)?
+                && filter::accepts(r, filter, children, &stored, &mut relations_read)?
                 && !filter::is_left_out(r, request.ignored, &stored)?
             {
                 let visible = visibility.visible(r, stored)?;

@@ -10,6 +10,7 @@ use ruma::{OwnedUserId, RoomId, api::client::filter::UrlFilter};
 use serde::{Deserialize, de::IgnoredAny};
 
 pub use self::definition::{EventFilter, RoomFilter, SyncFilter};
+pub use crate::rooms::relations::related::{MAX_RELATIONS, VisibleChildren};
 use crate::{
     rooms::{
         Error,
@@ -18,9 +19,6 @@ use crate::{
     },
     store::Reader,
 };
-
-/// A page ends with the event for which as many relations have been read.
-pub const MAX_RELATIONS: usize = 10_000;
 
 /// The parts of an event that filters use.
 #[derive(Deserialize)]
@@ -46,18 +44,18 @@ pub fn accepts_room(filter: &EventFilter, room: &RoomId) -> bool {
             .is_none_or(|rooms| rooms.iter().any(|id| id == room))
 }
 
-/// Whether the filter accepts the event, apart from its room, for a user who ignores `ignored`.
+/// Whether the filter accepts the event, apart from its room, for a user for whom the `children` count.
 ///
 /// `rows_read` grows by the relations that are read.
 pub fn accepts(
     r: &impl Reader,
     filter: &EventFilter,
-    ignored: &BTreeSet<OwnedUserId>,
+    children: VisibleChildren<'_>,
     event: &StoredEvent,
     rows_read: &mut usize,
 ) -> Result<bool, Error> {
     Ok(accepts_content(filter, event)?
-        && related::accepts(r, &filter.related_by, ignored, event, rows_read)?)
+        && related::accepts(r, &filter.related_by, children, event, rows_read)?)
 }
 
 fn accepts_content(filter: &EventFilter, event: &StoredEvent) -> Result<bool, Error> {
