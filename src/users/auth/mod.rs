@@ -6,6 +6,7 @@ pub(super) mod login_tokens;
 pub(super) mod logins;
 pub(super) mod openid;
 pub(super) mod passwords;
+mod session_user;
 mod sessions;
 pub(super) mod tokens;
 mod uia;
@@ -14,7 +15,8 @@ pub use self::{
     authenticated::AuthenticatedUser,
     logins::{Login, NewLogin},
     passwords::{NewPassword, PasswordClient, PasswordHash},
-    sessions::{Session, session_user},
+    session_user::session_user,
+    sessions::Session,
     tokens::Token,
     uia::{Claimant, Operation, RegistrationFields, UiaSessions},
 };

@@ -5,7 +5,7 @@ use std::time::Duration;
 use ruma::OwnedUserId;
 
 use super::{
-    sessions::session_user,
+    session_user::session_user,
     tokens::{self, Kind, Token, TokenHash},
 };
 use crate::{
