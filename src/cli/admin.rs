@@ -17,9 +17,9 @@ use serde_json::Value;
 use smol::{Async, Timer, future};
 use smol_hyper::rt::FuturesIo;
 
-use super::{config, output::print, table::printable};
+use super::{config, output::finish, table::printable};
 use crate::{
-    http::{Edge, admin_socket_path},
+    http::{Edge, admin_socket_path, is_admin_socket_of},
     logging, server, store,
 };
 
@@ -84,22 +84,37 @@ impl Options {
         action: impl AsyncFnOnce(&Admin<'_>) -> Result<Value, Error>,
         show: impl FnOnce(&Value) -> String,
     ) -> ExitCode {
-        let file = config::file_of_server(self.config);
-        match with_server(file.as_deref(), action) {
-            Ok(Ok(response)) => {
-                if self.json {
-                    print(&format!("{response:#}\n"));
-                } else {
-                    print(&show(&response));
-                }
-                ExitCode::SUCCESS
-            }
-            Ok(Err(error)) => {
-                eprintln!("hearth: {error}");
-                ExitCode::FAILURE
-            }
-            Err(code) => code,
+        let response = match self.perform(action) {
+            Ok(response) => response,
+            Err(code) => return code,
+        };
+        let text = match self.json {
+            true => format!("{response:#}\n"),
+            false => show(&response),
+        };
+        let code = finish(&text);
+        if code != ExitCode::SUCCESS
+            && let (Some(user), Some(_)) =
+                (response["user_id"].as_str(), response["password"].as_str())
+        {
+            eprintln!(
+                "hearth: a made-up password of {user} was set, which nobody has seen; `hearth user password` \
+                 sets another"
+            );
         }
+        code
+    }
+
+    /// Prints only why there is no response.
+    pub(super) fn perform(
+        &self,
+        action: impl AsyncFnOnce(&Admin<'_>) -> Result<Value, Error>,
+    ) -> Result<Value, ExitCode> {
+        let file = config::file_of_server(self.config.clone());
+        with_server(file.as_deref(), action)?.map_err(|error| {
+            eprintln!("hearth: {error}");
+            ExitCode::FAILURE
+        })
     }
 }
 
@@ -116,14 +131,25 @@ pub(super) enum Error {
         .0.display()
     )]
     Permission(PathBuf),
-    #[error("cannot talk to the server at {}: {error}", path.display())]
-    Connection { path: PathBuf, error: String },
     #[error(
-        "hearth is running with the data in {}, but it does not answer at hearth.sock there: it is starting, \
-         stopping, or hangs. Try again in a moment; `journalctl -u hearth` shows its log",
+        "{} is a socket of another user, not of the server: nothing was sent there. Look who can write to this \
+         directory, and restart hearth",
         .0.display()
     )]
-    Unresponsive(PathBuf),
+    Foreign(PathBuf),
+    #[error("cannot talk to the server at {}: {error}", path.display())]
+    Connection { path: PathBuf, error: io::Error },
+    #[error(
+        "the server at {} did not answer: {error}. It is not known whether it has done what was asked",
+        path.display()
+    )]
+    Lost { path: PathBuf, error: String },
+    #[error(
+        "the data in {} are in use by hearth or by another of its commands, and nobody answers at hearth.sock \
+         there. Try again in a moment; `journalctl -u hearth` shows the log of the server",
+        .0.display()
+    )]
+    InUse(PathBuf),
     #[error(transparent)]
     Server(#[from] server::Error),
 }
@@ -155,7 +181,7 @@ fn with_server(
         server::Error::Open {
             path,
             error: store::Error::InUse,
-        } => Err(Error::Unresponsive(path)),
+        } => Err(Error::InUse(path)),
         error => Err(error.into()),
     }))
 }
@@ -182,7 +208,11 @@ impl Admin<'_> {
             return Ok(body);
         }
         let message = body["error"].as_str().ok_or(Error::Invalid(status))?;
-        Err(Error::Refused(printable(message)))
+        let mut message = printable(message);
+        if status == StatusCode::INSUFFICIENT_STORAGE {
+            message += "; make room on it (`hearth media usage` shows how much media use)";
+        }
+        Err(Error::Refused(message))
     }
 
     async fn respond(&self, request: Request<Vec<u8>>) -> Result<Response<Vec<u8>>, Error> {
@@ -191,26 +221,29 @@ impl Admin<'_> {
             Self::Running { data_dir } => data_dir,
         };
         let path = admin_socket_path(data_dir);
-        let timeout = async {
-            Timer::after(RESPONSE_TIMEOUT).await;
-            Err(Error::Unresponsive(data_dir.clone()))
-        };
-        let response = async {
-            let response = send(&path, request).await;
-            response.map_err(|error| Error::Connection {
-                path: path.clone(),
-                error: error.to_string(),
-            })
-        };
-        future::or(response, timeout).await
+        let stream = Async::<UnixStream>::connect(&path).await;
+        match stream.and_then(|stream| Ok((is_admin_socket_of(&stream, data_dir)?, stream))) {
+            Ok((true, stream)) => {
+                let timeout = async {
+                    Timer::after(RESPONSE_TIMEOUT).await;
+                    Err("it takes too long".into())
+                };
+                let response = future::or(send(stream, request), timeout).await;
+                response.map_err(|error| Error::Lost {
+                    path,
+                    error: error.to_string(),
+                })
+            }
+            Ok((false, _)) => Err(Error::Foreign(path)),
+            Err(error) => Err(Error::Connection { path, error }),
+        }
     }
 }
 
 async fn send(
-    socket: &Path,
+    stream: Async<UnixStream>,
     request: Request<Vec<u8>>,
 ) -> Result<Response<Vec<u8>>, Box<dyn std::error::Error + Send + Sync>> {
-    let stream = Async::<UnixStream>::connect(socket).await?;
     let (mut sender, connection) = http1::handshake(FuturesIo::new(stream)).await?;
     let response = async {
         let request = request.map(|body| Full::new(Bytes::from(body)));

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{
     admin::command,
-    table::{Column, age, flags, table, text},
+    table::{Column, age, table, text},
 };
 use crate::clock::as_ms;
 
@@ -95,7 +95,7 @@ impl FromStr for Lifetime {
 
 const LIST: &[Column] = &[
     text("TOKEN", "/token"),
-    flags("STATE", &["usable"]),
+    text("STATE", "/state"),
     text("USED", "/uses"),
     text("OF", "/max_uses"),
     age("ENDS", "/expires_ts"),

@@ -19,10 +19,7 @@ mod terminal;
 mod user;
 mod version;
 
-use std::{
-    env,
-    process::{self, ExitCode},
-};
+use std::{env, process::ExitCode};
 
 use argh::FromArgs;
 
@@ -51,9 +48,13 @@ enum Command {
     Version(version::Version),
 }
 
-/// Runs the command of the process's arguments. Ends the process if they are invalid or ask for help.
+/// Runs the command of the process's arguments.
 pub fn main() -> ExitCode {
-    match command() {
+    let command = match command() {
+        Ok(command) => command,
+        Err(code) => return code,
+    };
+    match command {
         Command::Serve(command) => command.run(),
         Command::Status(command) => command.run(),
         Command::User(command) => command.run(),
@@ -71,7 +72,7 @@ pub fn main() -> ExitCode {
 }
 
 /// The command of the process's arguments. `-h`, `-V` and `--version` work as with other programs.
-fn command() -> Command {
+fn command() -> Result<Command, ExitCode> {
     let mut arguments: Vec<String> = env::args_os()
         .map(|argument| argument.to_string_lossy().into_owned())
         .collect();
@@ -81,25 +82,22 @@ fn command() -> Command {
         }
     }
     match arguments.get(1).map(String::as_str) {
-        Some("-V" | "--version") => Command::Version(version::Version {}),
+        Some("-V" | "--version") => Ok(Command::Version(version::Version {})),
         _ => parse(&arguments),
     }
 }
 
-/// Ends the process if the arguments are invalid or ask for help.
-fn parse(arguments: &[String]) -> Command {
+/// Prints what there is to say of arguments that are invalid or ask for help.
+fn parse(arguments: &[String]) -> Result<Command, ExitCode> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let (program, rest) = arguments.split_first().unwrap_or((&"hearth", &[]));
     let name = program.rsplit('/').next().unwrap_or(program);
     match Hearth::from_args(&[name], rest) {
-        Ok(hearth) => hearth.command,
-        Err(early) if early.status.is_ok() => {
-            output::print(&format!("{}\n", early.output));
-            process::exit(0)
-        }
+        Ok(hearth) => Ok(hearth.command),
+        Err(early) if early.status.is_ok() => Err(output::finish(&format!("{}\n", early.output))),
         Err(early) => {
             eprintln!("{}\nRun {name} --help for more information.", early.output);
-            process::exit(1)
+            Err(ExitCode::FAILURE)
         }
     }
 }

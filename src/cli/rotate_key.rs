@@ -2,7 +2,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use argh::FromArgs;
 
-use super::config;
+use super::{config, output::finish};
 use crate::{clock::Clock, logging, rooms::Local, server};
 
 /// Replace the server's signing key, when somebody else may have it. The server must not run meanwhile.
@@ -27,14 +27,14 @@ impl RotateKey {
         });
         match rotated {
             Ok((before, now)) => {
-                println!(
-                    "{} signs with {now} after its next start",
+                let mut text = format!(
+                    "{} signs with {now} after its next start\n",
                     config.server_name
                 );
                 if let Some(before) = before {
-                    println!("{before} is published as an old key");
+                    text += &format!("{before} is published as an old key\n");
                 }
-                ExitCode::SUCCESS
+                finish(&text)
             }
             Err(error) => {
                 log::error!("{error}");

@@ -159,11 +159,13 @@ fn age_of(ts: u64) -> String {
         Ok(distance) => ("", distance, " ago"),
         Err(future) => ("in ", future.duration(), ""),
     };
+    // What is to come is rounded: a week that has just begun has 7 days.
+    let half = |unit: u64| if after.is_empty() { unit / 2 } else { 0 };
     let (number, unit) = match distance.as_secs() {
         0..60 => return "now".to_owned(),
-        seconds @ 60..3600 => (seconds / 60, "min"),
-        seconds @ 3600..172_800 => (seconds / 3600, "h"),
-        seconds => (seconds / 86_400, "days"),
+        seconds @ 60..3600 => ((seconds + half(60)) / 60, "min"),
+        seconds @ 3600..172_800 => ((seconds + half(3600)) / 3600, "h"),
+        seconds => ((seconds + half(86_400)) / 86_400, "days"),
     };
     format!("{before}{number} {unit}{after}")
 }

@@ -29,7 +29,11 @@ pub(super) fn confirm(question: &str) -> bool {
         return false;
     }
     eprint!("{question} [y/N] ");
-    read_line().is_ok_and(|answer| answer.eq_ignore_ascii_case("y"))
+    let is_confirmed = read_line().is_ok_and(|answer| answer.eq_ignore_ascii_case("y"));
+    if !is_confirmed {
+        eprintln!("Nothing was changed.");
+    }
+    is_confirmed
 }
 
 /// The first line of the standard input.

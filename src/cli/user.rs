@@ -4,7 +4,7 @@ use argh::FromArgs;
 use serde_json::{Value, json};
 
 use super::{
-    admin::command,
+    admin::{Admin as Server, command},
     table::{Column, age, fields, flags, table, text},
     terminal,
 };
@@ -208,6 +208,14 @@ impl User {
                 command.options().run("user/show", &request, show)
             }
             Command::Add(command) => {
+                if !command.generate {
+                    let name = json!({ "username": command.user });
+                    let check =
+                        async |server: &Server<'_>| server.request("user/check", &name).await;
+                    if let Err(code) = command.options().perform(check) {
+                        return code;
+                    }
+                }
                 let password = match password(command.generate, command.password_stdin) {
                     Ok(password) => password,
                     Err(code) => return code,

@@ -2,7 +2,7 @@ use std::process::ExitCode;
 
 use argh::FromArgs;
 
-use super::output::print;
+use super::output::finish;
 
 /// Print the version of this program.
 #[derive(FromArgs)]
@@ -11,7 +11,6 @@ pub(super) struct Version {}
 
 impl Version {
     pub(super) fn run(self) -> ExitCode {
-        print(concat!("hearth ", env!("CARGO_PKG_VERSION"), "\n"));
-        ExitCode::SUCCESS
+        finish(concat!("hearth ", env!("CARGO_PKG_VERSION"), "\n"))
     }
 }

@@ -5,7 +5,7 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr},
     os::unix::{
-        fs::PermissionsExt,
+        fs::{MetadataExt, PermissionsExt},
         net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
@@ -23,12 +23,21 @@ use super::{
 use crate::{config::TrustedProxies, executor::Executor, stop::Stopping};
 
 const MAX_CONNECTIONS: usize = 32;
+/// What the address of a socket has room for.
+const MAX_PATH_BYTES: usize = 107;
 /// The address of a client that has none.
 const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// The path of the socket in a data directory.
 pub fn admin_socket_path(data_dir: &Path) -> PathBuf {
     data_dir.join("hearth.sock")
+}
+
+/// Whether `stream` leads to a server whose data are in `data_dir`: one of their owner, of root, or of the user
+/// whom this process runs as. Somebody else may have put a socket there.
+pub fn is_admin_socket_of(stream: &Async<UnixStream>, data_dir: &Path) -> io::Result<bool> {
+    let peer = socket_peercred(stream)?.uid;
+    Ok(is_own(stream) || peer.as_raw() == fs::metadata(data_dir)?.uid())
 }
 
 /// A socket for the user whom this process runs as, and root.
@@ -42,6 +51,11 @@ impl AdminSocket {
     /// database, so no other process listens there.
     pub fn bind(data_dir: &Path) -> io::Result<Self> {
         let path = admin_socket_path(data_dir);
+        if path.as_os_str().len() > MAX_PATH_BYTES {
+            return Err(io::Error::other(format!(
+                "the path of a socket can have {MAX_PATH_BYTES} bytes; choose a shorter `data_dir`"
+            )));
+        }
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}

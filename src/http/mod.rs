@@ -38,7 +38,7 @@ mod tests;
 mod tls;
 
 pub use self::{
-    admin_socket::{AdminSocket, admin_socket_path},
+    admin_socket::{AdminSocket, admin_socket_path, is_admin_socket_of},
     edge::Edge,
     gate::Gate,
     listen::{ListenError, Listeners},

@@ -76,6 +76,7 @@ pub(super) fn admin() -> Vec<Route> {
         Route::operation("/_hearth/admin/v1/status", status::status),
         Route::operation("/_hearth/admin/v1/user/add", user::add),
         Route::operation("/_hearth/admin/v1/user/admin", user::set_admin),
+        Route::operation("/_hearth/admin/v1/user/check", user::check),
         Route::operation("/_hearth/admin/v1/user/deactivate", user::deactivate),
         Route::operation("/_hearth/admin/v1/user/list", user::list),
         Route::operation("/_hearth/admin/v1/user/lock", user::lock),

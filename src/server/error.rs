@@ -19,7 +19,11 @@ pub enum Error {
     Directory { path: PathBuf, error: io::Error },
     #[error("cannot open the database in {}: {error}", path.display())]
     Open { path: PathBuf, error: store::Error },
-    #[error("there is no database in {}; check `data_dir`", .0.display())]
+    #[error(
+        "there is no database in {} (`data_dir`): start the server once with `hearth serve`, or name the file \
+         with its settings with `--config`",
+        .0.display()
+    )]
     NoData(PathBuf),
     #[error(transparent)]
     Store(#[from] store::Error),

@@ -1,8 +1,10 @@
 //! What answers requests and does the background work, whether the server listens or not.
 
 use std::{
-    fs,
-    os::unix::fs::DirBuilderExt,
+    fs::{self, Permissions},
+    io,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    path::Path,
     sync::{Arc, OnceLock},
 };
 
@@ -190,6 +192,12 @@ pub(super) async fn open_store(config: &Config, pool: Pool) -> Result<Store, Err
         path: directory.clone(),
         error,
     })?;
+    if let Err(error) = take_write_permission(directory) {
+        log::warn!(
+            "other users can write to {}, and replace what is there: {error}",
+            directory.display()
+        );
+    }
     let options = store::Options {
         directory: directory.clone(),
         cache: config.memory.database_cache(),
@@ -199,6 +207,20 @@ pub(super) async fn open_store(config: &Config, pool: Pool) -> Result<Store, Err
         path: directory.clone(),
         error,
     })
+}
+
+/// Who can write to the data directory can put a socket of their own in the place of the server's.
+fn take_write_permission(directory: &Path) -> io::Result<()> {
+    let mode = fs::metadata(directory)?.permissions().mode();
+    if mode & 0o022 == 0 {
+        return Ok(());
+    }
+    fs::set_permissions(directory, Permissions::from_mode(mode & !0o022))?;
+    log::warn!(
+        "other users could write to {}; this permission was taken away",
+        directory.display()
+    );
+    Ok(())
 }
 
 fn users(config: &Config, store: &Store, pool: &Pool, clock: &Clock) -> Users {

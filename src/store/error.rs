@@ -34,7 +34,7 @@ pub enum Error {
     )]
     TooOld,
     /// Another process has the database open.
-    #[error("hearth is running with this database; stop it first")]
+    #[error("hearth is running with this database, or one of its commands is; stop it first")]
     InUse,
     /// The disk has too little space left for anything that grows the database.
     #[error("the disk is almost full; free some space and try again")]

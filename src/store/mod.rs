@@ -160,8 +160,8 @@ impl Store {
         self.queue(job, Urgency::Immediate, SizeChange::Grows)
     }
 
-    /// Like [`write`](Self::write), for jobs that shrink the database: they run even when the disk is
-    /// almost full.
+    /// Like [`write`](Self::write), for jobs that shrink the database, or replace small rows that must not
+    /// wait, such as a password or a lock of an account: they run even when the disk is almost full.
     pub fn write_shrinking<T, E, F>(&self, job: F) -> impl Future<Output = Result<T, E>> + Send
     where
         F: Fn(&Tx) -> Result<T, E> + Send + 'static,

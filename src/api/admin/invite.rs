@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ruma::{OwnedRoomId, OwnedRoomOrAliasId, room::JoinRuleSummary};
+use ruma::{OwnedRoomId, room::JoinRuleSummary};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -12,10 +12,12 @@ use crate::{
     clock::as_ms,
     rooms::{directory::summary, room},
     store::{Reader, Records, Snapshot, records::RegistrationToken},
-    users::accounts::{self, NewRegistrationToken},
+    users::accounts::{self, NewRegistrationToken, TokenState},
 };
 
 const MAX_ROOMS: usize = 50;
+const MIN_LIFETIME: Duration = Duration::from_mins(1);
+const MAX_LIFETIME: Duration = Duration::from_hours(24 * 36_525);
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -28,7 +30,7 @@ pub struct NewInvite {
     lifetime_ms: Option<u64>,
     /// Ids or aliases of rooms that the new users join.
     #[serde(default)]
-    rooms: Vec<OwnedRoomOrAliasId>,
+    rooms: Vec<String>,
     /// The user in whose name they are invited to rooms that they cannot join otherwise.
     by: Option<String>,
 }
@@ -40,6 +42,12 @@ pub async fn new(api: Api, request: NewInvite) -> Result<Value, Error> {
     if request.rooms.len() > MAX_ROOMS {
         return Err(Error::invalid_param("an invitation has at most 50 rooms"));
     }
+    let lifetime = request.lifetime_ms.map(Duration::from_millis);
+    if lifetime.is_some_and(|lifetime| !(MIN_LIFETIME..=MAX_LIFETIME).contains(&lifetime)) {
+        return Err(Error::invalid_param(
+            "an invitation lasts a minute at least, and 100 years at most; `--for ever` has no end",
+        ));
+    }
     let inviter = request.by.map(|by| api.users.find(&by)).transpose()?;
     let inviter = inviter.map(|(user, ..)| user);
     let rooms = request.rooms.iter();
@@ -48,9 +56,7 @@ pub async fn new(api: Api, request: NewInvite) -> Result<Value, Error> {
     let now = Duration::from_millis(api.clock.now_ms());
     let new = NewRegistrationToken {
         name: request.name,
-        expires_ts: request
-            .lifetime_ms
-            .map(|lifetime| as_ms(now.saturating_add(Duration::from_millis(lifetime)))),
+        expires_ts: lifetime.map(|lifetime| as_ms(now.saturating_add(lifetime))),
         max_uses: request.uses,
         rooms,
         inviter,
@@ -67,11 +73,7 @@ pub async fn new(api: Api, request: NewInvite) -> Result<Value, Error> {
 }
 
 /// The id of a room into which new users can be let.
-fn check_room(
-    r: &Snapshot,
-    room: &OwnedRoomOrAliasId,
-    has_inviter: bool,
-) -> Result<OwnedRoomId, Error> {
+fn check_room(r: &Snapshot, room: &str, has_inviter: bool) -> Result<OwnedRoomId, Error> {
     let num = find(r, room)?;
     if !has_inviter && summary::join_rule(r, num)? != JoinRuleSummary::Public {
         return Err(Error::invalid_param(format!(
@@ -88,6 +90,11 @@ pub async fn list(api: Api, _: Nothing) -> Result<Value, Error> {
 }
 
 fn to_json(api: &Api, token: &str, row: &RegistrationToken) -> Value {
+    let state = match row.state(api.clock.now_ms()) {
+        TokenState::Usable => "usable",
+        TokenState::UsedUp => "used up",
+        TokenState::Expired => "expired",
+    };
     json!({
         "token": token,
         "name": row.name,
@@ -96,7 +103,7 @@ fn to_json(api: &Api, token: &str, row: &RegistrationToken) -> Value {
         "uses": row.uses,
         "max_uses": row.max_uses,
         "rooms": row.rooms,
-        "usable": row.is_usable(api.clock.now_ms()),
+        "state": state,
     })
 }
 
@@ -107,7 +114,7 @@ pub struct Revocation {
 }
 
 pub async fn revoke(api: Api, request: Revocation) -> Result<Value, Error> {
-    api.users.revoke_registration_token(request.token).await?;
+    api.users.revoke_registration_token(&request.token).await?;
     log::info!("the owner revoked an invitation");
     Ok(json!({ "revoked": true }))
 }

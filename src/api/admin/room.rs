@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use ruma::{OwnedRoomId, OwnedRoomOrAliasId, events::StateEventType, room::RoomSummary};
+use ruma::{OwnedRoomId, OwnedRoomOrAliasId, RoomId, events::StateEventType, room::RoomSummary};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -30,7 +30,7 @@ const LEAVES_PER_BATCH: usize = 8;
 #[serde(deny_unknown_fields)]
 pub struct Room {
     /// A room id, or an alias of this server.
-    room: OwnedRoomOrAliasId,
+    room: String,
 }
 
 /// The rooms that this server is or was in, those with the most members first.
@@ -171,21 +171,24 @@ pub async fn blocked(api: Api, _: Nothing) -> Result<Value, Error> {
 }
 
 /// The id of a room; an alias must be one of this server.
-fn room_id(api: &Api, room: &OwnedRoomOrAliasId) -> Result<OwnedRoomId, Error> {
-    match OwnedRoomId::try_from(room.clone()) {
+fn room_id(api: &Api, room: &str) -> Result<OwnedRoomId, Error> {
+    match RoomId::parse(room) {
         Ok(id) => Ok(id),
         Err(_) => api.store.read(|s| Ok(rooms::room::id(s, find(s, room)?)?)),
     }
 }
 
-pub(super) fn find(s: &Snapshot, room: &OwnedRoomOrAliasId) -> Result<RoomNum, Error> {
-    match aliases::find(s, room) {
+pub(super) fn find(s: &Snapshot, room: &str) -> Result<RoomNum, Error> {
+    let unknown = || {
+        Error::not_found(format!(
+            "this server has no room {room}: give its id (`!…`) or an alias of this server (`#…`); \
+             `hearth room list` shows all"
+        ))
+    };
+    let named = OwnedRoomOrAliasId::try_from(room).map_err(|_| unknown())?;
+    match aliases::find(s, &named) {
         Ok(num) if s.room_heads()?.has(num)? => Ok(num),
-        Ok(_) | Err(rooms::Error::UnknownRoom | rooms::Error::NotFound(_)) => {
-            Err(Error::not_found(format!(
-                "{room} is not a room of this server; `hearth room list` shows all"
-            )))
-        }
+        Ok(_) | Err(rooms::Error::UnknownRoom | rooms::Error::NotFound(_)) => Err(unknown()),
         Err(error) => Err(error.into()),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt, net::Ipv4Addr};
 
-use ruma::{OwnedDeviceId, UserId};
+use ruma::{OwnedDeviceId, OwnedUserId, UserId};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -95,9 +95,20 @@ impl fmt::Debug for NewUser {
     }
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewName {
+    username: String,
+}
+
+/// Whether an account can have this name, before somebody thinks of a password for it.
+pub async fn check(api: Api, request: NewName) -> Result<Value, Error> {
+    Ok(json!({ "user_id": new_user_id(&api, &request.username)? }))
+}
+
 /// The password is in the response if it was made up.
 pub async fn add(api: Api, request: NewUser) -> Result<Value, Error> {
-    let user_id = api.users.check_username(&request.username)?;
+    let user_id = new_user_id(&api, &request.username)?;
     let (password, made_up) = choose(request.password);
     let _turn = password_turn(&api).await;
     let account = NewAccount {
@@ -112,6 +123,19 @@ pub async fn add(api: Api, request: NewUser) -> Result<Value, Error> {
     api.users.register(account).await?;
     log::info!("{user_id} was added by the owner");
     Ok(json!({ "user_id": user_id, "password": made_up }))
+}
+
+/// The id of a new user. `name` is a localpart or a user id of this server, as for [`users::Users::find`].
+fn new_user_id(api: &Api, name: &str) -> Result<OwnedUserId, Error> {
+    let server = &api.config.server_name;
+    let name = name.strip_prefix('@').unwrap_or(name);
+    let (localpart, of_server) = name.split_once(':').unwrap_or((name, server.as_str()));
+    if of_server != server.as_str() {
+        return Err(Error::invalid_param(format!(
+            "this server is {server} and has no accounts of {of_server}"
+        )));
+    }
+    Ok(api.users.check_username(localpart)?)
 }
 
 #[derive(Deserialize)]
@@ -133,14 +157,14 @@ impl fmt::Debug for SetPassword {
 
 /// The password is in the response if it was made up.
 pub async fn password(api: Api, request: SetPassword) -> Result<Value, Error> {
-    let (_, user_id, _) = api.users.find(&request.user)?;
+    let (_, user_id) = find_active(&api, &request.user)?;
     let made_up = set_password(&api, &user_id, request.password, request.logout).await?;
     Ok(json!({ "user_id": user_id, "password": made_up }))
 }
 
 /// A new password for somebody who has lost the old one, and what they can get back with it.
 pub async fn rescue(api: Api, request: Name) -> Result<Value, Error> {
-    let (user, user_id, _) = api.users.find(&request.user)?;
+    let (user, user_id) = find_active(&api, &request.user)?;
     let made_up = set_password(&api, &user_id, None, false).await?;
     Ok(json!({
         "user_id": user_id,
@@ -201,7 +225,7 @@ async fn restrict(
     restriction: Restriction,
     name: &'static str,
 ) -> Result<Value, Error> {
-    let (user, user_id, _) = api.users.find(&user)?;
+    let (user, user_id) = find_active(api, &user)?;
     let restrict = api.users.restrict_as_owner(user, restriction, is_set);
     restrict.await?;
     log_switch(&user_id, name, is_set);
@@ -209,10 +233,23 @@ async fn restrict(
 }
 
 pub async fn set_admin(api: Api, Switch { user, is_set }: Switch) -> Result<Value, Error> {
-    let (_, user_id, _) = api.users.find(&user)?;
+    let (_, user_id) = find_active(&api, &user)?;
     api.users.set_admin(user_id.clone(), is_set).await?;
     log_switch(&user_id, "an administrator", is_set);
     Ok(json!({ "user_id": user_id, "admin": is_set }))
+}
+
+/// An account that can be changed.
+fn find_active(api: &Api, name: &str) -> Result<(UserNum, OwnedUserId), Error> {
+    let (user, user_id, account) = api.users.find(name)?;
+    match account.deactivated {
+        true => Err(deactivated(&user_id)),
+        false => Ok((user, user_id)),
+    }
+}
+
+fn deactivated(user_id: &UserId) -> Error {
+    Error::forbidden(format!("{user_id} is deactivated, for ever"))
 }
 
 fn log_switch(user_id: &UserId, what: &str, is_set: bool) {
@@ -231,7 +268,10 @@ pub struct Deactivation {
 }
 
 pub async fn deactivate(api: Api, request: Deactivation) -> Result<Value, Error> {
-    let (user, user_id, _) = api.users.find(&request.user)?;
+    let (user, user_id, account) = api.users.find(&request.user)?;
+    if account.deactivated && (account.erased || !request.erase) {
+        return Err(deactivated(&user_id));
+    }
     deactivate_account(&api, user, request.erase).await?;
     log::info!("{user_id} was deactivated by the owner");
     Ok(json!({ "user_id": user_id, "deactivated": true, "erased": request.erase }))

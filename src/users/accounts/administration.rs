@@ -103,7 +103,7 @@ impl Users {
             };
             Ok(tx.accounts()?.put(user, &account)?)
         };
-        self.store.write(job).await
+        self.store.write_shrinking(job).await
     }
 }
 

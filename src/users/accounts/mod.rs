@@ -15,7 +15,7 @@ pub use self::{
     deactivation::deactivate,
     moderation::{Restriction, moderation},
     registration::{NewAccount, Registered},
-    registration_tokens::{NewRegistrationToken, registration_tokens},
+    registration_tokens::{NewRegistrationToken, TokenState, registration_tokens},
     rows::{is_deactivated, is_erased, load},
     shared_secret::SharedSecretRequest,
 };

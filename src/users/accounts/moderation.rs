@@ -117,7 +117,7 @@ impl Users {
         is_set: bool,
     ) -> Result<(), Error> {
         let job = move |tx: &Tx| set(tx, user, restriction, is_set);
-        self.store.write(job).await
+        self.store.write_shrinking(job).await
     }
 }
 

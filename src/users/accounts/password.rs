@@ -47,7 +47,7 @@ impl Users {
         let hash = passwords::hash(&self.pool, password).await?;
         let user_id = user_id.to_owned();
         self.store
-            .write(move |tx| {
+            .write_shrinking(move |tx| {
                 let user = num_of(tx, &user_id)?.ok_or(NO_USER)?;
                 let account = load(tx, user)?.ok_or(NO_USER)?;
                 if account.deactivated {

@@ -26,12 +26,33 @@ pub struct NewRegistrationToken {
     pub inviter: Option<UserNum>,
 }
 
+/// Whether an account can be made with a token, or why not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenState {
+    Usable,
+    UsedUp,
+    Expired,
+}
+
 impl RegistrationToken {
-    /// Whether an account can be made with it.
-    pub fn is_usable(&self, now_ms: u64) -> bool {
-        self.expires_ts.is_none_or(|expiry| now_ms < expiry)
-            && self.max_uses.is_none_or(|max| self.uses < max)
+    pub fn state(&self, now_ms: u64) -> TokenState {
+        if self.max_uses.is_some_and(|max| self.uses >= max) {
+            TokenState::UsedUp
+        } else if self.expires_ts.is_some_and(|expiry| now_ms >= expiry) {
+            TokenState::Expired
+        } else {
+            TokenState::Usable
+        }
     }
+
+    fn is_usable(&self, now_ms: u64) -> bool {
+        self.state(now_ms) == TokenState::Usable
+    }
+}
+
+/// The key of a token, which is made of lowercase letters: many a phone begins a text with a capital.
+fn key(token: &str) -> String {
+    token.to_ascii_lowercase()
 }
 
 /// All tokens, usable or not.
@@ -49,6 +70,7 @@ pub fn registration_tokens(r: &impl Reader) -> Result<Vec<(String, RegistrationT
 /// # Errors
 /// [`Error::InvalidRegistrationToken`].
 pub(super) fn redeem(tx: &Tx, token: &str, now_ms: u64) -> Result<RegistrationToken, Error> {
+    let token = &*key(token);
     let stored = tx.registration_tokens()?.load(token)?;
     let mut stored = stored
         .filter(|stored| stored.is_usable(now_ms))
@@ -64,7 +86,9 @@ impl Users {
         if self.is_token_of_settings(token) {
             return Ok(true);
         }
-        let stored = self.store.read(|s| s.registration_tokens()?.load(token))?;
+        let stored = self
+            .store
+            .read(|s| s.registration_tokens()?.load(&*key(token)))?;
         Ok(stored.is_some_and(|stored| stored.is_usable(self.clock.now_ms())))
     }
 
@@ -129,7 +153,8 @@ impl Users {
 
     /// # Errors
     /// [`Error::NotFound`].
-    pub async fn revoke_registration_token(&self, token: String) -> Result<(), Error> {
+    pub async fn revoke_registration_token(&self, token: &str) -> Result<(), Error> {
+        let token = key(token);
         let job = move |tx: &Tx| {
             if tx.registration_tokens()?.remove(&*token)? {
                 Ok(())
@@ -140,5 +165,26 @@ impl Users {
             }
         };
         self.store.write(job).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{RegistrationToken, TokenState};
+
+    #[test]
+    fn a_token_ends_with_its_time_or_its_last_use() {
+        let token = |uses| RegistrationToken {
+            name: None,
+            created_ts: 0,
+            expires_ts: Some(1000),
+            uses,
+            max_uses: Some(2),
+            rooms: Vec::new(),
+            inviter: None,
+        };
+        assert_eq!(token(1).state(999), TokenState::Usable);
+        assert_eq!(token(1).state(1000), TokenState::Expired);
+        assert_eq!(token(2).state(999), TokenState::UsedUp);
     }
 }

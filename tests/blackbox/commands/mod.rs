@@ -9,19 +9,23 @@ mod socket;
 mod user;
 
 use std::{
+    fs::{self, File},
     io::Write,
     path::Path,
-    process::{Output, Stdio},
+    process::{Command, Output, Stdio},
 };
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::common::{
-    client_api::register,
-    http::{Client, Response},
-    server::{Server, command},
+use crate::{
+    common::{
+        client_api::register,
+        http::{Client, Response},
+        server::{Server, command},
+    },
+    media::start_on_small_disk,
 };
 
 /// A data directory, and commands on it.
@@ -43,11 +47,16 @@ impl Owner {
         Server::start(self.path()).unwrap()
     }
 
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = command();
+        let file = self.path().join("hearth.toml");
+        command.args(arguments).arg("--config").arg(file);
+        command
+    }
+
     pub fn output(&self, arguments: &[&str], input: &str) -> Output {
-        let mut child = command()
-            .args(arguments)
-            .arg("--config")
-            .arg(self.path().join("hearth.toml"))
+        let mut child = self
+            .command(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -148,6 +157,79 @@ fn commands_print_the_same_on_a_running_and_on_a_stopped_server() {
     assert!(server.stop(Signal::TERM).unwrap().success());
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn output_that_cannot_be_written_is_a_failure_unless_its_reader_is_gone() {
+    let owner = Owner::new();
+    let server = owner.start();
+    let print_to = |arguments: &[&str], stdout: Stdio| {
+        let mut command = owner.command(arguments);
+        let output = command.stdin(Stdio::null()).stdout(stdout).output();
+        let output = output.unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        (output.status.code(), error)
+    };
+    let full = || Stdio::from(File::create("/dev/full").unwrap());
+    let (code, error) = print_to(&["status"], full());
+    assert_eq!(code, Some(1));
+    assert!(error.contains("cannot be written"), "{error}");
+    let (code, error) = print_to(&["user", "add", "alice"], full());
+    assert_eq!(code, Some(1));
+    assert!(
+        error.contains("password of @alice:localhost was set")
+            && error.contains("`hearth user password`"),
+        "{error}"
+    );
+    let mut help = command();
+    let help = help.arg("--help").stdout(full()).output().unwrap();
+    assert_eq!(help.status.code(), Some(1), "{help:?}");
+
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let printed = print_to(&["user", "list"], writer.into());
+    assert_eq!(printed, (Some(0), String::new()));
+    drop(server);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn accounts_are_locked_and_get_passwords_while_the_disk_is_almost_full() {
+    let owner = Owner::new();
+    let Some(server) = start_on_small_disk(owner.path(), 96) else {
+        return;
+    };
+    register(server.port, "alice").unwrap();
+    // Where the data are in the mount namespace of the server.
+    let data = format!("/proc/{}/root{}/data", server.pid(), owner.path().display());
+    let settings = format!("server_name = \"localhost\"\ndata_dir = {data:?}\n");
+    fs::write(owner.path().join("hearth.toml"), settings).unwrap();
+    let mut fill = File::create(format!("{data}/fill")).unwrap();
+    while fill.write_all(&[1; 64 << 10]).is_ok() {}
+    fill.set_len(fill.metadata().unwrap().len() - (1 << 20))
+        .unwrap();
+    // The free space is checked only once in a while.
+    let refusal = (0..)
+        .map(|at| owner.output(&["user", "add", &format!("user{at}"), "--generate"], ""))
+        .find(|output| !output.status.success())
+        .unwrap();
+    let error = String::from_utf8(refusal.stderr).unwrap();
+    assert!(
+        error.contains("almost full") && error.contains("`hearth media usage`"),
+        "{error}"
+    );
+    for change in [
+        &["user", "password", "alice", "--generate"][..],
+        &["user", "lock", "alice"],
+        &["user", "suspend", "alice"],
+        &["user", "admin", "alice", "--remove"],
+        &["user", "lock", "alice", "--release"],
+        &["user", "deactivate", "alice", "--yes"],
+    ] {
+        owner.run(change);
+    }
+    assert!(server.stop(Signal::TERM).unwrap().success());
+}
+
 #[test]
 fn status_shows_memory_disk_and_counts() {
     let owner = Owner::new();
@@ -176,12 +258,14 @@ fn status_shows_memory_disk_and_counts() {
 }
 
 #[test]
-fn commands_without_a_database_name_the_setting() {
+fn commands_without_a_database_say_how_to_get_one() {
     let owner = Owner::new();
-    std::fs::write(owner.path().join("hearth.toml"), "data_dir = \"/nowhere\"").unwrap();
+    fs::write(owner.path().join("hearth.toml"), "data_dir = \"/nowhere\"").unwrap();
     let error = owner.fails(&["user", "list"]);
     assert!(
-        error.contains("/nowhere") && error.contains("`data_dir`"),
+        error.contains("/nowhere (`data_dir`)")
+            && error.contains("`hearth serve`")
+            && error.contains("`--config`"),
         "{error}"
     );
 }
@@ -191,16 +275,16 @@ fn a_command_for_a_running_server_needs_no_secrets_of_the_settings() {
     let owner = Owner::new();
     let server = owner.start();
     let file = owner.path().join("hearth.toml");
-    let settings = std::fs::read_to_string(&file).unwrap();
+    let settings = fs::read_to_string(&file).unwrap();
     // Incomplete: the service gets the token from systemd.
-    std::fs::write(&file, settings.replace("\"open\"", "\"token\"")).unwrap();
+    fs::write(&file, settings.replace("\"open\"", "\"token\"")).unwrap();
     owner.run(&["user", "list"]);
     assert!(server.stop(Signal::TERM).unwrap().success());
     let output = owner.output(&["user", "list"], "");
     assert_eq!(output.status.code(), Some(2));
     // Where the unit finds it.
     let credentials = owner.path().join("credentials");
-    std::fs::create_dir(&credentials).unwrap();
-    std::fs::write(credentials.join("registration_token"), "hush").unwrap();
+    fs::create_dir(&credentials).unwrap();
+    fs::write(credentials.join("registration_token"), "hush").unwrap();
     owner.run(&["user", "list"]);
 }

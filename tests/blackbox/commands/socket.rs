@@ -4,7 +4,7 @@ use std::{
     fs::{self, Permissions},
     io::{Read, Write},
     os::unix::{
-        fs::{FileTypeExt, PermissionsExt},
+        fs::{FileTypeExt, PermissionsExt, chown},
         net::UnixStream,
         process::CommandExt,
     },
@@ -16,7 +16,10 @@ use rustix::process::{Signal, geteuid};
 use serde_json::Value;
 
 use super::Owner;
-use crate::common::{http::Client, server::command};
+use crate::common::{
+    http::Client,
+    server::{Server, command, free_port},
+};
 
 const NOBODY: u32 = 65534;
 
@@ -65,13 +68,13 @@ fn a_socket_that_a_killed_server_left_is_replaced() {
 }
 
 #[test]
-fn a_running_server_without_its_socket_is_named() {
+fn who_may_have_the_database_is_named_where_nobody_answers() {
     let owner = Owner::new();
     let server = owner.start();
     fs::remove_file(owner.path().join("data/hearth.sock")).unwrap();
     let error = owner.fails(&["user", "list"]);
-    assert!(error.contains("hearth is running"), "{error}");
-    assert!(error.contains("does not answer"), "{error}");
+    assert!(error.contains("in use by hearth"), "{error}");
+    assert!(error.contains("another of its commands"), "{error}");
     assert!(server.stop(Signal::TERM).unwrap().success());
 }
 
@@ -112,10 +115,64 @@ fn other_users_are_refused_even_where_they_can_open_the_socket() {
     assert!(error.contains("run this command as root"), "{error}");
     allow(&socket, 0o666);
     let error = as_nobody();
-    assert!(error.contains("cannot talk to the server"), "{error}");
+    assert!(error.contains("did not answer"), "{error}");
     let users = owner.json(&["user", "list"]);
     assert_eq!(users["users"], Value::Array(Vec::new()));
     assert!(server.stop(Signal::TERM).unwrap().success());
+}
+
+/// Runs as root only.
+#[test]
+fn a_command_sends_nothing_to_a_socket_of_another_user() {
+    if !geteuid().is_root() {
+        eprintln!("skipped: only root can run a server as another user");
+        return;
+    }
+    let owner = Owner::new();
+    owner.start().stop(Signal::TERM).unwrap();
+    let other = Owner::new();
+    let binary = other.path().join("hearth");
+    fs::copy(command().get_program(), &binary).unwrap();
+    chown(other.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+    let mut as_nobody = Command::new(&binary);
+    as_nobody.uid(NOBODY).gid(NOBODY);
+    let port = free_port().unwrap();
+    let server = Server::start_with(as_nobody, other.path(), port, "").unwrap();
+    // It is the server's user whose data it has.
+    other.run(&["user", "add", "alice", "--generate"]);
+    fs::rename(
+        other.path().join("data/hearth.sock"),
+        owner.path().join("data/hearth.sock"),
+    )
+    .unwrap();
+    let error = owner.fails(&["user", "add", "bob", "--generate"]);
+    assert!(error.contains("a socket of another user"), "{error}");
+    drop(server);
+}
+
+#[test]
+fn other_users_lose_the_permission_to_write_to_the_data_directory() {
+    let owner = Owner::new();
+    let data = owner.path().join("data");
+    fs::create_dir(&data).unwrap();
+    fs::set_permissions(&data, Permissions::from_mode(0o777)).unwrap();
+    let server = owner.start();
+    let mode = fs::metadata(&data).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o755);
+    let log = fs::read_to_string(owner.path().join("log")).unwrap();
+    assert!(log.contains("other users could write"), "{log}");
+    drop(server);
+}
+
+#[test]
+fn a_data_directory_whose_path_is_too_long_for_the_socket_is_named_in_the_log() {
+    let owner = Owner::new();
+    let directory = owner.path().join("long".repeat(30));
+    fs::create_dir(&directory).unwrap();
+    let server = Server::start(&directory).unwrap();
+    let log = fs::read_to_string(directory.join("log")).unwrap();
+    assert!(log.contains("can have 107 bytes"), "{log}");
+    drop(server);
 }
 
 #[test]
@@ -154,6 +211,7 @@ fn invalid_requests_to_the_socket_get_errors() {
         ("user/show", "{\"user\":\"@root:other.example\"}", 404),
         ("user/show", &long, 404),
         ("user/add", "{\"username\":\"_reserved\"}", 400),
+        ("user/check", "{\"username\":\"_reserved\"}", 400),
         (
             "user/add",
             "{\"username\":\"alice\",\"password\":\"\"}",

@@ -43,6 +43,23 @@ fn a_made_up_password_logs_in_and_is_not_logged() {
 }
 
 #[test]
+fn a_new_user_is_named_by_a_user_id_of_this_server_too() {
+    let owner = Owner::new();
+    let server = owner.start();
+    for (name, expected) in [
+        ("@alice:localhost", "@alice:localhost"),
+        ("@bob", "@bob:localhost"),
+        ("carol:localhost", "@carol:localhost"),
+    ] {
+        let added = owner.json(&["user", "add", name, "--generate"]);
+        assert_eq!(added["user_id"], expected);
+    }
+    let error = owner.fails(&["user", "add", "@dora:other.example", "--generate"]);
+    assert!(error.contains("this server is localhost"), "{error}");
+    drop(server);
+}
+
+#[test]
 fn the_password_is_the_first_line_of_the_standard_input_with_password_stdin() {
     let owner = Owner::new();
     let server = owner.start();
@@ -133,11 +150,21 @@ fn a_deactivated_account_is_gone_for_ever() {
     for change in [
         &["user", "password", "alice", "--generate"][..],
         &["user", "lock", "alice"],
+        &["user", "suspend", "alice"],
         &["user", "admin", "alice"],
-        &["user", "add", "alice", "--generate"],
+        &["user", "rescue", "alice"],
+        &["user", "deactivate", "--yes", "alice"],
     ] {
-        owner.fails(change);
+        let error = owner.fails(change);
+        assert!(
+            error.contains("@alice:localhost is deactivated"),
+            "{change:?}: {error}"
+        );
     }
+    owner.fails(&["user", "add", "alice", "--generate"]);
+    // What was kept can still be erased.
+    owner.run(&["user", "deactivate", "--yes", "--erase", "alice"]);
+    owner.fails(&["user", "deactivate", "--yes", "--erase", "alice"]);
     assert_eq!(owner.json(&["user", "show", "alice"])["deactivated"], true);
 }
 
