@@ -57,11 +57,11 @@ impl Server {
     ) -> io::Result<Server> {
         let config = directory.join("hearth.toml");
         let data = directory.join("data");
-        let name = match settings.contains("server_name") {
+        let name = match settings.contains("server_name = ") {
             true => "",
             false => "server_name = \"localhost\"\n",
         };
-        let registration = match settings.contains("registration") {
+        let registration = match settings.contains("registration = ") {
             true => "",
             false => "registration = \"open\"\n",
         };
