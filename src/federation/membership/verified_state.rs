@@ -401,6 +401,23 @@ mod tests {
     }
 
     #[test]
+    fn an_event_whose_auth_event_is_missing_is_dropped_and_the_join_passes() {
+        const CAROL: &str = "@carol:c.example";
+        for version in versions::SUPPORTED {
+            let mut room = History::public(&version, ALICE);
+            let public = room.events.len() - 1;
+            let carol = room.append(&[public], Action::join(CAROL));
+            let content = json!({ "membership": "join", "displayname": "C" });
+            let rename = Action::state(CAROL, "m.room.member", CAROL, content);
+            let renamed = room.append(&[carol], rename);
+            room.append(&[public], Action::join(BOB));
+            let state: Vec<usize> = (0..=public).chain([renamed]).collect();
+            let result = check_join(&room, &state, &version);
+            assert!(result.is_ok(), "version {version}: {result:?}");
+        }
+    }
+
+    #[test]
     fn a_join_whose_auth_events_are_missing_is_refused() {
         let (room, state) = joined_room(&RoomVersionId::V11);
         let result = check_join(&room, &state[..state.len() - 1], &RoomVersionId::V11);
