@@ -26,7 +26,7 @@ pub(super) struct Inner {
     pub(super) client: Arc<ClientConfig>,
     pub(super) clock: Clock,
     pub(super) resolver: Arc<Resolver>,
-    pub(super) all_names: Mutex<BTreeMap<String, Name>>,
+    pub(super) names: Mutex<BTreeMap<String, Name>>,
     pub(super) wake: (Sender<()>, Receiver<()>),
 }
 
@@ -39,9 +39,7 @@ pub(super) struct Name {
 
 impl Inner {
     pub(super) fn names(&self) -> MutexGuard<'_, BTreeMap<String, Name>> {
-        self.all_names
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn name(&self, name: &str) -> Name {

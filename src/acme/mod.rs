@@ -95,7 +95,7 @@ impl Acme {
             client,
             clock: clock.clone(),
             resolver,
-            all_names: Mutex::new(names),
+            names: Mutex::new(names),
             wake: channel::bounded(1),
         })))
     }

@@ -1,8 +1,7 @@
 //! When certificates are ordered.
 //!
 //! A certificate is renewed at the time that the authority suggests, or when a third of its time is left.
-//! After a failure the next order waits: 12 minutes, then twice as long each time, at most a day. Let's
-//! Encrypt allows five failures an hour. An order counts as failed from its beginning, and failures are kept
+//! After a failure the next order waits ([`super::attempts`]). An order counts as failed from its beginning, and failures are kept
 //! over restarts, so that a server that is restarted again and again does not exceed that.
 
 use std::{
@@ -168,6 +167,7 @@ async fn write_attempts(acme: &Inner, name: &str, attempts: &Attempts) {
 
 /// Orders a certificate and writes it. Where port 80 is listened on, each second try is by HTTP-01.
 async fn issue(acme: &Inner, name: &str, failures: u32) -> Result<Issued, Failure> {
+    // The order begins with the same request, and does not say as well why it fails.
     let directory = Directory::get(&acme.client, &acme.settings.directory).await;
     directory.map_err(|error| Failure::of_authority(&error))?;
     let is_by_http = acme.settings.http && failures % 2 == 1;

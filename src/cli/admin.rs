@@ -166,8 +166,9 @@ fn with_server(
 ) -> Result<Result<Value, Error>, ExitCode> {
     let data_dir = config::data_dir(file)?;
     let socket = admin_socket_path(&data_dir);
-    match UnixStream::connect(&socket) {
-        Ok(_) => return Ok(smol::block_on(action(&Admin::Running { data_dir }))),
+    // It is closed at once: a request has a connection of its own.
+    match UnixStream::connect(&socket).map(drop) {
+        Ok(()) => return Ok(smol::block_on(action(&Admin::Running { data_dir }))),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             return Ok(Err(Error::Permission(socket)));
         }

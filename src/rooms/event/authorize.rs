@@ -24,7 +24,7 @@ pub(in crate::rooms) struct ParsedEvents<'r, R> {
     room: RoomNum,
     rules: &'static RoomVersionRules,
     /// Whether those that the states before them reject count as rejected.
-    heeds_states: bool,
+    counts_rejected_by_state: bool,
     by_id: RefCell<HashMap<OwnedEventId, (EventNum, Arc<Pdu>)>>,
     ids: RefCell<HashMap<EventNum, OwnedEventId>>,
 }
@@ -35,7 +35,7 @@ impl<'r, R: Reader> ParsedEvents<'r, R> {
             r,
             room,
             rules,
-            heeds_states: true,
+            counts_rejected_by_state: true,
             by_id: RefCell::default(),
             ids: RefCell::default(),
         }
@@ -45,7 +45,7 @@ impl<'r, R: Reader> ParsedEvents<'r, R> {
     /// again, that is not known yet.
     pub(in crate::rooms) fn regardless_of_states(self) -> Self {
         Self {
-            heeds_states: false,
+            counts_rejected_by_state: false,
             ..self
         }
     }
@@ -61,7 +61,7 @@ impl<'r, R: Reader> ParsedEvents<'r, R> {
             return Ok(self.by_id.borrow()[id].1.clone());
         }
         let mut stored = event::load(self.r, num)?;
-        if !self.heeds_states && stored.header.status == Status::RejectedByState {
+        if !self.counts_rejected_by_state && stored.header.status == Status::RejectedByState {
             stored.header.status = Status::Accepted;
         }
         let pdu = Arc::new(stored.pdu(self.rules)?);

@@ -52,7 +52,7 @@
 //! asks for a state.
 
 use std::{
-    cell::OnceCell,
+    cell::{Cell, OnceCell},
     cmp::Reverse,
     collections::{BTreeMap, HashMap},
     sync::Arc,
@@ -188,7 +188,7 @@ impl<'r, R: Reader> KnownState<'r, R> {
                 break;
             }
             resolved += 1;
-            if self.prevails(&state, &pdu, Some(num), known)? {
+            if self.wins_resolution(&state, &pdu, Some(num), known)? {
                 state = state.with(key, Some(num));
             }
         }
@@ -230,12 +230,12 @@ impl<'r, R: Reader> KnownState<'r, R> {
             Some(num) => self.is_before(num, known)? != Some(false),
             None => false,
         };
-        Ok(!is_old && self.prevails(state, pdu, num, known)?)
+        Ok(!is_old && self.wins_resolution(state, pdu, num, known)?)
     }
 
     /// Whether resolution of `state` with the `known` event of a key, and with the event `pdu` in its place,
     /// gives the latter. It does not if `state` does not allow the known one any more.
-    fn prevails(
+    fn wins_resolution(
         &self,
         state: &StateOverlay,
         pdu: &Arc<Pdu>,
@@ -260,9 +260,13 @@ impl<'r, R: Reader> KnownState<'r, R> {
                 auth: graph::auth_event_nums(self.r, self.room, self.rules, pdu)?,
             }),
         };
-        let status = |num| {
-            let is_rejected = event::header(self.r, num).ok()?.status == Status::RejectedByState;
-            is_rejected.then_some(Status::Accepted)
+        let failure = Cell::new(None);
+        let status = |num| match event::header(self.r, num) {
+            Ok(header) => (header.status == Status::RejectedByState).then_some(Status::Accepted),
+            Err(error) => {
+                failure.set(Some(error));
+                None
+            }
         };
         let unstored = Unstored {
             new: unnumbered,
@@ -274,7 +278,10 @@ impl<'r, R: Reader> KnownState<'r, R> {
         }
         let resolved =
             resolution::resolve_one(self.r, self.room, &rules, state, conflict, unstored)?;
-        Ok(resolved == Some(new))
+        match failure.take() {
+            Some(error) => Err(error),
+            None => Ok(resolved == Some(new)),
+        }
     }
 
     /// Whether the event `num` is in the auth chain of `later`, along the events of their common key.

@@ -5,11 +5,12 @@ use std::{
     io::{Read, Write},
     os::unix::{
         fs::{FileTypeExt, PermissionsExt, chown},
-        net::UnixStream,
+        net::{UnixListener, UnixStream},
         process::CommandExt,
     },
     path::Path,
     process::{Command, Stdio},
+    thread,
 };
 
 use rustix::process::{Signal, geteuid};
@@ -76,6 +77,21 @@ fn who_may_have_the_database_is_named_where_nobody_answers() {
     assert!(error.contains("in use by hearth"), "{error}");
     assert!(error.contains("another of its commands"), "{error}");
     assert!(server.stop(Signal::TERM).unwrap().success());
+}
+
+#[test]
+fn of_a_request_that_is_cut_off_it_is_not_known_what_became() {
+    let owner = Owner::new();
+    assert!(owner.start().stop(Signal::TERM).unwrap().success());
+    let listener = UnixListener::bind(owner.path().join("data/hearth.sock")).unwrap();
+    // One connection after the other, until one brings a request.
+    let server = thread::spawn(move || {
+        let mut request = [0; 1024];
+        while listener.accept().unwrap().0.read(&mut request).unwrap() == 0 {}
+    });
+    let error = owner.fails(&["user", "list"]);
+    assert!(error.contains("not known whether it has done"), "{error}");
+    server.join().unwrap();
 }
 
 /// Runs as root only: nobody else can become another user.

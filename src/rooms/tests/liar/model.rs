@@ -210,11 +210,11 @@ impl<'a, 't> Model<'a, 't> {
         }
         let chain = self.chain(index);
         chain.contains(&known)
-            || !self.chain(known).contains(&index) && self.prevails(before, index, known)
+            || !self.chain(known).contains(&index) && self.wins_resolution(before, index, known)
     }
 
     /// Whether resolution of `state` with the `known` event, and with the event `index`, gives the latter.
-    fn prevails(&self, state: &State, index: Index, known: Index) -> bool {
+    fn wins_resolution(&self, state: &State, index: Index, known: Index) -> bool {
         let history = self.liar.regardless_of_states();
         if history.allows(&history.events[known].pdu, state).is_err() {
             return false;
@@ -343,7 +343,7 @@ impl<'a, 't> Model<'a, 't> {
         for (key, index, known) in concurrent.into_values() {
             if !self.chain(known).contains(&index)
                 && self.is_allowed_regardless(index, &state)
-                && self.prevails(&state, index, known)
+                && self.wins_resolution(&state, index, known)
             {
                 Arc::make_mut(&mut state).insert(key.clone(), index);
             }
