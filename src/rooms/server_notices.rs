@@ -285,18 +285,15 @@ pub(in crate::rooms) fn run_batch(
         .collect::<Result<Vec<UserNum>, Error>>()?;
     drop(accounts);
     let next = batch::run(users, |user| {
-        if !is_active(tx, *user)? {
-            return Ok(false);
-        }
         let target = users::id_of(tx, *user)?;
-        match send(tx, local, (&sender, now), &target, &notice, None) {
-            Ok(_) => Ok(true),
-            Err(Error::Store(error)) => Err(error.into()),
-            Err(error) => {
-                log::warn!("background job: an announcement is not sent to {target}: {error}");
-                Ok(false)
+        let result = is_active(tx, *user).and_then(|is_active| {
+            if is_active {
+                send(tx, local, (&sender, now), &target, &notice, None)?;
             }
-        }
+            Ok(is_active)
+        });
+        let describe = || Ok(("an announcement".to_owned(), target.to_string()));
+        batch::skip_impossible(result, describe)
     })?;
     let announcement = match next {
         Some(next_user) => Announcement {

@@ -1,9 +1,6 @@
 //! One batch of a [background job](super::jobs): its limits, and what it skips.
 
-use crate::{
-    rooms::{Error, room},
-    store::{Reader, RoomNum},
-};
+use crate::rooms::Error;
 
 pub(super) const MAX_EVENTS_SENT: usize = 8;
 /// The most rows that a batch looks at; read one more to find where the next batch begins.
@@ -25,14 +22,12 @@ pub(in crate::rooms) fn run<T>(
     Ok(None)
 }
 
-/// Leaves out an event that cannot be sent to `room` (the rules or a policy server forbid it, it is too large, a
-/// row is corrupt), so that the job goes on. It counts as sent, since it took as much work. An error that is not
-/// of this event is returned: the job is tried again.
+/// Leaves out an event that cannot be sent (the rules or a policy server forbid it, it is too large, a row is
+/// corrupt), so that the job goes on. It counts as sent, since it took as much work. An error that is not of
+/// this event is returned: the job is tried again. `describe` says which event, and to whom or which room.
 pub(in crate::rooms) fn skip_impossible(
     result: Result<bool, Error>,
-    r: &impl Reader,
-    room: RoomNum,
-    describe: impl FnOnce() -> String,
+    describe: impl FnOnce() -> Result<(String, String), Error>,
 ) -> Result<bool, Error> {
     let error = match result {
         Ok(sent) => return Ok(sent),
@@ -44,10 +39,10 @@ pub(in crate::rooms) fn skip_impossible(
         Error::Forbidden(_) => log::Level::Info,
         _ => log::Level::Warn,
     };
-    let (room, event) = (room::id(r, room)?, describe());
+    let (event, target) = describe()?;
     log::log!(
         level,
-        "background job: {event} is not sent to {room}: {error}"
+        "background job: {event} is not sent to {target}: {error}"
     );
     Ok(true)
 }

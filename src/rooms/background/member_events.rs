@@ -13,6 +13,7 @@ use crate::{
     rooms::{
         Actor, Error, Local,
         membership::{change::MembershipChange, leave, out_of_band, pending_leaves},
+        room,
         state::content,
     },
     store::{Effect, Reader, Records, RoomNum, Rows, Tx, UserNum, records::Membership},
@@ -65,8 +66,9 @@ pub(in crate::rooms) fn run_batch(
             Membership::Join => send_profile(tx, local, &actor, *room),
             Membership::Invite | Membership::Knock => Ok(false),
         };
-        batch::skip_impossible(result, tx, *room, || {
-            format!("the new membership event of {}", actor.id)
+        batch::skip_impossible(result, || {
+            let event = format!("the new membership event of {}", actor.id);
+            Ok((event, room::id(tx, *room)?.into()))
         })
     })?;
     let mut pending = tx.pending_member_updates()?;

@@ -6,7 +6,9 @@ use crate::{
         Actor, Error,
         background::member_events,
         membership::server_notice_room,
+        room,
         server_notices::{self, ServerNotice},
+        state::current,
     },
     store::{Reader, Records, Rows, records::Membership},
 };
@@ -118,6 +120,27 @@ fn a_deactivated_user_leaves_the_room_of_server_notices() {
         }
         assert_eq!(world.membership(&alice, rooms[0])?, Membership::Leave);
         assert_eq!(world.membership(&bob, rooms[1])?, Membership::Leave);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_damaged_room_of_one_user_does_not_keep_an_announcement_from_the_others() {
+    with_world(|world| {
+        let users = world.users(["alice", "bob"])?;
+        announce(world, "1", now())?;
+        run_batches(world)?;
+        let mut rooms = Vec::new();
+        for user in &users {
+            rooms.extend(server_notice_room::of_user(world.tx, user.num)?);
+        }
+        let levels = current::get(world.tx, rooms[0], "m.room.power_levels", "")?;
+        world.tx.events()?.remove(levels.expect("power levels"))?;
+        let last = |room| Ok::<_, Error>(room::heads(world.tx, room)?.last_place);
+        let before = last(rooms[1])?;
+        announce(world, "2", now())?;
+        run_batches(world)?;
+        assert!(last(rooms[1])? > before);
         Ok(())
     });
 }

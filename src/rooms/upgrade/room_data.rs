@@ -15,6 +15,7 @@ use crate::{
         background::batch,
         event::state_event::StateEvent,
         membership::moderation,
+        room,
         state::{self, content},
     },
     store::{Effect, Reader, Records, RoomNum, Rows, StateKeyNum, Tx, records::PendingUpgrade},
@@ -66,11 +67,12 @@ pub(in crate::rooms) fn run_batch(
     drop(rows);
     let next = batch::run(keys, |key| {
         let result = copy(tx, local, &actor, old_room, *key, new_room);
-        batch::skip_impossible(result, tx, new_room, || {
-            match state::key_name(tx, old_room, *key) {
+        batch::skip_impossible(result, || {
+            let event = match state::key_name(tx, old_room, *key) {
                 Ok((kind, state_key)) => format!("the copied {kind} of {state_key}"),
                 Err(_) => "a copied state event".to_owned(),
-            }
+            };
+            Ok((event, room::id(tx, new_room)?.into()))
         })
     })?;
     let mut table = tx.pending_upgrades()?;
