@@ -221,7 +221,10 @@ fn tracked_keys(
     let Some(user) = users::num_of(s, user_id)? else {
         return Ok(None);
     };
-    let list = s.remote_device_lists()?.load(user)?;
+    // It may be gone since the response was begun. No entry says less than an empty one: that no device is left.
+    let Some(list) = s.remote_device_lists()?.load(user)? else {
+        return Ok(None);
+    };
     let key = |json: String| {
         let json = RawValue::from_string(json);
         json.map_err(|_| store::Error::corrupt("remote_device_lists", user, "a key is not JSON"))
@@ -245,15 +248,12 @@ fn tracked_keys(
             raw_value(&of_user).map(Some)
         }
         QueryField::MasterKeys => {
-            let master = list.and_then(|list| list.master_key).map(key).transpose()?;
+            let master = list.master_key.map(key).transpose()?;
             let with_signatures =
                 |master: Box<RawValue>| with_viewer_signatures(s, viewer, user_id, &master);
             master.map(with_signatures).transpose()
         }
-        QueryField::SelfSigningKeys => {
-            let self_signing = list.and_then(|list| list.self_signing_key);
-            Ok(self_signing.map(key).transpose()?)
-        }
+        QueryField::SelfSigningKeys => Ok(list.self_signing_key.map(key).transpose()?),
         QueryField::UserSigningKeys | QueryField::Failures => Ok(None),
     }
 }
@@ -302,4 +302,29 @@ fn set_display_name(keys: &mut CanonicalJsonObject, name: Option<String>) {
     }
     let unsigned = CanonicalJsonValue::Object(unsigned);
     keys.insert("unsigned".to_owned(), unsigned);
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::user_id;
+
+    use super::{QueryField, Signer, tracked_keys};
+    use crate::{rooms::tests::with_store, store::UserNum};
+
+    #[test]
+    fn a_user_whose_device_list_is_gone_has_no_entry_instead_of_no_devices() {
+        let bob = user_id!("@bob:b.example");
+        let viewer = Signer {
+            user: UserNum(1),
+            id: user_id!("@alice:a.example").to_owned(),
+        };
+        with_store(async |store| {
+            let known = store.write(move |tx| tx.user_num(bob.as_str()));
+            known.await.expect("it is written");
+            for field in [QueryField::DeviceKeys, QueryField::MasterKeys] {
+                let keys = store.read(|s| tracked_keys(s, &viewer, bob, &[], field));
+                assert!(keys.expect("a read").is_none(), "{field:?}");
+            }
+        });
+    }
 }
