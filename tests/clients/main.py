@@ -72,7 +72,7 @@ def main():
         else:
             print(f"--- {pair} took {time.monotonic() - started:.0f} s", flush=True)
         shutil.rmtree(directory)
-    print(f"{checks.passed} passed, {checks.failed} failed")
+    checks.summarize()
     return 1 if checks.failed else 0
 
 

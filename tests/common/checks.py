@@ -11,7 +11,11 @@ class CheckFailed(Exception):
 class Checks:
     def __init__(self):
         self.passed = 0
-        self.failed = 0
+        self._failures = []
+
+    @property
+    def failed(self):
+        return len(self._failures)
 
     @contextlib.contextmanager
     def check(self, text):
@@ -30,8 +34,15 @@ class Checks:
     def _fail(self, text, error):
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
-        self.failed += 1
-        print(f"not ok {self.passed + self.failed}: {text}\n    {type(error).__name__}: {error}", flush=True)
+        failure = f"{text}\n    {type(error).__name__}: {error}"
+        self._failures.append(failure)
+        print(f"not ok {self.passed + self.failed}: {failure}", flush=True)
+
+    def summarize(self):
+        """Prints the failures again, since a log may be kept only in part, and the counts."""
+        for failure in self._failures:
+            print(f"failed: {failure[:2000]}")
+        print(f"{self.passed} passed, {self.failed} failed")
 
 
 def assert_equal_lists(what, left, right):

@@ -106,7 +106,7 @@ def main():
         for pair in arguments.pairs or SERVER_SETS.get(server_set, SERVER_SETS["hearth"])
     ]
     asyncio.run(run_all(arguments.binary, runs, checks))
-    print(f"{checks.passed} passed, {checks.failed} failed")
+    checks.summarize()
     return 1 if checks.failed else 0
 
 

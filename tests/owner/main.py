@@ -20,7 +20,7 @@ def main():
             certificates.run(binary, programs, directory, checks)
         except CheckFailed:
             print_log_ends(directory)
-    print(f"{checks.passed} passed, {checks.failed} failed")
+    checks.summarize()
     sys.exit(checks.failed > 0)
 
 

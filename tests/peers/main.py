@@ -159,7 +159,7 @@ def main():
         finally:
             shutil.rmtree(directory)
         print(f"--- {servers} took {time.monotonic() - started:.0f} s", flush=True)
-    print(f"{checks.passed} passed, {checks.failed} failed")
+    checks.summarize()
     return 1 if checks.failed else 0
 
 

@@ -157,7 +157,7 @@ def main():
                 print(f"--- {log.name}\n{log.read_text(errors='replace')[-2000:]}")
         finally:
             hearth.clean_up()
-    print(f"{checks.passed} passed, {checks.failed} failed")
+    checks.summarize()
     sys.exit(checks.failed > 0)
 
 

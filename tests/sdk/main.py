@@ -54,7 +54,7 @@ def main():
     finally:
         shutil.rmtree(directory)
     print(f"--- took {time.monotonic() - started:.0f} s")
-    print(f"{checks.passed} passed, {checks.failed} failed")
+    checks.summarize()
     return 1 if checks.failed else 0
 
 
