@@ -189,6 +189,24 @@ class Liar:
         if liar_room := self.rooms.get(room):
             return {"events": liar_room.missing_events(body["earliest_events"], body["latest_events"], body["limit"])}
 
+    async def _state_ids(self, request, body, room):
+        state = self._state_before(request, room)
+        if state is not None:
+            chain = [self.rooms[room].event_id(event) for event in self.rooms[room].auth_chain(state)]
+            return {"pdu_ids": state, "auth_chain_ids": chain}
+
+    async def _state(self, request, body, room):
+        state = self._state_before(request, room)
+        if state is not None:
+            liar_room = self.rooms[room]
+            return {"pdus": [liar_room.events[id] for id in state], "auth_chain": liar_room.auth_chain(state)}
+
+    def _state_before(self, request, room):
+        """The ids of the state before the event of a request, if that is known."""
+        liar_room, event = self.rooms.get(room), request.query.get("event_id")
+        if liar_room and liar_room.state_before and event in liar_room.events:
+            return liar_room.state_before(event)
+
     def transaction(self, pdus):
         return {"origin": self.name, "origin_server_ts": now(), "pdus": pdus}
 
@@ -220,6 +238,8 @@ class LiarRoom:
         self.depth = 0
         # The depth of the join
         self.joined_depth = 0
+        # Returns the ids of the state before an event. Without it, requests for a state are not answered.
+        self.state_before = None
         # In room versions 1 and 2
         self.chooses_event_ids = self.rules.event_format == EventFormatVersions.ROOM_V1_V2
 
@@ -334,7 +354,7 @@ class LiarRoom:
         found, open_ids = {}, list(events)
         while open_ids:
             for id in references(self.events[open_ids.pop()], "auth_events"):
-                if id not in found:
+                if id not in found and id in self.events:
                     found[id] = self.events[id]
                     open_ids.append(id)
         return list(found.values())
