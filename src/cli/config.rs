@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Where the packages have the settings.
-const SYSTEM_FILE: &str = "/etc/hearth/hearth.toml";
+pub(super) const SYSTEM_FILE: &str = "/etc/hearth/hearth.toml";
 
 /// The configuration of `file`, or the default. Prints what is wrong with it and returns the exit code
 /// 2.

@@ -13,6 +13,7 @@ mod reports;
 mod room;
 mod rotate_key;
 mod serve;
+mod setup;
 mod status;
 mod table;
 mod terminal;
@@ -33,6 +34,7 @@ struct Hearth {
 #[derive(FromArgs)]
 #[argh(subcommand)]
 enum Command {
+    Setup(setup::Setup),
     Serve(serve::Serve),
     Status(status::Status),
     User(user::User),
@@ -55,6 +57,7 @@ pub fn main() -> ExitCode {
         Err(code) => return code,
     };
     match command {
+        Command::Setup(command) => command.run(),
         Command::Serve(command) => command.run(),
         Command::Status(command) => command.run(),
         Command::User(command) => command.run(),

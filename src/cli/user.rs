@@ -283,7 +283,7 @@ impl User {
 }
 
 /// The password to set; `None` if the server makes one up.
-fn password(generate: bool, from_stdin: bool) -> Result<Option<String>, ExitCode> {
+pub(super) fn password(generate: bool, from_stdin: bool) -> Result<Option<String>, ExitCode> {
     let password = match (generate, from_stdin) {
         (true, true) => Err(io::Error::other(
             "give --generate or --password-stdin, not both",

@@ -29,7 +29,6 @@ use ruma::{
     OwnedServerName, OwnedUserId, ServerName, UserId, user_id::localpart_is_fully_conforming,
 };
 
-use self::server_name::is_local;
 pub use self::{
     addresses::Addresses,
     error::Error,
@@ -39,6 +38,7 @@ pub use self::{
     public_url::PublicUrl,
     push_gateways::PushGateways,
     secret::Secret,
+    server_name::is_local,
     settings::Settings,
     size::Size,
     tls::{Acme, CertificateSource, PemFiles, Tls},

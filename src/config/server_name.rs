@@ -3,7 +3,7 @@ use std::net::IpAddr;
 use ruma::ServerName;
 
 /// Whether only this machine is reached by `name`.
-pub(super) fn is_local(name: &ServerName) -> bool {
+pub fn is_local(name: &ServerName) -> bool {
     let host = name.host();
     let address = host.trim_start_matches('[').trim_end_matches(']');
     match address.parse::<IpAddr>() {

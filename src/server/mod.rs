@@ -5,6 +5,7 @@
 //! store closes.
 
 mod error;
+mod owner;
 mod services;
 
 use std::{net::SocketAddr, panic::AssertUnwindSafe, sync::Arc};
@@ -166,6 +167,7 @@ pub fn with_store<T>(
         return Err(Error::NoData(config.data_dir.clone()));
     }
     let executor = Executor::default();
+    let _files = owner::FilesOfRoot(&config.data_dir);
     smol::block_on(executor.run(async {
         let store = open_store(config, Pool::default()).await?;
         let publishing = executor.spawn(store.clone().publish(|_| {}));
@@ -176,6 +178,18 @@ pub fn with_store<T>(
     }))
 }
 
+/// Makes the database of a new server.
+pub fn create_data(config: &Config) -> Result<(), Error> {
+    let executor = Executor::default();
+    smol::block_on(executor.run(async {
+        let store = open_store(config, Pool::default()).await?;
+        let publishing = executor.spawn(store.clone().publish(|_| {}));
+        store.close().await;
+        publishing.await;
+        Ok(())
+    }))
+}
+
 /// Runs `action` on a server that is not running: with an edge that answers the owner in this process.
 /// Meanwhile nothing is sent to other servers and push gateways; it stays queued.
 pub fn offline<T>(config: Config, action: impl AsyncFnOnce(&Edge) -> T) -> Result<T, Error> {
@@ -183,6 +197,8 @@ pub fn offline<T>(config: Config, action: impl AsyncFnOnce(&Edge) -> T) -> Resul
         return Err(Error::NoData(config.data_dir));
     }
     let executor = Executor::default();
+    let data_dir = config.data_dir.clone();
+    let _files = owner::FilesOfRoot(&data_dir);
     smol::block_on(executor.run(async {
         let (stop, stopping) = stop::channel();
         let (clock, pool) = (Clock::default(), Pool::default());

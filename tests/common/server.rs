@@ -50,7 +50,7 @@ impl Server {
 
     /// Like [`Self::start`], with this command and port, and with more lines in the configuration.
     pub fn start_with(
-        mut command: Command,
+        command: Command,
         directory: &Path,
         port: u16,
         settings: &str,
@@ -72,6 +72,12 @@ impl Server {
                  {registration}rate_limits = false\n{settings}"
             ),
         )?;
+        Self::start_as_is(command, directory, port)
+    }
+
+    /// Like [`Self::start_with`], with the configuration that is in `directory`.
+    pub fn start_as_is(mut command: Command, directory: &Path, port: u16) -> io::Result<Server> {
+        let config = directory.join("hearth.toml");
         let log = File::options()
             .create(true)
             .append(true)

@@ -5,6 +5,7 @@ mod invite;
 mod media;
 mod others;
 mod room;
+mod setup;
 mod socket;
 mod user;
 
