@@ -19,6 +19,8 @@ mod sliding_sync;
 mod systemd;
 #[path = "blackbox/typing.rs"]
 mod typing;
+#[path = "blackbox/unix_socket.rs"]
+mod unix_socket;
 
 use std::{
     collections::{BTreeMap, HashMap},

@@ -60,8 +60,11 @@ impl Serve {
 /// For the person who started the server in a terminal.
 fn greeting(config: &Config, has_file: bool) -> String {
     let mut text = format!("hearth serves {}\n", config.server_name);
-    for address in &config.listen {
+    for address in &config.listen.addresses {
         text += &format!("  http://{address}\n");
+    }
+    for path in &config.listen.paths {
+        text += &format!("  {}\n", path.display());
     }
     for address in config.tls.iter().flat_map(|tls| &tls.listen) {
         text += &format!("  https://{address}\n");

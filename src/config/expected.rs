@@ -21,7 +21,8 @@ pub(super) fn value(key: &str) -> Option<&'static str> {
         "server_name" => "a domain name such as \"example.org\", which is the end of every user id",
         "data_dir" => "the path of a directory, such as \"/var/lib/hearth\"",
         "listen" => {
-            "a list of addresses with ports, such as [\"127.0.0.1:8008\"]; a host name in it has to resolve"
+            "a list of addresses with ports, such as [\"127.0.0.1:8008\"], or of paths, such as \
+             [\"unix:/run/hearth/hearth.sock\"]; a host name in it has to resolve"
         }
         "tls_listen" => {
             "a list of addresses with ports, such as [\"[::]:8448\"]; a host name in it has to resolve"

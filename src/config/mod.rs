@@ -30,7 +30,7 @@ use ruma::{
 };
 
 pub use self::{
-    addresses::Addresses,
+    addresses::{Addresses, Listen},
     error::Error,
     federation::Federation,
     lifetime::Lifetime,
@@ -53,8 +53,8 @@ pub struct Config {
     /// It can never be changed.
     pub server_name: OwnedServerName,
     pub data_dir: PathBuf,
-    /// The addresses without TLS.
-    pub listen: Vec<SocketAddr>,
+    /// Without TLS.
+    pub listen: Listen,
     pub tls: Option<Tls>,
     pub public_url: Option<PublicUrl>,
     /// Whose `X-Forwarded-For` counts.
@@ -136,7 +136,7 @@ impl Config {
         if !self.is_local() {
             return Some(format!("https://{}", self.server_name));
         }
-        let (scheme, address) = match (self.listen.first(), &self.tls) {
+        let (scheme, address) = match (self.listen.addresses.first(), &self.tls) {
             (Some(address), _) => ("http", address),
             (None, tls) => ("https", tls.as_ref()?.listen.first()?),
         };
@@ -157,7 +157,7 @@ impl TryFrom<Settings> for Config {
         let registration = registration(&settings)?;
         let tls = Tls::of(&settings)?;
         let turn = turn(settings.turn_uris, settings.turn_secret, settings.turn_ttl)?;
-        if settings.listen.0.is_empty() && tls.is_none() {
+        if settings.listen == Listen::default() && tls.is_none() {
             return Err(Error::Contradiction(
                 "`listen` and `tls_listen` are both empty: nobody could reach the server; \
                  give one of them an address",
@@ -167,7 +167,7 @@ impl TryFrom<Settings> for Config {
         Ok(Self {
             server_name: settings.server_name,
             data_dir: settings.data_dir,
-            listen: settings.listen.0,
+            listen: settings.listen,
             tls,
             public_url: settings.public_url,
             trusted_proxies: settings.trusted_proxies,
@@ -224,7 +224,11 @@ fn registration(settings: &Settings) -> Result<Registration, Error> {
 /// Whether other machines can reach the server: by its name, or because it does not listen on loopback
 /// addresses only.
 fn reachable(settings: &Settings) -> bool {
-    let mut addresses = settings.listen.0.iter().chain(&settings.tls_listen.0);
+    let mut addresses = settings
+        .listen
+        .addresses
+        .iter()
+        .chain(&settings.tls_listen.0);
     !is_local(&settings.server_name) || addresses.any(|address| !address.ip().is_loopback())
 }
 
@@ -280,6 +284,7 @@ mod tests {
         assert!(
             config
                 .listen
+                .addresses
                 .iter()
                 .all(|address| address.ip().is_loopback())
         );

@@ -14,9 +14,18 @@ use serde::{
 };
 
 use super::{
-    addresses::Addresses, error::Error, expected, federation::Federation, lifetime::Lifetime,
-    memory::Memory, public_url::PublicUrl, push_gateways::PushGateways, secret::Secret, size::Size,
-    trusted_proxies::TrustedProxies, unauthenticated_media::UnauthenticatedMedia,
+    addresses::{Addresses, Listen},
+    error::Error,
+    expected,
+    federation::Federation,
+    lifetime::Lifetime,
+    memory::Memory,
+    public_url::PublicUrl,
+    push_gateways::PushGateways,
+    secret::Secret,
+    size::Size,
+    trusted_proxies::TrustedProxies,
+    unauthenticated_media::UnauthenticatedMedia,
     user_directory::UserDirectory,
 };
 
@@ -26,7 +35,7 @@ use super::{
 pub struct Settings {
     pub server_name: OwnedServerName,
     pub data_dir: PathBuf,
-    pub listen: Addresses,
+    pub listen: Listen,
     pub tls_listen: Addresses,
     pub tls_certificate: Option<PathBuf>,
     pub tls_key: Option<PathBuf>,
@@ -72,7 +81,10 @@ impl Default for Settings {
         Self {
             server_name: owned_server_name!("localhost"),
             data_dir: PathBuf::from("./hearth-data"),
-            listen: Addresses(vec![SocketAddr::from(([127, 0, 0, 1], 8008))]),
+            listen: Listen {
+                addresses: vec![SocketAddr::from(([127, 0, 0, 1], 8008))],
+                paths: Vec::new(),
+            },
             tls_listen: Addresses::default(),
             tls_certificate: None,
             tls_key: None,
@@ -352,7 +364,8 @@ mod tests {
             (
                 "listen = 8008",
                 "line 1: `listen` has to be a list of addresses with ports, such as \
-                 [\"127.0.0.1:8008\"]; a host name in it has to resolve",
+                 [\"127.0.0.1:8008\"], or of paths, such as [\"unix:/run/hearth/hearth.sock\"]; \
+                 a host name in it has to resolve",
             ),
             (
                 "tls_listen = [\n  \"[::]\",\n]",

@@ -126,7 +126,11 @@ impl Acme {
             contact,
             directory: settings.acme_directory.clone(),
             names,
-            http: settings.listen.0.iter().any(|address| address.port() == 80),
+            http: settings
+                .listen
+                .addresses
+                .iter()
+                .any(|address| address.port() == 80),
         })
     }
 }

@@ -2,8 +2,9 @@
 
 use std::{
     convert::Infallible,
-    io,
-    net::{IpAddr, SocketAddr, TcpListener},
+    fmt, io,
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -16,7 +17,7 @@ use smol::{
 
 use super::{
     connection::Connection, connection_slots::ConnectionSlots, gate::Gate, limits::Timeouts,
-    peer::ClientAddresses, stream::Stream, tls::Certificate,
+    peer::ClientAddresses, stream::Stream, tls::Certificate, unix_socket::UnixSocket,
 };
 use crate::{config::Config, executor::Executor, stop::Stopping, systemd::Sockets};
 
@@ -27,6 +28,8 @@ pub enum ListenError {
         address: SocketAddr,
         error: io::Error,
     },
+    #[error("cannot listen on {}: {error}", path.display())]
+    BindPath { path: PathBuf, error: io::Error },
     /// A socket of systemd with an unknown address, so whether it is for TLS is not known.
     #[error(
         "systemd listens on {0}, which is neither in `listen` nor in `tls_listen`: name the same \
@@ -54,10 +57,18 @@ pub struct Listeners {
 }
 
 struct Listener {
-    socket: Async<TcpListener>,
-    address: SocketAddr,
+    socket: Socket,
     certificate: Option<Certificate>,
 }
+
+enum Socket {
+    Tcp(Async<TcpListener>, SocketAddr),
+    Unix(UnixSocket),
+}
+
+/// Who connects by a Unix socket has no address. It counts as a program of this machine, so that it is a proxy
+/// if `trusted_proxies` says so of this address.
+const UNIX_PEER: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 impl Listeners {
     /// Listens on the addresses of the settings, on `sockets` where one has the address. The settings for
@@ -68,8 +79,11 @@ impl Listeners {
         certificate: Option<Certificate>,
     ) -> Result<Self, ListenError> {
         let mut listeners = Vec::new();
-        for &address in &config.listen {
+        for &address in &config.listen.addresses {
             listeners.push(Listener::bind(address, &mut sockets, None)?);
+        }
+        for path in &config.listen.paths {
+            listeners.push(Listener::bind_path(path)?);
         }
         if let Some(tls) = &config.tls {
             for &address in &tls.listen {
@@ -88,11 +102,11 @@ impl Listeners {
         })
     }
 
-    /// The addresses of the listeners, those without TLS first. Instead of port 0 they have the port that
+    /// The addresses of the listeners that have one, those without TLS first. Instead of port 0 they have the port that
     /// the system chose.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         let listeners = self.listeners.iter();
-        listeners.map(|listener| listener.address).collect()
+        listeners.filter_map(Listener::address).collect()
     }
 
     /// Accepts connections and answers their requests with `gate` until the server stops; then waits for
@@ -127,11 +141,49 @@ impl Listener {
             .and_then(|socket| Ok((socket.local_addr()?, Async::new(socket)?)));
         match bound {
             Ok((address, socket)) => Ok(Self {
-                socket,
-                address,
+                socket: Socket::Tcp(socket, address),
                 certificate,
             }),
             Err(error) => Err(ListenError::Bind { address, error }),
+        }
+    }
+
+    fn bind_path(path: &Path) -> Result<Self, ListenError> {
+        let socket = UnixSocket::bind(path).map_err(|error| ListenError::BindPath {
+            path: path.to_owned(),
+            error,
+        })?;
+        Ok(Self {
+            socket: Socket::Unix(socket),
+            certificate: None,
+        })
+    }
+
+    fn address(&self) -> Option<SocketAddr> {
+        match &self.socket {
+            Socket::Tcp(_, address) => Some(*address),
+            Socket::Unix(_) => None,
+        }
+    }
+
+    async fn accept(&self) -> io::Result<(Stream, IpAddr)> {
+        match &self.socket {
+            Socket::Tcp(socket, _) => {
+                let (stream, address) = socket.accept().await?;
+                // Answers are written whole; waiting for more to send with them only delays.
+                let _ = stream.get_ref().set_nodelay(true);
+                Ok((Stream::Plain(stream), address.ip()))
+            }
+            Socket::Unix(socket) => Ok((Stream::Unix(socket.accept().await?), UNIX_PEER)),
+        }
+    }
+}
+
+impl fmt::Display for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(_, address) => address.fmt(f),
+            Self::Unix(socket) => socket.path().display().fmt(f),
         }
     }
 }
@@ -212,19 +264,16 @@ impl Acceptor {
 
 async fn accept(listener: Listener, acceptor: Arc<Acceptor>) {
     loop {
-        match listener.socket.accept().await {
+        match listener.accept().await {
             Ok((stream, address)) => {
-                // Answers are written whole; waiting for more to send with them only delays.
-                let _ = stream.get_ref().set_nodelay(true);
-                let certificate = listener.certificate.clone();
-                acceptor.serve(Stream::Plain(stream), address.ip(), certificate);
+                acceptor.serve(stream, address, listener.certificate.clone());
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
                 // Most likely out of file descriptors, until another connection closes.
                 log::warn!(
                     "cannot accept a connection on {}, trying again in a second: {error}",
-                    listener.address
+                    listener.socket
                 );
                 Timer::after(Duration::from_secs(1)).await;
             }

@@ -36,6 +36,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod unix_socket;
 
 pub use self::{
     admin_socket::{AdminSocket, admin_socket_path, is_admin_socket_of},

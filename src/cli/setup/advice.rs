@@ -62,13 +62,15 @@ fn reachability(answers: &Answers, config: &Config) -> String {
                 `hearth status` shows it.\n"
             .to_owned();
     }
-    let listen = config
-        .listen
-        .first()
-        .map(ToString::to_string)
-        .unwrap_or_default();
+    let listen = match (config.listen.addresses.first(), config.listen.paths.first()) {
+        (Some(address), _) => format!("http://{address}"),
+        (None, path) => format!(
+            "the socket {}",
+            path.map_or("".into(), |path| path.to_string_lossy())
+        ),
+    };
     format!(
-        "\nThe reverse proxy for {} has to pass all requests on to http://{listen}, with X-Forwarded-For and \
+        "\nThe reverse proxy for {} has to pass all requests on to {listen}, with X-Forwarded-For and \
          Host; the README has lines for nginx and Caddy.\n",
         host(config)
     )

@@ -181,7 +181,7 @@ fn config() -> Config {
     };
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let mut config: Config = Settings::local().try_into().unwrap();
-    config.listen = vec![any];
+    config.listen.addresses = vec![any];
     config.tls = Some(Tls {
         listen: vec![any],
         source: CertificateSource::Files(PemFiles {
