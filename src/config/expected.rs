@@ -30,6 +30,10 @@ pub(super) fn value(key: &str) -> Option<&'static str> {
         "tls_certificate" | "tls_key" | "extra_ca" => "the path of a PEM file in quotes",
         "acme" => "your e-mail address, such as \"you@example.org\"",
         "acme_directory" => "the https address of an ACME directory in quotes",
+        "contact" => {
+            "a list of user ids, e-mail addresses and at most one page, such as [\"@you:example.org\", \
+             \"you@example.org\", \"https://example.org/help\"]"
+        }
         "trusted_proxies" => {
             "a list of IP addresses and networks, such as [\"172.17.0.1\", \"10.0.0.0/8\"]"
         }

@@ -4,6 +4,7 @@
 //! `hearth.example.toml`; a test holds the two together.
 
 mod addresses;
+mod contact;
 mod error;
 mod expected;
 mod federation;
@@ -31,6 +32,7 @@ use ruma::{
 
 pub use self::{
     addresses::{Addresses, Listen},
+    contact::Contact,
     error::Error,
     federation::Federation,
     lifetime::Lifetime,
@@ -57,6 +59,8 @@ pub struct Config {
     pub listen: Listen,
     pub tls: Option<Tls>,
     pub public_url: Option<PublicUrl>,
+    /// How everybody reaches the administrator.
+    pub contact: Contact,
     /// Whose `X-Forwarded-For` counts.
     pub trusted_proxies: TrustedProxies,
     pub registration: Registration,
@@ -170,6 +174,7 @@ impl TryFrom<Settings> for Config {
             listen: settings.listen,
             tls,
             public_url: settings.public_url,
+            contact: settings.contact,
             trusted_proxies: settings.trusted_proxies,
             registration,
             registration_shared_secret: settings.registration_shared_secret,

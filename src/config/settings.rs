@@ -15,6 +15,7 @@ use serde::{
 
 use super::{
     addresses::{Addresses, Listen},
+    contact::Contact,
     error::Error,
     expected,
     federation::Federation,
@@ -42,6 +43,7 @@ pub struct Settings {
     pub acme: Option<String>,
     pub acme_directory: String,
     pub public_url: Option<PublicUrl>,
+    pub contact: Contact,
     pub trusted_proxies: TrustedProxies,
     pub registration: Registration,
     pub registration_token: Option<Secret>,
@@ -91,6 +93,7 @@ impl Default for Settings {
             acme: None,
             acme_directory: rustls_acme::acme::LETS_ENCRYPT_PRODUCTION_DIRECTORY.to_owned(),
             public_url: None,
+            contact: Contact::default(),
             trusted_proxies: TrustedProxies::default(),
             registration: Registration::Closed,
             registration_token: None,

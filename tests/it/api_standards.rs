@@ -90,6 +90,25 @@ fn well_known_names_the_public_url_of_the_settings() {
 }
 
 #[test]
+fn well_known_support_has_the_contacts_of_the_settings() {
+    let settings =
+        "contact = [\"@a:example.org\", \"a@example.org\", \"https://example.org/help\"]";
+    let server = TestServer::with(settings);
+    let (status, body) = server.get("/.well-known/matrix/support");
+    let expected = json!({
+        "contacts": [
+            { "role": "m.role.admin", "matrix_id": "@a:example.org" },
+            { "role": "m.role.admin", "email_address": "a@example.org" },
+        ],
+        "support_page": "https://example.org/help",
+    });
+    assert_eq!((status, body), (200, expected));
+    let server = TestServer::with("contact = [\"https://example.org/help\"]");
+    let (_, body) = server.get("/.well-known/matrix/support");
+    assert_eq!(body, json!({ "support_page": "https://example.org/help" }));
+}
+
+#[test]
 fn the_root_answers_a_person_with_a_page_and_a_program_with_json() {
     let server = TestServer::with("server_name = \"example.org\"");
     let about = json!({ "server": "hearth", "server_name": "example.org" });

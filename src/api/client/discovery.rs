@@ -109,9 +109,22 @@ pub async fn discover_homeserver(
 
 /// `GET /.well-known/matrix/support`
 pub async fn discover_support(
-    _api: Api,
+    api: Api,
     _client: Unauthenticated,
     _request: discover_support::Request,
 ) -> Result<discover_support::Response, Error> {
-    Err(Error::not_found("no support contact is configured"))
+    use discover_support::{Contact, ContactRole::Admin, Response};
+
+    let contact = api.config.contact.clone();
+    let users = contact.users.into_iter();
+    let users = users.map(|user| Contact::with_matrix_id(Admin, user));
+    let addresses = contact.email_addresses.into_iter();
+    let addresses = addresses.map(|address| Contact::with_email_address(Admin, address));
+    let mut response = Response::with_contacts(users.chain(addresses).collect());
+    response.support_page = contact.page;
+    // "At least one of `contacts` or `support_page` is required."
+    if response.contacts.is_empty() && response.support_page.is_none() {
+        return Err(Error::not_found("no support contact is configured"));
+    }
+    Ok(response)
 }
