@@ -17,6 +17,7 @@ pub mod pool;
 pub mod protocol;
 pub mod push;
 pub mod rates;
+pub mod request_counts;
 pub mod rooms;
 pub mod server;
 pub mod shares;

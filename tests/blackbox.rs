@@ -7,6 +7,8 @@ mod common;
 mod media;
 #[path = "blackbox/memory.rs"]
 mod memory;
+#[path = "blackbox/metrics.rs"]
+mod metrics;
 #[path = "blackbox/one_time_keys.rs"]
 mod one_time_keys;
 #[path = "blackbox/push.rs"]

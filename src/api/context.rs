@@ -15,6 +15,7 @@ use crate::{
     pool::Pool,
     push::PushSender,
     rates::{Kind, Rates, site},
+    request_counts::RequestCounts,
     rooms::{self, Actor, Local, state::current, typing::Typing},
     stop::Stopping,
     store::{RoomNum, Store, Tx, UserNum, records::Membership},
@@ -51,6 +52,7 @@ pub struct Context {
     pub room_lists: RoomLists,
     pub read_states: ReadStates,
     pub presence: Arc<Presence>,
+    pub requests: RequestCounts,
     /// The rate limits that depend on what only the handler knows.
     pub rates: Rates,
     /// Resolves when the server stops. A handler that waits longer than a second waits for this too.

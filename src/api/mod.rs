@@ -29,6 +29,7 @@ mod files;
 pub mod health;
 mod keys;
 mod media;
+pub mod metrics;
 mod streamed;
 pub mod welcome;
 

@@ -24,6 +24,7 @@ pub(super) fn value(key: &str) -> Option<&'static str> {
             "a list of addresses with ports, such as [\"127.0.0.1:8008\"], or of paths, such as \
              [\"unix:/run/hearth/hearth.sock\"]; a host name in it has to resolve"
         }
+        "metrics_listen" => "a list of addresses with ports, such as [\"127.0.0.1:9090\"]",
         "tls_listen" => {
             "a list of addresses with ports, such as [\"[::]:8448\"]; a host name in it has to resolve"
         }

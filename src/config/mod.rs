@@ -59,6 +59,8 @@ pub struct Config {
     pub listen: Listen,
     pub tls: Option<Tls>,
     pub public_url: Option<PublicUrl>,
+    /// The addresses of `/metrics`.
+    pub metrics_listen: Vec<SocketAddr>,
     /// How everybody reaches the administrator.
     pub contact: Contact,
     /// Whose `X-Forwarded-For` counts.
@@ -175,6 +177,7 @@ impl TryFrom<Settings> for Config {
             tls,
             public_url: settings.public_url,
             contact: settings.contact,
+            metrics_listen: settings.metrics_listen.0,
             trusted_proxies: settings.trusted_proxies,
             registration,
             registration_shared_secret: settings.registration_shared_secret,

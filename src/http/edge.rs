@@ -36,6 +36,7 @@ use crate::{
     cache::Cache,
     pool::Kind,
     rates::{Rates, site},
+    request_counts::RequestKind,
 };
 
 /// How long, and of how many servers, the edge remembers from where their requests came.
@@ -138,6 +139,11 @@ impl Edge {
         Self::with(routes::admin(), api, Timeouts::default())
     }
 
+    /// Serves monitoring.
+    pub fn metrics(api: Api) -> Self {
+        Self::with(routes::metrics(), api, Timeouts::default())
+    }
+
     pub(super) fn with(routes: Vec<Route>, api: Api, timeouts: Timeouts) -> Self {
         let mut app = tide::with_state(Arc::new(State {
             // The largest transaction has room: other servers repeat a rejected one for ever.
@@ -214,6 +220,7 @@ impl Edge {
     async fn route(&self, exchange: Exchange) -> Response<ResponseBody> {
         let mut url = base_url().clone();
         url.set_path(&routing_path(exchange.head.uri.path()));
+        let method = method_name(&exchange.head.method);
         let mut request = http_types::Request::new(to_tide(&exchange.head.method), url);
         request.ext_mut().insert(exchange);
         let result: http_types::Result<http_types::Response> = self.app.respond(request).await;
@@ -225,10 +232,19 @@ impl Edge {
             Some(FinishedResponse(response)) => response
                 .into_inner()
                 .unwrap_or_else(PoisonError::into_inner),
-            None if response.status() == http_types::StatusCode::MethodNotAllowed => {
-                Rejection::WrongMethod.response()
+            None => {
+                let rejection = match response.status() {
+                    http_types::StatusCode::MethodNotAllowed => Rejection::WrongMethod,
+                    _ => Rejection::UnknownPath,
+                };
+                let response = rejection.response();
+                self.app.state().api.requests.add(RequestKind {
+                    method,
+                    endpoint: "unknown",
+                    status: response.status().as_u16(),
+                });
+                response
             }
-            None => Rejection::UnknownPath.response(),
         }
     }
 }
@@ -248,6 +264,11 @@ async fn serve(
     let finished = handle(&route, template, &state, exchange)
         .await
         .unwrap_or_else(Rejection::response);
+    state.api.requests.add(RequestKind {
+        method: method_name(&route.method),
+        endpoint: template.path(),
+        status: finished.status().as_u16(),
+    });
     let mut response = http_types::Response::new(http_types::StatusCode::Ok);
     response
         .ext_mut()
@@ -388,6 +409,18 @@ fn preflight() -> Response<ResponseBody> {
     *response.status_mut() = StatusCode::NO_CONTENT;
     cors::preflight(response.headers_mut());
     response
+}
+
+/// What endpoints have; whoever sends another method does not make the counts grow.
+fn method_name(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        _ => "other",
+    }
 }
 
 /// tide's name for a method. Methods without endpoints become one without endpoints, so that tide

@@ -21,6 +21,8 @@ use super::{
 };
 use crate::{config::Config, executor::Executor, stop::Stopping, systemd::Sockets};
 
+const MAX_METRICS_CONNECTIONS: usize = 16;
+
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     #[error("cannot listen on {address}: {}", in_words(.error))]
@@ -100,6 +102,22 @@ impl Listeners {
             connections: config.memory.connections(),
             timeouts: Timeouts::default(),
         })
+    }
+
+    /// Listens for monitoring; `None` if the settings name no address for it.
+    pub fn for_metrics(config: &Config) -> Result<Option<Self>, ListenError> {
+        if config.metrics_listen.is_empty() {
+            return Ok(None);
+        }
+        let addresses = config.metrics_listen.iter();
+        let listeners =
+            addresses.map(|address| Listener::bind(*address, &mut Sockets::default(), None));
+        Ok(Some(Self {
+            listeners: listeners.collect::<Result<_, _>>()?,
+            addresses: Arc::new(ClientAddresses::new(config.trusted_proxies.clone())),
+            connections: MAX_METRICS_CONNECTIONS,
+            timeouts: Timeouts::default(),
+        }))
     }
 
     /// The addresses of the listeners that have one, those without TLS first. Instead of port 0 they have the port that

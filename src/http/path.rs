@@ -27,6 +27,11 @@ impl Template {
     }
 
     /// The patterns by which tide finds this template.
+    /// As in the specification, with the names of its arguments in braces.
+    pub(super) fn path(self) -> &'static str {
+        self.path
+    }
+
     pub(super) fn patterns(self) -> Vec<String> {
         let segments = self.path.split('/');
         let pattern: Vec<_> = segments

@@ -11,7 +11,7 @@ use super::{
     route::{Handler, Route},
 };
 use crate::{
-    api::{acme_challenge, admin, client, federation, health, welcome},
+    api::{acme_challenge, admin, client, federation, health, metrics, welcome},
     rates::Kind,
 };
 
@@ -42,6 +42,11 @@ pub(super) fn all() -> Vec<Route> {
     routes.add(admin::server_notices::send_server_notice_once);
     routes.add(admin::server_notices::announce);
     routes.0
+}
+
+/// What monitoring reads.
+pub(super) fn metrics() -> Vec<Route> {
+    vec![Route::new(metrics::metrics)]
 }
 
 /// The operations of the owner.
@@ -86,6 +91,7 @@ pub(super) fn admin() -> Vec<Route> {
         Route::operation("/_hearth/admin/v1/user/sessions", user::sessions),
         Route::operation("/_hearth/admin/v1/user/show", user::show),
         Route::operation("/_hearth/admin/v1/user/suspend", user::suspend),
+        Route::new(metrics::metrics),
     ]
 }
 

@@ -43,6 +43,7 @@ pub struct Server {
     stop: Stop,
     serving: Task<()>,
     serving_admin: Option<Task<()>>,
+    serving_metrics: Option<Task<()>>,
     renewing: Option<Task<()>>,
 }
 
@@ -58,6 +59,7 @@ impl Server {
         let pool = Pool::default();
         let (certificate, acme) = certificate(&config, &pool, &clock)?;
         let listeners = Listeners::bind(&config, sockets, certificate.clone())?;
+        let metrics_listeners = Listeners::for_metrics(&config)?;
         let addresses = listeners.addresses();
         let gate = Arc::new(Gate::default());
         let (stop, stopping) = stop::channel();
@@ -75,6 +77,12 @@ impl Server {
         )
         .await?;
         services.resume(executor)?;
+        let serving_metrics = metrics_listeners.map(|listeners| {
+            let gate = Arc::new(Gate::default());
+            gate.open(Edge::metrics(services.api.clone()));
+            let (of_connections, stopping) = (executor.clone(), stopping.clone());
+            executor.spawn(async move { listeners.serve(&of_connections, gate, stopping).await })
+        });
         let serving_admin = match AdminSocket::bind(&services.api.config.data_dir) {
             Ok(socket) => {
                 let edge = Edge::admin(services.api.clone());
@@ -104,6 +112,7 @@ impl Server {
             stop,
             serving,
             serving_admin,
+            serving_metrics,
             renewing,
         })
     }
@@ -142,7 +151,7 @@ impl Server {
         self.stop.now();
         drop(self.renewing);
         self.serving.await;
-        if let Some(serving) = self.serving_admin {
+        for serving in self.serving_admin.into_iter().chain(self.serving_metrics) {
             serving.await;
         }
         self.gate.shut();

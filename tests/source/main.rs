@@ -33,6 +33,7 @@ const LAYERS: &[&[&str]] = &[
         "logging",
         "pool",
         "rates",
+        "request_counts",
         "single_flight",
         "stop",
         "systemd",

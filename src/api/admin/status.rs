@@ -13,6 +13,10 @@ use crate::{
 };
 
 pub async fn status(api: Api, _: Nothing) -> Result<Value, Error> {
+    summary(&api).await
+}
+
+pub async fn summary(api: &Api) -> Result<Value, Error> {
     let scan = |s: &_| {
         let media = media::usage(s)?;
         let uploads: u64 = media.users.iter().map(|(_, usage)| usage.bytes).sum();

@@ -1,6 +1,13 @@
 //! The slots of requests to other servers. Those that answer do not wait for slots that silent ones hold.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use ruma::{OwnedServerName, ServerName};
 use smol::lock::{Semaphore, SemaphoreGuardArc};
@@ -14,25 +21,44 @@ const MAX_ANSWERED: usize = 4096;
 
 /// The servers that answered the last request to them. Clones are the same.
 #[derive(Clone)]
-pub struct Answered(Arc<Cache<OwnedServerName, ()>>);
+pub struct Answered(Arc<Inner>);
+
+struct Inner {
+    servers: Cache<OwnedServerName, ()>,
+    /// How many requests were answered, and how many were not.
+    counts: [AtomicU64; 2],
+}
 
 impl Answered {
     pub fn new(clock: &Clock) -> Self {
-        Self(Arc::new(Cache::new(clock, MAX_ANSWERED)))
+        Self(Arc::new(Inner {
+            servers: Cache::new(clock, MAX_ANSWERED),
+            counts: Default::default(),
+        }))
     }
 
     pub fn has(&self, server: &ServerName) -> bool {
-        self.0.get(server).is_some()
+        self.0.servers.get(server).is_some()
+    }
+
+    /// How many requests to all servers had which outcome since the start.
+    pub fn outcomes(&self) -> [(&'static str, u64); 2] {
+        let [answered, failed] = &self.0.counts;
+        let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        [("answered", count(answered)), ("failed", count(failed))]
     }
 
     /// An error response is an answer. Where this server lacks memory or disk space, that says nothing of
     /// the other one.
     pub fn note<T>(&self, server: &ServerName, response: &Result<T, Error>) {
         match response {
-            Ok(_) => self.0.insert(server.to_owned(), (), ANSWERED_TTL),
+            Ok(_) => self.0.servers.insert(server.to_owned(), (), ANSWERED_TTL),
             Err(Error::NoMemory | Error::Disk(_)) => {}
-            Err(_) => drop(self.0.remove(server)),
+            Err(_) => drop(self.0.servers.remove(server)),
         }
+        let [answered, failed] = &self.0.counts;
+        let count = if response.is_ok() { answered } else { failed };
+        count.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Gives up `request`, which a client sends to `server`, after `timeout`: the server is silent then.
