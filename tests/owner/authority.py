@@ -15,13 +15,15 @@ BLOCKED = "blocked.example"
 
 
 class Authority:
-    """Every name leads to 127.0.0.1, unless `lead` says otherwise. It connects to `tls_port` and `http_port`."""
+    """Every name leads to 127.0.0.1, unless `lead` says otherwise. It connects to `tls_port` and `http_port`. Others
+    can use its name server if it has an address, where it listens on port 53."""
 
-    def __init__(self, programs, directory, tls_port, http_port):
+    def __init__(self, programs, directory, tls_port, http_port, nameserver=None):
         self.programs = pathlib.Path(programs)
         self.directory = directory
         self.tls_port, self.http_port = tls_port, http_port
         self.port, self.management, self.dns, self.dns_management = (free_port() for _ in range(4))
+        self.dns = f"{nameserver}:53" if nameserver else f"127.0.0.1:{self.dns}"
         self.processes = []
         self.ca = directory / "authority.pem"
         self._certificate()
@@ -46,9 +48,9 @@ class Authority:
         }
         (directory / "pebble.json").write_text(json.dumps({"pebble": config}))
         none = [f"-{server}="for server in ("doh", "http01", "https01", "tlsalpn01")]
-        resolver = ["-defaultIPv6=", "-defaultIPv4=127.0.0.1", f"-dnsserver=127.0.0.1:{self.dns}", *none]
+        resolver = ["-defaultIPv6=", "-defaultIPv4=127.0.0.1", f"-dnsserver={self.dns}", *none]
         self._run("pebble-challtestsrv", *resolver, f"-management=127.0.0.1:{self.dns_management}")
-        pebble = ["-config", directory / "pebble.json", "-dnsserver", f"127.0.0.1:{self.dns}"]
+        pebble = ["-config", directory / "pebble.json", "-dnsserver", self.dns]
         self._run("pebble", *pebble, "-strict", PEBBLE_VA_NOSLEEP="1", PEBBLE_WFE_NONCEREJECT="0")
         deadline = time.monotonic() + START_TIMEOUT
         while True:

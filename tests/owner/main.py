@@ -1,4 +1,5 @@
-"""Owning a server: `main.py BINARY PROGRAMS`, the latter a directory with Pebble."""
+"""Owning a server: `main.py BINARY PROGRAMS PACKAGE CACHE`: directories with Pebble and for a clean Debian, and the
+Debian package of the binary. Root runs this."""
 
 import pathlib
 import sys
@@ -8,18 +9,23 @@ HERE = pathlib.Path(__file__).parent
 sys.path.append(str(HERE.parent / "common"))
 
 import certificates
+import ten_minutes
 from checks import CheckFailed, Checks, print_log_ends
 
 
 def main():
-    binary, programs = (pathlib.Path(argument).resolve() for argument in sys.argv[1:])
+    binary, programs, package, cache = (pathlib.Path(argument).resolve() for argument in sys.argv[1:])
     checks = Checks()
     with tempfile.TemporaryDirectory(prefix="hearth-owner-") as name:
         directory = pathlib.Path(name)
         try:
-            certificates.run(binary, programs, directory, checks)
+            for part in ("certificates", "ten_minutes"):
+                (directory / part).mkdir()
+            ten_minutes.run(package, programs, cache, directory / "ten_minutes", checks)
+            certificates.run(binary, programs, directory / "certificates", checks)
         except CheckFailed:
-            print_log_ends(directory)
+            for part in directory.iterdir():
+                print_log_ends(part)
     checks.summarize()
     sys.exit(checks.failed > 0)
 
