@@ -1,4 +1,4 @@
-"""hearth behind the reverse proxies whose files the README shows: `main.py BINARY`."""
+"""hearth behind the reverse proxies and the tunnel that the README shows: `main.py BINARY`."""
 
 import http.client
 import json
@@ -14,6 +14,7 @@ sys.path.append(str(HERE.parent / "common"))
 
 from checks import CheckFailed, Checks
 from server import Hearth, free_port
+from tunnel import COMMAND, tunnel
 
 CLIENT = "127.0.0.2"
 START_TIMEOUT = 20  # seconds
@@ -45,10 +46,11 @@ def check_readme():
         end = next(index for index in range(start, len(lines)) if lines[index].strip() == "}")
         block = "\n".join(line.strip() for line in lines[start : end + 1])
         assert block in readme, f"the README lacks the block of {name}: {block}"
+    assert COMMAND in readme, f"the README lacks {COMMAND}"
 
 
-def nginx(directory, hearth_port):
-    """The command and the port of nginx with the file of the README."""
+def nginx(directory, upstream):
+    """The command and the port of nginx with the file of the README. `upstream` is a port or the path of a socket."""
     port = free_port()
     key, certificate = directory / "key.pem", directory / "certificate.pem"
     subprocess.run(
@@ -64,7 +66,7 @@ def nginx(directory, hearth_port):
         ("/etc/letsencrypt/live/example.org/fullchain.pem", str(certificate)),
         ("/etc/letsencrypt/live/example.org/privkey.pem", str(key)),
         ("server_name example.org;", "server_name localhost;"),
-        ("127.0.0.1:8008", f"127.0.0.1:{hearth_port}"),
+        ("127.0.0.1:8008", f"127.0.0.1:{upstream}" if isinstance(upstream, int) else f"unix:{upstream}"),
         ("events {}", f"events {{}}\ndaemon off;\npid {directory}/nginx.pid;\nerror_log {directory}/nginx.log;"),
         ("http {", f"http {{\n    access_log off;\n    client_body_temp_path {directory};"),
     ]:
@@ -75,15 +77,15 @@ def nginx(directory, hearth_port):
     return ["nginx", "-c", config, "-p", directory], port
 
 
-def caddy(directory, hearth_port):
-    """The command and the port of Caddy with the file of the README."""
+def caddy(directory, upstream):
+    """The same of Caddy."""
     port = free_port()
     text = (HERE / "Caddyfile").read_text()
     options = "{\n\tadmin off\n\tauto_https disable_redirects\n\tskip_install_trust\n\tdefault_sni localhost\n}\n"
     storage = f"storage file_system {directory}/caddy"
     for old, new in [
         ("example.org {", f"localhost:{port} {{\n\ttls internal"),
-        ("127.0.0.1:8008", f"127.0.0.1:{hearth_port}"),
+        ("127.0.0.1:8008", f"127.0.0.1:{upstream}" if isinstance(upstream, int) else f"unix/{upstream}"),
     ]:
         assert old in text, f"Caddyfile has no {old}"
         text = text.replace(old, new)
@@ -105,9 +107,8 @@ def wait_until_ready(port, process):
         time.sleep(0.1)
 
 
-def behind(name, make, hearth, checks, directory):
-    hearth_port = int(hearth.url.rsplit(":", 1)[1])
-    command, port = make(directory, hearth_port)
+def behind(name, make, upstream, hearth_port, checks, directory):
+    command, port = make(directory, upstream)
     with (directory / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
@@ -143,15 +144,28 @@ def main():
     checks = Checks()
     with tempfile.TemporaryDirectory(prefix="hearth-proxies-") as name:
         directory = pathlib.Path(name)
-        hearth = Hearth(pathlib.Path(sys.argv[1]), "localhost", directory)
+        # nginx enters it as another user.
+        directory.chmod(0o711)
+        port, sock = free_port(), directory / "hearth.sock"
+        hearth = Hearth(
+            pathlib.Path(sys.argv[1]), "localhost", directory, listen=[f"127.0.0.1:{port}", f"unix:{sock}"]
+        )
+        hearth.url = f"http://127.0.0.1:{port}"
         try:
             with checks.check("the README shows these files"):
                 check_readme()
             hearth.start()
-            for name, make in (("nginx", nginx), ("caddy", caddy)):
-                place = directory / name
-                place.mkdir()
-                behind(name, make, hearth, checks, place)
+            with tunnel(directory, port) as outside:
+                for name, make, upstream in [
+                    ("nginx", nginx, port),
+                    ("caddy", caddy, port),
+                    ("nginx-at-a-socket", nginx, sock),
+                    ("caddy-at-a-socket", caddy, sock),
+                    ("caddy-at-a-tunnel", caddy, outside),
+                ]:
+                    place = directory / name
+                    place.mkdir()
+                    behind(name, make, upstream, port, checks, place)
         except CheckFailed:
             for log in sorted(directory.rglob("*.log")):
                 print(f"--- {log.name}\n{log.read_text(errors='replace')[-2000:]}")
