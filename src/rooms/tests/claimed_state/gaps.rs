@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use ruma::RoomVersionId;
 
-use super::{ALICE, BOB, CAROL, DAVE, VERSIONS, closed_room, reduced, room, say, with_room};
+use super::{
+    ALICE, BOB, CAROL, DAVE, VERSIONS, closed_room, reduced, room, say, unknown, with_room,
+};
 use crate::{
-    protocol::history::{Action, History, State},
+    protocol::history::{Action, History, Index, State},
     rooms::{room::heads, timeline},
     store::{Place, records::Status},
 };
@@ -77,6 +79,42 @@ fn an_event_in_a_gap_is_accepted_if_the_room_forbids_it_only_after_the_gap() {
         assert_eq!(replica.status(before_ban), Status::Accepted);
         replica.check_current();
     });
+}
+
+/// Bob leaves after his message. The state that is claimed to be before an event before it has that.
+#[test]
+fn an_event_in_a_gap_stays_accepted_while_only_a_claim_forbids_it() {
+    for version in VERSIONS {
+        let (mut history, last) = room(&version);
+        let true_state = history.events[last].state_after.clone();
+        let leave = history.after(&[last], Action::member(BOB, BOB, "leave"));
+        let false_state = history.events[leave].state_after.clone();
+        let mut append = |prev: &[Index], state: &Arc<State>, sender| {
+            let missing: &[_] = if prev.is_empty() { &[unknown()] } else { &[] };
+            let built = history.build_missing(prev, missing, &true_state, say(sender));
+            history.push(prev, state.clone(), built, true)
+        };
+        let oldest = append(&[], &false_state, ALICE);
+        let message = append(&[oldest], &true_state, BOB);
+        let received = append(&[message], &true_state, CAROL);
+        with_room(&history, last, async |replica, _| {
+            let taken = replica.receive(received, Some(&true_state)).await;
+            taken.expect("it is taken");
+            replica.fill([message]).await;
+            assert_eq!(replica.status(message), Status::Accepted);
+            replica.store_outliers([leave]).await;
+            replica.fill([oldest]).await;
+            assert_eq!(
+                replica.state_before(message),
+                replica.expected(&false_state)
+            );
+            assert_eq!(
+                replica.status(message),
+                Status::Accepted,
+                "version {version}"
+            );
+        });
+    }
 }
 
 /// Carol has left before the message that refers to an old event next to that.

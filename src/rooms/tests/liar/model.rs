@@ -143,7 +143,9 @@ impl<'a, 't> Model<'a, 't> {
         };
         let mut status = placed.status;
         if liar.timeline.contains(&index) && self.placed[&index].fixed.is_none() {
-            status = match liar.is_allowed(index, &before) {
+            // What was accepted stays so while it rests on a claim.
+            let is_kept = status == Status::Accepted && self.depend_on_claim(&[index]);
+            status = match is_kept || liar.is_allowed(index, &before) {
                 true => Status::Accepted,
                 false => Status::RejectedByState,
             };
@@ -214,7 +216,7 @@ impl<'a, 't> Model<'a, 't> {
     }
 
     /// Whether resolution of `state` with the `known` event, and with the event `index`, gives the latter.
-    fn wins_resolution(&self, state: &State, index: Index, known: Index) -> bool {
+    pub(super) fn wins_resolution(&self, state: &State, index: Index, known: Index) -> bool {
         let history = self.liar.regardless_of_states();
         if history.allows(&history.events[known].pdu, state).is_err() {
             return false;
