@@ -154,7 +154,10 @@ pub fn decide(
             num => graph.is_news(&pdu, num, &prev, &graph.known(known), &state_before)?,
         };
     }
-    let mut status = check(r, room, rules, &pdu, &state_before, &current)?;
+    // With a claim, the state before the event is the current one with what is news: the sender may have
+    // joined in the gap.
+    let checked_in = claimed.as_ref().map_or(&current, |_| &state_before);
+    let mut status = check(r, room, rules, &pdu, &state_before, checked_in)?;
     if status == Status::Accepted
         && is_live
         && policy_server::missing_signature(r, room, rules, &pdu, &json)?.is_some()
@@ -250,7 +253,7 @@ fn current_state_with<R: Reader>(
 }
 
 /// Steps 4 to 6: the event is checked by its auth events, by the state before it and by the room's
-/// current state.
+/// current state, or what that is with the event's claim.
 fn check(
     r: &impl Reader,
     room: RoomNum,

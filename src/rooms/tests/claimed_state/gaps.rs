@@ -81,6 +81,45 @@ fn an_event_in_a_gap_is_accepted_if_the_room_forbids_it_only_after_the_gap() {
     });
 }
 
+#[test]
+fn the_first_message_after_a_gap_may_be_of_somebody_who_has_joined_in_it() {
+    for version in VERSIONS {
+        let (mut history, last) = room(&version);
+        history.then(Action::join("@erin:e.example"));
+        let first = history.then(say("@erin:e.example"));
+        let second = history.then(say("@erin:e.example"));
+        let claimed = history.events[first].state_before.clone();
+        with_room(&history, last, async |replica, _| {
+            replica.store_outliers(claimed.values().copied()).await;
+            let taken = replica.receive(first, Some(&claimed)).await;
+            taken.expect("it is taken");
+            replica.receive(second, None).await.expect("it is taken");
+            for event in [first, second] {
+                assert_eq!(replica.status(event), Status::Accepted);
+            }
+            let end = &history.events[second].state_after;
+            assert_eq!(replica.current(), replica.expected(end));
+        });
+    }
+}
+
+#[test]
+fn somebody_who_is_banned_here_is_not_heard_by_a_claim_that_they_have_joined() {
+    for version in VERSIONS {
+        let (mut history, last) = room(&version);
+        // Before the ban.
+        let claimed = history.events[last].state_before.clone();
+        let built = history.build_missing(&[last - 1], &[unknown()], &claimed, say(DAVE));
+        let lie = history.push(&[last - 1], claimed.clone(), built, true);
+        with_room(&history, last, async |replica, before| {
+            let taken = replica.receive(lie, Some(&claimed)).await;
+            taken.expect("it is taken");
+            assert_eq!(replica.status(lie), Status::Outlier);
+            assert_eq!(replica.current(), before);
+        });
+    }
+}
+
 /// Bob leaves after his message. The state that is claimed to be before an event before it has that.
 #[test]
 fn an_event_in_a_gap_stays_accepted_while_only_a_claim_forbids_it() {

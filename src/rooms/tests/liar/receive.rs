@@ -154,7 +154,11 @@ impl Liar<'_> {
             known_upto: self.timeline.last().copied(),
         });
         let is_history = self.is_history(index, &known);
-        let received_in = std::slice::from_ref(&before);
+        // The state before it with the claim has what came before the gap.
+        let received_in = match &claim {
+            Some(_) => &[],
+            None => std::slice::from_ref(&before),
+        };
         let model = Model::of(self);
         let mut expected = model.status(index, &known, claim.as_ref(), &before, received_in);
         let rests_on_claim = missing || model.depend_on_claim(&known);
