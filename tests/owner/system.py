@@ -1,9 +1,11 @@
 """Clean Debian systems, without containers: a directory of debootstrap, in which programs run with mounts of
 their own. They share the network and the processes of this machine."""
 
+import contextlib
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 
 # Of this machine, whose binary the package has.
@@ -12,6 +14,20 @@ SUITE = next(
     for line in pathlib.Path("/etc/os-release").open()
     if line.startswith("VERSION_CODENAME=")
 )
+
+SYSTEMCTL = b"""#!/bin/sh
+echo "$*" >>/root/systemctl.log
+case "$*" in
+    *"enable --now hearth.service")
+        hearth serve --config /etc/hearth/hearth.toml </dev/null >>/root/server.log 2>&1 &
+        echo $! >/root/server.pid
+        until [ -S /var/lib/hearth/hearth.sock ]; do
+            kill -0 $! || exit 1
+            sleep 0.1
+        done
+        ;;
+esac
+"""
 
 
 def fresh(cache):
@@ -55,10 +71,20 @@ class System:
         assert finished.returncode == 0, f"{arguments}: {finished.stdout}{finished.stderr}"
         return finished.stdout
 
-    def put(self, path, content):
+    def put(self, path, content, mode=0o644):
         target = self.root / path.lstrip("/")
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
+        target.chmod(mode)
+
+    def pretend_systemd(self):
+        """Instead of systemd, which needs a machine or a container of its own: a `systemctl` that starts the server
+        when it is to be enabled, and writes down what it was called with."""
+        (self.root / "run/systemd/system").mkdir(parents=True)
+        self.put("/usr/bin/systemctl", SYSTEMCTL, mode=0o755)
+
+    def systemctl_calls(self):
+        return (self.root / "root/systemctl.log").read_text().splitlines()
 
     def serve(self, *arguments):
         with self.log.open("ab") as log:
@@ -72,3 +98,5 @@ class System:
         if self.server:
             self.server.kill()
             self.server.wait()
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            os.kill(int((self.root / "root/server.pid").read_text()), signal.SIGKILL)

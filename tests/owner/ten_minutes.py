@@ -32,9 +32,11 @@ class Owned:
     def user_id(self):
         return f"@{self.user}:{self.name}"
 
-    def install(self, package):
+    def install(self, package, with_systemd):
         """The owner's commands."""
         system, name = self.system, self.name
+        if with_systemd:
+            system.pretend_systemd()
         # Of this network, in which no name and no authority is public.
         system.put("/etc/hearth/ca.pem", self.authority.ca.read_bytes() + self.authority.roots().encode())
         settings = {
@@ -50,7 +52,14 @@ class Owned:
         options = ["--name", name, "--acme", f"you@{name}", "--user", self.user, "--password-stdin"]
         printed = system.run("hearth", "setup", "--yes", *options, *others, input=f"{PASSWORD}\n")
         assert self.user_id in printed and f"homeserver  {name}" in printed, printed
-        system.serve("hearth", "serve", "--config", "/etc/hearth/hearth.toml")
+        if with_systemd:
+            assert system.systemctl_calls()[-2:] == [
+                "--quiet enable --now hearth-tls.socket",
+                "--quiet enable --now hearth.service",
+            ], system.systemctl_calls()
+        else:
+            assert "hearth serve --config /etc/hearth/hearth.toml" in printed, printed
+            system.serve("hearth", "serve", "--config", "/etc/hearth/hearth.toml")
 
     def has_certificate(self):
         status = json.loads(self.system.run("hearth", "status", "--json"))
@@ -107,9 +116,10 @@ def run(package, programs, cache, directory, checks):
         for user, (name, _) in OWNERS.items():
             owners.append(Owned(user, System(root, directory / name, NAMESERVER), authority))
         started = time.monotonic()
-        for owner in owners:
-            with checks.check(f"{owner.name} is set up from the package by commands alone"):
-                owner.install(package)
+        for owner, with_systemd in zip(owners, (False, True)):
+            how = "as a service" if with_systemd else "without a service manager"
+            with checks.check(f"{owner.name} is set up from the package by commands alone, {how}"):
+                owner.install(package, with_systemd)
         with checks.check("both get their certificates by themselves"):
             for owner in owners:
                 wait_until(owner.has_certificate, f"{owner.name} has no certificate")
