@@ -149,9 +149,9 @@ impl Questions {
     fn acme(&self) -> Result<Option<String>, ExitCode> {
         if self.are_asked && machine::is_taken(443) {
             eprintln!(
-                "Another program listens on port 443, probably a web server: it has to pass requests on to hearth."
+                "Port 443 is in use. If that is not hearth itself but a web server, it has to pass requests on to \
+                 hearth, and needs the certificate."
             );
-            return Ok(None);
         }
         let question = "Your e-mail address, for a certificate from Let's Encrypt\n\
                         (nothing if a reverse proxy in front has one)";
