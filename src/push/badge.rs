@@ -184,7 +184,7 @@ fn is_unread(
             let unread = unread::count(r, room, &heads, user, member.since)?;
             Ok(unread.all().notify > 0)
         }
-        Membership::Invite => notification::is_invite_notified(r, user, room, member),
+        Membership::Invite => Ok(notification::of_invite(r, user, room, member)?.is_some()),
         _ => Ok(false),
     }
 }

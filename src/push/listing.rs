@@ -1,7 +1,7 @@
 //! The events that notified a user, from all rooms, newest first (client-server API, "Listing Notifications").
 //!
 //! They are read from the timelines of the user's rooms, room by room in the order of the newest notification
-//! that is left. What is read for one response is bounded: the next one goes on from there.
+//! that is left. Of invites, those are listed to which the user has not responded. What is read for one response is bounded: the next one goes on from there.
 
 use std::collections::{BTreeSet, BinaryHeap};
 
@@ -9,11 +9,13 @@ use ruma::{OwnedRoomId, OwnedUserId, push::Action};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::notification::as_stored;
+use super::notification::{as_stored, of_invite};
 use crate::{
     protocol::build::EventDraft,
     rooms::{
-        Error, event, room,
+        Error,
+        event::{self, StoredEvent},
+        room,
         timeline::{
             self,
             client_event::{Formatter, RoomIdField},
@@ -62,8 +64,14 @@ pub struct ListedNotification {
     pub ts: u64,
 }
 
+/// What is listed.
+enum Source {
+    Room(JoinedRoom),
+    Invite(RoomNum, MemberRow),
+}
+
 /// A room whose notifications are listed.
-struct Source {
+struct JoinedRoom {
     room: RoomNum,
     notifications: Notifications,
     /// The place from which to read on.
@@ -72,8 +80,8 @@ struct Source {
     next: Option<Notification>,
 }
 
-impl Source {
-    /// The source, and a position after which it has no notification; `None` if it has none at all.
+impl JoinedRoom {
+    /// The room, and a position after which it has no notification; `None` if it has none at all.
     fn new(
         r: &impl Reader,
         request: &ListingRequest,
@@ -91,14 +99,24 @@ impl Source {
             return Ok(None);
         };
         let position = notifications.last_position().min(last);
-        let source = Self {
+        let room = Self {
             room,
             notifications,
             from,
             next: None,
         };
-        Ok(Some((position, source)))
+        Ok(Some((position, room)))
     }
+}
+
+/// A source that is to be looked at, the newest first.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Turn {
+    position: Position,
+    /// Whether the position is only one after which the source has no notification. Such a source goes before
+    /// one that has a notification there: a page that ended between the two would be repeated for ever.
+    is_open: bool,
+    source: usize,
 }
 
 pub fn list(r: &impl Reader, request: &ListingRequest) -> Result<Listing, Error> {
@@ -107,30 +125,51 @@ pub fn list(r: &impl Reader, request: &ListingRequest) -> Result<Listing, Error>
     for row in r.memberships()?.prefix(request.user)? {
         let (key, member) = row?;
         let (member, (_, room)) = (member.record(&key)?, key.value());
-        if member.membership == Membership::Join
-            && let Some((last, source)) = Source::new(r, request, room, &member)?
-        {
-            order.push((last, sources.len()));
+        let source = match member.membership {
+            Membership::Join => JoinedRoom::new(r, request, room, &member)?
+                .map(|(last, room)| (last, true, Source::Room(room))),
+            Membership::Invite if member.position < request.before => {
+                Some((member.position, false, Source::Invite(room, member)))
+            }
+            _ => None,
+        };
+        if let Some((position, is_open, source)) = source {
+            order.push(Turn {
+                position,
+                is_open,
+                source: sources.len(),
+            });
             sources.push(source);
         }
     }
     let (mut notifications, mut rows) = (Vec::new(), MAX_ROWS);
-    while let Some((position, index)) = order.pop() {
+    while let Some(turn) = order.pop() {
         let is_full = notifications.len() >= request.limit;
         if is_full || rows == 0 {
-            let next = Some(Position(position.0.saturating_add(1)));
+            let next = Some(Position(turn.position.0.saturating_add(1)));
             return Ok(Listing {
                 notifications,
                 next,
             });
         }
-        let source = &mut sources[index];
+        let source = match &mut sources[turn.source] {
+            Source::Room(source) => source,
+            Source::Invite(room, member) => {
+                rows -= 1;
+                notifications.extend(listed_invite(r, request, *room, member)?);
+                continue;
+            }
+        };
         if let Some(next) = source.next.take() {
             if next.highlight || !request.only_highlights {
                 notifications.extend(listed(r, request, &ignored, source.room, next)?);
             }
             source.from = Place(next.place.0.saturating_sub(1));
-            order.push((Position(position.0.saturating_sub(1)), index));
+            order.push(Turn {
+                position: Position(turn.position.0.saturating_sub(1)),
+                is_open: true,
+                ..turn
+            });
             continue;
         }
         let all = Position::MIN;
@@ -140,12 +179,19 @@ pub fn list(r: &impl Reader, request: &ListingRequest) -> Result<Listing, Error>
         {
             Found::Notification(next) => {
                 source.next = Some(next);
-                order.push((next.position, index));
+                order.push(Turn {
+                    position: next.position,
+                    is_open: false,
+                    ..turn
+                });
             }
             Found::OutOfRows(place) => {
                 source.from = place;
                 let row = timeline::backwards(r, source.room, place, 1)?.pop();
-                order.extend(row.map(|(_, row)| (row.position, index)));
+                order.extend(row.map(|(_, row)| Turn {
+                    position: row.position,
+                    ..turn
+                }));
             }
             Found::End => {}
         }
@@ -156,6 +202,51 @@ pub fn list(r: &impl Reader, request: &ListingRequest) -> Result<Listing, Error>
     })
 }
 
+/// The invite as the user sees it; `None` if it does not notify, or is not requested.
+fn listed_invite(
+    r: &impl Reader,
+    request: &ListingRequest,
+    room: RoomNum,
+    member: &MemberRow,
+) -> Result<Option<ListedNotification>, Error> {
+    let Some((stored, actions)) = of_invite(r, request.user, room, member)? else {
+        return Ok(None);
+    };
+    if request.only_highlights && !actions.iter().any(Action::is_highlight) {
+        return Ok(None);
+    }
+    let mut formatter = formatter(r, request, room)?;
+    let notification = ListedNotification::new(r, &mut formatter, &stored, actions, false)?;
+    Ok(Some(notification))
+}
+
+fn formatter(r: &impl Reader, request: &ListingRequest, room: RoomNum) -> Result<Formatter, Error> {
+    let (user_id, device) = (&request.user_id, Some(request.device));
+    Formatter::new(r, room, user_id, device, request.now_ms, RoomIdField::Omit)
+}
+
+impl ListedNotification {
+    fn new(
+        r: &impl Reader,
+        formatter: &mut Formatter,
+        stored: &StoredEvent,
+        actions: Vec<Action>,
+        is_read: bool,
+    ) -> Result<Self, Error> {
+        #[derive(Deserialize)]
+        struct Sent {
+            origin_server_ts: u64,
+        }
+        Ok(Self {
+            room_id: room::id(r, formatter.room())?,
+            event: formatter.format(r, stored)?,
+            actions,
+            is_read,
+            ts: stored.parse::<Sent>()?.origin_server_ts,
+        })
+    }
+}
+
 /// The notification as the user sees it; `None` if the user does not see it.
 fn listed(
     r: &impl Reader,
@@ -164,10 +255,6 @@ fn listed(
     room: RoomNum,
     notification: Notification,
 ) -> Result<Option<ListedNotification>, Error> {
-    #[derive(Deserialize)]
-    struct Sent {
-        origin_server_ts: u64,
-    }
     let user_id = &request.user_id;
     let stored = event::load(r, notification.event)?;
     if stored.header.redacted_by.is_some()
@@ -176,19 +263,14 @@ fn listed(
     {
         return Ok(None);
     }
-    let device = Some(request.device);
-    let omitted = RoomIdField::Omit;
-    let mut formatter = Formatter::new(r, room, user_id, device, request.now_ms, omitted)?;
+    let mut formatter = formatter(r, request, room)?;
     let Some(stored) = formatter.visibility.visible(r, stored)? else {
         return Ok(None);
     };
     let draft = EventDraft::from_pdu(&stored.pdu(room::rules(r, room)?)?)?;
     let actions = notify::actions(r, room, &draft, request.user, user_id)?;
-    Ok(Some(ListedNotification {
-        room_id: room::id(r, room)?,
-        event: formatter.format(r, &stored)?,
-        actions: as_stored(actions, notification.highlight),
-        is_read: notification.is_read,
-        ts: stored.parse::<Sent>()?.origin_server_ts,
-    }))
+    let actions = as_stored(actions, notification.highlight);
+    let is_read = notification.is_read;
+    let listed = ListedNotification::new(r, &mut formatter, &stored, actions, is_read)?;
+    Ok(Some(listed))
 }

@@ -125,15 +125,16 @@ struct Content {
     content: Box<RawValue>,
 }
 
-/// Whether the user is to be notified of the invite `member`.
-pub fn is_invite_notified(
+/// The invite `member` and what push rules do with it, if the user is to be notified of it.
+pub fn of_invite(
     r: &impl Reader,
     user: UserNum,
     room: RoomNum,
     member: &MemberRow,
-) -> Result<bool, Error> {
+) -> Result<Option<(StoredEvent, Vec<Action>)>, Error> {
     let invite = Pending::invite(room, member);
-    Ok(evaluated(r, user, &id_of(r, user)?, &invite)?.is_some())
+    let evaluated = evaluated(r, user, &id_of(r, user)?, &invite)?;
+    Ok(evaluated.map(|(event, _, actions)| (event, actions)))
 }
 
 /// The event of `pending` with what push rules see of it and what they do; `None` if the user needs not be

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use crate::{
     client_api::{
-        create_room_with, leave, percent_encode, room_path, send_event, send_in_thread,
-        send_receipt, send_text,
+        change_membership, create_room, create_room_with, join, leave, percent_encode, room_path,
+        send_event, send_in_thread, send_receipt, send_text,
     },
     test_server::{TestServer, TestUser, expect_error, expect_ok},
 };
@@ -122,7 +122,7 @@ fn what_the_user_does_not_see_any_more_is_not_listed() {
     );
     let room = create_room_with(&[&alice, &carol]);
     send_text(&alice, &room, "before");
-    crate::client_api::join(&bob, &room);
+    join(&bob, &room);
     send_text(&alice, &room, "seen");
     let redacted = send_text(&alice, &room, "redacted");
     expect_ok(alice.put(
@@ -141,4 +141,66 @@ fn what_the_user_does_not_see_any_more_is_not_listed() {
     );
     expect_ok(bob.put(&path, json!({ "ignored_users": { (carol.user_id): {} } })));
     assert_eq!(bodies(&pages(&bob, "", 1)), ["seen"]);
+}
+
+/// The notifications as what they are: an event's body, or the membership of a member event.
+fn kinds(notifications: &[Value]) -> Vec<&str> {
+    let kinds = notifications.iter().map(|notification| {
+        let content = &notification["event"]["content"];
+        let kind = content["body"].as_str();
+        kind.or_else(|| content["membership"].as_str())
+    });
+    kinds
+        .map(|kind| kind.expect("a body or a membership"))
+        .collect()
+}
+
+#[test]
+fn an_invite_is_listed_until_the_user_responds_to_it() {
+    let [here, there] = TestServer::federating();
+    let (alice, bob, carol) = (
+        here.register("alice"),
+        here.register("bob"),
+        there.register("carol"),
+    );
+    let room = create_room_with(&[&alice, &bob]);
+    send_text(&alice, &room, "before");
+    let invite = |inviter: &TestUser<'_>| {
+        let room = create_room(inviter, json!({}));
+        let invitee = json!({ "user_id": bob.user_id });
+        expect_ok(change_membership(inviter, &room, "invite", invitee));
+        room
+    };
+    let invited = invite(&alice);
+    send_text(&alice, &room, "between");
+    let invited_elsewhere = invite(&carol);
+    send_text(&alice, &room, "after");
+    let expected = ["after", "invite", "between", "invite", "before"];
+    for limit in [1, 2, 10] {
+        assert_eq!(kinds(&pages(&bob, "", limit)), expected, "{limit}");
+    }
+    let all = pages(&bob, "", 10);
+    for (notification, room, sender) in [
+        (&all[1], &invited_elsewhere, &carol),
+        (&all[3], &invited, &alice),
+    ] {
+        assert_eq!(notification["room_id"], **room);
+        assert_eq!(notification["read"], false);
+        assert_eq!(notification["event"]["sender"], *sender.user_id);
+        assert_eq!(notification["event"]["state_key"], *bob.user_id);
+        let sound = json!({ "set_tweak": "sound", "value": "default" });
+        assert_eq!(notification["actions"], json!(["notify", sound]));
+    }
+    assert_eq!(kinds(&pages(&bob, "&only=highlight", 1)), [""; 0]);
+    leave(&bob, &invited_elsewhere);
+    join(&bob, &invited);
+    assert_eq!(kinds(&pages(&bob, "", 10)), ["after", "between", "before"]);
+    let mute = "/_matrix/client/v3/pushrules/global/override/.m.rule.invite_for_me/enabled";
+    expect_ok(bob.put(mute, json!({ "enabled": false })));
+    invite(&alice);
+    assert_eq!(
+        kinds(&pages(&bob, "", 10)),
+        ["after", "between", "before"],
+        "one that is muted"
+    );
 }
