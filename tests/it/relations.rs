@@ -525,6 +525,29 @@ fn relations_of_an_event_that_one_may_not_see_are_not_found() {
 }
 
 #[test]
+fn children_that_one_may_not_see_are_neither_referred_to_nor_make_a_thread() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let room = create_room_with(&[&alice, &bob]);
+    let joined = json!({ "history_visibility": "joined" });
+    set_state(&alice, &room, ("m.room.history_visibility", ""), joined);
+    let parent = send_text(&alice, &room, "parent");
+    let root = send_text(&alice, &room, "root");
+    leave(&bob, &room);
+    refer(&alice, &room, &parent);
+    send_in_thread(&alice, &room, &root, "hidden");
+    join(&bob, &room);
+    assert_eq!(aggregations(&bob, &room, &parent), Value::Null);
+    assert_eq!(threads(&bob, &room, "")["chunk"], json!([]));
+    let seen = refer(&alice, &room, &parent);
+    send_in_thread(&alice, &room, &root, "seen");
+    let references = aggregations(&bob, &room, &parent);
+    let chunk = json!([{ "event_id": seen }]);
+    assert_eq!(references["m.reference"]["chunk"], chunk);
+    assert_eq!(ids(&threads(&bob, &room, "")["chunk"]), [&*root]);
+}
+
+#[test]
 fn threads_are_listed_by_their_newest_event() {
     let server = TestServer::new();
     let (alice, bob) = (server.register("alice"), server.register("bob"));

@@ -16,7 +16,7 @@ use crate::{
     rooms::{
         Error,
         event::{self, StoredEvent},
-        timeline::client_event::Formatter,
+        timeline::{client_event::Formatter, history_visibility::UserVisibility},
     },
     store::{Place, Reader, RoomNum, Rows, UserNum},
     users::{self, account_data::ignored_users::IgnoredUsers},
@@ -129,7 +129,7 @@ impl Aggregator {
             return formatter.format(r, stored);
         }
         let aggregations = Aggregations {
-            references: self.references(r, parent)?,
+            references: self.references(r, &mut formatter.visibility, parent)?,
             replacement: self.replacement(r, formatter, parent, stored)?,
             thread: match threads {
                 Threads::Summarize => self.thread(r, formatter, parent, stored)?,
@@ -150,11 +150,20 @@ impl Aggregator {
         formatter.format_with_relations(r, stored, relations)
     }
 
-    fn references(&self, r: &impl Reader, parent: Parent<'_>) -> Result<Option<References>, Error> {
+    fn references(
+        &self,
+        r: &impl Reader,
+        visibility: &mut UserVisibility,
+        parent: Parent<'_>,
+    ) -> Result<Option<References>, Error> {
         let mut chunk = Vec::new();
         for child in parent.oldest(r, Kind::Reference, ..=self.upto(), MAX_REFERENCES)? {
-            if !self.ignores(r, &child)? {
-                let event_id = event::id(r, child.event)?;
+            if self.ignores(r, &child)? {
+                continue;
+            }
+            let event = event::load(r, child.event)?;
+            if visibility.can_see(r, &event)? {
+                let event_id = event.id()?;
                 chunk.push(Reference { event_id });
             }
         }
@@ -225,17 +234,43 @@ impl Aggregator {
         formatter: &mut Formatter,
         parent: Parent<'_>,
     ) -> Result<Option<Box<RawValue>>, Error> {
+        let Some(event) = self.latest_visible(r, &mut formatter.visibility, parent)? else {
+            return Ok(None);
+        };
+        self.format_nested(r, formatter, &event, Threads::Leave)
+            .map(Some)
+    }
+
+    fn latest_visible(
+        &self,
+        r: &impl Reader,
+        visibility: &mut UserVisibility,
+        parent: Parent<'_>,
+    ) -> Result<Option<StoredEvent>, Error> {
         for child in parent.newest(r, Kind::Thread, ..=self.upto(), MAX_SKIPPED)? {
             if self.ignores(r, &child)? {
                 continue;
             }
             let event = event::load(r, child.event)?;
-            if let Some(event) = formatter.visibility.visible(r, event)? {
-                let json = self.format_nested(r, formatter, &event, Threads::Leave)?;
-                return Ok(Some(json));
+            if let Some(event) = visibility.visible(r, event)? {
+                return Ok(Some(event));
             }
         }
         Ok(None)
+    }
+
+    /// Whether the user gets an event of the thread of `root`.
+    pub(super) fn has_visible_events(
+        &self,
+        r: &impl Reader,
+        visibility: &mut UserVisibility,
+        root: &StoredEvent,
+    ) -> Result<bool, Error> {
+        let parent = Parent {
+            room: self.room,
+            id: &root.header.id,
+        };
+        Ok(self.latest_visible(r, visibility, parent)?.is_some())
     }
 
     /// How many of the `all` events of a thread are not of ignored users.

@@ -42,7 +42,7 @@ pub struct Page {
     pub end: Option<Place>,
 }
 
-/// The next threads whose roots the user may see.
+/// The next threads whose roots the user may see, with an event that the user may see.
 pub fn page(
     r: &impl Reader,
     wanted: &Wanted<'_>,
@@ -73,7 +73,9 @@ pub fn page(
         if wanted.participated && !aggregator.participated(r, &root)? {
             continue;
         }
-        if filter::is_ignored(wanted.ignored, &root)? {
+        if filter::is_ignored(wanted.ignored, &root)?
+            || !aggregator.has_visible_events(r, visibility, &root)?
+        {
             continue;
         }
         page.roots.push(root);
