@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::{
+    client_api::{next_batch, sync},
     mock_push_gateway::{pusher, pushkeys, set_pusher},
     test_server::{PASSWORD, TestServer, TestUser, expect_error, expect_ok},
 };
@@ -177,11 +178,23 @@ fn the_notification_settings_of_a_device_are_removed_with_it() {
             expect_ok(alice.put(&path(prefix, device), json!({ "is_silenced": true })));
         }
     }
+    let before = sync(&alice, None);
     expect_ok(phone.post("/_matrix/client/v3/logout", json!({})));
+    let update = sync(&alice, Some(next_batch(&before)));
+    let all = sync(&alice, None);
     for prefix in ["m", "org.matrix.msc3890"] {
-        let settings =
-            |device: &TestUser<'_>| -> Value { expect_ok(alice.get(&path(prefix, device))) };
-        assert_eq!(settings(&phone), json!({}));
-        assert_eq!(settings(&alice), json!({ "is_silenced": true }));
+        expect_error(&alice.get(&path(prefix, &phone)), 404, "M_NOT_FOUND");
+        let settings: Value = expect_ok(alice.get(&path(prefix, &alice)));
+        assert_eq!(settings, json!({ "is_silenced": true }));
+        // Who has them gets to know that they are gone, others do not get them.
+        let synced = |response: &Value, device: &TestUser<'_>| {
+            let kind = format!("{prefix}.local_notification_settings.{}", device.device_id);
+            let mut events = response["account_data"]["events"].as_array().into_iter();
+            let event = events.find_map(|all| all.iter().find(|event| event["type"] == *kind));
+            event.map(|event| event["content"].clone())
+        };
+        assert_eq!(synced(&update, &phone), Some(json!({})));
+        assert_eq!(synced(&all, &phone), None);
+        assert_eq!(synced(&all, &alice), Some(json!({ "is_silenced": true })));
     }
 }

@@ -4,7 +4,7 @@ use ruma::RoomId;
 use serde_json::value::RawValue;
 
 use super::{
-    push_rules,
+    local_notification_settings, push_rules,
     rows::{FULLY_READ, GLOBAL, MAX_NAME_BYTES, check_size, load, put_of_client, room_of},
 };
 use crate::{
@@ -40,11 +40,15 @@ pub fn kinds_in(
 ) -> Result<Vec<String>, store::Error> {
     let mut kinds = Vec::new();
     for row in reader.account_data()?.prefix((user, room))? {
-        let (key, _) = row?;
+        let (key, data) = row?;
         let (_, _, kind) = key.value();
-        if kind != push_rules::EVENT_TYPE {
-            kinds.push(kind.to_owned());
+        if kind == push_rules::EVENT_TYPE
+            || local_notification_settings::is_type_of_settings(kind)
+                && local_notification_settings::are_removed(kind, &data.record(&key)?.content)
+        {
+            continue;
         }
+        kinds.push(kind.to_owned());
     }
     if room == GLOBAL {
         kinds.push(push_rules::EVENT_TYPE.to_owned());
@@ -118,7 +122,9 @@ impl Users {
             let room = room_or_global(s, user, room_id)?;
             Ok::<_, Error>(load_for_client(s, user, room, kind)?)
         })?;
-        let data = data.ok_or(Error::NotFound("there is no account data of this type"))?;
+        let data = data
+            .filter(|data| !local_notification_settings::are_removed(kind, &data.content))
+            .ok_or(Error::NotFound("there is no account data of this type"))?;
         RawValue::from_string(data.content).map_err(|_| {
             store::Error::corrupt("account_data", (user, room_id, kind), "not JSON").into()
         })

@@ -1,4 +1,5 @@
-//! The notification settings of a device ([MSC3890]), account data that are removed with the device.
+//! The notification settings of a device ([MSC3890]), account data that are removed with the device. Clients
+//! that had them get an empty object once; to others they do not exist (as MSC3391 says of deleted data).
 //!
 //! [MSC3890]: https://github.com/matrix-org/matrix-spec-proposals/pull/3890
 
@@ -12,6 +13,16 @@ const PREFIXES: [&str; 2] = [
     "org.matrix.msc3890.local_notification_settings.",
 ];
 const REMOVED: &str = "{}";
+
+/// Whether data of this type are such settings.
+pub(super) fn is_type_of_settings(kind: &str) -> bool {
+    PREFIXES.iter().any(|prefix| kind.starts_with(prefix))
+}
+
+/// Whether this is what is left of removed settings.
+pub(super) fn are_removed(kind: &str, content: &str) -> bool {
+    is_type_of_settings(kind) && content == REMOVED
+}
 
 /// Removes the settings of a device.
 pub(in crate::users) fn remove(
