@@ -281,6 +281,12 @@ fn a_suspended_user_reads_leaves_and_redacts_own_events_and_does_nothing_else_in
     expect_ok(bob.get(&room_path(&room, "messages?dir=b")));
     expect_ok(server.log_in_with("bob", json!({})));
     expect_ok(bob.put(&redact(&own), json!({})));
+    // Devices are verified by to-device messages. NOTSPEC: as in Synapse, presence is no profile.
+    let to_device = "/_matrix/client/v3/sendToDevice/m.key.verification.request/1";
+    let messages = json!({ "messages": { bob.user_id.clone(): { "*": {} } } });
+    expect_ok(bob.put(to_device, messages));
+    let presence = format!("/_matrix/client/v3/presence/{}/status", bob.user_id);
+    expect_ok(bob.put(&presence, json!({ "presence": "online" })));
     expect_ok(bob.put(&room_path(&room, &member), json!({ "membership": "leave" })));
     expect_ok(restrict(&admin, "suspend", &bob.user_id, false));
     join(&bob, &other_room);
