@@ -83,3 +83,22 @@ fn greeting(config: &Config, has_file: bool) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::greeting;
+    use crate::config::{Config, Settings};
+
+    #[test]
+    fn the_greeting_names_the_address_under_which_apps_reach_the_server() {
+        let greeting_of = |setting: &str| {
+            let settings = format!("server_name = \"example.org\"\n{setting}");
+            let config = Settings::parse(&settings).and_then(Config::try_from);
+            greeting(&config.unwrap(), true)
+        };
+        let named = |url: &str| format!("In a Matrix app the homeserver is {url}\n");
+        let url = "https://matrix.example.org:8443";
+        assert!(greeting_of(&format!("public_url = \"{url}\"")).contains(&named(url)));
+        assert!(greeting_of("").contains(&named("https://example.org")));
+    }
+}

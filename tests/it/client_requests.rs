@@ -1,6 +1,6 @@
 //! What clients really send and expect, beyond the text of the specification.
 
-use http::Method;
+use http::{Method, Request};
 use serde_json::{Value, json};
 
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
         create_room, create_room_with, join, latest_event_id, leave, percent_encode, room_path,
         send_text, sync,
     },
-    test_server::{PASSWORD, TestServer, TestUser, expect_error, expect_ok},
+    test_server::{PASSWORD, TestServer, TestUser, expect_error, expect_ok, parse},
 };
 
 fn own_path(user: &TestUser<'_>, tail: &str) -> String {
@@ -32,6 +32,17 @@ fn arguments_without_a_value_count_as_absent() {
     }
     let response = alice.get(&room_path(&room, "messages?dir="));
     expect_error(&response, 400, "M_MISSING_PARAM");
+}
+
+#[test]
+fn an_access_token_may_follow_several_spaces() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let request = Request::get("/_matrix/client/v3/account/whoami")
+        .header("authorization", format!("Bearer   {}", alice.token))
+        .body(Vec::new());
+    let responses = server.respond_all(vec![request.expect("a valid request")]);
+    assert_eq!(expect_ok(parse(&responses[0]))["user_id"], alice.user_id);
 }
 
 #[test]

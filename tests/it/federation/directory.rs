@@ -1,14 +1,110 @@
 //! Remote aliases and the directories of other servers.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
-use http::Method;
+use hearth::protocol::ServerKey;
+use http::{Method, Request};
+use ruma::{CanonicalJsonObject, signatures::sign_json};
 use serde_json::{Value, json};
 
 use crate::{
     client_api::{create_room, percent_encode},
-    test_server::{TestServer, expect_error, expect_ok},
+    mock_web_server::MockWebServer,
+    test_server::{JsonResponse, TestServer, expect_error, expect_ok, parse},
 };
+
+/// A server that publishes its key and sends requests.
+struct Requester {
+    name: String,
+    key: ServerKey,
+}
+
+impl Requester {
+    fn new(here: &TestServer) -> Self {
+        let key = ServerKey::generate();
+        let published = Arc::new(Mutex::new(None));
+        let response = published.clone();
+        let server = MockWebServer::with_json(0, move |_| response.lock().expect("a lock").clone());
+        let requester = Self {
+            name: server.name(),
+            key,
+        };
+        let public_key = requester.key.public_key().encode();
+        let keys = requester.signed(json!({
+            "server_name": requester.name,
+            "verify_keys": { (requester.key.id().to_string()): { "key": public_key } },
+            "old_verify_keys": {},
+            "valid_until_ts": here.clock.now_ms() + 86_400_000,
+        }));
+        *published.lock().expect("a lock") = Some(keys.to_string().into_bytes());
+        requester
+    }
+
+    fn signed(&self, object: Value) -> Value {
+        let object = serde_json::from_value::<CanonicalJsonObject>(object);
+        let mut object = object.expect("canonical JSON");
+        sign_json(&self.name, &self.key, &mut object).expect("it can be signed");
+        serde_json::to_value(object).expect("JSON")
+    }
+
+    /// The response of `here`; `scheme` begins the header with the signature.
+    fn request(
+        &self,
+        here: &TestServer,
+        (method, uri): (Method, &str),
+        content: Option<Value>,
+        scheme: &str,
+    ) -> JsonResponse {
+        let mut object = json!({
+            "method": method.as_str(),
+            "uri": uri,
+            "origin": self.name,
+            "destination": here.name(),
+        });
+        if let Some(content) = &content {
+            object["content"] = content.clone();
+        }
+        let (origin, key) = (&self.name, self.key.id().to_string());
+        let signature = &self.signed(object)["signatures"][origin][&key];
+        let signature = signature.as_str().expect("a signature");
+        let destination = here.name();
+        let header = format!(
+            r#"{scheme}origin="{origin}",destination="{destination}",key="{key}",sig="{signature}""#
+        );
+        let body = content.map_or_else(Vec::new, |content| content.to_string().into_bytes());
+        let request = Request::builder().method(method).uri(uri);
+        let request = request.header("authorization", header).body(body);
+        let responses = here.respond_all(vec![request.expect("a valid request")]);
+        parse(&responses[0])
+    }
+}
+
+#[test]
+fn other_servers_read_the_join_rule_of_every_room_in_the_directory() {
+    let [here] = TestServer::federating();
+    let alice = here.register("alice");
+    create_room(&alice, json!({ "visibility": "public", "name": "one" }));
+    let requester = Requester::new(&here);
+    let path = "/_matrix/federation/v1/publicRooms";
+    for (method, content) in [(Method::GET, None), (Method::POST, Some(json!({})))] {
+        let response = requester.request(&here, (method, path), content, "X-Matrix ");
+        let rooms = expect_ok(response);
+        assert_eq!(rooms["chunk"][0]["join_rule"], "public", "{rooms}");
+    }
+}
+
+#[test]
+fn the_signature_of_a_request_may_follow_several_spaces() {
+    let [here] = TestServer::federating();
+    let requester = Requester::new(&here);
+    let endpoint = (Method::GET, "/_matrix/federation/v1/publicRooms");
+    for scheme in ["X-Matrix ", "X-Matrix   "] {
+        expect_ok(requester.request(&here, endpoint.clone(), None, scheme));
+    }
+}
 
 #[test]
 fn remote_alias_is_resolved() {

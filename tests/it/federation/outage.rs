@@ -145,6 +145,48 @@ fn long_outage_is_recovered_by_latest_events_and_backfill() {
 }
 
 #[test]
+fn a_redaction_of_an_event_that_is_not_here_is_sent_and_applied_once_the_event_comes() {
+    let [mut here, mut there] = TestServer::federating();
+    let (alice, bob) = (here.register("alice").token, there.register("bob").token);
+    let room = {
+        let (alice, bob) = (here.user_with_token(&alice), there.user_with_token(&bob));
+        let users = json!({ alice.user_id.clone(): 100, bob.user_id.clone(): 50 });
+        let levels = json!({ "users": users });
+        let room = create_room(
+            &alice,
+            json!({
+                "preset": "public_chat",
+                "room_version": "11",
+                "power_level_content_override": levels,
+            }),
+        );
+        join_via(&bob, &room, &here);
+        room
+    };
+    there.stop();
+    let event = send_text(&here.user_with_token(&alice), &room, "not yet there");
+    here.stop();
+    there.start();
+    {
+        let bob = there.user_with_token(&bob);
+        let path = room_path(&room, &format!("redact/{}/1", percent_encode(&event)));
+        expect_ok(bob.put(&path, json!({})));
+    }
+    here.start();
+    // Every backoff has passed.
+    here.clock.advance(Duration::from_hours(2));
+    there.clock.advance(Duration::from_hours(2));
+    let path = room_path(&room, &format!("event/{}", percent_encode(&event)));
+    for (server, token) in [(&here, &alice), (&there, &bob)] {
+        server.wait_until(async || {
+            let found = server.send(Method::GET, &path, Some(token), &Value::Null);
+            let redaction = &found.await.1["unsigned"]["redacted_because"];
+            redaction["sender"] == format!("@bob:{}", there.name())
+        });
+    }
+}
+
+#[test]
 fn restarted_server_contacts_the_servers_it_shares_rooms_with() {
     let [mut here, there] = TestServer::federating();
     let port = there.name().port().expect("its name has a port");
