@@ -7,7 +7,7 @@ import sys
 import textwrap
 
 FILES = {
-    "/etc/hearth/hearth.toml": "Configuration of the service, without which it does not start.",
+    "/etc/hearth/hearth.toml": "Settings of the service. After installation they are all commented out.",
     "/etc/hearth/credentials/": "Secrets of the service, one file per setting.",
     "/var/lib/hearth/": "Data of the service.",
     "/usr/share/doc/hearth/examples/hearth.toml": "Explanation of every setting.",

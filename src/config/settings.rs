@@ -275,6 +275,7 @@ mod tests {
     use std::fs;
 
     use super::{Error, Memory, Secret, Settings, keys};
+    use crate::config::Config;
 
     /// The settings of the example, without the `#`.
     fn example() -> String {
@@ -335,6 +336,19 @@ mod tests {
     fn the_example_without_changes_is_the_default() {
         let settings = Settings::parse(include_str!("hearth.example.toml")).unwrap();
         assert_eq!(settings, Settings::default());
+    }
+
+    #[test]
+    fn the_settings_files_that_the_readme_shows_are_valid() {
+        let blocks = include_str!("../../README.md").split("\n\n");
+        let shown = blocks.filter(|block| block.starts_with("    server_name = "));
+        let names = shown.map(|block| {
+            let config = Settings::parse(block).and_then(Config::try_from);
+            config
+                .unwrap_or_else(|error| panic!("{error}: {block}"))
+                .server_name
+        });
+        assert_eq!(names.collect::<Vec<_>>(), ["localhost", "example.org"]);
     }
 
     #[test]
