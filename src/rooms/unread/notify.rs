@@ -9,6 +9,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     pin::pin,
+    sync::LazyLock,
     task::{Context, Poll, Waker},
 };
 
@@ -111,7 +112,7 @@ pub fn evaluate_in(
 ) -> Result<Notify, Error> {
     let mut evaluator = Evaluator::new(r, room, draft)?;
     let mut notify = Notify {
-        default: evaluator.verdict(&default_rules(), nobody(), ""),
+        default: evaluator.verdict(&DEFAULT_RULES, nobody(), ""),
         exceptions: Vec::new(),
     };
     let mut cache = HashMap::new();
@@ -158,8 +159,8 @@ fn rules_of(own: &str, id: &UserId) -> Ruleset {
     })
 }
 
-/// The default rules without those about a particular user.
-fn default_rules() -> Ruleset {
+/// The default rules without those about a particular user. Every event is evaluated by them.
+static DEFAULT_RULES: LazyLock<Ruleset> = LazyLock::new(|| {
     let mut rules = Ruleset::server_default(nobody());
     for id in [
         PredefinedOverrideRuleId::InviteForMe,
@@ -168,7 +169,7 @@ fn default_rules() -> Ruleset {
         rules.override_.shift_remove(id.as_str());
     }
     rules
-}
+});
 
 /// The local users whom an event can notify: joined members and the invited user, not the sender.
 fn audience(
