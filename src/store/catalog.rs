@@ -339,6 +339,9 @@ tables! {
     /// (room, user, thread root or 0, place of an event that notifies the user otherwise than under the
     /// default rules) → the difference of the totals up to there.
     notified: (RoomNum, UserNum, EventNum, Place) => Packed<Notified>, version 1;
+    /// (room, thread root or 0, place of an event that was redacted after it was stored) → what it means under
+    /// the default rules.
+    redacted_notifications: (RoomNum, EventNum, Place) => Packed<Counts>, version 1;
     /// (room, thread root or 0, local user) → the place of the user's last own event there, for users who
     /// are not in the record of the room or thread any more.
     last_own_event: (RoomNum, EventNum, UserNum) => Place, version 1;

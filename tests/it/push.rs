@@ -9,6 +9,7 @@ use crate::{
         change_membership, create_room, create_room_with, join, leave, room_path, send_event,
         send_in_thread, send_receipt, send_text, set_state,
     },
+    media_deletion::redact,
     mock_push_gateway::{Behaviour, MockPushGateway, pusher, pushkeys, set_pusher},
     test_server::{TestServer, TestUser, expect_error, expect_ok},
 };
@@ -311,6 +312,10 @@ fn the_badge_counts_rooms_and_is_sent_alone_when_it_falls() {
     read(&bob, &rooms[0], &second);
     assert_eq!(next_badge(), (false, json!(1)));
     read(&bob, &rooms[1], &third);
+    assert_eq!(next_badge(), (false, json!(0)));
+    let fourth = send_text(&alice, &rooms[0], "taken back");
+    assert_eq!(next_badge(), (true, json!(1)));
+    redact(&alice, &rooms[0], &fourth);
     assert_eq!(next_badge(), (false, json!(0)));
     // Nothing falls any more.
     send_text(&bob, &rooms[1], "answer");

@@ -9,6 +9,7 @@ use crate::{
         change_membership, create_room, create_room_with, event_types, join, leave, message_bodies,
         percent_encode, room_path, send_event, send_in_thread, send_receipt, send_text, set_state,
     },
+    media_deletion::redact,
     sliding_sync::{path, pos, rooms, sliding, window},
     test_server::{TestServer, TestUser, expect_ok},
 };
@@ -416,6 +417,25 @@ fn a_room_is_sent_with_new_unread_counts_when_the_user_reads_it_elsewhere() {
     let second = sliding(&bob, Some(pos(&first)), window(0, 9));
     assert_eq!(second["rooms"][&room]["notification_count"], 0);
     assert_eq!(second["rooms"][&room]["timeline"], json!([]));
+}
+
+#[test]
+fn a_room_is_sent_with_smaller_unread_counts_when_an_event_is_redacted() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let room = create_room_with(&[&alice, &bob]);
+    let mention = json!({ "body": "Bob!", "m.mentions": { "user_ids": [bob.user_id] } });
+    let event = send_event(&alice, &room, "m.room.message", mention);
+    send_text(&alice, &room, "stays");
+    let counts = |response: &Value| {
+        let fields = ["notification_count", "highlight_count"];
+        fields.map(|field| response["rooms"][&room][field].clone())
+    };
+    let first = sliding(&bob, None, window(0, 9));
+    assert_eq!(counts(&first), [json!(2), json!(1)]);
+    redact(&alice, &room, &event);
+    let second = sliding(&bob, Some(pos(&first)), window(0, 9));
+    assert_eq!(counts(&second), [json!(1), json!(0)]);
 }
 
 #[test]

@@ -4,9 +4,10 @@ use serde_json::{Value, json};
 
 use crate::{
     client_api::{
-        create_room_with, join, leave, next_batch, percent_encode, send_event, send_in_thread,
-        send_receipt, send_text, sync, sync_with,
+        create_room_with, join, leave, next_batch, percent_encode, room_path, send_event,
+        send_in_thread, send_receipt, send_text, sync, sync_with,
     },
+    media_deletion::redact,
     test_server::{TestServer, TestUser, expect_ok},
 };
 
@@ -99,6 +100,57 @@ fn thread_notifications_are_counted_separately_if_requested() {
     assert_eq!(by_thread(), ((1, 0), Some((1, 0))));
     expect_ok(send_receipt(&bob, &room, ("m.read", &last), json!({})));
     assert_eq!(by_thread(), ((0, 0), None));
+}
+
+#[test]
+fn a_redacted_event_counts_no_more_in_its_room_and_thread() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let room = create_room_with(&[&alice, &bob]);
+    let mention = |body: &str| json!({ "msgtype": "m.text", "body": body, "m.mentions": { "user_ids": [bob.user_id] } });
+    let root = send_text(&alice, &room, "root");
+    let first = send_event(&alice, &room, "m.room.message", mention("one"));
+    let reply = send_in_thread(&alice, &room, &root, "a");
+    send_in_thread(&alice, &room, &root, "b");
+    let loud = json!({ "pattern": "cake", "actions": ["notify", { "set_tweak": "highlight" }] });
+    expect_ok(bob.put("/_matrix/client/v3/pushrules/global/content/cake", loud));
+    let cake = send_text(&alice, &room, "cake");
+    let quiet = format!(
+        "/_matrix/client/v3/pushrules/global/sender/{}",
+        alice.user_id
+    );
+    expect_ok(bob.put(&quiet, json!({ "actions": [] })));
+    let muted = send_text(&alice, &room, "muted");
+    expect_ok(bob.delete(&quiet, json!({})));
+    let last = send_text(&alice, &room, "last");
+
+    let mut since = next_batch(&sync(&bob, None)).to_owned();
+    let mut redacted = |event: &str| {
+        redact(&alice, &room, event);
+        let response = sync_with(&bob, &[("since", &since), ("filter", BY_THREAD)]);
+        since = next_batch(&response).to_owned();
+        let joined = &response["rooms"]["join"][&room];
+        let threads = &joined["unread_thread_notifications"];
+        let in_thread = threads[&root].is_object().then(|| counts(&threads[&root]));
+        (
+            counts(&joined["unread_notifications"]),
+            in_thread,
+            unread_counts(&bob, &room),
+        )
+    };
+    assert_eq!(unread_counts(&bob, &room), (6, 2));
+    assert_eq!(redacted(&first), ((3, 1), Some((2, 0)), (5, 1)));
+    assert_eq!(redacted(&reply), ((3, 1), Some((1, 0)), (4, 1)));
+    assert_eq!(redacted(&cake), ((2, 0), Some((1, 0)), (3, 0)));
+    assert_eq!(redacted(&muted), ((2, 0), Some((1, 0)), (3, 0)));
+    let again = room_path(&room, &format!("redact/{first}/2"));
+    expect_ok(alice.put(&again, json!({})));
+    assert_eq!(unread_counts(&bob, &room), (3, 0), "redacted twice");
+    // What was read before or after it was redacted counts once.
+    expect_ok(send_receipt(&bob, &room, ("m.read", &cake), json!({})));
+    assert_eq!(unread_counts(&bob, &room), (1, 0));
+    assert_eq!(redacted(&root), ((1, 0), None, (1, 0)));
+    assert_eq!(redacted(&last), ((0, 0), None, (0, 0)));
 }
 
 #[test]

@@ -7,7 +7,7 @@
 //!    to media.
 //! 2. The claimed state before it, if some of its prev_events are not here.
 //! 3. The timeline: a gap where prev_events are missing, its place, its relation, threads and unread
-//!    counts.
+//!    counts, unless it was redacted before.
 //! 4. Redactions of this event that came before it, unless it is out of band: its row is made again
 //!    when the room is joined.
 //! 5. If it is accepted: the redaction that it is; at the live end also the room's current state,
@@ -23,11 +23,13 @@ use crate::{
     media::references,
     protocol::Pdu,
     rooms::{
-        Error, Local, event,
+        Error, Local,
+        event::{self, StoredEvent},
         relations::index,
         room, search,
         state::{self, overlay::StateOverlay},
         timeline::gaps,
+        unread::redacted,
     },
     store::{
         DeviceNum, Effect, EventNum, NodeNum, Place, Position, Reader, RoomNum, Rows, Tx,
@@ -145,7 +147,7 @@ pub(in crate::rooms) fn commit(
             _ => None,
         },
     };
-    let num = put_row(tx, room, pdu, header, json, auth)?;
+    let (num, was_redacted) = put_row(tx, room, pdu, header, json, auth)?;
     if let Some(claim) = claimed {
         let claim = ClaimedState {
             state: claim.state.store(tx, room, StateOverlay::UNNUMBERED)?,
@@ -166,8 +168,9 @@ pub(in crate::rooms) fn commit(
     if let Some(place) = place {
         index::add(tx, room, num, place, pdu)?;
     }
+    let mut is_redacted = was_redacted;
     if status != Status::OutOfBand {
-        redaction::apply_early(tx, room, rules, pdu.event_id(), num)?;
+        is_redacted |= redaction::apply_early(tx, room, rules, pdu.event_id(), num)?;
     }
     match placement {
         Placement::Outlier => {}
@@ -176,6 +179,10 @@ pub(in crate::rooms) fn commit(
             if let Some(place) = place {
                 search::index::add_backfilled(tx, room, place, num)?;
             }
+        }
+        Placement::LiveEnd(end) if is_redacted => {
+            let notify = &Notify::default();
+            LiveEnd { notify, ..end }.place(tx, &stored)?;
         }
         Placement::LiveEnd(end) => end.place(tx, &stored)?,
     }
@@ -193,6 +200,18 @@ struct Stored<'a> {
     status: Status,
     /// Its place, if it is accepted.
     place: Option<Place>,
+}
+
+impl Stored<'_> {
+    /// Carries out the redaction that it is. What it redacted does not count as unread any more.
+    fn redact(&self, tx: &Tx, states: &[NodeNum]) -> Result<Option<StoredEvent>, Error> {
+        let Self { room, rules, .. } = *self;
+        let redacted = redaction::apply(tx, room, rules, self.pdu, self.event, states)?;
+        if let Some(place) = redacted.as_ref().and_then(|event| event.header.place) {
+            redacted::add(tx, room, place)?;
+        }
+        Ok(redacted)
+    }
 }
 
 impl Placement<'_> {
@@ -218,13 +237,7 @@ impl Placement<'_> {
 
 impl BeforeGap<'_> {
     fn place(self, tx: &Tx, stored: &Stored<'_>) -> Result<(), Error> {
-        let Stored {
-            room,
-            rules,
-            pdu,
-            event,
-            ..
-        } = *stored;
+        let Stored { room, event, .. } = *stored;
         if let Some(place) = stored.place {
             let row = TimelineRow {
                 event,
@@ -237,7 +250,7 @@ impl BeforeGap<'_> {
         if stored.status != Status::Accepted {
             return Ok(());
         }
-        redaction::apply(tx, room, rules, pdu, event, &[stored.state_before])?;
+        stored.redact(tx, &[stored.state_before])?;
         Ok(())
     }
 }
@@ -246,7 +259,6 @@ impl LiveEnd<'_> {
     fn place(self, tx: &Tx, stored: &Stored<'_>) -> Result<(), Error> {
         let Stored {
             room,
-            rules,
             pdu,
             event,
             position,
@@ -277,7 +289,7 @@ impl LiveEnd<'_> {
         let root = self.current.store(tx, room, event)?;
         state_change::set_current_state(tx, local, room, heads, root, position)?;
         let states = [stored.state_before, root];
-        if let Some(redacted) = redaction::apply(tx, room, rules, pdu, event, &states)? {
+        if let Some(redacted) = stored.redact(tx, &states)? {
             state_change::log_redaction(tx, room, heads, &redacted, position)?;
         }
         if self.relay {
@@ -305,7 +317,8 @@ fn put_claim(tx: &Tx, room: RoomNum, num: EventNum, claim: &ClaimedState) -> Res
     Ok(claims.put((room, num), claim)?)
 }
 
-/// Stores an event's row. An outlier keeps its number and, as it may have been redacted, its JSON.
+/// Stores an event's row. An outlier keeps its number and, as it may have been redacted, its JSON. Returns
+/// whether it was redacted, too.
 fn put_row(
     tx: &Tx,
     room: RoomNum,
@@ -313,7 +326,7 @@ fn put_row(
     mut header: EventHeader,
     json: &[u8],
     auth: &[EventNum],
-) -> Result<EventNum, Error> {
+) -> Result<(EventNum, bool), Error> {
     let id = pdu.event_id();
     let known = event::num_of(tx, id)?;
     let known = known.map(|num| event::load(tx, num)).transpose()?;
@@ -345,7 +358,7 @@ fn put_row(
         let auth: Vec<u8> = auth.iter().flat_map(|num| num.0.to_le_bytes()).collect();
         tx.auth()?.insert((room, num), auth.as_slice())?;
     }
-    Ok(num)
+    Ok((num, header.redacted_by.is_some()))
 }
 
 /// Makes `state` the current state and `extremities` the extremities of a room in which no event was

@@ -352,18 +352,19 @@ fn evict_early(
     Ok(())
 }
 
-/// Redacts the event `num`, which was just stored, if a redaction of it came before it.
+/// Redacts the event `num`, which was just stored, if a redaction of it came before it. Returns whether
+/// it did.
 pub(in crate::rooms) fn apply_early(
     tx: &Tx,
     room: RoomNum,
     rules: &RoomVersionRules,
     id: &EventId,
     num: EventNum,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     let mut early = tx.early_redactions()?;
     let key = (room, id.as_str());
     let Some(kept) = early.load(key)? else {
-        return Ok(());
+        return Ok(false);
     };
     early.remove(key)?;
     drop(early);
@@ -377,10 +378,10 @@ pub(in crate::rooms) fn apply_early(
         };
         if redaction.may_redact(tx, room, rules, &target)? {
             redact(tx, target, early.event, rules)?;
-            return Ok(());
+            return Ok(true);
         }
     }
-    Ok(())
+    Ok(false)
 }
 
 #[derive(Deserialize)]

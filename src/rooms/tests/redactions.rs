@@ -14,7 +14,13 @@ use crate::{
     },
     rooms::{
         Error, Local,
-        event::{self, append::Appended, redaction},
+        event::{
+            self,
+            append::Appended,
+            insert::{Notify, Verdict},
+            redaction,
+        },
+        room::heads,
     },
     store::{
         EventNum, Reader, Records, Rows, Tx,
@@ -275,6 +281,37 @@ fn redaction_received_before_its_target_is_applied_on_backfill() {
             assert_eq!(redacted_by(&replica, target), Some(replica.num(redaction)));
         });
     }
+}
+
+#[test]
+fn an_event_that_is_received_after_its_redaction_notifies_nobody() {
+    let (mut history, last) = room(&RoomVersionId::V11);
+    let target = history.after(&[last], say(BOB));
+    let redaction = history.after(&[last], redact(&history, ALICE, target));
+    let other = history.after(&[target, redaction], say(BOB));
+    let verdict = Verdict {
+        notify: true,
+        highlight: true,
+    };
+    let notify = Notify {
+        default: verdict,
+        exceptions: Vec::new(),
+    };
+    with_store(async |store| {
+        let replica = Replica::new(store, &history, &RoomVersionId::V11).await;
+        for index in (0..=last).chain([redaction]) {
+            replica.receive(index, None).await.expect("it is taken");
+        }
+        let mut totals = Vec::new();
+        for index in [target, other] {
+            let received = replica.receive_notifying(index, None, notify.clone());
+            received.await.expect("it is taken");
+            let heads = store.read(|s| heads(s, replica.room));
+            totals.push(heads.expect("a room").main.notify);
+        }
+        assert!(redacted_by(&replica, target).is_some());
+        assert_eq!(totals, [0, 1]);
+    });
 }
 
 #[test]

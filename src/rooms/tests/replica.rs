@@ -93,6 +93,17 @@ impl<'a> Replica<'a> {
         index: usize,
         claimed: Option<&State>,
     ) -> Result<EventNum, Error> {
+        self.receive_notifying(index, claimed, Notify::default())
+            .await
+    }
+
+    /// [`receive`](Self::receive) an event that notifies.
+    pub(super) async fn receive_notifying(
+        &self,
+        index: usize,
+        claimed: Option<&State>,
+        notify: Notify,
+    ) -> Result<EventNum, Error> {
         let received = self.received(index);
         let room = self.room;
         let decision = self.store.read(|s| {
@@ -101,7 +112,7 @@ impl<'a> Replica<'a> {
             receive::decide(s, room, Arc::new(received.pdu), received.json, claimed)
         })?;
         let local = self.local.clone();
-        let job = move |tx: &Tx| receive::commit(tx, &local, &decision, &Notify::default());
+        let job = move |tx: &Tx| receive::commit(tx, &local, &decision, &notify);
         self.store.write(job).await
     }
 

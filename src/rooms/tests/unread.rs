@@ -54,11 +54,39 @@ impl World<'_> {
             text: None,
             redacts: None,
         };
+        self.append(user, room, &draft)
+    }
+
+    /// Redacts `target`, as a client does.
+    fn redact(
+        &self,
+        user: &Actor,
+        room: RoomNum,
+        target: &EventId,
+    ) -> Result<(OwnedEventId, Place), Error> {
+        let draft = EventDraft {
+            room_id: Some(room::id(self.tx, room)?),
+            sender: user.id.clone(),
+            event_type: TimelineEventType::RoomRedaction,
+            state_key: None,
+            content: canonical_content(&json!({ "redacts": target }))?,
+            text: None,
+            redacts: Some(target.to_owned()),
+        };
+        self.append(user, room, &draft)
+    }
+
+    fn append(
+        &self,
+        user: &Actor,
+        room: RoomNum,
+        draft: &EventDraft,
+    ) -> Result<(OwnedEventId, Place), Error> {
         let sending = Sending {
-            notify: notify::evaluate_in(self.tx, &self.local, room, &draft)?,
+            notify: notify::evaluate_in(self.tx, &self.local, room, draft)?,
             ..user.sending()
         };
-        let sent = append::append(self.tx, &self.local, &draft, &sending)?;
+        let sent = append::append(self.tx, &self.local, draft, &sending)?;
         Ok((sent.id, sent.place))
     }
 
@@ -277,6 +305,30 @@ impl Model<'_, '_> {
         Ok(())
     }
 
+    /// Redacts a random message: the first user those of everybody, others their own.
+    fn redact(&mut self, rng: &mut SmallRng, user: usize) -> Result<(), Error> {
+        let Some(target) = self.random_event(rng) else {
+            return Ok(());
+        };
+        if user != 0 && self.sent[target].sender != user {
+            return Ok(());
+        }
+        let redacted = self.sent[target].id.clone();
+        let (id, place) = self
+            .world
+            .redact(&self.people[user], self.room, &redacted)?;
+        self.sent[target].verdicts.fill((false, false));
+        self.sent.push(Sent {
+            id,
+            place,
+            sender: user,
+            thread: None,
+            is_message: false,
+            verdicts: vec![(false, false); self.people.len()],
+        });
+        Ok(())
+    }
+
     fn step(&mut self, rng: &mut SmallRng) -> Result<(), Error> {
         let user = rng.random_range(0..self.people.len());
         let actor = self.people[user].clone();
@@ -298,7 +350,8 @@ impl Model<'_, '_> {
                     .with("displayname", &name)
                     .send(self.world.tx, &self.world.local, self.room, &actor)?;
             }
-            3..=8 => self.read(rng, user)?,
+            3 | 4 => self.redact(rng, user)?,
+            5..=9 => self.read(rng, user)?,
             _ => self.send(rng, user)?,
         }
         Ok(())

@@ -6,6 +6,8 @@
 //! default rules, `notified` has the running difference ([`super::notify`] evaluates the rules before
 //! an event is stored). So nobody's unread events are counted one by one.
 //!
+//! What was redacted does not count: [`super::redacted`].
+//!
 //! A user's own event counts as a receipt for it, in its thread or outside all.
 //!
 //! Source: client-server API, "Receiving notifications", "Threaded read receipts".
@@ -24,6 +26,9 @@ use crate::{
 /// The most threads of a room that are counted, the most recently active first. NOTSPEC: what is
 /// unread in others is not counted.
 const MAX_THREADS: usize = 200;
+/// The most redacted events of a room that are left out of the counts, the newest of each thread. NOTSPEC:
+/// others count as if they had not been redacted.
+const MAX_REDACTED: usize = 500;
 /// The thread root that stands for the events outside all threads.
 pub const NO_THREAD: EventNum = EventNum(0);
 
@@ -61,12 +66,13 @@ pub fn count(
         receipt.max(own_event).unwrap_or(joined).max(joined)
     };
     let in_thread = |root| UserThread { room, user, root };
+    let mut redacted = MAX_REDACTED;
     let main = in_thread(NO_THREAD);
     let read = read_upto(main.last_own_event(r, &heads.last_own_events)?, MAIN);
     let before = timeline::backwards(r, room, read, 1)?.pop();
     let before = before.map_or_else(Counts::default, |(_, row)| row.main);
     let mut unread = Unread {
-        main: main.unread(r, read, before, heads.main)?,
+        main: main.unread(r, read, before, heads.main, &mut redacted)?,
         threads: BTreeMap::new(),
     };
     // Receipts without a thread are for all threads.
@@ -82,7 +88,7 @@ pub fn count(
             continue;
         }
         let before = thread_total(r, room, root, read)?;
-        let counts = user_thread.unread(r, read, before, thread.counts)?;
+        let counts = user_thread.unread(r, read, before, thread.counts, &mut redacted)?;
         if counts != Counts::default() {
             unread.threads.insert(root, counts);
         }
@@ -138,13 +144,14 @@ impl UserThread {
     }
 
     /// The user's unread counts after `read`, where the total under the default rules was `before`;
-    /// it is `now` at present.
+    /// it is `now` at present. At most `max_redacted` redacted events are left out, which are counted down.
     fn unread(
         &self,
         r: &impl Reader,
         read: Place,
         before: Counts,
         now: Counts,
+        max_redacted: &mut usize,
     ) -> Result<Counts, Error> {
         let difference = |upto| notified(r, self.room, self.user, self.root, upto);
         let (own_before, own_now) = (difference(read)?, difference(Place::MAX)?);
@@ -152,7 +159,7 @@ impl UserThread {
             now.saturating_sub(before)
                 .saturating_add_signed(own_now.saturating_sub(own_before))
         };
-        Ok(Counts {
+        let counts = Counts {
             notify: count(before.notify, now.notify, own_before.notify, own_now.notify),
             highlight: count(
                 before.highlight,
@@ -160,7 +167,33 @@ impl UserThread {
                 own_before.highlight,
                 own_now.highlight,
             ),
+        };
+        if counts == Counts::default() {
+            return Ok(counts);
+        }
+        let redacted = self.redacted(r, read, max_redacted)?;
+        Ok(Counts {
+            notify: counts.notify.saturating_add_signed(-redacted.notify),
+            highlight: counts.highlight.saturating_add_signed(-redacted.highlight),
         })
+    }
+
+    /// What the redacted events after `read` added to the user's counts.
+    fn redacted(&self, r: &impl Reader, read: Place, max: &mut usize) -> Result<Notified, Error> {
+        let difference = |upto| notified(r, self.room, self.user, self.root, upto);
+        let mut sum = Notified::default();
+        let rows = r.redacted_notifications()?;
+        let rows = rows.prefix_range((self.room, self.root), read.next()..)?;
+        for row in rows.rev().take(*max) {
+            let (key, default) = row?;
+            let (default, (_, _, place)) = (default.record(&key)?, key.value());
+            let before = difference(Place(place.0.saturating_sub(1)))?;
+            let after = difference(place)?;
+            sum.notify += default.notify.cast_signed() + after.notify - before.notify;
+            sum.highlight += default.highlight.cast_signed() + after.highlight - before.highlight;
+            *max -= 1;
+        }
+        Ok(sum)
     }
 }
 

@@ -4,6 +4,7 @@ pub mod counts;
 pub mod notifications;
 pub mod notify;
 pub mod receipts;
+pub(in crate::rooms) mod redacted;
 
 pub(in crate::rooms) use self::counts::notified;
 pub use self::counts::{NO_THREAD, Unread, count};
