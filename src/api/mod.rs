@@ -27,6 +27,7 @@ mod event_stream;
 pub mod federation;
 mod files;
 pub mod health;
+mod key_claims;
 mod keys;
 mod media;
 pub mod metrics;

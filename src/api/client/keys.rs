@@ -4,13 +4,14 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use ruma::{
-    OwnedOneTimeKeyId, OwnedUserId,
+    DeviceId, OwnedOneTimeKeyId, OwnedUserId, UserId,
     api::{
         client::keys::{claim_keys, upload_keys, upload_signatures, upload_signing_keys},
         error::ErrorKind,
+        federation::keys::claim_keys::v1::OneTimeKeys,
     },
     encryption::OneTimeKey,
-    serde::Raw,
+    serde::{JsonObject, Raw},
 };
 use serde_json::{Value, json};
 
@@ -18,7 +19,8 @@ use super::uiaa::{self, Interactive};
 use crate::{
     api::{
         Adapted, Api, Error, Session, Streamed,
-        keys::{MAX_KEYS, check_count, claim},
+        key_claims::{ClaimedKeys, check_count, claims},
+        keys::MAX_KEYS,
     },
     federation,
     rates::Kind,
@@ -28,8 +30,7 @@ use crate::{
         self,
         keys::{
             cross_signing::{AuthLevel, StoreOutcome, Upload, Usage},
-            device_keys,
-            one_time_keys::{self, Claimable},
+            device_keys, one_time_keys,
             signatures::{self, Signer},
         },
     },
@@ -133,36 +134,27 @@ pub async fn claim_keys(
 ) -> Result<Streamed, Error> {
     let time = request.timeout.unwrap_or(DEFAULT_TIMEOUT).min(MAX_TIMEOUT);
     check_count(&request.one_time_keys)?;
-    let (mut local, remote) = split_by_server(&api, request.one_time_keys);
-    let limited = local.iter_mut().map(|(user, devices)| {
-        let is_limited = |device: &_, _: &mut _| {
-            let key = (session.user, user, device);
-            api.rates.check(Kind::ClaimKeysOfDevice, key).is_err()
-        };
-        (user.clone(), devices.extract_if(.., is_limited).collect())
-    });
-    let limited = limited.collect();
-    let mut response = claim_keys::v3::Response::new(claim(&api, local, Claimable::All).await?);
-    for (user, keys) in claim(&api, limited, Claimable::FallbackOnly).await? {
-        response.one_time_keys.entry(user).or_default().extend(keys);
-    }
-    let mut memory = Vec::new();
+    let (local, remote) = split_by_server(&api, request.one_time_keys);
     let share = share_of_requests(&api, &session, remote.len())?;
-    let claims = api.federation.user_keys().claim(session.user, remote, time);
-    for (server, answer) in claims.await {
+    let is_limited = |user: &UserId, device: &DeviceId| {
+        let key = (session.user, user, device);
+        api.rates.check(Kind::ClaimKeysOfDevice, key).is_err()
+    };
+    let local = claims(local, is_limited);
+    let (mut received, mut failures, mut memory) =
+        (OneTimeKeys::new(), JsonObject::new(), Vec::new());
+    let user_keys = api.federation.user_keys();
+    for (server, answer) in user_keys.claim(session.user, remote, time).await {
         match answer {
             Ok((answer, of_answer)) => {
-                response.one_time_keys.extend(answer.one_time_keys);
+                received.extend(answer.one_time_keys);
                 memory.push(of_answer);
             }
-            Err(error) => drop(
-                response
-                    .failures
-                    .insert(server.to_string(), failure(&error)),
-            ),
+            Err(error) => drop(failures.insert(server.to_string(), failure(&error))),
         }
     }
-    Streamed::holding(response, (share, memory))
+    let claimed = ClaimedKeys::new(local, received, failures, (share, memory));
+    claimed.into_response(&api.store).await
 }
 
 /// `POST /_matrix/client/v3/keys/device_signing/upload`

@@ -1,25 +1,27 @@
 //! Devices of local users and their keys, for other servers (server-server API, "Device Management" and
 //! "End-to-End Encryption"). Devices without keys are left out: they cannot receive encrypted messages.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ruma::{
-    OwnedDeviceId, OwnedUserId, ServerName, UInt, UserId,
+    DeviceId, OwnedDeviceId, OwnedUserId, ServerName, UInt, UserId,
     api::federation::{
         device::get_devices::{self, v1::UserDevice},
         keys::{
-            claim_keys::{self, v1::OneTimeKeyClaims},
+            claim_keys::{self, v1::OneTimeKeys},
             get_keys,
         },
     },
+    serde::JsonObject,
 };
 use serde_json::value::RawValue;
 
 use crate::{
     api::{
         Api, Error, Origin, Streamed,
+        key_claims::{ClaimedKeys, check_count, claims},
         keys::{
-            MAX_KEYS, QueryField, QuerySource, UnwrittenKeys, claim, is_wanted, raw, raw_value,
+            MAX_KEYS, QueryField, QuerySource, UnwrittenKeys, is_wanted, raw, raw_value,
             signing_key,
         },
     },
@@ -34,7 +36,6 @@ use crate::{
         keys::{
             cross_signing::{self, Usage},
             device_keys,
-            one_time_keys::Claimable,
         },
     },
 };
@@ -142,38 +143,28 @@ pub async fn claim_keys(
     api: Api,
     origin: Origin,
     request: claim_keys::v1::Request,
-) -> Result<claim_keys::v1::Response, Error> {
-    let mut wanted = request.one_time_keys;
-    if wanted.len() > MAX_KEYS {
-        return Err(Error::too_large(format!(
-            "one_time_keys may have at most {MAX_KEYS} users"
-        )));
-    }
-    let users: Vec<_> = wanted.keys().cloned().collect();
+) -> Result<Streamed, Error> {
+    check_count(&request.one_time_keys)?;
+    let users: Vec<_> = request.one_time_keys.keys().cloned().collect();
     let (server, of) = (origin.server.clone(), origin.server);
     let scan = api.store.scan("users whose keys are claimed", move |s| {
-        let mut unrelated = Vec::new();
+        let mut unrelated = BTreeSet::new();
         for user_id in users {
             if let Some(user) = users::num_of(s, &user_id)?
                 && !shares_room(s, &of, user)?
             {
-                unrelated.push(user_id);
+                unrelated.insert(user_id);
             }
         }
         Ok::<_, Error>(unrelated)
     });
-    let mut limited = OneTimeKeyClaims::new();
-    for user in scan.await? {
-        let is_limited = |_: &_, _: &mut _| is_claim_limited(&api.rates, &server, &user);
-        if let Some(devices) = wanted.get_mut(&user) {
-            limited.insert(user.clone(), devices.extract_if(.., is_limited).collect());
-        }
-    }
-    let mut claimed = claim(&api, wanted, Claimable::All).await?;
-    for (user, keys) in claim(&api, limited, Claimable::FallbackOnly).await? {
-        claimed.entry(user).or_default().extend(keys);
-    }
-    Ok(claim_keys::v1::Response::new(claimed))
+    let unrelated = scan.await?;
+    let is_limited = |user: &UserId, _: &DeviceId| {
+        unrelated.contains(user) && is_claim_limited(&api.rates, &server, user)
+    };
+    let claims = claims(request.one_time_keys, is_limited);
+    let claimed = ClaimedKeys::new(claims, OneTimeKeys::new(), JsonObject::new(), ());
+    claimed.into_response(&api.store).await
 }
 
 /// Whether `server`, or all such servers together, have claimed their share of the keys of `user`. One of
