@@ -3,10 +3,10 @@
 use std::{
     collections::HashMap,
     hash::{BuildHasher, Hash, RandomState},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use ruma::EventId;
+use ruma::{EventId, OwnedServerName, ServerName};
 
 /// Memory is taken for so many ids at once.
 const IDS_PER_STEP: usize = 1024;
@@ -15,14 +15,19 @@ const REFERENCES_PER_ID: usize = 8;
 /// No number.
 const NONE: u32 = u32::MAX;
 
-/// How many ids all responses may hold at once. Clones are the same.
+/// How many ids all responses may hold at once, and of those the responses of one server. Clones are the same.
 #[derive(Clone, Debug)]
-pub struct IdBudget(Arc<Inner>);
-
-#[derive(Debug)]
-struct Inner {
+pub struct IdBudget {
+    held: Arc<Mutex<Held>>,
     max: usize,
-    left: Mutex<usize>,
+    /// Whose responses are limited to so many ids.
+    server: Option<(OwnedServerName, usize)>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    ids: usize,
+    by_server: HashMap<OwnedServerName, usize>,
 }
 
 /// Why there is no memory for another event.
@@ -43,29 +48,70 @@ struct Share {
 
 impl IdBudget {
     pub fn new(max: usize) -> Self {
-        let left = Mutex::new(max);
-        Self(Arc::new(Inner { max, left }))
+        Self {
+            held: Arc::default(),
+            max,
+            server: None,
+        }
     }
 
-    fn left(&self) -> std::sync::MutexGuard<'_, usize> {
-        self.0.left.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The same for responses of `server`, which together hold at most three quarters.
+    pub fn of_server(&self, server: &ServerName) -> Self {
+        Self {
+            server: Some((server.to_owned(), self.max / 4 * 3)),
+            ..self.clone()
+        }
+    }
+
+    /// How many ids one response may have.
+    fn max_per_response(&self) -> usize {
+        self.server.as_ref().map_or(self.max, |(_, max)| *max)
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes so many ids, or as many as are left.
+    fn take(&self, ids: usize) -> usize {
+        let mut held = self.held();
+        let mut taken = ids.min(self.max - held.ids);
+        if let Some((server, max)) = &self.server {
+            let of_server = held.by_server.entry(server.clone()).or_default();
+            taken = taken.min(max.saturating_sub(*of_server));
+            *of_server += taken;
+        }
+        held.ids += taken;
+        taken
+    }
+
+    fn give_back(&self, ids: usize) {
+        let mut held = self.held();
+        held.ids -= ids;
+        if let Some((server, _)) = &self.server
+            && let Some(of_server) = held.by_server.get_mut(server)
+        {
+            *of_server -= ids;
+            if *of_server == 0 {
+                held.by_server.remove(server);
+            }
+        }
     }
 }
 
 impl Share {
     fn grow_to(&mut self, ids: usize) -> Result<(), EventMemoryError> {
-        if ids > self.budget.0.max {
-            return Err(EventMemoryError::RoomTooLarge(self.budget.0.max));
+        let max = self.budget.max_per_response();
+        if ids > max {
+            return Err(EventMemoryError::RoomTooLarge(max));
         }
         while ids > self.ids {
-            let mut left = self.budget.left();
-            let step = IDS_PER_STEP.min(*left);
+            let step = self.budget.take(IDS_PER_STEP);
             // Small rooms can always be joined: their number is limited by the rate of requests.
             if step == 0 {
                 let is_small = ids <= IDS_PER_STEP;
                 return is_small.then_some(()).ok_or(EventMemoryError::Busy);
             }
-            *left -= step;
             self.ids += step;
         }
         Ok(())
@@ -74,7 +120,7 @@ impl Share {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        *self.budget.left() += self.ids;
+        self.budget.give_back(self.ids);
     }
 }
 
@@ -284,7 +330,7 @@ impl EventGraph {
 
 #[cfg(test)]
 mod tests {
-    use ruma::{EventId, OwnedEventId};
+    use ruma::{EventId, OwnedEventId, server_name};
 
     use super::{EventGraph, EventMemoryError, IDS_PER_STEP, IdBudget};
 
@@ -360,6 +406,33 @@ mod tests {
         );
         drop(large);
         assert_eq!(small.add(&id(IDS_PER_STEP), [], false), Ok(true));
+    }
+
+    #[test]
+    fn the_responses_of_one_server_leave_others_a_quarter_of_the_budget() {
+        let budget = IdBudget::new(4 * IDS_PER_STEP);
+        let [one, other] = [server_name!("a.example"), server_name!("b.example")];
+        let [one, other] = [one, other].map(|server| budget.of_server(server));
+        let fill = |graph: &mut EventGraph| {
+            let numbers = (0..).take_while(|number| graph.add(&id(*number), [], false).is_ok());
+            numbers.count()
+        };
+        let mut first = EventGraph::new(&one);
+        assert_eq!(fill(&mut first), 3 * IDS_PER_STEP);
+        let refused = first.add(&id(4 * IDS_PER_STEP), [], false);
+        let too_large = EventMemoryError::RoomTooLarge(3 * IDS_PER_STEP);
+        assert_eq!(refused, Err(too_large));
+        let mut second = EventGraph::new(&one);
+        assert_eq!(fill(&mut second), IDS_PER_STEP, "as any small room");
+        let refused = second.add(&id(2 * IDS_PER_STEP), [], false);
+        assert_eq!(refused, Err(EventMemoryError::Busy));
+        let mut of_other = EventGraph::new(&other);
+        assert_eq!(of_other.add(&id(0), [], false), Ok(true));
+        assert_eq!(of_other.ids.share.ids, IDS_PER_STEP);
+        drop((first, second));
+        assert_eq!(fill(&mut of_other), 3 * IDS_PER_STEP);
+        drop(of_other);
+        assert!(budget.held().ids == 0 && budget.held().by_server.is_empty());
     }
 
     #[test]

@@ -243,7 +243,10 @@ impl<S: EventSource> EventFetcher<'_, S> {
                 let (_, missing, _memory) = self.claimed_state(event).await?;
                 self.budget.spend_requests(requests_for_claimed(&missing))?;
                 let pdus = self.fetch_claimed(event, &missing).await?;
-                Ok(self.source.auth_chain_of(self.room, pdus).await?)
+                Ok(self
+                    .source
+                    .auth_chain_of(&self.server, self.room, pdus)
+                    .await?)
             }
             chain => Ok(chain?),
         }

@@ -149,6 +149,7 @@ pub trait EventSource: Send + Sync + 'static {
     /// An auth chain of these events, as if they were the response to `/event_auth`.
     fn auth_chain_of(
         &self,
+        server: &ServerName,
         room: &Room,
         pdus: Vec<RawPdu>,
     ) -> impl Future<Output = Result<EventResponse, FetchError>> + Send;
@@ -206,14 +207,15 @@ impl AuthChains {
         }
     }
 
-    /// Makes a response on the pool.
+    /// Makes a response of `server` on the pool.
     async fn run(
         &self,
+        server: &ServerName,
         make: impl FnOnce(&Path, &IdBudget) -> Result<EventResponse, event_response::Error>
         + Send
         + 'static,
     ) -> Result<EventResponse, FetchError> {
-        let Self { directory, ids, .. } = self.clone();
+        let (directory, ids) = (self.directory.clone(), self.ids.of_server(server));
         let make = move |_: &Snapshot| {
             make(&directory, &ids).map_err(|error| {
                 log::debug!("cannot read an auth chain: {error}");
@@ -330,18 +332,19 @@ impl EventSource for RemoteEventSource {
         let read = move |directory: &Path, ids: &IdBudget| {
             EventResponse::read(file, directory, rules, ids)
         };
-        chains.run(read).await
+        chains.run(server, read).await
     }
 
     async fn auth_chain_of(
         &self,
+        server: &ServerName,
         room: &Room,
         pdus: Vec<RawPdu>,
     ) -> Result<EventResponse, FetchError> {
         let rules = room.rules;
         let write =
             move |directory: &Path, ids: &IdBudget| EventResponse::of(&pdus, directory, rules, ids);
-        self.auth_chains.run(write).await
+        self.auth_chains.run(server, write).await
     }
 
     async fn backfill(

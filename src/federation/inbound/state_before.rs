@@ -48,7 +48,10 @@ impl<S: EventSource> EventFetcher<'_, S> {
         pdus: Vec<RawPdu>,
         ids: Vec<OwnedEventId>,
     ) -> Result<(), Error> {
-        let chain = self.source.auth_chain_of(self.room, pdus).await?;
+        let chain = self
+            .source
+            .auth_chain_of(&self.server, self.room, pdus)
+            .await?;
         let pending = self.store_chain(chain, ids).await?.pending;
         self.fetch_auth_chains(&pending).await?;
         self.store_outliers(pending).await?;

@@ -263,7 +263,7 @@ impl EventSource for Peer {
 
     async fn event_auth(
         &self,
-        _: &ServerName,
+        server: &ServerName,
         room: &Room,
         event: &EventId,
     ) -> Result<EventResponse, FetchError> {
@@ -277,11 +277,12 @@ impl EventSource for Peer {
         chain.retain(|index| self.withheld != Some(*index));
         let newest = chain.into_iter().rev().take(self.max_auth_chain);
         let newest = newest.map(|index| self.raw(index)).collect();
-        self.auth_chain_of(room, newest).await
+        self.auth_chain_of(server, room, newest).await
     }
 
     async fn auth_chain_of(
         &self,
+        _server: &ServerName,
         room: &Room,
         pdus: Vec<RawPdu>,
     ) -> Result<EventResponse, FetchError> {
