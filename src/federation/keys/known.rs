@@ -133,14 +133,17 @@ pub(super) fn parse(
     let until = until.min(now_ms.saturating_add(as_ms(MAX_VALIDITY)));
     let current = keys.verify_keys.into_iter();
     let current = current.filter_map(|(id, json)| known_key(id, json, |_| Some(until)));
-    let current = KnownKeys(current.collect());
+    let current = KnownKeys(current.take(MAX_KEYS).collect());
     if !published.is_signed_by(server, &current.valid_at(None)) {
         return Err("not signed with one of them".to_owned());
     }
     let old = keys.old_verify_keys.into_iter();
     let old = old.filter_map(|(id, json)| known_key(id, json, |key| timestamp(key.expired_ts?)));
-    let all: BTreeMap<_, _> = old.chain(current.0).collect();
-    Ok(KnownKeys(all.into_iter().take(MAX_KEYS).collect()))
+    let mut known = current;
+    for (id, key) in old.take(MAX_KEYS - known.0.len()) {
+        known.0.entry(id).or_insert(key);
+    }
+    Ok(known)
 }
 
 /// Parses published keys for checking their signatures.
@@ -177,7 +180,7 @@ mod tests {
     use ruma::{CanonicalJsonObject, serde::Raw, server_name, signatures::sign_json};
     use serde_json::{Value, json};
 
-    use super::{KnownKeys, WantedKey, parse};
+    use super::{KnownKeys, MAX_KEYS, WantedKey, parse};
     use crate::protocol::{ServerKey, signed_object::SignedObject};
 
     const NOW: u64 = 1_700_000_000_000;
@@ -289,6 +292,23 @@ mod tests {
         let news = read(&before).unwrap();
         let news = news.new_to(&known, &old_json, Some(&new_json));
         assert_eq!(news, KnownKeys::default());
+    }
+
+    #[test]
+    fn few_keys_of_a_server_are_kept_and_the_current_ones_first() {
+        let key = ServerKey::generate();
+        let id = key.id().to_string();
+        let expired = json!({ "key": key.public_key(), "expired_ts": NOW - HOUR });
+        let mut old = json!({ &id: expired.clone() });
+        let known = read(&signed_keys(&key, NOW + HOUR, old.clone())).expect("keys");
+        assert!(known.satisfies(&[wanted(&id, NOW + HOUR)]), "it is current");
+        for number in 0..100 {
+            // They sort before the current one.
+            old[format!("ed25519:!{number}")] = expired.clone();
+        }
+        let known = read(&signed_keys(&key, NOW + HOUR, old)).expect("keys");
+        assert!(known.0.len() <= MAX_KEYS, "{}", known.0.len());
+        assert!(known.satisfies(&[wanted(&id, NOW + HOUR)]));
     }
 
     #[test]
