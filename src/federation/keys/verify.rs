@@ -190,15 +190,22 @@ fn keys_for(event: &Incoming, known: &BTreeMap<OwnedServerName, KnownKeys>) -> P
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use ruma::{
+        OwnedServerName, RoomVersionId,
         api::federation::authentication::XMatrix,
         serde::Base64,
         server_name,
         signatures::{KeyPair, PublicKeySet},
     };
+    use serde_json::Value;
 
-    use super::verified;
-    use crate::protocol::ServerKey;
+    use super::{KnownKeys, MAX_SIGNATURES, keys_for, verified, wanted_by};
+    use crate::{
+        protocol::{ServerKey, history::History, receive::Incoming, versions},
+        store::records::RemoteKey,
+    };
 
     #[test]
     fn a_request_is_accepted_only_with_its_signature_whatever_its_numbers_and_its_depth() {
@@ -244,5 +251,53 @@ mod tests {
             for_another.destination = Some(origin.to_owned());
             assert!(verified(&for_another, &request, destination, &keys).is_none());
         }
+    }
+
+    /// The second event of a new room, signed by a.example, and the set of keys with its key, valid until `offset`
+    /// milliseconds after it was sent.
+    fn event_and_keys(
+        version: &RoomVersionId,
+        offset: i64,
+    ) -> (Incoming, BTreeMap<OwnedServerName, KnownKeys>) {
+        let history = History::public(version, "@alice:a.example");
+        let event = Incoming::parse(&history.events[1].json, history.rules).expect("an event");
+        let sent = event.origin_server_ts().expect("a time");
+        let key = History::key("a.example");
+        let record = RemoteKey {
+            key: key.public_key().as_bytes().try_into().expect("a key"),
+            valid_until_ts: u64::try_from(sent + offset).expect("a time"),
+        };
+        let known = KnownKeys([(key.id().to_string(), record)].into());
+        let known = BTreeMap::from([(server_name!("a.example").to_owned(), known)]);
+        (event, known)
+    }
+
+    #[test]
+    fn the_key_of_an_event_must_be_valid_when_it_was_sent_since_room_version_5() {
+        for version in versions::SUPPORTED {
+            let (event, known) = event_and_keys(&version, 0);
+            let keys = keys_for(&event, &known);
+            event.verify(&keys).expect("the key was valid");
+            let (event, known) = event_and_keys(&version, -1);
+            let keys = keys_for(&event, &known);
+            let is_enforced = event.enforces_key_validity();
+            assert_eq!(event.verify(&keys).is_err(), is_enforced, "{version}");
+        }
+        let enforced = [RoomVersionId::V4, RoomVersionId::V5]
+            .map(|version| event_and_keys(&version, 0).0.enforces_key_validity());
+        assert_eq!(enforced, [false, true]);
+    }
+
+    #[test]
+    fn few_of_the_keys_that_an_event_names_are_looked_for() {
+        let history = History::public(&RoomVersionId::V11, "@alice:a.example");
+        let mut event: Value = serde_json::from_slice(&history.events[1].json).expect("JSON");
+        let signatures = &mut event["signatures"]["a.example"];
+        for number in 0..100 {
+            signatures[format!("ed25519:{number}")] = "signature".into();
+        }
+        let event = Incoming::parse(event.to_string().as_bytes(), history.rules);
+        let wanted = wanted_by(&[event.expect("an event")]);
+        assert_eq!(wanted[server_name!("a.example")].len(), MAX_SIGNATURES);
     }
 }

@@ -264,26 +264,32 @@ fn verdict(pdu: &Pdu, verdict: Result<(), AuthError<io::Error>>) -> io::Result<b
 
 #[cfg(test)]
 mod tests {
-    use ruma::RoomVersionId;
+    use std::sync::Arc;
+
+    use ruma::{RoomVersionId, server_name};
     use serde_json::json;
 
     use super::{Error, EventIds, VerifiedState};
     use crate::{
-        executor::Executor,
         federation::{self, event_graph::IdBudget},
-        pool::Pool,
         protocol::{
-            Pdu,
-            history::{Action, History},
+            Pdu, ServerKey,
+            history::{Action, History, State},
             receive::Received,
             versions,
         },
-        rooms,
-        store::{Options, Store},
+        rooms::{
+            self, Local,
+            event::{insert::Notify, receive},
+            room,
+            tests::with_store,
+        },
+        store::{Snapshot, Tx},
     };
 
     const ALICE: &str = "@alice:a.example";
     const BOB: &str = "@bob:b.example";
+    const CAROL: &str = "@carol:c.example";
 
     fn received(room: &History, index: usize) -> Received {
         let event = &room.events[index];
@@ -294,31 +300,85 @@ mod tests {
         }
     }
 
+    /// Calls `test` with the verified events of a response: of each, its index in `room` and whether it is state.
+    /// This server was in the room before, and has the first `known.1` events of `known.0`.
+    fn with_response<T>(
+        room: &History,
+        known: (&History, usize),
+        events: &[(usize, bool)],
+        test: impl FnOnce(&Snapshot, Result<&VerifiedState, Error>) -> T,
+    ) -> T {
+        with_store(async |store| {
+            let (history, count) = known;
+            if count > 0 {
+                let create = history.create_event();
+                let (id, version) = (create.room_id().to_owned(), history.version.clone());
+                let job = move |tx: &Tx| room::create(tx, &id, &version);
+                let num = store.write(job).await.expect("the room is made");
+                for index in 0..count {
+                    let Received { json, pdu, .. } = received(history, index);
+                    let id = pdu.event_id().to_owned();
+                    let pdu = Pdu::parse(id, &json, history.rules, false).expect("an event");
+                    let decide = |s: &_| receive::decide(s, num, Arc::new(pdu), json, None);
+                    let decision = store.read(decide).expect("a decision");
+                    let name = server_name!("b.example").to_owned();
+                    let local = Local::new(name, ServerKey::generate());
+                    let job =
+                        move |tx: &Tx| receive::commit(tx, &local, &decision, &Notify::default());
+                    store.write(job).await.expect("it is stored");
+                }
+            }
+            let directory = tempfile::tempdir().expect("a directory");
+            let ids = EventIds::new(&IdBudget::new(1000));
+            let verified = VerifiedState::new(directory.path(), room.rules, ids);
+            let mut verified = verified.expect("a file");
+            store.read(|s| {
+                let mut events = events.iter();
+                let added = events.try_for_each(|(index, is_state)| {
+                    verified.add(s, &received(room, *index), *is_state)
+                });
+                test(s, added.map(|()| &verified))
+            })
+        })
+    }
+
+    fn as_state(events: impl IntoIterator<Item = usize>) -> Vec<(usize, bool)> {
+        events.into_iter().map(|index| (index, true)).collect()
+    }
+
     /// Whether Bob's join, the last event of `room`, passes if the events `state` are the state of the
     /// response and `make_join` named `version`.
     fn check_join(room: &History, state: &[usize], version: &RoomVersionId) -> Result<(), Error> {
-        let directory = tempfile::tempdir().unwrap();
-        let options = Options {
-            directory: directory.path().to_owned(),
-            cache: 4 << 20,
-        };
-        let store = Store::open(&options, Pool::default()).unwrap();
-        let executor = Executor::default();
-        smol::block_on(executor.run(async {
-            let publishing = executor.spawn(store.clone().publish(|_| {}));
-            let ids = EventIds::new(&IdBudget::new(1000));
-            let mut verified = VerifiedState::new(directory.path(), room.rules, ids)?;
-            let result = store.read(|s| {
-                for index in state {
-                    verified.add(s, &received(room, *index), true)?;
-                }
-                let join = received(room, room.events.len() - 1);
-                verified.check_join(s, version, &join)
-            });
-            store.close().await;
-            publishing.await;
-            result
-        }))
+        check_join_with(room, (room, 0), &as_state(state.iter().copied()), version)
+    }
+
+    fn check_join_with(
+        room: &History,
+        known: (&History, usize),
+        events: &[(usize, bool)],
+        version: &RoomVersionId,
+    ) -> Result<(), Error> {
+        with_response(room, known, events, |s, verified| {
+            let join = received(room, room.events.len() - 1);
+            verified?.check_join(s, version, &join)
+        })
+    }
+
+    /// Which of `events` are not dropped, and which of those are state.
+    fn state_of(room: &History, known: usize, events: &[(usize, bool)]) -> [Vec<usize>; 2] {
+        with_response(room, (room, known), events, |_, verified| {
+            let verified = verified.expect("they are added");
+            let index = |number: usize| {
+                let event = verified.event(number).expect("an event");
+                room.index(event.pdu.event_id()).expect("of the room")
+            };
+            let are_state = verified.are_state();
+            let state = (0..verified.len()).filter(|number| are_state[*number]);
+            [
+                (0..verified.len()).map(index).collect(),
+                state.map(index).collect(),
+            ]
+        })
     }
 
     fn joined_room(version: &RoomVersionId) -> (History, Vec<usize>) {
@@ -402,7 +462,6 @@ mod tests {
 
     #[test]
     fn an_event_whose_auth_event_is_missing_is_dropped_and_the_join_passes() {
-        const CAROL: &str = "@carol:c.example";
         for version in versions::SUPPORTED {
             let mut room = History::public(&version, ALICE);
             let public = room.events.len() - 1;
@@ -414,6 +473,9 @@ mod tests {
             let state: Vec<usize> = (0..=public).chain([renamed]).collect();
             let result = check_join(&room, &state, &version);
             assert!(result.is_ok(), "version {version}: {result:?}");
+            // It may be valid, so it is not stored as rejected.
+            let [events, _] = state_of(&room, 0, &as_state(state));
+            assert!(!events.contains(&renamed));
         }
     }
 
@@ -422,5 +484,64 @@ mod tests {
         let (room, state) = joined_room(&RoomVersionId::V11);
         let result = check_join(&room, &state[..state.len() - 1], &RoomVersionId::V11);
         assert!(is_invalid_response(&result), "{result:?}");
+    }
+
+    #[test]
+    fn what_was_rejected_here_before_stays_rejected() {
+        for version in versions::SUPPORTED {
+            let mut room = History::public(&version, ALICE);
+            let public = room.events.len() - 1;
+            let carol = room.append(&[public], Action::join(CAROL));
+            let ban = room.append(&[carol], Action::member(ALICE, CAROL, "ban"));
+            let content = json!({ "membership": "join", "displayname": "C" });
+            let rename = Action::state(CAROL, "m.room.member", CAROL, content);
+            // Its auth events allow it, the state before it does not.
+            let cited = room.events[ban].state_before.clone();
+            let banned = room.events[ban].state_after.clone();
+            let renamed = room.append_citing(&[ban], banned, &cited, rename);
+            let in_chain = vec![(carol, false), (renamed, true)];
+            let response = [as_state(0..=public), in_chain].concat();
+            let state: Vec<_> = (0..=public).collect();
+            assert_eq!(state_of(&room, renamed + 1, &response)[1], state);
+            let accepted = [state, vec![renamed]].concat();
+            assert_eq!(state_of(&room, 0, &response)[1], accepted, "{version}");
+        }
+    }
+
+    #[test]
+    fn a_rejected_event_authorizes_no_other() {
+        for version in versions::SUPPORTED {
+            let mut room = History::public(&version, ALICE);
+            let public = room.events.len() - 1;
+            let carol = room.append(&[public], Action::join(CAROL));
+            let levels = room.levels(&[(ALICE, 100), (CAROL, 100)], json!({}));
+            let levels = Action::state(CAROL, "m.room.power_levels", "", levels);
+            let levels = room.append(&[carol], levels);
+            let mut cited = State::clone(&room.events[carol].state_after);
+            let pair = room.state_pair(levels).expect("a state event");
+            cited.insert(pair, levels);
+            let topic = Action::state(CAROL, "m.room.topic", "", json!({ "topic": "c" }));
+            let before = room.events[levels].state_after.clone();
+            let topic = room.append_citing(&[levels], before, &cited, topic);
+            let state: Vec<_> = (0..=carol).collect();
+            let response = as_state(0..=topic);
+            assert_eq!(state_of(&room, 0, &response)[1], state, "{version}");
+        }
+    }
+
+    #[test]
+    fn a_join_that_its_auth_events_do_not_allow_is_refused() {
+        for version in versions::SUPPORTED {
+            let mut room = History::public(&version, ALICE);
+            let public = room.events.len() - 1;
+            let ban = room.then(Action::member(ALICE, BOB, "ban"));
+            let before = room.events[public].state_after.clone();
+            let cited = room.events[ban].state_after.clone();
+            room.append_citing(&[public], before, &cited, Action::join(BOB));
+            let events = [as_state(0..=public), vec![(ban, false)]].concat();
+            let result = check_join_with(&room, (&room, 0), &events, &version);
+            let is_forbidden = matches!(result, Err(Error::Rooms(rooms::Error::Forbidden(_))));
+            assert!(is_forbidden, "version {version}: {result:?}");
+        }
     }
 }

@@ -81,15 +81,26 @@ fn own_room(world: &World<'_>, version: &RoomVersionId) -> Result<OwnedRoomId, E
 
 /// Stores an invite of alice by `inviter`, through their server.
 fn invite_by(world: &World<'_>, inviter: &'static str) -> Result<OwnedRoomId, Error> {
-    let version = RoomVersionId::V11;
-    let mut history = History::public(&version, inviter);
+    let mut history = History::public(&RoomVersionId::V11, inviter);
     let index = history.then(Action::member(inviter, ALICE, "invite"));
     let (_, server) = inviter.split_once(':').expect("a user id");
+    store_through(world, server, &received(&history, index))
+}
+
+/// Stores a knock of alice through `server`.
+fn knock_through(world: &World<'_>, server: &str) -> Result<OwnedRoomId, Error> {
+    let mut history = History::public(&RoomVersionId::V11, MALLORY);
+    let last = history.events.len() - 1;
+    let index = history.append(&[last], Action::member(ALICE, ALICE, "knock"));
+    store_through(world, server, &received(&history, index))
+}
+
+fn store_through(world: &World<'_>, server: &str, event: &Received) -> Result<OwnedRoomId, Error> {
     let server: &ServerName = server.try_into().expect("a server name");
     let id = format!("!{}:{server}", rand::random::<u64>());
     let id = OwnedRoomId::try_from(id).expect("a room id");
-    let row = out_of_band::from_stripped_state(server, &version, []);
-    out_of_band::store(world.tx, &id, &received(&history, index), &row)?;
+    let row = out_of_band::from_stripped_state(server, &RoomVersionId::V11, []);
+    out_of_band::store(world.tx, &id, event, &row)?;
     Ok(id)
 }
 
@@ -148,6 +159,53 @@ fn an_invite_through_a_server_that_shares_a_room_displaces_the_oldest_of_others(
             left += usize::from(is_pending(world, invite)?);
         }
         assert_eq!(left, 199);
+        Ok(())
+    });
+}
+
+#[test]
+fn invites_of_servers_that_share_no_room_are_displaced_first() {
+    with_world(|world| {
+        world.user("alice")?;
+        for server in ["a.example", "b.example", "c.example"] {
+            share_a_room(world, server)?;
+        }
+        for (server, count) in [("a.example", 100), ("b.example", 80)] {
+            for n in 0..count {
+                invite_by(world, inviter(n, server))?;
+            }
+        }
+        let mut unrelated = Vec::new();
+        for n in 0..20 {
+            unrelated.push(invite_by(world, inviter(n, "d.example"))?);
+        }
+        invite_by(world, "@carol:c.example")?;
+        assert!(!is_pending(world, &unrelated[0])?);
+        assert!(is_pending(world, &unrelated[1])?);
+        Ok(())
+    });
+}
+
+#[test]
+fn neither_a_knock_nor_the_only_invite_of_a_server_that_shares_a_room_is_displaced() {
+    with_world(|world| {
+        world.user("alice")?;
+        for server in ["b.example", "c.example", "d.example"] {
+            share_a_room(world, server)?;
+        }
+        let mut knocks = Vec::new();
+        for _ in 0..198 {
+            knocks.push(knock_through(world, "b.example")?);
+        }
+        let [first, second] = ["@bob:b.example", "@bert:b.example"].map(|by| invite_by(world, by));
+        let (first, second) = (first?, second?);
+        invite_by(world, "@carol:c.example")?;
+        assert!(!is_pending(world, &first)? && is_pending(world, &second)?);
+        let more = invite_by(world, "@dave:d.example");
+        assert!(matches!(more, Err(Error::Forbidden(_))), "{more:?}");
+        for knock in &knocks {
+            assert!(is_pending(world, knock)?);
+        }
         Ok(())
     });
 }

@@ -125,3 +125,22 @@ fn a_banned_user_cannot_join_a_restricted_room() {
         Ok(())
     });
 }
+
+#[test]
+fn a_member_who_has_left_does_not_keep_another_one_from_authorising_joins() {
+    with_world(|world| {
+        let [alice, bob, carol] = world.users(["alice", "bob", "carol"])?;
+        let lobby = world.public(&alice, &RoomVersionId::V11)?;
+        world.join(&bob, lobby)?;
+        world.join(&carol, lobby)?;
+        let room = restricted(world, &alice, lobby, &RoomVersionId::V11, "restricted")?;
+        world.join(&bob, room)?;
+        let levels = json!({ "invite": 50, "users": { "@alice:here": 100, "@bob:here": 50 } });
+        world.set(&alice, room, ("m.room.power_levels", ""), &levels)?;
+        world.leave(&alice, room)?;
+        world.join(&carol, room)?;
+        let content = world.get(room, ("m.room.member", "@carol:here"))?;
+        assert_eq!(content["join_authorised_via_users_server"], "@bob:here");
+        Ok(())
+    });
+}
