@@ -11,7 +11,7 @@ use crate::{
     test_server::{TestServer, TestUser, expect_error, expect_ok},
 };
 
-fn set_filter(user: &TestUser<'_>, content: Value) {
+pub fn set_filter(user: &TestUser<'_>, content: Value) {
     let path = format!(
         "/_matrix/client/v3/user/{}/account_data/org.matrix.msc4155.invite_permission_config",
         percent_encode(&user.user_id)

@@ -167,6 +167,12 @@ fn hierarchy_shows_only_rooms_the_user_is_in_or_may_join() {
     assert_eq!(visible_rooms(&bob), ["space"]);
     join(&bob, &space);
     assert_eq!(visible_rooms(&bob), ["space", "restricted"]);
+    let invited = server.register("invited");
+    let invite = json!({ "user_id": invited.user_id });
+    expect_ok(change_membership(&alice, &space, "invite", invite));
+    assert_eq!(visible_rooms(&invited), ["space"], "only members may join");
+    let response = server.get(&summary_path(&restricted, ""));
+    expect_error(&response, 404, "M_NOT_FOUND");
     let invite = json!({ "user_id": bob.user_id });
     expect_ok(change_membership(&alice, &private, "invite", invite));
     assert_eq!(visible_rooms(&bob), ["space", "private", "restricted"]);

@@ -10,6 +10,7 @@ use ruma::{
 };
 use serde_json::{Value, json};
 
+use super::mock_origin::MockOrigin;
 use crate::{
     client_api::{create_room, percent_encode},
     mock_web_server::MockWebServer,
@@ -131,4 +132,18 @@ fn a_key_that_its_server_does_not_publish_is_requested_once_in_five_minutes() {
     here.clock.advance(Duration::from_mins(6));
     expect_refusals();
     assert!(origin.request_count() > requests);
+}
+
+#[test]
+fn a_request_signed_with_a_key_that_has_expired_is_refused() {
+    let [here] = TestServer::federating();
+    let origin = MockOrigin::with_key_for(&here, 3_600_000);
+    let path = format!(
+        "/_matrix/federation/v1/query/profile?user_id=@nobody:{}",
+        here.name()
+    );
+    let request = || origin.send(&here, Method::GET, &path, &Value::Null);
+    expect_error(&request(), 404, "M_NOT_FOUND");
+    here.clock.advance(Duration::from_mins(61));
+    expect_error(&request(), 401, "M_UNAUTHORIZED");
 }

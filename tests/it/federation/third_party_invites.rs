@@ -8,9 +8,15 @@ use ruma::{
 };
 use serde_json::{Value, json, value::to_raw_value};
 
-use super::origins::status;
+use super::{
+    mock_origin::{MockOrigin, server_with_another_host},
+    origins::status,
+};
 use crate::{
-    client_api::{create_room, percent_encode, room_path, set_state, sync},
+    client_api::{
+        change_membership, create_room, join_via, percent_encode, room_path, set_state, sync,
+    },
+    invite_filtering::set_filter,
     test_server::{TestServer, TestUser, expect_error, expect_ok},
 };
 
@@ -122,12 +128,16 @@ fn onbind_for_another_user_than_the_invite_names_is_refused() {
 
 #[test]
 fn an_invite_is_exchanged_only_for_the_origins_user_as_the_third_party_invite_says() {
-    let [here, there] = TestServer::federating();
+    let [here, there, third] = TestServer::federating();
     let (alice, bob) = (here.register("alice"), there.register("bob"));
     let dora = here.register("dora");
+    let (erin, frank) = (third.register("erin"), third.register("frank"));
     let (key, other_key) = (ServerKey::generate(), ServerKey::generate());
     let room = create_room_with_third_party_invite(&alice, &key);
     let stranger = format!("@bob:{}", here.name());
+    let target = json!({ "user_id": erin.user_id });
+    expect_ok(change_membership(&alice, &room, "invite", target));
+    join_via(&erin, &room, &here);
     let exchange = |kind: &str, sender: &str, target: &str, membership: &str, signed| {
         let content = json!({
             "membership": membership,
@@ -162,6 +172,22 @@ fn an_invite_is_exchanged_only_for_the_origins_user_as_the_third_party_invite_sa
             "a user of another server",
             exchange(member, by, &stranger, "invite", of_here),
             forbidden,
+        ),
+        (
+            "a user of a third server",
+            exchange(
+                member,
+                by,
+                &frank.user_id,
+                "invite",
+                signed(&key, &frank.user_id, "token"),
+            ),
+            forbidden,
+        ),
+        (
+            "an inviter of another server who is in the room",
+            exchange(member, &erin.user_id, to, "invite", valid()),
+            StatusCode::NOT_FOUND,
         ),
         (
             "signed for another",
@@ -200,5 +226,42 @@ fn an_invite_is_exchanged_only_for_the_origins_user_as_the_third_party_invite_sa
     }
     assert!(!is_invited(&bob, &room));
     assert_eq!(exchange(member, by, to, "invite", valid()), StatusCode::OK);
+    assert!(is_invited(&bob, &room));
+}
+
+#[test]
+fn a_server_that_the_acl_of_the_room_denies_exchanges_no_invite() {
+    let here = server_with_another_host();
+    let (alice, origin) = (here.register("alice"), MockOrigin::new(&here));
+    let key = ServerKey::generate();
+    let room = create_room_with_third_party_invite(&alice, &key);
+    let acl = json!({ "allow": ["*"], "deny": ["localhost"] });
+    set_state(&alice, &room, ("m.room.server_acl", ""), acl);
+    let target = origin.user("bob");
+    let signed = signed(&key, &target, "token");
+    let body = json!({
+        "type": "m.room.member", "room_id": room, "sender": alice.user_id, "state_key": target,
+        "content": {
+            "membership": "invite",
+            "third_party_invite": { "display_name": "b", "signed": signed },
+        },
+    });
+    let room = percent_encode(&room);
+    let path = format!("/_matrix/federation/v1/exchange_third_party_invite/{room}");
+    let response = origin.send(&here, Method::PUT, &path, &body);
+    expect_error(&response, 403, "M_FORBIDDEN");
+}
+
+#[test]
+fn onbind_does_not_invite_who_blocks_the_inviter() {
+    let server = TestServer::new();
+    let [alice, bob] = ["alice", "bob"].map(|name| server.register(name));
+    let key = ServerKey::generate();
+    let room = create_room_with_third_party_invite(&alice, &key);
+    set_filter(&bob, json!({ "blocked_users": [alice.user_id] }));
+    send_onbind(&server, &key, &bob, (&alice, &room));
+    assert!(!is_invited(&bob, &room));
+    set_filter(&bob, json!({}));
+    send_onbind(&server, &key, &bob, (&alice, &room));
     assert!(is_invited(&bob, &room));
 }
