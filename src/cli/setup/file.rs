@@ -16,6 +16,16 @@ use crate::{
     config::{Config, Settings},
 };
 
+/// Whether there is a file at `path` with more than comments. The package's has all settings commented out.
+pub(super) fn has_settings(path: &Path) -> bool {
+    match fs::read_to_string(path) {
+        Ok(text) => text
+            .parse::<toml::Table>()
+            .map_or(true, |table| !table.is_empty()),
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+    }
+}
+
 /// Checks the settings, and writes them to `path`: the registration token to a file of its own beside it, as
 /// everybody can read `path`.
 pub(super) fn write(answers: &Answers, path: &Path, data_dir: &Path) -> Result<Config, ExitCode> {

@@ -44,7 +44,7 @@ impl Setup {
         };
         let path = place(&self.config, config::SYSTEM_FILE, "hearth.toml");
         let data_dir = place(&self.data_dir, service::DATA_DIR, "hearth-data");
-        if path.exists() && !self.overwrite {
+        if !self.overwrite && file::has_settings(&path) {
             let question = format!("{} is there already. Replace it?", path.display());
             if self.yes {
                 eprintln!(

@@ -108,6 +108,9 @@ impl AtTerminal {
 #[test]
 fn setup_by_options_makes_a_server_with_an_administrator() {
     let owner = Owner::new();
+    // As the package leaves it: all is commented out, so there is nothing to ask about.
+    let example = include_str!("../../../src/config/hearth.example.toml");
+    fs::write(owner.path().join("hearth.toml"), example).unwrap();
     let port = free_port().unwrap();
     let arguments = owner.setup(
         port,
