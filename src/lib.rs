@@ -7,6 +7,7 @@ pub mod cache;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod doctor;
 pub mod executor;
 pub mod fair_semaphore;
 pub mod federation;

@@ -22,6 +22,7 @@ pub mod client;
 mod context;
 mod deactivation;
 mod directory;
+pub mod doctor;
 mod error;
 mod event_stream;
 pub mod federation;

@@ -3,6 +3,7 @@
 mod admin;
 mod announce;
 mod config;
+mod doctor;
 mod federation;
 mod invite;
 mod log;
@@ -37,6 +38,7 @@ enum Command {
     Setup(setup::Setup),
     Serve(serve::Serve),
     Status(status::Status),
+    Doctor(doctor::Doctor),
     User(user::User),
     Invite(invite::Invite),
     Room(room::Room),
@@ -60,6 +62,7 @@ pub fn main() -> ExitCode {
         Command::Setup(command) => command.run(),
         Command::Serve(command) => command.run(),
         Command::Status(command) => command.run(),
+        Command::Doctor(command) => command.run(),
         Command::User(command) => command.run(),
         Command::Invite(command) => command.run(),
         Command::Room(command) => command.run(),

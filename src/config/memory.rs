@@ -30,9 +30,13 @@ impl Memory {
     /// limit of a container), or the default. The rest is for fragmentation of the heap and for the
     /// kernel's memory for files and sockets: the kernel kills a group that uses more.
     pub fn of_cgroup() -> Self {
+        Self::limit_of_cgroup().map_or(Self::DEFAULT, |limit| Self(limit / 4 * 3).max(Self::MIN))
+    }
+
+    /// The limit of this process's control group, in bytes.
+    pub fn limit_of_cgroup() -> Option<usize> {
         let group = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         group_limit(&group, |path| fs::read_to_string(path).ok())
-            .map_or(Self::DEFAULT, |limit| Self(limit / 4 * 3).max(Self::MIN))
     }
 
     /// All of it, in bytes.

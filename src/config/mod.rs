@@ -10,6 +10,7 @@ mod expected;
 mod federation;
 mod lifetime;
 mod memory;
+mod network;
 mod public_url;
 mod push_gateways;
 mod secret;
@@ -37,6 +38,7 @@ pub use self::{
     federation::Federation,
     lifetime::Lifetime,
     memory::Memory,
+    network::Network,
     public_url::PublicUrl,
     push_gateways::PushGateways,
     secret::Secret,
@@ -85,6 +87,7 @@ pub struct Config {
     /// Whether cached files leave a tenth of the disk free. No setting: tests that count files do not
     /// depend on the disk of their machine.
     pub cache_leaves_disk_free: bool,
+    pub network: Network,
     /// What the paths without authentication give to everybody.
     pub unauthenticated_media: UnauthenticatedMedia,
     /// Whether hearth fetches web pages for URL previews.
@@ -150,6 +153,14 @@ impl Config {
         Some(format!("{scheme}://{host}:{port}"))
     }
 
+    /// The URL of the authority that certificates come from.
+    pub fn acme_directory(&self) -> Option<&str> {
+        match &self.tls.as_ref()?.source {
+            CertificateSource::Acme(acme) => Some(&acme.directory),
+            CertificateSource::Files(_) => None,
+        }
+    }
+
     /// Whether the server name is localhost.
     pub fn is_local(&self) -> bool {
         is_local(&self.server_name)
@@ -190,6 +201,7 @@ impl TryFrom<Settings> for Config {
             user_quota: settings.user_quota,
             disk: settings.disk,
             cache_leaves_disk_free: true,
+            network: Network::default(),
             unauthenticated_media: settings.unauthenticated_media,
             url_previews: settings.url_previews,
             search: settings.search,

@@ -3,6 +3,7 @@
 //! - [`discovery`] resolves server names, [`transport`] sends requests, [`keys`] has the signing keys.
 //! - [`inbound`] receives PDUs and EDUs, [`outbound`] sends them.
 //! - [`membership`] joins and leaves rooms over federation, and lets users of other servers do so.
+//! - [`probe`] is for checks of the set-up: it looks at servers without caches and without trust.
 //! - [`devices`], [`media`] and [`queries`] fetch what other servers have for clients.
 //!
 //! Layers below do not call this module.
@@ -20,6 +21,7 @@ mod media;
 mod membership;
 mod outbound;
 mod policy;
+pub mod probe;
 mod queries;
 mod service;
 mod transport;

@@ -11,7 +11,7 @@ use super::{
     route::{Handler, Route},
 };
 use crate::{
-    api::{acme_challenge, admin, client, federation, health, metrics, welcome},
+    api::{acme_challenge, admin, client, doctor, federation, health, metrics, welcome},
     rates::Kind,
 };
 
@@ -21,6 +21,9 @@ pub(super) fn all() -> Vec<Route> {
     routes.add(health::health);
     routes.add(welcome::welcome);
     routes.add(acme_challenge::get_challenge);
+    routes
+        .add(doctor::echo)
+        .also_path("/_matrix/federation/unstable/hearth.doctor/{nonce}/{text}");
     discovery(&mut routes);
     accounts(&mut routes);
     own_data(&mut routes);
@@ -51,13 +54,16 @@ pub(super) fn metrics() -> Vec<Route> {
 
 /// The operations of the owner.
 pub(super) fn admin() -> Vec<Route> {
-    use admin::{federation, invite, log, media, push, report, room, server_notices, status, user};
+    use admin::{
+        doctor, federation, invite, log, media, push, report, room, server_notices, status, user,
+    };
 
     vec![
         Route::operation(
             "/_hearth/admin/v1/announce",
             server_notices::announce_as_owner,
         ),
+        Route::operation("/_hearth/admin/v1/doctor", doctor::check),
         Route::operation("/_hearth/admin/v1/federation/retry", federation::retry),
         Route::operation("/_hearth/admin/v1/federation/show", federation::show),
         Route::operation("/_hearth/admin/v1/federation/status", federation::status),

@@ -132,6 +132,11 @@ impl Server {
         &self.services.api.federation
     }
 
+    /// For tests: checks the set-up as at night.
+    pub async fn check_as_at_night(&self) {
+        self.services.check_as_at_night().await;
+    }
+
     /// For tests: reads what no request shows.
     pub fn store(&self) -> &Store {
         &self.services.api.store

@@ -16,8 +16,12 @@ use crate::{
     api::{Api, Context},
     clock::Clock,
     config::Config,
+    doctor::{
+        Doctor, DoctorParts,
+        nightly::{self, Night},
+    },
     executor::Executor,
-    federation::{Federation, JobSigner, Previews, RemoteMedia},
+    federation::{Federation, JobSigner, Previews, RemoteMedia, probe::Probe},
     media::Media,
     pool::Pool,
     push::PushSender,
@@ -39,6 +43,7 @@ pub(super) struct Services {
     pub(super) publishing: Task<()>,
     background_jobs: Arc<BackgroundJobs>,
     running_jobs: Option<Task<()>>,
+    checking: Option<Task<()>>,
     indexing: Task<()>,
 }
 
@@ -115,8 +120,17 @@ impl Services {
         )?;
         // It is set once.
         let _ = push_cell.set(push.clone());
+        let parts = DoctorParts {
+            acme: acme.clone(),
+            local: local.clone(),
+            probe: Probe::new(&config, &clock, &pool, executor)?,
+            clock: clock.clone(),
+            pool: pool.clone(),
+            executor: executor.clone(),
+        };
         let api = Context {
             acme,
+            doctor: Arc::new(Doctor::new(&config, parts)),
             local,
             federation: federation.clone(),
             notifier,
@@ -149,6 +163,7 @@ impl Services {
             publishing,
             background_jobs,
             running_jobs: None,
+            checking: None,
             indexing,
         })
     }
@@ -166,12 +181,24 @@ impl Services {
         let jobs = self.background_jobs.clone();
         let run = async move { jobs.run(&store, &local, &clock, &signer).await };
         self.running_jobs = Some(executor.spawn(run));
+        let api = self.api.clone();
+        self.checking = Some(executor.spawn(async move {
+            let night = Night::default();
+            loop {
+                night.wait(&api.clock).await;
+                check_as_at_night(&api).await;
+            }
+        }));
         Ok(())
+    }
+
+    pub(super) async fn check_as_at_night(&self) {
+        check_as_at_night(&self.api).await;
     }
 
     /// Commits what is queued and closes the store. No requests are running any more.
     pub(super) async fn stop(self) {
-        drop((self.running_jobs, self.indexing));
+        drop((self.running_jobs, self.checking, self.indexing));
         let api = self.api;
         api.push.stop().await;
         let typing = api.typing.clone();
@@ -182,6 +209,17 @@ impl Services {
         api.store.close().await;
         self.publishing.await;
     }
+}
+
+async fn check_as_at_night(api: &Api) {
+    let notices_user = &api.config.notices_user;
+    nightly::check(
+        &api.doctor,
+        &api.store,
+        &api.local,
+        (&api.clock, notices_user),
+    )
+    .await;
 }
 
 pub(super) async fn open_store(config: &Config, pool: Pool) -> Result<Store, Error> {

@@ -10,6 +10,7 @@ mod cross_signing;
 mod dehydrated_devices;
 mod device_lists;
 mod device_lists_property;
+mod doctor;
 mod e2ee_keys;
 mod endpoints;
 mod ephemeral;

@@ -12,7 +12,7 @@ use std::{
 
 use hearth::{
     clock::Clock,
-    config::{Config, Settings},
+    config::{Config, Network, Settings},
     executor::Executor,
     federation::{Client, Federation},
     http::Edge,
@@ -63,6 +63,12 @@ impl TestServer {
         Self::start_on(Executor::default(), Clock::manual(START_MS), None, settings)
     }
 
+    /// A server with these lines in its configuration, which looks up names as `network` says.
+    pub fn on_network(settings: &str, network: Network) -> Self {
+        let (executor, clock) = (Executor::default(), Clock::manual(START_MS));
+        Self::start_in(network, executor, clock, None, settings)
+    }
+
     /// Servers that federate over loopback and share one clock and one executor: while one of them
     /// handles a request, all of them run.
     pub fn federating<const N: usize>() -> [Self; N] {
@@ -109,6 +115,17 @@ impl TestServer {
         federation_listener: Option<TcpListener>,
         settings: &str,
     ) -> Self {
+        let network = Network::default();
+        Self::start_in(network, executor, clock, federation_listener, settings)
+    }
+
+    fn start_in(
+        network: Network,
+        executor: Executor,
+        clock: Clock,
+        federation_listener: Option<TcpListener>,
+        settings: &str,
+    ) -> Self {
         let directory = tempfile::tempdir().expect("a directory can be made");
         let data = directory.path().join("data");
         let mut settings = format!("data_dir = {data:?}\nlisten = [\"127.0.0.1:0\"]\n{settings}\n");
@@ -124,6 +141,7 @@ impl TestServer {
         let settings = Settings::parse(&settings).expect("the settings can be parsed");
         let mut config = Config::try_from(settings).expect("the settings are consistent");
         config.cache_leaves_disk_free = false;
+        config.network = network;
         let mut server = Self {
             clock,
             executor,
@@ -221,7 +239,6 @@ impl TestServer {
         }))
     }
 
-    /// Sends federation requests from this server.
     /// Requests an operation as the owner of the server, through its socket.
     pub fn administer(&self, operation: &str, request: &Value) -> JsonResponse {
         let body = request.to_string();
@@ -245,6 +262,17 @@ impl TestServer {
         (status.expect("a status"), body)
     }
 
+    /// Where clients connect without TLS.
+    pub fn port(&self) -> u16 {
+        self.server().addresses()[0].port()
+    }
+
+    /// Checks the set-up as at night.
+    pub fn check_as_at_night(&self) {
+        self.run(self.server().check_as_at_night());
+    }
+
+    /// Sends federation requests from this server.
     pub fn client(&self) -> &Client {
         self.federation().client()
     }

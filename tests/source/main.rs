@@ -17,6 +17,7 @@ const LAYERS: &[&[&str]] = &[
     &["server"],
     &["http"],
     &["api"],
+    &["doctor"],
     &["acme", "push", "sync"],
     &["federation"],
     &["rooms", "users", "media"],

@@ -6,11 +6,14 @@ use std::{
 };
 
 use super::dns::{Dns, Records, Service};
-use crate::federation::{
-    Error,
-    transport::{
-        connect::{Connector, Target, with_timeout},
-        web_url::{Scheme, WebUrl},
+use crate::{
+    config::Network,
+    federation::{
+        Error,
+        transport::{
+            connect::{Connector, Target, with_timeout},
+            web_url::{Scheme, WebUrl},
+        },
     },
 };
 
@@ -28,12 +31,12 @@ pub struct Ports {
     pub https: u16,
 }
 
-impl Default for Ports {
-    fn default() -> Self {
+impl From<&Network> for Ports {
+    fn from(network: &Network) -> Self {
         Self {
-            matrix: 8448,
-            http: 80,
-            https: 443,
+            matrix: network.matrix_port,
+            http: network.http_port,
+            https: network.https_port,
         }
     }
 }

@@ -13,4 +13,9 @@ mod own;
 mod stored;
 mod verify;
 
-pub use self::{fetch::Keys, known::WantedKey, notarize::Query, own::published};
+pub use self::{
+    fetch::Keys,
+    known::WantedKey,
+    notarize::Query,
+    own::{VALIDITY, published},
+};

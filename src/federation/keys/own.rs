@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// For how long other servers may cache the keys.
-const VALIDITY: Duration = Duration::from_hours(24);
+pub const VALIDITY: Duration = Duration::from_hours(24);
 
 /// Every key of this server, and when it expired, in milliseconds since the epoch.
 fn all(r: &impl Reader) -> Result<Vec<(ServerKey, Option<u64>)>, rooms::Error> {

@@ -39,8 +39,8 @@ use crate::{
     federation::{
         Error,
         discovery::{
-            dns::{Dns, SystemFiles},
-            hosts::{Hosts, Ports},
+            dns::Dns,
+            hosts::Hosts,
             resolver::{Discovery, Resolver},
         },
     },
@@ -129,8 +129,9 @@ impl Client {
         let authorities = Authorities::load(config.extra_ca.as_deref())?;
         let private = config.allow_private_addresses;
         let connector = Connector::new(authorities, private, pool, executor);
-        let dns = Dns::new(SystemFiles::default(), pool);
-        let discovery = Discovery::new(Hosts::new(&connector, dns, Ports::default()));
+        let dns = Dns::new((&config.network).into(), pool);
+        let ports = (&config.network).into();
+        let discovery = Discovery::new(Hosts::new(&connector, dns, ports));
         let answered = Answered::new(clock);
         let inner = ClientInner {
             local: local.clone(),

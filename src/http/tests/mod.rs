@@ -26,8 +26,9 @@ use crate::{
     api::{Api, Context, Error, Session, Streamed, Unauthenticated},
     clock::Clock,
     config::{Config, Settings},
+    doctor::{Doctor, DoctorParts},
     executor::Executor,
-    federation::{Federation, Previews, RemoteMedia},
+    federation::{Federation, Previews, RemoteMedia, probe::Probe},
     media::Media,
     pool::Pool,
     protocol::ServerKey,
@@ -84,8 +85,17 @@ impl TestApi {
             &clock,
             &executor,
         );
+        let parts = DoctorParts {
+            acme: None,
+            local: local.clone(),
+            probe: Probe::new(&config, &clock, &pool, &executor).unwrap(),
+            clock: clock.clone(),
+            pool: pool.clone(),
+            executor: executor.clone(),
+        };
         let api = Arc::new(Context {
             acme: None,
+            doctor: Arc::new(Doctor::new(&config, parts)),
             push: push.unwrap(),
             previews: Previews::new(federation.client(), &media, &clock, &pool, &executor),
             remote_media: RemoteMedia::new(federation.client(), &media, &clock, &executor),

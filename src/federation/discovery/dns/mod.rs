@@ -47,6 +47,13 @@ pub struct Records<T> {
     pub ttl: Duration,
 }
 
+/// Of IP addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    V4,
+    V6,
+}
+
 #[derive(Clone, Debug)]
 pub struct Dns {
     files: SystemFiles,
@@ -104,6 +111,24 @@ impl Dns {
             records: services.collect(),
             ttl: found.ttl,
         })
+    }
+
+    /// The addresses of a host in one family, as name servers have them.
+    pub async fn addresses_in(&self, family: Family, host: &str) -> Result<Vec<IpAddr>, Error> {
+        let resolvers = self.resolvers().await?;
+        let kind = match family {
+            Family::V4 => TYPE::A,
+            Family::V6 => TYPE::AAAA,
+        };
+        let found = query(&resolvers, host, kind).await?;
+        Ok(interleave([found.records].into_iter()))
+    }
+
+    /// Whether `name` has a CNAME record.
+    pub async fn is_alias(&self, name: &str) -> Result<bool, Error> {
+        let resolvers = self.resolvers().await?;
+        let found = query_once(&resolvers, name, TYPE::CNAME).await?;
+        Ok(matches!(found, Response::Cname(_)))
     }
 
     async fn resolvers(&self) -> Result<NameServers, Error> {

@@ -10,6 +10,8 @@ use std::{
 
 use resolv_conf::{Config, ScopedIp};
 
+use crate::config::Network;
+
 /// How much of a file is read.
 const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 /// As many as the C library uses.
@@ -28,12 +30,12 @@ pub struct SystemFiles {
     pub port: u16,
 }
 
-impl Default for SystemFiles {
-    fn default() -> Self {
+impl From<&Network> for SystemFiles {
+    fn from(network: &Network) -> Self {
         Self {
-            resolv_conf: "/etc/resolv.conf".into(),
-            hosts: "/etc/hosts".into(),
-            port: 53,
+            resolv_conf: network.resolv_conf.clone(),
+            hosts: network.hosts.clone(),
+            port: network.name_server_port,
         }
     }
 }

@@ -90,6 +90,26 @@ impl Discovery {
         })
     }
 
+    /// Where to connect for the server `name`, which delegates to `delegated` if that is given: its
+    /// well-known file is not fetched.
+    pub async fn target(
+        &self,
+        name: &ServerName,
+        delegated: Option<OwnedServerName>,
+    ) -> Result<Target, Error> {
+        let to = delegated.as_deref().unwrap_or(name);
+        let (endpoints, _) = self.endpoints(to).await?;
+        Ok(target(
+            to,
+            &ResolvedServer {
+                delegated: None,
+                delegated_until_ts: 0,
+                endpoints,
+                until_ts: 0,
+            },
+        ))
+    }
+
     /// The name to which `name` delegates, and until when that is cached.
     async fn delegation(
         &self,

@@ -1,0 +1,96 @@
+//! What a check finds: a sentence of what is wrong, and one of what to do.
+
+use serde::Serialize;
+
+/// How bad it is. The order is from good to bad.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    Ok,
+    /// It cannot be seen from here.
+    Unknown,
+    /// It works, but not well.
+    Warning,
+    /// Others cannot reach this server, or soon will not.
+    Error,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Finding {
+    /// What was checked.
+    pub check: &'static str,
+    pub state: State,
+    pub problem: String,
+    /// What to do. Empty if nothing is to be done.
+    pub advice: String,
+}
+
+/// What all checks found.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Whether there is no error.
+    pub green: bool,
+    /// Milliseconds since the epoch.
+    pub checked_ts: u64,
+    /// The worst first.
+    pub findings: Vec<Finding>,
+}
+
+impl Finding {
+    pub fn ok(check: &'static str, seen: impl Into<String>) -> Self {
+        Self::new(check, State::Ok, seen, "")
+    }
+
+    pub fn unknown(
+        check: &'static str,
+        problem: impl Into<String>,
+        advice: impl Into<String>,
+    ) -> Self {
+        Self::new(check, State::Unknown, problem, advice)
+    }
+
+    pub fn warning(
+        check: &'static str,
+        problem: impl Into<String>,
+        advice: impl Into<String>,
+    ) -> Self {
+        Self::new(check, State::Warning, problem, advice)
+    }
+
+    pub fn error(
+        check: &'static str,
+        problem: impl Into<String>,
+        advice: impl Into<String>,
+    ) -> Self {
+        Self::new(check, State::Error, problem, advice)
+    }
+
+    pub fn new(
+        check: &'static str,
+        state: State,
+        problem: impl Into<String>,
+        advice: impl Into<String>,
+    ) -> Self {
+        Self {
+            check,
+            state,
+            problem: problem.into(),
+            advice: advice.into(),
+        }
+    }
+}
+
+impl Report {
+    pub fn new(mut findings: Vec<Finding>, checked_ts: u64) -> Self {
+        // Two addresses often have the same fault.
+        let mut seen = std::collections::HashSet::new();
+        findings.retain(|finding| seen.insert((finding.check, finding.problem.clone())));
+        findings.sort_by_key(|finding| std::cmp::Reverse(finding.state));
+        let is_wrong = |finding: &Finding| finding.state == State::Error;
+        Self {
+            green: !findings.iter().any(is_wrong),
+            checked_ts,
+            findings,
+        }
+    }
+}

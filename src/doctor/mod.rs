@@ -1,0 +1,393 @@
+//! A check of the server's set-up: what other servers and apps find, and the machine.
+//!
+//! - [`names`], [`well_known`], [`certificate`] and [`reach`] look at what others see, through the resolver that
+//!   is used for other servers, but without its caches (`federation::probe`).
+//! - [`elsewhere`] lets a notary look; [`echo`] sends requests to this server through its own proxy.
+//! - [`machine`] looks at disk, memory and the unit.
+//! - [`nightly`] does all of it once a day.
+//!
+//! Each module gathers facts first and then judges them. Every lookup and request has a timeout and a limit, and
+//! those that do not need each other's result run concurrently. Nothing is written but a file to measure the disk.
+
+mod certificate;
+pub mod echo;
+mod elsewhere;
+mod finding;
+mod machine;
+mod names;
+pub mod nightly;
+mod progress;
+mod reach;
+mod visit;
+mod well_known;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ruma::{OwnedServerName, ServerName};
+use smol::future::zip;
+
+use self::{
+    certificate::Origin,
+    elsewhere::Evidence,
+    reach::{Identity, Surroundings},
+    well_known::Delegation,
+};
+pub use self::{
+    echo::Echo,
+    finding::{Finding, Report, State},
+    progress::Progress,
+};
+use crate::{
+    acme::Acme,
+    clock::Clock,
+    config::{Config, Federation, Memory},
+    executor::Executor,
+    federation::{
+        WebUrl, keys,
+        probe::{Probe, Site},
+    },
+    pool::{Kind, Pool},
+    rooms::Local,
+    store::Space,
+};
+
+/// Checks the set-up.
+pub struct Doctor {
+    config: Config,
+    acme: Option<Acme>,
+    local: Local,
+    probe: Probe,
+    clock: Clock,
+    pool: Pool,
+    executor: Executor,
+    pub nonce: echo::Nonce,
+    runs: Mutex<Runs>,
+}
+
+#[derive(Default)]
+struct Runs {
+    last: u64,
+    progress: Option<Arc<Progress>>,
+}
+
+impl std::fmt::Debug for Doctor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Doctor").finish_non_exhaustive()
+    }
+}
+
+/// The parts that the doctor works with.
+pub struct DoctorParts {
+    pub acme: Option<Acme>,
+    pub local: Local,
+    pub probe: Probe,
+    pub clock: Clock,
+    pub pool: Pool,
+    pub executor: Executor,
+}
+
+impl Doctor {
+    pub fn new(config: &Config, parts: DoctorParts) -> Self {
+        let DoctorParts {
+            acme,
+            local,
+            probe,
+            clock,
+            pool,
+            executor,
+        } = parts;
+        Self {
+            config: config.clone(),
+            acme,
+            local,
+            probe,
+            clock,
+            pool,
+            executor,
+            nonce: echo::Nonce::default(),
+            runs: Mutex::default(),
+        }
+    }
+
+    /// Joins the run that is under way, or starts one. Without listeners (`is_serving`), what needs them is left
+    /// out.
+    pub fn start(self: &Arc<Self>, is_serving: bool) -> (u64, Arc<Progress>) {
+        let mut runs = self.runs();
+        if let Some(progress) = &runs.progress
+            && progress.report().is_none()
+        {
+            return (runs.last, progress.clone());
+        }
+        let progress = Arc::new(Progress::default());
+        runs.last += 1;
+        runs.progress = Some(progress.clone());
+        let (doctor, of_run) = (self.clone(), progress.clone());
+        let run = async move {
+            let findings = doctor.check(is_serving, &of_run).await;
+            of_run.finish(Report::new(findings, doctor.clock.now_ms()));
+        };
+        self.executor.spawn(run).detach();
+        (runs.last, progress)
+    }
+
+    /// The run with this number, if it is the last one.
+    pub fn run(&self, number: u64) -> Option<Arc<Progress>> {
+        let runs = self.runs();
+        runs.progress.clone().filter(|_| runs.last == number)
+    }
+
+    fn runs(&self) -> MutexGuard<'_, Runs> {
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn check(&self, is_serving: bool, progress: &Progress) -> Vec<Finding> {
+        let machine = progress.step("the machine", self.check_machine(is_serving));
+        let network = self.check_network(is_serving, progress);
+        let (mut findings, network) = zip(machine, Box::pin(network)).await;
+        findings.extend(network);
+        findings
+    }
+
+    async fn check_machine(&self, is_serving: bool) -> Vec<Finding> {
+        let directory = self.config.data_dir.clone();
+        let measure = move || {
+            let space = Space::of(&directory);
+            let is_scarce = space.as_ref().is_ok_and(|space| space.is_scarce());
+            let sync = (!is_scarce).then(|| machine::measure_sync(&directory));
+            machine::check_disk(space, sync)
+        };
+        let disk = self.pool.run(Kind::File, measure).await;
+        let mut findings = disk.unwrap_or_default();
+        if is_serving {
+            let limit = Memory::limit_of_cgroup().map(|limit| limit as u64);
+            let total = machine::total_memory();
+            findings.push(machine::check_memory(self.config.memory, limit, total));
+            findings.push(machine::check_service(&machine::Process::current()));
+        }
+        findings
+    }
+
+    async fn check_network(&self, is_serving: bool, progress: &Progress) -> Vec<Finding> {
+        let name = &self.config.server_name;
+        if self.config.is_local() {
+            let problem = format!("Only this machine can reach a server named {name}.");
+            let advice =
+                "Give it another `server_name` before it has users, if others are to reach it.";
+            return vec![Finding::unknown("dns", problem, advice)];
+        }
+        let host = name.host();
+        let federates = !matches!(self.config.federation, Federation::Off);
+        let evidence = progress.step("a server elsewhere", self.evidence(is_serving && federates));
+        let over = (&self.probe, &self.executor);
+        let well_known = async {
+            let fetched = zip(
+                well_known::fetch_server(over, name),
+                well_known::fetch_client(over, name),
+            );
+            let looked_up = zip(names::look_up(&self.probe, host), fetched);
+            let (addresses, (server, client)) = progress.step("the name", looked_up).await;
+            (addresses, Delegation::of(name, &server), server, client)
+        };
+        let (evidence, (addresses, delegation, server_file, client_file)) =
+            zip(Box::pin(evidence), Box::pin(well_known)).await;
+        let (evidence, notary) = evidence;
+        let surroundings = Surroundings {
+            is_reached: evidence.is_reached,
+            is_default_port: delegation.to().is_none() && name.port().is_none(),
+        };
+        let allow_private = self.config.allow_private_addresses;
+        let mut findings = names::check_addresses(&addresses, allow_private, evidence.is_reached);
+        findings.push(elsewhere::check_clock(&evidence, self.clock.now_ms()));
+        if !is_serving {
+            findings.push(Finding::unknown(
+                "federation",
+                "What others get from this server is not checked while it is stopped.",
+                "Start it (`systemctl start hearth`) and run `hearth doctor` again.",
+            ));
+            return findings;
+        }
+        let federation = async {
+            match federates {
+                true => {
+                    let check = self.check_federation(&delegation, surroundings);
+                    progress.step("federation", Box::pin(check)).await
+                }
+                false => (Vec::new(), None, true),
+            }
+        };
+        let clients = progress.step("apps", Box::pin(self.check_clients(surroundings)));
+        let (federation, clients) = zip(federation, clients).await;
+        let (of_federation, federation_site, is_found) = federation;
+        let (of_clients, client_site) = clients;
+        findings.extend(of_federation);
+        findings.extend(of_clients);
+        if federates {
+            findings.extend(elsewhere::check_reached(&evidence, notary.as_deref()));
+            let host = self.client_host();
+            findings.push(well_known::check_server(name, &delegation, &host, is_found));
+            let is_needed = delegation.to().is_some() || !is_found;
+            if is_needed && Some(&server_file.visits.site) != client_site.as_ref().map(|it| &it.0) {
+                let (origin, now) = (Origin::Elsewhere, self.clock.now_ms());
+                findings.extend(certificate::check(&server_file.visits, origin, now));
+            }
+        }
+        if let Some(url) = self.config.client_url() {
+            findings.extend(well_known::check_client(name, &client_file, &url));
+        }
+        if let Some(acme) = &self.acme {
+            findings.extend(certificate::check_orders(&acme.status()));
+        }
+        let echoes = self.check_proxy([client_site, federation_site]);
+        findings.extend(progress.step("the proxy", Box::pin(echoes)).await);
+        findings
+    }
+
+    /// What a notary or another server on the web says, and which notary.
+    async fn evidence(&self, may_ask_servers: bool) -> (Evidence, Option<OwnedServerName>) {
+        let over = (&self.probe, &self.executor);
+        let allowed = |notary: &&OwnedServerName| {
+            may_ask_servers
+                && **notary != self.config.server_name
+                && self.config.federation.allows(notary)
+        };
+        if let Some(notary) = self.config.notaries.iter().find(allowed) {
+            let key = self.local.key();
+            let (key_id, public) = (key.id().to_string(), key.public_key().encode());
+            let identity = self.identity(&key_id, &public);
+            let validity = (self.clock.now_ms(), keys::VALIDITY);
+            let evidence = elsewhere::request_keys(over, notary, &identity, validity).await;
+            return (evidence, Some(notary.clone()));
+        }
+        if let Some(directory) = self.config.acme_directory() {
+            return (elsewhere::request_time(over, directory).await, None);
+        }
+        (Evidence::default(), None)
+    }
+
+    fn identity<'a>(&'a self, key_id: &'a str, key: &'a str) -> Identity<'a> {
+        Identity {
+            name: &self.config.server_name,
+            key_id,
+            key,
+        }
+    }
+
+    /// The findings, a site that answers, and whether other servers find this one.
+    async fn check_federation(
+        &self,
+        delegation: &Delegation,
+        surroundings: Surroundings,
+    ) -> (Vec<Finding>, Option<(Site, std::net::IpAddr)>, bool) {
+        let name: &ServerName = &self.config.server_name;
+        let delegated = delegation.to();
+        let (services, found) = zip(
+            Box::pin(names::look_up_services(&self.probe, name, delegated)),
+            self.probe.discover(name, delegated.map(ToOwned::to_owned)),
+        )
+        .await;
+        let mut findings: Vec<_> = services.iter().flat_map(names::check_services).collect();
+        let over = (&self.probe, &self.executor);
+        let Some(found) = found else {
+            findings.push(Finding::error(
+                "federation",
+                format!(
+                    "Other servers find no address for {}.",
+                    delegated.unwrap_or(name)
+                ),
+                "See what is wrong with its DNS records, or with /.well-known/matrix/server.",
+            ));
+            return (findings, None, false);
+        };
+        let key = self.local.key();
+        let (key_id, public) = (key.id().to_string(), key.public_key().encode());
+        let identity = self.identity(&key_id, &public);
+        let mut ports: Vec<_> = found
+            .addresses
+            .iter()
+            .map(|address| address.port())
+            .collect();
+        ports.dedup();
+        let (mut reached, mut is_found) = (None, false);
+        for port in ports {
+            let at_port = found
+                .addresses
+                .iter()
+                .filter(|address| address.port() == port);
+            let addresses: Vec<_> = at_port.map(|address| address.ip()).collect();
+            let site = Site {
+                host: found.host.clone(),
+                authority: found.authority.clone(),
+                port,
+            };
+            let (keys, versions) = zip(
+                visit::get(over, site.clone(), &addresses, "/_matrix/key/v2/server"),
+                visit::get(over, site, &addresses, "/_matrix/federation/v1/version"),
+            )
+            .await;
+            let of_port = reach::check_federation(&identity, &keys, &versions, surroundings);
+            let of_certificate = certificate::check(&keys, self.origin(), self.clock.now_ms());
+            let is_fine = |finding: &Finding| finding.state != State::Error;
+            is_found |= of_port.iter().chain(&of_certificate).all(is_fine);
+            findings.extend(of_port);
+            findings.extend(of_certificate);
+            let visit = keys.all.iter().find(|visit| visit.response().is_ok());
+            reached = reached.or(visit.map(|visit| (keys.site.clone(), visit.address)));
+        }
+        (findings, reached, is_found)
+    }
+
+    /// The findings, and a site that answers.
+    async fn check_clients(
+        &self,
+        surroundings: Surroundings,
+    ) -> (Vec<Finding>, Option<(Site, std::net::IpAddr)>) {
+        let url = self.config.client_url();
+        let Some(url) = url.as_deref().and_then(WebUrl::parse) else {
+            return (Vec::new(), None);
+        };
+        let site = visit::site(&url.host, url.port, self.probe.https_port());
+        let addresses = visit::addresses(&self.probe, &url.host).await;
+        let path = format!("{}/_matrix/client/versions", url.path.trim_end_matches('/'));
+        let over = (&self.probe, &self.executor);
+        let visits = visit::get(over, site, &addresses, &path).await;
+        let mut findings = reach::check_clients(&visits, surroundings);
+        findings.extend(certificate::check(
+            &visits,
+            self.origin(),
+            self.clock.now_ms(),
+        ));
+        let visit = visits.all.iter().find(|visit| visit.response().is_ok());
+        let reached = visit.map(|visit| (visits.site.clone(), visit.address));
+        (findings, reached)
+    }
+
+    /// Requests to the sites of clients and of federation, which may be the same.
+    async fn check_proxy(&self, sites: [Option<(Site, std::net::IpAddr)>; 2]) -> Vec<Finding> {
+        let is_proxied = self.config.tls.is_none();
+        let nonce = self.nonce.renew();
+        let mut findings = Vec::new();
+        let mut seen = Vec::new();
+        for (site, path) in sites.into_iter().zip(echo::PATHS) {
+            let Some((site, address)) = site.filter(|site| !seen.contains(site)) else {
+                continue;
+            };
+            seen.push((site.clone(), address));
+            let path = (path, nonce.as_str());
+            let echoes = echo::send(&self.probe, site, address, path, is_proxied).await;
+            findings.extend(echo::check(&echoes, is_proxied));
+        }
+        self.nonce.clear();
+        findings
+    }
+
+    fn origin(&self) -> Origin {
+        Origin::of(self.config.tls.as_ref().map(|tls| &tls.source))
+    }
+
+    /// The host at which apps are, and other servers may be too.
+    fn client_host(&self) -> String {
+        let url = self.config.public_url.as_ref();
+        let host = url.and_then(|url| url.host());
+        host.unwrap_or(self.config.server_name.host()).to_owned()
+    }
+}

@@ -1,0 +1,65 @@
+//! The check of the night.
+
+use serde_json::json;
+
+use super::world::{Setup, World};
+use crate::test_server::{PASSWORD, TestServer, TestUser, expect_ok};
+
+fn add<'w>(server: &'w TestServer, name: &str, is_admin: bool) -> TestUser<'w> {
+    let user = json!({ "username": name, "password": PASSWORD, "admin": is_admin });
+    expect_ok(server.administer("user/add", &user));
+    server.log_in(name)
+}
+
+/// The server notices that a user got, after joining the room with them.
+fn notices(user: &TestUser<'_>) -> Vec<String> {
+    let sync = expect_ok(user.get("/_matrix/client/v3/sync"));
+    let invites = sync["rooms"]["invite"]
+        .as_object()
+        .cloned()
+        .unwrap_or_default();
+    for room in invites.keys() {
+        expect_ok(user.post(&format!("/_matrix/client/v3/join/{room}"), json!({})));
+    }
+    let sync = expect_ok(user.get("/_matrix/client/v3/sync"));
+    let rooms = sync["rooms"]["join"]
+        .as_object()
+        .cloned()
+        .unwrap_or_default();
+    let events = rooms.values().flat_map(|room| {
+        let events = room["timeline"]["events"].as_array();
+        events.cloned().unwrap_or_default()
+    });
+    let bodies = events.filter(|event| event["type"] == "m.room.message");
+    let bodies = bodies.map(|event| event["content"]["body"].as_str().unwrap_or("").to_owned());
+    bodies.collect()
+}
+
+#[test]
+fn administrators_get_one_notice_when_it_turns_red_and_one_when_it_is_green_again() {
+    let world = World::new(Setup::default());
+    let (alice, bob) = (
+        add(&world.server, "alice", true),
+        add(&world.server, "bob", false),
+    );
+    world.server.check_as_at_night();
+    assert_eq!(notices(&alice), [""; 0]);
+    world.cut();
+    world.server.check_as_at_night();
+    let first = notices(&alice);
+    assert_eq!(first.len(), 1, "{first:?}");
+    assert!(
+        first[0].contains("does not reach hearth: it answers 502"),
+        "{first:?}"
+    );
+    world.server.check_as_at_night();
+    assert_eq!(notices(&alice).len(), 1);
+    world.repair();
+    world.server.check_as_at_night();
+    let last = notices(&alice);
+    assert_eq!(last.len(), 2, "{last:?}");
+    assert!(last[1].contains("nothing wrong any more"), "{last:?}");
+    world.server.check_as_at_night();
+    assert_eq!(notices(&alice).len(), 2);
+    assert_eq!(notices(&bob), Vec::<String>::new());
+}
