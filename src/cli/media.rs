@@ -8,7 +8,7 @@ use super::{
     table::{Column, size, table, text},
 };
 
-/// Show how much space media use, delete or quarantine some.
+/// Show how much space media use, delete, quarantine or protect some.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "media")]
 pub(super) struct Media {
@@ -22,6 +22,7 @@ enum Command {
     Usage(Usage),
     Delete(Delete),
     Quarantine(Quarantine),
+    Protect(Protect),
 }
 
 command! {
@@ -50,6 +51,18 @@ command! {
     }
 }
 
+command! {
+    /// Keep a file: refuse to quarantine it, and do not delete it with a redacted message or from the cache.
+    Protect "protect" {
+        /// end the protection
+        #[argh(switch)]
+        release: bool,
+        /// its mxc:// URI, or the SHA-256 of its content
+        #[argh(positional)]
+        file: String,
+    }
+}
+
 const USAGE: &[Column] = &[
     size("SIZE", "/bytes"),
     text("FILES", "/files"),
@@ -69,6 +82,10 @@ impl Media {
                 let request = json!({ "file": command.file, "is_set": !command.release });
                 command.options().run("media/quarantine", &request, done)
             }
+            Command::Protect(command) => {
+                let request = json!({ "file": command.file, "is_set": !command.release });
+                command.options().run("media/protect", &request, done)
+            }
         }
     }
 }
@@ -79,8 +96,11 @@ fn show_usage(response: &Value) -> String {
     cached["user_id"] = "remote media and thumbnails".into();
     rows.push(cached);
     let mut text = table(&rows.into(), USAGE);
-    if response["quarantined_files"] != 0 {
-        text += &format!("{} quarantined\n", response["quarantined_files"]);
+    for state in ["quarantined", "protected"] {
+        let files = &response[format!("{state}_files")];
+        if *files != 0 {
+            text += &format!("{files} {state}\n");
+        }
     }
     text
 }

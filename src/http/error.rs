@@ -308,7 +308,9 @@ fn media_error(error: media::Error) -> Response<ResponseBody> {
         Error::NotYetUploaded => ErrorKind::NotYetUploaded,
         Error::CannotOverwrite => ErrorKind::CannotOverwriteMedia,
         Error::NoPicture => ErrorKind::Unknown,
-        Error::NotYours | Error::OverQuota(_) | Error::Quarantined => ErrorKind::Forbidden,
+        Error::NotYours | Error::OverQuota(_) | Error::Quarantined | Error::Protected => {
+            ErrorKind::Forbidden
+        }
         Error::Deactivated => ErrorKind::UserDeactivated,
         Error::TooLarge(_) | Error::TooManyPixels => ErrorKind::TooLarge,
         Error::Invalid(_) => ErrorKind::InvalidParam,

@@ -72,6 +72,7 @@ pub(super) fn admin() -> Vec<Route> {
         Route::operation("/_hearth/admin/v1/invite/revoke", invite::revoke),
         Route::operation("/_hearth/admin/v1/log", log::set_level),
         Route::operation("/_hearth/admin/v1/media/delete", media::delete),
+        Route::operation("/_hearth/admin/v1/media/protect", media::protect),
         Route::operation("/_hearth/admin/v1/media/quarantine", media::quarantine),
         Route::operation("/_hearth/admin/v1/media/usage", media::usage),
         Route::operation("/_hearth/admin/v1/push/show", push::show),

@@ -66,7 +66,7 @@ pub async fn delete(store: &Store, selector: MediaSelector) -> Result<(), Error>
 /// Quarantines the file: it is neither served nor accepted any more; or ends that.
 ///
 /// # Errors
-/// [`Error::NotFound`].
+/// [`Error::NotFound`], [`Error::Protected`].
 pub async fn quarantine(
     store: &Store,
     selector: MediaSelector,
@@ -75,6 +75,9 @@ pub async fn quarantine(
     let job = move |tx: &Tx| {
         let file = selector.file(tx)?.ok_or(Error::NotFound)?;
         let mut table = tx.quarantined_files()?;
+        if is_quarantined && tx.protected_files()?.has(file)? {
+            return Err(Error::Protected);
+        }
         if is_quarantined {
             return Ok(table.insert(file, ())?);
         }
@@ -85,6 +88,30 @@ pub async fn quarantine(
         }
     };
     store.write_shrinking(job).await
+}
+
+/// Protects the file: it is not quarantined, and removed neither with a redacted event nor from the cache; or ends
+/// that. Its uploader's erasure and [`delete`] remove it all the same.
+///
+/// # Errors
+/// [`Error::NotFound`], [`Error::Quarantined`].
+pub async fn protect(
+    store: &Store,
+    selector: MediaSelector,
+    now_ms: u64,
+    is_protected: bool,
+) -> Result<(), Error> {
+    let job = move |tx: &Tx| {
+        let file = selector.file(tx)?.ok_or(Error::NotFound)?;
+        if is_protected && tx.quarantined_files()?.has(file)? {
+            return Err(Error::Quarantined);
+        }
+        match is_protected {
+            true => rows::protect(tx, file),
+            false => rows::unprotect(tx, file, now_ms),
+        }
+    };
+    store.write(job).await
 }
 
 /// Files, and their size.
@@ -102,6 +129,7 @@ pub struct Usage {
     /// Files that can be fetched or made again.
     pub cached: MediaUsage,
     pub quarantined_files: u64,
+    pub protected_files: u64,
 }
 
 pub fn usage(r: &impl Reader) -> Result<Usage, store::Error> {
@@ -126,5 +154,6 @@ pub fn usage(r: &impl Reader) -> Result<Usage, store::Error> {
             bytes: cached,
         },
         quarantined_files: r.quarantined_files()?.len()?,
+        protected_files: r.protected_files()?.len()?,
     })
 }

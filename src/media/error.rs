@@ -30,6 +30,8 @@ pub enum Error {
     Deactivated,
     #[error("you have 50 media ids without content; upload to them or wait until they expire")]
     TooManyPending,
+    #[error("this file is protected")]
+    Protected,
     #[error("{0}")]
     Invalid(&'static str),
     #[error("the server's disk is almost full")]

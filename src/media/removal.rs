@@ -48,7 +48,8 @@ impl Content {
 }
 
 /// Removes the media that a redacted event of `sender` names, if the sender uploaded them here and nothing else
-/// refers to them. Media of the sender's server are removed from the cache: they can be fetched again.
+/// refers to them. Media of the sender's server are removed from the cache: they can be fetched again. Protected
+/// files stay.
 pub fn remove_redacted(tx: &Tx, sender: &UserId, content: &str) -> Result<(), store::Error> {
     // An invalid content names no media.
     let content: Content = serde_json::from_str(content).unwrap_or_default();
@@ -65,7 +66,7 @@ pub fn remove_redacted(tx: &Tx, sender: &UserId, content: &str) -> Result<(), st
             }
             None => uri.server_name().ok() == Some(sender.server_name()),
         };
-        if is_to_go {
+        if is_to_go && !tx.protected_files()?.has(media.file)? {
             rows::remove(tx, (server, &id))?;
             tx.effect(Effect::MediaGone);
         }

@@ -195,6 +195,7 @@ pub(super) fn remove_file(tx: &Tx, file: FileId) -> Result<bool, store::Error> {
 fn remove_file_row(tx: &Tx, file: FileId, size: u64) -> Result<(), store::Error> {
     uncache(tx, file, size)?;
     tx.media_files()?.remove(file)?;
+    tx.protected_files()?.remove(file)?;
     tx.pending_deletion_files()?.insert(file, ())?;
     let of = tx.thumbnail_sources()?.get(file)?.map(|of| {
         let (source, variant) = of.value();
@@ -257,8 +258,35 @@ fn media_of(
     }))
 }
 
-/// Adds the file to the cache.
+/// Keeps a file.
+///
+/// # Errors
+/// [`Error::NotFound`] if there is no such file.
+pub(super) fn protect(tx: &Tx, file: FileId) -> Result<(), Error> {
+    let MediaFile { size } = tx.media_files()?.load(file)?.ok_or(Error::NotFound)?;
+    uncache(tx, file, size)?;
+    Ok(tx.protected_files()?.insert(file, ())?)
+}
+
+/// # Errors
+/// [`Error::NotFound`] if the file is not protected.
+pub(super) fn unprotect(tx: &Tx, file: FileId, now: u64) -> Result<(), Error> {
+    if !tx.protected_files()?.remove(file)? {
+        return Err(Error::NotFound);
+    }
+    if let Some(MediaFile { size }) = tx.media_files()?.load(file)?
+        && !is_uploaded(tx, file)?
+    {
+        cache(tx, file, size, now)?;
+    }
+    Ok(())
+}
+
+/// Adds the file to the cache, unless it is protected.
 fn cache(tx: &Tx, file: FileId, size: u64, now: u64) -> Result<(), store::Error> {
+    if tx.protected_files()?.has(file)? {
+        return Ok(());
+    }
     if tx.cached_files()?.has(file)? {
         return touch(tx, file, now);
     }

@@ -158,6 +158,21 @@ fn the_least_recently_used_file_is_evicted_first() {
 }
 
 #[test]
+fn a_protected_file_is_not_evicted_also_if_it_is_fetched_again() {
+    with_store(async |store| {
+        fetch(store, "a", 1, 1).await;
+        let protect = |tx: &Tx| rows::protect(tx, [1; 32]);
+        store.write(protect).await.unwrap();
+        fetch(store, "b", 1, 2).await;
+        assert!(evict(store, 1000).await.is_empty());
+        let unprotect = |tx: &Tx| rows::unprotect(tx, [1; 32], 3);
+        store.write(unprotect).await.unwrap();
+        assert_eq!(disk_usage(store), (0, 100));
+        assert_eq!(evict(store, 1000).await, [1]);
+    });
+}
+
+#[test]
 fn a_file_that_a_local_user_uploaded_too_is_not_evicted() {
     with_store(async |store| {
         fetch(store, "a", 1, 1).await;

@@ -366,6 +366,8 @@ tables! {
     thumbnail_sources: [u8; 32] => ([u8; 32], &'static str), version 1;
     /// Files that are neither served nor accepted.
     quarantined_files: [u8; 32] => (), version 1;
+    /// Files that are kept: they are neither quarantined nor removed with a redacted event or from the cache.
+    protected_files: [u8; 32] => (), version 1;
     /// Erased users whose uploads are still to be removed.
     erased_uploaders: UserNum => (), version 1;
     /// Files that no row names, and that are to be deleted from the disk.

@@ -48,6 +48,33 @@ fn redaction_deletes_media_that_the_sender_uploaded() {
     server.wait_until(async || stored_files(&server) == 1);
 }
 
+#[test]
+fn a_protected_file_stays_when_its_event_is_redacted_and_is_not_quarantined() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let room = create_room(&alice, json!({}));
+    let [kept, other] = [1, 2].map(|byte| upload(&server, &alice, "image/png", &[byte; 100]));
+    let events = [&kept, &other].map(|path| send_picture(&alice, &room, path));
+    let protect = |is_set: bool| {
+        let request = json!({ "file": mxc_uri(&kept), "is_set": is_set });
+        server.administer("media/protect", &request)
+    };
+    expect_ok(protect(true));
+    let usage = expect_ok(server.administer("media/usage", &json!({})));
+    assert_eq!(usage["protected_files"], 1);
+    events.iter().for_each(|event| redact(&alice, &room, event));
+    assert_eq!(get(&server, &alice, &kept, &[]).status(), 200);
+    assert_eq!(get(&server, &alice, &other, &[]).status(), 404);
+    let quarantine = json!({ "file": mxc_uri(&kept), "is_set": true });
+    let refused = server.administer("media/quarantine", &quarantine);
+    expect_error(&refused, 400, "M_INVALID_PARAM");
+    expect_ok(protect(false));
+    expect_error(&protect(false), 404, "M_NOT_FOUND");
+    expect_ok(server.administer("media/quarantine", &quarantine));
+    assert_eq!(get(&server, &alice, &kept, &[]).status(), 404);
+    expect_error(&protect(true), 400, "M_INVALID_PARAM");
+}
+
 /// Sends a picture that is `path`.
 fn send_picture(user: &TestUser<'_>, room: &str, path: &str) -> String {
     let content = json!({ "msgtype": "m.image", "body": "", "url": mxc_uri(path) });

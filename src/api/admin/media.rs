@@ -21,6 +21,7 @@ pub async fn usage(api: Api, _: Nothing) -> Result<Value, Error> {
         "users": users,
         "cached": { "files": usage.cached.files, "bytes": usage.cached.bytes },
         "quarantined_files": usage.quarantined_files,
+        "protected_files": usage.protected_files,
     }))
 }
 
@@ -40,18 +41,39 @@ pub async fn delete(api: Api, request: Selection) -> Result<Value, Error> {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Quarantine {
+pub struct Switch {
     file: String,
     is_set: bool,
 }
 
 /// Quarantines a file, or ends that.
-pub async fn quarantine(api: Api, request: Quarantine) -> Result<Value, Error> {
-    let Quarantine { file, is_set } = request;
-    media::quarantine(&api.store, selector(&file)?, is_set).await?;
+pub async fn quarantine(api: Api, request: Switch) -> Result<Value, Error> {
+    let Switch { file, is_set } = request;
+    let quarantined = media::quarantine(&api.store, selector(&file)?, is_set).await;
+    quarantined.map_err(|error| match error {
+        media::Error::Protected => Error::invalid_param(
+            "this file is protected: `hearth media protect --release` ends that",
+        ),
+        error => error.into(),
+    })?;
     let change = if is_set { "is" } else { "is no longer" };
     log::info!("{file} {change} quarantined by the owner");
     Ok(json!({ "file": file, "quarantined": is_set }))
+}
+
+/// Protects a file, or ends that.
+pub async fn protect(api: Api, request: Switch) -> Result<Value, Error> {
+    let Switch { file, is_set } = request;
+    let protected = media::protect(&api.store, selector(&file)?, api.clock.now_ms(), is_set).await;
+    protected.map_err(|error| match error {
+        media::Error::Quarantined => Error::invalid_param(
+            "this file is quarantined: `hearth media quarantine --release` ends that",
+        ),
+        error => error.into(),
+    })?;
+    let change = if is_set { "is" } else { "is no longer" };
+    log::info!("{file} {change} protected by the owner");
+    Ok(json!({ "file": file, "protected": is_set }))
 }
 
 fn selector(file: &str) -> Result<MediaSelector, Error> {
