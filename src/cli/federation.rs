@@ -71,6 +71,7 @@ const SHOW: &[Column] = &[
     age("Unreachable since", "/unreachable_since_ts"),
     age("Next try", "/retry_at_ts"),
     text("Events in its queue", "/queued_events"),
+    text("Events that it lacks besides", "/backlog"),
     text("Delegates to", "/delegated"),
     list("Addresses", "/addresses"),
     age("Looked up again", "/resolved_until_ts"),

@@ -247,6 +247,16 @@ impl Federation {
         })
     }
 
+    /// How many events `server` lacks that are no longer in its queue in memory; none if it is not behind.
+    pub async fn backlog(&self, server: &ServerName) -> Result<Option<usize>, rooms::Error> {
+        let server = server.to_owned();
+        let scan = move |s: &Snapshot| match servers::num(s, &server)? {
+            Some(num) => Sender::backlog(s, num),
+            None => Ok(None),
+        };
+        self.store.scan("the backlog of a server", scan).await
+    }
+
     /// Ends the backoff of `server`, so that it is tried at once; whether anything is known of it. Where it is
     /// found is looked up again.
     pub async fn retry(&self, server: &ServerName) -> Result<bool, rooms::Error> {

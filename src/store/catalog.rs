@@ -17,8 +17,8 @@ use super::{
         Gap, LoginToken, Media, MediaFile, MemberRow, Notified, OneTimeKey, OutOfBandMembership,
         Outgoing, PendingLeave, PendingUpgrade, Pusher, PusherState, Receipt, RefreshToken,
         RegistrationToken, RemoteDevice, RemoteDeviceList, RemoteKey, Report, ResolvedServer, Room,
-        RoomHeads, SigningKey, SlidingSyncState, StateNode, Thread, Thumbnail, TimelineRow,
-        ToDeviceMessage, Transaction, Waiting,
+        RoomHeads, ServerContact, SigningKey, SlidingSyncState, StateNode, Thread, Thumbnail,
+        TimelineRow, ToDeviceMessage, Transaction, Waiting,
     },
     table::{RawSnapshotTable, Rows, SnapshotTable, TxTable, raw},
 };
@@ -228,6 +228,8 @@ tables! {
     destination_cursors: ServerNum => Position, version 1;
     /// Server that did not answer → when the next request is tried.
     backoffs: ServerNum => Packed<Backoff>, version 1;
+    /// Server that got transactions → how it took the last ones; some 4,000 rows at most.
+    server_contacts: ServerNum => Packed<ServerContact>, version 1;
     /// Server with a row in `backoffs` → when it first did not answer, in milliseconds since the epoch.
     unreachable_since: ServerNum => u64, version 1;
     /// (room, other server) → how many of its users are joined.

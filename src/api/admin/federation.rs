@@ -62,6 +62,7 @@ pub async fn show(api: Api, Server { server }: Server) -> Result<Value, Error> {
     let destination = api.federation.destination(&server)?.ok_or_else(unknown)?;
     let mut shown = to_json(&destination);
     shown["allowed"] = api.federation.allows(&server).into();
+    shown["backlog"] = api.federation.backlog(&server).await?.into();
     let resolved = api
         .store
         .read(|s| s.resolved_servers()?.load(server.as_str()))?;

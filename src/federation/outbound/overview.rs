@@ -4,11 +4,17 @@ use std::collections::BTreeMap;
 
 use ruma::OwnedServerName;
 
-use super::{backoff, ledger::Contact, sender::Sender};
+use super::{backoff, outgoing_events, sender::Sender};
 use crate::{
     rooms::{self, servers},
-    store::{Reader, Rows, ServerNum, records::Backoff},
+    store::{
+        Reader, Rows, ServerNum,
+        records::{Backoff, ServerContact},
+    },
 };
+
+/// How many rows are looked at for a backlog.
+const MAX_COUNTED: usize = 10_000;
 
 /// Another server.
 #[derive(Debug)]
@@ -16,7 +22,7 @@ pub struct Destination {
     pub server: OwnedServerName,
     /// Rooms with users of both servers.
     pub rooms: usize,
-    pub contact: Contact,
+    pub contact: ServerContact,
     /// While it does not answer.
     pub backoff: Option<Backoff>,
     /// In milliseconds since the epoch.
@@ -57,11 +63,21 @@ impl Sender {
         Ok(Destination {
             server,
             rooms: servers::rooms(r, num)?.len(),
-            contact: self.0.ledger.get(num),
+            contact: self.0.ledger.get(r, num)?,
             backoff: backoff::load(r, num)?,
             unreachable_since_ts: r.unreachable_since()?.get(num)?.map(|row| row.value()),
             queued_events,
             is_behind: r.destination_cursors()?.has(num)?,
         })
+    }
+
+    /// How many events of the last positions a server lacks that has a cursor, up to [`MAX_COUNTED`] of them.
+    pub fn backlog(r: &impl Reader, num: ServerNum) -> Result<Option<usize>, rooms::Error> {
+        let cursor = r.destination_cursors()?.get(num)?.map(|row| row.value());
+        let Some(cursor) = cursor else {
+            return Ok(None);
+        };
+        let (events, _) = outgoing_events::for_server(r, num, cursor, MAX_COUNTED)?;
+        Ok(Some(events.len()))
     }
 }

@@ -65,7 +65,7 @@ impl Sender {
             run_id: rand::random(),
             transactions: AtomicU64::new(0),
             turns: turns(),
-            ledger: Ledger::new(clock),
+            ledger: Ledger::new(store, clock, executor),
             state: Mutex::default(),
         }))
     }

@@ -40,6 +40,16 @@ record! {
 }
 
 record! {
+    /// How a server took the last transactions.
+    ServerContact {
+        /// When it last took one, in milliseconds since the epoch.
+        success_ts: Option<u64>,
+        /// When it last did not, and why; none after it took one.
+        failure: Option<(u64, String)>,
+    }
+}
+
+record! {
     /// The result of server discovery.
     ResolvedServer {
         /// The server name to which `/.well-known/matrix/server` delegates.

@@ -54,6 +54,11 @@ fn a_server_that_does_not_answer_is_named_with_its_error_and_tried_again_on_requ
     owner.run(&["federation", "retry", &unreachable]);
     let shown = owner.json(&["federation", "show", &unreachable]);
     assert_eq!(shown["retry_at_ts"], json!(null), "{shown}");
+    // How it went is known although the server was restarted.
+    assert!(
+        shown["last_error"].is_string() && failed(&shown).is_some(),
+        "{shown}"
+    );
     assert_eq!(status()["failing"], 0);
     for operation in ["show", "retry"] {
         let error = owner.fails(&["federation", operation, "unknown.example"]);

@@ -10,8 +10,9 @@ use smol::Async;
 
 use crate::{
     client_api::{create_room, join_via, send_text},
-    test_server::TestServer,
+    test_server::{TestServer, expect_ok},
 };
+use hearth::store::{Reader, Rows};
 
 /// Waits for a connection and closes it.
 async fn close_next_connection(listener: &Async<TcpListener>) {
@@ -39,4 +40,27 @@ fn backoff_of_an_unreachable_server_survives_restart() {
     here.restart();
     here.run(close_next_connection(&listener));
     assert!(before.elapsed() >= Duration::from_secs(2));
+}
+
+#[test]
+fn how_a_server_took_the_last_transaction_is_known_after_a_restart() {
+    let [mut here, mut there] = TestServer::federating();
+    {
+        let (alice, bob) = (here.register("alice"), there.register("bob"));
+        let room = create_room(&alice, json!({ "preset": "public_chat" }));
+        join_via(&bob, &room, &here);
+        send_text(&alice, &room, "hello");
+    }
+    here.wait_until(async || {
+        let contacts = here.store().read(|s| s.server_contacts()?.len());
+        contacts.is_ok_and(|rows| rows == 1)
+    });
+    let server = json!({ "server": there.name() });
+    let before = expect_ok(here.administer("federation/show", &server));
+    assert!(before["last_success_ts"].is_u64(), "{before}");
+    // The other server must not take a transaction after the restart.
+    there.stop();
+    here.restart();
+    let after = expect_ok(here.administer("federation/show", &server));
+    assert_eq!(after["last_success_ts"], before["last_success_ts"]);
 }
