@@ -22,6 +22,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use crate::gauges::Usage;
+
 use ruma::OwnedServerName;
 
 /// A small body has at most so many bytes.
@@ -128,6 +130,13 @@ impl<O: BodyOwner> BodyBudget<O> {
     /// How many bytes one body may have.
     pub fn max_body(&self) -> usize {
         self.lock().max_per_owner
+    }
+
+    /// How much of it is in use.
+    pub fn usage(&self) -> Usage {
+        let state = self.lock();
+        let (size, left): (usize, usize) = (state.sizes.iter().sum(), state.left.iter().sum());
+        Usage::of(size - left, size)
     }
 
     /// A body of which nothing has been received.

@@ -11,6 +11,7 @@ pub mod doctor;
 pub mod executor;
 pub mod fair_semaphore;
 pub mod federation;
+pub mod gauges;
 pub mod http;
 pub mod logging;
 pub mod media;

@@ -146,6 +146,12 @@ impl Rates {
         }
     }
 
+    /// How many buckets there are.
+    pub fn buckets(&self) -> usize {
+        let full_at = self.full_at.lock();
+        full_at.unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     /// Takes one token from the bucket of `key`.
     pub fn check(&self, kind: Kind, key: impl Hash) -> Result<(), Limited> {
         self.take(&[self.token(kind, key, 1.0)])

@@ -12,6 +12,7 @@ use crate::{
     doctor::Doctor,
     fair_semaphore::FairPermit,
     federation::{self, Federation, Previews, RemoteMedia, SendError},
+    gauges::Gauges,
     media::Media,
     pool::Pool,
     push::PushSender,
@@ -39,6 +40,8 @@ pub struct Context {
     pub acme: Option<Acme>,
     pub clock: Clock,
     pub doctor: Arc<Doctor>,
+    /// What the parts use.
+    pub gauges: Arc<Gauges>,
     pub pool: Pool,
     pub store: Store,
     pub local: Local,

@@ -18,6 +18,8 @@ const STATUS: &[Column] = &[
     size("Memory used", "/memory/resident"),
     size("  at most so far", "/memory/peak"),
     size("  of", "/memory/budget"),
+    text("Connections", "/connections/used"),
+    text("  of", "/connections/max"),
     size("Database", "/disk/database"),
     size("Uploads", "/disk/uploads"),
     size("Cached media", "/disk/cached_media"),
@@ -30,6 +32,14 @@ const STATUS: &[Column] = &[
     text("Servers that do not answer", "/counts/unreachable_servers"),
     text("Reports", "/counts/reports"),
 ];
+
+const CONSUMERS: &[Column] = &[
+    text("MEMORY FOR", "/name"),
+    size("USED", "/used"),
+    size("LIMIT", "/max"),
+];
+
+const QUEUES: &[Column] = &[text("QUEUE", "/name"), text("WAITING", "/used")];
 
 const CERTIFICATES: &[Column] = &[
     text("CERTIFICATE", "/name"),
@@ -45,6 +55,8 @@ impl Status {
                 // It would be that of this command.
                 status["memory"]["resident"] = Value::Null;
                 status["memory"]["peak"] = Value::Null;
+                status["memory"]["consumers"] = Value::Null;
+                status["queues"] = Value::Null;
             }
             Ok(status)
         };
@@ -54,9 +66,16 @@ impl Status {
 
 fn show(status: &Value) -> String {
     let mut text = fields(status, STATUS);
-    if status["certificates"].is_array() {
-        text += "\n";
-        text += &table(&status["certificates"], CERTIFICATES);
+    let tables = [
+        (&status["memory"]["consumers"], CONSUMERS),
+        (&status["queues"], QUEUES),
+        (&status["certificates"], CERTIFICATES),
+    ];
+    for (rows, columns) in tables {
+        if rows.is_array() {
+            text += "\n";
+            text += &table(rows, columns);
+        }
     }
     text
 }

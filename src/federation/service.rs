@@ -239,6 +239,11 @@ impl Federation {
         self.store.scan("the servers", scan).await
     }
 
+    /// How many events are in the queues for other servers.
+    pub fn queued_events(&self) -> usize {
+        self.sender.queued_events()
+    }
+
     /// What is known of `server`; `None` if nothing ever was.
     pub fn destination(&self, server: &ServerName) -> Result<Option<Destination>, rooms::Error> {
         self.store.read(|s| match servers::num(s, server)? {

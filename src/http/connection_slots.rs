@@ -23,7 +23,7 @@ use std::{
 use smol::channel::{self, Receiver, Sender};
 
 use super::peer::{ClientAddresses, is_private};
-use crate::rates::site;
+use crate::{gauges::Usage, rates::site};
 
 /// A network may have a fourth of all connections.
 const NETWORK_SHARE: usize = 4;
@@ -109,6 +109,10 @@ impl ConnectionSlots {
             addresses,
             state: Mutex::default(),
         })
+    }
+
+    pub(super) fn usage(&self) -> Usage {
+        Usage::of(self.lock().connections.len(), self.max)
     }
 
     pub(super) fn addresses(&self) -> &ClientAddresses {

@@ -34,6 +34,7 @@ use crate::{
     api::{Api, Error, Session},
     body_budget::{BodyBudget, BodyOwner as _, BufferedBody},
     cache::Cache,
+    gauges,
     pool::Kind,
     rates::{Rates, site},
     request_counts::RequestKind,
@@ -131,7 +132,12 @@ impl fmt::Debug for Edge {
 impl Edge {
     /// Serves clients and other servers.
     pub fn new(api: Api) -> Self {
-        Self::with(routes::all(), api, Timeouts::default())
+        let api_gauges = api.gauges.clone();
+        let edge = Self::with(routes::all(), api, Timeouts::default());
+        let budget = edge.app.state().body_budget.clone();
+        let kind = gauges::Kind::Memory;
+        api_gauges.add(kind, "bodies of requests", move || budget.usage());
+        edge
     }
 
     /// Serves the owner of the server, without authentication.

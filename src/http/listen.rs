@@ -19,7 +19,13 @@ use super::{
     connection::Connection, connection_slots::ConnectionSlots, gate::Gate, limits::Timeouts,
     peer::ClientAddresses, stream::Stream, tls::Certificate, unix_socket::UnixSocket,
 };
-use crate::{config::Config, executor::Executor, stop::Stopping, systemd::Sockets};
+use crate::{
+    config::Config,
+    executor::Executor,
+    gauges::{Gauges, Kind},
+    stop::Stopping,
+    systemd::Sockets,
+};
 
 const MAX_METRICS_CONNECTIONS: usize = 16;
 
@@ -129,8 +135,16 @@ impl Listeners {
 
     /// Accepts connections and answers their requests with `gate` until the server stops; then waits for
     /// running requests, at most for [`Timeouts::shutdown`].
-    pub async fn serve(self, executor: &Executor, gate: Arc<Gate>, stopping: Stopping) {
+    pub async fn serve(
+        self,
+        executor: &Executor,
+        gate: Arc<Gate>,
+        gauges: Arc<Gauges>,
+        stopping: Stopping,
+    ) {
         let slots = ConnectionSlots::new(self.connections, self.addresses);
+        let counted = slots.clone();
+        gauges.add(Kind::Connections, "connections", move || counted.usage());
         let (acceptor, open) =
             Acceptor::new(executor, gate, stopping.clone(), self.timeouts, slots);
         let accepting: Vec<_> = self

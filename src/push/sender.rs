@@ -86,6 +86,13 @@ impl PushSender {
         self.0.gateways.parse(url).map(|_| ())
     }
 
+    /// How many notifications are queued.
+    pub fn queued(&self) -> usize {
+        let state = self.0.lock();
+        let queues = state.active.values();
+        queues.map(|pusher| pusher.queue.len()).sum()
+    }
+
     /// Must be called with every effect.
     pub fn apply(&self, effect: &Effect) {
         match *effect {

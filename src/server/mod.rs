@@ -26,6 +26,7 @@ use crate::{
     config::{CertificateSource, Config},
     executor::Executor,
     federation::{Authorities, Federation},
+    gauges::Gauges,
     http::{AdminSocket, Certificate, Edge, Gate, Listeners},
     pool::Pool,
     stop::{self, Stop},
@@ -63,14 +64,16 @@ impl Server {
         let addresses = listeners.addresses();
         let gate = Arc::new(Gate::default());
         let (stop, stopping) = stop::channel();
+        let gauges = Arc::new(Gauges::default());
         let serving = executor.spawn({
             let (executor, gate, stopping) = (executor.clone(), gate.clone(), stopping.clone());
-            async move { listeners.serve(&executor, gate, stopping).await }
+            let gauges = gauges.clone();
+            async move { listeners.serve(&executor, gate, gauges, stopping).await }
         });
         let mut services = Services::start(
             executor,
             config,
-            acme.clone(),
+            (acme.clone(), gauges),
             clock,
             pool,
             stopping.clone(),
@@ -216,7 +219,15 @@ pub fn offline<T>(config: Config, action: impl AsyncFnOnce(&Edge) -> T) -> Resul
     smol::block_on(executor.run(async {
         let (stop, stopping) = stop::channel();
         let (clock, pool) = (Clock::default(), Pool::default());
-        let services = Services::start(&executor, config, None, clock, pool, stopping).await?;
+        let services = Services::start(
+            &executor,
+            config,
+            (None, Arc::default()),
+            clock,
+            pool,
+            stopping,
+        )
+        .await?;
         let result = action(&Edge::admin(services.api.clone())).await;
         stop.now();
         services.stop().await;

@@ -22,6 +22,7 @@ use crate::{
     },
     executor::Executor,
     federation::{Federation, JobSigner, Previews, RemoteMedia, probe::Probe},
+    gauges::{Gauges, Kind, Usage},
     media::Media,
     pool::Pool,
     push::PushSender,
@@ -37,6 +38,9 @@ use crate::{
     users::{self, Users},
 };
 
+/// What a rate limit bucket takes.
+const BUCKET_BYTES: usize = 64;
+
 /// What works behind the listeners.
 pub(super) struct Services {
     pub(super) api: Api,
@@ -51,7 +55,7 @@ impl Services {
     pub(super) async fn start(
         executor: &Executor,
         config: Config,
-        acme: Option<Acme>,
+        (acme, gauges): (Option<Acme>, Arc<Gauges>),
         clock: Clock,
         pool: Pool,
         stopping: Stopping,
@@ -131,6 +135,7 @@ impl Services {
         let api = Context {
             acme,
             doctor: Arc::new(Doctor::new(&config, parts)),
+            gauges,
             local,
             federation: federation.clone(),
             notifier,
@@ -158,8 +163,10 @@ impl Services {
             None => api.notifier.ephemeral_changed_for([]),
         };
         api.typing.end_stored(&store, changed).await?;
+        let api = Arc::new(api);
+        add_gauges(&api);
         Ok(Self {
-            api: Arc::new(api),
+            api,
             publishing,
             background_jobs,
             running_jobs: None,
@@ -209,6 +216,31 @@ impl Services {
         api.store.close().await;
         self.publishing.await;
     }
+}
+
+/// What the parts of the server use; the edge and the listeners add their own.
+fn add_gauges(api: &Api) {
+    let gauges = &api.gauges;
+    let federation = Arc::downgrade(&api.federation);
+    let of_client = federation.clone();
+    gauges.add(Kind::Memory, "responses of other servers", move || {
+        let federation = of_client.upgrade();
+        federation.map_or(Usage::unlimited(0), |it| it.client().response_usage())
+    });
+    gauges.add(Kind::Queue, "events for other servers", move || {
+        let federation = federation.upgrade();
+        Usage::unlimited(federation.map_or(0, |it| it.queued_events()))
+    });
+    let weak = Arc::downgrade(api);
+    let max = api.config.memory.rates();
+    gauges.add(Kind::Memory, "rate limits", move || {
+        let buckets = weak.upgrade().map_or(0, |api| api.rates.buckets());
+        Usage::of(buckets * BUCKET_BYTES, max * BUCKET_BYTES)
+    });
+    let push = api.push.clone();
+    gauges.add(Kind::Queue, "push notifications", move || {
+        Usage::unlimited(push.queued())
+    });
 }
 
 async fn check_as_at_night(api: &Api) {

@@ -30,6 +30,7 @@ const LAYERS: &[&[&str]] = &[
         "config",
         "executor",
         "fair_semaphore",
+        "gauges",
         "shares",
         "logging",
         "pool",

@@ -8,6 +8,7 @@ use super::Nothing;
 use crate::{
     acme::Acme,
     api::{Api, Error},
+    gauges::Kind,
     media,
     store::{self, Reader, Rows, Space},
 };
@@ -37,7 +38,10 @@ pub async fn summary(api: &Api) -> Result<Value, Error> {
             "request_bodies_max": memory.bodies(),
             "response_bodies_max": memory.responses(),
             "connections_max": memory.connections(),
+            "consumers": api.gauges.read(Kind::Memory),
         },
+        "queues": api.gauges.read(Kind::Queue),
+        "connections": api.gauges.read(Kind::Connections).first(),
         "disk": {
             "database": store::database_size(directory).ok(),
             "uploads": uploads,

@@ -34,6 +34,13 @@ pub struct Destination {
 }
 
 impl Sender {
+    /// How many events are in all queues in memory.
+    pub fn queued_events(&self) -> usize {
+        let state = self.0.lock();
+        let queues = state.destinations.values();
+        queues.map(|queue| queue.events.len()).sum()
+    }
+
     /// The servers that share rooms with this one, and those that do not answer. The work grows with the
     /// servers: run it on the pool.
     pub fn destinations(&self, r: &impl Reader) -> Result<Vec<Destination>, rooms::Error> {

@@ -44,6 +44,7 @@ use crate::{
             resolver::{Discovery, Resolver},
         },
     },
+    gauges::Usage,
     pool::{Kind, Pool},
     protocol::{
         canonical_text::CanonicalTextError,
@@ -174,6 +175,11 @@ impl Client {
     /// Whether `server` is another server that this one federates with.
     pub fn may_contact(&self, server: &ServerName) -> bool {
         self.inner.federation.allows(server) && server != self.inner.local.server_name()
+    }
+
+    /// How much of the budget for responses is in use.
+    pub fn response_usage(&self) -> Usage {
+        self.inner.response_budget.usage()
     }
 
     /// The servers that answered their last request.

@@ -96,6 +96,7 @@ impl TestApi {
         let api = Arc::new(Context {
             acme: None,
             doctor: Arc::new(Doctor::new(&config, parts)),
+            gauges: Arc::default(),
             push: push.unwrap(),
             previews: Previews::new(federation.client(), &media, &clock, &pool, &executor),
             remote_media: RemoteMedia::new(federation.client(), &media, &clock, &executor),

@@ -124,3 +124,40 @@ fn push_gateways_are_tried_and_their_answers_shown_without_the_pushkey() {
     assert_eq!(stopped["pushers"][0]["device"], "Phone");
     owner.fails(&["push", "test", "nobody"]);
 }
+
+#[test]
+fn the_status_names_what_uses_memory_the_queues_and_the_connections_of_a_running_server() {
+    let owner = Owner::new();
+    let server = owner.start();
+    let alice = register(server.port, "alice").unwrap();
+    let _connected = client(server.port, &alice);
+    let status = owner.json(&["status"]);
+    let names = |rows: &Value| -> Vec<String> {
+        let rows = rows.as_array().unwrap().iter();
+        rows.map(|row| row["name"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    for consumer in [
+        "bodies of requests",
+        "responses of other servers",
+        "rate limits",
+    ] {
+        let named = names(&status["memory"]["consumers"]);
+        assert!(named.contains(&consumer.to_owned()), "{status}");
+    }
+    for queue in ["events for other servers", "push notifications"] {
+        assert!(
+            names(&status["queues"]).contains(&queue.to_owned()),
+            "{status}"
+        );
+    }
+    assert!(
+        status["connections"]["used"].as_u64() >= Some(1),
+        "{status}"
+    );
+    let printed = owner.run(&["status"]);
+    assert!(printed.contains("MEMORY FOR"), "{printed}");
+    assert!(server.stop(Signal::TERM).unwrap().success());
+    let stopped = owner.json(&["status"]);
+    assert_eq!(stopped["memory"]["consumers"], Value::Null, "{stopped}");
+}

@@ -138,7 +138,7 @@ impl Server {
         let served = gate.clone();
         let thread = thread::spawn(move || {
             let executor = Executor::default();
-            let serve = listeners.serve(&executor, served, stopping);
+            let serve = listeners.serve(&executor, served, Arc::default(), stopping);
             smol::block_on(executor.run(serve));
         });
         Self {
