@@ -20,6 +20,7 @@ mod table;
 mod terminal;
 mod user;
 mod version;
+mod why;
 
 use std::{env, process::ExitCode};
 
@@ -47,6 +48,7 @@ enum Command {
     Push(push::Push),
     Reports(reports::Reports),
     Announce(announce::Announce),
+    Why(why::Why),
     Log(log::Log),
     RotateKey(rotate_key::RotateKey),
     Version(version::Version),
@@ -71,6 +73,7 @@ pub fn main() -> ExitCode {
         Command::Push(command) => command.run(),
         Command::Reports(command) => command.run(),
         Command::Announce(command) => command.run(),
+        Command::Why(command) => command.run(),
         Command::Log(command) => command.run(),
         Command::RotateKey(command) => command.run(),
         Command::Version(command) => command.run(),

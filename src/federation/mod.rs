@@ -38,7 +38,7 @@ pub use self::{
         AcceptedMemberEvent, Error as MembershipError, MembershipClient, MembershipHandler,
         ReceivedInvite, invite_v1,
     },
-    outbound::{Destination, EphemeralEdu, backoff},
+    outbound::{Delivery, Destination, EphemeralEdu, backoff},
     policy::{JobSigner, PolicyServers, SendError},
     queries::{profiles::Profiles, spaces::Spaces},
     service::Federation,

@@ -11,7 +11,7 @@ use super::{
     keys::{self, Keys, Query},
     membership::{MembershipClient, MembershipHandler},
     outbound::{
-        Destination, EphemeralEdu, Sender,
+        Delivery, Destination, EphemeralEdu, Sender,
         backoff::{self, Backoffs},
     },
     policy::PolicyServers,
@@ -30,7 +30,7 @@ use crate::{
         servers::{self, server_acl::ServerAcls},
         typing::Typing,
     },
-    store::{Effect, Place, Reader, RoomNum, ServerNum, Snapshot, Store, Tx, UserNum},
+    store::{Effect, Place, Position, Reader, RoomNum, ServerNum, Snapshot, Store, Tx, UserNum},
     users::presence::Presence,
 };
 use ruma::{
@@ -260,6 +260,16 @@ impl Federation {
             None => Ok(None),
         };
         self.store.scan("the backlog of a server", scan).await
+    }
+
+    /// How far a local event in a room, at a position, is on its way to `server`.
+    pub fn delivery(
+        &self,
+        r: &impl Reader,
+        server: &ServerName,
+        event: (RoomNum, Position),
+    ) -> Result<Delivery, rooms::Error> {
+        self.sender.delivery(r, server, event)
     }
 
     /// Ends the backoff of `server`, so that it is tried at once; whether anything is known of it. Where it is

@@ -56,6 +56,7 @@ pub(super) fn metrics() -> Vec<Route> {
 pub(super) fn admin() -> Vec<Route> {
     use admin::{
         doctor, federation, invite, log, media, push, report, room, server_notices, status, user,
+        why,
     };
 
     vec![
@@ -98,6 +99,9 @@ pub(super) fn admin() -> Vec<Route> {
         Route::operation("/_hearth/admin/v1/user/sessions", user::sessions),
         Route::operation("/_hearth/admin/v1/user/show", user::show),
         Route::operation("/_hearth/admin/v1/user/suspend", user::suspend),
+        Route::operation("/_hearth/admin/v1/why/join", why::join),
+        Route::operation("/_hearth/admin/v1/why/push", why::push),
+        Route::operation("/_hearth/admin/v1/why/send", why::send),
         Route::new(metrics::metrics),
     ]
 }

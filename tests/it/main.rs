@@ -55,3 +55,4 @@ mod to_device;
 mod unread_counts;
 mod url_previews;
 mod versions;
+mod why;

@@ -17,6 +17,7 @@ pub mod server_notices;
 pub mod shared_secret;
 pub mod status;
 pub mod user;
+pub mod why;
 
 use serde::Deserialize;
 

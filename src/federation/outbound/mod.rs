@@ -32,4 +32,8 @@ mod stored_edus;
 #[cfg(test)]
 mod tests;
 
-pub use self::{ephemeral_edus::EphemeralEdu, overview::Destination, sender::Sender};
+pub use self::{
+    ephemeral_edus::EphemeralEdu,
+    overview::{Delivery, Destination},
+    sender::Sender,
+};

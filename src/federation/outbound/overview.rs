@@ -2,19 +2,34 @@
 
 use std::collections::BTreeMap;
 
-use ruma::OwnedServerName;
+use ruma::{OwnedServerName, ServerName};
 
 use super::{backoff, outgoing_events, sender::Sender};
 use crate::{
     rooms::{self, servers},
     store::{
-        Reader, Rows, ServerNum,
+        Position, Reader, Records, RoomNum, Rows, ServerNum,
         records::{Backoff, ServerContact},
     },
 };
 
 /// How many rows are looked at for a backlog.
 const MAX_COUNTED: usize = 10_000;
+
+/// How far an event is on its way to a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// It was not queued for the server, as far as the queue goes back.
+    NotQueued,
+    /// The server has acknowledged it.
+    Sent,
+    /// It is sent as soon as those before it are.
+    Queued,
+    /// The server has not taken it, or events before it.
+    Waiting,
+    /// The queue does not go back so far.
+    Unknown,
+}
 
 /// Another server.
 #[derive(Debug)]
@@ -86,5 +101,44 @@ impl Sender {
         };
         let (events, _) = outgoing_events::for_server(r, num, cursor, MAX_COUNTED)?;
         Ok(Some(events.len()))
+    }
+
+    /// How far the local event at `position` in `room` is on its way to a server.
+    pub fn delivery(
+        &self,
+        r: &impl Reader,
+        server: &ServerName,
+        (room, position): (RoomNum, Position),
+    ) -> Result<Delivery, rooms::Error> {
+        let Some(num) = servers::num(r, server)? else {
+            return Ok(Delivery::NotQueued);
+        };
+        let (relayed, is_queued) = {
+            let state = self.0.lock();
+            let queue = state.destinations.get(&num);
+            let is_queued = queue.is_some_and(|queue| {
+                let mut events = queue.events.iter();
+                events.any(|(queued, _)| *queued == position)
+            });
+            (state.relayed, is_queued)
+        };
+        let sent = outgoing_events::sent(r)?.max(relayed);
+        let is_in = r.room_servers()?.has((room, num))?;
+        match r.outgoing()?.load(position)? {
+            Some(row) if !is_in && !row.also.contains(&num) => return Ok(Delivery::NotQueued),
+            None if position > sent => return Ok(Delivery::NotQueued),
+            // Rows are removed when every server has what they name.
+            None if !is_in => return Ok(Delivery::Unknown),
+            _ => {}
+        }
+        let cursor = r.destination_cursors()?.get(num)?.map(|row| row.value());
+        let is_failing = self.0.ledger.get(r, num)?.failure.is_some();
+        Ok(match cursor {
+            Some(cursor) if cursor <= position => Delivery::Waiting,
+            Some(_) => Delivery::Sent,
+            None if is_queued && is_failing => Delivery::Waiting,
+            None if is_queued || position > sent => Delivery::Queued,
+            None => Delivery::Sent,
+        })
     }
 }
