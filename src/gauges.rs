@@ -8,6 +8,9 @@ use std::{
 
 use serde::Serialize;
 
+/// The gauge of the connections of clients and other servers.
+pub const CONNECTIONS: &str = "connections";
+
 /// What a gauge counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {

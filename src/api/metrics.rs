@@ -15,6 +15,7 @@ use ruma::api::{
 use serde_json::Value;
 
 use super::{Api, Error, Unauthenticated, admin};
+use crate::gauges::{Kind, Reading};
 
 #[derive(Clone, Copy, Debug)]
 pub struct Request;
@@ -78,6 +79,24 @@ pub async fn metrics(
         "Memory, in use and allowed.",
     );
     page.samples("hearth_memory_bytes", "", &status["memory"]);
+    page.metric(
+        "hearth_memory_consumer_bytes",
+        "gauge",
+        "Memory in use, by consumer.",
+    );
+    page.readings(
+        "hearth_memory_consumer_bytes",
+        "consumer",
+        api.gauges.read(Kind::Memory),
+    );
+    page.metric("hearth_queued", "gauge", "What waits in memory.");
+    page.readings("hearth_queued", "queue", api.gauges.read(Kind::Queue));
+    page.metric("hearth_connections", "gauge", "Open connections.");
+    page.readings(
+        "hearth_connections",
+        "listeners",
+        api.gauges.read(Kind::Connections),
+    );
     page.metric("hearth_disk_bytes", "gauge", "Disk, in use and free.");
     page.samples("hearth_disk_bytes", "", &status["disk"]);
     page.metric(
@@ -142,6 +161,13 @@ impl Page {
         }
         let end = if labels.is_empty() { "" } else { "}" };
         let _ = writeln!(self.0, "{end} {value}");
+    }
+
+    /// A sample for each gauge.
+    fn readings(&mut self, name: &str, label: &str, readings: Vec<Reading>) {
+        for reading in readings {
+            self.sample(name, &[(label, &reading.name)], &reading.usage.used);
+        }
     }
 
     /// A sample for each number in `value`, named by its keys.

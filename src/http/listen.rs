@@ -22,7 +22,7 @@ use super::{
 use crate::{
     config::Config,
     executor::Executor,
-    gauges::{Gauges, Kind},
+    gauges::{CONNECTIONS, Gauges, Kind},
     stop::Stopping,
     systemd::Sockets,
 };
@@ -61,6 +61,8 @@ pub struct Listeners {
     listeners: Vec<Listener>,
     addresses: Arc<ClientAddresses>,
     pub(super) connections: usize,
+    /// The name of what counts its connections.
+    gauge: &'static str,
     pub(super) timeouts: Timeouts,
 }
 
@@ -106,6 +108,7 @@ impl Listeners {
             listeners,
             addresses: Arc::new(ClientAddresses::new(config.trusted_proxies.clone())),
             connections: config.memory.connections(),
+            gauge: CONNECTIONS,
             timeouts: Timeouts::default(),
         })
     }
@@ -122,6 +125,7 @@ impl Listeners {
             listeners: listeners.collect::<Result<_, _>>()?,
             addresses: Arc::new(ClientAddresses::new(config.trusted_proxies.clone())),
             connections: MAX_METRICS_CONNECTIONS,
+            gauge: "connections of monitoring",
             timeouts: Timeouts::default(),
         }))
     }
@@ -144,7 +148,7 @@ impl Listeners {
     ) {
         let slots = ConnectionSlots::new(self.connections, self.addresses);
         let counted = slots.clone();
-        gauges.add(Kind::Connections, "connections", move || counted.usage());
+        gauges.add(Kind::Connections, self.gauge, move || counted.usage());
         let (acceptor, open) =
             Acceptor::new(executor, gate, stopping.clone(), self.timeouts, slots);
         let accepting: Vec<_> = self

@@ -84,7 +84,12 @@ impl Server {
             let gate = Arc::new(Gate::default());
             gate.open(Edge::metrics(services.api.clone()));
             let (of_connections, stopping) = (executor.clone(), stopping.clone());
-            executor.spawn(async move { listeners.serve(&of_connections, gate, stopping).await })
+            let gauges = services.api.gauges.clone();
+            executor.spawn(async move {
+                listeners
+                    .serve(&of_connections, gate, gauges, stopping)
+                    .await
+            })
         });
         let serving_admin = match AdminSocket::bind(&services.api.config.data_dir) {
             Ok(socket) => {

@@ -8,7 +8,7 @@ use super::Nothing;
 use crate::{
     acme::Acme,
     api::{Api, Error},
-    gauges::Kind,
+    gauges::{CONNECTIONS, Kind},
     media,
     store::{self, Reader, Rows, Space},
 };
@@ -27,6 +27,7 @@ pub async fn summary(api: &Api) -> Result<Value, Error> {
     let directory = &api.config.data_dir;
     let space = Space::of(directory).ok();
     let memory = api.config.memory;
+    let mut connections = api.gauges.read(Kind::Connections).into_iter();
     Ok(json!({
         "version": env!("CARGO_PKG_VERSION"),
         "server_name": api.config.server_name,
@@ -41,7 +42,7 @@ pub async fn summary(api: &Api) -> Result<Value, Error> {
             "consumers": api.gauges.read(Kind::Memory),
         },
         "queues": api.gauges.read(Kind::Queue),
-        "connections": api.gauges.read(Kind::Connections).first(),
+        "connections": connections.find(|reading| reading.name == CONNECTIONS),
         "disk": {
             "database": store::database_size(directory).ok(),
             "uploads": uploads,
