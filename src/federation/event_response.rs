@@ -293,7 +293,10 @@ mod tests {
     use ruma::RoomVersionId;
     use serde_json::{Value, json};
 
-    use super::{super::event_file::temporary_file, Error, EventResponse, MAX_VALUE_BYTES};
+    use super::{
+        super::event_file::temporary_file, Error, EventResponse, MAX_RAW_PDU_BYTES, MAX_SERVERS,
+        MAX_VALUE_BYTES,
+    };
     use crate::{
         federation::event_graph::IdBudget,
         protocol::{history::History, versions},
@@ -339,5 +342,30 @@ mod tests {
         }
         let oversized = "x".repeat(MAX_VALUE_BYTES + 200_000);
         assert!(read(&format!("{{\"state\":[\"{oversized}\"]}}")).is_err());
+    }
+
+    #[test]
+    fn an_event_that_is_large_with_its_unsigned_is_left_out() {
+        let room = History::public(&RoomVersionId::V11, "@alice:a.example");
+        let mut event: Value = serde_json::from_slice(&room.events[1].json).unwrap();
+        for (bytes, count) in [(MAX_RAW_PDU_BYTES / 2, 1), (MAX_RAW_PDU_BYTES, 0)] {
+            event["unsigned"] = json!({ "x": "x".repeat(bytes) });
+            for field in ["state", "auth_chain"] {
+                let response = json!({ field: [event], "event": event });
+                let response = read(&response.to_string()).unwrap();
+                assert_eq!(response.graph.len(), count, "{field}");
+                assert_eq!(response.event.is_some(), count == 1);
+            }
+        }
+    }
+
+    #[test]
+    fn few_of_the_servers_that_are_named_are_used() {
+        let names: Vec<String> = (0..1000)
+            .map(|number| format!("s{number}.example"))
+            .collect();
+        let response = json!({ "state": [], "servers_in_room": names });
+        let response = read(&response.to_string()).unwrap();
+        assert_eq!(response.servers_in_room.len(), MAX_SERVERS);
     }
 }

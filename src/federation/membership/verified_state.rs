@@ -544,4 +544,16 @@ mod tests {
             assert!(is_forbidden, "version {version}: {result:?}");
         }
     }
+
+    #[test]
+    fn another_create_event_than_that_of_the_room_which_is_here_is_refused() {
+        let version = RoomVersionId::V11;
+        let (room, state) = joined_room(&version);
+        let (other, _) = joined_room(&version);
+        let impostor = History::public(&version, "@eve:a.example");
+        let events = as_state(state);
+        check_join_with(&room, (&other, 1), &events, &version).expect("the same room");
+        let result = check_join_with(&room, (&impostor, 1), &events, &version);
+        assert!(is_invalid_response(&result), "{result:?}");
+    }
 }

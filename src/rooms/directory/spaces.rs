@@ -197,3 +197,38 @@ fn has_invited(r: &impl Reader, room: RoomNum, server: &ServerName) -> Result<bo
     }
     Ok(false)
 }
+
+#[cfg(test)]
+mod tests {
+    use ruma::{events::space::child::HierarchySpaceChildEvent, serde::Raw};
+    use serde_json::{Value, json};
+
+    use super::{MAX_CHILDREN, MAX_CHILDREN_BYTES, in_order};
+
+    fn child(number: usize, content: Value) -> Raw<HierarchySpaceChildEvent> {
+        let event = json!({
+            "type": "m.space.child", "state_key": format!("!{number}:a.example"),
+            "sender": "@a:a.example", "content": content, "origin_server_ts": 1,
+        });
+        Raw::new(&event).expect("JSON").cast_unchecked()
+    }
+
+    #[test]
+    fn the_children_of_a_space_have_servers_and_are_limited_in_number_and_size() {
+        let via = json!({ "via": ["a.example"] });
+        let removed = child(0, json!({ "via": [] }));
+        let children = in_order(vec![removed, child(1, via.clone())], false);
+        assert_eq!(children.len(), 1);
+        assert_eq!(children[0].room_id, "!1:a.example");
+        let many = (0..MAX_CHILDREN + 100).map(|number| child(number, via.clone()));
+        assert_eq!(in_order(many.collect(), false).len(), MAX_CHILDREN);
+        let large = json!({ "via": ["a.example"], "more": "x".repeat(3000) });
+        let large = (0..200).map(|number| child(number, large.clone()));
+        let large = in_order(large.collect(), false);
+        let bytes: usize = large
+            .iter()
+            .map(|child| child.event.json().get().len())
+            .sum();
+        assert!(bytes <= MAX_CHILDREN_BYTES && large.len() > 50, "{bytes}");
+    }
+}

@@ -130,3 +130,28 @@ pub(super) fn check_size(content: &str) -> Result<(), Error> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{FULLY_READ, GLOBAL, MAX_TOTAL_BYTES, fits, put};
+    use crate::{rooms::tests::with_store, store::Tx};
+
+    #[test]
+    fn each_row_of_account_data_counts_for_more_than_its_content_except_what_the_server_stores() {
+        with_store(async |store| {
+            for (kind, bytes, expected) in [
+                ("org.example.large", MAX_TOTAL_BYTES - 1000, true),
+                ("org.example.large", MAX_TOTAL_BYTES - 300, false),
+                (FULLY_READ, MAX_TOTAL_BYTES, true),
+            ] {
+                let job = move |tx: &Tx| {
+                    let user = tx.user_num(&format!("@user{bytes}:a.example"))?;
+                    put(tx, user, GLOBAL, kind, &"x".repeat(bytes))?;
+                    fits(tx, user, GLOBAL, "org.example.other", "{}")
+                };
+                let fits = store.write(job).await.expect("it is stored");
+                assert_eq!(fits, expected, "{kind} {bytes}");
+            }
+        });
+    }
+}
