@@ -399,20 +399,20 @@ fn peaks_of_memory() -> Rows {
     let remote = &MockHomeserver::start()?;
     let [small, medium, large] =
         [30, 100, 250].map(|megabytes| remote.create_room_of_small_events(megabytes * 1_000_000));
-    let attacks: [Attack<'_>; 12] = [
+    let attacks: [Attack<'_>; 13] = [
         &|server, client| {
-            let peak = memory::join(server, client, remote, &small)?;
+            let peak = memory::join(server, client, remote, &small, false)?;
             Ok(vec![(
                 "peak memory: joining a room of 30 MB of small events",
                 peak,
             )])
         },
         &|server, client| {
-            let peak = memory::join(server, client, remote, &medium)?;
+            let peak = memory::join(server, client, remote, &medium, true)?;
             Ok(vec![("- of 100 MB", peak)])
         },
         &|server, client| {
-            let peak = memory::join(server, client, remote, &large)?;
+            let peak = memory::join(server, client, remote, &large, true)?;
             Ok(vec![("- of 250 MB", peak)])
         },
         &|server, client| {
@@ -441,6 +441,13 @@ fn peaks_of_memory() -> Rows {
             let peak = memory::query_local_keys(server, client)?;
             Ok(vec![(
                 "- keys/query, 8 requests for all keys of a local user",
+                peak,
+            )])
+        },
+        &|server, client| {
+            let peak = memory::claim_local_keys(server, client)?;
+            Ok(vec![(
+                "- keys/claim, 8 requests for large keys of 200 local devices",
                 peak,
             )])
         },
