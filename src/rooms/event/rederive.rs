@@ -7,8 +7,7 @@
 //! then the claim adds to what is known ([`super::claim`]).
 //!
 //! If the state before an event changes, so do the states before the events that follow on it, and
-//! they are authorized again. An event that was accepted stays so while it rests on a claim: whether the
-//! state before it really forbids it is known only then when no claim is between.
+//! they are authorized again.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -71,8 +70,6 @@ pub(in crate::rooms) struct Derivation<'r, R> {
     changed: HashSet<EventNum>,
     /// The events that have changed since an event was added.
     dirty: HashSet<EventNum>,
-    /// The events that rested on claims which have settled since an event was added.
-    unclaimed: HashSet<EventNum>,
     /// Whether the last round has changed nothing.
     is_done: bool,
 }
@@ -107,7 +104,6 @@ impl<'r, R: Reader> Derivation<'r, R> {
             settled: HashSet::new(),
             changed: HashSet::new(),
             dirty: HashSet::new(),
-            unclaimed: HashSet::new(),
             is_done: false,
         })
     }
@@ -147,7 +143,6 @@ impl<'r, R: Reader> Derivation<'r, R> {
         self.states.derived.insert(num, derived);
         self.gap_events.push(event);
         self.dirty.clear();
-        self.unclaimed.clear();
         for _ in 0..MAX_ROUNDS {
             self.round()?;
             if self.is_done {
@@ -303,14 +298,14 @@ impl<'r, R: Reader> Derivation<'r, R> {
             }
             self.rederive_claimed(*num, claim)?;
         }
-        if self.dirty.is_empty() && self.unclaimed.is_empty() {
+        if self.dirty.is_empty() {
             return Ok(());
         }
         for index in 0..self.gap_events.len() {
             let num = self.gap_events[index].num;
             let pdu = self.states.pdu(num)?;
             let (prev, _) = self.states.prev_events(&pdu)?;
-            if self.must_follow(num, &prev)? {
+            if self.follows_on_dirty(&prev)? {
                 let state_before = self.state_before(&self.gap_events[index], &pdu)?;
                 self.set_state(num, pdu, state_before)?;
             }
@@ -328,7 +323,7 @@ impl<'r, R: Reader> Derivation<'r, R> {
             }
             let pdu = self.states.pdu(num)?;
             let (prev, missing) = self.states.prev_events(&pdu)?;
-            if missing.is_empty() && self.must_follow(num, &prev)? {
+            if missing.is_empty() && self.follows_on_dirty(&prev)? {
                 let current = || self.current_before(num);
                 let state_before = self.states.known_before(&prev, true, current)?;
                 self.set_state(num, pdu, state_before)?;
@@ -337,15 +332,10 @@ impl<'r, R: Reader> Derivation<'r, R> {
         Ok(())
     }
 
-    /// Whether the event `num` on `prev` is to be derived again: one of these has changed, or rests on a
-    /// claim no more, or what comes before it if it is without effect.
-    fn must_follow(&mut self, num: EventNum, prev: &[EventNum]) -> Result<bool, Error> {
+    /// Whether one of `prev` has changed, or what comes before it if it is without effect.
+    fn follows_on_dirty(&self, prev: &[EventNum]) -> Result<bool, Error> {
         let before = self.states.superseded(prev.to_vec())?;
-        let is_unclaimed = before.iter().any(|num| self.unclaimed.contains(num));
-        if is_unclaimed {
-            self.unclaimed.insert(num);
-        }
-        Ok(is_unclaimed || before.iter().any(|num| self.dirty.contains(num)))
+        Ok(before.iter().any(|num| self.dirty.contains(num)))
     }
 
     fn rederive_claimed(&mut self, num: EventNum, claim: &ClaimedState) -> Result<(), Error> {
@@ -357,10 +347,7 @@ impl<'r, R: Reader> Derivation<'r, R> {
         let current = || self.current_before(num);
         let mut state_before = self.states.known_before(&prev, is_settled, current)?;
         if is_settled {
-            if !was_settled {
-                self.is_done = false;
-                self.unclaimed.insert(num);
-            }
+            self.is_done &= was_settled;
             self.unsettled().remove(&num);
             self.settled.insert(num);
         } else {
@@ -403,8 +390,7 @@ impl<'r, R: Reader> Derivation<'r, R> {
         Ok(is_known && !self.states.depend_on_claim(&known)?)
     }
 
-    /// Sets the state before an event and authorizes it again, if that is another state or the event rests
-    /// on a claim no more.
+    /// Sets the state before an event and authorizes it again, if that is another state.
     fn set_state(
         &mut self,
         num: EventNum,
@@ -416,25 +402,15 @@ impl<'r, R: Reader> Derivation<'r, R> {
             Some(derived) => derived.state_before.clone(),
             None => StateOverlay::of(event::header(r, num)?.state_before),
         };
-        let is_same_state = resolution::is_same_state(r, room, &state_before, &known)?;
-        if is_same_state && !self.unclaimed.contains(&num) {
+        if resolution::is_same_state(r, room, &state_before, &known)? {
             return Ok(());
         }
-        let was = self.states.status(num)?;
-        let is_in_gap = self.gap_events.iter().any(|event| event.num == num);
-        let mut status = match is_in_gap {
-            true => self.status_in_gap(&pdu, &state_before)?,
-            false => self.status_after_gap(&pdu, &state_before)?,
-        };
-        if was == Status::Accepted && status != was && self.states.depend_on_claim(&[num])? {
-            status = was;
-        }
-        if is_same_state && status == was {
-            return Ok(());
-        }
-        if !is_in_gap {
+        let status = if self.gap_events.iter().any(|event| event.num == num) {
+            self.status_in_gap(&pdu, &state_before)?
+        } else {
             self.changed.insert(num);
-        }
+            self.status_after_gap(&pdu, &state_before)?
+        };
         self.is_done = false;
         self.dirty.insert(num);
         let derived = Derived {

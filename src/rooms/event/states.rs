@@ -2,7 +2,7 @@
 
 use std::{
     borrow::Cow,
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{HashMap, HashSet},
     sync::Arc,
 };
 
@@ -178,24 +178,21 @@ impl<'r, R: Reader> States<'r, R> {
             let join = graph::join(self.r, self.room)?;
             place = join.filter(|(join, _)| num < *join).map(|(_, place)| place);
         }
-        // By place, newest first. An event in an older gap may follow on one that stands after it, so what
-        // stands before the event is gone through too, but last.
-        let mut open = BTreeSet::new();
-        let mut seen = HashSet::new();
-        let mut next = prev.to_vec();
-        loop {
-            for num in next.into_iter().filter(|num| seen.insert(*num)) {
-                let at = event::header(self.r, num)?.place;
-                open.insert((at.unwrap_or(Place::MAX), num));
+        let mut open = prev.to_vec();
+        let mut seen: HashSet<EventNum> = open.iter().copied().collect();
+        while let Some(other) = open.pop()
+            && seen.len() < MAX_BEHIND
+        {
+            let at = event::header(self.r, other)?.place;
+            if other == num || at.is_some() && at == place {
+                return Ok(true);
             }
-            match open.pop_last() {
-                Some((at, other)) if other == num || Some(at) == place => return Ok(true),
-                Some((_, other)) if seen.len() < MAX_BEHIND => {
-                    next = self.prev_events(&self.pdu(other)?)?.0;
-                }
-                _ => return Ok(false),
+            if at.is_none() || at > place {
+                let (prev, _) = self.prev_events(&self.pdu(other)?)?;
+                open.extend(prev.into_iter().filter(|num| seen.insert(*num)));
             }
         }
+        Ok(false)
     }
 
     pub(in crate::rooms) fn since_join(&self, nums: &[EventNum]) -> Result<Vec<EventNum>, Error> {

@@ -143,9 +143,7 @@ impl<'a, 't> Model<'a, 't> {
         };
         let mut status = placed.status;
         if liar.timeline.contains(&index) && self.placed[&index].fixed.is_none() {
-            // What was accepted stays so while it rests on a claim.
-            let is_kept = status == Status::Accepted && self.depend_on_claim(&[index]);
-            status = match is_kept || liar.is_allowed(index, &before) {
+            status = match liar.is_allowed(index, &before) {
                 true => Status::Accepted,
                 false => Status::RejectedByState,
             };
@@ -216,7 +214,7 @@ impl<'a, 't> Model<'a, 't> {
     }
 
     /// Whether resolution of `state` with the `known` event, and with the event `index`, gives the latter.
-    pub(super) fn wins_resolution(&self, state: &State, index: Index, known: Index) -> bool {
+    fn wins_resolution(&self, state: &State, index: Index, known: Index) -> bool {
         let history = self.liar.regardless_of_states();
         if history.allows(&history.events[known].pdu, state).is_err() {
             return false;
