@@ -1,8 +1,8 @@
 //! When certificates are ordered.
 //!
 //! A certificate is renewed at the time that the authority suggests, or when a third of its time is left.
-//! After a failure the next order waits ([`super::attempts`]). An order counts as failed from its beginning, and failures are kept
-//! over restarts, so that a server that is restarted again and again does not exceed that.
+//! After a failure the next order waits ([`super::attempts`]). An order counts as failed from its beginning,
+//! and failures are kept over restarts, so that a server that is restarted again and again waits too.
 
 use std::{
     fmt,

@@ -1,7 +1,8 @@
 //! Claims of one-time keys of local users, for clients and for other servers.
 //!
 //! A key has up to 32 KiB, and a request names thousands of devices. So keys are claimed while the response is
-//! sent, each job when the keys of the one before are sent: what nobody reads stays unclaimed.
+//! sent, each job when the keys of the one before are on their way: of what nobody reads, one job's keys are
+//! lost at most, and what the connection buffers.
 
 use std::{collections::BTreeMap, mem, sync::Arc};
 

@@ -54,7 +54,9 @@ async fn nearest_here(
     );
     let scan = api.store.scan("timestamp_to_event", move |s| {
         let mut visibility = UserVisibility::new(s, room, &user)?;
-        timestamp_to_event::nearest(s, room, ts, dir, |event| visibility.can_see(s, event))
+        timestamp_to_event::nearest(s, room, ts, dir, |event| {
+            visibility.can_see(s, event.num, &event.header)
+        })
     });
     Ok(scan.await?)
 }

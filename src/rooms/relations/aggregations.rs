@@ -161,9 +161,9 @@ impl Aggregator {
             if self.ignores(r, &child)? {
                 continue;
             }
-            let event = event::load(r, child.event)?;
-            if visibility.can_see(r, &event)? {
-                let event_id = event.id()?;
+            let header = event::header(r, child.event)?;
+            if visibility.can_see(r, child.event, &header)? {
+                let event_id = event::id(r, child.event)?;
                 chunk.push(Reference { event_id });
             }
         }

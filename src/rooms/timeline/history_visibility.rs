@@ -75,29 +75,34 @@ impl UserVisibility {
         Ok(self.before(r, &event.header)?.membership)
     }
 
-    pub fn can_see(&mut self, r: &impl Reader, event: &StoredEvent) -> Result<bool, Error> {
-        if event.header.status != Status::Accepted {
+    /// Whether the user may see the event `num`, which has this header.
+    pub fn can_see(
+        &mut self,
+        r: &impl Reader,
+        num: EventNum,
+        header: &EventHeader,
+    ) -> Result<bool, Error> {
+        if header.status != Status::Accepted {
             return Ok(false);
         }
-        let before = self.before(r, &event.header)?;
-        if self.allows(&before, event.header.place) {
+        let before = self.before(r, header)?;
+        if self.allows(&before, header.place) {
             return Ok(true);
         }
-        let after = if self.is_member_event(&event.header) {
+        let after = if self.is_member_event(header) {
             VisibilityState {
-                membership: current::membership_of(r, event.num)?,
+                membership: current::membership_of(r, num)?,
                 ..before
             }
-        } else if event.header.state_key.is_some() && event.header.state_key == self.visibility_key
-        {
+        } else if header.state_key.is_some() && header.state_key == self.visibility_key {
             VisibilityState {
-                visibility: visibility_of(r, event.num)?,
+                visibility: visibility_of(r, num)?,
                 ..before
             }
         } else {
             return Ok(false);
         };
-        Ok(self.allows(&after, event.header.place))
+        Ok(self.allows(&after, header.place))
     }
 
     /// The event as the user may see it in a timeline: redacted if its sender was erased and the user
@@ -107,7 +112,7 @@ impl UserVisibility {
         r: &impl Reader,
         mut event: StoredEvent,
     ) -> Result<Option<StoredEvent>, Error> {
-        if !self.can_see(r, &event)? {
+        if !self.can_see(r, event.num, &event.header)? {
             return Ok(None);
         }
         self.redact_if_erased(r, &mut event)?;
@@ -148,7 +153,7 @@ impl UserVisibility {
         match timeline::backwards(r, self.room, place, 1)?.pop() {
             Some((_, row)) => {
                 let event = event::load(r, row.event)?;
-                if !self.can_see(r, &event)? {
+                if !self.can_see(r, event.num, &event.header)? {
                     return Ok(None);
                 }
                 StateOverlay::after(r, row.event, &event.header).map(Some)

@@ -188,7 +188,7 @@ pub fn is_visible(
         return Ok(false);
     };
     let mut visibility = UserVisibility::new(r, room, viewer)?;
-    visibility.can_see(r, &event::load(r, event)?)
+    visibility.can_see(r, event, &event::header(r, event)?)
 }
 
 /// The event `id` and its place.
