@@ -1,8 +1,8 @@
-//! The memory for bodies of requests, or for those of responses of other servers: whose bodies get some, and
-//! whose give way.
+//! The memory for bodies of requests, of responses, or of responses of other servers: whose bodies get some,
+//! and whose give way.
 //!
 //! Small bodies have a part of their own, so that they never wait for large ones. In both parts, if there is
-//! no memory left, a body that is being received gives way to another one:
+//! no memory left, a body that is being received or sent gives way to another one:
 //!
 //! - if its sender is not known, but that of the other one is;
 //! - or if both are or both are not, and its sender has more memory than that of the other one.
@@ -19,6 +19,7 @@ use std::{
     fmt,
     hash::Hash,
     mem,
+    ops::Range,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -77,14 +78,14 @@ struct State<O> {
     next_id: u64,
 }
 
-/// A body of which more is expected.
+/// A body of which more is expected, or that is being sent.
 struct Receiving<O> {
     owner: O,
     part: Part,
     bytes: Vec<u8>,
 }
 
-/// A body that is being received. It is removed from the budget when dropped.
+/// A body that is being received or sent. It is removed from the budget when dropped.
 pub struct PartialBody<O: BodyOwner> {
     budget: BodyBudget<O>,
     id: u64,
@@ -247,23 +248,40 @@ impl<O: BodyOwner> PartialBody<O> {
     }
 
     pub fn push(&mut self, chunk: &[u8]) -> Result<(), Exhausted> {
+        self.grow(chunk.len(), |bytes| bytes.extend_from_slice(chunk))
+    }
+
+    /// Makes `bytes` the body, of which nothing has been received.
+    pub fn fill(&mut self, mut bytes: Vec<u8>) -> Result<(), Exhausted> {
+        bytes.shrink_to_fit();
+        self.grow(bytes.len(), |empty| *empty = bytes)
+    }
+
+    /// A part of what has been received.
+    pub fn copy_of(&self, range: Range<usize>) -> Result<Vec<u8>, Exhausted> {
+        let state = self.budget.lock();
+        let body = state.receiving.get(&self.id).ok_or(Exhausted)?;
+        Ok(body.bytes[range].to_vec())
+    }
+
+    fn grow(&mut self, more: usize, add: impl FnOnce(&mut Vec<u8>)) -> Result<(), Exhausted> {
         let mut state = self.budget.lock();
         let body = state.receiving.get(&self.id);
         let body = body.ok_or(Exhausted)?;
         let (owner, before, len) = (body.owner.clone(), body.part, body.bytes.len());
-        let part = if len + chunk.len() > MAX_SMALL_BYTES {
+        let part = if len + more > MAX_SMALL_BYTES {
             Part::Large
         } else {
             Part::Small
         };
         let moved = if part == before { 0 } else { len };
-        if !state.reserve(&owner, part, moved + chunk.len()) {
+        if !state.reserve(&owner, part, moved + more) {
             return Err(Exhausted);
         }
         state.left[before as usize] += moved;
         if let Some(body) = state.receiving.get_mut(&self.id) {
             body.part = part;
-            body.bytes.extend_from_slice(chunk);
+            add(&mut body.bytes);
         }
         Ok(())
     }

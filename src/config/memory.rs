@@ -59,6 +59,12 @@ impl Memory {
         self.0 / 16
     }
 
+    /// For what clients have not accepted yet of responses, in bytes. Like pictures, it uses what is free: a
+    /// client that reads accepts a response at once.
+    pub fn unsent(self) -> usize {
+        self.0 / 8
+    }
+
     /// For the bodies of responses of other servers, in bytes. Like pictures, they use what is free.
     pub fn responses(self) -> usize {
         self.0 / 8

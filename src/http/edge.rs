@@ -21,7 +21,7 @@ use super::{
     cors,
     error::Rejection,
     files, lenience,
-    limits::{MAX_TRANSACTION_BYTES, Timeouts},
+    limits::{MAX_LARGE_RESPONSE_BYTES, MAX_TRANSACTION_BYTES, Timeouts},
     path::{Template, routing_path},
     peer::ClientAddresses,
     request_body::{BodySlot, RequestBody},
@@ -55,6 +55,7 @@ pub struct Edge {
 struct State {
     api: Api,
     body_budget: BodyBudget<Sender>,
+    response_budget: BodyBudget<Sender>,
     timeouts: Timeouts,
     addresses: ClientAddresses,
     /// Servers that share a room with this one, and networks from which they have sent signed requests.
@@ -154,6 +155,7 @@ impl Edge {
         let mut app = tide::with_state(Arc::new(State {
             // The largest transaction has room: other servers repeat a rejected one for ever.
             body_budget: BodyBudget::new(api.config.memory.bodies(), MAX_TRANSACTION_BYTES),
+            response_budget: BodyBudget::new(api.config.memory.unsent(), MAX_LARGE_RESPONSE_BYTES),
             origins: Cache::new(&api.clock, MAX_ORIGINS),
             addresses: ClientAddresses::new(api.config.trusted_proxies.clone()),
             api,
@@ -325,6 +327,7 @@ async fn handle(
     }
     let origin = signature.as_ref().map(|signature| &signature.origin);
     let sender = state.sender(session.as_ref(), origin, address);
+    let owner = sender.clone();
     let (mut read, upload) = match route.body {
         BodyMode::Buffered(max_bytes) => {
             // A request without a body must not close a connection whose body is being received.
@@ -372,7 +375,9 @@ async fn handle(
         route.call(call)?
     };
     drop(read);
-    Ok(response.await?)
+    let (head, body) = response.await?.into_parts();
+    let body = body.counted(&state.response_budget, owner).await?;
+    Ok(Response::from_parts(head, body))
 }
 
 fn check_rate(

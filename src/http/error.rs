@@ -42,6 +42,8 @@ pub(super) enum Rejection {
     BodyIncomplete,
     /// Other bodies use all memory for bodies.
     BodyBudgetExhausted,
+    /// Other responses that are being sent use all memory for responses.
+    ResponseBudgetExhausted,
     /// The client's network has its share of the connections.
     TooManyConnections,
     InvalidHost,
@@ -92,6 +94,9 @@ impl Rejection {
             }
             Self::BodyBudgetExhausted => {
                 busy("too many large requests at once; try again in a moment")
+            }
+            Self::ResponseBudgetExhausted => {
+                busy("too many large responses at once; try again in a moment")
             }
             Self::TooManyConnections => {
                 busy("too many requests from your network at once; try again in a moment")

@@ -14,6 +14,12 @@ pub(super) const MAX_LARGE_BODY_BYTES: usize = 1024 * KIB;
 /// For transactions of other servers: 50 PDUs, and 100 EDUs that may be as large.
 pub(super) const MAX_TRANSACTION_BYTES: usize = 12 * 1024 * KIB;
 
+/// For a response that is made whole, and for the largest chunk of a streamed one.
+pub(super) const MAX_LARGE_RESPONSE_BYTES: usize = 8 * 1024 * KIB;
+
+/// A response is given to its connection in frames of at most so many bytes.
+pub(super) const MAX_FRAME_BYTES: usize = 16 * KIB;
+
 /// A rejected body is read and dropped up to here, so that its sender gets to read the response:
 /// many clients send a whole file before they read anything.
 pub(super) const MAX_DRAINED_BYTES: usize = 256 * 1024 * KIB;

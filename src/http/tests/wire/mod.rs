@@ -34,6 +34,10 @@ use crate::{
 /// Longer than anything here takes; a test that waits for so long fails.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
+/// Nearly all memory for responses, and more than the kernel takes for a connection.
+const LARGE_RESPONSE: usize = 11 << 20;
+const MEDIUM_RESPONSE: usize = 2 << 20;
+
 /// A server on a thread of its own.
 struct Server {
     test_api: TestApi,
@@ -72,6 +76,8 @@ fn add_sync(routes: &mut Routes, gone: Sender<()>) {
                         let _alive = &guard;
                         Ok(vec![b' '; 1 << 16])
                     })),
+                    Some("large") => Streamed::new(stream::once(Ok(vec![b' '; LARGE_RESPONSE]))),
+                    Some("medium") => Streamed::new(stream::once(Ok(vec![b' '; MEDIUM_RESPONSE]))),
                     Some("broken") => Streamed::new(stream::iter([
                         first(),
                         Err(Error::Internal("broken on purpose")),
@@ -161,16 +167,17 @@ impl Server {
 
     /// The head of a request of Alice.
     fn head(&self, method: &str, path: &str, headers: &str) -> String {
-        let alice = &self.test_api.alice;
-        format!(
-            "{method} {path} HTTP/1.1\r\nhost: h\r\nauthorization: Bearer {alice}\r\n{headers}\r\n"
-        )
+        head_with(&self.test_api.alice, method, path, headers)
     }
 
     fn stop(self) {
         self.stop.now();
         self.thread.join().unwrap();
     }
+}
+
+fn head_with(token: &str, method: &str, path: &str, headers: &str) -> String {
+    format!("{method} {path} HTTP/1.1\r\nhost: h\r\nauthorization: Bearer {token}\r\n{headers}\r\n")
 }
 
 fn config() -> Config {

@@ -1,8 +1,8 @@
 //! Which bytes are answered with which.
 
-use std::io;
+use std::io::{self, Read};
 
-use super::{LOGOUT, Server, VERSIONS};
+use super::{LARGE_RESPONSE, LOGOUT, MEDIUM_RESPONSE, Server, VERSIONS, head_with};
 
 #[test]
 fn a_connection_serves_one_request_after_the_other() {
@@ -278,5 +278,27 @@ fn an_incomplete_streamed_response_closes_the_connection() {
     client.send(server.head("GET", "/_matrix/client/v3/sync", ""));
     assert_eq!(client.answer().body, b"{\"next_batch\":\"s1\"}");
     assert_eq!(client.send(VERSIONS).answer().status, 200);
+    server.stop();
+}
+
+#[test]
+fn a_user_who_does_not_read_their_responses_gets_no_more_and_gives_way_to_others() {
+    let server = Server::start();
+    let large = "/_matrix/client/v3/sync?since=large";
+    let mut unread = server.connect();
+    unread.send(server.head("GET", large, ""));
+    assert_eq!(unread.head().unwrap().status, 200);
+    let mut second = server.connect();
+    let answer = second.send(server.head("GET", large, "")).answer();
+    assert_eq!((answer.status, &*answer.code()), (429, "M_LIMIT_EXCEEDED"));
+    assert_eq!(second.send(VERSIONS).answer().status, 200);
+
+    let mut bob = server.connect();
+    let medium = "/_matrix/client/v3/sync?since=medium";
+    bob.send(head_with(&server.test_api.short, "GET", medium, ""));
+    assert_eq!(bob.answer().body.len(), MEDIUM_RESPONSE);
+    let mut rest = Vec::new();
+    let read = unread.0.read_to_end(&mut rest);
+    assert!(read.is_err() || rest.len() < LARGE_RESPONSE, "broken off");
     server.stop();
 }
