@@ -2,7 +2,8 @@
 //!
 //! Each holder may have so many permits, and gets another one only while more are free than it has: one
 //! alone has at most half, two have a third each, and whoever comes next does not wait for them. A permit
-//! that is returned goes to the holder with the fewest.
+//! that is returned goes to the holder with the fewest; of several, to the one who was granted none for the
+//! longest time. So a newcomer waits for each of the others once at most, however many requests they have.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -24,6 +25,8 @@ struct Inner<K> {
 struct State<K> {
     free: usize,
     held: HashMap<K, usize>,
+    /// When each holder was granted the last permit, for those who have or wait for one.
+    last_granted: HashMap<K, u64>,
     /// In the order of their coming.
     waiting: BTreeMap<u64, (K, Sender<()>)>,
     next_id: u64,
@@ -42,6 +45,7 @@ impl<K: Clone + Eq + Hash> FairSemaphore<K> {
             state: Mutex::new(State {
                 free: max,
                 held: HashMap::new(),
+                last_granted: HashMap::new(),
                 waiting: BTreeMap::new(),
                 next_id: 0,
             }),
@@ -70,6 +74,20 @@ impl<K: Clone + Eq + Hash> FairSemaphore<K> {
         waiting.permit()
     }
 
+    /// A permit for `holder`, if one is free for it now.
+    pub fn try_acquire(&self, holder: K) -> Option<FairPermit<K>> {
+        let mut state = self.lock();
+        if state.held(&holder) >= self.0.max_per_holder.min(state.free) {
+            return None;
+        }
+        state.take(holder.clone());
+        drop(state);
+        Some(FairPermit {
+            semaphore: self.clone(),
+            holder,
+        })
+    }
+
     /// Whether nobody has or waits for a permit.
     pub fn is_idle(&self) -> bool {
         let state = self.lock();
@@ -79,20 +97,18 @@ impl<K: Clone + Eq + Hash> FairSemaphore<K> {
     /// Grants the free permits.
     fn grant(&self, state: &mut State<K>) {
         while state.free > 0 {
-            let held = |holder: &K| state.held.get(holder).copied().unwrap_or_default();
             let ready = state
                 .waiting
                 .iter()
-                .map(|(id, (holder, _))| (held(holder), *id))
-                .filter(|(held, _)| *held < self.0.max_per_holder.min(state.free));
-            let Some((_, id)) = ready.min() else {
+                .map(|(id, (holder, _))| (state.held(holder), state.last_granted.get(holder), *id))
+                .filter(|(held, ..)| *held < self.0.max_per_holder.min(state.free));
+            let Some((.., id)) = ready.min() else {
                 return;
             };
             let Some((holder, _granted)) = state.waiting.remove(&id) else {
                 return;
             };
-            state.free -= 1;
-            *state.held.entry(holder).or_default() += 1;
+            state.take(holder);
         }
     }
 
@@ -105,11 +121,33 @@ impl<K: Clone + Eq + Hash> FairSemaphore<K> {
                 state.held.remove(holder);
             }
         }
+        state.forget(holder);
         self.grant(&mut state);
     }
 
     fn lock(&self) -> MutexGuard<'_, State<K>> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<K: Clone + Eq + Hash> State<K> {
+    fn held(&self, holder: &K) -> usize {
+        self.held.get(holder).copied().unwrap_or_default()
+    }
+
+    fn take(&mut self, holder: K) {
+        self.free -= 1;
+        self.last_granted.insert(holder.clone(), self.next_id);
+        self.next_id += 1;
+        *self.held.entry(holder).or_default() += 1;
+    }
+
+    /// Forgets a holder who neither has nor waits for a permit.
+    fn forget(&mut self, holder: &K) {
+        let waits = self.waiting.values().any(|(waiting, _)| waiting == holder);
+        if !waits && !self.held.contains_key(holder) {
+            self.last_granted.remove(holder);
+        }
     }
 }
 
@@ -133,7 +171,10 @@ impl<K: Clone + Eq + Hash> Waiting<'_, K> {
 
 impl<K: Clone + Eq + Hash> Drop for Waiting<'_, K> {
     fn drop(&mut self) {
-        let was_waiting = self.semaphore.lock().waiting.remove(&self.id).is_some();
+        let mut state = self.semaphore.lock();
+        let was_waiting = state.waiting.remove(&self.id).is_some();
+        state.forget(self.holder);
+        drop(state);
         if !was_waiting && !self.is_permit {
             self.semaphore.release(self.holder);
         }
@@ -229,6 +270,36 @@ mod tests {
     }
 
     #[test]
+    fn a_newcomer_does_not_wait_for_all_requests_of_those_before() {
+        let permits = Permits::new(2, 1);
+        let first = ["a", "b"].map(|holder| poll(&mut start(&permits, holder)).unwrap());
+        let mut queued = ["a", "b", "a", "b"].map(|holder| start(&permits, holder));
+        assert!(queued.iter_mut().all(|queued| poll(queued).is_none()));
+        let mut newcomer = start(&permits, "c");
+        assert!(poll(&mut newcomer).is_none());
+        let [first, _second] = first;
+        drop(first);
+        let _of_newcomer = poll(&mut newcomer).unwrap();
+        assert!(queued.iter_mut().all(|queued| poll(queued).is_none()));
+    }
+
+    #[test]
+    fn a_permit_that_is_free_for_a_holder_is_acquired_at_once() {
+        let permits = Permits::new(3, 2);
+        let one = permits.try_acquire("a").unwrap();
+        assert!(permits.try_acquire("a").is_some(), "two are free");
+        let _other = permits.try_acquire("b").unwrap();
+        assert!(
+            permits.try_acquire("a").is_none(),
+            "the last is for another"
+        );
+        let _third = permits.try_acquire("c").unwrap();
+        assert!(permits.try_acquire("d").is_none());
+        drop(one);
+        assert!(permits.try_acquire("d").is_some());
+    }
+
+    #[test]
     fn whoever_stops_waiting_keeps_no_permit() {
         let permits = Permits::new(1, 1);
         let held = poll(&mut start(&permits, "a")).unwrap();
@@ -241,5 +312,6 @@ mod tests {
         assert!(poll(&mut start(&permits, "d")).is_some());
         let state = permits.lock();
         assert!(state.free == 1 && state.held.is_empty() && state.waiting.is_empty());
+        assert!(state.last_granted.is_empty());
     }
 }

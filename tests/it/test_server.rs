@@ -239,6 +239,21 @@ impl TestServer {
         }))
     }
 
+    /// Sends `others`, then `last`. Returns the response to `last`, and how many others have none then.
+    pub fn respond_before(
+        &self,
+        others: Vec<Request<Vec<u8>>>,
+        last: Request<Vec<u8>>,
+    ) -> (Response<Vec<u8>>, usize) {
+        let executor = LocalExecutor::new();
+        let send = |request| executor.spawn(self.edge().respond(request));
+        let others: Vec<_> = others.into_iter().map(send).collect();
+        let last = send(last);
+        let response = self.run(executor.run(last));
+        let waiting = others.iter().filter(|task| !task.is_finished());
+        (response, waiting.count())
+    }
+
     /// Requests an operation as the owner of the server, through its socket.
     pub fn administer(&self, operation: &str, request: &Value) -> JsonResponse {
         let body = request.to_string();

@@ -1,6 +1,6 @@
 //! Fetching the keys of a server.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{net::IpAddr, pin::pin, sync::Arc, time::Duration};
 
 use ruma::{OwnedServerName, ServerName, api::federation::discovery::get_server_keys};
 use smol::lock::Semaphore;
@@ -13,8 +13,8 @@ use crate::{
     cache::Cache,
     clock::Clock,
     executor::Executor,
-    fair_semaphore::FairSemaphore,
-    federation::{Client, Limits},
+    fair_semaphore::{FairPermit, FairSemaphore},
+    federation::{Client, Limits, transport::connect::with_timeout},
     pool::Pool,
     rooms::{self, Local},
     single_flight::SingleFlight,
@@ -27,13 +27,17 @@ const MAX_CONCURRENT: usize = 16;
 const MAX_CONCURRENT_NOTARIZED: usize = 8;
 const MAX_CONCURRENT_NOTARIZED_PER_NETWORK: usize = 4;
 /// How many servers' keys are fetched at once because a request names them, of all networks and of one.
-const MAX_CONCURRENT_ORIGINS: usize = 16;
+const MAX_CONCURRENT_ORIGINS: usize = 32;
 const MAX_CONCURRENT_ORIGINS_PER_NETWORK: usize = 4;
+/// A server that takes longer needs one of so many further permits, or is given up: those that respond at
+/// once wait for the others no longer than this.
+const PROMPT_RESPONSE: Duration = Duration::from_secs(2);
+const MAX_CONCURRENT_SLOW_ORIGINS: usize = 16;
 /// How many servers' keys are being fetched or wait for that.
 const MAX_QUEUED: usize = 2000;
 
 /// Requests for keys keep no others from being sent, nor the other way round.
-const MAX_REQUESTS: usize = 64;
+const MAX_REQUESTS: usize = 80;
 /// With the discovery of the server.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(20);
 const LIMITS: Limits = Limits {
@@ -63,12 +67,22 @@ pub(super) struct KeysInner {
     pub notarize_permits: FairSemaphore<IpAddr>,
     /// For requests of servers that share no room with this one, by network.
     pub origin_permits: FairSemaphore<IpAddr>,
-    fetches: SingleFlight<OwnedServerName, KnownKeys>,
+    /// For those of them whose origin does not respond at once.
+    slow_origin_permits: FairSemaphore<IpAddr>,
+    fetches: SingleFlight<(OwnedServerName, Fetcher), KnownKeys>,
     /// Servers whose keys were fetched lately.
     recent: Cache<OwnedServerName, ()>,
     pub notaries: Vec<OwnedServerName>,
     /// Servers of which no notary had the keys lately.
     pub notaries_failed: Cache<OwnedServerName, ()>,
+}
+
+/// On whose account keys are fetched. What a stranger causes is given up early, which is not to keep keys
+/// from others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Fetcher {
+    Own,
+    Stranger,
 }
 
 impl Keys {
@@ -97,6 +111,10 @@ impl Keys {
                 MAX_CONCURRENT_ORIGINS,
                 MAX_CONCURRENT_ORIGINS_PER_NETWORK,
             ),
+            slow_origin_permits: FairSemaphore::new(
+                MAX_CONCURRENT_SLOW_ORIGINS,
+                MAX_CONCURRENT_ORIGINS_PER_NETWORK,
+            ),
             fetches: SingleFlight::new(MAX_QUEUED),
             recent: Cache::new(clock, MAX_RECENT),
             notaries: notaries.to_vec(),
@@ -110,6 +128,21 @@ impl Keys {
         server: &ServerName,
         enough: impl Fn(&KnownKeys) -> bool,
     ) -> Result<KnownKeys, rooms::Error> {
+        let fetch = |keys: Self, name: OwnedServerName| async move { keys.fetch(&name).await };
+        self.of_server_by(server, enough, Fetcher::Own, fetch).await
+    }
+
+    /// The same, fetched with `fetch`.
+    pub(super) async fn of_server_by<F>(
+        &self,
+        server: &ServerName,
+        enough: impl Fn(&KnownKeys) -> bool,
+        fetcher: Fetcher,
+        fetch: impl FnOnce(Self, OwnedServerName) -> F,
+    ) -> Result<KnownKeys, rooms::Error>
+    where
+        F: Future<Output = KnownKeys> + Send + 'static,
+    {
         if server == self.0.local.server_name() {
             return self.0.store.read(own::known);
         }
@@ -117,12 +150,9 @@ impl Keys {
         if enough(&known) || self.0.recent.get(server).is_some() {
             return Ok(known);
         }
-        let (keys, name) = (self.clone(), server.to_owned());
-        let work = move || async move { keys.fetch(&name).await };
-        let flight = self
-            .0
-            .fetches
-            .start(&self.0.executor, server.to_owned(), work);
+        let work = || fetch(self.clone(), server.to_owned());
+        let key = (server.to_owned(), fetcher);
+        let flight = self.0.fetches.start(&self.0.executor, key, work);
         if let Some(flight) = flight
             && let Some(fetched) = flight.wait().await
         {
@@ -163,6 +193,27 @@ impl Keys {
         // Only when the keys are stored: a concurrent request must not look for them there too early.
         self.0.recent.insert(server.to_owned(), (), RETRY_INTERVAL);
         keys
+    }
+
+    /// The same for a request from `network` that is not known to be of that server.
+    pub(super) async fn fetch_for_stranger(
+        &self,
+        server: &ServerName,
+        network: IpAddr,
+        permit: FairPermit<IpAddr>,
+    ) -> KnownKeys {
+        let mut fetch = pin!(self.fetch(server));
+        if let Ok(keys) = with_timeout(PROMPT_RESPONSE, fetch.as_mut()).await {
+            return keys;
+        }
+        drop(permit);
+        match self.0.slow_origin_permits.try_acquire(network) {
+            Some(_permit) => fetch.await,
+            None => {
+                log::debug!("{server} is slow to respond with its keys, as are too many others");
+                KnownKeys::default()
+            }
+        }
     }
 
     pub(super) async fn save(&self, server: &ServerName, keys: KnownKeys, json: String) {

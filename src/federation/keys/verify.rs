@@ -9,7 +9,7 @@ use ruma::{
 };
 
 use super::{
-    fetch::Keys,
+    fetch::{Fetcher, Keys},
     known::{KnownKeys, WantedKey},
 };
 use crate::{
@@ -42,14 +42,17 @@ impl Keys {
         let wanted = self.wanted_by_request(signature);
         let enough = |known: &KnownKeys| known.satisfies(&wanted);
         let origin = &signature.origin;
-        let permit = match requester {
+        let known = match requester {
             Some(network) if !enough(&self.stored(origin)?) => {
-                Some(self.0.origin_permits.acquire(network).await)
+                let permit = self.0.origin_permits.acquire(network).await;
+                let work = |keys: Self, origin: OwnedServerName| async move {
+                    keys.fetch_for_stranger(&origin, network, permit).await
+                };
+                self.of_server_by(origin, enough, Fetcher::Stranger, work)
+                    .await?
             }
-            _ => None,
+            _ => self.of_server(origin, enough).await?,
         };
-        let known = self.of_server(origin, enough).await?;
-        drop(permit);
         Ok(enough(&known))
     }
 

@@ -178,14 +178,20 @@ impl UserThread {
         })
     }
 
+    /// Whether the user's totals differ from those of the default rules otherwise after `read` than at it.
+    fn has_own_totals(&self, r: &impl Reader, read: Place) -> Result<bool, Error> {
+        let differences = r.notified()?;
+        let key = (self.room, self.user, self.root);
+        let mut rows = differences.prefix_range(key, read.next()..)?;
+        Ok(rows.next().transpose()?.is_some())
+    }
+
     /// What the redacted events after `read` added to the user's counts.
     fn redacted(&self, r: &impl Reader, read: Place, max: &mut usize) -> Result<Notified, Error> {
         let difference = |upto| notified(r, self.room, self.user, self.root, upto);
         let mut sum = Notified::default();
         // Without rules of their own for these events, the user's totals differ by the same before and after each.
-        let own = r.notified()?;
-        let mut own = own.prefix_range((self.room, self.user, self.root), read.next()..)?;
-        let has_own = own.next().transpose()?.is_some();
+        let has_own = self.has_own_totals(r, read)?;
         let rows = r.redacted_notifications()?;
         let rows = rows.prefix_range((self.room, self.root), read.next()..)?;
         for row in rows.rev().take(*max) {

@@ -79,6 +79,17 @@ impl MockOrigin {
 
     /// Sends a signed request. The body of a `GET` is `null`.
     pub fn send(&self, to: &TestServer, method: Method, path: &str, body: &Value) -> JsonResponse {
+        parse(&to.respond(self.request(to, method, path, body)))
+    }
+
+    /// A signed request.
+    pub fn request(
+        &self,
+        to: &TestServer,
+        method: Method,
+        path: &str,
+        body: &Value,
+    ) -> Request<Vec<u8>> {
         let mut signed = json!({
             "method": method.as_str(), "uri": path, "origin": self.name(), "destination": to.name(),
         });
@@ -98,6 +109,6 @@ impl MockOrigin {
         );
         let request = Request::builder().method(method).uri(path);
         let request = request.header("authorization", authorization).body(content);
-        parse(&to.respond(request.expect("a valid request")))
+        request.expect("a valid request")
     }
 }

@@ -1,8 +1,8 @@
 //! Signing keys of servers, and notaries.
 
-use std::time::Duration;
+use std::{net::TcpListener, time::Duration};
 
-use http::{Method, Request};
+use http::{HeaderValue, Method, Request};
 use ruma::{
     CanonicalJsonObject,
     serde::Base64,
@@ -146,4 +146,31 @@ fn a_request_signed_with_a_key_that_has_expired_is_refused() {
     expect_error(&request(), 404, "M_NOT_FOUND");
     here.clock.advance(Duration::from_mins(61));
     expect_error(&request(), 401, "M_UNAUTHORIZED");
+}
+
+#[test]
+fn the_keys_of_a_new_server_do_not_wait_for_the_silent_servers_that_many_networks_name() {
+    let [here] = TestServer::federating();
+    // Connections are accepted by the system, and nobody answers.
+    let silent: Vec<TcpListener> = (0..120)
+        .map(|_| TcpListener::bind("127.0.0.1:0").expect("a port is free"))
+        .collect();
+    let path = "/_matrix/federation/v1/query/profile?user_id=@a:b";
+    let unsigned = silent.iter().enumerate().map(|(number, listener)| {
+        let origin = listener.local_addr().expect("it has an address");
+        let signature =
+            format!("X-Matrix origin=\"{origin}\",key=\"ed25519:none\",sig=\"c2lnbmF0dXJl\"");
+        let request = Request::get(path)
+            .header("authorization", signature)
+            .header("x-forwarded-for", format!("10.{}.0.1", number % 40));
+        request.body(Vec::new()).expect("a valid request")
+    });
+    let newcomer = MockOrigin::new(&here);
+    let mut signed = newcomer.request(&here, Method::GET, path, &Value::Null);
+    let network = HeaderValue::from_static("10.99.0.1");
+    signed.headers_mut().insert("x-forwarded-for", network);
+    let (response, waiting) = here.respond_before(unsigned.collect(), signed);
+    assert_ne!(parse(&response).0, 401);
+    // Each network waited for the newcomer with two requests at least, but for a few that had two slots.
+    assert!(waiting > 48, "{waiting}");
 }
