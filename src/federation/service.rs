@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, time::Duration};
 use super::{
     devices::{device_lists::DeviceLists, user_keys::UserKeys},
     inbound::{
-        self, AuthChains, PduOutcome, PduReceiver, RawPdu, RemoteEventSource, RoomQueues,
+        self, AuthChains, PduOutcome, PduReceiver, RawPdu, ReceivedEdu, RemoteEventSource,
+        RoomQueues,
         edu::{EduReceiver, EphemeralChange},
     },
     keys::{self, Keys, Query},
@@ -38,9 +39,8 @@ use ruma::{
     api::{
         Direction,
         federation::{
-            authentication::XMatrix,
-            discovery::ServerSigningKeys,
-            transactions::edu::{Edu, PresenceUpdate},
+            authentication::XMatrix, discovery::ServerSigningKeys,
+            transactions::edu::PresenceUpdate,
         },
     },
     serde::Raw,
@@ -412,7 +412,7 @@ impl Federation {
     pub async fn receive_edus(
         &self,
         origin: &ServerName,
-        edus: Vec<Edu>,
+        edus: Vec<ReceivedEdu>,
         typing: &Typing,
         presence: &Presence,
         announce: &(dyn Fn(EphemeralChange) + Send + Sync),

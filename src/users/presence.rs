@@ -110,21 +110,24 @@ impl Presence {
         user.update_state() || is_new_message
     }
 
-    /// Another server sends the presence of one of its users. Whether that changes it; then the caller calls
+    /// Another server sends the presence of one of its users. Without `last_active_ts`, that of the last
+    /// update stays. Whether that changes it; then the caller calls
     /// [`set_change_number`](Self::set_change_number).
     pub fn set_remote(
         &self,
         user: UserNum,
         state: PresenceState,
         status_msg: Option<String>,
-        last_active_ts: u64,
+        last_active_ts: Option<u64>,
         now_ms: u64,
     ) -> bool {
         let mut users = self.lock();
         let Some(user) = entry(&mut users, user, now_ms) else {
             return false;
         };
-        user.presence.last_active_ts = last_active_ts;
+        if let Some(last_active_ts) = last_active_ts {
+            user.presence.last_active_ts = last_active_ts;
+        }
         user.update_device(
             REMOTE_DEVICE,
             state,
@@ -273,13 +276,14 @@ mod tests {
             let status_msg = Some(status_msg.to_owned());
             presence.set_remote(user, state, status_msg, last_active_ts, now_ms)
         };
-        assert!(set(PresenceState::Online, "out", 500, 1_000));
-        assert!(!set(PresenceState::Online, "out", 600, 2_000));
+        assert!(set(PresenceState::Online, "out", Some(500), 1_000));
+        assert!(!set(PresenceState::Online, "out", Some(600), 1_500));
+        assert!(!set(PresenceState::Online, "out", None, 2_000));
         assert_eq!(presence.get(user).unwrap().last_active_ts, 600);
         assert_eq!(presence.next_expiry(), Some(2_000 + REMOTE_TIMEOUT_MS));
         assert!(presence.expire(2_000 + REMOTE_TIMEOUT_MS - 1).is_empty());
         assert_eq!(presence.expire(2_000 + REMOTE_TIMEOUT_MS), [user]);
-        assert!(set(PresenceState::Offline, "home", 600, 3_000_000));
+        assert!(set(PresenceState::Offline, "home", None, 3_000_000));
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Receiving EDUs (server-server API, "EDUs"). An EDU that is invalid, or that `origin` may not send, is
-//! dropped; its transaction is accepted all the same.
+//! Receiving EDUs (server-server API, "EDUs"). An EDU or an entry of one that is invalid, or that `origin`
+//! may not send, is dropped; its transaction is accepted all the same.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, btree_map::Entry},
@@ -8,13 +8,12 @@ use std::{
 
 use ruma::{
     OwnedRoomId, OwnedServerName, OwnedUserId, ServerName, UserId,
-    api::federation::transactions::edu::{
-        DirectDeviceContent, Edu, PresenceContent, PresenceUpdate, ReceiptContent, TypingContent,
-    },
+    api::federation::transactions::edu::{DirectDeviceContent, Edu, TypingContent},
     events::receipt::ReceiptType,
     serde::Raw,
 };
 
+use super::edu_content::{ReceivedEdu, ReceivedPresence, ReceivedReceipt};
 use crate::{
     executor::{Executor, Slices},
     federation::devices::device_lists::{DeviceLists, Update},
@@ -50,7 +49,7 @@ pub struct Edus {
     /// `m.direct_to_device`: applied before the PDUs, since nothing that they need can be missing.
     pub to_device: Vec<DirectDeviceContent>,
     /// All others: applied after the PDUs, which may add the members whom they concern.
-    pub others: Vec<Edu>,
+    pub others: Vec<ReceivedEdu>,
 }
 
 impl Edus {
@@ -74,13 +73,13 @@ impl Edus {
                 log::debug!("dropped an EDU of {origin}: nested more than {MAX_DEPTH} levels deep");
                 continue;
             }
-            match edu.deserialize() {
-                Ok(Edu::DirectToDevice(mut content)) => {
-                    if is_acceptable(origin, &mut content) {
+            match ReceivedEdu::parse(&edu) {
+                Ok(Some(ReceivedEdu::DirectToDevice(content))) => {
+                    if is_acceptable(origin, &content) {
                         parsed.to_device.push(content);
                     }
                 }
-                Ok(edu) => parsed.others.push(edu),
+                Ok(edu) => parsed.others.extend(edu),
                 Err(error) => log::debug!("dropped an invalid EDU of {origin}: {error}"),
             }
         }
@@ -88,14 +87,10 @@ impl Edus {
     }
 }
 
-/// Checks an `m.direct_to_device`, and normalizes its messages.
-fn is_acceptable(origin: &ServerName, content: &mut DirectDeviceContent) -> bool {
-    let messages = content.messages.values_mut();
-    let mut messages = messages.flat_map(BTreeMap::values_mut);
+fn is_acceptable(origin: &ServerName, content: &DirectDeviceContent) -> bool {
     content.sender.server_name() == origin
         && content.ev_type.to_string().len() <= to_device::MAX_TYPE_BYTES
         && content.message_id.as_str().len() <= MAX_MESSAGE_ID_BYTES
-        && messages.all(|message| to_device::normalize(message).is_ok())
 }
 
 /// A change that is not stored. The caller announces it to the syncs that wait for it.
@@ -155,7 +150,7 @@ impl EduReceiver<'_> {
     pub async fn apply(
         &self,
         origin: &ServerName,
-        edus: Vec<Edu>,
+        edus: Vec<ReceivedEdu>,
         announce: &(dyn Fn(EphemeralChange) + Send + Sync),
     ) -> Result<(), rooms::Error> {
         let mut device_list_updates = Vec::new();
@@ -167,19 +162,23 @@ impl EduReceiver<'_> {
         };
         for edu in edus {
             match edu {
-                Edu::DeviceListUpdate(update) => device_list_updates.push(Update::Device(update)),
-                Edu::SigningKeyUpdate(update) => {
+                ReceivedEdu::DeviceListUpdate(update) => {
+                    device_list_updates.push(Update::Device(update))
+                }
+                ReceivedEdu::SigningKeyUpdate(update) => {
                     device_list_updates.push(Update::SigningKeys(update))
                 }
-                Edu::Typing(typing) => {
+                ReceivedEdu::Typing(typing) => {
                     let change = self.apply_typing(&mut origin, typing).await?;
                     change.into_iter().for_each(announce);
                 }
-                Edu::Receipt(receipts) => self.apply_receipts(&mut origin, receipts).await?,
-                Edu::Presence(presence) => {
-                    self.apply_presence(&mut origin, presence, announce).await?;
+                ReceivedEdu::Receipts(receipts) => {
+                    self.apply_receipts(&mut origin, receipts).await?
                 }
-                _ => {}
+                ReceivedEdu::Presence(updates) => {
+                    self.apply_presence(&mut origin, updates, announce).await?;
+                }
+                ReceivedEdu::DirectToDevice(_) => {}
             }
             origin.slices.step().await;
         }
@@ -206,23 +205,23 @@ impl EduReceiver<'_> {
     async fn apply_receipts(
         &self,
         origin: &mut Origin<'_>,
-        content: ReceiptContent,
+        receipts: Vec<ReceivedReceipt>,
     ) -> Result<(), rooms::Error> {
         let mut moves = Vec::new();
-        let receipts = content.receipts.into_iter().flat_map(|(room, receipts)| {
-            let of_users = receipts.read.into_iter();
-            of_users.map(move |(user, receipt)| (room.clone(), user, receipt))
-        });
-        for (room, user, receipt) in receipts.take(MAX_RECEIPTS) {
+        for receipt in receipts.into_iter().take(MAX_RECEIPTS) {
+            let ReceivedReceipt {
+                room,
+                user,
+                event,
+                data,
+            } = receipt;
             let room = self.room_of_member(origin, room, &user)?;
             origin.slices.step().await;
             let Some(room) = room else {
                 continue;
             };
-            let ts = receipt.data.ts.map_or(self.now_ms, |ts| ts.0.into());
-            if let Some(of) = ReceiptKey::new(ReceiptType::Read, &receipt.data.thread)
-                && let Some(event) = receipt.event_ids.into_iter().next()
-            {
+            let ts = data.ts.map_or(self.now_ms, |ts| ts.0.into());
+            if let Some(of) = ReceiptKey::new(ReceiptType::Read, &data.thread) {
                 moves.push((room, user, of, event, ts));
             }
         }
@@ -254,10 +253,9 @@ impl EduReceiver<'_> {
     async fn apply_presence(
         &self,
         origin: &mut Origin<'_>,
-        content: PresenceContent,
+        mut updates: Vec<ReceivedPresence>,
         announce: &(dyn Fn(EphemeralChange) + Send + Sync),
     ) -> Result<(), rooms::Error> {
-        let mut updates = content.push;
         updates.truncate(MAX_PRESENCE_UPDATES);
         updates.retain(|update| update.user_id.server_name() == origin.name);
         let users: Vec<_> = updates
@@ -274,12 +272,11 @@ impl EduReceiver<'_> {
                     .collect::<Result<Vec<_>, rooms::Error>>()
             });
         for (update, observers) in updates.into_iter().zip(scan.await?) {
-            let PresenceUpdate {
+            let ReceivedPresence {
                 user_id,
                 presence,
                 mut status_msg,
                 last_active_ago,
-                ..
             } = update;
             origin.slices.step().await;
             if observers.is_empty() {
@@ -289,7 +286,7 @@ impl EduReceiver<'_> {
                 status.truncate(status.floor_char_boundary(MAX_STATUS_MSG_BYTES));
             }
             let user = self.user_num(user_id).await?;
-            let active_ts = self.now_ms.saturating_sub(last_active_ago.into());
+            let active_ts = last_active_ago.map(|ago| self.now_ms.saturating_sub(ago.into()));
             let is_changed =
                 self.presence
                     .set_remote(user, presence, status_msg, active_ts, self.now_ms);

@@ -23,6 +23,7 @@
 mod auth_chains;
 mod backfill;
 pub mod edu;
+mod edu_content;
 mod error;
 mod event_fetcher;
 mod event_source;
@@ -39,6 +40,7 @@ mod topological_order;
 mod transaction;
 
 pub use self::{
+    edu_content::ReceivedEdu,
     error::Error,
     event_fetcher::{EventFetcher, verify},
     event_source::{AuthChains, EventSource, Fetched, RawPdu, RemoteEventSource},

@@ -4,7 +4,10 @@ use http::Method;
 use serde_json::{Value, json};
 use smol::future::poll_once;
 
-use super::{device_lists::create_shared_room, to_device::send_edus};
+use super::{
+    device_lists::create_shared_room,
+    to_device::{send_edus, wait_for_notes},
+};
 use crate::{
     client_api::{next_batch, percent_encode, room_path, sync, sync_with},
     test_server::{TestServer, expect_ok},
@@ -65,6 +68,42 @@ fn receipts_of_users_who_are_not_in_the_room_or_of_another_server_are_dropped() 
     let ephemeral = &response["rooms"]["join"][&room]["ephemeral"]["events"][0];
     let read = &ephemeral["content"][event.as_str().expect("an id")]["m.read"];
     assert_eq!(*read, json!({ &alice.user_id: { "ts": 1 } }), "{response}");
+}
+
+#[test]
+fn an_invalid_entry_of_an_edu_costs_only_itself() {
+    let [here, there] = TestServer::federating();
+    let (alice, bob) = (here.register("alice"), there.register("bob"));
+    let room = create_shared_room(&alice, &here, &bob);
+    let synced = sync(&bob, None);
+    let timeline = &synced["rooms"]["join"][&room]["timeline"]["events"];
+    let event = timeline.as_array().and_then(|events| events.last());
+    let event = &event.expect("an event")["event_id"];
+    let receipt = json!({ "event_ids": [event], "data": { "ts": 1 } });
+    let edus = [
+        json!({ "edu_type": "m.presence", "content": { "push": [
+            { "user_id": "nobody", "presence": "online" },
+            { "user_id": alice.user_id, "presence": "online", "status_msg": "without last_active_ago" },
+        ] } }),
+        json!({ "edu_type": "m.receipt", "content": {
+            "no room": {},
+            &room: { "m.read": { "nobody": receipt, "@0:x": 5, &alice.user_id: receipt } },
+        } }),
+        json!({ "edu_type": "m.direct_to_device", "content": {
+            "sender": alice.user_id, "type": "org.example.note", "message_id": "1",
+            "messages": { "nobody": { "*": {} }, &bob.user_id: { "*": { "n": 1 }, "D": 5 } },
+        } }),
+    ];
+    send_edus(&here, &there, "1", &edus);
+    assert_eq!(wait_for_notes(&bob, 1), [1]);
+    let path = format!("/_matrix/client/v3/presence/{}/status", alice.user_id);
+    let presence = expect_ok(bob.get(&path));
+    assert_eq!(presence["status_msg"], "without last_active_ago");
+    let read = |response: &Value| {
+        let ephemeral = &response["rooms"]["join"][&room]["ephemeral"]["events"][0];
+        ephemeral["content"][event.as_str().expect("an id")]["m.read"][&alice.user_id]["ts"].clone()
+    };
+    there.wait_until(async || read(&sync(&bob, None)) == 1);
 }
 
 #[test]
