@@ -227,15 +227,20 @@ fn what_is_asked_of_every_server_has_an_answer() {
 #[test]
 fn users_are_found_who_share_a_room_or_are_in_a_public_one() {
     let server = TestServer::new();
-    let [alice, bob, carol, dave] =
-        ["alice", "bob", "carol", "dave"].map(|name| server.register(name));
+    let [alice, bob, carol, dave, erin] =
+        ["alice", "bob", "carol", "dave", "erin"].map(|name| server.register(name));
     let shared = create_room_with(&[&alice]);
     join(&bob, &shared);
-    create_room(
-        &carol,
-        json!({ "preset": "public_chat", "visibility": "public" }),
-    );
+    // It is not listed in the directory.
+    create_room(&carol, json!({ "preset": "public_chat" }));
     create_room(&dave, json!({}));
+    create_room(
+        &erin,
+        json!({ "initial_state": [{
+            "type": "m.room.history_visibility",
+            "content": { "history_visibility": "world_readable" },
+        }] }),
+    );
     let path = format!("/_matrix/client/v3/profile/{}/displayname", bob.user_id);
     expect_ok(bob.put(&path, json!({ "displayname": "Robert Ross" })));
     let search = |term: &str, limit: usize| {
@@ -243,7 +248,9 @@ fn users_are_found_who_share_a_room_or_are_in_a_public_one() {
         expect_ok(alice.post("/_matrix/client/v3/user_directory/search", body))
     };
     server.wait_until(async || search("ROSS", 10)["results"][0]["user_id"] == bob.user_id.as_str());
-    assert_eq!(search("carol", 10)["results"][0]["display_name"], "carol");
+    for public in ["carol", "erin"] {
+        assert_eq!(search(public, 10)["results"][0]["display_name"], public);
+    }
     assert_eq!(
         search("@bob:loc", 10)["results"].as_array().unwrap().len(),
         1

@@ -19,14 +19,6 @@ pub fn is_listed(r: &impl Reader, room: RoomNum) -> Result<bool, Error> {
     Ok(r.public_rooms()?.has(room)?)
 }
 
-/// The rooms of the directory, oldest first.
-pub(in crate::rooms) fn listed(r: &impl Reader) -> Result<Vec<RoomNum>, Error> {
-    r.public_rooms()?
-        .all()?
-        .map(|row| Ok(row?.0.value()))
-        .collect()
-}
-
 /// Adds the room to the directory, or removes it.
 ///
 /// # Errors

@@ -11,14 +11,15 @@ use ruma::{
 };
 use serde::Deserialize;
 
-use super::{published, summary};
+use super::summary;
 use crate::{
     rooms::{
         Error, Local,
         event::{self, StoredEvent},
         state::current,
+        timeline::history_visibility,
     },
-    store::{Reader, Rows, UserNum, records::Membership},
+    store::{Reader, RoomNum, Rows, UserNum, records::Membership},
     users::{self, accounts, profiles},
 };
 
@@ -60,16 +61,19 @@ pub fn search(r: &impl Reader, search: &Search<'_>) -> Result<(Vec<User>, bool),
     let mut found = Vec::new();
     // In order.
     let joined = current::joined_rooms(r, asker)?;
-    let listed = published::listed(r)?.into_iter();
-    let listed = listed.filter(|room| joined.binary_search(room).is_err());
+    let is_joined = |room: &RoomNum| joined.binary_search(room).is_ok();
+    let rooms = r.rooms()?;
+    let others = rooms.all()?.map(|row| Ok::<_, Error>(row?.0.value()));
+    let others = others.filter(|room| !room.as_ref().is_ok_and(is_joined));
     let mut left = MAX_READ;
-    for room in joined.iter().copied().chain(listed) {
+    for room in joined.iter().copied().map(Ok).chain(others) {
         if left == 0 {
             break;
         }
         left -= 1;
-        let is_joined = joined.binary_search(&room).is_ok();
-        if !is_joined && !matches!(summary::join_rule(r, room)?, JoinRuleSummary::Public) {
+        let room = room?;
+        let is_joined = is_joined(&room);
+        if !is_joined && !is_public(r, room)? {
             continue;
         }
         let kind = StateEventType::RoomMember.to_string();
@@ -118,6 +122,14 @@ pub fn search(r: &impl Reader, search: &Search<'_>) -> Result<(Vec<User>, bool),
     found.truncate(search.limit);
     let found = found.into_iter().map(|(.., user)| user);
     Ok((found.collect(), is_limited))
+}
+
+/// Whether the members of a room may be found by everybody: it is here, and everybody may join or read it.
+/// NOTSPEC: which rooms are public is not said; as in Synapse.
+fn is_public(r: &impl Reader, room: RoomNum) -> Result<bool, Error> {
+    let is_public = matches!(summary::join_rule(r, room)?, JoinRuleSummary::Public)
+        || history_visibility::is_world_readable(r, room)?;
+    Ok(is_public && current::has_joined(r, room)?)
 }
 
 /// The user as their membership in a room shows them.
