@@ -248,6 +248,33 @@ fn device_keys_have_algorithms_keys_and_signatures_and_are_of_the_device() {
             assert_eq!(status, 400, "{field}: {body}");
         }
     }
+    let id = format!("ed25519:{}", alice.device_id);
+    for (pointer, wrong) in [
+        ("/algorithms/0", json!(5)),
+        (&*format!("/keys/{id}"), json!(5)),
+        (&format!("/signatures/{}", alice.user_id), json!("x")),
+        (&format!("/signatures/{}/{id}", alice.user_id), json!({})),
+        ("", Value::Null),
+    ] {
+        let mut keys = keys.clone();
+        *keys.pointer_mut(pointer).expect("it is there") = wrong;
+        let (status, body) = alice.post(UPLOAD, json!({ "device_keys": keys }));
+        assert_eq!(
+            (status, &body["errcode"]),
+            (400, &json!("M_BAD_JSON")),
+            "{pointer}: {body}"
+        );
+    }
+    for wrong in [
+        json!({ "key": 5, "signatures": {} }),
+        json!({ "signatures": {} }),
+        json!({ "key": "k", "signatures": { &alice.user_id: "x" } }),
+    ] {
+        for field in ["one_time_keys", "fallback_keys"] {
+            let body = json!({ field: { "signed_curve25519:A": wrong } });
+            expect_error(&alice.post(UPLOAD, body), 400, "M_BAD_JSON");
+        }
+    }
     expect_ok(alice.post(UPLOAD, json!({ "device_keys": keys })));
 }
 

@@ -1,24 +1,25 @@
 //! Upload of device, one-time and cross-signing keys, claims of one-time keys, and signatures
 //! (client-server API, "End-to-End Encryption").
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
 use ruma::{
     DeviceId, OwnedOneTimeKeyId, OwnedUserId, UserId,
     api::{
         client::keys::{claim_keys, upload_keys, upload_signatures, upload_signing_keys},
-        error::ErrorKind,
+        error::{DeserializationError, ErrorKind},
         federation::keys::claim_keys::v1::OneTimeKeys,
     },
     encryption::OneTimeKey,
     serde::{JsonObject, Raw},
 };
-use serde_json::{Value, json};
+use serde::de::Error as _;
+use serde_json::{Value, json, value::RawValue};
 
 use super::uiaa::{self, Interactive};
 use crate::{
     api::{
-        Adapted, Api, Error, Session, Streamed,
+        Adapted, Api, Error, Quirk, Session, Streamed,
         key_claims::{ClaimedKeys, check_count, claims},
         keys::MAX_KEYS,
     },
@@ -44,11 +45,30 @@ pub(super) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const MAX_TIMEOUT: Duration = Duration::from_secs(30);
 const REQUESTS_RETRY_AFTER: Duration = Duration::from_secs(5);
 
+/// `device_keys` may be absent, but not `null`, as in Synapse: the client would take its keys for uploaded.
+#[derive(Debug)]
+pub struct NoNullDeviceKeys;
+
+impl Quirk for NoNullDeviceKeys {
+    fn apply(
+        request: &mut http::Request<Cow<'_, [u8]>>,
+        _path_arguments: &[&str],
+    ) -> Result<Self, DeserializationError> {
+        let body: BTreeMap<String, &RawValue> = serde_json::from_slice(request.body())?;
+        match body.get("device_keys").map(|keys| keys.get()) {
+            Some("null") => {
+                Err(serde_json::Error::custom("`device_keys` is an object, found null").into())
+            }
+            _ => Ok(Self),
+        }
+    }
+}
+
 /// `POST /_matrix/client/v3/keys/upload`
 pub async fn upload_keys(
     api: Api,
     session: Session,
-    request: upload_keys::v3::Request,
+    Adapted { request, .. }: Adapted<upload_keys::v3::Request, NoNullDeviceKeys>,
 ) -> Result<upload_keys::v3::Response, Error> {
     let device_keys = match &request.device_keys {
         Some(keys) => {

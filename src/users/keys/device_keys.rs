@@ -4,7 +4,10 @@ use ruma::{CanonicalJsonObject, DeviceId, OwnedDeviceId, UserId};
 
 use super::{
     one_time_keys,
-    signed_json::{is_same, parse, parse_stored, put_signature, signatures_of, str_field, to_text},
+    signed_json::{
+        is_map_of_strings, is_same, is_signatures, parse, parse_stored, put_signature,
+        signatures_of, str_field, to_text,
+    },
 };
 use crate::{
     store::{self, DeviceNum, Reader, Rows, Tx, UserNum},
@@ -34,11 +37,20 @@ pub fn check(
             "`device_id` of device keys is another device's",
         ));
     }
-    let is_list = |field: &str| keys.get(field).is_some_and(|value| value.is_array());
-    let is_map = |field: &str| keys.get(field).is_some_and(|value| value.is_object());
-    if !is_list("algorithms") || !is_map("keys") || !is_map("signatures") {
+    let algorithms = keys.get("algorithms").and_then(|value| value.as_array());
+    if !algorithms.is_some_and(|algorithms| algorithms.iter().all(|name| name.is_string())) {
         return Err(Error::BadJson(
-            "device keys have a list `algorithms`, and maps `keys` and `signatures`",
+            "`algorithms` of device keys is a list of strings",
+        ));
+    }
+    if !keys.get("keys").is_some_and(is_map_of_strings) {
+        return Err(Error::BadJson(
+            "`keys` of device keys is a map from the ids of the keys to strings",
+        ));
+    }
+    if !keys.get("signatures").is_some_and(is_signatures) {
+        return Err(Error::BadJson(
+            "`signatures` of device keys is a map from users to maps from the ids of keys to strings",
         ));
     }
     Ok(keys)

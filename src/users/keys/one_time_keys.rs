@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use serde_json::{Value, value::RawValue};
 use sha2::{Digest, Sha256};
 
-use super::signed_json::parse;
+use super::signed_json::{is_signatures, parse, str_field};
 use crate::{
     store::{
         self, DeviceNum, Effect, Position, Reader, Records, Rows, Tx, UserNum,
@@ -56,7 +56,16 @@ pub fn check(keys: &UploadedKeys) -> Result<(), Error> {
         }
         // The keys of the algorithm `curve25519` are strings.
         if !json.get().starts_with('"') {
-            parse(json.get())?;
+            let key = parse(json.get())?;
+            if str_field(&key, "key").is_none()
+                || key
+                    .get("signatures")
+                    .is_some_and(|value| !is_signatures(value))
+            {
+                return Err(Error::BadJson(
+                    "`key` of a one-time key is a string, and `signatures` a map from users to maps from the ids of keys to strings",
+                ));
+            }
         } else if json.get().len() > MAX_ID_BYTES {
             return Err(Error::TooLarge(
                 "a one-time key that is a string has at most 255 bytes",

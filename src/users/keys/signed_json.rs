@@ -46,6 +46,17 @@ pub(super) fn str_field<'o>(object: &'o CanonicalJsonObject, field: &str) -> Opt
     object.get(field).and_then(CanonicalJsonValue::as_str)
 }
 
+/// Whether `value` has the shape of `signatures`: a map from users to maps from key ids to signatures.
+pub(super) fn is_signatures(value: &CanonicalJsonValue) -> bool {
+    let of_users = value.as_object();
+    of_users.is_some_and(|of_users| of_users.values().all(is_map_of_strings))
+}
+
+pub(super) fn is_map_of_strings(value: &CanonicalJsonValue) -> bool {
+    let map = value.as_object();
+    map.is_some_and(|map| map.values().all(CanonicalJsonValue::is_string))
+}
+
 /// The entries of `keys`.
 pub(super) fn public_keys(object: &CanonicalJsonObject) -> impl Iterator<Item = PublicKey<'_>> {
     let keys = object.get("keys").and_then(CanonicalJsonValue::as_object);
