@@ -85,7 +85,8 @@ pub(super) struct ClaimedKeys<H> {
     done: usize,
     /// What other servers gave.
     remote: Box<dyn Iterator<Item = RemoteKeys> + Send>,
-    failures: JsonObject,
+    /// Of other servers; only clients get them.
+    failures: Option<JsonObject>,
     writer: Writer,
     is_complete: bool,
     /// Until the response is sent.
@@ -97,7 +98,7 @@ impl<H: Send + 'static> ClaimedKeys<H> {
     pub(super) fn new(
         claims: Vec<Claim>,
         remote: OneTimeKeys,
-        failures: JsonObject,
+        failures: Option<JsonObject>,
         held: H,
     ) -> Self {
         let remote = remote.into_iter().flat_map(|(user, devices)| {
@@ -136,7 +137,7 @@ impl<H: Send + 'static> ClaimedKeys<H> {
             } else if let Some((user, device, keys)) = self.remote.next() {
                 self.writer.add(&user, &device, &keys)?;
             } else {
-                self.writer.finish(&self.failures)?;
+                self.writer.finish(self.failures.as_ref())?;
                 self.is_complete = true;
             }
         }
@@ -231,10 +232,10 @@ impl Writer {
         Ok(())
     }
 
-    fn finish(&mut self, failures: &JsonObject) -> Result<(), Error> {
+    fn finish(&mut self, failures: Option<&JsonObject>) -> Result<(), Error> {
         let end = if self.user.is_some() { "}}" } else { "}" };
         self.out.extend(end.bytes());
-        if !failures.is_empty() {
+        if let Some(failures) = failures {
             let failures = raw_value(failures)?;
             self.out
                 .extend(format!(r#","failures":{failures}"#).bytes());
@@ -327,7 +328,7 @@ mod tests {
             let of_carol = BTreeMap::from([("C".into(), of_device)]);
             let remote = OneTimeKeys::from([(carol.to_owned(), of_carol)]);
             let failures = JsonObject::from_iter([("d.example".to_owned(), json!({}))]);
-            let mut claimed = ClaimedKeys::new(claims, remote, failures, ());
+            let mut claimed = ClaimedKeys::new(claims, remote, Some(failures), ());
             let mut pieces = Vec::new();
             while !claimed.is_complete {
                 let piece = claimed.next_piece(store).await;
@@ -354,10 +355,18 @@ mod tests {
     #[test]
     fn a_claim_of_nothing_has_an_empty_response() {
         with_store(async |store| {
-            let mut none = ClaimedKeys::new(Vec::new(), OneTimeKeys::new(), JsonObject::new(), ());
-            let response = none.next_piece(store).await.expect("a response");
-            assert!(none.is_complete);
-            assert_eq!(response, br#"{"one_time_keys":{}}"#);
+            for (failures, expected) in [
+                (None, r#"{"one_time_keys":{}}"#),
+                (
+                    Some(JsonObject::new()),
+                    r#"{"one_time_keys":{},"failures":{}}"#,
+                ),
+            ] {
+                let mut none = ClaimedKeys::new(Vec::new(), OneTimeKeys::new(), failures, ());
+                let response = none.next_piece(store).await.expect("a response");
+                assert!(none.is_complete);
+                assert_eq!(response, expected.as_bytes());
+            }
         });
     }
 }

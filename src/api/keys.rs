@@ -28,8 +28,8 @@ pub(super) fn is_wanted(wanted: &[OwnedDeviceId], device_id: &OwnedDeviceId) -> 
     wanted.is_empty() || wanted.contains(device_id)
 }
 
-/// A field of the response to `keys/query`: an object with an entry for each user, or server, that has some. All but
-/// the first are left out if they are empty.
+/// A field of the response to `keys/query`: an object with an entry for each user, or server, that has some. NOTSPEC:
+/// an empty one is sent too, as by Synapse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum QueryField {
     DeviceKeys,
@@ -93,16 +93,14 @@ impl<S: QuerySource> UnwrittenKeys<S> {
         field: QueryField,
         out: &mut Vec<u8>,
     ) -> Result<(), Error> {
-        let is_first = self.field == 0;
-        if is_first && self.index == 0 {
-            out.extend(format!(r#"{{"{}":{{"#, field.name()).bytes());
+        if self.index == 0 {
+            let separator = if self.field == 0 { '{' } else { ',' };
+            out.extend(format!(r#"{separator}"{}":{{"#, field.name()).bytes());
         }
         if self.index < self.source.count(field) {
             if let Some((name, json)) = self.source.entry(s, field, self.index)? {
                 if self.has_entry {
                     out.push(b',');
-                } else if !is_first {
-                    out.extend(format!(r#","{}":{{"#, field.name()).bytes());
                 }
                 self.has_entry = true;
                 // Names may hold characters that JSON escapes.
@@ -112,9 +110,7 @@ impl<S: QuerySource> UnwrittenKeys<S> {
             self.index += 1;
             return Ok(());
         }
-        if is_first || self.has_entry {
-            out.push(b'}');
-        }
+        out.push(b'}');
         (self.field, self.index, self.has_entry) = (self.field + 1, 0, false);
         if self.is_complete() {
             out.push(b'}');
@@ -204,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_many_users_are_written_in_pieces_and_fields_without_keys_are_left_out() {
+    fn keys_of_many_users_are_written_in_pieces_and_fields_without_keys_are_empty() {
         let (pieces, largest, response) = with_store(async |store| {
             let (mut unwritten, mut pieces) = (UnwrittenKeys::new(Users), Vec::new());
             while !unwritten.is_complete() {
@@ -224,6 +220,7 @@ mod tests {
         let expected = json!({
             "device_keys": devices.collect::<Value>(),
             "master_keys": masters.collect::<Value>(),
+            "self_signing_keys": {},
         });
         let response: Value = serde_json::from_slice(&response).expect("JSON");
         assert_eq!(response, expected);

@@ -36,9 +36,6 @@ use crate::{
     },
 };
 
-/// Clients upload keys of this algorithm. They expect its count even if it is 0.
-const ONE_TIME_KEY_ALGORITHM: &str = "signed_curve25519";
-
 /// The JSON of a response, in pieces.
 pub type Response = Pin<Box<dyn Stream<Item = Result<Vec<u8>, Error>> + Send>>;
 
@@ -253,16 +250,13 @@ impl SyncHandler<'_> {
         Ok(self.store.read(changed)?)
     }
 
-    /// The counts are in every response: some clients take a missing count for an unchanged one.
+    /// They are in every response: some clients take a missing count for an unchanged one.
     pub(super) fn put_key_counts(
         &self,
         device: DeviceNum,
         fields: &mut Fields,
     ) -> Result<(), Error> {
-        let mut keys = self.store.read(|s| one_time_keys::counts(s, device))?;
-        keys.counts
-            .entry(ONE_TIME_KEY_ALGORITHM.to_owned())
-            .or_default();
+        let keys = self.store.read(|s| one_time_keys::counts(s, device))?;
         fields.put("device_one_time_keys_count", &keys.counts)?;
         fields.put("device_unused_fallback_key_types", &keys.unused_fallback)
     }

@@ -172,8 +172,15 @@ fn defaults_are_said_and_absent_values_are_left_out() {
     assert!(device.get("display_name").is_none(), "{device}");
 
     let capabilities = expect_ok(alice.get("/_matrix/client/v3/capabilities"));
-    let change_password = &capabilities["capabilities"]["m.change_password"];
-    assert_eq!(*change_password, json!({ "enabled": true }));
+    for (name, enabled) in [
+        ("m.change_password", true),
+        ("m.set_displayname", true),
+        ("m.set_avatar_url", true),
+        ("m.3pid_changes", false),
+    ] {
+        let capability = &capabilities["capabilities"][name];
+        assert_eq!(*capability, json!({ "enabled": enabled }), "{name}");
+    }
 
     let room = create_room(&alice, json!({ "visibility": "public" }));
     let directory = expect_ok(server.get("/_matrix/client/v3/publicRooms"));

@@ -200,7 +200,11 @@ fn different_one_time_key_under_an_existing_id_is_rejected_and_identical_one_is_
     let bob = server.register("bob");
     assert!(claim(&bob, &alice).is_some());
     let counts = upload_keys(&alice, one_time_keys([1]));
-    assert_eq!(counts, json!({}), "it was claimed out");
+    assert_eq!(
+        counts,
+        json!({ "signed_curve25519": 0 }),
+        "it was claimed out"
+    );
     let other = json!({ "one_time_keys": { "signed_curve25519:K0001": { "key": "other" } } });
     expect_error(&alice.post(UPLOAD, other), 400, "M_INVALID_PARAM");
     let invalid = json!({ "one_time_keys": { "signed_curve25519:K0002": [1.5] } });
@@ -276,6 +280,22 @@ fn device_keys_have_algorithms_keys_and_signatures_and_are_of_the_device() {
         }
     }
     expect_ok(alice.post(UPLOAD, json!({ "device_keys": keys })));
+}
+
+#[test]
+fn responses_about_keys_have_their_fields_even_if_they_are_empty() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let counts = upload_keys(&alice, json!({}));
+    assert_eq!(counts, json!({ "signed_curve25519": 0 }));
+    let claimed = expect_ok(alice.post(CLAIM, json!({ "one_time_keys": {} })));
+    assert_eq!(claimed, json!({ "one_time_keys": {}, "failures": {} }));
+    let queried = expect_ok(alice.post(QUERY, json!({ "device_keys": {} })));
+    let expected = json!({
+        "device_keys": {}, "master_keys": {}, "self_signing_keys": {}, "user_signing_keys": {},
+        "failures": {},
+    });
+    assert_eq!(queried, expected);
 }
 
 /// Uploads keys as this text, which is not formatted again.

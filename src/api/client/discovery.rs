@@ -87,11 +87,13 @@ pub async fn get_capabilities(
     capabilities.thirdparty_id_changes = ThirdPartyIdChangesCapability::new(false);
     capabilities.get_login_token = GetLoginTokenCapability::new(true);
     capabilities.account_moderation = AccountModerationCapability::new(is_admin, is_admin);
-    // Other capabilities have the defaults of the specification. ruma leaves out this one, which clients
-    // want to read.
+    // Other capabilities have the defaults of the specification. ruma leaves out these, which clients want
+    // to read.
     Streamed::edited(Response::new(capabilities), |body| {
         if let Some(capabilities) = body.get_mut("capabilities") {
-            capabilities["m.change_password"] = json!({ "enabled": true });
+            for name in ["m.change_password", "m.set_avatar_url", "m.set_displayname"] {
+                capabilities[name] = json!({ "enabled": true });
+            }
         }
     })
 }

@@ -173,7 +173,7 @@ pub async fn claim_keys(
             Err(error) => drop(failures.insert(server.to_string(), failure(&error))),
         }
     }
-    let claimed = ClaimedKeys::new(local, received, failures, (share, memory));
+    let claimed = ClaimedKeys::new(local, received, Some(failures), (share, memory));
     claimed.into_response(&api.store).await
 }
 

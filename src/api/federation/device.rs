@@ -12,7 +12,6 @@ use ruma::{
             get_keys,
         },
     },
-    serde::JsonObject,
 };
 use serde_json::value::RawValue;
 
@@ -163,7 +162,7 @@ pub async fn claim_keys(
         unrelated.contains(user) && is_claim_limited(&api.rates, &server, user)
     };
     let claims = claims(request.one_time_keys, is_limited);
-    let claimed = ClaimedKeys::new(claims, OneTimeKeys::new(), JsonObject::new(), ());
+    let claimed = ClaimedKeys::new(claims, OneTimeKeys::new(), None, ());
     claimed.into_response(&api.store).await
 }
 

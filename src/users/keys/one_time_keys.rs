@@ -25,6 +25,9 @@ const ORDERS_PER_UPLOAD: u64 = 1 << 10;
 /// Of a key id, and of a key that is a plain string.
 const MAX_ID_BYTES: usize = 255;
 
+/// Clients upload keys of this algorithm.
+const REQUIRED_ALGORITHM: &str = "signed_curve25519";
+
 /// Uploaded keys, by key id (`algorithm:name`).
 pub type UploadedKeys = BTreeMap<String, Box<RawValue>>;
 
@@ -206,8 +209,13 @@ pub fn counts_changed_after(
     Ok(last.is_some_and(|last| last.value() > position))
 }
 
+/// NOTSPEC: the count of [`REQUIRED_ALGORITHM`] is there even if it is 0, as in Synapse. Some clients take a
+/// missing count for an unchanged one.
 pub fn counts(r: &impl Reader, device: DeviceNum) -> Result<KeyCounts, store::Error> {
-    let mut counts = KeyCounts::default();
+    let mut counts = KeyCounts {
+        counts: BTreeMap::from([(REQUIRED_ALGORITHM.to_owned(), 0)]),
+        ..KeyCounts::default()
+    };
     for row in r.one_time_keys()?.prefix(device)? {
         let algorithm = row?.0.value().1.to_owned();
         *counts.counts.entry(algorithm).or_default() += 1;
