@@ -148,6 +148,12 @@ const ANNOUNCEMENTS: &[Announcement] = &[
         "/_matrix/client/v1/rooms/!r:localhost/relations/$e/m.thread?dir=f",
     ),
     (
+        "org.matrix.msc3771",
+        "bridges: receipts in threads, also without v1.4",
+        "POST",
+        "/_matrix/client/v3/rooms/!r:localhost/receipt/m.read/$e",
+    ),
+    (
         "org.matrix.msc3827.stable",
         "Element Web: searches public spaces and rooms apart",
         "POST",
@@ -277,11 +283,10 @@ const NOT_ANNOUNCED: &[NotAnnounced] = &[
         )),
     ),
     (
-        "org.matrix.msc3771",
-        "js, with org.matrix.msc3773: unread counts of threads without v1.4, by a private name of the filter",
+        "org.matrix.msc3773",
+        "js: unread counts of threads without v1.4, by a private name of the filter",
         None,
     ),
-    ("org.matrix.msc3773", "js: see org.matrix.msc3771", None),
     (
         "org.matrix.msc3874",
         "js: /messages with a filter of relation types",

@@ -30,6 +30,7 @@ const UNSTABLE_FEATURES: &[&str] = &[
     "org.matrix.msc3266",
     "org.matrix.msc3440.stable",
     "org.matrix.msc3715.stable",
+    "org.matrix.msc3771",
     "org.matrix.msc3827.stable",
     "org.matrix.msc3882",
     "org.matrix.msc3916",
