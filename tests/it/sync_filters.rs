@@ -1,5 +1,7 @@
 //! Filters and their effect on `/sync`.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::{
@@ -273,6 +275,53 @@ fn messages_of_an_ignored_user_are_not_read_in_any_other_way() {
     let ignored = json!({ "ignored_users": { bob.user_id.clone(): {} } });
     expect_ok(alice.put(&path, ignored));
     assert_eq!(bodies(), (1, 0, 404));
+}
+
+#[test]
+fn own_messages_are_read_although_the_user_ignores_themself() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let room = create_room_with(&[&alice]);
+    let before = sync(&alice, None);
+    ignore(&alice, &alice);
+    let own = send_text(&alice, &room, "hello");
+    let synced = sync(&alice, Some(next_batch(&before)));
+    let timeline = &synced["rooms"]["join"][&room]["timeline"]["events"];
+    assert_eq!(message_bodies(timeline), ["hello"]);
+    expect_ok(alice.get(&format!(
+        "{CLIENT}/rooms/{room}/event/{}",
+        percent_encode(&own)
+    )));
+    let page = expect_ok(alice.get(&format!("{CLIENT}/rooms/{room}/messages?dir=b")));
+    assert_eq!(message_bodies(&page["chunk"]), ["hello"]);
+}
+
+#[test]
+fn timestamp_to_event_passes_over_messages_of_ignored_users() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let room = create_room_with(&[&alice, &bob]);
+    server.clock.advance(Duration::from_secs(1));
+    let own = send_text(&alice, &room, "hello");
+    server.clock.advance(Duration::from_secs(1));
+    let spam = send_text(&bob, &room, "spam");
+    let newest = || {
+        let path =
+            format!("/_matrix/client/v1/rooms/{room}/timestamp_to_event?dir=b&ts=9999999999999");
+        expect_ok(alice.get(&path))["event_id"].clone()
+    };
+    assert_eq!(newest(), json!(spam));
+    ignore(&alice, &bob);
+    assert_eq!(newest(), json!(own));
+}
+
+fn ignore(user: &TestUser<'_>, ignored: &TestUser<'_>) {
+    let path = format!(
+        "{CLIENT}/user/{}/account_data/m.ignored_user_list",
+        user.user_id
+    );
+    let list = json!({ "ignored_users": { ignored.user_id.clone(): {} } });
+    expect_ok(user.put(&path, list));
 }
 
 #[test]

@@ -11,10 +11,12 @@ use ruma::{
 use crate::{
     api::{Api, Error, Session},
     rooms::timeline::{
+        filter,
         history_visibility::{self, UserVisibility},
         timestamp_to_event::{self, Nearest},
     },
     store::RoomNum,
+    users::account_data::ignored_users,
 };
 
 /// The most requests for history that one request sends to other servers.
@@ -47,15 +49,18 @@ async fn nearest_here(
     room: RoomNum,
     request: &Request,
 ) -> Result<Nearest, Error> {
-    let (user, ts, dir) = (
+    let (user, user_id, ts, dir) = (
+        session.user,
         session.user_id.clone(),
         request.ts.get().into(),
         request.dir,
     );
     let scan = api.store.scan("timestamp_to_event", move |s| {
-        let mut visibility = UserVisibility::new(s, room, &user)?;
+        let mut visibility = UserVisibility::new(s, room, &user_id)?;
+        let ignored = ignored_users::load(s, user)?;
         timestamp_to_event::nearest(s, room, ts, dir, |event| {
-            visibility.can_see(s, event.num, &event.header)
+            Ok(visibility.can_see(s, event.num, &event.header)?
+                && !filter::is_left_out(s, &ignored, event)?)
         })
     });
     Ok(scan.await?)

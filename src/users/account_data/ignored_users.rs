@@ -7,7 +7,10 @@ use std::{collections::BTreeSet, sync::Arc};
 use ruma::{OwnedUserId, events::ignored_user_list::IgnoredUserListEventContent};
 
 use super::rows::{self, GLOBAL};
-use crate::store::{self, Reader, UserNum};
+use crate::{
+    store::{self, Reader, UserNum},
+    users,
+};
 
 const EVENT_TYPE: &str = "m.ignored_user_list";
 
@@ -20,11 +23,18 @@ pub fn size(r: &impl Reader, user: UserNum) -> Result<usize, store::Error> {
     Ok(data.map_or(0, |data| data.content.len()))
 }
 
-/// The users whom `user` ignores; none if the content is invalid.
+/// The users whom `user` ignores; none if the content is invalid. NOTSPEC: users cannot ignore themselves,
+/// as in Synapse.
 pub fn load(r: &impl Reader, user: UserNum) -> Result<IgnoredUsers, store::Error> {
     let data = rows::load(r, user, GLOBAL, EVENT_TYPE)?;
     let list = data
         .and_then(|data| serde_json::from_str::<IgnoredUserListEventContent>(&data.content).ok());
-    let users = list.map(|list| list.ignored_users.into_keys().collect());
-    Ok(Arc::new(users.unwrap_or_default()))
+    let Some(list) = list else {
+        return Ok(IgnoredUsers::default());
+    };
+    let mut users: BTreeSet<_> = list.ignored_users.into_keys().collect();
+    if !users.is_empty() {
+        users.remove(&users::id_of(r, user)?);
+    }
+    Ok(Arc::new(users))
 }
