@@ -309,7 +309,7 @@ async fn handle(
     } = exchange;
     let authenticated = || slot.iter().for_each(|slot| slot.authenticated());
     let mut request = Request::from_parts(head, ());
-    lenience::single_space_in_authorization(request.headers_mut());
+    lenience::normalize_authorization(request.headers_mut());
     let session = auth::session(route.auth, &request, address, &state.api.users).await?;
     if let Some(session) = &session {
         authenticated();

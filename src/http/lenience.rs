@@ -1,21 +1,31 @@
 //! What clients and servers send slightly wrong, and what it is read as.
 
+use std::borrow::Cow;
+
 use http::{HeaderMap, HeaderValue, Uri, header, uri::PathAndQuery};
+use ruma::api::federation::authentication::XMatrix;
 
 /// Optional arguments that some clients send without a value where they mean to leave them out.
 const OPTIONAL_ARGUMENTS: &[&str] = &[
+    "allow_redirect",
+    "allow_remote",
+    "animated",
     "at",
     "dir",
     "filter",
     "from",
     "full_state",
     "include",
+    "kind",
     "limit",
     "max_depth",
     "membership",
     "next_batch",
     "not_membership",
     "only",
+    "org.matrix.msc3981.recurse",
+    "org.matrix.msc4222.use_state_after",
+    "pos",
     "recurse",
     "server",
     "server_name",
@@ -23,7 +33,9 @@ const OPTIONAL_ARGUMENTS: &[&str] = &[
     "since",
     "suggested_only",
     "timeout",
+    "timeout_ms",
     "to",
+    "use_state_after",
     "via",
 ];
 
@@ -51,20 +63,45 @@ pub(super) fn drop_empty_arguments(uri: &mut Uri) {
     }
 }
 
-/// The scheme in `Authorization` may be followed by several spaces (RFC 9110, 11.4).
-pub(super) fn single_space_in_authorization(headers: &mut HeaderMap) {
+/// The scheme in `Authorization` may be followed by several spaces (RFC 9110, 11.4). Parameters of `X-Matrix`
+/// get quotes: "recipients should allow colons to be included in values without requiring the value to be
+/// enclosed in quotes" (server-server API, "Request authentication").
+pub(super) fn normalize_authorization(headers: &mut HeaderMap) {
     let Some(value) = headers.get_mut(header::AUTHORIZATION) else {
         return;
     };
     let Some((scheme, rest)) = value.to_str().ok().and_then(|text| text.split_once(' ')) else {
         return;
     };
-    if rest.starts_with(' ')
-        && let Ok(mut single) = HeaderValue::try_from(format!("{scheme} {}", rest.trim_start()))
-    {
-        single.set_sensitive(value.is_sensitive());
-        *value = single;
+    let mut rest = Cow::Borrowed(rest.trim_start_matches(' '));
+    if scheme.eq_ignore_ascii_case(XMatrix::AUTH_SCHEME) {
+        rest = quote_parameters(&rest).into();
     }
+    if let Ok(mut normalized) = HeaderValue::try_from(format!("{scheme} {rest}")) {
+        normalized.set_sensitive(value.is_sensitive());
+        *value = normalized;
+    }
+}
+
+/// Puts the values of comma-separated parameters in quotes, where they have none.
+fn quote_parameters(parameters: &str) -> String {
+    let (mut is_quoted, mut is_escaped) = (false, false);
+    let parameters = parameters.split(|c| {
+        match c {
+            _ if is_escaped => is_escaped = false,
+            '\\' => is_escaped = is_quoted,
+            '"' => is_quoted = !is_quoted,
+            _ => {}
+        }
+        c == ',' && !is_quoted
+    });
+    let quoted = parameters.map(|parameter| match parameter.split_once('=') {
+        Some((name, value)) if !value.contains(['"', '\\']) => {
+            format!("{}=\"{}\"", name.trim(), value.trim())
+        }
+        _ => parameter.to_owned(),
+    });
+    quoted.collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]
@@ -78,6 +115,10 @@ mod tests {
             ("/a?from=&to=2", "/a?to=2"),
             ("/a?from&to=2", "/a?to=2"),
             ("/a?from=&to=", "/a?"),
+            (
+                "/a?use_state_after=&org.matrix.msc4222.use_state_after=",
+                "/a?",
+            ),
             ("/a?username=", "/a?username="),
             ("/a", "/a"),
             ("http://here/a?since=", "http://here/a?"),
@@ -89,19 +130,26 @@ mod tests {
     }
 
     #[test]
-    fn several_spaces_after_the_scheme_count_as_one() {
+    fn authorization_may_have_several_spaces_and_colons_without_quotes() {
         for (value, expected) in [
             ("Bearer   token", "Bearer token"),
             (
                 "X-Matrix  origin=a,key=\"b  c\"",
-                "X-Matrix origin=a,key=\"b  c\"",
+                "X-Matrix origin=\"a\",key=\"b  c\"",
             ),
+            (
+                r#"x-matrix origin=a:1, destination = b:2,key="a,\"=b" ,sig=c+/=="#,
+                r#"x-matrix origin="a:1",destination="b:2",key="a,\"=b" ,sig="c+/==""#,
+            ),
+            ("X-Matrix", "X-Matrix"),
+            ("X-Matrix origin", "X-Matrix origin"),
+            ("Bearer a=b:c", "Bearer a=b:c"),
             ("Bearer token", "Bearer token"),
             ("Bearer", "Bearer"),
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(header::AUTHORIZATION, HeaderValue::from_static(value));
-            single_space_in_authorization(&mut headers);
+            normalize_authorization(&mut headers);
             assert_eq!(headers[header::AUTHORIZATION], expected);
         }
     }
