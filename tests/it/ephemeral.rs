@@ -77,6 +77,29 @@ fn typing_is_synced_until_stopped_or_timed_out() {
 }
 
 #[test]
+fn the_timeout_of_typing_is_any_number() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let room = create_room_with(&[&alice]);
+    let mut since = next_batch(&sync(&alice, None)).to_owned();
+    for (timeout, typing) in [
+        (json!(3000.0), json!([alice.user_id])),
+        (json!(-5), json!([])),
+        (json!(1e300), json!([alice.user_id])),
+    ] {
+        let body = json!({ "typing": true, "timeout": timeout });
+        expect_ok(set_typing(&alice, &room, body));
+        server.clock.advance(Duration::from_millis(1));
+        let synced = sync(&alice, Some(&since));
+        since = next_batch(&synced).to_owned();
+        let content = ephemeral_content(&synced, &room, "m.typing");
+        assert_eq!(content["user_ids"], typing, "{timeout}");
+    }
+    let text = json!({ "typing": true, "timeout": "3000" });
+    expect_error(&set_typing(&alice, &room, text), 400, "M_BAD_JSON");
+}
+
+#[test]
 fn leaving_the_room_stops_typing() {
     let server = TestServer::new();
     let (alice, bob) = (server.register("alice"), server.register("bob"));

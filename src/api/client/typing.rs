@@ -16,18 +16,23 @@ use crate::{
 
 /// For how long a user types who does not say it.
 const DEFAULT_TIMEOUT_MS: u64 = 30_000;
+/// Longer ones are shortened further where they are set.
+const MAX_TIMEOUT_MS: f64 = 1e9;
 
-/// NOTSPEC: `timeout` is optional, as in Synapse.
+/// NOTSPEC: `timeout` is optional, and any number, as in Synapse. With a negative one, typing ends at once.
 #[derive(Debug)]
-pub struct OptionalTimeout;
+pub struct LenientTimeout;
 
-impl Quirk for OptionalTimeout {
+impl Quirk for LenientTimeout {
     fn apply(
         request: &mut http::Request<Cow<'_, [u8]>>,
         _path_arguments: &[&str],
     ) -> Result<Self, DeserializationError> {
         edit_body(request, |body| {
-            body.entry("timeout").or_insert(DEFAULT_TIMEOUT_MS.into());
+            let timeout = body.entry("timeout").or_insert(DEFAULT_TIMEOUT_MS.into());
+            if let Some(number) = timeout.as_f64() {
+                *timeout = (number.clamp(0.0, MAX_TIMEOUT_MS) as u64).into();
+            }
         })?;
         Ok(Self)
     }
@@ -37,7 +42,7 @@ impl Quirk for OptionalTimeout {
 pub async fn create_typing_event(
     api: Api,
     session: Session,
-    Adapted { request, .. }: Adapted<create_typing_event::v3::Request, OptionalTimeout>,
+    Adapted { request, .. }: Adapted<create_typing_event::v3::Request, LenientTimeout>,
 ) -> Result<create_typing_event::v3::Response, Error> {
     check_own(&session, &request.user_id)?;
     let room = api.joined_room(&session, &request.room_id)?;
