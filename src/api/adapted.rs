@@ -6,6 +6,7 @@ use ruma::{
     api::{IncomingRequest, Metadata, error::DeserializationError},
     serde::JsonObject,
 };
+use serde::de::Error as _;
 
 use super::Error;
 
@@ -83,6 +84,37 @@ impl AsSent {
         let used = names.iter().find(is_used);
         used.map_or(Ok(()), |name| Err(Error::UnsupportedArgument(name)))
     }
+}
+
+/// The body as the client sent it, of which ruma's type reads nothing: it refuses what other servers store.
+#[derive(Debug)]
+pub struct Unread(pub JsonObject);
+
+impl Quirk for Unread {
+    fn apply(
+        request: &mut http::Request<Cow<'_, [u8]>>,
+        path_arguments: &[&str],
+    ) -> Result<Self, DeserializationError> {
+        let AsSent(body) = AsSent::apply(request, path_arguments)?;
+        *request.body_mut() = Cow::Borrowed(b"{}");
+        Ok(Self(body))
+    }
+}
+
+/// Drops `name` from the query: ruma's type reads it in another way.
+///
+/// # Errors
+/// If the rest is no URI.
+pub(super) fn drop_argument(
+    request: &mut http::Request<Cow<'_, [u8]>>,
+    name: &str,
+) -> Result<(), DeserializationError> {
+    let arguments = request.uri().query().unwrap_or_default().split('&');
+    let others = arguments.filter(|argument| argument.split('=').next() != Some(name));
+    let others = others.collect::<Vec<_>>().join("&");
+    let uri = format!("{}?{others}", request.uri().path());
+    *request.uri_mut() = uri.parse().map_err(serde_json::Error::custom)?;
+    Ok(())
 }
 
 /// Changes the JSON object in the body of `request`.

@@ -36,7 +36,7 @@ mod streamed;
 pub mod welcome;
 
 pub use self::{
-    adapted::{Adapted, AsSent, Quirk},
+    adapted::{Adapted, AsSent, Quirk, Unread},
     caller::{Origin, Session, Unauthenticated},
     context::{Api, Context, RemoteLookupPermit},
     error::Error,

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::{
     client_api::{create_room, leave, percent_encode},
-    test_server::{TestServer, expect_error},
+    test_server::{TestServer, expect_error, expect_ok},
 };
 
 const DATA: &str = "/_matrix/client/v3/user/@alice:localhost/account_data";
@@ -97,6 +97,15 @@ fn room_account_data_and_tags_are_per_user_and_kept_after_leaving() {
     }
 
     assert_eq!(alice.get(&tags), (200, json!({"tags": {}})));
+    // Tags are kept as they were sent, as by Synapse.
+    for order in [json!("0.5"), json!(true), json!(0.25)] {
+        let tag = json!({ "order": order });
+        assert_eq!(
+            alice.put(&format!("{tags}/m.favourite"), tag.clone()),
+            empty
+        );
+        assert_eq!(expect_ok(alice.get(&tags))["tags"]["m.favourite"], tag);
+    }
     let favourite = json!({"order": 0.25});
     assert_eq!(
         alice.put(&format!("{tags}/m.favourite"), favourite.clone()),

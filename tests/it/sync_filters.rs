@@ -325,6 +325,36 @@ fn ignore(user: &TestUser<'_>, ignored: &TestUser<'_>) {
 }
 
 #[test]
+fn a_limit_may_be_written_with_a_point() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let room = create_room(&alice, json!({}));
+    for body in ["a", "b", "c"] {
+        send_text(&alice, &room, body);
+    }
+    let filter = json!({
+        "presence": { "limit": 5.0 }, "room": { "timeline": { "limit": 2.0 } }, "org.example": 0.5,
+    });
+    let path = format!("{CLIENT}/user/{}/filter", alice.user_id);
+    let id = expect_ok(alice.post(&path, filter.clone()))["filter_id"].clone();
+    let id = id.as_str().unwrap();
+    assert_eq!(expect_ok(alice.get(&format!("{path}/{id}"))), filter);
+    for filter in [id.to_owned(), filter.to_string()] {
+        let synced = sync_with(&alice, &[("filter", &filter)]);
+        let timeline = &synced["rooms"]["join"][&room]["timeline"]["events"];
+        assert_eq!(message_bodies(timeline), ["b", "c"], "{filter}");
+    }
+    let page = percent_encode(r#"{"limit":10.0,"types":["m.room.message"]}"#);
+    let page = format!("{CLIENT}/rooms/{room}/messages?dir=b&filter={page}");
+    assert_eq!(
+        message_bodies(&expect_ok(alice.get(&page))["chunk"]),
+        ["c", "b", "a"]
+    );
+    let fraction = json!({ "room": { "timeline": { "limit": 0.5 } } });
+    expect_error(&alice.post(&path, fraction), 400, "M_BAD_JSON");
+}
+
+#[test]
 fn joining_returns_typing_receipts_and_presence_of_the_room() {
     let server = TestServer::new();
     let (alice, bob) = (server.register("alice"), server.register("bob"));

@@ -15,7 +15,7 @@ use serde_json::{Value, value::RawValue};
 
 use super::config::check_own;
 use crate::{
-    api::{Adapted, Api, AsSent, Error, Quirk, Session, Streamed},
+    api::{Adapted, Api, Error, Quirk, Session, Streamed, Unread, adapted::drop_argument},
     rooms::timeline::filter::{EventFilter, SyncFilter},
 };
 
@@ -34,7 +34,9 @@ impl Quirk for QueryFilter {
             filter: EventFilter,
         }
         let query = request.uri().query().unwrap_or_default();
-        Ok(Self(serde_html_form::from_str::<Query>(query)?.filter))
+        let Query { filter } = serde_html_form::from_str(query)?;
+        drop_argument(request, "filter")?;
+        Ok(Self(filter))
     }
 }
 
@@ -44,8 +46,8 @@ pub async fn create_filter(
     session: Session,
     Adapted {
         request,
-        quirk: AsSent(filter),
-    }: Adapted<create_filter::v3::Request, AsSent>,
+        quirk: Unread(filter),
+    }: Adapted<create_filter::v3::Request, Unread>,
 ) -> Result<create_filter::v3::Response, Error> {
     check_own(&session, &request.user_id)?;
     let parsed: SyncFilter = serde_json::from_value(Value::Object(filter.clone()))

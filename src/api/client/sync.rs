@@ -10,7 +10,7 @@ use serde::Deserialize;
 use smol::stream::StreamExt;
 
 use crate::{
-    api::{Adapted, Api, Error, Quirk, Session, Streamed},
+    api::{Adapted, Api, Error, Quirk, Session, Streamed, adapted::drop_argument},
     rooms::{self, timeline::filter::SyncFilter},
     sync::{Request, StateAfter, SyncToken},
     users::{
@@ -45,6 +45,7 @@ impl Quirk for Arguments {
         }
         let query = request.uri().query().unwrap_or_default();
         let query: Query = serde_html_form::from_str(query)?;
+        drop_argument(request, "filter")?;
         let state_after = if query.use_state_after {
             StateAfter::Stable
         } else if query.use_unstable_state_after {

@@ -4,7 +4,7 @@ use ruma::api::client::tag::{create_tag, delete_tag, get_tags};
 use serde_json::json;
 
 use super::config::check_own;
-use crate::api::{Adapted, Api, AsSent, Error, Session, Streamed};
+use crate::api::{Adapted, Api, Error, Session, Streamed, Unread};
 
 /// `GET /_matrix/client/v3/user/{userId}/rooms/{roomId}/tags`
 pub async fn get_tags(
@@ -23,8 +23,8 @@ pub async fn create_tag(
     session: Session,
     Adapted {
         request,
-        quirk: AsSent(info),
-    }: Adapted<create_tag::v3::Request, AsSent>,
+        quirk: Unread(info),
+    }: Adapted<create_tag::v3::Request, Unread>,
 ) -> Result<create_tag::v3::Response, Error> {
     check_own(&session, &request.user_id)?;
     let (room, tag) = (&request.room_id, request.tag);

@@ -1,7 +1,6 @@
 //! Tags of rooms (client-server API, "Room Tagging"): the room account data `m.tag`.
 
-use ruma::{RoomId, events::tag::TagInfo, serde::JsonObject};
-use serde::Deserialize;
+use ruma::{RoomId, serde::JsonObject};
 use serde_json::{Map, Value};
 
 use super::rows::{MAX_NAME_BYTES, load, put, put_of_client, room_of};
@@ -26,7 +25,7 @@ impl Users {
             Some(Value::Object(tags)) => tags,
             _ => Map::new(),
         };
-        tags.retain(|_, info| TagInfo::deserialize(&*info).is_ok());
+        tags.retain(|_, info| info.is_object());
         Ok(tags)
     }
 

@@ -2,9 +2,9 @@
 
 use ruma::{
     OwnedRoomId, OwnedUserId, UInt,
-    api::client::filter::{EventFormat, Filter, LazyLoadOptions, UrlFilter},
+    api::client::filter::{EventFormat, LazyLoadOptions, UrlFilter},
 };
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::Error as _};
 
 use crate::rooms::{Error, relations::related::RelatedBy};
 
@@ -20,6 +20,7 @@ pub struct EventFilter {
     pub rooms: Option<Vec<OwnedRoomId>>,
     #[serde(default)]
     pub not_rooms: Vec<OwnedRoomId>,
+    #[serde(default, deserialize_with = "integral")]
     pub limit: Option<UInt>,
     pub contains_url: Option<UrlFilter>,
     #[serde(flatten)]
@@ -28,6 +29,30 @@ pub struct EventFilter {
     pub lazy_load_options: LazyLoadOptions,
     #[serde(default)]
     pub unread_thread_notifications: bool,
+}
+
+/// A limit, which some clients send as `10.0`.
+fn integral<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<UInt>, D::Error> {
+    let Some(number) = Option::<f64>::deserialize(deserializer)? else {
+        return Ok(None);
+    };
+    if number < 0.0 || number.fract() != 0.0 {
+        return Err(D::Error::custom(format!(
+            "limit: expected a whole number that is not negative, found {number}"
+        )));
+    }
+    Ok(Some(UInt::new_saturating(number as u64)))
+}
+
+/// A filter for account data or presence events.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Filter {
+    pub types: Option<Vec<String>>,
+    #[serde(default)]
+    pub not_types: Vec<String>,
+    pub senders: Option<Vec<OwnedUserId>>,
+    #[serde(default)]
+    pub not_senders: Vec<OwnedUserId>,
 }
 
 /// A filter for `/sync`.
