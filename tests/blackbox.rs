@@ -190,6 +190,8 @@ fn second_start_on_the_same_data_directory_fails() {
     let error = failed_start(&format!("data_dir = {data:?}"), 1);
     assert!(error.contains(data.to_str().unwrap()), "{error}");
     assert!(error.contains("hearth is running"), "{error}");
+    let same_port = failed_start_on(server.port, &format!("data_dir = {data:?}"), 1);
+    assert!(same_port.contains("hearth is running with"), "{same_port}");
     register(server.port, "still-there").unwrap();
 }
 
@@ -208,6 +210,18 @@ fn start_without_the_certificate_names_the_setting() {
     let settings = "server_name = \"localhost\"\ntls_listen = [\"127.0.0.1:0\"]\ntls_certificate = \"/absent\"\ntls_key = \"/absent\"";
     let error = failed_start(settings, 1);
     assert!(error.contains("tls_certificate = \"/absent\""), "{error}");
+    let key = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/src/http/tests/localhost.key.pem"
+    );
+    let settings = format!(
+        "server_name = \"localhost\"\ntls_listen = [\"127.0.0.1:0\"]\ntls_certificate = {key:?}\ntls_key = {key:?}"
+    );
+    let error = failed_start(&settings, 1);
+    assert!(
+        error.contains(&format!("tls_certificate = {key:?}")),
+        "{error}"
+    );
 }
 
 #[test]

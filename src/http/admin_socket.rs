@@ -40,6 +40,11 @@ pub fn is_admin_socket_of(stream: &Async<UnixStream>, data_dir: &Path) -> io::Re
     Ok(is_own(stream) || peer.as_raw() == fs::metadata(data_dir)?.uid())
 }
 
+/// Whether a server is running whose data are in `data_dir`.
+pub fn is_server_running(data_dir: &Path) -> bool {
+    UnixStream::connect(admin_socket_path(data_dir)).is_ok()
+}
+
 /// A socket for the user whom this process runs as, and root.
 pub struct AdminSocket {
     socket: Async<UnixListener>,

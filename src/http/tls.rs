@@ -36,7 +36,7 @@ pub enum CertificateError {
         error: pem::Error,
     },
     /// The certificate or the key is invalid, or they do not belong together.
-    #[error("the TLS certificate and key cannot be used: {0}")]
+    #[error("`tls_certificate` and `tls_key` cannot be used: {0}")]
     Pair(#[from] rustls::Error),
 }
 
@@ -178,6 +178,10 @@ fn file_versions(files: &PemFiles) -> Option<[FileVersion; 2]> {
 fn acceptor(files: &PemFiles) -> Result<TlsAcceptor, CertificateError> {
     let certificates = CertificateDer::pem_file_iter(&files.certificate)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .and_then(|certificates| match certificates.is_empty() {
+            true => Err(pem::Error::NoItemsFound),
+            false => Ok(certificates),
+        })
         .map_err(in_file("tls_certificate", &files.certificate))?;
     let key = PrivateKeyDer::from_pem_file(&files.key).map_err(in_file("tls_key", &files.key))?;
     let mut config = server_config()?.with_single_cert(certificates, key)?;

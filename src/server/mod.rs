@@ -27,10 +27,10 @@ use crate::{
     executor::Executor,
     federation::{Authorities, Federation},
     gauges::Gauges,
-    http::{AdminSocket, Certificate, Edge, Gate, Listeners},
+    http::{self, AdminSocket, Certificate, Edge, Gate, ListenError, Listeners},
     pool::Pool,
     stop::{self, Stop},
-    store::Store,
+    store::{self, Store},
     systemd::{Manager, Sockets},
 };
 
@@ -59,8 +59,9 @@ impl Server {
     ) -> Result<Self, Error> {
         let pool = Pool::default();
         let (certificate, acme) = certificate(&config, &pool, &clock)?;
-        let listeners = Listeners::bind(&config, sockets, certificate.clone())?;
-        let metrics_listeners = Listeners::for_metrics(&config)?;
+        let bound = Listeners::bind(&config, sockets, certificate.clone())
+            .and_then(|listeners| Ok((listeners, Listeners::for_metrics(&config)?)));
+        let (listeners, metrics_listeners) = bound.map_err(|error| not_bound(&config, error))?;
         let addresses = listeners.addresses();
         let gate = Arc::new(Gate::default());
         let (stop, stopping) = stop::channel();
@@ -171,6 +172,15 @@ impl Server {
         drop(self.edge);
         self.services.stop().await;
     }
+}
+
+/// Why the server cannot listen. Another one with the same data has most likely the same settings.
+fn not_bound(config: &Config, error: ListenError) -> Error {
+    if http::is_server_running(&config.data_dir) {
+        let (path, error) = (config.data_dir.clone(), store::Error::InUse);
+        return Error::Open { path, error };
+    }
+    error.into()
 }
 
 /// Waits for the end of a task that should run as long as the server.
