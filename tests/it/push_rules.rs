@@ -240,6 +240,8 @@ fn conditions_and_actions_come_back_as_the_client_sent_them() {
         { "kind": "event_match", "key": "type", "pattern": "m.room.*", "org.example.note": [1] },
         { "kind": "room_member_count", "is": "==2", "org.example.label": "two" },
         { "kind": "org.example.moon", "phase": "full" },
+        { "kind": "event_match" },
+        { "kind": "room_member_count", "is": 2 },
     ]);
     let actions = json!([
         "notify",
@@ -247,6 +249,7 @@ fn conditions_and_actions_come_back_as_the_client_sent_them() {
         { "set_tweak": "highlight", "value": true },
         { "set_tweak": "org.example.tweak", "value": { "a": 1 }, "b": 2 },
         { "org.example.action": { "c": 3 } },
+        { "set_tweak": "sound" },
     ]);
     let body = json!({ "conditions": conditions, "actions": actions });
     expect_ok(alice.put(&custom, body));

@@ -70,17 +70,20 @@ pub async fn get_pushrule_actions(
     Streamed::json(&json!({ "actions": rule["actions"] }))
 }
 
-/// The body as the client sent it. `conditions` is optional; ruma requires it of rules that may have some.
+/// The body as the client sent it, but [readable](push_rules::make_readable). `conditions` is optional; ruma
+/// requires it of rules that may have some.
 #[derive(Debug)]
-pub struct OptionalConditions(JsonObject);
+pub struct ReadableRule(JsonObject);
 
-impl Quirk for OptionalConditions {
+impl Quirk for ReadableRule {
     fn apply(
         request: &mut http::Request<Cow<'_, [u8]>>,
         path_arguments: &[&str],
     ) -> Result<Self, DeserializationError> {
-        let AsSent(sent) = AsSent::apply(request, path_arguments)?;
+        let AsSent(mut sent) = AsSent::apply(request, path_arguments)?;
+        push_rules::make_readable(&mut sent);
         edit_body(request, |body| {
+            body.clone_from(&sent);
             body.entry("conditions")
                 .or_insert_with(|| Value::Array(Vec::new()));
         })?;
@@ -94,8 +97,8 @@ pub async fn set_pushrule(
     session: Session,
     Adapted {
         request,
-        quirk: OptionalConditions(fields),
-    }: Adapted<set_pushrule::v3::Request, OptionalConditions>,
+        quirk: ReadableRule(fields),
+    }: Adapted<set_pushrule::v3::Request, ReadableRule>,
 ) -> Result<set_pushrule::v3::Response, Error> {
     let set_pushrule::v3::Request {
         rule,
@@ -158,8 +161,8 @@ pub async fn set_pushrule_actions(
     session: Session,
     Adapted {
         request,
-        quirk: AsSent(fields),
-    }: Adapted<set_pushrule_actions::v3::Request, AsSent>,
+        quirk: ReadableRule(fields),
+    }: Adapted<set_pushrule_actions::v3::Request, ReadableRule>,
 ) -> Result<set_pushrule_actions::v3::Response, Error> {
     let (kind, id, actions) = (request.kind, request.rule_id, request.actions);
     let sent = SentRule {

@@ -25,6 +25,8 @@ use crate::{
     users::{Error, Users, id_of},
 };
 
+pub use super::sent_push_rules::make_readable;
+
 pub const EVENT_TYPE: &str = "m.push_rules";
 /// Clients read all kinds of rules; ruma leaves out those without a rule.
 const KINDS: [&str; 5] = ["override", "content", "room", "sender", "underride"];
@@ -45,7 +47,7 @@ struct Content {
     global: Ruleset,
 }
 
-/// Of the definition of a rule, the fields as the client sent them.
+/// Of the definition of a rule, the fields as the client sent them, but [readable](make_readable).
 pub struct SentRule {
     pub kind: RuleKind,
     pub id: String,
@@ -114,6 +116,7 @@ fn for_client(r: &impl Reader, user: UserNum, user_id: &UserId) -> Result<Value,
         None => Ruleset::server_default(user_id),
     };
     let mut content = content(global, &[], stored.as_ref())?;
+    sent_push_rules::undo_make_readable(&mut content["global"]);
     for kind in KINDS {
         let rules = content["global"].as_object_mut();
         rules.map(|rules| {

@@ -2,8 +2,13 @@
 //! not know of the kinds that they know; what a client stores comes back with them.
 
 use ruma::push::{Action, PushCondition, RuleKind};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
+
+const SET_TWEAK: &str = "set_tweak";
+/// What [`make_readable`] puts before the kind of a condition, and the name of a tweak.
+const UNREADABLE: &str = "org.hearth.unreadable.";
+const UNREADABLE_TWEAK: &str = "org.hearth.unreadable.set_tweak";
 
 /// A ruleset of this one rule, of whose definition a client sent these fields.
 pub fn ruleset(kind: &RuleKind, id: &str, sent: &Map<String, Value>) -> Value {
@@ -15,6 +20,53 @@ pub fn ruleset(kind: &RuleKind, id: &str, sent: &Map<String, Value>) -> Value {
         }
     }
     json!({ kind.as_str(): [rule] })
+}
+
+/// Renames the kinds of conditions and tweaks that ruma refuses, such as `event_match` without `key`, in the
+/// definition of a rule, so that it reads them as unknown ones: the condition never matches, and the tweak does
+/// nothing. NOTSPEC: Synapse stores them too.
+pub fn make_readable(definition: &mut Map<String, Value>) {
+    for condition in list(definition.get_mut("conditions")) {
+        if PushCondition::deserialize(&*condition).is_err()
+            && let Some(Value::String(kind)) = condition.get_mut("kind")
+        {
+            kind.insert_str(0, UNREADABLE);
+        }
+    }
+    for action in list(definition.get_mut("actions")) {
+        if Action::deserialize(&*action).is_err() {
+            rename(action, SET_TWEAK, UNREADABLE_TWEAK);
+        }
+    }
+}
+
+/// Undoes [`make_readable`] in a ruleset.
+pub fn undo_make_readable(rules: &mut Value) {
+    let kinds = rules.as_object_mut().into_iter().flatten();
+    for rule in kinds.flat_map(|(_, rules)| list(Some(rules))) {
+        for condition in list(rule.get_mut("conditions")) {
+            if let Some(Value::String(kind)) = condition.get_mut("kind")
+                && let Some(sent) = kind.strip_prefix(UNREADABLE)
+            {
+                *kind = sent.to_owned();
+            }
+        }
+        for action in list(rule.get_mut("actions")) {
+            rename(action, UNREADABLE_TWEAK, SET_TWEAK);
+        }
+    }
+}
+
+fn list(value: Option<&mut Value>) -> impl Iterator<Item = &mut Value> {
+    value.and_then(Value::as_array_mut).into_iter().flatten()
+}
+
+fn rename(object: &mut Value, from: &str, to: &str) {
+    if let Some(object) = object.as_object_mut()
+        && let Some(value) = object.remove(from)
+    {
+        object.insert(to.to_owned(), value);
+    }
 }
 
 /// Replaces in `rules` the conditions and actions of each rule by those of the first of `sent` that has that
