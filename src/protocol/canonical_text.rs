@@ -33,13 +33,14 @@ pub enum CanonicalTextError {
 /// The canonical form of `json`, which is no longer than `json`.
 pub fn canonical_text(json: &[u8]) -> Result<String, CanonicalTextError> {
     let mut output = String::with_capacity(json.len());
-    append_canonical_text(&mut output, json)?;
+    Canonicalizer::run(&mut output, json, |number| Ok(number.into()))?;
     Ok(output)
 }
 
-/// Appends the canonical form of `json` to `output`.
-pub fn append_canonical_text(output: &mut String, json: &[u8]) -> Result<(), CanonicalTextError> {
-    Canonicalizer::run(output, json, |number| Ok(number.into()))
+/// Appends the canonical form of the body of a request to `output`. Strings that are no Unicode, as half of a
+/// surrogate pair is none, stay as they were sent: like a number, one costs only the event or EDU that has it.
+pub fn append_request_text(output: &mut String, json: &[u8]) -> Result<(), CanonicalTextError> {
+    Canonicalizer::run_with(output, json, |number| Ok(number.into()), true)
 }
 
 /// The canonical form of `json`, with numbers as Python writes them: Synapse checks a signature over the
@@ -113,6 +114,8 @@ struct Canonicalizer<'a, N> {
     unsorted: UnsortedObjects,
     output: &'a mut String,
     number: N,
+    /// Whether strings that are no Unicode are appended as they were sent.
+    keeps_surrogates: bool,
 }
 
 impl<'a, N> Canonicalizer<'a, N>
@@ -120,6 +123,15 @@ where
     N: Fn(&'a str) -> Result<Cow<'a, str>, CanonicalTextError>,
 {
     fn run(output: &'a mut String, json: &'a [u8], number: N) -> Result<(), CanonicalTextError> {
+        Self::run_with(output, json, number, false)
+    }
+
+    fn run_with(
+        output: &'a mut String,
+        json: &'a [u8],
+        number: N,
+        keeps_surrogates: bool,
+    ) -> Result<(), CanonicalTextError> {
         // This parser has no limit of depth.
         let json: &RawValue = serde_json::from_slice(json)?;
         let text = json.get();
@@ -129,6 +141,7 @@ where
             unsorted: UnsortedObjects::find(text)?,
             output,
             number,
+            keeps_surrogates,
         };
         canonicalizer.value(0)
     }
@@ -201,8 +214,11 @@ where
         let text = self.take(string_end(self.text, self.position));
         if text.contains('\\') {
             // Fails if a surrogate has no partner.
-            let text: String = serde_json::from_str(text)?;
-            *self.output += &serde_json::to_string(&text)?;
+            match serde_json::from_str::<String>(text) {
+                Ok(unescaped) => *self.output += &serde_json::to_string(&unescaped)?,
+                Err(_) if self.keeps_surrogates => *self.output += text,
+                Err(error) => return Err(error.into()),
+            }
         } else {
             *self.output += text;
         }

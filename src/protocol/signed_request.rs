@@ -8,7 +8,7 @@ use http::Request;
 use ruma::ServerName;
 use serde_json::json;
 
-use super::canonical_text::{CanonicalTextError, append_canonical_text};
+use super::canonical_text::{CanonicalTextError, append_request_text};
 
 /// The text that is signed for a request.
 pub struct SignedRequest {
@@ -37,7 +37,7 @@ impl SignedRequest {
         if !body.is_empty() {
             text += r#""content":"#;
             let start = text.len();
-            append_canonical_text(&mut text, body)?;
+            append_request_text(&mut text, body)?;
             range = start..text.len();
             text.push(',');
         }

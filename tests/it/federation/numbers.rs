@@ -1,4 +1,4 @@
-//! Numbers that canonical JSON forbids cost only the PDU or EDU that has them.
+//! Numbers that canonical JSON forbids, and strings that are no Unicode, cost only the PDU or EDU that has them.
 
 use ruma::{
     api::federation::transactions::{edu::Edu, send_transaction_message},
@@ -23,7 +23,7 @@ fn send_content(user: &TestUser<'_>, to: &str, transaction: &str, content: Value
 }
 
 #[test]
-fn numbers_of_another_server_cost_only_the_pdu_or_edu_that_has_them() {
+fn numbers_and_strings_of_another_server_cost_only_the_pdu_or_edu_that_has_them() {
     let [here, there] = TestServer::federating();
     let (alice, bob) = (here.register("alice"), there.register("bob"));
     let room = create_shared_room(&alice, &here, &bob);
@@ -47,6 +47,8 @@ fn numbers_of_another_server_cost_only_the_pdu_or_edu_that_has_them() {
             {{"data": {{"ts": 0.5}}, "event_ids": ["$x"]}}}}}}}}}}"#
         ),
         r#"{"edu_type": "org.example.unknown", "content": {"x": 0.5}}"#.to_owned(),
+        note("m3", r#"{"n": 3, "x": "\ud800"}"#),
+        r#"{"edu_type": "m.typing", "content": {"room_id": "\udc00"}}"#.to_owned(),
         note("m2", r#"{"n": 2}"#),
     ];
     let pdus = [
@@ -54,6 +56,7 @@ fn numbers_of_another_server_cost_only_the_pdu_or_edu_that_has_them() {
             r#"{{"room_id": "{room}", "depth": 9007199254740992, "unsigned": {{"age": 0.5}}}}"#
         ),
         format!(r#"{{"room_id": "{room}", "origin_server_ts": 1e400}}"#),
+        format!(r#"{{"room_id": "{room}", "content": {{"body": "\ud800"}}}}"#),
     ];
     let (origin, now) = (here.name().to_owned(), here.clock.timestamp());
     let mut request = send_transaction_message::v1::Request::new("t1".into(), origin, now);
