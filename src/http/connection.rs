@@ -8,7 +8,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{Request, Version, header};
+use http::{HeaderValue, Request, Version, header, uri::Authority};
 use hyper::{
     body::{Body, Bytes, Frame, Incoming, SizeHint},
     server::conn::http1,
@@ -178,15 +178,27 @@ impl Drop for RequestGuard {
     }
 }
 
-/// [RFC 9112, 3.2]: a request has one `Host`; before HTTP/1.1 it may have none.
+/// [RFC 9112, 3.2]: a request has one `Host`, which is a host with or without a port; before HTTP/1.1 it may
+/// have none.
 ///
 /// [RFC 9112, 3.2]: https://www.rfc-editor.org/rfc/rfc9112#section-3.2
 fn check_host<B>(request: &Request<B>) -> Result<(), Rejection> {
-    let hosts = request.headers().get_all(header::HOST).iter().count();
-    match (hosts, request.version()) {
-        (1, _) | (0, Version::HTTP_09 | Version::HTTP_10) => Ok(()),
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next(), request.version()) {
+        (Some(host), None, _) if is_host(host) => Ok(()),
+        (None, None, Version::HTTP_09 | Version::HTTP_10) => Ok(()),
         _ => Err(Rejection::InvalidHost),
     }
+}
+
+fn is_host(value: &HeaderValue) -> bool {
+    let Ok(authority) = Authority::try_from(value.as_bytes()) else {
+        return false;
+    };
+    let host = authority.host();
+    let rest = authority.as_str().strip_prefix(host);
+    let port = rest.map(|rest| rest.strip_prefix(':').unwrap_or(rest));
+    !host.is_empty() && port.is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// A response that is being sent. hyper drops it when all of it is written or buffered.

@@ -104,7 +104,7 @@ impl Rejection {
             Self::InvalidHost => standard(
                 StatusCode::BAD_REQUEST,
                 ErrorKind::Unknown,
-                "a request has one `Host` header",
+                "a request has one `Host` header, with the name of a host",
             ),
             Self::ServiceUnavailable => {
                 let mut response = standard(

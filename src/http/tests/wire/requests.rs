@@ -37,9 +37,15 @@ fn connection_close_and_http_1_0_are_served() {
 }
 
 #[test]
-fn a_request_without_a_host_or_with_two_gets_400() {
+fn a_request_without_a_host_or_with_two_or_an_invalid_one_gets_400() {
     let server = Server::start();
-    for hosts in ["", "host: h\r\nhost: h\r\n", "host: h\r\nhost: other\r\n"] {
+    let [none, same, two] = ["", "host: h\r\nhost: h\r\n", "host: h\r\nhost: other\r\n"];
+    let invalid = ["", "a b", "a, b", "u@a", "h@h", "h:x", "h/", "\u{fc}"];
+    let invalid = invalid.map(|host| format!("host: {host}\r\n"));
+    for hosts in [none, same, two]
+        .into_iter()
+        .chain(invalid.iter().map(String::as_str))
+    {
         for method in ["GET", "OPTIONS"] {
             let mut client = server.connect();
             client.send(format!(
@@ -52,6 +58,21 @@ fn a_request_without_a_host_or_with_two_gets_400() {
                 "{hosts}"
             );
         }
+    }
+    for host in [
+        "h",
+        "h:8008",
+        "my_host:80",
+        "127.0.0.1:1",
+        "[::1]",
+        "[::1]:8448",
+        "H.example.",
+    ] {
+        let mut client = server.connect();
+        client.send(format!(
+            "GET /_matrix/client/versions HTTP/1.1\r\nhost: {host}\r\n\r\n"
+        ));
+        assert_eq!(client.answer().status, 200, "{host}");
     }
     server.stop();
 }
